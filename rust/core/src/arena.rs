@@ -1,0 +1,197 @@
+//! Flat buffers: where parameters, gradients, optimizer state and workspaces live.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut, Range};
+use std::ptr::NonNull;
+
+use crate::element::Element;
+use crate::view::{MatMut, MatRef};
+
+/// Where blocks of an arena start: a cache line, and the widest vector.
+pub const ALIGN: usize = 64;
+
+/// The smallest multiple of a cache line that holds `len` elements of `T`, in elements.
+pub const fn padded<T>(len: usize) -> usize {
+    len.next_multiple_of(ALIGN / size_of::<T>())
+}
+
+/// A flat, zeroed buffer that starts on a cache line. It never grows.
+pub struct Buffer<T> {
+    ptr: NonNull<T>,
+    len: usize,
+}
+
+// SAFETY: a Buffer owns its elements, as a Vec does.
+unsafe impl<T: Send> Send for Buffer<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Buffer<T> {}
+
+impl<T: Element> Buffer<T> {
+    /// `len` zeros.
+    pub fn zeroed(len: usize) -> Self {
+        if len == 0 {
+            return Buffer { ptr: NonNull::dangling(), len };
+        }
+        let layout = Self::layout(len);
+        // SAFETY: the layout has a size above 0. All-zero bytes are a valid f32 and f64, the only Elements.
+        let ptr = unsafe { alloc_zeroed(layout) }.cast::<T>();
+        match NonNull::new(ptr) {
+            Some(ptr) => Buffer { ptr, len },
+            None => handle_alloc_error(layout),
+        }
+    }
+
+    /// A copy of a slice.
+    pub fn from_slice(values: &[T]) -> Self {
+        let mut buffer = Self::zeroed(values.len());
+        buffer.copy_from_slice(values);
+        buffer
+    }
+
+    /// Lends the buffer to the threads of a region; see [`Shared`].
+    pub fn share(&mut self) -> Shared<'_, T> {
+        Shared { ptr: self.ptr.as_ptr(), len: self.len, life: PhantomData }
+    }
+}
+
+impl<T> Buffer<T> {
+    fn layout(len: usize) -> Layout {
+        Layout::array::<T>(len).and_then(|l| l.align_to(ALIGN)).expect("a buffer beyond the address space")
+    }
+}
+
+impl<T> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: it was allocated with this layout; f32 and f64 need no drop.
+            unsafe { dealloc(self.ptr.as_ptr().cast(), Self::layout(self.len)) }
+        }
+    }
+}
+
+impl<T: Element> Clone for Buffer<T> {
+    fn clone(&self) -> Self {
+        Self::from_slice(self)
+    }
+}
+
+impl<T> Deref for Buffer<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        // SAFETY: len elements are allocated and initialized.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl<T> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: len elements are allocated and initialized, and we hold them exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+/// A buffer lent to the threads of one region, which work on different parts of it.
+///
+/// The borrow checker cannot see that the items of a phase write disjoint tiles; a plan arranges it,
+/// and whoever calls the unsafe methods here promises it. Bounds are always checked.
+#[derive(Clone, Copy)]
+pub struct Shared<'a, T> {
+    ptr: *mut T,
+    len: usize,
+    life: PhantomData<&'a mut T>,
+}
+
+// SAFETY: access goes through unsafe methods whose callers promise that it is free of races.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    /// Lends a slice; see [`Buffer::share`].
+    pub fn new(slice: &'a mut [T]) -> Self {
+        Shared { ptr: slice.as_mut_ptr(), len: slice.len(), life: PhantomData }
+    }
+
+    /// Elements to read.
+    ///
+    /// # Safety
+    /// No thread may write them for `'a`.
+    pub unsafe fn slice(&self, range: Range<usize>) -> &'a [T] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: inside the buffer; the caller excludes writers.
+        unsafe { std::slice::from_raw_parts(self.ptr.add(range.start), range.len()) }
+    }
+
+    /// Elements to write.
+    ///
+    /// # Safety
+    /// Nothing else may use them for `'a`.
+    #[allow(clippy::mut_from_ref)]
+    pub unsafe fn slice_mut(&self, range: Range<usize>) -> &'a mut [T] {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: inside the buffer; the caller excludes all other use.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(range.start), range.len()) }
+    }
+
+    /// [`slice_mut`](Self::slice_mut), or nothing if the buffer is empty.
+    ///
+    /// # Safety
+    /// As there.
+    pub unsafe fn slice_mut_or_empty(&self, range: Range<usize>) -> &'a mut [T] {
+        // SAFETY: handed on from the caller.
+        unsafe { self.slice_mut(if self.len == 0 { 0..0 } else { range }) }
+    }
+}
+
+impl<'a, T: Element> Shared<'a, T> {
+    /// A matrix to read, its rows contiguous.
+    ///
+    /// # Safety
+    /// No thread may write its elements for `'a`.
+    pub unsafe fn mat(&self, start: usize, rows: usize, cols: usize, row_stride: usize) -> MatRef<'a, T> {
+        self.check(start, rows, cols, row_stride);
+        // SAFETY: inside the buffer; the caller excludes writers.
+        unsafe { MatRef::from_raw(self.ptr.add(start), rows, cols, row_stride) }
+    }
+
+    /// A matrix to write, its rows contiguous.
+    ///
+    /// # Safety
+    /// Nothing else may use its elements for `'a`.
+    pub unsafe fn mat_mut(&self, start: usize, rows: usize, cols: usize, row_stride: usize) -> MatMut<'a, T> {
+        self.check(start, rows, cols, row_stride);
+        // SAFETY: inside the buffer; the caller excludes all other use.
+        unsafe { MatMut::from_raw(self.ptr.add(start), rows, cols, row_stride) }
+    }
+
+    fn check(&self, start: usize, rows: usize, cols: usize, row_stride: usize) {
+        assert!(cols <= row_stride || rows <= 1);
+        let span = if rows == 0 { 0 } else { (rows - 1) * row_stride + cols };
+        assert!(start + span <= self.len);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_zero_and_start_on_a_cache_line() {
+        for len in [0, 1, 7, 1000] {
+            let b = Buffer::<f64>::zeroed(len);
+            assert_eq!(b.len(), len);
+            assert!(len == 0 || b.as_ptr() as usize % ALIGN == 0);
+            assert!(b.iter().all(|x| *x == 0.0));
+        }
+        assert_eq!((padded::<f32>(1), padded::<f32>(16), padded::<f64>(9)), (16, 16, 16));
+    }
+
+    #[test]
+    #[should_panic]
+    fn a_share_checks_bounds() {
+        let mut b = Buffer::<f32>::zeroed(10);
+        // SAFETY: panics before anything is made.
+        unsafe { b.share().mat(1, 2, 5, 5) };
+    }
+}

@@ -1,0 +1,140 @@
+//! What can be wrong with a call. Each variant carries the place, and what was found and expected.
+
+use std::fmt;
+
+/// An error of the core. Whatever returns one has changed nothing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Error {
+    /// Consecutive layers do not fit.
+    LayerWidth {
+        /// Index of the layer that cannot take its input.
+        layer: usize,
+        /// What it is, as `Linear 64→10`.
+        name: String,
+        /// The width it expects.
+        expected: usize,
+        /// The width it would get.
+        found: usize,
+    },
+    /// The input is not as wide as the first layer expects.
+    InputWidth {
+        /// Index of the layer that takes the input.
+        layer: usize,
+        /// What it is.
+        name: String,
+        /// Rows of the input.
+        rows: usize,
+        /// Its width.
+        found: usize,
+        /// The width the layer expects.
+        expected: usize,
+    },
+    /// There are no rows.
+    Empty,
+    /// x and y are not of one length.
+    Lengths {
+        /// Rows of x.
+        x: usize,
+        /// Rows of y.
+        y: usize,
+    },
+    /// The targets are not as wide as the output.
+    TargetWidth {
+        /// The network's outputs.
+        outputs: usize,
+        /// Width of the targets.
+        found: usize,
+    },
+    /// The loss wants labels and got numbers, or the other way round.
+    TargetKind {
+        /// The loss.
+        loss: &'static str,
+        /// Whether it wants labels.
+        wants_labels: bool,
+    },
+    /// A label is not a class.
+    Label {
+        /// Its row.
+        row: usize,
+        /// The label.
+        label: i64,
+        /// The network's outputs.
+        classes: usize,
+    },
+    /// NaN or infinity in the data.
+    NotFinite {
+        /// The argument.
+        argument: &'static str,
+        /// Row of the first such number.
+        row: usize,
+        /// Its column.
+        column: usize,
+        /// The number.
+        value: f64,
+    },
+    /// The loss became NaN or infinite with finite data: training diverged.
+    Diverged {
+        /// The loss.
+        loss: f64,
+        /// Optimizer steps taken before it.
+        step: u64,
+        /// The learning rate.
+        lr: f64,
+    },
+    /// A hyper-parameter is out of range.
+    Argument {
+        /// Its name.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What is accepted.
+        accepted: String,
+    },
+    /// Two things that belong together do not: an optimizer and another model, a gradient and no forward pass.
+    Mismatch(String),
+    /// The machine or this build cannot do it.
+    Unsupported(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::LayerWidth { layer, name, expected, found } => {
+                write!(f, "layer {layer} ({name}): its input has {found} features, expected {expected}")
+            }
+            Error::InputWidth { layer, name, rows, found, expected } => write!(
+                f,
+                "layer {layer} ({name}): input has shape ({rows}, {found}), expected ({rows}, {expected})"
+            ),
+            Error::Empty => f.write_str("the input has no rows; at least one is needed"),
+            Error::Lengths { x, y } => write!(f, "x has {x} rows but y has {y}; they must be of one length"),
+            Error::TargetWidth { outputs, found } => {
+                write!(f, "y has {found} columns but the network has {outputs} outputs; they must be as many")
+            }
+            Error::TargetKind { loss, wants_labels: true } => {
+                write!(f, "{loss} takes integer class labels of shape (n,), not an array of numbers")
+            }
+            Error::TargetKind { loss, wants_labels: false } => {
+                write!(f, "{loss} takes numbers of shape (n, outputs), not class labels")
+            }
+            Error::Label { row, label, classes } => write!(
+                f,
+                "y[{row}] is {label}, but the network has {classes} outputs: labels must be from 0 to {}",
+                *classes as i64 - 1
+            ),
+            Error::NotFinite { argument, row, column, value } => {
+                write!(f, "{argument}[{row}, {column}] is {value}; remove or replace NaN and infinity first")
+            }
+            Error::Diverged { loss, step, lr } => write!(
+                f,
+                "the loss became {loss} after {step} optimizer steps with lr={lr}: (a) the learning rate is too \
+                 large, try a tenth of it; (b) inputs or targets are badly scaled, standardize them; (c) weights \
+                 were set to huge values. Weights and optimizer are as they were before this call"
+            ),
+            Error::Argument { name, value, accepted } => write!(f, "{name} is {value}; {accepted}"),
+            Error::Mismatch(text) | Error::Unsupported(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,196 @@
+//! The micro-kernel: one register tile of C over a block of k.
+//!
+//! ```text
+//! acc[i][j] = C[i, j]                                 (or the bias, or zero)
+//! for p in 0..k:
+//!     b[j] = B[p, j]            NV vectors
+//!     for i in 0..MR:
+//!         acc[i][j] = fma(splat(A[i, p]), b[j], acc[i][j])
+//! C[i, j] = acc[i][j]
+//! ```
+//!
+//! `MR × NV` accumulators, `NV` vectors of B and one broadcast of A fill the register file of the
+//! ISA. Narrower edges use smaller instantiations of the same code; the last vector is masked.
+
+use super::Init;
+use crate::element::Element;
+use crate::simd::{Op, Portable, Simd};
+
+/// Where a tile's operands are.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<T> {
+    pub k: usize,
+    pub a: *const T,
+    /// Elements from one row of A to the next.
+    pub a_row: usize,
+    /// Elements from one step of k to the next.
+    pub a_step: usize,
+    pub b: *const T,
+    pub b_step: usize,
+    pub c: *mut T,
+    pub c_row: usize,
+    pub start: Start<T>,
+    /// Columns of the tile.
+    pub cols: usize,
+}
+
+/// [`Init`] at a tile: pointers are to its first column.
+#[derive(Clone, Copy)]
+pub(super) enum Start<T> {
+    Zero,
+    Bias(*const T),
+    Accumulate,
+}
+
+impl<T: Element> Start<T> {
+    /// At column `j`, where `j` is less than the number of columns.
+    pub fn at(init: &Init<'_, T>, j: usize) -> Self {
+        match init {
+            Init::Zero => Start::Zero,
+            Init::Bias(bias) => Start::Bias(bias[j..].as_ptr()),
+            Init::Accumulate => Start::Accumulate,
+        }
+    }
+}
+
+/// The tile shapes of an ISA, implemented for each token beside its registers' number.
+pub trait Kernels<T: Element>: Sized {
+    /// Rows of the full tile.
+    const MR: usize;
+    /// Vectors in a row of the full tile.
+    const NV: usize;
+    /// Computes a tile of `rows ≤ MR` rows.
+    ///
+    /// # Safety
+    /// All elements that the tile names must be valid, those of C for writing.
+    #[doc(hidden)]
+    #[allow(private_interfaces)]
+    unsafe fn tile(self, rows: usize, tile: Tile<T>);
+}
+
+/// One instantiation: `MR` rows, `NV` vectors. `MASKED`: the last vector is partial. `UNIT`: rows of
+/// A are neighbours in memory (packed or transposed), so that their offsets are immediates.
+struct TileOp<T, const MR: usize, const NV: usize, const MASKED: bool, const UNIT: bool>(Tile<T>);
+
+impl<T: Element, const MR: usize, const NV: usize, const MASKED: bool, const UNIT: bool> Op<T>
+    for TileOp<T, MR, NV, MASKED, UNIT>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Tile { k, mut a, a_row, a_step, mut b, b_step, c, c_row, start, cols } = self.0;
+        let a_row = if UNIT { 1 } else { a_row };
+        let last = if MASKED { cols - (NV - 1) * S::N } else { S::N };
+        let mut acc = [[s.splat(T::ZERO); NV]; MR];
+        // SAFETY: `Kernels::tile`'s caller promised that the tile's elements are valid; masked loads and
+        // stores touch `last` columns of the last vector only.
+        unsafe {
+            match start {
+                Start::Zero => {}
+                Start::Bias(bias) => {
+                    for j in 0..NV {
+                        let v = load::<T, S, NV, MASKED>(s, bias, j, last);
+                        for row in &mut acc {
+                            row[j] = v;
+                        }
+                    }
+                }
+                Start::Accumulate => {
+                    for (i, row) in acc.iter_mut().enumerate() {
+                        for (j, x) in row.iter_mut().enumerate() {
+                            *x = load::<T, S, NV, MASKED>(s, c.add(i * c_row), j, last);
+                        }
+                    }
+                }
+            }
+            for _ in 0..k {
+                let mut bv = [s.splat(T::ZERO); NV];
+                for (j, x) in bv.iter_mut().enumerate() {
+                    *x = load::<T, S, NV, MASKED>(s, b, j, last);
+                }
+                for i in 0..MR {
+                    let av = s.splat(*a.add(i * a_row));
+                    for j in 0..NV {
+                        acc[i][j] = s.fma(av, bv[j], acc[i][j]);
+                    }
+                }
+                a = a.wrapping_add(a_step);
+                b = b.wrapping_add(b_step);
+            }
+            for (i, row) in acc.iter().enumerate() {
+                for (j, x) in row.iter().enumerate() {
+                    let p = c.add(i * c_row + j * S::N);
+                    if MASKED && j == NV - 1 { s.store_first(p, last, *x) } else { s.store_ptr(p, *x) }
+                }
+            }
+        }
+    }
+}
+
+/// Vector `j` of a row of the tile.
+#[inline(always)]
+unsafe fn load<T: Element, S: Simd<T>, const NV: usize, const MASKED: bool>(
+    s: S,
+    row: *const T,
+    j: usize,
+    last: usize,
+) -> S::V {
+    // SAFETY: the caller's row has NV vectors, the last of them `last` elements if masked.
+    unsafe {
+        let p = row.add(j * S::N);
+        if MASKED && j == NV - 1 { s.load_first(p, last) } else { s.load_ptr(p) }
+    }
+}
+
+/// Picks the instantiation for a tile with `MR` rows.
+#[inline(always)]
+unsafe fn pick<T: Element, S: Simd<T>, const MR: usize>(s: S, t: Tile<T>) {
+    const { assert!(S::NV == 2) };
+    let unit = t.a_row == 1 || MR == 1;
+    let masked = t.cols % S::N != 0;
+    match (t.cols > S::N, masked, unit) {
+        (true, false, true) => s.run(TileOp::<T, MR, 2, false, true>(t)),
+        (true, true, true) => s.run(TileOp::<T, MR, 2, true, true>(t)),
+        (true, false, false) => s.run(TileOp::<T, MR, 2, false, false>(t)),
+        (true, true, false) => s.run(TileOp::<T, MR, 2, true, false>(t)),
+        (false, false, true) => s.run(TileOp::<T, MR, 1, false, true>(t)),
+        (false, true, true) => s.run(TileOp::<T, MR, 1, true, true>(t)),
+        (false, false, false) => s.run(TileOp::<T, MR, 1, false, false>(t)),
+        (false, true, false) => s.run(TileOp::<T, MR, 1, true, false>(t)),
+    }
+}
+
+macro_rules! kernels {
+    ($token:ty, $mr:literal: $($rows:literal)*) => {
+        kernels!(@for f32, $token, $mr: $($rows)*);
+        kernels!(@for f64, $token, $mr: $($rows)*);
+    };
+    (@for $t:ty, $token:ty, $mr:literal: $($rows:literal)*) => {
+        impl Kernels<$t> for $token {
+            const MR: usize = $mr;
+            const NV: usize = 2;
+            #[inline]
+            #[allow(private_interfaces)]
+            unsafe fn tile(self, rows: usize, tile: Tile<$t>) {
+                match rows {
+                    // SAFETY: handed on from the caller.
+                    $($rows => unsafe { pick::<$t, Self, $rows>(self, tile) },)*
+                    _ => unreachable!("a tile of {rows} rows"),
+                }
+            }
+        }
+    };
+}
+
+// 16 registers: 4·2 accumulators, 2 for B, 1 for A, and room for the unfused product.
+kernels!(Portable, 4: 1 2 3 4);
+// 16 registers: 6·2 + 2 + 1.
+#[cfg(target_arch = "x86_64")]
+kernels!(crate::simd::Avx2, 6: 1 2 3 4 5 6);
+// 32 registers: 14·2 + 2 + 1.
+#[cfg(target_arch = "x86_64")]
+kernels!(crate::simd::Avx512, 14: 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+// 32 registers: 12·2 + 2 + 1.
+#[cfg(target_arch = "aarch64")]
+kernels!(crate::simd::Neon, 12: 1 2 3 4 5 6 7 8 9 10 11 12);

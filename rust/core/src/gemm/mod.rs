@@ -1,0 +1,98 @@
+//! Matrix products on one thread: C = init + A·B, then an epilogue on each finished tile.
+//!
+//! Every element of C is **one chain of fused multiply-adds in the order of k**, begun from its
+//! initial value, whatever the tiles, the packing, the blocking of k, or the thread that ran it:
+//!
+//! ```text
+//! c = init(i, j);  for p in 0..k { c = fma(a[i, p], b[p, j], c) }
+//! ```
+//!
+//! So results have the same bits for every partition of the work, and on every ISA that fuses.
+//! (The price against several partial sums is a slightly larger rounding error, O(√k·ε) in practice.)
+//!
+//! Rooms: [`plan`] decides packing and blocking from the shapes, [`pack`] copies operands into
+//! panels, `kernel` multiplies one register tile, `driver` loops over tiles, [`Epilogue`] is what
+//! happens to a tile while it is in the first-level cache.
+
+mod driver;
+mod kernel;
+pub mod pack;
+pub mod plan;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+pub use kernel::Kernels;
+pub use plan::GemmPlan;
+
+use crate::element::Element;
+use crate::layer::Activation;
+use crate::simd::{Isa, Op, Simd, dispatch};
+use crate::view::{MatMut, MatRef};
+
+/// The right operand, k × n.
+#[derive(Clone, Copy, Debug)]
+pub enum Rhs<'a, T> {
+    /// As it lies in memory.
+    Plain(MatRef<'a, T>),
+    /// In panels of a kernel's width, made by [`pack::pack_rhs`] for the same ISA.
+    Packed(pack::PackedRhs<'a, T>),
+}
+
+/// What an element of C starts from.
+#[derive(Clone, Copy, Debug)]
+pub enum Init<'a, T> {
+    /// Zero.
+    Zero,
+    /// One value per column, the bias of a layer.
+    Bias(&'a [T]),
+    /// What C holds already.
+    Accumulate,
+}
+
+/// What is done to each tile of C when its sums are complete.
+#[derive(Debug)]
+pub enum Epilogue<'a, T> {
+    /// Nothing.
+    None,
+    /// C ← φ(C). If φ says so ([`Activation::saves_derivative`]), `saved` ← φ′(C) of the incoming C.
+    Activate(Activation, Option<MatMut<'a, T>>),
+    /// C ← C · φ′, read off the layer's output, or off what `Activate` saved.
+    Derivative(Activation, MatRef<'a, T>),
+}
+
+/// One product.
+#[derive(Debug)]
+pub struct Gemm<'a, T> {
+    /// The left operand, m × k.
+    pub a: MatRef<'a, T>,
+    /// The right operand, k × n.
+    pub b: Rhs<'a, T>,
+    /// The result, m × n.
+    pub c: MatMut<'a, T>,
+    /// What C starts from.
+    pub init: Init<'a, T>,
+    /// What is done to finished tiles.
+    pub epilogue: Epilogue<'a, T>,
+}
+
+impl<T: Element> Gemm<'_, T> {
+    /// Computes the product as `plan` says.
+    ///
+    /// `scratch` must hold [`GemmPlan::scratch_len`] elements; what is in it does not matter.
+    ///
+    /// # Panics
+    /// If shapes disagree, or the scratch is too short.
+    pub fn run(self, isa: Isa, plan: &GemmPlan, scratch: &mut [T]) {
+        struct Run<'g, 'p, T>(Gemm<'g, T>, &'p GemmPlan, &'p mut [T]);
+        impl<T: Element> Op<T> for Run<'_, '_, T> {
+            type Output = ();
+            #[inline(always)]
+            fn eval<S: Simd<T>>(self, s: S) {
+                driver::run(s, self.0, self.1, self.2);
+            }
+        }
+        dispatch(isa, Run(self, plan, scratch));
+    }
+}

@@ -1,0 +1,143 @@
+//! How a product will be computed: what is packed, and how k is blocked. Plain data, decided from
+//! shapes alone, so that the decision can be read, compared and tested without arithmetic.
+
+use crate::element::Element;
+use crate::simd::{Isa, Op, Simd, dispatch};
+
+/// Depth of a block of k where operands are packed: a panel of B (1–2 cache lines wide) then fills
+/// half of a 32–48 KB first-level cache, and a block of A a part of the second.
+const KC: usize = 256;
+/// Tiles of rows in a packed block of A.
+const TILES_PER_BLOCK: usize = 12;
+/// A row stride, in bytes, from which walking down a column costs a TLB entry and an associativity
+/// conflict per step; packing pays from here on.
+const LONG_STRIDE: usize = 2048;
+
+/// Rows and columns of the register tile that an ISA's kernel computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TileShape {
+    /// Rows.
+    pub mr: usize,
+    /// Columns: a whole number of vectors.
+    pub nr: usize,
+}
+
+impl TileShape {
+    /// The tile of an ISA for a type.
+    pub fn of<T: Element>(isa: Isa) -> Self {
+        struct Shape;
+        impl<T: Element> Op<T> for Shape {
+            type Output = TileShape;
+            #[inline(always)]
+            fn eval<S: Simd<T>>(self, _: S) -> TileShape {
+                TileShape { mr: S::MR, nr: S::NV * S::N }
+            }
+        }
+        dispatch::<T, _>(isa, Shape)
+    }
+}
+
+/// How one product will be computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GemmPlan {
+    /// The register tile.
+    pub tile: TileShape,
+    /// Depth of a block of k; the whole of k if nothing is packed on the way.
+    pub kc: usize,
+    /// Rows of a block of A.
+    pub mc: usize,
+    /// Whether blocks of A are copied into panels.
+    pub pack_a: bool,
+    /// Whether panels of a plain B are copied.
+    pub pack_b: bool,
+}
+
+/// Shapes and strides of a product, all that a plan depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GemmShape {
+    /// Rows of A and C.
+    pub m: usize,
+    /// Columns of B and C.
+    pub n: usize,
+    /// Columns of A, rows of B.
+    pub k: usize,
+    /// Elements between neighbours in a column of A.
+    pub a_row_stride: usize,
+    /// Elements between neighbours in a row of A.
+    pub a_col_stride: usize,
+    /// Elements between rows of a plain B; `None` if B comes packed.
+    pub b_row_stride: Option<usize>,
+}
+
+impl GemmPlan {
+    /// Decides for a shape.
+    pub fn choose<T: Element>(isa: Isa, shape: GemmShape) -> Self {
+        let tile = TileShape::of::<T>(isa);
+        let GemmShape { m, n, k, .. } = shape;
+        let long = |stride: usize| stride * size_of::<T>() >= LONG_STRIDE;
+        // A copy of A is used once per panel of B, a copy of B once per tile of rows: without reuse it
+        // cannot pay.
+        let a_reused = n > 2 * tile.nr;
+        let b_reused = m > 2 * tile.mr;
+        let deep = k > 2 * KC;
+        let pack_a =
+            a_reused && if shape.a_col_stride == 1 { deep } else { long(shape.a_col_stride) || deep };
+        let pack_b = b_reused && shape.b_row_stride.is_some_and(long);
+        let (kc, mc) = if pack_a { (KC.min(k), TILES_PER_BLOCK * tile.mr) } else { (k, m) };
+        GemmPlan { tile, kc: kc.max(1), mc: mc.max(1), pack_a, pack_b }
+    }
+
+    /// Elements of scratch that [`Gemm::run`](super::Gemm::run) needs.
+    pub fn scratch_len(&self) -> usize {
+        self.a_scratch() + self.b_scratch()
+    }
+
+    pub(super) fn a_scratch(&self) -> usize {
+        if self.pack_a { self.mc.next_multiple_of(self.tile.mr) * self.kc } else { 0 }
+    }
+
+    pub(super) fn b_scratch(&self) -> usize {
+        if self.pack_b { self.tile.nr * self.kc } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nn(m: usize, n: usize, k: usize) -> GemmShape {
+        GemmShape { m, n, k, a_row_stride: k, a_col_stride: 1, b_row_stride: Some(n) }
+    }
+
+    fn choose(shape: GemmShape) -> GemmPlan {
+        GemmPlan::choose::<f32>(Isa::Scalar, shape)
+    }
+
+    #[test]
+    fn small_products_read_their_operands_where_they_are() {
+        let plan = choose(nn(64, 64, 64));
+        assert!(!plan.pack_a && !plan.pack_b);
+        assert_eq!((plan.kc, plan.scratch_len()), (64, 0));
+    }
+
+    #[test]
+    fn deep_products_pack_a_in_blocks_of_k() {
+        let plan = choose(nn(256, 2000, 2000));
+        assert!(plan.pack_a && plan.pack_b);
+        assert_eq!(plan.kc, KC);
+    }
+
+    #[test]
+    fn a_long_walk_down_columns_is_packed() {
+        let weight_gradient = GemmShape { a_row_stride: 1, a_col_stride: 784, ..nn(784, 400, 128) };
+        assert!(choose(weight_gradient).pack_a);
+        assert!(!choose(GemmShape { a_col_stride: 64, ..weight_gradient }).pack_a);
+    }
+
+    #[test]
+    fn nothing_is_packed_that_is_used_once() {
+        let head = choose(nn(4096, 1, 4096));
+        assert!(!head.pack_a);
+        assert!(!choose(nn(1, 4096, 4096)).pack_b);
+    }
+}

@@ -1,0 +1,236 @@
+//! Every kernel of every ISA against the naive product: to the bit, because the order of additions
+//! is part of the contract.
+
+use super::pack::{PackedRhs, pack_rhs};
+use super::plan::{GemmShape, TileShape};
+use super::*;
+use crate::rng::{Purpose, Stream};
+use proptest::prelude::*;
+
+fn random<T: Element>(rng: &mut Stream, len: usize) -> Vec<T> {
+    (0..len).map(|_| T::lit(rng.normal())).collect()
+}
+
+fn bits<T: Element>(values: &[T]) -> Vec<u64> {
+    values.iter().map(|x| if *x != *x { u64::MAX } else { x.to_f64().to_bits() }).collect()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Layout {
+    Plain,
+    Transposed,
+    Packed,
+}
+
+/// One product on one ISA, with operands in every layout, strides longer than the rows, and a canary
+/// around C; compared with the reference.
+#[derive(Clone, Debug)]
+struct Case {
+    m: usize,
+    n: usize,
+    k: usize,
+    slack: usize,
+    a: Layout,
+    b: Layout,
+    init: usize,
+    plan: Option<(usize, usize, bool, bool)>,
+}
+
+fn check<T: Element>(isa: Isa, case: &Case) {
+    let Case { m, n, k, slack, .. } = *case;
+    let mut rng = Stream::new(11, Purpose::Init, (m * 10007 + n * 101 + k) as u64);
+    let (a_rows, a_cols) = if case.a == Layout::Transposed { (k, m) } else { (m, k) };
+    let a_data = random::<T>(&mut rng, a_rows * (a_cols + slack));
+    let a = MatRef::strided(&a_data, a_rows, a_cols, a_cols + slack, 1);
+    let a = if case.a == Layout::Transposed { a.t() } else { a };
+    let b_data = random::<T>(&mut rng, k * (n + slack));
+    let b = MatRef::strided(&b_data, k, n, n + slack, 1);
+    let bias = random::<T>(&mut rng, n);
+    let before = random::<T>(&mut rng, m * (n + slack) + slack);
+    let init = [Init::Zero, Init::Bias(&bias), Init::Accumulate][case.init];
+
+    let tile = TileShape::of::<T>(isa);
+    let mut plan = GemmPlan::choose::<T>(
+        isa,
+        GemmShape {
+            m,
+            n,
+            k,
+            a_row_stride: a.row_stride(),
+            a_col_stride: a.col_stride(),
+            b_row_stride: (case.b != Layout::Packed).then_some(b.row_stride()),
+        },
+    );
+    if let Some((kc, mc, pack_a, pack_b)) = case.plan {
+        plan = GemmPlan { tile, kc, mc: mc * tile.mr, pack_a, pack_b: pack_b && case.b != Layout::Packed };
+    }
+
+    let mut panels = vec![T::lit(f64::NAN); PackedRhs::<T>::len(tile, k, n)];
+    pack_rhs(b, tile.nr, 0, &mut panels);
+    let rhs = match case.b {
+        Layout::Packed => Rhs::Packed(PackedRhs::new(&panels, tile, k, n)),
+        _ => Rhs::Plain(b),
+    };
+
+    let mut c_data = before.clone();
+    let c = MatMut::strided(&mut c_data, m, n, n + slack);
+    let mut scratch = vec![T::lit(f64::NAN); plan.scratch_len()];
+    Gemm { a, b: rhs, c, init, epilogue: reference::none() }.run(isa, &plan, &mut scratch);
+
+    let fused = isa != Isa::Scalar;
+    let start = MatRef::strided(&before, m, n, n + slack, 1);
+    let want = reference::product(a, b, start, init, fused);
+    for i in 0..m {
+        let row = &c_data[i * (n + slack)..];
+        assert_eq!(bits(&row[..n]), bits(&want[i * n..(i + 1) * n]), "{isa} row {i} of {case:?}");
+        let (after, untouched) = (&row[n..n + slack], &before[i * (n + slack) + n..][..slack]);
+        assert_eq!(bits(after), bits(untouched), "{isa} wrote behind row {i} of {case:?}");
+    }
+}
+
+fn check_all(case: &Case) {
+    for isa in Isa::available() {
+        check::<f32>(isa, case);
+        check::<f64>(isa, case);
+    }
+}
+
+#[test]
+fn every_remainder_of_every_tile() {
+    // Every number of rows and columns up to two tiles, which walks through every instantiation.
+    for isa in Isa::available() {
+        let tile = TileShape::of::<f32>(isa);
+        for m in 0..=tile.mr + 2 {
+            for n in 0..=tile.nr + 3 {
+                for (a, k) in [(Layout::Plain, 5), (Layout::Transposed, 3), (Layout::Plain, 0)] {
+                    let case = Case { m, n, k, slack: 3, a, b: Layout::Plain, init: (m + n) % 3, plan: None };
+                    check::<f32>(isa, &case);
+                    check::<f64>(isa, &case);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn shapes_of_networks() {
+    for (m, n, k) in
+        [(128, 400, 784), (64, 64, 64), (200, 10, 100), (1, 300, 600), (300, 1, 600), (70, 600, 600)]
+    {
+        for (a, b) in [
+            (Layout::Plain, Layout::Plain),
+            (Layout::Plain, Layout::Packed),
+            (Layout::Transposed, Layout::Plain),
+        ] {
+            check_all(&Case { m, n, k, slack: 0, a, b, init: 1, plan: None });
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_blocking_gives_the_same_bits(
+        m in 0usize..60, n in 0usize..80, k in 0usize..70, slack in 0usize..5,
+        a in prop_oneof![Just(Layout::Plain), Just(Layout::Transposed)],
+        b in prop_oneof![Just(Layout::Plain), Just(Layout::Packed)],
+        init in 0usize..3,
+        plan in prop::option::of((1usize..40, 1usize..4, any::<bool>(), any::<bool>())),
+    ) {
+        check_all(&Case { m, n, k, slack, a, b, init, plan });
+    }
+}
+
+#[test]
+fn nan_and_infinity_stay_in_their_rows_and_columns() {
+    for isa in Isa::available() {
+        let (m, n, k) = (20, 40, 9);
+        let mut a = vec![1.0f32; m * k];
+        let mut b = vec![1.0f32; k * n];
+        a[7 * k + 3] = f32::NAN;
+        b[2 * n + 33] = f32::INFINITY;
+        let mut c = vec![0.0f32; m * n];
+        let shape = GemmShape { m, n, k, a_row_stride: k, a_col_stride: 1, b_row_stride: Some(n) };
+        let gemm = Gemm {
+            a: MatRef::new(&a, m, k),
+            b: Rhs::Plain(MatRef::new(&b, k, n)),
+            c: MatMut::new(&mut c, m, n),
+            init: Init::Zero,
+            epilogue: Epilogue::None,
+        };
+        gemm.run(isa, &GemmPlan::choose::<f32>(isa, shape), &mut []);
+        for (index, x) in c.iter().enumerate() {
+            match (index / n, index % n) {
+                (7, _) => assert!(x.is_nan()),
+                (_, 33) => assert_eq!(*x, f32::INFINITY),
+                _ => assert_eq!(*x, k as f32),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_error_of_a_chain_is_within_its_bound() {
+    let (m, n, k) = (10, 20, 4096);
+    let mut rng = Stream::new(1, Purpose::Init, 0);
+    let (a, b) = (random::<f32>(&mut rng, m * k), random::<f32>(&mut rng, k * n));
+    let (a, b) = (MatRef::new(&a, m, k), MatRef::new(&b, k, n));
+    for isa in Isa::available() {
+        let shape = GemmShape { m, n, k, a_row_stride: k, a_col_stride: 1, b_row_stride: Some(n) };
+        let plan = GemmPlan::choose::<f32>(isa, shape);
+        let mut c = vec![0.0f32; m * n];
+        let gemm = Gemm {
+            a,
+            b: Rhs::Plain(b),
+            c: MatMut::new(&mut c, m, n),
+            init: Init::Zero,
+            epilogue: Epilogue::None,
+        };
+        gemm.run(isa, &plan, &mut vec![0.0; plan.scratch_len()]);
+        // |error| ≤ k·u·Σ|ab| always (Higham, ch. 3); random signs stay below a few √k·u.
+        let unit = f64::from(f32::EPSILON) / 2.0;
+        for (got, (want, size)) in c.iter().zip(reference::exact(a, b)) {
+            assert!((f64::from(*got) - want).abs() <= 4.0 * (k as f64).sqrt() * unit * size);
+        }
+    }
+}
+
+#[test]
+fn an_epilogue_sees_every_element_once_when_it_is_complete() {
+    // Leaky slope 2: applied twice, or before the last block of k, it would show.
+    let act = Activation::LeakyRelu(2.0);
+    for isa in Isa::available() {
+        for (m, n, k) in [(33, 70, 40), (5, 3, 1), (1, 1, 0)] {
+            let mut rng = Stream::new(2, Purpose::Init, m as u64);
+            let (a, b) = (random::<f64>(&mut rng, m * k), random::<f64>(&mut rng, k * n));
+            let bias = random::<f64>(&mut rng, n);
+            let (a, b) = (MatRef::new(&a, m, k), MatRef::new(&b, k, n));
+            let tile = TileShape::of::<f64>(isa);
+            let plan = GemmPlan { tile, kc: 16, mc: 2 * tile.mr, pack_a: true, pack_b: true };
+            let (mut c, mut scratch) = (vec![f64::NAN; m * n], vec![f64::NAN; plan.scratch_len()]);
+            let view = MatMut::new(&mut c, m, n);
+            let epilogue = Epilogue::Activate(act, None);
+            Gemm { a, b: Rhs::Plain(b), c: view, init: Init::Bias(&bias), epilogue }.run(
+                isa,
+                &plan,
+                &mut scratch,
+            );
+            let plain = reference::product(a, b, a, Init::Bias(&bias), isa != Isa::Scalar);
+            let want: Vec<f64> = plain.iter().map(|z| if *z > 0.0 { *z } else { 2.0 * z }).collect();
+            assert_eq!(c, want, "{isa}");
+
+            let mut d = vec![f64::NAN; m * n];
+            let from = MatRef::new(&c, m, n);
+            let view = MatMut::new(&mut d, m, n);
+            let epilogue = Epilogue::Derivative(act, from);
+            Gemm { a, b: Rhs::Plain(b), c: view, init: Init::Bias(&bias), epilogue }.run(
+                isa,
+                &plan,
+                &mut scratch,
+            );
+            let want: Vec<f64> = plain.iter().map(|z| if *z > 0.0 { *z } else { 2.0 * z }).collect();
+            assert_eq!(d, want, "{isa}");
+        }
+    }
+}

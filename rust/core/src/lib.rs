@@ -1,0 +1,55 @@
+//! The core of thalweg: dense neural networks on CPUs, with no Python in it.
+//!
+//! A [`Model`] is a [`Network`](network::Network) (layers over one flat parameter arena) with its
+//! numbers. A [`Plan`](plan::Plan) says how a pass over it will run; [`pass`] runs it on the
+//! [`threads`] over a [`Workspace`](workspace::Workspace); [`Trainer`] and [`Fit`] turn passes into training.
+//!
+//! ```
+//! use thalweg_core::layer::{Activation, Init, Layer, Linear};
+//! use thalweg_core::loss::{Loss, Targets};
+//! use thalweg_core::optim::{Config, Optimizer, Sgd};
+//! use thalweg_core::view::MatRef;
+//! use thalweg_core::{Model, Trainer};
+//!
+//! let linear = |inputs, outputs| Layer::Linear(Linear { inputs, outputs, bias: true, init: Init::KaimingUniform });
+//! let layers = vec![linear(2, 8), Layer::Activation(Activation::Tanh), linear(8, 1)];
+//! let mut model = Model::<f32>::new(layers, 0)?;
+//! let config = Config::Sgd(Sgd { lr: 0.5, momentum: 0.9, dampening: 0.0, nesterov: false, weight_decay: 0.0 });
+//! let mut optimizer = Optimizer::new(config, model.network().arena_len());
+//! let mut trainer = Trainer::new(Loss::Mse);
+//!
+//! let x = [0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0];
+//! let y = [0.0, 1.0, 1.0, 0.0];
+//! let (x, y) = (MatRef::new(&x, 4, 2), Targets::Values(MatRef::new(&y, 4, 1)));
+//! let mut loss = f64::INFINITY;
+//! for _ in 0..500 {
+//!     loss = trainer.step(&mut model, &mut optimizer, x, y)?;
+//! }
+//! assert!(loss < 1e-3);
+//! # Ok::<(), thalweg_core::Error>(())
+//! ```
+
+pub mod arena;
+pub mod check;
+pub mod element;
+pub mod error;
+pub mod gemm;
+pub mod layer;
+pub mod loss;
+pub mod math;
+pub mod model;
+pub mod network;
+pub mod optim;
+pub mod pass;
+pub mod plan;
+pub mod rng;
+pub mod simd;
+pub mod threads;
+pub mod train;
+pub mod view;
+pub mod workspace;
+
+pub use element::{Dtype, Element};
+pub use error::Error;
+pub use model::Model;
+pub use train::{Fit, FitOptions, Trainer};

@@ -1,0 +1,87 @@
+//! eˣ
+//!
+//! x = n·ln 2 + r with whole n and |r| ≤ ½ ln 2, so eˣ = 2ⁿ·eʳ and eʳ = 1 + (r + r²·q(r)).
+//! ln 2 is split in two: n·LN2_HIGH is exact, because LN2_HIGH has few bits, and x − n·LN2_HIGH is
+//! exact, because the two are close; so r carries half an ulp of its own (Cody and Waite, "Software
+//! Manual for the Elementary Functions", 1980).
+//!
+//! Error: rounding r gives up to 0.25 ulp of eʳ, r + r²·q another 0.25, the last addition 0.5, the
+//! polynomial 0.01. Scaling by 2ⁿ is exact.
+//!
+//! Results below the smallest normal number are 0, those above the largest are ∞.
+
+use crate::element::Element;
+use crate::simd::Simd;
+
+use super::{constant, polynomial};
+
+/// Largest error of [`f32`] in ulps.
+pub const MAX_ULP_F32: f64 = 1.1;
+/// Largest error of [`f64`] in ulps.
+pub const MAX_ULP_F64: f64 = 1.1;
+
+/// q(r) = (eʳ − 1 − r)/r²; relative error 2.4e-10.
+const Q32: [f64; 6] =
+    [0.5000000044, 0.1666666636, 0.04166635991, 0.008333390407, 0.001394071766, 0.0001984549784];
+/// q(r); relative error 2.6e-19.
+const Q64: [f64; 11] = [
+    0.5,
+    0.16666666666666677,
+    0.041666666666666505,
+    0.00833333333332161,
+    0.0013888888888962893,
+    0.00019841269886201602,
+    2.480158717184886e-05,
+    2.7557244111238835e-06,
+    2.7557402943798213e-07,
+    2.5109078729032336e-08,
+    2.087532498859476e-09,
+];
+
+/// `(n, r)` with x = n·ln 2 + r, for |x| up to about 2¹⁰.
+#[inline(always)]
+pub(super) fn reduce<T: Element, S: Simd<T>>(s: S, x: S::V) -> (S::V, S::V) {
+    let n = s.round(s.mul(x, s.splat(T::lit(std::f64::consts::LOG2_E))));
+    // −ln 2 = −high − low. `high` has 9 bits in f32 and n has 8; 22 and 11 in f64.
+    let r = s.fma(n, constant(s, -0.693359375, -0.6931471824645996), x);
+    (n, s.fma(n, constant(s, 2.1219444005469058e-4, 1.904654299957768e-09), r))
+}
+
+/// eʳ − 1 for |r| ≤ ½ ln 2, with a small error relative to itself also near 0.
+#[inline(always)]
+pub(super) fn minus_one<T: Element, S: Simd<T>>(s: S, r: S::V) -> S::V {
+    s.fma(s.mul(r, r), polynomial(s, r, Q32, Q64), r)
+}
+
+/// eˣ for x of which both x/ln 2 and eˣ are far from the limits of the exponent.
+#[inline(always)]
+pub(super) fn moderate<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
+    let (n, r) = reduce(s, x);
+    s.scale(s.add(s.splat(T::ONE), minus_one(s, r)), n)
+}
+
+#[inline(always)]
+fn any<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
+    // From here on eˣ is a normal number, and at the other end infinite.
+    let low = constant(s, -87.33654, -708.396418532264);
+    let high = constant(s, 89.0, 710.0);
+    let (n, r) = reduce(s, s.max(low, s.min(high, x)));
+    let y = s.add(s.splat(T::ONE), minus_one(s, r));
+    // n may be one above the largest exponent: the last doubling apart.
+    let m = s.min(constant(s, 127.0, 1023.0), n);
+    let y = s.scale(y, m);
+    let y = s.fma(y, s.sub(n, m), y);
+    s.select(s.lt(x, low), s.splat(T::ZERO), y)
+}
+
+/// eˣ in single precision.
+#[inline(always)]
+pub fn f32<S: Simd<f32>>(s: S, x: S::V) -> S::V {
+    any(s, x)
+}
+
+/// eˣ in double precision.
+#[inline(always)]
+pub fn f64<S: Simd<f64>>(s: S, x: S::V) -> S::V {
+    any(s, x)
+}

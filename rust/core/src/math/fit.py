@@ -1,0 +1,134 @@
+"""Compute the constants of the vector functions in this directory.
+
+Every list of coefficients in these files is the minimax polynomial of the function that its comment
+names, in the norm that this script's `weight` states: found with the Remez exchange on a fine grid
+in 50 digits. Needs mpmath. Usage: python fit.py [exp | ln | erf | gelu]
+"""
+
+import sys
+
+import mpmath as mp
+
+mp.mp.dps = 50
+
+
+def remez(f, weight, low, high, degree, points=1600, rounds=20):
+    """Fit a polynomial to `f` that minimizes the largest |weight·(f − p)| on [low, high].
+
+    Returns the coefficients, the constant one first, and that largest value.
+    """
+    grid = [
+        (low + high) / 2 - (high - low) / 2 * mp.cos(mp.pi * i / points) for i in range(points + 1)
+    ]
+    values, weights = [f(x) for x in grid], [weight(x) for x in grid]
+    nodes = [round(points * k / (degree + 1)) for k in range(degree + 2)]
+    for _ in range(rounds):
+        # The polynomial whose weighted error is ±level at the nodes, with alternating signs.
+        a, b = mp.matrix(degree + 2, degree + 2), mp.matrix(degree + 2, 1)
+        for row, i in enumerate(nodes):
+            for k in range(degree + 1):
+                a[row, k] = grid[i] ** k
+            a[row, degree + 1] = (-1) ** row / weights[i]
+            b[row] = values[i]
+        solution = list(mp.lu_solve(a, b))
+        coefficients, level = solution[:-1], abs(solution[-1])
+        error = [
+            w * (v - mp.polyval(coefficients[::-1], x))
+            for x, v, w in zip(grid, values, weights, strict=True)
+        ]
+        worst = max(map(abs, error))
+        # The next nodes: the extremum of each stretch of one sign.
+        extrema = []
+        for i, e in enumerate(error):
+            if extrema and (error[extrema[-1]] > 0) == (e > 0):
+                if abs(e) > abs(error[extrema[-1]]):
+                    extrema[-1] = i
+            else:
+                extrema.append(i)
+        while len(extrema) > degree + 2:
+            extrema.pop(0 if abs(error[extrema[0]]) < abs(error[extrema[-1]]) else -1)
+        if worst < level * 1.01 or len(extrema) < degree + 2:
+            break
+        nodes = extrema
+    return coefficients, worst
+
+
+def show(name, digits, fit):
+    """Print a fit as a Rust array."""
+    coefficients, error = fit
+    print(f"// largest weighted error {mp.nstr(error, 2)}")
+    print(f"const {name}: [f64; {len(coefficients)}] = [")
+    for c in coefficients:
+        print(f"    {float(c)!r}," if digits == 17 else f"    {mp.nstr(c, digits)},")
+    print("];")
+
+
+def exp():
+    """Fit q of eʳ = 1 + r + r²·q(r), relative to both eʳ and eʳ − 1."""
+    half = mp.log(2) / 2 * (1 + mp.mpf(2) ** -10)  # r is rounded and may pass ½ ln 2
+
+    def q(r):
+        return (mp.expm1(r) - r) / r**2 if abs(r) > 1e-12 else mp.mpf(1) / 2 + r / 6
+
+    def weight(r):
+        return abs(r) ** 2 / min(mp.exp(r), abs(mp.expm1(r))) + mp.mpf(10) ** -12 if r else 1e-12
+
+    show("Q32", 10, remez(q, weight, -half, half, 5))
+    show("Q64", 17, remez(q, weight, -half, half, 10))
+
+
+def ln():
+    """Fit l of 2·atanh(s) = 2s + s³·l(s²) for s up to (√2 − 1)/(√2 + 1), relative."""
+    top = ((mp.sqrt(2) - 1) / (mp.sqrt(2) + 1)) ** 2 * (1 + mp.mpf(10) ** -6)
+
+    def series(z):
+        r = mp.sqrt(z)
+        return (2 * mp.atanh(r) / r - 2) / z if z > 1e-10 else mp.mpf(2) / 3 + 2 * z / 5
+
+    def weight(z):
+        return (z + mp.mpf(10) ** -9) / 2
+
+    show("L32", 10, remez(series, weight, mp.mpf(0), top, 2))
+    show("L64", 17, remez(series, weight, mp.mpf(0), top, 6))
+
+
+def erf():
+    """Fit p of erf(x) = x + x·p(x²) below the cut, and ln erfc(x) above; relative to erf."""
+
+    def p(z):
+        r = mp.sqrt(z)
+        return mp.erf(r) / r - 1 if z > 1e-20 else 2 / mp.sqrt(mp.pi) - 1
+
+    def log_erfc(x):
+        return mp.log(mp.erfc(x))
+
+    for bits, digits, cut, limit, small, big in (
+        (32, 10, mp.mpf("0.875"), 4, 5, 6),
+        (64, 17, mp.mpf(1), 6, 11, 18),
+    ):
+        below = remez(p, lambda z: 1 / (1 + p(z)), mp.mpf(0), cut**2, small)
+        above = remez(log_erfc, lambda x: mp.erfc(x) / mp.erf(x), cut, mp.mpf(limit), big)
+        show(f"SMALL{bits}", digits, below)
+        show(f"BIG{bits}", digits, above)
+
+
+def gelu():
+    """Fit w of Φ(−u) = exp(−u²/2)·t·w(t − ½) with t = 1/(1 + c·u), relative."""
+    for bits, digits, c, limit, degree in (
+        (32, 10, mp.mpf("0.265625"), 14, 8),
+        (64, 17, mp.mpf("0.234375"), 39, 22),
+    ):
+
+        def w(v, c=c):
+            t = v + mp.mpf("0.5")
+            u = (1 / t - 1) / c
+            return mp.exp(u * u / 2) * mp.erfc(u / mp.sqrt(2)) / 2 / t
+
+        low = 1 / (1 + c * limit) - mp.mpf("0.5")
+        fit = remez(w, lambda v: 1 / w(v), low, mp.mpf("0.5"), degree)
+        show(f"W{bits}", digits, fit)
+
+
+if __name__ == "__main__":
+    for part in sys.argv[1:] or ("exp", "ln", "erf", "gelu"):
+        globals()[part]()

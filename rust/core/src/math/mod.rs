@@ -1,0 +1,52 @@
+//! Vector functions of one argument, one per file: accurate to a stated number of ulps, and safe code.
+//!
+//! Each file states its formula, its range reduction and its error analysis, and has a function
+//! `f32` and a function `f64` that hold for every ISA: the algorithm is one, its polynomials have
+//! the degree that the type needs. `MAX_ULP_F32` and `MAX_ULP_F64` bound the error over all
+//! arguments, |result − exact| in units of the last place of the exact result; they are what was
+//! measured, rounded up, and the tests hold the code to them.
+//!
+//! What holds for all of them:
+//! - NaN gives NaN, and a NaN in one lane leaves the others alone.
+//! - No lane branches: all cases are computed and selected, so the time does not depend on the data.
+//! - Where the CPU flushes denormals, denormal arguments and results count as zero.
+//!
+//! The coefficients come from `fit.py` beside this file.
+
+pub mod erf;
+pub mod exp;
+pub mod gelu;
+pub mod ln;
+pub mod sigmoid;
+pub mod tanh;
+
+use crate::element::{Dtype, Element};
+use crate::simd::Simd;
+
+/// The constant of the type.
+#[inline(always)]
+fn constant<T: Element, S: Simd<T>>(s: S, c32: f64, c64: f64) -> S::V {
+    s.splat(T::lit(match T::DTYPE {
+        Dtype::F32 => c32,
+        Dtype::F64 => c64,
+    }))
+}
+
+/// The polynomial of the type, see [`Simd::polynomial`].
+#[inline(always)]
+fn polynomial<T: Element, S: Simd<T>, const K32: usize, const K64: usize>(
+    s: S,
+    x: S::V,
+    c32: [f64; K32],
+    c64: [f64; K64],
+) -> S::V {
+    match T::DTYPE {
+        Dtype::F32 => s.polynomial(x, c32),
+        Dtype::F64 => s.polynomial(x, c64),
+    }
+}
+
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod tests;

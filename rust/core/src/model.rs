@@ -1,0 +1,375 @@
+//! A network with its numbers, and the passes that need no loss.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::arena::{Buffer, Shared};
+use crate::element::Element;
+use crate::error::Error;
+use crate::layer::Layer;
+use crate::network::Network;
+use crate::optim::{self, Optimizer};
+use crate::pass::{Pass, Rows, TileTask};
+use crate::plan::{Mode, Plan};
+use crate::simd::{Isa, all_finite};
+use crate::threads::{self, Job};
+use crate::view::MatRef;
+use crate::workspace::Workspace;
+
+/// Layers, parameters and gradients.
+pub struct Model<T> {
+    network: Network,
+    isa: Isa,
+    /// Parameters, in the arena's order.
+    pub(crate) params: Buffer<T>,
+    /// Gradients, in the same order.
+    pub(crate) grads: Buffer<T>,
+    workspaces: Workspaces<T>,
+    /// The forward pass that [`backward`](Self::backward) belongs to.
+    pending: Option<Workspace<T>>,
+}
+
+impl<T: Element> Model<T> {
+    /// A network with initial parameters drawn from `seed`.
+    ///
+    /// # Errors
+    /// If layers do not fit (see [`Network::new`]), or `THALWEG_ISA` names no instruction set.
+    pub fn new(layers: Vec<Layer>, seed: u64) -> Result<Self, Error> {
+        let isa = Isa::detect().map_err(Error::Unsupported)?;
+        Self::with_isa(layers, seed, isa)
+    }
+
+    /// [`new`](Self::new), on a given instruction set.
+    ///
+    /// # Errors
+    /// If layers do not fit, or the CPU lacks the instruction set.
+    pub fn with_isa(layers: Vec<Layer>, seed: u64, isa: Isa) -> Result<Self, Error> {
+        if !isa.is_available() {
+            let names: Vec<_> = Isa::available().iter().map(|i| i.name()).collect();
+            return Err(Error::Unsupported(format!("this CPU has no {isa}; it has {}", names.join(", "))));
+        }
+        let network = Network::new(layers)?;
+        let mut params = Buffer::zeroed(network.arena_len());
+        network.initialize(seed, &mut params);
+        let grads = Buffer::zeroed(network.arena_len());
+        Ok(Model { network, isa, params, grads, workspaces: Workspaces::default(), pending: None })
+    }
+
+    /// The structure.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The instruction set of its kernels.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The structure, the parameters and the gradients, to work on at the same time.
+    pub(crate) fn parts(&mut self) -> (&Network, &mut Buffer<T>, &mut Buffer<T>) {
+        (&self.network, &mut self.params, &mut self.grads)
+    }
+
+    /// Copies the parameters out, in public order.
+    ///
+    /// # Panics
+    /// If `flat` has another length than the number of parameters.
+    pub fn parameters(&self, flat: &mut [T]) {
+        self.network.export(&self.params, flat);
+    }
+
+    /// Sets the parameters, given in public order.
+    ///
+    /// # Errors
+    /// If one is NaN or infinite; nothing is changed then.
+    ///
+    /// # Panics
+    /// If `flat` has another length than the number of parameters.
+    pub fn set_parameters(&mut self, flat: &[T]) -> Result<(), Error> {
+        check_flat("parameters", flat)?;
+        self.network.import(flat, &mut self.params);
+        self.pending = None;
+        Ok(())
+    }
+
+    /// Copies the gradients out, in public order.
+    ///
+    /// # Panics
+    /// If `flat` has another length than the number of parameters.
+    pub fn gradients(&self, flat: &mut [T]) {
+        self.network.export(&self.grads, flat);
+    }
+
+    /// Sets the gradients, given in public order.
+    ///
+    /// # Errors
+    /// If one is NaN or infinite; nothing is changed then.
+    ///
+    /// # Panics
+    /// If `flat` has another length than the number of parameters.
+    pub fn set_gradients(&mut self, flat: &[T]) -> Result<(), Error> {
+        check_flat("gradients", flat)?;
+        self.network.import(flat, &mut self.grads);
+        Ok(())
+    }
+
+    /// The optimizer's step from the gradients that are there.
+    ///
+    /// # Errors
+    /// If a gradient is NaN or infinite; nothing is changed then.
+    ///
+    /// # Panics
+    /// If the optimizer's state was made for an arena of another length.
+    pub fn apply(&mut self, optimizer: &mut Optimizer<T>) -> Result<(), Error> {
+        if !all_finite(self.isa, &self.grads) {
+            let mut flat = vec![T::ZERO; self.network.num_parameters()];
+            self.gradients(&mut flat);
+            return check_flat("gradients", &flat);
+        }
+        let step = optimizer.next_step();
+        let job = Apply {
+            isa: self.isa,
+            step,
+            params: self.params.share(),
+            grads: &self.grads,
+            state: optimizer.share_state(),
+        };
+        threads::run(&job, threads::num_threads().0.min(job.items(0)));
+        optimizer.steps += 1;
+        Ok(())
+    }
+
+    /// Sets all gradients to zero.
+    pub fn zero_grad(&mut self) {
+        self.grads.fill(T::ZERO);
+    }
+
+    /// Outputs for rows of input, written to `output`, rows × outputs.
+    ///
+    /// # Errors
+    /// If the input has another width, no rows, or NaN or infinity in it.
+    ///
+    /// # Panics
+    /// If `output` has another length.
+    pub fn predict(&mut self, x: MatRef<'_, T>, output: &mut [T]) -> Result<(), Error> {
+        self.network.check_input(x.rows(), x.cols())?;
+        assert_eq!(output.len(), x.rows() * self.network.outputs());
+        let Workspace { plan, layout, values, .. } =
+            self.workspaces.get(&self.network, self.isa, Mode::Inference, x.rows());
+        let pass = Pass {
+            network: &self.network,
+            plan,
+            layout,
+            values: values.share(),
+            params: self.params.share(),
+            input: Some(x),
+            rows: Rows::From(0),
+            keep_input: false,
+            check_finite: true,
+            output: Some(Shared::new(output)),
+            loss: None,
+            output_gradient: None,
+            input_gradient: None,
+            tiles: None,
+            stopped: AtomicBool::new(false),
+        };
+        threads::run(&pass, plan.threads);
+        if pass.stopped.load(Ordering::Relaxed) { Err(first_not_finite("x", x)) } else { Ok(()) }
+    }
+
+    /// The forward pass of a hand-written training loop: as [`predict`](Self::predict), and keeps what
+    /// [`backward`](Self::backward) needs.
+    ///
+    /// # Errors
+    /// As `predict`.
+    ///
+    /// # Panics
+    /// As `predict`.
+    pub fn forward(&mut self, x: MatRef<'_, T>, output: &mut [T]) -> Result<(), Error> {
+        self.network.check_input(x.rows(), x.cols())?;
+        let outputs = self.network.outputs();
+        assert_eq!(output.len(), x.rows() * outputs);
+        let mode = Mode::Training { input_gradient: true };
+        let threads = threads::num_threads().0;
+        let mut workspace = match self.pending.take() {
+            Some(w) if w.plan.rows == x.rows() => w,
+            _ => Workspace::new(
+                &self.network,
+                Plan::new::<T>(&self.network, mode, x.rows(), self.isa, threads),
+            ),
+        };
+        let Workspace { plan, layout, values, .. } = &mut workspace;
+        let pass = Pass {
+            network: &self.network,
+            plan,
+            layout,
+            values: values.share(),
+            params: self.params.share(),
+            input: Some(x),
+            rows: Rows::From(0),
+            keep_input: true,
+            check_finite: true,
+            output: None,
+            loss: None,
+            output_gradient: None,
+            input_gradient: None,
+            tiles: None,
+            stopped: AtomicBool::new(false),
+        };
+        threads::run(&pass, plan.threads);
+        if pass.stopped.load(Ordering::Relaxed) {
+            return Err(first_not_finite("x", x));
+        }
+        let last = layout.stages[layout.stages.len() - 1].output;
+        output.copy_from_slice(&values[last..last + output.len()]);
+        self.pending = Some(workspace);
+        Ok(())
+    }
+
+    /// The backward pass from the gradient by the output: adds to the gradients and writes the
+    /// gradient by the input, rows × inputs.
+    ///
+    /// # Errors
+    /// If no forward pass went before, or the gradient's shape is not that of its output, or it holds
+    /// NaN or infinity.
+    ///
+    /// # Panics
+    /// If `input_gradient` has another length.
+    pub fn backward(
+        &mut self,
+        output_gradient: MatRef<'_, T>,
+        input_gradient: &mut [T],
+    ) -> Result<(), Error> {
+        let rows = self.pending_rows()?;
+        let shape = (rows, self.network.outputs());
+        if (output_gradient.rows(), output_gradient.cols()) != shape {
+            return Err(Error::Mismatch(format!(
+                "grad_output has shape ({}, {}), but the output of the last forward pass had shape ({}, {})",
+                output_gradient.rows(),
+                output_gradient.cols(),
+                shape.0,
+                shape.1
+            )));
+        }
+        if (0..shape.0).any(|i| !all_finite(self.isa, output_gradient.row(i))) {
+            return Err(first_not_finite("grad_output", output_gradient));
+        }
+        assert_eq!(input_gradient.len(), rows * self.network.inputs());
+        let Some(workspace) = &mut self.pending else { unreachable!("pending_rows said so") };
+        let Workspace { plan, layout, values, .. } = workspace;
+        let pass = Pass {
+            network: &self.network,
+            plan,
+            layout,
+            values: values.share(),
+            params: self.params.share(),
+            input: None,
+            rows: Rows::From(0),
+            keep_input: true,
+            check_finite: false,
+            output: None,
+            loss: None,
+            output_gradient: Some(output_gradient),
+            input_gradient: Some(Shared::new(input_gradient)),
+            tiles: Some(TileTask { grads: self.grads.share(), accumulate: true, update: None }),
+            stopped: AtomicBool::new(false),
+        };
+        threads::run(&pass, plan.threads);
+        Ok(())
+    }
+
+    /// Rows of the forward pass that `backward` would go back from.
+    ///
+    /// # Errors
+    /// If there was none, or the parameters were set since.
+    pub fn pending_rows(&self) -> Result<usize, Error> {
+        match &self.pending {
+            Some(workspace) => Ok(workspace.plan.rows),
+            None => Err(Error::Mismatch(
+                "backward needs a forward pass before it: call model.forward(x, training=True) first".into(),
+            )),
+        }
+    }
+}
+
+/// An optimizer's step over the whole arena, in runs.
+struct Apply<'a, T> {
+    isa: Isa,
+    step: optim::Step,
+    params: Shared<'a, T>,
+    grads: &'a [T],
+    state: [Shared<'a, T>; optim::MAX_STATE],
+}
+
+impl<T> Apply<'_, T> {
+    /// Elements of a run: large enough that starting one costs nothing beside it.
+    const RUN: usize = 64 * 1024;
+}
+
+impl<T: Element> Job for Apply<'_, T> {
+    fn phases(&self) -> usize {
+        1
+    }
+    fn items(&self, _: usize) -> usize {
+        self.grads.len().div_ceil(Self::RUN)
+    }
+    fn run(&self, _: usize, item: usize, _: usize) {
+        let range = item * Self::RUN..self.grads.len().min((item + 1) * Self::RUN);
+        // SAFETY: every item has its own run of parameters and state.
+        unsafe {
+            let params = self.params.slice_mut(range.clone());
+            let state = self.state.map(|s| s.slice_mut_or_empty(range.clone()));
+            self.step.update(self.isa, params, &self.grads[range], state);
+        }
+    }
+}
+
+/// Checks that a flat vector is finite.
+fn check_flat<T: Element>(argument: &'static str, flat: &[T]) -> Result<(), Error> {
+    match flat.iter().position(|x| !x.is_finite()) {
+        Some(column) => Err(Error::NotFinite { argument, row: 0, column, value: flat[column].to_f64() }),
+        None => Ok(()),
+    }
+}
+
+/// The error for the first NaN or infinity of a matrix that has one.
+pub(crate) fn first_not_finite<T: Element>(argument: &'static str, m: MatRef<'_, T>) -> Error {
+    for row in 0..m.rows() {
+        if let Some(column) = m.row(row).iter().position(|x| !x.is_finite()) {
+            return Error::NotFinite { argument, row, column, value: m.at(row, column).to_f64() };
+        }
+    }
+    unreachable!("called for a matrix that is not finite")
+}
+
+/// The plans and memories of the last few shapes: a training loop has two (the last batch is shorter),
+/// inference some more.
+pub(crate) struct Workspaces<T> {
+    recent: Vec<Workspace<T>>,
+}
+
+impl<T> Default for Workspaces<T> {
+    fn default() -> Self {
+        Workspaces { recent: Vec::new() }
+    }
+}
+
+impl<T: Element> Workspaces<T> {
+    const KEPT: usize = 4;
+
+    /// The workspace for a mode and a number of rows, made if need be.
+    pub fn get(&mut self, network: &Network, isa: Isa, mode: Mode, rows: usize) -> &mut Workspace<T> {
+        let threads = threads::num_threads().0;
+        let fits = |w: &Workspace<T>| w.plan.mode == mode && w.plan.rows == rows && w.plan.asked == threads;
+        let index = match self.recent.iter().position(fits) {
+            Some(index) => index,
+            None => {
+                self.recent.truncate(Self::KEPT - 1);
+                let plan = Plan::new::<T>(network, mode, rows, isa, threads);
+                self.recent.push(Workspace::new(network, plan));
+                self.recent.len() - 1
+            }
+        };
+        self.recent[..=index].rotate_right(1); // the latest first
+        &mut self.recent[0]
+    }
+}

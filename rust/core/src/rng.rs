@@ -1,0 +1,166 @@
+//! Random numbers by counting: Philox 4×32-10 (Salmon et al., SC 2011).
+//!
+//! The n-th number of a stream is a function of (seed, stream, n) and nothing else, so that any
+//! thread can draw any of them, in any order, and a run can be resumed anywhere.
+
+const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+const ROUNDS: usize = 10;
+
+/// The Philox 4×32-10 function: four words from a counter and a key.
+pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+    let [mut c, mut k] = [counter, [key[0], key[1], 0, 0]];
+    for _ in 0..ROUNDS {
+        let p0 = u64::from(MULTIPLIERS[0]) * u64::from(c[0]);
+        let p1 = u64::from(MULTIPLIERS[1]) * u64::from(c[2]);
+        c = [(p1 >> 32) as u32 ^ c[1] ^ k[0], p1 as u32, (p0 >> 32) as u32 ^ c[3] ^ k[1], p0 as u32];
+        k[0] = k[0].wrapping_add(WEYL[0]);
+        k[1] = k[1].wrapping_add(WEYL[1]);
+    }
+    c
+}
+
+/// What numbers are drawn for: part of the key, so that uses never share a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Initial parameters; the index is the layer's.
+    Init,
+    /// The order of the rows; the index is the epoch's.
+    Shuffle,
+}
+
+/// A sequence of numbers: one seed, one purpose, one index.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    key: [u32; 2],
+    head: [u32; 2],
+    block: u64,
+    words: [u32; 4],
+    used: usize,
+}
+
+impl Stream {
+    /// The stream of `(seed, purpose, index)`, from its beginning.
+    pub fn new(seed: u64, purpose: Purpose, index: u64) -> Self {
+        let key = [seed as u32, (seed >> 32) as u32];
+        // 24 bits of the index' upper half suffice: 2⁵⁶ epochs.
+        let head = [index as u32, (purpose as u32) << 24 | (index >> 32) as u32 & 0x00ff_ffff];
+        Stream { key, head, block: 0, words: [0; 4], used: 4 }
+    }
+
+    /// 32 random bits.
+    pub fn next_u32(&mut self) -> u32 {
+        if self.used == 4 {
+            let counter = [self.block as u32, (self.block >> 32) as u32, self.head[0], self.head[1]];
+            self.words = philox(counter, self.key);
+            self.block += 1;
+            self.used = 0;
+        }
+        self.used += 1;
+        self.words[self.used - 1]
+    }
+
+    /// 64 random bits.
+    pub fn next_u64(&mut self) -> u64 {
+        u64::from(self.next_u32()) | u64::from(self.next_u32()) << 32
+    }
+
+    /// Uniform in [0, 1), a multiple of 2⁻⁵³.
+    pub fn unit(&mut self) -> f64 {
+        (self.next_u64() >> 11) as f64 * f64::exp2(-53.0)
+    }
+
+    /// Uniform in [low, high).
+    pub fn uniform(&mut self, low: f64, high: f64) -> f64 {
+        low + (high - low) * self.unit()
+    }
+
+    /// Standard normal (Box and Muller; one number per pair, so that each draw uses the same count).
+    pub fn normal(&mut self) -> f64 {
+        let radius = (-2.0 * libm::log(1.0 - self.unit())).sqrt();
+        radius * libm::cos(std::f64::consts::TAU * self.unit())
+    }
+
+    /// Uniform in 0..n, without bias (Lemire 2019).
+    ///
+    /// # Panics
+    /// If `n` is 0.
+    pub fn below(&mut self, n: u32) -> u32 {
+        assert!(n > 0);
+        loop {
+            let product = u64::from(self.next_u32()) * u64::from(n);
+            if product as u32 >= n.wrapping_neg() % n {
+                return (product >> 32) as u32;
+            }
+        }
+    }
+
+    /// Puts a sequence into random order (Fisher and Yates).
+    pub fn shuffle(&mut self, items: &mut [u32]) {
+        for i in (1..items.len()).rev() {
+            items.swap(i, self.below(i as u32 + 1) as usize);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_answers_of_the_authors() {
+        // From the kat_vectors file of Random123.
+        assert_eq!(philox([0; 4], [0; 2]), [0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);
+        assert_eq!(philox([!0; 4], [!0; 2]), [0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]);
+        assert_eq!(
+            philox([0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0]),
+            [0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1]
+        );
+    }
+
+    #[test]
+    fn streams_differ_by_seed_purpose_and_index() {
+        let first = |seed, purpose, index| Stream::new(seed, purpose, index).next_u64();
+        let base = first(1, Purpose::Init, 0);
+        for other in [first(2, Purpose::Init, 0), first(1, Purpose::Shuffle, 0), first(1, Purpose::Init, 1)] {
+            assert_ne!(base, other);
+        }
+        assert_eq!(base, first(1, Purpose::Init, 0));
+    }
+
+    #[test]
+    fn moments_are_those_of_the_distributions() {
+        let mut rng = Stream::new(7, Purpose::Init, 0);
+        let n = 100_000;
+        let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
+        let u: Vec<f64> = (0..n).map(|_| rng.uniform(-1.0, 1.0)).collect();
+        let z: Vec<f64> = (0..n).map(|_| rng.normal()).collect();
+        // Five standard errors each.
+        assert!(mean(&u).abs() < 5.0 * (1.0 / 3.0 / n as f64).sqrt());
+        assert!((mean(&u.iter().map(|x| x * x).collect::<Vec<_>>()) - 1.0 / 3.0).abs() < 5e-3);
+        assert!(mean(&z).abs() < 5.0 / (n as f64).sqrt());
+        assert!(
+            (mean(&z.iter().map(|x| x * x).collect::<Vec<_>>()) - 1.0).abs() < 5.0 * (2.0 / n as f64).sqrt()
+        );
+        assert!(
+            (mean(&z.iter().map(|x| x.powi(4)).collect::<Vec<_>>()) - 3.0).abs()
+                < 5.0 * (96.0 / n as f64).sqrt()
+        );
+    }
+
+    #[test]
+    fn every_order_of_four_is_equally_likely() {
+        let mut rng = Stream::new(3, Purpose::Shuffle, 0);
+        let mut counts = std::collections::BTreeMap::new();
+        let n = 24_000;
+        for _ in 0..n {
+            let mut items = [0, 1, 2, 3];
+            rng.shuffle(&mut items);
+            *counts.entry(items).or_insert(0) += 1;
+        }
+        // χ² with 23 degrees of freedom: above 57 with probability 1e-4.
+        let chi2: f64 = counts.values().map(|c| (*c as f64 - 1000.0).powi(2) / 1000.0).sum();
+        assert_eq!(counts.len(), 24);
+        assert!(chi2 < 57.0, "χ² = {chi2}");
+    }
+}

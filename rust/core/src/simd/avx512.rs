@@ -1,0 +1,233 @@
+//! 512-bit vectors with masks.
+
+use std::arch::x86_64::*;
+
+use super::{Isa, Op, Simd};
+use crate::element::Element;
+
+/// Token of [`Isa::Avx512`].
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512(());
+
+impl Avx512 {
+    /// The token, if this CPU has AVX-512 F, BW, DQ and VL (and AVX2 with FMA below them).
+    #[inline]
+    pub fn new() -> Option<Self> {
+        (is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma"))
+        .then_some(Avx512(()))
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+    fn enter<T: Element, O: Op<T>>(self, op: O) -> O::Output
+    where
+        Self: Simd<T>,
+    {
+        op.eval(self)
+    }
+}
+
+// SAFETY, for every block in this macro: the token proves that the CPU has the AVX-512 subsets
+// named above, so the intrinsics may run; pointers are valid as far as they are used by the
+// contract of `Simd`.
+macro_rules! avx512 {
+    ($t:ident, $n:literal, $v:ident, $m:ident,
+     $set1:ident, $loadu:ident, $storeu:ident, $maskload:ident, $maskstore:ident,
+     $add:ident, $sub:ident, $mul:ident, $div:ident, $sqrt:ident, $fmadd:ident, $max:ident, $min:ident,
+     $abs:ident, $and:ident, $or:ident, $round:ident, $scalef:ident, $getmant:ident, $getexp:ident,
+     $cmp:ident, $blend:ident, $reduce_add:ident, $reduce_max:ident) => {
+        type V = $v;
+        type M = $m;
+        const N: usize = $n;
+        const FUSED: bool = true;
+        const ISA: Isa = Isa::Avx512;
+
+        #[inline(always)]
+        fn run<O: Op<$t>>(self, op: O) -> O::Output {
+            // SAFETY: see above.
+            unsafe { self.enter(op) }
+        }
+        #[inline(always)]
+        fn splat(self, x: $t) -> Self::V {
+            // SAFETY: see above.
+            unsafe { $set1(x) }
+        }
+        #[inline(always)]
+        unsafe fn load_ptr(self, p: *const $t) -> Self::V {
+            // SAFETY: see above.
+            unsafe { $loadu(p) }
+        }
+        #[inline(always)]
+        unsafe fn store_ptr(self, p: *mut $t, v: Self::V) {
+            // SAFETY: see above.
+            unsafe { $storeu(p, v) }
+        }
+        #[inline(always)]
+        unsafe fn load_first(self, p: *const $t, n: usize) -> Self::V {
+            debug_assert!(n <= $n);
+            // SAFETY: see above; masked lanes are not read.
+            unsafe { $maskload(((1u32 << n) - 1) as $m, p) }
+        }
+        #[inline(always)]
+        unsafe fn store_first(self, p: *mut $t, n: usize, v: Self::V) {
+            debug_assert!(n <= $n);
+            // SAFETY: see above; masked lanes are not written.
+            unsafe { $maskstore(p, ((1u32 << n) - 1) as $m, v) }
+        }
+        #[inline(always)]
+        fn add(self, a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: see above.
+            unsafe { $add(a, b) }
+        }
+        #[inline(always)]
+        fn sub(self, a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: see above.
+            unsafe { $sub(a, b) }
+        }
+        #[inline(always)]
+        fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: see above.
+            unsafe { $mul(a, b) }
+        }
+        #[inline(always)]
+        fn div(self, a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: see above.
+            unsafe { $div(a, b) }
+        }
+        #[inline(always)]
+        fn sqrt(self, a: Self::V) -> Self::V {
+            // SAFETY: see above.
+            unsafe { $sqrt(a) }
+        }
+        #[inline(always)]
+        fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+            // SAFETY: see above.
+            unsafe { $fmadd(a, b, c) }
+        }
+        #[inline(always)]
+        fn max(self, a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: see above.
+            unsafe { $max(a, b) }
+        }
+        #[inline(always)]
+        fn min(self, a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: see above.
+            unsafe { $min(a, b) }
+        }
+        #[inline(always)]
+        fn abs(self, a: Self::V) -> Self::V {
+            // SAFETY: see above.
+            unsafe { $abs(a) }
+        }
+        #[inline(always)]
+        fn copysign(self, a: Self::V, sign: Self::V) -> Self::V {
+            // SAFETY: see above.
+            unsafe { $or($abs(a), $and($set1(-0.0), sign)) }
+        }
+        #[inline(always)]
+        fn round(self, a: Self::V) -> Self::V {
+            // SAFETY: see above.
+            unsafe { $round::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+        }
+        #[inline(always)]
+        fn scale(self, a: Self::V, n: Self::V) -> Self::V {
+            // SAFETY: see above.
+            unsafe { $scalef(a, n) }
+        }
+        #[inline(always)]
+        fn split_exponent(self, a: Self::V) -> (Self::V, Self::V) {
+            // SAFETY: see above.
+            unsafe { ($getmant::<_MM_MANT_NORM_1_2, _MM_MANT_SIGN_SRC>(a), $getexp(a)) }
+        }
+        #[inline(always)]
+        fn lt(self, a: Self::V, b: Self::V) -> Self::M {
+            // SAFETY: see above.
+            unsafe { $cmp::<_CMP_LT_OQ>(a, b) }
+        }
+        #[inline(always)]
+        fn select(self, m: Self::M, yes: Self::V, no: Self::V) -> Self::V {
+            // SAFETY: see above.
+            unsafe { $blend(m, no, yes) }
+        }
+        #[inline(always)]
+        fn reduce_add(self, v: Self::V) -> $t {
+            // SAFETY: see above.
+            unsafe { $reduce_add(v) }
+        }
+        #[inline(always)]
+        fn reduce_max(self, v: Self::V) -> $t {
+            // SAFETY: see above.
+            unsafe { $reduce_max(v) }
+        }
+    };
+}
+
+impl Simd<f32> for Avx512 {
+    avx512!(
+        f32,
+        16,
+        __m512,
+        __mmask16,
+        _mm512_set1_ps,
+        _mm512_loadu_ps,
+        _mm512_storeu_ps,
+        _mm512_maskz_loadu_ps,
+        _mm512_mask_storeu_ps,
+        _mm512_add_ps,
+        _mm512_sub_ps,
+        _mm512_mul_ps,
+        _mm512_div_ps,
+        _mm512_sqrt_ps,
+        _mm512_fmadd_ps,
+        _mm512_max_ps,
+        _mm512_min_ps,
+        _mm512_abs_ps,
+        _mm512_and_ps,
+        _mm512_or_ps,
+        _mm512_roundscale_ps,
+        _mm512_scalef_ps,
+        _mm512_getmant_ps,
+        _mm512_getexp_ps,
+        _mm512_cmp_ps_mask,
+        _mm512_mask_blend_ps,
+        _mm512_reduce_add_ps,
+        _mm512_reduce_max_ps
+    );
+}
+
+impl Simd<f64> for Avx512 {
+    avx512!(
+        f64,
+        8,
+        __m512d,
+        __mmask8,
+        _mm512_set1_pd,
+        _mm512_loadu_pd,
+        _mm512_storeu_pd,
+        _mm512_maskz_loadu_pd,
+        _mm512_mask_storeu_pd,
+        _mm512_add_pd,
+        _mm512_sub_pd,
+        _mm512_mul_pd,
+        _mm512_div_pd,
+        _mm512_sqrt_pd,
+        _mm512_fmadd_pd,
+        _mm512_max_pd,
+        _mm512_min_pd,
+        _mm512_abs_pd,
+        _mm512_and_pd,
+        _mm512_or_pd,
+        _mm512_roundscale_pd,
+        _mm512_scalef_pd,
+        _mm512_getmant_pd,
+        _mm512_getexp_pd,
+        _mm512_cmp_pd_mask,
+        _mm512_mask_blend_pd,
+        _mm512_reduce_add_pd,
+        _mm512_reduce_max_pd
+    );
+}

@@ -1,0 +1,343 @@
+//! Vectors of the machine behind one trait, and the instruction sets (ISAs) that provide them.
+//!
+//! An algorithm is written once, generic over a token `S: Simd<T>`, as safe code over slices
+//! ([`zip_map`], [`Simd::load`]). A token can be constructed only where the CPU has its
+//! instructions, so code that holds one is safe to run. [`Simd::run`] is the only door: it enters a
+//! function that is compiled with the ISA's target features, and everything called from there
+//! that is `#[inline(always)]` is compiled with them too.
+//!
+//! ```text
+//! dispatch(isa, op)  ─►  token.run(op)  ─►  #[target_feature] fn  ─►  op.eval(token)   (inlined)
+//! ```
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod denormals;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use crate::element::Element;
+use crate::gemm::Kernels;
+
+#[cfg(target_arch = "x86_64")]
+pub use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub use avx512::Avx512;
+pub use denormals::FlushDenormals;
+#[cfg(target_arch = "aarch64")]
+pub use neon::Neon;
+pub use portable::Portable;
+
+/// No vector has more lanes than this.
+pub const MAX_LANES: usize = 16;
+
+/// An operation that can run with any token: the body of a `#[target_feature]` function.
+///
+/// `eval` must be `#[inline(always)]`, and so must all that it calls per vector, down to the trait
+/// methods: a function boundary in between would be compiled for the baseline and be slow.
+pub trait Op<T: Element> {
+    /// What the operation gives back.
+    type Output;
+    /// Runs the operation.
+    fn eval<S: Simd<T>>(self, s: S) -> Self::Output;
+}
+
+/// Vectors of `T` on one instruction set. The token itself is a zero-sized proof that the CPU has it.
+///
+/// All arithmetic is IEEE 754 per lane. [`fma`](Simd::fma) is fused where the ISA can fuse, which
+/// [`FUSED`](Simd::FUSED) tells.
+pub trait Simd<T: Element>: Kernels<T> + Copy + Send + Sync + 'static {
+    /// A vector of `N` lanes.
+    type V: Copy;
+    /// One boolean per lane.
+    type M: Copy;
+    /// Lanes in a vector.
+    const N: usize;
+    /// Whether [`fma`](Simd::fma) rounds once.
+    const FUSED: bool;
+    /// Which ISA this is.
+    const ISA: Isa;
+
+    /// Enters a function compiled for this ISA and evaluates `op` there.
+    fn run<O: Op<T>>(self, op: O) -> O::Output;
+
+    /// All lanes `x`.
+    fn splat(self, x: T) -> Self::V;
+    /// Reads `N` elements.
+    ///
+    /// # Safety
+    /// `p` must be valid for reading `N` elements; no alignment is needed.
+    unsafe fn load_ptr(self, p: *const T) -> Self::V;
+    /// Writes `N` elements.
+    ///
+    /// # Safety
+    /// `p` must be valid for writing `N` elements; no alignment is needed.
+    unsafe fn store_ptr(self, p: *mut T, v: Self::V);
+    /// Reads the first `n ≤ N` elements, zero in the other lanes.
+    ///
+    /// # Safety
+    /// `p` must be valid for reading `n` elements.
+    unsafe fn load_first(self, p: *const T, n: usize) -> Self::V;
+    /// Writes the first `n ≤ N` lanes.
+    ///
+    /// # Safety
+    /// `p` must be valid for writing `n` elements.
+    unsafe fn store_first(self, p: *mut T, n: usize, v: Self::V);
+
+    /// `a + b`
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a − b`
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b`
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `√a`
+    fn sqrt(self, a: Self::V) -> Self::V;
+    /// `a · b + c`
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a > b ? a : b`; so `b` where either is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a < b ? a : b`; so `b` where either is NaN.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `|a|`
+    fn abs(self, a: Self::V) -> Self::V;
+    /// `|a|` with the sign bit of `sign`.
+    fn copysign(self, a: Self::V, sign: Self::V) -> Self::V;
+    /// The nearest whole number, ties to even. Defined for `|a| < 2^(mantissa bits)`.
+    fn round(self, a: Self::V) -> Self::V;
+    /// `a · 2^n` for whole `n` such that `2^n` is a normal number.
+    fn scale(self, a: Self::V, n: Self::V) -> Self::V;
+    /// `(m, e)` with `a = m · 2^e`, `m ∈ [1, 2)`, for normal positive `a`.
+    fn split_exponent(self, a: Self::V) -> (Self::V, Self::V);
+    /// Per lane `a < b`; false with a NaN.
+    fn lt(self, a: Self::V, b: Self::V) -> Self::M;
+    /// Per lane `yes` where `m` is set, else `no`.
+    fn select(self, m: Self::M, yes: Self::V, no: Self::V) -> Self::V;
+    /// The sum over the lanes, added pairwise: a tree that the lane count fixes.
+    fn reduce_add(self, v: Self::V) -> T;
+    /// The largest lane (unspecified with a NaN).
+    fn reduce_max(self, v: Self::V) -> T;
+
+    /// Reads the first `N` elements of a slice.
+    #[inline(always)]
+    fn load(self, from: &[T]) -> Self::V {
+        assert!(from.len() >= Self::N);
+        // SAFETY: the slice holds at least N elements.
+        unsafe { self.load_ptr(from.as_ptr()) }
+    }
+
+    /// Reads a slice of at most `N` elements; the other lanes are zero.
+    #[inline(always)]
+    fn load_partial(self, from: &[T]) -> Self::V {
+        assert!(from.len() <= Self::N);
+        // SAFETY: exactly the slice's elements are read.
+        unsafe { self.load_first(from.as_ptr(), from.len()) }
+    }
+
+    /// `−a`
+    #[inline(always)]
+    fn neg(self, a: Self::V) -> Self::V {
+        self.sub(self.splat(T::lit(-0.0)), a)
+    }
+
+    /// `c₀ + x·(c₁ + x·(…))`, from the highest coefficient down (Horner).
+    #[inline(always)]
+    fn polynomial<const K: usize>(self, x: Self::V, c: [f64; K]) -> Self::V {
+        let mut y = self.splat(T::lit(c[K - 1]));
+        for i in (0..K - 1).rev() {
+            y = self.fma(y, x, self.splat(T::lit(c[i])));
+        }
+        y
+    }
+}
+
+/// `writes ← f(writes, reads)` over slices of one length, a vector at a time, the rest masked.
+///
+/// Lanes behind the end hold zero while `f` runs and are not stored. `f` should be
+/// `#[inline(always)]`, see [`Op`].
+///
+/// # Panics
+/// If the slices differ in length.
+#[inline(always)]
+pub fn zip_map<T: Element, S: Simd<T>, const W: usize, const R: usize>(
+    s: S,
+    writes: [&mut [T]; W],
+    reads: [&[T]; R],
+    f: impl Fn([S::V; W], [S::V; R]) -> [S::V; W],
+) {
+    let len = writes[0].len();
+    assert!(writes.iter().all(|w| w.len() == len) && reads.iter().all(|r| r.len() == len));
+    let w = writes.map(|w| w.as_mut_ptr());
+    let r = reads.map(|r| r.as_ptr());
+    let full = len - len % S::N;
+    // SAFETY: all slices have `len` elements; [i, i + N) lies below `full`, the tail in [full, len).
+    // The mutable slices are disjoint from all others because they came in as references.
+    unsafe {
+        let mut i = 0;
+        while i < full {
+            let out = f(w.map(|p| s.load_ptr(p.add(i))), r.map(|p| s.load_ptr(p.add(i))));
+            for j in 0..W {
+                s.store_ptr(w[j].add(i), out[j]);
+            }
+            i += S::N;
+        }
+        if i < len {
+            let n = len - i;
+            let out = f(w.map(|p| s.load_first(p.add(i), n)), r.map(|p| s.load_first(p.add(i), n)));
+            for j in 0..W {
+                s.store_first(w[j].add(i), n, out[j]);
+            }
+        }
+    }
+}
+
+/// Whether no element is NaN or infinite.
+pub fn all_finite<T: Element>(isa: Isa, values: &[T]) -> bool {
+    struct AllFinite<'a, T>(&'a [T]);
+    impl<T: Element> Op<T> for AllFinite<'_, T> {
+        type Output = bool;
+        #[inline(always)]
+        fn eval<S: Simd<T>>(self, s: S) -> bool {
+            // x·0 is 0 for finite x and NaN else, and a NaN survives addition.
+            let zero = s.splat(T::ZERO);
+            let mut sums = [zero; 4];
+            let blocks = self.0.chunks_exact(4 * S::N);
+            let rest = blocks.remainder();
+            for block in blocks {
+                for (sum, x) in sums.iter_mut().zip(block.chunks_exact(S::N)) {
+                    *sum = s.fma(s.load(x), zero, *sum);
+                }
+            }
+            for x in rest.chunks(S::N) {
+                sums[0] = s.fma(s.load_partial(x), zero, sums[0]);
+            }
+            let sum = s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]));
+            s.reduce_add(sum) == T::ZERO
+        }
+    }
+    dispatch(isa, AllFinite(values))
+}
+
+/// An instruction set that kernels exist for, from the plainest to the widest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// Plain Rust that the compiler vectorizes for the platform's baseline.
+    Scalar,
+    /// 128-bit vectors of aarch64.
+    Neon,
+    /// 256-bit vectors with fused multiply-add (x86-64 since 2013).
+    Avx2,
+    /// 512-bit vectors with masks (AVX-512 F, BW, DQ, VL).
+    Avx512,
+}
+
+impl Isa {
+    /// The lower-case name, as `THALWEG_ISA` takes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Neon => "neon",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        }
+    }
+
+    /// What this CPU can run, from the plainest to the widest.
+    pub fn available() -> Vec<Isa> {
+        [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512]
+            .into_iter()
+            .filter(|isa| isa.is_available())
+            .collect()
+    }
+
+    /// Whether this CPU can run it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => Neon::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Avx2::new().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => Avx512::new().is_some(),
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+
+    /// The cap that `THALWEG_ISA` sets, as it was written, if it was set.
+    pub fn cap() -> Option<String> {
+        std::env::var("THALWEG_ISA").ok().filter(|v| !v.is_empty())
+    }
+
+    /// The ISA that kernels use: the widest available one, capped by `THALWEG_ISA`; read once.
+    ///
+    /// # Errors
+    /// If `THALWEG_ISA` is not a name of an ISA; the text says which there are.
+    pub fn detect() -> Result<Isa, String> {
+        static DETECTED: OnceLock<Result<Isa, String>> = OnceLock::new();
+        DETECTED
+            .get_or_init(|| {
+                let available = Isa::available();
+                let cap = match Isa::cap() {
+                    None => Isa::Avx512,
+                    Some(name) => [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512]
+                        .into_iter()
+                        .find(|isa| isa.name() == name)
+                        .ok_or_else(|| {
+                            let names: Vec<_> = available.iter().map(|isa| isa.name()).collect();
+                            format!("THALWEG_ISA is {name:?}; this machine has {}", names.join(", "))
+                        })?,
+                };
+                Ok(available.into_iter().rfind(|isa| *isa <= cap).unwrap_or(Isa::Scalar))
+            })
+            .clone()
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Runs `op` with the token of `isa`, or of the portable code where the CPU lacks it.
+#[inline]
+pub fn dispatch<T: Element, O: Op<T>>(isa: Isa, op: O) -> O::Output {
+    T::dispatch(isa, op)
+}
+
+/// The body of [`Element::dispatch`], which is where both the type and the token are known.
+macro_rules! dispatch_body {
+    ($isa:ident, $op:ident) => {
+        match $isa {
+            #[cfg(target_arch = "x86_64")]
+            $crate::simd::Isa::Avx512 => match $crate::simd::Avx512::new() {
+                Some(s) => s.run($op),
+                None => $crate::simd::Portable.run($op),
+            },
+            #[cfg(target_arch = "x86_64")]
+            $crate::simd::Isa::Avx2 => match $crate::simd::Avx2::new() {
+                Some(s) => s.run($op),
+                None => $crate::simd::Portable.run($op),
+            },
+            #[cfg(target_arch = "aarch64")]
+            $crate::simd::Isa::Neon => match $crate::simd::Neon::new() {
+                Some(s) => s.run($op),
+                None => $crate::simd::Portable.run($op),
+            },
+            _ => $crate::simd::Portable.run($op),
+        }
+    };
+}
+pub(crate) use dispatch_body;
+
+#[cfg(test)]
+mod tests;

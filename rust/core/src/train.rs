@@ -1,0 +1,410 @@
+//! Training: steps, epochs, evaluation. Everything per batch happens here, nothing in Python.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::arena::Shared;
+use crate::element::Element;
+use crate::error::Error;
+use crate::loss::{Loss, RowLoss, Targets};
+use crate::model::{Model, Workspaces, first_not_finite};
+use crate::optim::Optimizer;
+use crate::pass::{LossTask, Pass, Rows, TileTask};
+use crate::plan::{Mode, Plan};
+use crate::rng::{Purpose, Stream};
+use crate::simd::all_finite;
+use crate::threads;
+use crate::view::MatRef;
+use crate::workspace::Workspace;
+
+/// Rows that an evaluation takes at once: bounds its memory, enough to keep every thread busy.
+const EVALUATION_ROWS: usize = 16 * 1024;
+
+/// Runs steps with one loss, keeping the memory of its plans.
+pub struct Trainer<T> {
+    loss: Loss,
+    workspaces: Workspaces<T>,
+}
+
+/// A sum of row losses.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Tally {
+    /// Sum of losses, in the order of the rows.
+    pub loss: f64,
+    /// Rows whose largest output was the label's.
+    pub correct: usize,
+    /// Rows.
+    pub rows: usize,
+}
+
+impl Tally {
+    fn add(&mut self, losses: &[RowLoss]) {
+        for row in losses {
+            self.loss += row.loss;
+            self.correct += usize::from(row.correct);
+        }
+        self.rows += losses.len();
+    }
+
+    /// Mean loss.
+    pub fn mean(&self) -> f64 {
+        self.loss / self.rows as f64
+    }
+
+    /// Share of rows that were right.
+    pub fn accuracy(&self) -> f64 {
+        self.correct as f64 / self.rows as f64
+    }
+}
+
+impl<T: Element> Trainer<T> {
+    /// A trainer for a loss.
+    pub fn new(loss: Loss) -> Self {
+        Trainer { loss, workspaces: Workspaces::default() }
+    }
+
+    /// Its loss.
+    pub fn loss(&self) -> Loss {
+        self.loss
+    }
+
+    /// Checks shapes and labels of a batch or a data set.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn check(&self, model: &Model<T>, x: MatRef<'_, T>, y: &Targets<'_, T>) -> Result<(), Error> {
+        model.network().check_input(x.rows(), x.cols())?;
+        self.loss.check(y, x.rows(), model.network().outputs())
+    }
+
+    /// One step on one batch: forward, loss, backward, update. Gives the loss before the update.
+    ///
+    /// # Errors
+    /// If shapes or labels do not fit, something in x or y is not finite, or the loss is not; the model
+    /// and the optimizer are then as they were.
+    pub fn step(
+        &mut self,
+        model: &mut Model<T>,
+        optimizer: &mut Optimizer<T>,
+        x: MatRef<'_, T>,
+        y: Targets<'_, T>,
+    ) -> Result<f64, Error> {
+        self.check(model, x, &y)?;
+        let rows = x.rows();
+        self.batch(model, optimizer, x, y, Rows::From(0), rows).map(|tally| tally.mean())
+    }
+
+    /// One step on `len` rows of the data.
+    fn batch(
+        &mut self,
+        model: &mut Model<T>,
+        optimizer: &mut Optimizer<T>,
+        x: MatRef<'_, T>,
+        y: Targets<'_, T>,
+        rows: Rows<'_>,
+        len: usize,
+    ) -> Result<Tally, Error> {
+        let mode = Mode::Training { input_gradient: false };
+        let step = optimizer.next_step();
+        let state = optimizer.share_state();
+        let isa = model.isa();
+        let Workspace { plan, layout, values, losses } = self.workspaces.get(model.network(), isa, mode, len);
+        let (network, params, grads) = model.parts();
+        let pass = Pass {
+            network,
+            plan,
+            layout,
+            values: values.share(),
+            params: params.share(),
+            input: Some(x),
+            rows,
+            keep_input: false,
+            check_finite: true,
+            output: None,
+            loss: Some(LossTask { loss: self.loss, targets: y, losses: Shared::new(losses), backward: true }),
+            output_gradient: None,
+            input_gradient: None,
+            tiles: Some(TileTask { grads: grads.share(), accumulate: false, update: Some((step, state)) }),
+            stopped: AtomicBool::new(false),
+        };
+        threads::run(&pass, plan.threads);
+        let stopped = pass.stopped.load(Ordering::Relaxed);
+        if stopped {
+            return Err(why_not_finite(x, &y, losses, optimizer));
+        }
+        optimizer.steps += 1;
+        let mut tally = Tally::default();
+        tally.add(losses);
+        Ok(tally)
+    }
+
+    /// Mean loss and accuracy over a data set, in evaluation mode.
+    ///
+    /// # Errors
+    /// If shapes or labels do not fit, or something in x is not finite.
+    pub fn evaluate(
+        &mut self,
+        model: &mut Model<T>,
+        x: MatRef<'_, T>,
+        y: Targets<'_, T>,
+    ) -> Result<Tally, Error> {
+        self.check(model, x, &y)?;
+        let mut tally = Tally::default();
+        for start in (0..x.rows()).step_by(EVALUATION_ROWS) {
+            let len = EVALUATION_ROWS.min(x.rows() - start);
+            let isa = model.isa();
+            let Workspace { plan, layout, values, losses } =
+                self.workspaces.get(model.network(), isa, Mode::Inference, len);
+            let (network, params, _) = model.parts();
+            let pass = Pass {
+                network,
+                plan,
+                layout,
+                values: values.share(),
+                params: params.share(),
+                input: Some(x),
+                rows: Rows::From(start),
+                keep_input: false,
+                check_finite: true,
+                output: None,
+                loss: Some(LossTask {
+                    loss: self.loss,
+                    targets: y,
+                    losses: Shared::new(losses),
+                    backward: false,
+                }),
+                output_gradient: None,
+                input_gradient: None,
+                tiles: None,
+                stopped: AtomicBool::new(false),
+            };
+            threads::run(&pass, plan.threads);
+            if pass.stopped.load(Ordering::Relaxed) {
+                check_finite(model, x, &y)?;
+            }
+            // With finite data an infinite loss is a true answer about an extreme model, not an error.
+            tally.add(losses);
+        }
+        Ok(tally)
+    }
+
+    /// The plan of a training step on `rows` rows.
+    pub fn plan(&self, model: &Model<T>, rows: usize) -> Plan {
+        let mode = Mode::Training { input_gradient: false };
+        Plan::new::<T>(model.network(), mode, rows, model.isa(), threads::num_threads().0)
+    }
+}
+
+/// Which number made a step's loss not finite: one in the data, or none.
+fn why_not_finite<T: Element>(
+    x: MatRef<'_, T>,
+    y: &Targets<'_, T>,
+    losses: &[RowLoss],
+    optimizer: &Optimizer<T>,
+) -> Error {
+    let bad = |m: &MatRef<'_, T>| (0..m.rows()).any(|i| m.row(i).iter().any(|v| !v.is_finite()));
+    if bad(&x) {
+        return first_not_finite("x", x);
+    }
+    if let Targets::Values(y) = y {
+        if bad(y) {
+            return first_not_finite("y", *y);
+        }
+    }
+    let loss = losses.iter().map(|l| l.loss).find(|l| !l.is_finite()).unwrap_or(f64::NAN);
+    Error::Diverged { loss, step: optimizer.steps, lr: optimizer.config.lr() }
+}
+
+/// Checks that a data set is finite.
+fn check_finite<T: Element>(model: &Model<T>, x: MatRef<'_, T>, y: &Targets<'_, T>) -> Result<(), Error> {
+    let bad = |m: &MatRef<'_, T>| (0..m.rows()).any(|i| !all_finite(model.isa(), m.row(i)));
+    if bad(&x) {
+        return Err(first_not_finite("x", x));
+    }
+    match y {
+        Targets::Values(y) if bad(y) => Err(first_not_finite("y", *y)),
+        _ => Ok(()),
+    }
+}
+
+/// How a fit goes through the data.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FitOptions {
+    /// Passes through the data.
+    pub epochs: usize,
+    /// Rows of a step; the last of an epoch has what is left.
+    pub batch_size: usize,
+    /// Whether each epoch has a random order of its own.
+    pub shuffle: bool,
+    /// Decides the orders.
+    pub seed: u64,
+}
+
+/// What an epoch gave.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct EpochRecord {
+    /// Its number, from 1.
+    pub epoch: usize,
+    /// Over the training rows, each before its own update.
+    pub training: Tally,
+    /// Over the validation rows, at the end of the epoch.
+    pub validation: Option<Tally>,
+    /// How long it took.
+    pub time: Duration,
+}
+
+/// Data to fit or to validate on.
+#[derive(Clone, Copy, Debug)]
+pub struct DataSet<'a, T> {
+    /// Inputs, a row per sample.
+    pub x: MatRef<'a, T>,
+    /// Targets.
+    pub y: Targets<'a, T>,
+}
+
+/// A fit under way. It can be left between steps and resumed.
+pub struct Fit<T: Element> {
+    options: FitOptions,
+    rows: usize,
+    order: Vec<u32>,
+    epoch: usize,
+    batch: usize,
+    tally: Tally,
+    time: Duration,
+    /// Parameters and optimizer as they were, to go back to if training diverges.
+    before: Option<(Vec<T>, Optimizer<T>)>,
+}
+
+impl<T: Element> Fit<T> {
+    /// Checks everything that can be wrong with the data and the options, before the first step.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn new(
+        options: FitOptions,
+        trainer: &Trainer<T>,
+        model: &Model<T>,
+        training: DataSet<'_, T>,
+        validation: Option<DataSet<'_, T>>,
+    ) -> Result<Self, Error> {
+        for (name, value) in [("epochs", options.epochs), ("batch_size", options.batch_size)] {
+            if value == 0 {
+                let accepted = "a whole number ≥ 1 is needed".into();
+                return Err(Error::Argument { name, value: value.to_string(), accepted });
+            }
+        }
+        for data in [Some(training), validation].into_iter().flatten() {
+            trainer.check(model, data.x, &data.y)?;
+            check_finite(model, data.x, &data.y)?;
+        }
+        let rows = training.x.rows();
+        let last = u32::try_from(rows).map_err(|_| Error::Argument {
+            name: "x",
+            value: format!("an array of {rows} rows"),
+            accepted: "at most 4294967295 rows are taken at once".into(),
+        })?;
+        let order = if options.shuffle { (0..last).collect() } else { Vec::new() };
+        let start = Tally::default();
+        Ok(Fit { options, rows, order, epoch: 0, batch: 0, tally: start, time: Duration::ZERO, before: None })
+    }
+
+    /// Whether all epochs are over.
+    pub fn done(&self) -> bool {
+        self.epoch == self.options.epochs
+    }
+
+    /// Epochs ended, batches done in this one, batches an epoch, and what this epoch gave so far.
+    pub fn progress(&self) -> (usize, usize, usize, Tally) {
+        (self.epoch, self.batch, self.batches(), self.tally)
+    }
+
+    fn batches(&self) -> usize {
+        self.rows.div_ceil(self.options.batch_size)
+    }
+
+    /// Steps until all epochs are over, or `until` says so: it is asked after every step, with the
+    /// number of epochs that ended in this call. Gives those epochs.
+    ///
+    /// The data must be those of [`new`](Self::new).
+    ///
+    /// # Errors
+    /// If training diverges. Model and optimizer are then as they were before the fit.
+    pub fn run(
+        &mut self,
+        trainer: &mut Trainer<T>,
+        model: &mut Model<T>,
+        optimizer: &mut Optimizer<T>,
+        training: DataSet<'_, T>,
+        validation: Option<DataSet<'_, T>>,
+        mut until: impl FnMut(usize) -> bool,
+    ) -> Result<Vec<EpochRecord>, Error> {
+        if self.before.is_none() {
+            self.before = Some((model.parts().1.to_vec(), optimizer.clone()));
+        }
+        let result = self.steps(trainer, model, optimizer, training, validation, &mut until);
+        if result.is_err() {
+            if let Some((params, before)) = self.before.take() {
+                model.parts().1.copy_from_slice(&params);
+                *optimizer = before;
+            }
+            self.epoch = self.options.epochs; // nothing is left to run
+        }
+        result
+    }
+
+    fn steps(
+        &mut self,
+        trainer: &mut Trainer<T>,
+        model: &mut Model<T>,
+        optimizer: &mut Optimizer<T>,
+        training: DataSet<'_, T>,
+        validation: Option<DataSet<'_, T>>,
+        until: &mut impl FnMut(usize) -> bool,
+    ) -> Result<Vec<EpochRecord>, Error> {
+        assert_eq!(training.x.rows(), self.rows, "a fit goes on with the data it began with");
+        let mut records = Vec::new();
+        let mut begin = Instant::now();
+        while !self.done() {
+            if self.batch == 0 && self.options.shuffle {
+                // From the order of the rows, not of the last epoch: an epoch's order depends on the seed
+                // and its number alone.
+                self.order.iter_mut().zip(0..).for_each(|(o, i)| *o = i);
+                Stream::new(self.options.seed, Purpose::Shuffle, self.epoch as u64).shuffle(&mut self.order);
+            }
+            let start = self.batch * self.options.batch_size;
+            let len = self.options.batch_size.min(self.rows - start);
+            let rows = if self.options.shuffle {
+                Rows::Listed(&self.order[start..start + len])
+            } else {
+                Rows::From(start)
+            };
+            let tally = trainer.batch(model, optimizer, training.x, training.y, rows, len)?;
+            self.tally.loss += tally.loss;
+            self.tally.correct += tally.correct;
+            self.tally.rows += tally.rows;
+            self.batch += 1;
+            if self.batch == self.batches() {
+                if !all_finite(model.isa(), model.parts().1) {
+                    let (step, lr) = (optimizer.steps, optimizer.config.lr());
+                    return Err(Error::Diverged { loss: f64::INFINITY, step, lr });
+                }
+                let validation = match validation {
+                    Some(data) => Some(trainer.evaluate(model, data.x, data.y)?),
+                    None => None,
+                };
+                self.epoch += 1;
+                self.batch = 0;
+                self.time += begin.elapsed();
+                begin = Instant::now();
+                let training = std::mem::take(&mut self.tally);
+                records.push(EpochRecord { epoch: self.epoch, training, validation, time: self.time });
+                self.time = Duration::ZERO;
+            }
+            if until(records.len()) {
+                break;
+            }
+        }
+        self.time += begin.elapsed();
+        Ok(records)
+    }
+}

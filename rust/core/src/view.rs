@@ -1,0 +1,233 @@
+//! Matrices in somebody else's memory: shape, strides, and a pointer that was checked once.
+
+use std::marker::PhantomData;
+
+use crate::element::Element;
+
+/// A read-only matrix with any strides.
+#[derive(Clone, Copy, Debug)]
+pub struct MatRef<'a, T> {
+    ptr: *const T,
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+    life: PhantomData<&'a T>,
+}
+
+/// A writable matrix whose rows are contiguous.
+#[derive(Debug)]
+pub struct MatMut<'a, T> {
+    ptr: *mut T,
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    life: PhantomData<&'a mut T>,
+}
+
+// SAFETY: a MatRef is a shared reference to elements, a MatMut an exclusive one, in all but their type.
+unsafe impl<T: Sync> Send for MatRef<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for MatRef<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Send for MatMut<'_, T> {}
+
+/// Elements between the first and the last of a matrix, both included.
+fn span(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize {
+    if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + (cols - 1) * col_stride + 1 }
+}
+
+impl<'a, T: Element> MatRef<'a, T> {
+    /// A row-major matrix over a whole slice.
+    ///
+    /// # Panics
+    /// If the slice has not exactly `rows · cols` elements.
+    pub fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
+        assert_eq!(data.len(), rows * cols, "a {rows} × {cols} matrix");
+        Self::strided(data, rows, cols, cols, 1)
+    }
+
+    /// A matrix with the given strides, in elements.
+    ///
+    /// # Panics
+    /// If an element would lie outside the slice.
+    pub fn strided(data: &'a [T], rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> Self {
+        assert!(data.len() >= span(rows, cols, row_stride, col_stride), "a {rows} × {cols} matrix");
+        MatRef { ptr: data.as_ptr(), rows, cols, row_stride, col_stride, life: PhantomData }
+    }
+
+    /// A matrix at a raw address.
+    ///
+    /// # Safety
+    /// All its elements must be readable, and not be written, for `'a`.
+    pub(crate) unsafe fn from_raw(ptr: *const T, rows: usize, cols: usize, row_stride: usize) -> Self {
+        MatRef { ptr, rows, cols, row_stride, col_stride: 1, life: PhantomData }
+    }
+
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+    /// Columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+    /// Elements from one row to the next.
+    pub fn row_stride(&self) -> usize {
+        self.row_stride
+    }
+    /// Elements from one column to the next.
+    pub fn col_stride(&self) -> usize {
+        self.col_stride
+    }
+    /// Address of element (0, 0).
+    pub fn as_ptr(&self) -> *const T {
+        self.ptr
+    }
+
+    /// The same elements with rows and columns exchanged.
+    pub fn t(self) -> Self {
+        MatRef {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    /// Rows `from .. from + rows`, columns `col .. col + cols`.
+    ///
+    /// # Panics
+    /// If that is not inside the matrix.
+    pub fn block(self, from: usize, rows: usize, col: usize, cols: usize) -> Self {
+        assert!(from + rows <= self.rows && col + cols <= self.cols, "block outside of the matrix");
+        let ptr = self.ptr.wrapping_add(from * self.row_stride + col * self.col_stride);
+        MatRef { ptr, rows, cols, ..self }
+    }
+
+    /// One row.
+    ///
+    /// # Panics
+    /// If there is no such row or its elements are not contiguous.
+    pub fn row(&self, i: usize) -> &'a [T] {
+        assert!(i < self.rows && self.col_stride == 1);
+        // SAFETY: the row's elements are readable for 'a, by construction.
+        unsafe { std::slice::from_raw_parts(self.ptr.add(i * self.row_stride), self.cols) }
+    }
+
+    /// The element in row `i`, column `j`.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn at(&self, i: usize, j: usize) -> T {
+        assert!(i < self.rows && j < self.cols);
+        // SAFETY: the element is readable for 'a, by construction.
+        unsafe { *self.ptr.add(i * self.row_stride + j * self.col_stride) }
+    }
+}
+
+impl<'a, T: Element> MatMut<'a, T> {
+    /// A row-major matrix over a whole slice.
+    ///
+    /// # Panics
+    /// If the slice has not exactly `rows · cols` elements.
+    pub fn new(data: &'a mut [T], rows: usize, cols: usize) -> Self {
+        assert_eq!(data.len(), rows * cols, "a {rows} × {cols} matrix");
+        MatMut { ptr: data.as_mut_ptr(), rows, cols, row_stride: cols, life: PhantomData }
+    }
+
+    /// A matrix whose rows start `row_stride` elements apart.
+    ///
+    /// # Panics
+    /// If rows would overlap or an element would lie outside the slice.
+    pub fn strided(data: &'a mut [T], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(
+            row_stride >= cols && data.len() >= span(rows, cols, row_stride, 1),
+            "a {rows} × {cols} matrix"
+        );
+        MatMut { ptr: data.as_mut_ptr(), rows, cols, row_stride, life: PhantomData }
+    }
+
+    /// A matrix at a raw address.
+    ///
+    /// # Safety
+    /// All its elements must be readable and writable, and used through nothing else, for `'a`.
+    pub(crate) unsafe fn from_raw(ptr: *mut T, rows: usize, cols: usize, row_stride: usize) -> Self {
+        MatMut { ptr, rows, cols, row_stride, life: PhantomData }
+    }
+
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+    /// Columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+    /// Elements from one row to the next.
+    pub fn row_stride(&self) -> usize {
+        self.row_stride
+    }
+    /// Address of element (0, 0).
+    pub fn as_mut_ptr(&mut self) -> *mut T {
+        self.ptr
+    }
+
+    /// The same matrix for a shorter time.
+    pub fn reborrow(&mut self) -> MatMut<'_, T> {
+        MatMut { ..*self }
+    }
+
+    /// The same elements, read-only.
+    pub fn as_ref(&self) -> MatRef<'_, T> {
+        MatRef {
+            ptr: self.ptr,
+            rows: self.rows,
+            cols: self.cols,
+            row_stride: self.row_stride,
+            col_stride: 1,
+            life: PhantomData,
+        }
+    }
+
+    /// One row.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row_mut(&mut self, i: usize) -> &mut [T] {
+        assert!(i < self.rows);
+        // SAFETY: the row's elements are ours for 'a, by construction, and borrowed from self meanwhile.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(i * self.row_stride), self.cols) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_of_a_transpose_is_the_transpose_of_a_block() {
+        let data: Vec<f32> = (0..20).map(|i| i as f32).collect();
+        let m = MatRef::new(&data, 4, 5);
+        let (a, b) = (m.t().block(1, 3, 2, 2), m.block(2, 2, 1, 3).t());
+        for i in 0..3 {
+            for j in 0..2 {
+                assert_eq!(a.at(i, j), b.at(i, j));
+                assert_eq!(a.at(i, j), data[(j + 2) * 5 + i + 1]);
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a 3 × 4 matrix")]
+    fn a_slice_that_is_too_short_is_refused() {
+        MatRef::strided(&[0.0f32; 11], 3, 4, 4, 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "block outside")]
+    fn a_block_that_sticks_out_is_refused() {
+        let _ = MatRef::new(&[0.0f32; 6], 2, 3).block(1, 2, 0, 1);
+    }
+}

@@ -1,0 +1,87 @@
+//! NumPy arrays, borrowed: C-contiguous and of the model's precision, or an error.
+
+use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+use thalweg_core::loss::Targets;
+use thalweg_core::view::MatRef;
+
+use crate::dtype::Real;
+use crate::errors::raise;
+
+/// A borrowed matrix. While it lives, the array stays where it is.
+pub struct Matrix<'py, T: Real>(PyReadonlyArray2<'py, T>);
+
+impl<'py, T: Real> Matrix<'py, T> {
+    /// Borrows an array.
+    pub fn new(argument: &str, array: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let refuse = || {
+            let name = T::DTYPE.name();
+            let message = format!("{argument} must be a C-contiguous {name} array of shape (rows, features)");
+            raise(array.py(), "DtypeError", message)
+        };
+        let array = array.cast::<PyArray2<T>>().map_err(|_| refuse())?;
+        if !array.is_c_contiguous() {
+            return Err(refuse());
+        }
+        Ok(Matrix(array.try_readonly().map_err(|_| refuse())?))
+    }
+
+    /// The core's view of it.
+    pub fn view(&self) -> MatRef<'_, T> {
+        let [rows, cols] = *self.0.shape() else { unreachable!("a matrix has two dimensions") };
+        MatRef::new(self.0.as_slice().expect("checked when it was borrowed"), rows, cols)
+    }
+}
+
+/// Borrowed targets.
+pub enum Answers<'py, T: Real> {
+    Values(Matrix<'py, T>),
+    Labels(PyReadonlyArray1<'py, i64>),
+}
+
+impl<'py, T: Real> Answers<'py, T> {
+    /// Borrows labels if the array is one of int64, else numbers.
+    pub fn new(argument: &str, array: &Bound<'py, PyAny>) -> PyResult<Self> {
+        match array.cast::<PyArray1<i64>>() {
+            Ok(labels) if labels.is_c_contiguous() => {
+                let labels =
+                    labels.try_readonly().map_err(|e| raise(array.py(), "DtypeError", e.to_string()))?;
+                Ok(Answers::Labels(labels))
+            }
+            _ => Ok(Answers::Values(Matrix::new(argument, array)?)),
+        }
+    }
+
+    /// The core's view of them.
+    pub fn view(&self) -> Targets<'_, T> {
+        match self {
+            Answers::Values(matrix) => Targets::Values(matrix.view()),
+            Answers::Labels(labels) => {
+                Targets::Labels(labels.as_slice().expect("checked when it was borrowed"))
+            }
+        }
+    }
+}
+
+/// Copies a vector of a given length out of Python.
+pub fn vector<T: Real>(argument: &str, array: &Bound<'_, PyAny>, len: usize) -> PyResult<Vec<T>> {
+    let py = array.py();
+    let array = array.cast::<PyArray1<T>>().map_err(|_| {
+        raise(py, "DtypeError", format!("{argument} must be a {} array of shape ({len},)", T::DTYPE.name()))
+    })?;
+    if array.len() != len {
+        let message = format!("{argument} has shape ({},), expected ({len},)", array.len());
+        return Err(raise(py, "ShapeError", message));
+    }
+    Ok(array.readonly().as_array().to_vec())
+}
+
+/// A new rows × cols array.
+pub fn matrix_out<T: Real>(py: Python<'_>, values: Vec<T>, rows: usize, cols: usize) -> PyResult<Py<PyAny>> {
+    Ok(PyArray1::from_vec(py, values).reshape([rows, cols])?.into_any().unbind())
+}
+
+/// A new vector.
+pub fn vector_out<T: Real>(py: Python<'_>, values: Vec<T>) -> Py<PyAny> {
+    PyArray1::from_vec(py, values).into_any().unbind()
+}

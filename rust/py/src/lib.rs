@@ -1,0 +1,48 @@
+//! The Python face of `thalweg-core`: it borrows arrays, translates errors and polls for Ctrl-C.
+//! There is no arithmetic here, and no `unsafe`.
+//!
+//! Everything that may take time runs with the interpreter detached (the GIL released). Locks are
+//! taken there too, never while attached, so that a thread which waits for one cannot hold up the
+//! interpreter; and always in the order fit, trainer, model, optimizer.
+
+#![forbid(unsafe_code)]
+
+mod arrays;
+mod check;
+mod dtype;
+mod errors;
+mod fit;
+mod model;
+mod optimizer;
+mod system;
+mod trainer;
+
+use pyo3::prelude::*;
+
+/// The compiled core. Private: use the names in `thalweg`.
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use super::check::central_differences;
+    #[pymodule_export]
+    use super::fit::Fit;
+    #[pymodule_export]
+    use super::model::Model;
+    #[pymodule_export]
+    use super::optimizer::Optimizer;
+    #[pymodule_export]
+    use super::system::{after_fork, config, get_num_threads, set_num_threads};
+    #[pymodule_export]
+    use super::trainer::Trainer;
+
+    #[pymodule_export]
+    #[allow(non_upper_case_globals)]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}
+
+use std::sync::{Mutex, MutexGuard};
+
+/// Takes a lock, also after a panic of its last holder: the data behind our locks are plain numbers.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

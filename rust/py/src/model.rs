@@ -1,0 +1,195 @@
+//! `Model`: a network with its numbers.
+
+use std::sync::Mutex;
+
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use thalweg_core::layer::{Activation, Init, Layer, Linear};
+use thalweg_core::network::Network;
+use thalweg_core::{Dtype, Error, Model as CoreModel};
+
+use crate::arrays::{Matrix, matrix_out, vector, vector_out};
+use crate::dtype::{AnyModel, Real, parse, with_dtype};
+use crate::errors::translate;
+use crate::lock;
+
+/// A network with its parameters and gradients, in one precision.
+#[pyclass(frozen, module = "thalweg._core")]
+pub struct Model {
+    pub dtype: Dtype,
+    /// The structure never changes, so that it can be read while the model is at work.
+    pub network: Network,
+    inner: Mutex<AnyModel>,
+}
+
+impl Model {
+    /// Runs `f` on the model, detached.
+    pub fn detached<T: Real, R: Send>(
+        &self,
+        py: Python<'_>,
+        f: impl FnOnce(&mut CoreModel<T>) -> Result<R, Error> + Send,
+    ) -> PyResult<R> {
+        py.detach(|| self.locked(f)).map_err(|e| translate(py, e))
+    }
+
+    /// Runs `f` on the model; to be called detached.
+    pub fn locked<T: Real, R>(
+        &self,
+        f: impl FnOnce(&mut CoreModel<T>) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        match T::model(&mut lock(&self.inner)) {
+            Some(model) => f(model),
+            None => Err(wrong_dtype::<T>("model", self.dtype)),
+        }
+    }
+}
+
+/// Two objects of different precision were brought together.
+pub fn wrong_dtype<T: Real>(what: &str, dtype: Dtype) -> Error {
+    Error::Mismatch(format!("the {what} is {}, but {} is needed here", dtype.name(), T::DTYPE.name()))
+}
+
+fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
+    let kind: String = spec.get_item(0)?.extract()?;
+    let activation = match kind.as_str() {
+        "linear" => {
+            let (_, inputs, outputs, bias, init): (String, usize, usize, bool, String) = spec.extract()?;
+            let init = Init::ALL.into_iter().find(|i| i.name() == init).ok_or_else(|| {
+                let names = Init::ALL.map(Init::name).join(", ");
+                let error = Error::Argument {
+                    name: "init",
+                    value: format!("{init:?}"),
+                    accepted: format!("one of {names}"),
+                };
+                translate(spec.py(), error)
+            })?;
+            return Ok(Layer::Linear(Linear { inputs, outputs, bias, init }));
+        }
+        "leaky_relu" => Activation::LeakyRelu(spec.get_item(1)?.extract()?),
+        "relu" => Activation::Relu,
+        "tanh" => Activation::Tanh,
+        "sigmoid" => Activation::Sigmoid,
+        "gelu" => Activation::Gelu,
+        "identity" => Activation::Identity,
+        _ => {
+            let accepted = "linear, relu, leaky_relu, tanh, sigmoid, gelu or identity".into();
+            return Err(translate(
+                spec.py(),
+                Error::Argument { name: "layer", value: format!("{kind:?}"), accepted },
+            ));
+        }
+    };
+    Ok(Layer::Activation(activation))
+}
+
+#[pymethods]
+impl Model {
+    #[new]
+    fn new(py: Python<'_>, layers: Vec<Bound<'_, PyTuple>>, dtype: &str, seed: u64) -> PyResult<Self> {
+        let layers = layers.iter().map(layer).collect::<PyResult<Vec<_>>>()?;
+        let Some(dtype) = parse(dtype) else {
+            let error = Error::Unsupported(format!("dtype is {dtype:?}; float32 and float64 are there"));
+            return Err(translate(py, error));
+        };
+        let build = || {
+            with_dtype!(dtype, T => {
+                let model = CoreModel::<T>::new(layers, seed)?;
+                Ok(Model { dtype, network: model.network().clone(), inner: Mutex::new(T::wrap_model(model)) })
+            })
+        };
+        py.detach(build).map_err(|e| translate(py, e))
+    }
+
+    #[getter]
+    fn dtype(&self) -> &'static str {
+        self.dtype.name()
+    }
+
+    #[getter]
+    fn in_features(&self) -> usize {
+        self.network.inputs()
+    }
+
+    #[getter]
+    fn out_features(&self) -> usize {
+        self.network.outputs()
+    }
+
+    #[getter]
+    fn num_parameters(&self) -> usize {
+        self.network.num_parameters()
+    }
+
+    fn blocks<'py>(&self, py: Python<'py>) -> PyResult<Vec<(String, Bound<'py, PyTuple>)>> {
+        let blocks = self.network.blocks().iter();
+        blocks.map(|b| Ok((b.name.clone(), PyTuple::new(py, &b.shape)?))).collect()
+    }
+
+    fn parameters(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        with_dtype!(self.dtype, T => {
+            let mut flat = vec![T::default(); self.network.num_parameters()];
+            self.detached::<T, _>(py, |m| { m.parameters(&mut flat); Ok(()) })?;
+            Ok(vector_out(py, flat))
+        })
+    }
+
+    fn set_parameters(&self, py: Python<'_>, values: &Bound<'_, PyAny>) -> PyResult<()> {
+        with_dtype!(self.dtype, T => {
+            let flat = vector::<T>("parameters", values, self.network.num_parameters())?;
+            self.detached::<T, _>(py, |m| m.set_parameters(&flat))
+        })
+    }
+
+    fn gradients(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        with_dtype!(self.dtype, T => {
+            let mut flat = vec![T::default(); self.network.num_parameters()];
+            self.detached::<T, _>(py, |m| { m.gradients(&mut flat); Ok(()) })?;
+            Ok(vector_out(py, flat))
+        })
+    }
+
+    fn set_gradients(&self, py: Python<'_>, values: &Bound<'_, PyAny>) -> PyResult<()> {
+        with_dtype!(self.dtype, T => {
+            let flat = vector::<T>("gradients", values, self.network.num_parameters())?;
+            self.detached::<T, _>(py, |m| m.set_gradients(&flat))
+        })
+    }
+
+    fn zero_grad(&self, py: Python<'_>) -> PyResult<()> {
+        with_dtype!(self.dtype, T => self.detached::<T, _>(py, |m| { m.zero_grad(); Ok(()) }))
+    }
+
+    fn predict(&self, py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        with_dtype!(self.dtype, T => {
+            let x = Matrix::<T>::new("x", x)?;
+            let (x, outputs) = (x.view(), self.network.outputs());
+            let mut y = vec![T::default(); x.rows() * outputs];
+            self.detached::<T, _>(py, |m| m.predict(x, &mut y))?;
+            matrix_out(py, y, x.rows(), outputs)
+        })
+    }
+
+    fn forward(&self, py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        with_dtype!(self.dtype, T => {
+            let x = Matrix::<T>::new("x", x)?;
+            let (x, outputs) = (x.view(), self.network.outputs());
+            let mut y = vec![T::default(); x.rows() * outputs];
+            self.detached::<T, _>(py, |m| m.forward(x, &mut y))?;
+            matrix_out(py, y, x.rows(), outputs)
+        })
+    }
+
+    fn backward(&self, py: Python<'_>, grad_output: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        with_dtype!(self.dtype, T => {
+            let gradient = Matrix::<T>::new("grad_output", grad_output)?;
+            let (gradient, inputs) = (gradient.view(), self.network.inputs());
+            let (flat, rows) = self.detached::<T, _>(py, |m| {
+                let rows = m.pending_rows()?;
+                let mut into = vec![T::default(); rows * inputs];
+                m.backward(gradient, &mut into)?;
+                Ok((into, rows))
+            })?;
+            matrix_out(py, flat, rows, inputs)
+        })
+    }
+}

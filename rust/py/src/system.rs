@@ -1,0 +1,58 @@
+//! Threads, and what this build and machine have.
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use thalweg_core::gemm::plan::TileShape;
+use thalweg_core::simd::Isa;
+use thalweg_core::threads::{self, MAX_THREADS, ThreadsFrom};
+use thalweg_core::{Dtype, Error};
+
+use crate::errors::translate;
+
+#[pyfunction]
+pub fn set_num_threads(py: Python<'_>, n: usize) -> PyResult<()> {
+    if !(1..=MAX_THREADS).contains(&n) {
+        let accepted = format!("a whole number from 1 to {MAX_THREADS} is needed");
+        return Err(translate(py, Error::Argument { name: "n", value: n.to_string(), accepted }));
+    }
+    threads::set_num_threads(n);
+    Ok(())
+}
+
+#[pyfunction]
+pub fn get_num_threads() -> usize {
+    threads::num_threads().0
+}
+
+#[pyfunction]
+pub fn after_fork() {
+    threads::after_fork();
+}
+
+#[pyfunction]
+pub fn config(py: Python<'_>) -> PyResult<Py<PyDict>> {
+    let isa = Isa::detect().map_err(|text| translate(py, Error::Unsupported(text)))?;
+    let kernels = PyDict::new(py);
+    for dtype in [Dtype::F32, Dtype::F64] {
+        let tile = crate::dtype::with_dtype!(dtype, T => TileShape::of::<T>(isa));
+        kernels.set_item(dtype.name(), format!("{isa} {}×{}", tile.mr, tile.nr))?;
+    }
+    let (n, from) = threads::num_threads();
+    let dict = PyDict::new(py);
+    dict.set_item("version", env!("CARGO_PKG_VERSION"))?;
+    dict.set_item("isa", isa.name())?;
+    dict.set_item("isas_available", Isa::available().iter().map(|i| i.name()).collect::<Vec<_>>())?;
+    dict.set_item("isa_cap", Isa::cap())?;
+    dict.set_item("kernels", kernels)?;
+    dict.set_item("threads", n)?;
+    dict.set_item(
+        "threads_from",
+        match from {
+            ThreadsFrom::Call => "set_num_threads",
+            ThreadsFrom::Environment(name) => name,
+            ThreadsFrom::Cpus => "available CPUs",
+        },
+    )?;
+    dict.set_item("cpus", threads::available_cpus())?;
+    Ok(dict.unbind())
+}

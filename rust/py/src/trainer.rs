@@ -1,0 +1,106 @@
+//! `Trainer`: a model, a loss and an optimizer, brought together.
+
+use std::sync::Mutex;
+
+use pyo3::prelude::*;
+use thalweg_core::loss::Loss;
+use thalweg_core::optim::Optimizer as CoreOptimizer;
+use thalweg_core::{Error, Model as CoreModel, Trainer as CoreTrainer};
+
+use crate::arrays::{Answers, Matrix};
+use crate::dtype::{AnyTrainer, Real, with_dtype};
+use crate::errors::translate;
+use crate::lock;
+use crate::model::Model;
+use crate::optimizer::Optimizer;
+
+/// A model, a loss and an optimizer.
+#[pyclass(frozen, module = "thalweg._core")]
+pub struct Trainer {
+    pub model: Py<Model>,
+    pub optimizer: Py<Optimizer>,
+    loss: Loss,
+    inner: Mutex<AnyTrainer>,
+}
+
+/// The loss that a name stands for.
+pub fn parse_loss(py: Python<'_>, name: &str) -> PyResult<Loss> {
+    match name {
+        "mse" => Ok(Loss::Mse),
+        "cross_entropy" => Ok(Loss::CrossEntropy),
+        _ => {
+            let accepted = "one of mse, cross_entropy".into();
+            Err(translate(py, Error::Argument { name: "loss", value: format!("{name:?}"), accepted }))
+        }
+    }
+}
+
+impl Trainer {
+    /// Runs `f` on the trainer, its model and its optimizer; to be called detached.
+    pub fn locked<T: Real, R>(
+        &self,
+        f: impl FnOnce(&mut CoreTrainer<T>, &mut CoreModel<T>, &mut CoreOptimizer<T>) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let mut inner = lock(&self.inner);
+        let trainer = T::trainer(&mut inner).expect("of the model's precision");
+        let model = self.model.get();
+        model.locked::<T, _>(|m| {
+            let arena = model.network.arena_len();
+            self.optimizer.get().locked::<T, _>(&self.model, arena, |o| f(trainer, m, o))
+        })
+    }
+}
+
+#[pymethods]
+impl Trainer {
+    #[new]
+    fn new(py: Python<'_>, model: Py<Model>, loss: &str, optimizer: Py<Optimizer>) -> PyResult<Self> {
+        let loss = parse_loss(py, loss)?;
+        let inner = with_dtype!(model.get().dtype, T => T::wrap_trainer(CoreTrainer::new(loss)));
+        Ok(Trainer { model, optimizer, loss, inner: Mutex::new(inner) })
+    }
+
+    fn step(&self, py: Python<'_>, x: &Bound<'_, PyAny>, y: &Bound<'_, PyAny>) -> PyResult<f64> {
+        with_dtype!(self.model.get().dtype, T => {
+            let (x, y) = (Matrix::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
+            let (x, y) = (x.view(), y.view());
+            py.detach(|| self.locked::<T, _>(|t, m, o| t.step(m, o, x, y))).map_err(|e| translate(py, e))
+        })
+    }
+
+    fn evaluate(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        y: &Bound<'_, PyAny>,
+    ) -> PyResult<(f64, Option<f64>)> {
+        with_dtype!(self.model.get().dtype, T => {
+            let (x, y) = (Matrix::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
+            let (x, y) = (x.view(), y.view());
+            let tally = py
+                .detach(|| {
+                    let mut inner = lock(&self.inner);
+                    let trainer = T::trainer(&mut inner).expect("of the model's precision");
+                    self.model.get().locked::<T, _>(|m| trainer.evaluate(m, x, y))
+                })
+                .map_err(|e| translate(py, e))?;
+            Ok((tally.mean(), self.loss.takes_labels().then(|| tally.accuracy())))
+        })
+    }
+
+    fn plan(&self, py: Python<'_>, batch_size: usize) -> PyResult<String> {
+        with_dtype!(self.model.get().dtype, T => {
+            let plan = || {
+                let mut inner = lock(&self.inner);
+                let trainer = T::trainer(&mut inner).expect("of the model's precision");
+                self.model.get().locked::<T, _>(|m| Ok(trainer.plan(m, batch_size.max(1)).to_string()))
+            };
+            py.detach(plan).map_err(|e| translate(py, e))
+        })
+    }
+
+    #[getter]
+    pub fn takes_labels(&self) -> bool {
+        self.loss.takes_labels()
+    }
+}
