@@ -1,11 +1,12 @@
 //! Flat buffers: where parameters, gradients, optimizer state and workspaces live.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 
 use crate::element::Element;
+use crate::error::Error;
 use crate::view::{MatMut, MatRef};
 
 /// Where blocks of an arena start: a cache line, and the widest vector.
@@ -28,25 +29,19 @@ unsafe impl<T: Send> Send for Buffer<T> {}
 unsafe impl<T: Sync> Sync for Buffer<T> {}
 
 impl<T: Element> Buffer<T> {
-    /// `len` zeros.
-    pub fn zeroed(len: usize) -> Self {
+    /// `len` zeros, for `what` (in the error's text).
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn zeroed(what: &'static str, len: usize) -> Result<Self, Error> {
         if len == 0 {
-            return Buffer { ptr: NonNull::dangling(), len };
+            return Ok(Buffer { ptr: NonNull::dangling(), len });
         }
-        let layout = Self::layout(len);
+        let failed = Error::Memory { what, elements: Some(len) };
+        let Some(layout) = Self::layout(len) else { return Err(failed) };
         // SAFETY: the layout has a size above 0. All-zero bytes are a valid f32 and f64, the only Elements.
         let ptr = unsafe { alloc_zeroed(layout) }.cast::<T>();
-        match NonNull::new(ptr) {
-            Some(ptr) => Buffer { ptr, len },
-            None => handle_alloc_error(layout),
-        }
-    }
-
-    /// A copy of a slice.
-    pub fn from_slice(values: &[T]) -> Self {
-        let mut buffer = Self::zeroed(values.len());
-        buffer.copy_from_slice(values);
-        buffer
+        NonNull::new(ptr).map(|ptr| Buffer { ptr, len }).ok_or(failed)
     }
 
     /// Lends the buffer to the threads of a region; see [`Shared`].
@@ -56,23 +51,17 @@ impl<T: Element> Buffer<T> {
 }
 
 impl<T> Buffer<T> {
-    fn layout(len: usize) -> Layout {
-        Layout::array::<T>(len).and_then(|l| l.align_to(ALIGN)).expect("a buffer beyond the address space")
+    fn layout(len: usize) -> Option<Layout> {
+        Layout::array::<T>(len).and_then(|l| l.align_to(ALIGN)).ok()
     }
 }
 
 impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
-        if self.len > 0 {
+        if let Some(layout) = Self::layout(self.len).filter(|_| self.len > 0) {
             // SAFETY: it was allocated with this layout; f32 and f64 need no drop.
-            unsafe { dealloc(self.ptr.as_ptr().cast(), Self::layout(self.len)) }
+            unsafe { dealloc(self.ptr.as_ptr().cast(), layout) }
         }
-    }
-}
-
-impl<T: Element> Clone for Buffer<T> {
-    fn clone(&self) -> Self {
-        Self::from_slice(self)
     }
 }
 
@@ -179,7 +168,7 @@ mod tests {
     #[test]
     fn buffers_are_zero_and_start_on_a_cache_line() {
         for len in [0, 1, 7, 1000] {
-            let b = Buffer::<f64>::zeroed(len);
+            let b = Buffer::<f64>::zeroed("a test", len).unwrap();
             assert_eq!(b.len(), len);
             assert!(len == 0 || b.as_ptr() as usize % ALIGN == 0);
             assert!(b.iter().all(|x| *x == 0.0));
@@ -188,9 +177,16 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_fit_into_memory_is_an_error() {
+        for len in [usize::MAX, usize::MAX / 8, 1 << 55] {
+            assert!(Buffer::<f64>::zeroed("a test", len).is_err());
+        }
+    }
+
+    #[test]
     #[should_panic]
     fn a_share_checks_bounds() {
-        let mut b = Buffer::<f32>::zeroed(10);
+        let mut b = Buffer::<f32>::zeroed("a test", 10).unwrap();
         // SAFETY: panics before anything is made.
         unsafe { b.share().mat(1, 2, 5, 5) };
     }

@@ -51,10 +51,10 @@ impl Check {
         Trainer::new(loss).check(model, x, &y)?;
         let mode = Mode::Training { input_gradient: false };
         let plan = Plan::new::<f64>(model.network(), mode, x.rows(), model.isa(), threads::num_threads().0);
-        let workspace = Workspace::new(model.network(), plan);
+        let workspace = Workspace::new(model.network(), plan)?;
         let mut places = vec![0; model.network().num_parameters()];
         model.network().translate(places.len(), |public, inner| places[public] = inner);
-        let grads = Buffer::zeroed(model.network().arena_len());
+        let grads = Buffer::zeroed("the gradients", model.network().arena_len())?;
         let mut check = Check { loss, workspace, grads, places, pattern: Vec::new() };
         let value = check.pass(model, x, y, true);
         if !value.is_finite() {

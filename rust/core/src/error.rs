@@ -81,6 +81,31 @@ pub enum Error {
         /// The learning rate.
         lr: f64,
     },
+    /// The outputs became NaN or infinite although the input is finite: the weights are too large.
+    Overflow {
+        /// Row of the first such output.
+        row: usize,
+        /// Its column.
+        column: usize,
+        /// The output.
+        value: f64,
+    },
+    /// A gradient by the output that is not of the output's shape.
+    GradientShape {
+        /// Its shape.
+        found: (usize, usize),
+        /// The output's.
+        expected: (usize, usize),
+    },
+    /// Something is wrong with the validation data.
+    Validation(Box<Error>),
+    /// An array that does not fit into memory.
+    Memory {
+        /// What it was for.
+        what: &'static str,
+        /// Its elements, if that is a number at all.
+        elements: Option<usize>,
+    },
     /// A hyper-parameter is out of range.
     Argument {
         /// Its name.
@@ -131,6 +156,22 @@ impl fmt::Display for Error {
                  large, try a tenth of it; (b) inputs or targets are badly scaled, standardize them; (c) weights \
                  were set to huge values. Weights and optimizer are as they were before this call"
             ),
+            Error::Overflow { row, column, value } => write!(
+                f,
+                "output[{row}, {column}] is {value} although the input is finite: the weights are too large; \
+                 retrain with a smaller learning rate, or set them to smaller values"
+            ),
+            Error::GradientShape { found, expected } => write!(
+                f,
+                "grad_output has shape {found:?}, but the output of the last forward pass had shape {expected:?}"
+            ),
+            Error::Validation(error) => write!(f, "validation_data: {error}"),
+            Error::Memory { what, elements: Some(n) } => {
+                write!(f, "there is not enough memory for {what}: {n} elements; use narrower layers")
+            }
+            Error::Memory { what, elements: None } => {
+                write!(f, "{what} would have more elements than can be counted; use narrower layers")
+            }
             Error::Argument { name, value, accepted } => write!(f, "{name} is {value}; {accepted}"),
             Error::Mismatch(text) | Error::Unsupported(text) => f.write_str(text),
         }

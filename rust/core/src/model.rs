@@ -10,10 +10,14 @@ use crate::network::Network;
 use crate::optim::{self, Optimizer};
 use crate::pass::{Pass, Rows, TileTask};
 use crate::plan::{Mode, Plan};
-use crate::simd::{Isa, all_finite};
+use crate::simd::{Isa, all_finite, max_abs};
 use crate::threads::{self, Job};
 use crate::view::MatRef;
 use crate::workspace::Workspace;
+
+/// Gradients (times the learning rate, if that is above 1) beyond this make a step that might overflow
+/// float32: squares of it do not yet.
+const RISKY: f64 = 1e15;
 
 /// Layers, parameters and gradients.
 pub struct Model<T> {
@@ -48,9 +52,9 @@ impl<T: Element> Model<T> {
             return Err(Error::Unsupported(format!("this CPU has no {isa}; it has {}", names.join(", "))));
         }
         let network = Network::new(layers)?;
-        let mut params = Buffer::zeroed(network.arena_len());
+        let mut params = Buffer::zeroed("the parameters", network.arena_len())?;
+        let grads = Buffer::zeroed("the gradients", network.arena_len())?;
         network.initialize(seed, &mut params);
-        let grads = Buffer::zeroed(network.arena_len());
         Ok(Model { network, isa, params, grads, workspaces: Workspaces::default(), pending: None })
     }
 
@@ -64,8 +68,10 @@ impl<T: Element> Model<T> {
         self.isa
     }
 
-    /// The structure, the parameters and the gradients, to work on at the same time.
+    /// The structure, the parameters and the gradients, to work on at the same time. A forward pass
+    /// that waits for its backward pass is forgotten: parameters may be other ones afterwards.
     pub(crate) fn parts(&mut self) -> (&Network, &mut Buffer<T>, &mut Buffer<T>) {
+        self.pending = None;
         (&self.network, &mut self.params, &mut self.grads)
     }
 
@@ -115,16 +121,20 @@ impl<T: Element> Model<T> {
     /// The optimizer's step from the gradients that are there.
     ///
     /// # Errors
-    /// If a gradient is NaN or infinite; nothing is changed then.
+    /// If a gradient is NaN or infinite, or the step would make a parameter so; nothing is changed then.
     ///
     /// # Panics
     /// If the optimizer's state was made for an arena of another length.
     pub fn apply(&mut self, optimizer: &mut Optimizer<T>) -> Result<(), Error> {
-        if !all_finite(self.isa, &self.grads) {
+        let size = max_abs(self.isa, &self.grads).to_f64();
+        if !size.is_finite() {
             let mut flat = vec![T::ZERO; self.network.num_parameters()];
             self.gradients(&mut flat);
             return check_flat("gradients", &flat);
         }
+        // A step that might overflow is taken on trial: with a copy to go back to.
+        let risky = size * optimizer.config.lr().max(1.0) > RISKY;
+        let before = if risky { Some((self.params.to_vec(), optimizer.try_clone()?)) } else { None };
         let step = optimizer.next_step();
         let job = Apply {
             isa: self.isa,
@@ -135,6 +145,16 @@ impl<T: Element> Model<T> {
         };
         threads::run(&job, threads::num_threads().0.min(job.items(0)));
         optimizer.steps += 1;
+        self.pending = None;
+        if let Some((params, optimizer_before)) = before {
+            if !all_finite(self.isa, &self.params) || optimizer.state.iter().any(|s| !all_finite(self.isa, s))
+            {
+                self.params.copy_from_slice(&params);
+                *optimizer = optimizer_before;
+                let (step, lr) = (optimizer.steps, optimizer.config.lr());
+                return Err(Error::Diverged { loss: f64::INFINITY, step, lr });
+            }
+        }
         Ok(())
     }
 
@@ -154,7 +174,7 @@ impl<T: Element> Model<T> {
         self.network.check_input(x.rows(), x.cols())?;
         assert_eq!(output.len(), x.rows() * self.network.outputs());
         let Workspace { plan, layout, values, .. } =
-            self.workspaces.get(&self.network, self.isa, Mode::Inference, x.rows());
+            self.workspaces.get(&self.network, self.isa, Mode::Inference, x.rows())?;
         let pass = Pass {
             network: &self.network,
             plan,
@@ -165,7 +185,7 @@ impl<T: Element> Model<T> {
             rows: Rows::From(0),
             keep_input: false,
             check_finite: true,
-            output: Some(Shared::new(output)),
+            output: Some(Shared::new(&mut *output)),
             loss: None,
             output_gradient: None,
             input_gradient: None,
@@ -173,7 +193,10 @@ impl<T: Element> Model<T> {
             stopped: AtomicBool::new(false),
         };
         threads::run(&pass, plan.threads);
-        if pass.stopped.load(Ordering::Relaxed) { Err(first_not_finite("x", x)) } else { Ok(()) }
+        if pass.stopped.load(Ordering::Relaxed) {
+            return Err(first_not_finite("x", x));
+        }
+        check_output(self.isa, output, self.network.outputs())
     }
 
     /// The forward pass of a hand-written training loop: as [`predict`](Self::predict), and keeps what
@@ -192,10 +215,10 @@ impl<T: Element> Model<T> {
         let threads = threads::num_threads().0;
         let mut workspace = match self.pending.take() {
             Some(w) if w.plan.rows == x.rows() => w,
-            _ => Workspace::new(
-                &self.network,
-                Plan::new::<T>(&self.network, mode, x.rows(), self.isa, threads),
-            ),
+            _ => {
+                let plan = Plan::new::<T>(&self.network, mode, x.rows(), self.isa, threads);
+                Workspace::new(&self.network, plan)?
+            }
         };
         let Workspace { plan, layout, values, .. } = &mut workspace;
         let pass = Pass {
@@ -221,6 +244,7 @@ impl<T: Element> Model<T> {
         }
         let last = layout.stages[layout.stages.len() - 1].output;
         output.copy_from_slice(&values[last..last + output.len()]);
+        check_output(self.isa, output, outputs)?;
         self.pending = Some(workspace);
         Ok(())
     }
@@ -242,13 +266,8 @@ impl<T: Element> Model<T> {
         let rows = self.pending_rows()?;
         let shape = (rows, self.network.outputs());
         if (output_gradient.rows(), output_gradient.cols()) != shape {
-            return Err(Error::Mismatch(format!(
-                "grad_output has shape ({}, {}), but the output of the last forward pass had shape ({}, {})",
-                output_gradient.rows(),
-                output_gradient.cols(),
-                shape.0,
-                shape.1
-            )));
+            let found = (output_gradient.rows(), output_gradient.cols());
+            return Err(Error::GradientShape { found, expected: shape });
         }
         if (0..shape.0).any(|i| !all_finite(self.isa, output_gradient.row(i))) {
             return Err(first_not_finite("grad_output", output_gradient));
@@ -323,6 +342,15 @@ impl<T: Element> Job for Apply<'_, T> {
     }
 }
 
+/// Checks that outputs are finite.
+fn check_output<T: Element>(isa: Isa, output: &[T], width: usize) -> Result<(), Error> {
+    if all_finite(isa, output) {
+        return Ok(());
+    }
+    let place = output.iter().position(|x| !x.is_finite()).unwrap_or(0);
+    Err(Error::Overflow { row: place / width, column: place % width, value: output[place].to_f64() })
+}
+
 /// Checks that a flat vector is finite.
 fn check_flat<T: Element>(argument: &'static str, flat: &[T]) -> Result<(), Error> {
     match flat.iter().position(|x| !x.is_finite()) {
@@ -357,7 +385,16 @@ impl<T: Element> Workspaces<T> {
     const KEPT: usize = 4;
 
     /// The workspace for a mode and a number of rows, made if need be.
-    pub fn get(&mut self, network: &Network, isa: Isa, mode: Mode, rows: usize) -> &mut Workspace<T> {
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn get(
+        &mut self,
+        network: &Network,
+        isa: Isa,
+        mode: Mode,
+        rows: usize,
+    ) -> Result<&mut Workspace<T>, Error> {
         let threads = threads::num_threads().0;
         let fits = |w: &Workspace<T>| w.plan.mode == mode && w.plan.rows == rows && w.plan.asked == threads;
         let index = match self.recent.iter().position(fits) {
@@ -365,11 +402,16 @@ impl<T: Element> Workspaces<T> {
             None => {
                 self.recent.truncate(Self::KEPT - 1);
                 let plan = Plan::new::<T>(network, mode, rows, isa, threads);
-                self.recent.push(Workspace::new(network, plan));
+                self.recent.push(Workspace::new(network, plan)?);
                 self.recent.len() - 1
             }
         };
         self.recent[..=index].rotate_right(1); // the latest first
-        &mut self.recent[0]
+        Ok(&mut self.recent[0])
+    }
+
+    #[cfg(test)]
+    pub fn poison(&mut self) {
+        self.recent.iter_mut().for_each(Workspace::poison);
     }
 }

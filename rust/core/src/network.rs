@@ -101,7 +101,9 @@ impl Network {
                             found: width,
                         });
                     }
-                    let dense = network.place(index, &linear);
+                    let dense = network
+                        .place(index, &linear)
+                        .ok_or_else(|| Error::Memory { what: "the parameters", elements: None })?;
                     let act = Activation::Identity;
                     network.stages.push(Stage {
                         dense: Some(dense),
@@ -134,17 +136,24 @@ impl Network {
         Ok(network)
     }
 
-    fn place(&mut self, index: usize, linear: &Linear) -> Dense {
+    /// Gives a dense layer its place in the arena; `None` if that would be beyond counting.
+    fn place(&mut self, index: usize, linear: &Linear) -> Option<Dense> {
         let mut block = |name: &str, shape: Vec<usize>| {
+            let len = shape.iter().try_fold(1usize, |n, &side| n.checked_mul(side))?;
             let offset = self.arena_len;
-            // Blocks start on cache lines of either type, so that both have one layout.
-            self.arena_len += padded::<f32>(shape.iter().product());
+            // Blocks start on cache lines of either type, so that both have one layout. Half of the
+            // address space is out of reach anyway, and leaves room for rounding up.
+            self.arena_len =
+                offset.checked_add(len).filter(|end| *end < usize::MAX / 2).map(padded::<f32>)?;
             self.blocks.push(Block { name: format!("{index}.{name}"), shape, offset });
-            offset
+            Some(offset)
         };
-        let weight = block("weight", vec![linear.outputs, linear.inputs]);
-        let bias = linear.bias.then(|| block("bias", vec![linear.outputs]));
-        Dense { weight, bias }
+        let weight = block("weight", vec![linear.outputs, linear.inputs])?;
+        let bias = match linear.bias {
+            true => Some(block("bias", vec![linear.outputs])?),
+            false => None,
+        };
+        Some(Dense { weight, bias })
     }
 
     /// The layers, as listed.
@@ -301,13 +310,14 @@ mod tests {
         assert_eq!(error.to_string(), "layer 2 (Linear 64→10): its input has 32 features, expected 64");
         assert!(Network::new(vec![act(Activation::Relu)]).is_err());
         assert!(Network::new(vec![linear(3, 0)]).is_err());
+        assert!(Network::new(vec![linear(1 << 32, 1 << 32)]).is_err());
         assert!(Network::new(vec![linear(3, 1), act(Activation::LeakyRelu(-0.1))]).is_err());
     }
 
     #[test]
     fn import_undoes_export_and_weights_are_transposed() {
         let network = Network::new(vec![linear(3, 2)]).unwrap();
-        let mut arena = Buffer::<f32>::zeroed(network.arena_len());
+        let mut arena = Buffer::<f32>::zeroed("a test", network.arena_len()).unwrap();
         let flat: Vec<f32> = (1..=8).map(|i| i as f32).collect();
         network.import(&flat, &mut arena);
         assert_eq!(arena[..6], [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
@@ -321,7 +331,7 @@ mod tests {
         for init in Init::ALL {
             let layer = Layer::Linear(Linear { inputs: 200, outputs: 100, bias: true, init });
             let network = Network::new(vec![layer]).unwrap();
-            let mut arena = Buffer::<f64>::zeroed(network.arena_len());
+            let mut arena = Buffer::<f64>::zeroed("a test", network.arena_len()).unwrap();
             network.initialize(5, &mut arena);
             let w = &arena[..20_000];
             let variance = w.iter().map(|x| x * x).sum::<f64>() / 2e4;

@@ -108,7 +108,8 @@ impl<T: Element> Trainer<T> {
         let step = optimizer.next_step();
         let state = optimizer.share_state();
         let isa = model.isa();
-        let Workspace { plan, layout, values, losses } = self.workspaces.get(model.network(), isa, mode, len);
+        let Workspace { plan, layout, values, losses } =
+            self.workspaces.get(model.network(), isa, mode, len)?;
         let (network, params, grads) = model.parts();
         let pass = Pass {
             network,
@@ -154,7 +155,7 @@ impl<T: Element> Trainer<T> {
             let len = EVALUATION_ROWS.min(x.rows() - start);
             let isa = model.isa();
             let Workspace { plan, layout, values, losses } =
-                self.workspaces.get(model.network(), isa, Mode::Inference, len);
+                self.workspaces.get(model.network(), isa, Mode::Inference, len)?;
             let (network, params, _) = model.parts();
             let pass = Pass {
                 network,
@@ -182,10 +183,22 @@ impl<T: Element> Trainer<T> {
             if pass.stopped.load(Ordering::Relaxed) {
                 check_finite(model, x, &y)?;
             }
-            // With finite data an infinite loss is a true answer about an extreme model, not an error.
             tally.add(losses);
         }
+        if !tally.loss.is_finite() {
+            return Err(Error::Mismatch(format!(
+                "the loss is {} although the data are finite: the weights are too large; retrain with a smaller \
+                 learning rate, or set them to smaller values",
+                tally.loss
+            )));
+        }
         Ok(tally)
+    }
+
+    /// See [`Workspace::poison`].
+    #[cfg(test)]
+    pub(crate) fn poison(&mut self) {
+        self.workspaces.poison();
     }
 
     /// The plan of a training step on `rows` rows.
@@ -293,9 +306,13 @@ impl<T: Element> Fit<T> {
                 return Err(Error::Argument { name, value: value.to_string(), accepted });
             }
         }
-        for data in [Some(training), validation].into_iter().flatten() {
+        let check = |data: DataSet<'_, T>| {
             trainer.check(model, data.x, &data.y)?;
-            check_finite(model, data.x, &data.y)?;
+            check_finite(model, data.x, &data.y)
+        };
+        check(training)?;
+        if let Some(data) = validation {
+            check(data).map_err(|e| Error::Validation(Box::new(e)))?;
         }
         let rows = training.x.rows();
         let last = u32::try_from(rows).map_err(|_| Error::Argument {
@@ -339,7 +356,7 @@ impl<T: Element> Fit<T> {
         mut until: impl FnMut(usize) -> bool,
     ) -> Result<Vec<EpochRecord>, Error> {
         if self.before.is_none() {
-            self.before = Some((model.parts().1.to_vec(), optimizer.clone()));
+            self.before = Some((model.parts().1.to_vec(), optimizer.try_clone()?));
         }
         let result = self.steps(trainer, model, optimizer, training, validation, &mut until);
         if result.is_err() {

@@ -2,6 +2,7 @@
 
 use crate::arena::{Buffer, padded};
 use crate::element::Element;
+use crate::error::Error;
 use crate::loss::RowLoss;
 use crate::network::Network;
 use crate::plan::{Mode, Plan};
@@ -85,11 +86,14 @@ pub struct Workspace<T> {
 
 impl<T: Element> Workspace<T> {
     /// Allocates what `plan` needs.
-    pub fn new(network: &Network, plan: Plan) -> Self {
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn new(network: &Network, plan: Plan) -> Result<Self, Error> {
         let layout = Layout::new::<T>(network, &plan);
-        let values = Buffer::zeroed(layout.len);
+        let values = Buffer::zeroed("the workspace of a pass", layout.len)?;
         let losses = vec![RowLoss::default(); plan.rows];
-        Workspace { plan, layout, values, losses }
+        Ok(Workspace { plan, layout, values, losses })
     }
 
     /// Fills everything with NaN, so that a test sees whatever is read before it is written.

@@ -16,16 +16,25 @@ pub fn raise(py: Python<'_>, class: &str, message: String) -> PyErr {
 
 /// The exception for an error of the core.
 pub fn translate(py: Python<'_>, error: Error) -> PyErr {
-    let class = match &error {
+    if let Error::Memory { .. } = error {
+        return pyo3::exceptions::PyMemoryError::new_err(error.to_string());
+    }
+    let class = class_of(&error);
+    raise(py, class, error.to_string())
+}
+
+fn class_of(error: &Error) -> &'static str {
+    match error {
         Error::LayerWidth { .. }
         | Error::InputWidth { .. }
         | Error::Lengths { .. }
-        | Error::TargetWidth { .. } => "ShapeError",
+        | Error::TargetWidth { .. }
+        | Error::GradientShape { .. } => "ShapeError",
         Error::Empty | Error::Label { .. } | Error::NotFinite { .. } => "DataError",
         Error::TargetKind { .. } => "DtypeError",
-        Error::Diverged { .. } => "DivergedError",
+        Error::Diverged { .. } | Error::Overflow { .. } => "DivergedError",
         Error::Argument { .. } | Error::Mismatch(_) => "ArgumentError",
-        Error::Unsupported(_) => "UnsupportedError",
-    };
-    raise(py, class, error.to_string())
+        Error::Unsupported(_) | Error::Memory { .. } => "UnsupportedError",
+        Error::Validation(error) => class_of(error),
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use thalweg_core::network::Network;
 use thalweg_core::optim::{Adam, AdamW, Config, Optimizer as CoreOptimizer, Sgd};
 use thalweg_core::{Dtype, Error};
 
@@ -51,7 +52,7 @@ impl Optimizer {
         let bond = match &mut inner.bond {
             Some(bond) => bond,
             empty => {
-                let state = T::wrap_optimizer(CoreOptimizer::new(config, arena_len));
+                let state = T::wrap_optimizer(CoreOptimizer::new(config, arena_len)?);
                 // Attached for the blink of counting a reference. No lock is taken while attached, so
                 // nobody can wait for this one there.
                 let model = Python::attach(|py| model.clone_ref(py));
@@ -123,41 +124,32 @@ impl Optimizer {
     }
 
     fn state(&self, py: Python<'_>) -> PyResult<(u64, Py<PyDict>)> {
-        fn export<T: Real>(
-            py: Python<'_>,
-            model: &Model,
-            optimizer: &CoreOptimizer<T>,
-        ) -> Vec<(&'static str, Py<PyAny>)> {
-            let names = optimizer.config.state_names().iter();
-            names
-                .zip(&optimizer.state)
-                .map(|(name, arena)| {
-                    let mut flat = vec![T::default(); model.network.num_parameters()];
-                    model.network.export(arena, &mut flat);
-                    (*name, vector_out(py, flat))
-                })
-                .collect()
+        type Arrays<T> = Vec<(&'static str, Vec<T>)>;
+        fn export<T: Real>(network: &Network, optimizer: &CoreOptimizer<T>) -> (u64, Arrays<T>) {
+            let names = optimizer.config.state_names().iter().zip(&optimizer.state);
+            let arrays = names.map(|(name, arena)| {
+                let mut flat = vec![T::default(); network.num_parameters()];
+                network.export(arena, &mut flat);
+                (*name, flat)
+            });
+            (optimizer.steps, arrays.collect())
         }
-        // Copied out detached, because the lock may be held by a fit; turned into arrays attached.
+        // Copied detached, because the lock may be held by a fit; turned into arrays attached.
         let copy = py.detach(|| {
-            let inner = lock(&self.inner);
-            inner.bond.as_ref().map(|bond| match &bond.state {
-                Either::F32(o) => (bond.model.as_ptr() as usize, Either::F32(o.clone())),
-                Either::F64(o) => (bond.model.as_ptr() as usize, Either::F64(o.clone())),
+            lock(&self.inner).bond.as_ref().map(|bond| match &bond.state {
+                Either::F32(o) => Either::F32(export(&bond.model.get().network, o)),
+                Either::F64(o) => Either::F64(export(&bond.model.get().network, o)),
             })
         });
-        let dict = PyDict::new(py);
-        let Some((_, copy)) = copy else { return Ok((0, dict.unbind())) };
-        let owner =
-            py.detach(|| lock(&self.inner).bond.as_ref().map(|b| Python::attach(|py| b.model.clone_ref(py))));
-        let Some(owner) = owner else { return Ok((0, dict.unbind())) };
-        let (steps, arrays) = match &copy {
-            Either::F32(o) => (o.steps, export(py, owner.get(), o)),
-            Either::F64(o) => (o.steps, export(py, owner.get(), o)),
-        };
-        for (name, array) in arrays {
-            dict.set_item(name, array)?;
+        fn fill<T: Real>(py: Python<'_>, dict: &Bound<'_, PyDict>, arrays: Arrays<T>) -> PyResult<()> {
+            arrays.into_iter().try_for_each(|(name, flat)| dict.set_item(name, vector_out(py, flat)))
         }
+        let dict = PyDict::new(py);
+        let steps = match copy {
+            None => 0,
+            Some(Either::F32((steps, arrays))) => fill(py, &dict, arrays).map(|()| steps)?,
+            Some(Either::F64((steps, arrays))) => fill(py, &dict, arrays).map(|()| steps)?,
+        };
         Ok((steps, dict.unbind()))
     }
 
@@ -176,8 +168,11 @@ impl Optimizer {
         ) -> PyResult<AnyOptimizer> {
             let py = arrays.py();
             let names = config.state_names();
-            let mut optimizer = CoreOptimizer::<T>::new(config, model.network.arena_len());
-            if arrays.len() != names.len() && !(steps == 0 && arrays.is_empty()) {
+            let mut optimizer =
+                CoreOptimizer::<T>::new(config, model.network.arena_len()).map_err(|e| translate(py, e))?;
+            let fresh = steps == 0 && arrays.is_empty();
+            let has = |name: &&str| arrays.contains(name).unwrap_or(false);
+            if !fresh && (arrays.len() != names.len() || !names.iter().all(has)) {
                 let text = format!("the state has arrays {}, expected {names:?}", arrays.keys());
                 return Err(translate(py, Error::Mismatch(text)));
             }

@@ -64,10 +64,11 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                     }
                 };
                 let start = if k0 == 0 { Start::at(&init, j0) } else { Start::Accumulate };
-                for i in (0..mc).step_by(mr) {
-                    let rows = mr.min(mc - i);
+                let mut i = 0;
+                while i < mc {
+                    let rows = S::tile_rows(mr.min(mc - i));
                     let (a_ptr, a_row, a_step) = if plan.pack_a {
-                        (a_scratch[i * kc..].as_ptr(), 1, mr)
+                        (a_scratch[(i - i % mr) * kc + i % mr..].as_ptr(), 1, mr)
                     } else {
                         (
                             a_block.as_ptr().wrapping_add(i * a_block.row_stride()),
@@ -95,6 +96,7 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                         let tile = Place { row: i0 + i, rows, col: j0, cols };
                         s.run(Finish(&mut epilogue, &mut c, tile));
                     }
+                    i += rows;
                 }
             }
         }

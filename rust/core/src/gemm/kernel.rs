@@ -59,7 +59,9 @@ pub trait Kernels<T: Element>: Sized {
     const MR: usize;
     /// Vectors in a row of the full tile.
     const NV: usize;
-    /// Computes a tile of `rows ≤ MR` rows.
+    /// The most rows, at most `rows`, that one tile can have: edges are put together from few sizes.
+    fn tile_rows(rows: usize) -> usize;
+    /// Computes a tile of `rows` rows, a number that [`tile_rows`](Self::tile_rows) gave.
     ///
     /// # Safety
     /// All elements that the tile names must be valid, those of C for writing.
@@ -148,16 +150,22 @@ unsafe fn load<T: Element, S: Simd<T>, const NV: usize, const MASKED: bool>(
 unsafe fn pick<T: Element, S: Simd<T>, const MR: usize>(s: S, t: Tile<T>) {
     const { assert!(S::NV == 2) };
     let unit = t.a_row == 1 || MR == 1;
-    let masked = t.cols % S::N != 0;
-    match (t.cols > S::N, masked, unit) {
-        (true, false, true) => s.run(TileOp::<T, MR, 2, false, true>(t)),
-        (true, true, true) => s.run(TileOp::<T, MR, 2, true, true>(t)),
-        (true, false, false) => s.run(TileOp::<T, MR, 2, false, false>(t)),
-        (true, true, false) => s.run(TileOp::<T, MR, 2, true, false>(t)),
-        (false, false, true) => s.run(TileOp::<T, MR, 1, false, true>(t)),
-        (false, true, true) => s.run(TileOp::<T, MR, 1, true, true>(t)),
-        (false, false, false) => s.run(TileOp::<T, MR, 1, false, false>(t)),
-        (false, true, false) => s.run(TileOp::<T, MR, 1, true, false>(t)),
+    let wide = t.cols > S::N;
+    // Where masks are free, one instantiation serves full and partial tiles.
+    if S::FREE_MASKS || t.cols % S::N != 0 {
+        match (wide, unit) {
+            (true, true) => s.run(TileOp::<T, MR, 2, true, true>(t)),
+            (true, false) => s.run(TileOp::<T, MR, 2, true, false>(t)),
+            (false, true) => s.run(TileOp::<T, MR, 1, true, true>(t)),
+            (false, false) => s.run(TileOp::<T, MR, 1, true, false>(t)),
+        }
+    } else {
+        match (wide, unit) {
+            (true, true) => s.run(TileOp::<T, MR, 2, false, true>(t)),
+            (true, false) => s.run(TileOp::<T, MR, 2, false, false>(t)),
+            (false, true) => s.run(TileOp::<T, MR, 1, false, true>(t)),
+            (false, false) => s.run(TileOp::<T, MR, 1, false, false>(t)),
+        }
     }
 }
 
@@ -170,6 +178,12 @@ macro_rules! kernels {
         impl Kernels<$t> for $token {
             const MR: usize = $mr;
             const NV: usize = 2;
+            #[inline(always)]
+            fn tile_rows(rows: usize) -> usize {
+                let mut fits = 1;
+                $(if $rows <= rows { fits = $rows; })*
+                fits
+            }
             #[inline]
             #[allow(private_interfaces)]
             unsafe fn tile(self, rows: usize, tile: Tile<$t>) {
@@ -184,13 +198,13 @@ macro_rules! kernels {
 }
 
 // 16 registers: 4·2 accumulators, 2 for B, 1 for A, and room for the unfused product.
-kernels!(Portable, 4: 1 2 3 4);
+kernels!(Portable, 4: 1 2 4);
 // 16 registers: 6·2 + 2 + 1.
 #[cfg(target_arch = "x86_64")]
-kernels!(crate::simd::Avx2, 6: 1 2 3 4 5 6);
+kernels!(crate::simd::Avx2, 6: 1 2 4 6);
 // 32 registers: 14·2 + 2 + 1.
 #[cfg(target_arch = "x86_64")]
-kernels!(crate::simd::Avx512, 14: 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+kernels!(crate::simd::Avx512, 14: 1 2 4 6 8 10 12 14);
 // 32 registers: 12·2 + 2 + 1.
 #[cfg(target_arch = "aarch64")]
-kernels!(crate::simd::Neon, 12: 1 2 3 4 5 6 7 8 9 10 11 12);
+kernels!(crate::simd::Neon, 12: 1 2 4 6 8 10 12);

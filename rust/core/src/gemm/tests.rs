@@ -12,7 +12,7 @@ fn random<T: Element>(rng: &mut Stream, len: usize) -> Vec<T> {
 }
 
 fn bits<T: Element>(values: &[T]) -> Vec<u64> {
-    values.iter().map(|x| if *x != *x { u64::MAX } else { x.to_f64().to_bits() }).collect()
+    values.iter().map(|x| if x.to_f64().is_nan() { u64::MAX } else { x.to_f64().to_bits() }).collect()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

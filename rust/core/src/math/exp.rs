@@ -16,7 +16,7 @@ use crate::simd::Simd;
 use super::{constant, polynomial};
 
 /// Largest error of [`f32`] in ulps.
-pub const MAX_ULP_F32: f64 = 1.1;
+pub const MAX_ULP_F32: f64 = 1.0;
 /// Largest error of [`f64`] in ulps.
 pub const MAX_ULP_F64: f64 = 1.1;
 

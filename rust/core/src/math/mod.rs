@@ -2,9 +2,10 @@
 //!
 //! Each file states its formula, its range reduction and its error analysis, and has a function
 //! `f32` and a function `f64` that hold for every ISA: the algorithm is one, its polynomials have
-//! the degree that the type needs. `MAX_ULP_F32` and `MAX_ULP_F64` bound the error over all
-//! arguments, |result − exact| in units of the last place of the exact result; they are what was
-//! measured, rounded up, and the tests hold the code to them.
+//! the degree that the type needs. `MAX_ULP_F32` and `MAX_ULP_F64` bound the error on every ISA,
+//! |result − exact| in units of the last place of the exact result. In single precision they are the
+//! largest errors over all 2³² arguments, rounded up; in double precision the largest over a million
+//! arguments, with a margin. The tests hold the code to them.
 //!
 //! What holds for all of them:
 //! - NaN gives NaN, and a NaN in one lane leaves the others alone.

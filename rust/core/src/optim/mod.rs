@@ -96,7 +96,6 @@ fn fraction(name: &'static str, value: f64) -> Result<(), Error> {
 }
 
 /// An optimizer at work on one model: hyper-parameters, state over the arena, steps taken.
-#[derive(Clone)]
 pub struct Optimizer<T: Element> {
     /// Kind and hyper-parameters.
     pub config: Config,
@@ -108,9 +107,24 @@ pub struct Optimizer<T: Element> {
 
 impl<T: Element> Optimizer<T> {
     /// At the beginning, for an arena of `len` elements.
-    pub fn new(config: Config, len: usize) -> Self {
-        let state = config.state_names().iter().map(|_| Buffer::zeroed(len)).collect();
-        Optimizer { config, state, steps: 0 }
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn new(config: Config, len: usize) -> Result<Self, Error> {
+        let names = config.state_names().iter();
+        let state = names.map(|_| Buffer::zeroed("the optimizer's state", len)).collect::<Result<_, _>>()?;
+        Ok(Optimizer { config, state, steps: 0 })
+    }
+
+    /// A copy.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn try_clone(&self) -> Result<Self, Error> {
+        let mut copy = Self::new(self.config, self.state.first().map_or(0, |s| s.len()))?;
+        copy.state.iter_mut().zip(&self.state).for_each(|(to, from)| to.copy_from_slice(from));
+        copy.steps = self.steps;
+        Ok(copy)
     }
 
     /// Lends the state to the threads of a region, empty where there is none.

@@ -61,7 +61,7 @@ fn configs() -> Vec<Config> {
 fn trajectory<T: Element>(isa: Isa, config: Config, theta: &[f64], grads: &[Vec<f64>]) -> Vec<Vec<T>> {
     let n = theta.len();
     let mut params: Vec<T> = theta.iter().map(|x| T::lit(*x)).collect();
-    let mut optimizer = Optimizer::<T>::new(config, n);
+    let mut optimizer = Optimizer::<T>::new(config, n).unwrap();
     grads
         .iter()
         .map(|g| {

@@ -44,6 +44,7 @@ macro_rules! avx512 {
         type M = $m;
         const N: usize = $n;
         const FUSED: bool = true;
+        const FREE_MASKS: bool = true;
         const ISA: Isa = Isa::Avx512;
 
         #[inline(always)]

@@ -61,6 +61,8 @@ pub trait Simd<T: Element>: Kernels<T> + Copy + Send + Sync + 'static {
     const N: usize;
     /// Whether [`fma`](Simd::fma) rounds once.
     const FUSED: bool;
+    /// Whether masked loads and stores cost no more than plain ones.
+    const FREE_MASKS: bool = false;
     /// Which ISA this is.
     const ISA: Isa;
 
@@ -223,6 +225,27 @@ pub fn all_finite<T: Element>(isa: Isa, values: &[T]) -> bool {
         }
     }
     dispatch(isa, AllFinite(values))
+}
+
+/// The largest absolute value, 0 of none; NaN or infinite if an element is.
+pub fn max_abs<T: Element>(isa: Isa, values: &[T]) -> T {
+    struct MaxAbs<'a, T>(&'a [T]);
+    impl<T: Element> Op<T> for MaxAbs<'_, T> {
+        type Output = T;
+        #[inline(always)]
+        fn eval<S: Simd<T>>(self, s: S) -> T {
+            let mut top = s.splat(T::ZERO);
+            let mut nan = s.splat(T::ZERO);
+            let blocks = self.0.chunks_exact(S::N);
+            let rest = s.load_partial(blocks.remainder());
+            for x in blocks.map(|b| s.load(b)).chain([rest]) {
+                top = s.max(s.abs(x), top); // a NaN does not replace the maximum,
+                nan = s.fma(x, s.splat(T::ZERO), nan); // but stays here
+            }
+            s.reduce_max(top) + s.reduce_add(nan)
+        }
+    }
+    dispatch(isa, MaxAbs(values))
 }
 
 /// An instruction set that kernels exist for, from the plainest to the widest.

@@ -13,8 +13,12 @@ impl Check {
     }
 }
 
+fn is_nan<T: Element>(x: T) -> bool {
+    x.to_f64().is_nan()
+}
+
 fn same<T: Element>(a: T, b: T) -> bool {
-    a == b || (a != a && b != b)
+    a == b || (is_nan(a) && is_nan(b))
 }
 
 impl<T: Element> Op<T> for Check {
@@ -25,11 +29,12 @@ impl<T: Element> Op<T> for Check {
         let nan = T::lit(f64::NAN);
         let special =
             [0.0, -0.0, 1.0, -1.5, 2.5, 3.5, 1e10, -1e-10, f64::INFINITY, f64::NEG_INFINITY, f64::NAN];
+        type Binary<T, V> = (&'static str, V, fn(T, T) -> T);
         let values: Vec<T> = (0..n * 13).map(|i| T::lit(special[i * 7 % special.len()])).collect();
         for (i, x) in values.chunks_exact(n).enumerate() {
             let y: Vec<T> = (0..n).map(|j| values[(i * 5 + j * 3 + 1) % values.len()]).collect();
             let (vx, vy) = (s.load(x), s.load(&y));
-            let binary: [(&str, S::V, fn(T, T) -> T); 6] = [
+            let binary: [Binary<T, S::V>; 6] = [
                 ("add", s.add(vx, vy), |a, b| a + b),
                 ("sub", s.sub(vx, vy), |a, b| a - b),
                 ("mul", s.mul(vx, vy), |a, b| a * b),
@@ -88,7 +93,20 @@ impl<T: Element> Op<T> for Check {
             // SAFETY: the target holds n ≥ k elements.
             unsafe { s.store_first(target.as_mut_ptr(), k, v) };
             assert_eq!(&target[..k], &source[..]);
-            assert!(target[k..].iter().all(|x| x != x), "{} wrote behind {k}", S::ISA);
+            assert!(target[k..].iter().all(|x| is_nan(*x)), "{} wrote behind {k}", S::ISA);
+        }
+
+        for (values, want) in [(&[-3.0, 2.0][..], 3.0), (&[], 0.0), (&[f64::NEG_INFINITY; 40], f64::INFINITY)]
+        {
+            let values: Vec<T> = values.iter().map(|x| T::lit(*x)).collect();
+            let (size, finite) = (max_abs(S::ISA, &values), all_finite(S::ISA, &values));
+            assert!(size.to_f64() == want || (want.is_infinite() && !size.is_finite()));
+            assert_eq!(finite, want.is_finite());
+        }
+        for place in 0..5 * n {
+            let mut values = vec![T::ONE; 5 * n];
+            values[place] = nan;
+            assert!(is_nan(max_abs(S::ISA, &values)) && !all_finite(S::ISA, &values));
         }
 
         // zip_map over every length around two vectors.

@@ -1,0 +1,55 @@
+"""Dense neural networks on CPUs: layers, losses, optimizers and training in a compiled core.
+
+Importing this needs NumPy only. `thalweg.plot` and `thalweg.datasets` load what they need when
+used.
+"""
+
+import os as _os
+from typing import TYPE_CHECKING, Any
+
+from thalweg import _core
+from thalweg import callbacks as callbacks
+from thalweg import errors as errors
+from thalweg import nn as nn
+from thalweg import optim as optim
+from thalweg._config import get_num_threads as get_num_threads
+from thalweg._config import set_num_threads as set_num_threads
+from thalweg._config import show_config as show_config
+from thalweg._core import __version__ as __version__
+from thalweg._gradcheck import BlockReport as BlockReport
+from thalweg._gradcheck import GradcheckReport as GradcheckReport
+from thalweg._gradcheck import check_gradient as check_gradient
+from thalweg._gradcheck import gradcheck as gradcheck
+from thalweg._history import History as History
+from thalweg._trainer import Trainer as Trainer
+from thalweg.errors import ArgumentError as ArgumentError
+from thalweg.errors import DataError as DataError
+from thalweg.errors import DivergedError as DivergedError
+from thalweg.errors import DtypeError as DtypeError
+from thalweg.errors import ShapeError as ShapeError
+from thalweg.errors import ThalwegError as ThalwegError
+from thalweg.errors import UnsupportedError as UnsupportedError
+
+if TYPE_CHECKING:  # at run time these come from __getattr__ below
+    from thalweg import datasets as datasets
+    from thalweg import plot as plot
+
+_LAZY = ("datasets", "plot")
+
+
+def __getattr__(name: str) -> Any:
+    # Not everyone draws: these modules are imported when they are first asked for.
+    if name in _LAZY:
+        import importlib
+
+        return importlib.import_module(f"thalweg.{name}")
+    raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
+
+
+# A child process has none of its parent's threads: the core must start its own.
+if hasattr(_os, "register_at_fork"):
+    _os.register_at_fork(after_in_child=_core.after_fork)

@@ -1,0 +1,204 @@
+"""Turns what users have into what the core reads: C-contiguous, aligned, 2-D, of the model's dtype.
+
+An array that is so already passes through untouched, without a copy; read-only is fine. Anything
+else is converted by one rule:
+
+- booleans, integers and floats of any width become the model's dtype, rounded to nearest;
+- a finite value that would become infinite is an error that names its place;
+- objects, strings, dates, complex numbers and masked entries are errors: what they should become is
+  for the user to say.
+
+The core has to read every value anyway: it looks for NaN and infinity, and sees that widths and
+lengths fit.
+"""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg.errors import DataError, DtypeError, ShapeError
+
+Array: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Labels: TypeAlias = npt.NDArray[np.int64]
+
+#: How a user makes a 1-D array 2-D; which of the two is meant only the user knows.
+_RESHAPE = (
+    "reshape it with {0}.reshape(-1, 1) if its values are rows of one feature, "
+    "or {0}.reshape(1, -1) if they are one row"
+)
+
+
+def is_ready(array: Any, dtype: np.dtype[Any], ndim: int) -> bool:
+    """Whether the core can read `array` as it is."""
+    return (
+        # Subclasses take the long way: a masked array is more than its values.
+        type(array) is np.ndarray
+        and array.dtype == dtype
+        and array.ndim == ndim
+        and array.flags.c_contiguous
+        and array.flags.aligned
+    )
+
+
+def as_numeric(value: Any, name: str) -> npt.NDArray[Any]:
+    """`value` as an array of booleans, integers or floats, of whatever shape.
+
+    Raises
+    ------
+    ShapeError
+        If nested sequences have rows of different lengths.
+    DtypeError
+        If the values are not real numbers.
+    DataError
+        If `value` is a masked array with masked entries.
+    """
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise DataError(
+            f"{name} has {int(np.ma.getmaskarray(value).sum())} masked entries; "
+            f"fill them first, e.g. with {name}.filled(0)"
+        )
+    if hasattr(value, "toarray"):
+        raise DtypeError(f"{name} is a sparse {type(value).__name__}; pass {name}.toarray()")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ShapeError(f"{name} cannot be made an array: {error}") from None
+    except (TypeError, RuntimeError) as error:
+        raise DtypeError(f"{name} cannot be made an array: {error}") from None
+    if array.dtype.kind not in "biuf":
+        advice = {
+            "c": f"pass {name}.real and {name}.imag as separate features",
+            "O": f'if all its values are numbers, pass {name}.astype("float32")',
+        }.get(array.dtype.kind, "encode its values as numbers first")
+        raise DtypeError(f"{name} has dtype {array.dtype}, expected real numbers; {advice}")
+    return array
+
+
+def as_dtype(array: npt.NDArray[Any], dtype: np.dtype[Any], name: str) -> Array:
+    """`array` of real numbers as C-contiguous, aligned `dtype`; copied only if it is not so yet.
+
+    Raises
+    ------
+    DataError
+        If a finite value is too large for `dtype`.
+    """
+    with np.errstate(over="ignore"):  # looked for below, with its place
+        result = np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
+    # Only a wider float, or a large integer in float16's place, can overflow.
+    if array.dtype.kind == "f" and array.dtype.itemsize > dtype.itemsize:
+        lost = np.isinf(result) & np.isfinite(array)
+        if lost.any():
+            place = tuple(int(i) for i in np.argwhere(lost)[0])
+            raise DataError(
+                f"{name}[{', '.join(map(str, place))}] = {array[place]:g} is too large for "
+                f"{dtype}, whose largest number is {np.finfo(dtype).max:g}; "
+                f'scale {name}, or use a model with dtype="float64"'
+            )
+    return result
+
+
+def matrix(value: Any, dtype: np.dtype[Any], name: str) -> Array:
+    """`value` as rows of features, shape (n, k), ready for the core.
+
+    Raises
+    ------
+    ShapeError
+        If it is not 2-D.
+    DataError
+        If a value is too large for `dtype`.
+    DtypeError
+        If its values are not real numbers.
+    """
+    if is_ready(value, dtype, 2):
+        return value  # type: ignore[no-any-return]
+    array = as_numeric(value, name)
+    if array.ndim != 2:
+        advice = f"; {_RESHAPE.format(name)}" if array.ndim == 1 else ""
+        raise ShapeError(f"{name} must be 2-D, (rows, features); got shape {array.shape}{advice}")
+    return as_dtype(array, dtype, name)
+
+
+def labels(value: Any, name: str) -> Labels:
+    """`value` as class labels, shape (n,), int64, ready for the core.
+
+    Booleans are taken as 0 and 1. Whether a label is one of the classes is checked by the core.
+
+    Raises
+    ------
+    ShapeError
+        If it is not 1-D: a column (n, 1) is refused, as PyTorch does.
+    DataError
+        If one does not fit into int64.
+    DtypeError
+        If they are not integers.
+    """
+    if is_ready(value, np.dtype(np.int64), 1):
+        return value  # type: ignore[no-any-return]
+    array = as_numeric(value, name)
+    if array.ndim == 2 and array.shape[1] == 1:
+        raise ShapeError(
+            f"{name} must be 1-D class labels, (rows,); got the column {array.shape}: "
+            f"pass {name}.ravel()"
+        )
+    if array.ndim != 1:
+        raise ShapeError(
+            f"{name} must be 1-D class labels, (rows,); got shape {array.shape}; "
+            f"from one-hot rows or probabilities, pass {name}.argmax(axis=1)"
+        )
+    if array.dtype.kind == "f":
+        raise DtypeError(
+            f"{name} has dtype {array.dtype}, but class labels are integers; if its values are "
+            f'whole numbers, pass {name}.astype("int64"); to fit numbers, use MSELoss'
+        )
+    # Everything else fits into int64; wrapped around, it would be reported with a wrong value.
+    if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
+        place = int(array.argmax())
+        raise DataError(f"{name}[{place}] = {array[place]} is not a class label")
+    return np.require(array, np.int64, ["C_CONTIGUOUS", "ALIGNED"])
+
+
+def targets(value: Any, dtype: np.dtype[Any], out_features: int, name: str) -> Array:
+    """`value` as rows of target values, shape (n, k), ready for the core.
+
+    A 1-D array is the column (n, 1) if the model has one output: nothing else can be meant.
+
+    Raises
+    ------
+    ShapeError, DataError, DtypeError
+        As `matrix` does.
+    """
+    if is_ready(value, dtype, 2):
+        return value  # type: ignore[no-any-return]
+    array = as_numeric(value, name)
+    if array.ndim == 1 and out_features == 1:
+        array = array[:, np.newaxis]
+    return matrix(array, dtype, name)
+
+
+def flat(value: Any, dtype: np.dtype[Any], size: int, name: str) -> Array:
+    """`value` as one number per parameter, shape (size,), ready for the core.
+
+    Raises
+    ------
+    ShapeError
+        If its shape is not (size,).
+    DataError
+        If a value is NaN, infinite or too large for `dtype`.
+    DtypeError
+        If its values are not real numbers.
+    """
+    array = as_numeric(value, name)
+    if array.shape != (size,):
+        raise ShapeError(f"{name} must have shape ({size},); got {array.shape}")
+    return finite(as_dtype(array, dtype, name), name)
+
+
+def finite(array: Array, name: str) -> Array:
+    """`array` itself if all its values are finite; else `DataError` with the first place."""
+    good = np.isfinite(array)
+    if not good.all():
+        place = tuple(int(i) for i in np.argwhere(~good)[0])
+        where = f"{name}[{', '.join(map(str, place))}]" if place else name
+        raise DataError(f"{where} is {array[place]}; only finite numbers are accepted")
+    return array

@@ -1,0 +1,80 @@
+"""Checks of single arguments. Each gives the value in its plain Python type, or raises.
+
+What is raised is an `ArgumentError`. The messages have one form: the argument, what is accepted,
+what was given.
+"""
+
+import math
+import operator
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from thalweg.errors import ArgumentError
+
+
+def did_you_mean(value: Any, known: Iterable[str]) -> str:
+    """``'; did you mean "relu"?'`` if a known name is close to `value`, else the empty string."""
+    import difflib  # only needed once something is wrong already
+
+    close = difflib.get_close_matches(str(value).lower(), list(known), n=1)
+    return f'; did you mean "{close[0]}"?' if close else ""
+
+
+def one_of(name: str, value: Any, known: Iterable[str]) -> str:
+    """`value`, if it is one of the `known` names."""
+    known = list(known)
+    if isinstance(value, str) and value in known:
+        return value
+    listed = ", ".join(f'"{k}"' for k in known)
+    raise ArgumentError(
+        f"{name} must be one of {listed}; got {value!r}{did_you_mean(value, known)}"
+    )
+
+
+def integer(name: str, value: Any, low: int, high: int = sys.maxsize) -> int:
+    """`value` as an int with ``low <= value <= high``; by default, as many as there can be."""
+    wanted = f"an integer >= {low}" if high == sys.maxsize else f"an integer from {low} to {high}"
+    # True is 1 to Python, but nobody means epochs=True.
+    if isinstance(value, bool):
+        raise ArgumentError(f"{name} must be {wanted}; got {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ArgumentError(f"{name} must be {wanted}; got {value!r}") from None
+    if not low <= number <= high:
+        end = f", more than {high}" if number > high else ""
+        raise ArgumentError(f"{name} must be {wanted}; got {number}{end}")
+    return number
+
+
+def real(
+    name: str, value: Any, low: float = -math.inf, high: float = math.inf, closed: str = "[)"
+) -> float:
+    """`value` as a finite float in the interval from `low` to `high`.
+
+    `closed` says which ends belong to it, in the notation of mathematics: ``"[)"`` is
+    ``low <= value < high``.
+    """
+    try:
+        # Text that reads as a number is a mistake in a configuration file, not a number.
+        number = math.nan if isinstance(value, (str, bytes, bool)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    above = number >= low if closed[0] == "[" else number > low
+    below = number <= high if closed[1] == "]" else number < high
+    if not (math.isfinite(number) and above and below):
+        raise ArgumentError(
+            f"{name} must be a finite number in {closed[0]}{low:g}, {high:g}{closed[1]}; "
+            f"got {value!r}"
+        )
+    return number
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value`, if it is True or False (Python's or NumPy's)."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise ArgumentError(f"{name} must be True or False; got {value!r}")

@@ -1,0 +1,66 @@
+"""The figures of a training run, epoch by epoch."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: The keys in the order in which they are shown; the core gives them in this order too.
+KEYS = ("loss", "accuracy", "val_loss", "val_accuracy", "seconds")
+
+
+class History(dict[str, list[float]]):
+    """A dict of lists with one number per epoch.
+
+    Keys are ``"loss"`` (mean over the samples of the epoch, each taken just before the step that
+    used it, as in Keras), ``"accuracy"`` (likewise, for classifiers), ``"val_loss"`` and
+    ``"val_accuracy"`` (at the end of the epoch, where validation data was given) and ``"seconds"``.
+
+    Examples
+    --------
+    >>> from thalweg import History
+    >>> History(loss=[0.5, 0.25], seconds=[0.1, 0.1])
+    History(2 epochs, loss 0.2500, 0.20 s)
+    """
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs there are figures for."""
+        return len(self.get("loss", ()))
+
+    def append(self, record: dict[str, float]) -> None:
+        """Add the figures of one epoch; its number is its position and not kept."""
+        for key in KEYS:
+            if key in record:
+                self.setdefault(key, []).append(record[key])
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draws the losses over the epochs; see `thalweg.plot.history`.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib Axes
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        from thalweg import plot
+
+        return plot.history(self, ax)
+
+    def __repr__(self) -> str:
+        parts = [f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"]
+        parts += [f"{key} {self[key][-1]:.4f}" for key in KEYS[:-1] if self.get(key)]
+        if self.get("seconds"):
+            parts.append(f"{sum(self['seconds']):.2f} s")
+        return f"History({', '.join(parts)})"
+
+    def __reduce__(self) -> Any:
+        return (History, (dict(self),))

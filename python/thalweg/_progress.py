@@ -1,0 +1,57 @@
+"""The progress bar of `Trainer.fit`, drawn by tqdm."""
+
+from types import TracebackType
+from typing import Any, Self
+
+from thalweg import _core
+from thalweg._history import KEYS, History
+
+
+class ProgressBar:
+    """One bar for a whole fit: batches done, the epoch, and the latest figures.
+
+    Raises
+    ------
+    ImportError
+        If tqdm is not installed.
+    """
+
+    def __init__(self, fit: _core.Fit, epochs: int) -> None:
+        try:
+            from tqdm.auto import tqdm
+        except ImportError:
+            raise ImportError(
+                'progress=True needs tqdm; install it with: pip install "thalweg[progress]"'
+            ) from None
+        self._fit = fit
+        self._epochs = epochs
+        total = epochs * fit.progress[2]
+        self._bar: Any = tqdm(total=total, unit="batch", miniters=1, dynamic_ncols=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+    def update(self, history: History) -> None:
+        """Draw where the fit is now; `history` has the epochs that ended."""
+        ended, batch, batches, loss, accuracy = self._fit.progress
+        # Figures of the validation data there are only at the end of an epoch.
+        figures = {key: values[-1] for key, values in history.items()}
+        if batch:
+            figures["loss"] = loss
+            if accuracy is not None:
+                figures["accuracy"] = accuracy
+        self._bar.set_description(
+            f"epoch {min(ended + 1, self._epochs)}/{self._epochs}", refresh=False
+        )
+        shown = {key: f"{figures[key]:.4f}" for key in KEYS[:-1] if key in figures}
+        self._bar.set_postfix(shown, refresh=False)
+        # tqdm itself redraws at most ten times a second, and once more at the end.
+        self._bar.update(ended * batches + batch - self._bar.n)

@@ -1,0 +1,311 @@
+"""Training: a model, a loss and an optimizer put together."""
+
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from thalweg import _arrays, _checks, _core
+from thalweg._arrays import Array, Labels
+from thalweg._history import KEYS, History
+from thalweg.callbacks import Callback
+from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.nn import Loss, Sequential
+from thalweg.optim import Optimizer
+
+#: How often a fit comes back to Python to move the progress bar, in seconds.
+_REFRESH = 0.1
+
+
+class Trainer:
+    """Trains a model.
+
+    Parameters
+    ----------
+    model : Sequential
+        Is trained in place.
+    loss : Loss, keyword only
+        ``nn.CrossEntropyLoss()`` for class labels, ``nn.MSELoss()`` for numbers.
+    optimizer : Optimizer, keyword only
+        E.g. ``optim.AdamW(lr=1e-3)``; belongs to this model from its first step on.
+    precision : str, keyword only, optional
+        Precision of the arithmetic. By default, and in this version always, that of the model.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is of the wrong kind.
+    UnsupportedError
+        If this machine or version does not have the precision; never is another one used silently.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn, optim
+    >>> x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    >>> model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2))
+    >>> trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=0.05))
+    >>> history = trainer.fit(x, x[:, 0] ^ x[:, 1], epochs=200, batch_size=4)
+    >>> model(x).argmax(axis=1)
+    array([0, 1, 1, 0])
+    """
+
+    def __init__(
+        self,
+        model: Sequential,
+        *,
+        loss: Loss,
+        optimizer: Optimizer,
+        precision: str | None = None,
+    ) -> None:
+        _expect("model", model, Sequential, "nn.Sequential(...)")
+        _expect("loss", loss, Loss, "nn.CrossEntropyLoss() or nn.MSELoss()")
+        _expect("optimizer", optimizer, Optimizer, "optim.AdamW(lr=1e-3)")
+        if precision is not None and precision != model.dtype.name:
+            raise UnsupportedError(
+                f"precision {precision!r} is not there for this model; it computes in "
+                f'"{model.dtype.name}", the dtype that it was made with: "float32" or "float64"'
+            )
+        self._model = model
+        self._loss = loss
+        self._optimizer = optimizer
+        self._core = _core.Trainer(model._core, loss._kind, optimizer._core)
+        self._history = History()
+        self._fits = 0  # started so far; each gets another seed, so that it shuffles otherwise
+        # Dtypes and rank of arrays that `step` can hand on as they are.
+        self._x_dtype = model.dtype
+        self._y_dtype = np.dtype(np.int64) if loss._labels else model.dtype
+        self._y_ndim = 1 if loss._labels else 2
+
+    # Read-only, because the core holds on to the objects that it was made with.
+    @property
+    def model(self) -> Sequential:
+        """The model that is trained."""
+        return self._model
+
+    @property
+    def loss(self) -> Loss:
+        """The loss that is made small."""
+        return self._loss
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer; its `lr` may be changed between steps and between epochs."""
+        return self._optimizer
+
+    @property
+    def history(self) -> History:
+        """The figures of the latest `fit`, also if it was interrupted or failed halfway."""
+        return self._history
+
+    def step(self, x: Any, y: Any) -> float:
+        """One step on one batch: forward, backward and update in a single pass.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, in_features)
+            As in `fit`.
+        y : array_like
+            As in `fit`.
+
+        Returns
+        -------
+        float
+            The loss of the batch before the step.
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError
+            If the arrays are not such; the model is unchanged.
+        DivergedError
+            If the loss is infinite or NaN; the model is unchanged.
+
+        Notes
+        -----
+        C-contiguous arrays of the model's dtype (and int64 labels) are read in place; others are
+        converted in every call, so convert once if the same array is used for many steps.
+        """
+        # The usual case takes no detour: this call is made thousands of times a second.
+        if not (
+            _arrays.is_ready(x, self._x_dtype, 2)
+            and _arrays.is_ready(y, self._y_dtype, self._y_ndim)
+        ):
+            x, y = self._pair(x, y)
+        return self._core.step(x, y)
+
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        epochs: int = 1,
+        batch_size: int = 32,
+        validation_data: tuple[Any, Any] | None = None,
+        shuffle: bool = True,
+        callbacks: Iterable[Callback] = (),
+        progress: bool = False,
+    ) -> History:
+        """Trains for a number of epochs.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, in_features)
+            The samples, one a row. Booleans, integers and floats of any width and memory order are
+            converted to the model's dtype; an array that has it and is C-contiguous is read in
+            place.
+        y : array_like
+            For `nn.CrossEntropyLoss` the labels, shape (n,), integers from 0 to out_features - 1.
+            For `nn.MSELoss` the targets, shape (n, out_features); (n,) if there is one output.
+        epochs : int, keyword only, default 1
+            How many times every sample is used.
+        batch_size : int, keyword only, default 32
+            Samples per step. The last batch of an epoch holds what is left; none is dropped.
+        validation_data : tuple (x, y), keyword only, optional
+            Evaluated at the end of every epoch; nothing is learned from it.
+        shuffle : bool, keyword only, default True
+            Whether every epoch uses the samples in a new random order. The order follows from the
+            model's seed and the number of earlier calls, so runs can be repeated exactly.
+        callbacks : iterable of Callback, keyword only
+            Called after every epoch in this order; one that returns True ends the training.
+        progress : bool, keyword only, default False
+            Whether to show a progress bar; needs tqdm.
+
+        Returns
+        -------
+        History
+            The figures of each epoch; also kept as `history`.
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError
+            If the arrays are not such. All of them are checked before the first step: the model is
+            unchanged.
+        ArgumentError
+            If an option is outside its range.
+        DivergedError
+            If the loss becomes infinite or NaN. Model and optimizer are then as they were before
+            this call; `history` holds the epochs that ended.
+        ImportError
+            If ``progress=True`` and tqdm is not installed.
+
+        Notes
+        -----
+        The whole run happens in the compiled core without holding Python's global lock. Ctrl-C ends
+        it between two steps: `KeyboardInterrupt` is raised, the model keeps what it has learned,
+        and `history` holds the epochs that ended.
+        """
+        epochs = _checks.integer("epochs", epochs, 1)
+        batch_size = _checks.integer("batch_size", batch_size, 1)
+        shuffle = _checks.flag("shuffle", shuffle)
+        progress = _checks.flag("progress", progress)
+        callbacks = _check_callbacks(callbacks)
+        x, y = self._pair(x, y)
+        vx, vy = self._validation_pair(validation_data)
+        seed = (self._model.seed + self._fits) % 2**64
+        run = _core.Fit(self._core, x, y, epochs, batch_size, shuffle, seed, vx, vy)
+
+        with contextlib.ExitStack() as stack:
+            bar = None
+            if progress:
+                from thalweg._progress import ProgressBar
+
+                bar = stack.enter_context(ProgressBar(run, epochs))
+            self._fits += 1
+            self._history = History()
+            stop = False
+            # Without anything to show or to ask, the whole fit is one call of the core.
+            max_epochs = 1 if callbacks else None
+            max_seconds = _REFRESH if progress else None
+            try:
+                while not (stop or run.done):
+                    for ended in run.run(max_epochs, max_seconds):
+                        record = _record(ended)
+                        self._history.append(record)
+                        # Every callback is told of it, also when an earlier one stops here.
+                        answers = [callback.on_epoch_end(self, record) for callback in callbacks]
+                        stop = True in answers
+                    if bar is not None:
+                        bar.update(self._history)
+            finally:  # Ctrl-C and errors leave epochs that ended and that nobody has seen yet
+                for ended in run.take_ended():
+                    self._history.append(_record(ended))
+        return self._history
+
+    def evaluate(self, x: Any, y: Any) -> dict[str, float]:
+        """Compute the loss, and for classifiers the accuracy, on given data; nothing is learned.
+
+        Parameters
+        ----------
+        x, y : array_like
+            As in `fit`.
+
+        Returns
+        -------
+        dict of str to float
+            ``"loss"``, the mean over all rows, and with `nn.CrossEntropyLoss` ``"accuracy"``, the
+            share of rows whose largest output is that of their label.
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError
+            If the arrays are not such.
+        """
+        loss, accuracy = self._core.evaluate(*self._pair(x, y))
+        return {"loss": loss} if accuracy is None else {"loss": loss, "accuracy": accuracy}
+
+    def plan(self, batch_size: int) -> str:
+        """How the core runs a step of `batch_size` rows: kernels, tiles, threads; print it."""
+        return self._core.plan(_checks.integer("batch_size", batch_size, 1))
+
+    def __repr__(self) -> str:
+        return (
+            f"Trainer(\n  model={self._model!r},\n  loss={self._loss!r},\n"
+            f"  optimizer={self._optimizer!r}\n)"
+        )
+
+    def _pair(self, x: Any, y: Any, prefix: str = "") -> tuple[Array, Array | Labels]:
+        """Make samples and targets ready for the core."""
+        model = self._model
+        samples = _arrays.matrix(x, model.dtype, f"{prefix}x")
+        if self._loss._labels:
+            return samples, _arrays.labels(y, f"{prefix}y")
+        return samples, _arrays.targets(y, model.dtype, model.out_features, f"{prefix}y")
+
+    def _validation_pair(self, data: Any) -> tuple[Array, Array | Labels] | tuple[None, None]:
+        """Make the validation data ready for the core; two times None if there is none."""
+        if data is None:
+            return None, None
+        if not isinstance(data, (tuple, list)) or len(data) != 2:
+            raise ArgumentError(
+                "validation_data must be a tuple (x, y); got "
+                + (f"{len(data)} items" if isinstance(data, (tuple, list)) else repr(type(data)))
+            )
+        return self._pair(data[0], data[1], "validation ")
+
+
+def _record(ended: tuple[int, float, float | None, float | None, float | None, float]) -> Any:
+    """Name the core's figures of an epoch, without those that there are not."""
+    figures = zip(("epoch", *KEYS), ended, strict=True)
+    return {key: value for key, value in figures if value is not None}
+
+
+def _expect(name: str, value: Any, kind: type, example: str) -> None:
+    """Raise unless `value` is a `kind`, with what to write instead."""
+    if not isinstance(value, kind):
+        what = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+        raise ArgumentError(f"{name} must be a {kind.__name__}, e.g. {example}; got {what}")
+
+
+def _check_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
+    """Make the callbacks a tuple, each seen to be one."""
+    if isinstance(callbacks, Callback) and not isinstance(callbacks, type):
+        raise ArgumentError("callbacks must be a sequence: write callbacks=[...]")
+    try:
+        found = tuple(callbacks)
+    except TypeError:
+        raise ArgumentError(f"callbacks must be a sequence; got {callbacks!r}") from None
+    for callback in found:
+        if isinstance(callback, type) or not isinstance(callback, Callback):
+            raise ArgumentError(f"a callback needs a method on_epoch_end; got {callback!r}")
+    return found

@@ -1,0 +1,37 @@
+"""Every error that thalweg raises on purpose.
+
+All derive from `ThalwegError`, so one ``except`` catches them; each also derives from the built-in
+exception that Python programmers would expect, so code that catches ``ValueError`` keeps working.
+After any of them the model is as it was before the call.
+"""
+
+
+class ThalwegError(Exception):
+    """Base of all errors that thalweg raises on purpose."""
+
+
+class ShapeError(ThalwegError, ValueError):
+    """An array has the wrong rank, width or length; the message names both shapes."""
+
+
+class DataError(ThalwegError, ValueError):
+    """Values that cannot be trained on: NaN, infinities, no rows, labels out of range."""
+
+
+class ArgumentError(ThalwegError, ValueError):
+    """An option makes no sense; the message names it, its value and what is accepted."""
+
+
+class DtypeError(ThalwegError, TypeError):
+    """An array has a dtype that has no meaning here; the message says how to convert it."""
+
+
+class DivergedError(ThalwegError, ArithmeticError):
+    """The loss became infinite or NaN while training: usually the learning rate is too large.
+
+    Model and optimizer are as they were before the call, a whole `Trainer.fit` for instance.
+    """
+
+
+class UnsupportedError(ThalwegError, RuntimeError):
+    """What was asked be done by this machine or version; the message names what is there."""

@@ -1,0 +1,15 @@
+"""Models, layers and losses, named as in PyTorch."""
+
+from thalweg.nn import init as init
+from thalweg.nn._layers import GELU as GELU
+from thalweg.nn._layers import Identity as Identity
+from thalweg.nn._layers import Layer as Layer
+from thalweg.nn._layers import LeakyReLU as LeakyReLU
+from thalweg.nn._layers import Linear as Linear
+from thalweg.nn._layers import ReLU as ReLU
+from thalweg.nn._layers import Sigmoid as Sigmoid
+from thalweg.nn._layers import Tanh as Tanh
+from thalweg.nn._losses import CrossEntropyLoss as CrossEntropyLoss
+from thalweg.nn._losses import Loss as Loss
+from thalweg.nn._losses import MSELoss as MSELoss
+from thalweg.nn._sequential import Sequential as Sequential

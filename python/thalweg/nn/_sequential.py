@@ -1,0 +1,359 @@
+"""The model: layers one after another over one flat array of parameters."""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from thalweg import _arrays, _checks, _core
+from thalweg._arrays import Array
+from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
+from thalweg.nn._layers import Layer
+
+#: Version of what `Sequential.__getstate__` gives, so that later versions can read old pickles.
+_STATE_VERSION = 1
+
+
+class Sequential:
+    """Layers applied one after another.
+
+    Parameters
+    ----------
+    *layers : Layer
+        The layers in order, e.g. ``nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)``. At least
+        one is a `Linear`: it says how wide the input is.
+    dtype : {"float32", "float64"}, keyword only
+        Precision of the parameters and of all arithmetic. Inputs of another dtype are converted.
+    seed : int, keyword only, default 0
+        Seed of the initial parameters and of the shuffling in `thalweg.Trainer.fit`, from 0 to
+        2**64 - 1. A seed gives the same model on every machine.
+
+    Raises
+    ------
+    ArgumentError
+        If no layer is a `Linear`, something is not a layer, or an option is unknown.
+    ShapeError
+        If a layer does not fit the one before it; the message names both.
+
+    Notes
+    -----
+    All parameters live in one array, in the order of `state_dict`. The layers are only
+    descriptions, so one description may be used several times; every use has parameters of its own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from thalweg import nn
+    >>> model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1), seed=1)
+    >>> model(np.zeros((5, 2))).shape
+    (5, 1)
+    >>> model.num_parameters
+    33
+    """
+
+    def __init__(self, *layers: Layer, dtype: str = "float32", seed: int = 0) -> None:
+        for index, layer in enumerate(layers):
+            _check_layer(index, layer)
+        self._layers = layers
+        self._dtype = np.dtype(_dtype_name(dtype))
+        self._seed = _checks.integer("seed", seed, 0, 2**64 - 1)
+        self._core = _core.Model([x._spec() for x in layers], self._dtype.name, self._seed)
+
+    # --- what it is -----------------------------------------------------------------------------
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers' descriptions, in order."""
+        return self._layers
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Precision of the parameters and of the arithmetic: float32 or float64."""
+        return self._dtype
+
+    @property
+    def seed(self) -> int:
+        """The seed that this model was made with."""
+        return self._seed
+
+    @property
+    def in_features(self) -> int:
+        """Width of a row of the input."""
+        return self._core.in_features
+
+    @property
+    def out_features(self) -> int:
+        """Width of a row of the output."""
+        return self._core.out_features
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers there are to train."""
+        return self._core.num_parameters
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __getitem__(self, index: int) -> Layer:
+        return self._layers[index]
+
+    def __repr__(self) -> str:
+        lines = "".join(f"  ({i}): {layer!r}\n" for i, layer in enumerate(self._layers))
+        return f"Sequential(\n{lines}  dtype={self._dtype.name}, seed={self._seed}\n)"
+
+    def summary(self) -> str:
+        """Make a table of the layers with their shapes and numbers of parameters.
+
+        Returns
+        -------
+        str
+            One line for each layer, and the total.
+
+        Examples
+        --------
+        >>> from thalweg import nn
+        >>> print(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)).summary())
+        layer                                                output  parameters
+        0  Linear(in_features=2, out_features=8, bias=True)  (n, 8)          24
+        1  Tanh()                                            (n, 8)           0
+        2  Linear(in_features=8, out_features=1, bias=True)  (n, 1)           9
+        total: 33 parameters, float32
+        """
+        sizes = dict.fromkeys(range(len(self._layers)), 0)
+        for name, shape in self._core.blocks():
+            sizes[int(name.partition(".")[0])] += int(np.prod(shape))
+        rows = [("layer", "output", "parameters")]
+        width = self.in_features
+        for index, layer in enumerate(self._layers):
+            width = getattr(layer, "out_features", width)
+            rows.append((f"{index}  {layer!r}", f"(n, {width})", f"{sizes[index]:,}"))
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        table = [
+            f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows
+        ]
+        return "\n".join([*table, f"total: {self.num_parameters:,} parameters, {self._dtype.name}"])
+
+    # --- computing ------------------------------------------------------------------------------
+
+    def __call__(self, x: Any) -> Array:
+        """Compute the output for the rows of `x`, for use and not for training.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, in_features)
+            Any number of rows from 1. Booleans, integers and floats of any width and memory order
+            are converted to the model's dtype; an array that has that dtype and is C-contiguous is
+            read in place.
+
+        Returns
+        -------
+        ndarray, shape (n, out_features), of the model's dtype
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError
+            If `x` is not such an array; the message says what it is.
+        """
+        return self._core.predict(_arrays.matrix(x, self._dtype, "x"))
+
+    def forward(self, x: Any, training: bool = True) -> Array:
+        """Compute the output for the rows of `x`, and remember what `backward` needs.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, in_features)
+            As for a call of the model.
+        training : bool, default True
+            With False this is the same as calling the model: nothing is remembered.
+
+        Returns
+        -------
+        ndarray, shape (n, out_features), of the model's dtype
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError
+            If `x` is not such an array.
+        """
+        if not _checks.flag("training", training):
+            return self(x)
+        return self._core.forward(_arrays.matrix(x, self._dtype, "x"))
+
+    def backward(self, grad_output: Any) -> Array:
+        """Carry the gradient of a loss back through the last `forward`, by the chain rule.
+
+        Parameters
+        ----------
+        grad_output : array_like, shape (n, out_features)
+            Gradient of the loss with respect to what `forward` returned.
+
+        Returns
+        -------
+        ndarray, shape (n, in_features), of the model's dtype
+            Gradient of the loss with respect to the `x` of that `forward`.
+
+        Raises
+        ------
+        ThalwegError
+            If there was no `forward`, or the shape is not that of its output.
+
+        Notes
+        -----
+        Gradients of the parameters are *added* to `flat_gradients`, as in PyTorch; `zero_grad`
+        clears them.
+        """
+        return self._core.backward(_arrays.matrix(grad_output, self._dtype, "grad_output"))
+
+    def zero_grad(self) -> None:
+        """Set all gradients to zero."""
+        self._core.zero_grad()
+
+    # --- parameters -----------------------------------------------------------------------------
+
+    @property
+    def flat_parameters(self) -> Array:
+        """All parameters, shape (num_parameters,), in the order of `state_dict`: a copy.
+
+        Assigning sets them, so ``model.flat_parameters -= 0.1 * model.flat_gradients`` is a step of
+        gradient descent. Values must be finite, else nothing is set.
+        """
+        return self._core.parameters()
+
+    @flat_parameters.setter
+    def flat_parameters(self, values: Any) -> None:
+        self._core.set_parameters(
+            _arrays.flat(values, self._dtype, self.num_parameters, "flat_parameters")
+        )
+
+    @property
+    def flat_gradients(self) -> Array:
+        """Gradients of all parameters, in the same order: a copy.
+
+        Assigning sets them, e.g. to clip them between `backward` and an optimizer's `step`.
+        """
+        return self._core.gradients()
+
+    @flat_gradients.setter
+    def flat_gradients(self, values: Any) -> None:
+        self._core.set_gradients(
+            _arrays.flat(values, self._dtype, self.num_parameters, "flat_gradients")
+        )
+
+    def state_dict(self) -> dict[str, Array]:
+        """Give the parameters by name.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Copies; ``"0.weight"`` has shape (out_features, in_features) and ``"0.bias"``
+            (out_features,), where 0 is the layer's position.
+        """
+        values = self._core.parameters()
+        state: dict[str, Array] = {}
+        start = 0
+        for name, shape in self._core.blocks():
+            stop = start + int(np.prod(shape))
+            state[name] = values[start:stop].reshape(shape).copy()
+            start = stop
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Set all parameters by name; the names and shapes must be exactly those of `state_dict`.
+
+        Parameters
+        ----------
+        state_dict : mapping of str to array_like
+            Values are converted to the model's dtype.
+
+        Raises
+        ------
+        ArgumentError
+            If names are missing or unexpected; all of them are listed.
+        ShapeError, DataError, DtypeError
+            If an array has another shape, or is not of finite real numbers. After any error the
+            model is unchanged.
+        """
+        blocks = self._core.blocks()
+        names = [name for name, _ in blocks]
+        missing = [name for name in names if name not in state_dict]
+        unexpected = [name for name in state_dict if name not in names]
+        if missing or unexpected:
+            raise ArgumentError(
+                "state_dict does not belong to this model: "
+                f"missing {missing or 'none'}, unexpected {unexpected or 'none'}"
+            )
+        parts = [np.empty(0, self._dtype)]
+        for name, shape in blocks:
+            array = _arrays.as_numeric(state_dict[name], name)
+            if array.shape != shape:
+                raise ShapeError(f"{name} has shape {array.shape}; this model's is {shape}")
+            parts.append(_arrays.finite(_arrays.as_dtype(array, self._dtype, name), name).ravel())
+        self._core.set_parameters(np.concatenate(parts))
+
+    # --- copies ---------------------------------------------------------------------------------
+
+    def astype(self, dtype: str) -> "Sequential":
+        """Copy this model into another precision.
+
+        Parameters
+        ----------
+        dtype : {"float32", "float64"}
+
+        Returns
+        -------
+        Sequential
+            With the parameters rounded to `dtype` and gradients of zero.
+
+        Raises
+        ------
+        ArgumentError
+            If the dtype is another one.
+        DataError
+            If a parameter is too large for float32.
+        """
+        copy = Sequential(*self._layers, dtype=dtype, seed=self._seed)
+        copy.flat_parameters = self.flat_parameters
+        return copy
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Used by pickle and by copy.deepcopy. Gradients are left out: they belong to a batch.
+        return {
+            "version": _STATE_VERSION,
+            "layers": self._layers,
+            "dtype": self._dtype.name,
+            "seed": self._seed,
+            "parameters": self.flat_parameters,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if state["version"] != _STATE_VERSION:
+            raise UnsupportedError(
+                f"this pickle of a model has format {state['version']}; this version of thalweg "
+                f"reads format {_STATE_VERSION}"
+            )
+        # Not through __init__ of a subclass, whose arguments may be others.
+        Sequential.__init__(self, *state["layers"], dtype=state["dtype"], seed=state["seed"])
+        self._core.set_parameters(state["parameters"])
+
+
+def _dtype_name(dtype: Any) -> str:
+    """Name a dtype given as a name, a NumPy type or a NumPy dtype."""
+    name = dtype
+    if not isinstance(dtype, str):
+        with contextlib.suppress(TypeError):  # not a dtype at all: reported below
+            name = np.dtype(dtype).name
+    return _checks.one_of("dtype", name, ("float32", "float64"))
+
+
+def _check_layer(index: int, layer: Any) -> None:
+    """Raise if `layer` is not a layer, with the likely slip named."""
+    if isinstance(layer, Layer):
+        return
+    if isinstance(layer, type) and issubclass(layer, Layer):
+        advice = f"it is the class {layer.__name__}; make a layer of it: {layer.__name__}(...)"
+    elif isinstance(layer, (list, tuple)):
+        advice = "it is a list; unpack it: Sequential(*layers)"
+    else:
+        advice = f"got {layer!r}"
+    raise ArgumentError(f"layer {index} is not one of thalweg.nn's layers: {advice}")

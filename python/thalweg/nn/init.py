@@ -1,0 +1,33 @@
+"""Named initializations of `Linear`.
+
+For a layer with ``in_features = i`` and ``out_features = o`` the weights are drawn from
+
+====================  =================================  ======================================
+name                  distribution                       source
+====================  =================================  ======================================
+``kaiming_uniform``   U(-1/sqrt(i), 1/sqrt(i))           the default of PyTorch's ``Linear``
+``kaiming_normal``    N(0, 2/i)                          He et al. 2015, arXiv:1502.01852
+``xavier_uniform``    U(-sqrt(6/(i+o)), sqrt(6/(i+o)))   Glorot & Bengio 2010, eq. 16
+``xavier_normal``     N(0, 2/(i+o))                      Glorot & Bengio 2010, eq. 12
+``lecun_normal``      N(0, 1/i)                          LeCun et al. 1998, "Efficient BackProp"
+``zeros``             all zero, the bias too             for tests and linear models
+====================  =================================  ======================================
+
+where U(a, b) is uniform and N(m, v) is normal with mean m and *variance* v. The bias is drawn from
+U(-1/sqrt(i), 1/sqrt(i)), as in PyTorch, whatever the name, except with ``zeros``.
+
+``kaiming_uniform`` is what ``torch.nn.Linear`` does by default. ``torch.nn.init.kaiming_uniform_``
+called with its own defaults is something else: it draws from a range that is sqrt(6) times wider.
+
+The numbers come from a counter-based generator: a model's ``seed`` gives the same weights on every
+machine, whatever the number of threads.
+"""
+
+NAMES = (
+    "kaiming_uniform",
+    "kaiming_normal",
+    "xavier_uniform",
+    "xavier_normal",
+    "lecun_normal",
+    "zeros",
+)

@@ -1,0 +1,82 @@
+//! Rates of the products of dense layers, in GFLOP/s on one thread: `cargo run --release --example rates`.
+//!
+//! For each shape (rows × inputs × outputs) the three products of a training step, planned as a pass
+//! plans them, on every instruction set of this machine.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use thalweg_core::Element;
+use thalweg_core::gemm::pack::{PackedRhs, pack_rhs};
+use thalweg_core::gemm::plan::{GemmShape, TileShape};
+use thalweg_core::gemm::{Epilogue, Gemm, GemmPlan, Init, Rhs};
+use thalweg_core::simd::Isa;
+use thalweg_core::view::{MatMut, MatRef};
+
+const SHAPES: [(usize, usize, usize); 10] = [
+    (64, 64, 64),
+    (200, 64, 100),
+    (200, 100, 10),
+    (256, 256, 256),
+    (64, 784, 128),
+    (128, 784, 400),
+    (128, 400, 400),
+    (128, 2000, 2000),
+    (256, 2000, 2000),
+    (128, 4096, 4096),
+];
+
+fn rate<T: Element>(isa: Isa, a: MatRef<'_, T>, b: MatRef<'_, T>, packed: bool) -> f64 {
+    let (m, n, k) = (a.rows(), b.cols(), a.cols());
+    let tile = TileShape::of::<T>(isa);
+    let shape = GemmShape {
+        m,
+        n,
+        k,
+        a_row_stride: a.row_stride(),
+        a_col_stride: a.col_stride(),
+        b_row_stride: (!packed).then_some(b.row_stride()),
+    };
+    let plan = GemmPlan::choose::<T>(isa, shape);
+    let mut panels = vec![T::ZERO; if packed { PackedRhs::<T>::len(tile, k, n) } else { 0 }];
+    if packed {
+        pack_rhs(b, tile.nr, 0, &mut panels);
+    }
+    let (mut c, mut scratch) = (vec![T::ZERO; m * n], vec![T::ZERO; plan.scratch_len()]);
+    let mut best = Duration::MAX;
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_millis(60) {
+        let start = Instant::now();
+        let rhs = if packed { Rhs::Packed(PackedRhs::new(&panels, tile, k, n)) } else { Rhs::Plain(b) };
+        let view = MatMut::new(&mut c, m, n);
+        Gemm { a, b: rhs, c: view, init: Init::Zero, epilogue: Epilogue::None }.run(isa, &plan, &mut scratch);
+        black_box(&mut c);
+        best = best.min(start.elapsed());
+    }
+    2.0 * (m * n * k) as f64 / best.as_secs_f64() / 1e9
+}
+
+fn table<T: Element>(isa: Isa) {
+    println!("{isa} {}                 y = x·Wᵀ   (packed)   dx = dy·W   dW = xᵀ·dy", T::DTYPE.name());
+    for (rows, inputs, outputs) in SHAPES {
+        let random = |n: usize| -> Vec<T> { (0..n).map(|i| T::lit((i as f64 * 0.7).sin())).collect() };
+        let (x, w, dy) = (random(rows * inputs), random(inputs * outputs), random(rows * outputs));
+        let x = MatRef::new(&x, rows, inputs);
+        let w = MatRef::new(&w, inputs, outputs);
+        let dy = MatRef::new(&dy, rows, outputs);
+        println!(
+            "{rows:5} × {inputs:4} × {outputs:4} {:14.0} {:10.0} {:11.0} {:12.0}",
+            rate(isa, x, w, false),
+            rate(isa, x, w, true),
+            rate(isa, dy, w.t(), true),
+            rate(isa, x.t(), dy, false),
+        );
+    }
+}
+
+fn main() {
+    for isa in Isa::available().into_iter().rev() {
+        table::<f32>(isa);
+        table::<f64>(isa);
+    }
+}

@@ -1,0 +1,73 @@
+//! After its first step, training allocates nothing.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use thalweg_core::layer::{Activation, Init, Layer, Linear};
+use thalweg_core::loss::{Loss, Targets};
+use thalweg_core::optim::{Adam, Config, Optimizer};
+use thalweg_core::threads::set_num_threads;
+use thalweg_core::view::MatRef;
+use thalweg_core::{Model, Trainer};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: hands everything on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: handed on from the caller.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: handed on from the caller.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn steps_and_predictions_allocate_nothing_once_their_shape_was_seen() {
+    let linear =
+        |inputs, outputs| Layer::Linear(Linear { inputs, outputs, bias: true, init: Init::KaimingUniform });
+    for (threads, widths, rows) in [(1, [4, 64, 2], 64), (2, [300, 300, 10], 200)] {
+        set_num_threads(threads);
+        let layers = vec![
+            linear(widths[0], widths[1]),
+            Layer::Activation(Activation::Gelu),
+            linear(widths[1], widths[2]),
+        ];
+        let mut model = Model::<f32>::new(layers, 0).unwrap();
+        let mut trainer = Trainer::new(Loss::CrossEntropy);
+        let config = Config::Adam(Adam { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 });
+        let mut optimizer = Optimizer::new(config, model.network().arena_len()).unwrap();
+        let x: Vec<f32> = (0..rows * widths[0]).map(|i| (i as f32).sin()).collect();
+        let y: Vec<i64> = (0..rows).map(|i| (i % widths[2]) as i64).collect();
+        let x = MatRef::new(&x, rows, widths[0]);
+        let mut output = vec![0.0; rows * widths[2]];
+        let mut round = || {
+            trainer.step(&mut model, &mut optimizer, x, Targets::Labels(&y)).unwrap();
+            trainer
+                .step(
+                    &mut model,
+                    &mut optimizer,
+                    x.block(0, rows / 2, 0, widths[0]),
+                    Targets::Labels(&y[..rows / 2]),
+                )
+                .unwrap();
+            model.predict(x, &mut output).unwrap();
+            trainer.evaluate(&mut model, x, Targets::Labels(&y)).unwrap();
+        };
+        round();
+        round();
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        for _ in 0..100 {
+            round();
+        }
+        assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0, "on {threads} threads");
+    }
+}

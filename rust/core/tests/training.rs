@@ -1,0 +1,406 @@
+//! Whole passes and whole trainings: right gradients, the same bits for any number of threads, nothing
+//! lost on errors.
+
+use std::sync::Mutex;
+
+use thalweg_core::check::Check;
+use thalweg_core::layer::{Activation, Init, Layer, Linear};
+use thalweg_core::loss::{Loss, Targets};
+use thalweg_core::optim::{Adam, AdamW, Config, Optimizer, Sgd};
+use thalweg_core::rng::{Purpose, Stream};
+use thalweg_core::simd::Isa;
+use thalweg_core::threads::set_num_threads;
+use thalweg_core::train::DataSet;
+use thalweg_core::view::MatRef;
+use thalweg_core::{Element, Error, Fit, FitOptions, Model, Trainer};
+
+/// The number of threads is the process' own: tests that set it take turns.
+static THREADS: Mutex<()> = Mutex::new(());
+
+const ACTIVATIONS: [Activation; 6] = [
+    Activation::Identity,
+    Activation::Relu,
+    Activation::LeakyRelu(0.1),
+    Activation::Tanh,
+    Activation::Sigmoid,
+    Activation::Gelu,
+];
+
+fn linear(inputs: usize, outputs: usize, bias: bool) -> Layer {
+    Layer::Linear(Linear { inputs, outputs, bias, init: Init::KaimingUniform })
+}
+
+/// Dense layers of the given widths with an activation between them.
+fn layers(widths: &[usize], act: Activation) -> Vec<Layer> {
+    let mut layers: Vec<Layer> =
+        widths.windows(2).flat_map(|w| [linear(w[0], w[1], true), Layer::Activation(act)]).collect();
+    layers.pop();
+    layers
+}
+
+struct Data<T> {
+    x: Vec<T>,
+    y: Vec<T>,
+    labels: Vec<i64>,
+    rows: usize,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl<T: Element> Data<T> {
+    fn new(rows: usize, inputs: usize, outputs: usize) -> Self {
+        let mut rng = Stream::new(9, Purpose::Init, 99);
+        let mut draw = |n: usize| (0..n).map(|_| T::lit(rng.normal())).collect::<Vec<T>>();
+        let (x, y) = (draw(rows * inputs), draw(rows * outputs));
+        let labels = (0..rows).map(|i| (i * 7 % outputs) as i64).collect();
+        Data { x, y, labels, rows, inputs, outputs }
+    }
+    fn x(&self) -> MatRef<'_, T> {
+        MatRef::new(&self.x, self.rows, self.inputs)
+    }
+    fn y(&self, loss: Loss) -> Targets<'_, T> {
+        match loss {
+            Loss::Mse => Targets::Values(MatRef::new(&self.y, self.rows, self.outputs)),
+            Loss::CrossEntropy => Targets::Labels(&self.labels),
+        }
+    }
+    fn set(&self, loss: Loss) -> DataSet<'_, T> {
+        DataSet { x: self.x(), y: self.y(loss) }
+    }
+}
+
+fn adamw() -> Config {
+    Config::AdamW(AdamW(Adam { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 }))
+}
+
+fn momentum(lr: f64) -> Config {
+    Config::Sgd(Sgd { lr, momentum: 0.9, dampening: 0.0, nesterov: false, weight_decay: 0.0 })
+}
+
+fn parameters<T: Element>(model: &Model<T>) -> Vec<T> {
+    let mut flat = vec![T::ZERO; model.network().num_parameters()];
+    model.parameters(&mut flat);
+    flat
+}
+
+fn bits<T: Element>(values: &[T]) -> Vec<u64> {
+    values.iter().map(|x| x.to_f64().to_bits()).collect()
+}
+
+/// ‖a − b‖/‖b‖
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
+    norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied())
+}
+
+#[test]
+fn gradients_of_every_layer_and_loss_agree_with_differences_on_every_isa() {
+    let h = f64::EPSILON.cbrt();
+    for isa in Isa::available() {
+        for loss in [Loss::Mse, Loss::CrossEntropy] {
+            for act in ACTIVATIONS {
+                let data = Data::<f64>::new(17, 5, 4);
+                let mut model = Model::with_isa(layers(&[5, 11, 7, 4], act), 3, isa).unwrap();
+                let before = parameters(&model);
+                let mut check = Check::new(&mut model, loss, data.x(), data.y(loss)).unwrap();
+                let n = check.len();
+                let found = check.run(&mut model, data.x(), data.y(loss), h, 0..n);
+                assert_eq!(bits(&before), bits(&parameters(&model)), "a check changes nothing");
+                let smooth: Vec<_> = found.iter().filter(|d| !d.crossed).collect();
+                assert!(smooth.len() > n * 9 / 10, "hardly any step of 6e-6 crosses a kink");
+                let analytic: Vec<f64> = smooth.iter().map(|d| d.analytic).collect();
+                let numeric: Vec<f64> = smooth.iter().map(|d| d.numeric).collect();
+                let error = distance(&analytic, &numeric);
+                assert!(error < 1e-8, "{isa} {} {}: {error:e}", loss.name(), act.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn layers_in_unusual_orders_have_right_gradients() {
+    let act = Layer::Activation;
+    let data = Data::<f64>::new(6, 3, 2);
+    let cases = [
+        vec![act(Activation::Tanh), linear(3, 2, true)],
+        vec![linear(3, 4, false), act(Activation::Tanh), act(Activation::Gelu), linear(4, 2, false)],
+        vec![linear(3, 2, true), act(Activation::Sigmoid)],
+        vec![linear(3, 5, true), linear(5, 2, true), act(Activation::Gelu), act(Activation::Tanh)],
+        vec![act(Activation::Gelu), act(Activation::Sigmoid), linear(3, 2, true), act(Activation::Identity)],
+    ];
+    for layers in cases {
+        let mut model = Model::new(layers.clone(), 1).unwrap();
+        let mut check = Check::new(&mut model, Loss::Mse, data.x(), data.y(Loss::Mse)).unwrap();
+        let n = check.len();
+        let found = check.run(&mut model, data.x(), data.y(Loss::Mse), f64::EPSILON.cbrt(), 0..n);
+        let (a, b): (Vec<f64>, Vec<f64>) = found.iter().map(|d| (d.analytic, d.numeric)).unzip();
+        assert!(distance(&a, &b) < 1e-8, "{layers:?}");
+    }
+}
+
+#[test]
+fn forward_and_backward_by_hand_are_the_step_and_accumulate() {
+    let data = Data::<f64>::new(9, 4, 3);
+    for act in ACTIVATIONS {
+        let mut model = Model::new(layers(&[4, 6, 3], act), 2).unwrap();
+        let mut output = vec![0.0; 9 * 3];
+        model.forward(data.x(), &mut output).unwrap();
+        let mut predicted = vec![0.0; 9 * 3];
+        model.predict(data.x(), &mut predicted).unwrap();
+        assert_eq!(bits(&output), bits(&predicted), "both passes compute the same");
+
+        // loss = Σ cᵢ·outputᵢ, so that the gradient by the output is c.
+        let c: Vec<f64> = (0..27).map(|i| (i as f64).sin()).collect();
+        let mut by_input = vec![0.0; 9 * 4];
+        model.backward(MatRef::new(&c, 9, 3), &mut by_input).unwrap();
+        let mut once = vec![0.0; model.network().num_parameters()];
+        model.gradients(&mut once);
+        let h = 6e-6;
+        for place in [0, 5, 17, 35] {
+            let mut value = |by: f64| {
+                let mut x = data.x.clone();
+                x[place] += by;
+                let mut output = vec![0.0; 27];
+                model.predict(MatRef::new(&x, 9, 4), &mut output).unwrap();
+                output.iter().zip(&c).map(|(o, c)| o * c).sum::<f64>()
+            };
+            let numeric = (value(h) - value(-h)) / (2.0 * h);
+            assert!((by_input[place] - numeric).abs() < 1e-8, "{} {place}", act.name());
+        }
+
+        model.forward(data.x(), &mut output).unwrap();
+        model.backward(MatRef::new(&c, 9, 3), &mut by_input).unwrap();
+        let mut twice = vec![0.0; once.len()];
+        model.gradients(&mut twice);
+        let doubled: Vec<f64> = once.iter().map(|g| 2.0 * g).collect();
+        assert!(distance(&twice, &doubled) < 1e-14);
+        model.zero_grad();
+        model.gradients(&mut twice);
+        assert!(twice.iter().all(|g| *g == 0.0));
+    }
+}
+
+/// Bits of a model after some training with a number of threads.
+fn trained<T: Element>(
+    threads: usize,
+    widths: &[usize],
+    rows: usize,
+    batch: usize,
+    act: Activation,
+) -> Vec<u64> {
+    set_num_threads(threads);
+    let loss = Loss::CrossEntropy;
+    let data = Data::<T>::new(rows, widths[0], widths[widths.len() - 1]);
+    let mut model = Model::<T>::new(layers(widths, act), 4).unwrap();
+    let mut trainer = Trainer::new(loss);
+    let mut optimizer = Optimizer::new(adamw(), model.network().arena_len()).unwrap();
+    let options = FitOptions { epochs: 2, batch_size: batch, shuffle: true, seed: 8 };
+    let mut fit = Fit::new(options, &trainer, &model, data.set(loss), Some(data.set(loss))).unwrap();
+    let records = fit
+        .run(&mut trainer, &mut model, &mut optimizer, data.set(loss), Some(data.set(loss)), |_| false)
+        .unwrap();
+    let mut result = bits(&parameters(&model));
+    for record in records {
+        result.push(record.training.loss.to_bits());
+        result.push(record.validation.unwrap().loss.to_bits());
+    }
+    let mut output = vec![T::ZERO; rows * widths[widths.len() - 1]];
+    model.predict(data.x(), &mut output).unwrap();
+    result.extend(bits(&output));
+    result
+}
+
+#[test]
+fn the_same_bits_for_any_number_of_threads() {
+    let _turn = THREADS.lock().unwrap();
+    // Small, wide and deep enough that all kinds of plans occur; a last batch that is short and odd.
+    let cases: [(&[usize], usize, usize, Activation); 5] = [
+        (&[5, 7, 3], 40, 13, Activation::Tanh),
+        (&[64, 300, 300, 10], 500, 201, Activation::Gelu),
+        (&[300, 1100, 5], 300, 128, Activation::Relu),
+        (&[3, 128, 128, 128, 2], 3000, 1500, Activation::Sigmoid),
+        (&[2100, 40, 3], 129, 64, Activation::LeakyRelu(0.1)),
+    ];
+    for (widths, rows, batch, act) in cases {
+        let single = trained::<f32>(1, widths, rows, batch, act);
+        let double = trained::<f64>(1, widths, rows, batch, act);
+        for threads in [2, 3, 8, 64] {
+            assert_eq!(single, trained::<f32>(threads, widths, rows, batch, act), "{widths:?} on {threads}");
+            if threads == 3 {
+                assert_eq!(
+                    double,
+                    trained::<f64>(threads, widths, rows, batch, act),
+                    "{widths:?} on {threads}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_fit_that_is_left_and_resumed_gives_the_same_bits() {
+    let _turn = THREADS.lock().unwrap();
+    let run = |every: usize| {
+        let loss = Loss::Mse;
+        let data = Data::<f32>::new(50, 6, 2);
+        let mut model = Model::new(layers(&[6, 20, 2], Activation::Tanh), 0).unwrap();
+        let mut trainer = Trainer::new(loss);
+        let mut optimizer = Optimizer::new(momentum(0.05), model.network().arena_len()).unwrap();
+        let options = FitOptions { epochs: 5, batch_size: 8, shuffle: true, seed: 1 };
+        let mut fit = Fit::new(options, &trainer, &model, data.set(loss), None).unwrap();
+        let mut records = Vec::new();
+        while !fit.done() {
+            let mut steps = 0;
+            let leave = |_| {
+                steps += 1;
+                steps >= every
+            };
+            let ended =
+                fit.run(&mut trainer, &mut model, &mut optimizer, data.set(loss), None, leave).unwrap();
+            records.extend(ended.iter().map(|r| (r.epoch, r.training.loss.to_bits())));
+        }
+        (bits(&parameters(&model)), records)
+    };
+    let whole = run(usize::MAX);
+    assert_eq!(whole.1.len(), 5);
+    for every in [1, 3, 7] {
+        assert_eq!(whole, run(every), "left every {every} steps");
+    }
+}
+
+#[test]
+fn an_epoch_sees_every_row_once_in_an_order_of_its_own() {
+    let _turn = THREADS.lock().unwrap();
+    // One linear unit on one-hot rows with learning rate 1 and zero targets: each row's step of SGD sets
+    // its own weight to w·(1 − 2) = −w, so that after an epoch every weight has changed its sign once.
+    let n = 12;
+    let mut x = vec![0.0f64; n * n];
+    (0..n).for_each(|i| x[i * n + i] = 1.0);
+    let y = vec![0.0; n];
+    let set = DataSet { x: MatRef::new(&x, n, n), y: Targets::Values(MatRef::new(&y, n, 1)) };
+    for shuffle in [false, true] {
+        let mut model = Model::new(vec![linear(n, 1, false)], 0).unwrap();
+        let before = parameters(&model);
+        let mut trainer = Trainer::new(Loss::Mse);
+        let config =
+            Config::Sgd(Sgd { lr: 1.0, momentum: 0.0, dampening: 0.0, nesterov: false, weight_decay: 0.0 });
+        let mut optimizer = Optimizer::new(config, model.network().arena_len()).unwrap();
+        let options = FitOptions { epochs: 1, batch_size: 1, shuffle, seed: 5 };
+        let mut fit = Fit::new(options, &trainer, &model, set, None).unwrap();
+        fit.run(&mut trainer, &mut model, &mut optimizer, set, None, |_| false).unwrap();
+        for (a, b) in before.iter().zip(parameters(&model)) {
+            assert!((a + b).abs() < 1e-15);
+        }
+    }
+}
+
+#[test]
+fn the_loss_of_an_epoch_weighs_a_short_last_batch_by_its_rows() {
+    let _turn = THREADS.lock().unwrap();
+    let loss = Loss::Mse;
+    let data = Data::<f64>::new(10, 3, 2);
+    let mut model = Model::new(layers(&[3, 4, 2], Activation::Tanh), 0).unwrap();
+    let mut trainer = Trainer::new(loss);
+    let mut optimizer = Optimizer::new(momentum(0.0), model.network().arena_len()).unwrap(); // nothing moves
+    let whole = trainer.evaluate(&mut model, data.x(), data.y(loss)).unwrap().mean();
+    let options = FitOptions { epochs: 1, batch_size: 4, shuffle: true, seed: 0 };
+    let mut fit = Fit::new(options, &trainer, &model, data.set(loss), None).unwrap();
+    let records = fit.run(&mut trainer, &mut model, &mut optimizer, data.set(loss), None, |_| false).unwrap();
+    assert!((records[0].training.mean() - whole).abs() < 1e-14);
+}
+
+#[test]
+fn divergence_is_told_and_undone() {
+    let _turn = THREADS.lock().unwrap();
+    let loss = Loss::Mse;
+    let data = Data::<f32>::new(32, 4, 2);
+    let mut model = Model::new(layers(&[4, 8, 2], Activation::Relu), 0).unwrap();
+    let mut trainer = Trainer::new(loss);
+    let mut optimizer = Optimizer::new(momentum(0.01), model.network().arena_len()).unwrap();
+    trainer.step(&mut model, &mut optimizer, data.x(), data.y(loss)).unwrap();
+    let (before, state) = (bits(&parameters(&model)), bits(&optimizer.state[0]));
+    optimizer.config.set_lr(1e6).unwrap();
+    let options = FitOptions { epochs: 100, batch_size: 8, shuffle: true, seed: 0 };
+    let mut fit = Fit::new(options, &trainer, &model, data.set(loss), None).unwrap();
+    let error =
+        fit.run(&mut trainer, &mut model, &mut optimizer, data.set(loss), None, |_| false).unwrap_err();
+    assert!(matches!(error, Error::Diverged { lr: 1e6, .. }), "{error}");
+    assert!(fit.done());
+    assert_eq!(bits(&parameters(&model)), before);
+    assert_eq!((bits(&optimizer.state[0]), optimizer.steps), (state, 1));
+}
+
+#[test]
+fn bad_data_are_named_and_change_nothing() {
+    let _turn = THREADS.lock().unwrap();
+    for loss in [Loss::Mse, Loss::CrossEntropy] {
+        for (row, column, value) in [(0, 0, f32::NAN), (31, 3, f32::INFINITY), (7, 1, f32::NEG_INFINITY)] {
+            let mut data = Data::<f32>::new(32, 4, 2);
+            data.x[row * 4 + column] = value;
+            let mut model = Model::new(layers(&[4, 8, 2], Activation::Relu), 0).unwrap();
+            let mut trainer = Trainer::new(loss);
+            let mut optimizer = Optimizer::new(adamw(), model.network().arena_len()).unwrap();
+            let before = bits(&parameters(&model));
+            let expected = format!("x[{row}, {column}] is {value}");
+            let fails = |result: Result<(), Error>| {
+                let text = result.unwrap_err().to_string();
+                assert!(text.starts_with(&expected), "{text}");
+            };
+            fails(trainer.step(&mut model, &mut optimizer, data.x(), data.y(loss)).map(|_| ()));
+            fails(trainer.evaluate(&mut model, data.x(), data.y(loss)).map(|_| ()));
+            let options = FitOptions { epochs: 1, batch_size: 4, shuffle: false, seed: 0 };
+            fails(Fit::new(options, &trainer, &model, data.set(loss), None).map(|_| ()));
+            let mut output = vec![0.0; 64];
+            fails(model.predict(data.x(), &mut output));
+            fails(model.forward(data.x(), &mut output));
+            assert_eq!(before, bits(&parameters(&model)));
+            assert_eq!(optimizer.steps, 0);
+        }
+    }
+    let mut data = Data::<f32>::new(4, 2, 2);
+    data.y[5] = f32::NAN;
+    let mut model = Model::new(layers(&[2, 2], Activation::Relu), 0).unwrap();
+    let mut optimizer = Optimizer::new(adamw(), model.network().arena_len()).unwrap();
+    let error =
+        Trainer::new(Loss::Mse).step(&mut model, &mut optimizer, data.x(), data.y(Loss::Mse)).unwrap_err();
+    assert!(error.to_string().starts_with("y[2, 1] is NaN"), "{error}");
+}
+
+#[test]
+fn single_precision_follows_double_precision() {
+    let _turn = THREADS.lock().unwrap();
+    // Float32 kernels are compared with float64 ones, at 2e-6·√depth of the gradient.
+    for isa in Isa::available() {
+        for act in ACTIVATIONS {
+            let data = Data::<f64>::new(33, 20, 5);
+            let single = Data::<f32> {
+                x: data.x.iter().map(|v| *v as f32).collect(),
+                y: data.y.iter().map(|v| *v as f32).collect(),
+                labels: data.labels.clone(),
+                ..Data::new(33, 20, 5)
+            };
+            let wide: Vec<f64> = single.x.iter().map(|v| f64::from(*v)).collect();
+            let mut a = Model::<f64>::with_isa(layers(&[20, 64, 48, 5], act), 6, isa).unwrap();
+            let mut b = Model::<f32>::with_isa(layers(&[20, 64, 48, 5], act), 6, isa).unwrap();
+            let rounded: Vec<f64> = parameters(&b).iter().map(|v| f64::from(*v)).collect();
+            a.set_parameters(&rounded).unwrap();
+            let (mut oa, mut ob) = (vec![0.0; 165], vec![0.0; 165]);
+            a.forward(MatRef::new(&wide, 33, 20), &mut oa).unwrap();
+            b.forward(single.x(), &mut ob).unwrap();
+            let (mut ia, mut ib) = (vec![0.0; 660], vec![0.0; 660]);
+            let c: Vec<f32> = (0..165).map(|i| (i as f32).sin()).collect();
+            let cw: Vec<f64> = c.iter().map(|v| f64::from(*v)).collect();
+            a.backward(MatRef::new(&cw, 33, 5), &mut ia).unwrap();
+            b.backward(MatRef::new(&c, 33, 5), &mut ib).unwrap();
+            let (mut ga, mut gb) = (vec![0.0; rounded.len()], vec![0.0f32; rounded.len()]);
+            a.gradients(&mut ga);
+            b.gradients(&mut gb);
+            let wide = |v: &[f32]| v.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+            let bound = 2e-6 * 3f64.sqrt();
+            for (what, x, y) in [("output", &ob, &oa), ("dx", &ib, &ia), ("gradient", &gb, &ga)] {
+                let error = distance(&wide(x), y);
+                assert!(error < bound, "{isa} {} {what}: {error:e}", act.name());
+            }
+        }
+    }
+}
