@@ -37,7 +37,7 @@ impl<T: Element> Buffer<T> {
         if len == 0 {
             return Ok(Buffer { ptr: NonNull::dangling(), len });
         }
-        let failed = Error::Memory { what, elements: Some(len) };
+        let failed = Error::Memory { what, elements: len };
         let Some(layout) = Self::layout(len) else { return Err(failed) };
         // SAFETY: the layout has a size above 0. All-zero bytes are a valid f32 and f64, the only Elements.
         let ptr = unsafe { alloc_zeroed(layout) }.cast::<T>();

@@ -103,8 +103,8 @@ pub enum Error {
     Memory {
         /// What it was for.
         what: &'static str,
-        /// Its elements, if that is a number at all.
-        elements: Option<usize>,
+        /// Its elements.
+        elements: usize,
     },
     /// A hyper-parameter is out of range.
     Argument {
@@ -166,11 +166,8 @@ impl fmt::Display for Error {
                 "grad_output has shape {found:?}, but the output of the last forward pass had shape {expected:?}"
             ),
             Error::Validation(error) => write!(f, "validation_data: {error}"),
-            Error::Memory { what, elements: Some(n) } => {
-                write!(f, "there is not enough memory for {what}: {n} elements; use narrower layers")
-            }
-            Error::Memory { what, elements: None } => {
-                write!(f, "{what} would have more elements than can be counted; use narrower layers")
+            Error::Memory { what, elements } => {
+                write!(f, "there is not enough memory for {what}: {elements} elements; use narrower layers")
             }
             Error::Argument { name, value, accepted } => write!(f, "{name} is {value}; {accepted}"),
             Error::Mismatch(text) | Error::Unsupported(text) => f.write_str(text),

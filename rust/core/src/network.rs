@@ -101,9 +101,11 @@ impl Network {
                             found: width,
                         });
                     }
-                    let dense = network
-                        .place(index, &linear)
-                        .ok_or_else(|| Error::Memory { what: "the parameters", elements: None })?;
+                    let dense = network.place(index, &linear).ok_or_else(|| Error::Argument {
+                        name: "in_features · out_features",
+                        value: format!("more than can be counted in layer {index} ({name})"),
+                        accepted: "use narrower layers, whose weights fit into memory".into(),
+                    })?;
                     let act = Activation::Identity;
                     network.stages.push(Stage {
                         dense: Some(dense),
