@@ -170,7 +170,7 @@ mod tests {
         for len in [0, 1, 7, 1000] {
             let b = Buffer::<f64>::zeroed("a test", len).unwrap();
             assert_eq!(b.len(), len);
-            assert!(len == 0 || b.as_ptr() as usize % ALIGN == 0);
+            assert!(len == 0 || (b.as_ptr() as usize).is_multiple_of(ALIGN));
             assert!(b.iter().all(|x| *x == 0.0));
         }
         assert_eq!((padded::<f32>(1), padded::<f32>(16), padded::<f64>(9)), (16, 16, 16));

@@ -27,7 +27,7 @@ impl Dtype {
 /// A floating-point type that the core computes with. Implemented for `f32` and `f64` only.
 ///
 /// Beside plain arithmetic it names the vector functions whose algorithm depends on the precision
-/// (each lives in a file of [`math`](crate::math)).
+/// (each lives in a file of [`math`]).
 pub trait Element:
     Copy
     + Default

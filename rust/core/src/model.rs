@@ -146,14 +146,14 @@ impl<T: Element> Model<T> {
         threads::run(&job, threads::num_threads().0.min(job.items(0)));
         optimizer.steps += 1;
         self.pending = None;
-        if let Some((params, optimizer_before)) = before {
-            if !all_finite(self.isa, &self.params) || optimizer.state.iter().any(|s| !all_finite(self.isa, s))
-            {
-                self.params.copy_from_slice(&params);
-                *optimizer = optimizer_before;
-                let (step, lr) = (optimizer.steps, optimizer.config.lr());
-                return Err(Error::Diverged { loss: f64::INFINITY, step, lr });
-            }
+        if let Some((params, optimizer_before)) = before
+            && (!all_finite(self.isa, &self.params)
+                || optimizer.state.iter().any(|s| !all_finite(self.isa, s)))
+        {
+            self.params.copy_from_slice(&params);
+            *optimizer = optimizer_before;
+            let (step, lr) = (optimizer.steps, optimizer.config.lr());
+            return Err(Error::Diverged { loss: f64::INFINITY, step, lr });
         }
         Ok(())
     }

@@ -117,14 +117,14 @@ impl Network {
                 }
                 Layer::Activation(Activation::Identity) => {}
                 Layer::Activation(act) => {
-                    if let Activation::LeakyRelu(slope) = act {
-                        if !(slope >= 0.0 && slope.is_finite()) {
-                            return Err(Error::Argument {
-                                name: "negative_slope",
-                                value: format!("{slope} in layer {index} (LeakyReLU)"),
-                                accepted: "a number ≥ 0 is needed".into(),
-                            });
-                        }
+                    if let Activation::LeakyRelu(slope) = act
+                        && !(slope >= 0.0 && slope.is_finite())
+                    {
+                        return Err(Error::Argument {
+                            name: "negative_slope",
+                            value: format!("{slope} in layer {index} (LeakyReLU)"),
+                            accepted: "a number ≥ 0 is needed".into(),
+                        });
                     }
                     match network.stages.last_mut() {
                         Some(stage) if stage.dense.is_some() && stage.act == Activation::Identity => {

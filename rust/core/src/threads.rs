@@ -312,10 +312,11 @@ impl Pool {
         if phase.claims > 1 {
             for worker in 1..phase.width {
                 let Parked { asleep, thread } = &self.parked[worker].0;
-                if asleep.load(Ordering::SeqCst) && asleep.swap(false, Ordering::SeqCst) {
-                    if let Some(thread) = thread.get() {
-                        thread.unpark();
-                    }
+                if asleep.load(Ordering::SeqCst)
+                    && asleep.swap(false, Ordering::SeqCst)
+                    && let Some(thread) = thread.get()
+                {
+                    thread.unpark();
                 }
             }
         }
@@ -341,7 +342,7 @@ impl Pool {
         loop {
             let begin = Instant::now();
             let mut spins = 0u32;
-            while spins % 64 != 0 || begin.elapsed() < SPIN {
+            while !spins.is_multiple_of(64) || begin.elapsed() < SPIN {
                 let word = self.phase.0.load(Ordering::Acquire);
                 if word != seen {
                     return word;

@@ -219,10 +219,10 @@ fn why_not_finite<T: Element>(
     if bad(&x) {
         return first_not_finite("x", x);
     }
-    if let Targets::Values(y) = y {
-        if bad(y) {
-            return first_not_finite("y", *y);
-        }
+    if let Targets::Values(y) = y
+        && bad(y)
+    {
+        return first_not_finite("y", *y);
     }
     let loss = losses.iter().map(|l| l.loss).find(|l| !l.is_finite()).unwrap_or(f64::NAN);
     Error::Diverged { loss, step: optimizer.steps, lr: optimizer.config.lr() }

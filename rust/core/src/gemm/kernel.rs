@@ -111,10 +111,10 @@ impl<T: Element, const MR: usize, const NV: usize, const MASKED: bool, const UNI
                 for (j, x) in bv.iter_mut().enumerate() {
                     *x = load::<T, S, NV, MASKED>(s, b, j, last);
                 }
-                for i in 0..MR {
+                for (i, row) in acc.iter_mut().enumerate() {
                     let av = s.splat(*a.add(i * a_row));
-                    for j in 0..NV {
-                        acc[i][j] = s.fma(av, bv[j], acc[i][j]);
+                    for (x, b) in row.iter_mut().zip(bv) {
+                        *x = s.fma(av, b, *x);
                     }
                 }
                 a = a.wrapping_add(a_step);
@@ -152,7 +152,7 @@ unsafe fn pick<T: Element, S: Simd<T>, const MR: usize>(s: S, t: Tile<T>) {
     let unit = t.a_row == 1 || MR == 1;
     let wide = t.cols > S::N;
     // Where masks are free, one instantiation serves full and partial tiles.
-    if S::FREE_MASKS || t.cols % S::N != 0 {
+    if S::FREE_MASKS || !t.cols.is_multiple_of(S::N) {
         match (wide, unit) {
             (true, true) => s.run(TileOp::<T, MR, 2, true, true>(t)),
             (true, false) => s.run(TileOp::<T, MR, 2, true, false>(t)),

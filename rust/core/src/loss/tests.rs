@@ -49,7 +49,8 @@ fn values_and_gradients_are_right_for_every_width() {
             let n = o.len();
             let target: Vec<f64> = (0..n).map(|i| (i as f64).cos()).collect();
             let labels = [(n / 2) as i64];
-            let cases: [(Loss, Targets<'_, f64>, &dyn Fn(&[f64]) -> f64); 2] = [
+            type Case<'a> = (Loss, Targets<'a, f64>, &'a dyn Fn(&[f64]) -> f64);
+            let cases: [Case<'_>; 2] = [
                 (Loss::Mse, Targets::Values(MatRef::new(&target, 1, n)), &|o| mse(o, &target)),
                 (Loss::CrossEntropy, Targets::Labels(&labels), &|o| cross_entropy(o, n / 2)),
             ];

@@ -14,9 +14,9 @@ use crate::simd::Simd;
 
 use super::{constant, exp, polynomial};
 
-/// Largest error of [`f32`] in ulps.
+/// Largest error of [`f32()`] in ulps.
 pub const MAX_ULP_F32: f64 = 1.5;
-/// Largest error of [`f64`] in ulps.
+/// Largest error of [`f64()`] in ulps.
 pub const MAX_ULP_F64: f64 = 1.5;
 
 /// p(z) = erf(√z)/√z − 1 below 0.875²; relative error of erf 8.5e-9.

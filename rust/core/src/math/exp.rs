@@ -15,9 +15,9 @@ use crate::simd::Simd;
 
 use super::{constant, polynomial};
 
-/// Largest error of [`f32`] in ulps.
+/// Largest error of [`f32()`] in ulps.
 pub const MAX_ULP_F32: f64 = 1.0;
-/// Largest error of [`f64`] in ulps.
+/// Largest error of [`f64()`] in ulps.
 pub const MAX_ULP_F64: f64 = 1.1;
 
 /// q(r) = (eʳ − 1 − r)/r²; relative error 2.4e-10.

@@ -15,9 +15,9 @@ use crate::simd::Simd;
 
 use super::{constant, polynomial};
 
-/// Largest error of [`f32`] in ulps.
+/// Largest error of [`f32()`] in ulps.
 pub const MAX_ULP_F32: f64 = 0.9;
-/// Largest error of [`f64`] in ulps.
+/// Largest error of [`f64()`] in ulps.
 pub const MAX_ULP_F64: f64 = 0.9;
 
 /// l(z) = (2·atanh(√z)/√z − 2)/z; relative error of ln m 8.1e-10.

@@ -9,9 +9,9 @@
 use crate::element::Element;
 use crate::simd::Simd;
 
-/// Largest error of [`f32`] in ulps.
+/// Largest error of [`f32()`] in ulps.
 pub const MAX_ULP_F32: f64 = 2.5;
-/// Largest error of [`f64`] in ulps.
+/// Largest error of [`f64()`] in ulps.
 pub const MAX_ULP_F64: f64 = 2.6;
 
 #[inline(always)]

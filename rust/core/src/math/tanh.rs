@@ -14,9 +14,9 @@ use crate::simd::Simd;
 use super::constant;
 use super::exp::{minus_one, reduce};
 
-/// Largest error of [`f32`] in ulps.
+/// Largest error of [`f32()`] in ulps.
 pub const MAX_ULP_F32: f64 = 2.5;
-/// Largest error of [`f64`] in ulps.
+/// Largest error of [`f64()`] in ulps.
 pub const MAX_ULP_F64: f64 = 2.6;
 
 #[inline(always)]
