@@ -1,5 +1,7 @@
 //! Flat buffers: where parameters, gradients, optimizer state and workspaces live.
 
+#[cfg(target_os = "linux")]
+use std::alloc::alloc;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut, Range};
@@ -11,6 +13,9 @@ use crate::view::{MatMut, MatRef};
 
 /// Where blocks of an arena start: a cache line, and the widest vector.
 pub const ALIGN: usize = 64;
+
+/// Large buffers are aligned to, and backed by, pages of this size: fewer misses of the address cache.
+const HUGE_PAGE: usize = 2 << 20;
 
 /// The smallest multiple of a cache line that holds `len` elements of `T`, in elements.
 pub const fn padded<T>(len: usize) -> usize {
@@ -40,7 +45,7 @@ impl<T: Element> Buffer<T> {
         let failed = Error::Memory { what, elements: len };
         let Some(layout) = Self::layout(len) else { return Err(failed) };
         // SAFETY: the layout has a size above 0. All-zero bytes are a valid f32 and f64, the only Elements.
-        let ptr = unsafe { alloc_zeroed(layout) }.cast::<T>();
+        let ptr = unsafe { alloc_huge(layout) }.cast::<T>();
         NonNull::new(ptr).map(|ptr| Buffer { ptr, len }).ok_or(failed)
     }
 
@@ -52,7 +57,9 @@ impl<T: Element> Buffer<T> {
 
 impl<T> Buffer<T> {
     fn layout(len: usize) -> Option<Layout> {
-        Layout::array::<T>(len).and_then(|l| l.align_to(ALIGN)).ok()
+        let plain = Layout::array::<T>(len).ok()?;
+        let align = if plain.size() >= 2 * HUGE_PAGE { HUGE_PAGE } else { ALIGN };
+        plain.align_to(align).ok()
     }
 }
 
@@ -78,6 +85,28 @@ impl<T> DerefMut for Buffer<T> {
         // SAFETY: len elements are allocated and initialized, and we hold them exclusively.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
     }
+}
+
+/// Zeroed memory, in huge pages where it is large enough to be aligned to them.
+///
+/// # Safety
+/// The layout's size must be above 0.
+unsafe fn alloc_huge(layout: Layout) -> *mut u8 {
+    #[cfg(target_os = "linux")]
+    if layout.align() == HUGE_PAGE {
+        // Not alloc_zeroed, which would write the zeros, and so take small pages, before we can ask.
+        // SAFETY: handed on from the caller.
+        let ptr = unsafe { alloc(layout) };
+        if !ptr.is_null() {
+            // SAFETY: the range is ours. The call is advice: where it fails, pages stay small.
+            unsafe { libc::madvise(ptr.cast(), layout.size(), libc::MADV_HUGEPAGE) };
+            // SAFETY: all of it is writable.
+            unsafe { ptr.write_bytes(0, layout.size()) };
+        }
+        return ptr;
+    }
+    // SAFETY: handed on from the caller.
+    unsafe { alloc_zeroed(layout) }
 }
 
 /// A buffer lent to the threads of one region, which work on different parts of it.
@@ -167,7 +196,7 @@ mod tests {
 
     #[test]
     fn buffers_are_zero_and_start_on_a_cache_line() {
-        for len in [0, 1, 7, 1000] {
+        for len in [0, 1, 7, 1000, 1 << 20] {
             let b = Buffer::<f64>::zeroed("a test", len).unwrap();
             assert_eq!(b.len(), len);
             assert!(len == 0 || (b.as_ptr() as usize).is_multiple_of(ALIGN));

@@ -23,7 +23,7 @@ use crate::loss::{Loss, RowLoss, Targets};
 use crate::network::{Network, Stage};
 use crate::optim;
 use crate::plan::{Direction, Mode, Plan, StagePlan, TileItem};
-use crate::simd::{Op, Simd, all_finite, dispatch, zip_map};
+use crate::simd::{Isa, Op, Simd, all_finite, dispatch, zip_map};
 use crate::threads::Job;
 use crate::view::{MatMut, MatRef};
 use crate::workspace::{Layout, StageSlots};
@@ -209,7 +209,7 @@ impl<'a, T: Element> Pass<'a, T> {
                 self.rows_ref(self.layout.input, rows, width)
             }
         };
-        if self.check_finite && !(0..rows.len()).all(|r| all_finite(self.plan.isa, input.row(r))) {
+        if self.check_finite && !finite(self.plan.isa, input) {
             self.stopped.store(true, Ordering::Relaxed);
             return None;
         }
@@ -465,6 +465,14 @@ impl<'a, T: Element> Pass<'a, T> {
     fn rows_mut(&self, start: usize, rows: &Range<usize>, width: usize) -> MatMut<'a, T> {
         // SAFETY: called in phase 2 only, for the block's own rows.
         unsafe { self.values.mat_mut(start + rows.start * width, rows.len(), width, width) }
+    }
+}
+
+/// Whether no element of a matrix is NaN or infinite.
+pub fn finite<T: Element>(isa: Isa, m: MatRef<'_, T>) -> bool {
+    match m.as_slice() {
+        Some(all) => all_finite(isa, all),
+        None => (0..m.rows()).all(|i| all_finite(isa, m.row(i))),
     }
 }
 

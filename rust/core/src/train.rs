@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::loss::{Loss, RowLoss, Targets};
 use crate::model::{Model, Workspaces, first_not_finite};
 use crate::optim::Optimizer;
-use crate::pass::{LossTask, Pass, Rows, TileTask};
+use crate::pass::{LossTask, Pass, Rows, TileTask, finite};
 use crate::plan::{Mode, Plan};
 use crate::rng::{Purpose, Stream};
 use crate::simd::all_finite;
@@ -230,7 +230,7 @@ fn why_not_finite<T: Element>(
 
 /// Checks that a data set is finite.
 fn check_finite<T: Element>(model: &Model<T>, x: MatRef<'_, T>, y: &Targets<'_, T>) -> Result<(), Error> {
-    let bad = |m: &MatRef<'_, T>| (0..m.rows()).any(|i| !all_finite(model.isa(), m.row(i)));
+    let bad = |m: &MatRef<'_, T>| !finite(model.isa(), *m);
     if bad(&x) {
         return Err(first_not_finite("x", x));
     }

@@ -106,6 +106,13 @@ impl<'a, T: Element> MatRef<'a, T> {
         MatRef { ptr, rows, cols, ..self }
     }
 
+    /// All elements, row by row, if they lie so in memory.
+    pub fn as_slice(&self) -> Option<&'a [T]> {
+        let dense = self.col_stride == 1 && (self.row_stride == self.cols || self.rows <= 1);
+        // SAFETY: the elements are readable for 'a, by construction, and are all there is in between.
+        dense.then(|| unsafe { std::slice::from_raw_parts(self.ptr, self.rows * self.cols) })
+    }
+
     /// One row.
     ///
     /// # Panics
@@ -191,6 +198,19 @@ impl<'a, T: Element> MatMut<'a, T> {
         }
     }
 
+    /// Rows `from .. from + rows` as one slice, if they lie so in memory.
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    pub fn rows_slice_mut(&mut self, from: usize, rows: usize) -> Option<&mut [T]> {
+        assert!(from + rows <= self.rows);
+        let dense = self.row_stride == self.cols;
+        // SAFETY: the rows' elements are ours for 'a, and nothing lies in between.
+        dense.then(|| unsafe {
+            std::slice::from_raw_parts_mut(self.ptr.add(from * self.row_stride), rows * self.cols)
+        })
+    }
+
     /// One row.
     ///
     /// # Panics
@@ -217,6 +237,17 @@ mod tests {
                 assert_eq!(a.at(i, j), data[(j + 2) * 5 + i + 1]);
             }
         }
+    }
+
+    #[test]
+    fn only_rows_without_gaps_are_one_slice() {
+        let mut data: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        assert_eq!(MatRef::new(&data, 3, 4).block(1, 2, 0, 4).as_slice(), Some(&data[4..]));
+        assert_eq!(MatRef::new(&data, 3, 4).block(0, 3, 0, 3).as_slice(), None);
+        assert_eq!(MatRef::new(&data, 3, 4).t().as_slice(), None);
+        assert_eq!(MatRef::new(&data, 3, 4).block(2, 1, 1, 2).as_slice(), Some(&data[9..11]));
+        assert_eq!(MatMut::new(&mut data, 3, 4).rows_slice_mut(1, 1).map(|s| s[0]), Some(4.0));
+        assert!(MatMut::strided(&mut data, 3, 3, 4).rows_slice_mut(0, 3).is_none());
     }
 
     #[test]

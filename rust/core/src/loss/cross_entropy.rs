@@ -25,25 +25,40 @@ pub fn row<T: Element, S: Simd<T>>(
     }
     let max = s.reduce_max(top);
     let shift = s.splat(max);
-    let mut sum = T::exp(s, s.sub(s.load(&tail), shift));
-    for o in full {
-        sum = s.add(sum, T::exp(s, s.sub(s.load(o), shift)));
-    }
-    let z = s.reduce_add(sum).to_f64();
+    let mut sum = s.splat(T::ZERO);
+    let z = match grad {
+        None => {
+            for o in full {
+                sum = s.add(sum, T::exp(s, s.sub(s.load(o), shift)));
+            }
+            sum = s.add(sum, T::exp(s, s.sub(s.load(&tail), shift)));
+            s.reduce_add(sum).to_f64()
+        }
+        Some(grad) => {
+            // The exponentials wait in the gradient's place until their sum is known.
+            let mut places = grad.chunks_exact_mut(S::N);
+            for (o, place) in full.zip(&mut places) {
+                let e = T::exp(s, s.sub(s.load(o), shift));
+                s.store(place, e);
+                sum = s.add(sum, e);
+            }
+            let e = T::exp(s, s.sub(s.load(&tail), shift));
+            s.store_partial(places.into_remainder(), e);
+            let z = s.reduce_add(s.add(sum, e)).to_f64();
+            let factor = s.splat(T::lit(scale / z));
+            zip_map(
+                s,
+                [&mut *grad],
+                [],
+                #[inline(always)]
+                |[e], []| [s.mul(e, factor)],
+            );
+            grad[label] = grad[label] - T::lit(scale);
+            z
+        }
+    };
     let chosen = output[label];
     let loss = z.ln() + max.to_f64() - chosen.to_f64();
-
-    if let Some(grad) = grad {
-        let factor = s.splat(T::lit(scale / z));
-        zip_map(
-            s,
-            [&mut *grad],
-            [output],
-            #[inline(always)]
-            |_, [o]| [s.mul(T::exp(s, s.sub(o, shift)), factor)],
-        );
-        grad[label] = grad[label] - T::lit(scale);
-    }
     // The first of equal maxima counts, as for `argmax`.
     let correct = chosen == max && !output[..label].contains(&max);
     RowLoss { loss, correct }

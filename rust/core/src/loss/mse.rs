@@ -23,7 +23,15 @@ pub fn row<T: Element, S: Simd<T>>(
             |_, [o, t]| [s.mul(s.sub(o, t), factor)],
         );
     }
-    // Squares are summed in double precision: few per row, and the loss curve is what people read.
-    let sum: f64 = output.iter().zip(target).map(|(o, t)| (o.to_f64() - t.to_f64()).powi(2)).sum();
-    RowLoss { loss: sum / n, correct: false }
+    let mut sum = s.splat(T::ZERO);
+    let (o, t) = (output.chunks(S::N), target.chunks(S::N));
+    for (o, t) in o.zip(t) {
+        let d = if o.len() == S::N {
+            s.sub(s.load(o), s.load(t))
+        } else {
+            s.sub(s.load_partial(o), s.load_partial(t))
+        };
+        sum = s.fma(d, d, sum);
+    }
+    RowLoss { loss: s.reduce_add(sum).to_f64() / n, correct: false }
 }

@@ -143,6 +143,22 @@ pub trait Simd<T: Element>: Kernels<T> + Copy + Send + Sync + 'static {
         unsafe { self.load_first(from.as_ptr(), from.len()) }
     }
 
+    /// Writes to the first `N` elements of a slice.
+    #[inline(always)]
+    fn store(self, into: &mut [T], v: Self::V) {
+        assert!(into.len() >= Self::N);
+        // SAFETY: the slice holds at least N elements.
+        unsafe { self.store_ptr(into.as_mut_ptr(), v) }
+    }
+
+    /// Writes to a slice of at most `N` elements.
+    #[inline(always)]
+    fn store_partial(self, into: &mut [T], v: Self::V) {
+        assert!(into.len() <= Self::N);
+        // SAFETY: exactly the slice's elements are written.
+        unsafe { self.store_first(into.as_mut_ptr(), into.len(), v) }
+    }
+
     /// `−a`
     #[inline(always)]
     fn neg(self, a: Self::V) -> Self::V {

@@ -1,0 +1,112 @@
+# Everything that is done with this checkout. Each target sets up what it needs, in an environment
+# of its own (.venv), and does so once: stamp files in there say what is up to date.
+#
+# Needed: Rust (rustup.rs), Python 3.11 or later, make, git.
+#
+#   make demo     build, train on real digits, show the result
+#   make test     build and run every test, Rust's and Python's   (ARGS="-k trainer" goes to pytest)
+#   make bench    compare with the peers that are installed       (ARGS="--quick" goes to pytest)
+#   make lint     formatting, clippy, rustdoc, ruff, mypy, stubs; warnings are errors
+#   make format   let rustfmt and ruff do what lint asks
+#   make docs     the manual, in docs/_build/html
+#   make wheel    the wheel, in dist/
+#   make package  build the wheel, install it beside NumPy alone, train there, weigh it
+#   make clean    remove all that was built
+#
+# PYTHON=python3.12 chooses the interpreter (the environment is made anew when it changes).
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(abspath $(VENV))/bin
+ENV := $(VENV)/.stamp-env-$(subst /,-,$(PYTHON))
+CORE := $(VENV)/.stamp-core
+RUST := Cargo.toml $(wildcard Cargo.lock) $(shell find rust -name '*.rs' -o -name Cargo.toml)
+
+export PYO3_PYTHON := $(BIN)/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Another environment that is active must not mix with this one.
+unexport CONDA_PREFIX PYTHONHOME PYTHONPATH
+
+.PHONY: help demo test bench lint format docs wheel package env clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^#   make/make/p' $(firstword $(MAKEFILE_LIST))
+
+# --- what people come for -------------------------------------------------------------------------
+
+demo: $(CORE) $(VENV)/.stamp-demo
+	$(BIN)/python -m thalweg
+
+test: $(CORE) $(VENV)/.stamp-demo $(VENV)/.stamp-test
+	cargo test --workspace
+	$(BIN)/python -m pytest $(ARGS)
+
+# A peer's warning is no failure here, and the benchmarks' modules hold no doctests.
+BENCH_OPTIONS := -o addopts="--import-mode=importlib -s" -o filterwarnings=default
+bench: $(CORE) $(VENV)/.stamp-bench
+	$(BIN)/python -m pytest $(BENCH_OPTIONS) benches $(ARGS)
+
+lint: $(CORE) $(VENV)/.stamp-dev $(VENV)/.stamp-demo
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest thalweg._core
+
+format: $(VENV)/.stamp-dev
+	cargo fmt --all
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(CORE) $(VENV)/.stamp-docs
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+wheel: $(ENV)
+	rm -rf dist
+	$(BIN)/maturin build --release --out dist
+
+package: wheel
+	$(BIN)/python tests/packaging/check_wheel.py dist/*.whl
+
+clean:
+	rm -rf $(VENV) target dist docs/_build docs/api/generated .mypy_cache .pytest_cache .ruff_cache
+	rm -f python/thalweg/_core.*.so python/thalweg/_core.so python/thalweg/_core*.pyd
+	find python tests benches examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- setting up -----------------------------------------------------------------------------------
+
+env: $(ENV)
+
+# One interpreter, one environment: another value of PYTHON has no stamp here, and makes it anew.
+$(ENV):
+	@command -v $(PYTHON) >/dev/null || { echo "make: no '$(PYTHON)' here; install Python 3.11 or \
+	later, or say PYTHON=/path/to/python" >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo "make: no 'cargo' here; install Rust: https://rustup.rs" \
+	>&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("make: thalweg \
+	needs Python 3.11 or later; $(PYTHON) is %d.%d; say PYTHON=python3.12, for example" % v)'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { $(PYTHON) -c 'import sys; print("make: \
+	%s cannot create environments (no ensurepip); on Debian and Ubuntu: apt install \
+	python%d.%d-venv" % (sys.executable, *sys.version_info[:2]), file=sys.stderr)'; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "maturin>=1.9.4,<2"
+	touch $@
+
+# Editable: Python sources are used where they are; the core is made anew when Rust changes.
+$(CORE): $(ENV) $(RUST) pyproject.toml
+	VIRTUAL_ENV=$(abspath $(VENV)) PIP_QUIET=1 $(BIN)/maturin develop --release --quiet
+	touch $@
+
+# The packages of one extra of pyproject.toml, without thalweg itself.
+$(VENV)/.stamp-%: pyproject.toml $(ENV)
+	@$(BIN)/python -c 'import tomllib; file = open("pyproject.toml", "rb"); \
+	print(*tomllib.load(file)["project"]["optional-dependencies"]["$*"], sep="\n")' \
+	  > $(VENV)/requirements-$*.txt
+	$(BIN)/python -m pip install --quiet -r $(VENV)/requirements-$*.txt
+	touch $@

@@ -1,0 +1,1 @@
+"""Benchmarks of thalweg beside its peers; see README.md."""

@@ -1,0 +1,214 @@
+"""How the benchmarks are timed and told: options, the order of turns, and the table at the end.
+
+pytest-benchmark times one function at a time, one after another. On a shared or throttling machine
+that compares the first minute with the tenth. So every test here is one short turn of one library
+(`benchmark.pedantic`, one round), and tests are ordered in rounds that alternate between the
+libraries, each round starting with the next one. The table takes the median over rounds; whatever
+drifts, drifts for all. pytest-benchmark's own listing would have a line per turn and is left out;
+`--benchmark-json` still writes all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+# The peers' modules import their libraries; nothing there is for doctests or unit tests to collect.
+collect_ignore = ["peers"]
+
+ROUNDS, HEAVY_ROUNDS, QUICK_ROUNDS = 15, 7, 5
+TURN_SECONDS, QUICK_TURN_SECONDS = 0.05, 0.02
+
+BUSY = 0.5  # more load from others than this and threads start to wait for each other
+
+TABLE = pytest.StashKey()
+LIBRARIES = pytest.StashKey()
+STARTED = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("thalweg")
+    group.addoption("--workloads", metavar="NAMES", help="only these, separated by commas")
+    group.addoption(
+        "--threads", type=int, metavar="N", help="threads of every library [all CPUs allowed]"
+    )
+    group.addoption("--quick", action="store_true", help="small workloads, few and short turns")
+    group.addoption("--table", metavar="PATH", help="also write PATH.md and PATH.json")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "work(*workloads): what a benchmark is run on")
+    # A peer's own warnings are no failures of ours.
+    config.addinivalue_line("filterwarnings", "default")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    # Before any library is imported: all of them, also JAX and BLAS, which take no other orders,
+    # then see the same CPUs.
+    allowed = _allowed_cpus()
+    threads = config.getoption("threads") or len(allowed)
+    if not 1 <= threads <= len(allowed):
+        raise pytest.UsageError(f"--threads must be from 1 to {len(allowed)}, got {threads}")
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, allowed[:threads])
+    config.option.threads = threads
+    _check_workloads(config.getoption("workloads"))
+    if not _libraries(config)[0].modes:
+        raise pytest.UsageError("thalweg itself is not installed in this environment")
+    config.stash[STARTED] = _load()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test per workload, round and mode, in this order, the modes rotated by the round."""
+    marker = metafunc.definition.get_closest_marker("work")
+    if marker is None:
+        return
+    config = metafunc.config
+    turns, names = [], []
+    for work in _selected(config, marker.args):
+        modes = [m for lib in _libraries(config) for m in lib.modes if m.supports(work)]
+        for turn in range(_rounds(config, work)):
+            shift = turn % len(modes)
+            for mode in modes[shift:] + modes[:shift]:
+                turns.append((work, mode))
+                names.append(f"{work.name}-{turn}-{mode.name}")
+    metafunc.parametrize(("work", "mode"), turns, ids=names)
+
+
+@pytest.fixture(scope="session")
+def field_of(pytestconfig):
+    """`field_of(work)`: the contestants of this workload; those of the one before are let go."""
+    from .field import Field
+
+    fields: dict[str, Field] = {}
+    seconds = QUICK_TURN_SECONDS if pytestconfig.getoption("quick") else TURN_SECONDS
+    thalweg = next(lib for lib in _libraries(pytestconfig) if lib.name == "thalweg")
+
+    def field_of(work):
+        if work.name not in fields:
+            fields.clear()
+            threads = pytestconfig.getoption("threads")
+            fields[work.name] = Field(work, thalweg.modes[0], threads, seconds)
+        return fields[work.name]
+
+    return field_of
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_benchmark_group_stats(config: pytest.Config, benchmarks: list[dict]) -> list:
+    """All turns are in: make the table of them, and leave pytest-benchmark nothing to list."""
+    from .table import Row, Table
+    from .workloads import INFERENCE, TRAINING, UPDATE
+
+    rows = {work.name: Row(work) for work in TRAINING + INFERENCE + UPDATE}
+    for turn in benchmarks:
+        info = turn["extra_info"]
+        seconds = turn["mean"] / info["steps"]
+        rows[info["work"]].turns.setdefault(info["mode"], []).append(seconds)
+    ran = [row for row in rows.values() if row.turns]
+    modes = [m for lib in _libraries(config) for m in lib.modes]
+    present = [m for m in modes if any(m.name in row.turns for row in ran)]
+    table = config.stash[TABLE] = Table(
+        ran,
+        [m.name for m in present],
+        {m.name for m in present if m.whole_epochs},
+        _about(config),
+        {lib.name: lib.missing for lib in _libraries(config) if lib.missing},
+    )
+    if path := config.getoption("table"):
+        Path(f"{path}.md").write_text(table.markdown() + "\n", encoding="utf-8")
+        Path(f"{path}.json").write_text(
+            json.dumps(table.as_dict(), indent=1) + "\n", encoding="utf-8"
+        )
+    return []
+
+
+def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
+    if TABLE in config.stash:
+        terminalreporter.section("thalweg beside its peers")
+        terminalreporter.write_line(config.stash[TABLE].markdown())
+
+
+def _check_workloads(wanted: str | None) -> None:
+    from .workloads import INFERENCE, TRAINING, UPDATE
+
+    known = [work.name for work in TRAINING + INFERENCE + UPDATE]
+    if unknown := [name for name in (wanted or "").split(",") if name and name not in known]:
+        raise pytest.UsageError(
+            f"--workloads: no {', '.join(unknown)}; there are {', '.join(known)}"
+        )
+
+
+def _selected(config: pytest.Config, works: tuple) -> list:
+    from .workloads import QUICK_MOST_FLOP
+
+    if wanted := config.getoption("workloads"):
+        return [work for work in works if work.name in wanted.split(",")]
+    quick = config.getoption("quick")
+    return [work for work in works if not quick or work.flop <= QUICK_MOST_FLOP]
+
+
+def _rounds(config: pytest.Config, work) -> int:
+    from .workloads import QUICK_MOST_FLOP
+
+    if config.getoption("quick"):
+        return QUICK_ROUNDS
+    return HEAVY_ROUNDS if work.flop > QUICK_MOST_FLOP else ROUNDS
+
+
+def _libraries(config: pytest.Config) -> list:
+    from . import peers
+
+    if LIBRARIES not in config.stash:
+        config.stash[LIBRARIES] = [peers.load(name) for name in peers.LIBRARIES]
+    return config.stash[LIBRARIES]
+
+
+def _about(config: pytest.Config) -> dict[str, str]:
+    import numpy
+
+    import thalweg
+
+    own = thalweg.show_config("dicts")
+    versions = [f"{lib.name} {lib.version}" for lib in _libraries(config) if lib.modes]
+    return {
+        "CPU": f"{_cpu()}, {os.cpu_count()} CPUs, {platform.system()} {platform.machine()}",
+        "ISA": f"{own['isa']} (thalweg's choice of {', '.join(own['isas_available'])})",
+        "Threads": f"{config.getoption('threads')} for every library",
+        "Load": _told(config.stash[STARTED], _load(), config.getoption("threads")),
+        "Versions": f"{', '.join(versions)}, NumPy {numpy.__version__},"
+        f" Python {platform.python_version()}",
+        "Date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _allowed_cpus() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _load() -> float:
+    """How many threads wanted a CPU over the last minute; NaN where nobody counts them."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
+
+
+def _told(before: float, after: float, threads: int) -> str:
+    told = f"{before:.1f} before, {after:.1f} at the end (one minute's average)"
+    # Of the load at the end, as much as our threads is our own.
+    if before > BUSY or after - threads > BUSY:
+        told += "; THE MACHINE WAS BUSY with other work, do not rely on these ratios"
+    return told
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

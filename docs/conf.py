@@ -1,0 +1,39 @@
+"""Configuration of the manual, for Sphinx."""
+
+from importlib.metadata import version as installed_version
+
+project = "thalweg"
+author = "The thalweg developers"
+copyright = "The thalweg developers, MIT or Apache-2.0"
+version = release = installed_version("thalweg")
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+]
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+suppress_warnings = ["config.cache"]
+
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+
+# `Name` in a docstring links to what it names, as numpydoc means it.
+default_role = "py:obj"
+autodoc_typehints = "none"  # numpydoc's sections give the types
+autosummary_generate = True
+numpydoc_show_class_members = False  # the class template lists them
+numpydoc_class_members_toctree = False
+
+html_theme = "pydata_sphinx_theme"
+html_title = "thalweg"
+html_static_path = ["_static"]
+html_theme_options = {
+    "show_prev_next": False,
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+}
+html_sidebars = {"index": []}

@@ -1,0 +1,76 @@
+"""Install a wheel beside NumPy alone, train there, and weigh it: ``check_wheel.py dist/*.whl``.
+
+What a user of the wheel gets must not lean on this checkout, on a compiler, or on a package that
+only developers have. So the wheel goes into an empty environment in a temporary directory, and all
+that is run there is run from that directory.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).parent
+MAX_WHEEL_MB = 5.0
+IMPORT_RUNS = 15
+
+# NumPy first, so that what is timed is what thalweg adds to it.
+IMPORT_TIMER = """
+import time
+import numpy
+start = time.perf_counter()
+import thalweg
+print(1e3 * (time.perf_counter() - start))
+"""
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """Give what the command prints; stop, showing it, if the command fails."""
+    environment = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "VIRTUAL_ENV"}}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def main(wheel: Path) -> None:
+    megabytes = wheel.stat().st_size / 1e6
+    print(f"{wheel.name}: {megabytes:.2f} MB")
+    if megabytes > MAX_WHEEL_MB:
+        sys.exit(f"the wheel is larger than {MAX_WHEEL_MB} MB")
+    if "-abi3-" not in wheel.name:
+        sys.exit("the wheel is not built for the stable ABI (abi3): it would serve one Python only")
+
+    with tempfile.TemporaryDirectory() as directory:
+        empty = Path(directory).resolve()
+        venv.create(empty / "env", with_pip=True)
+        python = empty / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
+        run(python, "-m", "pip", "install", "--quiet", wheel.resolve(), cwd=empty)
+
+        listed = run(python, "-m", "pip", "list", "--format=json", cwd=empty)
+        packages = {p["name"]: p["version"] for p in json.loads(listed)}
+        print("installed:", ", ".join(f"{name} {version}" for name, version in packages.items()))
+        extra = set(packages) - {"numpy", "pip", "setuptools", "thalweg"}
+        if extra:
+            sys.exit(f"thalweg needs NumPy only, yet brought {sorted(extra)}")
+
+        origin = run(python, "-c", "import thalweg; print(thalweg.__file__)", cwd=empty).strip()
+        if not Path(origin).resolve().is_relative_to(empty):
+            sys.exit(f"the wheel was not what was imported, but {origin}")
+
+        print(run(python, HERE.resolve() / "xor.py", cwd=empty), end="")
+        times = [float(run(python, "-c", IMPORT_TIMER, cwd=empty)) for _ in range(IMPORT_RUNS)]
+        print(
+            f"import thalweg, above import numpy: median {statistics.median(times):.1f} ms, "
+            f"fastest {min(times):.1f} ms of {IMPORT_RUNS} fresh processes"
+        )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]))

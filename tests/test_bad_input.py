@@ -1,0 +1,496 @@
+"""Everything a user can get wrong: each is a clear error that changes nothing, or it works.
+
+Every case names the error's class and what its message must contain, so that a reader of the
+message knows which argument is meant, what it is, and what to do.
+"""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, optim
+
+NAN, INF = float("nan"), float("inf")
+
+
+def x_with(value, place=(7, 2)):
+    x = np.ones((20, 5), np.float32)
+    x[place] = value
+    return x
+
+
+def y_with(value, place=11):
+    y = np.arange(20) % 3
+    y[place] = value
+    return y
+
+
+X = np.ones((20, 5), np.float32)
+Y = np.arange(20) % 3
+T = np.ones((20, 2))
+
+# (x, class of the error, what the message says)
+BAD_X = {
+    "a vector": (X[0], tw.ShapeError, [r"x must be 2-D", r"\(5,\)", r"reshape\(1, -1\)"]),
+    "a number": (3.0, tw.ShapeError, [r"x must be 2-D", r"\(\)"]),
+    "three axes": (X[None], tw.ShapeError, [r"x must be 2-D", r"\(1, 20, 5\)"]),
+    "too narrow": (X[:, :4], tw.ShapeError, [r"layer 0", r"20, 4", r"20, 5"]),
+    "too wide": (np.ones((20, 6)), tw.ShapeError, [r"layer 0", r"20, 6", r"20, 5"]),
+    "no columns": (X[:, :0], tw.ShapeError, [r"layer 0", r"20, 0", r"20, 5"]),
+    "no rows": (X[:0], tw.DataError, ["no rows"]),
+    "an empty list": ([], tw.ShapeError, [r"x must be 2-D", r"\(0,\)"]),
+    "None": (None, tw.DtypeError, [r"x has dtype object"]),
+    "objects": (X.astype(object), tw.DtypeError, [r"dtype object", r"astype"]),
+    "text": (X.astype(str), tw.DtypeError, [r"x has dtype <U", r"real numbers"]),
+    "a string": ("digits.csv", tw.DtypeError, [r"x has dtype <U"]),
+    "complex": (X + 1j, tw.DtypeError, [r"complex", r"x\.real"]),
+    "dates": (X.astype("datetime64[s]"), tw.DtypeError, [r"datetime64"]),
+    "records": (np.zeros((20, 5), "f4,f4"), tw.DtypeError, [r"x has dtype"]),
+    "ragged": ([[1, 2], [3]], tw.ShapeError, [r"x cannot be made an array", r"inhomogeneous"]),
+    "a mapping": ({"a": 1}, tw.DtypeError, [r"x has dtype object"]),
+    "masked": (np.ma.masked_equal(x_with(9), 9), tw.DataError, [r"1 masked entries", r"filled"]),
+    "NaN": (x_with(NAN), tw.DataError, [r"x\[7, 2\] is NaN"]),
+    "infinity": (x_with(INF), tw.DataError, [r"x\[7, 2\] is inf"]),
+    "minus infinity": (x_with(-INF), tw.DataError, [r"x\[7, 2\] is -inf"]),
+    "NaN in the last place": (x_with(NAN, (19, 4)), tw.DataError, [r"x\[19, 4\]"]),
+    "NaN in float64": (x_with(NAN).astype(float), tw.DataError, [r"x\[7, 2\]"]),
+    "NaN in Fortran order": (np.asfortranarray(x_with(NAN)), tw.DataError, [r"x\[7, 2\]"]),
+    "too large for float32": (
+        np.where(x_with(9) == 9, 1e39, 1.0),
+        tw.DataError,
+        [r"x\[7, 2\] = 1e\+39", r"float32", r"3\.40282e\+38"],
+    ),
+}
+
+# (y for class labels, class of the error, what the message says)
+BAD_LABELS = {
+    "negative": (y_with(-1), tw.DataError, [r"y\[11\] is -1", "3 outputs", "0 to 2"]),
+    "too large": (y_with(3), tw.DataError, [r"y\[11\] is 3", r"0 to 2"]),
+    "far too large": (y_with(2**62), tw.DataError, [r"y\[11\]", str(2**62)]),
+    "beyond int64": (
+        np.where(np.arange(20) == 4, np.uint64(2**64 - 1), np.uint64(0)),
+        tw.DataError,
+        [r"y\[4\] = 18446744073709551615"],
+    ),
+    "floats": (Y.astype(float), tw.DtypeError, [r"y has dtype float64", r"astype\(\"int64\"\)"]),
+    "a column": (Y[:, None], tw.ShapeError, [r"\(20, 1\)", r"y\.ravel\(\)"]),
+    "one-hot": (np.eye(3)[Y], tw.ShapeError, [r"\(20, 3\)", r"argmax\(axis=1\)"]),
+    "a number": (1, tw.ShapeError, [r"1-D", r"\(\)"]),
+    "too short": (Y[:19], tw.ShapeError, [r"20 rows", r"y has 19"]),
+    "too long": (np.append(Y, 0), tw.ShapeError, [r"20 rows", r"y has 21"]),
+    "none": (Y[:0], tw.ShapeError, ["20 rows", "y has 0"]),
+    "text": (Y.astype(str), tw.DtypeError, [r"y has dtype"]),
+    "None": (None, tw.DtypeError, [r"y has dtype object"]),
+}
+
+# (y for MSELoss, class of the error, what the message says)
+BAD_TARGETS = {
+    "too narrow": (T[:, :1], tw.ShapeError, [r"1 columns", r"2 outputs"]),
+    "too wide": (np.ones((20, 3)), tw.ShapeError, [r"3 columns", r"2 outputs"]),
+    "a vector": (T[:, 0], tw.ShapeError, [r"y must be 2-D", r"\(20,\)"]),
+    "too short": (T[:19], tw.ShapeError, [r"20 rows", r"y has 19"]),
+    "NaN": (np.where(np.arange(40).reshape(20, 2) == 7, NAN, T), tw.DataError, [r"y\[3, 1\]"]),
+    "infinity": (np.where(np.arange(40).reshape(20, 2) == 7, INF, T), tw.DataError, [r"y\[3, 1\]"]),
+    "complex": (T * 1j, tw.DtypeError, [r"y has dtype complex"]),
+    "none": (T[:0], tw.ShapeError, ["20 rows", "y has 0"]),
+}
+
+
+class Unchanged:
+    """A trainer at work, and a promise: what happens inside changes no bit of it."""
+
+    def __init__(self, loss):
+        labels = isinstance(loss, nn.CrossEntropyLoss)
+        layers = nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3 if labels else 2)
+        self.model = nn.Sequential(*layers, seed=1)
+        self.trainer = tw.Trainer(self.model, loss=loss, optimizer=optim.Adam(lr=0.01))
+        self.trainer.fit(X, Y if labels else T, epochs=2)
+        self.model.forward(X[:2])
+        self.model.backward(np.ones((2, self.model.out_features)))
+
+    def state(self):
+        optimizer = self.trainer.optimizer.state_dict()
+        arrays = optimizer.pop("arrays")
+        return (
+            self.model.flat_parameters.tobytes(),
+            self.model.flat_gradients.tobytes(),
+            {name: array.tobytes() for name, array in arrays.items()},
+            optimizer,
+        )
+
+    def __enter__(self):
+        self.before = self.state()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        assert self.state() == self.before, "an error changed the model or the optimizer"
+
+
+@pytest.fixture
+def classifier():
+    with Unchanged(nn.CrossEntropyLoss()) as unchanged:
+        yield unchanged.trainer
+
+
+@pytest.fixture
+def regressor():
+    with Unchanged(nn.MSELoss()) as unchanged:
+        yield unchanged.trainer
+
+
+def expect(kind, patterns, call, *arguments, **options):
+    with pytest.raises(kind) as caught:
+        call(*arguments, **options)
+    assert isinstance(caught.value, tw.ThalwegError)
+    for pattern in patterns:
+        assert caught.match(pattern)
+
+
+@pytest.mark.parametrize("case", BAD_X)
+@pytest.mark.parametrize("method", ["step", "fit", "evaluate"])
+def test_bad_x_of_training(classifier, method, case):
+    x, kind, patterns = BAD_X[case]
+    expect(kind, patterns, getattr(classifier, method), x, Y)
+
+
+@pytest.mark.parametrize("case", BAD_X)
+@pytest.mark.parametrize("method", ["__call__", "forward"])
+def test_bad_x_of_the_model(classifier, method, case):
+    x, kind, patterns = BAD_X[case]
+    expect(kind, patterns, getattr(classifier.model, method), x)
+
+
+@pytest.mark.parametrize("case", BAD_LABELS)
+@pytest.mark.parametrize("method", ["step", "fit", "evaluate"])
+def test_bad_labels(classifier, method, case):
+    y, kind, patterns = BAD_LABELS[case]
+    expect(kind, patterns, getattr(classifier, method), X, y)
+
+
+@pytest.mark.parametrize("case", BAD_TARGETS)
+@pytest.mark.parametrize("method", ["step", "fit", "evaluate"])
+def test_bad_targets(regressor, method, case):
+    y, kind, patterns = BAD_TARGETS[case]
+    expect(kind, patterns, getattr(regressor, method), X, y)
+
+
+@pytest.mark.parametrize("case", BAD_X)
+def test_bad_validation_data_is_found_before_training(classifier, case):
+    x, kind, patterns = BAD_X[case]
+    expect(kind, ["validation", patterns[0]], classifier.fit, X, Y, validation_data=(x, Y))
+
+
+def test_bad_validation_labels_are_found_before_training(classifier):
+    fit = classifier.fit
+    expect(
+        tw.DataError, ["validation", r"\[11\] is -1"], fit, X, Y, validation_data=(X, y_with(-1))
+    )
+    expect(tw.ShapeError, ["validation", "20", "19"], fit, X, Y, validation_data=(X, Y[:19]))
+
+
+@pytest.mark.parametrize("data", [X, (X,), (X, Y, Y), "xy", {"x": X, "y": Y}], ids=type)
+def test_validation_data_that_is_no_pair(classifier, data):
+    expect(
+        tw.ArgumentError, ["validation_data", "tuple"], classifier.fit, X, Y, validation_data=data
+    )
+
+
+def test_bad_data_late_in_the_set_is_found_before_the_first_step(classifier):
+    """Not in its own batch, after the model has moved: before anything happens."""
+    expect(tw.DataError, [r"x\[19, 4\]"], classifier.fit, x_with(NAN, (19, 4)), Y, batch_size=1)
+    expect(tw.DataError, [r"y\[19\]"], classifier.fit, X, y_with(3, 19), batch_size=1)
+
+
+BAD_OPTIONS = {
+    "zero epochs": ({"epochs": 0}, ["epochs", ">= 1", "0"]),
+    "negative epochs": ({"epochs": -3}, ["epochs", "-3"]),
+    "too many epochs": ({"epochs": 2**70}, ["epochs", str(2**70), "more than"]),
+    "too large a batch": ({"batch_size": 2**63}, ["batch_size", str(2**63), "more than"]),
+    "half epochs": ({"epochs": 1.5}, ["epochs", "integer", r"1\.5"]),
+    "true epochs": ({"epochs": True}, ["epochs", "integer", "True"]),
+    "text for epochs": ({"epochs": "10"}, ["epochs", "integer", "'10'"]),
+    "no batch": ({"batch_size": 0}, ["batch_size", ">= 1", "0"]),
+    "a negative batch": ({"batch_size": -1}, ["batch_size", "-1"]),
+    "a batch of None": ({"batch_size": None}, ["batch_size", "None"]),
+    "shuffle": ({"shuffle": "yes"}, ["shuffle", "True or False", "yes"]),
+    "progress": ({"progress": 1}, ["progress", "True or False", "1"]),
+    "callbacks": ({"callbacks": 3}, ["callbacks", "sequence", "3"]),
+    "a function": ({"callbacks": [print]}, ["on_epoch_end", "print"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_bad_options_of_fit(classifier, case):
+    options, patterns = BAD_OPTIONS[case]
+    expect(tw.ArgumentError, patterns, classifier.fit, X, Y, **options)
+
+
+def test_a_single_callback_is_not_a_sequence_of_them(classifier):
+    class Callback:
+        def on_epoch_end(self, trainer, record): ...
+
+    expect(tw.ArgumentError, [r"\[\.\.\.\]"], classifier.fit, X, Y, callbacks=Callback())
+    expect(tw.ArgumentError, ["on_epoch_end"], classifier.fit, X, Y, callbacks=[Callback])
+
+
+BAD_OPTIMIZERS = {
+    "negative lr": (lambda: optim.SGD(lr=-0.1), ["lr", r"\[0, inf\)", r"-0\.1"]),
+    "NaN lr": (lambda: optim.Adam(lr=NAN), ["lr", "finite", "nan"]),
+    "infinite lr": (lambda: optim.Adam(lr=INF), ["lr", "finite", "inf"]),
+    "text lr": (lambda: optim.Adam(lr="1e-3"), ["lr", "1e-3"]),
+    "no lr": (lambda: optim.SGD(lr=None), ["lr", "None"]),
+    "momentum": (lambda: optim.SGD(lr=1, momentum=-0.9), ["momentum", r"-0\.9"]),
+    "dampening": (lambda: optim.SGD(lr=1, dampening=NAN), ["dampening", "nan"]),
+    "nesterov alone": (lambda: optim.SGD(lr=1, nesterov=True), ["nesterov", "momentum > 0"]),
+    "nesterov damped": (
+        lambda: optim.SGD(lr=1, momentum=0.9, dampening=0.1, nesterov=True),
+        ["nesterov", "dampening = 0"],
+    ),
+    "nesterov of text": (lambda: optim.SGD(lr=1, momentum=0.9, nesterov="no"), ["nesterov", "no"]),
+    "weight decay": (lambda: optim.AdamW(weight_decay=-1), ["weight_decay", "-1"]),
+    "beta1 of one": (lambda: optim.Adam(betas=(1, 0.9)), [r"betas\[0\]", r"\[0, 1\)", "1"]),
+    "beta2 of one": (lambda: optim.Adam(betas=(0.9, 1.0)), [r"betas\[1\]", r"\[0, 1\)", r"1\.0"]),
+    "negative beta": (lambda: optim.Adam(betas=(-0.1, 0.9)), [r"betas\[0\]", r"-0\.1"]),
+    "one beta": (lambda: optim.Adam(betas=0.9), ["betas", "two numbers", r"0\.9"]),
+    "three betas": (lambda: optim.Adam(betas=(0.9, 0.9, 0.9)), ["betas", "two numbers"]),
+    "eps": (lambda: optim.AdamW(eps=-1e-8), ["eps", "-1e-08"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OPTIMIZERS)
+def test_bad_options_of_optimizers(case):
+    make, patterns = BAD_OPTIMIZERS[case]
+    expect(tw.ArgumentError, patterns, make)
+
+
+def test_a_bad_learning_rate_later_on(classifier):
+    for value in (-1, NAN, INF, "fast"):
+        with pytest.raises(tw.ArgumentError, match="lr"):
+            classifier.optimizer.lr = value
+
+
+BAD_MODELS = {
+    "no layers": (lambda: nn.Sequential(), tw.ArgumentError, ["at least one Linear"]),
+    "no Linear": (lambda: nn.Sequential(nn.ReLU()), tw.ArgumentError, ["at least one Linear"]),
+    "a list": (lambda: nn.Sequential([nn.ReLU()]), tw.ArgumentError, ["layer 0", "unpack"]),
+    "a class": (lambda: nn.Sequential(nn.ReLU), tw.ArgumentError, ["layer 0", r"ReLU\(\.\.\.\)"]),
+    "a function": (
+        lambda: nn.Sequential(nn.Linear(1, 1), np.tanh),
+        tw.ArgumentError,
+        ["layer 1", "tanh"],
+    ),
+    "a misfit": (
+        lambda: nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(64, 10)),
+        tw.ShapeError,
+        ["layer 2", "Linear", "32", "64"],
+    ),
+    "dtype": (
+        lambda: nn.Sequential(nn.Linear(1, 1), dtype="float16"),
+        tw.ArgumentError,
+        ["dtype", "float32", "float64", "float16"],
+    ),
+    "misspelt dtype": (
+        lambda: nn.Sequential(nn.Linear(1, 1), dtype="flaot64"),
+        tw.ArgumentError,
+        ['did you mean "float64"'],
+    ),
+    "no dtype": (lambda: nn.Sequential(nn.Linear(1, 1), dtype=3), tw.ArgumentError, ["dtype", "3"]),
+    "seed": (lambda: nn.Sequential(nn.Linear(1, 1), seed=-1), tw.ArgumentError, ["seed", "-1"]),
+    "large seed": (lambda: nn.Sequential(nn.Linear(1, 1), seed=2**64), tw.ArgumentError, ["seed"]),
+    "no inputs": (lambda: nn.Linear(0, 3), tw.ArgumentError, ["in_features", ">= 1", "0"]),
+    "too many inputs": (
+        lambda: nn.Linear(2**70, 1),
+        tw.ArgumentError,
+        ["in_features", "more than"],
+    ),
+    "no outputs": (lambda: nn.Linear(3, 0), tw.ArgumentError, ["out_features", ">= 1", "0"]),
+    "a float width": (lambda: nn.Linear(3.0, 1), tw.ArgumentError, ["in_features", r"3\.0"]),
+    "bias": (lambda: nn.Linear(3, 1, "yes"), tw.ArgumentError, ["bias", "yes"]),
+    "misspelt init": (
+        lambda: nn.Linear(3, 1, init="kaiming_unifrom"),
+        tw.ArgumentError,
+        ["init", 'did you mean "kaiming_uniform"'],
+    ),
+    "slope": (lambda: nn.LeakyReLU(NAN), tw.ArgumentError, ["negative_slope", "nan"]),
+    "negative slope": (lambda: nn.LeakyReLU(-1), tw.ArgumentError, ["negative_slope", "-1"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_MODELS)
+def test_bad_models(case):
+    make, kind, patterns = BAD_MODELS[case]
+    expect(kind, patterns, make)
+
+
+@pytest.mark.parametrize("width", [2**40, 2**24], ids=["beyond usize", "2 PiB"])
+def test_a_model_too_large_for_any_memory(width):
+    """An error, and neither a panic nor the death of the process; hence in one of its own."""
+    script = f"""
+import thalweg as tw
+try:
+    tw.nn.Sequential(tw.nn.Linear({width}, {width}))
+except (tw.ThalwegError, MemoryError) as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert str(width) in done.stdout or "memory" in done.stdout
+
+
+def test_parts_of_a_trainer_that_are_something_else(classifier):
+    model, loss = classifier.model, classifier.loss
+
+    def make(**parts):
+        whole = {"model": model, "loss": loss, "optimizer": optim.Adam(), **parts}
+        tw.Trainer(whole.pop("model"), **whole)
+
+    expect(tw.ArgumentError, ["loss", "CrossEntropyLoss", "'mse'"], make, loss="mse")
+    expect(tw.ArgumentError, ["loss", "the class MSELoss"], make, loss=nn.MSELoss)
+    expect(tw.ArgumentError, ["optimizer", "AdamW", "'adam'"], make, optimizer="adam")
+    expect(tw.ArgumentError, ["optimizer", "the class Adam"], make, optimizer=optim.Adam)
+    expect(tw.ArgumentError, ["model", "Sequential", "None"], make, model=None)
+
+
+def test_an_optimizer_belongs_to_one_model(classifier):
+    other = nn.Sequential(nn.Linear(5, 3))
+    expect(tw.ThalwegError, ["another model"], classifier.optimizer.step, other)
+    thief = tw.Trainer(other, loss=nn.CrossEntropyLoss(), optimizer=classifier.optimizer)
+    expect(tw.ThalwegError, ["another model"], thief.step, X, Y)
+    expect(tw.ThalwegError, ["another model"], thief.fit, X, Y)
+
+
+BAD_STATES = {
+    "missing": (lambda s: s.pop("2.bias"), tw.ArgumentError, [r"missing \['2.bias'\]"]),
+    "unexpected": (lambda s: s.update(x=1), tw.ArgumentError, [r"unexpected \['x'\]"]),
+    "transposed": (
+        lambda s: s.update({"0.weight": s["0.weight"].T}),
+        tw.ShapeError,
+        ["0.weight", r"\(5, 4\)", r"\(4, 5\)"],
+    ),
+    "NaN": (
+        lambda s: s["2.weight"].__setitem__((1, 2), NAN),
+        tw.DataError,
+        [r"2.weight\[1, 2\] is nan"],
+    ),
+    "text": (lambda s: s.update({"0.bias": list("abcd")}), tw.DtypeError, ["0.bias", "<U1"]),
+    "too large": (
+        lambda s: s.update({"0.bias": [0, 1e39, 0, 0]}),
+        tw.DataError,
+        [r"0.bias\[1\] = 1e\+39"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_STATES)
+def test_bad_state_dicts(classifier, case):
+    spoil, kind, patterns = BAD_STATES[case]
+    state = classifier.model.state_dict()
+    spoil(state)
+    expect(kind, patterns, classifier.model.load_state_dict, state)
+
+
+@pytest.mark.parametrize("name", ["flat_parameters", "flat_gradients"])
+def test_bad_flat_arrays(classifier, name):
+    model = classifier.model
+    good = getattr(model, name)
+    for bad, kind in [
+        (good[:-1], tw.ShapeError),
+        (good[:, None], tw.ShapeError),
+        (1.0, tw.ShapeError),
+        (np.where(np.arange(good.size) == 3, NAN, good), tw.DataError),
+        (good.astype(complex), tw.DtypeError),
+    ]:
+        expect(kind, [name], setattr, model, name, bad)
+
+
+def test_bad_optimizer_states(classifier):
+    optimizer, model = classifier.optimizer, classifier.model
+    state = optimizer.state_dict()
+    size = model.num_parameters
+    for change, kind, pattern in [
+        ({"steps": -1}, tw.ArgumentError, "steps"),
+        ({"options": {**state["options"], "beta1": 0.5}}, tw.ArgumentError, "beta1"),
+        ({"options": {**state["options"], "lr": -1}}, tw.ArgumentError, "lr"),
+        ({"arrays": {**state["arrays"], "exp_avg": np.zeros(size - 1)}}, tw.ShapeError, "exp_avg"),
+        ({"arrays": {**state["arrays"], "exp_avg": np.full(size, NAN)}}, tw.DataError, "exp_avg"),
+        ({"arrays": {"exp_avg": np.zeros(size)}}, tw.ThalwegError, "exp_avg_sq"),
+        ({"arrays": {**state["arrays"], "speed": np.zeros(size)}}, tw.ThalwegError, "speed"),
+        (
+            {"arrays": {"exp_avg": np.zeros(size), "speed": np.zeros(size)}},
+            tw.ThalwegError,
+            "exp_avg_sq",
+        ),
+    ]:
+        expect(kind, [pattern], optimizer.load_state_dict, {**state, **change}, model)
+    expect(tw.ArgumentError, ["lacks"], optimizer.load_state_dict, {"steps": 3}, model)
+
+
+@pytest.mark.parametrize("run", ["step", "fit"])
+def test_divergence_is_an_error_and_not_a_silent_nan(run):
+    model = nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 2))
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=1e6))
+
+    def train():
+        if run == "fit":
+            trainer.fit(X, T, epochs=200)
+        for _ in range(200):
+            trainer.step(X, T)
+
+    before = model.flat_parameters
+    expect(tw.DivergedError, ["lr=1000000"], train)
+    assert np.isfinite(model.flat_parameters).all()
+    if run == "fit":  # all of it is undone
+        np.testing.assert_array_equal(model.flat_parameters, before)
+        assert trainer.optimizer.state_dict()["steps"] == 0
+
+
+@pytest.mark.parametrize("optimizer", [optim.SGD(lr=1e10), optim.Adam()], ids=repr)
+def test_a_step_by_hand_that_overflows_is_an_error(optimizer):
+    """The gradient is finite, but its product with the learning rate, or its square, is not."""
+    model = nn.Sequential(nn.Linear(5, 2))
+    model.flat_gradients = np.full(12, 3e38)
+    before = model.flat_parameters
+    expect(tw.DivergedError, ["lr="], optimizer.step, model)
+    np.testing.assert_array_equal(model.flat_parameters, before)
+    assert optimizer.state_dict()["steps"] == 0
+
+
+def test_threads_that_make_no_sense():
+    before = tw.get_num_threads()
+    for n in (0, -1, 1.5, None, "2"):
+        expect(tw.ArgumentError, ["n must be an integer >= 1"], tw.set_num_threads, n)
+    assert tw.get_num_threads() == before
+
+
+def test_a_batch_of_one_works(classifier):
+    Unchanged(nn.CrossEntropyLoss()).trainer.fit(X[:1], Y[:1])
+    assert classifier.model(X[:1]).shape == (1, 3)
+
+
+def test_a_batch_larger_than_the_data_works():
+    trainer = Unchanged(nn.CrossEntropyLoss()).trainer
+    trainer.fit(X, Y, batch_size=10**9)
+    assert trainer.history.epochs == 1
+
+
+def test_boolean_labels_are_two_classes():
+    one, other = (Unchanged(nn.CrossEntropyLoss()).trainer for _ in range(2))
+    assert one.step(X, Y == 1) == other.step(X, (Y == 1).astype(int))
+
+
+def test_every_error_is_also_the_built_in_one_that_people_catch():
+    for kind, builtin in [
+        (tw.ShapeError, ValueError),
+        (tw.DataError, ValueError),
+        (tw.ArgumentError, ValueError),
+        (tw.DtypeError, TypeError),
+        (tw.DivergedError, ArithmeticError),
+        (tw.UnsupportedError, RuntimeError),
+    ]:
+        assert issubclass(kind, builtin)
+        assert issubclass(kind, tw.ThalwegError)

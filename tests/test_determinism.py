@@ -1,0 +1,159 @@
+"""The same bits for any number of threads, and an orderly end when training is interrupted."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, optim
+
+pytestmark = pytest.mark.usefixtures("threads_restored")
+
+
+@pytest.fixture
+def threads_restored():
+    before = tw.get_num_threads()
+    yield
+    tw.set_num_threads(before)
+
+
+# layers, rows, batch size: wide and narrow, odd and even, few rows and many.
+SHAPES = {
+    "digits": ([64, 128, 64, 10], 1000, 128),
+    "wide": ([784, 512, 10], 300, 128),
+    "odd": ([33, 129, 65, 7], 501, 77),
+    "few rows": ([256, 1024, 256, 3], 24, 8),
+    "many rows": ([20, 64, 5], 9000, 4096),
+    "one row": ([100, 300, 10], 20, 1),
+}
+
+
+def train(widths, rows, batch_size, dtype, loss, optimizer, activation):
+    """All that a training leaves behind, as bytes."""
+    rng = np.random.default_rng(8)
+    layers = [nn.Linear(*widths[:2])]
+    for pair in itertools.pairwise(widths[1:]):
+        layers += [activation, nn.Linear(*pair)]
+    model = nn.Sequential(*layers, dtype=dtype, seed=6)
+    trainer = tw.Trainer(model, loss=loss, optimizer=optimizer)
+    x = rng.standard_normal((rows, widths[0])).astype(dtype)
+    labels = rng.integers(0, widths[-1], rows)
+    y = labels if isinstance(loss, nn.CrossEntropyLoss) else np.eye(widths[-1], dtype=dtype)[labels]
+    history = trainer.fit(x, y, epochs=2, batch_size=batch_size, validation_data=(x, y))
+    history.pop("seconds")
+    model.forward(x[:batch_size])
+    back = model.backward(np.ones((min(rows, batch_size), widths[-1])))
+    return (
+        model.flat_parameters.tobytes(),
+        model.flat_gradients.tobytes(),
+        model(x).tobytes(),
+        back.tobytes(),
+        dict(history),
+        trainer.step(x[:batch_size], y[:batch_size]),
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_number_of_threads_changes_no_bit(shape, dtype):
+    settings = [
+        (nn.CrossEntropyLoss(), lambda: optim.AdamW(), nn.ReLU()),
+        (nn.MSELoss(), lambda: optim.SGD(lr=0.01, momentum=0.9), nn.Tanh()),
+    ]
+    for loss, optimizer, activation in settings:
+        results = []
+        for threads in (1, 2, 3):
+            tw.set_num_threads(threads)
+            assert tw.get_num_threads() == threads
+            results.append(train(*SHAPES[shape], dtype, loss, optimizer(), activation))
+        assert results[0] == results[1] == results[2]
+
+
+def test_threads_may_change_between_epochs():
+    """A run that changes its threads on the way ends where one that does not ends."""
+
+    def run(counts):
+        rng = np.random.default_rng(8)
+        model = nn.Sequential(nn.Linear(200, 300), nn.GELU(), nn.Linear(300, 10))
+        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+        x, y = rng.standard_normal((500, 200)), rng.integers(0, 10, 500)
+        for count in counts:
+            tw.set_num_threads(count)
+            trainer.fit(x, y, batch_size=100)
+        return model.flat_parameters.tobytes()
+
+    assert run([1, 1, 1]) == run([2, 3, 1])
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer signal")
+@pytest.mark.parametrize("progress", [False, True])
+def test_ctrl_c_stops_between_two_steps_and_leaves_a_usable_model(progress):
+    """In a process of its own, as a user would: a fit without end, and SIGINT while it runs."""
+    if progress:
+        pytest.importorskip("tqdm")
+    script = """
+        import os, signal, threading, time
+        import numpy as np
+        import thalweg as tw
+        from thalweg import nn, optim
+
+        rng = np.random.default_rng(0)
+        x, y = rng.standard_normal((2000, 50)).astype("float32"), rng.integers(0, 5, 2000)
+        model = nn.Sequential(nn.Linear(50, 64), nn.ReLU(), nn.Linear(64, 5))
+        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+        sent = []
+
+        def interrupt():
+            sent.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Timer(1.0, interrupt).start()
+        try:
+            trainer.fit(x, y, epochs=10**9, progress=PROGRESS)
+            raise SystemExit("it was not interrupted")
+        except KeyboardInterrupt:
+            late = time.monotonic() - sent[0]
+        assert late < 1.0, late
+        ended = trainer.history.epochs
+        assert ended > 0, "the history holds the epochs that ended"
+        # No epoch was lost: the optimizer has taken their steps, and those of less than one more.
+        steps = trainer.optimizer.state_dict()["steps"]
+        assert 0 <= steps - ended * 63 < 63, (steps, ended)
+        assert np.isfinite(model.flat_parameters).all()
+        before = trainer.evaluate(x, y)["loss"]
+        trainer.fit(x, y, epochs=3)
+        assert trainer.evaluate(x, y)["loss"] < before
+        print("usable")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script).replace("PROGRESS", str(progress))],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "THALWEG_NUM_THREADS": "2"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "usable\n"
+
+
+def test_an_environment_variable_sets_the_number_of_threads():
+    for variables, expected in [
+        ({"THALWEG_NUM_THREADS": "3", "OMP_NUM_THREADS": "5"}, "3"),
+        ({"OMP_NUM_THREADS": "5"}, "5"),
+    ]:
+        clean = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+        found = subprocess.run(
+            [sys.executable, "-c", "import thalweg; print(thalweg.get_num_threads())"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={**clean, **variables},
+            check=True,
+        )
+        assert found.stdout.strip() == expected

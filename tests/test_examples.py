@@ -1,0 +1,87 @@
+"""The examples and the demonstration do what they say, as a user would run them."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def run(arguments, directory):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        cwd=directory,  # what is written goes there
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "MPLBACKEND": "agg"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def needs_the_demo_extra():
+    for package in ("matplotlib", "sklearn", "tqdm"):
+        pytest.importorskip(package)
+
+
+def accuracies(text):
+    seeds = re.findall(r"seed \d: held-out accuracy ([\d.]+)%", text)
+    mean = re.search(r"mean held-out accuracy: ([\d.]+)%", text)
+    return [float(seed) for seed in seeds], float(mean[1])
+
+
+def is_picture(path):
+    return path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
+
+
+def test_every_example_has_a_test():
+    assert [path.name for path in EXAMPLES] == ["digits.py", "xor.py"]
+
+
+def test_xor(tmp_path):
+    text = run([ROOT / "examples" / "xor.py"], tmp_path).stdout
+    answers = re.findall(r"(\d) xor (\d) = (\d)", text)
+    assert answers == [("0", "0", "0"), ("0", "1", "1"), ("1", "0", "1"), ("1", "1", "0")]
+
+
+def test_xor_needs_numpy_only(tmp_path):
+    """None of the optional packages is imported along the way."""
+    script = (
+        f"exec(open({str(ROOT / 'examples' / 'xor.py')!r}).read())\n"
+        "import sys\n"
+        "print(sorted({'matplotlib', 'sklearn', 'tqdm', 'scipy', 'torch'} & set(sys.modules)))"
+    )
+    assert run(["-c", script], tmp_path).stdout.endswith("[]\n")
+
+
+def test_digits(tmp_path):
+    needs_the_demo_extra()
+    text = run([ROOT / "examples" / "digits.py"], tmp_path).stdout
+    seeds, mean = accuracies(text)
+    assert len(seeds) == 3
+    assert mean >= 97
+    assert mean == pytest.approx(sum(seeds) / 3, abs=0.02)
+    assert "\npassed (central differences" in text
+    assert is_picture(tmp_path / "thalweg-digits.png")
+
+
+def test_the_demonstration(tmp_path):
+    needs_the_demo_extra()
+    done = run(["-m", "thalweg"], tmp_path)
+    seeds, mean = accuracies(done.stdout)
+    assert len(seeds) == 3
+    assert mean >= 97
+    assert "\npassed (central differences" in done.stdout
+    times = re.search(r"thalweg ([\d.]+) us, scikit-learn MLPClassifier ([\d.]+) us", done.stdout)
+    assert float(times[1]) > 0
+    assert float(times[2]) > 0
+    for figure in ("epoch 40/40: 100%", "loss=", "accuracy=", "val_accuracy="):
+        assert figure in done.stderr  # the progress bar
+    assert is_picture(tmp_path / "thalweg-digits.png")

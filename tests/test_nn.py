@@ -1,0 +1,165 @@
+"""Layers, losses and initializations against their formulas, written out in NumPy."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn
+
+erf = np.vectorize(math.erf)
+
+ACTIVATIONS = {
+    nn.ReLU(): lambda x: np.maximum(x, 0),
+    nn.LeakyReLU(): lambda x: np.where(x > 0, x, 0.01 * x),
+    nn.LeakyReLU(0.5): lambda x: np.where(x > 0, x, 0.5 * x),
+    nn.Tanh(): np.tanh,
+    nn.Sigmoid(): lambda x: 1 / (1 + np.exp(-x)),
+    nn.GELU(): lambda x: 0.5 * x * (1 + erf(x / np.sqrt(2))),
+    nn.Identity(): lambda x: x,
+}
+
+
+@pytest.mark.parametrize(("layer", "formula"), ACTIVATIONS.items(), ids=repr)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_activation_follows_its_formula(layer, formula, dtype):
+    x = np.concatenate([np.linspace(-30, 30, 1201), [0.0, -0.0, 1e-30, -1e-30]])[:, None]
+    x = x.astype(dtype)
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), layer, dtype=dtype)
+    model.load_state_dict({"0.weight": [[1]]})
+    y = model(x)
+    tolerance = 8 * np.finfo(dtype).eps
+    np.testing.assert_allclose(y, formula(x.astype(float)), rtol=tolerance, atol=tolerance)
+
+
+def test_linear_is_a_matrix_product_with_the_weight_out_by_in(rng):
+    model = nn.Sequential(nn.Linear(7, 3), dtype="float64")
+    state = model.state_dict()
+    assert state["0.weight"].shape == (3, 7)
+    assert state["0.bias"].shape == (3,)
+    x = rng.standard_normal((11, 7))
+    np.testing.assert_allclose(
+        model(x), x @ state["0.weight"].T + state["0.bias"], rtol=0, atol=1e-14
+    )
+
+
+def test_linear_without_bias_has_none(rng):
+    model = nn.Sequential(nn.Linear(7, 3, bias=False), dtype="float64")
+    assert list(model.state_dict()) == ["0.weight"]
+    assert model.num_parameters == 21
+    x = rng.standard_normal((1, 7))
+    np.testing.assert_allclose(model(x), x @ model.state_dict()["0.weight"].T, atol=1e-14)
+
+
+@pytest.mark.parametrize("layer", ACTIVATIONS, ids=repr)
+@pytest.mark.parametrize("loss", [nn.MSELoss(), nn.CrossEntropyLoss()], ids=repr)
+def test_gradients_of_every_layer_and_loss_are_right(layer, loss, rng):
+    model = nn.Sequential(nn.Linear(5, 6), layer, nn.Linear(6, 3), layer, dtype="float64", seed=2)
+    x = rng.standard_normal((9, 5))
+    y = rng.standard_normal((9, 3)) if isinstance(loss, nn.MSELoss) else np.arange(9) % 3
+    report = tw.gradcheck(model, x, y, loss=loss)
+    assert report.passed, f"\n{report}"
+    assert report.max_abs_error < 1e-8
+
+
+@pytest.mark.parametrize("layer", ACTIVATIONS, ids=repr)
+def test_the_gradient_of_the_input_is_right(layer, rng):
+    model = nn.Sequential(nn.Linear(4, 6), layer, nn.Linear(6, 3), dtype="float64", seed=2)
+    weights = rng.standard_normal((5, 3))
+
+    def grad(x):
+        model.forward(x)
+        return model.backward(weights)
+
+    report = tw.check_gradient(
+        lambda x: float((weights * model(x)).sum()), grad, rng.standard_normal((5, 4))
+    )
+    assert report.passed, f"\n{report}"
+
+
+def test_mse_is_the_mean_over_all_elements(regressor, rng):
+    x, y = rng.standard_normal((7, 5)), rng.standard_normal((7, 2))
+    expected = ((regressor.model(x) - y) ** 2).mean()
+    assert regressor.evaluate(x, y) == {"loss": pytest.approx(expected, rel=1e-14)}
+
+
+def test_cross_entropy_is_the_mean_log_likelihood(classifier, blobs):
+    logits = classifier.model(blobs.x).astype(float)
+    likelihood = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = -np.log(likelihood[np.arange(90), blobs.y]).mean()
+    found = classifier.evaluate(blobs.x, blobs.y)
+    assert found["loss"] == pytest.approx(expected, rel=1e-6)
+    assert found["accuracy"] == pytest.approx((logits.argmax(axis=1) == blobs.y).mean())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_cross_entropy_of_huge_logits_is_finite_and_right(dtype):
+    model = nn.Sequential(nn.Identity(), nn.Linear(3, 3, bias=False), dtype=dtype)
+    model.load_state_dict({"1.weight": np.eye(3)})
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=tw.optim.SGD(lr=0.0))
+    logits = [[1e4, 0, -1e4], [-1e4, 1e4, 0]]
+    assert trainer.evaluate(logits, [0, 1])["loss"] == 0
+    assert trainer.evaluate(logits, [1, 0])["loss"] == pytest.approx((1e4 + 2e4) / 2)
+
+
+# For in_features = 400, out_features = 300: standard deviation, and bound of the uniform ones.
+INITIALIZATIONS = {
+    "kaiming_uniform": (1 / math.sqrt(3 * 400), 1 / math.sqrt(400)),
+    "kaiming_normal": (math.sqrt(2 / 400), None),
+    "xavier_uniform": (math.sqrt(2 / 700), math.sqrt(6 / 700)),
+    "xavier_normal": (math.sqrt(2 / 700), None),
+    "lecun_normal": (math.sqrt(1 / 400), None),
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), INITIALIZATIONS.items())
+def test_an_initialization_has_the_distribution_of_its_name(name, expected):
+    deviation, bound = expected
+    state = nn.Sequential(nn.Linear(400, 300, init=name), dtype="float64", seed=5).state_dict()
+    weight = state["0.weight"].ravel()
+    n = weight.size
+    # Five standard errors: the seed is fixed, so this is decided once and for all.
+    assert abs(weight.mean()) < 5 * deviation / math.sqrt(n)
+    assert weight.std() == pytest.approx(deviation, rel=5 / math.sqrt(2 * n))
+    kurtosis = ((weight - weight.mean()) ** 4).mean() / weight.var() ** 2
+    assert kurtosis == pytest.approx(3 if bound is None else 1.8, rel=0.05)
+    if bound is not None:
+        assert bound * 0.999 < np.abs(weight).max() <= bound
+    else:
+        assert np.abs(weight).max() > 4 * deviation
+    # The bias is uniform up to 1/sqrt(in_features) whatever the name.
+    assert 0.9 / 20 < np.abs(state["0.bias"]).max() <= 1 / 20
+
+
+def test_zeros_are_zero_in_the_bias_too():
+    assert not nn.Sequential(nn.Linear(4, 3, init="zeros")).flat_parameters.any()
+
+
+def test_every_name_that_is_documented_exists_and_is_tested():
+    assert {*INITIALIZATIONS, "zeros"} == set(nn.init.NAMES)
+    for name in nn.init.NAMES:
+        assert f"``{name}``" in nn.init.__doc__
+
+
+def test_weights_of_different_layers_and_neurons_are_not_the_same_numbers():
+    values = nn.Sequential(nn.Linear(50, 50), nn.Linear(50, 50), dtype="float64").flat_parameters
+    assert len(np.unique(values)) == values.size
+
+
+def test_the_representation_is_what_one_would_type():
+    layers = [nn.Linear(2, 3), nn.Linear(2, 3, False, init="zeros"), *ACTIVATIONS]
+    assert repr(nn.Linear(2, 3)) == "Linear(in_features=2, out_features=3, bias=True)"
+    assert repr(nn.LeakyReLU()) == "LeakyReLU(negative_slope=0.01)"
+    assert repr(nn.ReLU()) == "ReLU()"
+    for layer in layers:
+        assert eval(repr(layer), vars(nn).copy()) == layer
+
+
+def test_layers_are_frozen_hashable_and_can_be_pickled():
+    for layer in [nn.Linear(2, 3), *ACTIVATIONS, nn.MSELoss(), nn.CrossEntropyLoss()]:
+        assert pickle.loads(pickle.dumps(layer)) == layer
+        assert hash(layer) == hash(pickle.loads(pickle.dumps(layer)))
+    with pytest.raises(AttributeError):
+        nn.Linear(2, 3).in_features = 4

@@ -1,0 +1,241 @@
+"""The model: shapes, parameters, gradients by hand, copies."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn
+
+
+@pytest.fixture
+def model():
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3), dtype="float64", seed=1)
+
+
+def test_a_call_maps_rows_to_rows(model, rng):
+    for n in (1, 2, 17, 1000):
+        y = model(rng.standard_normal((n, 4)))
+        assert y.shape == (n, 3)
+        assert y.dtype == model.dtype == np.float64
+
+
+def test_a_row_gets_the_same_output_in_any_batch(model, rng):
+    x = rng.standard_normal((50, 4))
+    rows = np.concatenate([model(x[i : i + 1]) for i in range(50)])
+    np.testing.assert_allclose(rows, model(x), rtol=0, atol=1e-15)
+
+
+def test_forward_gives_what_a_call_gives(model, rng):
+    x = rng.standard_normal((5, 4))
+    np.testing.assert_array_equal(model.forward(x), model(x))
+    np.testing.assert_array_equal(model.forward(x, training=False), model(x))
+
+
+def test_backward_is_the_chain_rule(model, rng):
+    x, g = rng.standard_normal((5, 4)), rng.standard_normal((5, 3))
+    w0, b0, w2, _ = model.state_dict().values()
+    hidden = np.tanh(x @ w0.T + b0)
+    back = (g @ w2) * (1 - hidden**2)
+
+    model.forward(x)
+    np.testing.assert_allclose(model.backward(g), back @ w0, rtol=0, atol=1e-14)
+    expected = np.concatenate(
+        [(back.T @ x).ravel(), back.sum(axis=0), (g.T @ hidden).ravel(), g.sum(axis=0)]
+    )
+    np.testing.assert_allclose(model.flat_gradients, expected, rtol=0, atol=1e-14)
+
+
+def test_gradients_add_up_until_they_are_cleared(model, rng):
+    x, g = rng.standard_normal((5, 4)), rng.standard_normal((5, 3))
+    assert not model.flat_gradients.any()
+    model.forward(x)
+    model.backward(g)
+    once = model.flat_gradients
+    model.forward(x)
+    model.backward(g)
+    np.testing.assert_allclose(model.flat_gradients, 2 * once, rtol=1e-14)
+    model.zero_grad()
+    assert not model.flat_gradients.any()
+
+
+def test_backward_without_forward_is_an_error(model):
+    with pytest.raises(tw.ThalwegError, match="forward"):
+        model.backward(np.ones((1, 3)))
+    model(np.ones((1, 4)))  # a call remembers nothing
+    with pytest.raises(tw.ThalwegError, match="forward"):
+        model.backward(np.ones((1, 3)))
+
+
+def test_backward_after_the_parameters_changed_is_an_error(model, rng):
+    """What `forward` remembered belongs to other parameters: the gradient would be of neither."""
+    x, y = rng.standard_normal((5, 4)), rng.standard_normal((5, 3))
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=tw.optim.SGD(lr=0.1))
+    for change in (
+        lambda: setattr(model, "flat_parameters", model.flat_parameters),
+        lambda: model.load_state_dict(model.state_dict()),
+        lambda: trainer.step(x, y),
+        lambda: trainer.fit(x, y),
+        lambda: tw.optim.SGD(lr=0.1).step(model),
+    ):
+        model.forward(x)
+        change()
+        with pytest.raises(tw.ThalwegError, match="forward"):
+            model.backward(y)
+
+
+def test_backward_of_another_shape_is_an_error(model):
+    model.forward(np.ones((2, 4)))
+    with pytest.raises(tw.ShapeError, match=r"\(2, 4\)[\s\S]*\(2, 3\)|\(2, 3\)[\s\S]*\(2, 4\)"):
+        model.backward(np.ones((2, 4)))
+    assert not model.flat_gradients.any()
+
+
+def test_flat_arrays_are_copies_that_can_be_assigned(model):
+    before = model.flat_parameters
+    before_copy = before.copy()
+    before += 1
+    np.testing.assert_array_equal(model.flat_parameters, before_copy)
+    model.flat_parameters += 1
+    np.testing.assert_array_equal(model.flat_parameters, before)
+    model.flat_gradients = np.arange(model.num_parameters)
+    model.flat_gradients *= 2
+    np.testing.assert_array_equal(model.flat_gradients, 2.0 * np.arange(model.num_parameters))
+
+
+def test_a_step_of_gradient_descent_by_hand_lowers_the_loss(model, rng):
+    x, t = rng.standard_normal((20, 4)), rng.standard_normal((20, 3))
+
+    def loss():
+        return ((model(x) - t) ** 2).mean()
+
+    before = loss()
+    model.backward(2 * (model.forward(x) - t) / t.size)
+    model.flat_parameters -= 0.1 * model.flat_gradients
+    assert loss() < before
+
+
+def test_the_state_dict_has_names_and_shapes_in_the_flat_order(model):
+    state = model.state_dict()
+    assert {name: array.shape for name, array in state.items()} == {
+        "0.weight": (6, 4),
+        "0.bias": (6,),
+        "2.weight": (3, 6),
+        "2.bias": (3,),
+    }
+    flat = np.concatenate([array.ravel() for array in state.values()])
+    np.testing.assert_array_equal(flat, model.flat_parameters)
+    assert model.num_parameters == flat.size == 51
+
+
+def test_the_state_dict_holds_copies(model):
+    before = model.flat_parameters
+    for array in model.state_dict().values():
+        array += 1
+    np.testing.assert_array_equal(model.flat_parameters, before)
+
+
+def test_a_state_dict_moves_a_model_into_another(model, rng):
+    other = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3), dtype="float64", seed=2)
+    x = rng.standard_normal((5, 4))
+    assert not np.array_equal(other(x), model(x))
+    other.load_state_dict(model.state_dict())
+    np.testing.assert_array_equal(other(x), model(x))
+
+
+def test_a_state_dict_may_have_any_order_dtype_and_memory_order(model):
+    state = {name: np.asfortranarray(a) for name, a in reversed(model.state_dict().items())}
+    single = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3), seed=2)
+    single.load_state_dict(state)
+    np.testing.assert_array_equal(single.flat_parameters, model.flat_parameters.astype(np.float32))
+
+
+def test_seeds_give_models(model):
+    def parameters(seed):
+        return nn.Sequential(nn.Linear(4, 6), seed=seed).flat_parameters
+
+    np.testing.assert_array_equal(parameters(7), parameters(7))
+    assert not np.array_equal(parameters(7), parameters(8))
+    assert not np.array_equal(parameters(0), parameters(2**64 - 1))
+
+
+def test_a_model_of_one_seed_is_the_same_in_both_precisions():
+    double = nn.Sequential(nn.Linear(40, 60), dtype="float64", seed=4).flat_parameters
+    single = nn.Sequential(nn.Linear(40, 60), dtype="float32", seed=4).flat_parameters
+    np.testing.assert_allclose(single, double, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.copy, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
+)
+def test_a_copy_is_equal_and_independent(duplicate, model, rng):
+    x = rng.standard_normal((5, 4))
+    model.flat_parameters = rng.standard_normal(model.num_parameters)
+    other = duplicate(model)
+    assert repr(other) == repr(model)
+    np.testing.assert_array_equal(other(x), model(x))
+    before = model.flat_parameters
+    other.flat_parameters = np.zeros(other.num_parameters)
+    np.testing.assert_array_equal(model.flat_parameters, before)
+
+
+def test_a_pickle_of_an_unknown_version_is_refused(model):
+    state = model.__getstate__()
+    state["version"] = 99
+    with pytest.raises(tw.UnsupportedError, match="99"):
+        nn.Sequential.__new__(nn.Sequential).__setstate__(state)
+
+
+def test_astype_changes_the_precision_of_a_copy(model, rng):
+    single = model.astype("float32")
+    assert single.dtype == np.float32
+    assert model.dtype == np.float64
+    np.testing.assert_array_equal(single.flat_parameters, model.flat_parameters.astype(np.float32))
+    x = rng.standard_normal((5, 4))
+    np.testing.assert_allclose(single(x), model(x), rtol=1e-5, atol=1e-6)
+    assert single(x).dtype == np.float32
+
+
+def test_dtype_takes_names_and_numpy_types():
+    for dtype in ("float64", np.float64, np.dtype("float64")):
+        assert nn.Sequential(nn.Linear(1, 1), dtype=dtype).dtype == np.float64
+
+
+def test_a_layer_used_twice_has_two_sets_of_parameters():
+    layer = nn.Linear(3, 3)
+    model = nn.Sequential(layer, layer)
+    first, _, second, _ = model.state_dict().values()
+    assert model.num_parameters == 24
+    assert not np.array_equal(first, second)
+
+
+def test_activations_may_come_first_and_several_at_once():
+    model = nn.Sequential(
+        nn.ReLU(), nn.Identity(), nn.Linear(3, 3, bias=False), nn.ReLU(), nn.Tanh()
+    )
+    model.load_state_dict({"2.weight": -np.eye(3)})
+    assert (model.in_features, model.out_features) == (3, 3)
+    assert not model([[-1, 2, 3]]).any()
+    model.load_state_dict({"2.weight": np.eye(3)})
+    np.testing.assert_allclose(model([[-1, 2, 3]]), [[0, np.tanh(2), np.tanh(3)]], rtol=1e-6)
+
+
+def test_the_representation_and_summary_show_all_layers(model):
+    assert repr(model) == (
+        "Sequential(\n"
+        "  (0): Linear(in_features=4, out_features=6, bias=True)\n"
+        "  (1): Tanh()\n"
+        "  (2): Linear(in_features=6, out_features=3, bias=True)\n"
+        "  dtype=float64, seed=1\n"
+        ")"
+    )
+    lines = model.summary().splitlines()
+    assert len(lines) == 5
+    assert lines[1].split()[-3:] == ["(n,", "6)", "30"]
+    assert lines[3].split()[-3:] == ["(n,", "3)", "21"]
+    assert lines[4] == "total: 51 parameters, float64"
+    assert len(model) == 3
+    assert model[1] == nn.Tanh()
+    assert (model.in_features, model.out_features) == (4, 3)

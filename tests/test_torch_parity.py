@@ -1,0 +1,185 @@
+"""Training beside PyTorch, from the same weights over the same batches: the curves are the same.
+
+Skipped where PyTorch is not installed.
+"""
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, optim
+
+torch = pytest.importorskip("torch")
+
+torch.set_num_threads(1)  # its threads and ours would only be in each other's way here
+
+STEPS = 200
+ROWS, BATCH = 192, 24
+
+
+def to_torch(model):
+    """The same model in PyTorch, with the same numbers."""
+    made = []
+    for layer in model.layers:
+        kind = getattr(torch.nn, type(layer).__name__)
+        if isinstance(layer, nn.Linear):
+            made.append(kind(layer.in_features, layer.out_features, bias=layer.bias))
+        elif isinstance(layer, nn.LeakyReLU):
+            made.append(kind(layer.negative_slope))
+        else:
+            made.append(kind())
+    twin = torch.nn.Sequential(*made).to(getattr(torch, model.dtype.name))
+    # The names and shapes of our state dict are PyTorch's: it must load as it is.
+    twin.load_state_dict({name: torch.tensor(v) for name, v in model.state_dict().items()})
+    return twin
+
+
+def data(loss, rng):
+    x = rng.standard_normal((ROWS, 12))
+    if isinstance(loss, nn.CrossEntropyLoss):
+        return x, (np.abs(x[:, :4]).argmax(axis=1)).astype(np.int64)
+    return x, np.stack([np.sin(x[:, 0]), x[:, 1] * x[:, 2], x[:, 3], x.sum(axis=1)], axis=1)
+
+
+OPTIMIZERS = {
+    "SGD": (
+        lambda: optim.SGD(lr=0.05, momentum=0.9),
+        lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
+    ),
+    "SGD, damped, decay": (
+        lambda: optim.SGD(lr=0.05, momentum=0.9, dampening=0.3, weight_decay=1e-3),
+        lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, dampening=0.3, weight_decay=1e-3),
+    ),
+    "SGD, Nesterov": (
+        lambda: optim.SGD(lr=0.02, momentum=0.9, nesterov=True),
+        lambda p: torch.optim.SGD(p, lr=0.02, momentum=0.9, nesterov=True),
+    ),
+    "Adam": (lambda: optim.Adam(), lambda p: torch.optim.Adam(p)),
+    "Adam, decay": (
+        lambda: optim.Adam(lr=3e-3, betas=(0.8, 0.99), weight_decay=1e-2),
+        lambda p: torch.optim.Adam(p, lr=3e-3, betas=(0.8, 0.99), weight_decay=1e-2),
+    ),
+    "AdamW": (lambda: optim.AdamW(), lambda p: torch.optim.AdamW(p)),
+}
+LOSSES = {
+    "MSE": (nn.MSELoss(), torch.nn.MSELoss()),
+    "cross-entropy": (nn.CrossEntropyLoss(), torch.nn.CrossEntropyLoss()),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("activation", [nn.Tanh(), nn.ReLU()], ids=repr)
+def test_two_hundred_steps(activation, optimizer, loss, rng):
+    ours, theirs = LOSSES[loss]
+    model = nn.Sequential(
+        nn.Linear(12, 32), activation, nn.Linear(32, 16), activation, nn.Linear(16, 4),
+        dtype="float64", seed=11,
+    )  # fmt: skip
+    twin = to_torch(model)
+    make, make_torch = OPTIMIZERS[optimizer]
+    trainer = tw.Trainer(model, loss=ours, optimizer=make())
+    torch_optimizer = make_torch(twin.parameters())
+    x, y = data(ours, rng)
+    curve, expected = [], []
+    for step in range(STEPS):
+        start = step * BATCH % ROWS
+        xb, yb = x[start : start + BATCH], y[start : start + BATCH]
+        curve.append(trainer.step(xb, yb))
+        torch_optimizer.zero_grad()
+        value = theirs(twin(torch.tensor(xb)), torch.tensor(yb))
+        value.backward()
+        torch_optimizer.step()
+        expected.append(value.item())
+    assert np.mean(curve[-8:]) < 0.97 * np.mean(curve[:8])  # something was learned
+    np.testing.assert_allclose(curve, expected, rtol=1e-10)
+    for name, values in twin.state_dict().items():
+        np.testing.assert_allclose(
+            model.state_dict()[name], values.numpy(), rtol=1e-8, atol=1e-10, err_msg=name
+        )
+
+
+def test_a_fit_is_an_epoch_in_pytorch(rng):
+    """Through `fit`, short last batch included: 192 rows in batches of 25."""
+    ours, theirs = LOSSES["cross-entropy"]
+    model = nn.Sequential(nn.Linear(12, 32), nn.GELU(), nn.Linear(32, 4), dtype="float64", seed=1)
+    twin = to_torch(model)
+    x, y = data(ours, rng)
+    trainer = tw.Trainer(model, loss=ours, optimizer=optim.AdamW(lr=2e-3))
+    history = trainer.fit(x, y, epochs=5, batch_size=25, shuffle=False)
+    torch_optimizer = torch.optim.AdamW(twin.parameters(), lr=2e-3)
+    for epoch in range(5):
+        total = 0.0
+        for start in range(0, ROWS, 25):
+            xb, yb = torch.tensor(x[start : start + 25]), torch.tensor(y[start : start + 25])
+            torch_optimizer.zero_grad()
+            value = theirs(twin(xb), yb)
+            value.backward()
+            torch_optimizer.step()
+            total += value.item() * len(xb)
+        assert history["loss"][epoch] == pytest.approx(total / ROWS, rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Linear(9, 7),
+        nn.Linear(9, 7, bias=False),
+        nn.ReLU(),
+        nn.LeakyReLU(0.2),
+        nn.Tanh(),
+        nn.Sigmoid(),
+        nn.GELU(),
+        nn.Identity(),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("rows", [1, 5, 64])
+def test_outputs_and_gradients_of_a_layer(layer, rows, rng):
+    model = nn.Sequential(nn.Linear(9, 9), layer, dtype="float64", seed=2)
+    twin = to_torch(model)
+    x = 3 * rng.standard_normal((rows, 9))
+    x_torch = torch.tensor(x, requires_grad=True)
+    y_torch = twin(x_torch)
+    y = model.forward(x)
+    g = rng.standard_normal(y.shape)
+    y_torch.backward(torch.tensor(g))
+    np.testing.assert_allclose(y, y_torch.detach().numpy(), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(model.backward(g), x_torch.grad.numpy(), rtol=1e-12, atol=1e-13)
+    expected = [p.grad.numpy().ravel() for p in twin.parameters()]
+    np.testing.assert_allclose(
+        model.flat_gradients, np.concatenate([np.empty(0), *expected]), rtol=1e-12, atol=1e-12
+    )
+
+
+def test_derivatives_at_exactly_zero_are_pytorchs():
+    for layer in (nn.ReLU(), nn.LeakyReLU(0.2)):
+        model = nn.Sequential(nn.Linear(3, 3, bias=False), layer, dtype="float64")
+        x = torch.zeros((1, 3), dtype=torch.float64, requires_grad=True)
+        to_torch(model)(x).sum().backward()
+        model.forward(np.zeros((1, 3)))
+        np.testing.assert_array_equal(model.backward(np.ones((1, 3))), x.grad.numpy())
+
+
+def test_float32_training_stays_close(rng):
+    ours, theirs = LOSSES["cross-entropy"]
+    model = nn.Sequential(nn.Linear(12, 64), nn.Tanh(), nn.Linear(64, 4), seed=3)
+    twin = to_torch(model)
+    trainer = tw.Trainer(model, loss=ours, optimizer=optim.SGD(lr=0.1, momentum=0.9))
+    torch_optimizer = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9)
+    x, y = data(ours, rng)
+    x = x.astype(np.float32)
+    for step in range(100):
+        start = step * BATCH % ROWS
+        xb, yb = x[start : start + BATCH], y[start : start + BATCH]
+        torch_optimizer.zero_grad()
+        value = theirs(twin(torch.tensor(xb)), torch.tensor(yb))
+        value.backward()
+        torch_optimizer.step()
+        assert trainer.step(xb, yb) == pytest.approx(value.item(), rel=1e-4)
+
+
+def test_tensors_are_read_as_arrays(rng):
+    model = nn.Sequential(nn.Linear(4, 2), dtype="float64")
+    x = rng.standard_normal((3, 4))
+    np.testing.assert_array_equal(model(torch.tensor(x)), model(x))

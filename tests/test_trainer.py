@@ -1,0 +1,364 @@
+"""Training: steps, epochs, batches, evaluation, callbacks, history."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, optim
+
+
+def test_fit_learns(classifier, blobs):
+    assert classifier.evaluate(blobs.x, blobs.y)["accuracy"] < 0.9
+    history = classifier.fit(blobs.x, blobs.y, epochs=30)
+    assert history["loss"][-1] < history["loss"][0] / 5
+    assert classifier.evaluate(blobs.x, blobs.y)["accuracy"] > 0.97
+    assert (classifier.model(blobs.x).argmax(axis=1) == blobs.y).mean() > 0.97
+
+
+def test_step_returns_the_loss_before_it(regressor, rng):
+    x, y = rng.standard_normal((16, 5)), rng.standard_normal((16, 2))
+    losses = []
+    for _ in range(5):
+        expected = regressor.evaluate(x, y)["loss"]
+        losses.append(regressor.step(x, y))
+        assert losses[-1] == pytest.approx(expected, rel=1e-13)
+        assert isinstance(losses[-1], float)
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_step_is_forward_backward_and_update(regressor, rng):
+    """The fused step does what the same step by hand does."""
+    x, y = rng.standard_normal((16, 5)), rng.standard_normal((16, 2))
+    model = copy.deepcopy(regressor.model)
+    by_hand = optim.SGD(lr=0.05, momentum=0.9)
+    for _ in range(10):
+        regressor.step(x, y)
+        model.zero_grad()
+        model.backward(2 * (model.forward(x) - y) / y.size)
+        by_hand.step(model)
+    np.testing.assert_allclose(
+        regressor.model.flat_parameters, model.flat_parameters, rtol=1e-12, atol=1e-14
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 32, 90, 1000])
+def test_fit_without_shuffling_is_a_series_of_steps(batch_size, blobs):
+    def trainer():
+        model = nn.Sequential(nn.Linear(5, 16), nn.GELU(), nn.Linear(16, 3), seed=3)
+        return tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.AdamW(lr=0.01))
+
+    whole, single = trainer(), trainer()
+    history = whole.fit(blobs.x, blobs.y, epochs=2, batch_size=batch_size, shuffle=False)
+    for epoch in range(2):
+        losses, sizes = [], []
+        for start in range(0, 90, batch_size):
+            rows = slice(start, start + batch_size)  # the last batch may be short; none is dropped
+            losses.append(single.step(blobs.x[rows], blobs.y[rows]))
+            sizes.append(len(blobs.y[rows]))
+        # A short last batch weighs less.
+        mean = np.average(losses, weights=sizes)
+        assert history["loss"][epoch] == pytest.approx(mean, rel=1e-6)
+    np.testing.assert_array_equal(whole.model.flat_parameters, single.model.flat_parameters)
+
+
+def test_shuffling_uses_every_row_once_an_epoch():
+    """With x = one-hot rows and one step per row, a row's weight moves when that row is used."""
+    n = 37
+    model = nn.Sequential(nn.Linear(n, 1, bias=False, init="zeros"), dtype="float64")
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.25))
+    for epoch in range(1, 4):
+        trainer.fit(np.eye(n), np.ones((n, 1)), batch_size=1)
+        # w <- w + (1 - w) / 2 in each use
+        np.testing.assert_array_equal(model.flat_parameters, np.full(n, 1 - 0.5**epoch))
+
+
+def test_shuffling_uses_another_order_in_every_fit():
+    """With one row a step and momentum, the weights at the end show the order of the rows."""
+    n = 64
+    model = nn.Sequential(nn.Linear(n, 1, bias=False, init="zeros"), dtype="float64")
+    ends = set()
+    for _ in range(2):  # a new trainer starts the same series again
+        trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.25, momentum=0.5))
+        for _ in range(4):
+            model.flat_parameters = np.zeros(n)
+            trainer.optimizer.load_state_dict(optim.SGD(lr=0.25, momentum=0.5).state_dict(), model)
+            trainer.fit(np.eye(n), np.ones((n, 1)), batch_size=1)
+            ends.add(model.flat_parameters.tobytes())
+    assert len(ends) == 4
+
+
+def test_shuffling_uses_another_order_in_every_epoch():
+    """As above; two epochs in the same order would move the weights of the same rows most."""
+    n = 64
+    ends = []
+
+    class Reset:
+        def on_epoch_end(self, trainer, record):
+            ends.append(trainer.model.flat_parameters.tobytes())
+            trainer.model.flat_parameters = np.zeros(n)
+
+    model = nn.Sequential(nn.Linear(n, 1, bias=False, init="zeros"), dtype="float64")
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.Adam(lr=0.25))
+    trainer.fit(np.eye(n), np.ones((n, 1)), epochs=4, batch_size=1, callbacks=[Reset()])
+    assert len(set(ends)) == 4
+    # The same four epochs unshuffled differ too, as Adam's averages go on: so look at the ranks.
+    ranks = [tuple(np.argsort(np.frombuffer(end))) for end in ends]
+    assert len(set(ranks)) == 4
+
+
+def test_equal_seeds_give_equal_runs_and_other_seeds_others(blobs):
+    def run(seed):
+        model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3), seed=seed)
+        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+        losses = trainer.fit(blobs.x, blobs.y, epochs=3)["loss"]
+        return losses, model.flat_parameters.tobytes()
+
+    assert run(5) == run(5)
+    assert run(5) != run(6)
+
+
+def test_the_figures_of_an_epoch(classifier, blobs):
+    train, held_out = (blobs.x[:60], blobs.y[:60]), (blobs.x[60:], blobs.y[60:])
+    history = classifier.fit(*train, epochs=4, validation_data=held_out)
+    assert list(history) == ["loss", "accuracy", "val_loss", "val_accuracy", "seconds"]
+    assert all(len(values) == 4 for values in history.values())
+    assert all(0 < seconds < 10 for seconds in history["seconds"])
+    found = classifier.evaluate(*held_out)
+    assert found["loss"] == pytest.approx(history["val_loss"][-1], rel=1e-6)
+    assert found["accuracy"] == history["val_accuracy"][-1]
+    assert classifier.history is history
+
+
+def test_a_regressor_has_no_accuracy(regressor, rng):
+    x, y = rng.standard_normal((16, 5)), rng.standard_normal((16, 2))
+    assert list(regressor.fit(x, y, validation_data=(x, y))) == ["loss", "val_loss", "seconds"]
+    assert list(regressor.evaluate(x, y)) == ["loss"]
+
+
+def test_the_loss_of_an_epoch_is_that_seen_by_its_steps(blobs):
+    """With a learning rate of zero nothing moves, and it must be the loss of the whole set."""
+    model = nn.Sequential(nn.Linear(5, 3), seed=3)
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.0))
+    expected = trainer.evaluate(blobs.x, blobs.y)
+    history = trainer.fit(blobs.x, blobs.y, batch_size=32)  # 32 + 32 + 26
+    assert history["loss"][0] == pytest.approx(expected["loss"], rel=1e-6)
+    assert history["accuracy"][0] == pytest.approx(expected["accuracy"], rel=1e-12)
+
+
+def test_validation_and_evaluation_learn_nothing(blobs):
+    def run(validation_data):
+        model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+        trainer.fit(blobs.x, blobs.y, epochs=3, validation_data=validation_data)
+        before = model.flat_parameters.tobytes()
+        trainer.evaluate(blobs.x, blobs.y)
+        assert model.flat_parameters.tobytes() == before
+        return before
+
+    assert run(None) == run((blobs.x[:9], blobs.y[:9]))
+
+
+def test_training_goes_on_where_it_stopped(blobs):
+    """Two fits of one epoch are not a new start: the optimizer keeps its averages."""
+    model = nn.Sequential(nn.Linear(5, 3), dtype="float64")
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=0.01))
+    for _ in range(3):
+        trainer.fit(blobs.x, blobs.y, batch_size=30)
+    assert trainer.optimizer.state_dict()["steps"] == 9
+
+
+def test_the_learning_rate_may_be_changed_between_epochs(classifier, blobs):
+    classifier.fit(blobs.x, blobs.y)
+    before = classifier.model.flat_parameters
+    classifier.optimizer.lr = 0.0
+    classifier.fit(blobs.x, blobs.y)
+    np.testing.assert_array_equal(classifier.model.flat_parameters, before)
+
+
+class Recorder:
+    """A callback that remembers what it saw and stops after a given epoch."""
+
+    def __init__(self, stop_after=None):
+        self.records = []
+        self.lengths = []
+        self.stop_after = stop_after
+
+    def on_epoch_end(self, trainer, record):
+        self.records.append(record)
+        self.lengths.append(trainer.history.epochs)
+        return record["epoch"] == self.stop_after
+
+
+def test_a_callback_sees_every_epoch(classifier, blobs):
+    recorder = Recorder()
+    history = classifier.fit(
+        blobs.x, blobs.y, epochs=4, validation_data=(blobs.x, blobs.y), callbacks=[recorder]
+    )
+    assert [record["epoch"] for record in recorder.records] == [1, 2, 3, 4]
+    assert recorder.lengths == [1, 2, 3, 4]
+    for key, values in history.items():
+        assert [record[key] for record in recorder.records] == values
+
+
+def test_a_callback_can_stop_the_training_and_all_are_told(classifier, blobs):
+    first, second = Recorder(stop_after=2), Recorder()
+    history = classifier.fit(blobs.x, blobs.y, epochs=10, callbacks=[first, second])
+    assert history.epochs == len(first.records) == len(second.records) == 2
+
+
+def test_a_callback_does_not_change_the_result(blobs):
+    def run(**options):
+        model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+        trainer.fit(blobs.x, blobs.y, epochs=5, batch_size=8, **options)
+        return model.flat_parameters.tobytes()
+
+    assert run() == run(callbacks=[Recorder()])
+
+
+def test_an_error_in_a_callback_comes_through_and_the_model_stays_usable(classifier, blobs):
+    class Broken:
+        def on_epoch_end(self, trainer, record):
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        classifier.fit(blobs.x, blobs.y, epochs=5, callbacks=[Broken()])
+    assert classifier.history.epochs == 1
+    assert classifier.fit(blobs.x, blobs.y, epochs=2).epochs == 2
+
+
+def test_the_callback_may_use_the_model(classifier, blobs):
+    class Watcher:
+        def __init__(self):
+            self.losses = []
+
+        def on_epoch_end(self, trainer, record):
+            self.losses.append(trainer.evaluate(blobs.x, blobs.y)["loss"])
+            trainer.optimizer.lr *= 0.5
+            assert np.isfinite(trainer.model(blobs.x)).all()
+
+    watcher = Watcher()
+    history = classifier.fit(
+        blobs.x, blobs.y, epochs=3, validation_data=(blobs.x, blobs.y), callbacks=[watcher]
+    )
+    assert watcher.losses == pytest.approx(history["val_loss"], rel=1e-6)
+    assert classifier.optimizer.lr == 0.01 / 8
+
+
+def test_the_progress_bar_shows_epochs_and_figures(classifier, blobs, capsys):
+    pytest.importorskip("tqdm")
+    classifier.fit(blobs.x, blobs.y, epochs=3, validation_data=(blobs.x, blobs.y), progress=True)
+    shown = capsys.readouterr().err
+    assert "epoch 3/3: 100%" in shown
+    assert "9/9" in shown
+    for key in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        assert f"{key}={classifier.history[key][-1]:.4f}" in shown
+
+
+def test_a_missing_progress_bar_names_the_extra(classifier, blobs, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tqdm.auto", None)
+    before = classifier.model.flat_parameters
+    with pytest.raises(ImportError, match=r'pip install "thalweg\[progress\]"'):
+        classifier.fit(blobs.x, blobs.y, progress=True)
+    np.testing.assert_array_equal(classifier.model.flat_parameters, before)
+
+
+def test_inputs_of_any_dtype_and_layout_give_the_same_bits(blobs):
+    """Values that float32 holds exactly, so that every conversion is exact."""
+    x = np.round(blobs.x * 4) / 4
+    wide = np.zeros((180, 10), np.float32)
+    wide[::2, ::2] = x
+    unaligned = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape)
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    variants = {
+        "float32": x,
+        "float64": x.astype(np.float64),
+        "float16": x.astype(np.float16),
+        "longdouble": x.astype(np.longdouble),
+        "list": x.tolist(),
+        "Fortran": np.asfortranarray(x),
+        "strided": wide[::2, ::2],
+        "reversed": x[::-1][::-1],
+        "read-only": read_only,
+        "big-endian": x.astype(">f4"),
+        "unaligned": unaligned,
+        "subclass": np.ma.masked_array(x),
+    }
+    assert not unaligned.flags.aligned
+    labels = {
+        "int64": blobs.y,
+        "int8": blobs.y.astype(np.int8),
+        "uint64": blobs.y.astype(np.uint64),
+        "list": blobs.y.tolist(),
+        "strided": np.repeat(blobs.y, 2)[::2],
+    }
+
+    def run(x, y):
+        model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+        trainer.step(x, y)
+        trainer.fit(x, y, epochs=2)
+        return model(x).tobytes()
+
+    expected = run(x, blobs.y)
+    assert {
+        name for name, variant in variants.items() if run(variant, blobs.y) != expected
+    } == set()
+    assert {name for name, variant in labels.items() if run(x, variant) != expected} == set()
+
+
+def test_targets_of_one_output_may_be_flat(rng):
+    def run(y):
+        model = nn.Sequential(nn.Linear(5, 1), dtype="float64")
+        trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+        return trainer.step(x, y), trainer.evaluate(x, y), trainer.fit(x, y)["loss"]
+
+    x, y = rng.standard_normal((12, 5)), rng.standard_normal(12)
+    assert run(y) == run(y[:, None])
+
+
+def test_integer_and_boolean_features_are_numbers():
+    model = nn.Sequential(nn.Linear(2, 1, bias=False), dtype="float64")
+    model.load_state_dict({"0.weight": [[1, 10]]})
+    np.testing.assert_array_equal(model(np.array([[1, 2]], np.int8)), [[21]])
+    np.testing.assert_array_equal(model(np.array([[True, False]])), [[1]])
+
+
+def test_inputs_are_never_written_to(classifier, blobs):
+    x, y = blobs.x.copy(), blobs.y.copy()
+    classifier.fit(x, y, epochs=2)
+    np.testing.assert_array_equal(x, blobs.x)
+    np.testing.assert_array_equal(y, blobs.y)
+
+
+def test_the_plan_can_be_printed(classifier):
+    assert isinstance(classifier.plan(32), str)
+    assert classifier.plan(32) == classifier.plan(32) != ""
+
+
+def test_the_trainer_shows_and_keeps_what_it_is_made_of(classifier):
+    for part in (classifier.model, classifier.loss, classifier.optimizer):
+        assert repr(part) in repr(classifier)
+    for name in ("model", "loss", "optimizer", "history"):
+        with pytest.raises(AttributeError):
+            setattr(classifier, name, None)
+
+
+def test_precision_is_that_of_the_model():
+    model = nn.Sequential(nn.Linear(1, 1))
+    tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=1), precision="float32")
+    with pytest.raises(tw.UnsupportedError, match="bfloat16"):
+        tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=1), precision="bfloat16")
+
+
+def test_a_history_is_a_dict_that_can_be_copied(classifier, blobs):
+    history = classifier.fit(blobs.x, blobs.y, epochs=2)
+    assert pickle.loads(pickle.dumps(history)) == history == copy.deepcopy(history)
+    assert type(copy.deepcopy(history)) is tw.History
+    assert repr(history).startswith(f"History(2 epochs, loss {history['loss'][-1]:.4f}, accuracy ")
+    assert history.epochs == 2
+    assert repr(tw.History()) == "History(0 epochs)"
