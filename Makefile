@@ -46,7 +46,7 @@ test: $(CORE) $(VENV)/.stamp-demo $(VENV)/.stamp-test
 
 # A peer's warning is no failure here, and the benchmarks' modules hold no doctests.
 BENCH_OPTIONS := -o addopts="--import-mode=importlib -s" -o filterwarnings=default
-bench: $(CORE) $(VENV)/.stamp-bench
+bench: $(CORE) $(VENV)/.stamp-test $(VENV)/.stamp-bench
 	$(BIN)/python -m pytest $(BENCH_OPTIONS) benches $(ARGS)
 
 lint: $(CORE) $(VENV)/.stamp-dev $(VENV)/.stamp-demo

@@ -126,9 +126,10 @@ def test_ctrl_c_stops_between_two_steps_and_leaves_a_usable_model(progress):
         steps = trainer.optimizer.state_dict()["steps"]
         assert 0 <= steps - ended * 63 < 63, (steps, ended)
         assert np.isfinite(model.flat_parameters).all()
-        before = trainer.evaluate(x, y)["loss"]
-        trainer.fit(x, y, epochs=3)
-        assert trainer.evaluate(x, y)["loss"] < before
+        # It goes on from there. (By now the loss may be as low as it can get.)
+        assert trainer.fit(x, y, epochs=3).epochs == 3
+        assert trainer.optimizer.state_dict()["steps"] == steps + 3 * 63
+        assert np.isfinite(trainer.evaluate(x, y)["loss"])
         print("usable")
     """
     done = subprocess.run(

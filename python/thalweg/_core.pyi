@@ -11,11 +11,26 @@ from typing import Any, Literal, TypeAlias, final
 import numpy as np
 import numpy.typing as npt
 
+__all__ = [
+    "Fit",
+    "Model",
+    "Optimizer",
+    "Trainer",
+    "__version__",
+    "after_fork",
+    "central_differences",
+    "config",
+    "get_num_threads",
+    "set_num_threads",
+]
+
 _Array: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 _Labels: TypeAlias = npt.NDArray[np.int64]
-# ("linear", in, out, bias, init) | ("leaky_relu", slope) | ("relu",) | ("tanh",) | ("sigmoid",) | ("gelu",) | ("identity",)
+# ("linear", in, out, bias, init) | ("leaky_relu", slope) | ("relu",) | ("tanh",) | ("sigmoid",)
+# | ("gelu",) | ("identity",)
 _LayerSpec: TypeAlias = tuple[Any, ...]
-# (epoch from 1, loss, accuracy, val_loss, val_accuracy, seconds); None where there is no such figure
+# (epoch from 1, loss, accuracy, val_loss, val_accuracy, seconds); None where there is no such
+# figure
 _EpochRecord: TypeAlias = tuple[int, float, float | None, float | None, float | None, float]
 
 __version__: str
@@ -31,7 +46,8 @@ class Model:
     def out_features(self) -> int: ...
     @property
     def num_parameters(self) -> int: ...
-    def blocks(self) -> list[tuple[str, tuple[int, ...]]]: ...  # ("0.weight", (out, in)) in flat order
+    # ("0.weight", (out, in)) in flat order
+    def blocks(self) -> list[tuple[str, tuple[int, ...]]]: ...
     def parameters(self) -> _Array: ...
     def set_parameters(self, values: _Array) -> None: ...
     def gradients(self) -> _Array: ...
@@ -60,7 +76,7 @@ class Trainer:
 
 @final
 class Fit:
-    """One call of ``Trainer.fit``, run in slices so that Python can show progress and be interrupted."""
+    """One call of ``Trainer.fit``, in slices, so that Python can show progress and interrupt it."""
 
     def __new__(
         cls,
@@ -74,22 +90,33 @@ class Fit:
         validation_x: _Array | None = None,
         validation_y: _Array | _Labels | None = None,
     ) -> Fit: ...
-    # Runs until all is done, or max_epochs more epochs have ended, or max_seconds have passed; gives the epochs that ended.
-    def run(self, max_epochs: int | None = None, max_seconds: float | None = None) -> list[_EpochRecord]: ...
+    # Runs until all is done, or max_epochs more epochs have ended, or max_seconds have passed;
+    # gives the epochs that ended.
+    def run(
+        self, max_epochs: int | None = None, max_seconds: float | None = None
+    ) -> list[_EpochRecord]: ...
     # Epochs that ended and were not handed out, because run() was interrupted.
     def take_ended(self) -> list[_EpochRecord]: ...
     @property
     def done(self) -> bool: ...
-    # (epochs ended, batches done in this epoch, batches an epoch, mean loss so far in this epoch, accuracy so far or None)
+    # (epochs ended, batches done in this epoch, batches an epoch, mean loss so far in this epoch,
+    # accuracy so far or None)
     @property
     def progress(self) -> tuple[int, int, int, float, float | None]: ...
 
-# Gradient of the loss by backpropagation, the same by central differences at the (representable) step
-# h * max(1, |theta_i|), and whether a ReLU-like kink was crossed between the two points; float64 models only.
+# Gradient of the loss by backpropagation, the same by central differences at the (representable)
+# step h * max(1, |theta_i|), and whether a ReLU-like kink was crossed between the two points;
+# float64 models only.
 def central_differences(
-    model: Model, loss: str, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64] | _Labels, h: float
+    model: Model,
+    loss: str,
+    x: npt.NDArray[np.float64],
+    y: npt.NDArray[np.float64] | _Labels,
+    h: float,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]: ...
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
 def after_fork() -> None: ...
-def config() -> dict[str, Any]: ...  # isa, isas_available, isa_cap, kernels: {dtype: name}, threads, threads_from, cpus, version
+
+# isa, isas_available, isa_cap, kernels: {dtype: name}, threads, threads_from, cpus, version
+def config() -> dict[str, Any]: ...

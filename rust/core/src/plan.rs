@@ -26,10 +26,16 @@ use crate::simd::Isa;
 /// Rows of a block: enough to reuse a panel of weights, few enough that the block's activations stay
 /// in the second-level cache.
 const BLOCK_ROWS: usize = 128;
+/// Rows of a block where layers are so wide that activations leave that cache anyway, and weights are
+/// what passes by.
+const WIDE_BLOCK_ROWS: usize = 256;
+/// Layers from this width on are wide.
+const WIDE: usize = 1024;
 /// Elements of a weight tile: its gradient, parameters and two states fit the second-level cache.
 const TILE_ELEMENTS: usize = 32 * 1024;
-/// Columns of a weight tile at most, so that wide layers split into tiles of more than one row of kernels.
-const TILE_COLS: usize = 1024;
+/// Rows and columns of a tile of a wide weight matrix, for whose gradient both operands are packed:
+/// enough of each to use a packed panel often.
+const WIDE_TILE: (usize, usize) = (448, 512);
 /// Elements of a packing item.
 const PANEL_ELEMENTS: usize = 64 * 1024;
 /// Multiply-adds that a thread must get before waking it pays (some tens of microseconds).
@@ -132,7 +138,8 @@ impl Plan {
         let asked = threads;
         let threads = threads.min(rows * work * passes / WORK_PER_THREAD).max(1);
 
-        let mut blocks = rows.div_ceil(BLOCK_ROWS).max(1);
+        let most = if network.max_width() >= WIDE { WIDE_BLOCK_ROWS } else { BLOCK_ROWS };
+        let mut blocks = rows.div_ceil(most).max(1);
         if threads > 1 {
             blocks = blocks.next_multiple_of(threads);
         }
@@ -209,8 +216,8 @@ impl Plan {
         let weight = GemmPlan::choose::<T>(
             isa,
             GemmShape {
-                m: tile_rows(inputs, outputs, self.tile.mr),
-                n: outputs.min(TILE_COLS),
+                m: tile_shape(inputs, outputs, self.tile.mr).0,
+                n: tile_shape(inputs, outputs, self.tile.mr).1,
                 k: self.rows,
                 a_row_stride: 1,
                 a_col_stride: inputs,
@@ -232,13 +239,13 @@ impl Plan {
     }
 
     fn add_tiles(&mut self, stage: usize, inputs: usize, outputs: usize) {
-        let rows = tile_rows(inputs, outputs, self.tile.mr);
-        for col in (0..outputs).step_by(TILE_COLS) {
+        let (rows, cols) = tile_shape(inputs, outputs, self.tile.mr);
+        for col in (0..outputs).step_by(cols) {
             for row in (0..inputs).step_by(rows) {
                 self.tiles.push(TileItem {
                     stage,
                     rows: row..inputs.min(row + rows),
-                    cols: col..outputs.min(col + TILE_COLS),
+                    cols: col..outputs.min(col + cols),
                     bias: row == 0,
                 });
             }
@@ -257,10 +264,13 @@ impl Plan {
     }
 }
 
-/// Rows of a weight tile.
-fn tile_rows(inputs: usize, outputs: usize, mr: usize) -> usize {
-    let rows = (TILE_ELEMENTS / outputs.clamp(1, TILE_COLS)).max(4 * mr);
-    if rows >= inputs { inputs } else { rows - rows % mr }
+/// Rows and columns of the tiles of a weight matrix.
+fn tile_shape(inputs: usize, outputs: usize, mr: usize) -> (usize, usize) {
+    let (rows, cols) = match outputs {
+        0..WIDE => ((TILE_ELEMENTS / outputs.max(1)).max(4 * mr), outputs),
+        _ => WIDE_TILE,
+    };
+    (if rows >= inputs { inputs } else { rows - rows % mr }, cols)
 }
 
 impl fmt::Display for Plan {

@@ -36,6 +36,11 @@ pub fn parse_loss(py: Python<'_>, name: &str) -> PyResult<Loss> {
 }
 
 impl Trainer {
+    /// Whether targets are labels, so that there is an accuracy.
+    pub fn takes_labels(&self) -> bool {
+        self.loss.takes_labels()
+    }
+
     /// Runs `f` on the trainer, its model and its optimizer; to be called detached.
     pub fn locked<T: Real, R>(
         &self,
@@ -97,10 +102,5 @@ impl Trainer {
             };
             py.detach(plan).map_err(|e| translate(py, e))
         })
-    }
-
-    #[getter]
-    pub fn takes_labels(&self) -> bool {
-        self.loss.takes_labels()
     }
 }

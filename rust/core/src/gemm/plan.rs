@@ -7,8 +7,9 @@ use crate::simd::{Isa, Op, Simd, dispatch};
 /// Depth of a block of k where operands are packed: a panel of B (1–2 cache lines wide) then fills
 /// half of a 32–48 KB first-level cache, and a block of A a part of the second.
 const KC: usize = 256;
-/// Tiles of rows in a packed block of A.
-const TILES_PER_BLOCK: usize = 12;
+/// Elements of a packed block of A at most: a quarter of a 2 MB second-level cache in float32. All
+/// panels of B pass by each block once.
+const BLOCK_ELEMENTS: usize = 128 * 1024;
 /// A row stride, in bytes, from which walking down a column costs a TLB entry and an associativity
 /// conflict per step; packing pays from here on.
 const LONG_STRIDE: usize = 2048;
@@ -83,8 +84,8 @@ impl GemmPlan {
         let pack_a =
             a_reused && if shape.a_col_stride == 1 { deep } else { long(shape.a_col_stride) || deep };
         let pack_b = b_reused && shape.b_row_stride.is_some_and(long);
-        let (kc, mc) = if pack_a { (KC.min(k), TILES_PER_BLOCK * tile.mr) } else { (k, m) };
-        GemmPlan { tile, kc: kc.max(1), mc: mc.max(1), pack_a, pack_b }
+        let (kc, mc) = if pack_a { (KC.min(k), BLOCK_ELEMENTS / KC / tile.mr * tile.mr) } else { (k, m) };
+        GemmPlan { tile, kc: kc.max(1), mc: mc.min(m.next_multiple_of(tile.mr)).max(1), pack_a, pack_b }
     }
 
     /// Elements of scratch that [`Gemm::run`](super::Gemm::run) needs.
