@@ -18,8 +18,19 @@ AGREEMENT = {"losses": 1e-4, "outputs": 1e-4, "steps in the first weight": 1.5e-
 UPDATE_AGREEMENT = {"steps in the first weight": 1e-4}
 STEPS_TO_AGREE_ON = 8
 UPDATES_TO_AGREE_ON = 4
-# Idle threads of OpenMP and OpenBLAS spin for up to some 25 ms after their last work.
-REST_SECONDS = 0.05
+# Idle threads of OpenMP and OpenBLAS spin for a while after their last work, and would take the CPUs
+# from whoever comes next. A rest lasts until this process uses next to none for a moment.
+REST_SECONDS, LONGEST_REST_SECONDS, QUIET = 0.02, 1.0, 0.1
+
+
+def rest() -> None:
+    """Wait until the threads of whoever ran before have gone to sleep."""
+    deadline = time.perf_counter() + LONGEST_REST_SECONDS
+    while time.perf_counter() < deadline:
+        start = time.process_time()
+        time.sleep(REST_SECONDS)
+        if time.process_time() - start < QUIET * REST_SECONDS:
+            return
 
 
 class Field:
@@ -52,7 +63,7 @@ class Field:
         run = self._run(contestant)
 
         def warm() -> None:
-            time.sleep(REST_SECONDS)
+            rest()
             contestant.reset()
             run(max(1, passes // 4))
 
@@ -107,6 +118,7 @@ class Field:
     def _calibrate(self, contestant: Contestant) -> int:
         """Passes that fill a turn, from the fastest of a few single ones."""
         run, times = self._run(contestant), []
+        rest()
         contestant.reset()
         for _ in range(3):
             start = time.perf_counter()

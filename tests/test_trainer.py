@@ -335,9 +335,12 @@ def test_inputs_are_never_written_to(classifier, blobs):
     np.testing.assert_array_equal(y, blobs.y)
 
 
-def test_the_plan_can_be_printed(classifier):
-    assert isinstance(classifier.plan(32), str)
-    assert classifier.plan(32) == classifier.plan(32) != ""
+def test_the_plan_can_be_printed(classifier, capsys):
+    plan = classifier.plan(32)
+    plan.explain()
+    assert capsys.readouterr().out == f"{plan}\n"
+    assert str(plan).startswith("training of 32 rows on ")
+    assert plan == classifier.plan(32) != classifier.plan(33)
 
 
 def test_the_trainer_shows_and_keeps_what_it_is_made_of(classifier):

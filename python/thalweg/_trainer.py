@@ -9,6 +9,7 @@ import numpy as np
 from thalweg import _arrays, _checks, _core
 from thalweg._arrays import Array, Labels
 from thalweg._history import KEYS, History
+from thalweg._plan import Plan
 from thalweg.callbacks import Callback
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Loss, Sequential
@@ -254,9 +255,20 @@ class Trainer:
         loss, accuracy = self._core.evaluate(*self._pair(x, y))
         return {"loss": loss} if accuracy is None else {"loss": loss, "accuracy": accuracy}
 
-    def plan(self, batch_size: int) -> str:
-        """How the core runs a step of `batch_size` rows: kernels, tiles, threads; print it."""
-        return self._core.plan(_checks.integer("batch_size", batch_size, 1))
+    def plan(self, batch_size: int) -> Plan:
+        """How the core runs a step of `batch_size` rows: kernels, tiles, threads.
+
+        Parameters
+        ----------
+        batch_size : int
+            Rows of the batch, at least 1.
+
+        Returns
+        -------
+        Plan
+            ``plan.explain()`` prints it.
+        """
+        return Plan(self._core.plan(_checks.integer("batch_size", batch_size, 1)))
 
     def __repr__(self) -> str:
         return (

@@ -137,7 +137,12 @@ impl Check {
             }),
             output_gradient: None,
             input_gradient: None,
-            tiles: gradient.then(|| TileTask { grads: self.grads.share(), accumulate: false, update: None }),
+            tiles: gradient.then(|| TileTask {
+                grads: self.grads.share(),
+                accumulate: false,
+                size: None,
+                update: None,
+            }),
             stopped: AtomicBool::new(false),
         };
         threads::run(&pass, plan.threads);

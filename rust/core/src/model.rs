@@ -1,6 +1,6 @@
 //! A network with its numbers, and the passes that need no loss.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::arena::{Buffer, Shared};
 use crate::element::Element;
@@ -27,6 +27,8 @@ pub struct Model<T> {
     pub(crate) params: Buffer<T>,
     /// Gradients, in the same order.
     pub(crate) grads: Buffer<T>,
+    /// The largest absolute gradient, NaN if one is.
+    grads_size: f64,
     workspaces: Workspaces<T>,
     /// The forward pass that [`backward`](Self::backward) belongs to.
     pending: Option<Workspace<T>>,
@@ -55,7 +57,15 @@ impl<T: Element> Model<T> {
         let mut params = Buffer::zeroed("the parameters", network.arena_len())?;
         let grads = Buffer::zeroed("the gradients", network.arena_len())?;
         network.initialize(seed, &mut params);
-        Ok(Model { network, isa, params, grads, workspaces: Workspaces::default(), pending: None })
+        Ok(Model {
+            network,
+            isa,
+            params,
+            grads,
+            grads_size: 0.0,
+            workspaces: Workspaces::default(),
+            pending: None,
+        })
     }
 
     /// The structure.
@@ -115,6 +125,7 @@ impl<T: Element> Model<T> {
     pub fn set_gradients(&mut self, flat: &[T]) -> Result<(), Error> {
         check_flat("gradients", flat)?;
         self.network.import(flat, &mut self.grads);
+        self.grads_size = max_abs(self.isa, &self.grads).to_f64();
         Ok(())
     }
 
@@ -126,7 +137,7 @@ impl<T: Element> Model<T> {
     /// # Panics
     /// If the optimizer's state was made for an arena of another length.
     pub fn apply(&mut self, optimizer: &mut Optimizer<T>) -> Result<(), Error> {
-        let size = max_abs(self.isa, &self.grads).to_f64();
+        let size = self.grads_size;
         if !size.is_finite() {
             let mut flat = vec![T::ZERO; self.network.num_parameters()];
             self.gradients(&mut flat);
@@ -161,6 +172,7 @@ impl<T: Element> Model<T> {
     /// Sets all gradients to zero.
     pub fn zero_grad(&mut self) {
         self.grads.fill(T::ZERO);
+        self.grads_size = 0.0;
     }
 
     /// Outputs for rows of input, written to `output`, rows × outputs.
@@ -275,6 +287,7 @@ impl<T: Element> Model<T> {
         assert_eq!(input_gradient.len(), rows * self.network.inputs());
         let Some(workspace) = &mut self.pending else { unreachable!("pending_rows said so") };
         let Workspace { plan, layout, values, .. } = workspace;
+        let size = AtomicU64::new(0);
         let pass = Pass {
             network: &self.network,
             plan,
@@ -289,10 +302,16 @@ impl<T: Element> Model<T> {
             loss: None,
             output_gradient: Some(output_gradient),
             input_gradient: Some(Shared::new(input_gradient)),
-            tiles: Some(TileTask { grads: self.grads.share(), accumulate: true, update: None }),
+            tiles: Some(TileTask {
+                grads: self.grads.share(),
+                accumulate: true,
+                size: Some(&size),
+                update: None,
+            }),
             stopped: AtomicBool::new(false),
         };
         threads::run(&pass, plan.threads);
+        self.grads_size = f64::from_bits(size.into_inner());
         Ok(())
     }
 

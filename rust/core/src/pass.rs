@@ -12,7 +12,7 @@
 //! phases, and an item runs on one thread at a time.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::arena::{Shared, padded};
 use crate::element::Element;
@@ -23,7 +23,7 @@ use crate::loss::{Loss, RowLoss, Targets};
 use crate::network::{Network, Stage};
 use crate::optim;
 use crate::plan::{Direction, Mode, Plan, StagePlan, TileItem};
-use crate::simd::{Isa, Op, Simd, all_finite, dispatch, zip_map};
+use crate::simd::{Isa, Op, Simd, all_finite, dispatch, max_abs, zip_map};
 use crate::threads::Job;
 use crate::view::{MatMut, MatRef};
 use crate::workspace::{Layout, StageSlots};
@@ -62,11 +62,13 @@ pub struct LossTask<'a, T> {
 /// Gradients and update of a pass.
 #[derive(Clone, Copy)]
 pub struct TileTask<'a, T> {
-    /// The gradient arena.
+    /// The gradient arena. Not written to if there is an update: the gradient is used up on the spot.
     pub grads: Shared<'a, T>,
     /// Whether gradients add to what is there.
     pub accumulate: bool,
-    /// The optimizer's step and state, if the parameters are to be updated.
+    /// Raised to the bits of the largest absolute gradient, in double precision, if anybody asks.
+    pub size: Option<&'a AtomicU64>,
+    /// The optimizer's step and state, if the parameters are to be updated; then nothing accumulates.
     pub update: Option<(optim::Step, [Shared<'a, T>; optim::MAX_STATE])>,
 }
 
@@ -406,8 +408,20 @@ impl<'a, T: Element> Pass<'a, T> {
         let delta = self.rows_ref(self.layout.stages[item.stage].delta, &all, stage.outputs);
         let delta = delta.block(0, all.len(), item.cols.start, n);
         let start = dense.weight + item.rows.start * stage.outputs + item.cols.start;
-        // SAFETY: the tile of this item.
-        let c = unsafe { task.grads.mat_mut(start, m, n, stage.outputs) };
+        let bias = dense.bias.filter(|_| item.bias).map(|b| b + item.cols.start);
+        let (scratch, own) = self.scratch(worker).split_at_mut(padded::<T>(self.plan.scratch));
+        let (own_weight, own_bias) = own[..(m + 1) * n].split_at_mut(m * n);
+
+        // A gradient that is used up by an update stays in the thread's scratch, and so in its cache.
+        let (c, into): (MatMut<'_, T>, &mut [T]) = if task.update.is_some() {
+            (MatMut::new(own_weight, m, n), own_bias)
+        } else {
+            // SAFETY: the tile of this item, and the bias of its columns, which no other serves.
+            unsafe {
+                let bias = bias.map_or(0..0, |b| b..b + n);
+                (task.grads.mat_mut(start, m, n, stage.outputs), task.grads.slice_mut(bias))
+            }
+        };
         let gemm = Gemm {
             a: x.block(0, all.len(), item.rows.start, m).t(),
             b: Rhs::Plain(delta),
@@ -415,39 +429,46 @@ impl<'a, T: Element> Pass<'a, T> {
             init: if task.accumulate { Init::Accumulate } else { Init::Zero },
             epilogue: Epilogue::None,
         };
-        gemm.run(self.plan.isa, &self.planned(item.stage).weight, self.scratch(worker));
-        let bias = dense.bias.filter(|_| item.bias).map(|b| b + item.cols.start);
-        if let Some(bias) = bias {
-            // SAFETY: the bias gradient of the tile's columns, which only this item serves.
-            let into = unsafe { task.grads.slice_mut(bias..bias + n) };
+        gemm.run(self.plan.isa, &self.planned(item.stage).weight, scratch);
+        if bias.is_some() {
             if !task.accumulate {
                 into.fill(T::ZERO);
             }
-            dispatch(self.plan.isa, SumRows { rows: delta, into });
+            dispatch(self.plan.isa, SumRows { rows: delta, into: &mut *into });
         }
 
-        if task.update.is_some() {
+        if let Some(size) = task.size {
+            // SAFETY: as above; the views of it are gone.
+            let rows = (0..m).map(|i| unsafe {
+                task.grads.slice(start + i * stage.outputs..start + i * stage.outputs + n)
+            });
+            let weight = rows.map(|row| max_abs(self.plan.isa, row).to_f64().abs().to_bits()).max();
+            let bias = bias.map(|_| max_abs(self.plan.isa, into).to_f64().abs().to_bits());
+            // The bits of numbers ≥ 0 are in the order of the numbers, NaN above all.
+            size.fetch_max(weight.max(bias).unwrap_or(0), Ordering::Relaxed);
+        }
+
+        if let Some((step, state)) = &task.update {
+            let update = |start: usize, grads: &[T]| {
+                let range = start..start + grads.len();
+                // SAFETY: this item's elements, in parameters and state alike; optimizers without state
+                // share an empty buffer.
+                let (params, state) = unsafe {
+                    (self.params.slice_mut(range.clone()), state.map(|s| s.slice_mut_or_empty(range.clone())))
+                };
+                step.update(self.plan.isa, params, grads, state);
+            };
             if n == stage.outputs {
-                self.update(&task, start, m * n);
+                update(start, own_weight);
             } else {
-                (0..m).for_each(|i| self.update(&task, start + i * stage.outputs, n));
+                own_weight
+                    .chunks_exact(n)
+                    .enumerate()
+                    .for_each(|(i, row)| update(start + i * stage.outputs, row));
             }
             if let Some(bias) = bias {
-                self.update(&task, bias, n);
+                update(bias, own_bias);
             }
-        }
-    }
-
-    /// The optimizer's step on `len` elements of the arena, which are this item's.
-    fn update(&self, task: &TileTask<'a, T>, start: usize, len: usize) {
-        let Some((step, state)) = &task.update else { return };
-        let range = start..start + len;
-        // SAFETY: this item's elements, in parameters, gradients and state alike; optimizers without
-        // state share an empty buffer.
-        unsafe {
-            let params = self.params.slice_mut(range.clone());
-            let grads = task.grads.slice(range.clone());
-            step.update(self.plan.isa, params, grads, state.map(|s| s.slice_mut_or_empty(range.clone())));
         }
     }
 

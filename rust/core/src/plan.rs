@@ -33,9 +33,11 @@ const WIDE_BLOCK_ROWS: usize = 256;
 const WIDE: usize = 1024;
 /// Elements of a weight tile: its gradient, parameters and two states fit the second-level cache.
 const TILE_ELEMENTS: usize = 32 * 1024;
-/// Rows and columns of a tile of a wide weight matrix, for whose gradient both operands are packed:
+/// Most rows and columns of a tile of a wide weight matrix, for whose gradient both operands are packed:
 /// enough of each to use a packed panel often.
 const WIDE_TILE: (usize, usize) = (448, 512);
+/// Columns from which a weight matrix is cut into such tiles.
+const WIDE_TILE_FROM: usize = 512;
 /// Elements of a packing item.
 const PANEL_ELEMENTS: usize = 64 * 1024;
 /// Multiply-adds that a thread must get before waking it pays (some tens of microseconds).
@@ -124,8 +126,10 @@ pub struct Plan {
     pub blocks: usize,
     /// Items of the third phase.
     pub tiles: Vec<TileItem>,
-    /// Elements of scratch that each thread needs.
+    /// Elements of scratch that each thread needs for packing.
     pub scratch: usize,
+    /// Elements of the largest tile's gradient, weights and bias.
+    pub tile_scratch: usize,
 }
 
 impl Plan {
@@ -162,6 +166,7 @@ impl Plan {
             blocks,
             tiles: Vec::new(),
             scratch: 0,
+            tile_scratch: 0,
         };
         for (index, stage) in network.stages().iter().enumerate() {
             let dense = stage.dense.map(|_| plan.plan_dense::<T>(index, stage.inputs, stage.outputs));
@@ -216,8 +221,8 @@ impl Plan {
         let weight = GemmPlan::choose::<T>(
             isa,
             GemmShape {
-                m: tile_shape(inputs, outputs, self.tile.mr).0,
-                n: tile_shape(inputs, outputs, self.tile.mr).1,
+                m: tile_shape(inputs, outputs, self.tile).0,
+                n: tile_shape(inputs, outputs, self.tile).1,
                 k: self.rows,
                 a_row_stride: 1,
                 a_col_stride: inputs,
@@ -239,7 +244,8 @@ impl Plan {
     }
 
     fn add_tiles(&mut self, stage: usize, inputs: usize, outputs: usize) {
-        let (rows, cols) = tile_shape(inputs, outputs, self.tile.mr);
+        let (rows, cols) = tile_shape(inputs, outputs, self.tile);
+        self.tile_scratch = self.tile_scratch.max((rows.min(inputs) + 1) * cols.min(outputs));
         for col in (0..outputs).step_by(cols) {
             for row in (0..inputs).step_by(rows) {
                 self.tiles.push(TileItem {
@@ -265,12 +271,16 @@ impl Plan {
 }
 
 /// Rows and columns of the tiles of a weight matrix.
-fn tile_shape(inputs: usize, outputs: usize, mr: usize) -> (usize, usize) {
-    let (rows, cols) = match outputs {
-        0..WIDE => ((TILE_ELEMENTS / outputs.max(1)).max(4 * mr), outputs),
-        _ => WIDE_TILE,
-    };
-    (if rows >= inputs { inputs } else { rows - rows % mr }, cols)
+fn tile_shape(inputs: usize, outputs: usize, tile: TileShape) -> (usize, usize) {
+    /// Cuts `n` into equal parts of at most `most`, whole register tiles each.
+    fn even(n: usize, most: usize, unit: usize) -> usize {
+        n.div_ceil(n.div_ceil(most)).next_multiple_of(unit).min(n)
+    }
+    if outputs >= WIDE_TILE_FROM {
+        (even(inputs, WIDE_TILE.0, tile.mr), even(outputs, WIDE_TILE.1, tile.nr))
+    } else {
+        (even(inputs, (TILE_ELEMENTS / outputs).max(4 * tile.mr), tile.mr), outputs)
+    }
 }
 
 impl fmt::Display for Plan {

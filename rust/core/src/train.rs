@@ -125,7 +125,12 @@ impl<T: Element> Trainer<T> {
             loss: Some(LossTask { loss: self.loss, targets: y, losses: Shared::new(losses), backward: true }),
             output_gradient: None,
             input_gradient: None,
-            tiles: Some(TileTask { grads: grads.share(), accumulate: false, update: Some((step, state)) }),
+            tiles: Some(TileTask {
+                grads: grads.share(),
+                accumulate: false,
+                size: None,
+                update: Some((step, state)),
+            }),
             stopped: AtomicBool::new(false),
         };
         threads::run(&pass, plan.threads);

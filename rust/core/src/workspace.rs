@@ -66,7 +66,7 @@ impl Layout {
                 }
             })
             .collect();
-        let scratch_len = padded::<T>(plan.scratch);
+        let scratch_len = padded::<T>(plan.scratch) + padded::<T>(plan.tile_scratch);
         let scratch = place(scratch_len * plan.threads);
         Layout { input, stages, scratch, scratch_len, len }
     }

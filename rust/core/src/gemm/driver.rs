@@ -36,6 +36,9 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
     let (a_scratch, b_scratch) = scratch.split_at_mut(plan.a_scratch());
     let b_scratch = &mut b_scratch[..plan.b_scratch()];
     let (mr, nr) = (S::MR, S::NV * S::N);
+    // The wide tile of a single row, which is for weights as they lie.
+    let plain = matches!(b, Rhs::Plain(_)) && !plan.pack_b;
+    let wide = if m == 1 && plain { S::WIDE_NV * S::N } else { usize::MAX };
     let (c_ptr, c_row) = (c.as_mut_ptr(), c.row_stride());
 
     let mut k0 = 0;
@@ -48,8 +51,9 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
             if plan.pack_a {
                 pack::pack_lhs(a_block, mr, a_scratch);
             }
-            for j0 in (0..n).step_by(nr) {
-                let cols = nr.min(n - j0);
+            let mut j0 = 0;
+            while j0 < n {
+                let cols = if n - j0 >= wide { wide } else { nr.min(n - j0) };
                 let (b_ptr, b_step) = match &b {
                     Rhs::Packed(packed) => (packed.panel(j0 / nr, k0).as_ptr(), nr),
                     Rhs::Plain(plain) => {
@@ -98,6 +102,7 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                     }
                     i += rows;
                 }
+                j0 += cols;
             }
         }
         k0 += kc;

@@ -11,6 +11,8 @@
 //!
 //! `MR × NV` accumulators, `NV` vectors of B and one broadcast of A fill the register file of the
 //! ISA. Narrower edges use smaller instantiations of the same code; the last vector is masked.
+//! A single row has a wide tile of its own: `MR · NV` chains of additions must hide the latency of
+//! one, and with one row all of them have to lie side by side.
 
 use super::Init;
 use crate::element::Element;
@@ -59,6 +61,8 @@ pub trait Kernels<T: Element>: Sized {
     const MR: usize;
     /// Vectors in a row of the full tile.
     const NV: usize;
+    /// Vectors in the wide tile of a single row.
+    const WIDE_NV: usize;
     /// The most rows, at most `rows`, that one tile can have: edges are put together from few sizes.
     fn tile_rows(rows: usize) -> usize;
     /// Computes a tile of `rows` rows, a number that [`tile_rows`](Self::tile_rows) gave.
@@ -81,8 +85,12 @@ impl<T: Element, const MR: usize, const NV: usize, const MASKED: bool, const UNI
 
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
-        let Tile { k, mut a, a_row, a_step, mut b, b_step, c, c_row, start, cols } = self.0;
-        let a_row = if UNIT { 1 } else { a_row };
+        let Tile { k, a, a_row, a_step, mut b, b_step, c, c_row, start, cols } = self.0;
+        // Rows that are apart: a pointer per three of them, whose offsets the addressing modes hold. Opaque,
+        // because as multiples of one stride the compiler would walk them in one chain of additions, and
+        // wait for it in every step.
+        let group = |g: usize| if UNIT { a } else { opaque(a.wrapping_add(3 * g * a_row)) };
+        let (mut a0, mut a1, mut a2, mut a3, mut a4) = (group(0), group(1), group(2), group(3), group(4));
         let last = if MASKED { cols - (NV - 1) * S::N } else { S::N };
         let mut acc = [[s.splat(T::ZERO); NV]; MR];
         // SAFETY: `Kernels::tile`'s caller promised that the tile's elements are valid; masked loads and
@@ -111,13 +119,24 @@ impl<T: Element, const MR: usize, const NV: usize, const MASKED: bool, const UNI
                 for (j, x) in bv.iter_mut().enumerate() {
                     *x = load::<T, S, NV, MASKED>(s, b, j, last);
                 }
-                for (i, row) in acc.iter_mut().enumerate() {
-                    let av = s.splat(*a.add(i * a_row));
-                    for (x, b) in row.iter_mut().zip(bv) {
-                        *x = s.fma(av, b, *x);
-                    }
+                // Written out: as a loop it is too large for the compiler to unroll, and accumulators that are
+                // not unrolled live in memory.
+                macro_rules! rows {
+                    ($($i:literal $group:ident)*) => {$(
+                        if $i < MR {
+                            let av = s.splat(if UNIT { *a0.add($i) } else { *$group.add($i % 3 * a_row) });
+                            for (x, b) in acc[$i].iter_mut().zip(bv) {
+                                *x = s.fma(av, b, *x);
+                            }
+                        }
+                    )*};
                 }
-                a = a.wrapping_add(a_step);
+                rows!(0 a0 1 a0 2 a0 3 a1 4 a1 5 a1 6 a2 7 a2 8 a2 9 a3 10 a3 11 a3 12 a4 13 a4);
+                a0 = a0.wrapping_add(a_step);
+                a1 = a1.wrapping_add(a_step);
+                a2 = a2.wrapping_add(a_step);
+                a3 = a3.wrapping_add(a_step);
+                a4 = a4.wrapping_add(a_step);
                 b = b.wrapping_add(b_step);
             }
             for (i, row) in acc.iter().enumerate() {
@@ -128,6 +147,21 @@ impl<T: Element, const MR: usize, const NV: usize, const MASKED: bool, const UNI
             }
         }
     }
+}
+
+/// The same pointer, of which the compiler knows nothing.
+#[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block)] // there is no instruction that could read through it
+fn opaque<T>(p: *const T) -> *const T {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    {
+        let mut p = p;
+        // SAFETY: no instruction at all.
+        unsafe { std::arch::asm!("/* {} */", inout(reg) p, options(pure, nomem, nostack, preserves_flags)) };
+        p
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    p
 }
 
 /// Vector `j` of a row of the tile.
@@ -147,9 +181,13 @@ unsafe fn load<T: Element, S: Simd<T>, const NV: usize, const MASKED: bool>(
 
 /// Picks the instantiation for a tile with `MR` rows.
 #[inline(always)]
-unsafe fn pick<T: Element, S: Simd<T>, const MR: usize>(s: S, t: Tile<T>) {
+unsafe fn pick<T: Element, S: Simd<T>, const MR: usize, const WIDE: usize>(s: S, t: Tile<T>) {
     const { assert!(S::NV == 2) };
     let unit = t.a_row == 1 || MR == 1;
+    if MR == 1 && t.cols > 2 * S::N {
+        debug_assert_eq!(t.cols, WIDE * S::N);
+        return s.run(TileOp::<T, 1, WIDE, false, true>(t));
+    }
     let wide = t.cols > S::N;
     // Where masks are free, one instantiation serves full and partial tiles.
     if S::FREE_MASKS || !t.cols.is_multiple_of(S::N) {
@@ -169,6 +207,9 @@ unsafe fn pick<T: Element, S: Simd<T>, const MR: usize>(s: S, t: Tile<T>) {
     }
 }
 
+/// Enough chains for two multiply-adds a cycle of latency four, on every ISA.
+const WIDE: usize = 8;
+
 macro_rules! kernels {
     ($token:ty, $mr:literal: $($rows:literal)*) => {
         kernels!(@for f32, $token, $mr: $($rows)*);
@@ -178,6 +219,7 @@ macro_rules! kernels {
         impl Kernels<$t> for $token {
             const MR: usize = $mr;
             const NV: usize = 2;
+            const WIDE_NV: usize = WIDE;
             #[inline(always)]
             fn tile_rows(rows: usize) -> usize {
                 let mut fits = 1;
@@ -189,7 +231,7 @@ macro_rules! kernels {
             unsafe fn tile(self, rows: usize, tile: Tile<$t>) {
                 match rows {
                     // SAFETY: handed on from the caller.
-                    $($rows => unsafe { pick::<$t, Self, $rows>(self, tile) },)*
+                    $($rows => unsafe { pick::<$t, Self, $rows, WIDE>(self, tile) },)*
                     _ => unreachable!("a tile of {rows} rows"),
                 }
             }

@@ -77,12 +77,11 @@ impl GemmPlan {
         let GemmShape { m, n, k, .. } = shape;
         let long = |stride: usize| stride * size_of::<T>() >= LONG_STRIDE;
         // A copy of A is used once per panel of B, a copy of B once per tile of rows: without reuse it
-        // cannot pay.
-        let a_reused = n > 2 * tile.nr;
+        // cannot pay. Rows of A that are contiguous must be transposed, which takes more reuse to pay off.
+        let a_reused = n > if shape.a_col_stride == 1 { 16 * tile.nr } else { 2 * tile.nr };
         let b_reused = m > 2 * tile.mr;
         let deep = k > 2 * KC;
-        let pack_a =
-            a_reused && if shape.a_col_stride == 1 { deep } else { long(shape.a_col_stride) || deep };
+        let pack_a = a_reused && (deep || (shape.a_col_stride != 1 && long(shape.a_col_stride)));
         let pack_b = b_reused && shape.b_row_stride.is_some_and(long);
         let (kc, mc) = if pack_a { (KC.min(k), BLOCK_ELEMENTS / KC / tile.mr * tile.mr) } else { (k, m) };
         GemmPlan { tile, kc: kc.max(1), mc: mc.min(m.next_multiple_of(tile.mr)).max(1), pack_a, pack_b }

@@ -114,9 +114,18 @@ fn every_remainder_of_every_tile() {
 
 #[test]
 fn shapes_of_networks() {
-    for (m, n, k) in
-        [(128, 400, 784), (64, 64, 64), (200, 10, 100), (1, 300, 600), (300, 1, 600), (70, 600, 600)]
-    {
+    for (m, n, k) in [
+        (128, 400, 784),
+        (1, 128, 9),
+        (1, 129, 5),
+        (1, 400, 7),
+        (1, 64, 1),
+        (64, 64, 64),
+        (200, 10, 100),
+        (1, 300, 600),
+        (300, 1, 600),
+        (70, 600, 600),
+    ] {
         for (a, b) in [
             (Layout::Plain, Layout::Plain),
             (Layout::Plain, Layout::Packed),

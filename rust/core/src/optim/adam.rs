@@ -12,7 +12,7 @@
 use super::{fraction, non_negative};
 use crate::element::Element;
 use crate::error::Error;
-use crate::simd::{Simd, zip_map};
+use crate::simd::{Simd, stream_map};
 
 /// Hyper-parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -82,7 +82,7 @@ impl Step {
             [self.shrink, self.decay, self.rate, self.take1].map(|x| s.splat(T::lit(x)));
         let [beta2, take2, correction, eps] =
             [self.beta2, 1.0 - self.beta2, self.correction, self.eps].map(|x| s.splat(T::lit(x)));
-        zip_map(
+        stream_map(
             s,
             [p, m, v],
             [g],

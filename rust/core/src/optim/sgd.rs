@@ -13,7 +13,7 @@
 use super::{fraction, non_negative};
 use crate::element::Element;
 use crate::error::Error;
-use crate::simd::{Simd, zip_map};
+use crate::simd::{Simd, stream_map};
 
 /// Hyper-parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,7 +77,7 @@ impl Step {
         let c = &self.config;
         let [lr, decay, momentum] = [-c.lr, c.weight_decay, c.momentum].map(|x| s.splat(T::lit(x)));
         if c.momentum == 0.0 {
-            return zip_map(
+            return stream_map(
                 s,
                 [params],
                 [grads],
@@ -87,7 +87,7 @@ impl Step {
         }
         let (keep, take) = if self.first { (0.0, 1.0) } else { (c.momentum, 1.0 - c.dampening) };
         let [keep, take] = [keep, take].map(|x| s.splat(T::lit(x)));
-        zip_map(
+        stream_map(
             s,
             [params, velocity],
             [grads],

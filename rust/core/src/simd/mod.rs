@@ -190,6 +190,40 @@ pub fn zip_map<T: Element, S: Simd<T>, const W: usize, const R: usize>(
     reads: [&[T]; R],
     f: impl Fn([S::V; W], [S::V; R]) -> [S::V; W],
 ) {
+    zip::<T, S, W, R, false>(s, writes, reads, f);
+}
+
+/// [`zip_map`] for slices that may be too long for the caches: where they are, it asks for what lies
+/// [`AHEAD`] of the work, because several streams side by side are more than hardware foresees.
+///
+/// # Panics
+/// If the slices differ in length.
+#[inline(always)]
+pub fn stream_map<T: Element, S: Simd<T>, const W: usize, const R: usize>(
+    s: S,
+    writes: [&mut [T]; W],
+    reads: [&[T]; R],
+    f: impl Fn([S::V; W], [S::V; R]) -> [S::V; W],
+) {
+    if size_of_val(writes[0]) < LONG {
+        zip::<T, S, W, R, false>(s, writes, reads, f);
+    } else {
+        zip::<T, S, W, R, true>(s, writes, reads, f);
+    }
+}
+
+/// Bytes ahead of the work that [`stream_map`] asks for.
+const AHEAD: usize = 2048;
+/// Bytes of a slice from which [`stream_map`] looks ahead: below, the streams fit the second-level cache.
+const LONG: usize = 128 * 1024;
+
+#[inline(always)]
+fn zip<T: Element, S: Simd<T>, const W: usize, const R: usize, const LOOK_AHEAD: bool>(
+    s: S,
+    writes: [&mut [T]; W],
+    reads: [&[T]; R],
+    f: impl Fn([S::V; W], [S::V; R]) -> [S::V; W],
+) {
     let len = writes[0].len();
     assert!(writes.iter().all(|w| w.len() == len) && reads.iter().all(|r| r.len() == len));
     let w = writes.map(|w| w.as_mut_ptr());
@@ -200,20 +234,36 @@ pub fn zip_map<T: Element, S: Simd<T>, const W: usize, const R: usize>(
     unsafe {
         let mut i = 0;
         while i < full {
+            if LOOK_AHEAD {
+                w.iter().for_each(|p| prefetch(p.wrapping_add(i).wrapping_byte_add(AHEAD)));
+                r.iter().for_each(|p| prefetch(p.wrapping_add(i).wrapping_byte_add(AHEAD)));
+            }
             let out = f(w.map(|p| s.load_ptr(p.add(i))), r.map(|p| s.load_ptr(p.add(i))));
-            for j in 0..W {
-                s.store_ptr(w[j].add(i), out[j]);
+            for (p, v) in w.iter().zip(out) {
+                s.store_ptr(p.add(i), v);
             }
             i += S::N;
         }
         if i < len {
             let n = len - i;
             let out = f(w.map(|p| s.load_first(p.add(i), n)), r.map(|p| s.load_first(p.add(i), n)));
-            for j in 0..W {
-                s.store_first(w[j].add(i), n, out[j]);
+            for (p, v) in w.iter().zip(out) {
+                s.store_first(p.add(i), n, v);
             }
         }
     }
+}
+
+/// Asks for the cache line of an address, which need not exist.
+#[inline(always)]
+fn prefetch<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which reads nothing; SSE is in the baseline.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast())
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p; // no stable intrinsic; such CPUs prefetch several streams themselves
 }
 
 /// Whether no element is NaN or infinite.

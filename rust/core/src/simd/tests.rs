@@ -109,10 +109,10 @@ impl<T: Element> Op<T> for Check {
             assert!(is_nan(max_abs(S::ISA, &values)) && !all_finite(S::ISA, &values));
         }
 
-        // zip_map over every length around two vectors.
-        for len in 0..=2 * n + 1 {
-            let a: Vec<T> = (0..len).map(|i| T::lit(i as f64)).collect();
-            let mut sum = vec![T::ONE; len];
+        // zip_map over every length around two vectors; stream_map also where it looks ahead.
+        for len in (0..=2 * n + 1).chain([100_003]) {
+            let a: Vec<T> = (0..len).map(|i| T::lit((i % 1000) as f64)).collect();
+            let (mut sum, mut streamed) = (vec![T::ONE; len], vec![T::ONE; len]);
             zip_map(
                 s,
                 [&mut sum],
@@ -120,7 +120,15 @@ impl<T: Element> Op<T> for Check {
                 #[inline(always)]
                 |[w], [r]| [s.add(w, r)],
             );
-            assert!(sum.iter().enumerate().all(|(i, x)| *x == T::lit(i as f64 + 1.0)));
+            stream_map(
+                s,
+                [&mut streamed],
+                [&a],
+                #[inline(always)]
+                |[w], [r]| [s.add(w, r)],
+            );
+            assert!(sum.iter().enumerate().all(|(i, x)| *x == T::lit((i % 1000) as f64 + 1.0)));
+            assert_eq!(sum, streamed);
         }
         assert_eq!(Self::lanes(s, s.polynomial(s.splat(T::lit(2.0)), [1.0, 2.0, 3.0]))[0], T::lit(17.0));
     }
