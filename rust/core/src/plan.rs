@@ -32,7 +32,7 @@ const WIDE_BLOCK_ROWS: usize = 256;
 /// Layers from this width on are wide.
 const WIDE: usize = 1024;
 /// Elements of a weight tile: its gradient, parameters and two states fit the second-level cache.
-const TILE_ELEMENTS: usize = 32 * 1024;
+const TILE_ELEMENTS: usize = 16 * 1024;
 /// Most rows and columns of a tile of a wide weight matrix, for whose gradient both operands are packed:
 /// enough of each to use a packed panel often.
 const WIDE_TILE: (usize, usize) = (448, 512);
