@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::arena::Shared;
+use crate::arena::{Buffer, Shared};
 use crate::element::Element;
 use crate::error::Error;
 use crate::loss::{Loss, RowLoss, Targets};
@@ -21,9 +21,35 @@ use crate::workspace::Workspace;
 const EVALUATION_ROWS: usize = 16 * 1024;
 
 /// Runs steps with one loss, keeping the memory of its plans.
-pub struct Trainer<T> {
+pub struct Trainer<T: Element> {
     loss: Loss,
     workspaces: Workspaces<T>,
+    /// Memory of the last fit's [`Snapshot`], for the next.
+    spare: Option<Snapshot<T>>,
+}
+
+/// Parameters and optimizer before a fit, to go back to if training diverges.
+struct Snapshot<T: Element> {
+    params: Buffer<T>,
+    optimizer: Optimizer<T>,
+}
+
+impl<T: Element> Snapshot<T> {
+    /// Takes one, in the memory of an old one if that fits.
+    fn take(spare: Option<Self>, params: &[T], optimizer: &Optimizer<T>) -> Result<Self, Error> {
+        let fits =
+            |s: &Self| s.params.len() == params.len() && s.optimizer.state.len() == optimizer.state.len();
+        let mut snapshot = match spare.filter(fits) {
+            Some(spare) => spare,
+            None => Snapshot {
+                params: Buffer::zeroed("a copy of the parameters", params.len())?,
+                optimizer: Optimizer::new(optimizer.config, params.len())?,
+            },
+        };
+        snapshot.params.copy_from_slice(params);
+        snapshot.optimizer.copy_from(optimizer);
+        Ok(snapshot)
+    }
 }
 
 /// A sum of row losses.
@@ -60,7 +86,7 @@ impl Tally {
 impl<T: Element> Trainer<T> {
     /// A trainer for a loss.
     pub fn new(loss: Loss) -> Self {
-        Trainer { loss, workspaces: Workspaces::default() }
+        Trainer { loss, workspaces: Workspaces::default(), spare: None }
     }
 
     /// Its loss.
@@ -289,8 +315,8 @@ pub struct Fit<T: Element> {
     batch: usize,
     tally: Tally,
     time: Duration,
-    /// Parameters and optimizer as they were, to go back to if training diverges.
-    before: Option<(Vec<T>, Optimizer<T>)>,
+    /// How it was before the first step.
+    before: Option<Snapshot<T>>,
 }
 
 impl<T: Element> Fit<T> {
@@ -361,15 +387,16 @@ impl<T: Element> Fit<T> {
         mut until: impl FnMut(usize) -> bool,
     ) -> Result<Vec<EpochRecord>, Error> {
         if self.before.is_none() {
-            self.before = Some((model.parts().1.to_vec(), optimizer.try_clone()?));
+            self.before = Some(Snapshot::take(trainer.spare.take(), model.parts().1, optimizer)?);
         }
         let result = self.steps(trainer, model, optimizer, training, validation, &mut until);
-        if result.is_err() {
-            if let Some((params, before)) = self.before.take() {
-                model.parts().1.copy_from_slice(&params);
-                *optimizer = before;
-            }
+        if let (Err(_), Some(before)) = (&result, &self.before) {
+            model.parts().1.copy_from_slice(&before.params);
+            optimizer.copy_from(&before.optimizer);
             self.epoch = self.options.epochs; // nothing is left to run
+        }
+        if self.done() {
+            trainer.spare = self.before.take();
         }
         result
     }

@@ -122,9 +122,18 @@ impl<T: Element> Optimizer<T> {
     /// If there is not enough memory.
     pub fn try_clone(&self) -> Result<Self, Error> {
         let mut copy = Self::new(self.config, self.state.first().map_or(0, |s| s.len()))?;
-        copy.state.iter_mut().zip(&self.state).for_each(|(to, from)| to.copy_from_slice(from));
-        copy.steps = self.steps;
+        copy.copy_from(self);
         Ok(copy)
+    }
+
+    /// Becomes the same as another of the same size.
+    ///
+    /// # Panics
+    /// If its state has another size.
+    pub fn copy_from(&mut self, other: &Self) {
+        assert_eq!(self.state.len(), other.state.len());
+        self.state.iter_mut().zip(&other.state).for_each(|(to, from)| to.copy_from_slice(from));
+        (self.config, self.steps) = (other.config, other.steps);
     }
 
     /// Lends the state to the threads of a region, empty where there is none.
