@@ -194,7 +194,7 @@ pub fn zip_map<T: Element, S: Simd<T>, const W: usize, const R: usize>(
 }
 
 /// [`zip_map`] for slices that may be too long for the caches: where they are, it asks for what lies
-/// [`AHEAD`] of the work, because several streams side by side are more than hardware foresees.
+/// 2 KB ahead, because several streams side by side are more than hardware foresees.
 ///
 /// # Panics
 /// If the slices differ in length.
