@@ -18,8 +18,8 @@ AGREEMENT = {"losses": 1e-4, "outputs": 1e-4, "steps in the first weight": 1.5e-
 UPDATE_AGREEMENT = {"steps in the first weight": 1e-4}
 STEPS_TO_AGREE_ON = 8
 UPDATES_TO_AGREE_ON = 4
-# Idle threads of OpenMP and OpenBLAS spin for a while after their last work, and would take the CPUs
-# from whoever comes next. A rest lasts until this process uses next to none for a moment.
+# Idle threads of OpenMP and OpenBLAS spin for a while after their last work, and would take the
+# CPUs from whoever comes next. A rest lasts until this process uses next to none for a moment.
 REST_SECONDS, LONGEST_REST_SECONDS, QUIET = 0.02, 1.0, 0.1
 
 
