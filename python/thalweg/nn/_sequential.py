@@ -230,7 +230,9 @@ class Sequential:
     def flat_gradients(self) -> Array:
         """Gradients of all parameters, in the same order: a copy.
 
-        Assigning sets them, e.g. to clip them between `backward` and an optimizer's `step`.
+        They are those of `backward`: a step of `thalweg.Trainer` uses its own up and never writes
+        them here. Assigning sets them, e.g. to clip them between `backward` and an optimizer's
+        `step`.
         """
         return self._core.gradients()
 

@@ -1,6 +1,6 @@
 //! The naive product, to compare kernels with.
 
-use super::{Epilogue, Init};
+use super::Init;
 use crate::element::Element;
 use crate::view::MatRef;
 
@@ -40,9 +40,4 @@ pub fn exact<T: Element>(a: MatRef<'_, T>, b: MatRef<'_, T>) -> Vec<(f64, f64)> 
         }
     }
     out
-}
-
-/// No epilogue.
-pub fn none<'a, T>() -> Epilogue<'a, T> {
-    Epilogue::None
 }

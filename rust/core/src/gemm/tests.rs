@@ -75,7 +75,7 @@ fn check<T: Element>(isa: Isa, case: &Case) {
     let mut c_data = before.clone();
     let c = MatMut::strided(&mut c_data, m, n, n + slack);
     let mut scratch = vec![T::lit(f64::NAN); plan.scratch_len()];
-    Gemm { a, b: rhs, c, init, epilogue: reference::none() }.run(isa, &plan, &mut scratch);
+    Gemm { a, b: rhs, c, init, epilogue: Epilogue::None }.run(isa, &plan, &mut scratch);
 
     let fused = isa != Isa::Scalar;
     let start = MatRef::strided(&before, m, n, n + slack, 1);
