@@ -7,9 +7,9 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use thalweg_core::Element;
-use thalweg_core::gemm::pack::{PackedRhs, pack_rhs};
-use thalweg_core::gemm::plan::{GemmShape, TileShape};
-use thalweg_core::gemm::{Epilogue, Gemm, GemmPlan, Init, Rhs};
+use thalweg_core::gemm::pack::{Panels, offset};
+use thalweg_core::gemm::plan::GemmShape;
+use thalweg_core::gemm::{Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
 use thalweg_core::simd::Isa;
 use thalweg_core::view::{MatMut, MatRef};
 
@@ -28,7 +28,6 @@ const SHAPES: [(usize, usize, usize); 10] = [
 
 fn rate<T: Element>(isa: Isa, a: MatRef<'_, T>, b: MatRef<'_, T>, packed: bool) -> f64 {
     let (m, n, k) = (a.rows(), b.cols(), a.cols());
-    let tile = TileShape::of::<T>(isa);
     let shape = GemmShape {
         m,
         n,
@@ -38,18 +37,21 @@ fn rate<T: Element>(isa: Isa, a: MatRef<'_, T>, b: MatRef<'_, T>, packed: bool) 
         b_row_stride: (!packed).then_some(b.row_stride()),
     };
     let plan = GemmPlan::choose::<T>(isa, shape);
-    let mut panels = vec![T::ZERO; if packed { PackedRhs::<T>::len(tile, k, n) } else { 0 }];
+    let mut panels = vec![T::ZERO; if packed { k * n } else { 0 }];
     if packed {
-        pack_rhs(b, tile.nr, 0, &mut panels);
+        for (p, j) in (0..k).flat_map(|p| (0..n).map(move |j| (p, j))) {
+            panels[offset(k, n, p, j)] = b.at(p, j);
+        }
     }
     let (mut c, mut scratch) = (vec![T::ZERO; m * n], vec![T::ZERO; plan.scratch_len()]);
     let mut best = Duration::MAX;
     let begin = Instant::now();
     while begin.elapsed() < Duration::from_millis(60) {
         let start = Instant::now();
-        let rhs = if packed { Rhs::Packed(PackedRhs::new(&panels, tile, k, n)) } else { Rhs::Plain(b) };
+        let rhs = if packed { Rhs::Panels(Panels::new(&panels, k, n)) } else { Rhs::Plain(b) };
         let view = MatMut::new(&mut c, m, n);
-        Gemm { a, b: rhs, c: view, init: Init::Zero, epilogue: Epilogue::None }.run(isa, &plan, &mut scratch);
+        Gemm { a: Lhs::Plain(a), b: rhs, c: view, init: Init::Zero, epilogue: Epilogue::None, ahead: &[] }
+            .run(isa, &plan, &mut scratch);
         black_box(&mut c);
         best = best.min(start.elapsed());
     }
@@ -57,7 +59,7 @@ fn rate<T: Element>(isa: Isa, a: MatRef<'_, T>, b: MatRef<'_, T>, packed: bool) 
 }
 
 fn table<T: Element>(isa: Isa) {
-    println!("{isa} {}                 y = x·Wᵀ   (packed)   dx = dy·W   dW = xᵀ·dy", T::DTYPE.name());
+    println!("{isa} {}                 y = x·Wᵀ   (panels)   dx = dy·W   dW = xᵀ·dy", T::DTYPE.name());
     for (rows, inputs, outputs) in SHAPES {
         let random = |n: usize| -> Vec<T> { (0..n).map(|i| T::lit((i as f64 * 0.7).sin())).collect() };
         let (x, w, dy) = (random(rows * inputs), random(inputs * outputs), random(rows * outputs));

@@ -152,6 +152,17 @@ impl<'a, T> Shared<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(range.start), range.len()) }
     }
 
+    /// Whether it has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Where elements start, for whoever writes them piecemeal.
+    pub fn ptr(&self, range: Range<usize>) -> *mut T {
+        assert!(range.start <= range.end && range.end <= self.len);
+        self.ptr.wrapping_add(range.start)
+    }
+
     /// [`slice_mut`](Self::slice_mut), or nothing if the buffer is empty.
     ///
     /// # Safety

@@ -1,13 +1,12 @@
 //! Gradients by backpropagation beside the same by central differences.
 
 use std::ops::Range;
-use std::sync::atomic::AtomicBool;
 
-use crate::arena::{Buffer, Shared};
+use crate::arena::Buffer;
 use crate::error::Error;
 use crate::loss::{Loss, RowLoss, Targets};
 use crate::model::Model;
-use crate::pass::{LossTask, Pass, Rows, TileTask};
+use crate::pass::{LossTask, Pass, Rows, WeightTask};
 use crate::plan::{Mode, Plan};
 use crate::threads;
 use crate::train::Trainer;
@@ -49,7 +48,7 @@ impl Check {
         y: Targets<'_, f64>,
     ) -> Result<Self, Error> {
         Trainer::new(loss).check(model, x, &y)?;
-        let mode = Mode::Training { input_gradient: false };
+        let mode = Mode::Apart;
         let plan = Plan::new::<f64>(model.network(), mode, x.rows(), model.isa(), threads::num_threads().0);
         let workspace = Workspace::new(model.network(), plan)?;
         let mut places = vec![0; model.network().num_parameters()];
@@ -116,36 +115,16 @@ impl Check {
         y: Targets<'_, f64>,
         gradient: bool,
     ) -> f64 {
-        let Workspace { plan, layout, values, losses } = &mut self.workspace;
         let (network, params, _) = model.parts();
+        let weights = WeightTask { grads: self.grads.share(), accumulate: false, size: None, update: None };
         let pass = Pass {
-            network,
-            plan,
-            layout,
-            values: values.share(),
-            params: params.share(),
-            input: Some(x),
-            rows: Rows::From(0),
-            keep_input: false,
             check_finite: false,
-            output: None,
-            loss: Some(LossTask {
-                loss: self.loss,
-                targets: y,
-                losses: Shared::new(losses),
-                backward: gradient,
-            }),
-            output_gradient: None,
-            input_gradient: None,
-            tiles: gradient.then(|| TileTask {
-                grads: self.grads.share(),
-                accumulate: false,
-                size: None,
-                update: None,
-            }),
-            stopped: AtomicBool::new(false),
+            loss: Some(LossTask { loss: self.loss, targets: y, backward: gradient }),
+            weights: gradient.then_some(weights),
+            ..Pass::new(network, &mut self.workspace, params.share(), Some(x), Rows::From(0))
         };
-        threads::run(&pass, plan.threads);
+        threads::run(&pass, pass.plan.threads);
+        let Workspace { plan, layout, values, losses } = &self.workspace;
         self.pattern.clear();
         for (stage, slots) in network.stages().iter().zip(&layout.stages).filter(|(s, _)| s.act.has_kink()) {
             let output = &values[slots.output..slots.output + plan.rows * stage.outputs];

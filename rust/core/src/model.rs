@@ -1,6 +1,6 @@
 //! A network with its numbers, and the passes that need no loss.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::arena::{Buffer, Shared};
 use crate::element::Element;
@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::layer::Layer;
 use crate::network::Network;
 use crate::optim::{self, Optimizer};
-use crate::pass::{Pass, Rows, TileTask};
+use crate::pass::{Pass, Rows, WeightTask};
 use crate::plan::{Mode, Plan};
 use crate::simd::{Isa, all_finite, max_abs};
 use crate::threads::{self, Job};
@@ -185,26 +185,12 @@ impl<T: Element> Model<T> {
     pub fn predict(&mut self, x: MatRef<'_, T>, output: &mut [T]) -> Result<(), Error> {
         self.network.check_input(x.rows(), x.cols())?;
         assert_eq!(output.len(), x.rows() * self.network.outputs());
-        let Workspace { plan, layout, values, .. } =
-            self.workspaces.get(&self.network, self.isa, Mode::Inference, x.rows())?;
+        let workspace = self.workspaces.get(&self.network, self.isa, Mode::Inference, x.rows())?;
         let pass = Pass {
-            network: &self.network,
-            plan,
-            layout,
-            values: values.share(),
-            params: self.params.share(),
-            input: Some(x),
-            rows: Rows::From(0),
-            keep_input: false,
-            check_finite: true,
             output: Some(Shared::new(&mut *output)),
-            loss: None,
-            output_gradient: None,
-            input_gradient: None,
-            tiles: None,
-            stopped: AtomicBool::new(false),
+            ..Pass::new(&self.network, workspace, self.params.share(), Some(x), Rows::From(0))
         };
-        threads::run(&pass, plan.threads);
+        threads::run(&pass, pass.plan.threads);
         if pass.stopped.load(Ordering::Relaxed) {
             return Err(first_not_finite("x", x));
         }
@@ -223,7 +209,7 @@ impl<T: Element> Model<T> {
         self.network.check_input(x.rows(), x.cols())?;
         let outputs = self.network.outputs();
         assert_eq!(output.len(), x.rows() * outputs);
-        let mode = Mode::Training { input_gradient: true };
+        let mode = Mode::Apart;
         let threads = threads::num_threads().0;
         let mut workspace = match self.pending.take() {
             Some(w) if w.plan.rows == x.rows() => w,
@@ -232,28 +218,15 @@ impl<T: Element> Model<T> {
                 Workspace::new(&self.network, plan)?
             }
         };
-        let Workspace { plan, layout, values, .. } = &mut workspace;
         let pass = Pass {
-            network: &self.network,
-            plan,
-            layout,
-            values: values.share(),
-            params: self.params.share(),
-            input: Some(x),
-            rows: Rows::From(0),
             keep_input: true,
-            check_finite: true,
-            output: None,
-            loss: None,
-            output_gradient: None,
-            input_gradient: None,
-            tiles: None,
-            stopped: AtomicBool::new(false),
+            ..Pass::new(&self.network, &mut workspace, self.params.share(), Some(x), Rows::From(0))
         };
-        threads::run(&pass, plan.threads);
+        threads::run(&pass, pass.plan.threads);
         if pass.stopped.load(Ordering::Relaxed) {
             return Err(first_not_finite("x", x));
         }
+        let Workspace { layout, values, .. } = &workspace;
         let last = layout.stages[layout.stages.len() - 1].output;
         output.copy_from_slice(&values[last..last + output.len()]);
         check_output(self.isa, output, outputs)?;
@@ -286,31 +259,17 @@ impl<T: Element> Model<T> {
         }
         assert_eq!(input_gradient.len(), rows * self.network.inputs());
         let Some(workspace) = &mut self.pending else { unreachable!("pending_rows said so") };
-        let Workspace { plan, layout, values, .. } = workspace;
         let size = AtomicU64::new(0);
+        let weights =
+            WeightTask { grads: self.grads.share(), accumulate: true, size: Some(&size), update: None };
         let pass = Pass {
-            network: &self.network,
-            plan,
-            layout,
-            values: values.share(),
-            params: self.params.share(),
-            input: None,
-            rows: Rows::From(0),
-            keep_input: true,
             check_finite: false,
-            output: None,
-            loss: None,
             output_gradient: Some(output_gradient),
             input_gradient: Some(Shared::new(input_gradient)),
-            tiles: Some(TileTask {
-                grads: self.grads.share(),
-                accumulate: true,
-                size: Some(&size),
-                update: None,
-            }),
-            stopped: AtomicBool::new(false),
+            weights: Some(weights),
+            ..Pass::new(&self.network, workspace, self.params.share(), None, Rows::From(0))
         };
-        threads::run(&pass, plan.threads);
+        threads::run(&pass, pass.plan.threads);
         self.grads_size = f64::from_bits(size.into_inner());
         Ok(())
     }

@@ -3,13 +3,14 @@
 use crate::arena::{Buffer, padded};
 use crate::element::Element;
 use crate::error::Error;
+use crate::gemm::pack::offset;
 use crate::layer::{Activation, Layer, Linear};
 use crate::rng::{Purpose, Stream};
 
 /// A dense layer's place in the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dense {
-    /// Where its weight (in, out) starts.
+    /// Where its weight (in, out) starts, which lies in panels ([`gemm::pack`](crate::gemm::pack)).
     pub weight: usize,
     /// Where its bias starts, if it has one.
     pub bias: Option<usize>,
@@ -257,7 +258,7 @@ impl Network {
             };
             for o in 0..outputs {
                 for i in 0..inputs {
-                    f(public, block.offset + i * outputs + o);
+                    f(public, block.offset + offset(inputs, outputs, i, o));
                     public += 1;
                 }
             }

@@ -2,11 +2,11 @@
 //!
 //! This is the one place where the plan's disjoint parts turn into `&mut`. The rules that make it sound:
 //!
-//! * phase 1 writes packed weights, each item its own panels, and reads parameters;
-//! * phase 2 writes rows of activations and gradients, each item the rows of its block, and its
-//!   thread's own scratch; it reads parameters and packed weights;
-//! * phase 3 writes gradients, parameters and optimizer state, each item its own tile, and its
-//!   thread's scratch; it reads activations and their gradients.
+//! * packing writes transposed weights, each item its own panels, and reads parameters;
+//! * a block writes its rows of activations, gradients and their copies in panels, and its thread's own
+//!   scratch; it reads parameters and transposed weights;
+//! * a tile writes its part of gradients, parameters and optimizer state, and its thread's scratch; it
+//!   reads activations and their gradients.
 //!
 //! No phase reads what another item of it writes, [`threads::run`](crate::threads::run) separates the
 //! phases, and an item runs on one thread at a time.
@@ -16,17 +16,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::arena::{Shared, padded};
 use crate::element::Element;
-use crate::gemm::pack::{PackedRhs, pack_rhs};
-use crate::gemm::{Epilogue, Gemm, Init, Rhs};
+use crate::gemm::pack::{LhsPanels, PANEL, Panels, offset, pack_rows, pack_transposed};
+use crate::gemm::{Ahead, Epilogue, Gemm, Init, Lhs, Rhs};
 use crate::layer::Activation;
 use crate::loss::{Loss, RowLoss, Targets};
 use crate::network::{Network, Stage};
 use crate::optim;
-use crate::plan::{Direction, Mode, Plan, StagePlan, TileItem};
-use crate::simd::{Isa, Op, Simd, all_finite, dispatch, max_abs, zip_map};
+use crate::plan::{Mode, PanelItem, Phase, Plan, StagePlan, TileItem};
+use crate::simd::{Isa, Op, Simd, all_finite, dispatch, max_abs};
 use crate::threads::Job;
 use crate::view::{MatMut, MatRef};
-use crate::workspace::{Layout, StageSlots};
+use crate::workspace::{Layout, StageSlots, Workspace};
 
 /// Which rows of the data make the batch.
 #[derive(Clone, Copy, Debug)]
@@ -53,15 +53,13 @@ pub struct LossTask<'a, T> {
     pub loss: Loss,
     /// The data's targets; rows as for the input.
     pub targets: Targets<'a, T>,
-    /// Where each row's loss goes.
-    pub losses: Shared<'a, RowLoss>,
     /// Whether the pass goes on backward from the loss.
     pub backward: bool,
 }
 
 /// Gradients and update of a pass.
 #[derive(Clone, Copy)]
-pub struct TileTask<'a, T> {
+pub struct WeightTask<'a, T> {
     /// The gradient arena. Not written to if there is an update: the gradient is used up on the spot.
     pub grads: Shared<'a, T>,
     /// Whether gradients add to what is there.
@@ -82,6 +80,8 @@ pub struct Pass<'a, T> {
     pub layout: &'a Layout,
     /// The workspace.
     pub values: Shared<'a, T>,
+    /// Where each row's loss goes.
+    pub losses: Shared<'a, RowLoss>,
     /// The parameter arena.
     pub params: Shared<'a, T>,
     /// The data, whole; `None` if the pass goes on from an earlier one (backward only).
@@ -102,32 +102,73 @@ pub struct Pass<'a, T> {
     /// Where the gradient by the input goes, rows × inputs.
     pub input_gradient: Option<Shared<'a, T>>,
     /// Gradients by parameters, if wanted.
-    pub tiles: Option<TileTask<'a, T>>,
+    pub weights: Option<WeightTask<'a, T>>,
     /// Set by the pass if it met something that is not finite; the update is then not done.
     pub stopped: AtomicBool,
 }
 
+impl<'a, T: Element> Pass<'a, T> {
+    /// A forward pass over rows of `input`, or over what an earlier pass left, with nothing behind it: to
+    /// be completed with `..`.
+    pub fn new(
+        network: &'a Network,
+        workspace: &'a mut Workspace<T>,
+        params: Shared<'a, T>,
+        input: Option<MatRef<'a, T>>,
+        rows: Rows<'a>,
+    ) -> Self {
+        let Workspace { plan, layout, values, losses } = workspace;
+        Pass {
+            network,
+            plan,
+            layout,
+            values: values.share(),
+            losses: Shared::new(losses),
+            params,
+            input,
+            rows,
+            keep_input: false,
+            check_finite: true,
+            output: None,
+            loss: None,
+            output_gradient: None,
+            input_gradient: None,
+            weights: None,
+            stopped: AtomicBool::new(false),
+        }
+    }
+}
+
 impl<T: Element> Job for Pass<'_, T> {
     fn phases(&self) -> usize {
-        3
+        self.plan.phases.len()
     }
 
     fn items(&self, phase: usize) -> usize {
-        match phase {
-            0 => self.plan.panels.len(),
-            1 => self.plan.blocks,
-            _ if self.tiles.is_some() => self.plan.tiles.len(),
-            _ => 0,
+        match &self.plan.phases[phase] {
+            Phase::Pack => self.plan.panels.len(),
+            Phase::Rows(blocks) => blocks.len(),
+            Phase::Weights { .. } if self.weights.is_some() => self.plan.tiles.len(),
+            Phase::Weights { .. } => 0,
         }
     }
 
     fn run(&self, phase: usize, item: usize, worker: usize) {
-        match phase {
-            0 => self.pack(item),
-            1 => self.block(self.plan.block(item), worker),
-            _ => self.tile(&self.plan.tiles[item], worker),
+        match &self.plan.phases[phase] {
+            Phase::Pack => self.pack(item),
+            Phase::Rows(blocks) => self.block(&self.plan.block(blocks.start + item), worker),
+            Phase::Weights { rows, first, last } => {
+                self.tile(&self.plan.tiles[item], rows, *first, *last, worker)
+            }
         }
     }
+}
+
+/// A range of rows of a wave, numbered from its start, and how many rows the wave has.
+#[derive(Clone)]
+struct Local {
+    rows: Range<usize>,
+    wave: usize,
 }
 
 impl<'a, T: Element> Pass<'a, T> {
@@ -143,72 +184,90 @@ impl<'a, T: Element> Pass<'a, T> {
         unsafe { self.values.slice_mut(from..from + self.layout.scratch_len) }
     }
 
-    // --- Phase 1 -------------------------------------------------------------------------------
+    /// Rows of the batch as rows of their wave.
+    fn local(&self, rows: &Range<usize>) -> Local {
+        let start = rows.start / self.plan.wave_rows * self.plan.wave_rows;
+        let wave = self.plan.wave_rows.min(self.plan.rows - start);
+        Local { rows: rows.start - start..rows.end - start, wave }
+    }
+
+    // --- Packing -------------------------------------------------------------------------------
 
     fn pack(&self, item: usize) {
-        let item = &self.plan.panels[item];
-        let (stage, slots) = (&self.network.stages()[item.stage], &self.layout.stages[item.stage]);
-        let dense = stage.dense.expect("only dense layers are packed");
-        // SAFETY: parameters are only read in phases 1 and 2.
-        let weight = unsafe { self.params.mat(dense.weight, stage.inputs, stage.outputs, stage.outputs) };
-        let (start, matrix) = match item.direction {
-            Direction::Forward => (slots.packed_forward, weight),
-            Direction::Backward => (slots.packed_backward, weight.t()),
-        };
-        let panel = self.plan.tile.nr * matrix.rows();
-        let range = start + item.panels.start * panel..start + item.panels.end * panel;
+        let PanelItem { stage: index, cols } = &self.plan.panels[item];
+        let stage = &self.network.stages()[*index];
+        let start = self.layout.stages[*index].transposed;
+        let range = start + cols.start * stage.outputs..start + cols.end * stage.outputs;
         // SAFETY: the item's own panels.
         let into = unsafe { self.values.slice_mut(range) };
-        pack_rhs(matrix, self.plan.tile.nr, item.panels.start, into);
+        pack_transposed(self.plan.isa, self.weight(stage), cols.start, into);
     }
 
-    fn packed(&self, start: usize, k: usize, n: usize) -> Rhs<'a, T> {
-        let len = self.plan.packed_len::<T>(k, n);
-        // SAFETY: packed weights are only read in phase 2.
-        let panels = unsafe { self.values.slice(start..start + len) };
-        Rhs::Packed(PackedRhs::new(panels, self.plan.tile, k, n))
+    /// The weight of a dense stage, to be read while rows go through it.
+    fn weight(&self, stage: &Stage) -> Panels<'a, T> {
+        let dense = stage.dense.expect("only dense layers have weights");
+        let len = stage.inputs * stage.outputs;
+        // SAFETY: parameters are written in the last phase of weights only, and not read there.
+        let data = unsafe { self.params.slice(dense.weight..dense.weight + len) };
+        Panels::new(data, stage.inputs, stage.outputs)
     }
 
-    // --- Phase 2 -------------------------------------------------------------------------------
+    // --- Rows ----------------------------------------------------------------------------------
 
-    fn block(&self, rows: Range<usize>, worker: usize) {
+    fn block(&self, rows: &Range<usize>, worker: usize) {
+        let local = self.local(rows);
         let Some(data) = self.input else {
-            return self.backward(rows, worker);
+            return self.backward(rows, &local, worker);
         };
-        let Some(input) = self.gather(data, &rows) else { return };
+        if self.stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        let Some(input) = self.gather(data, rows, &local) else { return };
         if self.plan.mode == Mode::Inference {
             return self.infer(input, rows, worker);
         }
         let last = self.layout.stages.len() - 1;
         let mut x = input;
         for (index, stage, slots) in self.stages() {
-            let y = self.rows_mut(slots.output, &rows, stage.outputs);
-            let saved = slots.saved.map(|start| self.rows_mut(start, &rows, stage.outputs));
-            self.forward(index, stage, x, y, saved, self.scratch(worker));
-            x = self.rows_ref(slots.output, &rows, stage.outputs);
+            if let Some(planned) = self.plan.stages[index]
+                && planned.pack_input
+            {
+                self.pack_rows(x, planned.weight.rows, slots.input_panels, &local);
+            }
+            let y = self.rows_mut(slots.output, &local, stage.outputs);
+            let saved = slots.saved.map(|start| self.rows_mut(start, &local, stage.outputs));
+            self.through(index, stage, x, y, saved, self.scratch(worker));
+            x = self.rows_ref(slots.output, &local, stage.outputs);
         }
         if let Some(task) = self.loss {
-            let delta = self.rows_mut(self.layout.stages[last].delta, &rows, x.cols());
-            self.losses(&task, x, task.backward.then_some(delta), &rows);
+            let delta = self.rows_mut(self.layout.stages[last].delta, &local, x.cols());
+            self.losses(&task, x, task.backward.then_some(delta), rows);
             if !task.backward || self.stopped.load(Ordering::Relaxed) {
                 return;
             }
-            self.backward(rows, worker);
+            self.backward(rows, &local, worker);
         }
+    }
+
+    /// Copies a block's rows into the panels, of `width` columns, of all rows of the wave.
+    fn pack_rows(&self, part: MatRef<'_, T>, width: usize, start: usize, local: &Local) {
+        let into = self.values.ptr(start..start + local.wave * part.cols());
+        // SAFETY: the block's own rows of the panels, which lie inside of the range.
+        unsafe { pack_rows(self.plan.isa, part, width, (local.rows.start, local.wave), into) };
     }
 
     /// The block's rows of the data: where they lie if that is in order, else copied together. `None`
     /// if something in them is not finite.
-    fn gather(&self, data: MatRef<'a, T>, rows: &Range<usize>) -> Option<MatRef<'a, T>> {
+    fn gather(&self, data: MatRef<'a, T>, rows: &Range<usize>, local: &Local) -> Option<MatRef<'a, T>> {
         let width = data.cols();
         let input = match self.rows {
             Rows::From(start) if !self.keep_input => data.block(start + rows.start, rows.len(), 0, width),
             _ => {
-                let mut into = self.rows_mut(self.layout.input, rows, width);
+                let mut into = self.rows_mut(self.layout.input, local, width);
                 for r in 0..rows.len() {
                     into.row_mut(r).copy_from_slice(data.row(self.rows.at(rows.start + r)));
                 }
-                self.rows_ref(self.layout.input, rows, width)
+                self.rows_ref(self.layout.input, local, width)
             }
         };
         if self.check_finite && !finite(self.plan.isa, input) {
@@ -219,7 +278,7 @@ impl<'a, T: Element> Pass<'a, T> {
     }
 
     /// One stage forward.
-    fn forward(
+    fn through(
         &self,
         index: usize,
         stage: &Stage,
@@ -235,25 +294,24 @@ impl<'a, T: Element> Pass<'a, T> {
             }
             return;
         };
-        let (k, n) = (stage.inputs, stage.outputs);
-        let planned = self.planned(index);
-        let b = if planned.forward_packed {
-            self.packed(self.layout.stages[index].packed_forward, k, n)
-        } else {
-            // SAFETY: parameters are only read in phases 1 and 2.
-            Rhs::Plain(unsafe { self.params.mat(dense.weight, k, n, n) })
-        };
         let init = match dense.bias {
-            // SAFETY: as above.
-            Some(start) => Init::Bias(unsafe { self.params.slice(start..start + n) }),
+            // SAFETY: parameters are written in the last phase of weights only.
+            Some(start) => Init::Bias(unsafe { self.params.slice(start..start + stage.outputs) }),
             None => Init::Zero,
         };
-        let epilogue = Epilogue::Activate(stage.act, saved);
-        Gemm { a: x, b, c: y, init, epilogue }.run(self.plan.isa, &planned.forward, scratch);
+        let gemm = Gemm {
+            a: Lhs::Plain(x),
+            b: Rhs::Panels(self.weight(stage)),
+            c: y,
+            init,
+            epilogue: Epilogue::Activate(stage.act, saved),
+            ahead: &[],
+        };
+        gemm.run(self.plan.isa, &self.planned(index).forward, scratch);
     }
 
     /// A block in inference: activations take turns in the thread's scratch.
-    fn infer(&self, input: MatRef<'a, T>, rows: Range<usize>, worker: usize) {
+    fn infer(&self, input: MatRef<'a, T>, rows: &Range<usize>, worker: usize) {
         let m = rows.len();
         let half = padded::<T>(self.plan.block_rows * self.network.max_width());
         let scratch = self.scratch(worker);
@@ -270,10 +328,10 @@ impl<'a, T: Element> Pass<'a, T> {
                 }
                 _ => MatMut::new(&mut front[..m * n], m, n),
             };
-            self.forward(index, stage, x, y.reborrow(), None, scratch);
+            self.through(index, stage, x, y.reborrow(), None, scratch);
             if index == last {
                 if let Some(task) = self.loss {
-                    self.losses(&task, y.as_ref(), None, &rows);
+                    self.losses(&task, y.as_ref(), None, rows);
                 }
                 return;
             }
@@ -290,7 +348,7 @@ impl<'a, T: Element> Pass<'a, T> {
         rows: &Range<usize>,
     ) {
         // SAFETY: the block's own rows.
-        let losses = unsafe { task.losses.slice_mut(rows.clone()) };
+        let losses = unsafe { self.losses.slice_mut(rows.clone()) };
         let scale = 1.0 / self.plan.rows as f64;
         let op = Losses { task, output, grad, losses, rows: &self.rows, first: rows.start, scale };
         if !dispatch(self.plan.isa, op) && self.check_finite {
@@ -299,31 +357,31 @@ impl<'a, T: Element> Pass<'a, T> {
     }
 
     /// A block from the gradient by the output, back through all stages.
-    fn backward(&self, rows: Range<usize>, worker: usize) {
+    fn backward(&self, rows: &Range<usize>, local: &Local, worker: usize) {
         let m = rows.len();
         let (stages, slots) = (self.network.stages(), &self.layout.stages);
         let last = stages.len() - 1;
-        let mut delta = self.rows_mut(slots[last].delta, &rows, stages[last].outputs);
+        let mut delta = self.rows_mut(slots[last].delta, local, stages[last].outputs);
         if let Some(gradient) = self.output_gradient {
             for r in 0..m {
                 delta.row_mut(r).copy_from_slice(gradient.row(rows.start + r));
             }
         }
-        self.through_activation(last, &rows, &mut delta);
+        self.through_activation(last, local, &mut delta);
         for index in (0..=last).rev() {
             let stage = &stages[index];
-            let delta = self.rows_ref(slots[index].delta, &rows, stage.outputs);
-            let (into, act) = if index > 0 {
-                let into = self.rows_mut(slots[index - 1].delta, &rows, stage.inputs);
-                (into, stages[index - 1].act)
+            let delta = self.rows_ref(slots[index].delta, local, stage.outputs);
+            if self.plan.stages[index].is_some_and(|p| p.pack_delta) {
+                self.pack_rows(delta, PANEL, slots[index].delta_panels, local);
+            }
+            let into = if index > 0 {
+                self.rows_mut(slots[index - 1].delta, local, stage.inputs)
             } else {
                 let Some(gradient) = self.input_gradient else { return };
                 // SAFETY: the block's own rows.
-                let into =
-                    unsafe { gradient.mat_mut(rows.start * stage.inputs, m, stage.inputs, stage.inputs) };
-                (into, Activation::Identity)
+                unsafe { gradient.mat_mut(rows.start * stage.inputs, m, stage.inputs, stage.inputs) }
             };
-            self.propagate(index, delta, into, act, &rows, worker);
+            self.propagate(index, delta, into, local, worker);
         }
     }
 
@@ -333,43 +391,48 @@ impl<'a, T: Element> Pass<'a, T> {
         index: usize,
         delta: MatRef<'_, T>,
         mut into: MatMut<'_, T>,
-        act: Activation,
-        rows: &Range<usize>,
+        local: &Local,
         worker: usize,
     ) {
         let stage = &self.network.stages()[index];
         if stage.dense.is_none() {
-            for r in 0..rows.len() {
+            for r in 0..delta.rows() {
                 into.row_mut(r).copy_from_slice(delta.row(r));
             }
             if index > 0 {
-                self.through_activation(index - 1, rows, &mut into);
+                self.through_activation(index - 1, local, &mut into);
             }
             return;
         }
-        let (k, n) = (stage.outputs, stage.inputs);
-        let b = self.packed(self.layout.stages[index].packed_backward, k, n);
-        let epilogue = if index == 0 {
-            Epilogue::None
-        } else {
-            Epilogue::Derivative(act, self.derivative(index - 1, rows))
+        let (start, len) = (self.layout.stages[index].transposed, stage.inputs * stage.outputs);
+        // SAFETY: written while packing only.
+        let transposed = unsafe { self.values.slice(start..start + len) };
+        let epilogue = match index {
+            0 => Epilogue::None,
+            _ => {
+                Epilogue::Derivative(self.network.stages()[index - 1].act, self.derivative(index - 1, local))
+            }
         };
         let plan = self.planned(index).backward.expect("planned where it is needed");
-        Gemm { a: delta, b, c: into, init: Init::Zero, epilogue }.run(
-            self.plan.isa,
-            &plan,
-            self.scratch(worker),
-        );
+        let gemm = Gemm {
+            a: Lhs::Plain(delta),
+            b: Rhs::Panels(Panels::new(transposed, stage.outputs, stage.inputs)),
+            c: into,
+            init: Init::Zero,
+            epilogue,
+            ahead: &[],
+        };
+        gemm.run(self.plan.isa, &plan, self.scratch(worker));
     }
 
     /// What the derivative of a stage's activation is read from.
-    fn derivative(&self, index: usize, rows: &Range<usize>) -> MatRef<'a, T> {
+    fn derivative(&self, index: usize, local: &Local) -> MatRef<'a, T> {
         let slots = &self.layout.stages[index];
-        self.rows_ref(slots.saved.unwrap_or(slots.output), rows, self.network.stages()[index].outputs)
+        self.rows_ref(slots.saved.unwrap_or(slots.output), local, self.network.stages()[index].outputs)
     }
 
     /// delta ← delta · φ′ of a stage.
-    fn through_activation(&self, index: usize, rows: &Range<usize>, delta: &mut MatMut<'_, T>) {
+    fn through_activation(&self, index: usize, local: &Local, delta: &mut MatMut<'_, T>) {
         struct Through<'t, 'm, 'f, T>(Activation, &'t mut MatMut<'m, T>, MatRef<'f, T>);
         impl<T: Element> Op<T> for Through<'_, '_, '_, T> {
             type Output = ();
@@ -382,92 +445,117 @@ impl<'a, T: Element> Pass<'a, T> {
         }
         let act = self.network.stages()[index].act;
         if act != Activation::Identity {
-            dispatch(self.plan.isa, Through(act, delta, self.derivative(index, rows)));
+            dispatch(self.plan.isa, Through(act, delta, self.derivative(index, local)));
         }
     }
 
-    // --- Phase 3 -------------------------------------------------------------------------------
+    // --- Weights -------------------------------------------------------------------------------
 
-    fn tile(&self, item: &TileItem, worker: usize) {
-        let Some(task) = self.tiles else { return };
+    /// A tile of weights, panel by panel: gradient over the rows of a wave and, if that completes it,
+    /// update.
+    fn tile(&self, item: &TileItem, rows: &Range<usize>, first: bool, last: bool, worker: usize) {
+        let Some(task) = self.weights else { return };
         if self.stopped.load(Ordering::Relaxed) {
             return;
         }
         let stage = &self.network.stages()[item.stage];
         let dense = stage.dense.expect("only dense layers have tiles");
-        let (m, n) = (item.rows.len(), item.cols.len());
-        let all = 0..self.plan.rows;
-        let x = if item.stage > 0 {
-            self.rows_ref(self.layout.stages[item.stage - 1].output, &all, stage.inputs)
+        let planned = self.planned(item.stage);
+        let slots = &self.layout.stages[item.stage];
+        let all = self.local(rows);
+        let (m, k) = (item.rows.len(), all.wave);
+        let a = if planned.pack_input {
+            // SAFETY: written while rows went through.
+            let panels =
+                unsafe { self.values.slice(slots.input_panels..slots.input_panels + k * stage.inputs) };
+            Lhs::Panels(
+                LhsPanels::new(panels, stage.inputs, k, planned.weight.rows).block(item.rows.start, m),
+            )
         } else {
-            match (self.input, self.rows) {
-                (Some(data), Rows::From(start)) => data.block(start, all.len(), 0, stage.inputs),
-                _ => self.rows_ref(self.layout.input, &all, stage.inputs),
-            }
-        };
-        let delta = self.rows_ref(self.layout.stages[item.stage].delta, &all, stage.outputs);
-        let delta = delta.block(0, all.len(), item.cols.start, n);
-        let start = dense.weight + item.rows.start * stage.outputs + item.cols.start;
-        let bias = dense.bias.filter(|_| item.bias).map(|b| b + item.cols.start);
-        let (scratch, own) = self.scratch(worker).split_at_mut(padded::<T>(self.plan.scratch));
-        let (own_weight, own_bias) = own[..(m + 1) * n].split_at_mut(m * n);
-
-        // A gradient that is used up by an update stays in the thread's scratch, and so in its cache.
-        let (c, into): (MatMut<'_, T>, &mut [T]) = if task.update.is_some() {
-            (MatMut::new(own_weight, m, n), own_bias)
-        } else {
-            // SAFETY: the tile of this item, and the bias of its columns, which no other serves.
-            unsafe {
-                let bias = bias.map_or(0..0, |b| b..b + n);
-                (task.grads.mat_mut(start, m, n, stage.outputs), task.grads.slice_mut(bias))
-            }
-        };
-        let gemm = Gemm {
-            a: x.block(0, all.len(), item.rows.start, m).t(),
-            b: Rhs::Plain(delta),
-            c,
-            init: if task.accumulate { Init::Accumulate } else { Init::Zero },
-            epilogue: Epilogue::None,
-        };
-        gemm.run(self.plan.isa, &self.planned(item.stage).weight, scratch);
-        if bias.is_some() {
-            if !task.accumulate {
-                into.fill(T::ZERO);
-            }
-            dispatch(self.plan.isa, SumRows { rows: delta, into: &mut *into });
-        }
-
-        if let Some(size) = task.size {
-            // SAFETY: as above; the views of it are gone.
-            let rows = (0..m).map(|i| unsafe {
-                task.grads.slice(start + i * stage.outputs..start + i * stage.outputs + n)
-            });
-            let weight = rows.map(|row| max_abs(self.plan.isa, row).to_f64().abs().to_bits()).max();
-            let bias = bias.map(|_| max_abs(self.plan.isa, into).to_f64().abs().to_bits());
-            // The bits of numbers ≥ 0 are in the order of the numbers, NaN above all.
-            size.fetch_max(weight.max(bias).unwrap_or(0), Ordering::Relaxed);
-        }
-
-        if let Some((step, state)) = &task.update {
-            let update = |start: usize, grads: &[T]| {
-                let range = start..start + grads.len();
-                // SAFETY: this item's elements, in parameters and state alike; optimizers without state
-                // share an empty buffer.
-                let (params, state) = unsafe {
-                    (self.params.slice_mut(range.clone()), state.map(|s| s.slice_mut_or_empty(range.clone())))
-                };
-                step.update(self.plan.isa, params, grads, state);
+            let x = match (item.stage, self.input, self.rows) {
+                (0, Some(data), Rows::From(start)) => data.block(start + rows.start, k, 0, stage.inputs),
+                (0, ..) => self.rows_ref(self.layout.input, &all, stage.inputs),
+                (index, ..) => self.rows_ref(self.layout.stages[index - 1].output, &all, stage.inputs),
             };
-            if n == stage.outputs {
-                update(start, own_weight);
+            Lhs::Plain(x.block(0, k, item.rows.start, m).t())
+        };
+        let delta = self.rows_ref(slots.delta, &all, stage.outputs);
+        // A gradient that is used up by an update, and complete with this wave's rows, stays in the thread's
+        // scratch, and so in its cache.
+        let (grads, base) = match task.update {
+            Some(_) if self.plan.in_waves() => (Some(self.values), self.layout.gradients.start),
+            Some(_) => (None, 0),
+            None => (Some(task.grads), 0),
+        };
+        let init = if task.accumulate || !first { Init::Accumulate } else { Init::Zero };
+        let (scratch, own) = self.scratch(worker).split_at_mut(padded::<T>(self.plan.scratch));
+
+        for col in item.cols.clone().step_by(PANEL) {
+            let n = PANEL.min(stage.outputs - col);
+            let start = dense.weight + offset(stage.inputs, stage.outputs, item.rows.start, col);
+            let bias = dense.bias.filter(|_| item.bias).map_or(0..0, |b| b + col..b + col + n);
+            let (weight, bias_sum) = match grads {
+                // SAFETY: this panel of the item, and the bias of its columns, which no other serves.
+                Some(grads) => unsafe {
+                    let bias = if bias.is_empty() { 0..0 } else { base + bias.start..base + bias.end };
+                    (grads.slice_mut(base + start..base + start + m * n), grads.slice_mut(bias))
+                },
+                None => {
+                    let (weight, rest) = own.split_at_mut(m * n);
+                    (weight, &mut rest[..bias.len()])
+                }
+            };
+            let delta = if planned.pack_delta {
+                let from = slots.delta_panels + col * k;
+                // SAFETY: written while rows went through.
+                MatRef::new(unsafe { self.values.slice(from..from + k * n) }, k, n)
             } else {
-                own_weight
-                    .chunks_exact(n)
-                    .enumerate()
-                    .for_each(|(i, row)| update(start + i * stage.outputs, row));
+                delta.block(0, k, col, n)
+            };
+            let range = start..start + m * n;
+            let mut ahead = [Ahead { start: std::ptr::null(), bytes: 0 }; 1 + optim::MAX_STATE];
+            let mut count = 0;
+            if let Some((_, state)) = &task.update
+                && last
+            {
+                for buffer in std::iter::once(&self.params).chain(state).filter(|b| !b.is_empty()) {
+                    let bytes = size_of::<T>() * range.len();
+                    ahead[count] = Ahead { start: buffer.ptr(range.clone()).cast(), bytes };
+                    count += 1;
+                }
             }
-            if let Some(bias) = bias {
-                update(bias, own_bias);
+            let gemm = Gemm {
+                a,
+                b: Rhs::Plain(delta),
+                c: MatMut::new(&mut *weight, m, n),
+                init,
+                epilogue: Epilogue::None,
+                ahead: &ahead[..count],
+            };
+            gemm.run(self.plan.isa, &planned.weight, scratch);
+            if !bias.is_empty() {
+                if let Init::Zero = init {
+                    bias_sum.fill(T::ZERO);
+                }
+                dispatch(self.plan.isa, SumRows { rows: delta, into: &mut *bias_sum });
+            }
+            if let Some(size) = task.size {
+                let largest = |values: &[T]| max_abs(self.plan.isa, values).to_f64().abs().to_bits();
+                // The bits of numbers ≥ 0 are in the order of the numbers, NaN above all.
+                size.fetch_max(largest(weight).max(largest(bias_sum)), Ordering::Relaxed);
+            }
+            if let Some((step, state)) = &task.update
+                && last
+            {
+                for (range, grads) in [(range, &*weight), (bias, &*bias_sum)] {
+                    // SAFETY: this item's elements, in parameters and state alike; optimizers without state
+                    // share an empty buffer.
+                    let (params, state) = unsafe {
+                        let state = state.map(|s| s.slice_mut_or_empty(range.clone()));
+                        (self.params.slice_mut(range.clone()), state)
+                    };
+                    step.update(self.plan.isa, params, grads, state);
+                }
             }
         }
     }
@@ -478,13 +566,13 @@ impl<'a, T: Element> Pass<'a, T> {
         self.plan.stages[index].expect("planned for dense layers")
     }
 
-    fn rows_ref(&self, start: usize, rows: &Range<usize>, width: usize) -> MatRef<'a, T> {
-        // SAFETY: in phase 2 the block's own rows; in phase 3 nobody writes rows.
+    fn rows_ref(&self, start: usize, Local { rows, .. }: &Local, width: usize) -> MatRef<'a, T> {
+        // SAFETY: while rows go through, the block's own; in phases of weights nobody writes rows.
         unsafe { self.values.mat(start + rows.start * width, rows.len(), width, width) }
     }
 
-    fn rows_mut(&self, start: usize, rows: &Range<usize>, width: usize) -> MatMut<'a, T> {
-        // SAFETY: called in phase 2 only, for the block's own rows.
+    fn rows_mut(&self, start: usize, Local { rows, .. }: &Local, width: usize) -> MatMut<'a, T> {
+        // SAFETY: called while rows go through only, for the block's own.
         unsafe { self.values.mat_mut(start + rows.start * width, rows.len(), width, width) }
     }
 }
@@ -546,14 +634,29 @@ impl<T: Element> Op<T> for SumRows<'_, T> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
-        for r in 0..self.rows.rows() {
-            zip_map(
-                s,
-                [&mut *self.into],
-                [self.rows.row(r)],
-                #[inline(always)]
-                |[sum], [x]| [s.add(sum, x)],
-            );
+        let Self { rows, into } = self;
+        // Sums stay in registers: some columns over all rows, then the next.
+        let mut col = 0;
+        while col < into.len() {
+            let left = into.len() - col;
+            if left >= 2 * S::N {
+                let mut sums = [0, S::N].map(|j| s.load(&into[col + j..]));
+                for r in 0..rows.rows() {
+                    let row = &rows.row(r)[col..];
+                    sums = [s.add(sums[0], s.load(row)), s.add(sums[1], s.load(&row[S::N..]))];
+                }
+                s.store(&mut into[col..], sums[0]);
+                s.store(&mut into[col + S::N..], sums[1]);
+                col += 2 * S::N;
+            } else {
+                let n = left.min(S::N);
+                let mut sum = s.load_partial(&into[col..col + n]);
+                for r in 0..rows.rows() {
+                    sum = s.add(sum, s.load_partial(&rows.row(r)[col..col + n]));
+                }
+                s.store_partial(&mut into[col..col + n], sum);
+                col += n;
+            }
         }
     }
 }

@@ -1,13 +1,18 @@
-//! What will run: a plan for a network, a number of rows and a number of threads.
+//! Decides how a pass over the network runs, from the structure, the number of rows, the ISA and the
+//! number of threads. A plan is plain data; nothing is computed here.
 //!
-//! A plan is plain data, made without touching a number of the network. It splits a pass into up to
-//! three phases of independent items (see [`threads`](crate::threads)):
+//! A pass goes over the network in **phases**, separated by barriers; within a phase, **items** run in any
+//! order on any thread:
 //!
-//! 1. **Panels.** Weights that a kernel wants in another order are packed, once for all rows.
-//! 2. **Blocks.** A block of rows goes through all layers, the loss, and all layers back: activations
-//!    and their gradients never leave the thread that made them.
-//! 3. **Tiles.** A tile of a weight matrix gets its gradient, over all rows, and its update, while
-//!    the gradient is in cache.
+//! ```text
+//! pack      what a gradient by the input will read: weights, transposed            item: some panels
+//! rows      blocks of rows through all layers forward, the loss, and back           item: a block
+//! weights   the gradient of a part of a weight matrix over these rows, its update   item: a tile
+//! ```
+//!
+//! A fused step of many rows goes in **waves**: some rows through `rows` and `weights`, then the next, so
+//! that activations never leave the second-level cache. Gradients add up from wave to wave, and the
+//! update is in the last.
 //!
 //! Nothing here can change a result's bits: products are the same for any tiling
 //! (see [`gemm`](crate::gemm)), rows do not know each other, and sums over rows are taken in order.
@@ -18,8 +23,8 @@ use std::ops::Range;
 use crate::arena::padded;
 use crate::element::Element;
 use crate::gemm::GemmPlan;
-use crate::gemm::pack::PackedRhs;
-use crate::gemm::plan::{GemmShape, TileShape};
+use crate::gemm::pack::PANEL;
+use crate::gemm::plan::{GemmShape, LONG_STRIDE, TileShape};
 use crate::network::Network;
 use crate::simd::Isa;
 
@@ -31,37 +36,30 @@ const BLOCK_ROWS: usize = 128;
 const WIDE_BLOCK_ROWS: usize = 256;
 /// Layers from this width on are wide.
 const WIDE: usize = 1024;
-/// Elements of a weight tile: its gradient, parameters and two states fit the second-level cache.
-const TILE_ELEMENTS: usize = 16 * 1024;
-/// Most rows and columns of a tile of a wide weight matrix, for whose gradient both operands are packed:
-/// enough of each to use a packed panel often.
-const WIDE_TILE: (usize, usize) = (448, 512);
-/// Columns from which a weight matrix is cut into such tiles.
-const WIDE_TILE_FROM: usize = 512;
+/// Bytes of activations and their gradients that a thread's rows of a wave may take: the larger part of
+/// a second-level cache of 2 MB, or all of one of 1 MB.
+const WAVE_BYTES: usize = 3 << 19;
+/// Rows that a thread must get of a wave, since every wave reads and writes all weight gradients.
+const WAVE_ROWS: usize = 128;
+/// Most rows of a tile of weights: its part of the layer's input stays in the second-level cache.
+const TILE_ROWS: usize = 448;
+/// Elements of a tile of weights, at least where there are so many: less is not worth handing out.
+const TILE_ELEMENTS: usize = 32 * 1024;
 /// Elements of a packing item.
 const PANEL_ELEMENTS: usize = 64 * 1024;
 /// Multiply-adds that a thread must get before waking it pays (some tens of microseconds).
 const WORK_PER_THREAD: usize = 2_000_000;
 
-/// What a pass does with the rows.
+/// What a pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// Outputs, and nothing kept.
     Inference,
-    /// Everything that a gradient needs; `input_gradient` also by the input.
-    Training {
-        /// Whether the gradient by the input is wanted.
-        input_gradient: bool,
-    },
-}
-
-/// Which product a packed weight serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// y = x·Wᵀ
-    Forward,
-    /// dx = dy·W
-    Backward,
+    /// Forward, loss, backward and update in one go. Activations are not kept longer than needed.
+    Step,
+    /// Forward and backward as passes of their own, activations kept in between; the gradient by the
+    /// input is wanted too.
+    Apart,
 }
 
 /// How a stage's products run. Stages without a dense layer have none.
@@ -69,33 +67,51 @@ pub enum Direction {
 pub struct StagePlan {
     /// y from x.
     pub forward: GemmPlan,
-    /// Whether that reads packed weights.
-    pub forward_packed: bool,
-    /// dx from dy, always from packed weights; `None` where no gradient is needed further back.
+    /// dx from dy; `None` where no gradient is needed further back.
     pub backward: Option<GemmPlan>,
     /// dW from x and dy.
     pub weight: GemmPlan,
+    /// Whether x is copied, transposed, for the weight gradient, because walking down its columns is slow.
+    pub pack_input: bool,
+    /// Whether dy is copied into panels for it.
+    pub pack_delta: bool,
 }
 
-/// An item of the first phase: some panels of one weight matrix.
+/// What runs between two barriers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Weights are transposed.
+    Pack,
+    /// Blocks of rows go through all layers.
+    Rows(Range<usize>),
+    /// Gradients of weights over the rows of a wave.
+    Weights {
+        /// The rows.
+        rows: Range<usize>,
+        /// Whether gradients begin here (or go on from what was before the pass).
+        first: bool,
+        /// Whether they are complete.
+        last: bool,
+    },
+}
+
+/// An item of packing: some panels of one transposed weight matrix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PanelItem {
     /// The stage.
     pub stage: usize,
-    /// What for.
-    pub direction: Direction,
-    /// Which panels.
-    pub panels: Range<usize>,
+    /// Which columns, whole panels.
+    pub cols: Range<usize>,
 }
 
-/// An item of the third phase: rows (inputs) and columns (outputs) of one weight matrix.
+/// A tile of weights: rows (inputs) and columns (outputs) of one matrix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TileItem {
     /// The stage.
     pub stage: usize,
     /// Inputs.
     pub rows: Range<usize>,
-    /// Outputs.
+    /// Outputs, whole panels.
     pub cols: Range<usize>,
     /// Whether this tile also serves the bias of its columns.
     pub bias: bool,
@@ -118,17 +134,19 @@ pub struct Plan {
     pub tile: TileShape,
     /// Rows of a block.
     pub block_rows: usize,
+    /// Rows of a wave, whole blocks; at least the batch if there is one wave.
+    pub wave_rows: usize,
     /// How each stage runs; `None` for stages without a dense layer.
     pub stages: Vec<Option<StagePlan>>,
-    /// Items of the first phase.
+    /// What runs, in order.
+    pub phases: Vec<Phase>,
+    /// Items of packing.
     pub panels: Vec<PanelItem>,
-    /// Number of items of the second phase.
-    pub blocks: usize,
-    /// Items of the third phase.
+    /// Tiles of weights, all of which run in each phase of weights.
     pub tiles: Vec<TileItem>,
     /// Elements of scratch that each thread needs for packing.
     pub scratch: usize,
-    /// Elements of the largest tile's gradient, weights and bias.
+    /// Elements of the largest gradient that a tile works on at once, and of its bias.
     pub tile_scratch: usize,
 }
 
@@ -142,16 +160,20 @@ impl Plan {
         let asked = threads;
         let threads = threads.min(rows * work * passes / WORK_PER_THREAD).max(1);
 
+        // As few waves as fit the cache, of equal rows; one if weights outweigh activations so far that
+        // fewer rows than are worth a wave would fit.
+        let row: usize = network.stages().iter().map(|s| 2 * s.outputs).sum::<usize>() + network.inputs();
+        let fit = WAVE_BYTES / (row * size_of::<T>());
+        let waves = match mode {
+            Mode::Step if fit >= WAVE_ROWS => rows.div_ceil(fit * threads),
+            _ => 1,
+        };
+        let share = rows.div_ceil(waves);
+        // Blocks of equal rows, as many for each thread.
         let most = if network.max_width() >= WIDE { WIDE_BLOCK_ROWS } else { BLOCK_ROWS };
-        let mut blocks = rows.div_ceil(most).max(1);
-        if threads > 1 {
-            blocks = blocks.next_multiple_of(threads);
-        }
-        let even = rows.div_ceil(blocks);
-        // Whole tiles of rows, unless a block is all there is or too low for two.
-        let block_rows =
-            if blocks > 1 && even > tile.mr { even.next_multiple_of(tile.mr) } else { even.max(1) };
-        let blocks = rows.div_ceil(block_rows);
+        let blocks = share.div_ceil(most).max(1).next_multiple_of(threads);
+        let block_rows = share.div_ceil(blocks).max(1);
+        let wave_rows = block_rows * share.div_ceil(block_rows).max(1);
 
         let mut plan = Plan {
             mode,
@@ -161,9 +183,10 @@ impl Plan {
             threads,
             tile,
             block_rows,
+            wave_rows,
             stages: Vec::new(),
+            phases: Vec::new(),
             panels: Vec::new(),
-            blocks,
             tiles: Vec::new(),
             scratch: 0,
             tile_scratch: 0,
@@ -176,78 +199,58 @@ impl Plan {
             // Activations take turns in two buffers of the thread's own.
             plan.scratch = padded::<T>(plan.scratch);
             plan.scratch += 2 * padded::<T>(plan.block_rows * network.max_width());
+        } else {
+            plan.phases.push(Phase::Pack);
+        }
+        for start in (0..rows).step_by(wave_rows) {
+            let end = rows.min(start + wave_rows);
+            plan.phases.push(Phase::Rows(start / block_rows..end.div_ceil(block_rows)));
+            if mode != Mode::Inference {
+                let (first, last) = (start == 0, end == rows);
+                plan.phases.push(Phase::Weights { rows: start..end, first, last });
+            }
         }
         plan
     }
 
     fn plan_dense<T: Element>(&mut self, index: usize, inputs: usize, outputs: usize) -> StagePlan {
         let (isa, m) = (self.isa, self.block_rows);
-        let plain = GemmPlan::choose::<T>(
-            isa,
-            GemmShape {
-                m,
-                n: outputs,
-                k: inputs,
-                a_row_stride: inputs,
-                a_col_stride: 1,
-                b_row_stride: Some(outputs),
-            },
-        );
-        // Where a block would pack the weights for itself, they are packed once for all blocks.
-        let forward_packed = plain.pack_b;
-        let forward = GemmPlan { pack_b: false, ..plain };
-        if forward_packed {
-            self.add_panels(index, Direction::Forward, inputs, outputs);
-        }
+        let rows = |n, k| GemmShape { m, n, k, a_row_stride: k, a_col_stride: 1, b_row_stride: None };
+        let forward = GemmPlan::choose::<T>(isa, rows(outputs, inputs));
         let wants_input_gradient = match self.mode {
             Mode::Inference => false,
-            Mode::Training { input_gradient } => index > 0 || input_gradient,
+            Mode::Step => index > 0,
+            Mode::Apart => true,
         };
         let backward = wants_input_gradient.then(|| {
-            self.add_panels(index, Direction::Backward, outputs, inputs);
-            let shape = GemmShape {
-                m,
-                n: inputs,
-                k: outputs,
-                a_row_stride: outputs,
-                a_col_stride: 1,
-                b_row_stride: None,
-            };
-            GemmPlan::choose::<T>(isa, shape)
+            let step = (PANEL_ELEMENTS / outputs).max(1).next_multiple_of(PANEL);
+            for from in (0..inputs).step_by(step) {
+                self.panels.push(PanelItem { stage: index, cols: from..inputs.min(from + step) });
+            }
+            GemmPlan::choose::<T>(isa, rows(inputs, outputs))
         });
+        let long = |width: usize| width * size_of::<T>() >= LONG_STRIDE;
+        let pack_input = long(inputs) && outputs > 2 * PANEL;
+        let pack_delta = long(outputs) && inputs > 2 * self.tile.mr;
+        // Tiles of equal rows, whole register tiles each.
+        let parts = inputs.div_ceil(TILE_ROWS);
+        let high = inputs.div_ceil(parts).next_multiple_of(self.tile.mr).min(inputs);
+        let even = if parts > 1 { self.tile.mr } else { inputs };
+        let weight = GemmPlan::gradient::<T>(isa, even, self.kept_rows());
         if self.mode != Mode::Inference {
-            self.add_tiles(index, inputs, outputs);
+            self.add_tiles(index, inputs, outputs, high);
         }
-        let weight = GemmPlan::choose::<T>(
-            isa,
-            GemmShape {
-                m: tile_shape(inputs, outputs, self.tile).0,
-                n: tile_shape(inputs, outputs, self.tile).1,
-                k: self.rows,
-                a_row_stride: 1,
-                a_col_stride: inputs,
-                b_row_stride: Some(outputs),
-            },
-        );
         for plan in [Some(forward), backward, Some(weight)].into_iter().flatten() {
             self.scratch = self.scratch.max(plan.scratch_len());
         }
-        StagePlan { forward, forward_packed, backward, weight }
+        StagePlan { forward, backward, weight, pack_input, pack_delta }
     }
 
-    fn add_panels(&mut self, stage: usize, direction: Direction, k: usize, n: usize) {
-        let step = (PANEL_ELEMENTS / (self.tile.nr * k)).max(1);
-        let count = n.div_ceil(self.tile.nr);
-        for from in (0..count).step_by(step) {
-            self.panels.push(PanelItem { stage, direction, panels: from..count.min(from + step) });
-        }
-    }
-
-    fn add_tiles(&mut self, stage: usize, inputs: usize, outputs: usize) {
-        let (rows, cols) = tile_shape(inputs, outputs, self.tile);
-        self.tile_scratch = self.tile_scratch.max((rows.min(inputs) + 1) * cols.min(outputs));
-        for col in (0..outputs).step_by(cols) {
-            for row in (0..inputs).step_by(rows) {
+    fn add_tiles(&mut self, stage: usize, inputs: usize, outputs: usize, rows: usize) {
+        let cols = (TILE_ELEMENTS / rows).max(1).next_multiple_of(PANEL);
+        self.tile_scratch = self.tile_scratch.max((rows + 1) * PANEL.min(outputs));
+        for row in (0..inputs).step_by(rows) {
+            for col in (0..outputs).step_by(cols) {
                 self.tiles.push(TileItem {
                     stage,
                     rows: row..inputs.min(row + rows),
@@ -258,28 +261,25 @@ impl Plan {
         }
     }
 
+    /// Number of blocks of rows.
+    pub fn blocks(&self) -> usize {
+        self.rows.div_ceil(self.block_rows)
+    }
+
     /// Rows of block `item`.
     pub fn block(&self, item: usize) -> Range<usize> {
         let from = item * self.block_rows;
         from..self.rows.min(from + self.block_rows)
     }
 
-    /// Elements of a packed weight matrix of k rows and n columns.
-    pub fn packed_len<T: Element>(&self, k: usize, n: usize) -> usize {
-        PackedRhs::<T>::len(self.tile, k, n)
+    /// Rows that are in the workspace at once.
+    pub fn kept_rows(&self) -> usize {
+        self.wave_rows.min(self.rows)
     }
-}
 
-/// Rows and columns of the tiles of a weight matrix.
-fn tile_shape(inputs: usize, outputs: usize, tile: TileShape) -> (usize, usize) {
-    /// Cuts `n` into equal parts of at most `most`, whole register tiles each.
-    fn even(n: usize, most: usize, unit: usize) -> usize {
-        n.div_ceil(n.div_ceil(most)).next_multiple_of(unit).min(n)
-    }
-    if outputs >= WIDE_TILE_FROM {
-        (even(inputs, WIDE_TILE.0, tile.mr), even(outputs, WIDE_TILE.1, tile.nr))
-    } else {
-        (even(inputs, (TILE_ELEMENTS / outputs).max(4 * tile.mr), tile.mr), outputs)
+    /// Whether gradients add up over several waves.
+    pub fn in_waves(&self) -> bool {
+        self.wave_rows < self.rows
     }
 }
 
@@ -287,7 +287,8 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mode = match self.mode {
             Mode::Inference => "inference",
-            Mode::Training { .. } => "training",
+            Mode::Step => "training step",
+            Mode::Apart => "forward and backward apart",
         };
         writeln!(
             f,
@@ -299,28 +300,37 @@ impl fmt::Display for Plan {
             self.tile.mr,
             self.tile.nr
         )?;
-        if !self.panels.is_empty() {
-            writeln!(f, "1. panels: {} items pack weights", self.panels.len())?;
+        let waves = self.rows.div_ceil(self.wave_rows);
+        if waves > 1 {
+            writeln!(f, "{waves} waves of {} rows, whose activations stay in cache", self.wave_rows)?;
         }
-        writeln!(f, "2. blocks: {} of {} rows through all layers", self.blocks, self.block_rows)?;
+        if !self.panels.is_empty() {
+            writeln!(f, "pack: {} items transpose weights for the gradients by inputs", self.panels.len())?;
+        }
+        writeln!(f, "rows: {} blocks of {} through all layers", self.blocks(), self.block_rows)?;
         for (i, stage) in self.stages.iter().enumerate() {
             let Some(stage) = stage else {
-                writeln!(f, "   stage {i}: element by element")?;
+                writeln!(f, "  stage {i}: element by element")?;
                 continue;
             };
-            let describe = |g: &GemmPlan, packed: bool| {
-                let a =
-                    if g.pack_a { format!("packed in blocks of {}×{}", g.mc, g.kc) } else { "plain".into() };
-                format!("rows {a}, weights {}", if packed { "packed" } else { "plain" })
+            let describe = |g: &GemmPlan| match g.pack_a {
+                true => format!("tiles of {} rows, copied in blocks of {}×{}", g.rows, g.mc, g.kc),
+                false => format!("tiles of {} rows as they lie", g.rows),
             };
-            write!(f, "   stage {i}: forward {}", describe(&stage.forward, stage.forward_packed))?;
+            write!(f, "  stage {i}: forward {}", describe(&stage.forward))?;
             match &stage.backward {
-                Some(backward) => writeln!(f, "; backward {}", describe(backward, true))?,
+                Some(backward) => writeln!(f, "; backward {}", describe(backward))?,
                 None => writeln!(f)?,
             }
         }
         if !self.tiles.is_empty() {
-            writeln!(f, "3. tiles: {} items, each a weight gradient and its update", self.tiles.len())?;
+            writeln!(f, "weights: {} tiles, each a weight gradient and its update", self.tiles.len())?;
+            for (i, stage) in self.stages.iter().enumerate() {
+                let Some(stage) = stage else { continue };
+                let how = |copied: bool| if copied { "copied for it" } else { "as it lies" };
+                let (x, dy) = (how(stage.pack_input), how(stage.pack_delta));
+                writeln!(f, "  stage {i}: input {x}, gradient of the output {dy}")?;
+            }
         }
         write!(f, "scratch: {} elements a thread", self.scratch)
     }
@@ -339,14 +349,14 @@ mod tests {
         Network::new(layers.collect()).unwrap()
     }
 
-    const TRAINING: Mode = Mode::Training { input_gradient: false };
+    const TRAINING: Mode = Mode::Step;
 
     #[test]
     fn small_work_stays_on_the_caller() {
         let plan = Plan::new::<f32>(&network(&[4, 64, 64, 2]), TRAINING, 64, Isa::Scalar, 8);
-        assert_eq!((plan.threads, plan.blocks), (1, 1));
+        assert_eq!((plan.threads, plan.blocks()), (1, 1));
         let plan = Plan::new::<f32>(&network(&[784, 400, 400, 10]), TRAINING, 128, Isa::Scalar, 2);
-        assert_eq!((plan.threads, plan.blocks, plan.block_rows), (2, 2, 64));
+        assert_eq!((plan.threads, plan.blocks(), plan.block_rows), (2, 2, 64));
     }
 
     #[test]
@@ -357,7 +367,7 @@ mod tests {
                     let network = network(widths);
                     let plan = Plan::new::<f32>(&network, TRAINING, rows, Isa::Scalar, threads);
                     let mut next = 0;
-                    for block in 0..plan.blocks {
+                    for block in 0..plan.blocks() {
                         assert_eq!(plan.block(block).start, next);
                         assert!(!plan.block(block).is_empty());
                         next = plan.block(block).end;
@@ -391,7 +401,7 @@ mod tests {
     fn a_plan_prints_what_will_run() {
         let plan = Plan::new::<f32>(&network(&[784, 400, 10]), TRAINING, 128, Isa::Scalar, 2);
         let text = plan.to_string();
-        assert!(text.starts_with("training of 128 rows on 2 threads, scalar kernels of 4×8"), "{text}");
-        assert!(text.contains("2. blocks: 2 of 64 rows"), "{text}");
+        assert!(text.starts_with("training step of 128 rows on 2 threads, scalar kernels of 4×8"), "{text}");
+        assert!(text.contains("rows: 2 blocks of 64"), "{text}");
     }
 }

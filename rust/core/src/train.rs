@@ -1,21 +1,20 @@
 //! Training: steps, epochs, evaluation. Everything per batch happens here, nothing in Python.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::arena::{Buffer, Shared};
+use crate::arena::Buffer;
 use crate::element::Element;
 use crate::error::Error;
 use crate::loss::{Loss, RowLoss, Targets};
 use crate::model::{Model, Workspaces, first_not_finite};
 use crate::optim::Optimizer;
-use crate::pass::{LossTask, Pass, Rows, TileTask, finite};
+use crate::pass::{LossTask, Pass, Rows, WeightTask, finite};
 use crate::plan::{Mode, Plan};
 use crate::rng::{Purpose, Stream};
 use crate::simd::all_finite;
 use crate::threads;
 use crate::view::MatRef;
-use crate::workspace::Workspace;
 
 /// Rows that an evaluation takes at once: bounds its memory, enough to keep every thread busy.
 const EVALUATION_ROWS: usize = 16 * 1024;
@@ -130,37 +129,24 @@ impl<T: Element> Trainer<T> {
         rows: Rows<'_>,
         len: usize,
     ) -> Result<Tally, Error> {
-        let mode = Mode::Training { input_gradient: false };
         let step = optimizer.next_step();
         let state = optimizer.share_state();
         let isa = model.isa();
-        let Workspace { plan, layout, values, losses } =
-            self.workspaces.get(model.network(), isa, mode, len)?;
+        let workspace = self.workspaces.get(model.network(), isa, Mode::Step, len)?;
         let (network, params, grads) = model.parts();
         let pass = Pass {
-            network,
-            plan,
-            layout,
-            values: values.share(),
-            params: params.share(),
-            input: Some(x),
-            rows,
-            keep_input: false,
-            check_finite: true,
-            output: None,
-            loss: Some(LossTask { loss: self.loss, targets: y, losses: Shared::new(losses), backward: true }),
-            output_gradient: None,
-            input_gradient: None,
-            tiles: Some(TileTask {
+            loss: Some(LossTask { loss: self.loss, targets: y, backward: true }),
+            weights: Some(WeightTask {
                 grads: grads.share(),
                 accumulate: false,
                 size: None,
                 update: Some((step, state)),
             }),
-            stopped: AtomicBool::new(false),
+            ..Pass::new(network, workspace, params.share(), Some(x), rows)
         };
-        threads::run(&pass, plan.threads);
+        threads::run(&pass, pass.plan.threads);
         let stopped = pass.stopped.load(Ordering::Relaxed);
+        let losses = &workspace.losses;
         if stopped {
             return Err(why_not_finite(x, &y, losses, optimizer));
         }
@@ -185,35 +171,17 @@ impl<T: Element> Trainer<T> {
         for start in (0..x.rows()).step_by(EVALUATION_ROWS) {
             let len = EVALUATION_ROWS.min(x.rows() - start);
             let isa = model.isa();
-            let Workspace { plan, layout, values, losses } =
-                self.workspaces.get(model.network(), isa, Mode::Inference, len)?;
+            let workspace = self.workspaces.get(model.network(), isa, Mode::Inference, len)?;
             let (network, params, _) = model.parts();
             let pass = Pass {
-                network,
-                plan,
-                layout,
-                values: values.share(),
-                params: params.share(),
-                input: Some(x),
-                rows: Rows::From(start),
-                keep_input: false,
-                check_finite: true,
-                output: None,
-                loss: Some(LossTask {
-                    loss: self.loss,
-                    targets: y,
-                    losses: Shared::new(losses),
-                    backward: false,
-                }),
-                output_gradient: None,
-                input_gradient: None,
-                tiles: None,
-                stopped: AtomicBool::new(false),
+                loss: Some(LossTask { loss: self.loss, targets: y, backward: false }),
+                ..Pass::new(network, workspace, params.share(), Some(x), Rows::From(start))
             };
-            threads::run(&pass, plan.threads);
+            threads::run(&pass, pass.plan.threads);
             if pass.stopped.load(Ordering::Relaxed) {
                 check_finite(model, x, &y)?;
             }
+            let losses = &workspace.losses;
             tally.add(losses);
         }
         if !tally.loss.is_finite() {
@@ -234,8 +202,7 @@ impl<T: Element> Trainer<T> {
 
     /// The plan of a training step on `rows` rows.
     pub fn plan(&self, model: &Model<T>, rows: usize) -> Plan {
-        let mode = Mode::Training { input_gradient: false };
-        Plan::new::<T>(model.network(), mode, rows, model.isa(), threads::num_threads().0)
+        Plan::new::<T>(model.network(), Mode::Step, rows, model.isa(), threads::num_threads().0)
     }
 }
 

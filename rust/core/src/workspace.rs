@@ -1,5 +1,7 @@
 //! All memory of a plan, allocated once: where everything is, in one flat buffer.
 
+use std::ops::Range;
+
 use crate::arena::{Buffer, padded};
 use crate::element::Element;
 use crate::error::Error;
@@ -16,16 +18,18 @@ pub struct StageSlots {
     pub saved: Option<usize>,
     /// Gradient of the loss by what the activation takes, rows × outputs.
     pub delta: usize,
-    /// Weights packed for the forward product.
-    pub packed_forward: usize,
-    /// Weights packed for the backward product.
-    pub packed_backward: usize,
+    /// Weights transposed for the backward product.
+    pub transposed: usize,
+    /// The stage's input, transposed in panels for the weight gradient.
+    pub input_panels: usize,
+    /// `delta` in panels for the weight gradient.
+    pub delta_panels: usize,
 }
 
 /// Where everything is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Rows of the batch, gathered: rows × inputs.
+    /// Rows of a wave, gathered: rows × inputs.
     pub input: usize,
     /// By stage.
     pub stages: Vec<StageSlots>,
@@ -33,6 +37,8 @@ pub struct Layout {
     pub scratch: usize,
     /// Elements of a thread's scratch.
     pub scratch_len: usize,
+    /// Gradients that add up from wave to wave, in the order of the arena; empty if there is one wave.
+    pub gradients: Range<usize>,
     /// Elements in all.
     pub len: usize,
 }
@@ -47,7 +53,7 @@ impl Layout {
             start
         };
         let training = plan.mode != Mode::Inference;
-        let rows = if training { plan.rows } else { 0 };
+        let rows = if training { plan.kept_rows() } else { 0 };
         let input = place(rows * network.inputs());
         let stages = network
             .stages()
@@ -55,20 +61,24 @@ impl Layout {
             .zip(&plan.stages)
             .map(|(stage, planned)| {
                 let (k, n) = (stage.inputs, stage.outputs);
-                let forward = planned.is_some_and(|p| p.forward_packed);
                 let backward = planned.is_some_and(|p| p.backward.is_some());
+                let (x, dy) = planned.map_or((false, false), |p| (p.pack_input, p.pack_delta));
+                let mut place_if = |wanted: bool, elements: usize| place(if wanted { elements } else { 0 });
                 StageSlots {
-                    output: place(rows * n),
-                    saved: (training && stage.act.saves_derivative()).then(|| place(rows * n)),
-                    delta: place(rows * n),
-                    packed_forward: place(if forward { plan.packed_len::<T>(k, n) } else { 0 }),
-                    packed_backward: place(if backward { plan.packed_len::<T>(n, k) } else { 0 }),
+                    output: place_if(true, rows * n),
+                    saved: (training && stage.act.saves_derivative()).then(|| place_if(true, rows * n)),
+                    delta: place_if(true, rows * n),
+                    transposed: place_if(backward, n * k),
+                    input_panels: place_if(x, rows * k),
+                    delta_panels: place_if(dy, rows * n),
                 }
             })
             .collect();
         let scratch_len = padded::<T>(plan.scratch) + padded::<T>(plan.tile_scratch);
         let scratch = place(scratch_len * plan.threads);
-        Layout { input, stages, scratch, scratch_len, len }
+        let sums = if plan.in_waves() { network.arena_len() } else { 0 };
+        let gradients = place(sums);
+        Layout { input, stages, scratch, scratch_len, gradients: gradients..gradients + sums, len }
     }
 }
 

@@ -7,22 +7,27 @@
 //!       for i in tiles of mr: kernel; on the last k0: epilogue
 //! ```
 
-use super::kernel::{Start, Tile};
-use super::{Epilogue, Gemm, GemmPlan, Init, Rhs, pack};
+use super::kernel::{self, Start, Tile};
+use super::pack::{self, PANEL};
+use super::{Ahead, Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
 use crate::element::Element;
-use crate::simd::{Op, Simd};
+use crate::simd::{Op, Simd, prefetch_later};
 use crate::view::MatMut;
 
 #[inline(always)]
 pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPlan, scratch: &mut [T]) {
-    let Gemm { a, b, mut c, init, mut epilogue } = gemm;
+    let Gemm { a, b, mut c, init, mut epilogue, ahead } = gemm;
     let (m, n, k) = (c.rows(), c.cols(), a.cols());
     let (bk, bn) = match &b {
         Rhs::Plain(b) => (b.rows(), b.cols()),
-        Rhs::Packed(b) => (b.k(), b.n()),
+        Rhs::Panels(b) => (b.k(), b.n()),
     };
     assert!(a.rows() == m && bn == n && bk == k, "({} × {k}) · ({bk} × {bn}) → {m} × {n}", a.rows());
     assert_eq!((plan.tile.mr, plan.tile.nr), (S::MR, S::NV * S::N), "a plan for another ISA or type");
+    assert!(plan.rows <= S::MR && plan.mc.is_multiple_of(plan.rows));
+    if let Lhs::Panels(a) = &a {
+        assert_eq!(a.rows(), plan.rows);
+    }
     if let Init::Bias(bias) = init {
         assert_eq!(bias.len(), n);
     }
@@ -35,11 +40,11 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
     }
     let (a_scratch, b_scratch) = scratch.split_at_mut(plan.a_scratch());
     let b_scratch = &mut b_scratch[..plan.b_scratch()];
-    let (mr, nr) = (S::MR, S::NV * S::N);
-    // The wide tile of a single row, which is for weights as they lie.
-    let plain = matches!(b, Rhs::Plain(_)) && !plan.pack_b;
-    let wide = if m == 1 && plain { S::WIDE_NV * S::N } else { usize::MAX };
+    let nr = S::NV * S::N;
+    let wide = if plan.pack_b { None } else { kernel::wide(m).map(|nv| nv * S::N) };
     let (c_ptr, c_row) = (c.as_mut_ptr(), c.row_stride());
+    let tiles = m.div_ceil(plan.rows) * n.div_ceil(nr) * k.div_ceil(plan.kc);
+    let mut hints = Hints { spans: ahead, tiles, tile: 0 };
 
     let mut k0 = 0;
     loop {
@@ -47,40 +52,67 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
         let last_block = k0 + kc == k;
         for i0 in (0..m).step_by(plan.mc) {
             let mc = plan.mc.min(m - i0);
-            let a_block = a.block(i0, mc, k0, kc);
-            if plan.pack_a {
-                pack::pack_lhs(a_block, mr, a_scratch);
+            if plan.pack_a
+                && let Lhs::Plain(a) = a
+            {
+                pack::pack_lhs(s, a.block(i0, mc, k0, kc), plan.rows, a_scratch);
             }
             let mut j0 = 0;
             while j0 < n {
-                let cols = if n - j0 >= wide { wide } else { nr.min(n - j0) };
-                let (b_ptr, b_step) = match &b {
-                    Rhs::Packed(packed) => (packed.panel(j0 / nr, k0).as_ptr(), nr),
+                // A wide tile must not reach into a last panel that is narrower than the others.
+                let cols = match wide {
+                    Some(wide) if n - n % PANEL >= j0 + wide => wide,
+                    _ => nr.min(n - j0),
+                };
+                let (b_ptr, b_step, b_panel) = match &b {
+                    Rhs::Panels(b) => {
+                        let start = b.data().as_ptr().wrapping_add(pack::offset(k, n, k0, j0));
+                        (start, PANEL.min(n - j0 / PANEL * PANEL), PANEL * k)
+                    }
                     Rhs::Plain(plain) => {
-                        let panel = plain.block(k0, kc, j0, cols);
+                        let part = plain.block(k0, kc, j0, cols);
                         if plan.pack_b {
-                            pack::pack_rhs(panel, nr, 0, &mut b_scratch[..nr * kc]);
-                            (b_scratch.as_ptr(), nr)
+                            pack::pack_rhs(s, part, &mut b_scratch[..cols * kc]);
+                            (b_scratch.as_ptr(), cols, 0)
                         } else {
                             assert!(plain.col_stride() == 1);
-                            (panel.as_ptr(), panel.row_stride())
+                            (part.as_ptr(), part.row_stride(), PANEL)
                         }
                     }
                 };
                 let start = if k0 == 0 { Start::at(&init, j0) } else { Start::Accumulate };
-                let mut i = 0;
-                while i < mc {
-                    let rows = S::tile_rows(mr.min(mc - i));
-                    let (a_ptr, a_row, a_step) = if plan.pack_a {
-                        (a_scratch[(i - i % mr) * kc + i % mr..].as_ptr(), 1, mr)
+                // The next panel of B lies behind this one, if it does not begin a new block.
+                let (next, next_bytes): (*const u8, usize) = match &b {
+                    Rhs::Panels(_) if ahead.is_empty() && (j0 + cols).is_multiple_of(PANEL) => {
+                        (b_ptr.wrapping_add(b_panel).cast(), kc * b_step * size_of::<T>())
+                    }
+                    _ => (b_ptr.cast(), 0),
+                };
+                let count = mc.div_ceil(plan.rows);
+                for (t, i) in (0..mc).step_by(plan.rows).enumerate() {
+                    let rows = plan.rows.min(mc - i);
+                    let (a_ptr, a_row, a_step) = match &a {
+                        Lhs::Panels(a) => (a.data().as_ptr().wrapping_add((i0 + i) * k + k0 * rows), 1, rows),
+                        Lhs::Plain(_) if plan.pack_a => (a_scratch[i * kc..].as_ptr(), 1, rows),
+                        Lhs::Plain(a) => {
+                            let a = a.block(i0 + i, rows, k0, kc);
+                            (a.as_ptr(), a.row_stride(), a.col_stride())
+                        }
+                    };
+                    let (ahead, bytes) = if ahead.is_empty() {
+                        (next.wrapping_add(next_bytes / count * t), next_bytes / count)
                     } else {
-                        (
-                            a_block.as_ptr().wrapping_add(i * a_block.row_stride()),
-                            a_block.row_stride(),
-                            a_block.col_stride(),
-                        )
+                        hints.next()
                     };
                     let c_tile = c_ptr.wrapping_add((i0 + i) * c_row + j0);
+                    if k0 > 0 {
+                        // The sums that the next tile goes on from.
+                        for r in 0..rows {
+                            let row = c_tile.wrapping_add((rows + r) * c_row);
+                            prefetch_later(row);
+                            prefetch_later(row.wrapping_add(cols - 1));
+                        }
+                    }
                     let tile = Tile {
                         k: kc,
                         a: a_ptr,
@@ -88,10 +120,13 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                         a_step,
                         b: b_ptr,
                         b_step,
+                        b_panel,
                         c: c_tile,
                         c_row,
                         start,
                         cols,
+                        ahead,
+                        ahead_step: bytes.div_ceil(kc.max(1)),
                     };
                     // SAFETY: rows × cols of C, rows × kc of A and kc × cols of B lie inside the views (or
                     // their packed copies) whose shapes were checked above; C is exclusively ours.
@@ -100,7 +135,6 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                         let tile = Place { row: i0 + i, rows, col: j0, cols };
                         s.run(Finish(&mut epilogue, &mut c, tile));
                     }
-                    i += rows;
                 }
                 j0 += cols;
             }
@@ -109,6 +143,23 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
         if last_block {
             break;
         }
+    }
+}
+
+/// Deals out spans of memory to the tiles of a product, evenly.
+struct Hints<'a> {
+    spans: &'a [Ahead],
+    tiles: usize,
+    tile: usize,
+}
+
+impl Hints<'_> {
+    fn next(&mut self) -> (*const u8, usize) {
+        let rounds = self.tiles.div_ceil(self.spans.len()).max(1);
+        let (round, span) = (self.tile / self.spans.len(), &self.spans[self.tile % self.spans.len()]);
+        self.tile += 1;
+        let part = span.bytes.div_ceil(rounds);
+        (span.start.wrapping_add(part * round), part)
     }
 }
 

@@ -11,12 +11,16 @@
 //!
 //! `MR × NV` accumulators, `NV` vectors of B and one broadcast of A fill the register file of the
 //! ISA. Narrower edges use smaller instantiations of the same code; the last vector is masked.
-//! A single row has a wide tile of its own: `MR · NV` chains of additions must hide the latency of
-//! one, and with one row all of them have to lie side by side.
+//! One and two rows have wide tiles of their own: `MR · NV` chains of additions must hide the latency
+//! of one, and with so few rows they have to lie side by side.
+//!
+//! A tile also asks for memory that a later one will need: one cache line, or a part of one, per step.
 
 use super::Init;
 use crate::element::Element;
-use crate::simd::{Op, Portable, Simd};
+use crate::simd::{Op, Portable, Simd, prefetch_later};
+
+use super::pack::PANEL;
 
 /// Where a tile's operands are.
 #[derive(Clone, Copy)]
@@ -29,11 +33,16 @@ pub(super) struct Tile<T> {
     pub a_step: usize,
     pub b: *const T,
     pub b_step: usize,
+    /// Elements from one panel of B to the next.
+    pub b_panel: usize,
     pub c: *mut T,
     pub c_row: usize,
     pub start: Start<T>,
     /// Columns of the tile.
     pub cols: usize,
+    /// What to ask for ahead of its use, which need not exist, and bytes to go on in every step.
+    pub ahead: *const u8,
+    pub ahead_step: usize,
 }
 
 /// [`Init`] at a tile: pointers are to its first column.
@@ -61,17 +70,24 @@ pub trait Kernels<T: Element>: Sized {
     const MR: usize;
     /// Vectors in a row of the full tile.
     const NV: usize;
-    /// Vectors in the wide tile of a single row.
-    const WIDE_NV: usize;
-    /// The most rows, at most `rows`, that one tile can have: edges are put together from few sizes.
-    fn tile_rows(rows: usize) -> usize;
-    /// Computes a tile of `rows` rows, a number that [`tile_rows`](Self::tile_rows) gave.
+    /// Computes a tile of `rows` rows, at most [`MR`](Self::MR), and of columns that fill `NV` vectors at
+    /// most, or exactly the [`wide`] tile of so many rows.
     ///
     /// # Safety
     /// All elements that the tile names must be valid, those of C for writing.
     #[doc(hidden)]
     #[allow(private_interfaces)]
     unsafe fn tile(self, rows: usize, tile: Tile<T>);
+}
+
+/// Vectors of the tile of `rows` rows that is wider than `NV`, if there is one: enough chains for two
+/// multiply-adds a cycle of latency four, on every ISA.
+pub(super) fn wide(rows: usize) -> Option<usize> {
+    match rows {
+        1 => Some(8),
+        2 => Some(4),
+        _ => None,
+    }
 }
 
 /// One instantiation: `MR` rows, `NV` vectors. `MASKED`: the last vector is partial. `UNIT`: rows of
@@ -85,7 +101,10 @@ impl<T: Element, const MR: usize, const NV: usize, const MASKED: bool, const UNI
 
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
-        let Tile { k, a, a_row, a_step, mut b, b_step, c, c_row, start, cols } = self.0;
+        let Tile { k, a, a_row, a_step, mut b, b_step, b_panel, c, c_row, start, cols, .. } = self.0;
+        let Tile { mut ahead, ahead_step, .. } = self.0;
+        // A wide tile goes over several panels.
+        let panel = |j: usize| if NV <= 2 { j * S::N } else { j * S::N / PANEL * b_panel + j * S::N % PANEL };
         // Rows that are apart: a pointer per three of them, whose offsets the addressing modes hold. Opaque,
         // because as multiples of one stride the compiler would walk them in one chain of additions, and
         // wait for it in every step.
@@ -117,8 +136,11 @@ impl<T: Element, const MR: usize, const NV: usize, const MASKED: bool, const UNI
             for _ in 0..k {
                 let mut bv = [s.splat(T::ZERO); NV];
                 for (j, x) in bv.iter_mut().enumerate() {
-                    *x = load::<T, S, NV, MASKED>(s, b, j, last);
+                    let p = b.wrapping_add(panel(j));
+                    *x = if MASKED && j == NV - 1 { s.load_first(p, last) } else { s.load_ptr(p) };
                 }
+                prefetch_later(ahead);
+                ahead = ahead.wrapping_add(ahead_step);
                 // Written out: as a loop it is too large for the compiler to unroll, and accumulators that are
                 // not unrolled live in memory.
                 macro_rules! rows {
@@ -181,13 +203,16 @@ unsafe fn load<T: Element, S: Simd<T>, const NV: usize, const MASKED: bool>(
 
 /// Picks the instantiation for a tile with `MR` rows.
 #[inline(always)]
-unsafe fn pick<T: Element, S: Simd<T>, const MR: usize, const WIDE: usize>(s: S, t: Tile<T>) {
-    const { assert!(S::NV == 2) };
-    let unit = t.a_row == 1 || MR == 1;
-    if MR == 1 && t.cols > 2 * S::N {
-        debug_assert_eq!(t.cols, WIDE * S::N);
-        return s.run(TileOp::<T, 1, WIDE, false, true>(t));
+unsafe fn pick<T: Element, S: Simd<T>, const MR: usize>(s: S, t: Tile<T>) {
+    const { assert!(S::NV == 2 && PANEL.is_multiple_of(2 * S::N)) };
+    if t.cols > 2 * S::N {
+        debug_assert!(wide(MR).is_some_and(|nv| t.cols == nv * S::N));
+        return match MR {
+            1 => s.run(TileOp::<T, 1, 8, false, true>(t)),
+            _ => s.run(TileOp::<T, 2, 4, false, false>(t)),
+        };
     }
+    let unit = t.a_row == 1 || MR == 1;
     let wide = t.cols > S::N;
     // Where masks are free, one instantiation serves full and partial tiles.
     if S::FREE_MASKS || !t.cols.is_multiple_of(S::N) {
@@ -207,9 +232,6 @@ unsafe fn pick<T: Element, S: Simd<T>, const MR: usize, const WIDE: usize>(s: S,
     }
 }
 
-/// Enough chains for two multiply-adds a cycle of latency four, on every ISA.
-const WIDE: usize = 8;
-
 macro_rules! kernels {
     ($token:ty, $mr:literal: $($rows:literal)*) => {
         kernels!(@for f32, $token, $mr: $($rows)*);
@@ -219,19 +241,12 @@ macro_rules! kernels {
         impl Kernels<$t> for $token {
             const MR: usize = $mr;
             const NV: usize = 2;
-            const WIDE_NV: usize = WIDE;
-            #[inline(always)]
-            fn tile_rows(rows: usize) -> usize {
-                let mut fits = 1;
-                $(if $rows <= rows { fits = $rows; })*
-                fits
-            }
             #[inline]
             #[allow(private_interfaces)]
             unsafe fn tile(self, rows: usize, tile: Tile<$t>) {
                 match rows {
                     // SAFETY: handed on from the caller.
-                    $($rows => unsafe { pick::<$t, Self, $rows, WIDE>(self, tile) },)*
+                    $($rows => unsafe { pick::<$t, Self, $rows>(self, tile) },)*
                     _ => unreachable!("a tile of {rows} rows"),
                 }
             }
@@ -240,13 +255,13 @@ macro_rules! kernels {
 }
 
 // 16 registers: 4·2 accumulators, 2 for B, 1 for A, and room for the unfused product.
-kernels!(Portable, 4: 1 2 4);
+kernels!(Portable, 4: 1 2 3 4);
 // 16 registers: 6·2 + 2 + 1.
 #[cfg(target_arch = "x86_64")]
-kernels!(crate::simd::Avx2, 6: 1 2 4 6);
+kernels!(crate::simd::Avx2, 6: 1 2 3 4 5 6);
 // 32 registers: 14·2 + 2 + 1.
 #[cfg(target_arch = "x86_64")]
-kernels!(crate::simd::Avx512, 14: 1 2 4 6 8 10 12 14);
+kernels!(crate::simd::Avx512, 14: 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
 // 32 registers: 12·2 + 2 + 1.
 #[cfg(target_arch = "aarch64")]
-kernels!(crate::simd::Neon, 12: 1 2 4 6 8 10 12);
+kernels!(crate::simd::Neon, 12: 1 2 3 4 5 6 7 8 9 10 11 12);

@@ -31,13 +31,48 @@ use crate::layer::Activation;
 use crate::simd::{Isa, Op, Simd, dispatch};
 use crate::view::{MatMut, MatRef};
 
+/// The left operand, m × k.
+#[derive(Clone, Copy, Debug)]
+pub enum Lhs<'a, T> {
+    /// As it lies in memory, rows or columns contiguous.
+    Plain(MatRef<'a, T>),
+    /// In panels of rows.
+    Panels(pack::LhsPanels<'a, T>),
+}
+
+impl<T: Element> Lhs<'_, T> {
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        match self {
+            Lhs::Plain(a) => a.rows(),
+            Lhs::Panels(a) => a.m(),
+        }
+    }
+    /// Columns.
+    pub fn cols(&self) -> usize {
+        match self {
+            Lhs::Plain(a) => a.cols(),
+            Lhs::Panels(a) => a.k(),
+        }
+    }
+}
+
 /// The right operand, k × n.
 #[derive(Clone, Copy, Debug)]
 pub enum Rhs<'a, T> {
     /// As it lies in memory.
     Plain(MatRef<'a, T>),
-    /// In panels of a kernel's width, made by [`pack::pack_rhs`] for the same ISA.
-    Packed(pack::PackedRhs<'a, T>),
+    /// In panels.
+    Panels(pack::Panels<'a, T>),
+}
+
+/// Memory that will be needed when a product is done, to be asked for meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub struct Ahead {
+    /// Where it starts.
+    pub start: *const u8,
+    /// How long it is.
+    pub bytes: usize,
 }
 
 /// What an element of C starts from.
@@ -66,7 +101,7 @@ pub enum Epilogue<'a, T> {
 #[derive(Debug)]
 pub struct Gemm<'a, T> {
     /// The left operand, m × k.
-    pub a: MatRef<'a, T>,
+    pub a: Lhs<'a, T>,
     /// The right operand, k × n.
     pub b: Rhs<'a, T>,
     /// The result, m × n.
@@ -75,6 +110,8 @@ pub struct Gemm<'a, T> {
     pub init: Init<'a, T>,
     /// What is done to finished tiles.
     pub epilogue: Epilogue<'a, T>,
+    /// What will be needed afterwards. If there is nothing, the product looks ahead in B.
+    pub ahead: &'a [Ahead],
 }
 
 impl<T: Element> Gemm<'_, T> {

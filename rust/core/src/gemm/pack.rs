@@ -1,34 +1,35 @@
-//! Copies of operands in the order in which a kernel reads them.
+//! Operands in the order in which a kernel reads them.
 //!
-//! A panel of A holds `mr` rows, k-major: `panel[p · mr + i]`; a panel of B `nr` columns:
-//! `panel[p · nr + j]`. The last panel is padded with zeros, whose products are not stored.
+//! A right operand, k × n, lies in **panels** of [`PANEL`] columns, one after the other, each k-major:
+//! `panel[p · width + j]`. The last panel is as narrow as it is, so that panels take k · n elements
+//! and a matrix of few columns lies as it would without them. Weights are kept so, always: a layer's
+//! input by its output is what the forward product reads and what the weight gradient writes.
+//!
+//! A left operand, m × k, is copied into panels of a tile's rows: `panel[p · rows + i]`.
 
-use super::plan::TileShape;
 use crate::element::Element;
+use crate::simd::{Isa, Op, Simd, dispatch};
 use crate::view::MatRef;
 
-/// A k × n matrix in panels; see [`pack_rhs`].
+/// Columns of a panel: two of the widest vectors, and a multiple of every kernel's width.
+pub const PANEL: usize = 32;
+
+/// A k × n matrix in panels.
 #[derive(Clone, Copy, Debug)]
-pub struct PackedRhs<'a, T> {
-    panels: &'a [T],
+pub struct Panels<'a, T> {
+    data: &'a [T],
     k: usize,
     n: usize,
-    nr: usize,
 }
 
-impl<'a, T: Element> PackedRhs<'a, T> {
-    /// Elements that the panels of a k × n matrix take.
-    pub fn len(tile: TileShape, k: usize, n: usize) -> usize {
-        n.next_multiple_of(tile.nr) * k
-    }
-
-    /// Takes panels that [`pack_rhs`] filled for the same tile and shape.
+impl<'a, T: Element> Panels<'a, T> {
+    /// Takes the panels of a k × n matrix.
     ///
     /// # Panics
-    /// If the length is not that of [`len`](Self::len).
-    pub fn new(panels: &'a [T], tile: TileShape, k: usize, n: usize) -> Self {
-        assert_eq!(panels.len(), Self::len(tile, k, n));
-        PackedRhs { panels, k, n, nr: tile.nr }
+    /// If there are not k · n elements.
+    pub fn new(data: &'a [T], k: usize, n: usize) -> Self {
+        assert_eq!(data.len(), k * n);
+        Panels { data, k, n }
     }
 
     /// Rows of the matrix.
@@ -39,78 +40,216 @@ impl<'a, T: Element> PackedRhs<'a, T> {
     pub fn n(&self) -> usize {
         self.n
     }
-    /// Columns of a panel.
-    pub fn nr(&self) -> usize {
-        self.nr
-    }
-    /// The panel of columns `j · nr ..`, from row `p` on.
-    pub fn panel(&self, j: usize, p: usize) -> &'a [T] {
-        let start = j * self.nr * self.k;
-        &self.panels[start + p * self.nr..start + self.nr * self.k]
+    /// All elements.
+    pub fn data(&self) -> &'a [T] {
+        self.data
     }
 }
 
-/// Packs the columns `panels · nr ..` of `b` (k × n) that fit into `into`, panel by panel.
+/// An m × k matrix in panels of rows.
+#[derive(Clone, Copy, Debug)]
+pub struct LhsPanels<'a, T> {
+    data: &'a [T],
+    m: usize,
+    k: usize,
+    rows: usize,
+}
+
+impl<'a, T: Element> LhsPanels<'a, T> {
+    /// Takes the panels, of `rows` rows each, of an m × k matrix.
+    ///
+    /// # Panics
+    /// If there are not m · k elements.
+    pub fn new(data: &'a [T], m: usize, k: usize, rows: usize) -> Self {
+        assert_eq!(data.len(), m * k);
+        LhsPanels { data, m, k, rows }
+    }
+
+    /// The rows `from .. from + m`.
+    ///
+    /// # Panics
+    /// If `from` is not the start of a panel, or the rows do not end with one.
+    pub fn block(self, from: usize, m: usize) -> Self {
+        assert!(from.is_multiple_of(self.rows) && from + m <= self.m);
+        assert!(m.is_multiple_of(self.rows) || from + m == self.m);
+        LhsPanels { data: &self.data[from * self.k..(from + m) * self.k], m, ..self }
+    }
+
+    /// Rows of the matrix.
+    pub fn m(&self) -> usize {
+        self.m
+    }
+    /// Columns of the matrix.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+    /// Rows of a panel.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+    /// All elements.
+    pub fn data(&self) -> &'a [T] {
+        self.data
+    }
+}
+
+/// Where element (p, j) of a k × n matrix lies in its panels.
+#[inline]
+pub fn offset(k: usize, n: usize, p: usize, j: usize) -> usize {
+    let panel = j / PANEL * PANEL;
+    panel * k + p * PANEL.min(n - panel) + j % PANEL
+}
+
+/// Copies the columns `from ..` of the transpose of `b`, k × n in panels, into panels, as many as `into`
+/// holds; `from` is the start of a panel.
 ///
 /// # Panics
-/// If `into` is not a whole number of panels.
-pub fn pack_rhs<T: Element>(b: MatRef<'_, T>, nr: usize, first_panel: usize, into: &mut [T]) {
-    let (k, n) = (b.rows(), b.cols());
-    if k == 0 {
-        return;
+/// If `into` does not end with a panel.
+pub fn pack_transposed<T: Element>(isa: Isa, b: Panels<'_, T>, from: usize, into: &mut [T]) {
+    struct Run<'a, 'i, T>(Panels<'a, T>, usize, &'i mut [T]);
+    impl<T: Element> Op<T> for Run<'_, '_, T> {
+        type Output = ();
+        #[inline(always)]
+        fn eval<S: Simd<T>>(self, s: S) {
+            let Run(b, from, mut into) = self;
+            assert!(from.is_multiple_of(PANEL));
+            for i in (from..b.k).step_by(PANEL) {
+                let width = PANEL.min(b.k - i);
+                if into.is_empty() {
+                    break;
+                }
+                let (panel, rest) = into.split_at_mut(width * b.n);
+                for j in (0..b.n).step_by(PANEL) {
+                    let depth = PANEL.min(b.n - j);
+                    let square = &b.data[offset(b.k, b.n, i, j)..][..width * depth];
+                    let square = MatRef::new(square, width, depth);
+                    copy_panel(s, square, &mut panel[j * width..(j + depth) * width]);
+                }
+                into = rest;
+            }
+            assert!(into.is_empty());
+        }
     }
-    assert_eq!(into.len() % (nr * k), 0);
-    for (j, panel) in into.chunks_exact_mut(nr * k).enumerate() {
-        let from = (first_panel + j) * nr;
-        let width = nr.min(n.saturating_sub(from));
-        copy_panel(b.block(0, k, from.min(n), width).t(), nr, panel);
-    }
+    dispatch(isa, Run(b, from, into));
 }
 
-/// Packs the rows of `a` (m × k) into panels of `mr`.
+/// Copies rows `from ..` of a row-major k × n matrix, `part`, to where they belong in the panels of
+/// `width` columns of the whole, which start at `into`.
+///
+/// # Safety
+/// The k · n elements at `into` must be valid, and those of these rows be nobody else's.
+pub unsafe fn pack_rows<T: Element>(
+    isa: Isa,
+    part: MatRef<'_, T>,
+    width: usize,
+    (from, k): (usize, usize),
+    into: *mut T,
+) {
+    struct Run<'a, T>(MatRef<'a, T>, usize, usize, usize, *mut T);
+    impl<T: Element> Op<T> for Run<'_, T> {
+        type Output = ();
+        #[inline(always)]
+        fn eval<S: Simd<T>>(self, s: S) {
+            /// Rows taken at once: each panel gets so many runs, each row gives up its lines once.
+            const ROWS: usize = 8;
+            let Run(part, width, from, k, into) = self;
+            let n = part.cols();
+            for r in (0..part.rows()).step_by(ROWS) {
+                for j in (0..n).step_by(width) {
+                    let w = width.min(n - j);
+                    for r in r..part.rows().min(r + ROWS) {
+                        // SAFETY: w elements of row from + r of panel j / width, which `pack_rows`' caller
+                        // gave us.
+                        unsafe { copy_run(s, &part.row(r)[j..j + w], into.add(j * k + (from + r) * w)) };
+                    }
+                }
+            }
+        }
+    }
+    assert!(from + part.rows() <= k && part.col_stride() == 1);
+    dispatch(isa, Run(part, width, from, k, into));
+}
+
+/// Copies all columns of `b` into panels.
+///
+/// # Panics
+/// If `into` has another length than `b` has elements.
+#[inline(always)]
+pub fn pack_rhs<T: Element, S: Simd<T>>(s: S, b: MatRef<'_, T>, mut into: &mut [T]) {
+    let (k, n) = (b.rows(), b.cols());
+    for j in (0..n).step_by(PANEL) {
+        let width = PANEL.min(n - j);
+        let (panel, rest) = into.split_at_mut(width * k);
+        copy_panel(s, b.block(0, k, j, width).t(), panel);
+        into = rest;
+    }
+    assert!(into.is_empty());
+}
+
+/// Copies the rows of `a` (m × k) into panels of `rows`, the last of what is left.
 ///
 /// # Panics
 /// If `into` is shorter than that.
-pub fn pack_lhs<T: Element>(a: MatRef<'_, T>, mr: usize, into: &mut [T]) {
+#[inline(always)]
+pub fn pack_lhs<T: Element, S: Simd<T>>(s: S, a: MatRef<'_, T>, rows: usize, into: &mut [T]) {
     let (m, k) = (a.rows(), a.cols());
-    if k == 0 {
-        return;
-    }
-    for (i, panel) in into.chunks_exact_mut(mr * k).take(m.div_ceil(mr)).enumerate() {
-        copy_panel(a.block(i * mr, mr.min(m - i * mr), 0, k), mr, panel);
+    for i in (0..m).step_by(rows) {
+        let height = rows.min(m - i);
+        copy_panel(s, a.block(i, height, 0, k), &mut into[i * k..(i + height) * k]);
     }
 }
 
-/// `panel[p · width + i] = m[i, p]`, zero for the lanes that `m` does not have.
-fn copy_panel<T: Element>(m: MatRef<'_, T>, width: usize, panel: &mut [T]) {
+/// `panel[p · lanes + i] = m[i, p]` for a matrix of so many lanes.
+#[inline(always)]
+fn copy_panel<T: Element, S: Simd<T>>(s: S, m: MatRef<'_, T>, panel: &mut [T]) {
     let (lanes, k) = (m.rows(), m.cols());
-    if lanes < width {
-        panel.fill(T::ZERO);
-    }
-    if lanes == 0 {
+    assert_eq!(panel.len(), lanes * k);
+    if panel.is_empty() {
         return;
     }
     if m.row_stride() == 1 {
         // Lanes are neighbours in memory: copy a run per step.
-        for (p, run) in panel.chunks_exact_mut(width).enumerate() {
+        for (p, run) in panel.chunks_exact_mut(lanes).enumerate() {
             // SAFETY: lane i < lanes = m.rows() of column p < k; the lanes are contiguous.
-            let from = unsafe { std::slice::from_raw_parts(m.as_ptr().add(p * m.col_stride()), lanes) };
-            run[..lanes].copy_from_slice(from);
+            unsafe {
+                let from = std::slice::from_raw_parts(m.as_ptr().add(p * m.col_stride()), lanes);
+                copy_run(s, from, run.as_mut_ptr());
+            }
         }
         return;
     }
-    // Transpose in squares, so that both the lines read and the lines written stay in cache.
-    const SQUARE: usize = 16;
-    for p0 in (0..k).step_by(SQUARE) {
-        let depth = SQUARE.min(k - p0);
-        let target = &mut panel[p0 * width..(p0 + depth) * width];
-        for i in 0..lanes {
-            // SAFETY: row i and columns p0 .. p0 + depth lie inside of m.
-            let row = unsafe { m.as_ptr().add(i * m.row_stride() + p0 * m.col_stride()) };
-            for (p, run) in target.chunks_exact_mut(width).enumerate() {
-                // SAFETY: p < depth, see above.
-                run[i] = unsafe { *row.add(p * m.col_stride()) };
+    // In squares, so that both the lines read and the lines written stay in cache.
+    assert_eq!(m.col_stride(), 1);
+    for p in (0..k).step_by(S::N) {
+        for i in (0..lanes).step_by(S::N) {
+            let (rows, cols) = (S::N.min(lanes - i), S::N.min(k - p));
+            // SAFETY: the square lies inside of m, and its transpose inside of the panel.
+            unsafe {
+                let from = m.as_ptr().add(i * m.row_stride() + p);
+                let into = panel.as_mut_ptr().add(p * lanes + i);
+                s.transpose(from, m.row_stride(), into, lanes, rows, cols);
             }
+        }
+    }
+}
+
+/// Copies a short run of elements.
+///
+/// # Safety
+/// As many elements must be valid for writing at `into`.
+#[inline(always)]
+unsafe fn copy_run<T: Element, S: Simd<T>>(s: S, from: &[T], into: *mut T) {
+    let full = from.len() - from.len() % S::N;
+    // SAFETY: all inside of the slice, and of what the caller promised.
+    unsafe {
+        let mut i = 0;
+        while i < full {
+            s.store_ptr(into.add(i), s.load_ptr(from.as_ptr().add(i)));
+            i += S::N;
+        }
+        if i < from.len() {
+            let n = from.len() - i;
+            s.store_first(into.add(i), n, s.load_first(from.as_ptr().add(i), n));
         }
     }
 }

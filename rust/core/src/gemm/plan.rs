@@ -12,7 +12,7 @@ const KC: usize = 256;
 const BLOCK_ELEMENTS: usize = 128 * 1024;
 /// A row stride, in bytes, from which walking down a column costs a TLB entry and an associativity
 /// conflict per step; packing pays from here on.
-const LONG_STRIDE: usize = 2048;
+pub(crate) const LONG_STRIDE: usize = 2048;
 
 /// Rows and columns of the register tile that an ISA's kernel computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,13 +43,16 @@ impl TileShape {
 pub struct GemmPlan {
     /// The register tile.
     pub tile: TileShape,
+    /// Rows of the tiles that are used: the rows of A divided evenly, since a low tile at the end would
+    /// take nearly as long as a full one.
+    pub rows: usize,
     /// Depth of a block of k; the whole of k if nothing is packed on the way.
     pub kc: usize,
-    /// Rows of a block of A.
+    /// Rows of a block of A: a number of tiles.
     pub mc: usize,
     /// Whether blocks of A are copied into panels.
     pub pack_a: bool,
-    /// Whether panels of a plain B are copied.
+    /// Whether columns of a plain B are copied.
     pub pack_b: bool,
 }
 
@@ -66,7 +69,7 @@ pub struct GemmShape {
     pub a_row_stride: usize,
     /// Elements between neighbours in a row of A.
     pub a_col_stride: usize,
-    /// Elements between rows of a plain B; `None` if B comes packed.
+    /// Elements between rows of a plain B; `None` if B comes in panels.
     pub b_row_stride: Option<usize>,
 }
 
@@ -83,8 +86,33 @@ impl GemmPlan {
         let deep = k > 2 * KC;
         let pack_a = a_reused && (deep || (shape.a_col_stride != 1 && long(shape.a_col_stride)));
         let pack_b = b_reused && shape.b_row_stride.is_some_and(long);
-        let (kc, mc) = if pack_a { (KC.min(k), BLOCK_ELEMENTS / KC / tile.mr * tile.mr) } else { (k, m) };
-        GemmPlan { tile, kc: kc.max(1), mc: mc.min(m.next_multiple_of(tile.mr)).max(1), pack_a, pack_b }
+        let kc = if pack_a { KC } else { k };
+        let mc = if pack_a { BLOCK_ELEMENTS / KC } else { m };
+        Self::blocked(tile, (m, k), (mc, kc), pack_a, pack_b)
+    }
+
+    /// A plan for the weight gradient of a tile, whose operands have been copied before if that pays, with
+    /// register tiles that share `m` rows evenly.
+    pub fn gradient<T: Element>(isa: Isa, m: usize, k: usize) -> Self {
+        let kc = if k > KC + KC / 2 { KC } else { k };
+        let plan = Self::blocked(TileShape::of::<T>(isa), (m, k), (m, kc), false, false);
+        // The product of a tile at the edge has fewer rows.
+        GemmPlan { mc: usize::MAX / plan.rows * plan.rows, ..plan }
+    }
+
+    /// A plan for an A of `m` × `k` in blocks of `mc` × `kc` or less.
+    pub(super) fn blocked(
+        tile: TileShape,
+        (m, k): (usize, usize),
+        (mc, kc): (usize, usize),
+        pack_a: bool,
+        pack_b: bool,
+    ) -> Self {
+        let tiles = m.div_ceil(tile.mr).max(1);
+        let rows = m.div_ceil(tiles).max(1);
+        let blocks = m.div_ceil(mc.max(rows)).max(1);
+        let mc = tiles.div_ceil(blocks) * rows;
+        GemmPlan { tile, rows, kc: kc.min(k).max(1), mc, pack_a, pack_b }
     }
 
     /// Elements of scratch that [`Gemm::run`](super::Gemm::run) needs.
@@ -93,7 +121,7 @@ impl GemmPlan {
     }
 
     pub(super) fn a_scratch(&self) -> usize {
-        if self.pack_a { self.mc.next_multiple_of(self.tile.mr) * self.kc } else { 0 }
+        if self.pack_a { self.mc * self.kc } else { 0 }
     }
 
     pub(super) fn b_scratch(&self) -> usize {
@@ -118,6 +146,13 @@ mod tests {
         let plan = choose(nn(64, 64, 64));
         assert!(!plan.pack_a && !plan.pack_b);
         assert_eq!((plan.kc, plan.scratch_len()), (64, 0));
+    }
+
+    #[test]
+    fn tiles_share_the_rows_evenly() {
+        let tile = TileShape { mr: 14, nr: 32 };
+        let rows = |m| GemmPlan::blocked(tile, (m, 9), (m, 9), false, false).rows;
+        assert_eq!([0, 1, 14, 15, 64, 128].map(rows), [1, 1, 14, 8, 13, 13]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Every kernel of every ISA against the naive product: to the bit, because the order of additions
 //! is part of the contract.
 
-use super::pack::{PackedRhs, pack_rhs};
+use super::pack::{LhsPanels, PANEL, Panels, offset, pack_rows, pack_transposed};
 use super::plan::{GemmShape, TileShape};
 use super::*;
 use crate::rng::{Purpose, Stream};
@@ -15,11 +15,21 @@ fn bits<T: Element>(values: &[T]) -> Vec<u64> {
     values.iter().map(|x| if x.to_f64().is_nan() { u64::MAX } else { x.to_f64().to_bits() }).collect()
 }
 
+/// A matrix in panels, element by element.
+fn in_panels<T: Element>(b: MatRef<'_, T>) -> Vec<T> {
+    let (k, n) = (b.rows(), b.cols());
+    let mut panels = vec![T::lit(f64::NAN); k * n];
+    for (p, j) in (0..k).flat_map(|p| (0..n).map(move |j| (p, j))) {
+        panels[offset(k, n, p, j)] = b.at(p, j);
+    }
+    panels
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Layout {
     Plain,
     Transposed,
-    Packed,
+    Panels,
 }
 
 /// One product on one ISA, with operands in every layout, strides longer than the rows, and a canary
@@ -58,24 +68,28 @@ fn check<T: Element>(isa: Isa, case: &Case) {
             k,
             a_row_stride: a.row_stride(),
             a_col_stride: a.col_stride(),
-            b_row_stride: (case.b != Layout::Packed).then_some(b.row_stride()),
+            b_row_stride: (case.b != Layout::Panels).then_some(b.row_stride()),
         },
     );
     if let Some((kc, mc, pack_a, pack_b)) = case.plan {
-        plan = GemmPlan { tile, kc, mc: mc * tile.mr, pack_a, pack_b: pack_b && case.b != Layout::Packed };
+        let pack_b = pack_b && case.b != Layout::Panels;
+        plan = GemmPlan::blocked(tile, (m, k), (mc * tile.mr, kc), pack_a, pack_b);
     }
 
-    let mut panels = vec![T::lit(f64::NAN); PackedRhs::<T>::len(tile, k, n)];
-    pack_rhs(b, tile.nr, 0, &mut panels);
+    let panels = in_panels(b);
     let rhs = match case.b {
-        Layout::Packed => Rhs::Packed(PackedRhs::new(&panels, tile, k, n)),
+        Layout::Panels => Rhs::Panels(Panels::new(&panels, k, n)),
         _ => Rhs::Plain(b),
     };
 
     let mut c_data = before.clone();
     let c = MatMut::strided(&mut c_data, m, n, n + slack);
     let mut scratch = vec![T::lit(f64::NAN); plan.scratch_len()];
-    Gemm { a, b: rhs, c, init, epilogue: Epilogue::None }.run(isa, &plan, &mut scratch);
+    Gemm { a: Lhs::Plain(a), b: rhs, c, init, epilogue: Epilogue::None, ahead: &[] }.run(
+        isa,
+        &plan,
+        &mut scratch,
+    );
 
     let fused = isa != Isa::Scalar;
     let start = MatRef::strided(&before, m, n, n + slack, 1);
@@ -103,7 +117,8 @@ fn every_remainder_of_every_tile() {
         for m in 0..=tile.mr + 2 {
             for n in 0..=tile.nr + 3 {
                 for (a, k) in [(Layout::Plain, 5), (Layout::Transposed, 3), (Layout::Plain, 0)] {
-                    let case = Case { m, n, k, slack: 3, a, b: Layout::Plain, init: (m + n) % 3, plan: None };
+                    let b = if n % 2 == 0 { Layout::Plain } else { Layout::Panels };
+                    let case = Case { m, n, k, slack: 3, a, b, init: (m + n) % 3, plan: None };
                     check::<f32>(isa, &case);
                     check::<f64>(isa, &case);
                 }
@@ -123,13 +138,16 @@ fn shapes_of_networks() {
         (64, 64, 64),
         (200, 10, 100),
         (1, 300, 600),
+        (2, 300, 70),
+        (3, 131, 40),
         (300, 1, 600),
         (70, 600, 600),
     ] {
         for (a, b) in [
             (Layout::Plain, Layout::Plain),
-            (Layout::Plain, Layout::Packed),
+            (Layout::Plain, Layout::Panels),
             (Layout::Transposed, Layout::Plain),
+            (Layout::Transposed, Layout::Panels),
         ] {
             check_all(&Case { m, n, k, slack: 0, a, b, init: 1, plan: None });
         }
@@ -143,11 +161,74 @@ proptest! {
     fn any_blocking_gives_the_same_bits(
         m in 0usize..60, n in 0usize..80, k in 0usize..70, slack in 0usize..5,
         a in prop_oneof![Just(Layout::Plain), Just(Layout::Transposed)],
-        b in prop_oneof![Just(Layout::Plain), Just(Layout::Packed)],
+        b in prop_oneof![Just(Layout::Plain), Just(Layout::Panels)],
         init in 0usize..3,
         plan in prop::option::of((1usize..40, 1usize..4, any::<bool>(), any::<bool>())),
     ) {
         check_all(&Case { m, n, k, slack, a, b, init, plan });
+    }
+}
+
+#[test]
+fn copies_in_panels_hold_every_element_where_it_belongs() {
+    for isa in Isa::available() {
+        for (k, n) in [(1, 1), (5, 31), (40, 32), (33, 33), (64, 100), (100, 10)] {
+            let data: Vec<f32> = (0..k * n).map(|i| i as f32).collect();
+            let b = MatRef::new(&data, k, n);
+            // Parts of rows, one after the other, in panels of a right and of a left operand.
+            for width in [PANEL, 13] {
+                let mut copy = vec![f32::NAN; k * n];
+                for from in (0..k).step_by(7) {
+                    let part = b.block(from, 7.min(k - from), 0, n);
+                    // SAFETY: the copy has k · n elements.
+                    unsafe { pack_rows(isa, part, width, (from, k), copy.as_mut_ptr()) };
+                }
+                for (p, j) in (0..k).flat_map(|p| (0..n).map(move |j| (p, j))) {
+                    let panel = j / width * width;
+                    let place = panel * k + p * width.min(n - panel) + j % width;
+                    assert_eq!(copy[place], b.at(p, j), "{isa} {k} × {n} in {width}");
+                }
+            }
+            // The transpose, in two parts.
+            let source = in_panels(b);
+            let (cut, mut copy) = (k.min(PANEL), vec![f32::NAN; k * n]);
+            let (first, second) = copy.split_at_mut(cut * n);
+            pack_transposed(isa, Panels::new(&source, k, n), 0, first);
+            pack_transposed(isa, Panels::new(&source, k, n), PANEL, second);
+            assert_eq!(copy, in_panels(b.t()), "{isa} {k} × {n}");
+        }
+    }
+}
+
+#[test]
+fn a_left_operand_in_panels_gives_the_same_bits() {
+    for isa in Isa::available() {
+        for (m, n, k) in [(100, 32, 300), (29, 7, 5), (784, 20, 130)] {
+            let mut rng = Stream::new(3, Purpose::Init, m as u64);
+            let (x, b) = (random::<f32>(&mut rng, k * m), random::<f32>(&mut rng, k * n));
+            let (x, b) = (MatRef::new(&x, k, m), MatRef::new(&b, k, n));
+            let tile = TileShape::of::<f32>(isa);
+            let plan = GemmPlan::gradient::<f32>(isa, tile.mr, 64);
+            let mut panels = vec![f32::NAN; m * k];
+            // SAFETY: as many elements as the matrix has.
+            unsafe { pack_rows(isa, x, plan.rows, (0, k), panels.as_mut_ptr()) };
+            let whole = LhsPanels::new(&panels, m, k, plan.rows);
+            let cut = m / 2 / plan.rows * plan.rows;
+            let mut c = vec![f32::NAN; m * n];
+            for (from, to) in [(0, cut), (cut, m)] {
+                let gemm = Gemm {
+                    a: Lhs::Panels(whole.block(from, to - from)),
+                    b: Rhs::Plain(b),
+                    c: MatMut::new(&mut c[from * n..to * n], to - from, n),
+                    init: Init::Zero,
+                    epilogue: Epilogue::None,
+                    ahead: &[Ahead { start: panels.as_ptr().cast(), bytes: 4 * m * k }],
+                };
+                gemm.run(isa, &plan, &mut []);
+            }
+            let want = reference::product(x.t(), b, b, Init::Zero, isa != Isa::Scalar);
+            assert_eq!(bits(&c), bits(&want), "{isa} {m} × {n} × {k}");
+        }
     }
 }
 
@@ -162,11 +243,12 @@ fn nan_and_infinity_stay_in_their_rows_and_columns() {
         let mut c = vec![0.0f32; m * n];
         let shape = GemmShape { m, n, k, a_row_stride: k, a_col_stride: 1, b_row_stride: Some(n) };
         let gemm = Gemm {
-            a: MatRef::new(&a, m, k),
+            a: Lhs::Plain(MatRef::new(&a, m, k)),
             b: Rhs::Plain(MatRef::new(&b, k, n)),
             c: MatMut::new(&mut c, m, n),
             init: Init::Zero,
             epilogue: Epilogue::None,
+            ahead: &[],
         };
         gemm.run(isa, &GemmPlan::choose::<f32>(isa, shape), &mut []);
         for (index, x) in c.iter().enumerate() {
@@ -190,11 +272,12 @@ fn the_error_of_a_chain_is_within_its_bound() {
         let plan = GemmPlan::choose::<f32>(isa, shape);
         let mut c = vec![0.0f32; m * n];
         let gemm = Gemm {
-            a,
+            a: Lhs::Plain(a),
             b: Rhs::Plain(b),
             c: MatMut::new(&mut c, m, n),
             init: Init::Zero,
             epilogue: Epilogue::None,
+            ahead: &[],
         };
         gemm.run(isa, &plan, &mut vec![0.0; plan.scratch_len()]);
         // |error| ≤ k·u·Σ|ab| always (Higham, ch. 3); random signs stay below a few √k·u.
@@ -216,15 +299,19 @@ fn an_epilogue_sees_every_element_once_when_it_is_complete() {
             let bias = random::<f64>(&mut rng, n);
             let (a, b) = (MatRef::new(&a, m, k), MatRef::new(&b, k, n));
             let tile = TileShape::of::<f64>(isa);
-            let plan = GemmPlan { tile, kc: 16, mc: 2 * tile.mr, pack_a: true, pack_b: true };
+            let plan = GemmPlan::blocked(tile, (m, k), (2 * tile.mr, 16), true, true);
             let (mut c, mut scratch) = (vec![f64::NAN; m * n], vec![f64::NAN; plan.scratch_len()]);
             let view = MatMut::new(&mut c, m, n);
             let epilogue = Epilogue::Activate(act, None);
-            Gemm { a, b: Rhs::Plain(b), c: view, init: Init::Bias(&bias), epilogue }.run(
-                isa,
-                &plan,
-                &mut scratch,
-            );
+            Gemm {
+                a: Lhs::Plain(a),
+                b: Rhs::Plain(b),
+                c: view,
+                init: Init::Bias(&bias),
+                epilogue,
+                ahead: &[],
+            }
+            .run(isa, &plan, &mut scratch);
             let plain = reference::product(a, b, a, Init::Bias(&bias), isa != Isa::Scalar);
             let want: Vec<f64> = plain.iter().map(|z| if *z > 0.0 { *z } else { 2.0 * z }).collect();
             assert_eq!(c, want, "{isa}");
@@ -233,11 +320,15 @@ fn an_epilogue_sees_every_element_once_when_it_is_complete() {
             let from = MatRef::new(&c, m, n);
             let view = MatMut::new(&mut d, m, n);
             let epilogue = Epilogue::Derivative(act, from);
-            Gemm { a, b: Rhs::Plain(b), c: view, init: Init::Bias(&bias), epilogue }.run(
-                isa,
-                &plan,
-                &mut scratch,
-            );
+            Gemm {
+                a: Lhs::Plain(a),
+                b: Rhs::Plain(b),
+                c: view,
+                init: Init::Bias(&bias),
+                epilogue,
+                ahead: &[],
+            }
+            .run(isa, &plan, &mut scratch);
             let want: Vec<f64> = plain.iter().map(|z| if *z > 0.0 { *z } else { 2.0 * z }).collect();
             assert_eq!(d, want, "{isa}");
         }

@@ -5,6 +5,7 @@
 //! translates at the border.
 
 use crate::element::Element;
+use crate::gemm::pack::offset;
 use crate::rng::Stream;
 
 /// A dense layer.
@@ -63,7 +64,7 @@ impl Init {
 }
 
 impl Linear {
-    /// Draws weights in the order of the public layout (out, in), stored as (in, out), then the bias.
+    /// Draws weights in the order of the public layout (out, in), stored as (in, out) in panels, then the bias.
     pub fn initialize<T: Element>(&self, rng: &mut Stream, weight: &mut [T], bias: &mut [T]) {
         let (fan_in, fan_out) = (self.inputs as f64, self.outputs as f64);
         let bound = 1.0 / fan_in.max(1.0).sqrt();
@@ -80,7 +81,7 @@ impl Linear {
         };
         for o in 0..self.outputs {
             for i in 0..self.inputs {
-                weight[i * self.outputs + o] = T::lit(draw(rng));
+                weight[offset(self.inputs, self.outputs, i, o)] = T::lit(draw(rng));
             }
         }
         for b in bias {

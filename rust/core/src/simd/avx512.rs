@@ -198,6 +198,59 @@ impl Simd<f32> for Avx512 {
         _mm512_reduce_add_ps,
         _mm512_reduce_max_ps
     );
+
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        from: *const f32,
+        from_row: usize,
+        to: *mut f32,
+        to_row: usize,
+        rows: usize,
+        cols: usize,
+    ) {
+        // Four rounds of a butterfly: after round b, lane i of vector r holds what has bit b of i and r
+        // exchanged.
+        // SAFETY: the token proves the instructions; only `cols` lanes of `rows` rows are read, and the
+        // reverse written, which the caller promised to be valid.
+        unsafe {
+            let read = ((1u32 << cols) - 1) as __mmask16;
+            let mut v = [_mm512_setzero_ps(); 16];
+            for (i, v) in v.iter_mut().enumerate() {
+                if i < rows {
+                    *v = _mm512_maskz_loadu_ps(read, from.add(i * from_row));
+                }
+            }
+            let mut t = v;
+            for i in 0..8 {
+                t[2 * i] = _mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]);
+                t[2 * i + 1] = _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]);
+            }
+            for i in 0..4 {
+                let d = |x| _mm512_castps_pd(x);
+                v[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(d(t[4 * i]), d(t[4 * i + 2])));
+                v[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(d(t[4 * i]), d(t[4 * i + 2])));
+                v[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(d(t[4 * i + 1]), d(t[4 * i + 3])));
+                v[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(d(t[4 * i + 1]), d(t[4 * i + 3])));
+            }
+            for i in 0..4 {
+                t[i] = _mm512_shuffle_f32x4::<0x88>(v[i], v[i + 4]);
+                t[i + 4] = _mm512_shuffle_f32x4::<0xdd>(v[i], v[i + 4]);
+                t[i + 8] = _mm512_shuffle_f32x4::<0x88>(v[i + 8], v[i + 12]);
+                t[i + 12] = _mm512_shuffle_f32x4::<0xdd>(v[i + 8], v[i + 12]);
+            }
+            for i in 0..8 {
+                v[i] = _mm512_shuffle_f32x4::<0x88>(t[i], t[i + 8]);
+                v[i + 8] = _mm512_shuffle_f32x4::<0xdd>(t[i], t[i + 8]);
+            }
+            let write = ((1u32 << rows) - 1) as __mmask16;
+            for (j, v) in v.iter().enumerate() {
+                if j < cols {
+                    _mm512_mask_storeu_ps(to.add(j * to_row), write, *v);
+                }
+            }
+        }
+    }
 }
 
 impl Simd<f64> for Avx512 {

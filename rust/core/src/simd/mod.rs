@@ -92,6 +92,29 @@ pub trait Simd<T: Element>: Kernels<T> + Copy + Send + Sync + 'static {
     /// `p` must be valid for writing `n` elements.
     unsafe fn store_first(self, p: *mut T, n: usize, v: Self::V);
 
+    /// `to[j, i] = from[i, j]` for `rows` × `cols` elements of `from`, at most N of each; both matrices
+    /// have contiguous rows, so many elements apart.
+    ///
+    /// # Safety
+    /// The elements of both must be valid, those of `to` for writing.
+    #[inline(always)]
+    unsafe fn transpose(
+        self,
+        from: *const T,
+        from_row: usize,
+        to: *mut T,
+        to_row: usize,
+        rows: usize,
+        cols: usize,
+    ) {
+        for i in 0..rows {
+            for j in 0..cols {
+                // SAFETY: handed on from the caller.
+                unsafe { *to.add(j * to_row + i) = *from.add(i * from_row + j) };
+            }
+        }
+    }
+
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a − b`
@@ -264,6 +287,18 @@ fn prefetch<T>(p: *const T) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = p; // no stable intrinsic; such CPUs prefetch several streams themselves
+}
+
+/// The same into the second-level cache, for what the next thousands of cycles do not need.
+#[inline(always)]
+pub(crate) fn prefetch_later<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast())
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
 }
 
 /// Whether no element is NaN or infinite.

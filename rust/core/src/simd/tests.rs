@@ -109,6 +109,20 @@ impl<T: Element> Op<T> for Check {
             assert!(is_nan(max_abs(S::ISA, &values)) && !all_finite(S::ISA, &values));
         }
 
+        // Every transpose of a part of a square, which writes nothing else.
+        for (rows, cols) in (0..=n).flat_map(|r| (0..=n).map(move |c| (r, c))) {
+            let from: Vec<T> = (0..rows * (cols + 2)).map(|i| T::lit(i as f64)).collect();
+            let mut to = vec![nan; cols * (rows + 1)];
+            // SAFETY: both hold so many rows of so many elements.
+            unsafe { s.transpose(from.as_ptr(), cols + 2, to.as_mut_ptr(), rows + 1, rows, cols) };
+            for (place, x) in to.iter().enumerate() {
+                match (place / (rows + 1), place % (rows + 1)) {
+                    (_, i) if i == rows => assert!(is_nan(*x)),
+                    (j, i) => assert_eq!(*x, from[i * (cols + 2) + j], "{} {rows} × {cols}", S::ISA),
+                }
+            }
+        }
+
         // zip_map over every length around two vectors; stream_map also where it looks ahead.
         for len in (0..=2 * n + 1).chain([100_003]) {
             let a: Vec<T> = (0..len).map(|i| T::lit((i % 1000) as f64)).collect();

@@ -1,0 +1,89 @@
+//! Times of whole training steps, in microseconds: `cargo run --release --example steps [threads] [filter]`.
+//!
+//! The networks of the benchmarks, without Python and without peers; the rate counts the multiply-adds
+//! of all products, so that it can be set against what `rates` shows for one product.
+
+use std::time::{Duration, Instant};
+
+use thalweg_core::layer::{Activation, Init, Layer, Linear};
+use thalweg_core::loss::{Loss, Targets};
+use thalweg_core::optim::{Adam, Config, Optimizer, Sgd};
+use thalweg_core::threads;
+use thalweg_core::view::MatRef;
+use thalweg_core::{Model, Trainer};
+
+struct Net {
+    widths: &'static [usize],
+    act: Activation,
+    rows: usize,
+    labels: bool,
+    adam: bool,
+}
+
+const fn net(widths: &'static [usize], act: Activation, rows: usize, labels: bool, adam: bool) -> Net {
+    Net { widths, act, rows, labels, adam }
+}
+
+const NETS: [Net; 12] = [
+    net(&[4, 64, 64, 2], Activation::Tanh, 64, false, true),
+    net(&[64, 100, 10], Activation::Relu, 200, true, true),
+    net(&[10, 45, 45, 10], Activation::Relu, 128, true, true),
+    net(&[23, 256, 256, 1], Activation::Relu, 256, false, true),
+    net(&[784, 128, 10], Activation::Relu, 128, true, false),
+    net(&[784, 400, 400, 10], Activation::Relu, 128, true, false),
+    net(&[3, 20, 20, 20, 20, 20, 20, 20, 20, 2], Activation::Tanh, 5000, false, true),
+    net(&[2, 256, 256, 256, 256, 3], Activation::Relu, 4096, false, true),
+    net(&[640, 640, 640, 640, 640], Activation::Relu, 512, false, true),
+    net(&[784, 2000, 2000, 10], Activation::Relu, 256, true, true),
+    net(&[479, 1024, 1024, 512, 256, 1], Activation::Relu, 2048, false, true),
+    net(&[1024, 4096, 4096, 1024], Activation::Relu, 512, false, true),
+];
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    if let Some(n) = args.next().and_then(|n| n.parse().ok()) {
+        threads::set_num_threads(n);
+    }
+    let filter = args.next().unwrap_or_default();
+    for Net { widths, act, rows, labels, adam } in NETS {
+        let name = format!("{} B{rows}", widths.iter().map(|w| w.to_string()).collect::<Vec<_>>().join("-"));
+        if !name.starts_with(&filter) {
+            continue;
+        }
+        let mut layers = Vec::new();
+        for w in widths.windows(2) {
+            let linear = Linear { inputs: w[0], outputs: w[1], bias: true, init: Init::KaimingUniform };
+            layers.extend([Layer::Linear(linear), Layer::Activation(act)]);
+        }
+        layers.pop();
+        let mut model = Model::<f32>::new(layers, 0).unwrap();
+        let (loss, outputs) = (if labels { Loss::CrossEntropy } else { Loss::Mse }, widths[widths.len() - 1]);
+        let mut trainer = Trainer::new(loss);
+        let config = if adam {
+            Config::Adam(Adam { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 })
+        } else {
+            Config::Sgd(Sgd { lr: 1e-3, momentum: 0.9, dampening: 0.0, nesterov: false, weight_decay: 0.0 })
+        };
+        let mut optimizer = Optimizer::new(config, model.network().arena_len()).unwrap();
+        let x: Vec<f32> = (0..rows * widths[0]).map(|i| (i as f32).sin()).collect();
+        let y: Vec<f32> = (0..rows * outputs).map(|i| (i as f32).cos()).collect();
+        let classes: Vec<i64> = (0..rows).map(|i| (i * 7 % outputs) as i64).collect();
+        let x = MatRef::new(&x, rows, widths[0]);
+        let y =
+            if labels { Targets::Labels(&classes) } else { Targets::Values(MatRef::new(&y, rows, outputs)) };
+        let mut times = Vec::new();
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_millis(600) || times.len() < 8 {
+            let start = Instant::now();
+            trainer.step(&mut model, &mut optimizer, x, y).unwrap();
+            times.push(start.elapsed());
+        }
+        times.sort();
+        let products: usize = widths.windows(2).map(|w| w[0] * w[1]).sum();
+        let work = rows * (3 * products - widths[0] * widths[1]);
+        let time = |q: usize| times[(times.len() - 1) * q / 4].as_secs_f64() * 1e6;
+        let (best, median) = (time(0), time(2));
+        let rate = 2.0 * work as f64 / median / 1e3;
+        println!("{name:44} {best:9.1} best {median:9.1} median {rate:6.0} GFLOP/s");
+    }
+}
