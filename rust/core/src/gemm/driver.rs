@@ -99,7 +99,7 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                             (a.as_ptr(), a.row_stride(), a.col_stride())
                         }
                     };
-                    let (ahead, bytes) = if ahead.is_empty() {
+                    let (hint, bytes) = if ahead.is_empty() {
                         (next.wrapping_add(next_bytes / count * t), next_bytes / count)
                     } else {
                         hints.next()
@@ -109,8 +109,8 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                         // The sums that the next tile goes on from.
                         for r in 0..rows {
                             let row = c_tile.wrapping_add((rows + r) * c_row);
-                            prefetch_later(row);
-                            prefetch_later(row.wrapping_add(cols - 1));
+                            prefetch_later::<T, false>(row);
+                            prefetch_later::<T, false>(row.wrapping_add(cols - 1));
                         }
                     }
                     let tile = Tile {
@@ -125,7 +125,8 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                         c_row,
                         start,
                         cols,
-                        ahead,
+                        ahead: hint,
+                        ahead_write: !ahead.is_empty(),
                         ahead_step: bytes.div_ceil(kc.max(1)),
                     };
                     // SAFETY: rows × cols of C, rows × kc of A and kc × cols of B lie inside the views (or

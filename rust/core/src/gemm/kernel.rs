@@ -43,6 +43,8 @@ pub(super) struct Tile<T> {
     /// What to ask for ahead of its use, which need not exist, and bytes to go on in every step.
     pub ahead: *const u8,
     pub ahead_step: usize,
+    /// Whether that will be written. (Asked for by tiles whose rows of A are neighbours only.)
+    pub ahead_write: bool,
 }
 
 /// [`Init`] at a tile: pointers are to its first column.
@@ -91,11 +93,14 @@ pub(super) fn wide(rows: usize) -> Option<usize> {
 }
 
 /// One instantiation: `MR` rows, `NV` vectors. `MASKED`: the last vector is partial. `UNIT`: rows of
-/// A are neighbours in memory (packed or transposed), so that their offsets are immediates.
-struct TileOp<T, const MR: usize, const NV: usize, const MASKED: bool, const UNIT: bool>(Tile<T>);
+/// A are neighbours in memory (packed or transposed), so that their offsets are immediates. `WRITE`: what
+/// is asked for ahead will be written.
+struct TileOp<T, const MR: usize, const NV: usize, const MASKED: bool, const UNIT: bool, const WRITE: bool>(
+    Tile<T>,
+);
 
-impl<T: Element, const MR: usize, const NV: usize, const MASKED: bool, const UNIT: bool> Op<T>
-    for TileOp<T, MR, NV, MASKED, UNIT>
+impl<T: Element, const MR: usize, const NV: usize, const MASKED: bool, const UNIT: bool, const WRITE: bool>
+    Op<T> for TileOp<T, MR, NV, MASKED, UNIT, WRITE>
 {
     type Output = ();
 
@@ -139,7 +144,7 @@ impl<T: Element, const MR: usize, const NV: usize, const MASKED: bool, const UNI
                     let p = b.wrapping_add(panel(j));
                     *x = if MASKED && j == NV - 1 { s.load_first(p, last) } else { s.load_ptr(p) };
                 }
-                prefetch_later(ahead);
+                prefetch_later::<u8, WRITE>(ahead);
                 ahead = ahead.wrapping_add(ahead_step);
                 // Written out: as a loop it is too large for the compiler to unroll, and accumulators that are
                 // not unrolled live in memory.
@@ -208,27 +213,28 @@ unsafe fn pick<T: Element, S: Simd<T>, const MR: usize>(s: S, t: Tile<T>) {
     if t.cols > 2 * S::N {
         debug_assert!(wide(MR).is_some_and(|nv| t.cols == nv * S::N));
         return match MR {
-            1 => s.run(TileOp::<T, 1, 8, false, true>(t)),
-            _ => s.run(TileOp::<T, 2, 4, false, false>(t)),
+            1 => s.run(TileOp::<T, 1, 8, false, true, false>(t)),
+            _ => s.run(TileOp::<T, 2, 4, false, false, false>(t)),
         };
     }
-    let unit = t.a_row == 1 || MR == 1;
-    let wide = t.cols > S::N;
     // Where masks are free, one instantiation serves full and partial tiles.
-    if S::FREE_MASKS || !t.cols.is_multiple_of(S::N) {
-        match (wide, unit) {
-            (true, true) => s.run(TileOp::<T, MR, 2, true, true>(t)),
-            (true, false) => s.run(TileOp::<T, MR, 2, true, false>(t)),
-            (false, true) => s.run(TileOp::<T, MR, 1, true, true>(t)),
-            (false, false) => s.run(TileOp::<T, MR, 1, true, false>(t)),
-        }
-    } else {
-        match (wide, unit) {
-            (true, true) => s.run(TileOp::<T, MR, 2, false, true>(t)),
-            (true, false) => s.run(TileOp::<T, MR, 2, false, false>(t)),
-            (false, true) => s.run(TileOp::<T, MR, 1, false, true>(t)),
-            (false, false) => s.run(TileOp::<T, MR, 1, false, false>(t)),
-        }
+    let masked = S::FREE_MASKS || !t.cols.is_multiple_of(S::N);
+    match (t.cols > S::N, masked) {
+        (true, true) => walk::<T, S, MR, 2, true>(s, t),
+        (false, true) => walk::<T, S, MR, 1, true>(s, t),
+        (true, false) if !S::FREE_MASKS => walk::<T, S, MR, 2, false>(s, t),
+        _ if !S::FREE_MASKS => walk::<T, S, MR, 1, false>(s, t),
+        _ => unreachable!(),
+    }
+}
+
+/// Picks by how A is walked, and what for.
+#[inline(always)]
+fn walk<T: Element, S: Simd<T>, const MR: usize, const NV: usize, const MASKED: bool>(s: S, t: Tile<T>) {
+    match (t.a_row == 1 || MR == 1, t.ahead_write) {
+        (false, _) => s.run(TileOp::<T, MR, NV, MASKED, false, false>(t)),
+        (true, false) => s.run(TileOp::<T, MR, NV, MASKED, true, false>(t)),
+        (true, true) => s.run(TileOp::<T, MR, NV, MASKED, true, true>(t)),
     }
 }
 

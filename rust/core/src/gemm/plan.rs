@@ -12,7 +12,7 @@ const KC: usize = 256;
 const BLOCK_ELEMENTS: usize = 128 * 1024;
 /// A row stride, in bytes, from which walking down a column costs a TLB entry and an associativity
 /// conflict per step; packing pays from here on.
-pub(crate) const LONG_STRIDE: usize = 2048;
+pub(crate) const LONG_STRIDE: usize = 1024;
 
 /// Rows and columns of the register tile that an ISA's kernel computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

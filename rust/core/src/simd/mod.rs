@@ -289,13 +289,18 @@ fn prefetch<T>(p: *const T) {
     let _ = p; // no stable intrinsic; such CPUs prefetch several streams themselves
 }
 
-/// The same into the second-level cache, for what the next thousands of cycles do not need.
+/// The same for what only later thousands of cycles need. `WRITE`: it will be written, and no other core
+/// shall keep it.
 #[inline(always)]
-pub(crate) fn prefetch_later<T>(p: *const T) {
+pub(crate) fn prefetch_later<T, const WRITE: bool>(p: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: as above.
+    // SAFETY: hints, which read nothing; CPUs that do not know `prefetchw` take it for a no-operation.
     unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast())
+        if WRITE {
+            std::arch::asm!("prefetchw [{}]", in(reg) p, options(nostack, preserves_flags, readonly));
+        } else {
+            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = p;
