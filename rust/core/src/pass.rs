@@ -19,7 +19,7 @@ use crate::element::Element;
 use crate::gemm::pack::{LhsPanels, PANEL, Panels, offset, pack_rows, pack_transposed};
 use crate::gemm::{Ahead, Epilogue, Gemm, Init, Lhs, Rhs};
 use crate::layer::Activation;
-use crate::loss::{Loss, RowLoss, Targets};
+use crate::loss::{self, Loss, RowLoss, Targets};
 use crate::network::{Network, Stage};
 use crate::optim;
 use crate::plan::{Mode, PanelItem, Phase, Plan, StagePlan, TileItem};
@@ -350,7 +350,9 @@ impl<'a, T: Element> Pass<'a, T> {
         // SAFETY: the block's own rows.
         let losses = unsafe { self.losses.slice_mut(rows.clone()) };
         let scale = 1.0 / self.plan.rows as f64;
-        let op = Losses { task, output, grad, losses, rows: &self.rows, first: rows.start, scale };
+        let at = |r| self.rows.at(rows.start + r);
+        let rows = loss::Rows { output, targets: &task.targets, at: &at, scale };
+        let op = Losses { loss: task.loss, rows, grad, into: losses };
         if !dispatch(self.plan.isa, op) && self.check_finite {
             self.stopped.store(true, Ordering::Relaxed);
         }
@@ -599,28 +601,19 @@ fn activate<T: Element>(plan: &Plan, stage: &Stage, row: &mut [T], saved: Option
 }
 
 /// Losses of a block of rows; gives whether all are finite.
-struct Losses<'l, 'a, T> {
-    task: &'l LossTask<'a, T>,
-    output: MatRef<'l, T>,
+struct Losses<'l, T> {
+    loss: Loss,
+    rows: loss::Rows<'l, T>,
     grad: Option<MatMut<'l, T>>,
-    losses: &'l mut [RowLoss],
-    rows: &'l Rows<'a>,
-    first: usize,
-    scale: f64,
+    into: &'l mut [RowLoss],
 }
 
-impl<T: Element> Op<T> for Losses<'_, '_, T> {
+impl<T: Element> Op<T> for Losses<'_, T> {
     type Output = bool;
     #[inline(always)]
-    fn eval<S: Simd<T>>(mut self, s: S) -> bool {
-        let mut finite = true;
-        for (r, into) in self.losses.iter_mut().enumerate() {
-            let grad = self.grad.as_mut().map(|g| g.row_mut(r));
-            let target = self.rows.at(self.first + r);
-            *into = self.task.loss.row(s, self.output.row(r), &self.task.targets, target, grad, self.scale);
-            finite &= into.loss.is_finite();
-        }
-        finite
+    fn eval<S: Simd<T>>(self, s: S) -> bool {
+        self.loss.rows(s, &self.rows, self.grad, self.into);
+        self.into.iter().all(|l| l.loss.is_finite())
     }
 }
 

@@ -1,65 +1,103 @@
 //! Cross-entropy of a label c under softmax: with m = max oⱼ and Z = Σ e^(oⱼ−m),
 //! ℓ = ln Z + m − o_c,  ∂ℓ/∂oⱼ = e^(oⱼ−m)/Z − [j = c].
 
-use super::RowLoss;
+use super::{RowLoss, Rows};
 use crate::element::Element;
 use crate::simd::{MAX_LANES, Simd, zip_map};
+use crate::view::MatMut;
 
 #[inline(always)]
-pub fn row<T: Element, S: Simd<T>>(
+pub fn rows<T: Element, S: Simd<T>>(
     s: S,
+    rows: &Rows<'_, T>,
+    labels: impl Fn(usize) -> usize,
+    mut grad: Option<MatMut<'_, T>>,
+    losses: &mut [RowLoss],
+) {
+    let mut lanes = [T::ZERO; MAX_LANES];
+    lanes.iter_mut().enumerate().for_each(|(i, x)| *x = T::lit(i as f64));
+    let lanes = s.load(&lanes);
+    // Logarithms are taken of many rows at once.
+    for (chunk, losses) in losses.chunks_mut(S::N).enumerate() {
+        let mut sums = [T::ONE; MAX_LANES];
+        for (i, (into, sum)) in losses.iter_mut().zip(&mut sums).enumerate() {
+            let r = chunk * S::N + i;
+            let grad = grad.as_mut().map(|g| g.row_mut(r));
+            (*into, *sum) = row(s, lanes, rows.output.row(r), labels(r), grad, rows.scale);
+        }
+        let logarithms = T::ln(s, s.load(&sums));
+        s.store(&mut sums, logarithms);
+        for (loss, ln) in losses.iter_mut().zip(sums) {
+            loss.loss += ln.to_f64();
+        }
+    }
+}
+
+/// The loss of a row but for its logarithm, whose argument comes beside it.
+#[inline(always)]
+fn row<T: Element, S: Simd<T>>(
+    s: S,
+    lanes: S::V,
     output: &[T],
     label: usize,
     grad: Option<&mut [T]>,
     scale: f64,
-) -> RowLoss {
-    let full = output.chunks_exact(S::N);
+) -> (RowLoss, T) {
+    let lowest = s.splat(T::lit(f64::NEG_INFINITY));
+    let (full, rest) = output.split_at(output.len() - output.len() % S::N);
     // The last, partial vector is filled up with −∞: no maximum, and e^−∞ = 0.
-    let mut tail = [T::lit(f64::NEG_INFINITY); MAX_LANES];
-    let rest = full.remainder();
-    tail[..rest.len()].copy_from_slice(rest);
+    let inside = s.lt(lanes, s.splat(T::lit(rest.len() as f64)));
+    let tail = s.select(inside, s.load_partial(rest), lowest);
 
-    let mut top = s.load(&tail);
-    for o in full.clone() {
+    let mut top = tail;
+    for o in full.chunks_exact(S::N) {
         top = s.max(top, s.load(o));
     }
     let max = s.reduce_max(top);
     let shift = s.splat(max);
     let mut sum = s.splat(T::ZERO);
-    let z = match grad {
+    let last = T::exp(s, s.sub(tail, shift));
+    let sum = match grad {
         None => {
-            for o in full {
+            for o in full.chunks_exact(S::N) {
                 sum = s.add(sum, T::exp(s, s.sub(s.load(o), shift)));
             }
-            sum = s.add(sum, T::exp(s, s.sub(s.load(&tail), shift)));
-            s.reduce_add(sum).to_f64()
+            s.reduce_add(s.add(sum, last))
         }
         Some(grad) => {
             // The exponentials wait in the gradient's place until their sum is known.
-            let mut places = grad.chunks_exact_mut(S::N);
-            for (o, place) in full.zip(&mut places) {
+            let (places, end) = grad.split_at_mut(full.len());
+            for (o, place) in full.chunks_exact(S::N).zip(places.chunks_exact_mut(S::N)) {
                 let e = T::exp(s, s.sub(s.load(o), shift));
                 s.store(place, e);
                 sum = s.add(sum, e);
             }
-            let e = T::exp(s, s.sub(s.load(&tail), shift));
-            s.store_partial(places.into_remainder(), e);
-            let z = s.reduce_add(s.add(sum, e)).to_f64();
-            let factor = s.splat(T::lit(scale / z));
+            let sum = s.reduce_add(s.add(sum, last));
+            let factor = s.splat(T::lit(scale / sum.to_f64()));
             zip_map(
                 s,
-                [&mut *grad],
+                [places],
                 [],
                 #[inline(always)]
                 |[e], []| [s.mul(e, factor)],
             );
+            s.store_partial(end, s.mul(last, factor));
             grad[label] = grad[label] - T::lit(scale);
-            z
+            sum
         }
     };
     let chosen = output[label];
-    let loss = z.ln() + max.to_f64() - chosen.to_f64();
     // The first of equal maxima counts, as for `argmax`.
-    let correct = chosen == max && !output[..label].contains(&max);
-    RowLoss { loss, correct }
+    let first = || {
+        let mut first = T::lit(f64::NEG_INFINITY);
+        for (j, o) in full.chunks_exact(S::N).map(|o| s.load(o)).chain([tail]).enumerate() {
+            let place = s.add(lanes, s.splat(T::lit((j * S::N) as f64)));
+            let place = s.select(s.lt(o, shift), lowest, s.neg(place));
+            let nearest = s.reduce_max(place);
+            first = if nearest > first { nearest } else { first };
+        }
+        first == T::lit(-(label as f64))
+    };
+    let correct = chosen == max && first();
+    (RowLoss { loss: max.to_f64() - chosen.to_f64(), correct }, sum)
 }

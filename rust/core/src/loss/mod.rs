@@ -1,4 +1,4 @@
-//! Losses: a number per row and its gradient by the network's output, in one pass over the row.
+//! Losses: a number per row and its gradient by the network's output, in one pass over the rows.
 //!
 //! One file per loss. The loss of a batch is the mean over its rows; the caller hands in the
 //! factor of the mean as `scale` for the gradient and averages the numbers itself, in a fixed order.
@@ -9,7 +9,7 @@ mod mse;
 use crate::element::Element;
 use crate::error::Error;
 use crate::simd::Simd;
-use crate::view::MatRef;
+use crate::view::{MatMut, MatRef};
 
 /// A loss by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,18 @@ pub struct RowLoss {
     pub correct: bool,
 }
 
+/// Rows whose losses are wanted.
+pub struct Rows<'a, T> {
+    /// The network's output for them.
+    pub output: MatRef<'a, T>,
+    /// The targets of all rows.
+    pub targets: &'a Targets<'a, T>,
+    /// Which row of the targets belongs to row r of the output.
+    pub at: &'a dyn Fn(usize) -> usize,
+    /// Factor of the gradient.
+    pub scale: f64,
+}
+
 impl Loss {
     /// The name that users write.
     pub fn name(self) -> &'static str {
@@ -52,24 +64,23 @@ impl Loss {
         self == Loss::CrossEntropy
     }
 
-    /// The loss of row `i` of the targets against `output`; and `grad` ← scale · ∂loss/∂output.
+    /// The losses of rows, into `losses`; and `grad` ← scale · ∂loss/∂output.
     ///
     /// # Panics
     /// If the targets are of the other kind or shape; [`check`](Self::check) them first.
     #[inline(always)]
-    pub fn row<T: Element, S: Simd<T>>(
+    pub fn rows<T: Element, S: Simd<T>>(
         self,
         s: S,
-        output: &[T],
-        targets: &Targets<'_, T>,
-        i: usize,
-        grad: Option<&mut [T]>,
-        scale: f64,
-    ) -> RowLoss {
-        match (self, targets) {
-            (Loss::Mse, Targets::Values(y)) => mse::row(s, output, y.row(i), grad, scale),
+        rows: &Rows<'_, T>,
+        grad: Option<MatMut<'_, T>>,
+        losses: &mut [RowLoss],
+    ) {
+        assert!(losses.len() == rows.output.rows());
+        match (self, rows.targets) {
+            (Loss::Mse, Targets::Values(y)) => mse::rows(s, rows, |r| y.row((rows.at)(r)), grad, losses),
             (Loss::CrossEntropy, Targets::Labels(y)) => {
-                cross_entropy::row(s, output, y[i] as usize, grad, scale)
+                cross_entropy::rows(s, rows, |r| y[(rows.at)(r)] as usize, grad, losses)
             }
             _ => unreachable!("targets of the wrong kind"),
         }

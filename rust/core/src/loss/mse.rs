@@ -1,20 +1,31 @@
 //! Mean squared error: ℓ = (1/n)·Σ (oⱼ − tⱼ)², ∂ℓ/∂oⱼ = (2/n)·(oⱼ − tⱼ), n the number of outputs.
 
-use super::RowLoss;
+use super::{RowLoss, Rows};
 use crate::element::Element;
 use crate::simd::{Simd, zip_map};
+use crate::view::MatMut;
 
 #[inline(always)]
-pub fn row<T: Element, S: Simd<T>>(
+pub fn rows<'t, T: Element, S: Simd<T>>(
     s: S,
-    output: &[T],
-    target: &[T],
-    grad: Option<&mut [T]>,
-    scale: f64,
-) -> RowLoss {
-    let n = output.len() as f64;
+    rows: &Rows<'_, T>,
+    target: impl Fn(usize) -> &'t [T],
+    mut grad: Option<MatMut<'_, T>>,
+    losses: &mut [RowLoss],
+) {
+    let n = rows.output.cols() as f64;
+    for (r, into) in losses.iter_mut().enumerate() {
+        let grad = grad.as_mut().map(|g| g.row_mut(r));
+        let sum = row(s, rows.output.row(r), target(r), grad, 2.0 * rows.scale / n);
+        *into = RowLoss { loss: sum.to_f64() / n, correct: false };
+    }
+}
+
+/// Sum of squared differences; and `grad` ← factor · differences.
+#[inline(always)]
+fn row<T: Element, S: Simd<T>>(s: S, output: &[T], target: &[T], grad: Option<&mut [T]>, factor: f64) -> T {
     if let Some(grad) = grad {
-        let factor = s.splat(T::lit(2.0 * scale / n));
+        let factor = s.splat(T::lit(factor));
         zip_map(
             s,
             [grad],
@@ -33,5 +44,5 @@ pub fn row<T: Element, S: Simd<T>>(
         };
         sum = s.fma(d, d, sum);
     }
-    RowLoss { loss: s.reduce_add(sum).to_f64() / n, correct: false }
+    s.reduce_add(sum)
 }

@@ -16,10 +16,12 @@ fn run<T: Element>(
         #[inline(always)]
         fn eval<S: Simd<T>>(self, s: S) -> (RowLoss, RowLoss) {
             let Run(loss, output, targets, grad, scale) = self;
-            (
-                loss.row(s, output, &targets, 0, Some(grad), scale),
-                loss.row(s, output, &targets, 0, None, scale),
-            )
+            let (output, n) = (MatRef::new(output, 1, output.len()), output.len());
+            let rows = Rows { output, targets: &targets, at: &|r| r, scale };
+            let mut losses = [RowLoss::default(); 2];
+            loss.rows(s, &rows, Some(MatMut::new(grad, 1, n)), &mut losses[..1]);
+            loss.rows(s, &rows, None, &mut losses[1..]);
+            (losses[0], losses[1])
         }
     }
     let mut grad = vec![T::lit(f64::NAN); output.len()];

@@ -27,7 +27,7 @@ fn any<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
     let (n, r) = reduce(s, s.add(a, a));
     let power = s.scale(one, n);
     let t = s.fma(power, minus_one(s, r), s.sub(power, one));
-    s.copysign(s.div(t, s.add(t, two)), x)
+    s.copysign(s.quotient(t, s.add(t, two)), x)
 }
 
 /// tanh x in single precision.

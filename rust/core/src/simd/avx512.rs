@@ -199,6 +199,18 @@ impl Simd<f32> for Avx512 {
         _mm512_reduce_max_ps
     );
 
+    /// Newton's method from an estimate of 14 bits, since the divider takes sixteen cycles a vector.
+    #[inline(always)]
+    fn quotient(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe {
+            let r = _mm512_rcp14_ps(b);
+            let r = _mm512_fmadd_ps(_mm512_fnmadd_ps(b, r, _mm512_set1_ps(1.0)), r, r);
+            let q = _mm512_mul_ps(a, r);
+            _mm512_fmadd_ps(_mm512_fnmadd_ps(b, q, a), r, q)
+        }
+    }
+
     #[inline(always)]
     unsafe fn transpose(
         self,

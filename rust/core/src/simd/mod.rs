@@ -123,6 +123,12 @@ pub trait Simd<T: Element>: Kernels<T> + Copy + Send + Sync + 'static {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a / b`
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b` where b and the quotient are normal numbers of moderate size; rounded as division does but
+    /// in rare cases, where it may be the neighbour.
+    #[inline(always)]
+    fn quotient(self, a: Self::V, b: Self::V) -> Self::V {
+        self.div(a, b)
+    }
     /// `√a`
     fn sqrt(self, a: Self::V) -> Self::V;
     /// `a · b + c`
