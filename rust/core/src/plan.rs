@@ -48,7 +48,7 @@ const TILE_ELEMENTS: usize = 32 * 1024;
 /// Elements of a packing item.
 const PANEL_ELEMENTS: usize = 64 * 1024;
 /// Multiply-adds that a thread must get before waking it pays (some tens of microseconds).
-const WORK_PER_THREAD: usize = 2_000_000;
+const WORK_PER_THREAD: usize = 4_000_000;
 
 /// What a pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

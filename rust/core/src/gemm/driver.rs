@@ -7,12 +7,13 @@
 //!       for i in tiles of mr: kernel; on the last k0: epilogue
 //! ```
 
-use super::kernel::{self, Start, Tile};
+use super::kernel::{self, Last, Start, Tile};
 use super::pack::{self, PANEL};
 use super::{Ahead, Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
 use crate::element::Element;
+use crate::layer::Activation;
 use crate::simd::{Op, Simd, prefetch_later};
-use crate::view::MatMut;
+use crate::view::{MatMut, MatRef};
 
 #[inline(always)]
 pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPlan, scratch: &mut [T]) {
@@ -113,6 +114,25 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                             prefetch_later::<T, false>(row.wrapping_add(cols - 1));
                         }
                     }
+                    let from = |m: &MatRef<'_, T>| {
+                        let row = m.row_stride();
+                        (m.as_ptr().wrapping_add((i0 + i) * row + j0), row)
+                    };
+                    let (last, in_registers) = match &epilogue {
+                        _ if !last_block => (Last::Nothing, false),
+                        Epilogue::None | Epilogue::Activate(Activation::Identity, _) => (Last::Nothing, true),
+                        Epilogue::Derivative(Activation::Identity, _) => (Last::Nothing, true),
+                        Epilogue::Activate(Activation::Relu, _) => (Last::Relu, true),
+                        Epilogue::Derivative(Activation::Relu, y) => {
+                            let (y, row) = from(y);
+                            (Last::ReluSlope(y, row), true)
+                        }
+                        Epilogue::Derivative(Activation::Tanh, y) => {
+                            let (y, row) = from(y);
+                            (Last::TanhSlope(y, row), true)
+                        }
+                        _ => (Last::Nothing, false),
+                    };
                     let tile = Tile {
                         k: kc,
                         a: a_ptr,
@@ -124,6 +144,7 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                         c: c_tile,
                         c_row,
                         start,
+                        last,
                         cols,
                         ahead: hint,
                         ahead_write: !ahead.is_empty(),
@@ -132,7 +153,7 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                     // SAFETY: rows × cols of C, rows × kc of A and kc × cols of B lie inside the views (or
                     // their packed copies) whose shapes were checked above; C is exclusively ours.
                     unsafe { s.tile(rows, tile) };
-                    if last_block {
+                    if last_block && !in_registers {
                         let tile = Place { row: i0 + i, rows, col: j0, cols };
                         s.run(Finish(&mut epilogue, &mut c, tile));
                     }

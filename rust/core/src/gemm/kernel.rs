@@ -18,6 +18,7 @@
 
 use super::Init;
 use crate::element::Element;
+use crate::layer::{relu, tanh};
 use crate::simd::{Op, Portable, Simd, prefetch_later};
 
 use super::pack::PANEL;
@@ -38,6 +39,8 @@ pub(super) struct Tile<T> {
     pub c: *mut T,
     pub c_row: usize,
     pub start: Start<T>,
+    /// What becomes of complete sums before they are stored.
+    pub last: Last<T>,
     /// Columns of the tile.
     pub cols: usize,
     /// What to ask for ahead of its use, which need not exist, and bytes to go on in every step.
@@ -45,6 +48,19 @@ pub(super) struct Tile<T> {
     pub ahead_step: usize,
     /// Whether that will be written. (Asked for by tiles whose rows of A are neighbours only.)
     pub ahead_write: bool,
+}
+
+/// What is done to a tile while it is in registers: the epilogues that are a few instructions. Pointers are
+/// to the tile's first element in another matrix, with the distance of its rows.
+#[derive(Clone, Copy)]
+pub(super) enum Last<T> {
+    Nothing,
+    /// [`relu::forward`]
+    Relu,
+    /// [`relu::backward`] from the layer's output.
+    ReluSlope(*const T, usize),
+    /// [`tanh::backward`] from the layer's output.
+    TanhSlope(*const T, usize),
 }
 
 /// [`Init`] at a tile: pointers are to its first column.
@@ -165,6 +181,22 @@ impl<T: Element, const MR: usize, const NV: usize, const MASKED: bool, const UNI
                 a3 = a3.wrapping_add(a_step);
                 a4 = a4.wrapping_add(a_step);
                 b = b.wrapping_add(b_step);
+            }
+            macro_rules! slopes {
+                ($from:ident, $row:ident, $backward:path) => {
+                    for (i, row) in acc.iter_mut().enumerate() {
+                        for (j, x) in row.iter_mut().enumerate() {
+                            let y = load::<T, S, NV, MASKED>(s, $from.add(i * $row), j, last);
+                            *x = $backward(s, *x, y);
+                        }
+                    }
+                };
+            }
+            match self.0.last {
+                Last::Nothing => {}
+                Last::Relu => acc.iter_mut().flatten().for_each(|x| *x = relu::forward(s, *x)),
+                Last::ReluSlope(from, row) => slopes!(from, row, relu::backward),
+                Last::TanhSlope(from, row) => slopes!(from, row, tanh::backward),
             }
             for (i, row) in acc.iter().enumerate() {
                 for (j, x) in row.iter().enumerate() {

@@ -7,9 +7,9 @@
 mod gelu;
 mod leaky_relu;
 mod linear;
-mod relu;
+pub(crate) mod relu;
 mod sigmoid;
-mod tanh;
+pub(crate) mod tanh;
 
 pub use linear::{Init, Linear};
 
