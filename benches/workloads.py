@@ -159,6 +159,7 @@ class Data:
 
 TANH = ("tanh",)
 GELU = ("gelu",)
+NORM = ("batchnorm", "relu")
 SB3 = "Stable-Baselines3"
 
 TRAINING = (
@@ -167,6 +168,7 @@ TRAINING = (
     Training("w46", (10, 46, 46, 10), 128, "pytorch issue 144633"),
     Training("ppo", (4, 64, 64, 2), 64, f"{SB3} PPO policy", TANH, loss="mse"),
     Training("sac", (23, 256, 256, 1), 256, f"{SB3} SAC critic", loss="mse"),
+    Training("tabular", (54, 256, 256, 7), 256, "forest cover types", NORM, optimizer=ADAMW),
     Training("td3", (23, 400, 300, 1), 256, f"{SB3} TD3 critic", loss="mse", optimizer=ADAM_WIDE),
     Training("pinn", (1, 20, 20, 20, 1), 128, "DeepXDE, full batch", TANH, loss="mse"),
     Training("pinn8", (3, *[20] * 8, 2), 5000, "PINN, Navier-Stokes", TANH, loss="mse"),

@@ -26,11 +26,16 @@ def to_torch(model):
             made.append(kind(layer.in_features, layer.out_features, bias=layer.bias))
         elif isinstance(layer, nn.LeakyReLU):
             made.append(kind(layer.negative_slope))
+        elif isinstance(layer, nn.BatchNorm1d):
+            made.append(kind(layer.num_features, layer.eps, layer.momentum, layer.affine))
         else:
             made.append(kind())
     twin = torch.nn.Sequential(*made).to(getattr(torch, model.dtype.name))
     # The names and shapes of our state dict are PyTorch's: it must load as it is.
-    twin.load_state_dict({name: torch.tensor(v) for name, v in model.state_dict().items()})
+    state = {name: torch.tensor(v) for name, v in model.state_dict().items()}
+    # But for a count that nothing depends on.
+    counts = [k for k in twin.state_dict() if k.endswith("num_batches_tracked")]
+    twin.load_state_dict(state | {k: torch.tensor(0) for k in counts})
     return twin
 
 
@@ -97,6 +102,61 @@ def test_two_hundred_steps(activation, optimizer, loss, rng):
         np.testing.assert_allclose(
             model.state_dict()[name], values.numpy(), rtol=1e-8, atol=1e-10, err_msg=name
         )
+
+
+NORMALIZED = {
+    "before the activation": [nn.Linear(12, 40), nn.BatchNorm1d(40), nn.ReLU(), nn.Linear(40, 4)],
+    "behind it": [nn.Linear(12, 33), nn.GELU(), nn.BatchNorm1d(33, momentum=0.3), nn.Linear(33, 4)],
+    "first, bare, last": [
+        nn.BatchNorm1d(12, eps=1e-3), nn.Linear(12, 20), nn.BatchNorm1d(20, affine=False),
+        nn.Tanh(), nn.Linear(20, 4), nn.BatchNorm1d(4),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layers", NORMALIZED.values(), ids=NORMALIZED)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_batch_normalization(layers, threads, rng):
+    """Steps, running averages, evaluation, and the gradients of hand-written loops."""
+    model = nn.Sequential(*layers, dtype="float64", seed=5)
+    twin = to_torch(model)
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.02, momentum=0.9))
+    torch_optimizer = torch.optim.SGD(twin.parameters(), lr=0.02, momentum=0.9)
+    x, y = data(nn.CrossEntropyLoss(), rng)
+    if not isinstance(layers[1], nn.GELU):  # whose layer before it would blow such numbers up
+        x = 5 * x + 100  # far from a mean of 0, where a variance in one pass would cancel
+    loss = torch.nn.CrossEntropyLoss()
+    # Not Adam, which makes full steps of the gradients that are nothing but rounding.
+    tw.set_num_threads(threads)
+    for step in range(STEPS):
+        start = step * BATCH % ROWS
+        xb, yb = x[start : start + BATCH], y[start : start + BATCH]
+        torch_optimizer.zero_grad()
+        value = loss(twin(torch.tensor(xb)), torch.tensor(yb))
+        value.backward()
+        torch_optimizer.step()
+        assert trainer.step(xb, yb) == pytest.approx(value.item(), rel=1e-9)
+    for name, values in model.state_dict().items():
+        theirs = twin.state_dict()[name].numpy()
+        np.testing.assert_allclose(values, theirs, rtol=1e-7, atol=1e-9, err_msg=name)
+
+    x_torch = torch.tensor(x[:50], requires_grad=True)
+    y_torch = twin(x_torch)  # still training: statistics of this batch
+    out = model.forward(x[:50])
+    np.testing.assert_allclose(out, y_torch.detach().numpy(), rtol=1e-6, atol=1e-8)
+    g = rng.standard_normal(out.shape)
+    twin.zero_grad()
+    y_torch.backward(torch.tensor(g))
+    model.zero_grad()
+    np.testing.assert_allclose(model.backward(g), x_torch.grad.numpy(), rtol=1e-5, atol=1e-8)
+    expected = np.concatenate([p.grad.numpy().ravel() for p in twin.parameters()])
+    np.testing.assert_allclose(model.flat_gradients, expected, rtol=1e-5, atol=1e-7)
+
+    twin.eval()
+    with torch.no_grad():
+        np.testing.assert_allclose(model(x), twin(torch.tensor(x)).numpy(), rtol=1e-6, atol=1e-8)
+        one = twin(torch.tensor(x[:1])).numpy()
+    np.testing.assert_allclose(model(x[:1]), one, rtol=1e-6, atol=1e-8)
 
 
 def test_a_fit_is_an_epoch_in_pytorch(rng):

@@ -26,12 +26,18 @@ def linear(x, weight, bias):
     return x @ weight if bias is None else x @ weight + bias
 
 
+def batchnorm(x, scale, shift):
+    """By the batch's statistics; running averages, which the others keep too, are left out."""
+    mean, variance = x.mean(axis=0), x.var(axis=0)
+    return (x - mean) * (scale * jax.lax.rsqrt(variance + 1e-5)) + shift
+
+
 def outputs(hidden, weights, x):
     *first, last = weights
-    for weight_and_bias in first:
-        x = linear(x, *weight_and_bias)
+    for weight, bias, *norm in first:
+        x = linear(x, weight, bias)
         for kind in hidden:
-            x = LAYERS[kind](x)
+            x = batchnorm(x, *norm) if kind == "batchnorm" else LAYERS[kind](x)
     return linear(x, *last)
 
 
@@ -119,6 +125,11 @@ class Jax:
         self.weights = [
             (jnp.array(w.T), None if b is None else jnp.array(b)) for w, b in self.data.weights
         ]
+        if "batchnorm" in self.work.hidden:
+            first = [
+                (w, b, jnp.ones(w.shape[1]), jnp.zeros(w.shape[1])) for w, b in self.weights[:-1]
+            ]
+            self.weights = [*first, self.weights[-1]]
         if isinstance(self.work, Training | Update):
             self.state = self.zeros(self.weights)
 
@@ -155,7 +166,8 @@ class Jax:
 
 
 def supports(work: Work) -> bool:
-    return all(kind in LAYERS for kind in work.hidden)
+    kinds = {*LAYERS, "batchnorm"} if isinstance(work, Training) else {*LAYERS}
+    return kinds.issuperset(work.hidden)
 
 
 MODES = (

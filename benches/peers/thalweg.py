@@ -20,6 +20,7 @@ LAYERS = {
     "relu": lambda width: nn.ReLU(),
     "tanh": lambda width: nn.Tanh(),
     "gelu": lambda width: nn.GELU(),
+    "batchnorm": nn.BatchNorm1d,
 }
 LOSSES = {"cross_entropy": nn.CrossEntropyLoss, "mse": nn.MSELoss}
 
@@ -43,15 +44,19 @@ class Thalweg:
             layers += [LAYERS[kind](o) for kind in work.hidden]
         del layers[-len(work.hidden) :]  # none after the last Linear
         self.model = nn.Sequential(*layers, dtype="float32", seed=0)
-        arrays = [a for pair in data.weights for a in pair if a is not None]
-        self.first = np.concatenate([a.ravel() for a in arrays])
+        self.first = self.model.state_dict()
+        linears = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
+        for i, (weight, bias) in zip(linears, data.weights, strict=True):
+            self.first[f"{i}.weight"] = weight
+            if bias is not None:
+                self.first[f"{i}.bias"] = bias
         if fit:
             self.x = data.xs.reshape(-1, work.widths[0])
             self.y = data.ys.reshape(-1, *data.ys.shape[2:])
         self.reset()
 
     def reset(self) -> None:
-        self.model.flat_parameters = self.first
+        self.model.load_state_dict(self.first)
         if isinstance(self.work, Training):
             self.optimizer = optimizer_of(self.work.optimizer)
             self.trainer = tw.Trainer(

@@ -27,6 +27,7 @@ LAYERS = {
     "relu": lambda width: nn.ReLU(),
     "tanh": lambda width: nn.Tanh(),
     "gelu": lambda width: nn.GELU(),
+    "batchnorm": nn.BatchNorm1d,
 }
 LOSSES = {"cross_entropy": nn.CrossEntropyLoss, "mse": nn.MSELoss}
 
@@ -78,6 +79,9 @@ class Torch:
                 layer.weight.copy_(torch.from_numpy(weight))
                 if bias is not None:
                     layer.bias.copy_(torch.from_numpy(bias))
+            for layer in self.model:
+                if isinstance(layer, nn.BatchNorm1d):
+                    layer.reset_parameters()  # its running averages too
         if isinstance(self.work, Training):
             self.optimizer = optimizer_of(self.work.optimizer, self.model.parameters())
         elif isinstance(self.work, Update):

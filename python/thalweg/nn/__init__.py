@@ -2,6 +2,7 @@
 
 from thalweg.nn import init as init
 from thalweg.nn._layers import GELU as GELU
+from thalweg.nn._layers import BatchNorm1d as BatchNorm1d
 from thalweg.nn._layers import Identity as Identity
 from thalweg.nn._layers import Layer as Layer
 from thalweg.nn._layers import LeakyReLU as LeakyReLU

@@ -84,6 +84,58 @@ class Linear(Layer):
 
 
 @dataclass(frozen=True, slots=True)
+class BatchNorm1d(Layer):
+    r"""Batch normalization of each column, in PyTorch's conventions.
+
+    .. math:: y = \gamma\,\frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
+
+    While training, :math:`\mu` and :math:`\sigma^2` are the mean and the (biased) variance of the
+    column over the batch, and the gradient goes through both. In evaluation (a call of the model,
+    `thalweg.Trainer.evaluate`, validation) they are running averages, which every training pass
+    moves: :math:`r \leftarrow (1 - m)\,r + m\,b` with the batch's mean and its *unbiased*
+    variance :math:`\sigma^2 n / (n - 1)`. Ioffe & Szegedy 2015, arXiv:1502.03167.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of columns.
+    eps : float, default 1e-5
+        :math:`\epsilon`, above 0.
+    momentum : float, default 0.1
+        :math:`m`, the part of a batch in the running averages, from 0 to 1. (Keras' ``momentum`` is
+        1 - m.)
+    affine : bool, default True
+        Whether there are :math:`\gamma` ("weight", at first 1) and :math:`\beta` ("bias", 0).
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range. A training batch of one row has no statistics and is an
+        error where it is met; `thalweg.Trainer.fit` refuses data whose last batch would be one.
+
+    Notes
+    -----
+    `Sequential.state_dict` holds ``running_mean`` and ``running_var`` too.
+    """
+
+    num_features: int
+    eps: float = 1e-5
+    momentum: float = 0.1
+    affine: bool = True
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__  # the dataclass is frozen
+        name = "BatchNorm1d: "
+        put(self, "num_features", _checks.integer(name + "num_features", self.num_features, 1))
+        put(self, "eps", _checks.real(name + "eps", self.eps, 0, closed="()"))
+        put(self, "momentum", _checks.real(name + "momentum", self.momentum, 0, 1, "[]"))
+        put(self, "affine", _checks.flag(name + "affine", self.affine))
+
+    def _spec(self) -> tuple[Any, ...]:
+        return ("batch_norm", self.num_features, self.eps, self.momentum, self.affine)
+
+
+@dataclass(frozen=True, slots=True)
 class ReLU(Layer):
     r"""Rectifier, :math:`y = \max(x, 0)`; its derivative at 0 is taken as 0, as in PyTorch."""
 

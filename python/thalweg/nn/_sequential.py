@@ -243,25 +243,25 @@ class Sequential:
         )
 
     def state_dict(self) -> dict[str, Array]:
-        """Give the parameters by name.
+        """Give the parameters, and the running averages of normalizations, by name.
 
         Returns
         -------
         dict of str to ndarray
             Copies; ``"0.weight"`` has shape (out_features, in_features) and ``"0.bias"``
-            (out_features,), where 0 is the layer's position.
+            (out_features,), where 0 is the layer's position. A `BatchNorm1d` has ``"1.weight"``,
+            ``"1.bias"``, ``"1.running_mean"`` and ``"1.running_var"``, all (num_features,).
         """
-        values = self._core.parameters()
-        state: dict[str, Array] = {}
-        start = 0
-        for name, shape in self._core.blocks():
-            stop = start + int(np.prod(shape))
-            state[name] = values[start:stop].reshape(shape).copy()
-            start = stop
-        return state
+        parameters = _named(self._core.blocks(), self._core.parameters())
+        averages = _named(self._core.average_blocks(), self._core.averages())
+        # In the order of the layers, a layer's parameters before its averages.
+        names = sorted([*parameters, *averages], key=lambda name: int(name.partition(".")[0]))
+        return {name: (parameters | averages)[name] for name in names}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Set all parameters by name; the names and shapes must be exactly those of `state_dict`.
+        """Set everything by name; the names and shapes must be exactly those of `state_dict`.
+
+        Only ``num_batches_tracked``, which PyTorch lists too, is passed over: nothing depends on it.
 
         Parameters
         ----------
@@ -277,21 +277,33 @@ class Sequential:
             model is unchanged.
         """
         blocks = self._core.blocks()
-        names = [name for name, _ in blocks]
+        average_blocks = self._core.average_blocks()
+        names = [name for name, _ in blocks + average_blocks]
         missing = [name for name in names if name not in state_dict]
-        unexpected = [name for name in state_dict if name not in names]
+        unexpected = [
+            name
+            for name in state_dict
+            if name not in names and not str(name).endswith(".num_batches_tracked")
+        ]
         if missing or unexpected:
             raise ArgumentError(
                 "state_dict does not belong to this model: "
                 f"missing {missing or 'none'}, unexpected {unexpected or 'none'}"
             )
+        # All is checked before anything is set; a negative variance is found by the core.
+        parameters = self._flat(blocks, state_dict)
+        self._core.set_averages(self._flat(average_blocks, state_dict))
+        self._core.set_parameters(parameters)
+
+    def _flat(self, blocks: list[tuple[str, tuple[int, ...]]], values: Mapping[str, Any]) -> Array:
+        """Put named arrays into one, checked and converted."""
         parts = [np.empty(0, self._dtype)]
         for name, shape in blocks:
-            array = _arrays.as_numeric(state_dict[name], name)
+            array = _arrays.as_numeric(values[name], name)
             if array.shape != shape:
                 raise ShapeError(f"{name} has shape {array.shape}; this model's is {shape}")
             parts.append(_arrays.finite(_arrays.as_dtype(array, self._dtype, name), name).ravel())
-        self._core.set_parameters(np.concatenate(parts))
+        return np.concatenate(parts)
 
     # --- copies ---------------------------------------------------------------------------------
 
@@ -316,6 +328,9 @@ class Sequential:
         """
         copy = Sequential(*self._layers, dtype=dtype, seed=self._seed)
         copy.flat_parameters = self.flat_parameters
+        copy._core.set_averages(
+            _arrays.finite(_arrays.as_dtype(self._core.averages(), copy._dtype, "averages"), "averages")
+        )
         return copy
 
     def __getstate__(self) -> dict[str, Any]:
@@ -326,6 +341,7 @@ class Sequential:
             "dtype": self._dtype.name,
             "seed": self._seed,
             "parameters": self.flat_parameters,
+            "averages": self._core.averages(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -337,6 +353,19 @@ class Sequential:
         # Not through __init__ of a subclass, whose arguments may be others.
         Sequential.__init__(self, *state["layers"], dtype=state["dtype"], seed=state["seed"])
         self._core.set_parameters(state["parameters"])
+        if len(averages := state.get("averages", ())):  # not in pickles of the first version
+            self._core.set_averages(averages)
+
+
+def _named(blocks: list[tuple[str, tuple[int, ...]]], values: Array) -> dict[str, Array]:
+    """Cut a flat array into named ones, copies."""
+    named = {}
+    start = 0
+    for name, shape in blocks:
+        stop = start + int(np.prod(shape))
+        named[name] = values[start:stop].reshape(shape).copy()
+        start = stop
+    return named
 
 
 def _dtype_name(dtype: Any) -> str:

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::arena::Buffer;
 use crate::error::Error;
 use crate::loss::{Loss, RowLoss, Targets};
-use crate::model::Model;
+use crate::model::{Model, Parts};
 use crate::pass::{LossTask, Pass, Rows, WeightTask};
 use crate::plan::{Mode, Plan};
 use crate::threads;
@@ -48,6 +48,7 @@ impl Check {
         y: Targets<'_, f64>,
     ) -> Result<Self, Error> {
         Trainer::new(loss).check(model, x, &y)?;
+        model.network().check_training_rows(x.rows())?;
         let mode = Mode::Apart;
         let plan = Plan::new::<f64>(model.network(), mode, x.rows(), model.isa(), threads::num_threads().0);
         let workspace = Workspace::new(model.network(), plan)?;
@@ -115,13 +116,13 @@ impl Check {
         y: Targets<'_, f64>,
         gradient: bool,
     ) -> f64 {
-        let (network, params, _) = model.parts();
+        let Parts { network, params, averages, .. } = model.parts();
         let weights = WeightTask { grads: self.grads.share(), accumulate: false, size: None, update: None };
         let pass = Pass {
             check_finite: false,
             loss: Some(LossTask { loss: self.loss, targets: y, backward: gradient }),
             weights: gradient.then_some(weights),
-            ..Pass::new(network, &mut self.workspace, params.share(), Some(x), Rows::From(0))
+            ..Pass::new(network, &mut self.workspace, params.share(), averages, Some(x), Rows::From(0))
         };
         threads::run(&pass, pass.plan.threads);
         let Workspace { plan, layout, values, losses } = &self.workspace;

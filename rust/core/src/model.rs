@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::arena::{Buffer, Shared};
 use crate::element::Element;
 use crate::error::Error;
-use crate::layer::Layer;
-use crate::network::Network;
+use crate::layer::{Layer, batch_norm};
+use crate::network::{Block, Network};
 use crate::optim::{self, Optimizer};
 use crate::pass::{Pass, Rows, WeightTask};
 use crate::plan::{Mode, Plan};
@@ -27,6 +27,8 @@ pub struct Model<T> {
     pub(crate) params: Buffer<T>,
     /// Gradients, in the same order.
     pub(crate) grads: Buffer<T>,
+    /// Running averages of normalizations, in an order of their own.
+    pub(crate) averages: Buffer<T>,
     /// The largest absolute gradient, NaN if one is.
     grads_size: f64,
     workspaces: Workspaces<T>,
@@ -56,12 +58,14 @@ impl<T: Element> Model<T> {
         let network = Network::new(layers)?;
         let mut params = Buffer::zeroed("the parameters", network.arena_len())?;
         let grads = Buffer::zeroed("the gradients", network.arena_len())?;
-        network.initialize(seed, &mut params);
+        let mut averages = Buffer::zeroed("the running averages", network.averages_len())?;
+        network.initialize(seed, &mut params, &mut averages);
         Ok(Model {
             network,
             isa,
             params,
             grads,
+            averages,
             grads_size: 0.0,
             workspaces: Workspaces::default(),
             pending: None,
@@ -78,11 +82,52 @@ impl<T: Element> Model<T> {
         self.isa
     }
 
-    /// The structure, the parameters and the gradients, to work on at the same time. A forward pass
-    /// that waits for its backward pass is forgotten: parameters may be other ones afterwards.
-    pub(crate) fn parts(&mut self) -> (&Network, &mut Buffer<T>, &mut Buffer<T>) {
+    /// Everything, to work on at the same time. A forward pass that waits for its backward pass is
+    /// forgotten: parameters may be other ones afterwards.
+    pub(crate) fn parts(&mut self) -> Parts<'_, T> {
         self.pending = None;
-        (&self.network, &mut self.params, &mut self.grads)
+        let Model { network, params, grads, averages, .. } = self;
+        Parts { network, params, grads, averages }
+    }
+
+    /// Copies the running averages of normalizations out, one after the other, as
+    /// [`Network::averages`] lists them.
+    pub fn averages(&self) -> Vec<T> {
+        let part = |b: &Block| self.averages[b.offset..b.offset + b.len()].to_vec();
+        self.network.averages().iter().flat_map(part).collect()
+    }
+
+    /// Sets the running averages, given in the same order.
+    ///
+    /// # Errors
+    /// If one is NaN or infinite, or a variance negative; nothing is changed then.
+    ///
+    /// # Panics
+    /// If `flat` has another length.
+    pub fn set_averages(&mut self, flat: &[T]) -> Result<(), Error> {
+        check_flat("running averages", flat)?;
+        let Model { network, averages, .. } = self;
+        let total: usize = network.averages().iter().map(Block::len).sum();
+        assert_eq!(flat.len(), total);
+        let mut from = 0;
+        let parts: Vec<_> = network
+            .averages()
+            .iter()
+            .map(|b| {
+                from += b.len();
+                (b, &flat[from - b.len()..from])
+            })
+            .collect();
+        for (block, part) in &parts {
+            if block.name.ends_with("running_var") && part.iter().any(|v| *v < T::ZERO) {
+                let text = format!("{} holds a negative number, and is a variance", block.name);
+                return Err(Error::Mismatch(text));
+            }
+        }
+        for (block, part) in parts {
+            averages[block.offset..block.offset + block.len()].copy_from_slice(part);
+        }
+        Ok(())
     }
 
     /// Copies the parameters out, in public order.
@@ -188,7 +233,7 @@ impl<T: Element> Model<T> {
         let workspace = self.workspaces.get(&self.network, self.isa, Mode::Inference, x.rows())?;
         let pass = Pass {
             output: Some(Shared::new(&mut *output)),
-            ..Pass::new(&self.network, workspace, self.params.share(), Some(x), Rows::From(0))
+            ..Pass::new(&self.network, workspace, self.params.share(), &self.averages, Some(x), Rows::From(0))
         };
         threads::run(&pass, pass.plan.threads);
         if pass.stopped.load(Ordering::Relaxed) {
@@ -209,6 +254,7 @@ impl<T: Element> Model<T> {
         self.network.check_input(x.rows(), x.cols())?;
         let outputs = self.network.outputs();
         assert_eq!(output.len(), x.rows() * outputs);
+        self.network.check_training_rows(x.rows())?;
         let mode = Mode::Apart;
         let threads = threads::num_threads().0;
         let mut workspace = match self.pending.take() {
@@ -220,7 +266,14 @@ impl<T: Element> Model<T> {
         };
         let pass = Pass {
             keep_input: true,
-            ..Pass::new(&self.network, &mut workspace, self.params.share(), Some(x), Rows::From(0))
+            ..Pass::new(
+                &self.network,
+                &mut workspace,
+                self.params.share(),
+                &self.averages,
+                Some(x),
+                Rows::From(0),
+            )
         };
         threads::run(&pass, pass.plan.threads);
         if pass.stopped.load(Ordering::Relaxed) {
@@ -230,6 +283,7 @@ impl<T: Element> Model<T> {
         let last = layout.stages[layout.stages.len() - 1].output;
         output.copy_from_slice(&values[last..last + output.len()]);
         check_output(self.isa, output, outputs)?;
+        update_averages(&self.network, &workspace, &mut self.averages);
         self.pending = Some(workspace);
         Ok(())
     }
@@ -267,7 +321,7 @@ impl<T: Element> Model<T> {
             output_gradient: Some(output_gradient),
             input_gradient: Some(Shared::new(input_gradient)),
             weights: Some(weights),
-            ..Pass::new(&self.network, workspace, self.params.share(), None, Rows::From(0))
+            ..Pass::new(&self.network, workspace, self.params.share(), &self.averages, None, Rows::From(0))
         };
         threads::run(&pass, pass.plan.threads);
         self.grads_size = f64::from_bits(size.into_inner());
@@ -284,6 +338,33 @@ impl<T: Element> Model<T> {
             None => Err(Error::Mismatch(
                 "backward needs a forward pass before it: call model.forward(x, training=True) first".into(),
             )),
+        }
+    }
+}
+
+/// A model's parts, see [`Model::parts`].
+pub(crate) struct Parts<'a, T> {
+    pub network: &'a Network,
+    pub params: &'a mut Buffer<T>,
+    pub grads: &'a mut Buffer<T>,
+    pub averages: &'a mut Buffer<T>,
+}
+
+/// Moves running averages towards the statistics that a training pass left in its workspace.
+pub(crate) fn update_averages<T: Element>(
+    network: &Network,
+    workspace: &Workspace<T>,
+    averages: &mut Buffer<T>,
+) {
+    for (stage, slots) in network.stages().iter().zip(&workspace.layout.stages) {
+        let Some(norm) = stage.norm else { continue };
+        let n = stage.outputs;
+        let known = batch_norm::Columns::from_fn(|i| &workspace.values[slots.columns + i * n..][..n]);
+        let part = T::lit(norm.layer.momentum);
+        for (start, batch) in [(norm.running.0, known.mean), (norm.running.1, known.unbiased)] {
+            for (average, x) in averages[start..start + n].iter_mut().zip(batch) {
+                *average = (T::ONE - part) * *average + part * *x;
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::arena::{Buffer, padded};
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::pack::offset;
-use crate::layer::{Activation, Layer, Linear};
+use crate::layer::{Activation, BatchNorm, Layer, Linear};
 use crate::rng::{Purpose, Stream};
 
 /// A dense layer's place in the arena.
@@ -16,11 +16,25 @@ pub struct Dense {
     pub bias: Option<usize>,
 }
 
-/// What runs in one go: a dense layer with the element-wise layer behind it, or the latter alone.
+/// A normalization's place in the arena, and in that of running averages.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Norm {
+    /// What it is.
+    pub layer: BatchNorm,
+    /// Where γ and β start, if there are any.
+    pub affine: Option<(usize, usize)>,
+    /// Where its running mean and variance start.
+    pub running: (usize, usize),
+}
+
+/// What runs in one go: a dense layer with the normalization and the element-wise layer behind it, or
+/// some of the three alone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stage {
     /// The dense layer, if there is one.
     pub dense: Option<Dense>,
+    /// The normalization, if there is one.
+    pub norm: Option<Norm>,
     /// What follows, [`Activation::Identity`] if nothing does.
     pub act: Activation,
     /// Width of the input.
@@ -59,6 +73,16 @@ pub struct Network {
     stages: Vec<Stage>,
     blocks: Vec<Block>,
     arena_len: usize,
+    averages: Vec<Block>,
+    averages_len: usize,
+}
+
+fn no_linear(layers: usize) -> Error {
+    Error::Argument {
+        name: "layers",
+        value: format!("a list of {layers} without a Linear"),
+        accepted: "a network needs at least one Linear layer".into(),
+    }
 }
 
 impl Network {
@@ -69,15 +93,22 @@ impl Network {
     pub fn new(layers: Vec<Layer>) -> Result<Self, Error> {
         let Some(first_width) = layers.iter().find_map(|l| match l {
             Layer::Linear(linear) => Some(linear.inputs),
+            Layer::BatchNorm(norm) => Some(norm.features),
             Layer::Activation(_) => None,
         }) else {
-            return Err(Error::Argument {
-                name: "layers",
-                value: format!("a list of {} without a Linear", layers.len()),
-                accepted: "a network needs at least one Linear layer".into(),
-            });
+            return Err(no_linear(layers.len()));
         };
-        let mut network = Network { layers, stages: Vec::new(), blocks: Vec::new(), arena_len: 0 };
+        let mut network = Network {
+            layers,
+            stages: Vec::new(),
+            blocks: Vec::new(),
+            arena_len: 0,
+            averages: Vec::new(),
+            averages_len: 0,
+        };
+        if !network.layers.iter().any(|l| matches!(l, Layer::Linear(_))) {
+            return Err(no_linear(network.layers.len()));
+        }
         let mut width = first_width;
         for index in 0..network.layers.len() {
             match network.layers[index].clone() {
@@ -110,11 +141,29 @@ impl Network {
                     let act = Activation::Identity;
                     network.stages.push(Stage {
                         dense: Some(dense),
+                        norm: None,
                         act,
                         inputs: linear.inputs,
                         outputs: linear.outputs,
                     });
                     width = linear.outputs;
+                }
+                Layer::BatchNorm(norm) => {
+                    let name = network.layer_name(index);
+                    norm.check(index, width, &name)?;
+                    let norm = network.place_norm(index, norm);
+                    match network.stages.last_mut() {
+                        Some(stage) if stage.norm.is_none() && stage.act == Activation::Identity => {
+                            stage.norm = Some(norm)
+                        }
+                        _ => network.stages.push(Stage {
+                            dense: None,
+                            norm: Some(norm),
+                            act: Activation::Identity,
+                            inputs: width,
+                            outputs: width,
+                        }),
+                    }
                 }
                 Layer::Activation(Activation::Identity) => {}
                 Layer::Activation(act) => {
@@ -128,10 +177,14 @@ impl Network {
                         });
                     }
                     match network.stages.last_mut() {
-                        Some(stage) if stage.dense.is_some() && stage.act == Activation::Identity => {
-                            stage.act = act
-                        }
-                        _ => network.stages.push(Stage { dense: None, act, inputs: width, outputs: width }),
+                        Some(stage) if stage.act == Activation::Identity => stage.act = act,
+                        _ => network.stages.push(Stage {
+                            dense: None,
+                            norm: None,
+                            act,
+                            inputs: width,
+                            outputs: width,
+                        }),
                     }
                 }
             }
@@ -159,6 +212,22 @@ impl Network {
         Some(Dense { weight, bias })
     }
 
+    /// Gives a normalization its places.
+    fn place_norm(&mut self, index: usize, layer: BatchNorm) -> Norm {
+        let n = layer.features;
+        let block = |name: &str, blocks: &mut Vec<Block>, len: &mut usize| {
+            blocks.push(Block { name: format!("{index}.{name}"), shape: vec![n], offset: *len });
+            std::mem::replace(len, *len + padded::<f32>(n))
+        };
+        let affine = layer.affine.then(|| {
+            let gamma = block("weight", &mut self.blocks, &mut self.arena_len);
+            (gamma, block("bias", &mut self.blocks, &mut self.arena_len))
+        });
+        let mean = block("running_mean", &mut self.averages, &mut self.averages_len);
+        let running = (mean, block("running_var", &mut self.averages, &mut self.averages_len));
+        Norm { layer, affine, running }
+    }
+
     /// The layers, as listed.
     pub fn layers(&self) -> &[Layer] {
         &self.layers
@@ -174,6 +243,18 @@ impl Network {
     /// Elements of the arena, padding included.
     pub fn arena_len(&self) -> usize {
         self.arena_len
+    }
+    /// The running averages of normalizations, as users see them; offsets are in an arena of their own.
+    pub fn averages(&self) -> &[Block] {
+        &self.averages
+    }
+    /// Elements of the running averages' arena, padding included.
+    pub fn averages_len(&self) -> usize {
+        self.averages_len
+    }
+    /// Whether a row's output depends on the other rows of its batch while training.
+    pub fn couples_rows(&self) -> bool {
+        self.averages_len > 0
     }
     /// Number of parameters.
     pub fn num_parameters(&self) -> usize {
@@ -196,6 +277,7 @@ impl Network {
     pub fn layer_name(&self, index: usize) -> String {
         match &self.layers[index] {
             Layer::Linear(l) => format!("Linear {}→{}", l.inputs, l.outputs),
+            Layer::BatchNorm(n) => format!("BatchNorm1d {}", n.features),
             Layer::Activation(a) => a.name().into(),
         }
     }
@@ -206,18 +288,43 @@ impl Network {
     /// If it has no rows or another width.
     pub fn check_input(&self, rows: usize, width: usize) -> Result<(), Error> {
         if width != self.inputs() {
-            let layer = self.layers.iter().position(|l| matches!(l, Layer::Linear(_))).unwrap_or(0);
+            let wide = |l: &Layer| !matches!(l, Layer::Activation(_));
+            let layer = self.layers.iter().position(wide).unwrap_or(0);
             let name = self.layer_name(layer);
             return Err(Error::InputWidth { layer, name, rows, found: width, expected: self.inputs() });
         }
         if rows == 0 { Err(Error::Empty) } else { Ok(()) }
     }
 
-    /// Draws initial parameters into an arena.
-    pub fn initialize<T: Element>(&self, seed: u64, arena: &mut Buffer<T>) {
+    /// Checks that a batch has rows enough to train on.
+    ///
+    /// # Errors
+    /// If it has one, and there are statistics to take over rows.
+    pub fn check_training_rows(&self, rows: usize) -> Result<(), Error> {
+        if rows == 1 && self.couples_rows() {
+            let accepted =
+                "BatchNorm1d takes statistics over the rows of a batch, which takes 2 rows or more";
+            return Err(Error::Argument {
+                name: "x",
+                value: "1 row to train on".into(),
+                accepted: accepted.into(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Draws initial parameters into an arena, and sets running averages to those of standard numbers.
+    pub fn initialize<T: Element>(&self, seed: u64, arena: &mut Buffer<T>, averages: &mut Buffer<T>) {
+        for norm in self.stages.iter().filter_map(|s| s.norm) {
+            let n = norm.layer.features;
+            averages[norm.running.1..norm.running.1 + n].fill(T::ONE);
+            if let Some((gamma, _)) = norm.affine {
+                arena[gamma..gamma + n].fill(T::ONE);
+            }
+        }
         let linears = self.layers.iter().enumerate().filter_map(|(i, l)| match l {
             Layer::Linear(linear) => Some((i, linear)),
-            Layer::Activation(_) => None,
+            Layer::Activation(_) | Layer::BatchNorm(_) => None,
         });
         for ((index, linear), stage) in linears.zip(self.stages.iter().filter_map(|s| s.dense)) {
             let mut rng = Stream::new(seed, Purpose::Init, index as u64);
@@ -335,7 +442,8 @@ mod tests {
             let layer = Layer::Linear(Linear { inputs: 200, outputs: 100, bias: true, init });
             let network = Network::new(vec![layer]).unwrap();
             let mut arena = Buffer::<f64>::zeroed("a test", network.arena_len()).unwrap();
-            network.initialize(5, &mut arena);
+            let mut averages = Buffer::zeroed("a test", 0).unwrap();
+            network.initialize(5, &mut arena, &mut averages);
             let w = &arena[..20_000];
             let variance = w.iter().map(|x| x * x).sum::<f64>() / 2e4;
             let (expected, bound) = match init {

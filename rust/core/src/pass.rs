@@ -18,15 +18,15 @@ use crate::arena::{Shared, padded};
 use crate::element::Element;
 use crate::gemm::pack::{LhsPanels, PANEL, Panels, offset, pack_rows, pack_transposed};
 use crate::gemm::{Ahead, Epilogue, Gemm, Init, Lhs, Rhs};
-use crate::layer::Activation;
+use crate::layer::{Activation, BatchNorm, batch_norm};
 use crate::loss::{self, Loss, RowLoss, Targets};
 use crate::network::{Network, Stage};
 use crate::optim;
-use crate::plan::{Mode, PanelItem, Phase, Plan, StagePlan, TileItem};
+use crate::plan::{Columns, Mode, PanelItem, Phase, Plan, RowStep, StagePlan, TileItem};
 use crate::simd::{Isa, Op, Simd, all_finite, dispatch, max_abs};
 use crate::threads::Job;
 use crate::view::{MatMut, MatRef};
-use crate::workspace::{Layout, StageSlots, Workspace};
+use crate::workspace::{Layout, Workspace};
 
 /// Which rows of the data make the batch.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +70,16 @@ pub struct WeightTask<'a, T> {
     pub update: Option<(optim::Step, [Shared<'a, T>; optim::MAX_STATE])>,
 }
 
+impl<T: Element> WeightTask<'_, T> {
+    /// Raises [`size`](Self::size) to that of some gradients.
+    fn note_size(&self, isa: Isa, grads: &[T]) {
+        if let Some(size) = self.size {
+            // The bits of numbers ≥ 0 are in the order of the numbers, NaN above all.
+            size.fetch_max(max_abs(isa, grads).to_f64().abs().to_bits(), Ordering::Relaxed);
+        }
+    }
+}
+
 /// A pass: which of forward, loss, backward and update are done, on what.
 pub struct Pass<'a, T> {
     /// The network.
@@ -84,6 +94,8 @@ pub struct Pass<'a, T> {
     pub losses: Shared<'a, RowLoss>,
     /// The parameter arena.
     pub params: Shared<'a, T>,
+    /// Running averages of normalizations.
+    pub averages: &'a [T],
     /// The data, whole; `None` if the pass goes on from an earlier one (backward only).
     pub input: Option<MatRef<'a, T>>,
     /// Which rows of the data.
@@ -114,6 +126,7 @@ impl<'a, T: Element> Pass<'a, T> {
         network: &'a Network,
         workspace: &'a mut Workspace<T>,
         params: Shared<'a, T>,
+        averages: &'a [T],
         input: Option<MatRef<'a, T>>,
         rows: Rows<'a>,
     ) -> Self {
@@ -125,6 +138,7 @@ impl<'a, T: Element> Pass<'a, T> {
             values: values.share(),
             losses: Shared::new(losses),
             params,
+            averages,
             input,
             rows,
             keep_input: false,
@@ -147,8 +161,19 @@ impl<T: Element> Job for Pass<'_, T> {
     fn items(&self, phase: usize) -> usize {
         match &self.plan.phases[phase] {
             Phase::Pack => self.plan.panels.len(),
-            Phase::Rows(blocks) => blocks.len(),
-            Phase::Weights { .. } if self.weights.is_some() => self.plan.tiles.len(),
+            Phase::Rows { blocks, steps } => {
+                let any = self.plan.steps[steps.clone()].iter().any(|step| self.does(*step));
+                if any { blocks.len() } else { 0 }
+            }
+            Phase::Columns { stage, what } => {
+                let wanted = match what {
+                    Columns::Averages => true,
+                    Columns::Statistics => self.input.is_some(),
+                    Columns::Gradients => self.goes_back(),
+                };
+                if wanted { self.network.stages()[*stage].outputs.div_ceil(PANEL) } else { 0 }
+            }
+            Phase::Weights { .. } if self.weights.is_some() => self.plan.tiles.len() + self.plan.norms.len(),
             Phase::Weights { .. } => 0,
         }
     }
@@ -156,10 +181,14 @@ impl<T: Element> Job for Pass<'_, T> {
     fn run(&self, phase: usize, item: usize, worker: usize) {
         match &self.plan.phases[phase] {
             Phase::Pack => self.pack(item),
-            Phase::Rows(blocks) => self.block(&self.plan.block(blocks.start + item), worker),
-            Phase::Weights { rows, first, last } => {
-                self.tile(&self.plan.tiles[item], rows, *first, *last, worker)
+            Phase::Rows { blocks, steps } => {
+                self.block(&self.plan.block(blocks.start + item), steps.clone(), worker)
             }
+            Phase::Columns { stage, what } => self.columns(*stage, *what, item),
+            Phase::Weights { rows, first, last } => match self.plan.tiles.get(item) {
+                Some(tile) => self.tile(tile, rows, *first, *last, worker),
+                None => self.norm(self.plan.norms[item - self.plan.tiles.len()]),
+            },
         }
     }
 }
@@ -172,11 +201,6 @@ struct Local {
 }
 
 impl<'a, T: Element> Pass<'a, T> {
-    fn stages(&self) -> impl DoubleEndedIterator<Item = (usize, &'a Stage, StageSlots)> + use<'a, T> {
-        let (stages, slots) = (self.network.stages(), &self.layout.stages);
-        (0..stages.len()).map(move |i| (i, &stages[i], slots[i]))
-    }
-
     /// A thread's scratch.
     fn scratch(&self, worker: usize) -> &'a mut [T] {
         let from = self.layout.scratch + worker * self.layout.scratch_len;
@@ -214,38 +238,47 @@ impl<'a, T: Element> Pass<'a, T> {
 
     // --- Rows ----------------------------------------------------------------------------------
 
-    fn block(&self, rows: &Range<usize>, worker: usize) {
+    /// Whether the pass goes back from the output.
+    fn goes_back(&self) -> bool {
+        self.output_gradient.is_some() || self.loss.is_some_and(|task| task.backward)
+    }
+
+    /// Whether a step is a part of this pass.
+    fn does(&self, step: RowStep) -> bool {
+        match step {
+            RowStep::Input | RowStep::Forward(_) | RowStep::Normalize(_) => self.input.is_some(),
+            RowStep::Loss => self.loss.is_some(),
+            RowStep::Slope(_) | RowStep::Denormalize(_) | RowStep::Backward(_) => self.goes_back(),
+        }
+    }
+
+    fn block(&self, rows: &Range<usize>, steps: Range<usize>, worker: usize) {
         let local = self.local(rows);
-        let Some(data) = self.input else {
-            return self.backward(rows, &local, worker);
-        };
-        if self.stopped.load(Ordering::Relaxed) {
-            return;
-        }
-        let Some(input) = self.gather(data, rows, &local) else { return };
         if self.plan.mode == Mode::Inference {
-            return self.infer(input, rows, worker);
+            return self.infer(rows, worker);
         }
-        let last = self.layout.stages.len() - 1;
-        let mut x = input;
-        for (index, stage, slots) in self.stages() {
-            if let Some(planned) = self.plan.stages[index]
-                && planned.pack_input
-            {
-                self.pack_rows(x, planned.weight.rows, slots.input_panels, &local);
+        for step in &self.plan.steps[steps] {
+            if !self.does(*step) {
+                continue;
             }
-            let y = self.rows_mut(slots.output, &local, stage.outputs);
-            let saved = slots.saved.map(|start| self.rows_mut(start, &local, stage.outputs));
-            self.through(index, stage, x, y, saved, self.scratch(worker));
-            x = self.rows_ref(slots.output, &local, stage.outputs);
-        }
-        if let Some(task) = self.loss {
-            let delta = self.rows_mut(self.layout.stages[last].delta, &local, x.cols());
-            self.losses(&task, x, task.backward.then_some(delta), rows);
-            if !task.backward || self.stopped.load(Ordering::Relaxed) {
+            match *step {
+                RowStep::Input => self.gather(rows, &local),
+                RowStep::Forward(index) => self.forward(index, rows, &local, worker),
+                RowStep::Normalize(index) => self.normalize(index, &local),
+                RowStep::Loss => {
+                    let last = self.layout.stages.len() - 1;
+                    let outputs = self.network.outputs();
+                    let delta = self.rows_mut(self.layout.stages[last].delta, &local, outputs);
+                    let output = self.rows_ref(self.layout.stages[last].output, &local, outputs);
+                    self.losses(output, self.goes_back().then_some(delta), rows);
+                }
+                RowStep::Slope(index) => self.slope(index, rows, &local),
+                RowStep::Denormalize(index) => self.denormalize(index, &local),
+                RowStep::Backward(index) => self.propagate(index, rows, &local, worker),
+            }
+            if self.stopped.load(Ordering::Relaxed) {
                 return;
             }
-            self.backward(rows, &local, worker);
         }
     }
 
@@ -256,41 +289,81 @@ impl<'a, T: Element> Pass<'a, T> {
         unsafe { pack_rows(self.plan.isa, part, width, (local.rows.start, local.wave), into) };
     }
 
-    /// The block's rows of the data: where they lie if that is in order, else copied together. `None`
-    /// if something in them is not finite.
-    fn gather(&self, data: MatRef<'a, T>, rows: &Range<usize>, local: &Local) -> Option<MatRef<'a, T>> {
-        let width = data.cols();
-        let input = match self.rows {
-            Rows::From(start) if !self.keep_input => data.block(start + rows.start, rows.len(), 0, width),
-            _ => {
-                let mut into = self.rows_mut(self.layout.input, local, width);
-                for r in 0..rows.len() {
-                    into.row_mut(r).copy_from_slice(data.row(self.rows.at(rows.start + r)));
-                }
-                self.rows_ref(self.layout.input, local, width)
+    /// Copies a block's rows of the data together, unless they can be read where they lie; and looks for
+    /// what is not finite.
+    fn gather(&self, rows: &Range<usize>, local: &Local) {
+        let Some(data) = self.input else { return };
+        if !self.in_place() {
+            let mut into = self.rows_mut(self.layout.input, local, data.cols());
+            for r in 0..rows.len() {
+                into.row_mut(r).copy_from_slice(data.row(self.rows.at(rows.start + r)));
             }
-        };
-        if self.check_finite && !finite(self.plan.isa, input) {
-            self.stopped.store(true, Ordering::Relaxed);
-            return None;
         }
-        Some(input)
+        if self.check_finite && !finite(self.plan.isa, self.input_rows(rows, local)) {
+            self.stopped.store(true, Ordering::Relaxed);
+        }
     }
 
-    /// One stage forward.
+    /// Whether rows of the data are read where they lie.
+    fn in_place(&self) -> bool {
+        self.input.is_some() && matches!(self.rows, Rows::From(_)) && !self.keep_input
+    }
+
+    /// Rows of the data, in place or as gathered.
+    fn input_rows(&self, rows: &Range<usize>, local: &Local) -> MatRef<'a, T> {
+        match (self.input, self.rows) {
+            (Some(data), Rows::From(start)) if self.in_place() => {
+                data.block(start + rows.start, rows.len(), 0, data.cols())
+            }
+            _ => self.rows_ref(self.layout.input, local, self.network.inputs()),
+        }
+    }
+
+    /// What a stage reads.
+    fn stage_input(&self, index: usize, rows: &Range<usize>, local: &Local) -> MatRef<'a, T> {
+        match index {
+            0 => self.input_rows(rows, local),
+            _ => self.rows_ref(
+                self.layout.stages[index - 1].output,
+                local,
+                self.network.stages()[index - 1].outputs,
+            ),
+        }
+    }
+
+    /// A stage forward, up to its normalization if it has one.
+    fn forward(&self, index: usize, rows: &Range<usize>, local: &Local, worker: usize) {
+        let (stage, slots) = (&self.network.stages()[index], &self.layout.stages[index]);
+        let x = self.stage_input(index, rows, local);
+        if let Some(planned) = self.plan.stages[index]
+            && planned.pack_input
+        {
+            self.pack_rows(x, planned.weight.rows, slots.input_panels, local);
+        }
+        let (y, act, saved) = match slots.before_norm {
+            Some(start) => (start, Activation::Identity, None),
+            None => (slots.output, stage.act, slots.saved),
+        };
+        let y = self.rows_mut(y, local, stage.outputs);
+        let saved = saved.map(|start| self.rows_mut(start, local, stage.outputs));
+        self.through(index, x, y, act, saved, self.scratch(worker));
+    }
+
+    /// The dense layer of a stage, if it has one, and an activation.
     fn through(
         &self,
         index: usize,
-        stage: &Stage,
         x: MatRef<'_, T>,
         mut y: MatMut<'_, T>,
+        act: Activation,
         mut saved: Option<MatMut<'_, T>>,
         scratch: &mut [T],
     ) {
+        let stage = &self.network.stages()[index];
         let Some(dense) = stage.dense else {
             for r in 0..x.rows() {
                 y.row_mut(r).copy_from_slice(x.row(r));
-                activate(self.plan, stage, y.row_mut(r), saved.as_mut().map(|s| s.row_mut(r)));
+                activate(self.plan.isa, act, y.row_mut(r), saved.as_mut().map(|s| s.row_mut(r)));
             }
             return;
         };
@@ -304,22 +377,27 @@ impl<'a, T: Element> Pass<'a, T> {
             b: Rhs::Panels(self.weight(stage)),
             c: y,
             init,
-            epilogue: Epilogue::Activate(stage.act, saved),
+            epilogue: Epilogue::Activate(act, saved),
             ahead: &[],
         };
         gemm.run(self.plan.isa, &self.planned(index).forward, scratch);
     }
 
     /// A block in inference: activations take turns in the thread's scratch.
-    fn infer(&self, input: MatRef<'a, T>, rows: &Range<usize>, worker: usize) {
+    fn infer(&self, rows: &Range<usize>, worker: usize) {
+        let Some(data) = self.input else { return };
+        let Rows::From(start) = self.rows else { unreachable!("inference takes rows in order") };
         let m = rows.len();
+        let mut x = data.block(start + rows.start, m, 0, data.cols());
+        if self.stopped.load(Ordering::Relaxed) || (self.check_finite && !finite(self.plan.isa, x)) {
+            return self.stopped.store(true, Ordering::Relaxed);
+        }
         let half = padded::<T>(self.plan.block_rows * self.network.max_width());
         let scratch = self.scratch(worker);
         let (scratch, halves) = scratch.split_at_mut(self.layout.scratch_len - 2 * half);
         let (mut front, mut back) = halves.split_at_mut(half);
         let last = self.network.stages().len() - 1;
-        let mut x = input;
-        for (index, stage, _) in self.stages() {
+        for (index, stage) in self.network.stages().iter().enumerate() {
             let n = stage.outputs;
             let mut y = match self.output {
                 Some(output) if index == last => {
@@ -328,10 +406,15 @@ impl<'a, T: Element> Pass<'a, T> {
                 }
                 _ => MatMut::new(&mut front[..m * n], m, n),
             };
-            self.through(index, stage, x, y.reborrow(), None, scratch);
+            if stage.norm.is_none() {
+                self.through(index, x, y.reborrow(), stage.act, None, scratch);
+            } else {
+                self.through(index, x, y.reborrow(), Activation::Identity, None, scratch);
+                self.normalize_rows(index, None, y.reborrow(), None);
+            }
             if index == last {
-                if let Some(task) = self.loss {
-                    self.losses(&task, y.as_ref(), None, rows);
+                if self.loss.is_some() {
+                    self.losses(y.as_ref(), None, rows);
                 }
                 return;
             }
@@ -340,13 +423,8 @@ impl<'a, T: Element> Pass<'a, T> {
         }
     }
 
-    fn losses(
-        &self,
-        task: &LossTask<'a, T>,
-        output: MatRef<'_, T>,
-        grad: Option<MatMut<'_, T>>,
-        rows: &Range<usize>,
-    ) {
+    fn losses(&self, output: MatRef<'_, T>, grad: Option<MatMut<'_, T>>, rows: &Range<usize>) {
+        let Some(task) = &self.loss else { return };
         // SAFETY: the block's own rows.
         let losses = unsafe { self.losses.slice_mut(rows.clone()) };
         let scale = 1.0 / self.plan.rows as f64;
@@ -358,45 +436,32 @@ impl<'a, T: Element> Pass<'a, T> {
         }
     }
 
-    /// A block from the gradient by the output, back through all stages.
-    fn backward(&self, rows: &Range<usize>, local: &Local, worker: usize) {
-        let m = rows.len();
-        let (stages, slots) = (self.network.stages(), &self.layout.stages);
-        let last = stages.len() - 1;
-        let mut delta = self.rows_mut(slots[last].delta, local, stages[last].outputs);
+    /// The gradient by the output, given or left by the loss, through the last activation.
+    fn slope(&self, index: usize, rows: &Range<usize>, local: &Local) {
+        let outputs = self.network.stages()[index].outputs;
+        let mut delta = self.rows_mut(self.layout.stages[index].delta, local, outputs);
         if let Some(gradient) = self.output_gradient {
-            for r in 0..m {
+            for r in 0..rows.len() {
                 delta.row_mut(r).copy_from_slice(gradient.row(rows.start + r));
             }
         }
-        self.through_activation(last, local, &mut delta);
-        for index in (0..=last).rev() {
-            let stage = &stages[index];
-            let delta = self.rows_ref(slots[index].delta, local, stage.outputs);
-            if self.plan.stages[index].is_some_and(|p| p.pack_delta) {
-                self.pack_rows(delta, PANEL, slots[index].delta_panels, local);
-            }
-            let into = if index > 0 {
-                self.rows_mut(slots[index - 1].delta, local, stage.inputs)
-            } else {
-                let Some(gradient) = self.input_gradient else { return };
-                // SAFETY: the block's own rows.
-                unsafe { gradient.mat_mut(rows.start * stage.inputs, m, stage.inputs, stage.inputs) }
-            };
-            self.propagate(index, delta, into, local, worker);
-        }
+        self.through_activation(index, local, &mut delta);
     }
 
     /// Gradient by a stage's input, times the derivative of the activation before it.
-    fn propagate(
-        &self,
-        index: usize,
-        delta: MatRef<'_, T>,
-        mut into: MatMut<'_, T>,
-        local: &Local,
-        worker: usize,
-    ) {
-        let stage = &self.network.stages()[index];
+    fn propagate(&self, index: usize, rows: &Range<usize>, local: &Local, worker: usize) {
+        let (stage, slots) = (&self.network.stages()[index], &self.layout.stages);
+        let delta = self.rows_ref(slots[index].delta, local, stage.outputs);
+        if self.plan.stages[index].is_some_and(|p| p.pack_delta) {
+            self.pack_rows(delta, PANEL, slots[index].delta_panels, local);
+        }
+        let mut into = if index > 0 {
+            self.rows_mut(slots[index - 1].delta, local, stage.inputs)
+        } else {
+            let Some(gradient) = self.input_gradient else { return };
+            // SAFETY: the block's own rows.
+            unsafe { gradient.mat_mut(rows.start * stage.inputs, rows.len(), stage.inputs, stage.inputs) }
+        };
         if stage.dense.is_none() {
             for r in 0..delta.rows() {
                 into.row_mut(r).copy_from_slice(delta.row(r));
@@ -451,6 +516,110 @@ impl<'a, T: Element> Pass<'a, T> {
         }
     }
 
+    // --- Normalizations ------------------------------------------------------------------------
+
+    /// Where what is known of some columns of a stage's normalization lies.
+    fn known(&self, index: usize, cols: Range<usize>) -> batch_norm::Columns<Range<usize>> {
+        let (start, n) = (self.layout.stages[index].columns, self.network.stages()[index].outputs);
+        batch_norm::Columns::from_fn(|i| start + i * n + cols.start..start + i * n + cols.end)
+    }
+
+    /// The same for all columns, to read.
+    fn known_ref(&self, index: usize) -> batch_norm::Columns<&'a [T]> {
+        let all = self.known(index, 0..self.network.stages()[index].outputs);
+        // SAFETY: columns are written in phases of their own.
+        all.map(|range| unsafe { self.values.slice(range) })
+    }
+
+    /// What a normalization must know of all rows, for one panel of its columns.
+    fn columns(&self, index: usize, what: Columns, item: usize) {
+        if self.stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        let (stage, slots) = (&self.network.stages()[index], &self.layout.stages[index]);
+        let norm = stage.norm.expect("columns are of normalizations");
+        let cols = item * PANEL..stage.outputs.min((item + 1) * PANEL);
+        // SAFETY: the item's own columns.
+        let mut to = self.known(index, cols.clone()).map(|range| unsafe { self.values.slice_mut(range) });
+        // SAFETY: parameters are written in the last phase of weights only.
+        let affine = norm.affine.map(|(gamma, beta)| unsafe {
+            let part = |start: usize| self.params.slice(start + cols.start..start + cols.end);
+            (part(gamma), part(beta))
+        });
+        if what == Columns::Averages {
+            let part = |start: usize| &self.averages[start + cols.start..start + cols.end];
+            to.mean.copy_from_slice(part(norm.running.0));
+            let variance = part(norm.running.1);
+            return batch_norm::constants(&norm.layer, affine, &mut to, |j| variance[j].to_f64());
+        }
+        let all = self.local(&(0..self.plan.rows));
+        let part = |start| {
+            self.rows_ref(start, &all, stage.outputs).block(0, self.plan.rows, cols.start, cols.len())
+        };
+        let z = part(slots.before_norm.expect("kept while training"));
+        match what {
+            Columns::Statistics => {
+                dispatch(self.plan.isa, Statistics { norm: &norm.layer, z, affine, to: &mut to })
+            }
+            _ => dispatch(self.plan.isa, Gradients { du: part(slots.delta), z, to: &mut to }),
+        }
+    }
+
+    /// The normalization of a block and the activation behind it.
+    fn normalize(&self, index: usize, local: &Local) {
+        let (stage, slots) = (&self.network.stages()[index], &self.layout.stages[index]);
+        let z = self.rows_ref(slots.before_norm.expect("kept while training"), local, stage.outputs);
+        let u = self.rows_mut(slots.output, local, stage.outputs);
+        let saved = slots.saved.map(|start| self.rows_mut(start, local, stage.outputs));
+        self.normalize_rows(index, Some(z), u, saved);
+    }
+
+    /// The same from `z`, or for rows in their place.
+    fn normalize_rows(
+        &self,
+        index: usize,
+        z: Option<MatRef<'_, T>>,
+        u: MatMut<'_, T>,
+        saved: Option<MatMut<'_, T>>,
+    ) {
+        let stage = &self.network.stages()[index];
+        let of = self.known_ref(index);
+        dispatch(self.plan.isa, Normalize { of: &of, act: stage.act, z, u, saved });
+    }
+
+    /// A block's gradient through a normalization, in its place.
+    fn denormalize(&self, index: usize, local: &Local) {
+        let (stage, slots) = (&self.network.stages()[index], &self.layout.stages[index]);
+        let z = self.rows_ref(slots.before_norm.expect("kept while training"), local, stage.outputs);
+        let du = self.rows_mut(slots.delta, local, stage.outputs);
+        let of = self.known_ref(index);
+        dispatch(self.plan.isa, Denormalize { of: &of, z, du, n: self.plan.rows });
+    }
+
+    /// Gradient and update of a normalization's scale and shift.
+    fn norm(&self, index: usize) {
+        let Some(task) = self.weights else { return };
+        if self.stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        let stage = &self.network.stages()[index];
+        let Some((gamma, beta)) = stage.norm.and_then(|n| n.affine) else { return };
+        let of = self.known_ref(index);
+        for (start, sums) in [(gamma, of.scale_grad), (beta, of.shift_grad)] {
+            let range = start..start + sums.len();
+            if let Some((step, state)) = &task.update {
+                self.update(step, state, range, sums);
+                continue;
+            }
+            // SAFETY: the parameters of this item.
+            let grads = unsafe { task.grads.slice_mut(range) };
+            for (grad, sum) in grads.iter_mut().zip(sums) {
+                *grad = if task.accumulate { *grad + *sum } else { *sum };
+            }
+            task.note_size(self.plan.isa, grads);
+        }
+    }
+
     // --- Weights -------------------------------------------------------------------------------
 
     /// A tile of weights, panel by panel: gradient over the rows of a wave and, if that completes it,
@@ -474,11 +643,7 @@ impl<'a, T: Element> Pass<'a, T> {
                 LhsPanels::new(panels, stage.inputs, k, planned.weight.rows).block(item.rows.start, m),
             )
         } else {
-            let x = match (item.stage, self.input, self.rows) {
-                (0, Some(data), Rows::From(start)) => data.block(start + rows.start, k, 0, stage.inputs),
-                (0, ..) => self.rows_ref(self.layout.input, &all, stage.inputs),
-                (index, ..) => self.rows_ref(self.layout.stages[index - 1].output, &all, stage.inputs),
-            };
+            let x = self.stage_input(item.stage, rows, &all);
             Lhs::Plain(x.block(0, k, item.rows.start, m).t())
         };
         let delta = self.rows_ref(slots.delta, &all, stage.outputs);
@@ -541,25 +706,32 @@ impl<'a, T: Element> Pass<'a, T> {
                 }
                 dispatch(self.plan.isa, SumRows { rows: delta, into: &mut *bias_sum });
             }
-            if let Some(size) = task.size {
-                let largest = |values: &[T]| max_abs(self.plan.isa, values).to_f64().abs().to_bits();
-                // The bits of numbers ≥ 0 are in the order of the numbers, NaN above all.
-                size.fetch_max(largest(weight).max(largest(bias_sum)), Ordering::Relaxed);
-            }
+            task.note_size(self.plan.isa, weight);
+            task.note_size(self.plan.isa, bias_sum);
             if let Some((step, state)) = &task.update
                 && last
             {
-                for (range, grads) in [(range, &*weight), (bias, &*bias_sum)] {
-                    // SAFETY: this item's elements, in parameters and state alike; optimizers without state
-                    // share an empty buffer.
-                    let (params, state) = unsafe {
-                        let state = state.map(|s| s.slice_mut_or_empty(range.clone()));
-                        (self.params.slice_mut(range.clone()), state)
-                    };
-                    step.update(self.plan.isa, params, grads, state);
-                }
+                self.update(step, state, range, weight);
+                self.update(step, state, bias, bias_sum);
             }
         }
+    }
+
+    /// The optimizer's step for some parameters, which are the item's own.
+    fn update(
+        &self,
+        step: &optim::Step,
+        state: &[Shared<'a, T>; optim::MAX_STATE],
+        range: Range<usize>,
+        grads: &[T],
+    ) {
+        // SAFETY: this item's elements, in parameters and state alike; optimizers without state share an
+        // empty buffer.
+        let (params, state) = unsafe {
+            let state = state.map(|s| s.slice_mut_or_empty(range.clone()));
+            (self.params.slice_mut(range), state)
+        };
+        step.update(self.plan.isa, params, grads, state);
     }
 
     // --- Views ---------------------------------------------------------------------------------
@@ -587,8 +759,8 @@ pub fn finite<T: Element>(isa: Isa, m: MatRef<'_, T>) -> bool {
     }
 }
 
-/// A stage without a dense layer, on one row.
-fn activate<T: Element>(plan: &Plan, stage: &Stage, row: &mut [T], saved: Option<&mut [T]>) {
+/// An activation on one row.
+fn activate<T: Element>(isa: Isa, act: Activation, row: &mut [T], saved: Option<&mut [T]>) {
     struct Activate<'r, T>(Activation, &'r mut [T], Option<&'r mut [T]>);
     impl<T: Element> Op<T> for Activate<'_, T> {
         type Output = ();
@@ -597,7 +769,7 @@ fn activate<T: Element>(plan: &Plan, stage: &Stage, row: &mut [T], saved: Option
             self.0.forward(s, self.1, self.2);
         }
     }
-    dispatch(plan.isa, Activate(stage.act, row, saved));
+    dispatch(isa, Activate(act, row, saved));
 }
 
 /// Losses of a block of rows; gives whether all are finite.
@@ -614,6 +786,79 @@ impl<T: Element> Op<T> for Losses<'_, T> {
     fn eval<S: Simd<T>>(self, s: S) -> bool {
         self.loss.rows(s, &self.rows, self.grad, self.into);
         self.into.iter().all(|l| l.loss.is_finite())
+    }
+}
+
+/// [`batch_norm::statistics`]
+struct Statistics<'c, 'k, T> {
+    norm: &'c BatchNorm,
+    z: MatRef<'c, T>,
+    affine: Option<(&'c [T], &'c [T])>,
+    to: &'c mut batch_norm::Columns<&'k mut [T]>,
+}
+
+impl<T: Element> Op<T> for Statistics<'_, '_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        batch_norm::statistics(s, self.norm, self.z, self.affine, self.to);
+    }
+}
+
+/// [`batch_norm::gradients`]
+struct Gradients<'c, 'k, T> {
+    du: MatRef<'c, T>,
+    z: MatRef<'c, T>,
+    to: &'c mut batch_norm::Columns<&'k mut [T]>,
+}
+
+impl<T: Element> Op<T> for Gradients<'_, '_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        batch_norm::gradients(s, self.du, self.z, self.to);
+    }
+}
+
+/// [`batch_norm::forward`] of rows in their place, and an activation.
+struct Normalize<'c, 'k, T> {
+    of: &'c batch_norm::Columns<&'k [T]>,
+    act: Activation,
+    z: Option<MatRef<'c, T>>,
+    u: MatMut<'c, T>,
+    saved: Option<MatMut<'c, T>>,
+}
+
+impl<T: Element> Op<T> for Normalize<'_, '_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(mut self, s: S) {
+        for r in 0..self.u.rows() {
+            let row = self.u.row_mut(r);
+            if let Some(z) = self.z {
+                row.copy_from_slice(z.row(r));
+            }
+            batch_norm::forward(s, row, self.of);
+            self.act.forward(s, row, self.saved.as_mut().map(|saved| saved.row_mut(r)));
+        }
+    }
+}
+
+/// [`batch_norm::backward`] of rows.
+struct Denormalize<'c, 'k, T> {
+    of: &'c batch_norm::Columns<&'k [T]>,
+    z: MatRef<'c, T>,
+    du: MatMut<'c, T>,
+    n: usize,
+}
+
+impl<T: Element> Op<T> for Denormalize<'_, '_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(mut self, s: S) {
+        for r in 0..self.z.rows() {
+            batch_norm::backward(s, self.du.row_mut(r), self.z.row(r), self.of, self.n);
+        }
     }
 }
 

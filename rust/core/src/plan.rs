@@ -5,10 +5,14 @@
 //! order on any thread:
 //!
 //! ```text
-//! pack      what a gradient by the input will read: weights, transposed            item: some panels
-//! rows      blocks of rows through all layers forward, the loss, and back           item: a block
-//! weights   the gradient of a part of a weight matrix over these rows, its update   item: a tile
+//! pack      what a gradient by the input will read: weights, transposed             item: some panels
+//! rows      blocks of rows through the layers: forward, the loss, and back           item: a block
+//! columns   what a normalization must know of all rows: statistics, sums of gradients item: a panel
+//! weights   the gradient of a part of a weight matrix over these rows, its update    item: a tile
 //! ```
+//!
+//! What a block does is a list of **steps**; `rows` runs all of it in one go, unless a normalization cuts
+//! it, once on the way forward and once on the way back.
 //!
 //! A fused step of many rows goes in **waves**: some rows through `rows` and `weights`, then the next, so
 //! that activations never leave the second-level cache. Gradients add up from wave to wave, and the
@@ -77,13 +81,55 @@ pub struct StagePlan {
     pub pack_delta: bool,
 }
 
+/// What a block of rows does, in order. Numbers are those of stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowStep {
+    /// Takes its rows of the data.
+    Input,
+    /// The dense layer, and the activation if there is no normalization between.
+    Forward(usize),
+    /// The normalization by what is known of all rows, and the activation.
+    Normalize(usize),
+    /// The loss, and its gradient by the output.
+    Loss,
+    /// The gradient by the output, through the last activation.
+    Slope(usize),
+    /// The gradient through a normalization.
+    Denormalize(usize),
+    /// The gradient by the stage's input, through the activation before it.
+    Backward(usize),
+}
+
+/// What of all rows a normalization needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Columns {
+    /// Nothing: its running averages.
+    Averages,
+    /// Mean and variance of its input.
+    Statistics,
+    /// Gradients of its scale and shift.
+    Gradients,
+}
+
 /// What runs between two barriers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Weights are transposed.
     Pack,
-    /// Blocks of rows go through all layers.
-    Rows(Range<usize>),
+    /// Blocks of rows go through layers.
+    Rows {
+        /// Which blocks.
+        blocks: Range<usize>,
+        /// Which of the plan's steps.
+        steps: Range<usize>,
+    },
+    /// Columns of a stage's normalization over all rows.
+    Columns {
+        /// The stage.
+        stage: usize,
+        /// What for.
+        what: Columns,
+    },
     /// Gradients of weights over the rows of a wave.
     Weights {
         /// The rows.
@@ -140,6 +186,10 @@ pub struct Plan {
     pub stages: Vec<Option<StagePlan>>,
     /// What runs, in order.
     pub phases: Vec<Phase>,
+    /// What a block of rows does.
+    pub steps: Vec<RowStep>,
+    /// Stages with a scale and a shift to train, which run in phases of weights behind the tiles.
+    pub norms: Vec<usize>,
     /// Items of packing.
     pub panels: Vec<PanelItem>,
     /// Tiles of weights, all of which run in each phase of weights.
@@ -165,7 +215,8 @@ impl Plan {
         let row: usize = network.stages().iter().map(|s| 2 * s.outputs).sum::<usize>() + network.inputs();
         let fit = WAVE_BYTES / (row * size_of::<T>());
         let waves = match mode {
-            Mode::Step if fit >= WAVE_ROWS => rows.div_ceil(fit * threads),
+            // A normalization has to see all rows first.
+            Mode::Step if fit >= WAVE_ROWS && !network.couples_rows() => rows.div_ceil(fit * threads),
             _ => 1,
         };
         let share = rows.div_ceil(waves);
@@ -186,6 +237,8 @@ impl Plan {
             wave_rows,
             stages: Vec::new(),
             phases: Vec::new(),
+            steps: Vec::new(),
+            norms: Vec::new(),
             panels: Vec::new(),
             tiles: Vec::new(),
             scratch: 0,
@@ -202,15 +255,59 @@ impl Plan {
         } else {
             plan.phases.push(Phase::Pack);
         }
+        let cuts = plan.add_steps(network);
         for start in (0..rows).step_by(wave_rows) {
             let end = rows.min(start + wave_rows);
-            plan.phases.push(Phase::Rows(start / block_rows..end.div_ceil(block_rows)));
+            let blocks = start / block_rows..end.div_ceil(block_rows);
+            let mut from = 0;
+            for (to, cut) in &cuts {
+                plan.phases.push(Phase::Rows { blocks: blocks.clone(), steps: from..*to });
+                plan.phases.push(cut.clone());
+                from = *to;
+            }
+            plan.phases.push(Phase::Rows { blocks, steps: from..plan.steps.len() });
             if mode != Mode::Inference {
                 let (first, last) = (start == 0, end == rows);
                 plan.phases.push(Phase::Weights { rows: start..end, first, last });
             }
         }
         plan
+    }
+
+    /// Lists what a block does; gives where that is cut by phases that need all rows.
+    fn add_steps(&mut self, network: &Network) -> Vec<(usize, Phase)> {
+        let stages = network.stages();
+        let mut cuts = Vec::new();
+        self.steps.push(RowStep::Input);
+        for (index, stage) in stages.iter().enumerate() {
+            self.steps.push(RowStep::Forward(index));
+            if stage.norm.is_some() {
+                if self.mode == Mode::Inference {
+                    self.phases.push(Phase::Columns { stage: index, what: Columns::Averages });
+                } else {
+                    let what = Columns::Statistics;
+                    cuts.push((self.steps.len(), Phase::Columns { stage: index, what }));
+                }
+                self.steps.push(RowStep::Normalize(index));
+            }
+        }
+        self.steps.push(RowStep::Loss);
+        if self.mode == Mode::Inference {
+            return cuts;
+        }
+        self.steps.push(RowStep::Slope(stages.len() - 1));
+        for (index, stage) in stages.iter().enumerate().rev() {
+            if let Some(norm) = stage.norm {
+                let what = Columns::Gradients;
+                cuts.push((self.steps.len(), Phase::Columns { stage: index, what }));
+                self.steps.push(RowStep::Denormalize(index));
+                if norm.affine.is_some() {
+                    self.norms.push(index);
+                }
+            }
+            self.steps.push(RowStep::Backward(index));
+        }
+        cuts
     }
 
     fn plan_dense<T: Element>(&mut self, index: usize, inputs: usize, outputs: usize) -> StagePlan {
@@ -313,6 +410,9 @@ impl fmt::Display for Plan {
                 writeln!(f, "  stage {i}: element by element")?;
                 continue;
             };
+            if self.steps.contains(&RowStep::Normalize(i)) && self.mode != Mode::Inference {
+                writeln!(f, "  stage {i}: cut twice, for statistics over all rows and their gradients")?;
+            }
             let describe = |g: &GemmPlan| match g.pack_a {
                 true => format!("tiles of {} rows, copied in blocks of {}×{}", g.rows, g.mc, g.kc),
                 false => format!("tiles of {} rows as they lie", g.rows),

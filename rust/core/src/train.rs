@@ -7,7 +7,7 @@ use crate::arena::Buffer;
 use crate::element::Element;
 use crate::error::Error;
 use crate::loss::{Loss, RowLoss, Targets};
-use crate::model::{Model, Workspaces, first_not_finite};
+use crate::model::{Model, Parts, Workspaces, first_not_finite, update_averages};
 use crate::optim::Optimizer;
 use crate::pass::{LossTask, Pass, Rows, WeightTask, finite};
 use crate::plan::{Mode, Plan};
@@ -30,22 +30,29 @@ pub struct Trainer<T: Element> {
 /// Parameters and optimizer before a fit, to go back to if training diverges.
 struct Snapshot<T: Element> {
     params: Buffer<T>,
+    averages: Buffer<T>,
     optimizer: Optimizer<T>,
 }
 
 impl<T: Element> Snapshot<T> {
     /// Takes one, in the memory of an old one if that fits.
-    fn take(spare: Option<Self>, params: &[T], optimizer: &Optimizer<T>) -> Result<Self, Error> {
-        let fits =
-            |s: &Self| s.params.len() == params.len() && s.optimizer.state.len() == optimizer.state.len();
+    fn take(spare: Option<Self>, model: &Model<T>, optimizer: &Optimizer<T>) -> Result<Self, Error> {
+        let Model { params, averages, .. } = model;
+        let fits = |s: &Self| {
+            s.params.len() == params.len()
+                && s.averages.len() == averages.len()
+                && s.optimizer.state.len() == optimizer.state.len()
+        };
         let mut snapshot = match spare.filter(fits) {
             Some(spare) => spare,
             None => Snapshot {
                 params: Buffer::zeroed("a copy of the parameters", params.len())?,
+                averages: Buffer::zeroed("a copy of the running averages", averages.len())?,
                 optimizer: Optimizer::new(optimizer.config, params.len())?,
             },
         };
         snapshot.params.copy_from_slice(params);
+        snapshot.averages.copy_from_slice(averages);
         snapshot.optimizer.copy_from(optimizer);
         Ok(snapshot)
     }
@@ -116,6 +123,7 @@ impl<T: Element> Trainer<T> {
     ) -> Result<f64, Error> {
         self.check(model, x, &y)?;
         let rows = x.rows();
+        model.network().check_training_rows(rows)?;
         self.batch(model, optimizer, x, y, Rows::From(0), rows).map(|tally| tally.mean())
     }
 
@@ -133,7 +141,7 @@ impl<T: Element> Trainer<T> {
         let state = optimizer.share_state();
         let isa = model.isa();
         let workspace = self.workspaces.get(model.network(), isa, Mode::Step, len)?;
-        let (network, params, grads) = model.parts();
+        let Parts { network, params, grads, averages } = model.parts();
         let pass = Pass {
             loss: Some(LossTask { loss: self.loss, targets: y, backward: true }),
             weights: Some(WeightTask {
@@ -142,7 +150,7 @@ impl<T: Element> Trainer<T> {
                 size: None,
                 update: Some((step, state)),
             }),
-            ..Pass::new(network, workspace, params.share(), Some(x), rows)
+            ..Pass::new(network, workspace, params.share(), averages, Some(x), rows)
         };
         threads::run(&pass, pass.plan.threads);
         let stopped = pass.stopped.load(Ordering::Relaxed);
@@ -150,6 +158,7 @@ impl<T: Element> Trainer<T> {
         if stopped {
             return Err(why_not_finite(x, &y, losses, optimizer));
         }
+        update_averages(network, workspace, averages);
         optimizer.steps += 1;
         let mut tally = Tally::default();
         tally.add(losses);
@@ -172,10 +181,10 @@ impl<T: Element> Trainer<T> {
             let len = EVALUATION_ROWS.min(x.rows() - start);
             let isa = model.isa();
             let workspace = self.workspaces.get(model.network(), isa, Mode::Inference, len)?;
-            let (network, params, _) = model.parts();
+            let Parts { network, params, averages, .. } = model.parts();
             let pass = Pass {
                 loss: Some(LossTask { loss: self.loss, targets: y, backward: false }),
-                ..Pass::new(network, workspace, params.share(), Some(x), Rows::From(start))
+                ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::From(start))
             };
             threads::run(&pass, pass.plan.threads);
             if pass.stopped.load(Ordering::Relaxed) {
@@ -313,6 +322,11 @@ impl<T: Element> Fit<T> {
             check(data).map_err(|e| Error::Validation(Box::new(e)))?;
         }
         let rows = training.x.rows();
+        model.network().check_training_rows(rows)?;
+        if rows % options.batch_size == 1 || options.batch_size == 1 {
+            // The last batch of an epoch would be a single row.
+            model.network().check_training_rows(1)?;
+        }
         let last = u32::try_from(rows).map_err(|_| Error::Argument {
             name: "x",
             value: format!("an array of {rows} rows"),
@@ -354,11 +368,13 @@ impl<T: Element> Fit<T> {
         mut until: impl FnMut(usize) -> bool,
     ) -> Result<Vec<EpochRecord>, Error> {
         if self.before.is_none() {
-            self.before = Some(Snapshot::take(trainer.spare.take(), model.parts().1, optimizer)?);
+            self.before = Some(Snapshot::take(trainer.spare.take(), model, optimizer)?);
         }
         let result = self.steps(trainer, model, optimizer, training, validation, &mut until);
         if let (Err(_), Some(before)) = (&result, &self.before) {
-            model.parts().1.copy_from_slice(&before.params);
+            let Parts { params, averages, .. } = model.parts();
+            params.copy_from_slice(&before.params);
+            averages.copy_from_slice(&before.averages);
             optimizer.copy_from(&before.optimizer);
             self.epoch = self.options.epochs; // nothing is left to run
         }
@@ -400,7 +416,7 @@ impl<T: Element> Fit<T> {
             self.tally.rows += tally.rows;
             self.batch += 1;
             if self.batch == self.batches() {
-                if !all_finite(model.isa(), model.parts().1) {
+                if !all_finite(model.isa(), model.parts().params) {
                     let (step, lr) = (optimizer.steps, optimizer.config.lr());
                     return Err(Error::Diverged { loss: f64::INFINITY, step, lr });
                 }

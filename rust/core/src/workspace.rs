@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::arena::{Buffer, padded};
 use crate::element::Element;
 use crate::error::Error;
+use crate::layer::batch_norm::COLUMNS;
 use crate::loss::RowLoss;
 use crate::network::Network;
 use crate::plan::{Mode, Plan};
@@ -16,6 +17,10 @@ pub struct StageSlots {
     pub output: usize,
     /// Saved derivative of the activation, rows × outputs.
     pub saved: Option<usize>,
+    /// Input of the normalization, rows × outputs.
+    pub before_norm: Option<usize>,
+    /// What is known of the normalization's columns, see [`batch_norm::Columns`](crate::layer::batch_norm::Columns).
+    pub columns: usize,
     /// Gradient of the loss by what the activation takes, rows × outputs.
     pub delta: usize,
     /// Weights transposed for the backward product.
@@ -67,6 +72,8 @@ impl Layout {
                 StageSlots {
                     output: place_if(true, rows * n),
                     saved: (training && stage.act.saves_derivative()).then(|| place_if(true, rows * n)),
+                    before_norm: (training && stage.norm.is_some()).then(|| place_if(true, rows * n)),
+                    columns: place_if(stage.norm.is_some(), COLUMNS * n),
                     delta: place_if(true, rows * n),
                     transposed: place_if(backward, n * k),
                     input_panels: place_if(x, rows * k),

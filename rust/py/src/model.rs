@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use thalweg_core::layer::{Activation, Init, Layer, Linear};
+use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear};
 use thalweg_core::network::Network;
 use thalweg_core::{Dtype, Error, Model as CoreModel};
 
@@ -65,6 +65,10 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
             })?;
             return Ok(Layer::Linear(Linear { inputs, outputs, bias, init }));
         }
+        "batch_norm" => {
+            let (_, features, eps, momentum, affine): (String, usize, f64, f64, bool) = spec.extract()?;
+            return Ok(Layer::BatchNorm(BatchNorm { features, eps, momentum, affine }));
+        }
         "leaky_relu" => Activation::LeakyRelu(spec.get_item(1)?.extract()?),
         "relu" => Activation::Relu,
         "tanh" => Activation::Tanh,
@@ -72,7 +76,7 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
         "gelu" => Activation::Gelu,
         "identity" => Activation::Identity,
         _ => {
-            let accepted = "linear, relu, leaky_relu, tanh, sigmoid, gelu or identity".into();
+            let accepted = "linear, batch_norm, relu, leaky_relu, tanh, sigmoid, gelu or identity".into();
             return Err(translate(
                 spec.py(),
                 Error::Argument { name: "layer", value: format!("{kind:?}"), accepted },
@@ -123,6 +127,26 @@ impl Model {
     fn blocks<'py>(&self, py: Python<'py>) -> PyResult<Vec<(String, Bound<'py, PyTuple>)>> {
         let blocks = self.network.blocks().iter();
         blocks.map(|b| Ok((b.name.clone(), PyTuple::new(py, &b.shape)?))).collect()
+    }
+
+    fn average_blocks<'py>(&self, py: Python<'py>) -> PyResult<Vec<(String, Bound<'py, PyTuple>)>> {
+        let blocks = self.network.averages().iter();
+        blocks.map(|b| Ok((b.name.clone(), PyTuple::new(py, &b.shape)?))).collect()
+    }
+
+    fn averages(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        with_dtype!(self.dtype, T => {
+            let flat = self.detached::<T, _>(py, |m| Ok(m.averages()))?;
+            Ok(vector_out(py, flat))
+        })
+    }
+
+    fn set_averages(&self, py: Python<'_>, values: &Bound<'_, PyAny>) -> PyResult<()> {
+        with_dtype!(self.dtype, T => {
+            let len = self.network.averages().iter().map(|b| b.len()).sum();
+            let flat = vector::<T>("running averages", values, len)?;
+            self.detached::<T, _>(py, |m| m.set_averages(&flat))
+        })
     }
 
     fn parameters(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {

@@ -4,6 +4,7 @@
 //! as an epilogue of the product before it; backward it reads its own output `y`, or, where φ′ cannot
 //! be had from `y`, the derivative that it saved on the way forward.
 
+pub mod batch_norm;
 mod gelu;
 mod leaky_relu;
 mod linear;
@@ -11,6 +12,7 @@ pub(crate) mod relu;
 mod sigmoid;
 pub(crate) mod tanh;
 
+pub use batch_norm::BatchNorm;
 pub use linear::{Init, Linear};
 
 use crate::element::Element;
@@ -23,6 +25,8 @@ pub enum Layer {
     Linear(Linear),
     /// y = φ(x), element by element.
     Activation(Activation),
+    /// y = γ·(x − μ)/√(σ² + ε) + β, column by column.
+    BatchNorm(BatchNorm),
 }
 
 /// An element-wise function φ.
