@@ -120,7 +120,9 @@ def test_batch_normalization(layers, threads, rng):
     """Steps, running averages, evaluation, and the gradients of hand-written loops."""
     model = nn.Sequential(*layers, dtype="float64", seed=5)
     twin = to_torch(model)
-    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.02, momentum=0.9))
+    trainer = tw.Trainer(
+        model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.02, momentum=0.9)
+    )
     torch_optimizer = torch.optim.SGD(twin.parameters(), lr=0.02, momentum=0.9)
     x, y = data(nn.CrossEntropyLoss(), rng)
     if not isinstance(layers[1], nn.GELU):  # whose layer before it would blow such numbers up

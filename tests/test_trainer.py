@@ -339,7 +339,7 @@ def test_the_plan_can_be_printed(classifier, capsys):
     plan = classifier.plan(32)
     plan.explain()
     assert capsys.readouterr().out == f"{plan}\n"
-    assert str(plan).startswith("training of 32 rows on ")
+    assert str(plan).startswith("training step of 32 rows on ")
     assert plan == classifier.plan(32) != classifier.plan(33)
 
 
@@ -365,3 +365,92 @@ def test_a_history_is_a_dict_that_can_be_copied(classifier, blobs):
     assert repr(history).startswith(f"History(2 epochs, loss {history['loss'][-1]:.4f}, accuracy ")
     assert history.epochs == 2
     assert repr(tw.History()) == "History(0 epochs)"
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float16", "float32", "float64", "int32"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_samples_of_other_types_are_what_they_would_be_converted_up_front(kind, dtype, rng):
+    """To the bit: steps, a shuffled fit with validation, evaluation and predictions."""
+    x = rng.integers(0, 256, (70, 9)).astype(kind)  # whole numbers that all types hold
+    y = rng.integers(0, 3, 70)
+
+    def run(x):
+        model = nn.Sequential(nn.Linear(9, 8), nn.Tanh(), nn.Linear(8, 3), dtype=dtype, seed=4)
+        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+        losses = [trainer.step(x[:20], y[:20])]
+        history = trainer.fit(x, y, epochs=2, batch_size=16, validation_data=(x, y))
+        losses += [*history["loss"], *history["val_loss"], trainer.evaluate(x, y)["loss"]]
+        out = model.forward(x[:5])
+        return losses, model(x), out, model.backward(np.ones_like(out)), model.flat_gradients
+
+    for ours, converted in zip(run(x), run(x.astype(dtype)), strict=True):
+        np.testing.assert_array_equal(ours, converted)
+
+
+def test_conversion_takes_no_memory_for_the_whole_array(rng):
+    """A data set of bytes is a quarter of the same in float32, and stays so."""
+    import tracemalloc
+
+    x = rng.integers(0, 256, (20_000, 784), dtype=np.uint8)  # 16 MB; 63 MB as float32
+    y = rng.integers(0, 10, 20_000)
+    model = nn.Sequential(nn.Linear(784, 4), nn.ReLU(), nn.Linear(4, 10))
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=1e-6))
+    tracemalloc.start()  # NumPy tells it of its arrays
+    trainer.fit(x, y, epochs=1, batch_size=256)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e6
+
+
+@pytest.mark.parametrize(("kind", "value"), [("float64", 1e300), ("float16", np.nan)])
+def test_samples_that_cannot_be_converted_are_named(kind, value, rng):
+    x = rng.standard_normal((30, 4)).astype(kind)
+    x[17, 2] = value
+    y = rng.standard_normal((30, 1)).astype(np.float32)
+    model = nn.Sequential(nn.Linear(4, 1))
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+    before = model.flat_parameters
+    for call in (
+        lambda: trainer.step(x, y),
+        lambda: trainer.fit(x, y),
+        lambda: trainer.evaluate(x, y),
+        lambda: model(x),
+        lambda: model.forward(x),
+    ):
+        with pytest.raises(tw.errors.DataError, match=r"x\[17, 2\]"):
+            call()
+    np.testing.assert_array_equal(model.flat_parameters, before)
+
+
+def test_batch_normalization_needs_two_rows_to_train():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+    x, y = np.ones((5, 3), np.float32), np.ones((5, 1), np.float32)
+    before = model.state_dict()
+    for call in (
+        lambda: trainer.step(x[:1], y[:1]),
+        lambda: trainer.fit(x, y, batch_size=4),  # the last batch would be one row
+        lambda: trainer.fit(x, y, batch_size=1),
+        lambda: model.forward(x[:1]),
+    ):
+        with pytest.raises(tw.errors.ArgumentError, match="2 rows or more"):
+            call()
+    for name, values in model.state_dict().items():
+        np.testing.assert_array_equal(values, before[name])
+    assert model(x[:1]).shape == (1, 1)
+
+
+def test_running_averages_are_as_before_when_a_step_or_a_fit_fails(rng):
+    x = rng.standard_normal((40, 3)).astype(np.float32)
+    y = rng.standard_normal((40, 1)).astype(np.float32)
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=1e30))
+    before = model.state_dict()
+    with pytest.raises(tw.errors.DivergedError):
+        trainer.fit(x, y, epochs=20, batch_size=8)
+    bad = x.copy()
+    bad[3, 1] = np.nan
+    with pytest.raises(tw.errors.DataError):
+        trainer.step(bad, y)
+    for name, values in model.state_dict().items():
+        np.testing.assert_array_equal(values, before[name], err_msg=name)

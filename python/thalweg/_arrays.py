@@ -1,6 +1,7 @@
-"""Turns what users have into what the core reads: C-contiguous, aligned, 2-D, of the model's dtype.
+"""Turns what users have into what the core reads: C-contiguous, aligned, 2-D, of one dtype.
 
-An array that is so already passes through untouched, without a copy; read-only is fine. Anything
+An array that is so already passes through untouched, without a copy; read-only is fine. So do
+samples of uint8, float16, float32 and float64, which the core converts a batch at a time. Anything
 else is converted by one rule:
 
 - booleans, integers and floats of any width become the model's dtype, rounded to nearest;
@@ -20,7 +21,11 @@ import numpy.typing as npt
 from thalweg.errors import DataError, DtypeError, ShapeError
 
 Array: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Samples: TypeAlias = Array | npt.NDArray[np.uint8] | npt.NDArray[np.float16]
 Labels: TypeAlias = npt.NDArray[np.int64]
+
+#: What the core converts by itself.
+_CONVERTED = tuple(np.dtype(kind) for kind in ("uint8", "float16", "float32", "float64"))
 
 #: How a user makes a 1-D array 2-D; which of the two is meant only the user knows.
 _RESHAPE = (
@@ -117,6 +122,22 @@ def matrix(value: Any, dtype: np.dtype[Any], name: str) -> Array:
         advice = f"; {_RESHAPE.format(name)}" if array.ndim == 1 else ""
         raise ShapeError(f"{name} must be 2-D, (rows, features); got shape {array.shape}{advice}")
     return as_dtype(array, dtype, name)
+
+
+def samples(value: Any, dtype: np.dtype[Any], name: str) -> Samples:
+    """`value` as rows of features, shape (n, k), for the core to read and convert batch by batch.
+
+    Arrays of uint8, float16, float32 and float64 pass through, since the core converts them as it
+    goes; all else is converted here.
+
+    Raises
+    ------
+    ShapeError, DtypeError
+        As `matrix` does.
+    """
+    if any(is_ready(value, kind, 2) for kind in (dtype, *_CONVERTED)):
+        return value  # type: ignore[no-any-return]
+    return matrix(value, dtype, name)
 
 
 def labels(value: Any, name: str) -> Labels:

@@ -1,8 +1,9 @@
 """The compiled core, as the Python face sees it. Private: use the names in ``thalweg``.
 
 Arrays that cross this border are C-contiguous, of the model's dtype, and 2-D (rows, features);
-``thalweg._arrays`` makes them so. Labels are 1-D int64. Whatever is wrong raises a subclass of
-``thalweg.ThalwegError`` and leaves the model as it was.
+``thalweg._arrays`` makes them so. Samples may also be uint8, float16, float32 or float64 whatever
+the model is: they are converted batch by batch. Labels are 1-D int64. Whatever is wrong raises a
+subclass of ``thalweg.ThalwegError`` and leaves the model as it was.
 """
 
 from collections.abc import Sequence
@@ -25,9 +26,10 @@ __all__ = [
 ]
 
 _Array: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+_Samples: TypeAlias = _Array | npt.NDArray[np.uint8] | npt.NDArray[np.float16]
 _Labels: TypeAlias = npt.NDArray[np.int64]
 # ("linear", in, out, bias, init) | ("leaky_relu", slope) | ("relu",) | ("tanh",) | ("sigmoid",)
-# | ("gelu",) | ("identity",)
+# | ("gelu",) | ("identity",) | ("batch_norm", features, eps, momentum, affine)
 _LayerSpec: TypeAlias = tuple[Any, ...]
 # (epoch from 1, loss, accuracy, val_loss, val_accuracy, seconds); None where there is no such
 # figure
@@ -57,8 +59,8 @@ class Model:
     def gradients(self) -> _Array: ...
     def set_gradients(self, values: _Array) -> None: ...
     def zero_grad(self) -> None: ...
-    def predict(self, x: _Array) -> _Array: ...
-    def forward(self, x: _Array) -> _Array: ...
+    def predict(self, x: _Samples) -> _Array: ...
+    def forward(self, x: _Samples) -> _Array: ...
     def backward(self, grad_output: _Array) -> _Array: ...
 
 @final
@@ -74,8 +76,8 @@ class Optimizer:
 @final
 class Trainer:
     def __new__(cls, model: Model, loss: str, optimizer: Optimizer) -> Trainer: ...
-    def step(self, x: _Array, y: _Array | _Labels) -> float: ...
-    def evaluate(self, x: _Array, y: _Array | _Labels) -> tuple[float, float | None]: ...
+    def step(self, x: _Samples, y: _Array | _Labels) -> float: ...
+    def evaluate(self, x: _Samples, y: _Array | _Labels) -> tuple[float, float | None]: ...
     def plan(self, batch_size: int) -> str: ...
 
 @final
@@ -85,13 +87,13 @@ class Fit:
     def __new__(
         cls,
         trainer: Trainer,
-        x: _Array,
+        x: _Samples,
         y: _Array | _Labels,
         epochs: int,
         batch_size: int,
         shuffle: bool,
         seed: int,
-        validation_x: _Array | None = None,
+        validation_x: _Samples | None = None,
         validation_y: _Array | _Labels | None = None,
     ) -> Fit: ...
     # Runs until all is done, or max_epochs more epochs have ended, or max_seconds have passed;

@@ -372,6 +372,7 @@ def gradcheck(
     copy = model.astype("float64")
     trainer = Trainer(copy, loss=loss, optimizer=SGD(lr=0.0))
     x, y = trainer._pair(x, y)
+    x = _arrays.matrix(x, copy.dtype, "x")
     value = trainer.evaluate(x, y)["loss"]
     steps = h * np.maximum(1.0, np.abs(copy.flat_parameters.astype(np.float64)))
     blocks = copy._core.blocks()

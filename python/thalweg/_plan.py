@@ -11,7 +11,7 @@ class Plan:
         self._text = text
 
     def explain(self) -> None:
-        """Print what will run."""
+        """Print what will run, and why; the last line tells the bytes of memory for it."""
         print(self._text)
 
     def __str__(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from thalweg import _arrays, _checks, _core
-from thalweg._arrays import Array, Labels
+from thalweg._arrays import Array, Labels, Samples
 from thalweg._history import KEYS, History
 from thalweg._plan import Plan
 from thalweg.callbacks import Callback
@@ -124,8 +124,9 @@ class Trainer:
 
         Notes
         -----
-        C-contiguous arrays of the model's dtype (and int64 labels) are read in place; others are
-        converted in every call, so convert once if the same array is used for many steps.
+        C-contiguous arrays of the model's dtype (and int64 labels) are read in place. C-contiguous
+        uint8, float16, float32 and float64 samples are converted by the core, a batch at a time;
+        others are converted in every call, so convert once what is used for many steps.
         """
         # The usual case takes no detour: this call is made thousands of times a second.
         if not (
@@ -276,15 +277,15 @@ class Trainer:
             f"  optimizer={self._optimizer!r}\n)"
         )
 
-    def _pair(self, x: Any, y: Any, prefix: str = "") -> tuple[Array, Array | Labels]:
+    def _pair(self, x: Any, y: Any, prefix: str = "") -> tuple[Samples, Array | Labels]:
         """Make samples and targets ready for the core."""
         model = self._model
-        samples = _arrays.matrix(x, model.dtype, f"{prefix}x")
+        samples = _arrays.samples(x, model.dtype, f"{prefix}x")
         if self._loss._labels:
             return samples, _arrays.labels(y, f"{prefix}y")
         return samples, _arrays.targets(y, model.dtype, model.out_features, f"{prefix}y")
 
-    def _validation_pair(self, data: Any) -> tuple[Array, Array | Labels] | tuple[None, None]:
+    def _validation_pair(self, data: Any) -> tuple[Samples, Array | Labels] | tuple[None, None]:
         """Make the validation data ready for the core; two times None if there is none."""
         if data is None:
             return None, None

@@ -155,7 +155,7 @@ class Sequential:
         ShapeError, DataError, DtypeError
             If `x` is not such an array; the message says what it is.
         """
-        return self._core.predict(_arrays.matrix(x, self._dtype, "x"))
+        return self._core.predict(_arrays.samples(x, self._dtype, "x"))
 
     def forward(self, x: Any, training: bool = True) -> Array:
         """Compute the output for the rows of `x`, and remember what `backward` needs.
@@ -178,7 +178,7 @@ class Sequential:
         """
         if not _checks.flag("training", training):
             return self(x)
-        return self._core.forward(_arrays.matrix(x, self._dtype, "x"))
+        return self._core.forward(_arrays.samples(x, self._dtype, "x"))
 
     def backward(self, grad_output: Any) -> Array:
         """Carry the gradient of a loss back through the last `forward`, by the chain rule.
@@ -261,7 +261,7 @@ class Sequential:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Set everything by name; the names and shapes must be exactly those of `state_dict`.
 
-        Only ``num_batches_tracked``, which PyTorch lists too, is passed over: nothing depends on it.
+        Only ``num_batches_tracked``, which PyTorch lists too, is passed over: nothing needs it.
 
         Parameters
         ----------
@@ -329,7 +329,9 @@ class Sequential:
         copy = Sequential(*self._layers, dtype=dtype, seed=self._seed)
         copy.flat_parameters = self.flat_parameters
         copy._core.set_averages(
-            _arrays.finite(_arrays.as_dtype(self._core.averages(), copy._dtype, "averages"), "averages")
+            _arrays.finite(
+                _arrays.as_dtype(self._core.averages(), copy._dtype, "averages"), "averages"
+            )
         )
         return copy
 

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use thalweg_core::layer::{Activation, Init, Layer, Linear};
+use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear};
 use thalweg_core::loss::{Loss, Targets};
 use thalweg_core::optim::{Adam, Config, Optimizer, Sgd};
 use thalweg_core::threads;
@@ -18,13 +18,15 @@ struct Net {
     rows: usize,
     labels: bool,
     adam: bool,
+    norm: bool,
 }
 
 const fn net(widths: &'static [usize], act: Activation, rows: usize, labels: bool, adam: bool) -> Net {
-    Net { widths, act, rows, labels, adam }
+    Net { widths, act, rows, labels, adam, norm: false }
 }
 
-const NETS: [Net; 12] = [
+const NETS: [Net; 13] = [
+    Net { norm: true, ..net(&[54, 256, 256, 7], Activation::Relu, 256, true, true) },
     net(&[4, 64, 64, 2], Activation::Tanh, 64, false, true),
     net(&[64, 100, 10], Activation::Relu, 200, true, true),
     net(&[10, 45, 45, 10], Activation::Relu, 128, true, true),
@@ -45,7 +47,7 @@ fn main() {
         threads::set_num_threads(n);
     }
     let filter = args.next().unwrap_or_default();
-    for Net { widths, act, rows, labels, adam } in NETS {
+    for Net { widths, act, rows, labels, adam, norm } in NETS {
         let name = format!("{} B{rows}", widths.iter().map(|w| w.to_string()).collect::<Vec<_>>().join("-"));
         if !name.starts_with(&filter) {
             continue;
@@ -53,9 +55,15 @@ fn main() {
         let mut layers = Vec::new();
         for w in widths.windows(2) {
             let linear = Linear { inputs: w[0], outputs: w[1], bias: true, init: Init::KaimingUniform };
-            layers.extend([Layer::Linear(linear), Layer::Activation(act)]);
+            layers.push(Layer::Linear(linear));
+            if w[1] != widths[widths.len() - 1] {
+                if norm {
+                    let (eps, momentum) = (1e-5, 0.1);
+                    layers.push(Layer::BatchNorm(BatchNorm { features: w[1], eps, momentum, affine: true }));
+                }
+                layers.push(Layer::Activation(act));
+            }
         }
-        layers.pop();
         let mut model = Model::<f32>::new(layers, 0).unwrap();
         let (loss, outputs) = (if labels { Loss::CrossEntropy } else { Loss::Mse }, widths[widths.len() - 1]);
         let mut trainer = Trainer::new(loss);

@@ -47,7 +47,7 @@ impl Check {
         x: MatRef<'_, f64>,
         y: Targets<'_, f64>,
     ) -> Result<Self, Error> {
-        Trainer::new(loss).check(model, x, &y)?;
+        Trainer::new(loss).check(model, x.into(), &y)?;
         model.network().check_training_rows(x.rows())?;
         let mode = Mode::Apart;
         let plan = Plan::new::<f64>(model.network(), mode, x.rows(), model.isa(), threads::num_threads().0);
@@ -122,7 +122,7 @@ impl Check {
             check_finite: false,
             loss: Some(LossTask { loss: self.loss, targets: y, backward: gradient }),
             weights: gradient.then_some(weights),
-            ..Pass::new(network, &mut self.workspace, params.share(), averages, Some(x), Rows::From(0))
+            ..Pass::new(network, &mut self.workspace, params.share(), averages, Some(x.into()), Rows::From(0))
         };
         threads::run(&pass, pass.plan.threads);
         let Workspace { plan, layout, values, losses } = &self.workspace;

@@ -55,6 +55,8 @@ pub trait Element:
     const EPSILON: f64;
     /// The nearest number to `x`.
     fn lit(x: f64) -> Self;
+    /// The nearest number to `x`: itself.
+    fn from_f32(x: f32) -> Self;
     /// The same number in double precision.
     fn to_f64(self) -> f64;
     /// Neither NaN nor infinite.
@@ -87,6 +89,10 @@ macro_rules! element {
             #[inline(always)]
             fn lit(x: f64) -> Self {
                 x as $t
+            }
+            #[inline(always)]
+            fn from_f32(x: f32) -> Self {
+                $t::from(x)
             }
             #[inline(always)]
             fn to_f64(self) -> f64 {

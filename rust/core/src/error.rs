@@ -147,6 +147,14 @@ impl fmt::Display for Error {
                 "y[{row}] is {label}, but the network has {classes} outputs: labels must be from 0 to {}",
                 *classes as i64 - 1
             ),
+            Error::NotFinite { argument, row, column, value } if value.is_finite() => {
+                let largest = f32::MAX;
+                write!(
+                    f,
+                    "{argument}[{row}, {column}] = {value:e} is too large for float32, whose largest number is \
+                     {largest:e}; scale {argument}, or use a model with dtype=\"float64\""
+                )
+            }
             Error::NotFinite { argument, row, column, value } => {
                 write!(f, "{argument}[{row}, {column}] is {value}; remove or replace NaN and infinity first")
             }

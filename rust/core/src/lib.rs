@@ -31,6 +31,7 @@
 
 pub mod arena;
 pub mod check;
+pub mod data;
 pub mod element;
 pub mod error;
 pub mod gemm;

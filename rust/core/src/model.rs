@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::arena::{Buffer, Shared};
+use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
 use crate::layer::{Layer, batch_norm};
@@ -227,7 +228,8 @@ impl<T: Element> Model<T> {
     ///
     /// # Panics
     /// If `output` has another length.
-    pub fn predict(&mut self, x: MatRef<'_, T>, output: &mut [T]) -> Result<(), Error> {
+    pub fn predict<'s>(&mut self, x: impl Into<Samples<'s, T>>, output: &mut [T]) -> Result<(), Error> {
+        let x = x.into();
         self.network.check_input(x.rows(), x.cols())?;
         assert_eq!(output.len(), x.rows() * self.network.outputs());
         let workspace = self.workspaces.get(&self.network, self.isa, Mode::Inference, x.rows())?;
@@ -237,7 +239,7 @@ impl<T: Element> Model<T> {
         };
         threads::run(&pass, pass.plan.threads);
         if pass.stopped.load(Ordering::Relaxed) {
-            return Err(first_not_finite("x", x));
+            return x.check_finite("x", self.isa);
         }
         check_output(self.isa, output, self.network.outputs())
     }
@@ -250,7 +252,8 @@ impl<T: Element> Model<T> {
     ///
     /// # Panics
     /// As `predict`.
-    pub fn forward(&mut self, x: MatRef<'_, T>, output: &mut [T]) -> Result<(), Error> {
+    pub fn forward<'s>(&mut self, x: impl Into<Samples<'s, T>>, output: &mut [T]) -> Result<(), Error> {
+        let x = x.into();
         self.network.check_input(x.rows(), x.cols())?;
         let outputs = self.network.outputs();
         assert_eq!(output.len(), x.rows() * outputs);
@@ -277,7 +280,7 @@ impl<T: Element> Model<T> {
         };
         threads::run(&pass, pass.plan.threads);
         if pass.stopped.load(Ordering::Relaxed) {
-            return Err(first_not_finite("x", x));
+            return x.check_finite("x", self.isa);
         }
         let Workspace { layout, values, .. } = &workspace;
         let last = layout.stages[layout.stages.len() - 1].output;
@@ -308,9 +311,7 @@ impl<T: Element> Model<T> {
             let found = (output_gradient.rows(), output_gradient.cols());
             return Err(Error::GradientShape { found, expected: shape });
         }
-        if (0..shape.0).any(|i| !all_finite(self.isa, output_gradient.row(i))) {
-            return Err(first_not_finite("grad_output", output_gradient));
-        }
+        Samples::from(output_gradient).check_finite("grad_output", self.isa)?;
         assert_eq!(input_gradient.len(), rows * self.network.inputs());
         let Some(workspace) = &mut self.pending else { unreachable!("pending_rows said so") };
         let size = AtomicU64::new(0);
@@ -416,16 +417,6 @@ fn check_flat<T: Element>(argument: &'static str, flat: &[T]) -> Result<(), Erro
         Some(column) => Err(Error::NotFinite { argument, row: 0, column, value: flat[column].to_f64() }),
         None => Ok(()),
     }
-}
-
-/// The error for the first NaN or infinity of a matrix that has one.
-pub(crate) fn first_not_finite<T: Element>(argument: &'static str, m: MatRef<'_, T>) -> Error {
-    for row in 0..m.rows() {
-        if let Some(column) = m.row(row).iter().position(|x| !x.is_finite()) {
-            return Error::NotFinite { argument, row, column, value: m.at(row, column).to_f64() };
-        }
-    }
-    unreachable!("called for a matrix that is not finite")
 }
 
 /// The plans and memories of the last few shapes: a training loop has two (the last batch is shorter),

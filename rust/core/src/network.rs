@@ -268,9 +268,9 @@ impl Network {
     pub fn outputs(&self) -> usize {
         self.stages[self.stages.len() - 1].outputs
     }
-    /// The widest that rows get between the layers.
+    /// The widest that rows get, the input included.
     pub fn max_width(&self) -> usize {
-        self.stages.iter().map(|s| s.outputs).max().unwrap_or(0)
+        self.stages.iter().map(|s| s.outputs).chain([self.inputs()]).max().unwrap_or(0)
     }
 
     /// A layer for messages: `Linear 64→10`.

@@ -15,6 +15,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::arena::{Shared, padded};
+use crate::data::Samples;
 use crate::element::Element;
 use crate::gemm::pack::{LhsPanels, PANEL, Panels, offset, pack_rows, pack_transposed};
 use crate::gemm::{Ahead, Epilogue, Gemm, Init, Lhs, Rhs};
@@ -97,7 +98,7 @@ pub struct Pass<'a, T> {
     /// Running averages of normalizations.
     pub averages: &'a [T],
     /// The data, whole; `None` if the pass goes on from an earlier one (backward only).
-    pub input: Option<MatRef<'a, T>>,
+    pub input: Option<Samples<'a, T>>,
     /// Which rows of the data.
     pub rows: Rows<'a>,
     /// Whether the rows are copied into the workspace even if they lie in order, because the data will
@@ -127,7 +128,7 @@ impl<'a, T: Element> Pass<'a, T> {
         workspace: &'a mut Workspace<T>,
         params: Shared<'a, T>,
         averages: &'a [T],
-        input: Option<MatRef<'a, T>>,
+        input: Option<Samples<'a, T>>,
         rows: Rows<'a>,
     ) -> Self {
         let Workspace { plan, layout, values, losses } = workspace;
@@ -296,7 +297,7 @@ impl<'a, T: Element> Pass<'a, T> {
         if !self.in_place() {
             let mut into = self.rows_mut(self.layout.input, local, data.cols());
             for r in 0..rows.len() {
-                into.row_mut(r).copy_from_slice(data.row(self.rows.at(rows.start + r)));
+                data.copy_row(self.rows.at(rows.start + r), into.row_mut(r));
             }
         }
         if self.check_finite && !finite(self.plan.isa, self.input_rows(rows, local)) {
@@ -306,12 +307,13 @@ impl<'a, T: Element> Pass<'a, T> {
 
     /// Whether rows of the data are read where they lie.
     fn in_place(&self) -> bool {
-        self.input.is_some() && matches!(self.rows, Rows::From(_)) && !self.keep_input
+        let native = self.input.is_some_and(|data| data.native().is_some());
+        native && matches!(self.rows, Rows::From(_)) && !self.keep_input
     }
 
     /// Rows of the data, in place or as gathered.
     fn input_rows(&self, rows: &Range<usize>, local: &Local) -> MatRef<'a, T> {
-        match (self.input, self.rows) {
+        match (self.input.and_then(|data| data.native()), self.rows) {
             (Some(data), Rows::From(start)) if self.in_place() => {
                 data.block(start + rows.start, rows.len(), 0, data.cols())
             }
@@ -388,14 +390,26 @@ impl<'a, T: Element> Pass<'a, T> {
         let Some(data) = self.input else { return };
         let Rows::From(start) = self.rows else { unreachable!("inference takes rows in order") };
         let m = rows.len();
-        let mut x = data.block(start + rows.start, m, 0, data.cols());
-        if self.stopped.load(Ordering::Relaxed) || (self.check_finite && !finite(self.plan.isa, x)) {
-            return self.stopped.store(true, Ordering::Relaxed);
+        if self.stopped.load(Ordering::Relaxed) {
+            return;
         }
         let half = padded::<T>(self.plan.block_rows * self.network.max_width());
         let scratch = self.scratch(worker);
         let (scratch, halves) = scratch.split_at_mut(self.layout.scratch_len - 2 * half);
         let (mut front, mut back) = halves.split_at_mut(half);
+        let width = data.cols();
+        let mut x = match data.native() {
+            Some(data) => data.block(start + rows.start, m, 0, width),
+            None => {
+                for (r, row) in back[..m * width].chunks_exact_mut(width).enumerate() {
+                    data.copy_row(start + rows.start + r, row);
+                }
+                MatRef::new(&back[..m * width], m, width)
+            }
+        };
+        if self.check_finite && !finite(self.plan.isa, x) {
+            return self.stopped.store(true, Ordering::Relaxed);
+        }
         let last = self.network.stages().len() - 1;
         for (index, stage) in self.network.stages().iter().enumerate() {
             let n = stage.outputs;

@@ -176,6 +176,8 @@ pub struct Plan {
     pub asked: usize,
     /// Threads that take part.
     pub threads: usize,
+    /// Multiply-adds of all products.
+    pub work: usize,
     /// The register tile.
     pub tile: TileShape,
     /// Rows of a block.
@@ -208,7 +210,8 @@ impl Plan {
             network.stages().iter().filter(|s| s.dense.is_some()).map(|s| s.inputs * s.outputs).sum();
         let passes = if mode == Mode::Inference { 1 } else { 3 };
         let asked = threads;
-        let threads = threads.min(rows * work * passes / WORK_PER_THREAD).max(1);
+        let work = rows * work * passes;
+        let threads = threads.min(work / WORK_PER_THREAD).max(1);
 
         // As few waves as fit the cache, of equal rows; one if weights outweigh activations so far that
         // fewer rows than are worth a wave would fit.
@@ -232,6 +235,7 @@ impl Plan {
             rows,
             asked,
             threads,
+            work,
             tile,
             block_rows,
             wave_rows,
@@ -387,34 +391,47 @@ impl fmt::Display for Plan {
             Mode::Step => "training step",
             Mode::Apart => "forward and backward apart",
         };
+        let plural = |n: usize| if n == 1 { "" } else { "s" };
         writeln!(
             f,
             "{mode} of {} rows on {} thread{}, {} kernels of {}×{}",
             self.rows,
             self.threads,
-            if self.threads == 1 { "" } else { "s" },
+            plural(self.threads),
             self.isa,
             self.tile.mr,
             self.tile.nr
         )?;
+        if self.threads < self.asked {
+            let (work, least) = (self.work as f64 / 1e6, WORK_PER_THREAD as f64 / 1e6);
+            writeln!(
+                f,
+                "  of {} threads allowed: its {work:.1} million multiply-adds are too few for more, at \
+                 {least:.0} million each to be worth waking",
+                self.asked
+            )?;
+        }
         let waves = self.rows.div_ceil(self.wave_rows);
         if waves > 1 {
-            writeln!(f, "{waves} waves of {} rows, whose activations stay in cache", self.wave_rows)?;
+            let rows = self.wave_rows;
+            writeln!(f, "in {waves} waves of {rows} rows, since activations of more would leave the cache")?;
         }
         if !self.panels.is_empty() {
-            writeln!(f, "pack: {} items transpose weights for the gradients by inputs", self.panels.len())?;
+            let n = self.panels.len();
+            writeln!(f, "pack: {n} item{} transpose weights, for gradients by inputs to read", plural(n))?;
         }
-        writeln!(f, "rows: {} blocks of {} through all layers", self.blocks(), self.block_rows)?;
+        let n = self.blocks();
+        writeln!(f, "rows: {n} block{} of {} through all layers", plural(n), self.block_rows)?;
         for (i, stage) in self.stages.iter().enumerate() {
             let Some(stage) = stage else {
                 writeln!(f, "  stage {i}: element by element")?;
                 continue;
             };
             if self.steps.contains(&RowStep::Normalize(i)) && self.mode != Mode::Inference {
-                writeln!(f, "  stage {i}: cut twice, for statistics over all rows and their gradients")?;
+                writeln!(f, "  stage {i}: cut twice, for statistics over all rows and for their gradients")?;
             }
             let describe = |g: &GemmPlan| match g.pack_a {
-                true => format!("tiles of {} rows, copied in blocks of {}×{}", g.rows, g.mc, g.kc),
+                true => format!("tiles of {} rows, copied in blocks of {}×{} (deep)", g.rows, g.mc, g.kc),
                 false => format!("tiles of {} rows as they lie", g.rows),
             };
             write!(f, "  stage {i}: forward {}", describe(&stage.forward))?;
@@ -424,12 +441,16 @@ impl fmt::Display for Plan {
             }
         }
         if !self.tiles.is_empty() {
-            writeln!(f, "weights: {} tiles, each a weight gradient and its update", self.tiles.len())?;
+            let n = self.tiles.len();
+            writeln!(f, "weights: {n} tile{}, each a weight gradient and its update", plural(n))?;
             for (i, stage) in self.stages.iter().enumerate() {
                 let Some(stage) = stage else { continue };
-                let how = |copied: bool| if copied { "copied for it" } else { "as it lies" };
+                let how = |copied: bool| match copied {
+                    true => "copied for it (its rows are long: walking down columns is slow)",
+                    false => "as it lies",
+                };
                 let (x, dy) = (how(stage.pack_input), how(stage.pack_delta));
-                writeln!(f, "  stage {i}: input {x}, gradient of the output {dy}")?;
+                writeln!(f, "  stage {i}: input {x}; gradient of the output {dy}")?;
             }
         }
         write!(f, "scratch: {} elements a thread", self.scratch)

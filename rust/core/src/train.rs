@@ -4,17 +4,18 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::arena::Buffer;
+use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
 use crate::loss::{Loss, RowLoss, Targets};
-use crate::model::{Model, Parts, Workspaces, first_not_finite, update_averages};
+use crate::model::{Model, Parts, Workspaces, update_averages};
 use crate::optim::Optimizer;
-use crate::pass::{LossTask, Pass, Rows, WeightTask, finite};
+use crate::pass::{LossTask, Pass, Rows, WeightTask};
 use crate::plan::{Mode, Plan};
 use crate::rng::{Purpose, Stream};
-use crate::simd::all_finite;
+use crate::simd::{Isa, all_finite};
 use crate::threads;
-use crate::view::MatRef;
+use crate::workspace::Layout;
 
 /// Rows that an evaluation takes at once: bounds its memory, enough to keep every thread busy.
 const EVALUATION_ROWS: usize = 16 * 1024;
@@ -104,7 +105,7 @@ impl<T: Element> Trainer<T> {
     ///
     /// # Errors
     /// What does not fit.
-    pub fn check(&self, model: &Model<T>, x: MatRef<'_, T>, y: &Targets<'_, T>) -> Result<(), Error> {
+    pub fn check(&self, model: &Model<T>, x: Samples<'_, T>, y: &Targets<'_, T>) -> Result<(), Error> {
         model.network().check_input(x.rows(), x.cols())?;
         self.loss.check(y, x.rows(), model.network().outputs())
     }
@@ -114,13 +115,14 @@ impl<T: Element> Trainer<T> {
     /// # Errors
     /// If shapes or labels do not fit, something in x or y is not finite, or the loss is not; the model
     /// and the optimizer are then as they were.
-    pub fn step(
+    pub fn step<'s>(
         &mut self,
         model: &mut Model<T>,
         optimizer: &mut Optimizer<T>,
-        x: MatRef<'_, T>,
+        x: impl Into<Samples<'s, T>>,
         y: Targets<'_, T>,
     ) -> Result<f64, Error> {
+        let x = x.into();
         self.check(model, x, &y)?;
         let rows = x.rows();
         model.network().check_training_rows(rows)?;
@@ -132,7 +134,7 @@ impl<T: Element> Trainer<T> {
         &mut self,
         model: &mut Model<T>,
         optimizer: &mut Optimizer<T>,
-        x: MatRef<'_, T>,
+        x: Samples<'_, T>,
         y: Targets<'_, T>,
         rows: Rows<'_>,
         len: usize,
@@ -156,7 +158,7 @@ impl<T: Element> Trainer<T> {
         let stopped = pass.stopped.load(Ordering::Relaxed);
         let losses = &workspace.losses;
         if stopped {
-            return Err(why_not_finite(x, &y, losses, optimizer));
+            return Err(why_not_finite(isa, x, &y, losses, optimizer));
         }
         update_averages(network, workspace, averages);
         optimizer.steps += 1;
@@ -169,12 +171,13 @@ impl<T: Element> Trainer<T> {
     ///
     /// # Errors
     /// If shapes or labels do not fit, or something in x is not finite.
-    pub fn evaluate(
+    pub fn evaluate<'s>(
         &mut self,
         model: &mut Model<T>,
-        x: MatRef<'_, T>,
+        x: impl Into<Samples<'s, T>>,
         y: Targets<'_, T>,
     ) -> Result<Tally, Error> {
+        let x = x.into();
         self.check(model, x, &y)?;
         let mut tally = Tally::default();
         for start in (0..x.rows()).step_by(EVALUATION_ROWS) {
@@ -188,7 +191,7 @@ impl<T: Element> Trainer<T> {
             };
             threads::run(&pass, pass.plan.threads);
             if pass.stopped.load(Ordering::Relaxed) {
-                check_finite(model, x, &y)?;
+                check_finite(isa, x, &y)?;
             }
             let losses = &workspace.losses;
             tally.add(losses);
@@ -209,41 +212,36 @@ impl<T: Element> Trainer<T> {
         self.workspaces.poison();
     }
 
-    /// The plan of a training step on `rows` rows.
-    pub fn plan(&self, model: &Model<T>, rows: usize) -> Plan {
-        Plan::new::<T>(model.network(), Mode::Step, rows, model.isa(), threads::num_threads().0)
+    /// The plan of a training step on `rows` rows, and the bytes of its workspace.
+    pub fn plan(&self, model: &Model<T>, rows: usize) -> (Plan, usize) {
+        let threads = threads::num_threads().0;
+        let plan = Plan::new::<T>(model.network(), Mode::Step, rows, model.isa(), threads);
+        let bytes = Layout::new::<T>(model.network(), &plan).len * size_of::<T>();
+        (plan, bytes)
     }
 }
 
 /// Which number made a step's loss not finite: one in the data, or none.
 fn why_not_finite<T: Element>(
-    x: MatRef<'_, T>,
+    isa: Isa,
+    x: Samples<'_, T>,
     y: &Targets<'_, T>,
     losses: &[RowLoss],
     optimizer: &Optimizer<T>,
 ) -> Error {
-    let bad = |m: &MatRef<'_, T>| (0..m.rows()).any(|i| m.row(i).iter().any(|v| !v.is_finite()));
-    if bad(&x) {
-        return first_not_finite("x", x);
-    }
-    if let Targets::Values(y) = y
-        && bad(y)
-    {
-        return first_not_finite("y", *y);
+    if let Err(error) = check_finite(isa, x, y) {
+        return error;
     }
     let loss = losses.iter().map(|l| l.loss).find(|l| !l.is_finite()).unwrap_or(f64::NAN);
     Error::Diverged { loss, step: optimizer.steps, lr: optimizer.config.lr() }
 }
 
 /// Checks that a data set is finite.
-fn check_finite<T: Element>(model: &Model<T>, x: MatRef<'_, T>, y: &Targets<'_, T>) -> Result<(), Error> {
-    let bad = |m: &MatRef<'_, T>| !finite(model.isa(), *m);
-    if bad(&x) {
-        return Err(first_not_finite("x", x));
-    }
+fn check_finite<T: Element>(isa: Isa, x: Samples<'_, T>, y: &Targets<'_, T>) -> Result<(), Error> {
+    x.check_finite("x", isa)?;
     match y {
-        Targets::Values(y) if bad(y) => Err(first_not_finite("y", *y)),
-        _ => Ok(()),
+        Targets::Values(y) => Samples::from(*y).check_finite("y", isa),
+        Targets::Labels(_) => Ok(()),
     }
 }
 
@@ -277,7 +275,7 @@ pub struct EpochRecord {
 #[derive(Clone, Copy, Debug)]
 pub struct DataSet<'a, T> {
     /// Inputs, a row per sample.
-    pub x: MatRef<'a, T>,
+    pub x: Samples<'a, T>,
     /// Targets.
     pub y: Targets<'a, T>,
 }
@@ -315,7 +313,7 @@ impl<T: Element> Fit<T> {
         }
         let check = |data: DataSet<'_, T>| {
             trainer.check(model, data.x, &data.y)?;
-            check_finite(model, data.x, &data.y)
+            check_finite(model.isa(), data.x, &data.y)
         };
         check(training)?;
         if let Some(data) = validation {

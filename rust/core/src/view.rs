@@ -37,7 +37,7 @@ fn span(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize
     if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + (cols - 1) * col_stride + 1 }
 }
 
-impl<'a, T: Element> MatRef<'a, T> {
+impl<'a, T: Copy> MatRef<'a, T> {
     /// A row-major matrix over a whole slice.
     ///
     /// # Panics

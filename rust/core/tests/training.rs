@@ -65,7 +65,7 @@ impl<T: Element> Data<T> {
         }
     }
     fn set(&self, loss: Loss) -> DataSet<'_, T> {
-        DataSet { x: self.x(), y: self.y(loss) }
+        DataSet { x: self.x().into(), y: self.y(loss) }
     }
 }
 
@@ -277,7 +277,7 @@ fn an_epoch_sees_every_row_once_in_an_order_of_its_own() {
     let mut x = vec![0.0f64; n * n];
     (0..n).for_each(|i| x[i * n + i] = 1.0);
     let y = vec![0.0; n];
-    let set = DataSet { x: MatRef::new(&x, n, n), y: Targets::Values(MatRef::new(&y, n, 1)) };
+    let set = DataSet { x: MatRef::new(&x, n, n).into(), y: Targets::Values(MatRef::new(&y, n, 1)) };
     for shuffle in [false, true] {
         let mut model = Model::new(vec![linear(n, 1, false)], 0).unwrap();
         let before = parameters(&model);

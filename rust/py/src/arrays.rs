@@ -1,7 +1,11 @@
 //! NumPy arrays, borrowed: C-contiguous and of the model's precision, or an error.
 
-use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use half::f16;
+use numpy::{
+    Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods,
+};
 use pyo3::prelude::*;
+use thalweg_core::data::Samples;
 use thalweg_core::loss::Targets;
 use thalweg_core::view::MatRef;
 
@@ -28,9 +32,59 @@ impl<'py, T: Real> Matrix<'py, T> {
 
     /// The core's view of it.
     pub fn view(&self) -> MatRef<'_, T> {
-        let [rows, cols] = *self.0.shape() else { unreachable!("a matrix has two dimensions") };
-        MatRef::new(self.0.as_slice().expect("checked when it was borrowed"), rows, cols)
+        view(&self.0)
     }
+}
+
+/// Borrowed rows of features, in the model's precision or one that is converted batch by batch.
+pub enum Features<'py, T: Real> {
+    Native(Matrix<'py, T>),
+    Bytes(PyReadonlyArray2<'py, u8>),
+    Half(PyReadonlyArray2<'py, f16>),
+    Single(PyReadonlyArray2<'py, f32>),
+    Double(PyReadonlyArray2<'py, f64>),
+}
+
+impl<'py, T: Real> Features<'py, T> {
+    /// Borrows an array.
+    pub fn new(argument: &str, array: &Bound<'py, PyAny>) -> PyResult<Self> {
+        fn borrow<'py, E: Element>(array: &Bound<'py, PyAny>) -> Option<PyReadonlyArray2<'py, E>> {
+            let array = array.cast::<PyArray2<E>>().ok().filter(|a| a.is_c_contiguous())?;
+            array.try_readonly().ok()
+        }
+        if array.cast::<PyArray2<T>>().is_err() {
+            if let Some(array) = borrow(array) {
+                return Ok(Features::Bytes(array));
+            }
+            if let Some(array) = borrow(array) {
+                return Ok(Features::Half(array));
+            }
+            if let Some(array) = borrow(array) {
+                return Ok(Features::Single(array));
+            }
+            if let Some(array) = borrow(array) {
+                return Ok(Features::Double(array));
+            }
+        }
+        Ok(Features::Native(Matrix::new(argument, array)?))
+    }
+
+    /// The core's view of them.
+    pub fn view(&self) -> Samples<'_, T> {
+        match self {
+            Features::Native(matrix) => Samples::Native(matrix.view()),
+            Features::Bytes(array) => Samples::Bytes(view(array)),
+            Features::Half(array) => Samples::Half(view(array)),
+            Features::Single(array) => Samples::Single(view(array)),
+            Features::Double(array) => Samples::Double(view(array)),
+        }
+    }
+}
+
+/// The core's view of an array that is C-contiguous.
+fn view<'a, E: Element + Copy>(array: &'a PyReadonlyArray2<'_, E>) -> MatRef<'a, E> {
+    let [rows, cols] = *array.shape() else { unreachable!("a matrix has two dimensions") };
+    MatRef::new(array.as_slice().expect("checked when it was borrowed"), rows, cols)
 }
 
 /// Borrowed targets.

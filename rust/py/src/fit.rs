@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use thalweg_core::train::{DataSet, EpochRecord, FitOptions};
 use thalweg_core::{Error, Fit as CoreFit};
 
-use crate::arrays::{Answers, Matrix};
+use crate::arrays::{Answers, Features};
 use crate::dtype::{AnyFit, Real, with_dtype};
 use crate::errors::translate;
 use crate::lock;
@@ -32,13 +32,16 @@ pub struct Fit {
 
 /// Borrowed arrays of a data set.
 struct Borrowed<'py, T: Real> {
-    x: Matrix<'py, T>,
+    x: Features<'py, T>,
     y: Answers<'py, T>,
 }
 
 impl<'py, T: Real> Borrowed<'py, T> {
     fn new(prefix: &str, x: &Bound<'py, PyAny>, y: &Bound<'py, PyAny>) -> PyResult<Self> {
-        Ok(Borrowed { x: Matrix::new(&format!("{prefix}x"), x)?, y: Answers::new(&format!("{prefix}y"), y)? })
+        Ok(Borrowed {
+            x: Features::new(&format!("{prefix}x"), x)?,
+            y: Answers::new(&format!("{prefix}y"), y)?,
+        })
     }
     fn view(&self) -> DataSet<'_, T> {
         DataSet { x: self.x.view(), y: self.y.view() }

@@ -8,7 +8,7 @@ use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear};
 use thalweg_core::network::Network;
 use thalweg_core::{Dtype, Error, Model as CoreModel};
 
-use crate::arrays::{Matrix, matrix_out, vector, vector_out};
+use crate::arrays::{Features, Matrix, matrix_out, vector, vector_out};
 use crate::dtype::{AnyModel, Real, parse, with_dtype};
 use crate::errors::translate;
 use crate::lock;
@@ -185,7 +185,7 @@ impl Model {
 
     fn predict(&self, py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         with_dtype!(self.dtype, T => {
-            let x = Matrix::<T>::new("x", x)?;
+            let x = Features::<T>::new("x", x)?;
             let (x, outputs) = (x.view(), self.network.outputs());
             let mut y = vec![T::default(); x.rows() * outputs];
             self.detached::<T, _>(py, |m| m.predict(x, &mut y))?;
@@ -195,7 +195,7 @@ impl Model {
 
     fn forward(&self, py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         with_dtype!(self.dtype, T => {
-            let x = Matrix::<T>::new("x", x)?;
+            let x = Features::<T>::new("x", x)?;
             let (x, outputs) = (x.view(), self.network.outputs());
             let mut y = vec![T::default(); x.rows() * outputs];
             self.detached::<T, _>(py, |m| m.forward(x, &mut y))?;

@@ -7,7 +7,7 @@ use thalweg_core::loss::Loss;
 use thalweg_core::optim::Optimizer as CoreOptimizer;
 use thalweg_core::{Error, Model as CoreModel, Trainer as CoreTrainer};
 
-use crate::arrays::{Answers, Matrix};
+use crate::arrays::{Answers, Features};
 use crate::dtype::{AnyTrainer, Real, with_dtype};
 use crate::errors::translate;
 use crate::lock;
@@ -67,7 +67,7 @@ impl Trainer {
 
     fn step(&self, py: Python<'_>, x: &Bound<'_, PyAny>, y: &Bound<'_, PyAny>) -> PyResult<f64> {
         with_dtype!(self.model.get().dtype, T => {
-            let (x, y) = (Matrix::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
+            let (x, y) = (Features::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
             let (x, y) = (x.view(), y.view());
             py.detach(|| self.locked::<T, _>(|t, m, o| t.step(m, o, x, y))).map_err(|e| translate(py, e))
         })
@@ -80,7 +80,7 @@ impl Trainer {
         y: &Bound<'_, PyAny>,
     ) -> PyResult<(f64, Option<f64>)> {
         with_dtype!(self.model.get().dtype, T => {
-            let (x, y) = (Matrix::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
+            let (x, y) = (Features::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
             let (x, y) = (x.view(), y.view());
             let tally = py
                 .detach(|| {
@@ -98,7 +98,10 @@ impl Trainer {
             let plan = || {
                 let mut inner = lock(&self.inner);
                 let trainer = T::trainer(&mut inner).expect("of the model's precision");
-                self.model.get().locked::<T, _>(|m| Ok(trainer.plan(m, batch_size.max(1)).to_string()))
+                self.model.get().locked::<T, _>(|m| {
+                    let (plan, bytes) = trainer.plan(m, batch_size.max(1));
+                    Ok(format!("{plan}\nworkspace: {bytes} bytes"))
+                })
             };
             py.detach(plan).map_err(|e| translate(py, e))
         })

@@ -1,0 +1,168 @@
+//! What networks are fed with: rows of features in the model's precision, which are read where they lie,
+//! or in another, which are converted as they are gathered, a batch at a time.
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::element::Element;
+use crate::error::Error;
+use crate::simd::Isa;
+use crate::view::MatRef;
+
+/// Rows of features.
+#[derive(Clone, Copy, Debug)]
+pub enum Samples<'a, T> {
+    /// In the model's precision.
+    Native(MatRef<'a, T>),
+    /// Bytes, as images have them; the number 255 is 255.
+    Bytes(MatRef<'a, u8>),
+    /// IEEE 754 binary16.
+    Half(MatRef<'a, f16>),
+    /// Single precision, for a model of double.
+    Single(MatRef<'a, f32>),
+    /// Double precision, for a model of single.
+    Double(MatRef<'a, f64>),
+}
+
+impl<'a, T> From<MatRef<'a, T>> for Samples<'a, T> {
+    fn from(rows: MatRef<'a, T>) -> Self {
+        Samples::Native(rows)
+    }
+}
+
+/// `$f` of the matrix, whatever its elements are.
+macro_rules! any {
+    ($samples:expr, $m:ident => $f:expr) => {
+        match $samples {
+            Samples::Native($m) => $f,
+            Samples::Bytes($m) => $f,
+            Samples::Half($m) => $f,
+            Samples::Single($m) => $f,
+            Samples::Double($m) => $f,
+        }
+    };
+}
+
+impl<'a, T: Element> Samples<'a, T> {
+    /// Number of samples.
+    pub fn rows(&self) -> usize {
+        any!(self, m => m.rows())
+    }
+
+    /// Number of features.
+    pub fn cols(&self) -> usize {
+        any!(self, m => m.cols())
+    }
+
+    /// The rows themselves, if they need no conversion.
+    pub fn native(&self) -> Option<MatRef<'a, T>> {
+        match self {
+            Samples::Native(m) => Some(*m),
+            _ => None,
+        }
+    }
+
+    /// Converts a row, rounded to nearest.
+    ///
+    /// # Panics
+    /// If there is no such row, or `into` is not as long.
+    pub fn copy_row(&self, i: usize, into: &mut [T]) {
+        assert_eq!(into.len(), self.cols());
+        match self {
+            Samples::Native(m) => into.copy_from_slice(m.row(i)),
+            Samples::Bytes(m) => convert(m.row(i), into, |x| T::from_f32(f32::from(x))),
+            Samples::Single(m) => convert(m.row(i), into, T::from_f32),
+            Samples::Double(m) => convert(m.row(i), into, T::lit),
+            Samples::Half(m) => {
+                // The library converts slices with the CPU's own instructions.
+                let mut part = [0f32; 64];
+                for (from, into) in m.row(i).chunks(part.len()).zip(into.chunks_mut(part.len())) {
+                    from.convert_to_f32_slice(&mut part[..from.len()]);
+                    convert(&part[..from.len()], into, T::from_f32);
+                }
+            }
+        }
+    }
+
+    /// The first number that is NaN, infinite, or becomes so when it is converted.
+    pub fn first_not_finite(&self, isa: Isa) -> Option<(usize, usize, f64)> {
+        if let Samples::Bytes(_) = self {
+            return None;
+        }
+        if let Samples::Native(m) = self
+            && crate::pass::finite(isa, *m)
+        {
+            return None;
+        }
+        let mut row = vec![T::ZERO; self.cols()];
+        for i in 0..self.rows() {
+            self.copy_row(i, &mut row);
+            if let Some(j) = row.iter().position(|x| !x.is_finite()) {
+                let value = match self {
+                    Samples::Double(m) => m.at(i, j),
+                    _ => row[j].to_f64(),
+                };
+                return Some((i, j, value));
+            }
+        }
+        None
+    }
+
+    /// Checks that all numbers are finite.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check_finite(&self, argument: &'static str, isa: Isa) -> Result<(), Error> {
+        match self.first_not_finite(isa) {
+            Some((row, column, value)) => Err(Error::NotFinite { argument, row, column, value }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn convert<S: Copy, T>(from: &[S], into: &mut [T], f: impl Fn(S) -> T) {
+    for (into, x) in into.iter_mut().zip(from) {
+        *into = f(*x);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_every_kind_become_the_same_numbers() {
+        // Whole numbers up to 255 are exact in all of them.
+        let numbers: Vec<f64> = (0..2 * 131).map(|i| (i % 256) as f64).collect();
+        let bytes: Vec<u8> = numbers.iter().map(|x| *x as u8).collect();
+        let halves: Vec<f16> = numbers.iter().map(|x| f16::from_f64(*x)).collect();
+        let singles: Vec<f32> = numbers.iter().map(|x| *x as f32).collect();
+        let check = |samples: Samples<'_, f32>| {
+            let mut row = vec![f32::NAN; 131];
+            samples.copy_row(1, &mut row);
+            assert_eq!(row, singles[131..], "{samples:?}");
+            assert_eq!((samples.rows(), samples.cols()), (2, 131));
+            assert_eq!(samples.first_not_finite(Isa::Scalar), None);
+        };
+        check(MatRef::new(&singles, 2, 131).into());
+        check(Samples::Bytes(MatRef::new(&bytes, 2, 131)));
+        check(Samples::Half(MatRef::new(&halves, 2, 131)));
+        check(Samples::Double(MatRef::new(&numbers, 2, 131)));
+        let mut row = vec![f64::NAN; 131];
+        Samples::<f64>::Single(MatRef::new(&singles, 2, 131)).copy_row(0, &mut row);
+        assert_eq!(row, numbers[..131]);
+    }
+
+    #[test]
+    fn what_is_not_finite_or_too_large_is_found() {
+        let numbers = [1.0, 2.0, 3.0, 1e300];
+        let samples = Samples::<f32>::Double(MatRef::new(&numbers, 2, 2));
+        assert_eq!(samples.first_not_finite(Isa::Scalar), Some((1, 1, 1e300)));
+        let halves = [f16::NAN, f16::ONE];
+        let samples = Samples::<f32>::Half(MatRef::new(&halves, 1, 2));
+        assert_eq!(
+            samples.check_finite("x", Isa::Scalar).unwrap_err().to_string().split(';').next(),
+            Some("x[0, 0] is NaN")
+        );
+    }
+}
