@@ -72,31 +72,32 @@ def caches(cpu: int) -> tuple[int, int] | None:
     return (private, largest) if private else None
 
 
-def used_by_others(cpus: list[int], seconds: float = 0.3) -> float:
-    """How many of these CPUs were busy while this process slept; NaN where nobody counts.
+class Others:
+    """How many of these CPUs were busy, on average, with what is not of this process.
 
-    The load average would not do: it remembers a minute, most of which is our own work.
+    Counted from when this is made. Children belong to this process once they have ended. The load
+    average would not do: it remembers a minute, and whose load it was it does not say.
     """
-    rest()
-    before = _ticks(cpus)
-    time.sleep(seconds)
-    after = _ticks(cpus)
-    if before is None or after is None or after[1] == before[1]:
-        return math.nan
-    return len(cpus) * (after[0] - before[0]) / (after[1] - before[1])
 
+    def __init__(self, cpus: list[int]) -> None:
+        self._names = {f"cpu{cpu}" for cpu in cpus}
+        self._wall, self._foreign = self._now()
 
-def _ticks(cpus: list[int]) -> tuple[int, int] | None:
-    """Ticks in which these CPUs worked, and all ticks, since the start of the system."""
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return None
-    worked = total = 0
-    names = {f"cpu{cpu}" for cpu in cpus}
-    for line in stat.read_text(encoding="utf-8").splitlines():
-        name, *fields = line.split()
-        if name in names:
-            ticks = [int(field) for field in fields[:8]]  # guests are counted as users already
-            idle = ticks[3] + ticks[4]
-            worked, total = worked + sum(ticks) - idle, total + sum(ticks)
-    return worked, total
+    def used(self) -> float:
+        """NaN where nobody counts."""
+        wall, foreign = self._now()
+        return max(0.0, foreign - self._foreign) / (wall - self._wall)
+
+    def _now(self) -> tuple[float, float]:
+        """Seconds of a clock, and all that these CPUs have worked less what was our own."""
+        stat = Path("/proc/stat")
+        if not stat.exists():
+            return time.perf_counter(), math.nan
+        worked = 0
+        for line in stat.read_text(encoding="utf-8").splitlines():
+            name, *fields = line.split()
+            if name in self._names:
+                user, nice, system, _idle, _wait, irq, soft, stolen = map(int, fields[:8])
+                worked += user + nice + system + irq + soft + stolen
+        own = sum(os.times()[:4])  # with children
+        return time.perf_counter(), worked / os.sysconf("SC_CLK_TCK") - own

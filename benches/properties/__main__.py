@@ -34,14 +34,14 @@ def main() -> None:
     for name in arguments.names or TABLES:
         say(f"{name} ...")
         table = importlib.import_module(f".{name}", __package__)
-        others = machine.used_by_others(cpus)
+        watch = machine.Others(cpus)
         rows = table.measure(options)
-        others = max(others, machine.used_by_others(cpus))
+        others = watch.used()
         text = table.markdown(rows)
-        if others > machine.BUSY:
+        if others > machine.BUSY and getattr(table, "TIMED", True):
             text += (
-                f"\n\nTHE MACHINE WAS BUSY: others used {others:.1f} of these CPUs before or after"
-                " this table; do not rely on it."
+                f"\n\nTHE MACHINE WAS BUSY: others used {others:.1f} of {threads} CPUs meanwhile;"
+                " do not rely on this table."
             )
         raw[name] = {"used_by_others": others, "rows": [dataclasses.asdict(row) for row in rows]}
         parts.append(text)

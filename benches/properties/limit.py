@@ -162,10 +162,11 @@ def markdown(rows: list[Row]) -> str:
     return section(
         "Fraction of the machine's limit",
         [
-            "`limit` is the longer of two times: the matrix products' FLOP at the peak rate, and the",
-            "parameters' bytes (20 each for SGD with momentum, 28 for Adam; none if weights and"
-            " moments",
-            f"fit the {found.private >> 20} MiB of the cores' own caches) at the memory's bandwidth.",
+            "`limit` is the longer of two times: the FLOP of the matrix products at the peak rate;"
+            " and, at",
+            "the bandwidth of memory, 20 bytes a parameter for SGD with momentum, 28 for Adam, none"
+            " if",
+            f"weights and moments fit the {found.private >> 20} MiB of the cores' own caches.",
             f"Peak: {found.peak / 1e9:.0f} GFLOP/s, NumPy's best matmul (float32,"
             f" {found.peak_size} square, same threads).",
             f"Bandwidth: {found.bandwidth / 1e9:.1f} GB/s, reading and writing"

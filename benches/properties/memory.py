@@ -26,13 +26,14 @@ WORKS = {
 LIBRARIES = ("thalweg", "torch")
 PROCESSES, QUICK_PROCESSES = 5, 1
 PASSES = 20
+TIMED = False  # who else uses the CPUs does not matter here
 
 
 @dataclass(frozen=True)
 class Row:
     """One library on one net; bytes, medians over processes.
 
-    numpy : with NumPy and the workload's module imported; library : with the library, too
+    numpy : with NumPy and the workload's module imported; imported : with the library, too
     peak : the most, at the end of training; workspace : that of the trainer, where it is told
     """
 
@@ -57,8 +58,11 @@ def measure(options: Options) -> list[Row]:
             if missing := got[0].get("missing"):
                 rows.append(Row(work.label, library, missing=missing))
                 continue
-            sizes = (statistics.median(g[k] for g in got) for k in ("numpy", "imported", "peak"))
-            rows.append(Row(work.label, library, *sizes, workspace=got[0]["workspace"]))
+            numpy, imported, peak = (
+                statistics.median(one[key] for one in got) for key in ("numpy", "imported", "peak")
+            )
+            workspace = got[0]["workspace"]
+            rows.append(Row(work.label, library, numpy, imported, peak, workspace))
     return rows
 
 
@@ -72,7 +76,7 @@ def in_child(library: str, key: str, threads: int) -> dict[str, Any]:
     if not loaded.modes:
         return {"missing": loaded.missing}
     imported = peak_bytes()
-    contestant = loaded.modes[0].make(work, Data(work), threads)
+    contestant: Any = loaded.modes[0].make(work, Data(work), threads)
     contestant.train(PASSES)
     plan = str(contestant.trainer.plan(work.batch)) if library == "thalweg" else ""
     return {
@@ -137,8 +141,8 @@ def markdown(rows: list[Row]) -> str:
             if own >= other:
                 misses.append(f"{row.label}, {mib(own)} against {mib(other)}")
     about = [
-        "Peak resident memory of a process that imports one library and trains; `above NumPy` is",
-        "without what was there once NumPy was imported, `of it import` what the import alone took.",
+        "Peak resident memory of a process that imports one library and trains. `above NumPy` is",
+        "without what was there once NumPy was imported, `of it import` what the import took.",
     ]
     if all(row.workspace is None for row in rows):
         about.append("`workspace` stays empty: thalweg's plan does not tell its bytes yet.")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 from ..workloads import TRAINING, Training
@@ -81,17 +82,21 @@ class Jump:
     def marked(self) -> bool:
         return self.ratio > MOST_JUMP
 
+    def back(self) -> Jump:
+        return Jump(self.end, self.start, 1 / self.ratio, 1 / self.flop)
+
     def __str__(self) -> str:
-        mark = " !" if self.marked else ""
-        return f"{self.ratio:.2f}x at {self.start} to {self.end}{mark}"
+        return f"{self.ratio:.2f}x at {self.start} to {self.end} (FLOP {self.flop:.2f}x)"
 
 
 @dataclass(frozen=True)
 class Row:
+    """The worst of t(n+1) / t(n) and of t(n) / t(n+1), worst first, those measured twice only."""
+
     label: str
     sizes: str
-    up: Jump  # the worst t(n+1) / t(n)
-    down: Jump  # the worst t(n) / t(n+1)
+    up: list[Jump]
+    down: list[Jump]
 
 
 @dataclass(frozen=True)
@@ -122,15 +127,19 @@ class Series:
         found.sort(key=lambda jump: jump.ratio)
         again = {(jump.start, jump.end) for jump in found[:CONFIRMED] + found[-CONFIRMED:]}
         found = self.jumps(options, sorted(again), QUICK_ROUNDS if quick else CONFIRM_ROUNDS)
-        up = max(found, key=lambda jump: jump.ratio)
-        down = min(found, key=lambda jump: jump.ratio)
-        back = Jump(down.end, down.start, 1 / down.ratio, 1 / down.flop)
-        return Row(self.label, ", ".join(f"{run[0]}-{run[-1]}" for run in runs), up, back)
+        up = sorted(found, key=lambda jump: -jump.ratio)
+        down = [jump.back() for jump in reversed(up)]
+        return Row(
+            self.label,
+            ", ".join(f"{run[0]}-{run[-1]}" for run in runs),
+            up[:CONFIRMED],
+            down[:CONFIRMED],
+        )
 
 
 def measure(options: Options) -> list[Row]:
     series = [
-        Series(f"{base.label}, {name}", runs, lambda n, base=base, change=change: change(base, n))
+        Series(f"{base.label}, {name}", runs, partial(change, base))
         for base in (BASES[:1] if options.quick else BASES)
         for name, (change, runs) in SERIES.items()
     ]
@@ -142,22 +151,27 @@ def measure(options: Options) -> list[Row]:
 
 
 def markdown(rows: list[Row]) -> str:
-    body, misses = [], []
-    for row in rows:
-        body.append([row.label, row.sizes, str(row.up), f"{row.up.flop:.2f}x", str(row.down)])
-        for jump in (row.up, row.down):
-            if jump.marked:
-                misses.append(f"{row.label}, {str(jump).removesuffix(' !')}")
+    def told(jumps: list[Jump]) -> str:
+        """The worst, and what else is too much."""
+        shown = [jumps[0], *(jump for jump in jumps[1:] if jump.marked)]
+        return ", ".join(f"{jump}{' !' if jump.marked else ''}" for jump in shown)
+
+    body = [[row.label, row.sizes, told(row.up), told(row.down)] for row in rows]
+    misses = [
+        f"{row.label}, {jumps[0]}"
+        for row in rows
+        for jumps in (row.up, row.down)
+        if jumps[0].marked
+    ]
     return section(
         "Odd shapes",
         [
-            "One size at a time grows by one. `worst up`: how much longer a step takes at n + 1 than",
-            "at n; `FLOP` is what the work grows by there. `worst down`: how much longer at n than at",
-            f"n + 1, which no work accounts for. `!` is more than {MOST_JUMP:g}x. The worst"
-            f" {CONFIRMED} each way were",
-            "measured again, and the figures are the second ones.",
+            "One size at a time grows by one. `worst up`: how much longer a step takes at n + 1",
+            "than at n; `worst down`: how much longer at n than at n + 1. In brackets what the",
+            f"work grows by. `!` is more than {MOST_JUMP:g}x; a cell shows up to {CONFIRMED} such.",
+            f"The worst {CONFIRMED} each way were measured again: figures are of the second time.",
         ],
-        ["what grows", "sizes", "worst up", "FLOP", "worst down"],
+        ["what grows", "sizes", "worst up", "worst down"],
         body,
         verdict(f"no jump above {MOST_JUMP:g}x up or down", misses, 2 * len(rows)),
     )
