@@ -6,6 +6,7 @@
 #   make demo     build, train on real digits, show the result
 #   make test     build and run every test, Rust's and Python's   (ARGS="-k trainer" goes to pytest)
 #   make bench    compare with the peers that are installed       (ARGS="--quick" goes to pytest)
+#   make properties  what is not one ratio: odd shapes, memory    (PROPERTIES_ARGS="--quick")
 #   make lint     formatting, clippy, rustdoc, ruff, mypy, stubs; warnings are errors
 #   make format   let rustfmt and ruff do what lint asks
 #   make docs     the manual, in docs/_build/html
@@ -18,6 +19,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+PROPERTIES_ARGS ?=
 
 BIN := $(abspath $(VENV))/bin
 ENV := $(VENV)/.stamp-env-$(subst /,-,$(PYTHON))
@@ -29,7 +31,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Another environment that is active must not mix with this one.
 unexport CONDA_PREFIX PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test bench lint format docs wheel package env clean
+.PHONY: help demo test bench properties lint format docs wheel package env clean
 .DELETE_ON_ERROR:
 
 help:
@@ -48,6 +50,11 @@ test: $(CORE) $(VENV)/.stamp-demo $(VENV)/.stamp-test
 BENCH_OPTIONS := -o addopts="--import-mode=importlib -s" -o filterwarnings=default
 bench: $(CORE) $(VENV)/.stamp-test $(VENV)/.stamp-bench
 	$(BIN)/python -m pytest $(BENCH_OPTIONS) benches $(ARGS)
+# A selection of comparisons asks for no properties.
+	$(if $(strip $(ARGS)),,$(BIN)/python -m benches.properties $(PROPERTIES_ARGS))
+
+properties: $(CORE) $(VENV)/.stamp-bench
+	$(BIN)/python -m benches.properties $(PROPERTIES_ARGS)
 
 lint: $(CORE) $(VENV)/.stamp-dev $(VENV)/.stamp-demo
 	cargo fmt --all --check

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import pytest
 
+from . import machine
+
 # The peers' modules import their libraries; nothing there is for doctests or unit tests to collect.
-collect_ignore = ["peers"]
+collect_ignore = ["peers", "properties"]
 
 ROUNDS, HEAVY_ROUNDS, QUICK_ROUNDS = 15, 7, 5
 TURN_SECONDS, QUICK_TURN_SECONDS = 0.05, 0.02
-
-BUSY = 0.5  # more load from others than this and threads start to wait for each other
 
 TABLE = pytest.StashKey()
 LIBRARIES = pytest.StashKey()
@@ -49,12 +49,11 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     # Before any library is imported: all of them, also JAX and BLAS, which take no other orders,
     # then see the same CPUs.
-    allowed = _allowed_cpus()
+    allowed = machine.allowed_cpus()
     threads = config.getoption("threads") or len(allowed)
     if not 1 <= threads <= len(allowed):
         raise pytest.UsageError(f"--threads must be from 1 to {len(allowed)}, got {threads}")
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, allowed[:threads])
+    machine.confine(allowed[:threads])
     config.option.threads = threads
     _check_workloads(config.getoption("workloads"))
     if not _libraries(config)[0].modes:
@@ -176,7 +175,7 @@ def _about(config: pytest.Config) -> dict[str, str]:
     own = thalweg.show_config("dicts")
     versions = [f"{lib.name} {lib.version}" for lib in _libraries(config) if lib.modes]
     return {
-        "CPU": f"{_cpu()}, {os.cpu_count()} CPUs, {platform.system()} {platform.machine()}",
+        "CPU": machine.cpu_line(),
         "ISA": f"{own['isa']} (thalweg's choice of {', '.join(own['isas_available'])})",
         "Threads": f"{config.getoption('threads')} for every library",
         "Load": _told(config.stash[STARTED], _load(), config.getoption("threads")),
@@ -184,12 +183,6 @@ def _about(config: pytest.Config) -> dict[str, str]:
         f" Python {platform.python_version()}",
         "Date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
-
-
-def _allowed_cpus() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def _load() -> float:
@@ -200,15 +193,6 @@ def _load() -> float:
 def _told(before: float, after: float, threads: int) -> str:
     told = f"{before:.1f} before, {after:.1f} at the end (one minute's average)"
     # Of the load at the end, as much as our threads is our own.
-    if before > BUSY or after - threads > BUSY:
+    if before > machine.BUSY or after - threads > machine.BUSY:
         told += "; THE MACHINE WAS BUSY with other work, do not rely on these ratios"
     return told
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

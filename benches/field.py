@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from .machine import rest
 from .peers import Contestant, Mode
 from .workloads import Data, Inference, Training, Update, Work
 
@@ -18,19 +19,6 @@ AGREEMENT = {"losses": 1e-4, "outputs": 1e-4, "steps in the first weight": 1.5e-
 UPDATE_AGREEMENT = {"steps in the first weight": 1e-4}
 STEPS_TO_AGREE_ON = 8
 UPDATES_TO_AGREE_ON = 4
-# Idle threads of OpenMP and OpenBLAS spin for a while after their last work, and would take the
-# CPUs from whoever comes next. A rest lasts until this process uses next to none for a moment.
-REST_SECONDS, LONGEST_REST_SECONDS, QUIET = 0.02, 1.0, 0.1
-
-
-def rest() -> None:
-    """Wait until the threads of whoever ran before have gone to sleep."""
-    deadline = time.perf_counter() + LONGEST_REST_SECONDS
-    while time.perf_counter() < deadline:
-        start = time.process_time()
-        time.sleep(REST_SECONDS)
-        if time.process_time() - start < QUIET * REST_SECONDS:
-            return
 
 
 class Field:

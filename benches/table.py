@@ -72,14 +72,14 @@ class Table:
         head = ["workload", *own, *self.peers, "best peer / step", "best peer / fit"]
         body = []
         for row in self.rows:
-            cells = [row.work.label, *(_time(row.seconds(m)) for m in own)]
+            cells = [row.work.label, *(duration(row.seconds(m)) for m in own)]
             for peer in self.peers:
                 ratio = row.ratio(peer, row.rival(peer, self.whole_epochs))
-                cells.append(f"{_time(row.seconds(peer))} ({ratio:.2f}x)" if ratio else "-")
+                cells.append(f"{duration(row.seconds(peer))} ({ratio:.2f}x)" if ratio else "-")
             headline = self.headline(row)
             cells += [f"{r:.2f}x" if r else "-" for r in (headline[STEP], headline[FIT])]
             body.append(cells)
-        lines = [*_grid([head, *body]), ""]
+        lines = [*grid([head, *body]), ""]
         epochs = ", ".join(p for p in self.peers if p in self.whole_epochs)
         lines += [
             "Times are medians, of one step or one call. In brackets: the peer's time over",
@@ -128,7 +128,8 @@ class Table:
         return f"{', '.join(rates)} GB/s at {row.work.bytes_per_parameter} B a parameter."
 
 
-def _time(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """In the unit that suits it, with three digits."""
     if seconds is None:
         return "-"
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
@@ -137,7 +138,7 @@ def _time(seconds: float | None) -> str:
     return f"{seconds / 1e-6:.3g} us"
 
 
-def _grid(rows: list[list[str]]) -> list[str]:
+def grid(rows: list[list[str]]) -> list[str]:
     """A Markdown table whose columns also line up in a terminal."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     first, *rest = (

@@ -32,20 +32,24 @@ def optimizer_of(o: Optimizer):
     return kind(lr=o.lr, betas=o.betas, eps=o.eps, weight_decay=o.weight_decay)
 
 
+def model_of(work: Work) -> nn.Sequential:
+    layers: list[nn.Layer] = []
+    for i, o in pairwise(work.widths):
+        layers.append(nn.Linear(i, o, bias=work.bias))
+        layers += [LAYERS[kind](o) for kind in work.hidden]
+    del layers[-len(work.hidden) :]  # none after the last Linear
+    return nn.Sequential(*layers, dtype="float32", seed=0)
+
+
 class Thalweg:
     """Inputs and results are NumPy arrays, as users have them: there is no other form."""
 
     def __init__(self, work: Work, data: Data, threads: int, fit: bool = False) -> None:
         tw.set_num_threads(threads)
         self.work, self.data, self.fit = work, data, fit
-        layers = []
-        for i, o in pairwise(work.widths):
-            layers.append(nn.Linear(i, o, bias=work.bias))
-            layers += [LAYERS[kind](o) for kind in work.hidden]
-        del layers[-len(work.hidden) :]  # none after the last Linear
-        self.model = nn.Sequential(*layers, dtype="float32", seed=0)
+        self.model = model_of(work)
         self.first = self.model.state_dict()
-        linears = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
+        linears = [i for i, layer in enumerate(self.model.layers) if isinstance(layer, nn.Linear)]
         for i, (weight, bias) in zip(linears, data.weights, strict=True):
             self.first[f"{i}.weight"] = weight
             if bias is not None:

@@ -1,0 +1,103 @@
+"""The machine that is measured on: its CPUs and caches, and whether somebody else uses it."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import time
+from pathlib import Path
+
+BUSY = 0.5  # more load from others than this and threads start to wait for each other
+
+# Idle threads of OpenMP and OpenBLAS spin for a while after their last work, and would take the
+# CPUs from whoever comes next. A rest lasts until this process uses next to none for a moment.
+REST_SECONDS, LONGEST_REST_SECONDS, QUIET = 0.02, 1.0, 0.1
+
+CPUS = Path("/sys/devices/system/cpu")
+
+
+def rest() -> None:
+    """Wait until the threads of whoever ran before have gone to sleep."""
+    deadline = time.perf_counter() + LONGEST_REST_SECONDS
+    while time.perf_counter() < deadline:
+        start = time.process_time()
+        time.sleep(REST_SECONDS)
+        if time.process_time() - start < QUIET * REST_SECONDS:
+            return
+
+
+def allowed_cpus() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def confine(cpus: list[int]) -> None:
+    """Let this process and its children run on these CPUs only, where the system can do that.
+
+    Threads that are there already keep what they had: call it before a library is imported.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cpus)
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_line() -> str:
+    return f"{cpu_name()}, {os.cpu_count()} CPUs, {platform.system()} {platform.machine()}"
+
+
+def caches(cpu: int) -> tuple[int, int] | None:
+    """Bytes of the largest cache that a core has for itself, and of the largest it can use.
+
+    None where the system does not tell.
+    """
+    private = largest = 0
+    for index in CPUS.glob(f"cpu{cpu}/cache/index*"):
+        if (index / "type").read_text().strip() == "Instruction":
+            continue
+        size = int((index / "size").read_text().strip().removesuffix("K")) << 10
+        largest = max(largest, size)
+        core = (CPUS / f"cpu{cpu}/topology/thread_siblings_list").read_text()
+        if (index / "shared_cpu_list").read_text() == core:
+            private = max(private, size)
+    return (private, largest) if private else None
+
+
+class Others:
+    """How many of these CPUs were busy, on average, with what is not of this process.
+
+    Counted from when this is made. Children belong to this process once they have ended. The load
+    average would not do: it remembers a minute, and whose load it was it does not say.
+    """
+
+    def __init__(self, cpus: list[int]) -> None:
+        self._names = {f"cpu{cpu}" for cpu in cpus}
+        self._wall, self._foreign = self._now()
+
+    def used(self) -> float:
+        """NaN where nobody counts."""
+        wall, foreign = self._now()
+        return max(0.0, foreign - self._foreign) / (wall - self._wall)
+
+    def _now(self) -> tuple[float, float]:
+        """Seconds of a clock, and all that these CPUs have worked less what was our own."""
+        stat = Path("/proc/stat")
+        if not stat.exists():
+            return time.perf_counter(), math.nan
+        worked = 0
+        for line in stat.read_text(encoding="utf-8").splitlines():
+            name, *fields = line.split()
+            if name in self._names:
+                user, nice, system, _idle, _wait, irq, soft, stolen = map(int, fields[:8])
+                worked += user + nice + system + irq + soft + stolen
+        own = sum(os.times()[:4])  # with children
+        return time.perf_counter(), worked / os.sysconf("SC_CLK_TCK") - own

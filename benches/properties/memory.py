@@ -1,0 +1,156 @@
+"""The most memory that a process has had in its hands when it has trained, thalweg and PyTorch.
+
+A fresh process each; the whole of it is counted, the interpreter and the batches too, as a user's
+system counts it. All import the same up to NumPy, so what is above that is the library's own.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..workloads import SGD, Data, Training
+from .child import fresh
+from .report import Options, say, section, verdict
+
+WORKS = {
+    "small": Training("sklearn", (64, 100, 10), 200, "MLPClassifier's defaults on its digits"),
+    "mnist": Training(
+        "mnist400-sgd", (784, 400, 400, 10), 128, "continual learning", optimizer=SGD
+    ),
+}
+LIBRARIES = ("thalweg", "torch")
+PROCESSES, QUICK_PROCESSES = 5, 1
+PASSES = 20
+TIMED = False  # who else uses the CPUs does not matter here
+
+
+@dataclass(frozen=True)
+class Row:
+    """One library on one net; bytes, medians over processes.
+
+    numpy : with NumPy and the workload's module imported; imported : with the library, too
+    peak : the most, at the end of training; workspace : that of the trainer, where it is told
+    """
+
+    label: str
+    library: str
+    numpy: float = 0
+    imported: float = 0
+    peak: float = 0
+    workspace: int | None = None
+    missing: str = ""
+
+
+def measure(options: Options) -> list[Row]:
+    rows = []
+    for key, work in WORKS.items():
+        for library in LIBRARIES:
+            say(f"  {work.label}, {library}")
+            got = [
+                fresh("memory", library=library, key=key, threads=options.threads)
+                for _ in range(QUICK_PROCESSES if options.quick else PROCESSES)
+            ]
+            if missing := got[0].get("missing"):
+                rows.append(Row(work.label, library, missing=missing))
+                continue
+            numpy, imported, peak = (
+                statistics.median(one[key] for one in got) for key in ("numpy", "imported", "peak")
+            )
+            workspace = got[0]["workspace"]
+            rows.append(Row(work.label, library, numpy, imported, peak, workspace))
+    return rows
+
+
+def in_child(library: str, key: str, threads: int) -> dict[str, Any]:
+    work = WORKS[key]
+    numpy = peak_bytes()
+
+    from .. import peers
+
+    loaded = peers.load(library)
+    if not loaded.modes:
+        return {"missing": loaded.missing}
+    imported = peak_bytes()
+    contestant: Any = loaded.modes[0].make(work, Data(work), threads)
+    contestant.train(PASSES)
+    plan = str(contestant.trainer.plan(work.batch)) if library == "thalweg" else ""
+    return {
+        "numpy": numpy,
+        "imported": imported,
+        "peak": peak_bytes(),
+        "workspace": workspace_bytes(plan),
+    }
+
+
+def peak_bytes() -> int:
+    """The largest resident set of this process so far.
+
+    Linux hands `ru_maxrss` on from the process that started this one, so there it is VmHWM, which
+    starts anew with each program.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        found = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return int(found[1]) << 10
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def workspace_bytes(plan: str) -> int | None:
+    """HOOK: thalweg's plan does not tell yet how many bytes the trainer's workspace takes.
+
+    Once a line of the plan says `workspace: 123456 bytes`, the column fills by itself.
+    """
+    found = re.search(r"^workspace: ([\d ,_]+) bytes", plan, re.MULTILINE)
+    return int(re.sub(r"\D", "", found[1])) if found else None
+
+
+def markdown(rows: list[Row]) -> str:
+    def mib(size: float) -> str:
+        return f"{size / (1 << 20):.1f} MiB"
+
+    body, misses, judged = [], [], 0
+    peaks = {(row.label, row.library): row.peak for row in rows if not row.missing}
+    for row in rows:
+        if row.missing:
+            body.append([row.label, row.library, row.missing, "-", "-", "-", "-"])
+            continue
+        own, other = peaks[row.label, LIBRARIES[0]], peaks.get((row.label, LIBRARIES[1]))
+        workspace = "-" if row.workspace is None else mib(row.workspace)
+        body.append(
+            [
+                row.label,
+                row.library,
+                mib(row.peak),
+                mib(row.peak - row.numpy),
+                mib(row.imported - row.numpy),
+                workspace,
+                f"{row.peak / own:.2f}x",
+            ]
+        )
+        if row.library == LIBRARIES[0] and other is not None:
+            judged += 1
+            if own >= other:
+                misses.append(f"{row.label}, {mib(own)} against {mib(other)}")
+    about = [
+        "Peak resident memory of a process that imports one library and trains. `above NumPy` is",
+        "without what was there once NumPy was imported, `of it import` what the import took.",
+    ]
+    if all(row.workspace is None for row in rows):
+        about.append("`workspace` stays empty: thalweg's plan does not tell its bytes yet.")
+    head = ["workload", "library", "peak", "above NumPy", "of it import", "workspace"]
+    return section(
+        "Memory",
+        about,
+        [*head, "peak / thalweg's"],
+        body,
+        verdict("a lower peak than PyTorch's", misses, judged),
+    )
