@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::arena::{Shared, padded};
 use crate::data::Samples;
 use crate::element::Element;
-use crate::gemm::pack::{LhsPanels, PANEL, Panels, offset, pack_rows, pack_transposed};
-use crate::gemm::{Ahead, Epilogue, Gemm, Init, Lhs, Rhs};
+use crate::gemm::pack::{LhsPanels, PANEL, Panels, offset, pack_rows, pack_transposed, transpose};
+use crate::gemm::{Ahead, Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
 use crate::layer::{Activation, BatchNorm, batch_norm};
 use crate::loss::{self, Loss, RowLoss, Targets};
 use crate::network::{Network, Stage};
@@ -649,6 +649,7 @@ impl<'a, T: Element> Pass<'a, T> {
         let slots = &self.layout.stages[item.stage];
         let all = self.local(rows);
         let (m, k) = (item.rows.len(), all.wave);
+        let x = self.stage_input(item.stage, rows, &all).block(0, k, item.rows.start, m);
         let a = if planned.pack_input {
             // SAFETY: written while rows went through.
             let panels =
@@ -657,8 +658,7 @@ impl<'a, T: Element> Pass<'a, T> {
                 LhsPanels::new(panels, stage.inputs, k, planned.weight.rows).block(item.rows.start, m),
             )
         } else {
-            let x = self.stage_input(item.stage, rows, &all);
-            Lhs::Plain(x.block(0, k, item.rows.start, m).t())
+            Lhs::Plain(x.t())
         };
         let delta = self.rows_ref(slots.delta, &all, stage.outputs);
         // A gradient that is used up by an update, and complete with this wave's rows, stays in the thread's
@@ -705,15 +705,20 @@ impl<'a, T: Element> Pass<'a, T> {
                     count += 1;
                 }
             }
-            let gemm = Gemm {
-                a,
-                b: Rhs::Plain(delta),
-                c: MatMut::new(&mut *weight, m, n),
-                init,
-                epilogue: Epilogue::None,
-                ahead: &ahead[..count],
-            };
-            gemm.run(self.plan.isa, &planned.weight, scratch);
+            if n <= self.plan.narrow {
+                let (transposed, scratch) = scratch.split_at_mut(n * m);
+                self.narrow_gradient(x, delta, init, weight, transposed, scratch);
+            } else {
+                let gemm = Gemm {
+                    a,
+                    b: Rhs::Plain(delta),
+                    c: MatMut::new(&mut *weight, m, n),
+                    init,
+                    epilogue: Epilogue::None,
+                    ahead: &ahead[..count],
+                };
+                gemm.run(self.plan.isa, &planned.weight, scratch);
+            }
             if !bias.is_empty() {
                 if let Init::Zero = init {
                     bias_sum.fill(T::ZERO);
@@ -729,6 +734,33 @@ impl<'a, T: Element> Pass<'a, T> {
                 self.update(step, state, bias, bias_sum);
             }
         }
+    }
+
+    /// The gradient of a panel of few columns: as its transpose, so that vectors lie along the inputs
+    /// instead of being filled by a few outputs. Every element is the same chain as ever.
+    fn narrow_gradient(
+        &self,
+        x: MatRef<'_, T>,
+        delta: MatRef<'_, T>,
+        init: Init<'_, T>,
+        weight: &mut [T],
+        transposed: &mut [T],
+        scratch: &mut [T],
+    ) {
+        let (m, n) = (x.cols(), delta.cols());
+        if let Init::Accumulate = init {
+            transpose(self.plan.isa, MatRef::new(weight, m, n), transposed);
+        }
+        let gemm = Gemm {
+            a: Lhs::Plain(delta.t()),
+            b: Rhs::Plain(x),
+            c: MatMut::new(&mut *transposed, n, m),
+            init,
+            epilogue: Epilogue::None,
+            ahead: &[],
+        };
+        gemm.run(self.plan.isa, &GemmPlan::gradient::<T>(self.plan.isa, n, x.rows()), scratch);
+        transpose(self.plan.isa, MatRef::new(transposed, n, m), weight);
     }
 
     /// The optimizer's step for some parameters, which are the item's own.

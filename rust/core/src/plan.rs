@@ -196,6 +196,8 @@ pub struct Plan {
     pub panels: Vec<PanelItem>,
     /// Tiles of weights, all of which run in each phase of weights.
     pub tiles: Vec<TileItem>,
+    /// Columns up to which the gradient of a panel of weights is computed as its transpose.
+    pub narrow: usize,
     /// Elements of scratch that each thread needs for packing.
     pub scratch: usize,
     /// Elements of the largest gradient that a tile works on at once, and of its bias.
@@ -245,6 +247,8 @@ impl Plan {
             norms: Vec::new(),
             panels: Vec::new(),
             tiles: Vec::new(),
+            // From half a vector on, vectors of outputs are as good.
+            narrow: tile.nr / 2 - 1,
             scratch: 0,
             tile_scratch: 0,
         };
@@ -340,6 +344,9 @@ impl Plan {
         let weight = GemmPlan::gradient::<T>(isa, even, self.kept_rows());
         if self.mode != Mode::Inference {
             self.add_tiles(index, inputs, outputs, high);
+            if outputs % PANEL != 0 && outputs % PANEL <= self.narrow {
+                self.scratch = self.scratch.max(high * (outputs % PANEL));
+            }
         }
         for plan in [Some(forward), backward, Some(weight)].into_iter().flatten() {
             self.scratch = self.scratch.max(plan.scratch_len());

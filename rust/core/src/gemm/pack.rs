@@ -133,6 +133,22 @@ pub fn pack_transposed<T: Element>(isa: Isa, b: Panels<'_, T>, from: usize, into
     dispatch(isa, Run(b, from, into));
 }
 
+/// Copies a matrix, of contiguous rows, transposed: `into[j · rows + i] = m[i, j]`.
+///
+/// # Panics
+/// If `into` has another length than the matrix has elements.
+pub fn transpose<T: Element>(isa: Isa, m: MatRef<'_, T>, into: &mut [T]) {
+    struct Run<'a, 'i, T>(MatRef<'a, T>, &'i mut [T]);
+    impl<T: Element> Op<T> for Run<'_, '_, T> {
+        type Output = ();
+        #[inline(always)]
+        fn eval<S: Simd<T>>(self, s: S) {
+            copy_panel(s, self.0, self.1);
+        }
+    }
+    dispatch(isa, Run(m, into));
+}
+
 /// Copies rows `from ..` of a row-major k × n matrix, `part`, to where they belong in the panels of
 /// `width` columns of the whole, which start at `into`.
 ///
@@ -207,7 +223,7 @@ fn copy_panel<T: Element, S: Simd<T>>(s: S, m: MatRef<'_, T>, panel: &mut [T]) {
     if panel.is_empty() {
         return;
     }
-    if m.row_stride() == 1 {
+    if m.row_stride() == 1 && m.col_stride() != 1 {
         // Lanes are neighbours in memory: copy a run per step.
         for (p, run) in panel.chunks_exact_mut(lanes).enumerate() {
             // SAFETY: lane i < lanes = m.rows() of column p < k; the lanes are contiguous.

@@ -115,20 +115,28 @@ fn sums<T: Element, S: Simd<T>, const K: usize>(
     f: impl Fn(usize, usize, usize) -> [S::V; K],
 ) -> [[f64; PANEL]; K] {
     let mut total = [[0.0; PANEL]; K];
-    for col in (0..cols).step_by(S::N) {
-        let n = S::N.min(cols - col);
+    // Two vectors side by side: one chain of additions would wait for itself.
+    for col in (0..cols).step_by(2 * S::N) {
+        let n = [S::N.min(cols - col), S::N.min((cols - col).saturating_sub(S::N))];
         for from in (0..rows).step_by(RUN) {
-            let mut sum = [s.splat(T::ZERO); K];
+            let mut sum = [[s.splat(T::ZERO); K]; 2];
             for r in from..rows.min(from + RUN) {
-                for (sum, x) in sum.iter_mut().zip(f(r, col, n)) {
-                    *sum = s.add(*sum, x);
+                for (half, sum) in sum.iter_mut().enumerate() {
+                    if n[half] > 0 {
+                        for (sum, x) in sum.iter_mut().zip(f(r, col + half * S::N, n[half])) {
+                            *sum = s.add(*sum, x);
+                        }
+                    }
                 }
             }
-            for (total, sum) in total.iter_mut().zip(sum) {
-                let mut lanes = [T::ZERO; MAX_LANES];
-                s.store(&mut lanes, sum);
-                for (total, x) in total[col..].iter_mut().zip(&lanes[..n]) {
-                    *total += x.to_f64();
+            for (half, sum) in sum.into_iter().enumerate() {
+                for (total, sum) in total.iter_mut().zip(sum) {
+                    let mut lanes = [T::ZERO; MAX_LANES];
+                    s.store(&mut lanes, sum);
+                    let total = &mut total[(col + half * S::N).min(PANEL)..];
+                    for (total, x) in total.iter_mut().zip(&lanes[..n[half]]) {
+                        *total += x.to_f64();
+                    }
                 }
             }
         }
