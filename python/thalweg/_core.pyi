@@ -27,7 +27,7 @@ __all__ = [
 _Array: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 _Labels: TypeAlias = npt.NDArray[np.int64]
 # ("linear", in, out, bias, init) | ("leaky_relu", slope) | ("relu",) | ("tanh",) | ("sigmoid",)
-# | ("gelu",) | ("identity",)
+# | ("gelu",) | ("silu",) | ("softplus",) | ("identity",)
 _LayerSpec: TypeAlias = tuple[Any, ...]
 # (epoch from 1, loss, accuracy, val_loss, val_accuracy, seconds); None where there is no such
 # figure
