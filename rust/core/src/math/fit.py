@@ -78,7 +78,7 @@ def exp():
 
 
 def atanh_series(z):
-    """l of 2·atanh(s) = 2s + s³·l(s²)."""
+    """Give l of 2·atanh(s) = 2s + s³·l(s²)."""
     r = mp.sqrt(z)
     return (2 * mp.atanh(r) / r - 2) / z if z > 1e-10 else mp.mpf(2) / 3 + 2 * z / 5
 
