@@ -24,7 +24,7 @@ use super::exp::{decay, decayed, minus_one, reduce};
 use super::{constant, polynomial};
 
 /// Largest error of [`softplus`] in `f32`, and of [`derivative`] from there, in ulps.
-pub const MAX_ULP_F32: f64 = 3.0;
+pub const MAX_ULP_F32: f64 = 2.5;
 /// Largest error of [`softplus`] in `f64`, and of [`derivative`] from there, in ulps.
 pub const MAX_ULP_F64: f64 = 2.5;
 
