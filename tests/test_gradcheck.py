@@ -171,7 +171,16 @@ NUMBERS = nn.MSELoss(), lambda rng, n: rng.standard_normal((n, 4))
 @pytest.mark.parametrize(("loss", "targets"), [CLASSES, NUMBERS], ids=["classes", "numbers"])
 @pytest.mark.parametrize(
     "layer",
-    [nn.Tanh(), nn.Sigmoid(), nn.GELU(), nn.Identity(), nn.ReLU(), nn.LeakyReLU()],
+    [
+        nn.Tanh(),
+        nn.Sigmoid(),
+        nn.GELU(),
+        nn.SiLU(),
+        nn.Softplus(),
+        nn.Identity(),
+        nn.ReLU(),
+        nn.LeakyReLU(),
+    ],
     ids=repr,
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -220,7 +229,7 @@ def test_a_block_of_nothing_but_kinks_does_not_pass():
 
 def test_float32_gradients_are_the_float64_ones_rounded(rng):
     """Float32 differences could not see this; the float64 gradient, checked above, can."""
-    for layer in (nn.Tanh(), nn.GELU(), nn.ReLU()):
+    for layer in (nn.Tanh(), nn.GELU(), nn.SiLU(), nn.Softplus(), nn.ReLU()):
         single = nn.Sequential(
             nn.Linear(20, 64), layer, nn.Linear(64, 64), layer, nn.Linear(64, 10), seed=2
         )

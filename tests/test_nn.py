@@ -18,6 +18,8 @@ ACTIVATIONS = {
     nn.Tanh(): np.tanh,
     nn.Sigmoid(): lambda x: 1 / (1 + np.exp(-x)),
     nn.GELU(): lambda x: 0.5 * x * (1 + erf(x / np.sqrt(2))),
+    nn.SiLU(): lambda x: x / (1 + np.exp(-x)),
+    nn.Softplus(): lambda x: np.logaddexp(0, x),
     nn.Identity(): lambda x: x,
 }
 

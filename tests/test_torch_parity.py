@@ -192,6 +192,8 @@ def test_a_fit_is_an_epoch_in_pytorch(rng):
         nn.Tanh(),
         nn.Sigmoid(),
         nn.GELU(),
+        nn.SiLU(),
+        nn.Softplus(),
         nn.Identity(),
     ],
     ids=repr,

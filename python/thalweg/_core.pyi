@@ -29,7 +29,8 @@ _Array: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 _Samples: TypeAlias = _Array | npt.NDArray[np.uint8] | npt.NDArray[np.float16]
 _Labels: TypeAlias = npt.NDArray[np.int64]
 # ("linear", in, out, bias, init) | ("leaky_relu", slope) | ("relu",) | ("tanh",) | ("sigmoid",)
-# | ("gelu",) | ("identity",) | ("batch_norm", features, eps, momentum, affine)
+# | ("gelu",) | ("silu",) | ("softplus",) | ("identity",)
+# | ("batch_norm", features, eps, momentum, affine)
 _LayerSpec: TypeAlias = tuple[Any, ...]
 # (epoch from 1, loss, accuracy, val_loss, val_accuracy, seconds); None where there is no such
 # figure

@@ -9,6 +9,8 @@ from thalweg.nn._layers import LeakyReLU as LeakyReLU
 from thalweg.nn._layers import Linear as Linear
 from thalweg.nn._layers import ReLU as ReLU
 from thalweg.nn._layers import Sigmoid as Sigmoid
+from thalweg.nn._layers import SiLU as SiLU
+from thalweg.nn._layers import Softplus as Softplus
 from thalweg.nn._layers import Tanh as Tanh
 from thalweg.nn._losses import CrossEntropyLoss as CrossEntropyLoss
 from thalweg.nn._losses import Loss as Loss

@@ -199,6 +199,31 @@ class GELU(Layer):
 
 
 @dataclass(frozen=True, slots=True)
+class SiLU(Layer):
+    r"""Sigmoid linear unit, also called Swish, :math:`y = x\,\sigma(x) = x / (1 + e^{-x})`.
+
+    :math:`dy/dx = \sigma(x) (1 + x (1 - \sigma(x)))`. Elfwing, Uchibe & Doya 2018,
+    arXiv:1702.03118.
+    """
+
+    def _spec(self) -> tuple[Any, ...]:
+        return ("silu",)
+
+
+@dataclass(frozen=True, slots=True)
+class Softplus(Layer):
+    r"""Smooth rectifier, :math:`y = \ln(1 + e^x)`, with :math:`dy/dx = 1 / (1 + e^{-x})`.
+
+    PyTorch's with ``beta=1``, but without its ``threshold`` of 20, beyond which PyTorch gives `x`
+    for `y` and 1 for the derivative: both are exact here, and nothing overflows. The difference is
+    at most :math:`e^{-20}`, about 2e-9.
+    """
+
+    def _spec(self) -> tuple[Any, ...]:
+        return ("softplus",)
+
+
+@dataclass(frozen=True, slots=True)
 class Identity(Layer):
     """Passes its input through unchanged; useful to switch a layer off without renumbering."""
 

@@ -17,13 +17,15 @@ use thalweg_core::{Element, Error, Fit, FitOptions, Model, Trainer};
 /// The number of threads is the process' own: tests that set it take turns.
 static THREADS: Mutex<()> = Mutex::new(());
 
-const ACTIVATIONS: [Activation; 6] = [
+const ACTIVATIONS: [Activation; 8] = [
     Activation::Identity,
     Activation::Relu,
     Activation::LeakyRelu(0.1),
     Activation::Tanh,
     Activation::Sigmoid,
     Activation::Gelu,
+    Activation::Silu,
+    Activation::Softplus,
 ];
 
 fn linear(inputs: usize, outputs: usize, bias: bool) -> Layer {
@@ -127,6 +129,7 @@ fn layers_in_unusual_orders_have_right_gradients() {
         vec![linear(3, 2, true), act(Activation::Sigmoid)],
         vec![linear(3, 5, true), linear(5, 2, true), act(Activation::Gelu), act(Activation::Tanh)],
         vec![act(Activation::Gelu), act(Activation::Sigmoid), linear(3, 2, true), act(Activation::Identity)],
+        vec![act(Activation::Softplus), act(Activation::Silu), linear(3, 2, true), act(Activation::Softplus)],
     ];
     for layers in cases {
         let mut model = Model::new(layers.clone(), 1).unwrap();

@@ -74,9 +74,12 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
         "tanh" => Activation::Tanh,
         "sigmoid" => Activation::Sigmoid,
         "gelu" => Activation::Gelu,
+        "silu" => Activation::Silu,
+        "softplus" => Activation::Softplus,
         "identity" => Activation::Identity,
         _ => {
-            let accepted = "linear, batch_norm, relu, leaky_relu, tanh, sigmoid, gelu or identity".into();
+            let accepted =
+                "linear, batch_norm, relu, leaky_relu, tanh, sigmoid, gelu, silu, softplus or identity".into();
             return Err(translate(
                 spec.py(),
                 Error::Argument { name: "layer", value: format!("{kind:?}"), accepted },

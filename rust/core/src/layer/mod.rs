@@ -10,6 +10,8 @@ mod leaky_relu;
 mod linear;
 pub(crate) mod relu;
 mod sigmoid;
+mod silu;
+mod softplus;
 pub(crate) mod tanh;
 
 pub use batch_norm::BatchNorm;
@@ -44,6 +46,10 @@ pub enum Activation {
     Sigmoid,
     /// φ(z) = z·Φ(z), Φ the normal distribution function.
     Gelu,
+    /// φ(z) = z/(1 + e⁻ᶻ)
+    Silu,
+    /// φ(z) = ln(1 + eᶻ)
+    Softplus,
 }
 
 impl Activation {
@@ -56,12 +62,14 @@ impl Activation {
             Activation::Tanh => "Tanh",
             Activation::Sigmoid => "Sigmoid",
             Activation::Gelu => "GELU",
+            Activation::Silu => "SiLU",
+            Activation::Softplus => "Softplus",
         }
     }
 
     /// Whether the forward pass must save φ′, because it cannot be had from φ.
     pub fn saves_derivative(self) -> bool {
-        matches!(self, Activation::Gelu)
+        matches!(self, Activation::Gelu | Activation::Silu)
     }
 
     /// Whether φ has a kink at 0, where finite differences say nothing.
@@ -121,6 +129,29 @@ impl Activation {
                     |[z], []| [gelu::forward(s, z)[0]],
                 ),
             },
+            Activation::Silu => match saved {
+                Some(saved) => zip_map(
+                    s,
+                    [z, saved],
+                    [],
+                    #[inline(always)]
+                    |[z, _], []| silu::forward(s, z),
+                ),
+                None => zip_map(
+                    s,
+                    [z],
+                    [],
+                    #[inline(always)]
+                    |[z], []| [silu::forward(s, z)[0]],
+                ),
+            },
+            Activation::Softplus => zip_map(
+                s,
+                [z],
+                [],
+                #[inline(always)]
+                |[z], []| [softplus::forward(s, z)],
+            ),
         }
     }
 
@@ -173,6 +204,24 @@ impl Activation {
                     [from],
                     #[inline(always)]
                     |[dy], [d]| [gelu::backward(s, dy, d)],
+                );
+            }
+            Activation::Silu => {
+                zip_map(
+                    s,
+                    [dy],
+                    [from],
+                    #[inline(always)]
+                    |[dy], [d]| [silu::backward(s, dy, d)],
+                );
+            }
+            Activation::Softplus => {
+                zip_map(
+                    s,
+                    [dy],
+                    [from],
+                    #[inline(always)]
+                    |[dy], [y]| [softplus::backward(s, dy, y)],
                 );
             }
         }

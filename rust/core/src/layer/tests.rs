@@ -3,13 +3,15 @@
 use super::*;
 use crate::simd::{Isa, Op, dispatch};
 
-const ALL: [Activation; 6] = [
+const ALL: [Activation; 8] = [
     Activation::Identity,
     Activation::Relu,
     Activation::LeakyRelu(0.01),
     Activation::Tanh,
     Activation::Sigmoid,
     Activation::Gelu,
+    Activation::Silu,
+    Activation::Softplus,
 ];
 
 /// φ on one number, from the definition.
@@ -27,6 +29,8 @@ fn formula(act: Activation, z: f64) -> f64 {
         Activation::Tanh => libm::tanh(z),
         Activation::Sigmoid => 1.0 / (1.0 + libm::exp(-z)),
         Activation::Gelu => z * 0.5 * libm::erfc(-z / std::f64::consts::SQRT_2),
+        Activation::Silu => z / (1.0 + libm::exp(-z)),
+        Activation::Softplus => libm::log1p(libm::exp(z)),
     }
 }
 
@@ -89,6 +93,27 @@ fn at_a_kink_the_derivative_is_that_of_the_negative_side() {
         assert_eq!(run::<f64>(isa, Activation::LeakyRelu(0.5), &[0.0, -0.0], 1.0).1, [0.5, 0.5]);
         // A slope of zero is ReLU.
         assert_eq!(run::<f64>(isa, Activation::LeakyRelu(0.0), &[-2.0, 3.0], 1.0).1, [0.0, 1.0]);
+    }
+}
+
+#[test]
+fn derivatives_far_left_are_accurate_relative_to_themselves() {
+    for isa in Isa::available() {
+        for z in [-3.0, -17.5, -40.25, -80.0] {
+            let sigma = libm::exp(z) / (1.0 + libm::exp(z));
+            let wanted =
+                [(Activation::Softplus, sigma), (Activation::Silu, sigma * (1.0 + z * (1.0 - sigma)))];
+            for (act, want) in wanted {
+                let (double, single) =
+                    (run::<f64>(isa, act, &[z], 1.0).1[0], run::<f32>(isa, act, &[z as f32], 1.0).1[0]);
+                assert!((double / want - 1.0).abs() < 1e-15, "{isa} {} at {z}: {double} {want}", act.name());
+                assert!(
+                    (f64::from(single) / want - 1.0).abs() < 5e-7,
+                    "{isa} {} at {z}: {single}",
+                    act.name()
+                );
+            }
+        }
     }
 }
 

@@ -60,6 +60,22 @@ pub(super) fn moderate<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
     s.scale(s.add(s.splat(T::ONE), minus_one(s, r)), n)
 }
 
+/// The largest argument of [`decay`]: e⁻ᵘ is there far below the smallest denormal number, also u·e⁻ᵘ is.
+#[inline(always)]
+pub(super) fn decayed<T: Element, S: Simd<T>>(s: S) -> S::V {
+    constant(s, 120.0, 760.0)
+}
+
+/// `(2ᵏ·e⁻ᵘ, 2⁻ᵏ)` for 0 ≤ u ≤ [`decayed`]: k is such that no bit of the first is lost to underflow, so
+/// that it can be multiplied by something large before the second scales it down.
+#[inline(always)]
+pub(super) fn decay<T: Element, S: Simd<T>>(s: S, u: S::V) -> (S::V, S::V) {
+    let (n, r) = reduce(s, s.neg(u));
+    let y = s.add(s.splat(T::ONE), minus_one(s, r));
+    let k = constant(s, 64.0, 128.0);
+    (s.scale(y, s.add(n, k)), constant(s, f64::exp2(-64.0), f64::exp2(-128.0)))
+}
+
 #[inline(always)]
 fn any<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
     // From here on eˣ is a normal number, and at the other end infinite.

@@ -2,7 +2,7 @@
 
 Every list of coefficients in these files is the minimax polynomial of the function that its comment
 names, in the norm that this script's `weight` states: found with the Remez exchange on a fine grid
-in 50 digits. Needs mpmath. Usage: python fit.py [exp | ln | erf | gelu]
+in 50 digits. Needs mpmath. Usage: python fit.py [exp | ln | softplus | erf | gelu]
 """
 
 import sys
@@ -77,19 +77,32 @@ def exp():
     show("Q64", 17, remez(q, weight, -half, half, 10))
 
 
+def atanh_series(z):
+    """Give l of 2·atanh(s) = 2s + s³·l(s²)."""
+    r = mp.sqrt(z)
+    return (2 * mp.atanh(r) / r - 2) / z if z > 1e-10 else mp.mpf(2) / 3 + 2 * z / 5
+
+
 def ln():
     """Fit l of 2·atanh(s) = 2s + s³·l(s²) for s up to (√2 − 1)/(√2 + 1), relative."""
     top = ((mp.sqrt(2) - 1) / (mp.sqrt(2) + 1)) ** 2 * (1 + mp.mpf(10) ** -6)
 
-    def series(z):
-        r = mp.sqrt(z)
-        return (2 * mp.atanh(r) / r - 2) / z if z > 1e-10 else mp.mpf(2) / 3 + 2 * z / 5
-
     def weight(z):
         return (z + mp.mpf(10) ** -9) / 2
 
-    show("L32", 10, remez(series, weight, mp.mpf(0), top, 2))
-    show("L64", 17, remez(series, weight, mp.mpf(0), top, 6))
+    show("L32", 10, remez(atanh_series, weight, mp.mpf(0), top, 2))
+    show("L64", 17, remez(atanh_series, weight, mp.mpf(0), top, 6))
+
+
+def softplus():
+    """Fit the same l for s up to ⅓, where 2·atanh(s) = ln 2, relative."""
+    top = mp.mpf(1) / 9 * (1 + mp.mpf(10) ** -6)
+
+    def weight(z):
+        return (z + mp.mpf(10) ** -9) / (2 + z * atanh_series(z))
+
+    show("L32", 10, remez(atanh_series, weight, mp.mpf(0), top, 3))
+    show("L64", 17, remez(atanh_series, weight, mp.mpf(0), top, 9))
 
 
 def erf():
@@ -130,5 +143,5 @@ def gelu():
 
 
 if __name__ == "__main__":
-    for part in sys.argv[1:] or ("exp", "ln", "erf", "gelu"):
+    for part in sys.argv[1:] or ("exp", "ln", "softplus", "erf", "gelu"):
         globals()[part]()

@@ -19,6 +19,8 @@ pub mod exp;
 pub mod gelu;
 pub mod ln;
 pub mod sigmoid;
+pub mod silu;
+pub mod softplus;
 pub mod tanh;
 
 use crate::element::{Dtype, Element};

@@ -95,6 +95,19 @@ impl Wide {
         }
     }
 
+    /// From 2·atanh(e/(2 + e)), whose series has positive terms only, e = e^(−|x|).
+    pub fn softplus(self) -> Self {
+        let e = (Wide::new(0.0) - self.abs()).exp();
+        let s = e / (Wide::new(2.0) + e);
+        let (mut power, mut sum) = (s, s);
+        for k in 1..36 {
+            power = power * s * s;
+            sum = sum + power / Wide::new(2.0 * k as f64 + 1.0);
+        }
+        let y = sum.scale(1);
+        if self.high > 0.0 { self + y } else { y }
+    }
+
     /// 2/√π·exp(−x²)·Σ 2ᵏ·x^(2k+1)/(1·3·…·(2k+1)): all terms are positive.
     pub fn erf(self) -> Self {
         let x = self.abs();
@@ -134,6 +147,14 @@ impl Wide {
         let slope = cdf + self * density;
         let term = (self * density).abs();
         (self * cdf, slope, if slope.abs().high < term.high { term } else { slope.abs() })
+    }
+
+    /// SiLU, its derivative and the larger of that and its second term.
+    pub fn silu(self) -> (Self, Self, Self) {
+        let sigma = self.sigmoid();
+        let term = self * sigma * (Wide::new(0.0) - self).sigmoid();
+        let slope = sigma + term;
+        (self * sigma, slope, if slope.abs().high < term.abs().high { term.abs() } else { slope.abs() })
     }
 }
 

@@ -14,11 +14,16 @@ enum Function {
     Erf,
     Gelu,
     GeluSlope,
+    Softplus,
+    SoftplusSlope,
+    Silu,
+    SiluSlope,
 }
 
 use Function::*;
 
-const ALL: [Function; 7] = [Exp, Ln, Tanh, Sigmoid, Erf, Gelu, GeluSlope];
+const ALL: [Function; 11] =
+    [Exp, Ln, Tanh, Sigmoid, Erf, Gelu, GeluSlope, Softplus, SoftplusSlope, Silu, SiluSlope];
 
 /// `out ← function(x)`
 struct Apply<'a, T>(Function, &'a [T], &'a mut [T]);
@@ -47,6 +52,11 @@ impl<T: Element> Op<T> for Apply<'_, T> {
             Erf => map!(x => T::erf(s, x)),
             Gelu => map!(x => gelu::with_derivative(s, x).0),
             GeluSlope => map!(x => gelu::with_derivative(s, x).1),
+            Softplus => map!(x => softplus::softplus(s, x)),
+            // From the value, as a layer has it.
+            SoftplusSlope => map!(x => softplus::derivative(s, softplus::softplus(s, x))),
+            Silu => map!(x => silu::with_derivative(s, x).0),
+            SiluSlope => map!(x => silu::with_derivative(s, x).1),
         }
     }
 }
@@ -66,6 +76,8 @@ fn bound<T: Element>(function: Function, isa: Isa, x: f64) -> f64 {
         Sigmoid => (sigmoid::MAX_ULP_F32, sigmoid::MAX_ULP_F64),
         Erf => (erf::MAX_ULP_F32, erf::MAX_ULP_F64),
         Gelu | GeluSlope => (gelu::MAX_ULP_F32, gelu::MAX_ULP_F64),
+        Softplus | SoftplusSlope => (softplus::MAX_ULP_F32, softplus::MAX_ULP_F64),
+        Silu | SiluSlope => (silu::MAX_ULP_F32, silu::MAX_ULP_F64),
     };
     let ulps = match T::DTYPE {
         Dtype::F32 => single,
@@ -85,7 +97,7 @@ fn exact(function: Function, x: f64) -> (f64, f64) {
         Exp => libm::exp(x),
         Ln => libm::log(x),
         Tanh => libm::tanh(x),
-        Sigmoid => 1.0 / (1.0 + libm::exp(-x)),
+        Sigmoid | SoftplusSlope => 1.0 / (1.0 + libm::exp(-x)),
         Erf => libm::erf(x),
         Gelu if x == f64::NEG_INFINITY => return (-0.0, floor),
         Gelu => {
@@ -98,6 +110,15 @@ fn exact(function: Function, x: f64) -> (f64, f64) {
             let y = 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2) + term;
             return (y, y.abs().max(term.abs()).max(floor));
         }
+        Softplus => x.max(0.0) + libm::log1p(libm::exp(-x.abs())),
+        Silu if x == f64::NEG_INFINITY => -0.0,
+        Silu => x / (1.0 + libm::exp(-x)),
+        SiluSlope if x.is_infinite() => f64::from(x > 0.0),
+        SiluSlope => {
+            let (sigma, rest) = (1.0 / (1.0 + libm::exp(-x)), 1.0 / (1.0 + libm::exp(x)));
+            let term = x * sigma * rest;
+            return (sigma + term, (sigma + term).abs().max(term.abs()));
+        }
     };
     (y, y)
 }
@@ -109,11 +130,17 @@ fn exact_wide(function: Function, x: f64) -> (Wide, Wide) {
         Exp => x.exp(),
         Ln => x.ln(),
         Tanh => x.tanh(),
-        Sigmoid => x.sigmoid(),
+        Sigmoid | SoftplusSlope => x.sigmoid(),
         Erf => x.erf(),
         Gelu => x.gelu().0,
         GeluSlope => {
             let (_, y, unit) = x.gelu();
+            return (y, unit);
+        }
+        Softplus => x.softplus(),
+        Silu => x.silu().0,
+        SiluSlope => {
+            let (_, y, unit) = x.silu();
             return (y, unit);
         }
     };
@@ -193,6 +220,10 @@ exhaustive! {
     exhaustive_erf Erf,
     exhaustive_gelu Gelu,
     exhaustive_gelu_slope GeluSlope,
+    exhaustive_softplus Softplus,
+    exhaustive_softplus_slope SoftplusSlope,
+    exhaustive_silu Silu,
+    exhaustive_silu_slope SiluSlope,
 }
 
 /// Equidistant arguments over the range where something happens (down to results of 1e-287, below
@@ -202,7 +233,7 @@ fn arguments(function: Function, count: usize) -> Vec<f64> {
         Exp => (-660.0, 709.78),
         Ln => (0.25, 4.0),
         Tanh => (-21.0, 21.0),
-        Sigmoid => (-660.0, 40.0),
+        Sigmoid | Softplus | SoftplusSlope | Silu | SiluSlope => (-660.0, 40.0),
         Erf => (-6.5, 6.5),
         Gelu | GeluSlope => (-36.0, 10.0),
     };
@@ -251,6 +282,15 @@ fn the_oracle_agrees_with_values_of_mpmath() {
         (at(2.75).erf(), wide(0.9998993780778803, 4.451378916214761e-17)),
         (at(2.5).erfc(), wide(0.0004069520174449589, 2.080297158010754e-20)),
         (at(20.0).erfc(), wide(5.395865611607901e-176, -2.4980975484348278e-192)),
+        (at(-40.5).softplus(), wide(2.576757109154981e-18, -9.846373235573722e-35)),
+        (at(0.25).softplus(), wide(0.8259394198788436, 7.234200179867041e-19)),
+        (at(9.75).softplus(), wide(9.750058292964663, -3.192215861358588e-16)),
+        (at(-30.5).silu().0, wide(-1.7310839959528822e-12, 5.196891623043618e-29)),
+        (at(-30.5).silu().1, wide(-1.6743271436264599e-12, 5.247034347931935e-30)),
+        (at(-1.28125).silu().0, wide(-0.2784636988415488, 2.312159598051516e-17)),
+        (at(-1.28125).silu().1, wide(-0.0006055677866683446, 5.1866420808362453e-20)),
+        (at(3.25).silu().0, wide(3.1286876161315793, -5.3319273268116315e-17)),
+        (at(3.25).silu().1, wide(1.079457282838187, -2.600442357383451e-17)),
     ] {
         let difference = got - want;
         assert!(difference.high.abs() <= want.high.abs() * 1e-26, "{got:?} is not {want:?}");
@@ -261,7 +301,7 @@ const INF: f64 = f64::INFINITY;
 const NAN: f64 = f64::NAN;
 
 /// (argument, value) pairs.
-const SPECIAL: [(Function, [(f64, f64); 6]); 7] = [
+const SPECIAL: [(Function, [(f64, f64); 6]); 11] = [
     (Exp, [(0.0, 1.0), (-0.0, 1.0), (INF, INF), (-INF, 0.0), (1e30, INF), (-1e30, 0.0)]),
     (Ln, [(1.0, 0.0), (0.0, -INF), (-0.0, -INF), (INF, INF), (-1.0, NAN), (-INF, NAN)]),
     (Tanh, [(0.0, 0.0), (-0.0, -0.0), (INF, 1.0), (-INF, -1.0), (25.0, 1.0), (-1e30, -1.0)]),
@@ -269,6 +309,10 @@ const SPECIAL: [(Function, [(f64, f64); 6]); 7] = [
     (Erf, [(0.0, 0.0), (-0.0, -0.0), (INF, 1.0), (-INF, -1.0), (7.0, 1.0), (-1e30, -1.0)]),
     (Gelu, [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, -0.0), (-1e30, -0.0), (64.0, 64.0)]),
     (GeluSlope, [(0.0, 0.5), (-0.0, 0.5), (INF, 1.0), (-INF, 0.0), (1e30, 1.0), (-1e30, 0.0)]),
+    (Softplus, [(64.0, 64.0), (90.0, 90.0), (INF, INF), (-INF, 0.0), (2e9, 2e9), (-1e30, 0.0)]),
+    (SoftplusSlope, [(0.0, 0.5), (-0.0, 0.5), (INF, 1.0), (-INF, 0.0), (1e30, 1.0), (-1e30, 0.0)]),
+    (Silu, [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, -0.0), (-1e30, -0.0), (64.0, 64.0)]),
+    (SiluSlope, [(0.0, 0.5), (-0.0, 0.5), (INF, 1.0), (-INF, -0.0), (1e30, 1.0), (-1e30, -0.0)]),
 ];
 
 fn special_values<T: Element>() {
