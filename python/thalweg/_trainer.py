@@ -4,8 +4,6 @@ import contextlib
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 from thalweg import _arrays, _checks, _core
 from thalweg._arrays import Array, Labels, Samples
 from thalweg._history import KEYS, History
@@ -75,9 +73,6 @@ class Trainer:
         self._history = History()
         self._fits = 0  # started so far; each gets another seed, so that it shuffles otherwise
         # Dtypes and rank of arrays that `step` can hand on as they are.
-        self._x_dtype = model.dtype
-        self._y_dtype = np.dtype(np.int64) if loss._labels else model.dtype
-        self._y_ndim = 1 if loss._labels else 2
 
     # Read-only, because the core holds on to the objects that it was made with.
     @property
@@ -129,12 +124,11 @@ class Trainer:
         others are converted in every call, so convert once what is used for many steps.
         """
         # The usual case takes no detour: this call is made thousands of times a second.
-        if not (
-            _arrays.is_ready(x, self._x_dtype, 2)
-            and _arrays.is_ready(y, self._y_dtype, self._y_ndim)
-        ):
-            x, y = self._pair(x, y)
-        return self._core.step(x, y)
+        loss = self._core.step(x, y)
+        if loss is None:
+            loss = self._core.step(*self._pair(x, y))
+            assert loss is not None  # they are ready now
+        return loss
 
     def fit(
         self,

@@ -2,8 +2,10 @@
 
 use half::f16;
 use numpy::{
-    Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods,
+    Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArray,
+    PyUntypedArrayMethods,
 };
+use pyo3::PyTypeInfo;
 use pyo3::prelude::*;
 use thalweg_core::data::Samples;
 use thalweg_core::loss::Targets;
@@ -85,6 +87,12 @@ impl<'py, T: Real> Features<'py, T> {
 fn view<'a, E: Element + Copy>(array: &'a PyReadonlyArray2<'_, E>) -> MatRef<'a, E> {
     let [rows, cols] = *array.shape() else { unreachable!("a matrix has two dimensions") };
     MatRef::new(array.as_slice().expect("checked when it was borrowed"), rows, cols)
+}
+
+/// Whether something is an aligned array, and no subclass: a masked array is more than its values.
+pub fn is_plain(array: &Bound<'_, PyAny>) -> bool {
+    let exact = array.get_type().is(PyUntypedArray::type_object(array.py()));
+    exact && array.cast::<PyUntypedArray>().is_ok_and(|a| a.is_aligned())
 }
 
 /// Borrowed targets.

@@ -79,7 +79,8 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
         "identity" => Activation::Identity,
         _ => {
             let accepted =
-                "linear, batch_norm, relu, leaky_relu, tanh, sigmoid, gelu, silu, softplus or identity".into();
+                "linear, batch_norm, relu, leaky_relu, tanh, sigmoid, gelu, silu, softplus or identity"
+                    .into();
             return Err(translate(
                 spec.py(),
                 Error::Argument { name: "layer", value: format!("{kind:?}"), accepted },

@@ -3,11 +3,11 @@
 use std::sync::Mutex;
 
 use pyo3::prelude::*;
-use thalweg_core::loss::Loss;
+use thalweg_core::loss::{Loss, Targets};
 use thalweg_core::optim::Optimizer as CoreOptimizer;
 use thalweg_core::{Error, Model as CoreModel, Trainer as CoreTrainer};
 
-use crate::arrays::{Answers, Features};
+use crate::arrays::{Answers, Features, is_plain};
 use crate::dtype::{AnyTrainer, Real, with_dtype};
 use crate::errors::translate;
 use crate::lock;
@@ -65,11 +65,22 @@ impl Trainer {
         Ok(Trainer { model, optimizer, loss, inner: Mutex::new(inner) })
     }
 
-    fn step(&self, py: Python<'_>, x: &Bound<'_, PyAny>, y: &Bound<'_, PyAny>) -> PyResult<f64> {
+    /// A step if both arrays can be read as they are, else `None`: then the caller converts them. This is
+    /// quicker than to ask from Python whether they can, and steps may take microseconds.
+    fn step(&self, py: Python<'_>, x: &Bound<'_, PyAny>, y: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
+        if !is_plain(x) || !is_plain(y) {
+            return Ok(None);
+        }
         with_dtype!(self.model.get().dtype, T => {
-            let (x, y) = (Features::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
+            let (Ok(x), Ok(y)) = (Features::<T>::new("x", x), Answers::<T>::new("y", y)) else {
+                return Ok(None);
+            };
             let (x, y) = (x.view(), y.view());
-            py.detach(|| self.locked::<T, _>(|t, m, o| t.step(m, o, x, y))).map_err(|e| translate(py, e))
+            if matches!(y, Targets::Labels(_)) != self.loss.takes_labels() {
+                return Ok(None);
+            }
+            let step = || self.locked::<T, _>(|t, m, o| t.step(m, o, x, y));
+            py.detach(step).map(Some).map_err(|e| translate(py, e))
         })
     }
 
