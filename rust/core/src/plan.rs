@@ -47,10 +47,12 @@ const WAVE_BYTES: usize = 3 << 19;
 const WAVE_ROWS: usize = 128;
 /// Most rows of a tile of weights: its part of the layer's input stays in the second-level cache.
 const TILE_ROWS: usize = 448;
-/// Elements of a tile of weights, at least where there are so many: less is not worth handing out.
-const TILE_ELEMENTS: usize = 32 * 1024;
+/// Elements of a tile of weights: at most, and at least, since less is not worth handing out.
+const TILE_ELEMENTS: (usize, usize) = (32 * 1024, 1024);
+/// Tiles that each thread should get, so that all end at about the same time.
+const TILES_A_THREAD: usize = 6;
 /// Elements of a packing item.
-const PANEL_ELEMENTS: usize = 64 * 1024;
+const PANEL_ELEMENTS: usize = 16 * 1024;
 /// Multiply-adds that a thread must get before waking it pays (some tens of microseconds).
 const WORK_PER_THREAD: usize = 4_000_000;
 
@@ -196,6 +198,8 @@ pub struct Plan {
     pub panels: Vec<PanelItem>,
     /// Tiles of weights, all of which run in each phase of weights.
     pub tiles: Vec<TileItem>,
+    /// Elements of a tile of weights.
+    pub tile_elements: usize,
     /// Columns up to which the gradient of a panel of weights is computed as its transpose.
     pub narrow: usize,
     /// Elements of scratch that each thread needs for packing.
@@ -208,11 +212,11 @@ impl Plan {
     /// Plans a pass of `rows` rows through `network` on at most `threads` threads.
     pub fn new<T: Element>(network: &Network, mode: Mode, rows: usize, isa: Isa, threads: usize) -> Self {
         let tile = TileShape::of::<T>(isa);
-        let work: usize =
+        let weights: usize =
             network.stages().iter().filter(|s| s.dense.is_some()).map(|s| s.inputs * s.outputs).sum();
         let passes = if mode == Mode::Inference { 1 } else { 3 };
         let asked = threads;
-        let work = rows * work * passes;
+        let work = rows * weights * passes;
         let threads = threads.min(work / WORK_PER_THREAD).max(1);
 
         // As few waves as fit the cache, of equal rows; one if weights outweigh activations so far that
@@ -247,6 +251,10 @@ impl Plan {
             norms: Vec::new(),
             panels: Vec::new(),
             tiles: Vec::new(),
+            tile_elements: match threads {
+                1 => TILE_ELEMENTS.0,
+                n => (weights / (n * TILES_A_THREAD)).clamp(TILE_ELEMENTS.1, TILE_ELEMENTS.0),
+            },
             // From half a vector on, vectors of outputs are as good.
             narrow: tile.nr / 2 - 1,
             scratch: 0,
@@ -337,11 +345,11 @@ impl Plan {
         let long = |width: usize| width * size_of::<T>() >= LONG_STRIDE;
         let pack_input = long(inputs) && outputs > 2 * PANEL;
         let pack_delta = long(outputs) && inputs > 2 * self.tile.mr;
-        // Tiles of equal rows, whole register tiles each.
-        let parts = inputs.div_ceil(TILE_ROWS);
-        let high = inputs.div_ceil(parts).next_multiple_of(self.tile.mr).min(inputs);
-        let even = if parts > 1 { self.tile.mr } else { inputs };
-        let weight = GemmPlan::gradient::<T>(isa, even, self.kept_rows());
+        // Tiles of equal rows, whole register tiles each; lower ones where panels alone are too few to share.
+        let most = (self.tile_elements / PANEL.min(outputs)).clamp(4 * self.tile.mr, TILE_ROWS);
+        let part = inputs.div_ceil(inputs.div_ceil(most));
+        let weight = GemmPlan::gradient::<T>(isa, part, self.kept_rows());
+        let high = part.next_multiple_of(weight.rows).min(inputs);
         if self.mode != Mode::Inference {
             self.add_tiles(index, inputs, outputs, high);
             if outputs % PANEL != 0 && outputs % PANEL <= self.narrow {
@@ -355,7 +363,8 @@ impl Plan {
     }
 
     fn add_tiles(&mut self, stage: usize, inputs: usize, outputs: usize, rows: usize) {
-        let cols = (TILE_ELEMENTS / rows).max(1).next_multiple_of(PANEL);
+        let (panels, most) = (outputs.div_ceil(PANEL), (self.tile_elements / (rows * PANEL)).max(1));
+        let cols = panels.div_ceil(panels.div_ceil(most)) * PANEL;
         self.tile_scratch = self.tile_scratch.max((rows + 1) * PANEL.min(outputs));
         for row in (0..inputs).step_by(rows) {
             for col in (0..outputs).step_by(cols) {
