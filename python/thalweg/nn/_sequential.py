@@ -155,7 +155,12 @@ class Sequential:
         ShapeError, DataError, DtypeError
             If `x` is not such an array; the message says what it is.
         """
-        return self._core.predict(_arrays.samples(x, self._dtype, "x"))
+        # The usual case takes no detour: this call is made thousands of times a second.
+        y = self._core.predict(x)
+        if y is None:
+            y = self._core.predict(_arrays.samples(x, self._dtype, "x"))
+            assert y is not None  # it is ready now
+        return y
 
     def forward(self, x: Any, training: bool = True) -> Array:
         """Compute the output for the rows of `x`, and remember what `backward` needs.

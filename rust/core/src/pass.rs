@@ -19,7 +19,8 @@ use crate::data::Samples;
 use crate::element::Element;
 use crate::gemm::pack::{LhsPanels, PANEL, Panels, offset, pack_rows, pack_transposed, transpose};
 use crate::gemm::{Ahead, Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
-use crate::layer::{Activation, BatchNorm, batch_norm};
+use crate::layer::Activation;
+use crate::layer::batch_norm::{self, GROUP};
 use crate::loss::{self, Loss, RowLoss, Targets};
 use crate::network::{Network, Stage};
 use crate::optim;
@@ -247,9 +248,13 @@ impl<'a, T: Element> Pass<'a, T> {
     /// Whether a step is a part of this pass.
     fn does(&self, step: RowStep) -> bool {
         match step {
-            RowStep::Input | RowStep::Forward(_) | RowStep::Normalize(_) => self.input.is_some(),
+            RowStep::Input | RowStep::Forward(_) | RowStep::Measure(_) | RowStep::Normalize(_) => {
+                self.input.is_some()
+            }
             RowStep::Loss => self.loss.is_some(),
-            RowStep::Slope(_) | RowStep::Denormalize(_) | RowStep::Backward(_) => self.goes_back(),
+            RowStep::Slope(_) | RowStep::Collect(_) | RowStep::Denormalize(_) | RowStep::Backward(_) => {
+                self.goes_back()
+            }
         }
     }
 
@@ -265,6 +270,7 @@ impl<'a, T: Element> Pass<'a, T> {
             match *step {
                 RowStep::Input => self.gather(rows, &local),
                 RowStep::Forward(index) => self.forward(index, rows, &local, worker),
+                RowStep::Measure(index) | RowStep::Collect(index) => self.sum_groups(*step, index, &local),
                 RowStep::Normalize(index) => self.normalize(index, &local),
                 RowStep::Loss => {
                     let last = self.layout.stages.len() - 1;
@@ -550,7 +556,7 @@ impl<'a, T: Element> Pass<'a, T> {
         if self.stopped.load(Ordering::Relaxed) {
             return;
         }
-        let (stage, slots) = (&self.network.stages()[index], &self.layout.stages[index]);
+        let stage = &self.network.stages()[index];
         let norm = stage.norm.expect("columns are of normalizations");
         let cols = item * PANEL..stage.outputs.min((item + 1) * PANEL);
         // SAFETY: the item's own columns.
@@ -564,18 +570,47 @@ impl<'a, T: Element> Pass<'a, T> {
             let part = |start: usize| &self.averages[start + cols.start..start + cols.end];
             to.mean.copy_from_slice(part(norm.running.0));
             let variance = part(norm.running.1);
-            return batch_norm::constants(&norm.layer, affine, &mut to, |j| variance[j].to_f64());
-        }
-        let all = self.local(&(0..self.plan.rows));
-        let part = |start| {
-            self.rows_ref(start, &all, stage.outputs).block(0, self.plan.rows, cols.start, cols.len())
-        };
-        let z = part(slots.before_norm.expect("kept while training"));
-        match what {
-            Columns::Statistics => {
-                dispatch(self.plan.isa, Statistics { norm: &norm.layer, z, affine, to: &mut to })
+            for (j, variance) in variance.iter().enumerate() {
+                batch_norm::constants(&norm.layer, affine, &mut to, j, variance.to_f64());
             }
-            _ => dispatch(self.plan.isa, Gradients { du: part(slots.delta), z, to: &mut to }),
+            return;
+        }
+        let rows = self.plan.rows;
+        let groups = |g: usize| {
+            let (first, second) = self.groups(index, g);
+            // SAFETY: written while rows went through.
+            let part =
+                |r: Range<usize>| unsafe { self.values.slice(r.start + cols.start..r.start + cols.end) };
+            (part(first), part(second))
+        };
+        match what {
+            Columns::Statistics => batch_norm::statistics(&norm.layer, rows, groups, affine, &mut to),
+            _ => batch_norm::gradients(rows.div_ceil(GROUP), groups, &mut to),
+        }
+    }
+
+    /// Where the two sums of a group of rows lie.
+    fn groups(&self, index: usize, g: usize) -> (Range<usize>, Range<usize>) {
+        let n = self.network.stages()[index].outputs;
+        let start = self.layout.stages[index].groups + g * 2 * n;
+        (start..start + n, start + n..start + 2 * n)
+    }
+
+    /// Sums over each group of a block's rows, for the statistics or the gradients of a normalization.
+    fn sum_groups(&self, step: RowStep, index: usize, local: &Local) {
+        let (stage, slots) = (&self.network.stages()[index], &self.layout.stages[index]);
+        let of = self.known_ref(index);
+        for from in (local.rows.start..local.rows.end).step_by(GROUP) {
+            let group = Local { rows: from..local.rows.end.min(from + GROUP), wave: local.wave };
+            let (first, second) = self.groups(index, from / GROUP);
+            // SAFETY: the group is this block's alone.
+            let into = unsafe { (self.values.slice_mut(first), self.values.slice_mut(second)) };
+            let z = self.rows_ref(slots.before_norm.expect("kept while training"), &group, stage.outputs);
+            let du = match step {
+                RowStep::Collect(_) => Some(self.rows_ref(slots.delta, &group, stage.outputs)),
+                _ => None,
+            };
+            dispatch(self.plan.isa, GroupSums { z, du, of: &of, into });
         }
     }
 
@@ -835,34 +870,23 @@ impl<T: Element> Op<T> for Losses<'_, T> {
     }
 }
 
-/// [`batch_norm::statistics`]
-struct Statistics<'c, 'k, T> {
-    norm: &'c BatchNorm,
+/// [`batch_norm::group_statistics`], or with du [`batch_norm::group_gradients`].
+struct GroupSums<'c, 'k, T> {
     z: MatRef<'c, T>,
-    affine: Option<(&'c [T], &'c [T])>,
-    to: &'c mut batch_norm::Columns<&'k mut [T]>,
+    du: Option<MatRef<'c, T>>,
+    of: &'c batch_norm::Columns<&'k [T]>,
+    into: (&'c mut [T], &'c mut [T]),
 }
 
-impl<T: Element> Op<T> for Statistics<'_, '_, T> {
+impl<T: Element> Op<T> for GroupSums<'_, '_, T> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
-        batch_norm::statistics(s, self.norm, self.z, self.affine, self.to);
-    }
-}
-
-/// [`batch_norm::gradients`]
-struct Gradients<'c, 'k, T> {
-    du: MatRef<'c, T>,
-    z: MatRef<'c, T>,
-    to: &'c mut batch_norm::Columns<&'k mut [T]>,
-}
-
-impl<T: Element> Op<T> for Gradients<'_, '_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn eval<S: Simd<T>>(self, s: S) {
-        batch_norm::gradients(s, self.du, self.z, self.to);
+        let (first, second) = self.into;
+        match self.du {
+            None => batch_norm::group_statistics(s, self.z, first, second),
+            Some(du) => batch_norm::group_gradients(s, du, self.z, self.of, first, second),
+        }
     }
 }
 

@@ -29,6 +29,7 @@ use crate::element::Element;
 use crate::gemm::GemmPlan;
 use crate::gemm::pack::PANEL;
 use crate::gemm::plan::{GemmShape, LONG_STRIDE, TileShape};
+use crate::layer::batch_norm::GROUP;
 use crate::network::Network;
 use crate::simd::Isa;
 
@@ -90,12 +91,16 @@ pub enum RowStep {
     Input,
     /// The dense layer, and the activation if there is no normalization between.
     Forward(usize),
+    /// Sums over the block's groups of rows, for the statistics of a normalization.
+    Measure(usize),
     /// The normalization by what is known of all rows, and the activation.
     Normalize(usize),
     /// The loss, and its gradient by the output.
     Loss,
     /// The gradient by the output, through the last activation.
     Slope(usize),
+    /// Sums over the block's groups of rows, for the gradients of a normalization.
+    Collect(usize),
     /// The gradient through a normalization.
     Denormalize(usize),
     /// The gradient by the stage's input, through the activation before it.
@@ -232,7 +237,10 @@ impl Plan {
         // Blocks of equal rows, as many for each thread.
         let most = if network.max_width() >= WIDE { WIDE_BLOCK_ROWS } else { BLOCK_ROWS };
         let blocks = share.div_ceil(most).max(1).next_multiple_of(threads);
-        let block_rows = share.div_ceil(blocks).max(1);
+        let mut block_rows = share.div_ceil(blocks).max(1);
+        if network.couples_rows() && block_rows < share {
+            block_rows = block_rows.next_multiple_of(GROUP); // sums are over whole groups of rows
+        }
         let wave_rows = block_rows * share.div_ceil(block_rows).max(1);
 
         let mut plan = Plan {
@@ -301,6 +309,7 @@ impl Plan {
                 if self.mode == Mode::Inference {
                     self.phases.push(Phase::Columns { stage: index, what: Columns::Averages });
                 } else {
+                    self.steps.push(RowStep::Measure(index));
                     let what = Columns::Statistics;
                     cuts.push((self.steps.len(), Phase::Columns { stage: index, what }));
                 }
@@ -314,6 +323,7 @@ impl Plan {
         self.steps.push(RowStep::Slope(stages.len() - 1));
         for (index, stage) in stages.iter().enumerate().rev() {
             if let Some(norm) = stage.norm {
+                self.steps.push(RowStep::Collect(index));
                 let what = Columns::Gradients;
                 cuts.push((self.steps.len(), Phase::Columns { stage: index, what }));
                 self.steps.push(RowStep::Denormalize(index));

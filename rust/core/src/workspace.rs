@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::arena::{Buffer, padded};
 use crate::element::Element;
 use crate::error::Error;
-use crate::layer::batch_norm::COLUMNS;
+use crate::layer::batch_norm::{COLUMNS, GROUP};
 use crate::loss::RowLoss;
 use crate::network::Network;
 use crate::plan::{Mode, Plan};
@@ -21,6 +21,8 @@ pub struct StageSlots {
     pub before_norm: Option<usize>,
     /// What is known of the normalization's columns, see [`batch_norm::Columns`](crate::layer::batch_norm::Columns).
     pub columns: usize,
+    /// Two sums of each group of rows for each column of the normalization.
+    pub groups: usize,
     /// Gradient of the loss by what the activation takes, rows × outputs.
     pub delta: usize,
     /// Weights transposed for the backward product.
@@ -74,6 +76,7 @@ impl Layout {
                     saved: (training && stage.act.saves_derivative()).then(|| place_if(true, rows * n)),
                     before_norm: (training && stage.norm.is_some()).then(|| place_if(true, rows * n)),
                     columns: place_if(stage.norm.is_some(), COLUMNS * n),
+                    groups: place_if(stage.norm.is_some(), rows.div_ceil(GROUP) * 2 * n),
                     delta: place_if(true, rows * n),
                     transposed: place_if(backward, n * k),
                     input_panels: place_if(x, rows * k),

@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use thalweg_core::layer::{Activation, Init, Layer, Linear};
+use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear};
 use thalweg_core::loss::{Loss, Targets};
 use thalweg_core::optim::{Adam, Config, Optimizer};
 use thalweg_core::threads::set_num_threads;
@@ -38,6 +38,7 @@ fn steps_and_predictions_allocate_nothing_once_their_shape_was_seen() {
         set_num_threads(threads);
         let layers = vec![
             linear(widths[0], widths[1]),
+            Layer::BatchNorm(BatchNorm { features: widths[1], eps: 1e-5, momentum: 0.1, affine: true }),
             Layer::Activation(Activation::Gelu),
             linear(widths[1], widths[2]),
         ];

@@ -8,7 +8,7 @@ use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear};
 use thalweg_core::network::Network;
 use thalweg_core::{Dtype, Error, Model as CoreModel};
 
-use crate::arrays::{Features, Matrix, matrix_out, vector, vector_out};
+use crate::arrays::{Features, Matrix, is_plain, matrix_out, vector, vector_out};
 use crate::dtype::{AnyModel, Real, parse, with_dtype};
 use crate::errors::translate;
 use crate::lock;
@@ -187,13 +187,17 @@ impl Model {
         with_dtype!(self.dtype, T => self.detached::<T, _>(py, |m| { m.zero_grad(); Ok(()) }))
     }
 
-    fn predict(&self, py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    /// Outputs if the array can be read as it is, else `None`, as for `Trainer.step`.
+    fn predict(&self, py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
+        if !is_plain(x) {
+            return Ok(None);
+        }
         with_dtype!(self.dtype, T => {
-            let x = Features::<T>::new("x", x)?;
+            let Ok(x) = Features::<T>::new("x", x) else { return Ok(None) };
             let (x, outputs) = (x.view(), self.network.outputs());
             let mut y = vec![T::default(); x.rows() * outputs];
             self.detached::<T, _>(py, |m| m.predict(x, &mut y))?;
-            matrix_out(py, y, x.rows(), outputs)
+            matrix_out(py, y, x.rows(), outputs).map(Some)
         })
     }
 

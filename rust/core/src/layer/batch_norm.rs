@@ -8,13 +8,13 @@
 //! backward     dβ = Σ du,  dγ = Σ du·ẑ,  dz = γ/√(σ² + ε) · (du − dβ/n − ẑ·dγ/n)
 //! ```
 //!
-//! The variance is taken in a second pass over the centred column, so that nothing cancels; sums go over
-//! some rows in the element's precision, and over those partial sums in double precision.
+//! Sums over a batch are put together from those over groups of rows, in double precision and in the order
+//! of the groups, whoever took them. The variance within a group is taken in a second pass over the centred
+//! column, so that nothing cancels.
 
 use crate::element::Element;
 use crate::error::Error;
-use crate::gemm::pack::PANEL;
-use crate::simd::{MAX_LANES, Simd, zip_map};
+use crate::simd::{Simd, zip_map};
 use crate::view::MatRef;
 
 /// A batch normalization as the user wrote it.
@@ -103,100 +103,131 @@ impl<S> Columns<S> {
     }
 }
 
-/// Rows whose partial sums stay in the element's precision.
-const RUN: usize = 64;
+/// Rows of a group: each group has sums of its own, taken while its rows are at hand, and the sums of all
+/// groups are put together in their order.
+pub const GROUP: usize = 64;
 
-/// Sums over rows of K vectors that `f(row, first column, columns)` gives, for up to [`PANEL`] columns.
+/// Sums over the rows of a group of K vectors that `f(row, first column, columns)` gives.
 #[inline(always)]
 fn sums<T: Element, S: Simd<T>, const K: usize>(
     s: S,
     rows: usize,
-    cols: usize,
+    mut into: [&mut [T]; K],
     f: impl Fn(usize, usize, usize) -> [S::V; K],
-) -> [[f64; PANEL]; K] {
-    let mut total = [[0.0; PANEL]; K];
+) {
+    let cols = into[0].len();
     // Two vectors side by side: one chain of additions would wait for itself.
     for col in (0..cols).step_by(2 * S::N) {
         let n = [S::N.min(cols - col), S::N.min((cols - col).saturating_sub(S::N))];
-        for from in (0..rows).step_by(RUN) {
-            let mut sum = [[s.splat(T::ZERO); K]; 2];
-            for r in from..rows.min(from + RUN) {
-                for (half, sum) in sum.iter_mut().enumerate() {
-                    if n[half] > 0 {
-                        for (sum, x) in sum.iter_mut().zip(f(r, col + half * S::N, n[half])) {
-                            *sum = s.add(*sum, x);
-                        }
-                    }
-                }
-            }
-            for (half, sum) in sum.into_iter().enumerate() {
-                for (total, sum) in total.iter_mut().zip(sum) {
-                    let mut lanes = [T::ZERO; MAX_LANES];
-                    s.store(&mut lanes, sum);
-                    let total = &mut total[(col + half * S::N).min(PANEL)..];
-                    for (total, x) in total.iter_mut().zip(&lanes[..n[half]]) {
-                        *total += x.to_f64();
+        let mut sum = [[s.splat(T::ZERO); K]; 2];
+        for r in 0..rows {
+            for (half, sum) in sum.iter_mut().enumerate() {
+                if n[half] > 0 {
+                    for (sum, x) in sum.iter_mut().zip(f(r, col + half * S::N, n[half])) {
+                        *sum = s.add(*sum, x);
                     }
                 }
             }
         }
+        for (half, sum) in sum.into_iter().enumerate().filter(|(half, _)| n[*half] > 0) {
+            let from = col + half * S::N;
+            for (into, sum) in into.iter_mut().zip(sum) {
+                s.store_partial(&mut into[from..from + n[half]], sum);
+            }
+        }
     }
-    total
 }
 
-/// What comes from a mean and a variance: everything that the forward formula needs.
+/// Sum of a group's rows, and sum of their squared distances from its mean.
 #[inline(always)]
+pub fn group_statistics<T: Element, S: Simd<T>>(s: S, z: MatRef<'_, T>, total: &mut [T], squares: &mut [T]) {
+    let at = |r: usize, col: usize, n: usize| s.load_partial(&z.row(r)[col..col + n]);
+    sums(
+        s,
+        z.rows(),
+        [&mut *total],
+        #[inline(always)]
+        |r, col, n| [at(r, col, n)],
+    );
+    let (part, total) = (s.splat(T::lit(1.0 / z.rows() as f64)), &*total);
+    sums(
+        s,
+        z.rows(),
+        [squares],
+        #[inline(always)]
+        |r, col, n| {
+            let mean = s.mul(s.load_partial(&total[col..col + n]), part);
+            let d = s.sub(at(r, col, n), mean);
+            [s.mul(d, d)]
+        },
+    );
+}
+
+/// Sums of a group's rows of du, and of du·ẑ.
+#[inline(always)]
+pub fn group_gradients<T: Element, S: Simd<T>>(
+    s: S,
+    du: MatRef<'_, T>,
+    z: MatRef<'_, T>,
+    of: &Columns<&[T]>,
+    shift: &mut [T],
+    scale: &mut [T],
+) {
+    sums(
+        s,
+        z.rows(),
+        [shift, scale],
+        #[inline(always)]
+        |r, col, n| {
+            let part = |x: &[T]| s.load_partial(&x[col..col + n]);
+            let du = part(du.row(r));
+            let z = s.mul(s.sub(part(z.row(r)), part(of.mean)), part(of.inverse));
+            [du, s.mul(du, z)]
+        },
+    );
+}
+
+/// What comes from the variance of column j: everything that the forward formula needs beside the mean.
 pub fn constants<T: Element>(
     norm: &BatchNorm,
     affine: Option<(&[T], &[T])>,
     to: &mut Columns<&mut [T]>,
-    variance: impl Fn(usize) -> f64,
+    j: usize,
+    variance: f64,
 ) {
-    for j in 0..to.mean.len() {
-        let inverse = 1.0 / (variance(j) + norm.eps).sqrt();
-        let (gamma, beta) = affine.map_or((T::ONE, T::ZERO), |(gamma, beta)| (gamma[j], beta[j]));
-        to.inverse[j] = T::lit(inverse);
-        to.scale[j] = T::lit(inverse * gamma.to_f64());
-        to.shift[j] = beta;
-    }
+    let inverse = 1.0 / (variance + norm.eps).sqrt();
+    let (gamma, beta) = affine.map_or((T::ONE, T::ZERO), |(gamma, beta)| (gamma[j], beta[j]));
+    to.inverse[j] = T::lit(inverse);
+    to.scale[j] = T::lit(inverse * gamma.to_f64());
+    to.shift[j] = beta;
 }
 
-/// Statistics of some columns of `z` over the batch, and what comes from them.
-#[inline(always)]
-pub fn statistics<T: Element, S: Simd<T>>(
-    s: S,
+/// Statistics of a batch of `rows` rows from those of its groups, and what comes from them. `groups`
+/// gives the two sums of group g for all columns.
+///
+/// Squares of groups are put together by Chan, Golub and LeVeque's formula (1979): what is within the
+/// groups and what is between their means.
+pub fn statistics<'g, T: Element>(
     norm: &BatchNorm,
-    z: MatRef<'_, T>,
+    rows: usize,
+    groups: impl Fn(usize) -> (&'g [T], &'g [T]),
     affine: Option<(&[T], &[T])>,
     to: &mut Columns<&mut [T]>,
 ) {
-    let (rows, cols) = (z.rows(), z.cols());
-    let at = |r: usize, col: usize, n: usize| s.load_partial(&z.row(r)[col..col + n]);
-    let [mean] = sums(
-        s,
-        rows,
-        cols,
-        #[inline(always)]
-        |r, col, n| [at(r, col, n)],
-    );
-    for (to, sum) in to.mean.iter_mut().zip(mean) {
-        *to = T::lit(sum / rows as f64);
+    let count = rows.div_ceil(GROUP);
+    let size = |g: usize| GROUP.min(rows - g * GROUP) as f64;
+    for j in 0..to.mean.len() {
+        let total: f64 = (0..count).map(|g| groups(g).0[j].to_f64()).sum();
+        let mean = total / rows as f64;
+        let mut squares = 0.0;
+        for g in 0..count {
+            let between = groups(g).0[j].to_f64() / size(g) - mean;
+            squares += groups(g).1[j].to_f64() + size(g) * between * between;
+        }
+        to.mean[j] = T::lit(mean);
+        to.unbiased[j] = T::lit(squares / (rows as f64 - 1.0));
+        constants(norm, affine, to, j, squares / rows as f64);
     }
-    let mean = &*to.mean;
-    let [squares] = sums(
-        s,
-        rows,
-        cols,
-        #[inline(always)]
-        |r, col, n| {
-            let d = s.sub(at(r, col, n), s.load_partial(&mean[col..col + n]));
-            [s.mul(d, d)]
-        },
-    );
-    for (to, sum) in to.unbiased.iter_mut().zip(squares) {
-        *to = T::lit(sum / (rows as f64 - 1.0));
-    }
-    constants(norm, affine, to, |j| squares[j] / rows as f64);
 }
 
 /// u = γ·ẑ + β from z in its place, a row.
@@ -211,30 +242,16 @@ pub fn forward<T: Element, S: Simd<T>>(s: S, u: &mut [T], of: &Columns<&[T]>) {
     );
 }
 
-/// dβ and dγ of some columns.
-#[inline(always)]
-pub fn gradients<T: Element, S: Simd<T>>(
-    s: S,
-    du: MatRef<'_, T>,
-    z: MatRef<'_, T>,
+/// dβ and dγ from the sums of `count` groups.
+pub fn gradients<'g, T: Element>(
+    count: usize,
+    groups: impl Fn(usize) -> (&'g [T], &'g [T]),
     to: &mut Columns<&mut [T]>,
 ) {
-    let (mean, inverse) = (&*to.mean, &*to.inverse);
-    let [shift, scale] = sums(
-        s,
-        z.rows(),
-        z.cols(),
-        #[inline(always)]
-        |r, col, n| {
-            let part = |x: &[T]| s.load_partial(&x[col..col + n]);
-            let du = part(du.row(r));
-            let z = s.mul(s.sub(part(z.row(r)), part(mean)), part(inverse));
-            [du, s.mul(du, z)]
-        },
-    );
-    for j in 0..z.cols() {
-        to.shift_grad[j] = T::lit(shift[j]);
-        to.scale_grad[j] = T::lit(scale[j]);
+    for j in 0..to.mean.len() {
+        let sum = |f: &dyn Fn(usize) -> T| T::lit((0..count).map(|g| f(g).to_f64()).sum());
+        to.shift_grad[j] = sum(&|g| groups(g).0[j]);
+        to.scale_grad[j] = sum(&|g| groups(g).1[j]);
     }
 }
 
