@@ -36,7 +36,8 @@ THREADS = BUSY_PROCESSES = 2
 ROUNDS, QUICK_ROUNDS = 5, 1
 SECONDS, QUICK_SECONDS = 2.0, 0.5
 WARM_SECONDS = 0.2
-SLACK = 1.1
+# Twice is what a fair scheduler alone makes of it.
+MOST = 3.0
 
 # Ends by itself if whoever started it is gone, however that went.
 BUSY_LOOP = """
@@ -187,11 +188,11 @@ def markdown(rows: list[Row]) -> str:
             ]
         )
     for label in dict.fromkeys(row.label for row in rows):
-        own, other = (means[label, library] for library in LIBRARIES)
-        if own is not None and other is not None:
+        own = means[label, LIBRARIES[0]]
+        if own is not None:
             judged += 1
-            if own > SLACK * other:
-                misses.append(f"{label}, {own:.2f}x against {other:.2f}x")
+            if own > MOST:
+                misses.append(f"{label}, {own:.2f}x")
     threads = rows[0].threads
     columns = ("alone", "p90", "contended", "p90", "mean")
     return section(
@@ -205,7 +206,7 @@ def markdown(rows: list[Row]) -> str:
         ["workload", "library", *columns, "median slower", "mean slower"],
         body,
         verdict(
-            f"the mean step slows down no more than PyTorch's, within {SLACK - 1:.0%} for noise",
+            f"thalweg's mean step takes at most {MOST:.0f} times as long",
             misses,
             judged,
         ),

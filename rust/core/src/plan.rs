@@ -486,7 +486,7 @@ impl fmt::Display for Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::{Activation, Init, Layer, Linear};
+    use crate::layer::{Activation, BatchNorm, Init, Layer, Linear};
 
     fn network(widths: &[usize]) -> Network {
         let layers = widths.windows(2).flat_map(|w| {
@@ -532,6 +532,41 @@ mod tests {
                         assert!(seen.iter().chain(&biases).all(|&n| n == 1));
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn many_rows_go_in_waves_unless_a_normalization_needs_them_all() {
+        let narrow = network(&[2, 256, 256, 256, 3]);
+        let plan = Plan::new::<f32>(&narrow, Mode::Step, 4096, Isa::Scalar, 2);
+        assert!(plan.in_waves() && plan.kept_rows() < 1024, "{plan}");
+        let waves = plan.phases.iter().filter(|p| matches!(p, Phase::Weights { .. })).count();
+        assert_eq!(waves, 4096usize.div_ceil(plan.wave_rows));
+        assert!(!Plan::new::<f32>(&narrow, Mode::Apart, 4096, Isa::Scalar, 2).in_waves());
+        // Weights by far the larger part: a wave would cost more than it saves.
+        assert!(!Plan::new::<f32>(&network(&[9, 4000, 4000, 3]), Mode::Step, 512, Isa::Scalar, 2).in_waves());
+
+        let linear = Linear { inputs: 256, outputs: 256, bias: true, init: Init::KaimingUniform };
+        let norm = BatchNorm { features: 256, eps: 1e-5, momentum: 0.1, affine: true };
+        let layers = vec![Layer::Linear(linear.clone()), Layer::BatchNorm(norm), Layer::Linear(linear)];
+        let plan = Plan::new::<f32>(&Network::new(layers).unwrap(), Mode::Step, 4000, Isa::Scalar, 2);
+        assert!(!plan.in_waves() && plan.block_rows.is_multiple_of(GROUP));
+    }
+
+    #[test]
+    fn tiles_are_even_enough_to_share() {
+        for widths in [&[784, 128, 10][..], &[784, 400, 400, 10], &[256, 256, 256], &[2000, 2000]] {
+            for threads in [2, 4] {
+                let plan = Plan::new::<f32>(&network(widths), TRAINING, 256, Isa::Scalar, threads);
+                let size = |t: &TileItem| t.rows.len() * t.cols.len();
+                let (all, most) =
+                    (plan.tiles.iter().map(size).sum::<usize>(), plan.tiles.iter().map(size).max().unwrap());
+                assert!(
+                    most * threads * 3 <= all,
+                    "{widths:?}: one of {} is {most} of {all}",
+                    plan.tiles.len()
+                );
             }
         }
     }

@@ -51,7 +51,15 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Lays out the workspace of a plan.
+    /// Lays out the workspace of a plan. For a step of B rows that are in it at once (a wave, or the batch)
+    /// on t threads that is, in elements and but for rounding up to cache lines:
+    ///
+    /// ```text
+    /// B·in + Σ over stages (2·B·out + B·in, if the input is copied + B·out, if its gradient is)
+    ///      + Σ over all but the first in·out            transposed weights
+    ///      + t·scratch                                  a tile, and blocks of rows
+    ///      + all parameters, if there are several waves
+    /// ```
     pub fn new<T: Element>(network: &Network, plan: &Plan) -> Self {
         let mut len = 0;
         let mut place = |elements: usize| {
@@ -121,5 +129,41 @@ impl<T: Element> Workspace<T> {
     pub fn poison(&mut self) {
         self.values.fill(T::lit(f64::NAN));
         self.losses.fill(RowLoss { loss: f64::NAN, correct: true });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::{Activation, Init, Layer, Linear};
+    use crate::simd::Isa;
+
+    #[test]
+    fn a_workspace_is_as_large_as_the_formula_says() {
+        for (widths, rows, threads) in [
+            (&[64, 100, 10][..], 200, 1),
+            (&[784, 400, 400, 10], 128, 2),
+            (&[2, 256, 256, 256, 3], 4096, 2),
+            (&[1024, 4096, 1024], 512, 2),
+        ] {
+            let layers = widths.windows(2).flat_map(|w| {
+                let linear = Linear { inputs: w[0], outputs: w[1], bias: true, init: Init::KaimingUniform };
+                [Layer::Linear(linear), Layer::Activation(Activation::Relu)]
+            });
+            let network = Network::new(layers.collect()).unwrap();
+            let plan = Plan::new::<f32>(&network, Mode::Step, rows, Isa::Scalar, threads);
+            let b = plan.kept_rows();
+            let mut want = b * widths[0] + plan.threads * (plan.scratch + plan.tile_scratch);
+            for (i, (w, planned)) in widths.windows(2).zip(&plan.stages).enumerate() {
+                let planned = planned.unwrap();
+                want += 2 * b * w[1] + if i > 0 { w[0] * w[1] } else { 0 };
+                want += if planned.pack_input { b * w[0] } else { 0 };
+                want += if planned.pack_delta { b * w[1] } else { 0 };
+            }
+            want += if plan.in_waves() { network.num_parameters() } else { 0 };
+            let len = Layout::new::<f32>(&network, &plan).len;
+            let rounding = 16 * (8 * plan.stages.len() + 2 * plan.threads + 8);
+            assert!(len >= want && len <= want + rounding, "{widths:?}: {len}, not {want}");
+        }
     }
 }
