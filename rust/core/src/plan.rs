@@ -362,8 +362,9 @@ impl Plan {
         let high = part.next_multiple_of(weight.rows).min(inputs);
         if self.mode != Mode::Inference {
             self.add_tiles(index, inputs, outputs, high);
-            if outputs % PANEL != 0 && outputs % PANEL <= self.narrow {
-                self.scratch = self.scratch.max(high * (outputs % PANEL));
+            let last = outputs % PANEL;
+            if last <= self.narrow {
+                self.scratch = self.scratch.max(high * last);
             }
         }
         for plan in [Some(forward), backward, Some(weight)].into_iter().flatten() {
