@@ -454,3 +454,20 @@ def test_running_averages_are_as_before_when_a_step_or_a_fit_fails(rng):
         trainer.step(bad, y)
     for name, values in model.state_dict().items():
         np.testing.assert_array_equal(values, before[name], err_msg=name)
+
+
+def test_a_variance_that_overflows_is_an_error_and_not_an_average(rng):
+    """An infinite variance makes its column 0, so that loss and outputs would look harmless."""
+    x = (1e20 * rng.standard_normal((30, 3))).astype(np.float32)  # finite; its squares are not
+    y = np.zeros((30, 1), np.float32)
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 1))
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=1e-3))
+    before = model.state_dict()
+    with pytest.raises(tw.errors.DivergedError):
+        trainer.step(x, y)
+    with pytest.raises(tw.errors.DivergedError):
+        trainer.fit(x, y)
+    with pytest.raises(tw.ThalwegError, match="variance"):
+        model.forward(x)
+    for name, values in model.state_dict().items():
+        np.testing.assert_array_equal(values, before[name], err_msg=name)

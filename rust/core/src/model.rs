@@ -280,7 +280,11 @@ impl<T: Element> Model<T> {
         };
         threads::run(&pass, pass.plan.threads);
         if pass.stopped.load(Ordering::Relaxed) {
-            return x.check_finite("x", self.isa);
+            x.check_finite("x", self.isa)?;
+            return Err(Error::Mismatch(
+                "x is finite, but a variance in front of a BatchNorm1d is not: scale x, or the weights"
+                    .into(),
+            ));
         }
         let Workspace { layout, values, .. } = &workspace;
         let last = layout.stages[layout.stages.len() - 1].output;

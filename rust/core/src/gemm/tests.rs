@@ -300,35 +300,20 @@ fn an_epilogue_sees_every_element_once_when_it_is_complete() {
             let (a, b) = (MatRef::new(&a, m, k), MatRef::new(&b, k, n));
             let tile = TileShape::of::<f64>(isa);
             let plan = GemmPlan::blocked(tile, (m, k), (2 * tile.mr, 16), true, true);
-            let (mut c, mut scratch) = (vec![f64::NAN; m * n], vec![f64::NAN; plan.scratch_len()]);
-            let view = MatMut::new(&mut c, m, n);
-            let epilogue = Epilogue::Activate(act, None);
-            Gemm {
-                a: Lhs::Plain(a),
-                b: Rhs::Plain(b),
-                c: view,
-                init: Init::Bias(&bias),
-                epilogue,
-                ahead: &[],
-            }
-            .run(isa, &plan, &mut scratch);
+            let mut scratch = vec![f64::NAN; plan.scratch_len()];
+            let mut product = |c: &mut [f64], epilogue: Epilogue<'_, f64>| {
+                let (c, init) = (MatMut::new(c, m, n), Init::Bias(&bias));
+                let gemm = Gemm { a: Lhs::Plain(a), b: Rhs::Plain(b), c, init, epilogue, ahead: &[] };
+                gemm.run(isa, &plan, &mut scratch);
+            };
+            let mut c = vec![f64::NAN; m * n];
+            product(&mut c, Epilogue::Activate(act, None));
             let plain = reference::product(a, b, a, Init::Bias(&bias), isa != Isa::Scalar);
             let want: Vec<f64> = plain.iter().map(|z| if *z > 0.0 { *z } else { 2.0 * z }).collect();
             assert_eq!(c, want, "{isa}");
 
             let mut d = vec![f64::NAN; m * n];
-            let from = MatRef::new(&c, m, n);
-            let view = MatMut::new(&mut d, m, n);
-            let epilogue = Epilogue::Derivative(act, from);
-            Gemm {
-                a: Lhs::Plain(a),
-                b: Rhs::Plain(b),
-                c: view,
-                init: Init::Bias(&bias),
-                epilogue,
-                ahead: &[],
-            }
-            .run(isa, &plan, &mut scratch);
+            product(&mut d, Epilogue::Derivative(act, MatRef::new(&c, m, n)));
             let want: Vec<f64> = plain.iter().map(|z| if *z > 0.0 { *z } else { 2.0 * z }).collect();
             assert_eq!(d, want, "{isa}");
         }

@@ -60,7 +60,13 @@ impl<'a, T: Element> Pass<'a, T> {
             (part(first), part(second))
         };
         match what {
-            Columns::Statistics => batch_norm::statistics(&norm.layer, rows, groups, affine, &mut to),
+            Columns::Statistics => {
+                batch_norm::statistics(&norm.layer, rows, groups, affine, &mut to);
+                // An infinite variance would make all of its column 0, and hide itself from the loss.
+                if !to.mean.iter().chain(&*to.unbiased).all(|x| x.is_finite()) {
+                    self.stopped.store(true, Ordering::Relaxed);
+                }
+            }
             _ => batch_norm::gradients(rows.div_ceil(GROUP), groups, &mut to),
         }
     }
