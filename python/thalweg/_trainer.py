@@ -4,21 +4,25 @@ import contextlib
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from thalweg import _arrays, _checks, _core
+from thalweg import callbacks as _callbacks
 from thalweg._arrays import Array, Labels, Samples
 from thalweg._history import KEYS, History
 from thalweg._plan import Plan
 from thalweg.callbacks import Callback
-from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.errors import ArgumentError, DivergedError, UnsupportedError
 from thalweg.nn import Loss, Sequential
 from thalweg.optim import Optimizer
+from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
 #: How often a fit comes back to Python to move the progress bar, in seconds.
 _REFRESH = 0.1
 
 
 class Trainer:
-    """Trains a model.
+    r"""Trains a model.
 
     Parameters
     ----------
@@ -28,6 +32,19 @@ class Trainer:
         ``nn.CrossEntropyLoss()`` for class labels, ``nn.MSELoss()`` for numbers.
     optimizer : Optimizer, keyword only
         E.g. ``optim.AdamW(lr=1e-3)``; belongs to this model from its first step on.
+    schedule : Schedule or ReduceLROnPlateau, keyword only, optional
+        How the learning rate changes, e.g. ``schedules.OneCycleLR(max_lr=0.01)``; see
+        `thalweg.optim.schedules`. It starts from the rate that the optimizer has now, counts the
+        optimizer's steps, and sets ``optimizer.lr`` before each of them.
+    clip_grad_norm : float, keyword only, optional
+        The gradient of all parameters together is scaled down to at most this Euclidean norm
+        before each update: :math:`g \leftarrow g \min(1, c / (\lVert g \rVert + 10^{-6}))`,
+        as by PyTorch's ``clip_grad_norm_``.
+    clip_grad_value : float, keyword only, optional
+        Each component of the gradient is kept within plus and minus this.
+    accumulate_grad_batches : int, keyword only, default 1
+        Batches whose gradients are averaged for one update; at the end of an epoch of `fit`, as
+        many as are left.
     precision : str, keyword only, optional
         Precision of the arithmetic. By default, and in this version always, that of the model.
 
@@ -37,6 +54,11 @@ class Trainer:
         If an argument is of the wrong kind.
     UnsupportedError
         If this machine or version does not have the precision; never is another one used silently.
+
+    Notes
+    -----
+    Without clipping and accumulation a parameter's gradient is used up on the spot, while it is in
+    cache. With them it is written, and the update is a second pass over the parameters.
 
     Examples
     --------
@@ -56,6 +78,10 @@ class Trainer:
         *,
         loss: Loss,
         optimizer: Optimizer,
+        schedule: Schedule | ReduceLROnPlateau | None = None,
+        clip_grad_norm: float | None = None,
+        clip_grad_value: float | None = None,
+        accumulate_grad_batches: int = 1,
         precision: str | None = None,
     ) -> None:
         _expect("model", model, Sequential, "nn.Sequential(...)")
@@ -66,13 +92,30 @@ class Trainer:
                 f"precision {precision!r} is not there for this model; it computes in "
                 f'"{model.dtype.name}", the dtype that it was made with: "float32" or "float64"'
             )
+        if schedule is not None and not isinstance(schedule, (Schedule, ReduceLROnPlateau)):
+            raise ArgumentError(
+                "schedule must be one of thalweg.optim.schedules, e.g. "
+                f"schedules.CosineAnnealingLR(); got {schedule!r}"
+            )
+        if clip_grad_norm is not None and clip_grad_value is not None:
+            raise ArgumentError("give clip_grad_norm or clip_grad_value, not both")
         self._model = model
         self._loss = loss
         self._optimizer = optimizer
-        self._core = _core.Trainer(model._core, loss._kind, optimizer._core)
+        self._schedule = schedule
+        self._clip_norm = _limit("clip_grad_norm", clip_grad_norm)
+        self._clip_value = _limit("clip_grad_value", clip_grad_value)
+        self._accumulate = _checks.integer("accumulate_grad_batches", accumulate_grad_batches, 1)
+        self._core = _core.Trainer(
+            model._core, loss._kind, optimizer._core,
+            self._clip_norm, self._clip_value, self._accumulate,
+        )  # fmt: skip
         self._history = History()
         self._fits = 0  # started so far; each gets another seed, so that it shuffles otherwise
-        # Dtypes and rank of arrays that `step` can hand on as they are.
+        self._epochs = 0  # ended so far, for schedules that count them
+        self._base_lr = optimizer.lr
+        self._plateau = schedule.start() if isinstance(schedule, ReduceLROnPlateau) else {}
+        self._rates = _Rates(schedule, self._base_lr) if isinstance(schedule, Schedule) else None
 
     # Read-only, because the core holds on to the objects that it was made with.
     @property
@@ -89,6 +132,11 @@ class Trainer:
     def optimizer(self) -> Optimizer:
         """The optimizer; its `lr` may be changed between steps and between epochs."""
         return self._optimizer
+
+    @property
+    def schedule(self) -> Schedule | ReduceLROnPlateau | None:
+        """How the learning rate changes, if it does."""
+        return self._schedule
 
     @property
     def history(self) -> History:
@@ -124,6 +172,8 @@ class Trainer:
         others are converted in every call, so convert once what is used for many steps.
         """
         # The usual case takes no detour: this call is made thousands of times a second.
+        if self._rates is not None:
+            self._optimizer._core.set_lr(self._rates.at(self._optimizer.steps, self._epochs))
         loss = self._core.step(x, y)
         if loss is None:
             loss = self._core.step(*self._pair(x, y))
@@ -199,7 +249,13 @@ class Trainer:
         x, y = self._pair(x, y)
         vx, vy = self._validation_pair(validation_data)
         seed = (self._model.seed + self._fits) % 2**64
-        run = _core.Fit(self._core, x, y, epochs, batch_size, shuffle, seed, vx, vy)
+        updates = -(-max(len(x), 1) // batch_size)
+        updates = -(-updates // self._accumulate)
+        rates = None
+        if self._rates is not None:
+            rates = self._rates.of_fit(self._optimizer.steps, self._epochs, epochs, updates)
+        run = _core.Fit(self._core, x, y, epochs, batch_size, shuffle, seed, vx, vy, rates)
+        watch = _Watch(self, callbacks)
 
         with contextlib.ExitStack() as stack:
             bar = None
@@ -209,24 +265,38 @@ class Trainer:
                 bar = stack.enter_context(ProgressBar(run, epochs))
             self._fits += 1
             self._history = History()
+            watch.begin()
             stop = False
             # Without anything to show or to ask, the whole fit is one call of the core.
-            max_epochs = 1 if callbacks else None
+            max_epochs = 1 if watch.epochs else None
             max_seconds = _REFRESH if progress else None
+            max_batches = 1 if watch.steps else None
+            before = self._epochs
             try:
                 while not (stop or run.done):
-                    for ended in run.run(max_epochs, max_seconds):
-                        record = _record(ended)
-                        self._history.append(record)
-                        # Every callback is told of it, also when an earlier one stops here.
-                        answers = [callback.on_epoch_end(self, record) for callback in callbacks]
-                        stop = True in answers
+                    ended = [_record(e) for e in run.run(max_epochs, max_seconds, max_batches)]
+                    stop = watch.step(run, ended) if watch.steps else False
+                    for record in ended:
+                        self._ended(record)
+                        stop = watch.epoch(record) or stop
                     if bar is not None:
                         bar.update(self._history)
+            except DivergedError:
+                self._epochs = before
+                raise
             finally:  # Ctrl-C and errors leave epochs that ended and that nobody has seen yet
-                for ended in run.take_ended():
-                    self._history.append(_record(ended))
+                for late in run.take_ended():
+                    self._ended(_record(late))
+            watch.end()
         return self._history
+
+    def _ended(self, record: dict[str, float]) -> None:
+        """Take note of an epoch."""
+        self._history.append(record)
+        self._epochs += 1
+        if isinstance(self._schedule, ReduceLROnPlateau):
+            figure = _callbacks.monitored(record, self._schedule.monitor, "ReduceLROnPlateau")
+            self._optimizer.lr = self._schedule.update(self._plateau, figure, self._optimizer.lr)
 
     def evaluate(self, x: Any, y: Any) -> dict[str, float]:
         """Compute the loss, and for classifiers the accuracy, on given data; nothing is learned.
@@ -304,15 +374,99 @@ def _expect(name: str, value: Any, kind: type, example: str) -> None:
         raise ArgumentError(f"{name} must be a {kind.__name__}, e.g. {example}; got {what}")
 
 
+def _limit(name: str, value: float | None) -> float | None:
+    """Give a limit of gradients as a number above 0, if there is one."""
+    return None if value is None else _checks.real(name, value, 0, closed="()")
+
+
+class _Rates:
+    """A schedule's rates, by the times that a trainer knows."""
+
+    #: Rates that are computed at once for steps by hand.
+    _BLOCK = 1024
+
+    def __init__(self, schedule: Schedule, base: float) -> None:
+        self.schedule = schedule
+        self.base = base
+        self._start = 0
+        self._block: list[float] = []
+
+    def of_fit(self, steps: int, ended: int, epochs: int, updates: int) -> list[float]:
+        """Give the rate of each update of a fit of so many epochs, of so many updates each."""
+        by_step = self.schedule.per == "step"
+        length = epochs * updates if by_step else epochs
+        # An open schedule is as long as this fit, and begins with it.
+        start = 0 if self.schedule.is_open else (steps if by_step else ended)
+        times = np.arange(start, start + length, dtype=np.float64)
+        rates = self.schedule._rates(times, self.base, length)
+        each: list[float] = (rates if by_step else np.repeat(rates, updates)).tolist()
+        return each
+
+    def at(self, steps: int, ended: int) -> float:
+        """Give the rate of one update by hand, after so many updates and epochs."""
+        time = steps if self.schedule.per == "step" else ended
+        if not 0 <= time - self._start < len(self._block):
+            self._start = time
+            times = np.arange(time, time + self._BLOCK, dtype=np.float64)
+            self._block = self.schedule._rates(times, self.base, None).tolist()
+        return self._block[time - self._start]
+
+
+class _Watch:
+    """The callbacks of a fit, sorted by what they want to see."""
+
+    def __init__(self, trainer: Trainer, callbacks: tuple[Callback, ...]) -> None:
+        self._trainer = trainer
+        self._of = {
+            name: [m for c in callbacks if (m := _callbacks.method(c, name)) is not None]
+            for name in _callbacks.METHODS
+        }
+        self.steps = bool(self._of["on_step_end"])
+        plateau = isinstance(trainer.schedule, ReduceLROnPlateau)
+        self.epochs = plateau or bool(self._of["on_epoch_end"])
+
+    def begin(self) -> None:
+        for method in self._of["on_fit_begin"]:
+            method(self._trainer)
+
+    def step(self, run: _core.Fit, ended: list[dict[str, float]]) -> bool:
+        """Show a batch; whether somebody stops here."""
+        epochs, batch, batches, *_ = run.progress
+        if ended:  # the batch was its epoch's last
+            epochs, batch = epochs - 1, batches
+        record = {"epoch": epochs + 1, "batch": batch, "loss": run.last_loss}
+        return self._ask("on_step_end", record)
+
+    def epoch(self, record: dict[str, float]) -> bool:
+        """Show an epoch; whether somebody stops here."""
+        return self._ask("on_epoch_end", record)
+
+    def end(self) -> None:
+        for method in self._of["on_fit_end"]:
+            method(self._trainer)
+
+    def _ask(self, name: str, record: dict[str, float]) -> bool:
+        # Every callback is told of it, also when an earlier one stops here.
+        return True in [method(self._trainer, record) for method in self._of[name]]
+
+
 def _check_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
     """Make the callbacks a tuple, each seen to be one."""
-    if isinstance(callbacks, Callback) and not isinstance(callbacks, type):
+
+    def is_callback(value: Any) -> bool:
+        has = any(callable(getattr(value, name, None)) for name in _callbacks.METHODS)
+        return has and not isinstance(value, type)
+
+    if is_callback(callbacks):
         raise ArgumentError("callbacks must be a sequence: write callbacks=[...]")
     try:
         found = tuple(callbacks)
     except TypeError:
         raise ArgumentError(f"callbacks must be a sequence; got {callbacks!r}") from None
     for callback in found:
-        if isinstance(callback, type) or not isinstance(callback, Callback):
-            raise ArgumentError(f"a callback needs a method on_epoch_end; got {callback!r}")
+        if not is_callback(callback):
+            raise ArgumentError(
+                f"a callback needs one of the methods {', '.join(_callbacks.METHODS)}; "
+                f"got {callback!r}"
+            )
     return found

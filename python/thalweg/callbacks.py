@@ -1,14 +1,23 @@
 """What `Trainer.fit` calls while it runs."""
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+import math
+import os
+from typing import TYPE_CHECKING, Any
+
+from thalweg import _checks
+from thalweg.errors import ArgumentError
 
 if TYPE_CHECKING:  # the trainer calls callbacks; at run time they need not know it
     from thalweg._trainer import Trainer
 
+__all__ = ["Callback", "EarlyStopping", "ModelCheckpoint"]
 
-@runtime_checkable
-class Callback(Protocol):
-    """Anything with an `on_epoch_end`; deriving from this class is not needed.
+
+class Callback:
+    """Base of all callbacks; deriving from it is not needed, one of its methods is enough.
+
+    While callbacks look at epochs only, whole epochs run in the compiled core. One with an
+    `on_step_end` makes `fit` come back to Python after every batch, which takes a few microseconds.
 
     Examples
     --------
@@ -18,6 +27,33 @@ class Callback(Protocol):
     ...     def on_epoch_end(self, trainer, record):
     ...         return record["val_loss"] < 0.1
     """
+
+    def on_fit_begin(self, trainer: "Trainer") -> None:
+        """Prepare for a fit; all its arguments have been checked.
+
+        Parameters
+        ----------
+        trainer : Trainer
+            Its history is empty.
+        """
+
+    def on_step_end(self, trainer: "Trainer", record: dict[str, float]) -> bool | None:
+        """Look at a batch that has just been used.
+
+        After the last batch of an epoch the validation has been done already.
+
+        Parameters
+        ----------
+        trainer : Trainer
+            The model may be used and changed.
+        record : dict of str to float
+            ``"epoch"`` and ``"batch"`` (both from 1), and ``"loss"``, before the update.
+
+        Returns
+        -------
+        bool or None
+            True stops the training after this batch; anything else goes on.
+        """
 
     def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> bool | None:
         """Look at an epoch that has just ended.
@@ -34,4 +70,197 @@ class Callback(Protocol):
         bool or None
             True stops the training after this epoch; anything else goes on.
         """
-        ...
+
+    def on_fit_end(self, trainer: "Trainer") -> None:
+        """Finish, after the last epoch or a stop; not after an error or Ctrl-C.
+
+        Parameters
+        ----------
+        trainer : Trainer
+            The model may be used and changed.
+        """
+
+
+#: The names of a callback's methods.
+METHODS = ("on_fit_begin", "on_step_end", "on_epoch_end", "on_fit_end")
+
+
+def method(callback: Any, name: str) -> Any:
+    """Give a callback's method, or None if it has none of that name or only the empty one."""
+    if getattr(type(callback), name, None) is getattr(Callback, name):
+        return None
+    return getattr(callback, name, None)
+
+
+class _Monitor(Callback):
+    """What callbacks that follow a figure have in common: which is better, and the best so far."""
+
+    def __init__(self, monitor: str, mode: str, min_delta: float) -> None:
+        kind = type(self).__name__
+        self._monitor = monitor
+        mode = _checks.one_of(f"{kind}: mode", mode, ("auto", "min", "max"))
+        if mode == "auto":
+            mode = "max" if str(monitor).endswith("accuracy") else "min"
+        self._sign = 1.0 if mode == "min" else -1.0
+        self._min_delta = _checks.real(f"{kind}: min_delta", min_delta, 0)
+        #: The best figure so far; None before the first epoch.
+        self.best: float | None = None
+
+    def on_fit_begin(self, trainer: "Trainer") -> None:
+        self.best = None
+
+    def _improves(self, record: dict[str, float]) -> bool:
+        """Whether an epoch is the best so far; it is then remembered."""
+        figure = monitored(record, self._monitor, type(self).__name__)
+        best = math.inf if self.best is None else self._sign * self.best
+        if self.best is not None and not self._sign * figure < best - self._min_delta:
+            return False
+        self.best = figure
+        return True
+
+
+def monitored(record: dict[str, float], key: str, who: str) -> float:
+    """Give a figure of an epoch, or `ArgumentError` that says which there are."""
+    if key not in record:
+        there = [name for name in record if name not in ("epoch", "seconds")]
+        missing = (
+            "; pass validation_data to fit" if key.startswith("val_") and key[4:] in there else ""
+        )
+        raise ArgumentError(
+            f"{who}: there is no figure {key!r} to monitor, only {', '.join(there)}"
+            f"{missing or _checks.did_you_mean(key, there)}"
+        )
+    return record[key]
+
+
+class EarlyStopping(_Monitor):
+    """Ends the training when a figure has stopped getting better.
+
+    Parameters
+    ----------
+    monitor : str, default "val_loss"
+        A key of `History`.
+    min_delta : float, keyword only, default 0
+        What is better by less than this is not better.
+    patience : int, keyword only, default 0
+        Epochs without improvement that are let pass: training stops after ``patience`` of them in
+        a row, or after the first one if it is 0.
+    mode : {"auto", "min", "max"}, keyword only
+        Whether smaller or larger is better; by default larger for accuracies only.
+    restore_best_weights : bool, keyword only, default False
+        Whether the model gets back the weights and running averages of its best epoch when the fit
+        ends, stopped early or not. The optimizer stays as it is.
+    start_from_epoch : int, keyword only, default 0
+        Epochs at the beginning that are not looked at.
+
+    Attributes
+    ----------
+    best : float or None
+        The best figure of the latest fit.
+    best_epoch : int
+        Its epoch, from 1; 0 if there was none.
+    stopped_epoch : int
+        The epoch after which training was stopped; 0 if it was not.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range; during the fit, if there is no such figure.
+
+    Notes
+    -----
+    Names and defaults are those of Keras; epochs are counted from 1.
+
+    Examples
+    --------
+    >>> from thalweg.callbacks import EarlyStopping
+    >>> stop = EarlyStopping("val_loss", patience=5, restore_best_weights=True)
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        *,
+        min_delta: float = 0.0,
+        patience: int = 0,
+        mode: str = "auto",
+        restore_best_weights: bool = False,
+        start_from_epoch: int = 0,
+    ) -> None:
+        super().__init__(monitor, mode, min_delta)
+        self._patience = _checks.integer("EarlyStopping: patience", patience, 0)
+        self._restore = _checks.flag("EarlyStopping: restore_best_weights", restore_best_weights)
+        self._from = _checks.integer("EarlyStopping: start_from_epoch", start_from_epoch, 0)
+        self.best_epoch = self.stopped_epoch = 0
+        self._weights: dict[str, Any] | None = None
+
+    def on_fit_begin(self, trainer: "Trainer") -> None:
+        """Forget the fit before."""
+        super().on_fit_begin(trainer)
+        self.best_epoch = self.stopped_epoch = 0
+        self._weights = None
+        self._waited = 0
+
+    def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> bool:
+        """Look at the figure; True if patience has run out."""
+        epoch = int(record["epoch"])
+        if epoch <= self._from:
+            return False
+        if self._improves(record):
+            self.best_epoch, self._waited = epoch, 0
+            if self._restore:
+                self._weights = trainer.model.state_dict()
+            return False
+        self._waited += 1
+        if self._waited < self._patience:
+            return False
+        self.stopped_epoch = epoch
+        return True
+
+    def on_fit_end(self, trainer: "Trainer") -> None:
+        """Give the best weights back."""
+        if self._weights is not None:
+            trainer.model.load_state_dict(self._weights)
+            self._weights = None
+
+
+class ModelCheckpoint(_Monitor):
+    """Saves the model at the end of epochs, to be loaded with ``nn.Sequential.load``.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Where to, as ``"model-{epoch:03d}-{val_loss:.3f}.safetensors"``; the figures of the epoch
+        are filled in. Without any, each save replaces the one before.
+    monitor : str, keyword only, default "val_loss"
+        A key of `History`; needed with ``save_best_only`` only.
+    save_best_only : bool, keyword only, default False
+        Whether to save only when the figure is better than ever before in this fit.
+    mode : {"auto", "min", "max"}, keyword only
+        Whether smaller or larger is better; by default larger for accuracies only.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is of the wrong kind; during the fit, if there is no such figure.
+    OSError
+        During the fit, if the file cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        monitor: str = "val_loss",
+        save_best_only: bool = False,
+        mode: str = "auto",
+    ) -> None:
+        super().__init__(monitor, mode, 0.0)
+        self._path = os.fspath(path)
+        self._best_only = _checks.flag("ModelCheckpoint: save_best_only", save_best_only)
+
+    def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> None:
+        """Save, if it is time."""
+        if not self._best_only or self._improves(record):
+            figures = {**record, "epoch": int(record["epoch"])}
+            trainer.model.save(self._path.format(**figures))

@@ -16,3 +16,5 @@ from thalweg.nn._losses import CrossEntropyLoss as CrossEntropyLoss
 from thalweg.nn._losses import Loss as Loss
 from thalweg.nn._losses import MSELoss as MSELoss
 from thalweg.nn._sequential import Sequential as Sequential
+
+from thalweg.nn import utils as utils  # isort: skip - it needs Sequential

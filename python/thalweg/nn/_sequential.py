@@ -1,14 +1,17 @@
 """The model: layers one after another over one flat array of parameters."""
 
 import contextlib
+import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from thalweg import _arrays, _checks, _core
+from thalweg import _arrays, _checks, _core, _safetensors, _spec
 from thalweg._arrays import Array
-from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
+from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
+from thalweg.nn import _layers
 from thalweg.nn._layers import Layer
 
 #: Version of what `Sequential.__getstate__` gives, so that later versions can read old pickles.
@@ -309,6 +312,98 @@ class Sequential:
                 raise ShapeError(f"{name} has shape {array.shape}; this model's is {shape}")
             parts.append(_arrays.finite(_arrays.as_dtype(array, self._dtype, name), name).ravel())
         return np.concatenate(parts)
+
+    # --- files ----------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a file: layers, parameters, running averages.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Usually ``"….safetensors"``: that is its format, whatever the name. A file that is there
+            is replaced once the new one is complete.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        UnsupportedError
+            If a layer is not one of thalweg's.
+
+        Notes
+        -----
+        The arrays in it are those of `state_dict`, so that other libraries can read them; in
+        PyTorch ``net.load_state_dict(safetensors.torch.load_file(path))``. Gradients are left out.
+        """
+        _safetensors.save(path, self.state_dict(), {"thalweg": json.dumps(self._description())})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Sequential":
+        """Read a model that `save` wrote.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file.
+
+        Returns
+        -------
+        Sequential
+            The same to the last bit, with gradients of zero.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        DataError
+            If it is not a whole safetensors file, or holds no model of thalweg's.
+        UnsupportedError
+            If a later version of thalweg wrote it.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> from thalweg import nn
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.safetensors"
+        >>> nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).save(path)
+        >>> nn.Sequential.load(path).num_parameters
+        13
+        """
+        arrays, text = _safetensors.load(path)
+        if "thalweg" not in text:
+            raise DataError(
+                f"{os.fspath(path)!r} does not say which layers its arrays belong to; make the "
+                "model and give the arrays to load_state_dict"
+            )
+        model = cls._from_description(json.loads(text["thalweg"]))
+        model.load_state_dict(arrays)
+        return model
+
+    def _description(self) -> dict[str, Any]:
+        """Describe this model without its numbers, as plain data."""
+        return {
+            "version": _STATE_VERSION,
+            "layers": [_spec.describe(layer) for layer in self._layers],
+            "dtype": self._dtype.name,
+            "seed": self._seed,
+        }
+
+    @staticmethod
+    def _from_description(description: dict[str, Any]) -> "Sequential":
+        """Make a model from that."""
+        if description["version"] != _STATE_VERSION:
+            raise UnsupportedError(
+                f"this model has format {description['version']}; this version of thalweg reads "
+                f"format {_STATE_VERSION}"
+            )
+        known = {
+            name: kind
+            for name, kind in vars(_layers).items()
+            if isinstance(kind, type) and issubclass(kind, Layer)
+        }
+        layers = _spec.rebuild(description["layers"], known)
+        return Sequential(*layers, dtype=description["dtype"], seed=description["seed"])
 
     # --- copies ---------------------------------------------------------------------------------
 

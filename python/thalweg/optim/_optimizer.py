@@ -29,6 +29,11 @@ class Optimizer:
     def lr(self, value: float) -> None:
         self._core.set_lr(learning_rate(value))
 
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return self._core.steps
+
     def step(self, model: Sequential) -> None:
         """One step along ``model.flat_gradients``, for training loops written by hand.
 

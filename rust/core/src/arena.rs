@@ -40,13 +40,18 @@ impl<T: Element> Buffer<T> {
     /// If there is not enough memory.
     pub fn zeroed(what: &'static str, len: usize) -> Result<Self, Error> {
         if len == 0 {
-            return Ok(Buffer { ptr: NonNull::dangling(), len });
+            return Ok(Self::empty());
         }
         let failed = Error::Memory { what, elements: len };
         let Some(layout) = Self::layout(len) else { return Err(failed) };
         // SAFETY: the layout has a size above 0. All-zero bytes are a valid f32 and f64, the only Elements.
         let ptr = unsafe { alloc_huge(layout) }.cast::<T>();
         NonNull::new(ptr).map(|ptr| Buffer { ptr, len }).ok_or(failed)
+    }
+
+    /// None.
+    pub fn empty() -> Self {
+        Buffer { ptr: NonNull::dangling(), len: 0 }
     }
 
     /// Lends the buffer to the threads of a region; see [`Shared`].
@@ -126,6 +131,11 @@ unsafe impl<T: Send> Send for Shared<'_, T> {}
 unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Lends a slice; see [`Buffer::share`].
     pub fn new(slice: &'a mut [T]) -> Self {
         Shared { ptr: slice.as_mut_ptr(), len: slice.len(), life: PhantomData }

@@ -47,6 +47,7 @@ pub mod rng;
 pub mod simd;
 pub mod threads;
 pub mod train;
+pub mod update;
 pub mod view;
 pub mod workspace;
 

@@ -8,11 +8,12 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::layer::{Layer, batch_norm};
 use crate::network::{Block, Network};
-use crate::optim::{self, Optimizer};
+use crate::optim::Optimizer;
 use crate::pass::{Pass, Rows, WeightTask};
 use crate::plan::{Mode, Plan};
 use crate::simd::{Isa, all_finite, max_abs};
-use crate::threads::{self, Job};
+use crate::threads;
+use crate::update::{self, Clip};
 use crate::view::MatRef;
 use crate::workspace::Workspace;
 
@@ -192,16 +193,7 @@ impl<T: Element> Model<T> {
         // A step that might overflow is taken on trial: with a copy to go back to.
         let risky = size * optimizer.config.lr().max(1.0) > RISKY;
         let before = if risky { Some((self.params.to_vec(), optimizer.try_clone()?)) } else { None };
-        let step = optimizer.next_step();
-        let job = Apply {
-            isa: self.isa,
-            step,
-            params: self.params.share(),
-            grads: &self.grads,
-            state: optimizer.share_state(),
-        };
-        threads::run(&job, threads::num_threads().0.min(job.items(0)));
-        optimizer.steps += 1;
+        update::step(self.isa, &mut self.params, &self.grads, optimizer);
         self.pending = None;
         if let Some((params, optimizer_before)) = before
             && (!all_finite(self.isa, &self.params)
@@ -213,6 +205,24 @@ impl<T: Element> Model<T> {
             return Err(Error::Diverged { loss: f64::INFINITY, step, lr });
         }
         Ok(())
+    }
+
+    /// Clips the gradients; gives their norm before.
+    ///
+    /// # Errors
+    /// If the limit is not a number above 0, or a gradient is NaN or infinite; nothing is changed then.
+    pub fn clip_gradients(&mut self, clip: Clip) -> Result<f64, Error> {
+        clip.check()?;
+        let norm = update::clip(self.isa, &mut self.grads, 1.0, Some(clip));
+        if !norm.is_finite() {
+            let mut flat = vec![T::ZERO; self.network.num_parameters()];
+            self.gradients(&mut flat);
+            check_flat("gradients", &flat)?;
+            let text = "the norm of the gradients is too large for their precision; scale the loss";
+            return Err(Error::Mismatch(text.into()));
+        }
+        self.grads_size = max_abs(self.isa, &self.grads).to_f64();
+        Ok(norm)
     }
 
     /// Sets all gradients to zero.
@@ -370,38 +380,6 @@ pub(crate) fn update_averages<T: Element>(
             for (average, x) in averages[start..start + n].iter_mut().zip(batch) {
                 *average = (T::ONE - part) * *average + part * *x;
             }
-        }
-    }
-}
-
-/// An optimizer's step over the whole arena, in runs.
-struct Apply<'a, T> {
-    isa: Isa,
-    step: optim::Step,
-    params: Shared<'a, T>,
-    grads: &'a [T],
-    state: [Shared<'a, T>; optim::MAX_STATE],
-}
-
-impl<T> Apply<'_, T> {
-    /// Elements of a run: large enough that starting one costs nothing beside it.
-    const RUN: usize = 64 * 1024;
-}
-
-impl<T: Element> Job for Apply<'_, T> {
-    fn phases(&self) -> usize {
-        1
-    }
-    fn items(&self, _: usize) -> usize {
-        self.grads.len().div_ceil(Self::RUN)
-    }
-    fn run(&self, _: usize, item: usize, _: usize) {
-        let range = item * Self::RUN..self.grads.len().min((item + 1) * Self::RUN);
-        // SAFETY: every item has its own run of parameters and state.
-        unsafe {
-            let params = self.params.slice_mut(range.clone());
-            let state = self.state.map(|s| s.slice_mut_or_empty(range.clone()));
-            self.step.update(self.isa, params, &self.grads[range], state);
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::plan::{Mode, Plan};
 use crate::rng::{Purpose, Stream};
 use crate::simd::{Isa, all_finite};
 use crate::threads;
+use crate::update::{self, Clip};
 use crate::workspace::Layout;
 
 /// Rows that an evaluation takes at once: bounds its memory, enough to keep every thread busy.
@@ -23,9 +24,41 @@ const EVALUATION_ROWS: usize = 16 * 1024;
 /// Runs steps with one loss, keeping the memory of its plans.
 pub struct Trainer<T: Element> {
     loss: Loss,
+    options: StepOptions,
     workspaces: Workspaces<T>,
+    /// Gradients on their way from batches to an update, where the two are apart.
+    gathered: Gathered<T>,
     /// Memory of the last fit's [`Snapshot`], for the next.
     spare: Option<Snapshot<T>>,
+}
+
+/// What comes between a batch's gradient and the update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepOptions {
+    /// Whether and how gradients are clipped.
+    pub clip: Option<Clip>,
+    /// Batches whose gradients are averaged for one update.
+    pub accumulate: usize,
+}
+
+impl Default for StepOptions {
+    /// An update for every batch, from its gradient as it is.
+    fn default() -> Self {
+        StepOptions { clip: None, accumulate: 1 }
+    }
+}
+
+impl StepOptions {
+    /// Whether gradients are used up while they are computed: nothing has to be known of all of them.
+    fn fused(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The sum of some batches' gradients.
+struct Gathered<T> {
+    grads: Buffer<T>,
+    batches: usize,
 }
 
 /// Parameters and optimizer before a fit, to go back to if training diverges.
@@ -91,9 +124,29 @@ impl Tally {
 }
 
 impl<T: Element> Trainer<T> {
-    /// A trainer for a loss.
+    /// A trainer for a loss, with an update for every batch.
     pub fn new(loss: Loss) -> Self {
-        Trainer { loss, workspaces: Workspaces::default(), spare: None }
+        Self::fused(loss, StepOptions::default())
+    }
+
+    /// A trainer for a loss, for `model`.
+    ///
+    /// # Errors
+    /// If a limit is not a number above 0, or there is not enough memory for gradients.
+    pub fn with_options(loss: Loss, options: StepOptions, model: &Model<T>) -> Result<Self, Error> {
+        if let Some(clip) = options.clip {
+            clip.check()?;
+        }
+        let mut trainer = Self::fused(loss, options);
+        if !options.fused() {
+            trainer.gathered.grads = Buffer::zeroed("gradients", model.network().arena_len())?;
+        }
+        Ok(trainer)
+    }
+
+    fn fused(loss: Loss, options: StepOptions) -> Self {
+        let gathered = Gathered { grads: Buffer::empty(), batches: 0 };
+        Trainer { loss, options, workspaces: Workspaces::default(), gathered, spare: None }
     }
 
     /// Its loss.
@@ -126,31 +179,32 @@ impl<T: Element> Trainer<T> {
         self.check(model, x, &y)?;
         let rows = x.rows();
         model.network().check_training_rows(rows)?;
-        self.batch(model, optimizer, x, y, Rows::From(0), rows).map(|tally| tally.mean())
+        self.batch(model, optimizer, x, y, (Rows::From(0), rows), false).map(|tally| tally.mean())
     }
 
-    /// One step on `len` rows of the data.
+    /// One batch, `rows.1` rows of the data; and an update, if it is the `last` that there is or enough have
+    /// been gathered.
     fn batch(
         &mut self,
         model: &mut Model<T>,
         optimizer: &mut Optimizer<T>,
         x: Samples<'_, T>,
         y: Targets<'_, T>,
-        rows: Rows<'_>,
-        len: usize,
+        (rows, len): (Rows<'_>, usize),
+        last: bool,
     ) -> Result<Tally, Error> {
-        let step = optimizer.next_step();
-        let state = optimizer.share_state();
         let isa = model.isa();
+        let Gathered { grads: gathered, batches } = &mut self.gathered;
+        let fused = self.options.fused();
         let workspace = self.workspaces.get(model.network(), isa, Mode::Step, len)?;
         let Parts { network, params, grads, averages } = model.parts();
         let pass = Pass {
             loss: Some(LossTask { loss: self.loss, targets: y, backward: true }),
             weights: Some(WeightTask {
-                grads: grads.share(),
-                accumulate: false,
+                grads: if fused { grads.share() } else { gathered.share() },
+                accumulate: !fused && *batches > 0,
                 size: None,
-                update: Some((step, state)),
+                update: fused.then(|| (optimizer.next_step(), optimizer.share_state())),
             }),
             ..Pass::new(network, workspace, params.share(), averages, Some(x), rows)
         };
@@ -158,10 +212,23 @@ impl<T: Element> Trainer<T> {
         let stopped = pass.stopped.load(Ordering::Relaxed);
         let losses = &workspace.losses;
         if stopped {
+            *batches = 0;
             return Err(why_not_finite(isa, x, &y, losses, optimizer));
         }
+        if fused {
+            optimizer.steps += 1;
+        } else {
+            *batches += 1;
+            if last || *batches == self.options.accumulate {
+                let factor = 1.0 / std::mem::take(batches) as f64;
+                if !update::clip(isa, gathered, factor, self.options.clip).is_finite() {
+                    let (step, lr) = (optimizer.steps, optimizer.config.lr());
+                    return Err(Error::Diverged { loss: f64::INFINITY, step, lr });
+                }
+                update::step(isa, params, gathered, optimizer);
+            }
+        }
         update_averages(network, workspace, averages);
-        optimizer.steps += 1;
         let mut tally = Tally::default();
         tally.add(losses);
         Ok(tally)
@@ -288,7 +355,13 @@ pub struct Fit<T: Element> {
     epoch: usize,
     batch: usize,
     tally: Tally,
+    /// Loss of the last batch.
+    last_loss: f64,
     time: Duration,
+    /// Learning rates of the updates to come, one each, if they are not the optimizer's own.
+    rates: Option<Vec<f64>>,
+    /// Updates done.
+    updates: usize,
     /// How it was before the first step.
     before: Option<Snapshot<T>>,
 }
@@ -331,8 +404,34 @@ impl<T: Element> Fit<T> {
             accepted: "at most 4294967295 rows are taken at once".into(),
         })?;
         let order = if options.shuffle { (0..last).collect() } else { Vec::new() };
-        let start = Tally::default();
-        Ok(Fit { options, rows, order, epoch: 0, batch: 0, tally: start, time: Duration::ZERO, before: None })
+        Ok(Fit {
+            options,
+            rows,
+            order,
+            epoch: 0,
+            batch: 0,
+            tally: Tally::default(),
+            last_loss: f64::NAN,
+            time: Duration::ZERO,
+            rates: None,
+            updates: 0,
+            before: None,
+        })
+    }
+
+    /// With a learning rate for each update.
+    ///
+    /// # Errors
+    /// If they are not as many as there will be updates, or one is negative or not finite.
+    pub fn with_rates(mut self, trainer: &Trainer<T>, rates: Vec<f64>) -> Result<Self, Error> {
+        let updates = self.options.epochs * self.batches().div_ceil(trainer.options.accumulate);
+        let good = |lr: &f64| lr.is_finite() && *lr >= 0.0;
+        if rates.len() != updates || !rates.iter().all(good) {
+            let text = format!("a learning rate ≥ 0 is needed for each of {updates} updates");
+            return Err(Error::Mismatch(text));
+        }
+        self.rates = Some(rates);
+        Ok(self)
     }
 
     /// Whether all epochs are over.
@@ -345,11 +444,16 @@ impl<T: Element> Fit<T> {
         (self.epoch, self.batch, self.batches(), self.tally)
     }
 
+    /// Loss of the last batch, before its update.
+    pub fn last_loss(&self) -> f64 {
+        self.last_loss
+    }
+
     fn batches(&self) -> usize {
         self.rows.div_ceil(self.options.batch_size)
     }
 
-    /// Steps until all epochs are over, or `until` says so: it is asked after every step, with the
+    /// Steps until all epochs are over, or `until` says so: it is asked after every batch, with the
     /// number of epochs that ended in this call. Gives those epochs.
     ///
     /// The data must be those of [`new`](Self::new).
@@ -408,7 +512,15 @@ impl<T: Element> Fit<T> {
             } else {
                 Rows::From(start)
             };
-            let tally = trainer.batch(model, optimizer, training.x, training.y, rows, len)?;
+            if let Some(rates) = &self.rates {
+                optimizer.config.set_lr(rates[self.updates])?;
+            }
+            // Gradients are not carried into another epoch.
+            let last = self.batch + 1 == self.batches();
+            let before = optimizer.steps;
+            let tally = trainer.batch(model, optimizer, training.x, training.y, (rows, len), last)?;
+            self.updates += (optimizer.steps - before) as usize;
+            self.last_loss = tally.mean();
             self.tally.loss += tally.loss;
             self.tally.correct += tally.correct;
             self.tally.rows += tally.rows;

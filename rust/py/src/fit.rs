@@ -1,6 +1,7 @@
 //! `Fit`: one call of `Trainer.fit`, which Python can leave and re-enter.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
@@ -63,7 +64,7 @@ fn record(record: &EpochRecord, labels: bool) -> Record {
 #[pymethods]
 impl Fit {
     #[new]
-    #[pyo3(signature = (trainer, x, y, epochs, batch_size, shuffle, seed, validation_x=None, validation_y=None))]
+    #[pyo3(signature = (trainer, x, y, epochs, batch_size, shuffle, seed, validation_x=None, validation_y=None, rates=None))]
     fn new(
         py: Python<'_>,
         trainer: Py<Trainer>,
@@ -75,6 +76,7 @@ impl Fit {
         seed: u64,
         validation_x: Option<Py<PyAny>>,
         validation_y: Option<Py<PyAny>>,
+        rates: Option<Vec<f64>>,
     ) -> PyResult<Self> {
         let options = FitOptions { epochs, batch_size, shuffle, seed };
         let validation = validation_x.zip(validation_y);
@@ -86,24 +88,33 @@ impl Fit {
                 None => None,
             };
             let (training, held_out) = (training.view(), held_out.as_ref().map(Borrowed::view));
-            let make = || trainer.get().locked::<T, _>(|t, m, _| CoreFit::new(options, t, m, training, held_out));
+            let make = || trainer.get().locked::<T, _>(|t, m, _| {
+                let fit = CoreFit::new(options, t, m, training, held_out)?;
+                match rates {
+                    Some(rates) => fit.with_rates(t, rates),
+                    None => Ok(fit),
+                }
+            });
             T::wrap_fit(py.detach(make).map_err(|e| translate(py, e))?)
         });
         Ok(Fit { trainer, data: (x, y), validation, inner: Mutex::new(inner), ended: Mutex::new(Vec::new()) })
     }
 
-    #[pyo3(signature = (max_epochs=None, max_seconds=None))]
+    #[pyo3(signature = (max_epochs=None, max_seconds=None, max_batches=None))]
     fn run(
         &self,
         py: Python<'_>,
         max_epochs: Option<usize>,
         max_seconds: Option<f64>,
+        max_batches: Option<usize>,
     ) -> PyResult<Vec<Record>> {
         let trainer = self.trainer.get();
         let labels = trainer.takes_labels();
         let begin = Instant::now();
+        let batches = AtomicUsize::new(0);
         let over = |epochs: usize| {
             max_epochs.is_some_and(|n| epochs >= n)
+                || max_batches.is_some_and(|n| batches.load(Ordering::Relaxed) >= n)
                 || max_seconds.is_some_and(|s| begin.elapsed().as_secs_f64() >= s)
         };
         with_dtype!(trainer.model.get().dtype, T => {
@@ -121,7 +132,10 @@ impl Fit {
                     let fit = T::fit(&mut fit).expect("of the model's precision");
                     let slice = Instant::now();
                     let records = trainer.locked::<T, _>(|t, m, o| {
-                        fit.run(t, m, o, training, held_out, |n| over(epochs + n) || slice.elapsed() >= POLL)
+                        fit.run(t, m, o, training, held_out, |n| {
+                            batches.fetch_add(1, Ordering::Relaxed);
+                            over(epochs + n) || slice.elapsed() >= POLL
+                        })
                     })?;
                     lock(&self.ended).extend(records.iter().map(|r| record(r, labels)));
                     Ok((records.len(), fit.done()))
@@ -146,6 +160,15 @@ impl Fit {
         py.detach(|| match &*lock(&self.inner) {
             crate::dtype::Either::F32(fit) => fit.done(),
             crate::dtype::Either::F64(fit) => fit.done(),
+        })
+    }
+
+    /// Loss of the last batch, before its update.
+    #[getter]
+    fn last_loss(&self, py: Python<'_>) -> f64 {
+        py.detach(|| match &*lock(&self.inner) {
+            crate::dtype::Either::F32(fit) => fit.last_loss(),
+            crate::dtype::Either::F64(fit) => fit.last_loss(),
         })
     }
 

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear};
 use thalweg_core::network::Network;
+use thalweg_core::update::Clip;
 use thalweg_core::{Dtype, Error, Model as CoreModel};
 
 use crate::arrays::{Features, Matrix, is_plain, matrix_out, vector, vector_out};
@@ -181,6 +182,11 @@ impl Model {
             let flat = vector::<T>("gradients", values, self.network.num_parameters())?;
             self.detached::<T, _>(py, |m| m.set_gradients(&flat))
         })
+    }
+
+    fn clip_gradients(&self, py: Python<'_>, norm: Option<f64>, value: Option<f64>) -> PyResult<f64> {
+        let clip = norm.map(Clip::Norm).or(value.map(Clip::Value)).expect("one of the two");
+        with_dtype!(self.dtype, T => self.detached::<T, _>(py, |m| m.clip_gradients(clip)))
     }
 
     fn zero_grad(&self, py: Python<'_>) -> PyResult<()> {

@@ -66,7 +66,9 @@ impl Optimizer {
         }
         let state = T::optimizer(&mut bond.state).expect("of the model's precision");
         state.config = config;
-        f(state)
+        let result = f(state);
+        inner.config = state.config; // a schedule may have set the learning rate
+        result
     }
 }
 
@@ -109,6 +111,15 @@ impl Optimizer {
     #[getter]
     fn lr(&self, py: Python<'_>) -> f64 {
         py.detach(|| lock(&self.inner).config.lr())
+    }
+
+    #[getter]
+    fn steps(&self, py: Python<'_>) -> u64 {
+        py.detach(|| match lock(&self.inner).bond.as_ref().map(|bond| &bond.state) {
+            Some(Either::F32(o)) => o.steps,
+            Some(Either::F64(o)) => o.steps,
+            None => 0,
+        })
     }
 
     fn set_lr(&self, py: Python<'_>, lr: f64) -> PyResult<()> {

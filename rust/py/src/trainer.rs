@@ -5,6 +5,8 @@ use std::sync::Mutex;
 use pyo3::prelude::*;
 use thalweg_core::loss::{Loss, Targets};
 use thalweg_core::optim::Optimizer as CoreOptimizer;
+use thalweg_core::train::StepOptions;
+use thalweg_core::update::Clip;
 use thalweg_core::{Error, Model as CoreModel, Trainer as CoreTrainer};
 
 use crate::arrays::{Answers, Features, is_plain};
@@ -59,9 +61,24 @@ impl Trainer {
 #[pymethods]
 impl Trainer {
     #[new]
-    fn new(py: Python<'_>, model: Py<Model>, loss: &str, optimizer: Py<Optimizer>) -> PyResult<Self> {
+    #[pyo3(signature = (model, loss, optimizer, clip_grad_norm=None, clip_grad_value=None, accumulate=1))]
+    fn new(
+        py: Python<'_>,
+        model: Py<Model>,
+        loss: &str,
+        optimizer: Py<Optimizer>,
+        clip_grad_norm: Option<f64>,
+        clip_grad_value: Option<f64>,
+        accumulate: usize,
+    ) -> PyResult<Self> {
         let loss = parse_loss(py, loss)?;
-        let inner = with_dtype!(model.get().dtype, T => T::wrap_trainer(CoreTrainer::new(loss)));
+        let clip = clip_grad_norm.map(Clip::Norm).or(clip_grad_value.map(Clip::Value));
+        let options = StepOptions { clip, accumulate: accumulate.max(1) };
+        let owner = model.get();
+        let inner = with_dtype!(owner.dtype, T => {
+            let make = |m: &mut CoreModel<T>| CoreTrainer::with_options(loss, options, m);
+            T::wrap_trainer(owner.detached::<T, _>(py, make)?)
+        });
         Ok(Trainer { model, optimizer, loss, inner: Mutex::new(inner) })
     }
 

@@ -1,0 +1,86 @@
+"""Named arrays and some text in one file, in the format of safetensors.
+
+Eight bytes give the length of a JSON header (little-endian), the header gives name, dtype, shape
+and place of each array, then come their bytes, one array after the other. Nothing in it can run
+code, and other libraries read it. https://github.com/huggingface/safetensors
+"""
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg.errors import DataError
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+    "I64": np.dtype("<i8"),
+    "U8": np.dtype("u1"),
+}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+def save(
+    path: str | os.PathLike[str], arrays: Mapping[str, npt.NDArray[Any]], text: Mapping[str, str]
+) -> None:
+    """Write arrays and text, all or nothing: a file that was there is replaced at the end.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(text)}
+    data: list[npt.NDArray[Any]] = []
+    end = 0
+    for name, array in arrays.items():
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
+        start, end = end, end + array.nbytes
+        kind = _NAMES[array.dtype]
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [start, end]}
+        data.append(array)
+    encoded = json.dumps(header, allow_nan=False).encode()
+    encoded += b" " * (-len(encoded) % 8)  # so that the arrays are aligned
+    target = Path(path)
+    temporary = target.with_name(f"{target.name}.{os.getpid()}-{threading.get_ident()}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(len(encoded).to_bytes(8, "little") + encoded)
+            for array in data:
+                file.write(array.tobytes())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+    """Read arrays and text.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    DataError
+        If it is not such a file, or cut short.
+    """
+    raw = Path(path).read_bytes()
+    try:
+        start = 8 + int.from_bytes(raw[:8], "little")
+        header: dict[str, Any] = json.loads(raw[8:start])
+        text = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        for name, entry in header.items():
+            first, last = (start + int(place) for place in entry["data_offsets"])
+            if not start <= first <= last <= len(raw):
+                raise ValueError(f"{name} lies outside of the file")
+            array = np.frombuffer(raw[first:last], dtype=_DTYPES[str(entry["dtype"])])
+            arrays[name] = array.reshape(entry["shape"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{os.fspath(path)!r} is not a whole safetensors file: {error}") from None
+    return arrays, text

@@ -1,0 +1,47 @@
+"""Descriptions of layers, losses and schedules as plain data, which files can hold, and back."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from thalweg.errors import UnsupportedError
+
+
+def describe(thing: Any) -> Any:
+    """`thing` as what JSON knows: a dataclass becomes a dict of its fields, with its ``"type"``.
+
+    Raises
+    ------
+    UnsupportedError
+        If it, or something in it, is neither that nor a plain value: a function, for instance.
+    """
+    # A class of the user's could be written, but not be found again.
+    if dataclasses.is_dataclass(thing) and type(thing).__module__.startswith("thalweg."):
+        fields = dataclasses.fields(thing)  # type: ignore[arg-type]
+        values = {f.name: describe(getattr(thing, f.name)) for f in fields}
+        return {"type": type(thing).__name__, **values}
+    if isinstance(thing, (list, tuple)):
+        return [describe(item) for item in thing]
+    if thing is None or isinstance(thing, (bool, int, float, str)):
+        return thing
+    raise UnsupportedError(f"{thing!r} cannot be saved, since it is not thalweg's own")
+
+
+def rebuild(spec: Any, known: Mapping[str, Any]) -> Any:
+    """Make what was described; `known` has the classes that may be.
+
+    Raises
+    ------
+    UnsupportedError
+        If a class is not among them.
+    """
+    if isinstance(spec, list):
+        return tuple(rebuild(item, known) for item in spec)
+    if not isinstance(spec, dict):
+        return spec
+    name = spec["type"]
+    if name not in known:
+        raise UnsupportedError(
+            f"the file holds a {name!r}, which this version of thalweg does not know"
+        )
+    return known[name](**{k: rebuild(v, known) for k, v in spec.items() if k != "type"})

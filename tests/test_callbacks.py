@@ -1,0 +1,149 @@
+"""Callbacks: when they are called, and those that come with the library."""
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, optim
+from thalweg.callbacks import Callback, EarlyStopping
+
+
+class Journal(Callback):
+    def __init__(self):
+        self.lines = []
+
+    def on_fit_begin(self, trainer):
+        self.lines.append("begin")
+
+    def on_step_end(self, trainer, record):
+        self.lines.append((record["epoch"], record["batch"]))
+
+    def on_epoch_end(self, trainer, record):
+        self.lines.append(f"epoch {record['epoch']}")
+
+    def on_fit_end(self, trainer):
+        self.lines.append("end")
+
+
+def test_a_callback_is_told_of_everything_in_order(classifier, blobs):
+    journal = Journal()
+    classifier.fit(blobs.x, blobs.y, epochs=2, batch_size=40, callbacks=[journal])
+    assert journal.lines == [
+        "begin",
+        (1, 1), (1, 2), (1, 3), "epoch 1",
+        (2, 1), (2, 2), (2, 3), "epoch 2",
+        "end",
+    ]  # fmt: skip
+
+
+def test_the_losses_of_batches_make_up_that_of_the_epoch(classifier, blobs):
+    losses = []
+
+    class Losses:
+        def on_step_end(self, trainer, record):
+            losses.append(record["loss"])
+
+    history = classifier.fit(blobs.x, blobs.y, epochs=1, batch_size=40, callbacks=[Losses()])
+    assert history["loss"][0] == pytest.approx(np.average(losses, weights=[40, 40, 10]), rel=1e-12)
+
+
+def test_watching_does_not_change_the_training(blobs):
+    ends = []
+    for callbacks in ([], [Journal()], [EarlyStopping("loss", patience=100)]):
+        model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+        trainer.fit(blobs.x, blobs.y, epochs=3, callbacks=callbacks)
+        ends.append(model.flat_parameters.tobytes())
+    assert len(set(ends)) == 1
+
+
+def test_a_fit_can_be_stopped_after_a_batch(classifier, blobs):
+    class Stop:
+        def on_step_end(self, trainer, record):
+            return record["epoch"] == 2 and record["batch"] == 1
+
+    history = classifier.fit(blobs.x, blobs.y, epochs=5, batch_size=40, callbacks=[Stop()])
+    assert history.epochs == 1
+    assert classifier.optimizer.steps == 4
+
+
+class Script(Callback):
+    """Sets the only weight of each epoch beforehand, so that its figures are known."""
+
+    def __init__(self, values):
+        self.values = iter(values)
+
+    def on_fit_begin(self, trainer):
+        trainer.model.flat_parameters = [next(self.values)]
+
+    def on_epoch_end(self, trainer, record):
+        trainer.model.flat_parameters = [next(self.values, 0)]
+
+
+def scripted(values, stop):
+    """A fit whose validation loss is the square of these values."""
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), dtype="float64")
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.0))
+    one, zero = np.ones((1, 1)), np.zeros((1, 1))
+    history = trainer.fit(
+        one, zero, epochs=len(values), validation_data=(one, zero),
+        callbacks=[stop, Script(values)],
+    )  # fmt: skip
+    return model.flat_parameters[0], history
+
+
+def test_training_stops_when_the_figure_gets_no_better():
+    stop = EarlyStopping(patience=2)
+    _, history = scripted([5, 3, 4, 2, 3, 2, 9, 9], stop)
+    assert history["val_loss"] == [25, 9, 16, 4, 9, 4]
+    assert (stop.best, stop.best_epoch, stop.stopped_epoch) == (4, 4, 6)
+
+
+def test_the_best_weights_come_back():
+    stop = EarlyStopping(patience=2, restore_best_weights=True)
+    last, history = scripted([5, 3, 1, 4, 4], stop)
+    assert (last, history.epochs, stop.stopped_epoch) == (1, 5, 5)
+    # Also if patience never ran out.
+    stop = EarlyStopping(patience=9, restore_best_weights=True)
+    last, history = scripted([5, 3, 1, 4, 4], stop)
+    assert (last, history.epochs, stop.stopped_epoch) == (1, 5, 0)
+
+
+def test_patience_begins_anew_with_each_improvement_and_each_fit():
+    stop = EarlyStopping(patience=2, min_delta=1.5)
+    _, history = scripted([5, 4.9, 4, 3.9, 3.9, 0], stop)  # 25, 24.01, 16, 15.21, 15.21
+    assert (history.epochs, stop.best) == (5, 16)
+    _, history = scripted([9, 8, 7], stop)
+    assert (history.epochs, stop.best, stop.stopped_epoch) == (3, 49, 0)
+
+
+def test_no_patience_and_a_late_start():
+    assert scripted([1, 2, 3], EarlyStopping())[1].epochs == 2
+    assert scripted([1, 2, 3, 4], EarlyStopping(start_from_epoch=2))[1].epochs == 4
+
+
+def test_more_accuracy_is_better(classifier, blobs):
+    stop = EarlyStopping("val_accuracy", patience=3)
+    history = classifier.fit(
+        blobs.x, blobs.y, epochs=200, validation_data=(blobs.x, blobs.y), callbacks=[stop]
+    )
+    assert stop.best == max(history["val_accuracy"])
+    assert history.epochs == stop.stopped_epoch == stop.best_epoch + 3
+
+
+@pytest.mark.parametrize(
+    ("monitor", "message"),
+    [
+        ("val_loss", "only loss, accuracy; pass validation_data to fit"),
+        ("los", 'did you mean "loss"'),
+    ],
+)
+def test_a_figure_that_is_not_there_is_named(monitor, message, classifier, blobs):
+    with pytest.raises(tw.ArgumentError, match=message):
+        classifier.fit(blobs.x, blobs.y, callbacks=[EarlyStopping(monitor)])
+
+
+def test_what_is_no_callback_is_refused(classifier, blobs):
+    for wrong in ([print], [EarlyStopping], EarlyStopping(), 3):
+        with pytest.raises(tw.ArgumentError, match="callback"):
+            classifier.fit(blobs.x, blobs.y, callbacks=wrong)

@@ -1,0 +1,274 @@
+"""Schedules: against PyTorch's, against closed forms, and in training."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, optim
+from thalweg.optim import schedules
+
+
+def rates(schedule, times, base=1.0, total=None):
+    return np.array([schedule.lr(t, base=base, total=total) for t in range(times)])
+
+
+# Ours, and PyTorch's for an optimizer with lr=0.4.
+PAIRS = {
+    "constant": (
+        schedules.ConstantLR(0.25, 7),
+        lambda o, s: s.ConstantLR(o, 0.25, 7),
+    ),
+    "linear": (
+        schedules.LinearLR(0.1, 0.8, 12),
+        lambda o, s: s.LinearLR(o, 0.1, 0.8, 12),
+    ),
+    "step": (schedules.StepLR(6, 0.3), lambda o, s: s.StepLR(o, 6, 0.3)),
+    "multi-step": (
+        schedules.MultiStepLR([20, 5, 11], 0.5),
+        lambda o, s: s.MultiStepLR(o, [5, 11, 20], 0.5),
+    ),
+    "exponential": (schedules.ExponentialLR(0.93), lambda o, s: s.ExponentialLR(o, 0.93)),
+    "polynomial": (
+        schedules.PolynomialLR(30, 2.0),
+        lambda o, s: s.PolynomialLR(o, 30, 2.0),
+    ),
+    "cosine, and beyond its end": (
+        schedules.CosineAnnealingLR(25, 0.01),
+        lambda o, s: s.CosineAnnealingLR(o, 25, 0.01),
+    ),
+    "warm restarts": (
+        schedules.CosineAnnealingWarmRestarts(4, 2, 0.02),
+        lambda o, s: s.CosineAnnealingWarmRestarts(o, 4, 2, 0.02),
+    ),
+    "warm restarts of one length": (
+        schedules.CosineAnnealingWarmRestarts(7),
+        lambda o, s: s.CosineAnnealingWarmRestarts(o, 7),
+    ),
+    "one cycle": (
+        schedules.OneCycleLR(2.0, total_steps=50),
+        lambda o, s: s.OneCycleLR(o, 2.0, total_steps=50, cycle_momentum=False),
+    ),
+    "one cycle, linear": (
+        schedules.OneCycleLR(
+            2.0, total_steps=50, pct_start=0.2, anneal_strategy="linear",
+            div_factor=10, final_div_factor=100,
+        ),
+        lambda o, s: s.OneCycleLR(
+            o, 2.0, total_steps=50, pct_start=0.2, anneal_strategy="linear",
+            div_factor=10, final_div_factor=100, cycle_momentum=False,
+        ),
+    ),
+    "lambda": (
+        schedules.LambdaLR(lambda t: 1 / (1 + t)),
+        lambda o, s: s.LambdaLR(o, lambda t: 1 / (1 + t)),
+    ),
+    "one after another": (
+        schedules.SequentialLR(
+            [schedules.ConstantLR(0.1, 10), schedules.ExponentialLR(0.9)], [10]
+        ),
+        lambda o, s: s.SequentialLR(o, [s.ConstantLR(o, 0.1, 10), s.ExponentialLR(o, 0.9)], [10]),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_rates_are_pytorchs(name):
+    torch = pytest.importorskip("torch")
+    ours, make = PAIRS[name]
+    parameter = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([parameter], lr=0.4)
+    scheduler = make(optimizer, torch.optim.lr_scheduler)
+    expected = []
+    for _ in range(50):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if len(expected) < 50:  # beyond its end PyTorch's one-cycle schedule raises
+            scheduler.step()
+    # PyTorch multiplies step by step, which rounds otherwise.
+    np.testing.assert_allclose(rates(ours, 50, base=0.4), expected, rtol=1e-11, atol=1e-15)
+
+
+def test_plateaus_are_pytorchs():
+    torch = pytest.importorskip("torch")
+    figures = [1.0, 0.9, 0.95, 0.9, 0.89999, 0.91, 0.5, 0.6, 0.6, 0.6, 0.4, 0.41, 0.42, 0.43, 0.44]
+    options = itertools.product(
+        ("min", "max"), (0, 2), ("rel", "abs"), (0, 3), (0.0, 0.05), (1e-4, 0.2)
+    )
+    for mode, patience, threshold_mode, cooldown, least, threshold in options:
+        given = {
+            "mode": mode, "factor": 0.5, "patience": patience, "threshold": threshold,
+            "threshold_mode": threshold_mode, "cooldown": cooldown, "min_lr": least,
+        }  # fmt: skip
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.4)
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, **given)
+        ours, lr = schedules.ReduceLROnPlateau(**given), 0.4
+        state = ours.start()
+        for figure in figures * 3:
+            scheduler.step(figure)
+            lr = ours.update(state, figure, lr)
+            assert lr == optimizer.param_groups[0]["lr"], given
+
+
+def test_known_rates():
+    """Figures that others have published for these shapes."""
+    cycle = rates(schedules.OneCycleLR(1.0, total_steps=100), 100)
+    assert cycle[0] == pytest.approx(0.04)
+    assert cycle.argmax() == 29
+    assert cycle[29] == 1
+    assert cycle[-1] == pytest.approx(4e-6)
+    cosine = schedules.CosineAnnealingLR(100)
+    assert [cosine.lr(t, base=1.0) for t in (0, 50, 100)] == pytest.approx([1, 0.5, 0])
+    warm = schedules.LinearWarmup(10, then=cosine, start_factor=0.5)
+    assert [warm.lr(t, base=1.0) for t in (0, 5, 10, 60, 110)] == pytest.approx(
+        [0.5, 0.75, 1, 0.5, 0]
+    )
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine", "1-sqrt"])
+def test_warm_up_plateau_and_decay(decay):
+    got = rates(schedules.WarmupStableDecay(10, 20, 100, decay=decay, min_factor=0.1), 101)
+    np.testing.assert_allclose(got[:11], np.arange(11) / 10)
+    np.testing.assert_array_equal(got[10:81], 1)
+    half = {"linear": 0.5, "cosine": 0.5, "1-sqrt": 1 - np.sqrt(0.5)}[decay]
+    assert got[90] == pytest.approx(0.1 + 0.9 * half)
+    assert got[100] == pytest.approx(0.1)
+    assert (np.diff(got[80:]) < 0).all()
+
+
+def make(schedule=None, lr=0.5, **options):
+    """A model of one weight that every step moves by lr times a gradient of -1."""
+    model = nn.Sequential(nn.Linear(1, 1, bias=False, init="zeros"), dtype="float64")
+    trainer = tw.Trainer(
+        model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=lr), schedule=schedule, **options
+    )
+    # With the target half above the output, 2 (w x - y) x = -1 for x = 1.
+    return trainer, lambda: (np.ones((1, 1)), model.flat_parameters.reshape(1, 1) + 0.5)
+
+
+def test_steps_by_hand_follow_the_schedule():
+    schedule = schedules.LinearWarmup(3, then=schedules.ExponentialLR(0.5))
+    trainer, batch = make(schedule)
+    expected, before = rates(schedule, 1500, base=0.5), 0.0
+    for t in range(1500):
+        trainer.step(*batch())
+        after = trainer.model.flat_parameters[0]
+        assert after - before == pytest.approx(expected[t], abs=1e-14)
+        assert trainer.optimizer.lr == expected[t]
+        before = after
+
+
+class Rates:
+    """Notes the rate of every batch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_step_end(self, trainer, record):
+        self.seen.append(trainer.optimizer.lr)
+
+
+X, Y = np.linspace(-1, 1, 10).reshape(-1, 1), np.linspace(1, 2, 10).reshape(-1, 1)
+
+
+def test_a_fit_follows_the_schedule_over_epochs_and_goes_on_in_the_next():
+    schedule = schedules.StepLR(4, 0.5)
+    trainer, _ = make(schedule)
+    rate = Rates()
+    for _ in range(2):
+        trainer.fit(X, Y, epochs=2, batch_size=4, callbacks=[rate])  # 3 steps an epoch
+    np.testing.assert_array_equal(rate.seen, rates(schedule, 12, base=0.5))
+
+
+def test_a_fit_in_one_go_uses_the_same_rates_as_one_batch_by_batch():
+    ends = []
+    for callbacks in ([], [Rates()]):
+        trainer, _ = make(schedules.CosineAnnealingLR())
+        trainer.fit(X, Y, epochs=7, batch_size=3, callbacks=callbacks)
+        ends.append(trainer.model.flat_parameters)
+        assert trainer.optimizer.lr == rates(schedules.CosineAnnealingLR(28), 28, base=0.5)[-1]
+    np.testing.assert_array_equal(*ends)
+
+
+def test_epochs_can_be_counted_instead_of_steps():
+    schedule = schedules.ExponentialLR(0.5, per="epoch")
+    trainer, batch = make(schedule)
+    rate = Rates()
+    trainer.fit(X, Y, epochs=2, batch_size=5, callbacks=[rate])
+    trainer.fit(X, Y, epochs=1, batch_size=5, callbacks=[rate])
+    assert rate.seen == [0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
+    trainer.step(*batch())  # in the fourth epoch, so to speak
+    assert trainer.optimizer.lr == 0.0625
+
+
+def test_a_schedule_without_a_length_is_as_long_as_each_fit():
+    trainer, _ = make(schedules.LinearWarmup(2, then=schedules.PolynomialLR(None)), lr=0.25)
+    rate = Rates()
+    for epochs in (2, 3):
+        trainer.fit(X, Y, epochs=epochs, batch_size=5, callbacks=[rate])
+    first = [0, 0.125, 0.25, 0.125]  # up in two, down in the two that remain
+    second = [0, 0.125, 0.25, 0.1875, 0.125, 0.0625]
+    assert rate.seen == pytest.approx(first + second)
+
+
+def test_a_schedule_without_a_length_has_none_in_steps_by_hand():
+    trainer, batch = make(schedules.OneCycleLR(0.1))
+    with pytest.raises(tw.ArgumentError, match="total_steps was left out"):
+        trainer.step(*batch())
+    assert trainer.model.flat_parameters[0] == 0
+
+
+def test_a_plateau_lowers_the_rate_at_the_end_of_an_epoch():
+    """Rates so small that nothing is learned, so nothing gets better."""
+
+    def seen(**options):
+        trainer, _ = make(schedules.ReduceLROnPlateau(monitor="loss", **options), lr=2e-17)
+        rate = Rates()
+        trainer.fit(X, Y, epochs=6, batch_size=10, callbacks=[rate])
+        return rate.seen
+
+    expected = [2e-17, 2e-17, 2e-17, 1e-17, 1e-17, 5e-18]
+    assert seen(factor=0.5, patience=1, eps=0) == expected
+    assert seen(factor=0.5, patience=1) == [2e-17] * 6  # a change below eps is not made
+
+
+def test_a_plateau_needs_its_figure():
+    trainer, _ = make(schedules.ReduceLROnPlateau())
+    with pytest.raises(tw.ArgumentError, match=r"'val_loss' to monitor.*pass validation_data"):
+        trainer.fit(X, Y)
+
+
+def test_a_divergence_takes_the_schedule_back():
+    trainer, _ = make(schedules.ExponentialLR(2.0, per="epoch"), lr=1.0)
+    with pytest.raises(tw.DivergedError):
+        trainer.fit(1e3 * X, Y, epochs=100, batch_size=10)
+    assert (trainer.optimizer.lr, trainer.optimizer.steps) == (1.0, 0)
+    rate = Rates()
+    trainer.fit(1e-3 * X, Y, callbacks=[rate])
+    assert rate.seen[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: schedules.StepLR(0), "StepLR: step_size must be an integer >= 1; got 0"),
+        (lambda: schedules.ExponentialLR(-1), "ExponentialLR: gamma"),
+        (lambda: schedules.ExponentialLR(0.9, per="batch"), 'per must be one of "step", "epoch"'),
+        (lambda: schedules.OneCycleLR(1.0, anneal_strategy="cosine"), 'did you mean "cos"'),
+        (lambda: schedules.LinearWarmup(5, then=0.1), "not a schedule"),
+        (
+            lambda: schedules.LinearWarmup(5, then=schedules.StepLR(2, per="epoch")),
+            "must count the same",
+        ),
+        (lambda: schedules.SequentialLR([schedules.StepLR(2)], [3]), "one fewer"),
+        (lambda: schedules.WarmupStableDecay(9, 9, 10), "total_steps must be an integer >= 18"),
+        (lambda: schedules.WarmupStableDecay(9, 9).lr(0, base=1, total=10), "more than the 10"),
+        (lambda: schedules.LambdaLR(lambda t: -t).lr(1, base=1), r"lr_lambda\(1\)"),
+        (lambda: schedules.ReduceLROnPlateau(factor=1.0), "factor"),
+        (lambda: make(0.1), "schedule must be one of thalweg.optim.schedules"),
+    ],
+)
+def test_what_makes_no_sense_is_named(make, message):
+    with pytest.raises(tw.ArgumentError, match=message):
+        make()
