@@ -91,6 +91,6 @@ def test_a_layer_of_the_users_own_is_not_saved_silently(tmp_path):
     class Mine(nn.ReLU):
         pass
 
-    with pytest.raises(tw.UnsupportedError, match="Mine.* not thalweg's own"):
+    with pytest.raises(tw.UnsupportedError, match=r"Mine.* not thalweg's own"):
         nn.Sequential(nn.Linear(2, 2), Mine()).save(tmp_path / "model.safetensors")
     assert not list(tmp_path.iterdir())

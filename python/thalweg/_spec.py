@@ -17,7 +17,7 @@ def describe(thing: Any) -> Any:
     """
     # A class of the user's could be written, but not be found again.
     if dataclasses.is_dataclass(thing) and type(thing).__module__.startswith("thalweg."):
-        fields = dataclasses.fields(thing)  # type: ignore[arg-type]
+        fields = dataclasses.fields(thing)
         values = {f.name: describe(getattr(thing, f.name)) for f in fields}
         return {"type": type(thing).__name__, **values}
     if isinstance(thing, (list, tuple)):
