@@ -1,4 +1,4 @@
-"""Models in files."""
+"""Models and trainings in files."""
 
 import json
 import stat
@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg import nn
+from thalweg import nn, optim
+from thalweg.callbacks import ModelCheckpoint
+from thalweg.optim import schedules
 
 
 def make(dtype="float32"):
@@ -94,3 +96,92 @@ def test_a_layer_of_the_users_own_is_not_saved_silently(tmp_path):
     with pytest.raises(tw.UnsupportedError, match=r"Mine.* not thalweg's own"):
         nn.Sequential(nn.Linear(2, 2), Mine()).save(tmp_path / "model.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def make_trainer(optimizer=None, schedule=None, **options):
+    return tw.Trainer(
+        make("float64"), loss=nn.CrossEntropyLoss(), optimizer=optimizer or optim.Adam(lr=0.01),
+        schedule=schedule, **options,
+    )  # fmt: skip
+
+
+TRAININGS = {
+    "Adam": lambda: make_trainer(),
+    "SGD": lambda: make_trainer(optim.SGD(0.05, momentum=0.9, nesterov=True)),
+    "SGD without state": lambda: make_trainer(optim.SGD(0.05)),
+    "warm-up": lambda: make_trainer(
+        optim.AdamW(betas=(0.8, 0.99)),
+        schedules.LinearWarmup(4, then=schedules.StepLR(3, 0.5)),
+        clip_grad_norm=0.5,
+    ),
+    "by epochs": lambda: make_trainer(schedule=schedules.ExponentialLR(0.7, per="epoch")),
+    "plateau": lambda: make_trainer(
+        schedule=schedules.ReduceLROnPlateau(patience=0, threshold=0.5, monitor="loss"),
+        accumulate_grad_batches=2,
+    ),
+}
+
+
+@pytest.mark.parametrize("training", TRAININGS)
+def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(training, tmp_path, rng):
+    x, y = rng.standard_normal((50, 5)), rng.integers(0, 3, 50)
+    whole, part = TRAININGS[training](), TRAININGS[training]()
+    history = whole.fit(x, y, epochs=5, batch_size=8)
+    first = part.fit(x, y, epochs=2, batch_size=8)
+    part.save(tmp_path / "training")
+    resumed = tw.Trainer.load(tmp_path / "training")
+    assert resumed.history == first
+    rest = resumed.fit(x, y, epochs=3, batch_size=8)
+    assert first["loss"] + rest["loss"] == history["loss"]
+    for name, values in whole.model.state_dict().items():
+        np.testing.assert_array_equal(resumed.model.state_dict()[name], values, err_msg=name)
+    assert resumed.optimizer.lr == whole.optimizer.lr
+    assert resumed.optimizer.steps == whole.optimizer.steps
+    assert resumed.step(x, y) == whole.step(x, y)
+    assert repr(resumed) == repr(whole)
+
+
+@pytest.mark.parametrize("training", TRAININGS)
+def test_a_copy_goes_on_by_itself(training, rng):
+    x, y = rng.standard_normal((50, 5)), rng.integers(0, 3, 50)
+    trainer = TRAININGS[training]()
+    trainer.fit(x, y, epochs=2, batch_size=8)
+    before, steps = trainer.model.flat_parameters, trainer.optimizer.steps
+    twin = trainer.copy()
+    ahead = twin.fit(x, y, epochs=2, batch_size=8)
+    np.testing.assert_array_equal(trainer.model.flat_parameters, before)
+    assert (trainer.optimizer.steps, trainer.history.epochs) == (steps, 2)
+    assert trainer.fit(x, y, epochs=2, batch_size=8)["loss"] == ahead["loss"]
+    np.testing.assert_array_equal(trainer.model.flat_parameters, twin.model.flat_parameters)
+
+
+def test_the_model_of_a_saved_training_can_be_read_alone(tmp_path, rng):
+    trainer = make_trainer()
+    trainer.step(rng.standard_normal((9, 5)), rng.integers(0, 3, 9))
+    trainer.save(tmp_path / "training")
+    model = nn.Sequential.load(tmp_path / "training")
+    np.testing.assert_array_equal(model.flat_parameters, trainer.model.flat_parameters)
+
+
+def test_what_is_no_training_is_refused(tmp_path):
+    make().save(tmp_path / "model")
+    with pytest.raises(tw.DataError, match="holds no trainer"):
+        tw.Trainer.load(tmp_path / "model")
+    trainer = make_trainer(schedule=schedules.LambdaLR(lambda t: 1.0))
+    with pytest.raises(tw.UnsupportedError, match="cannot be saved"):
+        trainer.save(tmp_path / "training")
+
+
+def test_checkpoints_are_saved_at_the_end_of_epochs(tmp_path, rng):
+    x, y = rng.standard_normal((20, 5)), rng.integers(0, 3, 20)
+    every = ModelCheckpoint(tmp_path / "{epoch:02d}-{loss:.3f}.safetensors")
+    best = ModelCheckpoint(tmp_path / "best.safetensors", monitor="loss", save_best_only=True)
+    trainer = make_trainer(optim.SGD(lr=0.0))  # nothing gets better than the first epoch
+    loss = trainer.fit(x, y, epochs=2, batch_size=20, callbacks=[every, best])["loss"][0]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [f"01-{loss:.3f}.safetensors", f"02-{loss:.3f}.safetensors", "best.safetensors"]
+    # The running averages are those of the first epoch.
+    saved = nn.Sequential.load(tmp_path / "best.safetensors").state_dict()
+    first = nn.Sequential.load(tmp_path / names[0]).state_dict()
+    np.testing.assert_array_equal(saved["1.running_var"], first["1.running_var"])
+    assert (saved["1.running_var"] != trainer.model.state_dict()["1.running_var"]).any()

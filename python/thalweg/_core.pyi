@@ -111,6 +111,7 @@ class Fit:
         validation_x: _Samples | None = None,
         validation_y: _Array | _Labels | None = None,
         rates: Sequence[float] | None = None,  # a learning rate for each update
+        earlier_epochs: int = 0,  # of other fits: orders go on where theirs ended
     ) -> Fit: ...
     # Runs until all is done, or max_epochs more epochs have ended, or max_seconds have passed, or
     # max_batches more are done; gives the epochs that ended.

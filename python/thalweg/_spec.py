@@ -8,7 +8,10 @@ from thalweg.errors import UnsupportedError
 
 
 def describe(thing: Any) -> Any:
-    """`thing` as what JSON knows: a dataclass becomes a dict of its fields, with its ``"type"``.
+    """`thing` as what JSON knows.
+
+    A dataclass becomes a dict of its fields, with its ``"type"``; an optimizer one of the arguments
+    that it was made with.
 
     Raises
     ------
@@ -22,6 +25,10 @@ def describe(thing: Any) -> Any:
         return {"type": type(thing).__name__, **values}
     if isinstance(thing, (list, tuple)):
         return [describe(item) for item in thing]
+    if isinstance(thing, dict):
+        return {str(key): describe(value) for key, value in thing.items()}
+    if hasattr(thing, "_arguments") and type(thing).__module__.startswith("thalweg."):
+        return {"type": type(thing).__name__, **describe(thing._arguments)}
     if thing is None or isinstance(thing, (bool, int, float, str)):
         return thing
     raise UnsupportedError(f"{thing!r} cannot be saved, since it is not thalweg's own")
@@ -39,6 +46,8 @@ def rebuild(spec: Any, known: Mapping[str, Any]) -> Any:
         return tuple(rebuild(item, known) for item in spec)
     if not isinstance(spec, dict):
         return spec
+    if "type" not in spec:
+        return {key: rebuild(value, known) for key, value in spec.items()}
     name = spec["type"]
     if name not in known:
         raise UnsupportedError(

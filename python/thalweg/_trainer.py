@@ -1,19 +1,22 @@
 """Training: a model, a loss and an optimizer put together."""
 
 import contextlib
+import copy
+import json
+import os
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from thalweg import _arrays, _checks, _core
+from thalweg import _arrays, _checks, _core, _safetensors, _spec, optim
 from thalweg import callbacks as _callbacks
 from thalweg._arrays import Array, Labels, Samples
 from thalweg._history import KEYS, History
 from thalweg._plan import Plan
 from thalweg.callbacks import Callback
-from thalweg.errors import ArgumentError, DivergedError, UnsupportedError
-from thalweg.nn import Loss, Sequential
+from thalweg.errors import ArgumentError, DataError, DivergedError, UnsupportedError
+from thalweg.nn import Loss, Sequential, _losses
 from thalweg.optim import Optimizer
 from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
@@ -111,8 +114,7 @@ class Trainer:
             self._clip_norm, self._clip_value, self._accumulate,
         )  # fmt: skip
         self._history = History()
-        self._fits = 0  # started so far; each gets another seed, so that it shuffles otherwise
-        self._epochs = 0  # ended so far, for schedules that count them
+        self._epochs = 0  # ended so far: each has an order of its own, and schedules count them
         self._base_lr = optimizer.lr
         self._plateau = schedule.start() if isinstance(schedule, ReduceLROnPlateau) else {}
         self._rates = _Rates(schedule, self._base_lr) if isinstance(schedule, Schedule) else None
@@ -211,7 +213,8 @@ class Trainer:
             Evaluated at the end of every epoch; nothing is learned from it.
         shuffle : bool, keyword only, default True
             Whether every epoch uses the samples in a new random order. The order follows from the
-            model's seed and the number of earlier calls, so runs can be repeated exactly.
+            model's seed and the number of earlier epochs, so runs can be repeated exactly, and two
+            fits in a row shuffle as one of as many epochs.
         callbacks : iterable of Callback, keyword only
             Called after every epoch in this order; one that returns True ends the training.
         progress : bool, keyword only, default False
@@ -248,13 +251,15 @@ class Trainer:
         callbacks = _check_callbacks(callbacks)
         x, y = self._pair(x, y)
         vx, vy = self._validation_pair(validation_data)
-        seed = (self._model.seed + self._fits) % 2**64
         updates = -(-max(len(x), 1) // batch_size)
         updates = -(-updates // self._accumulate)
         rates = None
         if self._rates is not None:
             rates = self._rates.of_fit(self._optimizer.steps, self._epochs, epochs, updates)
-        run = _core.Fit(self._core, x, y, epochs, batch_size, shuffle, seed, vx, vy, rates)
+        run = _core.Fit(
+            self._core, x, y, epochs, batch_size, shuffle, self._model.seed, vx, vy, rates,
+            self._epochs,
+        )  # fmt: skip
         watch = _Watch(self, callbacks)
 
         with contextlib.ExitStack() as stack:
@@ -263,7 +268,6 @@ class Trainer:
                 from thalweg._progress import ProgressBar
 
                 bar = stack.enter_context(ProgressBar(run, epochs))
-            self._fits += 1
             self._history = History()
             watch.begin()
             stop = False
@@ -319,6 +323,119 @@ class Trainer:
         """
         loss, accuracy = self._core.evaluate(*self._pair(x, y))
         return {"loss": loss} if accuracy is None else {"loss": loss, "accuracy": accuracy}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all that further training depends on to a file.
+
+        Model, loss, optimizer with its averages, schedule, counts and history: a training that is
+        saved between two fits, or by a callback at the end of an epoch, and loaded goes on as if
+        it had never stopped, to the last bit.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file; its format is that of `nn.Sequential.save`, which it can be read as too.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        UnsupportedError
+            If something in it is a function, or a class, of the user's own.
+        """
+        spec, state = self._description(), self._optimizer.state_dict()
+        arrays = {f"optimizer.{name}": array for name, array in state.pop("arrays").items()}
+        mine = {"spec": _spec.describe(spec), "counts": self._counts(), "optimizer_state": state}
+        text = {
+            "thalweg": json.dumps(self._model._description()),
+            "thalweg.trainer": json.dumps(mine),
+        }
+        _safetensors.save(path, self._model.state_dict() | arrays, text)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Trainer":
+        """Read what `save` wrote.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file.
+
+        Returns
+        -------
+        Trainer
+            With a model and an optimizer of its own.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        DataError
+            If it is not a whole file of that kind.
+        UnsupportedError
+            If a later version of thalweg wrote it.
+        """
+        arrays, text = _safetensors.load(path)
+        if "thalweg.trainer" not in text:
+            raise DataError(
+                f"{os.fspath(path)!r} holds no trainer; nn.Sequential.load reads models"
+            )
+        of_optimizer = {
+            name.removeprefix("optimizer."): arrays.pop(name)
+            for name in list(arrays)
+            if name.startswith("optimizer.")
+        }
+        model = Sequential._from_description(json.loads(text["thalweg"]))
+        model.load_state_dict(arrays)
+        saved = json.loads(text["thalweg.trainer"])
+        known = {**vars(_losses), **vars(optim), **vars(optim.schedules)}
+        spec = _spec.rebuild(saved["spec"], known)
+        state = saved["optimizer_state"] | {"arrays": of_optimizer}
+        return cls(model, **spec)._continue(state, saved["counts"])
+
+    def copy(self) -> "Trainer":
+        """Make a trainer that goes on from here with a model and an optimizer of its own.
+
+        Returns
+        -------
+        Trainer
+            What happens to either does not concern the other.
+        """
+        spec = self._description()
+        spec["optimizer"] = type(self._optimizer)(**self._optimizer._arguments)
+        twin = type(self)(copy.deepcopy(self._model), **spec)
+        return twin._continue(self._optimizer.state_dict(), copy.deepcopy(self._counts()))
+
+    def _description(self) -> dict[str, Any]:
+        """Give the arguments that make this trainer, besides the model."""
+        return {
+            "loss": self._loss,
+            "optimizer": self._optimizer,
+            "schedule": self._schedule,
+            "clip_grad_norm": self._clip_norm,
+            "clip_grad_value": self._clip_value,
+            "accumulate_grad_batches": self._accumulate,
+        }
+
+    def _counts(self) -> dict[str, Any]:
+        """Give what has changed since it was made, besides model and optimizer, as plain data."""
+        return {
+            "base_lr": self._base_lr,
+            "epochs": self._epochs,
+            "plateau": self._plateau,
+            "history": dict(self._history),
+        }
+
+    def _continue(self, optimizer_state: dict[str, Any], counts: dict[str, Any]) -> "Trainer":
+        """Make a new trainer what another one was."""
+        self._optimizer.load_state_dict(optimizer_state, self._model)
+        self._base_lr = counts["base_lr"]
+        if self._rates is not None:
+            self._rates.base = self._base_lr
+        self._epochs = counts["epochs"]
+        self._plateau = counts["plateau"]
+        self._history = History(counts["history"])
+        return self
 
     def plan(self, batch_size: int) -> Plan:
         """How the core runs a step of `batch_size` rows: kernels, tiles, threads.

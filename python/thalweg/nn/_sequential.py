@@ -377,7 +377,9 @@ class Sequential:
                 "model and give the arrays to load_state_dict"
             )
         model = cls._from_description(json.loads(text["thalweg"]))
-        model.load_state_dict(arrays)
+        # `thalweg.Trainer.save` puts the optimizer's arrays beside the model's.
+        mine = {n: array for n, array in arrays.items() if not n.startswith("optimizer.")}
+        model.load_state_dict(mine)
         return model
 
     def _description(self) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What all optimizers share: the learning rate, a step by hand, and state that can be saved."""
 
+import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from thalweg import _arrays, _checks, _core
 from thalweg.errors import ArgumentError
@@ -14,6 +15,16 @@ class Optimizer:
     An optimizer belongs to the first model that it steps, by hand or in a `thalweg.Trainer`: its
     averages are that model's. Using it with another model is an error.
     """
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        # What it was made with, so that it can be described and made again.
+        made = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind(made, *args, **options)
+        bound.apply_defaults()
+        made._arguments = {k: v for k, v in bound.arguments.items() if k != "self"}
+        return made
+
+    _arguments: dict[str, Any]
 
     # `kind` is the core's name of the method, `options` its hyper-parameters, checked already.
     def __init__(self, kind: str, options: dict[str, float | bool]) -> None:

@@ -358,6 +358,8 @@ pub struct Fit<T: Element> {
     /// Loss of the last batch.
     last_loss: f64,
     time: Duration,
+    /// Epochs that other fits did before, so that orders go on where theirs ended.
+    first_epoch: usize,
     /// Learning rates of the updates to come, one each, if they are not the optimizer's own.
     rates: Option<Vec<f64>>,
     /// Updates done.
@@ -413,10 +415,17 @@ impl<T: Element> Fit<T> {
             tally: Tally::default(),
             last_loss: f64::NAN,
             time: Duration::ZERO,
+            first_epoch: 0,
             rates: None,
             updates: 0,
             before: None,
         })
+    }
+
+    /// With the orders of the epochs that follow `epochs` earlier ones.
+    pub fn after(mut self, epochs: usize) -> Self {
+        self.first_epoch = epochs;
+        self
     }
 
     /// With a learning rate for each update.
@@ -503,7 +512,8 @@ impl<T: Element> Fit<T> {
                 // From the order of the rows, not of the last epoch: an epoch's order depends on the seed
                 // and its number alone.
                 self.order.iter_mut().zip(0..).for_each(|(o, i)| *o = i);
-                Stream::new(self.options.seed, Purpose::Shuffle, self.epoch as u64).shuffle(&mut self.order);
+                let epoch = (self.first_epoch + self.epoch) as u64;
+                Stream::new(self.options.seed, Purpose::Shuffle, epoch).shuffle(&mut self.order);
             }
             let start = self.batch * self.options.batch_size;
             let len = self.options.batch_size.min(self.rows - start);

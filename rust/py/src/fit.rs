@@ -64,7 +64,7 @@ fn record(record: &EpochRecord, labels: bool) -> Record {
 #[pymethods]
 impl Fit {
     #[new]
-    #[pyo3(signature = (trainer, x, y, epochs, batch_size, shuffle, seed, validation_x=None, validation_y=None, rates=None))]
+    #[pyo3(signature = (trainer, x, y, epochs, batch_size, shuffle, seed, validation_x=None, validation_y=None, rates=None, earlier_epochs=0))]
     fn new(
         py: Python<'_>,
         trainer: Py<Trainer>,
@@ -77,6 +77,7 @@ impl Fit {
         validation_x: Option<Py<PyAny>>,
         validation_y: Option<Py<PyAny>>,
         rates: Option<Vec<f64>>,
+        earlier_epochs: usize,
     ) -> PyResult<Self> {
         let options = FitOptions { epochs, batch_size, shuffle, seed };
         let validation = validation_x.zip(validation_y);
@@ -89,7 +90,7 @@ impl Fit {
             };
             let (training, held_out) = (training.view(), held_out.as_ref().map(Borrowed::view));
             let make = || trainer.get().locked::<T, _>(|t, m, _| {
-                let fit = CoreFit::new(options, t, m, training, held_out)?;
+                let fit = CoreFit::new(options, t, m, training, held_out)?.after(earlier_epochs);
                 match rates {
                     Some(rates) => fit.with_rates(t, rates),
                     None => Ok(fit),

@@ -1,0 +1,114 @@
+"""Several trainings at once: ensembles, seeds, sweeps."""
+
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import Any
+
+from thalweg import _checks
+from thalweg._config import get_num_threads
+from thalweg._history import History
+from thalweg._trainer import Trainer
+from thalweg.callbacks import Callback
+from thalweg.errors import ArgumentError
+
+
+def train_many(
+    trainers: Sequence[Trainer],
+    x: Any,
+    y: Any,
+    *,
+    workers: int | None = None,
+    callbacks: Sequence[Callback] = (),
+    **options: Any,
+) -> list[History]:
+    """Fit several trainers to the same data, each on a thread of its own.
+
+    Small networks do not gain from several threads each; this is how to keep all CPUs busy with
+    them. Every fit is, to the last bit, what it would have been alone.
+
+    Parameters
+    ----------
+    trainers : sequence of Trainer
+        With models of their own, made with different seeds, for instance.
+    x, y : array_like
+        As for `Trainer.fit`; they are shared, not copied.
+    workers : int, keyword only, optional
+        How many fits run at a time; by default as many as `get_num_threads` says.
+    callbacks : sequence of Callback, keyword only
+        As for `Trainer.fit`; each is called from the threads of all fits, with its trainer.
+    **options
+        Other arguments of `Trainer.fit`.
+
+    Returns
+    -------
+    list of History
+        In the order of the trainers.
+
+    Raises
+    ------
+    ArgumentError
+        If something is no trainer, or two of them share a model or an optimizer.
+    ThalwegError
+        The first error of a fit. Other fits end after their current epoch; what they have learned
+        stays.
+
+    Notes
+    -----
+    Wide networks use several threads by themselves: fit those one after another.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn, optim
+    >>> x = np.linspace(-1, 1, 64).reshape(-1, 1)
+    >>> def make(seed):
+    ...     model = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1), seed=seed)
+    ...     return tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.Adam(lr=0.01))
+    >>> trainers = [make(seed) for seed in range(4)]
+    >>> histories = tw.train_many(trainers, x, np.sin(3 * x), epochs=200)
+    >>> spread = np.std([t.model(x) for t in trainers], axis=0)
+    >>> spread.shape
+    (64, 1)
+    """
+    trainers = list(trainers)
+    for index, trainer in enumerate(trainers):
+        if not isinstance(trainer, Trainer):
+            raise ArgumentError(f"trainers[{index}] must be a Trainer; got {trainer!r}")
+    for what in ("model", "optimizer"):
+        if len({id(getattr(trainer, what)) for trainer in trainers}) < len(trainers):
+            raise ArgumentError(f"two of the trainers share their {what}; each needs its own")
+    if workers is None:
+        workers = get_num_threads()
+    workers = _checks.integer("workers", workers, 1)
+    if not trainers:
+        return []
+    cancel = _Cancel()
+    callbacks = [*callbacks, cancel]
+    with ThreadPoolExecutor(min(workers, len(trainers)), "thalweg-fit") as pool:
+        fits = [
+            pool.submit(cancel.guard, trainer, x, y, callbacks=callbacks, **options)
+            for trainer in trainers
+        ]
+        try:
+            wait(fits, return_when=FIRST_EXCEPTION)
+        finally:  # Ctrl-C comes to this thread only
+            cancel.now = any(not fit.done() for fit in fits)
+            for fit in fits:
+                fit.cancel()
+    for fit in fits:
+        if not fit.cancelled() and (error := fit.exception()) is not None:
+            raise error
+    return [fit.result() for fit in fits]
+
+
+class _Cancel(Callback):
+    """Ends all fits at their next epoch."""
+
+    def __init__(self) -> None:
+        self.now = False
+
+    def guard(self, trainer: Trainer, x: Any, y: Any, **options: Any) -> History:
+        return History() if self.now else trainer.fit(x, y, **options)
+
+    def on_epoch_end(self, trainer: Trainer, record: dict[str, float]) -> bool:
+        return self.now

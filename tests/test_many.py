@@ -1,0 +1,54 @@
+"""Several trainings at once."""
+
+import threading
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, optim
+
+
+def make(seed, lr=0.01):
+    model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3), seed=seed)
+    return tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=lr))
+
+
+@pytest.mark.parametrize("workers", [None, 1, 2, 7])
+def test_every_fit_is_what_it_would_have_been_alone(workers, blobs):
+    trainers = [make(seed) for seed in range(6)]
+    histories = tw.train_many(trainers, blobs.x, blobs.y, workers=workers, epochs=5, batch_size=8)
+    for seed, (trainer, history) in enumerate(zip(trainers, histories, strict=True)):
+        alone = make(seed)
+        assert alone.fit(blobs.x, blobs.y, epochs=5, batch_size=8)["loss"] == history["loss"]
+        np.testing.assert_array_equal(alone.model.flat_parameters, trainer.model.flat_parameters)
+
+
+def test_fits_run_at_the_same_time(blobs):
+    """Each waits at the end of its first epoch until the other is there, too."""
+    both = threading.Barrier(2, timeout=20)
+
+    class Meet:
+        def on_epoch_end(self, trainer, record):
+            if record["epoch"] == 1:
+                both.wait()
+
+    tw.train_many([make(0), make(1)], blobs.x, blobs.y, workers=2, epochs=3, callbacks=[Meet()])
+
+
+def test_an_error_ends_all_and_is_raised(blobs):
+    bad = make(1)
+    bad.model.flat_parameters = np.full(bad.model.num_parameters, 1e25)
+    good = make(0)
+    with pytest.raises(tw.DivergedError):
+        tw.train_many([good, bad], blobs.x, blobs.y, workers=2, epochs=10**9)
+    assert good.history.epochs < 10**6  # it has ended
+
+
+def test_what_cannot_run_side_by_side_is_refused(blobs):
+    trainer = make(0)
+    with pytest.raises(tw.ArgumentError, match="share their model"):
+        tw.train_many([trainer, trainer], blobs.x, blobs.y)
+    with pytest.raises(tw.ArgumentError, match=r"trainers\[1\] must be a Trainer"):
+        tw.train_many([trainer, None], blobs.x, blobs.y)
+    assert tw.train_many([], blobs.x, blobs.y) == []
