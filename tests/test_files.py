@@ -114,6 +114,7 @@ TRAININGS = {
         schedules.LinearWarmup(4, then=schedules.StepLR(3, 0.5)),
         clip_grad_norm=0.5,
     ),
+    "averaged": lambda: make_trainer(average=optim.EMA(0.9, every=2)),
     "by epochs": lambda: make_trainer(schedule=schedules.ExponentialLR(0.7, per="epoch")),
     "plateau": lambda: make_trainer(
         schedule=schedules.ReduceLROnPlateau(patience=0, threshold=0.5, monitor="loss"),
@@ -139,6 +140,10 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(training, tmp_path
     assert resumed.optimizer.steps == whole.optimizer.steps
     assert resumed.step(x, y) == whole.step(x, y)
     assert repr(resumed) == repr(whole)
+    if training == "averaged":
+        np.testing.assert_array_equal(
+            resumed.average_model().flat_parameters, whole.average_model().flat_parameters
+        )
 
 
 @pytest.mark.parametrize("training", TRAININGS)

@@ -1,4 +1,5 @@
-"""What comes between a gradient and the update: clipping, and averaging over several batches."""
+"""What comes between a gradient and the update: clipping, and averaging over several batches;
+and averages of parameters."""
 
 import numpy as np
 import pytest
@@ -170,3 +171,93 @@ def test_clipping_by_hand_is_that_of_the_trainer(batches):
     np.testing.assert_array_equal(model.flat_gradients, np.clip(g, -0.01, 0.01))
     with pytest.raises(tw.ArgumentError, match="max_norm"):
         nn.utils.clip_grad_norm_(model, 0.0)
+
+
+def follow(trainer, batches):
+    """Steps; gives the parameters after each."""
+    path = []
+    for x, y in batches:
+        trainer.step(x, y)
+        path.append(trainer.model.flat_parameters)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_moving_average_is_that_of_its_formula(dtype, batches):
+    trainer = make(dtype, average=optim.EMA(0.8))
+    path = follow(trainer, batches)
+    mean = path[0].astype(float)
+    for theta in path[1:]:
+        mean = 0.8 * mean + 0.2 * theta
+    tolerance = 1e-15 if dtype == "float64" else 1e-7
+    model = trainer.average_model()
+    np.testing.assert_allclose(model.flat_parameters, mean, rtol=0, atol=4 * tolerance)
+    np.testing.assert_array_equal(trainer.model.flat_parameters, path[-1])  # stays as it is
+
+
+def test_a_moving_average_is_pytorchs(batches):
+    torch = pytest.importorskip("torch")
+    swa_utils = torch.optim.swa_utils
+    trainer = make(average=optim.EMA(0.9))
+    net = torch.nn.Linear(1, trainer.model.num_parameters, bias=False).double()
+    twin = swa_utils.AveragedModel(net, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9))
+    for theta in follow(trainer, batches):
+        net.weight.data = torch.tensor(theta).reshape(-1, 1)
+        twin.update_parameters(net)
+    np.testing.assert_allclose(
+        trainer.average_model().flat_parameters,
+        twin.module.weight.detach().numpy().ravel(),
+        rtol=0,
+        atol=1e-15,
+    )
+
+
+def test_an_equal_average_takes_in_what_it_should(batches):
+    trainer = make(average=optim.SWA(start=3, every=2))
+    path = follow(trainer, batches)
+    np.testing.assert_allclose(
+        trainer.average_model().flat_parameters, np.mean(path[3::2], axis=0), rtol=0, atol=1e-15
+    )
+
+
+def test_an_average_is_of_updates_not_of_batches(batches):
+    trainer = make(average=optim.SWA(), accumulate_grad_batches=4)
+    path = follow(trainer, batches)
+    np.testing.assert_allclose(
+        trainer.average_model().flat_parameters, np.mean(path[3::4], axis=0), rtol=0, atol=1e-15
+    )
+
+
+def test_a_divergence_takes_the_average_back(batches):
+    trainer = make(average=optim.EMA(0.5))
+    trainer.step(*batches[0])
+    before = trainer.average_model().flat_parameters
+    trainer.optimizer.lr = 1e6
+    with pytest.raises(tw.DivergedError):
+        trainer.fit(*batches[1], epochs=200, batch_size=20)
+    np.testing.assert_array_equal(trainer.average_model().flat_parameters, before)
+
+
+def test_definitions_of_an_averages_memory():
+    """Against sums over the weights themselves."""
+    decay = 0.93
+    weights = (1 - decay) * decay ** np.arange(2000)
+    memory = optim.EMA(decay).memory
+    assert memory("sum") == pytest.approx(weights.sum() / weights[0], rel=1e-12)
+    assert memory("mean_age") == pytest.approx((weights * np.arange(2000)).sum(), rel=1e-12)
+    assert memory("equal_variance") == pytest.approx(1 / (weights**2).sum(), rel=1e-12)
+    assert decay ** memory("half_life") == pytest.approx(0.5, rel=1e-12)
+    assert decay ** memory("time_constant") == pytest.approx(1 / np.e, rel=1e-12)
+    with pytest.raises(tw.ArgumentError, match='did you mean "half_life"'):
+        memory("halflife")
+
+
+def test_averages_that_make_no_sense_are_named():
+    with pytest.raises(tw.ArgumentError, match="decay"):
+        optim.EMA(1.0)
+    with pytest.raises(tw.ArgumentError, match="average must be"):
+        make(average=0.999)
+    with pytest.raises(tw.ArgumentError, match="without an average"):
+        make().average_model()
+    with pytest.raises(tw.ArgumentError, match="taken nothing in yet"):
+        make(average=optim.SWA()).average_model()

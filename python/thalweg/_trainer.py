@@ -17,7 +17,7 @@ from thalweg._plan import Plan
 from thalweg.callbacks import Callback
 from thalweg.errors import ArgumentError, DataError, DivergedError, UnsupportedError
 from thalweg.nn import Loss, Sequential, _losses
-from thalweg.optim import Optimizer
+from thalweg.optim import EMA, SWA, Optimizer, _averages
 from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
 #: How often a fit comes back to Python to move the progress bar, in seconds.
@@ -48,6 +48,8 @@ class Trainer:
     accumulate_grad_batches : int, keyword only, default 1
         Batches whose gradients are averaged for one update; at the end of an epoch of `fit`, as
         many as are left.
+    average : optim.EMA or optim.SWA, keyword only, optional
+        Keeps an average of the parameters over the updates, which `average_model` gives.
     precision : str, keyword only, optional
         Precision of the arithmetic. By default, and in this version always, that of the model.
 
@@ -85,6 +87,7 @@ class Trainer:
         clip_grad_norm: float | None = None,
         clip_grad_value: float | None = None,
         accumulate_grad_batches: int = 1,
+        average: EMA | SWA | None = None,
         precision: str | None = None,
     ) -> None:
         _expect("model", model, Sequential, "nn.Sequential(...)")
@@ -113,6 +116,11 @@ class Trainer:
             model._core, loss._kind, optimizer._core,
             self._clip_norm, self._clip_value, self._accumulate,
         )  # fmt: skip
+        _averages.check(average)
+        self._average = average
+        if average is not None:
+            decay = average.decay if isinstance(average, EMA) else None
+            self._core.start_average(decay, average.start, average.every)
         self._history = History()
         self._epochs = 0  # ended so far: each has an order of its own, and schedules count them
         self._base_lr = optimizer.lr
@@ -345,6 +353,8 @@ class Trainer:
         """
         spec, state = self._description(), self._optimizer.state_dict()
         arrays = {f"optimizer.{name}": array for name, array in state.pop("arrays").items()}
+        if (average := self._core.average()) is not None:
+            arrays["optimizer.average"], state["averaged"] = average
         mine = {"spec": _spec.describe(spec), "counts": self._counts(), "optimizer_state": state}
         text = {
             "thalweg": json.dumps(self._model._description()),
@@ -390,8 +400,12 @@ class Trainer:
         saved = json.loads(text["thalweg.trainer"])
         known = {**vars(_losses), **vars(optim), **vars(optim.schedules)}
         spec = _spec.rebuild(saved["spec"], known)
-        state = saved["optimizer_state"] | {"arrays": of_optimizer}
-        return cls(model, **spec)._continue(state, saved["counts"])
+        state = saved["optimizer_state"]
+        average = None
+        if "averaged" in state:
+            average = of_optimizer.pop("average"), state.pop("averaged")
+        state["arrays"] = of_optimizer
+        return cls(model, **spec)._continue(state, saved["counts"], average)
 
     def copy(self) -> "Trainer":
         """Make a trainer that goes on from here with a model and an optimizer of its own.
@@ -404,7 +418,8 @@ class Trainer:
         spec = self._description()
         spec["optimizer"] = type(self._optimizer)(**self._optimizer._arguments)
         twin = type(self)(copy.deepcopy(self._model), **spec)
-        return twin._continue(self._optimizer.state_dict(), copy.deepcopy(self._counts()))
+        counts = copy.deepcopy(self._counts())
+        return twin._continue(self._optimizer.state_dict(), counts, self._core.average())
 
     def _description(self) -> dict[str, Any]:
         """Give the arguments that make this trainer, besides the model."""
@@ -415,6 +430,7 @@ class Trainer:
             "clip_grad_norm": self._clip_norm,
             "clip_grad_value": self._clip_value,
             "accumulate_grad_batches": self._accumulate,
+            "average": self._average,
         }
 
     def _counts(self) -> dict[str, Any]:
@@ -426,8 +442,15 @@ class Trainer:
             "history": dict(self._history),
         }
 
-    def _continue(self, optimizer_state: dict[str, Any], counts: dict[str, Any]) -> "Trainer":
+    def _continue(
+        self,
+        optimizer_state: dict[str, Any],
+        counts: dict[str, Any],
+        average: tuple[Any, int] | None,
+    ) -> "Trainer":
         """Make a new trainer what another one was."""
+        if average is not None:
+            self._core.set_average(*average)
         self._optimizer.load_state_dict(optimizer_state, self._model)
         self._base_lr = counts["base_lr"]
         if self._rates is not None:
@@ -436,6 +459,34 @@ class Trainer:
         self._plateau = counts["plateau"]
         self._history = History(counts["history"])
         return self
+
+    def average_model(self) -> Sequential:
+        """Give the model with averaged parameters, if this trainer was made with an ``average``.
+
+        Returns
+        -------
+        Sequential
+            A copy; the trained model stays as it is. Running averages of normalizations are those
+            of the trained model.
+
+        Raises
+        ------
+        ArgumentError
+            If there is no average, or nothing has been taken in yet.
+        """
+        average = self._core.average()
+        if average is None:
+            raise ArgumentError(
+                "this trainer was made without an average, e.g. average=optim.EMA()"
+            )
+        values, count = average
+        if count == 0:
+            raise ArgumentError(
+                f"{self._average!r} has taken nothing in yet, after {self._optimizer.steps} updates"
+            )
+        model = copy.deepcopy(self._model)
+        model.flat_parameters = values
+        return model
 
     def plan(self, batch_size: int) -> Plan:
         """How the core runs a step of `batch_size` rows: kernels, tiles, threads.

@@ -15,7 +15,7 @@ use crate::plan::{Mode, Plan};
 use crate::rng::{Purpose, Stream};
 use crate::simd::{Isa, all_finite};
 use crate::threads;
-use crate::update::{self, Clip};
+use crate::update::{self, Average, Clip};
 use crate::workspace::Layout;
 
 /// Rows that an evaluation takes at once: bounds its memory, enough to keep every thread busy.
@@ -28,6 +28,8 @@ pub struct Trainer<T: Element> {
     workspaces: Workspaces<T>,
     /// Gradients on their way from batches to an update, where the two are apart.
     gathered: Gathered<T>,
+    /// An average of the parameters over the steps, if one is wanted.
+    pub average: Option<Average<T>>,
     /// Memory of the last fit's [`Snapshot`], for the next.
     spare: Option<Snapshot<T>>,
 }
@@ -66,6 +68,8 @@ struct Snapshot<T: Element> {
     params: Buffer<T>,
     averages: Buffer<T>,
     optimizer: Optimizer<T>,
+    /// The average of parameters, and of how many.
+    average: Option<(Vec<T>, u64)>,
 }
 
 impl<T: Element> Snapshot<T> {
@@ -83,6 +87,7 @@ impl<T: Element> Snapshot<T> {
                 params: Buffer::zeroed("a copy of the parameters", params.len())?,
                 averages: Buffer::zeroed("a copy of the running averages", averages.len())?,
                 optimizer: Optimizer::new(optimizer.config, params.len())?,
+                average: None,
             },
         };
         snapshot.params.copy_from_slice(params);
@@ -146,7 +151,7 @@ impl<T: Element> Trainer<T> {
 
     fn fused(loss: Loss, options: StepOptions) -> Self {
         let gathered = Gathered { grads: Buffer::empty(), batches: 0 };
-        Trainer { loss, options, workspaces: Workspaces::default(), gathered, spare: None }
+        Trainer { loss, options, workspaces: Workspaces::default(), gathered, average: None, spare: None }
     }
 
     /// Its loss.
@@ -227,6 +232,11 @@ impl<T: Element> Trainer<T> {
                 }
                 update::step(isa, params, gathered, optimizer);
             }
+        }
+        if let Some(average) = &mut self.average
+            && *batches == 0
+        {
+            average.follow(isa, params, optimizer.steps);
         }
         update_averages(network, workspace, averages);
         let mut tally = Tally::default();
@@ -479,7 +489,9 @@ impl<T: Element> Fit<T> {
         mut until: impl FnMut(usize) -> bool,
     ) -> Result<Vec<EpochRecord>, Error> {
         if self.before.is_none() {
-            self.before = Some(Snapshot::take(trainer.spare.take(), model, optimizer)?);
+            let mut before = Snapshot::take(trainer.spare.take(), model, optimizer)?;
+            before.average = trainer.average.as_ref().map(|a| (a.values.to_vec(), a.count));
+            self.before = Some(before);
         }
         let result = self.steps(trainer, model, optimizer, training, validation, &mut until);
         if let (Err(_), Some(before)) = (&result, &self.before) {
@@ -487,6 +499,10 @@ impl<T: Element> Fit<T> {
             params.copy_from_slice(&before.params);
             averages.copy_from_slice(&before.averages);
             optimizer.copy_from(&before.optimizer);
+            if let (Some(average), Some((values, count))) = (&mut trainer.average, &before.average) {
+                average.values.copy_from_slice(values);
+                average.count = *count;
+            }
             self.epoch = self.options.epochs; // nothing is left to run
         }
         if self.done() {

@@ -1,5 +1,5 @@
-//! What is done with all gradients at once, where they are not used up tile by tile: clipping, and the
-//! optimizer's step.
+//! What is done with all gradients or parameters at once: clipping and the optimizer's step, where
+//! gradients are not used up tile by tile, and averages of parameters over the steps.
 //!
 //! ```text
 //! norm    g ← g · min(1, c/(‖g‖ + 10⁻⁶)),  ‖g‖ over all parameters together
@@ -13,7 +13,7 @@ use crate::arena::{Buffer, Shared};
 use crate::element::Element;
 use crate::error::Error;
 use crate::optim::{self, Optimizer};
-use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
+use crate::simd::{Isa, Op, Simd, dispatch, stream_map, zip_map};
 use crate::threads::{self, Job};
 
 /// How gradients are clipped.
@@ -93,6 +93,90 @@ impl<T: Element> Job for Apply<'_, T> {
             let state = self.state.map(|s| s.slice_mut_or_empty(range.clone()));
             self.step.update(self.isa, params, &self.grads[range], state);
         }
+    }
+}
+
+/// How parameters are averaged over the steps: ā ← ā + w·(θ − ā), at first ā = θ.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Averaging {
+    /// w = 1 − decay: an exponential moving average.
+    Exponential(f64),
+    /// w = 1/n for the n-th: the mean of all.
+    Equal,
+}
+
+/// An average of parameters.
+pub struct Average<T> {
+    /// How.
+    pub averaging: Averaging,
+    /// Updates to let pass first.
+    pub start: u64,
+    /// Updates from one to the next that is taken in.
+    pub every: u64,
+    /// The average, in the arena's order.
+    pub values: Buffer<T>,
+    /// How many it is of.
+    pub count: u64,
+}
+
+impl<T: Element> Average<T> {
+    /// Takes the parameters after so many updates in, if it is their turn.
+    pub fn follow(&mut self, isa: Isa, params: &[T], updates: u64) {
+        if updates <= self.start || !(updates - self.start - 1).is_multiple_of(self.every) {
+            return;
+        }
+        self.count += 1;
+        let part = match self.averaging {
+            _ if self.count == 1 => 1.0,
+            Averaging::Exponential(decay) => 1.0 - decay,
+            Averaging::Equal => 1.0 / self.count as f64,
+        };
+        let job = Follow { isa, part, params, values: self.values.share() };
+        threads::run(&job, threads::num_threads().0.min(job.items(0)));
+    }
+}
+
+struct Follow<'a, T> {
+    isa: Isa,
+    part: f64,
+    params: &'a [T],
+    values: Shared<'a, T>,
+}
+
+impl<T: Element> Job for Follow<'_, T> {
+    fn phases(&self) -> usize {
+        1
+    }
+    fn items(&self, _: usize) -> usize {
+        self.params.len().div_ceil(RUN)
+    }
+    fn run(&self, _: usize, item: usize, _: usize) {
+        let range = item * RUN..self.params.len().min((item + 1) * RUN);
+        // SAFETY: every item has its own run.
+        let values = unsafe { self.values.slice_mut(range.clone()) };
+        dispatch(self.isa, Blend { into: values, from: &self.params[range], part: self.part });
+    }
+}
+
+/// a ← a + part·(b − a)
+struct Blend<'a, T> {
+    into: &'a mut [T],
+    from: &'a [T],
+    part: f64,
+}
+
+impl<T: Element> Op<T> for Blend<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let part = s.splat(T::lit(self.part));
+        stream_map(
+            s,
+            [self.into],
+            [self.from],
+            #[inline(always)]
+            |[a], [b]| [s.fma(part, s.sub(b, a), a)],
+        );
     }
 }
 

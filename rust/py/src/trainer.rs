@@ -3,13 +3,14 @@
 use std::sync::Mutex;
 
 use pyo3::prelude::*;
+use thalweg_core::arena::Buffer;
 use thalweg_core::loss::{Loss, Targets};
 use thalweg_core::optim::Optimizer as CoreOptimizer;
 use thalweg_core::train::StepOptions;
-use thalweg_core::update::Clip;
+use thalweg_core::update::{Average, Averaging, Clip};
 use thalweg_core::{Error, Model as CoreModel, Trainer as CoreTrainer};
 
-use crate::arrays::{Answers, Features, is_plain};
+use crate::arrays::{Answers, Features, is_plain, vector, vector_out};
 use crate::dtype::{AnyTrainer, Real, with_dtype};
 use crate::errors::translate;
 use crate::lock;
@@ -118,6 +119,52 @@ impl Trainer {
                 })
                 .map_err(|e| translate(py, e))?;
             Ok((tally.mean(), self.loss.takes_labels().then(|| tally.accuracy())))
+        })
+    }
+
+    /// Begins an average of the parameters; `decay` is `None` for equal weights.
+    fn start_average(&self, py: Python<'_>, decay: Option<f64>, start: u64, every: u64) -> PyResult<()> {
+        let averaging = decay.map_or(Averaging::Equal, Averaging::Exponential);
+        let len = self.model.get().network.arena_len();
+        with_dtype!(self.model.get().dtype, T => {
+            let begin = || {
+                let values = Buffer::zeroed("an average of the parameters", len)?;
+                let mut inner = lock(&self.inner);
+                let trainer = T::trainer(&mut inner).expect("of the model's precision");
+                trainer.average = Some(Average { averaging, start, every: every.max(1), values, count: 0 });
+                Ok(())
+            };
+            py.detach(begin).map_err(|e| translate(py, e))
+        })
+    }
+
+    /// The average in public order and of how many it is, if there is one.
+    fn average(&self, py: Python<'_>) -> Option<(Py<PyAny>, u64)> {
+        let network = &self.model.get().network;
+        with_dtype!(self.model.get().dtype, T => {
+            let copy = py.detach(|| {
+                let mut inner = lock(&self.inner);
+                let average = T::trainer(&mut inner).expect("of the model's precision").average.as_ref()?;
+                let mut flat = vec![T::default(); network.num_parameters()];
+                network.export(&average.values, &mut flat);
+                Some((flat, average.count))
+            });
+            copy.map(|(flat, count)| (vector_out(py, flat), count))
+        })
+    }
+
+    fn set_average(&self, py: Python<'_>, values: &Bound<'_, PyAny>, count: u64) -> PyResult<()> {
+        let network = &self.model.get().network;
+        with_dtype!(self.model.get().dtype, T => {
+            let flat = vector::<T>("the average", values, network.num_parameters())?;
+            py.detach(|| {
+                let mut inner = lock(&self.inner);
+                if let Some(average) = &mut T::trainer(&mut inner).expect("of the model's precision").average {
+                    network.import(&flat, &mut average.values);
+                    average.count = count;
+                }
+            });
+            Ok(())
         })
     }
 

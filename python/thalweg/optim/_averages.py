@@ -1,0 +1,134 @@
+"""Averages of parameters over the steps of a training."""
+
+import math
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+
+from thalweg import _checks
+from thalweg.errors import ArgumentError
+
+#: Definitions of an average's memory, as functions of the decay.
+_MEMORIES: dict[str, Callable[[float], float]] = {
+    "sum": lambda b: 1 / (1 - b),
+    "mean_age": lambda b: b / (1 - b),
+    "time_constant": lambda b: -1 / math.log(b),
+    "half_life": lambda b: -math.log(2) / math.log(b),
+    "equal_variance": lambda b: (1 + b) / (1 - b),
+}
+
+
+@dataclass(frozen=True)
+class EMA:
+    r"""An exponential moving average of the parameters: weights that are usually better, for free.
+
+    .. math:: \bar\theta \leftarrow \beta\,\bar\theta + (1 - \beta)\,\theta
+
+    after every update; the first one sets :math:`\bar\theta = \theta`, as PyTorch's
+    ``AveragedModel`` does, so there is no bias to correct. For `thalweg.Trainer`'s ``average``;
+    what is trained does not change.
+
+    Parameters
+    ----------
+    decay : float, default 0.999
+        :math:`\beta`, between 0 and 1.
+    start : int, keyword only, default 0
+        Updates to let pass first.
+    every : int, keyword only, default 1
+        Take in every so-manieth.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+
+    Examples
+    --------
+    >>> from thalweg import optim
+    >>> round(optim.EMA(0.99).memory("half_life"), 1)
+    69.0
+
+    References
+    ----------
+    Polyak & Juditsky 1992, "Acceleration of stochastic approximation by averaging";
+    Morales-Brotons, Vogels & Hendrikx 2024, arXiv:2411.18704.
+    """
+
+    decay: float = 0.999
+    _: KW_ONLY
+    start: int = 0
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        _checks.real("EMA: decay", self.decay, 0, 1, "()")
+        _checks.integer("EMA: start", self.start, 0)
+        _checks.integer("EMA: every", self.every, 1)
+
+    def memory(self, definition: str = "sum") -> float:
+        r"""Over how many updates this averages, by one of the definitions that are in use.
+
+        Parameters
+        ----------
+        definition : str, default "sum"
+            With :math:`\beta` the decay:
+
+            - ``"sum"``: :math:`1/(1-\beta)`, the sum of all weights relative to the newest;
+            - ``"mean_age"``: :math:`\beta/(1-\beta)`, how old an update is on average;
+            - ``"time_constant"``: :math:`-1/\ln\beta`, after which a weight is 1/e;
+            - ``"half_life"``: :math:`-\ln 2/\ln\beta`, after which it is one half;
+            - ``"equal_variance"``: :math:`(1+\beta)/(1-\beta)`, of how many independent updates a
+              plain mean would have the same variance.
+
+        Returns
+        -------
+        float
+            Updates; ``every`` of them count as one here as everywhere.
+
+        Raises
+        ------
+        ArgumentError
+            If the definition is another one.
+        """
+        return self.every * _MEMORIES[_checks.one_of("definition", definition, _MEMORIES)](
+            self.decay
+        )
+
+
+@dataclass(frozen=True)
+class SWA:
+    r"""Stochastic weight averaging: the plain mean of the parameters at several times.
+
+    .. math:: \bar\theta \leftarrow \bar\theta + (\theta - \bar\theta)/n
+
+    for the `n`-th. For `thalweg.Trainer`'s ``average``.
+
+    Parameters
+    ----------
+    start : int, keyword only, default 0
+        Updates to let pass first; usually three quarters of the training.
+    every : int, keyword only, default 1
+        Take in every so-manieth; usually the updates of an epoch.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+
+    References
+    ----------
+    Izmailov et al. 2018, "Averaging weights leads to wider optima and better generalization",
+    arXiv:1803.05407.
+    """
+
+    _: KW_ONLY
+    start: int = 0
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        _checks.integer("SWA: start", self.start, 0)
+        _checks.integer("SWA: every", self.every, 1)
+
+
+def check(average: object) -> None:
+    """Raise unless it is one of these, or None."""
+    if average is not None and not isinstance(average, (EMA, SWA)):
+        raise ArgumentError(f"average must be optim.EMA(...) or optim.SWA(...); got {average!r}")
