@@ -21,6 +21,8 @@ from thalweg._gradcheck import GradcheckReport as GradcheckReport
 from thalweg._gradcheck import check_gradient as check_gradient
 from thalweg._gradcheck import gradcheck as gradcheck
 from thalweg._history import History as History
+from thalweg._lr_finder import LRFinder as LRFinder
+from thalweg._lr_finder import find_lr as find_lr
 from thalweg._many import train_many as train_many
 from thalweg._trainer import Trainer as Trainer
 from thalweg.errors import ArgumentError as ArgumentError

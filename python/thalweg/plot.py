@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg._history import History
+from thalweg._lr_finder import LRFinder
+from thalweg.optim.schedules import Schedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +27,76 @@ def _pyplot() -> Any:
             'plotting needs matplotlib; install it with: pip install "thalweg[plot]"'
         ) from None
     return plt
+
+
+def lr_finder(found: LRFinder, ax: "Axes | None" = None) -> "Axes":
+    """Draws what a range test of learning rates saw, and its suggestion.
+
+    Parameters
+    ----------
+    found : LRFinder
+        From `thalweg.find_lr`.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    if ax is None:
+        ax = _pyplot().figure(layout="constrained").add_subplot()
+    ax.plot(found.lr, found.after, color="C0", label="loss after the update")
+    ax.plot(found.lr, found.gain, color="C2", label="what the update took from it")
+    ax.axvline(found.suggestion, color="C1", label=f"suggestion {found.suggestion:.2g}")
+    if found.diverged_at is not None:
+        ax.axvline(
+            found.diverged_at, color="C3", ls="--", label=f"diverged {found.diverged_at:.2g}"
+        )
+    ax.set(xlabel="learning rate", ylabel="loss", xscale="log")
+    finite = found.after[np.isfinite(found.after)]
+    ax.set_ylim(min(found.gain.min(), 0), 1.1 * max(finite.max(), found.gain.max()))
+    ax.legend()
+    return ax
+
+
+def schedule(
+    *shown: Schedule, base: float = 1.0, steps: int = 1000, ax: "Axes | None" = None
+) -> "Axes":
+    """Draws learning rates over time.
+
+    Parameters
+    ----------
+    *shown : Schedule
+        From `thalweg.optim.schedules`.
+    base : float, keyword only, default 1
+        The optimizer's own learning rate.
+    steps : int, keyword only, default 1000
+        How far, in updates or epochs; also the length of schedules that leave theirs out.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    if ax is None:
+        ax = _pyplot().figure(layout="constrained").add_subplot()
+    times = np.arange(steps, dtype=np.float64)
+    for one in shown:
+        ax.plot(times, one._rates(times, base, steps), label=type(one).__name__)
+    ax.set(xlabel=shown[0].per if shown else "step", ylabel="learning rate")
+    ax.legend()
+    return ax
 
 
 def history(run: History | Sequence[History], ax: "Axes | None" = None) -> "Axes":

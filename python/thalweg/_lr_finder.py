@@ -1,0 +1,211 @@
+"""A range test of learning rates."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg import _checks
+from thalweg._trainer import Trainer
+from thalweg.errors import ArgumentError, DivergedError
+from thalweg.optim import SGD, Optimizer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+#: A loss so many times the best before it has diverged.
+_DIVERGED = 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class LRFinder:
+    """What `find_lr` saw.
+
+    Attributes
+    ----------
+    lr : ndarray, shape (n,)
+        Rates that were tried, rising.
+    before, after : ndarray, shape (n,)
+        Loss of a batch that the update did not use, before and after the update.
+    gain : ndarray, shape (n,)
+        What the update took from it, averaged over neighbouring rates.
+    suggestion : float
+        The rate with the largest gain, up to that after which the loss was lowest.
+    diverged_at : float or None
+        The first rate after which the loss was more than four times the best so far, or not
+        finite; None if there was none.
+    """
+
+    lr: npt.NDArray[np.float64]
+    before: npt.NDArray[np.float64]
+    after: npt.NDArray[np.float64]
+    gain: npt.NDArray[np.float64]
+    suggestion: float
+    diverged_at: float | None
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draws loss and gain over the rate; see `thalweg.plot.lr_finder`.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib Axes
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        from thalweg import plot
+
+        return plot.lr_finder(self, ax)
+
+    def __repr__(self) -> str:
+        end = "" if self.diverged_at is None else f", diverged at {self.diverged_at:.3g}"
+        return f"LRFinder({len(self.lr)} rates, suggestion {self.suggestion:.3g}{end})"
+
+
+def find_lr(
+    trainer: Trainer,
+    x: Any,
+    y: Any,
+    *,
+    min_lr: float = 1e-7,
+    max_lr: float = 10.0,
+    steps: int = 100,
+    batch_size: int = 32,
+    smooth: float = 3.0,
+) -> LRFinder:
+    r"""Try learning rates, each a little larger than the one before, and see how the loss takes it.
+
+    A copy of the trainer does `steps` updates, the `k`-th with the rate
+    :math:`\eta_k = \eta_{\min} (\eta_{\max}/\eta_{\min})^{k/(n-1)}`, until the loss is four times
+    the best one; the trainer itself is not touched. Of each update is measured what it takes from
+    the loss of the *next* batch, which it has not seen; the rate with the largest such gain is
+    suggested.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        What is to be trained, usually before its first step. Its schedule, its average and its
+        accumulation are left out here.
+    x, y : array_like
+        As for `Trainer.fit`. Batches are drawn in an order that the model's seed decides.
+    min_lr, max_lr : float, keyword only, default 1e-7 and 10
+        The range, above 0.
+    steps : int, keyword only, default 100
+        How many rates, at least 10.
+    batch_size : int, keyword only, default 32
+        As it will be in training: the rate that fits depends on it.
+    smooth : float, keyword only, default 3
+        Gains are averaged with weights :math:`e^{-d^2/2s^2}` at a distance of `d` updates, where
+        `s` is this; 0 is no average.
+
+    Returns
+    -------
+    LRFinder
+        With the suggestion, and a plot to judge it by.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range, or there is a gain at none of the rates.
+    ShapeError, DataError, DtypeError
+        As `Trainer.fit` does.
+
+    Notes
+    -----
+    Others look at where the curve of the batches' losses is steepest (Smith 2017). Batches differ
+    more from each other than an update changes one of them, so that this depends on chance and on
+    how the curve is smoothed; comparing each batch with itself does not.
+
+    The test sees a rate for one update only, so it is a start, not a verdict: instabilities take
+    some steps to grow.
+
+    References
+    ----------
+    Smith 2017, "Cyclical learning rates for training neural networks", arXiv:1506.01186.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn, optim
+    >>> x = np.linspace(-1, 1, 256).reshape(-1, 1)
+    >>> model = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 1))
+    >>> trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.Adam())
+    >>> found = tw.find_lr(trainer, x, np.sin(3 * x))
+    >>> trainer.optimizer.lr = found.suggestion
+    >>> 1e-3 < found.suggestion < 1e-2
+    True
+    """
+    if not isinstance(trainer, Trainer):
+        raise ArgumentError(f"trainer must be a Trainer; got {trainer!r}")
+    min_lr = _checks.real("min_lr", min_lr, 0, closed="()")
+    max_lr = _checks.real("max_lr", max_lr, min_lr, closed="()")
+    steps = _checks.integer("steps", steps, 10)
+    batch_size = _checks.integer("batch_size", batch_size, 1)
+    smooth = _checks.real("smooth", smooth, 0)
+    x, y = trainer._pair(x, y)
+    if len(x) != len(y) or len(x) == 0:
+        trainer.evaluate(x, y)  # raises, and says why
+
+    rates = np.geomspace(min_lr, max_lr, steps)
+    order = np.random.default_rng(trainer.model.seed).permutation(len(x))
+    trial = _plain(trainer.copy())
+    probe = _plain(trial, SGD(lr=0.0))  # its step is a loss in training mode, and nothing else
+
+    def batch(k: int) -> tuple[Any, Any]:
+        rows = order.take(range(k * batch_size, (k + 1) * batch_size), mode="wrap")
+        return x[rows], y[rows]
+
+    before, after = [], []
+    for k, lr in enumerate(rates):
+        before.append(probe.step(*batch(k + 1)))
+        trial.optimizer.lr = lr
+        try:
+            trial.step(*batch(k))
+            after.append(probe.step(*batch(k + 1)))
+        except DivergedError:
+            after.append(math.inf)
+        if after[-1] > _DIVERGED * min(after):
+            break
+    diverged = after[-1] > _DIVERGED * min(after)
+    # By how much a loss got worse says little: at most as much counts as there was.
+    gain = _smooth(np.maximum(np.subtract(before, after), np.negative(before)), smooth)
+    # Beyond the lowest loss, a gain may be what the update before had spoilt.
+    end = int(_smooth(np.minimum(after, before[0]), smooth).argmin()) + 1
+    if not gain[:end].max() > 0:
+        raise ArgumentError(
+            f"the loss falls at no rate from {min_lr:g} to {max_lr:g}; try smaller ones"
+        )
+    return LRFinder(
+        rates[: len(after)],
+        np.array(before),
+        np.array(after),
+        gain,
+        float(rates[gain[:end].argmax()]),
+        float(rates[len(after) - 1]) if diverged else None,
+    )
+
+
+def _plain(trainer: Trainer, optimizer: Optimizer | None = None) -> Trainer:
+    """Train the same model without what comes between gradients and updates over time."""
+    plain = {"schedule": None, "accumulate_grad_batches": 1, "average": None}
+    spec = trainer._description() | plain
+    return Trainer(trainer.model, **spec | ({"optimizer": optimizer} if optimizer else {}))
+
+
+def _smooth(values: npt.NDArray[np.float64], width: float) -> npt.NDArray[np.float64]:
+    """Average over neighbours; the first and the last value go on beyond the ends."""
+    if width == 0:
+        return values
+    reach = math.ceil(4 * width)
+    weights = np.exp(-((np.arange(-reach, reach + 1) / width) ** 2) / 2)
+    return np.convolve(np.pad(values, reach, mode="edge"), weights / weights.sum(), mode="valid")
