@@ -201,7 +201,7 @@ impl<T: Element> Model<T> {
             state: optimizer.share_state(),
         };
         threads::run(&job, threads::num_threads().0.min(job.items(0)));
-        optimizer.steps += 1;
+        optimizer.advance();
         self.pending = None;
         if let Some((params, optimizer_before)) = before
             && (!all_finite(self.isa, &self.params)

@@ -161,7 +161,7 @@ impl<T: Element> Trainer<T> {
             return Err(why_not_finite(isa, x, &y, losses, optimizer));
         }
         update_averages(network, workspace, averages);
-        optimizer.steps += 1;
+        optimizer.advance();
         let mut tally = Tally::default();
         tally.add(losses);
         Ok(tally)
