@@ -1,6 +1,8 @@
 """Adadelta."""
 
-from thalweg.optim._optimizer import Optimizer
+from typing import ClassVar
+
+from thalweg.optim._optimizer import Conventions, Optimizer
 
 
 class Adadelta(Optimizer):
@@ -37,15 +39,15 @@ class Adadelta(Optimizer):
         u_t &= \rho u_{t-1} + (1 - \rho) \Delta_t^2 \\
         \theta_t &= \theta_{t-1} - \eta \Delta_t
 
-    "optax" is the same. In "keras" weight decay is decoupled: it stays out of :math:`d_t`, and first
-    :math:`\theta` is multiplied by :math:`1 - \eta\lambda`.
+    "optax" is the same. In "keras" weight decay is decoupled: it stays out of :math:`d_t`, and
+    first :math:`\theta` is multiplied by :math:`1 - \eta\lambda`.
 
     References
     ----------
     Zeiler 2012, "ADADELTA: an adaptive learning rate method", arXiv:1212.5701, algorithm 1.
     """
 
-    _conventions = {
+    _conventions: ClassVar[Conventions] = {
         "torch": {"rho": 0.9, "eps": 1e-6},
         "optax": {"rho": 0.9, "eps": 1e-6},
         "keras": {"rho": 0.95, "eps": 1e-7},

@@ -1,6 +1,8 @@
 """Adagrad."""
 
-from thalweg.optim._optimizer import Optimizer
+from typing import ClassVar
+
+from thalweg.optim._optimizer import Conventions, Optimizer
 
 
 class Adagrad(Optimizer):
@@ -50,7 +52,7 @@ class Adagrad(Optimizer):
     optimization", JMLR 12.
     """
 
-    _conventions = {
+    _conventions: ClassVar[Conventions] = {
         "torch": {"initial_accumulator_value": 0.0, "eps": 1e-10},
         "optax": {"initial_accumulator_value": 0.1, "eps": 1e-7},
         "keras": {"initial_accumulator_value": 0.1, "eps": 1e-7},

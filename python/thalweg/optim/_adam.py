@@ -1,6 +1,8 @@
 """Adam."""
 
-from thalweg.optim._optimizer import Optimizer
+from typing import ClassVar
+
+from thalweg.optim._optimizer import Conventions, Optimizer
 
 
 class Adam(Optimizer):
@@ -57,7 +59,7 @@ class Adam(Optimizer):
     2.
     """
 
-    _conventions = {
+    _conventions: ClassVar[Conventions] = {
         "torch": {"eps": 1e-8},
         "optax": {"eps": 1e-8},
         "keras": {"eps": 1e-7},

@@ -1,6 +1,8 @@
 """Adamax."""
 
-from thalweg.optim._optimizer import Optimizer
+from typing import ClassVar
+
+from thalweg.optim._optimizer import Conventions, Optimizer
 
 
 class Adamax(Optimizer):
@@ -45,7 +47,11 @@ class Adamax(Optimizer):
     Kingma & Ba 2015, "Adam: a method for stochastic optimization", arXiv:1412.6980, algorithm 2.
     """
 
-    _conventions = {"torch": {"eps": 1e-8}, "optax": {"eps": 1e-8}, "keras": {"eps": 1e-7}}
+    _conventions: ClassVar[Conventions] = {
+        "torch": {"eps": 1e-8},
+        "optax": {"eps": 1e-8},
+        "keras": {"eps": 1e-7},
+    }
 
     def __init__(
         self,

@@ -1,6 +1,9 @@
 """AdamW: Adam with decoupled weight decay."""
 
+from typing import ClassVar
+
 from thalweg.optim._adam import Adam
+from thalweg.optim._optimizer import Conventions
 
 
 class AdamW(Adam):
@@ -50,7 +53,7 @@ class AdamW(Adam):
     2.
     """
 
-    _conventions = {
+    _conventions: ClassVar[Conventions] = {
         "torch": {"eps": 1e-8, "weight_decay": 0.01},
         "optax": {"eps": 1e-8, "weight_decay": 1e-4},
         "keras": {"eps": 1e-7, "weight_decay": 0.004},

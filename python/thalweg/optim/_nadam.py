@@ -1,6 +1,8 @@
 """NAdam: Adam with Nesterov's momentum."""
 
-from thalweg.optim._optimizer import Optimizer
+from typing import ClassVar
+
+from thalweg.optim._optimizer import Conventions, Optimizer
 
 
 class NAdam(Optimizer):
@@ -55,7 +57,7 @@ class NAdam(Optimizer):
     Dozat 2016, "Incorporating Nesterov momentum into Adam", ICLR workshop.
     """
 
-    _conventions = {
+    _conventions: ClassVar[Conventions] = {
         "torch": {"eps": 1e-8, "momentum_decay": 4e-3},
         "optax": {"eps": 1e-8, "momentum_decay": 0.0},
         "keras": {"eps": 1e-7, "momentum_decay": 1.0},

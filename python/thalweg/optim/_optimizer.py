@@ -1,12 +1,15 @@
-"""What all optimizers share: options, the learning rate, a step by hand, state that can be saved."""
+"""What all optimizers share: options, the learning rate, steps by hand, state to be saved."""
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from thalweg import _arrays, _checks, _core
 from thalweg.errors import ArgumentError
 from thalweg.nn import Sequential
+
+#: The conventions that a method has, and in each the defaults of arguments that are None.
+Conventions: TypeAlias = Mapping[str, Mapping[str, float]]
 
 
 class Optimizer:
@@ -16,8 +19,7 @@ class Optimizer:
     averages are that model's. Using it with another model is an error.
     """
 
-    #: The conventions that the method has, and in each the defaults of arguments that are None.
-    _conventions: ClassVar[Mapping[str, Mapping[str, float]]] = {}
+    _conventions: ClassVar[Conventions] = {}
 
     # `kind` is the core's name of the method; the arguments are the constructor's.
     def __init__(self, kind: str, **arguments: Any) -> None:
@@ -112,9 +114,7 @@ class Optimizer:
             name: _arrays.flat(values, model.dtype, model.num_parameters, name)
             for name, values in state_dict["arrays"].items()
         }
-        scalars = {
-            name: _checks.real(name, value) for name, value in state_dict["scalars"].items()
-        }
+        scalars = {name: _checks.real(name, value) for name, value in state_dict["scalars"].items()}
         steps = _checks.integer("steps", state_dict["steps"], 0)
         self._core.set_state(model._core, lr, steps, scalars, arrays)
 
@@ -140,7 +140,7 @@ def _fraction(name: str, value: Any) -> float:
 def _pair(
     low: tuple[float, float], high: tuple[float, float], closed: str, text: str
 ) -> Callable[[str, Any], tuple[float, float]]:
-    """A check of two numbers; `text` says in which ranges they are."""
+    """Make a check of two numbers; `text` says in which ranges they are."""
 
     def check(name: str, value: Any) -> tuple[float, float]:
         try:

@@ -1,6 +1,8 @@
 """RAdam: rectified Adam."""
 
-from thalweg.optim._optimizer import Optimizer
+from typing import ClassVar
+
+from thalweg.optim._optimizer import Conventions, Optimizer
 
 
 class RAdam(Optimizer):
@@ -54,7 +56,7 @@ class RAdam(Optimizer):
     algorithm 2.
     """
 
-    _conventions = {"torch": {}, "optax": {}}
+    _conventions: ClassVar[Conventions] = {"torch": {}, "optax": {}}
 
     def __init__(
         self,

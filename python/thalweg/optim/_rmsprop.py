@@ -1,6 +1,8 @@
 """RMSprop."""
 
-from thalweg.optim._optimizer import Optimizer
+from typing import ClassVar
+
+from thalweg.optim._optimizer import Conventions, Optimizer
 
 
 class RMSprop(Optimizer):
@@ -54,7 +56,7 @@ class RMSprop(Optimizer):
     "Generating sequences with recurrent neural networks", arXiv:1308.0850 (centered).
     """
 
-    _conventions = {
+    _conventions: ClassVar[Conventions] = {
         "torch": {"alpha": 0.99, "eps": 1e-8},
         "optax": {"alpha": 0.9, "eps": 1e-8},
         "keras": {"alpha": 0.9, "eps": 1e-7},

@@ -1,6 +1,8 @@
 """Stochastic gradient descent."""
 
-from thalweg.optim._optimizer import Optimizer
+from typing import ClassVar
+
+from thalweg.optim._optimizer import Conventions, Optimizer
 
 
 class SGD(Optimizer):
@@ -72,7 +74,13 @@ class SGD(Optimizer):
     Goodfellow, Bengio & Courville 2016, "Deep learning", algorithms 8.2 and 8.3.
     """
 
-    _conventions = {"torch": {}, "optax": {}, "keras": {}, "textbook": {}, "ema": {}}
+    _conventions: ClassVar[Conventions] = {
+        "torch": {},
+        "optax": {},
+        "keras": {},
+        "textbook": {},
+        "ema": {},
+    }
 
     def __init__(
         self,

@@ -296,8 +296,7 @@ fn an_epoch_sees_every_row_once_in_an_order_of_its_own() {
         let mut model = Model::new(vec![linear(n, 1, false)], 0).unwrap();
         let before = parameters(&model);
         let mut trainer = Trainer::new(Loss::Mse);
-        let config =
-            Config::Sgd(Sgd { lr: 1.0, ..Sgd::default() });
+        let config = Config::Sgd(Sgd { lr: 1.0, ..Sgd::default() });
         let mut optimizer = Optimizer::new(config, model.network().arena_len()).unwrap();
         let options = FitOptions { epochs: 1, batch_size: 1, shuffle, seed: 5 };
         let mut fit = Fit::new(options, &trainer, &model, set, None).unwrap();

@@ -164,8 +164,7 @@ impl Optimizer {
         ) -> PyResult<AnyOptimizer> {
             let py = arrays.py();
             let fail = |e| translate(py, e);
-            let mut optimizer =
-                CoreOptimizer::<T>::new(config, model.network.arena_len()).map_err(fail)?;
+            let mut optimizer = CoreOptimizer::<T>::new(config, model.network.arena_len()).map_err(fail)?;
             let slots = config.slots();
             let expected: Vec<_> = slots.iter().filter(|s| s.kept).map(|s| s.name).collect();
             let fresh = steps == 0 && arrays.is_empty() && scalars.is_empty();

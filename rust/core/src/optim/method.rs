@@ -37,7 +37,13 @@ pub(super) trait Method: Copy + Default {
 /// The constants of a step, computed once in double precision.
 pub(super) trait Formula: Copy {
     /// Updates parameters and state; an array that is not kept is empty. Must be `#[inline(always)]`.
-    fn update<T: Element, S: Simd<T>>(&self, s: S, params: &mut [T], grads: &[T], state: [&mut [T]; MAX_STATE]);
+    fn update<T: Element, S: Simd<T>>(
+        &self,
+        s: S,
+        params: &mut [T],
+        grads: &[T],
+        state: [&mut [T]; MAX_STATE],
+    );
 }
 
 /// An array of state, as long as the parameter arena.
@@ -106,7 +112,9 @@ impl Field for Convention {
     fn read(name: &'static str, value: &Value) -> Result<Self, Error> {
         let known = |text: &String| Convention::ALL.into_iter().find(|c| c.name() == text);
         match value {
-            Value::Name(text) => known(text).ok_or_else(|| refused(name, format!("{text:?}"), &Convention::ALL)),
+            Value::Name(text) => {
+                known(text).ok_or_else(|| refused(name, format!("{text:?}"), &Convention::ALL))
+            }
             Value::Number(x) => Err(refused(name, x.to_string(), &Convention::ALL)),
         }
     }

@@ -14,7 +14,9 @@
 //! Where rounding makes v − m² negative, it counts as 0.
 
 use super::MAX_STATE;
-use super::method::{Average, Convention, Decay, Eps, Formula, Method, Slot, fraction, non_negative, options};
+use super::method::{
+    Average, Convention, Decay, Eps, Formula, Method, Slot, fraction, non_negative, options,
+};
 use crate::element::Element;
 use crate::error::Error;
 use crate::simd::{Simd, stream_map};

@@ -23,7 +23,9 @@
 //! "ema" is momentum as an average of gradients: v ← momentum·v + (1 − momentum)·g from 0, θ ← θ − lr·v.
 
 use super::MAX_STATE;
-use super::method::{Convention, Decay, Formula, Method, Slot, absent, argument, fraction, non_negative, options};
+use super::method::{
+    Convention, Decay, Formula, Method, Slot, absent, argument, fraction, non_negative, options,
+};
 use crate::element::Element;
 use crate::error::Error;
 use crate::simd::{Simd, stream_map};

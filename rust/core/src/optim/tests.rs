@@ -210,7 +210,14 @@ fn configs() -> Vec<Config> {
             }
         }
         all.push(Config::Adamax(Adamax { convention, ..adamax }));
-        all.push(Config::Adamax(Adamax { beta1: 0.5, beta2: 0.9, eps: 0.1, weight_decay, convention, ..adamax }));
+        all.push(Config::Adamax(Adamax {
+            beta1: 0.5,
+            beta2: 0.9,
+            eps: 0.1,
+            weight_decay,
+            convention,
+            ..adamax
+        }));
     }
     all.push(Config::Lion(Lion { lr: 0.01, ..Lion::default() }));
     all.push(Config::Lion(Lion { lr: 0.01, beta1: 0.5, beta2: 0.8, weight_decay }));
@@ -338,13 +345,21 @@ fn a_variance_that_rounding_makes_negative_counts_as_zero() {
 fn options_are_taken_by_name() {
     let number = |(name, x): (&str, f64)| (name.to_string(), Value::Number(x));
     let named = |convention: &str| {
-        let numbers = [("lr", 0.1), ("momentum", 0.9), ("dampening", 0.0), ("weight_decay", 0.2), ("nesterov", 1.0)];
+        let numbers =
+            [("lr", 0.1), ("momentum", 0.9), ("dampening", 0.0), ("weight_decay", 0.2), ("nesterov", 1.0)];
         let mut options: Options = numbers.into_iter().map(number).collect();
         options.insert("convention".into(), Value::Name(convention.into()));
         options
     };
     let options = named("keras");
-    let want = Sgd { lr: 0.1, momentum: 0.9, weight_decay: 0.2, nesterov: true, convention: Keras, ..Sgd::default() };
+    let want = Sgd {
+        lr: 0.1,
+        momentum: 0.9,
+        weight_decay: 0.2,
+        nesterov: true,
+        convention: Keras,
+        ..Sgd::default()
+    };
     assert_eq!(Config::new("sgd", &options), Ok(Config::Sgd(want)));
 
     let fails = |kind: &str, options: &Options, text: &str| {
@@ -352,7 +367,11 @@ fn options_are_taken_by_name() {
         assert!(error.contains(text), "{error}");
     };
     fails("sdg", &options, "optimizer is \"sdg\"; one of sgd, adagrad");
-    fails("sgd", &named("tensorflow"), "convention is \"tensorflow\"; one of torch, optax, keras, textbook, ema");
+    fails(
+        "sgd",
+        &named("tensorflow"),
+        "convention is \"tensorflow\"; one of torch, optax, keras, textbook, ema",
+    );
     fails("sgd", &Options::new(), "lr is missing");
     let mut more = options.clone();
     more.insert("speed".into(), Value::Number(1.0));
