@@ -1,7 +1,8 @@
-"""Optimizers against their formulas, written out in NumPy in float64, over 50 steps.
+"""Optimizers against closed forms, and SGD and Adam against formulas written out in NumPy.
 
 The references follow the docstrings and know nothing of the core. They are given the same
-gradients, so what is compared is the optimizer alone.
+gradients, so what is compared is the optimizer alone. All others are compared with their peers in
+`test_optim_parity.py`, and with plain formulas in the core's own tests.
 """
 
 import copy
@@ -119,30 +120,65 @@ def test_the_first_step_of_adam_is_the_sign_of_the_gradient(rng):
     np.testing.assert_allclose(model.flat_parameters - before, -0.25 * np.sign(g), atol=1e-14)
 
 
-def test_a_gradient_of_zero_moves_nothing_without_decay():
-    for optimizer in (
-        optim.SGD(lr=1, momentum=0.9),
-        optim.Adam(lr=1),
-        optim.AdamW(1, weight_decay=0),
-    ):
-        model = make()
-        before = model.flat_parameters
-        optimizer.step(model)
-        np.testing.assert_array_equal(model.flat_parameters, before)
+# Every method, with all of its state.
+ALL = [
+    (optim.SGD, {"lr": 0.1}),
+    (optim.SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.5}),
+    (optim.SGD, {"lr": 0.1, "momentum": 0.9, "convention": "keras"}),
+    (optim.Adagrad, {}),
+    (optim.Adagrad, {"convention": "optax"}),
+    (optim.RMSprop, {}),
+    (optim.RMSprop, {"momentum": 0.9, "centered": True, "convention": "keras"}),
+    (optim.RMSprop, {"centered": True}),
+    (optim.Adadelta, {}),
+    (optim.Adam, {}),
+    (optim.Adam, {"amsgrad": True, "convention": "optax"}),
+    (optim.AdamW, {"weight_decay": 0.0}),
+    (optim.NAdam, {}),
+    (optim.RAdam, {}),
+    (optim.Adamax, {}),
+    (optim.Lion, {}),
+    (optim.Rprop, {}),
+]
+EVERY = pytest.mark.parametrize(("kind", "options"), ALL, ids=name)
 
 
-@pytest.mark.parametrize(("kind", "reference", "options"), CASES, ids=name)
-def test_a_saved_state_continues_with_the_same_bits(kind, reference, options, rng):
+@EVERY
+def test_a_gradient_of_zero_moves_nothing_without_decay(kind, options):
+    model, optimizer = make(), kind(**options)
+    before = model.flat_parameters
+    optimizer.step(model)
+    optimizer.step(model)
+    np.testing.assert_array_equal(model.flat_parameters, before)
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_without_eps_nothing_is_divided_by_zero(kind, options, dtype, rng):
+    """Neither where a parameter has no gradient nor in the gaps between blocks of parameters."""
+    eps = {"eps": 0.0} if "eps" in repr(kind()) else {}
+    model = nn.Sequential(nn.Linear(5, 3), nn.ReLU(), nn.Linear(3, 3), dtype=dtype, seed=0)
+    model.flat_parameters = np.where(np.arange(model.num_parameters) < 5, -1, model.flat_parameters)
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=kind(**{**options, **eps}))
+    trainer.optimizer.lr /= 10
+    x = np.abs(rng.standard_normal((40, 5)))  # the first unit is never active
+    trainer.fit(x, rng.integers(0, 3, 40), epochs=3, batch_size=8)
+    assert np.isfinite(model.flat_parameters).all()
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_saved_state_continues_with_the_same_bits(kind, options, dtype, rng):
     def run(model, optimizer, steps):
         for g in steps:
             model.flat_gradients = g
             optimizer.step(model)
 
     gradients = rng.standard_normal((20, make().num_parameters))
-    whole, optimizer = make(), kind(**options)
+    whole, optimizer = make(dtype), kind(**options)
     run(whole, optimizer, gradients)
 
-    half, first = make(), kind(**options)
+    half, first = make(dtype), kind(**options)
     run(half, first, gradients[:10])
     model = copy.deepcopy(half)
     state = pickle.loads(pickle.dumps(first.state_dict()))
@@ -153,12 +189,37 @@ def test_a_saved_state_continues_with_the_same_bits(kind, reference, options, rn
     np.testing.assert_array_equal(model.flat_parameters, whole.flat_parameters)
 
 
+@EVERY
+def test_a_state_from_before_the_first_step_is_one_too(kind, options, rng):
+    saved = kind(**options)
+    saved.lr *= 2
+    one, two, g = make(), make(), rng.standard_normal(make().num_parameters)
+    loaded = kind(**options)
+    loaded.load_state_dict(saved.state_dict(), two)
+    for model, optimizer in [(one, saved), (two, loaded)]:
+        model.flat_gradients = g
+        optimizer.step(model)
+    np.testing.assert_array_equal(one.flat_parameters, two.flat_parameters)
+
+
 def test_the_state_is_named_as_in_pytorch(rng):
+    adam = {"exp_avg", "exp_avg_sq"}
     for optimizer, names in [
         (optim.SGD(lr=0.1), set()),
         (optim.SGD(lr=0.1, momentum=0.9), {"momentum_buffer"}),
-        (optim.Adam(), {"exp_avg", "exp_avg_sq"}),
-        (optim.AdamW(), {"exp_avg", "exp_avg_sq"}),
+        (optim.Adagrad(), {"sum"}),
+        (optim.RMSprop(), {"square_avg"}),
+        (optim.RMSprop(centered=True), {"square_avg", "grad_avg"}),
+        (optim.RMSprop(momentum=0.1), {"square_avg", "momentum_buffer"}),
+        (optim.Adadelta(), {"square_avg", "acc_delta"}),
+        (optim.Adam(amsgrad=True), {*adam, "max_exp_avg_sq"}),
+        (optim.AdamW(), adam),
+        (optim.NAdam(), adam),
+        (optim.RAdam(), adam),
+        (optim.Adamax(), {"exp_avg", "exp_inf"}),
+        (optim.Lion(), {"exp_avg"}),
+        (optim.Rprop(), {"prev", "step_size"}),
+        (optim.Adam(), adam),
     ]:
         model = make()
         model.flat_gradients = np.ones(model.num_parameters)
@@ -166,10 +227,22 @@ def test_the_state_is_named_as_in_pytorch(rng):
         state = optimizer.state_dict()
         assert state["steps"] == 1
         assert set(state["arrays"]) == names
+        assert set(state["scalars"]) == ({"mu_product"} if "NAdam" in repr(optimizer) else set())
         for array in state["arrays"].values():
             assert array.shape == (model.num_parameters,)
     np.testing.assert_allclose(state["arrays"]["exp_avg"], 0.1, rtol=1e-14)
     np.testing.assert_allclose(state["arrays"]["exp_avg_sq"], 0.001, rtol=1e-12)
+
+
+def test_a_state_without_its_number_is_refused(rng):
+    model, optimizer = make(), optim.NAdam()
+    optimizer.step(model)
+    state = optimizer.state_dict()
+    assert state["scalars"]["mu_product"] == pytest.approx(0.9 * (1 - 0.5 * 0.96**0.004))
+    for scalars in ({}, {"mu": 0.5}, {"mu_product": np.nan}, {"mu_product": 0.5, "more": 1.0}):
+        with pytest.raises(tw.ArgumentError, match=r"mu_product|scalars"):
+            optimizer.load_state_dict({**state, "scalars": scalars}, model)
+    assert optimizer.state_dict()["scalars"] == state["scalars"]
 
 
 def test_the_learning_rate_can_be_read_set_and_saved():
@@ -194,12 +267,132 @@ def test_the_representation_is_what_one_would_type():
         optim.SGD(0.1, 0.9, nesterov=True),
         optim.Adam(),
         optim.AdamW(betas=(0.5, 0)),
+        optim.Adagrad(convention="keras"),
+        optim.Rprop(step_sizes=(0.1, 1)),
+        *(kind(**options) for kind, options in ALL),
     ):
         assert repr(eval(repr(optimizer), vars(optim).copy())) == repr(optimizer)
-    assert repr(optim.Adam()) == "Adam(lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.0)"
+    assert repr(optim.RMSprop(convention="keras")) == (
+        "RMSprop(lr=0.01, alpha=0.9, eps=1e-07, weight_decay=0.0, momentum=0.0, centered=False, "
+        "convention='keras')"
+    )
 
 
 def test_an_optimizer_is_not_copied_without_its_model():
     for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
         with pytest.raises(TypeError, match="state_dict"):
             duplicate(optim.Adam())
+
+
+BAD = [
+    (lambda: optim.Adam(convention="Keras"), 'convention must be one of "torch".*mean "keras"'),
+    (lambda: optim.RAdam(convention="keras"), 'must be one of "torch", "optax"; got'),
+    (lambda: optim.Adagrad(convention=None), "convention must be one of"),
+    (lambda: optim.Adagrad(lr_decay=-1), r"lr_decay must be .*\[0, inf\); got -1"),
+    (lambda: optim.Adagrad(initial_accumulator_value=-1), "initial_accumulator_value"),
+    (lambda: optim.RMSprop(alpha=1), r"alpha must be .*\[0, 1\); got 1"),
+    (lambda: optim.RMSprop(momentum="much"), "momentum.*'much'"),
+    (lambda: optim.RMSprop(centered=1), "centered must be True or False; got 1"),
+    (lambda: optim.Adadelta(rho=-0.1), r"rho.*got -0\.1"),
+    (lambda: optim.Adadelta(lr=None), "lr.*None"),
+    (lambda: optim.Adam(amsgrad="yes"), "amsgrad.*'yes'"),
+    (lambda: optim.NAdam(momentum_decay=np.nan), "momentum_decay.*nan"),
+    (lambda: optim.NAdam(momentum_decay=0.1, convention="optax"), "momentum_decay is 0.1;.*optax"),
+    (lambda: optim.RAdam(eps=None), "eps.*None"),
+    (lambda: optim.Adamax(betas=(0.9, 1)), r"betas\[1\].*got 1"),
+    (lambda: optim.Lion(betas="no numbers"), "betas must be two numbers"),
+    (lambda: optim.Rprop(etas=(0.5, 1)), r"etas\[1\] .*\(1, inf\); got 1"),
+    (lambda: optim.Rprop(etas=0.5), r"etas must be two numbers in \(0, 1\) and above 1; got 0.5"),
+    (lambda: optim.Rprop(step_sizes=(1, 0.1)), r"step_sizes\[1\] is 0.1; a number ≥ step_sizes"),
+    (lambda: optim.SGD(momentum=0.9, dampening=0.1, convention="keras"), "dampening.*keras"),
+    (lambda: optim.SGD(momentum=0.9, nesterov=True, convention="ema"), "nesterov.*ema"),
+]
+
+
+@pytest.mark.parametrize(("build", "pattern"), BAD, ids=[pattern for _, pattern in BAD])
+def test_bad_options(build, pattern):
+    with pytest.raises(tw.ArgumentError, match=pattern):
+        build()
+
+
+# --- Closed forms ------------------------------------------------------------------------------
+
+
+def walk(optimizer, slopes):
+    """What one parameter does under these gradients, from 0."""
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), dtype="float64")
+    model.flat_parameters = [0.0]
+    path = [0.0]
+    for g in slopes:
+        model.flat_gradients = [float(g(path[-1]) if callable(g) else g)]
+        optimizer.step(model)
+        path.append(model.flat_parameters[0])
+    return np.array(path)
+
+
+def test_adagrad_goes_as_far_as_a_sum_of_inverse_roots():
+    """Under equal gradients 2 lr √T + ζ(1/2) lr, and its last step is lr/√T."""
+    path = walk(optim.Adagrad(lr=0.1, eps=0), [3.7] * 10_000)
+    zeta = -1.4603545088095868
+    assert -path[-1] == pytest.approx(2 * 0.1 * 100 + zeta * 0.1 + 0.1 / 200, rel=1e-8)
+    assert path[-2] - path[-1] == pytest.approx(0.1 / 100, rel=1e-10)
+
+
+def test_rmsprop_recovers_where_adagrad_does_not():
+    """Gradients fall from 10 to 0.1: when steps are 90% of lr again, the formula says."""
+    rho, steps = 0.99, 1060
+    wanted = np.log((100 - 0.01) / (0.01 * (1 / 0.81 - 1))) / -np.log(rho)
+    assert wanted == pytest.approx(steps, abs=1)
+    slopes = [10.0] * 3000 + [0.1] * 2000
+    moved = -np.diff(walk(optim.RMSprop(lr=1e-3, alpha=rho, eps=0), slopes))[3000:] / 1e-3
+    assert np.flatnonzero(moved >= 0.9)[0] + 1 == pytest.approx(wanted, abs=1)
+    adagrad = -np.diff(walk(optim.Adagrad(lr=1e-3, eps=0), slopes))[3000:] / 1e-3
+    assert adagrad[steps] < 2e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "threshold"),
+    [
+        ({}, 2),
+        ({"momentum": 0.9}, 2 * 1.9),
+        ({"momentum": 0.9, "convention": "textbook"}, 2 * 1.9),
+        ({"momentum": 0.9, "nesterov": True}, 2 * 1.9 / 2.8),
+        ({"momentum": 0.9, "nesterov": True, "convention": "keras"}, 2 * 1.9 / 2.8),
+        ({"momentum": 0.9, "convention": "ema"}, 2 * 1.9 / 0.1),
+        ({"momentum": 0.5, "convention": "ema"}, 2 * 1.5 / 0.5),
+    ],
+    ids=name,
+)
+def test_where_gradient_descent_stops_converging(options, threshold):
+    """On curvature 4; around its minimum at 1."""
+    for factor, converges in ((0.99, True), (1.01, False)):
+        optimizer = optim.SGD(lr=factor * threshold / 4, **options)
+        path = np.abs(walk(optimizer, [lambda p: 4 * (p - 1)] * 3000) - 1)
+        assert (path[-20:].max() < 1e-6) == converges
+        assert (path[-20:].max() > 1e3) != converges
+
+
+def test_the_rate_inside_or_outside_of_the_velocity():
+    """v ← βv + ηg and η·(βv + g) part when η changes: -8.370 and -4.934."""
+    for convention, end in (("textbook", -8.370), ("torch", -4.934)):
+        model = nn.Sequential(nn.Linear(1, 1, bias=False), dtype="float64")
+        model.flat_parameters = [0.0]
+        optimizer = optim.SGD(lr=0.1, momentum=0.9, convention=convention)
+        for step in range(20):
+            optimizer.lr = 0.1 if step < 10 else 0.01
+            model.flat_gradients = [1.0]
+            optimizer.step(model)
+        assert model.flat_parameters[0] == pytest.approx(end, abs=1e-3)
+
+
+def test_a_centered_variance_that_vanishes_is_no_error():
+    """Equal gradients: rounding makes v - m² negative, and PyTorch's root NaN."""
+    path = walk(optim.RMSprop(lr=1e-6, alpha=0.5, centered=True), [0.1 + 1 / 7] * 200)
+    assert np.isfinite(path).all()
+
+
+def test_lion_stands_still_at_zero_and_rprop_turns():
+    assert walk(optim.Lion(lr=0.5), [0.0, 2.0, 0.0]).tolist() == [0, 0, -0.5, -1.0]
+    # Grows by 1.2; turned around, it shrinks by half and waits for a step.
+    path = walk(optim.Rprop(lr=0.5), [1.0, 9.0, -1.0, -1.0])
+    np.testing.assert_allclose(path, [0, -0.5, -1.1, -1.1, -0.8], rtol=1e-15)

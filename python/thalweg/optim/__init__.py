@@ -1,9 +1,22 @@
-"""Optimizers, named and with the conventions and defaults of PyTorch."""
+"""Optimizers, named and with the conventions and defaults of PyTorch.
+
+Where Optax, Keras or textbooks compute something else under the same name, `convention` asks for
+that: it changes the formula, and the defaults of the options that the docstring says; the learning
+rate's is always PyTorch's.
+"""
 
 from thalweg.optim import schedules as schedules
+from thalweg.optim._adadelta import Adadelta as Adadelta
+from thalweg.optim._adagrad import Adagrad as Adagrad
 from thalweg.optim._adam import Adam as Adam
+from thalweg.optim._adamax import Adamax as Adamax
 from thalweg.optim._adamw import AdamW as AdamW
 from thalweg.optim._averages import EMA as EMA
 from thalweg.optim._averages import SWA as SWA
+from thalweg.optim._lion import Lion as Lion
+from thalweg.optim._nadam import NAdam as NAdam
 from thalweg.optim._optimizer import Optimizer as Optimizer
+from thalweg.optim._radam import RAdam as RAdam
+from thalweg.optim._rmsprop import RMSprop as RMSprop
+from thalweg.optim._rprop import Rprop as Rprop
 from thalweg.optim._sgd import SGD as SGD

@@ -1,9 +1,12 @@
 """AdamW: Adam with decoupled weight decay."""
 
-from thalweg.optim._optimizer import AdamBase
+from typing import ClassVar
+
+from thalweg.optim._adam import Adam
+from thalweg.optim._optimizer import Conventions
 
 
-class AdamW(AdamBase):
+class AdamW(Adam):
     r"""Adam whose weight decay shrinks the parameters themselves and stays out of the averages.
 
     Parameters
@@ -12,15 +15,21 @@ class AdamW(AdamBase):
         Learning rate :math:`\eta \ge 0`.
     betas : tuple of two floats, default (0.9, 0.999)
         :math:`\beta_1, \beta_2`, each in [0, 1).
-    eps : float, default 1e-8
-        :math:`\varepsilon \ge 0`, added *after* the square root and bias correction.
-    weight_decay : float, default 0.01
-        :math:`\lambda \ge 0`; applies to all parameters, biases too, as in PyTorch.
+    eps : float, optional
+        :math:`\varepsilon \ge 0`, added *after* the square root and bias correction. By default
+        1e-8; 1e-7 in "keras".
+    weight_decay : float, optional
+        :math:`\lambda \ge 0`; applies to all parameters, biases too, as in PyTorch. By default
+        0.01; 1e-4 in "optax", 0.004 in "keras".
+    amsgrad : bool, default False
+        Divides by the largest average so far: denominators never fall.
+    convention : str, keyword only, default "torch"
+        "torch", "optax" or "keras", which differ as they do in `Adam`.
 
     Raises
     ------
     ArgumentError
-        If an option is outside its range.
+        If an option is outside its range, or the convention is not one of these.
 
     Notes
     -----
@@ -29,12 +38,14 @@ class AdamW(AdamBase):
     .. math::
 
         m_t &= \beta_1 m_{t-1} + (1 - \beta_1) g_t \\
-        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2 \\
+        v_t &= \beta_2 v_{t-1} + (1 - \beta_2) g_t^2, \quad
+            u_t = \max(u_{t-1}, v_t) \text{ with AMSGrad, else } v_t \\
         \theta_t &= (1 - \eta\lambda)\, \theta_{t-1} -
-            \eta\, \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \varepsilon}
+            \eta\, \frac{m_t / (1 - \beta_1^t)}{\sqrt{u_t / (1 - \beta_2^t)} + \varepsilon}
 
     The decay of a step is :math:`\eta\lambda`, so it follows the learning rate (PyTorch's
-    convention; the paper's :math:`\lambda` is not multiplied by :math:`\eta`).
+    convention, and that of Optax and Keras; the paper's :math:`\lambda` is not multiplied by
+    :math:`\eta`).
 
     References
     ----------
@@ -42,11 +53,29 @@ class AdamW(AdamBase):
     2.
     """
 
+    _conventions: ClassVar[Conventions] = {
+        "torch": {"eps": 1e-8, "weight_decay": 0.01},
+        "optax": {"eps": 1e-8, "weight_decay": 1e-4},
+        "keras": {"eps": 1e-7, "weight_decay": 0.004},
+    }
+
     def __init__(
         self,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
+        eps: float | None = None,
+        weight_decay: float | None = None,
+        amsgrad: bool = False,
+        *,
+        convention: str = "torch",
     ) -> None:
-        super().__init__("adamw", lr, betas, eps, weight_decay)
+        super().__init__(
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            amsgrad,
+            decoupled_weight_decay=True,
+            convention=convention,
+        )
+        del self._arguments["decoupled_weight_decay"]  # is not an argument here

@@ -1,12 +1,15 @@
-"""What all optimizers share: the learning rate, a step by hand, and state that can be saved."""
+"""What all optimizers share: options, the learning rate, steps by hand, state to be saved."""
 
-import inspect
-from collections.abc import Mapping
-from typing import Any, Self
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeAlias
 
 from thalweg import _arrays, _checks, _core
 from thalweg.errors import ArgumentError
 from thalweg.nn import Sequential
+
+#: The conventions that a method has, and in each the defaults of arguments that are None.
+Conventions: TypeAlias = Mapping[str, Mapping[str, float]]
 
 
 class Optimizer:
@@ -16,20 +19,27 @@ class Optimizer:
     averages are that model's. Using it with another model is an error.
     """
 
-    def __new__(cls, *args: Any, **options: Any) -> Self:
-        # What it was made with, so that it can be described and made again.
-        made = super().__new__(cls)
-        bound = inspect.signature(cls.__init__).bind(made, *args, **options)
-        bound.apply_defaults()
-        made._arguments = {k: v for k, v in bound.arguments.items() if k != "self"}
-        return made
+    _conventions: ClassVar[Conventions] = {}
 
-    _arguments: dict[str, Any]
-
-    # `kind` is the core's name of the method, `options` its hyper-parameters, checked already.
-    def __init__(self, kind: str, options: dict[str, float | bool]) -> None:
-        self._options = options
-        self._core = _core.Optimizer(kind, options)
+    # `kind` is the core's name of the method; the arguments are the constructor's.
+    def __init__(self, kind: str, **arguments: Any) -> None:
+        defaults: Mapping[str, float] = {}
+        if "convention" in arguments:
+            known = _checks.one_of("convention", arguments["convention"], self._conventions)
+            defaults = self._conventions[known]
+        self._arguments = {
+            name: _CHECKS[name](name, defaults.get(name) if value is None else value)
+            for name, value in arguments.items()
+        }
+        # Pairs go apart: betas are beta1 and beta2.
+        self._options: dict[str, float | bool | str] = {}
+        for name, value in self._arguments.items():
+            if isinstance(value, tuple):
+                stem = name.removesuffix("s")
+                self._options |= {f"{stem}{i}": part for i, part in enumerate(value, start=1)}
+            else:
+                self._options[name] = value
+        self._core = _core.Optimizer(kind, self._options)
 
     @property
     def lr(self) -> float:
@@ -38,7 +48,7 @@ class Optimizer:
 
     @lr.setter
     def lr(self, value: float) -> None:
-        self._core.set_lr(learning_rate(value))
+        self._core.set_lr(_non_negative("lr", value))
 
     @property
     def steps(self) -> int:
@@ -66,11 +76,13 @@ class Optimizer:
         Returns
         -------
         dict
-            ``"steps"`` (steps taken), ``"options"`` (the hyper-parameters) and ``"arrays"``
-            (running averages by name, each of shape (num_parameters,); none before the first step).
+            ``"steps"`` (steps taken), ``"options"`` (the hyper-parameters), ``"scalars"`` and
+            ``"arrays"`` (running averages and the like by name: single numbers, and arrays of
+            shape (num_parameters,); none before the first step).
         """
-        steps, arrays = self._core.state()
-        return {"steps": steps, "options": {**self._options, "lr": self.lr}, "arrays": arrays}
+        steps, scalars, arrays = self._core.state()
+        options = {**self._options, "lr": self.lr}
+        return {"steps": steps, "options": options, "scalars": scalars, "arrays": arrays}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], model: Sequential) -> None:
         """Continues from a saved state, as if this optimizer had taken those steps itself.
@@ -91,11 +103,12 @@ class Optimizer:
         ShapeError, DataError, DtypeError
             If an array does not fit the model. After any error nothing has changed.
         """
-        missing = [key for key in ("steps", "options", "arrays") if key not in state_dict]
+        keys = ("steps", "options", "scalars", "arrays")
+        missing = [key for key in keys if key not in state_dict]
         if missing:
             raise ArgumentError(f"state_dict lacks {missing}; it must come from an optimizer")
         saved = dict(state_dict["options"])
-        lr = learning_rate(saved.pop("lr", None))
+        lr = _non_negative("lr", saved.pop("lr", None))
         mine = {key: value for key, value in self._options.items() if key != "lr"}
         if saved != mine:
             raise ArgumentError(
@@ -106,13 +119,13 @@ class Optimizer:
             name: _arrays.flat(values, model.dtype, model.num_parameters, name)
             for name, values in state_dict["arrays"].items()
         }
+        scalars = {name: _checks.real(name, value) for name, value in state_dict["scalars"].items()}
         steps = _checks.integer("steps", state_dict["steps"], 0)
-        self._core.set_state(model._core, steps, arrays)
-        self._core.set_lr(lr)
+        self._core.set_state(model._core, lr, steps, scalars, arrays)
 
     def __repr__(self) -> str:
-        options = {**self._options, "lr": self.lr}
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in options.items())})"
+        arguments = {**self._arguments, "lr": self.lr}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -121,33 +134,50 @@ class Optimizer:
         )
 
 
-def learning_rate(value: Any) -> float:
-    """`value` as a learning rate: a finite number from 0 on, or `ArgumentError`."""
-    return _checks.real("lr", value, 0)
+def _non_negative(name: str, value: Any) -> float:
+    return _checks.real(name, value, 0)
 
 
-class AdamBase(Optimizer):
-    """Arguments that `Adam` and `AdamW` have in common."""
+def _fraction(name: str, value: Any) -> float:
+    return _checks.real(name, value, 0, 1)
 
-    def __init__(
-        self, kind: str, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
-    ) -> None:
+
+def _pair(
+    low: tuple[float, float], high: tuple[float, float], closed: str, text: str
+) -> Callable[[str, Any], tuple[float, float]]:
+    """Make a check of two numbers; `text` says in which ranges they are."""
+
+    def check(name: str, value: Any) -> tuple[float, float]:
         try:
-            beta1, beta2 = betas
+            first, second = value
         except (TypeError, ValueError):
-            raise ArgumentError(f"betas must be two numbers in [0, 1); got {betas!r}") from None
-        options: dict[str, float | bool] = {
-            "lr": learning_rate(lr),
-            "beta1": _checks.real("betas[0]", beta1, 0, 1),
-            "beta2": _checks.real("betas[1]", beta2, 0, 1),
-            "eps": _checks.real("eps", eps, 0),
-            "weight_decay": _checks.real("weight_decay", weight_decay, 0),
-        }
-        super().__init__(kind, options)
-
-    def __repr__(self) -> str:
-        o = self._options
+            raise ArgumentError(f"{name} must be two numbers {text}; got {value!r}") from None
         return (
-            f"{type(self).__name__}(lr={self.lr!r}, betas=({o['beta1']!r}, {o['beta2']!r}), "
-            f"eps={o['eps']!r}, weight_decay={o['weight_decay']!r})"
+            _checks.real(f"{name}[0]", first, low[0], high[0], closed),
+            _checks.real(f"{name}[1]", second, low[1], high[1], closed),
         )
+
+    return check
+
+
+#: How each argument of an optimizer is checked.
+_CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
+    "lr": _non_negative,
+    "lr_decay": _non_negative,
+    "weight_decay": _non_negative,
+    "initial_accumulator_value": _non_negative,
+    "eps": _non_negative,
+    "momentum_decay": _non_negative,
+    "momentum": _fraction,
+    "alpha": _fraction,
+    "rho": _fraction,
+    "dampening": _checks.real,
+    "betas": _pair((0, 0), (1, 1), "[)", "in [0, 1)"),
+    "etas": _pair((0, 1), (1, math.inf), "()", "in (0, 1) and above 1"),
+    "step_sizes": _pair((0, 0), (math.inf, math.inf), "[)", "from 0 on"),
+    "nesterov": _checks.flag,
+    "centered": _checks.flag,
+    "amsgrad": _checks.flag,
+    "decoupled_weight_decay": _checks.flag,
+    "convention": lambda _, value: value,
+}

@@ -1,31 +1,33 @@
 """Stochastic gradient descent."""
 
-from thalweg import _checks
-from thalweg.errors import ArgumentError
-from thalweg.optim._optimizer import Optimizer, learning_rate
+from typing import ClassVar
+
+from thalweg.optim._optimizer import Conventions, Optimizer
 
 
 class SGD(Optimizer):
-    r"""Gradient descent with optional momentum, in PyTorch's convention.
+    r"""Gradient descent with optional momentum.
 
     Parameters
     ----------
-    lr : float
+    lr : float, default 1e-3
         Learning rate :math:`\eta \ge 0`.
     momentum : float, default 0
-        :math:`\mu \ge 0`; 0.9 is usual.
+        :math:`\mu` in [0, 1); 0.9 is usual.
     dampening : float, default 0
-        :math:`\tau`; with :math:`\tau = \mu` the buffer is an average of gradients.
+        :math:`\tau`; with :math:`\tau = \mu` the buffer is nearly an average of gradients.
+    weight_decay : float, default 0
+        :math:`\lambda \ge 0`, added to the gradient.
     nesterov : bool, default False
         Steps along the gradient at the point that momentum is about to reach; needs momentum > 0
         and dampening 0.
-    weight_decay : float, default 0
-        :math:`\lambda \ge 0`, added to the gradient.
+    convention : str, keyword only, default "torch"
+        "torch", "optax", "keras", "textbook" or "ema", see the notes.
 
     Raises
     ------
     ArgumentError
-        If an option is outside its range.
+        If an option is outside its range, or the convention is not one of these.
 
     Notes
     -----
@@ -41,37 +43,61 @@ class SGD(Optimizer):
             b_t & \text{else}
         \end{cases}
 
-    - Dampening is skipped in the first step, as in PyTorch.
+    - Dampening is skipped in the first step, as in PyTorch. The convention "optax" is the same
+      without dampening.
     - :math:`\lambda` adds :math:`\lambda\theta` to the gradient: that of
       :math:`\tfrac\lambda2 \lVert\theta\rVert^2`, and of half of
       :math:`\lambda\lVert\theta\rVert^2`.
-    - The learning rate stands outside the buffer: when `lr` changes during training this differs
-      from :math:`v \leftarrow \mu v + \eta g`, the form of Keras.
+    - The learning rate stands outside the buffer. In "textbook", and in "keras", it stands inside:
+
+      .. math::
+
+          b_t = \mu b_{t-1} - \eta d_t, \qquad \theta_t = \theta_{t-1} + \begin{cases}
+              \mu b_t - \eta d_t & \text{with Nesterov} \\
+              b_t & \text{else}
+          \end{cases}
+
+      which is the same until `lr` changes. In "keras" weight decay is decoupled: it stays out of
+      :math:`d_t`, and first :math:`\theta` is multiplied by :math:`1 - \eta\lambda`.
+    - In "ema" the buffer is an average, :math:`b_t = \mu b_{t-1} + (1 - \mu) d_t` with
+      :math:`b_0 = 0`, so that steps are :math:`1 - \mu` times as long; there is no Nesterov's form
+      of it.
+
+    Along an eigenvector of a quadratic with curvature :math:`h` it converges while
+    :math:`\eta h` is below 2 without momentum, :math:`2(1 + \mu)` with it,
+    :math:`2(1 + \mu)/(1 + 2\mu)` with Nesterov's, and :math:`2(1 + \mu)/(1 - \mu)` in "ema".
 
     References
     ----------
     Polyak 1964, "Some methods of speeding up the convergence of iteration methods"; Sutskever et
-    al. 2013, "On the importance of initialization and momentum in deep learning" (Nesterov).
+    al. 2013, "On the importance of initialization and momentum in deep learning" (Nesterov);
+    Goodfellow, Bengio & Courville 2016, "Deep learning", algorithms 8.2 and 8.3.
     """
+
+    _conventions: ClassVar[Conventions] = {
+        "torch": {},
+        "optax": {},
+        "keras": {},
+        "textbook": {},
+        "ema": {},
+    }
 
     def __init__(
         self,
-        lr: float,
+        lr: float = 1e-3,
         momentum: float = 0.0,
         dampening: float = 0.0,
-        nesterov: bool = False,
         weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        convention: str = "torch",
     ) -> None:
-        options: dict[str, float | bool] = {
-            "lr": learning_rate(lr),
-            "momentum": _checks.real("momentum", momentum, 0),
-            "dampening": _checks.real("dampening", dampening),
-            "nesterov": _checks.flag("nesterov", nesterov),
-            "weight_decay": _checks.real("weight_decay", weight_decay, 0),
-        }
-        if options["nesterov"] and not (options["momentum"] > 0 and options["dampening"] == 0):
-            raise ArgumentError(
-                "nesterov=True needs momentum > 0 and dampening = 0; "
-                f"got momentum={momentum!r}, dampening={dampening!r}"
-            )
-        super().__init__("sgd", options)
+        super().__init__(
+            "sgd",
+            lr=lr,
+            momentum=momentum,
+            dampening=dampening,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
+            convention=convention,
+        )

@@ -68,9 +68,9 @@ fn main() {
         let (loss, outputs) = (if labels { Loss::CrossEntropy } else { Loss::Mse }, widths[widths.len() - 1]);
         let mut trainer = Trainer::new(loss);
         let config = if adam {
-            Config::Adam(Adam { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 })
+            Config::Adam(Adam { lr: 1e-4, ..Adam::default() })
         } else {
-            Config::Sgd(Sgd { lr: 1e-3, momentum: 0.9, dampening: 0.0, nesterov: false, weight_decay: 0.0 })
+            Config::Sgd(Sgd { lr: 1e-3, momentum: 0.9, ..Sgd::default() })
         };
         let mut optimizer = Optimizer::new(config, model.network().arena_len()).unwrap();
         let x: Vec<f32> = (0..rows * widths[0]).map(|i| (i as f32).sin()).collect();

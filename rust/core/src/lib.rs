@@ -14,7 +14,7 @@
 //! let linear = |inputs, outputs| Layer::Linear(Linear { inputs, outputs, bias: true, init: Init::KaimingUniform });
 //! let layers = vec![linear(2, 8), Layer::Activation(Activation::Tanh), linear(8, 1)];
 //! let mut model = Model::<f32>::new(layers, 0)?;
-//! let config = Config::Sgd(Sgd { lr: 0.5, momentum: 0.9, dampening: 0.0, nesterov: false, weight_decay: 0.0 });
+//! let config = Config::Sgd(Sgd { lr: 0.5, momentum: 0.9, ..Sgd::default() });
 //! let mut optimizer = Optimizer::new(config, model.network().arena_len())?;
 //! let mut trainer = Trainer::new(Loss::Mse);
 //!

@@ -221,7 +221,7 @@ impl<T: Element> Trainer<T> {
             return Err(why_not_finite(isa, x, &y, losses, optimizer));
         }
         if fused {
-            optimizer.steps += 1;
+            optimizer.advance();
         } else {
             *batches += 1;
             if last || *batches == self.options.accumulate {

@@ -67,7 +67,7 @@ pub fn step<T: Element>(isa: Isa, params: &mut Buffer<T>, grads: &[T], optimizer
     let step = optimizer.next_step();
     let job = Apply { isa, step, params: params.share(), grads, state: optimizer.share_state() };
     threads::run(&job, threads::num_threads().0.min(job.items(0)));
-    optimizer.steps += 1;
+    optimizer.advance();
 }
 
 struct Apply<'a, T> {

@@ -44,7 +44,7 @@ fn steps_and_predictions_allocate_nothing_once_their_shape_was_seen() {
         ];
         let mut model = Model::<f32>::new(layers, 0).unwrap();
         let mut trainer = Trainer::new(Loss::CrossEntropy);
-        let config = Config::Adam(Adam { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 });
+        let config = Config::Adam(Adam::default());
         let mut optimizer = Optimizer::new(config, model.network().arena_len()).unwrap();
         let x: Vec<f32> = (0..rows * widths[0]).map(|i| (i as f32).sin()).collect();
         let y: Vec<i64> = (0..rows).map(|i| (i % widths[2]) as i64).collect();

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use thalweg_core::check::Check;
 use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear};
 use thalweg_core::loss::{Loss, Targets};
-use thalweg_core::optim::{Adam, AdamW, Config, Optimizer, Sgd};
+use thalweg_core::optim::{Adam, Config, Optimizer, Sgd};
 use thalweg_core::rng::{Purpose, Stream};
 use thalweg_core::simd::Isa;
 use thalweg_core::threads::set_num_threads;
@@ -76,11 +76,11 @@ impl<T: Element> Data<T> {
 }
 
 fn adamw() -> Config {
-    Config::AdamW(AdamW(Adam { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 }))
+    Config::Adam(Adam { lr: 1e-2, weight_decay: 0.01, decoupled_weight_decay: true, ..Adam::default() })
 }
 
 fn momentum(lr: f64) -> Config {
-    Config::Sgd(Sgd { lr, momentum: 0.9, dampening: 0.0, nesterov: false, weight_decay: 0.0 })
+    Config::Sgd(Sgd { lr, momentum: 0.9, ..Sgd::default() })
 }
 
 fn parameters<T: Element>(model: &Model<T>) -> Vec<T> {
@@ -296,8 +296,7 @@ fn an_epoch_sees_every_row_once_in_an_order_of_its_own() {
         let mut model = Model::new(vec![linear(n, 1, false)], 0).unwrap();
         let before = parameters(&model);
         let mut trainer = Trainer::new(Loss::Mse);
-        let config =
-            Config::Sgd(Sgd { lr: 1.0, momentum: 0.0, dampening: 0.0, nesterov: false, weight_decay: 0.0 });
+        let config = Config::Sgd(Sgd { lr: 1.0, ..Sgd::default() });
         let mut optimizer = Optimizer::new(config, model.network().arena_len()).unwrap();
         let options = FitOptions { epochs: 1, batch_size: 1, shuffle, seed: 5 };
         let mut fit = Fit::new(options, &trainer, &model, set, None).unwrap();

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use thalweg_core::network::Network;
-use thalweg_core::optim::{Adam, AdamW, Config, Optimizer as CoreOptimizer, Sgd};
+use thalweg_core::optim::{Config, Optimizer as CoreOptimizer, Value};
 use thalweg_core::{Dtype, Error};
 
 use crate::arrays::{vector, vector_out};
@@ -32,11 +32,20 @@ pub struct Optimizer {
     inner: Mutex<Inner>,
 }
 
-fn option(py: Python<'_>, options: &BTreeMap<String, f64>, name: &'static str) -> PyResult<f64> {
-    options.get(name).copied().ok_or_else(|| {
-        let error = Error::Argument { name, value: "missing".into(), accepted: "it is needed".into() };
-        translate(py, error)
-    })
+/// A hyper-parameter as Python gives it.
+#[derive(FromPyObject)]
+enum Given {
+    Number(f64),
+    Name(String),
+}
+
+impl From<Given> for Value {
+    fn from(given: Given) -> Value {
+        match given {
+            Given::Number(x) => Value::Number(x),
+            Given::Name(text) => Value::Name(text),
+        }
+    }
 }
 
 impl Optimizer {
@@ -75,36 +84,9 @@ impl Optimizer {
 #[pymethods]
 impl Optimizer {
     #[new]
-    fn new(py: Python<'_>, kind: &str, options: BTreeMap<String, f64>) -> PyResult<Self> {
-        let get = |name| option(py, &options, name);
-        let adam = || -> PyResult<Adam> {
-            Ok(Adam {
-                lr: get("lr")?,
-                beta1: get("beta1")?,
-                beta2: get("beta2")?,
-                eps: get("eps")?,
-                weight_decay: get("weight_decay")?,
-            })
-        };
-        let config = match kind {
-            "sgd" => Config::Sgd(Sgd {
-                lr: get("lr")?,
-                momentum: get("momentum")?,
-                dampening: get("dampening")?,
-                nesterov: get("nesterov")? != 0.0,
-                weight_decay: get("weight_decay")?,
-            }),
-            "adam" => Config::Adam(adam()?),
-            "adamw" => Config::AdamW(AdamW(adam()?)),
-            _ => {
-                let accepted = "one of sgd, adam, adamw".into();
-                return Err(translate(
-                    py,
-                    Error::Argument { name: "optimizer", value: format!("{kind:?}"), accepted },
-                ));
-            }
-        };
-        config.check().map_err(|e| translate(py, e))?;
+    fn new(py: Python<'_>, kind: &str, options: BTreeMap<String, Given>) -> PyResult<Self> {
+        let options = options.into_iter().map(|(name, value)| (name, value.into())).collect();
+        let config = Config::new(kind, &options).map_err(|e| translate(py, e))?;
         Ok(Optimizer { inner: Mutex::new(Inner { config, bond: None }) })
     }
 
@@ -134,75 +116,101 @@ impl Optimizer {
         }))
     }
 
-    fn state(&self, py: Python<'_>) -> PyResult<(u64, Py<PyDict>)> {
+    fn state(&self, py: Python<'_>) -> PyResult<(u64, Py<PyDict>, Py<PyDict>)> {
         type Arrays<T> = Vec<(&'static str, Vec<T>)>;
-        fn export<T: Real>(network: &Network, optimizer: &CoreOptimizer<T>) -> (u64, Arrays<T>) {
-            let names = optimizer.config.state_names().iter().zip(&optimizer.state);
-            let arrays = names.map(|(name, arena)| {
+        fn export<T: Real>(network: &Network, optimizer: &CoreOptimizer<T>) -> Arrays<T> {
+            let slots = optimizer.config.slots().into_iter().zip(&optimizer.state);
+            let kept = slots.filter(|(slot, _)| slot.kept);
+            let arrays = kept.map(|(slot, arena)| {
                 let mut flat = vec![T::default(); network.num_parameters()];
                 network.export(arena, &mut flat);
-                (*name, flat)
+                (slot.name, flat)
             });
-            (optimizer.steps, arrays.collect())
+            arrays.collect()
         }
         // Copied detached, because the lock may be held by a fit; turned into arrays attached.
         let copy = py.detach(|| {
-            lock(&self.inner).bond.as_ref().map(|bond| match &bond.state {
-                Either::F32(o) => Either::F32(export(&bond.model.get().network, o)),
-                Either::F64(o) => Either::F64(export(&bond.model.get().network, o)),
+            let inner = lock(&self.inner);
+            let scalar = inner.config.scalar().map(|(name, _)| name);
+            inner.bond.as_ref().map(|bond| {
+                let network = &bond.model.get().network;
+                match &bond.state {
+                    Either::F32(o) => (o.steps, scalar, o.scalar, Either::F32(export(network, o))),
+                    Either::F64(o) => (o.steps, scalar, o.scalar, Either::F64(export(network, o))),
+                }
             })
         });
         fn fill<T: Real>(py: Python<'_>, dict: &Bound<'_, PyDict>, arrays: Arrays<T>) -> PyResult<()> {
             arrays.into_iter().try_for_each(|(name, flat)| dict.set_item(name, vector_out(py, flat)))
         }
-        let dict = PyDict::new(py);
-        let steps = match copy {
-            None => 0,
-            Some(Either::F32((steps, arrays))) => fill(py, &dict, arrays).map(|()| steps)?,
-            Some(Either::F64((steps, arrays))) => fill(py, &dict, arrays).map(|()| steps)?,
+        let (scalars, dict) = (PyDict::new(py), PyDict::new(py));
+        let Some((steps, name, scalar, arrays)) = copy else {
+            return Ok((0, scalars.unbind(), dict.unbind()));
         };
-        Ok((steps, dict.unbind()))
+        if let Some(name) = name {
+            scalars.set_item(name, scalar)?;
+        }
+        match arrays {
+            Either::F32(arrays) => fill(py, &dict, arrays)?,
+            Either::F64(arrays) => fill(py, &dict, arrays)?,
+        }
+        Ok((steps, scalars.unbind(), dict.unbind()))
     }
 
     fn set_state(
         &self,
         py: Python<'_>,
         model: &Bound<'_, Model>,
+        lr: f64,
         steps: u64,
+        scalars: BTreeMap<String, f64>,
         arrays: &Bound<'_, PyDict>,
     ) -> PyResult<()> {
         fn import<T: Real>(
             config: Config,
             model: &Model,
             steps: u64,
+            scalars: &BTreeMap<String, f64>,
             arrays: &Bound<'_, PyDict>,
         ) -> PyResult<AnyOptimizer> {
             let py = arrays.py();
-            let names = config.state_names();
-            let mut optimizer =
-                CoreOptimizer::<T>::new(config, model.network.arena_len()).map_err(|e| translate(py, e))?;
-            let fresh = steps == 0 && arrays.is_empty();
+            let fail = |e| translate(py, e);
+            let mut optimizer = CoreOptimizer::<T>::new(config, model.network.arena_len()).map_err(fail)?;
+            let slots = config.slots();
+            let expected: Vec<_> = slots.iter().filter(|s| s.kept).map(|s| s.name).collect();
+            let fresh = steps == 0 && arrays.is_empty() && scalars.is_empty();
             let has = |name: &&str| arrays.contains(name).unwrap_or(false);
-            if !fresh && (arrays.len() != names.len() || !names.iter().all(has)) {
-                let text = format!("the state has arrays {}, expected {names:?}", arrays.keys());
-                return Err(translate(py, Error::Mismatch(text)));
+            if !fresh && (arrays.len() != expected.len() || !expected.iter().all(has)) {
+                let text = format!("the state has arrays {}, expected {expected:?}", arrays.keys());
+                return Err(fail(Error::Mismatch(text)));
             }
-            for (name, arena) in names.iter().zip(&mut optimizer.state) {
-                let Some(array) = arrays.get_item(name)? else { continue };
-                let flat = vector::<T>(name, &array, model.network.num_parameters())?;
+            let scalar: Vec<_> = config.scalar().iter().map(|s| s.0).collect();
+            if !fresh && !scalars.keys().eq(&scalar) {
+                let text = format!("the state has scalars {:?}, expected {scalar:?}", scalars.keys());
+                return Err(fail(Error::Mismatch(text)));
+            }
+            for (slot, arena) in slots.iter().zip(&mut optimizer.state) {
+                let Some(array) = arrays.get_item(slot.name)? else { continue };
+                let flat = vector::<T>(slot.name, &array, model.network.num_parameters())?;
                 model.network.import(&flat, arena);
             }
+            optimizer.scalar = scalars.values().next().copied().unwrap_or(optimizer.scalar);
             optimizer.steps = steps;
             Ok(T::wrap_optimizer(optimizer))
         }
-        let config = py.detach(|| lock(&self.inner).config);
+        let mut config = py.detach(|| lock(&self.inner).config);
+        config.set_lr(lr).map_err(|e| translate(py, e))?;
         let owner = model.get();
         let state = match owner.dtype {
-            Dtype::F32 => import::<f32>(config, owner, steps, arrays)?,
-            Dtype::F64 => import::<f64>(config, owner, steps, arrays)?,
+            Dtype::F32 => import::<f32>(config, owner, steps, &scalars, arrays)?,
+            Dtype::F64 => import::<f64>(config, owner, steps, &scalars, arrays)?,
         };
         let bond = Bond { model: model.clone().unbind(), state };
-        let before = py.detach(|| lock(&self.inner).bond.replace(bond));
+        let before = py.detach(|| {
+            let mut inner = lock(&self.inner);
+            inner.config = config;
+            inner.bond.replace(bond)
+        });
         drop(before);
         Ok(())
     }

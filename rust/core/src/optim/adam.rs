@@ -1,15 +1,24 @@
-//! Adam (Kingma & Ba, arXiv:1412.6980), with PyTorch's conventions:
+//! Adam (Kingma & Ba, arXiv:1412.6980), AdamW (Loshchilov & Hutter, arXiv:1711.05101) and AMSGrad (Reddi,
+//! Kale & Kumar, arXiv:1904.09237), with PyTorch's conventions:
 //!
 //! ```text
-//! g ← g + wd·θ
+//! g ← g + wd·θ                    Adam
+//! θ ← (1 − lr·wd)·θ               AdamW: the decay is decoupled
 //! m ← m + (1 − β₁)·(g − m)
 //! v ← β₂·v + (1 − β₂)·g²
+//! u ← max(u, v)                   AMSGrad: u stands for v below
 //! θ ← θ − lr/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + ε)
 //! ```
 //!
-//! ε is added after the bias correction and outside of the root.
+//! ε is added after the bias correction and outside of the root. Keras adds it before the correction (ε̂ of
+//! the paper), θ ← θ − lr·√(1 − β₂ᵗ)/(1 − β₁ᵗ) · m/(√v + ε), and always decouples the decay. Optax takes the
+//! maximum of corrected squares, u ← max(u, v/(1 − β₂ᵗ)). AMSGrad's paper ("textbook") corrects nothing,
+//! θ ← θ − lr·m/(√u + ε); without AMSGrad that convention is the first one.
 
-use super::{fraction, non_negative};
+use super::MAX_STATE;
+use super::method::{
+    Average, Convention, Decay, Formula, Method, Slot, filled, fraction, non_negative, options, ratio,
+};
 use crate::element::Element;
 use crate::error::Error;
 use crate::simd::{Simd, stream_map};
@@ -25,75 +34,127 @@ pub struct Adam {
     pub beta2: f64,
     /// Added to the root, ≥ 0.
     pub eps: f64,
-    /// Weight decay, added to the gradient.
+    /// Weight decay, ≥ 0.
     pub weight_decay: f64,
+    /// Whether the denominator never falls.
+    pub amsgrad: bool,
+    /// AdamW.
+    pub decoupled_weight_decay: bool,
+    /// PyTorch's, Optax', Keras' or the paper's.
+    pub convention: Convention,
+}
+
+impl Default for Adam {
+    fn default() -> Self {
+        Adam {
+            lr: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            amsgrad: false,
+            decoupled_weight_decay: false,
+            convention: Convention::Torch,
+        }
+    }
 }
 
 /// Constants of one step.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Step {
-    /// θ is multiplied by this first; 1 in Adam.
-    pub(super) shrink: f64,
-    /// Weight decay added to the gradient; 0 in AdamW.
-    pub(super) decay: f64,
-    /// −lr/(1 − β₁ᵗ)
-    rate: f64,
-    take1: f64,
-    beta2: f64,
-    /// 1/√(1 − β₂ᵗ)
-    correction: f64,
-    eps: f64,
+    pub(super) decay: Decay,
+    /// Of m over the denominator in θ.
+    pub(super) rate: f64,
+    pub(super) mean: Average,
+    pub(super) square: Average,
+    pub(super) amsgrad: bool,
+    /// Of v, before the maximum is taken.
+    pub(super) unbias: f64,
+    /// Of the root.
+    pub(super) correction: f64,
+    pub(super) eps: f64,
 }
 
-impl Adam {
-    pub(super) fn check(&self) -> Result<(), Error> {
+impl Method for Adam {
+    type Step = Step;
+
+    options!(lr, beta1, beta2, eps, weight_decay, amsgrad, decoupled_weight_decay, convention);
+
+    fn check(&self) -> Result<(), Error> {
         non_negative("lr", self.lr)?;
         fraction("betas[0]", self.beta1)?;
         fraction("betas[1]", self.beta2)?;
         non_negative("eps", self.eps)?;
-        non_negative("weight_decay", self.weight_decay)
+        non_negative("weight_decay", self.weight_decay)?;
+        let known = [Convention::Torch, Convention::Optax, Convention::Keras, Convention::Textbook];
+        self.convention.among(&known)
     }
 
-    pub(super) fn at(self, t: u64) -> Step {
-        let power = |beta: f64| 1.0 - beta.powf(t as f64);
+    fn slots(&self) -> Vec<Slot> {
+        let greatest = Slot::zeros("max_exp_avg_sq").only_if(self.amsgrad);
+        vec![Slot::zeros("exp_avg"), Slot::zeros("exp_avg_sq"), greatest]
+    }
+
+    fn at(&self, t: u64, _: f64) -> Step {
+        let (mean, square) = (filled(self.beta1, t), filled(self.beta2, t));
+        let corrected = (1.0 / mean, 1.0, 1.0 / square.sqrt());
+        let (gain, unbias, correction) = match self.convention {
+            Convention::Keras => (square.sqrt() / mean, 1.0, 1.0),
+            Convention::Optax if self.amsgrad => (1.0 / mean, 1.0 / square, 1.0),
+            Convention::Textbook if self.amsgrad => (1.0, 1.0, 1.0),
+            _ => corrected,
+        };
+        let decoupled = self.decoupled_weight_decay || self.convention == Convention::Keras;
         Step {
-            shrink: 1.0,
-            decay: self.weight_decay,
-            rate: -self.lr / power(self.beta1),
-            take1: 1.0 - self.beta1,
-            beta2: self.beta2,
-            correction: 1.0 / power(self.beta2).sqrt(),
+            decay: Decay::new(self.weight_decay, decoupled, self.lr),
+            rate: -self.lr * gain,
+            mean: Average::new(self.beta1),
+            square: Average::new(self.beta2),
+            amsgrad: self.amsgrad,
+            unbias,
+            correction,
             eps: self.eps,
         }
     }
 }
 
-impl Step {
+impl Formula for Step {
     #[inline(always)]
-    pub(super) fn update<T: Element, S: Simd<T>>(
+    fn update<T: Element, S: Simd<T>>(
         &self,
         s: S,
-        p: &mut [T],
-        g: &[T],
-        m: &mut [T],
-        v: &mut [T],
+        params: &mut [T],
+        grads: &[T],
+        [means, squares, greatest]: [&mut [T]; MAX_STATE],
     ) {
-        let [shrink, decay, rate, take1] =
-            [self.shrink, self.decay, self.rate, self.take1].map(|x| s.splat(T::lit(x)));
-        let [beta2, take2, correction, eps] =
-            [self.beta2, 1.0 - self.beta2, self.correction, self.eps].map(|x| s.splat(T::lit(x)));
+        let (decay, mean, square) = (self.decay.splat(s), self.mean.splat(s), self.square.splat(s));
+        let [rate, unbias, correction, eps] =
+            [self.rate, self.unbias, self.correction, self.eps].map(|x| s.splat(T::lit(x)));
+        if self.amsgrad {
+            return stream_map(
+                s,
+                [params, means, squares, greatest],
+                [grads],
+                #[inline(always)]
+                |[p, m, v, u], [g]| {
+                    let (p, g) = decay.apply(s, p, g);
+                    let (m, v) = (mean.mean(s, m, g), square.square(s, v, g));
+                    let u = s.max(u, s.mul(v, unbias));
+                    let denominator = s.fma(s.sqrt(u), correction, eps);
+                    [s.fma(rate, ratio(s, m, denominator), p), m, v, u]
+                },
+            );
+        }
         stream_map(
             s,
-            [p, m, v],
-            [g],
+            [params, means, squares],
+            [grads],
             #[inline(always)]
             |[p, m, v], [g]| {
-                let p = s.mul(p, shrink);
-                let g = s.fma(decay, p, g);
-                let m = s.fma(take1, s.sub(g, m), m);
-                let v = s.fma(beta2, v, s.mul(take2, s.mul(g, g)));
+                let (p, g) = decay.apply(s, p, g);
+                let (m, v) = (mean.mean(s, m, g), square.square(s, v, g));
                 let denominator = s.fma(s.sqrt(v), correction, eps);
-                [s.fma(rate, s.div(m, denominator), p), m, v]
+                [s.fma(rate, ratio(s, m, denominator), p), m, v]
             },
         );
     }

@@ -1,106 +1,157 @@
 //! Optimizers: each is one pass over parameters, gradients and state.
 //!
-//! One file per optimizer: its constants, its formula, its state. A [`Step`] holds what a step's
-//! index decides, computed once in double precision; [`Step::update`] runs it on any part of the
-//! arena, so that a plan can update a tile while its gradient is in cache.
+//! One file per optimizer: its hyper-parameters, their ranges, its state, its formula; and a line in the
+//! list below. A [`Step`] holds what a step's index decides, computed once in double precision;
+//! [`Step::update`] runs it on any part of the arena, so that a plan can update a tile while its gradient
+//! is in cache.
 
+mod adadelta;
+mod adagrad;
 mod adam;
-mod adamw;
+mod adamax;
+mod lion;
+mod method;
+mod nadam;
+mod radam;
+mod rmsprop;
+mod rprop;
 mod sgd;
 
+pub use adadelta::Adadelta;
+pub use adagrad::Adagrad;
 pub use adam::Adam;
-pub use adamw::AdamW;
+pub use adamax::Adamax;
+pub use lion::Lion;
+pub use method::{Convention, Options, Slot, Value};
+pub use nadam::Nadam;
+pub use radam::Radam;
+pub use rmsprop::Rmsprop;
+pub use rprop::Rprop;
 pub use sgd::Sgd;
+
+use method::{Formula, Method, argument};
 
 use crate::arena::{Buffer, Shared};
 use crate::element::Element;
 use crate::error::Error;
 use crate::simd::{Isa, Op, Simd, dispatch};
 
-/// An optimizer's kind and hyper-parameters.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Config {
-    /// Stochastic gradient descent, with momentum.
-    Sgd(Sgd),
-    /// Adam, L2 added to the gradient.
-    Adam(Adam),
-    /// Adam with decoupled weight decay.
-    AdamW(AdamW),
-}
-
 /// Most arrays of state that any optimizer keeps.
-pub const MAX_STATE: usize = 2;
+pub const MAX_STATE: usize = 3;
 
-impl Config {
-    /// The learning rate.
-    pub fn lr(&self) -> f64 {
-        match self {
-            Config::Sgd(c) => c.lr,
-            Config::Adam(c) => c.lr,
-            Config::AdamW(c) => c.0.lr,
+/// The list of optimizers: name, hyper-parameters.
+macro_rules! optimizers {
+    ($($kind:literal => $Config:ident),+ $(,)?) => {
+        /// An optimizer's kind and hyper-parameters.
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        pub enum Config {
+            $(#[doc = concat!("See [`", stringify!($Config), "`].")] $Config($Config),)+
         }
-    }
 
-    /// Sets the learning rate.
-    ///
-    /// # Errors
-    /// If it is negative or not finite.
-    pub fn set_lr(&mut self, lr: f64) -> Result<(), Error> {
-        let mut changed = *self;
-        match &mut changed {
-            Config::Sgd(c) => c.lr = lr,
-            Config::Adam(c) => c.lr = lr,
-            Config::AdamW(c) => c.0.lr = lr,
+        #[derive(Clone, Copy)]
+        enum Constants {
+            $($Config(<$Config as Method>::Step),)+
         }
-        changed.check()?;
-        *self = changed;
-        Ok(())
-    }
 
-    /// Checks every hyper-parameter.
-    ///
-    /// # Errors
-    /// The first that is out of range.
-    pub fn check(&self) -> Result<(), Error> {
-        match self {
-            Config::Sgd(c) => c.check(),
-            Config::Adam(c) => c.check(),
-            Config::AdamW(c) => c.0.check(),
-        }
-    }
+        impl Config {
+            /// The names that [`new`](Self::new) knows.
+            pub const KINDS: &[&str] = &[$($kind),+];
 
-    /// Names of its arrays of state, PyTorch's.
-    pub fn state_names(&self) -> &'static [&'static str] {
-        match self {
-            Config::Sgd(c) if c.momentum == 0.0 => &[],
-            Config::Sgd(_) => &["momentum_buffer"],
-            Config::Adam(_) | Config::AdamW(_) => &["exp_avg", "exp_avg_sq"],
+            /// An optimizer by name, with all its hyper-parameters by theirs.
+            ///
+            /// # Errors
+            /// If a name is not known, or missing, or a hyper-parameter is out of range.
+            pub fn new(kind: &str, options: &Options) -> Result<Self, Error> {
+                let config = match kind {
+                    $($kind => Config::$Config($Config::read(options)?),)+
+                    _ => {
+                        let accepted = format!("one of {} is needed", Self::KINDS.join(", "));
+                        return Err(argument("optimizer", format!("{kind:?}"), accepted));
+                    }
+                };
+                config.check().map(|()| config)
+            }
+
+            /// The learning rate.
+            pub fn lr(&self) -> f64 {
+                match self { $(Config::$Config(c) => c.lr,)+ }
+            }
+
+            /// Sets the learning rate.
+            ///
+            /// # Errors
+            /// If it is negative or not finite.
+            pub fn set_lr(&mut self, lr: f64) -> Result<(), Error> {
+                let mut changed = *self;
+                match &mut changed { $(Config::$Config(c) => c.lr = lr,)+ }
+                changed.check()?;
+                *self = changed;
+                Ok(())
+            }
+
+            /// Checks every hyper-parameter.
+            ///
+            /// # Errors
+            /// The first that is out of range.
+            pub fn check(&self) -> Result<(), Error> {
+                match self { $(Config::$Config(c) => c.check(),)+ }
+            }
+
+            /// Its arrays of state, also those that it does not keep.
+            pub fn slots(&self) -> Vec<Slot> {
+                match self { $(Config::$Config(c) => c.slots(),)+ }
+            }
+
+            /// The one number of its state, if there is one: name and first value.
+            pub fn scalar(&self) -> Option<(&'static str, f64)> {
+                match self { $(Config::$Config(c) => c.scalar(),)+ }
+            }
+
+            fn advance(&self, t: u64, scalar: &mut f64) {
+                match self { $(Config::$Config(c) => c.advance(t, scalar),)+ }
+            }
+
+            fn at(&self, t: u64, scalar: f64) -> Step {
+                Step(match self { $(Config::$Config(c) => Constants::$Config(c.at(t, scalar)),)+ })
+            }
         }
-    }
+
+        impl Constants {
+            #[inline(always)]
+            fn update<T: Element, S: Simd<T>>(
+                &self,
+                s: S,
+                params: &mut [T],
+                grads: &[T],
+                state: [&mut [T]; MAX_STATE],
+            ) {
+                match self { $(Constants::$Config(c) => c.update(s, params, grads, state),)+ }
+            }
+        }
+    };
 }
 
-/// `Ok` if a non-negative, finite number.
-fn non_negative(name: &'static str, value: f64) -> Result<(), Error> {
-    if value.is_finite() && value >= 0.0 {
-        return Ok(());
-    }
-    Err(Error::Argument { name, value: value.to_string(), accepted: "a number ≥ 0 is needed".into() })
-}
-
-/// `Ok` if in [0, 1).
-fn fraction(name: &'static str, value: f64) -> Result<(), Error> {
-    if (0.0..1.0).contains(&value) {
-        return Ok(());
-    }
-    Err(Error::Argument { name, value: value.to_string(), accepted: "a number in [0, 1) is needed".into() })
+optimizers! {
+    "sgd" => Sgd,
+    "adagrad" => Adagrad,
+    "rmsprop" => Rmsprop,
+    "adadelta" => Adadelta,
+    "adam" => Adam,
+    "nadam" => Nadam,
+    "radam" => Radam,
+    "adamax" => Adamax,
+    "lion" => Lion,
+    "rprop" => Rprop,
 }
 
 /// An optimizer at work on one model: hyper-parameters, state over the arena, steps taken.
 pub struct Optimizer<T: Element> {
     /// Kind and hyper-parameters.
     pub config: Config,
-    /// Arrays of state, each as long as the parameter arena.
+    /// Arrays of state, a [slot](Config::slots) each: as long as the parameter arena, or empty.
     pub state: Vec<Buffer<T>>,
+    /// The [one number](Config::scalar) of its state.
+    pub scalar: f64,
     /// Steps taken.
     pub steps: u64,
 }
@@ -111,9 +162,17 @@ impl<T: Element> Optimizer<T> {
     /// # Errors
     /// If there is not enough memory.
     pub fn new(config: Config, len: usize) -> Result<Self, Error> {
-        let names = config.state_names().iter();
-        let state = names.map(|_| Buffer::zeroed("the optimizer's state", len)).collect::<Result<_, _>>()?;
-        Ok(Optimizer { config, state, steps: 0 })
+        let array = |slot: Slot| {
+            let mut array = Buffer::zeroed("the optimizer's state", if slot.kept { len } else { 0 })?;
+            if slot.initial != 0.0 {
+                array.fill(T::lit(slot.initial));
+            }
+            Ok(array)
+        };
+        let slots = config.slots();
+        assert!(slots.len() <= MAX_STATE);
+        let state = slots.into_iter().map(array).collect::<Result<_, _>>()?;
+        Ok(Optimizer { config, state, scalar: config.scalar().map_or(0.0, |s| s.1), steps: 0 })
     }
 
     /// A copy.
@@ -121,7 +180,8 @@ impl<T: Element> Optimizer<T> {
     /// # Errors
     /// If there is not enough memory.
     pub fn try_clone(&self) -> Result<Self, Error> {
-        let mut copy = Self::new(self.config, self.state.first().map_or(0, |s| s.len()))?;
+        let len = self.state.iter().map(|s| s.len()).max().unwrap_or(0);
+        let mut copy = Self::new(self.config, len)?;
         copy.copy_from(self);
         Ok(copy)
     }
@@ -133,7 +193,7 @@ impl<T: Element> Optimizer<T> {
     pub fn copy_from(&mut self, other: &Self) {
         assert_eq!(self.state.len(), other.state.len());
         self.state.iter_mut().zip(&other.state).for_each(|(to, from)| to.copy_from_slice(from));
-        (self.config, self.steps) = (other.config, other.steps);
+        (self.config, self.scalar, self.steps) = (other.config, other.scalar, other.steps);
     }
 
     /// Lends the state to the threads of a region, empty where there is none.
@@ -144,25 +204,19 @@ impl<T: Element> Optimizer<T> {
 
     /// What the next step will do.
     pub fn next_step(&self) -> Step {
-        let t = self.steps + 1;
-        match self.config {
-            Config::Sgd(c) => Step::Sgd(c.at(t)),
-            Config::Adam(c) => Step::Adam(c.at(t)),
-            Config::AdamW(c) => Step::AdamW(c.at(t)),
-        }
+        self.config.at(self.steps + 1, self.scalar)
+    }
+
+    /// Notes that the next step was done.
+    pub fn advance(&mut self) {
+        self.steps += 1;
+        self.config.advance(self.steps, &mut self.scalar);
     }
 }
 
 /// One step's constants.
-#[derive(Clone, Copy, Debug)]
-pub enum Step {
-    /// See [`Sgd`].
-    Sgd(sgd::Step),
-    /// See [`Adam`].
-    Adam(adam::Step),
-    /// See [`AdamW`].
-    AdamW(adamw::Step),
-}
+#[derive(Clone, Copy)]
+pub struct Step(Constants);
 
 impl Step {
     /// Updates parameters and state from gradients: slices of one length, any part of the arena.
@@ -175,12 +229,8 @@ impl Step {
             type Output = ();
             #[inline(always)]
             fn eval<S: Simd<T>>(self, s: S) {
-                let Update(step, params, grads, [first, second]) = self;
-                match step {
-                    Step::Sgd(c) => c.update(s, params, grads, first),
-                    Step::Adam(c) => c.update(s, params, grads, first, second),
-                    Step::AdamW(c) => c.update(s, params, grads, first, second),
-                }
+                let Update(step, params, grads, state) = self;
+                step.0.update(s, params, grads, state);
             }
         }
         dispatch(isa, Update(self, params, grads, state));

@@ -1,16 +1,31 @@
-//! Stochastic gradient descent, with PyTorch's conventions:
+//! Stochastic gradient descent with momentum.
+//!
+//! PyTorch's convention, and Optax', which has no dampening:
 //!
 //! ```text
 //! g ← g + wd·θ
-//! v ← g                             at the first step (dampening is skipped)
+//! v ← g                                   at the first step (dampening is skipped)
 //! v ← momentum·v + (1 − dampening)·g      later
-//! θ ← θ − lr·(g + momentum·v)       Nesterov
-//! θ ← θ − lr·v                      else
+//! θ ← θ − lr·(g + momentum·v)             Nesterov
+//! θ ← θ − lr·v                            else
 //! ```
 //!
-//! The learning rate multiplies v, it is not folded into it: it matters when lr changes.
+//! Textbooks (Polyak 1964; Sutskever et al. 2013; Goodfellow, Bengio & Courville 2016, algorithms 8.2 and
+//! 8.3, at the point that Nesterov's gradient is taken at) and Keras have the learning rate in the velocity,
+//! which makes a difference where it changes:
+//!
+//! ```text
+//! v ← momentum·v − lr·g
+//! θ ← θ + momentum·v − lr·g               Nesterov
+//! θ ← θ + v                               else
+//! ```
+//!
+//! "ema" is momentum as an average of gradients: v ← momentum·v + (1 − momentum)·g from 0, θ ← θ − lr·v.
 
-use super::{fraction, non_negative};
+use super::MAX_STATE;
+use super::method::{
+    Convention, Decay, Formula, Method, Slot, absent, argument, fraction, non_negative, options,
+};
 use crate::element::Element;
 use crate::error::Error;
 use crate::simd::{Simd, stream_map};
@@ -22,81 +37,124 @@ pub struct Sgd {
     pub lr: f64,
     /// Momentum, in [0, 1).
     pub momentum: f64,
-    /// Dampening of the gradient in the momentum.
+    /// Dampening of the gradient in the momentum; PyTorch's convention only.
     pub dampening: f64,
+    /// Weight decay, ≥ 0.
+    pub weight_decay: f64,
     /// Nesterov's form; needs momentum > 0 and dampening = 0.
     pub nesterov: bool,
-    /// Weight decay, added to the gradient.
-    pub weight_decay: f64,
+    /// Any.
+    pub convention: Convention,
+}
+
+impl Default for Sgd {
+    fn default() -> Self {
+        Sgd {
+            lr: 1e-3,
+            momentum: 0.0,
+            dampening: 0.0,
+            weight_decay: 0.0,
+            nesterov: false,
+            convention: Convention::Torch,
+        }
+    }
 }
 
 /// Constants of one step.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Step {
-    config: Sgd,
-    first: bool,
+    decay: Decay,
+    lr: f64,
+    momentum: f64,
+    /// Of the gradient in the velocity.
+    take: f64,
+    /// What of velocity and gradient is added to θ.
+    along: [f64; 2],
 }
 
-impl Sgd {
-    pub(super) fn check(&self) -> Result<(), Error> {
+impl Method for Sgd {
+    type Step = Step;
+
+    options!(lr, momentum, dampening, weight_decay, nesterov, convention);
+
+    fn check(&self) -> Result<(), Error> {
         non_negative("lr", self.lr)?;
         fraction("momentum", self.momentum)?;
         non_negative("weight_decay", self.weight_decay)?;
         if !self.dampening.is_finite() {
-            let value = self.dampening.to_string();
-            return Err(Error::Argument {
-                name: "dampening",
-                value,
-                accepted: "a finite number is needed".into(),
-            });
+            return Err(argument("dampening", self.dampening.to_string(), "a finite number is needed"));
+        }
+        if self.convention != Convention::Torch {
+            absent("dampening", self.dampening, self.convention)?;
+        }
+        if self.nesterov && self.convention == Convention::Ema {
+            let accepted = "the convention \"ema\" has no such form";
+            return Err(argument("nesterov", "True".into(), accepted));
         }
         if self.nesterov && (self.momentum == 0.0 || self.dampening != 0.0) {
             let accepted = format!(
                 "it needs momentum > 0 and dampening = 0, but momentum is {} and dampening {}",
                 self.momentum, self.dampening
             );
-            return Err(Error::Argument { name: "nesterov", value: "True".into(), accepted });
+            return Err(argument("nesterov", "True".into(), accepted));
         }
         Ok(())
     }
 
-    pub(super) fn at(self, t: u64) -> Step {
-        Step { config: self, first: t == 1 }
+    fn slots(&self) -> Vec<Slot> {
+        vec![Slot::zeros("momentum_buffer").only_if(self.momentum != 0.0)]
+    }
+
+    fn at(&self, t: u64, _: f64) -> Step {
+        let &Sgd { lr, momentum, nesterov, convention, .. } = self;
+        let (take, along) = match convention {
+            Convention::Keras | Convention::Textbook if nesterov => (-lr, [momentum, -lr]),
+            Convention::Keras | Convention::Textbook => (-lr, [1.0, 0.0]),
+            Convention::Ema => (1.0 - momentum, [-lr, 0.0]),
+            _ => {
+                let take = if t == 1 { 1.0 } else { 1.0 - self.dampening };
+                (take, if nesterov { [-lr * momentum, -lr] } else { [-lr, 0.0] })
+            }
+        };
+        let decay = Decay::new(self.weight_decay, convention == Convention::Keras, lr);
+        Step { decay, lr, momentum, take, along }
     }
 }
 
-impl Step {
+impl Formula for Step {
     #[inline(always)]
-    pub(super) fn update<T: Element, S: Simd<T>>(
+    fn update<T: Element, S: Simd<T>>(
         &self,
         s: S,
         params: &mut [T],
         grads: &[T],
-        velocity: &mut [T],
+        [velocity, ..]: [&mut [T]; MAX_STATE],
     ) {
-        let c = &self.config;
-        let [lr, decay, momentum] = [-c.lr, c.weight_decay, c.momentum].map(|x| s.splat(T::lit(x)));
-        if c.momentum == 0.0 {
+        let decay = self.decay.splat(s);
+        if self.momentum == 0.0 {
+            let rate = s.splat(T::lit(-self.lr));
             return stream_map(
                 s,
                 [params],
                 [grads],
                 #[inline(always)]
-                |[p], [g]| [s.fma(lr, s.fma(decay, p, g), p)],
+                |[p], [g]| {
+                    let (p, g) = decay.apply(s, p, g);
+                    [s.fma(rate, g, p)]
+                },
             );
         }
-        let (keep, take) = if self.first { (0.0, 1.0) } else { (c.momentum, 1.0 - c.dampening) };
-        let [keep, take] = [keep, take].map(|x| s.splat(T::lit(x)));
+        let [keep, take, along_v, along_g] =
+            [self.momentum, self.take, self.along[0], self.along[1]].map(|x| s.splat(T::lit(x)));
         stream_map(
             s,
             [params, velocity],
             [grads],
             #[inline(always)]
             |[p, v], [g]| {
-                let g = s.fma(decay, p, g);
+                let (p, g) = decay.apply(s, p, g);
                 let v = s.fma(keep, v, s.mul(take, g));
-                let direction = if c.nesterov { s.fma(momentum, v, g) } else { v };
-                [s.fma(lr, direction, p), v]
+                [s.fma(along_v, v, s.fma(along_g, g, p)), v]
             },
         );
     }

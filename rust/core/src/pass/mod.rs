@@ -618,8 +618,7 @@ mod tests {
         ];
         let mut model = Model::<f64>::with_isa(layers, 0, isa).unwrap();
         let mut trainer = Trainer::new(Loss::CrossEntropy);
-        let config =
-            Config::Sgd(Sgd { lr: 0.1, momentum: 0.9, dampening: 0.0, nesterov: true, weight_decay: 0.0 });
+        let config = Config::Sgd(Sgd { lr: 0.1, momentum: 0.9, nesterov: true, ..Sgd::default() });
         let mut optimizer = Optimizer::new(config, model.network().arena_len()).unwrap();
         let rows = 150;
         let x: Vec<f64> = (0..rows * 600).map(|i| (i as f64).sin()).collect();

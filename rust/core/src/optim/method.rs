@@ -1,0 +1,335 @@
+//! What the files of optimizers share: what an optimizer has to say of itself, options by name, their
+//! ranges, conventions, and the parts that formulas have in common.
+
+use std::collections::BTreeMap;
+
+use super::MAX_STATE;
+use crate::element::{Dtype, Element};
+use crate::error::Error;
+use crate::simd::Simd;
+
+/// An optimizer's hyper-parameters, and what follows from them.
+pub(super) trait Method: Copy + Default {
+    /// Constants of one step.
+    type Step: Formula;
+
+    /// Takes the hyper-parameters from options of the same names.
+    fn read(options: &Options) -> Result<Self, Error>;
+
+    /// The first that is out of range.
+    fn check(&self) -> Result<(), Error>;
+
+    /// The arrays that it keeps, in the order in which [`Formula::update`] gets them.
+    fn slots(&self) -> Vec<Slot>;
+
+    /// The one number that it keeps, if there is one: name and first value.
+    fn scalar(&self) -> Option<(&'static str, f64)> {
+        None
+    }
+
+    /// Makes that number what it is after step `t`.
+    fn advance(&self, _t: u64, _scalar: &mut f64) {}
+
+    /// What step `t` = 1, 2, … does, given the number as it is before.
+    fn at(&self, t: u64, scalar: f64) -> Self::Step;
+}
+
+/// The constants of a step, computed once in double precision.
+pub(super) trait Formula: Copy {
+    /// Updates parameters and state; an array that is not kept is empty. Must be `#[inline(always)]`.
+    fn update<T: Element, S: Simd<T>>(
+        &self,
+        s: S,
+        params: &mut [T],
+        grads: &[T],
+        state: [&mut [T]; MAX_STATE],
+    );
+}
+
+/// An array of state, as long as the parameter arena.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Slot {
+    /// Its name, PyTorch's.
+    pub name: &'static str,
+    /// Every element before the first step.
+    pub initial: f64,
+    /// Whether these hyper-parameters need it. If not, it has no elements.
+    pub kept: bool,
+}
+
+impl Slot {
+    /// Zeros, always kept.
+    pub(super) fn zeros(name: &'static str) -> Self {
+        Slot { name, initial: 0.0, kept: true }
+    }
+
+    /// Starts from another value.
+    pub(super) fn from(self, initial: f64) -> Self {
+        Slot { initial, ..self }
+    }
+
+    /// Is kept under a condition.
+    pub(super) fn only_if(self, kept: bool) -> Self {
+        Slot { kept, ..self }
+    }
+}
+
+// --- Options ---------------------------------------------------------------------------------------
+
+/// Hyper-parameters as they come from outside.
+pub type Options = BTreeMap<String, Value>;
+
+/// A hyper-parameter's value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// A number, or 0 and 1 for no and yes.
+    Number(f64),
+    /// The name of one of several ways.
+    Name(String),
+}
+
+/// What hyper-parameters are made of.
+pub(super) trait Field: Sized {
+    fn read(name: &'static str, value: &Value) -> Result<Self, Error>;
+}
+
+impl Field for f64 {
+    fn read(name: &'static str, value: &Value) -> Result<Self, Error> {
+        match value {
+            Value::Number(x) => Ok(*x),
+            Value::Name(text) => Err(argument(name, format!("{text:?}"), "a number is needed")),
+        }
+    }
+}
+
+impl Field for bool {
+    fn read(name: &'static str, value: &Value) -> Result<Self, Error> {
+        f64::read(name, value).map(|x| x != 0.0)
+    }
+}
+
+impl Field for Convention {
+    fn read(name: &'static str, value: &Value) -> Result<Self, Error> {
+        let known = |text: &String| Convention::ALL.into_iter().find(|c| c.name() == text);
+        match value {
+            Value::Name(text) => {
+                known(text).ok_or_else(|| refused(name, format!("{text:?}"), &Convention::ALL))
+            }
+            Value::Number(x) => Err(refused(name, x.to_string(), &Convention::ALL)),
+        }
+    }
+}
+
+/// The field of that name.
+pub(super) fn field<F: Field>(options: &Options, name: &'static str) -> Result<F, Error> {
+    let value = options.get(name).ok_or_else(|| argument(name, "missing".into(), "it is needed"))?;
+    F::read(name, value)
+}
+
+/// [`Method::read`] for a struct with these fields.
+macro_rules! options {
+    ($($field:ident),+ $(,)?) => {
+        fn read(options: &$crate::optim::Options) -> Result<Self, $crate::Error> {
+            const FIELDS: &[&str] = &[$(stringify!($field)),+];
+            if let Some(name) = options.keys().find(|name| !FIELDS.contains(&name.as_str())) {
+                let text = format!("there is no option {name:?}; there are {}", FIELDS.join(", "));
+                return Err($crate::Error::Mismatch(text));
+            }
+            Ok(Self { $($field: $crate::optim::method::field(options, stringify!($field))?),+ })
+        }
+    };
+}
+pub(super) use options;
+
+// --- Ranges ----------------------------------------------------------------------------------------
+
+/// The error for an option.
+pub(super) fn argument(name: &'static str, value: String, accepted: impl Into<String>) -> Error {
+    Error::Argument { name, value, accepted: accepted.into() }
+}
+
+/// `Ok` if a non-negative, finite number.
+pub(super) fn non_negative(name: &'static str, value: f64) -> Result<(), Error> {
+    if value.is_finite() && value >= 0.0 {
+        return Ok(());
+    }
+    Err(argument(name, value.to_string(), "a number ≥ 0 is needed"))
+}
+
+/// `Ok` if in [0, 1).
+pub(super) fn fraction(name: &'static str, value: f64) -> Result<(), Error> {
+    if (0.0..1.0).contains(&value) {
+        return Ok(());
+    }
+    Err(argument(name, value.to_string(), "a number in [0, 1) is needed"))
+}
+
+/// `Ok` if zero, because the convention has no such thing.
+pub(super) fn absent(name: &'static str, value: f64, convention: Convention) -> Result<(), Error> {
+    if value == 0.0 {
+        return Ok(());
+    }
+    let accepted = format!("the convention \"{}\" has no {name}: it must be 0", convention.name());
+    Err(argument(name, value.to_string(), accepted))
+}
+
+/// Whose formula is computed, where there are several under one name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Convention {
+    /// PyTorch's.
+    #[default]
+    Torch,
+    /// Optax'.
+    Optax,
+    /// Keras'; weight decay is always decoupled there.
+    Keras,
+    /// That of the paper or of textbooks, where no library has it.
+    Textbook,
+    /// Momentum as an average of gradients.
+    Ema,
+}
+
+impl Convention {
+    const ALL: [Self; 5] = [Self::Torch, Self::Optax, Self::Keras, Self::Textbook, Self::Ema];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Torch => "torch",
+            Self::Optax => "optax",
+            Self::Keras => "keras",
+            Self::Textbook => "textbook",
+            Self::Ema => "ema",
+        }
+    }
+
+    /// `Ok` if it is one of those that a method has.
+    pub(super) fn among(self, known: &[Self]) -> Result<(), Error> {
+        if known.contains(&self) {
+            return Ok(());
+        }
+        Err(refused("convention", format!("{:?}", self.name()), known))
+    }
+}
+
+fn refused(name: &'static str, value: String, known: &[Convention]) -> Error {
+    let names: Vec<_> = known.iter().map(|c| c.name()).collect();
+    argument(name, value, format!("one of {} is needed", names.join(", ")))
+}
+
+// --- Parts of formulas -----------------------------------------------------------------------------
+
+/// Where ε stands in a denominator: √(x + inside) + outside.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Eps<V = f64> {
+    pub inside: V,
+    pub outside: V,
+}
+
+impl Eps {
+    /// PyTorch adds ε to the root, Optax and Keras add it to what the root is taken of.
+    pub fn new(eps: f64, convention: Convention) -> Self {
+        match convention {
+            Convention::Optax | Convention::Keras => Eps { inside: eps, outside: 0.0 },
+            _ => Eps { inside: 0.0, outside: eps },
+        }
+    }
+
+    #[inline(always)]
+    pub fn splat<T: Element, S: Simd<T>>(self, s: S) -> Eps<S::V> {
+        Eps { inside: s.splat(T::lit(self.inside)), outside: s.splat(T::lit(self.outside)) }
+    }
+}
+
+impl<V: Copy> Eps<V> {
+    /// x / (√(square + inside) + outside)
+    #[inline(always)]
+    pub fn divide<T: Element, S: Simd<T, V = V>>(self, s: S, x: V, square: V) -> V {
+        ratio(s, x, s.add(s.sqrt(s.add(square, self.inside)), self.outside))
+    }
+}
+
+/// Weight decay: θ ← shrink·θ, then g ← g + l2·θ. One of the two does nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decay<V = f64> {
+    shrink: V,
+    l2: V,
+}
+
+impl Decay {
+    pub fn new(weight_decay: f64, decoupled: bool, lr: f64) -> Self {
+        match decoupled {
+            true => Decay { shrink: 1.0 - lr * weight_decay, l2: 0.0 },
+            false => Decay { shrink: 1.0, l2: weight_decay },
+        }
+    }
+
+    #[inline(always)]
+    pub fn splat<T: Element, S: Simd<T>>(self, s: S) -> Decay<S::V> {
+        Decay { shrink: s.splat(T::lit(self.shrink)), l2: s.splat(T::lit(self.l2)) }
+    }
+}
+
+impl<V: Copy> Decay<V> {
+    /// (θ, g)
+    #[inline(always)]
+    pub fn apply<T: Element, S: Simd<T, V = V>>(self, s: S, p: V, g: V) -> (V, V) {
+        let p = s.mul(p, self.shrink);
+        (p, s.fma(self.l2, p, g))
+    }
+}
+
+/// A running average with decay β.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Average<V = f64> {
+    keep: V,
+    take: V,
+}
+
+impl Average {
+    pub fn new(beta: f64) -> Self {
+        Average { keep: beta, take: 1.0 - beta }
+    }
+
+    #[inline(always)]
+    pub fn splat<T: Element, S: Simd<T>>(self, s: S) -> Average<S::V> {
+        Average { keep: s.splat(T::lit(self.keep)), take: s.splat(T::lit(self.take)) }
+    }
+}
+
+impl<V: Copy> Average<V> {
+    /// m + (1 − β)·(x − m)
+    #[inline(always)]
+    pub fn mean<T: Element, S: Simd<T, V = V>>(self, s: S, m: V, x: V) -> V {
+        s.fma(self.take, s.sub(x, m), m)
+    }
+
+    /// β·v + (1 − β)·x²
+    #[inline(always)]
+    pub fn square<T: Element, S: Simd<T, V = V>>(self, s: S, v: V, x: V) -> V {
+        s.fma(self.keep, v, s.mul(self.take, s.mul(x, x)))
+    }
+}
+
+/// a / b for b ≥ 0, but 0 where both are 0: parameters that never had a gradient, and the arena's padding,
+/// stay where they are without ε, too. Denominators below the root of the smallest number, which no square
+/// has, count as that root.
+#[inline(always)]
+pub(super) fn ratio<T: Element, S: Simd<T>>(s: S, a: S::V, b: S::V) -> S::V {
+    let tiny = match T::DTYPE {
+        Dtype::F32 => f64::from(f32::MIN_POSITIVE).sqrt(),
+        Dtype::F64 => f64::MIN_POSITIVE.sqrt(),
+    };
+    s.div(a, s.max(s.splat(T::lit(tiny)), b)) // in this order, a NaN goes through
+}
+
+/// −1, 0 or 1; NaN of NaN.
+#[inline(always)]
+pub(super) fn sign<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
+    s.select(s.lt(s.splat(T::ZERO), s.abs(x)), s.copysign(s.splat(T::ONE), x), x)
+}
+
+/// 1 − βᵗ, by which an average over t steps from 0 is short.
+pub(super) fn filled(beta: f64, t: u64) -> f64 {
+    1.0 - beta.powf(t as f64)
+}

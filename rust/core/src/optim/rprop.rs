@@ -1,0 +1,96 @@
+//! Rprop (Riedmiller & Braun 1993; without weight-backtracking: Igel & Hüsken 2000, iRprop⁻), as in PyTorch:
+//!
+//! ```text
+//! c = sign(g·h)                         h: the gradient of the step before
+//! s ← clamp(s·η₊ if c > 0, s·η₋ if c < 0, s else; low, high)     from s = lr
+//! g ← 0                                 if c < 0
+//! θ ← θ − s·sign(g)
+//! h ← g
+//! ```
+
+use super::MAX_STATE;
+use super::method::{Formula, Method, Slot, argument, non_negative, options, sign};
+use crate::element::Element;
+use crate::error::Error;
+use crate::simd::{Simd, stream_map};
+
+/// Hyper-parameters.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rprop {
+    /// The first size of steps, ≥ 0; without effect later.
+    pub lr: f64,
+    /// η₋, in (0, 1).
+    pub eta1: f64,
+    /// η₊ > 1.
+    pub eta2: f64,
+    /// The smallest step, ≥ 0.
+    pub step_size1: f64,
+    /// The largest step.
+    pub step_size2: f64,
+}
+
+impl Default for Rprop {
+    fn default() -> Self {
+        Rprop { lr: 1e-2, eta1: 0.5, eta2: 1.2, step_size1: 1e-6, step_size2: 50.0 }
+    }
+}
+
+impl Method for Rprop {
+    type Step = Self;
+
+    options!(lr, eta1, eta2, step_size1, step_size2);
+
+    fn check(&self) -> Result<(), Error> {
+        non_negative("lr", self.lr)?;
+        if !(self.eta1 > 0.0 && self.eta1 < 1.0) {
+            return Err(argument("etas[0]", self.eta1.to_string(), "a number in (0, 1) is needed"));
+        }
+        if !(self.eta2 > 1.0 && self.eta2.is_finite()) {
+            return Err(argument("etas[1]", self.eta2.to_string(), "a number > 1 is needed"));
+        }
+        non_negative("step_sizes[0]", self.step_size1)?;
+        non_negative("step_sizes[1]", self.step_size2)?;
+        if self.step_size1 > self.step_size2 {
+            let accepted = format!("a number ≥ step_sizes[0] = {} is needed", self.step_size1);
+            return Err(argument("step_sizes[1]", self.step_size2.to_string(), accepted));
+        }
+        Ok(())
+    }
+
+    fn slots(&self) -> Vec<Slot> {
+        vec![Slot::zeros("prev"), Slot::zeros("step_size").from(self.lr)]
+    }
+
+    fn at(&self, _: u64, _: f64) -> Self {
+        *self
+    }
+}
+
+impl Formula for Rprop {
+    #[inline(always)]
+    fn update<T: Element, S: Simd<T>>(
+        &self,
+        s: S,
+        params: &mut [T],
+        grads: &[T],
+        [before, sizes, ..]: [&mut [T]; MAX_STATE],
+    ) {
+        let [shrink, grow, low, high] =
+            [self.eta1, self.eta2, self.step_size1, self.step_size2].map(|x| s.splat(T::lit(x)));
+        let (zero, one) = (s.splat(T::ZERO), s.splat(T::ONE));
+        stream_map(
+            s,
+            [params, before, sizes],
+            [grads],
+            #[inline(always)]
+            |[p, h, size], [g]| {
+                let change = s.mul(sign(s, g), sign(s, h)); // of signs: g·h might underflow
+                let (same, turned) = (s.lt(zero, change), s.lt(change, zero));
+                let factor = s.select(same, grow, s.select(turned, shrink, one));
+                let size = s.min(s.max(s.mul(size, factor), low), high);
+                let g = s.select(turned, zero, g);
+                [s.sub(p, s.mul(size, sign(s, g))), g, size]
+            },
+        );
+    }
+}
