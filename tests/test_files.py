@@ -114,6 +114,10 @@ TRAININGS = {
         schedules.LinearWarmup(4, then=schedules.StepLR(3, 0.5)),
         clip_grad_norm=0.5,
     ),
+    "NAdam, whose momentum is scheduled": lambda: make_trainer(optim.NAdam()),
+    "RMSprop as Optax has it": lambda: make_trainer(
+        optim.RMSprop(centered=True, momentum=0.5, convention="optax")
+    ),
     "averaged": lambda: make_trainer(average=optim.EMA(0.9, every=2)),
     "by epochs": lambda: make_trainer(schedule=schedules.ExponentialLR(0.7, per="epoch")),
     "plateau": lambda: make_trainer(
