@@ -118,6 +118,9 @@ TRAININGS = {
     "RMSprop as Optax has it": lambda: make_trainer(
         optim.RMSprop(centered=True, momentum=0.5, convention="optax")
     ),
+    "groups": lambda: make_trainer(
+        optim.AdamW().add_group("*.bias", weight_decay=0.0).add_group("0.*", frozen=True)
+    ),
     "averaged": lambda: make_trainer(average=optim.EMA(0.9, every=2)),
     "by epochs": lambda: make_trainer(schedule=schedules.ExponentialLR(0.7, per="epoch")),
     "plateau": lambda: make_trainer(

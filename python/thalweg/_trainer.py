@@ -436,6 +436,7 @@ class Trainer:
     def _counts(self) -> dict[str, Any]:
         """Give what has changed since it was made, besides model and optimizer, as plain data."""
         return {
+            "groups": self._optimizer._groups,
             "base_lr": self._base_lr,
             "epochs": self._epochs,
             "plateau": self._plateau,
@@ -451,6 +452,8 @@ class Trainer:
         """Make a new trainer what another one was."""
         if average is not None:
             self._core.set_average(*average)
+        for group in counts["groups"]:
+            self._optimizer.add_group(**group)
         self._optimizer.load_state_dict(optimizer_state, self._model)
         self._base_lr = counts["base_lr"]
         if self._rates is not None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 from thalweg import _arrays, _checks, _core
 from thalweg.errors import ArgumentError
@@ -39,7 +39,69 @@ class Optimizer:
                 self._options |= {f"{stem}{i}": part for i, part in enumerate(value, start=1)}
             else:
                 self._options[name] = value
+        self._kind = kind
         self._core = _core.Optimizer(kind, self._options)
+        self._groups: list[dict[str, Any]] = []
+
+    def add_group(
+        self,
+        pattern: str,
+        *,
+        lr_scale: float = 1.0,
+        weight_decay: float | None = None,
+        frozen: bool = False,
+    ) -> Self:
+        """Treat the parameters whose names match a pattern otherwise than the rest.
+
+        Parameters
+        ----------
+        pattern : str
+            Which names of `nn.Sequential.state_dict`: ``"*.bias"``, ``"0.*"``, ``"2.weight"``;
+            ``*`` stands for any characters, ``?`` for one. Where several groups match, the last
+            one counts.
+        lr_scale : float, keyword only, default 1
+            Their learning rate is so many times the optimizer's, also when that changes.
+        weight_decay : float, keyword only, optional
+            Their weight decay; by default the optimizer's.
+        frozen : bool, keyword only, default False
+            Whether they stay as they are: they have no gradient then, for clipping either.
+
+        Returns
+        -------
+        Optimizer
+            This one.
+
+        Raises
+        ------
+        ArgumentError
+            If an option is outside its range, or the pattern matches no parameter; the latter is
+            found out when the optimizer is first used, unless it has been.
+
+        Examples
+        --------
+        No weight decay on biases, as is usual, and a slower first layer:
+
+        >>> from thalweg import optim
+        >>> optimizer = optim.AdamW(weight_decay=0.05)
+        >>> optimizer = optimizer.add_group("*.bias", weight_decay=0.0)
+        >>> optimizer = optimizer.add_group("0.*", lr_scale=0.1)
+        """
+        if not isinstance(pattern, str) or not pattern:
+            raise ArgumentError(f"pattern must be text such as '*.bias'; got {pattern!r}")
+        group = {
+            "pattern": pattern,
+            "lr_scale": _checks.real("lr_scale", lr_scale, 0),
+            "weight_decay": weight_decay,
+            "frozen": _checks.flag("frozen", frozen),
+        }
+        options = dict(self._options)
+        if weight_decay is not None:
+            if "weight_decay" not in options:
+                raise ArgumentError(f"{type(self).__name__} has no weight_decay")
+            options["weight_decay"] = _checks.real("weight_decay", weight_decay, 0)
+        self._core.add_group(pattern, self._kind, options, group["lr_scale"], group["frozen"])
+        self._groups.append(group)
+        return self
 
     @property
     def lr(self) -> float:

@@ -117,7 +117,13 @@ impl Check {
         gradient: bool,
     ) -> f64 {
         let Parts { network, params, averages, .. } = model.parts();
-        let weights = WeightTask { grads: self.grads.share(), accumulate: false, size: None, update: None };
+        let weights = WeightTask {
+            grads: self.grads.share(),
+            accumulate: false,
+            size: None,
+            steps: None,
+            update: None,
+        };
         let pass = Pass {
             check_finite: false,
             loss: Some(LossTask { loss: self.loss, targets: y, backward: gradient }),

@@ -203,13 +203,15 @@ impl<T: Element> Trainer<T> {
         let fused = self.options.fused();
         let workspace = self.workspaces.get(model.network(), isa, Mode::Step, len)?;
         let Parts { network, params, grads, averages } = model.parts();
+        let (steps, state) = optimizer.begin();
         let pass = Pass {
             loss: Some(LossTask { loss: self.loss, targets: y, backward: true }),
             weights: Some(WeightTask {
                 grads: if fused { grads.share() } else { gathered.share() },
                 accumulate: !fused && *batches > 0,
                 size: None,
-                update: fused.then(|| (optimizer.next_step(), optimizer.share_state())),
+                steps: Some(steps),
+                update: fused.then_some(state),
             }),
             ..Pass::new(network, workspace, params.share(), averages, Some(x), rows)
         };

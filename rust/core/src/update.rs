@@ -12,7 +12,7 @@
 use crate::arena::{Buffer, Shared};
 use crate::element::Element;
 use crate::error::Error;
-use crate::optim::{self, Optimizer};
+use crate::optim::{self, Optimizer, Steps};
 use crate::simd::{Isa, Op, Simd, dispatch, stream_map, zip_map};
 use crate::threads::{self, Job};
 
@@ -64,15 +64,15 @@ pub fn clip<T: Element>(isa: Isa, grads: &mut [T], factor: f64, clip: Option<Cli
 /// # Panics
 /// If the optimizer's state was made for an arena of another length.
 pub fn step<T: Element>(isa: Isa, params: &mut Buffer<T>, grads: &[T], optimizer: &mut Optimizer<T>) {
-    let step = optimizer.next_step();
-    let job = Apply { isa, step, params: params.share(), grads, state: optimizer.share_state() };
+    let (steps, state) = optimizer.begin();
+    let job = Apply { isa, steps, params: params.share(), grads, state };
     threads::run(&job, threads::num_threads().0.min(job.items(0)));
     optimizer.advance();
 }
 
 struct Apply<'a, T> {
     isa: Isa,
-    step: optim::Step,
+    steps: Steps<'a>,
     params: Shared<'a, T>,
     grads: &'a [T],
     state: [Shared<'a, T>; optim::MAX_STATE],
@@ -86,12 +86,15 @@ impl<T: Element> Job for Apply<'_, T> {
         self.grads.len().div_ceil(RUN)
     }
     fn run(&self, _: usize, item: usize, _: usize) {
-        let range = item * RUN..self.grads.len().min((item + 1) * RUN);
-        // SAFETY: every item has its own run of parameters and state.
-        unsafe {
-            let params = self.params.slice_mut(range.clone());
-            let state = self.state.map(|s| s.slice_mut_or_empty(range.clone()));
-            self.step.update(self.isa, params, &self.grads[range], state);
+        let run = item * RUN..self.grads.len().min((item + 1) * RUN);
+        for (range, step) in self.steps.parts(run) {
+            let Some(step) = step else { continue };
+            // SAFETY: every item has its own run of parameters and state.
+            unsafe {
+                let params = self.params.slice_mut(range.clone());
+                let state = self.state.map(|s| s.slice_mut_or_empty(range.clone()));
+                step.update(self.isa, params, &self.grads[range], state);
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use thalweg_core::network::Network;
-use thalweg_core::optim::{Config, Optimizer as CoreOptimizer, Value};
+use thalweg_core::optim::{Config, Group, Optimizer as CoreOptimizer, Value};
 use thalweg_core::{Dtype, Error};
 
 use crate::arrays::{vector, vector_out};
@@ -23,6 +23,7 @@ struct Bond {
 
 struct Inner {
     config: Config,
+    groups: Vec<Group>,
     bond: Option<Bond>,
 }
 
@@ -57,11 +58,13 @@ impl Optimizer {
         f: impl FnOnce(&mut CoreOptimizer<T>) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let mut inner = lock(&self.inner);
-        let config = inner.config;
-        let bond = match &mut inner.bond {
+        let Inner { config, groups, bond } = &mut *inner;
+        let bond = match bond {
             Some(bond) => bond,
             empty => {
-                let state = T::wrap_optimizer(CoreOptimizer::new(config, arena_len)?);
+                let mut state = CoreOptimizer::new(*config, arena_len)?;
+                state.set_groups(groups, model.get().network.blocks())?;
+                let state = T::wrap_optimizer(state);
                 // Attached for the blink of counting a reference. No lock is taken while attached, so
                 // nobody can wait for this one there.
                 let model = Python::attach(|py| model.clone_ref(py));
@@ -74,9 +77,9 @@ impl Optimizer {
             return Err(Error::Mismatch(text.into()));
         }
         let state = T::optimizer(&mut bond.state).expect("of the model's precision");
-        state.config = config;
+        state.config = *config;
         let result = f(state);
-        inner.config = state.config; // a schedule may have set the learning rate
+        *config = state.config; // a schedule may have set the learning rate
         result
     }
 }
@@ -87,7 +90,36 @@ impl Optimizer {
     fn new(py: Python<'_>, kind: &str, options: BTreeMap<String, Given>) -> PyResult<Self> {
         let options = options.into_iter().map(|(name, value)| (name, value.into())).collect();
         let config = Config::new(kind, &options).map_err(|e| translate(py, e))?;
-        Ok(Optimizer { inner: Mutex::new(Inner { config, bond: None }) })
+        Ok(Optimizer { inner: Mutex::new(Inner { config, groups: Vec::new(), bond: None }) })
+    }
+
+    /// Adds a group of parameters; `options` as for a new optimizer of this kind.
+    fn add_group(
+        &self,
+        py: Python<'_>,
+        pattern: String,
+        kind: &str,
+        options: BTreeMap<String, Given>,
+        lr_scale: f64,
+        frozen: bool,
+    ) -> PyResult<()> {
+        let options = options.into_iter().map(|(name, value)| (name, value.into())).collect();
+        let add = || {
+            let config = Config::new(kind, &options)?;
+            let mut inner = lock(&self.inner);
+            let mut groups = inner.groups.clone();
+            groups.push(Group { pattern, config, lr_scale, frozen });
+            if let Some(Bond { model, state }) = &mut inner.bond {
+                let blocks = model.get().network.blocks();
+                match state {
+                    Either::F32(o) => o.set_groups(&groups, blocks)?,
+                    Either::F64(o) => o.set_groups(&groups, blocks)?,
+                }
+            }
+            inner.groups = groups;
+            Ok(())
+        };
+        py.detach(add).map_err(|e| translate(py, e))
     }
 
     #[getter]
@@ -167,7 +199,7 @@ impl Optimizer {
         arrays: &Bound<'_, PyDict>,
     ) -> PyResult<()> {
         fn import<T: Real>(
-            config: Config,
+            (config, groups): (Config, &[Group]),
             model: &Model,
             steps: u64,
             scalars: &BTreeMap<String, f64>,
@@ -176,6 +208,7 @@ impl Optimizer {
             let py = arrays.py();
             let fail = |e| translate(py, e);
             let mut optimizer = CoreOptimizer::<T>::new(config, model.network.arena_len()).map_err(fail)?;
+            optimizer.set_groups(groups, model.network.blocks()).map_err(fail)?;
             let slots = config.slots();
             let expected: Vec<_> = slots.iter().filter(|s| s.kept).map(|s| s.name).collect();
             let fresh = steps == 0 && arrays.is_empty() && scalars.is_empty();
@@ -198,12 +231,15 @@ impl Optimizer {
             optimizer.steps = steps;
             Ok(T::wrap_optimizer(optimizer))
         }
-        let mut config = py.detach(|| lock(&self.inner).config);
+        let (mut config, groups) = py.detach(|| {
+            let inner = lock(&self.inner);
+            (inner.config, inner.groups.clone())
+        });
         config.set_lr(lr).map_err(|e| translate(py, e))?;
         let owner = model.get();
         let state = match owner.dtype {
-            Dtype::F32 => import::<f32>(config, owner, steps, &scalars, arrays)?,
-            Dtype::F64 => import::<f64>(config, owner, steps, &scalars, arrays)?,
+            Dtype::F32 => import::<f32>((config, &groups), owner, steps, &scalars, arrays)?,
+            Dtype::F64 => import::<f64>((config, &groups), owner, steps, &scalars, arrays)?,
         };
         let bond = Bond { model: model.clone().unbind(), state };
         let before = py.detach(|| {

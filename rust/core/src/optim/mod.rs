@@ -9,6 +9,7 @@ mod adadelta;
 mod adagrad;
 mod adam;
 mod adamax;
+mod groups;
 mod lion;
 mod method;
 mod nadam;
@@ -21,6 +22,7 @@ pub use adadelta::Adadelta;
 pub use adagrad::Adagrad;
 pub use adam::Adam;
 pub use adamax::Adamax;
+pub use groups::{Group, Steps};
 pub use lion::Lion;
 pub use method::{Convention, Options, Slot, Value};
 pub use nadam::Nadam;
@@ -29,11 +31,13 @@ pub use rmsprop::Rmsprop;
 pub use rprop::Rprop;
 pub use sgd::Sgd;
 
+use groups::Member;
 use method::{Formula, Method, argument};
 
 use crate::arena::{Buffer, Shared};
 use crate::element::Element;
 use crate::error::Error;
+use crate::network::Block;
 use crate::simd::{Isa, Op, Simd, dispatch};
 
 /// Most arrays of state that any optimizer keeps.
@@ -82,11 +86,15 @@ macro_rules! optimizers {
             /// # Errors
             /// If it is negative or not finite.
             pub fn set_lr(&mut self, lr: f64) -> Result<(), Error> {
-                let mut changed = *self;
-                match &mut changed { $(Config::$Config(c) => c.lr = lr,)+ }
+                let changed = self.with_lr(lr);
                 changed.check()?;
                 *self = changed;
                 Ok(())
+            }
+
+            fn with_lr(mut self, lr: f64) -> Self {
+                match &mut self { $(Config::$Config(c) => c.lr = lr,)+ }
+                self
             }
 
             /// Checks every hyper-parameter.
@@ -154,6 +162,10 @@ pub struct Optimizer<T: Element> {
     pub scalar: f64,
     /// Steps taken.
     pub steps: u64,
+    groups: Vec<Group>,
+    members: Vec<Member>,
+    /// What the step under way does to each group.
+    prepared: Vec<Option<Step>>,
 }
 
 impl<T: Element> Optimizer<T> {
@@ -172,7 +184,26 @@ impl<T: Element> Optimizer<T> {
         let slots = config.slots();
         assert!(slots.len() <= MAX_STATE);
         let state = slots.into_iter().map(array).collect::<Result<_, _>>()?;
-        Ok(Optimizer { config, state, scalar: config.scalar().map_or(0.0, |s| s.1), steps: 0 })
+        Ok(Optimizer {
+            config,
+            state,
+            scalar: config.scalar().map_or(0.0, |s| s.1),
+            steps: 0,
+            groups: Vec::new(),
+            members: Vec::new(),
+            prepared: Vec::new(),
+        })
+    }
+
+    /// Sets groups of parameters, of a network with these blocks.
+    ///
+    /// # Errors
+    /// If a pattern matches none; nothing is changed then.
+    pub fn set_groups(&mut self, groups: &[Group], blocks: &[Block]) -> Result<(), Error> {
+        self.members = groups::members(groups, blocks)?;
+        self.groups = groups.to_vec();
+        self.prepared = vec![None; groups.len()];
+        Ok(())
     }
 
     /// A copy.
@@ -186,7 +217,7 @@ impl<T: Element> Optimizer<T> {
         Ok(copy)
     }
 
-    /// Becomes the same as another of the same size.
+    /// Becomes the same as another of the same size, but for its groups.
     ///
     /// # Panics
     /// If its state has another size.
@@ -196,15 +227,21 @@ impl<T: Element> Optimizer<T> {
         (self.config, self.scalar, self.steps) = (other.config, other.scalar, other.steps);
     }
 
-    /// Lends the state to the threads of a region, empty where there is none.
-    pub fn share_state(&mut self) -> [Shared<'_, T>; MAX_STATE] {
-        let mut state = self.state.iter_mut();
-        std::array::from_fn(|_| state.next().map_or(Shared::new(&mut []), Buffer::share))
-    }
-
-    /// What the next step will do.
+    /// What the next step will do to parameters that are in no group.
     pub fn next_step(&self) -> Step {
         self.config.at(self.steps + 1, self.scalar)
+    }
+
+    /// What the next step will do; and the state, lent to the threads of a region, empty where there is none.
+    pub fn begin(&mut self) -> (Steps<'_>, [Shared<'_, T>; MAX_STATE]) {
+        let usual = self.next_step();
+        for (step, group) in self.prepared.iter_mut().zip(&self.groups) {
+            let config = group.config.with_lr(group.lr_scale * self.config.lr());
+            *step = (!group.frozen).then(|| config.at(self.steps + 1, self.scalar));
+        }
+        let mut state = self.state.iter_mut();
+        let state = std::array::from_fn(|_| state.next().map_or(Shared::new(&mut []), Buffer::share));
+        (Steps { usual, groups: &self.prepared, members: &self.members }, state)
     }
 
     /// Notes that the next step was done.

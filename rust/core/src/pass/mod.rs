@@ -72,11 +72,19 @@ pub struct WeightTask<'a, T> {
     pub accumulate: bool,
     /// Raised to the bits of the largest absolute gradient, in double precision, if anybody asks.
     pub size: Option<&'a AtomicU64>,
-    /// The optimizer's step and state, if the parameters are to be updated; then nothing accumulates.
-    pub update: Option<(optim::Step, [Shared<'a, T>; optim::MAX_STATE])>,
+    /// What the optimizer does to which parameters, if there is one: none are wanted of those that it
+    /// leaves alone.
+    pub steps: Option<optim::Steps<'a>>,
+    /// The optimizer's state, if the parameters are to be updated; then nothing accumulates.
+    pub update: Option<[Shared<'a, T>; optim::MAX_STATE]>,
 }
 
 impl<T: Element> WeightTask<'_, T> {
+    /// Whether gradients of the block that starts there are wanted.
+    fn wants(&self, block: usize) -> bool {
+        self.steps.is_none_or(|steps| steps.at(block).is_some())
+    }
+
     /// Raises [`size`](Self::size) to that of some gradients.
     fn note_size(&self, isa: Isa, grads: &[T]) {
         if let Some(size) = self.size {

@@ -138,8 +138,11 @@ impl<'a, T: Element> Pass<'a, T> {
         let of = self.known_ref(index);
         for (start, sums) in [(gamma, of.scale_grad), (beta, of.shift_grad)] {
             let range = start..start + sums.len();
-            if let Some((step, state)) = &task.update {
-                self.update(step, state, range, sums);
+            if task.update.is_some() {
+                self.update(&task, range, sums);
+                continue;
+            }
+            if !task.wants(start) {
                 continue;
             }
             // SAFETY: the parameters of this item.

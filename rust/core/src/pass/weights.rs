@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::Pass;
-use crate::arena::{Shared, padded};
+use super::{Pass, WeightTask};
+use crate::arena::padded;
 use crate::element::Element;
 use crate::gemm::pack::{LhsPanels, PANEL, offset, transpose};
 use crate::gemm::{Ahead, Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
@@ -23,6 +23,11 @@ impl<'a, T: Element> Pass<'a, T> {
         }
         let stage = &self.network.stages()[item.stage];
         let dense = stage.dense.expect("only dense layers have tiles");
+        let wanted = task.wants(dense.weight);
+        let dense_bias = dense.bias.filter(|&b| item.bias && task.wants(b));
+        if !wanted && dense_bias.is_none() {
+            return;
+        }
         let planned = self.planned(item.stage);
         let slots = &self.layout.stages[item.stage];
         let all = self.local(rows);
@@ -52,7 +57,7 @@ impl<'a, T: Element> Pass<'a, T> {
         for col in item.cols.clone().step_by(PANEL) {
             let n = PANEL.min(stage.outputs - col);
             let start = dense.weight + offset(stage.inputs, stage.outputs, item.rows.start, col);
-            let bias = dense.bias.filter(|_| item.bias).map_or(0..0, |b| b + col..b + col + n);
+            let bias = dense_bias.map_or(0..0, |b| b + col..b + col + n);
             let (weight, bias_sum) = match grads {
                 // SAFETY: this panel of the item, and the bias of its columns, which no other serves.
                 Some(grads) => unsafe {
@@ -74,7 +79,7 @@ impl<'a, T: Element> Pass<'a, T> {
             let range = start..start + m * n;
             let mut ahead = [Ahead { start: std::ptr::null(), bytes: 0 }; 1 + optim::MAX_STATE];
             let mut count = 0;
-            if let Some((_, state)) = &task.update
+            if let Some(state) = &task.update
                 && last
             {
                 for buffer in std::iter::once(&self.params).chain(state).filter(|b| !b.is_empty()) {
@@ -83,7 +88,9 @@ impl<'a, T: Element> Pass<'a, T> {
                     count += 1;
                 }
             }
-            if n <= self.plan.narrow {
+            if !wanted {
+                // Only the bias is trained.
+            } else if n <= self.plan.narrow {
                 let (transposed, scratch) = scratch.split_at_mut(n * m);
                 self.narrow_gradient(x, delta, init, weight, transposed, scratch);
             } else {
@@ -103,13 +110,15 @@ impl<'a, T: Element> Pass<'a, T> {
                 }
                 dispatch(self.plan.isa, SumRows { rows: delta, into: &mut *bias_sum });
             }
-            task.note_size(self.plan.isa, weight);
+            if wanted {
+                task.note_size(self.plan.isa, weight);
+            }
             task.note_size(self.plan.isa, bias_sum);
-            if let Some((step, state)) = &task.update
-                && last
-            {
-                self.update(step, state, range, weight);
-                self.update(step, state, bias, bias_sum);
+            if last {
+                if wanted {
+                    self.update(&task, range, weight);
+                }
+                self.update(&task, bias, bias_sum);
             }
         }
     }
@@ -141,14 +150,10 @@ impl<'a, T: Element> Pass<'a, T> {
         transpose(self.plan.isa, MatRef::new(transposed, n, m), weight);
     }
 
-    /// The optimizer's step for some parameters, which are the item's own.
-    pub(super) fn update(
-        &self,
-        step: &optim::Step,
-        state: &[Shared<'a, T>; optim::MAX_STATE],
-        range: Range<usize>,
-        grads: &[T],
-    ) {
+    /// The optimizer's step, if there is one, for some parameters of one block, which are the item's own.
+    pub(super) fn update(&self, task: &WeightTask<'a, T>, range: Range<usize>, grads: &[T]) {
+        let (Some(steps), Some(state)) = (&task.steps, &task.update) else { return };
+        let Some(step) = steps.at(range.start) else { return };
         // SAFETY: this item's elements, in parameters and state alike; optimizers without state share an
         // empty buffer.
         let (params, state) = unsafe {

@@ -1,0 +1,144 @@
+//! Groups of parameters: other hyper-parameters for those whose name matches a pattern, or none at all.
+
+use std::ops::Range;
+
+use super::{Config, Step};
+use crate::error::Error;
+use crate::network::Block;
+
+/// Parameters with a rule of their own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    /// Names that it is for, as `0.*` or `*.bias`: `*` stands for any characters, `?` for one.
+    pub pattern: String,
+    /// Its hyper-parameters, of the optimizer's kind; but for the learning rate, which is the optimizer's.
+    pub config: Config,
+    /// Factor of the optimizer's learning rate.
+    pub lr_scale: f64,
+    /// Whether they stay as they are.
+    pub frozen: bool,
+}
+
+/// A block of the arena that is in a group.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Member {
+    /// Its place.
+    range: Range<usize>,
+    /// The group.
+    group: usize,
+}
+
+/// Finds the members of groups among the blocks of a network, in the arena's order. Of several groups
+/// that match, the last counts.
+pub(super) fn members(groups: &[Group], blocks: &[Block]) -> Result<Vec<Member>, Error> {
+    for group in groups {
+        if !blocks.iter().any(|b| matches(&group.pattern, &b.name)) {
+            let names: Vec<_> = blocks.iter().map(|b| b.name.as_str()).collect();
+            let accepted = format!("it matches no parameter; there are {}", names.join(", "));
+            let value = format!("{:?}", group.pattern);
+            return Err(Error::Argument { name: "pattern", value, accepted });
+        }
+    }
+    let of = |b: &Block| groups.iter().rposition(|g| matches(&g.pattern, &b.name));
+    let member = |b: &Block| of(b).map(|group| Member { range: b.offset..b.offset + b.len(), group });
+    let mut members: Vec<_> = blocks.iter().filter_map(member).collect();
+    members.sort_by_key(|m| m.range.start);
+    Ok(members)
+}
+
+/// Whether a name matches a pattern of `*` and `?`.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut rest = pattern.chars();
+    match rest.next() {
+        None => name.is_empty(),
+        Some('*') => {
+            let ends = name.char_indices().map(|(i, _)| i).chain([name.len()]);
+            ends.into_iter().any(|i| matches(rest.as_str(), &name[i..]))
+        }
+        Some(c) => {
+            let mut left = name.chars();
+            left.next().is_some_and(|n| c == '?' || c == n) && matches(rest.as_str(), left.as_str())
+        }
+    }
+}
+
+/// What a step does to each parameter.
+#[derive(Clone, Copy)]
+pub struct Steps<'a> {
+    pub(super) usual: Step,
+    /// By group; `None` if it is frozen.
+    pub(super) groups: &'a [Option<Step>],
+    pub(super) members: &'a [Member],
+}
+
+impl Steps<'_> {
+    /// What is done to the block that an element of the arena is in; `None` is nothing.
+    pub fn at(&self, element: usize) -> Option<&Step> {
+        match self.find(element).ok() {
+            None => Some(&self.usual),
+            Some(i) => self.groups[self.members[i].group].as_ref(),
+        }
+    }
+
+    /// Cuts a part of the arena where what is done changes.
+    pub fn parts(&self, range: Range<usize>) -> impl Iterator<Item = (Range<usize>, Option<&Step>)> {
+        let mut from = range.start;
+        std::iter::from_fn(move || {
+            if from >= range.end {
+                return None;
+            }
+            let end = match self.find(from) {
+                Ok(i) => self.members[i].range.end,
+                Err(i) => self.members.get(i).map_or(range.end, |m| m.range.start),
+            };
+            let part = from..end.min(range.end);
+            from = part.end;
+            Some((part.clone(), self.at(part.start)))
+        })
+    }
+
+    /// The member that an element is in, or the first behind it.
+    fn find(&self, element: usize) -> Result<usize, usize> {
+        let behind = self.members.partition_point(|m| m.range.end <= element);
+        match self.members.get(behind) {
+            Some(m) if m.range.contains(&element) => Ok(behind),
+            _ => Err(behind),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_as_on_a_command_line() {
+        for (pattern, name, expected) in [
+            ("0.weight", "0.weight", true),
+            ("0.weight", "10.weight", false),
+            ("*.weight", "10.weight", true),
+            ("*.bias", "0.weight", false),
+            ("?.bias", "3.bias", true),
+            ("?.bias", "13.bias", false),
+            ("*", "anything", true),
+            ("1*.w*t", "12.weight", true),
+            ("", "0.bias", false),
+            ("0.*", "0.", true),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn parts_cover_a_range_and_change_where_blocks_do() {
+        let step = Config::Sgd(super::super::Sgd::default()).at(1, 0.0);
+        let members = [Member { range: 10..14, group: 0 }, Member { range: 16..20, group: 1 }];
+        let steps = Steps { usual: step, groups: &[None, Some(step)], members: &members };
+        let parts: Vec<_> = steps.parts(8..18).map(|(r, s)| (r, s.is_some())).collect();
+        assert_eq!(parts, [(8..10, true), (10..14, false), (14..16, true), (16..18, true)]);
+        assert_eq!(steps.parts(11..13).map(|(r, _)| r).collect::<Vec<_>>(), [11..13]);
+        let none = Steps { members: &[], ..steps };
+        assert_eq!(none.parts(3..99).map(|(r, _)| r).collect::<Vec<_>>(), [3..99]);
+        assert!(steps.at(13).is_none() && steps.at(14).is_some());
+    }
+}

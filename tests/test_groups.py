@@ -1,0 +1,149 @@
+"""Groups of parameters: other decay, other rates, none at all."""
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, optim
+
+
+def make(optimizer, dtype="float64", **options):
+    model = nn.Sequential(
+        nn.Linear(67, 40, bias=False),  # a bias would have a gradient of mere rounding
+        nn.BatchNorm1d(40), nn.Tanh(), nn.Linear(40, 5), dtype=dtype, seed=1,
+    )  # fmt: skip
+    return tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer, **options)
+
+
+@pytest.fixture
+def batch(rng):
+    return rng.standard_normal((30, 67)), rng.standard_normal((30, 5))
+
+
+def grouped():
+    optimizer = optim.AdamW(lr=1e-2, weight_decay=0.1)
+    optimizer.add_group("*.bias", weight_decay=0.0)
+    optimizer.add_group("1.*", weight_decay=0.02, lr_scale=3.0)
+    return optimizer.add_group("3.weight", lr_scale=0.25)
+
+
+RULES = {"0.weight": (0.1, 1), "1.weight": (0.02, 3), "1.bias": (0.02, 3)}
+RULES |= {"3.weight": (0.1, 0.25), "3.bias": (0, 1)}
+
+
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_groups_are_pytorchs(clip, batch):
+    """Fused, and in a second pass over the parameters."""
+    torch = pytest.importorskip("torch")
+    trainer = make(grouped(), clip_grad_norm=clip)
+    twin = torch.nn.Sequential(
+        torch.nn.Linear(67, 40, bias=False),
+        torch.nn.BatchNorm1d(40),
+        torch.nn.Tanh(),
+        torch.nn.Linear(40, 5),
+    ).double()
+    twin.load_state_dict(
+        {k: torch.tensor(v) for k, v in trainer.model.state_dict().items()}, strict=False
+    )
+    groups = [
+        {"params": [p], "weight_decay": RULES[name][0], "lr": 1e-2 * RULES[name][1]}
+        for name, p in twin.named_parameters()
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    x, y = (torch.tensor(part) for part in batch)
+    for _ in range(100):
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(twin(x), y).backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(twin.parameters(), clip)
+        optimizer.step()
+        trainer.step(*batch)
+    for name, parameter in twin.named_parameters():
+        np.testing.assert_allclose(
+            trainer.model.state_dict()[name], parameter.detach().numpy(), rtol=1e-9, atol=1e-11
+        )
+
+
+def test_rates_follow_the_optimizers(batch):
+    trainer = make(optim.SGD(lr=1.0).add_group("3.*", lr_scale=0.5), clip_grad_norm=1e9)
+    plain = make(optim.SGD(lr=1.0))
+    for lr in (0.1, 0.02):
+        for one in (trainer, plain):
+            one.optimizer.lr = lr
+        plain.model.load_state_dict(trainer.model.state_dict())
+        before = trainer.model.state_dict()
+        for one in (trainer, plain):
+            one.step(*batch)
+        half, whole = trainer.model.state_dict(), plain.model.state_dict()
+        for name in before:
+            if "running" in name:
+                continue
+            scale = 0.5 if name.startswith("3.") else 1
+            np.testing.assert_allclose(
+                half[name] - before[name], scale * (whole[name] - before[name]), atol=1e-15
+            )
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_grad_norm": 0.5}, {"accumulate_grad_batches": 2}])
+@pytest.mark.parametrize("pattern", ["0.*", "*.weight", "3.bias", "1.*"])
+def test_what_is_frozen_stays(pattern, options, batch):
+    trainer = make(optim.Adam(lr=1e-2).add_group(pattern, frozen=True), **options)
+    before = trainer.model.state_dict()
+    trainer.fit(*batch, epochs=5, batch_size=10)
+    for name, values in trainer.model.state_dict().items():
+        if "running" in name:
+            continue
+        index, kind = name.split(".")
+        frozen = pattern in (f"{index}.*", f"*.{kind}", name)
+        assert (values == before[name]).all() == frozen, name
+
+
+def test_what_is_frozen_does_not_count_for_clipping(batch):
+    """The rest is clipped by its own norm."""
+    limit = 0.01
+    trainer = make(optim.SGD(lr=1.0).add_group("0.*", frozen=True), clip_grad_norm=limit)
+    before = trainer.model.flat_parameters
+    trainer.step(*batch)
+    assert np.linalg.norm(trainer.model.flat_parameters - before) == pytest.approx(limit, rel=1e-3)
+
+
+def test_steps_by_hand_know_groups(batch):
+    x, y = batch
+    trainer, model, optimizer = make(grouped()), make(grouped()).model, grouped()
+    for _ in range(20):
+        trainer.step(x, y)
+        model.zero_grad()
+        model.backward(2 * (model.forward(x) - y) / y.size)
+        optimizer.step(model)
+    for name, values in trainer.model.state_dict().items():
+        np.testing.assert_allclose(
+            model.state_dict()[name], values, rtol=1e-10, atol=1e-12, err_msg=name
+        )
+
+
+def test_of_several_groups_the_last_counts_and_they_can_come_later(batch):
+    trainer = make(optim.SGD(lr=0.1).add_group("*", frozen=True).add_group("3.bias"))
+    before = trainer.model.state_dict()
+    trainer.step(*batch)
+    after = trainer.model.state_dict()
+    moved = {k for k in before if "running" not in k and (before[k] != after[k]).any()}
+    assert moved == {"3.bias"}
+    trainer.optimizer.add_group("3.weight", lr_scale=2.0)
+    trainer.step(*batch)
+    assert (trainer.model.state_dict()["3.weight"] != after["3.weight"]).any()
+
+
+def test_groups_that_make_no_sense_are_named(batch):
+    optimizer = optim.AdamW().add_group("2.weight", frozen=True)
+    trainer = make(optimizer)
+    before = trainer.model.flat_parameters
+    with pytest.raises(tw.ArgumentError, match=r'"2.weight"; it matches no parameter.*3\.weight'):
+        trainer.step(*batch)
+    np.testing.assert_array_equal(trainer.model.flat_parameters, before)
+    with pytest.raises(tw.ArgumentError, match="Rprop has no weight_decay"):
+        optim.Rprop().add_group("*", weight_decay=0.1)
+    for options in ({"lr_scale": -1.0}, {"weight_decay": -1.0}, {"frozen": 1}):
+        with pytest.raises(tw.ArgumentError, match=next(iter(options))):
+            optim.AdamW().add_group("*", **options)
+    with pytest.raises(tw.ArgumentError, match="pattern"):
+        optim.AdamW().add_group(0)
