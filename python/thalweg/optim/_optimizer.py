@@ -88,19 +88,15 @@ class Optimizer:
         """
         if not isinstance(pattern, str) or not pattern:
             raise ArgumentError(f"pattern must be text such as '*.bias'; got {pattern!r}")
-        group = {
-            "pattern": pattern,
-            "lr_scale": _checks.real("lr_scale", lr_scale, 0),
-            "weight_decay": weight_decay,
-            "frozen": _checks.flag("frozen", frozen),
-        }
+        lr_scale, frozen = _checks.real("lr_scale", lr_scale, 0), _checks.flag("frozen", frozen)
         options = dict(self._options)
         if weight_decay is not None:
             if "weight_decay" not in options:
                 raise ArgumentError(f"{type(self).__name__} has no weight_decay")
             options["weight_decay"] = _checks.real("weight_decay", weight_decay, 0)
-        self._core.add_group(pattern, self._kind, options, group["lr_scale"], group["frozen"])
-        self._groups.append(group)
+        self._core.add_group(pattern, self._kind, options, lr_scale, frozen)
+        group = {"pattern": pattern, "weight_decay": weight_decay}
+        self._groups.append(group | {"lr_scale": lr_scale, "frozen": frozen})
         return self
 
     @property
