@@ -239,10 +239,28 @@ def test_a_state_without_its_number_is_refused(rng):
     optimizer.step(model)
     state = optimizer.state_dict()
     assert state["scalars"]["mu_product"] == pytest.approx(0.9 * (1 - 0.5 * 0.96**0.004))
-    for scalars in ({}, {"mu": 0.5}, {"mu_product": np.nan}, {"mu_product": 0.5, "more": 1.0}):
+    bad = [{}, {"mu": 0.5}, {"mu_product": 0.5, "more": 1.0}]
+    bad += [{"mu_product": value} for value in (np.nan, 1.5, -0.1, "0.5")]
+    for scalars in bad:
         with pytest.raises(tw.ArgumentError, match=r"mu_product|scalars"):
             optimizer.load_state_dict({**state, "scalars": scalars}, model)
     assert optimizer.state_dict()["scalars"] == state["scalars"]
+
+
+@EVERY
+def test_a_state_with_negative_squares_is_refused(kind, options):
+    """Their roots would be NaN, and only in the next step."""
+    model, optimizer = make(), kind(**options)
+    optimizer.step(model)
+    state = optimizer.state_dict()
+    signed = {"momentum_buffer", "exp_avg", "grad_avg", "prev"}
+    for array in state["arrays"]:
+        arrays = {**state["arrays"], array: np.full(model.num_parameters, -0.5)}
+        if array in signed:
+            optimizer.load_state_dict({**state, "arrays": arrays}, model)
+        else:
+            with pytest.raises(tw.ArgumentError, match=array + r".*negative"):
+                optimizer.load_state_dict({**state, "arrays": arrays}, model)
 
 
 def test_the_learning_rate_can_be_read_set_and_saved():

@@ -29,7 +29,7 @@ pub use rmsprop::Rmsprop;
 pub use rprop::Rprop;
 pub use sgd::Sgd;
 
-use method::{Formula, Method, argument};
+use method::{Formula, Method, argument, share};
 
 use crate::arena::{Buffer, Shared};
 use crate::element::Element;
@@ -102,7 +102,7 @@ macro_rules! optimizers {
                 match self { $(Config::$Config(c) => c.slots(),)+ }
             }
 
-            /// The one number of its state, if there is one: name and first value.
+            /// The one number in [0, 1] of its state, if there is one: name and first value.
             pub fn scalar(&self) -> Option<(&'static str, f64)> {
                 match self { $(Config::$Config(c) => c.scalar(),)+ }
             }
@@ -200,6 +200,18 @@ impl<T: Element> Optimizer<T> {
     pub fn share_state(&mut self) -> [Shared<'_, T>; MAX_STATE] {
         let mut state = self.state.iter_mut();
         std::array::from_fn(|_| state.next().map_or(Shared::new(&mut []), Buffer::share))
+    }
+
+    /// Sets the [one number](Config::scalar) of its state.
+    ///
+    /// # Errors
+    /// If it is outside of [0, 1].
+    pub fn set_scalar(&mut self, value: f64) -> Result<(), Error> {
+        if let Some((name, _)) = self.config.scalar() {
+            share(name, value)?;
+        }
+        self.scalar = value;
+        Ok(())
     }
 
     /// What the next step will do.
