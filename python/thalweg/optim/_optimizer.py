@@ -86,7 +86,7 @@ class Optimizer:
         >>> optimizer = optimizer.add_group("*.bias", weight_decay=0.0)
         >>> optimizer = optimizer.add_group("0.*", lr_scale=0.1)
         """
-        if not isinstance(pattern, str) or not pattern:
+        if not isinstance(pattern, str):
             raise ArgumentError(f"pattern must be text such as '*.bias'; got {pattern!r}")
         lr_scale, frozen = _checks.real("lr_scale", lr_scale, 0), _checks.flag("frozen", frozen)
         options = dict(self._options)

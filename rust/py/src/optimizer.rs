@@ -225,9 +225,12 @@ impl Optimizer {
             for (slot, arena) in slots.iter().zip(&mut optimizer.state) {
                 let Some(array) = arrays.get_item(slot.name)? else { continue };
                 let flat = vector::<T>(slot.name, &array, model.network.num_parameters())?;
+                slot.check(&flat).map_err(fail)?;
                 model.network.import(&flat, arena);
             }
-            optimizer.scalar = scalars.values().next().copied().unwrap_or(optimizer.scalar);
+            if let Some(scalar) = scalars.values().next() {
+                optimizer.set_scalar(*scalar).map_err(fail)?;
+            }
             optimizer.steps = steps;
             Ok(T::wrap_optimizer(optimizer))
         }

@@ -62,7 +62,7 @@ impl Method for Adadelta {
     }
 
     fn slots(&self) -> Vec<Slot> {
-        vec![Slot::zeros("square_avg"), Slot::zeros("acc_delta")]
+        vec![Slot::positive("square_avg"), Slot::positive("acc_delta")]
     }
 
     fn at(&self, _: u64, _: f64) -> Step {

@@ -67,7 +67,7 @@ impl Method for Adagrad {
     }
 
     fn slots(&self) -> Vec<Slot> {
-        vec![Slot::zeros("sum").from(self.initial_accumulator_value)]
+        vec![Slot::positive("sum").from(self.initial_accumulator_value)]
     }
 
     fn at(&self, t: u64, _: f64) -> Step {

@@ -91,8 +91,8 @@ impl Method for Adam {
     }
 
     fn slots(&self) -> Vec<Slot> {
-        let greatest = Slot::zeros("max_exp_avg_sq").only_if(self.amsgrad);
-        vec![Slot::zeros("exp_avg"), Slot::zeros("exp_avg_sq"), greatest]
+        let greatest = Slot::positive("max_exp_avg_sq").only_if(self.amsgrad);
+        vec![Slot::signed("exp_avg"), Slot::positive("exp_avg_sq"), greatest]
     }
 
     fn at(&self, t: u64, _: f64) -> Step {

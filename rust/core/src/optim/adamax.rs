@@ -74,7 +74,7 @@ impl Method for Adamax {
     }
 
     fn slots(&self) -> Vec<Slot> {
-        vec![Slot::zeros("exp_avg"), Slot::zeros("exp_inf")]
+        vec![Slot::signed("exp_avg"), Slot::positive("exp_inf")]
     }
 
     fn at(&self, t: u64, _: f64) -> Step {

@@ -53,7 +53,7 @@ impl Method for Lion {
     }
 
     fn slots(&self) -> Vec<Slot> {
-        vec![Slot::zeros("exp_avg")]
+        vec![Slot::signed("exp_avg")]
     }
 
     fn at(&self, _: u64, _: f64) -> Step {

@@ -22,7 +22,7 @@ pub(super) trait Method: Copy + Default {
     /// The arrays that it keeps, in the order in which [`Formula::update`] gets them.
     fn slots(&self) -> Vec<Slot>;
 
-    /// The one number that it keeps, if there is one: name and first value.
+    /// The one number in [0, 1] that it keeps, if there is one: name and first value.
     fn scalar(&self) -> Option<(&'static str, f64)> {
         None
     }
@@ -53,14 +53,21 @@ pub struct Slot {
     pub name: &'static str,
     /// Every element before the first step.
     pub initial: f64,
+    /// Whether it may hold negative numbers.
+    pub signed: bool,
     /// Whether these hyper-parameters need it. If not, it has no elements.
     pub kept: bool,
 }
 
 impl Slot {
-    /// Zeros, always kept.
-    pub(super) fn zeros(name: &'static str) -> Self {
-        Slot { name, initial: 0.0, kept: true }
+    /// From zero, of either sign; always kept.
+    pub(super) fn signed(name: &'static str) -> Self {
+        Slot { name, initial: 0.0, signed: true, kept: true }
+    }
+
+    /// From zero, never below; always kept.
+    pub(super) fn positive(name: &'static str) -> Self {
+        Slot { signed: false, ..Self::signed(name) }
     }
 
     /// Starts from another value.
@@ -71,6 +78,17 @@ impl Slot {
     /// Is kept under a condition.
     pub(super) fn only_if(self, kept: bool) -> Self {
         Slot { kept, ..self }
+    }
+
+    /// Checks numbers that shall become its elements.
+    ///
+    /// # Errors
+    /// If one is negative and must not be.
+    pub fn check<T: Element>(&self, values: &[T]) -> Result<(), Error> {
+        match values.iter().find(|x| !self.signed && **x < T::ZERO) {
+            Some(x) => Err(argument(self.name, format!("partly negative ({x})"), "numbers ≥ 0 are needed")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -164,6 +182,14 @@ pub(super) fn fraction(name: &'static str, value: f64) -> Result<(), Error> {
     Err(argument(name, value.to_string(), "a number in [0, 1) is needed"))
 }
 
+/// `Ok` if in [0, 1].
+pub(super) fn share(name: &'static str, value: f64) -> Result<(), Error> {
+    if (0.0..=1.0).contains(&value) {
+        return Ok(());
+    }
+    Err(argument(name, value.to_string(), "a number in [0, 1] is needed"))
+}
+
 /// `Ok` if zero, because the convention has no such thing.
 pub(super) fn absent(name: &'static str, value: f64, convention: Convention) -> Result<(), Error> {
     if value == 0.0 {
@@ -253,7 +279,7 @@ impl<V: Copy> Eps<V> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Decay<V = f64> {
     shrink: V,
-    l2: V,
+    pub l2: V,
 }
 
 impl Decay {

@@ -32,7 +32,7 @@ pub use rprop::Rprop;
 pub use sgd::Sgd;
 
 use groups::Member;
-use method::{Formula, Method, argument};
+use method::{Formula, Method, argument, share};
 
 use crate::arena::{Buffer, Shared};
 use crate::element::Element;
@@ -110,7 +110,7 @@ macro_rules! optimizers {
                 match self { $(Config::$Config(c) => c.slots(),)+ }
             }
 
-            /// The one number of its state, if there is one: name and first value.
+            /// The one number in [0, 1] of its state, if there is one: name and first value.
             pub fn scalar(&self) -> Option<(&'static str, f64)> {
                 match self { $(Config::$Config(c) => c.scalar(),)+ }
             }
@@ -225,6 +225,18 @@ impl<T: Element> Optimizer<T> {
         assert_eq!(self.state.len(), other.state.len());
         self.state.iter_mut().zip(&other.state).for_each(|(to, from)| to.copy_from_slice(from));
         (self.config, self.scalar, self.steps) = (other.config, other.scalar, other.steps);
+    }
+
+    /// Sets the [one number](Config::scalar) of its state.
+    ///
+    /// # Errors
+    /// If it is outside of [0, 1].
+    pub fn set_scalar(&mut self, value: f64) -> Result<(), Error> {
+        if let Some((name, _)) = self.config.scalar() {
+            share(name, value)?;
+        }
+        self.scalar = value;
+        Ok(())
     }
 
     /// What the next step will do to parameters that are in no group.

@@ -95,7 +95,7 @@ impl Method for Nadam {
     }
 
     fn slots(&self) -> Vec<Slot> {
-        vec![Slot::zeros("exp_avg"), Slot::zeros("exp_avg_sq")]
+        vec![Slot::signed("exp_avg"), Slot::positive("exp_avg_sq")]
     }
 
     fn scalar(&self) -> Option<(&'static str, f64)> {

@@ -61,7 +61,7 @@ impl Method for Radam {
     }
 
     fn slots(&self) -> Vec<Slot> {
-        vec![Slot::zeros("exp_avg"), Slot::zeros("exp_avg_sq")]
+        vec![Slot::signed("exp_avg"), Slot::positive("exp_avg_sq")]
     }
 
     fn at(&self, t: u64, _: f64) -> Step {

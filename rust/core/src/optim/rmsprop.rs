@@ -82,9 +82,9 @@ impl Method for Rmsprop {
 
     fn slots(&self) -> Vec<Slot> {
         vec![
-            Slot::zeros("square_avg"),
-            Slot::zeros("momentum_buffer").only_if(self.momentum > 0.0),
-            Slot::zeros("grad_avg").only_if(self.centered),
+            Slot::positive("square_avg"),
+            Slot::signed("momentum_buffer").only_if(self.momentum > 0.0),
+            Slot::signed("grad_avg").only_if(self.centered),
         ]
     }
 

@@ -58,7 +58,7 @@ impl Method for Rprop {
     }
 
     fn slots(&self) -> Vec<Slot> {
-        vec![Slot::zeros("prev"), Slot::zeros("step_size").from(self.lr)]
+        vec![Slot::signed("prev"), Slot::positive("step_size").from(self.lr)]
     }
 
     fn at(&self, _: u64, _: f64) -> Self {

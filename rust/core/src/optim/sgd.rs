@@ -102,7 +102,7 @@ impl Method for Sgd {
     }
 
     fn slots(&self) -> Vec<Slot> {
-        vec![Slot::zeros("momentum_buffer").only_if(self.momentum != 0.0)]
+        vec![Slot::signed("momentum_buffer").only_if(self.momentum != 0.0)]
     }
 
     fn at(&self, t: u64, _: f64) -> Step {
@@ -116,7 +116,9 @@ impl Method for Sgd {
                 (take, if nesterov { [-lr * momentum, -lr] } else { [-lr, 0.0] })
             }
         };
-        let decay = Decay::new(self.weight_decay, convention == Convention::Keras, lr);
+        // Without momentum, it is the same decoupled or not.
+        let decoupled = convention == Convention::Keras && momentum != 0.0;
+        let decay = Decay::new(self.weight_decay, decoupled, lr);
         Step { decay, lr, momentum, take, along }
     }
 }
@@ -130,20 +132,17 @@ impl Formula for Step {
         grads: &[T],
         [velocity, ..]: [&mut [T]; MAX_STATE],
     ) {
-        let decay = self.decay.splat(s);
         if self.momentum == 0.0 {
-            let rate = s.splat(T::lit(-self.lr));
+            let [rate, l2] = [-self.lr, self.decay.l2].map(|x| s.splat(T::lit(x)));
             return stream_map(
                 s,
                 [params],
                 [grads],
                 #[inline(always)]
-                |[p], [g]| {
-                    let (p, g) = decay.apply(s, p, g);
-                    [s.fma(rate, g, p)]
-                },
+                |[p], [g]| [s.fma(rate, s.fma(l2, p, g), p)],
             );
         }
+        let decay = self.decay.splat(s);
         let [keep, take, along_v, along_g] =
             [self.momentum, self.take, self.along[0], self.along[1]].map(|x| s.splat(T::lit(x)));
         stream_map(
