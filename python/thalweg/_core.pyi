@@ -6,7 +6,7 @@ the model is: they are converted batch by batch. Labels are 1-D int64. Whatever 
 subclass of ``thalweg.ThalwegError`` and leaves the model as it was.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, final
 
 import numpy as np
@@ -20,7 +20,9 @@ __all__ = [
     "__version__",
     "after_fork",
     "central_differences",
+    "central_differences_of",
     "config",
+    "epoch_order",
     "get_num_threads",
     "set_num_threads",
 ]
@@ -32,6 +34,11 @@ _Labels: TypeAlias = npt.NDArray[np.int64]
 # | ("gelu",) | ("silu",) | ("softplus",) | ("identity",)
 # | ("batch_norm", features, eps, momentum, affine)
 _LayerSpec: TypeAlias = tuple[Any, ...]
+# (kind, "mean" | "sum", numbers by column, ...): ("mse",) | ("l1",) | ("huber", delta)
+# | ("cross_entropy", label_smoothing, ignore_index) | ("bce_with_logits",)
+# | ("gaussian_nll", full, eps) | ("poisson_nll", log_input, full, eps) | ("quantile",)
+# | ("distillation", temperature), where what follows the kind follows the three
+_LossSpec: TypeAlias = tuple[Any, ...]
 # (epoch from 1, loss, accuracy, val_loss, val_accuracy, seconds); None where there is no such
 # figure
 _EpochRecord: TypeAlias = tuple[int, float, float | None, float | None, float | None, float]
@@ -77,10 +84,12 @@ class Optimizer:
 
 @final
 class Trainer:
-    def __new__(cls, model: Model, loss: str, optimizer: Optimizer) -> Trainer: ...
+    def __new__(cls, model: Model, loss: _LossSpec, optimizer: Optimizer) -> Trainer: ...
     # None if the arrays are not as they must be: convert them first
-    def step(self, x: Any, y: Any) -> float | None: ...
-    def evaluate(self, x: _Samples, y: _Array | _Labels) -> tuple[float, float | None]: ...
+    def step(self, x: Any, y: Any, sample_weight: Any = None) -> float | None: ...
+    def evaluate(
+        self, x: _Samples, y: _Array | _Labels, sample_weight: _Array | None = None
+    ) -> tuple[float, float | None]: ...
     def plan(self, batch_size: int) -> str: ...
 
 @final
@@ -98,6 +107,8 @@ class Fit:
         seed: int,
         validation_x: _Samples | None = None,
         validation_y: _Array | _Labels | None = None,
+        sample_weight: _Array | None = None,
+        validation_weight: _Array | None = None,
     ) -> Fit: ...
     # Runs until all is done, or max_epochs more epochs have ended, or max_seconds have passed;
     # gives the epochs that ended.
@@ -118,11 +129,24 @@ class Fit:
 # float64 models only.
 def central_differences(
     model: Model,
-    loss: str,
+    loss: _LossSpec,
     x: npt.NDArray[np.float64],
     y: npt.NDArray[np.float64] | _Labels,
     h: float,
+    sample_weight: _Array | None = None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]: ...
+
+# The same for a function of the outputs that gives (loss, gradient by the outputs), and must not
+# use the model.
+def central_differences_of(
+    model: Model,
+    function: Callable[[npt.NDArray[np.float64]], tuple[float, npt.NDArray[np.float64]]],
+    x: npt.NDArray[np.float64],
+    h: float,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]: ...
+
+# The order in which an epoch, counted from 0, takes the rows.
+def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.uint32]: ...
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
 def after_fork() -> None: ...

@@ -1,16 +1,18 @@
 """Training: a model, a loss and an optimizer put together."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from thalweg import _arrays, _checks, _core
-from thalweg._arrays import Array, Labels, Samples
+from thalweg._arrays import Array, Samples
+from thalweg._custom import CustomFit, CustomTrainer, targets
 from thalweg._history import KEYS, History
 from thalweg._plan import Plan
 from thalweg.callbacks import Callback
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Loss, Sequential
+from thalweg.nn._losses import CoreLoss, CustomLoss, loss_of
 from thalweg.optim import Optimizer
 
 #: How often a fit comes back to Python to move the progress bar, in seconds.
@@ -24,8 +26,9 @@ class Trainer:
     ----------
     model : Sequential
         Is trained in place.
-    loss : Loss, keyword only
-        ``nn.CrossEntropyLoss()`` for class labels, ``nn.MSELoss()`` for numbers.
+    loss : Loss or callable, keyword only
+        ``nn.CrossEntropyLoss()`` for class labels, ``nn.BCEWithLogitsLoss()`` for several labels at
+        once, ``nn.MSELoss()`` for numbers; or one of your own, see `nn.CustomLoss`.
     optimizer : Optimizer, keyword only
         E.g. ``optim.AdamW(lr=1e-3)``; belongs to this model from its first step on.
     precision : str, keyword only, optional
@@ -35,6 +38,8 @@ class Trainer:
     ------
     ArgumentError
         If an argument is of the wrong kind.
+    ShapeError
+        If the loss needs another number of outputs.
     UnsupportedError
         If this machine or version does not have the precision; never is another one used silently.
 
@@ -54,12 +59,12 @@ class Trainer:
         self,
         model: Sequential,
         *,
-        loss: Loss,
+        loss: Loss | Callable[..., tuple[float, Any]],
         optimizer: Optimizer,
         precision: str | None = None,
     ) -> None:
         _expect("model", model, Sequential, "nn.Sequential(...)")
-        _expect("loss", loss, Loss, "nn.CrossEntropyLoss() or nn.MSELoss()")
+        loss = loss_of(loss)
         _expect("optimizer", optimizer, Optimizer, "optim.AdamW(lr=1e-3)")
         if precision is not None and precision != model.dtype.name:
             raise UnsupportedError(
@@ -67,12 +72,16 @@ class Trainer:
                 f'"{model.dtype.name}", the dtype that it was made with: "float32" or "float64"'
             )
         self._model = model
-        self._loss = loss
+        self._loss: CoreLoss | CustomLoss = loss
         self._optimizer = optimizer
-        self._core = _core.Trainer(model._core, loss._kind, optimizer._core)
+        self._core: _core.Trainer | CustomTrainer
+        if isinstance(loss, CustomLoss):
+            self._core = CustomTrainer(model, loss, optimizer)
+        else:
+            spec = loss._spec(model.out_features)
+            self._core = _core.Trainer(model._core, spec, optimizer._core)
         self._history = History()
         self._fits = 0  # started so far; each gets another seed, so that it shuffles otherwise
-        # Dtypes and rank of arrays that `step` can hand on as they are.
 
     # Read-only, because the core holds on to the objects that it was made with.
     @property
@@ -82,7 +91,7 @@ class Trainer:
 
     @property
     def loss(self) -> Loss:
-        """The loss that is made small."""
+        """The loss that is made small; `nn.CustomLoss` if a function was given."""
         return self._loss
 
     @property
@@ -95,7 +104,7 @@ class Trainer:
         """The figures of the latest `fit`, also if it was interrupted or failed halfway."""
         return self._history
 
-    def step(self, x: Any, y: Any) -> float:
+    def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """One step on one batch: forward, backward and update in a single pass.
 
         Parameters
@@ -103,6 +112,8 @@ class Trainer:
         x : array_like, shape (n, in_features)
             As in `fit`.
         y : array_like
+            As in `fit`.
+        sample_weight : array_like, shape (n,), optional
             As in `fit`.
 
         Returns
@@ -113,7 +124,7 @@ class Trainer:
         Raises
         ------
         ShapeError, DataError, DtypeError
-            If the arrays are not such; the model is unchanged.
+            If the arrays are not such, or no row counts; the model is unchanged.
         DivergedError
             If the loss is infinite or NaN; the model is unchanged.
 
@@ -124,9 +135,11 @@ class Trainer:
         others are converted in every call, so convert once what is used for many steps.
         """
         # The usual case takes no detour: this call is made thousands of times a second.
-        loss = self._core.step(x, y)
+        if type(self._core) is CustomTrainer:
+            return self._core.step(*self._ready(x, y, sample_weight))
+        loss = self._core.step(x, y, sample_weight)
         if loss is None:
-            loss = self._core.step(*self._pair(x, y))
+            loss = self._core.step(*self._ready(x, y, sample_weight))
             assert loss is not None  # they are ready now
         return loss
 
@@ -137,8 +150,9 @@ class Trainer:
         *,
         epochs: int = 1,
         batch_size: int = 32,
-        validation_data: tuple[Any, Any] | None = None,
+        validation_data: tuple[Any, ...] | None = None,
         shuffle: bool = True,
+        sample_weight: Any = None,
         callbacks: Iterable[Callback] = (),
         progress: bool = False,
     ) -> History:
@@ -151,17 +165,23 @@ class Trainer:
             converted to the model's dtype; an array that has it and is C-contiguous is read in
             place.
         y : array_like
-            For `nn.CrossEntropyLoss` the labels, shape (n,), integers from 0 to out_features - 1.
-            For `nn.MSELoss` the targets, shape (n, out_features); (n,) if there is one output.
+            For `nn.CrossEntropyLoss` the labels, shape (n,), integers from 0 to out_features - 1, or
+            probabilities, shape (n, out_features). For other losses numbers, mostly of the shape of
+            the output, (n, out_features), and (n,) if there is one output; each loss says which.
         epochs : int, keyword only, default 1
             How many times every sample is used.
         batch_size : int, keyword only, default 32
             Samples per step. The last batch of an epoch holds what is left; none is dropped.
-        validation_data : tuple (x, y), keyword only, optional
+        validation_data : tuple (x, y) or (x, y, sample_weight), keyword only, optional
             Evaluated at the end of every epoch; nothing is learned from it.
         shuffle : bool, keyword only, default True
             Whether every epoch uses the samples in a new random order. The order follows from the
             model's seed and the number of earlier calls, so runs can be repeated exactly.
+        sample_weight : array_like, shape (n,), keyword only, optional
+            How much each sample counts: finite numbers from 0 on, not all 0. The loss of a batch is
+            the weighted mean, sum(w * l) / sum(w), so that only ratios within a batch matter; with
+            ``reduction="sum"`` it is sum(w * l). So is that of an epoch, and accuracies are weighted
+            likewise. A batch of samples that all weigh 0 is passed over.
         callbacks : iterable of Callback, keyword only
             Called after every epoch in this order; one that returns True ends the training.
         progress : bool, keyword only, default False
@@ -196,10 +216,15 @@ class Trainer:
         shuffle = _checks.flag("shuffle", shuffle)
         progress = _checks.flag("progress", progress)
         callbacks = _check_callbacks(callbacks)
-        x, y = self._pair(x, y)
-        vx, vy = self._validation_pair(validation_data)
+        x, y, weight = self._ready(x, y, sample_weight)
+        vx, vy, validation_weight = self._ready_to_validate(validation_data)
         seed = (self._model.seed + self._fits) % 2**64
-        run = _core.Fit(self._core, x, y, epochs, batch_size, shuffle, seed, vx, vy)
+        options = (epochs, batch_size, shuffle, seed, vx, vy, weight, validation_weight)
+        run: _core.Fit | CustomFit
+        if isinstance(self._core, CustomTrainer):
+            run = CustomFit(self._core, x, y, *options)
+        else:
+            run = _core.Fit(self._core, x, y, *options)
 
         with contextlib.ExitStack() as stack:
             bar = None
@@ -228,26 +253,26 @@ class Trainer:
                     self._history.append(_record(ended))
         return self._history
 
-    def evaluate(self, x: Any, y: Any) -> dict[str, float]:
+    def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
         """Compute the loss, and for classifiers the accuracy, on given data; nothing is learned.
 
         Parameters
         ----------
-        x, y : array_like
+        x, y, sample_weight : array_like
             As in `fit`.
 
         Returns
         -------
         dict of str to float
-            ``"loss"``, the mean over all rows, and with `nn.CrossEntropyLoss` ``"accuracy"``, the
-            share of rows whose largest output is that of their label.
+            ``"loss"``, that of all rows as one batch, and with `nn.CrossEntropyLoss` and
+            `nn.BCEWithLogitsLoss` ``"accuracy"``; the losses say of what.
 
         Raises
         ------
         ShapeError, DataError, DtypeError
-            If the arrays are not such.
+            If the arrays are not such, or no row counts.
         """
-        loss, accuracy = self._core.evaluate(*self._pair(x, y))
+        loss, accuracy = self._core.evaluate(*self._ready(x, y, sample_weight))
         return {"loss": loss} if accuracy is None else {"loss": loss, "accuracy": accuracy}
 
     def plan(self, batch_size: int) -> Plan:
@@ -271,24 +296,32 @@ class Trainer:
             f"  optimizer={self._optimizer!r}\n)"
         )
 
-    def _pair(self, x: Any, y: Any, prefix: str = "") -> tuple[Samples, Array | Labels]:
-        """Make samples and targets ready for the core."""
-        model = self._model
+    def _ready(
+        self, x: Any, y: Any, sample_weight: Any, prefix: str = ""
+    ) -> tuple[Samples, Any, Array | None]:
+        """Make samples, targets and weights ready for the core."""
+        model, loss = self._model, self._loss
         samples = _arrays.samples(x, model.dtype, f"{prefix}x")
-        if self._loss._labels:
-            return samples, _arrays.labels(y, f"{prefix}y")
-        return samples, _arrays.targets(y, model.dtype, model.out_features, f"{prefix}y")
+        name = f"{prefix}y"
+        if isinstance(loss, CustomLoss):
+            y = targets(y, name)
+        elif loss._labels:
+            y = _arrays.labels_or_shares(y, model.dtype, name)
+        else:
+            y = _arrays.targets(y, model.dtype, loss._target_width(model.out_features), name)
+        return samples, y, _arrays.weights(sample_weight, model.dtype, f"{prefix}sample_weight")
 
-    def _validation_pair(self, data: Any) -> tuple[Samples, Array | Labels] | tuple[None, None]:
-        """Make the validation data ready for the core; two times None if there is none."""
+    def _ready_to_validate(self, data: Any) -> tuple[Samples | None, Any, Array | None]:
+        """Make the validation data ready for the core; None three times if there is none."""
         if data is None:
-            return None, None
-        if not isinstance(data, (tuple, list)) or len(data) != 2:
+            return None, None, None
+        if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
             raise ArgumentError(
-                "validation_data must be a tuple (x, y); got "
+                "validation_data must be a tuple (x, y) or (x, y, sample_weight); got "
                 + (f"{len(data)} items" if isinstance(data, (tuple, list)) else repr(type(data)))
             )
-        return self._pair(data[0], data[1], "validation ")
+        x, y, *weight = data
+        return self._ready(x, y, weight[0] if weight else None, "validation ")
 
 
 def _record(ended: tuple[int, float, float | None, float | None, float | None, float]) -> Any:

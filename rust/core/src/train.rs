@@ -7,7 +7,7 @@ use crate::arena::Buffer;
 use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
-use crate::loss::{Loss, RowLoss, Targets};
+use crate::loss::{Goals, Objective, Reduction, RowLoss, Totals};
 use crate::model::{Model, Parts, Workspaces, update_averages};
 use crate::optim::Optimizer;
 use crate::pass::{LossTask, Pass, Rows, WeightTask};
@@ -22,7 +22,7 @@ const EVALUATION_ROWS: usize = 16 * 1024;
 
 /// Runs steps with one loss, keeping the memory of its plans.
 pub struct Trainer<T: Element> {
-    loss: Loss,
+    objective: Objective<T>,
     workspaces: Workspaces<T>,
     /// Memory of the last fit's [`Snapshot`], for the next.
     spare: Option<Snapshot<T>>,
@@ -62,90 +62,119 @@ impl<T: Element> Snapshot<T> {
 /// A sum of row losses.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Tally {
+    /// Whether the loss is a mean in the end.
+    pub reduction: Reduction,
     /// Sum of losses, in the order of the rows.
     pub loss: f64,
-    /// Rows whose largest output was the label's.
-    pub correct: usize,
-    /// Rows.
-    pub rows: usize,
+    /// Sum of what was right of rows.
+    pub right: f64,
+    /// What the rows count.
+    pub totals: Totals,
 }
 
 impl Tally {
-    fn add(&mut self, losses: &[RowLoss]) {
+    pub(crate) fn new(reduction: Reduction, losses: &[RowLoss], totals: Totals) -> Self {
+        let mut tally = Tally { reduction, totals, ..Tally::default() };
         for row in losses {
-            self.loss += row.loss;
-            self.correct += usize::from(row.correct);
+            tally.loss += row.loss;
+            tally.right += row.right;
         }
-        self.rows += losses.len();
+        tally
     }
 
-    /// Mean loss.
-    pub fn mean(&self) -> f64 {
-        self.loss / self.rows as f64
+    fn add(&mut self, other: Tally) {
+        self.loss += other.loss;
+        self.right += other.right;
+        self.totals.loss += other.totals.loss;
+        self.totals.accuracy += other.totals.accuracy;
     }
 
-    /// Share of rows that were right.
+    /// The loss of all rows as if they were one batch: its mean, or its sum.
+    pub fn value(&self) -> f64 {
+        match self.reduction {
+            Reduction::Mean => self.loss / self.totals.loss,
+            Reduction::Sum => self.loss,
+        }
+    }
+
+    /// Share of rows that were right, in their weights.
     pub fn accuracy(&self) -> f64 {
-        self.correct as f64 / self.rows as f64
+        self.right / self.totals.accuracy
     }
 }
 
 impl<T: Element> Trainer<T> {
     /// A trainer for a loss.
-    pub fn new(loss: Loss) -> Self {
-        Trainer { loss, workspaces: Workspaces::default(), spare: None }
+    pub fn new(objective: impl Into<Objective<T>>) -> Self {
+        Trainer { objective: objective.into(), workspaces: Workspaces::default(), spare: None }
     }
 
     /// Its loss.
-    pub fn loss(&self) -> Loss {
-        self.loss
+    pub fn objective(&self) -> &Objective<T> {
+        &self.objective
     }
 
-    /// Checks shapes and labels of a batch or a data set.
+    /// Checks shapes, labels and weights of a batch or a data set. Gives whether some row may count more
+    /// than another.
     ///
     /// # Errors
     /// What does not fit.
-    pub fn check(&self, model: &Model<T>, x: Samples<'_, T>, y: &Targets<'_, T>) -> Result<(), Error> {
+    pub fn check(&self, model: &Model<T>, x: Samples<'_, T>, y: &Goals<'_, T>) -> Result<bool, Error> {
         model.network().check_input(x.rows(), x.cols())?;
-        self.loss.check(y, x.rows(), model.network().outputs())
+        self.objective.check(y, x.rows(), model.network().outputs())
     }
 
     /// One step on one batch: forward, loss, backward, update. Gives the loss before the update.
     ///
     /// # Errors
-    /// If shapes or labels do not fit, something in x or y is not finite, or the loss is not; the model
-    /// and the optimizer are then as they were.
-    pub fn step<'s>(
+    /// If shapes, labels or weights do not fit, no row counts, something in x or y is not finite, or the loss
+    /// is not; the model and the optimizer are then as they were.
+    pub fn step<'s, 't>(
         &mut self,
         model: &mut Model<T>,
         optimizer: &mut Optimizer<T>,
         x: impl Into<Samples<'s, T>>,
-        y: Targets<'_, T>,
-    ) -> Result<f64, Error> {
-        let x = x.into();
-        self.check(model, x, &y)?;
-        let rows = x.rows();
-        model.network().check_training_rows(rows)?;
-        self.batch(model, optimizer, x, y, Rows::From(0), rows).map(|tally| tally.mean())
+        y: impl Into<Goals<'t, T>>,
+    ) -> Result<f64, Error>
+    where
+        T: 't,
+    {
+        let (x, y) = (x.into(), y.into());
+        let uneven = self.check(model, x, &y)?;
+        let len = x.rows();
+        model.network().check_training_rows(len)?;
+        let tally = self.batch(model, optimizer, x, y, Rows::From(0), len, uneven)?;
+        tally.map(|tally| tally.value()).ok_or(Error::NothingCounts)
     }
 
-    /// One step on `len` rows of the data.
+    /// One step on `len` rows of the data; none, if no row counts.
     fn batch(
         &mut self,
         model: &mut Model<T>,
         optimizer: &mut Optimizer<T>,
         x: Samples<'_, T>,
-        y: Targets<'_, T>,
+        y: Goals<'_, T>,
         rows: Rows<'_>,
         len: usize,
-    ) -> Result<Tally, Error> {
+        uneven: bool,
+    ) -> Result<Option<Tally>, Error> {
+        let outputs = model.network().outputs();
+        let totals = self.objective.totals(&y, |r| rows.at(r), len, outputs, uneven);
+        if totals.loss == 0.0 {
+            return Ok(None);
+        }
         let step = optimizer.next_step();
         let state = optimizer.share_state();
         let isa = model.isa();
         let workspace = self.workspaces.get(model.network(), isa, Mode::Step, len)?;
         let Parts { network, params, grads, averages } = model.parts();
         let pass = Pass {
-            loss: Some(LossTask { loss: self.loss, targets: y, backward: true }),
+            loss: Some(LossTask {
+                objective: &self.objective,
+                goals: y,
+                scale: self.objective.scale(totals),
+                backward: true,
+            }),
             weights: Some(WeightTask {
                 grads: grads.share(),
                 accumulate: false,
@@ -158,43 +187,54 @@ impl<T: Element> Trainer<T> {
         let stopped = pass.stopped.load(Ordering::Relaxed);
         let losses = &workspace.losses;
         if stopped {
-            return Err(why_not_finite(isa, x, &y, losses, optimizer));
+            return Err(why_not_finite(&self.objective, isa, x, &y, losses, optimizer));
         }
         update_averages(network, workspace, averages);
         optimizer.steps += 1;
-        let mut tally = Tally::default();
-        tally.add(losses);
-        Ok(tally)
+        Ok(Some(Tally::new(self.objective.reduction, losses, totals)))
     }
 
-    /// Mean loss and accuracy over a data set, in evaluation mode.
+    /// Loss and accuracy over a data set, in evaluation mode.
     ///
     /// # Errors
-    /// If shapes or labels do not fit, or something in x is not finite.
-    pub fn evaluate<'s>(
+    /// If shapes, labels or weights do not fit, no row counts, or something in x or y is not finite.
+    pub fn evaluate<'s, 't>(
         &mut self,
         model: &mut Model<T>,
         x: impl Into<Samples<'s, T>>,
-        y: Targets<'_, T>,
-    ) -> Result<Tally, Error> {
-        let x = x.into();
-        self.check(model, x, &y)?;
-        let mut tally = Tally::default();
+        y: impl Into<Goals<'t, T>>,
+    ) -> Result<Tally, Error>
+    where
+        T: 't,
+    {
+        let (x, y) = (x.into(), y.into());
+        let uneven = self.check(model, x, &y)?;
+        let outputs = model.network().outputs();
+        let Objective { reduction, .. } = self.objective;
+        let mut tally = Tally { reduction, ..Tally::default() };
         for start in (0..x.rows()).step_by(EVALUATION_ROWS) {
             let len = EVALUATION_ROWS.min(x.rows() - start);
             let isa = model.isa();
             let workspace = self.workspaces.get(model.network(), isa, Mode::Inference, len)?;
             let Parts { network, params, averages, .. } = model.parts();
             let pass = Pass {
-                loss: Some(LossTask { loss: self.loss, targets: y, backward: false }),
+                loss: Some(LossTask {
+                    objective: &self.objective,
+                    goals: y,
+                    scale: 0.0, // no gradient
+                    backward: false,
+                }),
                 ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::From(start))
             };
             threads::run(&pass, pass.plan.threads);
             if pass.stopped.load(Ordering::Relaxed) {
-                check_finite(isa, x, &y)?;
+                check_values(&self.objective, isa, x, &y)?;
             }
-            let losses = &workspace.losses;
-            tally.add(losses);
+            let totals = self.objective.totals(&y, |r| start + r, len, outputs, uneven);
+            tally.add(Tally::new(reduction, &workspace.losses, totals));
+        }
+        if tally.totals.loss == 0.0 {
+            return Err(Error::NothingCounts);
         }
         if !tally.loss.is_finite() {
             return Err(Error::Mismatch(format!(
@@ -223,26 +263,29 @@ impl<T: Element> Trainer<T> {
 
 /// Which number made a step's loss not finite: one in the data, or none.
 fn why_not_finite<T: Element>(
+    objective: &Objective<T>,
     isa: Isa,
     x: Samples<'_, T>,
-    y: &Targets<'_, T>,
+    y: &Goals<'_, T>,
     losses: &[RowLoss],
     optimizer: &Optimizer<T>,
 ) -> Error {
-    if let Err(error) = check_finite(isa, x, y) {
+    if let Err(error) = check_values(objective, isa, x, y) {
         return error;
     }
     let loss = losses.iter().map(|l| l.loss).find(|l| !l.is_finite()).unwrap_or(f64::NAN);
     Error::Diverged { loss, step: optimizer.steps, lr: optimizer.config.lr() }
 }
 
-/// Checks that a data set is finite.
-fn check_finite<T: Element>(isa: Isa, x: Samples<'_, T>, y: &Targets<'_, T>) -> Result<(), Error> {
+/// Checks that a data set is finite, and its targets such as the loss takes them.
+fn check_values<T: Element>(
+    objective: &Objective<T>,
+    isa: Isa,
+    x: Samples<'_, T>,
+    y: &Goals<'_, T>,
+) -> Result<(), Error> {
     x.check_finite("x", isa)?;
-    match y {
-        Targets::Values(y) => Samples::from(*y).check_finite("y", isa),
-        Targets::Labels(_) => Ok(()),
-    }
+    objective.check_values(y, isa)
 }
 
 /// How a fit goes through the data.
@@ -276,14 +319,23 @@ pub struct EpochRecord {
 pub struct DataSet<'a, T> {
     /// Inputs, a row per sample.
     pub x: Samples<'a, T>,
-    /// Targets.
-    pub y: Targets<'a, T>,
+    /// Targets, and how much each row counts.
+    pub y: Goals<'a, T>,
+}
+
+/// The order of the rows in an epoch, counted from 0. It depends on the seed and the epoch's number alone, not
+/// on the order in the one before.
+pub fn shuffle(seed: u64, epoch: usize, order: &mut [u32]) {
+    order.iter_mut().zip(0..).for_each(|(o, i)| *o = i);
+    Stream::new(seed, Purpose::Shuffle, epoch as u64).shuffle(order);
 }
 
 /// A fit under way. It can be left between steps and resumed.
 pub struct Fit<T: Element> {
     options: FitOptions,
     rows: usize,
+    /// Whether some row may count more than another.
+    uneven: bool,
     order: Vec<u32>,
     epoch: usize,
     batch: usize,
@@ -312,10 +364,13 @@ impl<T: Element> Fit<T> {
             }
         }
         let check = |data: DataSet<'_, T>| {
-            trainer.check(model, data.x, &data.y)?;
-            check_finite(model.isa(), data.x, &data.y)
+            let DataSet { x, y } = data;
+            let uneven = trainer.check(model, x, &y)?;
+            check_values(&trainer.objective, model.isa(), x, &y)?;
+            let totals = trainer.objective.totals(&y, |r| r, x.rows(), model.network().outputs(), uneven);
+            if totals.loss == 0.0 { Err(Error::NothingCounts) } else { Ok(uneven) }
         };
-        check(training)?;
+        let uneven = check(training)?;
         if let Some(data) = validation {
             check(data).map_err(|e| Error::Validation(Box::new(e)))?;
         }
@@ -331,8 +386,9 @@ impl<T: Element> Fit<T> {
             accepted: "at most 4294967295 rows are taken at once".into(),
         })?;
         let order = if options.shuffle { (0..last).collect() } else { Vec::new() };
-        let start = Tally::default();
-        Ok(Fit { options, rows, order, epoch: 0, batch: 0, tally: start, time: Duration::ZERO, before: None })
+        let tally = Tally { reduction: trainer.objective.reduction, ..Tally::default() };
+        let time = Duration::ZERO;
+        Ok(Fit { options, rows, uneven, order, epoch: 0, batch: 0, tally, time, before: None })
     }
 
     /// Whether all epochs are over.
@@ -396,10 +452,7 @@ impl<T: Element> Fit<T> {
         let mut begin = Instant::now();
         while !self.done() {
             if self.batch == 0 && self.options.shuffle {
-                // From the order of the rows, not of the last epoch: an epoch's order depends on the seed
-                // and its number alone.
-                self.order.iter_mut().zip(0..).for_each(|(o, i)| *o = i);
-                Stream::new(self.options.seed, Purpose::Shuffle, self.epoch as u64).shuffle(&mut self.order);
+                shuffle(self.options.seed, self.epoch, &mut self.order);
             }
             let start = self.batch * self.options.batch_size;
             let len = self.options.batch_size.min(self.rows - start);
@@ -408,10 +461,11 @@ impl<T: Element> Fit<T> {
             } else {
                 Rows::From(start)
             };
-            let tally = trainer.batch(model, optimizer, training.x, training.y, rows, len)?;
-            self.tally.loss += tally.loss;
-            self.tally.correct += tally.correct;
-            self.tally.rows += tally.rows;
+            // A batch of rows that all weigh nothing is passed over.
+            let DataSet { x, y } = training;
+            if let Some(tally) = trainer.batch(model, optimizer, x, y, rows, len, self.uneven)? {
+                self.tally.add(tally);
+            }
             self.batch += 1;
             if self.batch == self.batches() {
                 if !all_finite(model.isa(), model.parts().params) {
@@ -426,7 +480,8 @@ impl<T: Element> Fit<T> {
                 self.batch = 0;
                 self.time += begin.elapsed();
                 begin = Instant::now();
-                let training = std::mem::take(&mut self.tally);
+                let training = self.tally;
+                self.tally = Tally { reduction: training.reduction, ..Tally::default() };
                 records.push(EpochRecord { epoch: self.epoch, training, validation, time: self.time });
                 self.time = Duration::ZERO;
             }
