@@ -130,7 +130,7 @@ class Trainer:
 
         Notes
         -----
-        C-contiguous arrays of the model's dtype (and int64 labels) are read in place. C-contiguous
+        C-contiguous arrays of the model's dtype (weights too, and int64 labels) are read in place. C-contiguous
         uint8, float16, float32 and float64 samples are converted by the core, a batch at a time;
         others are converted in every call, so convert once what is used for many steps.
         """

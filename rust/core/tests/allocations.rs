@@ -43,7 +43,7 @@ fn steps_and_predictions_allocate_nothing_once_their_shape_was_seen() {
             linear(widths[1], widths[2]),
         ];
         let mut model = Model::<f32>::new(layers, 0).unwrap();
-        let mut trainer = Trainer::new(Loss::CrossEntropy);
+        let mut trainer = Trainer::new(Loss::CROSS_ENTROPY);
         let config = Config::Adam(Adam { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 });
         let mut optimizer = Optimizer::new(config, model.network().arena_len()).unwrap();
         let x: Vec<f32> = (0..rows * widths[0]).map(|i| (i as f32).sin()).collect();
