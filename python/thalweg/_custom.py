@@ -59,7 +59,7 @@ class CustomTrainer:
     def evaluate(
         self, x: Samples, y: Any, sample_weight: Array | None = None
     ) -> tuple[float, float | None]:
-        """The loss of all rows in one call, in evaluation mode; there is no accuracy."""
+        """Give the loss of all rows in one call, in evaluation mode; there is no accuracy."""
         check(self.model, x, y, sample_weight)
         value, _ = call(self.loss, self.model(x), y, sample_weight)
         if not np.isfinite(value):
@@ -118,9 +118,7 @@ class CustomFit:
         batches = -(-len(self._data[0]) // self._batch_size)
         return self._epoch, self._batch, batches, self._sum / max(self._rows, 1), None
 
-    def run(
-        self, max_epochs: int | None = None, max_seconds: float | None = None
-    ) -> list[_Record]:
+    def run(self, max_epochs: int | None = None, max_seconds: float | None = None) -> list[_Record]:
         """As `_core.Fit.run`; after an error model and optimizer are as before the fit."""
         end = self._epochs if max_epochs is None else min(self._epochs, self._epoch + max_epochs)
         begin = time.perf_counter()
@@ -205,13 +203,11 @@ def check(
             )
 
 
-def call(
-    loss: CustomLoss, output: Array, target: Any, weight: Array | None
-) -> tuple[float, Array]:
+def call(loss: CustomLoss, output: Array, target: Any, weight: Array | None) -> tuple[float, Array]:
     """Call the function of a custom loss, and see that it gives what it should."""
     shape, dtype = output.shape, output.dtype
     more = () if weight is None else (weight,)
-    result = loss.function(output, target, *more)
+    result: Any = loss.function(output, target, *more)  # whatever it really gives
     if not isinstance(result, (tuple, list)) or len(result) != 2:
         raise ArgumentError(
             "the loss function must give a tuple (loss, gradient); it gave "

@@ -130,9 +130,9 @@ class Trainer:
 
         Notes
         -----
-        C-contiguous arrays of the model's dtype (weights too, and int64 labels) are read in place. C-contiguous
-        uint8, float16, float32 and float64 samples are converted by the core, a batch at a time;
-        others are converted in every call, so convert once what is used for many steps.
+        C-contiguous arrays of the model's dtype (weights too, and int64 labels) are read in place.
+        C-contiguous uint8, float16, float32 and float64 samples are converted by the core, a batch
+        at a time; others are converted in every call, so convert once what is used for many steps.
         """
         # The usual case takes no detour: this call is made thousands of times a second.
         if type(self._core) is CustomTrainer:
@@ -165,9 +165,9 @@ class Trainer:
             converted to the model's dtype; an array that has it and is C-contiguous is read in
             place.
         y : array_like
-            For `nn.CrossEntropyLoss` the labels, shape (n,), integers from 0 to out_features - 1, or
-            probabilities, shape (n, out_features). For other losses numbers, mostly of the shape of
-            the output, (n, out_features), and (n,) if there is one output; each loss says which.
+            For `nn.CrossEntropyLoss` the labels, shape (n,), integers from 0 to out_features - 1,
+            or probabilities, shape (n, out_features). For other losses numbers, mostly of the shape
+            of the output, (n, out_features), and (n,) if there is one; each loss says which.
         epochs : int, keyword only, default 1
             How many times every sample is used.
         batch_size : int, keyword only, default 32
@@ -180,8 +180,8 @@ class Trainer:
         sample_weight : array_like, shape (n,), keyword only, optional
             How much each sample counts: finite numbers from 0 on, not all 0. The loss of a batch is
             the weighted mean, sum(w * l) / sum(w), so that only ratios within a batch matter; with
-            ``reduction="sum"`` it is sum(w * l). So is that of an epoch, and accuracies are weighted
-            likewise. A batch of samples that all weigh 0 is passed over.
+            ``reduction="sum"`` it is sum(w * l). So is that of an epoch, and accuracies are
+            weighted likewise. A batch of samples that all weigh 0 is passed over.
         callbacks : iterable of Callback, keyword only
             Called after every epoch in this order; one that returns True ends the training.
         progress : bool, keyword only, default False

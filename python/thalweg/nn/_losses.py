@@ -1,16 +1,16 @@
-"""The losses, as light frozen descriptions: the core knows each by its name.
+r"""The losses, as light frozen descriptions: the core knows each by its name.
 
 A loss is a mean by default, so that a step size means the same for every batch size. What a mean is
 taken over differs: over all elements for losses that compare element by element, over the rows for
 those that compare distributions. With weights `w_i` of the samples (``sample_weight`` of `Trainer`)
 it is the weighted mean,
 
-.. math:: L = \\frac{\\sum_i w_i \\ell_i}{\\sum_i w_i n_i}
+.. math:: L = \frac{\sum_i w_i \ell_i}{\sum_i w_i n_i}
 
-where :math:`\\ell_i` is the sum over the elements of row `i` and :math:`n_i` their number. So a
-weight of 0 is as if the row were not there, a weight of 2 as if it were there twice, and only ratios
-matter. PyTorch normalizes class weights in this way, scikit-learn sample weights; Keras divides by
-the number of samples instead.
+where :math:`\ell_i` is the sum over the elements of row `i` and :math:`n_i` their number. So a
+weight of 0 is as if the row were not there, a weight of 2 as if it were there twice, and only
+ratios matter. PyTorch normalizes class weights in this way, scikit-learn sample weights; Keras
+divides by the number of samples instead.
 """
 
 import math
@@ -65,7 +65,7 @@ class CoreLoss(Loss):
         return outputs
 
     def _spec(self, outputs: int) -> tuple[Any, ...]:
-        """What the core makes this loss from."""
+        """Give the core what it makes this loss from."""
         return (self._kind, self.reduction, self._columns(outputs), *self._numbers())
 
 
@@ -180,8 +180,8 @@ class CrossEntropyLoss(CoreLoss):
     .. math:: L = -\frac{1}{n} \sum_i \sum_j w_j\, t_{ij} \log p_{ij}.
 
     Label smoothing :math:`\varepsilon` replaces the target, where a label is taken as the row that
-    is 1 in its place, by :math:`(1 - \varepsilon)\,t_{ij} + \varepsilon/\text{classes}`; the divisor
-    stays.
+    is 1 in its place, by :math:`(1 - \varepsilon)\,t_{ij} + \varepsilon/\text{classes}`; the
+    divisor stays.
 
     The accuracy is the share of rows whose largest output is in the place of the label, or of the
     largest probability, the first of equal ones. Rows that are ignored do not count in it, and
@@ -247,9 +247,9 @@ class BCEWithLogitsLoss(CoreLoss):
               + (1 - t_{ij}) \log \sigma(-y_{ij})\bigr), \qquad \sigma(y) = \frac{1}{1 + e^{-y}}
 
     For yes or no (one output) and for several labels at once (one output for each). The output `y`
-    and the target `t` both have shape (n, k), the target also (n,) if there is one output. `y` holds
-    logits: the model must *not* end in a `Sigmoid`. Targets are probabilities, so 0, 1 or between.
-    Nothing overflows or cancels, however large the logits are.
+    and the target `t` both have shape (n, k), the target also (n,) if there is one output. `y`
+    holds logits: the model must *not* end in a `Sigmoid`. Targets are probabilities, so 0, 1 or
+    between. Nothing overflows or cancels, however large the logits are.
 
     The accuracy is the share of all `n k` elements that are on the right side: logit above 0 where
     the target is above 1/2, and not above it elsewhere (as Keras' ``BinaryAccuracy``).
@@ -287,11 +287,12 @@ class BCEWithLogitsLoss(CoreLoss):
 class GaussianNLLLoss(CoreLoss):
     r"""Negative log-likelihood of a normal distribution whose variance is predicted too.
 
-    .. math:: L = \frac{1}{2\,n\,k} \sum_{i,j} \Bigl(\log v_{ij} + \frac{(m_{ij} - t_{ij})^2}{v_{ij}}
-              \Bigr), \qquad v_{ij} = \max(e^{s_{ij}}, \varepsilon)
+    .. math:: L = \frac{1}{2\,n\,k} \sum_{i,j} \Bigl(\log v_{ij}
+              + \frac{(m_{ij} - t_{ij})^2}{v_{ij}} \Bigr),
+              \qquad v_{ij} = \max(e^{s_{ij}}, \varepsilon)
 
     The target `t` has shape (n, k), the output (n, 2k): the first k columns are the means `m`, the
-    others the *logarithms* of the variances, `s`. So every output is a variance, and none overflows.
+    others the *logarithms* of the variances, `s`. So any output is a variance, and none overflows.
     This is PyTorch's ``GaussianNLLLoss()(y[:, :k], t, y[:, k:].exp())``, value and gradient, where
     PyTorch takes the variance as an argument of its own: as there, the gradient passes through the
     bound :math:`\varepsilon` as if it were not there.
@@ -346,16 +347,16 @@ class PoissonNLLLoss(CoreLoss):
     The output `y` and the target `t` both have shape (n, k), the target also (n,) if there is one
     output. Targets are counts, so 0 or more. An output is the logarithm of a rate, or with
     ``log_input=False`` a rate; then let the model end in a `Softplus`, for a rate below
-    :math:`-\varepsilon` has no loss. A logarithm above 88 (709 in float64) is a rate too large to be
-    represented, and an error.
+    :math:`-\varepsilon` has no loss. A logarithm above 88 (709 in float64) is a rate too large to
+    be represented, and an error.
 
     Parameters
     ----------
     log_input : bool, default True
         Whether outputs are logarithms.
     full : bool, default False
-        Whether :math:`\log t!`, which depends on the target alone, is added for t > 1, by Stirling's
-        approximation :math:`t \log t - t + \frac12 \log 2\pi t`.
+        Whether :math:`\log t!`, which depends on the target alone, is added for t > 1, by
+        Stirling's approximation :math:`t \log t - t + \frac12 \log 2\pi t`.
     eps : float, keyword only, default 1e-8
         Keeps the logarithm of a rate of 0 finite; more than 0.
     reduction : {"mean", "sum"}, keyword only
