@@ -221,7 +221,7 @@ def call(loss: CustomLoss, output: Array, target: Any, weight: Array | None) -> 
         raise ShapeError(
             f"the gradient of the loss has shape {gradient.shape}, but the output has {shape}"
         )
-    if gradient.dtype.kind not in "f":
+    if gradient.dtype.kind != "f":
         raise DtypeError(f"the gradient of the loss has dtype {gradient.dtype}; floats are needed")
     number = float(value.item())
     gradient = _arrays.as_dtype(gradient, dtype, "the gradient of the loss")
