@@ -77,7 +77,9 @@ BAD_LABELS = {
     ),
     "floats": (Y.astype(float), tw.DtypeError, [r"y has dtype float64", r"astype\(\"int64\"\)"]),
     "a column": (Y[:, None], tw.ShapeError, [r"\(20, 1\)", r"y\.ravel\(\)"]),
-    "one-hot": (np.eye(3)[Y], tw.ShapeError, [r"\(20, 3\)", r"argmax\(axis=1\)"]),
+    "too few shares": (np.eye(3)[Y][:, :2], tw.ShapeError, ["2 columns", "3 outputs"]),
+    "a negative share": (np.eye(3)[Y] - 0.5, tw.DataError, [r"y\[0, 1\] is -0\.5", ">= 0"]),
+    "three axes": (np.eye(3)[Y][None], tw.ShapeError, [r"\(1, 20, 3\)", r"1-D"]),
     "a number": (1, tw.ShapeError, [r"1-D", r"\(\)"]),
     "too short": (Y[:19], tw.ShapeError, [r"20 rows", r"y has 19"]),
     "too long": (np.append(Y, 0), tw.ShapeError, [r"20 rows", r"y has 21"]),
@@ -191,7 +193,7 @@ def test_bad_validation_labels_are_found_before_training(classifier):
     expect(tw.ShapeError, ["validation", "20", "19"], fit, X, Y, validation_data=(X, Y[:19]))
 
 
-@pytest.mark.parametrize("data", [X, (X,), (X, Y, Y), "xy", {"x": X, "y": Y}], ids=type)
+@pytest.mark.parametrize("data", [X, (X,), (X, Y, Y, Y), "xyzw", {"x": X, "y": Y}], ids=type)
 def test_validation_data_that_is_no_pair(classifier, data):
     expect(
         tw.ArgumentError, ["validation_data", "tuple"], classifier.fit, X, Y, validation_data=data

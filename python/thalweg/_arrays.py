@@ -179,10 +179,46 @@ def labels(value: Any, name: str) -> Labels:
     return np.require(array, np.int64, ["C_CONTIGUOUS", "ALIGNED"])
 
 
-def targets(value: Any, dtype: np.dtype[Any], out_features: int, name: str) -> Array:
-    """`value` as rows of target values, shape (n, k), ready for the core.
+def labels_or_shares(value: Any, dtype: np.dtype[Any], name: str) -> Labels | Array:
+    """`value` as class labels, or as rows of numbers with one per class if it is such.
 
-    A 1-D array is the column (n, 1) if the model has one output: nothing else can be meant.
+    Raises
+    ------
+    ShapeError, DataError, DtypeError
+        As `labels` and `matrix` do.
+    """
+    if is_ready(value, dtype, 2) or is_ready(value, np.dtype(np.int64), 1):
+        return value  # type: ignore[no-any-return]
+    array = as_numeric(value, name)
+    if array.ndim == 2 and array.shape[1] != 1:
+        return as_dtype(array, dtype, name)
+    return labels(array, name)
+
+
+def weights(value: Any, dtype: np.dtype[Any], name: str) -> Array | None:
+    """`value` as one weight per row, shape (n,), ready for the core; None is no weights.
+
+    Raises
+    ------
+    ShapeError
+        If it is not 1-D.
+    DataError
+        If a value is too large for `dtype`.
+    DtypeError
+        If its values are not real numbers.
+    """
+    if value is None or is_ready(value, dtype, 1):
+        return value  # type: ignore[no-any-return]
+    array = as_numeric(value, name)
+    if array.ndim != 1:
+        raise ShapeError(f"{name} must be 1-D, (rows,); got shape {array.shape}")
+    return as_dtype(array, dtype, name)
+
+
+def targets(value: Any, dtype: np.dtype[Any], width: int, name: str) -> Array:
+    """`value` as rows of target values, shape (n, width), ready for the core.
+
+    A 1-D array is the column (n, 1) if the width is 1: nothing else can be meant.
 
     Raises
     ------
@@ -192,7 +228,7 @@ def targets(value: Any, dtype: np.dtype[Any], out_features: int, name: str) -> A
     if is_ready(value, dtype, 2):
         return value  # type: ignore[no-any-return]
     array = as_numeric(value, name)
-    if array.ndim == 1 and out_features == 1:
+    if array.ndim == 1 and width == 1:
         array = array[:, np.newaxis]
     return matrix(array, dtype, name)
 

@@ -6,7 +6,7 @@ the model is: they are converted batch by batch. Labels are 1-D int64. Whatever 
 subclass of ``thalweg.ThalwegError`` and leaves the model as it was.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, final
 
 import numpy as np
@@ -20,7 +20,9 @@ __all__ = [
     "__version__",
     "after_fork",
     "central_differences",
+    "central_differences_of",
     "config",
+    "epoch_order",
     "get_num_threads",
     "set_num_threads",
 ]
@@ -32,6 +34,11 @@ _Labels: TypeAlias = npt.NDArray[np.int64]
 # | ("gelu",) | ("silu",) | ("softplus",) | ("identity",)
 # | ("batch_norm", features, eps, momentum, affine)
 _LayerSpec: TypeAlias = tuple[Any, ...]
+# (kind, "mean" | "sum", numbers by column, ...): ("mse",) | ("l1",) | ("huber", delta)
+# | ("cross_entropy", label_smoothing, ignore_index) | ("bce_with_logits",)
+# | ("gaussian_nll", full, eps) | ("poisson_nll", log_input, full, eps) | ("quantile",)
+# | ("distillation", temperature), where what follows the kind follows the three
+_LossSpec: TypeAlias = tuple[Any, ...]
 # (epoch from 1, loss, accuracy, val_loss, val_accuracy, seconds); None where there is no such
 # figure
 _EpochRecord: TypeAlias = tuple[int, float, float | None, float | None, float | None, float]
@@ -100,15 +107,17 @@ class Trainer:
     def __new__(
         cls,
         model: Model,
-        loss: str,
+        loss: _LossSpec,
         optimizer: Optimizer,
         clip_grad_norm: float | None = None,
         clip_grad_value: float | None = None,
         accumulate: int = 1,
     ) -> Trainer: ...
     # None if the arrays are not as they must be: convert them first
-    def step(self, x: Any, y: Any) -> float | None: ...
-    def evaluate(self, x: _Samples, y: _Array | _Labels) -> tuple[float, float | None]: ...
+    def step(self, x: Any, y: Any, sample_weight: Any = None) -> float | None: ...
+    def evaluate(
+        self, x: _Samples, y: _Array | _Labels, sample_weight: _Array | None = None
+    ) -> tuple[float, float | None]: ...
     # decay None: equal weights
     def start_average(self, decay: float | None, start: int, every: int) -> None: ...
     # (parameters, of how many), if there is an average
@@ -131,6 +140,8 @@ class Fit:
         seed: int,
         validation_x: _Samples | None = None,
         validation_y: _Array | _Labels | None = None,
+        sample_weight: _Array | None = None,
+        validation_weight: _Array | None = None,
         rates: Sequence[float] | None = None,  # a learning rate for each update
         earlier_epochs: int = 0,  # of other fits: orders go on where theirs ended
     ) -> Fit: ...
@@ -159,11 +170,24 @@ class Fit:
 # float64 models only.
 def central_differences(
     model: Model,
-    loss: str,
+    loss: _LossSpec,
     x: npt.NDArray[np.float64],
     y: npt.NDArray[np.float64] | _Labels,
     h: float,
+    sample_weight: _Array | None = None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]: ...
+
+# The same for a function of the outputs that gives (loss, gradient by the outputs), and must not
+# use the model.
+def central_differences_of(
+    model: Model,
+    function: Callable[[npt.NDArray[np.float64]], tuple[float, npt.NDArray[np.float64]]],
+    x: npt.NDArray[np.float64],
+    h: float,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]: ...
+
+# The order in which an epoch, counted from 0, takes the rows.
+def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.uint32]: ...
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
 def after_fork() -> None: ...

@@ -26,14 +26,16 @@ float32 model is checked through its float64 copy.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks, _core
+from thalweg._custom import call
 from thalweg.errors import ArgumentError, DataError, ShapeError
-from thalweg.nn import Loss, Sequential
+from thalweg.nn import CustomLoss, Loss, Sequential
 
 _Vector = npt.NDArray[np.float64]
 
@@ -321,7 +323,8 @@ def gradcheck(
     x: Any,
     y: Any,
     *,
-    loss: Loss,
+    loss: Loss | Callable[..., tuple[float, Any]],
+    sample_weight: Any = None,
     h: float | None = None,
     rtol: float = _RTOL,
     atol: float | None = None,
@@ -335,8 +338,11 @@ def gradcheck(
     x, y : array_like
         A batch, as in `Trainer.fit`. It is evaluated four times for every parameter; some ten rows
         are enough.
-    loss : Loss, keyword only
-        ``nn.CrossEntropyLoss()`` or ``nn.MSELoss()``.
+    loss : Loss or callable, keyword only
+        As for `Trainer`. A custom loss is called in float64, three times or so for every parameter,
+        and must not use the model meanwhile.
+    sample_weight : array_like, shape (n,), keyword only, optional
+        As in `Trainer.fit`.
     h : float, keyword only, optional
         The step is ``h * max(1, abs(theta))``; by default `h` is ``eps**(1/3)``.
     rtol, atol : float, keyword only
@@ -345,7 +351,9 @@ def gradcheck(
     Returns
     -------
     GradcheckReport
-        Parameters for which a ReLU-like kink lies between the two points are left out and counted.
+        Parameters for which a kink lies between the two points are left out and counted: of a
+        ReLU-like activation, or of `nn.L1Loss`, `nn.HuberLoss`, `nn.QuantileLoss` and the bound of
+        `nn.GaussianNLLLoss`. Kinks of a custom loss nobody knows of.
 
     Raises
     ------
@@ -371,18 +379,30 @@ def gradcheck(
     atol = None if atol is None else _checks.real("atol", atol, 0)
     copy = model.astype("float64")
     trainer = Trainer(copy, loss=loss, optimizer=SGD(lr=0.0))
-    x, y = trainer._pair(x, y)
+    x, y, weight = trainer._ready(x, y, sample_weight)
     x = _arrays.matrix(x, copy.dtype, "x")
-    value = trainer.evaluate(x, y)["loss"]
+    value = trainer.evaluate(x, y, weight)["loss"]
     steps = h * np.maximum(1.0, np.abs(copy.flat_parameters.astype(np.float64)))
     blocks = copy._core.blocks()
-    analytic, numeric, kinked = _core.central_differences(copy._core, loss._kind, x, y, h)
+    known = trainer._loss
+
+    def differences(h: float) -> tuple[_Vector, _Vector, npt.NDArray[np.bool_]]:
+        if isinstance(known, CustomLoss):
+            return _core.central_differences_of(copy._core, partial(_call, known, y, weight), x, h)
+        spec = known._spec(copy.out_features)
+        return _core.central_differences(copy._core, spec, x, y, h, weight)
+
+    analytic, numeric, kinked = differences(h)
     if atol is None:
-        _, doubled, also = _core.central_differences(copy._core, loss._kind, x, y, 2 * h)
+        _, doubled, also = differences(2 * h)
         delta = _resolution(numeric, doubled, kinked | also, steps, value, blocks)
     else:
         delta = np.full_like(steps, atol)
     return _report(blocks, analytic, numeric, kinked, steps, delta, "central", rtol, value)
+
+
+def _call(loss: CustomLoss, y: Any, weight: Any, output: Any) -> tuple[float, Any]:
+    return call(loss, output, y, weight)
 
 
 def _resolution(

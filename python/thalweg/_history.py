@@ -13,7 +13,8 @@ class History(dict[str, list[float]]):
     """A dict of lists with one number per epoch.
 
     Keys are ``"loss"`` (mean over the samples of the epoch, each taken just before the step that
-    used it, as in Keras), ``"accuracy"`` (likewise, for classifiers), ``"val_loss"`` and
+    used it, as in Keras; weighted if they are, and a sum if the loss is), ``"accuracy"`` (likewise,
+    for losses that have one), ``"val_loss"`` and
     ``"val_accuracy"`` (at the end of the epoch, where validation data was given) and ``"seconds"``.
 
     Examples

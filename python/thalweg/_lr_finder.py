@@ -152,7 +152,7 @@ def find_lr(
     steps = _checks.integer("steps", steps, 10)
     batch_size = _checks.integer("batch_size", batch_size, 1)
     smooth = _checks.real("smooth", smooth, 0)
-    x, y = trainer._pair(x, y)
+    x, y, _ = trainer._ready(x, y, None)
     if len(x) != len(y) or len(x) == 0:
         trainer.evaluate(x, y)  # raises, and says why
 

@@ -4,19 +4,20 @@ import contextlib
 import copy
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
-
-import numpy as np
 
 from thalweg import _arrays, _checks, _core, _safetensors, _spec, optim
 from thalweg import callbacks as _callbacks
-from thalweg._arrays import Array, Labels, Samples
+from thalweg._arrays import Array, Samples
+from thalweg._custom import CustomFit, CustomTrainer, targets
 from thalweg._history import KEYS, History
 from thalweg._plan import Plan
+from thalweg._rates import Rates
 from thalweg.callbacks import Callback
-from thalweg.errors import ArgumentError, DataError, DivergedError, UnsupportedError
+from thalweg.errors import ArgumentError, DataError, ThalwegError, UnsupportedError
 from thalweg.nn import Loss, Sequential, _losses
+from thalweg.nn._losses import CoreLoss, CustomLoss, loss_of
 from thalweg.optim import EMA, SWA, Optimizer, _averages
 from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
@@ -31,8 +32,9 @@ class Trainer:
     ----------
     model : Sequential
         Is trained in place.
-    loss : Loss, keyword only
-        ``nn.CrossEntropyLoss()`` for class labels, ``nn.MSELoss()`` for numbers.
+    loss : Loss or callable, keyword only
+        ``nn.CrossEntropyLoss()`` for class labels, ``nn.BCEWithLogitsLoss()`` for several labels at
+        once, ``nn.MSELoss()`` for numbers; or one of your own, see `nn.CustomLoss`.
     optimizer : Optimizer, keyword only
         E.g. ``optim.AdamW(lr=1e-3)``; belongs to this model from its first step on.
     schedule : Schedule or ReduceLROnPlateau, keyword only, optional
@@ -57,6 +59,8 @@ class Trainer:
     ------
     ArgumentError
         If an argument is of the wrong kind.
+    ShapeError
+        If the loss needs another number of outputs.
     UnsupportedError
         If this machine or version does not have the precision; never is another one used silently.
 
@@ -81,7 +85,7 @@ class Trainer:
         self,
         model: Sequential,
         *,
-        loss: Loss,
+        loss: Loss | Callable[..., tuple[float, Any]],
         optimizer: Optimizer,
         schedule: Schedule | ReduceLROnPlateau | None = None,
         clip_grad_norm: float | None = None,
@@ -91,7 +95,7 @@ class Trainer:
         precision: str | None = None,
     ) -> None:
         _expect("model", model, Sequential, "nn.Sequential(...)")
-        _expect("loss", loss, Loss, "nn.CrossEntropyLoss() or nn.MSELoss()")
+        loss = loss_of(loss)
         _expect("optimizer", optimizer, Optimizer, "optim.AdamW(lr=1e-3)")
         if precision is not None and precision != model.dtype.name:
             raise UnsupportedError(
@@ -106,26 +110,33 @@ class Trainer:
         if clip_grad_norm is not None and clip_grad_value is not None:
             raise ArgumentError("give clip_grad_norm or clip_grad_value, not both")
         self._model = model
-        self._loss = loss
+        self._loss: CoreLoss | CustomLoss = loss
         self._optimizer = optimizer
         self._schedule = schedule
         self._clip_norm = _limit("clip_grad_norm", clip_grad_norm)
         self._clip_value = _limit("clip_grad_value", clip_grad_value)
         self._accumulate = _checks.integer("accumulate_grad_batches", accumulate_grad_batches, 1)
-        self._core = _core.Trainer(
-            model._core, loss._kind, optimizer._core,
-            self._clip_norm, self._clip_value, self._accumulate,
-        )  # fmt: skip
         _averages.check(average)
         self._average = average
-        if average is not None:
-            decay = average.decay if isinstance(average, EMA) else None
-            self._core.start_average(decay, average.start, average.every)
+        self._core: _core.Trainer | CustomTrainer
+        clip = self._clip_norm, self._clip_value
+        if isinstance(loss, CustomLoss):
+            if average is not None or self._accumulate > 1:
+                raise UnsupportedError(
+                    "average and accumulate_grad_batches are not there for a loss of one's own"
+                )
+            self._core = CustomTrainer(model, loss, optimizer, *clip)
+        else:
+            spec = loss._spec(model.out_features)
+            self._core = _core.Trainer(model._core, spec, optimizer._core, *clip, self._accumulate)
+            if average is not None:
+                decay = average.decay if isinstance(average, EMA) else None
+                self._core.start_average(decay, average.start, average.every)
         self._history = History()
         self._epochs = 0  # ended so far: each has an order of its own, and schedules count them
         self._base_lr = optimizer.lr
         self._plateau = schedule.start() if isinstance(schedule, ReduceLROnPlateau) else {}
-        self._rates = _Rates(schedule, self._base_lr) if isinstance(schedule, Schedule) else None
+        self._rates = Rates(schedule, self._base_lr) if isinstance(schedule, Schedule) else None
 
     # Read-only, because the core holds on to the objects that it was made with.
     @property
@@ -135,7 +146,7 @@ class Trainer:
 
     @property
     def loss(self) -> Loss:
-        """The loss that is made small."""
+        """The loss that is made small; `nn.CustomLoss` if a function was given."""
         return self._loss
 
     @property
@@ -153,7 +164,7 @@ class Trainer:
         """The figures of the latest `fit`, also if it was interrupted or failed halfway."""
         return self._history
 
-    def step(self, x: Any, y: Any) -> float:
+    def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """One step on one batch: forward, backward and update in a single pass.
 
         Parameters
@@ -161,6 +172,8 @@ class Trainer:
         x : array_like, shape (n, in_features)
             As in `fit`.
         y : array_like
+            As in `fit`.
+        sample_weight : array_like, shape (n,), optional
             As in `fit`.
 
         Returns
@@ -171,22 +184,24 @@ class Trainer:
         Raises
         ------
         ShapeError, DataError, DtypeError
-            If the arrays are not such; the model is unchanged.
+            If the arrays are not such, or no row counts; the model is unchanged.
         DivergedError
             If the loss is infinite or NaN; the model is unchanged.
 
         Notes
         -----
-        C-contiguous arrays of the model's dtype (and int64 labels) are read in place. C-contiguous
-        uint8, float16, float32 and float64 samples are converted by the core, a batch at a time;
-        others are converted in every call, so convert once what is used for many steps.
+        C-contiguous arrays of the model's dtype (weights too, and int64 labels) are read in place.
+        C-contiguous uint8, float16, float32 and float64 samples are converted by the core, a batch
+        at a time; others are converted in every call, so convert once what is used for many steps.
         """
         # The usual case takes no detour: this call is made thousands of times a second.
         if self._rates is not None:
             self._optimizer._core.set_lr(self._rates.at(self._optimizer.steps, self._epochs))
-        loss = self._core.step(x, y)
+        if type(self._core) is CustomTrainer:
+            return self._core.step(*self._ready(x, y, sample_weight))
+        loss = self._core.step(x, y, sample_weight)
         if loss is None:
-            loss = self._core.step(*self._pair(x, y))
+            loss = self._core.step(*self._ready(x, y, sample_weight))
             assert loss is not None  # they are ready now
         return loss
 
@@ -197,8 +212,9 @@ class Trainer:
         *,
         epochs: int = 1,
         batch_size: int = 32,
-        validation_data: tuple[Any, Any] | None = None,
+        validation_data: tuple[Any, ...] | None = None,
         shuffle: bool = True,
+        sample_weight: Any = None,
         callbacks: Iterable[Callback] = (),
         progress: bool = False,
     ) -> History:
@@ -211,18 +227,24 @@ class Trainer:
             converted to the model's dtype; an array that has it and is C-contiguous is read in
             place.
         y : array_like
-            For `nn.CrossEntropyLoss` the labels, shape (n,), integers from 0 to out_features - 1.
-            For `nn.MSELoss` the targets, shape (n, out_features); (n,) if there is one output.
+            For `nn.CrossEntropyLoss` the labels, shape (n,), integers from 0 to out_features - 1,
+            or probabilities, shape (n, out_features). For other losses numbers, mostly of the shape
+            of the output, (n, out_features), and (n,) if there is one; each loss says which.
         epochs : int, keyword only, default 1
             How many times every sample is used.
         batch_size : int, keyword only, default 32
             Samples per step. The last batch of an epoch holds what is left; none is dropped.
-        validation_data : tuple (x, y), keyword only, optional
+        validation_data : tuple (x, y) or (x, y, sample_weight), keyword only, optional
             Evaluated at the end of every epoch; nothing is learned from it.
         shuffle : bool, keyword only, default True
             Whether every epoch uses the samples in a new random order. The order follows from the
             model's seed and the number of earlier epochs, so runs can be repeated exactly, and two
             fits in a row shuffle as one of as many epochs.
+        sample_weight : array_like, shape (n,), keyword only, optional
+            How much each sample counts: finite numbers from 0 on, not all 0. The loss of a batch is
+            the weighted mean, sum(w * l) / sum(w), so that only ratios within a batch matter; with
+            ``reduction="sum"`` it is sum(w * l). So is that of an epoch, and accuracies are
+            weighted likewise. A batch of samples that all weigh 0 is passed over.
         callbacks : iterable of Callback, keyword only
             Called after every epoch in this order; one that returns True ends the training.
         progress : bool, keyword only, default False
@@ -256,19 +278,24 @@ class Trainer:
         batch_size = _checks.integer("batch_size", batch_size, 1)
         shuffle = _checks.flag("shuffle", shuffle)
         progress = _checks.flag("progress", progress)
-        callbacks = _check_callbacks(callbacks)
-        x, y = self._pair(x, y)
-        vx, vy = self._validation_pair(validation_data)
+        callbacks = _callbacks.check(callbacks)
+        x, y, weight = self._ready(x, y, sample_weight)
+        vx, vy, validation_weight = self._ready_to_validate(validation_data)
         updates = -(-max(len(x), 1) // batch_size)
         updates = -(-updates // self._accumulate)
         rates = None
         if self._rates is not None:
             rates = self._rates.of_fit(self._optimizer.steps, self._epochs, epochs, updates)
-        run = _core.Fit(
-            self._core, x, y, epochs, batch_size, shuffle, self._model.seed, vx, vy, rates,
-            self._epochs,
+        options = (
+            epochs, batch_size, shuffle, self._model.seed, vx, vy, weight, validation_weight,
+            rates, self._epochs,
         )  # fmt: skip
-        watch = _Watch(self, callbacks)
+        run: _core.Fit | CustomFit
+        if isinstance(self._core, CustomTrainer):
+            run = CustomFit(self._core, x, y, *options)
+        else:
+            run = _core.Fit(self._core, x, y, *options)
+        watch = _callbacks.Watch(self, callbacks)
 
         with contextlib.ExitStack() as stack:
             bar = None
@@ -283,22 +310,25 @@ class Trainer:
             max_epochs = 1 if watch.epochs else None
             max_seconds = _REFRESH if progress else None
             max_batches = 1 if watch.steps else None
-            before = self._epochs
+            before, restored = self._epochs, False
             try:
                 while not (stop or run.done):
-                    ended = [_record(e) for e in run.run(max_epochs, max_seconds, max_batches)]
+                    try:
+                        ended = [_record(e) for e in run.run(max_epochs, max_seconds, max_batches)]
+                    except ThalwegError:
+                        restored = True  # model and optimizer are as they were
+                        raise
                     stop = watch.step(run, ended) if watch.steps else False
                     for record in ended:
                         self._ended(record)
                         stop = watch.epoch(record) or stop
                     if bar is not None:
                         bar.update(self._history)
-            except DivergedError:
-                self._epochs = before
-                raise
             finally:  # Ctrl-C and errors leave epochs that ended and that nobody has seen yet
                 for late in run.take_ended():
                     self._ended(_record(late))
+                if restored:
+                    self._epochs = before
             watch.end()
         return self._history
 
@@ -310,26 +340,26 @@ class Trainer:
             figure = _callbacks.monitored(record, self._schedule.monitor, "ReduceLROnPlateau")
             self._optimizer.lr = self._schedule.update(self._plateau, figure, self._optimizer.lr)
 
-    def evaluate(self, x: Any, y: Any) -> dict[str, float]:
+    def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
         """Compute the loss, and for classifiers the accuracy, on given data; nothing is learned.
 
         Parameters
         ----------
-        x, y : array_like
+        x, y, sample_weight : array_like
             As in `fit`.
 
         Returns
         -------
         dict of str to float
-            ``"loss"``, the mean over all rows, and with `nn.CrossEntropyLoss` ``"accuracy"``, the
-            share of rows whose largest output is that of their label.
+            ``"loss"``, that of all rows as one batch, and with `nn.CrossEntropyLoss` and
+            `nn.BCEWithLogitsLoss` ``"accuracy"``; the losses say of what.
 
         Raises
         ------
         ShapeError, DataError, DtypeError
-            If the arrays are not such.
+            If the arrays are not such, or no row counts.
         """
-        loss, accuracy = self._core.evaluate(*self._pair(x, y))
+        loss, accuracy = self._core.evaluate(*self._ready(x, y, sample_weight))
         return {"loss": loss} if accuracy is None else {"loss": loss, "accuracy": accuracy}
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -450,7 +480,7 @@ class Trainer:
         average: tuple[Any, int] | None,
     ) -> "Trainer":
         """Make a new trainer what another one was."""
-        if average is not None:
+        if average is not None and not isinstance(self._core, CustomTrainer):
             self._core.set_average(*average)
         for group in counts["groups"]:
             self._optimizer.add_group(**group)
@@ -512,24 +542,32 @@ class Trainer:
             f"  optimizer={self._optimizer!r}\n)"
         )
 
-    def _pair(self, x: Any, y: Any, prefix: str = "") -> tuple[Samples, Array | Labels]:
-        """Make samples and targets ready for the core."""
-        model = self._model
+    def _ready(
+        self, x: Any, y: Any, sample_weight: Any, prefix: str = ""
+    ) -> tuple[Samples, Any, Array | None]:
+        """Make samples, targets and weights ready for the core."""
+        model, loss = self._model, self._loss
         samples = _arrays.samples(x, model.dtype, f"{prefix}x")
-        if self._loss._labels:
-            return samples, _arrays.labels(y, f"{prefix}y")
-        return samples, _arrays.targets(y, model.dtype, model.out_features, f"{prefix}y")
+        name = f"{prefix}y"
+        if isinstance(loss, CustomLoss):
+            y = targets(y, name)
+        elif loss._labels:
+            y = _arrays.labels_or_shares(y, model.dtype, name)
+        else:
+            y = _arrays.targets(y, model.dtype, loss._target_width(model.out_features), name)
+        return samples, y, _arrays.weights(sample_weight, model.dtype, f"{prefix}sample_weight")
 
-    def _validation_pair(self, data: Any) -> tuple[Samples, Array | Labels] | tuple[None, None]:
-        """Make the validation data ready for the core; two times None if there is none."""
+    def _ready_to_validate(self, data: Any) -> tuple[Samples | None, Any, Array | None]:
+        """Make the validation data ready for the core; None three times if there is none."""
         if data is None:
-            return None, None
-        if not isinstance(data, (tuple, list)) or len(data) != 2:
+            return None, None, None
+        if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
             raise ArgumentError(
-                "validation_data must be a tuple (x, y); got "
+                "validation_data must be a tuple (x, y) or (x, y, sample_weight); got "
                 + (f"{len(data)} items" if isinstance(data, (tuple, list)) else repr(type(data)))
             )
-        return self._pair(data[0], data[1], "validation ")
+        x, y, *weight = data
+        return self._ready(x, y, weight[0] if weight else None, "validation ")
 
 
 def _record(ended: tuple[int, float, float | None, float | None, float | None, float]) -> Any:
@@ -548,96 +586,3 @@ def _expect(name: str, value: Any, kind: type, example: str) -> None:
 def _limit(name: str, value: float | None) -> float | None:
     """Give a limit of gradients as a number above 0, if there is one."""
     return None if value is None else _checks.real(name, value, 0, closed="()")
-
-
-class _Rates:
-    """A schedule's rates, by the times that a trainer knows."""
-
-    #: Rates that are computed at once for steps by hand.
-    _BLOCK = 1024
-
-    def __init__(self, schedule: Schedule, base: float) -> None:
-        self.schedule = schedule
-        self.base = base
-        self._start = 0
-        self._block: list[float] = []
-
-    def of_fit(self, steps: int, ended: int, epochs: int, updates: int) -> list[float]:
-        """Give the rate of each update of a fit of so many epochs, of so many updates each."""
-        by_step = self.schedule.per == "step"
-        length = epochs * updates if by_step else epochs
-        # An open schedule is as long as this fit, and begins with it.
-        start = 0 if self.schedule.is_open else (steps if by_step else ended)
-        times = np.arange(start, start + length, dtype=np.float64)
-        rates = self.schedule._rates(times, self.base, length)
-        each: list[float] = (rates if by_step else np.repeat(rates, updates)).tolist()
-        return each
-
-    def at(self, steps: int, ended: int) -> float:
-        """Give the rate of one update by hand, after so many updates and epochs."""
-        time = steps if self.schedule.per == "step" else ended
-        if not 0 <= time - self._start < len(self._block):
-            self._start = time
-            times = np.arange(time, time + self._BLOCK, dtype=np.float64)
-            self._block = self.schedule._rates(times, self.base, None).tolist()
-        return self._block[time - self._start]
-
-
-class _Watch:
-    """The callbacks of a fit, sorted by what they want to see."""
-
-    def __init__(self, trainer: Trainer, callbacks: tuple[Callback, ...]) -> None:
-        self._trainer = trainer
-        self._of = {
-            name: [m for c in callbacks if (m := _callbacks.method(c, name)) is not None]
-            for name in _callbacks.METHODS
-        }
-        self.steps = bool(self._of["on_step_end"])
-        plateau = isinstance(trainer.schedule, ReduceLROnPlateau)
-        self.epochs = plateau or bool(self._of["on_epoch_end"])
-
-    def begin(self) -> None:
-        for method in self._of["on_fit_begin"]:
-            method(self._trainer)
-
-    def step(self, run: _core.Fit, ended: list[dict[str, float]]) -> bool:
-        """Show a batch; whether somebody stops here."""
-        epochs, batch, batches, *_ = run.progress
-        if ended:  # the batch was its epoch's last
-            epochs, batch = epochs - 1, batches
-        record = {"epoch": epochs + 1, "batch": batch, "loss": run.last_loss}
-        return self._ask("on_step_end", record)
-
-    def epoch(self, record: dict[str, float]) -> bool:
-        """Show an epoch; whether somebody stops here."""
-        return self._ask("on_epoch_end", record)
-
-    def end(self) -> None:
-        for method in self._of["on_fit_end"]:
-            method(self._trainer)
-
-    def _ask(self, name: str, record: dict[str, float]) -> bool:
-        # Every callback is told of it, also when an earlier one stops here.
-        return True in [method(self._trainer, record) for method in self._of[name]]
-
-
-def _check_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
-    """Make the callbacks a tuple, each seen to be one."""
-
-    def is_callback(value: Any) -> bool:
-        has = any(callable(getattr(value, name, None)) for name in _callbacks.METHODS)
-        return has and not isinstance(value, type)
-
-    if is_callback(callbacks):
-        raise ArgumentError("callbacks must be a sequence: write callbacks=[...]")
-    try:
-        found = tuple(callbacks)
-    except TypeError:
-        raise ArgumentError(f"callbacks must be a sequence; got {callbacks!r}") from None
-    for callback in found:
-        if not is_callback(callback):
-            raise ArgumentError(
-                f"a callback needs one of the methods {', '.join(_callbacks.METHODS)}; "
-                f"got {callback!r}"
-            )
-    return found

@@ -2,10 +2,12 @@
 
 import math
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from thalweg import _checks
 from thalweg.errors import ArgumentError
+from thalweg.optim.schedules import ReduceLROnPlateau
 
 if TYPE_CHECKING:  # the trainer calls callbacks; at run time they need not know it
     from thalweg._trainer import Trainer
@@ -90,6 +92,65 @@ def method(callback: Any, name: str) -> Any:
     if getattr(type(callback), name, None) is getattr(Callback, name):
         return None
     return getattr(callback, name, None)
+
+
+def check(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
+    """Make the callbacks a tuple, each seen to be one."""
+
+    def is_callback(value: Any) -> bool:
+        has = any(callable(getattr(value, name, None)) for name in METHODS)
+        return has and not isinstance(value, type)
+
+    if is_callback(callbacks):
+        raise ArgumentError("callbacks must be a sequence: write callbacks=[...]")
+    try:
+        found = tuple(callbacks)
+    except TypeError:
+        raise ArgumentError(f"callbacks must be a sequence; got {callbacks!r}") from None
+    for callback in found:
+        if not is_callback(callback):
+            raise ArgumentError(
+                f"a callback needs one of the methods {', '.join(METHODS)}; got {callback!r}"
+            )
+    return found
+
+
+class Watch:
+    """The callbacks of a fit, sorted by what they want to see."""
+
+    def __init__(self, trainer: "Trainer", callbacks: tuple[Callback, ...]) -> None:
+        self._trainer = trainer
+        self._of = {
+            name: [m for c in callbacks if (m := method(c, name)) is not None] for name in METHODS
+        }
+        self.steps = bool(self._of["on_step_end"])
+        # A schedule that follows a figure looks at every epoch, too.
+        plateau = isinstance(trainer.schedule, ReduceLROnPlateau)
+        self.epochs = plateau or bool(self._of["on_epoch_end"])
+
+    def begin(self) -> None:
+        for method in self._of["on_fit_begin"]:
+            method(self._trainer)
+
+    def step(self, run: Any, ended: list[dict[str, float]]) -> bool:
+        """Show a batch; whether somebody stops here."""
+        epochs, batch, batches, *_ = run.progress
+        if ended:  # the batch was its epoch's last
+            epochs, batch = epochs - 1, batches
+        record = {"epoch": epochs + 1, "batch": batch, "loss": run.last_loss}
+        return self._ask("on_step_end", record)
+
+    def epoch(self, record: dict[str, float]) -> bool:
+        """Show an epoch; whether somebody stops here."""
+        return self._ask("on_epoch_end", record)
+
+    def end(self) -> None:
+        for method in self._of["on_fit_end"]:
+            method(self._trainer)
+
+    def _ask(self, name: str, record: dict[str, float]) -> bool:
+        # Every callback is told of it, also when an earlier one stops here.
+        return True in [method(self._trainer, record) for method in self._of[name]]
 
 
 class _Monitor(Callback):

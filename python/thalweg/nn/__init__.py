@@ -12,9 +12,17 @@ from thalweg.nn._layers import Sigmoid as Sigmoid
 from thalweg.nn._layers import SiLU as SiLU
 from thalweg.nn._layers import Softplus as Softplus
 from thalweg.nn._layers import Tanh as Tanh
+from thalweg.nn._losses import BCEWithLogitsLoss as BCEWithLogitsLoss
 from thalweg.nn._losses import CrossEntropyLoss as CrossEntropyLoss
+from thalweg.nn._losses import CustomLoss as CustomLoss
+from thalweg.nn._losses import DistillationLoss as DistillationLoss
+from thalweg.nn._losses import GaussianNLLLoss as GaussianNLLLoss
+from thalweg.nn._losses import HuberLoss as HuberLoss
+from thalweg.nn._losses import L1Loss as L1Loss
 from thalweg.nn._losses import Loss as Loss
 from thalweg.nn._losses import MSELoss as MSELoss
+from thalweg.nn._losses import PoissonNLLLoss as PoissonNLLLoss
+from thalweg.nn._losses import QuantileLoss as QuantileLoss
 from thalweg.nn._sequential import Sequential as Sequential
 
 from thalweg.nn import utils as utils  # isort: skip - it needs Sequential

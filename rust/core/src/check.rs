@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use crate::arena::Buffer;
 use crate::error::Error;
-use crate::loss::{Loss, RowLoss, Targets};
+use crate::loss::{Goals, Objective, Targets, Totals};
 use crate::model::{Model, Parts};
 use crate::pass::{LossTask, Pass, Rows, WeightTask};
 use crate::plan::{Mode, Plan};
 use crate::threads;
-use crate::train::Trainer;
+use crate::train::{Tally, Trainer};
 use crate::view::MatRef;
 use crate::workspace::Workspace;
 
@@ -25,14 +25,25 @@ pub struct Difference {
     pub crossed: bool,
 }
 
+/// A loss that the core does not know: its value for some outputs; with a place for it, also its gradient.
+pub type Function<'f> = dyn FnMut(MatRef<'_, f64>, Option<&mut [f64]>) -> f64 + 'f;
+
+/// Where the loss comes from.
+enum Source<'s, 'f> {
+    /// The objective and these targets.
+    Goals(Goals<'s, f64>),
+    /// A function of the outputs.
+    Function(&'s mut Function<'f>),
+}
+
 /// A check under way: the loss of a model on a batch, as a function of its parameters.
 pub struct Check {
-    loss: Loss,
+    objective: Option<Objective<f64>>,
     workspace: Workspace<f64>,
     grads: Buffer<f64>,
     /// Arena index by public index.
     places: Vec<usize>,
-    /// On which side of its kink each activation was in the last pass.
+    /// On which side of its kink each activation was in the last pass, and each output.
     pattern: Vec<bool>,
 }
 
@@ -40,14 +51,37 @@ impl Check {
     /// Computes the gradient by backpropagation. The model's own gradients are left alone.
     ///
     /// # Errors
-    /// If shapes or labels do not fit, or something is not finite.
-    pub fn new(
+    /// If shapes, labels or weights do not fit, or something is not finite.
+    pub fn new<'t>(
         model: &mut Model<f64>,
-        loss: Loss,
+        objective: impl Into<Objective<f64>>,
         x: MatRef<'_, f64>,
-        y: Targets<'_, f64>,
+        y: impl Into<Goals<'t, f64>>,
     ) -> Result<Self, Error> {
-        Trainer::new(loss).check(model, x.into(), &y)?;
+        let (objective, y) = (objective.into(), y.into());
+        Trainer::new(objective.clone()).check(model, x.into(), &y)?;
+        Self::begin(model, Some(objective), x, Source::Goals(y))
+    }
+
+    /// The same for a loss that the core does not know.
+    ///
+    /// # Errors
+    /// If shapes do not fit, or something is not finite.
+    pub fn of_function(
+        model: &mut Model<f64>,
+        x: MatRef<'_, f64>,
+        f: &mut Function<'_>,
+    ) -> Result<Self, Error> {
+        model.network().check_input(x.rows(), x.cols())?;
+        Self::begin(model, None, x, Source::Function(f))
+    }
+
+    fn begin(
+        model: &mut Model<f64>,
+        objective: Option<Objective<f64>>,
+        x: MatRef<'_, f64>,
+        mut source: Source<'_, '_>,
+    ) -> Result<Self, Error> {
         model.network().check_training_rows(x.rows())?;
         let mode = Mode::Apart;
         let plan = Plan::new::<f64>(model.network(), mode, x.rows(), model.isa(), threads::num_threads().0);
@@ -55,8 +89,8 @@ impl Check {
         let mut places = vec![0; model.network().num_parameters()];
         model.network().translate(places.len(), |public, inner| places[public] = inner);
         let grads = Buffer::zeroed("the gradients", model.network().arena_len())?;
-        let mut check = Check { loss, workspace, grads, places, pattern: Vec::new() };
-        let value = check.pass(model, x, y, true);
+        let mut check = Check { objective, workspace, grads, places, pattern: Vec::new() };
+        let value = check.pass(model, x, &mut source, true);
         if !value.is_finite() {
             return Err(Error::Mismatch(format!(
                 "the loss is {value} at these parameters: nothing can be checked"
@@ -78,12 +112,38 @@ impl Check {
     /// Checks some parameters, by public index, at the step h·max(1, |θ|). The model is as before.
     ///
     /// # Panics
-    /// If an index is beyond the last parameter.
-    pub fn run(
+    /// If the batch has other rows than that of [`new`](Self::new), or there is no such parameter.
+    pub fn run<'t>(
         &mut self,
         model: &mut Model<f64>,
         x: MatRef<'_, f64>,
-        y: Targets<'_, f64>,
+        y: impl Into<Goals<'t, f64>>,
+        h: f64,
+        range: Range<usize>,
+    ) -> Vec<Difference> {
+        self.differences(model, x, Source::Goals(y.into()), h, range)
+    }
+
+    /// The same after [`of_function`](Self::of_function).
+    ///
+    /// # Panics
+    /// As `run`.
+    pub fn run_function(
+        &mut self,
+        model: &mut Model<f64>,
+        x: MatRef<'_, f64>,
+        f: &mut Function<'_>,
+        h: f64,
+        range: Range<usize>,
+    ) -> Vec<Difference> {
+        self.differences(model, x, Source::Function(f), h, range)
+    }
+
+    fn differences(
+        &mut self,
+        model: &mut Model<f64>,
+        x: MatRef<'_, f64>,
+        mut source: Source<'_, '_>,
         h: f64,
         range: Range<usize>,
     ) -> Vec<Difference> {
@@ -94,10 +154,10 @@ impl Check {
                 let step = h * theta.abs().max(1.0);
                 let (above, below) = (theta + step, theta - step);
                 model.params[place] = above;
-                let up = self.pass(model, x, y, false);
+                let up = self.pass(model, x, &mut source, false);
                 let pattern = std::mem::take(&mut self.pattern);
                 model.params[place] = below;
-                let down = self.pass(model, x, y, false);
+                let down = self.pass(model, x, &mut source, false);
                 model.params[place] = theta;
                 Difference {
                     analytic: self.grads[place],
@@ -113,7 +173,7 @@ impl Check {
         &mut self,
         model: &mut Model<f64>,
         x: MatRef<'_, f64>,
-        y: Targets<'_, f64>,
+        source: &mut Source<'_, '_>,
         gradient: bool,
     ) -> f64 {
         let Parts { network, params, averages, .. } = model.parts();
@@ -124,19 +184,55 @@ impl Check {
             steps: None,
             update: None,
         };
+        let (rows, outputs) = (x.rows(), network.outputs());
+        let mut totals = Totals::default();
+        let task = match (&self.objective, &*source) {
+            (Some(objective), Source::Goals(goals)) => {
+                totals = objective.totals(goals, |r| r, rows, outputs, true);
+                let scale = objective.scale(totals);
+                Some(LossTask { objective, goals: *goals, scale, backward: gradient })
+            }
+            _ => None,
+        };
+        let weights = gradient.then_some(weights);
         let pass = Pass {
             check_finite: false,
-            loss: Some(LossTask { loss: self.loss, targets: y, backward: gradient }),
-            weights: gradient.then_some(weights),
+            keep_input: task.is_none(), // a second pass goes back
+            loss: task,
+            weights: weights.filter(|_| task.is_some()),
             ..Pass::new(network, &mut self.workspace, params.share(), averages, Some(x.into()), Rows::From(0))
         };
         threads::run(&pass, pass.plan.threads);
-        let Workspace { plan, layout, values, losses } = &self.workspace;
+
+        let Workspace { layout, values, losses, .. } = &self.workspace;
+        let last = layout.stages[layout.stages.len() - 1].output;
+        let output = MatRef::new(&values[last..last + rows * outputs], rows, outputs);
         self.pattern.clear();
         for (stage, slots) in network.stages().iter().zip(&layout.stages).filter(|(s, _)| s.act.has_kink()) {
-            let output = &values[slots.output..slots.output + plan.rows * stage.outputs];
+            let output = &values[slots.output..slots.output + rows * stage.outputs];
             self.pattern.extend(output.iter().map(|y| *y > 0.0));
         }
-        losses.iter().map(|RowLoss { loss, .. }| loss).sum::<f64>() / plan.rows as f64
+        match source {
+            Source::Goals(Goals { targets, .. }) => {
+                let objective = self.objective.as_ref().expect("targets belong to an objective");
+                if let Targets::Values(y) = targets {
+                    (0..rows).for_each(|r| objective.sides(output.row(r), y.row(r), &mut self.pattern));
+                }
+                Tally::new(objective.reduction, losses, totals).value()
+            }
+            Source::Function(f) if !gradient => f(output, None),
+            Source::Function(f) => {
+                let mut slope = vec![0.0; rows * outputs];
+                let value = f(output, Some(&mut slope));
+                let pass = Pass {
+                    check_finite: false,
+                    output_gradient: Some(MatRef::new(&slope, rows, outputs)),
+                    weights,
+                    ..Pass::new(network, &mut self.workspace, params.share(), averages, None, Rows::From(0))
+                };
+                threads::run(&pass, pass.plan.threads);
+                value
+            }
+        }
     }
 }

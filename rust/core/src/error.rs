@@ -31,27 +31,62 @@ pub enum Error {
     },
     /// There are no rows.
     Empty,
-    /// x and y are not of one length.
+    /// x and what belongs to it are not of one length.
     Lengths {
         /// Rows of x.
         x: usize,
-        /// Rows of y.
-        y: usize,
+        /// The other argument.
+        what: &'static str,
+        /// Its rows.
+        found: usize,
     },
-    /// The targets are not as wide as the output.
+    /// The targets are not as wide as the loss takes them.
     TargetWidth {
+        /// The loss.
+        loss: &'static str,
         /// The network's outputs.
         outputs: usize,
+        /// The width that belongs to them.
+        wanted: usize,
         /// Width of the targets.
         found: usize,
     },
-    /// The loss wants labels and got numbers, or the other way round.
+    /// The loss wants numbers and got labels.
     TargetKind {
         /// The loss.
         loss: &'static str,
-        /// Whether it wants labels.
-        wants_labels: bool,
     },
+    /// A target that the loss is not defined for.
+    Target {
+        /// The loss.
+        loss: &'static str,
+        /// Row of the first such target.
+        row: usize,
+        /// Its column.
+        column: usize,
+        /// The target.
+        value: f64,
+        /// What is accepted.
+        accepted: &'static str,
+    },
+    /// The network has not as many outputs as the loss needs.
+    LossOutputs {
+        /// The loss.
+        loss: &'static str,
+        /// What it has or needs.
+        wanted: String,
+        /// The network's outputs.
+        outputs: usize,
+    },
+    /// The weight of a row is negative or not finite.
+    Weight {
+        /// The row.
+        row: usize,
+        /// The weight.
+        value: f64,
+    },
+    /// No row counts, so that there is no mean.
+    NothingCounts,
     /// A label is not a class.
     Label {
         /// Its row.
@@ -132,16 +167,29 @@ impl fmt::Display for Error {
                 "layer {layer} ({name}): input has shape ({rows}, {found}), expected ({rows}, {expected})"
             ),
             Error::Empty => f.write_str("the input has no rows; at least one is needed"),
-            Error::Lengths { x, y } => write!(f, "x has {x} rows but y has {y}; they must be of one length"),
-            Error::TargetWidth { outputs, found } => {
+            Error::Lengths { x, what, found } => {
+                write!(f, "x has {x} rows but {what} has {found}; they must be of one length")
+            }
+            Error::TargetWidth { outputs, wanted, found, .. } if outputs == wanted => {
                 write!(f, "y has {found} columns but the network has {outputs} outputs; they must be as many")
             }
-            Error::TargetKind { loss, wants_labels: true } => {
-                write!(f, "{loss} takes integer class labels of shape (n,), not an array of numbers")
+            Error::TargetWidth { loss, outputs, wanted, found } => write!(
+                f,
+                "y has {found} columns, but {loss} compares {wanted} with a network's {outputs} outputs"
+            ),
+            Error::TargetKind { loss } => write!(f, "{loss} takes numbers of shape (n, k), not class labels"),
+            Error::Target { loss, row, column, value, accepted } => {
+                write!(f, "y[{row}, {column}] is {value}, but {loss} takes {accepted}")
             }
-            Error::TargetKind { loss, wants_labels: false } => {
-                write!(f, "{loss} takes numbers of shape (n, outputs), not class labels")
+            Error::LossOutputs { loss, wanted, outputs } => {
+                write!(f, "{loss}: {wanted}, but the network has {outputs} outputs")
             }
+            Error::Weight { row, value } => {
+                write!(f, "sample_weight[{row}] is {value}; a finite number >= 0 is needed")
+            }
+            Error::NothingCounts => f.write_str(
+                "no row counts: each has a sample_weight of 0, an ignored label, or one whose class weighs 0",
+            ),
             Error::Label { row, label, classes } => write!(
                 f,
                 "y[{row}] is {label}, but the network has {classes} outputs: labels must be from 0 to {}",

@@ -7,7 +7,7 @@ use crate::arena::Buffer;
 use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
-use crate::loss::{Loss, RowLoss, Targets};
+use crate::loss::{Goals, Objective, Reduction, RowLoss, Totals};
 use crate::model::{Model, Parts, Workspaces, update_averages};
 use crate::optim::Optimizer;
 use crate::pass::{LossTask, Pass, Rows, WeightTask};
@@ -23,7 +23,7 @@ const EVALUATION_ROWS: usize = 16 * 1024;
 
 /// Runs steps with one loss, keeping the memory of its plans.
 pub struct Trainer<T: Element> {
-    loss: Loss,
+    objective: Objective<T>,
     options: StepOptions,
     workspaces: Workspaces<T>,
     /// Gradients on their way from batches to an update, where the two are apart.
@@ -63,6 +63,28 @@ struct Gathered<T> {
     batches: usize,
 }
 
+impl<T: Element> Gathered<T> {
+    /// An update from the mean of what was gathered.
+    ///
+    /// # Errors
+    /// If a gradient is not finite; nothing is changed then.
+    fn update(
+        &mut self,
+        isa: Isa,
+        clip: Option<Clip>,
+        params: &mut Buffer<T>,
+        optimizer: &mut Optimizer<T>,
+    ) -> Result<(), Error> {
+        let factor = 1.0 / std::mem::take(&mut self.batches) as f64;
+        if !update::clip(isa, &mut self.grads, factor, clip).is_finite() {
+            let (step, lr) = (optimizer.steps, optimizer.config.lr());
+            return Err(Error::Diverged { loss: f64::INFINITY, step, lr });
+        }
+        update::step(isa, params, &self.grads, optimizer);
+        Ok(())
+    }
+}
+
 /// Parameters and optimizer before a fit, to go back to if training diverges.
 struct Snapshot<T: Element> {
     params: Buffer<T>,
@@ -100,115 +122,154 @@ impl<T: Element> Snapshot<T> {
 /// A sum of row losses.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Tally {
+    /// Whether the loss is a mean in the end.
+    pub reduction: Reduction,
     /// Sum of losses, in the order of the rows.
     pub loss: f64,
-    /// Rows whose largest output was the label's.
-    pub correct: usize,
-    /// Rows.
-    pub rows: usize,
+    /// Sum of what was right of rows.
+    pub right: f64,
+    /// What the rows count.
+    pub totals: Totals,
 }
 
 impl Tally {
-    fn add(&mut self, losses: &[RowLoss]) {
+    pub(crate) fn new(reduction: Reduction, losses: &[RowLoss], totals: Totals) -> Self {
+        let mut tally = Tally { reduction, totals, ..Tally::default() };
         for row in losses {
-            self.loss += row.loss;
-            self.correct += usize::from(row.correct);
+            tally.loss += row.loss;
+            tally.right += row.right;
         }
-        self.rows += losses.len();
+        tally
     }
 
-    /// Mean loss.
-    pub fn mean(&self) -> f64 {
-        self.loss / self.rows as f64
+    fn add(&mut self, other: Tally) {
+        self.loss += other.loss;
+        self.right += other.right;
+        self.totals.loss += other.totals.loss;
+        self.totals.accuracy += other.totals.accuracy;
     }
 
-    /// Share of rows that were right.
+    /// The loss of all rows as if they were one batch: its mean, or its sum.
+    pub fn value(&self) -> f64 {
+        match self.reduction {
+            Reduction::Mean => self.loss / self.totals.loss,
+            Reduction::Sum => self.loss,
+        }
+    }
+
+    /// Share of rows that were right, in their weights.
     pub fn accuracy(&self) -> f64 {
-        self.correct as f64 / self.rows as f64
+        self.right / self.totals.accuracy
     }
 }
 
 impl<T: Element> Trainer<T> {
     /// A trainer for a loss, with an update for every batch.
-    pub fn new(loss: Loss) -> Self {
-        Self::fused(loss, StepOptions::default())
+    pub fn new(objective: impl Into<Objective<T>>) -> Self {
+        Self::fused(objective.into(), StepOptions::default())
     }
 
     /// A trainer for a loss, for `model`.
     ///
     /// # Errors
     /// If a limit is not a number above 0, or there is not enough memory for gradients.
-    pub fn with_options(loss: Loss, options: StepOptions, model: &Model<T>) -> Result<Self, Error> {
+    pub fn with_options(
+        objective: impl Into<Objective<T>>,
+        options: StepOptions,
+        model: &Model<T>,
+    ) -> Result<Self, Error> {
         if let Some(clip) = options.clip {
             clip.check()?;
         }
-        let mut trainer = Self::fused(loss, options);
+        let mut trainer = Self::fused(objective.into(), options);
         if !options.fused() {
             trainer.gathered.grads = Buffer::zeroed("gradients", model.network().arena_len())?;
         }
         Ok(trainer)
     }
 
-    fn fused(loss: Loss, options: StepOptions) -> Self {
+    fn fused(objective: Objective<T>, options: StepOptions) -> Self {
         let gathered = Gathered { grads: Buffer::empty(), batches: 0 };
-        Trainer { loss, options, workspaces: Workspaces::default(), gathered, average: None, spare: None }
+        Trainer { objective, options, workspaces: Workspaces::default(), gathered, average: None, spare: None }
     }
 
     /// Its loss.
-    pub fn loss(&self) -> Loss {
-        self.loss
+    pub fn objective(&self) -> &Objective<T> {
+        &self.objective
     }
 
-    /// Checks shapes and labels of a batch or a data set.
+    /// Checks shapes, labels and weights of a batch or a data set. Gives whether some row may count more
+    /// than another.
     ///
     /// # Errors
     /// What does not fit.
-    pub fn check(&self, model: &Model<T>, x: Samples<'_, T>, y: &Targets<'_, T>) -> Result<(), Error> {
+    pub fn check(&self, model: &Model<T>, x: Samples<'_, T>, y: &Goals<'_, T>) -> Result<bool, Error> {
         model.network().check_input(x.rows(), x.cols())?;
-        self.loss.check(y, x.rows(), model.network().outputs())
+        self.objective.check(y, x.rows(), model.network().outputs())
     }
 
     /// One step on one batch: forward, loss, backward, update. Gives the loss before the update.
     ///
     /// # Errors
-    /// If shapes or labels do not fit, something in x or y is not finite, or the loss is not; the model
-    /// and the optimizer are then as they were.
-    pub fn step<'s>(
+    /// If shapes, labels or weights do not fit, no row counts, something in x or y is not finite, or the loss
+    /// is not; the model and the optimizer are then as they were.
+    pub fn step<'s, 't>(
         &mut self,
         model: &mut Model<T>,
         optimizer: &mut Optimizer<T>,
         x: impl Into<Samples<'s, T>>,
-        y: Targets<'_, T>,
-    ) -> Result<f64, Error> {
-        let x = x.into();
-        self.check(model, x, &y)?;
-        let rows = x.rows();
-        model.network().check_training_rows(rows)?;
-        self.batch(model, optimizer, x, y, (Rows::From(0), rows), false).map(|tally| tally.mean())
+        y: impl Into<Goals<'t, T>>,
+    ) -> Result<f64, Error>
+    where
+        T: 't,
+    {
+        let (x, y) = (x.into(), y.into());
+        let uneven = self.check(model, x, &y)?;
+        let len = x.rows();
+        model.network().check_training_rows(len)?;
+        let tally = self.batch(model, optimizer, x, y, (Rows::From(0), len), uneven, false)?;
+        tally.map(|tally| tally.value()).ok_or(Error::NothingCounts)
     }
 
-    /// One batch, `rows.1` rows of the data; and an update, if it is the `last` that there is or enough have
-    /// been gathered.
+    /// One batch, `rows.1` rows of the data, unless none of them counts; and an update, if it is the `last`
+    /// that there is or enough have been gathered.
     fn batch(
         &mut self,
         model: &mut Model<T>,
         optimizer: &mut Optimizer<T>,
         x: Samples<'_, T>,
-        y: Targets<'_, T>,
+        y: Goals<'_, T>,
         (rows, len): (Rows<'_>, usize),
+        uneven: bool,
         last: bool,
-    ) -> Result<Tally, Error> {
+    ) -> Result<Option<Tally>, Error> {
+        let outputs = model.network().outputs();
+        let totals = self.objective.totals(&y, |r| rows.at(r), len, outputs, uneven);
         let isa = model.isa();
-        let Gathered { grads: gathered, batches } = &mut self.gathered;
+        if totals.loss == 0.0 {
+            if last && self.gathered.batches > 0 {
+                let params = model.parts().params;
+                self.gathered.update(isa, self.options.clip, params, optimizer)?;
+                if let Some(average) = &mut self.average {
+                    average.follow(isa, params, optimizer.steps);
+                }
+            }
+            return Ok(None);
+        }
         let fused = self.options.fused();
         let workspace = self.workspaces.get(model.network(), isa, Mode::Step, len)?;
         let Parts { network, params, grads, averages } = model.parts();
         let (steps, state) = optimizer.begin();
         let pass = Pass {
-            loss: Some(LossTask { loss: self.loss, targets: y, backward: true }),
+            loss: Some(LossTask {
+                objective: &self.objective,
+                goals: y,
+                scale: self.objective.scale(totals),
+                backward: true,
+            }),
             weights: Some(WeightTask {
-                grads: if fused { grads.share() } else { gathered.share() },
-                accumulate: !fused && *batches > 0,
+                grads: if fused { grads.share() } else { self.gathered.grads.share() },
+                accumulate: !fused && self.gathered.batches > 0,
                 size: None,
                 steps: Some(steps),
                 update: fused.then_some(state),
@@ -219,61 +280,68 @@ impl<T: Element> Trainer<T> {
         let stopped = pass.stopped.load(Ordering::Relaxed);
         let losses = &workspace.losses;
         if stopped {
-            *batches = 0;
-            return Err(why_not_finite(isa, x, &y, losses, optimizer));
+            self.gathered.batches = 0;
+            return Err(why_not_finite(&self.objective, isa, x, &y, losses, optimizer));
         }
+        let tally = Tally::new(self.objective.reduction, losses, totals);
         if fused {
             optimizer.advance();
         } else {
-            *batches += 1;
-            if last || *batches == self.options.accumulate {
-                let factor = 1.0 / std::mem::take(batches) as f64;
-                if !update::clip(isa, gathered, factor, self.options.clip).is_finite() {
-                    let (step, lr) = (optimizer.steps, optimizer.config.lr());
-                    return Err(Error::Diverged { loss: f64::INFINITY, step, lr });
-                }
-                update::step(isa, params, gathered, optimizer);
+            self.gathered.batches += 1;
+            if last || self.gathered.batches == self.options.accumulate {
+                self.gathered.update(isa, self.options.clip, params, optimizer)?;
             }
         }
         if let Some(average) = &mut self.average
-            && *batches == 0
+            && self.gathered.batches == 0
         {
             average.follow(isa, params, optimizer.steps);
         }
         update_averages(network, workspace, averages);
-        let mut tally = Tally::default();
-        tally.add(losses);
-        Ok(tally)
+        Ok(Some(tally))
     }
 
-    /// Mean loss and accuracy over a data set, in evaluation mode.
+    /// Loss and accuracy over a data set, in evaluation mode.
     ///
     /// # Errors
-    /// If shapes or labels do not fit, or something in x is not finite.
-    pub fn evaluate<'s>(
+    /// If shapes, labels or weights do not fit, no row counts, or something in x or y is not finite.
+    pub fn evaluate<'s, 't>(
         &mut self,
         model: &mut Model<T>,
         x: impl Into<Samples<'s, T>>,
-        y: Targets<'_, T>,
-    ) -> Result<Tally, Error> {
-        let x = x.into();
-        self.check(model, x, &y)?;
-        let mut tally = Tally::default();
+        y: impl Into<Goals<'t, T>>,
+    ) -> Result<Tally, Error>
+    where
+        T: 't,
+    {
+        let (x, y) = (x.into(), y.into());
+        let uneven = self.check(model, x, &y)?;
+        let outputs = model.network().outputs();
+        let Objective { reduction, .. } = self.objective;
+        let mut tally = Tally { reduction, ..Tally::default() };
         for start in (0..x.rows()).step_by(EVALUATION_ROWS) {
             let len = EVALUATION_ROWS.min(x.rows() - start);
             let isa = model.isa();
             let workspace = self.workspaces.get(model.network(), isa, Mode::Inference, len)?;
             let Parts { network, params, averages, .. } = model.parts();
             let pass = Pass {
-                loss: Some(LossTask { loss: self.loss, targets: y, backward: false }),
+                loss: Some(LossTask {
+                    objective: &self.objective,
+                    goals: y,
+                    scale: 0.0, // no gradient
+                    backward: false,
+                }),
                 ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::From(start))
             };
             threads::run(&pass, pass.plan.threads);
             if pass.stopped.load(Ordering::Relaxed) {
-                check_finite(isa, x, &y)?;
+                check_values(&self.objective, isa, x, &y)?;
             }
-            let losses = &workspace.losses;
-            tally.add(losses);
+            let totals = self.objective.totals(&y, |r| start + r, len, outputs, uneven);
+            tally.add(Tally::new(reduction, &workspace.losses, totals));
+        }
+        if tally.totals.loss == 0.0 {
+            return Err(Error::NothingCounts);
         }
         if !tally.loss.is_finite() {
             return Err(Error::Mismatch(format!(
@@ -302,26 +370,29 @@ impl<T: Element> Trainer<T> {
 
 /// Which number made a step's loss not finite: one in the data, or none.
 fn why_not_finite<T: Element>(
+    objective: &Objective<T>,
     isa: Isa,
     x: Samples<'_, T>,
-    y: &Targets<'_, T>,
+    y: &Goals<'_, T>,
     losses: &[RowLoss],
     optimizer: &Optimizer<T>,
 ) -> Error {
-    if let Err(error) = check_finite(isa, x, y) {
+    if let Err(error) = check_values(objective, isa, x, y) {
         return error;
     }
     let loss = losses.iter().map(|l| l.loss).find(|l| !l.is_finite()).unwrap_or(f64::NAN);
     Error::Diverged { loss, step: optimizer.steps, lr: optimizer.config.lr() }
 }
 
-/// Checks that a data set is finite.
-fn check_finite<T: Element>(isa: Isa, x: Samples<'_, T>, y: &Targets<'_, T>) -> Result<(), Error> {
+/// Checks that a data set is finite, and its targets such as the loss takes them.
+fn check_values<T: Element>(
+    objective: &Objective<T>,
+    isa: Isa,
+    x: Samples<'_, T>,
+    y: &Goals<'_, T>,
+) -> Result<(), Error> {
     x.check_finite("x", isa)?;
-    match y {
-        Targets::Values(y) => Samples::from(*y).check_finite("y", isa),
-        Targets::Labels(_) => Ok(()),
-    }
+    objective.check_values(y, isa)
 }
 
 /// How a fit goes through the data.
@@ -355,14 +426,23 @@ pub struct EpochRecord {
 pub struct DataSet<'a, T> {
     /// Inputs, a row per sample.
     pub x: Samples<'a, T>,
-    /// Targets.
-    pub y: Targets<'a, T>,
+    /// Targets, and how much each row counts.
+    pub y: Goals<'a, T>,
+}
+
+/// The order of the rows in an epoch, counted from 0. It depends on the seed and the epoch's number alone, not
+/// on the order in the one before.
+pub fn shuffle(seed: u64, epoch: usize, order: &mut [u32]) {
+    order.iter_mut().zip(0..).for_each(|(o, i)| *o = i);
+    Stream::new(seed, Purpose::Shuffle, epoch as u64).shuffle(order);
 }
 
 /// A fit under way. It can be left between steps and resumed.
 pub struct Fit<T: Element> {
     options: FitOptions,
     rows: usize,
+    /// Whether some row may count more than another.
+    uneven: bool,
     order: Vec<u32>,
     epoch: usize,
     batch: usize,
@@ -399,10 +479,13 @@ impl<T: Element> Fit<T> {
             }
         }
         let check = |data: DataSet<'_, T>| {
-            trainer.check(model, data.x, &data.y)?;
-            check_finite(model.isa(), data.x, &data.y)
+            let DataSet { x, y } = data;
+            let uneven = trainer.check(model, x, &y)?;
+            check_values(&trainer.objective, model.isa(), x, &y)?;
+            let totals = trainer.objective.totals(&y, |r| r, x.rows(), model.network().outputs(), uneven);
+            if totals.loss == 0.0 { Err(Error::NothingCounts) } else { Ok(uneven) }
         };
-        check(training)?;
+        let uneven = check(training)?;
         if let Some(data) = validation {
             check(data).map_err(|e| Error::Validation(Box::new(e)))?;
         }
@@ -418,13 +501,15 @@ impl<T: Element> Fit<T> {
             accepted: "at most 4294967295 rows are taken at once".into(),
         })?;
         let order = if options.shuffle { (0..last).collect() } else { Vec::new() };
+        let tally = Tally { reduction: trainer.objective.reduction, ..Tally::default() };
         Ok(Fit {
             options,
             rows,
+            uneven,
             order,
             epoch: 0,
             batch: 0,
-            tally: Tally::default(),
+            tally,
             last_loss: f64::NAN,
             time: Duration::ZERO,
             first_epoch: 0,
@@ -527,11 +612,7 @@ impl<T: Element> Fit<T> {
         let mut begin = Instant::now();
         while !self.done() {
             if self.batch == 0 && self.options.shuffle {
-                // From the order of the rows, not of the last epoch: an epoch's order depends on the seed
-                // and its number alone.
-                self.order.iter_mut().zip(0..).for_each(|(o, i)| *o = i);
-                let epoch = (self.first_epoch + self.epoch) as u64;
-                Stream::new(self.options.seed, Purpose::Shuffle, epoch).shuffle(&mut self.order);
+                shuffle(self.options.seed, self.first_epoch + self.epoch, &mut self.order);
             }
             let start = self.batch * self.options.batch_size;
             let len = self.options.batch_size.min(self.rows - start);
@@ -546,12 +627,13 @@ impl<T: Element> Fit<T> {
             // Gradients are not carried into another epoch.
             let last = self.batch + 1 == self.batches();
             let before = optimizer.steps;
-            let tally = trainer.batch(model, optimizer, training.x, training.y, (rows, len), last)?;
+            // A batch of rows that all weigh nothing is passed over.
+            let DataSet { x, y } = training;
+            if let Some(tally) = trainer.batch(model, optimizer, x, y, (rows, len), self.uneven, last)? {
+                self.last_loss = tally.value();
+                self.tally.add(tally);
+            }
             self.updates += (optimizer.steps - before) as usize;
-            self.last_loss = tally.mean();
-            self.tally.loss += tally.loss;
-            self.tally.correct += tally.correct;
-            self.tally.rows += tally.rows;
             self.batch += 1;
             if self.batch == self.batches() {
                 if !all_finite(model.isa(), model.parts().params) {
@@ -566,7 +648,8 @@ impl<T: Element> Fit<T> {
                 self.batch = 0;
                 self.time += begin.elapsed();
                 begin = Instant::now();
-                let training = std::mem::take(&mut self.tally);
+                let training = self.tally;
+                self.tally = Tally { reduction: training.reduction, ..Tally::default() };
                 records.push(EpochRecord { epoch: self.epoch, training, validation, time: self.time });
                 self.time = Duration::ZERO;
             }

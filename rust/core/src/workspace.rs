@@ -128,7 +128,7 @@ impl<T: Element> Workspace<T> {
     #[cfg(test)]
     pub fn poison(&mut self) {
         self.values.fill(T::lit(f64::NAN));
-        self.losses.fill(RowLoss { loss: f64::NAN, correct: true });
+        self.losses.fill(RowLoss { loss: f64::NAN, right: f64::NAN });
     }
 }
 

@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear};
-use thalweg_core::loss::{Loss, Targets};
+use thalweg_core::loss::{Goals, Loss, Objective, Targets};
 use thalweg_core::optim::{Adam, Config, Optimizer};
 use thalweg_core::threads::set_num_threads;
 use thalweg_core::view::MatRef;
@@ -43,15 +43,18 @@ fn steps_and_predictions_allocate_nothing_once_their_shape_was_seen() {
             linear(widths[1], widths[2]),
         ];
         let mut model = Model::<f32>::new(layers, 0).unwrap();
-        let mut trainer = Trainer::new(Loss::CrossEntropy);
+        let constants = vec![1.5; widths[2]];
+        let mut trainer = Trainer::new(Objective { constants, ..Loss::CROSS_ENTROPY.into() });
         let config = Config::Adam(Adam::default());
         let mut optimizer = Optimizer::new(config, model.network().arena_len()).unwrap();
         let x: Vec<f32> = (0..rows * widths[0]).map(|i| (i as f32).sin()).collect();
         let y: Vec<i64> = (0..rows).map(|i| (i % widths[2]) as i64).collect();
+        let weights: Vec<f32> = (0..rows).map(|i| (i % 3) as f32).collect();
         let x = MatRef::new(&x, rows, widths[0]);
         let mut output = vec![0.0; rows * widths[2]];
         let mut round = || {
-            trainer.step(&mut model, &mut optimizer, x, Targets::Labels(&y)).unwrap();
+            let weighted = Goals { targets: Targets::Labels(&y), weights: Some(&weights) };
+            trainer.step(&mut model, &mut optimizer, x, weighted).unwrap();
             trainer
                 .step(
                     &mut model,

@@ -8,7 +8,7 @@ use numpy::{
 use pyo3::PyTypeInfo;
 use pyo3::prelude::*;
 use thalweg_core::data::Samples;
-use thalweg_core::loss::Targets;
+use thalweg_core::loss::{Goals, Targets};
 use thalweg_core::view::MatRef;
 
 use crate::dtype::Real;
@@ -122,6 +122,31 @@ impl<'py, T: Real> Answers<'py, T> {
                 Targets::Labels(labels.as_slice().expect("checked when it was borrowed"))
             }
         }
+    }
+}
+
+/// Borrowed weights of rows, if there are any.
+pub struct Weights<'py, T: Real>(Option<PyReadonlyArray1<'py, T>>);
+
+impl<'py, T: Real> Weights<'py, T> {
+    /// Borrows an array; `None` is no weights.
+    pub fn new(argument: &str, array: Option<&Bound<'py, PyAny>>) -> PyResult<Self> {
+        let Some(array) = array.filter(|a| !a.is_none()) else { return Ok(Weights(None)) };
+        let refuse = || {
+            let name = T::DTYPE.name();
+            raise(array.py(), "DtypeError", format!("{argument} must be a contiguous {name} array of shape (rows,)"))
+        };
+        let weights = array.cast::<PyArray1<T>>().map_err(|_| refuse())?;
+        if !weights.is_c_contiguous() {
+            return Err(refuse());
+        }
+        Ok(Weights(Some(weights.try_readonly().map_err(|_| refuse())?)))
+    }
+
+    /// The core's view of them and of the targets that they belong to.
+    pub fn with<'a>(&'a self, targets: Targets<'a, T>) -> Goals<'a, T> {
+        let weights = self.0.as_ref().map(|w| w.as_slice().expect("checked when it was borrowed"));
+        Goals { targets, weights }
     }
 }
 

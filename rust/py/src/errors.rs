@@ -29,8 +29,14 @@ fn class_of(error: &Error) -> &'static str {
         | Error::InputWidth { .. }
         | Error::Lengths { .. }
         | Error::TargetWidth { .. }
+        | Error::LossOutputs { .. }
         | Error::GradientShape { .. } => "ShapeError",
-        Error::Empty | Error::Label { .. } | Error::NotFinite { .. } => "DataError",
+        Error::Empty
+        | Error::Label { .. }
+        | Error::NotFinite { .. }
+        | Error::Target { .. }
+        | Error::Weight { .. }
+        | Error::NothingCounts => "DataError",
         Error::TargetKind { .. } => "DtypeError",
         Error::Diverged { .. } | Error::Overflow { .. } => "DivergedError",
         Error::Argument { .. } | Error::Mismatch(_) => "ArgumentError",

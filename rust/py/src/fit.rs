@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
-use thalweg_core::train::{DataSet, EpochRecord, FitOptions};
+use thalweg_core::train::{DataSet, EpochRecord, FitOptions, shuffle};
 use thalweg_core::{Error, Fit as CoreFit};
 
-use crate::arrays::{Answers, Features};
+use crate::arrays::{Answers, Features, Weights};
 use crate::dtype::{AnyFit, Real, with_dtype};
 use crate::errors::translate;
 use crate::lock;
@@ -24,38 +24,51 @@ type Record = (usize, f64, Option<f64>, Option<f64>, Option<f64>, f64);
 #[pyclass(frozen, module = "thalweg._core")]
 pub struct Fit {
     trainer: Py<Trainer>,
-    data: (Py<PyAny>, Py<PyAny>),
-    validation: Option<(Py<PyAny>, Py<PyAny>)>,
+    training: Arrays,
+    validation: Option<Arrays>,
     inner: Mutex<AnyFit>,
     /// Epochs that ended and were not handed out yet.
     ended: Mutex<Vec<Record>>,
 }
 
-/// Borrowed arrays of a data set.
+/// Arrays of a data set.
+struct Arrays {
+    x: Py<PyAny>,
+    y: Py<PyAny>,
+    weights: Option<Py<PyAny>>,
+}
+
+/// The same, borrowed.
 struct Borrowed<'py, T: Real> {
     x: Features<'py, T>,
     y: Answers<'py, T>,
+    weights: Weights<'py, T>,
 }
 
-impl<'py, T: Real> Borrowed<'py, T> {
-    fn new(prefix: &str, x: &Bound<'py, PyAny>, y: &Bound<'py, PyAny>) -> PyResult<Self> {
+impl Arrays {
+    fn borrow<'py, T: Real>(&self, py: Python<'py>, prefix: &str) -> PyResult<Borrowed<'py, T>> {
+        let weights = self.weights.as_ref().map(|w| w.bind(py));
         Ok(Borrowed {
-            x: Features::new(&format!("{prefix}x"), x)?,
-            y: Answers::new(&format!("{prefix}y"), y)?,
+            x: Features::new(&format!("{prefix}x"), self.x.bind(py))?,
+            y: Answers::new(&format!("{prefix}y"), self.y.bind(py))?,
+            weights: Weights::new(&format!("{prefix}sample_weight"), weights)?,
         })
     }
+}
+
+impl<T: Real> Borrowed<'_, T> {
     fn view(&self) -> DataSet<'_, T> {
-        DataSet { x: self.x.view(), y: self.y.view() }
+        DataSet { x: self.x.view(), y: self.weights.with(self.y.view()) }
     }
 }
 
-fn record(record: &EpochRecord, labels: bool) -> Record {
-    let accuracy = |t: &thalweg_core::train::Tally| labels.then(|| t.accuracy());
+fn record(record: &EpochRecord, has_accuracy: bool) -> Record {
+    let accuracy = |t: &thalweg_core::train::Tally| has_accuracy.then(|| t.accuracy());
     (
         record.epoch,
-        record.training.mean(),
+        record.training.value(),
         accuracy(&record.training),
-        record.validation.map(|t| t.mean()),
+        record.validation.map(|t| t.value()),
         record.validation.and_then(|t| accuracy(&t)),
         record.time.as_secs_f64(),
     )
@@ -64,7 +77,10 @@ fn record(record: &EpochRecord, labels: bool) -> Record {
 #[pymethods]
 impl Fit {
     #[new]
-    #[pyo3(signature = (trainer, x, y, epochs, batch_size, shuffle, seed, validation_x=None, validation_y=None, rates=None, earlier_epochs=0))]
+    #[pyo3(signature = (
+        trainer, x, y, epochs, batch_size, shuffle, seed, validation_x=None, validation_y=None,
+        sample_weight=None, validation_weight=None, rates=None, earlier_epochs=0
+    ))]
     fn new(
         py: Python<'_>,
         trainer: Py<Trainer>,
@@ -76,21 +92,22 @@ impl Fit {
         seed: u64,
         validation_x: Option<Py<PyAny>>,
         validation_y: Option<Py<PyAny>>,
+        sample_weight: Option<Py<PyAny>>,
+        validation_weight: Option<Py<PyAny>>,
         rates: Option<Vec<f64>>,
         earlier_epochs: usize,
     ) -> PyResult<Self> {
         let options = FitOptions { epochs, batch_size, shuffle, seed };
-        let validation = validation_x.zip(validation_y);
+        let training = Arrays { x, y, weights: sample_weight };
+        let validation =
+            validation_x.zip(validation_y).map(|(x, y)| Arrays { x, y, weights: validation_weight });
         let dtype = trainer.get().model.get().dtype;
         let inner = with_dtype!(dtype, T => {
-            let training = Borrowed::<T>::new("", x.bind(py), y.bind(py))?;
-            let held_out = match &validation {
-                Some((x, y)) => Some(Borrowed::<T>::new("validation_", x.bind(py), y.bind(py))?),
-                None => None,
-            };
-            let (training, held_out) = (training.view(), held_out.as_ref().map(Borrowed::view));
+            let borrowed = training.borrow::<T>(py, "")?;
+            let held_out = validation.as_ref().map(|v| v.borrow::<T>(py, "validation_")).transpose()?;
+            let (data, held_out) = (borrowed.view(), held_out.as_ref().map(Borrowed::view));
             let make = || trainer.get().locked::<T, _>(|t, m, _| {
-                let fit = CoreFit::new(options, t, m, training, held_out)?.after(earlier_epochs);
+                let fit = CoreFit::new(options, t, m, data, held_out)?.after(earlier_epochs);
                 match rates {
                     Some(rates) => fit.with_rates(t, rates),
                     None => Ok(fit),
@@ -98,7 +115,7 @@ impl Fit {
             });
             T::wrap_fit(py.detach(make).map_err(|e| translate(py, e))?)
         });
-        Ok(Fit { trainer, data: (x, y), validation, inner: Mutex::new(inner), ended: Mutex::new(Vec::new()) })
+        Ok(Fit { trainer, training, validation, inner: Mutex::new(inner), ended: Mutex::new(Vec::new()) })
     }
 
     #[pyo3(signature = (max_epochs=None, max_seconds=None, max_batches=None))]
@@ -110,7 +127,7 @@ impl Fit {
         max_batches: Option<usize>,
     ) -> PyResult<Vec<Record>> {
         let trainer = self.trainer.get();
-        let labels = trainer.takes_labels();
+        let has_accuracy = trainer.has_accuracy();
         let begin = Instant::now();
         let batches = AtomicUsize::new(0);
         let over = |epochs: usize| {
@@ -119,12 +136,9 @@ impl Fit {
                 || max_seconds.is_some_and(|s| begin.elapsed().as_secs_f64() >= s)
         };
         with_dtype!(trainer.model.get().dtype, T => {
-            let training = Borrowed::<T>::new("", self.data.0.bind(py), self.data.1.bind(py))?;
-            let held_out = match &self.validation {
-                Some((x, y)) => Some(Borrowed::<T>::new("validation_", x.bind(py), y.bind(py))?),
-                None => None,
-            };
-            let (training, held_out) = (training.view(), held_out.as_ref().map(Borrowed::view));
+            let borrowed = self.training.borrow::<T>(py, "")?;
+            let held_out = self.validation.as_ref().map(|v| v.borrow::<T>(py, "validation_")).transpose()?;
+            let (data, held_out) = (borrowed.view(), held_out.as_ref().map(Borrowed::view));
             let mut epochs = 0;
             loop {
                 // One slice: until the next look for Ctrl-C.
@@ -133,12 +147,12 @@ impl Fit {
                     let fit = T::fit(&mut fit).expect("of the model's precision");
                     let slice = Instant::now();
                     let records = trainer.locked::<T, _>(|t, m, o| {
-                        fit.run(t, m, o, training, held_out, |n| {
+                        fit.run(t, m, o, data, held_out, |n| {
                             batches.fetch_add(1, Ordering::Relaxed);
                             over(epochs + n) || slice.elapsed() >= POLL
                         })
                     })?;
-                    lock(&self.ended).extend(records.iter().map(|r| record(r, labels)));
+                    lock(&self.ended).extend(records.iter().map(|r| record(r, has_accuracy)));
                     Ok((records.len(), fit.done()))
                 };
                 let (ended, done) = py.detach(slice).map_err(|e| translate(py, e))?;
@@ -179,7 +193,15 @@ impl Fit {
             crate::dtype::Either::F32(fit) => fit.progress(),
             crate::dtype::Either::F64(fit) => fit.progress(),
         });
-        let labels = self.trainer.get().takes_labels();
-        (epochs, batch, batches, tally.mean(), labels.then(|| tally.accuracy()))
+        let has_accuracy = self.trainer.get().has_accuracy();
+        (epochs, batch, batches, tally.value(), has_accuracy.then(|| tally.accuracy()))
     }
+}
+
+/// The order in which an epoch, counted from 0, takes the rows.
+#[pyfunction]
+pub fn epoch_order(py: Python<'_>, rows: u32, seed: u64, epoch: usize) -> Py<PyAny> {
+    let mut order = vec![0; rows as usize];
+    shuffle(seed, epoch, &mut order);
+    numpy::PyArray1::from_vec(py, order).into_any().unbind()
 }

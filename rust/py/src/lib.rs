@@ -23,9 +23,9 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use super::check::central_differences;
+    use super::check::{central_differences, central_differences_of};
     #[pymodule_export]
-    use super::fit::Fit;
+    use super::fit::{Fit, epoch_order};
     #[pymodule_export]
     use super::model::Model;
     #[pymodule_export]

@@ -3,14 +3,15 @@
 use std::sync::Mutex;
 
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 use thalweg_core::arena::Buffer;
-use thalweg_core::loss::{Loss, Targets};
+use thalweg_core::loss::{Loss, Objective, Reduction, Targets};
 use thalweg_core::optim::Optimizer as CoreOptimizer;
 use thalweg_core::train::StepOptions;
 use thalweg_core::update::{Average, Averaging, Clip};
 use thalweg_core::{Error, Model as CoreModel, Trainer as CoreTrainer};
 
-use crate::arrays::{Answers, Features, is_plain, vector, vector_out};
+use crate::arrays::{Answers, Features, Weights, is_plain, vector, vector_out};
 use crate::dtype::{AnyTrainer, Real, with_dtype};
 use crate::errors::translate;
 use crate::lock;
@@ -26,22 +27,38 @@ pub struct Trainer {
     inner: Mutex<AnyTrainer>,
 }
 
-/// The loss that a name stands for.
-pub fn parse_loss(py: Python<'_>, name: &str) -> PyResult<Loss> {
-    match name {
-        "mse" => Ok(Loss::Mse),
-        "cross_entropy" => Ok(Loss::CrossEntropy),
+/// The loss that a tuple stands for: its name, the reduction, numbers by column, and its other numbers.
+pub fn parse_loss<T: Real>(spec: &Bound<'_, PyTuple>) -> PyResult<Objective<T>> {
+    let number = |i: usize| -> PyResult<f64> { spec.get_item(3 + i)?.extract() };
+    let flag = |i: usize| -> PyResult<bool> { spec.get_item(3 + i)?.extract() };
+    let (kind, reduction): (String, String) = (spec.get_item(0)?.extract()?, spec.get_item(1)?.extract()?);
+    let constants: Vec<f64> = spec.get_item(2)?.extract()?;
+    let loss = match kind.as_str() {
+        "mse" => Loss::Mse,
+        "l1" => Loss::L1,
+        "huber" => Loss::Huber { delta: number(0)? },
+        "cross_entropy" => Loss::CrossEntropy { smoothing: number(0)?, ignore: spec.get_item(4)?.extract()? },
+        "bce_with_logits" => Loss::BceWithLogits,
+        "gaussian_nll" => Loss::GaussianNll { full: flag(0)?, eps: number(1)? },
+        "poisson_nll" => Loss::PoissonNll { log_input: flag(0)?, full: flag(1)?, eps: number(2)? },
+        "quantile" => Loss::Quantile,
+        "distillation" => Loss::Distillation { temperature: number(0)? },
         _ => {
-            let accepted = "one of mse, cross_entropy".into();
-            Err(translate(py, Error::Argument { name: "loss", value: format!("{name:?}"), accepted }))
+            let accepted = "mse, l1, huber, cross_entropy, bce_with_logits, gaussian_nll, poisson_nll, quantile \
+                            or distillation"
+                .into();
+            let error = Error::Argument { name: "loss", value: format!("{kind:?}"), accepted };
+            return Err(translate(spec.py(), error));
         }
-    }
+    };
+    let reduction = if reduction == "sum" { Reduction::Sum } else { Reduction::Mean };
+    Ok(Objective { loss, reduction, constants: constants.into_iter().map(T::lit).collect() })
 }
 
 impl Trainer {
-    /// Whether targets are labels, so that there is an accuracy.
-    pub fn takes_labels(&self) -> bool {
-        self.loss.takes_labels()
+    /// Whether a row can be right or wrong, so that there is an accuracy.
+    pub fn has_accuracy(&self) -> bool {
+        self.loss.has_accuracy()
     }
 
     /// Runs `f` on the trainer, its model and its optimizer; to be called detached.
@@ -66,51 +83,65 @@ impl Trainer {
     fn new(
         py: Python<'_>,
         model: Py<Model>,
-        loss: &str,
+        loss: &Bound<'_, PyTuple>,
         optimizer: Py<Optimizer>,
         clip_grad_norm: Option<f64>,
         clip_grad_value: Option<f64>,
         accumulate: usize,
     ) -> PyResult<Self> {
-        let loss = parse_loss(py, loss)?;
         let clip = clip_grad_norm.map(Clip::Norm).or(clip_grad_value.map(Clip::Value));
         let options = StepOptions { clip, accumulate: accumulate.max(1) };
         let owner = model.get();
-        let inner = with_dtype!(owner.dtype, T => {
-            let make = |m: &mut CoreModel<T>| CoreTrainer::with_options(loss, options, m);
-            T::wrap_trainer(owner.detached::<T, _>(py, make)?)
-        });
-        Ok(Trainer { model, optimizer, loss, inner: Mutex::new(inner) })
+        with_dtype!(owner.dtype, T => {
+            let objective = parse_loss::<T>(loss)?;
+            objective.check_outputs(owner.network.outputs()).map_err(|e| translate(py, e))?;
+            let loss = objective.loss;
+            let make = |m: &mut CoreModel<T>| CoreTrainer::with_options(objective, options, m);
+            let inner = T::wrap_trainer(owner.detached::<T, _>(py, make)?);
+            Ok(Trainer { model, optimizer, loss, inner: Mutex::new(inner) })
+        })
     }
 
-    /// A step if both arrays can be read as they are, else `None`: then the caller converts them. This is
+    /// A step if all arrays can be read as they are, else `None`: then the caller converts them. This is
     /// quicker than to ask from Python whether they can, and steps may take microseconds.
-    fn step(&self, py: Python<'_>, x: &Bound<'_, PyAny>, y: &Bound<'_, PyAny>) -> PyResult<Option<f64>> {
-        if !is_plain(x) || !is_plain(y) {
+    #[pyo3(signature = (x, y, sample_weight=None))]
+    fn step(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        y: &Bound<'_, PyAny>,
+        sample_weight: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Option<f64>> {
+        if !is_plain(x) || !is_plain(y) || !sample_weight.is_none_or(is_plain) {
             return Ok(None);
         }
         with_dtype!(self.model.get().dtype, T => {
-            let (Ok(x), Ok(y)) = (Features::<T>::new("x", x), Answers::<T>::new("y", y)) else {
+            let weights = Weights::<T>::new("sample_weight", sample_weight);
+            let (Ok(x), Ok(y), Ok(w)) = (Features::<T>::new("x", x), Answers::<T>::new("y", y), weights) else {
                 return Ok(None);
             };
             let (x, y) = (x.view(), y.view());
-            if matches!(y, Targets::Labels(_)) != self.loss.takes_labels() {
+            if matches!(y, Targets::Labels(_)) && !self.loss.takes_labels() {
                 return Ok(None);
             }
+            let y = w.with(y);
             let step = || self.locked::<T, _>(|t, m, o| t.step(m, o, x, y));
             py.detach(step).map(Some).map_err(|e| translate(py, e))
         })
     }
 
+    #[pyo3(signature = (x, y, sample_weight=None))]
     fn evaluate(
         &self,
         py: Python<'_>,
         x: &Bound<'_, PyAny>,
         y: &Bound<'_, PyAny>,
+        sample_weight: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<(f64, Option<f64>)> {
         with_dtype!(self.model.get().dtype, T => {
             let (x, y) = (Features::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
-            let (x, y) = (x.view(), y.view());
+            let w = Weights::<T>::new("sample_weight", sample_weight)?;
+            let (x, y) = (x.view(), w.with(y.view()));
             let tally = py
                 .detach(|| {
                     let mut inner = lock(&self.inner);
@@ -118,7 +149,7 @@ impl Trainer {
                     self.model.get().locked::<T, _>(|m| trainer.evaluate(m, x, y))
                 })
                 .map_err(|e| translate(py, e))?;
-            Ok((tally.mean(), self.loss.takes_labels().then(|| tally.accuracy())))
+            Ok((tally.value(), self.has_accuracy().then(|| tally.accuracy())))
         })
     }
 

@@ -1,34 +1,45 @@
 //! Cross-entropy of a label c under softmax: with m = max oⱼ and Z = Σ e^(oⱼ−m),
 //! ℓ = ln Z + m − o_c,  ∂ℓ/∂oⱼ = e^(oⱼ−m)/Z − [j = c].
 
-use super::{RowLoss, Rows};
+use super::{RowLoss, Rows, first_of, lanes};
 use crate::element::Element;
 use crate::simd::{MAX_LANES, Simd, zip_map};
 use crate::view::MatMut;
 
+/// `class` tells whether a label counts, and the weight of its class.
 #[inline(always)]
 pub fn rows<T: Element, S: Simd<T>>(
     s: S,
     rows: &Rows<'_, T>,
-    labels: impl Fn(usize) -> usize,
+    labels: &[i64],
+    class: impl Fn(i64) -> (bool, f64),
     mut grad: Option<MatMut<'_, T>>,
     losses: &mut [RowLoss],
 ) {
-    let mut lanes = [T::ZERO; MAX_LANES];
-    lanes.iter_mut().enumerate().for_each(|(i, x)| *x = T::lit(i as f64));
-    let lanes = s.load(&lanes);
+    let lanes = lanes(s);
     // Logarithms are taken of many rows at once.
     for (chunk, losses) in losses.chunks_mut(S::N).enumerate() {
         let mut sums = [T::ONE; MAX_LANES];
+        let mut weights = [0.0; MAX_LANES];
         for (i, (into, sum)) in losses.iter_mut().zip(&mut sums).enumerate() {
             let r = chunk * S::N + i;
-            let grad = grad.as_mut().map(|g| g.row_mut(r));
-            (*into, *sum) = row(s, lanes, rows.output.row(r), labels(r), grad, rows.scale);
+            let (label, importance) = (labels[(rows.at)(r)], rows.weight(r));
+            let (counts, weight) = class(label);
+            let weight = weight * importance;
+            let mut grad = grad.as_mut().map(|g| g.row_mut(r));
+            if counts {
+                (*into, *sum) = row(s, lanes, rows.output.row(r), label as usize, grad, rows.scale * weight);
+                into.right *= importance;
+            } else {
+                grad.iter_mut().for_each(|g| g.fill(T::ZERO));
+                *into = RowLoss::default();
+            }
+            weights[i] = weight;
         }
         let logarithms = T::ln(s, s.load(&sums));
         s.store(&mut sums, logarithms);
-        for (loss, ln) in losses.iter_mut().zip(sums) {
-            loss.loss += ln.to_f64();
+        for ((loss, ln), weight) in losses.iter_mut().zip(sums).zip(weights) {
+            loss.loss = weight * (loss.loss + ln.to_f64());
         }
     }
 }
@@ -87,17 +98,6 @@ fn row<T: Element, S: Simd<T>>(
         }
     };
     let chosen = output[label];
-    // The first of equal maxima counts, as for `argmax`.
-    let first = || {
-        let mut first = T::lit(f64::NEG_INFINITY);
-        for (j, o) in full.chunks_exact(S::N).map(|o| s.load(o)).chain([tail]).enumerate() {
-            let place = s.add(lanes, s.splat(T::lit((j * S::N) as f64)));
-            let place = s.select(s.lt(o, shift), lowest, s.neg(place));
-            let nearest = s.reduce_max(place);
-            first = if nearest > first { nearest } else { first };
-        }
-        first == T::lit(-(label as f64))
-    };
-    let correct = chosen == max && first();
-    (RowLoss { loss: max.to_f64() - chosen.to_f64(), correct }, sum)
+    let right = chosen == max && first_of(s, output, max) == T::lit(label as f64);
+    (RowLoss { loss: max.to_f64() - chosen.to_f64(), right: f64::from(right) }, sum)
 }

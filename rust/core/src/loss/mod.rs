@@ -1,41 +1,157 @@
 //! Losses: a number per row and its gradient by the network's output, in one pass over the rows.
 //!
-//! One file per loss. The loss of a batch is the mean over its rows; the caller hands in the
-//! factor of the mean as `scale` for the gradient and averages the numbers itself, in a fixed order.
+//! One file per loss, its formula beside its gradient. Files give the *sum* over a row's elements; what
+//! it is divided by, and the weights of rows, are the same for all and here. The loss of a batch is
+//!
+//! ```text
+//! L = Σᵢ wᵢ·ℓᵢ / D      D = Σᵢ wᵢ·nᵢ for "mean", 1 for "sum"
+//! ```
+//!
+//! with ℓᵢ the sum of row i, wᵢ its weight and nᵢ the number of its elements that the loss takes the
+//! mean of. D depends on targets and weights alone: it is known before the pass ([`Objective::totals`]).
 
+mod bce;
 mod cross_entropy;
+mod distillation;
+mod elements;
+mod gaussian_nll;
+mod huber;
+mod l1;
 mod mse;
+mod poisson_nll;
+mod quantile;
+mod soft_cross_entropy;
 
 use crate::element::Element;
 use crate::error::Error;
-use crate::simd::Simd;
+use crate::simd::{MAX_LANES, Simd};
 use crate::view::{MatMut, MatRef};
 
-/// A loss by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A loss with its numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Loss {
-    /// Mean of squared differences over rows and outputs.
+    /// Squared differences.
     Mse,
-    /// Negative log-likelihood of the label under the softmax of the outputs.
-    CrossEntropy,
+    /// Absolute differences.
+    L1,
+    /// Differences, squared up to `delta` and absolute beyond.
+    Huber {
+        /// Where the square ends; > 0.
+        delta: f64,
+    },
+    /// Cross-entropy of a label, or of one probability per class, under the softmax of the outputs.
+    /// [Constants](Objective::constants): a weight per class.
+    CrossEntropy {
+        /// The part of a target that is spread evenly over the classes, in [0, 1].
+        smoothing: f64,
+        /// Rows with this label do not count.
+        ignore: i64,
+    },
+    /// Cross-entropy of a probability under the logistic function of each output.
+    /// Constants: a weight per output for what is positive.
+    BceWithLogits,
+    /// Negative log-likelihood of a normal distribution: the outputs are means, then log-variances.
+    GaussianNll {
+        /// Whether ½·ln 2π belongs to it.
+        full: bool,
+        /// The least variance; > 0.
+        eps: f64,
+    },
+    /// Negative log-likelihood of a Poisson distribution.
+    PoissonNll {
+        /// Whether the output is the logarithm of the rate.
+        log_input: bool,
+        /// Whether Stirling's approximation of ln t! belongs to it.
+        full: bool,
+        /// Added to a rate before its logarithm is taken; > 0.
+        eps: f64,
+    },
+    /// Pinball loss. Constants: the quantiles; the outputs are a block of columns for each.
+    Quantile,
+    /// Divergence of the softmax of the outputs from that of a teacher's logits, both at a temperature.
+    Distillation {
+        /// Divides the logits; > 0.
+        temperature: f64,
+    },
+}
+
+/// What becomes of the sum over the elements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reduction {
+    /// It is divided by their weights.
+    #[default]
+    Mean,
+    /// Nothing.
+    Sum,
+}
+
+/// What training makes small.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Objective<T> {
+    /// The loss.
+    pub loss: Loss,
+    /// Mean or sum.
+    pub reduction: Reduction,
+    /// Numbers of the loss that differ from column to column; none where all would be 1.
+    pub constants: Vec<T>,
+}
+
+impl<T> From<Loss> for Objective<T> {
+    fn from(loss: Loss) -> Self {
+        Objective { loss, reduction: Reduction::Mean, constants: Vec::new() }
+    }
 }
 
 /// What the network's output is compared with, a row per sample.
 #[derive(Clone, Copy, Debug)]
 pub enum Targets<'a, T> {
-    /// Numbers, rows × outputs.
+    /// Numbers, rows × [width](Loss::target_width).
     Values(MatRef<'a, T>),
     /// Classes.
     Labels(&'a [i64]),
 }
 
-/// The loss of one row.
+impl<T: Element> Targets<'_, T> {
+    /// How many.
+    pub fn rows(&self) -> usize {
+        match self {
+            Targets::Values(y) => y.rows(),
+            Targets::Labels(y) => y.len(),
+        }
+    }
+}
+
+/// Targets, and how much each row counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Goals<'a, T> {
+    /// The targets.
+    pub targets: Targets<'a, T>,
+    /// A weight ≥ 0 per row; all are 1 if there are none.
+    pub weights: Option<&'a [T]>,
+}
+
+impl<'a, T> From<Targets<'a, T>> for Goals<'a, T> {
+    fn from(targets: Targets<'a, T>) -> Self {
+        Goals { targets, weights: None }
+    }
+}
+
+/// What rows count in sum.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Totals {
+    /// What the mean of the loss is divided by.
+    pub loss: f64,
+    /// What that of the accuracy is.
+    pub accuracy: f64,
+}
+
+/// The loss of one row, times its weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct RowLoss {
-    /// The loss.
+    /// The loss, summed over the row's elements.
     pub loss: f64,
-    /// Whether the largest output is the label's; false where there are no labels.
-    pub correct: bool,
+    /// Which share of the row is right; 0 where nothing can be right or wrong.
+    pub right: f64,
 }
 
 /// Rows whose losses are wanted.
@@ -43,25 +159,213 @@ pub struct Rows<'a, T> {
     /// The network's output for them.
     pub output: MatRef<'a, T>,
     /// The targets of all rows.
-    pub targets: &'a Targets<'a, T>,
+    pub goals: Goals<'a, T>,
     /// Which row of the targets belongs to row r of the output.
     pub at: &'a dyn Fn(usize) -> usize,
     /// Factor of the gradient.
     pub scale: f64,
 }
 
+impl<T: Element> Rows<'_, T> {
+    /// The weight of row r.
+    #[inline(always)]
+    fn weight(&self, r: usize) -> f64 {
+        self.goals.weights.map_or(1.0, |w| w[(self.at)(r)].to_f64())
+    }
+}
+
+/// One row, for a loss of the kind that takes numbers.
+struct Row<'a, T> {
+    output: &'a [T],
+    target: &'a [T],
+    /// ← scale · ∂loss/∂output
+    grad: Option<&'a mut [T]>,
+    scale: f64,
+}
+
 impl Loss {
+    /// Cross-entropy with all options as they are if nobody says otherwise.
+    pub const CROSS_ENTROPY: Loss = Loss::CrossEntropy { smoothing: 0.0, ignore: -100 };
+
     /// The name that users write.
     pub fn name(self) -> &'static str {
         match self {
             Loss::Mse => "MSELoss",
-            Loss::CrossEntropy => "CrossEntropyLoss",
+            Loss::L1 => "L1Loss",
+            Loss::Huber { .. } => "HuberLoss",
+            Loss::CrossEntropy { .. } => "CrossEntropyLoss",
+            Loss::BceWithLogits => "BCEWithLogitsLoss",
+            Loss::GaussianNll { .. } => "GaussianNLLLoss",
+            Loss::PoissonNll { .. } => "PoissonNLLLoss",
+            Loss::Quantile => "QuantileLoss",
+            Loss::Distillation { .. } => "DistillationLoss",
         }
     }
 
-    /// Whether it compares with labels, so that there is an accuracy.
+    /// Whether it takes labels too.
     pub fn takes_labels(self) -> bool {
-        self == Loss::CrossEntropy
+        matches!(self, Loss::CrossEntropy { .. })
+    }
+
+    /// Whether a row can be right or wrong, so that there is an accuracy.
+    pub fn has_accuracy(self) -> bool {
+        matches!(self, Loss::CrossEntropy { .. } | Loss::BceWithLogits)
+    }
+
+    /// The targets it takes, where they are not any finite numbers: the interval, and in words.
+    fn domain(self) -> Option<(f64, f64, &'static str)> {
+        match self {
+            Loss::CrossEntropy { .. } => Some((0.0, f64::INFINITY, "numbers >= 0")),
+            Loss::BceWithLogits => Some((0.0, 1.0, "numbers from 0 to 1")),
+            Loss::PoissonNll { .. } => Some((0.0, f64::INFINITY, "counts, numbers >= 0")),
+            _ => None,
+        }
+    }
+}
+
+impl<T: Element> Objective<T> {
+    /// Columns of the targets for a network of so many outputs.
+    pub fn target_width(&self, outputs: usize) -> usize {
+        match self.loss {
+            Loss::GaussianNll { .. } => outputs / 2,
+            Loss::Quantile => outputs / self.constants.len().max(1),
+            _ => outputs,
+        }
+    }
+
+    /// Elements of a row that the mean is taken of.
+    fn elements(&self, outputs: usize) -> usize {
+        match self.loss {
+            Loss::CrossEntropy { .. } | Loss::Distillation { .. } => 1,
+            Loss::GaussianNll { .. } => outputs / 2,
+            _ => outputs,
+        }
+    }
+
+    /// Checks that a network of so many outputs suits the loss.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn check_outputs(&self, outputs: usize) -> Result<(), Error> {
+        let (loss, n) = (self.loss.name(), self.constants.len());
+        let wanted = match self.loss {
+            Loss::CrossEntropy { .. } if n != 0 && n != outputs => format!("weight has {n} values"),
+            Loss::BceWithLogits if n != 0 && n != outputs => format!("pos_weight has {n} values"),
+            Loss::GaussianNll { .. } if outputs % 2 != 0 => {
+                "takes an even number of outputs, means and then as many log-variances".into()
+            }
+            Loss::Quantile if n == 0 || outputs % n != 0 => {
+                format!("takes a block of outputs for each of its {n} quantiles")
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::LossOutputs { loss, wanted, outputs })
+    }
+
+    /// Checks that targets and weights are of the right kind, shape and range for `rows` rows of `outputs`
+    /// outputs; of the numbers only what [`rows`](Self::rows) relies on. Gives whether some row may count
+    /// more than another.
+    ///
+    /// # Errors
+    /// What is wrong, and where.
+    pub fn check(&self, goals: &Goals<'_, T>, rows: usize, outputs: usize) -> Result<bool, Error> {
+        self.check_outputs(outputs)?;
+        let found = goals.targets.rows();
+        if found != rows {
+            return Err(Error::Lengths { x: rows, what: "y", found });
+        }
+        if let Some(weights) = goals.weights {
+            if weights.len() != rows {
+                return Err(Error::Lengths { x: rows, what: "sample_weight", found: weights.len() });
+            }
+            let good = |w: &T| *w >= T::ZERO && w.is_finite();
+            if let Some(row) = weights.iter().position(|w| !good(w)) {
+                return Err(Error::Weight { row, value: weights[row].to_f64() });
+            }
+        }
+        let uneven = match (self.loss, goals.targets) {
+            (Loss::CrossEntropy { ignore, .. }, Targets::Labels(y)) => {
+                if let Some(row) = y.iter().position(|&c| c as u64 >= outputs as u64 && c != ignore) {
+                    return Err(Error::Label { row, label: y[row], classes: outputs });
+                }
+                !self.constants.is_empty() || y.contains(&ignore)
+            }
+            (loss, Targets::Labels(_)) => return Err(Error::TargetKind { loss: loss.name() }),
+            (loss, Targets::Values(y)) => {
+                let (wanted, found) = (self.target_width(outputs), y.cols());
+                if found != wanted {
+                    return Err(Error::TargetWidth { loss: loss.name(), outputs, wanted, found });
+                }
+                false
+            }
+        };
+        Ok(uneven || goals.weights.is_some())
+    }
+
+    /// Checks that all target values are finite and what the loss is defined for. Where they are not, the
+    /// loss of the row is NaN: nobody need look as long as losses are finite.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check_values(&self, goals: &Goals<'_, T>, isa: crate::simd::Isa) -> Result<(), Error> {
+        let Targets::Values(y) = goals.targets else { return Ok(()) };
+        crate::data::Samples::from(y).check_finite("y", isa)?;
+        let Some((low, high, accepted)) = self.loss.domain() else { return Ok(()) };
+        for row in 0..y.rows() {
+            let bad = |t: &T| !(low..=high).contains(&t.to_f64());
+            if let Some(column) = y.row(row).iter().position(bad) {
+                let (loss, value) = (self.loss.name(), y.at(row, column).to_f64());
+                return Err(Error::Target { loss, row, column, value, accepted });
+            }
+        }
+        Ok(())
+    }
+
+    /// What `len` rows count, the r-th of which is row `at(r)` of the targets. `uneven` as
+    /// [`check`](Self::check) said.
+    pub fn totals(
+        &self,
+        goals: &Goals<'_, T>,
+        at: impl Fn(usize) -> usize,
+        len: usize,
+        outputs: usize,
+        uneven: bool,
+    ) -> Totals {
+        let elements = self.elements(outputs) as f64;
+        if !uneven {
+            return Totals { loss: len as f64 * elements, accuracy: len as f64 };
+        }
+        let mut totals = Totals::default();
+        for i in (0..len).map(at) {
+            let weight = goals.weights.map_or(1.0, |w| w[i].to_f64());
+            let (counts, class) = match goals.targets {
+                Targets::Labels(y) => self.label_weight(y[i]),
+                Targets::Values(_) => (true, 1.0),
+            };
+            if counts {
+                totals.loss += weight * class * elements;
+                totals.accuracy += weight;
+            }
+        }
+        totals
+    }
+
+    /// The factor of the gradient of a batch whose rows count so much.
+    pub fn scale(&self, totals: Totals) -> f64 {
+        match self.reduction {
+            Reduction::Mean => 1.0 / totals.loss,
+            Reduction::Sum => 1.0,
+        }
+    }
+
+    /// Whether a label counts, and the weight of its class.
+    #[inline(always)]
+    fn label_weight(&self, label: i64) -> (bool, f64) {
+        let Loss::CrossEntropy { ignore, .. } = self.loss else { unreachable!("only it takes labels") };
+        if label == ignore {
+            return (false, 0.0);
+        }
+        (true, self.constants.get(label as usize).map_or(1.0, |w| w.to_f64()))
     }
 
     /// The losses of rows, into `losses`; and `grad` ← scale · ∂loss/∂output.
@@ -69,57 +373,133 @@ impl Loss {
     /// # Panics
     /// If the targets are of the other kind or shape; [`check`](Self::check) them first.
     #[inline(always)]
-    pub fn rows<T: Element, S: Simd<T>>(
-        self,
+    pub fn rows<S: Simd<T>>(
+        &self,
         s: S,
         rows: &Rows<'_, T>,
         grad: Option<MatMut<'_, T>>,
         losses: &mut [RowLoss],
     ) {
         assert!(losses.len() == rows.output.rows());
-        match (self, rows.targets) {
-            (Loss::Mse, Targets::Values(y)) => mse::rows(s, rows, |r| y.row((rows.at)(r)), grad, losses),
-            (Loss::CrossEntropy, Targets::Labels(y)) => {
-                cross_entropy::rows(s, rows, |r| y[(rows.at)(r)] as usize, grad, losses)
+        let constants = &self.constants[..];
+        match (self.loss, rows.goals.targets) {
+            (Loss::CrossEntropy { smoothing: 0.0, .. }, Targets::Labels(y)) => {
+                cross_entropy::rows(s, rows, y, |c| self.label_weight(c), grad, losses);
             }
+            (Loss::CrossEntropy { smoothing, .. }, Targets::Labels(y)) => each(
+                rows,
+                grad,
+                losses,
+                #[inline(always)]
+                |i| self.label_weight(y[i]).0.then_some(&[]),
+                #[inline(always)]
+                |i, row| soft_cross_entropy::smooth_label(s, row, y[i] as usize, constants, smoothing),
+            ),
+            (loss, Targets::Values(y)) => each(
+                rows,
+                grad,
+                losses,
+                #[inline(always)]
+                |i| Some(y.row(i)),
+                #[inline(always)]
+                |_, row| match loss {
+                    Loss::Mse => mse::row(s, row),
+                    Loss::L1 => l1::row(s, row),
+                    Loss::Huber { delta } => huber::row(s, row, delta),
+                    Loss::CrossEntropy { smoothing, .. } => {
+                        soft_cross_entropy::row(s, row, constants, smoothing)
+                    }
+                    Loss::BceWithLogits => bce::row(s, row, constants),
+                    Loss::GaussianNll { full, eps } => gaussian_nll::row(s, row, full, eps),
+                    Loss::PoissonNll { log_input: true, full, .. } => poisson_nll::log_rate(s, row, full),
+                    Loss::PoissonNll { full, eps, .. } => poisson_nll::rate(s, row, full, eps),
+                    Loss::Quantile => quantile::row(s, row, constants),
+                    Loss::Distillation { temperature } => distillation::row(s, row, temperature),
+                },
+            ),
             _ => unreachable!("targets of the wrong kind"),
         }
     }
 
-    /// Checks that targets are of the right kind, shape and range for `rows` rows of `outputs` outputs.
-    ///
-    /// # Errors
-    /// What is wrong, and where.
-    pub fn check<T: Element>(
-        self,
-        targets: &Targets<'_, T>,
-        rows: usize,
-        outputs: usize,
-    ) -> Result<(), Error> {
-        match (self, targets) {
-            (Loss::Mse, Targets::Values(y)) => {
-                if y.rows() != rows {
-                    return Err(Error::Lengths { x: rows, y: y.rows() });
-                }
-                if y.cols() != outputs {
-                    return Err(Error::TargetWidth { outputs, found: y.cols() });
-                }
-                Ok(())
+    /// On which side of each kink of the loss a row is, if it has kinks: appended to `sides`.
+    pub fn sides(&self, output: &[T], target: &[T], sides: &mut Vec<bool>) {
+        let pairs = || output.iter().zip(target.iter().cycle());
+        match self.loss {
+            // The columns of the targets repeat for each quantile.
+            Loss::L1 | Loss::Quantile => sides.extend(pairs().map(|(o, t)| o > t)),
+            Loss::Huber { delta } => {
+                sides.extend(pairs().map(|(o, t)| (o.to_f64() - t.to_f64()).abs() > delta));
             }
-            (Loss::CrossEntropy, Targets::Labels(y)) => {
-                if y.len() != rows {
-                    return Err(Error::Lengths { x: rows, y: y.len() });
-                }
-                match y.iter().position(|&c| c < 0 || c as usize >= outputs) {
-                    Some(row) => Err(Error::Label { row, label: y[row], classes: outputs }),
-                    None => Ok(()),
-                }
+            Loss::GaussianNll { eps, .. } => {
+                sides.extend(output[target.len()..].iter().map(|s| s.to_f64() > eps.ln()));
             }
-            (Loss::Mse, Targets::Labels(_)) | (Loss::CrossEntropy, Targets::Values(_)) => {
-                Err(Error::TargetKind { loss: self.name(), wants_labels: self.takes_labels() })
-            }
+            _ => {}
         }
     }
+}
+
+/// Runs a loss row by row: `target` gives the targets of row i, `None` if the row does not count.
+#[inline(always)]
+fn each<'t, T: Element>(
+    rows: &Rows<'_, T>,
+    mut grad: Option<MatMut<'_, T>>,
+    losses: &mut [RowLoss],
+    target: impl Fn(usize) -> Option<&'t [T]>,
+    f: impl Fn(usize, Row<'_, T>) -> RowLoss,
+) {
+    for (r, into) in losses.iter_mut().enumerate() {
+        let (i, weight) = ((rows.at)(r), rows.weight(r));
+        let mut grad = grad.as_mut().map(|g| g.row_mut(r));
+        *into = match target(i).filter(|_| weight != 0.0) {
+            Some(target) => {
+                let row = Row { output: rows.output.row(r), target, grad, scale: rows.scale * weight };
+                let RowLoss { loss, right } = f(i, row);
+                RowLoss { loss: weight * loss, right: weight * right }
+            }
+            None => {
+                grad.iter_mut().for_each(|g| g.fill(T::ZERO));
+                RowLoss::default()
+            }
+        };
+    }
+}
+
+/// 0, 1, 2 …, one per lane.
+#[inline(always)]
+fn lanes<T: Element, S: Simd<T>>(s: S) -> S::V {
+    let mut lanes = [T::ZERO; MAX_LANES];
+    lanes.iter_mut().enumerate().for_each(|(i, x)| *x = T::lit(i as f64));
+    s.load(&lanes)
+}
+
+/// Index of the first element that is not below `max`, as for `argmax`.
+#[inline(always)]
+fn first_of<T: Element, S: Simd<T>>(s: S, values: &[T], max: T) -> T {
+    let lowest = s.splat(T::lit(f64::NEG_INFINITY));
+    let (lanes, max) = (lanes(s), s.splat(max));
+    let mut first = T::lit(f64::NEG_INFINITY);
+    for (j, x) in values.chunks(S::N).enumerate() {
+        let v = if x.len() == S::N { s.load(x) } else { s.load_partial(x) };
+        let below = s.select(s.lt(v, max), lowest, s.neg(s.add(lanes, s.splat(T::lit((j * S::N) as f64)))));
+        let inside = s.lt(lanes, s.splat(T::lit(x.len() as f64)));
+        let nearest = s.reduce_max(s.select(inside, below, lowest));
+        first = if nearest > first { nearest } else { first };
+    }
+    T::ZERO - first
+}
+
+/// The largest element.
+#[inline(always)]
+fn max_of<T: Element, S: Simd<T>>(s: S, values: &[T]) -> T {
+    let lowest = s.splat(T::lit(f64::NEG_INFINITY));
+    let mut top = lowest;
+    let chunks = values.chunks_exact(S::N);
+    let rest = chunks.remainder();
+    for x in chunks {
+        top = s.max(top, s.load(x));
+    }
+    let inside = s.lt(lanes(s), s.splat(T::lit(rest.len() as f64)));
+    s.reduce_max(s.max(top, s.select(inside, s.load_partial(rest), lowest)))
 }
 
 #[cfg(test)]

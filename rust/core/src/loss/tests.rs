@@ -3,39 +3,148 @@
 use super::*;
 use crate::simd::{Isa, Op, dispatch};
 
+/// A loss with targets, and its formula: of the outputs, the sum over the elements.
+struct Case {
+    objective: Objective<f64>,
+    targets: Vec<f64>,
+    label: Option<i64>,
+    formula: Box<dyn Fn(&[f64]) -> f64>,
+}
+
+fn softmax(o: &[f64], temperature: f64) -> Vec<f64> {
+    let max = o.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let e: Vec<f64> = o.iter().map(|x| ((x - max) / temperature).exp()).collect();
+    e.iter().map(|x| x / e.iter().sum::<f64>()).collect()
+}
+
+/// Σ f(oⱼ, tⱼ)
+fn sum(o: &[f64], t: &[f64], f: impl Fn(f64, f64) -> f64) -> f64 {
+    o.iter().zip(t).map(|(o, t)| f(*o, *t)).sum()
+}
+
+/// Every loss for `n` outputs, where it takes so many.
+fn cases(n: usize) -> Vec<Case> {
+    let numbers: Vec<f64> = (0..n).map(|i| 2.0 * (i as f64).cos()).collect();
+    let part: Vec<f64> = (0..n).map(|i| 0.5 + 0.5 * (2.3 * i as f64).cos()).collect();
+    let counts: Vec<f64> = (0..n).map(|i| (i % 5) as f64).collect();
+    let weights: Vec<f64> = (0..n).map(|i| 0.5 + (i % 3) as f64).collect();
+    let logistic = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let mut cases = Vec::new();
+    let mut add = |loss: Loss, constants: &[f64], targets: &[f64], formula: Box<dyn Fn(&[f64]) -> f64>| {
+        let objective = Objective { constants: constants.to_vec(), ..loss.into() };
+        cases.push(Case { objective, targets: targets.to_vec(), label: None, formula });
+    };
+    let t = numbers.clone();
+    add(Loss::Mse, &[], &numbers, Box::new(move |o| sum(o, &t, |o, t| (o - t) * (o - t))));
+    let t = numbers.clone();
+    add(Loss::L1, &[], &numbers, Box::new(move |o| sum(o, &t, |o, t| (o - t).abs())));
+    let t = numbers.clone();
+    let huber = |d: f64| if d.abs() < 1.5 { d * d / 2.0 } else { 1.5 * (d.abs() - 0.75) };
+    let formula = Box::new(move |o: &[f64]| sum(o, &t, |o, t| huber(o - t)));
+    add(Loss::Huber { delta: 1.5 }, &[], &numbers, formula);
+    for (weights, constants) in [(vec![1.0; n], vec![]), (weights.clone(), weights.clone())] {
+        let (t, w) = (part.clone(), weights.clone());
+        let formula = move |o: &[f64]| {
+            let one = |j: usize| {
+                w[j] * t[j] * logistic(o[j]).ln() + (1.0 - t[j]) * logistic(-o[j]).ln()
+            };
+            -(0..o.len()).map(one).sum::<f64>()
+        };
+        add(Loss::BceWithLogits, &constants, &part, Box::new(formula));
+        for smoothing in [0.0, 0.2] {
+            let (t, w) = (part.clone(), weights.clone());
+            let share = move |t: f64| (1.0 - smoothing) * t + smoothing / n as f64;
+            let formula = move |o: &[f64]| {
+                let p = softmax(o, 1.0);
+                -(0..o.len()).map(|j| w[j] * share(t[j]) * p[j].ln()).sum::<f64>()
+            };
+            add(Loss::CrossEntropy { smoothing, ignore: -100 }, &constants, &part, Box::new(formula));
+        }
+    }
+    if n % 2 == 0 {
+        let t = numbers[..n / 2].to_vec();
+        let formula = move |o: &[f64]| {
+            let k = t.len();
+            let one = |j: usize| {
+                0.5 * (o[k + j] + (o[j] - t[j]).powi(2) / o[k + j].exp() + std::f64::consts::TAU.ln())
+            };
+            (0..k).map(one).sum()
+        };
+        add(Loss::GaussianNll { full: true, eps: 1e-6 }, &[], &numbers[..n / 2], Box::new(formula));
+    }
+    if n % 3 == 0 {
+        let (t, quantiles) = (numbers[..n / 3].to_vec(), [0.1, 0.5, 0.9]);
+        let formula = move |o: &[f64]| {
+            let pinball = |q: f64, u: f64| (q * u).max((q - 1.0) * u);
+            let block = |(q, o): (&f64, &[f64])| sum(o, &t, |o, t| pinball(*q, t - o));
+            quantiles.iter().zip(o.chunks(t.len())).map(block).sum()
+        };
+        add(Loss::Quantile, &quantiles, &numbers[..n / 3], Box::new(formula));
+    }
+    let stirling = |t: f64| {
+        if t > 1.0 { t * t.ln() - t + 0.5 * (std::f64::consts::TAU * t).ln() } else { 0.0 }
+    };
+    let t = counts.clone();
+    let formula = Box::new(move |o: &[f64]| sum(o, &t, |o, t| o.exp() - t * o + stirling(t)));
+    add(Loss::PoissonNll { log_input: true, full: true, eps: 1e-8 }, &[], &counts, formula);
+    let t = counts.clone();
+    let formula = Box::new(move |o: &[f64]| sum(o, &t, |o, t| o - t * (o + 4.0).ln()));
+    add(Loss::PoissonNll { log_input: false, full: false, eps: 4.0 }, &[], &counts, formula);
+    let t = numbers.clone();
+    let formula = Box::new(move |o: &[f64]| {
+        let (p, q) = (softmax(o, 3.0), softmax(&t, 3.0));
+        9.0 * sum(&p, &q, |p, q| q * (q.ln() - p.ln()))
+    });
+    add(Loss::Distillation { temperature: 3.0 }, &[], &numbers, formula);
+
+    let label = n / 2;
+    for (smoothing, constants) in [(0.0, vec![]), (0.3, vec![]), (0.3, weights.clone())] {
+        let w = if constants.is_empty() { vec![1.0; n] } else { weights.clone() };
+        let formula = move |o: &[f64]| {
+            let p = softmax(o, 1.0);
+            let share = |j: usize| f64::from(j == label) * (1.0 - smoothing) + smoothing / n as f64;
+            -(0..n).map(|j| w[j] * share(j) * p[j].ln()).sum::<f64>()
+        };
+        cases.push(Case {
+            objective: Objective { constants, ..Loss::CrossEntropy { smoothing, ignore: -100 }.into() },
+            targets: Vec::new(),
+            label: Some(label as i64),
+            formula: Box::new(formula),
+        });
+    }
+    cases
+}
+
 fn run<T: Element>(
     isa: Isa,
-    loss: Loss,
+    objective: &Objective<T>,
     output: &[T],
-    targets: Targets<'_, T>,
+    goals: Goals<'_, T>,
     scale: f64,
 ) -> (RowLoss, RowLoss, Vec<T>) {
-    struct Run<'a, T>(Loss, &'a [T], Targets<'a, T>, &'a mut [T], f64);
+    struct Run<'a, T>(&'a Objective<T>, &'a [T], Goals<'a, T>, &'a mut [T], f64);
     impl<T: Element> Op<T> for Run<'_, T> {
         type Output = (RowLoss, RowLoss);
         #[inline(always)]
         fn eval<S: Simd<T>>(self, s: S) -> (RowLoss, RowLoss) {
-            let Run(loss, output, targets, grad, scale) = self;
+            let Run(objective, output, goals, grad, scale) = self;
             let (output, n) = (MatRef::new(output, 1, output.len()), output.len());
-            let rows = Rows { output, targets: &targets, at: &|r| r, scale };
+            let rows = Rows { output, goals, at: &|r| r, scale };
             let mut losses = [RowLoss::default(); 2];
-            loss.rows(s, &rows, Some(MatMut::new(grad, 1, n)), &mut losses[..1]);
-            loss.rows(s, &rows, None, &mut losses[1..]);
+            objective.rows(s, &rows, Some(MatMut::new(grad, 1, n)), &mut losses[..1]);
+            objective.rows(s, &rows, None, &mut losses[1..]);
             (losses[0], losses[1])
         }
     }
     let mut grad = vec![T::lit(f64::NAN); output.len()];
-    let (with, without) = dispatch(isa, Run(loss, output, targets, &mut grad, scale));
+    let (with, without) = dispatch(isa, Run(objective, output, goals, &mut grad, scale));
     (with, without, grad)
 }
 
-fn cross_entropy(o: &[f64], label: usize) -> f64 {
-    let max = o.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    o.iter().map(|x| (x - max).exp()).sum::<f64>().ln() + max - o[label]
-}
-
-fn mse(o: &[f64], t: &[f64]) -> f64 {
-    o.iter().zip(t).map(|(o, t)| (o - t) * (o - t)).sum::<f64>() / o.len() as f64
+fn cross_entropy<T: Element>(isa: Isa, output: &[T], label: i64) -> (RowLoss, Vec<T>) {
+    let (with, _, grad) =
+        run(isa, &Loss::CROSS_ENTROPY.into(), output, Targets::Labels(&[label]).into(), 1.0);
+    (with, grad)
 }
 
 /// Outputs of every width from one to beyond two vectors.
@@ -44,34 +153,54 @@ fn outputs() -> impl Iterator<Item = Vec<f64>> {
 }
 
 #[test]
-fn values_and_gradients_are_right_for_every_width() {
-    let h = 6e-6;
+fn values_and_gradients_are_right_for_every_loss_and_width() {
+    let (h, scale, weight) = (6e-6, 0.25, 3.0);
     for isa in Isa::available() {
         for o in outputs() {
             let n = o.len();
-            let target: Vec<f64> = (0..n).map(|i| (i as f64).cos()).collect();
-            let labels = [(n / 2) as i64];
-            type Case<'a> = (Loss, Targets<'a, f64>, &'a dyn Fn(&[f64]) -> f64);
-            let cases: [Case<'_>; 2] = [
-                (Loss::Mse, Targets::Values(MatRef::new(&target, 1, n)), &|o| mse(o, &target)),
-                (Loss::CrossEntropy, Targets::Labels(&labels), &|o| cross_entropy(o, n / 2)),
-            ];
-            for (loss, targets, f) in cases {
-                let (with, without, grad) = run(isa, loss, &o, targets, 0.25);
-                assert_eq!(with, without, "the gradient does not change the loss");
-                assert!(
-                    (with.loss - f(&o)).abs() <= 1e-14 * (1.0 + f(&o).abs()),
-                    "{isa} {} {n}",
-                    loss.name()
-                );
+            for Case { objective, targets, label, formula } in cases(n) {
+                let label = label.map(|l| [l]);
+                let targets = match &label {
+                    Some(label) => Targets::Labels(label),
+                    None => Targets::Values(MatRef::new(&targets, 1, targets.len())),
+                };
+                objective.check(&targets.into(), 1, n).unwrap();
+                let name = format!("{isa} {objective:?} {n}");
+                let goals = Goals { targets, weights: Some(&[weight]) };
+                let (with, without, grad) = run(isa, &objective, &o, goals, scale);
+                assert_eq!(with, without, "the gradient does not change the loss: {name}");
+                let exact = weight * formula(&o);
+                assert!((with.loss - exact).abs() <= 1e-13 * (1.0 + exact.abs()), "{name}");
                 for j in 0..n {
                     let moved = |by: f64| {
                         let mut o = o.clone();
                         o[j] += by;
-                        f(&o)
+                        formula(&o)
                     };
-                    let numeric = 0.25 * (moved(h) - moved(-h)) / (2.0 * h);
-                    assert!((grad[j] - numeric).abs() < 1e-9, "{isa} {} {n} {j}", loss.name());
+                    let numeric = scale * weight * (moved(h) - moved(-h)) / (2.0 * h);
+                    assert!((grad[j] - numeric).abs() < 1e-8, "{name} {j}: {} {numeric}", grad[j]);
+                }
+
+                let single = Objective {
+                    loss: objective.loss,
+                    reduction: Reduction::Mean,
+                    constants: objective.constants.iter().map(|c| *c as f32).collect(),
+                };
+                let narrow: Vec<f32> = o.iter().map(|x| *x as f32).collect();
+                let narrow_targets: Vec<f32> = match targets {
+                    Targets::Values(y) => y.row(0).iter().map(|t| *t as f32).collect(),
+                    Targets::Labels(_) => Vec::new(),
+                };
+                let targets = match &label {
+                    Some(label) => Targets::Labels(label),
+                    None => Targets::Values(MatRef::new(&narrow_targets, 1, narrow_targets.len())),
+                };
+                let goals = Goals { targets, weights: Some(&[weight as f32]) };
+                let (rough, _, rough_grad) = run(isa, &single, &narrow, goals, scale);
+                let bound = 2e-6 * (1.0 + exact.abs());
+                assert!((rough.loss - exact).abs() < bound, "{name}: {} {exact}", rough.loss);
+                for (a, b) in rough_grad.iter().zip(&grad) {
+                    assert!((f64::from(*a) - b).abs() < 1e-6 * (1.0 + b.abs()), "{name}: {a} {b}");
                 }
             }
         }
@@ -81,22 +210,59 @@ fn values_and_gradients_are_right_for_every_width() {
 #[test]
 fn huge_and_equal_logits_are_no_trouble() {
     for isa in Isa::available() {
-        let (row, _, grad) =
-            run::<f32>(isa, Loss::CrossEntropy, &[1e4, -1e4, 0.0], Targets::Labels(&[0]), 1.0);
-        assert_eq!((row.loss, row.correct), (0.0, true));
+        let huge = [1e4f32, -1e4, 0.0];
+        let (row, grad) = cross_entropy(isa, &huge, 0);
+        assert_eq!((row.loss, row.right), (0.0, 1.0));
         assert_eq!(grad, [0.0, 0.0, 0.0]);
-        let (row, _, _) = run::<f32>(isa, Loss::CrossEntropy, &[1e4, -1e4, 0.0], Targets::Labels(&[1]), 1.0);
-        assert_eq!((row.loss, row.correct), (2e4, false));
+        let (row, _) = cross_entropy(isa, &huge, 1);
+        assert_eq!((row.loss, row.right), (2e4, 0.0));
         // Of equal maxima the first counts.
-        assert!(run::<f64>(isa, Loss::CrossEntropy, &[2.0, 2.0], Targets::Labels(&[0]), 1.0).0.correct);
-        assert!(!run::<f64>(isa, Loss::CrossEntropy, &[2.0, 2.0], Targets::Labels(&[1]), 1.0).0.correct);
+        assert_eq!(cross_entropy(isa, &[2.0, 2.0], 0).0.right, 1.0);
+        assert_eq!(cross_entropy(isa, &[2.0, 2.0], 1).0.right, 0.0);
         for bad in [f64::NAN, f64::INFINITY] {
-            assert!(
-                !run::<f64>(isa, Loss::CrossEntropy, &[0.0, bad, 1.0], Targets::Labels(&[0]), 1.0)
-                    .0
-                    .loss
-                    .is_finite()
-            );
+            assert!(!cross_entropy(isa, &[0.0, bad, 1.0], 0).0.loss.is_finite());
+        }
+
+        let y = [1.0f32, 0.0, 0.5];
+        let goals = Targets::Values(MatRef::new(&y, 1, 3)).into();
+        let (row, _, grad) = run(isa, &Loss::BceWithLogits.into(), &huge, goals, 1.0);
+        assert!((row.loss - std::f64::consts::LN_2).abs() < 1e-7);
+        assert_eq!((row.right, &grad[..]), (1.0, &[0.0, 0.0, 0.0][..]));
+        let smooth = Loss::CrossEntropy { smoothing: 0.1, ignore: -100 };
+        for loss in [smooth, Loss::Distillation { temperature: 1.0 }] {
+            let (row, _, grad) = run(isa, &loss.into(), &huge, goals, 1.0);
+            assert!(row.loss > 1e2 && row.loss < 1e5, "{isa} {}", row.loss);
+            assert!(grad.iter().all(|g| g.abs() <= 2.0));
+        }
+        for log in [1e4, -1e4] {
+            let goals = Targets::Values(MatRef::new(&y[..1], 1, 1)).into();
+            let gaussian = Loss::GaussianNll { full: false, eps: 1e-6 };
+            let (row, _, grad) = run(isa, &gaussian.into(), &[2.0, log], goals, 1.0);
+            assert!(row.loss.is_finite() && grad.iter().all(|g: &f32| g.is_finite()), "{isa} {log}");
+        }
+    }
+}
+
+#[test]
+fn targets_out_of_range_make_the_loss_nan_and_are_named() {
+    let cases = [
+        (Loss::BceWithLogits, 1.5),
+        (Loss::BceWithLogits, -0.5),
+        (Loss::PoissonNll { log_input: true, full: true, eps: 1e-8 }, -1.0),
+        (Loss::PoissonNll { log_input: false, full: false, eps: 1e-8 }, -1.0),
+        (Loss::CROSS_ENTROPY, -0.1),
+    ];
+    for isa in Isa::available() {
+        for (loss, bad) in cases {
+            for place in [0, 2, 18] {
+                let mut y = [0.5; 19];
+                y[place] = bad;
+                let goals = Targets::Values(MatRef::new(&y, 1, 19)).into();
+                let objective = Objective::from(loss);
+                assert!(run(isa, &objective, &[1.0; 19], goals, 1.0).0.loss.is_nan(), "{loss:?} {place}");
+                let error = objective.check_values(&goals, isa).unwrap_err().to_string();
+                assert!(error.starts_with(&format!("y[0, {place}] is {bad}, but")), "{error}");
+            }
         }
     }
 }
@@ -105,24 +271,85 @@ fn huge_and_equal_logits_are_no_trouble() {
 fn softmax_gradients_sum_to_zero() {
     for isa in Isa::available() {
         for o in outputs() {
-            let (_, _, grad) = run(isa, Loss::CrossEntropy, &o, Targets::Labels(&[0]), 1.0);
+            let (_, grad) = cross_entropy(isa, &o, 0);
             assert!(grad.iter().sum::<f64>().abs() < 1e-14);
         }
     }
 }
 
 #[test]
-fn targets_that_do_not_fit_are_refused() {
+fn rows_that_do_not_count_have_no_loss_and_no_gradient() {
+    for isa in Isa::available() {
+        let zero = RowLoss::default();
+        let (row, grad) = cross_entropy(isa, &[1.0, 2.0], -100);
+        assert_eq!((row, grad), (zero, vec![0.0, 0.0]));
+        let y = [5.0, 5.0];
+        for loss in [Loss::Mse, Loss::CROSS_ENTROPY] {
+            let targets = Targets::Values(MatRef::new(&y, 1, 2));
+            let goals = Goals { targets, weights: Some(&[0.0]) };
+            let (row, _, grad) = run(isa, &loss.into(), &[1.0, 2.0], goals, 1.0);
+            assert_eq!((row, grad), (zero, vec![0.0, 0.0]));
+        }
+    }
+}
+
+#[test]
+fn what_rows_count_is_known_from_targets_and_weights() {
+    let labels = [2, 0, -100, 1];
+    let weights = [1.0, 0.0, 4.0, 0.5];
+    let weighted = Objective { constants: vec![1.0, 2.0, 3.0], ..Loss::CROSS_ENTROPY.into() };
+    let targets = Targets::Labels(&labels);
+    let both = Goals { targets, weights: Some(&weights) };
+    assert!(weighted.check(&both, 4, 3).unwrap());
+    let reversed = |r| 3 - r;
+    assert_eq!(weighted.totals(&both, reversed, 4, 3, true), Totals { loss: 4.0, accuracy: 1.5 });
+    assert_eq!(weighted.totals(&targets.into(), |r| r, 4, 3, true), Totals { loss: 6.0, accuracy: 3.0 });
+    let plain = Objective::<f64>::from(Loss::CROSS_ENTROPY);
+    assert!(plain.check(&targets.into(), 4, 3).unwrap(), "one is ignored");
+    assert!(!plain.check(&Targets::Labels(&[0, 1]).into(), 2, 3).unwrap());
+    let y = [0.0; 8];
+    let values = Targets::Values(MatRef::new(&y, 4, 2));
+    let mse = Objective::<f64>::from(Loss::Mse);
+    assert!(!mse.check(&values.into(), 4, 2).unwrap());
+    assert_eq!(mse.totals(&values.into(), |r| r, 4, 2, false), Totals { loss: 8.0, accuracy: 4.0 });
+}
+
+#[test]
+fn targets_and_weights_that_do_not_fit_are_refused() {
     let y = [0.0f32; 6];
     let values = Targets::Values(MatRef::new(&y, 3, 2));
-    assert!(Loss::Mse.check(&values, 3, 2).is_ok());
-    assert_eq!(Loss::Mse.check(&values, 4, 2), Err(Error::Lengths { x: 4, y: 3 }));
-    assert_eq!(Loss::Mse.check(&values, 3, 1), Err(Error::TargetWidth { outputs: 1, found: 2 }));
-    assert!(Loss::CrossEntropy.check(&values, 3, 2).is_err());
-    let labels = |l| Loss::CrossEntropy.check(&Targets::<f32>::Labels(l), 2, 3);
+    let mse = Objective::<f32>::from(Loss::Mse);
+    let check = |objective: &Objective<f32>, rows, outputs| objective.check(&values.into(), rows, outputs);
+    let width = |loss, outputs, wanted, found| Err(Error::TargetWidth { loss, outputs, wanted, found });
+    assert!(check(&mse, 3, 2).is_ok());
+    assert_eq!(check(&mse, 4, 2), Err(Error::Lengths { x: 4, what: "y", found: 3 }));
+    assert_eq!(check(&mse, 3, 1), width("MSELoss", 1, 1, 2));
+    let classes = Objective::<f32>::from(Loss::CROSS_ENTROPY);
+    assert!(check(&classes, 3, 2).is_ok());
+    assert_eq!(check(&classes, 3, 3), width("CrossEntropyLoss", 3, 3, 2));
+    let gaussian = Objective::from(Loss::GaussianNll { full: false, eps: 1e-6 });
+    assert!(check(&gaussian, 3, 4).is_ok());
+    assert_eq!(check(&gaussian, 3, 2), width("GaussianNLLLoss", 2, 1, 2));
+    assert!(matches!(check(&gaussian, 3, 5), Err(Error::LossOutputs { outputs: 5, .. })));
+    let quantile = Objective { constants: vec![0.1, 0.5, 0.9], ..Loss::Quantile.into() };
+    assert!(check(&quantile, 3, 6).is_ok());
+    assert!(matches!(check(&quantile, 3, 4), Err(Error::LossOutputs { outputs: 4, .. })));
+    let weighted = Objective { constants: vec![1.0; 3], ..classes.clone() };
+    assert!(matches!(check(&weighted, 3, 2), Err(Error::LossOutputs { outputs: 2, .. })));
+
+    let labels = |l: &[i64]| classes.check(&Targets::Labels(l).into(), 2, 3);
     assert!(labels(&[0, 2]).is_ok());
+    assert!(labels(&[0, -100]).is_ok());
     assert_eq!(labels(&[0, 3]), Err(Error::Label { row: 1, label: 3, classes: 3 }));
     assert_eq!(labels(&[-1, 0]), Err(Error::Label { row: 0, label: -1, classes: 3 }));
-    assert_eq!(labels(&[0]), Err(Error::Lengths { x: 2, y: 1 }));
-    assert!(Loss::Mse.check(&Targets::<f32>::Labels(&[0]), 1, 1).is_err());
+    assert_eq!(labels(&[0]), Err(Error::Lengths { x: 2, what: "y", found: 1 }));
+    let error = mse.check(&Targets::Labels(&[0]).into(), 1, 1);
+    assert_eq!(error, Err(Error::TargetKind { loss: "MSELoss" }));
+
+    let weights = |w: &[f32]| mse.check(&Goals { targets: values, weights: Some(w) }, 3, 2);
+    assert_eq!(weights(&[0.0, 1.0, 2.0]), Ok(true));
+    assert_eq!(weights(&[1.0]), Err(Error::Lengths { x: 3, what: "sample_weight", found: 1 }));
+    assert_eq!(weights(&[1.0, 1.0, -1.0]), Err(Error::Weight { row: 2, value: -1.0 }));
+    assert!(matches!(weights(&[1.0, f32::NAN, 1.0]), Err(Error::Weight { row: 1, .. })));
+    assert!(matches!(weights(&[f32::INFINITY, 1.0, 1.0]), Err(Error::Weight { row: 0, .. })));
 }

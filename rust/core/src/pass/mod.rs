@@ -25,7 +25,7 @@ use crate::element::Element;
 use crate::gemm::pack::{PANEL, Panels, pack_rows, pack_transposed};
 use crate::gemm::{Epilogue, Gemm, Init, Lhs, Rhs};
 use crate::layer::Activation;
-use crate::loss::{self, Loss, RowLoss, Targets};
+use crate::loss::{self, Goals, Objective, RowLoss};
 use crate::network::{Network, Stage};
 use crate::optim;
 use crate::plan::{Columns, Mode, PanelItem, Phase, Plan, RowStep, StagePlan};
@@ -44,7 +44,8 @@ pub enum Rows<'a> {
 }
 
 impl Rows<'_> {
-    fn at(&self, r: usize) -> usize {
+    /// The row of the data.
+    pub fn at(&self, r: usize) -> usize {
         match self {
             Rows::From(start) => start + r,
             Rows::Listed(order) => order[r] as usize,
@@ -56,9 +57,11 @@ impl Rows<'_> {
 #[derive(Clone, Copy)]
 pub struct LossTask<'a, T> {
     /// Which loss.
-    pub loss: Loss,
+    pub objective: &'a Objective<T>,
     /// The data's targets; rows as for the input.
-    pub targets: Targets<'a, T>,
+    pub goals: Goals<'a, T>,
+    /// Factor of the gradient.
+    pub scale: f64,
     /// Whether the pass goes on backward from the loss.
     pub backward: bool,
 }
@@ -459,10 +462,9 @@ impl<'a, T: Element> Pass<'a, T> {
         let Some(task) = &self.loss else { return };
         // SAFETY: the block's own rows.
         let losses = unsafe { self.losses.slice_mut(rows.clone()) };
-        let scale = 1.0 / self.plan.rows as f64;
         let at = |r| self.rows.at(rows.start + r);
-        let rows = loss::Rows { output, targets: &task.targets, at: &at, scale };
-        let op = Losses { loss: task.loss, rows, grad, into: losses };
+        let rows = loss::Rows { output, goals: task.goals, at: &at, scale: task.scale };
+        let op = Losses { objective: task.objective, rows, grad, into: losses };
         if !dispatch(self.plan.isa, op) && self.check_finite {
             self.stopped.store(true, Ordering::Relaxed);
         }
@@ -588,7 +590,7 @@ fn activate<T: Element>(isa: Isa, act: Activation, row: &mut [T], saved: Option<
 
 /// Losses of a block of rows; gives whether all are finite.
 struct Losses<'l, T> {
-    loss: Loss,
+    objective: &'l Objective<T>,
     rows: loss::Rows<'l, T>,
     grad: Option<MatMut<'l, T>>,
     into: &'l mut [RowLoss],
@@ -598,7 +600,7 @@ impl<T: Element> Op<T> for Losses<'_, T> {
     type Output = bool;
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) -> bool {
-        self.loss.rows(s, &self.rows, self.grad, self.into);
+        self.objective.rows(s, &self.rows, self.grad, self.into);
         self.into.iter().all(|l| l.loss.is_finite())
     }
 }
@@ -625,7 +627,7 @@ mod tests {
             linear(600, 3),
         ];
         let mut model = Model::<f64>::with_isa(layers, 0, isa).unwrap();
-        let mut trainer = Trainer::new(Loss::CrossEntropy);
+        let mut trainer = Trainer::new(Loss::CROSS_ENTROPY);
         let config = Config::Sgd(Sgd { lr: 0.1, momentum: 0.9, nesterov: true, ..Sgd::default() });
         let mut optimizer = Optimizer::new(config, model.network().arena_len()).unwrap();
         let rows = 150;

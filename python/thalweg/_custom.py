@@ -1,0 +1,260 @@
+"""Training with a loss that is a Python function: the core's interface, over its separate passes.
+
+`CustomTrainer` and `CustomFit` stand where `_core.Trainer` and `_core.Fit` stand for the losses
+that the core computes. They go through the data as those do: the same rows in the same order.
+"""
+
+import itertools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from thalweg import _arrays, _core
+from thalweg._arrays import Array, Samples
+from thalweg.errors import (
+    ArgumentError,
+    DataError,
+    DivergedError,
+    DtypeError,
+    ShapeError,
+    ThalwegError,
+    UnsupportedError,
+)
+from thalweg.nn import CustomLoss, Sequential
+from thalweg.optim import Optimizer
+
+_Record = tuple[int, float, float | None, float | None, float | None, float]
+
+
+class CustomTrainer:
+    """Steps and evaluations with a custom loss."""
+
+    def __init__(
+        self,
+        model: Sequential,
+        loss: CustomLoss,
+        optimizer: Optimizer,
+        clip_norm: float | None,
+        clip_value: float | None,
+    ) -> None:
+        self.model = model
+        self.loss = loss
+        self.optimizer = optimizer
+        self._clip = (clip_norm, clip_value)
+
+    def step(self, x: Samples, y: Any, sample_weight: Array | None = None) -> float:
+        """Forward, the function, backward, update; gives the loss before it."""
+        check(self.model, x, y, sample_weight)
+        model = self.model
+        averages = model._core.averages()
+        try:
+            output = model.forward(x, training=True)
+            value, gradient = call(self.loss, output, y, sample_weight)
+            if not np.isfinite(value):
+                raise DivergedError(
+                    f"the loss became {value} with lr={self.optimizer.lr}: the learning rate is "
+                    "too large, or the loss is not defined for these outputs. Weights and "
+                    "optimizer are as they were before this step"
+                )
+            model.zero_grad()
+            model._core.backward(gradient)
+            if self._clip != (None, None):
+                model._core.clip_gradients(*self._clip)
+            self.optimizer.step(model)
+        except Exception:
+            model._core.set_averages(averages)
+            raise
+        return value
+
+    def evaluate(
+        self, x: Samples, y: Any, sample_weight: Array | None = None
+    ) -> tuple[float, float | None]:
+        """Give the loss of all rows in one call, in evaluation mode; there is no accuracy."""
+        check(self.model, x, y, sample_weight)
+        value, _ = call(self.loss, self.model(x), y, sample_weight)
+        if not np.isfinite(value):
+            raise ArgumentError(f"the loss is {value} although the data are finite")
+        return value, None
+
+    def average(self) -> None:
+        """There is none."""
+
+    def plan(self, batch_size: int) -> str:
+        """There is none."""
+        raise UnsupportedError(
+            "a step with a custom loss is a forward pass, a call of the function and a backward "
+            "pass: there is no plan of it as a whole"
+        )
+
+
+class CustomFit:
+    """One fit with a custom loss; can be left between steps and resumed, as `_core.Fit` can."""
+
+    def __init__(
+        self,
+        trainer: CustomTrainer,
+        x: Samples,
+        y: Any,
+        epochs: int,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        validation_x: Samples | None = None,
+        validation_y: Any = None,
+        sample_weight: Array | None = None,
+        validation_weight: Array | None = None,
+        rates: Sequence[float] | None = None,
+        earlier_epochs: int = 0,
+    ) -> None:
+        self._trainer = trainer
+        self._data = x, y, sample_weight
+        self._validation = None
+        check(trainer.model, x, y, sample_weight, finite=True)
+        if validation_x is not None:
+            self._validation = validation_x, validation_y, validation_weight
+            check(trainer.model, *self._validation, finite=True, prefix="validation ")
+        self._epochs, self._batch_size = epochs, batch_size
+        self._shuffle, self._seed = shuffle, seed
+        self._rates, self._earlier = iter(rates or ()), earlier_epochs
+        self._epoch = self._batch = 0
+        self.last_loss = np.nan
+        self._order: Any = None
+        self._sum, self._rows, self._seconds = 0.0, 0, 0.0
+        self._ended: list[_Record] = []
+        model, optimizer = trainer.model, trainer.optimizer
+        self._before = model.state_dict(), optimizer.state_dict()
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs are over."""
+        return self._epoch == self._epochs
+
+    @property
+    def progress(self) -> tuple[int, int, int, float, float | None]:
+        """As `_core.Fit.progress`."""
+        batches = -(-len(self._data[0]) // self._batch_size)
+        return self._epoch, self._batch, batches, self._sum / max(self._rows, 1), None
+
+    def run(
+        self,
+        max_epochs: int | None = None,
+        max_seconds: float | None = None,
+        max_batches: int | None = None,
+    ) -> list[_Record]:
+        """As `_core.Fit.run`; after an error model and optimizer are as before the fit."""
+        end = self._epochs if max_epochs is None else min(self._epochs, self._epoch + max_epochs)
+        begin = time.perf_counter()
+        batches = itertools.count(1)
+        try:
+            while self._epoch < end:
+                self._step()
+                if next(batches) == max_batches:
+                    break
+                if max_seconds is not None and time.perf_counter() - begin >= max_seconds:
+                    break
+        except Exception:
+            parameters, optimizer = self._before
+            self._trainer.model.load_state_dict(parameters)
+            self._trainer.optimizer.load_state_dict(optimizer, self._trainer.model)
+            self._epoch = self._epochs
+            raise
+        return self.take_ended()
+
+    def take_ended(self) -> list[_Record]:
+        """As `_core.Fit.take_ended`."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _step(self) -> None:
+        begin = time.perf_counter()
+        x, y, weight = self._data
+        if self._batch == 0 and self._shuffle:
+            self._order = _core.epoch_order(len(x), self._seed, self._earlier + self._epoch)
+        start = self._batch * self._batch_size
+        stop = min(start + self._batch_size, len(x))
+        rows = self._order[start:stop] if self._shuffle else slice(start, stop)
+        w = None if weight is None else weight[rows]
+        for rate in itertools.islice(self._rates, 1):
+            self._trainer.optimizer.lr = rate
+        self.last_loss = self._trainer.step(x[rows], y[rows], w)
+        self._sum += self.last_loss * (stop - start)
+        self._rows += stop - start
+        self._batch += 1
+        loss = None
+        if stop == len(x):
+            if self._validation is not None:
+                loss, _ = self._trainer.evaluate(*self._validation)
+            self._epoch += 1
+            self._batch = 0
+        self._seconds += time.perf_counter() - begin
+        if self._batch == 0:
+            mean = self._sum / self._rows
+            self._ended.append((self._epoch, mean, None, loss, None, self._seconds))
+            self._sum, self._rows, self._seconds = 0.0, 0, 0.0
+
+
+def targets(y: Any, name: str) -> Any:
+    """`y` as an array whose rows can be picked."""
+    array = np.asarray(y)
+    if array.ndim == 0:
+        raise ShapeError(f"{name} must have a row for each row of x; got {y!r}")
+    return array
+
+
+def check(
+    model: Sequential,
+    x: Samples,
+    y: Any,
+    sample_weight: Array | None,
+    finite: bool = False,
+    prefix: str = "",
+) -> None:
+    """Check that lengths agree and weights are such; with `finite` also all of x."""
+    for name, array in (("y", y), ("sample_weight", sample_weight)):
+        if array is not None and len(array) != len(x):
+            raise ShapeError(
+                f"{prefix}x has {len(x)} rows but {name} has {len(array)}; they must be of one "
+                "length"
+            )
+    if finite:  # a prediction looks at every number, and at the width
+        try:
+            model(x)
+        except ThalwegError as error:
+            raise type(error)(f"{prefix}{error}") from None
+    if sample_weight is not None:
+        _arrays.finite(sample_weight, f"{prefix}sample_weight")
+        if (sample_weight < 0).any():
+            row = int((sample_weight < 0).argmax())
+            raise DataError(
+                f"{prefix}sample_weight[{row}] is {sample_weight[row]}; a finite number >= 0 is "
+                "needed"
+            )
+
+
+def call(loss: CustomLoss, output: Array, target: Any, weight: Array | None) -> tuple[float, Array]:
+    """Call the function of a custom loss, and see that it gives what it should."""
+    shape, dtype = output.shape, output.dtype
+    more = () if weight is None else (weight,)
+    result: Any = loss.function(output, target, *more)  # whatever it really gives
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        raise ArgumentError(
+            "the loss function must give a tuple (loss, gradient); it gave "
+            + (f"{len(result)} items" if isinstance(result, (tuple, list)) else repr(type(result)))
+        )
+    value = _arrays.as_numeric(result[0], "the loss")
+    if value.size != 1:
+        raise ShapeError(f"the loss must be one number; its shape is {value.shape}")
+    gradient = _arrays.as_numeric(result[1], "the gradient of the loss")
+    if gradient.shape != shape:
+        raise ShapeError(
+            f"the gradient of the loss has shape {gradient.shape}, but the output has {shape}"
+        )
+    if gradient.dtype.kind != "f":
+        raise DtypeError(f"the gradient of the loss has dtype {gradient.dtype}; floats are needed")
+    number = float(value.item())
+    gradient = _arrays.as_dtype(gradient, dtype, "the gradient of the loss")
+    if np.isfinite(number):  # if it is not, that is the news
+        _arrays.finite(gradient, "the gradient of the loss")
+    return number, gradient

@@ -1,0 +1,26 @@
+//! Huber's loss (Huber 1964, "Robust estimation of a location parameter"): with d = oⱼ − tⱼ and
+//! c = min(|d|, δ), ℓ = Σ c·(|d| − c/2), which is d²/2 up to δ and linear beyond; ∂ℓ/∂oⱼ = c·sign d.
+
+use super::elements::elements;
+use super::{Row, RowLoss};
+use crate::element::Element;
+use crate::simd::Simd;
+
+#[inline(always)]
+pub fn row<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, delta: f64) -> RowLoss {
+    let (delta, half) = (s.splat(T::lit(delta)), s.splat(T::lit(0.5)));
+    let [loss] = elements(
+        s,
+        [row.output, row.target],
+        row.grad.map(|g| [g]),
+        row.scale,
+        #[inline(always)]
+        |[o, t]| {
+            let d = s.sub(o, t);
+            let size = s.abs(d);
+            let c = s.min(delta, size); // NaN where d is
+            ([s.mul(c, s.sub(size, s.mul(half, c)))], [s.copysign(c, d)])
+        },
+    );
+    RowLoss { loss, right: 0.0 }
+}

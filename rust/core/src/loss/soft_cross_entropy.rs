@@ -1,0 +1,135 @@
+//! Cross-entropy of shares tⱼ ≥ 0 of the classes under softmax, with class weights wⱼ and label smoothing ε
+//! (Szegedy et al. 2016): with aⱼ = wⱼ·((1 − ε)·tⱼ + ε/n), A = Σ aⱼ, m = max oⱼ and Z = Σ e^(oⱼ−m),
+//! ℓ = A·ln Z + Σ aⱼ·(m − oⱼ),  ∂ℓ/∂oⱼ = A·e^(oⱼ−m)/Z − aⱼ. No term of the loss is negative.
+
+use super::elements::elements;
+use super::{Row, RowLoss, first_of, max_of};
+use crate::element::Element;
+use crate::simd::{Simd, zip_map};
+
+/// Of shares.
+#[inline(always)]
+pub fn row<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, weights: &[T], smoothing: f64) -> RowLoss {
+    let Row { output, target, grad, scale } = row;
+    let spread = s.splat(T::lit(smoothing / output.len() as f64));
+    let kept = s.splat(T::lit(1.0 - smoothing));
+    let max = max_of(s, output);
+    let right = first_of(s, output, max) == first_of(s, target, max_of(s, target));
+    let loss = if weights.is_empty() {
+        of_shares(
+            s,
+            [output, target],
+            grad,
+            scale,
+            max,
+            None,
+            #[inline(always)]
+            |[_, t]| smoothed(s, t, kept, spread),
+        )
+    } else {
+        of_shares(
+            s,
+            [output, target, weights],
+            grad,
+            scale,
+            max,
+            None,
+            #[inline(always)]
+            |[_, t, w]| s.mul(w, smoothed(s, t, kept, spread)),
+        )
+    };
+    RowLoss { loss, right: f64::from(right) }
+}
+
+/// (1 − ε)·t + ε/n, NaN for a negative share.
+#[inline(always)]
+fn smoothed<T: Element, S: Simd<T>>(s: S, t: S::V, kept: S::V, spread: S::V) -> S::V {
+    s.select(s.lt(t, s.splat(T::ZERO)), s.splat(T::lit(f64::NAN)), s.fma(kept, t, spread))
+}
+
+/// Of a label.
+#[inline(always)]
+pub fn smooth_label<T: Element, S: Simd<T>>(
+    s: S,
+    row: Row<'_, T>,
+    label: usize,
+    weights: &[T],
+    smoothing: f64,
+) -> RowLoss {
+    let Row { output, grad, scale, .. } = row;
+    let spread = s.splat(T::lit(smoothing / output.len() as f64));
+    let weight = weights.get(label).map_or(1.0, |w| w.to_f64());
+    let label_share = Some((label, weight * (1.0 - smoothing)));
+    let max = max_of(s, output);
+    let right = first_of(s, output, max) == T::lit(label as f64);
+    let loss = if weights.is_empty() {
+        of_shares(
+            s,
+            [output],
+            grad,
+            scale,
+            max,
+            label_share,
+            #[inline(always)]
+            |_| spread,
+        )
+    } else {
+        of_shares(
+            s,
+            [output, weights],
+            grad,
+            scale,
+            max,
+            label_share,
+            #[inline(always)]
+            |[_, w]| s.mul(w, spread),
+        )
+    };
+    RowLoss { loss, right: f64::from(right) }
+}
+
+/// The loss of shares that `share` computes, a vector at a time, from `reads`, of which the first is the
+/// output; and of one class' share more.
+#[inline(always)]
+fn of_shares<T: Element, S: Simd<T>, const R: usize>(
+    s: S,
+    reads: [&[T]; R],
+    mut grad: Option<&mut [T]>,
+    scale: f64,
+    max: T,
+    label: Option<(usize, f64)>,
+    share: impl Fn([S::V; R]) -> S::V,
+) -> f64 {
+    let top = s.splat(max);
+    // The exponentials wait in the gradient's place until their sum is known.
+    let [sum, mut shares, mut loss] = elements(
+        s,
+        reads,
+        grad.as_mut().map(|g| [&mut **g]),
+        1.0,
+        #[inline(always)]
+        |reads| {
+            let below = s.sub(top, reads[0]);
+            let (e, a) = (T::exp(s, s.neg(below)), share(reads));
+            ([e, a, s.mul(a, below)], [e])
+        },
+    );
+    if let Some((label, share)) = label {
+        shares += share;
+        loss += share * (max.to_f64() - reads[0][label].to_f64());
+    }
+    if let Some(grad) = grad {
+        let (part, factor) = (s.splat(T::lit(scale * shares / sum)), s.splat(T::lit(-scale)));
+        zip_map(
+            s,
+            [&mut *grad],
+            reads,
+            #[inline(always)]
+            |[e], reads| [s.fma(factor, share(reads), s.mul(e, part))],
+        );
+        if let Some((label, share)) = label {
+            grad[label] = grad[label] - T::lit(scale * share);
+        }
+    }
+    shares * libm::log(sum) + loss
+}
