@@ -857,3 +857,36 @@ def test_bad_data_of_a_custom_loss(rng):
         with pytest.raises(kind, match=pattern):
             call()
     assert not called
+
+
+def test_a_loss_of_ones_own_follows_schedules_and_limits(rng):
+    """As the core's does."""
+    from thalweg.optim import schedules
+
+    x, y = rng.standard_normal((20, 5)), rng.standard_normal((20, 2))
+
+    def mean_square(output, target):
+        return np.mean((output - target) ** 2), 2 * (output - target) / output.size
+
+    ends, seen = [], []
+
+    class Rates:
+        def on_step_end(self, trainer, record):
+            seen.append((trainer.optimizer.lr, record["epoch"], record["batch"]))
+
+    for loss in (nn.MSELoss(), nn.CustomLoss(mean_square)):
+        model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 2), dtype="float64")
+        trainer = tw.Trainer(
+            model, loss=loss, optimizer=optim.Adam(lr=0.1), clip_grad_norm=0.1,
+            schedule=schedules.LinearWarmup(4, then=schedules.CosineAnnealingLR()),
+        )  # fmt: skip
+        for epochs in (2, 3):
+            trainer.fit(x, y, epochs=epochs, batch_size=6, callbacks=[Rates()])
+        ends.append(model.flat_parameters)
+    np.testing.assert_allclose(ends[0], ends[1], rtol=0, atol=1e-12)
+    assert seen[: len(seen) // 2] == seen[len(seen) // 2 :]
+    with pytest.raises(tw.UnsupportedError, match="accumulate_grad_batches"):
+        tw.Trainer(
+            model, loss=nn.CustomLoss(mean_square), optimizer=optim.Adam(),
+            accumulate_grad_batches=2,
+        )  # fmt: skip
