@@ -387,12 +387,16 @@ def test_samples_of_other_types_are_what_they_would_be_converted_up_front(kind, 
         np.testing.assert_array_equal(ours, converted)
 
 
-def test_conversion_takes_no_memory_for_the_whole_array(rng):
-    """A data set of bytes is a quarter of the same in float32, and stays so."""
+@pytest.mark.parametrize("mapped", [False, True])
+def test_conversion_takes_no_memory_for_the_whole_array(mapped, rng, tmp_path):
+    """A data set of bytes is a quarter of the same in float32, and stays so; on a disk too."""
     import tracemalloc
 
     x = rng.integers(0, 256, (20_000, 784), dtype=np.uint8)  # 16 MB; 63 MB as float32
     y = rng.integers(0, 10, 20_000)
+    if mapped:
+        np.save(tmp_path / "x.npy", x)
+        x = np.load(tmp_path / "x.npy", mmap_mode="r")
     model = nn.Sequential(nn.Linear(784, 4), nn.ReLU(), nn.Linear(4, 10))
     trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=1e-6))
     tracemalloc.start()  # NumPy tells it of its arrays

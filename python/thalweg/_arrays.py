@@ -135,6 +135,8 @@ def samples(value: Any, dtype: np.dtype[Any], name: str) -> Samples:
     ShapeError, DtypeError
         As `matrix` does.
     """
+    if type(value) is np.memmap:
+        value = np.asarray(value)  # the same memory; what it has beside its values is a file's name
     if any(is_ready(value, kind, 2) for kind in (dtype, *_CONVERTED)):
         return value  # type: ignore[no-any-return]
     return matrix(value, dtype, name)
