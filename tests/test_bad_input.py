@@ -315,6 +315,20 @@ BAD_MODELS = {
         ["init", 'did you mean "kaiming_uniform"'],
     ),
     "slope": (lambda: nn.LeakyReLU(NAN), tw.ArgumentError, ["negative_slope", "nan"]),
+    "alpha": (lambda: nn.ELU(alpha=-1), tw.ArgumentError, ["ELU: alpha", "-1"]),
+    "zero alpha": (lambda: nn.CELU(alpha=0), tw.ArgumentError, ["CELU: alpha", r"\(0", "0"]),
+    "beta": (lambda: nn.Softplus(beta=0), tw.ArgumentError, ["Softplus: beta", r"\(0", "0"]),
+    "omega": (lambda: nn.Sine(INF), tw.ArgumentError, ["Sine: omega", "inf"]),
+    "a clamp upside down": (
+        lambda: nn.Hardtanh(2, 1),
+        tw.ArgumentError,
+        ["Hardtanh: max_val", r"\(2", "1"],
+    ),
+    "approximate": (
+        lambda: nn.GELU("tahn"),
+        tw.ArgumentError,
+        ["GELU: approximate", 'did you mean "tanh"'],
+    ),
     "negative slope": (lambda: nn.LeakyReLU(-1), tw.ArgumentError, ["negative_slope", "-1"]),
 }
 

@@ -178,6 +178,9 @@ NUMBERS = nn.MSELoss(), lambda rng, n: rng.standard_normal((n, 4))
         nn.SiLU(),
         nn.Softplus(),
         nn.Identity(),
+        nn.SELU(),
+        nn.Mish(),
+        nn.Sine(2.0),
         nn.ReLU(),
         nn.LeakyReLU(),
     ],
@@ -229,7 +232,7 @@ def test_a_block_of_nothing_but_kinks_does_not_pass():
 
 def test_float32_gradients_are_the_float64_ones_rounded(rng):
     """Float32 differences could not see this; the float64 gradient, checked above, can."""
-    for layer in (nn.Tanh(), nn.GELU(), nn.SiLU(), nn.Softplus(), nn.ReLU()):
+    for layer in (nn.Tanh(), nn.GELU(), nn.SiLU(), nn.Softplus(), nn.ReLU(), nn.Sine(2.0)):
         single = nn.Sequential(
             nn.Linear(20, 64), layer, nn.Linear(64, 64), layer, nn.Linear(64, 10), seed=2
         )

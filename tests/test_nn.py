@@ -20,6 +20,25 @@ ACTIVATIONS = {
     nn.GELU(): lambda x: 0.5 * x * (1 + erf(x / np.sqrt(2))),
     nn.SiLU(): lambda x: x / (1 + np.exp(-x)),
     nn.Softplus(): lambda x: np.logaddexp(0, x),
+    nn.Softplus(2.5): lambda x: np.logaddexp(0, 2.5 * x) / 2.5,
+    nn.ELU(): lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    nn.ELU(0.7): lambda x: np.where(x > 0, x, 0.7 * np.expm1(np.minimum(x, 0))),
+    nn.CELU(0.7): lambda x: np.where(x > 0, x, 0.7 * np.expm1(np.minimum(x, 0) / 0.7)),
+    nn.SELU(): lambda x: 1.0507009873554805 * np.where(
+        x > 0, x, 1.6732632423543772 * np.expm1(np.minimum(x, 0))
+    ),
+    nn.GELU("tanh"): lambda x: 0.5 * x * (
+        1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+    ),
+    nn.Mish(): lambda x: x * np.tanh(np.logaddexp(0, x)),
+    nn.LogSigmoid(): lambda x: -np.logaddexp(0, -x),
+    nn.Softsign(): lambda x: x / (1 + abs(x)),
+    nn.Sine(2.0): lambda x: np.sin(2 * x),
+    nn.Hardtanh(): lambda x: np.clip(x, -1, 1),
+    nn.Hardtanh(-0.5, 1.25): lambda x: np.clip(x, -0.5, 1.25),
+    nn.ReLU6(): lambda x: np.clip(x, 0, 6),
+    nn.Hardsigmoid(): lambda x: np.clip(x / 6 + 0.5, 0, 1),
+    nn.Hardswish(): lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
     nn.Identity(): lambda x: x,
 }
 
@@ -113,6 +132,8 @@ INITIALIZATIONS = {
     "xavier_uniform": (math.sqrt(2 / 700), math.sqrt(6 / 700)),
     "xavier_normal": (math.sqrt(2 / 700), None),
     "lecun_normal": (math.sqrt(1 / 400), None),
+    "siren_first": (1 / 400 / math.sqrt(3), 1 / 400),
+    "siren": (math.sqrt(2 / 400) / 30, math.sqrt(6 / 400) / 30),
 }
 
 

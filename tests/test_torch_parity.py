@@ -3,11 +3,14 @@
 Skipped where PyTorch is not installed.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import thalweg as tw
 from thalweg import nn, optim
+from thalweg.nn._layers import Activation
 
 torch = pytest.importorskip("torch")
 
@@ -17,15 +20,28 @@ STEPS = 200
 ROWS, BATCH = 192, 24
 
 
+class TorchSine(torch.nn.Module):
+    """What SIREN's authors have in its place."""
+
+    def __init__(self, omega):
+        super().__init__()
+        self.omega = omega
+
+    def forward(self, x):
+        return torch.sin(self.omega * x)
+
+
 def to_torch(model):
     """The same model in PyTorch, with the same numbers."""
     made = []
     for layer in model.layers:
-        kind = getattr(torch.nn, type(layer).__name__)
+        kind = getattr(torch.nn, type(layer).__name__, None)
         if isinstance(layer, nn.Linear):
             made.append(kind(layer.in_features, layer.out_features, bias=layer.bias))
-        elif isinstance(layer, nn.LeakyReLU):
-            made.append(kind(layer.negative_slope))
+        elif isinstance(layer, nn.Sine):
+            made.append(TorchSine(layer.omega))
+        elif isinstance(layer, Activation):
+            made.append(kind(*dataclasses.astuple(layer)))
         elif isinstance(layer, nn.BatchNorm1d):
             made.append(kind(layer.num_features, layer.eps, layer.momentum, layer.affine))
         else:
@@ -182,25 +198,47 @@ def test_a_fit_is_an_epoch_in_pytorch(rng):
         assert history["loss"][epoch] == pytest.approx(total / ROWS, rel=1e-10)
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
-        nn.Linear(9, 7),
-        nn.Linear(9, 7, bias=False),
-        nn.ReLU(),
-        nn.LeakyReLU(0.2),
-        nn.Tanh(),
-        nn.Sigmoid(),
-        nn.GELU(),
-        nn.SiLU(),
-        nn.Softplus(),
-        nn.Identity(),
-    ],
-    ids=repr,
-)
+LAYERS = [
+    nn.Linear(9, 9, bias=False),
+    nn.ReLU(),
+    nn.LeakyReLU(0.2),
+    nn.ELU(),
+    nn.ELU(0.3),
+    nn.CELU(1.7),
+    nn.SELU(),
+    nn.Tanh(),
+    nn.Sigmoid(),
+    nn.LogSigmoid(),
+    nn.GELU(),
+    nn.GELU(approximate="tanh"),
+    nn.SiLU(),
+    nn.Mish(),
+    nn.Softplus(),
+    nn.Softplus(3.0),
+    nn.Softsign(),
+    nn.Sine(),
+    nn.Hardtanh(),
+    nn.Hardtanh(-2.0, 0.5),
+    nn.ReLU6(),
+    nn.Hardsigmoid(),
+    nn.Hardswish(),
+    nn.Identity(),
+]
+PLACES = {
+    "first": lambda layer: [layer, nn.Linear(9, 5)],
+    "in the middle": lambda layer: [nn.Linear(9, 9), layer, nn.Linear(9, 5)],
+    "last": lambda layer: [nn.Linear(9, 9), layer],
+    "twice": lambda layer: [nn.Linear(9, 9), layer, layer],
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=repr)
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("rows", [1, 5, 64])
-def test_outputs_and_gradients_of_a_layer(layer, rows, rng):
-    model = nn.Sequential(nn.Linear(9, 9), layer, dtype="float64", seed=2)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_outputs_and_gradients_of_a_layer(layer, place, rows, threads, rng):
+    tw.set_num_threads(threads)
+    model = nn.Sequential(*PLACES[place](layer), dtype="float64", seed=2)
     twin = to_torch(model)
     x = 3 * rng.standard_normal((rows, 9))
     x_torch = torch.tensor(x, requires_grad=True)
@@ -209,6 +247,7 @@ def test_outputs_and_gradients_of_a_layer(layer, rows, rng):
     g = rng.standard_normal(y.shape)
     y_torch.backward(torch.tensor(g))
     np.testing.assert_allclose(y, y_torch.detach().numpy(), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(model(x), y, rtol=1e-12, atol=1e-13)
     np.testing.assert_allclose(model.backward(g), x_torch.grad.numpy(), rtol=1e-12, atol=1e-13)
     expected = [p.grad.numpy().ravel() for p in twin.parameters()]
     np.testing.assert_allclose(
@@ -217,7 +256,7 @@ def test_outputs_and_gradients_of_a_layer(layer, rows, rng):
 
 
 def test_derivatives_at_exactly_zero_are_pytorchs():
-    for layer in (nn.ReLU(), nn.LeakyReLU(0.2)):
+    for layer in (nn.ReLU(), nn.LeakyReLU(0.2), nn.ELU(0.5), nn.SELU(), nn.ReLU6()):
         model = nn.Sequential(nn.Linear(3, 3, bias=False), layer, dtype="float64")
         x = torch.zeros((1, 3), dtype=torch.float64, requires_grad=True)
         to_torch(model)(x).sum().backward()

@@ -28,9 +28,8 @@ __all__ = [
 _Array: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 _Samples: TypeAlias = _Array | npt.NDArray[np.uint8] | npt.NDArray[np.float16]
 _Labels: TypeAlias = npt.NDArray[np.int64]
-# ("linear", in, out, bias, init) | ("leaky_relu", slope) | ("relu",) | ("tanh",) | ("sigmoid",)
-# | ("gelu",) | ("silu",) | ("softplus",) | ("identity",)
-# | ("batch_norm", features, eps, momentum, affine)
+# ("linear", in, out, bias, init) | ("batch_norm", features, eps, momentum, affine)
+# | (name of an element-wise layer, *its parameters): ("relu",), ("leaky_relu", slope) ...
 _LayerSpec: TypeAlias = tuple[Any, ...]
 # (epoch from 1, loss, accuracy, val_loss, val_accuracy, seconds); None where there is no such
 # figure

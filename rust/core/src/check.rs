@@ -32,8 +32,8 @@ pub struct Check {
     grads: Buffer<f64>,
     /// Arena index by public index.
     places: Vec<usize>,
-    /// On which side of its kink each activation was in the last pass.
-    pattern: Vec<bool>,
+    /// Between which of its kinks each activation was in the last pass.
+    pattern: Vec<u8>,
 }
 
 impl Check {
@@ -108,7 +108,7 @@ impl Check {
             .collect()
     }
 
-    /// The loss; with `gradient` also its gradient, else the side of every kink.
+    /// The loss; with `gradient` also its gradient.
     fn pass(
         &mut self,
         model: &mut Model<f64>,
@@ -127,9 +127,9 @@ impl Check {
         threads::run(&pass, pass.plan.threads);
         let Workspace { plan, layout, values, losses } = &self.workspace;
         self.pattern.clear();
-        for (stage, slots) in network.stages().iter().zip(&layout.stages).filter(|(s, _)| s.act.has_kink()) {
+        for (stage, slots) in network.stages().iter().zip(&layout.stages) {
             let output = &values[slots.output..slots.output + plan.rows * stage.outputs];
-            self.pattern.extend(output.iter().map(|y| *y > 0.0));
+            self.pattern.extend(output.iter().filter_map(|y| stage.act.piece(*y)));
         }
         losses.iter().map(|RowLoss { loss, .. }| loss).sum::<f64>() / plan.rows as f64
     }

@@ -167,13 +167,11 @@ impl Network {
                 }
                 Layer::Activation(Activation::Identity) => {}
                 Layer::Activation(act) => {
-                    if let Activation::LeakyRelu(slope) = act
-                        && !(slope >= 0.0 && slope.is_finite())
-                    {
+                    if let Some((name, value, accepted)) = act.wrong() {
                         return Err(Error::Argument {
-                            name: "negative_slope",
-                            value: format!("{slope} in layer {index} (LeakyReLU)"),
-                            accepted: "a number ≥ 0 is needed".into(),
+                            name,
+                            value: format!("{value} in layer {index} ({})", act.name()),
+                            accepted: accepted.into(),
                         });
                     }
                     match network.stages.last_mut() {
@@ -452,6 +450,8 @@ mod tests {
                 Init::XavierUniform => (2.0 / 300.0, (6.0 / 300f64).sqrt()),
                 Init::XavierNormal => (2.0 / 300.0, f64::INFINITY),
                 Init::LecunNormal => (1.0 / 200.0, f64::INFINITY),
+                Init::SirenFirst => (1.0 / 120_000.0, 1.0 / 200.0),
+                Init::Siren => (2.0 / 180_000.0, (6.0 / 200f64).sqrt() / 30.0),
                 Init::Zeros => (0.0, 0.0),
             };
             // Five standard errors of a variance over 20 000 draws.

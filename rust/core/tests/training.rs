@@ -17,15 +17,28 @@ use thalweg_core::{Element, Error, Fit, FitOptions, Model, Trainer};
 /// The number of threads is the process' own: tests that set it take turns.
 static THREADS: Mutex<()> = Mutex::new(());
 
-const ACTIVATIONS: [Activation; 8] = [
+const ACTIVATIONS: [Activation; 21] = [
     Activation::Identity,
     Activation::Relu,
     Activation::LeakyRelu(0.1),
+    Activation::Elu(0.7),
+    Activation::Celu(0.7),
+    Activation::Selu,
     Activation::Tanh,
     Activation::Sigmoid,
+    Activation::LogSigmoid,
     Activation::Gelu,
+    Activation::GeluTanh,
     Activation::Silu,
-    Activation::Softplus,
+    Activation::Mish,
+    Activation::Softplus(1.0),
+    Activation::Softplus(2.5),
+    Activation::Softsign,
+    Activation::Sine(3.0),
+    Activation::Hardtanh(-0.5, 1.25),
+    Activation::Relu6,
+    Activation::Hardsigmoid,
+    Activation::Hardswish,
 ];
 
 fn linear(inputs: usize, outputs: usize, bias: bool) -> Layer {
@@ -136,7 +149,7 @@ fn layers_in_unusual_orders_have_right_gradients() {
         vec![linear(3, 4, true), norm(4, true), act(Activation::Gelu), linear(4, 2, true)],
         vec![norm(3, false), linear(3, 4, false), act(Activation::Tanh), norm(4, true), linear(4, 2, true)],
         vec![linear(3, 5, true), norm(5, true), norm(5, true), linear(5, 2, true), norm(2, true)],
-        vec![act(Activation::Softplus), act(Activation::Silu), linear(3, 2, true), act(Activation::Softplus)],
+        vec![act(Activation::Softplus(1.0)), act(Activation::Silu), linear(3, 2, true), act(Activation::Softplus(1.0))],
     ];
     for layers in cases {
         let mut model = Model::new(layers.clone(), 1).unwrap();

@@ -51,7 +51,7 @@ pub fn wrong_dtype<T: Real>(what: &str, dtype: Dtype) -> Error {
 
 fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
     let kind: String = spec.get_item(0)?.extract()?;
-    let activation = match kind.as_str() {
+    match kind.as_str() {
         "linear" => {
             let (_, inputs, outputs, bias, init): (String, usize, usize, bool, String) = spec.extract()?;
             let init = Init::ALL.into_iter().find(|i| i.name() == init).ok_or_else(|| {
@@ -69,25 +69,13 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
             let (_, features, eps, momentum, affine): (String, usize, f64, f64, bool) = spec.extract()?;
             return Ok(Layer::BatchNorm(BatchNorm { features, eps, momentum, affine }));
         }
-        "leaky_relu" => Activation::LeakyRelu(spec.get_item(1)?.extract()?),
-        "relu" => Activation::Relu,
-        "tanh" => Activation::Tanh,
-        "sigmoid" => Activation::Sigmoid,
-        "gelu" => Activation::Gelu,
-        "silu" => Activation::Silu,
-        "softplus" => Activation::Softplus,
-        "identity" => Activation::Identity,
-        _ => {
-            let accepted =
-                "linear, batch_norm, relu, leaky_relu, tanh, sigmoid, gelu, silu, softplus or identity"
-                    .into();
-            return Err(translate(
-                spec.py(),
-                Error::Argument { name: "layer", value: format!("{kind:?}"), accepted },
-            ));
-        }
-    };
-    Ok(Layer::Activation(activation))
+        _ => {}
+    }
+    let parameters: Vec<f64> = spec.get_slice(1, spec.len()).extract()?;
+    Activation::of_kind(&kind, &parameters).map(Layer::Activation).ok_or_else(|| {
+        let accepted = format!("linear, batch_norm, {}, with their parameters", Activation::KINDS.join(", "));
+        translate(spec.py(), Error::Argument { name: "layer", value: format!("{spec}"), accepted })
+    })
 }
 
 #[pymethods]
