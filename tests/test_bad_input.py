@@ -329,6 +329,19 @@ BAD_MODELS = {
         tw.ArgumentError,
         ["GELU: approximate", 'did you mean "tanh"'],
     ),
+    "probability": (lambda: nn.Dropout(1.5), tw.ArgumentError, ["Dropout: p", r"1\.5"]),
+    "two widths": (
+        lambda: nn.LayerNorm((3, 4)),
+        tw.ArgumentError,
+        ["normalized_shape", r"\(3, 4\)"],
+    ),
+    "no width": (lambda: nn.RMSNorm(0), tw.ArgumentError, ["normalized_shape", "0"]),
+    "a misfit of a normalization": (
+        lambda: nn.Sequential(nn.Linear(4, 32), nn.LayerNorm(33)),
+        tw.ShapeError,
+        ["layer 1", "LayerNorm", "32", "33"],
+    ),
+    "no epsilon": (lambda: nn.LayerNorm(3, eps=0), tw.ArgumentError, ["LayerNorm: eps", "0"]),
     "negative slope": (lambda: nn.LeakyReLU(-1), tw.ArgumentError, ["negative_slope", "-1"]),
 }
 

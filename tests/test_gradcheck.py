@@ -181,6 +181,7 @@ NUMBERS = nn.MSELoss(), lambda rng, n: rng.standard_normal((n, 4))
         nn.SELU(),
         nn.Mish(),
         nn.Sine(2.0),
+        nn.Dropout(0.3),
         nn.ReLU(),
         nn.LeakyReLU(),
     ],
@@ -196,6 +197,19 @@ def test_models_pass(layer, loss, targets, dtype, rng):
     assert report.norm_rel_error <= 1e-7
     assert [block.name for block in report.blocks] == list(model.state_dict())
     assert report.kinks == 0
+
+
+@pytest.mark.parametrize("make", [nn.BatchNorm1d, nn.LayerNorm, nn.RMSNorm])
+def test_normalizations_pass(make, rng):
+    model = nn.Sequential(
+        make(6), nn.Linear(6, 9), make(9), nn.Tanh(), nn.Dropout(0.2), nn.Linear(9, 4), seed=9
+    )
+    x, y = rng.standard_normal((32, 6)), rng.integers(0, 4, 32)
+    before = model.state_dict()
+    report = tw.gradcheck(model, x, y, loss=nn.CrossEntropyLoss())
+    assert report.passed, f"\n{report}"
+    for name, values in model.state_dict().items():
+        np.testing.assert_array_equal(values, before[name])
 
 
 def test_the_model_is_left_alone(classifier, blobs):

@@ -38,6 +38,8 @@ def to_torch(model):
         kind = getattr(torch.nn, type(layer).__name__, None)
         if isinstance(layer, nn.Linear):
             made.append(kind(layer.in_features, layer.out_features, bias=layer.bias))
+        elif isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
+            made.append(kind(**dataclasses.asdict(layer)))
         elif isinstance(layer, nn.Sine):
             made.append(TorchSine(layer.omega))
         elif isinstance(layer, Activation):
@@ -177,6 +179,29 @@ def test_batch_normalization(layers, threads, rng):
     np.testing.assert_allclose(model(x[:1]), one, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("rows", [70, 3000])  # the latter in several waves
+def test_normalization_of_rows(threads, rows, rng):
+    tw.set_num_threads(threads)
+    model = nn.Sequential(
+        nn.Linear(5, 130), nn.LayerNorm(130), nn.Tanh(), nn.Linear(130, 67), nn.SiLU(),
+        nn.RMSNorm(67), nn.Linear(67, 3), nn.LayerNorm(3, eps=1e-3), dtype="float64", seed=5,
+    )  # fmt: skip
+    twin = to_torch(model)
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+    torch_optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
+    x, y = 5 * rng.standard_normal((rows, 5)) + 20, rng.integers(0, 3, rows)
+    for _ in range(20):
+        torch_optimizer.zero_grad()
+        value = torch.nn.functional.cross_entropy(twin(torch.tensor(x)), torch.tensor(y))
+        value.backward()
+        torch_optimizer.step()
+        assert trainer.step(x, y) == pytest.approx(value.item(), rel=1e-12)
+    for name, values in model.state_dict().items():
+        theirs = twin.state_dict()[name].numpy()
+        np.testing.assert_allclose(values, theirs, rtol=1e-10, atol=1e-12, err_msg=name)
+
+
 def test_a_fit_is_an_epoch_in_pytorch(rng):
     """Through `fit`, short last batch included: 192 rows in batches of 25."""
     ours, theirs = LOSSES["cross-entropy"]
@@ -204,7 +229,7 @@ LAYERS = [
     nn.LeakyReLU(0.2),
     nn.ELU(),
     nn.ELU(0.3),
-    nn.CELU(1.7),
+    nn.CELU(0.5),  # whose inverse is exact: PyTorch rounds it to single precision
     nn.SELU(),
     nn.Tanh(),
     nn.Sigmoid(),
@@ -223,6 +248,13 @@ LAYERS = [
     nn.Hardsigmoid(),
     nn.Hardswish(),
     nn.Identity(),
+    nn.LayerNorm(9),
+    nn.LayerNorm((9,), eps=1e-3, bias=False),
+    nn.LayerNorm(9, elementwise_affine=False),
+    nn.RMSNorm(9),
+    nn.RMSNorm((9,), eps=1e-2),
+    nn.RMSNorm(9, elementwise_affine=False),
+    nn.Dropout(0.0),
 ]
 PLACES = {
     "first": lambda layer: [layer, nn.Linear(9, 5)],
@@ -239,6 +271,9 @@ PLACES = {
 def test_outputs_and_gradients_of_a_layer(layer, place, rows, threads, rng):
     tw.set_num_threads(threads)
     model = nn.Sequential(*PLACES[place](layer), dtype="float64", seed=2)
+    state = model.state_dict()  # with scales and shifts that are not 1 and 0
+    vectors = {k: rng.standard_normal(v.shape) for k, v in state.items() if v.ndim == 1}
+    model.load_state_dict(state | vectors)
     twin = to_torch(model)
     x = 3 * rng.standard_normal((rows, 9))
     x_torch = torch.tensor(x, requires_grad=True)

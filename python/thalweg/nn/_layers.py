@@ -9,6 +9,7 @@ from dataclasses import astuple, dataclass
 from typing import Any, ClassVar
 
 from thalweg import _checks
+from thalweg.errors import ArgumentError
 from thalweg.nn import init as _init
 
 
@@ -149,6 +150,121 @@ class BatchNorm1d(Layer):
 
     def _spec(self) -> tuple[Any, ...]:
         return ("batch_norm", self.num_features, self.eps, self.momentum, self.affine)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNorm(Layer):
+    r"""Normalization of each row by its own mean and variance.
+
+    .. math:: y = \gamma\,\frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
+
+    with the mean :math:`\mu` and the (biased) variance :math:`\sigma^2` over the columns of the row:
+    the same in training and in evaluation, for a batch of any size. Ba, Kiros & Hinton 2016,
+    arXiv:1607.06450; PyTorch's conventions.
+
+    Parameters
+    ----------
+    normalized_shape : int or tuple of one int
+        Number of columns.
+    eps : float, default 1e-5
+        :math:`\epsilon`, above 0.
+    elementwise_affine : bool, default True
+        Whether there is a :math:`\gamma` ("weight", at first 1).
+    bias : bool, default True
+        Whether there is then a :math:`\beta` ("bias", at first 0), too.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+
+    Notes
+    -----
+    With :math:`\hat x = (y - \beta) / \gamma`, `g` the gradient of the loss with respect to `y`, and
+    means over the columns, the gradient with respect to `x` is
+    :math:`(\gamma g - \overline{\gamma g} - \hat x\,\overline{\gamma g \hat x}) /
+    \sqrt{\sigma^2 + \epsilon}`; those of :math:`\gamma` and :math:`\beta` are the sums over the rows
+    of :math:`g \hat x` and `g`.
+
+    Examples
+    --------
+    >>> from thalweg import nn
+    >>> model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.ReLU(), nn.Linear(4, 1))
+    >>> list(model.state_dict())
+    ['0.weight', '0.bias', '1.weight', '1.bias', '3.weight', '3.bias']
+    """
+
+    normalized_shape: tuple[int] | int
+    eps: float = 1e-5
+    elementwise_affine: bool = True
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__  # the dataclass is frozen
+        put(self, "normalized_shape", _width("LayerNorm", self.normalized_shape))
+        put(self, "eps", _checks.real("LayerNorm: eps", self.eps, 0, closed="()"))
+        flag = _checks.flag
+        put(self, "elementwise_affine", flag("LayerNorm: elementwise_affine", self.elementwise_affine))
+        put(self, "bias", flag("LayerNorm: bias", self.bias))
+
+    def _spec(self) -> tuple[Any, ...]:
+        scale, shift = self.elementwise_affine, self.elementwise_affine and self.bias
+        return ("layer_norm", *_width("", self.normalized_shape), self.eps, scale, shift)
+
+
+@dataclass(frozen=True, slots=True)
+class RMSNorm(Layer):
+    r"""Normalization of each row by its root mean square.
+
+    .. math:: y = \gamma\,\frac{x}{\sqrt{\overline{x^2} + \epsilon}}
+
+    with the mean of squares over the columns of the row. Zhang & Sennrich 2019, arXiv:1910.07467;
+    PyTorch's conventions.
+
+    Parameters
+    ----------
+    normalized_shape : int or tuple of one int
+        Number of columns.
+    eps : float, optional
+        :math:`\epsilon`, above 0; by default that of the model's dtype, ``np.finfo(dtype).eps``.
+    elementwise_affine : bool, default True
+        Whether there is a :math:`\gamma` ("weight", at first 1).
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+
+    Notes
+    -----
+    The gradients are those of `LayerNorm` without the terms that come from the mean.
+    """
+
+    normalized_shape: tuple[int] | int
+    eps: float | None = None
+    elementwise_affine: bool = True
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__  # the dataclass is frozen
+        put(self, "normalized_shape", _width("RMSNorm", self.normalized_shape))
+        if self.eps is not None:
+            put(self, "eps", _checks.real("RMSNorm: eps", self.eps, 0, closed="()"))
+        affine = _checks.flag("RMSNorm: elementwise_affine", self.elementwise_affine)
+        put(self, "elementwise_affine", affine)
+
+    def _spec(self) -> tuple[Any, ...]:
+        return ("rms_norm", *_width("", self.normalized_shape), self.eps, self.elementwise_affine)
+
+
+def _width(layer: str, shape: Any) -> tuple[int]:
+    """Make a normalized shape a tuple of one width: samples are rows here."""
+    if isinstance(shape, (tuple, list)):
+        if len(shape) != 1:
+            raise ArgumentError(
+                f"{layer}: normalized_shape must be one width, for samples are rows; got {shape!r}"
+            )
+        (shape,) = shape
+    return (_checks.integer(f"{layer}: normalized_shape", shape, 1),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,6 +553,53 @@ class Hardswish(Activation):
     """
 
     _kind = "hardswish"
+
+
+@dataclass(frozen=True, slots=True)
+class Dropout(Activation):
+    r"""Sets elements to zero at random while training, each with probability `p`.
+
+    In training :math:`y = x\,m` with a factor :math:`m` that is 0 with probability `p`, else
+    :math:`1 / (1 - p)`, so that the mean of `y` is `x`; :math:`dy/dx = m`. In evaluation
+    :math:`y = x`. Srivastava, Hinton, Krizhevsky, Sutskever & Salakhutdinov 2014, JMLR 15; as in
+    PyTorch and Keras.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability of zero, from 0 to 1.
+
+    Raises
+    ------
+    ArgumentError
+        If `p` is not such a number.
+
+    Notes
+    -----
+    The factors follow from the model's seed, the number of training passes that it has made (steps
+    of a trainer, and calls of `forward`), the layer, the row's place in the batch and the column:
+    not from the number of threads. The count of passes is a part of copies and pickles of the
+    model, which go on with the factors of the original; like the state of PyTorch's generator it
+    is not in `Sequential.state_dict`. A fit that fails takes it back. `thalweg.gradcheck` holds
+    the factors fixed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from thalweg import nn
+    >>> model = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 4, bias=False))
+    >>> model.load_state_dict({"1.weight": np.eye(4)})
+    >>> sorted(set(model.forward(np.ones((50, 4))).ravel().tolist()))
+    [0.0, 2.0]
+    >>> model(np.ones((1, 4)))
+    array([[1., 1., 1., 1.]], dtype=float32)
+    """
+
+    _kind = "dropout"
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        self._check("p", 0, 1, "[]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,9 +116,11 @@ impl Check {
         y: Targets<'_, f64>,
         gradient: bool,
     ) -> f64 {
+        let draw = model.draw; // the same for all passes: what is dropped stays
         let Parts { network, params, averages, .. } = model.parts();
         let weights = WeightTask { grads: self.grads.share(), accumulate: false, size: None, update: None };
         let pass = Pass {
+            draw,
             check_finite: false,
             loss: Some(LossTask { loss: self.loss, targets: y, backward: gradient }),
             weights: gradient.then_some(weights),

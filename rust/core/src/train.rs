@@ -32,6 +32,7 @@ pub struct Trainer<T: Element> {
 struct Snapshot<T: Element> {
     params: Buffer<T>,
     averages: Buffer<T>,
+    passes: u64,
     optimizer: Optimizer<T>,
 }
 
@@ -49,11 +50,13 @@ impl<T: Element> Snapshot<T> {
             None => Snapshot {
                 params: Buffer::zeroed("a copy of the parameters", params.len())?,
                 averages: Buffer::zeroed("a copy of the running averages", averages.len())?,
+                passes: 0,
                 optimizer: Optimizer::new(optimizer.config, params.len())?,
             },
         };
         snapshot.params.copy_from_slice(params);
         snapshot.averages.copy_from_slice(averages);
+        snapshot.passes = model.passes();
         snapshot.optimizer.copy_from(optimizer);
         Ok(snapshot)
     }
@@ -141,10 +144,11 @@ impl<T: Element> Trainer<T> {
     ) -> Result<Tally, Error> {
         let step = optimizer.next_step();
         let state = optimizer.share_state();
-        let isa = model.isa();
+        let (isa, draw) = (model.isa(), model.draw);
         let workspace = self.workspaces.get(model.network(), isa, Mode::Step, len)?;
         let Parts { network, params, grads, averages } = model.parts();
         let pass = Pass {
+            draw,
             loss: Some(LossTask { loss: self.loss, targets: y, backward: true }),
             weights: Some(WeightTask {
                 grads: grads.share(),
@@ -161,6 +165,7 @@ impl<T: Element> Trainer<T> {
             return Err(why_not_finite(isa, x, &y, losses, optimizer));
         }
         update_averages(network, workspace, averages);
+        model.draw.pass += 1;
         optimizer.steps += 1;
         let mut tally = Tally::default();
         tally.add(losses);
@@ -373,6 +378,7 @@ impl<T: Element> Fit<T> {
             let Parts { params, averages, .. } = model.parts();
             params.copy_from_slice(&before.params);
             averages.copy_from_slice(&before.averages);
+            model.set_passes(before.passes);
             optimizer.copy_from(&before.optimizer);
             self.epoch = self.options.epochs; // nothing is left to run
         }

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear};
+use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear, RowNorm};
 use thalweg_core::network::Network;
 use thalweg_core::{Dtype, Error, Model as CoreModel};
 
@@ -69,11 +69,22 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
             let (_, features, eps, momentum, affine): (String, usize, f64, f64, bool) = spec.extract()?;
             return Ok(Layer::BatchNorm(BatchNorm { features, eps, momentum, affine }));
         }
+        "layer_norm" => {
+            let (_, features, eps, scale, shift): (String, usize, f64, bool, bool) = spec.extract()?;
+            return Ok(Layer::RowNorm(RowNorm { features, eps: Some(eps), centred: true, scale, shift }));
+        }
+        "rms_norm" => {
+            let (_, features, eps, scale): (String, usize, Option<f64>, bool) = spec.extract()?;
+            return Ok(Layer::RowNorm(RowNorm { features, eps, centred: false, scale, shift: false }));
+        }
         _ => {}
     }
     let parameters: Vec<f64> = spec.get_slice(1, spec.len()).extract()?;
     Activation::of_kind(&kind, &parameters).map(Layer::Activation).ok_or_else(|| {
-        let accepted = format!("linear, batch_norm, {}, with their parameters", Activation::KINDS.join(", "));
+        let accepted = format!(
+            "linear, batch_norm, layer_norm, rms_norm, {}, with their parameters",
+            Activation::KINDS.join(", ")
+        );
         translate(spec.py(), Error::Argument { name: "layer", value: format!("{spec}"), accepted })
     })
 }
@@ -124,6 +135,14 @@ impl Model {
     fn average_blocks<'py>(&self, py: Python<'py>) -> PyResult<Vec<(String, Bound<'py, PyTuple>)>> {
         let blocks = self.network.averages().iter();
         blocks.map(|b| Ok((b.name.clone(), PyTuple::new(py, &b.shape)?))).collect()
+    }
+
+    fn passes(&self, py: Python<'_>) -> PyResult<u64> {
+        with_dtype!(self.dtype, T => self.detached::<T, _>(py, |m| Ok(m.passes())))
+    }
+
+    fn set_passes(&self, py: Python<'_>, passes: u64) -> PyResult<()> {
+        with_dtype!(self.dtype, T => self.detached::<T, _>(py, |m| { m.set_passes(passes); Ok(()) }))
     }
 
     fn averages(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {

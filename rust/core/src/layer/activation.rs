@@ -1,7 +1,8 @@
 //! What an element-wise layer is, and the list of them.
 
 use crate::element::Element;
-use crate::simd::{Simd, zip_map};
+use crate::simd::{Op, Simd, zip_map};
+use crate::view::{MatMut, MatRef};
 
 /// An element-wise function φ of one file: its value, its derivative, and what is said about it.
 pub trait Function: Copy {
@@ -87,26 +88,31 @@ macro_rules! activations {
 
             /// z ← φ(z); and saved ← φ′(z), if it [saves](Self::saves_derivative) and there is room.
             #[inline(always)]
-            pub fn forward<T: Element, S: Simd<T>>(self, s: S, z: &mut [T], saved: Option<&mut [T]>) {
+            pub fn forward<T: Element, S: Simd<T>>(
+                self,
+                s: S,
+                z: MatMut<'_, T>,
+                saved: Option<MatMut<'_, T>>,
+            ) {
                 if let Activation::Identity = self {
                     return;
                 }
                 match self {
                     $(Activation::$Name $(($($parameter),+))? => {
-                        forward(super::$file::$Name $(($($parameter),+))?, s, z, saved);
+                        s.run(Forward(super::$file::$Name $(($($parameter),+))?, z, saved));
                     })*
                 }
             }
 
             /// dy ← dy · φ′, read from the output y or from what [`forward`](Self::forward) saved.
             #[inline(always)]
-            pub fn backward<T: Element, S: Simd<T>>(self, s: S, dy: &mut [T], from: &[T]) {
+            pub fn backward<T: Element, S: Simd<T>>(self, s: S, dy: MatMut<'_, T>, from: MatRef<'_, T>) {
                 if let Activation::Identity = self {
                     return;
                 }
                 match self {
                     $(Activation::$Name $(($($parameter),+))? => {
-                        backward(super::$file::$Name $(($($parameter),+))?, s, dy, from);
+                        s.run(Backward(super::$file::$Name $(($($parameter),+))?, dy, from));
                     })*
                 }
             }
@@ -114,35 +120,64 @@ macro_rules! activations {
     };
 }
 
-#[inline(always)]
-fn forward<F: Function, T: Element, S: Simd<T>>(f: F, s: S, z: &mut [T], saved: Option<&mut [T]>) {
-    match saved {
-        Some(saved) if F::SAVES_DERIVATIVE => zip_map(
-            s,
-            [z, saved],
-            [],
-            #[inline(always)]
-            |[z, _], []| f.forward(s, z),
-        ),
-        _ => zip_map(
-            s,
-            [z],
-            [],
-            #[inline(always)]
-            |[z], []| [f.forward(s, z)[0]],
-        ),
+/// One function on the elements of a matrix. Through [`Simd::run`] it is a piece of code of its own, of which
+/// there is one for all who use it.
+struct Forward<'m, F, T>(F, MatMut<'m, T>, Option<MatMut<'m, T>>);
+
+impl<F: Function, T: Element> Op<T> for Forward<'_, F, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Forward(f, mut z, saved) = self;
+        let Some(mut saved) = saved.filter(|_| F::SAVES_DERIVATIVE) else {
+            let mut z = if z.is_dense() { z.joined() } else { z.reborrow() };
+            for r in 0..z.rows() {
+                zip_map(
+                    s,
+                    [z.row_mut(r)],
+                    [],
+                    #[inline(always)]
+                    |[z], []| [f.forward(s, z)[0]],
+                );
+            }
+            return;
+        };
+        let joined = z.is_dense() && saved.is_dense();
+        let mut z = if joined { z.joined() } else { z.reborrow() };
+        let mut saved = if joined { saved.joined() } else { saved.reborrow() };
+        for r in 0..z.rows() {
+            zip_map(
+                s,
+                [z.row_mut(r), saved.row_mut(r)],
+                [],
+                #[inline(always)]
+                |[z, _], []| f.forward(s, z),
+            );
+        }
     }
 }
 
-#[inline(always)]
-fn backward<F: Function, T: Element, S: Simd<T>>(f: F, s: S, dy: &mut [T], from: &[T]) {
-    zip_map(
-        s,
-        [dy],
-        [from],
-        #[inline(always)]
-        |[dy], [from]| [f.backward(s, dy, from)],
-    );
+/// The same for its derivative.
+struct Backward<'m, F, T>(F, MatMut<'m, T>, MatRef<'m, T>);
+
+impl<F: Function, T: Element> Op<T> for Backward<'_, F, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Backward(f, mut dy, from) = self;
+        let joined = dy.is_dense() && from.is_dense();
+        let mut dy = if joined { dy.joined() } else { dy.reborrow() };
+        let from = if joined { from.joined() } else { from };
+        for r in 0..dy.rows() {
+            zip_map(
+                s,
+                [dy.row_mut(r)],
+                [from.row(r)],
+                #[inline(always)]
+                |[dy], [from]| [f.backward(s, dy, from)],
+            );
+        }
+    }
 }
 
 activations! {
@@ -186,4 +221,6 @@ activations! {
     hardsigmoid::Hardsigmoid,
     /// φ(z) = z·min(max(z/6 + ½, 0), 1)
     hardswish::Hardswish,
+    /// φ(z) = z; while training each element is 0 with probability p, else z/(1 − p).
+    dropout::Dropout(p: f64),
 }

@@ -8,6 +8,7 @@
 mod activation;
 pub mod batch_norm;
 mod celu;
+pub mod dropout;
 mod elu;
 mod gelu;
 mod gelu_tanh;
@@ -21,6 +22,7 @@ mod log_sigmoid;
 mod mish;
 pub(crate) mod relu;
 mod relu6;
+pub mod row_norm;
 mod selu;
 mod sigmoid;
 mod silu;
@@ -32,6 +34,7 @@ pub(crate) mod tanh;
 pub use activation::{Activation, Function};
 pub use batch_norm::BatchNorm;
 pub use linear::{Init, Linear};
+pub use row_norm::RowNorm;
 
 /// A layer as the user wrote it.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +45,8 @@ pub enum Layer {
     Activation(Activation),
     /// y = γ·(x − μ)/√(σ² + ε) + β, column by column.
     BatchNorm(BatchNorm),
+    /// The same row by row, with or without the mean.
+    RowNorm(RowNorm),
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::*;
 use crate::element::Element;
 use crate::simd::{Isa, Op, Simd, dispatch};
+use crate::view::{MatMut, MatRef};
 
 const ALL: [Activation; 21] = [
     Activation::Identity,
@@ -76,8 +77,11 @@ fn run<T: Element>(isa: Isa, act: Activation, z: &[T], dy: T) -> (Vec<T>, Vec<T>
         #[inline(always)]
         fn eval<S: Simd<T>>(self, s: S) {
             let Run(act, z, saved, dy) = self;
-            act.forward(s, z, act.saves_derivative().then_some(&mut *saved));
-            act.backward(s, dy, if act.saves_derivative() { saved } else { z });
+            let n = z.len();
+            let room = act.saves_derivative().then(|| MatMut::new(&mut *saved, 1, n));
+            act.forward(s, MatMut::new(&mut *z, 1, n), room);
+            let from = if act.saves_derivative() { saved } else { z };
+            act.backward(s, MatMut::new(dy, 1, n), MatRef::new(from, 1, n));
         }
     }
     let (mut y, mut saved, mut grad) = (z.to_vec(), vec![T::lit(f64::NAN); z.len()], vec![dy; z.len()]);

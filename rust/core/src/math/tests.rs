@@ -25,9 +25,8 @@ enum Function {
 
 use Function::*;
 
-const ALL: [Function; 14] = [
-    Exp, Ln, Tanh, Sigmoid, Erf, Gelu, GeluSlope, Softplus, SoftplusSlope, Silu, SiluSlope, Expm1, Sin, Cos,
-];
+const ALL: [Function; 14] =
+    [Exp, Ln, Tanh, Sigmoid, Erf, Gelu, GeluSlope, Softplus, SoftplusSlope, Silu, SiluSlope, Expm1, Sin, Cos];
 
 /// `out ← function(x)`
 struct Apply<'a, T>(Function, &'a [T], &'a mut [T]);
