@@ -239,9 +239,9 @@ LAYERS = [
     nn.SiLU(),
     nn.Mish(),
     nn.Softplus(),
-    nn.Softplus(3.0),
+    nn.Softplus(0.5),
     nn.Softsign(),
-    nn.Sine(),
+    nn.Sine(2.0),
     nn.Hardtanh(),
     nn.Hardtanh(-2.0, 0.5),
     nn.ReLU6(),
@@ -283,10 +283,12 @@ def test_outputs_and_gradients_of_a_layer(layer, place, rows, threads, rng):
     y_torch.backward(torch.tensor(g))
     np.testing.assert_allclose(y, y_torch.detach().numpy(), rtol=1e-12, atol=1e-13)
     np.testing.assert_allclose(model(x), y, rtol=1e-12, atol=1e-13)
-    np.testing.assert_allclose(model.backward(g), x_torch.grad.numpy(), rtol=1e-12, atol=1e-13)
+    # PyTorch rounds the 1/6 of this derivative to single precision.
+    rtol = 1e-7 if isinstance(layer, nn.Hardsigmoid) else 1e-12
+    np.testing.assert_allclose(model.backward(g), x_torch.grad.numpy(), rtol=rtol, atol=1e-13)
     expected = [p.grad.numpy().ravel() for p in twin.parameters()]
     np.testing.assert_allclose(
-        model.flat_gradients, np.concatenate([np.empty(0), *expected]), rtol=1e-12, atol=1e-12
+        model.flat_gradients, np.concatenate([np.empty(0), *expected]), rtol=rtol, atol=1e-12
     )
 
 
