@@ -97,7 +97,12 @@ def test_layers_that_draw_or_normalize_change_no_bit(extra):
         tw.set_num_threads(threads)
         rng = np.random.default_rng(8)
         model = nn.Sequential(
-            nn.Linear(20, 300), extra, nn.SiLU(), nn.Linear(300, 300), nn.Dropout(0.2), nn.Linear(300, 5)
+            nn.Linear(20, 300),
+            extra,
+            nn.SiLU(),
+            nn.Linear(300, 300),
+            nn.Dropout(0.2),
+            nn.Linear(300, 5),
         )
         trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
         x, y = rng.standard_normal((2500, 20)), rng.integers(0, 5, 2500)

@@ -24,11 +24,11 @@ ACTIVATIONS = {
     nn.ELU(): lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
     nn.ELU(0.7): lambda x: np.where(x > 0, x, 0.7 * np.expm1(np.minimum(x, 0))),
     nn.CELU(0.7): lambda x: np.where(x > 0, x, 0.7 * np.expm1(np.minimum(x, 0) / 0.7)),
-    nn.SELU(): lambda x: 1.0507009873554805 * np.where(
-        x > 0, x, 1.6732632423543772 * np.expm1(np.minimum(x, 0))
+    nn.SELU(): lambda x: (
+        1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(np.minimum(x, 0)))
     ),
-    nn.GELU("tanh"): lambda x: 0.5 * x * (
-        1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
+    nn.GELU("tanh"): lambda x: (
+        0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     ),
     nn.Mish(): lambda x: x * np.tanh(np.logaddexp(0, x)),
     nn.LogSigmoid(): lambda x: -np.logaddexp(0, -x),

@@ -17,9 +17,9 @@ from thalweg.nn._layers import LeakyReLU as LeakyReLU
 from thalweg.nn._layers import Linear as Linear
 from thalweg.nn._layers import LogSigmoid as LogSigmoid
 from thalweg.nn._layers import Mish as Mish
-from thalweg.nn._layers import RMSNorm as RMSNorm
 from thalweg.nn._layers import ReLU as ReLU
 from thalweg.nn._layers import ReLU6 as ReLU6
+from thalweg.nn._layers import RMSNorm as RMSNorm
 from thalweg.nn._layers import Sigmoid as Sigmoid
 from thalweg.nn._layers import SiLU as SiLU
 from thalweg.nn._layers import Sine as Sine

@@ -158,8 +158,8 @@ class LayerNorm(Layer):
 
     .. math:: y = \gamma\,\frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
 
-    with the mean :math:`\mu` and the (biased) variance :math:`\sigma^2` over the columns of the row:
-    the same in training and in evaluation, for a batch of any size. Ba, Kiros & Hinton 2016,
+    with the mean :math:`\mu` and the (biased) variance :math:`\sigma^2` over the columns of the
+    row: the same in training and in evaluation, for a batch of any size. Ba, Kiros & Hinton 2016,
     arXiv:1607.06450; PyTorch's conventions.
 
     Parameters
@@ -180,11 +180,11 @@ class LayerNorm(Layer):
 
     Notes
     -----
-    With :math:`\hat x = (y - \beta) / \gamma`, `g` the gradient of the loss with respect to `y`, and
-    means over the columns, the gradient with respect to `x` is
+    With :math:`\hat x = (y - \beta) / \gamma`, `g` the gradient of the loss with respect to `y`,
+    and means over the columns, the gradient with respect to `x` is
     :math:`(\gamma g - \overline{\gamma g} - \hat x\,\overline{\gamma g \hat x}) /
-    \sqrt{\sigma^2 + \epsilon}`; those of :math:`\gamma` and :math:`\beta` are the sums over the rows
-    of :math:`g \hat x` and `g`.
+    \sqrt{\sigma^2 + \epsilon}`; those of :math:`\gamma` and :math:`\beta` are the sums over the
+    rows of :math:`g \hat x` and `g`.
 
     Examples
     --------
@@ -203,9 +203,9 @@ class LayerNorm(Layer):
         put = object.__setattr__  # the dataclass is frozen
         put(self, "normalized_shape", _width("LayerNorm", self.normalized_shape))
         put(self, "eps", _checks.real("LayerNorm: eps", self.eps, 0, closed="()"))
-        flag = _checks.flag
-        put(self, "elementwise_affine", flag("LayerNorm: elementwise_affine", self.elementwise_affine))
-        put(self, "bias", flag("LayerNorm: bias", self.bias))
+        affine = _checks.flag("LayerNorm: elementwise_affine", self.elementwise_affine)
+        put(self, "elementwise_affine", affine)
+        put(self, "bias", _checks.flag("LayerNorm: bias", self.bias))
 
     def _spec(self) -> tuple[Any, ...]:
         scale, shift = self.elementwise_affine, self.elementwise_affine and self.bias
@@ -325,8 +325,8 @@ class ELU(Activation):
 class CELU(Activation):
     r"""Continuously differentiable ELU, for :math:`x \le 0` :math:`y = \alpha (e^{x/\alpha} - 1)`.
 
-    For :math:`x > 0`, :math:`y = x`; :math:`dy/dx` is 1 there, else :math:`e^{x/\alpha}`. Barron 2017,
-    arXiv:1704.07483.
+    For :math:`x > 0`, :math:`y = x`; :math:`dy/dx` is 1 there, else :math:`e^{x/\alpha}`. Barron
+    2017, arXiv:1704.07483.
 
     Parameters
     ----------
@@ -374,8 +374,10 @@ class Sigmoid(Activation):
 
 @dataclass(frozen=True, slots=True)
 class LogSigmoid(Activation):
-    r"""Logarithm of the logistic function, :math:`y = -\ln(1 + e^{-x})`, with
-    :math:`dy/dx = 1 - e^y`; neither overflows nor cancels."""  # fmt: skip
+    r"""Logarithm of the logistic function, :math:`y = -\ln(1 + e^{-x})`.
+
+    :math:`dy/dx = 1 - e^y`; neither overflows nor cancels.
+    """
 
     _kind = "log_sigmoid"
 
@@ -436,8 +438,8 @@ class Mish(Activation):
 class Softplus(Activation):
     r"""Smooth rectifier, :math:`y = \ln(1 + e^{\beta x}) / \beta`.
 
-    :math:`dy/dx = 1 / (1 + e^{-\beta x})`. There is no ``threshold`` as PyTorch's, from which on (20
-    by default) it gives `x` for `y` and 1 for the derivative: both are exact here, and nothing
+    :math:`dy/dx = 1 / (1 + e^{-\beta x})`. There is no ``threshold`` as PyTorch's, from which on
+    (20 by default) it gives `x` for `y` and 1 for the derivative: both are exact here, and nothing
     overflows. The difference is at most :math:`e^{-20} / \beta`, about 2e-9.
 
     Parameters

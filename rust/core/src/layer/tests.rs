@@ -5,7 +5,7 @@ use crate::element::Element;
 use crate::simd::{Isa, Op, Simd, dispatch};
 use crate::view::{MatMut, MatRef};
 
-const ALL: [Activation; 21] = [
+const ALL: [Activation; 22] = [
     Activation::Identity,
     Activation::Relu,
     Activation::LeakyRelu(0.1),
@@ -27,12 +27,13 @@ const ALL: [Activation; 21] = [
     Activation::Relu6,
     Activation::Hardsigmoid,
     Activation::Hardswish,
+    Activation::Dropout(0.3), // in evaluation
 ];
 
 /// φ on one number, from the definition.
 fn formula(act: Activation, z: f64) -> f64 {
     match act {
-        Activation::Identity => z,
+        Activation::Identity | Activation::Dropout(_) => z,
         Activation::Relu => z.max(0.0),
         Activation::LeakyRelu(slope) => {
             if z > 0.0 {
