@@ -61,8 +61,8 @@ pub fn forward<T: Element, S: Simd<T>>(
     let kept = if p < 1.0 { T::lit(1.0 / (1.0 - p)) } else { T::ZERO };
     let key = [draw.seed as u32, (draw.seed >> 32) as u32];
     // 40 bits of the pass are 10¹² steps; 16 of the layer.
-    let high =
-        Purpose::Dropout as u32 * (1 << 24) | (layer as u32 & 0xffff) << 8 | (draw.pass >> 32) as u32 & 0xff;
+    let [purpose, layer] = [Purpose::Dropout as u32, layer as u32 & 0xffff];
+    let high = (purpose << 24) | (layer << 8) | ((draw.pass >> 32) as u32 & 0xff);
     for r in 0..z.rows() {
         let row = factors.row_mut(r);
         for (block, factors) in row.chunks_mut(4 * LANES).enumerate() {
