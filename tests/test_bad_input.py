@@ -317,6 +317,33 @@ BAD_MODELS = {
         ["init", 'did you mean "kaiming_uniform"'],
     ),
     "slope": (lambda: nn.LeakyReLU(NAN), tw.ArgumentError, ["negative_slope", "nan"]),
+    "alpha": (lambda: nn.ELU(alpha=-1), tw.ArgumentError, ["ELU: alpha", "-1"]),
+    "zero alpha": (lambda: nn.CELU(alpha=0), tw.ArgumentError, ["CELU: alpha", r"\(0", "0"]),
+    "beta": (lambda: nn.Softplus(beta=0), tw.ArgumentError, ["Softplus: beta", r"\(0", "0"]),
+    "omega": (lambda: nn.Sine(INF), tw.ArgumentError, ["Sine: omega", "inf"]),
+    "a clamp upside down": (
+        lambda: nn.Hardtanh(2, 1),
+        tw.ArgumentError,
+        ["Hardtanh: max_val", r"\(2", "1"],
+    ),
+    "approximate": (
+        lambda: nn.GELU("tahn"),
+        tw.ArgumentError,
+        ["GELU: approximate", 'did you mean "tanh"'],
+    ),
+    "probability": (lambda: nn.Dropout(1.5), tw.ArgumentError, ["Dropout: p", r"1\.5"]),
+    "two widths": (
+        lambda: nn.LayerNorm((3, 4)),
+        tw.ArgumentError,
+        ["normalized_shape", r"\(3, 4\)"],
+    ),
+    "no width": (lambda: nn.RMSNorm(0), tw.ArgumentError, ["normalized_shape", "0"]),
+    "a misfit of a normalization": (
+        lambda: nn.Sequential(nn.Linear(4, 32), nn.LayerNorm(33)),
+        tw.ShapeError,
+        ["layer 1", "LayerNorm", "32", "33"],
+    ),
+    "no epsilon": (lambda: nn.LayerNorm(3, eps=0), tw.ArgumentError, ["LayerNorm: eps", "0"]),
     "negative slope": (lambda: nn.LeakyReLU(-1), tw.ArgumentError, ["negative_slope", "-1"]),
 }
 

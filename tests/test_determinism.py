@@ -91,6 +91,28 @@ def test_threads_may_change_between_epochs():
     assert run([1, 1, 1]) == run([2, 3, 1])
 
 
+@pytest.mark.parametrize("extra", [nn.Dropout(0.4), nn.LayerNorm(300), nn.RMSNorm(300)])
+def test_layers_that_draw_or_normalize_change_no_bit(extra):
+    def run(threads):
+        tw.set_num_threads(threads)
+        rng = np.random.default_rng(8)
+        model = nn.Sequential(
+            nn.Linear(20, 300),
+            extra,
+            nn.SiLU(),
+            nn.Linear(300, 300),
+            nn.Dropout(0.2),
+            nn.Linear(300, 5),
+        )
+        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+        x, y = rng.standard_normal((2500, 20)), rng.integers(0, 5, 2500)
+        trainer.fit(x, y, epochs=2, batch_size=1200)
+        return model.flat_parameters.tobytes(), model.forward(x[:333]).tobytes()
+
+    one = run(1)
+    assert all(run(threads) == one for threads in (2, 3, 8))
+
+
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer signal")
 @pytest.mark.parametrize("progress", [False, True])
 def test_ctrl_c_stops_between_two_steps_and_leaves_a_usable_model(progress):

@@ -178,6 +178,10 @@ NUMBERS = nn.MSELoss(), lambda rng, n: rng.standard_normal((n, 4))
         nn.SiLU(),
         nn.Softplus(),
         nn.Identity(),
+        nn.SELU(),
+        nn.Mish(),
+        nn.Sine(2.0),
+        nn.Dropout(0.3),
         nn.ReLU(),
         nn.LeakyReLU(),
     ],
@@ -193,6 +197,19 @@ def test_models_pass(layer, loss, targets, dtype, rng):
     assert report.norm_rel_error <= 1e-7
     assert [block.name for block in report.blocks] == list(model.state_dict())
     assert report.kinks == 0
+
+
+@pytest.mark.parametrize("make", [nn.BatchNorm1d, nn.LayerNorm, nn.RMSNorm])
+def test_normalizations_pass(make, rng):
+    model = nn.Sequential(
+        make(6), nn.Linear(6, 9), make(9), nn.Tanh(), nn.Dropout(0.2), nn.Linear(9, 4), seed=9
+    )
+    x, y = rng.standard_normal((32, 6)), rng.integers(0, 4, 32)
+    before = model.state_dict()
+    report = tw.gradcheck(model, x, y, loss=nn.CrossEntropyLoss())
+    assert report.passed, f"\n{report}"
+    for name, values in model.state_dict().items():
+        np.testing.assert_array_equal(values, before[name])
 
 
 def test_the_model_is_left_alone(classifier, blobs):
@@ -229,7 +246,7 @@ def test_a_block_of_nothing_but_kinks_does_not_pass():
 
 def test_float32_gradients_are_the_float64_ones_rounded(rng):
     """Float32 differences could not see this; the float64 gradient, checked above, can."""
-    for layer in (nn.Tanh(), nn.GELU(), nn.SiLU(), nn.Softplus(), nn.ReLU()):
+    for layer in (nn.Tanh(), nn.GELU(), nn.SiLU(), nn.Softplus(), nn.ReLU(), nn.Sine(2.0)):
         single = nn.Sequential(
             nn.Linear(20, 64), layer, nn.Linear(64, 64), layer, nn.Linear(64, 10), seed=2
         )

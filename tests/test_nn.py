@@ -20,6 +20,25 @@ ACTIVATIONS = {
     nn.GELU(): lambda x: 0.5 * x * (1 + erf(x / np.sqrt(2))),
     nn.SiLU(): lambda x: x / (1 + np.exp(-x)),
     nn.Softplus(): lambda x: np.logaddexp(0, x),
+    nn.Softplus(2.5): lambda x: np.logaddexp(0, 2.5 * x) / 2.5,
+    nn.ELU(): lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    nn.ELU(0.7): lambda x: np.where(x > 0, x, 0.7 * np.expm1(np.minimum(x, 0))),
+    nn.CELU(0.7): lambda x: np.where(x > 0, x, 0.7 * np.expm1(np.minimum(x, 0) / 0.7)),
+    nn.SELU(): lambda x: (
+        1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * np.expm1(np.minimum(x, 0)))
+    ),
+    nn.GELU("tanh"): lambda x: (
+        0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    ),
+    nn.Mish(): lambda x: x * np.tanh(np.logaddexp(0, x)),
+    nn.LogSigmoid(): lambda x: -np.logaddexp(0, -x),
+    nn.Softsign(): lambda x: x / (1 + abs(x)),
+    nn.Sine(2.0): lambda x: np.sin(2 * x),
+    nn.Hardtanh(): lambda x: np.clip(x, -1, 1),
+    nn.Hardtanh(-0.5, 1.25): lambda x: np.clip(x, -0.5, 1.25),
+    nn.ReLU6(): lambda x: np.clip(x, 0, 6),
+    nn.Hardsigmoid(): lambda x: np.clip(x / 6 + 0.5, 0, 1),
+    nn.Hardswish(): lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
     nn.Identity(): lambda x: x,
 }
 
@@ -81,6 +100,153 @@ def test_the_gradient_of_the_input_is_right(layer, rng):
     assert report.passed, f"\n{report}"
 
 
+# --- normalizations -----------------------------------------------------------------------------
+
+
+def normalized(layer, x, g):
+    """The output of a normalization alone, and the gradient of its input."""
+    n = x.shape[1]
+    model = nn.Sequential(layer, nn.Linear(n, n, bias=False), dtype="float64")
+    model.load_state_dict(model.state_dict() | {"1.weight": np.eye(n)})
+    return model.forward(x), model.backward(g)
+
+
+@pytest.mark.parametrize("make", [nn.BatchNorm1d, nn.LayerNorm, nn.RMSNorm])
+@pytest.mark.parametrize("shape", [(7, 5), (64, 33), (130, 9)])
+def test_identities_of_normalizations(make, shape, rng):
+    """They hold exactly where epsilon does not matter."""
+    axis = 0 if make is nn.BatchNorm1d else 1
+    centred = make is not nn.RMSNorm
+    x, g = 3 * rng.standard_normal(shape) + 2, rng.standard_normal(shape)
+    y, back = normalized(make(shape[1], eps=1e-30), x, g)
+    size = np.abs(back).max() * shape[axis]
+    if centred:
+        assert np.abs(y.mean(axis=axis)).max() < 1e-12
+        assert np.abs(back.sum(axis=axis)).max() < 1e-12 * size
+    np.testing.assert_allclose((y**2).mean(axis=axis), 1, rtol=1e-12)
+    assert np.abs((back * y).sum(axis=axis)).max() < 1e-12 * size
+    # Neither scale nor, if the mean is taken away, place matter; the gradient goes with 1/scale.
+    moved, moved_back = normalized(make(shape[1], eps=1e-30), 10 * x + (5 if centred else 0), g)
+    np.testing.assert_allclose(moved, y, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(10 * moved_back, back, rtol=0, atol=1e-12 * size)
+    # With an epsilon that does, the variance is what it leaves.
+    spread = x.var(axis=axis) if centred else (x**2).mean(axis=axis)
+    y, _ = normalized(make(shape[1], eps=0.5), x, g)
+    np.testing.assert_allclose((y**2).mean(axis=axis), spread / (spread + 0.5), rtol=1e-12)
+
+
+def test_a_normalization_of_rows_needs_no_batch(rng):
+    for layer in (nn.LayerNorm(5), nn.RMSNorm(5)):
+        model = nn.Sequential(nn.Linear(4, 5), layer, nn.ReLU(), nn.Linear(5, 2), dtype="float64")
+        trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=tw.optim.SGD(lr=0.1))
+        x = rng.standard_normal((9, 4))
+        one = np.concatenate([model(x[i : i + 1]) for i in range(9)])
+        np.testing.assert_allclose(one, model(x), rtol=0, atol=1e-14)
+        assert np.isfinite(trainer.step(x[:1], np.ones((1, 2))))
+
+
+def test_rms_norm_takes_the_epsilon_of_its_precision():
+    for dtype in ("float32", "float64"):
+        x = np.full((1, 3), np.sqrt(np.finfo(dtype).eps), dtype)
+        model = nn.Sequential(nn.RMSNorm(3), nn.Linear(3, 3, bias=False), dtype=dtype)
+        model.load_state_dict(model.state_dict() | {"1.weight": np.eye(3)})
+        np.testing.assert_allclose(model(x), math.sqrt(0.5), rtol=1e-6)
+
+
+def test_a_variance_that_overflows_is_an_error_and_not_a_row_of_zeros():
+    model = nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 3))
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=tw.optim.SGD(lr=0.1))
+    before = model.flat_parameters
+    for call in (model, model.forward, lambda x: trainer.step(x, np.ones((1, 3)))):
+        with pytest.raises(tw.ThalwegError, match=r"nan|NaN"):
+            call([[1e30, -1e30, 0]])
+    np.testing.assert_array_equal(model.flat_parameters, before)
+
+
+# --- dropout ------------------------------------------------------------------------------------
+
+
+def dropping(p, n=64, **options):
+    """Dropout alone."""
+    model = nn.Sequential(nn.Dropout(p), nn.Linear(n, n, bias=False), **options)
+    model.load_state_dict({"1.weight": np.eye(n)})
+    return model
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("n", [1, 67, 300])
+def test_dropout_drops_its_share(p, n):
+    model = dropping(p, n, dtype="float64")
+    rows = 100_000 // n
+    deviation = math.sqrt(p * (1 - p))
+    for _ in range(3):
+        m = model.forward(np.ones((rows, n)))
+        np.testing.assert_allclose(np.unique(m), [0, 1 / (1 - p)], rtol=1e-15)
+        # Five standard errors of all, and of each column, which has 333 elements or more.
+        assert abs((m == 0).mean() - p) < 5 * deviation / math.sqrt(m.size)
+        assert np.abs((m == 0).mean(axis=0) - p).max() < 5 * deviation / math.sqrt(rows)
+
+
+def test_elements_are_dropped_independently():
+    m = dropping(0.5, 256).forward(np.ones((256, 256))) - 1  # of -1 and 1
+    assert abs((m[1:] * m[:-1]).mean()) < 5 / 255
+    for apart in (1, 4, 16, 64):
+        assert abs((m[:, apart:] * m[:, :-apart]).mean()) < 5 / math.sqrt(256 * (256 - apart))
+    two = nn.Sequential(nn.Dropout(0.5), nn.Linear(256, 256, bias=False), nn.Dropout(0.5))
+    two.load_state_dict({"1.weight": np.eye(256)})
+    both = (two.forward(np.ones((256, 256))) > 0).mean()
+    assert abs(both - 0.25) < 5 * math.sqrt(0.25 * 0.75) / 256
+
+
+def test_dropout_is_off_in_evaluation_and_without_probability(rng):
+    x = rng.standard_normal((9, 64))
+    model = dropping(0.7, dtype="float64")
+    np.testing.assert_array_equal(model(x), x)
+    np.testing.assert_array_equal(model.forward(x, training=False), x)
+    np.testing.assert_array_equal(dropping(0.0, dtype="float64").forward(x), x)
+    everything = dropping(1.0, dtype="float64")
+    assert not everything.forward(x).any()
+    assert not everything.backward(x).any()
+
+
+def test_the_gradient_is_dropped_where_the_output_was(rng):
+    x, g = rng.standard_normal((50, 64)), rng.standard_normal((50, 64))
+    model = dropping(0.4, dtype="float64")
+    factors = model.forward(x) / x
+    np.testing.assert_allclose(model.backward(g), g * factors, rtol=1e-15)
+
+
+def test_dropout_follows_from_the_seed_and_the_number_of_the_pass():
+    x = np.ones((20, 64), np.float32)
+    model, other = dropping(0.5, seed=3), dropping(0.5, seed=4)
+    first, second = model.forward(x), model.forward(x)
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, other.forward(x))
+    model(x)  # an evaluation draws nothing
+    later = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(model.forward(x), later.forward(x))
+    again = dropping(0.5, seed=3)
+    np.testing.assert_array_equal(again.forward(x), first)
+    np.testing.assert_array_equal(again.astype("float64").forward(x), second)
+
+
+def test_a_training_with_dropout_goes_on_from_a_copy_as_if_it_had_not_stopped(rng):
+    def fit(model, lr=0.01, epochs=1):
+        trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=tw.optim.SGD(lr=lr))
+        trainer.fit(x, y, batch_size=10, epochs=epochs)
+
+    x, y = rng.standard_normal((60, 8)), rng.standard_normal((60, 2))
+    model = nn.Sequential(nn.Linear(8, 30), nn.ReLU(), nn.Dropout(0.3), nn.Linear(30, 2))
+    fit(model)
+    copy = pickle.loads(pickle.dumps(model))
+    fit(model)
+    fit(copy)
+    np.testing.assert_array_equal(model.flat_parameters, copy.flat_parameters)
+    with pytest.raises(tw.DivergedError):
+        fit(model, lr=1e9, epochs=99)
+    np.testing.assert_array_equal(model.forward(x), copy.forward(x))
+
+
 def test_mse_is_the_mean_over_all_elements(regressor, rng):
     x, y = rng.standard_normal((7, 5)), rng.standard_normal((7, 2))
     expected = ((regressor.model(x) - y) ** 2).mean()
@@ -113,6 +279,8 @@ INITIALIZATIONS = {
     "xavier_uniform": (math.sqrt(2 / 700), math.sqrt(6 / 700)),
     "xavier_normal": (math.sqrt(2 / 700), None),
     "lecun_normal": (math.sqrt(1 / 400), None),
+    "siren_first": (1 / 400 / math.sqrt(3), 1 / 400),
+    "siren": (math.sqrt(2 / 400) / 30, math.sqrt(6 / 400) / 30),
 }
 
 
@@ -151,7 +319,10 @@ def test_weights_of_different_layers_and_neurons_are_not_the_same_numbers():
 
 
 def test_the_representation_is_what_one_would_type():
-    layers = [nn.Linear(2, 3), nn.Linear(2, 3, False, init="zeros"), *ACTIVATIONS]
+    layers = [
+        nn.Linear(2, 3), nn.Linear(2, 3, False, init="zeros"), nn.BatchNorm1d(3), nn.LayerNorm(3),
+        nn.RMSNorm((3,)), nn.Dropout(0.1), *ACTIVATIONS,
+    ]  # fmt: skip
     assert repr(nn.Linear(2, 3)) == "Linear(in_features=2, out_features=3, bias=True)"
     assert repr(nn.LeakyReLU()) == "LeakyReLU(negative_slope=0.01)"
     assert repr(nn.ReLU()) == "ReLU()"

@@ -1,16 +1,30 @@
 """Models, layers and losses, named as in PyTorch."""
 
 from thalweg.nn import init as init
+from thalweg.nn._layers import CELU as CELU
+from thalweg.nn._layers import ELU as ELU
 from thalweg.nn._layers import GELU as GELU
+from thalweg.nn._layers import SELU as SELU
 from thalweg.nn._layers import BatchNorm1d as BatchNorm1d
+from thalweg.nn._layers import Dropout as Dropout
+from thalweg.nn._layers import Hardsigmoid as Hardsigmoid
+from thalweg.nn._layers import Hardswish as Hardswish
+from thalweg.nn._layers import Hardtanh as Hardtanh
 from thalweg.nn._layers import Identity as Identity
 from thalweg.nn._layers import Layer as Layer
+from thalweg.nn._layers import LayerNorm as LayerNorm
 from thalweg.nn._layers import LeakyReLU as LeakyReLU
 from thalweg.nn._layers import Linear as Linear
+from thalweg.nn._layers import LogSigmoid as LogSigmoid
+from thalweg.nn._layers import Mish as Mish
 from thalweg.nn._layers import ReLU as ReLU
+from thalweg.nn._layers import ReLU6 as ReLU6
+from thalweg.nn._layers import RMSNorm as RMSNorm
 from thalweg.nn._layers import Sigmoid as Sigmoid
 from thalweg.nn._layers import SiLU as SiLU
+from thalweg.nn._layers import Sine as Sine
 from thalweg.nn._layers import Softplus as Softplus
+from thalweg.nn._layers import Softsign as Softsign
 from thalweg.nn._layers import Tanh as Tanh
 from thalweg.nn._losses import BCEWithLogitsLoss as BCEWithLogitsLoss
 from thalweg.nn._losses import CrossEntropyLoss as CrossEntropyLoss

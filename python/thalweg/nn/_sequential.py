@@ -166,14 +166,18 @@ class Sequential:
         return y
 
     def forward(self, x: Any, training: bool = True) -> Array:
-        """Compute the output for the rows of `x`, and remember what `backward` needs.
+        """Compute the output for the rows of `x` as in training; remember what `backward` needs.
+
+        `BatchNorm1d` takes the statistics of these rows and `Dropout` drops, other elements in each
+        call.
 
         Parameters
         ----------
         x : array_like, shape (n, in_features)
             As for a call of the model.
         training : bool, default True
-            With False this is the same as calling the model: nothing is remembered.
+            With False this is the same as calling the model: evaluation, and nothing is
+            remembered.
 
         Returns
         -------
@@ -430,6 +434,7 @@ class Sequential:
         """
         copy = Sequential(*self._layers, dtype=dtype, seed=self._seed)
         copy.flat_parameters = self.flat_parameters
+        copy._core.set_passes(self._core.passes())
         copy._core.set_averages(
             _arrays.finite(
                 _arrays.as_dtype(self._core.averages(), copy._dtype, "averages"), "averages"
@@ -446,6 +451,7 @@ class Sequential:
             "seed": self._seed,
             "parameters": self.flat_parameters,
             "averages": self._core.averages(),
+            "passes": self._core.passes(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -459,6 +465,7 @@ class Sequential:
         self._core.set_parameters(state["parameters"])
         if len(averages := state.get("averages", ())):  # not in pickles of the first version
             self._core.set_averages(averages)
+        self._core.set_passes(state.get("passes", 0))
 
 
 def _named(blocks: list[tuple[str, tuple[int, ...]]], values: Array) -> dict[str, Array]:

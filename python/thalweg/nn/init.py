@@ -10,6 +10,8 @@ name                  distribution                       source
 ``xavier_uniform``    U(-sqrt(6/(i+o)), sqrt(6/(i+o)))   Glorot & Bengio 2010, eq. 16
 ``xavier_normal``     N(0, 2/(i+o))                      Glorot & Bengio 2010, eq. 12
 ``lecun_normal``      N(0, 1/i)                          LeCun et al. 1998, "Efficient BackProp"
+``siren_first``       U(-1/i, 1/i)                       Sitzmann et al. 2020, for `Sine(30)`
+``siren``             U(-sqrt(6/i)/30, sqrt(6/i)/30)     the same, arXiv:2006.09661, section 3.2
 ``zeros``             all zero, the bias too             for tests and linear models
 ====================  =================================  ======================================
 
@@ -29,5 +31,7 @@ NAMES = (
     "xavier_uniform",
     "xavier_normal",
     "lecun_normal",
+    "siren_first",
+    "siren",
     "zeros",
 )

@@ -43,8 +43,8 @@ pub struct Check {
     grads: Buffer<f64>,
     /// Arena index by public index.
     places: Vec<usize>,
-    /// On which side of its kink each activation was in the last pass, and each output.
-    pattern: Vec<bool>,
+    /// Between which of its kinks each activation was in the last pass, and each output.
+    pattern: Vec<u8>,
 }
 
 impl Check {
@@ -168,7 +168,7 @@ impl Check {
             .collect()
     }
 
-    /// The loss; with `gradient` also its gradient, else the side of every kink.
+    /// The loss; with `gradient` also its gradient.
     fn pass(
         &mut self,
         model: &mut Model<f64>,
@@ -176,6 +176,7 @@ impl Check {
         source: &mut Source<'_, '_>,
         gradient: bool,
     ) -> f64 {
+        let draw = model.draw; // the same for all passes: what is dropped stays
         let Parts { network, params, averages, .. } = model.parts();
         let weights = WeightTask {
             grads: self.grads.share(),
@@ -196,6 +197,7 @@ impl Check {
         };
         let weights = gradient.then_some(weights);
         let pass = Pass {
+            draw,
             check_finite: false,
             keep_input: task.is_none(), // a second pass goes back
             loss: task,
@@ -208,9 +210,9 @@ impl Check {
         let last = layout.stages[layout.stages.len() - 1].output;
         let output = MatRef::new(&values[last..last + rows * outputs], rows, outputs);
         self.pattern.clear();
-        for (stage, slots) in network.stages().iter().zip(&layout.stages).filter(|(s, _)| s.act.has_kink()) {
+        for (stage, slots) in network.stages().iter().zip(&layout.stages) {
             let output = &values[slots.output..slots.output + rows * stage.outputs];
-            self.pattern.extend(output.iter().map(|y| *y > 0.0));
+            self.pattern.extend(output.iter().filter_map(|y| stage.act.piece(*y)));
         }
         match source {
             Source::Goals(Goals { targets, .. }) => {

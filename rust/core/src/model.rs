@@ -6,8 +6,9 @@ use crate::arena::{Buffer, Shared};
 use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
+use crate::layer::dropout::Draw;
 use crate::layer::{Layer, batch_norm};
-use crate::network::{Block, Network};
+use crate::network::{Block, Network, Norm, Over};
 use crate::optim::Optimizer;
 use crate::pass::{Pass, Rows, WeightTask};
 use crate::plan::{Mode, Plan};
@@ -31,6 +32,8 @@ pub struct Model<T> {
     pub(crate) grads: Buffer<T>,
     /// Running averages of normalizations, in an order of their own.
     pub(crate) averages: Buffer<T>,
+    /// What the next training pass draws from.
+    pub(crate) draw: Draw,
     /// The largest absolute gradient, NaN if one is.
     grads_size: f64,
     workspaces: Workspaces<T>,
@@ -68,6 +71,7 @@ impl<T: Element> Model<T> {
             params,
             grads,
             averages,
+            draw: Draw { seed, pass: 0 },
             grads_size: 0.0,
             workspaces: Workspaces::default(),
             pending: None,
@@ -90,6 +94,17 @@ impl<T: Element> Model<T> {
         self.pending = None;
         let Model { network, params, grads, averages, .. } = self;
         Parts { network, params, grads, averages }
+    }
+
+    /// Training passes so far, of [`forward`](Self::forward) and of steps: with the seed, what decides which
+    /// elements the next one drops.
+    pub fn passes(&self) -> u64 {
+        self.draw.pass
+    }
+
+    /// Sets that number, to go on from where another model was.
+    pub fn set_passes(&mut self, passes: u64) {
+        self.draw.pass = passes;
     }
 
     /// Copies the running averages of normalizations out, one after the other, as
@@ -278,6 +293,7 @@ impl<T: Element> Model<T> {
             }
         };
         let pass = Pass {
+            draw: self.draw,
             keep_input: true,
             ..Pass::new(
                 &self.network,
@@ -301,6 +317,7 @@ impl<T: Element> Model<T> {
         output.copy_from_slice(&values[last..last + output.len()]);
         check_output(self.isa, output, outputs)?;
         update_averages(&self.network, &workspace, &mut self.averages);
+        self.draw.pass += 1;
         self.pending = Some(workspace);
         Ok(())
     }
@@ -377,11 +394,11 @@ pub(crate) fn update_averages<T: Element>(
     averages: &mut Buffer<T>,
 ) {
     for (stage, slots) in network.stages().iter().zip(&workspace.layout.stages) {
-        let Some(norm) = stage.norm else { continue };
+        let Some(Norm { over: Over::Batch { layer, running }, .. }) = stage.norm else { continue };
         let n = stage.outputs;
         let known = batch_norm::Columns::from_fn(|i| &workspace.values[slots.columns + i * n..][..n]);
-        let part = T::lit(norm.layer.momentum);
-        for (start, batch) in [(norm.running.0, known.mean), (norm.running.1, known.unbiased)] {
+        let part = T::lit(layer.momentum);
+        for (start, batch) in [(running.0, known.mean), (running.1, known.unbiased)] {
             for (average, x) in averages[start..start + n].iter_mut().zip(batch) {
                 *average = (T::ONE - part) * *average + part * *x;
             }

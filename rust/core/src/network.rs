@@ -4,7 +4,7 @@ use crate::arena::{Buffer, padded};
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::pack::offset;
-use crate::layer::{Activation, BatchNorm, Layer, Linear};
+use crate::layer::{Activation, BatchNorm, Layer, Linear, RowNorm};
 use crate::rng::{Purpose, Stream};
 
 /// A dense layer's place in the arena.
@@ -16,15 +16,36 @@ pub struct Dense {
     pub bias: Option<usize>,
 }
 
-/// A normalization's place in the arena, and in that of running averages.
+/// A normalization's place in the arena.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Norm {
     /// What it is.
-    pub layer: BatchNorm,
-    /// Where γ and β start, if there are any.
-    pub affine: Option<(usize, usize)>,
-    /// Where its running mean and variance start.
-    pub running: (usize, usize),
+    pub over: Over,
+    /// Where γ starts, if there is one.
+    pub scale: Option<usize>,
+    /// Where β starts, if there is one.
+    pub shift: Option<usize>,
+}
+
+impl Norm {
+    /// Whether its statistics are over the rows of a batch.
+    pub fn over_batch(&self) -> bool {
+        matches!(self.over, Over::Batch { .. })
+    }
+}
+
+/// What a normalization takes its statistics over.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Over {
+    /// The rows of a batch.
+    Batch {
+        /// What it is.
+        layer: BatchNorm,
+        /// Where its running mean and variance start in the arena of averages.
+        running: (usize, usize),
+    },
+    /// The columns of a row.
+    Row(RowNorm),
 }
 
 /// What runs in one go: a dense layer with the normalization and the element-wise layer behind it, or
@@ -94,6 +115,7 @@ impl Network {
         let Some(first_width) = layers.iter().find_map(|l| match l {
             Layer::Linear(linear) => Some(linear.inputs),
             Layer::BatchNorm(norm) => Some(norm.features),
+            Layer::RowNorm(norm) => Some(norm.features),
             Layer::Activation(_) => None,
         }) else {
             return Err(no_linear(layers.len()));
@@ -148,10 +170,8 @@ impl Network {
                     });
                     width = linear.outputs;
                 }
-                Layer::BatchNorm(norm) => {
-                    let name = network.layer_name(index);
-                    norm.check(index, width, &name)?;
-                    let norm = network.place_norm(index, norm);
+                layer @ (Layer::BatchNorm(_) | Layer::RowNorm(_)) => {
+                    let norm = network.place_norm(index, width, &layer)?;
                     match network.stages.last_mut() {
                         Some(stage) if stage.norm.is_none() && stage.act == Activation::Identity => {
                             stage.norm = Some(norm)
@@ -167,17 +187,21 @@ impl Network {
                 }
                 Layer::Activation(Activation::Identity) => {}
                 Layer::Activation(act) => {
-                    if let Activation::LeakyRelu(slope) = act
-                        && !(slope >= 0.0 && slope.is_finite())
-                    {
+                    if let Some((name, value, accepted)) = act.wrong() {
                         return Err(Error::Argument {
-                            name: "negative_slope",
-                            value: format!("{slope} in layer {index} (LeakyReLU)"),
-                            accepted: "a number ≥ 0 is needed".into(),
+                            name,
+                            value: format!("{value} in layer {index} ({})", act.name()),
+                            accepted: accepted.into(),
                         });
                     }
                     match network.stages.last_mut() {
-                        Some(stage) if stage.act == Activation::Identity => stage.act = act,
+                        // Dropout is alone: what comes before it reads its own output on the way back.
+                        Some(stage)
+                            if stage.act == Activation::Identity
+                                && !matches!(act, Activation::Dropout(_)) =>
+                        {
+                            stage.act = act
+                        }
                         _ => network.stages.push(Stage {
                             dense: None,
                             norm: None,
@@ -212,20 +236,28 @@ impl Network {
         Some(Dense { weight, bias })
     }
 
-    /// Gives a normalization its places.
-    fn place_norm(&mut self, index: usize, layer: BatchNorm) -> Norm {
-        let n = layer.features;
+    /// Checks a normalization behind `n` columns, and gives it its places.
+    fn place_norm(&mut self, index: usize, n: usize, layer: &Layer) -> Result<Norm, Error> {
+        let name = self.layer_name(index);
         let block = |name: &str, blocks: &mut Vec<Block>, len: &mut usize| {
             blocks.push(Block { name: format!("{index}.{name}"), shape: vec![n], offset: *len });
             std::mem::replace(len, *len + padded::<f32>(n))
         };
-        let affine = layer.affine.then(|| {
-            let gamma = block("weight", &mut self.blocks, &mut self.arena_len);
-            (gamma, block("bias", &mut self.blocks, &mut self.arena_len))
-        });
-        let mean = block("running_mean", &mut self.averages, &mut self.averages_len);
-        let running = (mean, block("running_var", &mut self.averages, &mut self.averages_len));
-        Norm { layer, affine, running }
+        let (over, scale, shift) = match *layer {
+            Layer::BatchNorm(layer) => {
+                layer.check(index, n, &name)?;
+                let mean = block("running_mean", &mut self.averages, &mut self.averages_len);
+                let running = (mean, block("running_var", &mut self.averages, &mut self.averages_len));
+                (Over::Batch { layer, running }, layer.affine, layer.affine)
+            }
+            Layer::RowNorm(layer) => {
+                layer.check(index, n, &name)?;
+                (Over::Row(layer), layer.scale, layer.shift)
+            }
+            _ => unreachable!("not a normalization"),
+        };
+        let mut place = |name| block(name, &mut self.blocks, &mut self.arena_len);
+        Ok(Norm { over, scale: scale.then(|| place("weight")), shift: shift.then(|| place("bias")) })
     }
 
     /// The layers, as listed.
@@ -256,6 +288,10 @@ impl Network {
     pub fn couples_rows(&self) -> bool {
         self.averages_len > 0
     }
+    /// Whether there are normalizations, whose gradients are sums over groups of rows.
+    pub fn has_norms(&self) -> bool {
+        self.stages.iter().any(|s| s.norm.is_some())
+    }
     /// Number of parameters.
     pub fn num_parameters(&self) -> usize {
         self.blocks.iter().map(Block::len).sum()
@@ -278,6 +314,7 @@ impl Network {
         match &self.layers[index] {
             Layer::Linear(l) => format!("Linear {}→{}", l.inputs, l.outputs),
             Layer::BatchNorm(n) => format!("BatchNorm1d {}", n.features),
+            Layer::RowNorm(n) => format!("{} {}", n.name(), n.features),
             Layer::Activation(a) => a.name().into(),
         }
     }
@@ -315,16 +352,18 @@ impl Network {
 
     /// Draws initial parameters into an arena, and sets running averages to those of standard numbers.
     pub fn initialize<T: Element>(&self, seed: u64, arena: &mut Buffer<T>, averages: &mut Buffer<T>) {
-        for norm in self.stages.iter().filter_map(|s| s.norm) {
-            let n = norm.layer.features;
-            averages[norm.running.1..norm.running.1 + n].fill(T::ONE);
-            if let Some((gamma, _)) = norm.affine {
+        for stage in &self.stages {
+            let (Some(norm), n) = (stage.norm, stage.outputs) else { continue };
+            if let Over::Batch { running: (_, variance), .. } = norm.over {
+                averages[variance..variance + n].fill(T::ONE);
+            }
+            if let Some(gamma) = norm.scale {
                 arena[gamma..gamma + n].fill(T::ONE);
             }
         }
         let linears = self.layers.iter().enumerate().filter_map(|(i, l)| match l {
             Layer::Linear(linear) => Some((i, linear)),
-            Layer::Activation(_) | Layer::BatchNorm(_) => None,
+            _ => None,
         });
         for ((index, linear), stage) in linears.zip(self.stages.iter().filter_map(|s| s.dense)) {
             let mut rng = Stream::new(seed, Purpose::Init, index as u64);
@@ -452,6 +491,8 @@ mod tests {
                 Init::XavierUniform => (2.0 / 300.0, (6.0 / 300f64).sqrt()),
                 Init::XavierNormal => (2.0 / 300.0, f64::INFINITY),
                 Init::LecunNormal => (1.0 / 200.0, f64::INFINITY),
+                Init::SirenFirst => (1.0 / 120_000.0, 1.0 / 200.0),
+                Init::Siren => (2.0 / 180_000.0, (6.0 / 200f64).sqrt() / 30.0),
                 Init::Zeros => (0.0, 0.0),
             };
             // Five standard errors of a variance over 20 000 draws.

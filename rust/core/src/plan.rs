@@ -238,7 +238,7 @@ impl Plan {
         let most = if network.max_width() >= WIDE { WIDE_BLOCK_ROWS } else { BLOCK_ROWS };
         let blocks = share.div_ceil(most).max(1).next_multiple_of(threads);
         let mut block_rows = share.div_ceil(blocks).max(1);
-        if network.couples_rows() && block_rows < share {
+        if network.has_norms() && block_rows < rows {
             block_rows = block_rows.next_multiple_of(GROUP); // sums are over whole groups of rows
         }
         let wave_rows = block_rows * share.div_ceil(block_rows).max(1);
@@ -305,16 +305,17 @@ impl Plan {
         self.steps.push(RowStep::Input);
         for (index, stage) in stages.iter().enumerate() {
             self.steps.push(RowStep::Forward(index));
-            if stage.norm.is_some() {
-                if self.mode == Mode::Inference {
-                    self.phases.push(Phase::Columns { stage: index, what: Columns::Averages });
-                } else {
+            let Some(norm) = stage.norm else { continue };
+            match self.mode {
+                _ if !norm.over_batch() => {}
+                Mode::Inference => self.phases.push(Phase::Columns { stage: index, what: Columns::Averages }),
+                Mode::Step | Mode::Apart => {
                     self.steps.push(RowStep::Measure(index));
                     let what = Columns::Statistics;
                     cuts.push((self.steps.len(), Phase::Columns { stage: index, what }));
                 }
-                self.steps.push(RowStep::Normalize(index));
             }
+            self.steps.push(RowStep::Normalize(index));
         }
         self.steps.push(RowStep::Loss);
         if self.mode == Mode::Inference {
@@ -323,11 +324,15 @@ impl Plan {
         self.steps.push(RowStep::Slope(stages.len() - 1));
         for (index, stage) in stages.iter().enumerate().rev() {
             if let Some(norm) = stage.norm {
-                self.steps.push(RowStep::Collect(index));
-                let what = Columns::Gradients;
-                cuts.push((self.steps.len(), Phase::Columns { stage: index, what }));
+                if norm.over_batch() || norm.scale.is_some() {
+                    self.steps.push(RowStep::Collect(index));
+                }
+                if norm.over_batch() {
+                    let what = Columns::Gradients;
+                    cuts.push((self.steps.len(), Phase::Columns { stage: index, what }));
+                }
                 self.steps.push(RowStep::Denormalize(index));
-                if norm.affine.is_some() {
+                if norm.scale.is_some() {
                     self.norms.push(index);
                 }
             }
@@ -454,7 +459,7 @@ impl fmt::Display for Plan {
                 writeln!(f, "  stage {i}: element by element")?;
                 continue;
             };
-            if self.steps.contains(&RowStep::Normalize(i)) && self.mode != Mode::Inference {
+            if self.steps.contains(&RowStep::Measure(i)) {
                 writeln!(f, "  stage {i}: cut twice, for statistics over all rows and for their gradients")?;
             }
             let describe = |g: &GemmPlan| match g.pack_a {

@@ -20,6 +20,31 @@ pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     c
 }
 
+/// [`philox`] of `N` counters that follow one another in their first word: word j of counter i is `[j][i]`.
+/// Plain loops over lanes, which the compiler turns into vectors of the ISA that this is inlined for.
+#[inline(always)]
+pub fn philox_lanes<const N: usize>(counter: [u32; 4], key: [u32; 2]) -> [[u32; N]; 4] {
+    let mut c = counter.map(|word| [word; N]);
+    for (i, word) in c[0].iter_mut().enumerate() {
+        *word = word.wrapping_add(i as u32);
+    }
+    let mut k = key;
+    for _ in 0..ROUNDS {
+        let mut next = [[0; N]; 4];
+        for i in 0..N {
+            let p0 = u64::from(MULTIPLIERS[0]) * u64::from(c[0][i]);
+            let p1 = u64::from(MULTIPLIERS[1]) * u64::from(c[2][i]);
+            next[0][i] = (p1 >> 32) as u32 ^ c[1][i] ^ k[0];
+            next[1][i] = p1 as u32;
+            next[2][i] = (p0 >> 32) as u32 ^ c[3][i] ^ k[1];
+            next[3][i] = p0 as u32;
+        }
+        c = next;
+        k = [k[0].wrapping_add(WEYL[0]), k[1].wrapping_add(WEYL[1])];
+    }
+    c
+}
+
 /// What numbers are drawn for: part of the key, so that uses never share a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -27,6 +52,8 @@ pub enum Purpose {
     Init,
     /// The order of the rows; the index is the epoch's.
     Shuffle,
+    /// Which elements a layer drops, see [`dropout`](crate::layer::dropout).
+    Dropout,
 }
 
 /// A sequence of numbers: one seed, one purpose, one index.
@@ -116,6 +143,16 @@ mod tests {
             philox([0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0]),
             [0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1]
         );
+    }
+
+    #[test]
+    fn lanes_are_counters_that_follow_one_another() {
+        let (counter, key) = ([u32::MAX - 2, 7, 8, 9], [10, 11]);
+        let lanes = philox_lanes::<5>(counter, key);
+        for i in 0..5 {
+            let one = philox([counter[0].wrapping_add(i as u32), 7, 8, 9], key);
+            assert_eq!([0, 1, 2, 3].map(|j| lanes[j][i]), one);
+        }
     }
 
     #[test]

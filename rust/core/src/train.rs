@@ -89,6 +89,7 @@ impl<T: Element> Gathered<T> {
 struct Snapshot<T: Element> {
     params: Buffer<T>,
     averages: Buffer<T>,
+    passes: u64,
     optimizer: Optimizer<T>,
     /// The average of parameters, and of how many.
     average: Option<(Vec<T>, u64)>,
@@ -108,12 +109,14 @@ impl<T: Element> Snapshot<T> {
             None => Snapshot {
                 params: Buffer::zeroed("a copy of the parameters", params.len())?,
                 averages: Buffer::zeroed("a copy of the running averages", averages.len())?,
+                passes: 0,
                 optimizer: Optimizer::new(optimizer.config, params.len())?,
                 average: None,
             },
         };
         snapshot.params.copy_from_slice(params);
         snapshot.averages.copy_from_slice(averages);
+        snapshot.passes = model.passes();
         snapshot.optimizer.copy_from(optimizer);
         Ok(snapshot)
     }
@@ -190,7 +193,14 @@ impl<T: Element> Trainer<T> {
 
     fn fused(objective: Objective<T>, options: StepOptions) -> Self {
         let gathered = Gathered { grads: Buffer::empty(), batches: 0 };
-        Trainer { objective, options, workspaces: Workspaces::default(), gathered, average: None, spare: None }
+        Trainer {
+            objective,
+            options,
+            workspaces: Workspaces::default(),
+            gathered,
+            average: None,
+            spare: None,
+        }
     }
 
     /// Its loss.
@@ -245,7 +255,7 @@ impl<T: Element> Trainer<T> {
     ) -> Result<Option<Tally>, Error> {
         let outputs = model.network().outputs();
         let totals = self.objective.totals(&y, |r| rows.at(r), len, outputs, uneven);
-        let isa = model.isa();
+        let (isa, draw) = (model.isa(), model.draw);
         if totals.loss == 0.0 {
             if last && self.gathered.batches > 0 {
                 let params = model.parts().params;
@@ -261,6 +271,7 @@ impl<T: Element> Trainer<T> {
         let Parts { network, params, grads, averages } = model.parts();
         let (steps, state) = optimizer.begin();
         let pass = Pass {
+            draw,
             loss: Some(LossTask {
                 objective: &self.objective,
                 goals: y,
@@ -298,6 +309,7 @@ impl<T: Element> Trainer<T> {
             average.follow(isa, params, optimizer.steps);
         }
         update_averages(network, workspace, averages);
+        model.draw.pass += 1;
         Ok(Some(tally))
     }
 
@@ -585,6 +597,7 @@ impl<T: Element> Fit<T> {
             let Parts { params, averages, .. } = model.parts();
             params.copy_from_slice(&before.params);
             averages.copy_from_slice(&before.averages);
+            model.set_passes(before.passes);
             optimizer.copy_from(&before.optimizer);
             if let (Some(average), Some((values, count))) = (&mut trainer.average, &before.average) {
                 average.values.copy_from_slice(values);

@@ -106,11 +106,24 @@ impl<'a, T: Copy> MatRef<'a, T> {
         MatRef { ptr, rows, cols, ..self }
     }
 
+    /// Whether all elements lie row by row in memory, without gaps.
+    pub fn is_dense(&self) -> bool {
+        self.col_stride == 1 && (self.row_stride == self.cols || self.rows <= 1)
+    }
+
+    /// The same elements as a single row.
+    ///
+    /// # Panics
+    /// If they do not lie so in memory.
+    pub fn joined(self) -> Self {
+        assert!(self.is_dense());
+        MatRef { rows: 1, cols: self.rows * self.cols, ..self }
+    }
+
     /// All elements, row by row, if they lie so in memory.
     pub fn as_slice(&self) -> Option<&'a [T]> {
-        let dense = self.col_stride == 1 && (self.row_stride == self.cols || self.rows <= 1);
         // SAFETY: the elements are readable for 'a, by construction, and are all there is in between.
-        dense.then(|| unsafe { std::slice::from_raw_parts(self.ptr, self.rows * self.cols) })
+        self.is_dense().then(|| unsafe { std::slice::from_raw_parts(self.ptr, self.rows * self.cols) })
     }
 
     /// One row.
@@ -198,17 +211,28 @@ impl<'a, T: Element> MatMut<'a, T> {
         }
     }
 
-    /// Rows `from .. from + rows` as one slice, if they lie so in memory.
+    /// Rows `from .. from + rows`, columns `col .. col + cols`.
     ///
     /// # Panics
-    /// If there are no such rows.
-    pub fn rows_slice_mut(&mut self, from: usize, rows: usize) -> Option<&mut [T]> {
-        assert!(from + rows <= self.rows);
-        let dense = self.row_stride == self.cols;
-        // SAFETY: the rows' elements are ours for 'a, and nothing lies in between.
-        dense.then(|| unsafe {
-            std::slice::from_raw_parts_mut(self.ptr.add(from * self.row_stride), rows * self.cols)
-        })
+    /// If that is not inside the matrix.
+    pub fn block(&mut self, from: usize, rows: usize, col: usize, cols: usize) -> MatMut<'_, T> {
+        assert!(from + rows <= self.rows && col + cols <= self.cols, "block outside of the matrix");
+        let ptr = self.ptr.wrapping_add(from * self.row_stride + col);
+        MatMut { ptr, rows, cols, ..*self }
+    }
+
+    /// Whether all elements lie row by row in memory, without gaps.
+    pub fn is_dense(&self) -> bool {
+        self.row_stride == self.cols || self.rows <= 1
+    }
+
+    /// The same elements as a single row.
+    ///
+    /// # Panics
+    /// If there are gaps between rows.
+    pub fn joined(&mut self) -> MatMut<'_, T> {
+        assert!(self.is_dense());
+        MatMut { rows: 1, cols: self.rows * self.cols, ..*self }
     }
 
     /// One row.
@@ -246,8 +270,9 @@ mod tests {
         assert_eq!(MatRef::new(&data, 3, 4).block(0, 3, 0, 3).as_slice(), None);
         assert_eq!(MatRef::new(&data, 3, 4).t().as_slice(), None);
         assert_eq!(MatRef::new(&data, 3, 4).block(2, 1, 1, 2).as_slice(), Some(&data[9..11]));
-        assert_eq!(MatMut::new(&mut data, 3, 4).rows_slice_mut(1, 1).map(|s| s[0]), Some(4.0));
-        assert!(MatMut::strided(&mut data, 3, 3, 4).rows_slice_mut(0, 3).is_none());
+        assert_eq!(MatRef::new(&data, 3, 4).block(1, 2, 0, 4).joined().row(0), &data[4..]);
+        assert_eq!(MatMut::new(&mut data, 3, 4).block(1, 2, 0, 4).joined().row_mut(0).len(), 8);
+        assert!(!MatMut::new(&mut data, 3, 4).block(0, 3, 0, 3).is_dense());
     }
 
     #[test]

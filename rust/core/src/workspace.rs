@@ -21,8 +21,10 @@ pub struct StageSlots {
     pub before_norm: Option<usize>,
     /// What is known of the normalization's columns, see [`batch_norm::Columns`](crate::layer::batch_norm::Columns).
     pub columns: usize,
-    /// Two sums of each group of rows for each column of the normalization.
+    /// Two sums of each group of rows of the batch for each column of the normalization.
     pub groups: usize,
+    /// Mean and inverse deviation of each row, for a normalization of rows; rows × 2.
+    pub moments: usize,
     /// Gradient of the loss by what the activation takes, rows × outputs.
     pub delta: usize,
     /// Weights transposed for the backward product.
@@ -84,7 +86,8 @@ impl Layout {
                     saved: (training && stage.act.saves_derivative()).then(|| place_if(true, rows * n)),
                     before_norm: (training && stage.norm.is_some()).then(|| place_if(true, rows * n)),
                     columns: place_if(stage.norm.is_some(), COLUMNS * n),
-                    groups: place_if(stage.norm.is_some(), rows.div_ceil(GROUP) * 2 * n),
+                    groups: place_if(stage.norm.is_some(), plan.rows.div_ceil(GROUP) * 2 * n),
+                    moments: place_if(stage.norm.is_some_and(|n| !n.over_batch()), rows * 2),
                     delta: place_if(true, rows * n),
                     transposed: place_if(backward, n * k),
                     input_panels: place_if(x, rows * k),

@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear};
+use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear, RowNorm};
 use thalweg_core::loss::{Goals, Loss, Objective, Targets};
 use thalweg_core::optim::{Adam, Config, Optimizer};
 use thalweg_core::threads::set_num_threads;
@@ -40,6 +40,14 @@ fn steps_and_predictions_allocate_nothing_once_their_shape_was_seen() {
             linear(widths[0], widths[1]),
             Layer::BatchNorm(BatchNorm { features: widths[1], eps: 1e-5, momentum: 0.1, affine: true }),
             Layer::Activation(Activation::Gelu),
+            Layer::RowNorm(RowNorm {
+                features: widths[1],
+                eps: None,
+                centred: true,
+                scale: true,
+                shift: true,
+            }),
+            Layer::Activation(Activation::Dropout(0.5)),
             linear(widths[1], widths[2]),
         ];
         let mut model = Model::<f32>::new(layers, 0).unwrap();

@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 
 use thalweg_core::check::Check;
-use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear};
+use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear, RowNorm};
 use thalweg_core::loss::{Loss, Targets};
 use thalweg_core::optim::{Adam, Config, Optimizer, Sgd};
 use thalweg_core::rng::{Purpose, Stream};
@@ -17,15 +17,28 @@ use thalweg_core::{Element, Error, Fit, FitOptions, Model, Trainer};
 /// The number of threads is the process' own: tests that set it take turns.
 static THREADS: Mutex<()> = Mutex::new(());
 
-const ACTIVATIONS: [Activation; 8] = [
+const ACTIVATIONS: [Activation; 21] = [
     Activation::Identity,
     Activation::Relu,
     Activation::LeakyRelu(0.1),
+    Activation::Elu(0.7),
+    Activation::Celu(0.7),
+    Activation::Selu,
     Activation::Tanh,
     Activation::Sigmoid,
+    Activation::LogSigmoid,
     Activation::Gelu,
+    Activation::GeluTanh,
     Activation::Silu,
-    Activation::Softplus,
+    Activation::Mish,
+    Activation::Softplus(1.0),
+    Activation::Softplus(2.5),
+    Activation::Softsign,
+    Activation::Sine(3.0),
+    Activation::Hardtanh(-0.5, 1.25),
+    Activation::Relu6,
+    Activation::Hardsigmoid,
+    Activation::Hardswish,
 ];
 
 fn linear(inputs: usize, outputs: usize, bias: bool) -> Layer {
@@ -35,6 +48,17 @@ fn linear(inputs: usize, outputs: usize, bias: bool) -> Layer {
 fn norm(features: usize, affine: bool) -> Layer {
     Layer::BatchNorm(BatchNorm { features, eps: 1e-5, momentum: 0.1, affine })
 }
+
+fn row_norm(features: usize, centred: bool, scale: bool) -> Layer {
+    Layer::RowNorm(RowNorm { features, eps: Some(1e-5), centred, scale, shift: centred && scale })
+}
+
+/// What stands behind the first dense layer of a test.
+type Extra = fn(usize) -> Vec<Layer>;
+const NOTHING: Extra = |_| vec![];
+const BATCH_NORM: Extra = |n| vec![norm(n, true)];
+const ROW_NORMS: Extra = |n| vec![row_norm(n, true, true), row_norm(n, false, true)];
+const DROPOUT: Extra = |_| vec![Layer::Activation(Activation::Dropout(0.3))];
 
 /// Dense layers of the given widths with an activation between them.
 fn layers(widths: &[usize], act: Activation) -> Vec<Layer> {
@@ -136,7 +160,24 @@ fn layers_in_unusual_orders_have_right_gradients() {
         vec![linear(3, 4, true), norm(4, true), act(Activation::Gelu), linear(4, 2, true)],
         vec![norm(3, false), linear(3, 4, false), act(Activation::Tanh), norm(4, true), linear(4, 2, true)],
         vec![linear(3, 5, true), norm(5, true), norm(5, true), linear(5, 2, true), norm(2, true)],
-        vec![act(Activation::Softplus), act(Activation::Silu), linear(3, 2, true), act(Activation::Softplus)],
+        vec![linear(3, 4, true), row_norm(4, true, true), act(Activation::Gelu), linear(4, 2, true)],
+        vec![row_norm(3, false, false), linear(3, 4, false), row_norm(4, true, false), linear(4, 2, true)],
+        vec![linear(3, 5, true), row_norm(5, false, true), norm(5, true), linear(5, 2, true)],
+        vec![linear(3, 5, true), act(Activation::Dropout(0.4)), norm(5, true), linear(5, 2, true)],
+        vec![
+            act(Activation::Dropout(0.2)),
+            linear(3, 5, true),
+            act(Activation::Tanh),
+            act(Activation::Dropout(0.4)),
+            act(Activation::Tanh),
+            linear(5, 2, true),
+        ],
+        vec![
+            act(Activation::Softplus(1.0)),
+            act(Activation::Silu),
+            linear(3, 2, true),
+            act(Activation::Softplus(1.0)),
+        ],
     ];
     for layers in cases {
         let mut model = Model::new(layers.clone(), 1).unwrap();
@@ -197,15 +238,13 @@ fn trained<T: Element>(
     rows: usize,
     batch: usize,
     act: Activation,
-    normalized: bool,
+    extra: Extra,
 ) -> Vec<u64> {
     set_num_threads(threads);
     let loss = Loss::CROSS_ENTROPY;
     let data = Data::<T>::new(rows, widths[0], widths[widths.len() - 1]);
     let mut layers = layers(widths, act);
-    if normalized {
-        layers.insert(1, norm(widths[1], true));
-    }
+    layers.splice(1..1, extra(widths[1]));
     let mut model = Model::<T>::new(layers, 4).unwrap();
     let mut trainer = Trainer::new(loss);
     let mut optimizer = Optimizer::new(adamw(), model.network().arena_len()).unwrap();
@@ -231,18 +270,21 @@ fn the_same_bits_for_any_number_of_threads() {
     let _turn = THREADS.lock().unwrap();
     // Small, wide and deep enough that all kinds of plans occur; a last batch that is short and odd. The
     // fourth goes in waves on few threads, and in one on many.
-    let cases: [(&[usize], usize, usize, Activation, bool); 7] = [
-        (&[5, 7, 3], 40, 13, Activation::Tanh, false),
-        (&[64, 300, 300, 10], 500, 201, Activation::Gelu, false),
-        (&[300, 1100, 5], 300, 128, Activation::Relu, false),
-        (&[3, 128, 128, 128, 2], 3000, 1500, Activation::Sigmoid, false),
-        (&[2100, 40, 3], 129, 64, Activation::LeakyRelu(0.1), false),
-        (&[40, 300, 200, 5], 500, 401, Activation::Relu, true),
-        (&[7, 33, 3], 90, 70, Activation::Gelu, true),
+    let cases: [(&[usize], usize, usize, Activation, Extra); 10] = [
+        (&[5, 7, 3], 40, 13, Activation::Tanh, NOTHING),
+        (&[64, 300, 300, 10], 500, 201, Activation::Gelu, NOTHING),
+        (&[300, 1100, 5], 300, 128, Activation::Relu, NOTHING),
+        (&[3, 128, 128, 128, 2], 3000, 1500, Activation::Sigmoid, NOTHING),
+        (&[2100, 40, 3], 129, 64, Activation::LeakyRelu(0.1), NOTHING),
+        (&[40, 300, 200, 5], 500, 401, Activation::Relu, BATCH_NORM),
+        (&[7, 33, 3], 90, 70, Activation::Gelu, BATCH_NORM),
+        (&[40, 300, 200, 5], 500, 401, Activation::Relu, ROW_NORMS),
+        (&[3, 128, 128, 128, 2], 3000, 1500, Activation::Sigmoid, ROW_NORMS),
+        (&[3, 128, 128, 128, 2], 3000, 1500, Activation::Relu, DROPOUT),
     ];
-    for (widths, rows, batch, act, normalized) in cases {
-        let run = |threads| trained::<f32>(threads, widths, rows, batch, act, normalized);
-        let run_double = |threads| trained::<f64>(threads, widths, rows, batch, act, normalized);
+    for (widths, rows, batch, act, extra) in cases {
+        let run = |threads| trained::<f32>(threads, widths, rows, batch, act, extra);
+        let run_double = |threads| trained::<f64>(threads, widths, rows, batch, act, extra);
         let (single, double) = (run(1), run_double(1));
         for threads in [2, 3, 8, 64] {
             assert_eq!(single, run(threads), "{widths:?} on {threads}");

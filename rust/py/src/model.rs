@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear};
+use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear, RowNorm};
 use thalweg_core::network::Network;
 use thalweg_core::update::Clip;
 use thalweg_core::{Dtype, Error, Model as CoreModel};
@@ -52,7 +52,7 @@ pub fn wrong_dtype<T: Real>(what: &str, dtype: Dtype) -> Error {
 
 fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
     let kind: String = spec.get_item(0)?.extract()?;
-    let activation = match kind.as_str() {
+    match kind.as_str() {
         "linear" => {
             let (_, inputs, outputs, bias, init): (String, usize, usize, bool, String) = spec.extract()?;
             let init = Init::ALL.into_iter().find(|i| i.name() == init).ok_or_else(|| {
@@ -70,25 +70,24 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
             let (_, features, eps, momentum, affine): (String, usize, f64, f64, bool) = spec.extract()?;
             return Ok(Layer::BatchNorm(BatchNorm { features, eps, momentum, affine }));
         }
-        "leaky_relu" => Activation::LeakyRelu(spec.get_item(1)?.extract()?),
-        "relu" => Activation::Relu,
-        "tanh" => Activation::Tanh,
-        "sigmoid" => Activation::Sigmoid,
-        "gelu" => Activation::Gelu,
-        "silu" => Activation::Silu,
-        "softplus" => Activation::Softplus,
-        "identity" => Activation::Identity,
-        _ => {
-            let accepted =
-                "linear, batch_norm, relu, leaky_relu, tanh, sigmoid, gelu, silu, softplus or identity"
-                    .into();
-            return Err(translate(
-                spec.py(),
-                Error::Argument { name: "layer", value: format!("{kind:?}"), accepted },
-            ));
+        "layer_norm" => {
+            let (_, features, eps, scale, shift): (String, usize, f64, bool, bool) = spec.extract()?;
+            return Ok(Layer::RowNorm(RowNorm { features, eps: Some(eps), centred: true, scale, shift }));
         }
-    };
-    Ok(Layer::Activation(activation))
+        "rms_norm" => {
+            let (_, features, eps, scale): (String, usize, Option<f64>, bool) = spec.extract()?;
+            return Ok(Layer::RowNorm(RowNorm { features, eps, centred: false, scale, shift: false }));
+        }
+        _ => {}
+    }
+    let parameters: Vec<f64> = spec.get_slice(1, spec.len()).extract()?;
+    Activation::of_kind(&kind, &parameters).map(Layer::Activation).ok_or_else(|| {
+        let accepted = format!(
+            "linear, batch_norm, layer_norm, rms_norm, {}, with their parameters",
+            Activation::KINDS.join(", ")
+        );
+        translate(spec.py(), Error::Argument { name: "layer", value: format!("{spec}"), accepted })
+    })
 }
 
 #[pymethods]
@@ -137,6 +136,14 @@ impl Model {
     fn average_blocks<'py>(&self, py: Python<'py>) -> PyResult<Vec<(String, Bound<'py, PyTuple>)>> {
         let blocks = self.network.averages().iter();
         blocks.map(|b| Ok((b.name.clone(), PyTuple::new(py, &b.shape)?))).collect()
+    }
+
+    fn passes(&self, py: Python<'_>) -> PyResult<u64> {
+        with_dtype!(self.dtype, T => self.detached::<T, _>(py, |m| Ok(m.passes())))
+    }
+
+    fn set_passes(&self, py: Python<'_>, passes: u64) -> PyResult<()> {
+        with_dtype!(self.dtype, T => self.detached::<T, _>(py, |m| { m.set_passes(passes); Ok(()) }))
     }
 
     fn averages(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {

@@ -202,36 +202,13 @@ impl<T: Element> Op<T> for Finish<'_, '_, T> {
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
         let Finish(epilogue, c, Place { row, rows, col, cols }) = self;
-        let whole = cols == c.cols();
-        let cols = col..col + cols;
+        let c = c.block(row, rows, col, cols);
         match epilogue {
             Epilogue::None => {}
             Epilogue::Activate(act, saved) => {
-                // Narrow layers: full rows without gaps are one run, which wastes fewer lanes.
-                if whole && let Some(c) = c.rows_slice_mut(row, rows) {
-                    match saved.as_mut().map(|m| m.rows_slice_mut(row, rows)) {
-                        None => return act.forward(s, c, None),
-                        Some(Some(saved)) => return act.forward(s, c, Some(saved)),
-                        Some(None) => {}
-                    }
-                }
-                for i in row..row + rows {
-                    let saved = saved.as_mut().map(|m| &mut m.row_mut(i)[cols.clone()]);
-                    act.forward(s, &mut c.row_mut(i)[cols.clone()], saved);
-                }
+                act.forward(s, c, saved.as_mut().map(|m| m.block(row, rows, col, cols)));
             }
-            Epilogue::Derivative(act, from) => {
-                let width = from.cols();
-                if whole
-                    && let Some(c) = c.rows_slice_mut(row, rows)
-                    && let Some(from) = from.block(row, rows, 0, width).as_slice()
-                {
-                    return act.backward(s, c, from);
-                }
-                for i in row..row + rows {
-                    act.backward(s, &mut c.row_mut(i)[cols.clone()], &from.row(i)[cols.clone()]);
-                }
-            }
+            Epilogue::Derivative(act, from) => act.backward(s, c, from.block(row, rows, col, cols)),
         }
     }
 }

@@ -18,7 +18,7 @@
 
 use super::Init;
 use crate::element::Element;
-use crate::layer::{relu, tanh};
+use crate::layer::{Function, relu::Relu, tanh::Tanh};
 use crate::simd::{Op, Portable, Simd, prefetch_later};
 
 use super::pack::PANEL;
@@ -55,11 +55,11 @@ pub(super) struct Tile<T> {
 #[derive(Clone, Copy)]
 pub(super) enum Last<T> {
     Nothing,
-    /// [`relu::forward`]
+    /// That of [`Relu`] forward,
     Relu,
-    /// [`relu::backward`] from the layer's output.
+    /// backward from the layer's output,
     ReluSlope(*const T, usize),
-    /// [`tanh::backward`] from the layer's output.
+    /// and likewise of [`Tanh`].
     TanhSlope(*const T, usize),
 }
 
@@ -183,20 +183,20 @@ impl<T: Element, const MR: usize, const NV: usize, const MASKED: bool, const UNI
                 b = b.wrapping_add(b_step);
             }
             macro_rules! slopes {
-                ($from:ident, $row:ident, $backward:path) => {
+                ($from:ident, $row:ident, $function:expr) => {
                     for (i, row) in acc.iter_mut().enumerate() {
                         for (j, x) in row.iter_mut().enumerate() {
                             let y = load::<T, S, NV, MASKED>(s, $from.add(i * $row), j, last);
-                            *x = $backward(s, *x, y);
+                            *x = $function.backward(s, *x, y);
                         }
                     }
                 };
             }
             match self.0.last {
                 Last::Nothing => {}
-                Last::Relu => acc.iter_mut().flatten().for_each(|x| *x = relu::forward(s, *x)),
-                Last::ReluSlope(from, row) => slopes!(from, row, relu::backward),
-                Last::TanhSlope(from, row) => slopes!(from, row, tanh::backward),
+                Last::Relu => acc.iter_mut().flatten().for_each(|x| *x = Relu.forward(s, *x)[0]),
+                Last::ReluSlope(from, row) => slopes!(from, row, Relu),
+                Last::TanhSlope(from, row) => slopes!(from, row, Tanh),
             }
             for (i, row) in acc.iter().enumerate() {
                 for (j, x) in row.iter().enumerate() {

@@ -109,7 +109,7 @@ pub const GROUP: usize = 64;
 
 /// Sums over the rows of a group of K vectors that `f(row, first column, columns)` gives.
 #[inline(always)]
-fn sums<T: Element, S: Simd<T>, const K: usize>(
+pub(super) fn sums<T: Element, S: Simd<T>, const K: usize>(
     s: S,
     rows: usize,
     mut into: [&mut [T]; K],

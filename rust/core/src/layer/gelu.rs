@@ -3,18 +3,20 @@
 //! φ is not monotonic, so φ′ cannot be had from y: the forward pass saves it, dz = dy·φ′.
 //! Hendrycks & Gimpel, arXiv:1606.08415; PyTorch's `approximate="none"`.
 
+use super::Function;
 use crate::element::Element;
 use crate::math;
 use crate::simd::Simd;
 
-/// [φ(z), φ′(z)]
-#[inline(always)]
-pub fn forward<T: Element, S: Simd<T>>(s: S, z: S::V) -> [S::V; 2] {
-    let (y, derivative) = math::gelu::with_derivative(s, z);
-    [y, derivative]
-}
+#[derive(Clone, Copy)]
+pub struct Gelu;
 
-#[inline(always)]
-pub fn backward<T: Element, S: Simd<T>>(s: S, dy: S::V, derivative: S::V) -> S::V {
-    s.mul(dy, derivative)
+impl Function for Gelu {
+    const NAME: &'static str = "GELU";
+    const SAVES_DERIVATIVE: bool = true;
+
+    #[inline(always)]
+    fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        math::gelu::with_derivative(s, z).into()
+    }
 }

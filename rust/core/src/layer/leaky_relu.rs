@@ -2,15 +2,32 @@
 //!
 //! With slope ≥ 0 the sign of y tells the branch, so that nothing need be saved.
 
+use super::Function;
 use crate::element::Element;
 use crate::simd::Simd;
 
-#[inline(always)]
-pub fn forward<T: Element, S: Simd<T>>(s: S, z: S::V, slope: S::V) -> S::V {
-    s.select(s.lt(s.splat(T::ZERO), z), z, s.mul(slope, z))
-}
+#[derive(Clone, Copy)]
+pub struct LeakyRelu(pub f64);
 
-#[inline(always)]
-pub fn backward<T: Element, S: Simd<T>>(s: S, dy: S::V, y: S::V, slope: S::V) -> S::V {
-    s.select(s.lt(s.splat(T::ZERO), y), dy, s.mul(slope, dy))
+impl Function for LeakyRelu {
+    const NAME: &'static str = "LeakyReLU";
+
+    fn wrong(self) -> Option<(&'static str, f64, &'static str)> {
+        let fits = self.0 >= 0.0 && self.0.is_finite();
+        (!fits).then_some(("negative_slope", self.0, "a number ≥ 0 is needed"))
+    }
+
+    fn piece(self, y: f64) -> Option<u8> {
+        Some(u8::from(y > 0.0))
+    }
+
+    #[inline(always)]
+    fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        [s.select(s.lt(s.splat(T::ZERO), z), z, s.mul(s.splat(T::lit(self.0)), z)), z]
+    }
+
+    #[inline(always)]
+    fn backward<T: Element, S: Simd<T>>(self, s: S, dy: S::V, y: S::V) -> S::V {
+        s.select(s.lt(s.splat(T::ZERO), y), dy, s.mul(s.splat(T::lit(self.0)), dy))
+    }
 }

@@ -35,18 +35,24 @@ pub enum Init {
     XavierNormal,
     /// N(0, 1/in): LeCun et al. 1998, for SELU and tanh.
     LecunNormal,
+    /// U(±1/in): the first layer of a SIREN, whose [`Sine`](super::Activation::Sine) has ω = 30.
+    SirenFirst,
+    /// U(±√(6/in)/30): its other layers. Sitzmann et al. 2020, arXiv:2006.09661.
+    Siren,
     /// Zeros, also the bias.
     Zeros,
 }
 
 impl Init {
     /// All, in the order of the documentation.
-    pub const ALL: [Init; 6] = [
+    pub const ALL: [Init; 8] = [
         Init::KaimingUniform,
         Init::KaimingNormal,
         Init::XavierUniform,
         Init::XavierNormal,
         Init::LecunNormal,
+        Init::SirenFirst,
+        Init::Siren,
         Init::Zeros,
     ];
 
@@ -58,6 +64,8 @@ impl Init {
             Init::XavierUniform => "xavier_uniform",
             Init::XavierNormal => "xavier_normal",
             Init::LecunNormal => "lecun_normal",
+            Init::SirenFirst => "siren_first",
+            Init::Siren => "siren",
             Init::Zeros => "zeros",
         }
     }
@@ -77,6 +85,11 @@ impl Linear {
             }
             Init::XavierNormal => rng.normal() * (2.0 / (fan_in + fan_out)).sqrt(),
             Init::LecunNormal => rng.normal() / fan_in.sqrt(),
+            Init::SirenFirst => rng.uniform(-1.0 / fan_in, 1.0 / fan_in),
+            Init::Siren => {
+                let bound = (6.0 / fan_in).sqrt() / 30.0;
+                rng.uniform(-bound, bound)
+            }
             Init::Zeros => 0.0,
         };
         for o in 0..self.outputs {

@@ -1,9 +1,22 @@
 //! Sigmoid: y = 1/(1 + e⁻ᶻ) (in [`math`](crate::math)); dz = dy·y·(1 − y).
 
+use super::Function;
 use crate::element::Element;
 use crate::simd::Simd;
 
-#[inline(always)]
-pub fn backward<T: Element, S: Simd<T>>(s: S, dy: S::V, y: S::V) -> S::V {
-    s.mul(dy, s.mul(y, s.sub(s.splat(T::ONE), y)))
+#[derive(Clone, Copy)]
+pub struct Sigmoid;
+
+impl Function for Sigmoid {
+    const NAME: &'static str = "Sigmoid";
+
+    #[inline(always)]
+    fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        [T::sigmoid(s, z), z]
+    }
+
+    #[inline(always)]
+    fn backward<T: Element, S: Simd<T>>(self, s: S, dy: S::V, y: S::V) -> S::V {
+        s.mul(dy, s.mul(y, s.sub(s.splat(T::ONE), y)))
+    }
 }

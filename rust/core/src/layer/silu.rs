@@ -3,18 +3,20 @@
 //! φ is not monotonic, so φ′ cannot be had from y: the forward pass saves it, dz = dy·φ′.
 //! Elfwing, Uchibe & Doya, arXiv:1702.03118; Ramachandran, Zoph & Le call it Swish, arXiv:1710.05941.
 
+use super::Function;
 use crate::element::Element;
 use crate::math;
 use crate::simd::Simd;
 
-/// [φ(z), φ′(z)]
-#[inline(always)]
-pub fn forward<T: Element, S: Simd<T>>(s: S, z: S::V) -> [S::V; 2] {
-    let (y, derivative) = math::silu::with_derivative(s, z);
-    [y, derivative]
-}
+#[derive(Clone, Copy)]
+pub struct Silu;
 
-#[inline(always)]
-pub fn backward<T: Element, S: Simd<T>>(s: S, dy: S::V, derivative: S::V) -> S::V {
-    s.mul(dy, derivative)
+impl Function for Silu {
+    const NAME: &'static str = "SiLU";
+    const SAVES_DERIVATIVE: bool = true;
+
+    #[inline(always)]
+    fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        math::silu::with_derivative(s, z).into()
+    }
 }

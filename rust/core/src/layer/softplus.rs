@@ -1,21 +1,35 @@
-//! Softplus: y = ln(1 + eᶻ) (in [`math`](crate::math)); dz = dy·σ(z) = dy·(1 − e⁻ʸ).
+//! Softplus: y = ln(1 + e^(βz))/β (in [`math`](crate::math)); dz = dy·σ(βz) = dy·(1 − e^(−βy)).
 //!
 //! φ grows everywhere, so that nothing need be saved; computed without cancellation, 1 − e⁻ʸ has
 //! about the relative error of y.
 //!
-//! PyTorch's with β = 1. There is no threshold beyond which y is z: PyTorch has it against overflow, which
-//! does not happen here, and its default of 20 is off by e⁻²⁰.
+//! There is no threshold beyond which y is z: PyTorch has it against overflow, which does not happen here,
+//! and its default of 20 is off by e⁻²⁰/β.
 
+use super::Function;
 use crate::element::Element;
-use crate::math;
+use crate::math::softplus;
 use crate::simd::Simd;
 
-#[inline(always)]
-pub fn forward<T: Element, S: Simd<T>>(s: S, z: S::V) -> S::V {
-    math::softplus::softplus(s, z)
-}
+#[derive(Clone, Copy)]
+pub struct Softplus(pub f64);
 
-#[inline(always)]
-pub fn backward<T: Element, S: Simd<T>>(s: S, dy: S::V, y: S::V) -> S::V {
-    s.mul(dy, math::softplus::derivative(s, y))
+impl Function for Softplus {
+    const NAME: &'static str = "Softplus";
+
+    fn wrong(self) -> Option<(&'static str, f64, &'static str)> {
+        let fits = self.0 > 0.0 && self.0.is_finite();
+        (!fits).then_some(("beta", self.0, "a number > 0 is needed"))
+    }
+
+    #[inline(always)]
+    fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        let y = softplus::softplus(s, s.mul(z, s.splat(T::lit(self.0))));
+        [s.mul(y, s.splat(T::lit(1.0 / self.0))), z]
+    }
+
+    #[inline(always)]
+    fn backward<T: Element, S: Simd<T>>(self, s: S, dy: S::V, y: S::V) -> S::V {
+        s.mul(dy, softplus::derivative(s, s.mul(y, s.splat(T::lit(self.0)))))
+    }
 }

@@ -1,9 +1,22 @@
 //! Tanh: y = tanh z (in [`math`](crate::math)); dz = dy·(1 − y²).
 
+use super::Function;
 use crate::element::Element;
 use crate::simd::Simd;
 
-#[inline(always)]
-pub fn backward<T: Element, S: Simd<T>>(s: S, dy: S::V, y: S::V) -> S::V {
-    s.mul(dy, s.fma(s.neg(y), y, s.splat(T::ONE)))
+#[derive(Clone, Copy)]
+pub struct Tanh;
+
+impl Function for Tanh {
+    const NAME: &'static str = "Tanh";
+
+    #[inline(always)]
+    fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        [T::tanh(s, z), z]
+    }
+
+    #[inline(always)]
+    fn backward<T: Element, S: Simd<T>>(self, s: S, dy: S::V, y: S::V) -> S::V {
+        s.mul(dy, s.fma(s.neg(y), y, s.splat(T::ONE)))
+    }
 }

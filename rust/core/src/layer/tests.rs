@@ -1,23 +1,39 @@
 //! Element-wise layers against their formulas, and their derivatives against differences in f64.
 
 use super::*;
-use crate::simd::{Isa, Op, dispatch};
+use crate::element::Element;
+use crate::simd::{Isa, Op, Simd, dispatch};
+use crate::view::{MatMut, MatRef};
 
-const ALL: [Activation; 8] = [
+const ALL: [Activation; 22] = [
     Activation::Identity,
     Activation::Relu,
-    Activation::LeakyRelu(0.01),
+    Activation::LeakyRelu(0.1),
+    Activation::Elu(0.7),
+    Activation::Celu(0.7),
+    Activation::Selu,
     Activation::Tanh,
     Activation::Sigmoid,
+    Activation::LogSigmoid,
     Activation::Gelu,
+    Activation::GeluTanh,
     Activation::Silu,
-    Activation::Softplus,
+    Activation::Mish,
+    Activation::Softplus(1.0),
+    Activation::Softplus(2.5),
+    Activation::Softsign,
+    Activation::Sine(3.0),
+    Activation::Hardtanh(-0.5, 1.25),
+    Activation::Relu6,
+    Activation::Hardsigmoid,
+    Activation::Hardswish,
+    Activation::Dropout(0.3), // in evaluation
 ];
 
 /// φ on one number, from the definition.
 fn formula(act: Activation, z: f64) -> f64 {
     match act {
-        Activation::Identity => z,
+        Activation::Identity | Activation::Dropout(_) => z,
         Activation::Relu => z.max(0.0),
         Activation::LeakyRelu(slope) => {
             if z > 0.0 {
@@ -30,7 +46,27 @@ fn formula(act: Activation, z: f64) -> f64 {
         Activation::Sigmoid => 1.0 / (1.0 + libm::exp(-z)),
         Activation::Gelu => z * 0.5 * libm::erfc(-z / std::f64::consts::SQRT_2),
         Activation::Silu => z / (1.0 + libm::exp(-z)),
-        Activation::Softplus => libm::log1p(libm::exp(z)),
+        Activation::Softplus(beta) => libm::log1p(libm::exp(beta * z)) / beta,
+        Activation::Elu(alpha) if z <= 0.0 => alpha * libm::expm1(z),
+        Activation::Celu(alpha) if z <= 0.0 => alpha * libm::expm1(z / alpha),
+        Activation::Elu(_) | Activation::Celu(_) => z,
+        // The constants of PyTorch.
+        Activation::Selu => {
+            let elu = if z > 0.0 { z } else { 1.6732632423543772848170429916717 * libm::expm1(z) };
+            1.0507009873554804934193349852946 * elu
+        }
+        Activation::LogSigmoid => -libm::log1p(libm::exp(-z)),
+        Activation::GeluTanh => {
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (z + 0.044715 * z * z * z);
+            0.5 * z * (1.0 + libm::tanh(u))
+        }
+        Activation::Mish => z * libm::tanh(libm::log1p(libm::exp(z))),
+        Activation::Softsign => z / (1.0 + z.abs()),
+        Activation::Sine(omega) => libm::sin(omega * z),
+        Activation::Hardtanh(low, high) => z.clamp(low, high),
+        Activation::Relu6 => z.clamp(0.0, 6.0),
+        Activation::Hardsigmoid => ((z + 3.0) / 6.0).clamp(0.0, 1.0),
+        Activation::Hardswish => z * ((z + 3.0) / 6.0).clamp(0.0, 1.0),
     }
 }
 
@@ -42,8 +78,11 @@ fn run<T: Element>(isa: Isa, act: Activation, z: &[T], dy: T) -> (Vec<T>, Vec<T>
         #[inline(always)]
         fn eval<S: Simd<T>>(self, s: S) {
             let Run(act, z, saved, dy) = self;
-            act.forward(s, z, act.saves_derivative().then_some(&mut *saved));
-            act.backward(s, dy, if act.saves_derivative() { saved } else { z });
+            let n = z.len();
+            let room = act.saves_derivative().then(|| MatMut::new(&mut *saved, 1, n));
+            act.forward(s, MatMut::new(&mut *z, 1, n), room);
+            let from = if act.saves_derivative() { saved } else { z };
+            act.backward(s, MatMut::new(dy, 1, n), MatRef::new(from, 1, n));
         }
     }
     let (mut y, mut saved, mut grad) = (z.to_vec(), vec![T::lit(f64::NAN); z.len()], vec![dy; z.len()]);
@@ -91,6 +130,11 @@ fn at_a_kink_the_derivative_is_that_of_the_negative_side() {
     for isa in Isa::available() {
         assert_eq!(run::<f64>(isa, Activation::Relu, &[0.0, -0.0], 1.0).1, [0.0, 0.0]);
         assert_eq!(run::<f64>(isa, Activation::LeakyRelu(0.5), &[0.0, -0.0], 1.0).1, [0.5, 0.5]);
+        assert_eq!(run::<f64>(isa, Activation::Elu(0.5), &[0.0, -0.0], 1.0).1, [0.5, 0.5]);
+        // Hard ones are flat at both ends of their slope.
+        assert_eq!(run::<f64>(isa, Activation::Relu6, &[0.0, 1.0, 6.0], 1.0).1, [0.0, 1.0, 0.0]);
+        assert_eq!(run::<f64>(isa, Activation::Hardtanh(-1.0, 2.0), &[-1.0, 2.0], 1.0).1, [0.0, 0.0]);
+        assert_eq!(run::<f64>(isa, Activation::Hardswish, &[-3.0, 3.0], 1.0).1, [0.0, 1.0]);
         // A slope of zero is ReLU.
         assert_eq!(run::<f64>(isa, Activation::LeakyRelu(0.0), &[-2.0, 3.0], 1.0).1, [0.0, 1.0]);
     }
@@ -101,8 +145,12 @@ fn derivatives_far_left_are_accurate_relative_to_themselves() {
     for isa in Isa::available() {
         for z in [-3.0, -17.5, -40.25, -80.0] {
             let sigma = libm::exp(z) / (1.0 + libm::exp(z));
-            let wanted =
-                [(Activation::Softplus, sigma), (Activation::Silu, sigma * (1.0 + z * (1.0 - sigma)))];
+            let wanted = [
+                (Activation::Softplus(1.0), sigma),
+                (Activation::Silu, sigma * (1.0 + z * (1.0 - sigma))),
+                (Activation::Elu(2.0), 2.0 * libm::exp(z)),
+                (Activation::Celu(2.0), libm::exp(z / 2.0)),
+            ];
             for (act, want) in wanted {
                 let (double, single) =
                     (run::<f64>(isa, act, &[z], 1.0).1[0], run::<f32>(isa, act, &[z as f32], 1.0).1[0]);
@@ -115,6 +163,44 @@ fn derivatives_far_left_are_accurate_relative_to_themselves() {
             }
         }
     }
+}
+
+#[test]
+fn pieces_tell_kinks_apart_and_nothing_else() {
+    let kinks: [(Activation, &[f64]); 8] = [
+        (Activation::Relu, &[0.0]),
+        (Activation::LeakyRelu(0.1), &[0.0]),
+        (Activation::Elu(0.7), &[0.0]),
+        (Activation::Selu, &[0.0]),
+        (Activation::Hardtanh(-0.5, 1.25), &[-0.5, 1.25]),
+        (Activation::Relu6, &[0.0, 6.0]),
+        (Activation::Hardsigmoid, &[-3.0, 3.0]),
+        (Activation::Hardswish, &[-3.0, 3.0]),
+    ];
+    for act in ALL {
+        let kinks = kinks.iter().find(|(a, _)| *a == act).map_or(&[][..], |(_, at)| at);
+        let mut z = points();
+        z.extend(kinks.iter().flat_map(|k| [k - 1e-6, k + 1e-6]));
+        z.sort_by(f64::total_cmp);
+        let (y, _) = run::<f64>(Isa::Scalar, act, &z, 1.0);
+        for (z, y) in z.windows(2).zip(y.windows(2)) {
+            let crossed = kinks.iter().any(|k| z[0] < *k && *k < z[1]);
+            assert_eq!(act.piece(y[0]) != act.piece(y[1]), crossed, "{} between {z:?}", act.name());
+        }
+    }
+    assert_eq!(Activation::Elu(1.0).piece(3.0), None, "it is smooth");
+}
+
+#[test]
+fn every_kind_is_found_by_its_name_and_parameters() {
+    for kind in Activation::KINDS {
+        let found = (0..3).filter_map(|n| Activation::of_kind(kind, &[0.5, 1.0][..n.min(2)]));
+        assert!(found.count() >= 1, "{kind}");
+    }
+    assert_eq!(Activation::of_kind("leaky_relu", &[0.5]), Some(Activation::LeakyRelu(0.5)));
+    assert_eq!(Activation::of_kind("hardtanh", &[0.5, 1.0]), Some(Activation::Hardtanh(0.5, 1.0)));
+    assert_eq!(Activation::of_kind("relu", &[0.5]), None);
+    assert_eq!(Activation::of_kind("linear", &[]), None);
 }
 
 #[test]

@@ -422,16 +422,17 @@ impl<T: Element> Objective<T> {
     }
 
     /// On which side of each kink of the loss a row is, if it has kinks: appended to `sides`.
-    pub fn sides(&self, output: &[T], target: &[T], sides: &mut Vec<bool>) {
+    pub fn sides(&self, output: &[T], target: &[T], sides: &mut Vec<u8>) {
         let pairs = || output.iter().zip(target.iter().cycle());
         match self.loss {
             // The columns of the targets repeat for each quantile.
-            Loss::L1 | Loss::Quantile => sides.extend(pairs().map(|(o, t)| o > t)),
+            Loss::L1 | Loss::Quantile => sides.extend(pairs().map(|(o, t)| u8::from(o > t))),
             Loss::Huber { delta } => {
-                sides.extend(pairs().map(|(o, t)| (o.to_f64() - t.to_f64()).abs() > delta));
+                let far = |(o, t): (&T, &T)| (o.to_f64() - t.to_f64()).abs() > delta;
+                sides.extend(pairs().map(|pair| u8::from(far(pair))));
             }
             Loss::GaussianNll { eps, .. } => {
-                sides.extend(output[target.len()..].iter().map(|s| s.to_f64() > eps.ln()));
+                sides.extend(output[target.len()..].iter().map(|s| u8::from(s.to_f64() > eps.ln())));
             }
             _ => {}
         }

@@ -45,9 +45,7 @@ fn cases(n: usize) -> Vec<Case> {
     for (weights, constants) in [(vec![1.0; n], vec![]), (weights.clone(), weights.clone())] {
         let (t, w) = (part.clone(), weights.clone());
         let formula = move |o: &[f64]| {
-            let one = |j: usize| {
-                w[j] * t[j] * logistic(o[j]).ln() + (1.0 - t[j]) * logistic(-o[j]).ln()
-            };
+            let one = |j: usize| w[j] * t[j] * logistic(o[j]).ln() + (1.0 - t[j]) * logistic(-o[j]).ln();
             -(0..o.len()).map(one).sum::<f64>()
         };
         add(Loss::BceWithLogits, &constants, &part, Box::new(formula));

@@ -2,7 +2,7 @@
 
 Every list of coefficients in these files is the minimax polynomial of the function that its comment
 names, in the norm that this script's `weight` states: found with the Remez exchange on a fine grid
-in 50 digits. Needs mpmath. Usage: python fit.py [exp | ln | softplus | erf | gelu]
+in 50 digits. Needs mpmath. Usage: python fit.py [exp | ln | softplus | erf | gelu | sin]
 """
 
 import sys
@@ -142,6 +142,32 @@ def gelu():
         show(f"W{bits}", digits, fit)
 
 
+def sin():
+    """Fit p of sin r = r + r³·p(r²) and q of cos r = 1 − r²/2 + r⁴·q(r²), relative; and cut π/2."""
+    top = (mp.pi / 4 * (1 + mp.mpf(2) ** -10)) ** 2  # r may pass π/4, since x·2/π is rounded
+
+    def p(z):
+        r = mp.sqrt(z)
+        return (mp.sin(r) / r - 1) / z if z > 1e-10 else -mp.mpf(1) / 6 + z / 120
+
+    def q(z):
+        r = mp.sqrt(z)
+        return (mp.cos(r) - 1 + z / 2) / z**2 if z > 1e-6 else mp.mpf(1) / 24 - z / 720
+
+    tiny = mp.mpf(10) ** -12
+    for name, digits, bits, degree in (("32", 10, (13, 13, 13), 2), ("64", 17, (33, 33, 33), 5)):
+        sine = remez(p, lambda z: (z + tiny) / (1 + z * p(z)), mp.mpf(0), top, degree)
+        cosine = remez(q, lambda z: (z * z + tiny) / mp.cos(mp.sqrt(z)), mp.mpf(0), top, degree)
+        show(f"SIN{name}", digits, sine)
+        show(f"COS{name}", digits, cosine)
+        rest, parts = mp.pi / 2, []
+        for count in bits:
+            unit = mp.mpf(2) ** (mp.floor(mp.log(rest, 2)) - count + 1)
+            parts.append(mp.floor(rest / unit) * unit)
+            rest -= parts[-1]
+        print(f"const PARTS{name}: [f64; 4] = {[float(x) for x in (*parts, rest)]};")
+
+
 if __name__ == "__main__":
-    for part in sys.argv[1:] or ("exp", "ln", "softplus", "erf", "gelu"):
+    for part in sys.argv[1:] or ("exp", "ln", "softplus", "erf", "gelu", "sin"):
         globals()[part]()

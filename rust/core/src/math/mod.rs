@@ -16,10 +16,12 @@
 
 pub mod erf;
 pub mod exp;
+pub mod expm1;
 pub mod gelu;
 pub mod ln;
 pub mod sigmoid;
 pub mod silu;
+pub mod sin;
 pub mod softplus;
 pub mod tanh;
 

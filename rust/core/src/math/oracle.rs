@@ -17,6 +17,9 @@ const SQRT_PI: Wide = Wide { high: 1.772453850905516, low: -7.666586499825799e-1
 /// √½
 const SQRT_HALF: Wide = Wide { high: std::f64::consts::FRAC_1_SQRT_2, low: -4.833646656726457e-17 };
 
+/// π/2
+const HALF_PI: [f64; 3] = [std::f64::consts::FRAC_PI_2, 6.123233995736766e-17, -1.4973849048591698e-33];
+
 impl Wide {
     pub const fn new(x: f64) -> Self {
         Wide { high: x, low: 0.0 }
@@ -65,6 +68,38 @@ impl Wide {
             y = y + (m * (Wide::new(0.0) - y).exp() - Wide::new(1.0));
         }
         y + LN_2 * Wide::new(k as f64)
+    }
+
+    pub fn expm1(self) -> Self {
+        if self.high < -0.5 {
+            return self.exp() - Wide::new(1.0);
+        }
+        let (mut term, mut sum) = (self, self);
+        for k in 2..28 {
+            term = term * self / Wide::new(k as f64);
+            sum = sum + term;
+        }
+        sum
+    }
+
+    /// From their series, behind a reduction by π/2 in three doubles.
+    pub fn sin_cos(self) -> (Self, Self) {
+        let n = (self.high / HALF_PI[0]).round();
+        let r = HALF_PI.into_iter().fold(self, |r, part| r - Wide::new(part) * Wide::new(n));
+        let square = r * r;
+        let (mut sin, mut cos, mut term) = (r, Wide::new(1.0), Wide::new(1.0));
+        for k in 1..20 {
+            term = term * square / Wide::new(-(((2 * k - 1) * 2 * k) as f64));
+            cos = cos + term;
+            sin = sin + term * r / Wide::new((2 * k + 1) as f64);
+        }
+        let minus = |x: Self| Wide::new(0.0) - x;
+        match n.rem_euclid(4.0) as i32 {
+            0 => (sin, cos),
+            1 => (cos, minus(sin)),
+            2 => (minus(sin), minus(cos)),
+            _ => (minus(cos), sin),
+        }
     }
 
     /// From the series of sinh and cosh, which have no cancellation, for small arguments.

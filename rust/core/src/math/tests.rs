@@ -18,12 +18,15 @@ enum Function {
     SoftplusSlope,
     Silu,
     SiluSlope,
+    Expm1,
+    Sin,
+    Cos,
 }
 
 use Function::*;
 
-const ALL: [Function; 11] =
-    [Exp, Ln, Tanh, Sigmoid, Erf, Gelu, GeluSlope, Softplus, SoftplusSlope, Silu, SiluSlope];
+const ALL: [Function; 14] =
+    [Exp, Ln, Tanh, Sigmoid, Erf, Gelu, GeluSlope, Softplus, SoftplusSlope, Silu, SiluSlope, Expm1, Sin, Cos];
 
 /// `out ← function(x)`
 struct Apply<'a, T>(Function, &'a [T], &'a mut [T]);
@@ -57,6 +60,9 @@ impl<T: Element> Op<T> for Apply<'_, T> {
             SoftplusSlope => map!(x => softplus::derivative(s, softplus::softplus(s, x))),
             Silu => map!(x => silu::with_derivative(s, x).0),
             SiluSlope => map!(x => silu::with_derivative(s, x).1),
+            Expm1 => map!(x => expm1::not_above_zero(s, x).0),
+            Sin => map!(x => sin::sin_cos(s, x).0),
+            Cos => map!(x => sin::sin_cos(s, x).1),
         }
     }
 }
@@ -78,6 +84,8 @@ fn bound<T: Element>(function: Function, isa: Isa, x: f64) -> f64 {
         Gelu | GeluSlope => (gelu::MAX_ULP_F32, gelu::MAX_ULP_F64),
         Softplus | SoftplusSlope => (softplus::MAX_ULP_F32, softplus::MAX_ULP_F64),
         Silu | SiluSlope => (silu::MAX_ULP_F32, silu::MAX_ULP_F64),
+        Expm1 => (expm1::MAX_ULP_F32, expm1::MAX_ULP_F64),
+        Sin | Cos => (sin::MAX_ULP_F32, sin::MAX_ULP_F64),
     };
     let ulps = match T::DTYPE {
         Dtype::F32 => single,
@@ -119,6 +127,10 @@ fn exact(function: Function, x: f64) -> (f64, f64) {
             let term = x * sigma * rest;
             return (sigma + term, (sigma + term).abs().max(term.abs()));
         }
+        Expm1 if x > 0.0 => 0.0,
+        Expm1 => libm::expm1(x),
+        Sin => libm::sin(x),
+        Cos => libm::cos(x),
     };
     (y, y)
 }
@@ -143,6 +155,10 @@ fn exact_wide(function: Function, x: f64) -> (Wide, Wide) {
             let (_, y, unit) = x.silu();
             return (y, unit);
         }
+        Expm1 if x.high > 0.0 => Wide::new(0.0),
+        Expm1 => x.expm1(),
+        Sin => x.sin_cos().0,
+        Cos => x.sin_cos().1,
     };
     (y, y)
 }
@@ -224,6 +240,9 @@ exhaustive! {
     exhaustive_softplus_slope SoftplusSlope,
     exhaustive_silu Silu,
     exhaustive_silu_slope SiluSlope,
+    exhaustive_expm1 Expm1,
+    exhaustive_sin Sin,
+    exhaustive_cos Cos,
 }
 
 /// Equidistant arguments over the range where something happens (down to results of 1e-287, below
@@ -236,6 +255,9 @@ fn arguments(function: Function, count: usize) -> Vec<f64> {
         Sigmoid | Softplus | SoftplusSlope | Silu | SiluSlope => (-660.0, 40.0),
         Erf => (-6.5, 6.5),
         Gelu | GeluSlope => (-36.0, 10.0),
+        Expm1 => (-40.0, 2.0),
+        // Where the reduction is our own, and not the platform's.
+        Sin | Cos => (-1.6e6, 1.6e6),
     };
     let line = (0..count).map(|i| low + (high - low) * (i as f64 + 0.5) / count as f64);
     let magnitudes = (0..count).flat_map(|i| {
@@ -291,6 +313,14 @@ fn the_oracle_agrees_with_values_of_mpmath() {
         (at(-1.28125).silu().1, wide(-0.0006055677866683446, 5.1866420808362453e-20)),
         (at(3.25).silu().0, wide(3.1286876161315793, -5.3319273268116315e-17)),
         (at(3.25).silu().1, wide(1.079457282838187, -2.600442357383451e-17)),
+        (at(-0.125).expm1(), wide(-0.1175030974154046, 3.2658820639011965e-18)),
+        (at(-3.5).expm1(), wide(-0.9698026165776815, 2.0689080689883753e-17)),
+        (at(0.75).sin_cos().0, wide(0.6816387600233341, 4.410467313197903e-17)),
+        (at(0.75).sin_cos().1, wide(0.7316888688738209, -1.0475824306512768e-17)),
+        (at(22.0).sin_cos().0, wide(-0.008851309290403876, 2.8485303089220057e-19)),
+        (at(22.0).sin_cos().1, wide(-0.9999608263946371, -8.51603380017413e-19)),
+        (at(1000000.5).sin_cos().0, wide(0.141954699000744, -2.184367841909782e-18)),
+        (at(1000000.5).sin_cos().1, wide(0.9898731552232378, -5.5249748385267264e-17)),
     ] {
         let difference = got - want;
         assert!(difference.high.abs() <= want.high.abs() * 1e-26, "{got:?} is not {want:?}");
@@ -301,7 +331,7 @@ const INF: f64 = f64::INFINITY;
 const NAN: f64 = f64::NAN;
 
 /// (argument, value) pairs.
-const SPECIAL: [(Function, [(f64, f64); 6]); 11] = [
+const SPECIAL: [(Function, [(f64, f64); 6]); 14] = [
     (Exp, [(0.0, 1.0), (-0.0, 1.0), (INF, INF), (-INF, 0.0), (1e30, INF), (-1e30, 0.0)]),
     (Ln, [(1.0, 0.0), (0.0, -INF), (-0.0, -INF), (INF, INF), (-1.0, NAN), (-INF, NAN)]),
     (Tanh, [(0.0, 0.0), (-0.0, -0.0), (INF, 1.0), (-INF, -1.0), (25.0, 1.0), (-1e30, -1.0)]),
@@ -313,6 +343,9 @@ const SPECIAL: [(Function, [(f64, f64); 6]); 11] = [
     (SoftplusSlope, [(0.0, 0.5), (-0.0, 0.5), (INF, 1.0), (-INF, 0.0), (1e30, 1.0), (-1e30, 0.0)]),
     (Silu, [(0.0, 0.0), (-0.0, -0.0), (INF, INF), (-INF, -0.0), (-1e30, -0.0), (64.0, 64.0)]),
     (SiluSlope, [(0.0, 0.5), (-0.0, 0.5), (INF, 1.0), (-INF, -0.0), (1e30, 1.0), (-1e30, -0.0)]),
+    (Expm1, [(0.0, 0.0), (1.0, 0.0), (INF, 0.0), (-INF, -1.0), (-50.0, -1.0), (-1e30, -1.0)]),
+    (Sin, [(0.0, 0.0), (-0.0, -0.0), (INF, NAN), (-INF, NAN), (NAN, NAN), (0.0, 0.0)]),
+    (Cos, [(0.0, 1.0), (-0.0, 1.0), (INF, NAN), (-INF, NAN), (NAN, NAN), (0.0, 1.0)]),
 ];
 
 fn special_values<T: Element>() {
@@ -355,7 +388,7 @@ fn odd_symmetry<T: Element>() {
     let x: Vec<T> = (1..4000).map(|i| T::lit(i as f64 * 0.0025)).collect();
     let mirrored: Vec<T> = x.iter().map(|&x| -x).collect();
     for isa in Isa::available() {
-        for function in [Tanh, Erf] {
+        for function in [Tanh, Erf, Sin] {
             let y = apply(function, isa, &x);
             let z: Vec<T> = apply(function, isa, &mirrored).into_iter().map(|z| -z).collect();
             assert_eq!(y, z, "{function:?} on {isa}");
@@ -365,9 +398,22 @@ fn odd_symmetry<T: Element>() {
 }
 
 #[test]
-fn tanh_and_erf_are_odd_and_within_one() {
+fn tanh_erf_and_sin_are_odd_and_within_one() {
     odd_symmetry::<f32>();
     odd_symmetry::<f64>();
+}
+
+#[test]
+fn a_lane_does_not_depend_on_its_neighbours() {
+    // A huge argument sends its vector another way, but not the other lanes.
+    for isa in Isa::available() {
+        let x: Vec<f32> = (0..64).map(|i| if i % 5 == 0 { 1e9 } else { i as f32 * 3.7 }).collect();
+        let tame: Vec<f32> = x.iter().map(|x| if *x > 1e8 { 0.5 } else { *x }).collect();
+        for function in [Sin, Cos] {
+            let (y, z) = (apply(function, isa, &x), apply(function, isa, &tame));
+            assert!((0..64).all(|i| i % 5 == 0 || y[i].to_bits() == z[i].to_bits()), "{function:?} on {isa}");
+        }
+    }
 }
 
 #[test]

@@ -25,6 +25,7 @@ use crate::element::Element;
 use crate::gemm::pack::{PANEL, Panels, pack_rows, pack_transposed};
 use crate::gemm::{Epilogue, Gemm, Init, Lhs, Rhs};
 use crate::layer::Activation;
+use crate::layer::dropout::{self, Draw};
 use crate::loss::{self, Goals, Objective, RowLoss};
 use crate::network::{Network, Stage};
 use crate::optim;
@@ -117,6 +118,8 @@ pub struct Pass<'a, T> {
     pub input: Option<Samples<'a, T>>,
     /// Which rows of the data.
     pub rows: Rows<'a>,
+    /// What a training pass draws from.
+    pub draw: Draw,
     /// Whether the rows are copied into the workspace even if they lie in order, because the data will
     /// be gone when a later pass goes backward.
     pub keep_input: bool,
@@ -158,6 +161,7 @@ impl<'a, T: Element> Pass<'a, T> {
             averages,
             input,
             rows,
+            draw: Draw::default(),
             keep_input: false,
             check_finite: true,
             output: None,
@@ -204,7 +208,8 @@ impl<T: Element> Job for Pass<'_, T> {
             Phase::Columns { stage, what } => self.columns(*stage, *what, item),
             Phase::Weights { rows, first, last } => match self.plan.tiles.get(item) {
                 Some(tile) => self.tile(tile, rows, *first, *last, worker),
-                None => self.norm(self.plan.norms[item - self.plan.tiles.len()]),
+                None if *last => self.norm(self.plan.norms[item - self.plan.tiles.len()]),
+                None => {}
             },
         }
     }
@@ -285,7 +290,9 @@ impl<'a, T: Element> Pass<'a, T> {
             match *step {
                 RowStep::Input => self.gather(rows, &local),
                 RowStep::Forward(index) => self.forward(index, rows, &local, worker),
-                RowStep::Measure(index) | RowStep::Collect(index) => self.sum_groups(*step, index, &local),
+                RowStep::Measure(index) | RowStep::Collect(index) => {
+                    self.sum_groups(*step, index, rows, &local);
+                }
                 RowStep::Normalize(index) => self.normalize(index, &local),
                 RowStep::Loss => {
                     let last = self.layout.stages.len() - 1;
@@ -369,7 +376,13 @@ impl<'a, T: Element> Pass<'a, T> {
         };
         let y = self.rows_mut(y, local, stage.outputs);
         let saved = saved.map(|start| self.rows_mut(start, local, stage.outputs));
-        self.through(index, x, y, act, saved, self.scratch(worker));
+        match (act, saved) {
+            (Activation::Dropout(p), Some(factors)) => {
+                let (draw, layer, first) = (self.draw, index, rows.start);
+                dispatch(self.plan.isa, DropOut { p, draw, layer, first, x, y, factors });
+            }
+            (_, saved) => self.through(index, x, y, act, saved, self.scratch(worker)),
+        }
     }
 
     /// The dense layer of a stage, if it has one, and an activation.
@@ -379,16 +392,15 @@ impl<'a, T: Element> Pass<'a, T> {
         x: MatRef<'_, T>,
         mut y: MatMut<'_, T>,
         act: Activation,
-        mut saved: Option<MatMut<'_, T>>,
+        saved: Option<MatMut<'_, T>>,
         scratch: &mut [T],
     ) {
         let stage = &self.network.stages()[index];
         let Some(dense) = stage.dense else {
             for r in 0..x.rows() {
                 y.row_mut(r).copy_from_slice(x.row(r));
-                activate(self.plan.isa, act, y.row_mut(r), saved.as_mut().map(|s| s.row_mut(r)));
             }
-            return;
+            return activate(self.plan.isa, act, y, saved);
         };
         let init = match dense.bias {
             // SAFETY: parameters are written in the last phase of weights only.
@@ -445,7 +457,7 @@ impl<'a, T: Element> Pass<'a, T> {
                 self.through(index, x, y.reborrow(), stage.act, None, scratch);
             } else {
                 self.through(index, x, y.reborrow(), Activation::Identity, None, scratch);
-                self.normalize_rows(index, None, y.reborrow(), None);
+                self.normalize_rows(index, None, y.reborrow(), None, None);
             }
             if index == last {
                 if self.loss.is_some() {
@@ -534,19 +546,17 @@ impl<'a, T: Element> Pass<'a, T> {
 
     /// delta ← delta · φ′ of a stage.
     fn through_activation(&self, index: usize, local: &Local, delta: &mut MatMut<'_, T>) {
-        struct Through<'t, 'm, 'f, T>(Activation, &'t mut MatMut<'m, T>, MatRef<'f, T>);
-        impl<T: Element> Op<T> for Through<'_, '_, '_, T> {
+        struct Through<'m, T>(Activation, MatMut<'m, T>, MatRef<'m, T>);
+        impl<T: Element> Op<T> for Through<'_, T> {
             type Output = ();
             #[inline(always)]
             fn eval<S: Simd<T>>(self, s: S) {
-                for r in 0..self.2.rows() {
-                    self.0.backward(s, self.1.row_mut(r), self.2.row(r));
-                }
+                self.0.backward(s, self.1, self.2);
             }
         }
         let act = self.network.stages()[index].act;
         if act != Activation::Identity {
-            dispatch(self.plan.isa, Through(act, delta, self.derivative(index, local)));
+            dispatch(self.plan.isa, Through(act, delta.reborrow(), self.derivative(index, local)));
         }
     }
 
@@ -575,9 +585,9 @@ pub fn finite<T: Element>(isa: Isa, m: MatRef<'_, T>) -> bool {
     }
 }
 
-/// An activation on one row.
-fn activate<T: Element>(isa: Isa, act: Activation, row: &mut [T], saved: Option<&mut [T]>) {
-    struct Activate<'r, T>(Activation, &'r mut [T], Option<&'r mut [T]>);
+/// An activation on some rows.
+fn activate<T: Element>(isa: Isa, act: Activation, rows: MatMut<'_, T>, saved: Option<MatMut<'_, T>>) {
+    struct Activate<'r, T>(Activation, MatMut<'r, T>, Option<MatMut<'r, T>>);
     impl<T: Element> Op<T> for Activate<'_, T> {
         type Output = ();
         #[inline(always)]
@@ -585,7 +595,30 @@ fn activate<T: Element>(isa: Isa, act: Activation, row: &mut [T], saved: Option<
             self.0.forward(s, self.1, self.2);
         }
     }
-    dispatch(isa, Activate(act, row, saved));
+    dispatch(isa, Activate(act, rows, saved));
+}
+
+/// [`dropout::forward`] of rows.
+struct DropOut<'r, T> {
+    p: f64,
+    draw: Draw,
+    layer: usize,
+    first: usize,
+    x: MatRef<'r, T>,
+    y: MatMut<'r, T>,
+    factors: MatMut<'r, T>,
+}
+
+impl<T: Element> Op<T> for DropOut<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Self { p, draw, layer, first, x, mut y, mut factors } = self;
+        for r in 0..x.rows() {
+            y.row_mut(r).copy_from_slice(x.row(r));
+        }
+        dropout::forward(s, p, draw, layer, first, &mut y, &mut factors);
+    }
 }
 
 /// Losses of a block of rows; gives whether all are finite.

@@ -1,5 +1,6 @@
 //! What a pass does for normalizations: sums over groups of rows while rows go through, what comes from
-//! them for all rows, and the update of scale and shift.
+//! them for all rows, and the update of scale and shift. One of rows needs such sums for its scale and
+//! shift only.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -7,8 +8,9 @@ use std::sync::atomic::Ordering;
 use super::{Local, Pass};
 use crate::element::Element;
 use crate::gemm::pack::PANEL;
-use crate::layer::Activation;
 use crate::layer::batch_norm::{self, GROUP};
+use crate::layer::{Activation, RowNorm, row_norm};
+use crate::network::Over;
 use crate::plan::{Columns, RowStep};
 use crate::simd::{Op, Simd, dispatch};
 use crate::view::{MatMut, MatRef};
@@ -34,66 +36,83 @@ impl<'a, T: Element> Pass<'a, T> {
         }
         let stage = &self.network.stages()[index];
         let norm = stage.norm.expect("columns are of normalizations");
+        let Over::Batch { layer, running } = norm.over else { unreachable!("a row has no columns") };
         let cols = item * PANEL..stage.outputs.min((item + 1) * PANEL);
         // SAFETY: the item's own columns.
         let mut to = self.known(index, cols.clone()).map(|range| unsafe { self.values.slice_mut(range) });
         // SAFETY: parameters are written in the last phase of weights only.
-        let affine = norm.affine.map(|(gamma, beta)| unsafe {
-            let part = |start: usize| self.params.slice(start + cols.start..start + cols.end);
-            (part(gamma), part(beta))
-        });
+        let part = |start: usize| unsafe { self.params.slice(start + cols.start..start + cols.end) };
+        let affine = norm.scale.map(part).zip(norm.shift.map(part));
         if what == Columns::Averages {
             let part = |start: usize| &self.averages[start + cols.start..start + cols.end];
-            to.mean.copy_from_slice(part(norm.running.0));
-            let variance = part(norm.running.1);
+            to.mean.copy_from_slice(part(running.0));
+            let variance = part(running.1);
             for (j, variance) in variance.iter().enumerate() {
-                batch_norm::constants(&norm.layer, affine, &mut to, j, variance.to_f64());
+                batch_norm::constants(&layer, affine, &mut to, j, variance.to_f64());
             }
             return;
         }
-        let rows = self.plan.rows;
-        let groups = |g: usize| {
-            let (first, second) = self.groups(index, g);
-            // SAFETY: written while rows went through.
-            let part =
-                |r: Range<usize>| unsafe { self.values.slice(r.start + cols.start..r.start + cols.end) };
-            (part(first), part(second))
-        };
         match what {
             Columns::Statistics => {
-                batch_norm::statistics(&norm.layer, rows, groups, affine, &mut to);
+                let (rows, groups) = (self.plan.rows, self.group_sums(index, cols));
+                batch_norm::statistics(&layer, rows, groups, affine, &mut to);
                 // An infinite variance would make all of its column 0, and hide itself from the loss.
                 if !to.mean.iter().chain(&*to.unbiased).all(|x| x.is_finite()) {
                     self.stopped.store(true, Ordering::Relaxed);
                 }
             }
-            _ => batch_norm::gradients(rows.div_ceil(GROUP), groups, &mut to),
+            _ => self.scale_gradients(index, cols, &mut to),
+        }
+    }
+
+    /// Gradients of some columns' scale and shift, from the sums of all groups.
+    fn scale_gradients(&self, index: usize, cols: Range<usize>, to: &mut batch_norm::Columns<&mut [T]>) {
+        batch_norm::gradients(self.plan.rows.div_ceil(GROUP), self.group_sums(index, cols), to);
+    }
+
+    /// The two sums of a group for some columns, by the number of the group.
+    fn group_sums(&self, index: usize, cols: Range<usize>) -> impl Fn(usize) -> (&'a [T], &'a [T]) {
+        move |g| {
+            let (first, second) = self.groups(index, g);
+            // SAFETY: written while rows went through.
+            let part =
+                |r: Range<usize>| unsafe { self.values.slice(r.start + cols.start..r.start + cols.end) };
+            (part(first), part(second))
         }
     }
 
     /// Where the two sums of a group of rows lie.
-    pub(super) fn groups(&self, index: usize, g: usize) -> (Range<usize>, Range<usize>) {
+    fn groups(&self, index: usize, g: usize) -> (Range<usize>, Range<usize>) {
         let n = self.network.stages()[index].outputs;
         let start = self.layout.stages[index].groups + g * 2 * n;
         (start..start + n, start + n..start + 2 * n)
     }
 
     /// Sums over each group of a block's rows, for the statistics or the gradients of a normalization.
-    pub(super) fn sum_groups(&self, step: RowStep, index: usize, local: &Local) {
+    /// Groups are those of the batch, so that waves do not matter.
+    pub(super) fn sum_groups(&self, step: RowStep, index: usize, rows: &Range<usize>, local: &Local) {
         let (stage, slots) = (&self.network.stages()[index], &self.layout.stages[index]);
-        let of = self.known_ref(index);
-        for from in (local.rows.start..local.rows.end).step_by(GROUP) {
-            let group = Local { rows: from..local.rows.end.min(from + GROUP), wave: local.wave };
-            let (first, second) = self.groups(index, from / GROUP);
+        for from in (0..rows.len()).step_by(GROUP) {
+            let to = rows.len().min(from + GROUP);
+            let group = Local { rows: local.rows.start + from..local.rows.start + to, wave: local.wave };
+            let (first, second) = self.groups(index, (rows.start + from) / GROUP);
             // SAFETY: the group is this block's alone.
             let into = unsafe { (self.values.slice_mut(first), self.values.slice_mut(second)) };
             let z = self.rows_ref(slots.before_norm.expect("kept while training"), &group, stage.outputs);
-            let du = match step {
-                RowStep::Collect(_) => Some(self.rows_ref(slots.delta, &group, stage.outputs)),
-                _ => None,
+            let what = match (step, stage.norm.map(|n| n.over)) {
+                (RowStep::Measure(_), _) => Sums::Statistics,
+                (_, Some(Over::Row(_))) => {
+                    Sums::RowGradients(self.delta(index, &group), self.rows_ref(slots.moments, &group, 2))
+                }
+                _ => Sums::BatchGradients(self.delta(index, &group), self.known_ref(index)),
             };
-            dispatch(self.plan.isa, GroupSums { z, du, of: &of, into });
+            dispatch(self.plan.isa, GroupSums { z, what, into });
         }
+    }
+
+    /// The gradient by what a stage's activation takes.
+    fn delta(&self, index: usize, local: &Local) -> MatRef<'a, T> {
+        self.rows_ref(self.layout.stages[index].delta, local, self.network.stages()[index].outputs)
     }
 
     /// The normalization of a block and the activation behind it.
@@ -102,7 +121,9 @@ impl<'a, T: Element> Pass<'a, T> {
         let z = self.rows_ref(slots.before_norm.expect("kept while training"), local, stage.outputs);
         let u = self.rows_mut(slots.output, local, stage.outputs);
         let saved = slots.saved.map(|start| self.rows_mut(start, local, stage.outputs));
-        self.normalize_rows(index, Some(z), u, saved);
+        let over_rows = stage.norm.is_some_and(|n| !n.over_batch());
+        let moments = over_rows.then(|| self.rows_mut(slots.moments, local, 2));
+        self.normalize_rows(index, Some(z), u, saved, moments);
     }
 
     /// The same from `z`, or for rows in their place.
@@ -112,10 +133,10 @@ impl<'a, T: Element> Pass<'a, T> {
         z: Option<MatRef<'_, T>>,
         u: MatMut<'_, T>,
         saved: Option<MatMut<'_, T>>,
+        moments: Option<MatMut<'_, T>>,
     ) {
-        let stage = &self.network.stages()[index];
-        let of = self.known_ref(index);
-        dispatch(self.plan.isa, Normalize { of: &of, act: stage.act, z, u, saved });
+        let act = self.network.stages()[index].act;
+        dispatch(self.plan.isa, Normalize { of: self.formula(index), act, z, u, saved, moments });
     }
 
     /// A block's gradient through a normalization, in its place.
@@ -123,8 +144,24 @@ impl<'a, T: Element> Pass<'a, T> {
         let (stage, slots) = (&self.network.stages()[index], &self.layout.stages[index]);
         let z = self.rows_ref(slots.before_norm.expect("kept while training"), local, stage.outputs);
         let du = self.rows_mut(slots.delta, local, stage.outputs);
-        let of = self.known_ref(index);
-        dispatch(self.plan.isa, Denormalize { of: &of, z, du, n: self.plan.rows });
+        let over_rows = stage.norm.is_some_and(|n| !n.over_batch());
+        let moments = over_rows.then(|| self.rows_ref(slots.moments, local, 2));
+        let n = self.plan.rows;
+        dispatch(self.plan.isa, Denormalize { of: self.formula(index), z, du, moments, n });
+    }
+
+    /// What it takes to normalize rows.
+    fn formula(&self, index: usize) -> Formula<'a, T> {
+        let stage = &self.network.stages()[index];
+        let norm = stage.norm.expect("asked of normalizations");
+        match norm.over {
+            Over::Batch { .. } => Formula::Batch(self.known_ref(index)),
+            Over::Row(layer) => {
+                // SAFETY: parameters are written in the last phase of weights only.
+                let part = |start: usize| unsafe { self.params.slice(start..start + stage.outputs) };
+                Formula::Row(layer, norm.scale.map(part), norm.shift.map(part))
+            }
+        }
     }
 
     /// Gradient and update of a normalization's scale and shift.
@@ -134,9 +171,16 @@ impl<'a, T: Element> Pass<'a, T> {
             return;
         }
         let stage = &self.network.stages()[index];
-        let Some((gamma, beta)) = stage.norm.and_then(|n| n.affine) else { return };
+        let Some(norm) = stage.norm else { return };
+        if !norm.over_batch() {
+            let all = 0..stage.outputs;
+            // SAFETY: nobody else has to do with the columns of a normalization of rows.
+            let mut to = self.known(index, all.clone()).map(|range| unsafe { self.values.slice_mut(range) });
+            self.scale_gradients(index, all, &mut to);
+        }
         let of = self.known_ref(index);
-        for (start, sums) in [(gamma, of.scale_grad), (beta, of.shift_grad)] {
+        for (start, sums) in [(norm.scale, of.scale_grad), (norm.shift, of.shift_grad)] {
+            let Some(start) = start else { continue };
             let range = start..start + sums.len();
             if task.update.is_some() {
                 self.update(&task, range, sums);
@@ -155,64 +199,99 @@ impl<'a, T: Element> Pass<'a, T> {
     }
 }
 
-/// [`batch_norm::group_statistics`], or with du [`batch_norm::group_gradients`].
-struct GroupSums<'c, 'k, T> {
+/// What normalizes rows: what is known of all columns, or the layer with its scale and shift.
+enum Formula<'a, T> {
+    Batch(batch_norm::Columns<&'a [T]>),
+    Row(RowNorm, Option<&'a [T]>, Option<&'a [T]>),
+}
+
+/// Which sums over a group of rows: of the rows themselves, or of gradients.
+enum Sums<'c, T> {
+    Statistics,
+    BatchGradients(MatRef<'c, T>, batch_norm::Columns<&'c [T]>),
+    RowGradients(MatRef<'c, T>, MatRef<'c, T>),
+}
+
+/// Two sums over the rows of a group.
+struct GroupSums<'c, T> {
     z: MatRef<'c, T>,
-    du: Option<MatRef<'c, T>>,
-    of: &'c batch_norm::Columns<&'k [T]>,
+    what: Sums<'c, T>,
     into: (&'c mut [T], &'c mut [T]),
 }
 
-impl<T: Element> Op<T> for GroupSums<'_, '_, T> {
+impl<T: Element> Op<T> for GroupSums<'_, T> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
         let (first, second) = self.into;
-        match self.du {
-            None => batch_norm::group_statistics(s, self.z, first, second),
-            Some(du) => batch_norm::group_gradients(s, du, self.z, self.of, first, second),
+        match self.what {
+            Sums::Statistics => batch_norm::group_statistics(s, self.z, first, second),
+            Sums::BatchGradients(du, of) => batch_norm::group_gradients(s, du, self.z, &of, first, second),
+            Sums::RowGradients(du, moments) => {
+                row_norm::group_gradients(s, du, self.z, moments, first, second);
+            }
         }
     }
 }
 
-/// [`batch_norm::forward`] of rows in their place, and an activation.
-struct Normalize<'c, 'k, T> {
-    of: &'c batch_norm::Columns<&'k [T]>,
+/// A normalization of rows in their place, and an activation.
+struct Normalize<'c, T> {
+    of: Formula<'c, T>,
     act: Activation,
     z: Option<MatRef<'c, T>>,
     u: MatMut<'c, T>,
     saved: Option<MatMut<'c, T>>,
+    moments: Option<MatMut<'c, T>>,
 }
 
-impl<T: Element> Op<T> for Normalize<'_, '_, T> {
+impl<T: Element> Op<T> for Normalize<'_, T> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(mut self, s: S) {
+        let n = self.u.cols();
         for r in 0..self.u.rows() {
             let row = self.u.row_mut(r);
             if let Some(z) = self.z {
                 row.copy_from_slice(z.row(r));
             }
-            batch_norm::forward(s, row, self.of);
-            self.act.forward(s, row, self.saved.as_mut().map(|saved| saved.row_mut(r)));
+            match &self.of {
+                Formula::Batch(of) => batch_norm::forward(s, row, of),
+                Formula::Row(norm, scale, shift) => {
+                    let of_row = row_norm::forward(s, norm, row, *scale, *shift);
+                    if let Some(moments) = &mut self.moments {
+                        moments.row_mut(r).copy_from_slice(&of_row);
+                    }
+                }
+            }
+            // While the row is in the first-level cache.
+            let saved = self.saved.as_mut().map(|saved| saved.block(r, 1, 0, n));
+            self.act.forward(s, self.u.block(r, 1, 0, n), saved);
         }
     }
 }
 
-/// [`batch_norm::backward`] of rows.
-struct Denormalize<'c, 'k, T> {
-    of: &'c batch_norm::Columns<&'k [T]>,
+/// The gradient of rows through their normalization.
+struct Denormalize<'c, T> {
+    of: Formula<'c, T>,
     z: MatRef<'c, T>,
     du: MatMut<'c, T>,
+    moments: Option<MatRef<'c, T>>,
     n: usize,
 }
 
-impl<T: Element> Op<T> for Denormalize<'_, '_, T> {
+impl<T: Element> Op<T> for Denormalize<'_, T> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(mut self, s: S) {
         for r in 0..self.z.rows() {
-            batch_norm::backward(s, self.du.row_mut(r), self.z.row(r), self.of, self.n);
+            let (du, z) = (self.du.row_mut(r), self.z.row(r));
+            match (&self.of, self.moments) {
+                (Formula::Batch(of), _) => batch_norm::backward(s, du, z, of, self.n),
+                (Formula::Row(norm, scale, _), Some(moments)) => {
+                    row_norm::backward(s, norm, du, z, moments.row(r), *scale);
+                }
+                (Formula::Row(..), None) => unreachable!("kept while training"),
+            }
         }
     }
 }

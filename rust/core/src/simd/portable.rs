@@ -17,7 +17,13 @@ macro_rules! portable {
 
             #[inline(always)]
             fn run<O: Op<$t>>(self, op: O) -> O::Output {
-                op.eval(self)
+                // A function of its own, as where there are target features: else operations that run others
+                // grow without end.
+                #[inline(never)]
+                fn enter<O: Op<$t>>(s: Portable, op: O) -> O::Output {
+                    op.eval(s)
+                }
+                enter(self, op)
             }
             #[inline(always)]
             fn splat(self, x: $t) -> Self::V {

@@ -1,0 +1,226 @@
+//! What an element-wise layer is, and the list of them.
+
+use crate::element::Element;
+use crate::simd::{Op, Simd, zip_map};
+use crate::view::{MatMut, MatRef};
+
+/// An element-wise function φ of one file: its value, its derivative, and what is said about it.
+pub trait Function: Copy {
+    /// The layer's name, as users write it.
+    const NAME: &'static str;
+    /// Whether the forward pass must save φ′, because it cannot be had from φ, or not as accurately.
+    const SAVES_DERIVATIVE: bool = false;
+
+    /// What is wrong with its parameters: the name of one, its value, and what is accepted.
+    fn wrong(self) -> Option<(&'static str, f64, &'static str)> {
+        None
+    }
+
+    /// Where φ has kinks, where finite differences say nothing: between which of them y = φ(z) lies.
+    fn piece(self, _y: f64) -> Option<u8> {
+        None
+    }
+
+    /// [φ(z), φ′(z)]; the second is not looked at if φ′ is not saved.
+    fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2];
+
+    /// dy · φ′, from what was saved, or else from y.
+    #[inline(always)]
+    fn backward<T: Element, S: Simd<T>>(self, s: S, dy: S::V, saved: S::V) -> S::V {
+        s.mul(dy, saved)
+    }
+}
+
+/// Makes the enum of all element-wise layers, and its methods, which hand on to their files.
+macro_rules! activations {
+    ($($(#[$doc:meta])* $file:ident::$Name:ident $(($($parameter:ident: $t:ty),+))?,)*) => {
+        /// An element-wise function φ.
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        pub enum Activation {
+            $($(#[$doc])* $Name $(($($t),+))?,)*
+        }
+
+        impl Activation {
+            /// The names of all at the border to other languages: those of their files.
+            pub const KINDS: &[&str] = &[$(stringify!($file)),*];
+
+            /// The one of a name, with its parameters in order; `None` if there is no such.
+            pub fn of_kind(kind: &str, parameters: &[f64]) -> Option<Self> {
+                match (kind, parameters) {
+                    $((stringify!($file), &[$($($parameter),+)?]) => {
+                        Some(Activation::$Name $(($($parameter),+))?)
+                    })*
+                    _ => None,
+                }
+            }
+
+            /// The layer's name, as users write it.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Activation::$Name { .. } => super::$file::$Name::NAME,)*
+                }
+            }
+
+            /// See [`Function::SAVES_DERIVATIVE`].
+            pub fn saves_derivative(self) -> bool {
+                match self {
+                    $(Activation::$Name { .. } => super::$file::$Name::SAVES_DERIVATIVE,)*
+                }
+            }
+
+            /// See [`Function::wrong`].
+            pub fn wrong(self) -> Option<(&'static str, f64, &'static str)> {
+                match self {
+                    $(Activation::$Name $(($($parameter),+))? => {
+                        super::$file::$Name $(($($parameter),+))?.wrong()
+                    })*
+                }
+            }
+
+            /// See [`Function::piece`].
+            pub fn piece(self, y: f64) -> Option<u8> {
+                match self {
+                    $(Activation::$Name $(($($parameter),+))? => {
+                        super::$file::$Name $(($($parameter),+))?.piece(y)
+                    })*
+                }
+            }
+
+            /// z ← φ(z); and saved ← φ′(z), if it [saves](Self::saves_derivative) and there is room.
+            #[inline(always)]
+            pub fn forward<T: Element, S: Simd<T>>(
+                self,
+                s: S,
+                z: MatMut<'_, T>,
+                saved: Option<MatMut<'_, T>>,
+            ) {
+                if let Activation::Identity = self {
+                    return;
+                }
+                match self {
+                    $(Activation::$Name $(($($parameter),+))? => {
+                        s.run(Forward(super::$file::$Name $(($($parameter),+))?, z, saved));
+                    })*
+                }
+            }
+
+            /// dy ← dy · φ′, read from the output y or from what [`forward`](Self::forward) saved.
+            #[inline(always)]
+            pub fn backward<T: Element, S: Simd<T>>(self, s: S, dy: MatMut<'_, T>, from: MatRef<'_, T>) {
+                if let Activation::Identity = self {
+                    return;
+                }
+                match self {
+                    $(Activation::$Name $(($($parameter),+))? => {
+                        s.run(Backward(super::$file::$Name $(($($parameter),+))?, dy, from));
+                    })*
+                }
+            }
+        }
+    };
+}
+
+/// One function on the elements of a matrix. Through [`Simd::run`] it is a piece of code of its own, of which
+/// there is one for all who use it.
+struct Forward<'m, F, T>(F, MatMut<'m, T>, Option<MatMut<'m, T>>);
+
+impl<F: Function, T: Element> Op<T> for Forward<'_, F, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Forward(f, mut z, saved) = self;
+        let Some(mut saved) = saved.filter(|_| F::SAVES_DERIVATIVE) else {
+            let mut z = if z.is_dense() { z.joined() } else { z.reborrow() };
+            for r in 0..z.rows() {
+                zip_map(
+                    s,
+                    [z.row_mut(r)],
+                    [],
+                    #[inline(always)]
+                    |[z], []| [f.forward(s, z)[0]],
+                );
+            }
+            return;
+        };
+        let joined = z.is_dense() && saved.is_dense();
+        let mut z = if joined { z.joined() } else { z.reborrow() };
+        let mut saved = if joined { saved.joined() } else { saved.reborrow() };
+        for r in 0..z.rows() {
+            zip_map(
+                s,
+                [z.row_mut(r), saved.row_mut(r)],
+                [],
+                #[inline(always)]
+                |[z, _], []| f.forward(s, z),
+            );
+        }
+    }
+}
+
+/// The same for its derivative.
+struct Backward<'m, F, T>(F, MatMut<'m, T>, MatRef<'m, T>);
+
+impl<F: Function, T: Element> Op<T> for Backward<'_, F, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Backward(f, mut dy, from) = self;
+        let joined = dy.is_dense() && from.is_dense();
+        let mut dy = if joined { dy.joined() } else { dy.reborrow() };
+        let from = if joined { from.joined() } else { from };
+        for r in 0..dy.rows() {
+            zip_map(
+                s,
+                [dy.row_mut(r)],
+                [from.row(r)],
+                #[inline(always)]
+                |[dy], [from]| [f.backward(s, dy, from)],
+            );
+        }
+    }
+}
+
+activations! {
+    /// φ(z) = z
+    identity::Identity,
+    /// φ(z) = max(0, z)
+    relu::Relu,
+    /// φ(z) = z for z > 0, else slope · z; slope ≥ 0.
+    leaky_relu::LeakyRelu(slope: f64),
+    /// φ(z) = z for z > 0, else α·(eᶻ − 1); α ≥ 0.
+    elu::Elu(alpha: f64),
+    /// φ(z) = z for z > 0, else α·(e^(z/α) − 1); α > 0.
+    celu::Celu(alpha: f64),
+    /// φ(z) = λ·z for z > 0, else λα·(eᶻ − 1), with the λ and α that keep mean 0 and variance 1.
+    selu::Selu,
+    /// φ(z) = tanh z
+    tanh::Tanh,
+    /// φ(z) = 1/(1 + e⁻ᶻ)
+    sigmoid::Sigmoid,
+    /// φ(z) = ln 1/(1 + e⁻ᶻ)
+    log_sigmoid::LogSigmoid,
+    /// φ(z) = z·Φ(z), Φ the normal distribution function.
+    gelu::Gelu,
+    /// φ(z) = z/2·(1 + tanh(√(2/π)·(z + 0.044715·z³)))
+    gelu_tanh::GeluTanh,
+    /// φ(z) = z/(1 + e⁻ᶻ)
+    silu::Silu,
+    /// φ(z) = z·tanh ln(1 + eᶻ)
+    mish::Mish,
+    /// φ(z) = ln(1 + e^(βz))/β; β > 0.
+    softplus::Softplus(beta: f64),
+    /// φ(z) = z/(1 + |z|)
+    softsign::Softsign,
+    /// φ(z) = sin ωz
+    sine::Sine(omega: f64),
+    /// φ(z) = min(max(z, low), high); low < high.
+    hardtanh::Hardtanh(low: f64, high: f64),
+    /// φ(z) = min(max(z, 0), 6)
+    relu6::Relu6,
+    /// φ(z) = min(max(z/6 + ½, 0), 1)
+    hardsigmoid::Hardsigmoid,
+    /// φ(z) = z·min(max(z/6 + ½, 0), 1)
+    hardswish::Hardswish,
+    /// φ(z) = z; while training each element is 0 with probability p, else z/(1 − p).
+    dropout::Dropout(p: f64),
+}

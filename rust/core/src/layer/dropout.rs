@@ -1,0 +1,86 @@
+//! Dropout: while training, y = z·m with a factor m that is 0 with probability p, else 1/(1 − p), drawn for each
+//! element; dz = dy·m. In evaluation y = z.
+//!
+//! As an element-wise layer it is the identity that saves its derivative; a training pass puts the factors in
+//! the place of that. Each is a function of the model's seed, the number of the training pass, the
+//! layer, the row's place in the batch and the column, and of nothing else: not of the threads, nor of waves.
+//!
+//! Srivastava, Hinton, Krizhevsky, Sutskever & Salakhutdinov, JMLR 15, 2014; the scaling while training
+//! ("inverted") is PyTorch's.
+
+use super::Function;
+use crate::element::Element;
+use crate::rng::{Purpose, philox_lanes};
+use crate::simd::{Simd, zip_map};
+use crate::view::MatMut;
+
+/// As an element-wise layer: what it is in evaluation.
+#[derive(Clone, Copy)]
+pub struct Dropout(pub f64);
+
+impl Function for Dropout {
+    const NAME: &'static str = "Dropout";
+    const SAVES_DERIVATIVE: bool = true;
+
+    fn wrong(self) -> Option<(&'static str, f64, &'static str)> {
+        let fits = (0.0..=1.0).contains(&self.0);
+        (!fits).then_some(("p", self.0, "a number from 0 to 1 is needed"))
+    }
+
+    #[inline(always)]
+    fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        [z, s.splat(T::ONE)]
+    }
+}
+
+/// What the factors of a training pass are drawn from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Draw {
+    /// The model's.
+    pub seed: u64,
+    /// Number of the training pass.
+    pub pass: u64,
+}
+
+/// Counters that are worked on at once.
+const LANES: usize = 16;
+
+/// z ← z·m, factors ← m, for rows of a batch from `first` on.
+#[inline(always)]
+pub fn forward<T: Element, S: Simd<T>>(
+    s: S,
+    p: f64,
+    draw: Draw,
+    layer: usize,
+    first: usize,
+    z: &mut MatMut<'_, T>,
+    factors: &mut MatMut<'_, T>,
+) {
+    // 2³² is out of reach: there p is 1 to nine digits.
+    let threshold = (p * f64::exp2(32.0)).round().min(u32::MAX.into()) as u32;
+    let kept = if p < 1.0 { T::lit(1.0 / (1.0 - p)) } else { T::ZERO };
+    let key = [draw.seed as u32, (draw.seed >> 32) as u32];
+    // 40 bits of the pass are 10¹² steps; 16 of the layer.
+    let [purpose, layer] = [Purpose::Dropout as u32, layer as u32 & 0xffff];
+    let high = (purpose << 24) | (layer << 8) | ((draw.pass >> 32) as u32 & 0xff);
+    for r in 0..z.rows() {
+        let row = factors.row_mut(r);
+        for (block, factors) in row.chunks_mut(4 * LANES).enumerate() {
+            let counter = [(block * LANES) as u32, (first + r) as u32, draw.pass as u32, high];
+            let words = philox_lanes::<LANES>(counter, key);
+            // Word j of counter i is for column i + LANES·j of the block.
+            for (factors, words) in factors.chunks_mut(LANES).zip(&words) {
+                for (factor, word) in factors.iter_mut().zip(words) {
+                    *factor = if *word >= threshold { kept } else { T::ZERO };
+                }
+            }
+        }
+        zip_map(
+            s,
+            [z.row_mut(r)],
+            [&*row],
+            #[inline(always)]
+            |[z], [m]| [s.mul(z, m)],
+        );
+    }
+}

@@ -1,0 +1,33 @@
+//! Mish: y = z·tanh ln(1 + eᶻ); Misra, arXiv:1908.08681.
+//!
+//! With e = eᶻ and n = e·(e + 2), tanh ln(1 + e) = n/(n + 2) and φ′ = n/(n + 2) + 4z·e·(1 + e)/(n + 2)², in
+//! which nothing cancels but the two terms of φ′ where it is 0, near z = −1.192. φ is not monotonic: φ′ is saved.
+
+use super::Function;
+use crate::element::{Dtype, Element};
+use crate::simd::Simd;
+
+#[derive(Clone, Copy)]
+pub struct Mish;
+
+impl Function for Mish {
+    const NAME: &'static str = "Mish";
+    const SAVES_DERIVATIVE: bool = true;
+
+    #[inline(always)]
+    fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        let (one, two) = (s.splat(T::ONE), s.splat(T::lit(2.0)));
+        // From here on y = z and φ′ = 1 to all digits; and on the other side eᶻ = 0, where −∞·0 is avoided.
+        let (high, low) = match T::DTYPE {
+            Dtype::F32 => (15.0, -100.0),
+            Dtype::F64 => (30.0, -750.0),
+        };
+        let u = s.max(s.splat(T::lit(low)), s.min(s.splat(T::lit(high)), z));
+        let e = T::exp(s, u);
+        let n = s.mul(e, s.add(e, two));
+        let r = s.div(one, s.add(n, two));
+        let t = s.mul(n, r);
+        let second = s.mul(s.mul(s.splat(T::lit(4.0)), s.mul(u, e)), s.mul(s.add(e, one), s.mul(r, r)));
+        [s.mul(s.max(s.splat(T::lit(low)), z), t), s.add(t, second)]
+    }
+}

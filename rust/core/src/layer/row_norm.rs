@@ -1,0 +1,227 @@
+//! Normalizations of each row by itself, in PyTorch's conventions: LayerNorm (Ba, Kiros and Hinton, 2016,
+//! arXiv:1607.06450), and RMSNorm (Zhang and Sennrich, 2019, arXiv:1910.07467), for which μ is 0.
+//!
+//! ```text
+//! forward      μ = mean of z over the row's n columns, σ² = mean of (z − μ)²
+//!              ẑ = (z − μ)/√(σ² + ε),  u = γ·ẑ + β
+//! backward     dβ = Σ du,  dγ = Σ du·ẑ                        over the rows
+//!              dẑ = γ·du,  dz = (dẑ − mean of dẑ − ẑ·mean of dẑ·ẑ)/√(σ² + ε)
+//! ```
+//!
+//! Where μ is 0, the mean of dẑ is not taken away. The variance is taken in a second pass over the centred row,
+//! so that nothing cancels. Gradients of γ and β are summed as those of a
+//! [batch normalization](super::batch_norm): by groups of rows, and the groups in their order.
+
+use crate::element::Element;
+use crate::error::Error;
+use crate::simd::{MAX_LANES, Simd, zip_map};
+use crate::view::MatRef;
+
+use super::batch_norm::sums;
+
+/// A normalization of rows as the user wrote it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RowNorm {
+    /// Number of columns.
+    pub features: usize,
+    /// ε; if `None`, that of the precision.
+    pub eps: Option<f64>,
+    /// Whether the mean is taken away: LayerNorm, else RMSNorm.
+    pub centred: bool,
+    /// Whether there is a γ.
+    pub scale: bool,
+    /// Whether there is a β.
+    pub shift: bool,
+}
+
+impl RowNorm {
+    /// The layer's name, as users write it.
+    pub fn name(&self) -> &'static str {
+        if self.centred { "LayerNorm" } else { "RMSNorm" }
+    }
+
+    /// Checks itself as layer `index` behind `width` columns.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn check(&self, index: usize, width: usize, name: &str) -> Result<(), Error> {
+        if self.features != width {
+            let name = name.into();
+            return Err(Error::LayerWidth { layer: index, name, expected: self.features, found: width });
+        }
+        match self.eps {
+            Some(eps) if !(eps > 0.0 && eps.is_finite()) => Err(Error::Argument {
+                name: "eps",
+                value: format!("{eps} in layer {index} ({})", self.name()),
+                accepted: "a number > 0 is needed".into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// ε
+    fn eps<T: Element>(&self) -> f64 {
+        self.eps.unwrap_or(T::EPSILON)
+    }
+}
+
+/// The sum of f over the elements of slices of one length: lane by lane, then over the lanes.
+#[inline(always)]
+fn total<T: Element, S: Simd<T>, const R: usize>(
+    s: S,
+    reads: [&[T]; R],
+    f: impl Fn([S::V; R]) -> S::V,
+) -> f64 {
+    let n = reads[0].len();
+    // Two sums side by side: one chain of additions would wait for itself.
+    let mut sum = [s.splat(T::ZERO); 2];
+    let mut i = 0;
+    while i + 2 * S::N <= n {
+        for (half, sum) in sum.iter_mut().enumerate() {
+            *sum = s.add(*sum, f(reads.map(|r| s.load(&r[i + half * S::N..]))));
+        }
+        i += 2 * S::N;
+    }
+    while i < n {
+        let len = S::N.min(n - i);
+        // Lanes behind the end count nothing, whatever f makes of them.
+        let mut lanes = [T::ZERO; MAX_LANES];
+        s.store_partial(&mut lanes[..len], f(reads.map(|r| s.load_partial(&r[i..i + len]))));
+        sum[0] = s.add(sum[0], s.load(&lanes));
+        i += len;
+    }
+    s.reduce_add(s.add(sum[0], sum[1])).to_f64()
+}
+
+/// u from z in its place, a row; gives μ and 1/√(σ² + ε).
+///
+/// The latter is NaN where the variance overflows: at 0 it would make the row β, and hide itself.
+#[inline(always)]
+pub fn forward<T: Element, S: Simd<T>>(
+    s: S,
+    norm: &RowNorm,
+    row: &mut [T],
+    scale: Option<&[T]>,
+    shift: Option<&[T]>,
+) -> [T; 2] {
+    let n = row.len() as f64;
+    let mean = match norm.centred {
+        true => T::lit(
+            total(
+                s,
+                [&*row],
+                #[inline(always)]
+                |[z]| z,
+            ) / n,
+        ),
+        false => T::ZERO,
+    };
+    let mean_v = s.splat(mean);
+    let squares = total(
+        s,
+        [&*row],
+        #[inline(always)]
+        |[z]| {
+            let d = s.sub(z, mean_v);
+            s.mul(d, d)
+        },
+    );
+    let inverse = match squares.is_finite() {
+        true => T::lit(1.0 / (squares / n + norm.eps::<T>()).sqrt()),
+        false => T::lit(f64::NAN),
+    };
+    let inverse_v = s.splat(inverse);
+    macro_rules! each {
+        ([$($from:expr),*], [$($name:ident),*], $z:ident => $u:expr) => {
+            zip_map(
+                s,
+                [row],
+                [$($from),*],
+                #[inline(always)]
+                |[z], [$($name),*]| {
+                    let $z = s.mul(s.sub(z, mean_v), inverse_v);
+                    [$u]
+                },
+            )
+        };
+    }
+    match (scale, shift) {
+        (Some(scale), Some(shift)) => each!([scale, shift], [gamma, beta], z => s.fma(z, gamma, beta)),
+        (Some(scale), None) => each!([scale], [gamma], z => s.mul(z, gamma)),
+        _ => each!([], [], z => z),
+    }
+    [mean, inverse]
+}
+
+/// dz from du in its place, a row, and what `forward` gave for it.
+#[inline(always)]
+pub fn backward<T: Element, S: Simd<T>>(
+    s: S,
+    norm: &RowNorm,
+    row: &mut [T],
+    z: &[T],
+    moments: &[T],
+    scale: Option<&[T]>,
+) {
+    if let Some(scale) = scale {
+        zip_map(
+            s,
+            [&mut *row],
+            [scale],
+            #[inline(always)]
+            |[du], [gamma]| [s.mul(du, gamma)],
+        );
+    }
+    let n = row.len() as f64;
+    let (mean, inverse) = (s.splat(moments[0]), s.splat(moments[1]));
+    let part = match norm.centred {
+        true => total(
+            s,
+            [&*row],
+            #[inline(always)]
+            |[d]| d,
+        ),
+        false => 0.0,
+    };
+    let slope = total(
+        s,
+        [&*row, z],
+        #[inline(always)]
+        |[d, z]| s.mul(d, s.mul(s.sub(z, mean), inverse)),
+    );
+    let (part, slope) = (s.splat(T::lit(part / n)), s.splat(T::lit(-slope / n)));
+    zip_map(
+        s,
+        [row],
+        [z],
+        #[inline(always)]
+        |[d], [z]| {
+            let z = s.mul(s.sub(z, mean), inverse);
+            [s.mul(s.fma(z, slope, s.sub(d, part)), inverse)]
+        },
+    );
+}
+
+/// Sums of a group's rows of du, and of du·ẑ.
+#[inline(always)]
+pub fn group_gradients<T: Element, S: Simd<T>>(
+    s: S,
+    du: MatRef<'_, T>,
+    z: MatRef<'_, T>,
+    moments: MatRef<'_, T>,
+    shift: &mut [T],
+    scale: &mut [T],
+) {
+    sums(
+        s,
+        z.rows(),
+        [shift, scale],
+        #[inline(always)]
+        |r, col, n| {
+            let part = |x: &[T]| s.load_partial(&x[col..col + n]);
+            let [mean, inverse] = [0, 1].map(|i| s.splat(moments.row(r)[i]));
+            let du = part(du.row(r));
+            [du, s.mul(du, s.mul(s.sub(part(z.row(r)), mean), inverse))]
+        },
+    );
+}

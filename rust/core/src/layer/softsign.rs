@@ -1,0 +1,21 @@
+//! Softsign: y = z/(1 + |z|); φ′ = 1/(1 + |z|)², saved, since (1 − |y|)² cancels for large |z|.
+
+use super::Function;
+use crate::element::Element;
+use crate::simd::Simd;
+
+#[derive(Clone, Copy)]
+pub struct Softsign;
+
+impl Function for Softsign {
+    const NAME: &'static str = "Softsign";
+    const SAVES_DERIVATIVE: bool = true;
+
+    #[inline(always)]
+    fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        let one = s.splat(T::ONE);
+        let d = s.add(one, s.abs(z));
+        let r = s.div(one, d);
+        [s.div(z, d), s.mul(r, r)]
+    }
+}
