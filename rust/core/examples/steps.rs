@@ -65,7 +65,8 @@ fn main() {
             }
         }
         let mut model = Model::<f32>::new(layers, 0).unwrap();
-        let (loss, outputs) = (if labels { Loss::CROSS_ENTROPY } else { Loss::Mse }, widths[widths.len() - 1]);
+        let (loss, outputs) =
+            (if labels { Loss::CROSS_ENTROPY } else { Loss::Mse }, widths[widths.len() - 1]);
         let mut trainer = Trainer::new(loss);
         let config = if adam {
             Config::Adam(Adam { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 })

@@ -134,7 +134,11 @@ impl<'py, T: Real> Weights<'py, T> {
         let Some(array) = array.filter(|a| !a.is_none()) else { return Ok(Weights(None)) };
         let refuse = || {
             let name = T::DTYPE.name();
-            raise(array.py(), "DtypeError", format!("{argument} must be a contiguous {name} array of shape (rows,)"))
+            raise(
+                array.py(),
+                "DtypeError",
+                format!("{argument} must be a contiguous {name} array of shape (rows,)"),
+            )
         };
         let weights = array.cast::<PyArray1<T>>().map_err(|_| refuse())?;
         if !weights.is_c_contiguous() {

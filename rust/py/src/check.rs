@@ -82,11 +82,7 @@ pub fn central_differences_of(
 }
 
 /// Calls a function of Python for the loss of some outputs, and copies its gradient, if that is wanted.
-fn call(
-    function: &Bound<'_, PyAny>,
-    output: MatRef<'_, f64>,
-    gradient: Option<&mut [f64]>,
-) -> PyResult<f64> {
+fn call(function: &Bound<'_, PyAny>, output: MatRef<'_, f64>, gradient: Option<&mut [f64]>) -> PyResult<f64> {
     let py = function.py();
     py.check_signals()?;
     let rows = (0..output.rows()).flat_map(|r| output.row(r)).copied().collect();

@@ -41,9 +41,10 @@ pub fn parse_loss<T: Real>(spec: &Bound<'_, PyTuple>) -> PyResult<Objective<T>> 
         "quantile" => Loss::Quantile,
         "distillation" => Loss::Distillation { temperature: number(0)? },
         _ => {
-            let accepted = "mse, l1, huber, cross_entropy, bce_with_logits, gaussian_nll, poisson_nll, quantile \
+            let accepted =
+                "mse, l1, huber, cross_entropy, bce_with_logits, gaussian_nll, poisson_nll, quantile \
                             or distillation"
-                .into();
+                    .into();
             let error = Error::Argument { name: "loss", value: format!("{kind:?}"), accepted };
             return Err(translate(spec.py(), error));
         }
