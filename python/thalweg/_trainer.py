@@ -76,7 +76,7 @@ class Trainer:
         self._optimizer = optimizer
         self._core: _core.Trainer | CustomTrainer
         if isinstance(loss, CustomLoss):
-            self._core = CustomTrainer(model, loss, optimizer)
+            self._core = CustomTrainer(model, loss, optimizer, self._ready)
         else:
             spec = loss._spec(model.out_features)
             self._core = _core.Trainer(model._core, spec, optimizer._core)
@@ -135,8 +135,6 @@ class Trainer:
         at a time; others are converted in every call, so convert once what is used for many steps.
         """
         # The usual case takes no detour: this call is made thousands of times a second.
-        if type(self._core) is CustomTrainer:
-            return self._core.step(*self._ready(x, y, sample_weight))
         loss = self._core.step(x, y, sample_weight)
         if loss is None:
             loss = self._core.step(*self._ready(x, y, sample_weight))
