@@ -6,7 +6,7 @@ that the core computes. They go through the data as those do: the same rows in t
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ _Record = tuple[int, float, float | None, float | None, float | None, float]
 
 
 class CustomTrainer:
-    """Steps and evaluations with a custom loss."""
+    """Steps and evaluations with a custom loss; `ready` converts what is not as it must be."""
 
     def __init__(
         self,
@@ -38,14 +38,17 @@ class CustomTrainer:
         optimizer: Optimizer,
         clip_norm: float | None,
         clip_value: float | None,
+        ready: Callable[[Any, Any, Any], tuple[Samples, Any, Array | None]],
     ) -> None:
+        self.ready = ready
         self.model = model
         self.loss = loss
         self.optimizer = optimizer
         self._clip = (clip_norm, clip_value)
 
-    def step(self, x: Samples, y: Any, sample_weight: Array | None = None) -> float:
+    def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Forward, the function, backward, update; gives the loss before it."""
+        x, y, sample_weight = self.ready(x, y, sample_weight)
         check(self.model, x, y, sample_weight)
         model = self.model
         averages = model._core.averages()

@@ -125,7 +125,7 @@ class Trainer:
                 raise UnsupportedError(
                     "average and accumulate_grad_batches are not there for a loss of one's own"
                 )
-            self._core = CustomTrainer(model, loss, optimizer, *clip)
+            self._core = CustomTrainer(model, loss, optimizer, *clip, self._ready)
         else:
             spec = loss._spec(model.out_features)
             self._core = _core.Trainer(model._core, spec, optimizer._core, *clip, self._accumulate)
@@ -197,8 +197,6 @@ class Trainer:
         # The usual case takes no detour: this call is made thousands of times a second.
         if self._rates is not None:
             self._optimizer._core.set_lr(self._rates.at(self._optimizer.steps, self._epochs))
-        if type(self._core) is CustomTrainer:
-            return self._core.step(*self._ready(x, y, sample_weight))
         loss = self._core.step(x, y, sample_weight)
         if loss is None:
             loss = self._core.step(*self._ready(x, y, sample_weight))

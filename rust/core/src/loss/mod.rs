@@ -251,10 +251,10 @@ impl<T: Element> Objective<T> {
         let wanted = match self.loss {
             Loss::CrossEntropy { .. } if n != 0 && n != outputs => format!("weight has {n} values"),
             Loss::BceWithLogits if n != 0 && n != outputs => format!("pos_weight has {n} values"),
-            Loss::GaussianNll { .. } if outputs % 2 != 0 => {
+            Loss::GaussianNll { .. } if !outputs.is_multiple_of(2) => {
                 "takes an even number of outputs, means and then as many log-variances".into()
             }
-            Loss::Quantile if n == 0 || outputs % n != 0 => {
+            Loss::Quantile if n == 0 || !outputs.is_multiple_of(n) => {
                 format!("takes a block of outputs for each of its {n} quantiles")
             }
             _ => return Ok(()),

@@ -3,12 +3,15 @@
 use super::*;
 use crate::simd::{Isa, Op, dispatch};
 
-/// A loss with targets, and its formula: of the outputs, the sum over the elements.
+/// The sum over the elements, of the outputs.
+type Formula = Box<dyn Fn(&[f64]) -> f64>;
+
+/// A loss with targets, and its formula.
 struct Case {
     objective: Objective<f64>,
     targets: Vec<f64>,
     label: Option<i64>,
-    formula: Box<dyn Fn(&[f64]) -> f64>,
+    formula: Formula,
 }
 
 fn softmax(o: &[f64], temperature: f64) -> Vec<f64> {
@@ -30,7 +33,7 @@ fn cases(n: usize) -> Vec<Case> {
     let weights: Vec<f64> = (0..n).map(|i| 0.5 + (i % 3) as f64).collect();
     let logistic = |x: f64| 1.0 / (1.0 + (-x).exp());
     let mut cases = Vec::new();
-    let mut add = |loss: Loss, constants: &[f64], targets: &[f64], formula: Box<dyn Fn(&[f64]) -> f64>| {
+    let mut add = |loss: Loss, constants: &[f64], targets: &[f64], formula: Formula| {
         let objective = Objective { constants: constants.to_vec(), ..loss.into() };
         cases.push(Case { objective, targets: targets.to_vec(), label: None, formula });
     };
@@ -59,7 +62,7 @@ fn cases(n: usize) -> Vec<Case> {
             add(Loss::CrossEntropy { smoothing, ignore: -100 }, &constants, &part, Box::new(formula));
         }
     }
-    if n % 2 == 0 {
+    if n.is_multiple_of(2) {
         let t = numbers[..n / 2].to_vec();
         let formula = move |o: &[f64]| {
             let k = t.len();
@@ -70,7 +73,7 @@ fn cases(n: usize) -> Vec<Case> {
         };
         add(Loss::GaussianNll { full: true, eps: 1e-6 }, &[], &numbers[..n / 2], Box::new(formula));
     }
-    if n % 3 == 0 {
+    if n.is_multiple_of(3) {
         let (t, quantiles) = (numbers[..n / 3].to_vec(), [0.1, 0.5, 0.9]);
         let formula = move |o: &[f64]| {
             let pinball = |q: f64, u: f64| (q * u).max((q - 1.0) * u);
