@@ -6,7 +6,11 @@ tests are skipped. Keras is compared with the formulas of its manual, written ou
 """
 
 import copy
+import importlib.util
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -246,24 +250,47 @@ OPTAX = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "options", "theirs"), OPTAX, ids=name)
+def optax_path(theirs, lr, theta, g):
+    """Parameters before the first step and after each."""
+    import jax
+    import optax
+
+    peer = theirs(optax, lambda t: jax.numpy.where(t < CHANGED, lr, lr * FACTOR))
+    theta = jax.numpy.array(theta)
+    state, update = peer.init(theta), jax.jit(peer.update)
+    path = [np.array(theta)]
+    for slope in g:
+        step, state = update(jax.numpy.array(slope), state, theta)
+        theta = theta + step
+        path.append(np.array(theta))
+    return np.array(path)
+
+
+@pytest.fixture(scope="module")
+def optax():
+    """Gradients, and Optax' paths under them for every row of the table.
+
+    They are computed by this file run as a program, because no process that has JAX in it can fork,
+    as other tests do.
+    """
+    if importlib.util.find_spec("optax") is None:
+        pytest.skip("Optax is not installed")
+    g = gradients(np.random.default_rng(5))
+    environment = {**os.environ, "JAX_ENABLE_X64": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    given = pickle.dumps((make("float32").flat_parameters.astype(float), g))
+    run = [sys.executable, __file__]
+    done = subprocess.run(run, input=given, capture_output=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()
+    return g, pickle.loads(done.stdout)
+
+
+@pytest.mark.parametrize("row", range(len(OPTAX)), ids=lambda i: f"{OPTAX[i][0].__name__}{i}")
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_optax(kind, options, theirs, dtype, rng):
-    jax, optax = pytest.importorskip("jax"), pytest.importorskip("optax")
-    g = gradients(rng)
+def test_optax(row, dtype, optax):
+    kind, options, _ = OPTAX[row]
+    g, expected = optax
     ours = options if kind is optim.Lion else {"convention": "optax", **options}
-    path = our_path(kind, ours, dtype, g)
-    with jax.enable_x64(True):
-        lr = options["lr"]
-        peer = theirs(optax, lambda t: jax.numpy.where(t < CHANGED, lr, lr * FACTOR))
-        theta = jax.numpy.array(path[0])
-        state, update = peer.init(theta), jax.jit(peer.update)
-        expected = [path[0]]
-        for t in range(STEPS):
-            step, state = update(jax.numpy.array(g[t]), state, theta)
-            theta = theta + step
-            expected.append(np.array(theta))
-    assert_same_path(path, np.array(expected), dtype)
+    assert_same_path(our_path(kind, ours, dtype, g), expected[row], dtype)
 
 
 # --- Keras -------------------------------------------------------------------------------------
@@ -396,3 +423,9 @@ def test_the_conventions_differ(rng):
     assert distance(optim.NAdam, {}, "torch", "keras") > 1e-2
     assert distance(optim.RAdam, {"eps": 1e-3}, "torch", "optax") > 1e-4
     assert distance(optim.Adamax, {"eps": 1e-3}, "torch", "keras") > 1e-6
+
+
+if __name__ == "__main__":  # see the fixture `optax`
+    start, slopes = pickle.load(sys.stdin.buffer)
+    paths = [optax_path(theirs, options["lr"], start, slopes) for _, options, theirs in OPTAX]
+    pickle.dump(paths, sys.stdout.buffer)
