@@ -149,9 +149,9 @@ mod tests {
     fn lanes_are_counters_that_follow_one_another() {
         let (counter, key) = ([u32::MAX - 2, 7, 8, 9], [10, 11]);
         let lanes = philox_lanes::<5>(counter, key);
-        for i in 0..5 {
-            let one = philox([counter[0].wrapping_add(i as u32), 7, 8, 9], key);
-            assert_eq!([0, 1, 2, 3].map(|j| lanes[j][i]), one);
+        for i in 0..5u32 {
+            let one = philox([counter[0].wrapping_add(i), 7, 8, 9], key);
+            assert_eq!(lanes.map(|words| words[i as usize]), one);
         }
     }
 

@@ -52,8 +52,8 @@ fn formula(act: Activation, z: f64) -> f64 {
         Activation::Elu(_) | Activation::Celu(_) => z,
         // The constants of PyTorch.
         Activation::Selu => {
-            let elu = if z > 0.0 { z } else { 1.6732632423543772848170429916717 * libm::expm1(z) };
-            1.0507009873554804934193349852946 * elu
+            let elu = if z > 0.0 { z } else { 1.673_263_242_354_377_2 * libm::expm1(z) };
+            1.050_700_987_355_480_5 * elu
         }
         Activation::LogSigmoid => -libm::log1p(libm::exp(-z)),
         Activation::GeluTanh => {
