@@ -32,6 +32,20 @@ def test_a_model_comes_back_to_the_last_bit(dtype, tmp_path, rng):
         np.testing.assert_array_equal(again.state_dict()[name], values, err_msg=name)
 
 
+@pytest.mark.parametrize("layer", [x for x in vars(nn).values() if isinstance(x, type)])
+def test_every_layer_comes_back(layer, tmp_path, rng):
+    if not issubclass(layer, nn.Layer) or layer in (nn.Layer, nn.Linear):
+        return
+    arguments = {nn.Dropout: (0.25,)}
+    made = layer(6) if "Norm" in layer.__name__ else layer(*arguments.get(layer, ()))
+    model = nn.Sequential(nn.Linear(6, 6), made, seed=3)
+    model.save(tmp_path / "model")
+    again = nn.Sequential.load(tmp_path / "model")
+    assert again.layers == model.layers
+    x = rng.standard_normal((9, 6))
+    np.testing.assert_array_equal(again.forward(x), model.forward(x))
+
+
 def test_a_file_is_what_safetensors_says(tmp_path):
     """The format, read with nothing of ours."""
     model, path = make(), tmp_path / "model.safetensors"
@@ -98,9 +112,9 @@ def test_a_layer_of_the_users_own_is_not_saved_silently(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def make_trainer(optimizer=None, schedule=None, **options):
+def make_trainer(optimizer=None, schedule=None, model=None, **options):
     return tw.Trainer(
-        make("float64"), loss=nn.CrossEntropyLoss(), optimizer=optimizer or optim.Adam(lr=0.01),
+        model or make("float64"), loss=nn.CrossEntropyLoss(), optimizer=optimizer or optim.Adam(lr=0.01),
         schedule=schedule, **options,
     )  # fmt: skip
 
@@ -120,6 +134,9 @@ TRAININGS = {
     ),
     "groups": lambda: make_trainer(
         optim.AdamW().add_group("*.bias", weight_decay=0.0).add_group("0.*", frozen=True)
+    ),
+    "dropout": lambda: make_trainer(
+        model=nn.Sequential(nn.Linear(5, 16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, 3))
     ),
     "averaged": lambda: make_trainer(average=optim.EMA(0.9, every=2)),
     "by epochs": lambda: make_trainer(schedule=schedules.ExponentialLR(0.7, per="epoch")),

@@ -393,6 +393,7 @@ class Sequential:
             "layers": [_spec.describe(layer) for layer in self._layers],
             "dtype": self._dtype.name,
             "seed": self._seed,
+            "passes": self._core.passes(),
         }
 
     @staticmethod
@@ -409,7 +410,9 @@ class Sequential:
             if isinstance(kind, type) and issubclass(kind, Layer)
         }
         layers = _spec.rebuild(description["layers"], known)
-        return Sequential(*layers, dtype=description["dtype"], seed=description["seed"])
+        model = Sequential(*layers, dtype=description["dtype"], seed=description["seed"])
+        model._core.set_passes(description["passes"])
+        return model
 
     # --- copies ---------------------------------------------------------------------------------
 
