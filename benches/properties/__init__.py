@@ -8,4 +8,4 @@ A module per table. Each has
 """
 
 # In this order they run, the quiet ones first: contention leaves a warm machine.
-TABLES = ("first_step", "memory", "shapes", "scaling", "limit", "contention")
+TABLES = ("first_step", "memory", "shapes", "scaling", "limit", "optimizers", "contention")

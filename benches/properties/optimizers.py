@@ -1,0 +1,124 @@
+"""What a step of each optimizer costs, beside what moving its numbers costs.
+
+    bound = bytes / bandwidth
+
+bytes : the gradient is read, parameters and every array of state are read and written: 4 bytes a
+    parameter and direction, in float32. The arrays are those of `state_dict`.
+bandwidth : of adding 1 in place, all threads, to an array larger than the caches, as in `limit`.
+
+The step is that of loops written by hand, on gradients that lie in memory: `optimizer.step(model)`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+import thalweg as tw
+from thalweg import nn, optim
+
+from .. import machine
+from ..table import duration
+from .limit import GUESSED_CACHE, probe
+from .report import Options, say, section, verdict
+
+TARGET = 1.5
+WIDTH, QUICK_WIDTH = 4096, 1024  # 16.8 and 1.0 million parameters
+ROUNDS, QUICK_ROUNDS = 15, 3
+
+OPTIMIZERS = {
+    "SGD": lambda: optim.SGD(lr=1e-4),
+    "SGD, momentum": lambda: optim.SGD(lr=1e-4, momentum=0.9),
+    "SGD, Nesterov, decay": lambda: optim.SGD(
+        lr=1e-4, momentum=0.9, nesterov=True, weight_decay=1e-4
+    ),
+    "Adagrad": optim.Adagrad,
+    "RMSprop": optim.RMSprop,
+    "RMSprop, centered, momentum": lambda: optim.RMSprop(centered=True, momentum=0.9),
+    "Adadelta": optim.Adadelta,
+    "Adam": optim.Adam,
+    "Adam, AMSGrad": lambda: optim.Adam(amsgrad=True),
+    "AdamW": optim.AdamW,
+    "NAdam": optim.NAdam,
+    "RAdam": optim.RAdam,
+    "Adamax": optim.Adamax,
+    "Lion": optim.Lion,
+    "Rprop": optim.Rprop,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    label: str
+    parameters: int
+    bytes_each: int
+    seconds: float
+    bandwidth: float
+
+    @property
+    def bound(self) -> float:
+        return self.parameters * self.bytes_each / self.bandwidth
+
+    @property
+    def ratio(self) -> float:
+        return self.seconds / self.bound
+
+
+def measure(options: Options) -> list[Row]:
+    bandwidth = probe(options).bandwidth
+    width = QUICK_WIDTH if options.quick else WIDTH
+    private = (machine.caches(machine.allowed_cpus()[0]) or (GUESSED_CACHE, 0))[0]
+    if width * width * 4 < private * options.threads:
+        say("  the arrays fit the cores' caches: bounds by memory say nothing here")
+    tw.set_num_threads(options.threads)
+    rows = []
+    for label, make in OPTIMIZERS.items():
+        say(f"  {label}")
+        model = nn.Sequential(nn.Linear(width, width, bias=False), dtype="float32")
+        rng = np.random.default_rng(0)
+        model.flat_gradients = rng.standard_normal(model.num_parameters, dtype=np.float32)
+        optimizer = make()
+        optimizer.step(model)
+        arrays = len(optimizer.state_dict()["arrays"])
+        times = []
+        for _ in range(QUICK_ROUNDS if options.quick else ROUNDS):
+            start = time.perf_counter()
+            optimizer.step(model)
+            times.append(time.perf_counter() - start)
+        bytes_each = 4 * (1 + 2 * (1 + arrays))
+        median = statistics.median(times)
+        rows.append(Row(label, model.num_parameters, bytes_each, median, bandwidth))
+        machine.rest()
+    return rows
+
+
+def markdown(rows: list[Row]) -> str:
+    body = [
+        [
+            row.label,
+            f"{row.bytes_each} B",
+            duration(row.seconds),
+            duration(row.bound),
+            f"{row.ratio:.2f}x",
+        ]
+        for row in rows
+    ]
+    slow = sorted((-row.ratio, row.label) for row in rows if row.ratio > TARGET)
+    return section(
+        "Optimizers",
+        [
+            f"`optimizer.step(model)` of {rows[0].parameters / 1e6:.1f} million float32 parameters,",
+            "beside its bytes at the bandwidth of memory"
+            f" ({rows[0].bandwidth / 1e9:.1f} GB/s, reading and writing in place).",
+        ],
+        ["optimizer", "a parameter", "step", "bound", "step / bound"],
+        body,
+        verdict(
+            f"at most {TARGET} times the bound",
+            [f"{label}, {-ratio:.2f}x" for ratio, label in slow],
+            len(rows),
+        ),
+    )
