@@ -336,3 +336,46 @@ def test_layers_are_frozen_hashable_and_can_be_pickled():
         assert hash(layer) == hash(pickle.loads(pickle.dumps(layer)))
     with pytest.raises(AttributeError):
         nn.Linear(2, 3).in_features = 4
+
+
+@pytest.mark.parametrize("batch_size", [16, 33, 100])
+def test_running_averages_are_recalibrated_as_by_pytorch(batch_size, rng):
+    torch = pytest.importorskip("torch")
+    model = nn.Sequential(
+        nn.Linear(5, 8), nn.BatchNorm1d(8, momentum=0.3), nn.Tanh(), nn.BatchNorm1d(8),
+        dtype="float64", seed=2,
+    )  # fmt: skip
+    x = 3 * rng.standard_normal((100, 5)) + 2
+    model.forward(x[:10])  # what was there before does not matter
+    twin = torch.nn.Sequential(
+        torch.nn.Linear(5, 8), torch.nn.BatchNorm1d(8, momentum=0.3), torch.nn.Tanh(),
+        torch.nn.BatchNorm1d(8),
+    ).double()  # fmt: skip
+    state = {k: torch.tensor(v) for k, v in model.state_dict().items()}
+    twin.load_state_dict(state, strict=False)
+    # A single row, which is left of 33 + 33 + 33 + 1, has no statistics.
+    batches = [b for b in torch.tensor(x).split(batch_size) if len(b) > 1]
+    torch.optim.swa_utils.update_bn(batches, twin)
+    before = model.flat_parameters
+    model.recalibrate(x, batch_size=batch_size)
+    np.testing.assert_array_equal(model.flat_parameters, before)
+    for name, values in model.state_dict().items():
+        theirs = twin.state_dict()[name].numpy()
+        np.testing.assert_allclose(values, theirs, rtol=1e-12, atol=1e-14, err_msg=name)
+
+
+def test_a_recalibration_that_fails_changes_nothing(rng):
+    model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8))
+    before = model.state_dict()
+    x = rng.standard_normal((100, 5)).astype(np.float32)
+    bad = x.copy()
+    bad[70, 2] = np.nan
+    for wrong, options in [(bad, {}), (1e30 * x, {}), (x[:, :4], {}), (x[:1], {})]:
+        with pytest.raises(tw.ThalwegError):
+            model.recalibrate(wrong, **options)
+    with pytest.raises(tw.ThalwegError):
+        model.recalibrate(x, batch_size=1)
+    for name, values in model.state_dict().items():
+        np.testing.assert_array_equal(values, before[name])
+    plain = nn.Sequential(nn.Linear(5, 3))
+    plain.recalibrate(x[:1])  # nothing to do

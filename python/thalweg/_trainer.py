@@ -497,8 +497,8 @@ class Trainer:
         Returns
         -------
         Sequential
-            A copy; the trained model stays as it is. Running averages of normalizations are those
-            of the trained model.
+            A copy; the trained model stays as it is. Running averages of `nn.BatchNorm1d` are those
+            of the trained model, which fit other parameters: see `nn.Sequential.recalibrate`.
 
         Raises
         ------

@@ -221,6 +221,32 @@ class Sequential:
         """Set all gradients to zero."""
         self._core.zero_grad()
 
+    def recalibrate(self, x: Any, *, batch_size: int = 256) -> None:
+        """Set the running averages of all `BatchNorm1d` to what they are for the present parameters.
+
+        Needed for parameters that no training pass has used, such as averaged ones
+        (`thalweg.Trainer.average_model`): each running average becomes the mean, over the batches,
+        of the batches' statistics. PyTorch's ``swa_utils.update_bn``. A model without `BatchNorm1d`
+        is left as it is.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, in_features)
+            Samples as in training, n at least 2.
+        batch_size : int, keyword only, default 256
+            Rows of a batch, at least 2; usually that of the training. A single row that is left
+            over is passed over.
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError
+            If `x` is not such an array. After any error the model is unchanged.
+        ArgumentError
+            If the batch size is out of range.
+        """
+        batch_size = _checks.integer("batch_size", batch_size, 1)
+        self._core.recalibrate(_arrays.samples(x, self._dtype, "x"), batch_size)
+
     # --- parameters -----------------------------------------------------------------------------
 
     @property

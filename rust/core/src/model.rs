@@ -316,9 +316,48 @@ impl<T: Element> Model<T> {
         let last = layout.stages[layout.stages.len() - 1].output;
         output.copy_from_slice(&values[last..last + output.len()]);
         check_output(self.isa, output, outputs)?;
-        update_averages(&self.network, &workspace, &mut self.averages);
+        update_averages(&self.network, &workspace, &mut self.averages, None);
         self.draw.pass += 1;
         self.pending = Some(workspace);
+        Ok(())
+    }
+
+    /// Sets the running averages of normalizations to the means of their statistics over batches of so many
+    /// rows of x, for parameters that no training pass has seen.
+    ///
+    /// # Errors
+    /// If the input has another width, NaN or infinity, or too few rows; nothing is changed then.
+    pub fn recalibrate<'s>(&mut self, x: impl Into<Samples<'s, T>>, batch_rows: usize) -> Result<(), Error> {
+        let x = x.into();
+        self.network.check_input(x.rows(), x.cols())?;
+        self.network.check_training_rows(x.rows().min(batch_rows))?;
+        x.check_finite("x", self.isa)?;
+        let before = self.averages.to_vec();
+        // A single row that is left has no statistics.
+        let starts = (0..x.rows()).step_by(batch_rows).filter(|start| x.rows() - start > 1);
+        for (batch, start) in starts.enumerate() {
+            let rows = batch_rows.min(x.rows() - start);
+            let workspace = self.workspaces.get(&self.network, self.isa, Mode::Apart, rows)?;
+            let pass = Pass {
+                draw: self.draw,
+                ..Pass::new(
+                    &self.network,
+                    workspace,
+                    self.params.share(),
+                    &self.averages,
+                    Some(x),
+                    Rows::From(start),
+                )
+            };
+            threads::run(&pass, pass.plan.threads);
+            if pass.stopped.load(Ordering::Relaxed) {
+                self.averages.copy_from_slice(&before);
+                let text = "a variance in front of a BatchNorm1d is not finite: the weights are too large";
+                return Err(Error::Mismatch(text.into()));
+            }
+            let part = 1.0 / (batch + 1) as f64;
+            update_averages(&self.network, workspace, &mut self.averages, Some(part));
+        }
         Ok(())
     }
 
@@ -387,17 +426,19 @@ pub(crate) struct Parts<'a, T> {
     pub averages: &'a mut Buffer<T>,
 }
 
-/// Moves running averages towards the statistics that a training pass left in its workspace.
+/// Moves running averages towards the statistics that a training pass left in its workspace: by `part` of
+/// the way, or by each normalization's own.
 pub(crate) fn update_averages<T: Element>(
     network: &Network,
     workspace: &Workspace<T>,
     averages: &mut Buffer<T>,
+    part: Option<f64>,
 ) {
     for (stage, slots) in network.stages().iter().zip(&workspace.layout.stages) {
         let Some(Norm { over: Over::Batch { layer, running }, .. }) = stage.norm else { continue };
         let n = stage.outputs;
         let known = batch_norm::Columns::from_fn(|i| &workspace.values[slots.columns + i * n..][..n]);
-        let part = T::lit(layer.momentum);
+        let part = T::lit(part.unwrap_or(layer.momentum));
         for (start, batch) in [(running.0, known.mean), (running.1, known.unbiased)] {
             for (average, x) in averages[start..start + n].iter_mut().zip(batch) {
                 *average = (T::ONE - part) * *average + part * *x;

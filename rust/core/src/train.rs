@@ -308,7 +308,7 @@ impl<T: Element> Trainer<T> {
         {
             average.follow(isa, params, optimizer.steps);
         }
-        update_averages(network, workspace, averages);
+        update_averages(network, workspace, averages, None);
         model.draw.pass += 1;
         Ok(Some(tally))
     }

@@ -224,6 +224,14 @@ impl Model {
         })
     }
 
+    fn recalibrate(&self, py: Python<'_>, x: &Bound<'_, PyAny>, batch_rows: usize) -> PyResult<()> {
+        with_dtype!(self.dtype, T => {
+            let x = Features::<T>::new("x", x)?;
+            let x = x.view();
+            self.detached::<T, _>(py, |m| m.recalibrate(x, batch_rows.max(1)))
+        })
+    }
+
     fn backward(&self, py: Python<'_>, grad_output: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         with_dtype!(self.dtype, T => {
             let gradient = Matrix::<T>::new("grad_output", grad_output)?;
