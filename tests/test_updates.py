@@ -261,3 +261,65 @@ def test_averages_that_make_no_sense_are_named():
         make().average_model()
     with pytest.raises(tw.ArgumentError, match="taken nothing in yet"):
         make(average=optim.SWA()).average_model()
+
+
+@pytest.mark.parametrize("rows", [1, 20, 3000])
+def test_backward_is_a_step_without_its_update(rows, rng):
+    """Also where a fused step would go in waves; and gradients add up."""
+    x, y = rng.standard_normal((rows, 67)), rng.standard_normal((rows, 5))
+    weight = rng.uniform(0.5, 1, rows)
+    trainer, by_hand = make(), make()
+    for _ in range(3):
+        by_hand.model.zero_grad()
+        loss = by_hand.backward(x, y, weight)
+        by_hand.optimizer.step(by_hand.model)
+        assert trainer.step(x, y, weight) == pytest.approx(loss, rel=1e-14)
+    np.testing.assert_allclose(
+        by_hand.model.flat_parameters, trainer.model.flat_parameters, rtol=0, atol=1e-14
+    )
+    by_hand.model.zero_grad()
+    by_hand.backward(x, y)
+    once = by_hand.model.flat_gradients
+    by_hand.backward(x, y)
+    np.testing.assert_allclose(by_hand.model.flat_gradients, 2 * once, rtol=1e-13, atol=1e-16)
+    expected = gradient(by_hand.model, x, y)
+    np.testing.assert_allclose(once, expected, rtol=1e-11, atol=1e-14)
+
+
+def test_a_loss_of_ones_own_goes_backward_too(batches):
+    def mean_square(output, target):
+        return np.mean((output - target) ** 2), 2 * (output - target) / output.size
+
+    trainer = make()
+    own = tw.Trainer(trainer.model, loss=mean_square, optimizer=optim.SGD(lr=0.1))
+    assert own.backward(*batches[0]) == pytest.approx(trainer.evaluate(*batches[0])["loss"])
+    np.testing.assert_allclose(
+        trainer.model.flat_gradients, gradient(make().model, *batches[0]), rtol=1e-12, atol=1e-15
+    )
+
+
+def test_gradients_of_an_interrupted_fit_are_not_in_the_next(batches):
+    class Stop:
+        def on_step_end(self, trainer, record):
+            return True
+
+    x, y = batches[0]
+    trainer = make(accumulate_grad_batches=3)
+    trainer.fit(x, y, batch_size=8, shuffle=False, callbacks=[Stop()])  # one of three batches
+    before, fresh = trainer.model.flat_parameters, make(accumulate_grad_batches=3)
+    np.testing.assert_array_equal(before, fresh.model.flat_parameters)
+    for one in (trainer, fresh):
+        one.fit(x, y, batch_size=8, shuffle=False)
+    np.testing.assert_array_equal(trainer.model.flat_parameters, fresh.model.flat_parameters)
+
+
+def test_a_backward_that_fails_leaves_gradients_as_they_were(batches):
+    trainer = make()
+    trainer.backward(*batches[0])
+    before = trainer.model.flat_gradients
+    x, y = batches[1]
+    x = x.copy()
+    x[13, 3] = np.nan
+    with pytest.raises(tw.DataError):
+        trainer.backward(x, y)
+    np.testing.assert_array_equal(trainer.model.flat_gradients, before)

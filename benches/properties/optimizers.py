@@ -110,8 +110,8 @@ def markdown(rows: list[Row]) -> str:
     return section(
         "Optimizers",
         [
-            f"`optimizer.step(model)` of {rows[0].parameters / 1e6:.1f} million parameters in float32,"
-            " beside",
+            f"`optimizer.step(model)` of {rows[0].parameters / 1e6:.1f} million float32 parameters",
+            "beside",
             "its bytes at the bandwidth of memory"
             f" ({rows[0].bandwidth / 1e9:.1f} GB/s, reading and writing in place).",
         ],

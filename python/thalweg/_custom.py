@@ -48,19 +48,10 @@ class CustomTrainer:
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Forward, the function, backward, update; gives the loss before it."""
-        x, y, sample_weight = self.ready(x, y, sample_weight)
-        check(self.model, x, y, sample_weight)
         model = self.model
         averages = model._core.averages()
         try:
-            output = model.forward(x, training=True)
-            value, gradient = call(self.loss, output, y, sample_weight)
-            if not np.isfinite(value):
-                raise DivergedError(
-                    f"the loss became {value} with lr={self.optimizer.lr}: the learning rate is "
-                    "too large, or the loss is not defined for these outputs. Weights and "
-                    "optimizer are as they were before this step"
-                )
+            value, gradient = self._forward(*self.ready(x, y, sample_weight))
             model.zero_grad()
             model._core.backward(gradient)
             if self._clip != (None, None):
@@ -70,6 +61,30 @@ class CustomTrainer:
             model._core.set_averages(averages)
             raise
         return value
+
+    def backward(self, x: Any, y: Any, sample_weight: Any = None) -> float:
+        """Forward, the function, backward; gives the loss, and adds to the model's gradients."""
+        averages = self.model._core.averages()
+        try:
+            value, gradient = self._forward(x, y, sample_weight)
+        except Exception:
+            self.model._core.set_averages(averages)
+            raise
+        self.model._core.backward(gradient)
+        return value
+
+    def _forward(self, x: Any, y: Any, sample_weight: Any) -> tuple[float, Array]:
+        """Give the loss and its gradient by the output of a training pass."""
+        check(self.model, x, y, sample_weight)
+        output = self.model.forward(x, training=True)
+        value, gradient = call(self.loss, output, y, sample_weight)
+        if not np.isfinite(value):
+            raise DivergedError(
+                f"the loss became {value} with lr={self.optimizer.lr}: the learning rate is "
+                "too large, or the loss is not defined for these outputs. Weights and "
+                "optimizer are as they were before this step"
+            )
+        return value, gradient
 
     def evaluate(
         self, x: Samples, y: Any, sample_weight: Array | None = None

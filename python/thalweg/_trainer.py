@@ -338,6 +338,48 @@ class Trainer:
             figure = _callbacks.monitored(record, self._schedule.monitor, "ReduceLROnPlateau")
             self._optimizer.lr = self._schedule.update(self._plateau, figure, self._optimizer.lr)
 
+    def backward(self, x: Any, y: Any, sample_weight: Any = None) -> float:
+        """Compute the loss of a batch and its gradients, and leave the update to you.
+
+        Parameters
+        ----------
+        x, y, sample_weight : array_like
+            As in `fit`.
+
+        Returns
+        -------
+        float
+            The loss.
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError
+            If the arrays are not such; gradients are as they were.
+        DivergedError
+            If the loss is infinite or NaN; likewise.
+
+        Notes
+        -----
+        Gradients of the parameters are *added* to ``model.flat_gradients``, as by `model.backward`;
+        limits, accumulation and schedules of this trainer are for its own updates. With all of
+        it, `step` is faster, since it uses up each gradient while it is in cache.
+
+        Examples
+        --------
+        >>> import numpy as np, thalweg as tw
+        >>> from thalweg import nn, optim
+        >>> x = np.linspace(-1, 1, 32).reshape(-1, 1)
+        >>> model = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+        >>> trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+        >>> for _ in range(100):
+        ...     model.zero_grad()
+        ...     loss = trainer.backward(x, np.sin(x))
+        ...     trainer.optimizer.step(model)
+        >>> loss < 0.01
+        True
+        """
+        return self._core.backward(*self._ready(x, y, sample_weight))
+
     def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
         """Compute the loss, and for classifiers the accuracy, on given data; nothing is learned.
 

@@ -222,7 +222,7 @@ class Sequential:
         self._core.zero_grad()
 
     def recalibrate(self, x: Any, *, batch_size: int = 256) -> None:
-        """Set the running averages of all `BatchNorm1d` to what they are for the present parameters.
+        """Set the running averages of all `BatchNorm1d` to those of the present parameters.
 
         Needed for parameters that no training pass has used, such as averaged ones
         (`thalweg.Trainer.average_model`): each running average becomes the mean, over the batches,

@@ -240,6 +240,11 @@ impl<T: Element> Model<T> {
         Ok(norm)
     }
 
+    /// Notes the largest absolute gradient, of those that somebody else wrote.
+    pub(crate) fn note_gradients(&mut self, size: f64) {
+        self.grads_size = size;
+    }
+
     /// Sets all gradients to zero.
     pub fn zero_grad(&mut self) {
         self.grads.fill(T::ZERO);

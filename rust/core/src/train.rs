@@ -1,6 +1,6 @@
 //! Training: steps, epochs, evaluation. Everything per batch happens here, nothing in Python.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::arena::Buffer;
@@ -313,6 +313,62 @@ impl<T: Element> Trainer<T> {
         Ok(Some(tally))
     }
 
+    /// A step without its update: gives the loss of a batch, and adds its gradients to the model's.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step); gradients are then as they were.
+    pub fn backward<'s, 't>(
+        &mut self,
+        model: &mut Model<T>,
+        optimizer: &Optimizer<T>,
+        x: impl Into<Samples<'s, T>>,
+        y: impl Into<Goals<'t, T>>,
+    ) -> Result<f64, Error>
+    where
+        T: 't,
+    {
+        let (x, y) = (x.into(), y.into());
+        let uneven = self.check(model, x, &y)?;
+        let (len, outputs) = (x.rows(), model.network().outputs());
+        model.network().check_training_rows(len)?;
+        let totals = self.objective.totals(&y, |r| r, len, outputs, uneven);
+        if totals.loss == 0.0 {
+            return Err(Error::NothingCounts);
+        }
+        let (isa, draw, size) = (model.isa(), model.draw, AtomicU64::new(0));
+        // Not in waves, of which a later one could stop when gradients of the first are written already.
+        let workspace = self.workspaces.get(model.network(), isa, Mode::Apart, len)?;
+        let Parts { network, params, grads, averages } = model.parts();
+        let pass = Pass {
+            draw,
+            loss: Some(LossTask {
+                objective: &self.objective,
+                goals: y,
+                scale: self.objective.scale(totals),
+                backward: true,
+            }),
+            weights: Some(WeightTask {
+                grads: grads.share(),
+                accumulate: true,
+                size: Some(&size),
+                steps: None,
+                update: None,
+            }),
+            ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::From(0))
+        };
+        threads::run(&pass, pass.plan.threads);
+        let stopped = pass.stopped.load(Ordering::Relaxed);
+        let losses = &workspace.losses;
+        if stopped {
+            return Err(why_not_finite(&self.objective, isa, x, &y, losses, optimizer));
+        }
+        update_averages(network, workspace, averages, None);
+        let tally = Tally::new(self.objective.reduction, losses, totals);
+        model.draw.pass += 1;
+        model.note_gradients(f64::from_bits(size.into_inner()));
+        Ok(tally.value())
+    }
+
     /// Loss and accuracy over a data set, in evaluation mode.
     ///
     /// # Errors
@@ -589,6 +645,8 @@ impl<T: Element> Fit<T> {
     ) -> Result<Vec<EpochRecord>, Error> {
         if self.before.is_none() {
             let mut before = Snapshot::take(trainer.spare.take(), model, optimizer)?;
+            // What an interrupted fit left behind is not of this one.
+            trainer.gathered.batches = 0;
             before.average = trainer.average.as_ref().map(|a| (a.values.to_vec(), a.count));
             self.before = Some(before);
         }

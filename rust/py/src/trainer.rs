@@ -132,6 +132,22 @@ impl Trainer {
     }
 
     #[pyo3(signature = (x, y, sample_weight=None))]
+    fn backward(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        y: &Bound<'_, PyAny>,
+        sample_weight: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<f64> {
+        with_dtype!(self.model.get().dtype, T => {
+            let (x, y) = (Features::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
+            let w = Weights::<T>::new("sample_weight", sample_weight)?;
+            let (x, y) = (x.view(), w.with(y.view()));
+            py.detach(|| self.locked::<T, _>(|t, m, o| t.backward(m, o, x, y))).map_err(|e| translate(py, e))
+        })
+    }
+
+    #[pyo3(signature = (x, y, sample_weight=None))]
     fn evaluate(
         &self,
         py: Python<'_>,
