@@ -86,6 +86,18 @@ def test_files_that_are_cut_short_are_refused(keep, tmp_path):
         nn.Sequential.load(path)
 
 
+def test_arrays_that_lie_elsewhere_are_refused(tmp_path):
+    """Offsets that point into the header, or that overlap the end."""
+    for offsets in ([-8, 0], [0, 16], [8, 0]):
+        entry = {"dtype": "F32", "shape": [2], "data_offsets": offsets}
+        header = json.dumps({"0.weight": entry}).encode()
+        header += b" " * (-len(header) % 8)
+        path = tmp_path / "model.safetensors"
+        path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 8)
+        with pytest.raises(tw.DataError, match="lies outside of the file"):
+            nn.Sequential.load(path)
+
+
 def test_files_of_others_and_of_the_future_are_named(tmp_path):
     from thalweg import _safetensors
 
@@ -122,6 +134,11 @@ def make_trainer(optimizer=None, schedule=None, model=None, **options):
     )
 
 
+def changed(optimizer, lr):
+    optimizer.lr = lr
+    return optimizer
+
+
 TRAININGS = {
     "Adam": lambda: make_trainer(),
     "SGD": lambda: make_trainer(optim.SGD(0.05, momentum=0.9, nesterov=True)),
@@ -142,6 +159,9 @@ TRAININGS = {
         model=nn.Sequential(nn.Linear(5, 16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, 3))
     ),
     "averaged": lambda: make_trainer(average=optim.EMA(0.9, every=2)),
+    "a rate that was changed before": lambda: make_trainer(
+        changed(optim.SGD(0.3), lr=0.02), schedules.StepLR(3, 0.5)
+    ),
     "by epochs": lambda: make_trainer(schedule=schedules.ExponentialLR(0.7, per="epoch")),
     "plateau": lambda: make_trainer(
         schedule=schedules.ReduceLROnPlateau(patience=0, threshold=0.5, monitor="loss"),

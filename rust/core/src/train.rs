@@ -524,6 +524,8 @@ pub struct Fit<T: Element> {
     rates: Option<Vec<f64>>,
     /// Updates done.
     updates: usize,
+    /// Epochs that ended and were not handed out.
+    ended: Vec<EpochRecord>,
     /// How it was before the first step.
     before: Option<Snapshot<T>>,
 }
@@ -583,6 +585,7 @@ impl<T: Element> Fit<T> {
             first_epoch: 0,
             rates: None,
             updates: 0,
+            ended: Vec::new(),
             before: None,
         })
     }
@@ -633,7 +636,8 @@ impl<T: Element> Fit<T> {
     /// The data must be those of [`new`](Self::new).
     ///
     /// # Errors
-    /// If training diverges. Model and optimizer are then as they were before the fit.
+    /// If training diverges. Model and optimizer are then as they were before the fit, and
+    /// [`take_ended`](Self::take_ended) gives the epochs that had ended in this call.
     pub fn run(
         &mut self,
         trainer: &mut Trainer<T>,
@@ -666,7 +670,12 @@ impl<T: Element> Fit<T> {
         if self.done() {
             trainer.spare = self.before.take();
         }
-        result
+        result.map(|()| self.take_ended())
+    }
+
+    /// Epochs that ended and were not handed out.
+    pub fn take_ended(&mut self) -> Vec<EpochRecord> {
+        std::mem::take(&mut self.ended)
     }
 
     fn steps(
@@ -677,9 +686,8 @@ impl<T: Element> Fit<T> {
         training: DataSet<'_, T>,
         validation: Option<DataSet<'_, T>>,
         until: &mut impl FnMut(usize) -> bool,
-    ) -> Result<Vec<EpochRecord>, Error> {
+    ) -> Result<(), Error> {
         assert_eq!(training.x.rows(), self.rows, "a fit goes on with the data it began with");
-        let mut records = Vec::new();
         let mut begin = Instant::now();
         while !self.done() {
             if self.batch == 0 && self.options.shuffle {
@@ -721,14 +729,14 @@ impl<T: Element> Fit<T> {
                 begin = Instant::now();
                 let training = self.tally;
                 self.tally = Tally { reduction: training.reduction, ..Tally::default() };
-                records.push(EpochRecord { epoch: self.epoch, training, validation, time: self.time });
+                self.ended.push(EpochRecord { epoch: self.epoch, training, validation, time: self.time });
                 self.time = Duration::ZERO;
             }
-            if until(records.len()) {
+            if until(self.ended.len()) {
                 break;
             }
         }
         self.time += begin.elapsed();
-        Ok(records)
+        Ok(())
     }
 }

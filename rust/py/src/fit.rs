@@ -146,14 +146,16 @@ impl Fit {
                     let mut fit = lock(&self.inner);
                     let fit = T::fit(&mut fit).expect("of the model's precision");
                     let slice = Instant::now();
-                    let records = trainer.locked::<T, _>(|t, m, o| {
+                    let result = trainer.locked::<T, _>(|t, m, o| {
                         fit.run(t, m, o, data, held_out, |n| {
                             batches.fetch_add(1, Ordering::Relaxed);
                             over(epochs + n) || slice.elapsed() >= POLL
                         })
-                    })?;
+                    });
+                    // Also those before an error.
+                    let records = result.as_ref().map_or_else(|_| fit.take_ended(), Vec::clone);
                     lock(&self.ended).extend(records.iter().map(|r| record(r, has_accuracy)));
-                    Ok((records.len(), fit.done()))
+                    result.map(|_| (records.len(), fit.done()))
                 };
                 let (ended, done) = py.detach(slice).map_err(|e| translate(py, e))?;
                 epochs += ended;
