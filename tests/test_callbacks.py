@@ -5,7 +5,7 @@ import pytest
 
 import thalweg as tw
 from thalweg import nn, optim
-from thalweg.callbacks import Callback, EarlyStopping
+from thalweg.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 
 class Journal(Callback):
@@ -134,13 +134,36 @@ def test_more_accuracy_is_better(classifier, blobs):
 @pytest.mark.parametrize(
     ("monitor", "message"),
     [
-        ("val_loss", "only loss, accuracy; pass validation_data to fit"),
+        ("val_loss", "EarlyStopping monitors 'val_loss'; pass validation_data to fit"),
+        ("val_los", "monitors 'val_los'; pass validation_data to fit"),
         ("los", 'did you mean "loss"'),
     ],
 )
 def test_a_figure_that_is_not_there_is_named(monitor, message, classifier, blobs):
     with pytest.raises(tw.ArgumentError, match=message):
         classifier.fit(blobs.x, blobs.y, callbacks=[EarlyStopping(monitor)])
+
+
+def test_paths_that_cannot_be_filled_in_are_named(classifier, blobs, tmp_path):
+    with pytest.raises(tw.ArgumentError, match=r"'\{los\}'.*there are .*loss, accuracy"):
+        classifier.fit(blobs.x, blobs.y, callbacks=[ModelCheckpoint("{los}")])
+    with pytest.raises(tw.ArgumentError, match="monitor"):
+        EarlyStopping(monitor=3)
+
+
+def test_batches_that_are_passed_over_have_no_loss_to_show(classifier, blobs):
+    seen = []
+
+    class Losses:
+        def on_step_end(self, trainer, record):
+            seen.append((record["batch"], record["loss"]))
+
+    weight = np.repeat([0.0, 1.0, 0.0], 30)
+    classifier.fit(
+        blobs.x, blobs.y, batch_size=30, shuffle=False, sample_weight=weight, callbacks=[Losses()]
+    )  # fmt: skip
+    assert [batch for batch, _ in seen] == [2]
+    assert np.isfinite(seen[0][1])
 
 
 def test_what_is_no_callback_is_refused(classifier, blobs):

@@ -224,6 +224,27 @@ def test_what_is_no_training_is_refused(tmp_path):
         trainer.save(tmp_path / "training")
 
 
+def test_damaged_trainings_are_refused(tmp_path):
+    from thalweg import _safetensors
+
+    path = tmp_path / "training"
+    make_trainer().save(path)
+    arrays, text = _safetensors.load(path)
+    saved = json.loads(text["thalweg.trainer"])
+    for change in (
+        {"spec": {**saved["spec"], "loss": {"type": "Adam", "weight": 1}}},
+        {"spec": {**saved["spec"], "loss": {"type": "np"}}},
+        {"counts": {}},
+    ):
+        damaged = {**text, "thalweg.trainer": json.dumps({**saved, **change})}
+        _safetensors.save(path, arrays, damaged)
+        with pytest.raises(tw.ThalwegError):
+            tw.Trainer.load(path)
+    _safetensors.save(path, arrays, {**text, "thalweg": "{"})
+    with pytest.raises(tw.DataError, match="damaged"):
+        tw.Trainer.load(path)
+
+
 def test_checkpoints_are_saved_at_the_end_of_epochs(tmp_path, rng):
     x, y = rng.standard_normal((20, 5)), rng.integers(0, 3, 20)
     every = ModelCheckpoint(tmp_path / "{epoch:02d}-{loss:.3f}.safetensors")

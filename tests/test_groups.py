@@ -147,3 +147,68 @@ def test_groups_that_make_no_sense_are_named(batch):
             optim.AdamW().add_group("*", **options)
     with pytest.raises(tw.ArgumentError, match="pattern"):
         optim.AdamW().add_group(0)
+
+
+def test_what_is_frozen_later_does_not_count_for_clipping_either(batch):
+    limit = 0.01
+    trainer = make(optim.SGD(lr=1.0), clip_grad_norm=limit)
+    trainer.step(*batch)
+    trainer.optimizer.add_group("0.*", frozen=True)
+    twin = trainer.copy()
+    before = trainer.model.flat_parameters
+    for one in (trainer, twin):
+        one.step(*batch)
+    np.testing.assert_array_equal(trainer.model.flat_parameters, twin.model.flat_parameters)
+    length = np.linalg.norm(trainer.model.flat_parameters - before)
+    assert length == pytest.approx(limit, rel=2e-5)  # but for the 1e-6 in the formula
+
+
+def test_a_loss_of_ones_own_knows_what_is_frozen(batch):
+    def mean_square(output, target):
+        return np.mean((output - target) ** 2), 2 * (output - target) / output.size
+
+    def run(loss):
+        optimizer = optim.SGD(lr=1.0).add_group("0.*", frozen=True)
+        trainer = tw.Trainer(
+            make(optimizer).model, loss=loss, optimizer=optimizer, clip_grad_norm=0.01
+        )
+        trainer.step(*batch)
+        return trainer.model.flat_parameters
+
+    np.testing.assert_allclose(run(mean_square), run(nn.MSELoss()), rtol=0, atol=1e-15)
+
+
+def test_groups_survive_a_step_that_diverges(batch):
+    optimizer = optim.SGD(lr=1e3).add_group("0.*", frozen=True)
+    model = make(optimizer, dtype="float32").model
+    model.flat_gradients = np.full(model.num_parameters, 3e38)
+    with pytest.raises(tw.DivergedError):
+        optimizer.step(model)
+    optimizer.lr = 0.1
+    before = model.state_dict()
+    model.flat_gradients = np.ones(model.num_parameters)
+    optimizer.step(model)
+    np.testing.assert_array_equal(model.state_dict()["0.weight"], before["0.weight"])
+    assert (model.state_dict()["3.weight"] != before["3.weight"]).all()
+
+
+def test_a_scale_that_makes_a_step_overflow_is_noticed():
+    optimizer = optim.SGD(lr=1.0).add_group("*", lr_scale=1e30)
+    model = nn.Sequential(nn.Linear(1, 1, bias=False))
+    model.flat_gradients = [1e10]
+    before = model.flat_parameters
+    with pytest.raises(tw.DivergedError):
+        optimizer.step(model)
+    np.testing.assert_array_equal(model.flat_parameters, before)
+
+
+def test_states_say_which_groups_they_belong_to(batch):
+    trainer = make(optim.Adam().add_group("0.*", frozen=True))
+    trainer.step(*batch)
+    state = trainer.optimizer.state_dict()
+    with pytest.raises(tw.ArgumentError, match=r"groups.*add_group them first"):
+        optim.Adam().load_state_dict(state, trainer.model)
+    same = optim.Adam().add_group("0.*", frozen=True)
+    same.load_state_dict(state, trainer.model)
+    assert repr(same) == repr(trainer.optimizer)
+    assert "add_group(pattern='0.*'" in repr(same)

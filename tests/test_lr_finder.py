@@ -52,11 +52,36 @@ def test_rates_beyond_stability_are_found():
     rates = np.geomspace(1e-4, 1e4, 81)
     # By hand: the error is multiplied by 1 - 2 lr in each step.
     loss = np.cumprod(1 - 2 * rates) ** 2
-    end = int(np.argmax(loss[1:] > 4 * np.minimum.accumulate(loss)[:-1])) + 2
+    end = int(np.argmax(loss - np.minimum.accumulate(loss) > 3))  # the first loss was 1
     np.testing.assert_allclose(found.lr, rates[:end])
     np.testing.assert_allclose(found.after, loss[:end], rtol=1e-9)
     np.testing.assert_allclose(found.before, np.concatenate([[1], loss[: end - 1]]), rtol=1e-9)
-    assert found.suggestion < 1 < found.diverged_at == rates[end - 1]
+    assert found.suggestion < 1 < found.diverged_at == rates[end]
+
+
+def test_losses_may_be_negative(rng):
+    """The density of narrow peaks is above 1."""
+    x = rng.standard_normal((300, 3))
+    y = 1e-3 * x[:, :1]
+    model = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 2), seed=1)
+    trainer = tw.Trainer(model, loss=nn.GaussianNLLLoss(), optimizer=optim.Adam(lr=0.01))
+    trainer.fit(x, y, epochs=60)
+    assert trainer.history["loss"][-1] < -1
+    found = tw.find_lr(trainer, x, y)
+    assert 1e-5 < found.suggestion < 0.1
+
+
+def test_dropout_drops_the_same_before_and_after(blobs):
+    model = nn.Sequential(nn.Linear(5, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 3), seed=3)
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(0.1))
+    found = tw.find_lr(trainer, blobs.x, blobs.y)
+    assert abs(found.before - found.after)[:10].max() < 1e-3  # at rates up to 5e-7
+
+
+def test_few_rates_and_large_batches_will_do(blobs):
+    found = tw.find_lr(make(optim.SGD(0.1)), blobs.x, blobs.y, steps=10, batch_size=10**12)
+    assert found.suggestion < found.diverged_at if found.diverged_at else True
+    assert 1e-3 < found.suggestion < 10
 
 
 def test_chance_does_not_decide(rng):

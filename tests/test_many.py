@@ -7,6 +7,7 @@ import pytest
 
 import thalweg as tw
 from thalweg import nn, optim
+from thalweg.callbacks import EarlyStopping
 
 
 def make(seed, lr=0.01):
@@ -33,7 +34,9 @@ def test_fits_run_at_the_same_time(blobs):
             if record["epoch"] == 1:
                 both.wait()
 
-    tw.train_many([make(0), make(1)], blobs.x, blobs.y, workers=2, epochs=3, callbacks=[Meet()])
+    tw.train_many(
+        [make(0), make(1)], blobs.x, blobs.y, workers=2, epochs=3, callbacks=lambda _: [Meet()]
+    )  # fmt: skip
 
 
 def test_an_error_ends_all_and_is_raised(blobs):
@@ -45,10 +48,36 @@ def test_an_error_ends_all_and_is_raised(blobs):
     assert good.history.epochs < 100_000  # it was ended
 
 
+def test_each_fit_has_callbacks_of_its_own(blobs):
+    def run(trainers):
+        stops = {}
+
+        def callbacks(trainer):
+            stops[id(trainer)] = EarlyStopping("loss", patience=2, restore_best_weights=True)
+            return [stops[id(trainer)]]
+
+        tw.train_many(
+            trainers, blobs.x, blobs.y, workers=3, epochs=60, batch_size=8, callbacks=callbacks
+        )  # fmt: skip
+        return [stops[id(t)].best_epoch for t in trainers]
+
+    trainers = [make(seed, lr=0.2) for seed in range(3)]
+    together = run(trainers)
+    for seed, trainer in enumerate(trainers):
+        alone = make(seed, lr=0.2)
+        assert run([alone]) == [together[seed]]
+        np.testing.assert_array_equal(alone.model.flat_parameters, trainer.model.flat_parameters)
+
+
 def test_what_cannot_run_side_by_side_is_refused(blobs):
     trainer = make(0)
     with pytest.raises(tw.ArgumentError, match="share their model"):
         tw.train_many([trainer, trainer], blobs.x, blobs.y)
     with pytest.raises(tw.ArgumentError, match=r"trainers\[1\] must be a Trainer"):
         tw.train_many([trainer, None], blobs.x, blobs.y)
+    with pytest.raises(tw.ArgumentError, match="trainers must be a sequence"):
+        tw.train_many(5, blobs.x, blobs.y)
+    for wrong in ([EarlyStopping()], EarlyStopping()):
+        with pytest.raises(tw.ArgumentError, match="callbacks must be a function"):
+            tw.train_many([trainer], blobs.x, blobs.y, callbacks=wrong)
     assert tw.train_many([], blobs.x, blobs.y) == []

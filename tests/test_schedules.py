@@ -233,10 +233,48 @@ def test_a_plateau_lowers_the_rate_at_the_end_of_an_epoch():
     assert seen(factor=0.5, patience=1) == [2e-17] * 6  # a change below eps is not made
 
 
+def test_rates_by_epoch_do_not_slip_where_batches_are_passed_over():
+    trainer, _ = make(schedules.StepLR(1, 0.5, per="epoch"))
+    seen = []
+
+    class Epochs:
+        def on_step_end(self, trainer, record):
+            seen.append((record["epoch"], trainer.optimizer.lr))
+
+    weight = np.repeat([0.0, 1.0, 0.0, 1.0, 0.0], 2)
+    trainer.fit(
+        X, Y, epochs=3, batch_size=2, shuffle=False, sample_weight=weight, callbacks=[Epochs()]
+    )  # fmt: skip
+    assert seen == [(1, 0.5), (1, 0.5), (2, 0.25), (2, 0.25), (3, 0.125), (3, 0.125)]
+
+
+def test_a_function_is_not_asked_about_a_future_that_never_comes():
+    table = [0.5, 0.25]
+    trainer, batch = make(schedules.LambdaLR(table.__getitem__))
+    for rate in table:
+        trainer.step(*batch())
+        assert trainer.optimizer.lr == 0.5 * rate
+    with pytest.raises(IndexError):
+        trainer.step(*batch())
+
+
+def test_only_the_last_of_a_sequence_can_be_as_long_as_the_fit():
+    schedule = schedules.SequentialLR(
+        [schedules.LinearLR(total_iters=None), schedules.ConstantLR(1.0, 0)], [8]
+    )
+    trainer, _ = make(schedule, lr=0.9)
+    rate = Rates()
+    for _ in range(2):
+        trainer.fit(X, Y, epochs=2, batch_size=5, callbacks=[rate])
+    assert rate.seen == pytest.approx(0.3 + 0.6 * np.arange(8) / 8)
+
+
 def test_a_plateau_needs_its_figure():
     trainer, _ = make(schedules.ReduceLROnPlateau())
-    with pytest.raises(tw.ArgumentError, match=r"'val_loss' to monitor.*pass validation_data"):
+    before = trainer.model.flat_parameters
+    with pytest.raises(tw.ArgumentError, match="monitors 'val_loss'; pass validation_data"):
         trainer.fit(X, Y)
+    np.testing.assert_array_equal(trainer.model.flat_parameters, before)
 
 
 def test_a_divergence_takes_the_schedule_back():
@@ -268,6 +306,10 @@ def test_a_divergence_takes_the_schedule_back():
         (lambda: schedules.WarmupStableDecay(9, 9).lr(0, base=1, total=10), "more than the 10"),
         (lambda: schedules.LambdaLR(lambda t: -t).lr(1, base=1), r"lr_lambda\(1\)"),
         (lambda: schedules.ReduceLROnPlateau(factor=1.0), "factor"),
+        (lambda: schedules.MultiStepLR(5), "milestones must be a sequence"),
+        (lambda: schedules.SequentialLR(5, [1]), "schedulers must be a sequence"),
+        (lambda: schedules.StepLR(3).lr(0, base=-1), "base"),
+        (lambda: schedules.ReduceLROnPlateau(monitor=3), "monitor"),
         (lambda: make(0.1), "schedule must be one of thalweg.optim.schedules"),
     ],
 )

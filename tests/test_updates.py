@@ -323,3 +323,38 @@ def test_a_backward_that_fails_leaves_gradients_as_they_were(batches):
     with pytest.raises(tw.DataError):
         trainer.backward(x, y)
     np.testing.assert_array_equal(trainer.model.flat_gradients, before)
+
+
+def test_gradients_of_steps_are_not_in_the_next_fit(batches):
+    """Nor do they disturb its schedule."""
+    x, y = batches[0]
+    options = {"accumulate_grad_batches": 2, "schedule": optim.schedules.CosineAnnealingLR(100)}
+    trainer, fresh = make(**options), make(**options)
+    trainer.step(x, 100 * y)
+    for one in (trainer, fresh):
+        one.fit(x, y, batch_size=10, shuffle=False)
+    np.testing.assert_array_equal(trainer.model.flat_parameters, fresh.model.flat_parameters)
+
+
+@pytest.mark.parametrize("options", [{"clip_grad_value": 1.0}, {"clip_grad_norm": 1.0}])
+def test_gradients_whose_squares_overflow_are_clipped_all_the_same(options):
+    model = nn.Sequential(nn.Linear(1, 1, bias=False, init="zeros"), dtype="float32")
+    trainer = tw.Trainer(
+        model, loss=nn.MSELoss(reduction="sum"), optimizer=optim.SGD(lr=0.5), **options
+    )  # fmt: skip
+    trainer.step(np.full((1, 1), 1e10, np.float32), np.full((1, 1), 1e10, np.float32))
+    assert model.flat_parameters[0] == pytest.approx(0.5, rel=1e-6)
+
+
+def test_an_average_does_not_take_in_what_is_not_finite():
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), dtype="float32")
+    trainer = tw.Trainer(
+        model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=1e30), average=optim.EMA(0.5)
+    )  # fmt: skip
+    x = np.full((1, 1), 1e10, np.float32)
+    trainer.step(0 * x, 0 * x)
+    before = trainer.average_model().flat_parameters
+    trainer.step(x, 0 * x)  # its loss is finite, but not the weight that comes of it
+    with pytest.raises(tw.DivergedError):
+        trainer.step(x, 0 * x)
+    np.testing.assert_array_equal(trainer.average_model().flat_parameters, before)

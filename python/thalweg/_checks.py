@@ -73,6 +73,13 @@ def real(
     return number
 
 
+def sequence(name: str, value: Any) -> tuple[Any, ...]:
+    """`value` as a tuple, if it is a sequence (and not text)."""
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        return tuple(value)
+    raise ArgumentError(f"{name} must be a sequence; got {value!r}")
+
+
 def flag(name: str, value: Any) -> bool:
     """`value`, if it is True or False (Python's or NumPy's)."""
     if isinstance(value, (bool, np.bool_)):

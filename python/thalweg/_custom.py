@@ -49,29 +49,33 @@ class CustomTrainer:
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Forward, the function, backward, update; gives the loss before it."""
         model = self.model
-        averages = model._core.averages()
+        before = model._core.averages(), model._core.passes()
         try:
             value, gradient = self._forward(*self.ready(x, y, sample_weight))
             model.zero_grad()
             model._core.backward(gradient)
             if self._clip != (None, None):
-                model._core.clip_gradients(*self._clip)
+                self.optimizer._core.clip(model._core, *self._clip)
             self.optimizer.step(model)
-        except Exception:
-            model._core.set_averages(averages)
+        except BaseException:  # Ctrl-C, too
+            self._restore(*before)
             raise
         return value
 
     def backward(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Forward, the function, backward; gives the loss, and adds to the model's gradients."""
-        averages = self.model._core.averages()
+        before = self.model._core.averages(), self.model._core.passes()
         try:
             value, gradient = self._forward(x, y, sample_weight)
-        except Exception:
-            self.model._core.set_averages(averages)
+        except BaseException:
+            self._restore(*before)
             raise
         self.model._core.backward(gradient)
         return value
+
+    def _restore(self, averages: Array, passes: int) -> None:
+        self.model._core.set_averages(averages)
+        self.model._core.set_passes(passes)
 
     def _forward(self, x: Any, y: Any, sample_weight: Any) -> tuple[float, Array]:
         """Give the loss and its gradient by the output of a training pass."""
@@ -82,7 +86,7 @@ class CustomTrainer:
             raise DivergedError(
                 f"the loss became {value} with lr={self.optimizer.lr}: the learning rate is "
                 "too large, or the loss is not defined for these outputs. Weights and "
-                "optimizer are as they were before this step"
+                "optimizer are as they were before this call"
             )
         return value, gradient
 
@@ -98,6 +102,9 @@ class CustomTrainer:
 
     def average(self) -> None:
         """There is none."""
+
+    def forget(self) -> None:
+        """Nothing is gathered here."""
 
     def plan(self, batch_size: int) -> str:
         """There is none."""
@@ -124,6 +131,7 @@ class CustomFit:
         sample_weight: Array | None = None,
         validation_weight: Array | None = None,
         rates: Sequence[float] | None = None,
+        rates_by_epoch: bool = False,
         earlier_epochs: int = 0,
     ) -> None:
         self._trainer = trainer
@@ -135,14 +143,15 @@ class CustomFit:
             check(trainer.model, *self._validation, finite=True, prefix="validation ")
         self._epochs, self._batch_size = epochs, batch_size
         self._shuffle, self._seed = shuffle, seed
-        self._rates, self._earlier = iter(rates or ()), earlier_epochs
+        self._rates, self._by_epoch, self._earlier = rates, rates_by_epoch, earlier_epochs
+        self._updates = 0
         self._epoch = self._batch = 0
         self.last_loss = np.nan
         self._order: Any = None
         self._sum, self._rows, self._seconds = 0.0, 0, 0.0
         self._ended: list[_Record] = []
         model, optimizer = trainer.model, trainer.optimizer
-        self._before = model.state_dict(), optimizer.state_dict()
+        self._before = model.state_dict(), optimizer.state_dict(), model._core.passes()
 
     @property
     def done(self) -> bool:
@@ -173,8 +182,9 @@ class CustomFit:
                 if max_seconds is not None and time.perf_counter() - begin >= max_seconds:
                     break
         except Exception:
-            parameters, optimizer = self._before
+            parameters, optimizer, passes = self._before
             self._trainer.model.load_state_dict(parameters)
+            self._trainer.model._core.set_passes(passes)
             self._trainer.optimizer.load_state_dict(optimizer, self._trainer.model)
             self._epoch = self._epochs
             raise
@@ -194,11 +204,15 @@ class CustomFit:
         stop = min(start + self._batch_size, len(x))
         rows = self._order[start:stop] if self._shuffle else slice(start, stop)
         w = None if weight is None else weight[rows]
-        for rate in itertools.islice(self._rates, 1):
-            self._trainer.optimizer.lr = rate
-        self.last_loss = self._trainer.step(x[rows], y[rows], w)
-        self._sum += self.last_loss * (stop - start)
-        self._rows += stop - start
+        if self._rates is not None:
+            at = self._epoch if self._by_epoch else self._updates
+            self._trainer.optimizer.lr = self._rates[at]
+        self.last_loss = np.nan
+        if w is None or w.any():  # a batch of rows that all weigh nothing is passed over
+            self.last_loss = self._trainer.step(x[rows], y[rows], w)
+            self._sum += self.last_loss * (stop - start)
+            self._rows += stop - start
+            self._updates += 1
         self._batch += 1
         loss = None
         if stop == len(x):
@@ -208,7 +222,7 @@ class CustomFit:
             self._batch = 0
         self._seconds += time.perf_counter() - begin
         if self._batch == 0:
-            mean = self._sum / self._rows
+            mean = self._sum / max(self._rows, 1)
             self._ended.append((self._epoch, mean, None, loss, None, self._seconds))
             self._sum, self._rows, self._seconds = 0.0, 0, 0.0
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-#: A loss so many times the best before it has diverged.
+#: A loss so many times the best before it, and a positive one, has diverged.
 _DIVERGED = 4.0
 
 
@@ -35,8 +35,8 @@ class LRFinder:
     suggestion : float
         The rate with the largest gain, up to that after which the loss was lowest.
     diverged_at : float or None
-        The first rate after which the loss was more than four times the best so far, or not
-        finite; None if there was none.
+        The first rate after which the loss was above the best so far by more than three times the
+        size of the losses, or not finite; None if there was none. It is not among `lr`.
     """
 
     lr: npt.NDArray[np.float64]
@@ -86,7 +86,7 @@ def find_lr(
     r"""Try learning rates, each a little larger than the one before, and see how the loss takes it.
 
     A copy of the trainer does `steps` updates, the `k`-th with the rate
-    :math:`\eta_k = \eta_{\min} (\eta_{\max}/\eta_{\min})^{k/(n-1)}`, until the loss is four times
+    :math:`\eta_k = \eta_{\min} (\eta_{\max}/\eta_{\min})^{k/(n-1)}`, until the loss is far above
     the best one; the trainer itself is not touched. Of each update is measured what it takes from
     the loss of the *next* batch, which it has not seen; the rate with the largest such gain is
     suggested.
@@ -158,41 +158,65 @@ def find_lr(
 
     rates = np.geomspace(min_lr, max_lr, steps)
     order = np.random.default_rng(trainer.model.seed).permutation(len(x))
+    batch_size = min(batch_size, len(x))
     trial = _plain(trainer.copy())
     probe = _plain(trial, SGD(lr=0.0))  # its step is a loss in training mode, and nothing else
+    core = trial.model._core
 
     def batch(k: int) -> tuple[Any, Any]:
         rows = order.take(range(k * batch_size, (k + 1) * batch_size), mode="wrap")
         return x[rows], y[rows]
 
-    before, after = [], []
+    before: list[float] = []
+    after: list[float] = []
+    diverged = False
     for k, lr in enumerate(rates):
-        before.append(probe.step(*batch(k + 1)))
         trial.optimizer.lr = lr
+        passes = core.passes()
         try:
+            first = probe.step(*batch(k + 1))
             trial.step(*batch(k))
-            after.append(probe.step(*batch(k + 1)))
+            core.set_passes(passes)  # dropout drops the same in both
+            second = probe.step(*batch(k + 1))
         except DivergedError:
-            after.append(math.inf)
-        if after[-1] > _DIVERGED * min(after):
+            first = second = math.inf
+        core.set_passes(passes + 2)
+        # Far above the best, on the scale of the losses themselves, which may be negative.
+        best = min([*after, first])
+        scale = max(abs(best), abs((before or [first])[0]))
+        diverged = not second - best <= (_DIVERGED - 1) * scale
+        if diverged:
             break
-    diverged = after[-1] > _DIVERGED * min(after)
-    # By how much a loss got worse says little: at most as much counts as there was.
-    gain = _smooth(np.maximum(np.subtract(before, after), np.negative(before)), smooth)
-    # Beyond the lowest loss, a gain may be what the update before had spoilt.
-    end = int(_smooth(np.minimum(after, before[0]), smooth).argmin()) + 1
-    if not gain[:end].max() > 0:
+        before.append(first)
+        after.append(second)
+    end = _best(np.array(before), np.array(after), smooth)
+    if end is None:
         raise ArgumentError(
             f"the loss falls at no rate from {min_lr:g} to {max_lr:g}; try smaller ones"
         )
+    gain, place = end
     return LRFinder(
         rates[: len(after)],
         np.array(before),
         np.array(after),
         gain,
-        float(rates[gain[:end].argmax()]),
-        float(rates[len(after) - 1]) if diverged else None,
+        float(rates[place]),
+        float(rates[len(after)]) if diverged else None,
     )
+
+
+def _best(
+    before: npt.NDArray[np.float64], after: npt.NDArray[np.float64], smooth: float
+) -> tuple[npt.NDArray[np.float64], int] | None:
+    """Give the averaged gains and where the largest is; None if there is none above 0."""
+    if not len(before):
+        return None
+    # The last rates before a divergence may spoil much: at most as much counts as was there.
+    gain = _smooth(np.maximum(before - after, -np.abs(before)), smooth)
+    # Beyond the lowest loss, a gain may be what the update before had spoilt.
+    end = int(_smooth(np.minimum(after, before[0]), smooth).argmin()) + 1
+    place = int(gain[:end].argmax())
+    return (gain, place) if gain[place] > 0 else None
 
 
 def _plain(trainer: Trainer, optimizer: Optimizer | None = None) -> Trainer:

@@ -1,6 +1,6 @@
 """Several trainings at once: ensembles, seeds, sweeps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -18,7 +18,7 @@ def train_many(
     y: Any,
     *,
     workers: int | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Callable[[Trainer], Sequence[Callback]] | None = None,
     **options: Any,
 ) -> list[History]:
     """Fit several trainers to the same data, each on a thread of its own.
@@ -34,8 +34,9 @@ def train_many(
         As for `Trainer.fit`; they are shared, not copied.
     workers : int, keyword only, optional
         How many fits run at a time; by default as many as `get_num_threads` says.
-    callbacks : sequence of Callback, keyword only
-        As for `Trainer.fit`; each is called from the threads of all fits, with its trainer.
+    callbacks : callable, keyword only, optional
+        Gives the callbacks of a trainer, e.g. ``lambda trainer: [EarlyStopping(patience=5)]``: each
+        fit needs its own, which are called from its thread.
     **options
         Other arguments of `Trainer.fit`.
 
@@ -70,7 +71,12 @@ def train_many(
     >>> spread.shape
     (64, 1)
     """
-    trainers = list(trainers)
+    trainers = _checks.sequence("trainers", trainers)
+    if callbacks is not None and not callable(callbacks):
+        raise ArgumentError(
+            "callbacks must be a function that gives a trainer's callbacks, since each fit needs "
+            f"its own: lambda trainer: [...]; got {callbacks!r}"
+        )
     for index, trainer in enumerate(trainers):
         if not isinstance(trainer, Trainer):
             raise ArgumentError(f"trainers[{index}] must be a Trainer; got {trainer!r}")
@@ -83,11 +89,11 @@ def train_many(
     if not trainers:
         return []
     cancel = _Cancel()
-    callbacks = [*callbacks, cancel]
+    of = [[*(callbacks(trainer) if callbacks else ()), cancel] for trainer in trainers]
     with ThreadPoolExecutor(min(workers, len(trainers)), "thalweg-fit") as pool:
         fits = [
-            pool.submit(cancel.guard, trainer, x, y, callbacks=callbacks, **options)
-            for trainer in trainers
+            pool.submit(cancel.guard, trainer, (x, y), {**options, "callbacks": mine})
+            for trainer, mine in zip(trainers, of, strict=True)
         ]
         try:
             wait(fits, return_when=FIRST_EXCEPTION)
@@ -107,8 +113,8 @@ class _Cancel(Callback):
     def __init__(self) -> None:
         self.now = False
 
-    def guard(self, trainer: Trainer, x: Any, y: Any, **options: Any) -> History:
-        return History() if self.now else trainer.fit(x, y, **options)
+    def guard(self, trainer: Trainer, data: tuple[Any, Any], options: dict[str, Any]) -> History:
+        return History() if self.now else trainer.fit(*data, **options)
 
     def on_epoch_end(self, trainer: Trainer, record: dict[str, float]) -> bool:
         return self.now

@@ -17,22 +17,32 @@ class Rates:
         self._start = 0
         self._block: list[float] = []
 
+    @property
+    def by_epoch(self) -> bool:
+        """Whether times are epochs."""
+        return self.schedule.per == "epoch"
+
     def of_fit(self, steps: int, ended: int, epochs: int, updates: int) -> list[float]:
-        """Give the rate of each update of a fit of so many epochs, of so many updates each."""
-        by_step = self.schedule.per == "step"
-        length = epochs * updates if by_step else epochs
+        """Give the rates of a fit of so many epochs, of so many updates each."""
+        length = epochs if self.by_epoch else epochs * updates
         # An open schedule is as long as this fit, and begins with it.
-        start = 0 if self.schedule.is_open else (steps if by_step else ended)
+        start = 0 if self.schedule.is_open else (ended if self.by_epoch else steps)
         times = np.arange(start, start + length, dtype=np.float64)
-        rates = self.schedule._rates(times, self.base, length)
-        each: list[float] = (rates if by_step else np.repeat(rates, updates)).tolist()
-        return each
+        rates: list[float] = self.schedule._rates(times, self.base, length).tolist()
+        return rates
 
     def at(self, steps: int, ended: int) -> float:
         """Give the rate of one update by hand, after so many updates and epochs."""
-        time = steps if self.schedule.per == "step" else ended
+        time = ended if self.by_epoch else steps
         if not 0 <= time - self._start < len(self._block):
             self._start = time
-            times = np.arange(time, time + _BLOCK, dtype=np.float64)
-            self._block = self.schedule._rates(times, self.base, None).tolist()
+            try:
+                self._block = self._some(_BLOCK)
+            except Exception:  # a function of the user's may not know the future yet
+                self._block = self._some(1)
         return self._block[time - self._start]
+
+    def _some(self, count: int) -> list[float]:
+        times = np.arange(self._start, self._start + count, dtype=np.float64)
+        rates: list[float] = self.schedule._rates(times, self.base, None).tolist()
+        return rates

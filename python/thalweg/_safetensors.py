@@ -79,6 +79,8 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dic
             first, last = (start + int(place) for place in entry["data_offsets"])
             if not start <= first <= last <= len(raw):
                 raise ValueError(f"{name} lies outside of the file")
+            if entry["dtype"] not in _DTYPES:
+                raise ValueError(f"{name} is of {entry['dtype']}; {', '.join(_DTYPES)} are read")
             array = np.frombuffer(raw[first:last], dtype=_DTYPES[str(entry["dtype"])])
             arrays[name] = array.reshape(entry["shape"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -34,6 +34,13 @@ def describe(thing: Any) -> Any:
     raise UnsupportedError(f"{thing!r} cannot be saved, since it is not thalweg's own")
 
 
+def classes(*modules: Any) -> dict[str, type]:
+    """Classes of thalweg's in some modules, by name."""
+    found = [thing for module in modules for thing in vars(module).values()]
+    mine = [x for x in found if isinstance(x, type) and x.__module__.startswith("thalweg.")]
+    return {kind.__name__: kind for kind in mine}
+
+
 def rebuild(spec: Any, known: Mapping[str, Any]) -> Any:
     """Make what was described; `known` has the classes that may be.
 

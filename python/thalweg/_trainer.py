@@ -277,6 +277,7 @@ class Trainer:
         shuffle = _checks.flag("shuffle", shuffle)
         progress = _checks.flag("progress", progress)
         callbacks = _callbacks.check(callbacks)
+        _callbacks.check_monitors((*callbacks, self._schedule), validation_data is not None)
         x, y, weight = self._ready(x, y, sample_weight)
         vx, vy, validation_weight = self._ready_to_validate(validation_data)
         updates = -(-max(len(x), 1) // batch_size)
@@ -286,7 +287,7 @@ class Trainer:
             rates = self._rates.of_fit(self._optimizer.steps, self._epochs, epochs, updates)
         options = (
             epochs, batch_size, shuffle, self._model.seed, vx, vy, weight, validation_weight,
-            rates, self._epochs,
+            rates, self._rates is not None and self._rates.by_epoch, self._epochs,
         )  # fmt: skip
         run: _core.Fit | CustomFit
         if isinstance(self._core, CustomTrainer):
@@ -308,12 +309,12 @@ class Trainer:
             max_epochs = 1 if watch.epochs else None
             max_seconds = _REFRESH if progress else None
             max_batches = 1 if watch.steps else None
-            before, restored = self._epochs, False
+            before, restored = (self._epochs, dict(self._plateau)), False
             try:
                 while not (stop or run.done):
                     try:
                         ended = [_record(e) for e in run.run(max_epochs, max_seconds, max_batches)]
-                    except ThalwegError:
+                    except Exception:
                         restored = True  # model and optimizer are as they were
                         raise
                     stop = watch.step(run, ended) if watch.steps else False
@@ -325,8 +326,9 @@ class Trainer:
             finally:  # Ctrl-C and errors leave epochs that ended and that nobody has seen yet
                 for late in run.take_ended():
                     self._ended(_record(late))
+                self._core.forget()
                 if restored:
-                    self._epochs = before
+                    self._epochs, self._plateau = before
             watch.end()
         return self._history
 
@@ -407,7 +409,9 @@ class Trainer:
 
         Model, loss, optimizer with its averages, schedule, counts and history: a training that is
         saved between two fits, or by a callback at the end of an epoch, and loaded goes on as if
-        it had never stopped, to the last bit.
+        it had never stopped, to the last bit. A schedule that leaves its length out begins anew
+        with each fit, also then; and gradients that were gathered for an update to come
+        (``accumulate_grad_batches``, between steps by hand) are left out.
 
         Parameters
         ----------
@@ -465,17 +469,21 @@ class Trainer:
             for name in list(arrays)
             if name.startswith("optimizer.")
         }
-        model = Sequential._from_description(json.loads(text["thalweg"]))
-        model.load_state_dict(arrays)
-        saved = json.loads(text["thalweg.trainer"])
-        known = {**vars(_losses), **vars(optim), **vars(optim.schedules)}
-        spec = _spec.rebuild(saved["spec"], known)
-        state = saved["optimizer_state"]
-        average = None
-        if "averaged" in state:
-            average = of_optimizer.pop("average"), state.pop("averaged")
-        state["arrays"] = of_optimizer
-        return cls(model, **spec)._continue(state, saved["counts"], average)
+        try:
+            model = Sequential._from_description(json.loads(text["thalweg"]))
+            saved = json.loads(text["thalweg.trainer"])
+            spec = _spec.rebuild(saved["spec"], _spec.classes(_losses, optim, optim.schedules))
+            state = saved["optimizer_state"]
+            average = None
+            if "averaged" in state:
+                average = of_optimizer.pop("average"), state.pop("averaged")
+            state["arrays"] = of_optimizer
+            model.load_state_dict(arrays)
+            return cls(model, **spec)._continue(state, saved["counts"], average)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ThalwegError):
+                raise
+            raise DataError(f"{os.fspath(path)!r} is a damaged file: {error!r}") from None
 
     def copy(self) -> "Trainer":
         """Make a trainer that goes on from here with a model and an optimizer of its own.
@@ -483,7 +491,8 @@ class Trainer:
         Returns
         -------
         Trainer
-            What happens to either does not concern the other.
+            What happens to either does not concern the other. Gradients gathered for an update to
+            come are left out.
         """
         spec = self._description()
         spec["optimizer"] = type(self._optimizer)(**self._optimizer._arguments)
@@ -557,8 +566,10 @@ class Trainer:
             raise ArgumentError(
                 f"{self._average!r} has taken nothing in yet, after {self._optimizer.steps} updates"
             )
-        model = copy.deepcopy(self._model)
+        trained = self._model
+        model = Sequential(*trained.layers, dtype=trained.dtype.name, seed=trained.seed)
         model.flat_parameters = values
+        model._core.set_averages(trained._core.averages())
         return model
 
     def plan(self, batch_size: int) -> Plan:

@@ -137,6 +137,8 @@ class Watch:
         epochs, batch, batches, *_ = run.progress
         if ended:  # the batch was its epoch's last
             epochs, batch = epochs - 1, batches
+        if math.isnan(run.last_loss):  # a batch that was passed over
+            return False
         record = {"epoch": epochs + 1, "batch": batch, "loss": run.last_loss}
         return self._ask("on_step_end", record)
 
@@ -153,12 +155,25 @@ class Watch:
         return True in [method(self._trainer, record) for method in self._of[name]]
 
 
+def check_monitors(watchers: Iterable[Any], validated: bool) -> None:
+    """Raise if something follows a figure of validation data, and there are none."""
+    for watcher in watchers:
+        key = str(getattr(watcher, "monitor", ""))
+        looks = getattr(watcher, "save_best_only", True)
+        if looks and key.startswith("val_") and not validated:
+            raise ArgumentError(
+                f"{type(watcher).__name__} monitors {key!r}; pass validation_data to fit"
+            )
+
+
 class _Monitor(Callback):
     """What callbacks that follow a figure have in common: which is better, and the best so far."""
 
     def __init__(self, monitor: str, mode: str, min_delta: float) -> None:
         kind = type(self).__name__
-        self._monitor = monitor
+        if not isinstance(monitor, str):
+            raise ArgumentError(f"{kind}: monitor must be a key of History; got {monitor!r}")
+        self.monitor = monitor
         mode = _checks.one_of(f"{kind}: mode", mode, ("auto", "min", "max"))
         if mode == "auto":
             mode = "max" if str(monitor).endswith("accuracy") else "min"
@@ -172,7 +187,7 @@ class _Monitor(Callback):
 
     def _improves(self, record: dict[str, float]) -> bool:
         """Whether an epoch is the best so far; it is then remembered."""
-        figure = monitored(record, self._monitor, type(self).__name__)
+        figure = monitored(record, self.monitor, type(self).__name__)
         best = math.inf if self.best is None else self._sign * self.best
         if self.best is not None and not self._sign * figure < best - self._min_delta:
             return False
@@ -318,10 +333,17 @@ class ModelCheckpoint(_Monitor):
     ) -> None:
         super().__init__(monitor, mode, 0.0)
         self._path = os.fspath(path)
-        self._best_only = _checks.flag("ModelCheckpoint: save_best_only", save_best_only)
+        self.save_best_only = _checks.flag("ModelCheckpoint: save_best_only", save_best_only)
 
     def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> None:
         """Save, if it is time."""
-        if not self._best_only or self._improves(record):
+        if not self.save_best_only or self._improves(record):
             figures = {**record, "epoch": int(record["epoch"])}
-            trainer.model.save(self._path.format(**figures))
+            try:
+                path = self._path.format(**figures)
+            except (KeyError, IndexError, ValueError) as error:
+                raise ArgumentError(
+                    f"ModelCheckpoint: path {self._path!r} cannot be filled in ({error!r}); there "
+                    f"are {', '.join(figures)}"
+                ) from None
+            trainer.model.save(path)

@@ -58,8 +58,6 @@ def lr_finder(found: LRFinder, ax: "Axes | None" = None) -> "Axes":
             found.diverged_at, color="C3", ls="--", label=f"diverged {found.diverged_at:.2g}"
         )
     ax.set(xlabel="learning rate", ylabel="loss", xscale="log")
-    finite = found.after[np.isfinite(found.after)]
-    ax.set_ylim(min(found.gain.min(), 0), 1.1 * max(finite.max(), found.gain.max()))
     ax.legend()
     return ax
 

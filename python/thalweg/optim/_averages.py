@@ -34,7 +34,7 @@ class EMA:
     start : int, keyword only, default 0
         Updates to let pass first.
     every : int, keyword only, default 1
-        Take in every so-manieth.
+        Take in every n-th update, where this is n.
 
     Raises
     ------
@@ -106,7 +106,7 @@ class SWA:
     start : int, keyword only, default 0
         Updates to let pass first; usually three quarters of the training.
     every : int, keyword only, default 1
-        Take in every so-manieth; usually the updates of an epoch.
+        Take in every n-th update, where this is n; usually the updates of an epoch.
 
     Raises
     ------

@@ -64,7 +64,8 @@ class Optimizer:
         weight_decay : float, keyword only, optional
             Their weight decay; by default the optimizer's.
         frozen : bool, keyword only, default False
-            Whether they stay as they are: they have no gradient then, for clipping either.
+            Whether they stay as they are: they have no gradient then, for a trainer's clipping
+            either. (`nn.utils.clip_grad_norm_` knows no optimizer.)
 
         Returns
         -------
@@ -134,13 +135,20 @@ class Optimizer:
         Returns
         -------
         dict
-            ``"steps"`` (steps taken), ``"options"`` (the hyper-parameters), ``"scalars"`` and
-            ``"arrays"`` (running averages and the like by name: single numbers, and arrays of
-            shape (num_parameters,); none before the first step).
+            ``"steps"`` (steps taken), ``"options"`` (the hyper-parameters), ``"groups"`` (of
+            `add_group`), ``"scalars"`` and ``"arrays"`` (running averages and the like by name:
+            single numbers, and arrays of shape (num_parameters,); none before the first step).
         """
         steps, scalars, arrays = self._core.state()
         options = {**self._options, "lr": self.lr}
-        return {"steps": steps, "options": options, "scalars": scalars, "arrays": arrays}
+        groups = [dict(group) for group in self._groups]
+        return {
+            "steps": steps,
+            "options": options,
+            "groups": groups,
+            "scalars": scalars,
+            "arrays": arrays,
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], model: Sequential) -> None:
         """Continues from a saved state, as if this optimizer had taken those steps itself.
@@ -161,7 +169,7 @@ class Optimizer:
         ShapeError, DataError, DtypeError
             If an array does not fit the model. After any error nothing has changed.
         """
-        keys = ("steps", "options", "scalars", "arrays")
+        keys = ("steps", "options", "groups", "scalars", "arrays")
         missing = [key for key in keys if key not in state_dict]
         if missing:
             raise ArgumentError(f"state_dict lacks {missing}; it must come from an optimizer")
@@ -173,6 +181,11 @@ class Optimizer:
                 f"state_dict was saved with the options {saved}, but this {type(self).__name__} "
                 f"has {mine}"
             )
+        if list(state_dict["groups"]) != self._groups:
+            raise ArgumentError(
+                f"state_dict was saved with the groups {state_dict['groups']}, but this "
+                f"{type(self).__name__} has {self._groups}; add_group them first"
+            )
         arrays = {
             name: _arrays.flat(values, model.dtype, model.num_parameters, name)
             for name, values in state_dict["arrays"].items()
@@ -183,7 +196,10 @@ class Optimizer:
 
     def __repr__(self) -> str:
         arguments = {**self._arguments, "lr": self.lr}
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
+        text = f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
+        for group in self._groups:
+            text += f".add_group({', '.join(f'{k}={v!r}' for k, v in group.items())})"
+        return text
 
     def __reduce__(self) -> Any:
         raise TypeError(

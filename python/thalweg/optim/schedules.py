@@ -89,7 +89,8 @@ class Schedule:
             If a duration was left out and `total` is not given.
         """
         _checks.integer("t", t, 0)
-        return float(self._rates(np.array([t], dtype=np.float64), float(base), total)[0])
+        base = _checks.real("base", base, 0)
+        return float(self._rates(np.array([t], dtype=np.float64), base, total)[0])
 
     @property
     def is_open(self) -> bool:
@@ -219,7 +220,8 @@ class MultiStepLR(Schedule):
     gamma: float = 0.1
 
     def _check(self) -> None:
-        times = [_checks.integer("MultiStepLR: a milestone", m, 0) for m in self.milestones]
+        given = _checks.sequence("MultiStepLR: milestones", self.milestones)
+        times = [_checks.integer("MultiStepLR: a milestone", m, 0) for m in given]
         object.__setattr__(self, "milestones", tuple(sorted(times)))
         self._real("gamma", 0)
 
@@ -535,8 +537,10 @@ class SequentialLR(Schedule):
     milestones: Sequence[int]
 
     def _check(self) -> None:
-        _expect_schedules("SequentialLR: schedulers", self.schedulers, self.per)
-        times = tuple(_checks.integer("SequentialLR: a milestone", m, 1) for m in self.milestones)
+        parts = _checks.sequence("SequentialLR: schedulers", self.schedulers)
+        _expect_schedules("SequentialLR: schedulers", parts, self.per)
+        given = _checks.sequence("SequentialLR: milestones", self.milestones)
+        times = tuple(_checks.integer("SequentialLR: a milestone", m, 1) for m in given)
         rising = all(a < b for a, b in itertools.pairwise(times))
         if len(times) != len(self.schedulers) - 1 or not rising:
             raise ArgumentError(
@@ -549,7 +553,7 @@ class SequentialLR(Schedule):
     @property
     def is_open(self) -> bool:
         """Whether a duration was left out, and is that of each fit."""
-        return any(schedule.is_open for schedule in self.schedulers)
+        return self.schedulers[-1].is_open  # milestones are the lengths of the others
 
     def _rates(self, t: _Times, base: float, total: int | None) -> _Times:
         starts = (0, *self.milestones)
@@ -634,6 +638,8 @@ class ReduceLROnPlateau:
 
     def __post_init__(self) -> None:
         name = "ReduceLROnPlateau: "
+        if not isinstance(self.monitor, str):
+            raise ArgumentError(f"{name}monitor must be a key of History; got {self.monitor!r}")
         _checks.one_of(name + "mode", self.mode, ("min", "max"))
         _checks.real(name + "factor", self.factor, 0, 1)
         _checks.integer(name + "patience", self.patience, 0)

@@ -1,5 +1,6 @@
 //! A network with its numbers, and the passes that need no loss.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::arena::{Buffer, Shared};
@@ -206,7 +207,7 @@ impl<T: Element> Model<T> {
             return check_flat("gradients", &flat);
         }
         // A step that might overflow is taken on trial: with a copy to go back to.
-        let risky = size * optimizer.config.lr().max(1.0) > RISKY;
+        let risky = size * optimizer.largest_lr().max(1.0) > RISKY;
         let before = if risky { Some((self.params.to_vec(), optimizer.try_clone()?)) } else { None };
         update::step(self.isa, &mut self.params, &self.grads, optimizer);
         self.pending = None;
@@ -222,20 +223,24 @@ impl<T: Element> Model<T> {
         Ok(())
     }
 
-    /// Clips the gradients; gives their norm before.
+    /// Clips the gradients, of which those in `frozen` are 0 afterwards; gives their norm before.
     ///
     /// # Errors
     /// If the limit is not a number above 0, or a gradient is NaN or infinite; nothing is changed then.
-    pub fn clip_gradients(&mut self, clip: Clip) -> Result<f64, Error> {
+    pub fn clip_gradients(
+        &mut self,
+        clip: Clip,
+        frozen: impl Iterator<Item = Range<usize>>,
+    ) -> Result<f64, Error> {
         clip.check()?;
-        let norm = update::clip(self.isa, &mut self.grads, 1.0, Some(clip));
-        if !norm.is_finite() {
+        if !all_finite(self.isa, &self.grads) {
             let mut flat = vec![T::ZERO; self.network.num_parameters()];
             self.gradients(&mut flat);
-            check_flat("gradients", &flat)?;
-            let text = "the norm of the gradients is too large for their precision; scale the loss";
-            return Err(Error::Mismatch(text.into()));
+            return check_flat("gradients", &flat).map(|()| f64::NAN);
         }
+        frozen.for_each(|range| self.grads[range].fill(T::ZERO));
+        let norm = update::norm(self.isa, &self.grads);
+        update::clip(self.isa, &mut self.grads, 1.0, norm, Some(clip));
         self.grads_size = max_abs(self.isa, &self.grads).to_f64();
         Ok(norm)
     }

@@ -13,7 +13,7 @@ use crate::optim::Optimizer;
 use crate::pass::{LossTask, Pass, Rows, WeightTask};
 use crate::plan::{Mode, Plan};
 use crate::rng::{Purpose, Stream};
-use crate::simd::{Isa, all_finite};
+use crate::simd::{Isa, all_finite, max_abs};
 use crate::threads;
 use crate::update::{self, Average, Clip};
 use crate::workspace::Layout;
@@ -76,10 +76,15 @@ impl<T: Element> Gathered<T> {
         optimizer: &mut Optimizer<T>,
     ) -> Result<(), Error> {
         let factor = 1.0 / std::mem::take(&mut self.batches) as f64;
-        if !update::clip(isa, &mut self.grads, factor, clip).is_finite() {
+        let norm = match clip {
+            Some(Clip::Norm(_)) => update::norm(isa, &self.grads),
+            _ => max_abs(isa, &self.grads).to_f64(), // only whether it is finite
+        };
+        if !norm.is_finite() {
             let (step, lr) = (optimizer.steps, optimizer.config.lr());
             return Err(Error::Diverged { loss: f64::INFINITY, step, lr });
         }
+        update::clip(isa, &mut self.grads, factor, norm, clip);
         update::step(isa, params, &self.grads, optimizer);
         Ok(())
     }
@@ -208,6 +213,11 @@ impl<T: Element> Trainer<T> {
         &self.objective
     }
 
+    /// Forgets gradients that were gathered for an update to come.
+    pub fn forget(&mut self) {
+        self.gathered.batches = 0;
+    }
+
     /// Checks shapes, labels and weights of a batch or a data set. Gives whether some row may count more
     /// than another.
     ///
@@ -267,6 +277,10 @@ impl<T: Element> Trainer<T> {
             return Ok(None);
         }
         let fused = self.options.fused();
+        if self.gathered.batches == 0 && !fused {
+            // Nobody writes these, and what they were before they were frozen must not count.
+            optimizer.frozen().for_each(|range| self.gathered.grads[range].fill(T::ZERO));
+        }
         let workspace = self.workspaces.get(model.network(), isa, Mode::Step, len)?;
         let Parts { network, params, grads, averages } = model.parts();
         let (steps, state) = optimizer.begin();
@@ -305,6 +319,8 @@ impl<T: Element> Trainer<T> {
         }
         if let Some(average) = &mut self.average
             && self.gathered.batches == 0
+            && all_finite(isa, params)
+        // if not, the next step will say so
         {
             average.follow(isa, params, optimizer.steps);
         }
@@ -522,6 +538,8 @@ pub struct Fit<T: Element> {
     first_epoch: usize,
     /// Learning rates of the updates to come, one each, if they are not the optimizer's own.
     rates: Option<Vec<f64>>,
+    /// Whether those are of epochs.
+    rates_by_epoch: bool,
     /// Updates done.
     updates: usize,
     /// Epochs that ended and were not handed out.
@@ -584,6 +602,7 @@ impl<T: Element> Fit<T> {
             time: Duration::ZERO,
             first_epoch: 0,
             rates: None,
+            rates_by_epoch: false,
             updates: 0,
             ended: Vec::new(),
             before: None,
@@ -596,18 +615,24 @@ impl<T: Element> Fit<T> {
         self
     }
 
-    /// With a learning rate for each update.
+    /// With a learning rate for each update, or for each epoch.
     ///
     /// # Errors
-    /// If they are not as many as there will be updates, or one is negative or not finite.
-    pub fn with_rates(mut self, trainer: &Trainer<T>, rates: Vec<f64>) -> Result<Self, Error> {
-        let updates = self.options.epochs * self.batches().div_ceil(trainer.options.accumulate);
+    /// If they are not as many as there will be, or one is negative or not finite.
+    pub fn with_rates(
+        mut self,
+        trainer: &Trainer<T>,
+        rates: Vec<f64>,
+        by_epoch: bool,
+    ) -> Result<Self, Error> {
+        let updates = if by_epoch { 1 } else { self.batches().div_ceil(trainer.options.accumulate) };
+        let needed = self.options.epochs * updates;
         let good = |lr: &f64| lr.is_finite() && *lr >= 0.0;
-        if rates.len() != updates || !rates.iter().all(good) {
-            let text = format!("a learning rate ≥ 0 is needed for each of {updates} updates");
+        if rates.len() != needed || !rates.iter().all(good) {
+            let text = format!("{needed} learning rates are needed, each of them finite and ≥ 0");
             return Err(Error::Mismatch(text));
         }
-        self.rates = Some(rates);
+        (self.rates, self.rates_by_epoch) = (Some(rates), by_epoch);
         Ok(self)
     }
 
@@ -621,7 +646,7 @@ impl<T: Element> Fit<T> {
         (self.epoch, self.batch, self.batches(), self.tally)
     }
 
-    /// Loss of the last batch, before its update.
+    /// Loss of the last batch, before its update; NaN if it was passed over.
     pub fn last_loss(&self) -> f64 {
         self.last_loss
     }
@@ -650,7 +675,7 @@ impl<T: Element> Fit<T> {
         if self.before.is_none() {
             let mut before = Snapshot::take(trainer.spare.take(), model, optimizer)?;
             // What an interrupted fit left behind is not of this one.
-            trainer.gathered.batches = 0;
+            trainer.forget();
             before.average = trainer.average.as_ref().map(|a| (a.values.to_vec(), a.count));
             self.before = Some(before);
         }
@@ -701,13 +726,15 @@ impl<T: Element> Fit<T> {
                 Rows::From(start)
             };
             if let Some(rates) = &self.rates {
-                optimizer.config.set_lr(rates[self.updates])?;
+                let at = if self.rates_by_epoch { self.epoch } else { self.updates };
+                optimizer.config.set_lr(rates[at.min(rates.len() - 1)])?;
             }
             // Gradients are not carried into another epoch.
             let last = self.batch + 1 == self.batches();
             let before = optimizer.steps;
             // A batch of rows that all weigh nothing is passed over.
             let DataSet { x, y } = training;
+            self.last_loss = f64::NAN;
             if let Some(tally) = trainer.batch(model, optimizer, x, y, (rows, len), self.uneven, last)? {
                 self.last_loss = tally.value();
                 self.tally.add(tally);

@@ -13,7 +13,7 @@ use crate::arena::{Buffer, Shared};
 use crate::element::Element;
 use crate::error::Error;
 use crate::optim::{self, Optimizer, Steps};
-use crate::simd::{Isa, Op, Simd, dispatch, stream_map, zip_map};
+use crate::simd::{Isa, Op, Simd, dispatch, max_abs, stream_map, zip_map};
 use crate::threads::{self, Job};
 
 /// How gradients are clipped.
@@ -45,18 +45,39 @@ impl Clip {
 /// Elements of a run, which one thread takes: large enough that starting one costs nothing beside it.
 const RUN: usize = 64 * 1024;
 
-/// Multiplies gradients by `factor` and clips them. Gives their norm in between.
-///
-/// The norm is put together from those of runs, in their order, in double precision: the same bits for any
-/// number of threads. If it is not finite, gradients stay as they are.
-pub fn clip<T: Element>(isa: Isa, grads: &mut [T], factor: f64, clip: Option<Clip>) -> f64 {
+/// The norm of gradients: put together from those of runs, in their order, in double precision, so that it
+/// is the same for any number of threads. Infinite or NaN if a gradient is.
+pub fn norm<T: Element>(isa: Isa, grads: &[T]) -> f64 {
+    let sum = squares(isa, grads, 1.0);
+    if sum.is_finite() {
+        return sum.sqrt();
+    }
+    // Squares overflow where the numbers do not.
+    let largest = max_abs(isa, grads).to_f64();
+    if largest.is_finite() { squares(isa, grads, 1.0 / largest).sqrt() * largest } else { f64::NAN }
+}
+
+/// The sum of (scale·g)².
+fn squares<T: Element>(isa: Isa, grads: &[T], scale: f64) -> f64 {
     let mut sums = [0.0; MAX_SUMS];
     let run = RUN.max(grads.len().div_ceil(MAX_SUMS));
-    let items = grads.len().div_ceil(run);
-    let sums = Shared::new(&mut sums);
-    let job = Clipping { isa, run, clip, factor, grads: Shared::new(grads), sums };
+    let job = Norm { isa, run, scale, grads, sums: Shared::new(&mut sums) };
+    let items = job.items(0);
     threads::run(&job, threads::num_threads().0.min(items));
-    job.norm()
+    sums[..items].iter().sum()
+}
+
+/// Multiplies gradients by `factor` and clips them; `norm` is theirs before.
+pub fn clip<T: Element>(isa: Isa, grads: &mut [T], factor: f64, norm: f64, clip: Option<Clip>) {
+    let (factor, limit) = match clip {
+        Some(Clip::Norm(most)) => (factor * (most / (factor * norm + 1e-6)).min(1.0), f64::INFINITY),
+        Some(Clip::Value(most)) => (factor, most),
+        None => (factor, f64::INFINITY),
+    };
+    if factor != 1.0 || limit.is_finite() {
+        let job = Limits { isa, factor, limit, grads: Shared::new(grads) };
+        threads::run(&job, threads::num_threads().0.min(job.items(0)));
+    }
 }
 
 /// The optimizer's step over the whole arena.
@@ -186,69 +207,64 @@ impl<T: Element> Op<T> for Blend<'_, T> {
 /// Most runs that sums are kept of.
 const MAX_SUMS: usize = 1024;
 
-struct Clipping<'a, T> {
+struct Norm<'a, T> {
     isa: Isa,
     run: usize,
-    clip: Option<Clip>,
-    factor: f64,
-    grads: Shared<'a, T>,
+    scale: f64,
+    grads: &'a [T],
     sums: Shared<'a, f64>,
 }
 
-impl<T: Element> Clipping<'_, T> {
-    /// The norm, once all sums are there.
-    fn norm(&self) -> f64 {
-        // SAFETY: sums are written in the first phase only, which is over.
-        let sums = unsafe { self.sums.slice(0..self.items(0)) };
-        self.factor * sums.iter().sum::<f64>().sqrt()
-    }
-}
-
-impl<T: Element> Job for Clipping<'_, T> {
+impl<T: Element> Job for Norm<'_, T> {
     fn phases(&self) -> usize {
-        2
+        1
     }
-
     fn items(&self, _: usize) -> usize {
         self.grads.len().div_ceil(self.run)
     }
-
-    fn run(&self, phase: usize, item: usize, _: usize) {
+    fn run(&self, _: usize, item: usize, _: usize) {
         let range = item * self.run..self.grads.len().min((item + 1) * self.run);
-        // SAFETY: every item has its own run.
-        let grads = unsafe { self.grads.slice_mut(range) };
-        if phase == 0 {
-            // SAFETY: every item has its own sum.
-            unsafe { self.sums.slice_mut(item..item + 1)[0] = dispatch(self.isa, Squares(grads)) };
-            return;
-        }
-        let norm = self.norm();
-        if !norm.is_finite() {
-            return;
-        }
-        let (factor, limit) = match self.clip {
-            Some(Clip::Norm(most)) => (self.factor * (most / (norm + 1e-6)).min(1.0), f64::INFINITY),
-            Some(Clip::Value(most)) => (self.factor, most),
-            None => (self.factor, f64::INFINITY),
-        };
-        if factor != 1.0 || limit.is_finite() {
-            dispatch(self.isa, Limit { grads, factor, limit });
-        }
+        let sum = dispatch(self.isa, Squares(&self.grads[range], self.scale));
+        // SAFETY: every item has its own sum.
+        unsafe { self.sums.slice_mut(item..item + 1)[0] = sum };
     }
 }
 
-/// Sum of squares, of blocks in single precision and over blocks in double.
-struct Squares<'a, T>(&'a [T]);
+struct Limits<'a, T> {
+    isa: Isa,
+    factor: f64,
+    limit: f64,
+    grads: Shared<'a, T>,
+}
+
+impl<T: Element> Job for Limits<'_, T> {
+    fn phases(&self) -> usize {
+        1
+    }
+    fn items(&self, _: usize) -> usize {
+        self.grads.len().div_ceil(RUN)
+    }
+    fn run(&self, _: usize, item: usize, _: usize) {
+        let range = item * RUN..self.grads.len().min((item + 1) * RUN);
+        // SAFETY: every item has its own run.
+        let grads = unsafe { self.grads.slice_mut(range) };
+        dispatch(self.isa, Limit { grads, factor: self.factor, limit: self.limit });
+    }
+}
+
+/// Sum of squares of numbers times a scale, of blocks in single precision and over blocks in double.
+struct Squares<'a, T>(&'a [T], f64);
 
 impl<T: Element> Op<T> for Squares<'_, T> {
     type Output = f64;
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) -> f64 {
-        let mut total = 0.0;
+        let (mut total, scale) = (0.0, s.splat(T::lit(self.1)));
         for block in self.0.chunks(64 * S::N) {
             let mut sums = [s.splat(T::ZERO); 4];
             for (i, x) in block.chunks(S::N).enumerate() {
                 let x = if x.len() == S::N { s.load(x) } else { s.load_partial(x) };
+                let x = s.mul(scale, x);
                 sums[i % 4] = s.fma(x, x, sums[i % 4]);
             }
             total += s.reduce_add(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]))).to_f64();
@@ -292,21 +308,22 @@ mod tests {
         for isa in Isa::available() {
             for n in [1, 7, 1000, 3 * RUN + 5] {
                 let before = gradients::<f64>(n);
-                let norm = before.iter().map(|g| g * g).sum::<f64>().sqrt();
-                for (factor, most) in [(1.0, 0.5), (0.25, 1e9), (1.0, norm)] {
+                let exact = before.iter().map(|g| g * g).sum::<f64>().sqrt();
+                let found = norm(isa, &before);
+                assert!((found - exact).abs() <= 1e-13 * exact, "{isa} {n}: {found} {exact}");
+                for (factor, most) in [(1.0, 0.5), (0.25, 1e9), (1.0, exact)] {
                     let mut after = before.clone();
-                    let got = clip(isa, &mut after, factor, Some(Clip::Norm(most)));
-                    assert!((got - factor * norm).abs() <= 1e-13 * norm, "{isa} {n}: {got} {norm}");
-                    let scale = factor * (most / (factor * norm + 1e-6)).min(1.0);
+                    clip(isa, &mut after, factor, found, Some(Clip::Norm(most)));
+                    let scale = factor * (most / (factor * exact + 1e-6)).min(1.0);
                     // The scale is as accurate as the norm.
                     let close = |(a, b): (&f64, &f64)| (a - scale * b).abs() <= 2e-13 * b.abs();
                     assert!(after.iter().zip(&before).all(close), "{isa} {n} {factor} {most}");
                 }
                 let mut after = before.clone();
-                clip(isa, &mut after, 2.0, Some(Clip::Value(0.75)));
+                clip(isa, &mut after, 2.0, found, Some(Clip::Value(0.75)));
                 assert!(after.iter().zip(&before).all(|(a, b)| *a == (2.0 * b).clamp(-0.75, 0.75)));
                 let mut after = before.clone();
-                clip(isa, &mut after, 1.0, None);
+                clip(isa, &mut after, 1.0, found, None);
                 assert_eq!(after, before);
             }
         }
@@ -315,25 +332,26 @@ mod tests {
     #[test]
     fn the_norm_is_the_same_for_any_number_of_threads() {
         let before = threads::num_threads().0;
-        let results: Vec<(u64, Vec<f32>)> = [1, 2, 3, 8]
+        let grads = gradients::<f32>(5 * RUN + 17);
+        let found: Vec<u64> = [1, 2, 3, 8]
             .into_iter()
             .map(|n| {
                 threads::set_num_threads(n);
-                let mut grads = gradients::<f32>(5 * RUN + 17);
-                let norm = clip(Isa::Scalar, &mut grads, 1.0, Some(Clip::Norm(1.0)));
-                (norm.to_bits(), grads)
+                norm(Isa::Scalar, &grads).to_bits()
             })
             .collect();
         threads::set_num_threads(before);
-        assert!(results.iter().all(|r| *r == results[0]));
+        assert!(found.iter().all(|bits| *bits == found[0]));
     }
 
     #[test]
-    fn gradients_that_are_not_finite_are_left_alone() {
-        for bad in [f32::NAN, f32::INFINITY] {
-            let mut grads = vec![1.0, bad, 2.0];
-            assert!(!clip(Isa::Scalar, &mut grads, 1.0, Some(Clip::Norm(0.1))).is_finite());
-            assert_eq!((grads[0], grads[2]), (1.0, 2.0));
+    fn norms_of_huge_gradients_are_finite_and_of_infinite_ones_are_not() {
+        for isa in Isa::available() {
+            let found = norm(isa, &[3e25f32, -4e25, 0.0]);
+            assert!((found - 5e25).abs() <= 1e-6 * 5e25, "{isa}: {found}");
+            for bad in [f32::NAN, f32::INFINITY] {
+                assert!(!norm(isa, &[1.0, bad, 2.0]).is_finite());
+            }
         }
     }
 }

@@ -79,7 +79,7 @@ impl Fit {
     #[new]
     #[pyo3(signature = (
         trainer, x, y, epochs, batch_size, shuffle, seed, validation_x=None, validation_y=None,
-        sample_weight=None, validation_weight=None, rates=None, earlier_epochs=0
+        sample_weight=None, validation_weight=None, rates=None, rates_by_epoch=false, earlier_epochs=0
     ))]
     fn new(
         py: Python<'_>,
@@ -95,6 +95,7 @@ impl Fit {
         sample_weight: Option<Py<PyAny>>,
         validation_weight: Option<Py<PyAny>>,
         rates: Option<Vec<f64>>,
+        rates_by_epoch: bool,
         earlier_epochs: usize,
     ) -> PyResult<Self> {
         let options = FitOptions { epochs, batch_size, shuffle, seed };
@@ -109,7 +110,7 @@ impl Fit {
             let make = || trainer.get().locked::<T, _>(|t, m, _| {
                 let fit = CoreFit::new(options, t, m, data, held_out)?.after(earlier_epochs);
                 match rates {
-                    Some(rates) => fit.with_rates(t, rates),
+                    Some(rates) => fit.with_rates(t, rates, rates_by_epoch),
                     None => Ok(fit),
                 }
             });

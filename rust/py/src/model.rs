@@ -193,7 +193,7 @@ impl Model {
 
     fn clip_gradients(&self, py: Python<'_>, norm: Option<f64>, value: Option<f64>) -> PyResult<f64> {
         let clip = norm.map(Clip::Norm).or(value.map(Clip::Value)).expect("one of the two");
-        with_dtype!(self.dtype, T => self.detached::<T, _>(py, |m| m.clip_gradients(clip)))
+        with_dtype!(self.dtype, T => self.detached::<T, _>(py, |m| m.clip_gradients(clip, std::iter::empty())))
     }
 
     fn zero_grad(&self, py: Python<'_>) -> PyResult<()> {

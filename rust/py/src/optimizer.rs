@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use thalweg_core::network::Network;
 use thalweg_core::optim::{Config, Group, Optimizer as CoreOptimizer, Value};
+use thalweg_core::update::Clip;
 use thalweg_core::{Dtype, Error};
 
 use crate::arrays::{vector, vector_out};
@@ -138,6 +139,22 @@ impl Optimizer {
 
     fn set_lr(&self, py: Python<'_>, lr: f64) -> PyResult<()> {
         py.detach(|| lock(&self.inner).config.set_lr(lr)).map_err(|e| translate(py, e))
+    }
+
+    /// Clips a model's gradients, of which those of frozen parameters are none.
+    fn clip(
+        &self,
+        py: Python<'_>,
+        model: &Bound<'_, Model>,
+        norm: Option<f64>,
+        value: Option<f64>,
+    ) -> PyResult<f64> {
+        let clip = norm.map(Clip::Norm).or(value.map(Clip::Value)).expect("one of the two");
+        let (owner, model) = (model.as_unbound(), model.get());
+        let arena = model.network.arena_len();
+        with_dtype!(model.dtype, T => model.detached::<T, _>(py, |m| {
+            self.locked::<T, _>(owner, arena, |o| m.clip_gradients(clip, o.frozen()))
+        }))
     }
 
     fn step(&self, py: Python<'_>, model: &Bound<'_, Model>) -> PyResult<()> {

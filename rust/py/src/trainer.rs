@@ -170,6 +170,13 @@ impl Trainer {
         })
     }
 
+    /// Forgets gradients that were gathered for an update to come.
+    fn forget(&self, py: Python<'_>) {
+        with_dtype!(self.model.get().dtype, T => py.detach(|| {
+            T::trainer(&mut lock(&self.inner)).expect("of the model's precision").forget();
+        }))
+    }
+
     /// Begins an average of the parameters; `decay` is `None` for equal weights.
     fn start_average(&self, py: Python<'_>, decay: Option<f64>, start: u64, every: u64) -> PyResult<()> {
         let averaging = decay.map_or(Averaging::Equal, Averaging::Exponential);

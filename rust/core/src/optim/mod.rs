@@ -31,6 +31,8 @@ pub use rmsprop::Rmsprop;
 pub use rprop::Rprop;
 pub use sgd::Sgd;
 
+use std::ops::Range;
+
 use groups::Member;
 use method::{Formula, Method, argument, share};
 
@@ -214,7 +216,21 @@ impl<T: Element> Optimizer<T> {
         let len = self.state.iter().map(|s| s.len()).max().unwrap_or(0);
         let mut copy = Self::new(self.config, len)?;
         copy.copy_from(self);
+        copy.groups.clone_from(&self.groups);
+        copy.members.clone_from(&self.members);
+        copy.prepared.clone_from(&self.prepared);
         Ok(copy)
+    }
+
+    /// The largest learning rate of any parameter.
+    pub fn largest_lr(&self) -> f64 {
+        let scales = self.groups.iter().filter(|g| !g.frozen).map(|g| g.lr_scale);
+        self.config.lr() * scales.fold(1.0, f64::max)
+    }
+
+    /// Parts of the arena that stay as they are.
+    pub fn frozen(&self) -> impl Iterator<Item = Range<usize>> {
+        self.members.iter().filter(|m| self.groups[m.group].frozen).map(|m| m.range.clone())
     }
 
     /// Becomes the same as another of the same size, but for its groups.
