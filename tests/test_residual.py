@@ -21,11 +21,24 @@ MODELS = {
     "behind and before activations": (nn.Linear(6, 6), nn.Tanh(), BLOCK, nn.Sigmoid(), BLOCK),
     "a normalization behind": (nn.Linear(6, 6), PRE, nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 6)),
     "batch norm inside": (nn.Linear(6, 6), BATCH, nn.Tanh(), BATCH, nn.BatchNorm1d(6), nn.Tanh()),
-    "activations first in blocks": (nn.Linear(6, 6), nn.Residual(nn.Tanh()), nn.Residual(nn.SiLU(), BLOCK)),
-    "nested": (nn.Residual(nn.Residual(nn.Residual(nn.Tanh(), nn.Linear(6, 6)), nn.Tanh()), BLOCK),),
-    "nested at the ends": (nn.Linear(6, 6), nn.Residual(BLOCK, nn.Linear(6, 6), PRE), nn.Linear(6, 6)),
+    "activations first in blocks": (
+        nn.Linear(6, 6),
+        nn.Residual(nn.Tanh()),
+        nn.Residual(nn.SiLU(), BLOCK),
+    ),
+    "nested": (
+        nn.Residual(nn.Residual(nn.Residual(nn.Tanh(), nn.Linear(6, 6)), nn.Tanh()), BLOCK),
+    ),
+    "nested at the ends": (
+        nn.Linear(6, 6),
+        nn.Residual(BLOCK, nn.Linear(6, 6), PRE),
+        nn.Linear(6, 6),
+    ),
     "nothing in the block": (nn.Linear(6, 6), nn.Residual(nn.Residual(nn.Identity())), nn.Tanh()),
-    "dropout of nothing": (nn.Linear(6, 6), nn.Residual(nn.Dropout(0.0), nn.Linear(6, 6), nn.Dropout(0.0))),
+    "dropout of nothing": (
+        nn.Linear(6, 6),
+        nn.Residual(nn.Dropout(0.0), nn.Linear(6, 6), nn.Dropout(0.0)),
+    ),
 }
 
 
@@ -57,7 +70,9 @@ def to_torch(model):
 
 
 def has_batch_norm(layers):
-    return any(isinstance(x, nn.BatchNorm1d) or has_batch_norm(getattr(x, "layers", ())) for x in layers)
+    return any(
+        isinstance(x, nn.BatchNorm1d) or has_batch_norm(getattr(x, "layers", ())) for x in layers
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 5, 64, 700])
@@ -115,12 +130,16 @@ def test_the_same_bits_for_any_number_of_threads(inside, dtype, rng):
     try:
         for threads in (1, 2, 3, 8):
             tw.set_num_threads(threads)
-            model = nn.Sequential(nn.Linear(20, 64), block, nn.Tanh(), block, nn.Linear(64, 3), dtype=dtype)
+            model = nn.Sequential(
+                nn.Linear(20, 64), block, nn.Tanh(), block, nn.Linear(64, 3), dtype=dtype
+            )
             trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.AdamW(lr=1e-3))
             trainer.fit(x, y, epochs=2, batch_size=1500)
             model.forward(x)
             back = model.backward(np.ones((3000, 3)))
-            results.append([a.tobytes() for a in (model.flat_parameters, model.flat_gradients, back, model(x))])
+            results.append(
+                [a.tobytes() for a in (model.flat_parameters, model.flat_gradients, back, model(x))]
+            )
     finally:
         tw.set_num_threads(before)
     assert all(r == results[0] for r in results)
@@ -151,7 +170,9 @@ def test_files_and_pickles_bring_blocks_back(layers, tmp_path, rng):
 
 
 def test_initial_weights_of_blocks_differ(rng):
-    model = nn.Sequential(nn.Linear(6, 6), nn.Residual(nn.Linear(6, 6)), nn.Residual(nn.Linear(6, 6)))
+    model = nn.Sequential(
+        nn.Linear(6, 6), nn.Residual(nn.Linear(6, 6)), nn.Residual(nn.Linear(6, 6))
+    )
     weights = [v for name, v in model.state_dict().items() if name.endswith("weight")]
     assert len(weights) == 3
     assert len({w.tobytes() for w in weights}) == 3
@@ -164,17 +185,25 @@ def test_the_summary_counts_what_is_inside():
 
 
 def test_errors_name_the_block():
-    with pytest.raises(tw.errors.ShapeError, match=r"layer 1 \(Residual\): .* make 5 features of 6"):
+    with pytest.raises(
+        tw.errors.ShapeError, match=r"layer 1 \(Residual\): .* make 5 features of 6"
+    ):
         nn.Sequential(nn.Linear(2, 6), nn.Residual(nn.Linear(6, 5)))
-    with pytest.raises(tw.errors.ShapeError, match=r"layer 1\.1 \(Linear 7→6\): .* has 9 .* expected 7"):
+    with pytest.raises(
+        tw.errors.ShapeError, match=r"layer 1\.1 \(Linear 7→6\): .* has 9 .* expected 7"
+    ):
         nn.Sequential(nn.Linear(2, 6), nn.Residual(nn.Linear(6, 9), nn.Linear(7, 6)))
-    with pytest.raises(tw.errors.ShapeError, match=r"layer 0\.0 \(Linear 6→9\): .*\(3, 2\), expected \(3, 6\)"):
+    with pytest.raises(
+        tw.errors.ShapeError, match=r"layer 0\.0 \(Linear 6→9\): .*\(3, 2\), expected \(3, 6\)"
+    ):
         nn.Sequential(BLOCK)(np.zeros((3, 2)))
     with pytest.raises(tw.errors.ArgumentError, match="without a Linear"):
         nn.Sequential(nn.Residual(nn.LayerNorm(4)))
     with pytest.raises(tw.errors.ArgumentError, match="Residual: layers is empty"):
         nn.Residual()
-    with pytest.raises(tw.errors.ArgumentError, match=r"it is a list; unpack it: Residual\(\*layers\)"):
+    with pytest.raises(
+        tw.errors.ArgumentError, match=r"it is a list; unpack it: Residual\(\*layers\)"
+    ):
         nn.Residual([nn.ReLU()])
 
 
@@ -187,11 +216,19 @@ FOLDED = {
         nn.Linear(9, 6),
     ),
     "two behind one": (nn.Linear(6, 9), nn.BatchNorm1d(9), nn.BatchNorm1d(9), nn.Linear(9, 6)),
-    "others stay": (nn.BatchNorm1d(6), nn.Linear(6, 6), nn.ReLU(), nn.BatchNorm1d(6), nn.Linear(6, 6)),
+    "others stay": (
+        nn.BatchNorm1d(6),
+        nn.Linear(6, 6),
+        nn.ReLU(),
+        nn.BatchNorm1d(6),
+        nn.Linear(6, 6),
+    ),
     "in blocks": (
         nn.Linear(6, 6),
         nn.BatchNorm1d(6),
-        nn.Residual(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 6), nn.LayerNorm(6)),
+        nn.Residual(
+            nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 6), nn.LayerNorm(6)
+        ),
         nn.Linear(6, 6),
     ),
     "first in a block": (nn.Linear(6, 6), nn.Residual(nn.BatchNorm1d(6), nn.Linear(6, 6))),
@@ -221,5 +258,10 @@ def test_only_what_is_directly_behind_a_linear_is_folded():
     assert kinds["two behind one"] == ["Linear", "BatchNorm1d", "Linear"]
     assert kinds["others stay"] == ["BatchNorm1d", "Linear", "ReLU", "BatchNorm1d", "Linear"]
     block = nn.Sequential(*FOLDED["in blocks"]).fold().layers[1]
-    assert [type(layer).__name__ for layer in block.layers] == ["Linear", "ReLU", "Linear", "LayerNorm"]
+    assert [type(layer).__name__ for layer in block.layers] == [
+        "Linear",
+        "ReLU",
+        "Linear",
+        "LayerNorm",
+    ]
     assert nn.Sequential(*FOLDED["no bias, not affine"]).fold().layers[0].bias

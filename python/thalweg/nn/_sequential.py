@@ -548,7 +548,9 @@ def _folded(
         here, before = f"{old}{index}.", layers[index - 1] if index else None
         if isinstance(layer, _layers.BatchNorm1d) and isinstance(before, _layers.Linear):
             # In float64: the result is rounded once.
-            mean, variance = (state[here + n].astype(float) for n in ("running_mean", "running_var"))
+            mean, variance = (
+                state[here + n].astype(float) for n in ("running_mean", "running_var")
+            )
             scale = 1 / np.sqrt(variance + layer.eps)
             if layer.affine:
                 scale *= state[here + "weight"]

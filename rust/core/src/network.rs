@@ -355,8 +355,9 @@ impl Network {
     /// If it has no rows or another width.
     pub fn check_input(&self, rows: usize, width: usize) -> Result<(), Error> {
         if width != self.inputs() {
-            let (layer, name) =
-                first_wide("", &self.layers).map(|(place, layer, _)| (place, layer.name())).unwrap_or_default();
+            let (layer, name) = first_wide("", &self.layers)
+                .map(|(place, layer, _)| (place, layer.name()))
+                .unwrap_or_default();
             return Err(Error::InputWidth { layer, name, rows, found: width, expected: self.inputs() });
         }
         if rows == 0 { Err(Error::Empty) } else { Ok(()) }

@@ -38,7 +38,12 @@ impl BatchNorm {
     pub fn check(&self, place: &str, width: usize, name: &str) -> Result<(), Error> {
         if self.features != width {
             let name = name.into();
-            return Err(Error::LayerWidth { layer: place.into(), name, expected: self.features, found: width });
+            return Err(Error::LayerWidth {
+                layer: place.into(),
+                name,
+                expected: self.features,
+                found: width,
+            });
         }
         let bad = |name, value: f64, accepted: &str| {
             let value = format!("{value} in layer {place} (BatchNorm1d)");

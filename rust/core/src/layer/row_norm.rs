@@ -47,7 +47,12 @@ impl RowNorm {
     pub fn check(&self, place: &str, width: usize, name: &str) -> Result<(), Error> {
         if self.features != width {
             let name = name.into();
-            return Err(Error::LayerWidth { layer: place.into(), name, expected: self.features, found: width });
+            return Err(Error::LayerWidth {
+                layer: place.into(),
+                name,
+                expected: self.features,
+                found: width,
+            });
         }
         match self.eps {
             Some(eps) if !(eps > 0.0 && eps.is_finite()) => Err(Error::Argument {

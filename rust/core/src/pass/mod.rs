@@ -459,7 +459,9 @@ impl<'a, T: Element> Pass<'a, T> {
         for (index, stage) in self.network.stages().iter().enumerate() {
             let n = stage.outputs;
             for _ in self.network.ends(index) {
-                for (r, row) in blocks[waiting * half..][..m * x.cols()].chunks_exact_mut(x.cols()).enumerate() {
+                for (r, row) in
+                    blocks[waiting * half..][..m * x.cols()].chunks_exact_mut(x.cols()).enumerate()
+                {
                     row.copy_from_slice(x.row(r));
                 }
                 waiting += 1;
