@@ -114,7 +114,9 @@ def test_a_layer_of_the_users_own_is_not_saved_silently(tmp_path):
 
 def make_trainer(optimizer=None, schedule=None, model=None, **options):
     return tw.Trainer(
-        model or make("float64"), loss=nn.CrossEntropyLoss(), optimizer=optimizer or optim.Adam(lr=0.01),
+        model or make("float64"),
+        loss=nn.CrossEntropyLoss(),
+        optimizer=optimizer or optim.Adam(lr=0.01),
         schedule=schedule, **options,
     )  # fmt: skip
 

@@ -615,9 +615,9 @@ class Identity(Activation):
 class Residual(Layer):
     r"""A block that is added to its own input, :math:`y = x + f(x)`.
 
-    `f` is a list of layers, applied one after another as in `Sequential`. Its output is as wide as its
-    input. With `g` the gradient of the loss with respect to `y`, that with respect to `x` is `g` plus
-    what `f` carries back of it. He, Zhang, Ren & Sun 2016, arXiv:1512.03385; with the normalization
+    `f` is a list of layers, applied one after another as in `Sequential`. Its output is as wide as
+    its input. With `g` the gradient of the loss with respect to `y`, that with respect to `x` is
+    `g` plus what `f` carries back of it. He, Zhang, Ren & Sun 2016, arXiv:1512.03385; with the normalization
     first in the block, the "pre-activation" of arXiv:1603.05027.
 
     Parameters
@@ -635,9 +635,9 @@ class Residual(Layer):
 
     Notes
     -----
-    The parameters of layer 0 of a block that is layer 2 of the model are called ``"2.0.weight"`` and
-    ``"2.0.bias"``: the names of PyTorch for a module whose child 2 is an `nn.Sequential` (a subclass
-    whose ``forward`` adds its input).
+    The parameters of layer 0 of a block that is layer 2 of the model are called ``"2.0.weight"``
+    and ``"2.0.bias"``: PyTorch's names for a module whose child 2 is an ``nn.Sequential`` (a
+    subclass whose ``forward`` adds its input).
 
     Examples
     --------

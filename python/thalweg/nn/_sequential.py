@@ -263,8 +263,8 @@ class Sequential:
         dict of str to ndarray
             Copies; ``"0.weight"`` has shape (out_features, in_features) and ``"0.bias"``
             (out_features,), where 0 is the layer's position. A `BatchNorm1d` has ``"1.weight"``,
-            ``"1.bias"``, ``"1.running_mean"`` and ``"1.running_var"``, all (num_features,). Layer 0 of
-            a `Residual` at position 2 has ``"2.0.weight"``.
+            ``"1.bias"``, ``"1.running_mean"`` and ``"1.running_var"``, all (num_features,). Layer 0
+            of a `Residual` at position 2 has ``"2.0.weight"``.
         """
         parameters = _named(self._core.blocks(), self._core.parameters())
         averages = _named(self._core.average_blocks(), self._core.averages())
@@ -438,8 +438,8 @@ class Sequential:
         -------
         Sequential
             Without those normalizations, so that later layers have smaller numbers; its output is
-            that of a call of this model, but for rounding. Everything else is the same, in blocks of
-            `Residual`, too.
+            that of a call of this model, but for rounding. Everything else is the same; in blocks
+            of `Residual` normalizations are folded, too.
 
         Raises
         ------
