@@ -32,6 +32,7 @@ _Samples: TypeAlias = _Array | npt.NDArray[np.uint8] | npt.NDArray[np.float16]
 _Labels: TypeAlias = npt.NDArray[np.int64]
 # ("linear", in, out, bias, init) | ("batch_norm", features, eps, momentum, affine)
 # | ("layer_norm", features, eps, scale, shift) | ("rms_norm", features, eps or None, scale)
+# | ("residual", [specs of its layers])
 # | (name of an element-wise layer, *its parameters): ("relu",), ("leaky_relu", slope) ...
 _LayerSpec: TypeAlias = tuple[Any, ...]
 # (kind, "mean" | "sum", numbers by column, ...): ("mse",) | ("l1",) | ("huber", delta)

@@ -60,4 +60,6 @@ def rebuild(spec: Any, known: Mapping[str, Any]) -> Any:
         raise UnsupportedError(
             f"the file holds a {name!r}, which this version of thalweg does not know"
         )
-    return known[name](**{k: rebuild(v, known) for k, v in spec.items() if k != "type"})
+    arguments = {k: rebuild(v, known) for k, v in spec.items() if k != "type"}
+    # What a layer has of layers inside, it takes as ``*layers``.
+    return known[name](*arguments.pop("layers", ()), **arguments)

@@ -19,6 +19,7 @@ from thalweg.nn._layers import LogSigmoid as LogSigmoid
 from thalweg.nn._layers import Mish as Mish
 from thalweg.nn._layers import ReLU as ReLU
 from thalweg.nn._layers import ReLU6 as ReLU6
+from thalweg.nn._layers import Residual as Residual
 from thalweg.nn._layers import RMSNorm as RMSNorm
 from thalweg.nn._layers import Sigmoid as Sigmoid
 from thalweg.nn._layers import SiLU as SiLU

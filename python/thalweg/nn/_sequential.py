@@ -1,6 +1,7 @@
 """The model: layers one after another over one flat array of parameters."""
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -57,7 +58,7 @@ class Sequential:
 
     def __init__(self, *layers: Layer, dtype: str = "float32", seed: int = 0) -> None:
         for index, layer in enumerate(layers):
-            _check_layer(index, layer)
+            _layers.check_layer("", index, layer)
         self._layers = layers
         self._dtype = np.dtype(_dtype_name(dtype))
         self._seed = _checks.integer("seed", seed, 0, 2**64 - 1)
@@ -288,12 +289,15 @@ class Sequential:
         dict of str to ndarray
             Copies; ``"0.weight"`` has shape (out_features, in_features) and ``"0.bias"``
             (out_features,), where 0 is the layer's position. A `BatchNorm1d` has ``"1.weight"``,
-            ``"1.bias"``, ``"1.running_mean"`` and ``"1.running_var"``, all (num_features,).
+            ``"1.bias"``, ``"1.running_mean"`` and ``"1.running_var"``, all (num_features,). Layer 0
+            of a `Residual` at position 2 has ``"2.0.weight"``.
         """
         parameters = _named(self._core.blocks(), self._core.parameters())
         averages = _named(self._core.average_blocks(), self._core.averages())
         # In the order of the layers, a layer's parameters before its averages.
-        names = sorted([*parameters, *averages], key=lambda name: int(name.partition(".")[0]))
+        names = sorted(
+            [*parameters, *averages], key=lambda name: [int(i) for i in name.split(".")[:-1]]
+        )
         return {name: (parameters | averages)[name] for name in names}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -442,6 +446,50 @@ class Sequential:
 
     # --- copies ---------------------------------------------------------------------------------
 
+    def fold(self) -> "Sequential":
+        r"""Copy this model for inference, normalizations folded into the weights before them.
+
+        A `BatchNorm1d` directly behind a `Linear` is in evaluation one more affine map, and both
+        together are a `Linear` with
+
+        .. math::
+
+            W' = \operatorname{diag}(s)\,W, \quad b' = s\,(b - \mu) + \beta, \quad
+            s = \gamma / \sqrt{\sigma^2 + \epsilon}
+
+        of the running averages :math:`\mu` and :math:`\sigma^2`. Jacob et al. 2018,
+        arXiv:1712.05877, section 3.2; PyTorch's ``fuse_linear_bn_eval``.
+
+        Returns
+        -------
+        Sequential
+            Without those normalizations, so that later layers have smaller numbers; its output is
+            that of a call of this model, but for rounding. Everything else is the same; in blocks
+            of `Residual` normalizations are folded, too.
+
+        Raises
+        ------
+        DataError
+            If a folded weight is too large for the model's dtype.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from thalweg import nn
+        >>> model = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+        >>> folded, x = model.fold(), np.ones((3, 2))
+        >>> [type(layer).__name__ for layer in folded.layers]
+        ['Linear', 'ReLU', 'Linear']
+        >>> np.allclose(folded(x), model(x), atol=1e-6)
+        True
+        """
+        state: dict[str, Array] = {}
+        layers = _folded(self._layers, "", "", self.state_dict(), state)
+        copy = Sequential(*layers, dtype=self._dtype.name, seed=self._seed)
+        copy.load_state_dict(state)
+        copy._core.set_passes(self._core.passes())
+        return copy
+
     def astype(self, dtype: str) -> "Sequential":
         """Copy this model into another precision.
 
@@ -517,14 +565,33 @@ def _dtype_name(dtype: Any) -> str:
     return _checks.one_of("dtype", name, ("float32", "float64"))
 
 
-def _check_layer(index: int, layer: Any) -> None:
-    """Raise if `layer` is not a layer, with the likely slip named."""
-    if isinstance(layer, Layer):
-        return
-    if isinstance(layer, type) and issubclass(layer, Layer):
-        advice = f"it is the class {layer.__name__}; make a layer of it: {layer.__name__}(...)"
-    elif isinstance(layer, (list, tuple)):
-        advice = "it is a list; unpack it: Sequential(*layers)"
-    else:
-        advice = f"got {layer!r}"
-    raise ArgumentError(f"layer {index} is not one of thalweg.nn's layers: {advice}")
+def _folded(
+    layers: tuple[Layer, ...], old: str, new: str, state: dict[str, Array], into: dict[str, Array]
+) -> list[Layer]:
+    """Fold normalizations; `state`, named from `old` on, goes into `into`, named from `new` on."""
+    made: list[Layer] = []
+    for index, layer in enumerate(layers):
+        here, before = f"{old}{index}.", layers[index - 1] if index else None
+        if isinstance(layer, _layers.BatchNorm1d) and isinstance(before, _layers.Linear):
+            # In float64: the result is rounded once.
+            mean, variance = (
+                state[here + n].astype(float) for n in ("running_mean", "running_var")
+            )
+            scale = 1 / np.sqrt(variance + layer.eps)
+            if layer.affine:
+                scale *= state[here + "weight"]
+            shift = state[here + "bias"] if layer.affine else 0.0
+            place = f"{new}{len(made) - 1}."
+            bias = into.get(place + "bias", np.zeros(1))
+            into[place + "weight"] = scale[:, None] * into[place + "weight"]
+            into[place + "bias"] = scale * (bias - mean) + shift
+            made[-1] = dataclasses.replace(before, bias=True)
+            continue
+        place = f"{new}{len(made)}."
+        if isinstance(layer, _layers.Residual):
+            layer = _layers.Residual(*_folded(layer.layers, here, place, state, into))
+        else:
+            own = {n.removeprefix(here): v for n, v in state.items() if n.startswith(here)}
+            into.update({place + name: values for name, values in own.items()})
+        made.append(layer)
+    return made

@@ -7,8 +7,8 @@ use std::fmt;
 pub enum Error {
     /// Consecutive layers do not fit.
     LayerWidth {
-        /// Index of the layer that cannot take its input.
-        layer: usize,
+        /// Place of the layer that cannot take its input: `2`, or `2.0` inside of a block.
+        layer: String,
         /// What it is, as `Linear 64→10`.
         name: String,
         /// The width it expects.
@@ -16,10 +16,19 @@ pub enum Error {
         /// The width it would get.
         found: usize,
     },
+    /// A block gives another width than it takes, and the two cannot be added.
+    BlockWidth {
+        /// Place of the block.
+        layer: String,
+        /// The width that it takes.
+        inputs: usize,
+        /// The width that it gives.
+        outputs: usize,
+    },
     /// The input is not as wide as the first layer expects.
     InputWidth {
-        /// Index of the layer that takes the input.
-        layer: usize,
+        /// Place of the layer that takes the input.
+        layer: String,
         /// What it is.
         name: String,
         /// Rows of the input.
@@ -162,6 +171,11 @@ impl fmt::Display for Error {
             Error::LayerWidth { layer, name, expected, found } => {
                 write!(f, "layer {layer} ({name}): its input has {found} features, expected {expected}")
             }
+            Error::BlockWidth { layer, inputs, outputs } => write!(
+                f,
+                "layer {layer} (Residual): its layers make {outputs} features of {inputs}; they must give the \
+                 width that they take, for the two are added"
+            ),
             Error::InputWidth { layer, name, rows, found, expected } => write!(
                 f,
                 "layer {layer} ({name}): input has shape ({rows}, {found}), expected ({rows}, {expected})"

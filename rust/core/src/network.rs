@@ -4,7 +4,7 @@ use crate::arena::{Buffer, padded};
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::pack::offset;
-use crate::layer::{Activation, BatchNorm, Layer, Linear, RowNorm};
+use crate::layer::{Activation, BatchNorm, Init, Layer, Linear, RowNorm};
 use crate::rng::{Purpose, Stream};
 
 /// A dense layer's place in the arena.
@@ -14,6 +14,10 @@ pub struct Dense {
     pub weight: usize,
     /// Where its bias starts, if it has one.
     pub bias: Option<usize>,
+    /// How both are drawn at first.
+    pub init: Init,
+    /// Its number among all layers, which they are drawn by.
+    pub number: u64,
 }
 
 /// A normalization's place in the arena.
@@ -49,13 +53,16 @@ pub enum Over {
 }
 
 /// What runs in one go: a dense layer with the normalization and the element-wise layer behind it, or
-/// some of the three alone.
+/// some of the three alone. The sum at the end of a block stands where a dense layer would.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stage {
     /// The dense layer, if there is one.
     pub dense: Option<Dense>,
     /// The normalization, if there is one.
     pub norm: Option<Norm>,
+    /// Which stage's input is added to this one's, if this ends a block: that of the block's first, or of
+    /// this one if nothing runs in the block.
+    pub skip: Option<usize>,
     /// What follows, [`Activation::Identity`] if nothing does.
     pub act: Activation,
     /// Width of the input.
@@ -98,12 +105,18 @@ pub struct Network {
     averages_len: usize,
 }
 
-fn no_linear(layers: usize) -> Error {
-    Error::Argument {
-        name: "layers",
-        value: format!("a list of {layers} without a Linear"),
-        accepted: "a network needs at least one Linear layer".into(),
-    }
+/// The first layer that says how wide its input is: its place, itself, and that width.
+fn first_wide<'l>(path: &str, layers: &'l [Layer]) -> Option<(String, &'l Layer, usize)> {
+    layers.iter().enumerate().find_map(|(index, layer)| {
+        let place = format!("{path}{index}");
+        match layer {
+            Layer::Linear(linear) => Some((place, layer, linear.inputs)),
+            Layer::BatchNorm(norm) => Some((place, layer, norm.features)),
+            Layer::RowNorm(norm) => Some((place, layer, norm.features)),
+            Layer::Activation(_) => None,
+            Layer::Residual(inner) => first_wide(&format!("{place}."), inner),
+        }
+    })
 }
 
 impl Network {
@@ -112,77 +125,89 @@ impl Network {
     /// # Errors
     /// If a layer does not fit the one before, is of width 0, or no layer is dense.
     pub fn new(layers: Vec<Layer>) -> Result<Self, Error> {
-        let Some(first_width) = layers.iter().find_map(|l| match l {
-            Layer::Linear(linear) => Some(linear.inputs),
-            Layer::BatchNorm(norm) => Some(norm.features),
-            Layer::RowNorm(norm) => Some(norm.features),
-            Layer::Activation(_) => None,
-        }) else {
-            return Err(no_linear(layers.len()));
-        };
         let mut network = Network {
-            layers,
+            layers: Vec::new(),
             stages: Vec::new(),
             blocks: Vec::new(),
             arena_len: 0,
             averages: Vec::new(),
             averages_len: 0,
         };
-        if !network.layers.iter().any(|l| matches!(l, Layer::Linear(_))) {
-            return Err(no_linear(network.layers.len()));
+        if let Some((_, _, width)) = first_wide("", &layers) {
+            network.add("", &layers, width, &mut 0)?;
         }
-        let mut width = first_width;
-        for index in 0..network.layers.len() {
-            match network.layers[index].clone() {
+        if !network.stages.iter().any(|s| s.dense.is_some()) {
+            return Err(Error::Argument {
+                name: "layers",
+                value: format!("a list of {} without a Linear", layers.len()),
+                accepted: "a network needs at least one Linear layer".into(),
+            });
+        }
+        network.layers = layers;
+        Ok(network)
+    }
+
+    /// Adds layers behind `width` columns, as stages; gives the width behind them. `path` stands before
+    /// their places, and `drawn` counts the layers, inside of blocks and out, by which weights are drawn.
+    fn add(
+        &mut self,
+        path: &str,
+        layers: &[Layer],
+        mut width: usize,
+        drawn: &mut u64,
+    ) -> Result<usize, Error> {
+        // What was before a block ends there: the block's input is needed as it is.
+        let start = self.stages.len();
+        let alone = |width| Stage {
+            dense: None,
+            norm: None,
+            act: Activation::Identity,
+            skip: None,
+            inputs: width,
+            outputs: width,
+        };
+        for (index, layer) in layers.iter().enumerate() {
+            let place = format!("{path}{index}");
+            let number = *drawn;
+            *drawn += 1;
+            match layer {
                 Layer::Linear(linear) => {
-                    let name = network.layer_name(index);
+                    let name = layer.name();
                     for (argument, value) in
                         [("in_features", linear.inputs), ("out_features", linear.outputs)]
                     {
                         if value == 0 {
                             return Err(Error::Argument {
                                 name: argument,
-                                value: format!("0 in layer {index} ({name})"),
+                                value: format!("0 in layer {place} ({name})"),
                                 accepted: "a whole number ≥ 1 is needed".into(),
                             });
                         }
                     }
                     if linear.inputs != width {
                         return Err(Error::LayerWidth {
-                            layer: index,
+                            layer: place,
                             name,
                             expected: linear.inputs,
                             found: width,
                         });
                     }
-                    let dense = network.place(index, &linear).ok_or_else(|| Error::Argument {
+                    let dense = self.place(&place, number, linear).ok_or_else(|| Error::Argument {
                         name: "in_features · out_features",
-                        value: format!("more than can be counted in layer {index} ({name})"),
+                        value: format!("more than can be counted in layer {place} ({name})"),
                         accepted: "use narrower layers, whose weights fit into memory".into(),
                     })?;
-                    let act = Activation::Identity;
-                    network.stages.push(Stage {
-                        dense: Some(dense),
-                        norm: None,
-                        act,
-                        inputs: linear.inputs,
-                        outputs: linear.outputs,
-                    });
                     width = linear.outputs;
+                    let inputs = linear.inputs;
+                    self.stages.push(Stage { dense: Some(dense), inputs, ..alone(width) });
                 }
-                layer @ (Layer::BatchNorm(_) | Layer::RowNorm(_)) => {
-                    let norm = network.place_norm(index, width, &layer)?;
-                    match network.stages.last_mut() {
+                Layer::BatchNorm(_) | Layer::RowNorm(_) => {
+                    let norm = self.place_norm(&place, width, layer)?;
+                    match self.stages[start..].last_mut() {
                         Some(stage) if stage.norm.is_none() && stage.act == Activation::Identity => {
                             stage.norm = Some(norm)
                         }
-                        _ => network.stages.push(Stage {
-                            dense: None,
-                            norm: Some(norm),
-                            act: Activation::Identity,
-                            inputs: width,
-                            outputs: width,
-                        }),
+                        _ => self.stages.push(Stage { norm: Some(norm), ..alone(width) }),
                     }
                 }
                 Layer::Activation(Activation::Identity) => {}
@@ -190,34 +215,36 @@ impl Network {
                     if let Some((name, value, accepted)) = act.wrong() {
                         return Err(Error::Argument {
                             name,
-                            value: format!("{value} in layer {index} ({})", act.name()),
+                            value: format!("{value} in layer {place} ({})", act.name()),
                             accepted: accepted.into(),
                         });
                     }
-                    match network.stages.last_mut() {
+                    match self.stages[start..].last_mut() {
                         // Dropout is alone: what comes before it reads its own output on the way back.
                         Some(stage)
                             if stage.act == Activation::Identity
                                 && !matches!(act, Activation::Dropout(_)) =>
                         {
-                            stage.act = act
+                            stage.act = *act
                         }
-                        _ => network.stages.push(Stage {
-                            dense: None,
-                            norm: None,
-                            act,
-                            inputs: width,
-                            outputs: width,
-                        }),
+                        _ => self.stages.push(Stage { act: *act, ..alone(width) }),
                     }
+                }
+                Layer::Residual(inner) => {
+                    let skip = Some(self.stages.len());
+                    let outputs = self.add(&format!("{place}."), inner, width, drawn)?;
+                    if outputs != width {
+                        return Err(Error::BlockWidth { layer: place, inputs: width, outputs });
+                    }
+                    self.stages.push(Stage { skip, ..alone(width) });
                 }
             }
         }
-        Ok(network)
+        Ok(width)
     }
 
     /// Gives a dense layer its place in the arena; `None` if that would be beyond counting.
-    fn place(&mut self, index: usize, linear: &Linear) -> Option<Dense> {
+    fn place(&mut self, place: &str, number: u64, linear: &Linear) -> Option<Dense> {
         let mut block = |name: &str, shape: Vec<usize>| {
             let len = shape.iter().try_fold(1usize, |n, &side| n.checked_mul(side))?;
             let offset = self.arena_len;
@@ -225,7 +252,7 @@ impl Network {
             // address space is out of reach anyway, and leaves room for rounding up.
             self.arena_len =
                 offset.checked_add(len).filter(|end| *end < usize::MAX / 2).map(padded::<f32>)?;
-            self.blocks.push(Block { name: format!("{index}.{name}"), shape, offset });
+            self.blocks.push(Block { name: format!("{place}.{name}"), shape, offset });
             Some(offset)
         };
         let weight = block("weight", vec![linear.outputs, linear.inputs])?;
@@ -233,25 +260,25 @@ impl Network {
             true => Some(block("bias", vec![linear.outputs])?),
             false => None,
         };
-        Some(Dense { weight, bias })
+        Some(Dense { weight, bias, init: linear.init, number })
     }
 
     /// Checks a normalization behind `n` columns, and gives it its places.
-    fn place_norm(&mut self, index: usize, n: usize, layer: &Layer) -> Result<Norm, Error> {
-        let name = self.layer_name(index);
+    fn place_norm(&mut self, path: &str, n: usize, layer: &Layer) -> Result<Norm, Error> {
+        let name = layer.name();
         let block = |name: &str, blocks: &mut Vec<Block>, len: &mut usize| {
-            blocks.push(Block { name: format!("{index}.{name}"), shape: vec![n], offset: *len });
+            blocks.push(Block { name: format!("{path}.{name}"), shape: vec![n], offset: *len });
             std::mem::replace(len, *len + padded::<f32>(n))
         };
         let (over, scale, shift) = match *layer {
             Layer::BatchNorm(layer) => {
-                layer.check(index, n, &name)?;
+                layer.check(path, n, &name)?;
                 let mean = block("running_mean", &mut self.averages, &mut self.averages_len);
                 let running = (mean, block("running_var", &mut self.averages, &mut self.averages_len));
                 (Over::Batch { layer, running }, layer.affine, layer.affine)
             }
             Layer::RowNorm(layer) => {
-                layer.check(index, n, &name)?;
+                layer.check(path, n, &name)?;
                 (Over::Row(layer), layer.scale, layer.shift)
             }
             _ => unreachable!("not a normalization"),
@@ -292,6 +319,19 @@ impl Network {
     pub fn has_norms(&self) -> bool {
         self.stages.iter().any(|s| s.norm.is_some())
     }
+    /// The stages that end a block with the input of stage `first` to add.
+    pub fn ends(&self, first: usize) -> impl Iterator<Item = usize> + '_ {
+        let ends = move |(index, stage): (usize, &Stage)| (stage.skip == Some(first)).then_some(index);
+        self.stages.iter().enumerate().filter_map(ends)
+    }
+    /// How many blocks' inputs wait for their ends at most at the same time: how deep blocks are nested.
+    pub fn depth(&self) -> usize {
+        let waiting = |index| {
+            let over = |(end, s): (usize, &Stage)| end >= index && s.skip.is_some_and(|first| first <= index);
+            self.stages.iter().enumerate().filter(|stage| over(*stage)).count()
+        };
+        (0..self.stages.len()).map(waiting).max().unwrap_or(0)
+    }
     /// Number of parameters.
     pub fn num_parameters(&self) -> usize {
         self.blocks.iter().map(Block::len).sum()
@@ -309,25 +349,15 @@ impl Network {
         self.stages.iter().map(|s| s.outputs).chain([self.inputs()]).max().unwrap_or(0)
     }
 
-    /// A layer for messages: `Linear 64→10`.
-    pub fn layer_name(&self, index: usize) -> String {
-        match &self.layers[index] {
-            Layer::Linear(l) => format!("Linear {}→{}", l.inputs, l.outputs),
-            Layer::BatchNorm(n) => format!("BatchNorm1d {}", n.features),
-            Layer::RowNorm(n) => format!("{} {}", n.name(), n.features),
-            Layer::Activation(a) => a.name().into(),
-        }
-    }
-
     /// Checks the shape of an input.
     ///
     /// # Errors
     /// If it has no rows or another width.
     pub fn check_input(&self, rows: usize, width: usize) -> Result<(), Error> {
         if width != self.inputs() {
-            let wide = |l: &Layer| !matches!(l, Layer::Activation(_));
-            let layer = self.layers.iter().position(wide).unwrap_or(0);
-            let name = self.layer_name(layer);
+            let (layer, name) = first_wide("", &self.layers)
+                .map(|(place, layer, _)| (place, layer.name()))
+                .unwrap_or_default();
             return Err(Error::InputWidth { layer, name, rows, found: width, expected: self.inputs() });
         }
         if rows == 0 { Err(Error::Empty) } else { Ok(()) }
@@ -361,19 +391,16 @@ impl Network {
                 arena[gamma..gamma + n].fill(T::ONE);
             }
         }
-        let linears = self.layers.iter().enumerate().filter_map(|(i, l)| match l {
-            Layer::Linear(linear) => Some((i, linear)),
-            _ => None,
-        });
-        for ((index, linear), stage) in linears.zip(self.stages.iter().filter_map(|s| s.dense)) {
-            let mut rng = Stream::new(seed, Purpose::Init, index as u64);
-            let (_, rest) = arena.split_at_mut(stage.weight);
-            let (weight, rest) = rest.split_at_mut(linear.inputs * linear.outputs);
-            let bias = match stage.bias {
-                Some(bias) => &mut rest[bias - stage.weight - weight.len()..][..linear.outputs],
+        for stage in &self.stages {
+            let Some(Dense { weight: start, bias, init, number }) = stage.dense else { continue };
+            let Stage { inputs, outputs, .. } = *stage;
+            let mut rng = Stream::new(seed, Purpose::Init, number);
+            let (weight, rest) = arena[start..].split_at_mut(inputs * outputs);
+            let bias = match bias {
+                Some(bias) => &mut rest[bias - start - weight.len()..][..outputs],
                 None => &mut [],
             };
-            linear.initialize(&mut rng, weight, bias);
+            init.draw(&mut rng, inputs, outputs, weight, bias);
         }
     }
 
@@ -415,7 +442,6 @@ impl Network {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::Init;
 
     fn linear(inputs: usize, outputs: usize) -> Layer {
         Layer::Linear(Linear { inputs, outputs, bias: true, init: Init::KaimingUniform })

@@ -273,9 +273,9 @@ impl Plan {
             plan.stages.push(dense);
         }
         if mode == Mode::Inference {
-            // Activations take turns in two buffers of the thread's own.
+            // Activations take turns in two buffers of the thread's own; inputs of blocks wait in others.
             plan.scratch = padded::<T>(plan.scratch);
-            plan.scratch += 2 * padded::<T>(plan.block_rows * network.max_width());
+            plan.scratch += (2 + network.depth()) * padded::<T>(plan.block_rows * network.max_width());
         } else {
             plan.phases.push(Phase::Pack);
         }

@@ -47,7 +47,10 @@ fn steps_and_predictions_allocate_nothing_once_their_shape_was_seen() {
                 scale: true,
                 shift: true,
             }),
-            Layer::Activation(Activation::Dropout(0.5)),
+            Layer::Residual(vec![
+                Layer::Residual(vec![linear(widths[1], widths[1])]),
+                Layer::Activation(Activation::Dropout(0.5)),
+            ]),
             linear(widths[1], widths[2]),
         ];
         let mut model = Model::<f32>::new(layers, 0).unwrap();

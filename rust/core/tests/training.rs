@@ -166,6 +166,16 @@ fn layers_in_unusual_orders_have_right_gradients() {
         vec![linear(3, 5, true), row_norm(5, false, true), norm(5, true), linear(5, 2, true)],
         vec![linear(3, 5, true), act(Activation::Dropout(0.4)), norm(5, true), linear(5, 2, true)],
         vec![
+            linear(3, 5, true),
+            Layer::Residual(vec![act(Activation::Tanh), linear(5, 5, true), norm(5, true)]),
+            norm(5, true),
+            Layer::Residual(vec![
+                Layer::Residual(vec![row_norm(5, true, true), linear(5, 5, true)]),
+                act(Activation::Dropout(0.3)),
+            ]),
+            linear(5, 2, true),
+        ],
+        vec![
             act(Activation::Dropout(0.2)),
             linear(3, 5, true),
             act(Activation::Tanh),

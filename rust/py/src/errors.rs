@@ -26,6 +26,7 @@ pub fn translate(py: Python<'_>, error: Error) -> PyErr {
 fn class_of(error: &Error) -> &'static str {
     match error {
         Error::LayerWidth { .. }
+        | Error::BlockWidth { .. }
         | Error::InputWidth { .. }
         | Error::Lengths { .. }
         | Error::TargetWidth { .. }

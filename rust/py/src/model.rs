@@ -78,12 +78,16 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
             let (_, features, eps, scale): (String, usize, Option<f64>, bool) = spec.extract()?;
             return Ok(Layer::RowNorm(RowNorm { features, eps, centred: false, scale, shift: false }));
         }
+        "residual" => {
+            let (_, inner): (String, Vec<Bound<'_, PyTuple>>) = spec.extract()?;
+            return Ok(Layer::Residual(inner.iter().map(layer).collect::<PyResult<_>>()?));
+        }
         _ => {}
     }
     let parameters: Vec<f64> = spec.get_slice(1, spec.len()).extract()?;
     Activation::of_kind(&kind, &parameters).map(Layer::Activation).ok_or_else(|| {
         let accepted = format!(
-            "linear, batch_norm, layer_norm, rms_norm, {}, with their parameters",
+            "linear, batch_norm, layer_norm, rms_norm, residual, {}, with their parameters",
             Activation::KINDS.join(", ")
         );
         translate(spec.py(), Error::Argument { name: "layer", value: format!("{spec}"), accepted })

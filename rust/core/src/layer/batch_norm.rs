@@ -31,17 +31,22 @@ pub struct BatchNorm {
 }
 
 impl BatchNorm {
-    /// Checks itself as layer `index` behind `width` columns.
+    /// Checks itself as layer `place` behind `width` columns.
     ///
     /// # Errors
     /// What does not fit.
-    pub fn check(&self, index: usize, width: usize, name: &str) -> Result<(), Error> {
+    pub fn check(&self, place: &str, width: usize, name: &str) -> Result<(), Error> {
         if self.features != width {
             let name = name.into();
-            return Err(Error::LayerWidth { layer: index, name, expected: self.features, found: width });
+            return Err(Error::LayerWidth {
+                layer: place.into(),
+                name,
+                expected: self.features,
+                found: width,
+            });
         }
         let bad = |name, value: f64, accepted: &str| {
-            let value = format!("{value} in layer {index} (BatchNorm1d)");
+            let value = format!("{value} in layer {place} (BatchNorm1d)");
             Err(Error::Argument { name, value, accepted: accepted.into() })
         };
         if !(self.eps > 0.0 && self.eps.is_finite()) {

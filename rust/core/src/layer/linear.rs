@@ -71,12 +71,19 @@ impl Init {
     }
 }
 
-impl Linear {
+impl Init {
     /// Draws weights in the order of the public layout (out, in), stored as (in, out) in panels, then the bias.
-    pub fn initialize<T: Element>(&self, rng: &mut Stream, weight: &mut [T], bias: &mut [T]) {
-        let (fan_in, fan_out) = (self.inputs as f64, self.outputs as f64);
+    pub fn draw<T: Element>(
+        self,
+        rng: &mut Stream,
+        inputs: usize,
+        outputs: usize,
+        weight: &mut [T],
+        bias: &mut [T],
+    ) {
+        let (fan_in, fan_out) = (inputs as f64, outputs as f64);
         let bound = 1.0 / fan_in.max(1.0).sqrt();
-        let draw = |rng: &mut Stream| match self.init {
+        let draw = |rng: &mut Stream| match self {
             Init::KaimingUniform => rng.uniform(-bound, bound),
             Init::KaimingNormal => rng.normal() * (2.0 / fan_in).sqrt(),
             Init::XavierUniform => {
@@ -92,13 +99,13 @@ impl Linear {
             }
             Init::Zeros => 0.0,
         };
-        for o in 0..self.outputs {
-            for i in 0..self.inputs {
-                weight[offset(self.inputs, self.outputs, i, o)] = T::lit(draw(rng));
+        for o in 0..outputs {
+            for i in 0..inputs {
+                weight[offset(inputs, outputs, i, o)] = T::lit(draw(rng));
             }
         }
         for b in bias {
-            *b = T::lit(if self.init == Init::Zeros { 0.0 } else { rng.uniform(-bound, bound) });
+            *b = T::lit(if self == Init::Zeros { 0.0 } else { rng.uniform(-bound, bound) });
         }
     }
 }

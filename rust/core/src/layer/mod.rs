@@ -47,6 +47,21 @@ pub enum Layer {
     BatchNorm(BatchNorm),
     /// The same row by row, with or without the mean.
     RowNorm(RowNorm),
+    /// y = x + f(x), f these layers one after another.
+    Residual(Vec<Layer>),
+}
+
+impl Layer {
+    /// A layer for messages: `Linear 64→10`.
+    pub fn name(&self) -> String {
+        match self {
+            Layer::Linear(l) => format!("Linear {}→{}", l.inputs, l.outputs),
+            Layer::BatchNorm(n) => format!("BatchNorm1d {}", n.features),
+            Layer::RowNorm(n) => format!("{} {}", n.name(), n.features),
+            Layer::Activation(a) => a.name().into(),
+            Layer::Residual(_) => "Residual".into(),
+        }
+    }
 }
 
 #[cfg(test)]

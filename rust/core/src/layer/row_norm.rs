@@ -40,19 +40,24 @@ impl RowNorm {
         if self.centred { "LayerNorm" } else { "RMSNorm" }
     }
 
-    /// Checks itself as layer `index` behind `width` columns.
+    /// Checks itself as layer `place` behind `width` columns.
     ///
     /// # Errors
     /// What does not fit.
-    pub fn check(&self, index: usize, width: usize, name: &str) -> Result<(), Error> {
+    pub fn check(&self, place: &str, width: usize, name: &str) -> Result<(), Error> {
         if self.features != width {
             let name = name.into();
-            return Err(Error::LayerWidth { layer: index, name, expected: self.features, found: width });
+            return Err(Error::LayerWidth {
+                layer: place.into(),
+                name,
+                expected: self.features,
+                found: width,
+            });
         }
         match self.eps {
             Some(eps) if !(eps > 0.0 && eps.is_finite()) => Err(Error::Argument {
                 name: "eps",
-                value: format!("{eps} in layer {index} ({})", self.name()),
+                value: format!("{eps} in layer {place} ({})", self.name()),
                 accepted: "a number > 0 is needed".into(),
             }),
             _ => Ok(()),

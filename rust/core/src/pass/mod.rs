@@ -30,7 +30,7 @@ use crate::loss::{self, Goals, Objective, RowLoss};
 use crate::network::{Network, Stage};
 use crate::optim;
 use crate::plan::{Columns, Mode, PanelItem, Phase, Plan, RowStep, StagePlan};
-use crate::simd::{Isa, Op, Simd, all_finite, dispatch, max_abs};
+use crate::simd::{Isa, Op, Simd, all_finite, dispatch, max_abs, zip_map};
 use crate::threads::Job;
 use crate::view::{MatMut, MatRef};
 use crate::workspace::{Layout, Workspace};
@@ -381,15 +381,20 @@ impl<'a, T: Element> Pass<'a, T> {
                 let (draw, layer, first) = (self.draw, index, rows.start);
                 dispatch(self.plan.isa, DropOut { p, draw, layer, first, x, y, factors });
             }
-            (_, saved) => self.through(index, x, y, act, saved, self.scratch(worker)),
+            (_, saved) => {
+                let skip = stage.skip.map(|first| self.stage_input(first, rows, local));
+                self.through(index, x, skip, y, act, saved, self.scratch(worker));
+            }
         }
     }
 
-    /// The dense layer of a stage, if it has one, and an activation.
+    /// The dense layer of a stage, or the sum with `skip`, if it has one, and an activation.
+    #[allow(clippy::too_many_arguments)]
     fn through(
         &self,
         index: usize,
         x: MatRef<'_, T>,
+        skip: Option<MatRef<'_, T>>,
         mut y: MatMut<'_, T>,
         act: Activation,
         saved: Option<MatMut<'_, T>>,
@@ -399,6 +404,9 @@ impl<'a, T: Element> Pass<'a, T> {
         let Some(dense) = stage.dense else {
             for r in 0..x.rows() {
                 y.row_mut(r).copy_from_slice(x.row(r));
+            }
+            if let Some(skip) = skip {
+                dispatch(self.plan.isa, Add { rows: skip, into: y.reborrow() });
             }
             return activate(self.plan.isa, act, y, saved);
         };
@@ -428,8 +436,12 @@ impl<'a, T: Element> Pass<'a, T> {
         }
         let half = padded::<T>(self.plan.block_rows * self.network.max_width());
         let scratch = self.scratch(worker);
-        let (scratch, halves) = scratch.split_at_mut(self.layout.scratch_len - 2 * half);
-        let (mut front, mut back) = halves.split_at_mut(half);
+        let depth = self.network.depth();
+        let (scratch, halves) = scratch.split_at_mut(self.layout.scratch_len - (2 + depth) * half);
+        let (mut front, halves) = halves.split_at_mut(half);
+        let (mut back, blocks) = halves.split_at_mut(half);
+        // Inputs of the blocks that are not at their end yet, the outermost first.
+        let mut waiting = 0;
         let width = data.cols();
         let mut x = match data.native() {
             Some(data) => data.block(start + rows.start, m, 0, width),
@@ -446,6 +458,18 @@ impl<'a, T: Element> Pass<'a, T> {
         let last = self.network.stages().len() - 1;
         for (index, stage) in self.network.stages().iter().enumerate() {
             let n = stage.outputs;
+            for _ in self.network.ends(index) {
+                for (r, row) in
+                    blocks[waiting * half..][..m * x.cols()].chunks_exact_mut(x.cols()).enumerate()
+                {
+                    row.copy_from_slice(x.row(r));
+                }
+                waiting += 1;
+            }
+            let skip = stage.skip.map(|_| {
+                waiting -= 1;
+                MatRef::new(&blocks[waiting * half..][..m * n], m, n)
+            });
             let mut y = match self.output {
                 Some(output) if index == last => {
                     // SAFETY: the block's own rows of the output.
@@ -454,9 +478,9 @@ impl<'a, T: Element> Pass<'a, T> {
                 _ => MatMut::new(&mut front[..m * n], m, n),
             };
             if stage.norm.is_none() {
-                self.through(index, x, y.reborrow(), stage.act, None, scratch);
+                self.through(index, x, skip, y.reborrow(), stage.act, None, scratch);
             } else {
-                self.through(index, x, y.reborrow(), Activation::Identity, None, scratch);
+                self.through(index, x, skip, y.reborrow(), Activation::Identity, None, scratch);
                 self.normalize_rows(index, None, y.reborrow(), None, None);
             }
             if index == last {
@@ -508,10 +532,14 @@ impl<'a, T: Element> Pass<'a, T> {
             // SAFETY: the block's own rows.
             unsafe { gradient.mat_mut(rows.start * stage.inputs, rows.len(), stage.inputs, stage.inputs) }
         };
+        // Where a block begins, the gradient of its output comes along the sum, too.
+        let mut init = Init::Zero;
+        for end in self.network.ends(index) {
+            let along = self.rows_ref(slots[end].delta, local, stage.inputs);
+            self.put(along, &mut into, &mut init);
+        }
         if stage.dense.is_none() {
-            for r in 0..delta.rows() {
-                into.row_mut(r).copy_from_slice(delta.row(r));
-            }
+            self.put(delta, &mut into, &mut init);
             if index > 0 {
                 self.through_activation(index - 1, local, &mut into);
             }
@@ -531,11 +559,22 @@ impl<'a, T: Element> Pass<'a, T> {
             a: Lhs::Plain(delta),
             b: Rhs::Panels(Panels::new(transposed, stage.outputs, stage.inputs)),
             c: into,
-            init: Init::Zero,
+            init,
             epilogue,
             ahead: &[],
         };
         gemm.run(self.plan.isa, &plan, self.scratch(worker));
+    }
+
+    /// Puts rows where nothing is yet, or else adds them.
+    fn put(&self, rows: MatRef<'_, T>, into: &mut MatMut<'_, T>, init: &mut Init<'_, T>) {
+        if let Init::Accumulate = init {
+            return dispatch(self.plan.isa, Add { rows, into: into.reborrow() });
+        }
+        for r in 0..rows.rows() {
+            into.row_mut(r).copy_from_slice(rows.row(r));
+        }
+        *init = Init::Accumulate;
     }
 
     /// What the derivative of a stage's activation is read from.
@@ -596,6 +635,29 @@ fn activate<T: Element>(isa: Isa, act: Activation, rows: MatMut<'_, T>, saved: O
         }
     }
     dispatch(isa, Activate(act, rows, saved));
+}
+
+/// into ← into + rows.
+struct Add<'r, T> {
+    rows: MatRef<'r, T>,
+    into: MatMut<'r, T>,
+}
+
+impl<T: Element> Op<T> for Add<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Self { rows, mut into } = self;
+        for r in 0..rows.rows() {
+            zip_map(
+                s,
+                [into.row_mut(r)],
+                [rows.row(r)],
+                #[inline(always)]
+                |[y], [x]| [s.add(y, x)],
+            );
+        }
+    }
 }
 
 /// [`dropout::forward`] of rows.

@@ -1,0 +1,267 @@
+"""Blocks that are added to their input, against PyTorch; and normalizations folded away."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, optim
+
+BLOCK = nn.Residual(nn.Linear(6, 9), nn.GELU(), nn.Linear(9, 6))
+PRE = nn.Residual(nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 6), nn.Tanh())
+BATCH = nn.Residual(nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 6), nn.BatchNorm1d(6))
+
+#: Lists of layers between 6 features and 6.
+MODELS = {
+    "in the middle": (nn.Linear(6, 6), BLOCK, nn.Linear(6, 6)),
+    "alone": (BLOCK,),
+    "two in a row, first and last": (BLOCK, PRE),
+    "behind and before activations": (nn.Linear(6, 6), nn.Tanh(), BLOCK, nn.Sigmoid(), BLOCK),
+    "a normalization behind": (nn.Linear(6, 6), PRE, nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 6)),
+    "batch norm inside": (nn.Linear(6, 6), BATCH, nn.Tanh(), BATCH, nn.BatchNorm1d(6), nn.Tanh()),
+    "activations first in blocks": (
+        nn.Linear(6, 6),
+        nn.Residual(nn.Tanh()),
+        nn.Residual(nn.SiLU(), BLOCK),
+    ),
+    "nested": (
+        nn.Residual(nn.Residual(nn.Residual(nn.Tanh(), nn.Linear(6, 6)), nn.Tanh()), BLOCK),
+    ),
+    "nested at the ends": (
+        nn.Linear(6, 6),
+        nn.Residual(BLOCK, nn.Linear(6, 6), PRE),
+        nn.Linear(6, 6),
+    ),
+    "nothing in the block": (nn.Linear(6, 6), nn.Residual(nn.Residual(nn.Identity())), nn.Tanh()),
+    "dropout of nothing": (
+        nn.Linear(6, 6),
+        nn.Residual(nn.Dropout(0.0), nn.Linear(6, 6), nn.Dropout(0.0)),
+    ),
+}
+
+
+def to_torch(model):
+    """The same model in PyTorch, loaded from its state dict."""
+    torch = pytest.importorskip("torch")
+
+    class Residual(torch.nn.Sequential):
+        def forward(self, x):
+            return x + super().forward(x)
+
+    def convert(layer):
+        if isinstance(layer, nn.Residual):
+            return Residual(*map(convert, layer.layers))
+        kind = getattr(torch.nn, type(layer).__name__)
+        if isinstance(layer, nn.Linear):
+            return kind(layer.in_features, layer.out_features, layer.bias)
+        if isinstance(layer, nn.LayerNorm):
+            return kind(layer.normalized_shape)
+        if isinstance(layer, nn.BatchNorm1d):
+            return kind(layer.num_features)
+        return kind(layer.p) if isinstance(layer, nn.Dropout) else kind()
+
+    twin = torch.nn.Sequential(*map(convert, model.layers)).double()
+    state = {name: torch.tensor(values) for name, values in model.state_dict().items()}
+    counts = [name for name in twin.state_dict() if name.endswith("num_batches_tracked")]
+    twin.load_state_dict(state | {name: torch.tensor(0) for name in counts})
+    return twin
+
+
+def has_batch_norm(layers):
+    return any(
+        isinstance(x, nn.BatchNorm1d) or has_batch_norm(getattr(x, "layers", ())) for x in layers
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 5, 64, 700])
+@pytest.mark.parametrize("layers", MODELS.values(), ids=MODELS)
+def test_outputs_and_gradients_are_those_of_torch(layers, rows, rng):
+    torch = pytest.importorskip("torch")
+    if rows == 1 and has_batch_norm(layers):
+        pytest.skip("no statistics of one row")
+    model = nn.Sequential(*layers, dtype="float64", seed=3)
+    twin = to_torch(model)
+    x, g = rng.standard_normal((rows, 6)), rng.standard_normal((rows, 6))
+    there = torch.tensor(x, requires_grad=True)
+    out = twin(there)
+    out.backward(torch.tensor(g))
+    np.testing.assert_allclose(model.forward(x), out.detach(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(model.backward(g), there.grad, rtol=0, atol=1e-12)
+    want = [p.grad.numpy().ravel() for p in twin.parameters()]
+    want = np.concatenate(want) if want else np.empty(0)
+    np.testing.assert_allclose(model.flat_gradients, want, rtol=1e-12, atol=1e-12)
+    twin.eval()
+    np.testing.assert_allclose(model(x), twin(torch.tensor(x)).detach(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("layers", MODELS.values(), ids=MODELS)
+def test_steps_are_those_of_torch(layers, rng):
+    torch = pytest.importorskip("torch")
+    model = nn.Sequential(*layers, dtype="float64", seed=3)
+    twin = to_torch(model)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.05, momentum=0.9))
+    steps = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=0.9)
+    x, y = rng.standard_normal((40, 6)), rng.standard_normal((40, 6))
+    for _ in range(5):
+        steps.zero_grad()
+        torch.nn.functional.mse_loss(twin(torch.tensor(x)), torch.tensor(y)).backward()
+        steps.step()
+        trainer.step(x, y)
+    for name, values in model.state_dict().items():
+        there = twin.state_dict()[name]
+        np.testing.assert_allclose(values, there, rtol=0, atol=1e-11, err_msg=name)
+
+
+@pytest.mark.parametrize("layers", MODELS.values(), ids=MODELS)
+def test_gradients_are_those_of_differences(layers, rng):
+    model = nn.Sequential(*layers, dtype="float64", seed=3)
+    x, y = rng.standard_normal((8, 6)), rng.standard_normal((8, 6))
+    assert tw.gradcheck(model, x, y, loss=nn.MSELoss()).passed
+
+
+@pytest.mark.parametrize("inside", [(), (nn.BatchNorm1d(64),)], ids=["waves", "batch norm"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_same_bits_for_any_number_of_threads(inside, dtype, rng):
+    block = nn.Residual(*inside, nn.Linear(64, 96), nn.Dropout(0.2), nn.ReLU(), nn.Linear(96, 64))
+    x, y = rng.standard_normal((3000, 20)), rng.standard_normal((3000, 3))
+    before, results = tw.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 8):
+            tw.set_num_threads(threads)
+            model = nn.Sequential(
+                nn.Linear(20, 64), block, nn.Tanh(), block, nn.Linear(64, 3), dtype=dtype
+            )
+            trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.AdamW(lr=1e-3))
+            trainer.fit(x, y, epochs=2, batch_size=1500)
+            model.forward(x)
+            back = model.backward(np.ones((3000, 3)))
+            results.append(
+                [a.tobytes() for a in (model.flat_parameters, model.flat_gradients, back, model(x))]
+            )
+    finally:
+        tw.set_num_threads(before)
+    assert all(r == results[0] for r in results)
+
+
+def test_a_step_in_waves_is_the_step_by_hand(rng):
+    block = nn.Residual(nn.Linear(64, 64), nn.Tanh(), nn.Residual(nn.Linear(64, 64)))
+    model = nn.Sequential(nn.Linear(4, 64), block, nn.Linear(64, 2), dtype="float64")
+    hand = copy.deepcopy(model)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+    x, y = rng.standard_normal((2000, 4)), rng.standard_normal((2000, 2))
+    assert "waves" in str(trainer.plan(2000))
+    trainer.step(x, y)
+    hand.backward((hand.forward(x) - y) / y.size * 2)
+    want = hand.flat_parameters - 0.1 * hand.flat_gradients
+    np.testing.assert_allclose(model.flat_parameters, want, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("layers", MODELS.values(), ids=MODELS)
+def test_files_and_pickles_bring_blocks_back(layers, tmp_path, rng):
+    model = nn.Sequential(*layers, seed=3)
+    x = rng.standard_normal((9, 6))
+    model.forward(x)
+    model.save(tmp_path / "model")
+    for again in (nn.Sequential.load(tmp_path / "model"), pickle.loads(pickle.dumps(model))):
+        assert again.layers == model.layers
+        np.testing.assert_array_equal(again(x), model(x))
+
+
+def test_initial_weights_of_blocks_differ(rng):
+    model = nn.Sequential(
+        nn.Linear(6, 6), nn.Residual(nn.Linear(6, 6)), nn.Residual(nn.Linear(6, 6))
+    )
+    weights = [v for name, v in model.state_dict().items() if name.endswith("weight")]
+    assert len(weights) == 3
+    assert len({w.tobytes() for w in weights}) == 3
+
+
+def test_the_summary_counts_what_is_inside():
+    lines = nn.Sequential(nn.Linear(2, 6), BLOCK, nn.Linear(6, 1)).summary().splitlines()
+    assert lines[2].startswith("1  Residual(Linear(")
+    assert lines[2].split()[-1] == str(6 * 9 + 9 + 9 * 6 + 6)
+
+
+def test_errors_name_the_block():
+    with pytest.raises(
+        tw.errors.ShapeError, match=r"layer 1 \(Residual\): .* make 5 features of 6"
+    ):
+        nn.Sequential(nn.Linear(2, 6), nn.Residual(nn.Linear(6, 5)))
+    with pytest.raises(
+        tw.errors.ShapeError, match=r"layer 1\.1 \(Linear 7→6\): .* has 9 .* expected 7"
+    ):
+        nn.Sequential(nn.Linear(2, 6), nn.Residual(nn.Linear(6, 9), nn.Linear(7, 6)))
+    with pytest.raises(
+        tw.errors.ShapeError, match=r"layer 0\.0 \(Linear 6→9\): .*\(3, 2\), expected \(3, 6\)"
+    ):
+        nn.Sequential(BLOCK)(np.zeros((3, 2)))
+    with pytest.raises(tw.errors.ArgumentError, match="without a Linear"):
+        nn.Sequential(nn.Residual(nn.LayerNorm(4)))
+    with pytest.raises(tw.errors.ArgumentError, match="Residual: layers is empty"):
+        nn.Residual()
+    with pytest.raises(
+        tw.errors.ArgumentError, match=r"it is a list; unpack it: Residual\(\*layers\)"
+    ):
+        nn.Residual([nn.ReLU()])
+
+
+FOLDED = {
+    "plain": (nn.Linear(6, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 6), nn.BatchNorm1d(6)),
+    "no bias, not affine": (
+        nn.Linear(6, 9, bias=False),
+        nn.BatchNorm1d(9, affine=False),
+        nn.Tanh(),
+        nn.Linear(9, 6),
+    ),
+    "two behind one": (nn.Linear(6, 9), nn.BatchNorm1d(9), nn.BatchNorm1d(9), nn.Linear(9, 6)),
+    "others stay": (
+        nn.BatchNorm1d(6),
+        nn.Linear(6, 6),
+        nn.ReLU(),
+        nn.BatchNorm1d(6),
+        nn.Linear(6, 6),
+    ),
+    "in blocks": (
+        nn.Linear(6, 6),
+        nn.BatchNorm1d(6),
+        nn.Residual(
+            nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 6), nn.LayerNorm(6)
+        ),
+        nn.Linear(6, 6),
+    ),
+    "first in a block": (nn.Linear(6, 6), nn.Residual(nn.BatchNorm1d(6), nn.Linear(6, 6))),
+}
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-6), ("float64", 1e-12)])
+@pytest.mark.parametrize("layers", FOLDED.values(), ids=FOLDED)
+def test_a_folded_model_computes_the_same(layers, dtype, error, rng):
+    model = nn.Sequential(*layers, dtype=dtype, seed=2)
+    x = rng.standard_normal((50, 6))
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+    trainer.fit(x + 1, rng.standard_normal((50, 6)), epochs=5, batch_size=25)
+    before = {name: values.copy() for name, values in model.state_dict().items()}
+    folded, want = model.fold(), model(x)
+    assert np.abs(folded(x) - want).max() <= error * max(1, np.abs(want).max())
+    for name, values in model.state_dict().items():
+        np.testing.assert_array_equal(values, before[name])
+
+
+def test_only_what_is_directly_behind_a_linear_is_folded():
+    kinds = {
+        name: [type(layer).__name__ for layer in nn.Sequential(*layers).fold().layers]
+        for name, layers in FOLDED.items()
+    }
+    assert kinds["plain"] == ["Linear", "ReLU", "Linear"]
+    assert kinds["two behind one"] == ["Linear", "BatchNorm1d", "Linear"]
+    assert kinds["others stay"] == ["BatchNorm1d", "Linear", "ReLU", "BatchNorm1d", "Linear"]
+    block = nn.Sequential(*FOLDED["in blocks"]).fold().layers[1]
+    assert [type(layer).__name__ for layer in block.layers] == [
+        "Linear",
+        "ReLU",
+        "Linear",
+        "LayerNorm",
+    ]
+    assert nn.Sequential(*FOLDED["no bias, not affine"]).fold().layers[0].bias
