@@ -617,8 +617,8 @@ class Residual(Layer):
 
     `f` is a list of layers, applied one after another as in `Sequential`. Its output is as wide as
     its input. With `g` the gradient of the loss with respect to `y`, that with respect to `x` is
-    `g` plus what `f` carries back of it. He, Zhang, Ren & Sun 2016, arXiv:1512.03385; with the normalization
-    first in the block, the "pre-activation" of arXiv:1603.05027.
+    `g` plus what `f` carries back of it. He, Zhang, Ren & Sun 2016, arXiv:1512.03385; with the
+    normalization first in the block, the "pre-activation" of arXiv:1603.05027.
 
     Parameters
     ----------
