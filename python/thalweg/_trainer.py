@@ -190,6 +190,9 @@ class Trainer:
 
         Notes
         -----
+        An update that makes a parameter infinite, which takes a huge learning rate, is noticed by
+        the next step; `fit` looks at the end of each epoch, and can go back.
+
         C-contiguous arrays of the model's dtype (weights too, and int64 labels) are read in place.
         C-contiguous uint8, float16, float32 and float64 samples are converted by the core, a batch
         at a time; others are converted in every call, so convert once what is used for many steps.

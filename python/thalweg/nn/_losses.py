@@ -497,8 +497,9 @@ class CustomLoss(Loss):
         ``output[i, j]``. `output` is a fresh array of shape (n, out_features) and of the model's
         dtype, which may be overwritten; `target` holds the rows of `y` that belong to it, as they
         are. With ``sample_weight`` it is called as ``function(output, target, weight)``, and what
-        becomes of the weights is its own affair. Any mean over the batch is too. `gradcheck` tells
-        whether the gradient is that of the loss.
+        becomes of the weights is its own affair. Any mean over the batch is too; the loss of an
+        epoch is the mean of its batches', by their numbers of rows. `gradcheck` tells whether the
+        gradient is that of the loss.
 
     Raises
     ------
