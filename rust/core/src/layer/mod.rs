@@ -3,7 +3,7 @@
 //! One file per layer, its forward formula beside its backward formula. An element-wise layer runs
 //! as an epilogue of the product before it; backward it reads its own output `y`, or, where φ′ cannot
 //! be had from `y`, the derivative that it saved on the way forward. A new one takes a file that says what
-//! a [`Function`] says, and a line in the list of [`activation`].
+//! a [`Function`] says, and a line in the list of `activation.rs`.
 
 mod activation;
 pub mod batch_norm;

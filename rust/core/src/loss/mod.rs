@@ -105,7 +105,7 @@ impl<T> From<Loss> for Objective<T> {
 /// What the network's output is compared with, a row per sample.
 #[derive(Clone, Copy, Debug)]
 pub enum Targets<'a, T> {
-    /// Numbers, rows × [width](Loss::target_width).
+    /// Numbers, as many a row as the loss compares with.
     Values(MatRef<'a, T>),
     /// Classes.
     Labels(&'a [i64]),
