@@ -111,8 +111,7 @@ def markdown(rows: list[Row]) -> str:
         "Optimizers",
         [
             f"`optimizer.step(model)` of {rows[0].parameters / 1e6:.1f} million float32 parameters",
-            "beside",
-            "its bytes at the bandwidth of memory"
+            "beside its bytes at the bandwidth of memory"
             f" ({rows[0].bandwidth / 1e9:.1f} GB/s, reading and writing in place).",
         ],
         ["optimizer", "a parameter", "step", "bound", "step / bound"],
