@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-#: A loss so many times the best before it, and a positive one, has diverged.
-_DIVERGED = 4.0
+#: A loss above the best so far by so many times the size of the losses has diverged.
+_DIVERGED = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,17 +184,17 @@ def find_lr(
         # Far above the best, on the scale of the losses themselves, which may be negative.
         best = min([*after, first])
         scale = max(abs(best), abs((before or [first])[0]))
-        diverged = not second - best <= (_DIVERGED - 1) * scale
+        diverged = not second - best <= _DIVERGED * scale
         if diverged:
             break
         before.append(first)
         after.append(second)
-    end = _best(np.array(before), np.array(after), smooth)
-    if end is None:
+    found = _best(np.array(before), np.array(after), smooth)
+    if found is None:
         raise ArgumentError(
             f"the loss falls at no rate from {min_lr:g} to {max_lr:g}; try smaller ones"
         )
-    gain, place = end
+    gain, place = found
     return LRFinder(
         rates[: len(after)],
         np.array(before),

@@ -29,6 +29,11 @@ def _pyplot() -> Any:
     return plt
 
 
+def _axes(ax: "Axes | None") -> Any:
+    """Give the axes to draw on: those given, or those of a new figure."""
+    return _pyplot().figure(layout="constrained").add_subplot() if ax is None else ax
+
+
 def lr_finder(found: LRFinder, ax: "Axes | None" = None) -> "Axes":
     """Draws what a range test of learning rates saw, and its suggestion.
 
@@ -48,8 +53,7 @@ def lr_finder(found: LRFinder, ax: "Axes | None" = None) -> "Axes":
     ImportError
         If matplotlib is not installed.
     """
-    if ax is None:
-        ax = _pyplot().figure(layout="constrained").add_subplot()
+    ax = _axes(ax)
     ax.plot(found.lr, found.after, color="C0", label="loss after the update")
     ax.plot(found.lr, found.gain, color="C2", label="what the update took from it")
     ax.axvline(found.suggestion, color="C1", label=f"suggestion {found.suggestion:.2g}")
@@ -87,8 +91,7 @@ def schedule(
     ImportError
         If matplotlib is not installed.
     """
-    if ax is None:
-        ax = _pyplot().figure(layout="constrained").add_subplot()
+    ax = _axes(ax)
     times = np.arange(steps, dtype=np.float64)
     for one in shown:
         ax.plot(times, one._rates(times, base, steps), label=type(one).__name__)
@@ -116,8 +119,7 @@ def history(run: History | Sequence[History], ax: "Axes | None" = None) -> "Axes
     ImportError
         If matplotlib is not installed.
     """
-    if ax is None:
-        ax = _pyplot().figure(layout="constrained").add_subplot()
+    ax = _axes(ax)
     runs = [run] if isinstance(run, History) else list(run)
     for index, one in enumerate(runs):
         name = f", run {index + 1}" if len(runs) > 1 else ""
