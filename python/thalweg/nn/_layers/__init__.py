@@ -1,0 +1,30 @@
+"""The layers, a room for each kind."""
+
+from thalweg.nn._layers._activations import CELU as CELU
+from thalweg.nn._layers._activations import ELU as ELU
+from thalweg.nn._layers._activations import GELU as GELU
+from thalweg.nn._layers._activations import SELU as SELU
+from thalweg.nn._layers._activations import Hardsigmoid as Hardsigmoid
+from thalweg.nn._layers._activations import Hardswish as Hardswish
+from thalweg.nn._layers._activations import Hardtanh as Hardtanh
+from thalweg.nn._layers._activations import Identity as Identity
+from thalweg.nn._layers._activations import LeakyReLU as LeakyReLU
+from thalweg.nn._layers._activations import LogSigmoid as LogSigmoid
+from thalweg.nn._layers._activations import Mish as Mish
+from thalweg.nn._layers._activations import ReLU as ReLU
+from thalweg.nn._layers._activations import ReLU6 as ReLU6
+from thalweg.nn._layers._activations import Sigmoid as Sigmoid
+from thalweg.nn._layers._activations import SiLU as SiLU
+from thalweg.nn._layers._activations import Sine as Sine
+from thalweg.nn._layers._activations import Softplus as Softplus
+from thalweg.nn._layers._activations import Softsign as Softsign
+from thalweg.nn._layers._activations import Tanh as Tanh
+from thalweg.nn._layers._base import Activation as Activation
+from thalweg.nn._layers._base import Layer as Layer
+from thalweg.nn._layers._base import check_layer as check_layer
+from thalweg.nn._layers._dropout import Dropout as Dropout
+from thalweg.nn._layers._linear import Linear as Linear
+from thalweg.nn._layers._norms import BatchNorm1d as BatchNorm1d
+from thalweg.nn._layers._norms import LayerNorm as LayerNorm
+from thalweg.nn._layers._norms import RMSNorm as RMSNorm
+from thalweg.nn._layers._residual import Residual as Residual

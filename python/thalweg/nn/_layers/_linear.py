@@ -1,0 +1,70 @@
+"""The dense layer."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from thalweg import _checks
+from thalweg.nn import init as _init
+from thalweg.nn._layers._base import Layer
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Linear(Layer):
+    r"""An affine map, :math:`y = x W^\top + b`.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        Width of a row of the input and of the output.
+    bias : bool, default True
+        Whether there is a `b`.
+    init : str, keyword only, default "kaiming_uniform"
+        Distribution of the initial weights: a name of `thalweg.nn.init`.
+
+    Raises
+    ------
+    ArgumentError
+        If a width is not a positive integer or the initialization is unknown.
+
+    Notes
+    -----
+    `W` has shape (out_features, in_features), as PyTorch's. With `x` of shape (n, in_features) and
+    `g`, the gradient of the loss with respect to `y`, the gradients are :math:`g W` for `x`,
+    :math:`g^\top x` for `W` and the column sums of `g` for `b`.
+
+    Examples
+    --------
+    >>> from thalweg import nn
+    >>> nn.Linear(64, 10)
+    Linear(in_features=64, out_features=10, bias=True)
+    """
+
+    in_features: int
+    out_features: int
+    bias: bool
+    init: str
+
+    # Written out, for `init` is keyword only and the values are checked.
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        init: str = "kaiming_uniform",
+    ) -> None:
+        put = object.__setattr__  # the dataclass is frozen
+        put(self, "in_features", _checks.integer("Linear: in_features", in_features, 1))
+        put(self, "out_features", _checks.integer("Linear: out_features", out_features, 1))
+        put(self, "bias", _checks.flag("Linear: bias", bias))
+        put(self, "init", _checks.one_of("Linear: init", init, _init.NAMES))
+
+    def __repr__(self) -> str:
+        drawn = "" if self.init == "kaiming_uniform" else f", init={self.init!r}"
+        return (
+            f"Linear(in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias}{drawn})"
+        )
+
+    def _spec(self) -> tuple[Any, ...]:
+        return ("linear", self.in_features, self.out_features, self.bias, self.init)

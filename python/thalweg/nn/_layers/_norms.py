@@ -1,0 +1,175 @@
+"""Normalizations, of columns and of rows."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from thalweg import _checks
+from thalweg.errors import ArgumentError
+from thalweg.nn._layers._base import Layer
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNorm1d(Layer):
+    r"""Batch normalization of each column, in PyTorch's conventions.
+
+    .. math:: y = \gamma\,\frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
+
+    While training, :math:`\mu` and :math:`\sigma^2` are the mean and the (biased) variance of the
+    column over the batch, and the gradient goes through both. In evaluation (a call of the model,
+    `thalweg.Trainer.evaluate`, validation) they are running averages, which every training pass
+    moves: :math:`r \leftarrow (1 - m)\,r + m\,b` with the batch's mean and its *unbiased*
+    variance :math:`\sigma^2 n / (n - 1)`. Ioffe & Szegedy 2015, arXiv:1502.03167.
+
+    Parameters
+    ----------
+    num_features : int
+        Number of columns.
+    eps : float, default 1e-5
+        :math:`\epsilon`, above 0.
+    momentum : float, default 0.1
+        :math:`m`, the part of a batch in the running averages, from 0 to 1. (Keras' ``momentum`` is
+        1 - m.)
+    affine : bool, default True
+        Whether there are :math:`\gamma` ("weight", at first 1) and :math:`\beta` ("bias", 0).
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range. A training batch of one row has no statistics and is an
+        error where it is met; `thalweg.Trainer.fit` refuses data whose last batch would be one.
+
+    Notes
+    -----
+    `Sequential.state_dict` holds ``running_mean`` and ``running_var`` too.
+    """
+
+    num_features: int
+    eps: float = 1e-5
+    momentum: float = 0.1
+    affine: bool = True
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__  # the dataclass is frozen
+        name = "BatchNorm1d: "
+        put(self, "num_features", _checks.integer(name + "num_features", self.num_features, 1))
+        put(self, "eps", _checks.real(name + "eps", self.eps, 0, closed="()"))
+        put(self, "momentum", _checks.real(name + "momentum", self.momentum, 0, 1, "[]"))
+        put(self, "affine", _checks.flag(name + "affine", self.affine))
+
+    def _spec(self) -> tuple[Any, ...]:
+        return ("batch_norm", self.num_features, self.eps, self.momentum, self.affine)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNorm(Layer):
+    r"""Normalization of each row by its own mean and variance.
+
+    .. math:: y = \gamma\,\frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
+
+    with the mean :math:`\mu` and the (biased) variance :math:`\sigma^2` over the columns of the
+    row: the same in training and in evaluation, for a batch of any size. Ba, Kiros & Hinton 2016,
+    arXiv:1607.06450; PyTorch's conventions.
+
+    Parameters
+    ----------
+    normalized_shape : int or tuple of one int
+        Number of columns.
+    eps : float, default 1e-5
+        :math:`\epsilon`, above 0.
+    elementwise_affine : bool, default True
+        Whether there is a :math:`\gamma` ("weight", at first 1).
+    bias : bool, default True
+        Whether there is then a :math:`\beta` ("bias", at first 0), too.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+
+    Notes
+    -----
+    With :math:`\hat x = (y - \beta) / \gamma`, `g` the gradient of the loss with respect to `y`,
+    and means over the columns, the gradient with respect to `x` is
+    :math:`(\gamma g - \overline{\gamma g} - \hat x\,\overline{\gamma g \hat x}) /
+    \sqrt{\sigma^2 + \epsilon}`; those of :math:`\gamma` and :math:`\beta` are the sums over the
+    rows of :math:`g \hat x` and `g`.
+
+    Examples
+    --------
+    >>> from thalweg import nn
+    >>> model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.ReLU(), nn.Linear(4, 1))
+    >>> list(model.state_dict())
+    ['0.weight', '0.bias', '1.weight', '1.bias', '3.weight', '3.bias']
+    """
+
+    normalized_shape: tuple[int] | int
+    eps: float = 1e-5
+    elementwise_affine: bool = True
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__  # the dataclass is frozen
+        put(self, "normalized_shape", _width("LayerNorm", self.normalized_shape))
+        put(self, "eps", _checks.real("LayerNorm: eps", self.eps, 0, closed="()"))
+        affine = _checks.flag("LayerNorm: elementwise_affine", self.elementwise_affine)
+        put(self, "elementwise_affine", affine)
+        put(self, "bias", _checks.flag("LayerNorm: bias", self.bias))
+
+    def _spec(self) -> tuple[Any, ...]:
+        scale, shift = self.elementwise_affine, self.elementwise_affine and self.bias
+        return ("layer_norm", *_width("", self.normalized_shape), self.eps, scale, shift)
+
+
+@dataclass(frozen=True, slots=True)
+class RMSNorm(Layer):
+    r"""Normalization of each row by its root mean square.
+
+    .. math:: y = \gamma\,\frac{x}{\sqrt{\overline{x^2} + \epsilon}}
+
+    with the mean of squares over the columns of the row. Zhang & Sennrich 2019, arXiv:1910.07467;
+    PyTorch's conventions.
+
+    Parameters
+    ----------
+    normalized_shape : int or tuple of one int
+        Number of columns.
+    eps : float, optional
+        :math:`\epsilon`, above 0; by default that of the model's dtype, ``np.finfo(dtype).eps``.
+    elementwise_affine : bool, default True
+        Whether there is a :math:`\gamma` ("weight", at first 1).
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+
+    Notes
+    -----
+    The gradients are those of `LayerNorm` without the terms that come from the mean.
+    """
+
+    normalized_shape: tuple[int] | int
+    eps: float | None = None
+    elementwise_affine: bool = True
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__  # the dataclass is frozen
+        put(self, "normalized_shape", _width("RMSNorm", self.normalized_shape))
+        if self.eps is not None:
+            put(self, "eps", _checks.real("RMSNorm: eps", self.eps, 0, closed="()"))
+        affine = _checks.flag("RMSNorm: elementwise_affine", self.elementwise_affine)
+        put(self, "elementwise_affine", affine)
+
+    def _spec(self) -> tuple[Any, ...]:
+        return ("rms_norm", *_width("", self.normalized_shape), self.eps, self.elementwise_affine)
+
+
+def _width(layer: str, shape: Any) -> tuple[int]:
+    """Make a normalized shape a tuple of one width: samples are rows here."""
+    if isinstance(shape, (tuple, list)):
+        if len(shape) != 1:
+            raise ArgumentError(
+                f"{layer}: normalized_shape must be one width, for samples are rows; got {shape!r}"
+            )
+        (shape,) = shape
+    return (_checks.integer(f"{layer}: normalized_shape", shape, 1),)

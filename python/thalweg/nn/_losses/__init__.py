@@ -1,0 +1,15 @@
+"""The losses, a room for each kind."""
+
+from thalweg.nn._losses._base import CoreLoss as CoreLoss
+from thalweg.nn._losses._base import Loss as Loss
+from thalweg.nn._losses._classes import BCEWithLogitsLoss as BCEWithLogitsLoss
+from thalweg.nn._losses._classes import CrossEntropyLoss as CrossEntropyLoss
+from thalweg.nn._losses._classes import DistillationLoss as DistillationLoss
+from thalweg.nn._losses._custom import CustomLoss as CustomLoss
+from thalweg.nn._losses._errors import HuberLoss as HuberLoss
+from thalweg.nn._losses._errors import L1Loss as L1Loss
+from thalweg.nn._losses._errors import MSELoss as MSELoss
+from thalweg.nn._losses._errors import QuantileLoss as QuantileLoss
+from thalweg.nn._losses._likelihoods import GaussianNLLLoss as GaussianNLLLoss
+from thalweg.nn._losses._likelihoods import PoissonNLLLoss as PoissonNLLLoss
+from thalweg.nn._losses._named import loss_of as loss_of

@@ -1,0 +1,56 @@
+"""Losses of the user's own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from thalweg.errors import ArgumentError
+from thalweg.nn._losses._base import Loss
+
+
+@dataclass(frozen=True, slots=True)
+class CustomLoss(Loss):
+    """A loss of your own: a function that gives its value and its gradient by the outputs.
+
+    A `Trainer` takes the bare function as well. Steps are then a forward pass, a call of the
+    function, a backward pass and a step of the optimizer: correct, but without what fusing them
+    saves. They leave their gradients in ``model.flat_gradients``.
+
+    Parameters
+    ----------
+    function : callable
+        Called as ``function(output, target)`` and gives a tuple ``(loss, gradient)``, a number and
+        an array of the shape of `output`, ``gradient[i, j]`` being the derivative of the loss by
+        ``output[i, j]``. `output` is a fresh array of shape (n, out_features) and of the model's
+        dtype, which may be overwritten; `target` holds the rows of `y` that belong to it, as they
+        are. With ``sample_weight`` it is called as ``function(output, target, weight)``, and what
+        becomes of the weights is its own affair. Any mean over the batch is too; the loss of an
+        epoch is the mean of its batches', by their numbers of rows. `gradcheck` tells whether the
+        gradient is that of the loss.
+
+    Raises
+    ------
+    ArgumentError
+        If `function` cannot be called.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn, optim
+    >>> def log_cosh(output, target):
+    ...     d = output - target
+    ...     return np.log(np.cosh(d)).mean(), np.tanh(d) / d.size
+    >>> model = nn.Sequential(nn.Linear(3, 2))
+    >>> bool(tw.gradcheck(model, np.eye(3), np.ones((3, 2)), loss=log_cosh))
+    True
+    >>> trainer = tw.Trainer(model, loss=nn.CustomLoss(log_cosh), optimizer=optim.Adam(lr=0.1))
+    >>> losses = trainer.fit(np.eye(3), np.ones((3, 2)), epochs=50)["loss"]
+    >>> losses[-1] < 0.01 * losses[0]
+    True
+    """
+
+    function: Callable[..., tuple[float, Any]]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.function, type) or not callable(self.function):
+            raise ArgumentError(f"function must be callable; got {self.function!r}")

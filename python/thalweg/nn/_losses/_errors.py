@@ -1,0 +1,149 @@
+"""Losses of numbers: how far outputs are from targets."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, ClassVar
+
+from thalweg import _checks
+from thalweg.nn._losses._base import CoreLoss, floats
+
+
+@dataclass(frozen=True, slots=True)
+class MSELoss(CoreLoss):
+    r"""Mean squared error over *all* elements, as PyTorch's.
+
+    .. math:: L = \frac{1}{n\,k} \sum_{i=1}^{n} \sum_{j=1}^{k} (y_{ij} - t_{ij})^2
+
+    The output `y` and the target `t` both have shape (n, k). A target of shape (n,) is taken as
+    (n, 1) when the model has one output, and is an error otherwise; nothing is broadcast. Notice
+    the factor: there is no 1/2, and the sum over the `k` outputs is divided by `k` too.
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum"}, keyword only
+        ``"sum"`` leaves the division out.
+
+    Raises
+    ------
+    ArgumentError
+        If `reduction` is something else.
+    """
+
+    _: KW_ONLY
+    reduction: str = "mean"
+
+    _kind: ClassVar[str] = "mse"
+
+
+@dataclass(frozen=True, slots=True)
+class L1Loss(CoreLoss):
+    r"""Mean absolute error over all elements, as PyTorch's.
+
+    .. math:: L = \frac{1}{n\,k} \sum_{i=1}^{n} \sum_{j=1}^{k} |y_{ij} - t_{ij}|
+
+    Shapes are those of `MSELoss`. The gradient where the two are equal is 0.
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum"}, keyword only
+        ``"sum"`` leaves the division out.
+
+    Raises
+    ------
+    ArgumentError
+        If `reduction` is something else.
+    """
+
+    _: KW_ONLY
+    reduction: str = "mean"
+
+    _kind: ClassVar[str] = "l1"
+
+
+@dataclass(frozen=True, slots=True)
+class HuberLoss(CoreLoss):
+    r"""Squares of small errors, absolute values of large ones, as PyTorch's.
+
+    .. math:: L = \frac{1}{n\,k} \sum_{i,j} \begin{cases}
+              \frac12 d_{ij}^2 & |d_{ij}| \le \delta \\
+              \delta\,(|d_{ij}| - \frac12 \delta) & \text{else} \end{cases},
+              \qquad d_{ij} = y_{ij} - t_{ij}
+
+    Shapes are those of `MSELoss`. With ``delta=1`` it is PyTorch's ``SmoothL1Loss`` too.
+
+    Parameters
+    ----------
+    delta : float, keyword only, default 1.0
+        Where the square ends, more than 0.
+    reduction : {"mean", "sum"}, keyword only
+        ``"sum"`` leaves the division out.
+
+    Raises
+    ------
+    ArgumentError
+        If `delta` or `reduction` is out of range.
+
+    References
+    ----------
+    Huber 1964, "Robust estimation of a location parameter", Ann. Math. Statist. 35.
+    """
+
+    _: KW_ONLY
+    delta: float = 1.0
+    reduction: str = "mean"
+
+    _kind: ClassVar[str] = "huber"
+
+    def __post_init__(self) -> None:
+        CoreLoss.__post_init__(self)
+        self._set(delta=_checks.real("delta", self.delta, 0, closed="()"))
+
+    def _numbers(self) -> tuple[float, ...]:
+        return (self.delta,)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantileLoss(CoreLoss):
+    r"""Pinball loss: what makes it small is a quantile of the target, or several.
+
+    .. math:: L = \frac{1}{n\,m\,k} \sum_{i,q,j} \max\bigl(q\,u_{iqj}, (q - 1)\,u_{iqj}\bigr),
+              \qquad u_{iqj} = t_{ij} - y_{iqj}
+
+    The target `t` has shape (n, k), also (n,) if k is 1. The output has shape (n, m k) for `m`
+    quantiles: the first k columns are the first quantile of each target, the next k the second, and
+    so on. Nothing forbids that quantiles cross. For ``quantiles=0.5`` it is half of `L1Loss`.
+
+    With one quantile it is scikit-learn's ``mean_pinball_loss`` with ``alpha=q``.
+
+    Parameters
+    ----------
+    quantiles : float or sequence of float, default 0.5
+        Each between 0 and 1, ends excluded.
+    reduction : {"mean", "sum"}, keyword only
+        ``"sum"`` leaves the division out.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+
+    References
+    ----------
+    Koenker & Bassett 1978, "Regression quantiles", Econometrica 46.
+    """
+
+    quantiles: Any = 0.5
+    _: KW_ONLY
+    reduction: str = "mean"
+
+    _kind: ClassVar[str] = "quantile"
+
+    def __post_init__(self) -> None:
+        CoreLoss.__post_init__(self)
+        self._set(quantiles=floats("quantiles", self.quantiles, 0, 1, "()"))
+
+    def _columns(self, outputs: int) -> tuple[float, ...]:
+        quantiles: tuple[float, ...] = self.quantiles
+        return quantiles
+
+    def _target_width(self, outputs: int) -> int:
+        return outputs // len(self.quantiles)

@@ -1,0 +1,112 @@
+"""Losses of numbers: negative log-likelihoods of distributions."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
+
+from thalweg import _checks
+from thalweg.nn._losses._base import CoreLoss
+
+
+@dataclass(frozen=True, slots=True)
+class GaussianNLLLoss(CoreLoss):
+    r"""Negative log-likelihood of a normal distribution whose variance is predicted too.
+
+    .. math:: L = \frac{1}{2\,n\,k} \sum_{i,j} \Bigl(\log v_{ij}
+              + \frac{(m_{ij} - t_{ij})^2}{v_{ij}} \Bigr),
+              \qquad v_{ij} = \max(e^{s_{ij}}, \varepsilon)
+
+    The target `t` has shape (n, k), the output (n, 2k): the first k columns are the means `m`, the
+    others the *logarithms* of the variances, `s`. So any output is a variance, and none overflows.
+    This is PyTorch's ``GaussianNLLLoss()(y[:, :k], t, y[:, k:].exp())``, value and gradient, where
+    PyTorch takes the variance as an argument of its own: as there, the gradient passes through the
+    bound :math:`\varepsilon` as if it were not there.
+
+    Parameters
+    ----------
+    full : bool, keyword only, default False
+        Whether the constant :math:`\frac12 \log 2\pi` is added.
+    eps : float, keyword only, default 1e-6
+        The least variance, more than 0.
+    reduction : {"mean", "sum"}, keyword only
+        ``"sum"`` leaves the division by `n k` out.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+
+    References
+    ----------
+    Nix & Weigend 1994, "Estimating the mean and variance of the target probability distribution";
+    for the logarithm Kendall & Gal 2017, "What uncertainties do we need ...?", section 3.2.
+    """
+
+    _: KW_ONLY
+    full: bool = False
+    eps: float = 1e-6
+    reduction: str = "mean"
+
+    _kind: ClassVar[str] = "gaussian_nll"
+
+    def __post_init__(self) -> None:
+        CoreLoss.__post_init__(self)
+        eps = _checks.real("eps", self.eps, 0, closed="()")
+        self._set(full=_checks.flag("full", self.full), eps=eps)
+
+    def _numbers(self) -> tuple[float | bool, ...]:
+        return self.full, self.eps
+
+    def _target_width(self, outputs: int) -> int:
+        return outputs // 2
+
+
+@dataclass(frozen=True, slots=True)
+class PoissonNLLLoss(CoreLoss):
+    r"""Negative log-likelihood of counts, as PyTorch's.
+
+    .. math:: L = \frac{1}{n\,k} \sum_{i,j} \bigl(e^{y_{ij}} - t_{ij}\, y_{ij}\bigr)
+              \qquad\text{or}\qquad
+              \frac{1}{n\,k} \sum_{i,j} \bigl(y_{ij} - t_{ij} \log(y_{ij} + \varepsilon)\bigr)
+
+    The output `y` and the target `t` both have shape (n, k), the target also (n,) if there is one
+    output. Targets are counts, so 0 or more. An output is the logarithm of a rate, or with
+    ``log_input=False`` a rate; then let the model end in a `Softplus`, for a rate below
+    :math:`-\varepsilon` has no loss. A logarithm above 88 (709 in float64) is a rate too large to
+    be represented, and an error.
+
+    Parameters
+    ----------
+    log_input : bool, default True
+        Whether outputs are logarithms.
+    full : bool, default False
+        Whether :math:`\log t!`, which depends on the target alone, is added for t > 1, by
+        Stirling's approximation :math:`t \log t - t + \frac12 \log 2\pi t`.
+    eps : float, keyword only, default 1e-8
+        Keeps the logarithm of a rate of 0 finite; more than 0.
+    reduction : {"mean", "sum"}, keyword only
+        ``"sum"`` leaves the division out.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+    """
+
+    log_input: bool = True
+    full: bool = False
+    _: KW_ONLY
+    eps: float = 1e-8
+    reduction: str = "mean"
+
+    _kind: ClassVar[str] = "poisson_nll"
+
+    def __post_init__(self) -> None:
+        CoreLoss.__post_init__(self)
+        self._set(
+            log_input=_checks.flag("log_input", self.log_input),
+            full=_checks.flag("full", self.full),
+            eps=_checks.real("eps", self.eps, 0, closed="()"),
+        )
+
+    def _numbers(self) -> tuple[float | bool, ...]:
+        return self.log_input, self.full, self.eps
