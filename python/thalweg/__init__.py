@@ -1,7 +1,6 @@
 """Dense neural networks on CPUs: layers, losses, optimizers and training in a compiled core.
 
-Importing this needs NumPy only. `thalweg.plot` and `thalweg.datasets` load what they need when
-used.
+Importing this needs NumPy only; what needs more, such as `thalweg.plot`, loads it when used.
 """
 
 import os as _os
@@ -16,14 +15,7 @@ from thalweg._config import get_num_threads as get_num_threads
 from thalweg._config import set_num_threads as set_num_threads
 from thalweg._config import show_config as show_config
 from thalweg._core import __version__ as __version__
-from thalweg._gradcheck import BlockReport as BlockReport
-from thalweg._gradcheck import GradcheckReport as GradcheckReport
-from thalweg._gradcheck import check_gradient as check_gradient
-from thalweg._gradcheck import gradcheck as gradcheck
 from thalweg._history import History as History
-from thalweg._lr_finder import LRFinder as LRFinder
-from thalweg._lr_finder import find_lr as find_lr
-from thalweg._many import train_many as train_many
 from thalweg._trainer import Trainer as Trainer
 from thalweg.errors import ArgumentError as ArgumentError
 from thalweg.errors import DataError as DataError
@@ -34,23 +26,44 @@ from thalweg.errors import ThalwegError as ThalwegError
 from thalweg.errors import UnsupportedError as UnsupportedError
 
 if TYPE_CHECKING:  # at run time these come from __getattr__ below
+    from thalweg import continual as continual
     from thalweg import datasets as datasets
     from thalweg import plot as plot
+    from thalweg._gradcheck import BlockReport as BlockReport
+    from thalweg._gradcheck import GradcheckReport as GradcheckReport
+    from thalweg._gradcheck import check_gradient as check_gradient
+    from thalweg._gradcheck import gradcheck as gradcheck
+    from thalweg._lr_finder import LRFinder as LRFinder
+    from thalweg._lr_finder import find_lr as find_lr
+    from thalweg._many import train_many as train_many
 
-_LAZY = ("datasets", "plot")
+# Not every program draws, or checks gradients: what few need is imported when it is first asked for.
+_MODULES = ("continual", "datasets", "plot")
+_NAMES = {
+    "BlockReport": "_gradcheck",
+    "GradcheckReport": "_gradcheck",
+    "check_gradient": "_gradcheck",
+    "gradcheck": "_gradcheck",
+    "LRFinder": "_lr_finder",
+    "find_lr": "_lr_finder",
+    "train_many": "_many",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # Not everyone draws: these modules are imported when they are first asked for.
-    if name in _LAZY:
-        import importlib
+    import importlib
 
+    if name in _MODULES:
         return importlib.import_module(f"thalweg.{name}")
+    if name in _NAMES:
+        value = getattr(importlib.import_module(f"thalweg.{_NAMES[name]}"), name)
+        globals()[name] = value  # asked for once
+        return value
     raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_MODULES, *_NAMES})
 
 
 # A child process has none of its parent's threads: the core must start its own.
