@@ -1,9 +1,14 @@
 """The form of every strategy."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
+from thalweg.continual import _batches
 from thalweg.continual._task import Task
 
 
@@ -12,7 +17,9 @@ class Strategy:
 
     Strategies are wrapped around a trainer, or around each other: ``EWC(Replay(trainer, 200), 1e3)``.
     A new one overrides `begin`, `learn` or `end`, and calls ``super()`` in it, which asks the inner
-    one.
+    one. A task is learned by one `begin`, any number of `learn`, each of which takes some steps,
+    and one `end`. What `state_dict` gives is all that the next call depends on, wherever in a task
+    that is: a strategy that has loaded it goes on with `learn`, without another `begin`.
 
     Parameters
     ----------
@@ -34,23 +41,117 @@ class Strategy:
         if self.inner is not None:
             self.inner.begin(task)
 
-    def learn(self, task: Task, **options: Any) -> History:
-        """Train on a task; `options` are those of `Trainer.fit`."""
+    def learn(
+        self,
+        task: Task,
+        *,
+        steps: int,
+        start: int = 0,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ) -> History:
+        """Take some steps on a task.
+
+        Parameters
+        ----------
+        task : Task
+            The task, or another one with its index: `Task.with_data`.
+        steps : int, keyword only
+            How many.
+        start : int, keyword only, default 0
+            How many have been taken on this task before; which rows come next follows from it.
+        batch_size : int, keyword only, default 32
+            Rows of a step.
+        shuffle : bool, keyword only, default True
+            Whether every pass over the rows has a random order.
+        drop_last : bool, keyword only, default False
+            Whether a last batch of a pass that would be short is left out.
+
+        Returns
+        -------
+        History
+            One entry for these steps.
+        """
+        options = {"batch_size": batch_size, "shuffle": shuffle, "drop_last": drop_last}
         if self.inner is not None:
-            return self.inner.learn(task, **options)
-        return self.trainer.fit(task.x, task.y, **options)
+            return self.inner.learn(task, steps=steps, start=start, **options)
+        trainer = self.trainer
+        parts = [
+            (len(x), trainer.fit(x, y, batch_size=batch_size, shuffle=False, sample_weight=weight))
+            for x, y, weight in _batches.chunks(
+                task, seed=trainer.model.seed, steps=steps, start=start, **options
+            )
+        ]
+        return mean_history(parts)
 
     def end(self, task: Task) -> None:
         """Take to heart what must not be forgotten of a task that was learned."""
         if self.inner is not None:
             self.inner.end(task)
 
-    def fit(self, task: Task, **options: Any) -> History:
-        """Learn one task: `begin`, `learn`, `end`."""
+    def fit(
+        self,
+        task: Task,
+        *,
+        epochs: int = 1,
+        steps: int | None = None,
+        batch_size: int = 32,
+        drop_last: bool = False,
+    ) -> History:
+        """Learn one task: `begin`, `learn`, `end`.
+
+        Parameters
+        ----------
+        task : Task
+            The task.
+        epochs : int, keyword only, default 1
+            Passes over the rows of the task.
+        steps : int, keyword only, optional
+            Steps to take, instead of epochs.
+        batch_size, drop_last
+            As in `learn`.
+
+        Returns
+        -------
+        History
+            One entry per epoch, or one for all steps.
+        """
+        per_pass = _batches.per_pass(len(task.y), batch_size, drop_last)
+        count = _checks.integer("epochs", epochs, 1) if steps is None else 1
+        steps = per_pass if steps is None else _checks.integer("steps", steps, 1)
         self.begin(task)
-        history = self.learn(task, **options)
+        history = History()
+        for number in range(count):
+            part = self.learn(
+                task,
+                steps=steps,
+                start=number * steps,
+                batch_size=batch_size,
+                drop_last=drop_last,
+            )
+            history.append({key: values[-1] for key, values in part.items()})
         self.end(task)
         return history
+
+    def predict(self, x: Any, classes: Sequence[int] | None = None) -> Any:
+        """Give the class of each sample.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, in_features)
+            The samples.
+        classes : sequence of int, optional
+            The classes that compete; all by default.
+
+        Returns
+        -------
+        ndarray of int, shape (n,)
+            The place of the largest output, the first of equal ones.
+        """
+        if self.inner is not None:
+            return self.inner.predict(x, classes)
+        return largest(self.trainer.model(x), classes)
 
     def state_dict(self) -> dict[str, Any]:
         """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
@@ -60,3 +161,21 @@ class Strategy:
         """Take back what `state_dict` gave."""
         if self.inner is not None:
             self.inner.load_state_dict(state["inner"])
+
+
+def largest(outputs: Any, classes: Sequence[int] | None) -> Any:
+    """Give the places of the largest outputs, among some if `classes` are given."""
+    if classes is None:
+        return outputs.argmax(axis=1)
+    places = np.asarray(classes)
+    return places[outputs[:, places].argmax(axis=1)]
+
+
+def mean_history(parts: list[tuple[int, History]]) -> History:
+    """Give one entry from several fits: means by their rows, and the sum of seconds."""
+    rows = np.array([count for count, _ in parts], dtype=np.float64)
+    history = History()
+    for key in parts[0][1] if parts else ():
+        values = np.array([one[key][-1] for _, one in parts])
+        history[key] = [float(values.sum() if key == "seconds" else values @ rows / rows.sum())]
+    return history

@@ -1,6 +1,6 @@
 """What is learned: tasks, and sequences of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ class Task:
         For tables and pictures.
     classes : tuple of int or None
         The labels that occur in it; None in regression.
+    sample_weight : array_like, shape (n,), optional
+        How much each sample counts in its batch, as `Trainer.fit` takes it.
     """
 
     x: Any
@@ -30,6 +32,35 @@ class Task:
     index: int = 0
     name: str = ""
     classes: tuple[int, ...] | None = None
+    sample_weight: Any = None
+
+    def with_data(self, x: Any, y: Any, sample_weight: Any = None) -> "Task":
+        """Give this task with other data to learn."""
+        return Task(
+            x, y, self.x_test, self.y_test, self.index, self.name, self.classes, sample_weight
+        )
+
+
+class Transformed(Task):
+    """A task whose samples are those of another, changed by a function whenever they are asked for.
+
+    So ten permutations of a data set need the memory of one.
+    """
+
+    def __init__(self, base: Task, transform: Callable[[Any], Any], index: int, name: str) -> None:
+        values = {"y": base.y, "y_test": base.y_test, "index": index, "name": name}
+        values |= {"classes": base.classes, "sample_weight": base.sample_weight}
+        self.__dict__.update(values, _base=base, _transform=transform)
+
+    @property
+    def x(self) -> Any:  # type: ignore[override]
+        """The samples to learn."""
+        return self.__dict__["_transform"](self.__dict__["_base"].x)
+
+    @property
+    def x_test(self) -> Any:  # type: ignore[override]
+        """The samples to be judged by."""
+        return self.__dict__["_transform"](self.__dict__["_base"].x_test)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,3 +85,31 @@ class Scenario(Sequence[Task]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.tasks[index]
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """How many outputs belong to each task, for ``nn.CrossEntropyLoss(heads=...)``."""
+        return tuple(len(task.classes or ()) for task in self.tasks)
+
+    def competing(self, index: int, learned: int) -> tuple[int, ...] | None:
+        """Which outputs compete when task `index` is judged after task `learned` was learned.
+
+        Parameters
+        ----------
+        index : int
+            Of the task that is judged.
+        learned : int
+            Of the latest task that was learned; -1 if there is none.
+
+        Returns
+        -------
+        tuple of int or None
+            Classes; None means all outputs. With ``kind="class"`` those of a task that lies ahead
+            compete too, since nothing of it could be right without them.
+        """
+        if self.kind == "domain" or self.tasks[index].classes is None:
+            return None
+        if self.kind == "task":
+            return self.tasks[index].classes
+        seen = {c for task in self.tasks[: learned + 1] for c in task.classes or ()}
+        return tuple(sorted(seen | set(self.tasks[index].classes or ())))

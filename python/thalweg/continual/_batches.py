@@ -1,0 +1,84 @@
+"""Which rows each step of a task takes.
+
+Every pass over a task's rows has an order of its own, which follows from the model's seed, the
+task's index and the number of the pass alone. So a place in a task is one number, the steps taken,
+and a training that was stopped there goes on with the rows that it would have had.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from thalweg import _core
+from thalweg.continual._task import Task
+
+#: Passes over one task that have orders of their own: task t's begin at t times this.
+_PASSES = 1 << 32
+
+
+def per_pass(rows: int, batch_size: int, drop_last: bool = False) -> int:
+    """Count the batches that a pass over so many rows takes, at least 1."""
+    return max(1, rows // batch_size if drop_last else -(-rows // batch_size))
+
+
+def order(task: Task, rows: int, number: int, *, seed: int, shuffle: bool = True) -> Any:
+    """Give the order of the rows in one pass over a task, its passes counted from 0."""
+    if not shuffle:
+        return np.arange(rows)
+    return _core.epoch_order(rows, seed, task.index * _PASSES + number)
+
+
+def chunks(
+    task: Task,
+    *,
+    seed: int,
+    steps: int,
+    start: int = 0,
+    batch_size: int = 32,
+    shuffle: bool = True,
+    drop_last: bool = False,
+    most: int = 64,
+) -> Iterator[tuple[Any, Any, Any]]:
+    """Gather the rows of many steps at once, for ``trainer.fit(..., shuffle=False)``.
+
+    Parameters
+    ----------
+    task : Task
+        Whose rows.
+    seed : int
+        The model's.
+    steps, start : int
+        How many steps, and how many have been taken on this task before.
+    batch_size : int
+        Rows of a step.
+    shuffle : bool
+        Whether every pass has a random order.
+    drop_last : bool
+        Whether a last batch of a pass that would be short is left out, as PyTorch's ``DataLoader``
+        has it.
+    most : int
+        Steps in one chunk at most; 1 gives single batches. A chunk ends where a pass ends.
+
+    Yields
+    ------
+    x, y, sample_weight
+        The rows of ``ceil(len(x) / batch_size)`` steps; weights are None if the task has none.
+    """
+    x, y = np.asarray(task.x), np.asarray(task.y)
+    weight = None if task.sample_weight is None else np.asarray(task.sample_weight)
+    batches = per_pass(len(x), batch_size, drop_last)
+    current, rows = -1, None
+    at, end = start, start + steps
+    while at < end:
+        number, batch = divmod(at, batches)
+        if number != current:
+            current, rows = number, order(task, len(x), number, seed=seed, shuffle=shuffle)
+        take = min(most, end - at, batches - batch)
+        picked = rows[batch * batch_size : (batch + take) * batch_size]
+        if shuffle:
+            yield x[picked], y[picked], None if weight is None else weight[picked]
+        else:  # rows that follow each other need not be copied
+            part = slice(batch * batch_size, (batch + take) * batch_size)
+            yield x[part], y[part], None if weight is None else weight[part]
+        at += take
