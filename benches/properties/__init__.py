@@ -8,4 +8,14 @@ A module per table. Each has
 """
 
 # In this order they run, the quiet ones first: contention leaves a warm machine.
-TABLES = ("first_step", "memory", "shapes", "scaling", "limit", "optimizers", "contention")
+TABLES = (
+    "first_step",
+    "memory",
+    "shapes",
+    "scaling",
+    "limit",
+    "optimizers",
+    "layers",
+    "many",
+    "contention",
+)
