@@ -4,6 +4,11 @@ A `Scenario` is a sequence of `Task`. A `Strategy` is wrapped around a `Trainer`
 strategy, and learns one task after the other.
 """
 
+from thalweg.continual._scenarios import from_arrays as from_arrays
+from thalweg.continual._scenarios import permuted as permuted
+from thalweg.continual._scenarios import rotated as rotated
+from thalweg.continual._scenarios import split as split
 from thalweg.continual._strategy import Strategy as Strategy
+from thalweg.continual._stream import stream as stream
 from thalweg.continual._task import Scenario as Scenario
 from thalweg.continual._task import Task as Task

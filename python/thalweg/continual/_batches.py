@@ -68,7 +68,8 @@ def chunks(
     x, y = np.asarray(task.x), np.asarray(task.y)
     weight = None if task.sample_weight is None else np.asarray(task.sample_weight)
     batches = per_pass(len(x), batch_size, drop_last)
-    current, rows = -1, None
+    current = -1
+    rows: Any = None
     at, end = start, start + steps
     while at < end:
         number, batch = divmod(at, batches)

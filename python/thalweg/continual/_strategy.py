@@ -15,7 +15,7 @@ from thalweg.continual._task import Task
 class Strategy:
     """A way of learning tasks one after another; by itself it does nothing against forgetting.
 
-    Strategies are wrapped around a trainer, or around each other: ``EWC(Replay(trainer, 200), 1e3)``.
+    Strategies are wrapped around a trainer, or around each other: ``EWC(Replay(trainer, 200), 1)``.
     A new one overrides `begin`, `learn` or `end`, and calls ``super()`` in it, which asks the inner
     one. A task is learned by one `begin`, any number of `learn`, each of which takes some steps,
     and one `end`. What `state_dict` gives is all that the next call depends on, wherever in a task
@@ -73,7 +73,11 @@ class Strategy:
         History
             One entry for these steps.
         """
-        options = {"batch_size": batch_size, "shuffle": shuffle, "drop_last": drop_last}
+        options: dict[str, Any] = {
+            "batch_size": batch_size,
+            "shuffle": shuffle,
+            "drop_last": drop_last,
+        }
         if self.inner is not None:
             return self.inner.learn(task, steps=steps, start=start, **options)
         trainer = self.trainer

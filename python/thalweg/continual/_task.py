@@ -53,12 +53,12 @@ class Transformed(Task):
         self.__dict__.update(values, _base=base, _transform=transform)
 
     @property
-    def x(self) -> Any:  # type: ignore[override]
+    def x(self) -> Any:
         """The samples to learn."""
         return self.__dict__["_transform"](self.__dict__["_base"].x)
 
     @property
-    def x_test(self) -> Any:  # type: ignore[override]
+    def x_test(self) -> Any:
         """The samples to be judged by."""
         return self.__dict__["_transform"](self.__dict__["_base"].x_test)
 

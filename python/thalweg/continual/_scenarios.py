@@ -1,0 +1,336 @@
+"""Scenarios made from arrays."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from thalweg import _arrays, _checks
+from thalweg.continual._task import Scenario, Task, Transformed
+from thalweg.errors import ArgumentError, DataError, ShapeError
+
+_KINDS = ("task", "domain", "class")
+
+
+def split(
+    x: Any,
+    y: Any,
+    x_test: Any,
+    y_test: Any,
+    tasks: int = 5,
+    kind: str = "task",
+    *,
+    seed: int | None = None,
+    order: Sequence[Any] | None = None,
+) -> Scenario:
+    """Deal the classes of a data set out to tasks, as split MNIST does.
+
+    Parameters
+    ----------
+    x, y : array_like, shapes (n, in_features) and (n,)
+        Samples and their labels, of any type that can be sorted.
+    x_test, y_test : array_like
+        Those that are held out.
+    tasks : int, default 5
+        How many; if it does not divide the number of classes, the first tasks have one more.
+    kind : {"task", "domain", "class"}, default "task"
+        See `Scenario`. With ``"domain"`` labels are the places of classes within their task, from
+        0; otherwise their places in the order of classes. So the classes of a task follow each
+        other, as ``nn.CrossEntropyLoss(heads=scenario.heads)`` needs them.
+    seed : int, keyword only, optional
+        Draws a random order of the classes.
+    order : sequence, keyword only, optional
+        The order of the classes, by their labels in `y`; sorted by default.
+
+    Returns
+    -------
+    Scenario
+        Tasks are named by their classes, as ``"0 1"``.
+
+    Raises
+    ------
+    ArgumentError
+        If there are fewer classes than tasks, or `order` is not one of the classes.
+    ShapeError, DataError
+        If the arrays do not fit each other, or labels are tested that are never learned.
+
+    References
+    ----------
+    The three kinds: van de Ven & Tolias 2019, "Three scenarios for continual learning".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from thalweg import continual
+    >>> x, y = np.eye(6), np.arange(6)
+    >>> [task.y.tolist() for task in continual.split(x, y, x, y, tasks=3, kind="class")]
+    [[0, 1], [2, 3], [4, 5]]
+    >>> [task.y.tolist() for task in continual.split(x, y, x, y, tasks=3, kind="domain")]
+    [[0, 1], [0, 1], [0, 1]]
+    """
+    kind = _checks.one_of("kind", kind, _KINDS)
+    x, y = _rows("x", x, "y", y, 1)
+    x_test, y_test = _rows("x_test", x_test, "y_test", y_test, 1)
+    classes = np.unique(y)
+    tasks = _checks.integer("tasks", tasks, 1, len(classes))
+    unknown = np.setdiff1d(y_test, classes)
+    if len(unknown):
+        raise DataError(f"y_test has the labels {unknown.tolist()}, which do not occur in y")
+    if order is not None and seed is not None:
+        raise ArgumentError("give seed or order, not both: an order leaves nothing to be drawn")
+    if seed is not None:
+        seed = _checks.integer("seed", seed, 0)
+        classes = np.random.default_rng(seed).permutation(classes)
+    elif order is not None:
+        given = np.asarray(order)
+        if given.ndim != 1 or sorted(given.tolist()) != classes.tolist():
+            raise ArgumentError(
+                f"order must hold each of the classes {classes.tolist()} once; got {order!r}"
+            )
+        classes = given
+    made, first = [], 0
+    for index, mine in enumerate(np.array_split(classes, tasks)):
+        base = 0 if kind == "domain" else first
+        first += len(mine)
+        labels = tuple(range(base, base + len(mine)))
+        arrays: list[Any] = []
+        for samples, target in ((x, y), (x_test, y_test)):
+            rows = np.flatnonzero(np.isin(target, mine))
+            places = (target[rows, None] == mine).argmax(axis=1)
+            arrays += [samples[rows], base + places.astype(np.int64)]
+        name = " ".join(str(label) for label in mine.tolist())
+        made.append(Task(*arrays, **{"index": index, "name": name, "classes": labels}))
+    return Scenario(tuple(made), kind)
+
+
+def permuted(
+    x: Any,
+    y: Any,
+    x_test: Any,
+    y_test: Any,
+    tasks: int = 10,
+    kind: str = "domain",
+    *,
+    seed: int = 0,
+) -> Scenario:
+    """Shuffle the features of a data set anew for every task, as permuted MNIST does.
+
+    Parameters
+    ----------
+    x, y, x_test, y_test : array_like
+        As in `split`; labels are integers from 0.
+    tasks : int, default 10
+        How many. The first has its features as they are.
+    kind : {"task", "domain", "class"}, default "domain"
+        With the other two every task has outputs of its own: labels go on where those of the task
+        before ended.
+    seed : int, keyword only, default 0
+        Of the permutations.
+
+    Returns
+    -------
+    Scenario
+        Tasks make their samples when they are asked for, so that all need the memory of one.
+
+    Raises
+    ------
+    ArgumentError, ShapeError
+        If an argument is out of range, or arrays do not fit each other.
+    """
+    generator = np.random.default_rng(_checks.integer("seed", seed, 0))
+    base = _base(x, y, x_test, y_test)
+    width = np.asarray(base.x).shape[1]
+    tasks = _checks.integer("tasks", tasks, 1)
+    orders = [np.arange(width)] + [generator.permutation(width) for _ in range(tasks - 1)]
+    changes = [lambda rows, order=order: rows[:, order] for order in orders]
+    return _transformed(base, changes, [f"permutation {i}" for i in range(tasks)], kind)
+
+
+def rotated(
+    x: Any,
+    y: Any,
+    x_test: Any,
+    y_test: Any,
+    angles: Sequence[float] | None = None,
+    kind: str = "domain",
+    *,
+    tasks: int = 10,
+    seed: int = 0,
+) -> Scenario:
+    """Rotate the images of a data set by another angle for every task, as rotated MNIST does.
+
+    Parameters
+    ----------
+    x, y, x_test, y_test : array_like
+        As in `permuted`; samples are square images, one a row.
+    angles : sequence of float, optional
+        In degrees, counter-clockwise; by default `tasks` of them are drawn from [0, 180) and
+        sorted, as in the GEM paper.
+    kind : {"task", "domain", "class"}, default "domain"
+        As in `permuted`.
+    tasks : int, keyword only, default 10
+        How many, where no angles are given.
+    seed : int, keyword only, default 0
+        Draws the angles.
+
+    Returns
+    -------
+    Scenario
+        Tasks make their samples when they are asked for. Images are rotated about their middle and
+        interpolated bilinearly, with 0 around them.
+
+    Raises
+    ------
+    ArgumentError, ShapeError
+        If images are not square, an argument is out of range, or arrays do not fit each other.
+
+    References
+    ----------
+    Lopez-Paz & Ranzato 2017, "Gradient episodic memory for continual learning".
+    """
+    base = _base(x, y, x_test, y_test)
+    pixels = np.asarray(base.x).shape[1]
+    side = round(pixels**0.5)
+    if side * side != pixels:
+        raise ShapeError(f"images must be square to be rotated; x has {pixels} columns")
+    if angles is None:
+        generator = np.random.default_rng(_checks.integer("seed", seed, 0))
+        angles = np.sort(generator.uniform(0, 180, _checks.integer("tasks", tasks, 1))).tolist()
+    angles = [_checks.real("angles", angle) for angle in _checks.sequence("angles", angles)]
+    changes = [_rotation(side, angle) for angle in angles]
+    return _transformed(base, changes, [f"{angle:.0f}°" for angle in angles], kind)
+
+
+def from_arrays(
+    tasks: Iterable[Any], kind: str = "domain", *, names: Sequence[str] | None = None
+) -> Scenario:
+    """Make a scenario of your own arrays: labels or numbers, images or tables.
+
+    Parameters
+    ----------
+    tasks : iterable of tuple (x, y, x_test, y_test), or (x, y)
+        One for each task. Without held-out samples a task is judged by those that it learns from.
+    kind : {"task", "domain", "class"}, default "domain"
+        See `Scenario`. In regression there is nothing to compete, and it is ``"domain"``.
+    names : sequence of str, keyword only, optional
+        One for each task.
+
+    Returns
+    -------
+    Scenario
+        Targets of one dimension and an integer type are class labels, all others are numbers.
+
+    Raises
+    ------
+    ArgumentError, ShapeError
+        If arrays do not fit each other, or the tasks do not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from thalweg import continual
+    >>> x = np.linspace(-1, 1, 50).reshape(-1, 1)
+    >>> waves = continual.from_arrays([(x, np.sin(x)), (x, np.cos(x))], names=["sin", "cos"])
+    >>> [(task.name, task.classes) for task in waves]
+    [('sin', None), ('cos', None)]
+    """
+    kind = _checks.one_of("kind", kind, _KINDS)
+    made: list[Task] = []
+    given = [tuple(task) for task in tasks]
+    if names is not None and len(names) != len(given):
+        raise ArgumentError(f"there are {len(given)} tasks but {len(names)} names")
+    for index, arrays in enumerate(given):
+        if len(arrays) not in (2, 4):
+            raise ArgumentError(
+                f"tasks[{index}] must be (x, y, x_test, y_test) or (x, y); got {len(arrays)} items"
+            )
+        x, y = _rows(f"tasks[{index}].x", arrays[0], "y", arrays[1], None)
+        x_test, y_test = _rows(f"tasks[{index}].x_test", arrays[-2], "y_test", arrays[-1], None)
+        classes = None
+        if y.ndim == 1 and y.dtype.kind in "iub":
+            labels = np.union1d(y, y_test)
+            classes = tuple(int(label) for label in labels)
+        name = f"task {index + 1}" if names is None else str(names[index])
+        made.append(Task(x, y, x_test, y_test, index, name, classes))
+    if not made:
+        raise ArgumentError("a scenario needs at least one task")
+    for task in made:
+        if task.x.shape[1] != made[0].x.shape[1]:
+            raise ShapeError(
+                f"{task.name} has {task.x.shape[1]} features but {made[0].name} has "
+                f"{made[0].x.shape[1]}; one model is to learn both"
+            )
+        if (task.classes is None) != (made[0].classes is None):
+            raise ArgumentError(
+                f"{task.name} and {made[0].name} must both have labels or both have numbers"
+            )
+    if kind != "domain" and made[0].classes is None:
+        raise ArgumentError(f'kind="{kind}" is about classes; for numbers it is "domain"')
+    return Scenario(tuple(made), kind)
+
+
+def _rows(x_name: str, x: Any, y_name: str, y: Any, dims: int | None) -> tuple[Any, Any]:
+    """Check that samples and targets have rows, and as many."""
+    x, y = np.asarray(x), np.asarray(y)
+    if x.ndim != 2 or y.ndim not in ((1, 2) if dims is None else (dims,)):
+        wanted = "(n,)" if dims == 1 else "(n,) or (n, k)"
+        raise ShapeError(
+            f"{x_name} must have shape (n, in_features) and {y_name} {wanted}; "
+            f"got {x.shape} and {y.shape}"
+        )
+    if len(x) != len(y) or not len(x):
+        raise ShapeError(
+            f"{x_name} has {len(x)} rows but {y_name} has {len(y)}; they must have as many, at "
+            "least 1"
+        )
+    return x, y
+
+
+def _base(x: Any, y: Any, x_test: Any, y_test: Any) -> Task:
+    """Make the task that others are made of."""
+    x, y = _rows("x", x, "y", y, 1)
+    x_test, y_test = _rows("x_test", x_test, "y_test", y_test, 1)
+    y, y_test = _arrays.labels(y, "y"), _arrays.labels(y_test, "y_test")
+    classes = tuple(range(int(max(y.max(), y_test.max())) + 1))
+    return Task(x, y, x_test, y_test, classes=classes)
+
+
+def _transformed(base: Task, changes: list[Any], names: list[str], kind: str) -> Scenario:
+    """Make one task for each change."""
+    kind = _checks.one_of("kind", kind, _KINDS)
+    made: list[Task] = []
+    for index, (change, name) in enumerate(zip(changes, names, strict=True)):
+        shift = 0 if kind == "domain" else index * len(base.classes or ())
+        classes = tuple(label + shift for label in base.classes or ())
+        y, y_test = base.y + shift, base.y_test + shift
+        labelled = Task(base.x, y, base.x_test, y_test, classes=classes)
+        made.append(Transformed(labelled, change, index, name))
+    return Scenario(tuple(made), kind)
+
+
+def _rotation(side: int, degrees: float) -> Any:
+    """Make the function that rotates images, counter-clockwise as they are seen, row 0 on top."""
+    angle = np.deg2rad(degrees)
+    middle = (side - 1) / 2
+    row, column = np.array(np.divmod(np.arange(side * side), side)) - middle
+    # Where each pixel of the result comes from: the rotation back.
+    down = np.cos(angle) * row + np.sin(angle) * column + middle
+    right = -np.sin(angle) * row + np.cos(angle) * column + middle
+    # A place that rounding has put beside a pixel is on it, so that 90° moves pixels whole.
+    down, right = np.round(down, 9), np.round(right, 9)
+    top, left = np.floor(down).astype(int), np.floor(right).astype(int)
+    corners = []
+    for y, x in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
+        share = (1 - abs(down - y)) * (1 - abs(right - x))
+        share[(y < 0) | (y >= side) | (x < 0) | (x >= side)] = 0
+        place = np.clip(y, 0, side - 1) * side + np.clip(x, 0, side - 1)
+        corners.append((place, share))
+
+    def rotate(images: Any) -> Any:
+        dtype = images.dtype if images.dtype.kind == "f" else np.dtype(np.float32)
+        result = np.zeros(images.shape, dtype)
+        for place, share in corners:
+            result += images[:, place] * share.astype(dtype)
+        return result
+
+    return rotate
