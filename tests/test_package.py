@@ -36,6 +36,7 @@ def test_optional_modules_are_there_when_asked_for():
 
 def test_every_public_name_is_documented():
     modules = [tw, tw.nn, tw.optim, tw.errors, tw.callbacks, tw.datasets, tw.plot, tw.nn.init]
+    modules += [tw.solve]
     for module in modules:
         assert module.__doc__, module
         for name, value in vars(module).items():

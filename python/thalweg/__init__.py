@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # at run time these come from __getattr__ below
     from thalweg import continual as continual
     from thalweg import datasets as datasets
     from thalweg import plot as plot
+    from thalweg import solve as solve
     from thalweg._gradcheck import BlockReport as BlockReport
     from thalweg._gradcheck import GradcheckReport as GradcheckReport
     from thalweg._gradcheck import check_gradient as check_gradient
@@ -38,7 +39,7 @@ if TYPE_CHECKING:  # at run time these come from __getattr__ below
     from thalweg._many import train_many as train_many
 
 # Not every program draws, or checks gradients: what few need is imported when it is first asked for.
-_MODULES = ("continual", "datasets", "plot")
+_MODULES = ("continual", "datasets", "plot", "solve")
 _NAMES = {
     "BlockReport": "_gradcheck",
     "GradcheckReport": "_gradcheck",

@@ -1,0 +1,323 @@
+r"""Least squares, plain and with a penalty, by orthogonal factorizations.
+
+Never through the normal equations :math:`X^\top X w = X^\top y`, whose condition is the square of
+that of `X`: where that is 1e9, they have no correct digit in float64.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg import _arrays, _checks
+from thalweg.errors import ArgumentError, DataError, ShapeError
+
+_Matrix = npt.NDArray[np.float64]
+_F64 = np.dtype(np.float64)
+_EPS = float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearFit:
+    """A linear model, :math:`y ≈ x w + b`.
+
+    Attributes
+    ----------
+    coef : ndarray, shape (p,) or (p, k)
+        :math:`w`; one column for each column of the targets. (The transpose of the weight of a
+        `thalweg.nn.Linear`.)
+    intercept : ndarray, shape () or (k,)
+        :math:`b`, zero if none was asked for.
+    residual : float
+        Sum of the squared residuals, each times its sample's weight.
+    rank : int
+        Rank of the samples, after their mean is taken out if there is an intercept.
+    condition : float
+        Largest singular value of the same divided by the smallest that counts. About log10 of it
+        digits are lost. With ``"QR"`` columns are scaled to length 1 first, so that units do not
+        matter.
+    method : str
+        ``"QR"`` or ``"SVD"``.
+    """
+
+    coef: _Matrix
+    intercept: _Matrix
+    residual: float
+    rank: int
+    condition: float
+    method: str
+
+    def predict(self, x: Any) -> _Matrix:
+        """Compute the output for rows of features.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, p)
+
+        Returns
+        -------
+        ndarray, shape (n,) or (n, k)
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError
+            If `x` is not such an array.
+        """
+        x = _arrays.finite(_arrays.matrix(x, _F64, "x"), "x")
+        if x.shape[1] != len(self.coef):
+            raise ShapeError(f"x has {x.shape[1]} columns; this fit has {len(self.coef)}")
+        result: _Matrix = x @ self.coef + self.intercept
+        return result
+
+    def __repr__(self) -> str:
+        return (
+            f"LinearFit({self.coef.shape[0]} features, residual {self.residual:.6g}, rank "
+            f"{self.rank}, condition {self.condition:.3g}, {self.method})"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Samples and targets in float64, weighted and centred as the fit needs them."""
+
+    x: _Matrix  # √v (x − mean), the mean with an intercept only
+    y: _Matrix  # likewise; 2-D
+    x_mean: _Matrix
+    y_mean: _Matrix
+    centred: bool
+    one: bool  # targets were 1-D
+
+    def fit(self, coef: _Matrix, rank: int, condition: float, method: str) -> LinearFit:
+        """Give the result with these coefficients, (p, k)."""
+        if not np.isfinite(coef).all():
+            raise DataError("the coefficients are too large for float64; scale x and y")
+        intercept = self.y_mean - self.x_mean @ coef
+        residual = float(((self.y - self.x @ coef) ** 2).sum())
+        if self.one:
+            coef, intercept = coef[:, 0], intercept[0]
+        return LinearFit(coef, np.asarray(intercept), residual, rank, condition, method)
+
+
+def problem(x: Any, y: Any, intercept: bool, sample_weight: Any) -> Problem:
+    """Check the data of a fit and make them ready."""
+    x = _arrays.finite(_arrays.matrix(x, _F64, "x"), "x")
+    y = _arrays.as_numeric(y, "y")
+    one = y.ndim == 1
+    y = _arrays.finite(_arrays.matrix(y[:, np.newaxis] if one else y, _F64, "y"), "y")
+    if len(x) != len(y):
+        raise ShapeError(f"x has {len(x)} rows but y has {len(y)}; they must be of one length")
+    if 0 in x.shape or 0 in y.shape:
+        raise DataError(f"there is nothing to fit: x has shape {x.shape}, y {y.shape}")
+    weight = _arrays.weights(sample_weight, _F64, "sample_weight")
+    if weight is not None:
+        _arrays.finite(weight, "sample_weight")
+        if weight.shape != (len(x),):
+            raise ShapeError(f"sample_weight has {len(weight)} values; x has {len(x)} rows")
+        if (weight < 0).any() or not weight.any():
+            raise DataError("sample_weight must be numbers >= 0 that are not all 0")
+        there = weight > 0  # a row that weighs nothing is as if it were not there
+        x, y, weight = x[there], y[there], weight[there]
+    x_mean, y_mean = np.zeros(x.shape[1]), np.zeros(y.shape[1])
+    centred = _checks.flag("intercept", intercept)
+    if centred:
+        x_mean = np.average(x, axis=0, weights=weight)
+        y_mean = np.average(y, axis=0, weights=weight)
+    x, y = x - x_mean, y - y_mean
+    if weight is not None:
+        root = np.sqrt(weight)[:, np.newaxis]
+        x, y = root * x, root * y
+    return Problem(x, y, x_mean, y_mean, centred, one)
+
+
+def least_squares(
+    x: Any,
+    y: Any,
+    *,
+    intercept: bool = True,
+    sample_weight: Any = None,
+    rank_deficient: str = "raise",
+    rcond: float | None = None,
+) -> LinearFit:
+    r"""Fit a linear model by least squares.
+
+    .. math:: \min_{w, b} \sum_i v_i \lVert x_i w + b - y_i \rVert^2
+
+    by a QR factorization of the samples, their columns scaled to length 1. Golub & Van Loan 2013,
+    "Matrix computations", section 5.3.
+
+    Parameters
+    ----------
+    x : array_like, shape (n, p)
+        The samples.
+    y : array_like, shape (n,) or (n, k)
+        The targets.
+    intercept : bool, keyword only, default True
+        Whether there is a `b`. The means are then taken out before the fit.
+    sample_weight : array_like, shape (n,), keyword only, optional
+        :math:`v`, numbers from 0 on.
+    rank_deficient : {"raise", "min_norm"}, keyword only
+        What to do where many `w` are equally good: fewer rows than columns, or columns that depend
+        on each other. ``"min_norm"`` gives the one of the smallest :math:`\lVert w \rVert`, by the
+        SVD; gradient descent from 0 finds the same.
+    rcond : float, keyword only, optional
+        A singular value counts as 0 if it is at most this times the largest; by default
+        :math:`\varepsilon \max(n, p)`.
+
+    Returns
+    -------
+    LinearFit
+
+    Raises
+    ------
+    ArgumentError
+        If the samples do not determine `w`; the message says why, and names columns. Or an option
+        is out of range.
+    ShapeError, DataError, DtypeError
+        If the arrays are not such.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> x = np.array([[0.0], [1.0], [2.0]])
+    >>> fit = tw.solve.least_squares(x, [1, 3, 5])
+    >>> fit.predict([[10.0]]).round(12)
+    array([21.])
+    >>> tw.solve.least_squares(np.ones((3, 2)), [1, 3, 5], intercept=False)
+    Traceback (most recent call last):
+    thalweg.errors.ArgumentError: the rank of x is 1, but it has 2 columns: columns 0, 1 depend ...
+    """
+    _checks.one_of("rank_deficient", rank_deficient, ("raise", "min_norm"))
+    rcond = None if rcond is None else _checks.real("rcond", rcond, 0, 1, "[)")
+    return fit(problem(x, y, intercept, sample_weight), rank_deficient, rcond)
+
+
+def fit(data: Problem, rank_deficient: str = "raise", rcond: float | None = None) -> LinearFit:
+    """Solve a problem that is ready."""
+    rows, columns = data.x.shape
+    rcond = _EPS * max(rows, columns) if rcond is None else rcond
+    if rank_deficient == "min_norm":
+        u, s, vt, rank = _svd(data.x, rcond)
+        coef = vt[:rank].T @ ((u[:, :rank].T @ data.y) / s[:rank, np.newaxis])
+        return data.fit(coef, rank, _ratio(s, rank), "SVD")
+    if rows - int(data.centred) < columns:
+        raise ArgumentError(
+            f"{rows} rows do not determine {columns} coefficients"
+            f"{' and an intercept' if data.centred else ''}: there are many exact fits. Use ridge, "
+            'or rank_deficient="min_norm" for the smallest'
+        )
+    lengths = np.linalg.norm(data.x, axis=0)
+    # A column that is constant differs from its mean by rounding only.
+    empty = lengths <= rcond * np.sqrt(rows) * np.abs(data.x_mean)
+    scale = np.where(empty, 1.0, lengths)
+    q, r = np.linalg.qr(data.x / scale)
+    r[:, empty] = 0
+    _, s, vt = np.linalg.svd(r)
+    rank = int((s > rcond * s[0]).sum())
+    if rank < columns:
+        raise ArgumentError(_why(rank, vt, empty, data.centred))
+    coef = np.linalg.solve(r, q.T @ data.y) / scale[:, np.newaxis]
+    return data.fit(coef, rank, _ratio(s, rank), "QR")
+
+
+def ridge(
+    x: Any,
+    y: Any,
+    *,
+    alpha: float,
+    reduction: str = "sum",
+    intercept: bool = True,
+    sample_weight: Any = None,
+) -> LinearFit:
+    r"""Fit a linear model by least squares with a penalty on its coefficients.
+
+    .. math:: \min_{w, b} \; \sum_i v_i \lVert x_i w + b - y_i \rVert^2
+              + \lambda \lVert w \rVert^2
+
+    by the SVD. The intercept `b` is never penalized, and nothing is scaled: columns in large units
+    are penalized less, so standardize those that should count alike.
+
+    Parameters
+    ----------
+    x, y, intercept, sample_weight
+        As in `least_squares`.
+    alpha : float, keyword only
+        The penalty, from 0 on. At 0 this is `least_squares`, errors included.
+    reduction : {"sum", "mean"}, keyword only
+        Whether `alpha` is :math:`\lambda` itself, as scikit-learn's ``Ridge(alpha=)``, or belongs
+        beside the *mean* of the squares: :math:`\lambda = \alpha \sum_i v_i`, so that
+        :math:`\alpha_{mean} = \alpha_{sum} / n` without weights.
+
+    Returns
+    -------
+    LinearFit
+        With the rank and condition of `x` before the penalty.
+
+    Raises
+    ------
+    ArgumentError
+        If an option is out of range.
+    ShapeError, DataError, DtypeError
+        If the arrays are not such.
+
+    Notes
+    -----
+    `thalweg.optim.SGD(weight_decay=d)` adds :math:`d\,w` to the gradient, half of what
+    :math:`d \lVert w \rVert^2` would add, and `thalweg.nn.MSELoss` divides by the number of all
+    :math:`n k` targets. Training with both, the decay not on biases, ends at
+    ``alpha = d * k / 2`` with ``reduction="mean"``.
+
+    The map from `y` to `w` has the norm :math:`\max \sigma / (\sigma^2 + \lambda) \le
+    1 / (2 \sqrt\lambda)`: so much and no more can a small change of the targets do.
+
+    Hoerl & Kennard 1970, Technometrics 12:55.
+
+    Examples
+    --------
+    >>> import thalweg as tw
+    >>> tw.solve.ridge([[1.0], [2.0]], [1, 2], alpha=5, intercept=False).coef
+    array([0.5])
+    """
+    alpha = _checks.real("alpha", alpha, 0)
+    _checks.one_of("reduction", reduction, ("sum", "mean"))
+    data = problem(x, y, intercept, sample_weight)
+    if reduction == "mean":
+        alpha *= len(data.x) if sample_weight is None else float(np.sum(sample_weight))
+    return penalized(data, alpha)
+
+
+def penalized(data: Problem, penalty: float) -> LinearFit:
+    """Solve a problem that is ready; the penalty is λ beside the sum."""
+    if penalty == 0:
+        return fit(data)
+    u, s, vt, rank = _svd(data.x, _EPS * max(data.x.shape))
+    shrunk = s / (s**2 + penalty)
+    coef = vt.T @ (shrunk[:, np.newaxis] * (u.T @ data.y))
+    return data.fit(coef, rank, _ratio(s, rank), "SVD")
+
+
+def _svd(x: _Matrix, rcond: float) -> tuple[_Matrix, _Matrix, _Matrix, int]:
+    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    return u, s, vt, int((s > rcond * s[0]).sum())
+
+
+def _ratio(s: _Matrix, rank: int) -> float:
+    return float(s[0] / s[rank - 1]) if rank else float("inf")
+
+
+def _why(rank: int, vt: _Matrix, empty: npt.NDArray[np.bool_], centred: bool) -> str:
+    """Say why samples do not determine the coefficients, and which columns it is."""
+    # The directions that no sample has; in which columns they are.
+    share = np.sqrt((vt[rank:] ** 2).sum(axis=0))
+    columns = [int(i) for i in np.flatnonzero(share > 1e-3 * share.max())]
+    shown = ", ".join(map(str, columns[:8])) + (", ..." if len(columns) > 8 else "")
+    if empty.any():
+        constant = "constant" if centred else "zero"
+        reason = f"columns {np.flatnonzero(empty).tolist()} are {constant}"
+    else:
+        reason = f"columns {shown} depend on each other"
+    mean = " without its mean" if centred else ""
+    return (
+        f"the rank of x{mean} is {rank}, but it has {vt.shape[1]} columns: {reason}, so that many "
+        'w are equally good. Leave columns out, use ridge, or rank_deficient="min_norm"'
+    )

@@ -1,0 +1,227 @@
+"""Networks that least squares can train: those that are linear, and the last layer of any."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg import _arrays, _checks, _parts
+from thalweg.errors import ShapeError, UnsupportedError
+from thalweg.nn import Identity, Linear, Sequential
+from thalweg.solve._linear import LinearFit, Problem, fit, penalized, problem
+
+_Matrix = npt.NDArray[np.float64]
+_F64 = np.dtype(np.float64)
+
+
+def network(
+    model: Sequential,
+    x: Any,
+    y: Any,
+    *,
+    sample_weight: Any = None,
+    rank_deficient: str = "raise",
+    rcond: float | None = None,
+) -> LinearFit:
+    r"""Set the weights of a linear network to the best there are, in one call.
+
+    A network of `nn.Linear` and `nn.Identity` alone is one affine map, whose weight is the product
+    of the layers' weights. The squared error has no bad local minima there, but gradient descent
+    may take long; this computes its minimum and writes it into the model.
+
+    If a layer between is narrower than both the input and the output, the product has at most that
+    rank, `r`. The best one is then the projection of the least-squares fit on the first `r`
+    principal directions of its own predictions (reduced-rank regression).
+
+    Parameters
+    ----------
+    model : Sequential
+        Its weights are replaced. The parts are balanced,
+        :math:`W_{l+1}^\top W_{l+1} = W_l W_l^\top`, which among all with this product have the
+        smallest :math:`\sum_l \lVert W_l \rVert^2`; biases other than the one that is used are 0.
+    x : array_like, shape (n, in_features)
+        The samples.
+    y : array_like, shape (n, out_features), or (n,) for one output
+        The targets.
+    sample_weight, rank_deficient, rcond
+        As in `least_squares`.
+
+    Returns
+    -------
+    LinearFit
+        The affine map that the model now is, in float64; a float32 model has it rounded.
+
+    Raises
+    ------
+    UnsupportedError
+        If a layer is not linear; or only an early layer has a bias and later ones are too narrow to
+        carry it to every output.
+    ArgumentError
+        As `least_squares`. After any error the model is unchanged.
+    ShapeError, DataError, DtypeError
+        If the arrays do not fit the model.
+
+    References
+    ----------
+    Baldi & Hornik 1989, Neural Networks 2:53; Izenman 1975, J. Multivariate Analysis 5:248.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn
+    >>> model = nn.Sequential(nn.Linear(2, 8), nn.Linear(8, 1), dtype="float64")
+    >>> x = np.array([[0, 0], [0, 1], [1, 0], [1, 1.0]])
+    >>> fit = tw.solve.network(model, x, x @ [1, 2] + 3)
+    >>> bool(np.allclose(model(x), [[3], [5], [4], [6]]))
+    True
+    """
+    _checks.one_of("rank_deficient", rank_deficient, ("raise", "min_norm"))
+    for index, layer in enumerate(model.layers):
+        if not isinstance(layer, (Linear, Identity)):
+            raise UnsupportedError(
+                f"layer {index}, {layer!r}, is not linear: only networks of Linear and Identity "
+                "have a formula. BatchNorm1d behind a Linear is folded into it by model.fold(); "
+                "the last layer alone is refit by thalweg.solve.last_layer"
+            )
+    places = [i for i, layer in enumerate(model.layers) if isinstance(layer, Linear)]
+    linear = [layer for layer in model.layers if isinstance(layer, Linear)]
+    widths = [linear[0].in_features, *(layer.out_features for layer in linear)]
+    # The last bias does all that those before it could do.
+    biased = max((i for i, layer in enumerate(linear) if layer.bias), default=None)
+    if biased is not None and min(widths[biased + 1 :]) < widths[-1]:
+        raise UnsupportedError(
+            f"the last bias is that of layer {places[biased]}, and a later layer is narrower than "
+            "the output: give the last Linear a bias"
+        )
+    y = _arrays.targets(y, _F64, widths[-1], "y")
+    _fits(model, y)
+    x = _arrays.matrix(x, _F64, "x")
+    if x.shape[1] != widths[0]:
+        raise ShapeError(f"x has {x.shape[1]} columns; this model takes {widths[0]}")
+    data = problem(x, y, biased is not None, sample_weight)
+    found = fit(data, rank_deficient, rcond)
+    rank = min(widths)
+    if rank < min(widths[0], widths[-1]):
+        found = _reduced(data, found, rank)
+
+    # Layers behind the last bias hand its outputs on; those up to it make the product.
+    last = len(linear) - 1 if biased is None else biased
+    behind = itertools.pairwise(widths[last + 1 :])
+    weights = [*_balanced(found.coef.T, widths[: last + 2]), *(np.eye(b, a) for a, b in behind)]
+    state = {name: np.zeros(shape) for name, shape in model._core.blocks()}
+    for place, weight in zip(places, weights, strict=True):
+        state[f"{place}.weight"] = weight
+    if biased is not None:
+        state[f"{places[biased]}.bias"][: widths[-1]] = found.intercept
+    model.load_state_dict(state)
+    return found
+
+
+def last_layer(
+    model: Sequential,
+    x: Any,
+    y: Any,
+    *,
+    ridge: float = 0.0,
+    reduction: str = "sum",
+    sample_weight: Any = None,
+) -> LinearFit:
+    r"""Refit the last `nn.Linear` of a model to the squared error, all before it as it is.
+
+    With what the layers before give for `x` (in evaluation: running averages, nothing dropped) as
+    samples this is `ridge`, or `least_squares` without a penalty.
+
+    Parameters
+    ----------
+    model : Sequential
+        The weight and bias of its last layer are replaced.
+    x : array_like, shape (n, in_features)
+        The samples.
+    y : array_like, shape (n, out_features), or (n,) for one output
+        The targets: numbers. For classes, one column each with 0 and 1 is one choice.
+    ridge : float, keyword only, default 0
+        The penalty on the weight, never on the bias; `alpha` of `ridge`.
+    reduction, sample_weight
+        As in `ridge`.
+
+    Returns
+    -------
+    LinearFit
+        In float64; a float32 model has it rounded.
+
+    Raises
+    ------
+    UnsupportedError
+        If the last layer, but for `nn.Identity`, is not a `Linear`.
+    ArgumentError
+        If the layers before do not give enough different features and there is no penalty. After
+        any error the model is unchanged.
+    ShapeError, DataError, DtypeError
+        If the arrays do not fit the model.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn
+    >>> x = np.linspace(-1, 1, 64).reshape(-1, 1)
+    >>> model = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1))
+    >>> fit = tw.solve.last_layer(model, x, np.sin(3 * x), ridge=1e-6)
+    >>> bool(np.abs(model(x) - np.sin(3 * x)).max() < 0.01)
+    True
+    """
+    alpha = _checks.real("ridge", ridge, 0)
+    _checks.one_of("reduction", reduction, ("sum", "mean"))
+    end = len(model.layers)
+    while end and isinstance(model.layers[end - 1], Identity):
+        end -= 1
+    last = model.layers[end - 1] if end else None
+    if not isinstance(last, Linear):
+        raise UnsupportedError(
+            f"the last layer is {last!r}; only a Linear can be refit by least squares"
+        )
+    y = _arrays.targets(y, _F64, last.out_features, "y")
+    _fits(model, y)
+    data = problem(_parts.part(model, 0, end - 1)(x), y, last.bias, sample_weight)
+    if reduction == "mean":
+        alpha *= len(data.x) if sample_weight is None else float(np.sum(sample_weight))
+    found = penalized(data, alpha)
+    state = model.state_dict()
+    state[f"{end - 1}.weight"] = found.coef.T
+    if last.bias:
+        state[f"{end - 1}.bias"] = found.intercept
+    model.load_state_dict(state)
+    return found
+
+
+def _fits(model: Sequential, y: Any) -> None:
+    if y.shape[1] != model.out_features:
+        raise ShapeError(f"y has {y.shape[1]} columns; this model gives {model.out_features}")
+
+
+def _reduced(data: Problem, full: LinearFit, rank: int) -> LinearFit:
+    """Give the best fit of at most this rank: that of Eckart and Young, of the predictions."""
+    *_, vt = np.linalg.svd(data.x @ full.coef, full_matrices=False)
+    keep = vt[:rank]
+    return data.fit(full.coef @ keep.T @ keep, rank, full.condition, full.method)
+
+
+def _balanced(product: _Matrix, widths: list[int]) -> list[_Matrix]:
+    """Factor a matrix (out, in) over layers of these widths, the input's first.
+
+    If the last width is more than `out`, the rows that are left are 0.
+    """
+    layers, outputs = len(widths) - 1, len(product)
+    if layers == 1:
+        only = np.zeros((widths[1], widths[0]))
+        only[:outputs] = product
+        return [only]
+    u, s, vt = np.linalg.svd(product, full_matrices=False)
+    rank = min(*widths, outputs)
+    share = s[:rank] ** (1 / layers)
+    matrices = [np.zeros((b, a)) for a, b in itertools.pairwise(widths)]
+    for matrix in matrices[1:-1]:
+        matrix[range(rank), range(rank)] = share
+    matrices[0][:rank] = share[:, np.newaxis] * vt[:rank]
+    matrices[-1][:outputs, :rank] = u[:, :rank] * share
+    return matrices

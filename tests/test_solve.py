@@ -1,0 +1,397 @@
+"""Minima that have a formula: against certified values, closed forms, and long gradient descent."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, optim, solve
+
+EPS = np.finfo(float).eps
+
+# --- linear least squares ---------------------------------------------------------------------
+
+#: Data and certified coefficients of NIST's Statistical Reference Datasets, "linear regression".
+NIST = json.loads((Path(__file__).parent / "data" / "nist_linear.json").read_text())
+
+#: Digits (-log10 of the largest relative error) that float64 must reach. Wampler 4 has noise a
+#: hundred thousand times what is to be found; Filip's Vandermonde matrix has the condition 2e15.
+DIGITS = {
+    "Longley": 10,
+    "Filip": 7,
+    "Pontius": 11,
+    "Wampler1": 9,
+    "Wampler2": 12,
+    "Wampler3": 9,
+    "Wampler4": 7,
+}
+
+
+@pytest.mark.parametrize("intercept", [True, False], ids=["intercept", "column of ones"])
+@pytest.mark.parametrize("name", DIGITS)
+def test_certified_digits(name, intercept):
+    data = NIST[name]
+    x, y, certified = np.array(data["x"]), np.array(data["y"]), np.array(data["beta"])
+    if x.ndim == 1:
+        x = np.vander(x, data["degree"] + 1, increasing=True)[:, 1:]
+    if intercept:
+        fit = solve.least_squares(x, y)
+        found = np.r_[fit.intercept, fit.coef]
+    else:
+        fit = solve.least_squares(np.column_stack([np.ones(len(y)), x]), y, intercept=False)
+        found = fit.coef
+    assert -np.log10(np.abs(found / certified - 1).max()) >= DIGITS[name]
+    assert fit.residual == pytest.approx(data["ssr"], rel=1e-7, abs=1e-15 * (y @ y))
+    assert fit.method == "QR"
+
+
+def with_condition(rng, rows, columns, condition):
+    u, _ = np.linalg.qr(rng.standard_normal((rows, columns)))
+    v, _ = np.linalg.qr(rng.standard_normal((columns, columns)))
+    return u * np.geomspace(1, 1 / condition, columns) @ v.T
+
+
+@pytest.mark.parametrize(("condition", "tolerance"), [(1e6, 1e-10), (1e9, 1e-7)])
+def test_ill_conditioned_problems_keep_their_digits(condition, tolerance, rng):
+    """The normal equations have 7e-6 at 1e6, and break down at 1e9."""
+    x = with_condition(rng, 200, 30, condition)
+    w = rng.standard_normal((30, 2))
+    fit = solve.least_squares(x, x @ w, intercept=False)
+    assert np.linalg.norm(fit.coef - w) <= tolerance * np.linalg.norm(w)
+    with pytest.raises(np.linalg.LinAlgError):
+        np.linalg.cholesky(with_condition(rng, 200, 30, 1e9).T @ with_condition(rng, 200, 30, 1e9))
+
+
+def test_units_do_not_matter(rng):
+    x, y = rng.standard_normal((40, 3)), rng.standard_normal(40)
+    fit = solve.least_squares(x, y)
+    units = np.array([1e-12, 1.0, 1e12])
+    scaled = solve.least_squares(x * units, y)
+    np.testing.assert_allclose(scaled.coef * units, fit.coef, rtol=1e-12)
+    assert scaled.condition == pytest.approx(fit.condition, rel=1e-12)
+
+
+def test_weights_of_samples_are_repetitions(rng):
+    x, y, times = rng.standard_normal((20, 3)), rng.standard_normal((20, 2)), np.arange(20) % 4
+    again = np.repeat(x, times, axis=0), np.repeat(y, times, axis=0)
+    for intercept in (True, False):
+        a = solve.least_squares(x, y, sample_weight=times, intercept=intercept)
+        b = solve.least_squares(*again, intercept=intercept)
+        np.testing.assert_allclose(a.coef, b.coef, rtol=1e-12)
+        np.testing.assert_allclose(a.intercept, b.intercept, rtol=1e-12)
+        assert a.residual == pytest.approx(b.residual, rel=1e-12)
+        options = {"alpha": 0.3, "reduction": "mean", "intercept": intercept}
+        a = solve.ridge(x, y, sample_weight=times, **options)
+        b = solve.ridge(*again, **options)
+        np.testing.assert_allclose(a.coef, b.coef, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("x", "reason"),
+    [
+        (np.arange(6.0).reshape(2, 3), "2 rows do not determine 3 coefficients and an intercept"),
+        (np.eye(3), "3 rows do not determine 3"),
+        (np.c_[np.arange(9.0), np.full(9, 0.1)], r"columns \[1\] are constant"),
+        (
+            np.c_[np.arange(9.0) ** 2, np.arange(9.0), 3 - 1e6 * np.arange(9.0)],
+            "rank of x without its mean is 2, but it has 3 columns: columns 1, 2 depend",
+        ),
+    ],
+)
+def test_samples_that_do_not_determine_the_fit_are_refused(x, reason):
+    y = np.arange(float(len(x)))
+    with pytest.raises(tw.ArgumentError, match=reason):
+        solve.least_squares(x, y)
+    with pytest.raises(tw.ArgumentError, match=reason):
+        solve.ridge(x, y, alpha=0)
+    fit = solve.least_squares(x, y, rank_deficient="min_norm")
+    assert fit.rank < x.shape[1]
+    best = np.linalg.pinv(x - x.mean(0), rcond=1e-13) @ (y - y.mean())
+    np.testing.assert_allclose(fit.coef, best, rtol=1e-9, atol=1e-12)
+
+
+def test_bad_fits_are_refused(rng):
+    x, y = rng.standard_normal((5, 2)), rng.standard_normal(5)
+    for kind, pattern, call in [
+        (tw.ShapeError, "5 rows but y has 4", lambda: solve.least_squares(x, y[:4])),
+        (tw.ShapeError, "2-D", lambda: solve.least_squares(y, y)),
+        (tw.DataError, r"x\[0, 0\] is nan", lambda: solve.least_squares(x * np.nan, y)),
+        (tw.DataError, "nothing to fit", lambda: solve.least_squares(x[:0], y[:0])),
+        (tw.DataError, "not all 0", lambda: solve.least_squares(x, y, sample_weight=0 * y)),
+        (tw.ShapeError, "weight", lambda: solve.least_squares(x, y, sample_weight=[1.0])),
+        (tw.ArgumentError, "alpha must be", lambda: solve.ridge(x, y, alpha=-1)),
+        (tw.ArgumentError, "reduction", lambda: solve.ridge(x, y, alpha=1, reduction="men")),
+        (tw.ArgumentError, "rank_def", lambda: solve.least_squares(x, y, rank_deficient="pinv")),
+        (tw.ShapeError, "columns", lambda: solve.least_squares(x, y).predict(np.ones((1, 3)))),
+    ]:
+        with pytest.raises(kind, match=pattern):
+            call()
+
+
+# --- ridge --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("alpha", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("shape", [(50, 8), (8, 50)])
+def test_ridge_is_that_of_scikit_learn(shape, alpha, intercept, rng):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    x, y = rng.standard_normal(shape) + 3, rng.standard_normal((shape[0], 2)) + 5
+    theirs = linear_model.Ridge(alpha=alpha, fit_intercept=intercept, solver="svd").fit(x, y)
+    ours = solve.ridge(x, y, alpha=alpha, intercept=intercept)
+    np.testing.assert_allclose(ours.coef.T, theirs.coef_, rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(ours.intercept, theirs.intercept_, rtol=1e-10, atol=1e-13)
+    mean = solve.ridge(x, y, alpha=alpha / len(x), reduction="mean", intercept=intercept)
+    np.testing.assert_allclose(mean.coef, ours.coef, rtol=1e-12)
+
+
+def test_the_intercept_is_not_penalized(rng):
+    x, y = rng.standard_normal((30, 4)), rng.standard_normal(30)
+    fit = solve.ridge(x, y, alpha=2.0)
+    moved = solve.ridge(x + 100, y + 1e4, alpha=2.0)
+    np.testing.assert_allclose(moved.coef, fit.coef, rtol=1e-10)
+    huge = solve.ridge(x, y + 7, alpha=1e15)
+    assert np.abs(huge.coef).max() < 1e-12
+    assert huge.intercept == pytest.approx(y.mean() + 7, rel=1e-12)
+
+
+def test_ridge_tends_to_the_smallest_fit_linearly_in_the_penalty(rng):
+    x, y = rng.standard_normal((10, 25)), rng.standard_normal(10)
+    smallest = np.linalg.pinv(x) @ y
+    off = [
+        np.linalg.norm(solve.ridge(x, y, alpha=a, intercept=False).coef - smallest)
+        for a in (1e-2, 1e-4, 1e-6)
+    ]
+    assert off[0] / off[1] == pytest.approx(100, rel=0.01)
+    assert off[1] / off[2] == pytest.approx(100, rel=0.01)
+
+
+def test_targets_move_the_solution_by_at_most_half_the_inverse_root_of_the_penalty(rng):
+    """Over singular values around √λ the bound is reached."""
+    for penalty in (1e-4, 1.0, 100.0):
+        x = with_condition(rng, 40, 20, 1e3) * 30 * np.sqrt(penalty)
+        columns = np.eye(40)  # all targets at once: the coefficients are the map itself
+        found = solve.ridge(x, columns, alpha=penalty, intercept=False).coef
+        norm = np.linalg.norm(found, 2)
+        assert 0.9 <= norm * 2 * np.sqrt(penalty) <= 1 + 1e-12
+
+
+def test_training_with_weight_decay_ends_at_ridge(rng):
+    """The docstring's rule for the penalty: half the decay, times the number of outputs."""
+    x, y = rng.standard_normal((40, 5)), rng.standard_normal((40, 3)) + 2
+    model = nn.Sequential(nn.Linear(5, 3), dtype="float64")
+    descent = optim.SGD(lr=0.3)
+    descent.add_group("*.weight", weight_decay=0.2)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=descent)
+    trainer.fit(x, y, epochs=2000, batch_size=40)
+    fit = solve.ridge(x, y, alpha=0.2 * 3 / 2, reduction="mean")
+    np.testing.assert_allclose(model.state_dict()["0.weight"], fit.coef.T, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(model.state_dict()["0.bias"], fit.intercept, rtol=1e-12)
+
+
+# --- quadratics ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e3, 1e8, 1e12])
+@pytest.mark.parametrize("n", [1, 2, 50])
+def test_the_gradient_at_the_minimum_is_zero(n, condition, rng):
+    q, _ = np.linalg.qr(rng.standard_normal((n, n)))
+    values = np.geomspace(1, condition, n) if n > 1 else np.ones(1)
+    h, b = q * values @ q.T, rng.standard_normal(n)
+    found = solve.quadratic(h, b, 2.0)
+    size = np.linalg.norm(h, 2) * np.linalg.norm(found.x) + np.linalg.norm(b)
+    assert np.linalg.norm((h + h.T) / 2 @ found.x + b) <= 1e-12 * size
+    assert found.gradient_norm <= 1e-12 * size
+    if condition < 1e10:
+        value = 2 - ((q.T @ b) ** 2 / values).sum() / 2
+        assert found.value == pytest.approx(value, rel=10 * EPS * condition + 1e-13)
+        assert found.condition == pytest.approx(values[-1] / values[0], rel=1e-6)
+    # Nothing around it is lower.
+    around = found.x + 1e-3 * np.linalg.norm(found.x) * rng.standard_normal((20, n))
+    assert ((np.einsum("ki,ij,kj->k", around, h, around) / 2 + around @ b + 2) > found.value).all()
+
+
+def test_what_has_no_minimum_is_refused_and_says_which_eigenvalue(rng):
+    q, _ = np.linalg.qr(rng.standard_normal((5, 5)))
+    for values, message in [
+        ([-0.25, 1, 2, 3, 4], "indefinite: its smallest eigenvalue is -0.25, 1 of 5 are below 0"),
+        ([-2, -1, 2, 3, 4], "indefinite: its smallest eigenvalue is -2, 2 of 5"),
+        ([-5, -4, -3, -2, -1], "negative: its smallest eigenvalue is -5"),
+        ([0, 1, 2, 3, 4], "singular"),
+        ([1e-17, 1, 2, 3, 4], "singular"),
+    ]:
+        with pytest.raises(tw.ArgumentError, match=message):
+            solve.quadratic(q * values @ q.T, np.ones(5))
+    for kind, message, h, b in [
+        (tw.ArgumentError, r"h\[0, 1\] = 1 and h\[1, 0\] = 0", [[1, 1], [0, 1]], [0, 0]),
+        (tw.ShapeError, "square", np.ones((2, 3)), [0, 0]),
+        (tw.ShapeError, r"\(2,\)", np.eye(2), [0, 0, 0]),
+        (tw.DataError, "nan", np.eye(2) * np.nan, [0, 0]),
+    ]:
+        with pytest.raises(kind, match=message):
+            solve.quadratic(h, b)
+
+
+def test_the_largest_eigenvalue_bounds_the_learning_rate(rng):
+    """Gradient descent at 0.99 and 1.01 times 2/λ, from the minimum that was found."""
+    h = np.diag([1.0, 5.0, 20.0])
+    found = solve.quadratic(h, [1, 2, 3])
+    for factor, shrinks in ((0.99, True), (1.01, False)):
+        x = found.x + 1
+        for _ in range(2000):
+            x = x - factor * 2 / found.eigenvalues[-1] * (h @ x + [1, 2, 3])
+        assert bool(np.linalg.norm(x - found.x) < 1e-8) is shrinks
+
+
+# --- networks -----------------------------------------------------------------------------------
+
+
+def product(model):
+    """The affine map of a linear network: weight (out, in) and bias."""
+    zero, eye = np.zeros((1, model.in_features)), np.eye(model.in_features)
+    bias = model(zero)[0]
+    return (model(eye) - bias).T, bias
+
+
+def trained(model, x, y, lr, steps):
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=lr))
+    trainer.fit(x, y, epochs=steps, batch_size=len(x))
+    return trainer
+
+
+def test_gradient_descent_on_a_linear_network_ends_where_the_formula_is(rng):
+    """8-16-3: the product of the weights is the least-squares fit, and the loss the same."""
+    x, y = rng.standard_normal((60, 8)), rng.standard_normal((60, 3))
+    layers = nn.Linear(8, 16), nn.Linear(16, 3)
+    descended = nn.Sequential(*layers, dtype="float64", seed=1)
+    trainer = trained(descended, x, y, 0.2, 4000)
+    solved = nn.Sequential(*layers, dtype="float64")
+    fit = solve.network(solved, x, y)
+    for ours, theirs in zip(product(solved), product(descended), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-13)
+    loss = trainer.evaluate(x, y)["loss"]
+    assert loss == pytest.approx(fit.residual / y.size, abs=1e-14)
+    np.testing.assert_allclose(product(solved)[0], fit.coef.T, rtol=1e-12, atol=1e-14)
+
+
+def test_descent_from_zero_finds_the_smallest_fit(rng):
+    x, y = rng.standard_normal((6, 15)), rng.standard_normal((6, 2))
+    model = nn.Sequential(nn.Linear(15, 2, bias=False), dtype="float64")
+    model.flat_parameters = np.zeros(30)
+    trained(model, x, y, 0.2, 5000)
+    fit = solve.least_squares(x, y, intercept=False, rank_deficient="min_norm")
+    np.testing.assert_allclose(model.state_dict()["0.weight"], fit.coef.T, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.Linear(6, 4),),
+        (nn.Linear(6, 4, bias=False),),
+        (nn.Linear(6, 9), nn.Identity(), nn.Linear(9, 5), nn.Linear(5, 4)),
+        (nn.Linear(6, 9), nn.Linear(9, 7, bias=False), nn.Linear(7, 4, bias=False)),
+        (nn.Linear(6, 4), nn.Linear(4, 8, bias=False), nn.Linear(8, 4, bias=False)),
+    ],
+    ids=["one", "no bias", "deep", "first bias", "bias before wide layers"],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_linear_networks_become_the_fit(layers, dtype, rng):
+    x, y = rng.standard_normal((40, 6)), rng.standard_normal((40, 4)) + 3
+    model = nn.Sequential(*layers, dtype=dtype)
+    fit = solve.network(model, x, y)
+    bias = any(getattr(layer, "bias", False) for layer in layers)
+    best = solve.least_squares(x, y, intercept=bias)
+    assert fit.residual == pytest.approx(best.residual, rel=1e-12)
+    tolerance = 1e-12 if dtype == "float64" else 1e-5
+    np.testing.assert_allclose(model(x), best.predict(x), rtol=tolerance, atol=tolerance)
+
+
+def test_the_parts_are_balanced(rng):
+    model = nn.Sequential(
+        nn.Linear(5, 7, bias=False), nn.Linear(7, 6, bias=False), nn.Linear(6, 4), dtype="float64"
+    )
+    solve.network(model, rng.standard_normal((30, 5)), rng.standard_normal((30, 4)))
+    first, second, third = (model.state_dict()[f"{i}.weight"] for i in range(3))
+    np.testing.assert_allclose(second.T @ second, first @ first.T, atol=1e-14)
+    np.testing.assert_allclose(third.T @ third, second @ second.T, atol=1e-14)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_bottleneck_has_the_best_fit_of_its_rank(rank, rng):
+    x = rng.standard_normal((80, 6)) @ rng.standard_normal((6, 6))
+    y = x @ rng.standard_normal((6, 4)) + rng.standard_normal((80, 4)) + 2
+    layers = nn.Linear(6, 10), nn.Linear(10, rank), nn.Linear(rank, 4)
+    solved = nn.Sequential(*layers, dtype="float64")
+    fit = solve.network(solved, x, y)
+    assert fit.rank == rank
+    assert np.linalg.matrix_rank(product(solved)[0]) == rank
+    mse = tw.Trainer(solved, loss=nn.MSELoss(), optimizer=optim.SGD()).evaluate(x, y)["loss"]
+    assert mse == pytest.approx(fit.residual / y.size, rel=1e-12)
+    # Descent cannot go lower, and gets there.
+    descended = nn.Sequential(*layers, dtype="float64", seed=5)
+    reached = trained(descended, x, y, 0.01, 8000).evaluate(x, y)["loss"]
+    assert mse <= reached * (1 + 1e-12)
+    assert reached == pytest.approx(mse, rel=1e-6)
+
+
+def test_networks_that_have_no_formula_are_refused_and_left_alone(rng):
+    x, y = rng.standard_normal((30, 5)), rng.standard_normal((30, 4))
+    for layers, pattern in [
+        ((nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4)), r"layer 1, Tanh\(\), is not linear"),
+        ((nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)), "fold"),
+        ((nn.Linear(5, 8), nn.Linear(8, 2), nn.Linear(2, 4, bias=False)), "last Linear a bias"),
+    ]:
+        model = nn.Sequential(*layers)
+        before = model.flat_parameters
+        with pytest.raises(tw.UnsupportedError, match=pattern):
+            solve.network(model, x, y)
+        np.testing.assert_array_equal(model.flat_parameters, before)
+    model = nn.Sequential(nn.Linear(5, 4))
+    for kind, data in [
+        (tw.ShapeError, (x[:, :4], y)),
+        (tw.ShapeError, (x, y[:, :3])),
+        (tw.ArgumentError, (x[:3], y[:3])),
+    ]:
+        with pytest.raises(kind):
+            solve.network(model, *data)
+
+
+def test_the_last_layer_is_refit_for_what_the_others_give(rng):
+    x = rng.standard_normal((80, 5))
+    y = np.sin(x @ rng.standard_normal((5, 2)))
+    model = nn.Sequential(
+        nn.Linear(5, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Dropout(0.3), nn.Linear(16, 2),
+        nn.Identity(), dtype="float64",
+    )  # fmt: skip
+    trainer = trained(model, x, y, 0.1, 5)
+    before, loss = model.state_dict(), trainer.evaluate(x, y)["loss"]
+    fit = solve.last_layer(model, x, y)
+    after = model.state_dict()
+    for name in before:
+        if not name.startswith("4."):
+            np.testing.assert_array_equal(after[name], before[name])
+    best = trainer.evaluate(x, y)["loss"]
+    assert best == pytest.approx(fit.residual / y.size, rel=1e-12)
+    assert best < loss
+    # At the minimum the gradient of the last layer is zero, in evaluation mode.
+    z = x @ after["0.weight"].T + after["0.bias"]
+    z = (z - after["1.running_mean"]) / np.sqrt(after["1.running_var"] + 1e-5)
+    hidden = np.tanh(z * after["1.weight"] + after["1.bias"])
+    np.testing.assert_allclose(hidden.T @ (model(x) - y), 0, atol=1e-11)
+    np.testing.assert_allclose(
+        solve.last_layer(model, x, y, ridge=0.5).coef,
+        solve.ridge(hidden, y, alpha=0.5).coef,
+        rtol=1e-10,
+    )
+    np.testing.assert_allclose(
+        solve.last_layer(model, x, y, ridge=0.5 / 80, reduction="mean").coef,
+        solve.ridge(hidden, y, alpha=0.5).coef,
+        rtol=1e-10,
+    )
+
+
+def test_a_last_layer_that_is_not_linear_is_refused(rng):
+    with pytest.raises(tw.UnsupportedError, match="Sigmoid"):
+        solve.last_layer(nn.Sequential(nn.Linear(2, 1), nn.Sigmoid()), np.ones((3, 2)), np.ones(3))
