@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # at run time these come from __getattr__ below
     from thalweg._lr_finder import find_lr as find_lr
     from thalweg._many import train_many as train_many
 
-# Not every program draws, or checks gradients: what few need is imported when it is first asked for.
+# Not every program draws, or checks gradients: what few need is imported when first asked for.
 _MODULES = ("continual", "datasets", "plot", "solve")
 _NAMES = {
     "BlockReport": "_gradcheck",
