@@ -22,8 +22,9 @@ use super::{constant, polynomial};
 
 /// Largest error of [`with_derivative`] in `f32`, in ulps as said above, with fused arithmetic.
 pub const MAX_ULP_F32: f64 = 10.0;
-/// Largest error of [`with_derivative`] in `f64`, in ulps as said above, with fused arithmetic.
-pub const MAX_ULP_F64: f64 = 10.0;
+/// Largest error of [`with_derivative`] in `f64`, in ulps as said above, with fused arithmetic. The
+/// largest that was found is 10.3, of the derivative at −0.351334, where Φ(x) and x·φ(x) cancel by half.
+pub const MAX_ULP_F64: f64 = 12.0;
 
 /// w(v) for c = 0.265625, u ≤ 14; relative error 1.2e-8.
 const W32: [f64; 9] = [
