@@ -93,13 +93,13 @@ def split(
         base = 0 if kind == "domain" else first
         first += len(mine)
         labels = tuple(range(base, base + len(mine)))
-        arrays: list[Any] = []
+        pairs = []
         for samples, target in ((x, y), (x_test, y_test)):
             rows = np.flatnonzero(np.isin(target, mine))
             places = (target[rows, None] == mine).argmax(axis=1)
-            arrays += [samples[rows], base + places.astype(np.int64)]
+            pairs.append((samples[rows], base + places.astype(np.int64)))
         name = " ".join(str(label) for label in mine.tolist())
-        made.append(Task(*arrays, **{"index": index, "name": name, "classes": labels}))
+        made.append(Task(*pairs[0], *pairs[1], index, name, labels))
     return Scenario(tuple(made), kind)
 
 
