@@ -4,6 +4,7 @@ A `Scenario` is a sequence of `Task`. A `Strategy` is wrapped around a `Trainer`
 strategy, and learns one task after the other.
 """
 
+from thalweg.continual import metrics as metrics
 from thalweg.continual._scenarios import from_arrays as from_arrays
 from thalweg.continual._scenarios import permuted as permuted
 from thalweg.continual._scenarios import rotated as rotated

@@ -1,0 +1,54 @@
+"""What hidden layers give."""
+
+from typing import Any
+
+import numpy as np
+
+from thalweg import nn
+from thalweg.errors import ArgumentError
+from thalweg.nn import Sequential
+
+#: Layers whose outputs are not activations of units.
+_NO_UNITS = (nn.Linear, nn.BatchNorm1d, nn.LayerNorm, nn.RMSNorm, nn.Dropout, nn.Residual)
+
+
+def part(model: Sequential, first: int, last: int) -> Sequential:
+    """Copy some layers of a model, with their numbers."""
+    mine = model.state_dict()
+    layers = model.layers[first:last]
+    copy = Sequential(*layers, dtype=model.dtype.name, seed=model.seed)
+    copy.load_state_dict(
+        {
+            key: mine[f"{int(key.split('.')[0]) + first}.{key.split('.', 1)[1]}"]
+            for key in copy.state_dict()
+        }
+    )
+    return copy
+
+
+def body(model: Sequential) -> Sequential:
+    """Copy a model without its last linear layer: it gives the features that classes are told by.
+
+    Raises
+    ------
+    ArgumentError
+        If there is nothing before that layer.
+    """
+    places = [i for i, layer in enumerate(model.layers) if isinstance(layer, nn.Linear)]
+    if len(places) < 2:
+        raise ArgumentError("the model has no features: it needs a layer before its last Linear")
+    return part(model, 0, places[-1])
+
+
+def activations(model: Sequential, x: Any) -> list[Any]:
+    """Give the output of every element-wise layer but Identity, and of a last one none."""
+    given: list[Any] = []
+    rows = np.asarray(x)
+    first = 0
+    for place, layer in enumerate(model.layers[:-1]):
+        if isinstance(layer, (*_NO_UNITS, nn.Identity)):
+            continue
+        rows = part(model, first, place + 1)(rows)
+        first = place + 1
+        given.append(rows)
+    return given

@@ -1,0 +1,340 @@
+r"""Numbers that say how well a sequence of tasks was learned, by definitions that have names.
+
+All take the matrix `R` of T rows and T columns, where `R[i, j]` is the accuracy (or any score of
+which more is better) on task `j` after task `i` was learned. Libraries disagree about what they
+call backward transfer and forgetting, so figures can be compared only if their definitions can.
+In formulas tasks count from 1, as in the papers, and the last is T.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg import _checks
+from thalweg.continual._features import activations
+from thalweg.errors import ArgumentError, ShapeError
+from thalweg.nn import Sequential
+
+
+def average_accuracy(r: npt.ArrayLike) -> float:
+    r"""Mean over the tasks at the end, :math:`\frac1T \sum_j R_{Tj}`; all libraries agree.
+
+    Parameters
+    ----------
+    r : array_like, shape (T, T)
+        The matrix.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ShapeError, ArgumentError
+        If it is not square, or an element that is needed is not a number.
+
+    Examples
+    --------
+    >>> from thalweg.continual import metrics
+    >>> metrics.average_accuracy([[0.9, 0.1], [0.5, 0.8]])
+    0.65
+    """
+    matrix = _matrix(r, 1)
+    return float(_finite(matrix[-1]).mean())
+
+
+def incremental_accuracy(r: npt.ArrayLike) -> float:
+    r"""Mean over time of the mean over the tasks seen, as iCaRL and continuum report it.
+
+    .. math:: \frac1T \sum_{i=1}^{T} \frac1i \sum_{j \le i} R_{ij}
+
+    Parameters
+    ----------
+    r : array_like, shape (T, T)
+        The matrix.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ShapeError, ArgumentError
+        As for `average_accuracy`.
+    """
+    matrix = _matrix(r, 1)
+    return float(np.mean([_finite(row[: i + 1]).mean() for i, row in enumerate(matrix)]))
+
+
+def bwt(r: npt.ArrayLike, definition: str = "gem") -> float:
+    r"""Backward transfer: how much later tasks have changed what was learned; mostly negative.
+
+    Parameters
+    ----------
+    r : array_like, shape (T, T)
+        The matrix; T is at least 2.
+    definition : {"gem", "gem_code", "diaz"}, default "gem"
+        ``"gem"``, of the GEM paper (Lopez-Paz & Ranzato 2017, equation 3) and mammoth:
+        :math:`\frac{1}{T-1} \sum_{j<T} (R_{Tj} - R_{jj})`.
+
+        ``"gem_code"``, of the code beside that paper: the same sum divided by T.
+
+        ``"diaz"``, of Díaz-Rodríguez et al. 2018 ("Don't forget, there is more than forgetting")
+        and continuum: :math:`\frac{2}{T(T-1)} \sum_{i>j} (R_{ij} - R_{jj})`, over all of time.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ShapeError, ArgumentError
+        If the matrix is not square or too small, an element that is needed is not a number, or
+        there is no such definition.
+
+    Examples
+    --------
+    >>> from thalweg.continual import metrics
+    >>> metrics.bwt([[0.9, 0.1], [0.5, 0.8]])
+    -0.4
+    """
+    definition = _checks.one_of("definition", definition, ("gem", "gem_code", "diaz"))
+    matrix = _matrix(r, 2)
+    tasks = len(matrix)
+    learned = matrix.diagonal()
+    if definition == "diaz":
+        later, task = np.tril_indices(tasks, -1)
+        return float(_finite(matrix[later, task] - learned[task]).mean())
+    change = _finite(matrix[-1, :-1] - learned[:-1])
+    return float(change.sum() / (tasks - 1 if definition == "gem" else tasks))
+
+
+def forgetting(r: npt.ArrayLike, definition: str = "max") -> float:
+    r"""How much is lost of what was known; more is worse.
+
+    Parameters
+    ----------
+    r : array_like, shape (T, T)
+        The matrix; T is at least 2.
+    definition : {"max", "first", "max_all"}, default "max"
+        ``"max"``, of Chaudhry et al. 2018 ("Riemannian walk") and continuum:
+        :math:`\frac{1}{T-1} \sum_{j<T} (\max_{j \le l < T} R_{lj} - R_{Tj})`. It is negative where
+        the last task has helped.
+
+        ``"first"``, of Avalanche: :math:`R_{jj}` in place of the maximum; this is minus `bwt`.
+
+        ``"max_all"``, of mammoth: the maximum is over :math:`j \le l \le T`, so never negative.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ShapeError, ArgumentError
+        As for `bwt`.
+
+    Examples
+    --------
+    >>> from thalweg.continual import metrics
+    >>> metrics.forgetting([[0.9, 0.1], [0.5, 0.8]])
+    0.4
+    """
+    definition = _checks.one_of("definition", definition, ("max", "first", "max_all"))
+    matrix = _matrix(r, 2)
+    tasks = len(matrix)
+    lost = []
+    for task in range(tasks - 1):
+        last = {"max": tasks - 1, "first": task + 1, "max_all": tasks}[definition]
+        known = _finite(matrix[task:last, task]).max()
+        lost.append(known - _finite(matrix[-1, task]))
+    return float(np.mean(lost))
+
+
+def fwt(r: npt.ArrayLike, baseline: npt.ArrayLike, definition: str = "gem") -> float:
+    r"""Forward transfer: what is known of a task before it is learned.
+
+    Parameters
+    ----------
+    r : array_like, shape (T, T)
+        The matrix; T is at least 2.
+    baseline : array_like, shape (T,)
+        The accuracies `b` on all tasks of a network with random weights: `Result.baseline`. With
+        zeros it is what continuum reports.
+    definition : {"gem", "gem_code"}, default "gem"
+        ``"gem"``, of the GEM paper, Avalanche and mammoth:
+        :math:`\frac{1}{T-1} \sum_{j \ge 2} (R_{j-1,j} - b_j)`; ``"gem_code"``, of the code beside
+        that paper: the same sum divided by T.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ShapeError, ArgumentError
+        As for `bwt`; also if the baseline has another length.
+
+    Examples
+    --------
+    >>> from thalweg.continual import metrics
+    >>> round(metrics.fwt([[0.9, 0.3], [0.5, 0.8]], [0.1, 0.1]), 9)
+    0.2
+    """
+    definition = _checks.one_of("definition", definition, ("gem", "gem_code"))
+    matrix = _matrix(r, 2)
+    random = _vector("baseline", baseline, len(matrix))
+    known = _finite(matrix.diagonal(1) - random[1:])
+    return float(known.sum() / (len(known) if definition == "gem" else len(matrix)))
+
+
+def intransigence(r: npt.ArrayLike, reference: npt.ArrayLike) -> float:
+    r"""How much worse a task is learned than by a network that may see everything; more is worse.
+
+    .. math:: \frac1T \sum_k (a^*_k - R_{kk})
+
+    Parameters
+    ----------
+    r : array_like, shape (T, T)
+        The matrix.
+    reference : array_like, shape (T,)
+        :math:`a^*_k`, the accuracy on task `k` of a network that was trained on the tasks up to `k`
+        together: the diagonal of the matrix of `Cumulative`.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ShapeError, ArgumentError
+        As for `bwt`; also if the reference has another length.
+
+    Notes
+    -----
+    Chaudhry et al. 2018 define it for each task; this is the mean.
+    """
+    matrix = _matrix(r, 1)
+    return float(_finite(_vector("reference", reference, len(matrix)) - matrix.diagonal()).mean())
+
+
+@dataclass(frozen=True)
+class Plasticity:
+    """What is measured of a network's ability to learn on; see `plasticity`.
+
+    Attributes
+    ----------
+    dead_units : float
+        Share of the hidden units that give the same for every sample.
+    effective_rank : float
+        Of the last hidden layer's outputs.
+    weight_norm : float
+        Euclidean norm of all parameters.
+    mean_weight : float
+        Mean of their absolute values.
+    """
+
+    dead_units: float
+    effective_rank: float
+    weight_norm: float
+    mean_weight: float
+
+
+def plasticity(model: Sequential, x: Any) -> Plasticity:
+    r"""Measure what goes along with the loss of plasticity.
+
+    Parameters
+    ----------
+    model : Sequential
+        The network, in evaluation mode.
+    x : array_like, shape (n, in_features)
+        Samples; some hundreds say enough.
+
+    Returns
+    -------
+    Plasticity
+
+    Raises
+    ------
+    ThalwegError
+        If the samples do not fit the model.
+    ArgumentError
+        If the model has no hidden layer with an activation.
+
+    Notes
+    -----
+    A unit is dead if its activation is the same number for all samples; for ReLU, 0. Units inside
+    of `nn.Residual` are not looked at. The effective
+    rank is that of Roy & Vetterli 2007, :math:`\exp(-\sum_k p_k \log p_k)` with the singular values
+    of the matrix of activations, divided by their sum, as `p`.
+
+    References
+    ----------
+    Dohare et al. 2024, "Loss of plasticity in deep continual learning", Nature 632.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from thalweg import continual, nn
+    >>> model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
+    >>> model.flat_parameters = -abs(model.flat_parameters)
+    >>> continual.metrics.plasticity(model, np.random.default_rng(0).random((50, 2))).dead_units
+    1.0
+    """
+    hidden = activations(model, x)
+    if not hidden:
+        raise ArgumentError("the model has no hidden layer with an activation")
+    constant = np.concatenate([np.ptp(layer, axis=0) == 0 for layer in hidden])
+    weights = model.flat_parameters.astype(np.float64)
+    return Plasticity(
+        dead_units=float(constant.mean()),
+        effective_rank=effective_rank(hidden[-1]),
+        weight_norm=float(np.linalg.norm(weights)),
+        mean_weight=float(abs(weights).mean()),
+    )
+
+
+def effective_rank(matrix: npt.ArrayLike) -> float:
+    """Effective rank of Roy & Vetterli 2007, see `plasticity`; 0 for a matrix of zeros.
+
+    Parameters
+    ----------
+    matrix : array_like, shape (n, k)
+        Any matrix.
+
+    Returns
+    -------
+    float
+        From 1 to min(n, k).
+    """
+    values = np.linalg.svd(np.asarray(matrix, dtype=np.float64), compute_uv=False)
+    total = values.sum()
+    if total == 0:
+        return 0.0
+    shares = values[values > 0] / total
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def _matrix(r: npt.ArrayLike, least: int) -> npt.NDArray[np.float64]:
+    """Give `r` as a square matrix of at least so many tasks."""
+    matrix = np.asarray(r, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ShapeError(f"r must have shape (tasks, tasks); got {matrix.shape}")
+    if len(matrix) < least:
+        raise ArgumentError(f"this takes at least {least} tasks; r has {len(matrix)}")
+    return matrix
+
+
+def _vector(name: str, values: npt.ArrayLike, tasks: int) -> npt.NDArray[np.float64]:
+    vector = np.asarray(values, dtype=np.float64)
+    if vector.shape != (tasks,):
+        raise ShapeError(f"{name} must have one number for each of {tasks} tasks; got {vector!r}")
+    return vector
+
+
+def _finite(values: Any) -> Any:
+    if not np.isfinite(values).all():
+        raise ArgumentError(f"an element that is needed is not a finite number: {values}")
+    return values
