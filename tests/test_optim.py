@@ -139,6 +139,7 @@ ALL = [
     (optim.Adamax, {}),
     (optim.Lion, {}),
     (optim.Rprop, {}),
+    (optim.LAMB, {"weight_decay": 0.0}),
 ]
 EVERY = pytest.mark.parametrize(("kind", "options"), ALL, ids=name)
 
@@ -218,6 +219,7 @@ def test_the_state_is_named_as_in_pytorch(rng):
         (optim.RAdam(), adam),
         (optim.Adamax(), {"exp_avg", "exp_inf"}),
         (optim.Lion(), {"exp_avg"}),
+        (optim.LAMB(), adam),
         (optim.Rprop(), {"prev", "step_size"}),
         (optim.Adam(), adam),
     ]:

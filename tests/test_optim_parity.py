@@ -60,6 +60,15 @@ def our_path(kind, options, dtype, g):
     return np.array(path, float)
 
 
+def blocks(flat):
+    """Cut into arrays as the network does."""
+    parts, start = [], 0
+    for array in make().state_dict().values():
+        parts.append(flat[start : start + array.size].reshape(array.shape))
+        start += array.size
+    return parts
+
+
 def assert_same_path(path, expected, dtype):
     assert np.abs(expected[-1] - expected[0]).max() > 0  # something moved
     error = np.linalg.norm(path - expected, axis=1) / np.linalg.norm(expected, axis=1)
@@ -121,15 +130,16 @@ def torch():
 def test_pytorch(kind, options, dtype, torch, rng):
     g = gradients(rng)
     path = our_path(kind, options, dtype, g)
-    theta = torch.tensor(path[0], requires_grad=True)
-    peer = getattr(torch.optim, kind.__name__)([theta], **options)
+    theta = [torch.tensor(part, requires_grad=True) for part in blocks(path[0])]
+    peer = getattr(torch.optim, kind.__name__)(theta, **options)
     expected = [path[0]]
     for t in range(STEPS):
         if t == CHANGED:
             peer.param_groups[0]["lr"] *= FACTOR
-        theta.grad = torch.tensor(g[t])
+        for part, slope in zip(theta, blocks(g[t]), strict=True):
+            part.grad = torch.tensor(slope)
         peer.step()
-        expected.append(theta.detach().numpy().copy())
+        expected.append(torch.cat([part.detach().ravel() for part in theta]).numpy())
     assert_same_path(path, np.array(expected), dtype)
 
 
@@ -241,6 +251,12 @@ OPTAX = [
         {"lr": 0.01, "betas": (0.5, 0.8), "weight_decay": 0.3},
         lambda o, lr: o.lion(lr, 0.5, 0.8, weight_decay=0.3),
     ),
+    (optim.LAMB, {"lr": 0.01}, lambda o, lr: o.lamb(lr, weight_decay=0.01)),
+    (
+        optim.LAMB,
+        {"lr": 0.03, "betas": (0.5, 0.8), "eps": 0.1, "weight_decay": 0.3},
+        lambda o, lr: o.lamb(lr, 0.5, 0.8, 0.1, weight_decay=0.3),
+    ),
     # The convention of AMSGrad's paper.
     (
         optim.Adam,
@@ -250,25 +266,38 @@ OPTAX = [
 ]
 
 
-def optax_path(theirs, lr, theta, g):
-    """Parameters before the first step and after each."""
+def net_gradients():
+    """The gradient of a small net's loss, as a function of its parameters."""
+    rng, model = np.random.default_rng(9), make()
+    x, y = rng.standard_normal((24, 9)), rng.standard_normal((24, 4))
+
+    def slope(theta):
+        model.flat_parameters = theta
+        model.zero_grad()
+        model.backward(2 * (model.forward(x) - y) / y.size)
+        return model.flat_gradients
+
+    return slope, x, y
+
+
+def optax_path(theirs, lr, theta, slope):
+    """Parameters before the first step and after each; `slope` is of time and parameters."""
     import jax
     import optax
 
     peer = theirs(optax, lambda t: jax.numpy.where(t < CHANGED, lr, lr * FACTOR))
-    theta = jax.numpy.array(theta)
+    path, theta = [theta], blocks(theta)
     state, update = peer.init(theta), jax.jit(peer.update)
-    path = [np.array(theta)]
-    for slope in g:
-        step, state = update(jax.numpy.array(slope), state, theta)
-        theta = theta + step
-        path.append(np.array(theta))
+    for t in range(STEPS):
+        step, state = update(blocks(slope(t, path[-1])), state, theta)
+        theta = optax.apply_updates(theta, step)
+        path.append(np.concatenate([np.ravel(part) for part in theta]))
     return np.array(path)
 
 
 @pytest.fixture(scope="module")
 def optax():
-    """Gradients, and Optax' paths under them for every row of the table.
+    """Gradients, and Optax' paths under them and in a network for every row of the table.
 
     They are computed by this file run as a program, because no process that has JAX in it can fork,
     as other tests do.
@@ -281,16 +310,40 @@ def optax():
     run = [sys.executable, __file__]
     done = subprocess.run(run, input=given, capture_output=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr.decode()
-    return g, pickle.loads(done.stdout)
+    return g, *pickle.loads(done.stdout)
 
 
 @pytest.mark.parametrize("row", range(len(OPTAX)), ids=lambda i: f"{OPTAX[i][0].__name__}{i}")
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_optax(row, dtype, optax):
     kind, options, _ = OPTAX[row]
-    g, expected = optax
-    ours = options if kind is optim.Lion else {"convention": "optax", **options}
+    g, expected, _ = optax
+    ours = {"convention": "optax", **options} if kind._conventions else options
     assert_same_path(our_path(kind, ours, dtype, g), expected[row], dtype)
+
+
+# Those that work on whole blocks, which PyTorch does not have as a reference above.
+WHOLE = [i for i, (kind, _, _) in enumerate(OPTAX) if kind in (optim.LAMB,)]
+
+
+@pytest.mark.parametrize("row", WHOLE, ids=lambda i: f"{OPTAX[i][0].__name__}{i}")
+def test_optax_in_a_network(row, optax):
+    """As part of a trainer, which is saved and loaded on the way."""
+    kind, options, _ = OPTAX[row]
+    ours = {"convention": "optax", **options} if kind._conventions else options
+    model = make()
+    model.flat_parameters = make("float32").flat_parameters
+    trainer, path = tw.Trainer(model, loss=nn.MSELoss(), optimizer=kind(**ours)), []
+    _, x, y = net_gradients()
+    for t in range(STEPS):
+        if t == SAVED:
+            trainer = trainer.copy()
+        if t == CHANGED:
+            trainer.optimizer.lr *= FACTOR
+        path.append(trainer.model.flat_parameters)
+        trainer.step(x, y)
+    path.append(trainer.model.flat_parameters)
+    assert_same_path(np.array(path), optax[2][row], "float64")
 
 
 # --- Keras -------------------------------------------------------------------------------------
@@ -427,5 +480,13 @@ def test_the_conventions_differ(rng):
 
 if __name__ == "__main__":  # see the fixture `optax`
     start, slopes = pickle.load(sys.stdin.buffer)
-    paths = [optax_path(theirs, options["lr"], start, slopes) for _, options, theirs in OPTAX]
-    pickle.dump(paths, sys.stdout.buffer)
+    slope, _, _ = net_gradients()
+    given = [
+        optax_path(theirs, options["lr"], start, lambda t, _: slopes[t])
+        for _, options, theirs in OPTAX
+    ]
+    nets = {
+        row: optax_path(OPTAX[row][2], OPTAX[row][1]["lr"], start, lambda _, theta: slope(theta))
+        for row in WHOLE
+    }
+    pickle.dump((given, nets), sys.stdout.buffer)

@@ -13,6 +13,7 @@ from thalweg.optim._adamax import Adamax as Adamax
 from thalweg.optim._adamw import AdamW as AdamW
 from thalweg.optim._averages import EMA as EMA
 from thalweg.optim._averages import SWA as SWA
+from thalweg.optim._lamb import LAMB as LAMB
 from thalweg.optim._lion import Lion as Lion
 from thalweg.optim._nadam import NAdam as NAdam
 from thalweg.optim._optimizer import Optimizer as Optimizer

@@ -73,7 +73,7 @@ fn main() {
         } else {
             Config::Sgd(Sgd { lr: 1e-3, momentum: 0.9, ..Sgd::default() })
         };
-        let mut optimizer = Optimizer::new(config, model.network().arena_len()).unwrap();
+        let mut optimizer = Optimizer::new(config, model.network()).unwrap();
         let x: Vec<f32> = (0..rows * widths[0]).map(|i| (i as f32).sin()).collect();
         let y: Vec<f32> = (0..rows * outputs).map(|i| (i as f32).cos()).collect();
         let classes: Vec<i64> = (0..rows).map(|i| (i * 7 % outputs) as i64).collect();

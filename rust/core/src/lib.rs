@@ -15,7 +15,7 @@
 //! let layers = vec![linear(2, 8), Layer::Activation(Activation::Tanh), linear(8, 1)];
 //! let mut model = Model::<f32>::new(layers, 0)?;
 //! let config = Config::Sgd(Sgd { lr: 0.5, momentum: 0.9, ..Sgd::default() });
-//! let mut optimizer = Optimizer::new(config, model.network().arena_len())?;
+//! let mut optimizer = Optimizer::new(config, model.network())?;
 //! let mut trainer = Trainer::new(Loss::Mse);
 //!
 //! let x = [0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0];

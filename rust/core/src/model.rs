@@ -208,7 +208,7 @@ impl<T: Element> Model<T> {
         }
         // A step that might overflow is taken on trial: with a copy to go back to.
         let risky = size * optimizer.largest_lr().max(1.0) > RISKY;
-        let before = if risky { Some((self.params.to_vec(), optimizer.try_clone()?)) } else { None };
+        let before = if risky { Some((self.params.to_vec(), optimizer.save(None)?)) } else { None };
         update::step(self.isa, &mut self.params, &self.grads, optimizer);
         self.pending = None;
         if let Some((params, optimizer_before)) = before
@@ -216,7 +216,7 @@ impl<T: Element> Model<T> {
                 || optimizer.state.iter().any(|s| !all_finite(self.isa, s)))
         {
             self.params.copy_from_slice(&params);
-            *optimizer = optimizer_before;
+            optimizer.restore(&optimizer_before);
             let (step, lr) = (optimizer.steps, optimizer.config.lr());
             return Err(Error::Diverged { loss: f64::INFINITY, step, lr });
         }

@@ -9,7 +9,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::loss::{Goals, Objective, Reduction, RowLoss, Totals};
 use crate::model::{Model, Parts, Workspaces, update_averages};
-use crate::optim::Optimizer;
+use crate::optim::{Optimizer, Saved};
 use crate::pass::{LossTask, Pass, Rows, WeightTask};
 use crate::plan::{Mode, Plan};
 use crate::rng::{Purpose, Stream};
@@ -52,8 +52,8 @@ impl Default for StepOptions {
 
 impl StepOptions {
     /// Whether gradients are used up while they are computed: nothing has to be known of all of them.
-    fn fused(&self) -> bool {
-        *self == Self::default()
+    fn fused<T: Element>(&self, optimizer: &Optimizer<T>) -> bool {
+        *self == Self::default() && optimizer.is_elementwise()
     }
 }
 
@@ -95,7 +95,7 @@ struct Snapshot<T: Element> {
     params: Buffer<T>,
     averages: Buffer<T>,
     passes: u64,
-    optimizer: Optimizer<T>,
+    optimizer: Saved<T>,
     /// The average of parameters, and of how many.
     average: Option<(Vec<T>, u64)>,
 }
@@ -104,25 +104,20 @@ impl<T: Element> Snapshot<T> {
     /// Takes one, in the memory of an old one if that fits.
     fn take(spare: Option<Self>, model: &Model<T>, optimizer: &Optimizer<T>) -> Result<Self, Error> {
         let Model { params, averages, .. } = model;
-        let fits = |s: &Self| {
-            s.params.len() == params.len()
-                && s.averages.len() == averages.len()
-                && s.optimizer.state.len() == optimizer.state.len()
-        };
+        let fits = |s: &Self| s.params.len() == params.len() && s.averages.len() == averages.len();
         let mut snapshot = match spare.filter(fits) {
-            Some(spare) => spare,
+            Some(spare) => Snapshot { optimizer: optimizer.save(Some(spare.optimizer))?, ..spare },
             None => Snapshot {
                 params: Buffer::zeroed("a copy of the parameters", params.len())?,
                 averages: Buffer::zeroed("a copy of the running averages", averages.len())?,
                 passes: 0,
-                optimizer: Optimizer::new(optimizer.config, params.len())?,
+                optimizer: optimizer.save(None)?,
                 average: None,
             },
         };
         snapshot.params.copy_from_slice(params);
         snapshot.averages.copy_from_slice(averages);
         snapshot.passes = model.passes();
-        snapshot.optimizer.copy_from(optimizer);
         Ok(snapshot)
     }
 }
@@ -174,29 +169,21 @@ impl Tally {
 impl<T: Element> Trainer<T> {
     /// A trainer for a loss, with an update for every batch.
     pub fn new(objective: impl Into<Objective<T>>) -> Self {
-        Self::fused(objective.into(), StepOptions::default())
+        Self::plain(objective.into(), StepOptions::default())
     }
 
-    /// A trainer for a loss, for `model`.
+    /// A trainer for a loss.
     ///
     /// # Errors
-    /// If a limit is not a number above 0, or there is not enough memory for gradients.
-    pub fn with_options(
-        objective: impl Into<Objective<T>>,
-        options: StepOptions,
-        model: &Model<T>,
-    ) -> Result<Self, Error> {
+    /// If a limit is not a number above 0.
+    pub fn with_options(objective: impl Into<Objective<T>>, options: StepOptions) -> Result<Self, Error> {
         if let Some(clip) = options.clip {
             clip.check()?;
         }
-        let mut trainer = Self::fused(objective.into(), options);
-        if !options.fused() {
-            trainer.gathered.grads = Buffer::zeroed("gradients", model.network().arena_len())?;
-        }
-        Ok(trainer)
+        Ok(Self::plain(objective.into(), options))
     }
 
-    fn fused(objective: Objective<T>, options: StepOptions) -> Self {
+    fn plain(objective: Objective<T>, options: StepOptions) -> Self {
         let gathered = Gathered { grads: Buffer::empty(), batches: 0 };
         Trainer {
             objective,
@@ -276,7 +263,10 @@ impl<T: Element> Trainer<T> {
             }
             return Ok(None);
         }
-        let fused = self.options.fused();
+        let fused = self.options.fused(optimizer);
+        if !fused && self.gathered.grads.len() != model.network().arena_len() {
+            self.gathered.grads = Buffer::zeroed("gradients", model.network().arena_len())?;
+        }
         if self.gathered.batches == 0 && !fused {
             // Nobody writes these, and what they were before they were frozen must not count.
             optimizer.frozen().for_each(|range| self.gathered.grads[range].fill(T::ZERO));
@@ -685,7 +675,7 @@ impl<T: Element> Fit<T> {
             params.copy_from_slice(&before.params);
             averages.copy_from_slice(&before.averages);
             model.set_passes(before.passes);
-            optimizer.copy_from(&before.optimizer);
+            optimizer.restore(&before.optimizer);
             if let (Some(average), Some((values, count))) = (&mut trainer.average, &before.average) {
                 average.values.copy_from_slice(values);
                 average.count = *count;

@@ -43,7 +43,7 @@ impl Clip {
 }
 
 /// Elements of a run, which one thread takes: large enough that starting one costs nothing beside it.
-const RUN: usize = 64 * 1024;
+pub(crate) const RUN: usize = 64 * 1024;
 
 /// The norm of gradients: put together from those of runs, in their order, in double precision, so that it
 /// is the same for any number of threads. Infinite or NaN if a gradient is.
@@ -85,6 +85,9 @@ pub fn clip<T: Element>(isa: Isa, grads: &mut [T], factor: f64, norm: f64, clip:
 /// # Panics
 /// If the optimizer's state was made for an arena of another length.
 pub fn step<T: Element>(isa: Isa, params: &mut Buffer<T>, grads: &[T], optimizer: &mut Optimizer<T>) {
+    if !optimizer.is_elementwise() {
+        return optim::step(isa, params, grads, optimizer);
+    }
     let (steps, state) = optimizer.begin();
     let job = Apply { isa, steps, params: params.share(), grads, state };
     threads::run(&job, threads::num_threads().0.min(job.items(0)));

@@ -57,7 +57,7 @@ fn steps_and_predictions_allocate_nothing_once_their_shape_was_seen() {
         let constants = vec![1.5; widths[2]];
         let mut trainer = Trainer::new(Objective { constants, ..Loss::CROSS_ENTROPY.into() });
         let config = Config::Adam(Adam::default());
-        let mut optimizer = Optimizer::new(config, model.network().arena_len()).unwrap();
+        let mut optimizer = Optimizer::new(config, model.network()).unwrap();
         let x: Vec<f32> = (0..rows * widths[0]).map(|i| (i as f32).sin()).collect();
         let y: Vec<i64> = (0..rows).map(|i| (i % widths[2]) as i64).collect();
         let weights: Vec<f32> = (0..rows).map(|i| (i % 3) as f32).collect();

@@ -258,7 +258,7 @@ fn trained<T: Element>(
     layers.splice(1..1, extra(widths[1]));
     let mut model = Model::<T>::new(layers, 4).unwrap();
     let mut trainer = Trainer::new(loss);
-    let mut optimizer = Optimizer::new(adamw(), model.network().arena_len()).unwrap();
+    let mut optimizer = Optimizer::new(adamw(), model.network()).unwrap();
     let options = FitOptions { epochs: 2, batch_size: batch, shuffle: true, seed: 8 };
     let mut fit = Fit::new(options, &trainer, &model, data.set(loss), Some(data.set(loss))).unwrap();
     let records = fit
@@ -312,7 +312,7 @@ fn a_fit_that_is_left_and_resumed_gives_the_same_bits() {
         let data = Data::<f32>::new(50, 6, 2);
         let mut model = Model::new(layers(&[6, 20, 2], Activation::Tanh), 0).unwrap();
         let mut trainer = Trainer::new(loss);
-        let mut optimizer = Optimizer::new(momentum(0.05), model.network().arena_len()).unwrap();
+        let mut optimizer = Optimizer::new(momentum(0.05), model.network()).unwrap();
         let options = FitOptions { epochs: 5, batch_size: 8, shuffle: true, seed: 1 };
         let mut fit = Fit::new(options, &trainer, &model, data.set(loss), None).unwrap();
         let mut records = Vec::new();
@@ -350,7 +350,7 @@ fn an_epoch_sees_every_row_once_in_an_order_of_its_own() {
         let before = parameters(&model);
         let mut trainer = Trainer::new(Loss::Mse);
         let config = Config::Sgd(Sgd { lr: 1.0, ..Sgd::default() });
-        let mut optimizer = Optimizer::new(config, model.network().arena_len()).unwrap();
+        let mut optimizer = Optimizer::new(config, model.network()).unwrap();
         let options = FitOptions { epochs: 1, batch_size: 1, shuffle, seed: 5 };
         let mut fit = Fit::new(options, &trainer, &model, set, None).unwrap();
         fit.run(&mut trainer, &mut model, &mut optimizer, set, None, |_| false).unwrap();
@@ -367,7 +367,7 @@ fn the_loss_of_an_epoch_weighs_a_short_last_batch_by_its_rows() {
     let data = Data::<f64>::new(10, 3, 2);
     let mut model = Model::new(layers(&[3, 4, 2], Activation::Tanh), 0).unwrap();
     let mut trainer = Trainer::new(loss);
-    let mut optimizer = Optimizer::new(momentum(0.0), model.network().arena_len()).unwrap(); // nothing moves
+    let mut optimizer = Optimizer::new(momentum(0.0), model.network()).unwrap(); // nothing moves
     let whole = trainer.evaluate(&mut model, data.x(), data.y(loss)).unwrap().value();
     let options = FitOptions { epochs: 1, batch_size: 4, shuffle: true, seed: 0 };
     let mut fit = Fit::new(options, &trainer, &model, data.set(loss), None).unwrap();
@@ -382,7 +382,7 @@ fn divergence_is_told_and_undone() {
     let data = Data::<f32>::new(32, 4, 2);
     let mut model = Model::new(layers(&[4, 8, 2], Activation::Relu), 0).unwrap();
     let mut trainer = Trainer::new(loss);
-    let mut optimizer = Optimizer::new(momentum(0.01), model.network().arena_len()).unwrap();
+    let mut optimizer = Optimizer::new(momentum(0.01), model.network()).unwrap();
     trainer.step(&mut model, &mut optimizer, data.x(), data.y(loss)).unwrap();
     let (before, state) = (bits(&parameters(&model)), bits(&optimizer.state[0]));
     optimizer.config.set_lr(1e6).unwrap();
@@ -405,7 +405,7 @@ fn bad_data_are_named_and_change_nothing() {
             data.x[row * 4 + column] = value;
             let mut model = Model::new(layers(&[4, 8, 2], Activation::Relu), 0).unwrap();
             let mut trainer = Trainer::new(loss);
-            let mut optimizer = Optimizer::new(adamw(), model.network().arena_len()).unwrap();
+            let mut optimizer = Optimizer::new(adamw(), model.network()).unwrap();
             let before = bits(&parameters(&model));
             let expected = format!("x[{row}, {column}] is {value}");
             let fails = |result: Result<(), Error>| {
@@ -426,7 +426,7 @@ fn bad_data_are_named_and_change_nothing() {
     let mut data = Data::<f32>::new(4, 2, 2);
     data.y[5] = f32::NAN;
     let mut model = Model::new(layers(&[2, 2], Activation::Relu), 0).unwrap();
-    let mut optimizer = Optimizer::new(adamw(), model.network().arena_len()).unwrap();
+    let mut optimizer = Optimizer::new(adamw(), model.network()).unwrap();
     let error =
         Trainer::new(Loss::Mse).step(&mut model, &mut optimizer, data.x(), data.y(Loss::Mse)).unwrap_err();
     assert!(error.to_string().starts_with("y[2, 1] is NaN"), "{error}");

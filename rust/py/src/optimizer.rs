@@ -55,7 +55,6 @@ impl Optimizer {
     pub fn locked<T: Real, R>(
         &self,
         model: &Py<Model>,
-        arena_len: usize,
         f: impl FnOnce(&mut CoreOptimizer<T>) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let mut inner = lock(&self.inner);
@@ -63,8 +62,8 @@ impl Optimizer {
         let bond = match bond {
             Some(bond) => bond,
             empty => {
-                let mut state = CoreOptimizer::new(*config, arena_len)?;
-                state.set_groups(groups, model.get().network.blocks())?;
+                let mut state = CoreOptimizer::new(*config, &model.get().network)?;
+                state.set_groups(groups, &model.get().network)?;
                 let state = T::wrap_optimizer(state);
                 // Attached for the blink of counting a reference. No lock is taken while attached, so
                 // nobody can wait for this one there.
@@ -111,10 +110,10 @@ impl Optimizer {
             let mut groups = inner.groups.clone();
             groups.push(Group { pattern, config, lr_scale, frozen });
             if let Some(Bond { model, state }) = &mut inner.bond {
-                let blocks = model.get().network.blocks();
+                let network = &model.get().network;
                 match state {
-                    Either::F32(o) => o.set_groups(&groups, blocks)?,
-                    Either::F64(o) => o.set_groups(&groups, blocks)?,
+                    Either::F32(o) => o.set_groups(&groups, network)?,
+                    Either::F64(o) => o.set_groups(&groups, network)?,
                 }
             }
             inner.groups = groups;
@@ -151,17 +150,15 @@ impl Optimizer {
     ) -> PyResult<f64> {
         let clip = norm.map(Clip::Norm).or(value.map(Clip::Value)).expect("one of the two");
         let (owner, model) = (model.as_unbound(), model.get());
-        let arena = model.network.arena_len();
         with_dtype!(model.dtype, T => model.detached::<T, _>(py, |m| {
-            self.locked::<T, _>(owner, arena, |o| m.clip_gradients(clip, o.frozen()))
+            self.locked::<T, _>(owner, |o| m.clip_gradients(clip, o.frozen()))
         }))
     }
 
     fn step(&self, py: Python<'_>, model: &Bound<'_, Model>) -> PyResult<()> {
         let (owner, model) = (model.as_unbound(), model.get());
-        let arena = model.network.arena_len();
         with_dtype!(model.dtype, T => model.detached::<T, _>(py, |m| {
-            self.locked::<T, _>(owner, arena, |o| m.apply(o))
+            self.locked::<T, _>(owner, |o| m.apply(o))
         }))
     }
 
@@ -180,24 +177,25 @@ impl Optimizer {
         // Copied detached, because the lock may be held by a fit; turned into arrays attached.
         let copy = py.detach(|| {
             let inner = lock(&self.inner);
-            let scalar = inner.config.scalar().map(|(name, _)| name);
+            let scalars = inner.config.scalars();
             inner.bond.as_ref().map(|bond| {
                 let network = &bond.model.get().network;
-                match &bond.state {
-                    Either::F32(o) => (o.steps, scalar, o.scalar, Either::F32(export(network, o))),
-                    Either::F64(o) => (o.steps, scalar, o.scalar, Either::F64(export(network, o))),
-                }
+                let (steps, values, arrays) = match &bond.state {
+                    Either::F32(o) => (o.steps, o.scalars, Either::F32(export(network, o))),
+                    Either::F64(o) => (o.steps, o.scalars, Either::F64(export(network, o))),
+                };
+                (steps, scalars.into_iter().zip(values), arrays)
             })
         });
         fn fill<T: Real>(py: Python<'_>, dict: &Bound<'_, PyDict>, arrays: Arrays<T>) -> PyResult<()> {
             arrays.into_iter().try_for_each(|(name, flat)| dict.set_item(name, vector_out(py, flat)))
         }
         let (scalars, dict) = (PyDict::new(py), PyDict::new(py));
-        let Some((steps, name, scalar, arrays)) = copy else {
+        let Some((steps, values, arrays)) = copy else {
             return Ok((0, scalars.unbind(), dict.unbind()));
         };
-        if let Some(name) = name {
-            scalars.set_item(name, scalar)?;
+        for (scalar, value) in values {
+            scalars.set_item(scalar.name, value)?;
         }
         match arrays {
             Either::F32(arrays) => fill(py, &dict, arrays)?,
@@ -224,8 +222,8 @@ impl Optimizer {
         ) -> PyResult<AnyOptimizer> {
             let py = arrays.py();
             let fail = |e| translate(py, e);
-            let mut optimizer = CoreOptimizer::<T>::new(config, model.network.arena_len()).map_err(fail)?;
-            optimizer.set_groups(groups, model.network.blocks()).map_err(fail)?;
+            let mut optimizer = CoreOptimizer::<T>::new(config, &model.network).map_err(fail)?;
+            optimizer.set_groups(groups, &model.network).map_err(fail)?;
             let slots = config.slots();
             let expected: Vec<_> = slots.iter().filter(|s| s.kept).map(|s| s.name).collect();
             let fresh = steps == 0 && arrays.is_empty() && scalars.is_empty();
@@ -234,9 +232,10 @@ impl Optimizer {
                 let text = format!("the state has arrays {}, expected {expected:?}", arrays.keys());
                 return Err(fail(Error::Mismatch(text)));
             }
-            let scalar: Vec<_> = config.scalar().iter().map(|s| s.0).collect();
-            if !fresh && !scalars.keys().eq(&scalar) {
-                let text = format!("the state has scalars {:?}, expected {scalar:?}", scalars.keys());
+            let names: Vec<_> = config.scalars().iter().map(|s| s.name).collect();
+            let values: Vec<_> = names.iter().filter_map(|name| scalars.get(*name).copied()).collect();
+            if !fresh && (scalars.len() != names.len() || values.len() != names.len()) {
+                let text = format!("the state has scalars {:?}, expected {names:?}", scalars.keys());
                 return Err(fail(Error::Mismatch(text)));
             }
             for (slot, arena) in slots.iter().zip(&mut optimizer.state) {
@@ -245,8 +244,8 @@ impl Optimizer {
                 slot.check(&flat).map_err(fail)?;
                 model.network.import(&flat, arena);
             }
-            if let Some(scalar) = scalars.values().next() {
-                optimizer.set_scalar(*scalar).map_err(fail)?;
+            if !fresh {
+                optimizer.set_scalars(&values).map_err(fail)?;
             }
             optimizer.steps = steps;
             Ok(T::wrap_optimizer(optimizer))

@@ -70,10 +70,7 @@ impl Trainer {
         let mut inner = lock(&self.inner);
         let trainer = T::trainer(&mut inner).expect("of the model's precision");
         let model = self.model.get();
-        model.locked::<T, _>(|m| {
-            let arena = model.network.arena_len();
-            self.optimizer.get().locked::<T, _>(&self.model, arena, |o| f(trainer, m, o))
-        })
+        model.locked::<T, _>(|m| self.optimizer.get().locked::<T, _>(&self.model, |o| f(trainer, m, o)))
     }
 }
 
@@ -97,8 +94,8 @@ impl Trainer {
             let objective = parse_loss::<T>(loss)?;
             objective.check_outputs(owner.network.outputs()).map_err(|e| translate(py, e))?;
             let loss = objective.loss;
-            let make = |m: &mut CoreModel<T>| CoreTrainer::with_options(objective, options, m);
-            let inner = T::wrap_trainer(owner.detached::<T, _>(py, make)?);
+            let trainer = CoreTrainer::<T>::with_options(objective, options).map_err(|e| translate(py, e))?;
+            let inner = T::wrap_trainer(trainer);
             Ok(Trainer { model, optimizer, loss, inner: Mutex::new(inner) })
         })
     }

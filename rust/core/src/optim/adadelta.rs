@@ -12,7 +12,7 @@
 
 use super::MAX_STATE;
 use super::method::{
-    Average, Convention, Decay, Formula, Method, Slot, fraction, non_negative, options, ratio,
+    Average, Convention, Decay, Formula, Method, Scalars, Slot, fraction, non_negative, options, ratio,
 };
 use crate::element::Element;
 use crate::error::Error;
@@ -65,7 +65,7 @@ impl Method for Adadelta {
         vec![Slot::positive("square_avg"), Slot::positive("acc_delta")]
     }
 
-    fn at(&self, _: u64, _: f64) -> Step {
+    fn at(&self, _: u64, _: &Scalars) -> Step {
         let decay = Decay::new(self.weight_decay, self.convention == Convention::Keras, self.lr);
         Step { decay, square: Average::new(self.rho), rate: -self.lr, eps: self.eps }
     }

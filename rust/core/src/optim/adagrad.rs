@@ -9,7 +9,7 @@
 //! Optax and Keras divide by √(a + ε); Keras decouples the weight decay, θ ← (1 − lr·wd)·θ.
 
 use super::MAX_STATE;
-use super::method::{Convention, Decay, Eps, Formula, Method, Slot, non_negative, options};
+use super::method::{Convention, Decay, Eps, Formula, Method, Scalars, Slot, non_negative, options};
 use crate::element::Element;
 use crate::error::Error;
 use crate::simd::{Simd, stream_map};
@@ -70,7 +70,7 @@ impl Method for Adagrad {
         vec![Slot::positive("sum").from(self.initial_accumulator_value)]
     }
 
-    fn at(&self, t: u64, _: f64) -> Step {
+    fn at(&self, t: u64, _: &Scalars) -> Step {
         Step {
             decay: Decay::new(self.weight_decay, self.convention == Convention::Keras, self.lr),
             eps: Eps::new(self.eps, self.convention),

@@ -17,7 +17,8 @@
 
 use super::MAX_STATE;
 use super::method::{
-    Average, Convention, Decay, Formula, Method, Slot, filled, fraction, non_negative, options, ratio,
+    Average, Convention, Decay, Formula, Method, Scalars, Slot, filled, fraction, non_negative, options,
+    ratio,
 };
 use crate::element::Element;
 use crate::error::Error;
@@ -95,7 +96,7 @@ impl Method for Adam {
         vec![Slot::signed("exp_avg"), Slot::positive("exp_avg_sq"), greatest]
     }
 
-    fn at(&self, t: u64, _: f64) -> Step {
+    fn at(&self, t: u64, _: &Scalars) -> Step {
         let (mean, square) = (filled(self.beta1, t), filled(self.beta2, t));
         let corrected = (1.0 / mean, 1.0, 1.0 / square.sqrt());
         let (gain, unbias, correction) = match self.convention {
@@ -125,7 +126,7 @@ impl Formula for Step {
         s: S,
         params: &mut [T],
         grads: &[T],
-        [means, squares, greatest]: [&mut [T]; MAX_STATE],
+        [means, squares, greatest, ..]: [&mut [T]; MAX_STATE],
     ) {
         let (decay, mean, square) = (self.decay.splat(s), self.mean.splat(s), self.square.splat(s));
         let [rate, unbias, correction, eps] =

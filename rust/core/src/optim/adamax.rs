@@ -12,7 +12,8 @@
 
 use super::MAX_STATE;
 use super::method::{
-    Average, Convention, Decay, Formula, Method, Slot, filled, fraction, non_negative, options, ratio,
+    Average, Convention, Decay, Formula, Method, Scalars, Slot, filled, fraction, non_negative, options,
+    ratio,
 };
 use crate::element::Element;
 use crate::error::Error;
@@ -77,7 +78,7 @@ impl Method for Adamax {
         vec![Slot::signed("exp_avg"), Slot::positive("exp_inf")]
     }
 
-    fn at(&self, t: u64, _: f64) -> Step {
+    fn at(&self, t: u64, _: &Scalars) -> Step {
         let keras = self.convention == Convention::Keras;
         Step {
             decay: Decay::new(self.weight_decay, keras, self.lr),

@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn parts_cover_a_range_and_change_where_blocks_do() {
-        let step = Config::Sgd(super::super::Sgd::default()).at(1, 0.0);
+        let step = Config::Sgd(super::super::Sgd::default()).at(1, &super::super::Scalars::default());
         let members = [Member { range: 10..14, group: 0 }, Member { range: 16..20, group: 1 }];
         let steps = Steps { usual: step, groups: &[None, Some(step)], members: &members };
         let parts: Vec<_> = steps.parts(8..18).map(|(r, s)| (r, s.is_some())).collect();

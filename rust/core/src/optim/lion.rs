@@ -7,7 +7,7 @@
 //! ```
 
 use super::MAX_STATE;
-use super::method::{Average, Decay, Formula, Method, Slot, fraction, non_negative, options, sign};
+use super::method::{Average, Decay, Formula, Method, Scalars, Slot, fraction, non_negative, options, sign};
 use crate::element::Element;
 use crate::error::Error;
 use crate::simd::{Simd, stream_map};
@@ -56,7 +56,7 @@ impl Method for Lion {
         vec![Slot::signed("exp_avg")]
     }
 
-    fn at(&self, _: u64, _: f64) -> Step {
+    fn at(&self, _: u64, _: &Scalars) -> Step {
         Step {
             decay: Decay::new(self.weight_decay, true, self.lr),
             rate: -self.lr,

@@ -3,15 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use super::MAX_STATE;
+use super::{MAX_SCALARS, MAX_STATE};
 use crate::element::{Dtype, Element};
 use crate::error::Error;
 use crate::simd::Simd;
 
 /// An optimizer's hyper-parameters, and what follows from them.
 pub(super) trait Method: Copy + Default {
-    /// Constants of one step.
-    type Step: Formula;
+    /// Constants of one step: a [`Formula`], or a [`Whole`](super::whole::Whole).
+    type Step: Copy;
 
     /// Takes the hyper-parameters from options of the same names.
     fn read(options: &Options) -> Result<Self, Error>;
@@ -22,16 +22,45 @@ pub(super) trait Method: Copy + Default {
     /// The arrays that it keeps, in the order in which [`Formula::update`] gets them.
     fn slots(&self) -> Vec<Slot>;
 
-    /// The one number in [0, 1] that it keeps, if there is one: name and first value.
-    fn scalar(&self) -> Option<(&'static str, f64)> {
-        None
+    /// The single numbers that it keeps.
+    fn scalars(&self) -> Vec<Scalar> {
+        Vec::new()
     }
 
-    /// Makes that number what it is after step `t`.
-    fn advance(&self, _t: u64, _scalar: &mut f64) {}
+    /// Makes those numbers what they are in step `t`, as far as that depends on nothing but the time.
+    fn advance(&self, _t: u64, _scalars: &mut Scalars) {}
 
-    /// What step `t` = 1, 2, … does, given the number as it is before.
-    fn at(&self, t: u64, scalar: f64) -> Self::Step;
+    /// What step `t` = 1, 2, … does, given the numbers as `advance` left them: those of the optimizer, also
+    /// for a group with hyper-parameters of its own.
+    fn at(&self, t: u64, scalars: &Scalars) -> Self::Step;
+}
+
+/// Single numbers of an optimizer's state.
+pub type Scalars = [f64; MAX_SCALARS];
+
+/// A single number of state.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scalar {
+    /// Its name.
+    pub name: &'static str,
+    /// Before the first step.
+    pub initial: f64,
+    /// The smallest and the largest that it can be.
+    pub range: (f64, f64),
+}
+
+impl Scalar {
+    /// Checks a number that shall become its value.
+    ///
+    /// # Errors
+    /// If it is out of range.
+    pub fn check(&self, value: f64) -> Result<(), Error> {
+        let (low, high) = self.range;
+        if value.is_finite() && (low..=high).contains(&value) {
+            return Ok(());
+        }
+        Err(argument(self.name, value.to_string(), format!("a number in [{low}, {high}] is needed")))
+    }
 }
 
 /// The constants of a step, computed once in double precision.
@@ -180,14 +209,6 @@ pub(super) fn fraction(name: &'static str, value: f64) -> Result<(), Error> {
         return Ok(());
     }
     Err(argument(name, value.to_string(), "a number in [0, 1) is needed"))
-}
-
-/// `Ok` if in [0, 1].
-pub(super) fn share(name: &'static str, value: f64) -> Result<(), Error> {
-    if (0.0..=1.0).contains(&value) {
-        return Ok(());
-    }
-    Err(argument(name, value.to_string(), "a number in [0, 1] is needed"))
 }
 
 /// `Ok` if zero, because the convention has no such thing.

@@ -1,9 +1,11 @@
-//! Optimizers: each is one pass over parameters, gradients and state.
+//! Optimizers: what a step does to parameters, given gradients and state.
 //!
 //! One file per optimizer: its hyper-parameters, their ranges, its state, its formula; and a line in the
-//! list below. A [`Step`] holds what a step's index decides, computed once in double precision;
-//! [`Step::update`] runs it on any part of the arena, so that a plan can update a tile while its gradient
-//! is in cache.
+//! list below. A [`Step`] holds what a step's index decides, computed once in double precision.
+//!
+//! Most work element by element: [`Step::update`] runs on any part of the arena, so that a plan can update
+//! a tile while its gradient is in cache. Those that have to see more at once, a norm or a whole matrix, are
+//! in [`whole`] and run behind the pass.
 
 mod adadelta;
 mod adagrad;
@@ -17,6 +19,7 @@ mod radam;
 mod rmsprop;
 mod rprop;
 mod sgd;
+mod whole;
 
 pub use adadelta::Adadelta;
 pub use adagrad::Adagrad;
@@ -24,30 +27,61 @@ pub use adam::Adam;
 pub use adamax::Adamax;
 pub use groups::{Group, Steps};
 pub use lion::Lion;
-pub use method::{Convention, Options, Slot, Value};
+pub use method::{Convention, Options, Scalar, Scalars, Slot, Value};
 pub use nadam::Nadam;
 pub use radam::Radam;
 pub use rmsprop::Rmsprop;
 pub use rprop::Rprop;
 pub use sgd::Sgd;
+pub use whole::{Lamb, step};
 
 use std::ops::Range;
 
 use groups::Member;
-use method::{Formula, Method, argument, share};
+use method::{Formula, Method, argument};
+use whole::{Room, Whole};
 
 use crate::arena::{Buffer, Shared};
 use crate::element::Element;
 use crate::error::Error;
-use crate::network::Block;
+use crate::network::Network;
 use crate::simd::{Isa, Op, Simd, dispatch};
 
 /// Most arrays of state that any optimizer keeps.
-pub const MAX_STATE: usize = 3;
+pub const MAX_STATE: usize = 4;
+/// Most single numbers of state.
+pub const MAX_SCALARS: usize = 2;
 
-/// The list of optimizers: name, hyper-parameters.
+/// The list of optimizers: name, hyper-parameters; those that work element by element, and the others.
 macro_rules! optimizers {
-    ($($kind:literal => $Config:ident),+ $(,)?) => {
+    (elements: $($one:literal => $One:ident),+; wholes: $($all:literal => $All:ident),+ $(;)?) => {
+        optimizers! { @list $($one => $One,)+ $($all => $All,)+ }
+
+        impl Constants {
+            #[inline(always)]
+            fn update<T: Element, S: Simd<T>>(
+                &self,
+                s: S,
+                params: &mut [T],
+                grads: &[T],
+                state: [&mut [T]; MAX_STATE],
+            ) {
+                match self {
+                    $(Constants::$One(c) => c.update(s, params, grads, state),)+
+                    _ => panic!("this method does not work element by element"),
+                }
+            }
+
+            /// A method that does not work element by element.
+            fn whole<T: Element>(&self) -> Option<&dyn Whole<T>> {
+                match self {
+                    $(Constants::$All(c) => Some(c),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+    (@list $($kind:literal => $Config:ident,)+) => {
         /// An optimizer's kind and hyper-parameters.
         #[derive(Clone, Copy, Debug, PartialEq)]
         pub enum Config {
@@ -112,36 +146,24 @@ macro_rules! optimizers {
                 match self { $(Config::$Config(c) => c.slots(),)+ }
             }
 
-            /// The one number in [0, 1] of its state, if there is one: name and first value.
-            pub fn scalar(&self) -> Option<(&'static str, f64)> {
-                match self { $(Config::$Config(c) => c.scalar(),)+ }
+            /// The single numbers of its state.
+            pub fn scalars(&self) -> Vec<Scalar> {
+                match self { $(Config::$Config(c) => c.scalars(),)+ }
             }
 
-            fn advance(&self, t: u64, scalar: &mut f64) {
-                match self { $(Config::$Config(c) => c.advance(t, scalar),)+ }
+            fn advance(&self, t: u64, scalars: &mut Scalars) {
+                match self { $(Config::$Config(c) => c.advance(t, scalars),)+ }
             }
 
-            fn at(&self, t: u64, scalar: f64) -> Step {
-                Step(match self { $(Config::$Config(c) => Constants::$Config(c.at(t, scalar)),)+ })
-            }
-        }
-
-        impl Constants {
-            #[inline(always)]
-            fn update<T: Element, S: Simd<T>>(
-                &self,
-                s: S,
-                params: &mut [T],
-                grads: &[T],
-                state: [&mut [T]; MAX_STATE],
-            ) {
-                match self { $(Constants::$Config(c) => c.update(s, params, grads, state),)+ }
+            fn at(&self, t: u64, scalars: &Scalars) -> Step {
+                Step(match self { $(Config::$Config(c) => Constants::$Config(c.at(t, scalars)),)+ })
             }
         }
     };
 }
 
 optimizers! {
+    elements:
     "sgd" => Sgd,
     "adagrad" => Adagrad,
     "rmsprop" => Rmsprop,
@@ -151,7 +173,9 @@ optimizers! {
     "radam" => Radam,
     "adamax" => Adamax,
     "lion" => Lion,
-    "rprop" => Rprop,
+    "rprop" => Rprop;
+    wholes:
+    "lamb" => Lamb;
 }
 
 /// An optimizer at work on one model: hyper-parameters, state over the arena, steps taken.
@@ -160,22 +184,25 @@ pub struct Optimizer<T: Element> {
     pub config: Config,
     /// Arrays of state, a [slot](Config::slots) each: as long as the parameter arena, or empty.
     pub state: Vec<Buffer<T>>,
-    /// The [one number](Config::scalar) of its state.
-    pub scalar: f64,
+    /// The [single numbers](Config::scalars) of its state.
+    pub scalars: Scalars,
     /// Steps taken.
     pub steps: u64,
     groups: Vec<Group>,
     members: Vec<Member>,
     /// What the step under way does to each group.
     prepared: Vec<Option<Step>>,
+    /// Where a method works that does not do so element by element.
+    room: Option<Room<T>>,
 }
 
 impl<T: Element> Optimizer<T> {
-    /// At the beginning, for an arena of `len` elements.
+    /// At the beginning, for a network.
     ///
     /// # Errors
     /// If there is not enough memory.
-    pub fn new(config: Config, len: usize) -> Result<Self, Error> {
+    pub fn new(config: Config, network: &Network) -> Result<Self, Error> {
+        let len = network.arena_len();
         let array = |slot: Slot| {
             let mut array = Buffer::zeroed("the optimizer's state", if slot.kept { len } else { 0 })?;
             if slot.initial != 0.0 {
@@ -185,41 +212,63 @@ impl<T: Element> Optimizer<T> {
         };
         let slots = config.slots();
         assert!(slots.len() <= MAX_STATE);
-        let state = slots.into_iter().map(array).collect::<Result<_, _>>()?;
-        Ok(Optimizer {
+        let mut scalars = Scalars::default();
+        scalars.iter_mut().zip(config.scalars()).for_each(|(x, scalar)| *x = scalar.initial);
+        let mut optimizer = Optimizer {
             config,
-            state,
-            scalar: config.scalar().map_or(0.0, |s| s.1),
+            state: slots.into_iter().map(array).collect::<Result<_, _>>()?,
+            scalars,
             steps: 0,
             groups: Vec::new(),
             members: Vec::new(),
             prepared: Vec::new(),
-        })
+            room: None,
+        };
+        if optimizer.next_step().0.whole::<T>().is_some() {
+            optimizer.room = Some(Room::new(network)?);
+        }
+        Ok(optimizer)
     }
 
-    /// Sets groups of parameters, of a network with these blocks.
+    /// Sets groups of parameters.
     ///
     /// # Errors
-    /// If a pattern matches none; nothing is changed then.
-    pub fn set_groups(&mut self, groups: &[Group], blocks: &[Block]) -> Result<(), Error> {
-        self.members = groups::members(groups, blocks)?;
+    /// If a pattern matches none, or there is not enough memory; nothing is changed then.
+    pub fn set_groups(&mut self, groups: &[Group], network: &Network) -> Result<(), Error> {
+        let members = groups::members(groups, network.blocks())?;
+        self.members = members;
         self.groups = groups.to_vec();
         self.prepared = vec![None; groups.len()];
         Ok(())
     }
 
-    /// A copy.
+    /// A copy of its state, in the memory of an old one if that fits.
     ///
     /// # Errors
     /// If there is not enough memory.
-    pub fn try_clone(&self) -> Result<Self, Error> {
-        let len = self.state.iter().map(|s| s.len()).max().unwrap_or(0);
-        let mut copy = Self::new(self.config, len)?;
-        copy.copy_from(self);
-        copy.groups.clone_from(&self.groups);
-        copy.members.clone_from(&self.members);
-        copy.prepared.clone_from(&self.prepared);
-        Ok(copy)
+    pub fn save(&self, spare: Option<Saved<T>>) -> Result<Saved<T>, Error> {
+        let fits =
+            |saved: &Saved<T>| saved.state.iter().map(|s| s.len()).eq(self.state.iter().map(|s| s.len()));
+        let mut state = match spare.filter(fits) {
+            Some(spare) => spare.state,
+            None => {
+                let empty =
+                    |array: &Buffer<T>| Buffer::zeroed("a copy of the optimizer's state", array.len());
+                self.state.iter().map(empty).collect::<Result<_, _>>()?
+            }
+        };
+        state.iter_mut().zip(&self.state).for_each(|(to, from)| to.copy_from_slice(from));
+        Ok(Saved { config: self.config, state, scalars: self.scalars, steps: self.steps })
+    }
+
+    /// Becomes again what it was, but for its groups.
+    ///
+    /// # Panics
+    /// If that state has another size.
+    pub fn restore(&mut self, saved: &Saved<T>) {
+        assert_eq!(self.state.len(), saved.state.len());
+        self.state.iter_mut().zip(&saved.state).for_each(|(to, from)| to.copy_from_slice(from));
+        (self.config, self.scalars, self.steps) = (saved.config, saved.scalars, saved.steps);
     }
 
     /// The largest learning rate of any parameter.
@@ -233,39 +282,41 @@ impl<T: Element> Optimizer<T> {
         self.members.iter().filter(|m| self.groups[m.group].frozen).map(|m| m.range.clone())
     }
 
-    /// Becomes the same as another of the same size, but for its groups.
-    ///
-    /// # Panics
-    /// If its state has another size.
-    pub fn copy_from(&mut self, other: &Self) {
-        assert_eq!(self.state.len(), other.state.len());
-        self.state.iter_mut().zip(&other.state).for_each(|(to, from)| to.copy_from_slice(from));
-        (self.config, self.scalar, self.steps) = (other.config, other.scalar, other.steps);
-    }
-
-    /// Sets the [one number](Config::scalar) of its state.
+    /// Sets the [single numbers](Config::scalars) of its state.
     ///
     /// # Errors
-    /// If it is outside of [0, 1].
-    pub fn set_scalar(&mut self, value: f64) -> Result<(), Error> {
-        if let Some((name, _)) = self.config.scalar() {
-            share(name, value)?;
-        }
-        self.scalar = value;
+    /// If one is out of its range; nothing is changed then.
+    pub fn set_scalars(&mut self, values: &[f64]) -> Result<(), Error> {
+        let scalars = self.config.scalars();
+        assert_eq!(scalars.len(), values.len());
+        scalars.iter().zip(values).try_for_each(|(scalar, value)| scalar.check(*value))?;
+        self.scalars[..values.len()].copy_from_slice(values);
         Ok(())
+    }
+
+    /// Whether a gradient can be used up tile by tile, while others are not known yet.
+    pub fn is_elementwise(&self) -> bool {
+        self.room.is_none()
     }
 
     /// What the next step will do to parameters that are in no group.
     pub fn next_step(&self) -> Step {
-        self.config.at(self.steps + 1, self.scalar)
+        self.config.at(self.steps + 1, &self.next_scalars())
+    }
+
+    fn next_scalars(&self) -> Scalars {
+        let mut scalars = self.scalars;
+        self.config.advance(self.steps + 1, &mut scalars);
+        scalars
     }
 
     /// What the next step will do; and the state, lent to the threads of a region, empty where there is none.
     pub fn begin(&mut self) -> (Steps<'_>, [Shared<'_, T>; MAX_STATE]) {
-        let usual = self.next_step();
+        let scalars = self.next_scalars();
+        let usual = self.config.at(self.steps + 1, &scalars);
         for (step, group) in self.prepared.iter_mut().zip(&self.groups) {
             let config = group.config.with_lr(group.lr_scale * self.config.lr());
-            *step = (!group.frozen).then(|| config.at(self.steps + 1, self.scalar));
+            *step = (!group.frozen).then(|| config.at(self.steps + 1, &scalars));
         }
         let mut state = self.state.iter_mut();
         let state = std::array::from_fn(|_| state.next().map_or(Shared::new(&mut []), Buffer::share));
@@ -275,8 +326,16 @@ impl<T: Element> Optimizer<T> {
     /// Notes that the next step was done.
     pub fn advance(&mut self) {
         self.steps += 1;
-        self.config.advance(self.steps, &mut self.scalar);
+        self.config.advance(self.steps, &mut self.scalars);
     }
+}
+
+/// An optimizer's state at some time.
+pub struct Saved<T> {
+    config: Config,
+    state: Vec<Buffer<T>>,
+    scalars: Scalars,
+    steps: u64,
 }
 
 /// One step's constants.

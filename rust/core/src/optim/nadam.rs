@@ -12,7 +12,8 @@
 
 use super::MAX_STATE;
 use super::method::{
-    Average, Convention, Decay, Formula, Method, Slot, absent, filled, fraction, non_negative, options, ratio,
+    Average, Convention, Decay, Formula, Method, Scalar, Scalars, Slot, absent, filled, fraction,
+    non_negative, options, ratio,
 };
 use crate::element::Element;
 use crate::error::Error;
@@ -98,17 +99,16 @@ impl Method for Nadam {
         vec![Slot::signed("exp_avg"), Slot::positive("exp_avg_sq")]
     }
 
-    fn scalar(&self) -> Option<(&'static str, f64)> {
-        Some(("mu_product", 1.0))
+    fn scalars(&self) -> Vec<Scalar> {
+        vec![Scalar { name: "mu_product", initial: 1.0, range: (0.0, 1.0) }]
     }
 
-    fn advance(&self, t: u64, product: &mut f64) {
+    fn advance(&self, t: u64, [product, ..]: &mut Scalars) {
         *product *= self.momentum(t);
     }
 
-    fn at(&self, t: u64, product: f64) -> Step {
+    fn at(&self, t: u64, [product, ..]: &Scalars) -> Step {
         let (now, next) = (self.momentum(t), self.momentum(t + 1));
-        let product = product * now;
         let decoupled = self.decoupled_weight_decay || self.convention == Convention::Keras;
         Step {
             decay: Decay::new(self.weight_decay, decoupled, self.lr),

@@ -10,7 +10,9 @@
 //! Optax adds ε after the bias correction, r/(√(v/(1 − β₂ᵗ)) + ε). The paper has ρ > 4 and no ε.
 
 use super::adam::Step;
-use super::method::{Average, Convention, Decay, Method, Slot, filled, fraction, non_negative, options};
+use super::method::{
+    Average, Convention, Decay, Method, Scalars, Slot, filled, fraction, non_negative, options,
+};
 use crate::error::Error;
 
 /// Hyper-parameters.
@@ -64,7 +66,7 @@ impl Method for Radam {
         vec![Slot::signed("exp_avg"), Slot::positive("exp_avg_sq")]
     }
 
-    fn at(&self, t: u64, _: f64) -> Step {
+    fn at(&self, t: u64, _: &Scalars) -> Step {
         let (mean, square) = (filled(self.beta1, t), filled(self.beta2, t));
         let longest = 2.0 / (1.0 - self.beta2) - 1.0;
         let length = longest - 2.0 * t as f64 * (1.0 - square) / square;

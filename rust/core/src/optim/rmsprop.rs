@@ -15,7 +15,7 @@
 
 use super::MAX_STATE;
 use super::method::{
-    Average, Convention, Decay, Eps, Formula, Method, Slot, fraction, non_negative, options,
+    Average, Convention, Decay, Eps, Formula, Method, Scalars, Slot, fraction, non_negative, options,
 };
 use crate::element::Element;
 use crate::error::Error;
@@ -88,7 +88,7 @@ impl Method for Rmsprop {
         ]
     }
 
-    fn at(&self, _: u64, _: f64) -> Step {
+    fn at(&self, _: u64, _: &Scalars) -> Step {
         Step {
             decay: Decay::new(self.weight_decay, self.convention == Convention::Keras, self.lr),
             average: Average::new(self.alpha),
@@ -107,7 +107,7 @@ impl Formula for Step {
         s: S,
         params: &mut [T],
         grads: &[T],
-        [squares, buffer, means]: [&mut [T]; MAX_STATE],
+        [squares, buffer, means, ..]: [&mut [T]; MAX_STATE],
     ) {
         let (decay, average, eps) = (self.decay.splat(s), self.average.splat(s), self.eps.splat(s));
         let [gain, along] = self.rates.map(|x| s.splat(T::lit(x)));

@@ -9,7 +9,7 @@
 //! ```
 
 use super::MAX_STATE;
-use super::method::{Formula, Method, Slot, argument, non_negative, options, sign};
+use super::method::{Formula, Method, Scalars, Slot, argument, non_negative, options, sign};
 use crate::element::Element;
 use crate::error::Error;
 use crate::simd::{Simd, stream_map};
@@ -61,7 +61,7 @@ impl Method for Rprop {
         vec![Slot::signed("prev"), Slot::positive("step_size").from(self.lr)]
     }
 
-    fn at(&self, _: u64, _: f64) -> Self {
+    fn at(&self, _: u64, _: &Scalars) -> Self {
         *self
     }
 }

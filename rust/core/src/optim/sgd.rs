@@ -24,7 +24,7 @@
 
 use super::MAX_STATE;
 use super::method::{
-    Convention, Decay, Formula, Method, Slot, absent, argument, fraction, non_negative, options,
+    Convention, Decay, Formula, Method, Scalars, Slot, absent, argument, fraction, non_negative, options,
 };
 use crate::element::Element;
 use crate::error::Error;
@@ -105,7 +105,7 @@ impl Method for Sgd {
         vec![Slot::signed("momentum_buffer").only_if(self.momentum != 0.0)]
     }
 
-    fn at(&self, t: u64, _: f64) -> Step {
+    fn at(&self, t: u64, _: &Scalars) -> Step {
         let &Sgd { lr, momentum, nesterov, convention, .. } = self;
         let (take, along) = match convention {
             Convention::Keras | Convention::Textbook if nesterov => (-lr, [momentum, -lr]),

@@ -2,6 +2,7 @@
 
 use super::Convention::{Ema, Keras, Optax, Textbook, Torch};
 use super::*;
+use crate::layer::{Init, Layer, Linear};
 use crate::rng::{Purpose, Stream};
 use crate::simd::Isa;
 
@@ -150,6 +151,7 @@ fn formula(config: Config, t: i32, p: f64, g: f64, memory: &mut Memory) -> f64 {
             *a = g;
             if g == 0.0 { p } else { p - *b * g.signum() }
         }
+        Config::Lamb(_) => panic!("not a formula for one number"),
     }
 }
 
@@ -228,9 +230,10 @@ fn configs() -> Vec<Config> {
 
 /// θ after each step; from the middle on with a tenth of the learning rate.
 fn trajectory<T: Element>(isa: Isa, config: Config, theta: &[f64], grads: &[Vec<f64>]) -> Vec<Vec<T>> {
-    let n = theta.len();
+    let linear = Linear { inputs: theta.len(), outputs: 1, bias: false, init: Init::Zeros };
+    let network = Network::new(vec![Layer::Linear(linear)]).unwrap();
     let mut params: Vec<T> = theta.iter().map(|x| T::lit(*x)).collect();
-    let mut optimizer = Optimizer::<T>::new(config, n).unwrap();
+    let mut optimizer = Optimizer::<T>::new(config, &network).unwrap();
     let mut path = Vec::new();
     for (i, g) in grads.iter().enumerate() {
         if i == grads.len() / 2 {

@@ -724,7 +724,7 @@ mod tests {
         let mut model = Model::<f64>::with_isa(layers, 0, isa).unwrap();
         let mut trainer = Trainer::new(Loss::CROSS_ENTROPY);
         let config = Config::Sgd(Sgd { lr: 0.1, momentum: 0.9, nesterov: true, ..Sgd::default() });
-        let mut optimizer = Optimizer::new(config, model.network().arena_len()).unwrap();
+        let mut optimizer = Optimizer::new(config, model.network()).unwrap();
         let rows = 150;
         let x: Vec<f64> = (0..rows * 600).map(|i| (i as f64).sin()).collect();
         let y: Vec<i64> = (0..rows as i64).map(|i| i % 3).collect();

@@ -219,7 +219,7 @@ pub fn zip_map<T: Element, S: Simd<T>, const W: usize, const R: usize>(
     reads: [&[T]; R],
     f: impl Fn([S::V; W], [S::V; R]) -> [S::V; W],
 ) {
-    zip::<T, S, W, R, false>(s, writes, reads, f);
+    zip::<T, S, W, R, 0, false>(s, writes, reads, |w, r| (f(w, r), []));
 }
 
 /// [`zip_map`] for slices that may be too long for the caches: where they are, it asks for what lies
@@ -234,10 +234,32 @@ pub fn stream_map<T: Element, S: Simd<T>, const W: usize, const R: usize>(
     reads: [&[T]; R],
     f: impl Fn([S::V; W], [S::V; R]) -> [S::V; W],
 ) {
-    if size_of_val(writes[0]) < LONG {
-        zip::<T, S, W, R, false>(s, writes, reads, f);
+    stream_sum(
+        s,
+        writes,
+        reads,
+        #[inline(always)]
+        |w, r| (f(w, r), []),
+    );
+}
+
+/// [`stream_map`] with sums over all elements of what `f` gives beside: of short runs in `T`, over these in
+/// double precision. Lanes behind the end count too; `f` must give 0 for zeros.
+///
+/// # Panics
+/// If the slices differ in length, or there are none.
+#[inline(always)]
+pub fn stream_sum<T: Element, S: Simd<T>, const W: usize, const R: usize, const K: usize>(
+    s: S,
+    writes: [&mut [T]; W],
+    reads: [&[T]; R],
+    f: impl Fn([S::V; W], [S::V; R]) -> ([S::V; W], [S::V; K]),
+) -> [f64; K] {
+    let bytes = writes.first().map_or_else(|| size_of_val(reads[0]), |w| size_of_val(*w));
+    if bytes < LONG {
+        zip::<T, S, W, R, K, false>(s, writes, reads, f)
     } else {
-        zip::<T, S, W, R, true>(s, writes, reads, f);
+        zip::<T, S, W, R, K, true>(s, writes, reads, f)
     }
 }
 
@@ -246,18 +268,23 @@ const AHEAD: usize = 2048;
 /// Bytes of a slice from which [`stream_map`] looks ahead: below, the streams fit the second-level cache.
 const LONG: usize = 128 * 1024;
 
+/// Vectors whose sum is taken before it is added to that of others in double precision.
+const SUMMED: usize = 64;
+
 #[inline(always)]
-fn zip<T: Element, S: Simd<T>, const W: usize, const R: usize, const LOOK_AHEAD: bool>(
+fn zip<T: Element, S: Simd<T>, const W: usize, const R: usize, const K: usize, const LOOK_AHEAD: bool>(
     s: S,
     writes: [&mut [T]; W],
     reads: [&[T]; R],
-    f: impl Fn([S::V; W], [S::V; R]) -> [S::V; W],
-) {
-    let len = writes[0].len();
+    f: impl Fn([S::V; W], [S::V; R]) -> ([S::V; W], [S::V; K]),
+) -> [f64; K] {
+    let len = writes.first().map_or_else(|| reads[0].len(), |w| w.len());
     assert!(writes.iter().all(|w| w.len() == len) && reads.iter().all(|r| r.len() == len));
     let w = writes.map(|w| w.as_mut_ptr());
     let r = reads.map(|r| r.as_ptr());
     let full = len - len % S::N;
+    let mut totals = [0.0; K];
+    let mut sums = [s.splat(T::ZERO); K];
     // SAFETY: all slices have `len` elements; [i, i + N) lies below `full`, the tail in [full, len).
     // The mutable slices are disjoint from all others because they came in as references.
     unsafe {
@@ -267,19 +294,39 @@ fn zip<T: Element, S: Simd<T>, const W: usize, const R: usize, const LOOK_AHEAD:
                 w.iter().for_each(|p| prefetch(p.wrapping_add(i).wrapping_byte_add(AHEAD)));
                 r.iter().for_each(|p| prefetch(p.wrapping_add(i).wrapping_byte_add(AHEAD)));
             }
-            let out = f(w.map(|p| s.load_ptr(p.add(i))), r.map(|p| s.load_ptr(p.add(i))));
+            let (out, terms) = f(w.map(|p| s.load_ptr(p.add(i))), r.map(|p| s.load_ptr(p.add(i))));
             for (p, v) in w.iter().zip(out) {
                 s.store_ptr(p.add(i), v);
             }
+            for (sum, term) in sums.iter_mut().zip(terms) {
+                *sum = s.add(*sum, term);
+            }
             i += S::N;
+            if K > 0 && i.is_multiple_of(SUMMED * S::N) {
+                take(s, &mut sums, &mut totals);
+            }
         }
         if i < len {
             let n = len - i;
-            let out = f(w.map(|p| s.load_first(p.add(i), n)), r.map(|p| s.load_first(p.add(i), n)));
+            let (out, terms) = f(w.map(|p| s.load_first(p.add(i), n)), r.map(|p| s.load_first(p.add(i), n)));
             for (p, v) in w.iter().zip(out) {
                 s.store_first(p.add(i), n, v);
             }
+            for (sum, term) in sums.iter_mut().zip(terms) {
+                *sum = s.add(*sum, term);
+            }
         }
+    }
+    take(s, &mut sums, &mut totals);
+    totals
+}
+
+/// Adds sums to totals, and sets them back.
+#[inline(always)]
+fn take<T: Element, S: Simd<T>, const K: usize>(s: S, sums: &mut [S::V; K], totals: &mut [f64; K]) {
+    for (sum, total) in sums.iter_mut().zip(totals) {
+        *total += s.reduce_add(*sum).to_f64();
+        *sum = s.splat(T::ZERO);
     }
 }
 
