@@ -15,7 +15,11 @@ from thalweg import nn
 # --- functions with known derivatives -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["central", "complex"])
+#: What the norm-relative error of a right gradient may be.
+METHODS = {"forward": 1e-6, "central": 1e-9, "fourth": 1e-11, "richardson": 1e-12, "complex": 1e-14}
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("f", "grad"),
     [
@@ -29,12 +33,13 @@ def test_right_gradients_pass(f, grad, method, rng):
     theta = rng.standard_normal((3, 2))
     report = tw.check_gradient(f, grad, theta, method=method)
     assert report.passed, f"\n{report}"
-    assert report.norm_rel_error < (1e-9 if method == "central" else 1e-14)
+    assert report.norm_rel_error < METHODS[method]
+    assert report.method == method
     assert bool(report) is True
     assert tw.check_gradient(f, grad(theta), theta, method=method)  # its value does as well
 
 
-@pytest.mark.parametrize("method", ["central", "complex"])
+@pytest.mark.parametrize("method", list(METHODS)[1:])
 @pytest.mark.parametrize("factor", [1 + 1e-6, 1 - 1e-6, -1, 2, 0])
 def test_wrong_gradients_fail(factor, method, rng):
     theta = rng.standard_normal(9)
@@ -76,6 +81,98 @@ def test_the_error_of_the_default_step_is_as_small_as_theory_says():
     assert not tw.check_gradient(
         lambda t: np.exp(t).sum(), lambda t: 1.01 * np.exp(t), [1.0], h=1e-2
     )
+
+
+@pytest.mark.parametrize(
+    ("method", "order", "h", "error", "smallest"),
+    [  # of exp at 1: the textbook's best step, the error there, and the least of all
+        ("forward", 1, 2.98e-8, 6e-8, 2e-8),
+        ("central", 2, 8.7e-6, 1e-10, 2e-11),
+        ("fourth", 4, 1e-3, 2e-12, 1e-12),
+    ],
+)
+def test_errors_over_the_step_are_a_v(method, order, h, error, smallest):
+    """Truncation rises with the order's slope, round-off falls with -1; the best step between."""
+    report = tw.check_gradient(lambda t: np.exp(t).sum(), np.exp, [1.0], method=method)
+    assert report.max_abs_error < error
+    block = report.blocks[0]
+    assert block.truncation + block.round_off < 10 * error
+    curve = report.curve()
+    assert curve.order == order
+    assert curve.truncation_slope == pytest.approx(order, abs=0.02)
+    assert curve.round_off_slope == pytest.approx(-1, abs=0.06)
+    # C is a derivative of exp over exp: 1/2, 1/6, 1/30.
+    assert 1 / curve.truncation == pytest.approx({1: 2, 2: 6, 4: 30}[order], rel=0.01)
+    assert 2**-56 < curve.round_off < 2**-52  # a typical one, below the worst
+    assert h / 4 < curve.theory_h < h * 2
+    assert h / 20 < curve.best_h < h * 5
+    assert curve.error.min() < smallest
+
+
+def test_a_wrong_gradient_has_a_plateau_and_no_v():
+    right, wrong = (
+        tw.check_gradient(lambda t: np.exp(t).sum(), c * np.exp([1.0]), [1.0]).curve()
+        for c in (1, 1.001)
+    )
+    assert right.error.min() < 1e-10
+    middle = (wrong.h > 1e-10) & (wrong.h < 1e-3)
+    np.testing.assert_allclose(wrong.error[middle], 1e-3, rtol=0.02)
+    assert right.error[middle].max() < 1e-4
+    # The estimates do not look at the gradient.
+    assert wrong.truncation == pytest.approx(right.truncation, rel=2e-3)
+
+
+def test_a_function_without_truncation_has_none():
+    """The central difference of a quadratic is exact."""
+    curve = tw.check_gradient(lambda t: (t**2).sum(), lambda t: 2 * t, [0.3, 0.7]).curve()
+    assert np.isnan(curve.truncation_slope)
+    assert curve.round_off_slope == pytest.approx(-1, abs=0.1)
+
+
+def test_the_estimates_in_the_report_are_of_the_size_of_the_errors(rng):
+    theta = rng.standard_normal(40)
+    coarse = tw.check_gradient(lambda t: np.sin(t).sum(), np.cos, theta, h=1e-3)
+    # The error is h²/6 |cos|.
+    typical = 1e-6 / 6 * np.median(np.maximum(1, np.abs(theta)) ** 2 * np.abs(np.cos(theta)))
+    assert coarse.blocks[0].truncation == pytest.approx(typical, rel=0.5)
+    assert coarse.blocks[0].round_off < 1e-3 * typical
+    fine = tw.check_gradient(lambda t: 1e3 + np.sin(t).sum(), np.cos, theta, h=1e-9)
+    assert fine.blocks[0].round_off == pytest.approx(1e3 * 2.2e-16 / 1e-9, rel=0.2)
+    assert np.median(fine.max_abs_error) < 3 * fine.blocks[0].round_off
+
+
+def test_reports_can_be_pickled_but_for_their_function():
+    import pickle
+
+    report = tw.check_gradient(lambda t: t.sum(), np.ones(3), np.ones(3))
+    again = pickle.loads(pickle.dumps(report))
+    assert again == report
+    with pytest.raises(tw.ArgumentError, match="unpickled"):
+        again.curve()
+    with pytest.raises(tw.ArgumentError, match="block must be one of"):
+        report.curve("thetta")
+
+
+def test_curves_can_be_drawn():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    report = tw.check_gradient(
+        lambda t: np.sin(t["a"]).sum() * np.exp(t["b"][0]),
+        lambda t: {
+            "a": np.cos(t["a"]) * np.exp(t["b"][0]),
+            "b": np.array([np.sin(t["a"]).sum() * np.exp(t["b"][0])]),
+        },
+        {"a": np.ones(3), "b": np.ones(1)},
+    )
+    axes = report.plot()
+    assert [line.get_label() for line in axes.lines] == [
+        "a", "b", "round-off, slope -1", "truncation, slope +2",
+    ]  # fmt: skip
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert axes.lines[0].get_ydata().min() < 1e-9
+    plt.close("all")
 
 
 def test_blocks_are_reported_by_name_and_place():
@@ -264,13 +361,128 @@ def test_the_report_is_a_table_with_a_verdict(classifier, blobs):
     report = tw.gradcheck(classifier.model, blobs.x, blobs.y, loss=nn.CrossEntropyLoss())
     lines = str(report).splitlines()
     assert lines[0].split()[:3] == ["block", "size", "h"]
-    assert [line.split()[0] for line in lines[1:-1]] == list(classifier.model.state_dict())
-    assert lines[-1].startswith("passed (central differences in float64, tolerance 1e-07")
+    assert [line.split()[0] for line in lines[1:-2]] == list(classifier.model.state_dict())
+    assert lines[-2].startswith("passed (central differences in float64, tolerance 1e-07")
+    assert lines[-1].startswith("float32 gradients differ from float64 ones by ")
     assert repr(report).startswith("GradcheckReport(passed=True, norm_rel_error=")
     loss = classifier.evaluate(blobs.x, blobs.y)["loss"]
     assert report.value == pytest.approx(loss, rel=1e-5)
     failing = tw.check_gradient(lambda t: t.sum(), np.zeros(3), np.ones(3))
     assert re.search(r"theta .* FAILED\nFAILED: theta \(", str(failing))
+
+
+# --- directions: models with many parameters -----------------------------------------------------
+
+
+def deep(dtype="float64", activation=None):
+    activation = activation or nn.Tanh()
+    return nn.Sequential(
+        nn.Linear(20, 64), nn.BatchNorm1d(64), activation, nn.Linear(64, 64), activation,
+        nn.Dropout(0.2), nn.Linear(64, 10), dtype=dtype, seed=5,
+    )  # fmt: skip
+
+
+def squared(output, target):
+    return float(((output - target) ** 2).mean()), 2 * (output - target) / output.size
+
+
+@pytest.mark.parametrize("loss", [nn.MSELoss(), squared], ids=["core", "custom"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_directions_of_each_block_pass(loss, dtype, rng):
+    model = deep(dtype)
+    x, y = rng.standard_normal((64, 20)), rng.standard_normal((64, 10))
+    before = model.state_dict()
+    report = tw.gradcheck(model, x, y, loss=loss, directions=3)
+    assert report.passed, f"\n{report}"
+    assert report.norm_rel_error <= 1e-7
+    assert {block.directions for block in report.blocks} == {3}
+    assert [block.shape for block in report.blocks] == [s for _, s in model._core.blocks()]
+    assert "random directions" in str(report)
+    for name, values in model.state_dict().items():
+        np.testing.assert_array_equal(values, before[name])
+    if dtype == "float32":
+        assert 0 < report.float32_error <= 2e-6 * np.sqrt(3)
+    else:
+        assert report.float32_error is None
+
+
+def test_large_models_are_checked_along_directions_by_themselves(rng):
+    model = nn.Sequential(nn.Linear(100, 256), nn.ReLU(), nn.Linear(256, 300), seed=1)
+    assert model.num_parameters > 100_000
+    x, y = rng.standard_normal((16, 100)), rng.integers(0, 300, 16)
+    report = tw.gradcheck(model, x, y, loss=nn.CrossEntropyLoss())
+    assert report.passed, f"\n{report}"
+    assert {block.directions for block in report.blocks} == {3}
+
+
+def test_directions_that_cross_a_kink_are_drawn_anew_or_left_out():
+    model = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), dtype="float64")
+    model.load_state_dict({"0.weight": [[0]], "0.bias": [0]})
+    report = tw.gradcheck(model, [[1]], [[5]], loss=nn.MSELoss(), directions=3)
+    assert {block.verdict for block in report.blocks} == {"all kinks"}
+    assert report.kinks == 6
+
+
+@pytest.mark.parametrize("block", ["0.weight", "1.bias", "3.weight", "3.bias", "6.bias"])
+@pytest.mark.parametrize("entries", ["all", "one"])
+def test_directions_see_a_mistake_in_one_block(block, entries, rng, monkeypatch):
+    """All of a block by 1e-6 of itself, or a single entry of it by its own size."""
+    from thalweg import _core
+
+    model = deep()
+    truth = _core.losses_along
+
+    def mutated(*arguments):
+        gradient, values, crossed = truth(*arguments)
+        start = 0
+        for name, shape in model._core.blocks():
+            stop = start + int(np.prod(shape))
+            if name == block and entries == "all":
+                gradient[start:stop] *= 1 + 1e-6
+            elif name == block:
+                gradient[start + np.abs(gradient[start:stop]).argmax()] *= 2
+            start = stop
+        return gradient, values, crossed
+
+    x, y = rng.standard_normal((64, 20)), rng.integers(0, 10, 64)
+    monkeypatch.setattr(_core, "losses_along", mutated)
+    report = tw.gradcheck(model, x, y, loss=nn.CrossEntropyLoss(), directions=5)
+    assert report.failed == (block,), f"\n{report}"
+
+
+def test_a_wrong_float32_gradient_fails_though_that_in_float64_is_right(rng, monkeypatch):
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3), seed=4)
+    x, y = rng.standard_normal((30, 5)), rng.integers(0, 3, 30)
+    truth = tw.Trainer.backward
+
+    def mutated(self, *arguments):
+        value = truth(self, *arguments)
+        gradients = self.model.flat_gradients
+        gradients[40:48] *= 1 + 1e-4  # 0.bias
+        self.model.flat_gradients = gradients
+        return value
+
+    assert tw.gradcheck(model, x, y, loss=nn.CrossEntropyLoss())
+    monkeypatch.setattr(tw.Trainer, "backward", mutated)
+    report = tw.gradcheck(model, x, y, loss=nn.CrossEntropyLoss())
+    assert report.failed == ("0.bias",)
+    assert report.blocks[1].verdict == "FAILED in float32"
+    assert report.blocks[1].float32_error == pytest.approx(1e-4, rel=0.01)
+
+
+def test_a_kink_within_rounding_is_no_mistake_in_float32():
+    """0.1 * 3 - 0.3 is 0 in one precision and not in the other: so is the mask of the ReLU."""
+    model = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1), dtype="float32")
+    model.load_state_dict({"0.weight": [[0.1]], "0.bias": [-0.3], "2.weight": [[1]], "2.bias": [0]})
+    report = tw.gradcheck(model, [[3.0], [5.0]], [[5.0], [6.0]], loss=nn.MSELoss())
+    assert "FAILED in float32" not in {block.verdict for block in report.blocks}
+
+
+@pytest.mark.parametrize("directions", [-1, 1.5])
+def test_what_gradcheck_refuses(directions):
+    model = nn.Sequential(nn.Linear(1, 1))
+    with pytest.raises(tw.ArgumentError, match="directions"):
+        tw.gradcheck(model, [[1]], [[1]], loss=nn.MSELoss(), directions=directions)
 
 
 # --- mutations ----------------------------------------------------------------------------------
@@ -366,6 +578,46 @@ def test_a_mistake_fails_in_its_blocks(mistake, blocks, rng):
     assert set(report.failed) == blocks, f"\n{report}"
 
 
+@pytest.mark.parametrize("constant", ["none", "mean", "both"])
+def test_batch_normalization_with_constant_statistics_fails_where_it_goes_through(constant, rng):
+    """Behind the normalization all is right; before it, the statistics were moved."""
+    x, y = rng.standard_normal((20, 4)), rng.standard_normal((20, 3))
+
+    def forward(t):
+        z = x @ t["w0"].T
+        spread = np.sqrt(z.var(axis=0) + 1e-5)
+        xhat = (z - z.mean(axis=0)) / spread
+        return xhat, spread, np.tanh(t["gamma"] * xhat + t["beta"])
+
+    def f(t):
+        return ((forward(t)[2] @ t["w1"].T - y) ** 2).mean()
+
+    def grad(t):
+        xhat, spread, h = forward(t)
+        d = 2 * (h @ t["w1"].T - y) / y.size
+        inner = (d @ t["w1"]) * (1 - h**2)
+        g = inner * t["gamma"]
+        if constant == "none":
+            g = g - g.mean(axis=0) - xhat * (g * xhat).mean(axis=0)
+        elif constant == "mean":
+            g = g - xhat * (g * xhat).mean(axis=0)
+        return {
+            "w0": (g / spread).T @ x,
+            "gamma": (inner * xhat).sum(axis=0),
+            "beta": inner.sum(axis=0),
+            "w1": d.T @ h,
+        }
+
+    theta = {
+        "w0": rng.standard_normal((5, 4)),
+        "gamma": rng.standard_normal(5),
+        "beta": rng.standard_normal(5),
+        "w1": rng.standard_normal((3, 5)),
+    }
+    report = tw.check_gradient(f, grad, theta)
+    assert report.failed == (() if constant == "none" else ("w0",)), f"\n{report}"
+
+
 @pytest.mark.parametrize("block", ["0.weight", "0.bias", "2.weight", "2.bias"])
 def test_a_mistake_of_the_core_would_fail_in_its_block(block, blobs, monkeypatch):
     """The core's own gradient, scaled by 1 + 1e-6 in one block on its way to the report."""
@@ -388,3 +640,66 @@ def test_a_mistake_of_the_core_would_fail_in_its_block(block, blobs, monkeypatch
     monkeypatch.setattr(_core, "central_differences", mutated)
     report = tw.gradcheck(model, blobs.x, blobs.y, loss=nn.CrossEntropyLoss())
     assert report.failed == (block,)
+
+
+# --- products with the Hessian ------------------------------------------------------------------
+
+
+class Product:
+    """f = sum(sin(a)) * exp(b · c) / 2, whose Hessian couples a and b; it may have a mistake."""
+
+    C = np.array([0.3, -0.7])
+
+    def grad(self, t):
+        e = np.exp(t["b"] @ self.C) / 2
+        return {"a": np.cos(t["a"]) * e, "b": np.sin(t["a"]).sum() * e * self.C}
+
+    def hvp(self, t, v, mistake=None):
+        e, s = np.exp(t["b"] @ self.C) / 2, np.sin(t["a"]).sum()
+        along = self.C @ v["b"]
+        coupled = 0 if mistake == "blocks apart" else 1
+        a = -np.sin(t["a"]) * v["a"] * e + coupled * np.cos(t["a"]) * e * along
+        b = (coupled * np.cos(t["a"]) @ v["a"] + s * along) * e * self.C
+        if mistake == "not symmetric":
+            b = b + np.array([1e-3 * v["b"][1], 0])
+        if mistake == "scaled":
+            a = a * (1 + 1e-5)
+        if mistake == "diagonal squared":
+            a = np.cos(t["a"]) ** 2 * v["a"] + coupled * np.cos(t["a"]) * e * along
+        return {"a": a, "b": b}
+
+
+@pytest.mark.parametrize("method", ["forward", "central", "fourth"])
+def test_right_products_pass(method, rng):
+    product, theta = Product(), {"a": rng.standard_normal(6), "b": rng.standard_normal(2)}
+    report = tw.check_hvp(product.grad, product.hvp, theta, method=method)
+    assert report.passed, f"\n{report}"
+    assert [block.name for block in report.blocks] == ["a", "b", "symmetry"]
+    assert report.blocks[-1].max_abs_error < 1e-14
+    if method != "forward":
+        assert max(block.max_abs_error for block in report.blocks) < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("mistake", "blocks"),
+    {
+        "blocks apart": {"a", "b"},
+        "not symmetric": {"b", "symmetry"},
+        "scaled": {"a", "symmetry"},
+        "diagonal squared": {"a"},
+    }.items(),
+)
+def test_wrong_products_fail_in_their_blocks(mistake, blocks, rng):
+    product, theta = Product(), {"a": rng.standard_normal(6), "b": rng.standard_normal(2)}
+    report = tw.check_hvp(product.grad, lambda t, v: product.hvp(t, v, mistake), theta)
+    assert set(report.failed) == blocks, f"\n{report}"
+
+
+def test_products_that_are_no_vectors_are_refused():
+    for kind, pattern, options in [
+        (tw.ShapeError, "hvp has shape", {}),
+        (tw.ArgumentError, "directions", {"directions": 0}),
+        (tw.ArgumentError, "method", {"method": "complex"}),
+    ]:
+        with pytest.raises(kind, match=pattern):
+            tw.check_hvp(np.cos, lambda t, v: v[:2], np.ones(3), **options)

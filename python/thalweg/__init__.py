@@ -31,8 +31,10 @@ if TYPE_CHECKING:  # at run time these come from __getattr__ below
     from thalweg import plot as plot
     from thalweg import solve as solve
     from thalweg._gradcheck import BlockReport as BlockReport
+    from thalweg._gradcheck import ErrorCurve as ErrorCurve
     from thalweg._gradcheck import GradcheckReport as GradcheckReport
     from thalweg._gradcheck import check_gradient as check_gradient
+    from thalweg._gradcheck import check_hvp as check_hvp
     from thalweg._gradcheck import gradcheck as gradcheck
     from thalweg._lr_finder import LRFinder as LRFinder
     from thalweg._lr_finder import find_lr as find_lr
@@ -42,8 +44,10 @@ if TYPE_CHECKING:  # at run time these come from __getattr__ below
 _MODULES = ("continual", "datasets", "plot", "solve")
 _NAMES = {
     "BlockReport": "_gradcheck",
+    "ErrorCurve": "_gradcheck",
     "GradcheckReport": "_gradcheck",
     "check_gradient": "_gradcheck",
+    "check_hvp": "_gradcheck",
     "gradcheck": "_gradcheck",
     "LRFinder": "_lr_finder",
     "find_lr": "_lr_finder",

@@ -24,6 +24,8 @@ __all__ = [
     "config",
     "epoch_order",
     "get_num_threads",
+    "losses_along",
+    "losses_along_of",
     "set_num_threads",
 ]
 
@@ -198,6 +200,30 @@ def central_differences_of(
     function: Callable[[npt.NDArray[np.float64]], tuple[float, npt.NDArray[np.float64]]],
     x: npt.NDArray[np.float64],
     h: float,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]: ...
+
+# Gradient of the loss by backpropagation; its values at theta + step * direction, where the direction
+# is for the parameters from `start` on; and whether a ReLU-like kink lies between there and theta.
+# float64 models only.
+def losses_along(
+    model: Model,
+    loss: _LossSpec,
+    x: npt.NDArray[np.float64],
+    y: npt.NDArray[np.float64] | _Labels,
+    start: int,
+    direction: npt.NDArray[np.float64],
+    steps: npt.NDArray[np.float64],
+    sample_weight: _Array | None = None,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]: ...
+
+# The same for a function of the outputs.
+def losses_along_of(
+    model: Model,
+    function: Callable[[npt.NDArray[np.float64]], tuple[float, npt.NDArray[np.float64]]],
+    x: npt.NDArray[np.float64],
+    start: int,
+    direction: npt.NDArray[np.float64],
+    steps: npt.NDArray[np.float64],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]: ...
 
 # The order in which an epoch, counted from 0, takes the rows.

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from thalweg._gradcheck import GradcheckReport
+
+#: How many blocks `gradcheck` draws at most: the first ones.
+_CURVES = 8
+
 #: How many misclassified images `training` shows at most.
 _SHOWN = 24
 
@@ -97,6 +102,49 @@ def schedule(
         ax.plot(times, one._rates(times, base, steps), label=type(one).__name__)
     ax.set(xlabel=shown[0].per if shown else "step", ylabel="learning rate")
     ax.legend()
+    return ax
+
+
+def gradcheck(report: "GradcheckReport", ax: "Axes | None" = None) -> "Axes":
+    """Draws the error of differences over their step, a curve for each block.
+
+    A right gradient makes a V: round-off falls with the slope -1, truncation rises with the order
+    of the difference. A wrong one ends on a plateau, as high as it is wrong.
+
+    Parameters
+    ----------
+    report : GradcheckReport
+        Of a check in this process; see `thalweg.GradcheckReport.curve`.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    ax = _axes(ax)
+    curves = [report.curve(block.name) for block in report.blocks[:_CURVES]]
+    for curve in curves:
+        ax.plot(curve.h, np.maximum(curve.error, 1e-17), ".-", lw=0.8, ms=3, label=curve.block)
+    curve = curves[0]
+    for height, power, name in (
+        (curve.round_off, -1, "round-off"),
+        (curve.truncation, curve.order, "truncation"),
+    ):
+        if np.isfinite(height):
+            line = height * curve.h ** float(power)
+            shown = (line > 1e-17) & (line < 10)
+            label = f"{name}, slope {power:+d}"
+            ax.plot(curve.h[shown], line[shown], "k--" if power < 0 else "k:", lw=1, label=label)
+    used = [h for block in report.blocks for h in block.h]
+    ax.axvspan(min(used), max(used), color="0.9", zorder=0, label="steps of the check")
+    ax.set(xlabel="step h", ylabel="relative error", xscale="log", yscale="log")
+    ax.legend(fontsize="small")
     return ax
 
 

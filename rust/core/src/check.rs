@@ -45,6 +45,8 @@ pub struct Check {
     places: Vec<usize>,
     /// Between which of its kinks each activation was in the last pass, and each output.
     pattern: Vec<u8>,
+    /// The same at the parameters themselves.
+    home: Vec<u8>,
 }
 
 impl Check {
@@ -89,8 +91,9 @@ impl Check {
         let mut places = vec![0; model.network().num_parameters()];
         model.network().translate(places.len(), |public, inner| places[public] = inner);
         let grads = Buffer::zeroed("the gradients", model.network().arena_len())?;
-        let mut check = Check { objective, workspace, grads, places, pattern: Vec::new() };
+        let mut check = Check { objective, workspace, grads, places, pattern: Vec::new(), home: Vec::new() };
         let value = check.pass(model, x, &mut source, true);
+        check.home.clone_from(&check.pattern);
         if !value.is_finite() {
             return Err(Error::Mismatch(format!(
                 "the loss is {value} at these parameters: nothing can be checked"
@@ -137,6 +140,72 @@ impl Check {
         range: Range<usize>,
     ) -> Vec<Difference> {
         self.differences(model, x, Source::Function(f), h, range)
+    }
+
+    /// The gradient by backpropagation, in the public order.
+    pub fn gradient(&self) -> Vec<f64> {
+        self.places.iter().map(|&place| self.grads[place]).collect()
+    }
+
+    /// The loss at θ + s·v for each step s, and whether an activation is on another side of a kink
+    /// there than at θ. `direction` is v, for the parameters from the public index `start` on. The
+    /// model is as before.
+    ///
+    /// # Panics
+    /// As [`run`](Self::run).
+    pub fn along<'t>(
+        &mut self,
+        model: &mut Model<f64>,
+        x: MatRef<'_, f64>,
+        y: impl Into<Goals<'t, f64>>,
+        start: usize,
+        direction: &[f64],
+        steps: &[f64],
+    ) -> Vec<(f64, bool)> {
+        self.line(model, x, Source::Goals(y.into()), start, direction, steps)
+    }
+
+    /// The same after [`of_function`](Self::of_function).
+    ///
+    /// # Panics
+    /// As [`run`](Self::run).
+    pub fn along_function(
+        &mut self,
+        model: &mut Model<f64>,
+        x: MatRef<'_, f64>,
+        f: &mut Function<'_>,
+        start: usize,
+        direction: &[f64],
+        steps: &[f64],
+    ) -> Vec<(f64, bool)> {
+        self.line(model, x, Source::Function(f), start, direction, steps)
+    }
+
+    fn line(
+        &mut self,
+        model: &mut Model<f64>,
+        x: MatRef<'_, f64>,
+        mut source: Source<'_, '_>,
+        start: usize,
+        direction: &[f64],
+        steps: &[f64],
+    ) -> Vec<(f64, bool)> {
+        let places = self.places[start..start + direction.len()].to_vec();
+        let theta: Vec<f64> = places.iter().map(|&place| model.params[place]).collect();
+        let found = steps
+            .iter()
+            .map(|step| {
+                for ((&place, at), v) in places.iter().zip(&theta).zip(direction) {
+                    model.params[place] = at + step * v;
+                }
+                let value = self.pass(model, x, &mut source, false);
+                (value, self.pattern != self.home)
+            })
+            .collect();
+        for (&place, at) in places.iter().zip(&theta) {
+            model.params[place] = *at;
+        }
+        found
     }
 
     fn differences(

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use thalweg_core::check::{Check, Difference};
 use thalweg_core::view::MatRef;
-use thalweg_core::{Dtype, Error, Model as CoreModel};
+use thalweg_core::{Dtype, Error};
 
 use crate::arrays::{Answers, Matrix, Weights, matrix_out, vector_out};
 use crate::errors::translate;
@@ -60,24 +60,116 @@ pub fn central_differences_of(
     let x = Matrix::<f64>::new("x", x)?;
     let x = x.view();
     let mut failed = None;
-    let mut f = |output: MatRef<'_, f64>, gradient: Option<&mut [f64]>| {
+    let all = {
+        let mut f = caller(function, &mut failed);
+        model.detached::<f64, _>(py, |m| {
+            let mut check = Check::of_function(m, x, &mut f)?;
+            let range = 0..check.len();
+            Ok(check.run_function(m, x, &mut f, h, range))
+        })
+    };
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(columns(py, &all?)),
+    }
+}
+
+/// The gradient by backpropagation; losses at θ + s·v; whether a kink lies between there and θ.
+type Line = (Py<PyAny>, Py<PyAny>, Py<PyAny>);
+
+/// The loss along a line, for a loss of the core.
+#[pyfunction]
+#[pyo3(signature = (model, loss, x, y, start, direction, steps, sample_weight=None))]
+#[allow(clippy::too_many_arguments)] // that is what Python passes
+pub fn losses_along(
+    py: Python<'_>,
+    model: &Bound<'_, Model>,
+    loss: &Bound<'_, PyTuple>,
+    x: &Bound<'_, PyAny>,
+    y: &Bound<'_, PyAny>,
+    start: usize,
+    direction: Vec<f64>,
+    steps: Vec<f64>,
+    sample_weight: Option<&Bound<'_, PyAny>>,
+) -> PyResult<Line> {
+    let (objective, model) = (parse_loss(loss)?, model.get());
+    check_arguments(py, model, 1.0)?;
+    let (x, y) = (Matrix::<f64>::new("x", x)?, Answers::<f64>::new("y", y)?);
+    let weights = Weights::<f64>::new("sample_weight", sample_weight)?;
+    let (x, y) = (x.view(), weights.with(y.view()));
+    let (gradient, all) = model.detached::<f64, _>(py, |m| {
+        let mut check = Check::new(m, objective, x, y)?;
+        check_range(&check, start, &direction)?;
+        let all = check.along(m, x, y, start, &direction, &steps);
+        Ok((check.gradient(), all))
+    })?;
+    Ok(line(py, gradient, &all))
+}
+
+/// The same for a function of the outputs; see `central_differences_of`.
+#[pyfunction]
+pub fn losses_along_of(
+    py: Python<'_>,
+    model: &Bound<'_, Model>,
+    function: &Bound<'_, PyAny>,
+    x: &Bound<'_, PyAny>,
+    start: usize,
+    direction: Vec<f64>,
+    steps: Vec<f64>,
+) -> PyResult<Line> {
+    let (function, model) = (function.as_unbound(), model.get());
+    check_arguments(py, model, 1.0)?;
+    let x = Matrix::<f64>::new("x", x)?;
+    let x = x.view();
+    let mut failed = None;
+    let all = {
+        let mut f = caller(function, &mut failed);
+        model.detached::<f64, _>(py, |m| {
+            let mut check = Check::of_function(m, x, &mut f)?;
+            check_range(&check, start, &direction)?;
+            let all = check.along_function(m, x, &mut f, start, &direction, &steps);
+            Ok((check.gradient(), all))
+        })
+    };
+    match failed {
+        Some(error) => Err(error),
+        None => all.map(|(gradient, all)| line(py, gradient, &all)),
+    }
+}
+
+fn check_range(check: &Check, start: usize, direction: &[f64]) -> Result<(), Error> {
+    match start.checked_add(direction.len()) {
+        Some(end) if end <= check.len() => Ok(()),
+        _ => Err(Error::Mismatch(format!(
+            "{} parameters from {start} on: there are {} in all",
+            direction.len(),
+            check.len()
+        ))),
+    }
+}
+
+fn line(py: Python<'_>, gradient: Vec<f64>, all: &[(f64, bool)]) -> Line {
+    let crossed: Vec<bool> = all.iter().map(|p| p.1).collect();
+    (
+        vector_out(py, gradient),
+        vector_out(py, all.iter().map(|p| p.0).collect::<Vec<f64>>()),
+        PyArray1::from_vec(py, crossed).into_any().unbind(),
+    )
+}
+
+/// A function of Python as one of the core; after its first error it is not called any more.
+fn caller<'f>(
+    function: &'f Py<PyAny>,
+    failed: &'f mut Option<PyErr>,
+) -> impl FnMut(MatRef<'_, f64>, Option<&mut [f64]>) -> f64 + use<'f> {
+    move |output, gradient| {
         if failed.is_some() {
             return f64::NAN;
         }
         Python::attach(|py| call(function.bind(py), output, gradient)).unwrap_or_else(|error| {
-            failed = Some(error);
+            *failed = Some(error);
             f64::NAN
         })
-    };
-    let run = |m: &mut CoreModel<f64>| {
-        let mut check = Check::of_function(m, x, &mut f)?;
-        let range = 0..check.len();
-        Ok(check.run_function(m, x, &mut f, h, range))
-    };
-    let all = model.detached::<f64, _>(py, run);
-    match failed {
-        Some(error) => Err(error),
-        None => Ok(columns(py, &all?)),
     }
 }
 

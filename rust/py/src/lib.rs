@@ -23,7 +23,7 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _core {
     #[pymodule_export]
-    use super::check::{central_differences, central_differences_of};
+    use super::check::{central_differences, central_differences_of, losses_along, losses_along_of};
     #[pymodule_export]
     use super::fit::{Fit, epoch_order};
     #[pymodule_export]

@@ -1,0 +1,79 @@
+"""Named blocks of parameters in one flat vector."""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg import _arrays
+from thalweg.errors import ArgumentError, DataError, ShapeError
+
+Vector: TypeAlias = npt.NDArray[np.float64]
+Blocks: TypeAlias = list[tuple[str, tuple[int, ...]]]
+
+#: The name of a block that was given without one.
+ALONE = "theta"
+
+
+def of(theta: Any) -> tuple[Blocks, Vector, bool]:
+    """Give the blocks of an array, or of a mapping of arrays; their values; whether they had names.
+
+    Raises
+    ------
+    ShapeError, DataError, DtypeError
+        If they are not finite numbers.
+    """
+    named = isinstance(theta, Mapping)
+    arrays = {str(k): v for k, v in theta.items()} if named else {ALONE: theta}
+    blocks = [(name, np.shape(array)) for name, array in arrays.items()]
+    return blocks, join(arrays, blocks, "theta"), named
+
+
+def join(arrays: Any, blocks: Blocks, what: str) -> Vector:
+    """Put the arrays of all blocks in one float64 vector, each seen to be finite and fitting."""
+    if not isinstance(arrays, Mapping) or list(arrays) != [name for name, _ in blocks]:
+        raise ArgumentError(
+            f"{what} must be a mapping with the keys {[name for name, _ in blocks]} in this order; "
+            f"got {list(arrays) if isinstance(arrays, Mapping) else type(arrays).__name__}"
+        )
+    parts = []
+    for name, shape in blocks:
+        label = what if name == ALONE else f"{what}[{name!r}]"
+        array = _arrays.as_numeric(arrays[name], label)
+        if array.shape != shape:
+            raise ShapeError(f"{label} has shape {array.shape}; that of theta is {shape}")
+        array = _arrays.as_dtype(array, np.dtype(np.float64), label)
+        parts.append(_arrays.finite(array, label).ravel())
+    flat: Vector = np.concatenate(parts) if parts else np.empty(0)
+    if flat.size == 0:
+        raise DataError(f"{what} is empty: there is nothing to check")
+    return flat
+
+
+def split(values: npt.NDArray[Any], blocks: Blocks) -> dict[str, npt.NDArray[Any]]:
+    """Undo `join`: views into `values`, shaped and named."""
+    return {
+        name: values[part].reshape(shape)
+        for (name, shape), part in zip(blocks, slices(blocks), strict=True)
+    }
+
+
+def slices(blocks: Blocks) -> list[slice]:
+    """Where each block is in the vector."""
+    ends = np.cumsum([0, *(int(np.prod(shape)) for _, shape in blocks)])
+    return [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
+
+
+def shaped(values: npt.NDArray[Any], blocks: Blocks, named: bool) -> Any:
+    """Give a copy of the vector in the form that the user's functions take."""
+    parts = split(values.copy(), blocks)
+    return parts if named else parts[ALONE]
+
+
+def unit(rng: np.random.Generator, size: int) -> Vector:
+    """Draw a direction: evenly spread over the sphere."""
+    v = rng.standard_normal(size)
+    length = float(np.linalg.norm(v))
+    return v / length if length > 0 else np.ones(size) / np.sqrt(size)

@@ -1,0 +1,81 @@
+r"""Derivatives of a function of one number at 0, from its values near there.
+
+With a difference of the order `p` and the step `h`, the error is about
+:math:`C h^p + R \varepsilon |f| / h`: truncation and round-off. It is smallest near
+:math:`h = \varepsilon^{1/(p+1)}`, where it is :math:`\varepsilon^{p/(p+1)}`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+EPS = float(np.finfo(np.float64).eps)
+
+#: Values at some steps, and the steps that were really made: theta + h is rounded, too.
+Line: TypeAlias = Callable[
+    [npt.NDArray[np.float64]], tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A way of taking differences."""
+
+    name: str
+    #: What it is at the step 1: where the function is evaluated. 0 is not asked for again.
+    points: tuple[float, ...]
+    #: Truncation falls as this power of the step.
+    order: int
+    #: The step that balances the errors of a function like exp at 1.
+    step: float
+    #: R: the sum of the weights' sizes, for each value may be off by its last bit.
+    noise: float
+
+    def __call__(self, line: Line, h: float, value: float) -> float:
+        """Give the derivative at 0, where the function is `value`."""
+        f, s = line(h * np.array(self.points))
+        if self.name == "forward":
+            return float((f[0] - value) / s[0])
+        near = (f[0] - f[1]) / (s[0] - s[1])
+        if self.name == "central":
+            return float(near)
+        far = (f[2] - f[3]) / (s[2] - s[3])
+        return float((4 * near - far) / 3)
+
+
+METHODS = {
+    "forward": Method("forward", (1,), 1, EPS ** (1 / 2), 2.0),
+    "central": Method("central", (1, -1), 2, EPS ** (1 / 3), 1.0),
+    "fourth": Method("fourth", (1, -1, 2, -2), 4, EPS ** (1 / 5), 1.5),
+}
+
+#: Step of the complex-step derivative, Im f(θ + ih) / h: nothing is subtracted, so it may be so
+#: small that its square vanishes beside any number. Squire & Trapp 1998, SIAM Review 40:110.
+COMPLEX_STEP = 1e-30
+
+#: The first, largest step of Richardson's extrapolation, and how often it is halved.
+RICHARDSON_STEP, _HALVINGS = 0.1, 9
+
+
+def richardson(line: Line, h: float) -> tuple[float, float]:
+    """Extrapolate central differences to the step 0; give the derivative and its error's estimate.
+
+    Of Romberg's table, in which each column has two orders more than the one before, the entry
+    that differs least from its neighbours. Ridders 1982, Advances in Engineering Software 4:75.
+    """
+    best, error = np.nan, np.inf
+    before: list[float] = []
+    for k in range(_HALVINGS + 1):
+        f, s = line(h / 2**k * np.array([1.0, -1.0]))
+        row = [float((f[0] - f[1]) / (s[0] - s[1]))]
+        for j, above in enumerate(before):
+            power = 4.0 ** (j + 1)
+            row.append((power * row[j] - above) / (power - 1))
+            spread = max(abs(row[-1] - row[-2]), abs(row[-1] - above))
+            if spread < error:
+                best, error = row[-1], spread
+        before = row
+    return best, max(error, EPS * abs(best))

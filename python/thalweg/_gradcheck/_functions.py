@@ -1,0 +1,184 @@
+"""Checks the gradient of any function of NumPy arrays."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg import _checks
+from thalweg._gradcheck import _blocks
+from thalweg._gradcheck._blocks import Vector
+from thalweg._gradcheck._differences import (
+    COMPLEX_STEP,
+    EPS,
+    METHODS,
+    RICHARDSON_STEP,
+    richardson,
+)
+from thalweg._gradcheck._report import RTOL, Columns, GradcheckReport, report
+from thalweg.errors import ArgumentError, DataError, ShapeError
+
+_STEPS = {name: m.step for name, m in METHODS.items()} | {
+    "complex": COMPLEX_STEP,
+    "richardson": RICHARDSON_STEP,
+}
+
+
+def check_gradient(
+    f: Callable[[Any], Any],
+    grad: Any,
+    theta: Any,
+    *,
+    method: str = "central",
+    h: float | None = None,
+    rtol: float = RTOL,
+    atol: float | None = None,
+) -> GradcheckReport:
+    r"""Check the gradient of any function of NumPy arrays.
+
+    Parameters
+    ----------
+    f : callable
+        Called with something of the form of `theta`; returns a number. It must be smooth around
+        `theta`: here nothing is known about kinks.
+    grad : callable or array_like or mapping
+        The gradient under test: its value at `theta`, or a function that gives it there.
+    theta : array_like, or mapping of str to array_like
+        Where to check, converted to float64. A mapping is reported block by block.
+    method : {"forward", "central", "fourth", "complex", "richardson"}, keyword only
+        How derivatives are had without `grad`; the table below has what each is good for.
+    h : float, keyword only, optional
+        The step is ``h * max(1, abs(theta))``; by default that of the table.
+    rtol : float, keyword only, default 1e-7
+        Tolerance for the norm-relative error of a block.
+    atol : float, keyword only, optional
+        Error of a single difference that is put down to the difference and not to the gradient; by
+        default it is estimated, for differences from as many evaluations again.
+
+    Returns
+    -------
+    GradcheckReport
+
+    Raises
+    ------
+    ArgumentError
+        If an option is outside its range.
+    ShapeError
+        If the gradient has not the shape of `theta`.
+    DataError
+        If `theta`, `f` or the gradient is not finite.
+
+    Notes
+    -----
+    ================  ============================================  ============  ==============
+    method            difference                                    default `h`   error at exp
+    ================  ============================================  ============  ==============
+    ``"forward"``     :math:`(f(θ+h) - f(θ)) / h`                   ε^(1/2)       2e-8
+    ``"central"``     :math:`(f(θ+h) - f(θ-h)) / 2h = D(h)`         ε^(1/3)       4e-11
+    ``"fourth"``      :math:`(4 D(h) - D(2h)) / 3`                  ε^(1/5)       1e-13
+    ``"richardson"``  :math:`D(0.1 / 2^k)`, extrapolated to 0       0.1           1e-14
+    ``"complex"``     :math:`\operatorname{Im} f(θ + ih) / h`       1e-30         0
+    ================  ============================================  ============  ==============
+
+    ``"complex"`` subtracts nothing and so is exact to rounding, but `f` must be made of analytic
+    operations that accept complex numbers (no ``abs``, no comparison). Where `f` has kinks nearby,
+    the smallest step is the best: ``"central"``.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> report = tw.check_gradient(lambda t: (t**2).sum(), lambda t: 2 * t, np.ones(3))
+    >>> bool(report)
+    True
+    >>> tw.check_gradient(lambda t: (t**2).sum(), lambda t: t, np.ones(3)).failed
+    ('theta',)
+    """
+    method = _checks.one_of("method", method, _STEPS)
+    h = _STEPS[method] if h is None else _checks.real("h", h, 0, closed="()")
+    rtol = _checks.real("rtol", rtol, 0, closed="()")
+    atol = None if atol is None else _checks.real("atol", atol, 0)
+    blocks, point, named = _blocks.of(theta)
+
+    def evaluate(values: npt.NDArray[Any]) -> Any:
+        value = np.asarray(f(_blocks.shaped(values, blocks, named)))
+        if value.size != 1:
+            raise ShapeError(f"f must return one number; got shape {value.shape}")
+        if not np.isfinite(value).all():
+            raise DataError(f"f is {value.item()} near theta; it must be finite to be checked")
+        return value.item()
+
+    value = float(evaluate(point))
+    given = grad(_blocks.shaped(point, blocks, named)) if callable(grad) else grad
+    analytic = _blocks.join(given if named else {_blocks.ALONE: given}, blocks, "grad")
+    steps = h * np.maximum(1.0, np.abs(point))
+
+    def along(i: int) -> Any:
+        def line(wanted: Vector) -> tuple[Vector, Vector]:
+            values, made = np.empty_like(wanted), np.empty_like(wanted)
+            for k, step in enumerate(wanted):
+                moved = point.copy()
+                moved[i] += step
+                values[k], made[k] = evaluate(moved), moved[i] - point[i]
+            return values, made
+
+        return line
+
+    def imaginary(moved: npt.NDArray[Any]) -> float:
+        result = evaluate(moved)
+        if not isinstance(result, complex):
+            raise ArgumentError(
+                'method="complex" needs an f that carries complex numbers through; '
+                f"this one returned the real {result!r}"
+            )
+        return result.imag
+
+    def lines(block: int, direction: Vector, wanted: npt.NDArray[Any]) -> Any:
+        part = _blocks.slices(blocks)[block]
+        values = []
+        for step in wanted:
+            moved = point.astype(wanted.dtype)
+            moved[part] += step * direction
+            values.append(evaluate(moved) if wanted.dtype.kind == "f" else 1j * imaginary(moved))
+        return np.array(values), float(analytic[part] @ direction)
+
+    places = range(point.size)
+    smooth = np.zeros(point.size, bool)
+    if method in METHODS:
+        rule = METHODS[method]
+
+        def differences(factor: float) -> Vector:
+            return np.array([rule(along(i), factor * steps[i], value) for i in places])
+
+        numeric = differences(1)
+        doubled = differences(2) if atol is None else None
+        found = Columns(blocks, analytic, numeric, steps, smooth, doubled)
+        order, noise = rule.order, rule.noise
+    elif method == "complex":
+        numeric = np.array([imaginary(_moved(point, i, 1j * steps[i])) / steps[i] for i in places])
+        exact = np.full_like(point, EPS * np.abs(numeric).max())  # nothing is subtracted
+        found = Columns(blocks, analytic, numeric, steps, smooth, estimate=exact)
+        order, noise = 2, 0.0
+    else:
+        both = [richardson(along(i), steps[i]) for i in places]
+        numeric, estimate = (np.array(column) for column in zip(*both, strict=True))
+        # No difference resolves more than the function's own last bit at the largest step.
+        estimate = np.maximum(estimate, EPS * abs(value) / steps)
+        found = Columns(blocks, analytic, numeric, steps, smooth, estimate=estimate)
+        order, noise = 2, 1.0
+    return report(
+        found,
+        value=value,
+        method=method,
+        order=order,
+        noise=noise,
+        rtol=rtol,
+        atol=atol,
+        lines=lines,
+    )
+
+
+def _moved(point: Vector, i: int, step: complex) -> npt.NDArray[np.complex128]:
+    moved = point.astype(np.complex128)
+    moved[i] += step
+    return moved

@@ -1,0 +1,195 @@
+"""Checks products of a Hessian with vectors."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from thalweg import _checks
+from thalweg._gradcheck import _blocks
+from thalweg._gradcheck._blocks import Vector
+from thalweg._gradcheck._differences import METHODS, Method
+from thalweg._gradcheck._report import BlockReport, GradcheckReport
+
+
+def check_hvp(
+    grad: Callable[[Any], Any],
+    hvp: Callable[[Any, Any], Any],
+    theta: Any,
+    *,
+    directions: int = 3,
+    method: str = "central",
+    h: float | None = None,
+    rtol: float = 1e-6,
+    seed: int = 0,
+) -> GradcheckReport:
+    r"""Check products of a Hessian with vectors by differences of the gradient.
+
+    For random unit directions `v` in each block of the parameters, :math:`H v` is compared with
+
+    .. math:: \frac{\nabla f(\theta + h v) - \nabla f(\theta - h v)}{2 h}
+
+    in every block, so that a product that leaves out what couples two blocks fails; and
+    :math:`u^\top H v` with :math:`v^\top H u`, which a Hessian has equal.
+
+    Parameters
+    ----------
+    grad : callable
+        The gradient: of the form of `theta`, at something of that form.
+    hvp : callable
+        ``hvp(theta, v)``, of that form as well.
+    theta : array_like, or mapping of str to array_like
+        Where to check, converted to float64.
+    directions : int, keyword only, default 3
+        Directions in each block, at least 1.
+    method : {"forward", "central", "fourth"}, keyword only
+        As in `check_gradient`.
+    h : float, keyword only, optional
+        The step is h times the larger of 1 and the norm of the block; by default as in
+        `check_gradient`.
+    rtol : float, keyword only, default 1e-6
+        Tolerance for the norm-relative error of a block of :math:`H v`, over all directions.
+    seed : int, keyword only, default 0
+        Seed of the directions.
+
+    Returns
+    -------
+    GradcheckReport
+        A row for each block of :math:`H v`, and one, ``"symmetry"``, whose numbers are
+        :math:`u^\top H v` and :math:`v^\top H u`; its tolerance is 1e-10.
+
+    Raises
+    ------
+    ArgumentError
+        If an option is outside its range.
+    ShapeError
+        If a result has not the form of `theta`.
+    DataError
+        If something is not finite.
+
+    Notes
+    -----
+    What differences cannot resolve is estimated as in `check_gradient`, from twice the step. A
+    Gauss-Newton or Fisher product in place of a Hessian fails, unless the two are equal there.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> report = tw.check_hvp(np.cos, lambda t, v: -np.sin(t) * v, np.ones(4))  # f = sum(sin)
+    >>> report.passed
+    True
+    >>> tw.check_hvp(np.cos, lambda t, v: np.sin(t) * v, np.ones(4)).failed
+    ('theta',)
+    """
+    rule = METHODS[_checks.one_of("method", method, METHODS)]
+    h = rule.step if h is None else _checks.real("h", h, 0, closed="()")
+    directions = _checks.integer("directions", directions, 1)
+    rtol = _checks.real("rtol", rtol, 0, closed="()")
+    rng = np.random.default_rng(_checks.integer("seed", seed, 0))
+    blocks, point, named = _blocks.of(theta)
+
+    def flat(result: Any, what: str) -> Vector:
+        return _blocks.join(result if named else {_blocks.ALONE: result}, blocks, what)
+
+    def slope(at: Vector) -> Vector:
+        return flat(grad(_blocks.shaped(at, blocks, named)), "grad")
+
+    def product(v: Vector) -> Vector:
+        parts = (_blocks.shaped(a, blocks, named) for a in (point, v))
+        return flat(hvp(*parts), "hvp")
+
+    here = slope(point)
+    tried: list[tuple[Vector, Vector]] = []
+    rows: list[tuple[Vector, Vector, Vector, float]] = []
+    for part in _blocks.slices(blocks):
+        step = h * max(1.0, float(np.linalg.norm(point[part])))
+        for _ in range(directions):
+            v = np.zeros_like(point)
+            v[part] = _blocks.unit(rng, v[part].size)
+            one, two = (_slopes(rule, slope, point, v, k * step, here) for k in (1, 2))
+            tried.append((v, product(v)))
+            rows.append((tried[-1][1], one, np.abs(two - one), step))
+
+    columns: list[Vector] = [np.array([row[k] for row in rows]) for k in range(3)]
+    steps = [row[3] for row in rows]
+    found = [
+        _block(name, shape, [column[:, part] for column in columns], steps, rtol)
+        for (name, shape), part in zip(blocks, _blocks.slices(blocks), strict=True)
+    ]
+    found.append(_symmetry(tried))
+    return GradcheckReport(tuple(found), method, rtol, float(np.linalg.norm(here)))
+
+
+def _slopes(
+    rule: Method, slope: Callable[[Vector], Vector], at: Vector, v: Vector, h: float, here: Vector
+) -> Vector:
+    """Take the difference of a gradient, component by component."""
+    f = [slope(at + h * k * v) for k in rule.points]
+    if rule.name == "forward":
+        result: Vector = (f[0] - here) / h
+    elif rule.name == "central":
+        result = (f[0] - f[1]) / (2 * h)
+    else:
+        result = (8 * (f[0] - f[1]) - (f[2] - f[3])) / (12 * h)
+    return result
+
+
+def _block(
+    name: str, shape: tuple[int, ...], columns: list[Vector], steps: list[float], rtol: float
+) -> BlockReport:
+    """Compare one block of the products, over all directions."""
+    analytic, numeric, spread = columns
+    floor = 2 * np.maximum(spread, float(np.median(spread)))
+    return _compared(name, shape, analytic, numeric, floor, steps, rtol)
+
+
+def _symmetry(tried: list[tuple[Vector, Vector]]) -> BlockReport:
+    """Compare uᵀHv with vᵀHu for neighbouring directions."""
+    pairs = list(zip(tried, tried[1:] + tried[:1], strict=True))
+    one = np.array([u @ hv for (u, _), (_, hv) in pairs])[:, np.newaxis]
+    other = np.array([v @ hu for (_, hu), (v, _) in pairs])[:, np.newaxis]
+    size = max(float(np.linalg.norm(hv)) for _, hv in tried)
+    floor = np.full_like(one, 1e-10 * size)
+    return _compared("symmetry", (len(pairs),), one, other, floor, [0.0], 1.0)
+
+
+def _compared(
+    name: str,
+    shape: tuple[int, ...],
+    analytic: Vector,
+    numeric: Vector,
+    floor: Vector,
+    steps: list[float],
+    rtol: float,
+) -> BlockReport:
+    """Compare rows, one for each direction; an error up to `floor` is the difference's own."""
+    error = np.abs(analytic - numeric)
+    distance, resolved = float(np.linalg.norm(error)), float(np.linalg.norm(floor))
+    size = float(np.linalg.norm(numeric))
+    symmetric = name == "symmetry"
+    reference = resolved if symmetric else max(size, resolved / rtol)
+    relative = distance / reference if reference > 0 else (np.inf if distance > 0 else 0.0)
+    if relative > rtol:
+        verdict = "FAILED"
+    else:
+        verdict = "ok" if symmetric or size * rtol > resolved else "ok to resolution"
+    worst = tuple(int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
+    scale = np.maximum(np.maximum(np.abs(analytic), np.abs(numeric)), floor / rtol)
+    each = np.divide(error, scale, out=np.zeros_like(error), where=scale > 0)
+    return BlockReport(
+        name=name,
+        shape=shape,
+        h=(min(steps), max(steps)),
+        max_abs_error=float(error.max()),
+        max_rel_error=float(each.max()),
+        norm_rel_error=relative,
+        worst_index=tuple(int(i) for i in np.unravel_index(worst[1], shape)),
+        worst_analytic=float(analytic[worst]),
+        worst_numeric=float(numeric[worst]),
+        truncation=float(np.median(floor) / 2),
+        round_off=0.0,
+        kinks=0,
+        directions=len(analytic),
+        float32_error=None,
+        verdict=verdict,
+    )

@@ -1,0 +1,274 @@
+"""Checks a model's gradients of a loss."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg import _arrays, _checks, _core
+from thalweg._custom import call
+from thalweg._gradcheck import _blocks
+from thalweg._gradcheck._blocks import Blocks, Vector
+from thalweg._gradcheck._differences import METHODS
+from thalweg._gradcheck._report import RTOL, BlockReport, Columns, GradcheckReport, report
+from thalweg.nn import CustomLoss, Linear, Loss, Sequential
+
+if TYPE_CHECKING:
+    from thalweg._trainer import Trainer
+
+#: From so many parameters on, directions are compared by default and not single parameters.
+_MANY = 10_000
+_DIRECTIONS = 3
+
+#: Float32 gradients are within 3e-7 or so of float64 ones; this is what is let pass, times the root
+#: of the number of linear layers.
+_FLOAT32 = 2e-6
+
+
+def gradcheck(
+    model: Sequential,
+    x: Any,
+    y: Any,
+    *,
+    loss: Loss | Callable[..., tuple[float, Any]],
+    sample_weight: Any = None,
+    h: float | None = None,
+    rtol: float = RTOL,
+    atol: float | None = None,
+    directions: int | None = None,
+    seed: int = 0,
+) -> GradcheckReport:
+    r"""Check a model's gradients of a loss, for every parameter, by central differences.
+
+    Parameters
+    ----------
+    model : Sequential
+        Is not changed. A float32 model is checked through a float64 copy of it, and its own
+        gradient is then compared with that of the copy.
+    x, y : array_like
+        A batch, as in `Trainer.fit`. It is evaluated four times for every parameter or direction;
+        some ten rows are enough.
+    loss : Loss or callable, keyword only
+        As for `Trainer`. A custom loss is called in float64 as often, and must not use the model
+        meanwhile.
+    sample_weight : array_like, shape (n,), keyword only, optional
+        As in `Trainer.fit`.
+    h : float, keyword only, optional
+        The step is ``h * max(1, abs(theta))``; by default `h` is ``eps**(1/3)``. Along a direction
+        it is h times the larger of 1 and the block's norm.
+    rtol, atol : float, keyword only
+        As in `check_gradient`.
+    directions : int, keyword only, optional
+        Random directions *in each block* that are compared instead of every parameter, 0 for every
+        parameter. By default 0 up to 10 000 parameters, and else 3. (One direction through all
+        parameters would hide what is wrong in a small block.)
+    seed : int, keyword only, default 0
+        Seed of the directions.
+
+    Returns
+    -------
+    GradcheckReport
+        Parameters for which a kink lies between the two points are left out and counted: of a
+        ReLU-like activation, or of `nn.L1Loss`, `nn.HuberLoss`, `nn.QuantileLoss` and the bound of
+        `nn.GaussianNLLLoss`. Directions for which it does are drawn anew, up to ten times. Kinks of
+        a custom loss nobody knows of.
+
+    Raises
+    ------
+    ArgumentError
+        If an option is outside its range.
+    ShapeError, DataError, DtypeError
+        If `x` and `y` do not fit the model.
+
+    Notes
+    -----
+    What is random stays as it is meanwhile: dropout drops the same in every evaluation, and
+    `nn.BatchNorm1d` takes the batch's statistics, as in training, but its running averages are not
+    moved.
+
+    A float32 gradient passes if its norm-relative distance from the float64 one is at most
+    2e-6 times the root of the number of linear layers, or 2^-23 of the whole gradient; it is not
+    judged if a kink is so near that rounding to float32 may cross it.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn
+    >>> model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    >>> report = tw.gradcheck(model, np.eye(3), [0, 1, 1], loss=nn.CrossEntropyLoss())
+    >>> report.passed
+    True
+    """
+    from thalweg._trainer import Trainer
+    from thalweg.optim import SGD
+
+    rule = METHODS["central"]
+    h = rule.step if h is None else _checks.real("h", h, 0, closed="()")
+    rtol = _checks.real("rtol", rtol, 0, closed="()")
+    atol = None if atol is None else _checks.real("atol", atol, 0)
+    if directions is None:
+        directions = _DIRECTIONS if model.num_parameters > _MANY else 0
+    directions = _checks.integer("directions", directions, 0)
+    rng = np.random.default_rng(_checks.integer("seed", seed, 0))
+
+    own = Trainer(model.astype(model.dtype.name), loss=loss, optimizer=SGD(lr=0.0))
+    x, y, weight = own._ready(x, y, sample_weight)
+    x = _arrays.matrix(x, model.dtype, "x")  # rounded, if the model rounds it
+    own_data = x, y, weight
+    copy = model.astype("float64")
+    trainer = Trainer(copy, loss=loss, optimizer=SGD(lr=0.0))
+    x, y, weight = trainer._ready(x, y, weight)
+    x = _arrays.matrix(x, copy.dtype, "x")
+    task = _Task(trainer, x, y, weight)
+
+    value = task.losses(0, np.zeros(1), np.zeros(1))[0][0]
+    if directions:
+        found, gradient = _directions(task, h, directions, rng, atol is None)
+    else:
+        found, gradient = _parameters(task, h, atol is None)
+    made = report(
+        found,
+        value=float(value),
+        method="central",
+        order=rule.order,
+        noise=rule.noise,
+        rtol=rtol,
+        atol=atol,
+        lines=task.lines,
+    )
+    if directions:
+        made = replace(
+            made,
+            blocks=tuple(
+                replace(b, shape=shape, directions=b.size - b.kinks)
+                for b, (_, shape) in zip(made.blocks, task.blocks, strict=True)
+            ),
+        )
+    if model.dtype == np.float32:
+        made = _with_float32(made, own, own_data, task, gradient, rng)
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """The loss of a float64 model on a batch, as a function of its parameters."""
+
+    trainer: "Trainer"
+    x: Any
+    y: Any
+    weight: Any
+
+    @property
+    def blocks(self) -> Blocks:
+        return self.trainer.model._core.blocks()
+
+    def differences(self, h: float) -> tuple[Vector, Vector, npt.NDArray[np.bool_]]:
+        core, loss = self.trainer.model._core, self.trainer._loss
+        if isinstance(loss, CustomLoss):
+            function = partial(_call, loss, self.y, self.weight)
+            return _core.central_differences_of(core, function, self.x, h)
+        spec = loss._spec(core.out_features)
+        return _core.central_differences(core, spec, self.x, self.y, h, self.weight)
+
+    def losses(
+        self, start: int, direction: Vector, steps: Vector
+    ) -> tuple[Vector, npt.NDArray[np.bool_], Vector]:
+        """Values at steps along a direction, whether there are kinks between, the gradient."""
+        core, loss = self.trainer.model._core, self.trainer._loss
+        if isinstance(loss, CustomLoss):
+            function = partial(_call, loss, self.y, self.weight)
+            gradient, values, crossed = _core.losses_along_of(
+                core, function, self.x, start, direction, steps
+            )
+        else:
+            gradient, values, crossed = _core.losses_along(
+                core, loss._spec(core.out_features), self.x, self.y, start, direction, steps,
+                self.weight,
+            )  # fmt: skip
+        return values, crossed, gradient
+
+    def lines(self, block: int, direction: Vector, steps: Vector) -> tuple[Vector, float]:
+        part = _blocks.slices(self.blocks)[block]
+        values, _, gradient = self.losses(part.start, direction, steps)
+        return values, float(gradient[part] @ direction)
+
+
+def _call(loss: CustomLoss, y: Any, weight: Any, output: Any) -> tuple[float, Any]:
+    return call(loss, output, y, weight)
+
+
+def _parameters(task: _Task, h: float, twice: bool) -> tuple[Columns, Vector]:
+    """Compare every parameter."""
+    theta = task.trainer.model.flat_parameters
+    analytic, numeric, kinked = task.differences(h)
+    doubled, also = None, kinked
+    if twice:
+        _, doubled, also = task.differences(2 * h)
+    steps = h * np.maximum(1.0, np.abs(theta)).astype(np.float64)
+    return Columns(task.blocks, analytic, numeric, steps, kinked, doubled, also), analytic
+
+
+def _directions(
+    task: _Task, h: float, count: int, rng: np.random.Generator, twice: bool
+) -> tuple[Columns, Vector]:
+    """Compare random directions in each block."""
+    theta = task.trainer.model.flat_parameters.astype(np.float64)
+    factors = (1, 2) if twice else (1,)
+    rows, gradient = [], theta
+    for part in _blocks.slices(task.blocks):
+        here = theta[part]
+        step = h * max(1.0, float(np.linalg.norm(here)))
+        for _ in range(count):
+            for _attempt in range(10):
+                v = _blocks.unit(rng, here.size)
+                points = step * np.array([s * k for k in factors for s in (1, -1)])
+                values, crossed, gradient = task.losses(part.start, v, points)
+                if not crossed.any():
+                    break
+            # Parameters are rounded: the way that was really gone is compared.
+            gone = [(here + s * v) - (here - s * v) for s in points[::2]]
+            slopes = (values[::2] - values[1::2]) / (2 * points[::2])
+            truth = float(gradient[part] @ gone[0]) / (2 * step)
+            rows.append((truth, *slopes, step, crossed[:2].any(), crossed.any()))
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    analytic, numeric, *doubled, steps, kinked, also = columns
+    blocks: Blocks = [(name, (count,)) for name, _ in task.blocks]
+    return (
+        Columns(blocks, analytic, numeric, steps, kinked, doubled[0] if doubled else None, also),
+        gradient,
+    )
+
+
+def _with_float32(
+    made: GradcheckReport,
+    own: "Trainer",
+    data: tuple[Any, Any, Any],
+    task: _Task,
+    gradient: Vector,
+    rng: np.random.Generator,
+) -> GradcheckReport:
+    """Compare the float32 model's own gradient with that of its copy."""
+    own.backward(*data)
+    single = own.model.flat_gradients.astype(np.float64)
+    layers = sum(isinstance(layer, Linear) for layer in own.model.layers)
+    limit = _FLOAT32 * np.sqrt(max(layers, 1))
+    # Rounding at every parameter moves activations by about this; is a kink within reach?
+    theta = task.trainer.model.flat_parameters
+    jolt = 1e-6 * np.maximum(np.abs(theta), 0.1) * rng.choice([-1.0, 1.0], theta.size)
+    near = bool(task.losses(0, jolt, np.array([1.0, -1.0]))[1].any())
+    whole = float(np.linalg.norm(gradient))
+
+    def judged(block: BlockReport, part: slice) -> BlockReport:
+        distance = float(np.linalg.norm(single[part] - gradient[part]))
+        # Where terms cancel, as for a bias before BatchNorm1d, the error is that of the terms.
+        size = max(float(np.linalg.norm(gradient[part])), 2**-23 / limit * whole)
+        error = distance / size if size > 0 else (np.inf if distance > 0 else 0.0)
+        wrong = error > limit and not near
+        verdict = "FAILED in float32" if wrong and block.passed else block.verdict
+        return replace(block, float32_error=error, verdict=verdict)
+
+    parts = _blocks.slices(task.blocks)
+    return replace(made, blocks=tuple(map(judged, made.blocks, parts)))
