@@ -428,6 +428,10 @@ class Trainer:
         UnsupportedError
             If something in it is a function, or a class, of the user's own.
         """
+        _safetensors.save(path, *self._content())
+
+    def _content(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Give the arrays and the text of a file."""
         spec, state = self._description(), self._optimizer.state_dict()
         arrays = {f"optimizer.{name}": array for name, array in state.pop("arrays").items()}
         if (average := self._core.average()) is not None:
@@ -437,7 +441,7 @@ class Trainer:
             "thalweg": json.dumps(self._model._description()),
             "thalweg.trainer": json.dumps(mine),
         }
-        _safetensors.save(path, self._model.state_dict() | arrays, text)
+        return self._model.state_dict() | arrays, text
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Trainer":
@@ -472,6 +476,8 @@ class Trainer:
             for name in list(arrays)
             if name.startswith("optimizer.")
         }
+        # A strategy of continual learning puts arrays of its own beside these.
+        arrays = {n: array for n, array in arrays.items() if not n.startswith("strategy.")}
         try:
             model = Sequential._from_description(json.loads(text["thalweg"]))
             saved = json.loads(text["thalweg.trainer"])
@@ -524,6 +530,13 @@ class Trainer:
             "plateau": self._plateau,
             "history": dict(self._history),
         }
+
+    def _become(self, other: "Trainer") -> None:
+        """Go on from where another trainer is that was made in the same way."""
+        self._model.load_state_dict(other._model.state_dict())
+        self._model._core.set_passes(other._model._core.passes())
+        counts = {**copy.deepcopy(other._counts()), "groups": []}  # they are here already
+        self._continue(other._optimizer.state_dict(), counts, other._core.average())
 
     def _continue(
         self,

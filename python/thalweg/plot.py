@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from thalweg._gradcheck import GradcheckReport
+    from thalweg.continual import Result
 
 #: How many blocks `gradcheck` draws at most: the first ones.
 _CURVES = 8
@@ -177,6 +178,83 @@ def history(run: History | Sequence[History], ax: "Axes | None" = None) -> "Axes
                 ax.plot(epochs, one[key], style, color=f"C{index}", label=label + name)
     ax.set(xlabel="epoch", ylabel="loss", yscale="log")
     ax.legend()
+    return ax
+
+
+def tasks(result: "Result", ax: "Axes | None" = None) -> "Axes":
+    """Draws the score on each task over the steps of a run of continual learning, and their mean.
+
+    Parameters
+    ----------
+    result : Result
+        From `thalweg.continual.run`; with ``evaluate_every`` the lines have more points.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+        A task's line is dotted until it is learned, and bold while it is. The black line is the
+        mean over the tasks that are being learned or were.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    ax = _axes(ax)
+    steps, curve = np.array(result.steps), result.curve
+    begins = [0, *result.ends][: len(result.names)]
+    for task, begin in enumerate(begins):
+        end = result.ends[task] if task < len(result.ends) else steps[-1]
+        color = f"C{task}"
+        for shown, style in (
+            (steps <= begin, {"ls": ":", "lw": 1}),
+            ((steps >= begin) & (steps <= end), {"lw": 2.5, "label": result.names[task]}),
+            (steps >= end, {"lw": 1}),
+        ):
+            ax.plot(steps[shown], curve[shown, task], color=color, **style)
+        ax.axvline(begin, color="0.85", zorder=0)
+    learned = np.searchsorted(begins[1:], steps)
+    seen = [np.mean(row[: last + 1]) for last, row in zip(learned, curve, strict=True)]
+    ax.plot(steps[1:], seen[1:], color="k", lw=1, label="mean of those learned")
+    ax.set(xlabel="step", ylabel=result.metric)
+    ax.legend()
+    return ax
+
+
+def task_matrix(result: "Result", ax: "Axes | None" = None) -> "Axes":
+    """Draws the score on each task (columns) after each task was learned (rows).
+
+    Parameters
+    ----------
+    result : Result
+        From `thalweg.continual.run`.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    ax = _axes(ax)
+    matrix = result.r
+    ax.imshow(matrix, cmap="viridis", vmin=min(0.0, float(np.nanmin(matrix))), vmax=1)
+    places = range(len(matrix))
+    for row in places:
+        for column in places:
+            value = matrix[row, column]
+            # Dark letters on bright squares.
+            color = "k" if value > 0.6 else "w"
+            ax.text(column, row, f"{value:.2f}", ha="center", va="center", color=color, size=8)
+    ax.set(xlabel="task that is judged", ylabel="after learning")
+    ax.set_xticks(places, result.names, rotation=45)
+    ax.set_yticks(places, result.names)
     return ax
 
 

@@ -5,6 +5,8 @@ strategy, and learns one task after the other.
 """
 
 from thalweg.continual import metrics as metrics
+from thalweg.continual._result import Result as Result
+from thalweg.continual._run import run as run
 from thalweg.continual._scenarios import from_arrays as from_arrays
 from thalweg.continual._scenarios import permuted as permuted
 from thalweg.continual._scenarios import rotated as rotated

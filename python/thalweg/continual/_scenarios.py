@@ -99,7 +99,8 @@ def split(
             places = (target[rows, None] == mine).argmax(axis=1)
             pairs.append((samples[rows], base + places.astype(np.int64)))
         name = " ".join(str(label) for label in mine.tolist())
-        made.append(Task(*pairs[0], *pairs[1], index, name, labels))
+        active = tuple(range(first)) if kind == "class" else None
+        made.append(Task(*pairs[0], *pairs[1], index, name, labels, active=active))
     return Scenario(tuple(made), kind)
 
 
@@ -250,8 +251,12 @@ def from_arrays(
         if y.ndim == 1 and y.dtype.kind in "iub":
             labels = np.union1d(y, y_test)
             classes = tuple(int(label) for label in labels)
+        active = None
+        if kind == "class":
+            earlier = set(made[-1].active or ()) if made else set()
+            active = tuple(sorted(earlier | set(classes or ())))
         name = f"task {index + 1}" if names is None else str(names[index])
-        made.append(Task(x, y, x_test, y_test, index, name, classes))
+        made.append(Task(x, y, x_test, y_test, index, name, classes, active=active))
     if not made:
         raise ArgumentError("a scenario needs at least one task")
     for task in made:
@@ -303,7 +308,8 @@ def _transformed(base: Task, changes: list[Any], names: list[str], kind: str) ->
         shift = 0 if kind == "domain" else index * len(base.classes or ())
         classes = tuple(label + shift for label in base.classes or ())
         y, y_test = base.y + shift, base.y_test + shift
-        labelled = Task(base.x, y, base.x_test, y_test, classes=classes)
+        active = tuple(range(classes[-1] + 1)) if kind == "class" else None
+        labelled = Task(base.x, y, base.x_test, y_test, classes=classes, active=active)
         made.append(Transformed(labelled, change, index, name))
     return Scenario(tuple(made), kind)
 

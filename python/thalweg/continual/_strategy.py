@@ -1,5 +1,6 @@
 """The form of every strategy."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,9 +38,12 @@ class Strategy:
         self.trainer: Trainer = inner.trainer if isinstance(inner, Strategy) else inner
 
     def begin(self, task: Task) -> None:
-        """Get ready for a task."""
+        """Get ready for a task; the innermost sets which classes compete in the loss."""
         if self.inner is not None:
             self.inner.begin(task)
+        elif task.active is not None and hasattr(self.trainer.loss, "active"):
+            trainer: Any = self.trainer
+            trainer.loss = dataclasses.replace(trainer.loss, active=task.active)
 
     def learn(
         self,

@@ -23,6 +23,9 @@ class Task:
         The labels that occur in it; None in regression.
     sample_weight : array_like, shape (n,), optional
         How much each sample counts in its batch, as `Trainer.fit` takes it.
+    active : tuple of int, optional
+        The classes that compete while it is learned, for ``nn.CrossEntropyLoss(active=...)``; None
+        leaves the loss as it is.
     """
 
     x: Any
@@ -33,12 +36,12 @@ class Task:
     name: str = ""
     classes: tuple[int, ...] | None = None
     sample_weight: Any = None
+    active: tuple[int, ...] | None = None
 
     def with_data(self, x: Any, y: Any, sample_weight: Any = None) -> "Task":
         """Give this task with other data to learn."""
-        return Task(
-            x, y, self.x_test, self.y_test, self.index, self.name, self.classes, sample_weight
-        )
+        same = self.x_test, self.y_test, self.index, self.name, self.classes
+        return Task(x, y, *same, sample_weight, self.active)
 
 
 class Transformed(Task):
@@ -49,7 +52,8 @@ class Transformed(Task):
 
     def __init__(self, base: Task, transform: Callable[[Any], Any], index: int, name: str) -> None:
         values = {"y": base.y, "y_test": base.y_test, "index": index, "name": name}
-        values |= {"classes": base.classes, "sample_weight": base.sample_weight}
+        values |= {"classes": base.classes, "active": base.active}
+        values |= {"sample_weight": base.sample_weight}
         self.__dict__.update(values, _base=base, _transform=transform)
 
     @property
@@ -74,7 +78,7 @@ class Scenario(Sequence[Task]):
     kind : str
         What is known when a sample is judged: ``"task"`` (which task it is from, so that only that
         task's outputs compete), ``"domain"`` (all tasks share the outputs) or ``"class"`` (all
-        classes seen so far compete).
+        classes seen so far compete, also while they are learned: `Task.active`).
     """
 
     tasks: tuple[Task, ...]

@@ -411,9 +411,9 @@ class Sequential:
                 "model and give the arrays to load_state_dict"
             )
         model = cls._from_description(json.loads(text["thalweg"]))
-        # `thalweg.Trainer.save` puts the optimizer's arrays beside the model's.
-        mine = {n: array for n, array in arrays.items() if not n.startswith("optimizer.")}
-        model.load_state_dict(mine)
+        # Trainers and strategies put arrays of theirs beside the model's.
+        others = ("optimizer.", "strategy.")
+        model.load_state_dict({n: a for n, a in arrays.items() if not n.startswith(others)})
         return model
 
     def _description(self) -> dict[str, Any]:

@@ -1,0 +1,212 @@
+"""What comes out of a run of continual learning."""
+
+import csv
+import json
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg._history import History
+from thalweg.continual import metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass
+class Result:
+    """The figures of a run; see `thalweg.continual.run`.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Of the tasks.
+    kind : str
+        Of the scenario.
+    metric : str
+        ``"accuracy"``, ``"r2"`` or the name of a function of one's own.
+    r : ndarray, shape (tasks, tasks)
+        ``r[i, j]`` is the score on task `j` after task `i` was learned, from 0; NaN for tasks that
+        have not been learned yet.
+    baseline : ndarray, shape (tasks,)
+        The scores before anything was learned.
+    steps : list of int
+        When the tasks were judged, in steps since the beginning.
+    curve : ndarray, shape (len(steps), tasks)
+        The scores at those times. The first row is `baseline`.
+    ends : list of int
+        When each task ended, in steps since the beginning.
+    histories : list of History
+        Of each task; an entry for each part of it, as between two evaluations.
+    """
+
+    names: tuple[str, ...]
+    kind: str
+    metric: str
+    steps: list[int] = field(default_factory=list)
+    scores: list[list[float]] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    histories: list[History] = field(default_factory=list)
+
+    @property
+    def r(self) -> npt.NDArray[np.float64]:
+        """The matrix of scores."""
+        matrix = np.full((len(self.names), len(self.names)), np.nan)
+        for task, end in enumerate(self.ends):
+            matrix[task] = self.scores[self.steps.index(end)]
+        return matrix
+
+    @property
+    def curve(self) -> npt.NDArray[np.float64]:
+        """The scores over time."""
+        return np.array(self.scores, dtype=np.float64).reshape(-1, len(self.names))
+
+    @property
+    def baseline(self) -> npt.NDArray[np.float64]:
+        """The scores before anything was learned."""
+        first: npt.NDArray[np.float64] = self.curve[0]
+        return first
+
+    @property
+    def seconds(self) -> float:
+        """Time of training, without that of judging."""
+        return float(sum(sum(history["seconds"]) for history in self.histories))
+
+    def metrics(self) -> dict[str, float]:
+        """All metrics that follow from this run, by the names of their definitions.
+
+        Returns
+        -------
+        dict of str to float
+            ``"average_accuracy"`` and, with two tasks or more, ``"bwt_gem"``, ``"forgetting_max"``
+            and so on; see `thalweg.continual.metrics`.
+
+        Raises
+        ------
+        ArgumentError
+            If the run has not ended.
+        """
+        r = self.r
+        found = {"average_accuracy": metrics.average_accuracy(r)}
+        found["incremental_accuracy"] = metrics.incremental_accuracy(r)
+        if len(r) > 1:
+            found |= {f"bwt_{name}": metrics.bwt(r, name) for name in ("gem", "gem_code", "diaz")}
+            names = ("max", "first", "max_all")
+            found |= {f"forgetting_{name}": metrics.forgetting(r, name) for name in names}
+            for name in ("gem", "gem_code"):
+                found[f"fwt_{name}"] = metrics.fwt(r, self.baseline, name)
+        return found
+
+    def records(self) -> list[dict[str, Any]]:
+        """One record for each time and task, as they stand in the log.
+
+        Returns
+        -------
+        list of dict
+            With the keys ``"step"``, ``"learned"`` (the task that was being learned, from 0; -1 at
+            the beginning), ``"task"`` (the one that was judged), ``"name"`` (its name) and
+            ``"score"``.
+        """
+        found = []
+        for step, scores in zip(self.steps, self.scores, strict=True):
+            learned = sum(end < step for end in self.ends) if step else -1
+            for task, (name, score) in enumerate(zip(self.names, scores, strict=True)):
+                found.append(
+                    {"step": step, "learned": learned, "task": task, "name": name, "score": score}
+                )
+        return found
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to a JSON file, or the records to a CSV file if the name ends in that.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file; one that was there is replaced when the new one is whole.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        target = os.fspath(path)
+        part = f"{target}.part"
+        with open(part, "w", encoding="utf-8", newline="") as file:
+            if target.endswith(".csv"):
+                records = self.records()
+                writer = csv.DictWriter(file, records[0] if records else ["step"])
+                writer.writeheader()
+                writer.writerows(records)
+            else:
+                json.dump(self._plain(), file, indent=1)
+        os.replace(part, target)
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the scores over time; see `thalweg.plot.tasks`.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib Axes
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        from thalweg import plot
+
+        return plot.tasks(self, ax)
+
+    def plot_matrix(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the matrix of scores; see `thalweg.plot.task_matrix`.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib Axes
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        from thalweg import plot
+
+        return plot.task_matrix(self, ax)
+
+    def __repr__(self) -> str:
+        done = f"{len(self.ends)} of {len(self.names)} tasks"
+        if not self.ends:
+            return f"Result({done})"
+        learned = len(self.ends)
+        mean = float(np.mean(self.r[learned - 1, :learned]))
+        return f"Result({done}, {self.metric} {mean:.4f}, {self.seconds:.2f} s)"
+
+    def _plain(self) -> dict[str, Any]:
+        """Give everything as plain data."""
+        return {
+            "names": list(self.names),
+            "kind": self.kind,
+            "metric": self.metric,
+            "steps": self.steps,
+            "scores": self.scores,
+            "ends": self.ends,
+            "histories": [dict(history) for history in self.histories],
+        }
+
+    @classmethod
+    def _of_plain(cls, plain: dict[str, Any]) -> "Result":
+        histories = [History(history) for history in plain["histories"]]
+        return cls(**{**plain, "names": tuple(plain["names"]), "histories": histories})

@@ -1,0 +1,279 @@
+"""A strategy learns a scenario, and is judged on all tasks after each."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thalweg import _checks
+from thalweg._history import History
+from thalweg._trainer import Trainer
+from thalweg.continual import _batches, _file
+from thalweg.continual._result import Result
+from thalweg.continual._strategy import Strategy
+from thalweg.continual._task import Scenario, Task
+from thalweg.errors import ArgumentError
+
+_Metric = Callable[[Strategy, Task, "tuple[int, ...] | None"], float]
+
+
+def accuracy(strategy: Strategy, task: Task, classes: tuple[int, ...] | None) -> float:
+    """Share of the held-out samples whose class is right, where `classes` compete."""
+    return float(np.mean(strategy.predict(task.x_test, classes) == np.asarray(task.y_test)))
+
+
+def r2(strategy: Strategy, task: Task, classes: tuple[int, ...] | None) -> float:
+    """Coefficient of determination on the held-out samples, of all outputs together; 1 is best."""
+    target = np.asarray(task.y_test, dtype=np.float64)
+    target = target.reshape(len(target), -1)
+    error = ((strategy.trainer.model(task.x_test).reshape(target.shape) - target) ** 2).sum()
+    spread = ((target - target.mean(axis=0)) ** 2).sum()
+    if spread == 0:
+        return 1.0 if error == 0 else 0.0
+    return float(1 - error / spread)
+
+
+def run(
+    strategy: Strategy | Trainer,
+    scenario: Scenario,
+    *,
+    epochs: int = 1,
+    steps: int | None = None,
+    batch_size: int = 32,
+    drop_last: bool = False,
+    evaluate_every: int | None = None,
+    metric: _Metric | None = None,
+    progress: bool = False,
+    log: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    save_every: int | None = None,
+    resume: bool = False,
+) -> Result:
+    """Learn the tasks of a scenario one after the other, and judge all of them after each.
+
+    Parameters
+    ----------
+    strategy : Strategy or Trainer
+        Learns; a trainer by itself does nothing against forgetting.
+    scenario : Scenario
+        What is learned.
+    epochs : int, keyword only, default 1
+        Passes over the rows of each task. A strategy that learns from more than the task's own rows
+        takes as many steps.
+    steps : int, keyword only, optional
+        Steps on each task, instead of epochs; van de Ven's "iterations".
+    batch_size : int, keyword only, default 32
+        Rows of a step, those of a buffer not counted.
+    drop_last : bool, keyword only, default False
+        Whether the last batch of a pass is left out if it would be short, as in van de Ven's code.
+    evaluate_every : int, keyword only, optional
+        Judge all tasks after every so many steps of a task, too.
+    metric : callable, keyword only, optional
+        Called as ``metric(strategy, task, classes)``, where only `classes` compete (all, if it is
+        None); gives a score of which more is better. By default the accuracy, and for numbers the
+        coefficient of determination R².
+    progress : bool, keyword only, default False
+        Whether to show a progress bar with the latest scores; needs tqdm.
+    log : str or path-like, keyword only, optional
+        A ``.csv`` or ``.json`` file that is written anew after each judgement: `Result.save`.
+    checkpoint : str or path-like, keyword only, optional
+        A file that holds all that the run depends on: weights, optimizer, buffers, importances,
+        place in the task, figures. It is written after each task and after every `save_every` steps
+        of one, and can be read by `Trainer.load` too.
+    save_every : int, keyword only, optional
+        See `checkpoint`.
+    resume : bool, keyword only, default False
+        Whether to go on from `checkpoint`, if there is such a file. Strategy, trainer and scenario
+        must be made as they were for the run that wrote it; the rest of the run is then the same
+        to the last bit as if it had not stopped.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range, or the checkpoint is of another run.
+    ThalwegError
+        If the data do not fit the model, or training diverges.
+    ImportError
+        If ``progress=True`` and tqdm is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import continual, nn, optim
+    >>> rng = np.random.default_rng(0)
+    >>> y = rng.integers(4, size=800)
+    >>> x = rng.standard_normal((800, 2)) + 4 * np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])[y]
+    >>> scenario = continual.split(x[:600], y[:600], x[600:], y[600:], tasks=2, kind="task")
+    >>> model = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 4))
+    >>> trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=0.01))
+    >>> result = continual.run(trainer, scenario, epochs=10)
+    >>> result.r.shape, bool(result.r[0, 0] > 0.95), bool(result.r[1, 1] > 0.95)
+    ((2, 2), True, True)
+    """
+    if isinstance(strategy, Trainer):
+        strategy = Strategy(strategy)
+    if not isinstance(strategy, Strategy):
+        raise ArgumentError(f"strategy must be a Strategy or a Trainer; got {strategy!r}")
+    if not isinstance(scenario, Scenario):
+        raise ArgumentError(f"scenario must be a Scenario, as of continual.split; got {scenario!r}")
+    if save_every is not None and checkpoint is None:
+        raise ArgumentError("save_every needs a checkpoint to write")
+    if resume and checkpoint is None:
+        raise ArgumentError("resume needs the checkpoint to go on from")
+    if metric is None:
+        metric = accuracy if scenario[0].classes is not None else r2
+    return _Run(
+        strategy, scenario, metric,
+        epochs=_checks.integer("epochs", epochs, 1),
+        steps=None if steps is None else _checks.integer("steps", steps, 1),
+        batch_size=_checks.integer("batch_size", batch_size, 1),
+        drop_last=_checks.flag("drop_last", drop_last),
+        stops=[
+            _checks.integer(name, value, 1)
+            for name, value in (("evaluate_every", evaluate_every), ("save_every", save_every))
+            if value is not None
+        ],
+        evaluate_every=evaluate_every,
+        save_every=save_every,
+        log=log,
+        checkpoint=checkpoint,
+    ).go(resume, _checks.flag("progress", progress))  # fmt: skip
+
+
+class _Run:
+    """One run: how far it is, and what it has seen."""
+
+    def __init__(
+        self, strategy: Strategy, scenario: Scenario, metric: _Metric, **options: Any
+    ) -> None:
+        self.strategy, self.scenario, self.metric = strategy, scenario, metric
+        self.options = options
+        name = getattr(metric, "__name__", type(metric).__name__)
+        self.result = Result(tuple(task.name for task in scenario), scenario.kind, name)
+        self.task = self.taken = self.total = 0
+        self.bar: Any = None
+
+    def go(self, resume: bool, progress: bool) -> Result:
+        """Learn what is left."""
+        with contextlib.ExitStack() as stack:
+            if progress:
+                self.bar = stack.enter_context(_bar(sum(self.steps_of(t) for t in self.scenario)))
+            if resume and Path(self.options["checkpoint"]).exists():
+                self.load()
+            else:
+                self.judge(-1)
+            while self.task < len(self.scenario):
+                self.learn(self.scenario[self.task])
+                self.task, self.taken = self.task + 1, 0
+                self.save()
+        return self.result
+
+    def learn(self, task: Task) -> None:
+        """Learn the rest of a task, in parts that end where something is to be done."""
+        steps, batch_size = self.steps_of(task), self.options["batch_size"]
+        drop_last = self.options["drop_last"]
+        if self.taken == 0:
+            self.strategy.begin(task)
+            self.result.histories.append(History())
+        stops = list(self.options["stops"])
+        if self.options["steps"] is None:
+            stops.append(_batches.per_pass(len(task.y), batch_size, drop_last))
+        while self.taken < steps:
+            part = min([steps - self.taken] + [every - self.taken % every for every in stops])
+            history = self.strategy.learn(
+                task, steps=part, start=self.taken, batch_size=batch_size, drop_last=drop_last
+            )
+            self.result.histories[-1].append({key: v[-1] for key, v in history.items()})
+            self.taken += part
+            self.total += part
+            if self.bar is not None:
+                self.bar.set_description(f"task {task.index + 1}/{len(self.scenario)} {task.name}")
+                self.bar.update(part)
+            if self.taken == steps:
+                self.strategy.end(task)
+                self.result.ends.append(self.total)
+                self.judge(task.index)
+            else:
+                if self.is_time("evaluate_every"):
+                    self.judge(task.index)
+                if self.is_time("save_every"):
+                    self.save()
+
+    def is_time(self, name: str) -> bool:
+        """Whether something that is done every so many steps is due."""
+        every = self.options[name]
+        return every is not None and self.taken % every == 0
+
+    def steps_of(self, task: Task) -> int:
+        """Give the number of steps of a task."""
+        if self.options["steps"] is not None:
+            return int(self.options["steps"])
+        size, drop_last = self.options["batch_size"], self.options["drop_last"]
+        return int(self.options["epochs"]) * _batches.per_pass(len(task.y), size, drop_last)
+
+    def judge(self, learned: int) -> None:
+        """Give a score for every task."""
+        scores = [
+            float(self.metric(self.strategy, task, self.scenario.competing(task.index, learned)))
+            for task in self.scenario
+        ]
+        self.result.steps.append(self.total)
+        self.result.scores.append(scores)
+        if self.bar is not None:
+            self.bar.set_postfix_str(" ".join(f"{score:.3f}" for score in scores))
+        if self.options["log"] is not None:
+            self.result.save(self.options["log"])
+
+    def setting(self) -> dict[str, Any]:
+        """Give what must be the same when the run goes on."""
+        chain: list[str] = []
+        link: Strategy | None = self.strategy
+        while link is not None:
+            chain.append(type(link).__name__)
+            link = link.inner
+        names = ("epochs", "steps", "batch_size", "drop_last", "evaluate_every")
+        return {
+            "strategy": chain,
+            "model": repr(self.strategy.trainer.model),
+            "seed": self.strategy.trainer.model.seed,
+            "tasks": [[task.name, len(task.y)] for task in self.scenario],
+            "kind": self.scenario.kind,
+            "metric": self.result.metric,
+            **{name: self.options[name] for name in names},
+        }
+
+    def save(self) -> None:
+        """Write the checkpoint, if there is to be one."""
+        if self.options["checkpoint"] is not None:
+            place = {
+                "task": self.task,
+                "taken": self.taken,
+                "total": self.total,
+                "result": self.result._plain(),
+            }
+            _file.save(self.options["checkpoint"], self.strategy, self.setting(), place)
+
+    def load(self) -> None:
+        """Go on from the checkpoint."""
+        place = _file.load(self.options["checkpoint"], self.strategy, self.setting())
+        self.task, self.taken, self.total = place["task"], place["taken"], place["total"]
+        self.result = Result._of_plain(place["result"])
+        if self.bar is not None:
+            self.bar.update(self.total)
+
+
+def _bar(total: int) -> Any:
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        raise ImportError(
+            'progress=True needs tqdm; install it with: pip install "thalweg[progress]"'
+        ) from None
+    return tqdm(total=total, unit="step", dynamic_ncols=True)

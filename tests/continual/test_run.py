@@ -1,0 +1,249 @@
+"""Runs: what is learned, how it is judged, and that a run can be left and taken up anywhere."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import continual, nn, optim
+from thalweg._safetensors import load
+from thalweg.errors import ArgumentError, DataError
+
+
+class Stopped(Exception):
+    """Ends a run in the middle."""
+
+
+class Fragile(continual.Strategy):
+    """Breaks when it is asked for a step beyond `limit`."""
+
+    limit = None
+
+    def learn(self, task, *, steps, start=0, **options):
+        if self.limit is not None and task.index * 1000 + start + steps > self.limit:
+            raise Stopped
+        return super().learn(task, steps=steps, start=start, **options)
+
+
+def test_a_run_is_the_same_as_fits_by_hand(scenario, trainer):
+    run, by_hand = trainer(), trainer()
+    result = continual.run(run, scenario, epochs=3, batch_size=25)
+    strategy = continual.Strategy(by_hand)
+    for task in scenario:
+        strategy.fit(task, epochs=3, batch_size=25)
+    np.testing.assert_array_equal(run.model.flat_parameters, by_hand.model.flat_parameters)
+    assert result.ends == [15, 30, 45]  # 120 rows are 5 batches, the last of 20 rows
+    assert [history.epochs for history in result.histories] == [3, 3, 3]
+
+
+def test_each_pass_takes_every_row_once_in_an_order_of_its_own(scenario):
+    from thalweg.continual import _batches
+
+    def rows(start, steps, **options):
+        parts = _batches.chunks(
+            scenario[1], seed=3, steps=steps, start=start, batch_size=25, **options
+        )
+        return np.concatenate([x[:, 0] for x, _, _ in parts])
+
+    whole = rows(0, 10)
+    first, second = whole[:120], whole[120:]
+    np.testing.assert_array_equal(np.sort(first), np.sort(scenario[1].x[:, 0]))
+    np.testing.assert_array_equal(np.sort(first), np.sort(second))
+    assert not np.array_equal(first, second)
+    # However the steps are dealt out, and however many are gathered at once.
+    np.testing.assert_array_equal(np.concatenate([rows(0, 3), rows(3, 4), rows(7, 3)]), whole)
+    np.testing.assert_array_equal(rows(0, 10, most=1), whole)
+    # Without the last batch, passes are shorter; in order, they are the rows themselves.
+    np.testing.assert_array_equal(rows(0, 4, drop_last=True), first[:100])
+    np.testing.assert_array_equal(rows(0, 5, shuffle=False), scenario[1].x[:, 0])
+
+
+def test_steps_and_epochs_agree(scenario, trainer):
+    by_epochs, by_steps = trainer(), trainer()
+    continual.run(by_epochs, scenario, epochs=2, batch_size=32, drop_last=True)
+    result = continual.run(by_steps, scenario, steps=6, batch_size=32, drop_last=True)
+    np.testing.assert_array_equal(by_epochs.model.flat_parameters, by_steps.model.flat_parameters)
+    assert result.ends == [6, 12, 18]
+
+
+@pytest.mark.parametrize("kind", ["task", "domain", "class"])
+def test_the_matrix_holds_accuracies_among_the_classes_that_compete(kind, clouds, trainer):
+    scenario = continual.split(*clouds.all, tasks=3, kind=kind)
+    mine = trainer(outputs=2 if kind == "domain" else 6)
+    result = continual.run(mine, scenario, epochs=5)
+    for task in scenario:
+        outputs = mine.model(task.x_test).astype(float)
+        if kind == "task":
+            outputs[:, [c for c in range(6) if c not in task.classes]] = -np.inf
+        expected = np.mean(outputs.argmax(axis=1) == task.y_test)
+        assert result.r[-1, task.index] == expected
+    np.testing.assert_array_equal(result.curve[-1], result.r[-1])
+    assert np.isfinite(result.r).all()
+    np.testing.assert_array_equal(
+        result.baseline, continual.run(trainer(outputs=mine.model.out_features), scenario).baseline
+    )
+    assert result.metrics()["average_accuracy"] == pytest.approx(result.r[-1].mean())
+    assert result.metrics()["forgetting_first"] == pytest.approx(-result.metrics()["bwt_gem"])
+
+
+def test_numbers_are_judged_by_r2(rng):
+    metrics = pytest.importorskip("sklearn.metrics")
+    x = rng.standard_normal((100, 3))
+    scenario = continual.from_arrays([(x, x[:, :2] ** 2), (x, x[:, 1:])])
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2), dtype="float64")
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.Adam(lr=0.01))
+    result = continual.run(trainer, scenario, epochs=3)
+    assert result.metric == "r2"
+    for task in scenario:
+        expected = metrics.r2_score(
+            task.y_test, model(task.x_test), multioutput="variance_weighted"
+        )
+        assert result.r[-1, task.index] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_metric_of_ones_own(scenario, trainer):
+    def count(strategy, task, classes):
+        assert isinstance(strategy, continual.Strategy)
+        return 100 * task.index + len(classes)
+
+    result = continual.run(trainer(), scenario, metric=count)
+    assert result.metric == "count"
+    assert result.r.tolist() == [[2, 104, 204], [4, 104, 206], [6, 106, 206]]
+
+
+@pytest.mark.parametrize("stop", [1, 7, 8, 15, 1004, 1015, 2008, 2014])
+def test_a_run_that_is_stopped_and_resumed_is_the_same_to_the_last_bit(
+    stop, scenario, trainer, tmp_path
+):
+    """Weights, optimizer, dropout's masks, order of the rows, figures: the files are equal."""
+    options = {"epochs": 3, "batch_size": 25, "evaluate_every": 4, "save_every": 3}
+    whole = continual.run(
+        Fragile(trainer(dropout=0.3)), scenario, checkpoint=tmp_path / "whole", **options
+    )
+    fragile = Fragile(trainer(dropout=0.3))
+    fragile.limit = stop
+    path = tmp_path / "parts"
+    with pytest.raises(Stopped):
+        continual.run(fragile, scenario, checkpoint=path, **options)
+    anew = Fragile(trainer(dropout=0.3))
+    parts = continual.run(anew, scenario, checkpoint=path, resume=True, **options)
+    assert parts.steps == whole.steps
+    np.testing.assert_array_equal(parts.curve, whole.curve)
+    assert [h["loss"] for h in parts.histories] == [h["loss"] for h in whole.histories]
+    arrays, others = load(path)[0], load(tmp_path / "whole")[0]
+    assert arrays.keys() == others.keys()
+    assert all(arrays[name].tobytes() == others[name].tobytes() for name in arrays)
+    # A run that has ended is read back.
+    again = continual.run(
+        Fragile(trainer(dropout=0.3)), scenario, checkpoint=path, resume=True, **options
+    )
+    np.testing.assert_array_equal(again.r, whole.r)
+
+
+def test_a_checkpoint_is_a_trainer_and_a_model_too(scenario, trainer, tmp_path):
+    mine = trainer()
+    continual.run(mine, scenario, checkpoint=tmp_path / "run")
+    for model in (tw.Trainer.load(tmp_path / "run").model, nn.Sequential.load(tmp_path / "run")):
+        np.testing.assert_array_equal(model.flat_parameters, mine.model.flat_parameters)
+
+
+def test_a_checkpoint_of_another_run_is_refused(scenario, trainer, tmp_path):
+    path = tmp_path / "run"
+    continual.run(trainer(), scenario, checkpoint=path)
+    mine = trainer()
+    before = mine.model.flat_parameters.copy()
+    with pytest.raises(ArgumentError, match="batch_size was 32, now it is 16"):
+        continual.run(mine, scenario, batch_size=16, checkpoint=path, resume=True)
+    with pytest.raises(ArgumentError, match=r"strategy was \['Strategy'\], now .* \['Fragile'\]"):
+        continual.run(Fragile(mine), scenario, checkpoint=path, resume=True)
+    with pytest.raises(ArgumentError, match="seed was 1, now it is 2"):
+        continual.run(trainer(seed=2), scenario, checkpoint=path, resume=True)
+    np.testing.assert_array_equal(mine.model.flat_parameters, before)
+    mine.save(path)
+    with pytest.raises(DataError, match="holds no run"):
+        continual.run(mine, scenario, checkpoint=path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps must be an integer >= 1"),
+        ({"epochs": 1.5}, "epochs must be an integer"),
+        ({"save_every": 3}, "needs a checkpoint"),
+        ({"resume": True}, "needs the checkpoint"),
+        ({"evaluate_every": 0}, "evaluate_every must be"),
+    ],
+)
+def test_what_is_wrong_is_said(options, message, scenario, trainer):
+    with pytest.raises(ArgumentError, match=message):
+        continual.run(trainer(), scenario, **options)
+
+
+def test_scenario_and_strategy_are_such(scenario, trainer):
+    with pytest.raises(ArgumentError, match="strategy must be a Strategy"):
+        continual.run(trainer().model, scenario)
+    with pytest.raises(ArgumentError, match="scenario must be a Scenario"):
+        continual.run(trainer(), list(scenario))
+
+
+def test_logs_hold_every_score(scenario, trainer, tmp_path):
+    path = tmp_path / "log.csv"
+    seen = []
+
+    def watched(strategy, task, classes):
+        # The log grows while the run goes on.
+        seen.append(len(path.read_text().splitlines()) if path.exists() else 0)
+        return 0.5 * task.index
+
+    result = continual.run(
+        trainer(), scenario, epochs=2, evaluate_every=3, metric=watched, log=path
+    )
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["score"]) for row in rows] == result.curve.ravel().tolist()
+    # 120 rows are 4 steps of 32, twice: judged at the beginning, at 3, 6 and 8.
+    steps = [0, 3, 6, 8, 11, 14, 16, 19, 22, 24]
+    assert result.steps == steps
+    assert [int(row["step"]) for row in rows[::3]] == steps
+    assert [int(row["learned"]) for row in rows[::3]] == [-1, 0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert {row["name"] for row in rows} == {"0 1", "2 3", "4 5"}
+    assert seen == [n for k in range(10) for n in [3 * k + 1 if k else 0] * 3]
+    result.save(tmp_path / "log.json")
+    assert json.loads((tmp_path / "log.json").read_text())["scores"] == result.curve.tolist()
+
+
+def test_the_progress_bar_shows_tasks_and_scores(scenario, trainer, capsys):
+    pytest.importorskip("tqdm")
+    result = continual.run(trainer(), scenario, progress=True)
+    shown = capsys.readouterr().err
+    assert "task 3/3 4 5: 100%" in shown
+    assert " ".join(f"{score:.3f}" for score in result.r[-1]) in shown
+
+
+def test_pictures(scenario, trainer):
+    pytest.importorskip("matplotlib").use("agg")
+    result = continual.run(trainer(), scenario, epochs=2, evaluate_every=2)
+    lines = result.plot().get_lines()
+    mean = lines[-1]
+    assert mean.get_label() == "mean of those learned"
+    # While task 1 is learned, two tasks are or were.
+    step = result.steps.index(result.ends[0] + 2)
+    assert mean.get_ydata()[step - 1] == pytest.approx(result.curve[step, :2].mean())
+    texts = [text.get_text() for text in result.plot_matrix().texts]
+    assert texts == [f"{value:.2f}" for value in result.r.ravel()]
+
+
+def test_active_classes_grow_with_the_tasks(scenario, trainer):
+    """In class-incremental learning, the softmax of training is over the classes seen so far."""
+    assert [task.active for task in scenario] == [(0, 1), (0, 1, 2, 3), (0, 1, 2, 3, 4, 5)]
+    mine = trainer()
+    if not hasattr(mine.loss, "active"):
+        pytest.skip("this version's CrossEntropyLoss has no active classes")
+    unseen = mine.model.state_dict()["3.bias"][4:].copy()
+    strategy = continual.Strategy(mine)
+    for task in scenario[:2]:
+        strategy.fit(task)
+    assert mine.loss.active == (0, 1, 2, 3)
+    np.testing.assert_array_equal(mine.model.state_dict()["3.bias"][4:], unseen)
