@@ -22,8 +22,10 @@ __all__ = [
     "central_differences",
     "central_differences_of",
     "config",
+    "curvature_product",
     "epoch_order",
     "get_num_threads",
+    "jvp",
     "losses_along",
     "losses_along_of",
     "set_num_threads",
@@ -225,6 +227,23 @@ def losses_along_of(
     direction: npt.NDArray[np.float64],
     steps: npt.NDArray[np.float64],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]: ...
+
+# "hessian", "gauss_newton" or "fisher" of the loss on a batch, times v; both in public order.
+def curvature_product(
+    model: Model,
+    loss: _LossSpec,
+    x: _Array,
+    y: _Array | _Labels,
+    v: _Array,
+    matrix: str,
+    training: bool,
+    sample_weight: _Array | None = None,
+) -> _Array: ...
+
+# Outputs, and their derivative in the direction v of the parameters and dx of the inputs.
+def jvp(
+    model: Model, x: _Array, v: _Array, training: bool, dx: _Array | None = None
+) -> tuple[_Array, _Array]: ...
 
 # The order in which an epoch, counted from 0, takes the rows.
 def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.uint32]: ...

@@ -32,6 +32,7 @@
 pub mod arena;
 pub mod check;
 pub mod data;
+pub mod diff;
 pub mod element;
 pub mod error;
 pub mod gemm;

@@ -9,6 +9,7 @@
 
 mod arrays;
 mod check;
+mod diff;
 mod dtype;
 mod errors;
 mod fit;
@@ -24,6 +25,8 @@ use pyo3::prelude::*;
 mod _core {
     #[pymodule_export]
     use super::check::{central_differences, central_differences_of, losses_along, losses_along_of};
+    #[pymodule_export]
+    use super::diff::{curvature_product, jvp};
     #[pymodule_export]
     use super::fit::{Fit, epoch_order};
     #[pymodule_export]

@@ -29,6 +29,10 @@ pub trait Function: Copy {
     fn backward<T: Element, S: Simd<T>>(self, s: S, dy: S::V, saved: S::V) -> S::V {
         s.mul(dy, saved)
     }
+
+    /// [φ′(z), φ″(z)], for second derivatives ([`diff`](crate::diff)). At a kink φ′ is that of the negative side,
+    /// as [`backward`](Self::backward) has it, and φ″ is that of one of the sides.
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2];
 }
 
 /// Makes the enum of all element-wise layers, and its methods, which hand on to their files.
@@ -116,6 +120,17 @@ macro_rules! activations {
                     })*
                 }
             }
+
+            /// Forward mode: from z and its tangent ż, in their places φ(z) and φ′(z)·ż; beside them
+            /// slope ← φ′(z) and bend ← φ″(z)·ż, which is the tangent of φ′(z).
+            #[inline(always)]
+            pub fn tangent<T: Element, S: Simd<T>>(self, s: S, tangent: Tangent<'_, T>) {
+                match self {
+                    $(Activation::$Name $(($($parameter),+))? => {
+                        s.run(Forth(super::$file::$Name $(($($parameter),+))?, tangent));
+                    })*
+                }
+            }
         }
     };
 }
@@ -177,6 +192,39 @@ impl<F: Function, T: Element> Op<T> for Backward<'_, F, T> {
                 |[dy], [from]| [f.backward(s, dy, from)],
             );
         }
+    }
+}
+
+/// Slices of one length, see [`Activation::tangent`].
+pub struct Tangent<'m, T> {
+    /// z, then φ(z).
+    pub value: &'m mut [T],
+    /// ż, then φ′(z)·ż.
+    pub dot: &'m mut [T],
+    /// ← φ′(z)
+    pub slope: &'m mut [T],
+    /// ← φ″(z)·ż
+    pub bend: &'m mut [T],
+}
+
+/// The same for [`Activation::tangent`].
+struct Forth<'m, F, T>(F, Tangent<'m, T>);
+
+impl<F: Function, T: Element> Op<T> for Forth<'_, F, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Forth(f, Tangent { value, dot, slope, bend }) = self;
+        zip_map(
+            s,
+            [value, dot, slope, bend],
+            [],
+            #[inline(always)]
+            |[z, dot, _, _], []| {
+                let [first, second] = f.slopes(s, z);
+                [f.forward(s, z)[0], s.mul(first, dot), first, s.mul(second, dot)]
+            },
+        );
     }
 }
 

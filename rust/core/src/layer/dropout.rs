@@ -31,6 +31,11 @@ impl Function for Dropout {
     fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
         [z, s.splat(T::ONE)]
     }
+
+    #[inline(always)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, _: S::V) -> [S::V; 2] {
+        [s.splat(T::ONE), s.splat(T::ZERO)]
+    }
 }
 
 /// What the factors of a training pass are drawn from.

@@ -28,6 +28,13 @@ impl Function for Elu {
     fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
         scaled(s, z, z, 1.0, self.0, self.0)
     }
+
+    #[inline(always)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        let slope = self.forward(s, z)[1];
+        // Left of 0 eᶻ is its own derivative.
+        [slope, s.select(s.lt(s.splat(T::ZERO), z), s.splat(T::ZERO), slope)]
+    }
 }
 
 /// [φ, φ′] of φ(z) = right·z for z > 0, else left·(eᵘ − 1), whose derivative is slope·eᵘ.

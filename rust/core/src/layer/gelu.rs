@@ -1,4 +1,5 @@
-//! GELU: y = z·Φ(z) with Φ(z) = ½(1 + erf(z/√2)); φ′ = Φ(z) + z·e^(−z²/2)/√(2π).
+//! GELU: y = z·Φ(z) with Φ(z) = ½(1 + erf(z/√2)); φ′ = Φ(z) + z·e^(−z²/2)/√(2π);
+//! φ″ = (2 − z²)·e^(−z²/2)/√(2π).
 //!
 //! φ is not monotonic, so φ′ cannot be had from y: the forward pass saves it, dz = dy·φ′.
 //! Hendrycks & Gimpel, arXiv:1606.08415; PyTorch's `approximate="none"`.
@@ -7,6 +8,9 @@ use super::Function;
 use crate::element::Element;
 use crate::math;
 use crate::simd::Simd;
+
+/// 1/√(2π)
+const FRAC_1_SQRT_2PI: f64 = 0.398_942_280_401_432_7;
 
 #[derive(Clone, Copy)]
 pub struct Gelu;
@@ -18,5 +22,15 @@ impl Function for Gelu {
     #[inline(always)]
     fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
         math::gelu::with_derivative(s, z).into()
+    }
+
+    #[inline(always)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        // Beyond this e^(−z²/2) is 0; −∞·0 is avoided.
+        let u = s.min(s.splat(T::lit(40.0)), s.abs(z));
+        let square = s.mul(u, u);
+        let density =
+            s.mul(T::exp(s, s.mul(square, s.splat(T::lit(-0.5)))), s.splat(T::lit(FRAC_1_SQRT_2PI)));
+        [self.forward(s, z)[1], s.mul(density, s.sub(s.splat(T::lit(2.0)), square))]
     }
 }

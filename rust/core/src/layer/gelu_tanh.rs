@@ -41,4 +41,19 @@ impl Function for GeluTanh {
         let z = s.copysign(a, z);
         [s.mul(x, sigma), s.mul(sigma, s.fma(s.mul(z, slope), rest, one))]
     }
+
+    #[inline(always)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        // With v = 2u: φ′ = σ + z·q·v′ and φ″ = q·(2v′ + z·((1 − 2σ)·v′² + v″)), where q = σ·(1 − σ).
+        let (one, end) = (s.splat(T::ONE), s.splat(T::lit(END)));
+        let z = s.max(s.neg(end), s.min(end, z));
+        let (square, twice) = (s.mul(z, z), s.splat(T::lit(TWICE)));
+        let v = s.mul(s.mul(twice, z), s.fma(s.splat(T::lit(CUBIC)), square, one));
+        let slope = s.mul(twice, s.fma(s.splat(T::lit(3.0 * CUBIC)), square, one));
+        let bend = s.mul(s.splat(T::lit(6.0 * CUBIC * TWICE)), z);
+        let (sigma, rest) = (T::sigmoid(s, v), T::sigmoid(s, s.neg(v)));
+        let q = s.mul(sigma, rest);
+        let inner = s.fma(s.mul(s.sub(rest, sigma), slope), slope, bend);
+        [s.fma(z, s.mul(q, slope), sigma), s.mul(q, s.fma(z, inner, s.add(slope, slope)))]
+    }
 }

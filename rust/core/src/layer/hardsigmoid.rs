@@ -28,4 +28,9 @@ impl Function for Hardsigmoid {
     fn backward<T: Element, S: Simd<T>>(self, s: S, dy: S::V, y: S::V) -> S::V {
         CLAMP.backward(s, s.mul(dy, s.splat(T::lit(1.0 / 6.0))), y)
     }
+
+    #[inline(always)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        [self.backward(s, s.splat(T::ONE), self.forward(s, z)[0]), s.splat(T::ZERO)]
+    }
 }

@@ -1,4 +1,5 @@
-//! Hardswish: y = z·min(max(z/6 + ½, 0), 1); φ′ = 0 for z ≤ −3, 1 for z ≥ 3, between them z/3 + ½.
+//! Hardswish: y = z·min(max(z/6 + ½, 0), 1); φ′ = 0 for z ≤ −3, 1 for z ≥ 3, between them z/3 + ½;
+//! φ″ = 1/3 between them, else 0.
 //!
 //! φ is not monotonic: φ′ is saved. Howard et al., arXiv:1905.02244.
 
@@ -27,5 +28,12 @@ impl Function for Hardswish {
         let slope = s.fma(z, s.splat(T::lit(1.0 / 3.0)), s.splat(T::lit(0.5)));
         let slope = s.select(s.lt(z, three), slope, one);
         [y, s.select(s.lt(s.neg(three), z), slope, zero)]
+    }
+
+    #[inline(always)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        let (zero, three, third) = (s.splat(T::ZERO), s.splat(T::lit(3.0)), s.splat(T::lit(1.0 / 3.0)));
+        let inside = s.select(s.lt(s.neg(three), z), s.select(s.lt(z, three), third, zero), zero);
+        [self.forward(s, z)[1], inside]
     }
 }

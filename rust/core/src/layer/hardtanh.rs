@@ -31,4 +31,9 @@ impl Function for Hardtanh {
         let below = s.select(s.lt(y, s.splat(T::lit(self.1))), dy, zero);
         s.select(s.lt(s.splat(T::lit(self.0)), y), below, zero)
     }
+
+    #[inline(always)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        [self.backward(s, s.splat(T::ONE), self.forward(s, z)[0]), s.splat(T::ZERO)]
+    }
 }

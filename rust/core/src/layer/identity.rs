@@ -19,4 +19,9 @@ impl Function for Identity {
     fn backward<T: Element, S: Simd<T>>(self, _: S, dy: S::V, _: S::V) -> S::V {
         dy
     }
+
+    #[inline(always)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, _: S::V) -> [S::V; 2] {
+        [s.splat(T::ONE), s.splat(T::ZERO)]
+    }
 }

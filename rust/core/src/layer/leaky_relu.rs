@@ -30,4 +30,10 @@ impl Function for LeakyRelu {
     fn backward<T: Element, S: Simd<T>>(self, s: S, dy: S::V, y: S::V) -> S::V {
         s.select(s.lt(s.splat(T::ZERO), y), dy, s.mul(s.splat(T::lit(self.0)), dy))
     }
+
+    #[inline(always)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        let (zero, one) = (s.splat(T::ZERO), s.splat(T::ONE));
+        [s.select(s.lt(zero, z), one, s.splat(T::lit(self.0))), zero]
+    }
 }

@@ -1,4 +1,5 @@
-//! Log-sigmoid: y = ln 1/(1 + e⁻ᶻ) = −softplus(−z) (in [`math`](crate::math)); dz = dy·(1 − eʸ).
+//! Log-sigmoid: y = ln 1/(1 + e⁻ᶻ) = −softplus(−z) (in [`math`](crate::math)); dz = dy·(1 − eʸ);
+//! φ″ = −eʸ·(1 − eʸ).
 
 use super::Function;
 use crate::element::Element;
@@ -19,5 +20,12 @@ impl Function for LogSigmoid {
     #[inline(always)]
     fn backward<T: Element, S: Simd<T>>(self, s: S, dy: S::V, y: S::V) -> S::V {
         s.mul(dy, softplus::derivative(s, s.neg(y)))
+    }
+
+    #[inline(always)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        // σ(−z)
+        let slope = T::sigmoid(s, s.neg(z));
+        [slope, s.neg(s.mul(slope, s.sub(s.splat(T::ONE), slope)))]
     }
 }

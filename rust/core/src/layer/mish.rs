@@ -30,4 +30,19 @@ impl Function for Mish {
         let second = s.mul(s.mul(s.splat(T::lit(4.0)), s.mul(u, e)), s.mul(s.add(e, one), s.mul(r, r)));
         [s.mul(s.max(s.splat(T::lit(low)), z), t), s.add(t, second)]
     }
+
+    #[inline(always)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        // With t = tanh ln(1 + e) and a = t′ = 4e·(1 + e)/(n + 2)²: φ′ = t + z·a, φ″ = a·(2 + z·(1 − σ − 2t·σ)).
+        let (one, two) = (s.splat(T::ONE), s.splat(T::lit(2.0)));
+        let u = s.max(s.splat(T::lit(-100.0)), s.min(s.splat(T::lit(30.0)), z));
+        let e = T::exp(s, u);
+        let n = s.mul(e, s.add(e, two));
+        let r = s.div(one, s.add(n, two));
+        let (t, sigma) = (s.mul(n, r), T::sigmoid(s, u));
+        // In an order in which nothing overflows.
+        let a = s.mul(s.mul(s.splat(T::lit(4.0)), s.mul(e, r)), s.mul(s.add(e, one), r));
+        let inner = s.fma(s.mul(two, t), s.neg(sigma), s.sub(one, sigma));
+        [s.fma(u, a, t), s.mul(a, s.fma(u, inner, two))]
+    }
 }

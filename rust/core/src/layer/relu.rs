@@ -24,4 +24,10 @@ impl Function for Relu {
         let zero = s.splat(T::ZERO);
         s.select(s.lt(zero, y), dy, zero)
     }
+
+    #[inline(always)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        let (zero, one) = (s.splat(T::ZERO), s.splat(T::ONE));
+        [s.select(s.lt(zero, z), one, zero), zero]
+    }
 }

@@ -26,4 +26,9 @@ impl Function for Relu6 {
     fn backward<T: Element, S: Simd<T>>(self, s: S, dy: S::V, y: S::V) -> S::V {
         SAME.backward(s, dy, y)
     }
+
+    #[inline(always)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        SAME.slopes(s, z)
+    }
 }

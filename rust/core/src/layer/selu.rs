@@ -25,4 +25,11 @@ impl Function for Selu {
     fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
         elu::scaled(s, z, z, LAMBDA, LAMBDA * ALPHA, LAMBDA * ALPHA)
     }
+
+    #[inline(always)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        let slope = self.forward(s, z)[1];
+        // Left of 0 eᶻ is its own derivative.
+        [slope, s.select(s.lt(s.splat(T::ZERO), z), s.splat(T::ZERO), slope)]
+    }
 }

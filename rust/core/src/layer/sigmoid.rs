@@ -1,4 +1,4 @@
-//! Sigmoid: y = 1/(1 + e⁻ᶻ) (in [`math`](crate::math)); dz = dy·y·(1 − y).
+//! Sigmoid: y = 1/(1 + e⁻ᶻ) (in [`math`](crate::math)); dz = dy·y·(1 − y); φ″ = y·(1 − y)·(1 − 2y).
 
 use super::Function;
 use crate::element::Element;
@@ -18,5 +18,12 @@ impl Function for Sigmoid {
     #[inline(always)]
     fn backward<T: Element, S: Simd<T>>(self, s: S, dy: S::V, y: S::V) -> S::V {
         s.mul(dy, s.mul(y, s.sub(s.splat(T::ONE), y)))
+    }
+
+    #[inline(always)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        let (y, one) = (T::sigmoid(s, z), s.splat(T::ONE));
+        let slope = s.mul(y, s.sub(one, y));
+        [slope, s.mul(slope, s.fma(s.splat(T::lit(-2.0)), y, one))]
     }
 }

@@ -1,4 +1,4 @@
-//! Sine: y = sin ωz; φ′ = ω·cos ωz, saved.
+//! Sine: y = sin ωz; φ′ = ω·cos ωz, saved; φ″ = −ω²·sin ωz.
 //!
 //! The activation of SIREN: Sitzmann, Martel, Bergman, Lindell & Wetzstein, arXiv:2006.09661. What goes with it
 //! are the first weights: [`Init::SirenFirst`](super::Init::SirenFirst) and [`Init::Siren`](super::Init::Siren).
@@ -25,5 +25,12 @@ impl Function for Sine {
         let omega = s.splat(T::lit(self.0));
         let (y, cos) = sin::sin_cos(s, s.mul(omega, z));
         [y, s.mul(omega, cos)]
+    }
+
+    #[inline(always)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        let omega = s.splat(T::lit(self.0));
+        let (sin, cos) = sin::sin_cos(s, s.mul(omega, z));
+        [s.mul(omega, cos), s.neg(s.mul(s.mul(omega, omega), sin))]
     }
 }

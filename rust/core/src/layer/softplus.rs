@@ -1,4 +1,5 @@
-//! Softplus: y = ln(1 + e^(βz))/β (in [`math`](crate::math)); dz = dy·σ(βz) = dy·(1 − e^(−βy)).
+//! Softplus: y = ln(1 + e^(βz))/β (in [`math`](crate::math)); dz = dy·σ(βz) = dy·(1 − e^(−βy));
+//! φ″ = β·σ(βz)·σ(−βz).
 //!
 //! φ grows everywhere, so that nothing need be saved; computed without cancellation, 1 − e⁻ʸ has
 //! about the relative error of y.
@@ -31,5 +32,12 @@ impl Function for Softplus {
     #[inline(always)]
     fn backward<T: Element, S: Simd<T>>(self, s: S, dy: S::V, y: S::V) -> S::V {
         s.mul(dy, softplus::derivative(s, s.mul(y, s.splat(T::lit(self.0)))))
+    }
+
+    #[inline(always)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        let beta = s.splat(T::lit(self.0));
+        let slope = T::sigmoid(s, s.mul(beta, z));
+        [slope, s.mul(beta, s.mul(slope, s.sub(s.splat(T::ONE), slope)))]
     }
 }

@@ -1,4 +1,5 @@
-//! Softsign: y = z/(1 + |z|); φ′ = 1/(1 + |z|)², saved, since (1 − |y|)² cancels for large |z|.
+//! Softsign: y = z/(1 + |z|); φ′ = 1/(1 + |z|)², saved, since (1 − |y|)² cancels for large |z|;
+//! φ″ = −2·sign(z)/(1 + |z|)³.
 
 use super::Function;
 use crate::element::Element;
@@ -17,5 +18,12 @@ impl Function for Softsign {
         let d = s.add(one, s.abs(z));
         let r = s.div(one, d);
         [s.div(z, d), s.mul(r, r)]
+    }
+
+    #[inline(always)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        let r = s.div(s.splat(T::ONE), s.add(s.splat(T::ONE), s.abs(z)));
+        let slope = s.mul(r, r);
+        [slope, s.copysign(s.mul(s.splat(T::lit(2.0)), s.mul(slope, r)), s.neg(z))]
     }
 }

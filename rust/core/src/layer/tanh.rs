@@ -1,4 +1,4 @@
-//! Tanh: y = tanh z (in [`math`](crate::math)); dz = dy·(1 − y²).
+//! Tanh: y = tanh z (in [`math`](crate::math)); dz = dy·(1 − y²); φ″ = −2y·(1 − y²).
 
 use super::Function;
 use crate::element::Element;
@@ -18,5 +18,12 @@ impl Function for Tanh {
     #[inline(always)]
     fn backward<T: Element, S: Simd<T>>(self, s: S, dy: S::V, y: S::V) -> S::V {
         s.mul(dy, s.fma(s.neg(y), y, s.splat(T::ONE)))
+    }
+
+    #[inline(always)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+        let y = T::tanh(s, z);
+        let slope = s.fma(s.neg(y), y, s.splat(T::ONE));
+        [slope, s.mul(s.mul(s.splat(T::lit(-2.0)), y), slope)]
     }
 }

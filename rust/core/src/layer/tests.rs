@@ -126,6 +126,40 @@ fn derivatives_are_those_of_the_outputs() {
 }
 
 #[test]
+fn second_derivatives_are_those_of_the_first() {
+    struct Run<'a>(Activation, Tangent<'a, f64>);
+    impl Op<f64> for Run<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn eval<S: Simd<f64>>(self, s: S) {
+            self.0.tangent(s, self.1);
+        }
+    }
+    let (h, n) = (6e-6, points().len());
+    for isa in Isa::available() {
+        for act in ALL {
+            let tangent = |by: f64| {
+                let mut value: Vec<f64> = points().iter().map(|z| z + by).collect();
+                let (mut dot, mut slope, mut bend) = (vec![2.0; n], vec![f64::NAN; n], vec![f64::NAN; n]);
+                let parts = Tangent { value: &mut value, dot: &mut dot, slope: &mut slope, bend: &mut bend };
+                dispatch(isa, Run(act, parts));
+                [value, dot, slope, bend]
+            };
+            let ([y, dot, slope, bend], up, down) = (tangent(0.0), tangent(h), tangent(-h));
+            let (forward, grad) = run::<f64>(isa, act, &points(), 1.0);
+            assert_eq!(y, forward, "{isa} {}", act.name());
+            for (i, z) in points().into_iter().enumerate() {
+                let place = format!("{isa} {} at {z}", act.name());
+                assert!((slope[i] - grad[i]).abs() < 1e-14, "{place}: {} {}", slope[i], grad[i]);
+                assert_eq!(dot[i], 2.0 * slope[i], "{place}");
+                let numeric = 2.0 * (up[2][i] - down[2][i]) / (2.0 * h);
+                assert!((bend[i] - numeric).abs() < 1e-8, "{place}: {} {numeric}", bend[i]);
+            }
+        }
+    }
+}
+
+#[test]
 fn at_a_kink_the_derivative_is_that_of_the_negative_side() {
     for isa in Isa::available() {
         assert_eq!(run::<f64>(isa, Activation::Relu, &[0.0, -0.0], 1.0).1, [0.0, 0.0]);

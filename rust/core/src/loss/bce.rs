@@ -57,3 +57,9 @@ fn element<T: Element, S: Simd<T>>(s: S, o: S::V, t: S::V, p: S::V) -> ([S::V; 2
     let right = s.select(s.lt(s.splat(T::lit(0.5)), t), said, s.sub(one, said));
     ([value, right], [slope])
 }
+
+/// ∂²ℓ/∂oⱼ² = (1 − tⱼ + pⱼ·tⱼ)·σ(oⱼ)·σ(−oⱼ)
+pub fn bend(o: f64, t: f64, p: f64) -> f64 {
+    let e = libm::exp(-o.abs());
+    (1.0 - t + p * t) * e / ((1.0 + e) * (1.0 + e))
+}

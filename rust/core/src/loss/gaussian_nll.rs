@@ -40,3 +40,25 @@ pub fn row<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, full: bool, eps: f64) 
     let constant = if full { 0.5 * std::f64::consts::TAU.ln() * k as f64 } else { 0.0 };
     RowLoss { loss: loss + constant, right: 0.0 }
 }
+
+/// ∂²ℓ/∂m², ∂²ℓ/∂m∂s and ∂²ℓ/∂s²: with q = d²/v and r = e^s/v they are 1/v, −d·r/v and ½·(2q − 1)·r² + ½·(1 − q)·r.
+/// Where the variance is above its bound r is 1 and the last q/2; where it is not, these are the derivatives
+/// of the gradient that passes through.
+pub fn bends(mean: f64, log: f64, t: f64, eps: f64) -> [f64; 3] {
+    let (inverse, r) = bounded(log, eps);
+    let d = mean - t;
+    let q = d * d * inverse;
+    [inverse, -d * inverse * r, 0.5 * (2.0 * q - 1.0) * r * r + 0.5 * (1.0 - q) * r]
+}
+
+/// Their means over targets from the distribution itself, where the mean of q is 1: the Fisher information.
+pub fn fisher(log: f64, eps: f64) -> [f64; 3] {
+    let (inverse, r) = bounded(log, eps);
+    [inverse, 0.0, 0.5 * r * r]
+}
+
+/// 1/v and e^s/v
+fn bounded(log: f64, eps: f64) -> (f64, f64) {
+    let bound = log.max(eps.ln());
+    (libm::exp(-bound), libm::exp(log - bound))
+}

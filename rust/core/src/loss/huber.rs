@@ -24,3 +24,8 @@ pub fn row<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, delta: f64) -> RowLoss
     );
     RowLoss { loss, right: 0.0 }
 }
+
+/// ∂²ℓ/∂oⱼ²: 1 up to δ, 0 beyond.
+pub fn bend(o: f64, t: f64, delta: f64) -> f64 {
+    f64::from((o - t).abs() <= delta)
+}

@@ -20,7 +20,10 @@ mod l1;
 mod mse;
 mod poisson_nll;
 mod quantile;
+mod second;
 mod soft_cross_entropy;
+
+pub use second::Second;
 
 use crate::element::Element;
 use crate::error::Error;

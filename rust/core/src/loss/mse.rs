@@ -1,4 +1,4 @@
-//! Squared error: ℓ = Σ (oⱼ − tⱼ)², ∂ℓ/∂oⱼ = 2·(oⱼ − tⱼ).
+//! Squared error: ℓ = Σ (oⱼ − tⱼ)², ∂ℓ/∂oⱼ = 2·(oⱼ − tⱼ), ∂²ℓ/∂oⱼ² = 2.
 
 use super::elements::elements;
 use super::{Row, RowLoss};
@@ -20,3 +20,6 @@ pub fn row<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>) -> RowLoss {
     );
     RowLoss { loss, right: 0.0 }
 }
+
+/// ∂²ℓ/∂oⱼ²
+pub const BEND: f64 = 2.0;

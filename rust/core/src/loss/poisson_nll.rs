@@ -57,3 +57,13 @@ fn counted<T: Element, S: Simd<T>>(s: S, t: S::V, full: bool, value: S::V) -> S:
     }
     s.select(s.lt(t, zero), s.splat(T::lit(f64::NAN)), value)
 }
+
+/// ∂²ℓ/∂oⱼ² where the output is the logarithm of the rate, e^oⱼ; of any target.
+pub fn log_rate_bend(o: f64) -> f64 {
+    libm::exp(o)
+}
+
+/// ∂²ℓ/∂oⱼ² where the output is the rate, tⱼ/(oⱼ + ε)².
+pub fn rate_bend(o: f64, t: f64, eps: f64) -> f64 {
+    t / ((o + eps) * (o + eps))
+}

@@ -1,6 +1,7 @@
 //! Cross-entropy of shares tⱼ ≥ 0 of the classes under softmax, with class weights wⱼ and label smoothing ε
 //! (Szegedy et al. 2016): with aⱼ = wⱼ·((1 − ε)·tⱼ + ε/n), A = Σ aⱼ, m = max oⱼ and Z = Σ e^(oⱼ−m),
-//! ℓ = A·ln Z + Σ aⱼ·(m − oⱼ),  ∂ℓ/∂oⱼ = A·e^(oⱼ−m)/Z − aⱼ. No term of the loss is negative.
+//! ℓ = A·ln Z + Σ aⱼ·(m − oⱼ),  ∂ℓ/∂oⱼ = A·e^(oⱼ−m)/Z − aⱼ,
+//! ∂²ℓ/∂oᵢ∂oⱼ = A·(pⱼ·[i = j] − pᵢ·pⱼ) with p = e^(o−m)/Z. No term of the loss is negative.
 
 use super::elements::elements;
 use super::{Row, RowLoss, first_of, max_of};
@@ -132,4 +133,26 @@ fn of_shares<T: Element, S: Simd<T>, const R: usize>(
         }
     }
     shares * libm::log(sum) + loss
+}
+
+/// A, what the shares weigh in sum.
+pub fn mass<T: Element>(share: impl Fn(usize) -> f64, n: usize, weights: &[T], smoothing: f64) -> f64 {
+    let part = |j: usize| (1.0 - smoothing) * share(j) + smoothing / n as f64;
+    (0..n).map(|j| weights.get(j).map_or(1.0, |w| w.to_f64()) * part(j)).sum()
+}
+
+/// into ← factor·(p∘v − p·pᵀv) with p = softmax(o): what the second derivatives of all losses of a softmax
+/// make of v.
+pub fn bend<T: Element>(output: &[T], cold: f64, v: &[T], into: &mut [T], factor: f64) {
+    let top = output.iter().fold(f64::NEG_INFINITY, |top, o| top.max(o.to_f64()));
+    let (mut sum, mut along) = (0.0, 0.0);
+    for ((o, v), into) in output.iter().zip(v).zip(&mut *into) {
+        let e = libm::exp((o.to_f64() - top) * cold);
+        sum += e;
+        along += e * v.to_f64();
+        *into = T::lit(e);
+    }
+    for (v, into) in v.iter().zip(into) {
+        *into = T::lit(factor * (into.to_f64() / sum) * (v.to_f64() - along / sum));
+    }
 }

@@ -1,0 +1,110 @@
+//! What the second derivatives of losses by the outputs make of a vector: row by row, and each loss in its file.
+//!
+//! A row is a few numbers, of which none is a product of matrices: this is plain code in double precision.
+
+use super::*;
+
+/// Which matrix of second derivatives by the outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Second {
+    /// That of the loss, at its targets. Kinks are passed over: a loss that is made of straight lines has 0.
+    Hessian,
+    /// Its mean over targets from the distribution whose negative log-likelihood the loss is: the Fisher
+    /// information of the outputs.
+    Fisher,
+}
+
+impl<T: Element> Objective<T> {
+    /// Checks that there is a distribution whose negative log-likelihood this is.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn check_fisher(&self) -> Result<(), Error> {
+        let even = self.constants.is_empty();
+        match self.loss {
+            Loss::CrossEntropy { smoothing: 0.0, .. } | Loss::BceWithLogits if even => Ok(()),
+            Loss::Mse | Loss::GaussianNll { .. } | Loss::PoissonNll { .. } => Ok(()),
+            loss => Err(Error::Unsupported(format!(
+                "{} with these options is no negative log-likelihood, so that it has no Fisher information; \
+                 MSELoss, CrossEntropyLoss and BCEWithLogitsLoss without weights and label smoothing, \
+                 GaussianNLLLoss and PoissonNLLLoss have one (the Gauss-Newton matrix is there for all)",
+                loss.name()
+            ))),
+        }
+    }
+
+    /// into ← scale · (∂²loss/∂output²)·v, for each row.
+    ///
+    /// # Panics
+    /// If the targets are of the other kind or shape; [`check`](Self::check) them first.
+    pub fn second(&self, kind: Second, rows: &Rows<'_, T>, v: MatRef<'_, T>, mut into: MatMut<'_, T>) {
+        for r in 0..rows.output.rows() {
+            let factor = rows.scale * rows.weight(r);
+            let into = into.row_mut(r);
+            if factor == 0.0 {
+                into.fill(T::ZERO);
+            } else {
+                let (output, v, row) = (rows.output.row(r), v.row(r), (rows.at)(r));
+                match rows.goals.targets {
+                    Targets::Labels(y) => self.second_of_label(y[row], output, v, into, factor),
+                    Targets::Values(y) => self.second_of_row(kind, y.row(row), output, v, into, factor),
+                }
+            }
+        }
+    }
+
+    fn second_of_label(&self, label: i64, output: &[T], v: &[T], into: &mut [T], factor: f64) {
+        let Loss::CrossEntropy { smoothing, ignore } = self.loss else {
+            unreachable!("only it takes labels")
+        };
+        let share = |j: usize| f64::from(j as i64 == label);
+        let mass = match label == ignore {
+            true => 0.0,
+            false => soft_cross_entropy::mass(share, output.len(), &self.constants, smoothing),
+        };
+        soft_cross_entropy::bend(output, 1.0, v, into, factor * mass);
+    }
+
+    fn second_of_row(&self, kind: Second, y: &[T], output: &[T], v: &[T], into: &mut [T], factor: f64) {
+        let fisher = kind == Second::Fisher;
+        let constant = |j: usize| self.constants.get(j).map_or(1.0, |c| c.to_f64());
+        let mut diagonal = |bend: &dyn Fn(usize, f64, f64) -> f64| {
+            for (j, into) in into.iter_mut().enumerate() {
+                let (o, t) = (output[j].to_f64(), y[j % y.len()].to_f64());
+                *into = T::lit(factor * bend(j, o, t) * v[j].to_f64());
+            }
+        };
+        match self.loss {
+            Loss::Mse => diagonal(&|_, _, _| mse::BEND),
+            Loss::L1 | Loss::Quantile => diagonal(&|_, _, _| 0.0),
+            Loss::Huber { delta } => diagonal(&|_, o, t| huber::bend(o, t, delta)),
+            Loss::BceWithLogits => diagonal(&|j, o, t| bce::bend(o, t, constant(j))),
+            Loss::PoissonNll { log_input: true, .. } => diagonal(&|_, o, _| poisson_nll::log_rate_bend(o)),
+            Loss::PoissonNll { eps, .. } => {
+                // The mean of a count is its rate.
+                diagonal(&|_, o, t| poisson_nll::rate_bend(o, if fisher { o } else { t }, eps));
+            }
+            Loss::CrossEntropy { smoothing, .. } => {
+                let mass = soft_cross_entropy::mass(|j| y[j].to_f64(), y.len(), &self.constants, smoothing);
+                soft_cross_entropy::bend(output, 1.0, v, into, factor * mass);
+            }
+            // τ²·KL: one τ goes with each derivative.
+            Loss::Distillation { temperature } => {
+                soft_cross_entropy::bend(output, 1.0 / temperature, v, into, factor);
+            }
+            Loss::GaussianNll { eps, .. } => {
+                let k = y.len();
+                for j in 0..k {
+                    let (mean, log) = (output[j].to_f64(), output[k + j].to_f64());
+                    let [a, b, c] = match fisher {
+                        true => gaussian_nll::fisher(log, eps),
+                        false => gaussian_nll::bends(mean, log, y[j].to_f64(), eps),
+                    };
+                    let (v0, v1) = (v[j].to_f64(), v[k + j].to_f64());
+                    into[j] = T::lit(factor * (a * v0 + b * v1));
+                    into[k + j] = T::lit(factor * (b * v0 + c * v1));
+                }
+            }
+        }
+    }
+}
