@@ -5,6 +5,16 @@ strategy, and learns one task after the other.
 """
 
 from thalweg.continual import metrics as metrics
+from thalweg.continual._baselines import Cumulative as Cumulative
+from thalweg.continual._baselines import FromScratch as FromScratch
+from thalweg.continual._baselines import Joint as Joint
+from thalweg.continual._baselines import Naive as Naive
+from thalweg.continual._buffers import BalancedBuffer as BalancedBuffer
+from thalweg.continual._buffers import Buffer as Buffer
+from thalweg.continual._buffers import ReservoirBuffer as ReservoirBuffer
+from thalweg.continual._replay import GDumb as GDumb
+from thalweg.continual._replay import NearestMean as NearestMean
+from thalweg.continual._replay import Replay as Replay
 from thalweg.continual._result import Result as Result
 from thalweg.continual._run import run as run
 from thalweg.continual._scenarios import from_arrays as from_arrays

@@ -142,6 +142,21 @@ class Strategy:
         self.end(task)
         return history
 
+    def step(self, x: Any, y: Any) -> float:
+        """Take a step on a batch of a stream, which belongs to no task.
+
+        Parameters
+        ----------
+        x, y : array_like
+            As in `Trainer.step`.
+
+        Returns
+        -------
+        float
+            The loss of the batch before the step.
+        """
+        return (self.trainer if self.inner is None else self.inner).step(x, y)
+
     def predict(self, x: Any, classes: Sequence[int] | None = None) -> Any:
         """Give the class of each sample.
 

@@ -1,0 +1,122 @@
+"""What strategies are compared with: doing nothing, keeping everything, beginning anew."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from thalweg._history import History
+from thalweg._trainer import Trainer
+from thalweg.continual._strategy import Strategy
+from thalweg.continual._task import Scenario, Task
+from thalweg.errors import ArgumentError
+
+
+class Naive(Strategy):
+    """Learns one task after the other and does nothing against forgetting: the lower bound.
+
+    Parameters
+    ----------
+    inner : Trainer or Strategy
+        What does the training.
+    """
+
+
+class FromScratch(Strategy):
+    """Begins every task with the weights and the optimizer as they were when this was made.
+
+    As Avalanche's ``FromScratchTraining``. Around `Cumulative` it is a network that is trained
+    anew on everything whenever a task comes.
+
+    Parameters
+    ----------
+    inner : Trainer or Strategy
+        What does the training.
+    """
+
+    def __init__(self, inner: Trainer | Strategy) -> None:
+        super().__init__(inner)
+        self._initial = self.trainer.copy()
+
+    def begin(self, task: Task) -> None:
+        """Take back what has been learned."""
+        self.trainer._become(self._initial)
+        super().begin(task)
+
+
+class Cumulative(Strategy):
+    """Learns each task together with all earlier ones: what could be had without a memory limit.
+
+    Every task takes as many steps as with any other strategy, on batches of all the rows so far.
+
+    Parameters
+    ----------
+    inner : Trainer or Strategy
+        What does the training.
+    scenario : Scenario
+        Where the earlier tasks are taken from.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not a scenario.
+    """
+
+    def __init__(self, inner: Trainer | Strategy, scenario: Scenario) -> None:
+        super().__init__(inner)
+        if not isinstance(scenario, Scenario):
+            raise ArgumentError(f"scenario must be a Scenario; got {scenario!r}")
+        self._scenario = scenario
+        self._union: Task | None = None
+
+    def begin(self, task: Task) -> None:
+        """Put the rows together."""
+        super().begin(self._all(task))
+
+    def learn(self, task: Task, **options: Any) -> History:
+        """Learn from all of them; options as of `Strategy.learn`."""
+        return super().learn(self._all(task), **options)
+
+    def _sources(self, task: Task) -> list[Task]:
+        """Give the tasks whose rows are learned."""
+        return list(self._scenario[: task.index + 1])
+
+    def _all(self, task: Task) -> Task:
+        """Give the task with the rows of all; the latest is kept."""
+        if self._union is None or self._union.index != task.index:
+            sources = self._sources(task)
+            x, y = (np.concatenate([getattr(t, name) for t in sources]) for name in ("x", "y"))
+            weight = None
+            if any(t.sample_weight is not None for t in sources):
+                weight = np.concatenate(
+                    [
+                        np.ones(len(t.y)) if t.sample_weight is None else t.sample_weight
+                        for t in sources
+                    ]
+                )
+            union = task.with_data(x, y, weight)
+            self._union = dataclasses.replace(union, active=sources[-1].active)
+        return self._union
+
+
+class Joint(Cumulative):
+    """Learns all tasks of a scenario together from the beginning: the upper bound.
+
+    It takes the steps that other strategies take on each task, so the last row of the matrix is
+    after as many steps on everything as they took in all.
+
+    Parameters
+    ----------
+    inner : Trainer or Strategy
+        What does the training.
+    scenario : Scenario
+        What is learned.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not a scenario.
+    """
+
+    def _sources(self, task: Task) -> list[Task]:
+        return list(self._scenario)

@@ -1,0 +1,316 @@
+"""Memories of samples, of a fixed size.
+
+A buffer keeps rows of several arrays that belong together (``x``, ``y``, and what a strategy adds,
+such as logits), all in arrays that are made once. Its random numbers are its own, so what it keeps
+does not depend on who else draws some.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from thalweg import _checks
+from thalweg.errors import ArgumentError, ShapeError
+
+
+class Buffer:
+    """Base of all buffers.
+
+    Parameters
+    ----------
+    capacity : int
+        How many samples it keeps.
+    seed : int, keyword only, default 0
+        Of its random numbers.
+    """
+
+    def __init__(self, capacity: int, *, seed: int = 0) -> None:
+        self.capacity = _checks.integer("capacity", capacity, 1)
+        self._generator = np.random.default_rng(_checks.integer("seed", seed, 0))
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def add(
+        self,
+        *,
+        group: int | tuple[int, ...] = 0,
+        features: Callable[[Any], Any] | None = None,
+        **columns: Any,
+    ) -> None:
+        """Offer samples.
+
+        Parameters
+        ----------
+        group : int or tuple of int, keyword only, default 0
+            What they belong to besides their labels, the task's index mostly.
+        features : callable, keyword only, optional
+            Gives the features of samples `x`, for buffers that choose by them.
+        **columns : array_like
+            ``x``, ``y`` and more, with as many rows.
+        """
+        raise NotImplementedError
+
+    def rows(self) -> dict[str, Any]:
+        """Give what is kept, by column; not to be written to."""
+        raise NotImplementedError
+
+    def sample(self, size: int) -> dict[str, Any]:
+        """Draw samples, all different; all of them, if there are fewer."""
+        there = len(self)
+        picked = self._generator.choice(there, min(size, there), replace=False)
+        return {name: column[picked] for name, column in self.rows().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give everything, as arrays and plain data."""
+        return {"generator": self._generator.bit_generator.state}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._generator.bit_generator.state = state["generator"]
+
+
+class ReservoirBuffer(Buffer):
+    r"""Keeps a uniform sample of all that it was ever offered, however much that is.
+
+    Algorithm R: the `n`-th sample takes the place of one that is kept, each with equal chances,
+    with probability :math:`c/n` for the capacity :math:`c`. So at any time each sample so far is
+    kept with the same probability. Every sample takes one random number, whether samples come one by one
+    or all at once.
+
+    Parameters
+    ----------
+    capacity : int
+        How many samples it keeps.
+    seed : int, keyword only, default 0
+        Of its random numbers.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+
+    References
+    ----------
+    Vitter 1985, "Random sampling with a reservoir", ACM TOMS 11.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from thalweg.continual import ReservoirBuffer
+    >>> buffer = ReservoirBuffer(3, seed=0)
+    >>> buffer.add(x=np.arange(100.0).reshape(-1, 1), y=np.arange(100))
+    >>> len(buffer), buffer.rows()["x"].shape
+    (3, (3, 1))
+    """
+
+    def __init__(self, capacity: int, *, seed: int = 0) -> None:
+        super().__init__(capacity, seed=seed)
+        self._columns: dict[str, Any] = {}
+        self._seen = 0
+
+    def __len__(self) -> int:
+        return min(self._seen, self.capacity)
+
+    @property
+    def seen(self) -> int:
+        """How many samples it was offered."""
+        return self._seen
+
+    def add(
+        self,
+        *,
+        group: int | tuple[int, ...] = 0,
+        features: Callable[[Any], Any] | None = None,
+        **columns: Any,
+    ) -> None:
+        """Offer samples; `group` and `features` are of no concern here."""
+        arrays = _columns(columns)
+        count = len(next(iter(arrays.values())))
+        if not self._columns:
+            self._columns = {
+                name: np.zeros((self.capacity, *a.shape[1:]), a.dtype) for name, a in arrays.items()
+            }
+        numbers = np.arange(self._seen, self._seen + count)
+        # A number in [0, n] for the n-th sample, n from 0; what comes late takes its place later.
+        places = self._generator.integers(0, numbers + 1)
+        places = np.where(numbers < self.capacity, numbers, places)
+        kept = places < self.capacity
+        for name, array in arrays.items():
+            # Of several rows for one place, the last one stays.
+            self._columns[name][places[kept]] = array[kept]
+        self._seen += count
+
+    def rows(self) -> dict[str, Any]:
+        """Give what is kept, by column; not to be written to."""
+        return {name: column[: len(self)] for name, column in self._columns.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give everything, as arrays and plain data."""
+        return {**super().state_dict(), "seen": self._seen, "columns": dict(self._columns)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        super().load_state_dict(state)
+        self._seen, self._columns = state["seen"], dict(state["columns"])
+
+
+class BalancedBuffer(Buffer):
+    r"""Keeps as many samples of each class of each task.
+
+    Parameters
+    ----------
+    capacity : int
+        How many samples it keeps; an equal share for each class so far. When a new one comes, the
+        others give room.
+    per_class : bool, keyword only, default False
+        Whether `capacity` is of each class instead, as van de Ven's budget is.
+    select : {"random", "herding"}, keyword only
+        Which samples of a class: a uniform sample of all of it, or those whose mean feature stays
+        nearest to that of the class, in the order in which they were chosen (of the samples that
+        are offered together and those that are kept).
+    seed : int, keyword only, default 0
+        Of its random numbers.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+
+    References
+    ----------
+    Rebuffi et al. 2017, "iCaRL", algorithms 4 and 5 (herding, on features of unit length).
+    """
+
+    def __init__(
+        self, capacity: int, *, per_class: bool = False, select: str = "random", seed: int = 0
+    ) -> None:
+        super().__init__(capacity, seed=seed)
+        self._per_class = _checks.flag("per_class", per_class)
+        self._herding = _checks.one_of("select", select, ("random", "herding")) == "herding"
+        self._groups: dict[str, dict[str, Any]] = {}
+        self._seen: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return sum(len(columns["x"]) for columns in self._groups.values())
+
+    def add(
+        self,
+        *,
+        group: int | tuple[int, ...] = 0,
+        features: Callable[[Any], Any] | None = None,
+        **columns: Any,
+    ) -> None:
+        """Offer samples; those of one label in one `group` are of one class."""
+        arrays = _columns(columns)
+        if self._herding and features is None:
+            raise ArgumentError('select="herding" needs the features of samples; see Replay')
+        y = arrays["y"]
+        one_of_many = y.ndim == 1 and y.dtype.kind in "iub"
+        parts = {}
+        for label in np.unique(y).tolist() if one_of_many else [0]:
+            mine = np.flatnonzero(y == label) if one_of_many else np.arange(len(y))
+            parts[f"{group}/{label}"] = {name: array[mine] for name, array in arrays.items()}
+        known = len(self._groups.keys() | parts.keys())
+        quota = self.capacity if self._per_class else self.capacity // known
+        if quota == 0:
+            raise ArgumentError(
+                f"capacity={self.capacity} leaves no sample for each of {known} classes"
+            )
+        for key in self._groups.keys() - parts.keys():
+            self._shrink(key, quota)
+        for key, part in parts.items():
+            self._offer(key, part, quota, features)
+
+    def _shrink(self, key: str, quota: int) -> None:
+        """Let a group keep at most so many: the first of a herd, or any."""
+        columns = self._groups[key]
+        if len(columns["x"]) > quota:
+            kept: Any = slice(quota)
+            if not self._herding:
+                kept = np.sort(self._generator.choice(len(columns["x"]), quota, replace=False))
+            self._groups[key] = {name: column[kept].copy() for name, column in columns.items()}
+
+    def _offer(
+        self, key: str, part: dict[str, Any], quota: int, features: Callable[[Any], Any] | None
+    ) -> None:
+        """Take samples of one group in."""
+        if key in self._groups:
+            self._shrink(key, quota)
+        old = self._groups.get(key)
+        if self._herding:
+            assert features is not None
+            if old is not None:
+                part = {name: np.concatenate([old[name], part[name]]) for name in part}
+            chosen = herd(features(part["x"]), quota)
+            self._groups[key] = {name: column[chosen] for name, column in part.items()}
+            return
+        seen = self._seen.get(key, 0)
+        count = len(part["x"])
+        if old is None:
+            old = {name: column[:0] for name, column in part.items()}
+        room = max(0, min(quota - len(old["x"]), count))
+        # What was kept of more than fits is a uniform sample; so is a reservoir of what comes now.
+        columns = {name: np.concatenate([old[name], part[name][:room]]) for name in part}
+        numbers = np.arange(seen + room, seen + count)
+        places = self._generator.integers(0, numbers + 1)
+        kept = places < len(columns["x"])
+        for name, column in columns.items():
+            column[places[kept]] = part[name][room:][kept]
+        self._groups[key] = columns
+        self._seen[key] = seen + count
+
+    def rows(self) -> dict[str, Any]:
+        """Give what is kept, by column; not to be written to."""
+        groups = list(self._groups.values())
+        if not groups:
+            return {}
+        return {name: np.concatenate([group[name] for group in groups]) for name in groups[0]}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give everything, as arrays and plain data."""
+        groups = {key: dict(columns) for key, columns in self._groups.items()}
+        return {**super().state_dict(), "groups": groups, "seen": dict(self._seen)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        super().load_state_dict(state)
+        self._groups = {key: dict(columns) for key, columns in state["groups"].items()}
+        self._seen = dict(state["seen"])
+
+
+def herd(features: Any, count: int) -> Any:
+    r"""Choose rows whose mean stays nearest to that of all, one after the other.
+
+    Row `k` is that which makes :math:`\lVert \mu - \frac1k \sum_{j \le k} \varphi_j \rVert` least,
+    of those not chosen yet, where features :math:`\varphi` have unit length.
+    """
+    unit = unit_length(np.asarray(features, dtype=np.float64))
+    mean = unit.mean(axis=0)
+    total = np.zeros_like(mean)
+    chosen = np.zeros(min(count, len(unit)), dtype=np.int64)
+    free = np.ones(len(unit), dtype=bool)
+    squares = (unit**2).sum(axis=1) / 2
+    for k in range(len(chosen)):
+        # |(k+1) mean - total - f|^2 is least where f.((k+1) mean - total) - |f|^2 / 2 is greatest.
+        gain = np.where(free, unit @ ((k + 1) * mean - total) - squares, -np.inf)
+        chosen[k] = gain.argmax()
+        free[chosen[k]] = False
+        total += unit[chosen[k]]
+    return chosen
+
+
+def unit_length(rows: Any) -> Any:
+    """Divide rows by their lengths; rows of zeros stay."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(lengths == 0, 1, lengths)
+
+
+def _columns(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Give columns as arrays, if they have as many rows."""
+    arrays = {name: np.asarray(column) for name, column in columns.items()}
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if "x" not in arrays or "y" not in arrays or len(set(lengths.values())) > 1:
+        raise ShapeError(f"a buffer takes x and y, and more, with as many rows; got {lengths}")
+    return arrays

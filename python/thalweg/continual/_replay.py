@@ -1,0 +1,301 @@
+"""Replay: some of what was learned is learned again, with what is new."""
+
+from typing import Any
+
+import numpy as np
+
+from thalweg import _checks, _core
+from thalweg._history import History
+from thalweg._trainer import Trainer
+from thalweg.continual import _batches
+from thalweg.continual._buffers import BalancedBuffer, Buffer, ReservoirBuffer, unit_length
+from thalweg.continual._features import body
+from thalweg.continual._strategy import Strategy, largest, mean_history
+from thalweg.continual._task import Task
+from thalweg.errors import ArgumentError, UnsupportedError
+
+#: Steps whose rows are gathered at once.
+_CHUNK = 32
+
+
+def buffer_of(buffer: Buffer | int) -> Buffer:
+    """Give a buffer; a number is the capacity of a reservoir."""
+    return buffer if isinstance(buffer, Buffer) else ReservoirBuffer(buffer)
+
+
+class Replay(Strategy):
+    r"""Mixes samples of earlier tasks into every batch: experience replay.
+
+    Parameters
+    ----------
+    inner : Trainer or Strategy
+        What does the training.
+    buffer : Buffer or int
+        Where samples are kept; a number is the capacity of a `ReservoirBuffer`. It takes a task's
+        samples in when the task ends.
+    batch_size : int, keyword only, optional
+        Samples of the buffer in each step; by default as many as new ones. If fewer are kept, all
+        of them.
+    weighting : {"tasks", "rows"}, keyword only
+        ``"tasks"``: on the `k`-th task the loss is
+        :math:`\frac1k L_\mathrm{new} + (1 - \frac1k) L_\mathrm{replay}`, each a mean over its rows,
+        as by van de Ven, so that all tasks count alike. ``"rows"``: the mean over all rows, as by
+        Avalanche and mammoth.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+    UnsupportedError
+        During a task with weights of samples.
+
+    Notes
+    -----
+    Passes over the buffer are without repetition, in an order of their own each, and leave out a
+    last batch that would be short. Batches are gathered for many steps at once and trained in one
+    call of the core, so that a step costs little more than its arithmetic.
+
+    References
+    ----------
+    Chaudhry et al. 2019, "On tiny episodic memories in continual learning"; van de Ven, Tuytelaars
+    & Tolias 2022, "Three types of incremental learning".
+
+    Examples
+    --------
+    >>> import thalweg as tw
+    >>> from thalweg import continual, nn, optim
+    >>> model = nn.Sequential(nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 10))
+    >>> trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+    >>> strategy = continual.Replay(trainer, continual.BalancedBuffer(100, per_class=True))
+    """
+
+    def __init__(
+        self,
+        inner: Trainer | Strategy,
+        buffer: Buffer | int,
+        *,
+        batch_size: int | None = None,
+        weighting: str = "tasks",
+    ) -> None:
+        super().__init__(inner)
+        self.buffer = buffer_of(buffer)
+        self._batch = None if batch_size is None else _checks.integer("batch_size", batch_size, 1)
+        self._weighting = _checks.one_of("weighting", weighting, ("tasks", "rows"))
+
+    def learn(
+        self,
+        task: Task,
+        *,
+        steps: int,
+        start: int = 0,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ) -> History:
+        """Take some steps on batches of new and of kept samples; see `Strategy.learn`."""
+        options: dict[str, Any] = {"batch_size": batch_size, "shuffle": shuffle}
+        options["drop_last"] = drop_last
+        if not len(self.buffer):
+            return super().learn(task, steps=steps, start=start, **options)
+        if task.sample_weight is not None:
+            raise UnsupportedError("Replay does not take tasks with sample_weight")
+        seed, memory = self.trainer.model.seed, self.buffer.rows()
+        more = min(self._batch or batch_size, len(self.buffer))
+        parts = []
+        for x, y, _ in _batches.chunks(
+            task, seed=seed, steps=steps, start=start, most=_CHUNK, **options
+        ):
+            count = -(-len(x) // batch_size)
+            kept = _kept(len(self.buffer), task.index, seed, start, count, more)
+            start += count
+            mixed = self._mix(task, (x, y), memory, kept, batch_size, more)
+            size = batch_size + more
+            history = super().learn(mixed, steps=count, batch_size=size, shuffle=False)
+            parts.append((len(x), history))
+        return mean_history(parts)
+
+    def _mix(
+        self, task: Task, new: tuple[Any, Any], memory: Any, kept: Any, size: int, more: int
+    ) -> Task:
+        """Put `more` kept rows behind every `size` new ones."""
+        steps, rows = len(kept), len(new[0])
+        of_step = np.full(steps, size)
+        of_step[-1] = rows - size * (steps - 1)  # the last batch of a pass may be short
+        place = np.arange(rows) + np.arange(rows) // size * more
+        begin = np.arange(steps) * (size + more) + of_step
+        old = (begin[:, None] + np.arange(more)).ravel()
+        mixed = []
+        for fresh, name in zip(new, ("x", "y"), strict=True):
+            array = np.empty((rows + steps * more, *fresh.shape[1:]), fresh.dtype)
+            array[place] = fresh
+            array[old] = memory[name][kept.ravel()]
+            mixed.append(array)
+        weight = None
+        if self._weighting == "tasks":
+            share = 1 / (task.index + 1)
+            weight = np.empty(len(mixed[0]))
+            weight[place] = np.repeat(share / of_step, of_step)
+            weight[old] = (1 - share) / more
+        return task.with_data(mixed[0], mixed[1], weight)
+
+    def end(self, task: Task) -> None:
+        """Let the buffer take samples of the task in."""
+        super().end(task)
+        keep(self.buffer, self.trainer, task)
+
+    def step(self, x: Any, y: Any) -> float:
+        """Take a step of a stream: learn new samples with kept ones, then keep some of them.
+
+        Parameters
+        ----------
+        x, y : array_like
+            New samples, as `Trainer.step` takes them. There are no tasks here: all rows count the
+            same.
+
+        Returns
+        -------
+        float
+            The loss of all the rows before the step.
+        """
+        x, y = np.asarray(x), np.asarray(y)
+        if len(self.buffer):
+            kept = self.buffer.sample(self._batch or len(x))
+            loss = super().step(np.concatenate([x, kept["x"]]), np.concatenate([y, kept["y"]]))
+        else:
+            loss = super().step(x, y)
+        self.buffer.add(x=x, y=y)
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what this strategy has gathered."""
+        return {**super().state_dict(), "buffer": self.buffer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        super().load_state_dict(state)
+        self.buffer.load_state_dict(state["buffer"])
+
+
+class GDumb(Strategy):
+    """Keeps a balanced memory and, for every task, trains a fresh network on that alone.
+
+    Parameters
+    ----------
+    inner : Trainer or Strategy
+        What does the training; begins every task as it was when this was made.
+    buffer : Buffer or int
+        Where samples are kept; a number is the capacity of a `BalancedBuffer`.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+
+    Notes
+    -----
+    The paper trains once, at the end, with a schedule of its own; here a network is trained for
+    every task, so that there is something to be judged, with the steps of any other strategy.
+
+    References
+    ----------
+    Prabhu, Torr & Dokania 2020, "GDumb: a simple approach that questions our progress in continual
+    learning".
+    """
+
+    def __init__(self, inner: Trainer | Strategy, buffer: Buffer | int) -> None:
+        super().__init__(inner)
+        self.buffer = buffer if isinstance(buffer, Buffer) else BalancedBuffer(buffer)
+        self._initial = self.trainer.copy()
+
+    def begin(self, task: Task) -> None:
+        """Keep samples of the task, and begin anew."""
+        keep(self.buffer, self.trainer, task)
+        self.trainer._become(self._initial)
+        super().begin(task)
+
+    def learn(self, task: Task, **options: Any) -> History:
+        """Learn what is kept; options as of `Strategy.learn`."""
+        rows = self.buffer.rows()
+        return super().learn(task.with_data(rows["x"], rows["y"]), **options)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what this strategy has gathered."""
+        return {**super().state_dict(), "buffer": self.buffer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        super().load_state_dict(state)
+        self.buffer.load_state_dict(state["buffer"])
+
+
+class NearestMean(Strategy):
+    """Tells classes by the nearest mean of kept samples' features, as iCaRL does.
+
+    Around a strategy with a buffer, as ``NearestMean(Replay(trainer, BalancedBuffer(2000,
+    select="herding")))``. Training is that of the inner strategy; iCaRL's own loss, binary
+    cross-entropy with distillation, is not part of this.
+
+    Parameters
+    ----------
+    inner : Strategy
+        One with a ``buffer``; its samples' means stand for the classes.
+
+    Raises
+    ------
+    ArgumentError
+        If the strategy has no buffer, or the model nothing before its last `nn.Linear`.
+
+    References
+    ----------
+    Rebuffi et al. 2017, "iCaRL: incremental classifier and representation learning", algorithm 1:
+    features and means are divided by their lengths.
+    """
+
+    def __init__(self, inner: Strategy) -> None:
+        if not isinstance(getattr(inner, "buffer", None), Buffer):
+            raise ArgumentError(
+                "NearestMean goes around a strategy with a buffer, as Replay(trainer, ...); "
+                f"got {inner!r}"
+            )
+        super().__init__(inner)
+        self._buffer: Buffer = inner.__dict__["buffer"]
+        body(self.trainer.model)  # that there is one is seen now, not after the first task
+
+    def predict(self, x: Any, classes: Any = None) -> Any:
+        """Give the class whose mean is nearest; before anything is kept, as the inner strategy."""
+        if not len(self._buffer):
+            return super().predict(x, classes)
+        rows, features = self._buffer.rows(), body(self.trainer.model)
+        kept = unit_length(features(rows["x"]).astype(np.float64))
+        labels = np.unique(rows["y"])
+        means = unit_length(np.stack([kept[rows["y"] == label].mean(axis=0) for label in labels]))
+        # Of vectors of one length, the nearest is the one with the largest product. Classes of
+        # which nothing is kept are never nearest.
+        nearness = np.full((len(x), self.trainer.model.out_features), -np.inf)
+        nearness[:, labels] = features(x) @ means.T
+        return largest(nearness, classes)
+
+
+def keep(buffer: Buffer, trainer: Trainer, task: Task) -> None:
+    """Offer a task's samples to a buffer."""
+    herding = getattr(buffer, "_herding", False)
+    features = body(trainer.model) if herding else None
+    x, y = np.asarray(task.x), np.asarray(task.y)
+    buffer.add(group=task.index, features=features, x=x, y=y)
+
+
+def _kept(rows: int, index: int, seed: int, start: int, steps: int, size: int) -> Any:
+    """Choose rows of a memory for some steps of a task, shape (steps, size); nothing is stored."""
+    batches = rows // size
+    orders: dict[int, Any] = {}
+    chosen = np.empty((steps, size), np.int64)
+    for step in range(steps):
+        number, batch = divmod(start + step, batches)
+        if number not in orders:
+            # Another stream than that of the task's own rows.
+            orders[number] = _core.epoch_order(rows, ~seed & _MASK, (index << 32) + number)
+        chosen[step] = orders[number][batch * size : (batch + 1) * size]
+    return chosen
+
+
+_MASK = (1 << 62) - 1

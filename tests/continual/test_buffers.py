@@ -1,0 +1,141 @@
+"""Buffers keep what they say, with the chances that they say."""
+
+import numpy as np
+import pytest
+
+from thalweg.continual import BalancedBuffer, ReservoirBuffer
+from thalweg.continual._buffers import herd
+from thalweg.errors import ArgumentError, ShapeError
+
+
+def offer(buffer, numbers, labels=None, **more):
+    numbers = np.asarray(numbers)
+    labels = np.zeros(len(numbers), int) if labels is None else labels
+    buffer.add(x=numbers[:, None].astype(np.float32), y=labels, **more)
+    return buffer
+
+
+def kept(buffer):
+    return buffer.rows()["x"][:, 0].astype(int)
+
+
+def is_uniform(counts, trials, size):
+    """Pearson's test that every item is kept equally often; at 1 in a thousand."""
+    stats = pytest.importorskip("scipy.stats")
+    share = size / len(counts)
+    # Under simple random sampling the counts' variance is trials * share * (1 - share).
+    statistic = ((counts - trials * share) ** 2).sum() / (trials * share * (1 - share))
+    statistic *= (len(counts) - 1) / len(counts)
+    return stats.chi2.sf(statistic, len(counts) - 1) > 1e-3
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_a_reservoir_is_a_uniform_sample_of_all(parts):
+    """10 of 100 items, 2000 times; offered at once, and in four parts."""
+    counts = np.zeros(100)
+    for seed in range(2000):
+        buffer = ReservoirBuffer(10, seed=seed)
+        for some in np.split(np.arange(100), parts):
+            offer(buffer, some)
+        assert len(set(kept(buffer))) == 10
+        counts[kept(buffer)] += 1
+    assert is_uniform(counts, 2000, 10)
+
+
+def test_pearsons_test_would_see_a_bias(rng):
+    """Items of the first half are kept a tenth more often."""
+    chances = np.where(np.arange(100) < 50, 1.1, 1.0)
+    picked = [rng.choice(100, 10, False, chances / chances.sum()) for _ in range(3000)]
+    assert not is_uniform(np.bincount(np.concatenate(picked), minlength=100), 3000, 10)
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+def test_a_balanced_buffer_is_a_uniform_sample_of_each_class_also_after_giving_room(per_class):
+    """Class 0 comes in two parts, before and after class 1 took its share."""
+    counts = np.zeros(80)
+    for seed in range(1000):
+        buffer = BalancedBuffer(8 if per_class else 16, per_class=per_class, seed=seed)
+        offer(buffer, np.arange(20))
+        offer(buffer, np.arange(40, 80), np.ones(40, int))
+        offer(buffer, np.arange(20, 40))
+        assert len(buffer) == 16
+        counts[kept(buffer)] += 1
+    assert counts[:40].sum() == counts[40:].sum() == 8 * 1000
+    assert is_uniform(counts[:40], 1000, 8)
+    assert is_uniform(counts[40:], 1000, 8)
+
+
+def test_a_reservoir_does_not_depend_on_how_samples_are_dealt_out():
+    whole = offer(ReservoirBuffer(7, seed=4), np.arange(200))
+    parts = ReservoirBuffer(7, seed=4)
+    for some in np.split(np.arange(200), [1, 2, 3, 50, 199]):
+        offer(parts, some)
+    np.testing.assert_array_equal(kept(whole), kept(parts))
+    assert whole.seen == parts.seen == 200
+
+
+def test_classes_of_different_tasks_are_different():
+    buffer = BalancedBuffer(3, per_class=True)
+    offer(buffer, range(10), np.arange(10) % 2, group=0)
+    offer(buffer, range(10, 20), np.arange(10) % 2, group=1)
+    assert len(buffer) == 12
+    assert sorted(buffer.rows()["y"]) == [0] * 6 + [1] * 6
+
+
+def test_herding_against_all_that_could_be_chosen(rng):
+    """Each choice is the best of those that are left, by the definition."""
+    features = rng.standard_normal((12, 3)) + 1
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    chosen = herd(features, 6)
+    for k in range(6):
+        left = [i for i in range(12) if i not in chosen[:k]]
+        distance = [
+            np.linalg.norm(unit.mean(0) - (unit[chosen[:k]].sum(0) + unit[i]) / (k + 1))
+            for i in left
+        ]
+        assert chosen[k] == left[int(np.argmin(distance))]
+
+
+def test_a_herd_that_gives_room_keeps_its_first(rng):
+    x = rng.standard_normal((30, 2)).astype(np.float32)
+    buffer = BalancedBuffer(10, select="herding")
+    buffer.add(x=x, y=np.zeros(30, int), features=lambda rows: rows)
+    first = buffer.rows()["x"].copy()
+    np.testing.assert_array_equal(first, x[herd(x, 10)])
+    buffer.add(x=x, y=np.ones(30, int), features=lambda rows: rows)
+    np.testing.assert_array_equal(buffer.rows()["x"][:5], first[:5])
+
+
+@pytest.mark.parametrize("make", [ReservoirBuffer, BalancedBuffer])
+def test_state(make):
+    buffer = offer(make(6, seed=1), np.arange(50), np.arange(50) % 3)
+    twin = make(6, seed=99)
+    twin.load_state_dict(buffer.state_dict())
+    for one in (buffer, twin):
+        offer(one, np.arange(50, 90), np.arange(40) % 3)
+    np.testing.assert_array_equal(kept(buffer), kept(twin))
+    np.testing.assert_array_equal(buffer.sample(3)["x"], twin.sample(3)["x"])
+
+
+def test_samples_are_different_ones_with_what_belongs_to_them():
+    buffer = offer(ReservoirBuffer(20), np.arange(100), np.arange(100) % 7)
+    for _ in range(50):
+        some = buffer.sample(5)
+        assert len(set(some["x"][:, 0])) == 5
+        np.testing.assert_array_equal(some["x"][:, 0] % 7, some["y"])
+    assert len(buffer.sample(1000)["y"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: ReservoirBuffer(0), ArgumentError, "capacity must be an integer >= 1"),
+        (lambda: BalancedBuffer(5, select="best"), ArgumentError, "select must be one of"),
+        (lambda: offer(BalancedBuffer(2), range(3), np.arange(3)), ArgumentError, "each of 3"),
+        (lambda: offer(BalancedBuffer(2, select="herding"), range(3)), ArgumentError, "features"),
+        (lambda: ReservoirBuffer(2).add(x=np.ones((2, 1)), y=[1]), ShapeError, "as many rows"),
+    ],
+)
+def test_what_is_wrong_is_said(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -1,0 +1,221 @@
+"""Baselines and replay, against the same training written out by hand."""
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import continual, nn
+from thalweg.continual import BalancedBuffer, ReservoirBuffer
+from thalweg.errors import ArgumentError, UnsupportedError
+
+
+def watched(trainer):
+    """Note what `trainer.fit` is given."""
+    seen = []
+    fit = trainer.fit
+
+    def watching(x, y, **options):
+        seen.append((x.copy(), y.copy(), options["sample_weight"], options["batch_size"]))
+        return fit(x, y, **options)
+
+    trainer.fit = watching
+    return seen
+
+
+def is_in(rows, data):
+    return (rows[:, None] == data[None]).all(axis=2).any(axis=1)
+
+
+@pytest.mark.parametrize("weighting", ["tasks", "rows"])
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_every_batch_holds_new_and_kept_samples(weighting, drop_last, scenario, trainer):
+    mine = trainer()
+    strategy = continual.Replay(mine, 30, batch_size=8, weighting=weighting)
+    strategy.fit(scenario[0])
+    strategy.fit(scenario[1])
+    memory = strategy.buffer.rows()["x"].copy()
+    seen = watched(mine)
+    strategy.fit(scenario[2], epochs=2, batch_size=50, drop_last=drop_last)  # 120 rows
+    kept = []
+    sizes = []
+    for x, y, weight, size in seen:
+        assert size == 58
+        for first in range(0, len(x), size):
+            rows, labels = x[first : first + size], y[first : first + size]
+            new = len(rows) - 8
+            sizes.append(new)
+            assert is_in(rows[:new], scenario[2].x).all()
+            assert is_in(rows[new:], memory).all()
+            assert set(labels[:new]) <= {4, 5}
+            assert set(labels[new:]) <= {0, 1, 2, 3}
+            kept.append(rows[new:])
+            if weighting == "rows":
+                assert weight is None
+            else:  # a third for the third task
+                mine_too = weight[first : first + size]
+                np.testing.assert_allclose(mine_too[:new], 1 / 3 / new)
+                np.testing.assert_allclose(mine_too[new:], 2 / 3 / 8)
+    assert sizes == [50, 50] * 2 if drop_last else [50, 50, 20] * 2
+    # 30 kept samples are 3 batches of 8 in a pass: no repetition within it.
+    assert len(np.unique(np.concatenate(kept[:3]), axis=0)) == 24
+
+
+def test_the_weighted_loss_is_the_mixture_of_the_two_means(scenario, trainer):
+    """One step equals one by hand along the gradient of (1/k) L_new + (1 - 1/k) L_replay."""
+    mine, by_hand = trainer(), trainer()
+    strategy = continual.Replay(mine, 20, batch_size=16)
+    for task in scenario[:2]:
+        strategy.begin(task)
+        strategy.end(task)  # kept, without any step
+    seen = watched(mine)
+    strategy.learn(scenario[2], steps=1, batch_size=10)
+    x, y = seen[0][:2]
+    gradient = 0
+    for rows, share in ((slice(10), 1 / 3), (slice(10, 26), 2 / 3)):
+        by_hand.model.zero_grad()
+        by_hand.backward(x[rows], y[rows])
+        gradient = gradient + share * by_hand.model.flat_gradients
+    by_hand.model.flat_gradients = gradient
+    by_hand.optimizer.step(by_hand.model)
+    np.testing.assert_allclose(mine.model.flat_parameters, by_hand.model.flat_parameters, atol=2e-6)
+
+
+def test_replay_remembers(scenario, trainer):
+    naive = continual.run(continual.Naive(trainer()), scenario, epochs=20)
+    replay = continual.run(continual.Replay(trainer(), 60), scenario, epochs=20)
+    assert continual.metrics.average_accuracy(naive.r) < 0.45
+    assert continual.metrics.average_accuracy(replay.r) > 0.75
+
+
+def test_cumulative_learns_the_union(scenario, trainer):
+    """The second task is as a task of all the rows so far."""
+    one, other = trainer(), trainer()
+    cumulative = continual.Cumulative(one, scenario)
+    cumulative.fit(scenario[0])
+    cumulative.fit(scenario[1], steps=9)
+    strategy = continual.Strategy(other)
+    strategy.fit(scenario[0])
+    x, y = (np.concatenate([getattr(t, n) for t in scenario[:2]]) for n in "xy")
+    strategy.fit(scenario[1].with_data(x, y), steps=9)
+    np.testing.assert_array_equal(one.model.flat_parameters, other.model.flat_parameters)
+
+
+def test_joint_learns_everything_from_the_beginning(scenario, trainer):
+    result = continual.run(continual.Joint(trainer(), scenario), scenario, epochs=20)
+    assert (result.r[0] > 0.5).all()
+    assert continual.metrics.average_accuracy(result.r) > 0.8
+
+
+@pytest.mark.parametrize("strategy", ["FromScratch", "GDumb"])
+def test_beginning_anew(strategy, scenario, trainer):
+    """The last task is learned as if there had been none before."""
+    mine, fresh = trainer(dropout=0.2), trainer(dropout=0.2)
+    make = {"FromScratch": continual.FromScratch, "GDumb": lambda t: continual.GDumb(t, 60)}
+    begun = make[strategy](mine)
+    for task in scenario:
+        begun.fit(task, epochs=2)
+    last = scenario[2]
+    if strategy == "GDumb":
+        rows = begun.buffer.rows()
+        assert np.bincount(rows["y"]).tolist() == [10] * 6
+        last = last.with_data(rows["x"], rows["y"])
+    continual.Strategy(fresh).fit(last, steps=8)  # two passes over 120 rows
+    np.testing.assert_array_equal(mine.model.flat_parameters, fresh.model.flat_parameters)
+
+
+def test_the_nearest_mean_by_hand(scenario, trainer):
+    mine = trainer()
+    strategy = continual.NearestMean(
+        continual.Replay(mine, BalancedBuffer(12, select="herding"), batch_size=6)
+    )
+    before = strategy.predict(scenario[0].x_test, (0, 1))
+    np.testing.assert_array_equal(before, mine.model(scenario[0].x_test)[:, :2].argmax(axis=1))
+    for task in scenario:
+        strategy.fit(task, epochs=5)
+    state = mine.model.state_dict()
+
+    def features(x):
+        hidden = np.maximum(x @ state["0.weight"].T + state["0.bias"], 0)
+        return hidden / np.linalg.norm(hidden, axis=1, keepdims=True)
+
+    rows = strategy.inner.buffer.rows()
+    means = np.stack([features(rows["x"][rows["y"] == c]).mean(axis=0) for c in range(6)])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    x = scenario[1].x_test
+    distances = np.linalg.norm(features(x)[:, None] - means[None], axis=2)
+    np.testing.assert_array_equal(strategy.predict(x), distances.argmin(axis=1))
+    np.testing.assert_array_equal(strategy.predict(x, (2, 3)), 2 + distances[:, 2:4].argmin(axis=1))
+
+
+def test_a_stream_with_replay(scenario, trainer):
+    mine, plain = trainer(), trainer()
+    strategy = continual.Replay(mine, 40, batch_size=9)
+    for x, y in continual.stream(scenario, batch_size=1, seed=1):
+        strategy.step(x, y)
+    for x, y in continual.stream(scenario, batch_size=1, seed=1):
+        continual.Naive(plain).step(x, y)
+    x = np.concatenate([task.x_test for task in scenario])
+    y = np.concatenate([task.y_test for task in scenario])
+    assert strategy.buffer.seen == 360
+    assert np.mean(strategy.predict(x) == y) > 0.7 > np.mean(plain.model(x).argmax(1) == y)
+
+
+STRATEGIES = {
+    "Replay": lambda t, s: continual.Replay(t, 30, batch_size=7),
+    "Replay balanced": lambda t, s: continual.Replay(t, BalancedBuffer(5, per_class=True)),
+    "herding": lambda t, s: continual.NearestMean(
+        continual.Replay(t, BalancedBuffer(12, select="herding"))
+    ),
+    "GDumb": lambda t, s: continual.GDumb(t, 12),
+    "Cumulative": lambda t, s: continual.Cumulative(t, s),
+    "FromScratch of Joint": lambda t, s: continual.FromScratch(continual.Joint(t, s)),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_stopped_and_resumed(name, scenario, trainer, tmp_path):
+    resumed_is_the_same(STRATEGIES[name], scenario, trainer, tmp_path)
+
+
+def resumed_is_the_same(make, scenario, trainer, path):
+    """A run that is stopped in the middle of the last task, against one that is not."""
+    from thalweg._safetensors import load
+
+    options = {"steps": 7, "batch_size": 20, "save_every": 2}
+    whole = make(trainer(dropout=0.2), scenario)
+    result = continual.run(whole, scenario, checkpoint=path / "whole", **options)
+    stopped = make(trainer(dropout=0.2), scenario)
+
+    def stop(self, task, *, start=0, **others):
+        if (task.index, start) == (2, 4):
+            raise KeyboardInterrupt
+        return type(stopped).learn(stopped, task, start=start, **others)
+
+    stopped.learn = stop.__get__(stopped)
+    with pytest.raises(KeyboardInterrupt):
+        continual.run(stopped, scenario, checkpoint=path / "parts", **options)
+    anew = make(trainer(dropout=0.2), scenario)
+    parts = continual.run(anew, scenario, checkpoint=path / "parts", resume=True, **options)
+    np.testing.assert_array_equal(parts.curve, result.curve)
+    arrays, others = load(path / "parts")[0], load(path / "whole")[0]
+    assert arrays.keys() == others.keys()
+    assert all(arrays[name].tobytes() == others[name].tobytes() for name in arrays)
+
+
+def test_what_is_wrong_is_said(scenario, trainer):
+    with pytest.raises(ArgumentError, match="weighting must be one of"):
+        continual.Replay(trainer(), 5, weighting="1/k")
+    with pytest.raises(ArgumentError, match="around a strategy with a buffer"):
+        continual.NearestMean(trainer())
+    linear = tw.Trainer(
+        nn.Sequential(nn.Linear(2, 6)), loss=nn.CrossEntropyLoss(), optimizer=tw.optim.Adam()
+    )
+    with pytest.raises(ArgumentError, match="no features"):
+        continual.NearestMean(continual.Replay(linear, 5))
+    with pytest.raises(ArgumentError, match="scenario must be"):
+        continual.Joint(trainer(), None)
+    strategy = continual.Replay(trainer(), ReservoirBuffer(5))
+    strategy.fit(scenario[0])
+    task = scenario[1]
+    with pytest.raises(UnsupportedError, match="sample_weight"):
+        strategy.fit(task.with_data(task.x, task.y, np.ones(len(task.y))))
