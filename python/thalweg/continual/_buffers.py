@@ -76,8 +76,8 @@ class ReservoirBuffer(Buffer):
 
     Algorithm R: the `n`-th sample takes the place of one that is kept, each with equal chances,
     with probability :math:`c/n` for the capacity :math:`c`. So at any time each sample so far is
-    kept with the same probability. Every sample takes one random number, whether samples come one by one
-    or all at once.
+    kept with the same probability. Every sample takes one random number, whether samples come one
+    by one or all at once.
 
     Parameters
     ----------
