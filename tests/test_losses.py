@@ -52,6 +52,26 @@ def distillation(torch, temperature):
 
 W = [0.5, 2.0, 0.0, 1.25]
 
+
+def heads(torch, sizes=(K,), active=None, **options):
+    """Masks logits with -inf, of all classes that do not compete with the label."""
+    loss = torch.nn.CrossEntropyLoss(reduction="none", **options)
+    weight = options.get("weight")
+
+    def f(o, t):
+        k = o.shape[1]
+        of_column = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+        competes = torch.zeros(k, dtype=torch.bool)
+        competes[list(range(k) if active is None else active)] = True
+        counts = t != loss.ignore_index
+        row = of_column[torch.where(counts, t, 0)]
+        o = o.masked_fill(~(competes & (of_column == row[:, None])), -torch.inf)
+        divisor = (weight[t[counts]] if weight is not None else torch.ones(int(counts.sum()))).sum()
+        return loss(o, t).sum() / divisor
+
+    return f
+
+
 # (ours, how to make theirs, which targets)
 TWINS = {
     "MSE": (nn.MSELoss(), lambda t: t.nn.MSELoss(), "numbers"),
@@ -100,6 +120,26 @@ TWINS = {
             t.tensor(W, dtype=t.float64), ignore_index=-1, label_smoothing=0.3, reduction="sum"
         ),
         "labels, some -1",
+    ),
+    "CE, heads": (
+        nn.CrossEntropyLoss(heads=(1, 3)),
+        lambda t: heads(t, (1, 3)),
+        "labels",
+    ),
+    "CE, heads, all at once": (
+        nn.CrossEntropyLoss(W, ignore_index=-1, heads=(2, 2)),
+        lambda t: heads(t, (2, 2), weight=t.tensor(W, dtype=t.float64), ignore_index=-1),
+        "labels, some -1",
+    ),
+    "CE, active": (
+        nn.CrossEntropyLoss(active=(3, 0)),
+        lambda t: heads(t, active=(0, 3)),
+        "labels 0 and 3",
+    ),
+    "CE, heads, active, weighted": (
+        nn.CrossEntropyLoss(W, heads=(3, 1), active=(3, 0, 2)),
+        lambda t: heads(t, (3, 1), (0, 2, 3), weight=t.tensor(W, dtype=t.float64)),
+        "labels 0 and 3",
     ),
     "CE of shares": (nn.CrossEntropyLoss(), lambda t: t.nn.CrossEntropyLoss(), "shares"),
     "CE of shares, weighted, smoothed": (
@@ -158,7 +198,11 @@ TWINS = {
 
 
 #: Losses with a weight for each of K outputs.
-NEEDS_K = [loss for loss, *_ in TWINS.values() if tuple(W) in loss._spec(K)]
+NEEDS_K = [
+    loss
+    for loss, *_ in TWINS.values()
+    if tuple(W) in loss._spec(K) or getattr(loss, "heads", None) or getattr(loss, "active", None)
+]
 
 
 def targets(kind, rng, n=N, k=K):
@@ -168,6 +212,7 @@ def targets(kind, rng, n=N, k=K):
         "numbers": 2 * rng.standard_normal((n, k)),
         "half": rng.standard_normal((n, k // 2)),
         "labels": labels,
+        "labels 0 and 3": np.where(labels < 2, 0, 3),
         "some labels": np.where(np.arange(n) % 5 == 2, -100, labels),
         "labels, some -1": np.where(np.arange(n) % 5 == 2, -1, labels),
         "shares": rng.dirichlet(np.ones(k), n),
@@ -587,6 +632,10 @@ BAD_LOSSES = {
     "no weights": (lambda: nn.CrossEntropyLoss([]), ["weight", r"\(0,\)"]),
     "text weights": (lambda: nn.CrossEntropyLoss("balanced"), ["weight", "balanced"]),
     "smoothing": (lambda: nn.CrossEntropyLoss(label_smoothing=1.1), ["label_smoothing", r"1\.1"]),
+    "a number of heads": (lambda: nn.CrossEntropyLoss(heads=5), ["heads must be a sequence", "5"]),
+    "an empty head": (lambda: nn.CrossEntropyLoss(heads=[2, 0]), [r"heads\[1\]", "0"]),
+    "no active": (lambda: nn.CrossEntropyLoss(active=[]), ["active", "at least one"]),
+    "twice active": (lambda: nn.CrossEntropyLoss(active=[1, 1]), ["active", r"\(1, 1\)"]),
     "ignored": (lambda: nn.CrossEntropyLoss(ignore_index=0.5), ["ignore_index", r"0\.5"]),
     "pos_weight": (lambda: nn.BCEWithLogitsLoss(pos_weight=-1), ["pos_weight", "-1"]),
     "eps": (lambda: nn.GaussianNLLLoss(eps=0), ["eps", "0"]),
@@ -631,6 +680,9 @@ def test_a_loss_that_is_none():
     ("loss", "patterns"),
     [
         (nn.CrossEntropyLoss([1, 2, 3]), ["weight has 3 values", "4 outputs"]),
+        (nn.CrossEntropyLoss(heads=[2, 3]), ["heads have 5 columns", "4 outputs"]),
+        (nn.CrossEntropyLoss(active=[0, 4]), ["active has class 4", "4 outputs"]),
+        (nn.CrossEntropyLoss([1, 2], active=[0, 1]), ["weight has 2 values", "4 outputs"]),
         (nn.BCEWithLogitsLoss(pos_weight=[1, 2]), ["pos_weight has 2 values", "4 outputs"]),
         (nn.QuantileLoss([0.1, 0.5, 0.9]), ["3 quantiles", "4 outputs"]),
     ],

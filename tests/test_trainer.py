@@ -346,7 +346,7 @@ def test_the_plan_can_be_printed(classifier, capsys):
 def test_the_trainer_shows_and_keeps_what_it_is_made_of(classifier):
     for part in (classifier.model, classifier.loss, classifier.optimizer):
         assert repr(part) in repr(classifier)
-    for name in ("model", "loss", "optimizer", "history"):
+    for name in ("model", "optimizer", "history"):
         with pytest.raises(AttributeError):
             setattr(classifier, name, None)
 

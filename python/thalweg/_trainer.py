@@ -146,8 +146,32 @@ class Trainer:
 
     @property
     def loss(self) -> Loss:
-        """The loss that is made small; `nn.CustomLoss` if a function was given."""
+        """The loss that is made small; `nn.CustomLoss` if a function was given.
+
+        Another one may be set between fits and steps, e.g. with other classes active; everything
+        else goes on.
+
+        Examples
+        --------
+        >>> import dataclasses, thalweg as tw
+        >>> from thalweg import nn, optim
+        >>> loss = nn.CrossEntropyLoss(active=(0, 1))
+        >>> model = nn.Sequential(nn.Linear(2, 4))
+        >>> trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam())
+        >>> trainer.loss = dataclasses.replace(trainer.loss, active=(0, 1, 2))
+        """
         return self._loss
+
+    @loss.setter
+    def loss(self, loss: Loss) -> None:
+        loss = loss_of(loss)
+        if isinstance(loss, CustomLoss) or isinstance(self._core, CustomTrainer):
+            raise UnsupportedError(
+                "loss can be set only where both, the old and the new, are losses of thalweg.nn "
+                "other than CustomLoss; make another Trainer for this one"
+            )
+        self._core.set_loss(loss._spec(self._model.out_features))
+        self._loss = loss
 
     @property
     def optimizer(self) -> Optimizer:

@@ -96,6 +96,13 @@ pub enum Error {
     },
     /// No row counts, so that there is no mean.
     NothingCounts,
+    /// A label is a class that does not compete.
+    Inactive {
+        /// Its row.
+        row: usize,
+        /// The label.
+        label: i64,
+    },
     /// A label is not a class.
     Label {
         /// Its row.
@@ -208,6 +215,11 @@ impl fmt::Display for Error {
                 f,
                 "y[{row}] is {label}, but the network has {classes} outputs: labels must be from 0 to {}",
                 *classes as i64 - 1
+            ),
+            Error::Inactive { row, label } => write!(
+                f,
+                "y[{row}] is {label}, which is not an active class: its probability is 0, and the loss \
+                 infinite; add it to `active` of the loss"
             ),
             Error::NotFinite { argument, row, column, value } if value.is_finite() => {
                 let largest = f32::MAX;

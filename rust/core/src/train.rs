@@ -200,6 +200,16 @@ impl<T: Element> Trainer<T> {
         &self.objective
     }
 
+    /// Goes on with another loss; not while a fit is under way.
+    ///
+    /// # Errors
+    /// If the model's outputs do not suit it; nothing is changed then.
+    pub fn set_objective(&mut self, objective: Objective<T>, model: &Model<T>) -> Result<(), Error> {
+        objective.check_outputs(model.network().outputs())?;
+        self.objective = objective;
+        Ok(())
+    }
+
     /// Forgets gradients that were gathered for an update to come.
     pub fn forget(&mut self) {
         self.gathered.batches = 0;
@@ -514,6 +524,8 @@ pub fn shuffle(seed: u64, epoch: usize, order: &mut [u32]) {
 /// A fit under way. It can be left between steps and resumed.
 pub struct Fit<T: Element> {
     options: FitOptions,
+    /// The loss that targets were checked for.
+    objective: Objective<T>,
     rows: usize,
     /// Whether some row may count more than another.
     uneven: bool,
@@ -582,6 +594,7 @@ impl<T: Element> Fit<T> {
         let tally = Tally { reduction: trainer.objective.reduction, ..Tally::default() };
         Ok(Fit {
             options,
+            objective: trainer.objective.clone(),
             rows,
             uneven,
             order,
@@ -703,6 +716,10 @@ impl<T: Element> Fit<T> {
         until: &mut impl FnMut(usize) -> bool,
     ) -> Result<(), Error> {
         assert_eq!(training.x.rows(), self.rows, "a fit goes on with the data it began with");
+        if trainer.objective != self.objective {
+            let text = "the loss was changed during a fit: change it before or after, not in a callback";
+            return Err(Error::Mismatch(text.into()));
+        }
         let mut begin = Instant::now();
         while !self.done() {
             if self.batch == 0 && self.options.shuffle {

@@ -23,7 +23,7 @@ use crate::optimizer::Optimizer;
 pub struct Trainer {
     pub model: Py<Model>,
     pub optimizer: Py<Optimizer>,
-    loss: Loss,
+    loss: Mutex<Loss>,
     inner: Mutex<AnyTrainer>,
 }
 
@@ -33,11 +33,15 @@ pub fn parse_loss<T: Real>(spec: &Bound<'_, PyTuple>) -> PyResult<Objective<T>> 
     let flag = |i: usize| -> PyResult<bool> { spec.get_item(3 + i)?.extract() };
     let (kind, reduction): (String, String) = (spec.get_item(0)?.extract()?, spec.get_item(1)?.extract()?);
     let constants: Vec<f64> = spec.get_item(2)?.extract()?;
+    let mut heads = Vec::new();
     let loss = match kind.as_str() {
         "mse" => Loss::Mse,
         "l1" => Loss::L1,
         "huber" => Loss::Huber { delta: number(0)? },
-        "cross_entropy" => Loss::CrossEntropy { smoothing: number(0)?, ignore: spec.get_item(4)?.extract()? },
+        "cross_entropy" => {
+            heads = spec.get_item(5)?.extract()?;
+            Loss::CrossEntropy { smoothing: number(0)?, ignore: spec.get_item(4)?.extract()? }
+        }
         "bce_with_logits" => Loss::BceWithLogits,
         "gaussian_nll" => Loss::GaussianNll { full: flag(0)?, eps: number(1)? },
         "poisson_nll" => Loss::PoissonNll { log_input: flag(0)?, full: flag(1)?, eps: number(2)? },
@@ -53,13 +57,13 @@ pub fn parse_loss<T: Real>(spec: &Bound<'_, PyTuple>) -> PyResult<Objective<T>> 
         }
     };
     let reduction = if reduction == "sum" { Reduction::Sum } else { Reduction::Mean };
-    Ok(Objective { loss, reduction, constants: constants.into_iter().map(T::lit).collect() })
+    Ok(Objective { loss, reduction, constants: constants.into_iter().map(T::lit).collect(), heads })
 }
 
 impl Trainer {
     /// Whether a row can be right or wrong, so that there is an accuracy.
     pub fn has_accuracy(&self) -> bool {
-        self.loss.has_accuracy()
+        lock(&self.loss).has_accuracy()
     }
 
     /// Runs `f` on the trainer, its model and its optimizer; to be called detached.
@@ -96,7 +100,19 @@ impl Trainer {
             let loss = objective.loss;
             let trainer = CoreTrainer::<T>::with_options(objective, options).map_err(|e| translate(py, e))?;
             let inner = T::wrap_trainer(trainer);
-            Ok(Trainer { model, optimizer, loss, inner: Mutex::new(inner) })
+            Ok(Trainer { model, optimizer, loss: Mutex::new(loss), inner: Mutex::new(inner) })
+        })
+    }
+
+    /// Goes on with another loss.
+    fn set_loss(&self, py: Python<'_>, loss: &Bound<'_, PyTuple>) -> PyResult<()> {
+        with_dtype!(self.model.get().dtype, T => {
+            let objective = parse_loss::<T>(loss)?;
+            let kind = objective.loss;
+            let set = || self.locked::<T, _>(|trainer, model, _| trainer.set_objective(objective, model));
+            py.detach(set).map_err(|e| translate(py, e))?;
+            *lock(&self.loss) = kind;
+            Ok(())
         })
     }
 
@@ -119,7 +135,7 @@ impl Trainer {
                 return Ok(None);
             };
             let (x, y) = (x.view(), y.view());
-            if matches!(y, Targets::Labels(_)) && !self.loss.takes_labels() {
+            if matches!(y, Targets::Labels(_)) && !lock(&self.loss).takes_labels() {
                 return Ok(None);
             }
             let y = w.with(y);

@@ -54,7 +54,7 @@ class CoreLoss(Loss):
         """Numbers that differ from column to column, for a network of so many outputs."""
         return ()
 
-    def _numbers(self) -> tuple[float | bool, ...]:
+    def _numbers(self) -> tuple[Any, ...]:
         """All other numbers, in the order in which the core takes them."""
         return ()
 

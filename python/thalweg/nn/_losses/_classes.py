@@ -1,13 +1,18 @@
 """Losses of classes: cross-entropies of several kinds."""
 
+import dataclasses
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
-from thalweg import _checks
+import numpy as np
+
+from thalweg import _arrays, _checks
+from thalweg._arrays import Labels
+from thalweg.errors import ArgumentError, ShapeError
 from thalweg.nn._losses._base import CoreLoss, floats
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class CrossEntropyLoss(CoreLoss):
     r"""Softmax followed by the negative log-likelihood of the right class, as PyTorch's.
 
@@ -23,13 +28,21 @@ class CrossEntropyLoss(CoreLoss):
 
     .. math:: L = -\frac{1}{n} \sum_i \sum_j w_j\, t_{ij} \log p_{ij}.
 
+    With `heads` the columns are cut into groups, one per task, each with a softmax of its own: the
+    sum over `l` in :math:`p_{ij}` runs over the head that holds the label. So a batch may mix
+    tasks, without any mark of whose a row is, and the gradient of a row is exactly 0 in all other
+    columns.
+    With `active` only some classes compete: others have the probability 0, as if their logits were
+    :math:`-\infty`, and a gradient of exactly 0. (Of probabilities as targets the loss is the sum
+    over the heads in which a row has any; those of classes that are not active must be 0.)
+
     Label smoothing :math:`\varepsilon` replaces the target, where a label is taken as the row that
-    is 1 in its place, by :math:`(1 - \varepsilon)\,t_{ij} + \varepsilon/\text{classes}`; the
-    divisor stays.
+    is 1 in its place, by :math:`(1 - \varepsilon)\,t_{ij} + \varepsilon/\text{classes}`,
+    over the classes that compete with the label; the divisor stays.
 
     The accuracy is the share of rows whose largest output is in the place of the label, or of the
-    largest probability, the first of equal ones. Rows that are ignored do not count in it, and
-    class weights do not either; weights of samples do.
+    largest probability, the first of equal ones, among the classes that compete. Rows that are
+    ignored do not count in it, and class weights do not either; weights of samples do.
 
     Parameters
     ----------
@@ -39,6 +52,12 @@ class CrossEntropyLoss(CoreLoss):
         Rows with this label do not count, as if they were not there.
     label_smoothing : float, keyword only, default 0.0
         From 0 to 1.
+    heads : sequence of int, keyword only, optional
+        How many columns each head has, the first ones for the first head and so on; all together
+        as many as the model has outputs. One head by default.
+    active : sequence of int, keyword only, optional
+        The classes that compete; all by default. A label of another class is an error. To activate
+        more of them between fits, set `Trainer.loss`.
     reduction : {"mean", "sum"}, keyword only
         ``"sum"`` leaves the division out.
 
@@ -49,19 +68,29 @@ class CrossEntropyLoss(CoreLoss):
 
     References
     ----------
-    Szegedy et al. 2016, "Rethinking the Inception architecture", section 7 (label smoothing).
+    Szegedy et al. 2016, "Rethinking the Inception architecture", section 7 (label smoothing); for
+    heads and active classes van de Ven, Tuytelaars & Tolias 2022, "Three types of incremental
+    learning", Nature Machine Intelligence 4.
 
     Examples
     --------
     >>> from thalweg import nn
     >>> nn.CrossEntropyLoss([1, 5], label_smoothing=0.1)
-    CrossEntropyLoss(weight=(1.0, 5.0), ignore_index=-100, label_smoothing=0.1, reduction='mean')
+    CrossEntropyLoss([1.0, 5.0], label_smoothing=0.1)
+
+    Two tasks of two classes each:
+
+    >>> loss = nn.CrossEntropyLoss(heads=(2, 2))
+    >>> loss.predict([[1, 2, 8, 9], [1, 2, 8, 9]], head=[0, 1])
+    array([1, 3])
     """
 
     weight: Any = None
     _: KW_ONLY
     ignore_index: int = -100
     label_smoothing: float = 0.0
+    heads: Any = None
+    active: Any = None
     reduction: str = "mean"
 
     _kind: ClassVar[str] = "cross_entropy"
@@ -74,13 +103,92 @@ class CrossEntropyLoss(CoreLoss):
             weight=weight,
             ignore_index=_checks.integer("ignore_index", self.ignore_index, -(2**63), 2**63 - 1),
             label_smoothing=_checks.real("label_smoothing", self.label_smoothing, 0, 1, "[]"),
+            heads=_integers("heads", self.heads, 1),
+            active=_integers("active", self.active, 0),
         )
+        if self.active is not None:
+            if len(set(self.active)) < len(self.active):
+                raise ArgumentError(f"active must name each class once; got {self.active}")
+            self._set(active=tuple(sorted(self.active)))
+
+    def __repr__(self) -> str:
+        weight = [] if self.weight is None else [repr(list(self.weight))]
+        named = [(f.name, f.default) for f in dataclasses.fields(self) if f.name != "weight"]
+        changed = [f"{n}={getattr(self, n)!r}" for n, usual in named if getattr(self, n) != usual]
+        return f"CrossEntropyLoss({', '.join(weight + changed)})"
+
+    def predict(self, output: Any, head: Any = None) -> Labels:
+        """Classes of the largest outputs, among those that compete.
+
+        Parameters
+        ----------
+        output : array_like, shape (n, classes)
+            Logits, ``model(x)``.
+        head : int or array_like of shape (n,), optional
+            Which head says it, for all rows or for each, counted from 0; by default all together,
+            as where nobody knows a row's task.
+
+        Returns
+        -------
+        ndarray of int64, shape (n,)
+            Labels as those of the targets; the first of equal outputs.
+
+        Raises
+        ------
+        ArgumentError
+            If there is no such head, or no class in it is active.
+        ShapeError
+            If `output` is not 2-D, or of other columns than `heads` and `active` speak of.
+        """
+        output = _arrays.as_numeric(output, "output")
+        if output.ndim != 2:
+            raise ShapeError(f"output must be 2-D, (rows, classes); got shape {output.shape}")
+        rows, classes = output.shape
+        sizes = self.heads or (classes,)
+        if sum(sizes) != classes:
+            raise ShapeError(f"heads have {sum(sizes)} columns; output has {classes}")
+        competes = np.ones((rows, classes), dtype=bool)
+        if self.active is not None:
+            competes &= np.isin(np.arange(classes), self._active(classes))
+        if head is not None:
+            number = _arrays.as_numeric(head, "head")
+            good = number.dtype.kind in "iu" and number.shape in ((), (rows,))
+            if not good or (number < 0).any() or (number >= len(sizes)).any():
+                raise ArgumentError(
+                    f"head must be an integer from 0 to {len(sizes) - 1}, or {rows} of them; "
+                    f"got {head!r}"
+                )
+            of_column = np.repeat(np.arange(len(sizes)), sizes)
+            competes &= of_column == number.reshape(-1, 1)
+        if not competes.any(axis=1).all():
+            row = int(competes.any(axis=1).argmin())
+            raise ArgumentError(
+                f"head {np.broadcast_to(head, rows)[row]} of row {row} has no active class; "
+                f"active are {self.active}"
+            )
+        best = np.where(competes, output, -np.inf).argmax(axis=1)
+        return np.asarray(best, dtype=np.int64)
+
+    def _active(self, outputs: int) -> tuple[int, ...]:
+        active: tuple[int, ...] = self.active
+        if active[-1] >= outputs:
+            raise ShapeError(
+                f"CrossEntropyLoss: active has class {active[-1]}, but the network has {outputs} "
+                "outputs"
+            )
+        return active
 
     def _columns(self, outputs: int) -> tuple[float, ...]:
-        return self.weight or ()
+        weight: tuple[float, ...] = self.weight or ()
+        if self.active is None or len(weight) not in (0, outputs):  # which the core refuses
+            return weight
+        active = set(self._active(outputs))
+        weight = weight or (1.0,) * outputs
+        return tuple(w if j in active else -1.0 for j, w in enumerate(weight))
 
-    def _numbers(self) -> tuple[float, ...]:
-        return self.label_smoothing, self.ignore_index
+    def _numbers(self) -> tuple[Any, ...]:
+        ends = [] if self.heads is None else np.cumsum(self.heads).tolist()
+        return self.label_smoothing, self.ignore_index, ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,3 +278,15 @@ class DistillationLoss(CoreLoss):
 
     def _numbers(self) -> tuple[float, ...]:
         return (self.temperature,)
+
+
+def _integers(name: str, value: Any, low: int) -> tuple[int, ...] | None:
+    """Make a sequence of at least one integer from `low` on a tuple; None is None."""
+    if value is None:
+        return None
+    if isinstance(value, (int, np.integer)):
+        raise ArgumentError(f"{name} must be a sequence of integers; got {value!r}")
+    numbers = _checks.sequence(name, value)
+    if not numbers:
+        raise ArgumentError(f"{name} must have at least one number; got {value!r}")
+    return tuple(_checks.integer(f"{name}[{i}]", n, low) for i, n in enumerate(numbers))

@@ -1,18 +1,17 @@
 //! Cross-entropy of a label c under softmax: with m = max oⱼ and Z = Σ e^(oⱼ−m),
 //! ℓ = ln Z + m − o_c,  ∂ℓ/∂oⱼ = e^(oⱼ−m)/Z − [j = c].
 
-use super::{RowLoss, Rows, first_of, lanes};
+use super::{Objective, RowLoss, Rows, first_of, heads, lanes, vector};
 use crate::element::Element;
 use crate::simd::{MAX_LANES, Simd, zip_map};
 use crate::view::MatMut;
 
-/// `class` tells whether a label counts, and the weight of its class.
 #[inline(always)]
 pub fn rows<T: Element, S: Simd<T>>(
     s: S,
+    objective: &Objective<T>,
     rows: &Rows<'_, T>,
     labels: &[i64],
-    class: impl Fn(i64) -> (bool, f64),
     mut grad: Option<MatMut<'_, T>>,
     losses: &mut [RowLoss],
 ) {
@@ -24,11 +23,15 @@ pub fn rows<T: Element, S: Simd<T>>(
         for (i, (into, sum)) in losses.iter_mut().zip(&mut sums).enumerate() {
             let r = chunk * S::N + i;
             let (label, importance) = (labels[(rows.at)(r)], rows.weight(r));
-            let (counts, weight) = class(label);
+            let (counts, weight) = objective.label_weight(label);
             let weight = weight * importance;
             let mut grad = grad.as_mut().map(|g| g.row_mut(r));
             if counts {
-                (*into, *sum) = row(s, lanes, rows.output.row(r), label as usize, grad, rows.scale * weight);
+                let output = rows.output.row(r);
+                let (head, of_classes) = objective.head(label as usize, output.len());
+                let (output, label) = (&output[head.clone()], label as usize - head.start);
+                let grad = grad.map(|g| heads::within(g, &head));
+                (*into, *sum) = row(s, lanes, output, of_classes, label, grad, rows.scale * weight);
                 into.right *= importance;
             } else {
                 grad.iter_mut().for_each(|g| g.fill(T::ZERO));
@@ -50,19 +53,21 @@ fn row<T: Element, S: Simd<T>>(
     s: S,
     lanes: S::V,
     output: &[T],
+    weights: &[T],
     label: usize,
     grad: Option<&mut [T]>,
     scale: f64,
 ) -> (RowLoss, T) {
-    let lowest = s.splat(T::lit(f64::NEG_INFINITY));
-    let (full, rest) = output.split_at(output.len() - output.len() % S::N);
+    let full = output.len() - output.len() % S::N;
     // The last, partial vector is filled up with −∞: no maximum, and e^−∞ = 0.
-    let inside = s.lt(lanes, s.splat(T::lit(rest.len() as f64)));
-    let tail = s.select(inside, s.load_partial(rest), lowest);
+    let tail = match full < output.len() {
+        true => vector(s, lanes, output, weights, full),
+        false => s.splat(T::lit(f64::NEG_INFINITY)),
+    };
 
     let mut top = tail;
-    for o in full.chunks_exact(S::N) {
-        top = s.max(top, s.load(o));
+    for j in (0..full).step_by(S::N) {
+        top = s.max(top, vector(s, lanes, output, weights, j));
     }
     let max = s.reduce_max(top);
     let shift = s.splat(max);
@@ -70,16 +75,16 @@ fn row<T: Element, S: Simd<T>>(
     let last = T::exp(s, s.sub(tail, shift));
     let sum = match grad {
         None => {
-            for o in full.chunks_exact(S::N) {
-                sum = s.add(sum, T::exp(s, s.sub(s.load(o), shift)));
+            for j in (0..full).step_by(S::N) {
+                sum = s.add(sum, T::exp(s, s.sub(vector(s, lanes, output, weights, j), shift)));
             }
             s.reduce_add(s.add(sum, last))
         }
         Some(grad) => {
             // The exponentials wait in the gradient's place until their sum is known.
-            let (places, end) = grad.split_at_mut(full.len());
-            for (o, place) in full.chunks_exact(S::N).zip(places.chunks_exact_mut(S::N)) {
-                let e = T::exp(s, s.sub(s.load(o), shift));
+            let (places, end) = grad.split_at_mut(full);
+            for (j, place) in places.chunks_exact_mut(S::N).enumerate() {
+                let e = T::exp(s, s.sub(vector(s, lanes, output, weights, j * S::N), shift));
                 s.store(place, e);
                 sum = s.add(sum, e);
             }
@@ -98,6 +103,6 @@ fn row<T: Element, S: Simd<T>>(
         }
     };
     let chosen = output[label];
-    let right = chosen == max && first_of(s, output, max) == T::lit(label as f64);
+    let right = chosen == max && first_of(s, output, weights, max) == T::lit(label as f64);
     (RowLoss { loss: max.to_f64() - chosen.to_f64(), right: f64::from(right) }, sum)
 }

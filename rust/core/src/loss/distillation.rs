@@ -10,7 +10,7 @@ use crate::simd::{Simd, zip_map};
 #[inline(always)]
 pub fn row<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, temperature: f64) -> RowLoss {
     let Row { output, target, grad, scale } = row;
-    let tops = [output, target].map(|x| s.splat(max_of(s, x)));
+    let tops = [output, target].map(|x| s.splat(max_of(s, x, &[])));
     let cold = s.splat(T::lit(1.0 / temperature));
     let [sum, teacher, cross] = elements(
         s,

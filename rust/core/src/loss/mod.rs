@@ -15,6 +15,7 @@ mod cross_entropy;
 mod distillation;
 mod elements;
 mod gaussian_nll;
+mod heads;
 mod huber;
 mod l1;
 mod mse;
@@ -43,7 +44,7 @@ pub enum Loss {
         delta: f64,
     },
     /// Cross-entropy of a label, or of one probability per class, under the softmax of the outputs.
-    /// [Constants](Objective::constants): a weight per class.
+    /// [Constants](Objective::constants): a weight per class, below 0 for those that do not compete.
     CrossEntropy {
         /// The part of a target that is spread evenly over the classes, in [0, 1].
         smoothing: f64,
@@ -97,11 +98,13 @@ pub struct Objective<T> {
     pub reduction: Reduction,
     /// Numbers of the loss that differ from column to column; none where all would be 1.
     pub constants: Vec<T>,
+    /// Where groups of columns end that have a softmax each; none where all columns are one group.
+    pub heads: Vec<usize>,
 }
 
 impl<T> From<Loss> for Objective<T> {
     fn from(loss: Loss) -> Self {
-        Objective { loss, reduction: Reduction::Mean, constants: Vec::new() }
+        Objective { loss, reduction: Reduction::Mean, constants: Vec::new(), heads: Vec::new() }
     }
 }
 
@@ -253,6 +256,9 @@ impl<T: Element> Objective<T> {
         let (loss, n) = (self.loss.name(), self.constants.len());
         let wanted = match self.loss {
             Loss::CrossEntropy { .. } if n != 0 && n != outputs => format!("weight has {n} values"),
+            Loss::CrossEntropy { .. } if !self.heads_fit(outputs) => {
+                format!("heads have {} columns", self.heads.last().copied().unwrap_or_default())
+            }
             Loss::BceWithLogits if n != 0 && n != outputs => format!("pos_weight has {n} values"),
             Loss::GaussianNll { .. } if !outputs.is_multiple_of(2) => {
                 "takes an even number of outputs, means and then as many log-variances".into()
@@ -291,6 +297,9 @@ impl<T: Element> Objective<T> {
                 if let Some(row) = y.iter().position(|&c| c as u64 >= outputs as u64 && c != ignore) {
                     return Err(Error::Label { row, label: y[row], classes: outputs });
                 }
+                if let Some(row) = y.iter().position(|&c| c != ignore && !self.competes(c as usize)) {
+                    return Err(Error::Inactive { row, label: y[row] });
+                }
                 !self.constants.is_empty() || y.contains(&ignore)
             }
             (loss, Targets::Labels(_)) => return Err(Error::TargetKind { loss: loss.name() }),
@@ -318,6 +327,12 @@ impl<T: Element> Objective<T> {
             let bad = |t: &T| !(low..=high).contains(&t.to_f64());
             if let Some(column) = y.row(row).iter().position(bad) {
                 let (loss, value) = (self.loss.name(), y.at(row, column).to_f64());
+                return Err(Error::Target { loss, row, column, value, accepted });
+            }
+            let lost = |column: &usize| y.at(row, *column) != T::ZERO && !self.competes(*column);
+            if let Some(column) = (0..y.cols()).find(lost) {
+                let (loss, value) = (self.loss.name(), y.at(row, column).to_f64());
+                let accepted = "0 for a class that is not active";
                 return Err(Error::Target { loss, row, column, value, accepted });
             }
         }
@@ -387,7 +402,7 @@ impl<T: Element> Objective<T> {
         let constants = &self.constants[..];
         match (self.loss, rows.goals.targets) {
             (Loss::CrossEntropy { smoothing: 0.0, .. }, Targets::Labels(y)) => {
-                cross_entropy::rows(s, rows, y, |c| self.label_weight(c), grad, losses);
+                cross_entropy::rows(s, self, rows, y, grad, losses);
             }
             (Loss::CrossEntropy { smoothing, .. }, Targets::Labels(y)) => each(
                 rows,
@@ -396,7 +411,11 @@ impl<T: Element> Objective<T> {
                 #[inline(always)]
                 |i| self.label_weight(y[i]).0.then_some(&[]),
                 #[inline(always)]
-                |i, row| soft_cross_entropy::smooth_label(s, row, y[i] as usize, constants, smoothing),
+                |i, row| {
+                    let label = y[i] as usize;
+                    let (head, weights) = self.head(label, row.output.len());
+                    soft_cross_entropy::label(s, row.within(&head), label - head.start, weights, smoothing)
+                },
             ),
             (loss, Targets::Values(y)) => each(
                 rows,
@@ -410,7 +429,7 @@ impl<T: Element> Objective<T> {
                     Loss::L1 => l1::row(s, row),
                     Loss::Huber { delta } => huber::row(s, row, delta),
                     Loss::CrossEntropy { smoothing, .. } => {
-                        soft_cross_entropy::row(s, row, constants, smoothing)
+                        soft_cross_entropy::shares(s, row, &self.heads, constants, smoothing)
                     }
                     Loss::BceWithLogits => bce::row(s, row, constants),
                     Loss::GaussianNll { full, eps } => gaussian_nll::row(s, row, full, eps),
@@ -476,34 +495,48 @@ fn lanes<T: Element, S: Simd<T>>(s: S) -> S::V {
     s.load(&lanes)
 }
 
-/// Index of the first element that is not below `max`, as for `argmax`.
+/// The vector of numbers from place j on, −∞ beyond the last and for classes that do not compete: `weights`
+/// are one per number, or none.
 #[inline(always)]
-fn first_of<T: Element, S: Simd<T>>(s: S, values: &[T], max: T) -> T {
+fn vector<T: Element, S: Simd<T>>(s: S, lanes: S::V, values: &[T], weights: &[T], j: usize) -> S::V {
+    let (lowest, whole) = (s.splat(T::lit(f64::NEG_INFINITY)), values.len() - j >= S::N);
+    let mut v = if whole {
+        s.load(&values[j..])
+    } else {
+        let inside = s.lt(lanes, s.splat(T::lit((values.len() - j) as f64)));
+        s.select(inside, s.load_partial(&values[j..]), lowest)
+    };
+    if !weights.is_empty() {
+        let weights = if whole { s.load(&weights[j..]) } else { s.load_partial(&weights[j..]) };
+        v = s.select(s.lt(weights, s.splat(T::ZERO)), lowest, v);
+    }
+    v
+}
+
+/// Index of the first element that is not below `max`, as for `argmax`; of the classes that compete.
+#[inline(always)]
+fn first_of<T: Element, S: Simd<T>>(s: S, values: &[T], weights: &[T], max: T) -> T {
     let lowest = s.splat(T::lit(f64::NEG_INFINITY));
     let (lanes, max) = (lanes(s), s.splat(max));
     let mut first = T::lit(f64::NEG_INFINITY);
-    for (j, x) in values.chunks(S::N).enumerate() {
-        let v = if x.len() == S::N { s.load(x) } else { s.load_partial(x) };
-        let below = s.select(s.lt(v, max), lowest, s.neg(s.add(lanes, s.splat(T::lit((j * S::N) as f64)))));
-        let inside = s.lt(lanes, s.splat(T::lit(x.len() as f64)));
-        let nearest = s.reduce_max(s.select(inside, below, lowest));
+    for j in (0..values.len()).step_by(S::N) {
+        let below = s.lt(vector(s, lanes, values, weights, j), max);
+        let place = s.neg(s.add(lanes, s.splat(T::lit(j as f64))));
+        let nearest = s.reduce_max(s.select(below, lowest, place));
         first = if nearest > first { nearest } else { first };
     }
     T::ZERO - first
 }
 
-/// The largest element.
+/// The largest element, of the classes that compete.
 #[inline(always)]
-fn max_of<T: Element, S: Simd<T>>(s: S, values: &[T]) -> T {
-    let lowest = s.splat(T::lit(f64::NEG_INFINITY));
-    let mut top = lowest;
-    let chunks = values.chunks_exact(S::N);
-    let rest = chunks.remainder();
-    for x in chunks {
-        top = s.max(top, s.load(x));
+fn max_of<T: Element, S: Simd<T>>(s: S, values: &[T], weights: &[T]) -> T {
+    let lanes = lanes(s);
+    let mut top = s.splat(T::lit(f64::NEG_INFINITY));
+    for j in (0..values.len()).step_by(S::N) {
+        top = s.max(top, vector(s, lanes, values, weights, j));
     }
-    let inside = s.lt(lanes(s), s.splat(T::lit(rest.len() as f64)));
-    s.reduce_max(s.max(top, s.select(inside, s.load_partial(rest), lowest)))
+    s.reduce_max(top)
 }
 
 #[cfg(test)]

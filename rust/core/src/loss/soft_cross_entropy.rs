@@ -8,14 +8,48 @@ use super::{Row, RowLoss, first_of, max_of};
 use crate::element::Element;
 use crate::simd::{Simd, zip_map};
 
-/// Of shares.
+/// Of shares, with a softmax of its own for each head that has some.
 #[inline(always)]
-pub fn row<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, weights: &[T], smoothing: f64) -> RowLoss {
+pub fn shares<T: Element, S: Simd<T>>(
+    s: S,
+    row: Row<'_, T>,
+    heads: &[usize],
+    weights: &[T],
+    smoothing: f64,
+) -> RowLoss {
+    if heads.is_empty() {
+        return one_head(s, row, weights, smoothing);
+    }
+    let Row { output, target, mut grad, scale } = row;
+    grad.iter_mut().for_each(|g| g.fill(T::ZERO));
+    let (mut start, mut top, mut sum) = (0, T::ZERO, RowLoss::default());
+    for &end in heads {
+        let head = std::mem::replace(&mut start, end)..end;
+        let (output, target) = (&output[head.clone()], &target[head.clone()]);
+        if target.iter().all(|t| *t == T::ZERO) {
+            continue;
+        }
+        let weights = weights.get(head.clone()).unwrap_or_default();
+        let grad = grad.as_mut().map(|g| &mut g[head]);
+        let RowLoss { loss, right } = one_head(s, Row { output, target, grad, scale }, weights, smoothing);
+        sum.loss += loss;
+        // Right or wrong is the head with the largest share.
+        let share = max_of(s, target, weights);
+        if share > top {
+            (top, sum.right) = (share, right);
+        }
+    }
+    sum
+}
+
+#[inline(always)]
+fn one_head<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, weights: &[T], smoothing: f64) -> RowLoss {
     let Row { output, target, grad, scale } = row;
-    let spread = s.splat(T::lit(smoothing / output.len() as f64));
+    let spread = spread(s, output, weights, smoothing);
     let kept = s.splat(T::lit(1.0 - smoothing));
-    let max = max_of(s, output);
-    let right = first_of(s, output, max) == first_of(s, target, max_of(s, target));
+    let max = max_of(s, output, weights);
+    let largest = max_of(s, target, weights);
+    let right = first_of(s, output, weights, max) == first_of(s, target, weights, largest);
     let loss = if weights.is_empty() {
         of_shares(
             s,
@@ -25,7 +59,7 @@ pub fn row<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, weights: &[T], smoothi
             max,
             None,
             #[inline(always)]
-            |[_, t]| smoothed(s, t, kept, spread),
+            |[_, t], e| [e, smoothed(s, t, kept, spread)],
         )
     } else {
         of_shares(
@@ -36,10 +70,27 @@ pub fn row<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, weights: &[T], smoothi
             max,
             None,
             #[inline(always)]
-            |[_, t, w]| s.mul(w, smoothed(s, t, kept, spread)),
+            |[_, t, w], e| {
+                let share = smoothed(s, t, kept, spread);
+                // Of a class that does not compete 0, and NaN if there is a share of it.
+                let lost = s.lt(s.splat(T::ZERO), t);
+                let none = s.select(lost, s.splat(T::lit(f64::NAN)), s.sub(share, share));
+                let inactive = s.lt(w, s.splat(T::ZERO));
+                [s.select(inactive, s.splat(T::ZERO), e), s.select(inactive, none, s.mul(w, share))]
+            },
         )
     };
     RowLoss { loss, right: f64::from(right) }
+}
+
+/// ε/n, for n classes that compete.
+#[inline(always)]
+fn spread<T: Element, S: Simd<T>>(s: S, output: &[T], weights: &[T], smoothing: f64) -> S::V {
+    let classes = match weights {
+        [] => output.len(),
+        weights => weights.iter().filter(|w| **w >= T::ZERO).count(),
+    };
+    s.splat(T::lit(smoothing / classes as f64))
 }
 
 /// (1 − ε)·t + ε/n, NaN for a negative share.
@@ -50,7 +101,7 @@ fn smoothed<T: Element, S: Simd<T>>(s: S, t: S::V, kept: S::V, spread: S::V) -> 
 
 /// Of a label.
 #[inline(always)]
-pub fn smooth_label<T: Element, S: Simd<T>>(
+pub fn label<T: Element, S: Simd<T>>(
     s: S,
     row: Row<'_, T>,
     label: usize,
@@ -58,11 +109,11 @@ pub fn smooth_label<T: Element, S: Simd<T>>(
     smoothing: f64,
 ) -> RowLoss {
     let Row { output, grad, scale, .. } = row;
-    let spread = s.splat(T::lit(smoothing / output.len() as f64));
+    let spread = spread(s, output, weights, smoothing);
     let weight = weights.get(label).map_or(1.0, |w| w.to_f64());
     let label_share = Some((label, weight * (1.0 - smoothing)));
-    let max = max_of(s, output);
-    let right = first_of(s, output, max) == T::lit(label as f64);
+    let max = max_of(s, output, weights);
+    let right = first_of(s, output, weights, max) == T::lit(label as f64);
     let loss = if weights.is_empty() {
         of_shares(
             s,
@@ -72,7 +123,7 @@ pub fn smooth_label<T: Element, S: Simd<T>>(
             max,
             label_share,
             #[inline(always)]
-            |_| spread,
+            |_, e| [e, spread],
         )
     } else {
         of_shares(
@@ -83,14 +134,18 @@ pub fn smooth_label<T: Element, S: Simd<T>>(
             max,
             label_share,
             #[inline(always)]
-            |[_, w]| s.mul(w, spread),
+            |[_, w], e| {
+                let zero = s.splat(T::ZERO);
+                let inactive = s.lt(w, zero);
+                [s.select(inactive, zero, e), s.select(inactive, zero, s.mul(w, spread))]
+            },
         )
     };
     RowLoss { loss, right: f64::from(right) }
 }
 
-/// The loss of shares that `share` computes, a vector at a time, from `reads`, of which the first is the
-/// output; and of one class' share more.
+/// The loss of shares that `terms` computes, a vector at a time, from `reads`, of which the first is the
+/// output; and of one class' share more. `terms` takes the exponentials too, and gives those that compete.
 #[inline(always)]
 fn of_shares<T: Element, S: Simd<T>, const R: usize>(
     s: S,
@@ -99,7 +154,7 @@ fn of_shares<T: Element, S: Simd<T>, const R: usize>(
     scale: f64,
     max: T,
     label: Option<(usize, f64)>,
-    share: impl Fn([S::V; R]) -> S::V,
+    terms: impl Fn([S::V; R], S::V) -> [S::V; 2],
 ) -> f64 {
     let top = s.splat(max);
     // The exponentials wait in the gradient's place until their sum is known.
@@ -111,7 +166,7 @@ fn of_shares<T: Element, S: Simd<T>, const R: usize>(
         #[inline(always)]
         |reads| {
             let below = s.sub(top, reads[0]);
-            let (e, a) = (T::exp(s, s.neg(below)), share(reads));
+            let [e, a] = terms(reads, T::exp(s, s.neg(below)));
             ([e, a, s.mul(a, below)], [e])
         },
     );
@@ -126,7 +181,7 @@ fn of_shares<T: Element, S: Simd<T>, const R: usize>(
             [&mut *grad],
             reads,
             #[inline(always)]
-            |[e], reads| [s.fma(factor, share(reads), s.mul(e, part))],
+            |[e], reads| [s.fma(factor, terms(reads, e)[1], s.mul(e, part))],
         );
         if let Some((label, share)) = label {
             grad[label] = grad[label] - T::lit(scale * share);

@@ -113,6 +113,48 @@ fn cases(n: usize) -> Vec<Case> {
             formula: Box::new(formula),
         });
     }
+    // Two heads, and every third class inactive but for the label: of labels, and of shares in both heads.
+    let competes = move |j: usize| j == label || j == 0 || j % 3 != 2;
+    for (smoothing, weighted) in [(0.0, false), (0.0, true), (0.3, false), (0.3, true)] {
+        let w: Vec<f64> = (0..n).map(|j| if weighted { weights[j] } else { 1.0 }).collect();
+        let constants = (0..n).map(|j| if competes(j) { w[j] } else { -1.0 }).collect::<Vec<_>>();
+        let heads = if label == 0 { vec![n] } else { vec![label, n] };
+        let objective = Objective {
+            constants,
+            heads: heads.clone(),
+            ..Loss::CrossEntropy { smoothing, ignore: -100 }.into()
+        };
+        let formula = move |t: &[f64], o: &[f64]| {
+            let mut sum = 0.0;
+            for (h, &end) in heads.iter().enumerate() {
+                let head: Vec<usize> =
+                    (if h == 0 { 0 } else { label }..end).filter(|j| competes(*j)).collect();
+                if head.iter().all(|j| t[*j] == 0.0) {
+                    continue;
+                }
+                let p = softmax(&head.iter().map(|j| o[*j]).collect::<Vec<_>>(), 1.0);
+                let share = |j: usize| (1.0 - smoothing) * t[j] + smoothing / head.len() as f64;
+                sum -= head.iter().zip(&p).map(|(j, p)| w[*j] * share(*j) * p.ln()).sum::<f64>();
+            }
+            sum
+        };
+        let mut one = vec![0.0; n];
+        one[label] = 1.0;
+        let targets: Vec<f64> = (0..n).map(|j| if competes(j) { part[j] } else { 0.0 }).collect();
+        let (t, of) = (targets.clone(), formula.clone());
+        cases.push(Case {
+            objective: objective.clone(),
+            targets,
+            label: None,
+            formula: Box::new(move |o| of(&t, o)),
+        });
+        cases.push(Case {
+            objective,
+            targets: Vec::new(),
+            label: Some(label as i64),
+            formula: Box::new(move |o| formula(&one, o)),
+        });
+    }
     cases
 }
 
@@ -186,6 +228,7 @@ fn values_and_gradients_are_right_for_every_loss_and_width() {
                     loss: objective.loss,
                     reduction: Reduction::Mean,
                     constants: objective.constants.iter().map(|c| *c as f32).collect(),
+                    heads: objective.heads.clone(),
                 };
                 let narrow: Vec<f32> = o.iter().map(|x| *x as f32).collect();
                 let narrow_targets: Vec<f32> = match targets {
