@@ -36,7 +36,7 @@ def test_optional_modules_are_there_when_asked_for():
 
 def test_every_public_name_is_documented():
     modules = [tw, tw.nn, tw.optim, tw.errors, tw.callbacks, tw.datasets, tw.plot, tw.nn.init]
-    modules += [tw.solve]
+    modules += [tw.solve, tw.diagnostics]
     for module in modules:
         assert module.__doc__, module
         for name, value in vars(module).items():
@@ -74,7 +74,7 @@ def test_the_extras_that_errors_name_exist():
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 for part in node.value.split('"thalweg[')[1:]:
                     named.add(part.partition("]")[0])
-    assert named == {"progress", "plot", "demo"}
+    assert named == {"progress", "plot", "demo", "diagnostics"}
     assert named <= set(extras)
 
 

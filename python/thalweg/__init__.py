@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # at run time these come from __getattr__ below
     from thalweg import continual as continual
     from thalweg import curvature as curvature
     from thalweg import datasets as datasets
+    from thalweg import diagnostics as diagnostics
     from thalweg import plot as plot
     from thalweg import solve as solve
     from thalweg._gradcheck import BlockReport as BlockReport
@@ -42,7 +43,7 @@ if TYPE_CHECKING:  # at run time these come from __getattr__ below
     from thalweg._many import train_many as train_many
 
 # Not every program draws, or checks gradients: what few need is imported when first asked for.
-_MODULES = ("continual", "curvature", "datasets", "plot", "solve")
+_MODULES = ("continual", "curvature", "datasets", "diagnostics", "plot", "solve")
 _NAMES = {
     "BlockReport": "_gradcheck",
     "ErrorCurve": "_gradcheck",

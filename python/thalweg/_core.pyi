@@ -205,7 +205,7 @@ def central_differences_of(
     h: float,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]: ...
 
-# Gradient of the loss by backpropagation; its values at theta + step * direction, where the direction
+# Gradient of the loss by backpropagation; its values at theta + step * direction, where direction
 # is for the parameters from `start` on; and whether a ReLU-like kink lies between there and theta.
 # float64 models only.
 def losses_along(

@@ -1,9 +1,12 @@
-"""Pieces of a model as float64 models of their own."""
+"""Pieces of a model, and models without randomness, as float64 models of their own."""
+
+from collections.abc import Mapping
 
 import numpy as np
 
 from thalweg._arrays import Array
-from thalweg.nn import Linear, Sequential
+from thalweg.nn import BatchNorm1d, Dropout, Identity, Linear, Residual, Sequential
+from thalweg.nn._layers import Layer
 
 
 def width(model: Sequential, index: int) -> int:
@@ -32,3 +35,48 @@ def part(model: Sequential, start: int, stop: int) -> Sequential:
     copy = Sequential(*nothing, *layers, dtype="float64", seed=model.seed)
     copy.load_state_dict(state)
     return copy
+
+
+def frozen(model: Sequential) -> Sequential:
+    """Copy a model as evaluation sees it: each row by itself, nothing random.
+
+    A `BatchNorm1d` becomes the affine map of its running averages, a `Dropout` an `Identity`. So
+    gradients of this copy are those of what the model computes when it is called.
+    """
+    state: dict[str, Array] = {}
+    layers = _frozen(model.layers, "", model.state_dict(), state)
+    copy = Sequential(*layers, dtype="float64", seed=model.seed)
+    copy.load_state_dict(state)
+    return copy
+
+
+def _frozen(
+    layers: tuple[Layer, ...], prefix: str, state: Mapping[str, Array], into: dict[str, Array]
+) -> list[Layer]:
+    made: list[Layer] = []
+    for index, layer in enumerate(layers):
+        here = f"{prefix}{index}."
+        if isinstance(layer, BatchNorm1d):
+            s, b = scale_and_shift(layer, here, state)
+            into[here + "weight"], into[here + "bias"] = s * np.eye(len(s)), b
+            layer = Linear(layer.num_features, layer.num_features)
+        elif isinstance(layer, Dropout):
+            layer = Identity()
+        elif isinstance(layer, Residual):
+            layer = Residual(*_frozen(layer.layers, here, state, into))
+        else:
+            into.update({n: v for n, v in state.items() if n.startswith(here)})
+        made.append(layer)
+    return made
+
+
+def scale_and_shift(
+    layer: BatchNorm1d, prefix: str, state: Mapping[str, Array]
+) -> tuple[Array, Array]:
+    """Give s and b of the map x -> s x + b that a `BatchNorm1d` is in evaluation."""
+    mean = state[prefix + "running_mean"].astype(np.float64)
+    scale: Array = 1 / np.sqrt(state[prefix + "running_var"].astype(np.float64) + layer.eps)
+    shift: Array = np.zeros_like(mean)
+    if layer.affine:
+        scale, shift = scale * state[prefix + "weight"], state[prefix + "bias"].astype(np.float64)
+    return scale, shift - scale * mean

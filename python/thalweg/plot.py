@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from thalweg._gradcheck import GradcheckReport
     from thalweg.continual import Result
+    from thalweg.diagnostics import SpectralBias
 
 #: How many blocks `gradcheck` draws at most: the first ones.
 _CURVES = 8
@@ -146,6 +147,37 @@ def gradcheck(report: "GradcheckReport", ax: "Axes | None" = None) -> "Axes":
     ax.axvspan(min(used), max(used), color="0.9", zorder=0, label="steps of the check")
     ax.set(xlabel="step h", ylabel="relative error", xscale="log", yscale="log")
     ax.legend(fontsize="small")
+    return ax
+
+
+def spectral_bias(found: "SpectralBias", ax: "Axes | None" = None) -> "Axes":
+    """Draws how much of each frequency is still missing, over the updates.
+
+    Parameters
+    ----------
+    found : SpectralBias
+        From `thalweg.diagnostics.spectral_bias`, or a callback after a fit.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    ax = _axes(ax)
+    rows = np.arange(len(found.frequencies) + 1) - 0.5
+    edges = np.append(found.steps, found.steps[-1] + max(1, found.steps[-1] - found.steps[-2]))
+    mesh = ax.pcolormesh(
+        edges, rows, np.minimum(found.relative.T, 1), vmin=0, vmax=1, cmap="viridis"
+    )
+    ax.set(xlabel="update", ylabel="frequency", yticks=rows[:-1] + 0.5)
+    ax.set_yticklabels([str(k) for k in found.frequencies])
+    ax.figure.colorbar(mesh, ax=ax, label="residual, relative to the target")
     return ax
 
 

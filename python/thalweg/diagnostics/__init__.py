@@ -1,0 +1,24 @@
+"""What can be known of a training before, while and after it runs.
+
+How well a network is conditioned; which weights are the same function; which frequencies are
+learned first; how noisy the gradients of batches are.
+"""
+
+from thalweg.diagnostics._conditioning import Conditioning as Conditioning
+from thalweg.diagnostics._conditioning import StageConditioning as StageConditioning
+from thalweg.diagnostics._conditioning import batch_jacobian as batch_jacobian
+from thalweg.diagnostics._conditioning import conditioning as conditioning
+from thalweg.diagnostics._conditioning import jacobian as jacobian
+from thalweg.diagnostics._noise import GradientNoise as GradientNoise
+from thalweg.diagnostics._noise import gradient_noise as gradient_noise
+from thalweg.diagnostics._spectrum import SpectralBias as SpectralBias
+from thalweg.diagnostics._spectrum import ntk_eigenvalues as ntk_eigenvalues
+from thalweg.diagnostics._spectrum import spectral_bias as spectral_bias
+from thalweg.diagnostics._symmetry import BalanceMonitor as BalanceMonitor
+from thalweg.diagnostics._symmetry import Distance as Distance
+from thalweg.diagnostics._symmetry import align as align
+from thalweg.diagnostics._symmetry import balance as balance
+from thalweg.diagnostics._symmetry import balancedness as balancedness
+from thalweg.diagnostics._symmetry import barrier as barrier
+from thalweg.diagnostics._symmetry import distance as distance
+from thalweg.diagnostics._symmetry import rescale as rescale

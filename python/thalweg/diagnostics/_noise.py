@@ -1,0 +1,205 @@
+"""How much the gradients of batches differ from the gradient of all samples."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg import _arrays, _checks
+from thalweg._trainer import Trainer
+from thalweg.errors import ArgumentError, DataError
+from thalweg.nn import CustomLoss
+from thalweg.optim import SGD
+
+
+@dataclass(frozen=True, eq=False)
+class GradientNoise:
+    r"""The gradient of all samples, and how the samples' gradients scatter around it.
+
+    Attributes
+    ----------
+    rows : int
+        The number of samples, `N`.
+    gradient : ndarray, shape (num_parameters,)
+        :math:`g = \frac1N \sum_i g_i`, the gradient of the mean loss, in the order of
+        ``flat_parameters``.
+    trace : float
+        :math:`\operatorname{tr} S` of the samples' covariance
+        :math:`S = \frac{1}{N-1} \sum_i (g_i - g)(g_i - g)^\top`.
+    blocks : dict of str to tuple of two floats
+        :math:`\lVert g \rVert^2` and :math:`\operatorname{tr} S` by block of parameters.
+    batch_size : int
+        The rows of a batch that this was measured with. With 1 the trace is exact, else an unbiased
+        estimate.
+    """
+
+    rows: int
+    gradient: npt.NDArray[np.float64]
+    trace: float
+    blocks: dict[str, tuple[float, float]]
+    batch_size: int
+
+    @property
+    def noise_scale(self) -> float:
+        r""":math:`B = \operatorname{tr} S / \lVert g \rVert^2`, a number of samples.
+
+        McCandlish et al. 2018, arXiv:1812.06162, "simple noise scale". Batches much smaller than
+        this step in a direction that is mostly noise; much larger ones waste samples. It grows
+        during training, for the gradient shrinks.
+        """
+        squared = float(self.gradient @ self.gradient)
+        return self.trace / squared if squared > 0 else float("inf")
+
+    @property
+    def critical_batch_size(self) -> int:
+        """The noise scale as a batch: from 1 to all samples."""
+        return int(np.clip(np.ceil(min(self.noise_scale, self.rows)), 1, self.rows))
+
+    def variance(self, batch_size: int) -> float:
+        r"""Give the mean square of a batch's error, :math:`E \lVert g_B - g \rVert^2`.
+
+        Parameters
+        ----------
+        batch_size : int
+            Rows `b` of a batch, drawn without repetition as in `Trainer.fit`.
+
+        Returns
+        -------
+        float
+            :math:`\frac{\operatorname{tr} S}{b} \frac{N - b}{N}`; 0 for a batch of all rows.
+
+        Raises
+        ------
+        ArgumentError
+            If there are not so many rows.
+        """
+        b = _checks.integer("batch_size", batch_size, 1, self.rows)
+        return self.trace / b * (self.rows - b) / self.rows
+
+    def efficiency(self, batch_size: int) -> float:
+        r"""Give the progress of a step with such a batch, as a part of one with the full gradient.
+
+        Parameters
+        ----------
+        batch_size : int
+            Rows of a batch.
+
+        Returns
+        -------
+        float
+            :math:`1 / (1 + E \lVert g_B - g \rVert^2 / \lVert g \rVert^2)`, for the best learning
+            rate of each and equal curvature in all directions: ½ near the noise scale.
+
+        Raises
+        ------
+        ArgumentError
+            If there are not so many rows.
+        """
+        squared = float(self.gradient @ self.gradient)
+        noise = self.variance(batch_size)
+        return squared / (squared + noise) if squared + noise > 0 else 1.0
+
+    def __repr__(self) -> str:
+        return (
+            f"GradientNoise({self.rows} rows, gradient {np.linalg.norm(self.gradient):.3g}, "
+            f"noise scale {self.noise_scale:.3g})"
+        )
+
+
+def gradient_noise(trainer: Trainer, x: Any, y: Any, *, batch_size: int = 1) -> GradientNoise:
+    r"""Measure how the gradients of batches scatter around that of all samples.
+
+    Every sample is used once, in batches of `batch_size`. The covariance of batches drawn without
+    repetition is :math:`\frac{S}{b} \frac{N - b}{N}`, from which :math:`\operatorname{tr} S` is
+    had. (Cochran 1977, "Sampling techniques", section 2.5.)
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Its model and loss, which must be a mean. Nothing of it is changed.
+    x, y : array_like
+        As for `Trainer.fit`, at least 2 rows.
+    batch_size : int, keyword only, default 1
+        With 1 every sample's gradient is computed by itself and the result is exact. Larger batches
+        are faster, and needed for `nn.BatchNorm1d`, whose gradient a sample alone does not have:
+        then this is the noise at that batch size, and the mean over batches of one random order is
+        taken for the gradient.
+
+    Returns
+    -------
+    GradientNoise
+
+    Raises
+    ------
+    ArgumentError
+        If the loss is not a plain mean over the samples (a sum, or with weights of classes), or
+        `batch_size` leaves fewer than two whole batches.
+    ShapeError, DataError, DtypeError
+        If the arrays do not fit.
+
+    Notes
+    -----
+    Computed in float64. Dropout drops other elements in each batch, which is part of the noise.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn, optim
+    >>> x = np.linspace(-1, 1, 64).reshape(-1, 1)
+    >>> model = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+    >>> trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD())
+    >>> noise = tw.diagnostics.gradient_noise(trainer, x, np.sin(3 * x))
+    >>> noise.variance(64)
+    0.0
+    """
+    if not isinstance(trainer, Trainer):
+        raise ArgumentError(f"trainer must be a Trainer; got {trainer!r}")
+    if not isinstance(trainer._loss, CustomLoss) and trainer._loss.reduction != "mean":
+        raise ArgumentError('gradient_noise needs a loss with reduction="mean"')
+    if getattr(trainer._loss, "weight", None) is not None:
+        raise ArgumentError("gradient_noise needs a loss without weights of classes")
+    model = trainer.model.astype("float64")
+    own = Trainer(model, loss=trainer.loss, optimizer=SGD(lr=0.0))
+    x, y, _ = own._ready(x, y, None)
+    x = _arrays.matrix(x, model.dtype, "x")
+    own.evaluate(x, y)  # raises if they do not fit
+    rows = len(x)
+    b = _checks.integer("batch_size", batch_size, 1)
+    if rows // b < 2:
+        raise ArgumentError(
+            f"batch_size must leave at least two whole batches: {rows} rows, batches of {b}"
+        )
+    order = np.random.default_rng(model.seed).permutation(rows)
+
+    def gradient(part: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        model.zero_grad()
+        own.backward(x[part], y[part])
+        return np.asarray(model.flat_gradients, np.float64)
+
+    # Two passes through the batches, for the second subtracts the mean before it squares.
+    batches = [order[start : start + b] for start in range(0, rows, b)]
+    if len(batches[-1]) == 1 < b and model._core.average_blocks():
+        batches.pop()  # a single row has no statistics; it is left out of the mean
+    passes, averages = model._core.passes(), model._core.averages()
+    used = sum(map(len, batches))
+    mean = np.zeros(model.num_parameters)
+    for part in batches:
+        mean += gradient(part) * (len(part) / used)
+    model._core.set_passes(passes)
+    model._core.set_averages(averages)
+    squares = np.zeros_like(mean)
+    whole = [part for part in batches if len(part) == b]
+    for part in whole:
+        squares += (gradient(part) - mean) ** 2
+    if not np.isfinite(squares).all():
+        raise DataError("the gradients are too large for float64")
+    # E (g_B - g)² = S/b (N - b)/N for each of them.
+    spread = squares / len(whole) * (b * rows / (rows - b))
+    blocks, start = {}, 0
+    for name, shape in model._core.blocks():
+        stop = start + int(np.prod(shape))
+        here = mean[start:stop]
+        blocks[name] = float(here @ here), float(spread[start:stop].sum())
+        start = stop
+    return GradientNoise(rows, mean, float(spread.sum()), blocks, b)

@@ -1,0 +1,344 @@
+r"""Which frequencies of a target a network learns first.
+
+Networks learn low frequencies before high ones: the kernel by which gradient descent sees the
+target has its large eigenvalues there. Rahaman et al. 2019, arXiv:1806.08734.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg import _arrays, _checks, _parts
+from thalweg.callbacks import Callback
+from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
+from thalweg.nn import Sequential
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from thalweg._trainer import Trainer
+
+_Vector = npt.NDArray[np.float64]
+
+#: Share of a target's energy above the Nyquist frequency from which on it is said.
+_FOLDED = 1e-3
+
+
+class SpectralBias(Callback):
+    r"""Records, during a fit, what is missing of each frequency of the target.
+
+    For `N` samples at equal distances :math:`x_n` over one period `T` it is the complex residual
+
+    .. math:: R_k = \frac{\sum_n (f(x_n) - y_n)\, e^{-2\pi i k x_n / T}}
+                         {\left| \sum_n y_n\, e^{-2\pi i k x_n / T} \right|}
+
+    whose size is 1 for a network that knows nothing of the frequency `k` and 0 for one that has it.
+    It is of the difference and not of the prediction alone, for an amplitude may be right and the
+    phase wrong.
+
+    Parameters
+    ----------
+    x : array_like, shape (n,) or (n, 1)
+        Places of the samples: at equal distances, increasing, the last one distance short of a
+        whole period.
+    y : array_like, shape (n,) or (n, 1); or callable
+        The target there. A function is also evaluated between the samples, to see whether what it
+        has above the Nyquist frequency folds back on lower ones.
+    frequencies : sequence of int
+        In periods over the whole range, from 1 on.
+    inputs : array_like, shape (n, in_features), keyword only, optional
+        What the network gets for each sample, if that is not `x`: encoded features, for example.
+    every : int, keyword only, default 10
+        Updates between two records.
+
+    Attributes
+    ----------
+    frequencies : ndarray, shape (k,)
+    steps : list of int
+        Updates before each record; the first is 0.
+    residuals : list of ndarray, shape (k,), complex
+        :math:`R_k` at each record.
+
+    Warns
+    -----
+    UserWarning
+        If a frequency is at or above the Nyquist frequency, n / 2, where samples cannot tell it
+        from a lower one; or a target that is a function has more than 0.1% of its energy there.
+
+    Raises
+    ------
+    DataError
+        If `x` is not at equal distances, or the target has nothing at a frequency.
+    ArgumentError, ShapeError, DtypeError
+        If an argument is not such.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any,
+        frequencies: Any,
+        *,
+        inputs: Any = None,
+        every: int = 10,
+    ) -> None:
+        place = _column(x, "x")
+        n = len(place)
+        if n < 4:
+            raise DataError(f"x has {n} samples; at least 4 are needed")
+        distances = np.diff(place)
+        if not np.allclose(distances, distances.mean(), rtol=1e-6, atol=0) or distances[0] <= 0:
+            raise DataError(
+                "x must rise at equal distances: on others a Fourier sum mixes frequencies"
+            )
+        given = _checks.sequence("frequencies", frequencies)
+        self.frequencies = np.array([_checks.integer("frequencies", k, 1) for k in given])
+        if self.frequencies.size == 0:
+            raise ArgumentError("frequencies must have at least one")
+        period = float(distances.mean()) * n
+        if (high := self.frequencies[2 * self.frequencies >= n]).size:
+            lower = [int(min(k % n, -k % n)) for k in high]
+            warnings.warn(
+                f"frequencies {high.tolist()} are not below the Nyquist frequency, {n / 2:g} of "
+                f"{n} samples: there they cannot be told from {lower}. Take more samples",
+                stacklevel=2,
+            )
+        height = 0.0
+        if callable(y):
+            height = _warn_of_folding(y, place[0], period, n)
+            y = y(place)
+        self._target = _column(y, "y")
+        if len(self._target) != n:
+            raise ShapeError(f"x has {n} rows but y has {len(self._target)}")
+        self._inputs = place[:, np.newaxis] if inputs is None else np.asarray(inputs)
+        if len(self._inputs) != n:
+            raise ShapeError(f"x has {n} rows but inputs has {len(self._inputs)}")
+        phases = np.outer(self.frequencies, place - place[0]) / period
+        self._waves = np.exp(-2j * np.pi * phases)
+        self._size = np.abs(self._waves @ self._target)
+        floor = 1e-12 * max(float(np.abs(self._target).sum()), n * height)
+        if (missing := self.frequencies[self._size <= floor]).size:
+            raise DataError(
+                f"the samples of the target have nothing at the frequencies {missing.tolist()}"
+            )
+        self._every = _checks.integer("every", every, 1)
+        self.steps: list[int] = []
+        self.residuals: list[npt.NDArray[np.complex128]] = []
+
+    @property
+    def relative(self) -> _Vector:
+        """The sizes of the residuals, shape (records, k)."""
+        return np.abs(np.array(self.residuals)).reshape(-1, len(self.frequencies))
+
+    def learned_at(self, below: float = 0.1) -> npt.NDArray[np.float64]:
+        """Give the first update at which each frequency's residual is small.
+
+        Parameters
+        ----------
+        below : float, default 0.1
+            The size of the residual.
+
+        Returns
+        -------
+        ndarray, shape (k,)
+            Updates; infinite for frequencies that were not learned.
+
+        Raises
+        ------
+        ArgumentError
+            If `below` is not above 0.
+        """
+        small = self.relative < _checks.real("below", below, 0, closed="()")
+        steps = np.array([*self.steps, np.inf])
+        return steps[np.where(small.any(axis=0), small.argmax(axis=0), -1)]
+
+    def on_fit_begin(self, trainer: "Trainer") -> None:
+        """Forget the fit before, and record the beginning."""
+        self.steps, self.residuals, self._updates = [], [], 0
+        self._record(trainer)
+
+    def on_step_end(self, trainer: "Trainer", record: dict[str, float]) -> None:
+        """Record, if it is time."""
+        self._updates += 1
+        if self._updates % self._every == 0:
+            self._record(trainer)
+
+    def _record(self, trainer: "Trainer") -> None:
+        output = trainer.model(self._inputs)
+        if output.shape[1] != 1:
+            raise ShapeError(f"SpectralBias needs a model of one output; got {output.shape[1]}")
+        self.steps.append(self._updates)
+        self.residuals.append(self._waves @ (output[:, 0] - self._target) / self._size)
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draws the residuals over updates and frequencies; see `thalweg.plot.spectral_bias`.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+
+        Returns
+        -------
+        matplotlib Axes
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        from thalweg import plot
+
+        return plot.spectral_bias(self, ax)
+
+
+def spectral_bias(
+    trainer: "Trainer",
+    x: Any,
+    y: Any,
+    frequencies: Any,
+    *,
+    steps: int = 1000,
+    inputs: Any = None,
+    every: int = 10,
+) -> SpectralBias:
+    """Train on a sampled function, all samples a step, and record which frequencies come first.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Of a model with one output; it is trained.
+    x, y, frequencies, inputs, every
+        As for `SpectralBias`.
+    steps : int, keyword only, default 1000
+        Updates.
+
+    Returns
+    -------
+    SpectralBias
+        Its ``plot()`` shows the residuals over updates and frequencies.
+
+    Warns
+    -----
+    UserWarning
+        As `SpectralBias`.
+
+    Raises
+    ------
+    ArgumentError, ShapeError, DataError, DtypeError
+        As `SpectralBias` and `Trainer.fit` do.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn, optim
+    >>> x = np.arange(64) / 64
+    >>> model = nn.Sequential(nn.Linear(1, 64), nn.Tanh(), nn.Linear(64, 1))
+    >>> trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.Adam(lr=1e-3))
+    >>> found = tw.diagnostics.spectral_bias(
+    ...     trainer, x, lambda x: np.sin(2 * np.pi * x) + np.sin(10 * np.pi * x), [1, 5], steps=50)
+    >>> found.relative.shape
+    (6, 2)
+    """
+    watch = SpectralBias(x, y, frequencies, inputs=inputs, every=every)
+    steps = _checks.integer("steps", steps, 1)
+    target = watch._target[:, np.newaxis]
+    trainer.fit(
+        watch._inputs,
+        target,
+        epochs=steps,
+        batch_size=len(target),
+        shuffle=False,
+        callbacks=[watch],
+    )
+    return watch
+
+
+def ntk_eigenvalues(model: Sequential, x: Any) -> _Vector:
+    r"""Compute the eigenvalues of a network's tangent kernel on some samples.
+
+    .. math:: K_{ij} = \frac1N \nabla_\theta f(x_i)^\top \nabla_\theta f(x_j)
+
+    For small steps, gradient descent on :math:`\frac{1}{2N} \sum (f(x_i) - y_i)^2` shrinks what the
+    target has along the eigenvector of :math:`\lambda` by :math:`1 - \eta \lambda` in a step.
+    (`nn.MSELoss` has no ½: then by :math:`1 - 2 \eta \lambda`.) Jacot, Gabriel & Hongler 2018,
+    arXiv:1806.07572.
+
+    Parameters
+    ----------
+    model : Sequential
+        As in evaluation; is not changed. Outputs count as further samples.
+    x : array_like, shape (n, in_features)
+        The samples; one backward pass is made for each, and output.
+
+    Returns
+    -------
+    ndarray, shape (n * out_features,)
+        Falling, float64.
+
+    Raises
+    ------
+    ShapeError, DataError, DtypeError
+        If `x` is not such an array.
+    UnsupportedError
+        If the model has a `nn.BatchNorm1d`.
+
+    Notes
+    -----
+    Of :math:`\frac1N J J^\top`, from the singular values of `J`. Dropout does not take part.
+    """
+    if model._core.average_blocks():
+        raise UnsupportedError(
+            "the tangent kernel of a model with BatchNorm1d depends on the whole batch; fold it "
+            "into the Linear before it by model.fold()"
+        )
+    copy = _parts.frozen(model)
+    x = _arrays.matrix(x, copy.dtype, "x")
+    rows, outputs = len(x), copy.out_features
+    copy(x)  # raises if x does not fit
+    gradients = np.empty((rows * outputs, copy.num_parameters))
+    for i in range(rows):
+        for j in range(outputs):
+            copy.zero_grad()
+            copy.forward(x[i : i + 1])
+            copy.backward(np.eye(1, outputs, j))
+            gradients[i * outputs + j] = copy.flat_gradients
+    return _eigenvalues(gradients, rows)
+
+
+def _eigenvalues(gradients: _Vector, rows: int) -> _Vector:
+    count = len(gradients)
+    values = np.zeros(count)
+    found = np.linalg.svd(gradients, compute_uv=False) ** 2 / rows
+    values[: len(found)] = found
+    return values
+
+
+def _warn_of_folding(y: Callable[[Any], Any], start: float, period: float, n: int) -> float:
+    """Look at a target between its samples; give its mean size."""
+    fine = 16 * n
+    values = _column(y(start + period * np.arange(fine) / fine), "y")
+    energy = np.abs(np.fft.rfft(values)) ** 2
+    energy[0] = 0
+    above = float(energy[(n + 1) // 2 :].sum())
+    if above > _FOLDED * float(energy.sum()):
+        warnings.warn(
+            f"{above / energy.sum():.1%} of the target's energy is at or above the Nyquist "
+            f"frequency, {n / 2:g} of {n} samples, and folds back on lower ones. Take more samples",
+            stacklevel=3,
+        )
+    return float(np.abs(values).mean())
+
+
+def _column(values: Any, name: str) -> _Vector:
+    array = _arrays.as_numeric(values, name)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ShapeError(f"{name} must be 1-D, or one column; got shape {array.shape}")
+    column = _arrays.as_dtype(array, np.dtype(np.float64), name)
+    result: _Vector = _arrays.finite(column, name)  # type: ignore[assignment]
+    return result
