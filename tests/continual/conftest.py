@@ -7,6 +7,7 @@ import pytest
 
 import thalweg as tw
 from thalweg import continual, nn, optim
+from thalweg._safetensors import load
 
 
 @pytest.fixture
@@ -37,3 +38,32 @@ def trainer():
         return tw.Trainer(model, loss=loss, optimizer=optim.Adam(lr=lr), **options)
 
     return make
+
+
+@pytest.fixture
+def resumed_is_the_same():
+    """A function: a run that is stopped in the middle of the last task, against one that is not."""
+    return _resumed_is_the_same
+
+
+def _resumed_is_the_same(make, scenario, trainer, path):
+    """A run that is stopped in the middle of the last task, against one that is not."""
+    options = {"steps": 7, "batch_size": 20, "save_every": 2}
+    whole = make(trainer(dropout=0.2), scenario)
+    result = continual.run(whole, scenario, checkpoint=path / "whole", **options)
+    stopped = make(trainer(dropout=0.2), scenario)
+
+    def stop(self, task, *, start=0, **others):
+        if (task.index, start) == (2, 4):
+            raise KeyboardInterrupt
+        return type(stopped).learn(stopped, task, start=start, **others)
+
+    stopped.learn = stop.__get__(stopped)
+    with pytest.raises(KeyboardInterrupt):
+        continual.run(stopped, scenario, checkpoint=path / "parts", **options)
+    anew = make(trainer(dropout=0.2), scenario)
+    parts = continual.run(anew, scenario, checkpoint=path / "parts", resume=True, **options)
+    np.testing.assert_array_equal(parts.curve, result.curve)
+    arrays, others = load(path / "parts")[0], load(path / "whole")[0]
+    assert arrays.keys() == others.keys()
+    assert all(arrays[name].tobytes() == others[name].tobytes() for name in arrays)

@@ -173,33 +173,8 @@ STRATEGIES = {
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_stopped_and_resumed(name, scenario, trainer, tmp_path):
+def test_stopped_and_resumed(name, scenario, trainer, tmp_path, resumed_is_the_same):
     resumed_is_the_same(STRATEGIES[name], scenario, trainer, tmp_path)
-
-
-def resumed_is_the_same(make, scenario, trainer, path):
-    """A run that is stopped in the middle of the last task, against one that is not."""
-    from thalweg._safetensors import load
-
-    options = {"steps": 7, "batch_size": 20, "save_every": 2}
-    whole = make(trainer(dropout=0.2), scenario)
-    result = continual.run(whole, scenario, checkpoint=path / "whole", **options)
-    stopped = make(trainer(dropout=0.2), scenario)
-
-    def stop(self, task, *, start=0, **others):
-        if (task.index, start) == (2, 4):
-            raise KeyboardInterrupt
-        return type(stopped).learn(stopped, task, start=start, **others)
-
-    stopped.learn = stop.__get__(stopped)
-    with pytest.raises(KeyboardInterrupt):
-        continual.run(stopped, scenario, checkpoint=path / "parts", **options)
-    anew = make(trainer(dropout=0.2), scenario)
-    parts = continual.run(anew, scenario, checkpoint=path / "parts", resume=True, **options)
-    np.testing.assert_array_equal(parts.curve, result.curve)
-    arrays, others = load(path / "parts")[0], load(path / "whole")[0]
-    assert arrays.keys() == others.keys()
-    assert all(arrays[name].tobytes() == others[name].tobytes() for name in arrays)
 
 
 def test_what_is_wrong_is_said(scenario, trainer):

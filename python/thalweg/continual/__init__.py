@@ -12,6 +12,10 @@ from thalweg.continual._baselines import Naive as Naive
 from thalweg.continual._buffers import BalancedBuffer as BalancedBuffer
 from thalweg.continual._buffers import Buffer as Buffer
 from thalweg.continual._buffers import ReservoirBuffer as ReservoirBuffer
+from thalweg.continual._distill import DER as DER
+from thalweg.continual._distill import ERACE as ERACE
+from thalweg.continual._distill import DERpp as DERpp
+from thalweg.continual._distill import LwF as LwF
 from thalweg.continual._replay import GDumb as GDumb
 from thalweg.continual._replay import NearestMean as NearestMean
 from thalweg.continual._replay import Replay as Replay

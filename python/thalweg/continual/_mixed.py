@@ -1,0 +1,86 @@
+"""Losses that are sums of several terms, as functions of the outputs, for `nn.CustomLoss`.
+
+They are computed by NumPy on one batch of outputs, some tens of microseconds for a hundred rows;
+the passes through the network are the core's. What is lost is that passes and update are not fused.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from thalweg._trainer import Trainer
+from thalweg.errors import UnsupportedError
+from thalweg.nn import CrossEntropyLoss, CustomLoss
+
+
+def log_softmax(outputs: Any) -> Any:
+    """Give the logarithms of the softmax of each row; columns of -inf do not take part."""
+    shifted = outputs - outputs.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def cross_entropy(outputs: Any, labels: Any, weights: Any, competes: Any = None) -> tuple[Any, Any]:
+    """Give the sum over the rows of ``weights * -log p[label]``, and its gradient.
+
+    `competes` says, by row and column, which outputs the softmax is over; all by default.
+    """
+    if competes is not None:
+        outputs = np.where(competes, outputs, -np.inf)
+    logs = log_softmax(outputs)
+    rows = np.arange(len(labels))
+    gradient = np.exp(logs)
+    gradient[rows, labels] -= 1
+    return -(weights * logs[rows, labels]).sum(), gradient * weights[:, None]
+
+
+def distillation(outputs: Any, teacher: Any, temperature: float) -> tuple[Any, Any]:
+    r"""Give :math:`-\frac1n \sum_{ij} q_{ij} \log p_{ij}` and its gradient.
+
+    `q` and `p` are the softmax of the teacher's and of these outputs, both divided by the
+    temperature. There is no factor :math:`T^2`.
+    """
+    shares = np.exp(log_softmax(teacher / temperature))
+    logs = log_softmax(outputs / temperature)
+    rows = len(outputs)
+    # Where the teacher's share is 0 because its class is left out, 0 times anything is 0.
+    value = -np.where(shares > 0, shares * logs, 0).sum() / rows
+    return value, (np.exp(logs) - shares) / (temperature * rows)
+
+
+def competing(trainer: Trainer, outputs: int) -> Callable[[Any], Any]:
+    """Make the function that says which outputs compete with each label in a trainer's loss."""
+    loss = trainer.loss
+    heads: Sequence[int] | None = getattr(loss, "heads", None)
+    active: Sequence[int] | None = getattr(loss, "active", None)
+    takes_part = np.ones(outputs, dtype=bool)
+    if active is not None:
+        takes_part = np.isin(np.arange(outputs), active)
+    of_column = np.repeat(np.arange(len(heads)), heads) if heads else np.zeros(outputs, np.int64)
+    return lambda labels: takes_part & (of_column[labels][:, None] == of_column)
+
+
+def with_loss(trainer: Trainer, function: Callable[..., Any], who: str) -> Trainer:
+    """Make a trainer of the same model with the same optimizer, and another loss.
+
+    Raises
+    ------
+    UnsupportedError
+        If the trainer's loss is no plain cross-entropy, which is a term of all these losses, or it
+        has a penalty, which would be lost.
+    """
+    loss = trainer.loss
+    plain = isinstance(loss, CrossEntropyLoss) and loss.weight is None and not loss.label_smoothing
+    if not plain:
+        raise UnsupportedError(
+            f"{who} needs a trainer with nn.CrossEntropyLoss() without weight and label_smoothing; "
+            f"got {loss!r}"
+        )
+    penalty = getattr(trainer._core, "penalty", None)
+    if penalty is not None and penalty() is not None:
+        raise UnsupportedError(f"{who} cannot be joined with a strategy that sets a penalty")
+    twin = Trainer(trainer.model, **{**trainer._description(), "loss": CustomLoss(function)})
+    twin._base_lr, twin._epochs = trainer._base_lr, trainer._epochs
+    if twin._rates is not None:
+        twin._rates.base = trainer._base_lr
+    return twin

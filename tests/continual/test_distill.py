@@ -1,0 +1,189 @@
+"""Strategies that keep old outputs: their losses against the formulas, row by row, and their runs."""
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import continual, nn, optim
+from thalweg.continual import _mixed
+from thalweg.errors import UnsupportedError
+
+needs_heads = pytest.mark.skipif(
+    not hasattr(nn.CrossEntropyLoss(), "heads"), reason="CrossEntropyLoss has no heads"
+)
+
+
+def softmax(values):
+    values = np.exp(np.asarray(values) - np.max(values))
+    return values / values.sum()
+
+
+def check(loss, output, target):
+    """The gradient is that of the value, by central differences."""
+    value, gradient = loss(output.copy(), target)
+    numeric = np.zeros_like(output)
+    for place in np.ndindex(output.shape):
+        for sign in (1, -1):
+            moved = output.copy()
+            moved[place] += sign * 1e-5
+            numeric[place] += sign * loss(moved, target)[0] / 2e-5
+    np.testing.assert_allclose(gradient, numeric, atol=1e-9)
+    return value
+
+
+LOSSES = {
+    "task": lambda: nn.CrossEntropyLoss(heads=(2, 2, 2)),
+    "domain": lambda: nn.CrossEntropyLoss(),
+    "class": lambda: nn.CrossEntropyLoss(active=(0, 1)),
+}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["domain", pytest.param("task", marks=needs_heads), pytest.param("class", marks=needs_heads)],
+)
+def test_the_loss_of_lwf(kind, clouds, trainer, rng):
+    scenario = continual.split(*clouds.all, tasks=3, kind=kind)
+    mine = trainer(outputs=2 if kind == "domain" else 6, loss=LOSSES[kind]())
+    lwf = continual.LwF(mine, strength=0.7, temperature=3)
+    for task in scenario[:2]:
+        lwf.fit(task)
+    task = scenario[2]
+    lwf.begin(task)
+    columns = mine.model.out_features
+    output, old = rng.standard_normal((2, 5, columns))
+    labels = rng.choice(task.classes, 5)
+    value = check(lwf._loss(task), output, np.column_stack([labels, old]))
+    heads, old_ones, factor = {
+        "task": ([[0, 1], [2, 3]], [0, 1, 2, 3], 0.7),
+        "domain": ([[0, 1]], [0, 1], 0.7 * 2),
+        "class": ([range(6)], [0, 1, 2, 3], 0.7),
+    }[kind]
+    mine_too = {"task": [4, 5], "domain": [0, 1], "class": range(6)}[kind]
+    by_hand = 0
+    for row in range(5):
+        new = softmax(output[row][list(mine_too)])
+        by_hand -= np.log(new[list(mine_too).index(labels[row])]) / 5
+        for head in heads:
+            p = softmax(output[row][list(head)] / 3)
+            there = [c for c in head if c in old_ones]
+            q = softmax(old[row][there] / 3)
+            by_hand -= (
+                factor * sum(q[i] * np.log(p[list(head).index(c)]) for i, c in enumerate(there)) / 5
+            )
+    assert value == pytest.approx(by_hand, abs=1e-12)
+
+
+def test_lwf_is_naive_on_the_first_task_and_knows_the_old_network_on_the_second(clouds, trainer):
+    scenario = continual.split(*clouds.all, tasks=3, kind="domain")
+    lwf, naive = trainer(outputs=2), trainer(outputs=2)
+    strategy = continual.LwF(lwf)
+    strategy.fit(scenario[0])
+    continual.Naive(naive).fit(scenario[0])
+    np.testing.assert_array_equal(lwf.model.flat_parameters, naive.model.flat_parameters)
+    old = lwf.model(scenario[1].x)
+    strategy.fit(scenario[1], epochs=2)
+    np.testing.assert_array_equal(strategy._logits[1], old)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.3])
+@pytest.mark.parametrize("beta", [0, 0.6])
+def test_steps_of_der(alpha, beta, scenario):
+    """Each batch's loss, from the buffer as it was and the logits as they were."""
+    model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 6), dtype="float64", seed=1)
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+    strategy = continual.DER(trainer, 15, alpha=alpha, beta=beta, batch_size=4)
+    twin = continual.ReservoirBuffer(15)
+    task = scenario[0]
+    for step in range(6):
+        before = model.flat_parameters.copy()
+        x, y = task.x[9 * step : 9 * step + 9], task.y[9 * step : 9 * step + 9]
+        logits = model(x)
+        history = strategy.learn(task, steps=1, start=step, batch_size=9, shuffle=False)
+        ce = -np.mean([np.log(softmax(z)[label]) for z, label in zip(logits, y, strict=True)])
+        after = model.flat_parameters.copy()
+        model.flat_parameters = before
+        if step:
+            if alpha:
+                kept = twin.sample(4)
+                ce += alpha * np.mean((model(kept["x"]) - kept["logits"]) ** 2)
+            if beta:
+                kept = twin.sample(4)
+                ce -= beta * np.mean(
+                    [
+                        np.log(softmax(z)[label])
+                        for z, label in zip(model(kept["x"]), kept["y"], strict=True)
+                    ]
+                )
+        model.flat_parameters = after
+        assert history["loss"] == [pytest.approx(ce, rel=1e-12)]
+        twin.add(x=x, y=y, logits=logits)
+    np.testing.assert_allclose(
+        strategy.buffer.rows()["logits"], twin.rows()["logits"], rtol=1e-12, atol=1e-14
+    )
+
+
+@pytest.mark.parametrize("make", [continual.DERpp, continual.ERACE])
+def test_gradients_of_the_losses(make, scenario, trainer, rng, monkeypatch):
+    """By central differences, with new and kept rows in one batch."""
+    functions = []
+    with_loss = _mixed.with_loss
+
+    def noted(mine, function, who):
+        functions.append(function)
+        return with_loss(mine, function, who)
+
+    monkeypatch.setattr(_mixed, "with_loss", noted)
+    make(trainer(), 20).fit(scenario[1])
+    output, more = rng.standard_normal((2, 4, 6))
+    labels = [2, 3, 0, 1]
+    if make is continual.ERACE:
+        value = check(functions[0], output, np.column_stack([labels, [0.5] * 4, [1, 1, 0, 0]]))
+        # New rows: the softmax of classes 2 and 3; kept ones: of all six.
+        by_hand = [softmax(output[0, 2:4])[0], softmax(output[1, 2:4])[1]]
+        by_hand += [softmax(output[2])[0], softmax(output[3])[1]]
+        assert value == pytest.approx(-0.5 * np.log(by_hand).sum(), abs=1e-12)
+    else:
+        target = np.column_stack([labels, [0.5, 0.5, 0, 0.1], [0, 0, 0.02, 0], more])
+        check(functions[0], output, target)
+
+
+@pytest.mark.parametrize(
+    ("make", "least"),
+    [
+        (lambda t: continual.DER(t, 60, alpha=0.5), 0.6),
+        (lambda t: continual.DERpp(t, 60), 0.75),
+        (lambda t: continual.ERACE(t, 60), 0.75),
+    ],
+    ids=["DER", "DERpp", "ERACE"],
+)
+def test_they_remember(make, least, scenario, trainer):
+    result = continual.run(make(trainer()), scenario, epochs=15)
+    assert continual.metrics.average_accuracy(result.r) > least
+
+
+STRATEGIES = {
+    "LwF": continual.LwF,
+    "DER": lambda t: continual.DER(t, 20),
+    "DERpp": lambda t: continual.DERpp(t, 20),
+    "ERACE": lambda t: continual.ERACE(t, continual.BalancedBuffer(12)),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_stopped_and_resumed(name, scenario, trainer, tmp_path, resumed_is_the_same):
+    resumed_is_the_same(lambda t, s: STRATEGIES[name](t), scenario, trainer, tmp_path)
+
+
+def test_what_is_wrong_is_said(scenario, trainer):
+    for make in STRATEGIES.values():
+        with pytest.raises(UnsupportedError, match="around a Trainer"):
+            make(continual.Naive(trainer()))
+        strategy = make(trainer(loss=nn.CrossEntropyLoss(label_smoothing=0.1)))
+        with pytest.raises(UnsupportedError, match="without weight and label_smoothing"):
+            continual.run(strategy, scenario)
+        strategy = make(trainer())
+        task = scenario[1].with_data(scenario[1].x, scenario[1].y, np.ones(120))
+        strategy.fit(scenario[0])
+        with pytest.raises(UnsupportedError, match="sample_weight"):
+            strategy.fit(task)
