@@ -7,6 +7,7 @@
 #   make test     build and run every test, Rust's and Python's   (ARGS="-k trainer" goes to pytest)
 #   make bench    compare with the peers that are installed       (ARGS="--quick" goes to pytest)
 #   make properties  what is not one ratio: odd shapes, memory    (PROPERTIES_ARGS="--quick")
+#   make reproduce   published figures of continual learning, and ours (DATA=mnist.npz ARGS="--seeds 1")
 #   make lint     formatting, clippy, rustdoc, ruff, mypy, stubs; warnings are errors
 #   make format   let rustfmt and ruff do what lint asks
 #   make docs     the manual, in docs/_build/html
@@ -19,6 +20,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+DATA ?= fashion
 PROPERTIES_ARGS ?=
 
 BIN := $(abspath $(VENV))/bin
@@ -31,7 +33,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Another environment that is active must not mix with this one.
 unexport CONDA_PREFIX PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test bench properties lint format docs wheel package env clean
+.PHONY: help demo test bench properties reproduce lint format docs wheel package env clean
 .DELETE_ON_ERROR:
 
 help:
@@ -55,6 +57,9 @@ bench: $(CORE) $(VENV)/.stamp-test $(VENV)/.stamp-bench
 
 properties: $(CORE) $(VENV)/.stamp-bench
 	$(BIN)/python -m benches.properties $(PROPERTIES_ARGS)
+
+reproduce: $(CORE)
+	$(BIN)/python -m benches.reproduction --data $(DATA) $(ARGS)
 
 lint: $(CORE) $(VENV)/.stamp-dev $(VENV)/.stamp-demo
 	cargo fmt --all --check

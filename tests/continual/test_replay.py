@@ -67,6 +67,7 @@ def test_the_weighted_loss_is_the_mixture_of_the_two_means(scenario, trainer):
     for task in scenario[:2]:
         strategy.begin(task)
         strategy.end(task)  # kept, without any step
+    strategy.begin(scenario[2])
     seen = watched(mine)
     strategy.learn(scenario[2], steps=1, batch_size=10)
     x, y = seen[0][:2]

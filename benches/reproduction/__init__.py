@@ -1,0 +1,1 @@
+"""Published figures of continual learning, and ours beside them: `make reproduce`."""
