@@ -703,3 +703,34 @@ def test_products_that_are_no_vectors_are_refused():
     ]:
         with pytest.raises(kind, match=pattern):
             tw.check_hvp(np.cos, lambda t, v: v[:2], np.ones(3), **options)
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh(), nn.GELU(), nn.ReLU()], ids=repr)
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.MSELoss()], ids=["classes", "numbers"])
+def test_the_hessian_of_models_passes(activation, loss, rng):
+    model = deep("float32", activation)
+    labels = isinstance(loss, nn.CrossEntropyLoss)
+    y = rng.integers(0, 10, 32) if labels else rng.standard_normal((32, 10))
+    report = tw.gradgradcheck(model, rng.standard_normal((32, 20)), y, loss=loss)
+    assert report.passed, f"\n{report}"
+    assert report.kinks == 0
+    assert [block.name for block in report.blocks] == [
+        *(name for name, _ in model._core.blocks()), "symmetry",
+    ]  # fmt: skip
+
+
+def test_a_gauss_newton_product_is_no_hessian(rng, monkeypatch):
+    from thalweg import curvature
+
+    class Mistaken(curvature.Operator):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options, kind="gauss_newton")
+
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+    x, y = rng.standard_normal((20, 4)), rng.standard_normal((20, 2))
+    assert tw.gradgradcheck(model, x, y, loss=nn.MSELoss())
+    monkeypatch.setattr(curvature, "Operator", Mistaken)
+    report = tw.gradgradcheck(model, x, y, loss=nn.MSELoss())
+    # The last layer is linear in its own weights: only what couples with the first is wrong there.
+    assert {"0.weight", "0.bias"} <= set(report.failed)
+    assert "symmetry" not in report.failed

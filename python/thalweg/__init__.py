@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # at run time these come from __getattr__ below
     from thalweg._gradcheck import check_gradient as check_gradient
     from thalweg._gradcheck import check_hvp as check_hvp
     from thalweg._gradcheck import gradcheck as gradcheck
+    from thalweg._gradcheck import gradgradcheck as gradgradcheck
     from thalweg._lr_finder import LRFinder as LRFinder
     from thalweg._lr_finder import find_lr as find_lr
     from thalweg._many import train_many as train_many
@@ -51,6 +52,7 @@ _NAMES = {
     "check_gradient": "_gradcheck",
     "check_hvp": "_gradcheck",
     "gradcheck": "_gradcheck",
+    "gradgradcheck": "_gradcheck",
     "LRFinder": "_lr_finder",
     "find_lr": "_lr_finder",
     "train_many": "_many",

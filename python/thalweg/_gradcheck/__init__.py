@@ -26,12 +26,14 @@ float32 model is checked through its float64 copy, and its own gradient is then 
 of the copy.
 
 Rooms: `_blocks` (names and shapes), `_differences` (the formulas), `_report` (the comparison, and
-what it says), `_curve` (errors over the step), `_functions`, `_models` and `_hvp` (what is called).
+what it says), `_curve` (errors over the step), `_functions`, `_models` and `_hvp` (what is called),
+`_task` (a model's loss as a function).
 """
 
 from thalweg._gradcheck._curve import ErrorCurve as ErrorCurve
 from thalweg._gradcheck._functions import check_gradient as check_gradient
 from thalweg._gradcheck._hvp import check_hvp as check_hvp
 from thalweg._gradcheck._models import gradcheck as gradcheck
+from thalweg._gradcheck._models import gradgradcheck as gradgradcheck
 from thalweg._gradcheck._report import BlockReport as BlockReport
 from thalweg._gradcheck._report import GradcheckReport as GradcheckReport

@@ -1,15 +1,17 @@
 """Checks products of a Hessian with vectors."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from thalweg import _checks
 from thalweg._gradcheck import _blocks
-from thalweg._gradcheck._blocks import Vector
+from thalweg._gradcheck._blocks import Blocks, Vector
 from thalweg._gradcheck._differences import METHODS, Method
 from thalweg._gradcheck._report import BlockReport, GradcheckReport
+from thalweg.errors import ArgumentError
 
 
 def check_hvp(
@@ -98,26 +100,62 @@ def check_hvp(
         parts = (_blocks.shaped(a, blocks, named) for a in (point, v))
         return flat(hvp(*parts), "hvp")
 
+    return compare(slope, product, blocks, point, rule, h, directions, rtol, rng)
+
+
+def compare(
+    slope: Callable[[Vector], Vector],
+    product: Callable[[Vector], Vector],
+    blocks: Blocks,
+    point: Vector,
+    rule: Method,
+    h: float,
+    directions: int,
+    rtol: float,
+    rng: np.random.Generator,
+    crosses: Callable[[slice, Vector, Vector], bool] | None = None,
+) -> GradcheckReport:
+    """Compare products with differences of the gradient, along directions of each block.
+
+    `crosses` tells whether a kink lies on a way: such directions are drawn anew, up to ten times,
+    and then left out.
+    """
     here = slope(point)
+    kinks = dict.fromkeys((name for name, _ in blocks), 0)
     tried: list[tuple[Vector, Vector]] = []
     rows: list[tuple[Vector, Vector, Vector, float]] = []
-    for part in _blocks.slices(blocks):
+    for (name, _), part in zip(blocks, _blocks.slices(blocks), strict=True):
         step = h * max(1.0, float(np.linalg.norm(point[part])))
         for _ in range(directions):
             v = np.zeros_like(point)
-            v[part] = _blocks.unit(rng, v[part].size)
+            reach = 2 * step * np.array([1.0, -1.0]) * max(rule.points)
+            for _attempt in range(10):
+                v[part] = _blocks.unit(rng, v[part].size)
+                crossed = crosses is not None and crosses(part, v[part], reach)
+                if not crossed:
+                    break
+            if crossed:
+                kinks[name] += 1
+                continue
             one, two = (_slopes(rule, slope, point, v, k * step, here) for k in (1, 2))
             tried.append((v, product(v)))
             rows.append((tried[-1][1], one, np.abs(two - one), step))
 
+    if not rows:
+        raise ArgumentError(
+            "kinks are so near that no direction avoids them: there is no second derivative here"
+        )
     columns: list[Vector] = [np.array([row[k] for row in rows]) for k in range(3)]
     steps = [row[3] for row in rows]
     found = [
-        _block(name, shape, [column[:, part] for column in columns], steps, rtol)
+        replace(
+            _block(name, shape, [column[:, part] for column in columns], steps, rtol),
+            kinks=kinks[name],
+        )
         for (name, shape), part in zip(blocks, _blocks.slices(blocks), strict=True)
     ]
     found.append(_symmetry(tried))
-    return GradcheckReport(tuple(found), method, rtol, float(np.linalg.norm(here)))
+    return GradcheckReport(tuple(found), rule.name, rtol, float(np.linalg.norm(here)))
 
 
 def _slopes(

@@ -1,20 +1,19 @@
 """Checks a model's gradients of a loss."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from thalweg import _arrays, _checks, _core
-from thalweg._custom import call
-from thalweg._gradcheck import _blocks
+from thalweg import _arrays, _checks
+from thalweg._gradcheck import _blocks, _task
 from thalweg._gradcheck._blocks import Blocks, Vector
 from thalweg._gradcheck._differences import METHODS
+from thalweg._gradcheck._hvp import compare
 from thalweg._gradcheck._report import RTOL, BlockReport, Columns, GradcheckReport, report
-from thalweg.nn import CustomLoss, Linear, Loss, Sequential
+from thalweg._gradcheck._task import Task
+from thalweg.nn import Linear, Loss, Sequential
 
 if TYPE_CHECKING:
     from thalweg._trainer import Trainer
@@ -118,11 +117,7 @@ def gradcheck(
     x, y, weight = own._ready(x, y, sample_weight)
     x = _arrays.matrix(x, model.dtype, "x")  # rounded, if the model rounds it
     own_data = x, y, weight
-    copy = model.astype("float64")
-    trainer = Trainer(copy, loss=loss, optimizer=SGD(lr=0.0))
-    x, y, weight = trainer._ready(x, y, weight)
-    x = _arrays.matrix(x, copy.dtype, "x")
-    task = _Task(trainer, x, y, weight)
+    task = _task.of(model, x, y, loss, weight)
 
     value = task.losses(0, np.zeros(1), np.zeros(1))[0][0]
     if directions:
@@ -152,55 +147,82 @@ def gradcheck(
     return made
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """The loss of a float64 model on a batch, as a function of its parameters."""
+def gradgradcheck(
+    model: Sequential,
+    x: Any,
+    y: Any,
+    *,
+    loss: Loss,
+    sample_weight: Any = None,
+    directions: int = 3,
+    h: float | None = None,
+    rtol: float = 1e-6,
+    seed: int = 0,
+) -> GradcheckReport:
+    r"""Check a model's products with its Hessian, `thalweg.curvature.hvp`, as `check_hvp` does.
 
-    trainer: "Trainer"
-    x: Any
-    y: Any
-    weight: Any
+    Parameters
+    ----------
+    model : Sequential
+        Is not changed. A float32 model is checked through a float64 copy of it.
+    x, y, sample_weight
+        A batch, as in `gradcheck`.
+    loss : Loss, keyword only
+        One of thalweg's.
+    directions, h, rtol, seed
+        As in `check_hvp`; the differences are central ones.
 
-    @property
-    def blocks(self) -> Blocks:
-        return self.trainer.model._core.blocks()
+    Returns
+    -------
+    GradcheckReport
+        Directions on which a kink lies are drawn anew, and left out and counted after ten times.
 
-    def differences(self, h: float) -> tuple[Vector, Vector, npt.NDArray[np.bool_]]:
-        core, loss = self.trainer.model._core, self.trainer._loss
-        if isinstance(loss, CustomLoss):
-            function = partial(_call, loss, self.y, self.weight)
-            return _core.central_differences_of(core, function, self.x, h)
-        spec = loss._spec(core.out_features)
-        return _core.central_differences(core, spec, self.x, self.y, h, self.weight)
+    Raises
+    ------
+    ArgumentError
+        If an option is outside its range, or kinks are in every direction.
+    UnsupportedError
+        If the loss is one of your own.
+    ShapeError, DataError, DtypeError
+        If `x` and `y` do not fit the model.
 
-    def losses(
-        self, start: int, direction: Vector, steps: Vector
-    ) -> tuple[Vector, npt.NDArray[np.bool_], Vector]:
-        """Values at steps along a direction, whether there are kinks between, the gradient."""
-        core, loss = self.trainer.model._core, self.trainer._loss
-        if isinstance(loss, CustomLoss):
-            function = partial(_call, loss, self.y, self.weight)
-            gradient, values, crossed = _core.losses_along_of(
-                core, function, self.x, start, direction, steps
-            )
-        else:
-            gradient, values, crossed = _core.losses_along(
-                core, loss._spec(core.out_features), self.x, self.y, start, direction, steps,
-                self.weight,
-            )  # fmt: skip
-        return values, crossed, gradient
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn
+    >>> model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    >>> tw.gradgradcheck(model, np.eye(3), [0, 1, 1], loss=nn.CrossEntropyLoss()).passed
+    True
+    """
+    from thalweg.curvature import Operator
 
-    def lines(self, block: int, direction: Vector, steps: Vector) -> tuple[Vector, float]:
-        part = _blocks.slices(self.blocks)[block]
-        values, _, gradient = self.losses(part.start, direction, steps)
-        return values, float(gradient[part] @ direction)
+    rule = METHODS["central"]
+    h = rule.step if h is None else _checks.real("h", h, 0, closed="()")
+    directions = _checks.integer("directions", directions, 1)
+    rtol = _checks.real("rtol", rtol, 0, closed="()")
+    rng = np.random.default_rng(_checks.integer("seed", seed, 0))
+    task = _task.of(model, x, y, loss, sample_weight)
+    copy = task.trainer.model
+    hessian = Operator(copy, task.x, task.y, loss=loss, sample_weight=task.weight)
+    point = np.asarray(copy.flat_parameters, np.float64)
+    nowhere = np.zeros(1)
+
+    def slope(at: Vector) -> Vector:
+        copy.flat_parameters = at
+        gradient = task.losses(0, nowhere, nowhere)[2]
+        copy.flat_parameters = point
+        return gradient
+
+    def product(v: Vector) -> Vector:
+        return np.asarray(hessian @ v, np.float64)
+
+    def crosses(part: slice, v: Vector, steps: Vector) -> bool:
+        return bool(task.losses(part.start, v, steps)[1].any())
+
+    return compare(slope, product, task.blocks, point, rule, h, directions, rtol, rng, crosses)
 
 
-def _call(loss: CustomLoss, y: Any, weight: Any, output: Any) -> tuple[float, Any]:
-    return call(loss, output, y, weight)
-
-
-def _parameters(task: _Task, h: float, twice: bool) -> tuple[Columns, Vector]:
+def _parameters(task: Task, h: float, twice: bool) -> tuple[Columns, Vector]:
     """Compare every parameter."""
     theta = task.trainer.model.flat_parameters
     analytic, numeric, kinked = task.differences(h)
@@ -212,7 +234,7 @@ def _parameters(task: _Task, h: float, twice: bool) -> tuple[Columns, Vector]:
 
 
 def _directions(
-    task: _Task, h: float, count: int, rng: np.random.Generator, twice: bool
+    task: Task, h: float, count: int, rng: np.random.Generator, twice: bool
 ) -> tuple[Columns, Vector]:
     """Compare random directions in each block."""
     theta = task.trainer.model.flat_parameters.astype(np.float64)
@@ -246,7 +268,7 @@ def _with_float32(
     made: GradcheckReport,
     own: "Trainer",
     data: tuple[Any, Any, Any],
-    task: _Task,
+    task: Task,
     gradient: Vector,
     rng: np.random.Generator,
 ) -> GradcheckReport:
