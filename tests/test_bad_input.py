@@ -216,7 +216,6 @@ BAD_OPTIONS = {
     "text for epochs": ({"epochs": "10"}, ["epochs", "integer", "'10'"]),
     "no batch": ({"batch_size": 0}, ["batch_size", ">= 1", "0"]),
     "a negative batch": ({"batch_size": -1}, ["batch_size", "-1"]),
-    "a batch of None": ({"batch_size": None}, ["batch_size", "None"]),
     "shuffle": ({"shuffle": "yes"}, ["shuffle", "True or False", "yes"]),
     "progress": ({"progress": 1}, ["progress", "True or False", "1"]),
     "callbacks": ({"callbacks": 3}, ["callbacks", "sequence", "3"]),

@@ -15,7 +15,8 @@ class History(dict[str, list[float]]):
     Keys are ``"loss"`` (mean over the samples of the epoch, each taken just before the step that
     used it, as in Keras; weighted if they are, and a sum if the loss is), ``"accuracy"`` (likewise,
     for losses that have one), ``"val_loss"`` and
-    ``"val_accuracy"`` (at the end of the epoch, where validation data was given) and ``"seconds"``.
+    ``"val_accuracy"`` (at the end of the epoch, where validation data was given) and ``"seconds"``;
+    with `optim.LevenbergMarquardt` also ``"damping"``, before the step, and ``"rejected"`` steps.
 
     Examples
     --------
@@ -31,8 +32,8 @@ class History(dict[str, list[float]]):
 
     def append(self, record: dict[str, float]) -> None:
         """Add the figures of one epoch; its number is its position and not kept."""
-        for key in KEYS:
-            if key in record:
+        for key in [*KEYS, *(key for key in record if key not in KEYS)]:
+            if key in record and key != "epoch":
                 self.setdefault(key, []).append(record[key])
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":

@@ -4,8 +4,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from thalweg import _core
-from thalweg._custom import CustomFit
 from thalweg._history import KEYS, History
+from thalweg._python_fit import PythonFit
 
 
 class ProgressBar:
@@ -17,7 +17,7 @@ class ProgressBar:
         If tqdm is not installed.
     """
 
-    def __init__(self, fit: _core.Fit | CustomFit, epochs: int) -> None:
+    def __init__(self, fit: _core.Fit | PythonFit, epochs: int) -> None:
         try:
             from tqdm.auto import tqdm
         except ImportError:

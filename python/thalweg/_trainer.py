@@ -10,15 +10,18 @@ from typing import Any
 from thalweg import _arrays, _checks, _core, _safetensors, _spec, optim
 from thalweg import callbacks as _callbacks
 from thalweg._arrays import Array, Samples
-from thalweg._custom import CustomFit, CustomTrainer, targets
+from thalweg._custom import CustomTrainer, targets
+from thalweg._full_batch import FullBatchTrainer
 from thalweg._history import KEYS, History
 from thalweg._plan import Plan
+from thalweg._python_fit import PythonFit
 from thalweg._rates import Rates
 from thalweg.callbacks import Callback
 from thalweg.errors import ArgumentError, DataError, ThalwegError, UnsupportedError
-from thalweg.nn import Loss, Sequential, _losses
+from thalweg.nn import Loss, MSELoss, Sequential, _losses
 from thalweg.nn._losses import CoreLoss, CustomLoss, loss_of
 from thalweg.optim import EMA, SWA, Optimizer, _averages
+from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
 #: How often a fit comes back to Python to move the progress bar, in seconds.
@@ -118,7 +121,7 @@ class Trainer:
         self._accumulate = _checks.integer("accumulate_grad_batches", accumulate_grad_batches, 1)
         _averages.check(average)
         self._average = average
-        self._core: _core.Trainer | CustomTrainer
+        self._core: _core.Trainer | CustomTrainer | FullBatchTrainer
         clip = self._clip_norm, self._clip_value
         if isinstance(loss, CustomLoss):
             if average is not None or self._accumulate > 1:
@@ -132,11 +135,35 @@ class Trainer:
             if average is not None:
                 decay = average.decay if isinstance(average, EMA) else None
                 self._core.start_average(decay, average.start, average.every)
+        if isinstance(optimizer, FullBatchOptimizer):
+            self._core = self._full_batch(self._core, optimizer)
         self._history = History()
         self._epochs = 0  # ended so far: each has an order of its own, and schedules count them
         self._base_lr = optimizer.lr
         self._plateau = schedule.start() if isinstance(schedule, ReduceLROnPlateau) else {}
         self._rates = Rates(schedule, self._base_lr) if isinstance(schedule, Schedule) else None
+
+    def _full_batch(
+        self, core: _core.Trainer | CustomTrainer, optimizer: FullBatchOptimizer
+    ) -> FullBatchTrainer:
+        """Put an optimizer that compares losses in front of what computes them."""
+        kind = type(optimizer).__name__
+        options = (self._clip_norm, self._clip_value, self._average)
+        if options != (None, None, None) or self._accumulate > 1:
+            raise UnsupportedError(
+                f"clip_grad_norm, clip_grad_value, accumulate_grad_batches and average are not "
+                f"there for {kind}: its steps follow from the loss of all data and its gradient"
+            )
+        if not optimizer._has_lr and self._schedule is not None:
+            raise UnsupportedError(f"{kind} has no learning rate that a schedule could change")
+        reduction = "mean"
+        if optimizer._needs_squares:
+            if not isinstance(self._loss, MSELoss):
+                raise ArgumentError(
+                    f"{kind} needs a sum of squares: loss must be nn.MSELoss(); got {self._loss!r}"
+                )
+            reduction = self._loss.reduction
+        return FullBatchTrainer(core, self._model, optimizer, reduction, self._ready)
 
     # Read-only, because the core holds on to the objects that it was made with.
     @property
@@ -165,10 +192,10 @@ class Trainer:
     @loss.setter
     def loss(self, loss: Loss) -> None:
         loss = loss_of(loss)
-        if isinstance(loss, CustomLoss) or isinstance(self._core, CustomTrainer):
+        if isinstance(loss, CustomLoss) or not isinstance(self._core, _core.Trainer):
             raise UnsupportedError(
                 "loss can be set only where both, the old and the new, are losses of thalweg.nn "
-                "other than CustomLoss; make another Trainer for this one"
+                "other than CustomLoss and the optimizer takes batches; make another Trainer here"
             )
         self._core.set_loss(loss._spec(self._model.out_features))
         self._loss = loss
@@ -236,7 +263,7 @@ class Trainer:
         y: Any,
         *,
         epochs: int = 1,
-        batch_size: int = 32,
+        batch_size: int | None = 32,
         validation_data: tuple[Any, ...] | None = None,
         shuffle: bool = True,
         sample_weight: Any = None,
@@ -257,8 +284,10 @@ class Trainer:
             of the output, (n, out_features), and (n,) if there is one; each loss says which.
         epochs : int, keyword only, default 1
             How many times every sample is used.
-        batch_size : int, keyword only, default 32
-            Samples per step. The last batch of an epoch holds what is left; none is dropped.
+        batch_size : int or None, keyword only, default 32
+            Samples per step. The last batch of an epoch holds what is left; none is dropped. None
+            takes all samples at once, in their order, as `optim.LBFGS` and
+            `optim.LevenbergMarquardt` need.
         validation_data : tuple (x, y) or (x, y, sample_weight), keyword only, optional
             Evaluated at the end of every epoch; nothing is learned from it.
         shuffle : bool, keyword only, default True
@@ -300,13 +329,22 @@ class Trainer:
         and `history` holds the epochs that ended.
         """
         epochs = _checks.integer("epochs", epochs, 1)
-        batch_size = _checks.integer("batch_size", batch_size, 1)
-        shuffle = _checks.flag("shuffle", shuffle)
+        if batch_size is not None:
+            batch_size = _checks.integer("batch_size", batch_size, 1)
+        shuffle = _checks.flag("shuffle", shuffle) and batch_size is not None
         progress = _checks.flag("progress", progress)
         callbacks = _callbacks.check(callbacks)
         _callbacks.check_monitors((*callbacks, self._schedule), validation_data is not None)
         x, y, weight = self._ready(x, y, sample_weight)
         vx, vy, validation_weight = self._ready_to_validate(validation_data)
+        if batch_size is None:
+            batch_size = max(len(x), 1)
+        elif isinstance(self._core, FullBatchTrainer) and batch_size < len(x):
+            raise ArgumentError(
+                f"{type(self._optimizer).__name__} takes all samples at once, since gradients of "
+                f"different batches do not show the curvature: pass batch_size=None; got "
+                f"batch_size={batch_size} for {len(x)} samples"
+            )
         updates = -(-max(len(x), 1) // batch_size)
         updates = -(-updates // self._accumulate)
         rates = None
@@ -316,11 +354,11 @@ class Trainer:
             epochs, batch_size, shuffle, self._model.seed, vx, vy, weight, validation_weight,
             rates, self._rates is not None and self._rates.by_epoch, self._epochs,
         )  # fmt: skip
-        run: _core.Fit | CustomFit
-        if isinstance(self._core, CustomTrainer):
-            run = CustomFit(self._core, x, y, *options)
-        else:
+        run: _core.Fit | PythonFit
+        if isinstance(self._core, _core.Trainer):
             run = _core.Fit(self._core, x, y, *options)
+        else:
+            run = PythonFit(self._core, x, y, *options)
         watch = _callbacks.Watch(self, callbacks)
 
         with contextlib.ExitStack() as stack:
@@ -407,7 +445,7 @@ class Trainer:
         >>> loss < 0.01
         True
         """
-        return self._core.backward(*self._ready(x, y, sample_weight))
+        return self._core.backward(*self._ready(x, y, sample_weight))[0]
 
     def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
         """Compute the loss, and for classifiers the accuracy, on given data; nothing is learned.
@@ -569,7 +607,7 @@ class Trainer:
         average: tuple[Any, int] | None,
     ) -> "Trainer":
         """Make a new trainer what another one was."""
-        if average is not None and not isinstance(self._core, CustomTrainer):
+        if average is not None and isinstance(self._core, _core.Trainer):
             self._core.set_average(*average)
         for group in counts["groups"]:
             self._optimizer.add_group(**group)
@@ -661,10 +699,12 @@ class Trainer:
         return self._ready(x, y, weight[0] if weight else None, "validation ")
 
 
-def _record(ended: tuple[int, float, float | None, float | None, float | None, float]) -> Any:
-    """Name the core's figures of an epoch, without those that there are not."""
-    figures = zip(("epoch", *KEYS), ended, strict=True)
-    return {key: value for key, value in figures if value is not None}
+def _record(ended: tuple[Any, ...]) -> Any:
+    """Name the figures of an epoch, without those that there are not; others come last."""
+    names = ("epoch", *KEYS)
+    figures = zip(names, ended, strict=False)
+    more = ended[len(names)] if len(ended) > len(names) else {}
+    return {key: value for key, value in figures if value is not None} | dict(more)
 
 
 def _expect(name: str, value: Any, kind: type, example: str) -> None:

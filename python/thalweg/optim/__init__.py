@@ -14,6 +14,8 @@ from thalweg.optim._adamw import AdamW as AdamW
 from thalweg.optim._averages import EMA as EMA
 from thalweg.optim._averages import SWA as SWA
 from thalweg.optim._lamb import LAMB as LAMB
+from thalweg.optim._lbfgs import LBFGS as LBFGS
+from thalweg.optim._levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt
 from thalweg.optim._lion import Lion as Lion
 from thalweg.optim._nadam import NAdam as NAdam
 from thalweg.optim._optimizer import Optimizer as Optimizer

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, TypeAlias
 
 from thalweg import _arrays, _checks, _core
+from thalweg._arrays import Array
 from thalweg.errors import ArgumentError
 from thalweg.nn import Sequential
 
@@ -139,7 +140,7 @@ class Optimizer:
             `add_group`), ``"scalars"`` and ``"arrays"`` (running averages and the like by name:
             single numbers, and arrays of shape (num_parameters,); none before the first step).
         """
-        steps, scalars, arrays = self._core.state()
+        steps, scalars, arrays = self._state()
         options = {**self._options, "lr": self.lr}
         groups = [dict(group) for group in self._groups]
         return {
@@ -192,6 +193,19 @@ class Optimizer:
         }
         scalars = {name: _checks.real(name, value) for name, value in state_dict["scalars"].items()}
         steps = _checks.integer("steps", state_dict["steps"], 0)
+        self._set_state(model, lr, steps, scalars, arrays)
+
+    def _state(self) -> tuple[int, dict[str, float], dict[str, Array]]:
+        return self._core.state()
+
+    def _set_state(
+        self,
+        model: Sequential,
+        lr: float,
+        steps: int,
+        scalars: dict[str, float],
+        arrays: dict[str, Array],
+    ) -> None:
         self._core.set_state(model._core, lr, steps, scalars, arrays)
 
     def __repr__(self) -> str:

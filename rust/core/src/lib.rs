@@ -36,6 +36,7 @@ pub mod diff;
 pub mod element;
 pub mod error;
 pub mod gemm;
+pub mod jacobian;
 pub mod layer;
 pub mod loss;
 pub mod math;

@@ -329,7 +329,8 @@ impl<T: Element> Trainer<T> {
         Ok(Some(tally))
     }
 
-    /// A step without its update: gives the loss of a batch, and adds its gradients to the model's.
+    /// A step without its update: gives what the losses of a batch add up to, and adds its gradients to the
+    /// model's.
     ///
     /// # Errors
     /// As [`step`](Self::step); gradients are then as they were.
@@ -339,7 +340,7 @@ impl<T: Element> Trainer<T> {
         optimizer: &Optimizer<T>,
         x: impl Into<Samples<'s, T>>,
         y: impl Into<Goals<'t, T>>,
-    ) -> Result<f64, Error>
+    ) -> Result<Tally, Error>
     where
         T: 't,
     {
@@ -382,7 +383,7 @@ impl<T: Element> Trainer<T> {
         let tally = Tally::new(self.objective.reduction, losses, totals);
         model.draw.pass += 1;
         model.note_gradients(f64::from_bits(size.into_inner()));
-        Ok(tally.value())
+        Ok(tally)
     }
 
     /// Loss and accuracy over a data set, in evaluation mode.

@@ -228,6 +228,18 @@ impl Model {
         })
     }
 
+    /// Outputs, and their derivatives by the parameters, a row for each output of each row of x.
+    fn jacobian(&self, py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<(Py<PyAny>, Py<PyAny>)> {
+        with_dtype!(self.dtype, T => {
+            let x = Features::<T>::new("x", x)?;
+            let (x, outputs, size) = (x.view(), self.network.outputs(), self.network.num_parameters());
+            let count = x.rows() * outputs;
+            let (mut y, mut j) = (vec![T::default(); count], vec![T::default(); count * size]);
+            self.detached::<T, _>(py, |m| m.jacobian(x, &mut y, &mut j))?;
+            Ok((matrix_out(py, y, x.rows(), outputs)?, matrix_out(py, j, count, size)?))
+        })
+    }
+
     fn recalibrate(&self, py: Python<'_>, x: &Bound<'_, PyAny>, batch_rows: usize) -> PyResult<()> {
         with_dtype!(self.dtype, T => {
             let x = Features::<T>::new("x", x)?;

@@ -151,12 +151,15 @@ impl Trainer {
         x: &Bound<'_, PyAny>,
         y: &Bound<'_, PyAny>,
         sample_weight: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<f64> {
+    ) -> PyResult<(f64, Option<f64>)> {
         with_dtype!(self.model.get().dtype, T => {
             let (x, y) = (Features::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
             let w = Weights::<T>::new("sample_weight", sample_weight)?;
             let (x, y) = (x.view(), w.with(y.view()));
-            py.detach(|| self.locked::<T, _>(|t, m, o| t.backward(m, o, x, y))).map_err(|e| translate(py, e))
+            let tally = py
+                .detach(|| self.locked::<T, _>(|t, m, o| t.backward(m, o, x, y)))
+                .map_err(|e| translate(py, e))?;
+            Ok((tally.value(), self.has_accuracy().then(|| tally.accuracy())))
         })
     }
 

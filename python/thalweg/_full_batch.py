@@ -1,0 +1,176 @@
+"""Training with optimizers that look at all data in each step."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from thalweg import _core
+from thalweg._arrays import Array, Samples
+from thalweg._custom import CustomTrainer
+from thalweg.errors import DivergedError, ThalwegError
+from thalweg.nn import Sequential
+from thalweg.optim._full_batch import FullBatchOptimizer, Vector
+
+
+class FullBatchTrainer:
+    """Steps of a full-batch optimizer; `core` computes losses and gradients."""
+
+    whole = True
+
+    def __init__(
+        self,
+        core: "_core.Trainer | CustomTrainer",
+        model: Sequential,
+        optimizer: FullBatchOptimizer,
+        reduction: str,
+        ready: Callable[[Any, Any, Any], tuple[Samples, Any, Array | None]],
+    ) -> None:
+        self.core = core
+        self.model = model
+        self.optimizer = optimizer
+        self._reduction = reduction
+        self._ready = ready
+
+    def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
+        """One step of the optimizer; gives the loss before it."""
+        return self.train(*self._ready(x, y, sample_weight))[0]
+
+    def train(
+        self, x: Samples, y: Any, sample_weight: Array | None
+    ) -> tuple[float, float | None, Mapping[str, float]]:
+        """Do the same, and give accuracy and other figures, too."""
+        problem = _Batch(self.core, self.model, x, y, sample_weight, self._reduction)
+        try:
+            progress = self.optimizer._advance(problem)
+        except BaseException:  # Ctrl-C, too
+            problem.leave()
+            raise
+        problem.leave(progress.theta)
+        return progress.loss, problem.accuracy, progress.figures
+
+    def check(self, x: Samples, y: Any, sample_weight: Array | None, prefix: str = "") -> None:
+        """Raise unless these data can be used."""
+        if isinstance(self.core, CustomTrainer):
+            self.core.check(x, y, sample_weight, prefix)
+            return
+        try:
+            self.core.evaluate(x, y, sample_weight)
+        except ThalwegError as error:
+            raise type(error)(f"{prefix}{error}") from None
+
+    def backward(
+        self, x: Samples, y: Any, sample_weight: Array | None = None
+    ) -> tuple[float, float | None]:
+        """As the core's."""
+        return self.core.backward(x, y, sample_weight)
+
+    def evaluate(
+        self, x: Samples, y: Any, sample_weight: Array | None = None
+    ) -> tuple[float, float | None]:
+        """As the core's."""
+        return self.core.evaluate(x, y, sample_weight)
+
+    def average(self) -> None:
+        """There is none."""
+
+    def forget(self) -> None:
+        """Nothing is gathered here."""
+
+    def plan(self, batch_size: int) -> str:
+        """Plan one of the passes."""
+        return self.core.plan(batch_size)
+
+
+class _Batch:
+    """The loss of some rows as a function of the parameters; `leave` ends it.
+
+    All points see the same `Dropout`; running averages and counts move once, with the first.
+    """
+
+    def __init__(
+        self,
+        core: "_core.Trainer | CustomTrainer",
+        model: Sequential,
+        x: Samples,
+        y: Any,
+        sample_weight: Array | None,
+        reduction: str,
+    ) -> None:
+        self.model = model
+        self.accuracy: float | None = None
+        self._core, self._reduction = core, reduction
+        self._x, self._y, self._weight = x, y, sample_weight
+        inner = model._core
+        self._theta, self._gradients = inner.parameters(), inner.gradients()
+        self._before = inner.averages(), inner.passes()
+        self._after: tuple[Array, int] | None = None
+        self._roots: Vector | None = None
+
+    def gradient(self, theta: Array) -> tuple[float, Array | None]:
+        """Loss and gradient at `theta`."""
+        inner = self.model._core
+        first = self._after is None
+        if not np.isfinite(theta).all():
+            return np.inf, None
+        inner.set_parameters(theta)
+        self._recall(self._before)
+        inner.zero_grad()
+        try:
+            loss, accuracy = self._core.backward(self._x, self._y, self._weight)
+        except DivergedError:
+            if first:
+                raise
+            return np.inf, None
+        if first:
+            self._after = inner.averages(), inner.passes()
+            self.accuracy = accuracy
+        gradient = inner.gradients()
+        return (loss, gradient) if np.isfinite(gradient).all() else (np.inf, None)
+
+    def residual(self, theta: Vector) -> Vector | None:
+        """Residuals at `theta`, which the model keeps; scaled so that their squares add up."""
+        inner = self.model._core
+        with np.errstate(over="ignore"):
+            rounded: Any = theta.astype(self.model.dtype)
+        if not np.isfinite(rounded).all():
+            return None
+        inner.set_parameters(rounded)
+        if self._after is None:  # looks at the data, too
+            self._core.evaluate(self._x, self._y, self._weight)
+            self._after = self._before[0], self._before[1] + 1
+        try:
+            output = self.model(self._x)
+        except ThalwegError:  # it overflows
+            return None
+        if self._roots is None:
+            weight = np.ones(len(output))
+            if self._weight is not None:
+                weight = self._weight.astype(np.float64)
+            if self._reduction == "mean":
+                weight = weight / (weight.sum() * output.shape[1])
+            self._roots = np.sqrt(weight)[:, np.newaxis]
+        target = np.asarray(self._y, np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            residual: Vector = (self._roots * (output.astype(np.float64) - target)).ravel()
+            return residual if np.isfinite(residual @ residual) else None
+
+    def jacobian(self) -> Vector:
+        """Of the residuals, at the parameters that `residual` was called with."""
+        assert self._roots is not None  # residual goes first
+        _, slope = self.model._core.jacobian(self._x)
+        roots = np.repeat(self._roots.ravel(), len(slope) // len(self._roots))
+        scaled: Vector = roots[:, np.newaxis] * slope.astype(np.float64, copy=False)
+        return scaled
+
+    def leave(self, theta: Array | None = None) -> None:
+        """Set the parameters that were found, or after an error all that there was."""
+        inner = self.model._core
+        inner.set_parameters(self._theta if theta is None else theta.astype(self.model.dtype))
+        inner.set_gradients(self._gradients)
+        after = self._before if theta is None or self._after is None else self._after
+        self._recall(after)
+
+    def _recall(self, state: tuple[Array, int]) -> None:
+        self.model._core.set_averages(state[0])
+        self.model._core.set_passes(state[1])

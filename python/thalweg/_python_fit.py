@@ -1,0 +1,171 @@
+"""The loop of a fit whose steps are taken in Python: with custom losses and full-batch optimizers.
+
+`PythonFit` stands where `_core.Fit` stands for all else. It goes through the data as that does: the
+same rows in the same order.
+"""
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from thalweg import _core
+from thalweg._arrays import Array, Samples
+from thalweg.nn import Sequential
+from thalweg.optim import Optimizer
+
+#: (epoch, loss, accuracy, val_loss, val_accuracy, seconds, other figures)
+Record: TypeAlias = tuple[
+    int, float, float | None, float | None, float | None, float, Mapping[str, float]
+]
+
+
+class PythonTrainer(Protocol):
+    """What `PythonFit` needs of a trainer."""
+
+    model: Sequential
+    #: Whether a step is of all rows at once.
+    whole: bool
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """What takes the steps."""
+
+    def check(self, x: Samples, y: Any, sample_weight: Array | None, prefix: str = "") -> None:
+        """Raise unless these data can be trained on, or validated with."""
+
+    def train(
+        self, x: Samples, y: Any, sample_weight: Array | None
+    ) -> tuple[float, float | None, Mapping[str, float]]:
+        """Use a batch; give its loss, its accuracy and other figures."""
+
+    def evaluate(
+        self, x: Samples, y: Any, sample_weight: Array | None = None
+    ) -> tuple[float, float | None]:
+        """Loss and accuracy, in evaluation mode."""
+
+
+class PythonFit:
+    """One fit; can be left between steps and resumed, as `_core.Fit` can."""
+
+    def __init__(
+        self,
+        trainer: PythonTrainer,
+        x: Samples,
+        y: Any,
+        epochs: int,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        validation_x: Samples | None = None,
+        validation_y: Any = None,
+        sample_weight: Array | None = None,
+        validation_weight: Array | None = None,
+        rates: Sequence[float] | None = None,
+        rates_by_epoch: bool = False,
+        earlier_epochs: int = 0,
+    ) -> None:
+        self._trainer = trainer
+        self._data = x, y, sample_weight
+        self._validation = None
+        trainer.check(x, y, sample_weight)
+        if validation_x is not None:
+            self._validation = validation_x, validation_y, validation_weight
+            trainer.check(*self._validation, prefix="validation ")
+        self._epochs, self._batch_size = epochs, batch_size
+        self._shuffle, self._seed = shuffle and not trainer.whole, seed
+        self._rates, self._by_epoch, self._earlier = rates, rates_by_epoch, earlier_epochs
+        self._updates = 0
+        self._epoch = self._batch = 0
+        self.last_loss = np.nan
+        self._order: Any = None
+        self._losses: list[tuple[int, float, float | None]] = []  # rows, loss, accuracy
+        self._figures: Mapping[str, float] = {}
+        self._seconds = 0.0
+        self._ended: list[Record] = []
+        model, optimizer = trainer.model, trainer.optimizer
+        self._before = model.state_dict(), optimizer.state_dict(), model._core.passes()
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs are over."""
+        return self._epoch == self._epochs
+
+    @property
+    def progress(self) -> tuple[int, int, int, float, float | None]:
+        """As `_core.Fit.progress`."""
+        batches = -(-len(self._data[0]) // self._batch_size)
+        return self._epoch, self._batch, batches, *self._means()
+
+    def run(
+        self,
+        max_epochs: int | None = None,
+        max_seconds: float | None = None,
+        max_batches: int | None = None,
+    ) -> list[Record]:
+        """As `_core.Fit.run`; after an error model and optimizer are as before the fit."""
+        end = self._epochs if max_epochs is None else min(self._epochs, self._epoch + max_epochs)
+        begin = time.perf_counter()
+        batches = itertools.count(1)
+        try:
+            while self._epoch < end:
+                self._step()
+                if next(batches) == max_batches:
+                    break
+                if max_seconds is not None and time.perf_counter() - begin >= max_seconds:
+                    break
+        except Exception:
+            parameters, optimizer, passes = self._before
+            self._trainer.model.load_state_dict(parameters)
+            self._trainer.model._core.set_passes(passes)
+            self._trainer.optimizer.load_state_dict(optimizer, self._trainer.model)
+            self._epoch = self._epochs
+            raise
+        return self.take_ended()
+
+    def take_ended(self) -> list[Record]:
+        """As `_core.Fit.take_ended`."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _means(self) -> tuple[float, float | None]:
+        """Loss and accuracy so far in this epoch, over the rows."""
+        rows = max(sum(n for n, _, _ in self._losses), 1)
+        loss = sum(n * loss for n, loss, _ in self._losses) / rows
+        right = [n * accuracy for n, _, accuracy in self._losses if accuracy is not None]
+        return loss, sum(right) / rows if right else None
+
+    def _step(self) -> None:
+        begin = time.perf_counter()
+        x, y, weight = self._data
+        if self._batch == 0 and self._shuffle:
+            self._order = _core.epoch_order(len(x), self._seed, self._earlier + self._epoch)
+        start = self._batch * self._batch_size
+        stop = min(start + self._batch_size, len(x))
+        rows = self._order[start:stop] if self._shuffle else slice(start, stop)
+        w = None if weight is None else weight[rows]
+        optimizer = self._trainer.optimizer
+        if self._rates is not None:
+            at = self._epoch if self._by_epoch else self._updates
+            optimizer.lr = self._rates[at]
+        self.last_loss = np.nan
+        if w is None or w.any():  # a batch of rows that all weigh nothing is passed over
+            before = optimizer.steps
+            loss, accuracy, self._figures = self._trainer.train(x[rows], y[rows], w)
+            self.last_loss = loss
+            self._losses.append((stop - start, loss, accuracy))
+            self._updates += optimizer.steps - before
+        self._batch += 1
+        held_out: tuple[float | None, float | None] = (None, None)
+        if stop == len(x):
+            if self._validation is not None:
+                held_out = self._trainer.evaluate(*self._validation)
+            self._epoch += 1
+            self._batch = 0
+        self._seconds += time.perf_counter() - begin
+        if self._batch == 0:
+            means = self._means()
+            self._ended.append((self._epoch, *means, *held_out, self._seconds, self._figures))
+            self._losses, self._seconds = [], 0.0

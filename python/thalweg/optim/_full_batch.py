@@ -1,0 +1,134 @@
+"""What optimizers have in common that look at all data in every step."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NoReturn, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg._arrays import Array
+from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.nn import Sequential
+from thalweg.optim._optimizer import Conventions, Optimizer
+
+#: In float64, whatever the model is.
+Vector: TypeAlias = npt.NDArray[np.float64]
+
+
+class Problem(Protocol):
+    """A loss over all data, as a function of a model's flat parameters."""
+
+    model: Sequential
+
+    def gradient(self, theta: Array) -> tuple[float, Array | None]:
+        """Give the loss and its gradient; infinity and None where the loss is not finite."""
+
+    def residual(self, theta: Vector) -> Vector | None:
+        """Give numbers, float64, whose squares add up to the loss; None where not finite."""
+
+    def jacobian(self) -> Vector:
+        """Give derivatives of the residuals, float64, at the model's parameters."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a step gave: the loss before it, the parameters after it, and figures for `History`."""
+
+    loss: float
+    theta: Array | Vector
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+class FullBatchOptimizer(Optimizer, ABC):
+    """Base of the optimizers that compare one loss at several points, which must be of all data.
+
+    `thalweg.Trainer.fit` takes them with ``batch_size=None``, one step an epoch.
+    """
+
+    _conventions: ClassVar[Conventions] = {"torch": {}}
+    #: Whether there is a learning rate to be scheduled.
+    _has_lr: ClassVar[bool] = True
+    #: Whether it needs `Problem.residual`.
+    _needs_squares: ClassVar[bool] = False
+
+    def __init__(self, lr: float, **arguments: Any) -> None:
+        # The core's part keeps the rate; it takes no steps.
+        plain = {"momentum": 0, "dampening": 0, "weight_decay": 0, "nesterov": False}
+        super().__init__("sgd", lr=lr, **plain, convention="torch")
+        self._arguments = {**({"lr": self.lr} if self._has_lr else {}), **arguments}
+        self._options = dict(self._arguments)
+        self._steps = 0
+        self._owner: Sequential | None = None
+
+    @property
+    def steps(self) -> int:
+        """Steps taken, each of several evaluations."""
+        return self._steps
+
+    def add_group(self, pattern: str, **options: Any) -> NoReturn:
+        """Raise: curvature is that of all parameters together.
+
+        Raises
+        ------
+        UnsupportedError
+            Always.
+        """
+        raise UnsupportedError(
+            f"{type(self).__name__} has no groups: it moves all parameters together; use one of "
+            "the other optimizers for groups"
+        )
+
+    def _advance(self, problem: Problem) -> Progress:
+        """Take a step from the model's parameters; the caller sets those that it gives."""
+        self._belong(problem.model)
+        progress = self._search(problem)
+        self._steps += 1
+        return progress
+
+    def _belong(self, model: Sequential) -> None:
+        if self._owner not in (None, model):
+            raise ArgumentError(
+                "this optimizer belongs to another model: its state has that model's shape; make "
+                "a new one"
+            )
+        self._owner = model
+
+    @abstractmethod
+    def _search(self, problem: Problem) -> Progress:
+        """Find better parameters. After an error nothing has changed."""
+
+    @abstractmethod
+    def _export(self) -> tuple[dict[str, float], dict[str, Array]]:
+        """Give the state as numbers and flat arrays."""
+
+    @abstractmethod
+    def _import(self, scalars: dict[str, float], arrays: dict[str, Array]) -> None:
+        """Take such a state; nothing has changed after an error."""
+
+    def _state(self) -> tuple[int, dict[str, float], dict[str, Array]]:
+        return (self._steps, *self._export())
+
+    def _set_state(
+        self,
+        model: Sequential,
+        lr: float,
+        steps: int,
+        scalars: dict[str, float],
+        arrays: dict[str, Array],
+    ) -> None:
+        try:
+            self._import(scalars, arrays)
+        except (KeyError, ValueError) as error:
+            raise ArgumentError(
+                f"the state is not one of {type(self).__name__}'s: {error!r}"
+            ) from None
+        self._core.set_lr(lr)
+        self._owner, self._steps = model, steps
+
+    def __repr__(self) -> str:
+        arguments = dict(self._arguments)
+        if self._has_lr:
+            arguments["lr"] = self.lr
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"

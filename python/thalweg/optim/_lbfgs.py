@@ -1,0 +1,298 @@
+"""L-BFGS."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from thalweg import _checks
+from thalweg._arrays import Array
+from thalweg.errors import ArgumentError, DivergedError
+from thalweg.nn import Sequential
+from thalweg.optim._full_batch import FullBatchOptimizer, Problem, Progress, Vector
+from thalweg.optim._line_search import Point, strong_wolfe
+
+
+@dataclass
+class _Memory:
+    """What the next direction depends on."""
+
+    iterations: int = 0
+    direction: Array | None = None
+    step: float = 0.0
+    gradient: Array | None = None
+    scale: float = 1.0  # of the inverse Hessian to begin with
+    #: (y, s, 1/s'y): differences of gradients, and the steps that made them
+    pairs: list[tuple[Array, Array, float]] = field(default_factory=list)
+
+
+class LBFGS(FullBatchOptimizer):
+    r"""Limited-memory BFGS with a line search: a quasi-Newton method for the loss of all data.
+
+    .. math:: \theta \leftarrow \theta - t\,H g
+
+    `H` approximates the inverse Hessian from the last pairs of steps `s` and gradient differences
+    `y` (Nocedal 1980); a pair with :math:`s^\top y \le 0`, which would make it indefinite, is
+    rejected. The strong Wolfe line search finds `t` with
+    :math:`f(t) \le f(0) + 10^{-4} t f'(0)` and :math:`|f'(t)| \le 0.9\,|f'(0)|`. PyTorch's
+    algorithm, arguments and defaults, but for `line_search_fn`, which is None there, and for how
+    small :math:`s^\top y` may be: PyTorch rejects pairs up to an absolute :math:`10^{-10}`, here it
+    is :math:`\epsilon\,y^\top y` with the machine epsilon.
+
+    Parameters
+    ----------
+    lr : float, default 1
+        The step that the line search tries first, and without it the step; the very first one is
+        :math:`\min(1, 1/\lVert g \rVert_1)` times this.
+    max_iter : int, default 20
+        Iterations of a step of the optimizer, which is an epoch of `thalweg.Trainer.fit`.
+    max_eval : int, optional
+        Evaluations of loss and gradient in a step; by default ``max_iter * 5 // 4``.
+    tolerance_grad : float, default 1e-7
+        A step ends when no component of the gradient is larger than this,
+    tolerance_change : float, default 1e-9
+        or no parameter moved more than this in an iteration, or the loss changed by less.
+    history_size : int, default 100
+        Pairs that are kept, two arrays of the size of the parameters each.
+    line_search_fn : {"strong_wolfe", None}
+        None takes the step of length `lr`, which may raise the loss.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+
+    Notes
+    -----
+    Gradients of different batches differ by more than curvature: `thalweg.Trainer.fit` accepts this
+    optimizer with ``batch_size=None`` only (all data at once), and `thalweg.Trainer.step` is to be
+    called with the same data each time. Clipping, accumulation and averages are for other
+    optimizers. In an iteration `Dropout` drops the same elements at all points of a step, and
+    running averages of `BatchNorm1d` take the first one in.
+
+    References
+    ----------
+    Nocedal 1980, "Updating quasi-Newton matrices with limited storage"; Liu & Nocedal 1989;
+    Nocedal & Wright 2006, "Numerical optimization", algorithms 3.5, 3.6, 7.4 and 7.5.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn, optim
+    >>> x = np.linspace(-1, 1, 64).reshape(-1, 1)
+    >>> model = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1), dtype="float64")
+    >>> trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.LBFGS())
+    >>> history = trainer.fit(x, np.sin(3 * x), epochs=20, batch_size=None)
+    >>> history["loss"][-1] < 1e-5
+    True
+    """
+
+    def __init__(
+        self,
+        lr: float = 1.0,
+        max_iter: int = 20,
+        max_eval: int | None = None,
+        tolerance_grad: float = 1e-7,
+        tolerance_change: float = 1e-9,
+        history_size: int = 100,
+        line_search_fn: str | None = "strong_wolfe",
+    ) -> None:
+        if line_search_fn is not None:
+            _checks.one_of("line_search_fn", line_search_fn, ("strong_wolfe",))
+        if max_eval is not None:
+            max_eval = _checks.integer("max_eval", max_eval, 1)
+        super().__init__(
+            lr,
+            max_iter=_checks.integer("max_iter", max_iter, 1),
+            max_eval=max_eval,
+            tolerance_grad=_checks.real("tolerance_grad", tolerance_grad, 0),
+            tolerance_change=_checks.real("tolerance_change", tolerance_change, 0),
+            history_size=_checks.integer("history_size", history_size, 1),
+            line_search_fn=line_search_fn,
+        )
+        self._memory = _Memory()
+
+    def step(  # type: ignore[override]
+        self, model: Sequential, closure: Callable[[], Any] | None = None
+    ) -> float:
+        """One step of up to `max_iter` iterations, for training loops written by hand.
+
+        Parameters
+        ----------
+        model : Sequential
+            Its parameters are changed.
+        closure : callable
+            Computes the loss at the model's parameters, adds its gradient to the model's, which are
+            zero then, and gives the loss: ``lambda: trainer.backward(x, y)``.
+
+        Returns
+        -------
+        float
+            The loss before the step.
+
+        Raises
+        ------
+        ArgumentError
+            If there is no closure, or this optimizer belongs to another model.
+        DivergedError
+            If the loss at the beginning is infinite or NaN; the model is unchanged.
+        """
+        if not callable(closure):
+            raise ArgumentError(
+                "LBFGS needs the loss at several points: optimizer.step(model, closure), where "
+                "closure() computes the loss and the model's gradients, e.g. "
+                "lambda: trainer.backward(x, y)"
+            )
+        before = model.flat_parameters
+        try:
+            progress = self._advance(_Closure(model, closure))
+        except BaseException:
+            model.flat_parameters = before
+            raise
+        model.flat_parameters = progress.theta
+        return progress.loss
+
+    def _search(self, problem: Problem) -> Progress:
+        options, lr = self._options, self.lr
+        max_iter: int = options["max_iter"]  # type: ignore[assignment]
+        max_eval = options["max_eval"] or max_iter * 5 // 4
+        small_gradient, small_change = (
+            float(options[name]) for name in ("tolerance_grad", "tolerance_change")
+        )
+        memory = dataclasses.replace(self._memory, pairs=list(self._memory.pairs))
+        theta = problem.model.flat_parameters
+        loss, gradient = problem.gradient(theta)
+        if gradient is None:
+            raise DivergedError(
+                f"the loss is {loss} before the first step: the weights are too large. They are as "
+                "they were before this call"
+            )
+        first, evaluations = loss, 1
+        if np.abs(gradient).max() <= small_gradient:
+            return Progress(first, theta)
+        for iteration in range(1, max_iter + 1):
+            direction = self._direction(memory, gradient)
+            memory.iterations += 1
+            memory.direction, memory.gradient, memory.step = direction, gradient, 0.0
+            step = lr
+            if memory.iterations == 1:
+                step *= min(1.0, 1.0 / _sum(np.abs(gradient)))
+            slope = _dot(gradient, direction)
+            if slope > -small_change:
+                break
+            start = Point(0.0, loss, slope, gradient)
+            size = float(np.abs(direction).max())
+
+            def along(t: float, origin: Array = theta, direction: Array = direction) -> Point:
+                value, slope = problem.gradient(origin + t * direction)
+                return Point(t, value, np.inf if slope is None else _dot(slope, direction), slope)
+
+            count = 0
+            if options["line_search_fn"] == "strong_wolfe":
+                most = int(max_eval) - evaluations
+                point, count = strong_wolfe(along, start, step, size, small_change, most)
+            elif iteration < max_iter:
+                point, count = along(step), 1
+            else:  # the last one is not looked at
+                point = Point(step, loss, slope, gradient)
+            evaluations += count
+            if point.gradient is None:
+                raise DivergedError(
+                    f"the loss became infinite with lr={lr}: use a smaller rate, or "
+                    'line_search_fn="strong_wolfe". Weights and optimizer are as they were before '
+                    "this call"
+                )
+            theta = theta + point.step * direction
+            memory.step = point.step
+            change, loss, gradient = abs(point.value - loss), point.value, point.gradient
+            if (
+                iteration == max_iter
+                or evaluations >= int(max_eval)
+                or np.abs(gradient).max() <= small_gradient
+                or abs(point.step) * size <= small_change
+                or change < small_change
+            ):
+                break
+        self._memory = memory
+        return Progress(first, theta)
+
+    def _direction(self, memory: _Memory, gradient: Array) -> Array:
+        """Take the last step in, and give -Hg by the two-loop recursion."""
+        if memory.direction is None or memory.gradient is None:
+            return -gradient
+        y, s = gradient - memory.gradient, memory.step * memory.direction
+        curvature, size = _dot(y, s), _dot(y, y)
+        if curvature > np.finfo(gradient.dtype).eps * size:
+            memory.pairs.append((y, s, 1.0 / curvature))
+            del memory.pairs[: -int(self._options["history_size"])]
+            memory.scale = curvature / size
+        q, shares = -gradient, []
+        for y, s, inverse in reversed(memory.pairs):
+            share = _dot(s, q) * inverse
+            shares.append(share)
+            q = q - share * y
+        r = memory.scale * q
+        for (y, s, inverse), share in zip(memory.pairs, reversed(shares), strict=True):
+            r = r + (share - _dot(y, r) * inverse) * s
+        return r
+
+    def _export(self) -> tuple[dict[str, float], dict[str, Array]]:
+        memory = self._memory
+        if memory.direction is None or memory.gradient is None:
+            return {}, {}
+        scalars = {"n_iter": memory.iterations, "t": memory.step, "H_diag": memory.scale}
+        arrays = {"d": memory.direction, "prev_flat_grad": memory.gradient}
+        for i, (y, s, inverse) in enumerate(memory.pairs):
+            arrays |= {f"old_dirs.{i}": y, f"old_stps.{i}": s}
+            scalars[f"ro.{i}"] = inverse
+        return scalars, {name: array.copy() for name, array in arrays.items()}
+
+    def _import(self, scalars: dict[str, float], arrays: dict[str, Array]) -> None:
+        if not scalars:
+            self._memory = _Memory()
+            return
+        count = sum(name.startswith("ro.") for name in scalars)
+        pairs = [
+            (arrays[f"old_dirs.{i}"].copy(), arrays[f"old_stps.{i}"].copy(), scalars[f"ro.{i}"])
+            for i in range(count)
+        ]
+        self._memory = _Memory(
+            int(scalars["n_iter"]), arrays["d"].copy(), scalars["t"],
+            arrays["prev_flat_grad"].copy(), scalars["H_diag"], pairs,
+        )  # fmt: skip
+
+
+class _Closure:
+    """A `Problem` of a closure that computes the loss at the model's parameters."""
+
+    def __init__(self, model: Sequential, closure: Callable[[], Any]) -> None:
+        self.model = model
+        self._closure = closure
+
+    def gradient(self, theta: Array) -> tuple[float, Array | None]:
+        if not np.isfinite(theta).all():
+            return np.inf, None
+        self.model.flat_parameters = theta
+        self.model.zero_grad()
+        try:
+            loss = float(self._closure())
+        except DivergedError:
+            return np.inf, None
+        return (loss, self.model.flat_gradients) if np.isfinite(loss) else (np.inf, None)
+
+    def residual(self, theta: Vector) -> Vector | None:
+        raise NotImplementedError
+
+    def jacobian(self) -> Vector:
+        raise NotImplementedError
+
+
+def _sum(x: Array) -> float:
+    # NumPy's pairwise sums: the same bits for any number of threads, unlike a BLAS's.
+    return float(x.sum(dtype=np.float64))
+
+
+def _dot(a: Array, b: Array) -> float:
+    return _sum(a * b)

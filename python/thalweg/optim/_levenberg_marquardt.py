@@ -1,0 +1,154 @@
+"""Levenberg-Marquardt."""
+
+import dataclasses
+
+import numpy as np
+
+from thalweg import _checks
+from thalweg._arrays import Array
+from thalweg.errors import DivergedError, UnsupportedError
+from thalweg.nn import Sequential
+from thalweg.optim._full_batch import FullBatchOptimizer, Problem, Progress
+
+#: A step ends where the linear model predicts no decrease that float64 could tell.
+_TOLERANCES = (1e-20, 1e-16, 0.0)
+
+
+class LevenbergMarquardt(FullBatchOptimizer):
+    r"""Damped Gauss-Newton steps, for small networks that are to be accurate.
+
+    The loss is a sum of squares, :math:`L = \lVert r(\theta) \rVert^2`. Each step solves
+
+    .. math:: \min_\delta \lVert r + J\delta \rVert^2 + \mu \lVert D\delta \rVert^2
+
+    with the Jacobian `J` of all residuals by all parameters, by QR of the stacked matrix
+    :math:`[J; \sqrt\mu D]` in float64: see `thalweg.solve.nonlinear_least_squares`, whose method
+    this is. A step that would not decrease the loss is rejected and :math:`\mu` grown, so the loss
+    of the training data never rises; ``history["damping"]`` and ``history["rejected"]`` show it.
+
+    Parameters
+    ----------
+    damping : float, default 1e-3
+        :math:`\mu` at the beginning, above 0.
+    geodesic : bool, default True
+        Whether steps are bent by half of the geodesic acceleration.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+
+    Notes
+    -----
+    For `thalweg.Trainer` with `nn.MSELoss` (weighted or not) and ``batch_size=None``; an epoch is
+    one accepted step. It takes memory for n · out_features · num_parameters numbers and time for as
+    many times num_parameters. `BatchNorm1d` and `Dropout`, with which a row has no residual of its
+    own, are not supported; nor are schedules (there is no learning rate), clipping, accumulation
+    and averages.
+
+    The factorization is NumPy's: with another BLAS, or another number of its threads, results may
+    differ in the last digits.
+
+    References
+    ----------
+    Levenberg 1944; Marquardt 1963; Hagan & Menhaj 1994, "Training feedforward networks with the
+    Marquardt algorithm".
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn, optim
+    >>> x = np.linspace(-1, 1, 64).reshape(-1, 1)
+    >>> model = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1), dtype="float64")
+    >>> trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.LevenbergMarquardt())
+    >>> history = trainer.fit(x, np.sin(3 * x), epochs=30, batch_size=None)
+    >>> history["loss"][-1] < 1e-8
+    True
+    """
+
+    _has_lr = False
+    _needs_squares = True
+
+    def __init__(self, damping: float = 1e-3, geodesic: bool = True) -> None:
+        from thalweg.solve import _levenberg
+
+        super().__init__(
+            1.0,
+            damping=_checks.real("damping", damping, 0, closed="()"),
+            geodesic=_checks.flag("geodesic", geodesic),
+        )
+        self._damping = _levenberg.Damping(float(self._options["damping"]))
+
+    @property
+    def damping(self) -> float:
+        r"""The damping :math:`\mu` of the next step."""
+        return self._damping.damping
+
+    @property
+    def lr(self) -> float:
+        """Always 1: damping takes the place of a learning rate."""
+        return 1.0
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        raise UnsupportedError("LevenbergMarquardt has no learning rate: its damping adapts itself")
+
+    def step(self, model: Sequential) -> None:
+        """Raise: a gradient is not enough.
+
+        Parameters
+        ----------
+        model : Sequential
+
+        Raises
+        ------
+        UnsupportedError
+            Always: `thalweg.Trainer.step` and `fit` have the residuals.
+        """
+        raise UnsupportedError(
+            "LevenbergMarquardt needs residuals, not a gradient: use Trainer.step or Trainer.fit, "
+            "or thalweg.solve.nonlinear_least_squares"
+        )
+
+    def _search(self, problem: Problem) -> Progress:
+        from thalweg.solve import _levenberg
+
+        state = dataclasses.replace(self._damping)
+        theta = problem.model.flat_parameters.astype(np.float64)
+        residual = problem.residual(theta)
+        if residual is None:
+            raise DivergedError(
+                "the loss is not finite before the first step: the weights are too large. They are "
+                "as they were before this call"
+            )
+        before = state.damping
+        outcome = _levenberg.step(
+            state,
+            theta,
+            residual,
+            problem.jacobian().astype(np.float64, copy=False),
+            problem.residual,
+            tolerances=_TOLERANCES,
+            geodesic=bool(self._options["geodesic"]),
+            max_evaluations=1000,  # the damping is at its largest long before
+        )
+        if state.scale is not None:  # in the precision that files keep it in
+            state.scale = state.scale.astype(problem.model.dtype).astype(np.float64)
+        self._damping = state
+        figures = {"damping": before, "rejected": float(outcome.rejected)}
+        return Progress(_levenberg.norm2(residual), outcome.theta, figures)
+
+    def _export(self) -> tuple[dict[str, float], dict[str, Array]]:
+        state = self._damping
+        if state.scale is None:
+            return {}, {}
+        return {"damping": state.damping, "growth": state.growth}, {"scale": state.scale.copy()}
+
+    def _import(self, scalars: dict[str, float], arrays: dict[str, Array]) -> None:
+        from thalweg.solve import _levenberg
+
+        state = _levenberg.Damping(float(self._options["damping"]))
+        if scalars:
+            scale = arrays["scale"].astype(np.float64)
+            state = _levenberg.Damping(scalars["damping"], scalars["growth"], scale)
+        self._damping = state

@@ -1,0 +1,106 @@
+"""A line search for the strong Wolfe conditions, as in minFunc and PyTorch."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+#: Sufficient decrease, f(t) ≤ f(0) + C1·t·f'(0), and flatness, |f'(t)| ≤ −C2·f'(0).
+C1, C2 = 1e-4, 0.9
+
+
+@dataclass(frozen=True)
+class Point:
+    """A function along a line: at a step, its value (infinite where there is none) and slope."""
+
+    step: float
+    value: float
+    slope: float
+    gradient: Any
+
+
+def strong_wolfe(
+    evaluate: Callable[[float], Point],
+    start: Point,
+    step: float,
+    size: float,
+    tolerance: float,
+    most: int,
+) -> tuple[Point, int]:
+    """Find a point that meets both conditions, else the lowest; and count the evaluations.
+
+    An interval that holds such a point is bracketed, then made smaller by cubic interpolation
+    (Nocedal & Wright 2006, algorithms 3.5 and 3.6). `size` is the largest component of the
+    direction: an interval that moves no parameter by `tolerance` is not made smaller. There are at
+    most ``most + 1`` evaluations.
+    """
+
+    def descends(point: Point) -> bool:
+        return point.value <= start.value + C1 * point.step * start.slope
+
+    def flat(point: Point) -> bool:
+        return abs(point.slope) <= -C2 * start.slope
+
+    before, new, count = start, evaluate(step), 0
+    while True:
+        if count >= most:
+            low, high = _sorted(start, new)
+            break
+        if not descends(new) or (count > 1 and new.value >= before.value):
+            low, high = _sorted(before, new)
+            break
+        if flat(new):
+            return new, count + 1
+        if new.slope >= 0:
+            low, high = _sorted(before, new)
+            break
+        least, largest = new.step + 0.01 * (new.step - before.step), 10 * new.step
+        before, new = new, evaluate(_cubic(before, new, least, largest))
+        count += 1
+
+    close = False
+    while count < most and abs(high.step - low.step) * size >= tolerance:
+        left, right = min(low.step, high.step), max(low.step, high.step)
+        first, second = (low, high) if low.step <= high.step else (high, low)
+        t = _cubic(first, second, left, right)
+        # Twice in a row close to an end, or at it: a tenth of the interval away from that end.
+        margin = 0.1 * (right - left)
+        if min(right - t, t - left) < margin:
+            if close or t >= right or t <= left:
+                t = right - margin if abs(t - right) < abs(t - left) else left + margin
+                close = False
+            else:
+                close = True
+        else:
+            close = False
+        new = evaluate(t)
+        count += 1
+        if not descends(new) or new.value >= low.value:
+            low, high = _sorted(low, new)
+            continue
+        if flat(new):
+            return new, count + 1
+        if new.slope * (high.step - low.step) >= 0:
+            high = low
+        low = new
+    return low, count + 1
+
+
+def _sorted(a: Point, b: Point) -> tuple[Point, Point]:
+    return (a, b) if a.value <= b.value else (b, a)
+
+
+def _cubic(a: Point, b: Point, least: float, largest: float) -> float:
+    """Where the cubic through two points with their slopes is lowest, within bounds."""
+    if math.isfinite(a.value) and math.isfinite(b.value) and a.step != b.step:
+        d1 = a.slope + b.slope - 3 * (a.value - b.value) / (a.step - b.step)
+        square = d1 * d1 - a.slope * b.slope
+        if square >= 0:
+            d2 = math.sqrt(square)
+            below = b.slope - a.slope + 2 * d2
+            lowest = math.nan
+            if below != 0:
+                lowest = b.step - (b.step - a.step) * ((b.slope + d2 - d1) / below)
+            if math.isfinite(lowest):
+                return min(max(lowest, least), largest)
+    return (least + largest) / 2

@@ -1,0 +1,161 @@
+"""Steps of the Levenberg-Marquardt method, for functions of NumPy and for networks.
+
+At parameters `θ` with residuals `r` and their Jacobian `J`, a step `δ` solves the damped least
+squares
+
+    min ‖r + Jδ‖² + μ‖Dδ‖²
+
+by QR of the stacked matrix [J; √μ D], never through JᵀJ, whose condition number is the square of
+J's. `D` has the norms of J's columns, so that the scale of a parameter does not matter, and those
+that they have had, which fade: Moré's (1978) largest norms ever keep steps short for good after a
+bad start (MGH10 of NIST's), the norms of now alone let parameters run away (MGH17). The damping `μ`
+follows the gain, the true decrease over the predicted one, by Nielsen's rule (1999). Half of the
+geodesic acceleration (Transtrum & Sethna 2012, arXiv:1201.5885), the second derivative along the
+step, is added while it is small, and a step is rejected for which it is not.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Vector: TypeAlias = npt.NDArray[np.float64]
+#: Residuals at a point; None where they are not defined.
+Residual: TypeAlias = Callable[[Vector], Vector | None]
+
+#: Damping below this says nothing in double precision, and above that there is no step left.
+_LEAST, _MOST = 1e-20, 1e20
+#: The least gain for which a step is accepted.
+_GAIN = 1e-4
+#: The acceleration may be so large, relative to the step, and its difference quotient's h.
+_BENDING, _PROBE = 0.75, 0.1
+#: How much of the largest norms so far is left after a step.
+_MEMORY = 0.7
+
+
+@dataclass
+class Damping:
+    """What a step depends on from the steps before it."""
+
+    damping: float  # μ
+    growth: float = 2.0  # what a rejection multiplies it by; doubled by each
+    scale: Vector | None = None  # the diagonal of D
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step gave."""
+
+    theta: Vector
+    residual: Vector
+    rejected: int
+    evaluations: int
+    #: Why there is no better point, as far as can be seen; "" if there was a step.
+    stopped: str
+
+
+def norm2(x: Vector) -> float:
+    """Add up the squares."""
+    return float(x @ x)
+
+
+def step(
+    state: Damping,
+    theta: Vector,
+    r: Vector,
+    jacobian: Vector,
+    residual: Residual,
+    *,
+    tolerances: tuple[float, float, float],
+    geodesic: bool,
+    max_evaluations: int,
+) -> Outcome:
+    """One accepted step, with as many rejected ones before it as it takes; `state` is updated.
+
+    `tolerances` are ftol, xtol and gtol: relative sizes of the predicted decrease, of the step, and
+    cosines of the angles between residuals and J's columns. At or below one of them it ends.
+    """
+    ftol, xtol, gtol = tolerances
+    size = len(theta)
+    # QR of J, with Qᵀr in the last column; stacked below, this is QR of the stacked J.
+    full: Any = np.linalg.qr(np.column_stack([jacobian, r]), mode="r")
+    upper, rotated = full[:size, :size], full[:size, size]
+    norms: Any = np.linalg.norm(upper, axis=0)
+    norms[norms == 0] = 1.0
+    scale: Vector = norms
+    if state.scale is not None:
+        scale = np.maximum(_MEMORY * state.scale, norms).astype(np.float64)
+    state.scale = scale
+    cost, evaluations, rejected = norm2(r), 0, 0
+
+    def end(why: str) -> Outcome:
+        return Outcome(theta, r, rejected, evaluations, why)
+
+    cosines = np.abs(upper.T @ rotated) / norms
+    if cosines.max() <= gtol * np.sqrt(cost):  # at r = 0, too
+        return end("gtol")
+    while state.damping <= _MOST:
+        root: Vector = float(np.sqrt(state.damping)) * scale
+        triangle, right = _stacked(upper, rotated, root)
+        solution: Any = np.linalg.solve(triangle, right)
+        delta: Vector = -solution
+        length = float(np.linalg.norm(scale * delta))
+        if length <= xtol * float(np.linalg.norm(scale * theta)):
+            return end("xtol")
+        predicted = norm2(upper @ delta) + 2 * norm2(root * delta)
+        if predicted <= ftol * cost:
+            return end("ftol")
+        if evaluations >= max_evaluations:
+            return end("evaluations")
+        move: Vector | None = delta
+        if geodesic:
+            evaluations += 1
+            bend = _bend(theta, r, jacobian, residual, delta, triangle)
+            move = None
+            if bend is not None and 2 * np.linalg.norm(scale * bend) <= _BENDING * length:
+                move = delta + bend / 2
+        if move is not None:
+            evaluations += 1
+            new = residual(theta + move)
+            gain = -1.0 if new is None else (cost - norm2(new)) / predicted
+            if new is not None and gain > _GAIN:
+                shrunk = state.damping * max(1 / 3, 1 - (2 * min(gain, 1.0) - 1) ** 3)
+                state.damping, state.growth = max(shrunk, _LEAST), 2.0
+                return Outcome(theta + move, new, rejected, evaluations, "")
+        rejected += 1
+        state.damping *= state.growth
+        state.growth *= 2
+    state.damping, state.growth = _MOST, 2.0
+    return end("damping")
+
+
+def _stacked(upper: Vector, rotated: Vector, root: Vector) -> tuple[Vector, Vector]:
+    """QR of the triangle with a diagonal below it: the new triangle and right-hand side."""
+    rows, size = upper.shape
+    stacked = np.zeros((rows + size, size + 1))
+    stacked[:rows, :size] = upper
+    stacked[:rows, size] = rotated
+    stacked[range(rows, rows + size), range(size)] = root
+    factor: Any = np.linalg.qr(stacked, mode="r")
+    return factor[:size, :size], factor[:size, size]
+
+
+def _bend(
+    theta: Vector,
+    r: Vector,
+    jacobian: Vector,
+    residual: Residual,
+    delta: Vector,
+    triangle: Vector,
+) -> Vector | None:
+    """Compute the geodesic acceleration; None where it is not defined."""
+    ahead = residual(theta + _PROBE * delta)
+    if ahead is None:
+        return None
+    second = 2 / _PROBE * ((ahead - r) / _PROBE - jacobian @ delta)
+    # A correction: solved by the triangle alone (seminormal equations).
+    solved = np.linalg.solve(triangle.T, jacobian.T @ second)
+    bend: Vector = -np.linalg.solve(triangle, solved)
+    return bend if np.isfinite(bend).all() else None

@@ -1,0 +1,191 @@
+"""Nonlinear least squares of functions of NumPy arrays."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg import _arrays, _checks
+from thalweg.errors import DataError, ShapeError
+from thalweg.solve import _levenberg
+from thalweg.solve._levenberg import Vector
+
+_MESSAGES = {
+    "gtol": "the residuals are orthogonal to the columns of the Jacobian (gtol)",
+    "ftol": "the linear model predicts no further decrease (ftol)",
+    "xtol": "the steps are as small as xtol",
+    "damping": "no step decreases the sum of squares, however small",
+    "evaluations": "max_evaluations residuals were evaluated",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class LeastSquaresFit:
+    """What `nonlinear_least_squares` found.
+
+    Attributes
+    ----------
+    theta : ndarray, shape (p,)
+        The parameters, those of the smallest sum of squares that was met.
+    residual : ndarray, shape (m,)
+        Residuals there.
+    sum_of_squares : float
+        Their sum of squares.
+    converged : bool
+        Whether one of the tolerances was met.
+    message : str
+        Why it ended.
+    evaluations : int
+        Calls of `residual`.
+    history : dict of str to list
+        One entry for each Jacobian: ``"sum_of_squares"`` and ``"damping"`` before the step, and
+        how many steps were ``"rejected"`` until one was taken.
+    """
+
+    theta: Vector
+    residual: Vector
+    sum_of_squares: float
+    converged: bool
+    message: str
+    evaluations: int
+    history: dict[str, list[float]]
+
+    def __repr__(self) -> str:
+        return (
+            f"LeastSquaresFit(theta={self.theta}, sum_of_squares={self.sum_of_squares:.6g}, "
+            f"{self.message})"
+        )
+
+
+def nonlinear_least_squares(
+    residual: Callable[[Vector], Any],
+    jacobian: Callable[[Vector], Any],
+    theta: Any,
+    *,
+    damping: float = 1e-3,
+    geodesic: bool = True,
+    ftol: float = 1e-18,
+    xtol: float = 1e-12,
+    gtol: float = 1e-14,
+    max_evaluations: int | None = None,
+) -> LeastSquaresFit:
+    r"""Minimize a sum of squares by the Levenberg-Marquardt method.
+
+    .. math:: \min_\theta \lVert r(\theta) \rVert^2
+
+    Each step solves :math:`\min_\delta \lVert r + J\delta \rVert^2 + \mu \lVert D\delta \rVert^2`
+    by QR of the stacked matrix :math:`[J; \sqrt\mu D]`, where `D` has the norms of the
+    columns of `J`, or what is left of larger ones before. A step that does not decrease the sum of
+    squares is rejected, so it never rises, and the damping :math:`\mu` grows; after a good one it
+    shrinks.
+
+    Parameters
+    ----------
+    residual : callable
+        ``residual(theta)`` gives `r`, shape (m,); where it is NaN or infinite a step is rejected.
+    jacobian : callable
+        ``jacobian(theta)`` gives :math:`J_{ij} = \partial r_i / \partial \theta_j`, shape (m, p).
+        `thalweg.check_gradient` can check it.
+    theta : array_like, shape (p,)
+        Where to begin.
+    damping : float, keyword only, default 1e-3
+        :math:`\mu` at the beginning, relative to the squared norms of the columns of `J`.
+    geodesic : bool, keyword only, default True
+        Whether steps are bent by half of the geodesic acceleration, for one more evaluation of the
+        residuals each.
+    ftol, xtol, gtol : float, keyword only
+        It ends when the predicted decrease is at most `ftol` times the sum of squares, when
+        :math:`\lVert D\delta \rVert` is at most `xtol` times :math:`\lVert D\theta \rVert`, or when
+        the cosine of the angle between `r` and each column of `J` is at most `gtol`. (MINPACK's
+        tests and scipy's names; the defaults are near what float64 can tell.)
+    max_evaluations : int, keyword only, optional
+        Calls of `residual` at most; by default 2000 (p + 1).
+
+    Returns
+    -------
+    LeastSquaresFit
+
+    Raises
+    ------
+    DataError
+        If residuals at the beginning, or a Jacobian, are not finite.
+    ShapeError
+        If shapes do not agree.
+    ArgumentError
+        If an option is out of range.
+
+    References
+    ----------
+    Levenberg 1944; Marquardt 1963; Moré 1978, "The Levenberg-Marquardt algorithm: implementation
+    and theory"; Nielsen 1999, IMM-REP-1999-05; Transtrum & Sethna 2012, arXiv:1201.5885.
+
+    Examples
+    --------
+    An exponential through three points:
+
+    >>> import numpy as np
+    >>> from thalweg import solve
+    >>> t, y = np.array([0.0, 1.0, 2.0]), np.array([2.0, 1.0, 0.5])
+    >>> fit = solve.nonlinear_least_squares(
+    ...     lambda b: b[0] * np.exp(b[1] * t) - y,
+    ...     lambda b: np.stack([np.exp(b[1] * t), b[0] * t * np.exp(b[1] * t)], axis=1),
+    ...     [1.0, 0.0],
+    ... )
+    >>> np.allclose(fit.theta, [2.0, -np.log(2)])
+    True
+    """
+    start = _arrays.as_numeric(theta, "theta")
+    if start.ndim != 1 or start.size == 0:
+        raise ShapeError(f"theta must have shape (p,), p at least 1; got {start.shape}")
+    point: Vector = _arrays.finite(start.astype(np.float64), "theta")  # type: ignore[assignment]
+    state = _levenberg.Damping(_checks.real("damping", damping, 0, closed="()"))
+    geodesic = _checks.flag("geodesic", geodesic)
+    pairs = (("ftol", ftol), ("xtol", xtol), ("gtol", gtol))
+    f, x, g = (_checks.real(name, value, 0) for name, value in pairs)
+    limit = 2000 * (point.size + 1)
+    if max_evaluations is not None:
+        limit = _checks.integer("max_evaluations", max_evaluations, 1)
+
+    shape: tuple[int, ...] = ()
+
+    def call(at: Vector) -> npt.NDArray[np.float64]:
+        with np.errstate(all="ignore"):  # looked at below
+            value = _arrays.as_numeric(residual(at.copy()), "the residual").astype(np.float64)
+        if value.ndim != 1 or value.size == 0 or shape not in ((), value.shape):
+            wanted = shape or "(m,), m at least 1"
+            raise ShapeError(f"the residual must have shape {wanted}; got {value.shape}")
+        return value
+
+    def tried(at: Vector) -> Vector | None:
+        value = call(at)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return value if np.isfinite(value @ value) else None
+
+    r = call(point)
+    _arrays.finite(r, "the residual at theta")
+    shape = r.shape
+    history: dict[str, list[float]] = {"sum_of_squares": [], "damping": [], "rejected": []}
+    evaluations, stopped = 1, ""
+    while not stopped:
+        slope = _arrays.as_numeric(jacobian(point.copy()), "the Jacobian").astype(np.float64)
+        if slope.shape != (r.size, point.size):
+            raise ShapeError(
+                f"the Jacobian must have shape {(r.size, point.size)}; got {slope.shape}"
+            )
+        if not np.isfinite(slope).all():
+            raise DataError(f"the Jacobian at theta = {point} is not finite")
+        history["sum_of_squares"].append(_levenberg.norm2(r))
+        history["damping"].append(state.damping)
+        outcome = _levenberg.step(
+            state, point, r, slope, tried, tolerances=(f, x, g), geodesic=geodesic,
+            max_evaluations=limit - evaluations,
+        )  # fmt: skip
+        history["rejected"].append(outcome.rejected)
+        point, r, stopped = outcome.theta, outcome.residual, outcome.stopped
+        evaluations += outcome.evaluations
+    return LeastSquaresFit(
+        point, r, _levenberg.norm2(r), stopped in ("ftol", "xtol", "gtol"), _MESSAGES[stopped],
+        evaluations, history,
+    )  # fmt: skip

@@ -1,0 +1,119 @@
+//! The Jacobian of a small network's outputs by its parameters: one row of x after another, forward, and
+//! back from each output. For methods that need more of a batch than the sum of its gradients.
+
+use std::sync::atomic::Ordering;
+
+use crate::arena::{Buffer, Shared};
+use crate::data::Samples;
+use crate::element::Element;
+use crate::error::Error;
+use crate::layer::Activation;
+use crate::model::{Model, Parts};
+use crate::pass::{Pass, Rows, WeightTask};
+use crate::plan::{Mode, Plan};
+use crate::threads;
+use crate::view::MatRef;
+use crate::workspace::Workspace;
+
+impl<T: Element> Model<T> {
+    /// Writes the outputs, rows × outputs, and their derivatives by the parameters, (rows · outputs) ×
+    /// parameters in public order. Gradients stay as they are.
+    ///
+    /// # Errors
+    /// If the input has another width, NaN or infinity; or the network has layers whose outputs are not a
+    /// function of one row alone: `BatchNorm1d`, `Dropout`.
+    ///
+    /// # Panics
+    /// If `output` or `jacobian` has another length.
+    pub fn jacobian<'s>(
+        &mut self,
+        x: impl Into<Samples<'s, T>>,
+        output: &mut [T],
+        jacobian: &mut [T],
+    ) -> Result<(), Error> {
+        let x = x.into();
+        self.network().check_input(x.rows(), x.cols())?;
+        x.check_finite("x", self.isa())?;
+        let drops = |act: &Activation| matches!(act, Activation::Dropout(_));
+        if self.network().couples_rows() || self.network().stages().iter().any(|s| drops(&s.act)) {
+            let text = "a network with BatchNorm1d or Dropout has no derivatives row by row in training";
+            return Err(Error::Unsupported(text.into()));
+        }
+        let (outputs, size) = (self.network().outputs(), self.network().num_parameters());
+        assert_eq!((output.len(), jacobian.len()), (x.rows() * outputs, x.rows() * outputs * size));
+        let plan = Plan::new::<T>(self.network(), Mode::Apart, 1, self.isa(), 1);
+        let mut workspace = Workspace::new(self.network(), plan)?;
+        let mut grads = Buffer::zeroed("gradients of a row", self.network().arena_len())?;
+        let mut unit = vec![T::ZERO; outputs];
+        let mut unused = vec![T::ZERO; self.network().inputs()];
+        let Parts { network, params, averages, .. } = self.parts();
+        let mut rows = jacobian.chunks_exact_mut(size.max(1));
+        for (r, into) in output.chunks_exact_mut(outputs).enumerate() {
+            let forward = Pass {
+                keep_input: true,
+                check_finite: false,
+                ..Pass::new(network, &mut workspace, params.share(), averages, Some(x), Rows::From(r))
+            };
+            threads::run(&forward, 1);
+            debug_assert!(!forward.stopped.load(Ordering::Relaxed));
+            let last = workspace.layout.stages[workspace.layout.stages.len() - 1].output;
+            into.copy_from_slice(&workspace.values[last..last + outputs]);
+            for k in 0..outputs {
+                unit.fill(T::ZERO);
+                unit[k] = T::ONE;
+                let backward = Pass {
+                    check_finite: false,
+                    output_gradient: Some(MatRef::new(&unit, 1, outputs)),
+                    input_gradient: Some(Shared::new(&mut unused)),
+                    weights: Some(WeightTask {
+                        grads: grads.share(),
+                        accumulate: false,
+                        size: None,
+                        steps: None,
+                        update: None,
+                    }),
+                    ..Pass::new(network, &mut workspace, params.share(), averages, None, Rows::From(0))
+                };
+                threads::run(&backward, 1);
+                if let Some(row) = rows.next() {
+                    network.export(&grads, row);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::layer::{Activation, Init, Layer, Linear};
+    use crate::view::MatRef;
+    use crate::{Error, Model};
+
+    #[test]
+    fn rows_add_up_to_the_gradient_of_the_backward_pass() -> Result<(), Error> {
+        let linear = |inputs, outputs| {
+            Layer::Linear(Linear { inputs, outputs, bias: true, init: Init::KaimingUniform })
+        };
+        let layers = vec![linear(3, 5), Layer::Activation(Activation::Tanh), linear(5, 2)];
+        let mut model = Model::<f64>::new(layers, 1)?;
+        let (rows, size) = (4, model.network().num_parameters());
+        let x: Vec<f64> = (0..3 * rows).map(|i| (0.7 * i as f64).sin()).collect();
+        let x = MatRef::new(&x, rows, 3);
+        let (mut output, mut jacobian) = (vec![0.0; 2 * rows], vec![0.0; 2 * rows * size]);
+        model.jacobian(x, &mut output, &mut jacobian)?;
+        let mut expected = vec![0.0; 2 * rows];
+        model.predict(x, &mut expected)?;
+        assert!(output.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-14));
+        let slope: Vec<f64> = (0..2 * rows).map(|i| (1.0 + i as f64).cos()).collect();
+        model.forward(x, &mut output)?;
+        model.backward(MatRef::new(&slope, rows, 2), &mut vec![0.0; 3 * rows])?;
+        let mut gradient = vec![0.0; size];
+        model.gradients(&mut gradient);
+        for (p, g) in gradient.iter().enumerate() {
+            let sum: f64 = slope.iter().enumerate().map(|(i, s)| s * jacobian[i * size + p]).sum();
+            assert!((sum - g).abs() < 1e-13, "{p}: {sum} {g}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,324 @@
+"""Optimizers that look at all data in every step: L-BFGS and Levenberg-Marquardt."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, optim
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+HAS_SCIPY = importlib.util.find_spec("scipy") is not None
+
+BOTH = [optim.LBFGS, optim.LevenbergMarquardt]
+
+
+@pytest.fixture
+def waves(rng):
+    """Two numbers that follow smoothly from three: x (60, 3), y (60, 2)."""
+    x = rng.standard_normal((60, 3))
+    return x, np.stack([np.sin(x.sum(axis=1)), np.cos(x[:, 0] * x[:, 1])], axis=1)
+
+
+def make(optimizer, *, loss=None, dtype="float64", layers=(), seed=4, **options):
+    model = nn.Sequential(
+        nn.Linear(3, 6), *layers, nn.Tanh(), nn.Linear(6, 2), dtype=dtype, seed=seed
+    )
+    return tw.Trainer(model, loss=loss or nn.MSELoss(), optimizer=optimizer, **options)
+
+
+# --- L-BFGS --------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"history_size": 3}, {"lr": 0.3, "max_iter": 5}, {"lr": 30.0, "max_eval": 200}],
+    ids=repr,
+)
+def test_lbfgs_goes_the_way_of_pytorch(waves, options):
+    import torch
+
+    x, y = waves
+    trainer = make(optim.LBFGS(**options))
+    layers = [torch.nn.Linear(3, 6), torch.nn.Tanh(), torch.nn.Linear(6, 2)]
+    net = torch.nn.Sequential(*layers).double()
+    net.load_state_dict({k: torch.tensor(v) for k, v in trainer.model.state_dict().items()})
+    theirs = torch.optim.LBFGS(net.parameters(), line_search_fn="strong_wolfe", **options)
+    tx, ty = torch.tensor(x), torch.tensor(y)
+
+    def closure():
+        theirs.zero_grad()
+        loss = torch.nn.functional.mse_loss(net(tx), ty)
+        loss.backward()
+        return loss
+
+    # Rounding is amplified from step to step: the first hundred iterations agree to ten digits.
+    epochs = 100 // options.get("max_iter", 20)
+    expected = [closure().item()]
+    for _ in range(epochs):
+        theirs.step(closure)
+        expected.append(closure().item())
+    trainer.fit(x, y, epochs=epochs, batch_size=None)
+    losses = [*trainer.history["loss"], trainer.evaluate(x, y)["loss"]]
+    np.testing.assert_allclose(losses[:3], expected[:3], rtol=1e-10)
+    assert losses[-1] < 0.2 * losses[0]
+    assert abs(np.log(losses[-1] / expected[-1])) < 0.5  # still alike at the end
+
+
+@pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
+def test_lbfgs_without_a_line_search_is_that_of_pytorch():
+    import torch
+
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((40, 3)), rng.standard_normal((40, 2))
+    model = nn.Sequential(nn.Linear(3, 2), dtype="float64")
+    trainer = tw.Trainer(
+        model, loss=nn.MSELoss(), optimizer=optim.LBFGS(0.5, max_iter=4, line_search_fn=None)
+    )
+    net = torch.nn.Linear(3, 2).double()
+    net.load_state_dict({k[2:]: torch.tensor(v) for k, v in model.state_dict().items()})
+    theirs = torch.optim.LBFGS(net.parameters(), lr=0.5, max_iter=4)
+
+    def closure():
+        theirs.zero_grad()
+        loss = torch.nn.functional.mse_loss(net(torch.tensor(x)), torch.tensor(y))
+        loss.backward()
+        return loss
+
+    expected = [theirs.step(closure).item() for _ in range(5)]
+    trainer.fit(x, y, epochs=5, batch_size=None)
+    np.testing.assert_allclose(trainer.history["loss"], expected, rtol=1e-10)
+
+
+def test_a_step_by_hand_is_one_of_fit(waves):
+    x, y = waves
+    fitted, by_hand = make(optim.LBFGS()), make(optim.LBFGS())
+    fitted.fit(x, y, epochs=3, batch_size=None)
+    losses = [
+        by_hand.optimizer.step(by_hand.model, lambda: by_hand.backward(x, y)) for _ in range(3)
+    ]
+    assert losses == fitted.history["loss"]
+    assert np.array_equal(by_hand.model.flat_parameters, fitted.model.flat_parameters)
+    assert by_hand.optimizer.steps == fitted.optimizer.steps == 3
+    with pytest.raises(tw.ArgumentError, match="closure"):
+        by_hand.optimizer.step(by_hand.model)
+
+
+def test_lbfgs_rejects_pairs_of_negative_curvature():
+    """On x⁴ - x² between its minima, the gradient falls along the first step."""
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), dtype="float64")
+    optimizer = optim.LBFGS(0.05, max_iter=1, line_search_fn=None)
+
+    def closure():
+        (w,) = model.flat_parameters
+        model.flat_gradients = [4 * w**3 - 2 * w]
+        return w**4 - w**2
+
+    model.flat_parameters = [0.1]
+    for _ in range(2):
+        optimizer.step(model, closure)
+    arrays = optimizer.state_dict()["arrays"]
+    assert not any(name.startswith("old_") for name in arrays)  # s'y < 0: nothing was kept
+    for _ in range(200):
+        optimizer.step(model, closure)
+    assert any(name.startswith("old_") for name in optimizer.state_dict()["arrays"])
+    assert np.allclose(model.flat_parameters, np.sqrt(0.5), atol=1e-2)
+
+
+def test_lbfgs_finds_the_minimum_of_a_linear_model(rng):
+    x, y = rng.standard_normal((50, 4)), rng.standard_normal((50, 1))
+    model = nn.Sequential(nn.Linear(4, 1), dtype="float64")
+    optimizer = optim.LBFGS(tolerance_grad=1e-12, tolerance_change=0.0)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer)
+    trainer.fit(x, y, epochs=5, batch_size=None)
+    design = np.column_stack([x, np.ones(50)])
+    exact = np.linalg.lstsq(design, y, rcond=None)[0].ravel()
+    np.testing.assert_allclose(model.flat_parameters, exact, rtol=1e-9, atol=1e-11)
+
+
+def test_the_line_search_comes_back_from_steps_that_overflow(waves):
+    x, y = waves
+    trainer = make(optim.LBFGS(lr=1e25, max_eval=100), dtype="float32")  # infinite there
+    trainer.fit(x, y, epochs=3, batch_size=None)
+    losses = trainer.history["loss"]
+    assert losses[-1] < losses[0]
+
+
+def test_lbfgs_counts_dropout_and_statistics_once_a_step(waves):
+    x, y = waves
+    layers = [nn.BatchNorm1d(6), nn.Dropout(0.2)]
+    trainer, other = make(optim.LBFGS(), layers=layers), make(optim.SGD(), layers=layers)
+    gradients = trainer.model.flat_gradients
+    trainer.step(x, y)
+    other.step(x, y)
+    assert trainer.model._core.passes() == other.model._core.passes() == 1
+    assert np.array_equal(trainer.model._core.averages(), other.model._core.averages())
+    assert np.array_equal(trainer.model.flat_gradients, gradients)  # left alone, as by all steps
+
+
+# --- Levenberg-Marquardt -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_lm_minimizes_the_weighted_squares_of_scipy(waves, rng, reduction, weighted):
+    """One neuron and some noise: the minimum is not zero, and the weights matter."""
+    optimize = pytest.importorskip("scipy.optimize")
+    x = waves[0][:, :1]
+    y = np.tanh(1.5 * x + 0.3) * [2, -1] + [0, 1] + 0.1 * rng.standard_normal((60, 2))
+    w = rng.uniform(0, 2, 60) if weighted else None
+    model = nn.Sequential(nn.Linear(1, 1), nn.Tanh(), nn.Linear(1, 2), dtype="float64")
+    trainer = tw.Trainer(
+        model, loss=nn.MSELoss(reduction=reduction), optimizer=optim.LevenbergMarquardt()
+    )
+    start = model.flat_parameters
+    trainer.fit(x, y, epochs=100, batch_size=None, sample_weight=w)
+    found = model.flat_parameters
+    roots = np.ones(60) if w is None else w
+    roots = np.sqrt(roots / (roots.sum() * 2) if reduction == "mean" else roots)[:, None]
+
+    def residual(theta):
+        model.flat_parameters = theta
+        return (roots * (model(x) - y)).ravel()
+
+    theirs = optimize.least_squares(residual, start, jac="3-point", xtol=1e-15, ftol=1e-15)
+    squares = float(np.sum(residual(found) ** 2))
+    loss = trainer.evaluate(x, y, w)["loss"]
+    assert squares == pytest.approx(loss, rel=1e-12)
+    assert squares == pytest.approx(2 * theirs.cost, rel=1e-10)
+
+
+def test_lm_is_one_step_for_a_linear_model(rng):
+    """Gauss-Newton: exact but for the damping, which fades."""
+    x, y = rng.standard_normal((50, 4)), rng.standard_normal((50, 1))
+    model = nn.Sequential(nn.Linear(4, 1), dtype="float64")
+    optimizer = optim.LevenbergMarquardt(damping=1e-15)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer)
+    trainer.step(x, y)
+    exact = np.linalg.lstsq(np.column_stack([x, np.ones(50)]), y, rcond=None)[0].ravel()
+    np.testing.assert_allclose(model.flat_parameters, exact, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_lm_never_raises_the_loss_and_logs_its_damping(waves, dtype):
+    x, y = waves
+    trainer = make(optim.LevenbergMarquardt(damping=1e-12), dtype=dtype)
+    history = trainer.fit(x, y, epochs=60, batch_size=None)
+    assert (np.diff(history["loss"]) <= 0).all()
+    assert history["loss"][-1] < 5e-2 * history["loss"][0]
+    assert len(history["damping"]) == len(history["rejected"]) == 60
+    assert sum(history["rejected"]) > 0  # or nothing of this was seen
+    assert history["damping"][0] == 1e-12
+    assert max(history["damping"]) > 1e-12
+
+
+def test_lm_needs_squares_and_rows_of_their_own(waves):
+    x, y = waves
+    with pytest.raises(tw.ArgumentError, match="MSELoss"):
+        make(optim.LevenbergMarquardt(), loss=nn.L1Loss())
+    for layer in (nn.BatchNorm1d(6), nn.Dropout(0.5)):
+        trainer = make(optim.LevenbergMarquardt(), layers=[layer])
+        before = trainer.model.flat_parameters
+        with pytest.raises(tw.UnsupportedError, match="BatchNorm1d or Dropout"):
+            trainer.fit(x, y, batch_size=None)
+        assert np.array_equal(trainer.model.flat_parameters, before)
+    with pytest.raises(tw.UnsupportedError, match="schedule"):
+        make(optim.LevenbergMarquardt(), schedule=optim.schedules.ConstantLR())
+    with pytest.raises(tw.UnsupportedError, match="residuals"):
+        optim.LevenbergMarquardt().step(make(optim.SGD()).model)
+
+
+# --- both ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", BOTH)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_fit_that_is_saved_goes_on_to_the_last_bit(waves, kind, dtype, tmp_path):
+    x, y = waves
+    whole, part = make(kind(), dtype=dtype), make(kind(), dtype=dtype)
+    whole.fit(x, y, epochs=9, batch_size=None)
+    part.fit(x, y, epochs=4, batch_size=None)
+    part.save(tmp_path / "file")
+    resumed = tw.Trainer.load(tmp_path / "file")
+    for trainer in (resumed, part.copy()):
+        trainer.fit(x, y, epochs=5, batch_size=None)
+        assert trainer.history["loss"] == whole.history["loss"][4:]
+        assert np.array_equal(trainer.model.flat_parameters, whole.model.flat_parameters)
+        assert trainer.optimizer.steps == 9
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_batches_and_options_that_make_no_sense_are_refused(waves, kind):
+    x, y = waves
+    trainer = make(kind())
+    with pytest.raises(tw.ArgumentError, match="batch_size=None"):
+        trainer.fit(x, y, batch_size=32)
+    for options in ({"clip_grad_norm": 1.0}, {"accumulate_grad_batches": 2}):
+        with pytest.raises(tw.UnsupportedError, match=kind.__name__):
+            make(kind(), **options)
+    with pytest.raises(tw.UnsupportedError, match="groups"):
+        kind().add_group("*.bias", frozen=True)
+    trainer.step(x, y)
+    with pytest.raises(tw.ArgumentError, match="another model"):
+        make(trainer.optimizer).step(x, y)
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_bad_data_change_nothing(waves, kind):
+    x, y = waves
+    trainer = make(kind())
+    trainer.step(x, y)
+    before, state = trainer.model.flat_parameters, trainer.optimizer.state_dict()
+    x = x.copy()
+    x[5, 1] = np.nan
+    for use in (trainer.step, lambda *data: trainer.fit(*data, batch_size=None)):
+        with pytest.raises(tw.DataError, match=r"x\[5, 1\]"):
+            use(x, y)
+        assert np.array_equal(trainer.model.flat_parameters, before)
+        assert repr(trainer.optimizer.state_dict()) == repr(state)
+
+
+def test_lbfgs_takes_losses_of_ones_own_schedules_and_callbacks(waves):
+    x, y = waves
+
+    def squares(output, target):
+        return ((output - target) ** 2).mean(), 2 * (output - target) / target.size
+
+    schedule = optim.schedules.ConstantLR(0.5)
+    custom = make(optim.LBFGS(), loss=squares, schedule=schedule)
+    core = make(optim.LBFGS(), schedule=schedule)
+    for trainer in (custom, core):
+        trainer.fit(x, y, epochs=2, batch_size=None, validation_data=(x, y))
+    np.testing.assert_allclose(custom.history["loss"], core.history["loss"], rtol=1e-9)
+    assert "val_loss" in core.history
+    seen = []
+
+    class Stop:
+        def on_epoch_end(self, trainer, record):
+            seen.append(record["damping"])
+            return len(seen) == 2
+
+    lm = make(optim.LevenbergMarquardt())
+    lm.fit(x, y, epochs=5, batch_size=None, callbacks=[Stop()])
+    assert seen == lm.history["damping"]
+    assert len(seen) == 2
+
+
+def test_classifiers_show_their_accuracy(blobs):
+    model = nn.Sequential(nn.Linear(5, 3))
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.LBFGS())
+    before = trainer.evaluate(blobs.x, blobs.y)
+    history = trainer.fit(blobs.x, blobs.y, epochs=3, batch_size=None)
+    assert history["accuracy"][0] == pytest.approx(before["accuracy"])
+    assert history["accuracy"][-1] == 1.0
+
+
+def test_no_batch_size_takes_all_samples_at_once(waves):
+    x, y = waves
+    one, other = make(optim.Adam()), make(optim.Adam())
+    one.fit(x, y, epochs=3, batch_size=None)
+    other.fit(x, y, epochs=3, batch_size=60, shuffle=False)
+    assert one.history["loss"] == other.history["loss"]
+    assert np.array_equal(one.model.flat_parameters, other.model.flat_parameters)

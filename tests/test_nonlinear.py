@@ -1,0 +1,175 @@
+"""Nonlinear least squares beside the certified values of NIST, and beside scipy."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import solve
+
+# Statistical Reference Datasets, https://www.itl.nist.gov/div898/strd/nls/nls_main.shtml: works of
+# the United States government, in the public domain. Each file has the data, two starting points
+# and the certified parameters.
+FOLDER = Path(__file__).parent / "data" / "nist"
+
+exp, cos, sin, arctan, pi = np.exp, np.cos, np.sin, np.arctan, np.pi
+
+
+def gauss(b, x):
+    peaks = b[2] * exp(-((x - b[3]) ** 2) / b[4] ** 2) + b[5] * exp(-((x - b[6]) ** 2) / b[7] ** 2)
+    return b[0] * exp(-b[1] * x) + peaks
+
+
+def cubics(b, x):
+    above = b[0] + b[1] * x + b[2] * x**2 + b[3] * x**3
+    return above / (1 + b[4] * x + b[5] * x**2 + b[6] * x**3)
+
+
+def lanczos(b, x):
+    return b[0] * exp(-b[1] * x) + b[2] * exp(-b[3] * x) + b[4] * exp(-b[5] * x)
+
+
+def enso(b, x):
+    year = b[1] * cos(2 * pi * x / 12) + b[2] * sin(2 * pi * x / 12)
+    second = b[4] * cos(2 * pi * x / b[3]) + b[5] * sin(2 * pi * x / b[3])
+    return b[0] + year + second + b[7] * cos(2 * pi * x / b[6]) + b[8] * sin(2 * pi * x / b[6])
+
+
+MODELS = {
+    "Bennett5": lambda b, x: b[0] * (b[1] + x) ** (-1 / b[2]),
+    "BoxBOD": lambda b, x: b[0] * (1 - exp(-b[1] * x)),
+    "Chwirut1": lambda b, x: exp(-b[0] * x) / (b[1] + b[2] * x),
+    "Chwirut2": lambda b, x: exp(-b[0] * x) / (b[1] + b[2] * x),
+    "DanWood": lambda b, x: b[0] * x ** b[1],
+    "ENSO": enso,
+    "Eckerle4": lambda b, x: b[0] / b[1] * exp(-(((x - b[2]) / b[1]) ** 2) / 2),
+    "Gauss1": gauss,
+    "Gauss2": gauss,
+    "Gauss3": gauss,
+    "Hahn1": cubics,
+    "Kirby2": lambda b, x: (b[0] + b[1] * x + b[2] * x**2) / (1 + b[3] * x + b[4] * x**2),
+    "Lanczos1": lanczos,
+    "Lanczos2": lanczos,
+    "Lanczos3": lanczos,
+    "MGH09": lambda b, x: b[0] * (x**2 + x * b[1]) / (x**2 + x * b[2] + b[3]),
+    "MGH10": lambda b, x: b[0] * exp(b[1] / (x + b[2])),
+    "MGH17": lambda b, x: b[0] + b[1] * exp(-x * b[3]) + b[2] * exp(-x * b[4]),
+    "Misra1a": lambda b, x: b[0] * (1 - exp(-b[1] * x)),
+    "Misra1b": lambda b, x: b[0] * (1 - (1 + b[1] * x / 2) ** -2),
+    "Misra1c": lambda b, x: b[0] * (1 - (1 + 2 * b[1] * x) ** -0.5),
+    "Misra1d": lambda b, x: b[0] * b[1] * x / (1 + b[1] * x),
+    "Nelson": lambda b, x: b[0] - b[1] * x[0] * exp(-b[2] * x[1]),  # of log(y)
+    "Rat42": lambda b, x: b[0] / (1 + exp(b[1] - b[2] * x)),
+    "Rat43": lambda b, x: b[0] / (1 + exp(b[1] - b[2] * x)) ** (1 / b[3]),
+    "Roszman1": lambda b, x: b[0] - b[1] * x - arctan(b[2] / (x - b[3])) / pi,
+    "Thurber": cubics,
+}
+
+
+def load(name):
+    """Model, two starting points, the certified parameters and sum of squares."""
+    lines = (FOLDER / f"{name}.dat").read_text().splitlines()
+    table = [line.split("=")[1].split() for line in lines if re.match(r"\s*b\d+ *=", line)]
+    table = np.array(table, float)  # start 1, start 2, value, deviation
+    squares = next(line for line in lines if "Residual Sum of Squares" in line)
+    data = np.array([line.split() for line in lines[60:] if line.strip()], float).T
+    y, x = (np.log(data[0]), data[1:]) if name == "Nelson" else data[:2]
+    return x, y, table[:, :2].T, table[:, 2], float(squares.split(":")[1])
+
+
+def functions(name):
+    """Residuals and their Jacobian; derivatives by complex steps are exact."""
+    (x, y, *_), model = load(name), MODELS[name]
+
+    def jacobian(b):
+        steps = 1e-30j * np.eye(len(b))
+        return np.stack([model(b + step, x).imag / 1e-30 for step in steps], axis=1)
+
+    return lambda b: model(b, x) - y, jacobian
+
+
+def digits(found, certified):
+    """How many are right, of the worst parameter: the LRE of NIST's."""
+    return -np.log10(np.max(np.abs(found - certified) / np.abs(certified)) + 1e-16)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_certified_parameters_of_nist_are_found_from_both_starts(name):
+    _, _, starts, certified, squares = load(name)
+    residual, jacobian = functions(name)
+    for start in starts:
+        fit = solve.nonlinear_least_squares(residual, jacobian, start)
+        assert digits(fit.theta, certified) >= 6, fit
+        assert fit.converged, fit
+        # Lanczos1 is without noise: its certified sum of squares, 1e-25, is that of rounding.
+        assert name == "Lanczos1" or fit.sum_of_squares <= squares * (1 + 1e-9)
+        assert (np.diff(fit.history["sum_of_squares"]) <= 0).all()
+        assert len(fit.history["damping"]) == len(fit.history["rejected"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="needs scipy")
+@pytest.mark.parametrize("geodesic", [True, False])
+def test_fits_are_those_of_scipy(geodesic):
+    from scipy.optimize import least_squares
+
+    for name in ("Chwirut2", "Gauss1", "Hahn1", "Thurber"):
+        residual, jacobian = functions(name)
+        start = load(name)[2][1]
+        theirs = least_squares(residual, start, jacobian, method="lm", xtol=1e-15, ftol=1e-15)
+        fit = solve.nonlinear_least_squares(residual, jacobian, start, geodesic=geodesic)
+        np.testing.assert_allclose(fit.theta, theirs.x, rtol=1e-5)
+        assert fit.sum_of_squares == pytest.approx(2 * theirs.cost, rel=1e-10)
+
+
+def test_columns_of_any_scale_are_solved_by_qr():
+    """Through JᵀJ, whose condition number is the square of 1e10, not a digit would be left."""
+    rng = np.random.default_rng(0)
+    q, _ = np.linalg.qr(rng.standard_normal((40, 6)))
+    mixed, _ = np.linalg.qr(rng.standard_normal((6, 6)))
+    matrix = q * np.logspace(0, -10, 6) @ mixed.T
+    exact = rng.standard_normal(6)
+    fit = solve.nonlinear_least_squares(
+        lambda b: matrix @ (b - exact), lambda b: matrix, np.zeros(6), ftol=1e-32
+    )
+    assert np.linalg.norm(fit.theta - exact) <= 1e-4 * np.linalg.norm(exact), fit
+
+
+def test_fits_need_not_be_determined_nor_defined_everywhere():
+    one = solve.nonlinear_least_squares(
+        lambda b: np.array([b[0] * b[1] - 6.0]), lambda b: b[None, ::-1], [1.0, 1.0]
+    )
+    assert one.theta.prod() == pytest.approx(6)
+    log = solve.nonlinear_least_squares(  # the first step is beyond 0
+        lambda b: np.log(b) + 2, lambda b: np.diag(1 / b), [5.0]
+    )
+    assert log.theta == pytest.approx(np.exp(-2))
+    assert sum(log.history["rejected"]) > 0
+    flat = solve.nonlinear_least_squares(lambda b: np.ones(3), lambda b: np.zeros((3, 2)), [1, 2])
+    assert flat.converged
+    assert flat.theta.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"theta": [[1.0]]}, tw.ShapeError, r"theta must have shape \(p,\)"),
+        ({"theta": [np.nan]}, tw.DataError, r"theta\[0\] is nan"),
+        ({"residual": lambda b: [[1.0]]}, tw.ShapeError, "residual must have shape"),
+        ({"residual": lambda b: [np.inf, 1.0]}, tw.DataError, r"residual at theta\[0\]"),
+        ({"jacobian": lambda b: np.ones((1, 2))}, tw.ShapeError, r"shape \(2, 1\); got \(1, 2\)"),
+        ({"jacobian": lambda b: np.full((2, 1), np.nan)}, tw.DataError, "Jacobian at theta"),
+        ({"damping": 0.0}, tw.ArgumentError, "damping"),
+        ({"max_evaluations": 0}, tw.ArgumentError, "max_evaluations"),
+    ],
+)
+def test_what_cannot_be_fitted_is_named(change, error, message):
+    fine = {
+        "residual": lambda b: np.array([b[0] - 1, b[0] - 2]),
+        "jacobian": lambda b: np.ones((2, 1)),
+        "theta": [0.0],
+    }
+    with pytest.raises(error, match=message):
+        solve.nonlinear_least_squares(**(fine | change))
