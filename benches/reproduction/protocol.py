@@ -71,6 +71,4 @@ def run(data, method, kind, seed, steps=STEPS, **options):
     """One run; gives its `Result`."""
     scenario = continual.split(*data, tasks=5, kind=kind, seed=seed)
     strategy = METHODS[method].make(trainer_for(scenario, seed), scenario, seed)
-    return continual.run(
-        strategy, scenario, steps=steps, batch_size=128, drop_last=True, **options
-    )
+    return continual.run(strategy, scenario, steps=steps, batch_size=128, drop_last=True, **options)

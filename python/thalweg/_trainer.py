@@ -20,7 +20,7 @@ from thalweg.callbacks import Callback
 from thalweg.errors import ArgumentError, DataError, ThalwegError, UnsupportedError
 from thalweg.nn import Loss, MSELoss, Sequential, _losses
 from thalweg.nn._losses import CoreLoss, CustomLoss, loss_of
-from thalweg.optim import EMA, SWA, Optimizer, _averages
+from thalweg.optim import EMA, SAM, SWA, Optimizer, _averages
 from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
@@ -123,7 +123,12 @@ class Trainer:
         self._average = average
         self._core: _core.Trainer | CustomTrainer | FullBatchTrainer
         clip = self._clip_norm, self._clip_value
+        sam = None
+        if isinstance(optimizer, SAM):
+            sam = optimizer._rho, optimizer._adaptive
         if isinstance(loss, CustomLoss):
+            if sam is not None:
+                raise UnsupportedError("SAM is not there for a loss of one's own")
             if average is not None or self._accumulate > 1:
                 raise UnsupportedError(
                     "average and accumulate_grad_batches are not there for a loss of one's own"
@@ -131,7 +136,8 @@ class Trainer:
             self._core = CustomTrainer(model, loss, optimizer, *clip, self._ready)
         else:
             spec = loss._spec(model.out_features)
-            self._core = _core.Trainer(model._core, spec, optimizer._core, *clip, self._accumulate)
+            step = (*clip, self._accumulate, sam)
+            self._core = _core.Trainer(model._core, spec, optimizer._core, *step)
             if average is not None:
                 decay = average.decay if isinstance(average, EMA) else None
                 self._core.start_average(decay, average.start, average.every)
@@ -566,7 +572,7 @@ class Trainer:
             come are left out.
         """
         spec = self._description()
-        spec["optimizer"] = type(self._optimizer)(**self._optimizer._arguments)
+        spec["optimizer"] = self._optimizer._fresh()
         twin = type(self)(copy.deepcopy(self._model), **spec)
         counts = copy.deepcopy(self._counts())
         return twin._continue(self._optimizer.state_dict(), counts, self._core.average())

@@ -22,4 +22,5 @@ from thalweg.optim._optimizer import Optimizer as Optimizer
 from thalweg.optim._radam import RAdam as RAdam
 from thalweg.optim._rmsprop import RMSprop as RMSprop
 from thalweg.optim._rprop import Rprop as Rprop
+from thalweg.optim._sam import SAM as SAM
 from thalweg.optim._sgd import SGD as SGD

@@ -195,6 +195,10 @@ class Optimizer:
         steps = _checks.integer("steps", state_dict["steps"], 0)
         self._set_state(model, lr, steps, scalars, arrays)
 
+    def _fresh(self) -> "Optimizer":
+        """Make another one, without groups and before its first step."""
+        return type(self)(**self._arguments)
+
     def _state(self) -> tuple[int, dict[str, float], dict[str, Array]]:
         return self._core.state()
 

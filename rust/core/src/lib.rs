@@ -46,6 +46,7 @@ pub mod optim;
 pub mod pass;
 pub mod plan;
 pub mod rng;
+pub mod sam;
 pub mod simd;
 pub mod threads;
 pub mod train;

@@ -13,6 +13,7 @@ use crate::optim::{Optimizer, Saved};
 use crate::pass::{LossTask, Pass, Rows, WeightTask};
 use crate::plan::{Mode, Plan};
 use crate::rng::{Purpose, Stream};
+use crate::sam::{Ascent, Sam};
 use crate::simd::{Isa, all_finite, max_abs};
 use crate::threads;
 use crate::update::{self, Average, Clip};
@@ -28,6 +29,8 @@ pub struct Trainer<T: Element> {
     workspaces: Workspaces<T>,
     /// Gradients on their way from batches to an update, where the two are apart.
     gathered: Gathered<T>,
+    /// Where gradients are taken, if not at the parameters.
+    ascent: Option<Ascent<T>>,
     /// An average of the parameters over the steps, if one is wanted.
     pub average: Option<Average<T>>,
     /// Memory of the last fit's [`Snapshot`], for the next.
@@ -41,12 +44,14 @@ pub struct StepOptions {
     pub clip: Option<Clip>,
     /// Batches whose gradients are averaged for one update.
     pub accumulate: usize,
+    /// Whether gradients are taken where the loss is about largest near by.
+    pub sam: Option<Sam>,
 }
 
 impl Default for StepOptions {
     /// An update for every batch, from its gradient as it is.
     fn default() -> Self {
-        StepOptions { clip: None, accumulate: 1 }
+        StepOptions { clip: None, accumulate: 1, sam: None }
     }
 }
 
@@ -180,6 +185,9 @@ impl<T: Element> Trainer<T> {
         if let Some(clip) = options.clip {
             clip.check()?;
         }
+        if let Some(sam) = options.sam {
+            sam.check()?;
+        }
         Ok(Self::plain(objective.into(), options))
     }
 
@@ -190,6 +198,7 @@ impl<T: Element> Trainer<T> {
             options,
             workspaces: Workspaces::default(),
             gathered,
+            ascent: None,
             average: None,
             spare: None,
         }
@@ -273,6 +282,10 @@ impl<T: Element> Trainer<T> {
             }
             return Ok(None);
         }
+        if let (Some(sam), None) = (self.options.sam, &self.ascent) {
+            let network = model.network();
+            self.ascent = Some(Ascent::new(sam, network.arena_len(), network.averages_len())?);
+        }
         let fused = self.options.fused(optimizer);
         if !fused && self.gathered.grads.len() != model.network().arena_len() {
             self.gathered.grads = Buffer::zeroed("gradients", model.network().arena_len())?;
@@ -283,6 +296,35 @@ impl<T: Element> Trainer<T> {
         }
         let workspace = self.workspaces.get(model.network(), isa, Mode::Step, len)?;
         let Parts { network, params, grads, averages } = model.parts();
+        let mut at_params = None;
+        if let Some(ascent) = &mut self.ascent {
+            let pass = Pass {
+                draw,
+                loss: Some(LossTask {
+                    objective: &self.objective,
+                    goals: y,
+                    scale: self.objective.scale(totals),
+                    backward: true,
+                }),
+                weights: Some(WeightTask {
+                    grads: ascent.grads.share(),
+                    accumulate: false,
+                    size: None,
+                    steps: None,
+                    update: None,
+                }),
+                ..Pass::new(network, workspace, params.share(), averages, Some(x), rows)
+            };
+            threads::run(&pass, pass.plan.threads);
+            let stopped = pass.stopped.load(Ordering::Relaxed);
+            if stopped || !ascent.up(isa, params, averages, optimizer.frozen()) {
+                self.gathered.batches = 0;
+                return Err(why_not_finite(&self.objective, isa, x, &y, &workspace.losses, optimizer));
+            }
+            at_params = Some(Tally::new(self.objective.reduction, &workspace.losses, totals));
+            // Of this pass: the one that follows is a step of the method, not of the data.
+            update_averages(network, workspace, averages, None);
+        }
         let (steps, state) = optimizer.begin();
         let pass = Pass {
             draw,
@@ -306,15 +348,25 @@ impl<T: Element> Trainer<T> {
         let losses = &workspace.losses;
         if stopped {
             self.gathered.batches = 0;
+            if let Some(ascent) = &self.ascent {
+                ascent.undo(params, averages);
+            }
             return Err(why_not_finite(&self.objective, isa, x, &y, losses, optimizer));
         }
-        let tally = Tally::new(self.objective.reduction, losses, totals);
+        let tally = at_params.unwrap_or_else(|| Tally::new(self.objective.reduction, losses, totals));
+        if let Some(ascent) = &self.ascent {
+            ascent.down(params);
+        }
         if fused {
             optimizer.advance();
         } else {
             self.gathered.batches += 1;
             if last || self.gathered.batches == self.options.accumulate {
-                self.gathered.update(isa, self.options.clip, params, optimizer)?;
+                let updated = self.gathered.update(isa, self.options.clip, params, optimizer);
+                if let (Err(_), Some(ascent)) = (&updated, &self.ascent) {
+                    ascent.undo(params, averages);
+                }
+                updated?;
             }
         }
         if let Some(average) = &mut self.average
@@ -324,7 +376,9 @@ impl<T: Element> Trainer<T> {
         {
             average.follow(isa, params, optimizer.steps);
         }
-        update_averages(network, workspace, averages, None);
+        if self.ascent.is_none() {
+            update_averages(network, workspace, averages, None);
+        }
         model.draw.pass += 1;
         Ok(Some(tally))
     }

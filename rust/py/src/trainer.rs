@@ -7,6 +7,7 @@ use pyo3::types::PyTuple;
 use thalweg_core::arena::Buffer;
 use thalweg_core::loss::{Loss, Objective, Reduction, Targets};
 use thalweg_core::optim::Optimizer as CoreOptimizer;
+use thalweg_core::sam::Sam;
 use thalweg_core::train::StepOptions;
 use thalweg_core::update::{Average, Averaging, Clip};
 use thalweg_core::{Error, Model as CoreModel, Trainer as CoreTrainer};
@@ -81,7 +82,7 @@ impl Trainer {
 #[pymethods]
 impl Trainer {
     #[new]
-    #[pyo3(signature = (model, loss, optimizer, clip_grad_norm=None, clip_grad_value=None, accumulate=1))]
+    #[pyo3(signature = (model, loss, optimizer, clip_grad_norm=None, clip_grad_value=None, accumulate=1, sam=None))]
     fn new(
         py: Python<'_>,
         model: Py<Model>,
@@ -90,9 +91,11 @@ impl Trainer {
         clip_grad_norm: Option<f64>,
         clip_grad_value: Option<f64>,
         accumulate: usize,
+        sam: Option<(f64, bool)>,
     ) -> PyResult<Self> {
         let clip = clip_grad_norm.map(Clip::Norm).or(clip_grad_value.map(Clip::Value));
-        let options = StepOptions { clip, accumulate: accumulate.max(1) };
+        let sam = sam.map(|(rho, adaptive)| Sam { rho, adaptive });
+        let options = StepOptions { clip, accumulate: accumulate.max(1), sam };
         let owner = model.get();
         with_dtype!(owner.dtype, T => {
             let objective = parse_loss::<T>(loss)?;

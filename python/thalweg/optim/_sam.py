@@ -1,0 +1,135 @@
+"""Sharpness-aware minimization."""
+
+from typing import Any, NoReturn, Self
+
+from thalweg import _checks
+from thalweg._arrays import Array
+from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.nn import Sequential
+from thalweg.optim._full_batch import FullBatchOptimizer
+from thalweg.optim._optimizer import Optimizer
+
+
+class SAM(Optimizer):
+    r"""Sharpness-aware minimization around another optimizer: it looks for flat minima.
+
+    .. math::
+
+        \epsilon = \rho\,\frac{g}{\lVert g \rVert + 10^{-12}}, \quad g = \nabla L(\theta),
+        \qquad \text{step of the base from } \nabla L(\theta + \epsilon)
+
+    The update of :math:`\theta` uses the gradient at :math:`\theta + \epsilon`, where the loss of
+    the batch is, to first order, the largest at the distance :math:`\rho`. With ``adaptive``
+    distances are relative to the size of each parameter,
+    :math:`\epsilon = \rho\,\theta^2 g / (\lVert |\theta| g \rVert + 10^{-12})`, element by element.
+    Every step computes two gradients and takes about twice the time. With :math:`\rho = 0` it is
+    the base.
+
+    Parameters
+    ----------
+    base : Optimizer
+        What takes the step; its learning rate, groups and averages are this one's. L-BFGS and
+        Levenberg-Marquardt, which look at several points themselves, are refused.
+    rho : float, default 0.05
+        :math:`\rho \ge 0`.
+    adaptive : bool, default False
+        The scale-invariant form, ASAM without its :math:`\eta`; there :math:`\rho` is usually ten
+        times as large.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is of the wrong kind or out of range.
+
+    Notes
+    -----
+    The loss and the accuracy that are reported are those at :math:`\theta`. Running averages of
+    `BatchNorm1d` take the first of the two passes in, and `Dropout` drops the same elements in
+    both. Frozen parameters are not moved by :math:`\epsilon`. Gradients are clipped after all this;
+    with ``accumulate_grad_batches`` each batch has an :math:`\epsilon` of its own. It works in
+    `thalweg.Trainer` with the losses of `thalweg.nn` other than `nn.CustomLoss`, and not in
+    `step(model)` by hand, which has one gradient only.
+
+    References
+    ----------
+    Foret, Kleiner, Mobahi & Neyshabur 2021, "Sharpness-aware minimization for efficiently improving
+    generalization", arXiv:2010.01412; Kwon et al. 2021, "ASAM", arXiv:2102.11600. Constants are
+    those of the usual PyTorch code, github.com/davda54/sam.
+
+    Examples
+    --------
+    >>> from thalweg import optim
+    >>> optimizer = optim.SAM(optim.SGD(lr=0.1, momentum=0.9), rho=0.05)
+    >>> optimizer.lr
+    0.1
+    """
+
+    def __init__(self, base: Optimizer, rho: float = 0.05, adaptive: bool = False) -> None:
+        given: Any = base
+        if not isinstance(given, Optimizer) or isinstance(given, (FullBatchOptimizer, SAM)):
+            raise ArgumentError(
+                "base must be an optimizer that takes one gradient a step, e.g. "
+                f"optim.SGD(lr=0.1); got {base!r}"
+            )
+        self._base = base
+        self._rho = _checks.real("rho", rho, 0)
+        self._adaptive = _checks.flag("adaptive", adaptive)
+        self._arguments = {"base": base, "rho": self._rho, "adaptive": self._adaptive}
+        # What its state depends on: that of the base and these.
+        mine: dict[str, float | bool | str] = {"sam_rho": self._rho, "sam_adaptive": self._adaptive}
+        self._options = {**base._options, **mine}
+        self._core = base._core
+        self._groups = base._groups
+
+    @property
+    def base(self) -> Optimizer:
+        """The optimizer that takes the steps."""
+        return self._base
+
+    def add_group(self, pattern: str, **options: Any) -> Self:
+        """Add a group to the base; see `Optimizer.add_group`.
+
+        Parameters
+        ----------
+        pattern : str
+            Names of parameters.
+        **options
+            As there.
+
+        Returns
+        -------
+        SAM
+            This one.
+
+        Raises
+        ------
+        ArgumentError
+            As there.
+        """
+        self._base.add_group(pattern, **options)
+        return self
+
+    def step(self, model: Sequential) -> NoReturn:
+        """Raise: one gradient is not enough.
+
+        Parameters
+        ----------
+        model : Sequential
+
+        Raises
+        ------
+        UnsupportedError
+            Always: `thalweg.Trainer.step` and `fit` compute both gradients.
+        """
+        raise UnsupportedError(
+            "SAM needs two gradients a step: use Trainer.step or Trainer.fit, which compute them"
+        )
+
+    def _fresh(self) -> "SAM":
+        return SAM(self._base._fresh(), self._rho, self._adaptive)
+
+    def _state(self) -> tuple[int, dict[str, float], dict[str, Array]]:
+        return self._base._state()
+
+    def __repr__(self) -> str:
+        return f"SAM({self._base!r}, rho={self._rho!r}, adaptive={self._adaptive!r})"

@@ -1,0 +1,97 @@
+//! Sharpness-aware minimization: the gradient is taken where the loss of the batch is about largest near by.
+//!
+//! ```text
+//! g = ∇L(θ),  ε = ρ·g/(‖g‖ + 10⁻¹²);  adaptive: ε = ρ·θ²g/(‖|θ|g‖ + 10⁻¹²);  the update is from ∇L(θ + ε)
+//! ```
+//!
+//! Foret, Kleiner, Mobahi and Neyshabur 2021, arXiv:2010.01412; adaptive: Kwon, Kim, Park and Choi 2021,
+//! arXiv:2102.11600.
+
+use std::ops::Range;
+
+use crate::arena::Buffer;
+use crate::element::Element;
+use crate::error::Error;
+use crate::simd::Isa;
+use crate::update::norm;
+
+/// How far the gradient is looked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sam {
+    /// The radius ρ.
+    pub rho: f64,
+    /// Whether it is measured relative to each parameter.
+    pub adaptive: bool,
+}
+
+impl Sam {
+    /// Checks the radius.
+    ///
+    /// # Errors
+    /// If it is not a number from 0 on.
+    pub fn check(self) -> Result<(), Error> {
+        if self.rho >= 0.0 && self.rho.is_finite() {
+            return Ok(());
+        }
+        let accepted = "a number ≥ 0 is needed".into();
+        Err(Error::Argument { name: "rho", value: self.rho.to_string(), accepted })
+    }
+}
+
+/// A way up, and back.
+pub(crate) struct Ascent<T> {
+    sam: Sam,
+    /// Gradients at the parameters.
+    pub grads: Buffer<T>,
+    params: Buffer<T>,
+    averages: Buffer<T>,
+}
+
+impl<T: Element> Ascent<T> {
+    pub fn new(sam: Sam, params: usize, averages: usize) -> Result<Self, Error> {
+        Ok(Ascent {
+            sam,
+            grads: Buffer::zeroed("gradients at the parameters", params)?,
+            params: Buffer::zeroed("a copy of the parameters", params)?,
+            averages: Buffer::zeroed("a copy of the running averages", averages)?,
+        })
+    }
+
+    /// Moves the parameters by ε, but for the `frozen` ones. False if the gradient is not finite.
+    pub fn up(
+        &mut self,
+        isa: Isa,
+        params: &mut Buffer<T>,
+        averages: &[T],
+        frozen: impl Iterator<Item = Range<usize>>,
+    ) -> bool {
+        self.params.copy_from_slice(params);
+        self.averages.copy_from_slice(averages);
+        frozen.for_each(|range| self.grads[range].fill(T::ZERO));
+        let size_of = |p: T| if p < T::ZERO { -p } else { p };
+        if self.sam.adaptive {
+            self.grads.iter_mut().zip(params.iter()).for_each(|(g, p)| *g = *g * size_of(*p));
+        }
+        let size = norm(isa, &self.grads);
+        if !size.is_finite() {
+            return false;
+        }
+        let scale = T::lit(self.sam.rho / (size + 1e-12));
+        for (p, g) in params.iter_mut().zip(self.grads.iter()) {
+            let weight = if self.sam.adaptive { size_of(*p) } else { T::ONE };
+            *p += scale * weight * *g;
+        }
+        true
+    }
+
+    /// Moves the parameters back, to the last bit.
+    pub fn down(&self, params: &mut Buffer<T>) {
+        params.copy_from_slice(&self.params);
+    }
+
+    /// The same, and the running averages, after an error.
+    pub fn undo(&self, params: &mut Buffer<T>, averages: &mut Buffer<T>) {
+        self.down(params);
+        averages.copy_from_slice(&self.averages);
+    }
+}
