@@ -58,6 +58,7 @@ def test_every_batch_holds_new_and_kept_samples(weighting, drop_last, scenario, 
     assert sizes == [50, 50] * 2 if drop_last else [50, 50, 20] * 2
     # 30 kept samples are 3 batches of 8 in a pass: no repetition within it.
     assert len(np.unique(np.concatenate(kept[:3]), axis=0)) == 24
+    assert not np.array_equal(kept[0], kept[3])  # the next pass has another order
 
 
 def test_the_weighted_loss_is_the_mixture_of_the_two_means(scenario, trainer):

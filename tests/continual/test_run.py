@@ -52,6 +52,10 @@ def test_each_pass_takes_every_row_once_in_an_order_of_its_own(scenario):
     np.testing.assert_array_equal(np.sort(first), np.sort(scenario[1].x[:, 0]))
     np.testing.assert_array_equal(np.sort(first), np.sort(second))
     assert not np.array_equal(first, second)
+    # The next task, too.
+    again = continual.Task(scenario[1].x, scenario[1].y, None, None, index=2)
+    other = next(_batches.chunks(again, seed=3, steps=5, batch_size=25))[0][:, 0]
+    assert not np.array_equal(other, first)
     # However the steps are dealt out, and however many are gathered at once.
     np.testing.assert_array_equal(np.concatenate([rows(0, 3), rows(3, 4), rows(7, 3)]), whole)
     np.testing.assert_array_equal(rows(0, 10, most=1), whole)
