@@ -4,6 +4,10 @@ How well a network is conditioned; which weights are the same function; which fr
 learned first; how noisy the gradients of batches are.
 """
 
+from thalweg.diagnostics._alignment import Distance as Distance
+from thalweg.diagnostics._alignment import align as align
+from thalweg.diagnostics._alignment import barrier as barrier
+from thalweg.diagnostics._alignment import distance as distance
 from thalweg.diagnostics._conditioning import Conditioning as Conditioning
 from thalweg.diagnostics._conditioning import StageConditioning as StageConditioning
 from thalweg.diagnostics._conditioning import batch_jacobian as batch_jacobian
@@ -15,10 +19,6 @@ from thalweg.diagnostics._spectrum import SpectralBias as SpectralBias
 from thalweg.diagnostics._spectrum import ntk_eigenvalues as ntk_eigenvalues
 from thalweg.diagnostics._spectrum import spectral_bias as spectral_bias
 from thalweg.diagnostics._symmetry import BalanceMonitor as BalanceMonitor
-from thalweg.diagnostics._symmetry import Distance as Distance
-from thalweg.diagnostics._symmetry import align as align
 from thalweg.diagnostics._symmetry import balance as balance
 from thalweg.diagnostics._symmetry import balancedness as balancedness
-from thalweg.diagnostics._symmetry import barrier as barrier
-from thalweg.diagnostics._symmetry import distance as distance
 from thalweg.diagnostics._symmetry import rescale as rescale

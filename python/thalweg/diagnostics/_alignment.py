@@ -1,0 +1,211 @@
+"""Permutations of hidden units, and distances of models that do not count their symmetries."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from thalweg import _checks
+from thalweg.diagnostics._symmetry import balance, hidden, rebuilt
+from thalweg.errors import ShapeError
+from thalweg.nn import Sequential
+
+if TYPE_CHECKING:
+    from thalweg._trainer import Trainer
+
+
+def align(model: Sequential, reference: Sequential, *, seed: int = 0) -> Sequential:
+    r"""Copy a model with its hidden units in the order that fits another one best.
+
+    By weight matching (Ainsworth, Hayase & Srinivasa 2023, arXiv:2209.04836, algorithm 1): layer
+    after layer, the permutation that makes :math:`\langle \theta, \theta_{ref} \rangle` largest is
+    found exactly while those of the other layers stay, until none changes.
+
+    Parameters
+    ----------
+    model, reference : Sequential
+        Of the same layers; neither is changed. Activations are element by element.
+    seed : int, keyword only, default 0
+        Seed of the order in which layers are visited.
+
+    Returns
+    -------
+    Sequential
+        The same function as `model`.
+
+    Raises
+    ------
+    ImportError
+        If SciPy is not installed.
+    UnsupportedError
+        If a layer between two `nn.Linear` is not element by element.
+    ShapeError
+        If the two have other layers.
+
+    Notes
+    -----
+    With several hidden layers this is a local optimum; the global one is NP-hard. Rescaled models
+    should be brought to one scale by `balance` first.
+    """
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError:
+        raise ImportError(
+            'aligning models needs SciPy; install it with: pip install "thalweg[diagnostics]"'
+        ) from None
+    _same(model, reference)
+    pairs = hidden(model, homogeneous=False)
+    a = {name: values.astype(np.float64) for name, values in model.state_dict().items()}
+    b = {name: values.astype(np.float64) for name, values in reference.state_dict().items()}
+    rng = np.random.default_rng(_checks.integer("seed", seed, 0))
+    for _ in range(100):
+        changed = False
+        for k in rng.permutation(len(pairs)):
+            before, behind = pairs[k]
+            gain = b[f"{before}.weight"] @ a[f"{before}.weight"].T
+            gain = gain + b[f"{behind}.weight"].T @ a[f"{behind}.weight"]
+            if f"{before}.bias" in a:
+                gain = gain + np.outer(b[f"{before}.bias"], a[f"{before}.bias"])
+            _, order = linear_sum_assignment(gain, maximize=True)
+            if gain[range(len(order)), order].sum() <= np.trace(gain) + 1e-12 * np.abs(gain).max():
+                continue
+            changed = True
+            a[f"{before}.weight"] = a[f"{before}.weight"][order]
+            if f"{before}.bias" in a:
+                a[f"{before}.bias"] = a[f"{before}.bias"][order]
+            a[f"{behind}.weight"] = a[f"{behind}.weight"][:, order]
+        if not changed:
+            break
+    return rebuilt(model, a)
+
+
+def _same(a: Sequential, b: Sequential) -> None:
+    if a._core.blocks() != b._core.blocks() or len(a) != len(b):
+        raise ShapeError(
+            "the two models must have the same layers; got "
+            f"{[type(layer).__name__ for layer in a.layers]}, {a.num_parameters} parameters, and "
+            f"{[type(layer).__name__ for layer in b.layers]}, {b.num_parameters} parameters"
+        )
+
+
+@dataclass(frozen=True)
+class Distance:
+    r"""How far two models are apart, in four senses. All are relative to the second model.
+
+    Attributes
+    ----------
+    raw : float
+        :math:`\lVert \theta_a - \theta_b \rVert / \lVert \theta_b \rVert`, weights as they are.
+    scaled : float
+        The same of both models' `balance`: rescalings do not count.
+    aligned : float
+        The same after `align` as well: nor do permutations. It is an upper bound of the distance
+        modulo both, for alignment finds a local optimum.
+    function : float
+        :math:`\lVert f_a(x) - f_b(x) \rVert / \lVert f_b(x) \rVert` over given samples.
+    """
+
+    raw: float
+    scaled: float
+    aligned: float
+    function: float
+
+
+def distance(a: Sequential, b: Sequential, x: Any) -> Distance:
+    """Compare two models: their weights, their weights modulo symmetry, and what they compute.
+
+    Parameters
+    ----------
+    a, b : Sequential
+        Of the same layers, with `nn.ReLU` or `nn.LeakyReLU` between.
+    x : array_like, shape (n, in_features)
+        Samples at which the functions are compared.
+
+    Returns
+    -------
+    Distance
+
+    Raises
+    ------
+    ImportError
+        If SciPy is not installed.
+    UnsupportedError
+        If a layer between two `nn.Linear` is not homogeneous.
+    ShapeError, DataError, DtypeError
+        If the models have other layers, or `x` is not such an array.
+
+    Examples
+    --------
+    A network and the same one with its units reversed and rescaled:
+
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn
+    >>> a = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1), dtype="float64")
+    >>> b = tw.diagnostics.rescale(a, [8, 4, 2, 1])
+    >>> state = b.state_dict()
+    >>> b.load_state_dict({"0.weight": state["0.weight"][::-1], "0.bias": state["0.bias"][::-1],
+    ...                    "2.weight": state["2.weight"][:, ::-1], "2.bias": state["2.bias"]})
+    >>> d = tw.diagnostics.distance(a, b, np.eye(2))
+    >>> d.raw > 0.5, d.aligned < 1e-12, d.function < 1e-12
+    (True, True, True)
+    """
+    _same(a, b)
+    one, other = balance(a.astype("float64")), balance(b.astype("float64"))
+    matched = align(one, other)
+    return Distance(
+        _relative(a.flat_parameters, b.flat_parameters),
+        _relative(one.flat_parameters, other.flat_parameters),
+        _relative(matched.flat_parameters, other.flat_parameters),
+        _relative(a.astype("float64")(x), b.astype("float64")(x)),
+    )
+
+
+def _relative(a: Any, b: Any) -> float:
+    size = float(np.linalg.norm(b))
+    difference = float(np.linalg.norm(np.asarray(a, np.float64) - b))
+    return difference / size if size > 0 else (0.0 if difference == 0 else float("inf"))
+
+
+def barrier(
+    a: Sequential, b: Sequential, trainer: "Trainer", x: Any, y: Any, *, points: int = 11
+) -> float:
+    r"""Measure how much worse the models between two models are.
+
+    .. math:: \max_t \; L((1-t)\,\theta_a + t\,\theta_b) - (1-t)\,L(\theta_a) - t\,L(\theta_b)
+
+    Frankle et al. 2020, arXiv:1912.05671, with the linear interpolation of Entezari et al. 2022.
+
+    Parameters
+    ----------
+    a, b : Sequential
+        Of the same layers.
+    trainer : Trainer
+        Whose loss `L` is; its model is not used.
+    x, y : array_like
+        As for `Trainer.evaluate`.
+    points : int, keyword only, default 11
+        How many `t` from 0 to 1, at least 3.
+
+    Returns
+    -------
+    float
+        At least 0, the value at both ends.
+
+    Raises
+    ------
+    ArgumentError, ShapeError, DataError, DtypeError
+        If the arguments are not such.
+    """
+    from thalweg._trainer import Trainer
+    from thalweg.optim import SGD
+
+    _same(a, b)
+    t = np.linspace(0, 1, _checks.integer("points", points, 3))
+    middle = a.astype("float64")
+    judge = Trainer(middle, loss=trainer.loss, optimizer=SGD(lr=0.0))
+    ends = a.flat_parameters.astype(np.float64), b.flat_parameters.astype(np.float64)
+    losses = []
+    for s in t:
+        middle.flat_parameters = (1 - s) * ends[0] + s * ends[1]
+        losses.append(judge.evaluate(x, y)["loss"])
+    return float(np.max(losses - (1 - t) * losses[0] - t * losses[-1]))
