@@ -17,7 +17,13 @@ from thalweg._plan import Plan
 from thalweg._python_fit import PythonFit
 from thalweg._rates import Rates
 from thalweg.callbacks import Callback
-from thalweg.errors import ArgumentError, DataError, ThalwegError, UnsupportedError
+from thalweg.errors import (
+    ArgumentError,
+    DataError,
+    DivergedError,
+    ThalwegError,
+    UnsupportedError,
+)
 from thalweg.nn import Loss, MSELoss, Sequential, _losses
 from thalweg.nn._losses import CoreLoss, CustomLoss, loss_of
 from thalweg.optim import EMA, SAM, SWA, Optimizer, _averages
@@ -385,8 +391,10 @@ class Trainer:
                 while not (stop or run.done):
                     try:
                         ended = [_record(e) for e in run.run(max_epochs, max_seconds, max_batches)]
-                    except Exception:
+                    except Exception as error:
                         restored = True  # model and optimizer are as they were
+                        if isinstance(error, DivergedError):
+                            watch.diverged(error)
                         raise
                     stop = watch.step(run, ended) if watch.steps else False
                     for record in ended:

@@ -11,8 +11,19 @@ from thalweg.optim.schedules import ReduceLROnPlateau
 
 if TYPE_CHECKING:  # the trainer calls callbacks; at run time they need not know it
     from thalweg._trainer import Trainer
+    from thalweg.curvature import StabilityMonitor as StabilityMonitor
+    from thalweg.errors import DivergedError
 
-__all__ = ["Callback", "EarlyStopping", "ModelCheckpoint"]
+__all__ = ["Callback", "EarlyStopping", "ModelCheckpoint", "StabilityMonitor"]
+
+
+def __getattr__(name: str) -> Any:
+    # Who does not measure curvature need not import what it takes.
+    if name == "StabilityMonitor":
+        from thalweg.curvature import StabilityMonitor
+
+        return StabilityMonitor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class Callback:
@@ -82,9 +93,20 @@ class Callback:
             The model may be used and changed.
         """
 
+    def on_diverged(self, trainer: "Trainer", error: "DivergedError") -> None:
+        """Look at the error that is about to end a fit whose loss became infinite or NaN.
+
+        Parameters
+        ----------
+        trainer : Trainer
+            Model and optimizer are as they were before the fit.
+        error : DivergedError
+            May be told more with ``error.add_note(text)``.
+        """
+
 
 #: The names of a callback's methods.
-METHODS = ("on_fit_begin", "on_step_end", "on_epoch_end", "on_fit_end")
+METHODS = ("on_fit_begin", "on_step_end", "on_epoch_end", "on_fit_end", "on_diverged")
 
 
 def method(callback: Any, name: str) -> Any:
@@ -149,6 +171,10 @@ class Watch:
     def end(self) -> None:
         for method in self._of["on_fit_end"]:
             method(self._trainer)
+
+    def diverged(self, error: "DivergedError") -> None:
+        for method in self._of["on_diverged"]:
+            method(self._trainer, error)
 
     def _ask(self, name: str, record: dict[str, float]) -> bool:
         # Every callback is told of it, also when an earlier one stops here.

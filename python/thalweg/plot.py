@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from thalweg._gradcheck import GradcheckReport
     from thalweg.continual import Result
+    from thalweg.curvature import SpectralDensity
     from thalweg.diagnostics import SpectralBias
 
 #: How many blocks `gradcheck` draws at most: the first ones.
@@ -70,6 +71,41 @@ def lr_finder(found: LRFinder, ax: "Axes | None" = None) -> "Axes":
         )
     ax.set(xlabel="learning rate", ylabel="loss", xscale="log")
     ax.legend()
+    return ax
+
+
+def spectrum(
+    found: "SpectralDensity", ax: "Axes | None" = None, *, sigma: float | None = None
+) -> "Axes":
+    """Draws a density of eigenvalues, on a logarithmic scale that shows single ones, too.
+
+    Parameters
+    ----------
+    found : SpectralDensity
+        From `thalweg.curvature.spectral_density`.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure by default.
+    sigma : float, keyword only, optional
+        How much nodes are blurred; as for `SpectralDensity.density`.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    ax = _axes(ax)
+    low, high = found.range
+    room = 0.05 * (high - low) or 1.0
+    at = np.linspace(low - room, high + room, 1000)
+    density = found.density(at, sigma)
+    ax.semilogy(at, density, color="C0")
+    # Below a thousandth of an eigenvalue there is nothing but the tails of the blur.
+    ax.set(xlabel="eigenvalue", ylabel="density")
+    ax.set_ylim(bottom=float(density.max()) / (1e3 * found.size), top=2 * float(density.max()))
     return ax
 
 

@@ -1,0 +1,118 @@
+r"""Lanczos' method: a symmetric matrix, seen only through products, as a small tridiagonal one.
+
+From a start :math:`q_1` come orthonormal :math:`Q = (q_1, \dots, q_m)` and a tridiagonal
+:math:`T = Q^\top A Q` whose eigenvalues tend to those of :math:`A`, the outermost first.
+
+In exact arithmetic a recurrence of three terms keeps the basis orthogonal. In floating point it
+does not, and eigenvalues that have converged come back as ghosts. So every new vector is
+orthogonalized against all before it, twice, which leaves nothing above rounding ("twice is enough":
+Giraud, Langou, Rozložník & van den Eshof 2005). All of this is float64, whatever the products are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg.errors import DataError, ShapeError
+
+Vector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Tridiagonal:
+    """What some steps of Lanczos' method gave."""
+
+    #: The diagonal of T, shape (m,).
+    alpha: Vector
+    #: Beside the diagonal, shape (m,); the last is the length of what is left over.
+    beta: Vector
+    #: Orthonormal rows, shape (m, n).
+    basis: npt.NDArray[np.float64]
+
+    def eigh(self) -> tuple[Vector, npt.NDArray[np.float64]]:
+        """Eigenvalues of T, in ascending order, and its eigenvectors as columns."""
+        t = np.diag(self.alpha) + np.diag(self.beta[:-1], 1) + np.diag(self.beta[:-1], -1)
+        values, vectors = np.linalg.eigh(t)
+        return values, vectors
+
+
+def apply(matvec: Callable[[Any], Any], q: Vector) -> Vector:
+    """Give the product as float64, seen to be a finite vector of that shape.
+
+    Raises
+    ------
+    ShapeError
+        If it has another shape.
+    DataError
+        If it is not finite.
+    """
+    product = np.asarray(matvec(q), dtype=np.float64)
+    if product.shape != q.shape:
+        raise ShapeError(f"matvec gave shape {product.shape} for a vector of shape {q.shape}")
+    if not np.isfinite(product).all():
+        raise DataError("matvec gave NaN or infinity")
+    return product
+
+
+def orthogonalize(w: Vector, rows: npt.NDArray[np.float64]) -> Vector:
+    """Give `w` without its components along orthonormal rows, in two passes."""
+    for _ in range(2):
+        w = w - rows.T @ (rows @ w)
+    return w
+
+
+def lanczos(
+    matvec: Callable[[Any], Any],
+    start: Vector,
+    steps: int,
+    *,
+    against: npt.NDArray[np.float64] | None = None,
+    done: Callable[[Tridiagonal], bool] | None = None,
+) -> Tridiagonal:
+    """Run some steps, fewer where the space that the start spans ends.
+
+    Parameters
+    ----------
+    matvec : callable
+        Multiplies a vector of shape (n,) by the matrix.
+    start : ndarray, shape (n,)
+        Not 0.
+    steps : int
+        As many products at most.
+    against : ndarray, shape (k, n), keyword only, optional
+        Orthonormal rows, of eigenvectors: what is looked at is the matrix beside them.
+    done : callable, keyword only, optional
+        Asked now and then; True ends here.
+    """
+    n = start.size
+    locked = np.empty((0, n)) if against is None else against
+    steps = min(steps, n - len(locked))
+    basis = np.empty((steps, n))
+    alpha, beta = np.empty(steps), np.empty(steps)
+    q = orthogonalize(start, locked)
+    q = q / np.linalg.norm(q)
+    scale, ask = 0.0, 5
+    for j in range(steps):
+        basis[j] = q
+        w = apply(matvec, q)
+        alpha[j] = q @ w
+        scale = max(scale, float(np.linalg.norm(w)))
+        w = orthogonalize(w, basis[: j + 1])
+        if len(locked):
+            w = orthogonalize(w, locked)
+        beta[j] = np.linalg.norm(w)
+        # Nothing but rounding is left: the space is invariant.
+        ended = beta[j] <= 10 * np.finfo(float).eps * np.sqrt(n) * scale
+        if ended:
+            beta[j] = 0.0
+        so_far = j + 1
+        if ended or (done is not None and so_far >= ask):
+            found = Tridiagonal(alpha[:so_far], beta[:so_far], basis[:so_far])
+            if ended or (done is not None and done(found)):
+                return found
+            ask = so_far + max(5, so_far // 5)  # to look takes time as the cube of the steps
+        q = w / beta[j]
+    return Tridiagonal(alpha, beta, basis)

@@ -1,0 +1,138 @@
+"""A callback that watches whether the learning rate is a stable one."""
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from thalweg import _checks
+from thalweg.callbacks import Callback
+from thalweg.curvature._stability import Stability, max_stable_lr
+from thalweg.errors import ArgumentError, DivergedError
+from thalweg.optim import SGD
+from thalweg.optim.schedules import Schedule
+
+if TYPE_CHECKING:
+    from thalweg._trainer import Trainer
+
+
+class StabilityMonitor(Callback):
+    r"""Measures at the end of epochs how far the learning rate is from diverging.
+
+    The history gets two more figures: ``"sharpness"``, the largest eigenvalue :math:`\lambda` of
+    the Hessian (preconditioned, where the optimizer divides its steps), and ``"stability"``, the
+    learning rate as a part of the largest stable one: above 1 steps diverge on a quadratic. Both
+    are NaN in epochs between measurements. See `thalweg.curvature.max_stable_lr` for the formulas.
+
+    Parameters
+    ----------
+    x, y : array_like
+        The data to measure on, as in `Trainer.fit`. Some hundred rows tell much; the sharpness of
+        a subset is that of the subset.
+    every : int, keyword only, default 1
+        Epochs from one measurement to the next. One takes as long as some tens of gradients.
+    action : {"warn", "stop", "lower"}, keyword only
+        What follows where steps diverge: a `RuntimeWarning` each time that it begins; the end of
+        the fit after that epoch; or a learning rate of `margin` times the largest stable one.
+    margin : float, keyword only, default 0.9
+        For "lower", in (0, 1].
+    sample_weight : array_like, keyword only, optional
+        As in `Trainer.fit`.
+
+    Attributes
+    ----------
+    reports : list of Stability
+        Of the latest fit; the first is from before its first step, where the optimizer has what it
+        takes to measure then. ``print(monitor.reports[-1])`` says it in words: step, sharpest
+        block, :math:`\eta\lambda`, and a safe rate.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range; when a fit begins, if the rate cannot be lowered because a
+        schedule sets it.
+    UnsupportedError
+        During the fit, for optimizers and losses that `max_stable_lr` does not know.
+
+    Notes
+    -----
+    If a fit raises `DivergedError`, the latest report is added to the error as a note.
+
+    A network that is trained with all of its data tends to the threshold and stays there, for
+    thousands of steps, while the loss falls: ``"warn"`` is the default because a ratio of 1.02 is
+    no failure.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn, optim
+    >>> x, y = np.diag([1.0, 3.0]), np.ones(2)
+    >>> model = nn.Sequential(nn.Linear(2, 1, bias=False), dtype="float64")
+    >>> trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=1.0))
+    >>> monitor = tw.callbacks.StabilityMonitor(x, y, action="lower")
+    >>> history = trainer.fit(x, y, epochs=200, batch_size=2, callbacks=[monitor])
+    >>> round(monitor.reports[0].max_lr, 4), round(trainer.optimizer.lr, 4)
+    (0.2222, 0.2)
+    >>> history["loss"][-1] < 1e-9
+    True
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        every: int = 1,
+        action: str = "warn",
+        margin: float = 0.9,
+        sample_weight: Any = None,
+    ) -> None:
+        self._data = (x, y, sample_weight)
+        self._every = _checks.integer("StabilityMonitor: every", every, 1)
+        actions = ("warn", "stop", "lower")
+        self._action = _checks.one_of("StabilityMonitor: action", action, actions)
+        self._margin = _checks.real("StabilityMonitor: margin", margin, 0, 1, "(]")
+        self.reports: list[Stability] = []
+
+    def on_fit_begin(self, trainer: "Trainer") -> None:
+        """Measure before the first step, if it can be done then."""
+        if self._action == "lower" and isinstance(trainer.schedule, Schedule):
+            raise ArgumentError(
+                "StabilityMonitor: action='lower' cannot hold against a schedule, which sets the "
+                "learning rate before every step; use 'warn' or 'stop', or no schedule"
+            )
+        self.reports = []
+        self._beyond = False
+        # Before its first step an optimizer has no average of squared gradients to divide by.
+        if trainer.optimizer.steps > 0 or isinstance(trainer.optimizer, SGD):
+            self._measure(trainer)
+
+    def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> bool:
+        """Measure, if it is time, and act; True if the fit is to stop."""
+        due = int(record["epoch"]) % self._every == 0
+        stop = self._beyond and self._action == "stop"
+        if due:
+            stop = self._measure(trainer) or stop
+        report = self.reports[-1] if due else None
+        for key, value in (
+            ("sharpness", report.sharpness if report else float("nan")),
+            ("stability", report.ratio if report else float("nan")),
+        ):
+            trainer.history.setdefault(key, []).append(value)
+        return stop
+
+    def on_diverged(self, trainer: "Trainer", error: DivergedError) -> None:
+        """Tell what was last known of the stability."""
+        if self.reports:
+            error.add_note(f"StabilityMonitor, last seen at {self.reports[-1]}")
+
+    def _measure(self, trainer: "Trainer") -> bool:
+        """Add a report, and act on it; whether to stop."""
+        report = max_stable_lr(trainer, *self._data)
+        self.reports.append(report)
+        began = report.verdict == "diverging" and not self._beyond
+        self._beyond = report.verdict == "diverging"
+        if began and self._action == "warn":
+            warnings.warn(f"StabilityMonitor, {report}", RuntimeWarning, stacklevel=2)
+        if self._beyond and self._action == "lower":
+            trainer.optimizer.lr = self._margin * report.max_lr
+            self._beyond = False
+        return self._beyond and self._action == "stop"

@@ -1,0 +1,324 @@
+r"""The whole spectrum of a symmetric matrix, by stochastic Lanczos quadrature.
+
+For a random start :math:`q` of length 1, :math:`q^\top f(A) q` is an integral of :math:`f` over
+the spectrum, seen from :math:`q`. Lanczos' method gives the Gauss quadrature of it: with the
+eigenvalues :math:`\theta_i` of the tridiagonal matrix and the squares :math:`\tau_i` of the first
+components of its eigenvectors, :math:`q^\top f(A) q \approx \sum_i \tau_i f(\theta_i)`, exact for
+polynomials up to degree :math:`2m - 1`. The mean over starts is :math:`\operatorname{tr} f(A) / n`
+(Golub & Meurant 1994, "Matrices, moments and quadrature"; Ubaru, Chen & Saad 2017, "Fast estimation
+of tr(f(A)) via stochastic Lanczos quadrature"; for networks Ghorbani, Krishnan & Xiao 2019,
+arXiv:1901.10159).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg import _checks
+from thalweg.curvature._eigenvalues import matrix_of
+from thalweg.curvature._lanczos import apply, lanczos
+from thalweg.errors import ArgumentError
+from thalweg.nn import Loss
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Vector = npt.NDArray[np.float64]
+
+
+class Estimate(NamedTuple):
+    """A mean over random probes, and how far off it may be."""
+
+    #: The mean.
+    value: float
+    #: Its standard error; NaN for a single probe.
+    standard_error: float
+
+
+def _estimate(samples: Vector) -> Estimate:
+    n = len(samples)
+    error = float(np.std(samples, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+    return Estimate(float(np.mean(samples)), error)
+
+
+@dataclass(frozen=True)
+class SpectralDensity:
+    """How the eigenvalues of a matrix are distributed, as far as random probes tell.
+
+    Attributes
+    ----------
+    nodes : ndarray, shape (probes, steps)
+        Where each probe sees eigenvalues; NaN behind a probe that saw all that there was to see.
+    weights : ndarray, shape (probes, steps)
+        Which part of them; a row sums to 1.
+    size : int
+        Number of eigenvalues.
+    """
+
+    nodes: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64]
+    size: int
+
+    def mean(self, f: Callable[[Vector], Any]) -> Estimate:
+        """Estimate the mean of a function over the eigenvalues, the trace of f(A) over n.
+
+        Parameters
+        ----------
+        f : callable
+            Takes and gives an array. Polynomials up to degree 2 steps - 1 have the error of the
+            probes only.
+
+        Returns
+        -------
+        Estimate
+        """
+        there = np.isfinite(self.nodes)
+        values = np.zeros_like(self.nodes)
+        values[there] = f(self.nodes[there])
+        return _estimate((self.weights * values).sum(axis=1))
+
+    def cdf(self, at: Any) -> Vector:
+        """Give the part of the eigenvalues up to some numbers.
+
+        Parameters
+        ----------
+        at : array_like
+            The numbers.
+
+        Returns
+        -------
+        ndarray
+            Of their shape. Half of a node's weight is counted where it lies.
+        """
+        at = np.asarray(at, dtype=np.float64)
+        nodes, weights = self.nodes.ravel(), self.weights.ravel() / len(self.nodes)
+        order = np.argsort(nodes)  # NaN last, with no weight
+        nodes, weights = nodes[order], weights[order]
+        total = np.concatenate([[0.0], np.cumsum(weights)])
+        left, right = (total[np.searchsorted(nodes, at, side=side)] for side in ("left", "right"))
+        result: Vector = (left + right) / 2
+        return result
+
+    def density(self, at: Any, sigma: float | None = None) -> Vector:
+        """Give the density, its nodes blurred.
+
+        Parameters
+        ----------
+        at : array_like, shape (k,)
+            Where.
+        sigma : float, optional
+            Standard deviation of the normal distribution that stands for each node; by default a
+            hundredth of the width of the spectrum.
+
+        Returns
+        -------
+        ndarray, shape (k,)
+        """
+        at = np.asarray(at, dtype=np.float64)
+        low, high = self.range
+        sigma = max((high - low) / 100, 1e-12) if sigma is None else sigma
+        sigma = _checks.real("sigma", sigma, 0, closed="()")
+        result = np.zeros(at.shape)
+        for node, weight in zip(self.nodes.ravel(), self.weights.ravel(), strict=True):
+            if weight > 0:
+                result += weight * np.exp(-0.5 * ((at - node) / sigma) ** 2)
+        result /= len(self.nodes) * sigma * np.sqrt(2 * np.pi)
+        return result
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest and the largest node: close to the outermost eigenvalues."""
+        return float(np.nanmin(self.nodes)), float(np.nanmax(self.nodes))
+
+    def plot(self, ax: "Axes | None" = None, *, sigma: float | None = None) -> "Axes":
+        """Draw the density on a logarithmic scale; see `thalweg.plot.spectrum`.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; a new figure by default.
+        sigma : float, keyword only, optional
+            As for `density`.
+
+        Returns
+        -------
+        matplotlib Axes
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        from thalweg import plot
+
+        return plot.spectrum(self, ax, sigma=sigma)
+
+
+def spectral_density(
+    model: Any,
+    x: Any = None,
+    y: Any = None,
+    *,
+    loss: Loss | None = None,
+    steps: int = 60,
+    probes: int = 10,
+    kind: str = "hessian",
+    size: int | None = None,
+    seed: int = 0,
+    sample_weight: Any = None,
+    training: bool = True,
+) -> SpectralDensity:
+    """Estimate how the eigenvalues are distributed, by stochastic Lanczos quadrature.
+
+    Parameters
+    ----------
+    model, x, y, loss, kind, size, sample_weight, training
+        The matrix, as for `top_eigenvalues`.
+    steps : int, keyword only, default 60
+        Nodes of each quadrature: as many products, and vectors that are kept at once.
+    probes : int, keyword only, default 10
+        Random starts, of which the mean is taken.
+    seed : int, keyword only, default 0
+        Where they come from.
+
+    Returns
+    -------
+    SpectralDensity
+
+    Raises
+    ------
+    ArgumentError, ShapeError, DataError, DtypeError, UnsupportedError
+        If an argument is not as above.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> found = tw.curvature.spectral_density(np.diag(np.arange(100.0)), steps=20)
+    >>> bool(abs(found.cdf(25.0) - 0.25) < 0.05)
+    True
+    """
+    steps = _checks.integer("steps", steps, 1)
+    probes = _checks.integer("probes", probes, 1)
+    matvec, n, _ = matrix_of(model, x, y, loss, kind, size, sample_weight, training)
+    rng = np.random.default_rng(seed)
+    nodes = np.full((probes, min(steps, n)), np.nan)
+    weights = np.zeros_like(nodes)
+    for p in range(probes):
+        values, small = lanczos(matvec, rng.standard_normal(n), steps).eigh()
+        nodes[p, : len(values)] = values
+        weights[p, : len(values)] = small[0] ** 2
+    return SpectralDensity(nodes, weights, n)
+
+
+def trace(
+    model: Any,
+    x: Any = None,
+    y: Any = None,
+    *,
+    loss: Loss | None = None,
+    probes: int = 100,
+    kind: str = "hessian",
+    size: int | None = None,
+    seed: int = 0,
+    sample_weight: Any = None,
+    training: bool = True,
+) -> Estimate:
+    r"""Estimate the sum of the eigenvalues, by Hutchinson's method.
+
+    The mean of :math:`v^\top A v` over vectors of random signs is the trace; a diagonal matrix has
+    it from the first (Hutchinson 1990, "A stochastic estimator of the trace of the influence
+    matrix").
+
+    Parameters
+    ----------
+    model, x, y, loss, kind, size, sample_weight, training
+        The matrix, as for `top_eigenvalues`.
+    probes : int, keyword only, default 100
+        Random vectors, a product for each.
+    seed : int, keyword only, default 0
+        Where they come from.
+
+    Returns
+    -------
+    Estimate
+
+    Raises
+    ------
+    ArgumentError, ShapeError, DataError, DtypeError, UnsupportedError
+        If an argument is not as above.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> tw.curvature.trace(np.diag([1.0, 2.0]), probes=3)
+    Estimate(value=3.0, standard_error=0.0)
+    """
+    probes = _checks.integer("probes", probes, 1)
+    matvec, n, _ = matrix_of(model, x, y, loss, kind, size, sample_weight, training)
+    rng = np.random.default_rng(seed)
+    signs = (rng.choice([-1.0, 1.0], n) for _ in range(probes))
+    return _estimate(np.array([v @ apply(matvec, v) for v in signs]))
+
+
+def logdet(
+    model: Any,
+    x: Any = None,
+    y: Any = None,
+    *,
+    loss: Loss | None = None,
+    shift: float = 0.0,
+    steps: int = 60,
+    probes: int = 10,
+    kind: str = "hessian",
+    size: int | None = None,
+    seed: int = 0,
+    sample_weight: Any = None,
+    training: bool = True,
+) -> Estimate:
+    r"""Estimate the logarithm of the determinant of :math:`A + sI`, positive definite.
+
+    Parameters
+    ----------
+    model, x, y, loss, kind, size, sample_weight, training
+        The matrix A, as for `top_eigenvalues`.
+    shift : float, keyword only, default 0
+        s, e.g. the precision of a prior.
+    steps, probes, seed
+        As for `spectral_density`.
+
+    Returns
+    -------
+    Estimate
+
+    Raises
+    ------
+    ArgumentError
+        If a node of the quadrature is not positive, so that the matrix is not positive definite; or
+        an argument is out of range.
+    ShapeError, DataError, DtypeError, UnsupportedError
+        If an argument is not as above.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> a = np.diag(np.linspace(1, 2, 50))
+    >>> estimate = tw.curvature.logdet(a, probes=100)
+    >>> bool(abs(estimate.value / np.log(np.diag(a)).sum() - 1) < 0.05)
+    True
+    """
+    shift = _checks.real("shift", shift)
+    found = spectral_density(
+        model, x, y, loss=loss, steps=steps, probes=probes, kind=kind, size=size, seed=seed,
+        sample_weight=sample_weight, training=training,
+    )  # fmt: skip
+    lowest = found.range[0] + shift
+    if lowest <= 0:
+        raise ArgumentError(
+            f"the matrix has an eigenvalue of {lowest:g} or below: the logarithm of its "
+            f"determinant is not defined; give a shift above {-found.range[0]:g}"
+        )
+    mean, error = found.mean(lambda nodes: np.log(nodes + shift))
+    return Estimate(found.size * mean, found.size * error)

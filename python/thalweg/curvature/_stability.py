@@ -1,0 +1,272 @@
+r"""From which learning rate on an optimizer diverges, on the quadratic that the loss is nearby.
+
+Along an eigenvector with eigenvalue :math:`\lambda` a step with momentum multiplies (error, error
+before) by a matrix of two rows. With :math:`s = \eta\lambda` the roots of
+
+.. math::
+
+    z^2 - (1 + \beta - s) z + \beta = 0 \quad\text{(heavy ball)}, \qquad
+    z^2 - (1 + \beta)(1 - s) z + \beta(1 - s) = 0 \quad\text{(Nesterov)}
+
+lie within the unit circle while :math:`s < 2(1 + \beta)` and
+:math:`s < 2(1+\beta)/(1+2\beta)`, where one passes :math:`-1`. Where steps are divided by the
+numbers of a diagonal :math:`P`, the same holds for the eigenvalues of
+:math:`P^{-1/2} H P^{-1/2}` (Cohen et al. 2022, "Adaptive gradient methods at the edge of
+stability", arXiv:2207.14484).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from thalweg import optim
+from thalweg.curvature._eigenvalues import top_eigenvalues
+from thalweg.curvature._lanczos import Vector
+from thalweg.curvature._operator import Operator
+from thalweg.errors import ArgumentError, UnsupportedError
+
+if TYPE_CHECKING:
+    from thalweg._trainer import Trainer
+
+
+_KNOWN = (optim.SGD, optim.Adagrad, optim.RMSprop, optim.Adam, optim.AdamW)
+
+
+@dataclass(frozen=True)
+class Stability:
+    r"""Where a learning rate stands against the one from which on steps diverge.
+
+    Attributes
+    ----------
+    lr : float
+        The optimizer's :math:`\eta`.
+    sharpness : float
+        :math:`\lambda`, the largest eigenvalue of the Hessian, or of
+        :math:`P^{-1/2} H P^{-1/2}` for an optimizer that divides by :math:`P`.
+    threshold : float
+        What :math:`\eta\lambda` must stay below.
+    overshoot : float
+        From which :math:`\eta\lambda` on the error changes its sign; 1 without momentum.
+    block : str
+        The parameter with the largest part in the eigenvector, as ``"0.weight"``.
+    share : float
+        That part of its squared length.
+    step : int
+        Steps that the optimizer had taken.
+    """
+
+    lr: float
+    sharpness: float
+    threshold: float
+    overshoot: float
+    block: str
+    share: float
+    step: int
+
+    @property
+    def max_lr(self) -> float:
+        """The rate from which on steps diverge; infinite where nothing curves upwards."""
+        return self.threshold / self.sharpness if self.sharpness > 0 else math.inf
+
+    @property
+    def ratio(self) -> float:
+        """The rate as a part of `max_lr`: above 1 steps diverge."""
+        return max(0.0, self.lr * self.sharpness / self.threshold)
+
+    @property
+    def verdict(self) -> str:
+        """``"converging"``, ``"oscillating"`` (and converging all the same) or ``"diverging"``."""
+        if self.ratio > 1:
+            return "diverging"
+        return "oscillating" if self.lr * self.sharpness > self.overshoot else "converging"
+
+    def __str__(self) -> str:
+        text = (
+            f"step {self.step}: lr * sharpness = {self.lr:.4g} * {self.sharpness:.4g} = "
+            f"{self.lr * self.sharpness:.4g}, {{}}; the sharpest direction is mostly in "
+            f"{self.block} ({self.share:.0%}); steps diverge from lr={self.max_lr:.4g} on, "
+            f"{self.max_lr / 2:.2g} is safe"
+        )
+        return text.format(
+            {
+                "diverging": f"beyond {self.threshold:.4g}: on a quadratic, steps diverge",
+                "oscillating": f"below {self.threshold:.4g}, above {self.overshoot:.4g}: errors "
+                "change their sign, and shrink",
+                "converging": f"below {self.threshold:.4g}: errors shrink",
+            }[self.verdict]
+        )
+
+
+def max_stable_lr(
+    trainer: "Trainer", x: Any, y: Any, sample_weight: Any = None, *, tol: float = 1e-6
+) -> Stability:
+    r"""Measure from which learning rate on a trainer's steps diverge.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Its model, loss and optimizer, as they are now; nothing is changed.
+    x, y, sample_weight : array_like
+        As in `Trainer.fit`: the batch. Small batches differ from the whole data set, and the rate
+        is that of this batch.
+    tol : float, keyword only, default 1e-6
+        Relative error of the sharpness.
+
+    Returns
+    -------
+    Stability
+        ``.max_lr`` is the rate, ``print`` of it says all.
+
+    Raises
+    ------
+    ArgumentError
+        If an optimizer that divides by an average of squared gradients has none yet.
+    UnsupportedError
+        For other optimizers than these, groups of parameters, and losses of one's own.
+    ShapeError, DataError, DtypeError
+        If the arrays are not such.
+
+    Notes
+    -----
+    With the largest eigenvalue :math:`\lambda` of the Hessian :math:`H`, and :math:`\beta` the
+    momentum, steps on a quadratic diverge from :math:`\eta\lambda` equal to
+
+    ====================================== ==========================================
+    `optim.SGD`                            2
+    with momentum (heavy ball)             :math:`2(1 + \beta)`, over 1 − dampening
+    with Nesterov's                        :math:`2(1 + \beta)/(1 + 2\beta)`
+    with ``convention="ema"``              :math:`2(1 + \beta)/(1 - \beta)`
+    `optim.RMSprop`, `optim.Adagrad`       as `optim.SGD`, with :math:`P`
+    `optim.Adam`, `optim.AdamW`            :math:`2(1 + \beta_1)/(1 - \beta_1)`, with :math:`P`
+    ====================================== ==========================================
+
+    where with :math:`P`, the diagonal that steps are divided by, :math:`\lambda` is that of
+    :math:`P^{-1/2} H P^{-1/2}`; for Adam :math:`P = (1 - \beta_1^t)(\sqrt{\hat v} + \varepsilon)`.
+    Weight decay that is added to the gradient is added to :math:`H`; decoupled decay is small
+    against such thresholds and left out.
+
+    It is a theorem for quadratics. Networks that are trained with all data go on beyond it for
+    long: the sharpness grows until :math:`\eta\lambda` is at the threshold and stays there (Cohen
+    et al. 2021, "Gradient descent on neural networks typically occurs at the edge of stability",
+    arXiv:2103.00065). Below the threshold, steps may oscillate, and converge.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn, optim
+    >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), dtype="float64")
+    >>> trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.3))
+    >>> found = tw.curvature.max_stable_lr(trainer, [[2.0]], [0.0])  # (2 w)^2, whose H is 8
+    >>> round(found.max_lr, 6), found.verdict
+    (0.25, 'diverging')
+    """
+    optimizer = trainer.optimizer
+    threshold, overshoot, divisor = _limits(optimizer)
+    model = trainer.model
+    operator = Operator(model, x, y, loss=trainer.loss, sample_weight=sample_weight)
+    scale = np.ones(model.num_parameters) if divisor is None else 1 / np.sqrt(divisor)
+    options = optimizer._options
+    decay = 0.0 if _decoupled(optimizer) else float(options.get("weight_decay", 0.0))
+
+    def matvec(v: Vector) -> Vector:
+        v = scale * v
+        product: Vector = scale * (operator.matvec(v) + decay * v)
+        return product
+
+    # Rounding in float32 is that of the products.
+    tol = max(tol, 10 * float(np.finfo(model.dtype).eps))
+    found = top_eigenvalues(matvec, size=model.num_parameters, tol=tol)
+    at, shares = 0, {}
+    for name, shape in model._core.blocks():
+        part = found.vectors[at : at + math.prod(shape), 0]
+        shares[name], at = float(part @ part), at + part.size
+    block = max(shares, key=lambda name: shares[name])
+    return Stability(
+        optimizer.lr, float(found.values[0]), threshold, overshoot, block, shares[block],
+        optimizer.steps,
+    )  # fmt: skip
+
+
+def _decoupled(optimizer: optim.Optimizer) -> bool:
+    options = optimizer._options
+    return (
+        isinstance(optimizer, optim.AdamW)
+        or bool(options.get("decoupled_weight_decay", False))
+        or options.get("convention") == "keras"
+    )
+
+
+def _limits(optimizer: Any) -> tuple[float, float, Vector | None]:
+    """Give the products of rate and sharpness at which steps diverge and overshoot, and P."""
+    if not isinstance(optimizer, _KNOWN):
+        raise UnsupportedError(
+            f"the threshold of {type(optimizer).__name__} is not known here; there are those of "
+            "SGD, Adagrad, RMSprop, Adam and AdamW"
+        )
+    if optimizer._groups:
+        raise UnsupportedError(
+            "learning rates of groups of parameters differ: there is no single one to find"
+        )
+    options: dict[str, Any] = optimizer._options
+    if isinstance(optimizer, optim.SGD):
+        beta = options["momentum"]
+        if options["nesterov"]:
+            return 2 * (1 + beta) / (1 + 2 * beta), ((1 - beta) / (1 + beta)) ** 2, None
+        part = 1 - beta if options["convention"] == "ema" else 1 - options["dampening"]
+        if beta == 0:
+            part = 1.0
+        return 2 * (1 + beta) / part, (1 - math.sqrt(beta)) ** 2 / part, None
+    if isinstance(optimizer, (optim.Adam, optim.AdamW)):
+        beta = options["beta1"]
+        threshold, overshoot = 2 * (1 + beta), (1 - math.sqrt(beta)) ** 2
+        return threshold / (1 - beta), overshoot / (1 - beta), _divisor_of_adam(optimizer)
+    if isinstance(optimizer, optim.RMSprop):
+        beta = options["momentum"]
+        arrays, eps = _state(optimizer), options["eps"]
+        v = arrays["square_avg"]
+        if options["centered"]:
+            v = np.maximum(v - arrays["grad_avg"] ** 2, 0)
+        inside = options["convention"] != "torch"
+        divisor = np.sqrt(v + eps) if inside else np.sqrt(v) + eps
+        return 2 * (1 + beta), (1 - math.sqrt(beta)) ** 2, _positive(divisor)
+    eps, v = options["eps"], _state(optimizer)["sum"]  # Adagrad
+    inside = options["convention"] != "torch"
+    slowed = 1 + optimizer.steps * options["lr_decay"]
+    return 2.0 * slowed, slowed, _positive(np.sqrt(v + eps) if inside else np.sqrt(v) + eps)
+
+
+def _divisor_of_adam(optimizer: optim.Optimizer) -> Vector:
+    arrays, options, t = _state(optimizer), optimizer._options, optimizer.steps
+    convention, amsgrad, eps = (
+        options["convention"],
+        bool(options["amsgrad"]),
+        float(options["eps"]),
+    )
+    first, second = (1 - float(options[name]) ** t for name in ("beta1", "beta2"))
+    v = arrays["max_exp_avg_sq"] if amsgrad else arrays["exp_avg_sq"]
+    if convention == "textbook" and amsgrad:
+        return _positive(np.sqrt(v) + eps)
+    if convention == "keras":
+        return _positive(first * (np.sqrt(v) + eps) / math.sqrt(second))
+    corrected = v if convention == "optax" and amsgrad else v / second
+    return _positive(first * (np.sqrt(corrected) + eps))
+
+
+def _state(optimizer: optim.Optimizer) -> dict[str, Vector]:
+    arrays = optimizer.state_dict()["arrays"]
+    if not arrays:
+        raise ArgumentError(
+            f"{type(optimizer).__name__} divides its steps by an average of squared gradients, and "
+            "has none before its first step: take one, or give its sharpness a meaning with SGD"
+        )
+    return {name: np.asarray(values, dtype=np.float64) for name, values in arrays.items()}
+
+
+def _positive(divisor: Vector) -> Vector:
+    if not (divisor > 0).all():
+        raise ArgumentError(
+            "the optimizer divides by 0: some gradients have always been 0, and its eps is 0"
+        )
+    return divisor

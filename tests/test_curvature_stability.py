@@ -1,0 +1,284 @@
+"""Thresholds of stability hold: just below them training converges, just above it diverges."""
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, optim
+from thalweg.callbacks import StabilityMonitor
+from thalweg.curvature import Operator, max_stable_lr, top_eigenvalues
+
+DIM, CONDITION = 12, 100.0
+
+
+def quadratic(rng, optimizer):
+    """A linear net whose loss is a quadratic of condition 100, and not on an eigenvector."""
+    values = np.geomspace(1.0, CONDITION, DIM)
+    q, _ = np.linalg.qr(rng.standard_normal((DIM, DIM)))
+    x = np.sqrt(DIM * values / 2)[:, np.newaxis] * q  # 2/n X'X = q' diag(values) q
+    model = nn.Sequential(nn.Linear(DIM, 1, bias=False), dtype="float64", seed=1)
+    return tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer), x, np.zeros(DIM)
+
+
+def train(trainer, x, y, steps):
+    return trainer.fit(x, y, epochs=steps, batch_size=len(x), shuffle=False)["loss"]
+
+
+SGD = {
+    "plain": ({}, 2.0),
+    **{f"heavy ball {b}": ({"momentum": b}, 2 * (1 + b)) for b in (0.5, 0.9, 0.99)},
+    **{
+        f"Nesterov {b}": ({"momentum": b, "nesterov": True}, 2 * (1 + b) / (1 + 2 * b))
+        for b in (0.5, 0.9, 0.99)
+    },
+    **{
+        f"ema {b}": ({"momentum": b, "convention": "ema"}, 2 * (1 + b) / (1 - b))
+        for b in (0.5, 0.9)
+    },
+    "textbook": ({"momentum": 0.9, "convention": "textbook"}, 3.8),
+    "dampened": ({"momentum": 0.9, "dampening": 0.5}, 7.6),
+    "decay": ({"weight_decay": 50.0}, 2 * CONDITION / (CONDITION + 50)),
+}
+
+
+@pytest.mark.parametrize("name", SGD)
+def test_the_threshold_parts_convergence_from_divergence(name, rng):
+    options, threshold = SGD[name]
+    trainer, x, y = quadratic(rng, optim.SGD(lr=1e-3, **options))
+    start = trainer.model.flat_parameters.copy()
+    found = max_stable_lr(trainer, x, y)
+    assert found.max_lr == pytest.approx(threshold / CONDITION, rel=1e-8)
+    for factor, converges in ((0.999, True), (1.001, False)):
+        trainer.model.flat_parameters = start
+        trainer = tw.Trainer(
+            trainer.model,
+            loss=nn.MSELoss(),
+            optimizer=optim.SGD(lr=factor * found.max_lr, **options),
+        )
+        assert max_stable_lr(trainer, x, y).verdict == ("oscillating" if converges else "diverging")
+        if converges:
+            assert train(trainer, x, y, 20_000)[-1] < 1e-14
+        else:
+            loss = train(trainer, x, y, 5_000)
+            assert loss[-1] > 1e6 * loss[0]
+
+
+def trained(make, rng, steps=20):
+    model = nn.Sequential(
+        nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2), dtype="float64", seed=5
+    )  # fmt: skip
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=make())
+    x = rng.standard_normal((30, 3))
+    y = np.tanh(x[:, :2] * 2)
+    train(trainer, x, y, steps)
+    return trainer, x, y
+
+
+#: Made anew; the threshold; P after 20 steps, from the state.
+PRECONDITIONED = {
+    "Adam": (
+        lambda: optim.Adam(lr=0.01),
+        2 * 1.9 / 0.1,
+        lambda s: (1 - 0.9**20) * (np.sqrt(s["exp_avg_sq"] / (1 - 0.999**20)) + 1e-8),
+    ),
+    "AdamW, betas": (
+        lambda: optim.AdamW(lr=0.01, betas=(0.5, 0.99), eps=1e-3),
+        2 * 1.5 / 0.5,
+        lambda s: (1 - 0.5**20) * (np.sqrt(s["exp_avg_sq"] / (1 - 0.99**20)) + 1e-3),
+    ),
+    "AMSGrad": (
+        lambda: optim.Adam(lr=0.01, amsgrad=True),
+        38.0,
+        lambda s: (1 - 0.9**20) * (np.sqrt(s["max_exp_avg_sq"] / (1 - 0.999**20)) + 1e-8),
+    ),
+    "Adam, keras": (
+        lambda: optim.Adam(lr=0.01, convention="keras"),
+        38.0,
+        lambda s: (1 - 0.9**20) / np.sqrt(1 - 0.999**20) * (np.sqrt(s["exp_avg_sq"]) + 1e-7),
+    ),
+    "RMSprop": (
+        lambda: optim.RMSprop(lr=0.01, momentum=0.5),
+        3.0,
+        lambda s: np.sqrt(s["square_avg"]) + 1e-8,
+    ),
+    "RMSprop, optax": (
+        lambda: optim.RMSprop(lr=0.01, convention="optax"),
+        2.0,
+        lambda s: np.sqrt(s["square_avg"] + 1e-8),
+    ),
+    "Adagrad": (lambda: optim.Adagrad(lr=0.01), 2.0, lambda s: np.sqrt(s["sum"]) + 1e-10),
+}
+
+
+@pytest.mark.parametrize("name", PRECONDITIONED)
+def test_divided_steps_have_the_sharpness_of_the_preconditioned_hessian(name, rng):
+    make, threshold, divisor = PRECONDITIONED[name]
+    trainer, x, y = trained(make, rng)
+    p = divisor(trainer.optimizer.state_dict()["arrays"])
+    hessian = Operator(trainer.model, x, y, loss=nn.MSELoss()).dense()
+    dense = np.linalg.eigvalsh(hessian / np.sqrt(np.outer(p, p)))[-1]
+    found = max_stable_lr(trainer, x, y)
+    assert found.sharpness == pytest.approx(dense, rel=1e-6)
+    assert found.max_lr == pytest.approx(threshold / dense, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW, betas", "RMSprop"])
+def test_their_thresholds_part_convergence_from_divergence(name, rng):
+    """Steps of the optimizer itself on a quadratic, with what it divides by held still.
+
+    Its average of squares is set, and hardly moves after that, with a decay next to 1.
+    """
+    slow = 1 - 1e-13
+    make, threshold = {
+        "Adam": (lambda lr: optim.Adam(lr=lr, betas=(0.9, slow)), 38.0),
+        "AdamW, betas": (
+            lambda lr: optim.AdamW(lr=lr, betas=(0.5, slow), weight_decay=0.0),
+            6.0,
+        ),
+        "RMSprop": (lambda lr: optim.RMSprop(lr=lr, alpha=slow, momentum=0.5), 3.0),
+    }[name]
+    p = rng.uniform(0.5, 2.0, DIM)
+    for factor, converges in ((0.999, True), (1.001, False)):
+        trainer, x, y = quadratic(np.random.default_rng(3), make(1.0))
+        model, optimizer = trainer.model, trainer.optimizer
+        train(trainer, x, y, 1)  # so that there is a state
+        state = optimizer.state_dict()
+        key = "square_avg" if name == "RMSprop" else "exp_avg_sq"
+        t = 10**9
+        arrays = {k: np.zeros(DIM) for k in state["arrays"]}
+        unbias = 1.0 if name == "RMSprop" else 1 - slow**t
+        arrays[key] = p**2 * unbias
+        optimizer.load_state_dict({**state, "steps": t, "arrays": arrays}, model)
+        found = max_stable_lr(trainer, x, y)
+        assert found.threshold == pytest.approx(threshold)
+        optimizer.lr = factor * found.max_lr
+        model.flat_parameters = 1e-6 * np.random.default_rng(4).standard_normal(DIM)
+        # Few enough steps for the squares of what grows to be nothing beside what is held still.
+        loss = np.array(train(trainer, x, y, 1_000))
+        if converges:
+            assert loss[-1] < 1e-4 * loss[0]
+            assert loss.max() < 1e2 * loss[0]
+        else:
+            assert loss.max() > 1e3 * loss[0]
+
+
+def test_euler_steps_approach_the_gradient_flow_with_order_one(rng):
+    """At a fixed time, twice the steps have half the error."""
+    trainer, x, y = quadratic(rng, optim.SGD())
+    model, time = trainer.model, 0.05
+    start = model.flat_parameters.copy()
+    values, vectors = np.linalg.eigh(Operator(model, x, y, loss=nn.MSELoss()).dense())
+    exact = vectors @ (np.exp(-values * time) * (vectors.T @ start))
+    errors = []
+    for steps in (200, 400, 800, 1600):
+        model.flat_parameters = start
+        twin = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=time / steps))
+        train(twin, x, y, steps)
+        errors.append(np.linalg.norm(model.flat_parameters - exact))
+    orders = np.log2(np.array(errors[:-1]) / errors[1:])
+    assert abs(orders[-1] - 1.0) < 0.02
+    assert (abs(orders - 1.0) < 0.05).all()
+
+
+def test_oscillation_is_told_from_divergence(rng):
+    """Between 1 and 2 the error changes its sign at every step, and shrinks."""
+    for product, verdict in ((0.9, "converging"), (1.5, "oscillating"), (2.001, "diverging")):
+        trainer, x, y = quadratic(rng, optim.SGD(lr=product / CONDITION))
+        found = max_stable_lr(trainer, x, y)
+        assert found.verdict == verdict
+        assert found.ratio == pytest.approx(product / 2)
+        sharpest = top_eigenvalues(trainer.model, x, y, loss=nn.MSELoss()).vectors[:, 0]
+        along = []
+        for _ in range(6):
+            along.append(sharpest @ trainer.model.flat_parameters)
+            trainer.step(x, y)
+        factors = np.array(along[1:]) / along[:-1]
+        assert factors == pytest.approx(1 - product, rel=1e-6)
+    text = str(found)
+    for words in ("step 0", "2.001", "0.weight (100%)", "lr=0.02", "0.01 is safe"):
+        assert words in text
+
+
+def test_a_monitor_warns_before_the_first_step(rng):
+    trainer, x, y = quadratic(rng, optim.SGD(lr=0.03))
+    monitor = StabilityMonitor(x, y)
+    with pytest.warns(RuntimeWarning, match="beyond 2: on a quadratic, steps diverge") as caught:
+        history = trainer.fit(x, y, epochs=5, batch_size=DIM, callbacks=[monitor])
+    assert len(caught) == 1  # it goes on being so
+    assert [r.step for r in monitor.reports] == [0, 1, 2, 3, 4, 5]
+    assert history["sharpness"] == pytest.approx([CONDITION] * 5)
+    assert history["stability"] == pytest.approx([1.5] * 5)
+    assert history["loss"][-1] > history["loss"][0]
+
+
+def test_a_monitor_stops_or_lowers(rng):
+    trainer, x, y = quadratic(rng, optim.SGD(lr=0.03))
+    stop = StabilityMonitor(x, y, action="stop")
+    assert trainer.fit(x, y, epochs=50, batch_size=DIM, callbacks=[stop]).epochs == 1
+    trainer, x, y = quadratic(rng, optim.SGD(lr=0.03))
+    lower = StabilityMonitor(x, y, action="lower", margin=0.5, every=10)
+    history = trainer.fit(x, y, epochs=2000, batch_size=DIM, callbacks=[lower])
+    assert trainer.optimizer.lr == pytest.approx(0.01)
+    assert history["loss"][-1] < 1e-14
+    assert len(lower.reports) == 1 + 200
+    assert len(history["stability"]) == 2000
+    assert np.isnan(history["stability"]).sum() == 1800
+
+
+def test_a_monitor_explains_a_divergence(rng):
+    trainer, x, y = quadratic(rng, optim.SGD(lr=1.0))
+    monitor = StabilityMonitor(x, y, every=1000)
+    with pytest.warns(RuntimeWarning), pytest.raises(tw.DivergedError) as caught:
+        trainer.fit(x, y, epochs=5000, batch_size=DIM, callbacks=[monitor])
+    (note,) = caught.value.__notes__
+    for words in ("step 0", "= 100, beyond 2", "0.weight", "lr=0.02"):
+        assert words in note
+
+
+def test_adam_is_measured_from_its_first_step_on(rng):
+    trainer, x, y = trained(lambda: optim.Adam(lr=0.01), rng, steps=1)
+    monitor = StabilityMonitor(x, y)
+    trainer = tw.Trainer(trainer.model, loss=nn.MSELoss(), optimizer=optim.Adam(lr=0.01))
+    trainer.fit(x, y, epochs=3, batch_size=30, callbacks=[monitor])
+    assert [r.step for r in monitor.reports] == [1, 2, 3]
+    assert all(r.threshold == pytest.approx(38) for r in monitor.reports)
+
+
+def test_the_sharpest_block_is_named(rng):
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1), dtype="float64")
+    flat = model.flat_parameters
+    flat[9:12] = 1e-3  # a last layer of next to nothing: only it has curvature
+    model.flat_parameters = flat
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD())
+    x = 10 * rng.standard_normal((50, 2))
+    found = max_stable_lr(trainer, x, np.zeros(50))
+    vector = top_eigenvalues(model, x, np.zeros(50), loss=nn.MSELoss()).vectors[:, 0]
+    assert found.block == "2.weight"
+    assert found.share == pytest.approx(vector[9:12] @ vector[9:12], rel=1e-3)
+
+
+def test_what_is_wrong_is_said(rng):
+    trainer, x, y = quadratic(rng, optim.Adam())
+    with pytest.raises(tw.ArgumentError, match="before its first step"):
+        max_stable_lr(trainer, x, y)
+    for optimizer, words in (
+        (optim.Lion(), "Lion"),
+        (optim.SGD().add_group("*.weight", lr_scale=0.5), "groups"),
+    ):
+        trainer, x, y = quadratic(rng, optimizer)
+        with pytest.raises(tw.UnsupportedError, match=words):
+            max_stable_lr(trainer, x, y)
+    trainer, x, y = quadratic(rng, optim.SGD())
+    with pytest.raises(tw.ShapeError):
+        max_stable_lr(trainer, x[:, 1:], y)
+    for wrong in ({"every": 0}, {"action": "shout"}, {"margin": 0.0}, {"margin": 1.5}):
+        with pytest.raises(tw.ArgumentError, match=next(iter(wrong))):
+            StabilityMonitor(x, y, **wrong)
+    scheduled = tw.Trainer(
+        trainer.model,
+        loss=nn.MSELoss(),
+        optimizer=optim.SGD(),
+        schedule=optim.schedules.ConstantLR(),
+    )
+    with pytest.raises(tw.ArgumentError, match="schedule"):
+        scheduled.fit(x, y, callbacks=[StabilityMonitor(x, y, action="lower")])
