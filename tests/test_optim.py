@@ -140,6 +140,11 @@ ALL = [
     (optim.Lion, {}),
     (optim.Rprop, {}),
     (optim.LAMB, {"weight_decay": 0.0}),
+    (optim.Adafactor, {}),
+    (optim.Adafactor, {"convention": "optax", "min_dim_size_to_factor": 5}),
+    (optim.Muon, {"matrices": "all", "weight_decay": 0.0}),
+    (optim.ScheduleFreeAdamW, {}),
+    (optim.Prodigy, {}),
 ]
 EVERY = pytest.mark.parametrize(("kind", "options"), ALL, ids=name)
 
@@ -157,7 +162,7 @@ def test_a_gradient_of_zero_moves_nothing_without_decay(kind, options):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_without_eps_nothing_is_divided_by_zero(kind, options, dtype, rng):
     """Neither where a parameter has no gradient nor in the gaps between blocks of parameters."""
-    eps = {"eps": 0.0} if "eps" in repr(kind()) else {}
+    eps = {"eps": (0.0, 0.0) if kind is optim.Adafactor else 0.0} if "eps" in repr(kind()) else {}
     model = nn.Sequential(nn.Linear(5, 3), nn.ReLU(), nn.Linear(3, 3), dtype=dtype, seed=0)
     model.flat_parameters = np.where(np.arange(model.num_parameters) < 5, -1, model.flat_parameters)
     trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=kind(**{**options, **eps}))
@@ -205,6 +210,11 @@ def test_a_state_from_before_the_first_step_is_one_too(kind, options, rng):
 
 def test_the_state_is_named_as_in_pytorch(rng):
     adam = {"exp_avg", "exp_avg_sq"}
+    scalars = {
+        optim.NAdam: {"mu_product"},
+        optim.ScheduleFreeAdamW: {"lr_max", "weight_sum"},
+        optim.Prodigy: {"d", "d_numerator"},
+    }
     for optimizer, names in [
         (optim.SGD(lr=0.1), set()),
         (optim.SGD(lr=0.1, momentum=0.9), {"momentum_buffer"}),
@@ -220,6 +230,10 @@ def test_the_state_is_named_as_in_pytorch(rng):
         (optim.Adamax(), {"exp_avg", "exp_inf"}),
         (optim.Lion(), {"exp_avg"}),
         (optim.LAMB(), adam),
+        (optim.Adafactor(), {"row_var", "col_var", "variance"}),
+        (optim.Muon(matrices="all"), {"momentum_buffer", "exp_avg_sq"}),
+        (optim.ScheduleFreeAdamW(), {"exp_avg_sq", "z_minus_y"}),
+        (optim.Prodigy(), {*adam, "s", "p0_minus_p"}),
         (optim.Rprop(), {"prev", "step_size"}),
         (optim.Adam(), adam),
     ]:
@@ -229,9 +243,9 @@ def test_the_state_is_named_as_in_pytorch(rng):
         state = optimizer.state_dict()
         assert state["steps"] == 1
         assert set(state["arrays"]) == names
-        assert set(state["scalars"]) == ({"mu_product"} if "NAdam" in repr(optimizer) else set())
+        assert set(state["scalars"]) == scalars.get(type(optimizer), set())
         for array in state["arrays"].values():
-            assert array.shape == (model.num_parameters,)
+            assert array.shape == (model.num_parameters,) or isinstance(optimizer, optim.Adafactor)
     np.testing.assert_allclose(state["arrays"]["exp_avg"], 0.1, rtol=1e-14)
     np.testing.assert_allclose(state["arrays"]["exp_avg_sq"], 0.001, rtol=1e-12)
 
@@ -255,9 +269,9 @@ def test_a_state_with_negative_squares_is_refused(kind, options):
     model, optimizer = make(), kind(**options)
     optimizer.step(model)
     state = optimizer.state_dict()
-    signed = {"momentum_buffer", "exp_avg", "grad_avg", "prev"}
+    signed = {"momentum_buffer", "exp_avg", "grad_avg", "prev", "s", "p0_minus_p", "z_minus_y"}
     for array in state["arrays"]:
-        arrays = {**state["arrays"], array: np.full(model.num_parameters, -0.5)}
+        arrays = {**state["arrays"], array: np.full(state["arrays"][array].size, -0.5)}
         if array in signed:
             optimizer.load_state_dict({**state, "arrays": arrays}, model)
         else:
@@ -324,6 +338,19 @@ BAD = [
     (lambda: optim.Rprop(etas=(0.5, 1)), r"etas\[1\] .*\(1, inf\); got 1"),
     (lambda: optim.Rprop(etas=0.5), r"etas must be two numbers in \(0, 1\) and above 1; got 0.5"),
     (lambda: optim.Rprop(step_sizes=(1, 0.1)), r"step_sizes\[1\] is 0.1; a number ≥ step_sizes"),
+    (lambda: optim.Adafactor(d=0.5), r"d must be .*\[1, inf\); got 0.5"),
+    (lambda: optim.Adafactor(beta2_decay=0.8), r"beta2_decay.*got 0.8"),
+    (lambda: optim.Adafactor(eps=1e-3), "eps must be two numbers.*None"),
+    (lambda: optim.Adafactor(eps=(None, -1)), r"eps\[1\].*got -1"),
+    (lambda: optim.Adafactor(min_dim_size_to_factor=0), "min_dim_size_to_factor.*>= 1"),
+    (lambda: optim.Muon(ns_steps=100), "ns_steps is 100"),
+    (lambda: optim.Muon(ns_coefficients=(1, 2)), "ns_coefficients must be three numbers"),
+    (lambda: optim.Muon(adjust_lr_fn="rms"), 'adjust_lr_fn must be one of "original", "match_rms'),
+    (lambda: optim.Muon(matrices="0.weight"), 'matrices must be one of "hidden", "all", "none"'),
+    (lambda: optim.Muon().add_group("*", muon="yes"), "muon must be True or False; got 'yes'"),
+    (lambda: optim.ScheduleFreeAdamW(betas=(0, 0.9)), r"betas\[0\] is 0; a number in \(0, 1\)"),
+    (lambda: optim.Prodigy(d0=0), r"d0 must be .*\(0, inf\); got 0"),
+    (lambda: optim.Prodigy(beta3=1), r"beta3 .*got 1"),
     (lambda: optim.SGD(momentum=0.9, dampening=0.1, convention="keras"), "dampening.*keras"),
     (lambda: optim.SGD(momentum=0.9, nesterov=True, convention="ema"), "nesterov.*ema"),
 ]

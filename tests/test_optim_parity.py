@@ -112,6 +112,9 @@ TORCH = [
     (optim.Adamax, {"lr": 0.05, "betas": (0.5, 0.9), "eps": 1e-2, "weight_decay": 0.1}),
     (optim.Rprop, {}),
     (optim.Rprop, {"lr": 0.05, "etas": (0.3, 1.5), "step_sizes": (0.01, 0.1)}),
+    (optim.Adafactor, {}),
+    (optim.Adafactor, {"lr": 0.2, "weight_decay": 0.1}),
+    (optim.Adafactor, {"lr": 0.2, "beta2_decay": -0.5, "eps": (0.1, 0.5), "d": 1.5}),
 ]
 
 
@@ -186,6 +189,33 @@ def decayed(optax, weight_decay, rest):
     return optax.chain(optax.add_decayed_weights(weight_decay), rest)
 
 
+def adafactor(o, lr, min_dim=128, weight_decay=None, tau=0.8, d=1.0, eps=1e-30):
+    """``optax.adafactor``, but for the decay rate, which that computes in float32 always."""
+    from optax._src import factorized
+
+    scale = factorized.scale_by_factored_rms(
+        True, tau, 0, min_dim, eps, decay_rate_fn=lambda t, power: 1 - (t + 1.0) ** -power
+    )
+    steps = [scale, o.clip_by_block_rms(d), o.scale_by_learning_rate(lr, flip_sign=False)]
+    steps.append(o.scale_by_param_block_rms())
+    if weight_decay is not None:
+        steps.append(o.add_decayed_weights(weight_decay))
+    return o.chain(*steps, o.scale(-1))
+
+
+def muon(o, lr, adam_weight_decay, **options):
+    """Weights as (out, in)."""
+    import jax
+
+    wide = o.contrib.MuonDimensionNumbers(1, 0)
+
+    def dimensions(params):
+        return jax.tree.map(lambda p: wide if p.ndim == 2 else None, params)
+
+    options["muon_weight_dimension_numbers"] = dimensions
+    return o.contrib.muon(lr, adam_weight_decay=adam_weight_decay, **options)
+
+
 # Ours; Optax' own, given the module and the learning rate. Options that are missing are defaults.
 OPTAX = [
     (optim.SGD, {"lr": 0.05}, lambda o, lr: o.sgd(lr)),
@@ -257,6 +287,90 @@ OPTAX = [
         {"lr": 0.03, "betas": (0.5, 0.8), "eps": 0.1, "weight_decay": 0.3},
         lambda o, lr: o.lamb(lr, 0.5, 0.8, 0.1, weight_decay=0.3),
     ),
+    (optim.Adafactor, {"lr": 0.005}, lambda o, lr: adafactor(o, lr)),
+    (
+        optim.Adafactor,
+        {"lr": 0.005, "min_dim_size_to_factor": 1},
+        lambda o, lr: adafactor(o, lr, 1),
+    ),
+    (
+        optim.Adafactor,
+        {
+            "lr": 0.005,
+            "beta2_decay": -0.5,
+            "eps": (1e-4, 1e-3),
+            "d": 2,
+            "weight_decay": 1e-3,
+            "min_dim_size_to_factor": 5,
+        },
+        lambda o, lr: adafactor(o, lr, 5, 1e-3, 0.5, 2, 1e-4),
+    ),
+    (
+        optim.Muon,
+        {"lr": 0.001, "matrices": "all", "adam_betas": (0.9, 0.999), "eps": 1e-8},
+        lambda o, lr: muon(o, lr, 0.1, weight_decay=0.1),
+    ),
+    (
+        optim.Muon,
+        {
+            "lr": 0.01,
+            "matrices": "all",
+            "momentum": 0.8,
+            "nesterov": False,
+            "weight_decay": 0.0,
+            "adjust_lr_fn": "match_rms_adamw",
+            "ns_coefficients": (2, -1.5, 0.5),
+            "ns_steps": 4,
+            "eps": 0.1,
+            "adam_eps": 0.1,
+            "adam_betas": (0.5, 0.9),
+        },
+        lambda o, lr: muon(
+            o,
+            lr,
+            0.0,
+            beta=0.8,
+            nesterov=False,
+            consistent_rms=0.2,
+            ns_steps=4,
+            eps=0.1,
+            ns_coeffs=(2.0, -1.5, 0.5),
+            adam_b1=0.5,
+            adam_b2=0.9,
+        ),
+    ),
+    (
+        optim.ScheduleFreeAdamW,
+        {"lr": 0.01},
+        lambda o, lr: o.contrib.schedule_free_adamw(lr),
+    ),
+    (
+        optim.ScheduleFreeAdamW,
+        {"lr": 0.02, "betas": (0.7, 0.9), "eps": 0.1, "weight_decay": 0.3, "weight_lr_power": 1},
+        lambda o, lr: o.contrib.schedule_free_adamw(
+            lr, b1=0.7, b2=0.9, eps=0.1, weight_decay=0.3, weight_lr_power=1
+        ),
+    ),
+    (
+        optim.Prodigy,
+        {"lr": 0.2, "d0": 1e-3, "eps": 1e-2, "use_bias_correction": True},
+        lambda o, lr: o.contrib.prodigy(lr, estim_lr0=1e-3, eps=1e-2),
+    ),
+    (
+        optim.Prodigy,
+        {
+            "lr": 0.1,
+            "betas": (0.8, 0.95),
+            "beta3": 0.9,
+            "eps": 1e-3,
+            "weight_decay": 0.1,
+            "d0": 1e-4,
+            "d_coef": 1.5,
+            "use_bias_correction": True,
+            "safeguard_warmup": True,
+        },
+        lambda o, lr: o.contrib.prodigy(lr, (0.8, 0.95), 0.9, 1e-3, 1e-4, 1.5, 0.1, True),
+    ),
     # The convention of AMSGrad's paper.
     (
         optim.Adam,
@@ -322,8 +436,9 @@ def test_optax(row, dtype, optax):
     assert_same_path(our_path(kind, ours, dtype, g), expected[row], dtype)
 
 
-# Those that work on whole blocks, which PyTorch does not have as a reference above.
-WHOLE = [i for i, (kind, _, _) in enumerate(OPTAX) if kind in (optim.LAMB,)]
+# Those that PyTorch does not have, or not in this convention.
+NEW = (optim.LAMB, optim.Adafactor, optim.Muon, optim.ScheduleFreeAdamW, optim.Prodigy)
+WHOLE = [i for i, (kind, _, _) in enumerate(OPTAX) if kind in NEW]
 
 
 @pytest.mark.parametrize("row", WHOLE, ids=lambda i: f"{OPTAX[i][0].__name__}{i}")

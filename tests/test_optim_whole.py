@@ -11,6 +11,14 @@ from thalweg import nn, optim
 
 METHODS = {
     "LAMB": lambda: optim.LAMB(lr=0.02, weight_decay=0.1),
+    "Adafactor": lambda: optim.Adafactor(lr=0.05, weight_decay=0.1),
+    "Adafactor, Optax": lambda: optim.Adafactor(
+        lr=0.05, convention="optax", min_dim_size_to_factor=30
+    ),
+    "Muon": lambda: optim.Muon(lr=0.02),
+    "Muon, Optax": lambda: optim.Muon(lr=0.02, matrices="all", convention="optax"),
+    "Schedule-Free AdamW": lambda: optim.ScheduleFreeAdamW(lr=0.01, weight_decay=0.1),
+    "Prodigy": lambda: optim.Prodigy(d0=1e-4, weight_decay=0.1),
 }
 EVERY = pytest.mark.parametrize("method", METHODS)
 
@@ -59,13 +67,13 @@ def test_a_trainers_step_is_the_step_by_hand(method, rng):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_same_bits_for_any_number_of_threads(method, dtype, rng):
     """Also of a block that is cut into several pieces, each larger than a thread's share."""
-    model = make(dtype, widths=(20, 400, 900, 3))
+    model = make(dtype, widths=(20, 300, 280, 3))
     start = model.flat_parameters
-    g = rng.standard_normal((3, start.size)).astype(dtype)
+    g = rng.standard_normal((2, start.size)).astype(dtype)
     before, found = tw.get_num_threads(), []
     for threads in (1, 2, 5):
         tw.set_num_threads(threads)
-        model, optimizer = make(dtype, widths=(20, 400, 900, 3)), METHODS[method]()
+        model, optimizer = make(dtype, widths=(20, 300, 280, 3)), METHODS[method]()
         for slopes in g:
             model.flat_gradients = slopes
             optimizer.step(model)
@@ -130,3 +138,244 @@ def test_a_step_of_lamb_is_as_long_as_the_block(rng):
             np.testing.assert_allclose(np.abs(array), 0.1, rtol=1e-14)
         else:
             assert moved == pytest.approx(0.1 * np.linalg.norm(before[name]), rel=1e-13)
+
+
+# --- Muon --------------------------------------------------------------------------------------
+
+
+def newton_schulz(u, steps=5, coefficients=(3.4445, -4.7750, 2.0315), eps=1e-7):
+    """As on the page where it was published, in float64."""
+    a, b, c = coefficients
+    x = u / max(np.linalg.norm(u), eps)
+    x = x.T if u.shape[0] > u.shape[1] else x
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if u.shape[0] > u.shape[1] else x
+
+
+def muon(path, g, lr=1e-3, weight_decay=0.1, momentum=0.95, nesterov=True, adjust=None, **options):
+    """The matrix after each step, for its gradients."""
+    w, buffer = path.copy(), np.zeros_like(path)
+    out, inputs = w.shape
+    scale = max(1, out / inputs) ** 0.5 if adjust is None else 0.2 * max(out, inputs) ** 0.5
+    path = []
+    for slope in g:
+        buffer = momentum * buffer + (1 - momentum) * slope
+        u = (1 - momentum) * slope + momentum * buffer if nesterov else buffer
+        w = (1 - lr * weight_decay) * w - lr * scale * newton_schulz(u, **options)
+        path.append(w)
+    return np.array(path)
+
+
+@pytest.mark.parametrize("shape", [(40, 70), (70, 40), (300, 280), (1, 33)])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"nesterov": False, "momentum": 0.8, "weight_decay": 0.0}, {"adjust": "match_rms_adamw"}],
+    ids=repr,
+)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+def test_muon_is_its_published_formula(shape, options, dtype, tolerance, rng):
+    """In float64: PyTorch's own works in bfloat16. 200 steps; large matrices take 3."""
+    steps = 200 if np.prod(shape) < 10_000 else 3
+    model = nn.Sequential(nn.Linear(shape[1], shape[0], bias=False), dtype=dtype)
+    start = model.flat_parameters.astype(float).reshape(shape)
+    g = rng.standard_normal((steps, *shape)).astype("float32")
+    given = {("adjust_lr_fn" if key == "adjust" else key): v for key, v in options.items()}
+    optimizer, path = optim.Muon(lr=0.01, matrices="all", **given), []
+    for slope in g:
+        model.flat_gradients = slope.ravel()
+        optimizer.step(model)
+        path.append(model.flat_parameters.reshape(shape))
+    expected = muon(start, g.astype(float), lr=0.01, **options)
+    error = np.linalg.norm(np.array(path) - expected) / np.linalg.norm(expected)
+    assert error <= tolerance
+
+
+def test_pytorchs_muon_is_this_one_up_to_its_precision(rng):
+    torch = pytest.importorskip("torch")
+    model = nn.Sequential(nn.Linear(70, 40, bias=False), dtype="float64")
+    theta = torch.tensor(model.flat_parameters.reshape(40, 70), requires_grad=True)
+    ours, peer = optim.Muon(lr=0.02, matrices="all"), torch.optim.Muon([theta], lr=0.02)
+    start = model.flat_parameters
+    for _ in range(20):
+        g = rng.standard_normal((40, 70))
+        model.flat_gradients, theta.grad = g.ravel(), torch.tensor(g)
+        ours.step(model)
+        peer.step()
+    moved, expected = model.flat_parameters - start, theta.detach().numpy().ravel() - start
+    assert np.linalg.norm(moved - expected) <= 0.02 * np.linalg.norm(expected)
+
+
+def test_singular_values_of_a_step_of_muon_are_about_one(rng):
+    """Those from 0.01 of the norm on; and directions are those of the gradient."""
+    u, _ = np.linalg.qr(rng.standard_normal((60, 40)))
+    v, _ = np.linalg.qr(rng.standard_normal((40, 40)))
+    sizes = np.geomspace(0.02, 1, 40)
+    sizes = np.maximum(sizes, 0.0101 * np.linalg.norm(sizes))
+    model = nn.Sequential(nn.Linear(40, 60, bias=False), dtype="float64")
+    start = model.flat_parameters
+    model.flat_gradients = (u * sizes @ v.T).ravel()
+    optim.Muon(lr=1.0, matrices="all", weight_decay=0, nesterov=False).step(model)
+    step = (start - model.flat_parameters).reshape(60, 40) / (60 / 40) ** 0.5
+    inside = u.T @ step @ v
+    np.testing.assert_allclose(inside, np.diag(np.diag(inside)), atol=1e-12)
+    wanted = sizes / np.linalg.norm(sizes)
+    for _ in range(5):
+        wanted = 3.4445 * wanted - 4.7750 * wanted**3 + 2.0315 * wanted**5
+    np.testing.assert_allclose(np.diag(inside), wanted, rtol=1e-12)
+    assert round(wanted.min(), 3) >= 0.682
+    assert round(wanted.max(), 3) <= 1.134
+
+
+def test_muon_is_for_hidden_weights_unless_asked_for_others(rng):
+    """A step is orthogonal-ish where it is Muon's, and of equal size where it is AdamW's."""
+
+    def steps(optimizer):
+        model = make()
+        before = model.state_dict()
+        model.flat_gradients = rng.standard_normal(model.num_parameters)
+        optimizer.step(model)
+        moved = {name: array - before[name] for name, array in model.state_dict().items()}
+        equal = {n for n, m in moved.items() if np.allclose(np.abs(m), 0.01, rtol=1e-6)}
+        return set(moved) - equal
+
+    options = {"lr": 0.01, "weight_decay": 0.0, "adam_eps": 0.0}
+    assert steps(optim.Muon(**options)) == {"3.weight"}
+    assert steps(optim.Muon(**options, matrices="all")) == {"0.weight", "3.weight", "5.weight"}
+    chosen = optim.Muon(**options).add_group("5.*", muon=True).add_group("3.weight", muon=False)
+    assert steps(chosen) == {"5.weight"}
+    with pytest.raises(tw.ThalwegError, match="Muon has no weight to work on"):
+        steps(optim.Muon(**options, matrices="none"))
+
+
+def test_a_group_of_muons_is_saved_with_its_choice(rng, tmp_path):
+    x, y = data(rng)
+    trainer = trainer_of("Muon", make())
+    trainer.optimizer.add_group("5.weight", muon=True)
+    trainer.fit(x, y, epochs=1)
+    trainer.save(tmp_path / "file")
+    other = tw.Trainer.load(tmp_path / "file")
+    for one in (trainer, other):
+        one.fit(x, y, epochs=1)
+    np.testing.assert_array_equal(trainer.model.flat_parameters, other.model.flat_parameters)
+
+
+# --- Schedule-Free -----------------------------------------------------------------------------
+
+
+def test_what_schedule_free_learned_is_the_average_of_its_steps(rng):
+    """x, the mean of z; with rates that rise and fall weighted by the largest so far, squared."""
+    model, optimizer = make(), optim.ScheduleFreeAdamW(betas=(0.8, 0.9), weight_decay=0.1)
+    with pytest.raises(tw.ArgumentError, match="not stepped this model"):
+        optimizer.average_model(model)
+    z = y = x = model.flat_parameters
+    v = total = largest = 0.0
+    for t, lr in enumerate([0.0, 0.01, 0.03, 0.02, 0.05, 0.01] * 5, start=1):
+        g = np.sin(3 * y) + rng.standard_normal(y.size)
+        model.flat_gradients, optimizer.lr = g, lr
+        optimizer.step(model)
+        v = 0.9 * v + 0.1 * g**2
+        z = z - lr * (g / (np.sqrt(v / (1 - 0.9**t)) + 1e-8) + 0.1 * y)
+        largest = max(largest, lr)
+        total += largest**2
+        x = x + (z - x) * (largest**2 / total if total else 0.0)
+        y = 0.2 * z + 0.8 * x
+        np.testing.assert_allclose(model.flat_parameters, y, rtol=0, atol=1e-13)
+        averaged = optimizer.average_model(model).flat_parameters
+        np.testing.assert_allclose(averaged, x, rtol=0, atol=1e-13)
+
+
+def test_a_trainer_gives_what_schedule_free_learned(rng):
+    x, y = data(rng)
+    model = nn.Sequential(nn.Linear(20, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(30, 3))
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.ScheduleFreeAdamW(lr=0.02))
+    trainer.fit(x, y, epochs=20)
+    averaged = trainer.average_model()
+    averaged.recalibrate(x)
+    assert np.mean((averaged(x) - y) ** 2) < 0.8 * np.mean(y**2)
+    before = averaged.flat_parameters
+    trainer.step(x, y)
+    np.testing.assert_array_equal(averaged.flat_parameters, before)  # a copy
+    with pytest.raises(tw.ArgumentError, match="averages by itself"):
+        trainer_of("Schedule-Free AdamW", make(), average=optim.EMA())
+
+
+def test_parameters_that_thaw_are_averaged_from_where_they_are(rng):
+    """Not from 0: what is kept is how far the steps are ahead."""
+    x, y = data(rng)
+    trainer = trainer_of("Schedule-Free AdamW", make())
+    trainer.optimizer.add_group("3.*", frozen=True)
+    trainer.fit(x, y, epochs=1)
+    before = trainer.model.state_dict()["3.weight"]
+    trainer.optimizer.add_group("3.*")
+    trainer.step(x, y)
+    moved = trainer.model.state_dict()["3.weight"] - before
+    assert 0 < np.abs(moved).max() < 0.2
+
+
+# --- Prodigy -----------------------------------------------------------------------------------
+
+
+def prodigy(theta, slope, steps, lr, safeguard_warmup=False, d=1e-6, betas=(0.9, 0.999)):
+    """As in the authors' code, without bias correction."""
+    start, (beta1, beta2), d0 = theta, betas, d
+    m = v = s = np.zeros_like(theta)
+    numerator, beta3 = 0.0, np.sqrt(beta2)
+    for t in range(steps):
+        g, a = slope(theta), d * lr(t)
+        numerator = beta3 * numerator + d / d0 * a * (g @ (start - theta))
+        m = beta1 * m + d * (1 - beta1) * g
+        v = beta2 * v + d * d * (1 - beta2) * g * g
+        s = beta3 * s + d / d0 * (d if safeguard_warmup else a) * g
+        found = numerator / np.abs(s).sum() if np.abs(s).sum() > 0 else 0.0
+        d = max(d, found)
+        theta = theta - a * m / (np.sqrt(v) + d * 1e-8)
+    return theta, d
+
+
+@pytest.mark.parametrize("safeguard_warmup", [False, True])
+def test_prodigy_is_the_authors_code(safeguard_warmup, rng):
+    """Without bias correction, which Optax always has; through a warm-up that begins at 0."""
+    model = make()
+    target = rng.standard_normal(model.num_parameters)
+    optimizer = optim.Prodigy(safeguard_warmup=safeguard_warmup)
+
+    def lr(t):
+        return min(t / 10, 1)
+
+    start = model.flat_parameters
+    expected, d = prodigy(start, lambda p: p - target, 200, lr, safeguard_warmup)
+    for t in range(200):
+        model.flat_gradients, optimizer.lr = model.flat_parameters - target, lr(t)
+        optimizer.step(model)
+    np.testing.assert_allclose(model.flat_parameters, expected, rtol=0, atol=1e-12)
+    assert optimizer.state_dict()["scalars"]["d"] == pytest.approx(d, rel=1e-12)
+    # It has found the size of the way, from a millionth.
+    assert 0.05 < d < 5
+    assert np.linalg.norm(expected - target) < 0.5 * np.linalg.norm(start - target)
+
+
+# --- Adafactor ---------------------------------------------------------------------------------
+
+
+def test_adafactor_keeps_means_of_rows_and_columns(rng):
+    model, optimizer = make(), optim.Adafactor()
+    model.flat_gradients = rng.standard_normal(model.num_parameters)
+    optimizer.step(model)
+    arrays, start = optimizer.state_dict()["arrays"], 0
+    rows, cols, rest = [], [], []
+    for array in model.state_dict().values():
+        square = model.flat_gradients[start : start + array.size].reshape(array.shape) ** 2
+        start += array.size
+        if array.ndim == 2:
+            rows.append(square.mean(axis=1))
+            cols.append(square.mean(axis=0))
+        else:
+            rest.append(square)
+    for name, parts in {"row_var": rows, "col_var": cols, "variance": rest}.items():
+        np.testing.assert_allclose(arrays[name], np.concatenate(parts), rtol=1e-13)
+    state = optimizer.state_dict()
+    state["arrays"]["row_var"] = arrays["row_var"][:-1]
+    with pytest.raises(tw.ShapeError, match="row_var"):
+        optimizer.load_state_dict(state, model)

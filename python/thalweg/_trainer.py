@@ -26,7 +26,7 @@ from thalweg.errors import (
 )
 from thalweg.nn import Loss, MSELoss, Sequential, _losses
 from thalweg.nn._losses import CoreLoss, CustomLoss, loss_of
-from thalweg.optim import EMA, SAM, SWA, Optimizer, _averages
+from thalweg.optim import EMA, SAM, SWA, Optimizer, ScheduleFreeAdamW, _averages
 from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
@@ -126,6 +126,8 @@ class Trainer:
         self._clip_value = _limit("clip_grad_value", clip_grad_value)
         self._accumulate = _checks.integer("accumulate_grad_batches", accumulate_grad_batches, 1)
         _averages.check(average)
+        if average is not None and isinstance(optimizer, ScheduleFreeAdamW):
+            raise ArgumentError("ScheduleFreeAdamW averages by itself: leave average out")
         self._average = average
         self._core: _core.Trainer | CustomTrainer | FullBatchTrainer
         clip = self._clip_norm, self._clip_value
@@ -635,7 +637,10 @@ class Trainer:
         return self
 
     def average_model(self) -> Sequential:
-        """Give the model with averaged parameters, if this trainer was made with an ``average``.
+        """Give the model with averaged parameters.
+
+        They are those of the ``average`` that this trainer was made with, or of
+        `optim.ScheduleFreeAdamW`.
 
         Returns
         -------
@@ -648,6 +653,8 @@ class Trainer:
         ArgumentError
             If there is no average, or nothing has been taken in yet.
         """
+        if isinstance(self._optimizer, ScheduleFreeAdamW):
+            return self._optimizer.average_model(self._model)
         average = self._core.average()
         if average is None:
             raise ArgumentError(
@@ -658,11 +665,7 @@ class Trainer:
             raise ArgumentError(
                 f"{self._average!r} has taken nothing in yet, after {self._optimizer.steps} updates"
             )
-        trained = self._model
-        model = Sequential(*trained.layers, dtype=trained.dtype.name, seed=trained.seed)
-        model.flat_parameters = values
-        model._core.set_averages(trained._core.averages())
-        return model
+        return self._model._with_parameters(values)
 
     def plan(self, batch_size: int) -> Plan:
         """How the core runs a step of `batch_size` rows: kernels, tiles, threads.

@@ -519,6 +519,13 @@ class Sequential:
         )
         return copy
 
+    def _with_parameters(self, flat: Array) -> "Sequential":
+        """Copy, with other parameters."""
+        twin = Sequential(*self.layers, dtype=self.dtype.name, seed=self.seed)
+        twin.flat_parameters = flat
+        twin._core.set_averages(self._core.averages())
+        return twin
+
     def __getstate__(self) -> dict[str, Any]:
         # Used by pickle and by copy.deepcopy. Gradients are left out: they belong to a batch.
         return {

@@ -7,6 +7,7 @@ rate's is always PyTorch's.
 
 from thalweg.optim import schedules as schedules
 from thalweg.optim._adadelta import Adadelta as Adadelta
+from thalweg.optim._adafactor import Adafactor as Adafactor
 from thalweg.optim._adagrad import Adagrad as Adagrad
 from thalweg.optim._adam import Adam as Adam
 from thalweg.optim._adamax import Adamax as Adamax
@@ -17,10 +18,13 @@ from thalweg.optim._lamb import LAMB as LAMB
 from thalweg.optim._lbfgs import LBFGS as LBFGS
 from thalweg.optim._levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt
 from thalweg.optim._lion import Lion as Lion
+from thalweg.optim._muon import Muon as Muon
 from thalweg.optim._nadam import NAdam as NAdam
 from thalweg.optim._optimizer import Optimizer as Optimizer
+from thalweg.optim._prodigy import Prodigy as Prodigy
 from thalweg.optim._radam import RAdam as RAdam
 from thalweg.optim._rmsprop import RMSprop as RMSprop
 from thalweg.optim._rprop import Rprop as Rprop
 from thalweg.optim._sam import SAM as SAM
+from thalweg.optim._schedule_free import ScheduleFreeAdamW as ScheduleFreeAdamW
 from thalweg.optim._sgd import SGD as SGD

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, TypeAlias
 
+import numpy as np
+
 from thalweg import _arrays, _checks, _core
 from thalweg._arrays import Array
 from thalweg.errors import ArgumentError
@@ -11,6 +13,8 @@ from thalweg.nn import Sequential
 
 #: The conventions that a method has, and in each the defaults of arguments that are None.
 Conventions: TypeAlias = Mapping[str, Mapping[str, float]]
+#: How arguments are checked, by name.
+Checks: TypeAlias = Mapping[str, Callable[[str, Any], Any]]
 
 
 class Optimizer:
@@ -21,6 +25,8 @@ class Optimizer:
     """
 
     _conventions: ClassVar[Conventions] = {}
+    #: Checks of arguments that other methods have under the same name, but not of the same kind.
+    _own_checks: ClassVar[Checks] = {}
 
     # `kind` is the core's name of the method; the arguments are the constructor's.
     def __init__(self, kind: str, **arguments: Any) -> None:
@@ -28,18 +34,20 @@ class Optimizer:
         if "convention" in arguments:
             known = _checks.one_of("convention", arguments["convention"], self._conventions)
             defaults = self._conventions[known]
+        checks = {**_CHECKS, **self._own_checks}
         self._arguments = {
-            name: _CHECKS[name](name, defaults.get(name) if value is None else value)
+            name: checks[name](name, defaults.get(name) if value is None else value)
             for name, value in arguments.items()
         }
         # Pairs go apart: betas are beta1 and beta2.
         self._options: dict[str, float | bool | str] = {}
         for name, value in self._arguments.items():
             if isinstance(value, tuple):
-                stem = name.removesuffix("s")
-                self._options |= {f"{stem}{i}": part for i, part in enumerate(value, start=1)}
+                stem = name if name == "eps" else name.removesuffix("s")
+                parts = enumerate(value, start=1)
+                self._options |= {f"{stem}{i}": _AUTO if x is None else x for i, x in parts}
             else:
-                self._options[name] = value
+                self._options[name] = _AUTO if value is None else value
         self._kind = kind
         self._core = _core.Optimizer(kind, self._options)
         self._groups: list[dict[str, Any]] = []
@@ -88,17 +96,29 @@ class Optimizer:
         >>> optimizer = optimizer.add_group("*.bias", weight_decay=0.0)
         >>> optimizer = optimizer.add_group("0.*", lr_scale=0.1)
         """
+        return self._add_group(pattern, lr_scale, weight_decay, frozen)
+
+    # `choices` are arguments of a subclass, and `overrides` the core's options that they stand for.
+    def _add_group(
+        self,
+        pattern: str,
+        lr_scale: float,
+        weight_decay: float | None,
+        frozen: bool,
+        choices: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, float | bool | str] | None = None,
+    ) -> Self:
         if not isinstance(pattern, str):
             raise ArgumentError(f"pattern must be text such as '*.bias'; got {pattern!r}")
         lr_scale, frozen = _checks.real("lr_scale", lr_scale, 0), _checks.flag("frozen", frozen)
-        options = dict(self._options)
+        options = {**self._options, **(overrides or {})}
         if weight_decay is not None:
             if "weight_decay" not in options:
                 raise ArgumentError(f"{type(self).__name__} has no weight_decay")
             options["weight_decay"] = _checks.real("weight_decay", weight_decay, 0)
         self._core.add_group(pattern, self._kind, options, lr_scale, frozen)
         group = {"pattern": pattern, "weight_decay": weight_decay}
-        self._groups.append(group | {"lr_scale": lr_scale, "frozen": frozen})
+        self._groups.append(group | {"lr_scale": lr_scale, "frozen": frozen} | dict(choices or {}))
         return self
 
     @property
@@ -138,7 +158,8 @@ class Optimizer:
         dict
             ``"steps"`` (steps taken), ``"options"`` (the hyper-parameters), ``"groups"`` (of
             `add_group`), ``"scalars"`` and ``"arrays"`` (running averages and the like by name:
-            single numbers, and arrays of shape (num_parameters,); none before the first step).
+            single numbers, and arrays of shape (num_parameters,), or shorter where a method says
+            so; none before the first step).
         """
         steps, scalars, arrays = self._state()
         options = {**self._options, "lr": self.lr}
@@ -187,8 +208,9 @@ class Optimizer:
                 f"state_dict was saved with the groups {state_dict['groups']}, but this "
                 f"{type(self).__name__} has {self._groups}; add_group them first"
             )
+        # How long each is to be, the core knows.
         arrays = {
-            name: _arrays.flat(values, model.dtype, model.num_parameters, name)
+            name: _arrays.flat(values, model.dtype, np.size(values), name)
             for name, values in state_dict["arrays"].items()
         }
         scalars = {name: _checks.real(name, value) for name, value in state_dict["scalars"].items()}
@@ -226,6 +248,10 @@ class Optimizer:
         )
 
 
+#: An option that the core finds itself.
+_AUTO = "auto"
+
+
 def _non_negative(name: str, value: Any) -> float:
     return _checks.real(name, value, 0)
 
@@ -252,8 +278,19 @@ def _pair(
     return check
 
 
+def _positive(name: str, value: Any) -> float:
+    return _checks.real(name, value, 0, closed="()")
+
+
+def _coefficients(name: str, value: Any) -> tuple[float, ...]:
+    given = _checks.sequence(name, value)
+    if len(given) != 3:
+        raise ArgumentError(f"{name} must be three numbers; got {value!r}")
+    return tuple(_checks.real(f"{name}[{i}]", x) for i, x in enumerate(given))
+
+
 #: How each argument of an optimizer is checked.
-_CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
+_CHECKS: Checks = {
     "lr": _non_negative,
     "lr_decay": _non_negative,
     "weight_decay": _non_negative,
@@ -272,4 +309,22 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "amsgrad": _checks.flag,
     "decoupled_weight_decay": _checks.flag,
     "convention": lambda _, value: value,
+    "weight_lr_power": _non_negative,
+    "beta2_decay": lambda name, value: _checks.real(name, value, -math.inf, 0, "(]"),
+    "d": lambda name, value: _checks.real(name, value, 1),
+    "min_dim_size_to_factor": lambda name, value: _checks.integer(name, value, 1),
+    "ns_coefficients": _coefficients,
+    "ns_steps": lambda name, value: _checks.integer(name, value, 0),
+    "adjust_lr_fn": lambda name, value: _checks.one_of(
+        name, value, ("original", "match_rms_adamw")
+    ),
+    "matrices": lambda name, value: _checks.one_of(name, value, ("hidden", "all", "none")),
+    "adam_betas": _pair((0, 0), (1, 1), "[)", "in [0, 1)"),
+    "adam_eps": _non_negative,
+    "adam_lr_scale": _non_negative,
+    "beta3": lambda name, value: None if value is None else _fraction(name, value),
+    "d0": _positive,
+    "d_coef": _positive,
+    "use_bias_correction": _checks.flag,
+    "safeguard_warmup": _checks.flag,
 }

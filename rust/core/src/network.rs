@@ -92,6 +92,21 @@ impl Block {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Calls `f(public index, index behind its start in the arena)` for every element.
+    pub fn translate(&self, mut f: impl FnMut(usize, usize)) {
+        let (outputs, inputs) = match self.shape[..] {
+            [outputs, inputs] => (outputs, inputs),
+            _ => (self.len(), 1),
+        };
+        let mut public = 0;
+        for o in 0..outputs {
+            for i in 0..inputs {
+                f(public, offset(inputs, outputs, i, o));
+                public += 1;
+            }
+        }
+    }
 }
 
 /// The structure of a network, without its numbers.
@@ -425,16 +440,8 @@ impl Network {
         assert_eq!(len, self.num_parameters());
         let mut public = 0;
         for block in &self.blocks {
-            let (outputs, inputs) = match block.shape[..] {
-                [outputs, inputs] => (outputs, inputs),
-                _ => (block.len(), 1),
-            };
-            for o in 0..outputs {
-                for i in 0..inputs {
-                    f(public, block.offset + offset(inputs, outputs, i, o));
-                    public += 1;
-                }
-            }
+            block.translate(|at, inner| f(public + at, block.offset + inner));
+            public += block.len();
         }
     }
 }

@@ -155,6 +155,14 @@ impl Optimizer {
         }))
     }
 
+    /// Whether it has stepped this model.
+    fn belongs(&self, py: Python<'_>, model: &Bound<'_, Model>) -> bool {
+        let owner = model.as_ptr() as usize;
+        py.detach(|| {
+            lock(&self.inner).bond.as_ref().is_some_and(|bond| bond.model.as_ptr() as usize == owner)
+        })
+    }
+
     fn step(&self, py: Python<'_>, model: &Bound<'_, Model>) -> PyResult<()> {
         let (owner, model) = (model.as_unbound(), model.get());
         with_dtype!(model.dtype, T => model.detached::<T, _>(py, |m| {
@@ -165,11 +173,12 @@ impl Optimizer {
     fn state(&self, py: Python<'_>) -> PyResult<(u64, Py<PyDict>, Py<PyDict>)> {
         type Arrays<T> = Vec<(&'static str, Vec<T>)>;
         fn export<T: Real>(network: &Network, optimizer: &CoreOptimizer<T>) -> Arrays<T> {
-            let slots = optimizer.config.slots().into_iter().zip(&optimizer.state);
+            let config = &optimizer.config;
+            let slots = config.slots().into_iter().zip(&optimizer.state);
             let kept = slots.filter(|(slot, _)| slot.kept);
-            let arrays = kept.map(|(slot, arena)| {
-                let mut flat = vec![T::default(); network.num_parameters()];
-                network.export(arena, &mut flat);
+            let arrays = kept.map(|(slot, array)| {
+                let mut flat = vec![T::default(); config.public_length(&slot, network)];
+                config.export(&slot, network, array, &mut flat);
                 (slot.name, flat)
             });
             arrays.collect()
@@ -238,11 +247,11 @@ impl Optimizer {
                 let text = format!("the state has scalars {:?}, expected {names:?}", scalars.keys());
                 return Err(fail(Error::Mismatch(text)));
             }
-            for (slot, arena) in slots.iter().zip(&mut optimizer.state) {
+            for (slot, into) in slots.iter().zip(&mut optimizer.state) {
                 let Some(array) = arrays.get_item(slot.name)? else { continue };
-                let flat = vector::<T>(slot.name, &array, model.network.num_parameters())?;
+                let flat = vector::<T>(slot.name, &array, config.public_length(slot, &model.network))?;
                 slot.check(&flat).map_err(fail)?;
-                model.network.import(&flat, arena);
+                config.import(slot, &model.network, &flat, into);
             }
             if !fresh {
                 optimizer.set_scalars(&values).map_err(fail)?;

@@ -22,6 +22,11 @@ pub(super) trait Method: Copy + Default {
     /// The arrays that it keeps, in the order in which [`Formula::update`] gets them.
     fn slots(&self) -> Vec<Slot>;
 
+    /// Whether it keeps sums over rows and columns of a block, instead of a number for each element.
+    fn factors(&self, _shape: &[usize]) -> bool {
+        false
+    }
+
     /// The single numbers that it keeps.
     fn scalars(&self) -> Vec<Scalar> {
         Vec::new()
@@ -75,7 +80,20 @@ pub(super) trait Formula: Copy {
     );
 }
 
-/// An array of state, as long as the parameter arena.
+/// What an array of state has elements for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Each parameter, where that is in the arena.
+    Arena,
+    /// Each output of the weights that are factored, block by block.
+    Outputs,
+    /// Each input of those.
+    Inputs,
+    /// Each parameter of the other blocks, each block as in the arena.
+    Rest,
+}
+
+/// An array of state.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Slot {
     /// Its name, PyTorch's.
@@ -86,12 +104,14 @@ pub struct Slot {
     pub signed: bool,
     /// Whether these hyper-parameters need it. If not, it has no elements.
     pub kept: bool,
+    /// What it has elements for.
+    pub extent: Extent,
 }
 
 impl Slot {
     /// From zero, of either sign; always kept.
     pub(super) fn signed(name: &'static str) -> Self {
-        Slot { name, initial: 0.0, signed: true, kept: true }
+        Slot { name, initial: 0.0, signed: true, kept: true, extent: Extent::Arena }
     }
 
     /// From zero, never below; always kept.
@@ -102,6 +122,11 @@ impl Slot {
     /// Starts from another value.
     pub(super) fn from(self, initial: f64) -> Self {
         Slot { initial, ..self }
+    }
+
+    /// Has elements for less than all parameters.
+    pub(super) fn of(self, extent: Extent) -> Self {
+        Slot { extent, ..self }
     }
 
     /// Is kept under a condition.
@@ -152,6 +177,26 @@ impl Field for f64 {
 impl Field for bool {
     fn read(name: &'static str, value: &Value) -> Result<Self, Error> {
         f64::read(name, value).map(|x| x != 0.0)
+    }
+}
+
+impl Field for u32 {
+    fn read(name: &'static str, value: &Value) -> Result<Self, Error> {
+        let x = f64::read(name, value)?;
+        match x >= 0.0 && x <= f64::from(u32::MAX) && x.fract() == 0.0 {
+            true => Ok(x as u32),
+            false => Err(argument(name, x.to_string(), "a whole number ≥ 0 is needed")),
+        }
+    }
+}
+
+/// A number, or "auto" for one that the method finds.
+impl Field for Option<f64> {
+    fn read(name: &'static str, value: &Value) -> Result<Self, Error> {
+        match value {
+            Value::Name(text) if text == "auto" => Ok(None),
+            _ => f64::read(name, value).map(Some),
+        }
     }
 }
 

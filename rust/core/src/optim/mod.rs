@@ -18,7 +18,9 @@ mod nadam;
 mod radam;
 mod rmsprop;
 mod rprop;
+mod schedule_free;
 mod sgd;
+mod state;
 mod whole;
 
 pub use adadelta::Adadelta;
@@ -27,13 +29,14 @@ pub use adam::Adam;
 pub use adamax::Adamax;
 pub use groups::{Group, Steps};
 pub use lion::Lion;
-pub use method::{Convention, Options, Scalar, Scalars, Slot, Value};
+pub use method::{Convention, Extent, Options, Scalar, Scalars, Slot, Value};
 pub use nadam::Nadam;
 pub use radam::Radam;
 pub use rmsprop::Rmsprop;
 pub use rprop::Rprop;
+pub use schedule_free::ScheduleFree;
 pub use sgd::Sgd;
-pub use whole::{Lamb, step};
+pub use whole::{Adafactor, Lamb, Muon, Prodigy, step};
 
 use std::ops::Range;
 
@@ -146,6 +149,10 @@ macro_rules! optimizers {
                 match self { $(Config::$Config(c) => c.slots(),)+ }
             }
 
+            pub(super) fn factors(&self, shape: &[usize]) -> bool {
+                match self { $(Config::$Config(c) => c.factors(shape),)+ }
+            }
+
             /// The single numbers of its state.
             pub fn scalars(&self) -> Vec<Scalar> {
                 match self { $(Config::$Config(c) => c.scalars(),)+ }
@@ -173,16 +180,20 @@ optimizers! {
     "radam" => Radam,
     "adamax" => Adamax,
     "lion" => Lion,
-    "rprop" => Rprop;
+    "rprop" => Rprop,
+    "schedule_free" => ScheduleFree;
     wholes:
-    "lamb" => Lamb;
+    "lamb" => Lamb,
+    "adafactor" => Adafactor,
+    "muon" => Muon,
+    "prodigy" => Prodigy;
 }
 
 /// An optimizer at work on one model: hyper-parameters, state over the arena, steps taken.
 pub struct Optimizer<T: Element> {
     /// Kind and hyper-parameters.
     pub config: Config,
-    /// Arrays of state, a [slot](Config::slots) each: as long as the parameter arena, or empty.
+    /// Arrays of state, a [slot](Config::slots) each.
     pub state: Vec<Buffer<T>>,
     /// The [single numbers](Config::scalars) of its state.
     pub scalars: Scalars,
@@ -202,9 +213,8 @@ impl<T: Element> Optimizer<T> {
     /// # Errors
     /// If there is not enough memory.
     pub fn new(config: Config, network: &Network) -> Result<Self, Error> {
-        let len = network.arena_len();
         let array = |slot: Slot| {
-            let mut array = Buffer::zeroed("the optimizer's state", if slot.kept { len } else { 0 })?;
+            let mut array = Buffer::zeroed("the optimizer's state", config.length(&slot, network))?;
             if slot.initial != 0.0 {
                 array.fill(T::lit(slot.initial));
             }
@@ -224,9 +234,7 @@ impl<T: Element> Optimizer<T> {
             prepared: Vec::new(),
             room: None,
         };
-        if optimizer.next_step().0.whole::<T>().is_some() {
-            optimizer.room = Some(Room::new(network)?);
-        }
+        optimizer.room = Room::new(&mut optimizer, network)?;
         Ok(optimizer)
     }
 
@@ -236,9 +244,22 @@ impl<T: Element> Optimizer<T> {
     /// If a pattern matches none, or there is not enough memory; nothing is changed then.
     pub fn set_groups(&mut self, groups: &[Group], network: &Network) -> Result<(), Error> {
         let members = groups::members(groups, network.blocks())?;
-        self.members = members;
-        self.groups = groups.to_vec();
-        self.prepared = vec![None; groups.len()];
+        let before = (
+            std::mem::replace(&mut self.members, members),
+            std::mem::replace(&mut self.groups, groups.to_vec()),
+            std::mem::replace(&mut self.prepared, vec![None; groups.len()]),
+        );
+        let room = Room::new(self, network).and_then(|room| {
+            room.as_ref().map_or(Ok(()), Room::check)?;
+            Ok(room)
+        });
+        match room {
+            Ok(room) => self.room = room,
+            Err(error) => {
+                (self.members, self.groups, self.prepared) = before;
+                return Err(error);
+            }
+        }
         Ok(())
     }
 

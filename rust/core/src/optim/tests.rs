@@ -151,7 +151,21 @@ fn formula(config: Config, t: i32, p: f64, g: f64, memory: &mut Memory) -> f64 {
             *a = g;
             if g == 0.0 { p } else { p - *b * g.signum() }
         }
-        Config::Lamb(_) => panic!("not a formula for one number"),
+        Config::ScheduleFree(o) => {
+            // a: z, b: v, c: x, which begin as the parameter.
+            if first {
+                (*a, *c) = (p, p);
+            }
+            *b = o.beta2 * *b + (1.0 - o.beta2) * g * g;
+            let direction = g / ((*b / (1.0 - o.beta2.powi(t))).sqrt() + o.eps) + o.weight_decay * p;
+            *a -= o.lr * direction;
+            // The largest rate so far is always the first: weights are equal.
+            *c += (*a - *c) / f64::from(t);
+            (1.0 - o.beta1) * *a + o.beta1 * *c
+        }
+        Config::Lamb(_) | Config::Adafactor(_) | Config::Muon(_) | Config::Prodigy(_) => {
+            panic!("not a formula for one number")
+        }
     }
 }
 
@@ -223,6 +237,9 @@ fn configs() -> Vec<Config> {
     }
     all.push(Config::Lion(Lion { lr: 0.01, ..Lion::default() }));
     all.push(Config::Lion(Lion { lr: 0.01, beta1: 0.5, beta2: 0.8, weight_decay }));
+    let free = ScheduleFree { lr: 0.01, ..ScheduleFree::default() };
+    all.push(Config::ScheduleFree(free));
+    all.push(Config::ScheduleFree(ScheduleFree { beta1: 0.5, beta2: 0.9, eps: 0.1, weight_decay, ..free }));
     all.push(Config::Rprop(Rprop::default()));
     all.push(Config::Rprop(Rprop { lr: 0.1, eta1: 0.3, eta2: 1.5, step_size1: 0.05, step_size2: 0.2 }));
     all
@@ -307,6 +324,7 @@ fn without_eps() -> Vec<Config> {
         Config::Nadam(c) => Config::Nadam(Nadam { eps: 0.0, ..c }),
         Config::Radam(c) => Config::Radam(Radam { eps: 0.0, ..c }),
         Config::Adamax(c) => Config::Adamax(Adamax { eps: 0.0, ..c }),
+        Config::ScheduleFree(c) => Config::ScheduleFree(ScheduleFree { eps: 0.0, ..c }),
         other => other,
     };
     configs().into_iter().map(without).collect()

@@ -96,7 +96,8 @@ impl<T: Element> Whole<T> for Step {
     }
 
     fn piece(&self, phase: usize, piece: &Piece, work: &Work<'_, T>) {
-        let (params, grads, state) = work.parts(piece);
+        let (params, grads) = work.own(piece);
+        let state = work.state(piece);
         if phase == 0 {
             work.note(piece, dispatch(work.isa, Look { step: self, params, grads, state }));
         } else {

@@ -1,21 +1,29 @@
 //! Methods that cannot work element by element: they need a norm of a block, sums over its rows and columns,
-//! a product of matrices, or one number for all parameters.
+//! products of matrices, or one number for all parameters.
 //!
 //! Such a step runs behind the pass, when all gradients are there, as a job of several [phases](threads::Job).
-//! A phase goes over *pieces*, runs of one block's elements. What pieces find out for a later phase are sums,
-//! which each notes in double precision and which are added up in the order of the pieces: results are the
-//! same for any number of threads. Everything that is needed in between is allocated once, in a [`Room`].
+//! Most phases go over *pieces*, runs of one block's elements. What pieces find out for a later phase are
+//! sums, which each notes in double precision and which are added up in the order of the pieces: results are
+//! the same for any number of threads. Everything that is needed in between is allocated once, in a [`Room`].
 //!
 //! A block is a weight or a vector. Weights lie by input and output in panels of 32 outputs (see
 //! [`crate::gemm::pack`]); a piece of one is a run of rows of one panel.
 
+mod adafactor;
 mod lamb;
+mod muon;
+mod prodigy;
+mod work;
 
+pub use adafactor::Adafactor;
 pub use lamb::Lamb;
+pub use muon::Muon;
+pub use prodigy::Prodigy;
+pub(super) use work::Work;
 
 use std::ops::Range;
 
-use super::{MAX_STATE, Optimizer, Steps};
+use super::{Extent, Optimizer};
 use crate::arena::{Buffer, Shared};
 use crate::element::Element;
 use crate::error::Error;
@@ -27,44 +35,71 @@ use crate::update::RUN;
 
 /// Sums that a piece notes at most.
 const SUMS: usize = 2;
+/// Rows and columns of the tiles of a product.
+const TILE: usize = 256;
 
-/// One step of such a method.
+/// What a phase goes over.
+pub(super) enum Items {
+    /// Pieces of blocks.
+    Pieces,
+    /// Blocks.
+    Blocks,
+    /// Tiles of products of matrices.
+    Tiles(Product),
+    /// All at once.
+    Once,
+}
+
+/// A product of a block's matrices, by the shape of its result. The long side of a weight is called tall.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Product {
+    /// Wide × wide.
+    Square,
+    /// Tall × wide.
+    Tall,
+}
+
+/// One step of such a method. No two items of a phase write the same.
 pub(super) trait Whole<T: Element> {
     /// How many phases it takes.
     fn phases(&self) -> usize;
 
-    /// What a phase does to a piece. No two pieces share an element.
+    /// What a phase goes over.
+    fn items(&self, _phase: usize) -> Items {
+        Items::Pieces
+    }
+
+    /// What a phase does to a piece.
     fn piece(&self, phase: usize, piece: &Piece, work: &Work<'_, T>);
-}
 
-/// The step of an optimizer that does not work element by element.
-///
-/// # Panics
-/// If it does, or was made for an arena of another length.
-pub fn step<T: Element>(isa: Isa, params: &mut Buffer<T>, grads: &[T], optimizer: &mut Optimizer<T>) {
-    let mut room = optimizer.room.take().expect("of such a method");
-    let (steps, state) = optimizer.begin();
-    let Room { plan, sums, .. } = &mut room;
-    let work = Work { isa, plan, steps, params: params.share(), grads, state, sums: sums.share() };
-    let method = work.steps.usual.0.whole::<T>().expect("of such a method");
-    let threads = threads::num_threads().0.min(grads.len().div_ceil(RUN));
-    threads::run(&Job { phases: method.phases(), work }, threads);
-    optimizer.room = Some(room);
-    optimizer.advance();
-}
+    /// What a phase does to a block.
+    fn block(&self, _phase: usize, _place: &Place, _work: &Work<'_, T>) {}
 
-/// Where such a method works.
-pub(super) struct Room<T> {
-    plan: Plan,
-    sums: Buffer<f64>,
-    life: std::marker::PhantomData<T>,
-}
+    /// What a phase does to a tile, on thread `worker`.
+    fn tile(&self, _phase: usize, _place: &Place, _tile: &Tile, _work: &Work<'_, T>, _worker: usize) {}
 
-/// How the arena is cut.
-struct Plan {
-    /// In the order of the arena.
-    pieces: Vec<Piece>,
-    places: Vec<Place>,
+    /// What a phase does to all at once.
+    fn once(&self, _phase: usize, _work: &Work<'_, T>) {}
+
+    /// Numbers that it needs in between for a block.
+    fn scratch(&self, _place: &Place) -> usize {
+        0
+    }
+
+    /// Whether it multiplies the block as a matrix.
+    fn multiplies(&self, _place: &Place) -> bool {
+        false
+    }
+
+    /// Numbers that a thread needs to multiply.
+    fn packs(&self, _place: &Place) -> usize {
+        0
+    }
+
+    /// Whether it makes no sense without a matrix to multiply.
+    fn needs_matrices(&self) -> bool {
+        false
+    }
 }
 
 /// A run of elements of a block.
@@ -75,33 +110,128 @@ pub(super) struct Piece {
     block: usize,
     /// Its place in the arena.
     range: Range<usize>,
+    /// Its inputs.
+    rows: Range<usize>,
+    /// Its first output, and how many it has.
+    column: usize,
+    width: usize,
+    /// How many pieces of its panel are before it.
+    chunk: usize,
 }
 
-/// A block.
-struct Place {
+/// A block; a vector is one row of outputs.
+pub(super) struct Place {
+    /// Its number.
+    number: usize,
+    shape: Vec<usize>,
+    inputs: usize,
+    outputs: usize,
+    len: usize,
+    /// Whether it is a weight, and neither the first nor the last.
+    hidden: bool,
     /// Where it starts in the arena.
     start: usize,
-    /// Its pieces.
+    /// Its pieces, and how many a panel has.
     pieces: Range<usize>,
+    chunks: usize,
+    /// Where its elements start in each array of state.
+    state: Vec<usize>,
+    /// Where its scratch starts.
+    scratch: usize,
+}
+
+/// A part of a product.
+pub(super) struct Tile {
+    block: usize,
+    rows: Range<usize>,
+    cols: Range<usize>,
+}
+
+/// How the arena is cut.
+#[derive(Default)]
+struct Plan {
+    pieces: Vec<Piece>,
+    places: Vec<Place>,
+    square: Vec<Tile>,
+    tall: Vec<Tile>,
+}
+
+/// Where such a method works.
+pub(super) struct Room<T> {
+    plan: Plan,
+    /// Of pieces, then a mean for each block.
+    sums: Buffer<f64>,
+    scratch: Buffer<T>,
+    /// For products, of each thread.
+    packs: Buffer<T>,
+    threads: usize,
+    lacks_matrices: bool,
 }
 
 impl<T: Element> Room<T> {
-    /// For a network.
+    /// For an optimizer and its network, if it is such a method.
     ///
     /// # Errors
     /// If there is not enough memory.
-    pub fn new(network: &Network) -> Result<Self, Error> {
-        let mut plan = Plan { pieces: Vec::new(), places: Vec::new() };
-        network.blocks().iter().for_each(|block| plan.add(block));
-        let sums = Buffer::zeroed("sums of an optimizer", SUMS * plan.pieces.len())?;
-        Ok(Room { plan, sums, life: std::marker::PhantomData })
+    pub fn new(optimizer: &mut Optimizer<T>, network: &Network) -> Result<Option<Self>, Error> {
+        let slots = optimizer.config.slots();
+        let config = optimizer.config;
+        let (steps, _) = optimizer.begin();
+        let Some(method) = steps.usual.0.whole::<T>() else { return Ok(None) };
+        let weight = |block: &&Block| block.shape.len() == 2;
+        let first = network.blocks().iter().find(weight).map(|block| block.offset);
+        let last = network.blocks().iter().rfind(weight).map(|block| block.offset);
+        let (mut plan, mut scratch, mut packs) = (Plan::default(), 0, 0);
+        let mut ends = vec![0; slots.len()];
+        for block in network.blocks() {
+            plan.add(block);
+            let place = plan.places.last_mut().expect("just added");
+            place.hidden = weight(&block) && ![first, last].contains(&Some(block.offset));
+            for (slot, end) in slots.iter().zip(&mut ends) {
+                place.state.push(if slot.extent == Extent::Arena { block.offset } else { *end });
+                *end += config.share(slot, block);
+            }
+            // Frozen parameters have no step.
+            let Some(step) = steps.at(block.offset).and_then(|step| step.0.whole::<T>()) else { continue };
+            place.scratch = scratch;
+            scratch += step.scratch(place);
+            packs = packs.max(step.packs(place));
+            if step.multiplies(place) {
+                plan.multiply();
+            }
+        }
+        let lacks_matrices = method.needs_matrices() && plan.tall.is_empty();
+        let threads = threads::num_threads().0.max(threads::available_cpus());
+        let sums = SUMS * plan.pieces.len() + plan.places.len();
+        Ok(Some(Room {
+            plan,
+            sums: Buffer::zeroed("sums of the optimizer", sums)?,
+            scratch: Buffer::zeroed("the optimizer's workspace", scratch)?,
+            packs: Buffer::zeroed("the optimizer's workspace", packs * threads)?,
+            threads,
+            lacks_matrices,
+        }))
+    }
+
+    /// Whether there is work for the method.
+    ///
+    /// # Errors
+    /// If it needs matrices and has none.
+    pub fn check(&self) -> Result<(), Error> {
+        if !self.lacks_matrices {
+            return Ok(());
+        }
+        Err(Error::Mismatch(
+            "Muon has no weight to work on: it is for hidden ones, between those of the first and the last \
+             Linear; choose others by matrices=\"all\" or by add_group(pattern, muon=True)"
+                .into(),
+        ))
     }
 }
 
 impl Plan {
     fn add(&mut self, block: &Block) {
         let (number, first) = (self.places.len(), self.pieces.len());
-        // A vector is a single row of one panel.
         let (inputs, outputs, panel) = match block.shape[..] {
             [outputs, inputs] => (inputs, outputs, PANEL),
             _ => (1, block.len(), RUN),
@@ -109,76 +239,118 @@ impl Plan {
         let mut start = block.offset;
         for column in (0..outputs).step_by(panel) {
             let width = panel.min(outputs - column);
-            for row in (0..inputs).step_by(RUN / panel) {
-                let len = width * (RUN / panel).min(inputs - row);
+            for (chunk, row) in (0..inputs).step_by(RUN / panel).enumerate() {
+                let rows = row..inputs.min(row + RUN / panel);
+                let range = start..start + width * rows.len();
+                start = range.end;
                 let index = self.pieces.len();
-                self.pieces.push(Piece { index, block: number, range: start..start + len });
-                start += len;
+                self.pieces.push(Piece { index, block: number, range, rows, column, width, chunk });
             }
         }
-        self.places.push(Place { start: block.offset, pieces: first..self.pieces.len() });
+        self.places.push(Place {
+            number,
+            shape: block.shape.clone(),
+            inputs,
+            outputs,
+            len: block.len(),
+            hidden: false,
+            start: block.offset,
+            pieces: first..self.pieces.len(),
+            chunks: inputs.div_ceil(RUN / panel),
+            state: Vec::new(),
+            scratch: 0,
+        });
     }
-}
 
-/// A step under way, as its pieces see it.
-pub(super) struct Work<'a, T> {
-    /// The instruction set.
-    pub isa: Isa,
-    plan: &'a Plan,
-    steps: Steps<'a>,
-    params: Shared<'a, T>,
-    grads: &'a [T],
-    state: [Shared<'a, T>; MAX_STATE],
-    sums: Shared<'a, f64>,
-}
-
-impl<'a, T: Element> Work<'a, T> {
-    /// Parameters, gradients and state of a piece.
-    fn parts(&self, piece: &Piece) -> (&'a mut [T], &'a [T], [&'a mut [T]; MAX_STATE]) {
-        let range = piece.range.clone();
-        // SAFETY: pieces share no element, and each is run by one thread in a phase.
-        unsafe {
-            let state = self.state.map(|s| s.slice_mut_or_empty(range.clone()));
-            (self.params.slice_mut(range.clone()), &self.grads[range], state)
+    /// Cuts products of the last block into tiles.
+    fn multiply(&mut self) {
+        let block = self.places.len() - 1;
+        let Place { inputs, outputs, .. } = self.places[block];
+        let (tall, wide) = (inputs.max(outputs), inputs.min(outputs));
+        for (height, tiles) in [(wide, &mut self.square), (tall, &mut self.tall)] {
+            for row in (0..height).step_by(TILE) {
+                for col in (0..wide).step_by(TILE) {
+                    let (rows, cols) = (row..height.min(row + TILE), col..wide.min(col + TILE));
+                    tiles.push(Tile { block, rows, cols });
+                }
+            }
         }
     }
-
-    /// Notes sums of a piece, for a later phase.
-    fn note<const K: usize>(&self, piece: &Piece, sums: [f64; K]) {
-        for (k, sum) in sums.into_iter().enumerate() {
-            let at = k * self.plan.pieces.len() + piece.index;
-            // SAFETY: the piece's own; no method reads sums in the phase that notes them.
-            unsafe { self.sums.slice_mut(at..at + 1)[0] = sum };
-        }
-    }
-
-    /// What the pieces of a piece's block noted as their `k`-th sum, together.
-    fn total(&self, piece: &Piece, k: usize) -> f64 {
-        let Range { start, end } = self.plan.places[piece.block].pieces;
-        let from = k * self.plan.pieces.len();
-        // SAFETY: as above.
-        unsafe { self.sums.slice(from + start..from + end) }.iter().sum()
-    }
 }
 
-struct Job<'a, T> {
-    phases: usize,
-    work: Work<'a, T>,
+/// The step of an optimizer that does not work element by element.
+///
+/// # Panics
+/// If it does, or was made for an arena of another length.
+pub fn step<T: Element>(isa: Isa, params: &mut Buffer<T>, grads: &[T], optimizer: &mut Optimizer<T>) {
+    let mut room = optimizer.room.take().expect("of such a method");
+    let mut scalars = optimizer.scalars;
+    let (steps, state) = optimizer.begin();
+    let Room { plan, sums, scratch, packs, threads, .. } = &mut room;
+    let wanted = grads.len().div_ceil(RUN).max(plan.tall.len()).min(*threads);
+    let work = Work {
+        isa,
+        plan,
+        steps,
+        params: params.share(),
+        grads,
+        state,
+        sums: sums.share(),
+        scratch: scratch.share(),
+        pack: packs.len() / *threads,
+        packs: packs.share(),
+        scalars: Shared::new(&mut scalars),
+    };
+    threads::run(&Job(work), threads::num_threads().0.min(wanted));
+    (optimizer.room, optimizer.scalars) = (Some(room), scalars);
+    optimizer.advance();
+}
+
+struct Job<'a, T>(Work<'a, T>);
+
+impl<T: Element> Job<'_, T> {
+    fn method(&self) -> &dyn Whole<T> {
+        self.0.steps.usual.0.whole::<T>().expect("of such a method")
+    }
+
+    /// The block, and what is done to it, unless it is frozen.
+    fn of(&self, block: usize) -> Option<(&Place, &dyn Whole<T>)> {
+        let place = &self.0.plan.places[block];
+        self.0.steps.at(place.start).and_then(|step| step.0.whole::<T>()).map(|method| (place, method))
+    }
 }
 
 impl<T: Element> threads::Job for Job<'_, T> {
     fn phases(&self) -> usize {
-        self.phases
+        self.method().phases()
     }
-    fn items(&self, _: usize) -> usize {
-        self.work.plan.pieces.len()
+
+    fn items(&self, phase: usize) -> usize {
+        let plan = self.0.plan;
+        match self.method().items(phase) {
+            Items::Pieces => plan.pieces.len(),
+            Items::Blocks => plan.places.len(),
+            Items::Tiles(Product::Square) => plan.square.len(),
+            Items::Tiles(Product::Tall) => plan.tall.len(),
+            Items::Once => 1,
+        }
     }
-    fn run(&self, phase: usize, item: usize, _: usize) {
-        let Plan { pieces, places } = self.work.plan;
-        let piece = &pieces[item];
-        // Parameters that are frozen have no step.
-        if let Some(method) = self.work.steps.at(places[piece.block].start).and_then(|s| s.0.whole::<T>()) {
-            method.piece(phase, piece, &self.work);
+
+    fn run(&self, phase: usize, item: usize, worker: usize) {
+        let (work, plan) = (&self.0, self.0.plan);
+        match self.method().items(phase) {
+            Items::Pieces => {
+                let piece = &plan.pieces[item];
+                self.of(piece.block).inspect(|(_, method)| method.piece(phase, piece, work));
+            }
+            Items::Blocks => {
+                self.of(item).inspect(|(place, method)| method.block(phase, place, work));
+            }
+            Items::Tiles(product) => {
+                let tile = if product == Product::Square { &plan.square[item] } else { &plan.tall[item] };
+                self.of(tile.block).inspect(|(place, method)| method.tile(phase, place, tile, work, worker));
+            }
+            Items::Once => self.method().once(phase, work),
         }
     }
 }

@@ -1,0 +1,372 @@
+//! Adafactor (Shazeer & Stern 2018, arXiv:1804.04235, algorithms 4 and 5): of the squares of a weight's
+//! gradients only the means of rows and columns are kept.
+//!
+//! ```text
+//! βₜ = 1 − t^τ
+//! r ← βₜ·r + (1 − βₜ)·mean of g² over inputs         an element for each output
+//! c ← βₜ·c + (1 − βₜ)·mean of g² over outputs        an element for each input
+//! v = r·cᵀ / mean(r)                                 vectors: v ← βₜ·v + (1 − βₜ)·g²
+//! u = g / √v
+//! û = u / max(1, rms(u)/d)
+//! ```
+//!
+//! PyTorch keeps ε₁ out of the means: mean(r) is at least ε₁ and v at least ε₁². It steps by
+//! θ ← (1 − lr·wd)·θ − max(ε₂, rms(θ))·min(lr, 1/√t)·û. Optax adds ε₁ to g², as the paper does, leaves
+//! blocks whole that have fewer than 128 inputs or outputs, and steps by θ ← (1 − wd)·θ − max(ε₂, rms(θ))·lr·û.
+//!
+//! Phases: sums over parts of rows and columns; their means; rms(u); the step.
+
+use super::{Items, Piece, Place, Whole, Work};
+use crate::element::Element;
+use crate::error::Error;
+use crate::gemm::pack::PANEL;
+use crate::optim::method::{
+    Convention, Extent, Method, Scalars, Slot, argument, non_negative, options, ratio,
+};
+use crate::simd::{Op, Simd, dispatch, stream_map, stream_sum, zip_map};
+
+/// Hyper-parameters.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adafactor {
+    /// Learning rate, ≥ 0; in PyTorch's convention the largest that there is.
+    pub lr: f64,
+    /// τ ≤ 0
+    pub beta2_decay: f64,
+    /// ε₁ ≥ 0; by default PyTorch's is the type's ε, Optax' is 1e-30.
+    pub eps1: Option<f64>,
+    /// ε₂ ≥ 0
+    pub eps2: f64,
+    /// The largest rms of u, ≥ 1.
+    pub d: f64,
+    /// Weight decay, ≥ 0.
+    pub weight_decay: f64,
+    /// Inputs and outputs that a weight must have to be factored.
+    pub min_dim_size_to_factor: u32,
+    /// PyTorch's or Optax'.
+    pub convention: Convention,
+}
+
+impl Default for Adafactor {
+    fn default() -> Self {
+        Adafactor {
+            lr: 1e-2,
+            beta2_decay: -0.8,
+            eps1: None,
+            eps2: 1e-3,
+            d: 1.0,
+            weight_decay: 0.0,
+            min_dim_size_to_factor: 1,
+            convention: Convention::Torch,
+        }
+    }
+}
+
+/// Constants of one step.
+#[derive(Clone, Copy)]
+pub struct Step {
+    method: Adafactor,
+    /// 1 − βₜ
+    take: f64,
+    /// Learning rate before it is scaled by a block.
+    rate: f64,
+    /// Of θ.
+    shrink: f64,
+}
+
+/// The arrays of state.
+const ROWS: usize = 0;
+const COLS: usize = 1;
+const REST: usize = 2;
+
+impl Method for Adafactor {
+    type Step = Step;
+
+    options!(lr, beta2_decay, eps1, eps2, d, weight_decay, min_dim_size_to_factor, convention);
+
+    fn check(&self) -> Result<(), Error> {
+        non_negative("lr", self.lr)?;
+        if self.beta2_decay.is_nan() || self.beta2_decay > 0.0 {
+            return Err(argument("beta2_decay", self.beta2_decay.to_string(), "a number ≤ 0 is needed"));
+        }
+        non_negative("eps[0]", self.eps1.unwrap_or(0.0))?;
+        non_negative("eps[1]", self.eps2)?;
+        if self.d.is_nan() || self.d < 1.0 {
+            return Err(argument("d", self.d.to_string(), "a number ≥ 1 is needed"));
+        }
+        non_negative("weight_decay", self.weight_decay)?;
+        self.convention.among(&[Convention::Torch, Convention::Optax])
+    }
+
+    fn slots(&self) -> Vec<Slot> {
+        vec![
+            Slot::positive("row_var").of(Extent::Outputs),
+            Slot::positive("col_var").of(Extent::Inputs),
+            Slot::positive("variance").of(Extent::Rest),
+        ]
+    }
+
+    fn factors(&self, shape: &[usize]) -> bool {
+        shape.len() == 2 && shape.iter().all(|n| *n >= self.min_dim_size_to_factor as usize)
+    }
+
+    fn at(&self, t: u64, _: &Scalars) -> Step {
+        let t = t as f64;
+        let (rate, shrink) = match self.convention {
+            Convention::Optax => (self.lr, 1.0 - self.weight_decay),
+            _ => (self.lr.min(1.0 / t.sqrt()), 1.0 - self.lr * self.weight_decay),
+        };
+        Step { method: *self, take: t.powf(self.beta2_decay), rate, shrink }
+    }
+}
+
+impl Step {
+    fn factors(&self, place: &Place) -> bool {
+        self.method.factors(&place.shape)
+    }
+
+    /// What is added to squares; the least mean of r; the least v.
+    fn floors<T: Element>(&self) -> [f64; 3] {
+        match (self.method.convention, self.method.eps1) {
+            (Convention::Optax, eps) => [eps.unwrap_or(1e-30), 0.0, 0.0],
+            (_, eps) => {
+                let eps = eps.unwrap_or(T::EPSILON);
+                [0.0, eps, eps * eps]
+            }
+        }
+    }
+}
+
+/// Where sums over parts are in the block's scratch: of each panel's outputs by input, then of each chunk of
+/// inputs by output.
+fn scratch_of(place: &Place) -> (usize, usize) {
+    let (inputs, outputs) = (place.inputs, place.outputs);
+    (outputs.div_ceil(PANEL) * inputs, place.chunks * outputs)
+}
+
+impl<T: Element> Whole<T> for Step {
+    fn phases(&self) -> usize {
+        4
+    }
+
+    fn items(&self, phase: usize) -> Items {
+        if phase == 1 { Items::Blocks } else { Items::Pieces }
+    }
+
+    fn scratch(&self, place: &Place) -> usize {
+        let (cols, rows) = scratch_of(place);
+        if self.factors(place) { cols + rows } else { 0 }
+    }
+
+    fn piece(&self, phase: usize, piece: &Piece, work: &Work<'_, T>) {
+        let place = work.place(piece);
+        let (params, grads) = work.own(piece);
+        let [added, least_mean, least] = self.floors::<T>();
+        let factors = self.factors(place);
+        if phase == 0 {
+            let size = dispatch(work.isa, Square(params));
+            work.note(piece, [size]);
+            if factors {
+                let (panels, _) = scratch_of(place);
+                let cols = place.scratch + piece.column / PANEL * place.inputs + piece.rows.start;
+                let cols = work.scratch_mut(cols..cols + piece.rows.len());
+                let rows = place.scratch + panels + piece.chunk * place.outputs + piece.column;
+                let rows = work.scratch_mut(rows..rows + piece.width);
+                rows.fill(T::ZERO);
+                dispatch(work.isa, Sums { grads, cols, rows });
+            } else {
+                let v = work.rest(piece, REST);
+                dispatch(work.isa, Mean { take: self.take, added, grads, v });
+            }
+            return;
+        }
+        let (scale, rows, cols) = match factors {
+            true => {
+                let mean = work.mean(place).max(least_mean);
+                let rows = &work.kept(place, ROWS)[piece.column..piece.column + piece.width];
+                (1.0 / mean, rows, &work.kept(place, COLS)[piece.rows.clone()])
+            }
+            false => (1.0, &*work.rest(piece, REST), &[][..]),
+        };
+        let v = Estimate { rows, cols, scale, least };
+        if phase == 2 {
+            work.note_second(piece, dispatch(work.isa, Length { grads, v }));
+        } else {
+            let [size, length] = [0, 1].map(|k| (work.total(piece, k) / place.len as f64).sqrt());
+            let rate = self.method.eps2.max(size) * self.rate / (length / self.method.d).max(1.0);
+            dispatch(work.isa, Go { shrink: self.shrink, rate: -rate, params, grads, v });
+        }
+    }
+
+    fn block(&self, _: usize, place: &Place, work: &Work<'_, T>) {
+        if !self.factors(place) {
+            return;
+        }
+        let [added, ..] = self.floors::<T>();
+        let (inputs, outputs) = (place.inputs, place.outputs);
+        let (panels, len) = scratch_of(place);
+        let sums = work.scratch_mut(place.scratch..place.scratch + panels + len);
+        let (by_input, by_output) = sums.split_at_mut(panels);
+        for (parts, state, n) in [(by_input, COLS, outputs), (by_output, ROWS, inputs)] {
+            let means = work.kept_mut(place, state);
+            let (total, others) = parts.split_at_mut(means.len());
+            for part in others.chunks_exact(means.len()) {
+                total.iter_mut().zip(part).for_each(|(sum, x)| *sum += *x);
+            }
+            let (take, n, added) = (T::lit(self.take), T::lit(1.0 / n as f64), T::lit(added));
+            for (mean, sum) in means.iter_mut().zip(total) {
+                *mean += take * (*sum * n + added - *mean);
+            }
+            if state == ROWS {
+                work.set_mean(place, means.iter().map(|x| x.to_f64()).sum::<f64>() / outputs as f64);
+            }
+        }
+    }
+}
+
+/// Gives the sum of squares.
+struct Square<'a, T>(&'a [T]);
+
+impl<T: Element> Op<T> for Square<'_, T> {
+    type Output = f64;
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) -> f64 {
+        let [sum] = stream_sum(
+            s,
+            [],
+            [self.0],
+            #[inline(always)]
+            |[], [x]| ([], [s.mul(x, x)]),
+        );
+        sum
+    }
+}
+
+/// Sums of g² over the outputs of the piece, for each input, and over its inputs, for each output.
+struct Sums<'a, T> {
+    grads: &'a [T],
+    cols: &'a mut [T],
+    rows: &'a mut [T],
+}
+
+impl<T: Element> Op<T> for Sums<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        for (col, g) in self.cols.iter_mut().zip(self.grads.chunks_exact(self.rows.len())) {
+            let [sum] = stream_sum(
+                s,
+                [&mut *self.rows],
+                [g],
+                #[inline(always)]
+                |[row], [g]| {
+                    let square = s.mul(g, g);
+                    ([s.add(row, square)], [square])
+                },
+            );
+            *col = T::lit(sum);
+        }
+    }
+}
+
+/// v ← v + take·(g² + added − v)
+struct Mean<'a, T> {
+    take: f64,
+    added: f64,
+    grads: &'a [T],
+    v: &'a mut [T],
+}
+
+impl<T: Element> Op<T> for Mean<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let [take, added] = [self.take, self.added].map(|x| s.splat(T::lit(x)));
+        stream_map(
+            s,
+            [self.v],
+            [self.grads],
+            #[inline(always)]
+            |[v], [g]| [s.fma(take, s.sub(s.fma(g, g, added), v), v)],
+        );
+    }
+}
+
+/// v of a piece: `rows` times scale, for one input after another times that of `cols`; as it is if there
+/// are none.
+#[derive(Clone, Copy)]
+struct Estimate<'a, T> {
+    rows: &'a [T],
+    cols: &'a [T],
+    scale: f64,
+    least: f64,
+}
+
+impl<'a, T: Element> Estimate<'a, T> {
+    /// Factors of `rows` for one slice of elements after another, each as long as these.
+    fn factors(self) -> impl Iterator<Item = T> + 'a {
+        let one = self.cols.is_empty().then_some(T::ONE);
+        one.into_iter().chain(self.cols.iter().map(move |c| *c * T::lit(self.scale)))
+    }
+}
+
+/// Gives the sum of u².
+struct Length<'a, T> {
+    grads: &'a [T],
+    v: Estimate<'a, T>,
+}
+
+impl<T: Element> Op<T> for Length<'_, T> {
+    type Output = f64;
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) -> f64 {
+        let least = s.splat(T::lit(self.v.least));
+        let mut total = 0.0;
+        for (factor, g) in self.v.factors().zip(self.grads.chunks_exact(self.v.rows.len())) {
+            let factor = s.splat(factor);
+            let [sum] = stream_sum(
+                s,
+                [],
+                [g, self.v.rows],
+                #[inline(always)]
+                |[], [g, r]| {
+                    let u = ratio(s, g, s.sqrt(s.max(least, s.mul(r, factor))));
+                    ([], [s.mul(u, u)])
+                },
+            );
+            total += sum;
+        }
+        total
+    }
+}
+
+/// θ ← shrink·θ + rate·u
+struct Go<'a, T> {
+    shrink: f64,
+    rate: f64,
+    params: &'a mut [T],
+    grads: &'a [T],
+    v: Estimate<'a, T>,
+}
+
+impl<T: Element> Op<T> for Go<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let [shrink, rate, least] = [self.shrink, self.rate, self.v.least].map(|x| s.splat(T::lit(x)));
+        let width = self.v.rows.len();
+        let slices = self.params.chunks_exact_mut(width).zip(self.grads.chunks_exact(width));
+        for (factor, (p, g)) in self.v.factors().zip(slices) {
+            let factor = s.splat(factor);
+            zip_map(
+                s,
+                [p],
+                [g, self.v.rows],
+                #[inline(always)]
+                |[p], [g, r]| {
+                    let u = ratio(s, g, s.sqrt(s.max(least, s.mul(r, factor))));
+                    [s.fma(rate, u, s.mul(shrink, p))]
+                },
+            );
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! A step under way, as its items see it: what they read and write of parameters, state and scratch.
+//!
+//! All safety here rests on one rule: in a phase, no item touches what another one writes. Pieces share no
+//! element of parameters and state; sums are noted in one phase and read in later ones.
+
+use std::ops::Range;
+
+use super::{Piece, Place, Plan, SUMS};
+use crate::arena::Shared;
+use crate::element::Element;
+use crate::optim::{MAX_STATE, Scalars, Steps};
+use crate::simd::Isa;
+use crate::view::{MatMut, MatRef};
+
+/// See the module.
+pub(in crate::optim) struct Work<'a, T> {
+    pub(super) isa: Isa,
+    pub(super) plan: &'a Plan,
+    pub(super) steps: Steps<'a>,
+    pub(super) params: Shared<'a, T>,
+    pub(super) grads: &'a [T],
+    pub(super) state: [Shared<'a, T>; MAX_STATE],
+    pub(super) sums: Shared<'a, f64>,
+    pub(super) scratch: Shared<'a, T>,
+    pub(super) packs: Shared<'a, T>,
+    /// Numbers of those for a thread.
+    pub(super) pack: usize,
+    pub(super) scalars: Shared<'a, f64>,
+}
+
+impl<'a, T: Element> Work<'a, T> {
+    /// A piece's block.
+    pub(super) fn place(&self, piece: &Piece) -> &'a Place {
+        &self.plan.places[piece.block]
+    }
+
+    /// Parameters and gradients of a piece.
+    pub(super) fn own(&self, piece: &Piece) -> (&'a mut [T], &'a [T]) {
+        let range = piece.range.clone();
+        // SAFETY: the piece's own.
+        (unsafe { self.params.slice_mut(range.clone()) }, &self.grads[range])
+    }
+
+    /// State of a piece, where it has an element for each parameter.
+    pub(super) fn state(&self, piece: &Piece) -> [&'a mut [T]; MAX_STATE] {
+        // SAFETY: the piece's own.
+        self.state.map(|s| unsafe { s.slice_mut_or_empty(piece.range.clone()) })
+    }
+
+    /// An array of state of a piece, where it has an element for each parameter of some blocks.
+    pub(super) fn rest(&self, piece: &Piece, state: usize) -> &'a mut [T] {
+        let place = self.place(piece);
+        let from = place.state[state] + piece.range.start - place.start;
+        // SAFETY: the piece's own.
+        unsafe { self.state[state].slice_mut(from..from + piece.range.len()) }
+    }
+
+    /// An array of state of a factored block: to be written, by the block's own item.
+    pub(super) fn kept_mut(&self, place: &Place, state: usize) -> &'a mut [T] {
+        // SAFETY: the block's own.
+        unsafe { self.state[state].slice_mut(self.kept_at(place, state)) }
+    }
+
+    /// The same, to be read by its pieces.
+    pub(super) fn kept(&self, place: &Place, state: usize) -> &'a [T] {
+        // SAFETY: pieces do not write it.
+        unsafe { self.state[state].slice(self.kept_at(place, state)) }
+    }
+
+    fn kept_at(&self, place: &Place, state: usize) -> Range<usize> {
+        let from = place.state[state];
+        from..from + if state == 0 { place.outputs } else { place.inputs }
+    }
+
+    /// Notes sums of a piece, the first of them and those that follow.
+    pub(super) fn note<const K: usize>(&self, piece: &Piece, sums: [f64; K]) {
+        sums.into_iter().enumerate().for_each(|(k, sum)| self.set_sum(k, piece.index, sum));
+    }
+
+    /// Notes the second sum of a piece.
+    pub(super) fn note_second(&self, piece: &Piece, sum: f64) {
+        self.set_sum(1, piece.index, sum);
+    }
+
+    /// What the pieces of a piece's block noted as their `k`-th sum, together.
+    pub(super) fn total(&self, piece: &Piece, k: usize) -> f64 {
+        self.sum(k, self.place(piece).pieces.clone())
+    }
+
+    /// What all pieces noted.
+    pub(super) fn total_of_all(&self, k: usize) -> f64 {
+        self.sum(k, 0..self.plan.pieces.len())
+    }
+
+    /// Notes the mean of a block.
+    pub(super) fn set_mean(&self, place: &Place, mean: f64) {
+        self.set_sum(SUMS, place.number, mean);
+    }
+
+    /// What the block noted.
+    pub(super) fn mean(&self, place: &Place) -> f64 {
+        self.sum(SUMS, place.number..place.number + 1)
+    }
+
+    fn set_sum(&self, k: usize, index: usize, sum: f64) {
+        let at = k * self.plan.pieces.len() + index;
+        // SAFETY: the item's own, and read in later phases only.
+        unsafe { self.sums.slice_mut(at..at + 1)[0] = sum };
+    }
+
+    fn sum(&self, k: usize, Range { start, end }: Range<usize>) -> f64 {
+        let from = k * self.plan.pieces.len();
+        // SAFETY: written in earlier phases only.
+        unsafe { self.sums.slice(from + start..from + end) }.iter().sum()
+    }
+
+    /// A part of the scratch that no other item uses.
+    pub(super) fn scratch_mut(&self, range: Range<usize>) -> &'a mut [T] {
+        // SAFETY: the item's own.
+        unsafe { self.scratch.slice_mut(range) }
+    }
+
+    /// Writes one number of the scratch, which no other item uses.
+    pub(super) fn set(&self, at: usize, value: T) {
+        // SAFETY: the item's own.
+        unsafe { self.scratch.slice_mut(at..at + 1)[0] = value };
+    }
+
+    /// Reads one number of the scratch, which no item writes.
+    pub(super) fn get(&self, at: usize) -> T {
+        // SAFETY: written in earlier phases only.
+        unsafe { self.scratch.slice(at..at + 1)[0] }
+    }
+
+    /// A matrix in the scratch, which no item writes.
+    pub(super) fn mat(&self, start: usize, rows: usize, cols: usize) -> MatRef<'a, T> {
+        // SAFETY: written in earlier phases only.
+        unsafe { self.scratch.mat(start, rows, cols, cols) }
+    }
+
+    /// A part of a matrix in the scratch, which no other item uses.
+    pub(super) fn mat_mut(&self, start: usize, rows: usize, cols: usize, stride: usize) -> MatMut<'a, T> {
+        // SAFETY: the item's own.
+        unsafe { self.scratch.mat_mut(start, rows, cols, stride) }
+    }
+
+    /// A thread's memory for packing.
+    pub(super) fn pack(&self, worker: usize) -> &'a mut [T] {
+        // SAFETY: a thread runs one item at a time.
+        unsafe { self.packs.slice_mut(worker * self.pack..(worker + 1) * self.pack) }
+    }
+
+    /// The optimizer's single numbers.
+    pub(super) fn scalars(&self) -> Scalars {
+        // SAFETY: written in earlier phases only.
+        unsafe { self.scalars.slice(0..self.scalars.len()) }.try_into().expect("as many")
+    }
+
+    /// Sets them, in a phase of one item.
+    pub(super) fn set_scalars(&self, scalars: Scalars) {
+        // SAFETY: there is no other item.
+        unsafe { self.scalars.slice_mut(0..scalars.len()) }.copy_from_slice(&scalars);
+    }
+}
