@@ -4,7 +4,11 @@
 
 bytes : the gradient is read, parameters and every array of state are read and written: 4 bytes a
     parameter and direction, in float32. The arrays are those of `state_dict`.
+    Those that need sums over a block first read some of it twice, see `BYTES`.
 bandwidth : of adding 1 in place, all threads, to an array larger than the caches, as in `limit`.
+
+Muon is bound by arithmetic: 5 steps of 4·n·k² + 2·k³ operations for each matrix of sides n ≥ k, at
+the peak of NumPy's matmul, as in `limit`.
 
 The step is that of loops written by hand, on gradients that lie in memory: `optimizer.step(model)`.
 """
@@ -27,6 +31,7 @@ from .report import Options, say, section, verdict
 
 TARGET = 1.5
 WIDTH, QUICK_WIDTH = 4096, 1024  # 16.8 and 1.0 million parameters
+MUON_WIDTH = 1024
 ROUNDS, QUICK_ROUNDS = 15, 3
 
 OPTIMIZERS = {
@@ -47,6 +52,18 @@ OPTIMIZERS = {
     "Adamax": optim.Adamax,
     "Lion": optim.Lion,
     "Rprop": optim.Rprop,
+    "Schedule-Free AdamW": optim.ScheduleFreeAdamW,
+    "LAMB": optim.LAMB,
+    "Adafactor": optim.Adafactor,
+    "Prodigy": optim.Prodigy,
+    "Muon": lambda: optim.Muon(matrices="all"),
+}
+
+#: Bytes a parameter, of those that go over the parameters more than once: each pass's in turn.
+BYTES = {
+    "LAMB": 24 + 16,  # gradient, parameter, both moments; parameter, both moments
+    "Adafactor": 8 + 4 + 12,  # gradient, parameter; gradient; gradient, parameter
+    "Prodigy": 32 + 24,  # gradient, way, three averages; parameter, way, both moments
 }
 
 
@@ -57,10 +74,19 @@ class Row:
     bytes_each: int
     seconds: float
     bandwidth: float
+    flop: float = 0.0
+    peak: float = 1.0
 
     @property
     def bound(self) -> float:
-        return self.parameters * self.bytes_each / self.bandwidth
+        return max(self.flop / self.peak, self.parameters * self.bytes_each / self.bandwidth)
+
+    @property
+    def each(self) -> str:
+        """What a parameter takes."""
+        if self.flop:
+            return f"{self.flop / self.parameters / 1e3:.1f} kFLOP"
+        return f"{self.bytes_each} B"
 
     @property
     def ratio(self) -> float:
@@ -68,15 +94,17 @@ class Row:
 
 
 def measure(options: Options) -> list[Row]:
-    bandwidth = probe(options).bandwidth
-    width = QUICK_WIDTH if options.quick else WIDTH
+    found = probe(options)
+    bandwidth = found.bandwidth
+    full = QUICK_WIDTH if options.quick else WIDTH
     private = (machine.caches(machine.allowed_cpus()[0]) or (GUESSED_CACHE, 0))[0]
-    if width * width * 4 < private * options.threads:
+    if full * full * 4 < private * options.threads:
         say("  the arrays fit the cores' caches: bounds by memory say nothing here")
     tw.set_num_threads(options.threads)
     rows = []
     for label, make in OPTIMIZERS.items():
         say(f"  {label}")
+        width = min(full, MUON_WIDTH) if label == "Muon" else full
         model = nn.Sequential(nn.Linear(width, width, bias=False), dtype="float32")
         rng = np.random.default_rng(0)
         model.flat_gradients = rng.standard_normal(model.num_parameters, dtype=np.float32)
@@ -88,9 +116,12 @@ def measure(options: Options) -> list[Row]:
             start = time.perf_counter()
             optimizer.step(model)
             times.append(time.perf_counter() - start)
-        bytes_each = 4 * (1 + 2 * (1 + arrays))
+        bytes_each = BYTES.get(label, 4 * (1 + 2 * (1 + arrays)))
+        flop = 5 * 6 * width**3 if label == "Muon" else 0
         median = statistics.median(times)
-        rows.append(Row(label, model.num_parameters, bytes_each, median, bandwidth))
+        rows.append(
+            Row(label, model.num_parameters, bytes_each, median, bandwidth, flop, found.peak)
+        )
         machine.rest()
     return rows
 
@@ -99,7 +130,7 @@ def markdown(rows: list[Row]) -> str:
     body = [
         [
             row.label,
-            f"{row.bytes_each} B",
+            row.each,
             duration(row.seconds),
             duration(row.bound),
             f"{row.ratio:.2f}x",
@@ -112,7 +143,9 @@ def markdown(rows: list[Row]) -> str:
         [
             f"`optimizer.step(model)` of {rows[0].parameters / 1e6:.1f} million float32 parameters",
             "beside its bytes at the bandwidth of memory"
-            f" ({rows[0].bandwidth / 1e9:.1f} GB/s, reading and writing in place).",
+            f" ({rows[0].bandwidth / 1e9:.1f} GB/s, reading and writing in place). Muon: of"
+            f" {rows[-1].parameters / 1e6:.1f} million, beside its operations at"
+            f" {rows[-1].peak / 1e9:.0f} GFLOP/s.",
         ],
         ["optimizer", "a parameter", "step", "bound", "step / bound"],
         body,

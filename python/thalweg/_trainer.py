@@ -126,7 +126,9 @@ class Trainer:
         self._clip_value = _limit("clip_grad_value", clip_grad_value)
         self._accumulate = _checks.integer("accumulate_grad_batches", accumulate_grad_batches, 1)
         _averages.check(average)
-        if average is not None and isinstance(optimizer, ScheduleFreeAdamW):
+        base = optimizer.base if isinstance(optimizer, SAM) else optimizer
+        self._averaging = base if isinstance(base, ScheduleFreeAdamW) else None
+        if average is not None and self._averaging is not None:
             raise ArgumentError("ScheduleFreeAdamW averages by itself: leave average out")
         self._average = average
         self._core: _core.Trainer | CustomTrainer | FullBatchTrainer
@@ -653,8 +655,8 @@ class Trainer:
         ArgumentError
             If there is no average, or nothing has been taken in yet.
         """
-        if isinstance(self._optimizer, ScheduleFreeAdamW):
-            return self._optimizer.average_model(self._model)
+        if self._averaging is not None:
+            return self._averaging.average_model(self._model)
         average = self._core.average()
         if average is None:
             raise ArgumentError(

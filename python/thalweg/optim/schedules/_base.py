@@ -1,0 +1,84 @@
+"""What all schedules share."""
+
+import math
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg import _checks
+from thalweg.errors import ArgumentError
+
+Times: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Base of all schedules.
+
+    Parameters
+    ----------
+    per : {"step", "epoch"}, keyword only
+        What `t` counts: updates of the parameters, or epochs of `thalweg.Trainer.fit`.
+    """
+
+    _: KW_ONLY
+    per: str = "step"
+
+    def __post_init__(self) -> None:
+        _checks.one_of(f"{type(self).__name__}: per", self.per, ("step", "epoch"))
+        self._check()
+
+    def lr(self, t: int, *, base: float, total: int | None = None) -> float:
+        """Give the learning rate at time `t`.
+
+        Parameters
+        ----------
+        t : int
+            Updates, or epochs, done so far.
+        base : float, keyword only
+            The optimizer's own learning rate.
+        total : int, keyword only, optional
+            For durations that were left out: the length of the fit.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ArgumentError
+            If a duration was left out and `total` is not given.
+        """
+        _checks.integer("t", t, 0)
+        base = _checks.real("base", base, 0)
+        return float(self._rates(np.array([t], dtype=np.float64), base, total)[0])
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a duration was left out, and is that of each fit."""
+        return any(getattr(self, field.name) is None for field in fields(self))
+
+    def _check(self) -> None:
+        """Raise if an argument makes no sense."""
+
+    def _rates(self, t: Times, base: float, total: int | None) -> Times:
+        """Give the learning rates at several times."""
+        raise NotImplementedError
+
+    # For the checks in subclasses: every message names the schedule.
+    def _integer(self, name: str, low: int = 1) -> None:
+        _checks.integer(f"{type(self).__name__}: {name}", getattr(self, name), low)
+
+    def _real(self, name: str, low: float, high: float = math.inf, closed: str = "[)") -> None:
+        _checks.real(f"{type(self).__name__}: {name}", getattr(self, name), low, high, closed)
+
+    def _duration(self, name: str, total: int | None) -> int:
+        given = getattr(self, name)
+        if given is None and total is None:
+            raise ArgumentError(
+                f"{type(self).__name__}: {name} was left out, so it is known only during a fit; "
+                f"give it, or a total"
+            )
+        return int(total if given is None else given)  # type: ignore[arg-type]

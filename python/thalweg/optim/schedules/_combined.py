@@ -1,0 +1,145 @@
+"""Schedules made of other schedules, or of a function."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import numpy as np
+
+from thalweg import _checks
+from thalweg.errors import ArgumentError
+from thalweg.optim.schedules._base import Schedule, Times
+
+
+@dataclass(frozen=True)
+class LinearWarmup(Schedule):
+    r"""A straight line from :math:`s\,\eta_0` to :math:`\eta_0` in `T` steps, then `then`.
+
+    Parameters
+    ----------
+    warmup_steps : int
+        `T`; the full rate is reached at :math:`t = T`.
+    then : Schedule, optional
+        Begins at `T` with its own :math:`t = 0`; by default the rate stays :math:`\eta_0`. A length
+        that it leaves out is what remains of the fit.
+    start_factor : float, keyword only, default 0
+        :math:`s`, from 0 to 1.
+    per : {"step", "epoch"}, keyword only
+        What `t` counts, here and in `then`.
+
+    References
+    ----------
+    Goyal et al. 2017, "Accurate, large minibatch SGD", arXiv:1706.02677.
+    """
+
+    warmup_steps: int
+    then: Schedule | None = None
+    _: KW_ONLY
+    start_factor: float = 0.0
+
+    def _check(self) -> None:
+        self._integer("warmup_steps")
+        self._real("start_factor", 0, 1, "[]")
+        if self.then is not None:
+            _expect_schedules("LinearWarmup: then", [self.then], self.per)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a duration was left out, and is that of each fit."""
+        return self.then is not None and self.then.is_open
+
+    def _rates(self, t: Times, base: float, total: int | None) -> Times:
+        rise = self.start_factor + (1 - self.start_factor) * t / self.warmup_steps
+        after = np.maximum(t - self.warmup_steps, 0)
+        level = np.full_like(t, base)
+        if self.then is not None:
+            rest = None if total is None else max(total - self.warmup_steps, 1)
+            level = self.then._rates(after, base, rest)
+        return np.where(t < self.warmup_steps, base * rise, level)
+
+
+@dataclass(frozen=True)
+class SequentialLR(Schedule):
+    """Several schedules one after another, each with its own beginning.
+
+    Parameters
+    ----------
+    schedulers : sequence of Schedule
+        In their order; all count the same (steps or epochs).
+    milestones : sequence of int
+        When the second, third ... begin; one fewer than schedules, rising.
+    per : {"step", "epoch"}, keyword only
+        What `t` counts.
+    """
+
+    schedulers: Sequence[Schedule]
+    milestones: Sequence[int]
+
+    def _check(self) -> None:
+        parts = _checks.sequence("SequentialLR: schedulers", self.schedulers)
+        _expect_schedules("SequentialLR: schedulers", parts, self.per)
+        given = _checks.sequence("SequentialLR: milestones", self.milestones)
+        times = tuple(_checks.integer("SequentialLR: a milestone", m, 1) for m in given)
+        rising = all(a < b for a, b in itertools.pairwise(times))
+        if len(times) != len(self.schedulers) - 1 or not rising:
+            raise ArgumentError(
+                "SequentialLR: milestones must be rising and one fewer than schedulers; got "
+                f"{list(times)} for {len(self.schedulers)} schedulers"
+            )
+        object.__setattr__(self, "schedulers", tuple(self.schedulers))
+        object.__setattr__(self, "milestones", times)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a duration was left out, and is that of each fit."""
+        return self.schedulers[-1].is_open  # milestones are the lengths of the others
+
+    def _rates(self, t: Times, base: float, total: int | None) -> Times:
+        starts = (0, *self.milestones)
+        ends = (*self.milestones, total)
+        rates = np.empty_like(t)
+        for schedule, start, end in zip(self.schedulers, starts, ends, strict=True):
+            length = None if end is None else max(end - start, 1)
+            part = t >= start
+            rates[part] = schedule._rates(t[part] - start, base, length)
+        return rates
+
+
+@dataclass(frozen=True)
+class LambdaLR(Schedule):
+    r""":math:`\eta_0\,f(t)` with a function of the user's.
+
+    Parameters
+    ----------
+    lr_lambda : callable
+        `f`, from an int to a float that is 0 or more.
+    per : {"step", "epoch"}, keyword only
+        What `t` counts.
+    """
+
+    lr_lambda: Callable[[int], float]
+
+    def _check(self) -> None:
+        if not callable(self.lr_lambda):
+            raise ArgumentError(f"LambdaLR: lr_lambda must be callable; got {self.lr_lambda!r}")
+
+    def _rates(self, t: Times, base: float, total: int | None) -> Times:
+        factors = [_checks.real(f"lr_lambda({int(i)})", self.lr_lambda(int(i)), 0) for i in t]
+        return base * np.array(factors)
+
+
+def _expect_schedules(name: str, schedules: Sequence[Any], per: str) -> None:
+    """Raise unless all are functions of the same time."""
+    if not schedules:
+        raise ArgumentError(f"{name} must not be empty")
+    for schedule in schedules:
+        if not isinstance(schedule, Schedule):
+            raise ArgumentError(
+                f"{name}: {schedule!r} is not a schedule that depends on time alone"
+            )
+        if schedule.per != per:
+            raise ArgumentError(
+                f'{name}: {schedule!r} counts per "{schedule.per}", the whole per "{per}"; '
+                "they must count the same"
+            )

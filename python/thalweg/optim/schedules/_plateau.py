@@ -1,0 +1,93 @@
+"""A rate that falls when training no longer gets better."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from thalweg import _checks
+from thalweg.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class ReduceLROnPlateau:
+    """Lowers the rate when a figure of the training has stopped getting better.
+
+    This one looks at the history instead of the time, at the end of every epoch of
+    `thalweg.Trainer.fit`: after more than `patience` epochs without a better figure the rate is
+    multiplied by `factor`.
+
+    Parameters
+    ----------
+    mode : {"min", "max"}
+        Whether smaller or larger is better.
+    factor : float, default 0.1
+        Below 1.
+    patience : int, default 10
+        Epochs without improvement that are let pass.
+    threshold : float, default 1e-4
+        What counts as better: in ``"rel"`` mode by this part of the best figure, in ``"abs"`` mode
+        by this much.
+    threshold_mode : {"rel", "abs"}
+        See `threshold`.
+    cooldown : int, default 0
+        Epochs after a reduction in which none are counted.
+    min_lr : float, default 0
+        The rate is not made smaller than this.
+    eps : float, default 1e-8
+        A change of the rate by less than this is not made.
+    monitor : str, keyword only, default "val_loss"
+        A key of `thalweg.History`. (PyTorch is given the figure in each call.)
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range; in a fit, if there is no such figure.
+    """
+
+    mode: str = "min"
+    factor: float = 0.1
+    patience: int = 10
+    threshold: float = 1e-4
+    threshold_mode: str = "rel"
+    cooldown: int = 0
+    min_lr: float = 0.0
+    eps: float = 1e-8
+    _: KW_ONLY
+    monitor: str = "val_loss"
+
+    def __post_init__(self) -> None:
+        name = "ReduceLROnPlateau: "
+        if not isinstance(self.monitor, str):
+            raise ArgumentError(f"{name}monitor must be a key of History; got {self.monitor!r}")
+        _checks.one_of(name + "mode", self.mode, ("min", "max"))
+        _checks.real(name + "factor", self.factor, 0, 1)
+        _checks.integer(name + "patience", self.patience, 0)
+        _checks.real(name + "threshold", self.threshold, 0)
+        _checks.one_of(name + "threshold_mode", self.threshold_mode, ("rel", "abs"))
+        _checks.integer(name + "cooldown", self.cooldown, 0)
+        _checks.real(name + "min_lr", self.min_lr, 0)
+        _checks.real(name + "eps", self.eps, 0)
+
+    def start(self) -> dict[str, Any]:
+        """Give the state before the first epoch: plain numbers, which `update` moves on."""
+        return {"best": None, "bad": 0, "cooldown": 0}
+
+    def update(self, state: dict[str, Any], figure: float, lr: float) -> float:
+        """Look at an epoch's figure; change the state, and give the rate for the next epoch."""
+        best = state["best"]
+        if best is None or self._is_better(figure, best):
+            state["best"], state["bad"] = figure, 0
+        else:
+            state["bad"] += 1
+        if state["cooldown"] > 0:
+            state["cooldown"] -= 1
+            state["bad"] = 0
+        if state["bad"] > self.patience:
+            state["bad"], state["cooldown"] = 0, self.cooldown
+            lower = max(lr * self.factor, self.min_lr)
+            return lower if lr - lower > self.eps else lr
+        return lr
+
+    def _is_better(self, figure: float, best: float) -> bool:
+        sign = 1 if self.mode == "min" else -1
+        margin = self.threshold * (best if self.threshold_mode == "rel" else 1)
+        return sign * figure < sign * best - margin

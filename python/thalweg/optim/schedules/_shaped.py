@@ -1,0 +1,205 @@
+"""Cosines, and rates with a beginning, a middle and an end."""
+
+import math
+from dataclasses import KW_ONLY, dataclass
+
+import numpy as np
+
+from thalweg import _checks
+from thalweg.errors import ArgumentError
+from thalweg.optim.schedules._base import Schedule, Times
+
+
+@dataclass(frozen=True)
+class CosineAnnealingLR(Schedule):
+    r""":math:`\eta_{\min} + \tfrac12 (\eta_0 - \eta_{\min}) (1 + \cos(\pi t/T))`.
+
+    Beyond `T` it rises again, as PyTorch's does.
+
+    Parameters
+    ----------
+    T_max : int or None, default None
+        :math:`T`; None is the length of the fit.
+    eta_min : float, default 0
+        :math:`\eta_{\min} \ge 0`
+    per : {"step", "epoch"}, keyword only
+        What `t` counts.
+
+    References
+    ----------
+    Loshchilov & Hutter 2017, "SGDR: stochastic gradient descent with warm restarts",
+    arXiv:1608.03983.
+    """
+
+    T_max: int | None = None
+    eta_min: float = 0.0
+
+    def _check(self) -> None:
+        if self.T_max is not None:
+            self._integer("T_max")
+        self._real("eta_min", 0)
+
+    def _rates(self, t: Times, base: float, total: int | None) -> Times:
+        part = t / self._duration("T_max", total)
+        return self.eta_min + (base - self.eta_min) * (1 + np.cos(math.pi * part)) / 2
+
+
+@dataclass(frozen=True)
+class CosineAnnealingWarmRestarts(Schedule):
+    r"""Cosine annealing that starts again after :math:`T_0, T_0 T_m, T_0 T_m^2, \dots`.
+
+    Parameters
+    ----------
+    T_0 : int
+        Length of the first cycle.
+    T_mult : int, default 1
+        :math:`T_m`: each cycle is so many times as long as the one before.
+    eta_min : float, default 0
+        The least rate, 0 or more.
+    per : {"step", "epoch"}, keyword only
+        What `t` counts.
+
+    References
+    ----------
+    Loshchilov & Hutter 2017, arXiv:1608.03983.
+    """
+
+    T_0: int
+    T_mult: int = 1
+    eta_min: float = 0.0
+
+    def _check(self) -> None:
+        self._integer("T_0")
+        self._integer("T_mult")
+        self._real("eta_min", 0)
+
+    def _rates(self, t: Times, base: float, total: int | None) -> Times:
+        # Where cycles start; the last is behind all times.
+        starts, length = [0], self.T_0
+        while starts[-1] <= t.max(initial=0):
+            starts.append(starts[-1] + length)
+            length *= self.T_mult
+        cycle = np.searchsorted(starts, t, side="right") - 1
+        bounds = np.array(starts, dtype=np.float64)
+        part: Times = (t - bounds[cycle]) / (bounds[cycle + 1] - bounds[cycle])
+        return self.eta_min + (base - self.eta_min) * (1 + np.cos(math.pi * part)) / 2
+
+
+@dataclass(frozen=True)
+class OneCycleLR(Schedule):
+    r"""Up from a fraction of the largest rate to it, then down to almost nothing.
+
+    From :math:`\eta_{\max}/d` to :math:`\eta_{\max}`, then to :math:`\eta_{\max}/(d f)`. With
+    `T` steps, the peak is at :math:`t = pT - 1` and the end at :math:`t = T - 1`. The optimizer's
+    own learning rate is not used. PyTorch's, with ``cycle_momentum=False``: the momentum stays as
+    it is.
+
+    Parameters
+    ----------
+    max_lr : float
+        :math:`\eta_{\max} > 0`
+    total_steps : int or None, keyword only
+        `T`; None is the length of the fit. Beyond it the rate stays (PyTorch raises an error).
+    pct_start : float, keyword only, default 0.3
+        :math:`p`, between 0 and 1.
+    anneal_strategy : {"cos", "linear"}, keyword only
+        The form of both parts.
+    div_factor : float, keyword only, default 25
+        :math:`d`
+    final_div_factor : float, keyword only, default 1e4
+        :math:`f`
+    per : {"step", "epoch"}, keyword only
+        What `t` counts.
+
+    References
+    ----------
+    Smith & Topin 2018, "Super-convergence", arXiv:1708.07120.
+    """
+
+    max_lr: float
+    _: KW_ONLY
+    total_steps: int | None = None
+    pct_start: float = 0.3
+    anneal_strategy: str = "cos"
+    div_factor: float = 25.0
+    final_div_factor: float = 1e4
+
+    def _check(self) -> None:
+        self._real("max_lr", 0, closed="()")
+        if self.total_steps is not None:
+            self._integer("total_steps")
+        self._real("pct_start", 0, 1, "[]")
+        _checks.one_of("OneCycleLR: anneal_strategy", self.anneal_strategy, ("cos", "linear"))
+        self._real("div_factor", 0, closed="()")
+        self._real("final_div_factor", 0, closed="()")
+
+    def _rates(self, t: Times, base: float, total: int | None) -> Times:
+        end = self._duration("total_steps", total) - 1.0
+        peak = min(max(self.pct_start * (end + 1) - 1, 0.0), end)
+        first, last = self.max_lr / self.div_factor, self.max_lr / self.div_factor
+        last /= self.final_div_factor
+        up = np.clip(t / peak if peak > 0 else np.ones_like(t), 0, 1)
+        down = np.clip((t - peak) / (end - peak) if end > peak else np.zeros_like(t), 0, 1)
+        if self.anneal_strategy == "cos":
+            up, down = (1 - np.cos(math.pi * up)) / 2, (1 - np.cos(math.pi * down)) / 2
+        rising = first + (self.max_lr - first) * up
+        return np.where(t <= peak, rising, self.max_lr + (last - self.max_lr) * down)
+
+
+@dataclass(frozen=True)
+class WarmupStableDecay(Schedule):
+    r"""A line up from 0, a plateau at :math:`\eta_0`, and a fall to :math:`m\,\eta_0` at the end.
+
+    Parameters
+    ----------
+    warmup_steps : int
+        Length of the rise, 0 or more.
+    decay_steps : int
+        Length of the fall, 1 or more.
+    total_steps : int or None, default None
+        Length of all three; None is the length of the fit.
+    decay : {"linear", "cosine", "1-sqrt"}, keyword only
+        With the part `x` of the fall that is over, the rate is :math:`1 - x`,
+        :math:`(1 + \cos \pi x)/2` or :math:`1 - \sqrt{x}` of the way from the end to the plateau.
+    min_factor : float, keyword only, default 0
+        :math:`m`, from 0 to 1.
+    per : {"step", "epoch"}, keyword only
+        What `t` counts.
+
+    References
+    ----------
+    Hu et al. 2024, "MiniCPM", arXiv:2404.06395; Hägele et al. 2024, arXiv:2405.18392 (the root).
+    """
+
+    warmup_steps: int
+    decay_steps: int
+    total_steps: int | None = None
+    _: KW_ONLY
+    decay: str = "linear"
+    min_factor: float = 0.0
+
+    def _check(self) -> None:
+        self._integer("warmup_steps", 0)
+        self._integer("decay_steps")
+        _checks.one_of("WarmupStableDecay: decay", self.decay, ("linear", "cosine", "1-sqrt"))
+        self._real("min_factor", 0, 1, "[]")
+        if self.total_steps is not None:
+            self._integer("total_steps", self.warmup_steps + self.decay_steps)
+
+    def _rates(self, t: Times, base: float, total: int | None) -> Times:
+        end = self._duration("total_steps", total)
+        if end < self.warmup_steps + self.decay_steps:
+            raise ArgumentError(
+                f"WarmupStableDecay: {self.warmup_steps} steps of warm-up and {self.decay_steps} "
+                f"of decay are more than the {end} steps that there are"
+            )
+        rise = (
+            np.minimum(t / max(self.warmup_steps, 1), 1) if self.warmup_steps else np.ones_like(t)
+        )
+        x = np.clip((t - (end - self.decay_steps)) / self.decay_steps, 0, 1)
+        left = {
+            "linear": 1 - x,
+            "cosine": (1 + np.cos(math.pi * x)) / 2,
+            "1-sqrt": 1 - np.sqrt(x),
+        }[self.decay]
+        return base * rise * (self.min_factor + (1 - self.min_factor) * left)
