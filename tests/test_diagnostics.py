@@ -313,6 +313,21 @@ def test_symmetries_that_are_not_there_are_refused(rng):
             call()
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: diagnostics.conditioning("model", np.ones((3, 2))),
+        lambda: diagnostics.jacobian("model", np.ones((3, 2))),
+        lambda: diagnostics.ntk_eigenvalues("model", np.ones((3, 2))),
+        lambda: diagnostics.balance("model"),
+        lambda: diagnostics.distance("model", "model", np.ones((3, 2))),
+    ],
+)
+def test_what_is_no_model_is_refused(call):
+    with pytest.raises(tw.ArgumentError, match=r"model must be an nn.Sequential; got 'model'"):
+        call()
+
+
 def test_alignment_without_scipy_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
     model = relu_net(2, 3, 1)
@@ -594,5 +609,10 @@ def test_noise_leaves_the_trainer_alone_and_refuses_what_has_no_mean(eight, rng)
         diagnostics.gradient_noise(summed, x, y)
     with pytest.raises(tw.ArgumentError, match="two whole batches"):
         diagnostics.gradient_noise(trainer, x, y, batch_size=5)
+    normal = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    normal = tw.Trainer(normal, loss=nn.MSELoss(), optimizer=optim.SGD())
+    with pytest.raises(tw.ArgumentError, match="batch_size from 2 on"):
+        diagnostics.gradient_noise(normal, x, y)
+    assert diagnostics.gradient_noise(normal, x, y, batch_size=4).trace > 0
     with pytest.raises(tw.ArgumentError, match="must be a Trainer"):
         diagnostics.gradient_noise(trainer.model, x, y)

@@ -392,6 +392,22 @@ def test_the_last_layer_is_refit_for_what_the_others_give(rng):
     )
 
 
+def test_networks_take_weights_and_the_smallest_of_many_fits(rng):
+    x, y, weight = rng.standard_normal((5, 8)), rng.standard_normal(5), np.arange(5.0)
+    model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 1), dtype="float64")
+    options = {"sample_weight": weight, "rank_deficient": "min_norm"}
+    fit = solve.network(model, x, y, **options)
+    best = solve.least_squares(x, y, **options)
+    np.testing.assert_allclose(fit.coef[:, 0], best.coef, rtol=1e-12)
+    np.testing.assert_allclose(model(x)[1:, 0], y[1:], rtol=1e-11)  # the first row weighs nothing
+
+
+@pytest.mark.parametrize("solver", [solve.network, solve.last_layer])
+def test_what_is_no_model_is_refused(solver):
+    with pytest.raises(tw.ArgumentError, match=r"must be an nn\.Sequential"):
+        solver("model", np.ones((3, 2)), np.ones(3))
+
+
 def test_a_last_layer_that_is_not_linear_is_refused(rng):
     with pytest.raises(tw.UnsupportedError, match="Sigmoid"):
         solve.last_layer(nn.Sequential(nn.Linear(2, 1), nn.Sigmoid()), np.ones((3, 2)), np.ones(3))

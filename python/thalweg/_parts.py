@@ -1,12 +1,21 @@
 """Pieces of a model, and models without randomness, as float64 models of their own."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from thalweg._arrays import Array
+from thalweg.errors import ArgumentError
 from thalweg.nn import BatchNorm1d, Dropout, Identity, Linear, Residual, Sequential
 from thalweg.nn._layers import Layer
+
+
+def checked(model: Any) -> Sequential:
+    """`model`, if it is one."""
+    if not isinstance(model, Sequential):
+        raise ArgumentError(f"model must be an nn.Sequential; got {model!r}")
+    return model
 
 
 def width(model: Sequential, index: int) -> int:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thalweg import _checks
+from thalweg import _checks, _parts
 from thalweg.diagnostics._symmetry import balance, hidden, rebuilt
 from thalweg.errors import ShapeError
 from thalweg.nn import Sequential
@@ -80,6 +80,7 @@ def align(model: Sequential, reference: Sequential, *, seed: int = 0) -> Sequent
 
 
 def _same(a: Sequential, b: Sequential) -> None:
+    _parts.checked(a), _parts.checked(b)
     if a._core.blocks() != b._core.blocks() or len(a) != len(b):
         raise ShapeError(
             "the two models must have the same layers; got "

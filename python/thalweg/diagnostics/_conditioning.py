@@ -138,6 +138,7 @@ def conditioning(model: Sequential, x: Any, *, samples: int = 32) -> Conditionin
     >>> bool(report[0].condition > 9), bool(report[1].condition < 1.1)
     (True, True)
     """
+    _parts.checked(model)
     x = _arrays.finite(_arrays.matrix(x, np.dtype(np.float64), "x"), "x")
     if x.shape[1] != model.in_features or len(x) < 2:
         raise ShapeError(
@@ -202,7 +203,7 @@ def jacobian(model: Sequential, x: Any) -> npt.NDArray[np.float64]:
     >>> tw.diagnostics.jacobian(model, np.zeros((5, 3))).shape
     (5, 2, 3)
     """
-    model = _parts.frozen(model)
+    model = _parts.frozen(_parts.checked(model))
     outputs = model.out_features
     rows = len(model.forward(x))
     found = np.empty((rows, outputs, model.in_features))

@@ -133,8 +133,8 @@ def gradient_noise(trainer: Trainer, x: Any, y: Any, *, batch_size: int = 1) -> 
     Raises
     ------
     ArgumentError
-        If the loss is not a plain mean over the samples (a sum, or with weights of classes), or
-        `batch_size` leaves fewer than two whole batches.
+        If the model needs larger batches; if the loss is not a plain mean over the samples (a sum,
+        or with weights of classes); or `batch_size` leaves fewer than two whole batches.
     ShapeError, DataError, DtypeError
         If the arrays do not fit.
 
@@ -169,6 +169,10 @@ def gradient_noise(trainer: Trainer, x: Any, y: Any, *, batch_size: int = 1) -> 
     if rows // b < 2:
         raise ArgumentError(
             f"batch_size must leave at least two whole batches: {rows} rows, batches of {b}"
+        )
+    if b == 1 and model._core.average_blocks():
+        raise ArgumentError(
+            "a single row has no statistics for BatchNorm1d: measure with a batch_size from 2 on"
         )
     order = np.random.default_rng(model.seed).permutation(rows)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _arrays, _checks
+from thalweg import _arrays, _checks, _parts
 from thalweg.callbacks import Callback
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Dropout, Identity, LeakyReLU, Linear, ReLU, Sequential
@@ -28,7 +28,9 @@ _HOMOGENEOUS = (ReLU, LeakyReLU, Identity, Dropout)
 
 def hidden(model: Sequential, homogeneous: bool = True) -> list[tuple[int, int]]:
     """Give the positions of each two `Linear` with a hidden layer of units between them."""
-    places = [i for i, layer in enumerate(model.layers) if isinstance(layer, Linear)]
+    places = [
+        i for i, layer in enumerate(_parts.checked(model).layers) if isinstance(layer, Linear)
+    ]
     pairs = list(itertools.pairwise(places))
     allowed = _HOMOGENEOUS if homogeneous else (Activation, Identity, Dropout)
     for index, layer in enumerate(model.layers):

@@ -77,7 +77,7 @@ def network(
     True
     """
     _checks.one_of("rank_deficient", rank_deficient, ("raise", "min_norm"))
-    for index, layer in enumerate(model.layers):
+    for index, layer in enumerate(_parts.checked(model).layers):
         if not isinstance(layer, (Linear, Identity)):
             raise UnsupportedError(
                 f"layer {index}, {layer!r}, is not linear: only networks of Linear and Identity "
@@ -172,7 +172,7 @@ def last_layer(
     """
     alpha = _checks.real("ridge", ridge, 0)
     _checks.one_of("reduction", reduction, ("sum", "mean"))
-    end = len(model.layers)
+    end = len(_parts.checked(model).layers)
     while end and isinstance(model.layers[end - 1], Identity):
         end -= 1
     last = model.layers[end - 1] if end else None
