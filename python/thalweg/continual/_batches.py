@@ -29,8 +29,9 @@ def order(task: Task, rows: int, number: int, *, seed: int, shuffle: bool = True
     return _core.epoch_order(rows, seed, task.index * _PASSES + number)
 
 
-def chunks(
+def rows_of_steps(
     task: Task,
+    count: int,
     *,
     seed: int,
     steps: int,
@@ -39,7 +40,25 @@ def chunks(
     shuffle: bool = True,
     drop_last: bool = False,
     most: int = 64,
-) -> Iterator[tuple[Any, Any, Any]]:
+) -> Iterator[Any]:
+    """Give the numbers of the rows that steps take, many steps at a time; see `chunks`.
+
+    `count` is how many rows there are.
+    """
+    batches = per_pass(count, batch_size, drop_last)
+    current = -1
+    rows: Any = None
+    at, end = start, start + steps
+    while at < end:
+        number, batch = divmod(at, batches)
+        if number != current:
+            current, rows = number, order(task, count, number, seed=seed, shuffle=shuffle)
+        take = min(most, end - at, batches - batch)
+        yield rows[batch * batch_size : (batch + take) * batch_size]
+        at += take
+
+
+def chunks(task: Task, *, shuffle: bool = True, **options: Any) -> Iterator[tuple[Any, Any, Any]]:
     """Gather the rows of many steps at once, for ``trainer.fit(..., shuffle=False)``.
 
     Parameters
@@ -49,15 +68,15 @@ def chunks(
     seed : int
         The model's.
     steps, start : int
-        How many steps, and how many have been taken on this task before.
-    batch_size : int
+        How many steps, and how many have been taken on this task before; 0 by default.
+    batch_size : int, default 32
         Rows of a step.
-    shuffle : bool
+    shuffle : bool, default True
         Whether every pass has a random order.
-    drop_last : bool
+    drop_last : bool, default False
         Whether a last batch of a pass that would be short is left out, as PyTorch's ``DataLoader``
         has it.
-    most : int
+    most : int, default 64
         Steps in one chunk at most; 1 gives single batches. A chunk ends where a pass ends.
 
     Yields
@@ -67,19 +86,7 @@ def chunks(
     """
     x, y = np.asarray(task.x), np.asarray(task.y)
     weight = None if task.sample_weight is None else np.asarray(task.sample_weight)
-    batches = per_pass(len(x), batch_size, drop_last)
-    current = -1
-    rows: Any = None
-    at, end = start, start + steps
-    while at < end:
-        number, batch = divmod(at, batches)
-        if number != current:
-            current, rows = number, order(task, len(x), number, seed=seed, shuffle=shuffle)
-        take = min(most, end - at, batches - batch)
-        picked = rows[batch * batch_size : (batch + take) * batch_size]
-        if shuffle:
-            yield x[picked], y[picked], None if weight is None else weight[picked]
-        else:  # rows that follow each other need not be copied
-            part = slice(batch * batch_size, (batch + take) * batch_size)
-            yield x[part], y[part], None if weight is None else weight[part]
-        at += take
+    for rows in rows_of_steps(task, len(x), shuffle=shuffle, **options):
+        # Rows that follow each other need not be copied.
+        part = rows if shuffle else slice(int(rows[0]), int(rows[-1]) + 1)
+        yield x[part], y[part], None if weight is None else weight[part]

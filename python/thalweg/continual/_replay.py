@@ -15,7 +15,7 @@ from thalweg.continual._task import Task
 from thalweg.errors import ArgumentError, UnsupportedError
 
 #: Steps whose rows are gathered at once.
-_CHUNK = 32
+_CHUNK = 16
 
 
 def buffer_of(buffer: Buffer | int) -> Buffer:
@@ -101,42 +101,48 @@ class Replay(Strategy):
             raise UnsupportedError("Replay does not take tasks with sample_weight")
         seed, memory = self.trainer.model.seed, self.buffer.rows()
         more = min(self._batch or batch_size, len(self.buffer))
+        size = batch_size + more
+        new, old = [np.asarray(task.x), np.asarray(task.y)], [memory["x"], memory["y"]]
+        room = []  # used again and again: fresh memory costs more than filling it
+        for place, (fresh, kept) in enumerate(zip(new, old, strict=True)):
+            dtype = np.result_type(fresh, kept)
+            new[place], old[place] = fresh.astype(dtype, copy=False), kept.astype(dtype, copy=False)
+            room.append(np.empty((_CHUNK * size, *fresh.shape[1:]), dtype))
         parts = []
-        for x, y, _ in _batches.chunks(
-            task, seed=seed, steps=steps, start=start, most=_CHUNK, **options
+        for rows in _batches.rows_of_steps(
+            task, len(new[0]), seed=seed, steps=steps, start=start, most=_CHUNK, **options
         ):
-            count = -(-len(x) // batch_size)
-            kept = _kept(len(self.buffer), task.index, seed, start, count, more)
+            count = -(-len(rows) // batch_size)
+            again = _kept(len(self.buffer), task.index, seed, start, count, more)
             start += count
-            mixed = self._mix(task, (x, y), memory, kept, batch_size, more)
-            size = batch_size + more
+            filled = len(rows) + count * more
+            for step in range(count):
+                mine = rows[step * batch_size : (step + 1) * batch_size]
+                at = step * size
+                for array, fresh, kept in zip(room, new, old, strict=True):
+                    middle = at + len(mine)
+                    # The numbers are inside: with "raise", NumPy would fill a copy first.
+                    fresh.take(mine, 0, array[at:middle], "clip")
+                    kept.take(again[step], 0, array[middle : middle + more], "clip")
+            weight = self._weights(task, len(rows), count, batch_size, more)
+            mixed = task.with_data(room[0][:filled], room[1][:filled], weight)
             history = super().learn(mixed, steps=count, batch_size=size, shuffle=False)
-            parts.append((len(x), history))
+            parts.append((len(rows), history))
         return mean_history(parts)
 
-    def _mix(
-        self, task: Task, new: tuple[Any, Any], memory: Any, kept: Any, size: int, more: int
-    ) -> Task:
-        """Put `more` kept rows behind every `size` new ones."""
-        steps, rows = len(kept), len(new[0])
-        of_step = np.full(steps, size)
-        of_step[-1] = rows - size * (steps - 1)  # the last batch of a pass may be short
-        place = np.arange(rows) + np.arange(rows) // size * more
-        begin = np.arange(steps) * (size + more) + of_step
-        old = (begin[:, None] + np.arange(more)).ravel()
-        mixed = []
-        for fresh, name in zip(new, ("x", "y"), strict=True):
-            array = np.empty((rows + steps * more, *fresh.shape[1:]), fresh.dtype)
-            array[place] = fresh
-            array[old] = memory[name][kept.ravel()]
-            mixed.append(array)
-        weight = None
-        if self._weighting == "tasks":
-            share = 1 / (task.index + 1)
-            weight = np.empty(len(mixed[0]))
-            weight[place] = np.repeat(share / of_step, of_step)
-            weight[old] = (1 - share) / more
-        return task.with_data(mixed[0], mixed[1], weight)
+    def _weights(self, task: Task, rows: int, steps: int, size: int, more: int) -> Any:
+        """Give the weights of the rows of some steps, `size` new and `more` kept ones in each."""
+        if self._weighting == "rows":
+            return None
+        share = 1 / (task.index + 1)
+        one = np.concatenate([np.full(size, share / size), np.full(more, (1 - share) / more)])
+        weight = np.tile(one, steps)
+        last = rows - size * (steps - 1)  # the last batch of a pass may be short
+        if last < size:
+            weight = weight[: rows + steps * more]
+            weight[(steps - 1) * (size + more) :][:last] = share / last
+            weight[(steps - 1) * (size + more) :][last:] = (1 - share) / more
+        return weight
 
     def end(self, task: Task) -> None:
         """Let the buffer take samples of the task in."""

@@ -35,8 +35,10 @@ class Result:
         The scores before anything was learned.
     steps : list of int
         When the tasks were judged, in steps since the beginning.
+    scores : list of list of float
+        The scores at those times, one for each task.
     curve : ndarray, shape (len(steps), tasks)
-        The scores at those times. The first row is `baseline`.
+        The same as an array. The first row is `baseline`.
     ends : list of int
         When each task ended, in steps since the beginning.
     histories : list of History
