@@ -259,7 +259,11 @@ fn trajectory<T: Element>(isa: Isa, config: Config, theta: &[f64], grads: &[Vec<
         let g: Vec<T> = g.iter().map(|x| T::lit(*x)).collect();
         let step = optimizer.next_step();
         let mut state = optimizer.state.iter_mut();
-        let state = std::array::from_fn(|_| state.next().map_or(&mut [][..], |s| &mut s[..]));
+        // Arenas end with padding; arrays that are not kept are empty.
+        let state = std::array::from_fn(|_| match state.next() {
+            Some(array) if !array.is_empty() => &mut array[..theta.len()],
+            _ => &mut [],
+        });
         step.update(isa, &mut params, &g, state);
         optimizer.advance();
         path.push(params.clone());
