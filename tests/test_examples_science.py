@@ -106,6 +106,28 @@ def minibatch_noise(text):
     assert figures(text, "drawn batches: # of the predicted")[0] == pytest.approx(1, abs=0.2)
 
 
+def edge_of_stability(text):
+    for name in (
+        *(f"GD 0.2, degree 4, seed {seed}" for seed in range(3)),
+        *("GD 0.2, degree 5", "GD 0.1, degree 5", "heavy ball 0.5", "Nesterov 0.9"),
+        *("Adam", "RMSprop"),
+    ):
+        start, mean, low, high, before, after = figures(
+            text, f"{name}: start #, then mean # (# to #), loss # -> #"
+        )
+        assert start < 0.9
+        # Long memory overshoots from time to time, and comes back from below.
+        assert (0.9 if "Nesterov" in name else 0.95) <= mean <= 1.08
+        assert 0.8 < low <= high < 1.25
+        assert after < before / (100 if "degree 4" in name else 3)
+    lr, sharpness, product, threshold, safe = figures(
+        text, "lr * sharpness = # * # = #, beyond #: on a quadratic, steps diverge; the sharpest "
+        "direction is mostly in 0.weight (100%); steps diverge from lr=# on"
+    )  # fmt: skip
+    assert (lr, sharpness, product, threshold, safe) == (0.05, 100, 5, 2, 0.02)
+    assert figures(text, "at 0.9 of the largest stable rate: loss #")[0] < 1e-12
+
+
 #: What an example needs beside matplotlib, and how its output is judged.
 EXAMPLES = {
     "closed_form": ((), closed_form),
@@ -114,6 +136,7 @@ EXAMPLES = {
     "ill_posedness": (("scipy",), ill_posedness),
     "spectral_bias": ((), spectral_bias),
     "minibatch_noise": ((), minibatch_noise),
+    "edge_of_stability": ((), edge_of_stability),
 }
 
 
