@@ -17,5 +17,6 @@ TABLES = (
     "optimizers",
     "layers",
     "many",
+    "fisher",
     "contention",
 )

@@ -28,6 +28,7 @@ __all__ = [
     "jvp",
     "losses_along",
     "losses_along_of",
+    "importance",
     "set_num_threads",
 ]
 
@@ -250,6 +251,19 @@ def curvature_product(
 def jvp(
     model: Model, x: _Array, v: _Array, training: bool, dx: _Array | None = None
 ) -> tuple[_Array, _Array]: ...
+
+# The mean over samples, in public order, of squared slopes: those of ln p by the likelihood, or, of
+# kind "norm", the sizes of those of the outputs' squared norm; "batched" is over batches.
+def importance(
+    model: Model,
+    x: _Samples,
+    y: _Array | _Labels | None,
+    likelihood: str,  # "categorical" | "bernoulli" | "gaussian"
+    kind: str,  # "exact" | "sampled" | "empirical" | "batched" | "norm"
+    classes: Sequence[int] | None = None,
+    seed: int = 0,
+    batch_size: int = 1,
+) -> _Array: ...
 
 # The order in which an epoch, counted from 0, takes the rows.
 def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.uint32]: ...

@@ -16,6 +16,7 @@ from thalweg.continual._distill import DER as DER
 from thalweg.continual._distill import ERACE as ERACE
 from thalweg.continual._distill import DERpp as DERpp
 from thalweg.continual._distill import LwF as LwF
+from thalweg.continual._fisher import fisher_diagonal as fisher_diagonal
 from thalweg.continual._replay import GDumb as GDumb
 from thalweg.continual._replay import NearestMean as NearestMean
 from thalweg.continual._replay import Replay as Replay

@@ -458,7 +458,7 @@ pub(crate) fn update_averages<T: Element>(
 }
 
 /// Checks that outputs are finite.
-fn check_output<T: Element>(isa: Isa, output: &[T], width: usize) -> Result<(), Error> {
+pub(crate) fn check_output<T: Element>(isa: Isa, output: &[T], width: usize) -> Result<(), Error> {
     if all_finite(isa, output) {
         return Ok(());
     }

@@ -67,6 +67,9 @@ pub enum Mode {
     /// Forward and backward as passes of their own, activations kept in between; the gradient by the
     /// input is wanted too.
     Apart,
+    /// The same in evaluation: normalizations by their running averages, nothing dropped, so that rows do
+    /// not know each other; and without the gradient by the input.
+    Frozen,
 }
 
 /// How a stage's products run. Stages without a dense layer have none.
@@ -308,7 +311,9 @@ impl Plan {
             let Some(norm) = stage.norm else { continue };
             match self.mode {
                 _ if !norm.over_batch() => {}
-                Mode::Inference => self.phases.push(Phase::Columns { stage: index, what: Columns::Averages }),
+                Mode::Inference | Mode::Frozen => {
+                    self.phases.push(Phase::Columns { stage: index, what: Columns::Averages })
+                }
                 Mode::Step | Mode::Apart => {
                     self.steps.push(RowStep::Measure(index));
                     let what = Columns::Statistics;
@@ -324,10 +329,11 @@ impl Plan {
         self.steps.push(RowStep::Slope(stages.len() - 1));
         for (index, stage) in stages.iter().enumerate().rev() {
             if let Some(norm) = stage.norm {
-                if norm.over_batch() || norm.scale.is_some() {
+                let coupled = norm.over_batch() && self.mode != Mode::Frozen;
+                if coupled || norm.scale.is_some() {
                     self.steps.push(RowStep::Collect(index));
                 }
-                if norm.over_batch() {
+                if coupled {
                     let what = Columns::Gradients;
                     cuts.push((self.steps.len(), Phase::Columns { stage: index, what }));
                 }
@@ -347,7 +353,7 @@ impl Plan {
         let forward = GemmPlan::choose::<T>(isa, rows(outputs, inputs));
         let wants_input_gradient = match self.mode {
             Mode::Inference => false,
-            Mode::Step => index > 0,
+            Mode::Step | Mode::Frozen => index > 0,
             Mode::Apart => true,
         };
         let backward = wants_input_gradient.then(|| {
@@ -422,6 +428,7 @@ impl fmt::Display for Plan {
             Mode::Inference => "inference",
             Mode::Step => "training step",
             Mode::Apart => "forward and backward apart",
+            Mode::Frozen => "forward and backward apart, as in evaluation",
         };
         let plural = |n: usize| if n == 1 { "" } else { "s" };
         writeln!(

@@ -54,6 +54,8 @@ pub enum Purpose {
     Shuffle,
     /// Which elements a layer drops, see [`dropout`](crate::layer::dropout).
     Dropout,
+    /// What a model itself says of a row; the index is the row's.
+    Label,
 }
 
 /// A sequence of numbers: one seed, one purpose, one index.

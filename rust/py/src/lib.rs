@@ -13,6 +13,7 @@ mod diff;
 mod dtype;
 mod errors;
 mod fit;
+mod importance;
 mod model;
 mod optimizer;
 mod system;
@@ -29,6 +30,8 @@ mod _core {
     use super::diff::{curvature_product, jvp};
     #[pymodule_export]
     use super::fit::{Fit, epoch_order};
+    #[pymodule_export]
+    use super::importance::importance;
     #[pymodule_export]
     use super::model::Model;
     #[pymodule_export]

@@ -14,13 +14,18 @@
 //! Nothing here is a difference. Beside 3 matrix products a layer for a gradient there are 8 here, and some of
 //! the parameters' size in memory 4 times; rows that do not depend on each other go by in waves.
 //!
+//! * **Sums of squared gradients of single rows** ([`squares`]), such as the diagonal of the Fisher information
+//!   for what [`likelihood`] says of the outputs: they take one product of squared matrices per layer.
+//!
 //! Passes that train are fused ([`pass`](crate::pass)); these are not. `block` does a stage of some rows, `norm`
 //! is what normalizations add, `each` runs blocks on threads. As there, every number is computed by one thread in an
 //! order that shapes alone decide.
 
 mod block;
 mod each;
+pub mod likelihood;
 mod norm;
+pub mod squares;
 
 use std::ops::Range;
 

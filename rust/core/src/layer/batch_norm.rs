@@ -17,6 +17,8 @@ use crate::error::Error;
 use crate::simd::{Simd, zip_map};
 use crate::view::MatRef;
 
+use super::Power;
+
 /// A batch normalization as the user wrote it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BatchNorm {
@@ -168,10 +170,11 @@ pub fn group_statistics<T: Element, S: Simd<T>>(s: S, z: MatRef<'_, T>, total: &
     );
 }
 
-/// Sums of a group's rows of du, and of du·ẑ.
+/// Sums of a group's rows of du, and of du·ẑ, or of a power of them.
 #[inline(always)]
 pub fn group_gradients<T: Element, S: Simd<T>>(
     s: S,
+    power: Power,
     du: MatRef<'_, T>,
     z: MatRef<'_, T>,
     of: &Columns<&[T]>,
@@ -187,7 +190,10 @@ pub fn group_gradients<T: Element, S: Simd<T>>(
             let part = |x: &[T]| s.load_partial(&x[col..col + n]);
             let du = part(du.row(r));
             let z = s.mul(s.sub(part(z.row(r)), part(of.mean)), part(of.inverse));
-            [du, s.mul(du, z)]
+            [du, s.mul(du, z)].map(
+                #[inline(always)]
+                |g| power.of(s, g),
+            )
         },
     );
 }

@@ -32,9 +32,36 @@ mod softsign;
 pub(crate) mod tanh;
 
 pub use activation::{Activation, Function, Tangent};
+use crate::element::Element;
+use crate::simd::Simd;
+
+pub use activation::{Activation, Function};
 pub use batch_norm::BatchNorm;
 pub use linear::{Init, Linear};
 pub use row_norm::RowNorm;
+
+/// What is taken of each row's gradient before rows are summed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Power {
+    /// g
+    One,
+    /// g²
+    Square,
+    /// |g|
+    Size,
+}
+
+impl Power {
+    /// Of each lane.
+    #[inline(always)]
+    pub fn of<T: Element, S: Simd<T>>(self, s: S, g: S::V) -> S::V {
+        match self {
+            Power::One => g,
+            Power::Square => s.mul(g, g),
+            Power::Size => s.abs(g),
+        }
+    }
+}
 
 /// A layer as the user wrote it.
 #[derive(Clone, Debug, PartialEq)]

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::simd::{MAX_LANES, Simd, zip_map};
 use crate::view::MatRef;
 
+use super::Power;
 use super::batch_norm::sums;
 
 /// A normalization of rows as the user wrote it.
@@ -207,10 +208,11 @@ pub fn backward<T: Element, S: Simd<T>>(
     );
 }
 
-/// Sums of a group's rows of du, and of du·ẑ.
+/// Sums of a group's rows of du, and of du·ẑ, or of a power of them.
 #[inline(always)]
 pub fn group_gradients<T: Element, S: Simd<T>>(
     s: S,
+    power: Power,
     du: MatRef<'_, T>,
     z: MatRef<'_, T>,
     moments: MatRef<'_, T>,
@@ -226,7 +228,11 @@ pub fn group_gradients<T: Element, S: Simd<T>>(
             let part = |x: &[T]| s.load_partial(&x[col..col + n]);
             let [mean, inverse] = [0, 1].map(|i| s.splat(moments.row(r)[i]));
             let du = part(du.row(r));
-            [du, s.mul(du, s.mul(s.sub(part(z.row(r)), mean), inverse))]
+            let z = s.mul(s.sub(part(z.row(r)), mean), inverse);
+            [du, s.mul(du, z)].map(
+                #[inline(always)]
+                |g| power.of(s, g),
+            )
         },
     );
 }

@@ -24,7 +24,7 @@ use crate::data::Samples;
 use crate::element::Element;
 use crate::gemm::pack::{PANEL, Panels, pack_rows, pack_transposed};
 use crate::gemm::{Epilogue, Gemm, Init, Lhs, Rhs};
-use crate::layer::Activation;
+use crate::layer::{Activation, Power};
 use crate::layer::dropout::{self, Draw};
 use crate::loss::{self, Goals, Objective, RowLoss};
 use crate::network::{Network, Stage};
@@ -129,6 +129,8 @@ pub struct Pass<'a, T> {
     pub output: Option<Shared<'a, T>>,
     /// Loss, if there is one.
     pub loss: Option<LossTask<'a, T>>,
+    /// What is taken of each row's gradient by scale and shift of a normalization before it is summed.
+    pub power: Power,
     /// The gradient by the outputs, where it is given instead of computed from a loss.
     pub output_gradient: Option<MatRef<'a, T>>,
     /// Where the gradient by the input goes, rows × inputs.
@@ -166,6 +168,7 @@ impl<'a, T: Element> Pass<'a, T> {
             check_finite: true,
             output: None,
             loss: None,
+            power: Power::One,
             output_gradient: None,
             input_gradient: None,
             weights: None,
@@ -378,6 +381,7 @@ impl<'a, T: Element> Pass<'a, T> {
         let saved = saved.map(|start| self.rows_mut(start, local, stage.outputs));
         match (act, saved) {
             (Activation::Dropout(p), Some(factors)) => {
+                let p = if self.plan.mode == Mode::Frozen { 0.0 } else { p };
                 let (draw, layer, first) = (self.draw, index, rows.start);
                 dispatch(self.plan.isa, DropOut { p, draw, layer, first, x, y, factors });
             }

@@ -9,9 +9,9 @@ use super::{Local, Pass};
 use crate::element::Element;
 use crate::gemm::pack::PANEL;
 use crate::layer::batch_norm::{self, GROUP};
-use crate::layer::{Activation, RowNorm, row_norm};
+use crate::layer::{Activation, Power, RowNorm, row_norm};
 use crate::network::Over;
-use crate::plan::{Columns, RowStep};
+use crate::plan::{Columns, Mode, RowStep};
 use crate::simd::{Op, Simd, dispatch};
 use crate::view::{MatMut, MatRef};
 
@@ -50,6 +50,9 @@ impl<'a, T: Element> Pass<'a, T> {
             for (j, variance) in variance.iter().enumerate() {
                 batch_norm::constants(&layer, affine, &mut to, j, variance.to_f64());
             }
+            // Averages do not depend on the rows: no gradient goes back through them.
+            to.scale_grad.fill(T::ZERO);
+            to.shift_grad.fill(T::ZERO);
             return;
         }
         match what {
@@ -106,7 +109,7 @@ impl<'a, T: Element> Pass<'a, T> {
                 }
                 _ => Sums::BatchGradients(self.delta(index, &group), self.known_ref(index)),
             };
-            dispatch(self.plan.isa, GroupSums { z, what, into });
+            dispatch(self.plan.isa, GroupSums { z, what, power: self.power, into });
         }
     }
 
@@ -172,7 +175,7 @@ impl<'a, T: Element> Pass<'a, T> {
         }
         let stage = &self.network.stages()[index];
         let Some(norm) = stage.norm else { return };
-        if !norm.over_batch() {
+        if !norm.over_batch() || self.plan.mode == Mode::Frozen {
             let all = 0..stage.outputs;
             // SAFETY: nobody else has to do with the columns of a normalization of rows.
             let mut to = self.known(index, all.clone()).map(|range| unsafe { self.values.slice_mut(range) });
@@ -216,6 +219,7 @@ enum Sums<'c, T> {
 struct GroupSums<'c, T> {
     z: MatRef<'c, T>,
     what: Sums<'c, T>,
+    power: Power,
     into: (&'c mut [T], &'c mut [T]),
 }
 
@@ -223,12 +227,14 @@ impl<T: Element> Op<T> for GroupSums<'_, T> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
-        let (first, second) = self.into;
+        let (power, (first, second)) = (self.power, self.into);
         match self.what {
             Sums::Statistics => batch_norm::group_statistics(s, self.z, first, second),
-            Sums::BatchGradients(du, of) => batch_norm::group_gradients(s, du, self.z, &of, first, second),
+            Sums::BatchGradients(du, of) => {
+                batch_norm::group_gradients(s, power, du, self.z, &of, first, second);
+            }
             Sums::RowGradients(du, moments) => {
-                row_norm::group_gradients(s, du, self.z, moments, first, second);
+                row_norm::group_gradients(s, power, du, self.z, moments, first, second);
             }
         }
     }

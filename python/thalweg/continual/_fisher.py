@@ -1,0 +1,171 @@
+"""How much each parameter matters for what a model has learned."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from thalweg import _arrays, _checks, _core
+from thalweg._arrays import Array
+from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss, Sequential
+
+KINDS = ("exact", "sampled", "empirical", "batched")
+
+_LIKELIHOODS = {
+    CrossEntropyLoss: "categorical",
+    BCEWithLogitsLoss: "bernoulli",
+    MSELoss: "gaussian",
+}
+
+
+def fisher_diagonal(
+    model: Sequential,
+    x: Any,
+    y: Any = None,
+    *,
+    kind: str = "exact",
+    loss: Loss | None = None,
+    n_samples: int | None = None,
+    classes: Sequence[int] | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+) -> Array:
+    r"""Compute the diagonal of the Fisher information matrix at the model's parameters.
+
+    .. math:: F_j = \frac1N \sum_{n=1}^N \mathbb{E}_{y \sim p(\cdot \mid x_n)}
+              \left(\frac{\partial}{\partial\theta_j} \ln p(y \mid x_n)\right)^2
+
+    Parameters
+    ----------
+    model : Sequential
+        Is left as it is. It is used as in evaluation: nothing is dropped, and `nn.BatchNorm1d`
+        takes its running averages, since statistics of a batch would tie samples together.
+    x : array_like, shape (n, in_features)
+        The samples.
+    y : array_like, optional
+        Labels or targets as for the loss; only ``"empirical"`` and ``"batched"`` need them.
+    kind : str, keyword only, default "exact"
+        - ``"exact"``: the formula above, the expectation as a sum over all outputs.
+        - ``"sampled"``: one y for each sample, drawn from the model.
+        - ``"empirical"``: the y of the data. This is not the Fisher information: it vanishes where
+          the data are fitted (Kunstner, Hennig and Balles 2019).
+        - ``"batched"``: the square of the mean gradient of each batch of `batch_size`, as it is in
+          Avalanche. About `batch_size` times smaller than ``"empirical"``.
+    loss : Loss, keyword only, optional
+        Which likelihood the outputs stand for: `nn.CrossEntropyLoss` (the default) is softmax,
+        `nn.BCEWithLogitsLoss` an independent yes or no for each output, `nn.MSELoss` a normal
+        distribution of variance 1, so that -ln p is *half* the squared error. Weights, label
+        smoothing and the reduction of the loss do not matter.
+    n_samples : int, keyword only, optional
+        Use so many of the samples, drawn without replacement; all by default.
+    classes : sequence of int, keyword only, optional
+        Outputs that compete; the others are left out, as in a network with one head for each task.
+    batch_size : int, keyword only, default 128
+        Of ``"batched"``.
+    seed : int, keyword only, default 0
+        Decides what ``"sampled"`` and `n_samples` draw.
+
+    Returns
+    -------
+    ndarray, shape (num_parameters,)
+        In the order of ``model.flat_parameters``.
+
+    Raises
+    ------
+    ShapeError, DataError, DtypeError
+        If the arrays do not fit the model.
+    ArgumentError
+        If an argument is out of range, or `y` is missing.
+    UnsupportedError
+        If the loss is no likelihood of those above.
+
+    Notes
+    -----
+    No sample's gradient is ever formed. The square of a weight's gradient is a product of a slope
+    and an input, so that the sum over samples is one product of matrices,
+    :math:`(\delta^2)^T (a^2)` (Goodfellow 2015), and the expectation over C outputs can be taken of :math:`\delta^2` before
+    it: C passes of slopes through the upper layers, and one product per layer, instead of C.
+
+    A strength of EWC that is right for one `kind` is not for another: the sizes differ by orders of
+    magnitude, above all between ``"batched"`` and the others (van de Ven 2025, arXiv:2502.11756).
+
+    References
+    ----------
+    I. Goodfellow, "Efficient per-example gradient computations", arXiv:1510.01799.
+    F. Kunstner, P. Hennig and L. Balles, "Limitations of the empirical Fisher approximation",
+    NeurIPS 2019, arXiv:1905.12558.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from thalweg import nn
+    >>> from thalweg.continual import fisher_diagonal
+    >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), dtype="float64")
+    >>> x = np.array([[1.0], [2.0], [3.0]])
+    >>> fisher_diagonal(model, x, loss=nn.MSELoss())  # the mean of x squared
+    array([4.66666667])
+    """
+    _checks.one_of("kind", kind, KINDS)
+    return importance(
+        model, x, y, kind, loss, n_samples=n_samples, classes=classes, batch_size=batch_size, seed=seed
+    )
+
+
+def importance(
+    model: Sequential,
+    x: Any,
+    y: Any,
+    kind: str,
+    loss: Loss | None,
+    *,
+    n_samples: int | None = None,
+    classes: Sequence[int] | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+) -> Array:
+    """Compute `fisher_diagonal`, or of kind ``"norm"`` the mean size of the slope of the norm."""
+    if not isinstance(model, Sequential):
+        raise ArgumentError(f"model must be an nn.Sequential; got {model!r}")
+    likelihood = _likelihood(loss)
+    samples = _arrays.samples(x, model.dtype, "x")
+    if y is not None and kind in ("empirical", "batched"):
+        if likelihood == "categorical":
+            y = _arrays.labels_or_shares(y, model.dtype, "y")
+        else:
+            y = _arrays.targets(y, model.dtype, model.out_features, "y")
+        if y.dtype.kind == "f":
+            _arrays.finite(y, "y")
+    else:
+        y = None
+    seed = _checks.integer("seed", seed, 0)
+    if n_samples is not None:
+        rows = len(samples)
+        n_samples = _checks.integer("n_samples", n_samples, 1)
+        if n_samples < rows:
+            chosen = np.sort(np.random.default_rng(seed).choice(rows, n_samples, replace=False))
+            samples = samples[chosen]
+            y = None if y is None else y[chosen]
+    return _core.importance(
+        model._core,
+        samples,
+        y,
+        likelihood,
+        kind,
+        None if classes is None else [_checks.integer("classes", c, 0) for c in classes],
+        seed,
+        _checks.integer("batch_size", batch_size, 1),
+    )
+
+
+def _likelihood(loss: Loss | None) -> str:
+    """Name what the outputs say of y."""
+    if loss is None:
+        return "categorical"
+    found = _LIKELIHOODS.get(type(loss))
+    if found is None:
+        names = ", ".join(f"nn.{kind.__name__}" for kind in _LIKELIHOODS)
+        raise UnsupportedError(
+            f"the Fisher information needs a loss that is a likelihood: {names}; got {loss!r}"
+        )
+    return found

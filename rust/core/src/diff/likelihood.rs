@@ -1,0 +1,218 @@
+//! Slopes by a network's outputs f whose outer products add up to a Fisher information.
+//!
+//! ```text
+//! categorical   p = softmax(f)    −ln p_y         slope p − e_y      exact: √p_k·(p − e_k), k = 1 … C
+//! Bernoulli     p = sigmoid(f)    each output     slope p − y        exact: √(p_k(1 − p_k))·e_k
+//! Gaussian      mean f, variance 1                slope f − y        exact: e_k
+//! ```
+//!
+//! *Exact* takes the expectation over what the model itself says of y: a sum over the C outputs. *Sampled*
+//! draws one y per row from the model, *empirical* takes the labels of the data. Their squares have different
+//! meanings and sizes (Kunstner, Balles and Hennig 2019, arXiv:1905.12558).
+
+use crate::element::Element;
+use crate::error::Error;
+use crate::loss::Targets;
+use crate::rng::{Purpose, Stream};
+use crate::view::MatRef;
+
+/// What a network's outputs say of y.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Likelihood {
+    /// One of several classes, outputs are logits.
+    Categorical,
+    /// Yes or no for each output, which is its logit.
+    Bernoulli,
+    /// Normal with the outputs as means and variance 1.
+    Gaussian,
+}
+
+/// Which slopes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Of the log-likelihood, for every y by its probability.
+    Exact,
+    /// For a y drawn from the model.
+    Sampled {
+        /// What it is drawn by, with the row's place in the data.
+        seed: u64,
+    },
+    /// For the y of the data.
+    Empirical,
+    /// 2f: of the outputs' squared norm.
+    Norm,
+}
+
+/// Slopes by the outputs of some rows, one after another.
+pub struct Slopes {
+    likelihood: Likelihood,
+    kind: Kind,
+    /// The outputs that count, all others have slope 0.
+    columns: Vec<usize>,
+    /// For the rows at hand, by counted output: probabilities, or means.
+    says: Vec<f64>,
+}
+
+impl Slopes {
+    /// Slopes of the given outputs of a network that has `outputs`; `None` is all of them.
+    ///
+    /// # Errors
+    /// If there is no such output, or one is listed twice.
+    pub fn new(
+        likelihood: Likelihood,
+        kind: Kind,
+        columns: Option<Vec<usize>>,
+        outputs: usize,
+    ) -> Result<Self, Error> {
+        let columns = columns.unwrap_or_else(|| (0..outputs).collect());
+        let twice = |i: usize| columns[..i].contains(&columns[i]);
+        if columns.is_empty() || (0..columns.len()).any(|i| columns[i] >= outputs || twice(i)) {
+            return Err(Error::Argument {
+                name: "classes",
+                value: format!("{columns:?}"),
+                accepted: format!("different outputs from 0 to {} are needed", outputs - 1),
+            });
+        }
+        Ok(Slopes { likelihood, kind, columns, says: Vec::new() })
+    }
+
+    /// How many slopes each row has.
+    pub fn count(&self) -> usize {
+        if self.kind == Kind::Exact { self.columns.len() } else { 1 }
+    }
+
+    /// Checks targets of `rows` rows, if they are needed.
+    ///
+    /// # Errors
+    /// If there are none, or they do not fit.
+    pub fn check<T: Element>(
+        &self,
+        y: Option<&Targets<'_, T>>,
+        rows: usize,
+        outputs: usize,
+    ) -> Result<(), Error> {
+        if self.kind != Kind::Empirical {
+            return Ok(());
+        }
+        let Some(y) = y else {
+            return Err(Error::Argument {
+                name: "y",
+                value: "None".into(),
+                accepted: "the labels of the data are needed for this kind of Fisher information".into(),
+            });
+        };
+        if y.rows() != rows {
+            return Err(Error::Lengths { x: rows, what: "y", found: y.rows() });
+        }
+        match y {
+            Targets::Labels(y) => {
+                let known = |label: i64| usize::try_from(label).is_ok_and(|c| self.columns.contains(&c));
+                match y.iter().position(|label| !known(*label)) {
+                    Some(row) if (0..outputs as i64).contains(&y[row]) => Err(Error::Argument {
+                        name: "classes",
+                        value: format!("{:?}", self.columns),
+                        accepted: format!("y[{row}] is {}, which is not one of them", y[row]),
+                    }),
+                    Some(row) => Err(Error::Label { row, label: y[row], classes: outputs }),
+                    None => Ok(()),
+                }
+            }
+            Targets::Values(y) if y.cols() != outputs => Err(Error::TargetWidth {
+                loss: "the likelihood",
+                outputs,
+                wanted: outputs,
+                found: y.cols(),
+            }),
+            Targets::Values(_) => Ok(()),
+        }
+    }
+
+    /// Takes the outputs of the rows at hand.
+    pub fn begin<T: Element>(&mut self, output: MatRef<'_, T>) {
+        self.says.clear();
+        for r in 0..output.rows() {
+            let row = output.row(r);
+            let from = self.says.len();
+            self.says.extend(self.columns.iter().map(|&j| row[j].to_f64()));
+            let row = &mut self.says[from..];
+            match (self.kind, self.likelihood) {
+                (Kind::Norm, _) | (_, Likelihood::Gaussian) => {}
+                (_, Likelihood::Bernoulli) => row.iter_mut().for_each(|f| *f = 1.0 / (1.0 + libm::exp(-*f))),
+                (_, Likelihood::Categorical) => {
+                    let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    row.iter_mut().for_each(|f| *f = libm::exp(*f - most));
+                    let sum: f64 = row.iter().sum();
+                    row.iter_mut().for_each(|e| *e /= sum);
+                }
+            }
+        }
+    }
+
+    /// Writes the k-th slope of each row at hand times `scale`, rows × outputs; they are the rows of the data
+    /// from `start` on, with targets `y` (whole).
+    pub fn write<T: Element>(
+        &self,
+        k: usize,
+        scale: f64,
+        start: usize,
+        y: Option<&Targets<'_, T>>,
+        into: &mut [T],
+        outputs: usize,
+    ) {
+        into.fill(T::ZERO);
+        let rows = self.says.chunks_exact(self.columns.len()).zip(into.chunks_exact_mut(outputs));
+        for (r, (says, into)) in rows.enumerate() {
+            let drawn = || match self.kind {
+                Kind::Sampled { seed } => Stream::new(seed, Purpose::Label, (start + r) as u64),
+                _ => unreachable!("drawn only if sampled"),
+            };
+            let mut put = |i: usize, slope: f64| into[self.columns[i]] = T::lit(scale * slope);
+            let target = |i: usize| match y {
+                Some(Targets::Values(y)) => y.at(start + r, self.columns[i]).to_f64(),
+                Some(Targets::Labels(y)) => f64::from(self.columns[i] == y[start + r] as usize),
+                None => unreachable!("checked"),
+            };
+            match (self.kind, self.likelihood) {
+                (Kind::Norm, _) => (0..says.len()).for_each(|i| put(i, 2.0 * says[i])),
+                (Kind::Exact, Likelihood::Categorical) => {
+                    let root = says[k].sqrt();
+                    (0..says.len()).for_each(|i| put(i, root * says[i]));
+                    put(k, -root * rest(says, k));
+                }
+                (Kind::Exact, Likelihood::Bernoulli) => put(k, (says[k] * (1.0 - says[k])).sqrt()),
+                (Kind::Exact, Likelihood::Gaussian) => put(k, 1.0),
+                (Kind::Sampled { .. }, Likelihood::Categorical) => {
+                    let mut left = drawn().unit();
+                    let last = says.len() - 1;
+                    let label = says.iter().position(|p| {
+                        left -= p;
+                        left < 0.0
+                    });
+                    let label = label.unwrap_or(last);
+                    (0..says.len()).for_each(|i| put(i, says[i]));
+                    put(label, -rest(says, label));
+                }
+                (Kind::Sampled { .. }, Likelihood::Bernoulli) => {
+                    let mut stream = drawn();
+                    for (i, p) in says.iter().enumerate() {
+                        let yes = stream.unit() < *p;
+                        put(i, p - f64::from(yes));
+                    }
+                }
+                (Kind::Sampled { .. }, Likelihood::Gaussian) => {
+                    let mut stream = drawn();
+                    (0..says.len()).for_each(|i| put(i, stream.normal()));
+                }
+                (Kind::Empirical, _) => (0..says.len()).for_each(|i| put(i, says[i] - target(i))),
+            }
+        }
+    }
+}
+
+/// 1 − p_k as the sum of the others, where the difference would cancel.
+fn rest(p: &[f64], k: usize) -> f64 {
+    if p[k] < 0.5 {
+        return 1.0 - p[k];
+    }
+    p.iter().enumerate().filter(|(i, _)| *i != k).map(|(_, p)| p).sum()
+}

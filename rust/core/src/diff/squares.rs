@@ -1,0 +1,326 @@
+//! Sums over samples of the squares, or sizes, of each sample's own gradient, without ever having that gradient.
+//!
+//! The gradient of sample n by a weight is a product, δ_no·a_ni, of the slope by what the layer gives and of what
+//! it takes. So is its square, and the sum over the samples is one product of matrices, as for the usual gradient
+//! (Goodfellow 2015, arXiv:1510.01799):
+//!
+//! ```text
+//! Σ_n g_n²  = (δ²)ᵀ·(a²)      Σ_n |g_n| = |δ|ᵀ·|a|      biases: Σ_n δ_n², Σ_n |δ_n|
+//! ```
+//!
+//! If each sample has several slopes k by the outputs (see [`likelihood`](super::likelihood)), δ² is Σ_k δ_k²:
+//! only the slopes go back through the network once more, there is still one product per layer.
+//!
+//! What a pass left in its [`Workspace`] is squared element by element, whatever its layout, and then the usual
+//! phase of weights runs over it. Normalizations use their running averages and nothing is dropped, as in
+//! evaluation ([`Mode::Frozen`]), so that each row's gradient is its own.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use super::likelihood::Slopes;
+use crate::arena::{Buffer, Shared};
+use crate::data::Samples;
+use crate::element::Element;
+use crate::error::Error;
+use crate::layer::Power;
+use crate::layer::batch_norm::GROUP;
+use crate::loss::Targets;
+use crate::model::{Model, Parts, check_output};
+use crate::network::Network;
+use crate::pass::{Pass, Rows, WeightTask};
+use crate::plan::{Mode, Plan};
+use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
+use crate::threads::{self, Job};
+use crate::view::MatRef;
+use crate::workspace::Workspace;
+
+/// Rows that go through the network at once. Sums over them are in the model's precision and of positive
+/// numbers; over the chunks in double precision.
+pub const CHUNK: usize = 1024;
+
+/// Elements of a piece of work.
+const RUN: usize = 16 * 1024;
+
+/// What is summed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sum {
+    /// Squares of each sample's gradient, over the samples.
+    Squares,
+    /// Sizes of each sample's gradient, over the samples.
+    Sizes,
+    /// Squares of the mean gradient of all samples that are added at once, over such batches.
+    Batches,
+}
+
+impl Sum {
+    /// What is done to slopes and inputs before the product.
+    fn power(self) -> Power {
+        match self {
+            Sum::Squares => Power::Square,
+            Sum::Sizes => Power::Size,
+            Sum::Batches => Power::One,
+        }
+    }
+}
+
+/// A sum under way.
+pub struct Squares<T: Element> {
+    sum: Sum,
+    slopes: Slopes,
+    workspace: Option<Workspace<T>>,
+    /// Where in the workspace weights' gradients come from, in runs.
+    inputs: Vec<Range<usize>>,
+    /// Slopes, that the power has not been taken of, and sums over groups of rows, that it has been.
+    deltas: Vec<(Range<usize>, bool)>,
+    /// Their sums over the slopes of the rows at hand, one run after another.
+    kept: Buffer<T>,
+    /// A slope by the outputs.
+    slope: Vec<T>,
+    grads: Buffer<T>,
+    total: Vec<f64>,
+    count: usize,
+}
+
+impl<T: Element> Squares<T> {
+    /// Of nothing yet.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn new(model: &Model<T>, sum: Sum, slopes: Slopes) -> Result<Self, Error> {
+        let len = model.network().arena_len();
+        Ok(Squares {
+            sum,
+            slopes,
+            workspace: None,
+            inputs: Vec::new(),
+            deltas: Vec::new(),
+            kept: Buffer::empty(),
+            slope: Vec::new(),
+            grads: Buffer::zeroed("squared gradients", len)?,
+            total: vec![0.0; len],
+            count: 0,
+        })
+    }
+
+    /// Adds some rows of the data; targets are those of all of it.
+    ///
+    /// # Errors
+    /// If shapes do not fit or something is not finite; nothing was added then.
+    pub fn add<'s>(
+        &mut self,
+        model: &mut Model<T>,
+        x: impl Into<Samples<'s, T>>,
+        rows: Range<usize>,
+        y: Option<&Targets<'_, T>>,
+    ) -> Result<(), Error> {
+        let (x, isa, len) = (x.into(), model.isa(), rows.len());
+        model.network().check_input(x.rows(), x.cols())?;
+        self.prepare(model.network(), isa, len)?;
+        let Some(workspace) = &mut self.workspace else { unreachable!("prepared") };
+        let Parts { network, params, averages, .. } = model.parts();
+        let (outputs, power) = (network.outputs(), self.sum.power());
+
+        let pass = Pass {
+            keep_input: true,
+            ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::From(rows.start))
+        };
+        threads::run(&pass, pass.plan.threads);
+        if pass.stopped.load(Ordering::Relaxed) {
+            return x.check_finite("x", isa);
+        }
+        let last = workspace.layout.stages[workspace.layout.stages.len() - 1].output;
+        let output = &workspace.values[last..last + len * outputs];
+        check_output(isa, output, outputs)?;
+        self.slopes.begin(MatRef::new(output, len, outputs));
+
+        let scale = if self.sum == Sum::Batches { 1.0 / len as f64 } else { 1.0 };
+        let count = self.slopes.count();
+        for k in 0..count {
+            self.slopes.write(k, scale, rows.start, y, &mut self.slope, outputs);
+            let pass = Pass {
+                power,
+                check_finite: false,
+                output_gradient: Some(MatRef::new(&self.slope, len, outputs)),
+                ..Pass::new(network, workspace, params.share(), averages, None, Rows::From(0))
+            };
+            threads::run(&pass, pass.plan.threads);
+            let turn = match (k, count) {
+                (_, 1) => Turn::Only,
+                (0, _) => Turn::First,
+                _ if k + 1 == count => Turn::Last,
+                _ => Turn::Other,
+            };
+            let job = Gather {
+                isa,
+                power,
+                turn,
+                runs: &self.deltas,
+                values: workspace.values.share(),
+                kept: self.kept.share(),
+            };
+            threads::run(&job, threads::num_threads().0.min(self.deltas.len()));
+        }
+        let job = Raise { isa, power, runs: &self.inputs, values: workspace.values.share() };
+        threads::run(&job, threads::num_threads().0.min(self.inputs.len()));
+
+        let weights = WeightTask {
+            grads: self.grads.share(),
+            accumulate: false,
+            size: None,
+            steps: None,
+            update: None,
+        };
+        let pass = Pass {
+            check_finite: false,
+            weights: Some(weights),
+            ..Pass::new(network, workspace, params.share(), averages, None, Rows::From(0))
+        };
+        threads::run(&pass, pass.plan.threads);
+        for (total, grad) in self.total.iter_mut().zip(&*self.grads) {
+            let grad = grad.to_f64();
+            *total += if self.sum == Sum::Batches { grad * grad } else { grad };
+        }
+        self.count += if self.sum == Sum::Batches { 1 } else { len };
+        Ok(())
+    }
+
+    /// The mean over all that was added, in public order.
+    ///
+    /// # Errors
+    /// If it is not finite: the slopes are too large for the model's precision.
+    pub fn mean(&self, network: &Network) -> Result<Vec<f64>, Error> {
+        let mut flat = vec![0.0; network.num_parameters()];
+        network.translate(flat.len(), |public, inner| flat[public] = self.total[inner] / self.count as f64);
+        if flat.iter().all(|x| x.is_finite()) {
+            return Ok(flat);
+        }
+        let text = "squares of gradients are too large for this precision: use a model with dtype=\"float64\"";
+        Err(Error::Mismatch(text.into()))
+    }
+
+    /// The workspace for so many rows, and what of it is squared.
+    fn prepare(&mut self, network: &Network, isa: Isa, rows: usize) -> Result<(), Error> {
+        if self.workspace.as_ref().is_some_and(|w| w.plan.rows == rows) {
+            return Ok(());
+        }
+        let plan = Plan::new::<T>(network, Mode::Frozen, rows, isa, threads::num_threads().0);
+        let workspace = Workspace::<T>::new(network, plan)?;
+        let (mut inputs, mut deltas) = (Vec::new(), Vec::new());
+        let runs = |start: usize, len: usize| {
+            (start..start + len).step_by(RUN).map(move |from| from..(from + RUN).min(start + len))
+        };
+        inputs.extend(runs(workspace.layout.input, rows * network.inputs()));
+        let planned = workspace.plan.stages.iter().zip(&workspace.layout.stages);
+        for (stage, (plan, slots)) in network.stages().iter().zip(planned) {
+            let n = stage.outputs;
+            inputs.extend(runs(slots.output, rows * n));
+            deltas.extend(runs(slots.delta, rows * n).map(|run| (run, true)));
+            if plan.is_some_and(|p| p.pack_input) {
+                inputs.extend(runs(slots.input_panels, rows * stage.inputs));
+            }
+            if plan.is_some_and(|p| p.pack_delta) {
+                deltas.extend(runs(slots.delta_panels, rows * n).map(|run| (run, true)));
+            }
+            if stage.norm.is_some_and(|norm| norm.scale.is_some()) {
+                deltas.extend(runs(slots.groups, rows.div_ceil(GROUP) * 2 * n).map(|run| (run, false)));
+            }
+        }
+        let kept = if self.slopes.count() > 1 { deltas.len() * RUN } else { 0 };
+        self.kept = Buffer::zeroed("squared slopes", kept)?;
+        self.slope = vec![T::ZERO; rows * network.outputs()];
+        (self.workspace, self.inputs, self.deltas) = (Some(workspace), inputs, deltas);
+        Ok(())
+    }
+}
+
+/// Which of a row's slopes it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Only,
+    First,
+    Other,
+    Last,
+}
+
+/// Takes the power of slopes and adds them to those before; the last leaves the sum in their place.
+struct Gather<'a, T> {
+    isa: Isa,
+    power: Power,
+    turn: Turn,
+    runs: &'a [(Range<usize>, bool)],
+    values: Shared<'a, T>,
+    kept: Shared<'a, T>,
+}
+
+impl<T: Element> Job for Gather<'_, T> {
+    fn phases(&self) -> usize {
+        1
+    }
+    fn items(&self, _: usize) -> usize {
+        self.runs.len()
+    }
+    fn run(&self, _: usize, item: usize, _: usize) {
+        let (run, raw) = self.runs[item].clone();
+        let power = if raw { self.power } else { Power::One };
+        let to = item * RUN..item * RUN + run.len();
+        // SAFETY: every item has its own run of both.
+        let (values, kept) =
+            unsafe { (self.values.slice_mut(run), self.kept.slice_mut_or_empty(to)) };
+        dispatch(self.isa, Add { power, turn: self.turn, values, kept });
+    }
+}
+
+struct Add<'a, T> {
+    power: Power,
+    turn: Turn,
+    values: &'a mut [T],
+    kept: &'a mut [T],
+}
+
+impl<T: Element> Op<T> for Add<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Add { power, turn, values, kept } = self;
+        macro_rules! each {
+            ($write:ident, [$($read:ident),*], |$w:ident, $($r:ident),*| $f:expr) => {
+                zip_map(
+                    s,
+                    [$write],
+                    [$(&*$read),*],
+                    #[inline(always)]
+                    |[$w], [$($r),*]| [$f],
+                )
+            };
+        }
+        match turn {
+            Turn::Only => each!(values, [], |v,| power.of(s, v)),
+            Turn::First => each!(kept, [values], |_k, v| power.of(s, v)),
+            Turn::Other => each!(kept, [values], |k, v| s.add(k, power.of(s, v))),
+            Turn::Last => each!(values, [kept], |v, k| s.add(k, power.of(s, v))),
+        }
+    }
+}
+
+/// Takes the power of what layers took.
+struct Raise<'a, T> {
+    isa: Isa,
+    power: Power,
+    runs: &'a [Range<usize>],
+    values: Shared<'a, T>,
+}
+
+impl<T: Element> Job for Raise<'_, T> {
+    fn phases(&self) -> usize {
+        1
+    }
+    fn items(&self, _: usize) -> usize {
+        if self.power == Power::One { 0 } else { self.runs.len() }
+    }
+    fn run(&self, _: usize, item: usize, _: usize) {
+        // SAFETY: every item has its own run.
+        let values = unsafe { self.values.slice_mut(self.runs[item].clone()) };
+        dispatch(self.isa, Add { power: self.power, turn: Turn::Only, values, kept: &mut [] });
+    }
+}

@@ -1,0 +1,78 @@
+//! How much each parameter matters: Fisher information, and sizes of gradients.
+
+use pyo3::prelude::*;
+use thalweg_core::Error;
+use thalweg_core::diff::likelihood::{Kind, Likelihood, Slopes};
+use thalweg_core::diff::squares::{CHUNK, Squares, Sum};
+
+use crate::arrays::{Answers, Features, vector_out};
+use crate::dtype::{Real, with_dtype};
+use crate::errors::translate;
+use crate::model::Model;
+
+/// The mean over samples (over batches, for "batched") by parameter, in public order.
+#[pyfunction]
+#[pyo3(signature = (model, x, y, likelihood, kind, classes=None, seed=0, batch_size=1))]
+#[allow(clippy::too_many_arguments)]
+pub fn importance(
+    py: Python<'_>,
+    model: &Bound<'_, Model>,
+    x: &Bound<'_, PyAny>,
+    y: Option<&Bound<'_, PyAny>>,
+    likelihood: &str,
+    kind: &str,
+    classes: Option<Vec<usize>>,
+    seed: u64,
+    batch_size: usize,
+) -> PyResult<Py<PyAny>> {
+    let (likelihood, (kind, sum)) = parse(likelihood, kind, seed).map_err(|e| translate(py, e))?;
+    let model = model.get();
+    with_dtype!(model.dtype, T => {
+        let x = Features::<T>::new("x", x)?;
+        let y = y.map(|y| Answers::<T>::new("y", y)).transpose()?;
+        let (x, y) = (x.view(), y.as_ref().map(Answers::view));
+        let outputs = model.network.outputs();
+        let mut squares = model.detached::<T, _>(py, |m| {
+            m.network().check_input(x.rows(), x.cols())?;
+            let slopes = Slopes::new(likelihood, kind, classes, outputs)?;
+            slopes.check(y.as_ref(), x.rows(), outputs)?;
+            Squares::new(m, sum, slopes)
+        })?;
+        let size = if sum == Sum::Batches { batch_size.max(1) } else { CHUNK };
+        for start in (0..x.rows()).step_by(size) {
+            let rows = start..x.rows().min(start + size);
+            model.detached::<T, _>(py, |m| squares.add(m, x, rows, y.as_ref()))?;
+            py.check_signals()?;
+        }
+        let mean = py.detach(|| squares.mean(&model.network)).map_err(|e| translate(py, e))?;
+        Ok(vector_out(py, narrow::<T>(mean)))
+    })
+}
+
+/// In the model's precision.
+fn narrow<T: Real>(values: Vec<f64>) -> Vec<T> {
+    values.into_iter().map(T::lit).collect()
+}
+
+fn parse(likelihood: &str, kind: &str, seed: u64) -> Result<(Likelihood, (Kind, Sum)), Error> {
+    let wrong = |name, value: &str, accepted: &str| Error::Argument {
+        name,
+        value: format!("{value:?}"),
+        accepted: accepted.into(),
+    };
+    let likelihood = match likelihood {
+        "categorical" => Likelihood::Categorical,
+        "bernoulli" => Likelihood::Bernoulli,
+        "gaussian" => Likelihood::Gaussian,
+        other => return Err(wrong("likelihood", other, "categorical, bernoulli or gaussian")),
+    };
+    let kind = match kind {
+        "exact" => (Kind::Exact, Sum::Squares),
+        "sampled" => (Kind::Sampled { seed }, Sum::Squares),
+        "empirical" => (Kind::Empirical, Sum::Squares),
+        "batched" => (Kind::Empirical, Sum::Batches),
+        "norm" => (Kind::Norm, Sum::Sizes),
+        other => return Err(wrong("kind", other, "exact, sampled, empirical, batched or norm")),
+    };
+    Ok((likelihood, kind))
+}

@@ -1,0 +1,235 @@
+"""The diagonal of the Fisher information, beside one that is put together sample by sample."""
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn
+from thalweg.continual import fisher_diagonal
+
+LOSSES = {"categorical": nn.CrossEntropyLoss, "bernoulli": nn.BCEWithLogitsLoss, "gaussian": nn.MSELoss}
+NETS = {
+    "linear": lambda: (nn.Linear(6, 4),),
+    "deep": lambda: (
+        nn.Linear(6, 20), nn.Tanh(), nn.Linear(20, 30, bias=False), nn.ReLU(),
+        nn.Linear(30, 4), nn.GELU(),
+    ),
+    "norms": lambda: (
+        nn.Linear(6, 20), nn.LayerNorm(20), nn.SiLU(),
+        nn.Linear(20, 9), nn.RMSNorm(9), nn.Linear(9, 4),
+    ),
+    "residual": lambda: (
+        nn.Linear(6, 10),
+        nn.Residual(nn.LayerNorm(10), nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 10)),
+        nn.ReLU(), nn.Linear(10, 4),
+    ),
+    "wide": lambda: (
+        nn.Linear(6, 300), nn.ReLU(), nn.Linear(300, 700), nn.Tanh(), nn.Linear(700, 4),
+    ),
+}  # fmt: skip
+
+
+def make(name, dtype="float64"):
+    model = nn.Sequential(*NETS[name](), dtype=dtype, seed=1)
+    # Scales and shifts of normalizations that are not 1 and 0.
+    rng = np.random.default_rng(5)
+    model.flat_parameters = model.flat_parameters + 0.1 * rng.standard_normal(model.num_parameters)
+    return model
+
+
+def slopes(model, x):
+    """Each sample's gradient of each output, (rows, outputs, parameters), one at a time."""
+    outputs = np.eye(model.out_features, dtype=model.dtype)
+    result = np.empty((len(x), len(outputs), model.num_parameters))
+    for row, sample in enumerate(x):
+        for k in range(len(outputs)):
+            model.forward(sample[np.newaxis], training=True)
+            model.zero_grad()
+            model.backward(outputs[k : k + 1])
+            result[row, k] = model.flat_gradients
+    model.zero_grad()
+    return result
+
+
+def says(likelihood, f):
+    """What the outputs say of y, and the covariance of the slope of its log-likelihood."""
+    if likelihood == "categorical":
+        p = np.exp(f - f.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        return p, p[:, :, None] * np.eye(f.shape[1]) - p[:, :, None] * p[:, None, :]
+    if likelihood == "bernoulli":
+        p = 1 / (1 + np.exp(-f))
+        return p, (p * (1 - p))[:, :, None] * np.eye(f.shape[1])
+    return f, np.broadcast_to(np.eye(f.shape[1]), (*f.shape, f.shape[1]))
+
+
+def off(found, expected):
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("likelihood", LOSSES)
+@pytest.mark.parametrize("net", NETS)
+def test_exact_is_the_sum_over_samples_and_outputs(net, likelihood, rng):
+    model, x = make(net), rng.standard_normal((11, 6))
+    if net == "wide":
+        x = x[:5]
+    j = slopes(model, x)
+    _, covariance = says(likelihood, model(x))
+    expected = np.einsum("nkj,nkl,nlj->j", j, covariance, j, optimize=True) / len(x)
+    found = fisher_diagonal(model, x, loss=LOSSES[likelihood]())
+    assert off(found, expected) < 1e-12
+    single = model.astype("float32")
+    found = fisher_diagonal(single, x.astype("float32"), loss=LOSSES[likelihood]())
+    assert off(found, expected) < 1e-6
+
+
+@pytest.mark.parametrize("likelihood", LOSSES)
+@pytest.mark.parametrize("net", ["deep", "norms"])
+def test_empirical_and_batched_are_squares_of_the_data_s_gradients(net, likelihood, rng):
+    model, x, loss = make(net), rng.standard_normal((11, 6)), LOSSES[likelihood]()
+    labels = rng.integers(0, 4, 11)
+    y = labels if likelihood == "categorical" else rng.integers(0, 2, (11, 4)).astype(float)
+    target = np.eye(4)[labels] if likelihood == "categorical" else y
+    p, _ = says(likelihood, model(x))
+    g = np.einsum("nk,nkj->nj", p - target, slopes(model, x))
+    found = fisher_diagonal(model, x, y, kind="empirical", loss=loss)
+    assert off(found, (g**2).mean(axis=0)) < 1e-12
+    batches = [g[:4], g[4:8], g[8:]]
+    expected = np.mean([b.mean(axis=0) ** 2 for b in batches], axis=0)
+    found = fisher_diagonal(model, x, y, kind="batched", batch_size=4, loss=loss)
+    assert off(found, expected) < 1e-12
+
+
+def test_many_rows_go_through_in_parts(rng):
+    model, x = make("deep"), rng.standard_normal((2500, 6))
+    every = [fisher_diagonal(model, x[i : i + 1]) for i in range(0, 2500)]
+    assert off(fisher_diagonal(model, x), np.mean(every, axis=0)) < 1e-12
+    single = fisher_diagonal(model.astype("float32"), x.astype("float32"))
+    assert single.dtype == np.float32
+    assert off(single, np.mean(every, axis=0)) < 1e-6
+
+
+@pytest.mark.parametrize("likelihood", LOSSES)
+def test_sampled_tends_to_exact(likelihood, rng):
+    model, loss = make("deep"), LOSSES[likelihood]()
+    x = np.repeat(rng.standard_normal((3, 6)), 20_000, axis=0)
+    exact, sampled = (fisher_diagonal(model, x, kind=kind, loss=loss) for kind in ("exact", "sampled"))
+    assert off(sampled, exact) < 0.02  # 1/sqrt(60000) is 0.004, and fourth moments are larger
+    again = fisher_diagonal(model, x, kind="sampled", loss=loss)
+    np.testing.assert_array_equal(sampled, again)
+    other = fisher_diagonal(model, x, kind="sampled", loss=loss, seed=1)
+    assert not np.array_equal(sampled, other)
+
+
+def test_a_confident_model_has_no_less_precision():
+    """1 - p cancels where p is nearly 1, and is all that is left of the information."""
+    model = nn.Sequential(nn.Linear(1, 2, bias=False))
+    model.flat_parameters = np.array([9.0, -9.0], "float32")
+    q = 1 / (1 + np.exp(18.0))
+    np.testing.assert_allclose(fisher_diagonal(model, [[1.0]]), [q * (1 - q)] * 2, rtol=1e-5)
+
+
+def test_only_the_classes_of_a_head_compete(rng):
+    model, x = make("deep"), rng.standard_normal((9, 6))
+    j = slopes(model, x)[:, [3, 1]]
+    _, covariance = says("categorical", model(x)[:, [3, 1]])
+    expected = np.einsum("nkj,nkl,nlj->j", j, covariance, j) / 9
+    assert off(fisher_diagonal(model, x, classes=(3, 1)), expected) < 1e-12
+    y = np.array([1, 3, 1, 3, 1, 3, 1, 1, 1])
+    p, _ = says("categorical", model(x)[:, [1, 3]])
+    g = np.einsum("nk,nkj->nj", p - np.eye(2)[y // 2], j[:, ::-1])
+    found = fisher_diagonal(model, x, y, kind="empirical", classes=(1, 3))
+    assert off(found, (g**2).mean(axis=0)) < 1e-12
+
+
+def test_it_is_that_of_the_model_in_evaluation(rng):
+    """BatchNorm1d by its running averages: an affine map; and nothing is dropped."""
+    x = rng.standard_normal((40, 6))
+    model = nn.Sequential(
+        nn.Linear(6, 10), nn.BatchNorm1d(10), nn.Tanh(), nn.Dropout(0.5), nn.Linear(10, 4),
+        dtype="float64", seed=2,
+    )  # fmt: skip
+    for _ in range(5):
+        model.forward(2 + 3 * x, training=True)
+    before = {name: value.copy() for name, value in model.state_dict().items()}
+    found = model_blocks(model, fisher_diagonal(model, x))
+    assert all(np.array_equal(before[name], value) for name, value in model.state_dict().items())
+    folded = nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 4), dtype="float64")
+    state = model.state_dict()
+    inverse = 1 / np.sqrt(state["1.running_var"] + 1e-5)
+    factor = state["1.weight"] * inverse
+    shift = state["1.bias"] + factor * (state["0.bias"] - state["1.running_mean"])
+    folded.load_state_dict(
+        {
+            "0.weight": factor[:, None] * state["0.weight"], "0.bias": shift,
+            "2.weight": state["4.weight"], "2.bias": state["4.bias"],
+        }
+    )  # fmt: skip
+    plain = model_blocks(folded, fisher_diagonal(folded, x))
+    assert off(found["0.weight"], factor[:, None] ** 2 * plain["0.weight"]) < 1e-12
+    assert off(found["0.bias"], factor**2 * plain["0.bias"]) < 1e-12
+    assert off(found["1.bias"], plain["0.bias"]) < 1e-12
+    assert off(found["4.weight"], plain["2.weight"]) < 1e-12
+    # The scale's slope is that of the shift times the normalized input.
+    z = (x @ state["0.weight"].T + state["0.bias"] - state["1.running_mean"]) * inverse
+    by_row = [model_blocks(folded, fisher_diagonal(folded, row[None]))["0.bias"] for row in x]
+    assert off(found["1.weight"], np.mean(np.array(by_row) * z**2, axis=0)) < 1e-12
+
+
+def model_blocks(model, flat):
+    """A flat vector by the names of parameters."""
+    names, start = {}, 0
+    for name, value in model.state_dict().items():
+        if "running" not in name:
+            names[name] = flat[start : start + value.size].reshape(value.shape)
+            start += value.size
+    return names
+
+
+@pytest.mark.parametrize("kind", ["exact", "sampled", "empirical", "batched"])
+def test_the_bits_are_the_same_for_any_number_of_threads(kind, rng):
+    model = nn.Sequential(nn.Linear(30, 200), nn.BatchNorm1d(200), nn.ReLU(), nn.Linear(200, 10))
+    x, y = rng.standard_normal((1500, 30)).astype("float32"), rng.integers(0, 10, 1500)
+    before, found = tw.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            tw.set_num_threads(threads)
+            found.append(fisher_diagonal(model, x, y, kind=kind))
+    finally:
+        tw.set_num_threads(before)
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+
+
+def test_a_part_of_the_samples_will_do(rng):
+    model, x = make("deep"), rng.standard_normal((50, 6))
+    part = fisher_diagonal(model, x, n_samples=20, seed=4)
+    chosen = np.sort(np.random.default_rng(4).choice(50, 20, replace=False))
+    np.testing.assert_array_equal(part, fisher_diagonal(model, x[chosen]))
+    np.testing.assert_array_equal(
+        fisher_diagonal(model, x, n_samples=99), fisher_diagonal(model, x)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"kind": "fisher"}, tw.ArgumentError, 'kind must be one of "exact"'),
+        ({"kind": "empirical"}, tw.ArgumentError, "y is None"),
+        ({"kind": "empirical", "y": [0, 1]}, tw.ShapeError, "x has 3 rows but y has 2"),
+        ({"kind": "batched", "y": [0, 1, 4]}, tw.DataError, r"y\[2\] is 4"),
+        ({"kind": "empirical", "y": [0, 1, 2], "classes": (0, 1)}, tw.ArgumentError, r"\[2\] is 2"),
+        ({"classes": (0, 4)}, tw.ArgumentError, "outputs from 0 to 3"),
+        ({"classes": (1, 1)}, tw.ArgumentError, "different outputs"),
+        ({"n_samples": 0}, tw.ArgumentError, "n_samples"),
+        ({"loss": nn.L1Loss()}, tw.UnsupportedError, "nn.MSELoss"),
+        ({"x": np.zeros((3, 5))}, tw.ShapeError, "expected .3, 6."),
+        ({"x": np.full((3, 6), np.nan)}, tw.DataError, r"x\[0, 0\] is NaN"),
+        ({"x": np.zeros((0, 6))}, tw.DataError, "no rows"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_named(options, error, message):
+    model = make("deep")
+    arguments = {"x": np.ones((3, 6)), **options}
+    with pytest.raises(error, match=message):
+        fisher_diagonal(model, **arguments)
