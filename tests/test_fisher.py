@@ -7,7 +7,11 @@ import thalweg as tw
 from thalweg import nn
 from thalweg.continual import fisher_diagonal
 
-LOSSES = {"categorical": nn.CrossEntropyLoss, "bernoulli": nn.BCEWithLogitsLoss, "gaussian": nn.MSELoss}
+LOSSES = {
+    "categorical": nn.CrossEntropyLoss,
+    "bernoulli": nn.BCEWithLogitsLoss,
+    "gaussian": nn.MSELoss,
+}
 NETS = {
     "linear": lambda: (nn.Linear(6, 4),),
     "deep": lambda: (
@@ -113,7 +117,9 @@ def test_many_rows_go_through_in_parts(rng):
 def test_sampled_tends_to_exact(likelihood, rng):
     model, loss = make("deep"), LOSSES[likelihood]()
     x = np.repeat(rng.standard_normal((3, 6)), 20_000, axis=0)
-    exact, sampled = (fisher_diagonal(model, x, kind=kind, loss=loss) for kind in ("exact", "sampled"))
+    exact, sampled = (
+        fisher_diagonal(model, x, kind=kind, loss=loss) for kind in ("exact", "sampled")
+    )
     assert off(sampled, exact) < 0.02  # 1/sqrt(60000) is 0.004, and fourth moments are larger
     again = fisher_diagonal(model, x, kind="sampled", loss=loss)
     np.testing.assert_array_equal(sampled, again)

@@ -67,7 +67,10 @@ def measure(options: Options) -> list[Row]:
         for _ in range(rounds):  # in turns, so that a slow minute is slow for all
             for name, call, n in [
                 ("thalweg", ours, samples),
-                *((name, peer, LOOPED if name == "loop" else samples) for name, peer in peers.items()),
+                *(
+                    (name, peer, LOOPED if name == "loop" else samples)
+                    for name, peer in peers.items()
+                ),
             ]:
                 if name != "thalweg" and len(times.get(name, ())) == 2:
                     continue  # they take long
@@ -139,7 +142,9 @@ def markdown(rows: list[Row]) -> str:
     def cell(row: Row, time: float | None) -> str:
         return "-" if time is None else f"{duration(time)} ({time / row.seconds:.1f}x)"
 
-    body = [[row.kind, duration(row.seconds), cell(row, row.vmap), cell(row, row.loop)] for row in rows]
+    body = [
+        [row.kind, duration(row.seconds), cell(row, row.vmap), cell(row, row.loop)] for row in rows
+    ]
     pairs = [
         (f"{row.kind}, {name}", ratio / row.seconds, TARGETS[name])
         for row in rows

@@ -84,8 +84,9 @@ def fisher_diagonal(
     -----
     No sample's gradient is ever formed. The square of a weight's gradient is a product of a slope
     and an input, so that the sum over samples is one product of matrices,
-    :math:`(\delta^2)^T (a^2)` (Goodfellow 2015), and the expectation over C outputs can be taken of :math:`\delta^2` before
-    it: C passes of slopes through the upper layers, and one product per layer, instead of C.
+    :math:`(\delta^2)^T (a^2)` (Goodfellow 2015), and the expectation over C outputs can be taken of
+    :math:`\delta^2` before it: C passes of slopes through the upper layers, and one product per
+    layer, instead of C.
 
     A strength of EWC that is right for one `kind` is not for another: the sizes differ by orders of
     magnitude, above all between ``"batched"`` and the others (van de Ven 2025, arXiv:2502.11756).
@@ -108,7 +109,15 @@ def fisher_diagonal(
     """
     _checks.one_of("kind", kind, KINDS)
     return importance(
-        model, x, y, kind, loss, n_samples=n_samples, classes=classes, batch_size=batch_size, seed=seed
+        model,
+        x,
+        y,
+        kind,
+        loss,
+        n_samples=n_samples,
+        classes=classes,
+        batch_size=batch_size,
+        seed=seed,
     )
 
 

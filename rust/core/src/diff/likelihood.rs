@@ -117,12 +117,9 @@ impl Slopes {
                     None => Ok(()),
                 }
             }
-            Targets::Values(y) if y.cols() != outputs => Err(Error::TargetWidth {
-                loss: "the likelihood",
-                outputs,
-                wanted: outputs,
-                found: y.cols(),
-            }),
+            Targets::Values(y) if y.cols() != outputs => {
+                Err(Error::TargetWidth { loss: "the likelihood", outputs, wanted: outputs, found: y.cols() })
+            }
             Targets::Values(_) => Ok(()),
         }
     }

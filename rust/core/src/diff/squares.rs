@@ -170,6 +170,7 @@ impl<T: Element> Squares<T> {
             size: None,
             steps: None,
             update: None,
+            along: None,
         };
         let pass = Pass {
             check_finite: false,
@@ -195,7 +196,8 @@ impl<T: Element> Squares<T> {
         if flat.iter().all(|x| x.is_finite()) {
             return Ok(flat);
         }
-        let text = "squares of gradients are too large for this precision: use a model with dtype=\"float64\"";
+        let text =
+            "squares of gradients are too large for this precision: use a model with dtype=\"float64\"";
         Err(Error::Mismatch(text.into()))
     }
 
@@ -265,8 +267,7 @@ impl<T: Element> Job for Gather<'_, T> {
         let power = if raw { self.power } else { Power::One };
         let to = item * RUN..item * RUN + run.len();
         // SAFETY: every item has its own run of both.
-        let (values, kept) =
-            unsafe { (self.values.slice_mut(run), self.kept.slice_mut_or_empty(to)) };
+        let (values, kept) = unsafe { (self.values.slice_mut(run), self.kept.slice_mut_or_empty(to)) };
         dispatch(self.isa, Add { power, turn: self.turn, values, kept });
     }
 }
@@ -283,22 +284,35 @@ impl<T: Element> Op<T> for Add<'_, T> {
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
         let Add { power, turn, values, kept } = self;
-        macro_rules! each {
-            ($write:ident, [$($read:ident),*], |$w:ident, $($r:ident),*| $f:expr) => {
-                zip_map(
-                    s,
-                    [$write],
-                    [$(&*$read),*],
-                    #[inline(always)]
-                    |[$w], [$($r),*]| [$f],
-                )
-            };
-        }
         match turn {
-            Turn::Only => each!(values, [], |v,| power.of(s, v)),
-            Turn::First => each!(kept, [values], |_k, v| power.of(s, v)),
-            Turn::Other => each!(kept, [values], |k, v| s.add(k, power.of(s, v))),
-            Turn::Last => each!(values, [kept], |v, k| s.add(k, power.of(s, v))),
+            Turn::Only => zip_map(
+                s,
+                [values],
+                [],
+                #[inline(always)]
+                |[v], []| [power.of(s, v)],
+            ),
+            Turn::First => zip_map(
+                s,
+                [kept],
+                [&*values],
+                #[inline(always)]
+                |_, [v]| [power.of(s, v)],
+            ),
+            Turn::Other => zip_map(
+                s,
+                [kept],
+                [&*values],
+                #[inline(always)]
+                |[k], [v]| [s.add(k, power.of(s, v))],
+            ),
+            Turn::Last => zip_map(
+                s,
+                [values],
+                [&*kept],
+                #[inline(always)]
+                |[v], [k]| [s.add(k, power.of(s, v))],
+            ),
         }
     }
 }
