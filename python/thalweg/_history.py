@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 #: The keys in the order in which they are shown; the core gives them in this order too.
-KEYS = ("loss", "accuracy", "val_loss", "val_accuracy", "seconds")
+KEYS = ("loss", "accuracy", "penalty", "val_loss", "val_accuracy", "seconds")
 
 
 class History(dict[str, list[float]]):
@@ -17,6 +17,9 @@ class History(dict[str, list[float]]):
     for losses that have one), ``"val_loss"`` and
     ``"val_accuracy"`` (at the end of the epoch, where validation data was given) and ``"seconds"``;
     with `optim.LevenbergMarquardt` also ``"damping"``, before the step, and ``"rejected"`` steps.
+    for losses that have one), ``"penalty"`` (at the end of the epoch, where
+    `Trainer.set_penalty` set one), ``"val_loss"`` and
+    ``"val_accuracy"`` (at the end of the epoch, where validation data was given) and ``"seconds"``.
 
     Examples
     --------

@@ -487,6 +487,62 @@ class Trainer:
         loss, accuracy = self._core.evaluate(*self._ready(x, y, sample_weight))
         return {"loss": loss} if accuracy is None else {"loss": loss, "accuracy": accuracy}
 
+    def set_penalty(self, importance: Any, anchor: Any = None, strength: float = 1.0) -> None:
+        r"""Pull the parameters towards given values from now on, each as strongly as it matters.
+
+        Every update is of the loss and of
+
+        .. math:: \frac{s}{2} \sum_j A_j (\theta_j - a_j)^2
+
+        whose gradient, :math:`s A_j (\theta_j - a_j)`, is added while the parameter is in cache.
+
+        Parameters
+        ----------
+        importance : array_like, shape (num_parameters,), or None
+            A, numbers from 0 on, in the order of ``model.flat_parameters``; None ends the penalty.
+        anchor : array_like, shape (num_parameters,), optional
+            a; by default the parameters as they are now.
+        strength : float, default 1.0
+            s, from 0 on.
+
+        Raises
+        ------
+        ArgumentError, ShapeError, DataError, DtypeError
+            If the arrays do not fit the model, or a number is negative.
+        UnsupportedError
+            If the loss is one of your own.
+
+        Notes
+        -----
+        Only updates know of it: losses that are returned, kept and evaluated are without it. After
+        each epoch of `fit`, ``history["penalty"]`` has its value. It counts before gradients are
+        clipped. It belongs to what `save` writes.
+
+        The sum of several such penalties is one, but for a constant, with
+        :math:`A = \sum_k A_k` and :math:`a = \sum_k A_k a_k / A`: however many tasks a parameter is
+        to remember, one is enough.
+        """
+        if isinstance(self._core, CustomTrainer):
+            raise UnsupportedError("a penalty is not there for a loss of one's own: add it to that")
+        if importance is None:
+            self._core.set_penalty(None)
+            return
+        model = self._model
+        size = model.num_parameters
+        importance = _arrays.flat(importance, model.dtype, size, "importance")
+        if anchor is None:
+            anchor = model.flat_parameters
+        anchor = _arrays.flat(anchor, model.dtype, size, "anchor")
+        strength = _checks.real("strength", strength, 0)
+        self._core.set_penalty((importance, anchor, strength))
+
+    @property
+    def penalty(self) -> float:
+        """The penalty of the parameters as they are; 0 if there is none."""
+        if isinstance(self._core, CustomTrainer):
+            return 0.0
+        return self._core.penalty_value() or 0.0
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all that further training depends on to a file.
 
@@ -516,6 +572,8 @@ class Trainer:
         arrays = {f"optimizer.{name}": array for name, array in state.pop("arrays").items()}
         if (average := self._core.average()) is not None:
             arrays["optimizer.average"], state["averaged"] = average
+        if (penalty := self._core.penalty()) is not None:
+            arrays["optimizer.importance"], arrays["optimizer.anchor"], state["penalty"] = penalty
         mine = {"spec": _spec.describe(spec), "counts": self._counts(), "optimizer_state": state}
         text = {
             "thalweg": json.dumps(self._model._description()),
@@ -566,9 +624,13 @@ class Trainer:
             average = None
             if "averaged" in state:
                 average = of_optimizer.pop("average"), state.pop("averaged")
+            penalty = None
+            if "penalty" in state:
+                pulls = of_optimizer.pop("importance"), of_optimizer.pop("anchor")
+                penalty = (*pulls, state.pop("penalty"))
             state["arrays"] = of_optimizer
             model.load_state_dict(arrays)
-            return cls(model, **spec)._continue(state, saved["counts"], average)
+            return cls(model, **spec)._continue(state, saved["counts"], average, penalty)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, ThalwegError):
                 raise
@@ -587,7 +649,9 @@ class Trainer:
         spec["optimizer"] = self._optimizer._fresh()
         twin = type(self)(copy.deepcopy(self._model), **spec)
         counts = copy.deepcopy(self._counts())
-        return twin._continue(self._optimizer.state_dict(), counts, self._core.average())
+        return twin._continue(
+            self._optimizer.state_dict(), counts, self._core.average(), self._core.penalty()
+        )
 
     def _description(self) -> dict[str, Any]:
         """Give the arguments that make this trainer, besides the model."""
@@ -623,10 +687,13 @@ class Trainer:
         optimizer_state: dict[str, Any],
         counts: dict[str, Any],
         average: tuple[Any, int] | None,
+        penalty: tuple[Any, Any, float] | None,
     ) -> "Trainer":
         """Make a new trainer what another one was."""
         if average is not None and isinstance(self._core, _core.Trainer):
             self._core.set_average(*average)
+        if penalty is not None and not isinstance(self._core, CustomTrainer):
+            self._core.set_penalty(penalty)
         for group in counts["groups"]:
             self._optimizer.add_group(**group)
         self._optimizer.load_state_dict(optimizer_state, self._model)
@@ -724,6 +791,10 @@ def _record(ended: tuple[Any, ...]) -> Any:
     figures = zip(names, ended, strict=False)
     more = ended[len(names)] if len(ended) > len(names) else {}
     return {key: value for key, value in figures if value is not None} | dict(more)
+def _record(ended: tuple[float | None, ...]) -> Any:
+    """Name the core's figures of an epoch, without those that there are not."""
+    figures = zip(("epoch", *KEYS), ended, strict=True)
+    return {key: value for key, value in figures if value is not None}
 
 
 def _expect(name: str, value: Any, kind: type, example: str) -> None:

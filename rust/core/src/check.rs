@@ -253,6 +253,7 @@ impl Check {
             size: None,
             steps: None,
             update: None,
+            along: None,
         };
         let (rows, outputs) = (x.rows(), network.outputs());
         let mut totals = Totals::default();

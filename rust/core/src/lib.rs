@@ -29,6 +29,7 @@
 //! # Ok::<(), thalweg_core::Error>(())
 //! ```
 
+pub mod along;
 pub mod arena;
 pub mod check;
 pub mod data;

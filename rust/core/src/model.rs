@@ -209,7 +209,7 @@ impl<T: Element> Model<T> {
         // A step that might overflow is taken on trial: with a copy to go back to.
         let risky = size * optimizer.largest_lr().max(1.0) > RISKY;
         let before = if risky { Some((self.params.to_vec(), optimizer.save(None)?)) } else { None };
-        update::step(self.isa, &mut self.params, &self.grads, optimizer);
+        update::step(self.isa, &mut self.params, &self.grads, optimizer, None);
         self.pending = None;
         if let Some((params, optimizer_before)) = before
             && (!all_finite(self.isa, &self.params)
@@ -401,6 +401,7 @@ impl<T: Element> Model<T> {
             size: Some(&size),
             steps: None,
             update: None,
+            along: None,
         };
         let pass = Pass {
             check_finite: false,

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::along::{self, Along};
 use crate::arena::Buffer;
 use crate::data::Samples;
 use crate::element::Element;
@@ -33,6 +34,8 @@ pub struct Trainer<T: Element> {
     ascent: Option<Ascent<T>>,
     /// An average of the parameters over the steps, if one is wanted.
     pub average: Option<Average<T>>,
+    /// What goes along with its updates.
+    pub along: Along<T>,
     /// Memory of the last fit's [`Snapshot`], for the next.
     spare: Option<Snapshot<T>>,
 }
@@ -79,8 +82,16 @@ impl<T: Element> Gathered<T> {
         clip: Option<Clip>,
         params: &mut Buffer<T>,
         optimizer: &mut Optimizer<T>,
+        along: &mut Along<T>,
     ) -> Result<(), Error> {
-        let factor = 1.0 / std::mem::take(&mut self.batches) as f64;
+        let mut factor = 1.0 / std::mem::take(&mut self.batches) as f64;
+        // What is clipped is all of the gradient; some optimizers need to see all of it anyway.
+        let ahead = (clip.is_some() || !optimizer.is_elementwise()) && along.penalty.is_some();
+        if let Some(penalty) = along.penalty.as_ref().filter(|_| ahead) {
+            update::clip(isa, &mut self.grads, std::mem::replace(&mut factor, 1.0), 0.0, None);
+            along::add_penalty(isa, penalty, params, &mut self.grads);
+            optimizer.frozen().for_each(|range| self.grads[range].fill(T::ZERO));
+        }
         let norm = match clip {
             Some(Clip::Norm(_)) => update::norm(isa, &self.grads),
             _ => max_abs(isa, &self.grads).to_f64(), // only whether it is finite
@@ -90,7 +101,7 @@ impl<T: Element> Gathered<T> {
             return Err(Error::Diverged { loss: f64::INFINITY, step, lr });
         }
         update::clip(isa, &mut self.grads, factor, norm, clip);
-        update::step(isa, params, &self.grads, optimizer);
+        update::step(isa, params, &self.grads, optimizer, along.share(!ahead));
         Ok(())
     }
 }
@@ -103,6 +114,8 @@ struct Snapshot<T: Element> {
     optimizer: Saved<T>,
     /// The average of parameters, and of how many.
     average: Option<(Vec<T>, u64)>,
+    /// What parameters have gained on their way.
+    path: Option<Vec<T>>,
 }
 
 impl<T: Element> Snapshot<T> {
@@ -118,6 +131,7 @@ impl<T: Element> Snapshot<T> {
                 passes: 0,
                 optimizer: optimizer.save(None)?,
                 average: None,
+                path: None,
             },
         };
         snapshot.params.copy_from_slice(params);
@@ -200,6 +214,7 @@ impl<T: Element> Trainer<T> {
             gathered,
             ascent: None,
             average: None,
+            along: Along::default(),
             spare: None,
         }
     }
@@ -275,7 +290,7 @@ impl<T: Element> Trainer<T> {
         if totals.loss == 0.0 {
             if last && self.gathered.batches > 0 {
                 let params = model.parts().params;
-                self.gathered.update(isa, self.options.clip, params, optimizer)?;
+                self.gathered.update(isa, self.options.clip, params, optimizer, &mut self.along)?;
                 if let Some(average) = &mut self.average {
                     average.follow(isa, params, optimizer.steps);
                 }
@@ -285,6 +300,10 @@ impl<T: Element> Trainer<T> {
         if let (Some(sam), None) = (self.options.sam, &self.ascent) {
             let network = model.network();
             self.ascent = Some(Ascent::new(sam, network.arena_len(), network.averages_len())?);
+        if !optimizer.is_elementwise() && (self.along.path.is_some() || self.along.mask.is_some()) {
+            let text = "this optimizer looks at whole layers; path integrals and parameters that stay, which this \
+                        strategy needs, are there for optimizers that work element by element";
+            return Err(Error::Unsupported(text.into()));
         }
         let fused = self.options.fused(optimizer);
         if !fused && self.gathered.grads.len() != model.network().arena_len() {
@@ -340,6 +359,7 @@ impl<T: Element> Trainer<T> {
                 size: None,
                 steps: Some(steps),
                 update: fused.then_some(state),
+                along: self.along.share(true).filter(|_| fused),
             }),
             ..Pass::new(network, workspace, params.share(), averages, Some(x), rows)
         };
@@ -367,6 +387,7 @@ impl<T: Element> Trainer<T> {
                     ascent.undo(params, averages);
                 }
                 updated?;
+                self.gathered.update(isa, self.options.clip, params, optimizer, &mut self.along)?;
             }
         }
         if let Some(average) = &mut self.average
@@ -424,6 +445,7 @@ impl<T: Element> Trainer<T> {
                 size: Some(&size),
                 steps: None,
                 update: None,
+                along: None,
             }),
             ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::From(0))
         };
@@ -492,6 +514,11 @@ impl<T: Element> Trainer<T> {
         Ok(tally)
     }
 
+    /// The penalty of a model's parameters, if there is one.
+    pub fn penalty(&self, model: &Model<T>) -> Option<f64> {
+        self.along.penalty.as_ref().map(|p| p.value(model.isa(), &model.params))
+    }
+
     /// See [`Workspace::poison`].
     #[cfg(test)]
     pub(crate) fn poison(&mut self) {
@@ -554,6 +581,8 @@ pub struct EpochRecord {
     pub epoch: usize,
     /// Over the training rows, each before its own update.
     pub training: Tally,
+    /// What the parameters' penalty is at the end of the epoch, if there is one.
+    pub penalty: Option<f64>,
     /// Over the validation rows, at the end of the epoch.
     pub validation: Option<Tally>,
     /// How long it took.
@@ -735,6 +764,7 @@ impl<T: Element> Fit<T> {
             // What an interrupted fit left behind is not of this one.
             trainer.forget();
             before.average = trainer.average.as_ref().map(|a| (a.values.to_vec(), a.count));
+            before.path = trainer.along.path.as_ref().map(|p| p.values.to_vec());
             self.before = Some(before);
         }
         let result = self.steps(trainer, model, optimizer, training, validation, &mut until);
@@ -747,6 +777,9 @@ impl<T: Element> Fit<T> {
             if let (Some(average), Some((values, count))) = (&mut trainer.average, &before.average) {
                 average.values.copy_from_slice(values);
                 average.count = *count;
+            }
+            if let (Some(path), Some(values)) = (&mut trainer.along.path, &before.path) {
+                path.values.copy_from_slice(values);
             }
             self.epoch = self.options.epochs; // nothing is left to run
         }
@@ -818,7 +851,9 @@ impl<T: Element> Fit<T> {
                 begin = Instant::now();
                 let training = self.tally;
                 self.tally = Tally { reduction: training.reduction, ..Tally::default() };
-                self.ended.push(EpochRecord { epoch: self.epoch, training, validation, time: self.time });
+                let penalty = trainer.penalty(model);
+                let time = self.time;
+                self.ended.push(EpochRecord { epoch: self.epoch, training, penalty, validation, time });
                 self.time = Duration::ZERO;
             }
             if until(self.ended.len()) {

@@ -9,6 +9,7 @@
 //! PyTorch's `clip_grad_norm_` (Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063), with its 10⁻⁶, and
 //! `clip_grad_value_`.
 
+use crate::along::Company;
 use crate::arena::{Buffer, Shared};
 use crate::element::Element;
 use crate::error::Error;
@@ -80,16 +81,24 @@ pub fn clip<T: Element>(isa: Isa, grads: &mut [T], factor: f64, norm: f64, clip:
     }
 }
 
-/// The optimizer's step over the whole arena.
+/// The optimizer's step over the whole arena, and what goes along with it.
+///
+/// Only an optimizer that works element by element takes anything along.
 ///
 /// # Panics
 /// If the optimizer's state was made for an arena of another length.
-pub fn step<T: Element>(isa: Isa, params: &mut Buffer<T>, grads: &[T], optimizer: &mut Optimizer<T>) {
+pub fn step<T: Element>(
+    isa: Isa,
+    params: &mut Buffer<T>,
+    grads: &[T],
+    optimizer: &mut Optimizer<T>,
+    along: Option<Company<'_, T>>,
+) {
     if !optimizer.is_elementwise() {
         return optim::step(isa, params, grads, optimizer);
     }
     let (steps, state) = optimizer.begin();
-    let job = Apply { isa, steps, params: params.share(), grads, state };
+    let job = Apply { isa, steps, params: params.share(), grads, state, along };
     threads::run(&job, threads::num_threads().0.min(job.items(0)));
     optimizer.advance();
 }
@@ -100,6 +109,7 @@ struct Apply<'a, T> {
     params: Shared<'a, T>,
     grads: &'a [T],
     state: [Shared<'a, T>; optim::MAX_STATE],
+    along: Option<Company<'a, T>>,
 }
 
 impl<T: Element> Job for Apply<'_, T> {
@@ -113,11 +123,15 @@ impl<T: Element> Job for Apply<'_, T> {
         let run = item * RUN..self.grads.len().min((item + 1) * RUN);
         for (range, step) in self.steps.parts(run) {
             let Some(step) = step else { continue };
-            // SAFETY: every item has its own run of parameters and state.
+            // SAFETY: every item has its own run of parameters, state and path.
             unsafe {
                 let params = self.params.slice_mut(range.clone());
                 let state = self.state.map(|s| s.slice_mut_or_empty(range.clone()));
-                step.update(self.isa, params, &self.grads[range], state);
+                let grads = &self.grads[range.clone()];
+                match &self.along {
+                    None => step.update(self.isa, params, grads, state),
+                    Some(along) => along.step(self.isa, step, range, params, grads, state),
+                }
             }
         }
     }

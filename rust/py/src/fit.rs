@@ -17,8 +17,8 @@ use crate::trainer::Trainer;
 /// How long the core runs before it looks for Ctrl-C. It stops between two steps.
 const POLL: Duration = Duration::from_millis(50);
 
-/// (epoch, loss, accuracy, val_loss, val_accuracy, seconds)
-type Record = (usize, f64, Option<f64>, Option<f64>, Option<f64>, f64);
+/// (epoch, loss, accuracy, penalty, val_loss, val_accuracy, seconds)
+type Record = (usize, f64, Option<f64>, Option<f64>, Option<f64>, Option<f64>, f64);
 
 /// A fit under way.
 #[pyclass(frozen, module = "thalweg._core")]
@@ -68,6 +68,7 @@ fn record(record: &EpochRecord, has_accuracy: bool) -> Record {
         record.epoch,
         record.training.value(),
         accuracy(&record.training),
+        record.penalty,
         record.validation.map(|t| t.value()),
         record.validation.and_then(|t| accuracy(&t)),
         record.time.as_secs_f64(),

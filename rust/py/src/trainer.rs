@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
+use thalweg_core::along::{self, Path};
 use thalweg_core::arena::Buffer;
 use thalweg_core::loss::{Loss, Objective, Reduction, Targets};
 use thalweg_core::optim::Optimizer as CoreOptimizer;
@@ -76,6 +77,25 @@ impl Trainer {
         let trainer = T::trainer(&mut inner).expect("of the model's precision");
         let model = self.model.get();
         model.locked::<T, _>(|m| self.optimizer.get().locked::<T, _>(&self.model, |o| f(trainer, m, o)))
+    }
+}
+
+impl Trainer {
+    /// Runs `f` on the core's trainer, detached.
+    fn detached<T: Real, R: Send>(
+        &self,
+        py: Python<'_>,
+        f: impl FnOnce(&mut CoreTrainer<T>) -> R + Send,
+    ) -> R {
+        py.detach(|| f(T::trainer(&mut lock(&self.inner)).expect("of the model's precision")))
+    }
+
+    /// Numbers of the arena in public order.
+    fn public<T: Real>(&self, arena: &[T]) -> Vec<T> {
+        let network = &self.model.get().network;
+        let mut flat = vec![T::default(); network.num_parameters()];
+        network.export(arena, &mut flat);
+        flat
     }
 }
 
@@ -238,6 +258,105 @@ impl Trainer {
                     average.count = count;
                 }
             });
+            Ok(())
+        })
+    }
+
+    /// Sets the quadratic penalty: importance and anchor in public order, and strength.
+    fn set_penalty(
+        &self,
+        py: Python<'_>,
+        penalty: Option<(Bound<'_, PyAny>, Bound<'_, PyAny>, f64)>,
+    ) -> PyResult<()> {
+        let network = &self.model.get().network;
+        with_dtype!(self.model.get().dtype, T => {
+            let penalty = match penalty {
+                Some((importance, anchor, strength)) => {
+                    let n = network.num_parameters();
+                    let importance = vector::<T>("importance", &importance, n)?;
+                    let anchor = vector::<T>("anchor", &anchor, n)?;
+                    let make = || along::penalty(network, &importance, &anchor, strength);
+                    Some(py.detach(make).map_err(|e| translate(py, e))?)
+                }
+                None => None,
+            };
+            self.detached::<T, _>(py, |t| t.along.penalty = penalty);
+            Ok(())
+        })
+    }
+
+    /// Importance, anchor and strength of the penalty, if there is one.
+    fn penalty(&self, py: Python<'_>) -> Option<(Py<PyAny>, Py<PyAny>, f64)> {
+        with_dtype!(self.model.get().dtype, T => {
+            let copy = self.detached::<T, _>(py, |t| {
+                let penalty = t.along.penalty.as_ref()?;
+                Some((self.public(&penalty.importance), self.public(&penalty.anchor), penalty.strength))
+            });
+            copy.map(|(a, b, strength)| (vector_out(py, a), vector_out(py, b), strength))
+        })
+    }
+
+    /// The penalty of the parameters as they are.
+    fn penalty_value(&self, py: Python<'_>) -> PyResult<Option<f64>> {
+        with_dtype!(self.model.get().dtype, T => {
+            py.detach(|| self.locked::<T, _>(|t, m, _| Ok(t.penalty(m)))).map_err(|e| translate(py, e))
+        })
+    }
+
+    /// Begins a path integral of the gradient anew; `None` ends it.
+    fn start_path(&self, py: Python<'_>, with_penalty: Option<bool>) -> PyResult<()> {
+        let len = self.model.get().network.arena_len();
+        with_dtype!(self.model.get().dtype, T => {
+            let path = match with_penalty {
+                Some(with_penalty) => {
+                    let values = Buffer::zeroed("a path integral", len).map_err(|e| translate(py, e))?;
+                    Some(Path { values, with_penalty })
+                }
+                None => None,
+            };
+            self.detached::<T, _>(py, |t| t.along.path = path);
+            Ok(())
+        })
+    }
+
+    /// The path integral in public order, if there is one.
+    fn path(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        with_dtype!(self.model.get().dtype, T => {
+            let copy = self.detached::<T, _>(py, |t| {
+                t.along.path.as_ref().map(|path| self.public(&path.values))
+            });
+            copy.map(|values| vector_out(py, values))
+        })
+    }
+
+    fn set_path(&self, py: Python<'_>, values: &Bound<'_, PyAny>) -> PyResult<()> {
+        let network = &self.model.get().network;
+        with_dtype!(self.model.get().dtype, T => {
+            let flat = vector::<T>("the path", values, network.num_parameters())?;
+            self.detached::<T, _>(py, |t| {
+                if let Some(path) = &mut t.along.path {
+                    network.import(&flat, &mut path.values);
+                }
+            });
+            Ok(())
+        })
+    }
+
+    /// Which parameters may move, 1 or 0 each; `None` is all.
+    fn set_mask(&self, py: Python<'_>, free: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let network = &self.model.get().network;
+        with_dtype!(self.model.get().dtype, T => {
+            let mask = match free {
+                Some(free) => {
+                    let flat = vector::<T>("the mask", free, network.num_parameters())?;
+                    let len = network.arena_len();
+                    let mut mask = Buffer::<T>::zeroed("a mask", len).map_err(|e| translate(py, e))?;
+                    network.import(&flat, &mut mask);
+                    Some(mask)
+                }
+                None => None,
+            };
+            self.detached::<T, _>(py, |t| t.along.mask = mask);
             Ok(())
         })
     }

@@ -19,13 +19,14 @@ mod weights;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::along::Company;
 use crate::arena::{Shared, padded};
 use crate::data::Samples;
 use crate::element::Element;
 use crate::gemm::pack::{PANEL, Panels, pack_rows, pack_transposed};
 use crate::gemm::{Epilogue, Gemm, Init, Lhs, Rhs};
-use crate::layer::{Activation, Power};
 use crate::layer::dropout::{self, Draw};
+use crate::layer::{Activation, Power};
 use crate::loss::{self, Goals, Objective, RowLoss};
 use crate::network::{Network, Stage};
 use crate::optim;
@@ -81,6 +82,8 @@ pub struct WeightTask<'a, T> {
     pub steps: Option<optim::Steps<'a>>,
     /// The optimizer's state, if the parameters are to be updated; then nothing accumulates.
     pub update: Option<[Shared<'a, T>; optim::MAX_STATE]>,
+    /// What goes along with an update.
+    pub along: Option<Company<'a, T>>,
 }
 
 impl<T: Element> WeightTask<'_, T> {

@@ -154,13 +154,18 @@ impl<'a, T: Element> Pass<'a, T> {
     pub(super) fn update(&self, task: &WeightTask<'a, T>, range: Range<usize>, grads: &[T]) {
         let (Some(steps), Some(state)) = (&task.steps, &task.update) else { return };
         let Some(step) = steps.at(range.start) else { return };
+        let at = range.clone();
         // SAFETY: this item's elements, in parameters and state alike; optimizers without state share an
         // empty buffer.
         let (params, state) = unsafe {
             let state = state.map(|s| s.slice_mut_or_empty(range.clone()));
             (self.params.slice_mut(range), state)
         };
-        step.update(self.plan.isa, params, grads, state);
+        match &task.along {
+            None => step.update(self.plan.isa, params, grads, state),
+            // SAFETY: this item's elements, of the path too.
+            Some(along) => unsafe { along.step(self.plan.isa, step, at, params, grads, state) },
+        }
     }
 }
 

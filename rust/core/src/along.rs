@@ -1,0 +1,322 @@
+//! What goes along with an optimizer's step, parameter by parameter, for those who learn one task after another.
+//!
+//! ```text
+//! penalty   ½·s·Σ A_j·(θ_j − a_j)²        g ← g + s·A·(θ − a)       importance A, anchor a, strength s
+//! mask      θ_j stays as it is where it is not free, and g_j counts as 0
+//! path      ω_j ← ω_j − g_j·Δθ_j          what each parameter's moves have gained (Zenke, Poole and
+//!                                         Ganguli 2017, arXiv:1703.04200)
+//! ```
+//!
+//! Several quadratic penalties are one: Σ_k A_k·(θ − a_k)² = A·(θ − a)² + a constant, with A = Σ A_k and
+//! a = Σ A_k·a_k / A. So any number of tasks takes the memory of one.
+//!
+//! All of it happens while a tile's gradient and parameters are in cache. Nothing is allocated.
+
+use std::ops::Range;
+
+use crate::arena::{Buffer, Shared};
+use crate::element::Element;
+use crate::error::Error;
+use crate::optim::{MAX_STATE, Step};
+use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
+use crate::threads::{self, Job};
+
+/// A quadratic penalty.
+pub struct Penalty<T> {
+    /// A, in the arena's order; none is negative.
+    pub importance: Buffer<T>,
+    /// a
+    pub anchor: Buffer<T>,
+    /// s
+    pub strength: f64,
+}
+
+impl<T: Element> Penalty<T> {
+    /// ½·s·Σ A·(θ − a)²: the same for any number of threads.
+    pub fn value(&self, isa: Isa, params: &[T]) -> f64 {
+        let run = RUN.max(params.len().div_ceil(MAX_RUNS));
+        let mut sums = [0.0; MAX_RUNS];
+        let pull = Pull { importance: &self.importance, anchor: &self.anchor, strength: self.strength };
+        let job = Value { isa, run, pull, params, sums: Shared::new(&mut sums) };
+        threads::run(&job, threads::num_threads().0.min(job.items(0)));
+        0.5 * self.strength * sums.iter().sum::<f64>()
+    }
+}
+
+/// The integral of the gradient along the way of each parameter.
+pub struct Path<T> {
+    /// ω, in the arena's order.
+    pub values: Buffer<T>,
+    /// Whether the penalty's gradient is a part of g.
+    pub with_penalty: bool,
+}
+
+/// All that goes along with a trainer's steps.
+pub struct Along<T> {
+    /// Pulls parameters back.
+    pub penalty: Option<Penalty<T>>,
+    /// Follows them.
+    pub path: Option<Path<T>>,
+    /// 1 where a parameter is free, 0 where it stays.
+    pub mask: Option<Buffer<T>>,
+}
+
+impl<T> Default for Along<T> {
+    fn default() -> Self {
+        Along { penalty: None, path: None, mask: None }
+    }
+}
+
+impl<T: Element> Along<T> {
+    /// Lends it to the threads of a region; without the penalty where gradients have it already. `None` if
+    /// there is nothing.
+    pub fn share(&mut self, penalty: bool) -> Option<Company<'_, T>> {
+        let Along { penalty: pull, path, mask } = self;
+        let pull = pull.as_ref().filter(|_| penalty).map(|p| Pull {
+            importance: &p.importance,
+            anchor: &p.anchor,
+            strength: p.strength,
+        });
+        let path = path.as_mut().map(|p| (p.values.share(), p.with_penalty));
+        let mask = mask.as_deref();
+        (pull.is_some() || path.is_some() || mask.is_some()).then_some(Company { pull, path, mask })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Pull<'a, T> {
+    importance: &'a [T],
+    anchor: &'a [T],
+    strength: f64,
+}
+
+/// [`Along`], lent to threads.
+#[derive(Clone, Copy)]
+pub struct Company<'a, T> {
+    pull: Option<Pull<'a, T>>,
+    path: Option<(Shared<'a, T>, bool)>,
+    mask: Option<&'a [T]>,
+}
+
+/// Elements that are worked on at once, from copies on the stack.
+const PART: usize = 512;
+/// Elements of a run, which one thread takes.
+const RUN: usize = 64 * 1024;
+/// Most runs that sums are kept of.
+const MAX_RUNS: usize = 1024;
+
+impl<T: Element> Company<'_, T> {
+    /// An optimizer's step on the parameters of some range of the arena, and what goes along with it.
+    ///
+    /// # Safety
+    /// Nobody else may use this range of the path meanwhile.
+    ///
+    /// # Panics
+    /// If lengths are not that of the range.
+    pub unsafe fn step(
+        &self,
+        isa: Isa,
+        step: &Step,
+        range: Range<usize>,
+        params: &mut [T],
+        grads: &[T],
+        mut state: [&mut [T]; MAX_STATE],
+    ) {
+        let [mut g, mut before] = [[T::ZERO; PART]; 2];
+        for from in (0..range.len()).step_by(PART) {
+            let part = from..range.len().min(from + PART);
+            let place = range.start + part.start..range.start + part.end;
+            let n = part.len();
+            let (g, before) = (&mut g[..n], &mut before[..n]);
+            let (params, grads) = (&mut params[part.clone()], &grads[part.clone()]);
+            g.copy_from_slice(grads);
+            before.copy_from_slice(params);
+            if let Some(pull) = self.pull {
+                dispatch(isa, Add { grads: &mut *g, params, pull: pull.part(place.clone()) });
+            }
+            let mask = self.mask.map(|mask| &mask[place.clone()]);
+            if let Some(mask) = mask {
+                g.iter_mut().zip(mask).filter(|(_, free)| **free == T::ZERO).for_each(|(g, _)| *g = T::ZERO);
+            }
+            let state = state.each_mut().map(|s| if s.is_empty() { &mut [] } else { &mut s[part.clone()] });
+            step.update(isa, params, g, state);
+            if let Some(mask) = mask {
+                for ((p, was), free) in params.iter_mut().zip(&*before).zip(mask) {
+                    *p = if *free == T::ZERO { *was } else { *p };
+                }
+            }
+            if let Some((path, with_penalty)) = self.path {
+                // SAFETY: the caller's own range.
+                let path = unsafe { path.slice_mut(place) };
+                let slope = if with_penalty { &*g } else { grads };
+                dispatch(isa, Gain { path, slope, before, after: params });
+            }
+        }
+    }
+}
+
+impl<'a, T> Pull<'a, T> {
+    fn part(self, range: Range<usize>) -> Self {
+        Pull { importance: &self.importance[range.clone()], anchor: &self.anchor[range], ..self }
+    }
+}
+
+/// Adds a penalty's gradient to gradients, where the update is not on the spot.
+pub fn add_penalty<T: Element>(isa: Isa, penalty: &Penalty<T>, params: &[T], grads: &mut [T]) {
+    let pull = Pull { importance: &penalty.importance, anchor: &penalty.anchor, strength: penalty.strength };
+    let job = AddAll { isa, pull, params, grads: Shared::new(grads) };
+    threads::run(&job, threads::num_threads().0.min(job.items(0)));
+}
+
+struct AddAll<'a, T> {
+    isa: Isa,
+    pull: Pull<'a, T>,
+    params: &'a [T],
+    grads: Shared<'a, T>,
+}
+
+impl<T: Element> Job for AddAll<'_, T> {
+    fn phases(&self) -> usize {
+        1
+    }
+    fn items(&self, _: usize) -> usize {
+        self.params.len().div_ceil(RUN)
+    }
+    fn run(&self, _: usize, item: usize, _: usize) {
+        let range = item * RUN..self.params.len().min((item + 1) * RUN);
+        // SAFETY: every item has its own run.
+        let grads = unsafe { self.grads.slice_mut(range.clone()) };
+        let params = &self.params[range.clone()];
+        dispatch(self.isa, Add { grads, params, pull: self.pull.part(range) });
+    }
+}
+
+/// g ← g + s·A·(θ − a)
+struct Add<'a, T> {
+    grads: &'a mut [T],
+    params: &'a [T],
+    pull: Pull<'a, T>,
+}
+
+impl<T: Element> Op<T> for Add<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Add { grads, params, pull } = self;
+        let strength = s.splat(T::lit(pull.strength));
+        zip_map(
+            s,
+            [grads],
+            [params, pull.importance, pull.anchor],
+            #[inline(always)]
+            |[g], [p, importance, anchor]| [s.fma(s.mul(strength, importance), s.sub(p, anchor), g)],
+        );
+    }
+}
+
+/// ω ← ω + g·(θ before − θ after)
+struct Gain<'a, T> {
+    path: &'a mut [T],
+    slope: &'a [T],
+    before: &'a [T],
+    after: &'a [T],
+}
+
+impl<T: Element> Op<T> for Gain<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Gain { path, slope, before, after } = self;
+        zip_map(
+            s,
+            [path],
+            [slope, before, after],
+            #[inline(always)]
+            |[path], [g, before, after]| [s.fma(g, s.sub(before, after), path)],
+        );
+    }
+}
+
+struct Value<'a, T> {
+    isa: Isa,
+    run: usize,
+    pull: Pull<'a, T>,
+    params: &'a [T],
+    sums: Shared<'a, f64>,
+}
+
+impl<T: Element> Job for Value<'_, T> {
+    fn phases(&self) -> usize {
+        1
+    }
+    fn items(&self, _: usize) -> usize {
+        self.params.len().div_ceil(self.run)
+    }
+    fn run(&self, _: usize, item: usize, _: usize) {
+        let range = item * self.run..self.params.len().min((item + 1) * self.run);
+        let params = &self.params[range.clone()];
+        let sum = dispatch(self.isa, Distance { params, pull: self.pull.part(range) });
+        // SAFETY: every item has its own sum.
+        unsafe { self.sums.slice_mut(item..item + 1)[0] = sum };
+    }
+}
+
+/// Σ A·(θ − a)², of blocks in the precision of the numbers and over blocks in double.
+struct Distance<'a, T> {
+    params: &'a [T],
+    pull: Pull<'a, T>,
+}
+
+impl<T: Element> Op<T> for Distance<'_, T> {
+    type Output = f64;
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) -> f64 {
+        let Distance { params, pull } = self;
+        let mut total = 0.0;
+        for from in (0..params.len()).step_by(64 * S::N) {
+            let mut sum = s.splat(T::ZERO);
+            for i in (from..params.len().min(from + 64 * S::N)).step_by(S::N) {
+                let place = i..params.len().min(i + S::N);
+                let at = |x: &[T]| s.load_partial(&x[place.clone()]);
+                let d = s.sub(at(params), at(pull.anchor));
+                sum = s.fma(s.mul(at(pull.importance), d), d, sum);
+            }
+            total += s.reduce_add(sum).to_f64();
+        }
+        total
+    }
+}
+
+/// Checks a penalty's numbers and gives it in the arena's order.
+///
+/// # Errors
+/// If an importance is negative or something is not finite, or there is not enough memory.
+pub fn penalty<T: Element>(
+    network: &crate::network::Network,
+    importance: &[T],
+    anchor: &[T],
+    strength: f64,
+) -> Result<Penalty<T>, Error> {
+    let accepted = "finite numbers >= 0 are needed";
+    if let Some(i) = importance.iter().position(|a| !(*a >= T::ZERO && a.is_finite())) {
+        let value = format!("{} at {i}", importance[i]);
+        return Err(Error::Argument { name: "importance", value, accepted: accepted.into() });
+    }
+    if let Some(i) = anchor.iter().position(|a| !a.is_finite()) {
+        let value = format!("{} at {i}", anchor[i]);
+        return Err(Error::Argument { name: "anchor", value, accepted: "finite numbers are needed".into() });
+    }
+    if !(strength >= 0.0 && strength.is_finite()) {
+        let value = strength.to_string();
+        return Err(Error::Argument { name: "strength", value, accepted: accepted.into() });
+    }
+    let len = network.arena_len();
+    let mut penalty = Penalty {
+        importance: Buffer::zeroed("the penalty's importance", len)?,
+        anchor: Buffer::zeroed("the penalty's anchor", len)?,
+        strength,
+    };
+    network.import(importance, &mut penalty.importance);
+    network.import(anchor, &mut penalty.anchor);
+    Ok(penalty)
+}
