@@ -229,3 +229,21 @@ def test_a_custom_loss_has_none():
     )
     with pytest.raises(tw.UnsupportedError, match="penalty"):
         trainer.set_penalty(np.ones(2))
+
+
+@pytest.mark.parametrize("name", ["LAMB", "Lion", "RMSprop", "AdamW"])
+def test_other_optimizers_take_it_as_a_part_of_the_gradient(name, rng):
+    """Beside loops by hand, which add it to gradients that lie in memory."""
+    x, y = data(rng)
+    trainer, twin = (make(getattr(optim, name)(lr=0.01)) for _ in range(2))
+    n = trainer.model.num_parameters
+    importance, anchor = rng.random(n), rng.standard_normal(n)
+    trainer.set_penalty(importance, anchor, 0.4)
+    for _ in range(30):
+        trainer.step(x, y)
+        twin.model.zero_grad()
+        twin.backward(x, y)
+        pull = 0.4 * importance * (twin.model.flat_parameters - anchor)
+        twin.model.flat_gradients = twin.model.flat_gradients + pull
+        twin.optimizer.step(twin.model)
+    assert off(trainer.model.flat_parameters, twin.model.flat_parameters) < 1e-12
