@@ -208,7 +208,7 @@ def test_a_fit_that_diverges_takes_the_path_back(rng):
     ("arguments", "error", "message"),
     [
         (([1.0],), tw.ShapeError, "importance must have shape"),
-        ((-1.0,), tw.ArgumentError, "importance is -1 at 0"),
+        ((-1.0,), tw.ArgumentError, "importance.0. is -1"),
         ((np.nan,), tw.DataError, "importance"),
         ((1.0, np.inf), tw.DataError, "anchor"),
         ((1.0, 0.0, -1.0), tw.ArgumentError, "strength"),

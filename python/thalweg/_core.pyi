@@ -25,10 +25,10 @@ __all__ = [
     "curvature_product",
     "epoch_order",
     "get_num_threads",
+    "importance",
     "jvp",
     "losses_along",
     "losses_along_of",
-    "importance",
     "set_num_threads",
 ]
 

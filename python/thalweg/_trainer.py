@@ -522,10 +522,9 @@ class Trainer:
         :math:`A = \sum_k A_k` and :math:`a = \sum_k A_k a_k / A`: however many tasks a parameter is
         to remember, one is enough.
         """
-        if isinstance(self._core, CustomTrainer):
-            raise UnsupportedError("a penalty is not there for a loss of one's own: add it to that")
+        core = self._elementary("penalty")
         if importance is None:
-            self._core.set_penalty(None)
+            core.set_penalty(None)
             return
         model = self._model
         size = model.num_parameters
@@ -534,7 +533,35 @@ class Trainer:
             anchor = model.flat_parameters
         anchor = _arrays.flat(anchor, model.dtype, size, "anchor")
         strength = _checks.real("strength", strength, 0)
-        self._core.set_penalty((importance, anchor, strength))
+        if (importance < 0).any():
+            place = int((importance < 0).argmax())
+            raise ArgumentError(
+                f"importance[{place}] is {importance[place]:g}; numbers from 0 on are needed"
+            )
+        core.set_penalty((importance, anchor, strength))
+
+    # For strategies of thalweg.continual.
+
+    def _pull(self, importance: Array, anchor: Array, strength: float) -> None:
+        """Set a penalty whose importances may be negative."""
+        self._elementary("penalty").set_penalty((importance, anchor, strength))
+
+    def _follow(self, with_penalty: bool | None, path: Array | None = None) -> None:
+        """Begin the integral of -gradient along the way of each parameter; None ends it."""
+        core = self._elementary("path integral")
+        core.start_path(with_penalty)
+        if path is not None:
+            core.set_path(path)
+
+    def _path(self) -> Array | None:
+        """Give that integral, if it was begun."""
+        return self._elementary("path integral").path()
+
+    def _elementary(self, what: str) -> _core.Trainer:
+        """Give the core's trainer; there is none with a loss of one's own."""
+        if isinstance(self._core, CustomTrainer):
+            raise UnsupportedError(f"a {what} is not there for a loss of one's own: add it to that")
+        return self._core
 
     @property
     def penalty(self) -> float:
@@ -680,7 +707,8 @@ class Trainer:
         self._model.load_state_dict(other._model.state_dict())
         self._model._core.set_passes(other._model._core.passes())
         counts = {**copy.deepcopy(other._counts()), "groups": []}  # they are here already
-        self._continue(other._optimizer.state_dict(), counts, other._core.average())
+        average, penalty = other._core.average(), other._core.penalty()
+        self._continue(other._optimizer.state_dict(), counts, average, penalty)
 
     def _continue(
         self,
@@ -692,7 +720,7 @@ class Trainer:
         """Make a new trainer what another one was."""
         if average is not None and isinstance(self._core, _core.Trainer):
             self._core.set_average(*average)
-        if penalty is not None and not isinstance(self._core, CustomTrainer):
+        if not isinstance(self._core, CustomTrainer):
             self._core.set_penalty(penalty)
         for group in counts["groups"]:
             self._optimizer.add_group(**group)

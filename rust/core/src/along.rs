@@ -23,7 +23,7 @@ use crate::threads::{self, Job};
 
 /// A quadratic penalty.
 pub struct Penalty<T> {
-    /// A, in the arena's order; none is negative.
+    /// A, in the arena's order. One that is negative drives its parameter away.
     pub importance: Buffer<T>,
     /// a
     pub anchor: Buffer<T>,
@@ -290,25 +290,23 @@ impl<T: Element> Op<T> for Distance<'_, T> {
 /// Checks a penalty's numbers and gives it in the arena's order.
 ///
 /// # Errors
-/// If an importance is negative or something is not finite, or there is not enough memory.
+/// If something is not finite, the strength is negative, or there is not enough memory.
 pub fn penalty<T: Element>(
     network: &crate::network::Network,
     importance: &[T],
     anchor: &[T],
     strength: f64,
 ) -> Result<Penalty<T>, Error> {
-    let accepted = "finite numbers >= 0 are needed";
-    if let Some(i) = importance.iter().position(|a| !(*a >= T::ZERO && a.is_finite())) {
-        let value = format!("{} at {i}", importance[i]);
-        return Err(Error::Argument { name: "importance", value, accepted: accepted.into() });
-    }
-    if let Some(i) = anchor.iter().position(|a| !a.is_finite()) {
-        let value = format!("{} at {i}", anchor[i]);
-        return Err(Error::Argument { name: "anchor", value, accepted: "finite numbers are needed".into() });
+    for (name, numbers) in [("importance", importance), ("anchor", anchor)] {
+        if let Some(i) = numbers.iter().position(|a| !a.is_finite()) {
+            let value = format!("{} at {i}", numbers[i]);
+            return Err(Error::Argument { name, value, accepted: "finite numbers are needed".into() });
+        }
     }
     if !(strength >= 0.0 && strength.is_finite()) {
         let value = strength.to_string();
-        return Err(Error::Argument { name: "strength", value, accepted: accepted.into() });
+        let accepted = "a finite number >= 0 is needed".into();
+        return Err(Error::Argument { name: "strength", value, accepted });
     }
     let len = network.arena_len();
     let mut penalty = Penalty {

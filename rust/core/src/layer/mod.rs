@@ -31,11 +31,11 @@ mod softplus;
 mod softsign;
 pub(crate) mod tanh;
 
-pub use activation::{Activation, Function, Tangent};
 use crate::element::Element;
 use crate::simd::Simd;
 
-pub use activation::{Activation, Function};
+pub use activation::{Activation, Function, Tangent};
+
 pub use batch_norm::BatchNorm;
 pub use linear::{Init, Linear};
 pub use row_norm::RowNorm;

@@ -1,0 +1,262 @@
+"""Strategies that pull parameters back, beside closed forms and hand-made examples."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import continual, nn, optim
+from thalweg.continual import EWC, L2, MAS, L2Init, OnlineEWC, SynapticIntelligence, Task
+
+
+def linear(d, lr=0.05, **options):
+    model = nn.Sequential(nn.Linear(d, 1, bias=False), dtype="float64", seed=1)
+    return tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=lr), **options)
+
+
+def task(x, y, index=0, **options):
+    return Task(x, y, x, y, index, **options)
+
+
+def regressions(rng, rotate):
+    """Two linear tasks; with `rotate`, in coordinates where the first one's Hessian is diagonal."""
+    mix = np.eye(5) + 0.3 * rng.standard_normal((5, 5))
+    xs = [rng.standard_normal((60, 5)) @ mix, rng.standard_normal((60, 5))]
+    if rotate:
+        axes = np.linalg.eigh(xs[0].T @ xs[0])[1]
+        xs = [x @ axes for x in xs]
+    return [(x, x @ rng.standard_normal(5) + rng.standard_normal(60)) for x in xs]
+
+
+def learn_by_ewc(tasks):
+    # The Fisher information has variance 1, the loss no half: twice as strong is the same.
+    ewc = EWC(linear(5, lr=0.1), strength=2)
+    for index, (x, y) in enumerate(tasks):
+        ewc.fit(task(x, y, index), epochs=4000, batch_size=60)
+    return ewc.trainer.model.flat_parameters
+
+
+def joint(tasks):
+    x, y = (np.concatenate(parts) for parts in zip(*tasks, strict=True))
+    return np.linalg.lstsq(x, y)[0]
+
+
+def off(a, b):
+    return np.linalg.norm(a - b) / np.linalg.norm(b)
+
+
+def test_with_the_whole_hessian_it_is_as_if_tasks_were_learned_together(rng):
+    tasks = regressions(rng, rotate=True)
+    assert off(learn_by_ewc(tasks), joint(tasks)) < 1e-12
+    tasks = regressions(rng, rotate=False)  # the diagonal is not all of it
+    assert off(learn_by_ewc(tasks), joint(tasks)) > 0.02
+
+
+def test_any_number_of_tasks_is_one_penalty(rng):
+    ewc, terms = EWC(linear(4), strength=3.0), []
+    model = ewc.trainer.model
+    for index in range(4):
+        x, y = rng.standard_normal((30, 4)), rng.standard_normal(30)
+        ewc.fit(task(x, y, index), epochs=2)
+        terms.append(((x**2).mean(axis=0), model.flat_parameters))
+
+    def penalty(theta):
+        model.flat_parameters = theta
+        return ewc.trainer.penalty, sum(1.5 * np.sum(f * (theta - a) ** 2) for f, a in terms)
+
+    found, expected = np.array([penalty(rng.standard_normal(4)) for _ in range(5)]).T
+    np.testing.assert_allclose(np.diff(found), np.diff(expected), rtol=1e-12)  # but for a constant
+
+
+def test_online_ewc_lets_old_tasks_fade(rng):
+    xs = [rng.standard_normal((30, 4)) for _ in range(3)]
+    f = [(x**2).mean(axis=0) for x in xs]
+    for convention, factor in (("paper", 0.5 * 0.5), ("avalanche", 1.0), ("mammoth", 1.0)):
+        ewc = OnlineEWC(linear(4), strength=3.0, decay=0.5, convention=convention)
+        for index, x in enumerate(xs):
+            ewc.fit(task(x, rng.standard_normal(30), index))
+        expected = f[2] + 0.5 * (f[1] + 0.5 * f[0])
+        np.testing.assert_allclose(ewc.importance, expected, rtol=1e-12)
+        last = ewc.trainer.model.flat_parameters
+        np.testing.assert_array_equal(ewc.anchor, last)
+        ewc.trainer.model.flat_parameters = last + 2
+        assert ewc.trainer.penalty == pytest.approx(factor * 3 * 4 * expected.sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("convention", "factor"), [("paper", 0.5), ("avalanche", 1), ("mammoth", 1)]
+)
+def test_ewc_by_the_name_of_its_convention(convention, factor, rng):
+    ewc = EWC(linear(1), strength=7.0, convention=convention)
+    ewc.fit(task([[2.0]], [1.0]))
+    ewc.trainer.model.flat_parameters = ewc.trainer.model.flat_parameters + 0.5
+    assert ewc.trainer.penalty == pytest.approx(factor * 7 * 4 * 0.25, rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:the penalty of MAS")  # nothing moves here
+def test_mas_by_hand():
+    """f = w x: the slope of its square by w is 2 w x^2; x is 1 and 3, w stays 0.5."""
+    mas = MAS(linear(1, lr=0.0), strength=2.0)
+    mas.trainer.model.flat_parameters = np.array([-0.5])
+    mas.fit(task([[1.0], [3.0]], [0.0, 0.0]))
+    np.testing.assert_allclose(mas.importance, [(1 + 9) / 2], rtol=1e-12)
+    mas.fit(task([[2.0]], [0.0], 1))
+    np.testing.assert_allclose(mas.importance, [5 + 4], rtol=1e-12)
+    mas.trainer.model.flat_parameters = np.array([0.5])
+    assert mas.trainer.penalty == pytest.approx(2 * 9 * 1.0, rel=1e-12)
+
+
+def test_mas_of_a_network_is_the_mean_size_of_each_sample_s_slope(rng):
+    model = nn.Sequential(nn.Linear(3, 9), nn.LayerNorm(9), nn.Tanh(), nn.Linear(9, 2),
+                          dtype="float64")  # fmt: skip
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.0))
+    x = rng.standard_normal((8, 3))
+    sizes = []
+    for row in x:
+        model.zero_grad()
+        model.backward(2 * model.forward(row[None], training=True))
+        sizes.append(np.abs(model.flat_gradients))
+    mas = MAS(trainer, strength=1.0)
+    mas.fit(task(x, np.zeros((8, 2))))
+    assert off(mas.importance, np.mean(sizes, axis=0)) < 1e-12
+
+
+def by_hand(xs, c, xi, with_penalty, half=1.0, most=np.inf, lr=0.05):
+    """Synaptic intelligence on f = w x, y = 1, one row and 5 steps a task."""
+    w, omega, anchor = 0.25, 0.0, 0.0
+    for x in xs:
+        path, start = 0.0, w
+        for _ in range(5):
+            task_slope, pull = 2 * x * (w * x - 1), 2 * half * c * omega * (w - anchor)
+            step = -lr * (task_slope + pull)
+            path -= (task_slope + (pull if with_penalty else 0)) * step
+            w += step
+        omega, anchor = min(omega + path / ((w - start) ** 2 + xi), most), w
+    return w, omega
+
+
+@pytest.mark.parametrize("convention", ["paper", "van_de_ven", "avalanche"])
+def test_synaptic_intelligence_by_hand(convention):
+    c = 2000.0 if convention == "avalanche" else 3.0
+    si = SynapticIntelligence(linear(1), strength=c, xi=0.1, convention=convention)
+    si.trainer.model.flat_parameters = np.array([0.25])
+    xs = (1.0, 2.0, 0.5)
+    for index, x in enumerate(xs):
+        si.fit(task([[x]], [1.0], index), epochs=5)
+    options = {"half": 0.5, "most": 0.001} if convention == "avalanche" else {}
+    w, omega = by_hand(xs, c, 0.1, convention == "van_de_ven", **options)
+    np.testing.assert_allclose(si.trainer.model.flat_parameters, [w], rtol=1e-12)
+    np.testing.assert_allclose(si.importance, [omega], rtol=1e-12)
+
+
+def test_l2_keeps_the_end_and_l2_init_the_beginning(rng):
+    one, two = (task(rng.standard_normal((20, 4)), rng.standard_normal(20), k) for k in (0, 1))
+    l2, init = L2(linear(4), strength=0.5), L2Init(linear(4), strength=0.5)
+    start = init.trainer.model.flat_parameters
+    assert l2.fit(one).get("penalty") is None
+    end = l2.trainer.model.flat_parameters
+    assert init.fit(one)["penalty"][-1] > 0
+    for strategy, anchor in ((l2, end), (init, start)):
+        strategy.fit(two)
+        if strategy is init:
+            d = strategy.trainer.model.flat_parameters - anchor
+            assert strategy.trainer.penalty == pytest.approx(0.25 * d @ d, rel=1e-12)
+        else:
+            assert strategy.trainer.penalty == 0  # the anchor has moved to the end of this one
+
+
+def test_new_classes_that_compete_are_warned_about_once(rng):
+    def trainer():
+        return tw.Trainer(
+            nn.Sequential(nn.Linear(2, 4)), loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1)
+        )
+
+    x = rng.standard_normal((20, 2))
+    tasks = [task(x, 2 * k + np.arange(20) % 2, k, classes=(2 * k, 2 * k + 1)) for k in (0, 1)]
+    ewc = EWC(trainer(), strength=1e3)
+    ewc.fit(tasks[0])
+    with pytest.warns(UserWarning, match=r"new classes \[2, 3\].*Replay"):
+        ewc.fit(tasks[1])
+    same = [task(x, np.arange(20) % 2, k, classes=(0, 1)) for k in (0, 1)]
+    ewc = EWC(trainer(), strength=1e3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for one in same:
+            ewc.fit(one)
+
+
+def test_a_penalty_that_hardly_matters_is_warned_about(rng):
+    tasks = [task(rng.standard_normal((20, 4)), rng.standard_normal(20), k) for k in (0, 1)]
+    ewc = EWC(linear(4), strength=1e-7)
+    ewc.fit(tasks[0])
+    with pytest.warns(UserWarning, match=r"strength=1e-07 is too small"):
+        history = ewc.fit(tasks[1])
+    assert ewc.ratios[-1] == history["penalty"][-1] / history["loss"][-1] < 1e-4
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: EWC(t, 10.0), lambda t: OnlineEWC(t, 10.0, decay=0.9), lambda t: L2(t, 1.0),
+        lambda t: L2Init(t, 1.0), lambda t: MAS(t, 1.0), lambda t: SynapticIntelligence(t, 1.0),
+        lambda t: SynapticIntelligence(t, 1.0, convention="van_de_ven"),
+    ],
+)  # fmt: skip
+def test_a_run_that_is_stopped_in_a_task_goes_on_the_same(make, rng, tmp_path):
+    x, y = rng.standard_normal((90, 6)).astype("float32"), rng.integers(0, 3, 90)
+    scenario = continual.permuted(x[:60], y[:60], x[60:], y[60:], tasks=3)
+
+    def strategy():
+        model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3), seed=4)
+        return make(tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=0.01)))
+
+    whole, options = strategy(), {"steps": 10, "batch_size": 20, "save_every": 5}
+    expected = continual.run(whole, scenario, checkpoint=tmp_path / "a", **options)
+
+    class Stop(Exception):
+        pass
+
+    stopped = strategy()
+    learn, calls = stopped.learn, []
+
+    def interrupted(*arguments, **named):
+        calls.append(1)
+        if len(calls) == 4:  # in the middle of the second task
+            raise Stop
+        return learn(*arguments, **named)
+
+    stopped.learn = interrupted
+    with pytest.raises(Stop):
+        continual.run(stopped, scenario, checkpoint=tmp_path / "b", **options)
+    other = strategy()
+    found = continual.run(other, scenario, checkpoint=tmp_path / "b", resume=True, **options)
+    np.testing.assert_array_equal(found.r, expected.r)
+    ours, theirs = (s.trainer.model.flat_parameters for s in (other, whole))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_permuted_digits_are_remembered():
+    """The margins of the mean accuracy over three tasks and seeds: plain, L2 at its best, EWC."""
+    pytest.importorskip("sklearn")
+    data = tw.datasets.digits()
+
+    def accuracy(make):
+        means = []
+        for seed in range(3):
+            scenario = continual.permuted(*data, tasks=3, seed=seed)
+            model = nn.Sequential(
+                nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10),
+                seed=seed,
+            )  # fmt: skip
+            trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=1e-3))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # one of the strengths is meant to be too small
+                means.append(continual.run(make(trainer), scenario, epochs=20).r[-1].mean())
+        return np.mean(means)
+
+    plain = accuracy(continual.Strategy)
+    kept_alike = accuracy(lambda t: L2(t, 1e-2))
+    exact = accuracy(lambda t: EWC(t, 1e3))
+    assert exact >= plain + 0.12
+    assert exact > kept_alike
