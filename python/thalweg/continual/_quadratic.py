@@ -60,7 +60,8 @@ class Quadratic(Strategy):
             and new
             and not self._told
             and isinstance(loss, CrossEntropyLoss)
-            and getattr(loss, "heads", None) is None
+            and loss.heads is None
+            and (loss.active is None or self._seen & set(loss.active))
         ):
             self._told = True
             warnings.warn(
@@ -222,7 +223,7 @@ class EWC(Quadratic):
             self.fisher,
             self.trainer.loss,
             n_samples=self.n_samples,
-            classes=_head(self.trainer, task),
+            classes=_competing(self.trainer, task),
             batch_size=self.batch_size,
             seed=self.seed,
         ).astype(np.float64)
@@ -367,7 +368,7 @@ class MAS(Quadratic):
         super().end(task)
         omega = importance(
             self.trainer.model, task.x, None, "norm", None,
-            n_samples=self.n_samples, classes=_head(self.trainer, task), seed=self.seed,
+            n_samples=self.n_samples, classes=_competing(self.trainer, task), seed=self.seed,
         ).astype(np.float64)  # fmt: skip
         self._set(omega + (0 if self._importance is None else self._importance), self._parameters())
 
@@ -453,6 +454,8 @@ class SynapticIntelligence(Quadratic):
         self.trainer._follow(None if path is None else self.convention == "van_de_ven", path)
 
 
-def _head(trainer: Trainer, task: Task) -> Sequence[int] | None:
-    """Give the outputs of a task, if the loss has a head for each."""
-    return None if getattr(trainer.loss, "heads", None) is None else task.classes
+def _competing(trainer: Trainer, task: Task) -> Sequence[int] | None:
+    """Give the outputs that competed while a task was learned; None is all."""
+    if getattr(trainer.loss, "heads", None) is not None:
+        return task.classes
+    return getattr(trainer.loss, "active", None)
