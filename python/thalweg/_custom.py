@@ -22,8 +22,6 @@ from thalweg.errors import (
 from thalweg.nn import CustomLoss, Sequential
 from thalweg.optim import Optimizer
 
-_Record = tuple[int, float, float | None, float | None, float | None, float | None, float]
-
 
 class CustomTrainer:
     """Steps and evaluations with a custom loss; `ready` converts what is not as it must be."""
@@ -112,9 +110,6 @@ class CustomTrainer:
     def average(self) -> None:
         """There is none."""
 
-    def penalty(self) -> None:
-        """There is none."""
-
     def forget(self) -> None:
         """Nothing is gathered here."""
 
@@ -124,119 +119,6 @@ class CustomTrainer:
             "a step with a custom loss is a forward pass, a call of the function and a backward "
             "pass: there is no plan of it as a whole"
         )
-
-
-class CustomFit:
-    """One fit with a custom loss; can be left between steps and resumed, as `_core.Fit` can."""
-
-    def __init__(
-        self,
-        trainer: CustomTrainer,
-        x: Samples,
-        y: Any,
-        epochs: int,
-        batch_size: int,
-        shuffle: bool,
-        seed: int,
-        validation_x: Samples | None = None,
-        validation_y: Any = None,
-        sample_weight: Array | None = None,
-        validation_weight: Array | None = None,
-        rates: Sequence[float] | None = None,
-        rates_by_epoch: bool = False,
-        earlier_epochs: int = 0,
-    ) -> None:
-        self._trainer = trainer
-        self._data = x, y, sample_weight
-        self._validation = None
-        check(trainer.model, x, y, sample_weight, finite=True)
-        if validation_x is not None:
-            self._validation = validation_x, validation_y, validation_weight
-            check(trainer.model, *self._validation, finite=True, prefix="validation ")
-        self._epochs, self._batch_size = epochs, batch_size
-        self._shuffle, self._seed = shuffle, seed
-        self._rates, self._by_epoch, self._earlier = rates, rates_by_epoch, earlier_epochs
-        self._updates = 0
-        self._epoch = self._batch = 0
-        self.last_loss = np.nan
-        self._order: Any = None
-        self._sum, self._rows, self._seconds = 0.0, 0, 0.0
-        self._ended: list[_Record] = []
-        model, optimizer = trainer.model, trainer.optimizer
-        self._before = model.state_dict(), optimizer.state_dict(), model._core.passes()
-
-    @property
-    def done(self) -> bool:
-        """Whether all epochs are over."""
-        return self._epoch == self._epochs
-
-    @property
-    def progress(self) -> tuple[int, int, int, float, float | None]:
-        """As `_core.Fit.progress`."""
-        batches = -(-len(self._data[0]) // self._batch_size)
-        return self._epoch, self._batch, batches, self._sum / max(self._rows, 1), None
-
-    def run(
-        self,
-        max_epochs: int | None = None,
-        max_seconds: float | None = None,
-        max_batches: int | None = None,
-    ) -> list[_Record]:
-        """As `_core.Fit.run`; after an error model and optimizer are as before the fit."""
-        end = self._epochs if max_epochs is None else min(self._epochs, self._epoch + max_epochs)
-        begin = time.perf_counter()
-        batches = itertools.count(1)
-        try:
-            while self._epoch < end:
-                self._step()
-                if next(batches) == max_batches:
-                    break
-                if max_seconds is not None and time.perf_counter() - begin >= max_seconds:
-                    break
-        except Exception:
-            parameters, optimizer, passes = self._before
-            self._trainer.model.load_state_dict(parameters)
-            self._trainer.model._core.set_passes(passes)
-            self._trainer.optimizer.load_state_dict(optimizer, self._trainer.model)
-            self._epoch = self._epochs
-            raise
-        return self.take_ended()
-
-    def take_ended(self) -> list[_Record]:
-        """As `_core.Fit.take_ended`."""
-        ended, self._ended = self._ended, []
-        return ended
-
-    def _step(self) -> None:
-        begin = time.perf_counter()
-        x, y, weight = self._data
-        if self._batch == 0 and self._shuffle:
-            self._order = _core.epoch_order(len(x), self._seed, self._earlier + self._epoch)
-        start = self._batch * self._batch_size
-        stop = min(start + self._batch_size, len(x))
-        rows = self._order[start:stop] if self._shuffle else slice(start, stop)
-        w = None if weight is None else weight[rows]
-        if self._rates is not None:
-            at = self._epoch if self._by_epoch else self._updates
-            self._trainer.optimizer.lr = self._rates[at]
-        self.last_loss = np.nan
-        if w is None or w.any():  # a batch of rows that all weigh nothing is passed over
-            self.last_loss = self._trainer.step(x[rows], y[rows], w)
-            self._sum += self.last_loss * (stop - start)
-            self._rows += stop - start
-            self._updates += 1
-        self._batch += 1
-        loss = None
-        if stop == len(x):
-            if self._validation is not None:
-                loss, _ = self._trainer.evaluate(*self._validation)
-            self._epoch += 1
-            self._batch = 0
-        self._seconds += time.perf_counter() - begin
-        if self._batch == 0:
-            mean = self._sum / max(self._rows, 1)
-            self._ended.append((self._epoch, mean, None, None, loss, None, self._seconds))
-            self._sum, self._rows, self._seconds = 0.0, 0, 0.0
 
 
 def targets(y: Any, name: str) -> Any:

@@ -14,12 +14,10 @@ class History(dict[str, list[float]]):
 
     Keys are ``"loss"`` (mean over the samples of the epoch, each taken just before the step that
     used it, as in Keras; weighted if they are, and a sum if the loss is), ``"accuracy"`` (likewise,
-    for losses that have one), ``"val_loss"`` and
-    ``"val_accuracy"`` (at the end of the epoch, where validation data was given) and ``"seconds"``;
-    with `optim.LevenbergMarquardt` also ``"damping"``, before the step, and ``"rejected"`` steps.
     for losses that have one), ``"penalty"`` (at the end of the epoch, where
     `Trainer.set_penalty` set one), ``"val_loss"`` and
-    ``"val_accuracy"`` (at the end of the epoch, where validation data was given) and ``"seconds"``.
+    ``"val_accuracy"`` (at the end of the epoch, where validation data was given) and ``"seconds"``;
+    with `optim.LevenbergMarquardt` also ``"damping"``, before the step, and ``"rejected"`` steps.
 
     Examples
     --------

@@ -16,9 +16,9 @@ from thalweg._arrays import Array, Samples
 from thalweg.nn import Sequential
 from thalweg.optim import Optimizer
 
-#: (epoch, loss, accuracy, val_loss, val_accuracy, seconds, other figures)
+#: (epoch, loss, accuracy, penalty, val_loss, val_accuracy, seconds, other figures)
 Record: TypeAlias = tuple[
-    int, float, float | None, float | None, float | None, float, Mapping[str, float]
+    int, float, float | None, None, float | None, float | None, float, Mapping[str, float]
 ]
 
 
@@ -167,5 +167,5 @@ class PythonFit:
         self._seconds += time.perf_counter() - begin
         if self._batch == 0:
             means = self._means()
-            self._ended.append((self._epoch, *means, *held_out, self._seconds, self._figures))
+            self._ended.append((self._epoch, *means, None, *held_out, self._seconds, self._figures))
             self._losses, self._seconds = [], 0.0

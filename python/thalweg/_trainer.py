@@ -558,15 +558,18 @@ class Trainer:
         return self._elementary("path integral").path()
 
     def _elementary(self, what: str) -> _core.Trainer:
-        """Give the core's trainer; there is none with a loss of one's own."""
-        if isinstance(self._core, CustomTrainer):
-            raise UnsupportedError(f"a {what} is not there for a loss of one's own: add it to that")
+        """Give the core's trainer, which makes each update by itself."""
+        if not isinstance(self._core, _core.Trainer):
+            raise UnsupportedError(
+                f"a {what} is not there for a loss of one's own, nor for optimizers that take all "
+                "data at once"
+            )
         return self._core
 
     @property
     def penalty(self) -> float:
         """The penalty of the parameters as they are; 0 if there is none."""
-        if isinstance(self._core, CustomTrainer):
+        if not isinstance(self._core, _core.Trainer):
             return 0.0
         return self._core.penalty_value() or 0.0
 
@@ -599,7 +602,8 @@ class Trainer:
         arrays = {f"optimizer.{name}": array for name, array in state.pop("arrays").items()}
         if (average := self._core.average()) is not None:
             arrays["optimizer.average"], state["averaged"] = average
-        if (penalty := self._core.penalty()) is not None:
+        penalty = self._core.penalty() if isinstance(self._core, _core.Trainer) else None
+        if penalty is not None:
             arrays["optimizer.importance"], arrays["optimizer.anchor"], state["penalty"] = penalty
         mine = {"spec": _spec.describe(spec), "counts": self._counts(), "optimizer_state": state}
         text = {
@@ -676,9 +680,9 @@ class Trainer:
         spec["optimizer"] = self._optimizer._fresh()
         twin = type(self)(copy.deepcopy(self._model), **spec)
         counts = copy.deepcopy(self._counts())
-        return twin._continue(
-            self._optimizer.state_dict(), counts, self._core.average(), self._core.penalty()
-        )
+        core = self._core
+        penalty = core.penalty() if isinstance(core, _core.Trainer) else None
+        return twin._continue(self._optimizer.state_dict(), counts, core.average(), penalty)
 
     def _description(self) -> dict[str, Any]:
         """Give the arguments that make this trainer, besides the model."""
@@ -707,7 +711,9 @@ class Trainer:
         self._model.load_state_dict(other._model.state_dict())
         self._model._core.set_passes(other._model._core.passes())
         counts = {**copy.deepcopy(other._counts()), "groups": []}  # they are here already
-        average, penalty = other._core.average(), other._core.penalty()
+        core = other._core
+        penalty = core.penalty() if isinstance(core, _core.Trainer) else None
+        average = core.average()
         self._continue(other._optimizer.state_dict(), counts, average, penalty)
 
     def _continue(
@@ -720,7 +726,7 @@ class Trainer:
         """Make a new trainer what another one was."""
         if average is not None and isinstance(self._core, _core.Trainer):
             self._core.set_average(*average)
-        if not isinstance(self._core, CustomTrainer):
+        if isinstance(self._core, _core.Trainer):
             self._core.set_penalty(penalty)
         for group in counts["groups"]:
             self._optimizer.add_group(**group)
@@ -819,10 +825,6 @@ def _record(ended: tuple[Any, ...]) -> Any:
     figures = zip(names, ended, strict=False)
     more = ended[len(names)] if len(ended) > len(names) else {}
     return {key: value for key, value in figures if value is not None} | dict(more)
-def _record(ended: tuple[float | None, ...]) -> Any:
-    """Name the core's figures of an epoch, without those that there are not."""
-    figures = zip(("epoch", *KEYS), ended, strict=True)
-    return {key: value for key, value in figures if value is not None}
 
 
 def _expect(name: str, value: Any, kind: type, example: str) -> None:

@@ -113,6 +113,7 @@ def test_the_page_of_the_manual_is_that_of_its_figures(reproduction, tmp_path):
     assert made == (docs / "reproduction.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.filterwarnings("ignore:task . brings new classes", "ignore:the penalty of")
 def test_every_method_runs_in_every_scenario(reproduction, npz):
     data = reproduction.data.load(npz)
     for method in reproduction.protocol.METHODS:

@@ -71,6 +71,7 @@ impl<T: Element> Model<T> {
                         size: None,
                         steps: None,
                         update: None,
+                        along: None,
                     }),
                     ..Pass::new(network, &mut workspace, params.share(), averages, None, Rows::From(0))
                 };

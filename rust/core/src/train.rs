@@ -300,6 +300,7 @@ impl<T: Element> Trainer<T> {
         if let (Some(sam), None) = (self.options.sam, &self.ascent) {
             let network = model.network();
             self.ascent = Some(Ascent::new(sam, network.arena_len(), network.averages_len())?);
+        }
         if !optimizer.is_elementwise() && (self.along.path.is_some() || self.along.mask.is_some()) {
             let text = "this optimizer looks at whole layers; path integrals and parameters that stay, which this \
                         strategy needs, are there for optimizers that work element by element";
@@ -331,6 +332,7 @@ impl<T: Element> Trainer<T> {
                     size: None,
                     steps: None,
                     update: None,
+                    along: None,
                 }),
                 ..Pass::new(network, workspace, params.share(), averages, Some(x), rows)
             };
@@ -382,12 +384,12 @@ impl<T: Element> Trainer<T> {
         } else {
             self.gathered.batches += 1;
             if last || self.gathered.batches == self.options.accumulate {
-                let updated = self.gathered.update(isa, self.options.clip, params, optimizer);
+                let Trainer { gathered, along, options, .. } = self;
+                let updated = gathered.update(isa, options.clip, params, optimizer, along);
                 if let (Err(_), Some(ascent)) = (&updated, &self.ascent) {
                     ascent.undo(params, averages);
                 }
                 updated?;
-                self.gathered.update(isa, self.options.clip, params, optimizer, &mut self.along)?;
             }
         }
         if let Some(average) = &mut self.average
