@@ -6,6 +6,7 @@ from typing import Any, Self
 from thalweg import _core
 from thalweg._history import KEYS, History
 from thalweg._python_fit import PythonFit
+from thalweg._stream import StreamFit
 
 
 class ProgressBar:
@@ -17,7 +18,7 @@ class ProgressBar:
         If tqdm is not installed.
     """
 
-    def __init__(self, fit: _core.Fit | PythonFit, epochs: int) -> None:
+    def __init__(self, fit: _core.Fit | PythonFit | StreamFit, epochs: int) -> None:
         try:
             from tqdm.auto import tqdm
         except ImportError:
@@ -26,7 +27,7 @@ class ProgressBar:
             ) from None
         self._fit = fit
         self._epochs = epochs
-        total = epochs * fit.progress[2]
+        total = epochs * fit.progress[2] or None  # of an iterable it is not known
         self._bar: Any = tqdm(total=total, unit="batch", miniters=1, dynamic_ncols=True)
 
     def __enter__(self) -> Self:

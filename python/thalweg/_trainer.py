@@ -16,6 +16,7 @@ from thalweg._history import KEYS, History
 from thalweg._plan import Plan
 from thalweg._python_fit import PythonFit
 from thalweg._rates import Rates
+from thalweg._stream import StreamFit, batches_of
 from thalweg.callbacks import Callback
 from thalweg.errors import (
     ArgumentError,
@@ -276,7 +277,7 @@ class Trainer:
     def fit(
         self,
         x: Any,
-        y: Any,
+        y: Any = None,
         *,
         epochs: int = 1,
         batch_size: int | None = 32,
@@ -298,12 +299,16 @@ class Trainer:
             For `nn.CrossEntropyLoss` the labels, shape (n,), integers from 0 to out_features - 1,
             or probabilities, shape (n, out_features). For other losses numbers, mostly of the shape
             of the output, (n, out_features), and (n,) if there is one; each loss says which.
+            Without `y`, `x` is an iterable that yields batches ``(x, y)`` or
+            ``(x, y, sample_weight)``, once for each epoch, or a function that gives one: data
+            larger than memory, or made on the way. Each batch is a step, and looked at when it
+            comes; an error says which it was. For losses other than `nn.CustomLoss`.
         epochs : int, keyword only, default 1
             How many times every sample is used.
         batch_size : int or None, keyword only, default 32
             Samples per step. The last batch of an epoch holds what is left; none is dropped. None
             takes all samples at once, in their order, as `optim.LBFGS` and
-            `optim.LevenbergMarquardt` need.
+            `optim.LevenbergMarquardt` need. Of arrays only, as are `shuffle` and `sample_weight`.
         validation_data : tuple (x, y) or (x, y, sample_weight), keyword only, optional
             Evaluated at the end of every epoch; nothing is learned from it.
         shuffle : bool, keyword only, default True
@@ -351,8 +356,18 @@ class Trainer:
         progress = _checks.flag("progress", progress)
         callbacks = _callbacks.check(callbacks)
         _callbacks.check_monitors((*callbacks, self._schedule), validation_data is not None)
-        x, y, weight = self._ready(x, y, sample_weight)
         vx, vy, validation_weight = self._ready_to_validate(validation_data)
+        run: _core.Fit | PythonFit | StreamFit
+        if y is None and not hasattr(x, "__array__"):
+            validation = None if vx is None else (vx, vy, validation_weight)
+            if sample_weight is not None or batch_size not in (None, 32):
+                raise ArgumentError(
+                    "sample_weight and batch_size are of arrays; an iterable yields its own "
+                    "batches, (x, y) or (x, y, sample_weight)"
+                )
+            run = self._stream(x, epochs, validation)
+            return self._run(run, epochs, callbacks, progress)
+        x, y, weight = self._ready(x, y, sample_weight)
         if batch_size is None:
             batch_size = max(len(x), 1)
         elif isinstance(self._core, FullBatchTrainer) and batch_size < len(x):
@@ -370,11 +385,54 @@ class Trainer:
             epochs, batch_size, shuffle, self._model.seed, vx, vy, weight, validation_weight,
             rates, self._rates is not None and self._rates.by_epoch, self._epochs,
         )  # fmt: skip
-        run: _core.Fit | PythonFit
         if isinstance(self._core, _core.Trainer):
             run = _core.Fit(self._core, x, y, *options)
         else:
             run = PythonFit(self._core, x, y, *options)
+        return self._run(run, epochs, callbacks, progress)
+
+    def _stream(
+        self, x: Any, epochs: int, validation: tuple[Samples, Any, Array | None] | None
+    ) -> StreamFit:
+        """Begin a fit to batches that come from an iterable."""
+        source = batches_of(x, epochs)
+        if not isinstance(self._core, _core.Trainer):
+            raise UnsupportedError(
+                "batches from an iterable are for losses of thalweg.nn other than CustomLoss, and "
+                "for optimizers that take batches; pass arrays x and y"
+            )
+        rate, rates = None, self._rates
+        if rates is not None:
+            length = len(x) if hasattr(x, "__len__") else None
+            if not rates.by_epoch and rates.schedule.is_open and length is None:
+                raise ArgumentError(
+                    f"{rates.schedule!r} is as long as the fit, and an iterable without a length "
+                    "does not say how long that is: give the schedule its length"
+                )
+            known = None
+            if length is not None or rates.by_epoch:
+                updates = -(-(length or 0) // self._accumulate)
+                known = rates.of_fit(self._optimizer.steps, self._epochs, epochs, updates)
+            steps, ended = self._optimizer.steps, self._epochs
+
+            def rate(update: int, epoch: int) -> float:
+                if known:
+                    return known[min(epoch if rates.by_epoch else update, len(known) - 1)]
+                return rates.at(steps + update, ended + epoch)
+
+        return StreamFit(
+            self._core, self._model, self._optimizer, self._loss, source, self._ready, epochs,
+            validation, rate,
+        )  # fmt: skip
+
+    def _run(
+        self,
+        run: "_core.Fit | PythonFit | StreamFit",
+        epochs: int,
+        callbacks: tuple[Callback, ...],
+        progress: bool,
+    ) -> History:
+        """Go through a fit with all that looks at it."""
         watch = _callbacks.Watch(self, callbacks)
 
         with contextlib.ExitStack() as stack:

@@ -272,6 +272,45 @@ impl<T: Element> Trainer<T> {
         tally.map(|tally| tally.value()).ok_or(Error::NothingCounts)
     }
 
+    /// One batch of an epoch whose end is not known yet: [`flush`](Self::flush) is. Gives what its losses add
+    /// up to, or nothing if no row counts.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step), but for rows that do not count.
+    pub fn train<'s, 't>(
+        &mut self,
+        model: &mut Model<T>,
+        optimizer: &mut Optimizer<T>,
+        x: impl Into<Samples<'s, T>>,
+        y: impl Into<Goals<'t, T>>,
+    ) -> Result<Option<Tally>, Error>
+    where
+        T: 't,
+    {
+        let (x, y) = (x.into(), y.into());
+        let uneven = self.check(model, x, &y)?;
+        let len = x.rows();
+        model.network().check_training_rows(len)?;
+        self.batch(model, optimizer, x, y, (Rows::From(0), len), uneven, false)
+    }
+
+    /// An update from gradients that wait for one, at the end of an epoch.
+    ///
+    /// # Errors
+    /// If one of them is not finite; nothing is changed then.
+    pub fn flush(&mut self, model: &mut Model<T>, optimizer: &mut Optimizer<T>) -> Result<(), Error> {
+        if self.gathered.batches == 0 {
+            return Ok(());
+        }
+        let isa = model.isa();
+        let params = model.parts().params;
+        self.gathered.update(isa, self.options.clip, params, optimizer, &mut self.along)?;
+        if let Some(average) = &mut self.average {
+            average.follow(isa, params, optimizer.steps);
+        }
+        Ok(())
+    }
+
     /// One batch, `rows.1` rows of the data, unless none of them counts; and an update, if it is the `last`
     /// that there is or enough have been gathered.
     fn batch(
@@ -288,12 +327,8 @@ impl<T: Element> Trainer<T> {
         let totals = self.objective.totals(&y, |r| rows.at(r), len, outputs, uneven);
         let (isa, draw) = (model.isa(), model.draw);
         if totals.loss == 0.0 {
-            if last && self.gathered.batches > 0 {
-                let params = model.parts().params;
-                self.gathered.update(isa, self.options.clip, params, optimizer, &mut self.along)?;
-                if let Some(average) = &mut self.average {
-                    average.follow(isa, params, optimizer.steps);
-                }
+            if last {
+                self.flush(model, optimizer)?;
             }
             return Ok(None);
         }

@@ -209,6 +209,40 @@ impl Trainer {
         })
     }
 
+    /// One batch of an epoch; what to add up: (loss, right, rows for the loss, rows for the accuracy), in their
+    /// weights.
+    #[pyo3(signature = (x, y, sample_weight=None))]
+    fn train(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        y: &Bound<'_, PyAny>,
+        sample_weight: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Option<(f64, f64, f64, f64)>> {
+        with_dtype!(self.model.get().dtype, T => {
+            let (x, y) = (Features::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
+            let w = Weights::<T>::new("sample_weight", sample_weight)?;
+            let (x, y) = (x.view(), w.with(y.view()));
+            let tally = py
+                .detach(|| self.locked::<T, _>(|t, m, o| t.train(m, o, x, y)))
+                .map_err(|e| translate(py, e))?;
+            Ok(tally.map(|t| (t.loss, t.right, t.totals.loss, t.totals.accuracy)))
+        })
+    }
+
+    /// An update from gradients that wait for one.
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        with_dtype!(self.model.get().dtype, T => {
+            py.detach(|| self.locked::<T, _>(|t, m, o| t.flush(m, o))).map_err(|e| translate(py, e))
+        })
+    }
+
+    /// Whether a row can be right or wrong, so that there is an accuracy.
+    #[getter(has_accuracy)]
+    fn py_has_accuracy(&self) -> bool {
+        self.has_accuracy()
+    }
+
     /// Forgets gradients that were gathered for an update to come.
     fn forget(&self, py: Python<'_>) {
         with_dtype!(self.model.get().dtype, T => py.detach(|| {

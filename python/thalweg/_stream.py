@@ -1,0 +1,195 @@
+"""The loop of a fit whose data come batch by batch, from an iterable."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from thalweg import _core
+from thalweg._arrays import Array, Samples
+from thalweg.errors import ArgumentError, DataError, DivergedError, ThalwegError
+from thalweg.nn import Loss, Sequential
+from thalweg.optim import Optimizer
+
+_Ready: TypeAlias = tuple[Samples, Any, Array | None]
+_Record: TypeAlias = tuple[int, float, float | None, float | None, float | None, float]
+
+
+def batches_of(source: Any, epochs: int) -> Callable[[], Iterable[Any]]:
+    """Give what makes an epoch's batches; `source` is iterable, or a function that gives such."""
+    if callable(source) and not hasattr(source, "__iter__"):
+        return source  # type: ignore[no-any-return]
+    if not hasattr(source, "__iter__"):
+        raise ArgumentError(
+            "y is missing: fit takes arrays x and y, or instead of both an iterable of batches "
+            "(x, y) or (x, y, sample_weight), or a function that gives one for each epoch"
+        )
+    if epochs > 1 and iter(source) is source:
+        raise ArgumentError(
+            f"x is an iterator, which is used up after one epoch of {epochs}: pass a function that "
+            "makes a new one for each"
+        )
+    return lambda: source
+
+
+class StreamFit:
+    """One fit; can be left between steps and resumed, as `_core.Fit` can.
+
+    No batch is asked for before the one before it has been used, so that a source may fill the same
+    array again and again; the end of an epoch is noticed when no other batch comes.
+    """
+
+    def __init__(
+        self,
+        core: _core.Trainer,
+        model: Sequential,
+        optimizer: Optimizer,
+        loss: Loss,
+        source: Callable[[], Iterable[Any]],
+        ready: Callable[[Any, Any, Any], _Ready],
+        epochs: int,
+        validation: _Ready | None,
+        rate: Callable[[int, int], float] | None,
+    ) -> None:
+        self._core, self._model, self._optimizer, self._loss = core, model, optimizer, loss
+        self._source, self._ready = source, ready
+        self._epochs, self._validation, self._rate = epochs, validation, rate
+        if validation is not None:
+            try:
+                core.evaluate(*validation)
+            except ThalwegError as error:
+                raise type(error)(f"validation {error}") from None
+        self._iterator: Iterator[Any] | None = None
+        self._epoch = self._batch = self._updates = self._longest = 0
+        self.last_loss = np.nan
+        self._sums = [0.0, 0.0, 0.0, 0.0]
+        self._seconds = 0.0
+        self._ended: list[_Record] = []
+        core.forget()
+        inner = model._core
+        self._before = inner.parameters(), inner.averages(), inner.passes()
+        self._state, self._average = optimizer.state_dict(), core.average()
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs are over."""
+        return self._epoch == self._epochs
+
+    @property
+    def progress(self) -> tuple[int, int, int, float, float | None]:
+        """As `_core.Fit.progress`; batches an epoch as far as they are known."""
+        return self._epoch, self._batch, self._longest, *self._means()
+
+    def run(
+        self,
+        max_epochs: int | None = None,
+        max_seconds: float | None = None,
+        max_batches: int | None = None,
+    ) -> list[_Record]:
+        """As `_core.Fit.run`; after an error model and optimizer are as before the fit."""
+        end = self._epochs if max_epochs is None else min(self._epochs, self._epoch + max_epochs)
+        begin = time.perf_counter()
+        turns = itertools.count(1)
+        try:
+            while self._epoch < end:
+                self._turn()
+                if next(turns) == max_batches:
+                    break
+                if max_seconds is not None and time.perf_counter() - begin >= max_seconds:
+                    break
+        except Exception:
+            self._restore()
+            raise
+        return self.take_ended()
+
+    def take_ended(self) -> list[_Record]:
+        """As `_core.Fit.take_ended`."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _turn(self) -> None:
+        """Use a batch, or end the epoch if there is none."""
+        begin = time.perf_counter()
+        if self._iterator is None:
+            self._iterator = iter(self._source())
+        self.last_loss = np.nan
+        ended = True
+        for batch in self._iterator:
+            self._use(batch)
+            ended = False
+            break
+        held_out: tuple[float | None, float | None] = (None, None)
+        if ended:
+            held_out = self._end()
+        self._seconds += time.perf_counter() - begin
+        if ended:
+            self._ended.append((self._epoch, *self._means(), *held_out, self._seconds))
+            self._sums, self._seconds = [0.0, 0.0, 0.0, 0.0], 0.0
+
+    def _use(self, batch: Any) -> None:
+        place = f"batch {self._batch + 1} of epoch {self._epoch + 1}"
+        if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+            what = f"{len(batch)} items" if isinstance(batch, (tuple, list)) else repr(type(batch))
+            raise ArgumentError(f"{place} must be (x, y) or (x, y, sample_weight); got {what}")
+        self._set_rate()
+        before = self._optimizer.steps
+        try:
+            sums = self._core.train(*self._ready(batch[0], batch[1], (*batch, None)[2]))
+        except DivergedError:
+            raise
+        except ThalwegError as error:
+            raise type(error)(f"{place}: {error}") from None
+        if sums is not None:  # else all its rows weigh nothing
+            self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)]
+            self.last_loss = self._mean(sums[0], sums[2])
+        self._updates += self._optimizer.steps - before
+        self._batch += 1
+        self._longest = max(self._longest, self._batch)
+
+    def _end(self) -> tuple[float | None, float | None]:
+        """End the epoch; give loss and accuracy of the validation data."""
+        if self._batch == 0:
+            raise DataError(f"there was no batch in epoch {self._epoch + 1}")
+        if self._sums[2] == 0:
+            raise DataError(f"all rows of epoch {self._epoch + 1} weigh nothing")
+        before = self._optimizer.steps
+        self._core.flush()
+        self._updates += self._optimizer.steps - before
+        if not np.isfinite(self._model._core.parameters()).all():
+            raise DivergedError(
+                f"the weights became infinite after {self._optimizer.steps} steps with "
+                f"lr={self._optimizer.lr}: the learning rate is too large. Weights and optimizer "
+                "are as they were before this call"
+            )
+        self._epoch, self._batch, self._iterator = self._epoch + 1, 0, None
+        if self._validation is None:
+            return None, None
+        return self._core.evaluate(*self._validation)
+
+    def _set_rate(self) -> None:
+        if self._rate is not None:
+            self._optimizer._core.set_lr(self._rate(self._updates, self._epoch))
+
+    def _mean(self, total: float, weight: float) -> float:
+        if getattr(self._loss, "reduction", "mean") == "sum":
+            return total
+        return total / weight if weight else np.nan
+
+    def _means(self) -> tuple[float, float | None]:
+        loss, right, rows, counted = self._sums
+        accuracy = None
+        if self._core.has_accuracy:
+            accuracy = right / counted if counted else np.nan
+        return self._mean(loss, rows), accuracy
+
+    def _restore(self) -> None:
+        parameters, averages, passes = self._before
+        self._model._core.set_parameters(parameters)
+        self._model._core.set_averages(averages)
+        self._model._core.set_passes(passes)
+        self._optimizer.load_state_dict(self._state, self._model)
+        if self._average is not None:
+            self._core.set_average(*self._average)
+        self._epoch = self._epochs  # nothing is left to run
