@@ -1,10 +1,10 @@
 //! A network: layers as the user listed them, stages as they run, and one flat arena of parameters.
 
 use crate::arena::{Buffer, padded};
+use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::pack::offset;
-use crate::data::Samples;
 use crate::layer::{Activation, BatchNorm, Fourier, Init, Layer, Linear, RowNorm, TabularInput};
 use crate::rng::{Purpose, Stream};
 
@@ -272,10 +272,7 @@ impl Network {
                     }
                     match self.stages[start..].last_mut() {
                         // Dropout is alone: what comes before it reads its own output on the way back.
-                        Some(stage)
-                            if stage.is_open()
-                                && !matches!(act, Activation::Dropout(_)) =>
-                        {
+                        Some(stage) if stage.is_open() && !matches!(act, Activation::Dropout(_)) => {
                             stage.act = *act
                         }
                         _ => self.stages.push(Stage { act: *act, ..alone(width) }),

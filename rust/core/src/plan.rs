@@ -233,7 +233,9 @@ impl Plan {
         let fit = WAVE_BYTES / (row * size_of::<T>());
         let waves = match mode {
             // A normalization has to see all rows first; gradients of tables are taken over all at once.
-            Mode::Step if fit >= WAVE_ROWS && !network.couples_rows() && network.table().is_none() => rows.div_ceil(fit * threads),
+            Mode::Step if fit >= WAVE_ROWS && !network.couples_rows() && network.table().is_none() => {
+                rows.div_ceil(fit * threads)
+            }
             _ => 1,
         };
         let share = rows.div_ceil(waves);

@@ -104,3 +104,39 @@ impl TabularInput {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_whole_numbers_in_range() {
+        let category = Category { column: 0, codes: 3, dim: 1 };
+        for (x, code) in [(0.0, Some(0)), (2.0, Some(2)), (-0.0, Some(0))] {
+            assert_eq!(category.code(x), code);
+        }
+        for x in [3.0, -1.0, 0.5, 1e300, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert_eq!(category.code(x), None, "{x}");
+        }
+    }
+
+    #[test]
+    fn numbers_come_first_and_then_vectors() {
+        let categories = [(1, 2, 3), (2, 4, 1)].map(|(column, codes, dim)| Category { column, codes, dim });
+        let layer = TabularInput { inputs: 4, categories: categories.to_vec() };
+        assert_eq!((layer.numbers(), layer.outputs()), (2, 6));
+        let tables = categories.map(|c| {
+            let mut table = vec![0.0; c.codes * c.dim];
+            for (code, j) in (0..c.codes).flat_map(|code| (0..c.dim).map(move |j| (code, j))) {
+                table[c.place(code, j)] = (100 * c.column + 10 * code + j) as f64;
+            }
+            table
+        });
+        let mut y = [0.0; 6];
+        layer.forward(&[0.5, 1.0, 3.0, -0.5], &mut y, |k| &tables[k]);
+        assert_eq!(y, [0.5, -0.5, 110.0, 111.0, 112.0, 230.0]);
+        assert!(layer.check().is_ok());
+        let unordered = TabularInput { inputs: 4, categories: vec![categories[1], categories[0]] };
+        assert!(unordered.check().is_err());
+    }
+}

@@ -38,10 +38,7 @@ impl<T: Element> Pass<'_, T> {
             Encoder::Fourier { layer, start, .. } => {
                 let frequencies = &self.averages[*start..start + layer.inputs * layer.count()];
                 let y = self.rows_ref(self.layout.stages[index].output, local, stage.outputs);
-                dispatch(
-                    self.plan.isa,
-                    FourierBackward { y, dy: delta, frequencies, dx: into.reborrow() },
-                );
+                dispatch(self.plan.isa, FourierBackward { y, dy: delta, frequencies, dx: into.reborrow() });
             }
             Encoder::Tabular { layer, .. } => {
                 for r in 0..delta.rows() {
