@@ -178,6 +178,29 @@ LOSSES = {
         lambda o, y: F.cross_entropy(o, y, ignore_index=1),
     ),
     "cross-entropy of shares": (nn.CrossEntropyLoss(), _shares, F.cross_entropy),
+    "cross-entropy, heads": (
+        nn.CrossEntropyLoss(CLASS_WEIGHTS, heads=(1, 3)),
+        _labels,
+        lambda o, y: F.cross_entropy(
+            # Classes of the other head as if their logits were -inf.
+            o.masked_fill((torch.arange(OUTPUTS) == 0) != (y == 0)[:, None], -torch.inf),
+            y,
+            weight=torch.tensor(CLASS_WEIGHTS),
+        ),
+    ),
+    "cross-entropy of shares, heads": (
+        nn.CrossEntropyLoss(heads=(2, OUTPUTS - 2), label_smoothing=0.2),
+        _shares,
+        lambda o, y: sum(
+            F.cross_entropy(o[:, part], y[:, part], label_smoothing=0.2)
+            for part in (slice(0, 2), slice(2, None))
+        ),
+    ),
+    "cross-entropy, active": (
+        nn.CrossEntropyLoss(active=(0, 2), label_smoothing=0.2),
+        lambda rng: 2 * rng.integers(0, 2, N),
+        lambda o, y: F.cross_entropy(o[:, [0, 2]], y // 2, label_smoothing=0.2),
+    ),
     "bce": (nn.BCEWithLogitsLoss(), _shares, F.binary_cross_entropy_with_logits),
     "bce, weighted": (
         nn.BCEWithLogitsLoss(pos_weight=CLASS_WEIGHTS),
@@ -456,3 +479,13 @@ def test_what_is_wrong_is_said(call, error, words, rng):
     v = rng.standard_normal(model.num_parameters)
     with pytest.raises(getattr(tw, error), match=words):
         call(model, x, y, v)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.FourierFeatures(4, 2), nn.TabularInput(4, {0: (2, 1)})], ids=repr
+)
+def test_layers_without_second_derivatives_are_refused(layer):
+    model = nn.Sequential(layer, nn.Linear(4, 1))
+    operator = Operator(model, np.zeros((3, 4)), np.zeros((3, 1)), loss=nn.MSELoss())
+    with pytest.raises(tw.UnsupportedError, match="FourierFeatures and TabularInput"):
+        operator @ np.ones(model.num_parameters)

@@ -854,7 +854,7 @@ class Trainer:
     ) -> tuple[Samples, Any, Array | None]:
         """Make samples, targets and weights ready for the core."""
         model, loss = self._model, self._loss
-        samples = _arrays.samples(x, model.dtype, f"{prefix}x")
+        samples = model._samples(x, f"{prefix}x")
         name = f"{prefix}y"
         if isinstance(loss, CustomLoss):
             y = targets(y, name)

@@ -54,8 +54,9 @@ class Operator:
     ArgumentError, ShapeError, DataError, DtypeError
         If an argument is not as above.
     UnsupportedError
-        For a loss of one's own, whose second derivatives nobody knows; and for the Fisher
-        information of a loss that is no negative log-likelihood.
+        For a loss of one's own, whose second derivatives nobody knows; for the Fisher information
+        of a loss that is no negative log-likelihood; and for models with `nn.FourierFeatures` or
+        `nn.TabularInput`, which have none here yet.
 
     Notes
     -----

@@ -7,6 +7,8 @@ from thalweg.nn._layers import GELU as GELU
 from thalweg.nn._layers import SELU as SELU
 from thalweg.nn._layers import BatchNorm1d as BatchNorm1d
 from thalweg.nn._layers import Dropout as Dropout
+from thalweg.nn._layers import Flatten as Flatten
+from thalweg.nn._layers import FourierFeatures as FourierFeatures
 from thalweg.nn._layers import Hardsigmoid as Hardsigmoid
 from thalweg.nn._layers import Hardswish as Hardswish
 from thalweg.nn._layers import Hardtanh as Hardtanh
@@ -26,6 +28,7 @@ from thalweg.nn._layers import SiLU as SiLU
 from thalweg.nn._layers import Sine as Sine
 from thalweg.nn._layers import Softplus as Softplus
 from thalweg.nn._layers import Softsign as Softsign
+from thalweg.nn._layers import TabularInput as TabularInput
 from thalweg.nn._layers import Tanh as Tanh
 from thalweg.nn._losses import BCEWithLogitsLoss as BCEWithLogitsLoss
 from thalweg.nn._losses import CrossEntropyLoss as CrossEntropyLoss

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from thalweg import _arrays, _checks, _core, _safetensors, _spec
-from thalweg._arrays import Array
+from thalweg._arrays import Array, Samples
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 from thalweg.nn import _layers
 from thalweg.nn._layers import Layer
@@ -62,6 +62,8 @@ class Sequential:
         self._layers = layers
         self._dtype = np.dtype(_dtype_name(dtype))
         self._seed = _checks.integer("seed", seed, 0, 2**64 - 1)
+        self._flattens = bool(layers) and isinstance(layers[0], _layers.Flatten)
+        self._in_shape: tuple[int, ...] | None = None  # of a sample of the last forward, if so
         self._core = _core.Model([x._spec() for x in layers], self._dtype.name, self._seed)
 
     # --- what it is -----------------------------------------------------------------------------
@@ -162,7 +164,7 @@ class Sequential:
         # The usual case takes no detour: this call is made thousands of times a second.
         y = self._core.predict(x)
         if y is None:
-            y = self._core.predict(_arrays.samples(x, self._dtype, "x"))
+            y = self._core.predict(self._samples(x, "x"))
             assert y is not None  # it is ready now
         return y
 
@@ -191,7 +193,17 @@ class Sequential:
         """
         if not _checks.flag("training", training):
             return self(x)
-        return self._core.forward(_arrays.samples(x, self._dtype, "x"))
+        y = self._core.forward(self._samples(x, "x"))
+        self._in_shape = np.shape(x)[1:] if self._flattens else None
+        return y
+
+    def _samples(self, x: Any, name: str) -> Samples:
+        """Make samples ready for the core: rows, also where a `Flatten` has to make them first."""
+        if self._flattens:
+            x = _arrays.as_numeric(x, name)
+            if x.ndim > 2:
+                x = x.reshape(len(x), -1)
+        return _arrays.samples(x, self._dtype, name)
 
     def backward(self, grad_output: Any) -> Array:
         """Carry the gradient of a loss back through the last `forward`, by the chain rule.
@@ -216,7 +228,8 @@ class Sequential:
         Gradients of the parameters are *added* to `flat_gradients`, as in PyTorch; `zero_grad`
         clears them.
         """
-        return self._core.backward(_arrays.matrix(grad_output, self._dtype, "grad_output"))
+        grad = self._core.backward(_arrays.matrix(grad_output, self._dtype, "grad_output"))
+        return grad if self._in_shape is None else grad.reshape(-1, *self._in_shape)
 
     def zero_grad(self) -> None:
         """Set all gradients to zero."""
@@ -246,7 +259,7 @@ class Sequential:
             If the batch size is out of range.
         """
         batch_size = _checks.integer("batch_size", batch_size, 1)
-        self._core.recalibrate(_arrays.samples(x, self._dtype, "x"), batch_size)
+        self._core.recalibrate(self._samples(x, "x"), batch_size)
 
     # --- parameters -----------------------------------------------------------------------------
 

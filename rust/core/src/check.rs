@@ -74,7 +74,7 @@ impl Check {
         x: MatRef<'_, f64>,
         f: &mut Function<'_>,
     ) -> Result<Self, Error> {
-        model.network().check_input(x.rows(), x.cols())?;
+        model.network().check_input(x.into())?;
         Self::begin(model, None, x, Source::Function(f))
     }
 

@@ -62,6 +62,20 @@ impl<'a, T: Element> Samples<'a, T> {
         }
     }
 
+    /// An element, in double precision.
+    ///
+    /// # Panics
+    /// If there is none there.
+    pub fn at(&self, i: usize, j: usize) -> f64 {
+        match self {
+            Samples::Native(m) => m.at(i, j).to_f64(),
+            Samples::Bytes(m) => m.at(i, j).into(),
+            Samples::Half(m) => m.at(i, j).to_f64(),
+            Samples::Single(m) => m.at(i, j).into(),
+            Samples::Double(m) => m.at(i, j),
+        }
+    }
+
     /// Converts a row, rounded to nearest.
     ///
     /// # Panics

@@ -103,6 +103,17 @@ pub enum Error {
         /// The label.
         label: i64,
     },
+    /// A number in a column of categories is no code.
+    Code {
+        /// Its row.
+        row: usize,
+        /// Its column.
+        column: usize,
+        /// The number.
+        value: f64,
+        /// How many codes there are.
+        codes: usize,
+    },
     /// A label is not a class.
     Label {
         /// Its row.
@@ -215,6 +226,12 @@ impl fmt::Display for Error {
                 f,
                 "y[{row}] is {label}, but the network has {classes} outputs: labels must be from 0 to {}",
                 *classes as i64 - 1
+            ),
+            Error::Code { row, column, value, codes } => write!(
+                f,
+                "x[{row}, {column}] is {value}, but column {column} holds categories: codes must be whole \
+                 numbers from 0 to {}",
+                codes - 1
             ),
             Error::Inactive { row, label } => write!(
                 f,

@@ -32,7 +32,7 @@ impl<T: Element> Model<T> {
         jacobian: &mut [T],
     ) -> Result<(), Error> {
         let x = x.into();
-        self.network().check_input(x.rows(), x.cols())?;
+        self.network().check_input(x)?;
         x.check_finite("x", self.isa())?;
         let drops = |act: &Activation| matches!(act, Activation::Dropout(_));
         if self.network().couples_rows() || self.network().stages().iter().any(|s| drops(&s.act)) {

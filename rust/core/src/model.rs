@@ -265,7 +265,7 @@ impl<T: Element> Model<T> {
     /// If `output` has another length.
     pub fn predict<'s>(&mut self, x: impl Into<Samples<'s, T>>, output: &mut [T]) -> Result<(), Error> {
         let x = x.into();
-        self.network.check_input(x.rows(), x.cols())?;
+        self.network.check_input(x)?;
         assert_eq!(output.len(), x.rows() * self.network.outputs());
         let workspace = self.workspaces.get(&self.network, self.isa, Mode::Inference, x.rows())?;
         let pass = Pass {
@@ -289,7 +289,7 @@ impl<T: Element> Model<T> {
     /// As `predict`.
     pub fn forward<'s>(&mut self, x: impl Into<Samples<'s, T>>, output: &mut [T]) -> Result<(), Error> {
         let x = x.into();
-        self.network.check_input(x.rows(), x.cols())?;
+        self.network.check_input(x)?;
         let outputs = self.network.outputs();
         assert_eq!(output.len(), x.rows() * outputs);
         self.network.check_training_rows(x.rows())?;
@@ -339,7 +339,7 @@ impl<T: Element> Model<T> {
     /// If the input has another width, NaN or infinity, or too few rows; nothing is changed then.
     pub fn recalibrate<'s>(&mut self, x: impl Into<Samples<'s, T>>, batch_rows: usize) -> Result<(), Error> {
         let x = x.into();
-        self.network.check_input(x.rows(), x.cols())?;
+        self.network.check_input(x)?;
         self.network.check_training_rows(x.rows().min(batch_rows))?;
         x.check_finite("x", self.isa)?;
         let before = self.averages.to_vec();

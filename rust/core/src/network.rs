@@ -1,10 +1,11 @@
 //! A network: layers as the user listed them, stages as they run, and one flat arena of parameters.
 
 use crate::arena::{Buffer, padded};
+use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::pack::offset;
-use crate::layer::{Activation, BatchNorm, Init, Layer, Linear, RowNorm};
+use crate::layer::{Activation, BatchNorm, Fourier, Init, Layer, Linear, RowNorm, TabularInput};
 use crate::rng::{Purpose, Stream};
 
 /// A dense layer's place in the arena.
@@ -52,12 +53,37 @@ pub enum Over {
     Row(RowNorm),
 }
 
+/// A layer that makes rows of another kind, by itself in its stage.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Encoder {
+    /// Features of Fourier.
+    Fourier {
+        /// What it is.
+        layer: Fourier,
+        /// Where its frequencies start in the arena of averages.
+        start: usize,
+        /// Its number among all layers, which they are drawn by.
+        number: u64,
+    },
+    /// Numbers and categories.
+    Tabular {
+        /// What it is.
+        layer: TabularInput,
+        /// Where its tables start in the arena of parameters.
+        starts: Vec<usize>,
+        /// Its number among all layers, which they are drawn by.
+        number: u64,
+    },
+}
+
 /// What runs in one go: a dense layer with the normalization and the element-wise layer behind it, or
 /// some of the three alone. The sum at the end of a block stands where a dense layer would.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stage {
     /// The dense layer, if there is one.
     pub dense: Option<Dense>,
+    /// The encoder, if it is one, by its number; there is nothing else then.
+    pub encoder: Option<usize>,
     /// The normalization, if there is one.
     pub norm: Option<Norm>,
     /// Which stage's input is added to this one's, if this ends a block: that of the block's first, or of
@@ -69,6 +95,13 @@ pub struct Stage {
     pub inputs: usize,
     /// Width of the output.
     pub outputs: usize,
+}
+
+impl Stage {
+    /// Whether an activation or a normalization behind it can be a part of it.
+    fn is_open(&self) -> bool {
+        self.encoder.is_none() && self.act == Activation::Identity
+    }
 }
 
 /// A parameter as users see it.
@@ -114,6 +147,7 @@ impl Block {
 pub struct Network {
     layers: Vec<Layer>,
     stages: Vec<Stage>,
+    encoders: Vec<Encoder>,
     blocks: Vec<Block>,
     arena_len: usize,
     averages: Vec<Block>,
@@ -128,6 +162,8 @@ fn first_wide<'l>(path: &str, layers: &'l [Layer]) -> Option<(String, &'l Layer,
             Layer::Linear(linear) => Some((place, layer, linear.inputs)),
             Layer::BatchNorm(norm) => Some((place, layer, norm.features)),
             Layer::RowNorm(norm) => Some((place, layer, norm.features)),
+            Layer::Fourier(fourier) => Some((place, layer, fourier.inputs)),
+            Layer::Tabular(table) => Some((place, layer, table.inputs)),
             Layer::Activation(_) => None,
             Layer::Residual(inner) => first_wide(&format!("{place}."), inner),
         }
@@ -143,6 +179,7 @@ impl Network {
         let mut network = Network {
             layers: Vec::new(),
             stages: Vec::new(),
+            encoders: Vec::new(),
             blocks: Vec::new(),
             arena_len: 0,
             averages: Vec::new(),
@@ -175,6 +212,7 @@ impl Network {
         let start = self.stages.len();
         let alone = |width| Stage {
             dense: None,
+            encoder: None,
             norm: None,
             act: Activation::Identity,
             skip: None,
@@ -219,9 +257,7 @@ impl Network {
                 Layer::BatchNorm(_) | Layer::RowNorm(_) => {
                     let norm = self.place_norm(&place, width, layer)?;
                     match self.stages[start..].last_mut() {
-                        Some(stage) if stage.norm.is_none() && stage.act == Activation::Identity => {
-                            stage.norm = Some(norm)
-                        }
+                        Some(stage) if stage.is_open() && stage.norm.is_none() => stage.norm = Some(norm),
                         _ => self.stages.push(Stage { norm: Some(norm), ..alone(width) }),
                     }
                 }
@@ -236,14 +272,44 @@ impl Network {
                     }
                     match self.stages[start..].last_mut() {
                         // Dropout is alone: what comes before it reads its own output on the way back.
-                        Some(stage)
-                            if stage.act == Activation::Identity
-                                && !matches!(act, Activation::Dropout(_)) =>
-                        {
+                        Some(stage) if stage.is_open() && !matches!(act, Activation::Dropout(_)) => {
                             stage.act = *act
                         }
                         _ => self.stages.push(Stage { act: *act, ..alone(width) }),
                     }
+                }
+                Layer::Fourier(fourier) => {
+                    if fourier.inputs != width {
+                        let (name, expected) = (layer.name(), fourier.inputs);
+                        return Err(Error::LayerWidth { layer: place, name, expected, found: width });
+                    }
+                    let shape = vec![fourier.inputs, fourier.count()];
+                    let start = self.averages_len;
+                    self.averages_len += padded::<f32>(shape[0] * shape[1]);
+                    self.averages.push(Block { name: format!("{place}.frequencies"), shape, offset: start });
+                    width = 2 * fourier.count();
+                    self.encode(Encoder::Fourier { layer: fourier.clone(), start, number }, &alone(width));
+                }
+                Layer::Tabular(table) => {
+                    table.check()?;
+                    if place != "0" {
+                        return Err(Error::Argument {
+                            name: "layers",
+                            value: format!("{} as layer {place}", layer.name()),
+                            accepted: "codes of categories are an input: it must be the first layer".into(),
+                        });
+                    }
+                    let mut starts = Vec::new();
+                    for category in &table.categories {
+                        let shape = vec![category.codes, category.dim];
+                        let start = self.arena_len;
+                        starts.push(start);
+                        self.arena_len += padded::<f32>(shape[0] * shape[1]);
+                        let name = format!("{place}.{}.weight", category.column);
+                        self.blocks.push(Block { name, shape, offset: start });
+                    }
+                    width = table.outputs();
+                    self.encode(Encoder::Tabular { layer: table.clone(), starts, number }, &alone(width));
                 }
                 Layer::Residual(inner) => {
                     let skip = Some(self.stages.len());
@@ -256,6 +322,16 @@ impl Network {
             }
         }
         Ok(width)
+    }
+
+    /// Adds the stage of an encoder.
+    fn encode(&mut self, encoder: Encoder, alone: &Stage) {
+        let inputs = match &encoder {
+            Encoder::Fourier { layer, .. } => layer.inputs,
+            Encoder::Tabular { layer, .. } => layer.inputs,
+        };
+        self.stages.push(Stage { encoder: Some(self.encoders.len()), inputs, ..*alone });
+        self.encoders.push(encoder);
     }
 
     /// Gives a dense layer its place in the arena; `None` if that would be beyond counting.
@@ -310,6 +386,17 @@ impl Network {
     pub fn stages(&self) -> &[Stage] {
         &self.stages
     }
+    /// The encoders of stages.
+    pub fn encoders(&self) -> &[Encoder] {
+        &self.encoders
+    }
+    /// The tables that the input's codes are of, if there are some.
+    pub fn table(&self) -> Option<&TabularInput> {
+        match self.encoders.first() {
+            Some(Encoder::Tabular { layer, .. }) => Some(layer),
+            _ => None,
+        }
+    }
     /// The parameters in their public order.
     pub fn blocks(&self) -> &[Block] {
         &self.blocks
@@ -328,7 +415,7 @@ impl Network {
     }
     /// Whether a row's output depends on the other rows of its batch while training.
     pub fn couples_rows(&self) -> bool {
-        self.averages_len > 0
+        self.stages.iter().any(|s| s.norm.is_some_and(|n| n.over_batch()))
     }
     /// Whether there are normalizations, whose gradients are sums over groups of rows.
     pub fn has_norms(&self) -> bool {
@@ -364,18 +451,31 @@ impl Network {
         self.stages.iter().map(|s| s.outputs).chain([self.inputs()]).max().unwrap_or(0)
     }
 
-    /// Checks the shape of an input.
+    /// Checks the shape of an input, and the codes of categories in it.
     ///
     /// # Errors
-    /// If it has no rows or another width.
-    pub fn check_input(&self, rows: usize, width: usize) -> Result<(), Error> {
+    /// If it has no rows or another width, or a number is no code.
+    pub fn check_input<T: Element>(&self, x: Samples<'_, T>) -> Result<(), Error> {
+        let (rows, width) = (x.rows(), x.cols());
         if width != self.inputs() {
             let (layer, name) = first_wide("", &self.layers)
                 .map(|(place, layer, _)| (place, layer.name()))
                 .unwrap_or_default();
             return Err(Error::InputWidth { layer, name, rows, found: width, expected: self.inputs() });
         }
-        if rows == 0 { Err(Error::Empty) } else { Ok(()) }
+        if rows == 0 {
+            return Err(Error::Empty);
+        }
+        let Some(table) = self.table() else { return Ok(()) };
+        for row in 0..rows {
+            for category in &table.categories {
+                let (column, value) = (category.column, x.at(row, category.column));
+                if category.code(value).is_none() {
+                    return Err(Error::Code { row, column, value, codes: category.codes });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Checks that a batch has rows enough to train on.
@@ -404,6 +504,24 @@ impl Network {
             }
             if let Some(gamma) = norm.scale {
                 arena[gamma..gamma + n].fill(T::ONE);
+            }
+        }
+        for encoder in &self.encoders {
+            match encoder {
+                Encoder::Fourier { layer, start, number } => {
+                    let mut rng = Stream::new(seed, Purpose::Init, *number);
+                    layer.draw(&mut rng, &mut averages[*start..start + layer.inputs * layer.count()]);
+                }
+                Encoder::Tabular { layer, starts, number } => {
+                    let mut rng = Stream::new(seed, Purpose::Init, *number);
+                    for (category, start) in layer.categories.iter().zip(starts) {
+                        for code in 0..category.codes {
+                            for j in 0..category.dim {
+                                arena[start + category.place(code, j)] = T::lit(rng.normal());
+                            }
+                        }
+                    }
+                }
             }
         }
         for stage in &self.stages {

@@ -200,8 +200,8 @@ pub struct Plan {
     pub phases: Vec<Phase>,
     /// What a block of rows does.
     pub steps: Vec<RowStep>,
-    /// Stages with a scale and a shift to train, which run in phases of weights behind the tiles.
-    pub norms: Vec<usize>,
+    /// Stages with a scale and a shift, or tables, to train, which run in phases of weights behind the tiles.
+    pub apart: Vec<usize>,
     /// Items of packing.
     pub panels: Vec<PanelItem>,
     /// Tiles of weights, all of which run in each phase of weights.
@@ -232,8 +232,10 @@ impl Plan {
         let row: usize = network.stages().iter().map(|s| 2 * s.outputs).sum::<usize>() + network.inputs();
         let fit = WAVE_BYTES / (row * size_of::<T>());
         let waves = match mode {
-            // A normalization has to see all rows first.
-            Mode::Step if fit >= WAVE_ROWS && !network.couples_rows() => rows.div_ceil(fit * threads),
+            // A normalization has to see all rows first; gradients of tables are taken over all at once.
+            Mode::Step if fit >= WAVE_ROWS && !network.couples_rows() && network.table().is_none() => {
+                rows.div_ceil(fit * threads)
+            }
             _ => 1,
         };
         let share = rows.div_ceil(waves);
@@ -259,7 +261,7 @@ impl Plan {
             stages: Vec::new(),
             phases: Vec::new(),
             steps: Vec::new(),
-            norms: Vec::new(),
+            apart: Vec::new(),
             panels: Vec::new(),
             tiles: Vec::new(),
             tile_elements: match threads {
@@ -339,8 +341,11 @@ impl Plan {
                 }
                 self.steps.push(RowStep::Denormalize(index));
                 if norm.scale.is_some() {
-                    self.norms.push(index);
+                    self.apart.push(index);
                 }
+            }
+            if stage.encoder.is_some() && index == 0 && network.table().is_some() {
+                self.apart.push(index);
             }
             self.steps.push(RowStep::Backward(index));
         }

@@ -245,7 +245,7 @@ impl<T: Element> Trainer<T> {
     /// # Errors
     /// What does not fit.
     pub fn check(&self, model: &Model<T>, x: Samples<'_, T>, y: &Goals<'_, T>) -> Result<bool, Error> {
-        model.network().check_input(x.rows(), x.cols())?;
+        model.network().check_input(x)?;
         self.objective.check(y, x.rows(), model.network().outputs())
     }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::arena::{Buffer, padded};
 use crate::element::Element;
 use crate::error::Error;
+use crate::layer::Category;
 use crate::layer::batch_norm::{COLUMNS, GROUP};
 use crate::loss::RowLoss;
 use crate::network::Network;
@@ -25,6 +26,8 @@ pub struct StageSlots {
     pub groups: usize,
     /// Mean and inverse deviation of each row, for a normalization of rows; rows × 2.
     pub moments: usize,
+    /// Gradients of tables, for an update on the spot.
+    pub tables: usize,
     /// Gradient of the loss by what the activation takes, rows × outputs.
     pub delta: usize,
     /// Weights transposed for the backward product.
@@ -71,6 +74,8 @@ impl Layout {
         };
         let training = plan.mode != Mode::Inference;
         let rows = if training { plan.kept_rows() } else { 0 };
+        let of_table = |c: &Category| c.codes * c.dim;
+        let tables = network.table().map_or(0, |t| t.categories.iter().map(of_table).sum());
         let input = place(rows * network.inputs());
         let stages = network
             .stages()
@@ -88,6 +93,7 @@ impl Layout {
                     columns: place_if(stage.norm.is_some(), COLUMNS * n),
                     groups: place_if(stage.norm.is_some(), plan.rows.div_ceil(GROUP) * 2 * n),
                     moments: place_if(stage.norm.is_some_and(|n| !n.over_batch()), rows * 2),
+                    tables: place_if(training && stage.encoder.is_some(), tables),
                     delta: place_if(true, rows * n),
                     transposed: place_if(backward, n * k),
                     input_panels: place_if(x, rows * k),

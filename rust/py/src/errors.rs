@@ -33,6 +33,7 @@ fn class_of(error: &Error) -> &'static str {
         | Error::LossOutputs { .. }
         | Error::GradientShape { .. } => "ShapeError",
         Error::Empty
+        | Error::Code { .. }
         | Error::Inactive { .. }
         | Error::Label { .. }
         | Error::NotFinite { .. }

@@ -4,7 +4,9 @@ use std::sync::Mutex;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear, RowNorm};
+use thalweg_core::layer::{
+    Activation, BatchNorm, Category, Fourier, Frequencies, Init, Layer, Linear, RowNorm, TabularInput,
+};
 use thalweg_core::network::Network;
 use thalweg_core::update::Clip;
 use thalweg_core::{Dtype, Error, Model as CoreModel};
@@ -78,6 +80,20 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
             let (_, features, eps, scale): (String, usize, Option<f64>, bool) = spec.extract()?;
             return Ok(Layer::RowNorm(RowNorm { features, eps, centred: false, scale, shift: false }));
         }
+        "fourier" => {
+            let (_, inputs, count, sigma, bands): (String, usize, usize, f64, Vec<f64>) = spec.extract()?;
+            let frequencies = match bands.is_empty() {
+                true => Frequencies::Normal { count, sigma },
+                false => Frequencies::Axes(bands),
+            };
+            return Ok(Layer::Fourier(Fourier { inputs, frequencies }));
+        }
+        "tabular" => {
+            let (_, inputs, categories): (String, usize, Vec<[usize; 3]>) = spec.extract()?;
+            let category = |[column, codes, dim]: [usize; 3]| Category { column, codes, dim };
+            let categories = categories.into_iter().map(category).collect();
+            return Ok(Layer::Tabular(TabularInput { inputs, categories }));
+        }
         "residual" => {
             let (_, inner): (String, Vec<Bound<'_, PyTuple>>) = spec.extract()?;
             return Ok(Layer::Residual(inner.iter().map(layer).collect::<PyResult<_>>()?));
@@ -87,7 +103,7 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
     let parameters: Vec<f64> = spec.get_slice(1, spec.len()).extract()?;
     Activation::of_kind(&kind, &parameters).map(Layer::Activation).ok_or_else(|| {
         let accepted = format!(
-            "linear, batch_norm, layer_norm, rms_norm, residual, {}, with their parameters",
+            "linear, batch_norm, layer_norm, rms_norm, fourier, tabular, residual, {}, with their parameters",
             Activation::KINDS.join(", ")
         );
         translate(spec.py(), Error::Argument { name: "layer", value: format!("{spec}"), accepted })

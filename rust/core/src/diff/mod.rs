@@ -164,7 +164,7 @@ pub fn jvp<T: Element>(
     v: &[T],
     [output, dot]: [&mut [T]; 2],
 ) -> Result<(), Error> {
-    model.network().check_input(x.rows(), x.cols())?;
+    model.network().check_input(x.into())?;
     let dots = direction(model, v)?;
     let net = Linearization::new(model, &dots, x, training, false, false)?;
     let (last, n) = (net.network.stages().len() - 1, net.network.outputs());
@@ -201,6 +201,10 @@ impl<'a, T: Element> Linearization<'a, T> {
         back: bool,
     ) -> Result<Self, Error> {
         let (network, isa) = (model.network(), model.isa());
+        if !network.encoders().is_empty() {
+            let text = "FourierFeatures and TabularInput have no tangents and second derivatives yet";
+            return Err(Error::Unsupported(text.into()));
+        }
         crate::data::Samples::from(x).check_finite("x", isa)?;
         if training {
             network.check_training_rows(x.rows())?;

@@ -10,6 +10,7 @@ pub mod batch_norm;
 mod celu;
 pub mod dropout;
 mod elu;
+pub mod fourier;
 mod gelu;
 mod gelu_tanh;
 mod hardsigmoid;
@@ -29,6 +30,7 @@ mod silu;
 mod sine;
 mod softplus;
 mod softsign;
+pub mod tabular;
 pub(crate) mod tanh;
 
 use crate::element::Element;
@@ -37,8 +39,10 @@ use crate::simd::Simd;
 pub use activation::{Activation, Function, Tangent};
 
 pub use batch_norm::BatchNorm;
+pub use fourier::{Fourier, Frequencies};
 pub use linear::{Init, Linear};
 pub use row_norm::RowNorm;
+pub use tabular::{Category, TabularInput};
 
 /// What is taken of each row's gradient before rows are summed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +78,10 @@ pub enum Layer {
     BatchNorm(BatchNorm),
     /// The same row by row, with or without the mean.
     RowNorm(RowNorm),
+    /// y = (sin 2πxB, cos 2πxB), B not trained.
+    Fourier(Fourier),
+    /// Numbers as they are, and vectors for the codes of categories; the first layer.
+    Tabular(TabularInput),
     /// y = x + f(x), f these layers one after another.
     Residual(Vec<Layer>),
 }
@@ -86,6 +94,8 @@ impl Layer {
             Layer::BatchNorm(n) => format!("BatchNorm1d {}", n.features),
             Layer::RowNorm(n) => format!("{} {}", n.name(), n.features),
             Layer::Activation(a) => a.name().into(),
+            Layer::Fourier(f) => format!("FourierFeatures {}→{}", f.inputs, 2 * f.count()),
+            Layer::Tabular(t) => format!("TabularInput {}→{}", t.inputs, t.outputs()),
             Layer::Residual(_) => "Residual".into(),
         }
     }

@@ -15,6 +15,12 @@ impl<T: Element> Objective<T> {
         ends.last().is_none_or(|last| *last == outputs && ends[0] > 0 && ends.is_sorted_by(|a, b| a < b))
     }
 
+    /// The columns of all heads.
+    pub(super) fn heads_of(&self, outputs: usize) -> impl Iterator<Item = Range<usize>> + '_ {
+        let ends = self.heads.iter().copied().chain(self.heads.is_empty().then_some(outputs));
+        ends.scan(0, |start, end| Some(std::mem::replace(start, end)..end))
+    }
+
     /// Whether a class takes part.
     #[inline(always)]
     pub(super) fn competes(&self, class: usize) -> bool {

@@ -57,12 +57,15 @@ impl<T: Element> Objective<T> {
         let Loss::CrossEntropy { smoothing, ignore } = self.loss else {
             unreachable!("only it takes labels")
         };
-        let share = |j: usize| f64::from(j as i64 == label);
-        let mass = match label == ignore {
-            true => 0.0,
-            false => soft_cross_entropy::mass(share, output.len(), &self.constants, smoothing),
-        };
-        soft_cross_entropy::bend(output, 1.0, v, into, factor * mass);
+        into.fill(T::ZERO);
+        if label == ignore {
+            return;
+        }
+        let (head, weights) = self.head(label as usize, output.len());
+        let share = |j: usize| f64::from(head.start + j == label as usize);
+        let mass = soft_cross_entropy::mass(share, head.len(), weights, smoothing);
+        let (output, v, into) = (&output[head.clone()], &v[head.clone()], &mut into[head.clone()]);
+        soft_cross_entropy::bend(output, weights, 1.0, v, into, factor * mass);
     }
 
     fn second_of_row(&self, kind: Second, y: &[T], output: &[T], v: &[T], into: &mut [T], factor: f64) {
@@ -85,12 +88,21 @@ impl<T: Element> Objective<T> {
                 diagonal(&|_, o, t| poisson_nll::rate_bend(o, if fisher { o } else { t }, eps));
             }
             Loss::CrossEntropy { smoothing, .. } => {
-                let mass = soft_cross_entropy::mass(|j| y[j].to_f64(), y.len(), &self.constants, smoothing);
-                soft_cross_entropy::bend(output, 1.0, v, into, factor * mass);
+                into.fill(T::ZERO);
+                for head in self.heads_of(y.len()) {
+                    let y = &y[head.clone()];
+                    // As in the loss itself, a head without shares has no part in it.
+                    if self.heads.is_empty() || y.iter().any(|t| *t != T::ZERO) {
+                        let weights = self.constants.get(head.clone()).unwrap_or_default();
+                        let mass = soft_cross_entropy::mass(|j| y[j].to_f64(), y.len(), weights, smoothing);
+                        let (output, v) = (&output[head.clone()], &v[head.clone()]);
+                        soft_cross_entropy::bend(output, weights, 1.0, v, &mut into[head], factor * mass);
+                    }
+                }
             }
             // τ²·KL: one τ goes with each derivative.
             Loss::Distillation { temperature } => {
-                soft_cross_entropy::bend(output, 1.0 / temperature, v, into, factor);
+                soft_cross_entropy::bend(output, &[], 1.0 / temperature, v, into, factor);
             }
             Loss::GaussianNll { eps, .. } => {
                 let k = y.len();

@@ -192,17 +192,24 @@ fn of_shares<T: Element, S: Simd<T>, const R: usize>(
 
 /// A, what the shares weigh in sum.
 pub fn mass<T: Element>(share: impl Fn(usize) -> f64, n: usize, weights: &[T], smoothing: f64) -> f64 {
-    let part = |j: usize| (1.0 - smoothing) * share(j) + smoothing / n as f64;
-    (0..n).map(|j| weights.get(j).map_or(1.0, |w| w.to_f64()) * part(j)).sum()
+    let weight = |j: usize| weights.get(j).map_or(1.0, |w| w.to_f64());
+    let competing = || (0..n).filter(|j| weight(*j) >= 0.0);
+    let spread = smoothing / competing().count() as f64;
+    competing().map(|j| weight(j) * ((1.0 - smoothing) * share(j) + spread)).sum()
 }
 
-/// into ← factor·(p∘v − p·pᵀv) with p = softmax(o): what the second derivatives of all losses of a softmax
+/// into ← factor·(p∘v − p·pᵀv) with p = softmax(o) of the classes that compete: what the second derivatives of all losses of a softmax
 /// make of v.
-pub fn bend<T: Element>(output: &[T], cold: f64, v: &[T], into: &mut [T], factor: f64) {
-    let top = output.iter().fold(f64::NEG_INFINITY, |top, o| top.max(o.to_f64()));
+pub fn bend<T: Element>(output: &[T], weights: &[T], cold: f64, v: &[T], into: &mut [T], factor: f64) {
+    let logit = |(j, o): (usize, &T)| match weights.get(j) {
+        Some(weight) if *weight < T::ZERO => f64::NEG_INFINITY,
+        _ => o.to_f64(),
+    };
+    let logits = || output.iter().enumerate().map(logit);
+    let top = logits().fold(f64::NEG_INFINITY, f64::max);
     let (mut sum, mut along) = (0.0, 0.0);
-    for ((o, v), into) in output.iter().zip(v).zip(&mut *into) {
-        let e = libm::exp((o.to_f64() - top) * cold);
+    for ((o, v), into) in logits().zip(v).zip(&mut *into) {
+        let e = libm::exp((o - top) * cold);
         sum += e;
         along += e * v.to_f64();
         *into = T::lit(e);

@@ -11,8 +11,9 @@
 //! No phase reads what another item of it writes, [`threads::run`](crate::threads::run) separates the
 //! phases, and an item runs on one thread at a time.
 //!
-//! Here is what a pass is and what it does with rows; `norms` and `weights` have the rest.
+//! Here is what a pass is and what it does with rows; `norms`, `encode` and `weights` have the rest.
 
+mod encode;
 mod norms;
 mod weights;
 
@@ -200,7 +201,7 @@ impl<T: Element> Job for Pass<'_, T> {
                 };
                 if wanted { self.network.stages()[*stage].outputs.div_ceil(PANEL) } else { 0 }
             }
-            Phase::Weights { .. } if self.weights.is_some() => self.plan.tiles.len() + self.plan.norms.len(),
+            Phase::Weights { .. } if self.weights.is_some() => self.plan.tiles.len() + self.plan.apart.len(),
             Phase::Weights { .. } => 0,
         }
     }
@@ -214,7 +215,7 @@ impl<T: Element> Job for Pass<'_, T> {
             Phase::Columns { stage, what } => self.columns(*stage, *what, item),
             Phase::Weights { rows, first, last } => match self.plan.tiles.get(item) {
                 Some(tile) => self.tile(tile, rows, *first, *last, worker),
-                None if *last => self.norm(self.plan.norms[item - self.plan.tiles.len()]),
+                None if *last => self.apart(self.plan.apart[item - self.plan.tiles.len()]),
                 None => {}
             },
         }
@@ -408,6 +409,9 @@ impl<'a, T: Element> Pass<'a, T> {
         scratch: &mut [T],
     ) {
         let stage = &self.network.stages()[index];
+        if let Some(encoder) = stage.encoder {
+            return self.encode(encoder, x, y);
+        }
         let Some(dense) = stage.dense else {
             for r in 0..x.rows() {
                 y.row_mut(r).copy_from_slice(x.row(r));
@@ -545,6 +549,16 @@ impl<'a, T: Element> Pass<'a, T> {
             let along = self.rows_ref(slots[end].delta, local, stage.inputs);
             self.put(along, &mut into, &mut init);
         }
+        if stage.encoder.is_some() {
+            if let Init::Zero = init {
+                (0..rows.len()).for_each(|r| into.row_mut(r).fill(T::ZERO));
+            }
+            self.decode(index, local, delta, &mut into);
+            if index > 0 {
+                self.through_activation(index - 1, local, &mut into);
+            }
+            return;
+        }
         if stage.dense.is_none() {
             self.put(delta, &mut into, &mut init);
             if index > 0 {
@@ -603,6 +617,14 @@ impl<'a, T: Element> Pass<'a, T> {
         let act = self.network.stages()[index].act;
         if act != Activation::Identity {
             dispatch(self.plan.isa, Through(act, delta.reborrow(), self.derivative(index, local)));
+        }
+    }
+
+    /// Gradients and updates of what is no weight of a dense layer.
+    fn apart(&self, index: usize) {
+        match self.network.stages()[index].encoder {
+            Some(_) => self.tables(index),
+            None => self.norm(index),
         }
     }
 

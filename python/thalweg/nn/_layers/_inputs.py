@@ -1,0 +1,212 @@
+"""Layers for inputs that are not plain numbers, or of which few say much."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from thalweg import _checks
+from thalweg.errors import ArgumentError
+from thalweg.nn._layers._base import Activation, Layer
+
+
+@dataclass(frozen=True, slots=True)
+class Flatten(Activation):
+    """Makes each sample a row, whatever its shape: (n, a, b, ...) becomes (n, a b ...).
+
+    As the first layer of a `Sequential` it lets images and the like in as they are, in C order as
+    PyTorch's ``Flatten()``; `Sequential.backward` then gives a gradient of the input's shape. In
+    any other place all are rows already, and it does nothing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from thalweg import nn
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10))
+    >>> model(np.zeros((5, 28, 28))).shape
+    (5, 10)
+    """
+
+    _kind = "identity"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class FourierFeatures(Layer):
+    r"""Sines and cosines of many frequencies, which are not trained.
+
+    .. math:: y = [\sin(2\pi\,x B),\ \cos(2\pi\,x B)]
+
+    Networks of few inputs, such as coordinates, learn what changes quickly with them only if they
+    have such features. Tancik, Srinivasan, Mildenhall et al. 2020, arXiv:2006.10739. `B`, of shape
+    (in_features, m), holds normal numbers with the deviation `sigma`, drawn from the model's seed;
+    or, with `bands`, those frequencies along each axis by itself. The output has `2 m` columns.
+
+    Parameters
+    ----------
+    in_features : int
+        Width of a row of the input.
+    num_frequencies : int, default 128
+        How many frequency vectors are drawn, `m`.
+    sigma : float, keyword only, default 1.0
+        Their deviation, above 0, in periods per unit of `x`: the larger, the finer the details
+        that are learned easily, and the noise.
+    bands : sequence of float, keyword only, optional
+        Frequencies along each axis instead, e.g. ``[2**j for j in range(8)]``; then `m` is
+        ``in_features * len(bands)``, axis by axis.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range, or `bands` are given beside `num_frequencies` or `sigma`.
+
+    Notes
+    -----
+    `B` is no parameter, but `Sequential.state_dict` holds it as ``"0.frequencies"``. With
+    :math:`g = [g_s, g_c]` the gradient by `y` and :math:`y = [s, c]`, the gradient by `x` is
+    :math:`2\pi\,(g_s c - g_c s)\,B^\top`.
+
+    Examples
+    --------
+    >>> from thalweg import nn
+    >>> model = nn.Sequential(nn.FourierFeatures(2, 64, sigma=10), nn.Linear(128, 1))
+    >>> model([[0.5, 0.25]]).shape
+    (1, 1)
+    >>> nn.FourierFeatures(2, bands=[1, 2, 4]).out_features
+    12
+    """
+
+    in_features: int
+    num_frequencies: int
+    sigma: float
+    bands: tuple[float, ...] | None
+
+    # Written out, for two are keyword only and the values are checked.
+    def __init__(
+        self,
+        in_features: int,
+        num_frequencies: int | None = None,
+        *,
+        sigma: float | None = None,
+        bands: Any = None,
+    ) -> None:
+        put, name = object.__setattr__, "FourierFeatures: "  # the dataclass is frozen
+        put(self, "in_features", _checks.integer(name + "in_features", in_features, 1))
+        if bands is not None:
+            bands = _checks.sequence(name + "bands", bands)
+            bands = tuple(_checks.real(f"{name}bands[{i}]", b) for i, b in enumerate(bands))
+            if not bands:
+                raise ArgumentError(f"{name}bands must have at least one frequency")
+            count = self.in_features * len(bands)
+            if num_frequencies not in (None, count) or sigma not in (None, 1.0):
+                raise ArgumentError(
+                    f"{name}bands are the frequencies themselves; leave num_frequencies and sigma "
+                    "out"
+                )
+            num_frequencies = count
+        put(self, "bands", bands)
+        count = 128 if num_frequencies is None else num_frequencies
+        put(self, "num_frequencies", _checks.integer(name + "num_frequencies", count, 1))
+        sigma = 1.0 if sigma is None else sigma
+        put(self, "sigma", _checks.real(name + "sigma", sigma, 0, closed="()"))
+
+    @property
+    def out_features(self) -> int:
+        """Width of a row of the output, twice the number of frequencies."""
+        return 2 * self.num_frequencies
+
+    def __repr__(self) -> str:
+        if self.bands is not None:
+            return f"FourierFeatures({self.in_features}, bands={list(self.bands)})"
+        return f"FourierFeatures({self.in_features}, {self.num_frequencies}, sigma={self.sigma})"
+
+    def _spec(self) -> tuple[Any, ...]:
+        bands = list(self.bands or ())
+        return ("fourier", self.in_features, self.num_frequencies, self.sigma, bands)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class TabularInput(Layer):
+    """First layer for tables: columns of numbers, and columns of categories as learned vectors.
+
+    A categorical column holds integer codes from 0 on (those of scikit-learn's ``OrdinalEncoder``,
+    or pandas' ``cat.codes``), in the same array as the numbers. Each code stands for a vector that
+    is trained, an embedding (Guo & Berkhahn 2016, arXiv:1604.06737). The output has the columns of
+    numbers first, in their order and as they are, and then the vectors of each categorical column.
+
+    Parameters
+    ----------
+    in_features : int
+        Columns of the input, of both kinds.
+    categories : dict of int to (int, int)
+        For each categorical column the number of codes, and the length of a vector.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such column, or a number is below 1; from `Sequential`, if it is not the
+        first layer.
+
+    Notes
+    -----
+    A number in such a column that is no code (too large, negative, 1.5) is a `DataError`, before
+    anything changes. The tables are parameters ``"0.3.weight"`` for column 3, of shape (codes,
+    length), at first standard normal numbers, as those of PyTorch's ``Embedding``; the gradient of
+    rows whose codes do not occur in a batch is 0. So is the gradient by the codes themselves.
+
+    Examples
+    --------
+    Three numbers, and a weekday in column 1:
+
+    >>> from thalweg import nn
+    >>> table = nn.TabularInput(4, {1: (7, 2)})
+    >>> table.out_features
+    5
+    >>> model = nn.Sequential(table, nn.Linear(5, 1))
+    >>> model([[0.5, 6, -1.2, 3.0]]).shape
+    (1, 1)
+    """
+
+    in_features: int
+    categories: tuple[tuple[int, int, int], ...]
+
+    def __init__(self, in_features: int, categories: Any) -> None:
+        put, name = object.__setattr__, "TabularInput: "  # the dataclass is frozen
+        put(self, "in_features", _checks.integer(name + "in_features", in_features, 1))
+        if isinstance(categories, Mapping):
+            items = [(column, *_pair(name, column, sizes)) for column, sizes in categories.items()]
+        else:  # as kept by this class, and by files
+            items = [tuple(item) for item in _checks.sequence(name + "categories", categories)]
+        checked = []
+        for item in items:
+            if len(item) != 3:
+                raise ArgumentError(
+                    f"{name}categories must be a dict {{column: (codes, length)}}; got {item!r}"
+                )
+            column, codes, length = item
+            column = _checks.integer(name + "a column", column, 0, self.in_features - 1)
+            what = f"{name}categories[{column}]"
+            codes = _checks.integer(f"{what}, number of codes", codes, 1)
+            checked.append((column, codes, _checks.integer(f"{what}, length", length, 1)))
+        if len({column for column, *_ in checked}) < len(checked):
+            raise ArgumentError(f"{name}categories names a column twice: {items}")
+        put(self, "categories", tuple(sorted(checked)))
+
+    @property
+    def out_features(self) -> int:
+        """Width of a row of the output."""
+        numbers = self.in_features - len(self.categories)
+        return numbers + sum(length for _, _, length in self.categories)
+
+    def __repr__(self) -> str:
+        categories = {column: tuple(sizes) for column, *sizes in self.categories}
+        return f"TabularInput({self.in_features}, {categories})"
+
+    def _spec(self) -> tuple[Any, ...]:
+        return ("tabular", self.in_features, [list(item) for item in self.categories])
+
+
+def _pair(name: str, column: Any, sizes: Any) -> tuple[Any, Any]:
+    if not isinstance(sizes, (tuple, list)) or len(sizes) != 2:
+        raise ArgumentError(
+            f"{name}categories[{column!r}] must be a tuple (codes, length); got {sizes!r}"
+        )
+    return sizes[0], sizes[1]

@@ -1,0 +1,114 @@
+//! Random Fourier features (Tancik et al. 2020, "Fourier features let networks learn high frequency functions
+//! in low dimensional domains"): y = (sin 2πxB, cos 2πxB) with frequencies B (inputs × m) that are not trained.
+//! With s and c the two halves of y, and dy = (ds, dc): dx = 2π·(ds·c − dc·s)·Bᵀ. Backward reads its own
+//! output only.
+
+use crate::element::Element;
+use crate::rng::Stream;
+use crate::simd::{Simd, zip_map};
+
+use crate::math::sin;
+
+/// The layer as the user wrote it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fourier {
+    /// Width of the input.
+    pub inputs: usize,
+    /// Where the frequencies come from.
+    pub frequencies: Frequencies,
+}
+
+/// Where frequencies come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Frequencies {
+    /// `count` vectors of normal numbers with this deviation.
+    Normal {
+        /// How many.
+        count: usize,
+        /// σ
+        sigma: f64,
+    },
+    /// These along each axis.
+    Axes(Vec<f64>),
+}
+
+impl Fourier {
+    /// Number of frequencies, m.
+    pub fn count(&self) -> usize {
+        match &self.frequencies {
+            Frequencies::Normal { count, .. } => *count,
+            Frequencies::Axes(bands) => self.inputs * bands.len(),
+        }
+    }
+
+    /// Fills B, inputs × m.
+    pub fn draw<T: Element>(&self, rng: &mut Stream, into: &mut [T]) {
+        let m = self.count();
+        match &self.frequencies {
+            Frequencies::Normal { sigma, .. } => into.fill_with(|| T::lit(sigma * rng.normal())),
+            Frequencies::Axes(bands) => {
+                into.fill(T::ZERO);
+                for (axis, row) in into.chunks_exact_mut(m).enumerate() {
+                    let own = &mut row[axis * bands.len()..][..bands.len()];
+                    own.iter_mut().zip(bands).for_each(|(b, band)| *b = T::lit(*band));
+                }
+            }
+        }
+    }
+}
+
+/// y of one row.
+#[inline(always)]
+pub fn forward<T: Element, S: Simd<T>>(s: S, x: &[T], frequencies: &[T], y: &mut [T]) {
+    let m = y.len() / 2;
+    let (sines, cosines) = y.split_at_mut(m);
+    sines.fill(T::ZERO);
+    for (x, b) in x.iter().zip(frequencies.chunks_exact(m)) {
+        let x = s.splat(*x);
+        zip_map(
+            s,
+            [&mut *sines],
+            [b],
+            #[inline(always)]
+            |[z], [b]| [s.fma(x, b, z)],
+        );
+    }
+    let tau = s.splat(T::lit(std::f64::consts::TAU));
+    zip_map(
+        s,
+        [sines, cosines],
+        [],
+        #[inline(always)]
+        |[z, _], []| {
+            let (sin, cos) = sin::sin_cos(s, s.mul(tau, z));
+            [sin, cos]
+        },
+    );
+}
+
+/// dx ← dx + its gradient, of one row.
+#[inline(always)]
+pub fn backward<T: Element, S: Simd<T>>(s: S, y: &[T], dy: &[T], frequencies: &[T], dx: &mut [T]) {
+    let m = y.len() / 2;
+    let ((sin, cos), (dsin, dcos)) = (y.split_at(m), dy.split_at(m));
+    let full = m - m % S::N;
+    for (dx, b) in dx.iter_mut().zip(frequencies.chunks_exact(m)) {
+        let mut sum = s.splat(T::ZERO);
+        for j in (0..full).step_by(S::N) {
+            let slope = s.sub(
+                s.mul(s.load(&dsin[j..]), s.load(&cos[j..])),
+                s.mul(s.load(&dcos[j..]), s.load(&sin[j..])),
+            );
+            sum = s.fma(slope, s.load(&b[j..]), sum);
+        }
+        if full < m {
+            // What is beyond the end is loaded as 0.
+            let [ds, dc, y, x, b] = [dsin, dcos, sin, cos, b].map(
+                #[inline(always)]
+                |part| s.load_partial(&part[full..]),
+            );
+            sum = s.fma(s.sub(s.mul(ds, x), s.mul(dc, y)), b, sum);
+        }
+        *dx += T::lit(std::f64::consts::TAU) * s.reduce_add(sum);
+    }
+}

@@ -1,0 +1,131 @@
+//! What a pass does for layers that take rows of another kind: features of Fourier, and categories.
+
+use std::sync::atomic::Ordering;
+
+use super::{Local, Pass};
+use crate::element::Element;
+use crate::layer::fourier;
+use crate::network::Encoder;
+use crate::simd::{Op, Simd, dispatch};
+use crate::view::{MatMut, MatRef};
+
+impl<T: Element> Pass<'_, T> {
+    /// y from x.
+    pub(super) fn encode(&self, encoder: usize, x: MatRef<'_, T>, mut y: MatMut<'_, T>) {
+        match &self.network.encoders()[encoder] {
+            Encoder::Fourier { layer, start, .. } => {
+                let frequencies = &self.averages[*start..start + layer.inputs * layer.count()];
+                dispatch(self.plan.isa, FourierForward { x, frequencies, y });
+            }
+            Encoder::Tabular { layer, starts, .. } => {
+                let table = |k: usize| {
+                    let category = &layer.categories[k];
+                    let range = starts[k]..starts[k] + category.codes * category.dim;
+                    // SAFETY: parameters are written in the last phase of weights only.
+                    unsafe { self.params.slice(range) }
+                };
+                for r in 0..x.rows() {
+                    layer.forward(x.row(r), y.row_mut(r), table);
+                }
+            }
+        }
+    }
+
+    /// dx ← dx + its gradient. Codes have none.
+    pub(super) fn decode(&self, index: usize, local: &Local, delta: MatRef<'_, T>, into: &mut MatMut<'_, T>) {
+        let stage = &self.network.stages()[index];
+        match &self.network.encoders()[stage.encoder.expect("of an encoder")] {
+            Encoder::Fourier { layer, start, .. } => {
+                let frequencies = &self.averages[*start..start + layer.inputs * layer.count()];
+                let y = self.rows_ref(self.layout.stages[index].output, local, stage.outputs);
+                dispatch(self.plan.isa, FourierBackward { y, dy: delta, frequencies, dx: into.reborrow() });
+            }
+            Encoder::Tabular { layer, .. } => {
+                for r in 0..delta.rows() {
+                    let (dy, dx) = (delta.row(r), into.row_mut(r));
+                    layer.each_number(|from, to| dx[from] += dy[to]);
+                }
+            }
+        }
+    }
+
+    /// Gradients and update of tables: sums over the rows of each code, in their order.
+    pub(super) fn tables(&self, index: usize) {
+        let Some(task) = self.weights else { return };
+        if self.stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        let stage = &self.network.stages()[index];
+        let Some(Encoder::Tabular { layer, starts, .. }) = stage.encoder.map(|e| &self.network.encoders()[e])
+        else {
+            return;
+        };
+        let rows = 0..self.plan.rows;
+        let local = self.local(&rows);
+        let x = self.stage_input(index, &rows, &local);
+        let delta = self.rows_ref(self.layout.stages[index].delta, &local, stage.outputs);
+        let mut scratch = self.layout.stages[index].tables;
+        layer.each_category(|k, category, first| {
+            let len = category.codes * category.dim;
+            let range = starts[k]..starts[k] + len;
+            let own = scratch..scratch + len;
+            scratch += len;
+            if !task.wants(range.start) {
+                return;
+            }
+            // SAFETY: the item's own tables, and the room for their gradients.
+            let grads = unsafe {
+                match task.update {
+                    Some(_) => self.values.slice_mut(own),
+                    None => task.grads.slice_mut(range.clone()),
+                }
+            };
+            if task.update.is_some() || !task.accumulate {
+                grads.fill(T::ZERO);
+            }
+            for r in 0..x.rows() {
+                let Some(code) = category.code(x.at(r, category.column).to_f64()) else { continue };
+                for (j, dy) in delta.row(r)[first..first + category.dim].iter().enumerate() {
+                    grads[category.place(code, j)] += *dy;
+                }
+            }
+            task.note_size(self.plan.isa, grads);
+            self.update(&task, range, grads);
+        });
+    }
+}
+
+struct FourierForward<'r, T> {
+    x: MatRef<'r, T>,
+    frequencies: &'r [T],
+    y: MatMut<'r, T>,
+}
+
+impl<T: Element> Op<T> for FourierForward<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Self { x, frequencies, mut y } = self;
+        for r in 0..x.rows() {
+            fourier::forward(s, x.row(r), frequencies, y.row_mut(r));
+        }
+    }
+}
+
+struct FourierBackward<'r, T> {
+    y: MatRef<'r, T>,
+    dy: MatRef<'r, T>,
+    frequencies: &'r [T],
+    dx: MatMut<'r, T>,
+}
+
+impl<T: Element> Op<T> for FourierBackward<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Self { y, dy, frequencies, mut dx } = self;
+        for r in 0..y.rows() {
+            fourier::backward(s, y.row(r), dy.row(r), frequencies, dx.row_mut(r));
+        }
+    }
+}

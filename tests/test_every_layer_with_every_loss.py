@@ -1,0 +1,79 @@
+"""Every layer before every loss: gradients in float64 agree with differences.
+
+A layer or a loss that is new to `thalweg.nn` has to be entered here, or the first test fails.
+"""
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn
+
+N, WIDTH, OUT = 6, 4, 4
+
+LAYERS = {
+    nn.Linear: nn.Linear(WIDTH, WIDTH),
+    nn.BatchNorm1d: nn.BatchNorm1d(WIDTH),
+    nn.LayerNorm: nn.LayerNorm(WIDTH),
+    nn.RMSNorm: nn.RMSNorm(WIDTH),
+    nn.Dropout: nn.Dropout(0.3),
+    nn.Residual: nn.Residual(nn.Linear(WIDTH, 3), nn.Tanh(), nn.Linear(3, WIDTH)),
+    nn.FourierFeatures: nn.FourierFeatures(WIDTH, 3, sigma=0.3),
+    nn.TabularInput: nn.TabularInput(WIDTH, {1: (3, 2), 3: (5, 3)}),
+    nn.Sine: nn.Sine(2.0),
+}
+LAYERS |= {
+    kind: kind()
+    for kind in vars(nn).values()
+    if isinstance(kind, type) and issubclass(kind, nn.Layer) and kind not in (*LAYERS, nn.Layer)
+}  # all others can be made without arguments
+
+# Each with targets.
+LOSSES = {
+    "mse": (nn.MSELoss(), "numbers"),
+    "l1": (nn.L1Loss(), "numbers"),
+    "huber": (nn.HuberLoss(), "numbers"),
+    "cross-entropy": (nn.CrossEntropyLoss([1, 2, 3, 4], label_smoothing=0.1), "labels"),
+    "cross-entropy, heads": (nn.CrossEntropyLoss(heads=(2, 2)), "labels"),
+    "cross-entropy, active": (nn.CrossEntropyLoss(active=(0, 1, 3)), "active"),
+    "cross-entropy of shares, heads": (
+        nn.CrossEntropyLoss(heads=(1, 3), label_smoothing=0.1),
+        "shares",
+    ),
+    "bce": (nn.BCEWithLogitsLoss(), "shares"),
+    "gaussian": (nn.GaussianNLLLoss(), "half"),
+    "poisson": (nn.PoissonNLLLoss(), "counts"),
+    "quantile": (nn.QuantileLoss([0.2, 0.7]), "half"),
+    "distillation": (nn.DistillationLoss(), "numbers"),
+    "custom": (nn.CustomLoss(lambda o, t: (np.cosh(o - t).sum(), np.sinh(o - t))), "numbers"),
+}
+
+
+def targets(kind, rng):
+    labels = np.arange(N) % OUT
+    return {
+        "numbers": rng.standard_normal((N, OUT)),
+        "half": rng.standard_normal((N, OUT // 2)),
+        "labels": labels,
+        "active": np.where(labels == 2, 0, labels),
+        "shares": rng.dirichlet(np.ones(OUT), N),
+        "counts": rng.poisson(2.0, (N, OUT)),
+    }[kind]
+
+
+def test_every_loss_is_here():
+    losses = {x for x in vars(nn).values() if isinstance(x, type) and issubclass(x, nn.Loss)}
+    assert losses - {nn.Loss} == {type(loss) for loss, _ in LOSSES.values()}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=lambda layer: type(layer).__name__)
+def test_gradients_agree_with_differences(layer, loss, rng):
+    width = getattr(layer, "out_features", WIDTH)
+    behind = [] if isinstance(layer, nn.TabularInput) else [nn.Linear(WIDTH, WIDTH)]
+    model = nn.Sequential(*behind, layer, nn.Linear(width, OUT), dtype="float64", seed=5)
+    x = rng.standard_normal((N, WIDTH))
+    x[:, [1, 3]] = rng.integers(0, 3, (N, 2))  # codes, for the layer that has them
+    loss, kind = LOSSES[loss]
+    report = tw.gradcheck(model, x, targets(kind, rng), loss=loss)
+    assert report.passed, f"\n{report}"

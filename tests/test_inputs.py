@@ -1,0 +1,319 @@
+"""Layers for inputs of other kinds: Flatten, FourierFeatures, TabularInput."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, optim
+
+# --- beside PyTorch -----------------------------------------------------------------------------
+
+
+def fourier_twin(torch, model, x):
+    """The same in PyTorch: the output for x, with all parameters as leaves."""
+    state = model.state_dict()
+    leaves = {k: torch.tensor(v, requires_grad="frequencies" not in k) for k, v in state.items()}
+
+    def f(x):
+        z = 2 * np.pi * x @ leaves["0.frequencies"]
+        h = torch.cat([z.sin(), z.cos()], dim=1)
+        return torch.tanh(h @ leaves["1.weight"].T + leaves["1.bias"]) @ leaves["3.weight"].T
+
+    return f, leaves
+
+
+def tabular_twin(torch, model, x):
+    leaves = {k: torch.tensor(v, requires_grad=True) for k, v in model.state_dict().items()}
+
+    def f(x):
+        codes = x.long()
+        h = torch.cat(
+            [
+                x[:, [0, 2]],
+                torch.nn.functional.embedding(codes[:, 1], leaves["0.1.weight"]),
+                torch.nn.functional.embedding(codes[:, 3], leaves["0.3.weight"]),
+            ],
+            dim=1,
+        )
+        return torch.tanh(h @ leaves["1.weight"].T + leaves["1.bias"]) @ leaves["3.weight"].T
+
+    return f, leaves
+
+
+def numbers(rng, n):
+    return rng.standard_normal((n, 3))
+
+
+def mixed(rng, n):
+    """Rows of two numbers and two codes; the last code of each column does not occur."""
+    x = rng.standard_normal((n, 4))
+    x[:, 1], x[:, 3] = rng.integers(0, 4, n), rng.integers(0, 36, n)
+    return x
+
+
+# (layers, their twin, inputs)
+CASES = {
+    "Gaussian": (nn.FourierFeatures(3, 21, sigma=2), fourier_twin, numbers),
+    "few": (nn.FourierFeatures(3, 1), fourier_twin, numbers),
+    "bands": (nn.FourierFeatures(3, bands=[0.5, 1, 2, 4, 8]), fourier_twin, numbers),
+    "table": (nn.TabularInput(4, {1: (5, 3), 3: (37, 2)}), tabular_twin, mixed),
+}
+
+
+def network(layer, dtype="float64"):
+    layers = layer, nn.Linear(layer.out_features, 7), nn.Tanh(), nn.Linear(7, 2, bias=False)
+    return nn.Sequential(*layers, dtype=dtype, seed=4)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_outputs_and_gradients_are_pytorchs(case, rng):
+    torch = pytest.importorskip("torch")
+    layer, make, draw = CASES[case]
+    model, x = network(layer), draw(rng, 150)
+    f, leaves = make(torch, model, x)
+    theirs = torch.tensor(x, requires_grad=True)
+    out, slope = f(theirs), rng.standard_normal((150, 2))
+    out.backward(torch.tensor(slope))
+    np.testing.assert_allclose(model(x), out.detach().numpy(), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(model.forward(x), out.detach().numpy(), rtol=1e-12, atol=1e-13)
+    for times in (1, 2):  # gradients add up
+        np.testing.assert_allclose(
+            model.backward(slope), theirs.grad.numpy(), rtol=1e-12, atol=1e-12
+        )
+        trained = [leaf.grad.numpy().ravel() for leaf in leaves.values() if leaf.requires_grad]
+        expected = times * np.concatenate(trained)
+        np.testing.assert_allclose(model.flat_gradients, expected, rtol=1e-12, atol=1e-12)
+        model.forward(x)
+
+
+@pytest.mark.parametrize("clip", [None, 0.05], ids=["fused", "clipped"])
+@pytest.mark.parametrize("case", CASES)
+def test_training_is_pytorchs(case, clip, rng):
+    torch = pytest.importorskip("torch")
+    layer, make, draw = CASES[case]
+    model, x, y = network(layer), draw(rng, 150), rng.standard_normal((150, 2))
+    f, leaves = make(torch, model, x)
+    trained = [leaf for leaf in leaves.values() if leaf.requires_grad]
+    theirs = torch.optim.Adam(trained, lr=0.01)
+    ours = optim.Adam(lr=0.01)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=ours, clip_grad_norm=clip)
+    for start in range(0, 150, 15):
+        rows = slice(start, start + 15)
+        theirs.zero_grad()
+        loss = torch.nn.functional.mse_loss(f(torch.tensor(x[rows])), torch.tensor(y[rows]))
+        loss.backward()
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(trained, clip)
+        theirs.step()
+        assert trainer.step(x[rows], y[rows]) == pytest.approx(loss.item(), rel=1e-11)
+    for name, values in model.state_dict().items():
+        # Adam divides by the size of gradients, be they as small as rounding errors.
+        np.testing.assert_allclose(values, leaves[name].detach().numpy(), rtol=1e-9, atol=1e-10)
+
+
+# --- by themselves ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fits_are_the_same_for_any_number_of_threads(case, rng):
+    layer, _, draw = CASES[case]
+    x = draw(rng, 1000).astype(np.float32)
+    y = rng.standard_normal((1000, 2)).astype(np.float32)
+    results, before = [], tw.get_num_threads()
+    try:
+        for threads in (1, 2, 4):
+            tw.set_num_threads(threads)
+            model = network(layer, "float32")
+            trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.AdamW(lr=0.01))
+            history = trainer.fit(x, y, epochs=2, batch_size=300, validation_data=(x[:9], y[:9]))
+            assert history["loss"][1] < history["loss"][0]
+            results.append(model.flat_parameters)
+    finally:
+        tw.set_num_threads(before)
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_models_come_back_from_files_pickles_and_copies(case, rng, tmp_path):
+    layer, _, draw = CASES[case]
+    assert eval(repr(layer), vars(nn)) == layer
+    assert hash(pickle.loads(pickle.dumps(layer))) == hash(layer)
+    model, x = network(layer, "float32"), draw(rng, 9)
+    model.save(tmp_path / "model.safetensors")
+    for again in (
+        nn.Sequential.load(tmp_path / "model.safetensors"),
+        pickle.loads(pickle.dumps(model)),
+        copy.deepcopy(model),
+        model.fold(),
+    ):
+        assert again.layers == model.layers
+        np.testing.assert_array_equal(again(x), model(x))
+    np.testing.assert_allclose(model.astype("float64")(x), model(x), rtol=1e-4, atol=1e-5)
+    assert f"(n, {layer.out_features})" in model.summary()
+
+
+def test_frequencies_are_drawn_from_the_seed_and_not_trained(rng):
+    make = lambda seed: nn.Sequential(  # noqa: E731
+        nn.FourierFeatures(2, 5000, sigma=3), nn.Linear(10000, 1), seed=seed
+    )
+    model = make(1)
+    drawn = model.state_dict()["0.frequencies"]
+    assert drawn.shape == (2, 5000)
+    assert abs(drawn.std() / 3 - 1) < 5 / np.sqrt(2 * drawn.size)  # five standard errors
+    assert abs(drawn.mean()) < 5 * 3 / np.sqrt(drawn.size)
+    np.testing.assert_array_equal(make(1).state_dict()["0.frequencies"], drawn)
+    assert (make(2).state_dict()["0.frequencies"] != drawn).all()
+    assert model.num_parameters == 10001
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+    trainer.fit(rng.uniform(size=(20, 2)), np.ones((20, 1)))
+    np.testing.assert_array_equal(model.state_dict()["0.frequencies"], drawn)
+
+
+def test_bands_are_along_the_axes():
+    model = nn.Sequential(nn.FourierFeatures(2, bands=[1, 3]), nn.Linear(8, 1))
+    np.testing.assert_array_equal(model.state_dict()["0.frequencies"], [[1, 3, 0, 0], [0, 0, 1, 3]])
+
+
+def test_features_of_fourier_stand_anywhere(rng):
+    """Inside a block, behind a layer and before a normalization; by differences."""
+    block = nn.Residual(nn.FourierFeatures(4, 8, sigma=0.2), nn.Linear(16, 4))
+    layers = nn.Linear(3, 4), nn.Tanh(), block, nn.FourierFeatures(4, 3), nn.ReLU(), nn.Linear(6, 2)
+    model = nn.Sequential(*layers, dtype="float64")
+    x, y = rng.standard_normal((9, 3)), rng.standard_normal((9, 2))
+    assert tw.gradcheck(model, x, y, loss=nn.MSELoss()).passed
+    batch = nn.Sequential(
+        nn.FourierFeatures(3, 4, sigma=0.3), nn.BatchNorm1d(8), nn.Linear(8, 2), dtype="float64"
+    )
+    assert tw.gradcheck(batch, x, y, loss=nn.MSELoss()).passed
+    grad, h = rng.standard_normal((9, 2)), 1e-5
+    model.forward(x)
+    slope = model.backward(grad)
+    for i, j in [(0, 0), (3, 1), (8, 2)]:
+        moved = [x.copy(), x.copy()]
+        moved[0][i, j] += h
+        moved[1][i, j] -= h
+        numeric = ((model(moved[0]) - model(moved[1])) * grad).sum() / (2 * h)
+        assert slope[i, j] == pytest.approx(numeric, rel=1e-6, abs=1e-8)
+
+
+def test_only_codes_that_occur_have_a_gradient(rng):
+    model = network(CASES["table"][0])
+    x = mixed(rng, 30)
+    model.forward(x)
+    slope = model.backward(rng.standard_normal((30, 2)))
+    assert (slope[:, [1, 3]] == 0).all()
+    assert (slope[:, [0, 2]] != 0).all()
+    rows = model.flat_gradients[15 : 15 + 37 * 2].reshape(37, 2)
+    occur = np.isin(np.arange(37), x[:, 3])
+    assert (rows[~occur] == 0).all()
+    assert (rows[occur] != 0).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32", "float64"])
+def test_codes_may_be_of_any_dtype(dtype):
+    model = nn.Sequential(nn.TabularInput(2, {0: (3, 2), 1: (4, 1)}), nn.Linear(3, 1))
+    x = np.array([[0, 3], [2, 1], [1, 0]])
+    tables = model.state_dict()["0.0.weight"], model.state_dict()["0.1.weight"]
+    rows = np.hstack([tables[0][x[:, 0]], tables[1][x[:, 1]]])
+    weight, bias = model.state_dict()["1.weight"], model.state_dict()["1.bias"]
+    np.testing.assert_allclose(model(x.astype(dtype)), rows @ weight.T + bias, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [7.0, -1.0, 1.5, 1e30])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_no_code_changes_nothing(dtype, bad):
+    model = nn.Sequential(nn.TabularInput(3, {1: (7, 2)}), nn.Linear(4, 1), dtype=dtype)
+    before = model.flat_parameters
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+    x = np.zeros((9, 3))
+    x[5, 1] = bad
+    y = np.ones((9, 1))
+    for call in (
+        lambda: trainer.fit(x, y, batch_size=2),
+        lambda: trainer.step(x, y),
+        lambda: trainer.evaluate(x, y),
+        lambda: model(x),
+        lambda: model.forward(x),
+        lambda: trainer.fit(x[:5], y[:5], validation_data=(x, y)),
+    ):
+        with pytest.raises(tw.DataError, match=r"x\[5, 1\] is .* codes must be .* from 0 to 6"):
+            call()
+    np.testing.assert_array_equal(model.flat_parameters, before)
+
+
+# --- Flatten ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_flatten_is_a_reshape(dtype, rng):
+    images = rng.integers(0, 255, (20, 3, 4, 5)).astype(dtype)
+    rows, labels = images.reshape(20, -1), np.arange(20) % 3
+    plain = nn.Linear(60, 3, init="xavier_normal")
+    flat = nn.Sequential(nn.Flatten(), plain)
+    straight = nn.Sequential(nn.Identity(), plain)  # so that weights are drawn alike
+    np.testing.assert_array_equal(flat(images), straight(rows))
+    np.testing.assert_array_equal(flat(rows), straight(rows))
+    grad = rng.standard_normal((20, 3))
+    flat.forward(images), straight.forward(rows)
+    assert flat.backward(grad).shape == images.shape
+    np.testing.assert_array_equal(flat.backward(grad).ravel(), straight.backward(grad).ravel())
+    histories = [
+        tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=1e-6)).fit(
+            x, labels, batch_size=6, validation_data=(x, labels)
+        )["val_loss"]
+        for model, x in ((flat, images), (straight, rows))
+    ]
+    assert histories[0] == histories[1]
+    assert flat.state_dict().keys() == {"1.weight", "1.bias"}
+
+
+def test_flatten_among_other_layers_does_nothing(rng):
+    x = rng.standard_normal((3, 4))
+    model = nn.Sequential(nn.Linear(4, 2), nn.Flatten())
+    np.testing.assert_array_equal(model(x), nn.Sequential(nn.Linear(4, 2))(x))
+    with pytest.raises(tw.ShapeError, match="2-D"):
+        model(x[:, :, None])
+    with pytest.raises(tw.ShapeError, match=r"input has shape \(3, 4\), expected \(3, 5\)"):
+        nn.Sequential(nn.Flatten(), nn.Linear(5, 2))(x[:, :, None])
+
+
+# --- what can be wrong --------------------------------------------------------------------------
+
+BAD = {
+    "no inputs": (lambda: nn.FourierFeatures(0), "in_features"),
+    "no frequencies": (lambda: nn.FourierFeatures(2, 0), "num_frequencies"),
+    "sigma": (lambda: nn.FourierFeatures(2, sigma=0), "sigma"),
+    "no bands": (lambda: nn.FourierFeatures(2, bands=[]), "bands"),
+    "an infinite band": (lambda: nn.FourierFeatures(2, bands=[1, np.inf]), r"bands\[1\]"),
+    "bands and sigma": (lambda: nn.FourierFeatures(2, bands=[1], sigma=2), "bands"),
+    "no such column": (lambda: nn.TabularInput(3, {3: (2, 1)}), "column.*from 0 to 2"),
+    "one number": (lambda: nn.TabularInput(3, {1: 5}), r"categories\[1\].*\(codes, length\)"),
+    "no codes": (lambda: nn.TabularInput(3, {1: (0, 2)}), r"categories\[1\], number of codes"),
+    "no length": (lambda: nn.TabularInput(3, {1: (2, 0)}), r"categories\[1\], length"),
+    "twice": (lambda: nn.TabularInput(3, [(1, 2, 2), (1, 3, 3)]), "twice"),
+    "not first": (
+        lambda: nn.Sequential(nn.Linear(3, 3), nn.TabularInput(3, {}), nn.Linear(3, 1)),
+        "must be the first layer",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arguments(case):
+    make, pattern = BAD[case]
+    with pytest.raises(tw.ArgumentError, match=pattern):
+        make()
+
+
+def test_widths_that_do_not_fit():
+    with pytest.raises(tw.ShapeError, match=r"layer 1 \(FourierFeatures 2→8\).* 3 features"):
+        nn.Sequential(nn.Linear(2, 3), nn.FourierFeatures(2, 4), nn.Linear(8, 1))
+    with pytest.raises(tw.ShapeError, match=r"layer 1 .* 5 features, expected 4"):
+        nn.Sequential(nn.TabularInput(4, {0: (2, 2)}), nn.Linear(4, 1))
+    model = network(CASES["table"][0])
+    with pytest.raises(tw.ShapeError, match=r"TabularInput 4→7\): input has shape \(2, 3\)"):
+        model(np.zeros((2, 3)))
