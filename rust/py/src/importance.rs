@@ -33,7 +33,7 @@ pub fn importance(
         let (x, y) = (x.view(), y.as_ref().map(Answers::view));
         let outputs = model.network.outputs();
         let mut squares = model.detached::<T, _>(py, |m| {
-            m.network().check_input(x.rows(), x.cols())?;
+            m.network().check_input(x)?;
             let slopes = Slopes::new(likelihood, kind, classes, outputs)?;
             slopes.check(y.as_ref(), x.rows(), outputs)?;
             Squares::new(m, sum, slopes)

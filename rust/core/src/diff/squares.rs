@@ -115,7 +115,7 @@ impl<T: Element> Squares<T> {
         y: Option<&Targets<'_, T>>,
     ) -> Result<(), Error> {
         let (x, isa, len) = (x.into(), model.isa(), rows.len());
-        model.network().check_input(x.rows(), x.cols())?;
+        model.network().check_input(x)?;
         self.prepare(model.network(), isa, len)?;
         let Some(workspace) = &mut self.workspace else { unreachable!("prepared") };
         let Parts { network, params, averages, .. } = model.parts();
