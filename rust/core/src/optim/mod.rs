@@ -5,7 +5,7 @@
 //!
 //! Most work element by element: [`Step::update`] runs on any part of the arena, so that a plan can update
 //! a tile while its gradient is in cache. Those that have to see more at once, a norm or a whole matrix, are
-//! in [`whole`] and run behind the pass.
+//! in `whole` and run behind the pass.
 
 mod adadelta;
 mod adagrad;
