@@ -135,6 +135,8 @@ def test_ctrl_c_stops_between_two_steps_and_leaves_a_usable_model(progress):
             sent.append(time.monotonic())
             os.kill(os.getpid(), signal.SIGINT)
 
+        # A shell's job in the background begins with Ctrl-C ignored, and its children with it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         threading.Timer(1.0, interrupt).start()
         try:
             trainer.fit(x, y, epochs=10**9, progress=PROGRESS)

@@ -57,9 +57,22 @@ def test_batches_give_the_bits_of_arrays(data, options, weighted):
         assert np.array_equal(value, stream.model.state_dict()[name]), name
     assert repr(arrays.optimizer.state_dict()) == repr(stream.optimizer.state_dict())
     assert arrays.model._core.passes() == stream.model._core.passes()
+    assert "penalty" not in other
     if "average" in options:
         ours, theirs = (t.average_model().flat_parameters for t in (stream, arrays))
         assert np.array_equal(ours, theirs)
+
+
+def test_a_penalty_goes_along(data):
+    x, y, _ = data
+    arrays, stream = make(), make()
+    for trainer in (arrays, stream):
+        n = trainer.model.num_parameters
+        trainer.set_penalty(np.linspace(0, 1, n), np.full(n, 0.1), strength=0.3)
+    arrays.fit(x, y, epochs=2, batch_size=16, shuffle=False)
+    stream.fit(cut(x, y), epochs=2)
+    assert stream.history["penalty"] == arrays.history["penalty"]
+    assert np.array_equal(stream.model.flat_parameters, arrays.model.flat_parameters)
 
 
 def test_a_function_makes_the_batches_of_an_epoch_which_may_reuse_memory(data):

@@ -14,7 +14,10 @@ from thalweg.nn import Loss, Sequential
 from thalweg.optim import Optimizer
 
 _Ready: TypeAlias = tuple[Samples, Any, Array | None]
-_Record: TypeAlias = tuple[int, float, float | None, float | None, float | None, float]
+#: Epoch, loss, accuracy, penalty, val_loss, val_accuracy, seconds; as of `_core.Fit`.
+_Record: TypeAlias = tuple[
+    int, float, float | None, float | None, float | None, float | None, float
+]
 
 
 def batches_of(source: Any, epochs: int) -> Callable[[], Iterable[Any]]:
@@ -125,7 +128,8 @@ class StreamFit:
             held_out = self._end()
         self._seconds += time.perf_counter() - begin
         if ended:
-            self._ended.append((self._epoch, *self._means(), *held_out, self._seconds))
+            penalty = self._core.penalty_value()
+            self._ended.append((self._epoch, *self._means(), penalty, *held_out, self._seconds))
             self._sums, self._seconds = [0.0, 0.0, 0.0, 0.0], 0.0
 
     def _use(self, batch: Any) -> None:
