@@ -192,6 +192,17 @@ def model_blocks(model, flat):
     return names
 
 
+def test_tables_of_categories_have_one_too(rng):
+    layers = nn.TabularInput(3, {0: (4, 2), 2: (3, 1)}), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 4)
+    model = nn.Sequential(*layers, dtype="float64", seed=1)
+    x = np.c_[rng.integers(0, 4, 30), rng.standard_normal(30), rng.integers(0, 3, 30)]
+    j = slopes(model, x)
+    _, covariance = says("categorical", model(x))
+    expected = np.einsum("nkj,nkl,nlj->j", j, covariance, j, optimize=True) / len(x)
+    assert (expected > 0).all()
+    assert off(fisher_diagonal(model, x), expected) < 1e-12
+
+
 @pytest.mark.parametrize("kind", ["exact", "sampled", "empirical", "batched"])
 def test_the_bits_are_the_same_for_any_number_of_threads(kind, rng):
     model = nn.Sequential(nn.Linear(30, 200), nn.BatchNorm1d(200), nn.ReLU(), nn.Linear(200, 10))

@@ -27,6 +27,7 @@ __all__ = [
     "get_num_threads",
     "importance",
     "jvp",
+    "kronecker",
     "losses_along",
     "losses_along_of",
     "set_num_threads",
@@ -285,6 +286,17 @@ def importance(
     seed: int = 0,
     batch_size: int = 1,
 ) -> _Array: ...
+
+# For each dense layer: its place, second moments of inputs, and of slopes.
+def kronecker(
+    model: Model,
+    x: _Samples,
+    y: _Array | _Labels | None,
+    likelihood: str,  # as above
+    kind: str,  # "exact" | "sampled" | "empirical"
+    classes: Sequence[int] | None = None,
+    seed: int = 0,
+) -> list[tuple[str, _Array, _Array]]: ...
 
 # The order in which an epoch, counted from 0, takes the rows.
 def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.uint32]: ...

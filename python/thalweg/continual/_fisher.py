@@ -3,20 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from thalweg import _arrays, _checks, _core
+from thalweg import _checks, _core
 from thalweg._arrays import Array
-from thalweg.errors import ArgumentError, UnsupportedError
-from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss, Sequential
+from thalweg._likelihood import prepare
+from thalweg.nn import Loss, Sequential
 
 KINDS = ("exact", "sampled", "empirical", "batched")
-
-_LIKELIHOODS = {
-    CrossEntropyLoss: "categorical",
-    BCEWithLogitsLoss: "bernoulli",
-    MSELoss: "gaussian",
-}
 
 
 def fisher_diagonal(
@@ -134,47 +126,17 @@ def importance(
     seed: int = 0,
 ) -> Array:
     """Compute `fisher_diagonal`, or of kind ``"norm"`` the mean size of the slope of the norm."""
-    if not isinstance(model, Sequential):
-        raise ArgumentError(f"model must be an nn.Sequential; got {model!r}")
-    likelihood = _likelihood(loss)
-    samples = _arrays.samples(x, model.dtype, "x")
-    if y is not None and kind in ("empirical", "batched"):
-        if likelihood == "categorical":
-            y = _arrays.labels_or_shares(y, model.dtype, "y")
-        else:
-            y = _arrays.targets(y, model.dtype, model.out_features, "y")
-        if y.dtype.kind == "f":
-            _arrays.finite(y, "y")
-    else:
-        y = None
-    seed = _checks.integer("seed", seed, 0)
-    if n_samples is not None:
-        rows = len(samples)
-        n_samples = _checks.integer("n_samples", n_samples, 1)
-        if n_samples < rows:
-            chosen = np.sort(np.random.default_rng(seed).choice(rows, n_samples, replace=False))
-            samples = samples[chosen]
-            y = None if y is None else y[chosen]
-    return _core.importance(
-        model._core,
-        samples,
+    samples, targets, likelihood, chosen, seed = prepare(
+        model,
+        x,
         y,
-        likelihood,
-        kind,
-        None if classes is None else [_checks.integer("classes", c, 0) for c in classes],
-        seed,
-        _checks.integer("batch_size", batch_size, 1),
+        loss=loss,
+        labelled=kind in ("empirical", "batched"),
+        n_samples=n_samples,
+        classes=classes,
+        seed=seed,
     )
-
-
-def _likelihood(loss: Loss | None) -> str:
-    """Name what the outputs say of y."""
-    if loss is None:
-        return "categorical"
-    found = _LIKELIHOODS.get(type(loss))
-    if found is None:
-        names = ", ".join(f"nn.{kind.__name__}" for kind in _LIKELIHOODS)
-        raise UnsupportedError(
-            f"the Fisher information needs a loss that is a likelihood: {names}; got {loss!r}"
-        )
-    return found
+    batch_size = _checks.integer("batch_size", batch_size, 1)
+    return _core.importance(
+        model._core, samples, targets, likelihood, kind, chosen, seed, batch_size
+    )

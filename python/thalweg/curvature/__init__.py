@@ -2,6 +2,8 @@
 
 from thalweg.curvature._eigenvalues import Eigenpairs as Eigenpairs
 from thalweg.curvature._eigenvalues import top_eigenvalues as top_eigenvalues
+from thalweg.curvature._kfac import KroneckerFactors as KroneckerFactors
+from thalweg.curvature._kfac import kfac_factors as kfac_factors
 from thalweg.curvature._monitor import StabilityMonitor as StabilityMonitor
 from thalweg.curvature._operator import Operator as Operator
 from thalweg.curvature._operator import fisher_vp as fisher_vp

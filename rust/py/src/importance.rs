@@ -2,10 +2,12 @@
 
 use pyo3::prelude::*;
 use thalweg_core::Error;
+use thalweg_core::diff::kronecker::{Factors, Kronecker};
 use thalweg_core::diff::likelihood::{Kind, Likelihood, Slopes};
-use thalweg_core::diff::squares::{CHUNK, Squares, Sum};
+use thalweg_core::diff::squares::{Squares, Sum};
+use thalweg_core::diff::sweep::CHUNK;
 
-use crate::arrays::{Answers, Features, vector_out};
+use crate::arrays::{Answers, Features, matrix_out, vector_out};
 use crate::dtype::{Real, with_dtype};
 use crate::errors::translate;
 use crate::model::Model;
@@ -46,6 +48,50 @@ pub fn importance(
         }
         let mean = py.detach(|| squares.mean(&model.network)).map_err(|e| translate(py, e))?;
         Ok(vector_out(py, narrow::<T>(mean)))
+    })
+}
+
+/// A layer's place, its A and its G.
+type Triple = (String, Py<PyAny>, Py<PyAny>);
+
+/// Kronecker factors of the Fisher information, by dense layer.
+#[pyfunction]
+#[pyo3(signature = (model, x, y, likelihood, kind, classes=None, seed=0))]
+#[allow(clippy::too_many_arguments)]
+pub fn kronecker(
+    py: Python<'_>,
+    model: &Bound<'_, Model>,
+    x: &Bound<'_, PyAny>,
+    y: Option<&Bound<'_, PyAny>>,
+    likelihood: &str,
+    kind: &str,
+    classes: Option<Vec<usize>>,
+    seed: u64,
+) -> PyResult<Vec<Triple>> {
+    let (likelihood, (kind, _)) = parse(likelihood, kind, seed).map_err(|e| translate(py, e))?;
+    let model = model.get();
+    with_dtype!(model.dtype, T => {
+        let x = Features::<T>::new("x", x)?;
+        let y = y.map(|y| Answers::<T>::new("y", y)).transpose()?;
+        let (x, y) = (x.view(), y.as_ref().map(Answers::view));
+        let outputs = model.network.outputs();
+        let mut sums = model.detached::<T, _>(py, |m| {
+            m.network().check_input(x)?;
+            let slopes = Slopes::new(likelihood, kind, classes, outputs)?;
+            slopes.check(y.as_ref(), x.rows(), outputs)?;
+            Ok(Kronecker::new(m.network(), slopes))
+        })?;
+        for start in (0..x.rows()).step_by(CHUNK) {
+            let rows = start..x.rows().min(start + CHUNK);
+            model.detached::<T, _>(py, |m| sums.add(m, x, rows, y.as_ref()))?;
+            py.check_signals()?;
+        }
+        let factors = py.detach(|| sums.factors(&model.network)).map_err(|e| translate(py, e))?;
+        let out = |Factors { layer, a, g, sizes }| {
+            let square = |values, n| matrix_out(py, narrow::<T>(values), n, n);
+            Ok((layer, square(a, sizes[0])?, square(g, sizes[1])?))
+        };
+        factors.into_iter().map(out).collect()
     })
 }
 

@@ -31,7 +31,7 @@ mod _core {
     #[pymodule_export]
     use super::fit::{Fit, epoch_order};
     #[pymodule_export]
-    use super::importance::importance;
+    use super::importance::{importance, kronecker};
     #[pymodule_export]
     use super::model::Model;
     #[pymodule_export]

@@ -302,7 +302,8 @@ fn multiply<T: Element>(
     run(isa, shape, a, Rhs::Panels(weight), MatMut::new(into, rows, n), init, scratch);
 }
 
-fn run<T: Element>(
+/// c ← init + a·b
+pub fn run<T: Element>(
     isa: Isa,
     shape: GemmShape,
     a: Lhs<'_, T>,

@@ -16,6 +16,7 @@
 //!
 //! * **Sums of squared gradients of single rows** ([`squares`]), such as the diagonal of the Fisher information
 //!   for what [`likelihood`] says of the outputs: they take one product of squared matrices per layer.
+//! * **Kronecker factors** ([`kronecker`]) of each dense layer's block of that matrix: two products per layer.
 //!
 //! Passes that train are fused ([`pass`](crate::pass)); these are not. `block` does a stage of some rows, `norm`
 //! is what normalizations add, `each` runs blocks on threads. As there, every number is computed by one thread in an
@@ -23,9 +24,11 @@
 
 mod block;
 mod each;
+pub mod kronecker;
 pub mod likelihood;
 mod norm;
 pub mod squares;
+pub mod sweep;
 
 use std::ops::Range;
 

@@ -12,13 +12,13 @@
 //! only the slopes go back through the network once more, there is still one product per layer.
 //!
 //! What a pass left in its [`Workspace`] is squared element by element, whatever its layout, and then the usual
-//! phase of weights runs over it. Normalizations use their running averages and nothing is dropped, as in
-//! evaluation ([`Mode::Frozen`]), so that each row's gradient is its own.
+//! phase of weights runs over it. The passes are those of a [`sweep`](super::sweep), so that each row's gradient is
+//! its own.
 
 use std::ops::Range;
-use std::sync::atomic::Ordering;
 
 use super::likelihood::Slopes;
+use super::sweep::Sweep;
 use crate::arena::{Buffer, Shared};
 use crate::data::Samples;
 use crate::element::Element;
@@ -26,18 +26,11 @@ use crate::error::Error;
 use crate::layer::Power;
 use crate::layer::batch_norm::GROUP;
 use crate::loss::Targets;
-use crate::model::{Model, Parts, check_output};
+use crate::model::Model;
 use crate::network::Network;
-use crate::pass::{Pass, Rows, WeightTask};
-use crate::plan::{Mode, Plan};
+use crate::pass::WeightTask;
 use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
 use crate::threads::{self, Job};
-use crate::view::MatRef;
-use crate::workspace::Workspace;
-
-/// Rows that go through the network at once. Sums over them are in the model's precision and of positive
-/// numbers; over the chunks in double precision.
-pub const CHUNK: usize = 1024;
 
 /// Elements of a piece of work.
 const RUN: usize = 16 * 1024;
@@ -67,16 +60,13 @@ impl Sum {
 /// A sum under way.
 pub struct Squares<T: Element> {
     sum: Sum,
-    slopes: Slopes,
-    workspace: Option<Workspace<T>>,
+    sweep: Sweep<T>,
     /// Where in the workspace weights' gradients come from, in runs.
     inputs: Vec<Range<usize>>,
     /// Slopes, that the power has not been taken of, and sums over groups of rows, that it has been.
     deltas: Vec<(Range<usize>, bool)>,
     /// Their sums over the slopes of the rows at hand, one run after another.
     kept: Buffer<T>,
-    /// A slope by the outputs.
-    slope: Vec<T>,
     grads: Buffer<T>,
     total: Vec<f64>,
     count: usize,
@@ -91,12 +81,10 @@ impl<T: Element> Squares<T> {
         let len = model.network().arena_len();
         Ok(Squares {
             sum,
-            slopes,
-            workspace: None,
+            sweep: Sweep::new(slopes),
             inputs: Vec::new(),
             deltas: Vec::new(),
             kept: Buffer::empty(),
-            slope: Vec::new(),
             grads: Buffer::zeroed("squared gradients", len)?,
             total: vec![0.0; len],
             count: 0,
@@ -114,37 +102,14 @@ impl<T: Element> Squares<T> {
         rows: Range<usize>,
         y: Option<&Targets<'_, T>>,
     ) -> Result<(), Error> {
-        let (x, isa, len) = (x.into(), model.isa(), rows.len());
-        model.network().check_input(x)?;
-        self.prepare(model.network(), isa, len)?;
-        let Some(workspace) = &mut self.workspace else { unreachable!("prepared") };
-        let Parts { network, params, averages, .. } = model.parts();
-        let (outputs, power) = (network.outputs(), self.sum.power());
-
-        let pass = Pass {
-            keep_input: true,
-            ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::From(rows.start))
-        };
-        threads::run(&pass, pass.plan.threads);
-        if pass.stopped.load(Ordering::Relaxed) {
-            return x.check_finite("x", isa);
+        let (isa, len, power) = (model.isa(), rows.len(), self.sum.power());
+        if self.sweep.forward(model, x.into(), rows)? {
+            self.prepare(model.network())?;
         }
-        let last = workspace.layout.stages[workspace.layout.stages.len() - 1].output;
-        let output = &workspace.values[last..last + len * outputs];
-        check_output(isa, output, outputs)?;
-        self.slopes.begin(MatRef::new(output, len, outputs));
-
         let scale = if self.sum == Sum::Batches { 1.0 / len as f64 } else { 1.0 };
-        let count = self.slopes.count();
+        let count = self.sweep.count();
         for k in 0..count {
-            self.slopes.write(k, scale, rows.start, y, &mut self.slope, outputs);
-            let pass = Pass {
-                power,
-                check_finite: false,
-                output_gradient: Some(MatRef::new(&self.slope, len, outputs)),
-                ..Pass::new(network, workspace, params.share(), averages, None, Rows::From(0))
-            };
-            threads::run(&pass, pass.plan.threads);
+            self.sweep.backward(model, k, scale, y, power);
             let turn = match (k, count) {
                 (_, 1) => Turn::Only,
                 (0, _) => Turn::First,
@@ -156,15 +121,15 @@ impl<T: Element> Squares<T> {
                 power,
                 turn,
                 runs: &self.deltas,
-                values: workspace.values.share(),
+                values: self.sweep.workspace().values.share(),
                 kept: self.kept.share(),
             };
             threads::run(&job, threads::num_threads().0.min(self.deltas.len()));
         }
-        let job = Raise { isa, power, runs: &self.inputs, values: workspace.values.share() };
+        let job = Raise { isa, power, runs: &self.inputs, values: self.sweep.workspace().values.share() };
         threads::run(&job, threads::num_threads().0.min(self.inputs.len()));
 
-        let weights = WeightTask {
+        let task = WeightTask {
             grads: self.grads.share(),
             accumulate: false,
             size: None,
@@ -172,12 +137,7 @@ impl<T: Element> Squares<T> {
             update: None,
             along: None,
         };
-        let pass = Pass {
-            check_finite: false,
-            weights: Some(weights),
-            ..Pass::new(network, workspace, params.share(), averages, None, Rows::From(0))
-        };
-        threads::run(&pass, pass.plan.threads);
+        self.sweep.weights(model, task);
         for (total, grad) in self.total.iter_mut().zip(&*self.grads) {
             let grad = grad.to_f64();
             *total += if self.sum == Sum::Batches { grad * grad } else { grad };
@@ -201,18 +161,18 @@ impl<T: Element> Squares<T> {
         Err(Error::Mismatch(text.into()))
     }
 
-    /// The workspace for so many rows, and what of it is squared.
-    fn prepare(&mut self, network: &Network, isa: Isa, rows: usize) -> Result<(), Error> {
-        if self.workspace.as_ref().is_some_and(|w| w.plan.rows == rows) {
-            return Ok(());
-        }
-        let plan = Plan::new::<T>(network, Mode::Frozen, rows, isa, threads::num_threads().0);
-        let workspace = Workspace::<T>::new(network, plan)?;
+    /// What of a new workspace is squared.
+    fn prepare(&mut self, network: &Network) -> Result<(), Error> {
+        let workspace = self.sweep.workspace();
+        let rows = workspace.plan.rows;
         let (mut inputs, mut deltas) = (Vec::new(), Vec::new());
         let runs = |start: usize, len: usize| {
             (start..start + len).step_by(RUN).map(move |from| from..(from + RUN).min(start + len))
         };
-        inputs.extend(runs(workspace.layout.input, rows * network.inputs()));
+        // What an encoder takes is in no product: codes of categories stay codes.
+        if network.stages()[0].encoder.is_none() {
+            inputs.extend(runs(workspace.layout.input, rows * network.inputs()));
+        }
         let planned = workspace.plan.stages.iter().zip(&workspace.layout.stages);
         for (stage, (plan, slots)) in network.stages().iter().zip(planned) {
             let n = stage.outputs;
@@ -228,10 +188,9 @@ impl<T: Element> Squares<T> {
                 deltas.extend(runs(slots.groups, rows.div_ceil(GROUP) * 2 * n).map(|run| (run, false)));
             }
         }
-        let kept = if self.slopes.count() > 1 { deltas.len() * RUN } else { 0 };
+        let kept = if self.sweep.count() > 1 { deltas.len() * RUN } else { 0 };
         self.kept = Buffer::zeroed("squared slopes", kept)?;
-        self.slope = vec![T::ZERO; rows * network.outputs()];
-        (self.workspace, self.inputs, self.deltas) = (Some(workspace), inputs, deltas);
+        (self.inputs, self.deltas) = (inputs, deltas);
         Ok(())
     }
 }

@@ -1,0 +1,78 @@
+"""Arguments of what is known of a model's Fisher information: samples, labels, and a likelihood."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from thalweg import _arrays, _checks
+from thalweg._arrays import Array, Labels, Samples
+from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss, Sequential
+
+_LIKELIHOODS = {
+    CrossEntropyLoss: "categorical",
+    BCEWithLogitsLoss: "bernoulli",
+    MSELoss: "gaussian",
+}
+
+
+class Prepared(NamedTuple):
+    """What the core takes."""
+
+    samples: Samples
+    y: Labels | Array | None
+    likelihood: str
+    classes: list[int] | None
+    seed: int
+
+
+def prepare(
+    model: Sequential,
+    x: Any,
+    y: Any,
+    *,
+    loss: Loss | None,
+    labelled: bool,
+    n_samples: int | None,
+    classes: Sequence[int] | None,
+    seed: int,
+) -> Prepared:
+    """Check and convert; `labelled` says whether `y` is looked at."""
+    if not isinstance(model, Sequential):
+        raise ArgumentError(f"model must be an nn.Sequential; got {model!r}")
+    likelihood = _likelihood(loss)
+    samples = _arrays.samples(x, model.dtype, "x")
+    if y is not None and labelled:
+        if likelihood == "categorical":
+            y = _arrays.labels_or_shares(y, model.dtype, "y")
+        else:
+            y = _arrays.targets(y, model.dtype, model.out_features, "y")
+        if y.dtype.kind == "f":
+            _arrays.finite(y, "y")
+    else:
+        y = None
+    seed = _checks.integer("seed", seed, 0)
+    if n_samples is not None:
+        rows = len(samples)
+        n_samples = _checks.integer("n_samples", n_samples, 1)
+        if n_samples < rows:
+            chosen = np.sort(np.random.default_rng(seed).choice(rows, n_samples, replace=False))
+            samples = samples[chosen]
+            y = None if y is None else y[chosen]
+    if classes is not None:
+        classes = [_checks.integer("classes", c, 0) for c in classes]
+    return Prepared(samples, y, likelihood, classes, seed)
+
+
+def _likelihood(loss: Loss | None) -> str:
+    """Name what the outputs say of y."""
+    if loss is None:
+        return "categorical"
+    found = _LIKELIHOODS.get(type(loss))
+    if found is None:
+        names = ", ".join(f"nn.{kind.__name__}" for kind in _LIKELIHOODS)
+        raise UnsupportedError(
+            f"the Fisher information needs a loss that is a likelihood: {names}; got {loss!r}"
+        )
+    return found

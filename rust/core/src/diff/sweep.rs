@@ -1,0 +1,121 @@
+//! Slopes that go back through a network for a part of the data at a time, each row's on its own: normalizations
+//! use their running averages and nothing is dropped, as in evaluation ([`Mode::Frozen`]).
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use super::likelihood::Slopes;
+use crate::data::Samples;
+use crate::element::Element;
+use crate::error::Error;
+use crate::layer::Power;
+use crate::loss::Targets;
+use crate::model::{Model, Parts, check_output};
+use crate::pass::{Pass, Rows, WeightTask};
+use crate::plan::{Mode, Plan};
+use crate::threads;
+use crate::view::MatRef;
+use crate::workspace::Workspace;
+
+/// Rows that go through the network at once. Sums over them are in the model's precision; over the chunks in
+/// double precision.
+pub const CHUNK: usize = 1024;
+
+/// Forward once, and then backward as often as there are slopes.
+pub struct Sweep<T: Element> {
+    slopes: Slopes,
+    workspace: Option<Workspace<T>>,
+    /// A slope by the outputs of the rows at hand.
+    slope: Vec<T>,
+    /// The first of the rows at hand.
+    start: usize,
+}
+
+impl<T: Element> Sweep<T> {
+    /// Of no rows yet.
+    pub fn new(slopes: Slopes) -> Self {
+        Sweep { slopes, workspace: None, slope: Vec::new(), start: 0 }
+    }
+
+    /// How many slopes each row has.
+    pub fn count(&self) -> usize {
+        self.slopes.count()
+    }
+
+    /// What the passes left, after [`forward`](Self::forward).
+    pub fn workspace(&mut self) -> &mut Workspace<T> {
+        self.workspace.as_mut().expect("rows went forward")
+    }
+
+    /// Takes some rows of the data forward; gives whether they are in a new workspace.
+    ///
+    /// # Errors
+    /// If shapes do not fit or something is not finite.
+    pub fn forward(
+        &mut self,
+        model: &mut Model<T>,
+        x: Samples<'_, T>,
+        rows: Range<usize>,
+    ) -> Result<bool, Error> {
+        let (isa, len) = (model.isa(), rows.len());
+        model.network().check_input(x)?;
+        let outputs = model.network().outputs();
+        let new = self.workspace.as_ref().is_none_or(|w| w.plan.rows != len);
+        if new {
+            let plan = Plan::new::<T>(model.network(), Mode::Frozen, len, isa, threads::num_threads().0);
+            self.workspace = Some(Workspace::new(model.network(), plan)?);
+            self.slope = vec![T::ZERO; len * outputs];
+        }
+        self.start = rows.start;
+        let workspace = self.workspace.as_mut().expect("made");
+        let Parts { network, params, averages, .. } = model.parts();
+        let pass = Pass {
+            keep_input: true,
+            ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::From(rows.start))
+        };
+        threads::run(&pass, pass.plan.threads);
+        if pass.stopped.load(Ordering::Relaxed) {
+            x.check_finite("x", isa)?;
+        }
+        let last = workspace.layout.stages[workspace.layout.stages.len() - 1].output;
+        let output = &workspace.values[last..last + len * outputs];
+        check_output(isa, output, outputs)?;
+        self.slopes.begin(MatRef::new(output, len, outputs));
+        Ok(new)
+    }
+
+    /// Takes the k-th slope of the rows at hand, times `scale`, back to every stage. Targets are those of all of
+    /// the data; `power` is what normalizations sum up.
+    pub fn backward(
+        &mut self,
+        model: &mut Model<T>,
+        k: usize,
+        scale: f64,
+        y: Option<&Targets<'_, T>>,
+        power: Power,
+    ) {
+        let Parts { network, params, averages, .. } = model.parts();
+        let (len, outputs) = (self.slope.len() / network.outputs(), network.outputs());
+        self.slopes.write(k, scale, self.start, y, &mut self.slope, outputs);
+        let workspace = self.workspace.as_mut().expect("rows went forward");
+        let pass = Pass {
+            power,
+            check_finite: false,
+            output_gradient: Some(MatRef::new(&self.slope, len, outputs)),
+            ..Pass::new(network, workspace, params.share(), averages, None, Rows::From(0))
+        };
+        threads::run(&pass, pass.plan.threads);
+    }
+
+    /// Gradients of what the workspace holds by now.
+    pub fn weights(&mut self, model: &mut Model<T>, task: WeightTask<'_, T>) {
+        let Parts { network, params, averages, .. } = model.parts();
+        let workspace = self.workspace.as_mut().expect("rows went forward");
+        let pass = Pass {
+            check_finite: false,
+            weights: Some(task),
+            ..Pass::new(network, workspace, params.share(), averages, None, Rows::From(0))
+        };
+        threads::run(&pass, pass.plan.threads);
+    }
+}
