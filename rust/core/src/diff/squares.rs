@@ -11,7 +11,7 @@
 //! If each sample has several slopes k by the outputs (see [`likelihood`](super::likelihood)), δ² is Σ_k δ_k²:
 //! only the slopes go back through the network once more, there is still one product per layer.
 //!
-//! What a pass left in its [`Workspace`] is squared element by element, whatever its layout, and then the usual
+//! What a pass left in its workspace is squared element by element, whatever its layout, and then the usual
 //! phase of weights runs over it. The passes are those of a [`sweep`](super::sweep), so that each row's gradient is
 //! its own.
 
