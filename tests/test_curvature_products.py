@@ -32,6 +32,30 @@ class TorchResidual(torch.nn.Module):
         return x + y
 
 
+class TorchFourier(torch.nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        frequencies = torch.zeros(layer.in_features, layer.out_features // 2)
+        self.register_buffer("frequencies", frequencies)
+
+    def forward(self, x):
+        z = 2 * torch.pi * x @ self.frequencies
+        return torch.cat([z.sin(), z.cos()], dim=1)
+
+
+class TorchTable(torch.nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        columns = [column for column, _, _ in layer.categories]
+        self.numbers = [i for i in range(layer.in_features) if i not in columns]
+        for column, codes, dim in layer.categories:
+            self.add_module(str(column), torch.nn.Embedding(codes, dim))
+
+    def forward(self, x):
+        embedded = [table(x[:, int(name)].long()) for name, table in self.named_children()]
+        return torch.cat([x[:, self.numbers], *embedded], dim=1)
+
+
 class Lambda(torch.nn.Module):
     def __init__(self, f):
         super().__init__()
@@ -53,6 +77,10 @@ def twin(layers, masks=None):
             made.append(torch.nn.LayerNorm(layer.normalized_shape, layer.eps))
         elif isinstance(layer, nn.RMSNorm):
             made.append(torch.nn.RMSNorm(layer.normalized_shape, layer.eps))
+        elif isinstance(layer, nn.FourierFeatures):
+            made.append(TorchFourier(layer))
+        elif isinstance(layer, nn.TabularInput):
+            made.append(TorchTable(layer))
         elif isinstance(layer, nn.Residual):
             made.append(TorchResidual(twin(layer.layers)))
         elif isinstance(layer, nn.Dropout):
@@ -134,6 +162,52 @@ def test_every_layer_has_the_hessian_that_torch_finds(middle, rng):
         arguments = {"loss": nn.CrossEntropyLoss(), "training": training}
         agree(Operator(model, x, y, **arguments).dense(), hessian)
         agree(Operator(model, x, y, **arguments, kind="gauss_newton").dense(), gauss_newton)
+
+
+#: Layers for inputs of other kinds; behind others they are differentiated by what they take.
+ENCODERS = {
+    "Fourier features": (nn.FourierFeatures(FEATURES, 4, sigma=0.7), nn.Linear(8, 5)),
+    "Fourier features inside": (
+        nn.Linear(FEATURES, 5), nn.Tanh(), nn.FourierFeatures(5, 3, sigma=0.2), nn.Linear(6, 5),
+    ),
+    "Fourier features in a block": (
+        nn.Linear(FEATURES, 5),
+        nn.Residual(nn.FourierFeatures(5, 3, sigma=0.2), nn.Linear(6, 5), nn.Tanh()),
+    ),
+    "tables": (nn.TabularInput(FEATURES, {0: (4, 2), 2: (3, 1)}), nn.Linear(4, 5)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_encoder_has_the_hessian_and_the_tangent_that_torch_finds(name, rng):
+    layers = *ENCODERS[name], nn.Tanh(), nn.Linear(5, OUTPUTS)
+    model = nn.Sequential(*layers, dtype="float64", seed=4)
+    x, y = batch(rng)
+    if name == "tables":
+        x[:, 0], x[:, 2] = rng.integers(0, 4, N), rng.integers(0, 3, N)
+    cross_entropy = lambda o: torch.nn.functional.cross_entropy(o, torch.tensor(y))  # noqa: E731
+    hessian, gauss_newton = matrices(model, cross_entropy, x)
+    agree(Operator(model, x, y, loss=nn.CrossEntropyLoss()).dense(), hessian)
+    agree(
+        Operator(model, x, y, loss=nn.CrossEntropyLoss(), kind="gauss_newton").dense(), gauss_newton
+    )
+    # Forward mode, in a direction of inputs and parameters.
+    v, dx = rng.standard_normal(model.num_parameters), rng.standard_normal(x.shape)
+    net = torch.nn.Sequential(*twin(model.layers)).double()
+    state = {k: torch.tensor(p) for k, p in model.state_dict().items()}
+    names = [k for k, _ in net.named_parameters()]
+    fixed = {k: p for k, p in state.items() if k not in names}
+    parts = torch.split(torch.tensor(v), [state[k].numel() for k in names])
+    tangents = tuple(part.reshape(state[k].shape) for k, part in zip(names, parts, strict=True))
+
+    def theirs(x, *values):
+        values = dict(zip(names, values, strict=True))
+        return torch.func.functional_call(net, {**values, **fixed}, (x,))
+
+    _, want = torch.autograd.functional.jvp(
+        theirs, (torch.tensor(x), *(state[k] for k in names)), (torch.tensor(dx), *tangents)
+    )
+    agree(jvp(model, x, v, dx=dx)[1], want.numpy())
 
 
 def _labels(rng):
@@ -479,13 +553,3 @@ def test_what_is_wrong_is_said(call, error, words, rng):
     v = rng.standard_normal(model.num_parameters)
     with pytest.raises(getattr(tw, error), match=words):
         call(model, x, y, v)
-
-
-@pytest.mark.parametrize(
-    "layer", [nn.FourierFeatures(4, 2), nn.TabularInput(4, {0: (2, 1)})], ids=repr
-)
-def test_layers_without_second_derivatives_are_refused(layer):
-    model = nn.Sequential(layer, nn.Linear(4, 1))
-    operator = Operator(model, np.zeros((3, 4)), np.zeros((3, 1)), loss=nn.MSELoss())
-    with pytest.raises(tw.UnsupportedError, match="FourierFeatures and TabularInput"):
-        operator @ np.ones(model.num_parameters)

@@ -79,7 +79,7 @@ def covariance(likelihood, f):
 
 
 @pytest.mark.parametrize("likelihood", LOSSES)
-@pytest.mark.parametrize("net", ["deep linear", "deep", "norms", "residual"])
+@pytest.mark.parametrize("net", ["deep linear", "deep", "norms", "residual", "features"])
 def test_with_one_sample_they_are_the_blocks_of_the_fisher_information(net, likelihood, rng):
     """Inputs and slopes are then independent, for every net and every likelihood."""
     model, x = make(net), rng.standard_normal((1, 6))

@@ -54,9 +54,8 @@ class Operator:
     ArgumentError, ShapeError, DataError, DtypeError
         If an argument is not as above.
     UnsupportedError
-        For a loss of one's own, whose second derivatives nobody knows; for the Fisher information
-        of a loss that is no negative log-likelihood; and for models with `nn.FourierFeatures` or
-        `nn.TabularInput`, which have none here yet.
+        For a loss of one's own, whose second derivatives nobody knows; and for the Fisher
+        information of a loss that is no negative log-likelihood.
 
     Notes
     -----
@@ -291,7 +290,8 @@ def jvp(
     v : array_like, shape (num_parameters,), optional
         The direction of the parameters, in the order of `Sequential.flat_parameters`; by default 0.
     dx : array_like, shape (n, in_features), keyword only, optional
-        The direction of the inputs; by default 0.
+        The direction of the inputs; by default 0. In columns of categories of `nn.TabularInput` it
+        does not count, for the derivative by a code is 0.
     training : bool, keyword only, default False
         As for `Operator`.
 

@@ -82,6 +82,9 @@ impl<T: Element> Block<T> {
     /// A stage forward, up to its normalization if it has one: z and ż.
     pub fn enter(&mut self, net: &Linearization<'_, T>, index: usize) {
         let stage = &net.network.stages()[index];
+        if let Some(encoder) = stage.encoder {
+            return self.encode(net, index, encoder);
+        }
         let (before, rest) = self.slots.split_at_mut(index);
         let inputs = |stage: usize| match stage {
             0 => (&self.x, self.x_dot.as_ref()),
@@ -219,7 +222,7 @@ impl<T: Element> Block<T> {
         }
     }
 
-    /// Back through the dense layer: the gradient by the stage's input, and its tangent.
+    /// Back through the dense layer, or what is in its place: the gradient by the stage's input, and its tangent.
     pub fn enter_back(&mut self, net: &Linearization<'_, T>, index: usize) {
         let stage = &net.network.stages()[index];
         let (rows, len) = (self.rows, self.rows * stage.inputs);
@@ -230,6 +233,9 @@ impl<T: Element> Block<T> {
             let [dz, dz_dot] = &self.slots[end].delta;
             add(dx, dz);
             add(dx_dot, dz_dot);
+        }
+        if let Some(encoder) = stage.encoder {
+            return self.decode(net, index, encoder);
         }
         let [dz, dz_dot] = &self.slots[index].delta;
         let Some([weight, weight_dot]) = &net.transposed[index] else {

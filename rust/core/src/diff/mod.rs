@@ -24,6 +24,7 @@
 
 mod block;
 mod each;
+mod encode;
 pub mod kronecker;
 pub mod likelihood;
 mod norm;
@@ -36,10 +37,11 @@ use crate::arena::Buffer;
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::pack::{PANEL, Panels, pack_transposed};
+use crate::layer::Category;
 use crate::layer::dropout::Draw;
 use crate::loss::{Goals, Objective, RowLoss, Rows, Second};
 use crate::model::Model;
-use crate::network::{Network, Norm, Over};
+use crate::network::{Encoder, Network, Norm, Over};
 use crate::simd::{Isa, Op, Simd, all_finite, dispatch};
 use crate::threads;
 use crate::train::Trainer;
@@ -204,10 +206,6 @@ impl<'a, T: Element> Linearization<'a, T> {
         back: bool,
     ) -> Result<Self, Error> {
         let (network, isa) = (model.network(), model.isa());
-        if !network.encoders().is_empty() {
-            let text = "FourierFeatures and TabularInput have no tangents and second derivatives yet";
-            return Err(Error::Unsupported(text.into()));
-        }
         crate::data::Samples::from(x).check_finite("x", isa)?;
         if training {
             network.check_training_rows(x.rows())?;
@@ -382,6 +380,14 @@ impl<'a, T: Element> Linearization<'a, T> {
                 (rest, at) = (after, start + len);
                 part
             };
+            if let Some(Encoder::Tabular { layer, starts, .. }) =
+                stage.encoder.map(|encoder| &self.network.encoders()[encoder])
+            {
+                layer.each_category(|k, category, first| {
+                    let into = take(starts[k], category.codes * category.dim);
+                    parts.push((index, Part::Table { category: *category, first }, into));
+                });
+            }
             if let Some(dense) = stage.dense {
                 let mut weight = take(dense.weight, stage.inputs * stage.outputs);
                 for col in (0..stage.outputs).step_by(PANEL) {
@@ -412,6 +418,9 @@ impl<'a, T: Element> Linearization<'a, T> {
                         block.weights(self, *index, (from, col), into, &mut scratch);
                     }
                 }
+                Part::Table { category, first } => {
+                    blocks.iter().for_each(|block| block.table(self, *index, &category, first, into));
+                }
                 Part::Bias => {
                     for row in blocks.iter().flat_map(|b| b.slots[*index].delta[1].chunks_exact(n)) {
                         into.iter_mut().zip(row).for_each(|(into, d)| *into += *d);
@@ -430,6 +439,8 @@ impl<'a, T: Element> Linearization<'a, T> {
 /// What a piece of the result belongs to.
 #[derive(Clone, Copy)]
 enum Part {
+    /// Vectors of a category, which stand in the output from a column on.
+    Table { category: Category, first: usize },
     /// Rows of a panel of a weight.
     Weight { from: usize, col: usize, n: usize },
     /// A bias.

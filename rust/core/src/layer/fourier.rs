@@ -1,7 +1,7 @@
 //! Random Fourier features (Tancik et al. 2020, "Fourier features let networks learn high frequency functions
 //! in low dimensional domains"): y = (sin 2πxB, cos 2πxB) with frequencies B (inputs × m) that are not trained.
 //! With s and c the two halves of y, and dy = (ds, dc): dx = 2π·(ds·c − dc·s)·Bᵀ. Backward reads its own
-//! output only.
+//! output only. In a direction ẋ it is ẏ = (c·u̇, −s·u̇) with u̇ = 2πẋB.
 
 use crate::element::Element;
 use crate::rng::Stream;
@@ -110,5 +110,36 @@ pub fn backward<T: Element, S: Simd<T>>(s: S, y: &[T], dy: &[T], frequencies: &[
             sum = s.fma(s.sub(s.mul(ds, x), s.mul(dc, y)), b, sum);
         }
         *dx += T::lit(std::f64::consts::TAU) * s.reduce_add(sum);
+    }
+}
+
+/// ẏ of one row from ẋ.
+pub fn tangent<T: Element>(y: &[T], x_dot: &[T], frequencies: &[T], y_dot: &mut [T]) {
+    let m = y.len() / 2;
+    let ((sin, cos), (sin_dot, cos_dot)) = (y.split_at(m), y_dot.split_at_mut(m));
+    sin_dot.fill(T::ZERO);
+    for (x, b) in x_dot.iter().zip(frequencies.chunks_exact(m)) {
+        sin_dot.iter_mut().zip(b).for_each(|(u, b)| *u += *x * *b);
+    }
+    for (j, (ds, dc)) in sin_dot.iter_mut().zip(cos_dot).enumerate() {
+        let u = T::lit(std::f64::consts::TAU) * *ds;
+        (*ds, *dc) = (cos[j] * u, -(sin[j] * u));
+    }
+}
+
+/// dx ← dx + its gradient and dx˙ ← dx˙ + the tangent of that, of one row, from y and ẏ, dy and dy˙.
+pub fn curve<T: Element>(
+    [y, y_dot]: [&[T]; 2],
+    [dy, dy_dot]: [&[T]; 2],
+    frequencies: &[T],
+    [dx, dx_dot]: [&mut [T]; 2],
+) {
+    let (m, tau) = (y.len() / 2, T::lit(std::f64::consts::TAU));
+    let of = |d: &[T], y: &[T], j: usize| d[j] * y[m + j] - d[m + j] * y[j];
+    for ((dx, dx_dot), b) in dx.iter_mut().zip(dx_dot).zip(frequencies.chunks_exact(m)) {
+        for (j, b) in b.iter().enumerate() {
+            *dx += tau * *b * of(dy, y, j);
+            *dx_dot += tau * *b * (of(dy_dot, y, j) + of(dy, y_dot, j));
+        }
     }
 }
