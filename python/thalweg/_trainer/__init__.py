@@ -1,0 +1,176 @@
+"""Training: a model, a loss and an optimizer put together.
+
+Here is `Trainer` and what can be read of it. `_base` makes one and makes data ready,
+`_fit` trains and evaluates, `_penalty` pulls parameters to given values, `_file` saves and resumes.
+"""
+
+from thalweg import _checks, _core
+from thalweg._history import History
+from thalweg._plan import Plan
+from thalweg._trainer._file import Resumable
+from thalweg._trainer._fit import Fitting
+from thalweg._trainer._penalty import Penalized
+from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.nn import Loss, Sequential
+from thalweg.nn._losses import CustomLoss, loss_of
+from thalweg.optim import Optimizer
+from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
+
+
+class Trainer(Fitting, Penalized, Resumable):
+    r"""Trains a model.
+
+    Parameters
+    ----------
+    model : Sequential
+        Is trained in place.
+    loss : Loss or callable, keyword only
+        ``nn.CrossEntropyLoss()`` for class labels, ``nn.BCEWithLogitsLoss()`` for several labels at
+        once, ``nn.MSELoss()`` for numbers; or one of your own, see `nn.CustomLoss`.
+    optimizer : Optimizer, keyword only
+        E.g. ``optim.AdamW(lr=1e-3)``; belongs to this model from its first step on.
+    schedule : Schedule or ReduceLROnPlateau, keyword only, optional
+        How the learning rate changes, e.g. ``schedules.OneCycleLR(max_lr=0.01)``; see
+        `thalweg.optim.schedules`. It starts from the rate that the optimizer has now, counts the
+        optimizer's steps, and sets ``optimizer.lr`` before each of them.
+    clip_grad_norm : float, keyword only, optional
+        The gradient of all parameters together is scaled down to at most this Euclidean norm
+        before each update: :math:`g \leftarrow g \min(1, c / (\lVert g \rVert + 10^{-6}))`,
+        as by PyTorch's ``clip_grad_norm_``.
+    clip_grad_value : float, keyword only, optional
+        Each component of the gradient is kept within plus and minus this.
+    accumulate_grad_batches : int, keyword only, default 1
+        Batches whose gradients are averaged for one update; at the end of an epoch of `fit`, as
+        many as are left.
+    average : optim.EMA or optim.SWA, keyword only, optional
+        Keeps an average of the parameters over the updates, which `average_model` gives.
+    precision : str, keyword only, optional
+        Precision of the arithmetic. By default, and in this version always, that of the model.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is of the wrong kind.
+    ShapeError
+        If the loss needs another number of outputs.
+    UnsupportedError
+        If this machine or version does not have the precision; never is another one used silently.
+
+    Notes
+    -----
+    Without clipping and accumulation a parameter's gradient is used up on the spot, while it is in
+    cache. With them it is written, and the update is a second pass over the parameters.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn, optim
+    >>> x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    >>> model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 2))
+    >>> trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=0.05))
+    >>> history = trainer.fit(x, x[:, 0] ^ x[:, 1], epochs=200, batch_size=4)
+    >>> model(x).argmax(axis=1)
+    array([0, 1, 1, 0])
+    """
+
+    # Read-only, because the core holds on to the objects that it was made with.
+    @property
+    def model(self) -> Sequential:
+        """The model that is trained."""
+        return self._model
+
+    @property
+    def loss(self) -> Loss:
+        """The loss that is made small; `nn.CustomLoss` if a function was given.
+
+        Another one may be set between fits and steps, e.g. with other classes active; everything
+        else goes on.
+
+        Examples
+        --------
+        >>> import dataclasses, thalweg as tw
+        >>> from thalweg import nn, optim
+        >>> loss = nn.CrossEntropyLoss(active=(0, 1))
+        >>> model = nn.Sequential(nn.Linear(2, 4))
+        >>> trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam())
+        >>> trainer.loss = dataclasses.replace(trainer.loss, active=(0, 1, 2))
+        """
+        return self._loss
+
+    @loss.setter
+    def loss(self, loss: Loss) -> None:
+        loss = loss_of(loss)
+        if isinstance(loss, CustomLoss) or not isinstance(self._core, _core.Trainer):
+            raise UnsupportedError(
+                "loss can be set only where both, the old and the new, are losses of thalweg.nn "
+                "other than CustomLoss and the optimizer takes batches; make another Trainer here"
+            )
+        self._core.set_loss(loss._spec(self._model.out_features))
+        self._loss = loss
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer; its `lr` may be changed between steps and between epochs."""
+        return self._optimizer
+
+    @property
+    def schedule(self) -> Schedule | ReduceLROnPlateau | None:
+        """How the learning rate changes, if it does."""
+        return self._schedule
+
+    @property
+    def history(self) -> History:
+        """The figures of the latest `fit`, also if it was interrupted or failed halfway."""
+        return self._history
+
+    def average_model(self) -> Sequential:
+        """Give the model with averaged parameters.
+
+        They are those of the ``average`` that this trainer was made with, or of
+        `optim.ScheduleFreeAdamW`.
+
+        Returns
+        -------
+        Sequential
+            A copy; the trained model stays as it is. Running averages of `nn.BatchNorm1d` are those
+            of the trained model, which fit other parameters: see `nn.Sequential.recalibrate`.
+
+        Raises
+        ------
+        ArgumentError
+            If there is no average, or nothing has been taken in yet.
+        """
+        if self._averaging is not None:
+            return self._averaging.average_model(self._model)
+        average = self._core.average()
+        if average is None:
+            raise ArgumentError(
+                "this trainer was made without an average, e.g. average=optim.EMA()"
+            )
+        values, count = average
+        if count == 0:
+            raise ArgumentError(
+                f"{self._average!r} has taken nothing in yet, after {self._optimizer.steps} updates"
+            )
+        return self._model._with_parameters(values)
+
+    def plan(self, batch_size: int) -> Plan:
+        """How the core runs a step of `batch_size` rows: kernels, tiles, threads.
+
+        Parameters
+        ----------
+        batch_size : int
+            Rows of the batch, at least 1.
+
+        Returns
+        -------
+        Plan
+            ``plan.explain()`` prints it.
+        """
+        return Plan(self._core.plan(_checks.integer("batch_size", batch_size, 1)))
+
+    def __repr__(self) -> str:
+        return (
+            f"Trainer(\n  model={self._model!r},\n  loss={self._loss!r},\n"
+            f"  optimizer={self._optimizer!r}\n)"
+        )

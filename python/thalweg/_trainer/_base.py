@@ -1,0 +1,151 @@
+"""What a trainer is made of, and how data become ready for it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from thalweg import _arrays, _checks, _core
+from thalweg._arrays import Array, Samples
+from thalweg._custom import CustomTrainer, targets
+from thalweg._full_batch import FullBatchTrainer
+from thalweg._history import History
+from thalweg._rates import Rates
+from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.nn import Loss, MSELoss, Sequential
+from thalweg.nn._losses import CoreLoss, CustomLoss, loss_of
+from thalweg.optim import EMA, SAM, SWA, Optimizer, ScheduleFreeAdamW, _averages
+from thalweg.optim._full_batch import FullBatchOptimizer
+from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
+
+
+class TrainerBase:
+    """The parts of a `thalweg.Trainer`, which documents the arguments."""
+
+    def __init__(
+        self,
+        model: Sequential,
+        *,
+        loss: Loss | Callable[..., tuple[float, Any]],
+        optimizer: Optimizer,
+        schedule: Schedule | ReduceLROnPlateau | None = None,
+        clip_grad_norm: float | None = None,
+        clip_grad_value: float | None = None,
+        accumulate_grad_batches: int = 1,
+        average: EMA | SWA | None = None,
+        precision: str | None = None,
+    ) -> None:
+        _expect("model", model, Sequential, "nn.Sequential(...)")
+        loss = loss_of(loss)
+        _expect("optimizer", optimizer, Optimizer, "optim.AdamW(lr=1e-3)")
+        if precision is not None and precision != model.dtype.name:
+            raise UnsupportedError(
+                f"precision {precision!r} is not there for this model; it computes in "
+                f'"{model.dtype.name}", the dtype that it was made with: "float32" or "float64"'
+            )
+        if schedule is not None and not isinstance(schedule, (Schedule, ReduceLROnPlateau)):
+            raise ArgumentError(
+                "schedule must be one of thalweg.optim.schedules, e.g. "
+                f"schedules.CosineAnnealingLR(); got {schedule!r}"
+            )
+        if clip_grad_norm is not None and clip_grad_value is not None:
+            raise ArgumentError("give clip_grad_norm or clip_grad_value, not both")
+        self._model = model
+        self._loss: CoreLoss | CustomLoss = loss
+        self._optimizer = optimizer
+        self._schedule = schedule
+        self._clip_norm = _limit("clip_grad_norm", clip_grad_norm)
+        self._clip_value = _limit("clip_grad_value", clip_grad_value)
+        self._accumulate = _checks.integer("accumulate_grad_batches", accumulate_grad_batches, 1)
+        _averages.check(average)
+        base = optimizer.base if isinstance(optimizer, SAM) else optimizer
+        self._averaging = base if isinstance(base, ScheduleFreeAdamW) else None
+        if average is not None and self._averaging is not None:
+            raise ArgumentError("ScheduleFreeAdamW averages by itself: leave average out")
+        self._average = average
+        self._core: _core.Trainer | CustomTrainer | FullBatchTrainer
+        clip = self._clip_norm, self._clip_value
+        sam = None
+        if isinstance(optimizer, SAM):
+            sam = optimizer._rho, optimizer._adaptive
+        if isinstance(loss, CustomLoss):
+            if sam is not None:
+                raise UnsupportedError("SAM is not there for a loss of one's own")
+            if average is not None or self._accumulate > 1:
+                raise UnsupportedError(
+                    "average and accumulate_grad_batches are not there for a loss of one's own"
+                )
+            self._core = CustomTrainer(model, loss, optimizer, *clip, self._ready)
+        else:
+            spec = loss._spec(model.out_features)
+            step = (*clip, self._accumulate, sam)
+            self._core = _core.Trainer(model._core, spec, optimizer._core, *step)
+            if average is not None:
+                decay = average.decay if isinstance(average, EMA) else None
+                self._core.start_average(decay, average.start, average.every)
+        if isinstance(optimizer, FullBatchOptimizer):
+            self._core = self._full_batch(self._core, optimizer)
+        self._history = History()
+        self._epochs = 0  # ended so far: each has an order of its own, and schedules count them
+        self._base_lr = optimizer.lr
+        self._plateau = schedule.start() if isinstance(schedule, ReduceLROnPlateau) else {}
+        self._rates = Rates(schedule, self._base_lr) if isinstance(schedule, Schedule) else None
+
+    def _full_batch(
+        self, core: _core.Trainer | CustomTrainer, optimizer: FullBatchOptimizer
+    ) -> FullBatchTrainer:
+        """Put an optimizer that compares losses in front of what computes them."""
+        kind = type(optimizer).__name__
+        options = (self._clip_norm, self._clip_value, self._average)
+        if options != (None, None, None) or self._accumulate > 1:
+            raise UnsupportedError(
+                f"clip_grad_norm, clip_grad_value, accumulate_grad_batches and average are not "
+                f"there for {kind}: its steps follow from the loss of all data and its gradient"
+            )
+        if not optimizer._has_lr and self._schedule is not None:
+            raise UnsupportedError(f"{kind} has no learning rate that a schedule could change")
+        reduction = "mean"
+        if optimizer._needs_squares:
+            if not isinstance(self._loss, MSELoss):
+                raise ArgumentError(
+                    f"{kind} needs a sum of squares: loss must be nn.MSELoss(); got {self._loss!r}"
+                )
+            reduction = self._loss.reduction
+        return FullBatchTrainer(core, self._model, optimizer, reduction, self._ready)
+
+    def _ready(
+        self, x: Any, y: Any, sample_weight: Any, prefix: str = ""
+    ) -> tuple[Samples, Any, Array | None]:
+        """Make samples, targets and weights ready for the core."""
+        model, loss = self._model, self._loss
+        samples = model._samples(x, f"{prefix}x")
+        name = f"{prefix}y"
+        if isinstance(loss, CustomLoss):
+            y = targets(y, name)
+        elif loss._labels:
+            y = _arrays.labels_or_shares(y, model.dtype, name)
+        else:
+            y = _arrays.targets(y, model.dtype, loss._target_width(model.out_features), name)
+        return samples, y, _arrays.weights(sample_weight, model.dtype, f"{prefix}sample_weight")
+
+    def _ready_to_validate(self, data: Any) -> tuple[Samples | None, Any, Array | None]:
+        """Make the validation data ready for the core; None three times if there is none."""
+        if data is None:
+            return None, None, None
+        if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+            raise ArgumentError(
+                "validation_data must be a tuple (x, y) or (x, y, sample_weight); got "
+                + (f"{len(data)} items" if isinstance(data, (tuple, list)) else repr(type(data)))
+            )
+        x, y, *weight = data
+        return self._ready(x, y, weight[0] if weight else None, "validation ")
+
+
+def _expect(name: str, value: Any, kind: type, example: str) -> None:
+    """Raise unless `value` is a `kind`, with what to write instead."""
+    if not isinstance(value, kind):
+        what = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+        raise ArgumentError(f"{name} must be a {kind.__name__}, e.g. {example}; got {what}")
+
+
+def _limit(name: str, value: float | None) -> float | None:
+    """Give a limit of gradients as a number above 0, if there is one."""
+    return None if value is None else _checks.real(name, value, 0, closed="()")

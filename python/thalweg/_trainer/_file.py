@@ -1,0 +1,182 @@
+"""How a trainer is saved, loaded and copied, and goes on as if nothing had happened."""
+
+import copy
+import json
+import os
+from typing import Any, Self
+
+from thalweg import _core, _safetensors, _spec, optim
+from thalweg._history import History
+from thalweg._trainer._base import TrainerBase
+from thalweg.errors import DataError, ThalwegError
+from thalweg.nn import Sequential, _losses
+
+
+class Resumable(TrainerBase):
+    """The part of a trainer that keeps all that further training depends on."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all that further training depends on to a file.
+
+        Model, loss, optimizer with its averages, schedule, counts and history: a training that is
+        saved between two fits, or by a callback at the end of an epoch, and loaded goes on as if
+        it had never stopped, to the last bit. A schedule that leaves its length out begins anew
+        with each fit, also then; and gradients that were gathered for an update to come
+        (``accumulate_grad_batches``, between steps by hand) are left out.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file; its format is that of `nn.Sequential.save`, which it can be read as too.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        UnsupportedError
+            If something in it is a function, or a class, of the user's own.
+        """
+        _safetensors.save(path, *self._content())
+
+    def _content(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Give the arrays and the text of a file."""
+        spec, state = self._description(), self._optimizer.state_dict()
+        arrays = {f"optimizer.{name}": array for name, array in state.pop("arrays").items()}
+        if (average := self._core.average()) is not None:
+            arrays["optimizer.average"], state["averaged"] = average
+        penalty = self._core.penalty() if isinstance(self._core, _core.Trainer) else None
+        if penalty is not None:
+            arrays["optimizer.importance"], arrays["optimizer.anchor"], state["penalty"] = penalty
+        mine = {"spec": _spec.describe(spec), "counts": self._counts(), "optimizer_state": state}
+        text = {
+            "thalweg": json.dumps(self._model._description()),
+            "thalweg.trainer": json.dumps(mine),
+        }
+        return self._model.state_dict() | arrays, text
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file.
+
+        Returns
+        -------
+        Trainer
+            With a model and an optimizer of its own.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        DataError
+            If it is not a whole file of that kind.
+        UnsupportedError
+            If a later version of thalweg wrote it.
+        """
+        arrays, text = _safetensors.load(path)
+        if "thalweg.trainer" not in text:
+            raise DataError(
+                f"{os.fspath(path)!r} holds no trainer; nn.Sequential.load reads models"
+            )
+        of_optimizer = {
+            name.removeprefix("optimizer."): arrays.pop(name)
+            for name in list(arrays)
+            if name.startswith("optimizer.")
+        }
+        # A strategy of continual learning puts arrays of its own beside these.
+        arrays = {n: array for n, array in arrays.items() if not n.startswith("strategy.")}
+        try:
+            model = Sequential._from_description(json.loads(text["thalweg"]))
+            saved = json.loads(text["thalweg.trainer"])
+            spec = _spec.rebuild(saved["spec"], _spec.classes(_losses, optim, optim.schedules))
+            state = saved["optimizer_state"]
+            average = None
+            if "averaged" in state:
+                average = of_optimizer.pop("average"), state.pop("averaged")
+            penalty = None
+            if "penalty" in state:
+                pulls = of_optimizer.pop("importance"), of_optimizer.pop("anchor")
+                penalty = (*pulls, state.pop("penalty"))
+            state["arrays"] = of_optimizer
+            model.load_state_dict(arrays)
+            return cls(model, **spec)._continue(state, saved["counts"], average, penalty)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ThalwegError):
+                raise
+            raise DataError(f"{os.fspath(path)!r} is a damaged file: {error!r}") from None
+
+    def copy(self) -> Self:
+        """Make a trainer that goes on from here with a model and an optimizer of its own.
+
+        Returns
+        -------
+        Trainer
+            What happens to either does not concern the other. Gradients gathered for an update to
+            come are left out.
+        """
+        spec = self._description()
+        spec["optimizer"] = self._optimizer._fresh()
+        twin = type(self)(copy.deepcopy(self._model), **spec)
+        counts = copy.deepcopy(self._counts())
+        core = self._core
+        penalty = core.penalty() if isinstance(core, _core.Trainer) else None
+        return twin._continue(self._optimizer.state_dict(), counts, core.average(), penalty)
+
+    def _description(self) -> dict[str, Any]:
+        """Give the arguments that make this trainer, besides the model."""
+        return {
+            "loss": self._loss,
+            "optimizer": self._optimizer,
+            "schedule": self._schedule,
+            "clip_grad_norm": self._clip_norm,
+            "clip_grad_value": self._clip_value,
+            "accumulate_grad_batches": self._accumulate,
+            "average": self._average,
+        }
+
+    def _counts(self) -> dict[str, Any]:
+        """Give what has changed since it was made, besides model and optimizer, as plain data."""
+        return {
+            "groups": self._optimizer._groups,
+            "base_lr": self._base_lr,
+            "epochs": self._epochs,
+            "plateau": self._plateau,
+            "history": dict(self._history),
+        }
+
+    def _become(self, other: Self) -> None:
+        """Go on from where another trainer is that was made in the same way."""
+        self._model.load_state_dict(other._model.state_dict())
+        self._model._core.set_passes(other._model._core.passes())
+        counts = {**copy.deepcopy(other._counts()), "groups": []}  # they are here already
+        core = other._core
+        penalty = core.penalty() if isinstance(core, _core.Trainer) else None
+        average = core.average()
+        self._continue(other._optimizer.state_dict(), counts, average, penalty)
+
+    def _continue(
+        self,
+        optimizer_state: dict[str, Any],
+        counts: dict[str, Any],
+        average: tuple[Any, int] | None,
+        penalty: tuple[Any, Any, float] | None,
+    ) -> Self:
+        """Make a new trainer what another one was."""
+        if average is not None and isinstance(self._core, _core.Trainer):
+            self._core.set_average(*average)
+        if isinstance(self._core, _core.Trainer):
+            self._core.set_penalty(penalty)
+        for group in counts["groups"]:
+            self._optimizer.add_group(**group)
+        self._optimizer.load_state_dict(optimizer_state, self._model)
+        self._base_lr = counts["base_lr"]
+        if self._rates is not None:
+            self._rates.base = self._base_lr
+        self._epochs = counts["epochs"]
+        self._plateau = counts["plateau"]
+        self._history = History(counts["history"])
+        return self

@@ -1,0 +1,348 @@
+"""How a trainer trains: a step, a fit, gradients alone; and how it evaluates."""
+
+import contextlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, cast
+
+from thalweg import _checks, _core
+from thalweg import callbacks as _callbacks
+from thalweg._arrays import Array, Samples
+from thalweg._full_batch import FullBatchTrainer
+from thalweg._history import KEYS, History
+from thalweg._python_fit import PythonFit
+from thalweg._stream import StreamFit, batches_of
+from thalweg._trainer._base import TrainerBase
+from thalweg.callbacks import Callback
+from thalweg.errors import ArgumentError, DivergedError, UnsupportedError
+from thalweg.optim.schedules import ReduceLROnPlateau
+
+if TYPE_CHECKING:
+    from thalweg._trainer import Trainer
+
+#: How often a fit comes back to Python to move the progress bar, in seconds.
+_REFRESH = 0.1
+
+
+class Fitting(TrainerBase):
+    """The part of a trainer that trains and evaluates."""
+
+    def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
+        """One step on one batch: forward, backward and update in a single pass.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, in_features)
+            As in `fit`.
+        y : array_like
+            As in `fit`.
+        sample_weight : array_like, shape (n,), optional
+            As in `fit`.
+
+        Returns
+        -------
+        float
+            The loss of the batch before the step.
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError
+            If the arrays are not such, or no row counts; the model is unchanged.
+        DivergedError
+            If the loss is infinite or NaN; the model is unchanged.
+
+        Notes
+        -----
+        An update that makes a parameter infinite, which takes a huge learning rate, is noticed by
+        the next step; `fit` looks at the end of each epoch, and can go back.
+
+        C-contiguous arrays of the model's dtype (weights too, and int64 labels) are read in place.
+        C-contiguous uint8, float16, float32 and float64 samples are converted by the core, a batch
+        at a time; others are converted in every call, so convert once what is used for many steps.
+        """
+        # The usual case takes no detour: this call is made thousands of times a second.
+        if self._rates is not None:
+            self._optimizer._core.set_lr(self._rates.at(self._optimizer.steps, self._epochs))
+        loss = self._core.step(x, y, sample_weight)
+        if loss is None:
+            loss = self._core.step(*self._ready(x, y, sample_weight))
+            assert loss is not None  # they are ready now
+        return loss
+
+    def fit(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        epochs: int = 1,
+        batch_size: int | None = 32,
+        validation_data: tuple[Any, ...] | None = None,
+        shuffle: bool = True,
+        sample_weight: Any = None,
+        callbacks: Iterable[Callback] = (),
+        progress: bool = False,
+    ) -> History:
+        """Trains for a number of epochs.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, in_features)
+            The samples, one a row. Booleans, integers and floats of any width and memory order are
+            converted to the model's dtype; an array that has it and is C-contiguous is read in
+            place.
+        y : array_like
+            For `nn.CrossEntropyLoss` the labels, shape (n,), integers from 0 to out_features - 1,
+            or probabilities, shape (n, out_features). For other losses numbers, mostly of the shape
+            of the output, (n, out_features), and (n,) if there is one; each loss says which.
+            Without `y`, `x` is an iterable that yields batches ``(x, y)`` or
+            ``(x, y, sample_weight)``, once for each epoch, or a function that gives one: data
+            larger than memory, or made on the way. Each batch is a step, and looked at when it
+            comes; an error says which it was. For losses other than `nn.CustomLoss`.
+        epochs : int, keyword only, default 1
+            How many times every sample is used.
+        batch_size : int or None, keyword only, default 32
+            Samples per step. The last batch of an epoch holds what is left; none is dropped. None
+            takes all samples at once, in their order, as `optim.LBFGS` and
+            `optim.LevenbergMarquardt` need. Of arrays only, as are `shuffle` and `sample_weight`.
+        validation_data : tuple (x, y) or (x, y, sample_weight), keyword only, optional
+            Evaluated at the end of every epoch; nothing is learned from it.
+        shuffle : bool, keyword only, default True
+            Whether every epoch uses the samples in a new random order. The order follows from the
+            model's seed and the number of earlier epochs, so runs can be repeated exactly, and two
+            fits in a row shuffle as one of as many epochs.
+        sample_weight : array_like, shape (n,), keyword only, optional
+            How much each sample counts: finite numbers from 0 on, not all 0. The loss of a batch is
+            the weighted mean, sum(w * l) / sum(w), so that only ratios within a batch matter; with
+            ``reduction="sum"`` it is sum(w * l). So is that of an epoch, and accuracies are
+            weighted likewise. A batch of samples that all weigh 0 is passed over.
+        callbacks : iterable of Callback, keyword only
+            Called after every epoch in this order; one that returns True ends the training.
+        progress : bool, keyword only, default False
+            Whether to show a progress bar; needs tqdm.
+
+        Returns
+        -------
+        History
+            The figures of each epoch; also kept as `history`.
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError
+            If the arrays are not such. All of them are checked before the first step: the model is
+            unchanged.
+        ArgumentError
+            If an option is outside its range.
+        DivergedError
+            If the loss becomes infinite or NaN. Model and optimizer are then as they were before
+            this call; `history` holds the epochs that ended.
+        ImportError
+            If ``progress=True`` and tqdm is not installed.
+
+        Notes
+        -----
+        The whole run happens in the compiled core without holding Python's global lock. Ctrl-C ends
+        it between two steps: `KeyboardInterrupt` is raised, the model keeps what it has learned,
+        and `history` holds the epochs that ended.
+        """
+        epochs = _checks.integer("epochs", epochs, 1)
+        if batch_size is not None:
+            batch_size = _checks.integer("batch_size", batch_size, 1)
+        shuffle = _checks.flag("shuffle", shuffle) and batch_size is not None
+        progress = _checks.flag("progress", progress)
+        callbacks = _callbacks.check(callbacks)
+        _callbacks.check_monitors((*callbacks, self._schedule), validation_data is not None)
+        vx, vy, validation_weight = self._ready_to_validate(validation_data)
+        run: _core.Fit | PythonFit | StreamFit
+        if y is None and not hasattr(x, "__array__"):
+            validation = None if vx is None else (vx, vy, validation_weight)
+            if sample_weight is not None or batch_size not in (None, 32):
+                raise ArgumentError(
+                    "sample_weight and batch_size are of arrays; an iterable yields its own "
+                    "batches, (x, y) or (x, y, sample_weight)"
+                )
+            run = self._stream(x, epochs, validation)
+            return self._run(run, epochs, callbacks, progress)
+        x, y, weight = self._ready(x, y, sample_weight)
+        if batch_size is None:
+            batch_size = max(len(x), 1)
+        elif isinstance(self._core, FullBatchTrainer) and batch_size < len(x):
+            raise ArgumentError(
+                f"{type(self._optimizer).__name__} takes all samples at once, since gradients of "
+                f"different batches do not show the curvature: pass batch_size=None; got "
+                f"batch_size={batch_size} for {len(x)} samples"
+            )
+        updates = -(-max(len(x), 1) // batch_size)
+        updates = -(-updates // self._accumulate)
+        rates = None
+        if self._rates is not None:
+            rates = self._rates.of_fit(self._optimizer.steps, self._epochs, epochs, updates)
+        options = (
+            epochs, batch_size, shuffle, self._model.seed, vx, vy, weight, validation_weight,
+            rates, self._rates is not None and self._rates.by_epoch, self._epochs,
+        )  # fmt: skip
+        if isinstance(self._core, _core.Trainer):
+            run = _core.Fit(self._core, x, y, *options)
+        else:
+            run = PythonFit(self._core, x, y, *options)
+        return self._run(run, epochs, callbacks, progress)
+
+    def _stream(
+        self, x: Any, epochs: int, validation: tuple[Samples, Any, Array | None] | None
+    ) -> StreamFit:
+        """Begin a fit to batches that come from an iterable."""
+        source = batches_of(x, epochs)
+        if not isinstance(self._core, _core.Trainer):
+            raise UnsupportedError(
+                "batches from an iterable are for losses of thalweg.nn other than CustomLoss, and "
+                "for optimizers that take batches; pass arrays x and y"
+            )
+        rate, rates = None, self._rates
+        if rates is not None:
+            length = len(x) if hasattr(x, "__len__") else None
+            if not rates.by_epoch and rates.schedule.is_open and length is None:
+                raise ArgumentError(
+                    f"{rates.schedule!r} is as long as the fit, and an iterable without a length "
+                    "does not say how long that is: give the schedule its length"
+                )
+            known = None
+            if length is not None or rates.by_epoch:
+                updates = -(-(length or 0) // self._accumulate)
+                known = rates.of_fit(self._optimizer.steps, self._epochs, epochs, updates)
+            steps, ended = self._optimizer.steps, self._epochs
+
+            def rate(update: int, epoch: int) -> float:
+                if known:
+                    return known[min(epoch if rates.by_epoch else update, len(known) - 1)]
+                return rates.at(steps + update, ended + epoch)
+
+        return StreamFit(
+            self._core, self._model, self._optimizer, self._loss, source, self._ready, epochs,
+            validation, rate,
+        )  # fmt: skip
+
+    def _run(
+        self,
+        run: "_core.Fit | PythonFit | StreamFit",
+        epochs: int,
+        callbacks: tuple[Callback, ...],
+        progress: bool,
+    ) -> History:
+        """Go through a fit with all that looks at it."""
+        watch = _callbacks.Watch(cast("Trainer", self), callbacks)
+
+        with contextlib.ExitStack() as stack:
+            bar = None
+            if progress:
+                from thalweg._progress import ProgressBar
+
+                bar = stack.enter_context(ProgressBar(run, epochs))
+            self._history = History()
+            watch.begin()
+            stop = False
+            # Without anything to show or to ask, the whole fit is one call of the core.
+            max_epochs = 1 if watch.epochs else None
+            max_seconds = _REFRESH if progress else None
+            max_batches = 1 if watch.steps else None
+            before, restored = (self._epochs, dict(self._plateau)), False
+            try:
+                while not (stop or run.done):
+                    try:
+                        ended = [_record(e) for e in run.run(max_epochs, max_seconds, max_batches)]
+                    except Exception as error:
+                        restored = True  # model and optimizer are as they were
+                        if isinstance(error, DivergedError):
+                            watch.diverged(error)
+                        raise
+                    stop = watch.step(run, ended) if watch.steps else False
+                    for record in ended:
+                        self._ended(record)
+                        stop = watch.epoch(record) or stop
+                    if bar is not None:
+                        bar.update(self._history)
+            finally:  # Ctrl-C and errors leave epochs that ended and that nobody has seen yet
+                for late in run.take_ended():
+                    self._ended(_record(late))
+                self._core.forget()
+                if restored:
+                    self._epochs, self._plateau = before
+            watch.end()
+        return self._history
+
+    def _ended(self, record: dict[str, float]) -> None:
+        """Take note of an epoch."""
+        self._history.append(record)
+        self._epochs += 1
+        if isinstance(self._schedule, ReduceLROnPlateau):
+            figure = _callbacks.monitored(record, self._schedule.monitor, "ReduceLROnPlateau")
+            self._optimizer.lr = self._schedule.update(self._plateau, figure, self._optimizer.lr)
+
+    def backward(self, x: Any, y: Any, sample_weight: Any = None) -> float:
+        """Compute the loss of a batch and its gradients, and leave the update to you.
+
+        Parameters
+        ----------
+        x, y, sample_weight : array_like
+            As in `fit`.
+
+        Returns
+        -------
+        float
+            The loss.
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError
+            If the arrays are not such; gradients are as they were.
+        DivergedError
+            If the loss is infinite or NaN; likewise.
+
+        Notes
+        -----
+        Gradients of the parameters are *added* to ``model.flat_gradients``, as by `model.backward`;
+        limits, accumulation and schedules of this trainer are for its own updates. With all of
+        it, `step` is faster, since it uses up each gradient while it is in cache.
+
+        Examples
+        --------
+        >>> import numpy as np, thalweg as tw
+        >>> from thalweg import nn, optim
+        >>> x = np.linspace(-1, 1, 32).reshape(-1, 1)
+        >>> model = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+        >>> trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+        >>> for _ in range(100):
+        ...     model.zero_grad()
+        ...     loss = trainer.backward(x, np.sin(x))
+        ...     trainer.optimizer.step(model)
+        >>> loss < 0.01
+        True
+        """
+        return self._core.backward(*self._ready(x, y, sample_weight))[0]
+
+    def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
+        """Compute the loss, and for classifiers the accuracy, on given data; nothing is learned.
+
+        Parameters
+        ----------
+        x, y, sample_weight : array_like
+            As in `fit`.
+
+        Returns
+        -------
+        dict of str to float
+            ``"loss"``, that of all rows as one batch, and with `nn.CrossEntropyLoss` and
+            `nn.BCEWithLogitsLoss` ``"accuracy"``; the losses say of what.
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError
+            If the arrays are not such, or no row counts.
+        """
+        loss, accuracy = self._core.evaluate(*self._ready(x, y, sample_weight))
+        return {"loss": loss} if accuracy is None else {"loss": loss, "accuracy": accuracy}
+
+
+def _record(ended: tuple[Any, ...]) -> Any:
+    """Name the figures of an epoch, without those that there are not; others come last."""
+    names = ("epoch", *KEYS)
+    figures = zip(names, ended, strict=False)
+    more = ended[len(names)] if len(ended) > len(names) else {}
+    return {key: value for key, value in figures if value is not None} | dict(more)

@@ -1,0 +1,98 @@
+"""Penalties of a trainer's parameters, and the integrals along their way that some come from."""
+
+from typing import Any
+
+from thalweg import _arrays, _checks, _core
+from thalweg._arrays import Array
+from thalweg._trainer._base import TrainerBase
+from thalweg.errors import ArgumentError, UnsupportedError
+
+
+class Penalized(TrainerBase):
+    """The part of a trainer that pulls parameters towards given values."""
+
+    def set_penalty(self, importance: Any, anchor: Any = None, strength: float = 1.0) -> None:
+        r"""Pull the parameters towards given values from now on, each as strongly as it matters.
+
+        Every update is of the loss and of
+
+        .. math:: \frac{s}{2} \sum_j A_j (\theta_j - a_j)^2
+
+        whose gradient, :math:`s A_j (\theta_j - a_j)`, is added while the parameter is in cache.
+
+        Parameters
+        ----------
+        importance : array_like, shape (num_parameters,), or None
+            A, numbers from 0 on, in the order of ``model.flat_parameters``; None ends the penalty.
+        anchor : array_like, shape (num_parameters,), optional
+            a; by default the parameters as they are now.
+        strength : float, default 1.0
+            s, from 0 on.
+
+        Raises
+        ------
+        ArgumentError, ShapeError, DataError, DtypeError
+            If the arrays do not fit the model, or a number is negative.
+        UnsupportedError
+            If the loss is one of your own.
+
+        Notes
+        -----
+        Only updates know of it: losses that are returned, kept and evaluated are without it. After
+        each epoch of `fit`, ``history["penalty"]`` has its value. It counts before gradients are
+        clipped. It belongs to what `save` writes.
+
+        The sum of several such penalties is one, but for a constant, with
+        :math:`A = \sum_k A_k` and :math:`a = \sum_k A_k a_k / A`: however many tasks a parameter is
+        to remember, one is enough.
+        """
+        core = self._elementary("penalty")
+        if importance is None:
+            core.set_penalty(None)
+            return
+        model = self._model
+        size = model.num_parameters
+        importance = _arrays.flat(importance, model.dtype, size, "importance")
+        if anchor is None:
+            anchor = model.flat_parameters
+        anchor = _arrays.flat(anchor, model.dtype, size, "anchor")
+        strength = _checks.real("strength", strength, 0)
+        if (importance < 0).any():
+            place = int((importance < 0).argmax())
+            raise ArgumentError(
+                f"importance[{place}] is {importance[place]:g}; numbers from 0 on are needed"
+            )
+        core.set_penalty((importance, anchor, strength))
+
+    # For strategies of thalweg.continual.
+
+    def _pull(self, importance: Array, anchor: Array, strength: float) -> None:
+        """Set a penalty whose importances may be negative."""
+        self._elementary("penalty").set_penalty((importance, anchor, strength))
+
+    def _follow(self, with_penalty: bool | None, path: Array | None = None) -> None:
+        """Begin the integral of -gradient along the way of each parameter; None ends it."""
+        core = self._elementary("path integral")
+        core.start_path(with_penalty)
+        if path is not None:
+            core.set_path(path)
+
+    def _path(self) -> Array | None:
+        """Give that integral, if it was begun."""
+        return self._elementary("path integral").path()
+
+    def _elementary(self, what: str) -> _core.Trainer:
+        """Give the core's trainer, which makes each update by itself."""
+        if not isinstance(self._core, _core.Trainer):
+            raise UnsupportedError(
+                f"a {what} is not there for a loss of one's own, nor for optimizers that take all "
+                "data at once"
+            )
+        return self._core
+
+    @property
+    def penalty(self) -> float:
+        """The penalty of the parameters as they are; 0 if there is none."""
+        if not isinstance(self._core, _core.Trainer):
+            return 0.0
+        return self._core.penalty_value() or 0.0

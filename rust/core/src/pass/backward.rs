@@ -1,0 +1,116 @@
+//! Rows backward: gradients from the output to the input.
+
+use std::ops::Range;
+
+use super::{Add, Local, Pass};
+use crate::element::Element;
+use crate::gemm::pack::{PANEL, Panels};
+use crate::gemm::{Epilogue, Gemm, Init, Lhs, Rhs};
+use crate::layer::Activation;
+use crate::simd::{Op, Simd, dispatch};
+use crate::view::{MatMut, MatRef};
+
+impl<'a, T: Element> Pass<'a, T> {
+    /// The gradient by the output, given or left by the loss, through the last activation.
+    pub(super) fn slope(&self, index: usize, rows: &Range<usize>, local: &Local) {
+        let outputs = self.network.stages()[index].outputs;
+        let mut delta = self.rows_mut(self.layout.stages[index].delta, local, outputs);
+        if let Some(gradient) = self.output_gradient {
+            for r in 0..rows.len() {
+                delta.row_mut(r).copy_from_slice(gradient.row(rows.start + r));
+            }
+        }
+        self.through_activation(index, local, &mut delta);
+    }
+
+    /// Gradient by a stage's input, times the derivative of the activation before it.
+    pub(super) fn propagate(&self, index: usize, rows: &Range<usize>, local: &Local, worker: usize) {
+        let (stage, slots) = (&self.network.stages()[index], &self.layout.stages);
+        let delta = self.rows_ref(slots[index].delta, local, stage.outputs);
+        if self.plan.stages[index].is_some_and(|p| p.pack_delta) {
+            self.pack_rows(delta, PANEL, slots[index].delta_panels, local);
+        }
+        let mut into = if index > 0 {
+            self.rows_mut(slots[index - 1].delta, local, stage.inputs)
+        } else {
+            let Some(gradient) = self.input_gradient else { return };
+            // SAFETY: the block's own rows.
+            unsafe { gradient.mat_mut(rows.start * stage.inputs, rows.len(), stage.inputs, stage.inputs) }
+        };
+        // Where a block begins, the gradient of its output comes along the sum, too.
+        let mut init = Init::Zero;
+        for end in self.network.ends(index) {
+            let along = self.rows_ref(slots[end].delta, local, stage.inputs);
+            self.put(along, &mut into, &mut init);
+        }
+        if stage.encoder.is_some() {
+            if let Init::Zero = init {
+                (0..rows.len()).for_each(|r| into.row_mut(r).fill(T::ZERO));
+            }
+            self.decode(index, local, delta, &mut into);
+            if index > 0 {
+                self.through_activation(index - 1, local, &mut into);
+            }
+            return;
+        }
+        if stage.dense.is_none() {
+            self.put(delta, &mut into, &mut init);
+            if index > 0 {
+                self.through_activation(index - 1, local, &mut into);
+            }
+            return;
+        }
+        let (start, len) = (self.layout.stages[index].transposed, stage.inputs * stage.outputs);
+        // SAFETY: written while packing only.
+        let transposed = unsafe { self.values.slice(start..start + len) };
+        let epilogue = match index {
+            0 => Epilogue::None,
+            _ => {
+                Epilogue::Derivative(self.network.stages()[index - 1].act, self.derivative(index - 1, local))
+            }
+        };
+        let plan = self.planned(index).backward.expect("planned where it is needed");
+        let gemm = Gemm {
+            a: Lhs::Plain(delta),
+            b: Rhs::Panels(Panels::new(transposed, stage.outputs, stage.inputs)),
+            c: into,
+            init,
+            epilogue,
+            ahead: &[],
+        };
+        gemm.run(self.plan.isa, &plan, self.scratch(worker));
+    }
+
+    /// Puts rows where nothing is yet, or else adds them.
+    fn put(&self, rows: MatRef<'_, T>, into: &mut MatMut<'_, T>, init: &mut Init<'_, T>) {
+        if let Init::Accumulate = init {
+            return dispatch(self.plan.isa, Add { rows, into: into.reborrow() });
+        }
+        for r in 0..rows.rows() {
+            into.row_mut(r).copy_from_slice(rows.row(r));
+        }
+        *init = Init::Accumulate;
+    }
+
+    /// What the derivative of a stage's activation is read from.
+    fn derivative(&self, index: usize, local: &Local) -> MatRef<'a, T> {
+        let slots = &self.layout.stages[index];
+        self.rows_ref(slots.saved.unwrap_or(slots.output), local, self.network.stages()[index].outputs)
+    }
+
+    /// delta ← delta · φ′ of a stage.
+    fn through_activation(&self, index: usize, local: &Local, delta: &mut MatMut<'_, T>) {
+        struct Through<'m, T>(Activation, MatMut<'m, T>, MatRef<'m, T>);
+        impl<T: Element> Op<T> for Through<'_, T> {
+            type Output = ();
+            #[inline(always)]
+            fn eval<S: Simd<T>>(self, s: S) {
+                self.0.backward(s, self.1, self.2);
+            }
+        }
+        let act = self.network.stages()[index].act;
+        if act != Activation::Identity {
+            dispatch(self.plan.isa, Through(act, delta.reborrow(), self.derivative(index, local)));
+        }
+    }
+}

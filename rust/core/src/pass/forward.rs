@@ -1,0 +1,262 @@
+//! Rows forward: from the data through the stages to the loss.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+
+use super::{Add, Local, Pass, Rows, finite};
+use crate::arena::padded;
+use crate::element::Element;
+use crate::gemm::{Epilogue, Gemm, Init, Lhs, Rhs};
+use crate::layer::Activation;
+use crate::layer::dropout::{self, Draw};
+use crate::loss::{self, Objective, RowLoss};
+use crate::plan::Mode;
+use crate::simd::{Isa, Op, Simd, dispatch};
+use crate::view::{MatMut, MatRef};
+
+impl<'a, T: Element> Pass<'a, T> {
+    /// Copies a block's rows of the data together, unless they can be read where they lie; and looks for
+    /// what is not finite.
+    pub(super) fn gather(&self, rows: &Range<usize>, local: &Local) {
+        let Some(data) = self.input else { return };
+        if !self.in_place() {
+            let mut into = self.rows_mut(self.layout.input, local, data.cols());
+            for r in 0..rows.len() {
+                data.copy_row(self.rows.at(rows.start + r), into.row_mut(r));
+            }
+        }
+        if self.check_finite && !finite(self.plan.isa, self.input_rows(rows, local)) {
+            self.stopped.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether rows of the data are read where they lie.
+    fn in_place(&self) -> bool {
+        let native = self.input.is_some_and(|data| data.native().is_some());
+        native && matches!(self.rows, Rows::From(_)) && !self.keep_input
+    }
+
+    /// Rows of the data, in place or as gathered.
+    fn input_rows(&self, rows: &Range<usize>, local: &Local) -> MatRef<'a, T> {
+        match (self.input.and_then(|data| data.native()), self.rows) {
+            (Some(data), Rows::From(start)) if self.in_place() => {
+                data.block(start + rows.start, rows.len(), 0, data.cols())
+            }
+            _ => self.rows_ref(self.layout.input, local, self.network.inputs()),
+        }
+    }
+
+    /// What a stage reads.
+    pub(super) fn stage_input(&self, index: usize, rows: &Range<usize>, local: &Local) -> MatRef<'a, T> {
+        match index {
+            0 => self.input_rows(rows, local),
+            _ => self.rows_ref(
+                self.layout.stages[index - 1].output,
+                local,
+                self.network.stages()[index - 1].outputs,
+            ),
+        }
+    }
+
+    /// A stage forward, up to its normalization if it has one.
+    pub(super) fn forward(&self, index: usize, rows: &Range<usize>, local: &Local, worker: usize) {
+        let (stage, slots) = (&self.network.stages()[index], &self.layout.stages[index]);
+        let x = self.stage_input(index, rows, local);
+        if let Some(planned) = self.plan.stages[index]
+            && planned.pack_input
+        {
+            self.pack_rows(x, planned.weight.rows, slots.input_panels, local);
+        }
+        let (y, act, saved) = match slots.before_norm {
+            Some(start) => (start, Activation::Identity, None),
+            None => (slots.output, stage.act, slots.saved),
+        };
+        let y = self.rows_mut(y, local, stage.outputs);
+        let saved = saved.map(|start| self.rows_mut(start, local, stage.outputs));
+        match (act, saved) {
+            (Activation::Dropout(p), Some(factors)) => {
+                let p = if self.plan.mode == Mode::Frozen { 0.0 } else { p };
+                let (draw, layer, first) = (self.draw, index, rows.start);
+                dispatch(self.plan.isa, DropOut { p, draw, layer, first, x, y, factors });
+            }
+            (_, saved) => {
+                let skip = stage.skip.map(|first| self.stage_input(first, rows, local));
+                self.through(index, x, skip, y, act, saved, self.scratch(worker));
+            }
+        }
+    }
+
+    /// The dense layer of a stage, or the sum with `skip`, if it has one, and an activation.
+    #[allow(clippy::too_many_arguments)]
+    fn through(
+        &self,
+        index: usize,
+        x: MatRef<'_, T>,
+        skip: Option<MatRef<'_, T>>,
+        mut y: MatMut<'_, T>,
+        act: Activation,
+        saved: Option<MatMut<'_, T>>,
+        scratch: &mut [T],
+    ) {
+        let stage = &self.network.stages()[index];
+        if let Some(encoder) = stage.encoder {
+            return self.encode(encoder, x, y);
+        }
+        let Some(dense) = stage.dense else {
+            for r in 0..x.rows() {
+                y.row_mut(r).copy_from_slice(x.row(r));
+            }
+            if let Some(skip) = skip {
+                dispatch(self.plan.isa, Add { rows: skip, into: y.reborrow() });
+            }
+            return activate(self.plan.isa, act, y, saved);
+        };
+        let init = match dense.bias {
+            // SAFETY: parameters are written in the last phase of weights only.
+            Some(start) => Init::Bias(unsafe { self.params.slice(start..start + stage.outputs) }),
+            None => Init::Zero,
+        };
+        let gemm = Gemm {
+            a: Lhs::Plain(x),
+            b: Rhs::Panels(self.weight(stage)),
+            c: y,
+            init,
+            epilogue: Epilogue::Activate(act, saved),
+            ahead: &[],
+        };
+        gemm.run(self.plan.isa, &self.planned(index).forward, scratch);
+    }
+
+    /// A block in inference: activations take turns in the thread's scratch.
+    pub(super) fn infer(&self, rows: &Range<usize>, worker: usize) {
+        let Some(data) = self.input else { return };
+        let Rows::From(start) = self.rows else { unreachable!("inference takes rows in order") };
+        let m = rows.len();
+        if self.stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        let half = padded::<T>(self.plan.block_rows * self.network.max_width());
+        let scratch = self.scratch(worker);
+        let depth = self.network.depth();
+        let (scratch, halves) = scratch.split_at_mut(self.layout.scratch_len - (2 + depth) * half);
+        let (mut front, halves) = halves.split_at_mut(half);
+        let (mut back, blocks) = halves.split_at_mut(half);
+        // Inputs of the blocks that are not at their end yet, the outermost first.
+        let mut waiting = 0;
+        let width = data.cols();
+        let mut x = match data.native() {
+            Some(data) => data.block(start + rows.start, m, 0, width),
+            None => {
+                for (r, row) in back[..m * width].chunks_exact_mut(width).enumerate() {
+                    data.copy_row(start + rows.start + r, row);
+                }
+                MatRef::new(&back[..m * width], m, width)
+            }
+        };
+        if self.check_finite && !finite(self.plan.isa, x) {
+            return self.stopped.store(true, Ordering::Relaxed);
+        }
+        let last = self.network.stages().len() - 1;
+        for (index, stage) in self.network.stages().iter().enumerate() {
+            let n = stage.outputs;
+            for _ in self.network.ends(index) {
+                for (r, row) in
+                    blocks[waiting * half..][..m * x.cols()].chunks_exact_mut(x.cols()).enumerate()
+                {
+                    row.copy_from_slice(x.row(r));
+                }
+                waiting += 1;
+            }
+            let skip = stage.skip.map(|_| {
+                waiting -= 1;
+                MatRef::new(&blocks[waiting * half..][..m * n], m, n)
+            });
+            let mut y = match self.output {
+                Some(output) if index == last => {
+                    // SAFETY: the block's own rows of the output.
+                    unsafe { output.mat_mut(rows.start * n, m, n, n) }
+                }
+                _ => MatMut::new(&mut front[..m * n], m, n),
+            };
+            if stage.norm.is_none() {
+                self.through(index, x, skip, y.reborrow(), stage.act, None, scratch);
+            } else {
+                self.through(index, x, skip, y.reborrow(), Activation::Identity, None, scratch);
+                self.normalize_rows(index, None, y.reborrow(), None, None);
+            }
+            if index == last {
+                if self.loss.is_some() {
+                    self.losses(y.as_ref(), None, rows);
+                }
+                return;
+            }
+            std::mem::swap(&mut front, &mut back);
+            x = MatRef::new(&back[..m * n], m, n);
+        }
+    }
+
+    pub(super) fn losses(&self, output: MatRef<'_, T>, grad: Option<MatMut<'_, T>>, rows: &Range<usize>) {
+        let Some(task) = &self.loss else { return };
+        // SAFETY: the block's own rows.
+        let losses = unsafe { self.losses.slice_mut(rows.clone()) };
+        let at = |r| self.rows.at(rows.start + r);
+        let rows = loss::Rows { output, goals: task.goals, at: &at, scale: task.scale };
+        let op = Losses { objective: task.objective, rows, grad, into: losses };
+        if !dispatch(self.plan.isa, op) && self.check_finite {
+            self.stopped.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// An activation on some rows.
+fn activate<T: Element>(isa: Isa, act: Activation, rows: MatMut<'_, T>, saved: Option<MatMut<'_, T>>) {
+    struct Activate<'r, T>(Activation, MatMut<'r, T>, Option<MatMut<'r, T>>);
+    impl<T: Element> Op<T> for Activate<'_, T> {
+        type Output = ();
+        #[inline(always)]
+        fn eval<S: Simd<T>>(self, s: S) {
+            self.0.forward(s, self.1, self.2);
+        }
+    }
+    dispatch(isa, Activate(act, rows, saved));
+}
+
+/// [`dropout::forward`] of rows.
+struct DropOut<'r, T> {
+    p: f64,
+    draw: Draw,
+    layer: usize,
+    first: usize,
+    x: MatRef<'r, T>,
+    y: MatMut<'r, T>,
+    factors: MatMut<'r, T>,
+}
+
+impl<T: Element> Op<T> for DropOut<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Self { p, draw, layer, first, x, mut y, mut factors } = self;
+        for r in 0..x.rows() {
+            y.row_mut(r).copy_from_slice(x.row(r));
+        }
+        dropout::forward(s, p, draw, layer, first, &mut y, &mut factors);
+    }
+}
+
+/// Losses of a block of rows; gives whether all are finite.
+struct Losses<'l, T> {
+    objective: &'l Objective<T>,
+    rows: loss::Rows<'l, T>,
+    grad: Option<MatMut<'l, T>>,
+    into: &'l mut [RowLoss],
+}
+
+impl<T: Element> Op<T> for Losses<'_, T> {
+    type Output = bool;
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) -> bool {
+        self.objective.rows(s, &self.rows, self.grad, self.into);
+        self.into.iter().all(|l| l.loss.is_finite())
+    }
+}

@@ -1,0 +1,285 @@
+//! One batch: a step of the optimizer, a share of one, or gradients alone.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Tally, Trainer, check_values};
+use crate::arena::Buffer;
+use crate::data::Samples;
+use crate::element::Element;
+use crate::error::Error;
+use crate::loss::{Goals, Objective, RowLoss};
+use crate::model::{Model, Parts, update_averages};
+use crate::optim::Optimizer;
+use crate::pass::{LossTask, Pass, Rows, WeightTask};
+use crate::plan::Mode;
+use crate::sam::Ascent;
+use crate::simd::{Isa, all_finite};
+use crate::threads;
+
+impl<T: Element> Trainer<T> {
+    /// One step on one batch: forward, loss, backward, update. Gives the loss before the update.
+    ///
+    /// # Errors
+    /// If shapes, labels or weights do not fit, no row counts, something in x or y is not finite, or the loss
+    /// is not; the model and the optimizer are then as they were.
+    pub fn step<'s, 't>(
+        &mut self,
+        model: &mut Model<T>,
+        optimizer: &mut Optimizer<T>,
+        x: impl Into<Samples<'s, T>>,
+        y: impl Into<Goals<'t, T>>,
+    ) -> Result<f64, Error>
+    where
+        T: 't,
+    {
+        let (x, y) = (x.into(), y.into());
+        let uneven = self.check(model, x, &y)?;
+        let len = x.rows();
+        model.network().check_training_rows(len)?;
+        let tally = self.batch(model, optimizer, x, y, (Rows::From(0), len), uneven, false)?;
+        tally.map(|tally| tally.value()).ok_or(Error::NothingCounts)
+    }
+
+    /// One batch of an epoch whose end is not known yet: [`flush`](Self::flush) is. Gives what its losses add
+    /// up to, or nothing if no row counts.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step), but for rows that do not count.
+    pub fn train<'s, 't>(
+        &mut self,
+        model: &mut Model<T>,
+        optimizer: &mut Optimizer<T>,
+        x: impl Into<Samples<'s, T>>,
+        y: impl Into<Goals<'t, T>>,
+    ) -> Result<Option<Tally>, Error>
+    where
+        T: 't,
+    {
+        let (x, y) = (x.into(), y.into());
+        let uneven = self.check(model, x, &y)?;
+        let len = x.rows();
+        model.network().check_training_rows(len)?;
+        self.batch(model, optimizer, x, y, (Rows::From(0), len), uneven, false)
+    }
+
+    /// An update from gradients that wait for one, at the end of an epoch.
+    ///
+    /// # Errors
+    /// If one of them is not finite; nothing is changed then.
+    pub fn flush(&mut self, model: &mut Model<T>, optimizer: &mut Optimizer<T>) -> Result<(), Error> {
+        if self.gathered.batches == 0 {
+            return Ok(());
+        }
+        let isa = model.isa();
+        let params = model.parts().params;
+        self.gathered.update(isa, self.options.clip, params, optimizer, &mut self.along)?;
+        if let Some(average) = &mut self.average {
+            average.follow(isa, params, optimizer.steps);
+        }
+        Ok(())
+    }
+
+    /// One batch, `rows.1` rows of the data, unless none of them counts; and an update, if it is the `last`
+    /// that there is or enough have been gathered.
+    pub(super) fn batch(
+        &mut self,
+        model: &mut Model<T>,
+        optimizer: &mut Optimizer<T>,
+        x: Samples<'_, T>,
+        y: Goals<'_, T>,
+        (rows, len): (Rows<'_>, usize),
+        uneven: bool,
+        last: bool,
+    ) -> Result<Option<Tally>, Error> {
+        let outputs = model.network().outputs();
+        let totals = self.objective.totals(&y, |r| rows.at(r), len, outputs, uneven);
+        let (isa, draw) = (model.isa(), model.draw);
+        if totals.loss == 0.0 {
+            if last {
+                self.flush(model, optimizer)?;
+            }
+            return Ok(None);
+        }
+        if let (Some(sam), None) = (self.options.sam, &self.ascent) {
+            let network = model.network();
+            self.ascent = Some(Ascent::new(sam, network.arena_len(), network.averages_len())?);
+        }
+        if !optimizer.is_elementwise() && (self.along.path.is_some() || self.along.mask.is_some()) {
+            let text = "this optimizer looks at whole layers; path integrals and parameters that stay, which this \
+                        strategy needs, are there for optimizers that work element by element";
+            return Err(Error::Unsupported(text.into()));
+        }
+        let fused = self.options.fused(optimizer);
+        if !fused && self.gathered.grads.len() != model.network().arena_len() {
+            self.gathered.grads = Buffer::zeroed("gradients", model.network().arena_len())?;
+        }
+        if self.gathered.batches == 0 && !fused {
+            // Nobody writes these, and what they were before they were frozen must not count.
+            optimizer.frozen().for_each(|range| self.gathered.grads[range].fill(T::ZERO));
+        }
+        let workspace = self.workspaces.get(model.network(), isa, Mode::Step, len)?;
+        let Parts { network, params, grads, averages } = model.parts();
+        let mut at_params = None;
+        if let Some(ascent) = &mut self.ascent {
+            let pass = Pass {
+                draw,
+                loss: Some(LossTask {
+                    objective: &self.objective,
+                    goals: y,
+                    scale: self.objective.scale(totals),
+                    backward: true,
+                }),
+                weights: Some(WeightTask {
+                    grads: ascent.grads.share(),
+                    accumulate: false,
+                    size: None,
+                    steps: None,
+                    update: None,
+                    along: None,
+                }),
+                ..Pass::new(network, workspace, params.share(), averages, Some(x), rows)
+            };
+            threads::run(&pass, pass.plan.threads);
+            let stopped = pass.stopped.load(Ordering::Relaxed);
+            if stopped || !ascent.up(isa, params, averages, optimizer.frozen()) {
+                self.gathered.batches = 0;
+                return Err(why_not_finite(&self.objective, isa, x, &y, &workspace.losses, optimizer));
+            }
+            at_params = Some(Tally::new(self.objective.reduction, &workspace.losses, totals));
+            // Of this pass: the one that follows is a step of the method, not of the data.
+            update_averages(network, workspace, averages, None);
+        }
+        let (steps, state) = optimizer.begin();
+        let pass = Pass {
+            draw,
+            loss: Some(LossTask {
+                objective: &self.objective,
+                goals: y,
+                scale: self.objective.scale(totals),
+                backward: true,
+            }),
+            weights: Some(WeightTask {
+                grads: if fused { grads.share() } else { self.gathered.grads.share() },
+                accumulate: !fused && self.gathered.batches > 0,
+                size: None,
+                steps: Some(steps),
+                update: fused.then_some(state),
+                along: self.along.share(true).filter(|_| fused),
+            }),
+            ..Pass::new(network, workspace, params.share(), averages, Some(x), rows)
+        };
+        threads::run(&pass, pass.plan.threads);
+        let stopped = pass.stopped.load(Ordering::Relaxed);
+        let losses = &workspace.losses;
+        if stopped {
+            self.gathered.batches = 0;
+            if let Some(ascent) = &self.ascent {
+                ascent.undo(params, averages);
+            }
+            return Err(why_not_finite(&self.objective, isa, x, &y, losses, optimizer));
+        }
+        let tally = at_params.unwrap_or_else(|| Tally::new(self.objective.reduction, losses, totals));
+        if let Some(ascent) = &self.ascent {
+            ascent.down(params);
+        }
+        if fused {
+            optimizer.advance();
+        } else {
+            self.gathered.batches += 1;
+            if last || self.gathered.batches == self.options.accumulate {
+                let Trainer { gathered, along, options, .. } = self;
+                let updated = gathered.update(isa, options.clip, params, optimizer, along);
+                if let (Err(_), Some(ascent)) = (&updated, &self.ascent) {
+                    ascent.undo(params, averages);
+                }
+                updated?;
+            }
+        }
+        if let Some(average) = &mut self.average
+            && self.gathered.batches == 0
+            && all_finite(isa, params)
+        // if not, the next step will say so
+        {
+            average.follow(isa, params, optimizer.steps);
+        }
+        if self.ascent.is_none() {
+            update_averages(network, workspace, averages, None);
+        }
+        model.draw.pass += 1;
+        Ok(Some(tally))
+    }
+
+    /// A step without its update: gives what the losses of a batch add up to, and adds its gradients to the
+    /// model's.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step); gradients are then as they were.
+    pub fn backward<'s, 't>(
+        &mut self,
+        model: &mut Model<T>,
+        optimizer: &Optimizer<T>,
+        x: impl Into<Samples<'s, T>>,
+        y: impl Into<Goals<'t, T>>,
+    ) -> Result<Tally, Error>
+    where
+        T: 't,
+    {
+        let (x, y) = (x.into(), y.into());
+        let uneven = self.check(model, x, &y)?;
+        let (len, outputs) = (x.rows(), model.network().outputs());
+        model.network().check_training_rows(len)?;
+        let totals = self.objective.totals(&y, |r| r, len, outputs, uneven);
+        if totals.loss == 0.0 {
+            return Err(Error::NothingCounts);
+        }
+        let (isa, draw, size) = (model.isa(), model.draw, AtomicU64::new(0));
+        // Not in waves, of which a later one could stop when gradients of the first are written already.
+        let workspace = self.workspaces.get(model.network(), isa, Mode::Apart, len)?;
+        let Parts { network, params, grads, averages } = model.parts();
+        let pass = Pass {
+            draw,
+            loss: Some(LossTask {
+                objective: &self.objective,
+                goals: y,
+                scale: self.objective.scale(totals),
+                backward: true,
+            }),
+            weights: Some(WeightTask {
+                grads: grads.share(),
+                accumulate: true,
+                size: Some(&size),
+                steps: None,
+                update: None,
+                along: None,
+            }),
+            ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::From(0))
+        };
+        threads::run(&pass, pass.plan.threads);
+        let stopped = pass.stopped.load(Ordering::Relaxed);
+        let losses = &workspace.losses;
+        if stopped {
+            return Err(why_not_finite(&self.objective, isa, x, &y, losses, optimizer));
+        }
+        update_averages(network, workspace, averages, None);
+        let tally = Tally::new(self.objective.reduction, losses, totals);
+        model.draw.pass += 1;
+        model.note_gradients(f64::from_bits(size.into_inner()));
+        Ok(tally)
+    }
+}
+
+/// Which number made a step's loss not finite: one in the data, or none.
+fn why_not_finite<T: Element>(
+    objective: &Objective<T>,
+    isa: Isa,
+    x: Samples<'_, T>,
+    y: &Goals<'_, T>,
+    losses: &[RowLoss],
+    optimizer: &Optimizer<T>,
+) -> Error {
+    if let Err(error) = check_values(objective, isa, x, y) {
+        return error;
+    }
+    let loss = losses.iter().map(|l| l.loss).find(|l| !l.is_finite()).unwrap_or(f64::NAN);
+    Error::Diverged { loss, step: optimizer.steps, lr: optimizer.config.lr() }
+}

@@ -1,0 +1,169 @@
+//! Training: steps, epochs, evaluation. Everything per batch happens here, nothing in Python.
+//!
+//! Here is what a trainer is; `batch` has its steps, `gathered` the updates that wait for more batches, `fit` its
+//! epochs and `snapshot` the way back from them, `evaluate` what it gives without learning, and `tally` the
+//! sums of losses that all of them give.
+
+mod batch;
+mod evaluate;
+mod fit;
+mod gathered;
+mod snapshot;
+mod tally;
+
+pub use self::fit::{DataSet, EpochRecord, Fit, FitOptions, shuffle};
+pub use self::tally::Tally;
+
+use self::gathered::Gathered;
+use self::snapshot::Snapshot;
+use crate::along::Along;
+use crate::arena::Buffer;
+use crate::data::Samples;
+use crate::element::Element;
+use crate::error::Error;
+use crate::loss::{Goals, Objective};
+use crate::model::{Model, Workspaces};
+use crate::optim::Optimizer;
+use crate::plan::{Mode, Plan};
+use crate::sam::{Ascent, Sam};
+use crate::simd::Isa;
+use crate::threads;
+use crate::update::{Average, Clip};
+use crate::workspace::Layout;
+
+/// Runs steps with one loss, keeping the memory of its plans.
+pub struct Trainer<T: Element> {
+    objective: Objective<T>,
+    options: StepOptions,
+    workspaces: Workspaces<T>,
+    /// Gradients on their way from batches to an update, where the two are apart.
+    gathered: Gathered<T>,
+    /// Where gradients are taken, if not at the parameters.
+    ascent: Option<Ascent<T>>,
+    /// An average of the parameters over the steps, if one is wanted.
+    pub average: Option<Average<T>>,
+    /// What goes along with its updates.
+    pub along: Along<T>,
+    /// Memory of the last fit's [`Snapshot`], for the next.
+    spare: Option<Snapshot<T>>,
+}
+
+/// What comes between a batch's gradient and the update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepOptions {
+    /// Whether and how gradients are clipped.
+    pub clip: Option<Clip>,
+    /// Batches whose gradients are averaged for one update.
+    pub accumulate: usize,
+    /// Whether gradients are taken where the loss is about largest near by.
+    pub sam: Option<Sam>,
+}
+
+impl Default for StepOptions {
+    /// An update for every batch, from its gradient as it is.
+    fn default() -> Self {
+        StepOptions { clip: None, accumulate: 1, sam: None }
+    }
+}
+
+impl StepOptions {
+    /// Whether gradients are used up while they are computed: nothing has to be known of all of them.
+    fn fused<T: Element>(&self, optimizer: &Optimizer<T>) -> bool {
+        *self == Self::default() && optimizer.is_elementwise()
+    }
+}
+
+impl<T: Element> Trainer<T> {
+    /// A trainer for a loss, with an update for every batch.
+    pub fn new(objective: impl Into<Objective<T>>) -> Self {
+        Self::plain(objective.into(), StepOptions::default())
+    }
+
+    /// A trainer for a loss.
+    ///
+    /// # Errors
+    /// If a limit is not a number above 0.
+    pub fn with_options(objective: impl Into<Objective<T>>, options: StepOptions) -> Result<Self, Error> {
+        if let Some(clip) = options.clip {
+            clip.check()?;
+        }
+        if let Some(sam) = options.sam {
+            sam.check()?;
+        }
+        Ok(Self::plain(objective.into(), options))
+    }
+
+    fn plain(objective: Objective<T>, options: StepOptions) -> Self {
+        let gathered = Gathered { grads: Buffer::empty(), batches: 0 };
+        Trainer {
+            objective,
+            options,
+            workspaces: Workspaces::default(),
+            gathered,
+            ascent: None,
+            average: None,
+            along: Along::default(),
+            spare: None,
+        }
+    }
+
+    /// Its loss.
+    pub fn objective(&self) -> &Objective<T> {
+        &self.objective
+    }
+
+    /// Goes on with another loss; not while a fit is under way.
+    ///
+    /// # Errors
+    /// If the model's outputs do not suit it; nothing is changed then.
+    pub fn set_objective(&mut self, objective: Objective<T>, model: &Model<T>) -> Result<(), Error> {
+        objective.check_outputs(model.network().outputs())?;
+        self.objective = objective;
+        Ok(())
+    }
+
+    /// Forgets gradients that were gathered for an update to come.
+    pub fn forget(&mut self) {
+        self.gathered.batches = 0;
+    }
+
+    /// Checks shapes, labels and weights of a batch or a data set. Gives whether some row may count more
+    /// than another.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn check(&self, model: &Model<T>, x: Samples<'_, T>, y: &Goals<'_, T>) -> Result<bool, Error> {
+        model.network().check_input(x)?;
+        self.objective.check(y, x.rows(), model.network().outputs())
+    }
+
+    /// The penalty of a model's parameters, if there is one.
+    pub fn penalty(&self, model: &Model<T>) -> Option<f64> {
+        self.along.penalty.as_ref().map(|p| p.value(model.isa(), &model.params))
+    }
+
+    /// See [`Workspace::poison`].
+    #[cfg(test)]
+    pub(crate) fn poison(&mut self) {
+        self.workspaces.poison();
+    }
+
+    /// The plan of a training step on `rows` rows, and the bytes of its workspace.
+    pub fn plan(&self, model: &Model<T>, rows: usize) -> (Plan, usize) {
+        let threads = threads::num_threads().0;
+        let plan = Plan::new::<T>(model.network(), Mode::Step, rows, model.isa(), threads);
+        let bytes = Layout::new::<T>(model.network(), &plan).len * size_of::<T>();
+        (plan, bytes)
+    }
+}
+
+/// Checks that a data set is finite, and its targets such as the loss takes them.
+fn check_values<T: Element>(
+    objective: &Objective<T>,
+    isa: Isa,
+    x: Samples<'_, T>,
+    y: &Goals<'_, T>,
+) -> Result<(), Error> {
+    x.check_finite("x", isa)?;
+    objective.check_values(y, isa)
+}

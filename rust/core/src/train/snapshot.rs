@@ -1,0 +1,42 @@
+//! What a fit goes back to if training diverges.
+
+use crate::arena::Buffer;
+use crate::element::Element;
+use crate::error::Error;
+use crate::model::Model;
+use crate::optim::{Optimizer, Saved};
+
+/// Parameters and optimizer before a fit, to go back to if training diverges.
+pub(super) struct Snapshot<T: Element> {
+    pub params: Buffer<T>,
+    pub averages: Buffer<T>,
+    pub passes: u64,
+    pub optimizer: Saved<T>,
+    /// The average of parameters, and of how many.
+    pub average: Option<(Vec<T>, u64)>,
+    /// What parameters have gained on their way.
+    pub path: Option<Vec<T>>,
+}
+
+impl<T: Element> Snapshot<T> {
+    /// Takes one, in the memory of an old one if that fits.
+    pub fn take(spare: Option<Self>, model: &Model<T>, optimizer: &Optimizer<T>) -> Result<Self, Error> {
+        let Model { params, averages, .. } = model;
+        let fits = |s: &Self| s.params.len() == params.len() && s.averages.len() == averages.len();
+        let mut snapshot = match spare.filter(fits) {
+            Some(spare) => Snapshot { optimizer: optimizer.save(Some(spare.optimizer))?, ..spare },
+            None => Snapshot {
+                params: Buffer::zeroed("a copy of the parameters", params.len())?,
+                averages: Buffer::zeroed("a copy of the running averages", averages.len())?,
+                passes: 0,
+                optimizer: optimizer.save(None)?,
+                average: None,
+                path: None,
+            },
+        };
+        snapshot.params.copy_from_slice(params);
+        snapshot.averages.copy_from_slice(averages);
+        snapshot.passes = model.passes();
+        Ok(snapshot)
+    }
+}
