@@ -3,6 +3,7 @@
 import argparse
 import csv
 from pathlib import Path
+from typing import NamedTuple
 
 from benches.reproduction import data, page, protocol
 from thalweg import __version__
@@ -31,12 +32,14 @@ def arguments():
     parser = argparse.ArgumentParser(prog="make reproduce", description=__doc__)
     parser.add_argument("--data", default="fashion", help='path, "fashion" or "download"')
     parser.add_argument("--name", help="of the data set; by default by what --data is")
-    parser.add_argument("--methods", type=some_of(protocol.METHODS), default=list(protocol.METHODS))
-    parser.add_argument(
-        "--scenarios", type=some_of(protocol.SCENARIOS), default=list(protocol.SCENARIOS)
-    )
+    known = protocol.PROTOCOLS
+    parser.add_argument("--protocols", type=some_of(known), default=list(known))
+    methods = {name: None for each in known.values() for name in each.methods}
+    parser.add_argument("--methods", type=some_of(methods), default=list(methods))
+    kinds = ("task", "domain", "class")
+    parser.add_argument("--scenarios", type=some_of(kinds), default=kinds)
     parser.add_argument("--seeds", type=seeds, default=list(protocol.SEEDS))
-    parser.add_argument("--steps", type=int, default=protocol.STEPS, help="per task")
+    parser.add_argument("--steps", type=int, help="per task, instead of the protocol's, as a trial")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "continual")
     parser.add_argument("--page", action="store_true", help="only make the page anew")
     return parser.parse_args()
@@ -56,35 +59,55 @@ def main():
             )
     elif args.data == "download":
         path = data.download(Path(__file__).parent / "mnist")
-    name = args.name or name
     arrays = data.load(path)
     args.out.mkdir(parents=True, exist_ok=True)
-    results, checkpoint = args.out / "results.csv", args.out / "unfinished.safetensors"
-    keys = ("data", "scenario", "method", "seed", "steps")
-    done = {tuple(row[key] for key in keys) for row in page.read(results)}
-    for seed in args.seeds:  # a figure for every method first, then better ones
-        for method in args.methods:
-            if not protocol.available(method):
-                print(f"{method}: not in this version")
-                continue
-            for kind in args.scenarios:
-                key = (name, kind, method, str(seed), str(args.steps))
-                if key in done:
-                    continue
-                # The name of an unfinished run is part of its file's, so that none is mistaken.
-                unfinished = checkpoint.with_stem(f"unfinished-{'-'.join(key)}")
-                result = protocol.run(
-                    arrays, method, kind, seed, args.steps, checkpoint=unfinished, resume=True
-                )
-                figures = result.metrics()
-                row = dict(zip(keys, key, strict=True))
-                row["accuracy"] = f"{figures['average_accuracy']:.6f}"
-                row["forgetting"] = f"{figures['forgetting_max']:.6f}"
-                row["seconds"], row["version"] = f"{result.seconds:.1f}", __version__
-                append(results, row)
-                unfinished.unlink(missing_ok=True)
-                print(f"{' '.join(key)}: {float(row['accuracy']):.2%} in {row['seconds']} s")
-                page.write(args.out)
+    for which in args.protocols:
+        for seed in args.seeds:  # a figure for every method first, then better ones
+            for method in protocol.PROTOCOLS[which].methods:
+                for kind in protocol.PROTOCOLS[which].kinds:
+                    if method in args.methods and kind in args.scenarios:
+                        case = Case(which, args.name or name, kind, method, seed, args.steps)
+                        run(case, arrays, args.out)
+
+
+class Case(NamedTuple):
+    """What tells a row of results.csv from the others; `steps` is that of a trial."""
+
+    protocol: str
+    data: str
+    scenario: str
+    method: str
+    seed: int
+    steps: int | None
+
+    def key(self):
+        return {name: "" if v is None else str(v) for name, v in self._asdict().items()}
+
+
+def run(case, arrays, out):
+    """Run what is asked for, unless there is a figure already."""
+    results, key = out / "results.csv", case.key()
+    if any(key.items() <= row.items() for row in page.read(results)):
+        return
+    # The name of an unfinished run is part of its file's, so that none is mistaken.
+    unfinished = out / f"unfinished-{'-'.join(key.values())}.safetensors"
+    result = protocol.run(
+        arrays, case.protocol, case.scenario, case.method, case.seed, case.steps,
+        checkpoint=unfinished, resume=True,
+    )  # fmt: skip
+    figures = result.metrics()
+    row = key | {
+        "accuracy": f"{figures['average_accuracy']:.6f}",
+        "forgetting": f"{figures['forgetting_max']:.6f}",
+        "seconds": f"{result.seconds:.1f}",
+        "version": __version__,
+    }
+    append(results, row)
+    unfinished.unlink(missing_ok=True)
+    print(
+        f"{' '.join(key.values())}: {float(row['accuracy']):.2%} in {row['seconds']} s", flush=True
+    )
+    page.write(out)
 
 
 def append(path, row):

@@ -6,28 +6,28 @@ from pathlib import Path
 
 import numpy as np
 
-from benches.reproduction.protocol import METHODS, SCENARIOS, SEEDS, STEPS
+from benches.reproduction.protocol import PROTOCOLS, SEEDS
 
 FIELDS = (
-    "data", "scenario", "method", "seed", "steps", "accuracy", "forgetting", "seconds", "version",
+    "protocol", "data", "scenario", "method", "seed", "steps",
+    "accuracy", "forgetting", "seconds", "version",
 )  # fmt: skip
 
 HEAD = """# Published figures, and ours
 
 <!-- Made by `make reproduce` from results.csv and published.csv: change those, or
-     benches/reproduction/page.py. -->
+     benches/reproduction/. -->
 
-Split MNIST by the protocol of van de Ven, Tuytelaars & Tolias 2022 ("Three types of incremental
-learning", Nature Machine Intelligence 4, Table 2): five tasks of two classes, a network
-784-400-400 with ReLU, {steps} steps per task on batches of 128, Adam with rate 0.001. Figures are
-the mean accuracy on all tasks at the end, in per cent, ± the standard error over seeds. Our seeds
-are {first} to {last}, fixed before the first run; `n` says how many of them have been run so far.
+Figures are the mean accuracy on all tasks at the end, in per cent, ± the standard error over seeds.
+Our seeds are {first} to {last}, fixed before the first run; `n` says how many of them have been run
+so far. The last column is the distance from the published figure in standard errors of the
+difference. Seconds are those of a whole run, often beside others on the same CPUs.
 
 ```sh
 make reproduce DATA=mnist.npz             # or a directory with MNIST's own four files
 make reproduce DATA=download              # fetches those into benches/reproduction/mnist
 make reproduce                            # Fashion-MNIST from Debian's dataset-fashion-mnist
-make reproduce ARGS="--methods er,lwf --seeds 1-5"
+make reproduce ARGS="--protocols split --methods er,lwf --seeds 1-5"
 ```
 
 A run that is stopped goes on where it was; a figure that is there is not computed again.
@@ -41,10 +41,6 @@ TAIL = """
   the same.
 - Without any strategy, task-incremental figures vary by several per cent between seeds; compare
   means with their standard errors.
-- λ is 1e5, 1e10, 1e9 for EWC (exact Fisher information, one penalty per task) and c is 10, 5e4, 5e3
-  for SI, in task-, domain- and class-incremental learning, as in the authors' code.
-- What differs from it: replay draws from all the earlier tasks' samples together, also where the
-  authors draw as many of each task; random numbers are others, of course.
 """
 
 
@@ -65,29 +61,37 @@ def figure(values):
     return f"{values.mean():.2f} ± {values.std(ddof=1) / np.sqrt(len(values)):.2f}"
 
 
-def table(data, ours, published):
-    """One table for a data set."""
+def distance(ours, published):
+    """How many standard errors of the difference lie between two means, if both have some."""
+    if len(ours) < 2 or not published["error"]:
+        return "-"
+    ours = 100 * np.asarray(ours)
+    error = np.hypot(ours.std(ddof=1) / np.sqrt(len(ours)), float(published["error"]))
+    return f"{(ours.mean() - float(published['mean'])) / error:+.1f}" if error > 0 else "-"
+
+
+def table(name, data, ours, published):
+    """One table: a protocol on a data set."""
     lines = [
-        "| method | scenario | published | ours | n | forgetting | seconds per run |",
-        "|---|---|---|---|---|---|---|",
+        "| method | scenario | published | ours | n | forgetting | seconds | distance |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for name, method in METHODS.items():
-        for kind in SCENARIOS:
-            rows = ours.get((data, kind, name), [])
-            there = published.get((data, kind, name))
-            if not rows and there is None:
+    protocol = PROTOCOLS[name]
+    for method, (title, _) in protocol.methods.items():
+        for kind in protocol.kinds:
+            key = (name, data, kind, method)
+            there, rows = published.get(key), ours.get(key)
+            if not rows:
                 continue
-            cells = [method.title, kind, there or "-"]
-            if rows:
-                cells += [
-                    figure([float(row["accuracy"]) for row in rows]),
-                    str(len(rows)),
-                    figure([float(row["forgetting"]) for row in rows]),
-                    f"{np.mean([float(row['seconds']) for row in rows]):.0f}",
-                ]
-            else:
-                cells += ["not run yet", "0", "-", "-"]
-            lines.append(f"| {' | '.join(cells)} |")
+            accuracy = [float(row["accuracy"]) for row in rows]
+            said = "-"
+            if there:
+                error = f" ± {there['error']}" if there["error"] else ""
+                said = f"{there['mean']}{error}{'' if there['checked'] == 'yes' else ' †'}"
+            forgetting = figure([float(row["forgetting"]) for row in rows])
+            seconds = f"{np.mean([float(row['seconds']) for row in rows]):.0f}"
+            cells = title, kind, said, figure(accuracy), str(len(rows)), forgetting, seconds
+            lines.append(f"| {' | '.join(cells)} | {distance(accuracy, there) if there else '-'} |")
     return "\n".join(lines)
 
 
@@ -96,18 +100,20 @@ def write(directory):
     directory = Path(directory)
     ours = defaultdict(list)
     for row in read(directory / "results.csv"):
-        if int(row["steps"]) == STEPS:  # shorter runs are trials
-            ours[row["data"], row["scenario"], row["method"]].append(row)
-    published, unchecked = {}, False
-    for row in read(directory / "published.csv"):
-        mark = "" if row["checked"] == "yes" else " †"
-        unchecked |= bool(mark)
-        error = f" ± {row['error']}" if row["error"] else ""
-        published[row["data"], row["scenario"], row["method"]] = f"{row['mean']}{error}{mark}"
-    parts = [HEAD.format(steps=STEPS, first=SEEDS[0], last=SEEDS[-1])]
-    for data in sorted({key[0] for key in (*ours, *published)}, reverse=True):
-        parts.append(f"\n## Split {data}\n\n{table(data, ours, published)}\n")
-        if data == "MNIST" and unchecked:
-            parts.append("\n† Noted from memory, not yet compared with the article.\n")
+        if not row["steps"] and int(row["seed"]) in SEEDS:  # others are trials
+            ours[row["protocol"], row["data"], row["scenario"], row["method"]].append(row)
+    published = {
+        (row["protocol"], row["data"], row["scenario"], row["method"]): row
+        for row in read(directory / "published.csv")
+    }
+    parts = [HEAD.format(first=SEEDS[0], last=SEEDS[-1])]
+    for name, protocol in PROTOCOLS.items():
+        data = sorted({key[1] for key in ours if key[0] == name}, reverse=True)
+        parts.append(f"\n## {protocol.title}\n\n{protocol.text}\n")
+        parts += [f"\n### {each}\n\n{table(name, each, ours, published)}\n" for each in data]
+        if not data:
+            parts.append("\nNot run yet.\n")
+    if any(row["checked"] != "yes" for row in published.values()):
+        parts.append("\n† Noted from memory, not yet compared with the article.\n")
     parts.append(TAIL)
     (directory / "reproduction.md").write_text("".join(parts), encoding="utf-8")
