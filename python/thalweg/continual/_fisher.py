@@ -77,7 +77,7 @@ def fisher_diagonal(
     No sample's gradient is ever formed. The square of a weight's gradient is a product of a slope
     and an input, so that the sum over samples is one product of matrices,
     :math:`(\delta^2)^T (a^2)` (Goodfellow 2015), and the expectation over C outputs can be taken of
-    :math:`\delta^2` before it: C passes of slopes through the upper layers, and one product per
+    :math:`\delta^2` before it: C - 1 passes of slopes through the upper layers, and one product per
     layer, instead of C.
 
     A strength of EWC that is right for one `kind` is not for another: the sizes differ by orders of

@@ -1,12 +1,16 @@
 //! Slopes by a network's outputs f whose outer products add up to a Fisher information.
 //!
 //! ```text
-//! categorical   p = softmax(f)    −ln p_y         slope p − e_y      exact: √p_k·(p − e_k), k = 1 … C
+//! categorical   p = softmax(f)    −ln p_y         slope p − e_y      exact: diag(p) − p·pᵀ = Σ l_k·l_kᵀ, k < C
 //! Bernoulli     p = sigmoid(f)    each output     slope p − y        exact: √(p_k(1 − p_k))·e_k
 //! Gaussian      mean f, variance 1                slope f − y        exact: e_k
 //! ```
 //!
-//! *Exact* takes the expectation over what the model itself says of y: a sum over the C outputs. *Sampled*
+//! *Exact* takes the expectation over what the model itself says of y, a sum over the C outputs, or over the C − 1
+//! columns l_k of the Cholesky factor of the same matrix: with the sums s_k = p_k + … + p_C, l_k is
+//! √(p_k/s_k)·(√s_{k+1} at k, −p_j/√s_{k+1} at j > k), in which nothing cancels (Tanabe and Sagae 1992, "An exact
+//! Cholesky decomposition and the generalized inverse of the variance-covariance matrix of the multinomial
+//! distribution", J. R. Statist. Soc. B 54). So one pass of slopes less is needed, and two classes take one. *Sampled*
 //! draws one y per row from the model, *empirical* takes the labels of the data. Their squares have different
 //! meanings and sizes (Kunstner, Balles and Hennig 2019, arXiv:1905.12558).
 
@@ -78,7 +82,11 @@ impl Slopes {
 
     /// How many slopes each row has.
     pub fn count(&self) -> usize {
-        if self.kind == Kind::Exact { self.columns.len() } else { 1 }
+        match (self.kind, self.likelihood) {
+            (Kind::Exact, Likelihood::Categorical) => (self.columns.len() - 1).max(1),
+            (Kind::Exact, _) => self.columns.len(),
+            _ => 1,
+        }
     }
 
     /// Checks targets of `rows` rows, if they are needed.
@@ -172,9 +180,12 @@ impl Slopes {
             match (self.kind, self.likelihood) {
                 (Kind::Norm, _) => (0..says.len()).for_each(|i| put(i, 2.0 * says[i])),
                 (Kind::Exact, Likelihood::Categorical) => {
-                    let root = says[k].sqrt();
-                    (0..says.len()).for_each(|i| put(i, root * says[i]));
-                    put(k, -root * rest(says, k));
+                    let after: f64 = says[k + 1..].iter().sum();
+                    if after > 0.0 {
+                        let (root, after) = ((says[k] / (says[k] + after)).sqrt(), after.sqrt());
+                        put(k, root * after);
+                        (k + 1..says.len()).for_each(|i| put(i, -root * says[i] / after));
+                    }
                 }
                 (Kind::Exact, Likelihood::Bernoulli) => put(k, (says[k] * (1.0 - says[k])).sqrt()),
                 (Kind::Exact, Likelihood::Gaussian) => put(k, 1.0),

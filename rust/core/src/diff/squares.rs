@@ -17,6 +17,7 @@
 
 use std::ops::Range;
 
+use super::each::each;
 use super::likelihood::Slopes;
 use super::sweep::Sweep;
 use crate::arena::{Buffer, Shared};
@@ -138,10 +139,14 @@ impl<T: Element> Squares<T> {
             along: None,
         };
         self.sweep.weights(model, task);
-        for (total, grad) in self.total.iter_mut().zip(&*self.grads) {
-            let grad = grad.to_f64();
-            *total += if self.sum == Sum::Batches { grad * grad } else { grad };
-        }
+        let squared = self.sum == Sum::Batches;
+        let mut parts: Vec<_> = self.total.chunks_mut(RUN).zip(self.grads.chunks(RUN)).collect();
+        each(&mut parts, threads::num_threads().0, |(total, grads)| {
+            for (total, grad) in total.iter_mut().zip(*grads) {
+                let grad = grad.to_f64();
+                *total += if squared { grad * grad } else { grad };
+            }
+        });
         self.count += if self.sum == Sum::Batches { 1 } else { len };
         Ok(())
     }

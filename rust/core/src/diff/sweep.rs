@@ -100,6 +100,7 @@ impl<T: Element> Sweep<T> {
         let workspace = self.workspace.as_mut().expect("rows went forward");
         let pass = Pass {
             power,
+            packed: k > 0,
             check_finite: false,
             output_gradient: Some(MatRef::new(&self.slope, len, outputs)),
             ..Pass::new(network, workspace, params.share(), averages, None, Rows::From(0))

@@ -140,6 +140,8 @@ pub struct Pass<'a, T> {
     pub loss: Option<LossTask<'a, T>>,
     /// What is taken of each row's gradient by scale and shift of a normalization before it is summed.
     pub power: Power,
+    /// Whether transposed weights are there from an earlier pass with the same parameters.
+    pub packed: bool,
     /// The gradient by the outputs, where it is given instead of computed from a loss.
     pub output_gradient: Option<MatRef<'a, T>>,
     /// Where the gradient by the input goes, rows × inputs.
@@ -178,6 +180,7 @@ impl<'a, T: Element> Pass<'a, T> {
             output: None,
             loss: None,
             power: Power::One,
+            packed: false,
             output_gradient: None,
             input_gradient: None,
             weights: None,
@@ -193,6 +196,7 @@ impl<T: Element> Job for Pass<'_, T> {
 
     fn items(&self, phase: usize) -> usize {
         match &self.plan.phases[phase] {
+            Phase::Pack if self.packed || !self.goes_back() => 0,
             Phase::Pack => self.plan.panels.len(),
             Phase::Rows { blocks, steps } => {
                 let any = self.plan.steps[steps.clone()].iter().any(|step| self.does(*step));
