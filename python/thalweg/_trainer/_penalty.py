@@ -81,6 +81,12 @@ class Penalized(TrainerBase):
         """Give that integral, if it was begun."""
         return self._elementary("path integral").path()
 
+    def _hold(self, free: Any) -> None:
+        """Train only the parameters where `free` is true; None is all of them."""
+        if free is not None:
+            free = free.astype(self._model.dtype)
+        self._elementary("mask").set_mask(free)
+
     def _elementary(self, what: str) -> _core.Trainer:
         """Give the core's trainer, which makes each update by itself."""
         if not isinstance(self._core, _core.Trainer):

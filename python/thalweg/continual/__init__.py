@@ -17,12 +17,16 @@ from thalweg.continual._distill import ERACE as ERACE
 from thalweg.continual._distill import DERpp as DERpp
 from thalweg.continual._distill import LwF as LwF
 from thalweg.continual._fisher import fisher_diagonal as fisher_diagonal
+from thalweg.continual._masks import PackNet as PackNet
+from thalweg.continual._masks import XdG as XdG
 from thalweg.continual._quadratic import EWC as EWC
 from thalweg.continual._quadratic import L2 as L2
 from thalweg.continual._quadratic import MAS as MAS
 from thalweg.continual._quadratic import L2Init as L2Init
 from thalweg.continual._quadratic import OnlineEWC as OnlineEWC
 from thalweg.continual._quadratic import SynapticIntelligence as SynapticIntelligence
+from thalweg.continual._renewal import ContinualBackprop as ContinualBackprop
+from thalweg.continual._renewal import ShrinkAndPerturb as ShrinkAndPerturb
 from thalweg.continual._replay import GDumb as GDumb
 from thalweg.continual._replay import NearestMean as NearestMean
 from thalweg.continual._replay import Replay as Replay

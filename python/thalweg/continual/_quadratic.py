@@ -223,7 +223,7 @@ class EWC(Quadratic):
             self.fisher,
             self.trainer.loss,
             n_samples=self.n_samples,
-            classes=_competing(self.trainer, task),
+            classes=competing(self.trainer, task),
             batch_size=self.batch_size,
             seed=self.seed,
         ).astype(np.float64)
@@ -368,7 +368,7 @@ class MAS(Quadratic):
         super().end(task)
         omega = importance(
             self.trainer.model, task.x, None, "norm", None,
-            n_samples=self.n_samples, classes=_competing(self.trainer, task), seed=self.seed,
+            n_samples=self.n_samples, classes=competing(self.trainer, task), seed=self.seed,
         ).astype(np.float64)  # fmt: skip
         self._set(omega + (0 if self._importance is None else self._importance), self._parameters())
 
@@ -454,7 +454,7 @@ class SynapticIntelligence(Quadratic):
         self.trainer._follow(None if path is None else self.convention == "van_de_ven", path)
 
 
-def _competing(trainer: Trainer, task: Task) -> Sequence[int] | None:
+def competing(trainer: Trainer, task: Task) -> Sequence[int] | None:
     """Give the outputs that competed while a task was learned; None is all."""
     if getattr(trainer.loss, "heads", None) is not None:
         return task.classes

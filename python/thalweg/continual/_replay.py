@@ -267,11 +267,11 @@ class NearestMean(Strategy):
         self._buffer: Buffer = inner.__dict__["buffer"]
         body(self.trainer.model)  # that there is one is seen now, not after the first task
 
-    def predict(self, x: Any, classes: Any = None) -> Any:
+    def predict(self, x: Any, classes: Any = None, *, task: int | None = None) -> Any:
         """Give the class whose mean is nearest; before anything is kept, as the inner strategy."""
         if not len(self._buffer):
-            return super().predict(x, classes)
-        rows, features = self._buffer.rows(), body(self.trainer.model)
+            return super().predict(x, classes, task=task)
+        rows, features = self._buffer.rows(), body(self.network(task))
         kept = unit_length(features(rows["x"]).astype(np.float64))
         labels = np.unique(rows["y"])
         means = unit_length(np.stack([kept[rows["y"] == label].mean(axis=0) for label in labels]))

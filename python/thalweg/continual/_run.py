@@ -22,14 +22,15 @@ _Metric = Callable[[Strategy, Task, "tuple[int, ...] | None"], float]
 
 def accuracy(strategy: Strategy, task: Task, classes: tuple[int, ...] | None) -> float:
     """Share of the held-out samples whose class is right, where `classes` compete."""
-    return float(np.mean(strategy.predict(task.x_test, classes) == np.asarray(task.y_test)))
+    found = strategy.predict(task.x_test, classes, task=task.index)
+    return float(np.mean(found == np.asarray(task.y_test)))
 
 
 def r2(strategy: Strategy, task: Task, classes: tuple[int, ...] | None) -> float:
     """Coefficient of determination on the held-out samples, of all outputs together; 1 is best."""
     target = np.asarray(task.y_test, dtype=np.float64)
     target = target.reshape(len(target), -1)
-    error = ((strategy.trainer.model(task.x_test).reshape(target.shape) - target) ** 2).sum()
+    error = ((strategy.network(task.index)(task.x_test).reshape(target.shape) - target) ** 2).sum()
     spread = ((target - target.mean(axis=0)) ** 2).sum()
     if spread == 0:
         return 1.0 if error == 0 else 0.0

@@ -11,6 +11,7 @@ from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches
 from thalweg.continual._task import Task
+from thalweg.nn import Sequential
 
 
 class Strategy:
@@ -157,7 +158,25 @@ class Strategy:
         """
         return (self.trainer if self.inner is None else self.inner).step(x, y)
 
-    def predict(self, x: Any, classes: Sequence[int] | None = None) -> Any:
+    def network(self, task: int | None = None) -> Sequential:
+        """Give the network that samples are judged by.
+
+        Parameters
+        ----------
+        task : int, optional
+            The index of the task that they are from, for strategies that have a part of the network
+            for each; others give the trainer's model whatever it is.
+
+        Returns
+        -------
+        Sequential
+            Not to be trained.
+        """
+        return self.trainer.model if self.inner is None else self.inner.network(task)
+
+    def predict(
+        self, x: Any, classes: Sequence[int] | None = None, *, task: int | None = None
+    ) -> Any:
         """Give the class of each sample.
 
         Parameters
@@ -166,6 +185,8 @@ class Strategy:
             The samples.
         classes : sequence of int, optional
             The classes that compete; all by default.
+        task : int, keyword only, optional
+            The index of the task that the samples are from, if that is known; see `network`.
 
         Returns
         -------
@@ -173,8 +194,8 @@ class Strategy:
             The place of the largest output, the first of equal ones.
         """
         if self.inner is not None:
-            return self.inner.predict(x, classes)
-        return largest(self.trainer.model(x), classes)
+            return self.inner.predict(x, classes, task=task)
+        return largest(self.network(task)(x), classes)
 
     def state_dict(self) -> dict[str, Any]:
         """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""

@@ -1,0 +1,293 @@
+"""A part of the network for each task, so that tasks cannot disturb each other."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from thalweg import _checks, nn
+from thalweg._history import History
+from thalweg._trainer import Trainer
+from thalweg.continual import _units
+from thalweg.continual._features import part
+from thalweg.continual._quadratic import Quadratic, SynapticIntelligence, competing
+from thalweg.continual._strategy import Strategy, largest
+from thalweg.continual._task import Task
+from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.nn import Sequential
+
+
+def _with(model: Sequential, parameters: Any) -> Sequential:
+    """Copy a model, with other parameters."""
+    copy = part(model, 0, len(model))
+    copy.flat_parameters = parameters
+    return copy
+
+
+class _Parts(Strategy):
+    """What they share: a sample is judged by the part of the network that is its task's."""
+
+    def predict(
+        self, x: Any, classes: Sequence[int] | None = None, *, task: int | None = None
+    ) -> Any:
+        """Give the class of each sample; see `Strategy.predict`."""
+        return largest(self.network(task)(x), classes)
+
+
+class XdG(_Parts):
+    r"""Context-dependent gating: in each task, another random part of the hidden units is silent.
+
+    What a unit gives is multiplied by its gate, 0 or 1, while a task is learned and when it is
+    judged. Parameters that lead to a silent unit, or away from it, stay as they are.
+
+    Parameters
+    ----------
+    inner : Trainer or Strategy
+        What does the training.
+    share : float, keyword only, default 0.8
+        How many of the units that each `nn.Linear` but the first takes are silent, as a share from
+        0 up to, but not including, 1. The paper has 0.8; van de Ven's code, 0.9.
+    seed : int, keyword only, default 0
+        Of the gates; with the task's index it decides which units are silent.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range, or the model has no hidden units.
+    UnsupportedError
+        If the model has `nn.Residual`, or the inner strategy computes importances from the whole
+        network, which is not the one that was trained: `EWC`, `OnlineEWC`, `MAS`.
+
+    Notes
+    -----
+    It must be known which task a sample is from; `predict` and `network` take the task's index. A
+    gate of 0 is the same as zeros for all weights that lead away from the unit: between `begin` and
+    `end` the trainer's model holds those, and after `end` the whole network again. Biases of
+    outputs, and weights of units that are not silent, are shared; so forgetting is less, not none,
+    and the paper combines this with `SynapticIntelligence`, as
+    ``XdG(SynapticIntelligence(trainer, 0.1))``.
+
+    References
+    ----------
+    N. Masse, G. Grant and D. Freedman, "Alleviating catastrophic forgetting using context-dependent
+    gating and synaptic stabilization", PNAS 2018, arXiv:1802.01569.
+
+    Examples
+    --------
+    >>> import thalweg as tw
+    >>> from thalweg import continual, nn, optim
+    >>> model = nn.Sequential(nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 10))
+    >>> trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+    >>> strategy = continual.XdG(trainer, share=0.8)
+    >>> int((strategy.network(3).state_dict()["2.weight"] == 0).all(axis=0).sum())
+    80
+    """
+
+    def __init__(self, inner: Trainer | Strategy, *, share: float = 0.8, seed: int = 0) -> None:
+        super().__init__(inner)
+        self.share = _checks.real("share", share, 0, 1, "[)")
+        self.seed = _checks.integer("seed", seed, 0)
+        link = self.inner
+        while link is not None:
+            if isinstance(link, Quadratic) and not isinstance(link, SynapticIntelligence):
+                raise UnsupportedError(
+                    f"XdG around {type(link).__name__} is not there: importances would be those of"
+                    " the whole network, not of the part that learns a task; use"
+                    " SynapticIntelligence"
+                )
+            link = link.inner
+        self._units = _units.hidden(self.trainer.model)
+        self._task: int | None = None  # whose gates are on
+        self._whole: Any = None  # the parameters without them, as they were at the beginning
+
+    def _gates(self, task: int) -> tuple[Any, Any]:
+        """Give for each parameter whether it counts in a task, and whether it is trained."""
+        count = self.trainer.model.num_parameters
+        counts, trained = np.ones(count, dtype=bool), np.ones(count, dtype=bool)
+        generator = np.random.default_rng([self.seed, task])
+        for units in self._units:
+            silent = generator.permutation(units.width)[: round(self.share * units.width)]
+            counts[units.outgoing[:, silent]] = False
+            for leading in units.incoming:
+                trained[leading[silent]] = False
+        return counts, trained & counts
+
+    def _ungated(self) -> Any:
+        """Give the parameters of the whole network."""
+        now = self.trainer.model.flat_parameters
+        if self._task is None:
+            return now
+        return np.where(self._gates(self._task)[0], now, self._whole)
+
+    def begin(self, task: Task) -> None:
+        """Get ready for a task, and set its gates."""
+        super().begin(task)
+        self._whole, self._task = self.trainer.model.flat_parameters, task.index
+        counts, _ = self._gates(task.index)
+        self.trainer.model.flat_parameters = np.where(counts, self._whole, 0)
+        self._hold()
+
+    def end(self, task: Task) -> None:
+        """Open all gates."""
+        self.trainer.model.flat_parameters = self._ungated()
+        self._whole = self._task = None
+        self._hold()
+        super().end(task)
+
+    def _hold(self) -> None:
+        """Let the core train only what is trained now."""
+        free = None if self._task is None else self._gates(self._task)[1]
+        self.trainer._hold(free)
+
+    def network(self, task: int | None = None) -> Sequential:
+        """Give the part of the network that a task is judged by; the latest by default."""
+        task = self._task if task is None else task
+        if task is None:
+            return super().network(task)
+        return _with(super().network(task), np.where(self._gates(task)[0], self._ungated(), 0))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
+        return {**super().state_dict(), "task": self._task, "whole": self._whole}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        super().load_state_dict(state)
+        self._task, self._whole = state["task"], state["whole"]
+        self._hold()
+
+
+class PackNet(_Parts):
+    r"""Each task gets the weights that the tasks before have left free, and gives some back.
+
+    A task trains all free weights; then the smallest of them in each layer are set to 0 and left to
+    later tasks, the others are trained on for a while, and never change again. A task is judged by
+    the weights that it and the tasks before own, so nothing of it is ever forgotten.
+
+    Parameters
+    ----------
+    inner : Trainer or Strategy
+        What does the training.
+    prune : float, keyword only, default 0.5
+        How many of the weights that a task has trained it gives back, as a share of each
+        `nn.Linear`, above 0 and below 1. The paper has 0.5 and 0.75.
+    retrain : float, keyword only, default 0.5
+        Steps after that, in those that the task took. The paper has half as many.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+
+    Notes
+    -----
+    It must be known which task a sample is from; `predict` and `network` take the task's index.
+    Biases and normalizations are trained in the first task only, as in the paper. Outputs that do
+    not compete while a task is learned (``nn.CrossEntropyLoss(heads=...)``) are left to others;
+    those that do are then the task's own, and not pruned. `nn.BatchNorm1d`'s running averages go on
+    with every task, which changes what earlier tasks give: `nn.LayerNorm` has none. Steps of
+    retraining are no part of a run's histories.
+
+    References
+    ----------
+    A. Mallya and S. Lazebnik, "PackNet: adding multiple tasks to a single network by iterative
+    pruning", CVPR 2018, arXiv:1711.05769.
+
+    Examples
+    --------
+    >>> import thalweg as tw
+    >>> from thalweg import continual, nn, optim
+    >>> model = nn.Sequential(nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 10))
+    >>> loss = nn.CrossEntropyLoss(heads=(5, 5))
+    >>> trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam())
+    >>> strategy = continual.PackNet(trainer, prune=0.5)
+    """
+
+    def __init__(
+        self, inner: Trainer | Strategy, *, prune: float = 0.5, retrain: float = 0.5
+    ) -> None:
+        super().__init__(inner)
+        self.prune = _checks.real("prune", prune, 0, 1, "()")
+        self.retrain = _checks.real("retrain", retrain, 0)
+        model = self.trainer.model
+        if any(isinstance(layer, nn.Residual) for layer in model.layers):
+            raise UnsupportedError("PackNet of a model with nn.Residual is not there yet")
+        at = _units.places(model)
+        linear = [i for i, layer in enumerate(model.layers) if isinstance(layer, nn.Linear)]
+        if not linear:
+            raise ArgumentError("PackNet needs a model with an nn.Linear")
+        self._last = [at[name] for name in at if name.startswith(f"{linear[-1]}.")]
+        self._weights = [at[f"{place}.weight"] for place in linear]
+        #: The task that owns each parameter; -1 if it is free.
+        self.owner = np.full(model.num_parameters, -1)
+        self._taken, self._options = 0, dict[str, Any]()
+        self._free: Any = None  # what the task at hand trains
+
+    def begin(self, task: Task) -> None:
+        """Get ready for a task."""
+        super().begin(task)
+        free = self.owner < 0
+        classes = competing(self.trainer, task)
+        if classes is not None:
+            for array in self._last:
+                others = np.setdiff1d(np.arange(len(array)), classes)
+                free[array[others]] = False
+        self._taken = 0
+        self._hold(free)
+
+    def learn(self, task: Task, *, steps: int, start: int = 0, **options: Any) -> History:
+        """Take some steps on a task, with the free weights; see `Strategy.learn`."""
+        self._taken, self._options = start + steps, options
+        return super().learn(task, steps=steps, start=start, **options)
+
+    def end(self, task: Task) -> None:
+        """Give the smallest weights back, and train the others on."""
+        model = self.trainer.model
+        theta, mine = model.flat_parameters, self._free.copy()
+        own_outputs = competing(self.trainer, task) is not None
+        for weight in self._weights[:-1] if own_outputs else self._weights:
+            trained = weight.ravel()[mine[weight.ravel()]]
+            sizes = np.abs(theta[trained])
+            least = trained[np.argsort(sizes, kind="stable")[: round(self.prune * len(trained))]]
+            theta[least], mine[least] = 0, False
+        model.flat_parameters = theta
+        self._hold(mine)
+        steps = round(self.retrain * self._taken)
+        if steps:
+            super().learn(task, steps=steps, start=self._taken, **self._options)
+        self.owner[mine] = task.index
+        self._hold(None)
+        super().end(task)
+
+    def _hold(self, free: Any) -> None:
+        self._free = free
+        self.trainer._hold(free)
+
+    def network(self, task: int | None = None) -> Sequential:
+        """Give the network with the weights of a task and those before; the whole by default."""
+        model = super().network(task)
+        if task is None or not (self.owner == task).any():
+            return model
+        theta = model.flat_parameters
+        for weight in self._weights:
+            owner = self.owner[weight]
+            theta[weight[(owner > task) | (owner < 0)]] = 0
+        return _with(model, theta)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
+        return {
+            **super().state_dict(),
+            "owner": self.owner,
+            "free": self._free,
+            "taken": self._taken,
+            "options": self._options,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        super().load_state_dict(state)
+        self.owner, self._taken = state["owner"], state["taken"]
+        self._options = dict(state["options"])
+        free = state["free"]
+        self._hold(None if free is None else free.astype(bool))

@@ -1,0 +1,250 @@
+"""Strategies that keep a network able to learn: against the loss of plasticity."""
+
+from typing import Any
+
+import numpy as np
+
+from thalweg import _checks
+from thalweg._history import History
+from thalweg._trainer import Trainer
+from thalweg.continual import _batches, _units
+from thalweg.continual._strategy import Strategy, mean_history
+from thalweg.continual._task import Task
+
+
+class ContinualBackprop(Strategy):
+    r"""Begins the least useful hidden units anew, a few at a time: continual backpropagation.
+
+    After every step, for each hidden unit `i` of a layer,
+
+    .. math:: u_i \leftarrow \eta u_i + (1 - \eta)\, \overline{|h_i|} \sum_k |w_{ki}|
+
+    with the mean of what it gave for the step's samples and the weights that lead away from it. Of
+    the units that have lived for more than `maturity` steps, the share `replacement_rate` is
+    replaced, the least useful first: weights that lead to the unit are drawn anew, those that lead
+    away are 0, so that what the network computes changes by no more than the unit gave.
+
+    Parameters
+    ----------
+    inner : Trainer or Strategy
+        What does the training.
+    replacement_rate : float, keyword only, default 1e-4
+        :math:`\rho`, the share of a layer's mature units that is replaced in each step, from 0 to
+        1; parts of a unit add up over the steps.
+    maturity : int, keyword only, default 100
+        How many steps a unit is safe for.
+    decay : float, keyword only, default 0.99
+        :math:`\eta`, from 0 up to, but not including, 1.
+    seed : int, keyword only, default 0
+        Of the new weights.
+
+    Attributes
+    ----------
+    replaced : int
+        Units that were replaced so far.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range, or the model has no hidden units.
+    UnsupportedError
+        If the model has `nn.Residual`.
+
+    Notes
+    -----
+    What the optimizer has gathered for a replaced parameter begins at 0, too. Every step comes back
+    to Python, to look at the units.
+
+    References
+    ----------
+    S. Dohare et al., "Loss of plasticity in deep continual learning", Nature 632, 2024,
+    algorithm 1.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import continual, nn, optim
+    >>> model = nn.Sequential(nn.Linear(2, 20), nn.ReLU(), nn.Linear(20, 1))
+    >>> trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.01))
+    >>> learner = continual.ContinualBackprop(trainer, replacement_rate=0.01, maturity=10)
+    >>> x = np.random.default_rng(0).standard_normal((100, 2))
+    >>> losses = [learner.step(row[None], row[:1]) for row in x]
+    >>> learner.replaced  # 90 steps of at most 20 mature units, one in a hundred
+    16
+    """
+
+    def __init__(
+        self,
+        inner: Trainer | Strategy,
+        *,
+        replacement_rate: float = 1e-4,
+        maturity: int = 100,
+        decay: float = 0.99,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(inner)
+        self.replacement_rate = _checks.real("replacement_rate", replacement_rate, 0, 1, "[]")
+        self.maturity = _checks.integer("maturity", maturity, 0)
+        self.decay = _checks.real("decay", decay, 0, 1, "[)")
+        self.seed = _checks.integer("seed", seed, 0)
+        self.replaced = 0
+        self._units = _units.hidden(self.trainer.model)
+        self._utility = [np.zeros(units.width) for units in self._units]
+        self._age = [np.zeros(units.width, dtype=np.int64) for units in self._units]
+        self._due = np.zeros(len(self._units))  # parts of units that are to be replaced
+
+    def learn(
+        self, task: Task, *, steps: int, start: int = 0, batch_size: int = 32, **options: Any
+    ) -> History:
+        """Take some steps, and look at the units after each; see `Strategy.learn`."""
+        seed, parts = self.trainer.model.seed, []
+        options["batch_size"] = batch_size
+        x = np.asarray(task.x)
+        for at, rows in enumerate(
+            _batches.rows_of_steps(
+                task, len(x), seed=seed, steps=steps, start=start, most=1, **options
+            )
+        ):
+            hidden = _units.given(self.trainer.model, self._units, x[rows])
+            history = super().learn(task, steps=1, start=start + at, **options)
+            parts.append((len(rows), history))
+            self._renew(hidden)
+        return mean_history(parts)
+
+    def step(self, x: Any, y: Any) -> float:
+        """Take a step on a batch of a stream, and look at the units."""
+        hidden = _units.given(self.trainer.model, self._units, x)
+        loss = super().step(x, y)
+        self._renew(hidden)
+        return loss
+
+    def _renew(self, hidden: list[Any]) -> None:
+        """Count what units gave, and replace those whose turn it is."""
+        theta = self.trainer.model.flat_parameters
+        renewed = []
+        for layer, (units, rows) in enumerate(zip(self._units, hidden, strict=True)):
+            utility, age = self._utility[layer], self._age[layer]
+            age += 1
+            out = np.abs(theta[units.outgoing]).sum(axis=0, dtype=np.float64)
+            utility *= self.decay
+            utility += (1 - self.decay) * np.abs(rows).mean(axis=0, dtype=np.float64) * out
+            mature = age > self.maturity
+            self._due[layer] += self.replacement_rate * mature.sum()
+            while self._due[layer] >= 1 and mature.any():
+                self._due[layer] -= 1
+                worst = int(np.where(mature, utility, np.inf).argmin())
+                mature[worst], utility[worst], age[worst] = False, 0, 0
+                leading = [places[worst].ravel() for places in units.incoming]
+                renewed.append((np.concatenate(leading), units.outgoing[:, worst]))
+        if renewed:
+            self._replace(theta, renewed)
+
+    def _replace(self, theta: Any, renewed: list[tuple[Any, Any]]) -> None:
+        model, optimizer = self.trainer.model, self.trainer.optimizer
+        state = optimizer.state_dict()
+        gathered = [a for a in state["arrays"].values() if a.shape == theta.shape]
+        for incoming, outgoing in renewed:
+            self.replaced += 1
+            drawn = int(np.random.default_rng([self.seed, self.replaced]).integers(1 << 62))
+            theta[incoming] = _units.fresh(model, drawn)[incoming]
+            theta[outgoing] = 0
+            for array in gathered:
+                array[incoming] = 0
+                array[outgoing] = 0
+        model.flat_parameters = theta
+        if gathered:
+            optimizer.load_state_dict(state, model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
+        return {
+            **super().state_dict(),
+            "utility": self._utility,
+            "age": self._age,
+            "due": self._due,
+            "replaced": self.replaced,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        super().load_state_dict(state)
+        self._utility, self._age = list(state["utility"]), list(state["age"])
+        self._due, self.replaced = state["due"], state["replaced"]
+
+
+class ShrinkAndPerturb(Strategy):
+    r"""Before each task but the first, parameters shrink towards 0 and are given some noise.
+
+    .. math:: \theta \leftarrow \lambda \theta + \gamma \theta'
+
+    with :math:`\theta'` drawn as the initial parameters of such a network are.
+
+    Parameters
+    ----------
+    inner : Trainer or Strategy
+        What does the training.
+    shrink : float, keyword only, default 0.4
+        :math:`\lambda`, from 0 to 1.
+    perturb : float, keyword only, default 0.1
+        :math:`\gamma`, from 0 on.
+    seed : int, keyword only, default 0
+        Of the noise.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+
+    Notes
+    -----
+    It keeps a network able to learn what comes; what was learned is kept less, not better. 0 and 1
+    are a new network for each task, 1 and 0 plain training. Scales of normalizations, which begin
+    at 1, are treated like all others. The optimizer is left as it is. The paper speaks of noise of
+    a standard deviation; that noise is a new network's parameters is its authors' code.
+
+    References
+    ----------
+    J. Ash and R. Adams, "On warm-starting neural network training", NeurIPS 2020, arXiv:1910.08475.
+
+    Examples
+    --------
+    >>> import thalweg as tw
+    >>> from thalweg import continual, nn, optim
+    >>> model = nn.Sequential(nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 10))
+    >>> trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+    >>> strategy = continual.ShrinkAndPerturb(trainer, shrink=0.4, perturb=0.1)
+    """
+
+    def __init__(
+        self,
+        inner: Trainer | Strategy,
+        *,
+        shrink: float = 0.4,
+        perturb: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(inner)
+        self.shrink = _checks.real("shrink", shrink, 0, 1, "[]")
+        self.perturb = _checks.real("perturb", perturb, 0)
+        self.seed = _checks.integer("seed", seed, 0)
+        self._begun = 0
+
+    def begin(self, task: Task) -> None:
+        """Shrink and perturb, unless it is the first task."""
+        if self._begun:
+            model = self.trainer.model
+            drawn = int(np.random.default_rng([self.seed, self._begun]).integers(1 << 62))
+            model.flat_parameters = (
+                self.shrink * model.flat_parameters + self.perturb * _units.fresh(model, drawn)
+            )
+        self._begun += 1
+        super().begin(task)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
+        return {**super().state_dict(), "begun": self._begun}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        super().load_state_dict(state)
+        self._begun = state["begun"]

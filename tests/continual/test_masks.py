@@ -1,0 +1,220 @@
+"""Strategies that give each task a part of the network."""
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import continual, nn, optim
+from thalweg.continual import EWC, MAS, PackNet, SynapticIntelligence, XdG, _units
+from thalweg.errors import ArgumentError, UnsupportedError
+
+
+def make(loss=None, optimizer=None, **options):
+    model = nn.Sequential(
+        nn.Linear(2, 30), nn.LayerNorm(30), nn.ReLU(), nn.Linear(30, 20), nn.Tanh(),
+        nn.Linear(20, 6), dtype="float64", seed=3,
+    )  # fmt: skip
+    optimizer = optimizer or optim.Adam(lr=0.01, weight_decay=0.01)
+    return tw.Trainer(model, loss=loss or nn.CrossEntropyLoss(), optimizer=optimizer, **options)
+
+
+@pytest.fixture
+def by_task(clouds):
+    """Three tasks with two outputs each; which task a sample is from is known."""
+    return continual.split(*clouds.all, tasks=3, kind="task")
+
+
+def gates(strategy, task):
+    """Which units are silent, from the strategy's seed alone; and a network that multiplies."""
+    generator = np.random.default_rng([strategy.seed, task])
+    found = []
+    for width in (30, 20):
+        gate = np.ones(width)
+        gate[generator.permutation(width)[: round(strategy.share * width)]] = 0
+        found.append(gate)
+    return found
+
+
+def gated(model, x, gates):
+    """The outputs, with hidden units times their gates, layer by layer."""
+    state = model.state_dict()
+    h = x @ state["0.weight"].T + state["0.bias"]
+    h = (h - h.mean(1, keepdims=True)) / np.sqrt(h.var(1, keepdims=True) + 1e-5)
+    h = np.maximum(h * state["1.weight"] + state["1.bias"], 0) * gates[0]
+    h = np.tanh(h @ state["3.weight"].T + state["3.bias"]) * gates[1]
+    return h @ state["5.weight"].T + state["5.bias"]
+
+
+def test_xdg_judges_by_units_times_their_gates(by_task):
+    strategy = XdG(make(nn.CrossEntropyLoss(heads=by_task.heads)), share=0.7, seed=5)
+    strategy.fit(by_task[0], epochs=2)
+    x = by_task[0].x_test
+    for task in range(3):
+        expected = gated(strategy.trainer.model, x, gates(strategy, task))
+        np.testing.assert_allclose(strategy.network(task)(x), expected, rtol=1e-12, atol=1e-14)
+        among = by_task[task].classes
+        found = strategy.predict(x, among, task=task)
+        np.testing.assert_array_equal(found, among[0] + expected[:, list(among)].argmax(axis=1))
+    # In the middle of a task, when the trainer's model holds the gated weights, too.
+    strategy.begin(by_task[1])
+    strategy.learn(by_task[1], steps=5)
+    others = [strategy.network(task)(x) for task in range(3)]
+    strategy.end(by_task[1])
+    for task in range(3):
+        np.testing.assert_array_equal(strategy.network(task)(x), others[task])
+
+
+def test_xdg_trains_as_a_gated_network_would(by_task):
+    """One step of plain gradient descent, beside the slopes by differences."""
+    loss = nn.CrossEntropyLoss(heads=by_task.heads)
+    strategy = XdG(make(loss, optim.SGD(lr=1.0)), share=0.5)
+    model, task = strategy.trainer.model, by_task[1]
+    before = model.flat_parameters
+
+    def value(theta):
+        model.flat_parameters = theta
+        f = gated(model, task.x, gates(strategy, 1))[:, 2:4]
+        f = f - f.max(axis=1, keepdims=True)
+        picked = f[np.arange(len(f)), task.y - 2]
+        return np.mean(np.log(np.exp(f).sum(axis=1)) - picked)
+
+    slope = np.array(
+        [
+            (value(before + step) - value(before - step)) / 2e-6
+            for step in 1e-6 * np.eye(len(before))
+        ]
+    )
+    model.flat_parameters = before
+    strategy.fit(task, steps=1, batch_size=len(task.y))
+    moved = before - model.flat_parameters
+    # A norm's own sums know of silent units, whose weights are held all the same.
+    held = np.zeros(len(before), dtype=bool)
+    for units, gate in zip(_units.hidden(model), gates(strategy, 1), strict=True):
+        for leading in units.incoming:
+            held[leading[gate == 0]] = True
+    assert not moved[held].any()
+    np.testing.assert_allclose(moved[~held], slope[~held], atol=1e-8)
+
+
+def test_what_leads_to_and_from_silent_units_stays_to_the_last_bit(by_task):
+    """Also under Adam with weight decay, whose averages would go on moving it."""
+    strategy = XdG(make(nn.CrossEntropyLoss(heads=by_task.heads)), share=0.5)
+    model = strategy.trainer.model
+    for task in by_task:
+        before = model.flat_parameters
+        strategy.fit(task, epochs=2)
+        same = model.flat_parameters == before
+        for units, gate in zip(_units.hidden(model), gates(strategy, task.index), strict=True):
+            silent = gate == 0
+            assert same[units.outgoing[:, silent]].all()
+            assert all(same[leading[silent]].all() for leading in units.incoming)
+        assert same.mean() < 0.9
+
+
+def test_xdg_forgets_less(by_task):
+    """Tasks whose labels are swapped, so that one network cannot have both."""
+    x, y = by_task[0].x, by_task[0].y
+    x_test, y_test = by_task[0].x_test, by_task[0].y_test
+    tasks = [(x, y, x_test, y_test), (x, 1 - y, x_test, 1 - y_test)]
+    scenario = continual.from_arrays(tasks)
+    plain = continual.run(make(), scenario, epochs=20).r[-1]
+    gated = continual.run(XdG(make(), share=0.5), scenario, epochs=20).r[-1]
+    both = XdG(SynapticIntelligence(make(), 1.0), share=0.5)
+    stabilized = continual.run(both, scenario, epochs=20).r[-1]
+    assert plain.mean() < 0.6
+    assert gated.mean() > plain.mean() + 0.1
+    assert stabilized.mean() > 0.85
+
+
+def test_packnet_never_forgets(by_task):
+    """What it gives for a task is the same to the last bit, whatever is learned after."""
+    strategy = PackNet(make(nn.CrossEntropyLoss(heads=by_task.heads)), prune=0.6)
+    outputs = []
+    for task in by_task:
+        strategy.fit(task, epochs=15)
+        classes = list(task.classes)
+        for earlier, there in enumerate(outputs):
+            columns = list(by_task[earlier].classes)
+            now = strategy.network(earlier)(by_task[earlier].x_test)[:, columns]
+            np.testing.assert_array_equal(now, there)
+        outputs.append(strategy.network(task.index)(task.x_test)[:, classes])
+        found = strategy.predict(task.x_test, task.classes, task=task.index)
+        assert np.mean(found == task.y_test) > 0.8  # a later task learns with what is left
+    result = continual.run(
+        PackNet(make(nn.CrossEntropyLoss(heads=by_task.heads))), by_task, epochs=5
+    )
+    assert result.metrics()["forgetting_max"] == 0
+
+
+def test_packnet_gives_back_the_smallest_weights_of_each_layer(by_task):
+    strategy = PackNet(make(nn.CrossEntropyLoss(heads=by_task.heads)), prune=0.75, retrain=0)
+    model = strategy.trainer.model
+    at = _units.places(model)
+    strategy.begin(by_task[0])
+    strategy.learn(by_task[0], steps=20)
+    before = model.flat_parameters
+    strategy.end(by_task[0])
+    for name, size in (("0.weight", 60), ("3.weight", 600)):
+        order = np.argsort(np.abs(before[at[name]]).ravel())
+        after = model.flat_parameters[at[name]].ravel()
+        assert not after[order[: size * 3 // 4]].any()
+        np.testing.assert_array_equal(
+            after[order[size * 3 // 4 :]], before[at[name]].ravel()[order[size * 3 // 4 :]]
+        )
+        assert (strategy.owner[at[name]] == 0).sum() == size // 4
+    head = strategy.owner[at["5.weight"]]
+    assert (head[:2] == 0).all()
+    assert (head[2:] == -1).all()
+    # Three quarters of what is free then: 3/16 of all belong to the second task.
+    strategy.fit(by_task[1], epochs=1)
+    assert (strategy.owner[at["3.weight"]] == 1).sum() == 112  # 450 - round(337.5)
+
+
+def test_packnet_retrains_only_what_it_keeps(by_task):
+    strategy = PackNet(make(nn.CrossEntropyLoss(heads=by_task.heads)), retrain=1.0)
+    model = strategy.trainer.model
+    strategy.begin(by_task[0])
+    strategy.learn(by_task[0], steps=10)
+    before, steps = model.flat_parameters, strategy.trainer.optimizer.steps
+    strategy.end(by_task[0])
+    assert strategy.trainer.optimizer.steps == steps + 10
+    weight = _units.places(model)["3.weight"]
+    mine = strategy.owner[weight] == 0
+    after = model.flat_parameters[weight]
+    assert not after[~mine].any()
+    assert (after[mine] != before[weight][mine]).all()
+
+
+STRATEGIES = {
+    "XdG": lambda t, s: XdG(t, share=0.5, seed=2),
+    "XdG of SI": lambda t, s: XdG(SynapticIntelligence(t, 0.1), share=0.5),
+    "PackNet": lambda t, s: PackNet(t),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.filterwarnings("ignore:task . brings new classes", "ignore:the penalty of")
+def test_stopped_and_resumed(name, scenario, trainer, tmp_path, resumed_is_the_same):
+    resumed_is_the_same(STRATEGIES[name], scenario, trainer, tmp_path)
+
+
+def test_what_is_wrong_is_said(trainer):
+    for inner in (EWC(trainer(), 1.0), MAS(trainer(), 1.0)):
+        with pytest.raises(UnsupportedError, match="use SynapticIntelligence"):
+            XdG(inner)
+    for wrong in ({"share": 1.0}, {"share": -0.1}, {"seed": -1}):
+        with pytest.raises(ArgumentError, match=next(iter(wrong))):
+            XdG(trainer(), **wrong)
+    for wrong in ({"prune": 0}, {"prune": 1}, {"retrain": -1}):
+        with pytest.raises(ArgumentError, match=next(iter(wrong))):
+            PackNet(trainer(), **wrong)
+    blocks = nn.Sequential(
+        nn.Linear(2, 4), nn.Residual(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 2)
+    )
+    blocks = tw.Trainer(blocks, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+    for kind in (XdG, PackNet):
+        with pytest.raises(UnsupportedError, match="Residual"):
+            kind(blocks)
+    flat = tw.Trainer(nn.Sequential(nn.Linear(2, 2)), loss=nn.MSELoss(), optimizer=optim.Adam())
+    with pytest.raises(ArgumentError, match="no hidden units"):
+        XdG(flat)

@@ -1,0 +1,147 @@
+"""Against the loss of plasticity."""
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import continual, nn, optim
+from thalweg.continual import ContinualBackprop, ShrinkAndPerturb, _units, metrics
+from thalweg.errors import ArgumentError
+
+
+def make(optimizer=None, act=nn.ReLU, seed=1):
+    model = nn.Sequential(
+        nn.Linear(3, 8), act(), nn.Linear(8, 6), act(), nn.Linear(6, 2), dtype="float64", seed=seed
+    )
+    return tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer or optim.SGD(lr=0.01))
+
+
+def batches(rng, count):
+    return [(rng.standard_normal((4, 3)), rng.standard_normal((4, 2))) for _ in range(count)]
+
+
+def test_utilities_are_those_of_the_formula(rng):
+    learner = ContinualBackprop(make(act=nn.Tanh), replacement_rate=0, decay=0.9)
+    model, expected = learner.trainer.model, np.zeros(6)
+    for x, y in batches(rng, 20):
+        state = model.state_dict()
+        h = np.tanh(x @ state["0.weight"].T + state["0.bias"])
+        h = np.tanh(h @ state["2.weight"].T + state["2.bias"])
+        learner.step(x, y)
+        out = np.abs(model.state_dict()["4.weight"]).sum(axis=0)
+        expected = 0.9 * expected + 0.1 * np.abs(h).mean(axis=0) * out
+    np.testing.assert_allclose(learner.state_dict()["utility"][1], expected, rtol=1e-12)
+    assert learner.replaced == 0
+
+
+@pytest.mark.parametrize(
+    "optimizer", [lambda: optim.SGD(lr=0.01, momentum=0.9), lambda: optim.Adam(lr=0.01)]
+)
+def test_the_least_useful_of_the_mature_units_begins_anew(optimizer, rng):
+    """Rate 1/16 of 8 units: one every second step, once they have lived for 5."""
+    learner = ContinualBackprop(make(optimizer()), replacement_rate=1 / 16, maturity=5, seed=3)
+    twin = make(optimizer())
+    model = learner.trainer.model
+    first, second = _units.hidden(model)
+    for number, (x, y) in enumerate(batches(rng, 7)):
+        if number == 6:
+            utility = learner.state_dict()["utility"][0] * 0.99
+        h = np.maximum(x @ model.state_dict()["0.weight"].T + model.state_dict()["0.bias"], 0)
+        learner.step(x, y)
+        twin.step(x, y)
+        if number < 6:  # none yet
+            np.testing.assert_array_equal(model.flat_parameters, twin.model.flat_parameters)
+    assert learner.replaced == 1
+    before, after = twin.model.flat_parameters, model.flat_parameters
+    out = np.abs(before[first.outgoing]).sum(axis=0)
+    worst = int((utility + 0.01 * h.mean(axis=0) * out).argmin())
+    changed = np.flatnonzero(before != after)
+    incoming = np.concatenate([places[worst].ravel() for places in first.incoming])
+    allowed = np.concatenate([incoming, first.outgoing[:, worst]])
+    assert set(incoming) <= set(changed) <= set(allowed)
+    assert not after[first.outgoing[:, worst]].any()
+    assert np.abs(after[incoming]).max() <= 1 / np.sqrt(3)  # as PyTorch draws them
+    gathered = learner.trainer.optimizer.state_dict()["arrays"]
+    assert gathered
+    for array in gathered.values():
+        assert not array[allowed].any()
+        assert array[second.outgoing].any()
+    # It is safe again for as long as any new unit.
+    assert learner.state_dict()["age"][0][worst] == 0
+
+
+def test_dead_units_come_back():
+    """A network most of whose units give 0 for every sample uses all of them again."""
+
+    def learn(wrap):
+        rng = np.random.default_rng(0)
+        model = nn.Sequential(nn.Linear(4, 40), nn.ReLU(), nn.Linear(40, 1), seed=1)
+        state = model.state_dict()
+        state["0.bias"][:36] = -20  # nothing reaches these
+        model.load_state_dict(state)
+        trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.Adam(lr=0.01))
+        x = rng.standard_normal((400, 4))
+        y = np.abs(x).sum(axis=1)
+        before = metrics.plasticity(model, x)
+        task = continual.Task(x, y, x, y)
+        wrap(trainer).fit(task, epochs=60)
+        return before, metrics.plasticity(model, x), trainer.evaluate(x, y)["loss"]
+
+    before, plain, loss = learn(continual.Naive)
+    assert before.dead_units == plain.dead_units == 0.9
+    _, renewed, better = learn(lambda t: ContinualBackprop(t, replacement_rate=0.002, maturity=20))
+    assert renewed.dead_units < 0.1
+    assert renewed.effective_rank > 3 * plain.effective_rank
+    assert better < loss / 3
+
+
+def test_shrink_and_perturb_by_its_formula(rng):
+    tasks = [continual.Task(x, y, x, y, k) for k, (x, y) in enumerate(batches(rng, 3))]
+    strategy = ShrinkAndPerturb(make(), shrink=0.4, perturb=0.1, seed=7)
+    model = strategy.trainer.model
+    noises = []
+    for task in tasks:
+        before = model.flat_parameters
+        strategy.begin(task)
+        noises.append((model.flat_parameters - 0.4 * before) / 0.1)
+        strategy.learn(task, steps=3)
+        strategy.end(task)
+    start = nn.Sequential(*model.layers, dtype="float64", seed=1).flat_parameters
+    np.testing.assert_allclose(0.1 * noises[0] + 0.4 * start, start, rtol=1e-12)  # left alone
+    for noise in noises[1:]:  # within the bounds of PyTorch's initial weights, and fills them
+        weight = noise[_units.places(model)["2.weight"]]
+        assert 0.85 < np.abs(weight).max() * np.sqrt(8) <= 1 + 1e-12
+    assert not np.isclose(noises[1], noises[2]).any()
+
+
+def test_its_ends_are_plain_training_and_a_new_network(scenario, trainer):
+    plain, kept = trainer(), trainer()
+    continual.run(plain, scenario)
+    continual.run(ShrinkAndPerturb(kept, shrink=1, perturb=0), scenario)
+    np.testing.assert_array_equal(kept.model.flat_parameters, plain.model.flat_parameters)
+    strategy = ShrinkAndPerturb(trainer(), shrink=0, perturb=1)
+    strategy.fit(scenario[0])
+    strategy.begin(scenario[1])
+    model = strategy.trainer.model
+    assert np.abs(model.state_dict()["0.weight"]).max() <= 1 / np.sqrt(2)
+
+
+STRATEGIES = {
+    "ContinualBackprop": lambda t, s: ContinualBackprop(t, replacement_rate=0.05, maturity=3),
+    "ShrinkAndPerturb": lambda t, s: ShrinkAndPerturb(t),
+    "both": lambda t, s: ShrinkAndPerturb(ContinualBackprop(continual.Replay(t, 20))),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_stopped_and_resumed(name, scenario, trainer, tmp_path, resumed_is_the_same):
+    resumed_is_the_same(STRATEGIES[name], scenario, trainer, tmp_path)
+
+
+def test_what_is_wrong_is_said(trainer):
+    for name, value in (("replacement_rate", 1.5), ("maturity", -1), ("decay", 1), ("seed", 0.5)):
+        with pytest.raises(ArgumentError, match=name):
+            ContinualBackprop(trainer(), **{name: value})
+    for name, value in (("shrink", 1.1), ("perturb", -1), ("seed", "x")):
+        with pytest.raises(ArgumentError, match=name):
+            ShrinkAndPerturb(trainer(), **{name: value})
