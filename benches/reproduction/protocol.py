@@ -58,6 +58,11 @@ def replay(trainer, scenario, seed):
     return continual.Replay(trainer, continual.BalancedBuffer(100, per_class=True, seed=seed))
 
 
+def averaged_memory(trainer, scenario, seed):
+    buffer = continual.BalancedBuffer(100, per_class=True, seed=seed)
+    return continual.AGEM(trainer, buffer, eps=1e-7)
+
+
 def der(trainer, scenario, seed):
     return continual.DERpp(trainer, continual.ReservoirBuffer(1000, seed=seed))
 
@@ -119,6 +124,7 @@ authors draw as many of each task; random numbers are others, of course.""",
             "si": Method("SI", with_strength("SynapticIntelligence", 10, 5e4, 5e3)),
             "lwf": Method("LwF", lambda trainer, scenario, seed: continual.LwF(trainer)),
             "er": Method("ER, 100 per class", replay),
+            "agem": Method("A-GEM, 100 per class", averaged_memory),
             "derpp": Method("DER++, 1000 samples", der),
             "joint": Method("Joint", joint),
         },

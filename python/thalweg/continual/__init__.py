@@ -19,6 +19,9 @@ from thalweg.continual._distill import LwF as LwF
 from thalweg.continual._fisher import fisher_diagonal as fisher_diagonal
 from thalweg.continual._masks import PackNet as PackNet
 from thalweg.continual._masks import XdG as XdG
+from thalweg.continual._project import AGEM as AGEM
+from thalweg.continual._project import GEM as GEM
+from thalweg.continual._project import OGD as OGD
 from thalweg.continual._quadratic import EWC as EWC
 from thalweg.continual._quadratic import L2 as L2
 from thalweg.continual._quadratic import MAS as MAS

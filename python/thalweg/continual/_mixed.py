@@ -67,7 +67,7 @@ def with_loss(trainer: Trainer, function: Callable[..., Any], who: str) -> Train
     ------
     UnsupportedError
         If the trainer's loss is no plain cross-entropy, which is a term of all these losses, or it
-        has a penalty, which would be lost.
+        has a penalty or a projection, which would be lost.
     """
     loss = trainer.loss
     plain = isinstance(loss, CrossEntropyLoss) and loss.weight is None and not loss.label_smoothing
@@ -79,6 +79,9 @@ def with_loss(trainer: Trainer, function: Callable[..., Any], who: str) -> Train
     penalty = getattr(trainer._core, "penalty", None)
     if penalty is not None and penalty() is not None:
         raise UnsupportedError(f"{who} cannot be joined with a strategy that sets a penalty")
+    projected = getattr(trainer._core, "projected", None)
+    if projected is not None and projected() is not None:
+        raise UnsupportedError(f"{who} cannot be joined with a strategy that projects gradients")
     twin = Trainer(trainer.model, **{**trainer._description(), "loss": CustomLoss(function)})
     twin._base_lr, twin._epochs = trainer._base_lr, trainer._epochs
     if twin._rates is not None:

@@ -113,7 +113,7 @@ class Replay(Strategy):
             task, len(new[0]), seed=seed, steps=steps, start=start, most=_CHUNK, **options
         ):
             count = -(-len(rows) // batch_size)
-            again = _kept(len(self.buffer), task.index, seed, start, count, more)
+            again = kept_rows(len(self.buffer), task.index, seed, start, count, more)
             start += count
             filled = len(rows) + count * more
             for step in range(count):
@@ -290,7 +290,7 @@ def keep(buffer: Buffer, trainer: Trainer, task: Task) -> None:
     buffer.add(group=task.index, features=features, x=x, y=y)
 
 
-def _kept(rows: int, index: int, seed: int, start: int, steps: int, size: int) -> Any:
+def kept_rows(rows: int, index: int, seed: int, start: int, steps: int, size: int) -> Any:
     """Choose rows of a memory for some steps of a task, shape (steps, size); nothing is stored."""
     batches = rows // size
     orders: dict[int, Any] = {}

@@ -32,6 +32,7 @@
 pub mod along;
 pub mod arena;
 pub mod check;
+pub mod cone;
 pub mod data;
 pub mod diff;
 pub mod element;
@@ -46,6 +47,7 @@ pub mod network;
 pub mod optim;
 pub mod pass;
 pub mod plan;
+pub mod project;
 pub mod rng;
 pub mod sam;
 pub mod simd;

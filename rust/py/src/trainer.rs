@@ -8,12 +8,13 @@ use thalweg_core::along::{self, Path};
 use thalweg_core::arena::Buffer;
 use thalweg_core::loss::{Loss, Objective, Reduction, Targets};
 use thalweg_core::optim::Optimizer as CoreOptimizer;
+use thalweg_core::project::{self, Memory, Projection, Rule};
 use thalweg_core::sam::Sam;
 use thalweg_core::train::StepOptions;
 use thalweg_core::update::{Average, Averaging, Clip};
 use thalweg_core::{Error, Model as CoreModel, Trainer as CoreTrainer};
 
-use crate::arrays::{Answers, Features, Weights, is_plain, vector, vector_out};
+use crate::arrays::{Answers, Features, Matrix, Weights, is_plain, vector, vector_out};
 use crate::dtype::{AnyTrainer, Real, with_dtype};
 use crate::errors::translate;
 use crate::lock;
@@ -392,6 +393,82 @@ impl Trainer {
             };
             self.detached::<T, _>(py, |t| t.along.mask = mask);
             Ok(())
+        })
+    }
+
+    /// Keeps gradients from going against those of remembered samples.
+    fn project(
+        &self,
+        py: Python<'_>,
+        rule: (String, f64, f64),
+        memories: Vec<(Bound<'_, PyAny>, Bound<'_, PyAny>)>,
+    ) -> PyResult<()> {
+        let rule = match rule {
+            (kind, _, eps) if kind == "average" => Rule::Average { eps },
+            (kind, margin, eps) => Rule::Each { margin, eps, bound: kind == "bound" },
+        };
+        with_dtype!(self.model.get().dtype, T => {
+            let copy = |(x, y): &(Bound<'_, PyAny>, Bound<'_, PyAny>)| {
+                let (x, y) = (Features::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
+                let (x, y) = (x.view(), y.view());
+                let mut flat = vec![T::default(); x.rows() * x.cols()];
+                for (i, row) in flat.chunks_mut(x.cols().max(1)).enumerate() {
+                    x.copy_row(i, row);
+                }
+                let y = match y {
+                    Targets::Labels(y) => project::Answers::Labels(y.to_vec()),
+                    Targets::Values(y) => {
+                        project::Answers::Values((0..y.rows()).flat_map(|i| y.row(i).to_vec()).collect())
+                    }
+                };
+                Ok(Memory::new(flat, y, x.rows()))
+            };
+            let memories = memories.iter().map(copy).collect::<PyResult<Vec<_>>>()?;
+            let set = || self.locked::<T, _>(|t, m, _| {
+                let projection = Projection::of_memories(rule, memories, t.objective(), m)?;
+                t.projection = Some(projection);
+                Ok(())
+            });
+            py.detach(set).map_err(|e| translate(py, e))
+        })
+    }
+
+    /// Which rows of a memory make the gradients to come, `size` each.
+    fn recall(&self, py: Python<'_>, memory: usize, rows: Vec<u32>, size: usize) -> PyResult<()> {
+        with_dtype!(self.model.get().dtype, T => {
+            let set = |t: &mut CoreTrainer<T>| {
+                let memory = t.projection.as_mut().and_then(|p| p.memory(memory));
+                memory.map_or(Ok(()), |m| m.set_order(rows, size))
+            };
+            self.detached::<T, _>(py, set).map_err(|e| translate(py, e))
+        })
+    }
+
+    /// Keeps gradients orthogonal to orthonormal directions, one after the other in public order; none ends
+    /// any projection.
+    #[pyo3(signature = (directions=None))]
+    fn project_out(&self, py: Python<'_>, directions: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        with_dtype!(self.model.get().dtype, T => {
+            let projection = match directions {
+                Some(rows) => {
+                    let rows = Matrix::<T>::new("directions", rows)?;
+                    let rows = rows.view();
+                    let network = &self.model.get().network;
+                    let flat: Vec<T> = (0..rows.rows()).flat_map(|i| rows.row(i).to_vec()).collect();
+                    let make = || Projection::orthogonal(network, &flat);
+                    Some(py.detach(make).map_err(|e| translate(py, e))?)
+                }
+                None => None,
+            };
+            self.detached::<T, _>(py, |t| t.projection = projection);
+            Ok(())
+        })
+    }
+
+    /// Updates since gradients are projected, and how many of those changed one; `None` if they are not.
+    fn projected(&self, py: Python<'_>) -> Option<(u64, u64)> {
+        with_dtype!(self.model.get().dtype, T => {
+            self.detached::<T, _>(py, |t| t.projection.as_ref().map(|p| p.counts))
         })
     }
 

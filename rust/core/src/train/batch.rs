@@ -70,13 +70,27 @@ impl<T: Element> Trainer<T> {
         if self.gathered.batches == 0 {
             return Ok(());
         }
+        self.recall(model, optimizer)?;
         let isa = model.isa();
         let params = model.parts().params;
-        self.gathered.update(isa, self.options.clip, params, optimizer, &mut self.along)?;
+        let Trainer { gathered, along, options, projection, .. } = self;
+        gathered.update(isa, options.clip, params, optimizer, along, projection.as_mut())?;
         if let Some(average) = &mut self.average {
             average.follow(isa, params, optimizer.steps);
         }
         Ok(())
+    }
+
+    /// Gradients of what is remembered, for the update to come.
+    fn recall(&mut self, model: &mut Model<T>, optimizer: &Optimizer<T>) -> Result<(), Error> {
+        match &mut self.projection {
+            Some(_) if self.options.sam.is_some() => {
+                let text = "gradients that SAM takes elsewhere are not projected: use another optimizer";
+                Err(Error::Unsupported(text.into()))
+            }
+            Some(projection) => projection.recall(&self.objective, model, optimizer),
+            None => Ok(()),
+        }
     }
 
     /// One batch, `rows.1` rows of the data, unless none of them counts; and an update, if it is the `last`
@@ -109,7 +123,11 @@ impl<T: Element> Trainer<T> {
                         strategy needs, are there for optimizers that work element by element";
             return Err(Error::Unsupported(text.into()));
         }
-        let fused = self.options.fused(optimizer);
+        let updates = last || self.gathered.batches + 1 >= self.options.accumulate;
+        if updates {
+            self.recall(model, optimizer)?;
+        }
+        let fused = self.options.fused(optimizer) && self.projection.is_none();
         if !fused && self.gathered.grads.len() != model.network().arena_len() {
             self.gathered.grads = Buffer::zeroed("gradients", model.network().arena_len())?;
         }
@@ -186,9 +204,10 @@ impl<T: Element> Trainer<T> {
             optimizer.advance();
         } else {
             self.gathered.batches += 1;
-            if last || self.gathered.batches == self.options.accumulate {
-                let Trainer { gathered, along, options, .. } = self;
-                let updated = gathered.update(isa, options.clip, params, optimizer, along);
+            if updates {
+                let Trainer { gathered, along, options, projection, .. } = self;
+                let updated =
+                    gathered.update(isa, options.clip, params, optimizer, along, projection.as_mut());
                 if let (Err(_), Some(ascent)) = (&updated, &self.ascent) {
                     ascent.undo(params, averages);
                 }

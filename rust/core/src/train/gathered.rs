@@ -5,6 +5,7 @@ use crate::arena::Buffer;
 use crate::element::Element;
 use crate::error::Error;
 use crate::optim::Optimizer;
+use crate::project::Projection;
 use crate::simd::{Isa, max_abs};
 use crate::update::{self, Clip};
 
@@ -26,20 +27,25 @@ impl<T: Element> Gathered<T> {
         params: &mut Buffer<T>,
         optimizer: &mut Optimizer<T>,
         along: &mut Along<T>,
+        projection: Option<&mut Projection<T>>,
     ) -> Result<(), Error> {
         let mut factor = 1.0 / std::mem::take(&mut self.batches) as f64;
-        // What is clipped is all of the gradient; some optimizers need to see all of it anyway.
-        let ahead = (clip.is_some() || !optimizer.is_elementwise()) && along.penalty.is_some();
-        if let Some(penalty) = along.penalty.as_ref().filter(|_| ahead) {
+        // What is projected and clipped is all of the gradient; some optimizers need to see all of it anyway.
+        let whole = clip.is_some() || projection.is_some() || !optimizer.is_elementwise();
+        let ahead = whole && along.penalty.is_some();
+        if ahead || projection.is_some() {
             update::clip(isa, &mut self.grads, std::mem::replace(&mut factor, 1.0), 0.0, None);
+        }
+        if let Some(penalty) = along.penalty.as_ref().filter(|_| ahead) {
             along::add_penalty(isa, penalty, params, &mut self.grads);
             optimizer.frozen().for_each(|range| self.grads[range].fill(T::ZERO));
         }
+        let projected = projection.is_none_or(|p| p.apply(isa, &mut self.grads));
         let norm = match clip {
             Some(Clip::Norm(_)) => update::norm(isa, &self.grads),
             _ => max_abs(isa, &self.grads).to_f64(), // only whether it is finite
         };
-        if !norm.is_finite() {
+        if !projected || !norm.is_finite() {
             let (step, lr) = (optimizer.steps, optimizer.config.lr());
             return Err(Error::Diverged { loss: f64::INFINITY, step, lr });
         }

@@ -25,6 +25,7 @@ use crate::loss::{Goals, Objective};
 use crate::model::{Model, Workspaces};
 use crate::optim::Optimizer;
 use crate::plan::{Mode, Plan};
+use crate::project::Projection;
 use crate::sam::{Ascent, Sam};
 use crate::simd::Isa;
 use crate::threads;
@@ -44,6 +45,8 @@ pub struct Trainer<T: Element> {
     pub average: Option<Average<T>>,
     /// What goes along with its updates.
     pub along: Along<T>,
+    /// What gradients are kept from, if anything.
+    pub projection: Option<Projection<T>>,
     /// Memory of the last fit's [`Snapshot`], for the next.
     spare: Option<Snapshot<T>>,
 }
@@ -103,6 +106,7 @@ impl<T: Element> Trainer<T> {
             ascent: None,
             average: None,
             along: Along::default(),
+            projection: None,
             spare: None,
         }
     }

@@ -1,0 +1,406 @@
+//! Gradients that are kept from going against others: g ← g + Σ c_k·r_k before every update.
+//!
+//! ```text
+//! average     d = g·r < 0:   c = −d/(‖r‖² + ε)                            A-GEM, Chaudhry et al. 2019
+//! each        some g·r_k < 0:  c = argmin ½vᵀPv + (Rg)ᵀv, v ≥ 0, P = RRᵀ + εI    GEM, Lopez-Paz and Ranzato 2017
+//! orthogonal  c_k = −g·r_k, with rows r_k that are orthonormal            OGD, Farajtabar et al. 2020
+//! ```
+//!
+//! Of the first two, r_k is the gradient of the loss of remembered samples at the parameters of the moment, which
+//! takes a pass over them before every update; of the third, it stays. Sums are put together from those of runs,
+//! in their order, so that they are the same for any number of threads. Nothing is allocated by an update.
+
+use crate::arena::{Buffer, Shared};
+use crate::cone::Cone;
+use crate::data::Samples;
+use crate::element::Element;
+use crate::error::Error;
+use crate::layer::dropout::Draw;
+use crate::loss::{Goals, Objective, Targets};
+use crate::model::{Model, Parts, Workspaces};
+use crate::network::Network;
+use crate::optim::Optimizer;
+use crate::pass::{LossTask, Pass, Rows, WeightTask};
+use crate::plan::Mode;
+use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
+use crate::threads::{self, Job};
+use crate::view::MatRef;
+
+/// How the coefficients follow from gradients.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rule {
+    /// One direction, which gradients must not go against.
+    Average {
+        /// ε, in units of a squared gradient.
+        eps: f64,
+    },
+    /// Several.
+    Each {
+        /// γ, which is added to the solution; or, as a `bound`, what v is not less than.
+        margin: f64,
+        /// ε
+        eps: f64,
+        /// See `margin`.
+        bound: bool,
+    },
+    /// Nothing of the directions is left.
+    Orthogonal,
+}
+
+/// Targets of remembered samples.
+#[derive(Clone, Debug)]
+pub enum Answers<T> {
+    /// Numbers, row by row.
+    Values(Vec<T>),
+    /// Classes.
+    Labels(Vec<i64>),
+}
+
+/// Remembered samples, and which of them make the next gradients.
+#[derive(Clone, Debug)]
+pub struct Memory<T> {
+    x: Vec<T>,
+    y: Answers<T>,
+    rows: usize,
+    /// Rows of the batches to come, one after the other; after the last comes the first.
+    order: Vec<u32>,
+    size: usize,
+    next: usize,
+}
+
+impl<T: Element> Memory<T> {
+    /// `rows` samples, all of which make every gradient.
+    pub fn new(x: Vec<T>, y: Answers<T>, rows: usize) -> Self {
+        let all = u32::try_from(rows).expect("a memory has fewer than 2³² rows");
+        Memory { x, y, rows, order: (0..all).collect(), size: rows, next: 0 }
+    }
+
+    /// Sets which rows make the gradients to come, `size` of them each.
+    ///
+    /// # Errors
+    /// If they are no batches of that size, or there is no such row.
+    pub fn set_order(&mut self, order: Vec<u32>, size: usize) -> Result<(), Error> {
+        let fits = size > 0 && !order.is_empty() && order.len().is_multiple_of(size);
+        if !fits || order.iter().any(|row| *row as usize >= self.rows) {
+            let text = format!("batches of {size} out of {} rows are needed", self.rows);
+            return Err(Error::Mismatch(text));
+        }
+        (self.order, self.size, self.next) = (order, size, 0);
+        Ok(())
+    }
+
+    fn samples(&self) -> Samples<'_, T> {
+        MatRef::new(&self.x, self.rows, self.x.len() / self.rows.max(1)).into()
+    }
+
+    fn goals(&self) -> Goals<'_, T> {
+        match &self.y {
+            Answers::Labels(labels) => Targets::Labels(labels).into(),
+            Answers::Values(y) => {
+                Targets::Values(MatRef::new(y, self.rows, y.len() / self.rows.max(1))).into()
+            }
+        }
+    }
+}
+
+/// What gradients are kept from, and how.
+pub struct Projection<T> {
+    rule: Rule,
+    /// What directions are computed from, one each; none if they stay.
+    memories: Vec<Memory<T>>,
+    directions: Vec<Buffer<T>>,
+    workspaces: Workspaces<T>,
+    /// Sums of runs.
+    sums: Vec<f64>,
+    /// R·g
+    dots: Vec<f64>,
+    /// RRᵀ, and ε on its diagonal.
+    gram: Vec<f64>,
+    /// c
+    weights: Vec<f64>,
+    cone: Cone,
+    /// Updates so far, and those whose gradient was changed.
+    pub counts: (u64, u64),
+}
+
+impl<T: Element> Projection<T> {
+    /// From gradients of remembered samples.
+    ///
+    /// # Errors
+    /// If samples do not fit the model or the loss, a number is not finite, or there is not enough memory.
+    pub fn of_memories(
+        rule: Rule,
+        memories: Vec<Memory<T>>,
+        objective: &Objective<T>,
+        model: &Model<T>,
+    ) -> Result<Self, Error> {
+        let network = model.network();
+        for memory in &memories {
+            let x = memory.samples();
+            network.check_input(x)?;
+            network.check_training_rows(memory.size)?;
+            objective.check(&memory.goals(), memory.rows, network.outputs())?;
+            x.check_finite("x", model.isa())?;
+            objective.check_values(&memory.goals(), model.isa())?;
+        }
+        let len = network.arena_len();
+        let zeros = || Buffer::zeroed("gradients of remembered samples", len);
+        let directions = memories.iter().map(|_| zeros()).collect::<Result<_, _>>()?;
+        Ok(Self::new(rule, memories, directions, len))
+    }
+
+    /// From directions that stay: orthonormal rows in public order, one after the other.
+    ///
+    /// # Errors
+    /// If a number is not finite, or there is not enough memory.
+    pub fn orthogonal(network: &Network, rows: &[T]) -> Result<Self, Error> {
+        if let Some(i) = rows.iter().position(|r| !r.is_finite()) {
+            let value = format!("{} at {i}", rows[i]);
+            let accepted = "finite numbers are needed".into();
+            return Err(Error::Argument { name: "directions", value, accepted });
+        }
+        let len = network.arena_len();
+        let mut directions = Vec::new();
+        for row in rows.chunks(network.num_parameters()) {
+            let mut direction = Buffer::zeroed("directions of gradients", len)?;
+            network.import(row, &mut direction);
+            directions.push(direction);
+        }
+        Ok(Self::new(Rule::Orthogonal, Vec::new(), directions, len))
+    }
+
+    fn new(rule: Rule, memories: Vec<Memory<T>>, directions: Vec<Buffer<T>>, len: usize) -> Self {
+        let n = directions.len();
+        let square = if matches!(rule, Rule::Orthogonal) { 0 } else { n };
+        Projection {
+            rule,
+            memories,
+            directions,
+            workspaces: Workspaces::default(),
+            sums: vec![0.0; n * len.div_ceil(run_of(len))],
+            dots: vec![0.0; n],
+            gram: vec![0.0; square * square],
+            weights: vec![0.0; n],
+            cone: Cone::new(square),
+            counts: (0, 0),
+        }
+    }
+
+    /// The memories, to set what comes next.
+    pub fn memory(&mut self, number: usize) -> Option<&mut Memory<T>> {
+        self.memories.get_mut(number)
+    }
+
+    /// Computes the gradients of the memories at the parameters. Running averages and what comes next in the
+    /// model's own draws stay as they are.
+    ///
+    /// # Errors
+    /// If a loss is not finite.
+    pub(crate) fn recall(
+        &mut self,
+        objective: &Objective<T>,
+        model: &mut Model<T>,
+        optimizer: &Optimizer<T>,
+    ) -> Result<(), Error> {
+        let (isa, outputs) = (model.isa(), model.network().outputs());
+        for (number, (memory, direction)) in self.memories.iter_mut().zip(&mut self.directions).enumerate() {
+            let from = memory.next * memory.size;
+            memory.next = (memory.next + 1) % (memory.order.len() / memory.size);
+            let (rows, y) = (&memory.order[from..from + memory.size], memory.goals());
+            let uneven = objective.check(&y, memory.rows, outputs)?;
+            let totals = objective.totals(&y, |r| rows[r] as usize, rows.len(), outputs, uneven);
+            if totals.loss == 0.0 {
+                direction.fill(T::ZERO);
+                continue;
+            }
+            let workspace = self.workspaces.get(model.network(), isa, Mode::Step, rows.len())?;
+            // A stream of its own for each memory.
+            let draw = Draw { seed: !model.draw.seed ^ ((number as u64) << 32), ..model.draw };
+            let Parts { network, params, averages, .. } = model.parts();
+            let x = memory.samples();
+            let pass = Pass {
+                draw,
+                loss: Some(LossTask { objective, goals: y, scale: objective.scale(totals), backward: true }),
+                weights: Some(WeightTask {
+                    grads: direction.share(),
+                    accumulate: false,
+                    size: None,
+                    steps: None,
+                    update: None,
+                    along: None,
+                }),
+                ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::Listed(rows))
+            };
+            threads::run(&pass, pass.plan.threads);
+            if pass.stopped.into_inner() {
+                let (step, lr) = (optimizer.steps, optimizer.config.lr());
+                return Err(Error::Diverged { loss: f64::INFINITY, step, lr });
+            }
+            // Nobody writes these.
+            optimizer.frozen().for_each(|range| direction[range].fill(T::ZERO));
+        }
+        Ok(())
+    }
+
+    /// Keeps a gradient from going against the directions. False if something is not finite; the gradient is
+    /// then as it was.
+    pub(crate) fn apply(&mut self, isa: Isa, grads: &mut Buffer<T>) -> bool {
+        let n = self.directions.len();
+        let Projection { directions, sums, dots, gram, weights, .. } = self;
+        products(isa, grads, directions, sums, dots);
+        self.counts.0 += 1;
+        let against = dots.iter().any(|d| *d < 0.0);
+        match self.rule {
+            _ if !dots.iter().all(|d| d.is_finite()) => return false,
+            Rule::Orthogonal => weights.iter_mut().zip(&*dots).for_each(|(c, d)| *c = -d),
+            _ if !against => return true,
+            Rule::Average { eps } => {
+                products(isa, &directions[0], &directions[..1], sums, &mut gram[..1]);
+                weights[0] = -dots[0] / (gram[0] + eps);
+            }
+            Rule::Each { margin, eps, bound } => {
+                for k in 0..n {
+                    products(isa, &directions[k], &directions[..=k], sums, &mut gram[k * n..=k * n + k]);
+                    for l in 0..k {
+                        gram[l * n + k] = gram[k * n + l];
+                    }
+                    gram[k * n + k] += eps;
+                }
+                if bound {
+                    // v = γ + u, u ≥ 0
+                    for (k, d) in dots.iter_mut().enumerate() {
+                        *d += margin * gram[k * n..(k + 1) * n].iter().sum::<f64>();
+                    }
+                }
+                if !gram.iter().chain(&*dots).all(|x| x.is_finite()) {
+                    return false;
+                }
+                self.cone.solve(gram, dots);
+                weights.iter_mut().zip(&self.cone.u).for_each(|(c, u)| *c = u + margin);
+            }
+        }
+        if !weights.iter().all(|c| c.is_finite()) {
+            return false;
+        }
+        self.counts.1 += 1;
+        let job = Combine { isa, weights, directions, grads: grads.share() };
+        threads::run(&job, threads::num_threads().0.min(job.items(0)));
+        true
+    }
+}
+
+/// Elements of a run, which one thread takes: the same for any number of threads.
+fn run_of(len: usize) -> usize {
+    crate::update::RUN.max(len.div_ceil(1024))
+}
+
+/// `into[k]` ← one · others[k], over `sums` of runs.
+fn products<T: Element>(isa: Isa, one: &[T], others: &[Buffer<T>], sums: &mut [f64], into: &mut [f64]) {
+    let run = run_of(one.len());
+    let runs = one.len().div_ceil(run);
+    let sums = &mut sums[..others.len() * runs];
+    let job = Products { isa, run, runs, one, others, sums: Shared::new(sums) };
+    threads::run(&job, threads::num_threads().0.min(job.items(0)));
+    for (dot, sums) in into.iter_mut().zip(sums.chunks(runs)) {
+        *dot = sums.iter().sum();
+    }
+}
+
+struct Products<'a, T> {
+    isa: Isa,
+    run: usize,
+    runs: usize,
+    one: &'a [T],
+    others: &'a [Buffer<T>],
+    sums: Shared<'a, f64>,
+}
+
+impl<T: Element> Job for Products<'_, T> {
+    fn phases(&self) -> usize {
+        1
+    }
+    fn items(&self, _: usize) -> usize {
+        self.others.len() * self.runs
+    }
+    fn run(&self, _: usize, item: usize, _: usize) {
+        let (k, at) = (item / self.runs, item % self.runs);
+        let range = at * self.run..self.one.len().min((at + 1) * self.run);
+        let sum = dispatch(self.isa, Dot(&self.one[range.clone()], &self.others[k][range]));
+        // SAFETY: every item has its own sum.
+        unsafe { self.sums.slice_mut(item..item + 1)[0] = sum };
+    }
+}
+
+/// a·b, of blocks in the precision of the numbers and over blocks in double.
+struct Dot<'a, T>(&'a [T], &'a [T]);
+
+impl<T: Element> Op<T> for Dot<'_, T> {
+    type Output = f64;
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) -> f64 {
+        let mut total = 0.0;
+        for (a, b) in self.0.chunks(64 * S::N).zip(self.1.chunks(64 * S::N)) {
+            let mut sums = [s.splat(T::ZERO); 4];
+            for (i, (a, b)) in a.chunks(S::N).zip(b.chunks(S::N)).enumerate() {
+                let at = |x: &[T]| if x.len() == S::N { s.load(x) } else { s.load_partial(x) };
+                sums[i % 4] = s.fma(at(a), at(b), sums[i % 4]);
+            }
+            total += s.reduce_add(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]))).to_f64();
+        }
+        total
+    }
+}
+
+/// Elements of a gradient that stay in cache while all directions are added to them.
+const PART: usize = 4096;
+
+struct Combine<'a, T> {
+    isa: Isa,
+    weights: &'a [f64],
+    directions: &'a [Buffer<T>],
+    grads: Shared<'a, T>,
+}
+
+impl<T: Element> Job for Combine<'_, T> {
+    fn phases(&self) -> usize {
+        1
+    }
+    fn items(&self, _: usize) -> usize {
+        self.grads.len().div_ceil(PART)
+    }
+    fn run(&self, _: usize, item: usize, _: usize) {
+        let range = item * PART..self.grads.len().min((item + 1) * PART);
+        // SAFETY: every item has its own part.
+        let grads = unsafe { self.grads.slice_mut(range.clone()) };
+        for (weight, direction) in self.weights.iter().zip(self.directions) {
+            if *weight != 0.0 {
+                dispatch(
+                    self.isa,
+                    Add { grads: &mut *grads, row: &direction[range.clone()], weight: *weight },
+                );
+            }
+        }
+    }
+}
+
+/// g ← g + c·r
+struct Add<'a, T> {
+    grads: &'a mut [T],
+    row: &'a [T],
+    weight: f64,
+}
+
+impl<T: Element> Op<T> for Add<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let weight = s.splat(T::lit(self.weight));
+        zip_map(
+            s,
+            [self.grads],
+            [self.row],
+            #[inline(always)]
+            |[g], [r]| [s.fma(weight, r, g)],
+        );
+    }
+}
