@@ -169,6 +169,21 @@ class Trainer:
     def set_path(self, values: _Array) -> None: ...
     # 1 where a parameter may move, 0 where it stays.
     def set_mask(self, free: _Array | None) -> None: ...
+    # Blocks (weight, bias, rows, columns, [(A, G)]), matrices as vectors; anchor and strength.
+    def set_coupled(
+        self,
+        penalty: tuple[
+            list[tuple[int, int | None, int, int, list[tuple[_Array | None, _Array]]]],
+            _Array,
+            float,
+        ]
+        | None,
+    ) -> None: ...
+    # (alpha, eps, every); None ends it.
+    def start_walk(self, options: tuple[float, float, int] | None) -> None: ...
+    # [F, gain, score, place], the optimizer's steps when it began, and whether F was nothing then
+    def walk(self) -> tuple[list[_Array], int, bool] | None: ...
+    def set_walk(self, parts: list[_Array], begun: int, fresh: bool) -> None: ...
     # ("average", 0, eps), ("each", margin, eps) or ("bound", margin, eps); samples and targets
     def project(
         self, rule: tuple[str, float, float], memories: list[tuple[_Samples, _Array | _Labels]]

@@ -17,6 +17,7 @@ from thalweg.continual._distill import ERACE as ERACE
 from thalweg.continual._distill import DERpp as DERpp
 from thalweg.continual._distill import LwF as LwF
 from thalweg.continual._fisher import fisher_diagonal as fisher_diagonal
+from thalweg.continual._laplace import OnlineLaplace as OnlineLaplace
 from thalweg.continual._masks import PackNet as PackNet
 from thalweg.continual._masks import XdG as XdG
 from thalweg.continual._project import AGEM as AGEM
@@ -43,3 +44,4 @@ from thalweg.continual._strategy import Strategy as Strategy
 from thalweg.continual._stream import stream as stream
 from thalweg.continual._task import Scenario as Scenario
 from thalweg.continual._task import Task as Task
+from thalweg.continual._walk import RWalk as RWalk

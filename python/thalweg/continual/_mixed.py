@@ -76,7 +76,7 @@ def with_loss(trainer: Trainer, function: Callable[..., Any], who: str) -> Train
             f"{who} needs a trainer with nn.CrossEntropyLoss() without weight and label_smoothing; "
             f"got {loss!r}"
         )
-    penalty = getattr(trainer._core, "penalty", None)
+    penalty = getattr(trainer._core, "penalty_value", None)
     if penalty is not None and penalty() is not None:
         raise UnsupportedError(f"{who} cannot be joined with a strategy that sets a penalty")
     projected = getattr(trainer._core, "projected", None)

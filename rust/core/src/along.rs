@@ -5,6 +5,7 @@
 //! mask      θ_j stays as it is where it is not free, and g_j counts as 0
 //! path      ω_j ← ω_j − g_j·Δθ_j          what each parameter's moves have gained (Zenke, Poole and
 //!                                         Ganguli 2017, arXiv:1703.04200)
+//! walk      see `walk`; and what `coupled` computes before, g ← g + p
 //! ```
 //!
 //! Several quadratic penalties are one: Σ_k A_k·(θ − a_k)² = A·(θ − a)² + a constant, with A = Σ A_k and
@@ -15,11 +16,13 @@
 use std::ops::Range;
 
 use crate::arena::{Buffer, Shared};
+use crate::coupled::Coupled;
 use crate::element::Element;
 use crate::error::Error;
 use crate::optim::{MAX_STATE, Step};
 use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
 use crate::threads::{self, Job};
+use crate::walk::{Pace, Walk};
 
 /// A quadratic penalty.
 pub struct Penalty<T> {
@@ -55,31 +58,43 @@ pub struct Path<T> {
 pub struct Along<T> {
     /// Pulls parameters back.
     pub penalty: Option<Penalty<T>>,
+    /// The same, where they depend on each other.
+    pub coupled: Option<Coupled<T>>,
     /// Follows them.
     pub path: Option<Path<T>>,
+    /// Follows them, too, and measures how far they go.
+    pub walk: Option<Walk<T>>,
     /// 1 where a parameter is free, 0 where it stays.
     pub mask: Option<Buffer<T>>,
 }
 
 impl<T> Default for Along<T> {
     fn default() -> Self {
-        Along { penalty: None, path: None, mask: None }
+        Along { penalty: None, coupled: None, path: None, walk: None, mask: None }
     }
 }
 
 impl<T: Element> Along<T> {
-    /// Lends it to the threads of a region; without the penalty where gradients have it already. `None` if
-    /// there is nothing.
-    pub fn share(&mut self, penalty: bool) -> Option<Company<'_, T>> {
-        let Along { penalty: pull, path, mask } = self;
+    /// Whether there is a penalty.
+    pub fn pulls(&self) -> bool {
+        self.penalty.is_some() || self.coupled.is_some()
+    }
+
+    /// Lends it to the threads of a region, for the update that follows so many; without the penalties where
+    /// gradients have them already. `None` if there is nothing.
+    pub fn share(&mut self, penalty: bool, updates: u64) -> Option<Company<'_, T>> {
+        let Along { penalty: pull, coupled, path, walk, mask } = self;
+        let shift = coupled.as_ref().filter(|_| penalty).map(|c| &*c.shift);
         let pull = pull.as_ref().filter(|_| penalty).map(|p| Pull {
             importance: &p.importance,
             anchor: &p.anchor,
             strength: p.strength,
         });
         let path = path.as_mut().map(|p| (p.values.share(), p.with_penalty));
+        let walk = walk.as_mut().map(|walk| walk.share(updates));
         let mask = mask.as_deref();
-        (pull.is_some() || path.is_some() || mask.is_some()).then_some(Company { pull, path, mask })
+        let there = pull.is_some() || shift.is_some() || path.is_some() || walk.is_some() || mask.is_some();
+        there.then_some(Company { pull, shift, path, walk, mask })
     }
 }
 
@@ -94,7 +109,9 @@ struct Pull<'a, T> {
 #[derive(Clone, Copy)]
 pub struct Company<'a, T> {
     pull: Option<Pull<'a, T>>,
+    shift: Option<&'a [T]>,
     path: Option<(Shared<'a, T>, bool)>,
+    walk: Option<Pace<'a, T>>,
     mask: Option<&'a [T]>,
 }
 
@@ -109,7 +126,7 @@ impl<T: Element> Company<'_, T> {
     /// An optimizer's step on the parameters of some range of the arena, and what goes along with it.
     ///
     /// # Safety
-    /// Nobody else may use this range of the path meanwhile.
+    /// Nobody else may use this range of the path and the walk meanwhile.
     ///
     /// # Panics
     /// If lengths are not that of the range.
@@ -134,6 +151,9 @@ impl<T: Element> Company<'_, T> {
             if let Some(pull) = self.pull {
                 dispatch(isa, Add { grads: &mut *g, params, pull: pull.part(place.clone()) });
             }
+            if let Some(shift) = self.shift {
+                dispatch(isa, Plus { grads: &mut *g, shift: &shift[place.clone()] });
+            }
             let mask = self.mask.map(|mask| &mask[place.clone()]);
             if let Some(mask) = mask {
                 g.iter_mut().zip(mask).filter(|(_, free)| **free == T::ZERO).for_each(|(g, _)| *g = T::ZERO);
@@ -144,6 +164,10 @@ impl<T: Element> Company<'_, T> {
                 for ((p, was), free) in params.iter_mut().zip(&*before).zip(mask) {
                     *p = if *free == T::ZERO { *was } else { *p };
                 }
+            }
+            if let Some(walk) = &self.walk {
+                // SAFETY: the caller's own range.
+                unsafe { walk.step(isa, place.clone(), grads, before, params) };
             }
             if let Some((path, with_penalty)) = self.path {
                 // SAFETY: the caller's own range.
@@ -158,6 +182,31 @@ impl<T: Element> Company<'_, T> {
 impl<'a, T> Pull<'a, T> {
     fn part(self, range: Range<usize>) -> Self {
         Pull { importance: &self.importance[range.clone()], anchor: &self.anchor[range], ..self }
+    }
+}
+
+/// Adds the gradient of a penalty that was computed before to gradients, where the update is not on the spot.
+pub fn add_coupled<T: Element>(isa: Isa, coupled: &Coupled<T>, grads: &mut [T]) {
+    dispatch(isa, Plus { grads, shift: &coupled.shift });
+}
+
+/// g ← g + p
+struct Plus<'a, T> {
+    grads: &'a mut [T],
+    shift: &'a [T],
+}
+
+impl<T: Element> Op<T> for Plus<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        zip_map(
+            s,
+            [self.grads],
+            [self.shift],
+            #[inline(always)]
+            |[g], [p]| [s.add(g, p)],
+        );
     }
 }
 

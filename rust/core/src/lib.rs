@@ -33,6 +33,7 @@ pub mod along;
 pub mod arena;
 pub mod check;
 pub mod cone;
+pub mod coupled;
 pub mod data;
 pub mod diff;
 pub mod element;
@@ -55,6 +56,7 @@ pub mod threads;
 pub mod train;
 pub mod update;
 pub mod view;
+pub mod walk;
 pub mod workspace;
 
 pub use element::{Dtype, Element};

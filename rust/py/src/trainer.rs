@@ -6,12 +6,14 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use thalweg_core::along::{self, Path};
 use thalweg_core::arena::Buffer;
+use thalweg_core::coupled::{self, Coupled};
 use thalweg_core::loss::{Loss, Objective, Reduction, Targets};
 use thalweg_core::optim::Optimizer as CoreOptimizer;
 use thalweg_core::project::{self, Memory, Projection, Rule};
 use thalweg_core::sam::Sam;
 use thalweg_core::train::StepOptions;
 use thalweg_core::update::{Average, Averaging, Clip};
+use thalweg_core::walk::Walk;
 use thalweg_core::{Error, Model as CoreModel, Trainer as CoreTrainer};
 
 use crate::arrays::{Answers, Features, Matrix, Weights, is_plain, vector, vector_out};
@@ -20,6 +22,10 @@ use crate::errors::translate;
 use crate::lock;
 use crate::model::Model;
 use crate::optimizer::Optimizer;
+
+/// Weight, bias, rows, columns, and the factors A (none is 1) and G.
+type Coupling<'py> =
+    (usize, Option<usize>, usize, usize, Vec<(Option<Bound<'py, PyAny>>, Bound<'py, PyAny>)>);
 
 /// A model, a loss and an optimizer.
 #[pyclass(frozen, module = "thalweg._core")]
@@ -392,6 +398,91 @@ impl Trainer {
                 None => None,
             };
             self.detached::<T, _>(py, |t| t.along.mask = mask);
+            Ok(())
+        })
+    }
+
+    /// Sets the penalty of parameters that depend on each other: blocks (weight, bias, rows, columns, factors)
+    /// with places in public order and matrices as vectors, row by row; then anchor and strength.
+    fn set_coupled(
+        &self,
+        py: Python<'_>,
+        penalty: Option<(Vec<Coupling<'_>>, Bound<'_, PyAny>, f64)>,
+    ) -> PyResult<()> {
+        let owner = self.model.get();
+        with_dtype!(owner.dtype, T => {
+            let coupled = match penalty {
+                Some((blocks, anchor, strength)) => {
+                    let anchor = vector::<T>("anchor", &anchor, owner.network.num_parameters())?;
+                    let block = |(weight, bias, rows, cols, factors): Coupling<'_>| {
+                        let pair = |(a, g): (Option<Bound<'_, PyAny>>, Bound<'_, PyAny>)| {
+                            let a = a.map(|a| vector::<T>("A", &a, cols * cols)).transpose()?;
+                            Ok(coupled::Factors { a, g: vector::<T>("G", &g, rows * rows)? })
+                        };
+                        let factors = factors.into_iter().map(pair).collect::<PyResult<_>>()?;
+                        Ok(coupled::Block { weight, bias, rows, cols, factors })
+                    };
+                    let blocks = blocks.into_iter().map(block).collect::<PyResult<_>>()?;
+                    let make = || owner.locked::<T, _>(|model| {
+                        Coupled::new(model.network(), model.isa(), blocks, anchor, strength)
+                    });
+                    Some(py.detach(make).map_err(|e| translate(py, e))?)
+                }
+                None => None,
+            };
+            self.detached::<T, _>(py, |t| t.along.coupled = coupled);
+            Ok(())
+        })
+    }
+
+    /// Begins scores of how far parameters go anew, where they are; `None` ends them.
+    fn start_walk(&self, py: Python<'_>, options: Option<(f64, f64, u64)>) -> PyResult<()> {
+        with_dtype!(self.model.get().dtype, T => {
+            let begin = || self.locked::<T, _>(|t, m, o| {
+                t.along.walk = match options {
+                    Some((alpha, eps, every)) => {
+                        Some(Walk::new(m, (alpha, eps), every, o.steps)?)
+                    }
+                    None => None,
+                };
+                Ok(())
+            });
+            py.detach(begin).map_err(|e| translate(py, e))
+        })
+    }
+
+    /// F, the gain, the score and the place of the last one, in public order; the optimizer's steps when they
+    /// began, and whether F was nothing then.
+    fn walk(&self, py: Python<'_>) -> Option<(Vec<Py<PyAny>>, u64, bool)> {
+        with_dtype!(self.model.get().dtype, T => {
+            let copy = self.detached::<T, _>(py, |t| {
+                let walk = t.along.walk.as_ref()?;
+                let parts: Vec<_> = walk.parts.iter().map(|part| self.public(part)).collect();
+                Some((parts, walk.begun, walk.fresh))
+            });
+            copy.map(|(parts, begun, fresh)| {
+                (parts.into_iter().map(|part| vector_out(py, part)).collect(), begun, fresh)
+            })
+        })
+    }
+
+    fn set_walk(
+        &self,
+        py: Python<'_>,
+        parts: Vec<Bound<'_, PyAny>>,
+        begun: u64,
+        fresh: bool,
+    ) -> PyResult<()> {
+        let network = &self.model.get().network;
+        with_dtype!(self.model.get().dtype, T => {
+            let part = |part: &Bound<'_, PyAny>| vector::<T>("the walk", part, network.num_parameters());
+            let parts = parts.iter().map(part).collect::<PyResult<Vec<_>>>()?;
+            self.detached::<T, _>(py, |t| {
+                if let Some(walk) = &mut t.along.walk {
+                    walk.parts.iter_mut().zip(&parts).for_each(|(into, part)| network.import(part, into));
+                    (walk.begun, walk.fresh) = (begun, fresh);
+                }
+            });
             Ok(())
         })
     }

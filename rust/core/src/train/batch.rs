@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Tally, Trainer, check_values};
+use crate::along::Along;
 use crate::arena::Buffer;
 use crate::data::Samples;
 use crate::element::Element;
@@ -81,8 +82,11 @@ impl<T: Element> Trainer<T> {
         Ok(())
     }
 
-    /// Gradients of what is remembered, for the update to come.
+    /// Gradients of what is remembered, and of a penalty that takes products, for the update to come.
     fn recall(&mut self, model: &mut Model<T>, optimizer: &Optimizer<T>) -> Result<(), Error> {
+        if let Some(coupled) = &mut self.along.coupled {
+            coupled.pull(model.network(), model.isa(), &model.params);
+        }
         match &mut self.projection {
             Some(_) if self.options.sam.is_some() => {
                 let text = "gradients that SAM takes elsewhere are not projected: use another optimizer";
@@ -118,7 +122,8 @@ impl<T: Element> Trainer<T> {
             let network = model.network();
             self.ascent = Some(Ascent::new(sam, network.arena_len(), network.averages_len())?);
         }
-        if !optimizer.is_elementwise() && (self.along.path.is_some() || self.along.mask.is_some()) {
+        let Along { path, walk, mask, .. } = &self.along;
+        if !optimizer.is_elementwise() && (path.is_some() || walk.is_some() || mask.is_some()) {
             let text = "this optimizer looks at whole layers; path integrals and parameters that stay, which this \
                         strategy needs, are there for optimizers that work element by element";
             return Err(Error::Unsupported(text.into()));
@@ -167,6 +172,7 @@ impl<T: Element> Trainer<T> {
             // Of this pass: the one that follows is a step of the method, not of the data.
             update_averages(network, workspace, averages, None);
         }
+        let taken = optimizer.steps;
         let (steps, state) = optimizer.begin();
         let pass = Pass {
             draw,
@@ -182,7 +188,7 @@ impl<T: Element> Trainer<T> {
                 size: None,
                 steps: Some(steps),
                 update: fused.then_some(state),
-                along: self.along.share(true).filter(|_| fused),
+                along: self.along.share(true, taken).filter(|_| fused),
             }),
             ..Pass::new(network, workspace, params.share(), averages, Some(x), rows)
         };

@@ -218,6 +218,7 @@ impl<T: Element> Fit<T> {
             trainer.forget();
             before.average = trainer.average.as_ref().map(|a| (a.values.to_vec(), a.count));
             before.path = trainer.along.path.as_ref().map(|p| p.values.to_vec());
+            before.walk = trainer.along.walk.as_ref().map(|w| w.parts.each_ref().map(|p| p.to_vec()));
             self.before = Some(before);
         }
         let result = self.steps(trainer, model, optimizer, training, validation, &mut until);
@@ -233,6 +234,9 @@ impl<T: Element> Fit<T> {
             }
             if let (Some(path), Some(values)) = (&mut trainer.along.path, &before.path) {
                 path.values.copy_from_slice(values);
+            }
+            if let (Some(walk), Some(parts)) = (&mut trainer.along.walk, &before.walk) {
+                walk.parts.iter_mut().zip(parts).for_each(|(now, was)| now.copy_from_slice(was));
             }
             self.epoch = self.options.epochs; // nothing is left to run
         }

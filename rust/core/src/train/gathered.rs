@@ -32,12 +32,17 @@ impl<T: Element> Gathered<T> {
         let mut factor = 1.0 / std::mem::take(&mut self.batches) as f64;
         // What is projected and clipped is all of the gradient; some optimizers need to see all of it anyway.
         let whole = clip.is_some() || projection.is_some() || !optimizer.is_elementwise();
-        let ahead = whole && along.penalty.is_some();
+        let ahead = whole && along.pulls();
         if ahead || projection.is_some() {
             update::clip(isa, &mut self.grads, std::mem::replace(&mut factor, 1.0), 0.0, None);
         }
-        if let Some(penalty) = along.penalty.as_ref().filter(|_| ahead) {
-            along::add_penalty(isa, penalty, params, &mut self.grads);
+        if ahead {
+            if let Some(penalty) = &along.penalty {
+                along::add_penalty(isa, penalty, params, &mut self.grads);
+            }
+            if let Some(coupled) = &along.coupled {
+                along::add_coupled(isa, coupled, &mut self.grads);
+            }
             optimizer.frozen().for_each(|range| self.grads[range].fill(T::ZERO));
         }
         let projected = projection.is_none_or(|p| p.apply(isa, &mut self.grads));
@@ -50,7 +55,8 @@ impl<T: Element> Gathered<T> {
             return Err(Error::Diverged { loss: f64::INFINITY, step, lr });
         }
         update::clip(isa, &mut self.grads, factor, norm, clip);
-        update::step(isa, params, &self.grads, optimizer, along.share(!ahead));
+        let company = along.share(!ahead, optimizer.steps);
+        update::step(isa, params, &self.grads, optimizer, company);
         Ok(())
     }
 }

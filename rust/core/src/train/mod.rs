@@ -142,8 +142,11 @@ impl<T: Element> Trainer<T> {
     }
 
     /// The penalty of a model's parameters, if there is one.
-    pub fn penalty(&self, model: &Model<T>) -> Option<f64> {
-        self.along.penalty.as_ref().map(|p| p.value(model.isa(), &model.params))
+    pub fn penalty(&mut self, model: &Model<T>) -> Option<f64> {
+        let (network, isa, params) = (model.network(), model.isa(), &model.params);
+        let alone = self.along.penalty.as_ref().map(|p| p.value(isa, params));
+        let coupled = self.along.coupled.as_mut().map(|c| c.value(network, isa, params));
+        alone.into_iter().chain(coupled).reduce(|a, b| a + b)
     }
 
     /// See [`Workspace::poison`].

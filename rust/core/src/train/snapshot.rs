@@ -5,6 +5,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::model::Model;
 use crate::optim::{Optimizer, Saved};
+use crate::walk;
 
 /// Parameters and optimizer before a fit, to go back to if training diverges.
 pub(super) struct Snapshot<T: Element> {
@@ -16,6 +17,8 @@ pub(super) struct Snapshot<T: Element> {
     pub average: Option<(Vec<T>, u64)>,
     /// What parameters have gained on their way.
     pub path: Option<Vec<T>>,
+    /// How far they went.
+    pub walk: Option<[Vec<T>; walk::PARTS]>,
 }
 
 impl<T: Element> Snapshot<T> {
@@ -32,6 +35,7 @@ impl<T: Element> Snapshot<T> {
                 optimizer: optimizer.save(None)?,
                 average: None,
                 path: None,
+                walk: None,
             },
         };
         snapshot.params.copy_from_slice(params);

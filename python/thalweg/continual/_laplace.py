@@ -1,0 +1,246 @@
+"""Penalties in which parameters depend on each other: Laplace's approximation, task after task."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from thalweg import _checks
+from thalweg._likelihood import prepare
+from thalweg._trainer import Trainer
+from thalweg.continual._fisher import importance
+from thalweg.continual._quadratic import Quadratic, competing
+from thalweg.continual._strategy import Strategy
+from thalweg.continual._task import Task
+from thalweg.curvature import kfac_factors
+from thalweg.errors import UnsupportedError
+
+#: Most parameters of a whole matrix: 128 MB of float64.
+LARGEST = 4096
+
+
+class OnlineLaplace(Quadratic):
+    r"""Laplace's approximation, task after task: a penalty that knows of pairs of parameters.
+
+    .. math:: \frac{\lambda}{2} (\theta - \theta^*)^T \Lambda\, (\theta - \theta^*), \qquad
+              \Lambda \leftarrow F_{\text{new}} + \gamma \Lambda
+
+    with the Fisher information F of each task at the parameters :math:`\theta^*` that it ended
+    with; the latest are the anchor. With ``structure="kron"``,
+
+    .. math:: \frac{\lambda}{2} \sum_\ell \sum_k
+              \operatorname{tr}\big((W_\ell - W^*_\ell)^T G_{k,\ell} (W_\ell - W^*_\ell) A_{k,\ell}
+              \big)
+
+    over the `nn.Linear` layers, each weight with its bias as a last column, and the tasks k, with
+    the factors of `curvature.kfac_factors`.
+
+    Parameters
+    ----------
+    inner : Trainer or Strategy
+        What does the training.
+    strength : float
+        :math:`\lambda`. The Fisher information is a mean over samples, as that of `EWC`.
+    structure : {"kron", "full"}, keyword only
+        Kronecker factors of each layer, or the whole matrix; that is for at most 4096 parameters,
+        and models without `nn.BatchNorm1d` and `nn.Dropout`.
+    factors : {"tasks", "summed"}, keyword only
+        Of ``"kron"``. ``"tasks"``: the sum above; memory and time of a step grow with the tasks.
+        ``"summed"``: one pair of factors, :math:`\sum_k A_k` and :math:`\sum_k G_k`, whose product
+        has terms of pairs of tasks too many; divide :math:`\lambda` by the number of tasks for
+        about the same strength.
+    decay : float, keyword only, default 1.0
+        :math:`\gamma`, from 0 to 1.
+    n_samples : int, keyword only, optional
+        Compute F from so many samples of each task.
+    seed : int, keyword only, default 0
+        Decides which.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+    UnsupportedError
+        If the model is too large for ``"full"``, or has layers that it is not for; after a task, if
+        the loss is no likelihood: see `fisher_diagonal`.
+
+    Notes
+    -----
+    Where losses are quadratic and F is their Hessian, as in linear regression, ``"full"`` with
+    :math:`\gamma = 1` gives the solution of all tasks together. The diagonal of `EWC` does not.
+
+    Parameters of other layers, such as scales of normalizations, have their diagonal with
+    ``"kron"``.
+
+    The core computes the gradient before each update by products, two of matrices for each layer
+    (and task), and adds it in the update. That can take longer than the pass itself: about
+    :math:`2 (o^2 i + o i^2)` multiplications for o outputs and i inputs of a layer, against
+    :math:`3 n o i` for a batch of n.
+
+    References
+    ----------
+    H. Ritter, A. Botev and D. Barber, "Online structured Laplace approximations for overcoming
+    catastrophic forgetting", NeurIPS 2018, arXiv:1805.07810.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import continual, nn, optim
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((2, 50, 3))
+    >>> y = x @ rng.standard_normal(3) + rng.standard_normal((2, 50))
+    >>> model = nn.Sequential(nn.Linear(3, 1, bias=False), dtype="float64")
+    >>> trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+    >>> laplace = continual.OnlineLaplace(trainer, strength=2, structure="full")
+    >>> for k in (0, 1):
+    ...     history = laplace.fit(continual.Task(x[k], y[k], x[k], y[k], k), epochs=500)
+    >>> joint = np.linalg.lstsq(x.reshape(100, 3), y.ravel())[0]
+    >>> bool(np.abs(model.flat_parameters - joint).max() < 0.05)  # batches are noise
+    True
+    """
+
+    def __init__(
+        self,
+        inner: "Trainer | Strategy",
+        strength: float,
+        *,
+        structure: str = "kron",
+        factors: str = "tasks",
+        decay: float = 1.0,
+        n_samples: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(inner, strength)
+        self.structure = _checks.one_of("structure", structure, ("kron", "full"))
+        self.factors = _checks.one_of("factors", factors, ("tasks", "summed"))
+        self.decay = _checks.real("decay", decay, 0, 1, "[]")
+        self.n_samples, self.seed = n_samples, seed
+        #: By task, or one; each by layer, as {"A": ..., "G": ...}. Of "full", one layer "".
+        self._terms: list[dict[str, dict[str, Any]]] = []
+        model = self.trainer.model
+        if structure == "full":
+            if model.num_parameters > LARGEST:
+                raise UnsupportedError(
+                    f'structure="full" is for at most {LARGEST} parameters, this model has '
+                    f'{model.num_parameters}: use structure="kron"'
+                )
+            # That the model has such derivatives is seen now, not after the first task.
+            model._core.jacobian(np.zeros((1, model.in_features), model.dtype))
+
+    def end(self, task: Task) -> None:
+        """Take to heart what must not be forgotten of a task that was learned."""
+        super().end(task)
+        model, loss = self.trainer.model, self.trainer.loss
+        options: dict[str, Any] = {
+            "n_samples": self.n_samples,
+            "classes": competing(self.trainer, task),
+            "seed": self.seed,
+        }
+        diagonal = np.zeros(model.num_parameters)
+        if self.structure == "full":
+            new = {"": {"G": self._whole(task, options)}}
+        else:
+            found = kfac_factors(model, task.x, loss=loss, **options)
+            new = {layer: {"A": pair.A, "G": pair.G} for layer, pair in found.items()}
+            rest = self._rest(new)
+            if rest.any():
+                diagonal = importance(model, task.x, None, "exact", loss, **options) * rest
+        self._terms = self._added(new)
+        if self._importance is not None:
+            diagonal = diagonal + self.decay * self._importance
+        self._set(diagonal.astype(np.float64), self._parameters())
+
+    def _added(self, new: dict[str, dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
+        """Give the terms with those of a task."""
+        decay = self.decay
+        if self.structure == "kron" and self.factors == "tasks":
+            faded = [
+                {layer: {**pair, "G": decay * pair["G"]} for layer, pair in term.items()}
+                for term in self._terms
+            ]
+            return [*faded, new]
+        for term in self._terms:
+            new = {
+                layer: {name: matrix + decay * term[layer][name] for name, matrix in pair.items()}
+                for layer, pair in new.items()
+            }
+        return [new]
+
+    def _whole(self, task: Task, options: dict[str, Any]) -> Any:
+        """Compute the whole Fisher information matrix, in double precision."""
+        model = self.trainer.model
+        ready = prepare(model, task.x, None, loss=self.trainer.loss, labelled=False, **options)
+        chosen = np.arange(model.out_features) if ready.classes is None else list(ready.classes)
+        size = model.num_parameters
+        total = np.zeros((size, size))
+        some = max(1, (1 << 22) // (model.out_features * size))
+        for first in range(0, len(ready.samples), some):
+            mine = ready.samples[first : first + some]
+            outputs, slopes = model._core.jacobian(mine)
+            outputs = outputs.astype(np.float64)[:, chosen]
+            slopes = slopes.astype(np.float64).reshape(len(mine), -1, size)[:, chosen]
+            if ready.likelihood == "categorical":
+                p = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+                p /= p.sum(axis=1, keepdims=True)
+                # E[(e_y - p)(e_y - p)'] is the sum over y of p_y times that of each.
+                slopes = slopes - (p[:, :, None] * slopes).sum(axis=1, keepdims=True)
+                slopes *= np.sqrt(p)[:, :, None]
+            elif ready.likelihood == "bernoulli":
+                slopes *= (0.5 / np.cosh(outputs / 2))[:, :, None]
+            flat = slopes.reshape(-1, size)
+            total += flat.T @ flat
+        return total / len(ready.samples)
+
+    def _rest(self, layers: Iterable[str]) -> Any:
+        """Say which parameters belong to none of these layers, 1 or 0."""
+        rest = np.ones(self.trainer.model.num_parameters)
+        for weight, bias, rows, cols in self._places(layers).values():
+            width = cols - (bias is not None)
+            rest[weight : weight + rows * width] = 0
+            if bias is not None:
+                rest[bias : bias + rows] = 0
+        return rest
+
+    def _places(self, layers: Iterable[str]) -> dict[str, tuple[int, int | None, int, int]]:
+        """Give where each layer's weight and bias begin, and the sizes of its factors."""
+        model = self.trainer.model
+        if self.structure == "full":
+            return {"": (0, None, model.num_parameters, 1)}
+        starts, at = {}, 0
+        for name, shape in model._core.blocks():
+            starts[name] = at, shape
+            at += int(np.prod(shape))
+        places = {}
+        for layer in layers:
+            weight, (rows, cols) = starts[f"{layer}.weight"]
+            bias = starts.get(f"{layer}.bias", (None, ()))[0]
+            places[layer] = weight, bias, rows, cols + (bias is not None)
+        return places
+
+    def _set(self, importance: Any, anchor: Any) -> None:
+        super()._set(importance, anchor)
+        core = self.trainer._elementary("penalty")
+        if not self._terms:
+            core.set_coupled(None)
+            return
+        if not importance.any():
+            self.trainer.set_penalty(None)  # nothing is left for the diagonal
+        dtype = self.trainer.model.dtype
+
+        def vector(matrix: Any) -> Any:
+            return None if matrix is None else np.ascontiguousarray(matrix, dtype).ravel()
+
+        blocks = [
+            (*place, [(vector(t[layer].get("A")), vector(t[layer]["G"])) for t in self._terms])
+            for layer, place in self._places(self._terms[0]).items()
+        ]
+        core.set_coupled((blocks, anchor.astype(dtype), self.strength))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
+        return super().state_dict() | {"terms": list(self._terms)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._terms = list(state["terms"])
+        super().load_state_dict(state)
