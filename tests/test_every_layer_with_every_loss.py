@@ -19,7 +19,7 @@ LAYERS = {
     nn.Dropout: nn.Dropout(0.3),
     nn.Residual: nn.Residual(nn.Linear(WIDTH, 3), nn.Tanh(), nn.Linear(3, WIDTH)),
     nn.FourierFeatures: nn.FourierFeatures(WIDTH, 3, sigma=0.3),
-    nn.TabularInput: nn.TabularInput(WIDTH, {1: (3, 2), 3: (5, 3)}),
+    nn.TabularInput: nn.TabularInput(WIDTH, {1: (3, 2), 3: (5, 3)}, pieces={0: [-0.5, 0.1, 0.7]}),
     nn.Sine: nn.Sine(2.0),
 }
 LAYERS |= {

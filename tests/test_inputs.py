@@ -43,6 +43,38 @@ def tabular_twin(torch, model, x):
     return f, leaves
 
 
+EDGES = {0: [-1, -0.2, 0.3, 1.5], 2: [0, 0.5]}
+
+
+def pieces_twin(torch, model, x):
+    leaves = {k: torch.tensor(v, requires_grad=True) for k, v in model.state_dict().items()}
+
+    def spread(x, edges):
+        b = torch.tensor(edges, dtype=x.dtype)
+        y = (x[:, None] - b[:-1]) / (b[1:] - b[:-1])
+        last = len(edges) - 2
+        inner = [
+            y[:, t].clamp(0 if t else -np.inf, 1 if t < last else np.inf) for t in range(last + 1)
+        ]
+        return torch.stack(inner, dim=1)
+
+    def f(x):
+        vector = torch.nn.functional.embedding(x[:, 1].long(), leaves["0.1.weight"])
+        h = torch.cat(
+            [spread(x[:, 0], EDGES[0]), spread(x[:, 2], EDGES[2]), x[:, 3:], vector], dim=1
+        )
+        return torch.tanh(h @ leaves["1.weight"].T + leaves["1.bias"]) @ leaves["3.weight"].T
+
+    return f, leaves
+
+
+def coded(rng, n):
+    """Rows of three numbers and a code."""
+    x = rng.standard_normal((n, 4))
+    x[:, 1] = rng.integers(0, 3, n)
+    return x
+
+
 def numbers(rng, n):
     return rng.standard_normal((n, 3))
 
@@ -60,6 +92,7 @@ CASES = {
     "few": (nn.FourierFeatures(3, 1), fourier_twin, numbers),
     "bands": (nn.FourierFeatures(3, bands=[0.5, 1, 2, 4, 8]), fourier_twin, numbers),
     "table": (nn.TabularInput(4, {1: (5, 3), 3: (37, 2)}), tabular_twin, mixed),
+    "pieces": (nn.TabularInput(4, {1: (3, 2)}, pieces=EDGES), pieces_twin, coded),
 }
 
 
@@ -213,6 +246,40 @@ def test_only_codes_that_occur_have_a_gradient(rng):
     assert (rows[occur] != 0).all()
 
 
+def test_edges_lie_where_pieces_hold_equally_many(rng):
+    x = rng.exponential(size=1001)
+    edges = nn.utils.quantile_edges(x, 10)
+    counts, _ = np.histogram(x, edges)
+    assert len(edges) == 11
+    assert (abs(counts - 100) <= 1).all()
+    assert (edges[0], edges[-1]) == pytest.approx((x.min(), x.max()), rel=1e-6)
+    # Half of the samples are 0: pieces that would have no width are left out.
+    edges = nn.utils.quantile_edges(np.maximum(rng.standard_normal(1000), 0), 10)
+    assert edges[0] == 0
+    assert (np.diff(edges) > 0).all()
+    assert len(edges) == 6
+    for column, message in (
+        ([1, 1], "equal"),
+        ([], "equal"),
+        ([[1, 2]], "shape"),
+        ([1, np.nan], "1 that"),
+    ):
+        with pytest.raises(tw.DataError, match=message):
+            nn.utils.quantile_edges(column)
+
+
+def test_pieces_learn_a_jump_that_plain_numbers_do_not(rng):
+    x = rng.uniform(-1, 1, (2000, 1)).astype(np.float32)
+    y = np.sin(12 * x) + (x > 0.2)
+    losses = []
+    for pieces in ({}, {0: nn.utils.quantile_edges(x[:, 0], 32)}):
+        table = nn.TabularInput(1, pieces=pieces)
+        model = nn.Sequential(table, nn.Linear(table.out_features, 1), seed=0)
+        trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.Adam(lr=0.02))
+        losses.append(trainer.fit(x, y, epochs=30)["loss"][-1])
+    assert losses[1] < 0.05 * losses[0]
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "float32", "float64"])
 def test_codes_may_be_of_any_dtype(dtype):
     model = nn.Sequential(nn.TabularInput(2, {0: (3, 2), 1: (4, 1)}), nn.Linear(3, 1))
@@ -295,6 +362,11 @@ BAD = {
     "no codes": (lambda: nn.TabularInput(3, {1: (0, 2)}), r"categories\[1\], number of codes"),
     "no length": (lambda: nn.TabularInput(3, {1: (2, 0)}), r"categories\[1\], length"),
     "twice": (lambda: nn.TabularInput(3, [(1, 2, 2), (1, 3, 3)]), "twice"),
+    "one edge": (lambda: nn.TabularInput(3, pieces={1: [0]}), r"pieces\[1\].*2 edges"),
+    "equal edges": (lambda: nn.TabularInput(3, pieces={1: [0, 1, 1]}), "rise"),
+    "equal when rounded": (lambda: nn.TabularInput(3, pieces={1: [1, 1 + 1e-9]}), "rise"),
+    "a code in pieces": (lambda: nn.TabularInput(3, {1: (2, 2)}, pieces={1: [0, 1]}), "already"),
+    "pieces of no column": (lambda: nn.TabularInput(3, pieces={5: [0, 1]}), "from 0 to 2"),
     "not first": (
         lambda: nn.Sequential(nn.Linear(3, 3), nn.TabularInput(3, {}), nn.Linear(3, 1)),
         "must be the first layer",

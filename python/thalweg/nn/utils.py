@@ -1,12 +1,18 @@
-"""Clipping gradients in training loops written by hand; `thalweg.Trainer` has options for it.
+"""Clipping gradients in training loops written by hand, and what `nn.TabularInput` needs.
 
-Named as in ``torch.nn.utils``, and given the model where PyTorch is given its parameters.
+`thalweg.Trainer` has options for clipping. Functions for it are named as in ``torch.nn.utils``, and
+given the model where PyTorch is given its parameters.
 """
 
+from typing import Any
+
+import numpy as np
+
 from thalweg import _checks
+from thalweg.errors import DataError
 from thalweg.nn._sequential import Sequential
 
-__all__ = ["clip_grad_norm_", "clip_grad_value_"]
+__all__ = ["clip_grad_norm_", "clip_grad_value_", "quantile_edges"]
 
 
 def clip_grad_norm_(model: Sequential, max_norm: float) -> float:
@@ -70,3 +76,51 @@ def clip_grad_value_(model: Sequential, clip_value: float) -> None:
         If a gradient is NaN or infinite; nothing is changed then.
     """
     model._core.clip_gradients(None, _checks.real("clip_value", clip_value, 0, closed="()"))
+
+
+def quantile_edges(column: Any, pieces: int = 16) -> list[float]:
+    r"""Cut the range of a column where pieces hold equally many samples.
+
+    Parameters
+    ----------
+    column : array_like, shape (n,)
+        Numbers of the training data, at least two different ones.
+    pieces : int, default 16
+        How many. Where many samples have the same value, quantiles coincide, and there are fewer.
+
+    Returns
+    -------
+    list of float
+        The quantiles :math:`0, 1/T, \dots, 1` without repetitions, for `nn.TabularInput`.
+
+    Raises
+    ------
+    ArgumentError
+        If `pieces` is below 1.
+    DataError
+        If the column is not one of finite numbers, or all are equal.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from thalweg import nn
+    >>> x = np.column_stack([np.arange(101) ** 2, np.zeros(101)])
+    >>> edges = nn.utils.quantile_edges(x[:, 0], pieces=4)
+    >>> edges
+    [0.0, 625.0, 2500.0, 5625.0, 10000.0]
+    >>> nn.TabularInput(2, pieces={0: edges}).out_features
+    5
+    """
+    count = _checks.integer("pieces", pieces, 1)
+    values = np.asarray(column, dtype=np.float64)
+    if values.ndim != 1 or not np.isfinite(values).all():
+        raise DataError(
+            f"column must hold finite numbers, one for each sample; got shape {values.shape}"
+            f" with {np.count_nonzero(~np.isfinite(values))} that are not finite"
+        )
+    # As float32, which is what most models round them to: equal ones make no piece.
+    quantiles = np.quantile(values, np.linspace(0, 1, count + 1)) if values.size else values
+    edges = np.unique(quantiles.astype(np.float32)).astype(np.float64)
+    if len(edges) < 2:
+        raise DataError(f"all {values.size} numbers of the column are equal: there are no pieces")
+    return [float(edge) for edge in edges]

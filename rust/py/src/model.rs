@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use thalweg_core::layer::{
-    Activation, BatchNorm, Category, Fourier, Frequencies, Init, Layer, Linear, RowNorm, TabularInput,
+    Activation, BatchNorm, Category, Fourier, Frequencies, Init, Layer, Linear, Pieces, RowNorm, TabularInput,
 };
 use thalweg_core::network::Network;
 use thalweg_core::update::Clip;
@@ -89,10 +89,12 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
             return Ok(Layer::Fourier(Fourier { inputs, frequencies }));
         }
         "tabular" => {
-            let (_, inputs, categories): (String, usize, Vec<[usize; 3]>) = spec.extract()?;
+            let (_, inputs, categories, pieces): (String, usize, Vec<[usize; 3]>, Vec<(usize, Vec<f64>)>) =
+                spec.extract()?;
             let category = |[column, codes, dim]: [usize; 3]| Category { column, codes, dim };
             let categories = categories.into_iter().map(category).collect();
-            return Ok(Layer::Tabular(TabularInput { inputs, categories }));
+            let pieces = pieces.into_iter().map(|(column, edges)| Pieces { column, edges }).collect();
+            return Ok(Layer::Tabular(TabularInput { inputs, categories, pieces }));
         }
         "residual" => {
             let (_, inner): (String, Vec<Bound<'_, PyTuple>>) = spec.extract()?;

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from thalweg import _checks
 from thalweg.errors import ArgumentError
 from thalweg.nn._layers._base import Activation, Layer
@@ -125,32 +127,44 @@ class FourierFeatures(Layer):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class TabularInput(Layer):
-    """First layer for tables: columns of numbers, and columns of categories as learned vectors.
+    r"""First layer for tables: columns of numbers, and columns of categories as learned vectors.
 
     A categorical column holds integer codes from 0 on (those of scikit-learn's ``OrdinalEncoder``,
     or pandas' ``cat.codes``), in the same array as the numbers. Each code stands for a vector that
     is trained, an embedding (Guo & Berkhahn 2016, arXiv:1604.06737). The output has the columns of
-    numbers first, in their order and as they are, and then the vectors of each categorical column.
+    numbers first, in their order, as they are or spread over pieces of their range, and then the
+    vectors of each categorical column.
 
     Parameters
     ----------
     in_features : int
         Columns of the input, of both kinds.
-    categories : dict of int to (int, int)
+    categories : dict of int to (int, int), optional
         For each categorical column the number of codes, and the length of a vector.
+    pieces : dict of int to sequence of float, keyword only, optional
+        For columns of numbers that are to be spread over pieces of their range, the ends of these
+        pieces, rising; `nn.utils.quantile_edges` finds such as hold equally many samples. Instead
+        of the number x, the output has as many numbers as there are pieces,
+
+        .. math:: y_t = \frac{x - b_{t-1}}{b_t - b_{t-1}}, \qquad t = 1, \dots, T,
+
+        at least 0 except the first one, and at most 1 except the last. A linear layer behind makes
+        any function of them that is linear in pieces (Gorishniy, Rubachev & Babenko 2022, "On
+        embeddings for numerical features in tabular deep learning", arXiv:2203.05556).
 
     Raises
     ------
     ArgumentError
-        If there is no such column, or a number is below 1; from `Sequential`, if it is not the
-        first layer.
+        If there is no such column, a number is below 1, edges do not rise (as float32), or a column
+        is in both; from `Sequential`, if it is not the first layer.
 
     Notes
     -----
     A number in such a column that is no code (too large, negative, 1.5) is a `DataError`, before
     anything changes. The tables are parameters ``"0.3.weight"`` for column 3, of shape (codes,
     length), at first standard normal numbers, as those of PyTorch's ``Embedding``; the gradient of
-    rows whose codes do not occur in a batch is 0. So is the gradient by the codes themselves.
+    rows whose codes do not occur in a batch is 0. So is the gradient by the codes themselves. At an
+    edge, the gradient by x is that of the piece above it.
 
     Examples
     --------
@@ -163,12 +177,18 @@ class TabularInput(Layer):
     >>> model = nn.Sequential(table, nn.Linear(5, 1))
     >>> model([[0.5, 6, -1.2, 3.0]]).shape
     (1, 1)
+
+    A number as two pieces:
+
+    >>> nn.TabularInput(1, pieces={0: [0, 1, 3]}).out_features
+    2
     """
 
     in_features: int
     categories: tuple[tuple[int, int, int], ...]
+    pieces: tuple[tuple[int, tuple[float, ...]], ...]
 
-    def __init__(self, in_features: int, categories: Any) -> None:
+    def __init__(self, in_features: int, categories: Any = (), *, pieces: Any = ()) -> None:
         put, name = object.__setattr__, "TabularInput: "  # the dataclass is frozen
         put(self, "in_features", _checks.integer(name + "in_features", in_features, 1))
         if isinstance(categories, Mapping):
@@ -189,19 +209,42 @@ class TabularInput(Layer):
         if len({column for column, *_ in checked}) < len(checked):
             raise ArgumentError(f"{name}categories names a column twice: {items}")
         put(self, "categories", tuple(sorted(checked)))
+        self._put_pieces(pieces)
+
+    def _put_pieces(self, pieces: Any) -> None:
+        name, checked = "TabularInput: ", {}
+        items = pieces.items() if isinstance(pieces, Mapping) else pieces
+        for column, edges in items:
+            column = _checks.integer(name + "a column of pieces", column, 0, self.in_features - 1)
+            what = f"{name}pieces[{column}]"
+            if column in checked or column in {c for c, *_ in self.categories}:
+                raise ArgumentError(f"{what}: this column is there already")
+            edges = _checks.sequence(what, edges)
+            edges = tuple(_checks.real(f"{what}[{i}]", edge) for i, edge in enumerate(edges))
+            rounded = np.array(edges, np.float32)
+            if len(edges) < 2 or not (np.diff(rounded) > 0).all():
+                raise ArgumentError(
+                    f"{what} must be at least 2 edges that rise, as float32; got {list(edges)}"
+                )
+            checked[column] = edges
+        object.__setattr__(self, "pieces", tuple(sorted(checked.items())))
 
     @property
     def out_features(self) -> int:
         """Width of a row of the output."""
         numbers = self.in_features - len(self.categories)
-        return numbers + sum(length for _, _, length in self.categories)
+        spread = sum(len(edges) - 2 for _, edges in self.pieces)
+        return numbers + spread + sum(length for _, _, length in self.categories)
 
     def __repr__(self) -> str:
         categories = {column: tuple(sizes) for column, *sizes in self.categories}
-        return f"TabularInput({self.in_features}, {categories})"
+        pieces = {column: list(edges) for column, edges in self.pieces}
+        more = f", pieces={pieces}" if pieces else ""
+        return f"TabularInput({self.in_features}, {categories}{more})"
 
     def _spec(self) -> tuple[Any, ...]:
-        return ("tabular", self.in_features, [list(item) for item in self.categories])
+        pieces = [(column, list(edges)) for column, edges in self.pieces]
+        return ("tabular", self.in_features, [list(item) for item in self.categories], pieces)
 
 
 def _pair(name: str, column: Any, sizes: Any) -> tuple[Any, Any]:

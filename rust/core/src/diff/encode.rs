@@ -39,7 +39,7 @@ impl<T: Element> Block<T> {
                     };
                     layer.forward(x, y, |k| &net.params[table(k)]);
                     layer.forward(x, dot, |k| &net.dots[table(k)]);
-                    layer.each_number(|from, to| dot[to] = x_dot.map_or(T::ZERO, |dot| dot[from]));
+                    layer.tangent(x, x_dot, dot);
                 }
             }
         }

@@ -42,7 +42,7 @@ pub use batch_norm::BatchNorm;
 pub use fourier::{Fourier, Frequencies};
 pub use linear::{Init, Linear};
 pub use row_norm::RowNorm;
-pub use tabular::{Category, TabularInput};
+pub use tabular::{Category, Pieces, TabularInput};
 
 /// What is taken of each row's gradient before rows are summed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

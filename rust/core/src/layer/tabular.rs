@@ -1,6 +1,10 @@
 //! Rows of a table: numbers, and integer codes of categories, each of which stands for a learned vector
 //! (Guo & Berkhahn 2016, "Entity embeddings of categorical variables"). The output has the columns of numbers
-//! first, as they are, then the vectors. The gradient of a vector is the sum over the rows with its code.
+//! first, then the vectors. The gradient of a vector is the sum over the rows with its code.
+//!
+//! A number may be spread over pieces of its range (Gorishniy, Rubachev & Babenko 2022, "On embeddings for numerical
+//! features in tabular deep learning"): with edges b₀ < … < b_T it becomes T numbers y_t = (x − b_{t−1}) / (b_t −
+//! b_{t−1}), at least 0 except the first and at most 1 except the last. At an edge, dx is that of the piece above.
 
 use crate::element::Element;
 use crate::error::Error;
@@ -13,6 +17,56 @@ pub struct TabularInput {
     pub inputs: usize,
     /// The columns of codes, in their order.
     pub categories: Vec<Category>,
+    /// The columns of numbers that are spread, in their order.
+    pub pieces: Vec<Pieces>,
+}
+
+/// A column of numbers whose range is cut.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pieces {
+    /// Which column of the input.
+    pub column: usize,
+    /// Ends of the pieces, rising.
+    pub edges: Vec<f64>,
+}
+
+impl Pieces {
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.edges.len() - 1
+    }
+
+    /// Calls `f(piece, its value, its slope)` for a number.
+    #[inline(always)]
+    fn each<T: Element>(&self, x: T, mut f: impl FnMut(usize, T, T)) {
+        let last = self.count() - 1;
+        for (piece, ends) in self.edges.windows(2).enumerate() {
+            let [from, to] = [ends[0], ends[1]].map(T::lit);
+            let width = to - from;
+            match () {
+                () if piece > 0 && x < from => f(piece, T::ZERO, T::ZERO),
+                () if piece < last && x >= to => f(piece, T::ONE, T::ZERO),
+                () => f(piece, (x - from) / width, T::ONE / width),
+            }
+        }
+    }
+
+    /// y from x.
+    pub fn forward<T: Element>(&self, x: T, y: &mut [T]) {
+        self.each(x, |piece, value, _| y[piece] = value);
+    }
+
+    /// ẏ from x and ẋ.
+    pub fn tangent<T: Element>(&self, x: T, x_dot: T, y_dot: &mut [T]) {
+        self.each(x, |piece, _, slope| y_dot[piece] = slope * x_dot);
+    }
+
+    /// dx from x and dy.
+    pub fn backward<T: Element>(&self, x: T, dy: &[T]) -> T {
+        let mut dx = T::ZERO;
+        self.each(x, |piece, _, slope| dx += slope * dy[piece]);
+        dx
+    }
 }
 
 /// A column of codes.
@@ -42,9 +96,10 @@ impl Category {
 }
 
 impl TabularInput {
-    /// Columns of numbers.
+    /// Columns of the output that come from numbers.
     pub fn numbers(&self) -> usize {
-        self.inputs - self.categories.len()
+        let spread = self.pieces.iter().map(|p| p.count() - 1).sum::<usize>();
+        self.inputs - self.categories.len() + spread
     }
 
     /// Width of the output.
@@ -59,25 +114,43 @@ impl TabularInput {
     pub fn check(&self) -> Result<(), Error> {
         let ordered = self.categories.is_sorted_by(|a, b| a.column < b.column);
         let inside = self.categories.iter().all(|c| c.column < self.inputs && c.codes > 0 && c.dim > 0);
-        if ordered && inside {
+        if !(ordered && inside) {
+            return Err(Error::Argument {
+                name: "categories",
+                value: format!("{:?}", self.categories),
+                accepted: format!("columns below {} in their order, with codes and numbers", self.inputs),
+            });
+        }
+        let ordered = self.pieces.is_sorted_by(|a, b| a.column < b.column);
+        let free =
+            |p: &Pieces| p.column < self.inputs && self.categories.iter().all(|c| c.column != p.column);
+        // In single precision, too: it is what most models round them to.
+        let rising = |p: &Pieces| {
+            let finite = p.edges.iter().all(|e| (*e as f32).is_finite());
+            p.edges.len() > 1 && finite && p.edges.is_sorted_by(|a, b| (*a as f32) < (*b as f32))
+        };
+        if ordered && self.pieces.iter().all(|p| free(p) && rising(p)) {
             return Ok(());
         }
         Err(Error::Argument {
-            name: "categories",
-            value: format!("{:?}", self.categories),
-            accepted: format!("columns below {} in their order, with codes and numbers", self.inputs),
+            name: "pieces",
+            value: format!("{:?}", self.pieces),
+            accepted: format!("columns of numbers below {}, in their order, with rising edges", self.inputs),
         })
     }
 
-    /// Calls `f(column of the input, column of the output)` for the columns of numbers.
+    /// Calls `f(column of the input, its pieces if it has some, first column of the output)` for the columns of
+    /// numbers.
     #[inline(always)]
-    pub fn each_number(&self, mut f: impl FnMut(usize, usize)) {
+    pub fn each_number(&self, mut f: impl FnMut(usize, Option<&Pieces>, usize)) {
         let mut coded = self.categories.iter().map(|c| c.column).peekable();
+        let mut cut = self.pieces.iter().peekable();
         let mut to = 0;
         for column in 0..self.inputs {
             if coded.next_if_eq(&column).is_none() {
-                f(column, to);
-                to += 1;
+                let pieces = cut.next_if(|p| p.column == column);
+                f(column, pieces, to);
+                to += pieces.map_or(1, Pieces::count);
             }
         }
     }
@@ -92,9 +165,33 @@ impl TabularInput {
         }
     }
 
+    /// The part of ẏ that comes from the numbers of one row; without ẋ it is 0.
+    pub fn tangent<T: Element>(&self, x: &[T], x_dot: Option<&[T]>, y_dot: &mut [T]) {
+        self.each_number(|from, pieces, to| {
+            let dot = x_dot.map_or(T::ZERO, |dot| dot[from]);
+            match pieces {
+                Some(pieces) => pieces.tangent(x[from], dot, &mut y_dot[to..to + pieces.count()]),
+                None => y_dot[to] = dot,
+            }
+        });
+    }
+
+    /// dx ← dx + its gradient, of one row. Codes have none.
+    pub fn backward<T: Element>(&self, x: &[T], dy: &[T], dx: &mut [T]) {
+        self.each_number(|from, pieces, to| {
+            dx[from] += match pieces {
+                Some(pieces) => pieces.backward(x[from], &dy[to..to + pieces.count()]),
+                None => dy[to],
+            };
+        });
+    }
+
     /// y of one row; `table` gives the k-th table.
     pub fn forward<'t, T: Element>(&self, x: &[T], y: &mut [T], table: impl Fn(usize) -> &'t [T]) {
-        self.each_number(|from, to| y[to] = x[from]);
+        self.each_number(|from, pieces, to| match pieces {
+            Some(pieces) => pieces.forward(x[from], &mut y[to..to + pieces.count()]),
+            None => y[to] = x[from],
+        });
         self.each_category(|k, category, to| {
             // Codes were checked; a row that was changed since is nobody's.
             let code = category.code(x[category.column].to_f64());
@@ -123,7 +220,7 @@ mod tests {
     #[test]
     fn numbers_come_first_and_then_vectors() {
         let categories = [(1, 2, 3), (2, 4, 1)].map(|(column, codes, dim)| Category { column, codes, dim });
-        let layer = TabularInput { inputs: 4, categories: categories.to_vec() };
+        let layer = TabularInput { inputs: 4, categories: categories.to_vec(), pieces: vec![] };
         assert_eq!((layer.numbers(), layer.outputs()), (2, 6));
         let tables = categories.map(|c| {
             let mut table = vec![0.0; c.codes * c.dim];
@@ -136,7 +233,39 @@ mod tests {
         layer.forward(&[0.5, 1.0, 3.0, -0.5], &mut y, |k| &tables[k]);
         assert_eq!(y, [0.5, -0.5, 110.0, 111.0, 112.0, 230.0]);
         assert!(layer.check().is_ok());
-        let unordered = TabularInput { inputs: 4, categories: vec![categories[1], categories[0]] };
+        let unordered = TabularInput { categories: vec![categories[1], categories[0]], ..layer };
         assert!(unordered.check().is_err());
+    }
+
+    #[test]
+    fn a_number_fills_the_pieces_below_it() {
+        let pieces = Pieces { column: 1, edges: vec![-1.0, 0.0, 2.0, 3.0] };
+        let layer = TabularInput { inputs: 2, categories: vec![], pieces: vec![pieces] };
+        assert_eq!((layer.numbers(), layer.outputs()), (4, 4));
+        for (x, expected, slope) in [
+            (-3.0, [-2.0, 0.0, 0.0], [1.0, 0.0, 0.0]), // the first piece goes on downwards
+            (-0.5, [0.5, 0.0, 0.0], [1.0, 0.0, 0.0]),
+            (0.0, [1.0, 0.0, 0.0], [0.0, 0.5, 0.0]),
+            (1.5, [1.0, 0.75, 0.0], [0.0, 0.5, 0.0]),
+            (5.0, [1.0, 1.0, 3.0], [0.0, 0.0, 1.0]), // and the last one upwards
+        ] {
+            let mut y = [f64::NAN; 4];
+            layer.forward(&[7.0, x], &mut y, |_| &[]);
+            assert_eq!(y, [7.0, expected[0], expected[1], expected[2]], "{x}");
+            let mut dot = [f64::NAN; 4];
+            layer.tangent(&[7.0, x], Some(&[0.0, 2.0]), &mut dot);
+            assert_eq!(dot, [0.0, 2.0 * slope[0], 2.0 * slope[1], 2.0 * slope[2]], "{x}");
+            let mut dx = [1.0; 2];
+            layer.backward(&[7.0, x], &[4.0, 1.0, 10.0, 100.0], &mut dx);
+            assert_eq!(dx, [5.0, 1.0 + slope[0] + 10.0 * slope[1] + 100.0 * slope[2]], "{x}");
+        }
+        let wrong = |edges: &[f64]| TabularInput {
+            pieces: vec![Pieces { column: 1, edges: edges.to_vec() }],
+            ..layer.clone()
+        };
+        assert!(layer.check().is_ok());
+        for edges in [&[1.0][..], &[1.0, 1.0], &[1.0, 1.0 + 1e-12], &[0.0, f64::NAN], &[0.0, 1e300]] {
+            assert!(wrong(edges).check().is_err(), "{edges:?}");
+        }
     }
 }

@@ -47,7 +47,7 @@ impl<'a, T: Element> Pass<'a, T> {
             if let Init::Zero = init {
                 (0..rows.len()).for_each(|r| into.row_mut(r).fill(T::ZERO));
             }
-            self.decode(index, local, delta, &mut into);
+            self.decode(index, (rows, local), delta, &mut into);
             if index > 0 {
                 self.through_activation(index - 1, local, &mut into);
             }

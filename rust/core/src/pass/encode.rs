@@ -1,5 +1,6 @@
 //! What a pass does for layers that take rows of another kind: features of Fourier, and categories.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::{Local, Pass};
@@ -32,7 +33,13 @@ impl<T: Element> Pass<'_, T> {
     }
 
     /// dx ← dx + its gradient. Codes have none.
-    pub(super) fn decode(&self, index: usize, local: &Local, delta: MatRef<'_, T>, into: &mut MatMut<'_, T>) {
+    pub(super) fn decode(
+        &self,
+        index: usize,
+        (rows, local): (&Range<usize>, &Local),
+        delta: MatRef<'_, T>,
+        into: &mut MatMut<'_, T>,
+    ) {
         let stage = &self.network.stages()[index];
         match &self.network.encoders()[stage.encoder.expect("of an encoder")] {
             Encoder::Fourier { layer, start, .. } => {
@@ -41,9 +48,9 @@ impl<T: Element> Pass<'_, T> {
                 dispatch(self.plan.isa, FourierBackward { y, dy: delta, frequencies, dx: into.reborrow() });
             }
             Encoder::Tabular { layer, .. } => {
+                let x = self.stage_input(index, rows, local);
                 for r in 0..delta.rows() {
-                    let (dy, dx) = (delta.row(r), into.row_mut(r));
-                    layer.each_number(|from, to| dx[from] += dy[to]);
+                    layer.backward(x.row(r), delta.row(r), into.row_mut(r));
                 }
             }
         }
