@@ -17,6 +17,7 @@ from thalweg.continual._distill import ERACE as ERACE
 from thalweg.continual._distill import DERpp as DERpp
 from thalweg.continual._distill import LwF as LwF
 from thalweg.continual._fisher import fisher_diagonal as fisher_diagonal
+from thalweg.continual._functional import FROMP as FROMP
 from thalweg.continual._laplace import OnlineLaplace as OnlineLaplace
 from thalweg.continual._masks import PackNet as PackNet
 from thalweg.continual._masks import XdG as XdG

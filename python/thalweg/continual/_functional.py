@@ -1,0 +1,212 @@
+"""What the network says of memorable samples is kept, weighed by how sure it is of that."""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from thalweg import _arrays, _checks
+from thalweg._history import History
+from thalweg._trainer import Trainer
+from thalweg.continual import _batches, _mixed
+from thalweg.continual._distill import _Innermost
+from thalweg.continual._fisher import fisher_diagonal
+from thalweg.continual._quadratic import competing
+from thalweg.continual._strategy import mean_history
+from thalweg.continual._task import Task
+
+
+class FROMP(_Innermost):
+    r"""Functional regularization of the memorable past: a penalty on probabilities, not weights.
+
+    .. math:: L = L_\text{new} + \frac{\lambda}{2} \sum_k \sum_c
+              (p_c - p^*_c)^T K_{k,c}^{-1} (p_c - p^*_c), \qquad
+              K_{k,c} = P_c\, \Sigma\, P_c^T
+
+    with the probabilities :math:`p_c` of class c for the memorable samples of each earlier task k,
+    :math:`p^*` as they were at the end of the latest task, their derivatives :math:`P_c` by the
+    parameters then, and :math:`\Sigma^{-1} = \delta I + \sum_k N_k \operatorname{diag} F_k`, the
+    precision of a diagonal Laplace approximation. Where parameters are well determined, K is small,
+    and probabilities are held fast; samples of a task count together.
+
+    Memorable are the samples of a task whose class is least sure when it ends: those with the
+    largest :math:`\sum_c p_c (1 - p_c)`.
+
+    Parameters
+    ----------
+    inner : Trainer
+        What does the training; its loss is an `nn.CrossEntropyLoss`.
+    per_task : int
+        Memorable samples of each task.
+    strength : float
+        :math:`\lambda`. For the paper's objective, of sums over samples, it is :math:`\tau / N`.
+    delta : float, keyword only, default 1e-5
+        :math:`\delta`, above 0: the precision of the prior.
+    jitter : float, keyword only, default 1e-3
+        What is added to the diagonal of each K, as a share of its mean; above 0.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+    UnsupportedError
+        If `inner` is another strategy, or the model has `nn.BatchNorm1d` or `nn.Dropout`; during a
+        task, if the trainer has another loss or a penalty, or the task has weights of samples.
+
+    Notes
+    -----
+    The softmax of a penalty is over the outputs that competed for its task: its head, or the
+    classes that were active. What differs from the authors' code: all memorable samples are in
+    every step, and the jitter.
+
+    Each step is a call from Python with `per_task` rows more for each task so far, and its loss is
+    computed by NumPy. At the end of a task, the derivatives of one task's memorable samples are
+    held at once: ``per_task * classes * num_parameters`` numbers of the model's dtype.
+
+    References
+    ----------
+    P. Pan, S. Swaroop, A. Immer, R. Eschenhagen, R. E. Turner and M. E. Khan, "Continual deep
+    learning by functional regularisation of memorable past", NeurIPS 2020, arXiv:2004.14070.
+
+    Examples
+    --------
+    >>> import thalweg as tw
+    >>> from thalweg import continual, nn, optim
+    >>> model = nn.Sequential(nn.Linear(64, 50), nn.ReLU(), nn.Linear(50, 10))
+    >>> trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+    >>> strategy = continual.FROMP(trainer, 20, strength=1e-3)
+    """
+
+    def __init__(
+        self,
+        inner: Trainer,
+        per_task: int,
+        strength: float,
+        *,
+        delta: float = 1e-5,
+        jitter: float = 1e-3,
+    ) -> None:
+        super().__init__(inner)
+        self.per_task = _checks.integer("per_task", per_task, 1)
+        self.strength = _checks.real("strength", strength, 0)
+        self.delta = _checks.real("delta", delta, 0, closed="()")
+        self.jitter = _checks.real("jitter", jitter, 0, closed="()")
+        model = self.trainer.model
+        # That the model has such derivatives is seen now, not after the first task.
+        model._core.jacobian(np.zeros((1, model.in_features), model.dtype))
+        self._precision: Any = None
+        #: Of each task: samples, outputs that competed, their probabilities, and inverses of K.
+        self._past: list[dict[str, Any]] = []
+
+    def learn(
+        self,
+        task: Task,
+        *,
+        steps: int,
+        start: int = 0,
+        batch_size: int = 32,
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ) -> History:
+        """Take some steps; see `Strategy.learn`."""
+        options: dict[str, Any] = {"batch_size": batch_size, "shuffle": shuffle}
+        options["drop_last"] = drop_last
+        if not self._past:
+            return super().learn(task, steps=steps, start=start, **options)
+        self._check(task)
+        twin = _mixed.with_loss(self.trainer, self._loss(task), "FROMP")
+        memory = np.concatenate([past["x"] for past in self._past])
+        marks = np.full(len(memory), -1)  # in the place of labels
+        seed, parts = self.trainer.model.seed, []
+        for x, y, _ in _batches.chunks(
+            task, seed=seed, steps=steps, start=start, most=1, **options
+        ):
+            begin = time.perf_counter()
+            loss = twin.step(np.concatenate([x, memory]), np.concatenate([y, marks])[:, None])
+            seconds = time.perf_counter() - begin
+            parts.append((len(x), History(loss=[loss], seconds=[seconds])))
+        return mean_history(parts)
+
+    def _loss(self, task: Task) -> Any:
+        """Make the loss of new rows, with a label each, and of the memorable ones behind them."""
+        competes = _mixed.competing(self.trainer, self.trainer.model.out_features)
+
+        def loss(output: Any, target: Any) -> tuple[float, Any]:
+            labels = target[:, 0].astype(np.int64)
+            new = int((labels >= 0).sum())
+            gradient = np.zeros_like(output)
+            weights = np.full(new, 1 / new)
+            value, gradient[:new] = _mixed.cross_entropy(
+                output[:new], labels[:new], weights, competes(labels[:new])
+            )
+            at = new
+            for past in self._past:
+                rows = slice(at, at + len(past["x"]))
+                columns = past["columns"]
+                p = np.exp(_mixed.log_softmax(output[rows][:, columns]))
+                difference = p - past["p"]
+                slopes = np.einsum("cij,jc->ic", past["inverse"], difference)
+                value += self.strength / 2 * (difference * slopes).sum()
+                slopes -= (p * slopes).sum(axis=1, keepdims=True)
+                gradient[rows, columns] += self.strength * p * slopes
+                at = rows.stop
+            return value, gradient
+
+        return loss
+
+    def end(self, task: Task) -> None:
+        """Choose memorable samples of the task, and see what is known of all of them now."""
+        super().end(task)
+        model = self.trainer.model
+        chosen = competing(self.trainer, task)
+        fisher = fisher_diagonal(model, task.x, loss=self.trainer.loss, classes=chosen)
+        if self._precision is None:
+            self._precision = np.full(model.num_parameters, self.delta)
+        self._precision = self._precision + len(task.y) * fisher.astype(np.float64)
+        columns = np.arange(model.out_features) if chosen is None else np.array(chosen)
+        p = self._probabilities(model(task.x), columns)
+        unsure = np.argsort(-(p * (1 - p)).sum(axis=1), kind="stable")[: self.per_task]
+        self._past.append({"x": np.asarray(task.x)[np.sort(unsure)], "columns": columns})
+        heads = getattr(self.trainer.loss, "heads", None)
+        for past in self._past:
+            if heads is None:
+                past["columns"] = columns
+            past["p"], past["inverse"] = self._known(past["x"], past["columns"])
+
+    @staticmethod
+    def _probabilities(outputs: Any, columns: Any) -> Any:
+        return np.exp(_mixed.log_softmax(outputs[:, columns].astype(np.float64)))
+
+    def _known(self, x: Any, columns: Any) -> tuple[Any, Any]:
+        """Give probabilities of samples, and the inverse of K for each class."""
+        model = self.trainer.model
+        samples = _arrays.samples(x, model.dtype, "x")
+        outputs, p, slopes = model.out_features, [], []
+        for row in range(len(samples)):
+            output, jacobian = model._core.jacobian(samples[row : row + 1])
+            one = self._probabilities(output.reshape(1, outputs), columns)[0]
+            mine = jacobian.reshape(outputs, -1)[columns]
+            p.append(one)
+            # The derivative of p_c is p_c (that of f_c - the mean of those in p).
+            slopes.append((one[:, None] * (mine - one @ mine)).astype(model.dtype))
+        inverses = []
+        for c in range(len(columns)):
+            part = np.stack([s[c] for s in slopes]).astype(np.float64)
+            kernel = (part / self._precision) @ part.T
+            size = kernel.trace() / len(kernel)
+            if size > 0:
+                inverses.append(np.linalg.inv(kernel + self.jitter * size * np.eye(len(kernel))))
+            else:  # a class that has no probability, to the last bit
+                inverses.append(np.zeros_like(kernel))
+        return np.stack(p), np.stack(inverses)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what this strategy has gathered."""
+        past = [dict(one) for one in self._past]
+        return {**super().state_dict(), "past": past, "precision": self._precision}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        super().load_state_dict(state)
+        self._past = [dict(one) for one in state["past"]]
+        self._precision = state["precision"]

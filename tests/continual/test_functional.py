@@ -1,0 +1,132 @@
+"""FROMP: its kernels and its loss beside what they are made of, and its runs."""
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import continual, nn, optim
+from thalweg.errors import UnsupportedError
+
+
+def softmax(values):
+    values = np.exp(values - values.max(axis=-1, keepdims=True))
+    return values / values.sum(axis=-1, keepdims=True)
+
+
+@pytest.fixture
+def tasks(clouds):
+    """A function: three tasks of two classes, with or without a head for each."""
+    return lambda heads: continual.split(*clouds.all, tasks=3, kind="task" if heads else "class")
+
+
+def fromp(*arguments, heads=None, **options):
+    model = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 6), dtype="float64", seed=2)
+    loss = nn.CrossEntropyLoss(heads=heads)
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD(lr=0.1))
+    return continual.FROMP(trainer, *arguments, **options)
+
+
+@pytest.mark.parametrize("heads", [None, (2, 2, 2)])
+def test_kernels_are_those_of_the_formula(heads, tasks):
+    strategy = fromp(4, 0.7, heads=heads, delta=0.3, jitter=0.01)
+    model, precision = strategy.trainer.model, 0.3
+    for task in tasks(heads)[:2]:
+        strategy.fit(task, steps=5)
+        columns = list(task.classes if heads else task.active)
+        fisher = continual.fisher_diagonal(model, task.x, classes=columns)
+        precision = precision + 120 * fisher
+        np.testing.assert_allclose(strategy.state_dict()["precision"], precision, rtol=1e-12)
+    theta, moves = model.flat_parameters.copy(), 1e-6 * np.eye(model.num_parameters)
+    for task, one in zip(tasks(heads)[:2], strategy.state_dict()["past"], strict=True):
+        columns = list(task.classes) if heads else [0, 1, 2, 3]
+        assert list(one["columns"]) == columns
+
+        def probabilities(values, x=one["x"], columns=columns):
+            model.flat_parameters = values
+            return softmax(model(x)[:, columns])
+
+        np.testing.assert_allclose(one["p"], probabilities(theta), rtol=1e-12)
+        slopes = np.stack(
+            [(probabilities(theta + m) - probabilities(theta - m)) / 2e-6 for m in moves], axis=2
+        )
+        for c in range(len(columns)):
+            kernel = (slopes[:, c] / precision) @ slopes[:, c].T
+            kernel += 0.01 * kernel.trace() / 4 * np.eye(4)
+            np.testing.assert_allclose(one["inverse"][c] @ kernel, np.eye(4), atol=1e-5)
+
+
+def test_memorable_are_the_least_sure(scenario):
+    strategy = fromp(7, 1.0)
+    strategy.fit(scenario[0], epochs=3)
+    p = softmax(strategy.trainer.model(scenario[0].x)[:, :2])
+    unsure = (p * (1 - p)).sum(axis=1)
+    kept = strategy.state_dict()["past"][0]["x"]
+    mine_too = (scenario[0].x[:, None] == kept[None]).all(axis=2).any(axis=1)
+    assert mine_too.sum() == 7
+    assert unsure[mine_too].min() >= unsure[~mine_too].max() - 1e-6
+
+
+@pytest.mark.parametrize("heads", [None, (2, 2, 2)])
+def test_the_loss_and_its_gradient(heads, tasks, rng):
+    strategy = fromp(4, 0.7, heads=heads)
+    for task in tasks(heads)[:2]:
+        strategy.fit(task, steps=5)
+    task, past = tasks(heads)[2], strategy.state_dict()["past"]
+    strategy.begin(task)
+    loss = strategy._loss(task)
+    output = rng.standard_normal((5 + 8, 6))
+    target = np.r_[rng.choice(task.classes, 5), np.full(8, -1)][:, None].astype(float)
+    value, gradient = loss(output.copy(), target)
+    columns = [4, 5] if heads else list(range(6))
+    expected, labels = 0.0, target[:5, 0].astype(int)
+    for row, label in enumerate(labels):
+        expected -= np.log(softmax(output[row, columns])[columns.index(label)]) / 5
+    for one, rows in zip(past, (slice(5, 9), slice(9, 13)), strict=True):
+        d = softmax(output[rows][:, one["columns"]]) - one["p"]
+        for c in range(d.shape[1]):
+            expected += 0.7 / 2 * d[:, c] @ one["inverse"][c] @ d[:, c]
+    assert value == pytest.approx(expected, rel=1e-12)
+    numeric = np.zeros_like(output)
+    for place in np.ndindex(output.shape):
+        for sign in (1, -1):
+            moved = output.copy()
+            moved[place] += sign * 1e-5
+            numeric[place] += sign * loss(moved, target)[0] / 2e-5
+    np.testing.assert_allclose(gradient, numeric, atol=1e-6 * np.abs(numeric).max())
+
+
+def test_stopped_and_resumed(scenario, tmp_path, resumed_is_the_same):
+    def plain(dropout):  # FROMP is not for dropout
+        model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 6), seed=1)
+        return tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=0.01))
+
+    resumed_is_the_same(lambda t, s: continual.FROMP(t, 6, 1.0), scenario, plain, tmp_path)
+
+
+def test_permuted_digits_are_remembered():
+    """The margin over plain training, the mean of three tasks and seeds; measured: .17."""
+    pytest.importorskip("sklearn")
+    data = tw.datasets.digits()
+
+    def accuracy(make):
+        means = []
+        for seed in range(3):
+            scenario = continual.permuted(*data, tasks=3, seed=seed)
+            model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10), seed=seed)
+            trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+            means.append(continual.run(make(trainer), scenario, epochs=10).r[-1].mean())
+        return np.mean(means)
+
+    assert accuracy(lambda t: continual.FROMP(t, 20, 1.0)) >= accuracy(continual.Naive) + 0.1
+
+
+def test_what_it_is_not_for_is_said(scenario, trainer):
+    with pytest.raises(UnsupportedError, match="Dropout"):
+        continual.FROMP(trainer(dropout=0.1), 5, 1.0)
+    with pytest.raises(UnsupportedError, match="goes around a Trainer"):
+        continual.FROMP(continual.Replay(trainer(), 5), 5, 1.0)
+    strategy = fromp(5, 1.0)
+    strategy.fit(scenario[0])
+    task = scenario[1]
+    with pytest.raises(UnsupportedError, match="sample_weight"):
+        strategy.fit(task.with_data(task.x, task.y, np.ones(len(task.y))))
