@@ -98,6 +98,9 @@ def test_empirical_and_batched_are_squares_of_the_data_s_gradients(net, likeliho
     g = np.einsum("nk,nkj->nj", p - target, slopes(model, x))
     found = fisher_diagonal(model, x, y, kind="empirical", loss=loss)
     assert off(found, (g**2).mean(axis=0)) < 1e-12
+    if likelihood == "categorical":
+        found = fisher_diagonal(model, x, y, kind="weighted", loss=loss)
+        assert off(found, p[np.arange(11), labels] @ g**2 / 11) < 1e-12
     batches = [g[:4], g[4:8], g[8:]]
     expected = np.mean([b.mean(axis=0) ** 2 for b in batches], axis=0)
     found = fisher_diagonal(model, x, y, kind="batched", batch_size=4, loss=loss)
@@ -240,6 +243,10 @@ def test_a_part_of_the_samples_will_do(rng):
         ({"classes": (1, 1)}, tw.ArgumentError, "different outputs"),
         ({"n_samples": 0}, tw.ArgumentError, "n_samples"),
         ({"loss": nn.L1Loss()}, tw.UnsupportedError, "nn.MSELoss"),
+        ({"kind": "weighted"}, tw.ArgumentError, "y is None"),
+        ({"kind": "weighted", "y": np.eye(4)[:3]}, tw.ThalwegError, "need labels of classes"),
+        ({"kind": "weighted", "y": np.eye(4)[:3], "loss": nn.BCEWithLogitsLoss()},
+         tw.ThalwegError, "need labels of classes"),
         ({"x": np.zeros((3, 5))}, tw.ShapeError, "expected .3, 6."),
         ({"x": np.full((3, 6), np.nan)}, tw.DataError, r"x\[0, 0\] is NaN"),
         ({"x": np.zeros((0, 6))}, tw.DataError, "no rows"),
@@ -250,3 +257,8 @@ def test_what_does_not_fit_is_named(options, error, message):
     arguments = {"x": np.ones((3, 6)), **options}
     with pytest.raises(error, match=message):
         fisher_diagonal(model, **arguments)
+
+
+def test_only_models_have_one():
+    with pytest.raises(tw.ArgumentError, match=r"model must be an nn\.Sequential; got 3"):
+        fisher_diagonal(3, np.ones((2, 2)))

@@ -18,5 +18,6 @@ TABLES = (
     "layers",
     "many",
     "fisher",
+    "online",
     "contention",
 )

@@ -41,7 +41,7 @@ def prepare(
     """Check and convert; `labelled` says whether `y` is looked at."""
     if not isinstance(model, Sequential):
         raise ArgumentError(f"model must be an nn.Sequential; got {model!r}")
-    likelihood = _likelihood(loss)
+    likelihood = likelihood_of(loss)
     samples = _arrays.samples(x, model.dtype, "x")
     if y is not None and labelled:
         if likelihood == "categorical":
@@ -65,7 +65,7 @@ def prepare(
     return Prepared(samples, y, likelihood, classes, seed)
 
 
-def _likelihood(loss: Loss | None) -> str:
+def likelihood_of(loss: Loss | None) -> str:
     """Name what the outputs say of y."""
     if loss is None:
         return "categorical"

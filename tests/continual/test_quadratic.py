@@ -73,7 +73,7 @@ def test_online_ewc_lets_old_tasks_fade(rng):
     xs = [rng.standard_normal((30, 4)) for _ in range(3)]
     f = [(x**2).mean(axis=0) for x in xs]
     for convention, factor in (("paper", 0.5 * 0.5), ("avalanche", 1.0), ("mammoth", 1.0)):
-        ewc = OnlineEWC(linear(4), strength=3.0, decay=0.5, convention=convention)
+        ewc = OnlineEWC(linear(4), strength=3.0, decay=0.5, convention=convention, fisher="exact")
         for index, x in enumerate(xs):
             ewc.fit(task(x, rng.standard_normal(30), index))
         expected = f[2] + 0.5 * (f[1] + 0.5 * f[0])
@@ -88,10 +88,114 @@ def test_online_ewc_lets_old_tasks_fade(rng):
     ("convention", "factor"), [("paper", 0.5), ("avalanche", 1), ("mammoth", 1)]
 )
 def test_ewc_by_the_name_of_its_convention(convention, factor, rng):
-    ewc = EWC(linear(1), strength=7.0, convention=convention)
+    ewc = EWC(linear(1), strength=7.0, convention=convention, fisher="exact")
     ewc.fit(task([[2.0]], [1.0]))
     ewc.trainer.model.flat_parameters = ewc.trainer.model.flat_parameters + 0.5
     assert ewc.trainer.penalty == pytest.approx(factor * 7 * 4 * 0.25, rel=1e-12)
+
+
+def classifier(batch_norm=False, loss=None):
+    middle = [nn.BatchNorm1d(5)] if batch_norm else []
+    model = nn.Sequential(
+        nn.Linear(4, 5), *middle, nn.Tanh(), nn.Linear(5, 3), dtype="float64", seed=2
+    )
+    return tw.Trainer(model, loss=loss or nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+
+
+def test_ewc_by_the_code_of_avalanche_and_mammoth(rng):
+    """Their loops, with the gradients of `Trainer.backward`; the last batch is short."""
+    x, y = rng.standard_normal((50, 4)), rng.integers(0, 3, 50)
+
+    def gradient(trainer, rows):
+        trainer.model.zero_grad()
+        trainer.backward(x[rows], y[rows])
+        return trainer.model.flat_gradients
+
+    for online in (False, True):
+        for convention in ("avalanche", "mammoth"):
+            options = {"batch_size": 16, "convention": convention}
+            kind, more = (OnlineEWC, {"decay": 0.5}) if online else (EWC, {})
+            ewc = kind(classifier(), 3.0, **options, **more)
+            model, terms = ewc.trainer.model, []
+            for index in range(2):
+                ewc.fit(task(x, y, index), epochs=2)
+                if convention == "avalanche":  # training/plugins/ewc.py: compute_importances
+                    parts = [np.arange(50)[i : i + 16] for i in range(0, 50, 16)]
+                    fisher = sum(gradient(ewc.trainer, rows) ** 2 for rows in parts) / len(parts)
+                else:  # models/ewc_on.py: end_task, but divided by the number of samples
+                    logits = model(x)
+                    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+                    weights = p[np.arange(50), y]
+                    one = [gradient(ewc.trainer, np.array([row])) ** 2 for row in range(50)]
+                    fisher = weights @ np.array(one) / 50
+                terms.append((fisher, model.flat_parameters))
+
+            def penalty(theta, model=model, terms=terms, ewc=ewc, online=online):
+                model.flat_parameters = theta
+                if online:
+                    (old, _), (new, anchor) = terms
+                    return ewc.trainer.penalty, 3 * (new + 0.5 * old) @ (theta - anchor) ** 2
+                return ewc.trainer.penalty, sum(3 * f @ (theta - a) ** 2 for f, a in terms)
+
+            n = model.num_parameters
+            found, expected = np.array([penalty(rng.standard_normal(n)) for _ in range(4)]).T
+            np.testing.assert_allclose(np.diff(found), np.diff(expected), rtol=1e-10)
+
+
+def test_labels_of_a_weighted_fisher_are_classes(rng):
+    ewc = EWC(classifier(loss=nn.MSELoss()), 1.0, convention="mammoth")
+    with pytest.raises(tw.ThalwegError, match="need labels of classes"):
+        ewc.fit(task(rng.standard_normal((9, 4)), rng.standard_normal((9, 3))))
+
+
+@pytest.mark.filterwarnings("ignore:the penalty of MAS")
+def test_mas_by_the_code_of_avalanche(rng):
+    """training/plugins/mas.py: sizes of batches' mean slopes, and an average over tasks."""
+    mas = MAS(classifier(), strength=2.0, convention="avalanche", batch_size=16)
+    model, expected = mas.trainer.model, None
+    for index in range(3):
+        x = rng.standard_normal((40, 4))
+        mas.fit(task(x, rng.integers(0, 3, 40), index))
+        total = 0.0
+        for rows in (x[:16], x[16:32], x[32:]):
+            model.zero_grad()
+            model.backward(2 * model.forward(rows, training=True) / len(rows))
+            total = total + np.abs(model.flat_gradients)
+        expected = total / 3 if expected is None else 0.5 * expected + 0.5 * total / 3
+        np.testing.assert_allclose(mas.importance, expected, rtol=1e-10)
+        np.testing.assert_array_equal(mas.anchor, model.flat_parameters)
+    model.flat_parameters = mas.anchor + 1
+    assert mas.trainer.penalty == pytest.approx(2 * expected.sum(), rel=1e-10)
+
+
+def test_running_averages_that_nothing_holds_are_warned_about_once(rng):
+    tasks = [task(rng.standard_normal((40, 4)), rng.integers(0, 3, 40), k) for k in range(3)]
+    ewc = EWC(classifier(batch_norm=True), strength=100.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ewc.fit(tasks[0])
+    with pytest.warns(UserWarning, match=r"running averages of nn\.BatchNorm1d"):
+        ewc.fit(tasks[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ewc.fit(tasks[2])
+        plain = EWC(classifier(), strength=100.0)
+        for one in tasks:
+            plain.fit(one)
+
+
+def test_a_strength_for_another_fisher_information_does_nothing_and_that_is_said(rng):
+    """The same strength, with "batched" instead of "empirical": sizes are far apart."""
+    x, y = rng.standard_normal((512, 4)), rng.integers(0, 3, 512)
+    sizes = {
+        kind: continual.fisher_diagonal(classifier().model, x, y, kind=kind, batch_size=128).mean()
+        for kind in ("empirical", "batched")
+    }
+    assert sizes["empirical"] > 10 * sizes["batched"]
+    ewc = EWC(classifier(), strength=1e-3, fisher="batched")
+    ewc.fit(task(x, y))
+    with pytest.warns(UserWarning, match=r'of fisher="batched"; a strength that is good for one'):
+        ewc.fit(task(-x, y, 1))
 
 
 @pytest.mark.filterwarnings("ignore:the penalty of MAS")  # nothing moves here
@@ -199,7 +303,10 @@ def test_a_penalty_that_hardly_matters_is_warned_about(rng):
     "make",
     [
         lambda t: EWC(t, 10.0), lambda t: OnlineEWC(t, 10.0, decay=0.9), lambda t: L2(t, 1.0),
-        lambda t: L2Init(t, 1.0), lambda t: MAS(t, 1.0), lambda t: SynapticIntelligence(t, 1.0),
+        lambda t: L2Init(t, 1.0), lambda t: MAS(t, 1.0),
+        lambda t: EWC(t, 10.0, convention="avalanche", batch_size=20),
+        lambda t: OnlineEWC(t, 10.0, convention="mammoth"),
+        lambda t: MAS(t, 1.0, convention="avalanche"), lambda t: SynapticIntelligence(t, 1.0),
         lambda t: SynapticIntelligence(t, 1.0, convention="van_de_ven"),
     ],
 )  # fmt: skip
@@ -280,3 +387,29 @@ def test_with_a_head_for_each_task_only_its_classes_compete(rng):
     biases = list(scenario[1].classes)
     assert not first[-4:][biases].any()
     assert (ewc.importance[-4:] > 0).all()
+
+
+def test_what_has_no_penalty_is_refused_before_it_trains():
+    model = nn.Sequential(nn.Linear(2, 1))
+
+    def trainer(loss, optimizer=None):
+        return tw.Trainer(model, loss=loss, optimizer=optimizer or optim.SGD(lr=0.1))
+
+    own = trainer(lambda f, y: (0.0, 0 * f))
+    for kind in (EWC, OnlineEWC, L2, L2Init, MAS, SynapticIntelligence):
+        with pytest.raises(
+            tw.UnsupportedError, match="penalty is not there for a loss of one's own"
+        ):
+            kind(own, 1.0)
+    with pytest.raises(tw.UnsupportedError, match="all data at once"):
+        EWC(trainer(nn.MSELoss(), optim.LBFGS()), 1.0)
+    for kind in (EWC, OnlineEWC):
+        with pytest.raises(tw.UnsupportedError, match=r"likelihood: .*nn\.MSELoss.*L1Loss"):
+            kind(trainer(nn.L1Loss()), 1.0)
+    assert isinstance(L2(trainer(nn.L1Loss()), 1.0), L2)  # needs none
+    for options, message in (
+        ({"strength": -1}, "strength"), ({"convention": "si"}, "convention"),
+        ({"fisher": "norm"}, "fisher must be one of"),
+    ):  # fmt: skip
+        with pytest.raises(tw.ArgumentError, match=message):
+            EWC(trainer(nn.MSELoss()), **{"strength": 1.0, **options})

@@ -39,7 +39,7 @@ def rows_of_steps(
     batch_size: int = 32,
     shuffle: bool = True,
     drop_last: bool = False,
-    most: int = 64,
+    most: int = 16,
 ) -> Iterator[Any]:
     """Give the numbers of the rows that steps take, many steps at a time; see `chunks`.
 
@@ -76,7 +76,7 @@ def chunks(task: Task, *, shuffle: bool = True, **options: Any) -> Iterator[tupl
     drop_last : bool, default False
         Whether a last batch of a pass that would be short is left out, as PyTorch's ``DataLoader``
         has it.
-    most : int, default 64
+    most : int, default 16
         Steps in one chunk at most; 1 gives single batches. A chunk ends where a pass ends.
 
     Yields
@@ -84,9 +84,12 @@ def chunks(task: Task, *, shuffle: bool = True, **options: Any) -> Iterator[tupl
     x, y, sample_weight
         The rows of ``ceil(len(x) / batch_size)`` steps; weights are None if the task has none.
     """
-    x, y = np.asarray(task.x), np.asarray(task.y)
-    weight = None if task.sample_weight is None else np.asarray(task.sample_weight)
-    for rows in rows_of_steps(task, len(x), shuffle=shuffle, **options):
-        # Rows that follow each other need not be copied.
-        part = rows if shuffle else slice(int(rows[0]), int(rows[-1]) + 1)
-        yield x[part], y[part], None if weight is None else weight[part]
+    arrays = [np.asarray(task.x), np.asarray(task.y)]
+    if task.sample_weight is not None:
+        arrays.append(np.asarray(task.sample_weight))
+    for rows in rows_of_steps(task, len(arrays[0]), shuffle=shuffle, **options):
+        if shuffle:
+            parts = [array.take(rows, 0) for array in arrays]
+        else:  # rows that follow each other need not be copied
+            parts = [array[int(rows[0]) : int(rows[-1]) + 1] for array in arrays]
+        yield parts[0], parts[1], parts[2] if len(parts) == 3 else None

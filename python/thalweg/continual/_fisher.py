@@ -8,7 +8,7 @@ from thalweg._arrays import Array
 from thalweg._likelihood import prepare
 from thalweg.nn import Loss, Sequential
 
-KINDS = ("exact", "sampled", "empirical", "batched")
+KINDS = ("exact", "sampled", "empirical", "batched", "weighted")
 
 
 def fisher_diagonal(
@@ -36,7 +36,7 @@ def fisher_diagonal(
     x : array_like, shape (n, in_features)
         The samples.
     y : array_like, optional
-        Labels or targets as for the loss; only ``"empirical"`` and ``"batched"`` need them.
+        Labels or targets as for the loss; ``"exact"`` and ``"sampled"`` do without.
     kind : str, keyword only, default "exact"
         - ``"exact"``: the formula above, the expectation as a sum over all outputs.
         - ``"sampled"``: one y for each sample, drawn from the model.
@@ -44,6 +44,8 @@ def fisher_diagonal(
           the data are fitted (Kunstner, Hennig and Balles 2019).
         - ``"batched"``: the square of the mean gradient of each batch of `batch_size`, as it is in
           Avalanche. About `batch_size` times smaller than ``"empirical"``.
+        - ``"weighted"``: as ``"empirical"``, but each sample counts by the probability that the
+          model gives its label, as in mammoth. For `nn.CrossEntropyLoss` and labels only.
     loss : Loss, keyword only, optional
         Which likelihood the outputs stand for: `nn.CrossEntropyLoss` (the default) is softmax,
         `nn.BCEWithLogitsLoss` an independent yes or no for each output, `nn.MSELoss` a normal
@@ -125,13 +127,16 @@ def importance(
     batch_size: int = 128,
     seed: int = 0,
 ) -> Array:
-    """Compute `fisher_diagonal`, or of kind ``"norm"`` the mean size of the slope of the norm."""
+    """Compute `fisher_diagonal`, or the mean size of the slope of the outputs' squared norm.
+
+    That is of kind ``"norm"``, or ``"batched_norm"`` with the slope of each batch's mean.
+    """
     samples, targets, likelihood, chosen, seed = prepare(
         model,
         x,
         y,
         loss=loss,
-        labelled=kind in ("empirical", "batched"),
+        labelled=kind in ("empirical", "batched", "weighted"),
         n_samples=n_samples,
         classes=classes,
         seed=seed,

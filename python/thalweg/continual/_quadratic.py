@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from thalweg import _checks
 from thalweg._history import History
+from thalweg._likelihood import likelihood_of
 from thalweg._trainer import Trainer
 from thalweg.continual._fisher import KINDS, importance
 from thalweg.continual._strategy import Strategy
@@ -16,6 +17,9 @@ from thalweg.continual._task import Task
 from thalweg.nn import CrossEntropyLoss
 
 _Flat = npt.NDArray[np.float64]
+
+#: Which Fisher information belongs to a convention.
+_FISHER = {"paper": "exact", "avalanche": "batched", "mammoth": "weighted"}
 
 #: Below this share of the loss, a penalty is reported as one that hardly matters.
 NEGLIGIBLE = 1e-4
@@ -30,6 +34,7 @@ class Quadratic(Strategy):
 
     def __init__(self, inner: "Trainer | Strategy", strength: float) -> None:
         super().__init__(inner)
+        self.trainer._elementary("penalty")  # what there is none for is refused before it trains
         self.strength = _checks.real("strength", strength, 0)
         #: What the formula's strength is, in terms of the half that the trainer's penalty has.
         self._factor = 1.0
@@ -38,7 +43,7 @@ class Quadratic(Strategy):
         self._importance: _Flat | None = None
         self._anchor: _Flat | None = None
         self._seen: set[int] = set()
-        self._told = False
+        self._told = self._told_of_averages = False
 
     @property
     def importance(self) -> _Flat | None:
@@ -74,6 +79,22 @@ class Quadratic(Strategy):
             )
         self._seen |= set(task.classes or ())
 
+        if self._importance is not None and not self._told_of_averages and self._has_averages():
+            self._told_of_averages = True
+            warnings.warn(
+                "the running averages of nn.BatchNorm1d go on with every task, and no penalty holds"
+                f" them: what the model gives for earlier tasks changes even where"
+                f" {type(self).__name__} keeps all weights. nn.LayerNorm has none",
+                stacklevel=3,
+            )
+
+    def _has_averages(self) -> bool:
+        return any("running_" in name for name in self.trainer.model.state_dict())
+
+    def _kind(self) -> str:
+        """Say more about importances that are too small."""
+        return ""
+
     def learn(self, task: Task, **options: Any) -> History:
         """Take some steps on a task."""
         history = super().learn(task, **options)
@@ -85,11 +106,12 @@ class Quadratic(Strategy):
         """Take to heart what must not be forgotten of a task that was learned."""
         if self.ratios and self.strength > 0 and 0 <= self.ratios[-1] < NEGLIGIBLE:
             mean = 0.0 if self._importance is None else float(self._importance.mean())
+            kind = self._kind()
             warnings.warn(
                 f"the penalty of {type(self).__name__} was {self.ratios[-1]:.1e} of the loss at the"
                 f" end of task {task.index}, less than {NEGLIGIBLE:g}: if earlier tasks are being"
                 f" forgotten, strength={self.strength:g} is too small for importances of this size"
-                f" (the mean is {mean:.1e})",
+                f" (the mean is {mean:.1e}{kind})",
                 stacklevel=3,
             )
         super().end(task)
@@ -148,18 +170,29 @@ class EWC(Quadratic):
         :math:`\lambda`. It depends on the kind of Fisher information, whose sizes differ by orders
         of magnitude: a value from a publication is good for its kind only. Look for it in powers of
         10, e.g. from 1 to 1e6, and at `ratios`, the penalty over the loss.
-    fisher : str, keyword only, default "exact"
-        Its kind, see `fisher_diagonal`.
+    fisher : str, keyword only, optional
+        Its kind, see `fisher_diagonal`; by default that of the convention.
     n_samples : int, keyword only, optional
         Compute it from so many samples of each task.
     batch_size : int, keyword only, default 128
         Of ``fisher="batched"``.
     convention : str, keyword only, default "paper"
-        ``"paper"`` is the formula above, also van de Ven's; ``"avalanche"`` and ``"mammoth"`` leave
-        the half out, so that the same strength pulls twice as much. Avalanche's Fisher information
-        is ``fisher="batched"``.
+        ``"paper"`` is the formula above with ``fisher="exact"``, as van de Ven has it.
+        ``"avalanche"`` and ``"mammoth"`` leave the half out, so that the same strength pulls twice
+        as much, with ``fisher="batched"`` (give it the batch size of the training) and
+        ``fisher="weighted"``. mammoth divides by the samples rounded up to whole batches, this by
+        their number. The code of the GEM paper squares the mean gradient of some samples: that is
+        ``fisher="batched"`` with as many as one batch.
     seed : int, keyword only, default 0
         Decides what is drawn for the Fisher information.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+    UnsupportedError
+        If the trainer's loss is no likelihood that `fisher_diagonal` knows, or its optimizer takes
+        all data at once.
 
     Notes
     -----
@@ -196,24 +229,31 @@ class EWC(Quadratic):
         inner: "Trainer | Strategy",
         strength: float,
         *,
-        fisher: str = "exact",
+        fisher: str | None = None,
         n_samples: int | None = None,
         batch_size: int = 128,
         convention: str = "paper",
         seed: int = 0,
     ) -> None:
         super().__init__(inner, strength)
+        self.convention = _checks.one_of("convention", convention, tuple(_FISHER))
+        if fisher is None:
+            fisher = _FISHER[convention]
         self.fisher = _checks.one_of("fisher", fisher, KINDS)
+        likelihood_of(self.trainer.loss)
         self.n_samples, self.batch_size, self.seed = n_samples, batch_size, seed
-        self.convention = _checks.one_of(
-            "convention", convention, ("paper", "avalanche", "mammoth")
-        )
         self._factor = 1.0 if convention == "paper" else 2.0
 
     def end(self, task: Task) -> None:
         """Take to heart what must not be forgotten of a task that was learned."""
         super().end(task)
         self._add(self._fisher(task), self._parameters())
+
+    def _kind(self) -> str:
+        return (
+            f', of fisher="{self.fisher}"; a strength that is good for one kind of Fisher'
+            " information is not for another, whose size differs by orders of magnitude"
+        )
 
     def _fisher(self, task: Task) -> _Flat:
         return importance(
@@ -243,7 +283,8 @@ class OnlineEWC(EWC):
         :math:`\gamma`, from 0 to 1: how much of earlier tasks' importance is left after each.
     convention : str, keyword only, default "paper"
         ``"paper"`` is the formula above, also van de Ven's. ``"avalanche"`` and ``"mammoth"`` have
-        neither the half nor the :math:`\gamma` before the sum.
+        neither the half nor the :math:`\gamma` before the sum, and other kinds of Fisher
+        information by default, see `EWC`.
 
     References
     ----------
@@ -256,7 +297,7 @@ class OnlineEWC(EWC):
         strength: float,
         *,
         decay: float = 1.0,
-        fisher: str = "exact",
+        fisher: str | None = None,
         n_samples: int | None = None,
         batch_size: int = 128,
         convention: str = "paper",
@@ -345,6 +386,12 @@ class MAS(Quadratic):
         Use so many samples of each task.
     seed : int, keyword only, default 0
         Decides which.
+    batch_size : int, keyword only, default 128
+        Of ``convention="avalanche"``.
+    convention : str, keyword only, default "paper"
+        ``"paper"`` is the formula above. ``"avalanche"``: the size of the mean slope of each batch
+        instead of each sample's, and :math:`\Omega \leftarrow \frac12 \Omega + \frac12
+        \Omega_k` from the second task on, its ``alpha=0.5``.
 
     References
     ----------
@@ -358,19 +405,27 @@ class MAS(Quadratic):
         *,
         n_samples: int | None = None,
         seed: int = 0,
+        batch_size: int = 128,
+        convention: str = "paper",
     ) -> None:
         super().__init__(inner, strength)
+        self.convention = _checks.one_of("convention", convention, ("paper", "avalanche"))
         self.n_samples, self.seed = n_samples, seed
+        self.batch_size = _checks.integer("batch_size", batch_size, 1)
         self._factor = 2.0
 
     def end(self, task: Task) -> None:
         """Take to heart what must not be forgotten of a task that was learned."""
         super().end(task)
+        by_batch = self.convention == "avalanche"
         omega = importance(
-            self.trainer.model, task.x, None, "norm", None,
-            n_samples=self.n_samples, classes=competing(self.trainer, task), seed=self.seed,
+            self.trainer.model, task.x, None, "batched_norm" if by_batch else "norm", None,
+            n_samples=self.n_samples, classes=competing(self.trainer, task),
+            batch_size=self.batch_size, seed=self.seed,
         ).astype(np.float64)  # fmt: skip
-        self._set(omega + (0 if self._importance is None else self._importance), self._parameters())
+        if self._importance is not None:
+            omega = 0.5 * (omega + self._importance) if by_batch else omega + self._importance
+        self._set(omega, self._parameters())
 
 
 class SynapticIntelligence(Quadratic):

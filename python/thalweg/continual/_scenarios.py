@@ -143,7 +143,8 @@ def permuted(
     width = np.asarray(base.x).shape[1]
     tasks = _checks.integer("tasks", tasks, 1)
     orders = [np.arange(width)] + [generator.permutation(width) for _ in range(tasks - 1)]
-    changes = [lambda rows, order=order: rows[:, order] for order in orders]
+    # By `take`, since indexing by columns gives arrays that lie column by column.
+    changes = [lambda rows, order=order: rows.take(order, 1) for order in orders]
     return _transformed(base, changes, [f"permutation {i}" for i in range(tasks)], kind)
 
 

@@ -40,7 +40,7 @@ pub fn importance(
             slopes.check(y.as_ref(), x.rows(), outputs)?;
             Squares::new(m, sum, slopes)
         })?;
-        let size = if sum == Sum::Batches { batch_size.max(1) } else { CHUNK };
+        let size = if sum.over_batches() { batch_size.max(1) } else { CHUNK };
         for start in (0..x.rows()).step_by(size) {
             let rows = start..x.rows().min(start + size);
             model.detached::<T, _>(py, |m| squares.add(m, x, rows, y.as_ref()))?;
@@ -117,8 +117,16 @@ fn parse(likelihood: &str, kind: &str, seed: u64) -> Result<(Likelihood, (Kind, 
         "sampled" => (Kind::Sampled { seed }, Sum::Squares),
         "empirical" => (Kind::Empirical, Sum::Squares),
         "batched" => (Kind::Empirical, Sum::Batches),
+        "weighted" => (Kind::Weighted, Sum::Squares),
         "norm" => (Kind::Norm, Sum::Sizes),
-        other => return Err(wrong("kind", other, "exact, sampled, empirical, batched or norm")),
+        "batched_norm" => (Kind::Norm, Sum::BatchSizes),
+        other => {
+            return Err(wrong(
+                "kind",
+                other,
+                "exact, sampled, empirical, batched, weighted, norm or batched_norm",
+            ));
+        }
     };
     Ok((likelihood, kind))
 }

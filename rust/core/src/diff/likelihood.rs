@@ -43,6 +43,8 @@ pub enum Kind {
     },
     /// For the y of the data.
     Empirical,
+    /// The same times √p_y, for one of several classes: its square counts by the probability of the label.
+    Weighted,
     /// 2f: of the outputs' squared norm.
     Norm,
 }
@@ -99,8 +101,15 @@ impl Slopes {
         rows: usize,
         outputs: usize,
     ) -> Result<(), Error> {
-        if self.kind != Kind::Empirical {
+        if !matches!(self.kind, Kind::Empirical | Kind::Weighted) {
             return Ok(());
+        }
+        if self.kind == Kind::Weighted
+            && !matches!((self.likelihood, y), (Likelihood::Categorical, None | Some(Targets::Labels(_))))
+        {
+            return Err(Error::Mismatch(
+                "gradients that count by the label's probability need labels of classes".into(),
+            ));
         }
         let Some(y) = y else {
             return Err(Error::Argument {
@@ -210,6 +219,12 @@ impl Slopes {
                 (Kind::Sampled { .. }, Likelihood::Gaussian) => {
                     let mut stream = drawn();
                     (0..says.len()).for_each(|i| put(i, stream.normal()));
+                }
+                (Kind::Weighted, _) => {
+                    let label = (0..says.len()).find(|&i| target(i) != 0.0).expect("checked");
+                    let root = says[label].sqrt();
+                    (0..says.len()).for_each(|i| put(i, root * says[i]));
+                    put(label, -root * rest(says, label));
                 }
                 (Kind::Empirical, _) => (0..says.len()).for_each(|i| put(i, says[i] - target(i))),
             }

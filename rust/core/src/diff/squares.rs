@@ -45,6 +45,8 @@ pub enum Sum {
     Sizes,
     /// Squares of the mean gradient of all samples that are added at once, over such batches.
     Batches,
+    /// Sizes of it, over such batches.
+    BatchSizes,
 }
 
 impl Sum {
@@ -53,8 +55,13 @@ impl Sum {
         match self {
             Sum::Squares => Power::Square,
             Sum::Sizes => Power::Size,
-            Sum::Batches => Power::One,
+            Sum::Batches | Sum::BatchSizes => Power::One,
         }
+    }
+
+    /// Whether it is over batches, not over samples.
+    pub fn over_batches(self) -> bool {
+        matches!(self, Sum::Batches | Sum::BatchSizes)
     }
 }
 
@@ -107,7 +114,7 @@ impl<T: Element> Squares<T> {
         if self.sweep.forward(model, x.into(), rows)? {
             self.prepare(model.network())?;
         }
-        let scale = if self.sum == Sum::Batches { 1.0 / len as f64 } else { 1.0 };
+        let scale = if self.sum.over_batches() { 1.0 / len as f64 } else { 1.0 };
         let count = self.sweep.count();
         for k in 0..count {
             self.sweep.backward(model, k, scale, y, power);
@@ -139,15 +146,19 @@ impl<T: Element> Squares<T> {
             along: None,
         };
         self.sweep.weights(model, task);
-        let squared = self.sum == Sum::Batches;
+        let sum = self.sum;
         let mut parts: Vec<_> = self.total.chunks_mut(RUN).zip(self.grads.chunks(RUN)).collect();
         each(&mut parts, threads::num_threads().0, |(total, grads)| {
             for (total, grad) in total.iter_mut().zip(*grads) {
                 let grad = grad.to_f64();
-                *total += if squared { grad * grad } else { grad };
+                *total += match sum {
+                    Sum::Squares | Sum::Sizes => grad,
+                    Sum::Batches => grad * grad,
+                    Sum::BatchSizes => grad.abs(),
+                };
             }
         });
-        self.count += if self.sum == Sum::Batches { 1 } else { len };
+        self.count += if sum.over_batches() { 1 } else { len };
         Ok(())
     }
 
