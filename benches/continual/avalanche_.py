@@ -21,24 +21,30 @@ def versions():
     return [f"avalanche-lib {avalanche.__version__}", f"torch {torch.__version__}"]
 
 
+def network_of(model):
+    """The same network in PyTorch."""
+    net = torch.nn.Sequential(
+        *(
+            torch.nn.Linear(layer.in_features, layer.out_features)
+            if isinstance(layer, tw.nn.Linear)
+            else torch.nn.ReLU()
+            for layer in model.layers
+        )
+    )
+    state = model.state_dict()
+    net.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in state.items()})
+    return net
+
+
+def dataset(x, y):
+    y = torch.from_numpy(y)
+    return tensor_dataset(torch.from_numpy(x), y, targets=y, task_labels=0)
+
+
 def run(tasks, args, seed):
     torch.set_num_threads(args.threads)
     torch.manual_seed(seed)
-    begun = network(tasks, args, seed)
-    layers = [
-        torch.nn.Linear(layer.in_features, layer.out_features)
-        if isinstance(layer, tw.nn.Linear)
-        else torch.nn.ReLU()
-        for layer in begun.layers
-    ]
-    net = torch.nn.Sequential(*layers)
-    state = begun.state_dict()
-    net.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in state.items()})
-
-    def dataset(x, y):
-        y = torch.from_numpy(y)
-        return tensor_dataset(torch.from_numpy(x), y, targets=y, task_labels=0)
-
+    net = network_of(network(tasks, args, seed))
     benchmark = benchmark_from_datasets(
         train=[dataset(x, y) for x, y, _, _ in tasks],
         test=[dataset(x, y) for _, _, x, y in tasks],
