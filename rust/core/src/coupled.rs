@@ -238,3 +238,83 @@ impl<T: Element> Job for Products<'_, T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Model;
+    use crate::layer::{Init as Draws, Layer, Linear};
+
+    fn symmetric(n: usize, frequency: f64) -> Vec<f64> {
+        (0..n * n).map(|at| (frequency * ((at / n + 1) * (at % n + 1)) as f64).cos()).collect()
+    }
+
+    /// Σ_k G_k·D·A_k by loops.
+    fn by_loops(factors: &[Factors<f64>], d: &[f64], m: usize, n: usize) -> Vec<f64> {
+        let element = |f: &Factors<f64>, i: usize, j: usize| {
+            let a = f.a.as_ref().unwrap();
+            let inner = |p: usize| (0..n).map(|q| d[p * n + q] * a[q * n + j]).sum::<f64>();
+            (0..m).map(|p| f.g[i * m + p] * inner(p)).sum::<f64>()
+        };
+        (0..m * n).map(|at| factors.iter().map(|f| element(f, at / n, at % n)).sum()).collect()
+    }
+
+    #[test]
+    fn the_gradient_and_the_value_are_those_of_loops() {
+        for (inputs, outputs) in [(3, 1), (7, 5), (20, 2 * ROWS + 3)] {
+            for isa in Isa::available() {
+                let layer = Linear { inputs, outputs, bias: true, init: Draws::KaimingUniform };
+                let mut model = Model::<f64>::with_isa(vec![Layer::Linear(layer)], 3, isa).unwrap();
+                let (m, n) = (outputs, inputs + 1);
+                let factors: Vec<_> =
+                    [0.3, 0.8].map(|f| Factors { a: Some(symmetric(n, f)), g: symmetric(m, 2.0 * f) }).into();
+                let block = Block {
+                    weight: 0,
+                    bias: Some(inputs * outputs),
+                    rows: m,
+                    cols: n,
+                    factors: factors.clone(),
+                };
+                let count = model.network().num_parameters();
+                let anchor: Vec<f64> = (0..count).map(|i| (i as f64).sin()).collect();
+                let mut penalty =
+                    Coupled::new(model.network(), isa, vec![block], anchor.clone(), 1.5).unwrap();
+                let mut theta = vec![0.0; count];
+                model.parameters(&mut theta);
+                let place = |at: usize| match (at / n, at % n) {
+                    (i, j) if j == inputs => inputs * outputs + i,
+                    (i, j) => i * inputs + j,
+                };
+                let d: Vec<f64> = (0..m * n).map(|at| theta[place(at)] - anchor[place(at)]).collect();
+                let expected = by_loops(&factors, &d, m, n);
+                let value = 0.75 * d.iter().zip(&expected).map(|(d, e)| d * e).sum::<f64>();
+                let found = penalty.value(model.network(), isa, &model.params);
+                assert!((found - value).abs() <= 1e-11 * (1.0 + value.abs()), "{isa}: {found} {value}");
+                penalty.pull(model.network(), isa, &model.params);
+                let mut pull = vec![0.0; count];
+                model.network().export(&penalty.shift, &mut pull);
+                let size = expected.iter().fold(0.0f64, |m, e| m.max(e.abs()));
+                for (at, e) in expected.iter().enumerate() {
+                    assert!((pull[place(at)] - 1.5 * e).abs() <= 1e-12 * size, "{isa} {at}");
+                }
+                // Another penalty does not see what the first one left behind.
+                model.set_parameters(&anchor).unwrap();
+                assert_eq!(penalty.value(model.network(), isa, &model.params), 0.0);
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_that_do_not_fit_are_refused() {
+        let layer = Linear { inputs: 2, outputs: 2, bias: false, init: Draws::KaimingUniform };
+        let model = Model::<f64>::new(vec![Layer::Linear(layer)], 0).unwrap();
+        let pair = |a: usize, g: usize| Factors { a: Some(vec![1.0; a]), g: vec![1.0; g] };
+        for (rows, cols, factors, fits) in
+            [(2, 2, pair(4, 4), true), (2, 2, pair(3, 4), false), (3, 2, pair(4, 9), false)]
+        {
+            let block = Block { weight: 0, bias: None, rows, cols, factors: vec![factors] };
+            let made = Coupled::new(model.network(), model.isa(), vec![block], vec![0.0; 4], 1.0);
+            assert_eq!(made.is_ok(), fits);
+        }
+    }
+}

@@ -404,3 +404,70 @@ impl<T: Element> Op<T> for Add<'_, T> {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::update::RUN;
+
+    fn buffer<T: Element>(n: usize, frequency: f64) -> Buffer<T> {
+        let mut buffer = Buffer::zeroed("numbers", n).unwrap();
+        buffer.iter_mut().enumerate().for_each(|(i, x)| *x = T::lit((frequency * i as f64).sin()));
+        buffer
+    }
+
+    fn dot<T: Element>(a: &[T], b: &[T]) -> f64 {
+        a.iter().zip(b).map(|(a, b)| a.to_f64() * b.to_f64()).sum()
+    }
+
+    #[test]
+    fn what_is_left_is_orthogonal_to_all_directions_and_the_rest_is_as_it_was() {
+        for isa in Isa::available() {
+            for n in [1, 5, 64, PART + 3, 2 * RUN + 17] {
+                let mut first = buffer::<f64>(n, 1.3);
+                let size = dot(&first, &first).sqrt().max(1e-300);
+                first.iter_mut().for_each(|x| *x /= size);
+                if first.iter().all(|x| *x == 0.0) {
+                    continue; // sin 0
+                }
+                let mut projection = Projection::new(Rule::Orthogonal, Vec::new(), vec![first], n);
+                let (before, mut grads) = (buffer::<f64>(n, 0.7), buffer::<f64>(n, 0.7));
+                assert!(projection.apply(isa, &mut grads));
+                let d = dot(&before, &projection.directions[0]);
+                let direction = &projection.directions[0];
+                assert!(dot(&grads, direction).abs() <= 1e-12 * (1.0 + d.abs()), "{isa} {n}");
+                for ((g, was), r) in grads.iter().zip(before.iter()).zip(direction.iter()) {
+                    assert!((g - (was - d * r)).abs() <= 1e-12 * (1.0 + d.abs()), "{isa} {n}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_gradients_that_go_against_the_direction_are_changed() {
+        for isa in Isa::available() {
+            let mut projection =
+                Projection::new(Rule::Average { eps: 0.0 }, Vec::new(), vec![buffer::<f32>(1000, 1.3)], 1000);
+            let mut with = buffer::<f32>(1000, 1.3);
+            assert!(projection.apply(isa, &mut with));
+            assert_eq!(with[..], projection.directions[0][..]);
+            let mut against = buffer::<f32>(1000, 1.3);
+            against.iter_mut().zip(buffer::<f32>(1000, 0.1).iter()).for_each(|(g, x)| *g = *x - *g);
+            assert!(projection.apply(isa, &mut against));
+            assert!(dot(&against, &projection.directions[0]).abs() < 1e-3);
+            assert_eq!(projection.counts, (2, 1));
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_said_and_changes_nothing() {
+        let rule = Rule::Each { margin: 0.5, eps: 0.0, bound: false };
+        let directions = vec![buffer::<f32>(40, 1.3), buffer::<f32>(40, 0.3)];
+        let mut projection = Projection::new(rule, Vec::new(), directions, 40);
+        projection.directions[1][7] = f32::INFINITY;
+        let mut grads = buffer::<f32>(40, 0.9);
+        let isa = Isa::Scalar;
+        assert!(!projection.apply(isa, &mut grads));
+        assert_eq!(grads[..], buffer::<f32>(40, 0.9)[..]);
+    }
+}
