@@ -89,8 +89,8 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
             return Ok(Layer::Fourier(Fourier { inputs, frequencies }));
         }
         "tabular" => {
-            let (_, inputs, categories, pieces): (String, usize, Vec<[usize; 3]>, Vec<(usize, Vec<f64>)>) =
-                spec.extract()?;
+            type Edges = Vec<(usize, Vec<f64>)>;
+            let (_, inputs, categories, pieces): (String, usize, Vec<[usize; 3]>, Edges) = spec.extract()?;
             let category = |[column, codes, dim]: [usize; 3]| Category { column, codes, dim };
             let categories = categories.into_iter().map(category).collect();
             let pieces = pieces.into_iter().map(|(column, edges)| Pieces { column, edges }).collect();
