@@ -20,35 +20,33 @@ def target(x):
     return sum(np.sin(np.pi * k * x) for k in frequencies)
 
 
-def network(inputs, activation):
-    """Three hidden layers of 128."""
-    layers = [nn.Linear(inputs, 128), activation]
+def network(activation, *encoder):
+    """Three hidden layers of 128, behind an encoder of 32 features if there is one."""
+    layers = [*encoder, nn.Linear(32 if encoder else 1, 128), activation]
     layers += [nn.Linear(128, 128), activation] * 2
     return nn.Sequential(*layers, nn.Linear(128, 1), seed=0)
 
 
-bands = np.pi * x[:, None] * np.arange(1, 17)
-features = np.hstack([np.sin(bands), np.cos(bands)])
+# sin(pi k x) and cos(pi k x) for k = 1 ... 16: bands are in periods per unit of x.
+features = nn.FourierFeatures(1, bands=np.arange(1, 17) / 2)
 cases = {
-    "ReLU": (network(1, nn.ReLU()), None, 600),
-    "ReLU on Fourier features": (network(32, nn.ReLU()), features, 100),
+    "ReLU": (network(nn.ReLU()), 600),
+    "ReLU on Fourier features": (network(nn.ReLU(), features), 100),
 }
 figure, axes = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
-for ax, (name, (model, inputs, steps)) in zip(axes, cases.items(), strict=False):
+for ax, (name, (model, steps)) in zip(axes, cases.items(), strict=False):
     trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.Adam(lr=1e-3))
-    found = diagnostics.spectral_bias(
-        trainer, x, target, frequencies, steps=steps, inputs=inputs, every=5
-    )
+    found = diagnostics.spectral_bias(trainer, x, target, frequencies, steps=steps, every=5)
     learned = ", ".join(f"{step:g}" for step in found.learned_at())
     print(f"{name}: frequencies {list(frequencies)} learned at {learned}")
     found.plot(ax).set_title(name)
 
 # The same is seen in the eigenvalues of the tangent kernel.
-for name, model, inputs in (
-    ("x", network(1, nn.ReLU()), x[:, None]),
-    ("Fourier features", network(32, nn.ReLU()), features),
+for name, model in (
+    ("x", network(nn.ReLU())),
+    ("Fourier features", network(nn.ReLU(), features)),
 ):
-    values = diagnostics.ntk_eigenvalues(model, inputs)
+    values = diagnostics.ntk_eigenvalues(model, x[:, None])
     print(f"tangent kernel on {name}: eigenvalue 30 is {values[29] / values[0]:.1e} of the first")
     axes[2].semilogy(values[:60] / values[0], label=name)
 axes[2].set(xlabel="number", ylabel="eigenvalue of the tangent kernel", title="kernel")

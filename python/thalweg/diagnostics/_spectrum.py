@@ -290,7 +290,8 @@ def ntk_eigenvalues(model: Sequential, x: Any) -> _Vector:
     -----
     Of :math:`\frac1N J J^\top`, from the singular values of `J`. Dropout does not take part.
     """
-    if _parts.checked(model)._core.average_blocks():
+    averages = _parts.checked(model)._core.average_blocks()
+    if any(name.endswith(".running_mean") for name, _ in averages):
         raise UnsupportedError(
             "the tangent kernel of a model with BatchNorm1d depends on the whole batch; fold it "
             "into the Linear before it by model.fold()"
