@@ -12,6 +12,7 @@
 #   make format   let rustfmt and ruff do what lint asks
 #   make docs     the manual, in docs/_build/html
 #   make wheel    the wheel, in dist/
+#   make aarch64  the core's tests on an emulated ARM CPU (qemu-user, gcc-aarch64-linux-gnu), NEON and all
 #   make package  build the wheel, install it beside NumPy alone, train there, weigh it
 #   make clean    remove all that was built
 #
@@ -33,7 +34,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Another environment that is active must not mix with this one.
 unexport CONDA_PREFIX PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test bench properties reproduce lint format docs wheel package env clean
+.PHONY: help demo test aarch64 bench properties reproduce lint format docs wheel package env clean
 .DELETE_ON_ERROR:
 
 help:
@@ -47,6 +48,15 @@ demo: $(CORE) $(VENV)/.stamp-demo
 test: $(CORE) $(VENV)/.stamp-demo $(VENV)/.stamp-test
 	cargo test --workspace
 	$(BIN)/python -m pytest $(ARGS)
+
+# From Debian: qemu-user, gcc-aarch64-linux-gnu, libc6-dev-arm64-cross. Optimized a little: it is
+# emulated. Here 87 tests take some four minutes.
+aarch64: export CARGO_PROFILE_TEST_OPT_LEVEL := 1
+aarch64: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER := aarch64-linux-gnu-gcc
+aarch64: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER := qemu-aarch64 -L /usr/aarch64-linux-gnu
+aarch64:
+	rustup target add aarch64-unknown-linux-gnu
+	cargo test --target aarch64-unknown-linux-gnu -p thalweg-core --lib
 
 # A peer's warning is no failure here, and the benchmarks' modules hold no doctests.
 BENCH_OPTIONS := -o addopts="--import-mode=importlib -s" -o filterwarnings=default
