@@ -219,7 +219,13 @@ pub fn zip_map<T: Element, S: Simd<T>, const W: usize, const R: usize>(
     reads: [&[T]; R],
     f: impl Fn([S::V; W], [S::V; R]) -> [S::V; W],
 ) {
-    zip::<T, S, W, R, 0, false>(s, writes, reads, |w, r| (f(w, r), []));
+    zip::<T, S, W, R, 0, false>(
+        s,
+        writes,
+        reads,
+        #[inline(always)]
+        |w, r| (f(w, r), []),
+    );
 }
 
 /// [`zip_map`] for slices that may be too long for the caches: where they are, it asks for what lies
