@@ -430,6 +430,17 @@ def test_the_tangent_kernel_is_that_of_the_gradients(rng):
     np.testing.assert_allclose(values, np.linalg.eigvalsh(j @ j.T / 6)[::-1], atol=1e-8)
 
 
+def test_the_tangent_kernel_of_fourier_features_is_flat_over_their_bands():
+    """Rows of sines and cosines on a uniform grid: each band has the eigenvalue 1/2, twice."""
+    x = np.arange(32)[:, None] / 32
+    model = nn.Sequential(
+        nn.FourierFeatures(1, bands=range(1, 9)), nn.Linear(16, 1, bias=False), dtype="float64"
+    )
+    values = diagnostics.ntk_eigenvalues(model, x)
+    np.testing.assert_allclose(values[:16], 0.5, rtol=1e-12)
+    np.testing.assert_allclose(values[16:], 0, atol=1e-14)
+
+
 def test_the_phase_counts_and_not_only_the_amplitude():
     """A prediction with the right amplitude and the opposite phase is twice as wrong as none."""
     x = np.arange(32) / 32

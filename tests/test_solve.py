@@ -285,6 +285,28 @@ def test_descent_from_zero_finds_the_smallest_fit(rng):
     np.testing.assert_allclose(model.state_dict()["0.weight"], fit.coef.T, rtol=1e-12, atol=1e-14)
 
 
+def test_fits_of_the_same_residual_differ_in_norm_and_a_little_decay_chooses(rng):
+    """What no row sees is free: with it the fit is as good, and descent leaves it as it is."""
+    x, y = rng.standard_normal((6, 15)), rng.standard_normal((6, 1))
+    best = solve.least_squares(x, y, intercept=False, rank_deficient="min_norm").coef.T
+    unseen = np.linalg.svd(x)[2][6:]
+    other = best + 6 * np.linalg.norm(best) * unseen[:1]
+    np.testing.assert_allclose(x @ best.T, y, rtol=1e-12)
+    np.testing.assert_allclose(x @ other.T, y, rtol=1e-12)
+    # At right angles: Pythagoras.
+    assert np.linalg.norm(other) / np.linalg.norm(best) == pytest.approx(np.sqrt(37), rel=1e-12)
+
+    model = nn.Sequential(nn.Linear(15, 1, bias=False), dtype="float64")
+    model.flat_parameters = other.ravel()
+    trained(model, x, y, 0.1, 1000)
+    np.testing.assert_allclose(model.flat_parameters, other.ravel(), rtol=1e-12, atol=1e-13)
+    # With decay λ, T steps leave (1 - ηλ)^T of what no row sees.
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1, weight_decay=0.01))
+    trainer.fit(x, y, epochs=1000, batch_size=None)
+    left = unseen @ model.flat_parameters
+    np.testing.assert_allclose(left, 0.999**1000 * (unseen @ other[0]), rtol=1e-11, atol=1e-13)
+
+
 @pytest.mark.parametrize(
     "layers",
     [
