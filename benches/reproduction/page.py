@@ -21,7 +21,8 @@ HEAD = """# Published figures, and ours
 Figures are the mean accuracy on all tasks at the end, in per cent, ± the standard error over seeds.
 Our seeds are {first} to {last}, fixed before the first run; `n` says how many of them have been run
 so far. The last column is the distance from the published figure in standard errors of the
-difference. Seconds are those of a whole run, often beside others on the same CPUs.
+difference. Seconds are the median of
+whole runs, of one thread and often beside others on the same CPUs.
 
 ```sh
 make reproduce DATA=mnist.npz             # or a directory with MNIST's own four files
@@ -89,7 +90,7 @@ def table(name, data, ours, published):
                 error = f" ± {there['error']}" if there["error"] else ""
                 said = f"{there['mean']}{error}{'' if there['checked'] == 'yes' else ' †'}"
             forgetting = figure([float(row["forgetting"]) for row in rows])
-            seconds = f"{np.mean([float(row['seconds']) for row in rows]):.0f}"
+            seconds = f"{np.median([float(row['seconds']) for row in rows]):.0f}"
             cells = title, kind, said, figure(accuracy), str(len(rows)), forgetting, seconds
             lines.append(f"| {' | '.join(cells)} | {distance(accuracy, there) if there else '-'} |")
     return "\n".join(lines)
