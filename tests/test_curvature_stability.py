@@ -282,3 +282,72 @@ def test_what_is_wrong_is_said(rng):
     )
     with pytest.raises(tw.ArgumentError, match="schedule"):
         scheduled.fit(x, y, callbacks=[StabilityMonitor(x, y, action="lower")])
+
+
+# --- fit(lr="auto") -----------------------------------------------------------------------------
+
+
+def linear(rng, optimizer, **options):
+    """A least-squares problem, and the largest curvature of its loss."""
+    x, y = rng.standard_normal((60, 4)) * [1, 2, 3, 5], rng.standard_normal((60, 1))
+    model = nn.Sequential(nn.Linear(4, 1, bias=False), dtype="float64", seed=0)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer, **options)
+    return trainer, x, y, np.linalg.eigvalsh(2 / 60 * x.T @ x)[-1]
+
+
+@pytest.mark.parametrize(("momentum", "half"), [(0.0, 1.0), (0.9, 1.9)])
+def test_an_automatic_rate_is_half_of_the_largest_stable_one(rng, momentum, half):
+    trainer, x, y, curvature = linear(rng, optim.SGD(lr=1e-9, momentum=momentum))
+    history = trainer.fit(x, y, epochs=2000, batch_size=None, lr="auto")
+    assert trainer.optimizer.lr == pytest.approx(half / curvature, rel=1e-6)
+    best = ((y - x @ np.linalg.lstsq(x, y)[0]) ** 2).mean()
+    assert history["loss"][-1] == pytest.approx(best, rel=1e-9)
+
+
+def test_an_automatic_rate_is_that_of_the_sharpest_of_some_batches(rng):
+    trainer, x, y, _ = linear(rng, optim.SGD(lr=1e-9))
+    twin = trainer.copy()
+    trainer.fit(x, y, batch_size=6, lr="auto")
+    twin.fit(x, y, batch_size=6, lr="auto")
+    assert trainer.optimizer.lr == twin.optimizer.lr
+    draw = np.random.default_rng([0, 0])
+    batches = [x[np.sort(draw.choice(60, 6, replace=False))] for _ in range(3)]
+    sharpest = max(np.linalg.eigvalsh(2 / 6 * b.T @ b)[-1] for b in batches)
+    assert trainer.optimizer.lr == pytest.approx(1 / sharpest, rel=1e-6)
+
+
+def test_schedules_and_saved_trainers_go_on_from_a_rate_that_was_given(rng, tmp_path):
+    schedule = optim.schedules.CosineAnnealingLR(8)
+    trainer, x, y, curvature = linear(rng, optim.SGD(lr=1e-9), schedule=schedule)
+    trainer.fit(x, y, epochs=4, batch_size=None, lr="auto")
+    # The rate of the last update, the fourth of eight.
+    rate = 0.5 * (1 + np.cos(3 / 8 * np.pi)) / curvature
+    assert trainer.optimizer.lr == pytest.approx(rate, rel=1e-6)
+    trainer.save(tmp_path / "trainer")
+    again = tw.Trainer.load(tmp_path / "trainer")
+    for each in (trainer, again):
+        each.fit(x, y, epochs=2, batch_size=None)
+    assert np.array_equal(again.model.flat_parameters, trainer.model.flat_parameters)
+    trainer.fit(x, y, batch_size=None, lr=0.25, epochs=1)
+    assert trainer.optimizer.lr == pytest.approx(0.5 * (1 + np.cos(6 / 8 * np.pi)) * 0.25)
+
+
+def test_a_rate_that_cannot_be_found_leaves_all_as_it_was(rng):
+    trainer, x, y, _ = linear(rng, optim.SGD(lr=0.01))
+    for wrong, error, message in (
+        ((np.zeros_like(x), y, "auto"), tw.ArgumentError, "curves upwards"),
+        ((x, y, "automatic"), tw.ArgumentError, "lr must be a finite number"),
+        ((x, y, -1.0), tw.ArgumentError, "lr must be a finite number"),
+        ((x * np.nan, y, "auto"), tw.DataError, "NaN"),
+        (([(x, y)], None, "auto"), tw.ArgumentError, "iterable"),
+    ):
+        with pytest.raises(error, match=message):
+            trainer.fit(wrong[0], wrong[1], batch_size=32 if wrong[1] is None else 10, lr=wrong[2])
+        assert trainer.optimizer.lr == 0.01
+    adam, x, y, _ = linear(rng, optim.Adam())
+    with pytest.raises(tw.ArgumentError, match="has none before its first step"):
+        adam.fit(x, y, lr="auto")
+    adam.fit(x, y)
+    adam.fit(x, y, lr="auto")  # after some steps there is one
+    with pytest.raises(tw.UnsupportedError):
+        linear(rng, optim.Lion())[0].fit(x, y, lr="auto")

@@ -4,12 +4,15 @@ import contextlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from thalweg import _checks, _core
 from thalweg import callbacks as _callbacks
 from thalweg._arrays import Array, Samples
 from thalweg._full_batch import FullBatchTrainer
 from thalweg._history import KEYS, History
 from thalweg._python_fit import PythonFit
+from thalweg._rates import Rates
 from thalweg._stream import StreamFit, batches_of
 from thalweg._trainer._base import TrainerBase
 from thalweg.callbacks import Callback
@@ -80,8 +83,9 @@ class Fitting(TrainerBase):
         sample_weight: Any = None,
         callbacks: Iterable[Callback] = (),
         progress: bool = False,
+        lr: float | str | None = None,
     ) -> History:
-        """Trains for a number of epochs.
+        r"""Trains for a number of epochs.
 
         Parameters
         ----------
@@ -118,6 +122,13 @@ class Fitting(TrainerBase):
             Called after every epoch in this order; one that returns True ends the training.
         progress : bool, keyword only, default False
             Whether to show a progress bar; needs tqdm.
+        lr : float or "auto", keyword only, optional
+            The optimizer's learning rate from now on, and that on which its schedule is based; by
+            default it stays as it is. "auto" measures it: half of the smallest rate at which steps
+            diverge (`curvature.max_stable_lr`) on any of three batches of this size, drawn by the
+            model's seed. For plain gradient descent that is :math:`1/\lambda`, with which an error
+            along the sharpest direction is gone after one step. Curvature grows as training goes
+            on: `callbacks.StabilityMonitor` watches it.
 
         Returns
         -------
@@ -130,7 +141,10 @@ class Fitting(TrainerBase):
             If the arrays are not such. All of them are checked before the first step: the model is
             unchanged.
         ArgumentError
-            If an option is outside its range.
+            If an option is outside its range; for ``lr="auto"`` also if nothing curves upwards, or
+            an optimizer that divides by an average of squared gradients has none yet.
+        UnsupportedError
+            For ``lr="auto"``, where `curvature.max_stable_lr` is not there.
         DivergedError
             If the loss becomes infinite or NaN. Model and optimizer are then as they were before
             this call; `history` holds the epochs that ended.
@@ -160,6 +174,8 @@ class Fitting(TrainerBase):
                     "batches, (x, y) or (x, y, sample_weight)"
                 )
             run = self._stream(x, epochs, validation)
+            if lr is not None:
+                raise ArgumentError("lr is of arrays; for an iterable set optimizer.lr before")
             return self._run(run, epochs, callbacks, progress)
         x, y, weight = self._ready(x, y, sample_weight)
         if batch_size is None:
@@ -170,6 +186,25 @@ class Fitting(TrainerBase):
                 f"different batches do not show the curvature: pass batch_size=None; got "
                 f"batch_size={batch_size} for {len(x)} samples"
             )
+        before = self._base_lr, self._optimizer.lr
+        if lr is not None:
+            self._set_base_lr(self._safe_lr(x, y, weight, batch_size) if lr == "auto" else lr)
+        try:
+            run = self._arrays_fit(
+                x, y, weight, vx, vy, validation_weight, epochs, batch_size, shuffle
+            )
+        except BaseException:  # nothing was trained
+            if lr is not None:
+                self._set_base_lr(before[0])
+                self._optimizer.lr = before[1]
+            raise
+        return self._run(run, epochs, callbacks, progress)
+
+    def _arrays_fit(
+        self, x: Samples, y: Any, weight: Array | None, vx: Samples | None, vy: Any,
+        validation_weight: Array | None, epochs: int, batch_size: int, shuffle: bool,
+    ) -> "_core.Fit | PythonFit":  # fmt: skip
+        """Begin a fit to arrays that are ready."""
         updates = -(-max(len(x), 1) // batch_size)
         updates = -(-updates // self._accumulate)
         rates = None
@@ -180,10 +215,34 @@ class Fitting(TrainerBase):
             rates, self._rates is not None and self._rates.by_epoch, self._epochs,
         )  # fmt: skip
         if isinstance(self._core, _core.Trainer):
-            run = _core.Fit(self._core, x, y, *options)
-        else:
-            run = PythonFit(self._core, x, y, *options)
-        return self._run(run, epochs, callbacks, progress)
+            return _core.Fit(self._core, x, y, *options)
+        return PythonFit(self._core, x, y, *options)
+
+    def _safe_lr(self, x: Samples, y: Any, weight: Array | None, batch_size: int) -> float:
+        """Half of the largest rate that is stable on each of three batches."""
+        from thalweg.curvature import max_stable_lr
+
+        rng = np.random.default_rng([self._model.seed, self._epochs])
+        size = min(batch_size, len(x))
+        batches = [np.sort(rng.choice(len(x), size, replace=False)) for _ in range(3)]
+        if size == len(x):
+            batches = batches[:1]
+        largest = min(
+            max_stable_lr(self, x[rows], y[rows], None if weight is None else weight[rows]).max_lr  # type: ignore[arg-type]
+            for rows in batches
+        )
+        if not np.isfinite(largest):
+            raise ArgumentError(
+                'lr="auto": the loss of a batch curves upwards in no direction, so that no rate '
+                "is the largest stable one; pass a number"
+            )
+        return largest / 2
+
+    def _set_base_lr(self, lr: float | str) -> None:
+        self._optimizer.lr = lr  # type: ignore[assignment]  # which checks it
+        self._base_lr = self._optimizer.lr
+        if self._rates is not None:
+            self._rates = Rates(self._rates.schedule, self._base_lr)
 
     def _stream(
         self, x: Any, epochs: int, validation: tuple[Samples, Any, Array | None] | None
