@@ -247,14 +247,7 @@ impl Check {
     ) -> f64 {
         let draw = model.draw; // the same for all passes: what is dropped stays
         let Parts { network, params, averages, .. } = model.parts();
-        let weights = WeightTask {
-            grads: self.grads.share(),
-            accumulate: false,
-            size: None,
-            steps: None,
-            update: None,
-            along: None,
-        };
+        let weights = WeightTask::gradients(self.grads.share());
         let (rows, outputs) = (x.rows(), network.outputs());
         let mut totals = Totals::default();
         let task = match (&self.objective, &*source) {

@@ -65,14 +65,7 @@ impl<T: Element> Model<T> {
                     check_finite: false,
                     output_gradient: Some(MatRef::new(&unit, 1, outputs)),
                     input_gradient: Some(Shared::new(&mut unused)),
-                    weights: Some(WeightTask {
-                        grads: grads.share(),
-                        accumulate: false,
-                        size: None,
-                        steps: None,
-                        update: None,
-                        along: None,
-                    }),
+                    weights: Some(WeightTask::gradients(grads.share())),
                     ..Pass::new(network, &mut workspace, params.share(), averages, None, Rows::From(0))
                 };
                 threads::run(&backward, 1);

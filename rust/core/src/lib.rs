@@ -32,8 +32,6 @@
 pub mod along;
 pub mod arena;
 pub mod check;
-pub mod cone;
-pub mod coupled;
 pub mod data;
 pub mod diff;
 pub mod element;
@@ -56,7 +54,6 @@ pub mod threads;
 pub mod train;
 pub mod update;
 pub mod view;
-pub mod walk;
 pub mod workspace;
 
 pub use element::{Dtype, Element};

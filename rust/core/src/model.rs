@@ -395,14 +395,8 @@ impl<T: Element> Model<T> {
         assert_eq!(input_gradient.len(), rows * self.network.inputs());
         let Some(workspace) = &mut self.pending else { unreachable!("pending_rows said so") };
         let size = AtomicU64::new(0);
-        let weights = WeightTask {
-            grads: self.grads.share(),
-            accumulate: true,
-            size: Some(&size),
-            steps: None,
-            update: None,
-            along: None,
-        };
+        let weights =
+            WeightTask { accumulate: true, size: Some(&size), ..WeightTask::gradients(self.grads.share()) };
         let pass = Pass {
             check_finite: false,
             output_gradient: Some(output_gradient),

@@ -4,16 +4,16 @@ use std::sync::Mutex;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
+use thalweg_core::along::coupled::{self, Coupled};
+use thalweg_core::along::walk::Walk;
 use thalweg_core::along::{self, Path};
 use thalweg_core::arena::Buffer;
-use thalweg_core::coupled::{self, Coupled};
 use thalweg_core::loss::{Loss, Objective, Reduction, Targets};
 use thalweg_core::optim::Optimizer as CoreOptimizer;
 use thalweg_core::project::{self, Memory, Projection, Rule};
 use thalweg_core::sam::Sam;
 use thalweg_core::train::StepOptions;
 use thalweg_core::update::{Average, Averaging, Clip};
-use thalweg_core::walk::Walk;
 use thalweg_core::{Error, Model as CoreModel, Trainer as CoreTrainer};
 
 use crate::arrays::{Answers, Features, Matrix, Weights, is_plain, vector, vector_out};

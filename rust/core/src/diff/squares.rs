@@ -137,14 +137,7 @@ impl<T: Element> Squares<T> {
         let job = Raise { isa, power, runs: &self.inputs, values: self.sweep.workspace().values.share() };
         threads::run(&job, threads::num_threads().0.min(self.inputs.len()));
 
-        let task = WeightTask {
-            grads: self.grads.share(),
-            accumulate: false,
-            size: None,
-            steps: None,
-            update: None,
-            along: None,
-        };
+        let task = WeightTask::gradients(self.grads.share());
         self.sweep.weights(model, task);
         let sum = self.sum;
         let mut parts: Vec<_> = self.total.chunks_mut(RUN).zip(self.grads.chunks(RUN)).collect();

@@ -92,7 +92,12 @@ pub struct WeightTask<'a, T> {
     pub along: Option<Company<'a, T>>,
 }
 
-impl<T: Element> WeightTask<'_, T> {
+impl<'a, T: Element> WeightTask<'a, T> {
+    /// Gradients alone, of all parameters, in place of what is there.
+    pub fn gradients(grads: Shared<'a, T>) -> Self {
+        WeightTask { grads, accumulate: false, size: None, steps: None, update: None, along: None }
+    }
+
     /// Whether gradients of the block that starts there are wanted.
     fn wants(&self, block: usize) -> bool {
         self.steps.is_none_or(|steps| steps.at(block).is_some())

@@ -142,24 +142,14 @@ impl<T: Element> Trainer<T> {
         }
         let workspace = self.workspaces.get(model.network(), isa, Mode::Step, len)?;
         let Parts { network, params, grads, averages } = model.parts();
+        let scale = self.objective.scale(totals);
+        let loss = LossTask { objective: &self.objective, goals: y, scale, backward: true };
         let mut at_params = None;
         if let Some(ascent) = &mut self.ascent {
             let pass = Pass {
                 draw,
-                loss: Some(LossTask {
-                    objective: &self.objective,
-                    goals: y,
-                    scale: self.objective.scale(totals),
-                    backward: true,
-                }),
-                weights: Some(WeightTask {
-                    grads: ascent.grads.share(),
-                    accumulate: false,
-                    size: None,
-                    steps: None,
-                    update: None,
-                    along: None,
-                }),
+                loss: Some(loss),
+                weights: Some(WeightTask::gradients(ascent.grads.share())),
                 ..Pass::new(network, workspace, params.share(), averages, Some(x), rows)
             };
             threads::run(&pass, pass.plan.threads);
@@ -176,12 +166,7 @@ impl<T: Element> Trainer<T> {
         let (steps, state) = optimizer.begin();
         let pass = Pass {
             draw,
-            loss: Some(LossTask {
-                objective: &self.objective,
-                goals: y,
-                scale: self.objective.scale(totals),
-                backward: true,
-            }),
+            loss: Some(loss),
             weights: Some(WeightTask {
                 grads: if fused { grads.share() } else { self.gathered.grads.share() },
                 accumulate: !fused && self.gathered.batches > 0,
@@ -270,12 +255,9 @@ impl<T: Element> Trainer<T> {
                 backward: true,
             }),
             weights: Some(WeightTask {
-                grads: grads.share(),
                 accumulate: true,
                 size: Some(&size),
-                steps: None,
-                update: None,
-                along: None,
+                ..WeightTask::gradients(grads.share())
             }),
             ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::From(0))
         };

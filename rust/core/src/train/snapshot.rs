@@ -1,11 +1,11 @@
 //! What a fit goes back to if training diverges.
 
+use crate::along::walk;
 use crate::arena::Buffer;
 use crate::element::Element;
 use crate::error::Error;
 use crate::model::Model;
 use crate::optim::{Optimizer, Saved};
-use crate::walk;
 
 /// Parameters and optimizer before a fit, to go back to if training diverges.
 pub(super) struct Snapshot<T: Element> {

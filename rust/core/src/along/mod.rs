@@ -13,16 +13,20 @@
 //!
 //! All of it happens while a tile's gradient and parameters are in cache. Nothing is allocated.
 
+pub mod coupled;
+pub mod walk;
+
 use std::ops::Range;
 
+use coupled::Coupled;
+use walk::{Pace, Walk};
+
 use crate::arena::{Buffer, Shared};
-use crate::coupled::Coupled;
 use crate::element::Element;
 use crate::error::Error;
 use crate::optim::{MAX_STATE, Step};
 use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
 use crate::threads::{self, Job};
-use crate::walk::{Pace, Walk};
 
 /// A quadratic penalty.
 pub struct Penalty<T> {

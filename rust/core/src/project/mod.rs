@@ -10,8 +10,11 @@
 //! takes a pass over them before every update; of the third, it stays. Sums are put together from those of runs,
 //! in their order, so that they are the same for any number of threads. Nothing is allocated by an update.
 
+pub mod cone;
+
+use cone::Cone;
+
 use crate::arena::{Buffer, Shared};
-use crate::cone::Cone;
 use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
@@ -221,14 +224,7 @@ impl<T: Element> Projection<T> {
             let pass = Pass {
                 draw,
                 loss: Some(LossTask { objective, goals: y, scale: objective.scale(totals), backward: true }),
-                weights: Some(WeightTask {
-                    grads: direction.share(),
-                    accumulate: false,
-                    size: None,
-                    steps: None,
-                    update: None,
-                    along: None,
-                }),
+                weights: Some(WeightTask::gradients(direction.share())),
                 ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::Listed(rows))
             };
             threads::run(&pass, pass.plan.threads);
