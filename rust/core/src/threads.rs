@@ -5,19 +5,26 @@
 //!
 //! * **Nobody waits for a thread, only for work that a thread has begun.** Items are claimed one by
 //!   one; a worker that the system has put aside holds no item, and the caller finishes alone.
-//! * Each thread begins at its own share of the items, so that the same rows tend to meet the same
-//!   cache; then it helps with what is left.
+//! * Each thread has a share of the items, the same in every phase of so many, so that the same rows tend
+//!   to meet the same cache; when it is done, and the others are not soon after, it helps them.
 //! * Workers spin for some tens of microseconds after their last item, then park.
 //! * If the pool is busy with another caller's job, the job runs on the caller alone.
 //!
 //! Results cannot depend on who runs an item: items are independent, and each has its order fixed.
 //!
 //! The protocol. One word, `phase`, holds a stamp that grows with every phase, the number of threads
-//! that may take part, and the number of items. Item `i` is claimed by raising `claims[i]` to the
-//! stamp: only one thread can be the one that raised it, and once the phase has ended, every claim
-//! has been raised, so that a late thread with an old stamp gets nothing. Who completes the last
-//! item publishes the next phase. The job itself is read only by a thread that holds a claim, which
-//! proves that the caller is still there.
+//! that may take part, and the number of items. Each thread's share has a word of its own, with the stamp
+//! of the phase that it was last used in and how many of its items have been claimed then. An item is
+//! claimed by exchanging that word for the phase's stamp and one item more; an older stamp counts as none
+//! claimed, so that nobody has to set the words back. Once a phase has ended, every share that has items
+//! says that all are claimed, or has a later stamp: a late thread with an old phase gets nothing. Threads
+//! count what they have completed; who completes the last item publishes the next phase. The job itself
+//! is read only by a thread that holds a claim which is not counted yet, which proves that the caller is
+//! still there.
+//!
+//! What limits a short phase is how often a cache line must pass from core to core. So a share's word is
+//! touched by its own thread only, unless somebody helps; a thread counts its items in one go; and that
+//! count, the phase and where the job is share a line.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -41,6 +48,12 @@ pub trait Job: Sync {
 
 /// Claims that a phase has room for; phases with more items hand them out in runs.
 const MAX_CLAIMS: usize = 1024;
+/// Looks at the phase, some nanoseconds each, before a thread pauses between them: a pause takes longer than
+/// a line needs to pass between cores.
+const EAGER: u32 = 1000;
+/// Looks at the phase before a thread helps others with their shares: some microsecond, which an item that is
+/// worth it outlasts.
+const PATIENCE: u32 = 300;
 /// Most threads of a region.
 pub const MAX_THREADS: usize = 256;
 const ITEM_BITS: u32 = 11;
@@ -81,15 +94,23 @@ struct Current {
 #[repr(align(128))] // a line of its own, and the neighbour that the prefetcher brings along
 struct Line<T>(T);
 
+/// What the phases of a region pass through.
+struct Board {
+    phase: AtomicU64,
+    /// Claims of the phase that are completed and counted.
+    done: AtomicU32,
+    current: UnsafeCell<Option<Current>>,
+}
+
 struct Pool {
     /// Held by the caller whose region runs.
     region: Mutex<()>,
-    phase: Line<AtomicU64>,
-    done: Line<AtomicU32>,
-    claims: Box<[AtomicU64]>,
-    current: UnsafeCell<Option<Current>>,
+    board: Line<Board>,
+    /// By thread: stamp of the phase that its share was last used in, and the claims made of it then.
+    shares: Box<[Line<AtomicU64>]>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
-    workers: Mutex<usize>,
+    workers: AtomicUsize,
+    growing: Mutex<()>,
     parked: Box<[Line<Parked>]>,
 }
 
@@ -205,25 +226,31 @@ impl Pool {
         let parked = || Line(Parked { asleep: AtomicBool::new(false), thread: OnceLock::new() });
         Pool {
             region: Mutex::new(()),
-            phase: Line(AtomicU64::new(0)),
-            done: Line(AtomicU32::new(0)),
-            claims: (0..MAX_CLAIMS).map(|_| AtomicU64::new(0)).collect(),
-            current: UnsafeCell::new(None),
+            board: Line(Board {
+                phase: AtomicU64::new(0),
+                done: AtomicU32::new(0),
+                current: UnsafeCell::new(None),
+            }),
+            shares: (0..MAX_THREADS).map(|_| Line(AtomicU64::new(0))).collect(),
             panic: Mutex::new(None),
-            workers: Mutex::new(0),
+            workers: AtomicUsize::new(0),
+            growing: Mutex::new(()),
             parked: (0..MAX_THREADS).map(|_| parked()).collect(),
         }
     }
 
     /// Sees to it that workers 1 .. threads exist. Fewer are no error: the caller can finish alone.
     fn grow(&'static self, threads: usize) {
-        let mut workers = self.workers.lock().unwrap_or_else(|e| e.into_inner());
-        while *workers + 1 < threads {
-            let worker = *workers + 1;
+        if self.workers.load(Ordering::Relaxed) + 1 >= threads {
+            return;
+        }
+        let _growing = self.growing.lock().unwrap_or_else(|e| e.into_inner());
+        while self.workers.load(Ordering::Relaxed) + 1 < threads {
+            let worker = self.workers.load(Ordering::Relaxed) + 1;
             let builder = std::thread::Builder::new().name(format!("thalweg-{worker}"));
             let Ok(handle) = builder.spawn(move || self.work(worker)) else { return };
             let _ = self.parked[worker].0.thread.set(handle.thread().clone());
-            *workers = worker;
+            self.workers.store(worker, Ordering::Relaxed);
         }
     }
 
@@ -232,68 +259,82 @@ impl Pool {
         let phases = job.phases();
         let Some(start) = (0..phases).find(|&p| job.items(p) > 0) else { return };
         self.grow(threads);
-        let before = Phase::unpack(self.phase.0.load(Ordering::Relaxed)).stamp;
+        let before = Phase::unpack(self.board.0.phase.load(Ordering::Relaxed)).stamp;
         let first = before + 1;
         // SAFETY: the lifetime is extended for as long as claims of this region can be held, and this
         // function returns only when all are done. Nobody reads `current` now: no claim is open.
         unsafe {
             let job: *const (dyn Job + '_) = job;
             let job = std::mem::transmute::<*const (dyn Job + '_), *const (dyn Job + 'static)>(job);
-            *self.current.get() = Some(Current { job, first });
+            *self.board.0.current.get() = Some(Current { job, first });
         }
         self.publish(Phase { stamp: first + start as u64, width: threads, claims: claims(job.items(start)) });
 
         // The stamp behind the last phase says that the region has ended.
         let end = first + phases as u64;
-        let mut waited = 0u32;
+        let mut helped = 0;
         loop {
-            let phase = Phase::unpack(self.phase.0.load(Ordering::Acquire));
+            let phase = self.next_stamp(helped);
             if phase.stamp >= end {
                 break;
             }
-            if self.help(phase, 0) {
-                waited = 0;
-            } else {
-                waited += 1;
-                relax(waited);
-            }
+            self.help(phase, 0);
+            helped = phase.stamp;
         }
         if let Some(payload) = self.panic.lock().unwrap_or_else(|e| e.into_inner()).take() {
             resume_unwind(payload);
         }
     }
 
-    /// Claims and runs what it can of a phase. Whether anything was left to claim.
-    fn help(&self, phase: Phase, worker: usize) -> bool {
-        let mut helped = false;
-        let share = phase.claims * worker / phase.width;
-        for i in (share..phase.claims).chain(0..share) {
-            if self.claims[i].load(Ordering::Relaxed) < phase.stamp
-                && self.claims[i].fetch_max(phase.stamp, Ordering::AcqRel) < phase.stamp
-            {
-                helped = true;
-                // SAFETY: the claim is ours, so the phase has not ended and the job is alive.
-                let current = unsafe { (*self.current.get()).expect("a region is under way") };
-                // SAFETY: as above.
-                let job = unsafe { &*current.job };
-                let index = (phase.stamp - current.first) as usize;
-                self.complete(job, phase, current.first, index, i, worker);
+    /// The caller's wait for a phase behind one that it can do nothing for any more.
+    fn next_stamp(&self, helped: u64) -> Phase {
+        let mut waited = 0;
+        loop {
+            let phase = Phase::unpack(self.board.0.phase.load(Ordering::Acquire));
+            if phase.stamp > helped {
+                return phase;
             }
+            relax(&mut waited);
         }
-        helped
     }
 
-    /// Runs the items of a claim; publishes the next phase if they were the last.
-    fn complete(&self, job: &dyn Job, phase: Phase, first: u64, index: usize, claim: usize, worker: usize) {
+    /// Runs what it can of a phase: its own share, then that of others.
+    fn help(&self, phase: Phase, worker: usize) {
+        self.share(phase, worker, worker);
+        // Whoever is about to finish should not lose the line of their share to a look at it.
+        for _ in 0..PATIENCE {
+            if Phase::unpack(self.board.0.phase.load(Ordering::Acquire)).stamp != phase.stamp {
+                return;
+            }
+        }
+        for other in (worker + 1..phase.width).chain(0..worker) {
+            self.share(phase, other, worker);
+        }
+    }
+
+    /// Runs what is left of a share.
+    fn share(&self, phase: Phase, of: usize, worker: usize) {
+        let Some(claim) = self.claim(phase, of) else { return };
+        // SAFETY: the claim is ours and not counted, so the phase has not ended and the job is alive.
+        let Current { job, first } = unsafe { (*self.board.0.current.get()).expect("a region is under way") };
+        // SAFETY: as above.
+        let job = unsafe { &*job };
+        let index = (phase.stamp - first) as usize;
         let items = job.items(index);
         let run = items.div_ceil(phase.claims);
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            for item in claim * run..((claim + 1) * run).min(items) {
-                job.run(index, item, worker);
+        let mut next = Some(claim);
+        let mut completed = 0;
+        while let Some(claim) = next {
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                for item in claim * run..((claim + 1) * run).min(items) {
+                    job.run(index, item, worker);
+                }
+            }));
+            if let Err(payload) = result {
+                self.panic.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(payload);
             }
-        }));
-        if let Err(payload) = result {
-            self.panic.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(payload);
+            completed += 1;
+            next = self.claim(phase, of);
         }
         // The job may be gone once the last claim is counted: look ahead before.
         let next = (index + 1..job.phases()).find(|&p| job.items(p) > 0);
@@ -301,14 +342,35 @@ impl Pool {
             Some(p) => Phase { stamp: first + p as u64, claims: claims(job.items(p)), ..phase },
             None => Phase { stamp: first + job.phases() as u64, claims: 0, ..phase },
         };
-        if self.done.0.fetch_add(1, Ordering::AcqRel) + 1 == phase.claims as u32 {
+        if self.board.0.done.fetch_add(completed, Ordering::AcqRel) + completed == phase.claims as u32 {
             self.publish(next);
         }
     }
 
+    /// Claims the next item, or run of items, of a thread's share of a phase.
+    fn claim(&self, phase: Phase, of: usize) -> Option<usize> {
+        // Where there are few, they are the first threads': a single one is the caller's.
+        let begin = |thread: usize| (phase.claims * thread).div_ceil(phase.width);
+        let (from, to) = (begin(of), begin(of + 1));
+        let word = &self.shares[of].0;
+        let mut seen = word.load(Ordering::Relaxed);
+        loop {
+            let (stamp, claimed) = (seen >> ITEM_BITS, (seen & ((1 << ITEM_BITS) - 1)) as usize);
+            let claimed = if stamp < phase.stamp { 0 } else { claimed };
+            if stamp > phase.stamp || from + claimed >= to {
+                return None;
+            }
+            let more = phase.stamp << ITEM_BITS | (claimed + 1) as u64;
+            match word.compare_exchange_weak(seen, more, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Some(from + claimed),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
     fn publish(&self, phase: Phase) {
-        self.done.0.store(0, Ordering::Relaxed);
-        self.phase.0.store(phase.pack(), Ordering::SeqCst);
+        self.board.0.done.store(0, Ordering::Relaxed);
+        self.board.0.phase.store(phase.pack(), Ordering::SeqCst);
         if phase.claims > 1 {
             for worker in 1..phase.width {
                 let Parked { asleep, thread } = &self.parked[worker].0;
@@ -342,17 +404,19 @@ impl Pool {
         loop {
             let begin = Instant::now();
             let mut spins = 0u32;
-            while !spins.is_multiple_of(64) || begin.elapsed() < SPIN {
-                let word = self.phase.0.load(Ordering::Acquire);
+            while spins < EAGER || !spins.is_multiple_of(64) || begin.elapsed() < SPIN {
+                let word = self.board.0.phase.load(Ordering::Acquire);
                 if word != seen {
                     return word;
                 }
                 spins += 1;
-                std::hint::spin_loop();
+                if spins >= EAGER {
+                    std::hint::spin_loop();
+                }
             }
             asleep.store(true, Ordering::SeqCst);
             // A phase published since the last look might have missed the flag.
-            while self.phase.0.load(Ordering::SeqCst) == seen && asleep.load(Ordering::SeqCst) {
+            while self.board.0.phase.load(Ordering::SeqCst) == seen && asleep.load(Ordering::SeqCst) {
                 std::thread::park();
             }
             asleep.store(false, Ordering::SeqCst);
@@ -366,9 +430,14 @@ fn claims(items: usize) -> usize {
     items.div_ceil(run)
 }
 
-/// Waits a moment: first busily, then giving the CPU to whoever holds the item.
-fn relax(waited: u32) {
-    if waited < 2000 { std::hint::spin_loop() } else { std::thread::yield_now() }
+/// Waits a moment: not at all first, then busily, then giving the CPU to whoever holds the item.
+fn relax(waited: &mut u32) {
+    *waited = waited.saturating_add(1);
+    match *waited {
+        0..EAGER => {}
+        EAGER..3000 => std::hint::spin_loop(),
+        _ => std::thread::yield_now(),
+    }
 }
 
 #[cfg(test)]
