@@ -18,8 +18,21 @@
 //! that activations never leave the second-level cache. Gradients add up from wave to wave, and the
 //! update is in the last.
 //!
-//! Nothing here can change a result's bits: products are the same for any tiling
-//! (see [`gemm`](crate::gemm)), rows do not know each other, and sums over rows are taken in order.
+//! A small network's training pass is in **shards** instead: each block of rows also takes the gradients of
+//! all weights over its rows, and then parts of the parameters add those up and update:
+//!
+//! ```text
+//! rows      a shard: weights transposed for the thread, forward, the loss, back, gradients   item: a block
+//! update    gradients of the shards added up, and the update                                  item: a part
+//! ```
+//!
+//! So all that passes from core to core is a copy of the gradients and the new weights, behind one
+//! barrier. Where a step takes some tens of microseconds, activations on their way between cores take
+//! longer than the arithmetic that a second core saves.
+//!
+//! Nothing here can change a result's bits but the number of shards, which depends on shapes alone:
+//! products are the same for any tiling (see [`gemm`](crate::gemm)), rows do not know each other, and sums
+//! over rows are taken in order, those of shards in the order of shards.
 
 use std::fmt;
 use std::ops::Range;
@@ -56,6 +69,16 @@ const TILES_A_THREAD: usize = 6;
 const PANEL_ELEMENTS: usize = 16 * 1024;
 /// Multiply-adds that a thread must get before waking it pays (some tens of microseconds).
 const WORK_PER_THREAD: usize = 4_000_000;
+/// Shards of a pass that is in shards.
+const SHARDS: usize = 2;
+/// Multiply-adds of a pass that is in shards: from where a second thread pays for the copy of the gradients, to
+/// where tiles of weights do as well.
+const SHARDED_WORK: Range<usize> = 2_000_000..6 * WORK_PER_THREAD;
+/// Weights of a network whose passes are in shards, at most: so that copies of their gradients cost little
+/// beside the products.
+const SHARDED_WEIGHTS: usize = 32 * 1024;
+/// Rows of a shard, at least.
+const SHARD_ROWS: usize = 16;
 
 /// What a pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -108,6 +131,10 @@ pub enum RowStep {
     Denormalize(usize),
     /// The gradient by the stage's input, through the activation before it.
     Backward(usize),
+    /// Weights, transposed for the thread's own use.
+    Transpose,
+    /// Gradients of all weights over the block's rows.
+    Gradients,
 }
 
 /// What of all rows a normalization needs.
@@ -149,6 +176,8 @@ pub enum Phase {
         /// Whether they are complete.
         last: bool,
     },
+    /// Gradients of the shards are added up, and parameters updated.
+    Update,
 }
 
 /// An item of packing: some panels of one transposed weight matrix.
@@ -192,6 +221,8 @@ pub struct Plan {
     pub tile: TileShape,
     /// Rows of a block.
     pub block_rows: usize,
+    /// Blocks that take gradients of their own, which are added up afterwards; 1 if the pass is not in shards.
+    pub shards: usize,
     /// Rows of a wave, whole blocks; at least the batch if there is one wave.
     pub wave_rows: usize,
     /// How each stage runs; `None` for stages without a dense layer.
@@ -225,7 +256,8 @@ impl Plan {
         let passes = if mode == Mode::Inference { 1 } else { 3 };
         let asked = threads;
         let work = rows * weights * passes;
-        let threads = threads.min(work / WORK_PER_THREAD).max(1);
+        let shards = shards::<T>(network, mode, rows, work);
+        let threads = threads.min(if shards > 1 { shards } else { work / WORK_PER_THREAD }).max(1);
 
         // As few waves as fit the cache, of equal rows; one if weights outweigh activations so far that
         // fewer rows than are worth a wave would fit.
@@ -233,7 +265,12 @@ impl Plan {
         let fit = WAVE_BYTES / (row * size_of::<T>());
         let waves = match mode {
             // A normalization has to see all rows first; gradients of tables are taken over all at once.
-            Mode::Step if fit >= WAVE_ROWS && !network.couples_rows() && network.table().is_none() => {
+            Mode::Step
+                if shards == 1
+                    && fit >= WAVE_ROWS
+                    && !network.couples_rows()
+                    && network.table().is_none() =>
+            {
                 rows.div_ceil(fit * threads)
             }
             _ => 1,
@@ -241,7 +278,10 @@ impl Plan {
         let share = rows.div_ceil(waves);
         // Blocks of equal rows, as many for each thread.
         let most = if network.max_width() >= WIDE { WIDE_BLOCK_ROWS } else { BLOCK_ROWS };
-        let blocks = share.div_ceil(most).max(1).next_multiple_of(threads);
+        let blocks = match shards {
+            1 => share.div_ceil(most).max(1).next_multiple_of(threads),
+            n => n,
+        };
         let mut block_rows = share.div_ceil(blocks).max(1);
         if network.has_norms() && block_rows < rows {
             block_rows = block_rows.next_multiple_of(GROUP); // sums are over whole groups of rows
@@ -257,6 +297,7 @@ impl Plan {
             work,
             tile,
             block_rows,
+            shards,
             wave_rows,
             stages: Vec::new(),
             phases: Vec::new(),
@@ -265,6 +306,7 @@ impl Plan {
             panels: Vec::new(),
             tiles: Vec::new(),
             tile_elements: match threads {
+                _ if shards > 1 => TILE_ELEMENTS.0,
                 1 => TILE_ELEMENTS.0,
                 n => (weights / (n * TILES_A_THREAD)).clamp(TILE_ELEMENTS.1, TILE_ELEMENTS.0),
             },
@@ -281,7 +323,7 @@ impl Plan {
             // Activations take turns in two buffers of the thread's own; inputs of blocks wait in others.
             plan.scratch = padded::<T>(plan.scratch);
             plan.scratch += (2 + network.depth()) * padded::<T>(plan.block_rows * network.max_width());
-        } else {
+        } else if shards == 1 {
             plan.phases.push(Phase::Pack);
         }
         let cuts = plan.add_steps(network);
@@ -295,7 +337,9 @@ impl Plan {
                 from = *to;
             }
             plan.phases.push(Phase::Rows { blocks, steps: from..plan.steps.len() });
-            if mode != Mode::Inference {
+            if shards > 1 {
+                plan.phases.push(Phase::Update);
+            } else if mode != Mode::Inference {
                 let (first, last) = (start == 0, end == rows);
                 plan.phases.push(Phase::Weights { rows: start..end, first, last });
             }
@@ -329,6 +373,9 @@ impl Plan {
             return cuts;
         }
         self.steps.push(RowStep::Slope(stages.len() - 1));
+        if self.in_shards() {
+            self.steps.push(RowStep::Transpose);
+        }
         for (index, stage) in stages.iter().enumerate().rev() {
             if let Some(norm) = stage.norm {
                 let coupled = norm.over_batch() && self.mode != Mode::Frozen;
@@ -348,6 +395,9 @@ impl Plan {
                 self.apart.push(index);
             }
             self.steps.push(RowStep::Backward(index));
+        }
+        if self.in_shards() {
+            self.steps.push(RowStep::Gradients);
         }
         cuts
     }
@@ -374,7 +424,8 @@ impl Plan {
         // Tiles of equal rows, whole register tiles each; lower ones where panels alone are too few to share.
         let most = (self.tile_elements / PANEL.min(outputs)).clamp(4 * self.tile.mr, TILE_ROWS);
         let part = inputs.div_ceil(inputs.div_ceil(most));
-        let weight = GemmPlan::gradient::<T>(isa, part, self.kept_rows());
+        let depth = if self.in_shards() { self.block_rows } else { self.kept_rows() };
+        let weight = GemmPlan::gradient::<T>(isa, part, depth);
         let high = part.next_multiple_of(weight.rows).min(inputs);
         if self.mode != Mode::Inference {
             self.add_tiles(index, inputs, outputs, high);
@@ -421,10 +472,26 @@ impl Plan {
         self.wave_rows.min(self.rows)
     }
 
+    /// Whether gradients are taken block by block and added up afterwards.
+    pub fn in_shards(&self) -> bool {
+        self.shards > 1
+    }
+
     /// Whether gradients add up over several waves.
     pub fn in_waves(&self) -> bool {
         self.wave_rows < self.rows
     }
+}
+
+/// In how many shards a pass is: a question of shapes alone, since sums are rounded otherwise in each.
+fn shards<T: Element>(network: &Network, mode: Mode, rows: usize, work: usize) -> usize {
+    let training = matches!(mode, Mode::Step | Mode::Apart);
+    let dense = !network.has_norms() && network.encoders().is_empty();
+    let weights = network.stages().iter().map(|s| if s.dense.is_some() { s.inputs * s.outputs } else { 0 });
+    let small = weights.sum::<usize>() <= SHARDED_WEIGHTS && SHARDED_WORK.contains(&work);
+    // Nothing is copied into panels, which are those of all rows.
+    let narrow = network.max_width() * size_of::<T>() < LONG_STRIDE;
+    if training && dense && small && narrow && rows >= SHARDS * SHARD_ROWS { SHARDS } else { 1 }
 }
 
 impl fmt::Display for Plan {
@@ -465,7 +532,16 @@ impl fmt::Display for Plan {
             writeln!(f, "pack: {n} item{} transpose weights, for gradients by inputs to read", plural(n))?;
         }
         let n = self.blocks();
-        writeln!(f, "rows: {n} block{} of {} through all layers", plural(n), self.block_rows)?;
+        if self.in_shards() {
+            writeln!(
+                f,
+                "rows: {n} shards of {} through all layers, each with gradients of its own, since activations on \
+                 their way between cores would take longer than their arithmetic",
+                self.block_rows
+            )?;
+        } else {
+            writeln!(f, "rows: {n} block{} of {} through all layers", plural(n), self.block_rows)?;
+        }
         for (i, stage) in self.stages.iter().enumerate() {
             let Some(stage) = stage else {
                 writeln!(f, "  stage {i}: element by element")?;
@@ -486,7 +562,12 @@ impl fmt::Display for Plan {
         }
         if !self.tiles.is_empty() {
             let n = self.tiles.len();
-            writeln!(f, "weights: {n} tile{}, each a weight gradient and its update", plural(n))?;
+            match self.in_shards() {
+                true => writeln!(f, "update: gradients of {} shards are added up", self.shards)?,
+                false => {
+                    writeln!(f, "weights: {n} tile{}, each a weight gradient and its update", plural(n))?
+                }
+            }
             for (i, stage) in self.stages.iter().enumerate() {
                 let Some(stage) = stage else { continue };
                 let how = |copied: bool| match copied {
@@ -522,6 +603,26 @@ mod tests {
         assert_eq!((plan.threads, plan.blocks()), (1, 1));
         let plan = Plan::new::<f32>(&network(&[784, 400, 400, 10]), TRAINING, 128, Isa::Scalar, 2);
         assert_eq!((plan.threads, plan.blocks(), plan.block_rows), (2, 2, 64));
+    }
+
+    #[test]
+    fn small_networks_go_in_shards_whatever_the_threads() {
+        let plan = |widths: &[usize], rows, mode, threads| {
+            Plan::new::<f32>(&network(widths), mode, rows, Isa::Scalar, threads)
+        };
+        for threads in [1, 2, 8] {
+            let step = plan(&[64, 100, 10], 200, Mode::Step, threads);
+            assert_eq!(
+                (step.shards, step.blocks(), step.block_rows, step.threads),
+                (2, 2, 100, threads.min(2))
+            );
+            assert_eq!(plan(&[64, 100, 10], 200, Mode::Apart, threads).shards, 2);
+            for (widths, rows) in [(&[4, 64, 64, 2][..], 64), (&[64, 100, 10], 20_000), (&[300, 300, 9], 20)]
+            {
+                assert_eq!(plan(widths, rows, Mode::Step, threads).shards, 1, "{widths:?}");
+            }
+            assert_eq!(plan(&[64, 100, 10], 600, Mode::Inference, threads).shards, 1);
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub struct StageSlots {
     pub tables: usize,
     /// Gradient of the loss by what the activation takes, rows × outputs.
     pub delta: usize,
-    /// Weights transposed for the backward product.
+    /// Weights transposed for the backward product; a copy for each thread if the pass is in shards.
     pub transposed: usize,
     /// The stage's input, transposed in panels for the weight gradient.
     pub input_panels: usize,
@@ -49,7 +49,8 @@ pub struct Layout {
     pub scratch: usize,
     /// Elements of a thread's scratch.
     pub scratch_len: usize,
-    /// Gradients that add up from wave to wave, in the order of the arena; empty if there is one wave.
+    /// Gradients that add up from wave to wave, in the order of the arena, or those of each shard; empty if
+    /// there is one wave.
     pub gradients: Range<usize>,
     /// Elements in all.
     pub len: usize,
@@ -63,7 +64,7 @@ impl Layout {
     /// B·in + Σ over stages (2·B·out + B·in, if the input is copied + B·out, if its gradient is)
     ///      + Σ over all but the first in·out            transposed weights
     ///      + t·scratch                                  a tile, and blocks of rows
-    ///      + all parameters, if there are several waves
+    ///      + all parameters, if there are several waves, or for each shard
     /// ```
     pub fn new<T: Element>(network: &Network, plan: &Plan) -> Self {
         let mut len = 0;
@@ -76,6 +77,7 @@ impl Layout {
         let rows = if training { plan.kept_rows() } else { 0 };
         let of_table = |c: &Category| c.codes * c.dim;
         let tables = network.table().map_or(0, |t| t.categories.iter().map(of_table).sum());
+        let copies = if plan.in_shards() { plan.threads } else { 1 };
         let input = place(rows * network.inputs());
         let stages = network
             .stages()
@@ -95,7 +97,7 @@ impl Layout {
                     moments: place_if(stage.norm.is_some_and(|n| !n.over_batch()), rows * 2),
                     tables: place_if(training && stage.encoder.is_some(), tables),
                     delta: place_if(true, rows * n),
-                    transposed: place_if(backward, n * k),
+                    transposed: place_if(backward, copies * padded::<T>(n * k)),
                     input_panels: place_if(x, rows * k),
                     delta_panels: place_if(dy, rows * n),
                 }
@@ -103,7 +105,10 @@ impl Layout {
             .collect();
         let scratch_len = padded::<T>(plan.scratch) + padded::<T>(plan.tile_scratch);
         let scratch = place(scratch_len * plan.threads);
-        let sums = if plan.in_waves() { network.arena_len() } else { 0 };
+        let sums = match plan.shards {
+            1 if !plan.in_waves() => 0,
+            n => n * network.arena_len(),
+        };
         let gradients = place(sums);
         Layout { input, stages, scratch, scratch_len, gradients: gradients..gradients + sums, len }
     }
@@ -151,6 +156,8 @@ mod tests {
     fn a_workspace_is_as_large_as_the_formula_says() {
         for (widths, rows, threads) in [
             (&[64, 100, 10][..], 200, 1),
+            (&[64, 100, 10], 200, 2),
+            (&[64, 100, 10], 2000, 1),
             (&[784, 400, 400, 10], 128, 2),
             (&[2, 256, 256, 256, 3], 4096, 2),
             (&[1024, 4096, 1024], 512, 2),
@@ -165,11 +172,13 @@ mod tests {
             let mut want = b * widths[0] + plan.threads * (plan.scratch + plan.tile_scratch);
             for (i, (w, planned)) in widths.windows(2).zip(&plan.stages).enumerate() {
                 let planned = planned.unwrap();
-                want += 2 * b * w[1] + if i > 0 { w[0] * w[1] } else { 0 };
+                let copies = if plan.in_shards() { plan.threads } else { 1 };
+                want += 2 * b * w[1] + if i > 0 { copies * w[0] * w[1] } else { 0 };
                 want += if planned.pack_input { b * w[0] } else { 0 };
                 want += if planned.pack_delta { b * w[1] } else { 0 };
             }
-            want += if plan.in_waves() { network.num_parameters() } else { 0 };
+            want +=
+                if plan.in_waves() || plan.in_shards() { plan.shards * network.num_parameters() } else { 0 };
             let len = Layout::new::<f32>(&network, &plan).len;
             let rounding = 16 * (8 * plan.stages.len() + 2 * plan.threads + 8);
             assert!(len >= want && len <= want + rounding, "{widths:?}: {len}, not {want}");

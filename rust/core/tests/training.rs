@@ -242,6 +242,49 @@ fn forward_and_backward_by_hand_are_the_step_and_accumulate() {
     }
 }
 
+/// A batch that is large enough for shards against parts of it that are not.
+#[test]
+fn shards_of_a_batch_add_up_to_its_gradient() {
+    let _turn = THREADS.lock().unwrap();
+    let loss = Loss::Mse;
+    let (widths, parts, rows) = (&[24, 64, 64, 4][..], 4, 80);
+    let data = Data::<f64>::new(parts * rows, 24, 4);
+    let optimizer = |model: &Model<f64>| Optimizer::new(momentum(0.1), model.network()).unwrap();
+    let fresh = || Model::<f64>::new(layers(widths, Activation::Tanh), 5).unwrap();
+    let mut trainer = Trainer::new(loss);
+    assert!(
+        trainer.plan(&fresh(), parts * rows).0.in_shards() && !trainer.plan(&fresh(), rows).0.in_shards()
+    );
+    let gradients = |model: &Model<f64>| {
+        let mut flat = vec![0.0; model.network().num_parameters()];
+        model.gradients(&mut flat);
+        flat
+    };
+    let values = |from| MatRef::new(&data.y, parts * rows, 4).block(from, rows, 0, 4);
+    for threads in [1, 2] {
+        set_num_threads(threads);
+        let (mut whole, mut apart) = (fresh(), fresh());
+        let still = optimizer(&whole);
+        trainer.backward(&mut whole, &still, data.x(), data.y(loss)).unwrap();
+        for from in (0..parts * rows).step_by(rows) {
+            let x = data.x().block(from, rows, 0, 24);
+            trainer.backward(&mut apart, &still, x, Targets::Values(values(from))).unwrap();
+        }
+        let mean: Vec<f64> = gradients(&apart).iter().map(|g| g / parts as f64).collect();
+        assert!(distance(&gradients(&whole), &mean) < 1e-14, "on {threads}");
+
+        // They add to what is there, and a step uses the same.
+        let once = gradients(&whole);
+        let mut stepped = fresh();
+        trainer.step(&mut stepped, &mut optimizer(&fresh()), data.x(), data.y(loss)).unwrap();
+        let moved: Vec<f64> = parameters(&fresh()).iter().zip(&once).map(|(p, g)| p - 0.1 * g).collect();
+        assert!(distance(&parameters(&stepped), &moved) < 1e-15, "on {threads}");
+        trainer.backward(&mut whole, &still, data.x(), data.y(loss)).unwrap();
+        let doubled: Vec<f64> = once.iter().map(|g| 2.0 * g).collect();
+        assert!(distance(&gradients(&whole), &doubled) < 1e-15, "on {threads}");
+    }
+}
+
 /// Bits of a model after some training with a number of threads.
 fn trained<T: Element>(
     threads: usize,
@@ -280,8 +323,8 @@ fn trained<T: Element>(
 fn the_same_bits_for_any_number_of_threads() {
     let _turn = THREADS.lock().unwrap();
     // Small, wide and deep enough that all kinds of plans occur; a last batch that is short and odd. The
-    // fourth goes in waves on few threads, and in one on many.
-    let cases: [(&[usize], usize, usize, Activation, Extra); 10] = [
+    // fourth goes in waves on few threads, and in one on many; the last in shards.
+    let cases: [(&[usize], usize, usize, Activation, Extra); 12] = [
         (&[5, 7, 3], 40, 13, Activation::Tanh, NOTHING),
         (&[64, 300, 300, 10], 500, 201, Activation::Gelu, NOTHING),
         (&[300, 1100, 5], 300, 128, Activation::Relu, NOTHING),
@@ -292,6 +335,8 @@ fn the_same_bits_for_any_number_of_threads() {
         (&[40, 300, 200, 5], 500, 401, Activation::Relu, ROW_NORMS),
         (&[3, 128, 128, 128, 2], 3000, 1500, Activation::Sigmoid, ROW_NORMS),
         (&[3, 128, 128, 128, 2], 3000, 1500, Activation::Relu, DROPOUT),
+        (&[24, 64, 64, 4], 700, 257, Activation::Tanh, NOTHING),
+        (&[24, 64, 64, 4], 700, 257, Activation::Gelu, DROPOUT),
     ];
     for (widths, rows, batch, act, extra) in cases {
         let run = |threads| trained::<f32>(threads, widths, rows, batch, act, extra);

@@ -60,9 +60,8 @@ impl<'a, T: Element> Pass<'a, T> {
             }
             return;
         }
-        let (start, len) = (self.layout.stages[index].transposed, stage.inputs * stage.outputs);
-        // SAFETY: written while packing only.
-        let transposed = unsafe { self.values.slice(start..start + len) };
+        // SAFETY: written while packing, or before by this thread, only.
+        let transposed = unsafe { self.values.slice(self.transposed(index, worker)) };
         let epilogue = match index {
             0 => Epilogue::None,
             _ => {

@@ -6,7 +6,9 @@
 //! * a block writes its rows of activations, gradients and their copies in panels, and its thread's own
 //!   scratch; it reads parameters and transposed weights;
 //! * a tile writes its part of gradients, parameters and optimizer state, and its thread's scratch; it
-//!   reads activations and their gradients.
+//!   reads activations and their gradients;
+//! * a shard is a block that also writes its own transposed weights and gradients; a part of the update
+//!   writes its part of parameters and state, and reads gradients of all shards.
 //!
 //! No phase reads what another item of it writes, [`threads::run`](crate::threads::run) separates the
 //! phases, and an item runs on one thread at a time.
@@ -27,7 +29,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::along::Company;
-use crate::arena::Shared;
+use crate::arena::{Shared, padded};
 use crate::data::Samples;
 use crate::element::Element;
 use crate::gemm::pack::{PANEL, Panels, pack_rows, pack_transposed};
@@ -147,6 +149,8 @@ pub struct Pass<'a, T> {
     pub power: Power,
     /// Whether transposed weights are there from an earlier pass with the same parameters.
     pub packed: bool,
+    /// Threads that have transposed weights for their shards, a bit each.
+    pub transposed: AtomicU64,
     /// The gradient by the outputs, where it is given instead of computed from a loss.
     pub output_gradient: Option<MatRef<'a, T>>,
     /// Where the gradient by the input goes, rows × inputs.
@@ -186,6 +190,7 @@ impl<'a, T: Element> Pass<'a, T> {
             loss: None,
             power: Power::One,
             packed: false,
+            transposed: AtomicU64::new(0),
             output_gradient: None,
             input_gradient: None,
             weights: None,
@@ -217,21 +222,24 @@ impl<T: Element> Job for Pass<'_, T> {
             }
             Phase::Weights { .. } if self.weights.is_some() => self.plan.tiles.len() + self.plan.apart.len(),
             Phase::Weights { .. } => 0,
+            Phase::Update if self.weights.is_some() && self.goes_back() => self.plan.threads,
+            Phase::Update => 0,
         }
     }
 
     fn run(&self, phase: usize, item: usize, worker: usize) {
         match &self.plan.phases[phase] {
-            Phase::Pack => self.pack(item),
+            Phase::Pack => self.pack(item, worker),
             Phase::Rows { blocks, steps } => {
                 self.block(&self.plan.block(blocks.start + item), steps.clone(), worker)
             }
             Phase::Columns { stage, what } => self.columns(*stage, *what, item),
             Phase::Weights { rows, first, last } => match self.plan.tiles.get(item) {
-                Some(tile) => self.tile(tile, rows, *first, *last, worker),
+                Some(tile) => self.tile(tile, rows, self.sums(*first), *last, worker),
                 None if *last => self.apart(self.plan.apart[item - self.plan.tiles.len()]),
                 None => {}
             },
+            Phase::Update => self.combine(item, worker),
         }
     }
 }
@@ -260,10 +268,27 @@ impl<'a, T: Element> Pass<'a, T> {
 
     // --- Packing -------------------------------------------------------------------------------
 
-    fn pack(&self, item: usize) {
+    /// Where a stage's transposed weights are.
+    fn transposed(&self, index: usize, worker: usize) -> Range<usize> {
+        let stage = &self.network.stages()[index];
+        let len = stage.inputs * stage.outputs;
+        let copy = if self.plan.in_shards() { worker * padded::<T>(len) } else { 0 };
+        let start = self.layout.stages[index].transposed + copy;
+        start..start + len
+    }
+
+    /// Transposes all weights for the shards that this thread takes, once.
+    fn transpose(&self, worker: usize) {
+        let bit = 1 << worker;
+        if self.transposed.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+            (0..self.plan.panels.len()).for_each(|item| self.pack(item, worker));
+        }
+    }
+
+    fn pack(&self, item: usize, worker: usize) {
         let PanelItem { stage: index, cols } = &self.plan.panels[item];
         let stage = &self.network.stages()[*index];
-        let start = self.layout.stages[*index].transposed;
+        let start = self.transposed(*index, worker).start;
         let range = start + cols.start * stage.outputs..start + cols.end * stage.outputs;
         // SAFETY: the item's own panels.
         let into = unsafe { self.values.slice_mut(range) };
@@ -293,9 +318,12 @@ impl<'a, T: Element> Pass<'a, T> {
                 self.input.is_some()
             }
             RowStep::Loss => self.loss.is_some(),
-            RowStep::Slope(_) | RowStep::Collect(_) | RowStep::Denormalize(_) | RowStep::Backward(_) => {
-                self.goes_back()
-            }
+            RowStep::Slope(_)
+            | RowStep::Collect(_)
+            | RowStep::Denormalize(_)
+            | RowStep::Backward(_)
+            | RowStep::Transpose => self.goes_back(),
+            RowStep::Gradients => self.weights.is_some() && self.goes_back(),
         }
     }
 
@@ -325,6 +353,8 @@ impl<'a, T: Element> Pass<'a, T> {
                 RowStep::Slope(index) => self.slope(index, rows, &local),
                 RowStep::Denormalize(index) => self.denormalize(index, &local),
                 RowStep::Backward(index) => self.propagate(index, rows, &local, worker),
+                RowStep::Transpose => self.transpose(worker),
+                RowStep::Gradients => self.shard(rows, worker),
             }
             if self.stopped.load(Ordering::Relaxed) {
                 return;

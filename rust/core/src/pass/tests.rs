@@ -4,26 +4,29 @@ use crate::simd::Isa;
 use crate::view::MatRef;
 use crate::{Model, Trainer, loss::Loss, loss::Targets};
 
-/// Parameters after two steps; `poison` fills the workspaces with NaN before the second.
-fn two_steps(isa: Isa, act: Activation, poison: bool) -> Vec<f64> {
+/// Parameters after two steps; `poison` fills the workspaces with NaN before the second. The network has layers
+/// wide enough for copies in panels, or goes in shards.
+fn two_steps(isa: Isa, act: Activation, shards: bool, poison: bool) -> Vec<f64> {
+    let wide = if shards { 60 } else { 600 };
     let linear =
         |inputs, outputs| Layer::Linear(Linear { inputs, outputs, bias: true, init: Init::KaimingUniform });
     let layers = vec![
-        linear(600, 33),
+        linear(wide, 33),
         Layer::Activation(act),
         Layer::Activation(Activation::Gelu),
-        linear(33, 600),
+        linear(33, wide),
         Layer::Activation(act),
-        linear(600, 3),
+        linear(wide, 3),
     ];
     let mut model = Model::<f64>::with_isa(layers, 0, isa).unwrap();
     let mut trainer = Trainer::new(Loss::CROSS_ENTROPY);
     let config = Config::Sgd(Sgd { lr: 0.1, momentum: 0.9, nesterov: true, ..Sgd::default() });
     let mut optimizer = Optimizer::new(config, model.network()).unwrap();
-    let rows = 150;
-    let x: Vec<f64> = (0..rows * 600).map(|i| (i as f64).sin()).collect();
+    let rows = if shards { 301 } else { 150 };
+    assert_eq!(trainer.plan(&model, rows).0.in_shards(), shards);
+    let x: Vec<f64> = (0..rows * wide).map(|i| (i as f64).sin()).collect();
     let y: Vec<i64> = (0..rows as i64).map(|i| i % 3).collect();
-    let x = MatRef::new(&x, rows, 600);
+    let x = MatRef::new(&x, rows, wide);
     trainer.step(&mut model, &mut optimizer, x, Targets::Labels(&y)).unwrap();
     if poison {
         trainer.poison();
@@ -44,9 +47,11 @@ fn two_steps(isa: Isa, act: Activation, poison: bool) -> Vec<f64> {
 fn a_pass_reads_nothing_of_its_workspace_that_it_did_not_write() {
     for isa in Isa::available() {
         for act in [Activation::Relu, Activation::Gelu, Activation::Tanh] {
-            let clean = two_steps(isa, act, false);
-            assert!(clean.iter().all(|x| x.is_finite()));
-            assert_eq!(clean, two_steps(isa, act, true), "{isa} {}", act.name());
+            for shards in [false, true] {
+                let clean = two_steps(isa, act, shards, false);
+                assert!(clean.iter().all(|x| x.is_finite()));
+                assert_eq!(clean, two_steps(isa, act, shards, true), "{isa} {} {shards}", act.name());
+            }
         }
     }
 }

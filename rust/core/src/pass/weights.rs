@@ -1,10 +1,10 @@
-//! What a pass does for weights: gradients over the rows of a wave, tile by tile, and updates.
+//! What a pass does for weights: gradients over the rows of a wave or a shard, tile by tile, and updates.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::{Pass, WeightTask};
-use crate::arena::padded;
+use super::{Add, Pass, WeightTask};
+use crate::arena::{Shared, padded};
 use crate::element::Element;
 use crate::gemm::pack::{LhsPanels, PANEL, offset, transpose};
 use crate::gemm::{Ahead, Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
@@ -13,10 +13,86 @@ use crate::plan::TileItem;
 use crate::simd::{Op, Simd, dispatch};
 use crate::view::{MatMut, MatRef};
 
+/// Where gradients go: there, in the order of the arena from a place on, or to the thread's scratch.
+#[derive(Clone, Copy)]
+pub(super) struct Sums<'a, T> {
+    into: Option<(Shared<'a, T>, usize)>,
+    /// Whether they add to what is there.
+    goes_on: bool,
+}
+
 impl<'a, T: Element> Pass<'a, T> {
-    /// A tile of weights, panel by panel: gradient over the rows of a wave and, if that completes it,
-    /// update.
-    pub(super) fn tile(&self, item: &TileItem, rows: &Range<usize>, first: bool, last: bool, worker: usize) {
+    /// Where the gradients of a phase of weights go. One that is used up by an update, and complete with this
+    /// wave's rows, stays in the thread's scratch, and so in its cache.
+    pub(super) fn sums(&self, first: bool) -> Sums<'a, T> {
+        let Some(task) = self.weights else { return Sums { into: None, goes_on: false } };
+        let into = match task.update {
+            Some(_) if self.plan.in_waves() => Some((self.values, self.layout.gradients.start)),
+            Some(_) => None,
+            None => Some((task.grads, 0)),
+        };
+        Sums { into, goes_on: task.accumulate || !first }
+    }
+
+    /// Gradients of all weights over the rows of a shard.
+    pub(super) fn shard(&self, rows: &Range<usize>, worker: usize) {
+        let shard = rows.start / self.plan.block_rows;
+        for item in &self.plan.tiles {
+            let into = Some((self.values, self.shard_gradients(shard)));
+            self.tile(item, rows, Sums { into, goes_on: false }, false, worker);
+        }
+    }
+
+    /// Where a shard's gradients start, which lie as the arena does.
+    fn shard_gradients(&self, shard: usize) -> usize {
+        self.layout.gradients.start + shard * self.network.arena_len()
+    }
+
+    /// Adds up what the shards have for a part of the parameters, and updates them.
+    pub(super) fn combine(&self, item: usize, worker: usize) {
+        let Some(task) = self.weights else { return };
+        if self.stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        // Whole cache lines, so that threads do not meet in one.
+        let part = padded::<T>(self.network.arena_len().div_ceil(self.plan.threads));
+        let part = item * part..(item + 1) * part;
+        let own = &mut self.scratch(worker)[padded::<T>(self.plan.scratch)..];
+        for block in self.network.blocks().iter().filter(|b| task.wants(b.offset)) {
+            let (from, to) = (part.start.max(block.offset), part.end.min(block.offset + block.len()));
+            for from in (from..to).step_by(own.len()) {
+                let range = from..to.min(from + own.len());
+                let len = range.len();
+                let (into, mut goes_on) = match task.update {
+                    Some(_) => (&mut own[..len], false),
+                    // SAFETY: the item's own part.
+                    None => (unsafe { task.grads.slice_mut(range.clone()) }, task.accumulate),
+                };
+                for shard in 0..self.plan.shards {
+                    let start = self.shard_gradients(shard) + range.start;
+                    // SAFETY: written while rows went through, and read only now.
+                    let rows = MatRef::new(unsafe { self.values.slice(start..start + len) }, 1, len);
+                    match goes_on {
+                        true => dispatch(self.plan.isa, Add { rows, into: MatMut::new(&mut *into, 1, len) }),
+                        false => into.copy_from_slice(rows.row(0)),
+                    }
+                    goes_on = true;
+                }
+                task.note_size(self.plan.isa, into);
+                self.update(&task, range, into);
+            }
+        }
+    }
+
+    /// A tile of weights, panel by panel: gradient over some rows and, if that is all there is to it, update.
+    pub(super) fn tile(
+        &self,
+        item: &TileItem,
+        rows: &Range<usize>,
+        sums: Sums<'a, T>,
+        complete: bool,
+        worker: usize,
+    ) {
         let Some(task) = self.weights else { return };
         if self.stopped.load(Ordering::Relaxed) {
             return;
@@ -31,7 +107,7 @@ impl<'a, T: Element> Pass<'a, T> {
         let planned = self.planned(item.stage);
         let slots = &self.layout.stages[item.stage];
         let all = self.local(rows);
-        let (m, k) = (item.rows.len(), all.wave);
+        let (m, k) = (item.rows.len(), rows.len());
         let x = self.stage_input(item.stage, rows, &all).block(0, k, item.rows.start, m);
         let a = if planned.pack_input {
             // SAFETY: written while rows went through.
@@ -44,23 +120,16 @@ impl<'a, T: Element> Pass<'a, T> {
             Lhs::Plain(x.t())
         };
         let delta = self.rows_ref(slots.delta, &all, stage.outputs);
-        // A gradient that is used up by an update, and complete with this wave's rows, stays in the thread's
-        // scratch, and so in its cache.
-        let (grads, base) = match task.update {
-            Some(_) if self.plan.in_waves() => (Some(self.values), self.layout.gradients.start),
-            Some(_) => (None, 0),
-            None => (Some(task.grads), 0),
-        };
-        let init = if task.accumulate || !first { Init::Accumulate } else { Init::Zero };
+        let init = if sums.goes_on { Init::Accumulate } else { Init::Zero };
         let (scratch, own) = self.scratch(worker).split_at_mut(padded::<T>(self.plan.scratch));
 
         for col in item.cols.clone().step_by(PANEL) {
             let n = PANEL.min(stage.outputs - col);
             let start = dense.weight + offset(stage.inputs, stage.outputs, item.rows.start, col);
             let bias = dense_bias.map_or(0..0, |b| b + col..b + col + n);
-            let (weight, bias_sum) = match grads {
+            let (weight, bias_sum) = match sums.into {
                 // SAFETY: this panel of the item, and the bias of its columns, which no other serves.
-                Some(grads) => unsafe {
+                Some((grads, base)) => unsafe {
                     let bias = if bias.is_empty() { 0..0 } else { base + bias.start..base + bias.end };
                     (grads.slice_mut(base + start..base + start + m * n), grads.slice_mut(bias))
                 },
@@ -80,7 +149,7 @@ impl<'a, T: Element> Pass<'a, T> {
             let mut ahead = [Ahead { start: std::ptr::null(), bytes: 0 }; 1 + optim::MAX_STATE];
             let mut count = 0;
             if let Some(state) = &task.update
-                && last
+                && complete
             {
                 for buffer in std::iter::once(&self.params).chain(state).filter(|b| !b.is_empty()) {
                     let bytes = size_of::<T>() * range.len();
@@ -110,14 +179,12 @@ impl<'a, T: Element> Pass<'a, T> {
                 }
                 dispatch(self.plan.isa, SumRows { rows: delta, into: &mut *bias_sum });
             }
-            if wanted {
-                task.note_size(self.plan.isa, weight);
-            }
-            task.note_size(self.plan.isa, bias_sum);
-            if last {
+            if complete {
                 if wanted {
+                    task.note_size(self.plan.isa, weight);
                     self.update(&task, range, weight);
                 }
+                task.note_size(self.plan.isa, bias_sum);
                 self.update(&task, bias, bias_sum);
             }
         }
