@@ -2,7 +2,7 @@
 
 Every list of coefficients in these files is the minimax polynomial of the function that its comment
 names, in the norm that this script's `weight` states: found with the Remez exchange on a fine grid
-in 50 digits. Needs mpmath. Usage: python fit.py [exp | ln | softplus | erf | gelu | sin]
+in 50 digits. Needs mpmath. Usage: python fit.py [exp | ln | softplus | erf | gelu | sin | tanh]
 """
 
 import sys
@@ -168,6 +168,52 @@ def sin():
         print(f"const PARTS{name}: [f64; 4] = {[float(x) for x in (*parts, rest)]};")
 
 
+def tanh():
+    """Fit tanh a = Σ cᵢ·(a − m)ⁱ on each quarter of an octave from ⅛ to 10, and on [0, ⅛], relative.
+
+    Rows of the table: m, then the coefficients. Each m is near the middle, and of those one where tanh m
+    is almost a single-precision number. Behind the last piece tanh is 1.
+    """
+
+    def single(x):
+        unit = mp.mpf(2) ** (mp.floor(mp.log(x, 2)) - 23)
+        return mp.nint(x / unit) * unit
+
+    top = mp.mpf(1) / 8
+    inner, _ = remez(
+        lambda t: mp.tanh(t) / t if t else mp.mpf(1),
+        lambda t: t / mp.tanh(t) if t else mp.mpf(1),
+        mp.mpf(0),
+        top,
+        4,
+        points=400,
+    )
+    pieces = [[mp.mpf(0), mp.mpf(0), *inner]]
+    for quarter in range(25):
+        octave = mp.mpf(2) ** (quarter // 4 - 3)
+        low, high = octave * (4 + quarter % 4) / 4, octave * (5 + quarter % 4) / 4
+        near = [(low + high) / 2 + (high - low) * i / 1024 for i in range(-32, 33)]
+        m = min(near, key=lambda m: abs(single(mp.tanh(m)) / mp.tanh(m) - 1))
+        fit, error = remez(
+            lambda t, m=m: mp.tanh(m + t),
+            lambda t, m=m: 1 / mp.tanh(m + t),
+            low - m,
+            high - m,
+            5,
+            points=400,
+        )
+        assert error < mp.mpf(2) ** -26, (quarter, error)
+        pieces.append([m, *fit])
+    pieces += [[pieces[-1][0], mp.mpf(1)] + [mp.mpf(0)] * 5] * (32 - len(pieces))
+    print("static PIECES: Table = Table([")
+    for row in zip(*pieces, strict=True):
+        print("    [")
+        for k in range(0, 32, 8):
+            print("        " + ", ".join(mp.nstr(c, 9) for c in row[k : k + 8]) + ",")
+        print("    ],")
+    print("]);")
+
+
 if __name__ == "__main__":
-    for part in sys.argv[1:] or ("exp", "ln", "softplus", "erf", "gelu", "sin"):
+    for part in sys.argv[1:] or ("exp", "ln", "softplus", "erf", "gelu", "sin", "tanh"):
         globals()[part]()

@@ -212,6 +212,24 @@ impl Simd<f32> for Avx512 {
     }
 
     #[inline(always)]
+    fn pieces<const K: usize>(self, a: __m512, table: &[[f32; 32]; K]) -> Option<[__m512; K]> {
+        /// Bits of ⅛ from the upper two of the mantissa on, less one for the column below.
+        const FIRST: i32 = (127 - 3) * 4 - 1;
+        // SAFETY: see above; rows have two vectors.
+        unsafe {
+            let quarters = _mm512_srli_epi32::<21>(_mm512_castps_si512(a));
+            let column = _mm512_sub_epi32(quarters, _mm512_set1_epi32(FIRST));
+            let column = _mm512_max_epi32(column, _mm512_setzero_si512());
+            let mut found = [_mm512_setzero_ps(); K];
+            for (found, row) in found.iter_mut().zip(table) {
+                let (low, high) = (_mm512_loadu_ps(row.as_ptr()), _mm512_loadu_ps(row.as_ptr().add(16)));
+                *found = _mm512_permutex2var_ps(low, column, high);
+            }
+            Some(found)
+        }
+    }
+
+    #[inline(always)]
     unsafe fn transpose(
         self,
         from: *const f32,

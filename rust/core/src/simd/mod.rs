@@ -147,6 +147,14 @@ pub trait Simd<T: Element>: Kernels<T> + Copy + Send + Sync + 'static {
     fn scale(self, a: Self::V, n: Self::V) -> Self::V;
     /// `(m, e)` with `a = m · 2^e`, `m ∈ [1, 2)`, for normal positive `a`.
     fn split_exponent(self, a: Self::V) -> (Self::V, Self::V);
+    /// For each lane a column of `table`: the number of quarters of octaves from ⅛ up to `a` ≥ 0, or the first
+    /// below that. `a` is less than 32 quarters above, or NaN, which gives any. `None` where there are no
+    /// instructions for tables in registers.
+    #[inline(always)]
+    fn pieces<const K: usize>(self, a: Self::V, table: &[[T; 32]; K]) -> Option<[Self::V; K]> {
+        let _ = (a, table);
+        None
+    }
     /// Per lane `a < b`; false with a NaN.
     fn lt(self, a: Self::V, b: Self::V) -> Self::M;
     /// Per lane `yes` where `m` is set, else `no`.
