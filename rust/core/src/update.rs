@@ -68,6 +68,13 @@ fn squares<T: Element>(isa: Isa, grads: &[T], scale: f64) -> f64 {
     sums[..items].iter().sum()
 }
 
+/// Copies one buffer over another of its length, on all threads: one alone does not fill the way to memory.
+pub fn copy<T: Element>(into: &mut [T], from: &[T]) {
+    assert_eq!(into.len(), from.len());
+    let job = Copy { into: Shared::new(into), from };
+    threads::run(&job, threads::num_threads().0.min(job.items(0)));
+}
+
 /// Multiplies gradients by `factor` and clips them; `norm` is theirs before.
 pub fn clip<T: Element>(isa: Isa, grads: &mut [T], factor: f64, norm: f64, clip: Option<Clip>) {
     let (factor, limit) = match clip {
@@ -101,6 +108,25 @@ pub fn step<T: Element>(
     let job = Apply { isa, steps, params: params.share(), grads, state, along };
     threads::run(&job, threads::num_threads().0.min(job.items(0)));
     optimizer.advance();
+}
+
+struct Copy<'a, T> {
+    into: Shared<'a, T>,
+    from: &'a [T],
+}
+
+impl<T: Element> Job for Copy<'_, T> {
+    fn phases(&self) -> usize {
+        1
+    }
+    fn items(&self, _: usize) -> usize {
+        self.from.len().div_ceil(RUN)
+    }
+    fn run(&self, _: usize, item: usize, _: usize) {
+        let run = item * RUN..self.from.len().min((item + 1) * RUN);
+        // SAFETY: every item has its own run.
+        unsafe { self.into.slice_mut(run.clone()) }.copy_from_slice(&self.from[run]);
+    }
 }
 
 struct Apply<'a, T> {
@@ -318,6 +344,16 @@ mod tests {
 
     fn gradients<T: Element>(n: usize) -> Vec<T> {
         (0..n).map(|i| T::lit((1.3 * i as f64).sin())).collect()
+    }
+
+    #[test]
+    fn a_copy_is_whole() {
+        for n in [0, 1, 1000, 3 * RUN + 5] {
+            let from = gradients::<f64>(n);
+            let mut into = vec![f64::NAN; n];
+            copy(&mut into, &from);
+            assert_eq!(into, from);
+        }
     }
 
     #[test]

@@ -49,6 +49,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::network::Network;
 use crate::simd::{Isa, Op, Simd, dispatch};
+use crate::update;
 
 /// Most arrays of state that any optimizer keeps.
 pub const MAX_STATE: usize = 4;
@@ -278,7 +279,7 @@ impl<T: Element> Optimizer<T> {
                 self.state.iter().map(empty).collect::<Result<_, _>>()?
             }
         };
-        state.iter_mut().zip(&self.state).for_each(|(to, from)| to.copy_from_slice(from));
+        state.iter_mut().zip(&self.state).for_each(|(to, from)| update::copy(to, from));
         Ok(Saved { config: self.config, state, scalars: self.scalars, steps: self.steps })
     }
 

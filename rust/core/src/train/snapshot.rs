@@ -6,6 +6,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::model::Model;
 use crate::optim::{Optimizer, Saved};
+use crate::update::copy;
 
 /// Parameters and optimizer before a fit, to go back to if training diverges.
 pub(super) struct Snapshot<T: Element> {
@@ -38,7 +39,7 @@ impl<T: Element> Snapshot<T> {
                 walk: None,
             },
         };
-        snapshot.params.copy_from_slice(params);
+        copy(&mut snapshot.params, params);
         snapshot.averages.copy_from_slice(averages);
         snapshot.passes = model.passes();
         Ok(snapshot)
