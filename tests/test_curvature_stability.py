@@ -351,3 +351,37 @@ def test_a_rate_that_cannot_be_found_leaves_all_as_it_was(rng):
     adam.fit(x, y, lr="auto")  # after some steps there is one
     with pytest.raises(tw.UnsupportedError):
         linear(rng, optim.Lion())[0].fit(x, y, lr="auto")
+
+
+@pytest.mark.parametrize("norm", [False, True], ids=["plain", "BatchNorm1d"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}],
+    ids=["plain", "heavy ball", "Nesterov"],
+)
+def test_an_automatic_rate_does_not_kill_a_network_that_begins_flat(options, norm):
+    """On real digits, half of what is stable before the first step leaves a ReLU net at chance."""
+    pytest.importorskip("sklearn")
+    x, y, x_test, y_test = tw.datasets.digits()
+    for seed in range(2):
+        layers = []
+        for inputs, outputs in ((64, 128), (128, 64)):
+            normal = [nn.BatchNorm1d(outputs)] if norm else []
+            layers += [nn.Linear(inputs, outputs), *normal, nn.ReLU()]
+        model = nn.Sequential(*layers, nn.Linear(64, 10), seed=seed)
+        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(**options))
+        trainer.fit(x, y, epochs=5, lr="auto")
+        assert trainer.evaluate(x_test, y_test)["accuracy"] > 0.5  # chance is 0.1
+
+
+def test_an_automatic_rate_of_a_network_that_is_at_its_minimum_is_refused(rng):
+    trainer, x, y, _ = linear(rng, optim.SGD(lr=0.01))
+    trainer.fit(x, y, epochs=3000, batch_size=None, lr="auto")
+    with pytest.raises(tw.ArgumentError, match="40 updates lower the loss with no rate"):
+        trainer.fit(x, y, batch_size=None, lr="auto")
+    # A trial leaves nothing behind.
+    before = trainer.model.flat_parameters.copy(), trainer.optimizer.state_dict()["steps"]
+    with pytest.raises(tw.ArgumentError):
+        trainer.fit(x, y, batch_size=None, lr="auto")
+    np.testing.assert_array_equal(trainer.model.flat_parameters, before[0])
+    assert trainer.optimizer.state_dict()["steps"] == before[1]

@@ -87,7 +87,7 @@ class Stability:
             f"step {self.step}: lr * sharpness = {self.lr:.4g} * {self.sharpness:.4g} = "
             f"{self.lr * self.sharpness:.4g}, {{}}; the sharpest direction is mostly in "
             f"{self.block} ({self.share:.0%}); steps diverge from lr={self.max_lr:.4g} on, "
-            f"{self.max_lr / 2:.2g} is safe"
+            f"{self.max_lr / 2:.2g} is safe while the curvature stays as it is"
         )
         return text.format(
             {
@@ -151,6 +151,10 @@ def max_stable_lr(
     long: the sharpness grows until :math:`\eta\lambda` is at the threshold and stays there (Cohen
     et al. 2021, "Gradient descent on neural networks typically occurs at the edge of stability",
     arXiv:2103.00065). Below the threshold, steps may oscillate, and converge.
+
+    And it is of the weights as they are. Networks are often flat where they begin, and some tens of
+    steps later ten times as curved: before the first step, even half of the rate may be too large
+    for what comes. ``fit(lr="auto")`` tries it out.
 
     Examples
     --------
