@@ -127,9 +127,10 @@ class Fitting(TrainerBase):
             diverge (`curvature.max_stable_lr`) on any of three batches of this size, drawn by the
             model's seed. For plain gradient descent that is :math:`1/\lambda`, with which an error
             along the sharpest direction is gone after one step. Networks are often flat where they
-            begin and curve more after some steps, so 40 updates with that rate are tried on a copy;
-            if they do not lower the loss, or end where the rate is no longer a stable one, half of
-            it is tried, and so on. `callbacks.StabilityMonitor` watches what comes later.
+            begin and curve more after some steps, so that rate, and halves of it down to a
+            thousandth, are tried on copies, for 100 updates each: the largest is taken that lowers
+            the loss as well as any, and ends where it is stable still. It takes as long as some
+            thousand steps. `callbacks.StabilityMonitor` watches what comes later.
 
         Returns
         -------
