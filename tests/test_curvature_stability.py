@@ -194,6 +194,8 @@ def test_oscillation_is_told_from_divergence(rng):
             trainer.step(x, y)
         factors = np.array(along[1:]) / along[:-1]
         assert factors == pytest.approx(1 - product, rel=1e-6)
+    momentum = quadratic(rng, optim.SGD(lr=1.5 / CONDITION, momentum=0.9))
+    assert "errors swing through 0, and shrink" in str(max_stable_lr(*momentum))
     text = str(found)
     for words in ("step 0", "2.001", "0.weight (100%)", "lr=0.02", "0.01 is safe"):
         assert words in text
@@ -259,8 +261,9 @@ def test_the_sharpest_block_is_named(rng):
 
 def test_what_is_wrong_is_said(rng):
     trainer, x, y = quadratic(rng, optim.Adam())
-    with pytest.raises(tw.ArgumentError, match="before its first step"):
-        max_stable_lr(trainer, x, y)
+    for early in (trainer, trainer.copy()):
+        with pytest.raises(tw.ArgumentError, match="before its first step"):
+            max_stable_lr(early, x, y)
     for optimizer, words in (
         (optim.Lion(), "Lion"),
         (optim.SGD().add_group("*.weight", lr_scale=0.5), "groups"),

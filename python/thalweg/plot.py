@@ -65,6 +65,10 @@ def lr_finder(found: LRFinder, ax: "Axes | None" = None) -> "Axes":
     ax.plot(found.lr, found.after, color="C0", label="loss after the update")
     ax.plot(found.lr, found.gain, color="C2", label="what the update took from it")
     ax.axvline(found.suggestion, color="C1", label=f"suggestion {found.suggestion:.2g}")
+    if found.unstable_at is not None:
+        ax.axvline(
+            found.unstable_at, color="C4", ls=":", label=f"unstable from {found.unstable_at:.2g} on"
+        )
     if found.diverged_at is not None:
         ax.axvline(
             found.diverged_at, color="C3", ls="--", label=f"diverged {found.diverged_at:.2g}"

@@ -93,7 +93,13 @@ class Stability:
             {
                 "diverging": f"beyond {self.threshold:.4g}: on a quadratic, steps diverge",
                 "oscillating": f"below {self.threshold:.4g}, above {self.overshoot:.4g}: errors "
-                "change their sign, and shrink",
+                # With momentum they take some steps for it.
+                + (
+                    "change their sign"
+                    if self.threshold == 2 * self.overshoot
+                    else "swing through 0"
+                )
+                + ", and shrink",
                 "converging": f"below {self.threshold:.4g}: errors shrink",
             }[self.verdict]
         )
@@ -260,7 +266,7 @@ def _divisor_of_adam(optimizer: optim.Optimizer) -> Vector:
 
 def _state(optimizer: optim.Optimizer) -> dict[str, Vector]:
     arrays = optimizer.state_dict()["arrays"]
-    if not arrays:
+    if not arrays or optimizer.steps == 0:  # a copy has them, full of zeros
         raise ArgumentError(
             f"{type(optimizer).__name__} divides its steps by an average of squared gradients, and "
             "has none before its first step: take one, or give its sharpness a meaning with SGD"
