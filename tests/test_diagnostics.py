@@ -137,7 +137,10 @@ def test_identities_of_batch_normalization(rng):
 def test_what_conditioning_says_of_missing_directions():
     model = nn.Sequential(nn.Linear(3, 3))
     x = np.c_[np.arange(9.0), np.arange(9.0) * 2, np.full(9, 5.0)]
-    assert diagnostics.conditioning(model, x)[0].condition == np.inf
+    report = diagnostics.conditioning(model, x)
+    assert report[0].condition == np.inf
+    assert [stage.rank for stage in report.stages] == [1, 1]  # which says why
+    assert str(report).splitlines()[1].split()[:4] == ["input", "3", "1", "inf"]
     for bad in (np.ones((1, 3)), np.ones((5, 2))):
         with pytest.raises(tw.ShapeError, match="at least 2 rows of 3"):
             diagnostics.conditioning(model, bad)

@@ -121,8 +121,8 @@ def edge_of_stability(text):
         assert 0.8 < low <= high < 1.25
         assert after < before / (100 if "degree 4" in name else 3)
     lr, sharpness, product, threshold, safe = figures(
-        text, "lr * sharpness = # * # = #, beyond #: on a quadratic, steps diverge; the sharpest "
-        "direction is mostly in 0.weight (100%); steps diverge from lr=# on"
+        text, "lr * sharpness = # * # = #, beyond #: on a quadratic, steps diverge; the largest "
+        "part of the sharpest direction is in 0.weight (100%); steps diverge from lr=# on"
     )  # fmt: skip
     assert (lr, sharpness, product, threshold, safe) == (0.05, 100, 5, 2, 0.02)
     assert figures(text, "at 0.9 of the largest stable rate: loss #")[0] < 1e-12

@@ -414,6 +414,23 @@ def test_the_last_layer_is_refit_for_what_the_others_give(rng):
     )
 
 
+def test_a_last_layer_behind_dead_units_and_for_classes(rng):
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3), dtype="float64")
+    state = model.state_dict()
+    state["0.bias"][2] = -1e3  # never above 0
+    model.load_state_dict(state)
+    x, labels = rng.standard_normal((50, 4)), rng.integers(0, 3, 50)
+    with pytest.raises(tw.ShapeError, match=r"columns of 0 and 1: np.eye\(3\)\[y\]"):
+        solve.last_layer(model, x, labels)
+    y = np.eye(3)[labels]
+    with pytest.raises(tw.ArgumentError, match=r"the layers before give as x.* \[2\] are constant"):
+        solve.last_layer(model, x, y)
+    fit = solve.last_layer(model, x, y, rank_deficient="min_norm")
+    assert fit.rank == 5
+    np.testing.assert_allclose(fit.coef[2], 0, atol=1e-13)
+    assert ((model(x) - y) ** 2).sum() == pytest.approx(fit.residual, rel=1e-12)
+
+
 def test_networks_take_weights_and_the_smallest_of_many_fits(rng):
     x, y, weight = rng.standard_normal((5, 8)), rng.standard_normal(5), np.arange(5.0)
     model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 1), dtype="float64")

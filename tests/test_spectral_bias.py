@@ -82,8 +82,10 @@ def test_the_residual_of_a_linear_model_decays_as_theory_says():
     np.testing.assert_allclose(kernel[10:], 0, atol=1e-15)
 
 
-def test_the_tangent_kernel_is_that_of_the_gradients(rng):
-    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2), dtype="float64")
+@pytest.mark.parametrize("hidden", [1, 8], ids=["more outputs than parameters", "fewer"])
+def test_the_tangent_kernel_is_that_of_the_gradients(hidden, rng):
+    layers = nn.Linear(3, hidden), nn.Tanh(), nn.Linear(hidden, 2)
+    model = nn.Sequential(*layers, dtype="float64")
     x = rng.standard_normal((6, 3))
     values = diagnostics.ntk_eigenvalues(model, x)
     assert values.shape == (12,)
@@ -97,6 +99,7 @@ def test_the_tangent_kernel_is_that_of_the_gradients(rng):
         columns.append(((up - model(x)) / (2 * h)).ravel())
     j = np.array(columns).T
     np.testing.assert_allclose(values, np.linalg.eigvalsh(j @ j.T / 6)[::-1], atol=1e-8)
+    assert values.min() >= 0
 
 
 def test_the_tangent_kernel_of_fourier_features_is_flat_over_their_bands():

@@ -85,8 +85,8 @@ class Stability:
     def __str__(self) -> str:
         text = (
             f"step {self.step}: lr * sharpness = {self.lr:.4g} * {self.sharpness:.4g} = "
-            f"{self.lr * self.sharpness:.4g}, {{}}; the sharpest direction is mostly in "
-            f"{self.block} ({self.share:.0%}); steps diverge from lr={self.max_lr:.4g} on, "
+            f"{self.lr * self.sharpness:.4g}, {{}}; the largest part of the sharpest direction is "
+            f"in {self.block} ({self.share:.0%}); steps diverge from lr={self.max_lr:.4g} on, "
             f"{self.max_lr / 2:.2g} is safe while the curvature stays as it is"
         )
         return text.format(
@@ -269,7 +269,7 @@ def _state(optimizer: optim.Optimizer) -> dict[str, Vector]:
     if not arrays or optimizer.steps == 0:  # a copy has them, full of zeros
         raise ArgumentError(
             f"{type(optimizer).__name__} divides its steps by an average of squared gradients, and "
-            "has none before its first step: take one, or give its sharpness a meaning with SGD"
+            "has none before its first step: train some steps first (thalweg.find_lr needs none)"
         )
     return {name: np.asarray(values, dtype=np.float64) for name, values in arrays.items()}
 
