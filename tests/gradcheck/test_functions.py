@@ -99,6 +99,22 @@ def test_errors_over_the_step_are_a_v(method, order, h, error, smallest):
     assert curve.error.min() < smallest
 
 
+@pytest.mark.parametrize(
+    ("method", "typical"),
+    [("forward", 2e-8), ("central", 1e-11), ("fourth", 1e-13), ("richardson", 1e-14)],
+)
+def test_the_manual_s_table_of_errors_is_true(method, typical):
+    """Of exp around 1, at the default steps, relative."""
+
+    def error(method, at):
+        report = tw.check_gradient(lambda t: np.exp(t).sum(), np.exp, [at], method=method)
+        return report.max_abs_error / np.exp(at)
+
+    places = np.linspace(0.9, 1.1, 41)
+    assert typical / 10 < np.median([error(method, at) for at in places]) < typical
+    assert max(error("complex", at) for at in places) < 3e-16
+
+
 def test_a_wrong_gradient_has_a_plateau_and_no_v():
     right, wrong = (
         tw.check_gradient(lambda t: np.exp(t).sum(), c * np.exp([1.0]), [1.0]).curve()

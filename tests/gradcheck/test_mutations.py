@@ -141,6 +141,41 @@ def test_batch_normalization_with_constant_statistics_fails_where_it_goes_throug
     assert report.failed == (() if constant == "none" else ("w0",)), f"\n{report}"
 
 
+def softmax_loss(mistake):
+    """Cross-entropy as users write it, with a mistake; the network is the core's."""
+
+    def loss(output, labels):
+        n = len(output)
+        p = np.exp(output - output.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        target = np.eye(output.shape[1])[labels]
+        slope = (p - target) / n
+        if mistake == "without its cross terms":
+            slope = slope * target
+        if mistake == "without 1/N":
+            slope = slope * n
+        if mistake == "last rows dropped":
+            slope[-2:] = 0
+        return float(-np.log((p * target).sum(axis=1)).mean()), slope
+
+    return loss
+
+
+@pytest.mark.parametrize("directions", [0, 3])
+@pytest.mark.parametrize(
+    "mistake", [None, "without its cross terms", "without 1/N", "last rows dropped"]
+)
+def test_a_mistake_in_a_loss_of_one_s_own_fails_in_every_block(mistake, directions, blobs):
+    model = nn.Sequential(
+        nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3), dtype="float64", seed=4
+    )
+    loss = softmax_loss(mistake)
+    report = tw.gradcheck(model, blobs.x[:20], blobs.y[:20], loss=loss, directions=directions)
+    # A bias before BatchNorm1d moves nothing: its gradient is 0, whatever comes back.
+    wrong = ("0.weight", "1.weight", "1.bias", "3.weight", "3.bias")
+    assert report.failed == (() if mistake is None else wrong), f"\n{report}"
+
+
 @pytest.mark.parametrize("block", ["0.weight", "0.bias", "2.weight", "2.bias"])
 def test_a_mistake_of_the_core_would_fail_in_its_block(block, blobs, monkeypatch):
     """The core's own gradient, scaled by 1 + 1e-6 in one block on its way to the report."""
