@@ -193,6 +193,8 @@ def gradcheck(report: "GradcheckReport", ax: "Axes | None" = None) -> "Axes":
 def spectral_bias(found: "SpectralBias", ax: "Axes | None" = None) -> "Axes":
     """Draws how much of each frequency is still missing, over the updates.
 
+    White marks are where less than a tenth is missing for the first time.
+
     Parameters
     ----------
     found : SpectralBias
@@ -215,7 +217,10 @@ def spectral_bias(found: "SpectralBias", ax: "Axes | None" = None) -> "Axes":
     mesh = ax.pcolormesh(
         edges, rows, np.minimum(found.relative.T, 1), vmin=0, vmax=1, cmap="viridis"
     )
-    ax.set(xlabel="update", ylabel="frequency", yticks=rows[:-1] + 0.5)
+    learned = found.learned_at()
+    there = np.isfinite(learned)
+    ax.plot(learned[there], np.flatnonzero(there), "w|", ms=18, mew=2)
+    ax.set(xlabel="update", ylabel="frequency, periods", yticks=rows[:-1] + 0.5)
     ax.set_yticklabels([str(k) for k in found.frequencies])
     ax.figure.colorbar(mesh, ax=ax, label="residual, relative to the target")
     return ax
