@@ -175,6 +175,8 @@ def test_a_density_is_drawn(rng):
     plt = pytest.importorskip("matplotlib.pyplot")
     found = curvature.spectral_density(symmetric(rng, np.arange(20.0)), steps=10, probes=3)
     assert found.nodes.shape == (3, 10)
+    assert repr(found).startswith("SpectralDensity(20 eigenvalues from ")
+    assert repr(top_eigenvalues(np.diag([3.0, 1.0]))).startswith("Eigenpairs([3.], residuals up to")
     assert abs(found.weights.sum(axis=1) - 1).max() < 1e-12
     grid = np.linspace(-5, 25, 3000)
     assert abs(found.density(grid).sum() * (grid[1] - grid[0]) - 1) < 1e-6

@@ -50,11 +50,9 @@ def gradient_checking(text):
 
 def conditioning(text):
     before, after = figures(text, "along the axes: condition #, normalized #")
-    assert before == pytest.approx(10, rel=0.05)
-    assert after < 1.1
+    assert (before, after) == (10, 1)
     before, after = figures(text, "turned by pi/5: condition #, normalized #")
-    assert before == pytest.approx(10, rel=0.05)
-    assert after == pytest.approx(9.52, rel=0.05)
+    assert (before, after) == (10, 9.52)
     assert figures(text, "whitened: condition #")[0] == pytest.approx(1, abs=1e-3)
     before, after = figures(text, "Hessian of least squares: #, normalized #")
     assert before > 1e9
@@ -74,8 +72,9 @@ def ill_posedness(text):
         assert function < 0.3  # for functions that are nearly one
         assert aligned <= scaled
     moved = "same start, moved data, L2 # : raw #, modulo scale #, and permutation #, function #"
-    free, decayed = (figures(text, moved.replace("# :", f"{d}:"))[-1] for d in ("0", "0.001"))
-    assert decayed < free
+    free, decayed = (figures(text, moved.replace("# :", f"{d}:")) for d in ("0", "0.001"))
+    assert decayed[-1] < free[-1]  # the functions are closer,
+    assert decayed[0] > free[0]  # the weights are not
     raw, scaled, function = figures(text, "powers of two: raw #, scaled #, function #")
     assert raw > 1
     assert scaled < 1e-12
@@ -103,7 +102,7 @@ def minibatch_noise(text):
     assert variance == pytest.approx(1, abs=1e-11)
     start, end = figures(text, "noise scale: # rows at the start, # after 32 epochs")
     assert end > 10 * start
-    assert figures(text, "drawn batches: # of the predicted")[0] == pytest.approx(1, abs=0.2)
+    assert figures(text, "drawn batches: # of the predicted")[0] == pytest.approx(1, abs=0.1)
 
 
 def edge_of_stability(text):
@@ -121,8 +120,8 @@ def edge_of_stability(text):
         assert 0.8 < low <= high < 1.25
         assert after < before / (100 if "degree 4" in name else 3)
     lr, sharpness, product, threshold, safe = figures(
-        text, "lr * sharpness = # * # = #, beyond #: on a quadratic, steps diverge; the sharpest "
-        "direction is mostly in 0.weight (100%); steps diverge from lr=# on"
+        text, "lr * sharpness = # * # = #, beyond #: on a quadratic, steps diverge; the largest "
+        "part of the sharpest direction is in 0.weight (100%); steps diverge from lr=# on"
     )  # fmt: skip
     assert (lr, sharpness, product, threshold, safe) == (0.05, 100, 5, 2, 0.02)
     assert figures(text, "at 0.9 of the largest stable rate: loss #")[0] < 1e-12

@@ -198,6 +198,23 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(training, tmp_path
         )
 
 
+@pytest.mark.parametrize("training", [name for name in TRAININGS if name != "plateau"])
+def test_a_loop_by_hand_goes_on_in_the_middle_of_an_epoch(training, tmp_path, rng):
+    """After the fourth of seven batches. What `fit` does is saved between epochs only."""
+    x, y = rng.standard_normal((50, 5)), rng.integers(0, 3, 50)
+    order = rng.permutation(50)
+    batches = [order[start : start + 8] for start in range(0, 50, 8)]
+    whole, part = TRAININGS[training](), TRAININGS[training]()
+    losses = [whole.step(x[rows], y[rows]) for rows in batches * 2]
+    seen = [part.step(x[rows], y[rows]) for rows in batches[:4]]
+    part.save(tmp_path / "training")
+    part = tw.Trainer.load(tmp_path / "training")
+    seen += [part.step(x[rows], y[rows]) for rows in batches[4:] + batches]
+    assert seen == losses
+    for name, values in whole.model.state_dict().items():
+        np.testing.assert_array_equal(part.model.state_dict()[name], values, err_msg=name)
+
+
 @pytest.mark.parametrize("training", TRAININGS)
 def test_a_copy_goes_on_by_itself(training, rng):
     x, y = rng.standard_normal((50, 5)), rng.integers(0, 3, 50)

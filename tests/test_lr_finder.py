@@ -59,6 +59,68 @@ def test_rates_beyond_stability_are_found():
     assert found.suggestion < 1 < found.diverged_at == rates[end]
 
 
+def test_the_sharpness_tells_of_instability_before_the_loss_does(rng):
+    """A quadratic of curvatures from 1 to 100: unstable from 0.02 on, and within a step of that."""
+    values = np.geomspace(1, 100, 12)
+    q, _ = np.linalg.qr(rng.standard_normal((12, 12)))
+    x, y = np.sqrt(6 * values)[:, np.newaxis] * q, np.zeros(12)  # 2/n X'X = q' diag(values) q
+    model = nn.Sequential(nn.Linear(12, 1, bias=False), dtype="float64", seed=1)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD())
+    before = everything(trainer)
+    found = tw.find_lr(trainer, x, y, batch_size=12, sharpness=True)
+    assert everything(trainer) == before
+    step = found.lr[1] / found.lr[0]
+    assert 0.02 <= found.unstable_at < 0.02 * step
+    # What is small at first takes some updates to be seen.
+    assert found.diverged_at > 2 * found.unstable_at
+    assert tw.find_lr(trainer, x, y, batch_size=12).unstable_at is None
+    low = tw.find_lr(trainer, x, y, batch_size=12, max_lr=0.01, sharpness=True)
+    assert low.unstable_at is None
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.Adam())
+    with pytest.raises(tw.ArgumentError, match="before its first step"):
+        tw.find_lr(trainer, x, y, sharpness=True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("degree", [4, 5])
+def test_the_suggestion_is_of_the_size_of_the_largest_stable_rate(degree, seed):
+    """The nets of test_edge_of_stability.py, with all rows at each update.
+
+    Below it, for on the way up the loss falls before a rate has its turn: 0.08 to 0.09 of it here.
+    """
+    x = np.linspace(-1, 1, 20).reshape(-1, 1)
+    y = np.cos(degree * np.arccos(x))
+    model = nn.Sequential(
+        nn.Linear(1, 100, init="xavier_normal"), nn.Tanh(),
+        nn.Linear(100, 1, init="xavier_normal"), dtype="float64", seed=seed,
+    )  # fmt: skip
+    state = model.state_dict()
+    model.load_state_dict({k: v if k.endswith("weight") else 0 * v for k, v in state.items()})
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD())
+    largest = tw.curvature.max_stable_lr(trainer, x, y).max_lr
+    found = tw.find_lr(trainer, x, y, batch_size=20)
+    assert 0.05 <= found.suggestion / largest <= 1
+    trainer.optimizer.lr = found.suggestion
+    loss = trainer.fit(x, y, epochs=20_000, batch_size=20, shuffle=False)["loss"]
+    assert loss[-1] < loss[0] / 2
+    assert max(loss[10_000:]) < loss[0]
+
+
+def test_batches_of_a_trained_model_differ_without_diverging():
+    """Some are fitted, some are not: losses differ by far more than an update changes them."""
+    pytest.importorskip("sklearn")
+    x, y, *_ = tw.datasets.digits()
+    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, 10))
+    trainer = tw.Trainer(
+        model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.05, momentum=0.9)
+    )
+    trainer.fit(x, y, epochs=20)
+    found = tw.find_lr(trainer, x, y)
+    assert found.before.max() > 5 * found.before.min()
+    assert found.diverged_at is None or found.diverged_at > 0.1
+    assert len(found.lr) > 70
+
+
 def test_losses_may_be_negative(rng):
     """The density of narrow peaks is above 1."""
     x = rng.standard_normal((300, 3))
@@ -121,5 +183,7 @@ def test_it_draws(blobs):
     found = tw.find_lr(make(optim.SGD(0.1)), blobs.x, blobs.y)
     ax = found.plot()
     assert any("suggestion" in text.get_text() for text in ax.get_legend().get_texts())
+    found = tw.find_lr(make(optim.SGD(0.1)), blobs.x, blobs.y, sharpness=True)
+    assert found.plot().get_legend().get_texts()[3].get_text().startswith("unstable from")
     ax = tw.plot.schedule(schedules.OneCycleLR(0.1), schedules.StepLR(100), steps=500)
     assert len(ax.lines) == 2

@@ -18,6 +18,7 @@ TABLES = (
     "layers",
     "many",
     "fisher",
+    "curvature",
     "online",
     "contention",
 )

@@ -55,12 +55,31 @@ except tw.ArgumentError as error:
     print(f"refused: {error}")
 
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-for name, values in errors.items():
-    left.loglog(conditions, np.maximum(values, 1e-17), "o-", ms=3, label=name)
-left.set(xlabel="condition of the samples", ylabel="relative error of the coefficients")
-left.legend()
-middle.semilogy(np.maximum(np.abs(gaps), 1e-17))
-middle.set(xlabel="steps of gradient descent", ylabel="loss above that of solve.network")
-right.loglog(penalties, distances, "o-", ms=3)
-right.set(xlabel="ridge penalty", ylabel="distance to the smallest exact fit")
+for (name, values), power in zip(errors.items(), (1, 2), strict=True):
+    (line,) = left.loglog(conditions, np.maximum(values, 1e-17), "o-", ms=3, label=name)
+    theory = np.minimum(np.finfo(float).eps * conditions**power, 1)
+    label = f"rounding, times the condition{' squared' if power == 2 else ''}"
+    left.loglog(conditions, theory, ":", color=line.get_color(), lw=1, label=label)
+left.set(
+    title="least squares: QR or normal equations",
+    xlabel="condition number of the samples", ylabel="relative error of the coefficients",
+    ylim=(1e-16, 1e5),
+)  # fmt: skip
+left.legend(fontsize="small", loc="upper left")
+shown = 700
+middle.semilogy(np.maximum(gaps[:shown], 1e-17), lw=1.2)
+middle.axhspan(1e-17, 1e-15, color="0.9", zorder=0)
+middle.text(shown, 2e-15, "rounding of the loss", ha="right", fontsize="small")
+middle.set(
+    title="gradient descent on a linear network", xlabel="steps",
+    ylabel="loss above that of solve.network", ylim=(1e-17, 1),
+)  # fmt: skip
+right.loglog(penalties, distances, "o-", ms=3, label="ridge")
+guide = distances[4] * penalties / penalties[4]
+right.loglog(penalties[:16], guide[:16], "k:", lw=1, label="slope 1")
+right.set(
+    title="ridge with a vanishing penalty", xlabel="penalty",
+    ylabel="distance to the smallest of all exact fits",
+)  # fmt: skip
+right.legend()
 figure.savefig("closed-form.png", dpi=120)

@@ -13,9 +13,11 @@ rng = np.random.default_rng(0)
 
 
 def stretched(angle):
-    """Points with deviations 10 and 1 along axes turned by an angle."""
+    """Points with deviations of exactly 10 and 1 along axes turned by an angle."""
+    points = rng.standard_normal((2000, 2))
+    points, _ = np.linalg.qr(points - points.mean(axis=0))  # without correlation
     c, s = np.cos(angle), np.sin(angle)
-    return rng.standard_normal((2000, 2)) * [10, 1] @ np.array([[c, s], [-s, c]])
+    return np.sqrt(2000) * points * [10, 1] @ np.array([[c, s], [-s, c]])
 
 
 model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1))
@@ -57,12 +59,25 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constraine
 left.plot(np.degrees(angles), [r[0].condition for r in reports], label="data")
 left.plot(np.degrees(angles), [r[1].condition for r in reports], label="after BatchNorm1d")
 left.axhline(white[0].condition, color="C2", label="after whitening")
-left.set(xlabel="angle of the stretch, degrees", ylabel="condition", yscale="log")
-left.legend()
-for name, curve in curves.items():
+at = tw.diagnostics.conditioning(model, stretched(np.pi / 5), samples=1)[1].condition
+left.plot(36, at, "o", color="C1", ms=5)
+left.annotate(f"{at:.2f} at 36°", (36, at), (20, 5.2), arrowprops={"arrowstyle": "-", "lw": 0.6})
+left.set(
+    title="a stretch of 10 to 1, by its angle to the axes",
+    xlabel="angle, degrees", ylabel="condition number", yscale="log", ylim=(0.9, 14),
+    yticks=(1, 2, 5, 10), yticklabels=("1", "2", "5", "10"),
+)  # fmt: skip
+left.legend(loc="lower center", bbox_to_anchor=(0.5, 0.15))
+for (name, curve), color in zip(curves.items(), ("C3", "C0"), strict=True):
     stages = [s for s in curve.stages if "Tanh" in s.name]
-    right.semilogy([s.spread[0] for s in stages], "o-", ms=3, label=f"{name}, strongest direction")
-    right.semilogy([s.spread[-1] for s in stages], "s:", ms=3, label=f"{name}, weakest")
-right.set(xlabel="hidden layer", ylabel="deviation along the direction")
-right.legend(fontsize="small")
+    number = np.arange(1, len(stages) + 1)
+    strong, weak = ([s.spread[k] for s in stages] for k in (0, -1))
+    right.semilogy(number, strong, "o-", ms=3, color=color, label=f"{name}: strongest direction")
+    right.semilogy(number, weak, "s:", ms=3, color=color, label=f"{name}: weakest direction")
+    right.fill_between(number, weak, strong, color=color, alpha=0.1)
+right.set(
+    title="six tanh layers of 32, before training", xlabel="hidden layer",
+    ylabel="standard deviation of the activations",
+)  # fmt: skip
+right.legend(fontsize="small", loc="lower left")
 figure.savefig("conditioning.png", dpi=120)

@@ -21,9 +21,15 @@ for method in ("forward", "central", "fourth"):
         f"best step {curve.best_h:.1e} (theory {curve.theory_h:.1e}), "
         f"error {report.max_abs_error:.1e}"
     )
-    left.loglog(curve.h, np.maximum(curve.error, 1e-17), ".-", ms=3, lw=0.8, label=method)
-left.set(xlabel="step h", ylabel="relative error of the derivative of exp at 1")
-left.legend()
+    (line,) = left.loglog(curve.h, np.maximum(curve.error, 1e-17), ".-", ms=3, lw=0.8)
+    line.set_label(f"{method}, order {curve.order}")
+    left.axvline(report.blocks[0].h[0], color=line.get_color(), ls="--", lw=0.8)
+left.plot([], [], "k--", lw=0.8, label="the step that is taken")
+left.set(
+    title="three differences for the derivative of exp at 1", xlabel="step h",
+    ylabel="relative error",
+)  # fmt: skip
+left.legend(loc="upper center")
 
 # A network: every parameter, then random directions in each block, as large networks are checked.
 model = nn.Sequential(nn.Linear(20, 32), nn.Tanh(), nn.Linear(32, 10))
@@ -46,5 +52,5 @@ def grad(t):
 theta = {"right": rng.standard_normal(5), "wrong": rng.standard_normal(5)}
 wrong = tw.check_gradient(f, grad, theta)
 print(f"a mistake of 1e-6 is found in {wrong.failed}")
-wrong.plot(right)
+wrong.plot(right).set_title("a block that is right, and one that is wrong by 1e-6")
 figure.savefig("gradient-checking.png", dpi=120)

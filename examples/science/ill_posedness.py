@@ -63,12 +63,30 @@ print(f"at the smallest rate: SGD {drifts['SGD'][-1]:.4f}, Adam {drifts['Adam'][
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
 places = np.arange(len(rows))
-for k, field in enumerate(("raw", "scaled", "aligned", "function")):
-    left.barh(places + 0.2 * k, [getattr(d, field) for d in rows.values()], 0.2, label=field)
-left.set(yticks=places + 0.3, yticklabels=list(rows), xlabel="relative distance")
+for k, (field, label) in enumerate(
+    {
+        "raw": "weights, as they are",
+        "scaled": "modulo scale of units",
+        "aligned": "and modulo their order",
+        "function": "functions",
+    }.items()
+):
+    left.barh(places + 0.2 * k, [getattr(d, field) for d in rows.values()], 0.2, label=label)
+left.set(
+    title="how far apart two trainings end", xlabel="relative distance",
+    yticks=places + 0.3, yticklabels=[name.replace(", ", "\n") for name in rows],
+)  # fmt: skip
+left.invert_yaxis()
 left.legend()
 for name, values in drifts.items():
-    right.loglog(rates, values, "o-", ms=3, label=name)
-right.set(xlabel="learning rate (Adam: a quarter of it)", ylabel="drift of the balance, equal time")
-right.legend()
+    label = "gradient descent" if name == "SGD" else "Adam, at a quarter of the rate"
+    right.loglog(rates, values, "o-", ms=3, label=label)
+right.loglog(rates, drifts["SGD"][0] * rates / rates[0], "k:", lw=1, label="slope 1")
+right.set(
+    title="drift of what gradient flow conserves", xlabel="learning rate",
+    ylabel="change of ‖w in‖² + b² − ‖w out‖², equal time",
+)  # fmt: skip
+right.set_xticks(rates, [f"{rate:g}" for rate in rates])
+right.minorticks_off()
+right.legend(loc="center left")
 figure.savefig("ill-posedness.png", dpi=120)

@@ -49,7 +49,7 @@ double = nn.Sequential.astype(model, "float64")
 judge = tw.Trainer(double, loss=nn.MSELoss(), optimizer=optim.SGD())
 for size in sizes:
     squares = []
-    for _ in range(60):
+    for _ in range(300):
         rows = rng.choice(1024, size, replace=False)
         double.zero_grad()
         judge.backward(x[rows], y[rows])
@@ -59,10 +59,17 @@ predicted = np.array([noise.variance(int(size)) for size in sizes])
 print(f"drawn batches: {np.mean(measured / predicted):.2f} of the predicted variance")
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
-left.loglog(sizes, predicted, label="(S/b)(N-b)/N")
-left.loglog(sizes, measured, "o", ms=4, label="60 batches each")
-left.set(xlabel="rows of a batch", ylabel="mean square error of its gradient")
+left.loglog(sizes, predicted, label="tr S/b · (N − b)/N, N = 1024 rows")
+left.loglog(sizes, predicted[0] / sizes, "k:", lw=1, label="tr S/b, as if drawn with repetition")
+left.loglog(sizes, measured, "o", ms=4, label="300 drawn batches each")
+left.set(
+    title="how far a batch's gradient is off", xlabel="rows b of a batch",
+    ylabel="mean square distance from that of all rows",
+)  # fmt: skip
+left.set_xscale("log", base=2)
 left.legend()
-right.plot(epochs, scales, "o-", ms=3)
-right.set(xlabel="epoch", ylabel="noise scale, rows", yscale="log")
+right.plot(epochs, scales, "o-", ms=3, label="noise scale, tr S/‖g‖²")
+right.axhline(64, color="k", ls="--", lw=0.8, label="the batch that is trained with")
+right.set(title="the noise scale grows in training", xlabel="epoch", ylabel="rows", yscale="log")
+right.legend(loc="lower right")
 figure.savefig("minibatch-noise.png", dpi=120)

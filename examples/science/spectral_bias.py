@@ -35,11 +35,12 @@ cases = {
 }
 figure, axes = plt.subplots(1, 3, figsize=(15, 4), layout="constrained")
 for ax, (name, (model, steps)) in zip(axes, cases.items(), strict=False):
+    encoded = "features" in name
     trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.Adam(lr=1e-3))
     found = diagnostics.spectral_bias(trainer, x, target, frequencies, steps=steps, every=5)
     learned = ", ".join(f"{step:g}" for step in found.learned_at())
     print(f"{name}: frequencies {list(frequencies)} learned at {learned}")
-    found.plot(ax).set_title(name)
+    found.plot(ax).set_title(name if encoded else f"{name} on x")
 
 # The same is seen in the eigenvalues of the tangent kernel.
 for name, model in (
@@ -48,8 +49,11 @@ for name, model in (
 ):
     values = diagnostics.ntk_eigenvalues(model, x[:, None])
     print(f"tangent kernel on {name}: eigenvalue 30 is {values[29] / values[0]:.1e} of the first")
-    axes[2].semilogy(values[:60] / values[0], label=name)
-axes[2].set(xlabel="number", ylabel="eigenvalue of the tangent kernel", title="kernel")
+    axes[2].semilogy(range(1, 61), values[:60] / values[0], label=f"ReLU on {name}")
+axes[2].set(
+    title="eigenvalues of the tangent kernel", xlabel="number, from the largest on",
+    ylabel="part of the largest",
+)  # fmt: skip
 axes[2].legend()
 
 # Twenty samples cannot tell 23 periods from 3, and say so.

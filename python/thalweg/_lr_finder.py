@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-#: A loss above the best so far by so many times the size of the losses has diverged.
+#: A loss that has risen by so many times the size of the losses, from where it was best, has
+#: diverged.
 _DIVERGED = 3.0
 
 
@@ -35,8 +36,12 @@ class LRFinder:
     suggestion : float
         The rate with the largest gain, up to that after which the loss was lowest.
     diverged_at : float or None
-        The first rate after which the loss was above the best so far by more than three times the
-        size of the losses, or not finite; None if there was none. It is not among `lr`.
+        The first rate after which the loss of a batch was not finite, or had risen by more than
+        three times the mean size of losses from where it was best, each measured from that batch's
+        loss at the start; None if there was none. It is not among `lr`.
+    unstable_at : float or None
+        With ``sharpness=True``, the first rate of the grid that is at or beyond the largest stable
+        one, of the start and of the first batch; None if all are below.
     """
 
     lr: npt.NDArray[np.float64]
@@ -45,6 +50,7 @@ class LRFinder:
     gain: npt.NDArray[np.float64]
     suggestion: float
     diverged_at: float | None
+    unstable_at: float | None = None
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draws loss and gain over the rate; see `thalweg.plot.lr_finder`.
@@ -82,6 +88,7 @@ def find_lr(
     steps: int = 100,
     batch_size: int = 32,
     smooth: float = 3.0,
+    sharpness: bool = False,
 ) -> LRFinder:
     r"""Try learning rates, each a little larger than the one before, and see how the loss takes it.
 
@@ -107,6 +114,9 @@ def find_lr(
     smooth : float, keyword only, default 3
         Gains are averaged with weights :math:`e^{-d^2/2s^2}` at a distance of `d` updates, where
         `s` is this; 0 is no average.
+    sharpness : bool, keyword only, default False
+        Whether to measure the largest stable rate as well, by `thalweg.curvature.max_stable_lr`,
+        for optimizers and losses that it knows.
 
     Returns
     -------
@@ -116,7 +126,10 @@ def find_lr(
     Raises
     ------
     ArgumentError
-        If an argument is out of range, or there is a gain at none of the rates.
+        If an argument is out of range, or there is a gain at none of the rates; with `sharpness`
+        also for an optimizer that divides its steps, before its first one.
+    UnsupportedError
+        With `sharpness`, for what `thalweg.curvature.max_stable_lr` does not know.
     ShapeError, DataError, DtypeError
         As `Trainer.fit` does.
 
@@ -126,8 +139,10 @@ def find_lr(
     more from each other than an update changes one of them, so that this depends on chance and on
     how the curve is smoothed; comparing each batch with itself does not.
 
-    The test sees a rate for one update only, so it is a start, not a verdict: instabilities take
-    some steps to grow.
+    The test sees a rate for one update only, so it is a start, not a verdict. An instability takes
+    some updates to grow, and is seen in the loss at several times the largest stable rate only;
+    `sharpness` tells of it at once. And what is easily learned is learned on the way up: the finer
+    the grid, the lower the suggestion. With momentum, an update shows after some others.
 
     References
     ----------
@@ -161,32 +176,45 @@ def find_lr(
     batch_size = min(batch_size, len(x))
     trial = _plain(trainer.copy())
     probe = _plain(trial, SGD(lr=0.0))  # its step is a loss in training mode, and nothing else
+    start = _plain(trainer.copy(), SGD(lr=0.0))
     core = trial.model._core
 
     def batch(k: int) -> tuple[Any, Any]:
         rows = order.take(range(k * batch_size, (k + 1) * batch_size), mode="wrap")
         return x[rows], y[rows]
 
+    unstable = None
+    if _checks.flag("sharpness", sharpness):
+        from thalweg.curvature import max_stable_lr
+
+        beyond = rates[rates >= max_stable_lr(trial, *batch(0)).max_lr]
+        unstable = float(beyond[0]) if len(beyond) else None
     before: list[float] = []
     after: list[float] = []
+    sizes: list[float] = []
+    best = 0.0
     diverged = False
     for k, lr in enumerate(rates):
         trial.optimizer.lr = lr
         passes = core.passes()
         try:
+            start.model._core.set_passes(passes)  # dropout drops the same in all three
+            own = start.step(*batch(k + 1))
             first = probe.step(*batch(k + 1))
             trial.step(*batch(k))
-            core.set_passes(passes)  # dropout drops the same in both
+            core.set_passes(passes)
             second = probe.step(*batch(k + 1))
         except DivergedError:
-            first = second = math.inf
+            own = first = second = math.inf
         core.set_passes(passes + 2)
-        # Far above the best, on the scale of the losses themselves, which may be negative.
-        best = min([*after, first])
-        scale = max(abs(best), abs((before or [first])[0]))
-        diverged = not second - best <= _DIVERGED * scale
+        # Batches differ, and those of a trained model by more than an update changes them: each is
+        # compared with itself at the start. On the scale of the losses, which may be negative.
+        sizes.append(abs(own))
+        best = min(best, first - own)
+        diverged = not second - own - best <= _DIVERGED * np.mean(sizes)
         if diverged:
             break
+        best = min(best, second - own)
         before.append(first)
         after.append(second)
     found = _best(np.array(before), np.array(after), smooth)
@@ -202,6 +230,7 @@ def find_lr(
         gain,
         float(rates[place]),
         float(rates[len(after)]) if diverged else None,
+        unstable,
     )
 
 

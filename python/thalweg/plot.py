@@ -65,6 +65,10 @@ def lr_finder(found: LRFinder, ax: "Axes | None" = None) -> "Axes":
     ax.plot(found.lr, found.after, color="C0", label="loss after the update")
     ax.plot(found.lr, found.gain, color="C2", label="what the update took from it")
     ax.axvline(found.suggestion, color="C1", label=f"suggestion {found.suggestion:.2g}")
+    if found.unstable_at is not None:
+        ax.axvline(
+            found.unstable_at, color="C4", ls=":", label=f"unstable from {found.unstable_at:.2g} on"
+        )
     if found.diverged_at is not None:
         ax.axvline(
             found.diverged_at, color="C3", ls="--", label=f"diverged {found.diverged_at:.2g}"
@@ -189,6 +193,8 @@ def gradcheck(report: "GradcheckReport", ax: "Axes | None" = None) -> "Axes":
 def spectral_bias(found: "SpectralBias", ax: "Axes | None" = None) -> "Axes":
     """Draws how much of each frequency is still missing, over the updates.
 
+    White marks are where less than a tenth is missing for the first time.
+
     Parameters
     ----------
     found : SpectralBias
@@ -211,7 +217,10 @@ def spectral_bias(found: "SpectralBias", ax: "Axes | None" = None) -> "Axes":
     mesh = ax.pcolormesh(
         edges, rows, np.minimum(found.relative.T, 1), vmin=0, vmax=1, cmap="viridis"
     )
-    ax.set(xlabel="update", ylabel="frequency", yticks=rows[:-1] + 0.5)
+    learned = found.learned_at()
+    there = np.isfinite(learned)
+    ax.plot(learned[there], np.flatnonzero(there), "w|", ms=18, mew=2)
+    ax.set(xlabel="update", ylabel="frequency, periods", yticks=rows[:-1] + 0.5)
     ax.set_yticklabels([str(k) for k in found.frequencies])
     ax.figure.colorbar(mesh, ax=ax, label="residual, relative to the target")
     return ax

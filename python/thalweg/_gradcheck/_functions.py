@@ -75,10 +75,10 @@ def check_gradient(
     method            difference                                    default `h`   error at exp
     ================  ============================================  ============  ==============
     ``"forward"``     :math:`(f(θ+h) - f(θ)) / h`                   ε^(1/2)       2e-8
-    ``"central"``     :math:`(f(θ+h) - f(θ-h)) / 2h = D(h)`         ε^(1/3)       4e-11
+    ``"central"``     :math:`(f(θ+h) - f(θ-h)) / 2h = D(h)`         ε^(1/3)       1e-11
     ``"fourth"``      :math:`(4 D(h) - D(2h)) / 3`                  ε^(1/5)       1e-13
     ``"richardson"``  :math:`D(0.1 / 2^k)`, extrapolated to 0       0.1           1e-14
-    ``"complex"``     :math:`\operatorname{Im} f(θ + ih) / h`       1e-30         0
+    ``"complex"``     :math:`\operatorname{Im} f(θ + ih) / h`       1e-30         rounding
     ================  ============================================  ============  ==============
 
     ``"complex"`` subtracts nothing and so is exact to rounding, but `f` must be made of analytic

@@ -4,8 +4,6 @@ import contextlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from thalweg import _checks, _core
 from thalweg import callbacks as _callbacks
 from thalweg._arrays import Array, Samples
@@ -14,6 +12,7 @@ from thalweg._history import KEYS, History
 from thalweg._python_fit import PythonFit
 from thalweg._rates import Rates
 from thalweg._stream import StreamFit, batches_of
+from thalweg._trainer._auto import safe_lr
 from thalweg._trainer._base import TrainerBase
 from thalweg.callbacks import Callback
 from thalweg.errors import ArgumentError, DivergedError, UnsupportedError
@@ -127,8 +126,11 @@ class Fitting(TrainerBase):
             default it stays as it is. "auto" measures it: half of the smallest rate at which steps
             diverge (`curvature.max_stable_lr`) on any of three batches of this size, drawn by the
             model's seed. For plain gradient descent that is :math:`1/\lambda`, with which an error
-            along the sharpest direction is gone after one step. Curvature grows as training goes
-            on: `callbacks.StabilityMonitor` watches it.
+            along the sharpest direction is gone after one step. Networks are often flat where they
+            begin and curve more after some steps, so that rate, and halves of it down to a
+            thousandth, are tried on copies, for 100 updates each: the largest is taken that lowers
+            the loss as well as any, and ends where it is stable still. It takes as long as some
+            thousand steps. `callbacks.StabilityMonitor` watches what comes later.
 
         Returns
         -------
@@ -188,7 +190,9 @@ class Fitting(TrainerBase):
             )
         before = self._base_lr, self._optimizer.lr
         if lr is not None:
-            self._set_base_lr(self._safe_lr(x, y, weight, batch_size) if lr == "auto" else lr)
+            if lr == "auto":
+                lr = safe_lr(cast("Trainer", self), x, y, weight, batch_size)
+            self._set_base_lr(lr)
         try:
             run = self._arrays_fit(
                 x, y, weight, vx, vy, validation_weight, epochs, batch_size, shuffle
@@ -217,26 +221,6 @@ class Fitting(TrainerBase):
         if isinstance(self._core, _core.Trainer):
             return _core.Fit(self._core, x, y, *options)
         return PythonFit(self._core, x, y, *options)
-
-    def _safe_lr(self, x: Samples, y: Any, weight: Array | None, batch_size: int) -> float:
-        """Half of the largest rate that is stable on each of three batches."""
-        from thalweg.curvature import max_stable_lr
-
-        rng = np.random.default_rng([self._model.seed, self._epochs])
-        size = min(batch_size, len(x))
-        batches = [np.sort(rng.choice(len(x), size, replace=False)) for _ in range(3)]
-        if size == len(x):
-            batches = batches[:1]
-        largest = min(
-            max_stable_lr(self, x[rows], y[rows], None if weight is None else weight[rows]).max_lr  # type: ignore[arg-type]
-            for rows in batches
-        )
-        if not np.isfinite(largest):
-            raise ArgumentError(
-                'lr="auto": the loss of a batch curves upwards in no direction, so that no rate '
-                "is the largest stable one; pass a number"
-            )
-        return largest / 2
 
     def _set_base_lr(self, lr: float | str) -> None:
         self._optimizer.lr = lr  # type: ignore[assignment]  # which checks it

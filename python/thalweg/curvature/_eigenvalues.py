@@ -15,7 +15,7 @@ from thalweg.nn import Loss, Sequential
 Vector = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Eigenpairs:
     r"""Some eigenvalues of a symmetric matrix.
 
@@ -36,6 +36,11 @@ class Eigenpairs:
     vectors: npt.NDArray[np.float64]
     residuals: Vector
     products: int
+
+    def __repr__(self) -> str:
+        values = np.array2string(self.values, precision=6, separator=", ", threshold=12)
+        error = f"residuals up to {self.residuals.max():.1e}"
+        return f"Eigenpairs({values}, {error}, {self.products} products)"
 
 
 def matrix_of(

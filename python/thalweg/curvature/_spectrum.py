@@ -44,7 +44,7 @@ def _estimate(samples: Vector) -> Estimate:
     return Estimate(float(np.mean(samples)), error)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SpectralDensity:
     """How the eigenvalues of a matrix are distributed, as far as random probes tell.
 
@@ -61,6 +61,13 @@ class SpectralDensity:
     nodes: npt.NDArray[np.float64]
     weights: npt.NDArray[np.float64]
     size: int
+
+    def __repr__(self) -> str:
+        (low, high), (probes, steps) = self.range, self.nodes.shape
+        return (
+            f"SpectralDensity({self.size} eigenvalues from {low:.4g} to {high:.4g}, seen by "
+            f"{probes} probes of {steps} steps)"
+        )
 
     def mean(self, f: Callable[[Vector], Any]) -> Estimate:
         """Estimate the mean of a function over the eigenvalues, the trace of f(A) over n.

@@ -85,15 +85,21 @@ class Stability:
     def __str__(self) -> str:
         text = (
             f"step {self.step}: lr * sharpness = {self.lr:.4g} * {self.sharpness:.4g} = "
-            f"{self.lr * self.sharpness:.4g}, {{}}; the sharpest direction is mostly in "
-            f"{self.block} ({self.share:.0%}); steps diverge from lr={self.max_lr:.4g} on, "
-            f"{self.max_lr / 2:.2g} is safe"
+            f"{self.lr * self.sharpness:.4g}, {{}}; the largest part of the sharpest direction is "
+            f"in {self.block} ({self.share:.0%}); steps diverge from lr={self.max_lr:.4g} on, "
+            f"{self.max_lr / 2:.2g} is safe while the curvature stays as it is"
         )
         return text.format(
             {
                 "diverging": f"beyond {self.threshold:.4g}: on a quadratic, steps diverge",
                 "oscillating": f"below {self.threshold:.4g}, above {self.overshoot:.4g}: errors "
-                "change their sign, and shrink",
+                # With momentum they take some steps for it.
+                + (
+                    "change their sign"
+                    if self.threshold == 2 * self.overshoot
+                    else "swing through 0"
+                )
+                + ", and shrink",
                 "converging": f"below {self.threshold:.4g}: errors shrink",
             }[self.verdict]
         )
@@ -151,6 +157,10 @@ def max_stable_lr(
     long: the sharpness grows until :math:`\eta\lambda` is at the threshold and stays there (Cohen
     et al. 2021, "Gradient descent on neural networks typically occurs at the edge of stability",
     arXiv:2103.00065). Below the threshold, steps may oscillate, and converge.
+
+    And it is of the weights as they are. Networks are often flat where they begin, and some tens of
+    steps later ten times as curved: before the first step, even half of the rate may be too large
+    for what comes. ``fit(lr="auto")`` tries it out.
 
     Examples
     --------
@@ -256,10 +266,10 @@ def _divisor_of_adam(optimizer: optim.Optimizer) -> Vector:
 
 def _state(optimizer: optim.Optimizer) -> dict[str, Vector]:
     arrays = optimizer.state_dict()["arrays"]
-    if not arrays:
+    if not arrays or optimizer.steps == 0:  # a copy has them, full of zeros
         raise ArgumentError(
             f"{type(optimizer).__name__} divides its steps by an average of squared gradients, and "
-            "has none before its first step: take one, or give its sharpness a meaning with SGD"
+            "has none before its first step: train some steps first (thalweg.find_lr needs none)"
         )
     return {name: np.asarray(values, dtype=np.float64) for name, values in arrays.items()}
 

@@ -24,6 +24,9 @@ class StageConditioning:
         ``"input"``, or the layer's position and kind, such as ``"1 BatchNorm1d"``.
     width : int
         Columns.
+    rank : int
+        Directions in which the samples differ: fewer where columns are constant, as pixels at the
+        margin and dead units are, or depend on each other. Then the conditions are infinite.
     spread : ndarray, shape (width,)
         Standard deviations along the principal directions, falling: singular values of the centred
         activations divided by :math:`\sqrt N`.
@@ -43,6 +46,7 @@ class StageConditioning:
 
     name: str
     width: int
+    rank: int
     spread: _Vector
     condition: float
     standardized: float
@@ -74,7 +78,16 @@ class Conditioning:
         return self.stages[index]
 
     def __str__(self) -> str:
-        head = ("stage", "width", "condition", "standardized", "Hessian", "Jacobian", "its cond.")
+        head = (
+            "stage",
+            "width",
+            "rank",
+            "condition",
+            "standardized",
+            "Hessian",
+            "Jacobian",
+            "its cond.",
+        )
         rows: list[tuple[str, ...]] = [head]
         for s in self.stages:
             jacobian = ("-", "-")
@@ -84,7 +97,7 @@ class Conditioning:
                     f"{s.jacobian_condition:.4g}",
                 )
             figures = (f"{v:.4g}" for v in (s.condition, s.standardized, s.hessian))
-            rows.append((s.name, str(s.width), *figures, *jacobian))
+            rows.append((s.name, str(s.width), str(s.rank), *figures, *jacobian))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
             "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows
@@ -275,6 +288,7 @@ def _stage(name: str, h: _Vector, jacobian: _Vector) -> StageConditioning:
     return StageConditioning(
         name,
         width,
+        int((spread > len(spread) * _EPS * spread[0]).sum()),
         spread,
         _ratio(spread) if n > width else float("inf"),
         _ratio(np.linalg.svd(scaled, compute_uv=False)) if n > width else float("inf"),

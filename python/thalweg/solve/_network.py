@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks, _parts
-from thalweg.errors import ShapeError, UnsupportedError
+from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
 from thalweg.nn import Identity, Linear, Sequential
 from thalweg.solve._linear import LinearFit, Problem, fit, penalized, problem
 
@@ -126,6 +126,7 @@ def last_layer(
     ridge: float = 0.0,
     reduction: str = "sum",
     sample_weight: Any = None,
+    rank_deficient: str = "raise",
 ) -> LinearFit:
     r"""Refit the last `nn.Linear` of a model to the squared error, all before it as it is.
 
@@ -144,6 +145,8 @@ def last_layer(
         The penalty on the weight, never on the bias; `alpha` of `ridge`.
     reduction, sample_weight
         As in `ridge`.
+    rank_deficient : {"raise", "min_norm"}, keyword only
+        As in `least_squares`, without a penalty: units that are always 0 are common behind ReLU.
 
     Returns
     -------
@@ -172,6 +175,7 @@ def last_layer(
     """
     alpha = _checks.real("ridge", ridge, 0)
     _checks.one_of("reduction", reduction, ("sum", "mean"))
+    _checks.one_of("rank_deficient", rank_deficient, ("raise", "min_norm"))
     end = len(_parts.checked(model).layers)
     while end and isinstance(model.layers[end - 1], Identity):
         end -= 1
@@ -180,12 +184,20 @@ def last_layer(
         raise UnsupportedError(
             f"the last layer is {last!r}; only a Linear can be refit by least squares"
         )
+    if np.ndim(y) == 1 and (outputs := last.out_features) > 1:
+        raise ShapeError(
+            f"y has shape {np.shape(y)}, but the model has {outputs} outputs, to each of which a "
+            f"column is fitted; of labels make columns of 0 and 1: np.eye({outputs})[y]"
+        )
     y = _arrays.targets(y, _F64, last.out_features, "y")
     _fits(model, y)
     data = problem(_parts.part(model, 0, end - 1)(x), y, last.bias, sample_weight)
     if reduction == "mean":
         alpha *= len(data.x) if sample_weight is None else float(np.sum(sample_weight))
-    found = penalized(data, alpha)
+    try:
+        found = penalized(data, alpha) if alpha else fit(data, rank_deficient)
+    except ArgumentError as error:
+        raise ArgumentError(f"with what the layers before give as x, {error}") from None
     state = model.state_dict()
     state[f"{end - 1}.weight"] = found.coef.T
     if last.bias:

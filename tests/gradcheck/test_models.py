@@ -1,0 +1,118 @@
+"""Gradients of models, parameter by parameter: kinks, float32, and what is left alone."""
+
+import re
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn
+
+CLASSES = nn.CrossEntropyLoss(), lambda rng, n: rng.integers(0, 4, n)
+NUMBERS = nn.MSELoss(), lambda rng, n: rng.standard_normal((n, 4))
+
+
+@pytest.mark.parametrize(("loss", "targets"), [CLASSES, NUMBERS], ids=["classes", "numbers"])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Tanh(),
+        nn.Sigmoid(),
+        nn.GELU(),
+        nn.SiLU(),
+        nn.Softplus(),
+        nn.Identity(),
+        nn.SELU(),
+        nn.Mish(),
+        nn.Sine(2.0),
+        nn.Dropout(0.3),
+        nn.ReLU(),
+        nn.LeakyReLU(),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_models_pass(layer, loss, targets, dtype, rng):
+    model = nn.Sequential(
+        nn.Linear(20, 32), layer, nn.Linear(32, 16), layer, nn.Linear(16, 4), dtype=dtype, seed=9
+    )
+    report = tw.gradcheck(model, rng.standard_normal((32, 20)), targets(rng, 32), loss=loss)
+    assert report.passed, f"\n{report}"
+    assert report.norm_rel_error <= 1e-7
+    assert [block.name for block in report.blocks] == list(model.state_dict())
+    assert report.kinks == 0
+
+
+@pytest.mark.parametrize("make", [nn.BatchNorm1d, nn.LayerNorm, nn.RMSNorm])
+def test_normalizations_pass(make, rng):
+    model = nn.Sequential(
+        make(6), nn.Linear(6, 9), make(9), nn.Tanh(), nn.Dropout(0.2), nn.Linear(9, 4), seed=9
+    )
+    x, y = rng.standard_normal((32, 6)), rng.integers(0, 4, 32)
+    before = model.state_dict()
+    report = tw.gradcheck(model, x, y, loss=nn.CrossEntropyLoss())
+    assert report.passed, f"\n{report}"
+    for name, values in model.state_dict().items():
+        np.testing.assert_array_equal(values, before[name])
+
+
+def test_the_model_is_left_alone(classifier, blobs):
+    model = classifier.model
+    model.flat_gradients = np.arange(model.num_parameters)
+    before = model.flat_parameters.tobytes(), model.flat_gradients.tobytes()
+    assert tw.gradcheck(model, blobs.x, blobs.y, loss=nn.CrossEntropyLoss())
+    assert (model.flat_parameters.tobytes(), model.flat_gradients.tobytes()) == before
+    assert model.dtype == np.float32
+
+
+def test_kinks_are_left_out_and_counted():
+    """A unit exactly at its kink: the slope is 0 below, 1 above; no difference says which."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1), dtype="float64")
+    model.load_state_dict(
+        {"0.weight": [[1, -1], [1, 1]], "0.bias": [0, 0], "2.weight": [[1, 1]], "2.bias": [0]}
+    )
+    report = tw.gradcheck(model, [[1, 1]], [[5]], loss=nn.MSELoss())
+    assert report.passed
+    weight, bias, *rest = report.blocks
+    # The first unit's two weights and its bias move it across.
+    assert (weight.kinks, bias.kinks) == (2, 1)
+    assert [block.kinks for block in rest] == [0, 0]
+    assert report.kinks == 3
+
+
+def test_a_block_of_nothing_but_kinks_does_not_pass():
+    model = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), dtype="float64")
+    model.load_state_dict({"0.weight": [[0]], "0.bias": [0]})
+    report = tw.gradcheck(model, [[1]], [[5]], loss=nn.MSELoss())
+    assert not report
+    assert {block.verdict for block in report.blocks} == {"all kinks"}
+
+
+def test_float32_gradients_are_the_float64_ones_rounded(rng):
+    """Float32 differences could not see this; the float64 gradient, checked above, can."""
+    for layer in (nn.Tanh(), nn.GELU(), nn.SiLU(), nn.Softplus(), nn.ReLU(), nn.Sine(2.0)):
+        single = nn.Sequential(
+            nn.Linear(20, 64), layer, nn.Linear(64, 64), layer, nn.Linear(64, 10), seed=2
+        )
+        double = single.astype("float64")
+        x = rng.standard_normal((64, 20)).astype(np.float32)
+        g = rng.standard_normal((64, 10)).astype(np.float32) / 64
+        for model in (single, double):
+            model.forward(x)
+            model.backward(g)
+        error = np.linalg.norm(single.flat_gradients - double.flat_gradients)
+        assert error <= 2e-6 * np.sqrt(3) * np.linalg.norm(double.flat_gradients)
+
+
+def test_the_report_is_a_table_with_a_verdict(classifier, blobs):
+    report = tw.gradcheck(classifier.model, blobs.x, blobs.y, loss=nn.CrossEntropyLoss())
+    lines = str(report).splitlines()
+    assert lines[0].split()[:3] == ["block", "size", "h"]
+    assert [line.split()[0] for line in lines[1:-2]] == list(classifier.model.state_dict())
+    assert lines[-2].startswith("passed (central differences in float64, tolerance 1e-07")
+    assert lines[-1].startswith("float32 gradients differ from float64 ones by ")
+    assert repr(report).startswith("GradcheckReport(passed=True, norm_rel_error=")
+    loss = classifier.evaluate(blobs.x, blobs.y)["loss"]
+    assert report.value == pytest.approx(loss, rel=1e-5)
+    failing = tw.check_gradient(lambda t: t.sum(), np.zeros(3), np.ones(3))
+    assert re.search(r"theta .* FAILED\nFAILED: theta \(", str(failing))
