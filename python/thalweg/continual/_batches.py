@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 
 from thalweg import _core
+from thalweg._trainer import Trainer
 from thalweg.continual._task import Task
 
+#: Steps in one chunk at most.
+MOST = 16
 #: Passes over one task that have orders of their own: task t's begin at t times this.
 _PASSES = 1 << 32
 
@@ -20,6 +23,12 @@ _PASSES = 1 << 32
 def per_pass(rows: int, batch_size: int, drop_last: bool = False) -> int:
     """Count the batches that a pass over so many rows takes, at least 1."""
     return max(1, rows // batch_size if drop_last else -(-rows // batch_size))
+
+
+def whole_updates(trainer: Trainer, most: int = MOST) -> int:
+    """Count the steps that may be one fit, so that none of its updates is of too few batches."""
+    accumulate = trainer._accumulate
+    return accumulate * max(1, most // accumulate)
 
 
 def order(task: Task, rows: int, number: int, *, seed: int, shuffle: bool = True) -> Any:
@@ -39,7 +48,7 @@ def rows_of_steps(
     batch_size: int = 32,
     shuffle: bool = True,
     drop_last: bool = False,
-    most: int = 16,
+    most: int = MOST,
 ) -> Iterator[Any]:
     """Give the numbers of the rows that steps take, many steps at a time; see `chunks`.
 

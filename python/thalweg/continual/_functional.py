@@ -50,8 +50,9 @@ class FROMP(_Innermost):
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        If `inner` is another strategy, or the model has `nn.BatchNorm1d` or `nn.Dropout`; during a
-        task, if the trainer has another loss or a penalty, or the task has weights of samples.
+        If `inner` is another strategy, the trainer has another loss, or the model has
+        `nn.BatchNorm1d` or `nn.Dropout`; during a task, if there is a penalty, or the task has
+        weights of samples or no labels.
 
     Notes
     -----
@@ -111,9 +112,9 @@ class FROMP(_Innermost):
         """Take some steps; see `Strategy.learn`."""
         options: dict[str, Any] = {"batch_size": batch_size, "shuffle": shuffle}
         options["drop_last"] = drop_last
+        self._check(task)
         if not self._past:
             return super().learn(task, steps=steps, start=start, **options)
-        self._check(task)
         twin = _mixed.with_loss(self.trainer, self._loss(task), "FROMP")
         memory = np.concatenate([past["x"] for past in self._past])
         marks = np.full(len(memory), -1)  # in the place of labels
@@ -126,6 +127,12 @@ class FROMP(_Innermost):
             seconds = time.perf_counter() - begin
             parts.append((len(x), History(loss=[loss], seconds=[seconds])))
         return mean_history(parts)
+
+    def step(self, x: Any, y: Any) -> float:
+        """Take a step on a batch of a stream: only before there is something to hold on to."""
+        if self._past:
+            raise self._no_step("its penalty on earlier tasks is part of learning a task")
+        return super().step(x, y)
 
     def _loss(self, task: Task) -> Any:
         """Make the loss of new rows, with a label each, and of the memorable ones behind them."""

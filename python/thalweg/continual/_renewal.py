@@ -10,6 +10,7 @@ from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _units
 from thalweg.continual._strategy import Strategy, mean_history
 from thalweg.continual._task import Task
+from thalweg.errors import UnsupportedError
 
 
 class ContinualBackprop(Strategy):
@@ -48,7 +49,7 @@ class ContinualBackprop(Strategy):
     ArgumentError
         If an argument is out of range, or the model has no hidden units.
     UnsupportedError
-        If the model has `nn.Residual`.
+        If the model has `nn.Residual`, or the trainer accumulates gradients.
 
     Notes
     -----
@@ -91,6 +92,11 @@ class ContinualBackprop(Strategy):
         self._units = _units.hidden(self.trainer.model)
         self._utility = [np.zeros(units.width) for units in self._units]
         self._age = [np.zeros(units.width, dtype=np.int64) for units in self._units]
+        if self.trainer._accumulate > 1:
+            raise UnsupportedError(
+                "ContinualBackprop makes a fit of each step, so that no gradients can be accumulated"
+                f" over {self.trainer._accumulate}: leave accumulate_grad_batches at 1"
+            )
         self._due = np.zeros(len(self._units))  # parts of units that are to be replaced
 
     def learn(

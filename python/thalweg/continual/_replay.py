@@ -14,9 +14,6 @@ from thalweg.continual._strategy import Strategy, largest, mean_history
 from thalweg.continual._task import Task
 from thalweg.errors import ArgumentError, UnsupportedError
 
-#: Steps whose rows are gathered at once.
-_CHUNK = 16
-
 
 def buffer_of(buffer: Buffer | int) -> Buffer:
     """Give a buffer; a number is the capacity of a reservoir."""
@@ -103,14 +100,15 @@ class Replay(Strategy):
         more = min(self._batch or batch_size, len(self.buffer))
         size = batch_size + more
         new, old = [np.asarray(task.x), np.asarray(task.y)], [memory["x"], memory["y"]]
+        chunk = _batches.whole_updates(self.trainer)
         room = []  # used again and again: fresh memory costs more than filling it
         for place, (fresh, kept) in enumerate(zip(new, old, strict=True)):
             dtype = np.result_type(fresh, kept)
             new[place], old[place] = fresh.astype(dtype, copy=False), kept.astype(dtype, copy=False)
-            room.append(np.empty((_CHUNK * size, *fresh.shape[1:]), dtype))
+            room.append(np.empty((chunk * size, *fresh.shape[1:]), dtype))
         parts = []
         for rows in _batches.rows_of_steps(
-            task, len(new[0]), seed=seed, steps=steps, start=start, most=_CHUNK, **options
+            task, len(new[0]), seed=seed, steps=steps, start=start, most=chunk, **options
         ):
             count = -(-len(rows) // batch_size)
             again = kept_rows(len(self.buffer), task.index, seed, start, count, more)
@@ -218,6 +216,10 @@ class GDumb(Strategy):
         keep(self.buffer, self.trainer, task)
         self.trainer._become(self._initial)
         super().begin(task)
+
+    def step(self, x: Any, y: Any) -> float:
+        """Refuse a step of a stream: a network is trained on the memory of a task."""
+        raise self._no_step("it trains a fresh network on its memory whenever a task comes")
 
     def learn(self, task: Task, **options: Any) -> History:
         """Learn what is kept; options as of `Strategy.learn`."""
