@@ -94,7 +94,7 @@ class ContinualBackprop(Strategy):
         self._age = [np.zeros(units.width, dtype=np.int64) for units in self._units]
         if self.trainer._accumulate > 1:
             raise UnsupportedError(
-                "ContinualBackprop makes a fit of each step, so that no gradients can be accumulated"
+                "ContinualBackprop makes a fit of each step, which accumulates no gradients"
                 f" over {self.trainer._accumulate}: leave accumulate_grad_batches at 1"
             )
         self._due = np.zeros(len(self._units))  # parts of units that are to be replaced

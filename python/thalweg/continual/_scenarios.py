@@ -280,8 +280,8 @@ def _rows(x_name: str, x: Any, y_name: str, y: Any, dims: int | None) -> tuple[A
     x, y = np.asarray(x), np.asarray(y)
     if dims is None and y.dtype.kind not in "iubf":
         raise DtypeError(
-            f"{y_name}, beside {x_name}, must be labels from 0 or numbers; got {y.dtype}. split takes "
-            "labels of any type, and np.unique(y, return_inverse=True)[1] numbers them"
+            f"{y_name}, beside {x_name}, must be labels from 0 or numbers; got {y.dtype}. split "
+            "takes labels of any type, and np.unique(y, return_inverse=True)[1] numbers them"
         )
     if x.ndim != 2 or y.ndim not in ((1, 2) if dims is None else (dims,)):
         wanted = "(n,)" if dims == 1 else "(n,) or (n, k)"
