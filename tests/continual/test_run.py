@@ -241,6 +241,36 @@ def test_pictures(scenario, trainer):
     assert texts == [f"{value:.2f}" for value in result.r.ravel()]
 
 
+def test_pictures_of_many_tasks_of_numbers_and_of_none(clouds, trainer):
+    pytest.importorskip("matplotlib").use("agg")
+    many = continual.permuted(*clouds.all, tasks=25)
+    result = continual.run(trainer(), many)
+    ax = result.plot()
+    colors = [line.get_color() for line in ax.get_lines() if line.get_lw() == 2.5]
+    assert len(set(colors)) == 25
+    assert len(ax.get_legend().get_texts()) <= 12  # and the mean
+    # Another's picture keeps its legend inside.
+    assert result.plot(ax.figure.add_subplot(2, 1, 2)).get_legend().get_frame_on()
+
+    far = continual.Result(
+        ("a", "b"), "domain", "r2", [0, 1, 2], [[-9, 0], [1, -50], [0.5, 0.9]], [1, 2]
+    )
+    assert far.plot().get_ylim() == (-1.05, 1.05)
+    shown = far.plot_matrix()
+    assert shown.images[0].get_clim() == (-1, 1)
+    assert [text.get_text() for text in shown.texts] == ["1.00", "-50.00", "0.50", "0.90"]
+    assert [text.get_color() for text in shown.texts] == ["k", "w", "k", "k"]
+
+    half = continual.Result(("a", "b"), "domain", "accuracy", [0, 1], [[0.5, 0.5], [0.9, 0.5]], [1])
+    assert len(half.plot_matrix().texts) == 2
+    for draw in (half.plot, half.plot_matrix):
+        draw()
+    nothing = continual.Result(("a", "b"), "domain", "accuracy")
+    for draw in (nothing.plot, nothing.plot_matrix):
+        with pytest.raises(ArgumentError, match="no task was learned yet"):
+            draw()
+
+
 def test_active_classes_grow_with_the_tasks(scenario, trainer):
     """In class-incremental learning, the softmax of training is over the classes seen so far."""
     assert [task.active for task in scenario] == [(0, 1), (0, 1, 2, 3), (0, 1, 2, 3, 4, 5)]
