@@ -5,6 +5,7 @@ task's index and the number of the pass alone. So a place in a task is one numbe
 and a training that was stopped there goes on with the rows that it would have had.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,7 +36,15 @@ def order(task: Task, rows: int, number: int, *, seed: int, shuffle: bool = True
     """Give the order of the rows in one pass over a task, its passes counted from 0."""
     if not shuffle:
         return np.arange(rows)
-    return _core.epoch_order(rows, seed, task.index * _PASSES + number)
+    return drawn(rows, seed, task.index * _PASSES + number)
+
+
+@functools.lru_cache(maxsize=4)
+def drawn(rows: int, seed: int, number: int) -> Any:
+    """Give a random order of rows, to read: step by step, the same one is asked for many times."""
+    found = _core.epoch_order(rows, seed, number)
+    found.flags.writeable = False
+    return found
 
 
 def rows_of_steps(

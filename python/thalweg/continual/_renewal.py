@@ -90,6 +90,7 @@ class ContinualBackprop(Strategy):
         self.seed = _checks.integer("seed", seed, 0)
         self.replaced = 0
         self._units = _units.hidden(self.trainer.model)
+        self._given = _units.Given(self.trainer.model, self._units)
         self._utility = [np.zeros(units.width) for units in self._units]
         self._age = [np.zeros(units.width, dtype=np.int64) for units in self._units]
         if self.trainer._accumulate > 1:
@@ -111,7 +112,7 @@ class ContinualBackprop(Strategy):
                 task, len(x), seed=seed, steps=steps, start=start, most=1, **options
             )
         ):
-            hidden = _units.given(self.trainer.model, self._units, x[rows])
+            hidden = self._given(x[rows])
             history = super().learn(task, steps=1, start=start + at, **options)
             parts.append((len(rows), history))
             self._renew(hidden)
@@ -119,7 +120,7 @@ class ContinualBackprop(Strategy):
 
     def step(self, x: Any, y: Any) -> float:
         """Take a step on a batch of a stream, and look at the units."""
-        hidden = _units.given(self.trainer.model, self._units, x)
+        hidden = self._given(x)
         loss = super().step(x, y)
         self._renew(hidden)
         return loss
@@ -131,7 +132,7 @@ class ContinualBackprop(Strategy):
         for layer, (units, rows) in enumerate(zip(self._units, hidden, strict=True)):
             utility, age = self._utility[layer], self._age[layer]
             age += 1
-            out = np.abs(theta[units.outgoing]).sum(axis=0, dtype=np.float64)
+            out = np.abs(units.weights_out(theta)).sum(axis=0, dtype=np.float64)
             utility *= self.decay
             utility += (1 - self.decay) * np.abs(rows).mean(axis=0, dtype=np.float64) * out
             mature = age > self.maturity

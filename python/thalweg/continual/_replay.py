@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import _checks, _core
+from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches
@@ -301,7 +301,7 @@ def kept_rows(rows: int, index: int, seed: int, start: int, steps: int, size: in
         number, batch = divmod(start + step, batches)
         if number not in orders:
             # Another stream than that of the task's own rows.
-            orders[number] = _core.epoch_order(rows, ~seed & _MASK, (index << 32) + number)
+            orders[number] = _batches.drawn(rows, ~seed & _MASK, (index << 32) + number)
         chosen[step] = orders[number][batch * size : (batch + 1) * size]
     return chosen
 
