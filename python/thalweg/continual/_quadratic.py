@@ -14,6 +14,7 @@ from thalweg._trainer import Trainer
 from thalweg.continual._fisher import KINDS, importance
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
+from thalweg.errors import DivergedError
 from thalweg.nn import CrossEntropyLoss
 
 _Flat = npt.NDArray[np.float64]
@@ -97,7 +98,17 @@ class Quadratic(Strategy):
 
     def learn(self, task: Task, **options: Any) -> History:
         """Take some steps on a task."""
-        history = super().learn(task, **options)
+        try:
+            history = super().learn(task, **options)
+        except DivergedError as error:
+            if self._importance is not None:
+                most = self._factor * self.strength * float(self._importance.max())
+                error.add_note(
+                    f"The penalty of {type(self).__name__} has a curvature of up to {most:.1e}: on"
+                    f" it, plain gradient descent diverges above a rate of {2 / (most or np.inf):.1e}."
+                    " Take a smaller strength or rate, or an optimizer that scales, as optim.Adam."
+                )
+            raise
         if "penalty" in history and history["loss"][-1] != 0:
             self.ratios.append(history["penalty"][-1] / abs(history["loss"][-1]))
         return history
@@ -331,7 +342,12 @@ class L2(Quadratic):
     inner : Trainer or Strategy
         What does the training.
     strength : float
-        :math:`\lambda`.
+        :math:`\lambda`. Hsu et al., whose baseline it is, leave the half out.
+
+    References
+    ----------
+    Y.-C. Hsu, Y.-C. Liu, A. Ramasamy and Z. Kira, "Re-evaluating continual learning scenarios",
+    2018, arXiv:1810.12488.
     """
 
     def end(self, task: Task) -> None:
