@@ -103,10 +103,11 @@ class Quadratic(Strategy):
         except DivergedError as error:
             if self._importance is not None:
                 most = self._factor * self.strength * float(self._importance.max())
+                rate = 2 / (most or np.inf)
                 error.add_note(
-                    f"The penalty of {type(self).__name__} has a curvature of up to {most:.1e}: on"
-                    f" it, plain gradient descent diverges above a rate of {2 / (most or np.inf):.1e}."
-                    " Take a smaller strength or rate, or an optimizer that scales, as optim.Adam."
+                    f"The penalty of {type(self).__name__} has a curvature of up to {most:.1e}: plain"
+                    f" gradient descent diverges on it above a rate of {rate:.1e}. Take a smaller"
+                    " strength or rate, or an optimizer that scales, as optim.Adam."
                 )
             raise
         if "penalty" in history and history["loss"][-1] != 0:
