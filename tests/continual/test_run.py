@@ -167,6 +167,17 @@ def test_a_checkpoint_of_another_run_is_refused(scenario, trainer, tmp_path):
     with pytest.raises(ArgumentError, match="seed was 1, now it is 2"):
         continual.run(trainer(seed=2), scenario, checkpoint=path, resume=True)
     np.testing.assert_array_equal(mine.model.flat_parameters, before)
+    chained = tmp_path / "chained"
+    continual.run(continual.GEM(continual.Replay(mine, 20), 5), scenario, checkpoint=chained)
+    for margin, weighting, message in (
+        (0.2, "tasks", r"GEM\.margin was 0\.5, now it is 0\.2$"),
+        (0.5, "rows", r"Replay\.weighting was 'tasks', now it is 'rows'$"),
+    ):
+        other = continual.Replay(trainer(), 20, weighting=weighting)
+        with pytest.raises(ArgumentError, match=message):
+            continual.run(
+                continual.GEM(other, 5, margin=margin), scenario, checkpoint=chained, resume=True
+            )
     mine.save(path)
     with pytest.raises(DataError, match="holds no run"):
         continual.run(mine, scenario, checkpoint=path, resume=True)

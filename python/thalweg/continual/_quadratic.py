@@ -105,8 +105,8 @@ class Quadratic(Strategy):
                 most = self._factor * self.strength * float(self._importance.max())
                 rate = 2 / (most or np.inf)
                 error.add_note(
-                    f"The penalty of {type(self).__name__} has a curvature of up to {most:.1e}: plain"
-                    f" gradient descent diverges on it above a rate of {rate:.1e}. Take a smaller"
+                    f"The penalty of {type(self).__name__} curves by up to {most:.1e}: on it, plain"
+                    f" gradient descent diverges above a rate of {rate:.1e}. Take a smaller"
                     " strength or rate, or an optimizer that scales, as optim.Adam."
                 )
             raise

@@ -196,6 +196,7 @@ class _Run:
         self.result = Result(tuple(task.name for task in scenario), scenario.kind, name)
         self.task = self.taken = self.total = 0
         self.bar: Any = None
+        self.chosen = _chosen(strategy)
 
     def go(self, resume: bool, progress: bool) -> Result:
         """Learn what is left."""
@@ -270,14 +271,10 @@ class _Run:
 
     def setting(self) -> dict[str, Any]:
         """Give what must be the same when the run goes on."""
-        chain: list[str] = []
-        link: Strategy | None = self.strategy
-        while link is not None:
-            chain.append(type(link).__name__)
-            link = link.inner
         names = ("epochs", "steps", "batch_size", "drop_last", "evaluate_every")
         return {
-            "strategy": chain,
+            "strategy": [type(link).__name__ for link in _links(self.strategy)],
+            **self.chosen,
             "model": repr(self.strategy.trainer.model),
             "seed": self.strategy.trainer.model.seed,
             "tasks": [[task.name, len(task.y)] for task in self.scenario],
@@ -304,6 +301,26 @@ class _Run:
         self.result = Result._of_plain(place["result"])
         if self.bar is not None:
             self.bar.update(self.total)
+
+
+def _links(strategy: Strategy) -> list[Strategy]:
+    """Give a strategy and those inside, the outermost first."""
+    inside = [] if strategy.inner is None else _links(strategy.inner)
+    return [strategy, *inside]
+
+
+def _chosen(strategy: Strategy) -> dict[str, Any]:
+    """Give what strategies of ours were made with: plain values that their states do not hold."""
+    found = {}
+    for link in _links(strategy):
+        if not type(link).__module__.startswith("thalweg."):
+            continue
+        gathered = link.state_dict()
+        for name, value in vars(link).items():
+            plain = isinstance(value, bool | int | float | str) and not name.startswith("_told")
+            if plain and name.strip("_") not in gathered:
+                found[f"{type(link).__name__}.{name.strip('_')}"] = value
+    return found
 
 
 def _bar(total: int) -> Any:
