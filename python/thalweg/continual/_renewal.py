@@ -53,8 +53,12 @@ class ContinualBackprop(Strategy):
 
     Notes
     -----
-    What the optimizer has gathered for a replaced parameter begins at 0, too. Every step comes back
-    to Python, to look at the units.
+    What the optimizer has gathered for a replaced parameter begins at 0, too.
+
+    Every step comes back to Python, to look at the units, and copies all parameters three times.
+    That is 9 times a plain step of one sample for 784-100-10 (0.6 ms instead of 0.07), and 3 times
+    one of 128 samples for 784-256-256-10; with `fit` and small batches, where plain steps are not
+    calls of their own, more. Where it is used for what it costs, use larger batches.
 
     References
     ----------
