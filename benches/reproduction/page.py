@@ -121,6 +121,8 @@ def write(directory):
         parts += [f"\n### {each}\n\n{table(name, each, ours, published)}\n" for each in data]
         if not data:
             parts.append("\nNot run yet.\n")
+        if protocol.remarks:
+            parts.append(f"\n{protocol.remarks}\n")
     for name, (mark, meaning) in CHECKED.items():
         if mark and any(row["checked"] == name for row in published.values()):
             parts.append(f"\n{mark.strip()} {meaning}\n")
