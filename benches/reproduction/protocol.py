@@ -147,14 +147,14 @@ authors draw as many of each task; random numbers are others, of course.""",
         1e-3,
         {"steps": 2000, "drop_last": True},
         """\
-Where the published figures are from: those of None, EWC, LwF, A-GEM and joint training agree, errors
-and all, with a copy of Table 2 in another repository, a student's report
+Where the published figures are from: those of None, EWC, LwF, A-GEM and joint training agree,
+errors and all, with a copy of Table 2 in another repository, a student's report
 (Tonagame/splitmnist-continual-learning-report), and so do the means of ER in domain- and
 class-incremental learning; SI, the errors of ER and online EWC (van de Ven & Tolias 2019, Table 4)
 were not found anywhere to compare. The authors' own picture of such a comparison
-(`figures/splitMNIST_results_tutorial.png` in GMvandeVen/continual-learning; other runs, 20 seeds, read
-off the pixels to about 0.3) has, domain-incremental: None 59.7, EWC 62.1, SI 68.3, LwF 71.9, ER 93.7,
-joint 98.5; class-incremental: EWC 20.2, SI about 23, LwF 22.1, ER 89.3, joint 98.1; and None 83.8
+(`figures/splitMNIST_results_tutorial.png` in GMvandeVen/continual-learning; other runs, 20 seeds,
+read off the pixels to about 0.3) has, domain-incremental: None 59.7, EWC 62.1, SI 68.3, LwF
+71.9, ER 93.7, joint 98.5; class-incremental: EWC 20.2, SI about 23, LwF 22.1, ER 89.3, joint 98.1; and None 83.8
 where the task is known. DER++ is not in the article.""",
     ),
     "fisher": Protocol(
@@ -218,8 +218,8 @@ the root of their 10 seeds.""",
     "permuted": Protocol(
         "Permuted MNIST",
         """\
-As van de Ven & Tolias 2018 have it (arXiv:1809.10635, Table 4; 20 seeds): ten permutations of images of
-32 × 32, 1024-1000-1000, 5000 steps per task on batches of 128, Adam with rate 0.0001,
+As van de Ven & Tolias 2018 have it (arXiv:1809.10635, Table 4; 20 seeds): ten permutations of
+images of 32 × 32, 1024-1000-1000, 5000 steps per task on batches of 128, Adam with rate 0.0001,
 domain-incremental. λ is 100 for EWC and for online EWC (exact Fisher information of 1000 samples), c
 is 10 for SI: the defaults of the authors' code as it is now, which need not be what was found by the
 grid search of the article. A run takes ten minutes of one CPU, so that there are few.""",

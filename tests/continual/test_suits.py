@@ -124,6 +124,23 @@ def test_what_is_wrapped_is_a_trainer(trainer):
         continual.EWC(trainer().model, 1)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda t: continual.EWC(continual.EWC(t, 1), 1), "EWC around EWC.* one penalty"),
+        (lambda t: continual.L2Init(continual.Replay(continual.MAS(t, 1), 9), 1), "MAS's would be"),
+        (lambda t: continual.OnlineLaplace(continual.L2(t, 1), 1), "L2's would be lost"),
+        (lambda t: continual.RWalk(continual.SynapticIntelligence(t, 1), 1), "would be lost"),
+        (lambda t: continual.SynapticIntelligence(continual.XdG(t), 1), "XdG goes outside"),
+        (lambda t: continual.PackNet(continual.XdG(t)), "only one's would count"),
+        (lambda t: continual.XdG(continual.Naive(continual.PackNet(t))), "only one's would"),
+    ],
+)
+def test_strategies_that_would_undo_each_other_are_refused(make, message, trainer):
+    with pytest.raises(UnsupportedError, match=message):
+        make(trainer())
+
+
 # --- fits of a few steps --------------------------------------------------------------------------
 
 

@@ -29,6 +29,11 @@ class _Parts(Strategy):
 
     def __init__(self, inner: Trainer | Strategy) -> None:
         super().__init__(inner)
+        if self.needs_task:
+            raise UnsupportedError(
+                f"{type(self).__name__} around {type(inner).__name__} is not there: both give each"
+                " task a part of the network, and only one's would count"
+            )
         self.needs_task = True
 
     @property
@@ -97,6 +102,8 @@ class XdG(_Parts):
     >>> int((strategy.network(3).state_dict()["2.weight"] == 0).all(axis=0).sum())
     80
     """
+
+    _opens = True
 
     def __init__(self, inner: Trainer | Strategy, *, share: float = 0.8, seed: int = 0) -> None:
         super().__init__(inner)

@@ -14,7 +14,7 @@ from thalweg._trainer import Trainer
 from thalweg.continual._fisher import KINDS, importance
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
-from thalweg.errors import DivergedError
+from thalweg.errors import DivergedError, UnsupportedError
 from thalweg.nn import CrossEntropyLoss
 
 _Flat = npt.NDArray[np.float64]
@@ -35,6 +35,10 @@ class Quadratic(Strategy):
 
     def __init__(self, inner: "Trainer | Strategy", strength: float) -> None:
         super().__init__(inner)
+        link = self.inner
+        while link is not None:
+            self._check_joined(link)
+            link = link.inner
         self.trainer._elementary("penalty")  # what there is none for is refused before it trains
         self.strength = _checks.real("strength", strength, 0)
         #: What the formula's strength is, in terms of the half that the trainer's penalty has.
@@ -45,6 +49,21 @@ class Quadratic(Strategy):
         self._anchor: _Flat | None = None
         self._seen: set[int] = set()
         self._told = self._told_of_averages = False
+
+    def _check_joined(self, link: Strategy) -> None:
+        """Refuse what would silently lose a penalty, or weigh what was not trained."""
+        mine, other = type(self).__name__, type(link).__name__
+        if isinstance(link, Quadratic):
+            raise UnsupportedError(
+                f"{mine} around {other} is not there: a trainer has one penalty, and {other}'s would"
+                " be lost"
+            )
+        if link._opens:
+            raise UnsupportedError(
+                f"{mine} around {other} is not there: importances would be those of the whole"
+                f" network, not of the part that learns a task; {other} goes outside, around"
+                " SynapticIntelligence"
+            )
 
     @property
     def importance(self) -> _Flat | None:

@@ -46,6 +46,9 @@ class Strategy:
         short fits.
     """
 
+    #: Whether another network than the one that has learned a task is there after its end.
+    _opens = False
+
     def __init__(self, inner: "Trainer | Strategy") -> None:
         if not isinstance(inner, Trainer | Strategy):
             raise ArgumentError(f"inner must be a Trainer or a Strategy; got {inner!r}")
