@@ -154,8 +154,8 @@ class-incremental learning; SI, the errors of ER and online EWC (van de Ven & To
 were not found anywhere to compare. The authors' own picture of such a comparison
 (`figures/splitMNIST_results_tutorial.png` in GMvandeVen/continual-learning; other runs, 20 seeds,
 read off the pixels to about 0.3) has, domain-incremental: None 59.7, EWC 62.1, SI 68.3, LwF
-71.9, ER 93.7, joint 98.5; class-incremental: EWC 20.2, SI about 23, LwF 22.1, ER 89.3, joint 98.1; and None 83.8
-where the task is known. DER++ is not in the article.""",
+71.9, ER 93.7, joint 98.5; class-incremental: EWC 20.2, SI about 23, LwF 22.1, ER 89.3, joint
+98.1; and None 83.8 where the task is known. DER++ is not in the article.""",
     ),
     "fisher": Protocol(
         "How the Fisher information is computed",
@@ -220,9 +220,9 @@ the root of their 10 seeds.""",
         """\
 As van de Ven & Tolias 2018 have it (arXiv:1809.10635, Table 4; 20 seeds): ten permutations of
 images of 32 × 32, 1024-1000-1000, 5000 steps per task on batches of 128, Adam with rate 0.0001,
-domain-incremental. λ is 100 for EWC and for online EWC (exact Fisher information of 1000 samples), c
-is 10 for SI: the defaults of the authors' code as it is now, which need not be what was found by the
-grid search of the article. A run takes ten minutes of one CPU, so that there are few.""",
+domain-incremental. λ is 100 for EWC and for online EWC (exact Fisher information of 1000 samples),
+c is 10 for SI: the defaults of the authors' code as it is now, which need not be what was found by
+the grid search of the article. A run takes ten minutes of one CPU, so that there are few.""",
         ("domain",),
         {
             "none": Method("None", naive),
