@@ -7,7 +7,7 @@ import pytest
 
 import thalweg as tw
 from thalweg import continual, nn, optim
-from thalweg.errors import ArgumentError, DtypeError, ShapeError, UnsupportedError
+from thalweg.errors import ArgumentError, DataError, DtypeError, ShapeError, UnsupportedError
 from thalweg.optim import schedules
 
 
@@ -119,6 +119,19 @@ def test_texts_are_not_labels(clouds):
     assert len(continual.split(clouds.x, names, clouds.x, names, tasks=3)) == 3
 
 
+def test_what_is_no_task_no_metric_no_label_is_named(clouds, scenario, trainer):
+    with pytest.raises(ArgumentError, match="learns a Task.*got tuple"):
+        continual.Naive(trainer()).fit((clouds.x, clouds.y))
+    with pytest.raises(ArgumentError, match="metric must be a function.*got 'accuracy'"):
+        continual.run(trainer(), scenario, metric="accuracy")
+    with pytest.raises(ArgumentError, match="scenario must be a Scenario; got list"):
+        continual.stream([clouds.x])
+    with pytest.raises(DataError, match="labels from 4 to 5, but the network has 4 outputs"):
+        continual.DER(trainer(outputs=4), 9).step(clouds.x[4:6], clouds.y[4:6])
+    with pytest.raises(ArgumentError, match="task 0 ends, but has not begun"):
+        continual.PackNet(trainer()).end(scenario[0])
+
+
 def test_what_is_wrapped_is_a_trainer(trainer):
     with pytest.raises(ArgumentError, match="inner must be a Trainer or a Strategy; got Seq"):
         continual.EWC(trainer().model, 1)
@@ -128,7 +141,10 @@ def test_what_is_wrapped_is_a_trainer(trainer):
     ("make", "message"),
     [
         (lambda t: continual.EWC(continual.EWC(t, 1), 1), "EWC around EWC.* one penalty"),
-        (lambda t: continual.L2Init(continual.Replay(continual.MAS(t, 1), 9), 1), "MAS's would be"),
+        (
+            lambda t: continual.L2Init(continual.Replay(continual.MAS(t, 1), 9), 1),
+            "MAS's would be lost",
+        ),
         (lambda t: continual.OnlineLaplace(continual.L2(t, 1), 1), "L2's would be lost"),
         (lambda t: continual.RWalk(continual.SynapticIntelligence(t, 1), 1), "would be lost"),
         (lambda t: continual.SynapticIntelligence(continual.XdG(t), 1), "XdG goes outside"),

@@ -14,7 +14,7 @@ from thalweg.continual._buffers import Buffer
 from thalweg.continual._replay import buffer_of
 from thalweg.continual._strategy import Strategy, mean_history
 from thalweg.continual._task import Task
-from thalweg.errors import UnsupportedError
+from thalweg.errors import DataError, UnsupportedError
 from thalweg.nn import Sequential
 
 
@@ -40,6 +40,12 @@ class _Innermost(Strategy):
             raise UnsupportedError(
                 f"{name} needs labels: y of shape (n,) and of an integer type; got shape {y.shape} "
                 f"of {y.dtype}"
+            )
+        outputs = self.trainer.model.out_features
+        if len(y) and not 0 <= y.min() <= y.max() < outputs:
+            raise DataError(
+                f"y has labels from {y.min()} to {y.max()}, but the network has {outputs} outputs: "
+                f"labels must be from 0 to {outputs - 1}"
             )
 
 

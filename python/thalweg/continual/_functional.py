@@ -62,7 +62,8 @@ class FROMP(_Innermost):
 
     Each step is a call from Python with `per_task` rows more for each task so far, and its loss is
     computed by NumPy. With 20 rows of one task that is 0.5 ms more than the 0.1 ms of plain
-    training for 784-100-10 and single samples, and 2.6 ms instead of 1.4 for 784-256-256-10 and 128.
+    training for 784-100-10 and single samples, and 2.6 ms instead of 1.4 for 784-256-256-10 and
+    128.
     At the end of a task, the derivatives of one task's memorable samples are held at once:
     ``per_task * classes * num_parameters`` numbers of the model's dtype.
 

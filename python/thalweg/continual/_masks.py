@@ -272,6 +272,8 @@ class PackNet(_Parts):
 
     def end(self, task: Task) -> None:
         """Give the smallest weights back, and train the others on."""
+        if self._free is None:
+            raise ArgumentError(f"task {task.index} ends, but has not begun: call begin first")
         model = self.trainer.model
         theta, mine = model.flat_parameters, self._free.copy()
         own_outputs = competing(self.trainer, task) is not None

@@ -55,8 +55,8 @@ class Quadratic(Strategy):
         mine, other = type(self).__name__, type(link).__name__
         if isinstance(link, Quadratic):
             raise UnsupportedError(
-                f"{mine} around {other} is not there: a trainer has one penalty, and {other}'s would"
-                " be lost"
+                f"{mine} around {other} is not there: a trainer has one penalty, so that {other}'s"
+                " would be lost"
             )
         if link._opens:
             raise UnsupportedError(

@@ -163,6 +163,10 @@ def run(
         raise ArgumentError("save_every needs a checkpoint to write")
     if resume and checkpoint is None:
         raise ArgumentError("resume needs the checkpoint to go on from")
+    if metric is not None and not callable(metric):
+        raise ArgumentError(
+            f"metric must be a function of (strategy, task, classes); got {metric!r}"
+        )
     if metric is None:
         metric = _metric_of(strategy, scenario)
     suit(strategy, scenario)

@@ -147,6 +147,11 @@ class Strategy:
         History
             One entry per epoch, or one for all steps.
         """
+        if not isinstance(task, Task):
+            raise ArgumentError(
+                "a strategy learns a Task, as Task(x, y, x_test, y_test); got "
+                f"{type(task).__name__}"
+            )
         per_pass = _batches.per_pass(len(task.y), batch_size, drop_last)
         count = _checks.integer("epochs", epochs, 1) if steps is None else 1
         steps = per_pass if steps is None else _checks.integer("steps", steps, 1)
