@@ -120,9 +120,9 @@ def test_texts_are_not_labels(clouds):
 
 
 def test_what_is_no_task_no_metric_no_label_is_named(clouds, scenario, trainer):
-    with pytest.raises(ArgumentError, match="learns a Task.*got tuple"):
+    with pytest.raises(ArgumentError, match=r"learns a Task.*got tuple"):
         continual.Naive(trainer()).fit((clouds.x, clouds.y))
-    with pytest.raises(ArgumentError, match="metric must be a function.*got 'accuracy'"):
+    with pytest.raises(ArgumentError, match=r"metric must be a function.*got 'accuracy'"):
         continual.run(trainer(), scenario, metric="accuracy")
     with pytest.raises(ArgumentError, match="scenario must be a Scenario; got list"):
         continual.stream([clouds.x])
