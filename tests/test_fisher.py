@@ -130,6 +130,24 @@ def test_sampled_tends_to_exact(likelihood, rng):
     assert not np.array_equal(sampled, other)
 
 
+@pytest.mark.parametrize("likelihood", ["categorical", "bernoulli"])
+def test_predicted_takes_the_most_probable_y_for_the_true_one(likelihood, rng):
+    model, x, loss = make("deep"), rng.standard_normal((11, 6)), LOSSES[likelihood]()
+    p, _ = says(likelihood, model(x))
+    y = p.argmax(axis=1) if likelihood == "categorical" else np.round(p)
+    found = fisher_diagonal(model, x, kind="predicted", loss=loss)
+    expected = fisher_diagonal(model, x, y, kind="empirical", loss=loss)
+    np.testing.assert_array_equal(found, expected)
+    assert not np.allclose(found, fisher_diagonal(model, x, 1 - y % 2, kind="empirical", loss=loss))
+    # With one head for each task it is the most probable class of the task's, not of all.
+    if likelihood == "categorical":
+        mine = np.array([0, 3])
+        found = fisher_diagonal(model, x, kind="predicted", loss=loss, classes=mine)
+        y = mine[p[:, mine].argmax(axis=1)]
+        expected = fisher_diagonal(model, x, y, kind="empirical", loss=loss, classes=mine)
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_a_confident_model_has_no_less_precision():
     """1 - p cancels where p is nearly 1, and is all that is left of the information."""
     model = nn.Sequential(nn.Linear(1, 2, bias=False))
@@ -241,9 +259,11 @@ def test_a_part_of_the_samples_will_do(rng):
         ({"kind": "empirical", "y": [0, 1, 2], "classes": (0, 1)}, tw.ArgumentError, r"\[2\] is 2"),
         ({"classes": (0, 4)}, tw.ArgumentError, "outputs from 0 to 3"),
         ({"classes": (1, 1)}, tw.ArgumentError, "different outputs"),
+        ({"kind": "predicted", "classes": (0, 4)}, tw.ArgumentError, "outputs from 0 to 3"),
         ({"n_samples": 0}, tw.ArgumentError, "n_samples"),
         ({"loss": nn.L1Loss()}, tw.UnsupportedError, "nn.MSELoss"),
         ({"kind": "weighted"}, tw.ArgumentError, "y is None"),
+        ({"kind": "predicted", "loss": nn.MSELoss()}, tw.UnsupportedError, "needs classes"),
         ({"kind": "weighted", "y": np.eye(4)[:3]}, tw.ThalwegError, "need labels of classes"),
         ({"kind": "weighted", "y": np.eye(4)[:3], "loss": nn.BCEWithLogitsLoss()},
          tw.ThalwegError, "need labels of classes"),

@@ -34,6 +34,13 @@ make reproduce ARGS="--protocols split --methods er,lwf --seeds 1-5"
 A run that is stopped goes on where it was; a figure that is there is not computed again.
 """
 
+#: What was done about a published figure: how it is marked, and what that means.
+CHECKED = {
+    "yes": ("", ""),
+    "copy": (" ‡", "Compared with a copy of the article's table in another repository."),
+    "no": (" †", "Noted from memory, not yet compared with the article."),
+}
+
 TAIL = """
 ## How to read it
 
@@ -78,7 +85,7 @@ def table(name, data, ours, published):
         "|---|---|---|---|---|---|---|---|",
     ]
     protocol = PROTOCOLS[name]
-    for method, (title, _) in protocol.methods.items():
+    for method, (title, *_) in protocol.methods.items():
         for kind in protocol.kinds:
             key = (name, data, kind, method)
             there, rows = published.get(key), ours.get(key)
@@ -88,7 +95,7 @@ def table(name, data, ours, published):
             said = "-"
             if there:
                 error = f" ± {there['error']}" if there["error"] else ""
-                said = f"{there['mean']}{error}{'' if there['checked'] == 'yes' else ' †'}"
+                said = f"{there['mean']}{error}{CHECKED[there['checked']][0]}"
             forgetting = figure([float(row["forgetting"]) for row in rows])
             seconds = f"{np.median([float(row['seconds']) for row in rows]):.0f}"
             cells = title, kind, said, figure(accuracy), str(len(rows)), forgetting, seconds
@@ -114,7 +121,10 @@ def write(directory):
         parts += [f"\n### {each}\n\n{table(name, each, ours, published)}\n" for each in data]
         if not data:
             parts.append("\nNot run yet.\n")
-    if any(row["checked"] != "yes" for row in published.values()):
-        parts.append("\n† Noted from memory, not yet compared with the article.\n")
+        if protocol.remarks:
+            parts.append(f"\n{protocol.remarks}\n")
+    for name, (mark, meaning) in CHECKED.items():
+        if mark and any(row["checked"] == name for row in published.values()):
+            parts.append(f"\n{mark.strip()} {meaning}\n")
     parts.append(TAIL)
     (directory / "reproduction.md").write_text("".join(parts), encoding="utf-8")

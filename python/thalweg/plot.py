@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from thalweg._history import History
 from thalweg._lr_finder import LRFinder
+from thalweg.errors import ArgumentError
 from thalweg.optim.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -25,6 +26,13 @@ _CURVES = 8
 
 #: How many misclassified images `training` shows at most.
 _SHOWN = 24
+
+
+#: How many colours matplotlib's lines have before they begin again.
+_COLORS = 10
+
+#: What the scores of a run of continual learning are called on an axis.
+_NAMES = {"r2": "R²"}
 
 
 def _pyplot() -> Any:
@@ -272,22 +280,29 @@ def tasks(result: "Result", ax: "Axes | None" = None) -> "Axes":
     -------
     matplotlib Axes
         A task's line is dotted until it is learned, and bold while it is. The black line is the
-        mean over the tasks that are being learned or were.
+        mean over the tasks that are being learned or were. An R² below -1 is below the picture.
 
     Raises
     ------
     ImportError
         If matplotlib is not installed.
+    ArgumentError
+        If no task was judged yet.
     """
-    ax = _axes(ax)
+    _judged(result, len(result.scores))
+    own, ax = ax is None, _axes(ax)
     steps, curve = np.array(result.steps), result.curve
     begins = [0, *result.ends][: len(result.names)]
+    many = len(begins) > _COLORS
     for task, begin in enumerate(begins):
         end = result.ends[task] if task < len(result.ends) else steps[-1]
-        color = f"C{task}"
+        # More tasks than colours: from the first, dark, to the last, bright.
+        color = _viridis(task / (len(begins) - 0.5)) if many else f"C{task}"
+        named = task % -(-len(begins) // _COLORS) == 0 or task == len(begins) - 1
+        label = result.names[task] if named else None
         for shown, style in (
             (steps <= begin, {"ls": ":", "lw": 1}),
-            ((steps >= begin) & (steps <= end), {"lw": 2.5, "label": result.names[task]}),
+            ((steps >= begin) & (steps <= end), {"lw": 2.5, "label": label}),
             (steps >= end, {"lw": 1}),
         ):
             ax.plot(steps[shown], curve[shown, task], color=color, **style)
@@ -295,8 +310,16 @@ def tasks(result: "Result", ax: "Axes | None" = None) -> "Axes":
     learned = np.searchsorted(begins[1:], steps)
     seen = [np.mean(row[: last + 1]) for last, row in zip(learned, curve, strict=True)]
     ax.plot(steps[1:], seen[1:], color="k", lw=1, label="mean of those learned")
-    ax.set(xlabel="step", ylabel=result.metric)
-    ax.legend()
+    ax.set(xlabel="step", ylabel=_NAMES.get(result.metric, result.metric))
+    if result.metric == "accuracy":
+        ax.set_ylim(-0.02, 1.02)
+    elif result.metric == "r2":
+        ax.set_ylim(max(-1.05, ax.get_ylim()[0]), 1.05)
+    # Lines go anywhere, so that the legend stands beside them if there is room for it.
+    if own:
+        ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    else:
+        ax.legend(fontsize=8)
     return ax
 
 
@@ -318,21 +341,39 @@ def task_matrix(result: "Result", ax: "Axes | None" = None) -> "Axes":
     ------
     ImportError
         If matplotlib is not installed.
+    ArgumentError
+        If no task was learned yet.
     """
+    _judged(result, len(result.ends))
     ax = _axes(ax)
     matrix = result.r
-    ax.imshow(matrix, cmap="viridis", vmin=min(0.0, float(np.nanmin(matrix))), vmax=1)
+    bounds = float(np.nanmin(matrix)), float(np.nanmax(matrix))
+    if result.metric in ("accuracy", "r2"):
+        bounds = max(min(bounds[0], 0.0), -1.0), 1.0
+    ax.imshow(matrix, cmap="viridis", vmin=bounds[0], vmax=bounds[1])
     places = range(len(matrix))
-    for row in places:
-        for column in places:
-            value = matrix[row, column]
-            # Dark letters on bright squares.
-            color = "k" if value > 0.6 else "w"
-            ax.text(column, row, f"{value:.2f}", ha="center", va="center", color=color, size=8)
+    size = min(8, 100 / len(matrix))  # of a hundred tasks colours say enough
+    for row, column in np.argwhere(np.isfinite(matrix)).tolist() if size > 2 else ():
+        value = matrix[row, column]
+        # Dark letters on bright squares.
+        color = "k" if value - bounds[0] > 0.6 * (bounds[1] - bounds[0]) else "w"
+        ax.text(column, row, f"{value:.2f}", ha="center", va="center", color=color, size=size)
     ax.set(xlabel="task that is judged", ylabel="after learning")
-    ax.set_xticks(places, result.names, rotation=45)
+    ax.set_xticks(places, result.names, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(places, result.names)
     return ax
+
+
+def _viridis(share: float) -> Any:
+    """Give a colour for a place between first and last."""
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](share)
+
+
+def _judged(result: "Result", count: int) -> None:
+    if not count:
+        raise ArgumentError(f"no task was learned yet: {result!r} has nothing to draw")
 
 
 def training(

@@ -116,7 +116,7 @@ def test_xdg_forgets_less(by_task):
     x, y = by_task[0].x, by_task[0].y
     x_test, y_test = by_task[0].x_test, by_task[0].y_test
     tasks = [(x, y, x_test, y_test), (x, 1 - y, x_test, 1 - y_test)]
-    scenario = continual.from_arrays(tasks)
+    scenario = continual.from_arrays(tasks, kind="task")
     plain = continual.run(make(), scenario, epochs=20).r[-1]
     gated = continual.run(XdG(make(), share=0.5), scenario, epochs=20).r[-1]
     both = XdG(SynapticIntelligence(make(), 1.0), share=0.5)
@@ -193,7 +193,9 @@ STRATEGIES = {
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-@pytest.mark.filterwarnings("ignore:task . brings new classes", "ignore:the penalty of")
+@pytest.mark.filterwarnings(
+    "ignore:task . brings new classes", "ignore:.* is told which task", "ignore:the penalty of"
+)
 def test_stopped_and_resumed(name, scenario, trainer, tmp_path, resumed_is_the_same):
     resumed_is_the_same(STRATEGIES[name], scenario, trainer, tmp_path)
 

@@ -413,3 +413,16 @@ def test_what_has_no_penalty_is_refused_before_it_trains():
     ):  # fmt: skip
         with pytest.raises(tw.ArgumentError, match=message):
             EWC(trainer(nn.MSELoss()), **{"strength": 1.0, **options})
+
+
+def test_a_penalty_too_steep_for_a_rate_is_named(clouds):
+    scenario = continual.split(*clouds.all, tasks=3, kind="domain")
+    model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2), seed=1)
+    plain = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+    strategy = continual.EWC(plain, 1e6)
+    with pytest.raises(tw.errors.DivergedError) as caught:
+        continual.run(strategy, scenario, epochs=5)
+    (note,) = caught.value.__notes__
+    most = float(note.split("above a rate of ")[1].split()[0].rstrip("."))
+    assert most == pytest.approx(2 / (1e6 * strategy.importance.max()), rel=0.05)
+    assert most < 0.1

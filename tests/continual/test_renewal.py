@@ -6,6 +6,7 @@ import pytest
 import thalweg as tw
 from thalweg import continual, nn, optim
 from thalweg.continual import ContinualBackprop, ShrinkAndPerturb, _units, metrics
+from thalweg.continual._features import part
 from thalweg.errors import ArgumentError
 
 
@@ -68,6 +69,25 @@ def test_the_least_useful_of_the_mature_units_begins_anew(optimizer, rng):
         assert array[second.outgoing].any()
     # It is safe again for as long as any new unit.
     assert learner.state_dict()["age"][0][worst] == 0
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.LayerNorm])
+def test_what_units_give_follows_a_model_that_is_trained(norm, rng):
+    """Running averages too, which are no parameters."""
+    model = nn.Sequential(
+        nn.Linear(3, 8), norm(8), nn.ReLU(), nn.Linear(8, 6, bias=False), nn.Tanh(), nn.Linear(6, 2)
+    )
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+    given = _units.Given(model, _units.hidden(model))
+    x = rng.standard_normal((4, 3)).astype("float32")
+    for _ in range(3):
+        first, second = given(x)
+        np.testing.assert_array_equal(first, part(model, 0, 3)(x))
+        np.testing.assert_array_equal(second, part(model, 3, 5)(first))
+        theta = model.flat_parameters
+        for units, name in zip(_units.hidden(model), ("3.weight", "5.weight"), strict=True):
+            np.testing.assert_array_equal(units.weights_out(theta), model.state_dict()[name])
+        trainer.step(x, np.ones((4, 2)))
 
 
 def test_dead_units_come_back():

@@ -75,7 +75,8 @@ def test_steps_and_epochs_agree(scenario, trainer):
 @pytest.mark.parametrize("kind", ["task", "domain", "class"])
 def test_the_matrix_holds_accuracies_among_the_classes_that_compete(kind, clouds, trainer):
     scenario = continual.split(*clouds.all, tasks=3, kind=kind)
-    mine = trainer(outputs=2 if kind == "domain" else 6)
+    loss = nn.CrossEntropyLoss(heads=scenario.heads if kind == "task" else None)
+    mine = trainer(outputs=2 if kind == "domain" else 6, loss=loss)
     result = continual.run(mine, scenario, epochs=5)
     for task in scenario:
         outputs = mine.model(task.x_test).astype(float)
@@ -86,7 +87,8 @@ def test_the_matrix_holds_accuracies_among_the_classes_that_compete(kind, clouds
     np.testing.assert_array_equal(result.curve[-1], result.r[-1])
     assert np.isfinite(result.r).all()
     np.testing.assert_array_equal(
-        result.baseline, continual.run(trainer(outputs=mine.model.out_features), scenario).baseline
+        result.baseline,
+        continual.run(trainer(outputs=mine.model.out_features, loss=loss), scenario).baseline,
     )
     assert result.metrics()["average_accuracy"] == pytest.approx(result.r[-1].mean())
     assert result.metrics()["forgetting_first"] == pytest.approx(-result.metrics()["bwt_gem"])
@@ -165,6 +167,17 @@ def test_a_checkpoint_of_another_run_is_refused(scenario, trainer, tmp_path):
     with pytest.raises(ArgumentError, match="seed was 1, now it is 2"):
         continual.run(trainer(seed=2), scenario, checkpoint=path, resume=True)
     np.testing.assert_array_equal(mine.model.flat_parameters, before)
+    chained = tmp_path / "chained"
+    continual.run(continual.GEM(continual.Replay(mine, 20), 5), scenario, checkpoint=chained)
+    for margin, weighting, message in (
+        (0.2, "tasks", r"GEM\.margin was 0\.5, now it is 0\.2$"),
+        (0.5, "rows", r"Replay\.weighting was 'tasks', now it is 'rows'$"),
+    ):
+        other = continual.Replay(trainer(), 20, weighting=weighting)
+        with pytest.raises(ArgumentError, match=message):
+            continual.run(
+                continual.GEM(other, 5, margin=margin), scenario, checkpoint=chained, resume=True
+            )
     mine.save(path)
     with pytest.raises(DataError, match="holds no run"):
         continual.run(mine, scenario, checkpoint=path, resume=True)
@@ -237,6 +250,36 @@ def test_pictures(scenario, trainer):
     assert mean.get_ydata()[step - 1] == pytest.approx(result.curve[step, :2].mean())
     texts = [text.get_text() for text in result.plot_matrix().texts]
     assert texts == [f"{value:.2f}" for value in result.r.ravel()]
+
+
+def test_pictures_of_many_tasks_of_numbers_and_of_none(clouds, trainer):
+    pytest.importorskip("matplotlib").use("agg")
+    many = continual.permuted(*clouds.all, tasks=25)
+    result = continual.run(trainer(), many)
+    ax = result.plot()
+    colors = [line.get_color() for line in ax.get_lines() if line.get_lw() == 2.5]
+    assert len(set(colors)) == 25
+    assert len(ax.get_legend().get_texts()) <= 12  # and the mean
+    # Another's picture keeps its legend inside.
+    assert result.plot(ax.figure.add_subplot(2, 1, 2)).get_legend().get_frame_on()
+
+    far = continual.Result(
+        ("a", "b"), "domain", "r2", [0, 1, 2], [[-9, 0], [1, -50], [0.5, 0.9]], [1, 2]
+    )
+    assert far.plot().get_ylim() == (-1.05, 1.05)
+    shown = far.plot_matrix()
+    assert shown.images[0].get_clim() == (-1, 1)
+    assert [text.get_text() for text in shown.texts] == ["1.00", "-50.00", "0.50", "0.90"]
+    assert [text.get_color() for text in shown.texts] == ["k", "w", "k", "k"]
+
+    half = continual.Result(("a", "b"), "domain", "accuracy", [0, 1], [[0.5, 0.5], [0.9, 0.5]], [1])
+    assert len(half.plot_matrix().texts) == 2
+    for draw in (half.plot, half.plot_matrix):
+        draw()
+    nothing = continual.Result(("a", "b"), "domain", "accuracy")
+    for draw in (nothing.plot, nothing.plot_matrix):
+        with pytest.raises(ArgumentError, match="no task was learned yet"):
+            draw()
 
 
 def test_active_classes_grow_with_the_tasks(scenario, trainer):

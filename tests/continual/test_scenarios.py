@@ -196,3 +196,24 @@ def test_a_stream_of_tasks_made_on_demand(data):
         rows = [int(np.flatnonzero((scenario[index].x == row).all(axis=1))[0]) for row in x[mine]]
         assert sorted(rows) == list(range(50))
         np.testing.assert_array_equal(y[mine], data.y[rows])
+
+
+def test_tasks_of_your_own_are_numbered_by_their_places(clouds):
+    """All that is by task, from heads to memories, goes by these numbers, which begin as 0."""
+    mine = [continual.Task(clouds.x, clouds.y, clouds.x, clouds.y, name=n) for n in ("a", "", "c")]
+    scenario = continual.Scenario(mine)
+    assert [(task.index, task.name) for task in scenario] == [(0, "a"), (1, "task 2"), (2, "c")]
+    assert [task.index for task in mine] == [0, 0, 0]
+    # A part of another scenario, also of one that makes its samples when they are asked for.
+    shuffled = continual.permuted(*clouds.all, tasks=3)
+    back = continual.Scenario(shuffled[::-1], shuffled.kind)
+    assert [task.index for task in back] == [0, 1, 2]
+    np.testing.assert_array_equal(back[0].x, shuffled[2].x)
+    assert back[0].name == "permutation 2"
+    for tasks, kind, message in (
+        ([], "domain", "at least one task"),
+        ([(clouds.x, clouds.y)], "domain", r"tasks\[0\] must be a Task; got tuple"),
+        (mine, "tasks", 'kind must be one of "task"'),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            continual.Scenario(tasks, kind)

@@ -77,6 +77,10 @@ class Cumulative(Strategy):
         """Learn from all of them; options as of `Strategy.learn`."""
         return super().learn(self._all(task), **options)
 
+    def step(self, x: Any, y: Any) -> float:
+        """Refuse a step of a stream: nothing of the other tasks would be in it."""
+        raise self._no_step("it learns a task together with others")
+
     def _sources(self, task: Task) -> list[Task]:
         """Give the tasks whose rows are learned."""
         return list(self._scenario[: task.index + 1])

@@ -5,14 +5,18 @@ task's index and the number of the pass alone. So a place in a task is one numbe
 and a training that was stopped there goes on with the rows that it would have had.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from thalweg import _core
+from thalweg._trainer import Trainer
 from thalweg.continual._task import Task
 
+#: Steps in one chunk at most.
+MOST = 16
 #: Passes over one task that have orders of their own: task t's begin at t times this.
 _PASSES = 1 << 32
 
@@ -22,11 +26,25 @@ def per_pass(rows: int, batch_size: int, drop_last: bool = False) -> int:
     return max(1, rows // batch_size if drop_last else -(-rows // batch_size))
 
 
+def whole_updates(trainer: Trainer, most: int = MOST) -> int:
+    """Count the steps that may be one fit, so that none of its updates is of too few batches."""
+    accumulate = trainer._accumulate
+    return accumulate * max(1, most // accumulate)
+
+
 def order(task: Task, rows: int, number: int, *, seed: int, shuffle: bool = True) -> Any:
     """Give the order of the rows in one pass over a task, its passes counted from 0."""
     if not shuffle:
         return np.arange(rows)
-    return _core.epoch_order(rows, seed, task.index * _PASSES + number)
+    return drawn(rows, seed, task.index * _PASSES + number)
+
+
+@functools.lru_cache(maxsize=4)
+def drawn(rows: int, seed: int, number: int) -> Any:
+    """Give a random order of rows, to read: step by step, the same one is asked for many times."""
+    found = _core.epoch_order(rows, seed, number)
+    found.flags.writeable = False
+    return found
 
 
 def rows_of_steps(
@@ -39,7 +57,7 @@ def rows_of_steps(
     batch_size: int = 32,
     shuffle: bool = True,
     drop_last: bool = False,
-    most: int = 16,
+    most: int = MOST,
 ) -> Iterator[Any]:
     """Give the numbers of the rows that steps take, many steps at a time; see `chunks`.
 

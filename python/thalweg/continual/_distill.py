@@ -14,7 +14,7 @@ from thalweg.continual._buffers import Buffer
 from thalweg.continual._replay import buffer_of
 from thalweg.continual._strategy import Strategy, mean_history
 from thalweg.continual._task import Task
-from thalweg.errors import UnsupportedError
+from thalweg.errors import DataError, UnsupportedError
 from thalweg.nn import Sequential
 
 
@@ -28,10 +28,25 @@ class _Innermost(Strategy):
                 f"not around {type(inner).__name__}"
             )
         super().__init__(inner)
+        # That the trainer can take such a loss is seen now, not after the first task.
+        _mixed.with_loss(inner, lambda output, target: (0.0, output), type(self).__name__)
 
     def _check(self, task: Task) -> None:
+        name = type(self).__name__
         if task.sample_weight is not None:
-            raise UnsupportedError(f"{type(self).__name__} does not take tasks with sample_weight")
+            raise UnsupportedError(f"{name} does not take tasks with sample_weight")
+        y = np.asarray(task.y)
+        if y.ndim != 1 or y.dtype.kind not in "iub":
+            raise UnsupportedError(
+                f"{name} needs labels: y of shape (n,) and of an integer type; got shape {y.shape} "
+                f"of {y.dtype}"
+            )
+        outputs = self.trainer.model.out_features
+        if len(y) and not 0 <= y.min() <= y.max() < outputs:
+            raise DataError(
+                f"y has labels from {y.min()} to {y.max()}, but the network has {outputs} outputs: "
+                f"labels must be from 0 to {outputs - 1}"
+            )
 
 
 class LwF(_Innermost):
@@ -65,8 +80,8 @@ class LwF(_Innermost):
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        If `inner` is another strategy; during a task, if the trainer has another loss or a penalty,
-        or the task has weights of samples.
+        If `inner` is another strategy, or the trainer has another loss; during a task, if it has a
+        penalty, or the task has weights of samples or no labels.
 
     Notes
     -----
@@ -106,9 +121,9 @@ class LwF(_Innermost):
         """Take some steps; see `Strategy.learn`."""
         options: dict[str, Any] = {"batch_size": batch_size, "shuffle": shuffle}
         options["drop_last"] = drop_last
+        self._check(task)
         if self._teacher is None:
             return super().learn(task, steps=steps, start=start, **options)
-        self._check(task)
         if self._logits is None or self._logits[0] != task.index:
             self._logits = task.index, self._teacher(task.x)
         # What belongs to a row goes with its target: its label, then the old logits.
@@ -122,6 +137,12 @@ class LwF(_Innermost):
         ):
             parts.append((len(x), twin.fit(x, y, batch_size=batch_size, shuffle=False)))
         return mean_history(parts)
+
+    def step(self, x: Any, y: Any) -> float:
+        """Take a step on a batch of a stream: only before there is something to hold on to."""
+        if self._learned:
+            raise self._no_step("what it holds on to, and how much, follows from the task")
+        return super().step(x, y)
 
     def _loss(self, task: Task) -> Any:
         """Make the loss of a task."""
@@ -209,6 +230,25 @@ class _Stepwise(_Innermost):
             parts.append((len(x), History(loss=[loss], seconds=[seconds])))
         return mean_history(parts)
 
+    def step(self, x: Any, y: Any) -> float:
+        """Take a step of a stream: learn new samples with kept ones, then keep the new ones.
+
+        Parameters
+        ----------
+        x, y : array_like
+            New samples and their labels, as `Trainer.step` takes them. In the buffer they are all
+            of one group.
+
+        Returns
+        -------
+        float
+            The loss before the step, with all its terms.
+        """
+        x, y = np.asarray(x), np.asarray(y)
+        batch = Task(x, y, x, y, classes=tuple(np.unique(y).tolist()))
+        self._check(batch)
+        return float(self._stepper(batch)(x, y.astype(np.int64)))
+
     def _stepper(self, task: Task) -> Any:
         """Make the function of a batch that takes one step and gives the loss."""
         raise NotImplementedError
@@ -251,8 +291,8 @@ class DER(_Stepwise):
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        If `inner` is another strategy; during a task, if the trainer has another loss or a penalty,
-        or the task has weights of samples.
+        If `inner` is another strategy, or the trainer has another loss; during a task, if it has a
+        penalty, or the task has weights of samples or no labels.
 
     Notes
     -----
@@ -370,8 +410,8 @@ class ERACE(_Stepwise):
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        If `inner` is another strategy; during a task, if the trainer has another loss or a penalty,
-        or the task has weights of samples.
+        If `inner` is another strategy, or the trainer has another loss; during a task, if it has a
+        penalty, or the task has weights of samples or no labels.
 
     Notes
     -----

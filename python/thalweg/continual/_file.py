@@ -57,7 +57,8 @@ def load(
             f"this run has format {saved['version']}; this version of thalweg reads {_VERSION}"
         )
     wanted = json.loads(json.dumps(setting))
-    other = [key for key in wanted if saved["setting"].get(key) != wanted[key]]
+    known = saved["setting"].keys()  # of an earlier version, perhaps not all
+    other = [key for key in wanted if key in known and saved["setting"][key] != wanted[key]]
     if other:
         differences = "; ".join(
             f"{key} was {saved['setting'].get(key)!r}, now it is {wanted[key]!r}" for key in other

@@ -50,8 +50,9 @@ class FROMP(_Innermost):
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        If `inner` is another strategy, or the model has `nn.BatchNorm1d` or `nn.Dropout`; during a
-        task, if the trainer has another loss or a penalty, or the task has weights of samples.
+        If `inner` is another strategy, the trainer has another loss, or the model has
+        `nn.BatchNorm1d` or `nn.Dropout`; during a task, if there is a penalty, or the task has
+        weights of samples or no labels.
 
     Notes
     -----
@@ -60,8 +61,11 @@ class FROMP(_Innermost):
     every step, and the jitter.
 
     Each step is a call from Python with `per_task` rows more for each task so far, and its loss is
-    computed by NumPy. At the end of a task, the derivatives of one task's memorable samples are
-    held at once: ``per_task * classes * num_parameters`` numbers of the model's dtype.
+    computed by NumPy. With 20 rows of one task that is 0.5 ms more than the 0.1 ms of plain
+    training for 784-100-10 and single samples, and 2.6 ms instead of 1.4 for 784-256-256-10 and
+    128.
+    At the end of a task, the derivatives of one task's memorable samples are held at once:
+    ``per_task * classes * num_parameters`` numbers of the model's dtype.
 
     References
     ----------
@@ -111,9 +115,9 @@ class FROMP(_Innermost):
         """Take some steps; see `Strategy.learn`."""
         options: dict[str, Any] = {"batch_size": batch_size, "shuffle": shuffle}
         options["drop_last"] = drop_last
+        self._check(task)
         if not self._past:
             return super().learn(task, steps=steps, start=start, **options)
-        self._check(task)
         twin = _mixed.with_loss(self.trainer, self._loss(task), "FROMP")
         memory = np.concatenate([past["x"] for past in self._past])
         marks = np.full(len(memory), -1)  # in the place of labels
@@ -126,6 +130,12 @@ class FROMP(_Innermost):
             seconds = time.perf_counter() - begin
             parts.append((len(x), History(loss=[loss], seconds=[seconds])))
         return mean_history(parts)
+
+    def step(self, x: Any, y: Any) -> float:
+        """Take a step on a batch of a stream: only before there is something to hold on to."""
+        if self._past:
+            raise self._no_step("its penalty on earlier tasks is part of learning a task")
+        return super().step(x, y)
 
     def _loss(self, task: Task) -> Any:
         """Make the loss of new rows, with a label each, and of the memorable ones behind them."""

@@ -11,7 +11,7 @@ from thalweg._trainer import Trainer
 from thalweg.continual import _units
 from thalweg.continual._features import part
 from thalweg.continual._quadratic import Quadratic, SynapticIntelligence, competing
-from thalweg.continual._strategy import Strategy, largest
+from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Sequential
@@ -27,11 +27,31 @@ def _with(model: Sequential, parameters: Any) -> Sequential:
 class _Parts(Strategy):
     """What they share: a sample is judged by the part of the network that is its task's."""
 
+    def __init__(self, inner: Trainer | Strategy) -> None:
+        super().__init__(inner)
+        if self.needs_task:
+            raise UnsupportedError(
+                f"{type(self).__name__} around {type(inner).__name__} is not there: both give each"
+                " task a part of the network, and only one's would count"
+            )
+        self.needs_task = True
+
+    @property
+    def _at_work(self) -> bool:
+        """Whether a task is being learned."""
+        raise NotImplementedError
+
+    def step(self, x: Any, y: Any) -> float:
+        """Take a step on a batch, between `begin` and `end` of the task that it is from."""
+        if not self._at_work:
+            raise self._no_step("no task has begun, so that no part of the network is to learn")
+        return super().step(x, y)
+
     def predict(
         self, x: Any, classes: Sequence[int] | None = None, *, task: int | None = None
     ) -> Any:
         """Give the class of each sample; see `Strategy.predict`."""
-        return largest(self.network(task)(x), classes)
+        return self._decide(self.network(task)(x), classes)
 
 
 class XdG(_Parts):
@@ -83,6 +103,8 @@ class XdG(_Parts):
     80
     """
 
+    _opens = True
+
     def __init__(self, inner: Trainer | Strategy, *, share: float = 0.8, seed: int = 0) -> None:
         super().__init__(inner)
         self.share = _checks.real("share", share, 0, 1, "[)")
@@ -99,6 +121,10 @@ class XdG(_Parts):
         self._units = _units.hidden(self.trainer.model)
         self._task: int | None = None  # whose gates are on
         self._whole: Any = None  # the parameters without them, as they were at the beginning
+
+    @property
+    def _at_work(self) -> bool:
+        return self._task is not None
 
     def _gates(self, task: int) -> tuple[Any, Any]:
         """Give for each parameter whether it counts in a task, and whether it is trained."""
@@ -223,6 +249,10 @@ class PackNet(_Parts):
         self._taken, self._options = 0, dict[str, Any]()
         self._free: Any = None  # what the task at hand trains
 
+    @property
+    def _at_work(self) -> bool:
+        return self._free is not None
+
     def begin(self, task: Task) -> None:
         """Get ready for a task."""
         super().begin(task)
@@ -242,6 +272,8 @@ class PackNet(_Parts):
 
     def end(self, task: Task) -> None:
         """Give the smallest weights back, and train the others on."""
+        if self._free is None:
+            raise ArgumentError(f"task {task.index} ends, but has not begun: call begin first")
         model = self.trainer.model
         theta, mine = model.flat_parameters, self._free.copy()
         own_outputs = competing(self.trainer, task) is not None

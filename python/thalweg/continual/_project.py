@@ -9,6 +9,7 @@ import numpy as np
 from thalweg import _arrays, _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
+from thalweg.continual import _batches
 from thalweg.continual._buffers import Buffer
 from thalweg.continual._replay import buffer_of, keep, kept_rows
 from thalweg.continual._strategy import Strategy, mean_history
@@ -136,8 +137,9 @@ class AGEM(_Projecting):
         size = min(self._batch or batch_size, len(self.buffer))
         with self._projecting() as core:
             core.project(("average", 0.0, self._eps), [self._ready(memory["x"], memory["y"])])
-            for first in range(start, start + steps, _CHUNK):
-                count = min(_CHUNK, start + steps - first)
+            chunk = _batches.whole_updates(self.trainer, _CHUNK)
+            for first in range(start, start + steps, chunk):
+                count = min(chunk, start + steps - first)
                 seed = self.trainer.model.seed
                 rows = kept_rows(len(self.buffer), task.index, seed, first, count, size)
                 core.recall(0, rows.ravel().tolist(), size)
@@ -258,11 +260,23 @@ class GEM(_Projecting):
         if not self._memories:
             return super().learn(task, **options)
         self._check(task)
+        with self._projecting() as core:
+            self._remember(core)
+            return _with_share(super().learn(task, **options), core)
+
+    def step(self, x: Any, y: Any) -> float:
+        """Take a step on a batch, not against what is remembered; see `Strategy.step`."""
+        if not self._memories:
+            return super().step(x, y)
+        with self._projecting() as core:
+            self._remember(core)
+            return super().step(x, y)
+
+    def _remember(self, core: Any) -> None:
+        """Hand the memories to the core."""
         paper = self.convention == "paper"
         rule = ("each", self.margin, 0.0) if paper else ("bound", self.margin, 1e-3)
-        with self._projecting() as core:
-            core.project(rule, [self._ready(m["x"], m["y"]) for m in self._memories])
-            return _with_share(super().learn(task, **options), core)
+        core.project(rule, [self._ready(m["x"], m["y"]) for m in self._memories])
 
     def end(self, task: Task) -> None:
         """Remember some samples of the task."""
@@ -361,6 +375,14 @@ class OGD(_Projecting):
         with self._projecting() as core:
             core.project_out(self._directions)
             return super().learn(task, **options)
+
+    def step(self, x: Any, y: Any) -> float:
+        """Take a step on a batch, not along the basis; see `Strategy.step`."""
+        if self._directions is None:
+            return super().step(x, y)
+        with self._projecting() as core:
+            core.project_out(self._directions)
+            return super().step(x, y)
 
     def end(self, task: Task) -> None:
         """Add the gradients of the task's outputs to the basis."""

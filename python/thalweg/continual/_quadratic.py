@@ -14,6 +14,7 @@ from thalweg._trainer import Trainer
 from thalweg.continual._fisher import KINDS, importance
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
+from thalweg.errors import DivergedError, UnsupportedError
 from thalweg.nn import CrossEntropyLoss
 
 _Flat = npt.NDArray[np.float64]
@@ -34,6 +35,10 @@ class Quadratic(Strategy):
 
     def __init__(self, inner: "Trainer | Strategy", strength: float) -> None:
         super().__init__(inner)
+        link = self.inner
+        while link is not None:
+            self._check_joined(link)
+            link = link.inner
         self.trainer._elementary("penalty")  # what there is none for is refused before it trains
         self.strength = _checks.real("strength", strength, 0)
         #: What the formula's strength is, in terms of the half that the trainer's penalty has.
@@ -44,6 +49,21 @@ class Quadratic(Strategy):
         self._anchor: _Flat | None = None
         self._seen: set[int] = set()
         self._told = self._told_of_averages = False
+
+    def _check_joined(self, link: Strategy) -> None:
+        """Refuse what would silently lose a penalty, or weigh what was not trained."""
+        mine, other = type(self).__name__, type(link).__name__
+        if isinstance(link, Quadratic):
+            raise UnsupportedError(
+                f"{mine} around {other} is not there: a trainer has one penalty, so that {other}'s"
+                " would be lost"
+            )
+        if link._opens:
+            raise UnsupportedError(
+                f"{mine} around {other} is not there: importances would be those of the whole"
+                f" network, not of the part that learns a task; {other} goes outside, around"
+                " SynapticIntelligence"
+            )
 
     @property
     def importance(self) -> _Flat | None:
@@ -97,7 +117,18 @@ class Quadratic(Strategy):
 
     def learn(self, task: Task, **options: Any) -> History:
         """Take some steps on a task."""
-        history = super().learn(task, **options)
+        try:
+            history = super().learn(task, **options)
+        except DivergedError as error:
+            if self._importance is not None:
+                most = self._factor * self.strength * float(self._importance.max())
+                rate = 2 / (most or np.inf)
+                error.add_note(
+                    f"The penalty of {type(self).__name__} curves by up to {most:.1e}: on it, plain"
+                    f" gradient descent diverges above a rate of {rate:.1e}. Take a smaller"
+                    " strength or rate, or an optimizer that scales, as optim.Adam."
+                )
+            raise
         if "penalty" in history and history["loss"][-1] != 0:
             self.ratios.append(history["penalty"][-1] / abs(history["loss"][-1]))
         return history
@@ -331,7 +362,12 @@ class L2(Quadratic):
     inner : Trainer or Strategy
         What does the training.
     strength : float
-        :math:`\lambda`.
+        :math:`\lambda`. Hsu et al., whose baseline it is, leave the half out.
+
+    References
+    ----------
+    Y.-C. Hsu, Y.-C. Liu, A. Ramasamy and Z. Kira, "Re-evaluating continual learning scenarios",
+    2018, arXiv:1810.12488.
     """
 
     def end(self, task: Task) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import _checks, _core
+from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches
@@ -13,9 +13,6 @@ from thalweg.continual._features import body
 from thalweg.continual._strategy import Strategy, largest, mean_history
 from thalweg.continual._task import Task
 from thalweg.errors import ArgumentError, UnsupportedError
-
-#: Steps whose rows are gathered at once.
-_CHUNK = 16
 
 
 def buffer_of(buffer: Buffer | int) -> Buffer:
@@ -103,14 +100,15 @@ class Replay(Strategy):
         more = min(self._batch or batch_size, len(self.buffer))
         size = batch_size + more
         new, old = [np.asarray(task.x), np.asarray(task.y)], [memory["x"], memory["y"]]
+        chunk = _batches.whole_updates(self.trainer)
         room = []  # used again and again: fresh memory costs more than filling it
         for place, (fresh, kept) in enumerate(zip(new, old, strict=True)):
             dtype = np.result_type(fresh, kept)
             new[place], old[place] = fresh.astype(dtype, copy=False), kept.astype(dtype, copy=False)
-            room.append(np.empty((_CHUNK * size, *fresh.shape[1:]), dtype))
+            room.append(np.empty((chunk * size, *fresh.shape[1:]), dtype))
         parts = []
         for rows in _batches.rows_of_steps(
-            task, len(new[0]), seed=seed, steps=steps, start=start, most=_CHUNK, **options
+            task, len(new[0]), seed=seed, steps=steps, start=start, most=chunk, **options
         ):
             count = -(-len(rows) // batch_size)
             again = kept_rows(len(self.buffer), task.index, seed, start, count, more)
@@ -219,6 +217,10 @@ class GDumb(Strategy):
         self.trainer._become(self._initial)
         super().begin(task)
 
+    def step(self, x: Any, y: Any) -> float:
+        """Refuse a step of a stream: a network is trained on the memory of a task."""
+        raise self._no_step("it trains a fresh network on its memory whenever a task comes")
+
     def learn(self, task: Task, **options: Any) -> History:
         """Learn what is kept; options as of `Strategy.learn`."""
         rows = self.buffer.rows()
@@ -299,7 +301,7 @@ def kept_rows(rows: int, index: int, seed: int, start: int, steps: int, size: in
         number, batch = divmod(start + step, batches)
         if number not in orders:
             # Another stream than that of the task's own rows.
-            orders[number] = _core.epoch_order(rows, ~seed & _MASK, (index << 32) + number)
+            orders[number] = _batches.drawn(rows, ~seed & _MASK, (index << 32) + number)
         chosen[step] = orders[number][batch * size : (batch + 1) * size]
     return chosen
 

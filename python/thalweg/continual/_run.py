@@ -14,27 +14,57 @@ from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _file
 from thalweg.continual._result import Result
 from thalweg.continual._strategy import Strategy
+from thalweg.continual._suits import suit
 from thalweg.continual._task import Scenario, Task
-from thalweg.errors import ArgumentError
+from thalweg.errors import ArgumentError, ShapeError
+from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, CustomLoss
 
 _Metric = Callable[[Strategy, Task, "tuple[int, ...] | None"], float]
 
 
 def accuracy(strategy: Strategy, task: Task, classes: tuple[int, ...] | None) -> float:
-    """Share of the held-out samples whose class is right, where `classes` compete."""
+    """Share of the held-out samples whose class is right, where `classes` compete.
+
+    Of shares of classes, the largest is right. With `nn.BCEWithLogitsLoss` it is the share of all
+    answers that are right, yes above 0 and no otherwise, as `Trainer.evaluate` has it.
+    """
+    target = np.asarray(task.y_test)
+    if isinstance(strategy.trainer.loss, BCEWithLogitsLoss):
+        outputs = strategy.network(task.index)(task.x_test)
+        return float(np.mean((outputs > 0) == (_like(target, outputs, task) > 0.5)))
     found = strategy.predict(task.x_test, classes, task=task.index)
-    return float(np.mean(found == np.asarray(task.y_test)))
+    return float(np.mean(found == (target if target.ndim == 1 else target.argmax(axis=1))))
 
 
 def r2(strategy: Strategy, task: Task, classes: tuple[int, ...] | None) -> float:
     """Coefficient of determination on the held-out samples, of all outputs together; 1 is best."""
-    target = np.asarray(task.y_test, dtype=np.float64)
-    target = target.reshape(len(target), -1)
-    error = ((strategy.network(task.index)(task.x_test).reshape(target.shape) - target) ** 2).sum()
+    outputs = strategy.network(task.index)(task.x_test)
+    target = _like(np.asarray(task.y_test, dtype=np.float64), outputs, task)
+    error = ((outputs - target) ** 2).sum()
     spread = ((target - target.mean(axis=0)) ** 2).sum()
     if spread == 0:
         return 1.0 if error == 0 else 0.0
     return float(1 - error / spread)
+
+
+def _like(target: Any, outputs: Any, task: Task) -> Any:
+    """Give targets in the shape of the outputs."""
+    rows = target.reshape(len(target), -1)
+    if rows.shape != outputs.shape:
+        raise ShapeError(
+            f"task {task.index} ({task.name!r}): y_test has shape {target.shape}, and the network"
+            f" gives {outputs.shape}; pass metric= to judge one by the other"
+        )
+    return rows
+
+
+def _metric_of(strategy: Strategy, scenario: Scenario) -> _Metric:
+    """Choose what a trainer's loss says that it learns; of a loss of one's own, by the targets."""
+    loss = strategy.trainer.loss
+    if isinstance(loss, CrossEntropyLoss | BCEWithLogitsLoss):
+        return accuracy
+    labelled = isinstance(loss, CustomLoss) and scenario[0].classes is not None
+    return accuracy if labelled and strategy.trainer.model.out_features > 1 else r2
 
 
 def run(
@@ -74,8 +104,9 @@ def run(
         Judge all tasks after every so many steps of a task, too.
     metric : callable, keyword only, optional
         Called as ``metric(strategy, task, classes)``, where only `classes` compete (all, if it is
-        None); gives a score of which more is better. By default the accuracy, and for numbers the
-        coefficient of determination R².
+        None); gives a score of which more is better. By default, if the trainer's loss is
+        `nn.CrossEntropyLoss` or `nn.BCEWithLogitsLoss`, the accuracy; for others the coefficient of
+        determination R² of the outputs.
     progress : bool, keyword only, default False
         Whether to show a progress bar with the latest scores; needs tqdm.
     log : str or path-like, keyword only, optional
@@ -98,7 +129,8 @@ def run(
     Raises
     ------
     ArgumentError
-        If an argument is out of range, or the checkpoint is of another run.
+        If an argument is out of range, the network has too few outputs or other heads than the
+        tasks, or the checkpoint is of another run.
     ThalwegError
         If the data do not fit the model, or training diverges.
     ImportError
@@ -123,13 +155,21 @@ def run(
     if not isinstance(strategy, Strategy):
         raise ArgumentError(f"strategy must be a Strategy or a Trainer; got {strategy!r}")
     if not isinstance(scenario, Scenario):
-        raise ArgumentError(f"scenario must be a Scenario, as of continual.split; got {scenario!r}")
+        raise ArgumentError(
+            "scenario must be a Scenario, as of continual.split, or continual.Scenario(tasks); got "
+            f"{type(scenario).__name__}"
+        )
     if save_every is not None and checkpoint is None:
         raise ArgumentError("save_every needs a checkpoint to write")
     if resume and checkpoint is None:
         raise ArgumentError("resume needs the checkpoint to go on from")
+    if metric is not None and not callable(metric):
+        raise ArgumentError(
+            f"metric must be a function of (strategy, task, classes); got {metric!r}"
+        )
     if metric is None:
-        metric = accuracy if scenario[0].classes is not None else r2
+        metric = _metric_of(strategy, scenario)
+    suit(strategy, scenario)
     return _Run(
         strategy, scenario, metric,
         epochs=_checks.integer("epochs", epochs, 1),
@@ -160,6 +200,7 @@ class _Run:
         self.result = Result(tuple(task.name for task in scenario), scenario.kind, name)
         self.task = self.taken = self.total = 0
         self.bar: Any = None
+        self.chosen = _chosen(strategy)
 
     def go(self, resume: bool, progress: bool) -> Result:
         """Learn what is left."""
@@ -234,14 +275,10 @@ class _Run:
 
     def setting(self) -> dict[str, Any]:
         """Give what must be the same when the run goes on."""
-        chain: list[str] = []
-        link: Strategy | None = self.strategy
-        while link is not None:
-            chain.append(type(link).__name__)
-            link = link.inner
         names = ("epochs", "steps", "batch_size", "drop_last", "evaluate_every")
         return {
-            "strategy": chain,
+            "strategy": [type(link).__name__ for link in _links(self.strategy)],
+            **self.chosen,
             "model": repr(self.strategy.trainer.model),
             "seed": self.strategy.trainer.model.seed,
             "tasks": [[task.name, len(task.y)] for task in self.scenario],
@@ -268,6 +305,26 @@ class _Run:
         self.result = Result._of_plain(place["result"])
         if self.bar is not None:
             self.bar.update(self.total)
+
+
+def _links(strategy: Strategy) -> list[Strategy]:
+    """Give a strategy and those inside, the outermost first."""
+    inside = [] if strategy.inner is None else _links(strategy.inner)
+    return [strategy, *inside]
+
+
+def _chosen(strategy: Strategy) -> dict[str, Any]:
+    """Give what strategies of ours were made with: plain values that their states do not hold."""
+    found = {}
+    for link in _links(strategy):
+        if not type(link).__module__.startswith("thalweg."):
+            continue
+        gathered = link.state_dict()
+        for name, value in vars(link).items():
+            plain = isinstance(value, bool | int | float | str) and not name.startswith("_told")
+            if plain and name.strip("_") not in gathered:
+                found[f"{type(link).__name__}.{name.strip('_')}"] = value
+    return found
 
 
 def _bar(total: int) -> Any:

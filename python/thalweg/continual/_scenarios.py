@@ -6,10 +6,8 @@ from typing import Any
 import numpy as np
 
 from thalweg import _arrays, _checks
-from thalweg.continual._task import Scenario, Task, Transformed
-from thalweg.errors import ArgumentError, DataError, ShapeError
-
-_KINDS = ("task", "domain", "class")
+from thalweg.continual._task import KINDS, Scenario, Task, Transformed
+from thalweg.errors import ArgumentError, DataError, DtypeError, ShapeError
 
 
 def split(
@@ -68,7 +66,7 @@ def split(
     >>> [task.y.tolist() for task in continual.split(x, y, x, y, tasks=3, kind="domain")]
     [[0, 1], [0, 1], [0, 1]]
     """
-    kind = _checks.one_of("kind", kind, _KINDS)
+    kind = _checks.one_of("kind", kind, KINDS)
     x, y = _rows("x", x, "y", y, 1)
     x_test, y_test = _rows("x_test", x_test, "y_test", y_test, 1)
     classes = np.unique(y)
@@ -236,7 +234,7 @@ def from_arrays(
     >>> [(task.name, task.classes) for task in waves]
     [('sin', None), ('cos', None)]
     """
-    kind = _checks.one_of("kind", kind, _KINDS)
+    kind = _checks.one_of("kind", kind, KINDS)
     made: list[Task] = []
     given = [tuple(task) for task in tasks]
     if names is not None and len(names) != len(given):
@@ -258,8 +256,6 @@ def from_arrays(
             active = tuple(sorted(earlier | set(classes or ())))
         name = f"task {index + 1}" if names is None else str(names[index])
         made.append(Task(x, y, x_test, y_test, index, name, classes, active=active))
-    if not made:
-        raise ArgumentError("a scenario needs at least one task")
     for task in made:
         if task.x.shape[1] != made[0].x.shape[1]:
             raise ShapeError(
@@ -270,7 +266,7 @@ def from_arrays(
             raise ArgumentError(
                 f"{task.name} and {made[0].name} must both have labels or both have numbers"
             )
-    if kind != "domain" and made[0].classes is None:
+    if kind != "domain" and made and made[0].classes is None:
         raise ArgumentError(f'kind="{kind}" is about classes; for numbers it is "domain"')
     return Scenario(tuple(made), kind)
 
@@ -278,6 +274,11 @@ def from_arrays(
 def _rows(x_name: str, x: Any, y_name: str, y: Any, dims: int | None) -> tuple[Any, Any]:
     """Check that samples and targets have rows, and as many."""
     x, y = np.asarray(x), np.asarray(y)
+    if dims is None and y.dtype.kind not in "iubf":
+        raise DtypeError(
+            f"{y_name}, beside {x_name}, must be labels from 0 or numbers; got {y.dtype}. split "
+            "takes labels of any type, and np.unique(y, return_inverse=True)[1] numbers them"
+        )
     if x.ndim != 2 or y.ndim not in ((1, 2) if dims is None else (dims,)):
         wanted = "(n,)" if dims == 1 else "(n,) or (n, k)"
         raise ShapeError(
@@ -303,7 +304,7 @@ def _base(x: Any, y: Any, x_test: Any, y_test: Any) -> Task:
 
 def _transformed(base: Task, changes: list[Any], names: list[str], kind: str) -> Scenario:
     """Make one task for each change."""
-    kind = _checks.one_of("kind", kind, _KINDS)
+    kind = _checks.one_of("kind", kind, KINDS)
     made: list[Task] = []
     for index, (change, name) in enumerate(zip(changes, names, strict=True)):
         shift = 0 if kind == "domain" else index * len(base.classes or ())

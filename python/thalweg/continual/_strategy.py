@@ -11,7 +11,9 @@ from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches
 from thalweg.continual._task import Task
-from thalweg.nn import Sequential
+from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.nn import BCEWithLogitsLoss, Sequential
+from thalweg.optim.schedules import ReduceLROnPlateau
 
 
 class Strategy:
@@ -32,11 +34,29 @@ class Strategy:
     ----------
     trainer : Trainer
         The innermost trainer.
+    needs_task : bool
+        Whether it must be told which task a sample is from, also when that is judged.
+
+    Raises
+    ------
+    ArgumentError
+        If `inner` is neither.
+    UnsupportedError
+        If the trainer's schedule counts epochs, or is as long as a fit: a task is learned by many
+        short fits.
     """
 
+    #: Whether another network than the one that has learned a task is there after its end.
+    _opens = False
+
     def __init__(self, inner: "Trainer | Strategy") -> None:
+        if not isinstance(inner, Trainer | Strategy):
+            raise ArgumentError(f"inner must be a Trainer or a Strategy; got {inner!r}")
         self.inner: Strategy | None = inner if isinstance(inner, Strategy) else None
         self.trainer: Trainer = inner.trainer if isinstance(inner, Strategy) else inner
+        self.needs_task: bool = self.inner is not None and self.inner.needs_task
+        if self.inner is None:
+            _check_schedule(self.trainer)
 
     def begin(self, task: Task) -> None:
         """Get ready for a task; the innermost sets which classes compete in the loss."""
@@ -89,9 +109,10 @@ class Strategy:
         parts = [
             (len(x), trainer.fit(x, y, batch_size=batch_size, shuffle=False, sample_weight=weight))
             for x, y, weight in _batches.chunks(
-                task, seed=trainer.model.seed, steps=steps, start=start, **options
+                task, seed=trainer.model.seed, steps=steps, start=start,
+                most=_batches.whole_updates(trainer), **options,
             )
-        ]
+        ]  # fmt: skip
         return mean_history(parts)
 
     def end(self, task: Task) -> None:
@@ -126,6 +147,11 @@ class Strategy:
         History
             One entry per epoch, or one for all steps.
         """
+        if not isinstance(task, Task):
+            raise ArgumentError(
+                "a strategy learns a Task, as Task(x, y, x_test, y_test); got "
+                f"{type(task).__name__}"
+            )
         per_pass = _batches.per_pass(len(task.y), batch_size, drop_last)
         count = _checks.integer("epochs", epochs, 1) if steps is None else 1
         steps = per_pass if steps is None else _checks.integer("steps", steps, 1)
@@ -157,6 +183,13 @@ class Strategy:
             The loss of the batch before the step.
         """
         return (self.trainer if self.inner is None else self.inner).step(x, y)
+
+    def _no_step(self, why: str) -> UnsupportedError:
+        """Say that there is no step of a stream, rather than to forget what was gathered."""
+        return UnsupportedError(
+            f"{type(self).__name__} cannot take a step of a stream here: {why}; use fit, or begin,"
+            " learn and end, with a Task"
+        )
 
     def network(self, task: int | None = None) -> Sequential:
         """Give the network that samples are judged by.
@@ -191,11 +224,18 @@ class Strategy:
         Returns
         -------
         ndarray of int, shape (n,)
-            The place of the largest output, the first of equal ones.
+            The place of the largest output, the first of equal ones. Of a single output of
+            `nn.BCEWithLogitsLoss`, 1 where it is above 0.
         """
         if self.inner is not None:
             return self.inner.predict(x, classes, task=task)
-        return largest(self.network(task)(x), classes)
+        return self._decide(self.network(task)(x), classes)
+
+    def _decide(self, outputs: Any, classes: Sequence[int] | None) -> Any:
+        """Give the class that the outputs of each sample speak for."""
+        if outputs.shape[1] == 1 and isinstance(self.trainer.loss, BCEWithLogitsLoss):
+            return (outputs[:, 0] > 0).astype(np.int64)
+        return largest(outputs, classes)
 
     def state_dict(self) -> dict[str, Any]:
         """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
@@ -205,6 +245,21 @@ class Strategy:
         """Take back what `state_dict` gave."""
         if self.inner is not None:
             self.inner.load_state_dict(state["inner"])
+
+
+def _check_schedule(trainer: Trainer) -> None:
+    """Refuse what a task that is learned by many short fits would count wrongly."""
+    schedule, why = trainer._schedule, None
+    if isinstance(schedule, ReduceLROnPlateau):
+        why = "waits for epochs of a fit"
+    elif schedule is not None and schedule.per == "epoch":
+        why = 'counts epochs of a fit (use per="step")'
+    elif schedule is not None and schedule.is_open:
+        why = "is as long as a fit (give it its length, in steps)"
+    if why is not None:
+        raise UnsupportedError(
+            f"{schedule!r} {why}, but a strategy learns a task by many short fits"
+        )
 
 
 def largest(outputs: Any, classes: Sequence[int] | None) -> Any:

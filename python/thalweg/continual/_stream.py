@@ -7,6 +7,7 @@ import numpy as np
 
 from thalweg import _checks
 from thalweg.continual._task import Scenario
+from thalweg.errors import ArgumentError
 
 #: Rows that are gathered at once.
 _BLOCK = 4096
@@ -61,6 +62,8 @@ def stream(
     >>> len(losses), bool(np.mean(losses[-100:]) < 0.01 * np.mean(losses[:100]))
     (2000, True)
     """
+    if not isinstance(scenario, Scenario):
+        raise ArgumentError(f"scenario must be a Scenario; got {type(scenario).__name__}")
     batch_size = _checks.integer("batch_size", batch_size, 1)
     fuzziness = _checks.real("fuzziness", fuzziness, 0)
     generator = np.random.default_rng(_checks.integer("seed", seed, 0))

@@ -1,8 +1,15 @@
 """What is learned: tasks, and sequences of them."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from thalweg import _checks
+from thalweg.errors import ArgumentError
+
+#: What may be known when a sample is judged.
+KINDS = ("task", "domain", "class")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +74,16 @@ class Transformed(Task):
         return self.__dict__["_transform"](self.__dict__["_base"].x_test)
 
 
+def _placed(task: Task, place: int) -> Task:
+    """Give a task that knows its place, and has a name."""
+    if task.index == place and task.name:
+        return task
+    other = copy.copy(task)
+    object.__setattr__(other, "index", place)
+    object.__setattr__(other, "name", task.name or f"task {place + 1}")
+    return other
+
+
 @dataclass(frozen=True, eq=False)
 class Scenario(Sequence[Task]):
     """Tasks in their order.
@@ -79,10 +96,30 @@ class Scenario(Sequence[Task]):
         What is known when a sample is judged: ``"task"`` (which task it is from, so that only that
         task's outputs compete), ``"domain"`` (all tasks share the outputs) or ``"class"`` (all
         classes seen so far compete, also while they are learned: `Task.active`).
+
+    Raises
+    ------
+    ArgumentError
+        If there is no task, something is none, or there is no such kind.
+
+    Notes
+    -----
+    Tasks are numbered by their places here, whatever numbers they came with.
     """
 
     tasks: tuple[Task, ...]
     kind: str = "domain"
+
+    def __post_init__(self) -> None:
+        _checks.one_of("kind", self.kind, KINDS)
+        tasks = tuple(self.tasks)
+        for place, task in enumerate(tasks):
+            if not isinstance(task, Task):
+                raise ArgumentError(f"tasks[{place}] must be a Task; got {type(task).__name__}")
+        if not tasks:
+            raise ArgumentError("a scenario needs at least one task")
+        numbered = tuple(_placed(task, place) for place, task in enumerate(tasks))
+        object.__setattr__(self, "tasks", numbered)
 
     def __len__(self) -> int:
         return len(self.tasks)

@@ -36,6 +36,11 @@ class Units:
         """How many units there are."""
         return int(self.outgoing.shape[1])
 
+    def weights_out(self, theta: Any) -> Any:
+        """Give the weights that lead away, shape (outputs, width): a view of flat parameters."""
+        first = int(self.outgoing[0, 0])  # a layer's weight is one run
+        return theta[first : first + self.outgoing.size].reshape(self.outgoing.shape)
+
 
 def places(model: Sequential) -> dict[str, Any]:
     """Give where each array of parameters is in ``model.flat_parameters``, by its name."""
@@ -72,14 +77,33 @@ def hidden(model: Sequential) -> list[Units]:
     return found
 
 
-def given(model: Sequential, units: list[Units], x: Any) -> list[Any]:
-    """Give what the units give for some samples, in evaluation mode; shapes (n, width)."""
-    rows, first, found = np.asarray(x), 0, []
-    for some in units:
-        rows = part(model, first, some.place)(rows)
-        first = some.place
-        found.append(rows)
-    return found
+class Given:
+    """What units give for some samples, in evaluation mode, as a model goes on being trained.
+
+    The copies of its parts are made once and follow its parameters, which is many times as fast as
+    to make them anew for each batch.
+    """
+
+    def __init__(self, model: Sequential, units: list[Units]) -> None:
+        self._model = model
+        firsts = [0, *(some.place for some in units)]
+        self._bounds = list(itertools.pairwise(firsts))
+        self._parts = [part(model, *pair) for pair in self._bounds]
+        self._averages = any("running_" in name for name in model.state_dict())
+
+    def __call__(self, x: Any) -> list[Any]:
+        """Give an array of shape (n, width) for each layer of units."""
+        if self._averages:  # are no parameters, and go on too
+            self._parts = [part(self._model, *pair) for pair in self._bounds]
+        rows, found, start = np.asarray(x), [], 0
+        theta = None if self._averages else self._model.flat_parameters
+        for one in self._parts:
+            if theta is not None:
+                stop = start + one.num_parameters
+                one.flat_parameters, start = theta[start:stop], stop
+            rows = one(rows)
+            found.append(rows)
+        return found
 
 
 def fresh(model: Sequential, seed: int) -> Any:

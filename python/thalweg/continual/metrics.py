@@ -261,7 +261,7 @@ def plasticity(model: Sequential, x: Any) -> Plasticity:
     ThalwegError
         If the samples do not fit the model.
     ArgumentError
-        If the model has no hidden layer with an activation.
+        If the model has no hidden layer with an activation, or is none.
 
     Notes
     -----
@@ -283,6 +283,8 @@ def plasticity(model: Sequential, x: Any) -> Plasticity:
     >>> continual.metrics.plasticity(model, np.random.default_rng(0).random((50, 2))).dead_units
     1.0
     """
+    if not isinstance(model, Sequential):
+        raise ArgumentError(f"model must be an nn.Sequential; got {type(model).__name__}")
     hidden = activations(model, x)
     if not hidden:
         raise ArgumentError("the model has no hidden layer with an activation")

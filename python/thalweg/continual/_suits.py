@@ -1,0 +1,75 @@
+"""Whether a strategy, a scenario and a trainer go together, seen before anything is trained."""
+
+import warnings
+
+import numpy as np
+
+from thalweg._trainer import Trainer
+from thalweg.continual._strategy import Strategy
+from thalweg.continual._task import Scenario
+from thalweg.errors import ArgumentError
+from thalweg.nn import CrossEntropyLoss
+
+
+def suit(strategy: Strategy, scenario: Scenario) -> None:
+    """Refuse what would fail, and warn of what would be judged otherwise than it is learned.
+
+    Raises
+    ------
+    ArgumentError
+        If there are too few outputs, or heads that are not those of the tasks.
+    """
+    trainer = strategy.trainer
+    if isinstance(trainer.loss, CrossEntropyLoss):
+        _outputs(trainer, scenario)
+        _heads(trainer, scenario)
+    if scenario.kind != "task" and strategy.needs_task:
+        warnings.warn(
+            f"{type(strategy).__name__} is told which task a sample is from, also when it is judged"
+            f' here; in a scenario of kind="{scenario.kind}" nobody knows that. Its figures can be'
+            ' compared with those of kind="task" only',
+            stacklevel=4,
+        )
+
+
+def _outputs(trainer: Trainer, scenario: Scenario) -> None:
+    outputs = trainer.model.out_features
+    for task in scenario:
+        most = max(task.classes or (0,))
+        if most >= outputs:
+            raise ArgumentError(
+                f"task {task.index} ({task.name!r}) has the class {most}, but the network has"
+                f" {outputs} outputs, for the classes 0 to {outputs - 1}; it needs at least"
+                f" {1 + max(max(t.classes or (0,)) for t in scenario)}"
+            )
+
+
+def _heads(trainer: Trainer, scenario: Scenario) -> None:
+    heads = getattr(trainer.loss, "heads", None)
+    if scenario.kind != "task":
+        if heads:
+            warnings.warn(
+                f"the loss has heads={heads}, so that only the outputs of one task compete while it"
+                f' is learned, but all do when it is judged: the scenario is of kind="'
+                f'{scenario.kind}", where nobody knows the task. nn.CrossEntropyLoss() is for that',
+                stacklevel=5,
+            )
+        return
+    if not heads:
+        if len({task.classes for task in scenario}) > 1:
+            warnings.warn(
+                'the scenario is of kind="task", but all outputs compete in the loss: learning a'
+                " task drives the outputs of all others down. Give the trainer"
+                f" nn.CrossEntropyLoss(heads={scenario.heads}), scenario.heads",
+                stacklevel=5,
+            )
+        return
+    head_of = np.repeat(np.arange(len(heads)), heads)
+    for task in scenario:
+        mine = sorted({int(head_of[c]) for c in task.classes or ()})
+        if len(mine) > 1:
+            raise ArgumentError(
+                f"task {task.index} ({task.name!r}) has the classes {task.classes}, which are in"
+                f" the heads {mine} of heads={heads}; those of a task must be in one:"
+                f" scenario.heads is {scenario.heads}"
+            )

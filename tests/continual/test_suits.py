@@ -1,0 +1,270 @@
+"""What a newcomer gets wrong is said before it is trained; what is learned is what is judged."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import continual, nn, optim
+from thalweg.errors import ArgumentError, DataError, DtypeError, ShapeError, UnsupportedError
+from thalweg.optim import schedules
+
+
+def learner(outputs, loss, inputs=2, **options):
+    model = nn.Sequential(nn.Linear(inputs, 16), nn.ReLU(), nn.Linear(16, outputs), seed=1)
+    return tw.Trainer(model, loss=loss, optimizer=optim.Adam(lr=0.01), **options)
+
+
+# --- the score is of what the loss learns ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float32", "bool"])
+def test_yes_or_no_is_judged_as_evaluate_does(dtype, clouds):
+    """One output, whose largest is always the first."""
+    y = (clouds.y % 2).astype(dtype)
+    scenario = continual.from_arrays([(clouds.x, y), (clouds.x + 1, y)])
+    mine = learner(1, nn.BCEWithLogitsLoss())
+    result = continual.run(mine, scenario, epochs=20)
+    assert result.metric == "accuracy"
+    for task in scenario:
+        expected = np.mean((mine.model(task.x)[:, 0] > 0) == (y > 0))
+        assert result.r[-1, task.index] == expected
+        assert mine.evaluate(task.x, task.y)["accuracy"] == pytest.approx(expected)
+        found = continual.Naive(mine).predict(task.x)
+        np.testing.assert_array_equal(found, mine.model(task.x)[:, 0] > 0)
+    assert result.r[-1, -1] > 0.7
+
+
+def test_several_answers_are_judged_one_by_one(clouds):
+    y = np.stack([clouds.y % 2, clouds.y % 3 == 0], axis=1).astype("float32")
+    mine = learner(2, nn.BCEWithLogitsLoss())
+    result = continual.run(mine, continual.from_arrays([(clouds.x, y)]), epochs=20)
+    assert result.r[0, 0] == np.mean((mine.model(clouds.x) > 0) == (y > 0))
+    assert result.r[0, 0] == pytest.approx(mine.evaluate(clouds.x, y)["accuracy"])
+
+
+def test_shares_of_classes_are_judged_by_the_largest(clouds):
+    by_label, by_share = (
+        continual.run(
+            learner(6, nn.CrossEntropyLoss()), continual.from_arrays([(clouds.x, y)]), epochs=5
+        )
+        for y in (clouds.y, np.eye(6)[clouds.y])
+    )
+    np.testing.assert_array_equal(by_label.r, by_share.r)
+    assert by_share.metric == "accuracy"
+
+
+def test_whole_numbers_may_be_what_is_predicted(clouds):
+    y = np.round(clouds.x[:, 0]).astype(int)
+    scenario = continual.from_arrays([(clouds.x, y)])
+    result = continual.run(learner(1, nn.MSELoss()), scenario, epochs=60)
+    assert result.metric == "r2"
+    assert result.r[0, 0] > 0.9
+
+
+def test_targets_that_are_no_outputs_ask_for_a_metric(clouds):
+    scenario = continual.from_arrays([(clouds.x, clouds.x[:, 0])])
+    mine = learner(2, nn.GaussianNLLLoss())
+    with pytest.raises(ShapeError, match=r"\(480,\).* gives \(480, 2\); pass metric="):
+        continual.run(mine, scenario)
+
+    def minus_loss(strategy, task, classes):
+        return -strategy.trainer.evaluate(task.x_test, task.y_test)["loss"]
+
+    result = continual.run(mine, scenario, epochs=20, metric=minus_loss)
+    assert result.metric == "minus_loss"
+    assert result.r[0, 0] > result.baseline[0]
+
+
+# --- scenario, network and loss -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["task", "class"])
+def test_too_few_outputs_are_counted(kind, clouds, trainer):
+    scenario = continual.split(*clouds.all, tasks=3, kind=kind)
+    with pytest.raises(ArgumentError, match=r"task 2 \('4 5'\) has the class 5.* 4 outputs"):
+        continual.run(trainer(outputs=4), scenario)
+
+
+def test_heads_are_those_of_the_tasks(clouds, trainer):
+    known = continual.split(*clouds.all, tasks=3, kind="task")
+    with pytest.raises(ArgumentError, match=r"\(2, 3\), which are in the heads \[0, 1\]"):
+        continual.run(trainer(loss=nn.CrossEntropyLoss(heads=(3, 3))), known)
+    with pytest.warns(UserWarning, match=r"all outputs compete.*heads=\(2, 2, 2\)"):
+        continual.run(trainer(), known)
+    unknown = continual.split(*clouds.all, tasks=3, kind="class")
+    with pytest.warns(UserWarning, match="but all do when it is judged"):
+        continual.run(trainer(loss=nn.CrossEntropyLoss(heads=(2, 2, 2))), unknown)
+
+
+@pytest.mark.parametrize("make", [continual.XdG, continual.PackNet])
+def test_a_task_that_nobody_knows_is_not_told_in_silence(make, clouds, trainer):
+    known = continual.split(*clouds.all, tasks=3, kind="task")
+    strategy = make(trainer(loss=nn.CrossEntropyLoss(heads=known.heads)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        continual.run(strategy, known)
+    for kind in ("domain", "class"):
+        scenario = continual.split(*clouds.all, tasks=3, kind=kind)
+        # Also around another strategy, whose network it is.
+        with pytest.warns(UserWarning, match="is told which task"):
+            continual.run(continual.Naive(make(trainer())), scenario)
+
+
+def test_texts_are_not_labels(clouds):
+    names = np.array(["a", "b", "c", "d", "e", "f"])[clouds.y]
+    with pytest.raises(DtypeError, match=r"labels from 0 or numbers; got <U1.*np\.unique"):
+        continual.from_arrays([(clouds.x, names)])
+    assert len(continual.split(clouds.x, names, clouds.x, names, tasks=3)) == 3
+
+
+def test_what_is_no_task_no_metric_no_label_is_named(clouds, scenario, trainer):
+    with pytest.raises(ArgumentError, match=r"learns a Task.*got tuple"):
+        continual.Naive(trainer()).fit((clouds.x, clouds.y))
+    with pytest.raises(ArgumentError, match=r"metric must be a function.*got 'accuracy'"):
+        continual.run(trainer(), scenario, metric="accuracy")
+    with pytest.raises(ArgumentError, match="scenario must be a Scenario; got list"):
+        continual.stream([clouds.x])
+    with pytest.raises(DataError, match="labels from 4 to 5, but the network has 4 outputs"):
+        continual.DER(trainer(outputs=4), 9).step(clouds.x[4:6], clouds.y[4:6])
+    with pytest.raises(ArgumentError, match="task 0 ends, but has not begun"):
+        continual.PackNet(trainer()).end(scenario[0])
+
+
+def test_what_is_wrapped_is_a_trainer(trainer):
+    with pytest.raises(ArgumentError, match="inner must be a Trainer or a Strategy; got Seq"):
+        continual.EWC(trainer().model, 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda t: continual.EWC(continual.EWC(t, 1), 1), "EWC around EWC.* one penalty"),
+        (
+            lambda t: continual.L2Init(continual.Replay(continual.MAS(t, 1), 9), 1),
+            "MAS's would be lost",
+        ),
+        (lambda t: continual.OnlineLaplace(continual.L2(t, 1), 1), "L2's would be lost"),
+        (lambda t: continual.RWalk(continual.SynapticIntelligence(t, 1), 1), "would be lost"),
+        (lambda t: continual.SynapticIntelligence(continual.XdG(t), 1), "XdG goes outside"),
+        (lambda t: continual.PackNet(continual.XdG(t)), "only one's would count"),
+        (lambda t: continual.XdG(continual.Naive(continual.PackNet(t))), "only one's would"),
+    ],
+)
+def test_strategies_that_would_undo_each_other_are_refused(make, message, trainer):
+    with pytest.raises(UnsupportedError, match=message):
+        make(trainer())
+
+
+# --- fits of a few steps --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        schedules.StepLR(step_size=2, per="epoch"),
+        schedules.CosineAnnealingLR(),
+        schedules.OneCycleLR(max_lr=0.1),
+        schedules.ReduceLROnPlateau(monitor="loss"),
+    ],
+    ids=lambda s: type(s).__name__,
+)
+def test_schedules_that_count_fits_are_refused(schedule, trainer, scenario):
+    """A task is learned by fits of 16 steps: their rates would go down many times as fast."""
+    with pytest.raises(UnsupportedError, match=f"{type(schedule).__name__}.*many short fits"):
+        continual.run(trainer(schedule=schedule), scenario)
+
+
+def test_schedules_that_count_steps_are_those_of_one_fit(trainer, scenario):
+    task = scenario[0]
+    plain, mine = (
+        trainer(schedule=schedules.CosineAnnealingLR(60), loss=nn.CrossEntropyLoss(active=(0, 1)))
+        for _ in range(2)
+    )
+    strategy = continual.Naive(mine)
+    strategy.fit(task, epochs=3, batch_size=6)
+    for _ in range(3):
+        plain.fit(task.x, task.y, batch_size=6)
+    assert mine.optimizer.lr == plain.optimizer.lr < 1e-4
+
+
+@pytest.mark.parametrize(
+    "make", [continual.Naive, lambda t: continual.Replay(t, 40), lambda t: continual.AGEM(t, 40)]
+)
+def test_gradients_are_accumulated_across_short_fits(make, scenario):
+    """60 steps, three to an update: 20 updates, though fits are of 16 steps or of 64."""
+    mine = learner(6, nn.CrossEntropyLoss(), accumulate_grad_batches=3)
+    strategy = make(mine)
+    for task in scenario[:2]:
+        before = mine.optimizer.steps
+        strategy.fit(task, epochs=3, batch_size=6)
+        assert mine.optimizer.steps - before == 3 * 7  # 20 batches a pass: the last update is of 2
+    with pytest.raises(UnsupportedError, match="leave accumulate_grad_batches at 1"):
+        continual.ContinualBackprop(mine)
+
+
+# --- steps of a stream ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [continual.DER, continual.DERpp, continual.ERACE])
+def test_replay_with_a_loss_of_its_own_works_on_streams(make, clouds, trainer):
+    """As by a task whose batches are those of the stream, but for the group in the buffer."""
+    strategy = make(trainer(), 40)
+    other = make(trainer(), 40)
+    x, y = clouds.x[:200], clouds.y[:200]
+    losses = [strategy.step(x[i : i + 10], y[i : i + 10]) for i in range(0, 200, 10)]
+    assert len(strategy.buffer) == 40
+    assert np.isfinite(losses).all()
+    for i in range(0, 200, 10):
+        rows = slice(i, i + 10)
+        mine = tuple(np.unique(y[rows]).tolist())
+        task = continual.Task(x[rows], y[rows], x, y, classes=mine)
+        other.learn(task, steps=1, batch_size=10, shuffle=False)
+    np.testing.assert_array_equal(
+        strategy.trainer.model.flat_parameters, other.trainer.model.flat_parameters
+    )
+
+
+@pytest.mark.parametrize("make", [lambda t: continual.GEM(t, 30), lambda t: continual.OGD(t, 10)])
+def test_steps_of_a_stream_are_projected_too(make, clouds):
+    """A step of 120 rows is what a task of one step is."""
+    tasks = continual.split(*clouds.all, tasks=3, kind="domain")
+    found = []
+    for how in ("stream", "task", "plain"):
+        model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2), seed=1)
+        strategy = make(tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.5)))
+        strategy.fit(tasks[0], epochs=5)
+        if how == "stream":
+            strategy.step(tasks[1].x, tasks[1].y)
+        elif how == "task":
+            strategy.learn(tasks[1], steps=1, batch_size=120, shuffle=False)
+        else:
+            strategy.trainer.step(tasks[1].x, tasks[1].y)
+        found.append(model.flat_parameters)
+    np.testing.assert_array_equal(found[0], found[1])
+    assert not np.allclose(found[0], found[2])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t, s: continual.LwF(t),
+        lambda t, s: continual.FROMP(t, 5, 1e-3),
+        lambda t, s: continual.XdG(t),
+        lambda t, s: continual.PackNet(t),
+        lambda t, s: continual.GDumb(t, 40),
+        lambda t, s: continual.Joint(t, s),
+        lambda t, s: continual.Cumulative(t, s),
+    ],
+)
+def test_a_step_that_would_forget_what_was_gathered_is_refused(make, clouds, trainer):
+    tasks = continual.split(*clouds.all, tasks=3, kind="domain")
+    model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2), seed=1)
+    mine = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=0.01))
+    strategy = make(mine, tasks)
+    strategy.fit(tasks[0])
+    before = model.flat_parameters
+    with pytest.raises(UnsupportedError, match="cannot take a step of a stream here"):
+        strategy.step(tasks[1].x[:8], tasks[1].y[:8])
+    np.testing.assert_array_equal(model.flat_parameters, before)
