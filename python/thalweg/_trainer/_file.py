@@ -1,7 +1,6 @@
 """How a trainer is saved, loaded and copied, and goes on as if nothing had happened."""
 
 import copy
-import json
 import os
 from typing import Any, Self
 
@@ -40,6 +39,8 @@ class Resumable(TrainerBase):
 
     def _content(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Give the arrays and the text of a file."""
+        import json
+
         spec, state = self._description(), self._optimizer.state_dict()
         arrays = {f"optimizer.{name}": array for name, array in state.pop("arrays").items()}
         if (average := self._core.average()) is not None:
@@ -77,6 +78,8 @@ class Resumable(TrainerBase):
         UnsupportedError
             If a later version of thalweg wrote it.
         """
+        import json
+
         arrays, text = _safetensors.load(path)
         if "thalweg.trainer" not in text:
             raise DataError(

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -383,6 +382,8 @@ class Sequential:
         The arrays in it are those of `state_dict`, so that other libraries can read them; in
         PyTorch ``net.load_state_dict(safetensors.torch.load_file(path))``. Gradients are left out.
         """
+        import json
+
         _safetensors.save(path, self.state_dict(), {"thalweg": json.dumps(self._description())})
 
     @classmethod
@@ -417,6 +418,8 @@ class Sequential:
         >>> nn.Sequential.load(path).num_parameters
         13
         """
+        import json
+
         arrays, text = _safetensors.load(path)
         if "thalweg" not in text:
             raise DataError(

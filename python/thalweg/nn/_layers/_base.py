@@ -8,10 +8,11 @@ from dataclasses import astuple
 from typing import Any, ClassVar
 
 from thalweg import _checks
+from thalweg._description import Description
 from thalweg.errors import ArgumentError
 
 
-class Layer:
+class Layer(Description):
     """Base of all layer descriptions."""
 
     __slots__ = ()
@@ -28,12 +29,12 @@ class Activation(Layer):
     _kind: ClassVar[str]
 
     def _spec(self) -> tuple[Any, ...]:
-        return (self._kind, *astuple(self))  # type: ignore[call-overload]
+        return (self._kind, *astuple(self))
 
     def _check(self, name: str, *interval: Any) -> None:
         """Make a field a float of an interval, or raise."""
         value = _checks.real(f"{type(self).__name__}: {name}", getattr(self, name), *interval)
-        object.__setattr__(self, name, value)  # the dataclass is frozen
+        self._set(**{name: value})
 
 
 def check_layer(owner: str, index: int, layer: Any) -> None:

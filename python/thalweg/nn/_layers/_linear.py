@@ -1,14 +1,14 @@
 """The dense layer."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from thalweg import _checks
+from thalweg._description import description
 from thalweg.nn import init as _init
 from thalweg.nn._layers._base import Layer
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@description
 class Linear(Layer):
     r"""An affine map, :math:`y = x W^\top + b`.
 

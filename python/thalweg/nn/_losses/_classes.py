@@ -1,18 +1,19 @@
 """Losses of classes: cross-entropies of several kinds."""
 
 import dataclasses
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import Any, ClassVar
 
 import numpy as np
 
 from thalweg import _arrays, _checks
 from thalweg._arrays import Labels
+from thalweg._description import description
 from thalweg.errors import ArgumentError, ShapeError
 from thalweg.nn._losses._base import CoreLoss, floats
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@description
 class CrossEntropyLoss(CoreLoss):
     r"""Softmax followed by the negative log-likelihood of the right class, as PyTorch's.
 
@@ -191,7 +192,7 @@ class CrossEntropyLoss(CoreLoss):
         return self.label_smoothing, self.ignore_index, ends
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class BCEWithLogitsLoss(CoreLoss):
     r"""Logistic function followed by the cross-entropy of each output by itself, as PyTorch's.
 
@@ -235,7 +236,7 @@ class BCEWithLogitsLoss(CoreLoss):
         return weight * outputs if len(weight) == 1 else weight
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class DistillationLoss(CoreLoss):
     r"""Divergence from a teacher: the outputs are to say what its logits say.
 
