@@ -8,7 +8,7 @@ respects: for `dataclasses.fields` and `replace`, for type checkers and for `mat
 
 import dataclasses
 import inspect
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
 _Kind = TypeVar("_Kind", bound="Description")
 
@@ -42,15 +42,17 @@ class Description:
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
     __signature__ = _SignatureOfFields()
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        try:
-            bound = inspect.signature(type(self)).bind(*args, **kwargs)
-        except TypeError as error:
-            takes = ", ".join(field.name for field in _fields(type(self))) or "no arguments"
-            raise TypeError(f"{type(self).__name__}: {error}; it takes {takes}") from None
-        bound.apply_defaults()
-        self._set(**bound.arguments)
-        self.__post_init__()
+    if not TYPE_CHECKING:  # type checkers write it themselves, from the fields
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            try:
+                bound = inspect.signature(type(self)).bind(*args, **kwargs)
+            except TypeError as error:
+                takes = ", ".join(inspect.signature(type(self)).parameters) or "no arguments"
+                raise TypeError(f"{type(self).__name__}: {error}; it takes {takes}") from None
+            bound.apply_defaults()
+            self._set(**bound.arguments)
+            self.__post_init__()
 
     def __post_init__(self) -> None:
         """Check the fields, and make each of its kind."""

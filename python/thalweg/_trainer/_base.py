@@ -1,12 +1,13 @@
 """What a trainer is made of, and how data become ready for it."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from thalweg import _arrays, _checks, _core
 from thalweg._arrays import Array, Samples
 from thalweg._custom import CustomTrainer, targets
 from thalweg._full_batch import FullBatchTrainer
+from thalweg._habits import Guided
 from thalweg._history import History
 from thalweg._rates import Rates
 from thalweg.errors import ArgumentError, UnsupportedError
@@ -16,9 +17,32 @@ from thalweg.optim import EMA, SAM, SWA, Optimizer, ScheduleFreeAdamW, _averages
 from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
+_WHEN_MADE = "it is fixed when a trainer is made: Trainer(..., {})"
 
-class TrainerBase:
+
+class TrainerBase(Guided):
     """The parts of a `thalweg.Trainer`, which documents the arguments."""
+
+    _elsewhere: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("predict", "forward"), "call the model: trainer.model(x)"),
+        **dict.fromkeys(("score", "test", "validate"), "trainer.evaluate(x, y) does that"),
+        **dict.fromkeys(("lr", "learning_rate"), "it is trainer.optimizer.lr"),
+        **dict.fromkeys(("train_on_batch", "partial_fit"), "trainer.step(x, y) does that"),
+        **dict.fromkeys(("loss_curve_", "history_"), 'it is trainer.history["loss"]'),
+        **{
+            name: _WHEN_MADE.format(f"{name}=...")
+            for name in (
+                "clip_grad_norm", "clip_grad_value", "accumulate_grad_batches", "average",
+                "precision",
+            )
+        },
+        "train": "trainer.fit(x, y) trains, and trainer.step(x, y) one batch",
+        "predict_proba": "trainer.loss.probabilities(trainer.model(x)) does that",
+        "compile": "a trainer is ready once it is made",
+        "state_dict": "trainer.save(path) writes everything to a file",
+        "load_state_dict": "Trainer.load(path) reads what trainer.save wrote",
+        "callbacks": "they are given to trainer.fit(..., callbacks=[...])",
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -4,12 +4,13 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from thalweg import _arrays, _checks, _core, _safetensors, _spec
 from thalweg._arrays import Array, Samples
+from thalweg._habits import Guided
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 from thalweg.nn import _layers
 from thalweg.nn._layers import Layer
@@ -17,8 +18,37 @@ from thalweg.nn._layers import Layer
 #: Version of what `Sequential.__getstate__` gives, so that later versions can read old pickles.
 _STATE_VERSION = 1
 
+_TRAINER = "tw.Trainer(model, loss=..., optimizer=...)"
+_BY_NAME = "all are in flat_parameters, and by name in state_dict(), in the order of the layers"
+_FIXED = "a model keeps its layers: make another, nn.Sequential(*model.layers, ...)"
+_MODES = "model(x) evaluates; model.forward(x, training=True) is the pass of training"
 
-class Sequential:
+#: What models of other libraries have.
+_ELSEWHERE = {
+    **dict.fromkeys(("eval", "train", "training"), _MODES),
+    **dict.fromkeys(("append", "add", "insert", "extend", "pop", "add_module"), _FIXED),
+    **dict.fromkeys(("weights", "get_weights", "coefs_", "intercepts_"), _BY_NAME),
+    **dict.fromkeys(("fit", "partial_fit", "compile"), f"{_TRAINER} trains it"),
+    **dict.fromkeys(("evaluate", "score"), f"{_TRAINER}.evaluate(x, y) does that"),
+    **dict.fromkeys(("children", "modules", "named_children"), "they are in model.layers"),
+    **dict.fromkeys(("cpu", "cuda"), "all is computed on the CPU"),
+    **dict.fromkeys(("double", "float", "type"), "model.astype makes a copy of another dtype"),
+    "parameters": f"{_BY_NAME}; an optimizer is given the model itself, optimizer.step(model)",
+    "named_parameters": _BY_NAME,
+    "requires_grad_": 'optimizer.add_group("0.*", frozen=True) leaves parameters as they are',
+    "to": 'all is computed on the CPU; model.astype("float64") makes a copy of another dtype',
+    "predict": "call the model: model(x)",
+    "predict_proba": "nn.CrossEntropyLoss().probabilities(model(x)) does that",
+    "set_weights": "load_state_dict sets them by name, flat_parameters all at once",
+    "count_params": "it is num_parameters",
+    "input_shape": "it is in_features",
+    "clone": "copy.deepcopy(model) copies it",
+    "copy": "copy.deepcopy(model) copies it",
+    "grad": "gradients are in flat_gradients",
+}
+
+
+class Sequential(Guided):
     """Layers applied one after another.
 
     Parameters
@@ -54,6 +84,8 @@ class Sequential:
     >>> model.num_parameters
     33
     """
+
+    _elsewhere: ClassVar[Mapping[str, str]] = _ELSEWHERE
 
     def __init__(self, *layers: Layer, dtype: str = "float32", seed: int = 0) -> None:
         for index, layer in enumerate(layers):
@@ -552,6 +584,8 @@ class Sequential:
             "parameters": self.flat_parameters,
             "averages": self._core.averages(),
             "passes": self._core.passes(),
+            # What a class of the user's own has beside.
+            "own": {name: value for name, value in vars(self).items() if name not in _MINE},
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -566,6 +600,11 @@ class Sequential:
         if len(averages := state.get("averages", ())):  # not in pickles of the first version
             self._core.set_averages(averages)
         self._core.set_passes(state.get("passes", 0))
+        vars(self).update(state.get("own", {}))
+
+
+#: The attributes that `Sequential` sets.
+_MINE = ("_layers", "_dtype", "_seed", "_flattens", "_in_shape", "_core")
 
 
 def _named(blocks: list[tuple[str, tuple[int, ...]]], values: Array) -> dict[str, Array]:
