@@ -124,7 +124,7 @@ BAD_LABELS = {
 
 # (y for MSELoss, class of the error, what the message says)
 BAD_TARGETS = {
-    "too narrow": (T[:, :1], tw.ShapeError, [r"1 columns", r"2 outputs"]),
+    "too narrow": (T[:, :1], tw.ShapeError, [r"1 column but", r"2 outputs"]),
     "too wide": (np.ones((20, 3)), tw.ShapeError, [r"3 columns", r"2 outputs"]),
     "a vector": (T[:, 0], tw.ShapeError, [r"y has shape \(20,\)", r"\(rows, 2\)"]),
     "a number": (1.0, tw.ShapeError, [r"y has shape \(\)", r"\(rows, 2\)"]),

@@ -64,6 +64,8 @@ def save(
             for array in data:
                 file.write(array.tobytes())
         os.replace(temporary, target)
+    except OSError as error:  # the user knows of one file only
+        raise type(error)(error.errno, error.strerror, target) from None
     finally:
         with contextlib.suppress(FileNotFoundError):  # it has its name by now
             os.unlink(temporary)

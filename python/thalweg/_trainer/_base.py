@@ -65,11 +65,7 @@ class TrainerBase(Guided):
                 f"precision {precision!r} is not there for this model; it computes in "
                 f'"{model.dtype.name}", the dtype that it was made with: "float32" or "float64"'
             )
-        if schedule is not None and not isinstance(schedule, (Schedule, ReduceLROnPlateau)):
-            raise ArgumentError(
-                "schedule must be one of thalweg.optim.schedules, e.g. "
-                f"schedules.CosineAnnealingLR(); got {schedule!r}"
-            )
+        _expect_schedule(schedule)
         if clip_grad_norm is not None and clip_grad_value is not None:
             raise ArgumentError("give clip_grad_norm or clip_grad_value, not both")
         self._model = model
@@ -108,6 +104,7 @@ class TrainerBase(Guided):
         if isinstance(optimizer, FullBatchOptimizer):
             self._core = self._full_batch(self._core, optimizer)
         self._history = History()
+        self._fitting = False
         self._epochs = 0  # ended so far: each has an order of its own, and schedules count them
         self._base_lr = optimizer.lr
         self._plateau = schedule.start() if isinstance(schedule, ReduceLROnPlateau) else {}
@@ -166,8 +163,28 @@ class TrainerBase(Guided):
 def _expect(name: str, value: Any, kind: type, example: str) -> None:
     """Raise unless `value` is a `kind`, with what to write instead."""
     if not isinstance(value, kind):
-        what = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
-        raise ArgumentError(f"{name} must be a {kind.__name__}, e.g. {example}; got {what}")
+        what = repr(value)
+        if isinstance(value, type):
+            what = f"the class {value.__name__}"
+            if issubclass(value, kind):
+                what += f"; make one: {value.__name__}(...)"
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise ArgumentError(f"{name} must be {article} {kind.__name__}, e.g. {example}; got {what}")
+
+
+def _expect_schedule(value: Any) -> None:
+    """Raise unless `value` is a schedule, or None."""
+    if value is None or isinstance(value, (Schedule, ReduceLROnPlateau)):
+        return
+    what = repr(value)
+    if isinstance(value, type):
+        what = f"the class {value.__name__}; make one: {value.__name__}(...)"
+    elif callable(value):
+        what += "; schedules.LambdaLR makes a schedule of a function"
+    raise ArgumentError(
+        "schedule must be one of thalweg.optim.schedules, e.g. schedules.CosineAnnealingLR(); "
+        f"got {what}"
+    )
 
 
 def _limit(name: str, value: float | None) -> float | None:

@@ -2,13 +2,14 @@
 
 import copy
 import os
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from thalweg import _core, _safetensors, _spec, optim
 from thalweg._history import History
 from thalweg._trainer._base import TrainerBase
 from thalweg.errors import DataError, ThalwegError
 from thalweg.nn import Sequential, _losses
+from thalweg.optim import Optimizer
 
 
 class Resumable(TrainerBase):
@@ -112,6 +113,16 @@ class Resumable(TrainerBase):
                 raise
             raise DataError(f"{os.fspath(path)!r} is a damaged file: {error!r}") from None
 
+    def __reduce__(self) -> Any:
+        # Also what `copy.copy` and `copy.deepcopy` use; nothing is shared with the original.
+        spec = self._description()
+        optimizer = _Recipe.of(spec.pop("optimizer"))
+        core = self._core
+        penalty = core.penalty() if isinstance(core, _core.Trainer) else None
+        counts = copy.deepcopy(self._counts())
+        state = self._optimizer.state_dict(), counts, core.average(), penalty
+        return _again, (type(self), copy.deepcopy(self._model), spec, optimizer, state)
+
     def copy(self) -> Self:
         """Make a trainer that goes on from here with a model and an optimizer of its own.
 
@@ -119,15 +130,10 @@ class Resumable(TrainerBase):
         -------
         Trainer
             What happens to either does not concern the other. Gradients gathered for an update to
-            come are left out.
+            come are left out. `copy.deepcopy` does the same, and pickles hold the same.
         """
-        spec = self._description()
-        spec["optimizer"] = self._optimizer._fresh()
-        twin = type(self)(copy.deepcopy(self._model), **spec)
-        counts = copy.deepcopy(self._counts())
-        core = self._core
-        penalty = core.penalty() if isinstance(core, _core.Trainer) else None
-        return twin._continue(self._optimizer.state_dict(), counts, core.average(), penalty)
+        make, arguments = self.__reduce__()
+        return make(*arguments)  # type: ignore[no-any-return]
 
     def _description(self) -> dict[str, Any]:
         """Give the arguments that make this trainer, besides the model."""
@@ -183,3 +189,34 @@ class Resumable(TrainerBase):
         self._plateau = counts["plateau"]
         self._history = History(counts["history"])
         return self
+
+
+class _Recipe(NamedTuple):
+    """How an optimizer was made; what it has become since is in its state."""
+
+    kind: type[Optimizer]
+    arguments: dict[str, Any]
+
+    @classmethod
+    def of(cls, optimizer: Optimizer) -> Self:
+        """Take the arguments apart, too: one of them may be another optimizer."""
+        arguments = {
+            name: cls.of(value) if isinstance(value, Optimizer) else value
+            for name, value in optimizer._arguments.items()
+        }
+        return cls(type(optimizer), arguments)
+
+    def follow(self) -> Optimizer:
+        """Make another one."""
+        made: dict[str, Any] = {
+            name: value.follow() if isinstance(value, _Recipe) else value
+            for name, value in self.arguments.items()
+        }
+        return self.kind(**made)
+
+
+def _again(
+    kind: type[Any], model: Sequential, spec: dict[str, Any], optimizer: _Recipe, state: Any
+) -> Any:
+    """Make the trainer that was pickled or copied."""
+    return kind(model, optimizer=optimizer.follow(), **spec)._continue(*state)

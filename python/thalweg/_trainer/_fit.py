@@ -1,7 +1,7 @@
 """How a trainer trains: a step, a fit, gradients alone; and how it evaluates."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -186,7 +186,7 @@ class Fitting(TrainerBase):
                 f"different batches do not show the curvature: pass batch_size=None; got "
                 f"batch_size={batch_size} for {len(x)} samples"
             )
-        before = self._base_lr, self._optimizer.lr
+        before = (self._base_lr, self._optimizer.lr) if lr is not None else None
         if lr is not None:
             self._set_base_lr(self._safe_lr(x, y, weight, batch_size) if lr == "auto" else lr)
         try:
@@ -194,11 +194,9 @@ class Fitting(TrainerBase):
                 x, y, weight, vx, vy, validation_weight, epochs, batch_size, shuffle
             )
         except BaseException:  # nothing was trained
-            if lr is not None:
-                self._set_base_lr(before[0])
-                self._optimizer.lr = before[1]
+            self._put_lr_back(before)
             raise
-        return self._run(run, epochs, callbacks, progress)
+        return self._run(run, epochs, callbacks, progress, before)
 
     def _arrays_fit(
         self, x: Samples, y: Any, weight: Array | None, vx: Samples | None, vy: Any,
@@ -237,6 +235,12 @@ class Fitting(TrainerBase):
                 "is the largest stable one; pass a number"
             )
         return largest / 2
+
+    def _put_lr_back(self, before: tuple[float, float] | None) -> None:
+        """Take back what ``fit(lr=...)`` set, where it did."""
+        if before is not None:
+            self._set_base_lr(before[0])
+            self._optimizer.lr = before[1]
 
     def _set_base_lr(self, lr: float | str) -> None:
         self._optimizer.lr = lr  # type: ignore[assignment]  # which checks it
@@ -284,11 +288,13 @@ class Fitting(TrainerBase):
         epochs: int,
         callbacks: tuple[Callback, ...],
         progress: bool,
+        lr_before: tuple[float, float] | None = None,
     ) -> History:
         """Go through a fit with all that looks at it."""
         watch = _callbacks.Watch(cast("Trainer", self), callbacks)
 
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self._alone())
             bar = None
             if progress:
                 from thalweg._progress import ProgressBar
@@ -323,8 +329,24 @@ class Fitting(TrainerBase):
                 self._core.forget()
                 if restored:
                     self._epochs, self._plateau = before
+                    self._put_lr_back(lr_before)
             watch.end()
         return self._history
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep out a second fit: its epochs would be counted and shown as this one's."""
+        if self._fitting:
+            raise UnsupportedError(
+                "this trainer is in a fit already, which ends first: a callback can use "
+                "trainer.step or trainer.copy().fit, and thalweg.train_many fits several trainers "
+                "at once"
+            )
+        self._fitting = True
+        try:
+            yield
+        finally:
+            self._fitting = False
 
     def _ended(self, record: dict[str, float]) -> None:
         """Take note of an epoch."""

@@ -73,6 +73,10 @@ def floats(
         raise ArgumentError(f"{name} must be numbers of shape (k,); got {value!r}") from None
     if array.ndim > 1 or array.size == 0:
         raise ArgumentError(f"{name} must be numbers of shape (k,); got shape {array.shape}")
+    if array.ndim == 0 and not isinstance(value, (int, float, np.number)):
+        raise ArgumentError(
+            f"{name} must be numbers, in the order of the columns, e.g. [1.0, 5.0]; got {value!r}"
+        )
     if array.ndim == 0:
         return (_checks.real(name, value, low, high, closed),)
     return tuple(
