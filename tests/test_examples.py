@@ -85,3 +85,29 @@ def test_the_demonstration(tmp_path):
     for figure in ("epoch 40/40: 100%", "loss=", "accuracy=", "val_accuracy="):
         assert figure in done.stderr  # the progress bar
     assert is_picture(tmp_path / "thalweg-digits.png")
+
+
+def test_the_command_line_tells_what_a_bug_report_needs(tmp_path):
+    printed = run(["-m", "thalweg", "--config"], tmp_path).stdout
+    assert {"version", "isa", "kernels", "threads"} <= {
+        line.split()[0] for line in printed.splitlines()
+    }
+    assert run(["-m", "thalweg", "--version"], tmp_path).stdout.startswith("thalweg ")
+    assert "--config" in run(["-m", "thalweg", "--help"], tmp_path).stdout
+
+
+def test_a_demonstration_without_its_packages_says_what_to_install(tmp_path):
+    """In one line, without a traceback, and before it has trained anything."""
+    for package in ("sklearn", "tqdm", "matplotlib"):
+        script = (
+            f"import sys; sys.modules[{package!r}] = None\n"
+            "from thalweg.__main__ import main\n"
+            "sys.exit(main([]))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert 'pip install "thalweg[' in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "accuracy" not in done.stdout

@@ -113,3 +113,42 @@ def test_a_class_of_the_users_own_has_what_it_likes_and_its_copies_too(again):
     assert type(twin) is Named
     assert (twin.name, twin.tags) == ("actor", ["a"])
     np.testing.assert_array_equal(twin.flat_parameters, model.flat_parameters)
+
+
+@pytest.mark.parametrize(
+    ("layer", "advice"),
+    [
+        ("relu", r"did you mean ReLU\?"),  # Keras
+        (np.tanh, r"did you mean Tanh\?"),
+        (nn.ReLU, r"it is the class ReLU; make a layer of it: ReLU\(...\)"),
+        ([nn.ReLU()], r"it is a list; unpack it: Sequential\(\*layers\)"),
+        (nn.Sequential(nn.Linear(2, 2)), r"it is a model; take its layers.*\*model\.layers"),
+        (None, "got None"),
+    ],
+)
+def test_what_is_not_a_layer(layer, advice):
+    with pytest.raises(tw.ArgumentError, match=f"^layer 1 is not one of.*{advice}"):
+        nn.Sequential(nn.Linear(2, 2), layer)
+    with pytest.raises(tw.ArgumentError, match="Residual: layer 0 is not one"):
+        nn.Residual(layer)
+
+
+def test_layers_of_pytorchs_are_named():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(tw.ArgumentError, match=r"torch\..*Linear; take that of thalweg.nn"):
+        nn.Sequential(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("he_normal", "kaiming_normal"), ("glorot_uniform", "xavier_uniform"), ("xavier", "xavier_")],
+)
+def test_initializations_by_their_other_names(name, meant):
+    with pytest.raises(tw.ArgumentError, match=f"init is '{name}'.*\"{meant}"):
+        nn.Linear(2, 2, init=name)
+
+
+def test_no_dtype_is_not_float64():
+    """It is to NumPy: ``np.dtype(None)``."""
+    with pytest.raises(tw.ArgumentError, match='dtype must be one of "float32", "float64"'):
+        nn.Sequential(nn.Linear(1, 1), dtype=None)

@@ -621,7 +621,7 @@ def _named(blocks: list[tuple[str, tuple[int, ...]]], values: Array) -> dict[str
 def _dtype_name(dtype: Any) -> str:
     """Name a dtype given as a name, a NumPy type or a NumPy dtype."""
     name = dtype
-    if not isinstance(dtype, str):
+    if dtype is not None and not isinstance(dtype, str):  # None is float64 to NumPy
         with contextlib.suppress(TypeError):  # not a dtype at all: reported below
             name = np.dtype(dtype).name
     return _checks.one_of("dtype", name, ("float32", "float64"))

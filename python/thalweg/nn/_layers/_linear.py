@@ -57,7 +57,7 @@ class Linear(Layer):
         put(self, "in_features", _checks.integer("Linear: in_features", in_features, 1))
         put(self, "out_features", _checks.integer("Linear: out_features", out_features, 1))
         put(self, "bias", _checks.flag("Linear: bias", bias))
-        put(self, "init", _checks.one_of("Linear: init", init, _init.NAMES))
+        put(self, "init", _init.check("Linear: init", init))
 
     def __repr__(self) -> str:
         drawn = "" if self.init == "kaiming_uniform" else f", init={self.init!r}"
