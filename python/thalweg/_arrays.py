@@ -131,9 +131,11 @@ def samples(value: Any, dtype: np.dtype[Any], name: str) -> Samples:
     ShapeError, DtypeError
         As `matrix` does.
     """
+    if is_ready(value, dtype, 2):  # as mostly
+        return value  # type: ignore[no-any-return]
     if type(value) is np.memmap:
         value = np.asarray(value)  # the same memory; what it has beside its values is a file's name
-    if any(is_ready(value, kind, 2) for kind in (dtype, *_CONVERTED)):
+    if any(is_ready(value, kind, 2) for kind in _CONVERTED):
         return value  # type: ignore[no-any-return]
     return matrix(value, dtype, name)
 

@@ -96,6 +96,7 @@ class Sequential(Guided):
         self._flattens = bool(layers) and isinstance(layers[0], _layers.Flatten)
         self._in_shape: tuple[int, ...] | None = None  # of a sample of the last forward, if so
         self._core = _core.Model([x._spec() for x in layers], self._dtype.name, self._seed)
+        self._predict = self._core.predict
 
     # --- what it is -----------------------------------------------------------------------------
 
@@ -145,31 +146,28 @@ class Sequential(Guided):
         Returns
         -------
         str
-            One line for each layer, and the total.
+            One line for each layer, and the total. At a prompt and in a notebook it is shown as it
+            is, without quotes.
 
         Examples
         --------
         >>> from thalweg import nn
-        >>> print(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)).summary())
+        >>> nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)).summary()
         layer                                                output  parameters
         0  Linear(in_features=2, out_features=8, bias=True)  (n, 8)          24
         1  Tanh()                                            (n, 8)           0
         2  Linear(in_features=8, out_features=1, bias=True)  (n, 1)           9
         total: 33 parameters, float32
         """
-        sizes = dict.fromkeys(range(len(self._layers)), 0)
-        for name, shape in self._core.blocks():
-            sizes[int(name.partition(".")[0])] += int(np.prod(shape))
+        sizes = {name: int(np.prod(shape)) for name, shape in self._core.blocks()}
         rows = [("layer", "output", "parameters")]
-        width = self.in_features
-        for index, layer in enumerate(self._layers):
-            width = getattr(layer, "out_features", width)
-            rows.append((f"{index}  {layer!r}", f"(n, {width})", f"{sizes[index]:,}"))
+        rows += _summary(self._layers, "", self.in_features, sizes)
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         table = [
             f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows
         ]
-        return "\n".join([*table, f"total: {self.num_parameters:,} parameters, {self._dtype.name}"])
+        total = f"total: {self.num_parameters:,} parameters, {self._dtype.name}"
+        return _Table("\n".join([*table, total]))
 
     # --- computing ------------------------------------------------------------------------------
 
@@ -193,9 +191,9 @@ class Sequential(Guided):
             If `x` is not such an array; the message says what it is.
         """
         # The usual case takes no detour: this call is made thousands of times a second.
-        y = self._core.predict(x)
+        y = self._predict(x)
         if y is None:
-            y = self._core.predict(self._samples(x, "x"))
+            y = self._predict(self._samples(x, "x"))
             assert y is not None  # it is ready now
         return y
 
@@ -222,10 +220,11 @@ class Sequential(Guided):
         ShapeError, DataError, DtypeError
             If `x` is not such an array.
         """
-        if not _checks.flag("training", training):
+        if training is not True and not _checks.flag("training", training):
             return self(x)
         y = self._core.forward(self._samples(x, "x"))
-        self._in_shape = np.shape(x)[1:] if self._flattens else None
+        if self._flattens:
+            self._in_shape = np.shape(x)[1:]
         return y
 
     def _samples(self, x: Any, name: str) -> Samples:
@@ -604,7 +603,33 @@ class Sequential(Guided):
 
 
 #: The attributes that `Sequential` sets.
-_MINE = ("_layers", "_dtype", "_seed", "_flattens", "_in_shape", "_core")
+_MINE = ("_layers", "_dtype", "_seed", "_flattens", "_in_shape", "_core", "_predict")
+
+
+def _summary(
+    layers: tuple[Layer, ...], prefix: str, width: int, sizes: Mapping[str, int]
+) -> list[tuple[str, str, str]]:
+    """Make the rows of a table of layers, those in a block below it."""
+    rows = []
+    for index, layer in enumerate(layers):
+        here = f"{prefix}{index}"
+        width = getattr(layer, "out_features", width)
+        inside = layer.layers if isinstance(layer, _layers.Residual) else ()
+        indent = "   " * prefix.count(".")
+        count = sum(size for name, size in sizes.items() if name.startswith(f"{here}."))
+        text = type(layer).__name__ if inside else repr(layer)
+        rows.append((f"{indent}{here}  {text}", f"(n, {width})", f"{count:,}"))
+        rows += _summary(inside, f"{here}.", width, sizes)
+    return rows
+
+
+class _Table(str):
+    """Text of several lines, which a prompt shows as such."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def _named(blocks: list[tuple[str, tuple[int, ...]]], values: Array) -> dict[str, Array]:
