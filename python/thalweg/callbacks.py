@@ -10,9 +10,29 @@ from thalweg.errors import ArgumentError
 from thalweg.optim import schedules as _schedules
 
 if TYPE_CHECKING:  # the trainer calls callbacks; at run time they need not know it
+    from typing import Protocol, TypeAlias
+
     from thalweg._trainer import Trainer
     from thalweg.curvature import StabilityMonitor as StabilityMonitor
     from thalweg.errors import DivergedError
+
+    class _SeesBegin(Protocol):
+        def on_fit_begin(self, trainer: Trainer, /) -> None: ...
+
+    class _SeesSteps(Protocol):
+        def on_step_end(self, trainer: Trainer, record: dict[str, float], /) -> bool | None: ...
+
+    class _SeesEpochs(Protocol):
+        def on_epoch_end(self, trainer: Trainer, record: dict[str, float], /) -> bool | None: ...
+
+    class _SeesEnd(Protocol):
+        def on_fit_end(self, trainer: Trainer, /) -> None: ...
+
+    class _SeesDivergence(Protocol):
+        def on_diverged(self, trainer: Trainer, error: DivergedError, /) -> None: ...
+
+    #: What `thalweg.Trainer.fit` takes: anything that has one of the methods of `Callback`.
+    AnyCallback: TypeAlias = _SeesBegin | _SeesSteps | _SeesEpochs | _SeesEnd | _SeesDivergence
 
 __all__ = ["Callback", "EarlyStopping", "ModelCheckpoint", "StabilityMonitor"]
 
@@ -129,7 +149,7 @@ def method(callback: Any, name: str) -> Any:
     return getattr(callback, name, None)
 
 
-def check(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
+def check(callbacks: "Iterable[AnyCallback]") -> "tuple[AnyCallback, ...]":
     """Make the callbacks a tuple, each seen to be one."""
 
     def is_callback(value: Any) -> bool:
@@ -165,7 +185,7 @@ def _meant(value: Any) -> str:
 class Watch:
     """The callbacks of a fit, sorted by what they want to see."""
 
-    def __init__(self, trainer: "Trainer", callbacks: tuple[Callback, ...]) -> None:
+    def __init__(self, trainer: "Trainer", callbacks: "tuple[AnyCallback, ...]") -> None:
         self._trainer = trainer
         self._of = {
             name: [m for c in callbacks if (m := method(c, name)) is not None] for name in METHODS

@@ -18,12 +18,19 @@ model = nn.Sequential(nn.Linear(2, 4), nn.LeakyReLU(0.1), nn.Linear(4, 2), seed=
 loss = nn.CrossEntropyLoss(label_smoothing=0.1)
 
 
+class Enough:
+    """A callback need not derive from `Callback`."""
+
+    def on_epoch_end(self, trainer: tw.Trainer, record: dict[str, float]) -> bool:
+        return record["val_loss"] < 0.1
+
+
 def right() -> None:
     trainer = tw.Trainer(
         model, loss=loss, optimizer=optim.AdamW(lr=1e-3), schedule=schedules.StepLR(10)
     )
     stop = EarlyStopping(patience=3)
-    history = trainer.fit(x, y, validation_data=(x, y), callbacks=[stop])
+    history = trainer.fit(x, y, validation_data=(x, y), callbacks=[stop, Enough()])
     assert_type(history["loss"], list[float])
     assert_type(trainer.step(x, y), float)
     assert_type(trainer.evaluate(x, y), dict[str, float])
@@ -54,3 +61,7 @@ def wrong_arguments() -> None:
     schedules.StepLR()  # type: ignore[call-arg]
     loss.label_smoothing = 0.2  # type: ignore[misc]
     tw.Trainer(model, loss=loss, optimizer="adam")  # type: ignore[arg-type]
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam())
+    trainer.fit(x, y, callbacks=[EarlyStopping])  # type: ignore[list-item]
+    trainer.fit(x, y, callbacks=["early stopping"])  # type: ignore[list-item]
+    trainer.fit(x, y, verbose=1)  # type: ignore[call-arg]

@@ -15,12 +15,12 @@ from thalweg._python_fit import PythonFit
 from thalweg._rates import Rates
 from thalweg._stream import StreamFit, batches_of
 from thalweg._trainer._base import TrainerBase
-from thalweg.callbacks import Callback
 from thalweg.errors import ArgumentError, DivergedError, UnsupportedError
 from thalweg.optim.schedules import ReduceLROnPlateau
 
 if TYPE_CHECKING:
     from thalweg._trainer import Trainer
+    from thalweg.callbacks import AnyCallback
 
 #: How often a fit comes back to Python to move the progress bar, in seconds.
 _REFRESH = 0.1
@@ -81,7 +81,7 @@ class Fitting(TrainerBase):
         validation_data: tuple[Any, ...] | None = None,
         shuffle: bool = True,
         sample_weight: Any = None,
-        callbacks: Iterable[Callback] = (),
+        callbacks: "Iterable[AnyCallback]" = (),
         progress: bool = False,
         lr: float | str | None = None,
     ) -> History:
@@ -286,7 +286,7 @@ class Fitting(TrainerBase):
         self,
         run: "_core.Fit | PythonFit | StreamFit",
         epochs: int,
-        callbacks: tuple[Callback, ...],
+        callbacks: "tuple[AnyCallback, ...]",
         progress: bool,
         lr_before: tuple[float, float] | None = None,
     ) -> History:
