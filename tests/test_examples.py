@@ -42,7 +42,7 @@ def is_picture(path):
 
 
 def test_every_example_has_a_test():
-    assert [path.name for path in EXAMPLES] == ["digits.py", "xor.py"]
+    assert [path.name for path in EXAMPLES] == ["cartpole.py", "digits.py", "xor.py"]
 
 
 def test_xor(tmp_path):
@@ -59,6 +59,14 @@ def test_xor_needs_numpy_only(tmp_path):
         "print(sorted({'matplotlib', 'sklearn', 'tqdm', 'scipy', 'torch'} & set(sys.modules)))"
     )
     assert run(["-c", script], tmp_path).stdout.endswith("[]\n")
+
+
+def test_cartpole(tmp_path):
+    """The poles stand; untrained, they fall within 50 steps or so."""
+    text = run([ROOT / "examples" / "cartpole.py"], tmp_path).stdout
+    lasting = [int(steps) for steps in re.findall(r"episodes last (\d+) steps", text)]
+    assert lasting[-1] > 400
+    assert int(re.search(r"(\d+) of 100 poles stand", text)[1]) >= 95
 
 
 def test_digits(tmp_path):
