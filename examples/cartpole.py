@@ -1,8 +1,8 @@
 """Balance a pole by reinforcement learning: a training loop of one's own, with two networks.
 
 Proximal policy optimization (Schulman et al. 2017, arXiv:1707.06347) on the cart and pole of Barto,
-Sutton & Anderson 1983, 32 of them at a time. The actor's gradient is written by hand, since its loss
-is not one that compares outputs with targets; the critic's is, and a Trainer makes its steps. Needs
+Sutton & Anderson 1983, 32 of them at a time. The gradient of the actor is written by hand: its loss
+compares no outputs with targets. That of the critic does, so a Trainer makes its steps. Needs
 nothing but thalweg and NumPy.
 """
 
@@ -24,7 +24,7 @@ def start(count):
 
 def push(state, right):
     """Move all carts on by 0.02 s; the state is position, speed, angle and angular speed."""
-    x, speed, angle, turn = state.T
+    _, speed, angle, turn = state.T
     force, sin, cos = np.where(right, 10.0, -10.0), np.sin(angle), np.cos(angle)
     pull = (force + 0.05 * turn**2 * sin) / 1.1
     spin = (9.8 * sin - cos * pull) / (0.5 * (4 / 3 - 0.1 * cos**2 / 1.1))
