@@ -2,7 +2,7 @@
 
 import copy
 import os
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from thalweg import _core, _safetensors, _spec, optim
 from thalweg._history import History
@@ -116,7 +116,7 @@ class Resumable(TrainerBase):
     def __reduce__(self) -> Any:
         # Also what `copy.copy` and `copy.deepcopy` use; nothing is shared with the original.
         spec = self._description()
-        optimizer = _Recipe.of(spec.pop("optimizer"))
+        optimizer = _Recipe(spec.pop("optimizer"))
         core = self._core
         penalty = core.penalty() if isinstance(core, _core.Trainer) else None
         counts = copy.deepcopy(self._counts())
@@ -191,20 +191,15 @@ class Resumable(TrainerBase):
         return self
 
 
-class _Recipe(NamedTuple):
+class _Recipe:
     """How an optimizer was made; what it has become since is in its state."""
 
-    kind: type[Optimizer]
-    arguments: dict[str, Any]
-
-    @classmethod
-    def of(cls, optimizer: Optimizer) -> Self:
-        """Take the arguments apart, too: one of them may be another optimizer."""
-        arguments = {
-            name: cls.of(value) if isinstance(value, Optimizer) else value
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.kind = type(optimizer)
+        self.arguments = {  # one of which may be another optimizer
+            name: _Recipe(value) if isinstance(value, Optimizer) else value
             for name, value in optimizer._arguments.items()
         }
-        return cls(type(optimizer), arguments)
 
     def follow(self) -> Optimizer:
         """Make another one."""

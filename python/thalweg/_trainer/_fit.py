@@ -11,14 +11,14 @@ from thalweg import callbacks as _callbacks
 from thalweg._arrays import Array, Samples
 from thalweg._full_batch import FullBatchTrainer
 from thalweg._history import KEYS, History
-from thalweg._python_fit import PythonFit
 from thalweg._rates import Rates
-from thalweg._stream import StreamFit, batches_of
 from thalweg._trainer._base import TrainerBase
 from thalweg.errors import ArgumentError, DivergedError, UnsupportedError
 from thalweg.optim.schedules import ReduceLROnPlateau
 
 if TYPE_CHECKING:
+    from thalweg._python_fit import PythonFit
+    from thalweg._stream import StreamFit
     from thalweg._trainer import Trainer
     from thalweg.callbacks import AnyCallback
 
@@ -214,6 +214,8 @@ class Fitting(TrainerBase):
         )  # fmt: skip
         if isinstance(self._core, _core.Trainer):
             return _core.Fit(self._core, x, y, *options)
+        from thalweg._python_fit import PythonFit  # most fits run in the core
+
         return PythonFit(self._core, x, y, *options)
 
     def _safe_lr(self, x: Samples, y: Any, weight: Array | None, batch_size: int) -> float:
@@ -250,8 +252,10 @@ class Fitting(TrainerBase):
 
     def _stream(
         self, x: Any, epochs: int, validation: tuple[Samples, Any, Array | None] | None
-    ) -> StreamFit:
+    ) -> "StreamFit":
         """Begin a fit to batches that come from an iterable."""
+        from thalweg._stream import StreamFit, batches_of
+
         source = batches_of(x, epochs)
         if not isinstance(self._core, _core.Trainer):
             raise UnsupportedError(
