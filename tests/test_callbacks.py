@@ -166,6 +166,27 @@ def test_batches_that_are_passed_over_have_no_loss_to_show(classifier, blobs):
     assert np.isfinite(seen[0][1])
 
 
+@pytest.mark.parametrize(
+    ("thing", "advice"),
+    [
+        (EarlyStopping, r"make one of this class, EarlyStopping\(...\)"),
+        (lambda trainer, record: None, "a class with a method on_epoch_end"),
+        (optim.schedules.ReduceLROnPlateau(), r"Trainer\(..., schedule=...\)"),
+    ],
+)
+def test_what_is_nearly_a_callback_says_what_to_write(thing, advice, classifier, blobs):
+    with pytest.raises(tw.ArgumentError, match=advice):
+        classifier.fit(blobs.x, blobs.y, callbacks=[thing])
+
+
+def test_callbacks_show_what_they_do():
+    stop = EarlyStopping(patience=5, restore_best_weights=True)
+    assert repr(stop) == (
+        "EarlyStopping(monitor='val_loss', patience=5, restore_best_weights=True)"
+    )
+    assert repr(ModelCheckpoint("a.safetensors")) == "ModelCheckpoint(path='a.safetensors')"
+
+
 def test_what_is_no_callback_is_refused(classifier, blobs):
     for wrong in ([print], [EarlyStopping], EarlyStopping(), 3):
         with pytest.raises(tw.ArgumentError, match="callback"):

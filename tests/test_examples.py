@@ -42,7 +42,7 @@ def is_picture(path):
 
 
 def test_every_example_has_a_test():
-    assert [path.name for path in EXAMPLES] == ["digits.py", "xor.py"]
+    assert [path.name for path in EXAMPLES] == ["cartpole.py", "digits.py", "xor.py"]
 
 
 def test_xor(tmp_path):
@@ -59,6 +59,14 @@ def test_xor_needs_numpy_only(tmp_path):
         "print(sorted({'matplotlib', 'sklearn', 'tqdm', 'scipy', 'torch'} & set(sys.modules)))"
     )
     assert run(["-c", script], tmp_path).stdout.endswith("[]\n")
+
+
+def test_cartpole(tmp_path):
+    """The poles stand; untrained, they fall within 50 steps or so."""
+    text = run([ROOT / "examples" / "cartpole.py"], tmp_path).stdout
+    lasting = [int(steps) for steps in re.findall(r"episodes last (\d+) steps", text)]
+    assert lasting[-1] > 400
+    assert int(re.search(r"(\d+) of 100 poles stand", text)[1]) >= 95
 
 
 def test_digits(tmp_path):
@@ -85,3 +93,29 @@ def test_the_demonstration(tmp_path):
     for figure in ("epoch 40/40: 100%", "loss=", "accuracy=", "val_accuracy="):
         assert figure in done.stderr  # the progress bar
     assert is_picture(tmp_path / "thalweg-digits.png")
+
+
+def test_the_command_line_tells_what_a_bug_report_needs(tmp_path):
+    printed = run(["-m", "thalweg", "--config"], tmp_path).stdout
+    assert {"version", "isa", "kernels", "threads"} <= {
+        line.split()[0] for line in printed.splitlines()
+    }
+    assert run(["-m", "thalweg", "--version"], tmp_path).stdout.startswith("thalweg ")
+    assert "--config" in run(["-m", "thalweg", "--help"], tmp_path).stdout
+
+
+def test_a_demonstration_without_its_packages_says_what_to_install(tmp_path):
+    """In one line, without a traceback, and before it has trained anything."""
+    for package in ("sklearn", "tqdm", "matplotlib"):
+        script = (
+            f"import sys; sys.modules[{package!r}] = None\n"
+            "from thalweg.__main__ import main\n"
+            "sys.exit(main([]))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 1
+        assert 'pip install "thalweg[' in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "accuracy" not in done.stdout

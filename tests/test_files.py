@@ -1,6 +1,9 @@
 """Models and trainings in files."""
 
+import copy
 import json
+import pickle
+import re
 import stat
 
 import numpy as np
@@ -215,18 +218,49 @@ def test_a_loop_by_hand_goes_on_in_the_middle_of_an_epoch(training, tmp_path, rn
         np.testing.assert_array_equal(part.model.state_dict()[name], values, err_msg=name)
 
 
+COPIES = {
+    "copy()": tw.Trainer.copy,
+    "copy.copy": copy.copy,
+    "copy.deepcopy": copy.deepcopy,
+    "pickle": lambda trainer: pickle.loads(pickle.dumps(trainer)),
+}
+
+
+@pytest.mark.parametrize("again", COPIES)
 @pytest.mark.parametrize("training", TRAININGS)
-def test_a_copy_goes_on_by_itself(training, rng):
+def test_a_copy_goes_on_by_itself(training, again, rng):
+    """So trainers can be sent to other processes and back, as joblib does."""
     x, y = rng.standard_normal((50, 5)), rng.integers(0, 3, 50)
     trainer = TRAININGS[training]()
     trainer.fit(x, y, epochs=2, batch_size=8)
     before, steps = trainer.model.flat_parameters, trainer.optimizer.steps
-    twin = trainer.copy()
+    twin = COPIES[again](trainer)
+    assert repr(twin) == repr(trainer)
     ahead = twin.fit(x, y, epochs=2, batch_size=8)
     np.testing.assert_array_equal(trainer.model.flat_parameters, before)
     assert (trainer.optimizer.steps, trainer.history.epochs) == (steps, 2)
     assert trainer.fit(x, y, epochs=2, batch_size=8)["loss"] == ahead["loss"]
     np.testing.assert_array_equal(trainer.model.flat_parameters, twin.model.flat_parameters)
+
+
+def test_an_optimizer_around_another_is_copied_with_it(rng):
+    x, y = rng.standard_normal((50, 5)), rng.integers(0, 3, 50)
+    trainer = make_trainer(optim.SAM(optim.SGD(0.1, momentum=0.9)).add_group("0.*", lr_scale=0.5))
+    trainer.fit(x, y)
+    twin = pickle.loads(pickle.dumps(trainer))
+    assert twin.optimizer is not trainer.optimizer
+    assert repr(twin.optimizer) == repr(trainer.optimizer)
+    assert twin.fit(x, y)["loss"] == trainer.fit(x, y)["loss"]
+
+
+def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path):
+    """The name in the error is the user's, not that of the file that is written first."""
+    with pytest.raises(FileNotFoundError, match=re.escape(repr(str(tmp_path / "no" / "model")))):
+        make().save(tmp_path / "no" / "model")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match=re.escape(repr(str(tmp_path / "folder")))):
+        make().save(tmp_path / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_the_model_of_a_saved_training_can_be_read_alone(tmp_path, rng):

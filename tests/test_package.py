@@ -26,6 +26,22 @@ def test_importing_loads_numpy_and_nothing_else_from_outside():
     assert found.stdout.strip() == "['thalweg']"
 
 
+def test_importing_loads_nothing_that_few_programs_need():
+    """What reads files, draws, measures or checks is imported when it is used."""
+    script = (
+        "import sys, numpy; before = set(sys.modules); import thalweg; "
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    new = set(found.stdout.split())
+    assert "thalweg.nn" in new
+    assert not new & {"json", "pathlib", "threading", "difflib", "urllib.parse", "tempfile"}
+    parts = ("_gradcheck", "_lr_finder", "continual", "curvature", "diagnostics", "plot", "solve")
+    assert not new & {f"thalweg.{part}" for part in parts}
+
+
 def test_optional_modules_are_there_when_asked_for():
     assert tw.plot.__name__ == "thalweg.plot"
     assert tw.datasets.__name__ == "thalweg.datasets"

@@ -180,8 +180,24 @@ def test_initial_weights_of_blocks_differ(rng):
 
 def test_the_summary_counts_what_is_inside():
     lines = nn.Sequential(nn.Linear(2, 6), BLOCK, nn.Linear(6, 1)).summary().splitlines()
-    assert lines[2].startswith("1  Residual(Linear(")
+    assert lines[2].startswith("1  Residual ")
     assert lines[2].split()[-1] == str(6 * 9 + 9 + 9 * 6 + 6)
+
+
+def test_the_summary_shows_what_is_inside_and_a_prompt_shows_it_as_it_is():
+    inner = nn.Residual(nn.Linear(8, 8, bias=False))
+    model = nn.Sequential(
+        nn.Linear(2, 6), nn.Residual(nn.Linear(6, 8), inner, nn.Linear(8, 6)), nn.Linear(6, 1)
+    )
+    summary = model.summary()
+    assert repr(summary) == summary
+    assert [line.split()[0] for line in summary.splitlines()[1:-1]] == [
+        "0", "1", "1.0", "1.1", "1.1.0", "1.2", "2",
+    ]  # fmt: skip
+    sizes = [int(line.split()[-1]) for line in summary.splitlines()[1:-1]]
+    assert sizes == [18, 56 + 64 + 54, 56, 64, 64, 54, 7]
+    outputs = [line.split("(n, ")[1].split(")")[0] for line in summary.splitlines()[1:-1]]
+    assert outputs == ["6", "6", "8", "8", "8", "6", "1"]
 
 
 def test_errors_name_the_block():

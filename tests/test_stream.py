@@ -141,7 +141,7 @@ def test_an_error_names_the_batch_and_leaves_all_as_it_was(data):
 
 def test_what_is_no_source_of_batches_is_refused(data):
     x, y, w = data
-    with pytest.raises(tw.DtypeError, match="y has dtype object"):  # y was forgotten
+    with pytest.raises(tw.DtypeError, match="y is None"):  # it was forgotten
         make().fit(x)
     for bad in (3, None):
         with pytest.raises(tw.ArgumentError, match="y is missing"):

@@ -345,7 +345,7 @@ def test_the_plan_can_be_printed(classifier, capsys):
 
 def test_the_trainer_shows_and_keeps_what_it_is_made_of(classifier):
     for part in (classifier.model, classifier.loss, classifier.optimizer):
-        assert repr(part) in repr(classifier)
+        assert repr(part) in repr(classifier).replace("\n  ", "\n")
     for name in ("model", "optimizer", "history"):
         with pytest.raises(AttributeError):
             setattr(classifier, name, None)
@@ -475,3 +475,76 @@ def test_a_variance_that_overflows_is_an_error_and_not_an_average(rng):
         model.forward(x)
     for name, values in model.state_dict().items():
         np.testing.assert_array_equal(values, before[name], err_msg=name)
+
+
+def test_a_rate_of_a_fit_that_failed_is_taken_back(blobs):
+    """The optimizer is as it was, and its learning rate is a part of it."""
+    model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 2), seed=3)
+    schedule = optim.schedules.StepLR(1000)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.02), schedule=schedule)
+    targets = blobs.x[:, :2]
+    before = model.flat_parameters
+    with pytest.raises(tw.DivergedError):
+        trainer.fit(blobs.x, targets, lr=1e30, epochs=50)
+    assert trainer.optimizer.lr == 0.02
+    np.testing.assert_array_equal(model.flat_parameters, before)
+    trainer.fit(blobs.x, targets)
+    assert trainer.optimizer.lr == 0.02  # the schedule goes by it, too
+    trainer.fit(blobs.x, targets, lr=0.01)
+    assert trainer.optimizer.lr == 0.01
+
+
+def test_a_fit_within_a_fit_is_refused(classifier, blobs):
+    """The two would share one history, and the outer one would return the inner one's."""
+
+    class Again:
+        def on_epoch_end(self, trainer, record):
+            if record["epoch"] == 2:
+                trainer.fit(blobs.x, blobs.y)
+
+    with pytest.raises(tw.UnsupportedError, match=r"in a fit already.*trainer\.copy\(\)\.fit"):
+        classifier.fit(blobs.x, blobs.y, epochs=5, callbacks=[Again()])
+    assert classifier.history.epochs == 2
+    assert classifier.fit(blobs.x, blobs.y, epochs=3).epochs == 3  # it is free again
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t: t.fit(verbose=1), r"Trainer\.fit\(\).*'verbose'"),
+        (lambda t: t.step(), r"Trainer\.step\(\)"),
+        (lambda t: type(t)(t.model), r"Trainer\.__init__\(\)"),
+        (lambda t: type(t).load(), r"Trainer\.load\(\)"),
+    ],
+)
+def test_errors_of_pythons_name_the_trainer(call, message, regressor):
+    with pytest.raises(TypeError, match=f"^{message}"):
+        call(regressor)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"optimizer": "adam"}, "must be an Optimizer.*got 'adam'"),
+        ({"optimizer": optim.Adam}, r"the class Adam; make one: Adam\(...\)"),
+        ({"loss": nn.MSELoss}, r"make one: nn\.MSELoss\(...\)"),
+        ({"schedule": optim.schedules.StepLR}, r"the class StepLR; make one: StepLR\(...\)"),
+        ({"schedule": lambda t: 0.9**t}, "schedules.LambdaLR makes a schedule of a function"),
+    ],
+)
+def test_what_a_trainer_is_not_made_of(argument, message):
+    model = nn.Sequential(nn.Linear(1, 1))
+    with pytest.raises(tw.ArgumentError, match=message):
+        tw.Trainer(model, **{"loss": nn.MSELoss(), "optimizer": optim.SGD(), **argument})
+
+
+def test_the_trainer_shows_what_is_in_use_and_how_far_it_is(blobs):
+    model = nn.Sequential(nn.Linear(5, 3))
+    trainer = tw.Trainer(
+        model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(), clip_grad_norm=1.5
+    )
+    trainer.fit(blobs.x, blobs.y, batch_size=45)
+    text = repr(trainer)
+    assert "clip_grad_norm=1.5" in text
+    assert "schedule" not in text  # there is none
+    assert text.endswith(")  # after 1 epoch, 2 updates")

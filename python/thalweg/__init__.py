@@ -4,7 +4,7 @@ Importing this needs NumPy only; what needs more, such as `thalweg.plot`, loads 
 """
 
 import os as _os
-from typing import TYPE_CHECKING, Any
+import typing as _typing
 
 from thalweg import _core
 from thalweg import callbacks as callbacks
@@ -25,7 +25,7 @@ from thalweg.errors import ShapeError as ShapeError
 from thalweg.errors import ThalwegError as ThalwegError
 from thalweg.errors import UnsupportedError as UnsupportedError
 
-if TYPE_CHECKING:  # at run time these come from __getattr__ below
+if _typing.TYPE_CHECKING:  # at run time these come from __getattr__ below
     from thalweg import continual as continual
     from thalweg import curvature as curvature
     from thalweg import datasets as datasets
@@ -59,16 +59,37 @@ _NAMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    import importlib
+if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
 
-    if name in _MODULES:
-        return importlib.import_module(f"thalweg.{name}")
-    if name in _NAMES:
-        value = getattr(importlib.import_module(f"thalweg.{_NAMES[name]}"), name)
-        globals()[name] = value  # asked for once
-        return value
-    raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        import importlib
+
+        if name in _MODULES:
+            return importlib.import_module(f"thalweg.{name}")
+        if name in _NAMES:
+            value = getattr(importlib.import_module(f"thalweg.{_NAMES[name]}"), name)
+            globals()[name] = value  # asked for once
+            return value
+        import sys
+
+        from thalweg import _habits
+
+        for part in ("nn", "optim", "callbacks"):
+            if not name.startswith("_") and name in vars(globals()[part]):
+                raise AttributeError(
+                    f"module 'thalweg' has no attribute {name!r}: it is {part}.{name}"
+                )
+        elsewhere = {
+            "no_grad": "calling a model records nothing, and model.forward what backward needs",
+            "manual_seed": "models have a seed: nn.Sequential(..., seed=0)",
+            "tensor": "NumPy arrays are what is trained on",
+            "load": "nn.Sequential.load reads models, Trainer.load trainings",
+            "save": "models and trainers have a method save",
+            "keras": "nn.Sequential is the model, tw.Trainer compiles and fits it",
+            "MLPClassifier": "a model, nn.CrossEntropyLoss() and tw.Trainer do what it does",
+            "MLPRegressor": "a model, nn.MSELoss() and tw.Trainer do what it does",
+        }
+        return _habits.of_module(sys.modules[__name__], elsewhere, (*_MODULES, *_NAMES))(name)
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,35 @@
-"""``python -m thalweg``: the demonstration."""
+"""``python -m thalweg``: the demonstration, and what a bug report needs."""
 
-from thalweg._demo import main
+import argparse
+import sys
+
+from thalweg._config import show_config
+from thalweg._core import __version__
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line asks for; give the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m thalweg",
+        description="Trains a small network on real handwritten digits, checks its gradient, and "
+        'draws what happened. Needs pip install "thalweg[demo]".',
+    )
+    parser.add_argument(
+        "--config", action="store_true", help="print what a bug report needs, and nothing else"
+    )
+    parser.add_argument("--version", action="version", version=f"thalweg {__version__}")
+    if parser.parse_args(arguments).config:
+        show_config()
+        return 0
+    from thalweg import _demo
+
+    try:
+        _demo.main()
+    except ImportError as error:  # it names the extra: nothing else in the traceback helps
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -27,12 +27,6 @@ Labels: TypeAlias = npt.NDArray[np.int64]
 #: What the core converts by itself.
 _CONVERTED = tuple(np.dtype(kind) for kind in ("uint8", "float16", "float32", "float64"))
 
-#: How a user makes a 1-D array 2-D; which of the two is meant only the user knows.
-_RESHAPE = (
-    "reshape it with {0}.reshape(-1, 1) if its values are rows of one feature, "
-    "or {0}.reshape(1, -1) if they are one row"
-)
-
 
 def is_ready(array: Any, dtype: np.dtype[Any], ndim: int) -> bool:
     """Whether the core can read `array` as it is."""
@@ -46,8 +40,10 @@ def is_ready(array: Any, dtype: np.dtype[Any], ndim: int) -> bool:
     )
 
 
-def as_numeric(value: Any, name: str) -> npt.NDArray[Any]:
+def as_numeric(value: Any, name: str, *, labels: bool = False) -> npt.NDArray[Any]:
     """`value` as an array of booleans, integers or floats, of whatever shape.
+
+    With `labels` they are to be class labels, which errors then say.
 
     Raises
     ------
@@ -72,11 +68,9 @@ def as_numeric(value: Any, name: str) -> npt.NDArray[Any]:
     except (TypeError, RuntimeError) as error:
         raise DtypeError(f"{name} cannot be made an array: {error}") from None
     if array.dtype.kind not in "biuf":
-        advice = {
-            "c": f"pass {name}.real and {name}.imag as separate features",
-            "O": f'if all its values are numbers, pass {name}.astype("float32")',
-        }.get(array.dtype.kind, "encode its values as numbers first")
-        raise DtypeError(f"{name} has dtype {array.dtype}, expected real numbers; {advice}")
+        from thalweg import _advice
+
+        raise DtypeError(_advice.not_numbers(value, array, name, labels))
     return array
 
 
@@ -119,7 +113,9 @@ def matrix(value: Any, dtype: np.dtype[Any], name: str) -> Array:
         return value  # type: ignore[no-any-return]
     array = as_numeric(value, name)
     if array.ndim != 2:
-        advice = f"; {_RESHAPE.format(name)}" if array.ndim == 1 else ""
+        from thalweg import _advice
+
+        advice = _advice.not_rows(value, array, name)
         raise ShapeError(f"{name} must be 2-D, (rows, features); got shape {array.shape}{advice}")
     return as_dtype(array, dtype, name)
 
@@ -135,9 +131,11 @@ def samples(value: Any, dtype: np.dtype[Any], name: str) -> Samples:
     ShapeError, DtypeError
         As `matrix` does.
     """
+    if is_ready(value, dtype, 2):  # as mostly
+        return value  # type: ignore[no-any-return]
     if type(value) is np.memmap:
         value = np.asarray(value)  # the same memory; what it has beside its values is a file's name
-    if any(is_ready(value, kind, 2) for kind in (dtype, *_CONVERTED)):
+    if any(is_ready(value, kind, 2) for kind in _CONVERTED):
         return value  # type: ignore[no-any-return]
     return matrix(value, dtype, name)
 
@@ -158,21 +156,28 @@ def labels(value: Any, name: str) -> Labels:
     """
     if is_ready(value, np.dtype(np.int64), 1):
         return value  # type: ignore[no-any-return]
-    array = as_numeric(value, name)
-    if array.ndim == 2 and array.shape[1] == 1:
-        raise ShapeError(
-            f"{name} must be 1-D class labels, (rows,); got the column {array.shape}: "
-            f"pass {name}.ravel()"
-        )
+    array = as_numeric(value, name, labels=True)
     if array.ndim != 1:
+        from thalweg import _advice
+
+        text = f"{name} must be 1-D class labels, (rows,); got "
+        if array.ndim == 0:
+            raise ShapeError(f"{text}shape (); the label of a single row is [{name}]")
+        written = _advice.code(value, name)
+        if array.ndim == 2 and array.shape[1] == 1:
+            raise ShapeError(f"{text}the column {array.shape}: pass {written}.ravel()")
         raise ShapeError(
-            f"{name} must be 1-D class labels, (rows,); got shape {array.shape}; "
-            f"from one-hot rows or probabilities, pass {name}.argmax(axis=1)"
+            f"{text}shape {array.shape}; from one-hot rows or probabilities, "
+            f"pass {written}.argmax(axis=1)"
         )
-    if array.dtype.kind == "f":
+    if array.dtype.kind == "f" and array.size:  # an empty list is one of floats
+        text = f"{name} has dtype {array.dtype}, but class labels are integers; "
+        if np.isnan(array).any():
+            row = int(np.isnan(array).argmax())
+            raise DtypeError(f"{text}{name}[{row}] is NaN, a missing label: leave its row out")
         raise DtypeError(
-            f"{name} has dtype {array.dtype}, but class labels are integers; if its values are "
-            f'whole numbers, pass {name}.astype("int64"); to fit numbers, use MSELoss'
+            f'{text}if its values are whole numbers, pass {name}.astype("int64"); to fit numbers, '
+            "use MSELoss"
         )
     # Everything else fits into int64; wrapped around, it would be reported with a wrong value.
     if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
@@ -191,10 +196,10 @@ def labels_or_shares(value: Any, dtype: np.dtype[Any], name: str) -> Labels | Ar
     """
     if is_ready(value, dtype, 2) or is_ready(value, np.dtype(np.int64), 1):
         return value  # type: ignore[no-any-return]
-    array = as_numeric(value, name)
+    array = as_numeric(value, name, labels=True)
     if array.ndim == 2 and array.shape[1] != 1:
         return as_dtype(array, dtype, name)
-    return labels(array, name)
+    return labels(value, name)
 
 
 def weights(value: Any, dtype: np.dtype[Any], name: str) -> Array | None:
@@ -232,7 +237,12 @@ def targets(value: Any, dtype: np.dtype[Any], width: int, name: str) -> Array:
     array = as_numeric(value, name)
     if array.ndim == 1 and width == 1:
         array = array[:, np.newaxis]
-    return matrix(array, dtype, name)
+    if array.ndim != 2:
+        shape = f"(rows, {width})" + (" or (rows,)" if width == 1 else "")
+        raise ShapeError(
+            f"{name} has shape {array.shape}; the targets of this network and loss have {shape}"
+        )
+    return as_dtype(array, dtype, name)
 
 
 def flat(value: Any, dtype: np.dtype[Any], size: int, name: str) -> Array:

@@ -7,6 +7,7 @@ several splits were seen while settling on them, so they are a demonstration and
 generalization. A seed stands for a split and a network.
 """
 
+import importlib.util
 import statistics
 import time
 import warnings
@@ -21,6 +22,8 @@ EPOCHS = 40
 BATCH_SIZE = 32
 LEARNING_RATE = 5e-3
 PICTURE = "thalweg-digits.png"
+#: Packages that the demonstration imports, and what they are called where they are installed from.
+NEEDS = {"sklearn": "scikit-learn", "tqdm": "tqdm", "matplotlib": "matplotlib"}
 
 #: Rounds and epochs of the comparison; the two take turns, and the median round counts.
 ROUNDS = 5
@@ -105,6 +108,12 @@ def compare(data: datasets.Digits) -> tuple[float, float]:
 
 def main() -> None:
     """Train, check, compare, draw; print what comes out."""
+    missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
+    if missing:  # before anything is trained, not when it is to be drawn
+        raise ImportError(
+            f"the demonstration needs {', '.join(NEEDS.values())}; not all are there: "
+            'pip install "thalweg[demo]"'
+        )
     splits = [datasets.digits(seed=seed) for seed in SEEDS]
     data = splits[0]
     config = show_config("dicts") or {}

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from thalweg import _habits
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -25,6 +27,18 @@ class History(dict[str, list[float]]):
     >>> History(loss=[0.5, 0.25], seconds=[0.1, 0.1])
     History(2 epochs, loss 0.2500, 0.20 s)
     """
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Say where it is."""
+            if name == "history":
+                more = ': this is the dict itself, history["loss"]'
+            elif name in self:
+                more = f": it is a key, history[{name!r}]"
+            else:
+                more = "" if name.startswith("_") else _habits.advice(name, {}, dir(History))
+            raise AttributeError(f"History has no attribute {name!r}{more}", name=name, obj=self)
 
     @property
     def epochs(self) -> int:

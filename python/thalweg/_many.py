@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from thalweg import _checks
 from thalweg._config import get_num_threads
@@ -11,6 +11,9 @@ from thalweg._trainer import Trainer
 from thalweg.callbacks import Callback
 from thalweg.errors import ArgumentError
 
+if TYPE_CHECKING:
+    from thalweg.callbacks import AnyCallback
+
 
 def train_many(
     trainers: Sequence[Trainer],
@@ -18,7 +21,7 @@ def train_many(
     y: Any,
     *,
     workers: int | None = None,
-    callbacks: Callable[[Trainer], Sequence[Callback]] | None = None,
+    callbacks: "Callable[[Trainer], Sequence[AnyCallback]] | None" = None,
     **options: Any,
 ) -> list[History]:
     """Fit several trainers to the same data, each on a thread of its own.

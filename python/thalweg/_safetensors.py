@@ -5,11 +5,9 @@ and place of each array, then come their bytes, one array after the other. Nothi
 code, and other libraries read it. https://github.com/huggingface/safetensors
 """
 
-import json
+import contextlib
 import os
-import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +42,9 @@ def save(
     OSError
         If the file cannot be written.
     """
+    import json  # most programs write and read no file: they need not wait for what it takes
+    import threading
+
     header: dict[str, Any] = {"__metadata__": dict(text)}
     data: list[npt.NDArray[Any]] = []
     end = 0
@@ -55,16 +56,19 @@ def save(
         data.append(array)
     encoded = json.dumps(header, allow_nan=False).encode()
     encoded += b" " * (-len(encoded) % 8)  # so that the arrays are aligned
-    target = Path(path)
-    temporary = target.with_name(f"{target.name}.{os.getpid()}-{threading.get_ident()}.part")
+    target = os.fsdecode(path)
+    temporary = f"{target}.{os.getpid()}-{threading.get_ident()}.part"
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb") as file:
             file.write(len(encoded).to_bytes(8, "little") + encoded)
             for array in data:
                 file.write(array.tobytes())
-        temporary.replace(target)
+        os.replace(temporary, target)
+    except OSError as error:  # the user knows of one file only
+        raise type(error)(error.errno, error.strerror, target) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # it has its name by now
+            os.unlink(temporary)
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
@@ -77,7 +81,10 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dic
     DataError
         If it is not such a file, or cut short.
     """
-    raw = Path(path).read_bytes()
+    import json
+
+    with open(path, "rb") as file:
+        raw = file.read()
     try:
         start = 8 + int.from_bytes(raw[:8], "little")
         header: dict[str, Any] = json.loads(raw[8:start])

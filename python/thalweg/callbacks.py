@@ -5,25 +5,58 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from thalweg import _checks
+from thalweg import _checks, _habits
 from thalweg.errors import ArgumentError
-from thalweg.optim.schedules import ReduceLROnPlateau
+from thalweg.optim import schedules as _schedules
 
 if TYPE_CHECKING:  # the trainer calls callbacks; at run time they need not know it
+    from typing import Protocol, TypeAlias
+
     from thalweg._trainer import Trainer
     from thalweg.curvature import StabilityMonitor as StabilityMonitor
     from thalweg.errors import DivergedError
 
+    class _SeesBegin(Protocol):
+        def on_fit_begin(self, trainer: Trainer, /) -> None: ...
+
+    class _SeesSteps(Protocol):
+        def on_step_end(self, trainer: Trainer, record: dict[str, float], /) -> bool | None: ...
+
+    class _SeesEpochs(Protocol):
+        def on_epoch_end(self, trainer: Trainer, record: dict[str, float], /) -> bool | None: ...
+
+    class _SeesEnd(Protocol):
+        def on_fit_end(self, trainer: Trainer, /) -> None: ...
+
+    class _SeesDivergence(Protocol):
+        def on_diverged(self, trainer: Trainer, error: DivergedError, /) -> None: ...
+
+    #: What `thalweg.Trainer.fit` takes: anything that has one of the methods of `Callback`.
+    AnyCallback: TypeAlias = _SeesBegin | _SeesSteps | _SeesEpochs | _SeesEnd | _SeesDivergence
+
 __all__ = ["Callback", "EarlyStopping", "ModelCheckpoint", "StabilityMonitor"]
 
 
-def __getattr__(name: str) -> Any:
-    # Who does not measure curvature need not import what it takes.
-    if name == "StabilityMonitor":
-        from thalweg.curvature import StabilityMonitor
+if not TYPE_CHECKING:  # type checkers would take every name for one that is there
 
-        return StabilityMonitor
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        # Who does not measure curvature need not import what it takes.
+        if name == "StabilityMonitor":
+            from thalweg.curvature import StabilityMonitor
+
+            return StabilityMonitor
+        import sys
+
+        elsewhere = {
+            "ReduceLROnPlateau": "optim.schedules has it, and Trainer(schedule=...) takes it",
+            "LearningRateScheduler": "optim.schedules.LambdaLR does that, as Trainer(schedule=...)",
+            "LambdaCallback": "any object with a method on_epoch_end is a callback",
+            "ProgbarLogger": "trainer.fit(..., progress=True) shows a bar",
+            "TerminateOnNaN": "a fit whose loss is NaN ends by itself, with DivergedError",
+            "BackupAndRestore": "trainer.save(path) and Trainer.load(path) do that",
+            "History": "trainer.fit gives it",
+        }
+        return _habits.of_module(sys.modules[__name__], elsewhere, __all__)(name)
 
 
 class Callback:
@@ -116,7 +149,7 @@ def method(callback: Any, name: str) -> Any:
     return getattr(callback, name, None)
 
 
-def check(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
+def check(callbacks: "Iterable[AnyCallback]") -> "tuple[AnyCallback, ...]":
     """Make the callbacks a tuple, each seen to be one."""
 
     def is_callback(value: Any) -> bool:
@@ -133,21 +166,33 @@ def check(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
         if not is_callback(callback):
             raise ArgumentError(
                 f"a callback needs one of the methods {', '.join(METHODS)}; got {callback!r}"
+                f"{_meant(callback)}"
             )
     return found
+
+
+def _meant(value: Any) -> str:
+    """Say what to write instead of something that is not a callback, where that is clear."""
+    if isinstance(value, type) and any(hasattr(value, name) for name in METHODS):
+        return f": make one of this class, {value.__name__}(...)"
+    if isinstance(value, (_schedules.Schedule, _schedules.ReduceLROnPlateau)):
+        return ": a schedule is given to the trainer, Trainer(..., schedule=...)"
+    if callable(value):
+        return ": write a class with a method on_epoch_end(self, trainer, record)"
+    return ""
 
 
 class Watch:
     """The callbacks of a fit, sorted by what they want to see."""
 
-    def __init__(self, trainer: "Trainer", callbacks: tuple[Callback, ...]) -> None:
+    def __init__(self, trainer: "Trainer", callbacks: "tuple[AnyCallback, ...]") -> None:
         self._trainer = trainer
         self._of = {
             name: [m for c in callbacks if (m := method(c, name)) is not None] for name in METHODS
         }
         self.steps = bool(self._of["on_step_end"])
         # A schedule that follows a figure looks at every epoch, too.
-        plateau = isinstance(trainer.schedule, ReduceLROnPlateau)
+        plateau = isinstance(trainer.schedule, _schedules.ReduceLROnPlateau)
         self.epochs = plateau or bool(self._of["on_epoch_end"])
 
     def begin(self) -> None:
@@ -207,6 +252,13 @@ class _Monitor(Callback):
         self._min_delta = _checks.real(f"{kind}: min_delta", min_delta, 0)
         #: The best figure so far; None before the first epoch.
         self.best: float | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in self._shown().items())})"
+
+    def _shown(self) -> dict[str, Any]:
+        """Give what `repr` shows: arguments, under their names."""
+        return {"monitor": self.monitor}
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
         self.best = None
@@ -296,6 +348,10 @@ class EarlyStopping(_Monitor):
         self.best_epoch = self.stopped_epoch = 0
         self._weights: dict[str, Any] | None = None
 
+    def _shown(self) -> dict[str, Any]:
+        restore = {"restore_best_weights": True} if self._restore else {}
+        return {**super()._shown(), "patience": self._patience, **restore}
+
     def on_fit_begin(self, trainer: "Trainer") -> None:
         """Forget the fit before."""
         super().on_fit_begin(trainer)
@@ -360,6 +416,10 @@ class ModelCheckpoint(_Monitor):
         super().__init__(monitor, mode, 0.0)
         self._path = os.fspath(path)
         self.save_best_only = _checks.flag("ModelCheckpoint: save_best_only", save_best_only)
+
+    def _shown(self) -> dict[str, Any]:
+        best = {**super()._shown(), "save_best_only": True} if self.save_best_only else {}
+        return {"path": self._path, **best}
 
     def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> None:
         """Save, if it is time."""

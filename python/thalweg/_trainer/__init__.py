@@ -4,9 +4,12 @@ Here is `Trainer` and what can be read of it. `_base` makes one and makes data r
 `_fit` trains and evaluates, `_penalty` pulls parameters to given values, `_file` saves and resumes.
 """
 
+import types
+
 from thalweg import _checks, _core
 from thalweg._history import History
 from thalweg._plan import Plan
+from thalweg._trainer._base import TrainerBase
 from thalweg._trainer._file import Resumable
 from thalweg._trainer._fit import Fitting
 from thalweg._trainer._penalty import Penalized
@@ -170,7 +173,21 @@ class Trainer(Fitting, Penalized, Resumable):
         return Plan(self._core.plan(_checks.integer("batch_size", batch_size, 1)))
 
     def __repr__(self) -> str:
+        given = {**self._description(), "loss": None, "optimizer": None}
+        usual = (None, 1)  # what is not in use is not shown
+        more = "".join(f"  {name}={x!r},\n" for name, x in given.items() if x not in usual)
+        model = repr(self._model).replace("\n", "\n  ")
+        done = f"{self._epochs} epochs" if self._epochs != 1 else "1 epoch"
         return (
-            f"Trainer(\n  model={self._model!r},\n  loss={self._loss!r},\n"
-            f"  optimizer={self._optimizer!r}\n)"
+            f"Trainer(\n  model={model},\n  loss={self._loss!r},\n"
+            f"  optimizer={self._optimizer!r},\n{more}"
+            f")  # after {done}, {self._optimizer.steps} updates"
         )
+
+
+# Errors of Python's name the class that users know, not the one that a method was written in.
+for _part in (TrainerBase, Fitting, Penalized, Resumable):
+    for _name, _thing in vars(_part).items():
+        _thing = getattr(_thing, "__func__", _thing)
+        if isinstance(_thing, types.FunctionType):
+            _thing.__qualname__ = f"Trainer.{_name}"

@@ -1,12 +1,13 @@
 """What a trainer is made of, and how data become ready for it."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from thalweg import _arrays, _checks, _core
 from thalweg._arrays import Array, Samples
 from thalweg._custom import CustomTrainer, targets
 from thalweg._full_batch import FullBatchTrainer
+from thalweg._habits import Guided
 from thalweg._history import History
 from thalweg._rates import Rates
 from thalweg.errors import ArgumentError, UnsupportedError
@@ -16,9 +17,32 @@ from thalweg.optim import EMA, SAM, SWA, Optimizer, ScheduleFreeAdamW, _averages
 from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
+_WHEN_MADE = "it is fixed when a trainer is made: Trainer(..., {})"
 
-class TrainerBase:
+
+class TrainerBase(Guided):
     """The parts of a `thalweg.Trainer`, which documents the arguments."""
+
+    _elsewhere: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("predict", "forward"), "call the model: trainer.model(x)"),
+        **dict.fromkeys(("score", "test", "validate"), "trainer.evaluate(x, y) does that"),
+        **dict.fromkeys(("lr", "learning_rate"), "it is trainer.optimizer.lr"),
+        **dict.fromkeys(("train_on_batch", "partial_fit"), "trainer.step(x, y) does that"),
+        **dict.fromkeys(("loss_curve_", "history_"), 'it is trainer.history["loss"]'),
+        **{
+            name: _WHEN_MADE.format(f"{name}=...")
+            for name in (
+                "clip_grad_norm", "clip_grad_value", "accumulate_grad_batches", "average",
+                "precision",
+            )
+        },
+        "train": "trainer.fit(x, y) trains, and trainer.step(x, y) one batch",
+        "predict_proba": "trainer.loss.probabilities(trainer.model(x)) does that",
+        "compile": "a trainer is ready once it is made",
+        "state_dict": "trainer.save(path) writes everything to a file",
+        "load_state_dict": "Trainer.load(path) reads what trainer.save wrote",
+        "callbacks": "they are given to trainer.fit(..., callbacks=[...])",
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -41,11 +65,7 @@ class TrainerBase:
                 f"precision {precision!r} is not there for this model; it computes in "
                 f'"{model.dtype.name}", the dtype that it was made with: "float32" or "float64"'
             )
-        if schedule is not None and not isinstance(schedule, (Schedule, ReduceLROnPlateau)):
-            raise ArgumentError(
-                "schedule must be one of thalweg.optim.schedules, e.g. "
-                f"schedules.CosineAnnealingLR(); got {schedule!r}"
-            )
+        _expect_schedule(schedule)
         if clip_grad_norm is not None and clip_grad_value is not None:
             raise ArgumentError("give clip_grad_norm or clip_grad_value, not both")
         self._model = model
@@ -84,6 +104,7 @@ class TrainerBase:
         if isinstance(optimizer, FullBatchOptimizer):
             self._core = self._full_batch(self._core, optimizer)
         self._history = History()
+        self._fitting = False
         self._epochs = 0  # ended so far: each has an order of its own, and schedules count them
         self._base_lr = optimizer.lr
         self._plateau = schedule.start() if isinstance(schedule, ReduceLROnPlateau) else {}
@@ -142,8 +163,28 @@ class TrainerBase:
 def _expect(name: str, value: Any, kind: type, example: str) -> None:
     """Raise unless `value` is a `kind`, with what to write instead."""
     if not isinstance(value, kind):
-        what = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
-        raise ArgumentError(f"{name} must be a {kind.__name__}, e.g. {example}; got {what}")
+        what = repr(value)
+        if isinstance(value, type):
+            what = f"the class {value.__name__}"
+            if issubclass(value, kind):
+                what += f"; make one: {value.__name__}(...)"
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise ArgumentError(f"{name} must be {article} {kind.__name__}, e.g. {example}; got {what}")
+
+
+def _expect_schedule(value: Any) -> None:
+    """Raise unless `value` is a schedule, or None."""
+    if value is None or isinstance(value, (Schedule, ReduceLROnPlateau)):
+        return
+    what = repr(value)
+    if isinstance(value, type):
+        what = f"the class {value.__name__}; make one: {value.__name__}(...)"
+    elif callable(value):
+        what += "; schedules.LambdaLR makes a schedule of a function"
+    raise ArgumentError(
+        "schedule must be one of thalweg.optim.schedules, e.g. schedules.CosineAnnealingLR(); "
+        f"got {what}"
+    )
 
 
 def _limit(name: str, value: float | None) -> float | None:

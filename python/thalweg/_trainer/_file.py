@@ -1,7 +1,6 @@
 """How a trainer is saved, loaded and copied, and goes on as if nothing had happened."""
 
 import copy
-import json
 import os
 from typing import Any, Self
 
@@ -10,6 +9,7 @@ from thalweg._history import History
 from thalweg._trainer._base import TrainerBase
 from thalweg.errors import DataError, ThalwegError
 from thalweg.nn import Sequential, _losses
+from thalweg.optim import Optimizer
 
 
 class Resumable(TrainerBase):
@@ -40,6 +40,8 @@ class Resumable(TrainerBase):
 
     def _content(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Give the arrays and the text of a file."""
+        import json
+
         spec, state = self._description(), self._optimizer.state_dict()
         arrays = {f"optimizer.{name}": array for name, array in state.pop("arrays").items()}
         if (average := self._core.average()) is not None:
@@ -77,6 +79,8 @@ class Resumable(TrainerBase):
         UnsupportedError
             If a later version of thalweg wrote it.
         """
+        import json
+
         arrays, text = _safetensors.load(path)
         if "thalweg.trainer" not in text:
             raise DataError(
@@ -109,6 +113,16 @@ class Resumable(TrainerBase):
                 raise
             raise DataError(f"{os.fspath(path)!r} is a damaged file: {error!r}") from None
 
+    def __reduce__(self) -> Any:
+        # Also what `copy.copy` and `copy.deepcopy` use; nothing is shared with the original.
+        spec = self._description()
+        optimizer = _Recipe(spec.pop("optimizer"))
+        core = self._core
+        penalty = core.penalty() if isinstance(core, _core.Trainer) else None
+        counts = copy.deepcopy(self._counts())
+        state = self._optimizer.state_dict(), counts, core.average(), penalty
+        return _again, (type(self), copy.deepcopy(self._model), spec, optimizer, state)
+
     def copy(self) -> Self:
         """Make a trainer that goes on from here with a model and an optimizer of its own.
 
@@ -116,15 +130,10 @@ class Resumable(TrainerBase):
         -------
         Trainer
             What happens to either does not concern the other. Gradients gathered for an update to
-            come are left out.
+            come are left out. `copy.deepcopy` does the same, and pickles hold the same.
         """
-        spec = self._description()
-        spec["optimizer"] = self._optimizer._fresh()
-        twin = type(self)(copy.deepcopy(self._model), **spec)
-        counts = copy.deepcopy(self._counts())
-        core = self._core
-        penalty = core.penalty() if isinstance(core, _core.Trainer) else None
-        return twin._continue(self._optimizer.state_dict(), counts, core.average(), penalty)
+        make, arguments = self.__reduce__()
+        return make(*arguments)  # type: ignore[no-any-return]
 
     def _description(self) -> dict[str, Any]:
         """Give the arguments that make this trainer, besides the model."""
@@ -180,3 +189,29 @@ class Resumable(TrainerBase):
         self._plateau = counts["plateau"]
         self._history = History(counts["history"])
         return self
+
+
+class _Recipe:
+    """How an optimizer was made; what it has become since is in its state."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.kind = type(optimizer)
+        self.arguments = {  # one of which may be another optimizer
+            name: _Recipe(value) if isinstance(value, Optimizer) else value
+            for name, value in optimizer._arguments.items()
+        }
+
+    def follow(self) -> Optimizer:
+        """Make another one."""
+        made: dict[str, Any] = {
+            name: value.follow() if isinstance(value, _Recipe) else value
+            for name, value in self.arguments.items()
+        }
+        return self.kind(**made)
+
+
+def _again(
+    kind: type[Any], model: Sequential, spec: dict[str, Any], optimizer: _Recipe, state: Any
+) -> Any:
+    """Make the trainer that was pickled or copied."""
+    return kind(model, optimizer=optimizer.follow(), **spec)._continue(*state)

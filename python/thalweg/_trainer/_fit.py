@@ -1,7 +1,7 @@
 """How a trainer trains: a step, a fit, gradients alone; and how it evaluates."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from thalweg import _checks, _core
@@ -9,17 +9,17 @@ from thalweg import callbacks as _callbacks
 from thalweg._arrays import Array, Samples
 from thalweg._full_batch import FullBatchTrainer
 from thalweg._history import KEYS, History
-from thalweg._python_fit import PythonFit
 from thalweg._rates import Rates
-from thalweg._stream import StreamFit, batches_of
 from thalweg._trainer._auto import safe_lr
 from thalweg._trainer._base import TrainerBase
-from thalweg.callbacks import Callback
 from thalweg.errors import ArgumentError, DivergedError, UnsupportedError
 from thalweg.optim.schedules import ReduceLROnPlateau
 
 if TYPE_CHECKING:
+    from thalweg._python_fit import PythonFit
+    from thalweg._stream import StreamFit
     from thalweg._trainer import Trainer
+    from thalweg.callbacks import AnyCallback
 
 #: How often a fit comes back to Python to move the progress bar, in seconds.
 _REFRESH = 0.1
@@ -80,7 +80,7 @@ class Fitting(TrainerBase):
         validation_data: tuple[Any, ...] | None = None,
         shuffle: bool = True,
         sample_weight: Any = None,
-        callbacks: Iterable[Callback] = (),
+        callbacks: "Iterable[AnyCallback]" = (),
         progress: bool = False,
         lr: float | str | None = None,
     ) -> History:
@@ -188,7 +188,7 @@ class Fitting(TrainerBase):
                 f"different batches do not show the curvature: pass batch_size=None; got "
                 f"batch_size={batch_size} for {len(x)} samples"
             )
-        before = self._base_lr, self._optimizer.lr
+        before = (self._base_lr, self._optimizer.lr) if lr is not None else None
         if lr is not None:
             if lr == "auto":
                 lr = safe_lr(cast("Trainer", self), x, y, weight, batch_size)
@@ -198,11 +198,9 @@ class Fitting(TrainerBase):
                 x, y, weight, vx, vy, validation_weight, epochs, batch_size, shuffle
             )
         except BaseException:  # nothing was trained
-            if lr is not None:
-                self._set_base_lr(before[0])
-                self._optimizer.lr = before[1]
+            self._put_lr_back(before)
             raise
-        return self._run(run, epochs, callbacks, progress)
+        return self._run(run, epochs, callbacks, progress, before)
 
     def _arrays_fit(
         self, x: Samples, y: Any, weight: Array | None, vx: Samples | None, vy: Any,
@@ -220,7 +218,15 @@ class Fitting(TrainerBase):
         )  # fmt: skip
         if isinstance(self._core, _core.Trainer):
             return _core.Fit(self._core, x, y, *options)
+        from thalweg._python_fit import PythonFit  # most fits run in the core
+
         return PythonFit(self._core, x, y, *options)
+
+    def _put_lr_back(self, before: tuple[float, float] | None) -> None:
+        """Take back what ``fit(lr=...)`` set, where it did."""
+        if before is not None:
+            self._set_base_lr(before[0])
+            self._optimizer.lr = before[1]
 
     def _set_base_lr(self, lr: float | str) -> None:
         self._optimizer.lr = lr  # type: ignore[assignment]  # which checks it
@@ -230,8 +236,10 @@ class Fitting(TrainerBase):
 
     def _stream(
         self, x: Any, epochs: int, validation: tuple[Samples, Any, Array | None] | None
-    ) -> StreamFit:
+    ) -> "StreamFit":
         """Begin a fit to batches that come from an iterable."""
+        from thalweg._stream import StreamFit, batches_of
+
         source = batches_of(x, epochs)
         if not isinstance(self._core, _core.Trainer):
             raise UnsupportedError(
@@ -266,13 +274,15 @@ class Fitting(TrainerBase):
         self,
         run: "_core.Fit | PythonFit | StreamFit",
         epochs: int,
-        callbacks: tuple[Callback, ...],
+        callbacks: "tuple[AnyCallback, ...]",
         progress: bool,
+        lr_before: tuple[float, float] | None = None,
     ) -> History:
         """Go through a fit with all that looks at it."""
         watch = _callbacks.Watch(cast("Trainer", self), callbacks)
 
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self._alone())
             bar = None
             if progress:
                 from thalweg._progress import ProgressBar
@@ -307,8 +317,24 @@ class Fitting(TrainerBase):
                 self._core.forget()
                 if restored:
                     self._epochs, self._plateau = before
+                    self._put_lr_back(lr_before)
             watch.end()
         return self._history
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep out a second fit: its epochs would be counted and shown as this one's."""
+        if self._fitting:
+            raise UnsupportedError(
+                "this trainer is in a fit already, which ends first: a callback can use "
+                "trainer.step or trainer.copy().fit, and thalweg.train_many fits several trainers "
+                "at once"
+            )
+        self._fitting = True
+        try:
+            yield
+        finally:
+            self._fitting = False
 
     def _ended(self, record: dict[str, float]) -> None:
         """Take note of an epoch."""

@@ -1,5 +1,7 @@
 """Models, layers and losses, named as in PyTorch."""
 
+import typing as _typing
+
 from thalweg.nn import init as init
 from thalweg.nn._layers import CELU as CELU
 from thalweg.nn._layers import ELU as ELU
@@ -44,3 +46,36 @@ from thalweg.nn._losses import QuantileLoss as QuantileLoss
 from thalweg.nn._sequential import Sequential as Sequential
 
 from thalweg.nn import utils as utils  # isort: skip - it needs Sequential
+
+if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+    import sys as _sys
+
+    from thalweg import _habits
+
+    _LOGITS = "models give logits, and {} has the {} in it; loss.probabilities(model(x)) gives {}"
+    _DENSE = "thalweg is for dense networks"
+    __getattr__ = _habits.of_module(
+        _sys.modules[__name__],
+        {
+            "Module": "a model is an nn.Sequential; nn.Residual adds a block to its own input",
+            "ModuleList": "nn.Sequential takes layers: nn.Sequential(*layers)",
+            "Softmax": _LOGITS.format("CrossEntropyLoss", "softmax", "probabilities"),
+            "LogSoftmax": _LOGITS.format("CrossEntropyLoss", "softmax", "probabilities"),
+            "NLLLoss": "CrossEntropyLoss takes logits, and has the softmax in it",
+            "BCELoss": "BCEWithLogitsLoss takes logits, and has the logistic function in it",
+            "SmoothL1Loss": "HuberLoss with delta=1 is the same",
+            "KLDivLoss": "DistillationLoss takes the logits of a teacher",
+            "MAELoss": "it is L1Loss",
+            "Swish": "it is SiLU",
+            "Sin": "it is Sine",
+            "Siren": 'it is Sine, behind Linear(..., init="siren")',
+            "Dense": "it is Linear(in_features, out_features)",
+            "Input": "the first Linear says how wide the input is",
+            "Activation": "each has a class of its own: nn.ReLU(), nn.Tanh(), ...",
+            "Embedding": "TabularInput has a vector for each code of a column",
+            "functional": "layers and losses are computed by models and trainers",
+            "Parameter": "parameters are the model's: flat_parameters, state_dict()",
+            **dict.fromkeys(("Conv1d", "Conv2d", "Conv2D", "LSTM", "GRU", "RNN"), _DENSE),
+            **dict.fromkeys(("Transformer", "MultiheadAttention", "MaxPool2d"), _DENSE),
+        },
+    )

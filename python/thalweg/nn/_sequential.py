@@ -2,15 +2,15 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from thalweg import _arrays, _checks, _core, _safetensors, _spec
 from thalweg._arrays import Array, Samples
+from thalweg._habits import Guided
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 from thalweg.nn import _layers
 from thalweg.nn._layers import Layer
@@ -18,8 +18,37 @@ from thalweg.nn._layers import Layer
 #: Version of what `Sequential.__getstate__` gives, so that later versions can read old pickles.
 _STATE_VERSION = 1
 
+_TRAINER = "tw.Trainer(model, loss=..., optimizer=...)"
+_BY_NAME = "all are in flat_parameters, and by name in state_dict(), in the order of the layers"
+_FIXED = "a model keeps its layers: make another, nn.Sequential(*model.layers, ...)"
+_MODES = "model(x) evaluates; model.forward(x, training=True) is the pass of training"
 
-class Sequential:
+#: What models of other libraries have.
+_ELSEWHERE = {
+    **dict.fromkeys(("eval", "train", "training"), _MODES),
+    **dict.fromkeys(("append", "add", "insert", "extend", "pop", "add_module"), _FIXED),
+    **dict.fromkeys(("weights", "get_weights", "coefs_", "intercepts_"), _BY_NAME),
+    **dict.fromkeys(("fit", "partial_fit", "compile"), f"{_TRAINER} trains it"),
+    **dict.fromkeys(("evaluate", "score"), f"{_TRAINER}.evaluate(x, y) does that"),
+    **dict.fromkeys(("children", "modules", "named_children"), "they are in model.layers"),
+    **dict.fromkeys(("cpu", "cuda"), "all is computed on the CPU"),
+    **dict.fromkeys(("double", "float", "type"), "model.astype makes a copy of another dtype"),
+    "parameters": f"{_BY_NAME}; an optimizer is given the model itself, optimizer.step(model)",
+    "named_parameters": _BY_NAME,
+    "requires_grad_": 'optimizer.add_group("0.*", frozen=True) leaves parameters as they are',
+    "to": 'all is computed on the CPU; model.astype("float64") makes a copy of another dtype',
+    "predict": "call the model: model(x)",
+    "predict_proba": "nn.CrossEntropyLoss().probabilities(model(x)) does that",
+    "set_weights": "load_state_dict sets them by name, flat_parameters all at once",
+    "count_params": "it is num_parameters",
+    "input_shape": "it is in_features",
+    "clone": "copy.deepcopy(model) copies it",
+    "copy": "copy.deepcopy(model) copies it",
+    "grad": "gradients are in flat_gradients",
+}
+
+
+class Sequential(Guided):
     """Layers applied one after another.
 
     Parameters
@@ -56,6 +85,8 @@ class Sequential:
     33
     """
 
+    _elsewhere: ClassVar[Mapping[str, str]] = _ELSEWHERE
+
     def __init__(self, *layers: Layer, dtype: str = "float32", seed: int = 0) -> None:
         for index, layer in enumerate(layers):
             _layers.check_layer("", index, layer)
@@ -65,6 +96,7 @@ class Sequential:
         self._flattens = bool(layers) and isinstance(layers[0], _layers.Flatten)
         self._in_shape: tuple[int, ...] | None = None  # of a sample of the last forward, if so
         self._core = _core.Model([x._spec() for x in layers], self._dtype.name, self._seed)
+        self._predict = self._core.predict
 
     # --- what it is -----------------------------------------------------------------------------
 
@@ -114,31 +146,28 @@ class Sequential:
         Returns
         -------
         str
-            One line for each layer, and the total.
+            One line for each layer, and the total. At a prompt and in a notebook it is shown as it
+            is, without quotes.
 
         Examples
         --------
         >>> from thalweg import nn
-        >>> print(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)).summary())
+        >>> nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)).summary()
         layer                                                output  parameters
         0  Linear(in_features=2, out_features=8, bias=True)  (n, 8)          24
         1  Tanh()                                            (n, 8)           0
         2  Linear(in_features=8, out_features=1, bias=True)  (n, 1)           9
         total: 33 parameters, float32
         """
-        sizes = dict.fromkeys(range(len(self._layers)), 0)
-        for name, shape in self._core.blocks():
-            sizes[int(name.partition(".")[0])] += int(np.prod(shape))
+        sizes = {name: int(np.prod(shape)) for name, shape in self._core.blocks()}
         rows = [("layer", "output", "parameters")]
-        width = self.in_features
-        for index, layer in enumerate(self._layers):
-            width = getattr(layer, "out_features", width)
-            rows.append((f"{index}  {layer!r}", f"(n, {width})", f"{sizes[index]:,}"))
+        rows += _summary(self._layers, "", self.in_features, sizes)
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         table = [
             f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows
         ]
-        return "\n".join([*table, f"total: {self.num_parameters:,} parameters, {self._dtype.name}"])
+        total = f"total: {self.num_parameters:,} parameters, {self._dtype.name}"
+        return _Table("\n".join([*table, total]))
 
     # --- computing ------------------------------------------------------------------------------
 
@@ -162,9 +191,9 @@ class Sequential:
             If `x` is not such an array; the message says what it is.
         """
         # The usual case takes no detour: this call is made thousands of times a second.
-        y = self._core.predict(x)
+        y = self._predict(x)
         if y is None:
-            y = self._core.predict(self._samples(x, "x"))
+            y = self._predict(self._samples(x, "x"))
             assert y is not None  # it is ready now
         return y
 
@@ -191,10 +220,11 @@ class Sequential:
         ShapeError, DataError, DtypeError
             If `x` is not such an array.
         """
-        if not _checks.flag("training", training):
+        if training is not True and not _checks.flag("training", training):
             return self(x)
         y = self._core.forward(self._samples(x, "x"))
-        self._in_shape = np.shape(x)[1:] if self._flattens else None
+        if self._flattens:
+            self._in_shape = np.shape(x)[1:]
         return y
 
     def _samples(self, x: Any, name: str) -> Samples:
@@ -383,6 +413,8 @@ class Sequential:
         The arrays in it are those of `state_dict`, so that other libraries can read them; in
         PyTorch ``net.load_state_dict(safetensors.torch.load_file(path))``. Gradients are left out.
         """
+        import json
+
         _safetensors.save(path, self.state_dict(), {"thalweg": json.dumps(self._description())})
 
     @classmethod
@@ -417,6 +449,8 @@ class Sequential:
         >>> nn.Sequential.load(path).num_parameters
         13
         """
+        import json
+
         arrays, text = _safetensors.load(path)
         if "thalweg" not in text:
             raise DataError(
@@ -549,6 +583,8 @@ class Sequential:
             "parameters": self.flat_parameters,
             "averages": self._core.averages(),
             "passes": self._core.passes(),
+            # What a class of the user's own has beside.
+            "own": {name: value for name, value in vars(self).items() if name not in _MINE},
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -563,6 +599,37 @@ class Sequential:
         if len(averages := state.get("averages", ())):  # not in pickles of the first version
             self._core.set_averages(averages)
         self._core.set_passes(state.get("passes", 0))
+        vars(self).update(state.get("own", {}))
+
+
+#: The attributes that `Sequential` sets.
+_MINE = ("_layers", "_dtype", "_seed", "_flattens", "_in_shape", "_core", "_predict")
+
+
+def _summary(
+    layers: tuple[Layer, ...], prefix: str, width: int, sizes: Mapping[str, int]
+) -> list[tuple[str, str, str]]:
+    """Make the rows of a table of layers, those in a block below it."""
+    rows = []
+    for index, layer in enumerate(layers):
+        here = f"{prefix}{index}"
+        width = getattr(layer, "out_features", width)
+        inside = layer.layers if isinstance(layer, _layers.Residual) else ()
+        indent = "   " * prefix.count(".")
+        count = sum(size for name, size in sizes.items() if name.startswith(f"{here}."))
+        text = type(layer).__name__ if inside else repr(layer)
+        rows.append((f"{indent}{here}  {text}", f"(n, {width})", f"{count:,}"))
+        rows += _summary(inside, f"{here}.", width, sizes)
+    return rows
+
+
+class _Table(str):
+    """Text of several lines, which a prompt shows as such."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def _named(blocks: list[tuple[str, tuple[int, ...]]], values: Array) -> dict[str, Array]:
@@ -579,7 +646,7 @@ def _named(blocks: list[tuple[str, tuple[int, ...]]], values: Array) -> dict[str
 def _dtype_name(dtype: Any) -> str:
     """Name a dtype given as a name, a NumPy type or a NumPy dtype."""
     name = dtype
-    if not isinstance(dtype, str):
+    if dtype is not None and not isinstance(dtype, str):  # None is float64 to NumPy
         with contextlib.suppress(TypeError):  # not a dtype at all: reported below
             name = np.dtype(dtype).name
     return _checks.one_of("dtype", name, ("float32", "float64"))

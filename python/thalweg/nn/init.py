@@ -25,6 +25,13 @@ The numbers come from a counter-based generator: a model's ``seed`` gives the sa
 machine, whatever the number of threads.
 """
 
+from typing import Any
+
+from thalweg import _checks
+from thalweg.errors import ArgumentError
+
+__all__ = ["NAMES"]
+
 NAMES = (
     "kaiming_uniform",
     "kaiming_normal",
@@ -35,3 +42,22 @@ NAMES = (
     "siren",
     "zeros",
 )
+
+#: What Keras and papers call them, up to how tails are cut off.
+_ALIASES = {
+    "he_normal": "kaiming_normal",
+    "he": "kaiming_normal",
+    "kaiming": "kaiming_normal",
+    "he_uniform": "kaiming_normal",  # of the same variance; kaiming_uniform has a sixth of it
+    "glorot_uniform": "xavier_uniform",
+    "glorot_normal": "xavier_normal",
+    "glorot": "xavier_uniform",
+    "xavier": "xavier_uniform",
+}
+
+
+def check(argument: str, name: Any) -> str:
+    """Give `name` if there is such an initialization."""
+    if isinstance(name, str) and (meant := _ALIASES.get(name.lower())):
+        raise ArgumentError(f'{argument} is {name!r}; what comes next to it here is "{meant}"')
+    return _checks.one_of(argument, name, NAMES)

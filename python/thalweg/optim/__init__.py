@@ -5,6 +5,8 @@ that: it changes the formula, and the defaults of the options that the docstring
 rate's is always PyTorch's.
 """
 
+import typing as _typing
+
 from thalweg.optim import schedules as schedules
 from thalweg.optim._adadelta import Adadelta as Adadelta
 from thalweg.optim._adafactor import Adafactor as Adafactor
@@ -28,3 +30,16 @@ from thalweg.optim._rprop import Rprop as Rprop
 from thalweg.optim._sam import SAM as SAM
 from thalweg.optim._schedule_free import ScheduleFreeAdamW as ScheduleFreeAdamW
 from thalweg.optim._sgd import SGD as SGD
+
+if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+    import sys as _sys
+
+    from thalweg import _habits
+
+    __getattr__ = _habits.of_module(
+        _sys.modules[__name__],
+        {
+            "lr_scheduler": "schedules are in optim.schedules, and are given to tw.Trainer",
+            "swa_utils": "optim.EMA and optim.SWA are given to tw.Trainer(..., average=...)",
+        },
+    )

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 
 from thalweg import _checks
+from thalweg._description import Description, description
 from thalweg.errors import ArgumentError
 
 #: Definitions of an average's memory, as functions of the decay.
@@ -17,8 +18,8 @@ _MEMORIES: dict[str, Callable[[float], float]] = {
 }
 
 
-@dataclass(frozen=True)
-class EMA:
+@description
+class EMA(Description):
     r"""An exponential moving average of the parameters: weights that are usually better, for free.
 
     .. math:: \bar\theta \leftarrow \beta\,\bar\theta + (1 - \beta)\,\theta
@@ -93,8 +94,8 @@ class EMA:
         )
 
 
-@dataclass(frozen=True)
-class SWA:
+@description
+class SWA(Description):
     r"""Stochastic weight averaging: the plain mean of the parameters at several times.
 
     .. math:: \bar\theta \leftarrow \bar\theta + (\theta - \bar\theta)/n

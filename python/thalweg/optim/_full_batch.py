@@ -2,8 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NoReturn, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,13 +31,12 @@ class Problem(Protocol):
         """Give derivatives of the residuals, float64, at the model's parameters."""
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """What a step gave: the loss before it, the parameters after it, and figures for `History`."""
 
     loss: float
     theta: Array | Vector
-    figures: Mapping[str, float] = field(default_factory=dict)
+    figures: Mapping[str, float] = {}
 
 
 class FullBatchOptimizer(Optimizer, ABC):

@@ -15,7 +15,7 @@ from thalweg.optim._full_batch import FullBatchOptimizer, Problem, Progress, Vec
 from thalweg.optim._line_search import Point, strong_wolfe
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class _Memory:
     """What the next direction depends on."""
 

@@ -2,15 +2,13 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 #: Sufficient decrease, f(t) ≤ f(0) + C1·t·f'(0), and flatness, |f'(t)| ≤ −C2·f'(0).
 C1, C2 = 1e-4, 0.9
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """A function along a line: at a step, its value (infinite where there is none) and slope."""
 
     step: float

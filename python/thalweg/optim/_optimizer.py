@@ -8,6 +8,7 @@ import numpy as np
 
 from thalweg import _arrays, _checks, _core
 from thalweg._arrays import Array
+from thalweg._habits import Guided
 from thalweg.errors import ArgumentError
 from thalweg.nn import Sequential
 
@@ -17,13 +18,20 @@ Conventions: TypeAlias = Mapping[str, Mapping[str, float]]
 Checks: TypeAlias = Mapping[str, Callable[[str, Any], Any]]
 
 
-class Optimizer:
+class Optimizer(Guided):
     """Base of all optimizers.
 
     An optimizer belongs to the first model that it steps, by hand or in a `thalweg.Trainer`: its
     averages are that model's. Using it with another model is an error.
     """
 
+    _elsewhere: ClassVar[Mapping[str, str]] = {
+        "zero_grad": "gradients are the model's: model.zero_grad()",
+        "param_groups": "optimizer.lr is the learning rate; add_group treats parameters otherwise",
+        "learning_rate": "it is optimizer.lr",
+        "minimize": "optimizer.step(model) takes a step along the model's gradients",
+        "apply_gradients": "set model.flat_gradients, and optimizer.step(model) goes along them",
+    }
     _conventions: ClassVar[Conventions] = {}
     #: Checks of arguments that other methods have under the same name, but not of the same kind.
     _own_checks: ClassVar[Checks] = {}
@@ -120,6 +128,15 @@ class Optimizer:
         group = {"pattern": pattern, "weight_decay": weight_decay}
         self._groups.append(group | {"lr_scale": lr_scale, "frozen": frozen} | dict(choices or {}))
         return self
+
+    def _advice(self, name: str) -> str:
+        """Say what a wrong name may have meant: an option too, though it cannot be changed."""
+        if name in vars(self).get("_arguments", ()):
+            return (
+                f': make another {type(self).__name__}; state_dict()["options"] tells what this '
+                "one has"
+            )
+        return super()._advice(name)
 
     @property
     def lr(self) -> float:

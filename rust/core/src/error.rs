@@ -203,11 +203,16 @@ impl fmt::Display for Error {
                 write!(f, "x has {x} rows but {what} has {found}; they must be of one length")
             }
             Error::TargetWidth { outputs, wanted, found, .. } if outputs == wanted => {
-                write!(f, "y has {found} columns but the network has {outputs} outputs; they must be as many")
+                let (c, o) = (plural(*found), plural(*outputs));
+                write!(
+                    f,
+                    "y has {found} column{c} but the network has {outputs} output{o}; they must be as many"
+                )
             }
             Error::TargetWidth { loss, outputs, wanted, found } => write!(
                 f,
-                "y has {found} columns, but {loss} compares {wanted} with a network's {outputs} outputs"
+                "y has {found} column{}, but {loss} compares {wanted} with a network's {outputs} outputs",
+                plural(*found)
             ),
             Error::TargetKind { loss } => write!(f, "{loss} takes numbers of shape (n, k), not class labels"),
             Error::Target { loss, row, column, value, accepted } => {
@@ -221,6 +226,11 @@ impl fmt::Display for Error {
             }
             Error::NothingCounts => f.write_str(
                 "no row counts: each has a sample_weight of 0, an ignored label, or one whose class weighs 0",
+            ),
+            Error::Label { row, label, classes: 1 } => write!(
+                f,
+                "y[{row}] is {label}, but the network has 1 output, which stands for label 0 alone: give it an \
+                 output for each class, or use BCEWithLogitsLoss for yes or no"
             ),
             Error::Label { row, label, classes } => write!(
                 f,
@@ -251,9 +261,10 @@ impl fmt::Display for Error {
             }
             Error::Diverged { loss, step, lr } => write!(
                 f,
-                "the loss became {loss} after {step} optimizer steps with lr={lr}: (a) the learning rate is too \
+                "the loss became {loss} after {step} optimizer step{} with lr={lr:?}: (a) the learning rate is too \
                  large, try a tenth of it; (b) inputs or targets are badly scaled, standardize them; (c) weights \
-                 were set to huge values. Weights and optimizer are as they were before this call"
+                 were set to huge values. Weights and optimizer are as they were before this call",
+                plural(*step as usize)
             ),
             Error::Overflow { row, column, value } => write!(
                 f,
@@ -275,3 +286,8 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// The ending of a noun after a number.
+fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}

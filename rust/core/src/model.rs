@@ -417,7 +417,9 @@ impl<T: Element> Model<T> {
         match &self.pending {
             Some(workspace) => Ok(workspace.plan.rows),
             None => Err(Error::Mismatch(
-                "backward needs a forward pass before it: call model.forward(x, training=True) first".into(),
+                "backward needs a forward pass before it, with the parameters as they are now: call \
+                 model.forward(x, training=True) first"
+                    .into(),
             )),
         }
     }

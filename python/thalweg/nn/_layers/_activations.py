@@ -1,21 +1,21 @@
 """The element-wise layers."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from thalweg import _checks
+from thalweg._description import description
 from thalweg.nn._layers._base import Activation
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class ReLU(Activation):
     r"""Rectifier, :math:`y = \max(x, 0)`; its derivative at 0 is taken as 0, as in PyTorch."""
 
     _kind = "relu"
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class LeakyReLU(Activation):
     r"""Leaky rectifier, :math:`y = x` for :math:`x > 0`, else :math:`y = s x`.
 
@@ -37,7 +37,7 @@ class LeakyReLU(Activation):
         self._check("negative_slope", 0)
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class ELU(Activation):
     r"""Exponential linear unit, :math:`y = x` for :math:`x > 0`, else :math:`\alpha (e^x - 1)`.
 
@@ -62,7 +62,7 @@ class ELU(Activation):
         self._check("alpha", 0)
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class CELU(Activation):
     r"""Continuously differentiable ELU, for :math:`x \le 0` :math:`y = \alpha (e^{x/\alpha} - 1)`.
 
@@ -87,7 +87,7 @@ class CELU(Activation):
         self._check("alpha", 0, math.inf, "()")
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class SELU(Activation):
     r"""Scaled ELU, :math:`y = \lambda x` for :math:`x > 0`, else :math:`\lambda\alpha (e^x - 1)`.
 
@@ -99,21 +99,21 @@ class SELU(Activation):
     _kind = "selu"
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class Tanh(Activation):
     r"""Hyperbolic tangent, :math:`y = \tanh x`, with :math:`dy/dx = 1 - y^2`."""
 
     _kind = "tanh"
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class Sigmoid(Activation):
     r"""Logistic function, :math:`y = 1 / (1 + e^{-x})`, with :math:`dy/dx = y (1 - y)`."""
 
     _kind = "sigmoid"
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class LogSigmoid(Activation):
     r"""Logarithm of the logistic function, :math:`y = -\ln(1 + e^{-x})`.
 
@@ -123,7 +123,7 @@ class LogSigmoid(Activation):
     _kind = "log_sigmoid"
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class GELU(Activation):
     r"""Gaussian error linear unit, :math:`y = x\,\Phi(x)`.
 
@@ -153,7 +153,7 @@ class GELU(Activation):
         return ("gelu",) if self.approximate == "none" else ("gelu_tanh",)
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class SiLU(Activation):
     r"""Sigmoid linear unit, also called Swish, :math:`y = x\,\sigma(x) = x / (1 + e^{-x})`.
 
@@ -164,7 +164,7 @@ class SiLU(Activation):
     _kind = "silu"
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class Mish(Activation):
     r"""Mish, :math:`y = x \tanh(\ln(1 + e^x))`.
 
@@ -175,7 +175,7 @@ class Mish(Activation):
     _kind = "mish"
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class Softplus(Activation):
     r"""Smooth rectifier, :math:`y = \ln(1 + e^{\beta x}) / \beta`.
 
@@ -201,14 +201,14 @@ class Softplus(Activation):
         self._check("beta", 0, math.inf, "()")
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class Softsign(Activation):
     r"""Softsign, :math:`y = x / (1 + |x|)`, with :math:`dy/dx = 1 / (1 + |x|)^2`."""
 
     _kind = "softsign"
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class Sine(Activation):
     r"""Sine, :math:`y = \sin(\omega x)`, with :math:`dy/dx = \omega \cos(\omega x)`.
 
@@ -250,7 +250,7 @@ class Sine(Activation):
         self._check("omega", 0, math.inf, "()")
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class Hardtanh(Activation):
     r"""Clamp, :math:`y = \min(\max(x, a), b)`; the derivative is 1 strictly between, else 0.
 
@@ -274,21 +274,21 @@ class Hardtanh(Activation):
         self._check("max_val", self.min_val, math.inf, "()")
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class ReLU6(Activation):
     r"""Rectifier with a ceiling, :math:`y = \min(\max(x, 0), 6)`."""
 
     _kind = "relu6"
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class Hardsigmoid(Activation):
     r"""Sigmoid of three pieces, :math:`y = \min(\max(x/6 + 1/2, 0), 1)`, as in PyTorch."""
 
     _kind = "hardsigmoid"
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class Hardswish(Activation):
     r"""SiLU with a sigmoid of three pieces, :math:`y = x \min(\max(x/6 + 1/2, 0), 1)`.
 
@@ -298,7 +298,7 @@ class Hardswish(Activation):
     _kind = "hardswish"
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class Identity(Activation):
     """Passes its input through unchanged; useful to switch a layer off without renumbering."""
 

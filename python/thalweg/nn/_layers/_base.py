@@ -8,10 +8,11 @@ from dataclasses import astuple
 from typing import Any, ClassVar
 
 from thalweg import _checks
+from thalweg._description import Description
 from thalweg.errors import ArgumentError
 
 
-class Layer:
+class Layer(Description):
     """Base of all layer descriptions."""
 
     __slots__ = ()
@@ -28,22 +29,36 @@ class Activation(Layer):
     _kind: ClassVar[str]
 
     def _spec(self) -> tuple[Any, ...]:
-        return (self._kind, *astuple(self))  # type: ignore[call-overload]
+        return (self._kind, *astuple(self))
 
     def _check(self, name: str, *interval: Any) -> None:
         """Make a field a float of an interval, or raise."""
         value = _checks.real(f"{type(self).__name__}: {name}", getattr(self, name), *interval)
-        object.__setattr__(self, name, value)  # the dataclass is frozen
+        self._set(**{name: value})
 
 
 def check_layer(owner: str, index: int, layer: Any) -> None:
     """Raise if `layer` is not a layer, with the likely slip named."""
     if isinstance(layer, Layer):
         return
+    whole = owner.rstrip(": ") or "Sequential"
+    raise ArgumentError(
+        f"{owner}layer {index} is not one of thalweg.nn's layers: {_slip(layer, whole)}"
+    )
+
+
+def _slip(layer: Any, whole: str) -> str:
+    """Say what `layer` is instead of a layer of `whole`, and what to write."""
     if isinstance(layer, type) and issubclass(layer, Layer):
-        advice = f"it is the class {layer.__name__}; make a layer of it: {layer.__name__}(...)"
-    elif isinstance(layer, (list, tuple)):
-        advice = f"it is a list; unpack it: {owner.rstrip(': ') or 'Sequential'}(*layers)"
-    else:
-        advice = f"got {layer!r}"
-    raise ArgumentError(f"{owner}layer {index} is not one of thalweg.nn's layers: {advice}")
+        return f"it is the class {layer.__name__}; make a layer of it: {layer.__name__}(...)"
+    if isinstance(layer, (list, tuple)):
+        return f"it is a list; unpack it: {whole}(*layers)"
+    if isinstance(getattr(layer, "layers", None), (list, tuple)):
+        return f"it is a model; take its layers, {whole}(..., *model.layers), which start anew"
+    if (home := type(layer).__module__).partition(".")[0] in ("torch", "keras", "flax"):
+        return f"it is {home}.{type(layer).__name__}; take that of thalweg.nn"
+    from thalweg import _habits
+
+    name = layer if isinstance(layer, str) else getattr(layer, "__name__", "")
+    kinds = (*Layer.__subclasses__(), *Activation.__subclasses__())
+    return f"got {layer!r}{_habits.advice(str(name), {}, (kind.__name__ for kind in kinds))}"

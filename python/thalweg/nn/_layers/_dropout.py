@@ -1,11 +1,10 @@
 """The layer that draws while it trains."""
 
-from dataclasses import dataclass
-
+from thalweg._description import description
 from thalweg.nn._layers._base import Activation
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class Dropout(Activation):
     r"""Sets elements to zero at random while training, each with probability `p`.
 

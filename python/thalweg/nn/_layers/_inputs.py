@@ -1,17 +1,17 @@
 """Layers for inputs that are not plain numbers, or of which few say much."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from thalweg import _checks
+from thalweg._description import description
 from thalweg.errors import ArgumentError
 from thalweg.nn._layers._base import Activation, Layer
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class Flatten(Activation):
     """Makes each sample a row, whatever its shape: (n, a, b, ...) becomes (n, a b ...).
 
@@ -31,7 +31,7 @@ class Flatten(Activation):
     _kind = "identity"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@description
 class FourierFeatures(Layer):
     r"""Sines and cosines of many frequencies, which are not trained.
 
@@ -125,7 +125,7 @@ class FourierFeatures(Layer):
         return ("fourier", self.in_features, self.num_frequencies, self.sigma, bands)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@description
 class TabularInput(Layer):
     r"""First layer for tables: columns of numbers, and columns of categories as learned vectors.
 

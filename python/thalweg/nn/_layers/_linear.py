@@ -1,14 +1,14 @@
 """The dense layer."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from thalweg import _checks
+from thalweg._description import description
 from thalweg.nn import init as _init
 from thalweg.nn._layers._base import Layer
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@description
 class Linear(Layer):
     r"""An affine map, :math:`y = x W^\top + b`.
 
@@ -57,7 +57,7 @@ class Linear(Layer):
         put(self, "in_features", _checks.integer("Linear: in_features", in_features, 1))
         put(self, "out_features", _checks.integer("Linear: out_features", out_features, 1))
         put(self, "bias", _checks.flag("Linear: bias", bias))
-        put(self, "init", _checks.one_of("Linear: init", init, _init.NAMES))
+        put(self, "init", _init.check("Linear: init", init))
 
     def __repr__(self) -> str:
         drawn = "" if self.init == "kaiming_uniform" else f", init={self.init!r}"

@@ -1,14 +1,14 @@
 """Normalizations, of columns and of rows."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from thalweg import _checks
+from thalweg._description import description
 from thalweg.errors import ArgumentError
 from thalweg.nn._layers._base import Layer
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class BatchNorm1d(Layer):
     r"""Batch normalization of each column, in PyTorch's conventions.
 
@@ -60,7 +60,7 @@ class BatchNorm1d(Layer):
         return ("batch_norm", self.num_features, self.eps, self.momentum, self.affine)
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class LayerNorm(Layer):
     r"""Normalization of each row by its own mean and variance.
 
@@ -120,7 +120,7 @@ class LayerNorm(Layer):
         return ("layer_norm", *_width("", self.normalized_shape), self.eps, scale, shift)
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class RMSNorm(Layer):
     r"""Normalization of each row by its root mean square.
 

@@ -1,13 +1,13 @@
 """Blocks of layers."""
 
-from dataclasses import dataclass
 from typing import Any
 
+from thalweg._description import description
 from thalweg.errors import ArgumentError
 from thalweg.nn._layers._base import Layer, check_layer
 
 
-@dataclass(frozen=True, slots=True, init=False, repr=False)
+@description
 class Residual(Layer):
     r"""A block that is added to its own input, :math:`y = x + f(x)`.
 

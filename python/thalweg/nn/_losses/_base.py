@@ -19,12 +19,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from thalweg import _checks
+from thalweg._description import Description
 from thalweg.errors import ArgumentError
 
 _REDUCTIONS = ("mean", "sum")
 
 
-class Loss:
+class Loss(Description):
     """Base of all loss descriptions."""
 
     __slots__ = ()
@@ -44,11 +45,6 @@ class CoreLoss(Loss):
 
     def __post_init__(self) -> None:
         _checks.one_of("reduction", self.reduction, _REDUCTIONS)
-
-    def _set(self, **values: Any) -> None:
-        """Set attributes of a frozen object while it is being made."""
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
 
     def _columns(self, outputs: int) -> tuple[float, ...]:
         """Numbers that differ from column to column, for a network of so many outputs."""
@@ -77,6 +73,10 @@ def floats(
         raise ArgumentError(f"{name} must be numbers of shape (k,); got {value!r}") from None
     if array.ndim > 1 or array.size == 0:
         raise ArgumentError(f"{name} must be numbers of shape (k,); got shape {array.shape}")
+    if array.ndim == 0 and not isinstance(value, (int, float, np.number)):
+        raise ArgumentError(
+            f"{name} must be numbers, in the order of the columns, e.g. [1.0, 5.0]; got {value!r}"
+        )
     if array.ndim == 0:
         return (_checks.real(name, value, low, high, closed),)
     return tuple(

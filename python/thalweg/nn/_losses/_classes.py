@@ -1,18 +1,20 @@
 """Losses of classes: cross-entropies of several kinds."""
 
 import dataclasses
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _arrays, _checks
-from thalweg._arrays import Labels
+from thalweg._arrays import Array, Labels
+from thalweg._description import description
 from thalweg.errors import ArgumentError, ShapeError
 from thalweg.nn._losses._base import CoreLoss, floats
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@description
 class CrossEntropyLoss(CoreLoss):
     r"""Softmax followed by the negative log-likelihood of the right class, as PyTorch's.
 
@@ -140,6 +142,46 @@ class CrossEntropyLoss(CoreLoss):
         ShapeError
             If `output` is not 2-D, or of other columns than `heads` and `active` speak of.
         """
+        output, competes = self._competing(output, head)
+        best = np.where(competes, output, -np.inf).argmax(axis=1)
+        return np.asarray(best, dtype=np.int64)
+
+    def probabilities(self, output: Any, head: Any = None) -> Array:
+        """Softmax of the outputs, over the classes that compete; scikit-learn's ``predict_proba``.
+
+        Parameters
+        ----------
+        output : array_like, shape (n, classes)
+            Logits, ``model(x)``.
+        head : int or array_like of shape (n,), optional
+            As for `predict`.
+
+        Returns
+        -------
+        ndarray, shape (n, classes), of the output's dtype
+            Each row sums to 1; classes that do not compete have 0.
+
+        Raises
+        ------
+        ArgumentError, ShapeError
+            As from `predict`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from thalweg import nn
+        >>> nn.CrossEntropyLoss().probabilities(np.log([[1, 3], [4, 1]]))
+        array([[0.25, 0.75],
+               [0.8 , 0.2 ]])
+        """
+        output, competes = self._competing(output, head)
+        logits = np.where(competes, _floats(output), -np.inf)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))  # which cannot overflow
+        shares: Array = powers / powers.sum(axis=1, keepdims=True)
+        return shares
+
+    def _competing(self, output: Any, head: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Give logits as an array, and which of them compete."""
         output = _arrays.as_numeric(output, "output")
         if output.ndim != 2:
             raise ShapeError(f"output must be 2-D, (rows, classes); got shape {output.shape}")
@@ -166,8 +208,7 @@ class CrossEntropyLoss(CoreLoss):
                 f"head {np.broadcast_to(head, rows)[row]} of row {row} has no active class; "
                 f"active are {self.active}"
             )
-        best = np.where(competes, output, -np.inf).argmax(axis=1)
-        return np.asarray(best, dtype=np.int64)
+        return output, competes
 
     def _active(self, outputs: int) -> tuple[int, ...]:
         active: tuple[int, ...] = self.active
@@ -191,7 +232,7 @@ class CrossEntropyLoss(CoreLoss):
         return self.label_smoothing, self.ignore_index, ends
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class BCEWithLogitsLoss(CoreLoss):
     r"""Logistic function followed by the cross-entropy of each output by itself, as PyTorch's.
 
@@ -230,12 +271,53 @@ class BCEWithLogitsLoss(CoreLoss):
         if self.pos_weight is not None:
             self._set(pos_weight=floats("pos_weight", self.pos_weight, 0))
 
+    def predict(self, output: Any) -> npt.NDArray[np.bool_]:
+        """Say yes or no: which probabilities are above 1/2.
+
+        Parameters
+        ----------
+        output : array_like, any shape
+            Logits, ``model(x)``.
+
+        Returns
+        -------
+        ndarray of bool, of the same shape
+        """
+        return _arrays.as_numeric(output, "output") > 0
+
+    def probabilities(self, output: Any) -> Array:
+        r"""Logistic function of the outputs, :math:`\sigma(y)`.
+
+        Parameters
+        ----------
+        output : array_like, any shape
+            Logits, ``model(x)``.
+
+        Returns
+        -------
+        ndarray of the same shape, of the output's dtype
+            The probability of each output, by itself.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from thalweg import nn
+        >>> nn.BCEWithLogitsLoss().probabilities([[0.0], [np.log(3)], [-1000.0]])
+        array([[0.5 ],
+               [0.75],
+               [0.  ]])
+        """
+        logits = _floats(_arrays.as_numeric(output, "output"))
+        power = np.exp(-np.abs(logits))  # which cannot overflow
+        shares: Array = np.where(logits >= 0, 1, power) / (1 + power)
+        return shares
+
     def _columns(self, outputs: int) -> tuple[float, ...]:
         weight: tuple[float, ...] = self.pos_weight or ()
         return weight * outputs if len(weight) == 1 else weight
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class DistillationLoss(CoreLoss):
     r"""Divergence from a teacher: the outputs are to say what its logits say.
 
@@ -278,6 +360,11 @@ class DistillationLoss(CoreLoss):
 
     def _numbers(self) -> tuple[float, ...]:
         return (self.temperature,)
+
+
+def _floats(output: npt.NDArray[Any]) -> Array:
+    """Give outputs of a model as they are; whole numbers as float64."""
+    return output if output.dtype.kind == "f" else output.astype(np.float64)
 
 
 def _integers(name: str, value: Any, low: int) -> tuple[int, ...] | None:

@@ -1,14 +1,14 @@
 """Losses of the user's own."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from thalweg._description import description
 from thalweg.errors import ArgumentError
 from thalweg.nn._losses._base import Loss
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class CustomLoss(Loss):
     """A loss of your own: a function that gives its value and its gradient by the outputs.
 

@@ -1,13 +1,14 @@
 """Losses of numbers: how far outputs are from targets."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import Any, ClassVar
 
 from thalweg import _checks
+from thalweg._description import description
 from thalweg.nn._losses._base import CoreLoss, floats
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class MSELoss(CoreLoss):
     r"""Mean squared error over *all* elements, as PyTorch's.
 
@@ -34,7 +35,7 @@ class MSELoss(CoreLoss):
     _kind: ClassVar[str] = "mse"
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class L1Loss(CoreLoss):
     r"""Mean absolute error over all elements, as PyTorch's.
 
@@ -59,7 +60,7 @@ class L1Loss(CoreLoss):
     _kind: ClassVar[str] = "l1"
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class HuberLoss(CoreLoss):
     r"""Squares of small errors, absolute values of large ones, as PyTorch's.
 
@@ -101,7 +102,7 @@ class HuberLoss(CoreLoss):
         return (self.delta,)
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class QuantileLoss(CoreLoss):
     r"""Pinball loss: what makes it small is a quantile of the target, or several.
 

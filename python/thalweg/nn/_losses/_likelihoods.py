@@ -1,13 +1,14 @@
 """Losses of numbers: negative log-likelihoods of distributions."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import ClassVar
 
 from thalweg import _checks
+from thalweg._description import description
 from thalweg.nn._losses._base import CoreLoss
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class GaussianNLLLoss(CoreLoss):
     r"""Negative log-likelihood of a normal distribution whose variance is predicted too.
 
@@ -60,7 +61,7 @@ class GaussianNLLLoss(CoreLoss):
         return outputs // 2
 
 
-@dataclass(frozen=True, slots=True)
+@description
 class PoissonNLLLoss(CoreLoss):
     r"""Negative log-likelihood of counts, as PyTorch's.
 

@@ -1,20 +1,21 @@
 """What all schedules share."""
 
 import math
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, fields
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from thalweg import _checks
+from thalweg._description import Description, description
 from thalweg.errors import ArgumentError
 
 Times: TypeAlias = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Schedule:
+@description
+class Schedule(Description):
     """Base of all schedules.
 
     Parameters

@@ -2,17 +2,18 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import Any
 
 import numpy as np
 
 from thalweg import _checks
+from thalweg._description import description
 from thalweg.errors import ArgumentError
 from thalweg.optim.schedules._base import Schedule, Times
 
 
-@dataclass(frozen=True)
+@description
 class LinearWarmup(Schedule):
     r"""A straight line from :math:`s\,\eta_0` to :math:`\eta_0` in `T` steps, then `then`.
 
@@ -59,7 +60,7 @@ class LinearWarmup(Schedule):
         return np.where(t < self.warmup_steps, base * rise, level)
 
 
-@dataclass(frozen=True)
+@description
 class SequentialLR(Schedule):
     """Several schedules one after another, each with its own beginning.
 
@@ -106,7 +107,7 @@ class SequentialLR(Schedule):
         return rates
 
 
-@dataclass(frozen=True)
+@description
 class LambdaLR(Schedule):
     r""":math:`\eta_0\,f(t)` with a function of the user's.
 

@@ -1,15 +1,15 @@
 """Rates that rise or fall by a simple rule."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from thalweg import _checks
+from thalweg._description import description
 from thalweg.optim.schedules._base import Schedule, Times
 
 
-@dataclass(frozen=True)
+@description
 class ConstantLR(Schedule):
     r"""A smaller rate at first: :math:`f\,\eta_0` for :math:`t < T`, then :math:`\eta_0`.
 
@@ -34,7 +34,7 @@ class ConstantLR(Schedule):
         return np.where(t < self.total_iters, base * self.factor, base)
 
 
-@dataclass(frozen=True)
+@description
 class LinearLR(Schedule):
     r"""A straight line from :math:`s\,\eta_0` at 0 to :math:`e\,\eta_0` at :math:`T`, then level.
 
@@ -65,7 +65,7 @@ class LinearLR(Schedule):
         return base * (self.start_factor + (self.end_factor - self.start_factor) * part)
 
 
-@dataclass(frozen=True)
+@description
 class StepLR(Schedule):
     r""":math:`\eta_0\,\gamma^{\lfloor t/k \rfloor}`: a factor every `k` steps (or epochs).
 
@@ -90,7 +90,7 @@ class StepLR(Schedule):
         return base * self.gamma ** (t // self.step_size)
 
 
-@dataclass(frozen=True)
+@description
 class MultiStepLR(Schedule):
     r""":math:`\eta_0\,\gamma^{k(t)}`, where `k(t)` is how many milestones are not after `t`.
 
@@ -117,7 +117,7 @@ class MultiStepLR(Schedule):
         return base * self.gamma ** np.searchsorted(self.milestones, t, side="right")
 
 
-@dataclass(frozen=True)
+@description
 class ExponentialLR(Schedule):
     r""":math:`\eta_0\,\gamma^t`.
 
@@ -138,7 +138,7 @@ class ExponentialLR(Schedule):
         return base * self.gamma**t
 
 
-@dataclass(frozen=True)
+@description
 class PolynomialLR(Schedule):
     r""":math:`\eta_0\,(1 - \min(t, T)/T)^p`.
 

@@ -1,14 +1,15 @@
 """A rate that falls when training no longer gets better."""
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import Any
 
 from thalweg import _checks
+from thalweg._description import Description, description
 from thalweg.errors import ArgumentError
 
 
-@dataclass(frozen=True)
-class ReduceLROnPlateau:
+@description
+class ReduceLROnPlateau(Description):
     """Lowers the rate when a figure of the training has stopped getting better.
 
     This one looks at the history instead of the time, at the end of every epoch of

@@ -1,16 +1,17 @@
 """Cosines, and rates with a beginning, a middle and an end."""
 
 import math
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 
 import numpy as np
 
 from thalweg import _checks
+from thalweg._description import description
 from thalweg.errors import ArgumentError
 from thalweg.optim.schedules._base import Schedule, Times
 
 
-@dataclass(frozen=True)
+@description
 class CosineAnnealingLR(Schedule):
     r""":math:`\eta_{\min} + \tfrac12 (\eta_0 - \eta_{\min}) (1 + \cos(\pi t/T))`.
 
@@ -44,7 +45,7 @@ class CosineAnnealingLR(Schedule):
         return self.eta_min + (base - self.eta_min) * (1 + np.cos(math.pi * part)) / 2
 
 
-@dataclass(frozen=True)
+@description
 class CosineAnnealingWarmRestarts(Schedule):
     r"""Cosine annealing that starts again after :math:`T_0, T_0 T_m, T_0 T_m^2, \dots`.
 
@@ -85,7 +86,7 @@ class CosineAnnealingWarmRestarts(Schedule):
         return self.eta_min + (base - self.eta_min) * (1 + np.cos(math.pi * part)) / 2
 
 
-@dataclass(frozen=True)
+@description
 class OneCycleLR(Schedule):
     r"""Up from a fraction of the largest rate to it, then down to almost nothing.
 
@@ -146,7 +147,7 @@ class OneCycleLR(Schedule):
         return np.where(t <= peak, rising, self.max_lr + (last - self.max_lr) * down)
 
 
-@dataclass(frozen=True)
+@description
 class WarmupStableDecay(Schedule):
     r"""A line up from 0, a plateau at :math:`\eta_0`, and a fall to :math:`m\,\eta_0` at the end.
 

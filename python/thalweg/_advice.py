@@ -1,0 +1,72 @@
+"""What is wrong with an array, and how to write what was meant; imported once something is."""
+
+import numbers
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def code(value: Any, name: str) -> str:
+    """How a user writes `value` as an array: not all that becomes one has an array's methods."""
+    name = name.rpartition(" ")[2]  # of "validation x"
+    if hasattr(value, "to_numpy"):  # pandas, Polars
+        return f"{name}.to_numpy()"
+    return name if hasattr(value, "reshape") else f"np.array({name})"
+
+
+def not_numbers(value: Any, array: npt.NDArray[Any], name: str, labels: bool) -> str:
+    """Say what is in an array that does not hold real numbers."""
+    if value is None:
+        return f"{name} is None; an array is needed"
+    if array.dtype.kind == "O" and array.ndim == 0:
+        return f"{name} is a {type(value).__name__}; an array of numbers is needed"
+    text = f"{name} has dtype {array.dtype}, expected real numbers; "
+    short = name.rpartition(" ")[2]
+    kind = array.dtype.kind
+    if kind == "c":
+        return text + f"pass {short}.real and {short}.imag as separate features"
+    if kind == "O":
+        odd = ((place, item) for place, item in np.ndenumerate(array) if not _is_real(item))
+        place, item = next(odd, ((), None))
+        if not place:
+            as_array = short if hasattr(value, "astype") else code(value, name)
+            return text + (
+                f"all its values are numbers: pass {as_array}.astype"
+                f'("{"int64" if labels else "float32"}")'
+            )
+        text += f"{short}[{', '.join(map(str, place))}] is {item!r}"
+        if item is None or type(item).__name__ in ("NAType", "NaTType"):
+            return text + ", a missing value: fill it, or leave its row out"
+        if not isinstance(item, str):
+            return text + f", of type {type(item).__name__}"
+        text += ": "
+    if labels:
+        return (
+            text + f"number the classes: classes, {short} = np.unique({short}, return_inverse=True)"
+        )
+    if kind in "OUS":
+        return text + "encode text as numbers, e.g. as the codes that nn.TabularInput takes"
+    return text + "encode its values as numbers first"
+
+
+def _is_real(item: Any) -> bool:
+    """Whether an object is a number that a float can stand for."""
+    real = isinstance(item, numbers.Number) and not isinstance(item, complex)
+    return real or isinstance(item, np.bool_)
+
+
+def not_rows(value: Any, array: npt.NDArray[Any], name: str) -> str:
+    """Say how to make an array that is not 2-D one of rows."""
+    written = code(value, name)
+    if array.ndim == 1:  # which of the two is meant only the user knows
+        return (
+            f"; reshape it with {written}.reshape(-1, 1) if its values are rows of one feature, "
+            f"or {written}.reshape(1, -1) if they are one row"
+        )
+    if array.ndim == 0:
+        return "; one row of one feature is [[" + name.rpartition(" ")[2] + "]]"
+    return (
+        f"; reshape it with {written}.reshape(-1, {array.shape[-1]}) if its last axis holds the "
+        "features; a model of images begins with nn.Flatten()"
+    )

@@ -1,0 +1,104 @@
+"""Frozen dataclasses that cost little to make: what layers, losses and schedules are.
+
+`dataclasses.dataclass` writes and compiles the methods of each class when it makes it, which takes
+some ten times as long as the class itself. There are about sixty such classes here, all of them
+made by ``import thalweg``. So they inherit their methods, and are dataclasses in all other
+respects: for `dataclasses.fields` and `replace`, for type checkers and for `match`.
+"""
+
+import dataclasses
+import inspect
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
+
+_Kind = TypeVar("_Kind", bound="Description")
+
+
+class _SignatureOfFields:
+    """Tells `inspect.signature`, and with it `help`, what a class takes: its fields."""
+
+    def __get__(self, instance: object, owner: type["Description"]) -> inspect.Signature:
+        if owner.__init__ is not Description.__init__:
+            raise AttributeError("__signature__")  # it is written out
+        given, named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+        parameters = [
+            inspect.Parameter(
+                field.name,
+                named if field.kw_only else given,
+                default=inspect.Parameter.empty
+                if field.default is dataclasses.MISSING
+                else field.default,
+                annotation=field.type,
+            )
+            for field in _fields(owner)
+        ]
+        # A base's come first, but what is by keyword only stands last.
+        return inspect.Signature(sorted(parameters, key=lambda parameter: parameter.kind))
+
+
+class Description:
+    """Base of the classes that `description` makes: equal, and of one hash, if their fields are."""
+
+    __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+    __signature__ = _SignatureOfFields()
+
+    if not TYPE_CHECKING:  # type checkers write it themselves, from the fields
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            try:
+                bound = inspect.signature(type(self)).bind(*args, **kwargs)
+            except TypeError as error:
+                takes = ", ".join(inspect.signature(type(self)).parameters) or "no arguments"
+                raise TypeError(f"{type(self).__name__}: {error}; it takes {takes}") from None
+            bound.apply_defaults()
+            self._set(**bound.arguments)
+            self.__post_init__()
+
+    def __post_init__(self) -> None:
+        """Check the fields, and make each of its kind."""
+
+    def _set(self, **values: Any) -> None:
+        """Set fields while it is being made."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise dataclasses.FrozenInstanceError(
+            f"cannot assign to field {name!r}; make another {type(self).__name__}, "
+            "for instance by dataclasses.replace"
+        )
+
+    def __delattr__(self, name: str) -> None:
+        raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+
+    def _values(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, field.name) for field in _fields(type(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._values()))
+
+    def __repr__(self) -> str:
+        values = zip(_fields(type(self)), self._values(), strict=True)
+        return f"{type(self).__name__}({', '.join(f'{f.name}={v!r}' for f, v in values)})"
+
+    def __getstate__(self) -> list[Any]:
+        return list(self._values())
+
+    def __setstate__(self, state: list[Any]) -> None:
+        self._set(**{f.name: v for f, v in zip(_fields(type(self)), state, strict=True)})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def description(kind: type[_Kind]) -> type[_Kind]:
+    """Make a class, whose annotations are its fields, a frozen dataclass with slots."""
+    return dataclasses.dataclass(init=False, repr=False, eq=False, slots=True)(kind)
+
+
+def _fields(kind: type[Description]) -> tuple[dataclasses.Field[Any], ...]:
+    # A base, such as `nn.Layer`, need not have been made a dataclass.
+    return dataclasses.fields(kind) if hasattr(kind, "__dataclass_fields__") else ()

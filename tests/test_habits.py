@@ -1,0 +1,154 @@
+"""Names of other libraries are errors that say where here is what they stand for."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import callbacks, nn, optim
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("parameters", r"optimizer\.step\(model\)"),  # PyTorch
+        ("eval", r"model\(x\) evaluates"),
+        ("to", "on the CPU"),
+        ("append", "make another"),
+        ("predict", r"call the model: model\(x\)"),  # Keras
+        ("compile", r"tw\.Trainer"),
+        ("predict_proba", r"probabilities\(model\(x\)\)"),  # scikit-learn
+        ("coefs_", r"state_dict\(\)"),
+        ("num_params", r"did you mean num_parameters\?"),  # a slip
+    ],
+)
+def test_what_models_of_others_have(name, advice):
+    model = nn.Sequential(nn.Linear(2, 1))
+    with pytest.raises(AttributeError, match=f"Sequential has no attribute '{name}'.*{advice}"):
+        getattr(model, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("predict", r"trainer\.model\(x\)"),
+        ("score", r"trainer\.evaluate"),
+        ("train_on_batch", r"trainer\.step"),
+        ("fitt", r"did you mean fit\?"),
+    ],
+)
+def test_what_trainers_of_others_have(name, advice, regressor):
+    with pytest.raises(AttributeError, match=f"Trainer has no attribute '{name}'.*{advice}"):
+        getattr(regressor, name)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "advice"),
+    [
+        (nn, "Module", "nn.Sequential"),
+        (nn, "Softmax", "CrossEntropyLoss has the softmax in it"),
+        (nn, "Swish", "it is SiLU"),
+        (nn, "Conv2d", "dense networks"),
+        (nn, "relu", r"did you mean ReLU\?"),
+        (nn, "CrossEntropy", r"did you mean CrossEntropyLoss\?"),
+        (optim, "adam", r"did you mean Adam\?"),
+        (optim, "lr_scheduler", "optim.schedules"),
+        (callbacks, "ReduceLROnPlateau", r"Trainer\(schedule=...\) takes it"),
+        (tw, "Sequential", "it is nn.Sequential"),
+        (tw, "AdamW", "it is optim.AdamW"),
+        (tw, "no_grad", "records nothing"),
+        (tw, "Trianer", r"did you mean Trainer\?"),
+    ],
+)
+def test_what_modules_of_others_have(module, name, advice):
+    with pytest.raises(AttributeError, match=f"{module.__name__}.*no attribute '{name}'.*{advice}"):
+        getattr(module, name)
+
+
+def test_the_history_is_the_dict_itself():
+    history = tw.History(loss=[0.5])
+    with pytest.raises(AttributeError, match=r'this is the dict itself, history\["loss"\]'):
+        _ = history.history
+    with pytest.raises(AttributeError, match=r"it is a key, history\['loss'\]"):
+        _ = history.loss
+
+
+@pytest.mark.parametrize(
+    ("thing", "name", "advice"),
+    [
+        ("trainer", "lr", r"it is trainer\.optimizer\.lr"),
+        ("trainer", "clip_grad_norm", r"Trainer\(..., clip_grad_norm=...\)"),
+        ("optimizer", "learning_rate", r"it is optimizer\.lr"),
+        ("optimizer", "momentum", r"make another SGD; state_dict\(\)\[.options.\]"),
+        ("model", "flat_params", r"did you mean flat_parameters\?"),
+        ("model", "anything", ""),
+    ],
+)
+def test_what_would_do_nothing_cannot_be_assigned(thing, name, advice, regressor):
+    """Python would make a new attribute, and go on as if nothing had been said."""
+    parts = {"trainer": regressor, "optimizer": regressor.optimizer, "model": regressor.model}
+    message = f"has no attribute '{name}' that could be set.*{advice}"
+    with pytest.raises(AttributeError, match=message):
+        setattr(parts[thing], name, 0.1)
+    assert name not in vars(parts[thing])
+
+
+class Named(nn.Sequential):
+    """A model with a name, as one writes it."""
+
+    def __init__(self, name):
+        super().__init__(nn.Linear(2, 1))
+        self.name = name
+
+
+@pytest.mark.parametrize(
+    "again", [copy.copy, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))]
+)
+def test_a_class_of_the_users_own_has_what_it_likes_and_its_copies_too(again):
+    model = Named("actor")
+    model.tags = ["a"]
+    twin = again(model)
+    assert type(twin) is Named
+    assert (twin.name, twin.tags) == ("actor", ["a"])
+    np.testing.assert_array_equal(twin.flat_parameters, model.flat_parameters)
+
+
+@pytest.mark.parametrize(
+    ("layer", "advice"),
+    [
+        ("relu", r"did you mean ReLU\?"),  # Keras
+        (np.tanh, r"did you mean Tanh\?"),
+        (nn.ReLU, r"it is the class ReLU; make a layer of it: ReLU\(...\)"),
+        ([nn.ReLU()], r"it is a list; unpack it: Sequential\(\*layers\)"),
+        (nn.Sequential(nn.Linear(2, 2)), r"it is a model; take its layers.*\*model\.layers"),
+        (None, "got None"),
+    ],
+)
+def test_what_is_not_a_layer(layer, advice):
+    with pytest.raises(tw.ArgumentError, match=f"^layer 1 is not one of.*{advice}"):
+        nn.Sequential(nn.Linear(2, 2), layer)
+    with pytest.raises(tw.ArgumentError, match="Residual: layer 0 is not one"):
+        nn.Residual(layer)
+
+
+def test_layers_of_pytorchs_are_named():
+    torch = pytest.importorskip("torch")
+    with pytest.raises(tw.ArgumentError, match=r"torch\..*Linear; take that of thalweg.nn"):
+        nn.Sequential(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("he_normal", "kaiming_normal"), ("glorot_uniform", "xavier_uniform"), ("xavier", "xavier_")],
+)
+def test_initializations_by_their_other_names(name, meant):
+    with pytest.raises(tw.ArgumentError, match=f"init is '{name}'.*\"{meant}"):
+        nn.Linear(2, 2, init=name)
+
+
+def test_no_dtype_is_not_float64():
+    """It is to NumPy: ``np.dtype(None)``."""
+    with pytest.raises(tw.ArgumentError, match='dtype must be one of "float32", "float64"'):
+        nn.Sequential(nn.Linear(1, 1), dtype=None)

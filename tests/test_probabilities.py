@@ -1,0 +1,61 @@
+"""From logits to classes and probabilities: ``predict`` and ``predict_proba`` of scikit-learn."""
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn
+
+LOGITS = np.array([[0.0, np.log(3.0), -np.inf], [1e4, -1e4, 0.0], [1.0, 1.0, 1.0]])
+
+
+def test_softmax():
+    shares = nn.CrossEntropyLoss().probabilities(LOGITS)
+    np.testing.assert_allclose(shares, [[1 / 4, 3 / 4, 0], [1, 0, 0], [1 / 3] * 3], rtol=1e-15)
+
+
+def test_only_classes_that_compete_have_a_share():
+    loss = nn.CrossEntropyLoss(heads=(2, 2), active=(0, 1, 3))
+    logits = np.log([[1.0, 3.0, 9.0, 4.0]] * 2)
+    np.testing.assert_allclose(loss.probabilities(logits)[0], [1 / 8, 3 / 8, 0, 4 / 8])
+    by_head = loss.probabilities(logits, head=[0, 1])
+    np.testing.assert_allclose(by_head, [[1 / 4, 3 / 4, 0, 0], [0, 0, 0, 1]])
+    # They are those that the loss is made of: its value is -log p of the label.
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), dtype="float64")
+    model.load_state_dict({"0.weight": np.eye(4)})
+    trainer = tw.Trainer(model, loss=loss, optimizer=tw.optim.SGD())
+    assert trainer.evaluate(logits[:1], [1])["loss"] == pytest.approx(-np.log(3 / 4), rel=1e-14)
+
+
+def test_logistic_function():
+    loss = nn.BCEWithLogitsLoss()
+    logits = np.array([[-1e4, -np.log(3.0)], [0.0, 1e4]])
+    np.testing.assert_allclose(loss.probabilities(logits), [[0, 1 / 4], [1 / 2, 1]], rtol=1e-15)
+    np.testing.assert_array_equal(loss.predict(logits), [[False, False], [False, True]])
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.BCEWithLogitsLoss()], ids=["CE", "BCE"])
+def test_the_dtype_is_that_of_the_outputs(loss):
+    assert loss.probabilities(np.zeros((2, 3), np.float32)).dtype == np.float32
+    assert loss.probabilities([[0, 1, 2]]).dtype == np.float64
+    assert loss.probabilities(np.zeros((0, 3))).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        ({0: 1.0, 1: 5.0}, r"in the order of the columns, e\.g\. \[1\.0, 5\.0\]; got \{0"),  # Keras
+        ("balanced", "got 'balanced'"),  # scikit-learn
+        ([1.0, "5"], r"weight\[1\] must be a finite number"),
+    ],
+)
+def test_weights_of_classes_are_a_sequence(weight, message):
+    with pytest.raises(tw.ArgumentError, match=message):
+        nn.CrossEntropyLoss(weight)
+
+
+def test_one_output_for_two_classes_says_what_to_do():
+    model = nn.Sequential(nn.Linear(2, 1))
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=tw.optim.SGD())
+    with pytest.raises(tw.DataError, match=r"y\[1\] is 1, .* 1 output.*BCEWithLogitsLoss"):
+        trainer.fit(np.zeros((2, 2)), [0, 1])

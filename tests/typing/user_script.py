@@ -1,0 +1,67 @@
+"""A user's script, for type checkers: ``mypy`` looks at it, and at nothing but the types is looked.
+
+What is wrong on purpose has the error that is due behind it; ``mypy`` says so if it is not.
+"""
+
+import dataclasses
+from typing import assert_type
+
+import numpy as np
+
+import thalweg as tw
+from thalweg import nn, optim
+from thalweg.callbacks import EarlyStopping
+from thalweg.optim import schedules
+
+x, y = np.zeros((8, 2), np.float32), np.zeros(8, np.int64)
+model = nn.Sequential(nn.Linear(2, 4), nn.LeakyReLU(0.1), nn.Linear(4, 2), seed=1)
+loss = nn.CrossEntropyLoss(label_smoothing=0.1)
+
+
+class Enough:
+    """A callback need not derive from `Callback`."""
+
+    def on_epoch_end(self, trainer: tw.Trainer, record: dict[str, float]) -> bool:
+        return record["val_loss"] < 0.1
+
+
+def right() -> None:
+    trainer = tw.Trainer(
+        model, loss=loss, optimizer=optim.AdamW(lr=1e-3), schedule=schedules.StepLR(10)
+    )
+    stop = EarlyStopping(patience=3)
+    history = trainer.fit(x, y, validation_data=(x, y), callbacks=[stop, Enough()])
+    assert_type(history["loss"], list[float])
+    assert_type(trainer.step(x, y), float)
+    assert_type(trainer.evaluate(x, y), dict[str, float])
+    assert_type(nn.LeakyReLU(0.1).negative_slope, float)
+    assert_type(tw.find_lr(trainer, x, y), tw.LRFinder)
+    trainer.loss = dataclasses.replace(loss, label_smoothing=0.0)
+    trainer.optimizer.lr = 0.1
+    model.flat_parameters = 0.5 * model.flat_parameters + 0.5 * model(x)[0, 0]
+
+
+def wrong_names() -> None:
+    tw.Trianer  # type: ignore[attr-defined]
+    nn.Swish  # type: ignore[attr-defined]
+    optim.adam  # type: ignore[attr-defined]
+    tw.callbacks.CSVLogger  # type: ignore[attr-defined]
+    model.parameters  # type: ignore[attr-defined]
+    model.flat_params = 3  # type: ignore[attr-defined]
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam())
+    trainer.predict  # type: ignore[attr-defined]
+    trainer.lr = 0.1  # type: ignore[attr-defined]
+    trainer.optimizer.zero_grad  # type: ignore[attr-defined]
+    tw.History().history  # type: ignore[attr-defined]
+
+
+def wrong_arguments() -> None:
+    nn.ReLU(inplace=True)  # type: ignore[call-arg]
+    nn.LeakyReLU(slope=0.1)  # type: ignore[call-arg]
+    schedules.StepLR()  # type: ignore[call-arg]
+    loss.label_smoothing = 0.2  # type: ignore[misc]
+    tw.Trainer(model, loss=loss, optimizer="adam")  # type: ignore[arg-type]
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam())
+    trainer.fit(x, y, callbacks=[EarlyStopping])  # type: ignore[list-item]
+    trainer.fit(x, y, callbacks=["early stopping"])  # type: ignore[list-item]
+    trainer.fit(x, y, verbose=1)  # type: ignore[call-arg]
