@@ -14,11 +14,8 @@ use crate::view::{MatMut, MatRef};
 /// Where blocks of an arena start: a cache line, and the widest vector.
 pub const ALIGN: usize = 64;
 
-/// Large buffers are aligned to, and backed by, whole pages of this size: fewer misses of the address cache,
-/// and fewer faults when they are first touched, of which every small page takes one.
+/// Large buffers are aligned to, and backed by, pages of this size: fewer misses of the address cache.
 const HUGE_PAGE: usize = 2 << 20;
-/// From this size on a buffer is large; at worst it then takes twice its memory.
-const LARGE: usize = HUGE_PAGE / 2;
 
 /// The smallest multiple of a cache line that holds `len` elements of `T`, in elements.
 pub const fn padded<T>(len: usize) -> usize {
@@ -66,10 +63,8 @@ impl<T: Element> Buffer<T> {
 impl<T> Buffer<T> {
     fn layout(len: usize) -> Option<Layout> {
         let plain = Layout::array::<T>(len).ok()?;
-        if plain.size() < LARGE {
-            return plain.align_to(ALIGN).ok();
-        }
-        Layout::from_size_align(plain.size().checked_next_multiple_of(HUGE_PAGE)?, HUGE_PAGE).ok()
+        let align = if plain.size() >= 2 * HUGE_PAGE { HUGE_PAGE } else { ALIGN };
+        plain.align_to(align).ok()
     }
 }
 
