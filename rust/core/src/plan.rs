@@ -513,7 +513,9 @@ impl fmt::Display for Plan {
             self.tile.mr,
             self.tile.nr
         )?;
-        if self.threads < self.asked {
+        if self.in_shards() && self.threads < self.asked {
+            writeln!(f, "  of {} threads allowed: one for each shard", self.asked)?;
+        } else if self.threads < self.asked {
             let (work, least) = (self.work as f64 / 1e6, WORK_PER_THREAD as f64 / 1e6);
             writeln!(
                 f,
@@ -704,5 +706,11 @@ mod tests {
         let text = plan.to_string();
         assert!(text.starts_with("training step of 128 rows on 2 threads, scalar kernels of 4×8"), "{text}");
         assert!(text.contains("rows: 2 blocks of 64"), "{text}");
+        let text = Plan::new::<f32>(&network(&[64, 100, 10]), TRAINING, 200, Isa::Scalar, 8).to_string();
+        assert!(text.contains("of 8 threads allowed: one for each shard"), "{text}");
+        assert!(
+            text.contains("rows: 2 shards of 100") && text.contains("of 2 shards are added up"),
+            "{text}"
+        );
     }
 }
