@@ -28,3 +28,4 @@ from thalweg.optim._rprop import Rprop as Rprop
 from thalweg.optim._sam import SAM as SAM
 from thalweg.optim._schedule_free import ScheduleFreeAdamW as ScheduleFreeAdamW
 from thalweg.optim._sgd import SGD as SGD
+from thalweg.optim._shampoo import Shampoo as Shampoo

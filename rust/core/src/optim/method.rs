@@ -27,6 +27,11 @@ pub(super) trait Method: Copy + Default {
         false
     }
 
+    /// Elements of the square matrices that it keeps for a block.
+    fn squares(&self, _shape: &[usize]) -> usize {
+        0
+    }
+
     /// The single numbers that it keeps.
     fn scalars(&self) -> Vec<Scalar> {
         Vec::new()
@@ -91,6 +96,8 @@ pub enum Extent {
     Inputs,
     /// Each parameter of the other blocks, each block as in the arena.
     Rest,
+    /// Square matrices as large as sides of a block, block by block.
+    Squares,
 }
 
 /// An array of state.
@@ -210,6 +217,17 @@ impl Field for Convention {
             Value::Number(x) => Err(refused(name, x.to_string(), &Convention::ALL)),
         }
     }
+}
+
+/// A field that is one of several names.
+pub(super) fn named<V: Copy>(name: &'static str, value: &Value, known: &[(&str, V)]) -> Result<V, Error> {
+    let text = match value {
+        Value::Name(text) => text.clone(),
+        Value::Number(x) => x.to_string(),
+    };
+    let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
+    let found = known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+    found.ok_or_else(|| argument(name, format!("{text:?}"), format!("one of {} is needed", names.join(", "))))
 }
 
 /// The field of that name.
@@ -408,11 +426,16 @@ impl<V: Copy> Average<V> {
 /// has, count as that root.
 #[inline(always)]
 pub(super) fn ratio<T: Element, S: Simd<T>>(s: S, a: S::V, b: S::V) -> S::V {
-    let tiny = match T::DTYPE {
+    s.div(a, s.max(s.splat(T::lit(least_root::<T>())), b)) // in this order, a NaN goes through
+}
+
+/// The root of the smallest number that is not flushed to zero.
+#[inline(always)]
+pub(super) fn least_root<T: Element>() -> f64 {
+    match T::DTYPE {
         Dtype::F32 => f64::from(f32::MIN_POSITIVE).sqrt(),
         Dtype::F64 => f64::MIN_POSITIVE.sqrt(),
-    };
-    s.div(a, s.max(s.splat(T::lit(tiny)), b)) // in this order, a NaN goes through
+    }
 }
 
 /// −1, 0 or 1; NaN of NaN.
