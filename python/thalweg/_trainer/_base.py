@@ -33,9 +33,9 @@ class TrainerBase:
         average: EMA | SWA | None = None,
         precision: str | None = None,
     ) -> None:
-        _expect("model", model, Sequential, "nn.Sequential(...)")
+        _expect("model", model, Sequential, "nn.Sequential(...)", "nn")
         loss = loss_of(loss)
-        _expect("optimizer", optimizer, Optimizer, "optim.AdamW(lr=1e-3)")
+        _expect("optimizer", optimizer, Optimizer, "optim.AdamW(lr=1e-3)", "optim")
         if precision is not None and precision != model.dtype.name:
             raise UnsupportedError(
                 f"precision {precision!r} is not there for this model; it computes in "
@@ -45,6 +45,7 @@ class TrainerBase:
             raise ArgumentError(
                 "schedule must be one of thalweg.optim.schedules, e.g. "
                 f"schedules.CosineAnnealingLR(); got {schedule!r}"
+                + _checks.kind_meant(schedule, Schedule, "optim.schedules")
             )
         if clip_grad_norm is not None and clip_grad_value is not None:
             raise ArgumentError("give clip_grad_norm or clip_grad_value, not both")
@@ -62,25 +63,21 @@ class TrainerBase:
             raise ArgumentError("ScheduleFreeAdamW averages by itself: leave average out")
         self._average = average
         self._core: _core.Trainer | CustomTrainer | FullBatchTrainer
-        clip = self._clip_norm, self._clip_value
         sam = None
         if isinstance(optimizer, SAM):
             sam = optimizer._rho, optimizer._adaptive
+        if isinstance(loss, CustomLoss) and sam is not None:
+            raise UnsupportedError("SAM is not there for a loss of one's own")
+        # Of a loss of one's own the core sees gradients only.
+        spec = (MSELoss() if isinstance(loss, CustomLoss) else loss)._spec(model.out_features)
+        step = (self._clip_norm, self._clip_value, self._accumulate, sam)
+        core = _core.Trainer(model._core, spec, optimizer._core, *step)
+        if average is not None:
+            decay = average.decay if isinstance(average, EMA) else None
+            core.start_average(decay, average.start, average.every)
+        self._core = core
         if isinstance(loss, CustomLoss):
-            if sam is not None:
-                raise UnsupportedError("SAM is not there for a loss of one's own")
-            if average is not None or self._accumulate > 1:
-                raise UnsupportedError(
-                    "average and accumulate_grad_batches are not there for a loss of one's own"
-                )
-            self._core = CustomTrainer(model, loss, optimizer, *clip, self._ready)
-        else:
-            spec = loss._spec(model.out_features)
-            step = (*clip, self._accumulate, sam)
-            self._core = _core.Trainer(model._core, spec, optimizer._core, *step)
-            if average is not None:
-                decay = average.decay if isinstance(average, EMA) else None
-                self._core.start_average(decay, average.start, average.every)
+            self._core = CustomTrainer(core, model, loss, optimizer, self._ready)
         if isinstance(optimizer, FullBatchOptimizer):
             self._core = self._full_batch(self._core, optimizer)
         self._history = History()
@@ -139,11 +136,15 @@ class TrainerBase:
         return self._ready(x, y, weight[0] if weight else None, "validation ")
 
 
-def _expect(name: str, value: Any, kind: type, example: str) -> None:
+def _expect(name: str, value: Any, kind: type, example: str, place: str) -> None:
     """Raise unless `value` is a `kind`, with what to write instead."""
     if not isinstance(value, kind):
         what = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
-        raise ArgumentError(f"{name} must be a {kind.__name__}, e.g. {example}; got {what}")
+        article = "an" if kind.__name__[0] in "AEIO" else "a"
+        raise ArgumentError(
+            f"{name} must be {article} {kind.__name__}, e.g. {example}; got {what}"
+            f"{_checks.kind_meant(value, kind, place)}"
+        )
 
 
 def _limit(name: str, value: float | None) -> float | None:
