@@ -23,6 +23,30 @@ def did_you_mean(value: Any, known: Iterable[str]) -> str:
     return f'; did you mean "{close[0]}"?' if close else ""
 
 
+def kind_meant(value: Any, base: type, module: str) -> str:
+    """``'; did you mean optim.Adam(...)?'`` for a name or a class where a `base` is needed, or ''.
+
+    `module` is where users find its kinds, such as ``"optim"``.
+    """
+    place = module.rpartition(".")[2]
+    if isinstance(value, type) and issubclass(value, base):
+        return f"; make one: {place}.{value.__name__}(...)"
+    if not isinstance(value, str):
+        return ""
+    import difflib  # only needed once something is wrong already
+
+    things = vars(sys.modules[f"thalweg.{module}"]).items()
+    names = {
+        name.lower(): name
+        for name, thing in things
+        if isinstance(thing, type) and issubclass(thing, base) and thing is not base
+    }
+    plain = "".join(c for c in value.lower() if c.isalnum())
+    whole = sorted((name for name in names if name.startswith(plain)), key=len)
+    close = whole[:1] or difflib.get_close_matches(plain, list(names), n=1)
+    return f"; did you mean {place}.{names[close[0]]}(...)?" if close else ""
+
+
 def one_of(name: str, value: Any, known: Iterable[str]) -> str:
     """`value`, if it is one of the `known` names."""
     known = list(known)

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from thalweg import _checks
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -30,6 +32,13 @@ class History(dict[str, list[float]]):
     def epochs(self) -> int:
         """How many epochs there are figures for."""
         return len(self.get("loss", ()))
+
+    def __missing__(self, key: str) -> list[float]:
+        """Say which figures there are."""
+        there = ", ".join(self) or "none, before the first fit"
+        raise KeyError(
+            f"there are no figures {key!r}; there are {there}{_checks.did_you_mean(key, self)}"
+        )
 
     def append(self, record: dict[str, float]) -> None:
         """Add the figures of one epoch; its number is its position and not kept."""

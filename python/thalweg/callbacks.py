@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from thalweg import _checks
+from thalweg._history import KEYS
 from thalweg.errors import ArgumentError
 from thalweg.optim.schedules import ReduceLROnPlateau
 
@@ -187,8 +188,9 @@ def check_monitors(watchers: Iterable[Any], validated: bool) -> None:
         key = str(getattr(watcher, "monitor", ""))
         looks = getattr(watcher, "save_best_only", True)
         if looks and key.startswith("val_") and not validated:
+            meant = "" if key in KEYS else _checks.did_you_mean(key, KEYS)
             raise ArgumentError(
-                f"{type(watcher).__name__} monitors {key!r}; pass validation_data to fit"
+                f"{type(watcher).__name__} monitors {key!r}; pass validation_data to fit{meant}"
             )
 
 

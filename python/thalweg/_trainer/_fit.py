@@ -187,6 +187,8 @@ class Fitting(TrainerBase):
                 f"batch_size={batch_size} for {len(x)} samples"
             )
         before = self._base_lr, self._optimizer.lr
+        if isinstance(lr, str):
+            _checks.one_of("lr, if it is no number,", lr, ["auto"])
         if lr is not None:
             self._set_base_lr(self._safe_lr(x, y, weight, batch_size) if lr == "auto" else lr)
         try:

@@ -45,5 +45,5 @@ def check_layer(owner: str, index: int, layer: Any) -> None:
     elif isinstance(layer, (list, tuple)):
         advice = f"it is a list; unpack it: {owner.rstrip(': ') or 'Sequential'}(*layers)"
     else:
-        advice = f"got {layer!r}"
+        advice = f"got {layer!r}{_checks.kind_meant(layer, Layer, 'nn')}"
     raise ArgumentError(f"{owner}layer {index} is not one of thalweg.nn's layers: {advice}")
