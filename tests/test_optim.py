@@ -2,7 +2,7 @@
 
 The references follow the docstrings and know nothing of the core. They are given the same
 gradients, so what is compared is the optimizer alone. All others are compared with their peers in
-`test_optim_parity.py`, and with plain formulas in the core's own tests.
+`parity`, and with plain formulas in the core's own tests.
 """
 
 import copy

@@ -1,6 +1,6 @@
 """Optimizers that work on whole blocks: in trainers, in groups, on many threads.
 
-That their steps are those of the peers is shown in `test_optim_parity.py`.
+That their steps are those of the peers is shown in `parity`.
 """
 
 import copy
@@ -322,7 +322,10 @@ class Shampoo:
         {},
         {"betas": (0.5, 0.95), "weight_decay": 0.3, "eps": 1e-3},
         {"betas": (0.0, 1.0), "precondition_frequency": 7, "eps": 0.1},
-        {"grafting": "adam", "betas": (0.9, 0.99), "precondition_frequency": 5, "start": 12, "eps": 0.1},
+        {
+            "grafting": "adam", "betas": (0.9, 0.99), "precondition_frequency": 5, "start": 12,
+            "eps": 0.1,
+        },
         {"max_preconditioner_dim": 40},
         {"max_preconditioner_dim": 20},
     ],
@@ -399,6 +402,46 @@ def test_roots_of_shampoo_are_those_of_numpys_eigenvalues(dtype, tolerance, rng)
             assert np.linalg.norm(arrays[name] - wanted) <= tolerance * np.linalg.norm(wanted)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+def test_shampoo_trains_a_network_as_its_formula(dtype, tolerance, rng):
+    """Fused into a trainer; vectors by AdamW."""
+    x, y = (part.astype("float32").astype(float) for part in data(rng))
+    options = {"betas": (0.9, 0.95), "eps": 1e-3, "weight_decay": 0.1}
+    model, twin = make(dtype), make()
+    twin.flat_parameters = make("float32").flat_parameters
+    model.flat_parameters = twin.flat_parameters
+    optimizer = optim.Shampoo(lr=0.003, grafting="adam", **options)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer)
+    peers = {
+        name: Shampoo(array.reshape(len(array), -1).shape, 0.003, grafting="adam", **options)
+        for name, array in twin.state_dict().items()
+    }
+    for name, peer in peers.items():
+        if not name.endswith("weight") or name == "1.weight":
+            peer.start = math.inf
+    worst = 0.0
+    for t in range(200):
+        if t == 100:
+            trainer = trainer.copy()
+            trainer.optimizer.lr = 0.001
+            for peer in peers.values():
+                peer.lr = 0.001
+        trainer.step(x, y)
+        twin.zero_grad()
+        twin.backward(2 * (twin.forward(x) - y) / y.size)
+        state, start = twin.state_dict(), 0
+        for name, array in state.items():
+            g = twin.flat_gradients[start : start + array.size]
+            start += array.size
+            shape = (len(array), array.size // len(array))
+            state[name] = peers[name].step(array.reshape(shape), g.reshape(shape))
+            state[name] = state[name].reshape(array.shape)
+        twin.load_state_dict(state)
+        off = np.linalg.norm(trainer.model.flat_parameters - twin.flat_parameters)
+        worst = max(worst, off / np.linalg.norm(twin.flat_parameters))
+    assert worst <= tolerance
+
+
 def test_what_has_no_factor_takes_steps_of_adamw(rng):
     x, y = data(rng)
     ours = trainer_of("Shampoo", make(), accumulate_grad_batches=2)
@@ -467,8 +510,11 @@ def test_parameters_that_thaw_are_averaged_from_where_they_are(rng):
 # --- Prodigy -----------------------------------------------------------------------------------
 
 
-def prodigy(theta, slope, steps, lr, safeguard_warmup=False, d=1e-6, betas=(0.9, 0.999)):
-    """As in the authors' code, without bias correction."""
+def prodigy(
+    theta, slope, steps, lr, safeguard_warmup=False, d=1e-6, betas=(0.9, 0.999),
+    store=lambda theta: theta,
+):  # fmt: skip
+    """As in the authors' code, without bias correction; `store` is what becomes of parameters."""
     start, (beta1, beta2), d0 = theta, betas, d
     m = v = s = np.zeros_like(theta)
     numerator, beta3 = 0.0, np.sqrt(beta2)
@@ -480,7 +526,7 @@ def prodigy(theta, slope, steps, lr, safeguard_warmup=False, d=1e-6, betas=(0.9,
         s = beta3 * s + d / d0 * (d if safeguard_warmup else a) * g
         found = numerator / np.abs(s).sum() if np.abs(s).sum() > 0 else 0.0
         d = max(d, found)
-        theta = theta - a * m / (np.sqrt(v) + d * 1e-8)
+        theta = store(theta - a * m / (np.sqrt(v) + d * 1e-8))
     return theta, d
 
 
@@ -504,6 +550,53 @@ def test_prodigy_is_the_authors_code(safeguard_warmup, rng):
     # It has found the size of the way, from a millionth.
     assert 0.05 < d < 5
     assert np.linalg.norm(expected - target) < 0.5 * np.linalg.norm(start - target)
+
+
+@pytest.mark.parametrize("safeguard_warmup", [False, True])
+def test_prodigy_keeps_the_way_in_float32(safeguard_warmup, rng):
+    """Its first steps, of a millionth, are not many units in the last place of a parameter.
+
+    The estimate d is made of the way from the start. As the difference of parameters, which are
+    rounded, that leads even a reference in float64 astray. Here it is kept apart.
+    """
+    model = make("float32")
+    start = model.flat_parameters.astype(float)
+    target = rng.standard_normal(start.size).astype("float32").astype(float)
+    optimizer = optim.Prodigy(safeguard_warmup=safeguard_warmup)
+
+    def lr(t):
+        return min(t / 10, 1)
+
+    def single(theta):
+        return theta.astype("float32").astype(float)
+
+    options = {"safeguard_warmup": safeguard_warmup}
+    expected, d = prodigy(start, lambda p: p - target, 200, lr, **options)
+    _, rounded = prodigy(start, lambda p: p - target, 200, lr, **options, store=single)
+    for t in range(200):
+        model.flat_gradients, optimizer.lr = model.flat_parameters - target, lr(t)
+        optimizer.step(model)
+    assert abs(rounded / d - 1) > 1e-5
+    assert optimizer.state_dict()["scalars"]["d"] == pytest.approx(d, rel=1e-6)
+    off = np.linalg.norm(model.flat_parameters - expected)
+    assert off <= 1e-5 * np.linalg.norm(expected)
+
+
+def test_an_estimate_of_prodigy_without_feedback_overflows_float32(rng):
+    """Why gradients that do not answer, as in `parity`, need a small rate: d feeds on itself.
+
+    That is the method; float64 has room for it.
+    """
+    slopes = rng.standard_normal((200, make().num_parameters)) * 10
+    ends = {}
+    for dtype in ("float64", "float32"):
+        model, optimizer = make(dtype), optim.Prodigy(lr=1.0, d0=1e-3)
+        for slope in slopes + 10:
+            model.flat_gradients = slope
+            optimizer.step(model)
+        ends[dtype] = optimizer.state_dict()["scalars"]["d"]
+    assert (ends["float64"] * 10) ** 2 > float(np.finfo("float32").max)
+    assert ends["float32"] < 1e-3 * ends["float64"]
 
 
 # --- Adafactor ---------------------------------------------------------------------------------

@@ -210,8 +210,93 @@ def test_a_loss_of_ones_own_follows_schedules_and_limits(rng):
         ends.append(model.flat_parameters)
     np.testing.assert_allclose(ends[0], ends[1], rtol=0, atol=1e-12)
     assert seen[: len(seen) // 2] == seen[len(seen) // 2 :]
-    with pytest.raises(tw.UnsupportedError, match="accumulate_grad_batches"):
-        tw.Trainer(
-            model, loss=nn.CustomLoss(mean_square), optimizer=optim.Adam(),
-            accumulate_grad_batches=2,
+
+
+AVERAGES = {
+    "none": None,
+    "EMA": optim.EMA(0.8, start=1, every=2),
+    "SWA": optim.SWA(start=2),
+}
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_gradients_are_gathered_and_weights_averaged_as_with_a_loss_of_the_core(
+    average, dtype, rng
+):
+    """By fits, whose epochs of 4 batches make updates of 3 and of 1; and by steps."""
+    from thalweg.optim import schedules
+
+    x, y = rng.standard_normal((20, 6)).astype(dtype), rng.standard_normal((20, K)).astype(dtype)
+    ends = []
+    for loss in (nn.MSELoss(), mse):
+        model = nn.Sequential(
+            nn.Linear(6, 9), nn.BatchNorm1d(9), nn.Tanh(), nn.Linear(9, K), dtype=dtype, seed=3
+        )
+        trainer = tw.Trainer(
+            model, loss=loss, optimizer=optim.SGD(lr=0.1, momentum=0.9).add_group(
+                "0.bias", frozen=True
+            ),
+            accumulate_grad_batches=3, average=AVERAGES[average], clip_grad_norm=0.5,
+            schedule=schedules.CosineAnnealingLR(20),
         )  # fmt: skip
+        trainer.fit(x, y, epochs=2, batch_size=6)
+        assert trainer.optimizer.steps == 4
+        trainer = trainer.copy()
+        trainer.fit(x, y, epochs=1, batch_size=6, shuffle=False)
+        for _ in range(7):  # two updates, and one gradient that waits
+            trainer.step(x, y)
+        assert trainer.optimizer.steps == 8
+        ends.append([trainer.model.flat_parameters, trainer.optimizer.lr])
+        if average != "none":
+            ends[-1].append(trainer.average_model().flat_parameters)
+    rtol = 1e-12 if dtype == "float64" else 1e-5
+    for one, other in zip(*ends, strict=True):
+        np.testing.assert_allclose(other, one, rtol=rtol, atol=rtol)
+
+
+def test_an_average_is_as_it_was_after_a_fit_that_diverged(rng):
+    x, y = rng.standard_normal((15, 6)), rng.standard_normal((15, K))
+    calls = 0
+
+    def loss(output, target):
+        nonlocal calls
+        calls += 1
+        value, gradient = mse(output, target)
+        return (np.inf if calls == 8 else value), gradient
+
+    trainer = tw.Trainer(network(), loss=loss, optimizer=optim.Adam(), average=optim.EMA(0.5))
+    trainer.fit(x, y, batch_size=5)
+    before = trainer.average_model().flat_parameters
+    with pytest.raises(tw.DivergedError):
+        trainer.fit(x, y, batch_size=5, epochs=2)
+    np.testing.assert_array_equal(trainer.average_model().flat_parameters, before)
+    trainer.step(x, y)
+    expected = (before + trainer.model.flat_parameters) / 2
+    np.testing.assert_allclose(trainer.average_model().flat_parameters, expected, rtol=1e-14)
+
+
+def test_a_batch_that_fails_can_be_given_again(rng):
+    """What was gathered before it is still there."""
+    x, y = rng.standard_normal((15, 6)), rng.standard_normal((15, K))
+    ends, broken = [], []
+
+    def loss(output, target):
+        if broken:
+            raise KeyError("mine")
+        return mse(output, target)
+
+    for fails in (False, True):
+        trainer = tw.Trainer(
+            network(), loss=loss, optimizer=optim.SGD(lr=0.1), accumulate_grad_batches=2
+        )
+        trainer.step(x[:5], y[:5])
+        if fails:
+            broken.append(True)
+            with pytest.raises(KeyError, match="mine"):
+                trainer.step(x[5:], y[5:])
+            broken.clear()
+        trainer.step(x[5:], y[5:])
+        assert trainer.optimizer.steps == 1
+        ends.append(trainer.model.flat_parameters)
+    np.testing.assert_array_equal(*ends)
