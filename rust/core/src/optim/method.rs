@@ -359,24 +359,27 @@ impl<V: Copy> Eps<V> {
     }
 }
 
-/// Weight decay: θ ← shrink·θ, then g ← g + l2·θ. One of the two does nothing.
+/// Weight decay: θ ← θ − fade·θ, then g ← g + l2·θ. One of the two does nothing.
+///
+/// Not θ ← (1 − fade)·θ: in single precision that factor is off by up to 3e-8, always to the same side, which is
+/// 6e-6 of θ after 200 steps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Decay<V = f64> {
-    shrink: V,
+    fade: V,
     pub l2: V,
 }
 
 impl Decay {
     pub fn new(weight_decay: f64, decoupled: bool, lr: f64) -> Self {
         match decoupled {
-            true => Decay { shrink: 1.0 - lr * weight_decay, l2: 0.0 },
-            false => Decay { shrink: 1.0, l2: weight_decay },
+            true => Decay { fade: lr * weight_decay, l2: 0.0 },
+            false => Decay { fade: 0.0, l2: weight_decay },
         }
     }
 
     #[inline(always)]
     pub fn splat<T: Element, S: Simd<T>>(self, s: S) -> Decay<S::V> {
-        Decay { shrink: s.splat(T::lit(self.shrink)), l2: s.splat(T::lit(self.l2)) }
+        Decay { fade: s.splat(T::lit(-self.fade)), l2: s.splat(T::lit(self.l2)) }
     }
 }
 
@@ -384,7 +387,7 @@ impl<V: Copy> Decay<V> {
     /// (θ, g)
     #[inline(always)]
     pub fn apply<T: Element, S: Simd<T, V = V>>(self, s: S, p: V, g: V) -> (V, V) {
-        let p = s.mul(p, self.shrink);
+        let p = s.fma(self.fade, p, p);
         (p, s.fma(self.l2, p, g))
     }
 }

@@ -72,8 +72,8 @@ pub struct Step {
     take: f64,
     /// Learning rate before it is scaled by a block.
     rate: f64,
-    /// Of θ.
-    shrink: f64,
+    /// What θ loses of itself.
+    fade: f64,
 }
 
 /// The arrays of state.
@@ -114,11 +114,11 @@ impl Method for Adafactor {
 
     fn at(&self, t: u64, _: &Scalars) -> Step {
         let t = t as f64;
-        let (rate, shrink) = match self.convention {
-            Convention::Optax => (self.lr, 1.0 - self.weight_decay),
-            _ => (self.lr.min(1.0 / t.sqrt()), 1.0 - self.lr * self.weight_decay),
+        let (rate, fade) = match self.convention {
+            Convention::Optax => (self.lr, self.weight_decay),
+            _ => (self.lr.min(1.0 / t.sqrt()), self.lr * self.weight_decay),
         };
-        Step { method: *self, take: t.powf(self.beta2_decay), rate, shrink }
+        Step { method: *self, take: t.powf(self.beta2_decay), rate, fade }
     }
 }
 
@@ -200,7 +200,7 @@ impl<T: Element> Whole<T> for Step {
         } else {
             let [size, length] = [0, 1].map(|k| (work.total(piece, k) / place.len as f64).sqrt());
             let rate = self.method.eps2.max(size) * self.rate / (length / self.method.d).max(1.0);
-            dispatch(work.isa, Go { shrink: self.shrink, rate: -rate, params, grads, v });
+            dispatch(work.isa, Go { fade: -self.fade, rate: -rate, params, grads, v });
         }
     }
 
@@ -369,9 +369,9 @@ impl<T: Element> Op<T> for Length<'_, T> {
     }
 }
 
-/// θ ← shrink·θ + rate·u
+/// θ ← θ + fade·θ + rate·u
 struct Go<'a, T> {
-    shrink: f64,
+    fade: f64,
     rate: f64,
     params: &'a mut [T],
     grads: &'a [T],
@@ -382,7 +382,7 @@ impl<T: Element> Op<T> for Go<'_, T> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
-        let [shrink, rate] = [self.shrink, self.rate].map(|x| s.splat(T::lit(x)));
+        let [fade, rate] = [self.fade, self.rate].map(|x| s.splat(T::lit(x)));
         let (rows, cols, most) = match self.v {
             Estimate::Factors { rows, cols, most } => (rows, cols, s.splat(T::lit(most))),
             Estimate::Whole { v, least } => {
@@ -394,7 +394,7 @@ impl<T: Element> Op<T> for Go<'_, T> {
                     #[inline(always)]
                     |[p], [g, v]| {
                         let u = ratio(s, g, s.sqrt(s.max(least, v)));
-                        [s.fma(rate, u, s.mul(shrink, p))]
+                        [s.fma(rate, u, s.fma(fade, p, p))]
                     },
                 );
             }
@@ -410,7 +410,7 @@ impl<T: Element> Op<T> for Go<'_, T> {
                 #[inline(always)]
                 |[p], [g, row]| {
                     let u = s.mul(g, s.min(most, s.mul(row, col)));
-                    [s.fma(rate, u, s.mul(shrink, p))]
+                    [s.fma(rate, u, s.fma(fade, p, p))]
                 },
             );
         }

@@ -333,12 +333,12 @@ impl<T: Element> Whole<T> for Step {
             }
         } else {
             let (rate, decay) = (self.rate(place), self.method.lr * self.method.weight_decay);
-            let (rate, shrink) = (T::lit(rate), T::lit(1.0 - decay));
+            let [rate, decay] = [rate, decay].map(T::lit);
             let last = self.method.ns_steps as usize % 2;
             for (input, params) in piece.rows.clone().zip(params.chunks_exact_mut(width)) {
                 let (start, apart) = desk.dense.row(desk.x[last], piece, input);
                 for (j, p) in params.iter_mut().enumerate() {
-                    *p = shrink * *p - rate * work.get(start + j * apart);
+                    *p = *p - (decay * *p + rate * work.get(start + j * apart));
                 }
             }
         }

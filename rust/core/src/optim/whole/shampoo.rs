@@ -365,11 +365,11 @@ impl<T: Element> Whole<T> for Step {
                 if own == 0.0 { 0.0 } else { wanted / own }
             }
         };
-        let [rate, shrink] = [lr * length, 1.0 - lr * self.method.weight_decay].map(T::lit);
+        let [rate, decay] = [lr * length, lr * self.method.weight_decay].map(T::lit);
         for (input, params) in piece.rows.clone().zip(params.chunks_exact_mut(piece.width)) {
             let (start, apart) = dense.row(result, piece, input);
             for (j, p) in params.iter_mut().enumerate() {
-                *p = shrink * *p - rate * work.get(start + j * apart);
+                *p = *p - (decay * *p + rate * work.get(start + j * apart));
             }
         }
     }
