@@ -81,8 +81,8 @@ class Shampoo(Optimizer):
     :math:`U` is the orthogonal factor of :math:`G`, as `Muon` approximates it.
 
     Eigenvalues below :math:`n u` of the largest one of :math:`n`, with the rounding error :math:`u`
-    of the model's dtype, are rounding errors: they count as so much, or not at all if
-    :math:`\varepsilon` is 0.
+    of the model's dtype, are rounding errors: they count as 0, but with :math:`\varepsilon` as at
+    least so much; and not at all if :math:`\varepsilon` is 0.
 
     Names, defaults and formula are those of Distributed Shampoo for PyTorch, where grafting is
     ``AdamPreconditionerConfig(beta2, epsilon)``. There, sides longer than

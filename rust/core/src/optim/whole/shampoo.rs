@@ -14,7 +14,7 @@
 //! before `start_preconditioning_step`.
 //!
 //! Roots are taken of eigenvalues (see [`eigen`](super::eigen)). Those below n·u of the largest one, with the
-//! rounding error u, are rounding errors: they count as so much, or not at all if ε is 0.
+//! rounding error u, are rounding errors: they count as 0, and with ε as so much at least; not at all if ε is 0.
 //!
 //! Phases: averages, G and M as matrices; both factors; their roots; U by two products; its norm; the step.
 
@@ -434,7 +434,7 @@ impl<T: Element> Whole<T> for Step {
                 x if x > noise => (x + self.method.eps).powf(-0.5 / order),
                 x if x.is_nan() => x,
                 _ if self.method.eps == 0.0 => 0.0,
-                _ => (noise + self.method.eps).powf(-0.5 / order),
+                _ => self.method.eps.max(noise).powf(-0.5 / order),
             };
             row.iter_mut().for_each(|z| *z = T::lit(by) * *z);
         }
