@@ -419,6 +419,37 @@ def test_parts_of_a_trainer_that_are_something_else(classifier):
     expect(tw.ArgumentError, ["model", "Sequential", "None"], make, model=None)
 
 
+@pytest.mark.parametrize(
+    ("write", "meant"),
+    [
+        (lambda t: nn.Sequential(nn.Linear(5, 3), "relu"), "did you mean nn.ReLU("),
+        (lambda t: nn.Sequential(nn.Linear(5, 3), "batch_norm"), "did you mean nn.BatchNorm1d("),
+        (lambda t: t(optimizer="adam"), "did you mean optim.Adam("),
+        (lambda t: t(optimizer="sgdd"), "did you mean optim.SGD("),
+        (lambda t: t(optimizer=optim.LBFGS), "make one: optim.LBFGS("),
+        (lambda t: t(schedule="cosine"), "did you mean schedules.CosineAnnealingLR("),
+        (lambda t: t(schedule="one_cycle"), "did you mean schedules.OneCycleLR("),
+        (lambda t: t().fit(X, T, lr="atuo"), 'lr, if it is no number, .*did you mean "auto"'),
+        (lambda t: t().fit(X, T)["los"], 'there are loss, seconds; did you mean "loss"'),
+        (
+            lambda t: t().fit(X, T, callbacks=[tw.callbacks.EarlyStopping("val_los")]),
+            'did you mean "val_loss"',
+        ),
+        (lambda t: nn.Linear(5, 3, init="kaimin_normal"), 'did you mean "kaiming_normal"'),
+        (lambda t: nn.MSELoss(reduction="men"), 'did you mean "mean"'),
+        (lambda t: optim.SGD(convention="tourch"), 'did you mean "torch"'),
+    ],
+)
+def test_a_name_that_is_none_is_told_the_nearest(write, meant):
+    def trainer(**options):
+        model = nn.Sequential(nn.Linear(5, 2))
+        return tw.Trainer(model, loss=nn.MSELoss(), **{"optimizer": optim.SGD()} | options)
+
+    with pytest.raises((tw.ArgumentError, KeyError)) as caught:
+        write(trainer)
+    assert caught.match(meant.replace("(", r"\("))
+
+
 def test_an_optimizer_belongs_to_one_model(classifier):
     other = nn.Sequential(nn.Linear(5, 3))
     expect(tw.ThalwegError, ["another model"], classifier.optimizer.step, other)

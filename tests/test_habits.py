@@ -118,8 +118,8 @@ def test_a_class_of_the_users_own_has_what_it_likes_and_its_copies_too(again):
 @pytest.mark.parametrize(
     ("layer", "advice"),
     [
-        ("relu", r"did you mean ReLU\?"),  # Keras
-        (np.tanh, r"did you mean Tanh\?"),
+        ("relu", r"did you mean nn\.ReLU\(...\)\?"),  # Keras
+        (np.tanh, r"did you mean nn\.Tanh\(...\)\?"),
         (nn.ReLU, r"it is the class ReLU; make a layer of it: ReLU\(...\)"),
         ([nn.ReLU()], r"it is a list; unpack it: Sequential\(\*layers\)"),
         (nn.Sequential(nn.Linear(2, 2)), r"it is a model; take its layers.*\*model\.layers"),

@@ -1,6 +1,6 @@
 """Heads and active classes of CrossEntropyLoss: what continual learning has outputs for.
 
-`test_losses` has both among all losses, beside PyTorch with logits of -inf, and by differences.
+`losses` has both among all losses, beside PyTorch with logits of -inf, and by differences.
 """
 
 import dataclasses

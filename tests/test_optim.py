@@ -2,7 +2,7 @@
 
 The references follow the docstrings and know nothing of the core. They are given the same
 gradients, so what is compared is the optimizer alone. All others are compared with their peers in
-`test_optim_parity.py`, and with plain formulas in the core's own tests.
+`parity`, and with plain formulas in the core's own tests.
 """
 
 import copy
@@ -143,6 +143,8 @@ ALL = [
     (optim.Adafactor, {}),
     (optim.Adafactor, {"convention": "optax", "min_dim_size_to_factor": 5}),
     (optim.Muon, {"matrices": "all", "weight_decay": 0.0}),
+    (optim.Shampoo, {}),
+    (optim.Shampoo, {"grafting": "adam", "precondition_frequency": 3}),
     (optim.ScheduleFreeAdamW, {}),
     (optim.Prodigy, {}),
 ]
@@ -215,6 +217,7 @@ def test_the_state_is_named_as_in_pytorch(rng):
         optim.ScheduleFreeAdamW: {"lr_max", "weight_sum"},
         optim.Prodigy: {"d", "d_numerator"},
     }
+    of_blocks = {"row_var", "col_var", "variance", "factors", "roots"}
     for optimizer, names in [
         (optim.SGD(lr=0.1), set()),
         (optim.SGD(lr=0.1, momentum=0.9), {"momentum_buffer"}),
@@ -232,6 +235,7 @@ def test_the_state_is_named_as_in_pytorch(rng):
         (optim.LAMB(), adam),
         (optim.Adafactor(), {"row_var", "col_var", "variance"}),
         (optim.Muon(matrices="all"), {"momentum_buffer", "exp_avg_sq"}),
+        (optim.Shampoo(), {*adam, "factors", "roots"}),
         (optim.ScheduleFreeAdamW(), {"exp_avg_sq", "z_minus_y"}),
         (optim.Prodigy(), {*adam, "s", "p0_minus_p"}),
         (optim.Rprop(), {"prev", "step_size"}),
@@ -244,8 +248,8 @@ def test_the_state_is_named_as_in_pytorch(rng):
         assert state["steps"] == 1
         assert set(state["arrays"]) == names
         assert set(state["scalars"]) == scalars.get(type(optimizer), set())
-        for array in state["arrays"].values():
-            assert array.shape == (model.num_parameters,) or isinstance(optimizer, optim.Adafactor)
+        for name, array in state["arrays"].items():
+            assert array.shape == (model.num_parameters,) or name in of_blocks
     np.testing.assert_allclose(state["arrays"]["exp_avg"], 0.1, rtol=1e-14)
     np.testing.assert_allclose(state["arrays"]["exp_avg_sq"], 0.001, rtol=1e-12)
 
@@ -270,6 +274,7 @@ def test_a_state_with_negative_squares_is_refused(kind, options):
     optimizer.step(model)
     state = optimizer.state_dict()
     signed = {"momentum_buffer", "exp_avg", "grad_avg", "prev", "s", "p0_minus_p", "z_minus_y"}
+    signed |= {"factors", "roots"}
     for array in state["arrays"]:
         arrays = {**state["arrays"], array: np.full(state["arrays"][array].size, -0.5)}
         if array in signed:
@@ -347,6 +352,10 @@ BAD = [
     (lambda: optim.Muon(ns_coefficients=(1, 2)), "ns_coefficients must be three numbers"),
     (lambda: optim.Muon(adjust_lr_fn="rms"), 'adjust_lr_fn must be one of "original", "match_rms'),
     (lambda: optim.Muon(matrices="0.weight"), 'matrices must be one of "hidden", "all", "none"'),
+    (lambda: optim.Shampoo(betas=(0.9, 1.1)), r"betas\[1\] must be a finite number in \[0, 1\]"),
+    (lambda: optim.Shampoo(betas=0.9), r"betas must be two numbers, in \[0, 1\) and in \[0, 1\]"),
+    (lambda: optim.Shampoo(grafting="adm"), 'grafting .*did you mean "adam"'),
+    (lambda: optim.Shampoo(precondition_frequency=0), "precondition_frequency must be an integer"),
     (lambda: optim.Muon().add_group("*", muon="yes"), "muon must be True or False; got 'yes'"),
     (lambda: optim.ScheduleFreeAdamW(betas=(0, 0.9)), r"betas\[0\] is 0; a number in \(0, 1\)"),
     (lambda: optim.Prodigy(d0=0), r"d0 must be .*\(0, inf\); got 0"),

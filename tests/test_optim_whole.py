@@ -1,7 +1,11 @@
 """Optimizers that work on whole blocks: in trainers, in groups, on many threads.
 
-That their steps are those of the peers is shown in `test_optim_parity.py`.
+That their steps are those of the peers is shown in `parity`.
 """
+
+import copy
+import math
+import pickle
 
 import numpy as np
 import pytest
@@ -17,6 +21,10 @@ METHODS = {
     ),
     "Muon": lambda: optim.Muon(lr=0.02),
     "Muon, Optax": lambda: optim.Muon(lr=0.02, matrices="all", convention="optax"),
+    "Shampoo": lambda: optim.Shampoo(lr=0.02, eps=1e-6),
+    "Shampoo, grafted": lambda: optim.Shampoo(
+        lr=0.01, betas=(0.9, 0.95), grafting="adam", precondition_frequency=3, eps=1e-6
+    ),
     "Schedule-Free AdamW": lambda: optim.ScheduleFreeAdamW(lr=0.01, weight_decay=0.1),
     "Prodigy": lambda: optim.Prodigy(d0=1e-4, weight_decay=0.1),
 }
@@ -261,6 +269,191 @@ def test_a_group_of_muons_is_saved_with_its_choice(rng, tmp_path):
     np.testing.assert_array_equal(trainer.model.flat_parameters, other.model.flat_parameters)
 
 
+# --- Shampoo -----------------------------------------------------------------------------------
+
+
+def root_of(factor, eps, order):
+    """(A + εI)^(-1/order)"""
+    values, z = np.linalg.eigh(factor)
+    return z * (values + eps) ** (-1 / order) @ z.T
+
+
+class Shampoo:
+    """As in the papers, for one weight; Adam's steps for all before the first roots."""
+
+    def __init__(
+        self, shape, lr=1e-2, betas=(0.9, 1.0), eps=1e-12, weight_decay=0.0,
+        max_preconditioner_dim=1024, precondition_frequency=1, start=None, grafting=None,
+    ):  # fmt: skip
+        self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
+        self.has = [n <= max_preconditioner_dim for n in shape]
+        self.often, self.start = precondition_frequency, start or precondition_frequency
+        self.grafting = grafting
+        self.factors = [np.zeros((n, n)) for n in shape]
+        self.m = self.v = np.zeros(shape)
+        self.t = 0
+
+    def step(self, w, g):
+        self.t += 1
+        (beta1, beta2), t = self.betas, self.t
+        take = 1 - beta2 if beta2 < 1 else 1
+        squares = g @ g.T, g.T @ g
+        self.factors = [beta2 * f + take * s for f, s in zip(self.factors, squares, strict=True)]
+        self.m = beta1 * self.m + (1 - beta1) * g
+        self.v = 0.999 * self.v + 0.001 * g**2
+        m = self.m / (1 - beta1**t)
+        adam = m / (np.sqrt(self.v / (1 - 0.999**t)) + 1e-8)
+        if t == self.start or (t > self.start and t % self.often == 0):
+            filled = 1 - beta2**t if beta2 < 1 else 1
+            self.roots = [
+                root_of(f / filled, self.eps, 2 * sum(self.has)) if has else np.eye(len(f))
+                for f, has in zip(self.factors, self.has, strict=True)
+            ]
+        u = adam if t < self.start else self.roots[0] @ m @ self.roots[1]
+        if self.grafting == "adam":
+            u = u * (np.linalg.norm(adam) / np.linalg.norm(u))
+        return (1 - self.lr * self.weight_decay) * w - self.lr * u
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (33, 70), (70, 33), (1, 33), (280, 300)], ids=repr)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"betas": (0.5, 0.95), "weight_decay": 0.3, "eps": 1e-3},
+        {"betas": (0.0, 1.0), "precondition_frequency": 7, "eps": 0.1},
+        {
+            "grafting": "adam", "betas": (0.9, 0.99), "precondition_frequency": 5, "start": 12,
+            "eps": 0.1,
+        },
+        {"max_preconditioner_dim": 40},
+        {"max_preconditioner_dim": 20},
+    ],
+    ids=repr,
+)  # fmt: skip
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+def test_shampoo_is_its_published_formula(shape, options, dtype, tolerance, rng):
+    """200 steps, with another rate and from a saved state in the middle; large matrices take 3.
+
+    Where roots are older than the gradients, their null space is as large as ε says: there it is
+    one that rounding errors are far below of.
+    """
+    steps = 200 if np.prod(shape) < 10_000 else 3
+    model = nn.Sequential(nn.Linear(shape[1], shape[0], bias=False), dtype=dtype)
+    w = model.flat_parameters.astype(float).reshape(shape)
+    g = rng.standard_normal((steps, *shape)).astype("float32")
+    given = {("start_preconditioning_step" if k == "start" else k): v for k, v in options.items()}
+    optimizer, peer = optim.Shampoo(lr=0.01, **given), Shampoo(shape, lr=0.01, **options)
+    if not any(peer.has):
+        peer.start = math.inf  # AdamW
+    path, expected = [], []
+    for t, slope in enumerate(g):
+        if t == steps // 2:
+            saved = pickle.loads(pickle.dumps(optimizer.state_dict()))
+            model, optimizer = copy.deepcopy(model), optim.Shampoo(lr=0.01, **given)
+            optimizer.load_state_dict(saved, model)
+            optimizer.lr = peer.lr = 0.003
+        model.flat_gradients = slope.ravel()
+        optimizer.step(model)
+        path.append(model.flat_parameters.reshape(shape))
+        w = peer.step(w, slope.astype(float))
+        expected.append(w)
+    error = np.linalg.norm(np.array(path) - expected) / np.linalg.norm(expected)
+    assert error <= tolerance
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (40, 70), (70, 40), (1, 9), (1, 1)], ids=repr)
+def test_the_first_step_of_shampoo_is_the_orthogonal_factor(shape, rng):
+    """U·Vᵀ, also where one side has directions without gradient; and of a gradient of low rank."""
+
+    def step(g):
+        model = nn.Sequential(nn.Linear(shape[1], shape[0], bias=False), dtype="float64")
+        start = model.flat_parameters
+        model.flat_gradients = g.ravel()
+        optim.Shampoo(lr=1.0, eps=0.0).step(model)
+        return (start - model.flat_parameters).reshape(shape)
+
+    g = rng.standard_normal(shape)
+    u, _, v = np.linalg.svd(g, full_matrices=False)
+    assert np.linalg.norm(step(g) - u @ v) <= 1e-12 * np.linalg.norm(u @ v)
+    rank = min(3, *shape)
+    low = rng.standard_normal((shape[0], rank)) @ rng.standard_normal((rank, shape[1]))
+    u, _, v = np.linalg.svd(low)
+    wanted = u[:, :rank] @ v[:rank]
+    assert np.linalg.norm(step(low) - wanted) <= 1e-10 * np.linalg.norm(wanted)
+    assert not step(np.zeros(shape)).any()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-4)])
+def test_roots_of_shampoo_are_those_of_numpys_eigenvalues(dtype, tolerance, rng):
+    """In every size; one number, vectors and what is left of them."""
+    for n in [1, 2, 3, 8, 17, 31, 64, 100]:
+        model = nn.Sequential(nn.Linear(n + 3, n, bias=False), dtype=dtype)
+        model.flat_gradients = rng.standard_normal(model.num_parameters)
+        optimizer = optim.Shampoo(eps=0.1)
+        optimizer.step(model)
+        arrays = optimizer.state_dict()["arrays"]
+        g = model.flat_gradients.astype(float).reshape(n, n + 3)
+        for name, wanted in {
+            "factors": [g @ g.T, g.T @ g],
+            "roots": [root_of(g @ g.T, 0.1, 4), root_of(g.T @ g, 0.1, 4)],
+        }.items():
+            wanted = np.concatenate([part.ravel() for part in wanted])
+            assert np.linalg.norm(arrays[name] - wanted) <= tolerance * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+def test_shampoo_trains_a_network_as_its_formula(dtype, tolerance, rng):
+    """Fused into a trainer; vectors by AdamW."""
+    x, y = (part.astype("float32").astype(float) for part in data(rng))
+    options = {"betas": (0.9, 0.95), "eps": 1e-3, "weight_decay": 0.1}
+    model, twin = make(dtype), make()
+    twin.flat_parameters = make("float32").flat_parameters
+    model.flat_parameters = twin.flat_parameters
+    optimizer = optim.Shampoo(lr=0.003, grafting="adam", **options)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer)
+    peers = {
+        name: Shampoo(array.reshape(len(array), -1).shape, 0.003, grafting="adam", **options)
+        for name, array in twin.state_dict().items()
+    }
+    for name, peer in peers.items():
+        if not name.endswith("weight") or name == "1.weight":
+            peer.start = math.inf
+    worst = 0.0
+    for t in range(200):
+        if t == 100:
+            trainer = trainer.copy()
+            trainer.optimizer.lr = 0.001
+            for peer in peers.values():
+                peer.lr = 0.001
+        trainer.step(x, y)
+        twin.zero_grad()
+        twin.backward(2 * (twin.forward(x) - y) / y.size)
+        state, start = twin.state_dict(), 0
+        for name, array in state.items():
+            g = twin.flat_gradients[start : start + array.size]
+            start += array.size
+            shape = (len(array), array.size // len(array))
+            state[name] = peers[name].step(array.reshape(shape), g.reshape(shape))
+            state[name] = state[name].reshape(array.shape)
+        twin.load_state_dict(state)
+        off = np.linalg.norm(trainer.model.flat_parameters - twin.flat_parameters)
+        worst = max(worst, off / np.linalg.norm(twin.flat_parameters))
+    assert worst <= tolerance
+
+
+def test_what_has_no_factor_takes_steps_of_adamw(rng):
+    x, y = data(rng)
+    ours = trainer_of("Shampoo", make(), accumulate_grad_batches=2)
+    peer = tw.Trainer(make(), loss=nn.MSELoss(), optimizer=optim.AdamW(lr=0.02, weight_decay=0.0))
+    before = ours.model.state_dict()
+    ours.step(x, y), ours.step(x, y), peer.step(x, y)
+    for name, array in peer.model.state_dict().items():
+        same = np.allclose(ours.model.state_dict()[name], array, rtol=0, atol=1e-15)
+        assert same == (array.ndim == 1), name
+        assert not np.array_equal(array, before[name])
+
+
 # --- Schedule-Free -----------------------------------------------------------------------------
 
 
@@ -317,8 +510,11 @@ def test_parameters_that_thaw_are_averaged_from_where_they_are(rng):
 # --- Prodigy -----------------------------------------------------------------------------------
 
 
-def prodigy(theta, slope, steps, lr, safeguard_warmup=False, d=1e-6, betas=(0.9, 0.999)):
-    """As in the authors' code, without bias correction."""
+def prodigy(
+    theta, slope, steps, lr, safeguard_warmup=False, d=1e-6, betas=(0.9, 0.999),
+    store=lambda theta: theta,
+):  # fmt: skip
+    """As in the authors' code, without bias correction; `store` is what becomes of parameters."""
     start, (beta1, beta2), d0 = theta, betas, d
     m = v = s = np.zeros_like(theta)
     numerator, beta3 = 0.0, np.sqrt(beta2)
@@ -330,7 +526,7 @@ def prodigy(theta, slope, steps, lr, safeguard_warmup=False, d=1e-6, betas=(0.9,
         s = beta3 * s + d / d0 * (d if safeguard_warmup else a) * g
         found = numerator / np.abs(s).sum() if np.abs(s).sum() > 0 else 0.0
         d = max(d, found)
-        theta = theta - a * m / (np.sqrt(v) + d * 1e-8)
+        theta = store(theta - a * m / (np.sqrt(v) + d * 1e-8))
     return theta, d
 
 
@@ -354,6 +550,53 @@ def test_prodigy_is_the_authors_code(safeguard_warmup, rng):
     # It has found the size of the way, from a millionth.
     assert 0.05 < d < 5
     assert np.linalg.norm(expected - target) < 0.5 * np.linalg.norm(start - target)
+
+
+@pytest.mark.parametrize("safeguard_warmup", [False, True])
+def test_prodigy_keeps_the_way_in_float32(safeguard_warmup, rng):
+    """Its first steps, of a millionth, are not many units in the last place of a parameter.
+
+    The estimate d is made of the way from the start. As the difference of parameters, which are
+    rounded, that leads even a reference in float64 astray. Here it is kept apart.
+    """
+    model = make("float32")
+    start = model.flat_parameters.astype(float)
+    target = rng.standard_normal(start.size).astype("float32").astype(float)
+    optimizer = optim.Prodigy(safeguard_warmup=safeguard_warmup)
+
+    def lr(t):
+        return min(t / 10, 1)
+
+    def single(theta):
+        return theta.astype("float32").astype(float)
+
+    options = {"safeguard_warmup": safeguard_warmup}
+    expected, d = prodigy(start, lambda p: p - target, 200, lr, **options)
+    _, rounded = prodigy(start, lambda p: p - target, 200, lr, **options, store=single)
+    for t in range(200):
+        model.flat_gradients, optimizer.lr = model.flat_parameters - target, lr(t)
+        optimizer.step(model)
+    assert abs(rounded / d - 1) > 1e-5
+    assert optimizer.state_dict()["scalars"]["d"] == pytest.approx(d, rel=1e-6)
+    off = np.linalg.norm(model.flat_parameters - expected)
+    assert off <= 1e-5 * np.linalg.norm(expected)
+
+
+def test_an_estimate_of_prodigy_without_feedback_overflows_float32(rng):
+    """Why gradients that do not answer, as in `parity`, need a small rate: d feeds on itself.
+
+    That is the method; float64 has room for it.
+    """
+    slopes = rng.standard_normal((200, make().num_parameters)) * 10
+    ends = {}
+    for dtype in ("float64", "float32"):
+        model, optimizer = make(dtype), optim.Prodigy(lr=1.0, d0=1e-3)
+        for slope in slopes + 10:
+            model.flat_gradients = slope
+            optimizer.step(model)
+        ends[dtype] = optimizer.state_dict()["scalars"]["d"]
+    assert (ends["float64"] * 10) ** 2 > float(np.finfo("float32").max)
+    assert ends["float32"] < 1e-3 * ends["float64"]
 
 
 # --- Adafactor ---------------------------------------------------------------------------------

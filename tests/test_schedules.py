@@ -60,6 +60,19 @@ PAIRS = {
             div_factor=10, final_div_factor=100, cycle_momentum=False,
         ),
     ),
+    "one cycle, three phases": (
+        schedules.OneCycleLR(2.0, total_steps=50, three_phase=True),
+        lambda o, s: s.OneCycleLR(o, 2.0, total_steps=50, three_phase=True, cycle_momentum=False),
+    ),
+    "one cycle, three phases, linear": (
+        schedules.OneCycleLR(
+            2.0, total_steps=50, pct_start=0.4, anneal_strategy="linear", three_phase=True
+        ),
+        lambda o, s: s.OneCycleLR(
+            o, 2.0, total_steps=50, pct_start=0.4, anneal_strategy="linear", three_phase=True,
+            cycle_momentum=False,
+        ),
+    ),
     "lambda": (
         schedules.LambdaLR(lambda t: 1 / (1 + t)),
         lambda o, s: s.LambdaLR(o, lambda t: 1 / (1 + t)),
@@ -296,6 +309,10 @@ def test_a_divergence_takes_the_schedule_back():
         (lambda: schedules.ExponentialLR(-1), "ExponentialLR: gamma"),
         (lambda: schedules.ExponentialLR(0.9, per="batch"), 'per must be one of "step", "epoch"'),
         (lambda: schedules.OneCycleLR(1.0, anneal_strategy="cosine"), 'did you mean "cos"'),
+        (
+            lambda: schedules.OneCycleLR(1.0, pct_start=0.6, three_phase=True),
+            "pct_start must be at most 0.5 with three_phase",
+        ),
         (lambda: schedules.LinearWarmup(5, then=0.1), "not a schedule"),
         (
             lambda: schedules.LinearWarmup(5, then=schedules.StepLR(2, per="epoch")),

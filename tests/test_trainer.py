@@ -526,9 +526,12 @@ def test_errors_of_pythons_name_the_trainer(call, message, regressor):
     ("argument", "message"),
     [
         ({"optimizer": "adam"}, "must be an Optimizer.*got 'adam'"),
-        ({"optimizer": optim.Adam}, r"the class Adam; make one: Adam\(...\)"),
+        ({"optimizer": optim.Adam}, r"the class Adam; make one: optim\.Adam\(...\)"),
         ({"loss": nn.MSELoss}, r"make one: nn\.MSELoss\(...\)"),
-        ({"schedule": optim.schedules.StepLR}, r"the class StepLR; make one: StepLR\(...\)"),
+        (
+            {"schedule": optim.schedules.StepLR},
+            r"the class StepLR; make one: schedules\.StepLR\(...\)",
+        ),
         ({"schedule": lambda t: 0.9**t}, "schedules.LambdaLR makes a schedule of a function"),
     ],
 )

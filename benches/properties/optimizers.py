@@ -7,8 +7,12 @@ bytes : the gradient is read, parameters and every array of state are read and w
     Those that need sums over a block first read some of it twice, see `BYTES`.
 bandwidth : of adding 1 in place, all threads, to an array larger than the caches, as in `limit`.
 
-Muon is bound by arithmetic: 5 steps of 4·n·k² + 2·k³ operations for each matrix of sides n ≥ k, at
-the peak of NumPy's matmul, as in `limit`.
+Muon and Shampoo are bound by arithmetic, at the peak of NumPy's matmul, as in `limit`. For a square
+matrix of side n:
+
+Muon : 5 steps of 3 products of 2·n³ operations.
+Shampoo : 4 products, of the factors and by their roots. Where roots are taken anew, 2 more, and
+    10·n³ for the eigenvectors of each side, which are no products: one thread does each side.
 
 The step is that of loops written by hand, on gradients that lie in memory: `optimizer.step(model)`.
 """
@@ -31,7 +35,6 @@ from .report import Options, say, section, verdict
 
 TARGET = 1.5
 WIDTH, QUICK_WIDTH = 4096, 1024  # 16.8 and 1.0 million parameters
-MUON_WIDTH = 1024
 ROUNDS, QUICK_ROUNDS = 15, 3
 
 OPTIMIZERS = {
@@ -57,7 +60,12 @@ OPTIMIZERS = {
     "Adafactor": optim.Adafactor,
     "Prodigy": optim.Prodigy,
     "Muon": lambda: optim.Muon(matrices="all"),
+    "Shampoo": lambda: optim.Shampoo(precondition_frequency=10**6, start_preconditioning_step=1),
+    "Shampoo, roots each step": optim.Shampoo,
 }
+
+#: Widths, and operations a step of a square matrix in units of n³.
+FLOP = {"Muon": (1024, 5 * 6), "Shampoo": (1024, 8), "Shampoo, roots each step": (512, 32)}
 
 #: Bytes a parameter, of those that go over the parameters more than once: each pass's in turn.
 BYTES = {
@@ -104,7 +112,8 @@ def measure(options: Options) -> list[Row]:
     rows = []
     for label, make in OPTIMIZERS.items():
         say(f"  {label}")
-        width = min(full, MUON_WIDTH) if label == "Muon" else full
+        side, operations = FLOP.get(label, (full, 0))
+        width = min(full, side)
         model = nn.Sequential(nn.Linear(width, width, bias=False), dtype="float32")
         rng = np.random.default_rng(0)
         model.flat_gradients = rng.standard_normal(model.num_parameters, dtype=np.float32)
@@ -117,7 +126,7 @@ def measure(options: Options) -> list[Row]:
             optimizer.step(model)
             times.append(time.perf_counter() - start)
         bytes_each = BYTES.get(label, 4 * (1 + 2 * (1 + arrays)))
-        flop = 5 * 6 * width**3 if label == "Muon" else 0
+        flop = operations * width**3
         median = statistics.median(times)
         rows.append(
             Row(label, model.num_parameters, bytes_each, median, bandwidth, flop, found.peak)
@@ -143,9 +152,9 @@ def markdown(rows: list[Row]) -> str:
         [
             f"`optimizer.step(model)` of {rows[0].parameters / 1e6:.1f} million float32 parameters",
             "beside its bytes at the bandwidth of memory"
-            f" ({rows[0].bandwidth / 1e9:.1f} GB/s, reading and writing in place). Muon: of"
-            f" {rows[-1].parameters / 1e6:.1f} million, beside its operations at"
-            f" {rows[-1].peak / 1e9:.0f} GFLOP/s.",
+            f" ({rows[0].bandwidth / 1e9:.1f} GB/s, reading and writing in place). Muon and"
+            " Shampoo: of 1.0 million, and 0.3 million with roots each step, beside their"
+            f" operations at {rows[-1].peak / 1e9:.0f} GFLOP/s.",
         ],
         ["optimizer", "a parameter", "step", "bound", "step / bound"],
         body,

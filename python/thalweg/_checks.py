@@ -12,15 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from thalweg import _habits
 from thalweg.errors import ArgumentError
 
 
-def did_you_mean(value: Any, known: Iterable[str]) -> str:
-    """``'; did you mean "relu"?'`` if a known name is close to `value`, else the empty string."""
-    import difflib  # only needed once something is wrong already
-
-    close = difflib.get_close_matches(str(value).lower(), list(known), n=1)
-    return f'; did you mean "{close[0]}"?' if close else ""
+def given(value: Any) -> str:
+    """How an error shows what was given where an object is needed."""
+    return f"the class {value.__name__}" if isinstance(value, type) else repr(value)
 
 
 def one_of(name: str, value: Any, known: Iterable[str]) -> str:
@@ -30,7 +28,7 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> str:
         return value
     listed = ", ".join(f'"{k}"' for k in known)
     raise ArgumentError(
-        f"{name} must be one of {listed}; got {value!r}{did_you_mean(value, known)}"
+        f"{name} must be one of {listed}; got {value!r}{_habits.did_you_mean(value, known)}"
     )
 
 

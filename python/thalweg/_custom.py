@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import _arrays
+from thalweg import _arrays, _core
 from thalweg._arrays import Array, Samples
 from thalweg.errors import (
     ArgumentError,
@@ -24,24 +24,26 @@ from thalweg.optim import Optimizer
 
 
 class CustomTrainer:
-    """Steps and evaluations with a custom loss; `ready` converts what is not as it must be."""
+    """Steps and evaluations with a custom loss; `ready` converts what is not as it must be.
+
+    `core` makes updates of gradients: it gathers, clips, steps and averages. It never sees a loss.
+    """
 
     whole = False
 
     def __init__(
         self,
+        core: _core.Trainer,
         model: Sequential,
         loss: CustomLoss,
         optimizer: Optimizer,
-        clip_norm: float | None,
-        clip_value: float | None,
         ready: Callable[[Any, Any, Any], tuple[Samples, Any, Array | None]],
     ) -> None:
+        self.core = core
         self.ready = ready
         self.model = model
         self.loss = loss
         self.optimizer = optimizer
-        self._clip = (clip_norm, clip_value)
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Forward, the function, backward, update; gives the loss before it."""
@@ -51,11 +53,11 @@ class CustomTrainer:
             value, gradient = self._forward(*self.ready(x, y, sample_weight))
             model.zero_grad()
             model._core.backward(gradient)
-            if self._clip != (None, None):
-                self.optimizer._core.clip(model._core, *self._clip)
-            self.optimizer.step(model)
-        except BaseException:  # Ctrl-C, too
+            self.core.take()
+        except BaseException as error:  # Ctrl-C, too
             self._restore(*before)
+            if isinstance(error, DivergedError):
+                self.forget()  # as the core does
             raise
         return value
 
@@ -107,11 +109,21 @@ class CustomTrainer:
             raise ArgumentError(f"the loss is {value} although the data are finite")
         return value, None
 
-    def average(self) -> None:
-        """There is none."""
+    def flush(self) -> None:
+        """As the core's."""
+        self.core.flush()
 
     def forget(self) -> None:
-        """Nothing is gathered here."""
+        """As the core's."""
+        self.core.forget()
+
+    def average(self) -> tuple[Array, int] | None:
+        """As the core's."""
+        return self.core.average()
+
+    def set_average(self, values: Array, count: int) -> None:
+        """As the core's."""
+        self.core.set_average(values, count)
 
     def plan(self, batch_size: int) -> str:
         """There is none."""

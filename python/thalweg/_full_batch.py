@@ -74,6 +74,12 @@ class FullBatchTrainer:
     def average(self) -> None:
         """There is none."""
 
+    def set_average(self, values: Array, count: int) -> None:
+        """There is none to be set."""
+
+    def flush(self) -> None:
+        """Nothing is gathered here."""
+
     def forget(self) -> None:
         """Nothing is gathered here."""
 

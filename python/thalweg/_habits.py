@@ -1,9 +1,11 @@
-"""Names of other libraries, and where here is what they stand for.
+"""Names that are nearly right, or another library's, and what here they may stand for.
 
-Python would only say that there is no such name. And it would let it be assigned to, so that a
-``trainer.lr = 0.1`` would do nothing, without a word.
+Names of attributes: Python would only say that there is no such name. And it would let it be
+assigned to, so that a ``trainer.lr = 0.1`` would do nothing, without a word. Names that are values,
+as in ``mode="mni"``. And names of things where the thing itself is needed, ``optimizer="adam"``.
 """
 
+import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -60,11 +62,63 @@ def of_module(
 
 
 def advice(name: str, elsewhere: Mapping[str, str], there: Iterable[str]) -> str:
-    """``'; did you mean ReLU?'``, or what is said of `name` in `elsewhere`, or nothing."""
+    """``'; did you mean fit?'``, or what is said of `name` in `elsewhere`, or nothing."""
     if name in elsewhere:
         return f": {elsewhere[name]}"
+    # Attributes are many: some name is somewhat like any other.
+    meant = nearest(name, there, cutoff=0.75)
+    return f"; did you mean {meant}?" if meant else ""
+
+
+def did_you_mean(value: Any, known: Iterable[str]) -> str:
+    """``'; did you mean "mean"?'`` if a known name is close to `value`, or nothing."""
+    meant = nearest(str(value), known)
+    return f'; did you mean "{meant}"?' if meant else ""
+
+
+def kind_meant(
+    value: Any, base: type, module: str, *more: type, aliases: Mapping[str, str] | None = None
+) -> str:
+    """``'; did you mean optim.Adam(...)?'`` for a name or a class where a `base` is needed.
+
+    Or nothing. `module` is where users find its kinds, such as ``"optim"``; `more` are kinds that
+    are taken, too, without being derived from it; `aliases` have what others call them, plain.
+    """
+    place = module.rpartition(".")[2]
+    if isinstance(value, type) and issubclass(value, (base, *more)):
+        return f"; make one: {place}.{value.__name__}(...)"
+    name = value if isinstance(value, str) else str(getattr(value, "__name__", ""))
+    if not isinstance(value, str) and not name.isidentifier():  # "<lambda>" is none
+        return ""
+    kinds = [
+        kind
+        for kind, thing in vars(sys.modules[f"thalweg.{module}"]).items()
+        if isinstance(thing, type) and issubclass(thing, (base, *more)) and thing is not base
+    ]
+    suffix = base.__name__  # MSE is short for MSELoss
+    known = {kind.removesuffix(suffix): kind for kind in kinds} | {kind: kind for kind in kinds}
+    known |= aliases or {}
+    meant = nearest(name, known)
+    return f"; did you mean {place}.{known[meant]}(...)?" if meant else ""
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Give the known name that is `name` but for its writing, or begins with it, or is like it.
+
+    What is like it is told by the share of common letters, of which `cutoff` is the least.
+    """
     import difflib  # only needed once something is wrong already
 
-    plain = {known.replace("_", "").lower(): known for known in there}
-    close = difflib.get_close_matches(name.replace("_", "").lower(), list(plain), n=1, cutoff=0.75)
-    return f"; did you mean {plain[close[0]]}?" if close else ""
+    plain = {_plain(it): it for it in known}
+    short = _plain(name)
+    if short in plain:
+        return plain[short]
+    # Anything begins with a letter or two.
+    whole = [it for it in plain if len(short) > 2 and it.startswith(short)]
+    close = sorted(whole, key=len) or difflib.get_close_matches(short, list(plain), 1, cutoff)
+    return plain[close[0]] if close else None
+
+
+def _plain(name: str) -> str:
+    """Give a name without case, underscores and spaces."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())

@@ -45,6 +45,13 @@ class History(dict[str, list[float]]):
         """How many epochs there are figures for."""
         return len(self.get("loss", ()))
 
+    def __missing__(self, key: str) -> list[float]:
+        """Say which figures there are."""
+        there = ", ".join(self) or "none, before the first fit"
+        raise KeyError(
+            f"there are no figures {key!r}; there are {there}{_habits.did_you_mean(key, self)}"
+        )
+
     def append(self, record: dict[str, float]) -> None:
         """Add the figures of one epoch; its number is its position and not kept."""
         for key in [*KEYS, *(key for key in record if key not in KEYS)]:

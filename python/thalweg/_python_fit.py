@@ -46,6 +46,18 @@ class PythonTrainer(Protocol):
     ) -> tuple[float, float | None]:
         """Loss and accuracy, in evaluation mode."""
 
+    def flush(self) -> None:
+        """Make an update of gradients that wait for one."""
+
+    def forget(self) -> None:
+        """Forget gradients that wait for an update."""
+
+    def average(self) -> tuple[Array, int] | None:
+        """Averaged parameters and of how many they are, if there is an average."""
+
+    def set_average(self, values: Array, count: int) -> None:
+        """Set the average."""
+
 
 class PythonFit:
     """One fit; can be left between steps and resumed, as `_core.Fit` can."""
@@ -86,7 +98,9 @@ class PythonFit:
         self._seconds = 0.0
         self._ended: list[Record] = []
         model, optimizer = trainer.model, trainer.optimizer
+        trainer.forget()  # what an interrupted fit left behind is not of this one
         self._before = model.state_dict(), optimizer.state_dict(), model._core.passes()
+        self._average = trainer.average()
 
     @property
     def done(self) -> bool:
@@ -121,6 +135,8 @@ class PythonFit:
             self._trainer.model.load_state_dict(parameters)
             self._trainer.model._core.set_passes(passes)
             self._trainer.optimizer.load_state_dict(optimizer, self._trainer.model)
+            if self._average is not None:
+                self._trainer.set_average(*self._average)
             self._epoch = self._epochs
             raise
         return self.take_ended()
@@ -151,12 +167,14 @@ class PythonFit:
             at = self._epoch if self._by_epoch else self._updates
             optimizer.lr = self._rates[at]
         self.last_loss = np.nan
+        before = optimizer.steps
         if w is None or w.any():  # a batch of rows that all weigh nothing is passed over
-            before = optimizer.steps
             loss, accuracy, self._figures = self._trainer.train(x[rows], y[rows], w)
             self.last_loss = loss
             self._losses.append((stop - start, loss, accuracy))
-            self._updates += optimizer.steps - before
+        if stop == len(x):
+            self._trainer.flush()  # gradients are not carried into another epoch
+        self._updates += optimizer.steps - before
         self._batch += 1
         held_out: tuple[float | None, float | None] = (None, None)
         if stop == len(x):

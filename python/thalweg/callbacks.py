@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from thalweg import _checks, _habits
+from thalweg._history import KEYS
 from thalweg.errors import ArgumentError
 from thalweg.optim import schedules as _schedules
 
@@ -232,8 +233,9 @@ def check_monitors(watchers: Iterable[Any], validated: bool) -> None:
         key = str(getattr(watcher, "monitor", ""))
         looks = getattr(watcher, "save_best_only", True)
         if looks and key.startswith("val_") and not validated:
+            meant = "" if key in KEYS else _habits.did_you_mean(key, KEYS)
             raise ArgumentError(
-                f"{type(watcher).__name__} monitors {key!r}; pass validation_data to fit"
+                f"{type(watcher).__name__} monitors {key!r}; pass validation_data to fit{meant}"
             )
 
 
@@ -282,7 +284,7 @@ def monitored(record: dict[str, float], key: str, who: str) -> float:
         )
         raise ArgumentError(
             f"{who}: there is no figure {key!r} to monitor, only {', '.join(there)}"
-            f"{missing or _checks.did_you_mean(key, there)}"
+            f"{missing or _habits.did_you_mean(key, there)}"
         )
     return record[key]
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from thalweg import _arrays, _checks, _core
+from thalweg import _arrays, _checks, _core, _habits
 from thalweg._arrays import Array, Samples
 from thalweg._custom import CustomTrainer, targets
 from thalweg._full_batch import FullBatchTrainer
@@ -57,9 +57,9 @@ class TrainerBase(Guided):
         average: EMA | SWA | None = None,
         precision: str | None = None,
     ) -> None:
-        _expect("model", model, Sequential, "nn.Sequential(...)")
+        _expect("model", model, Sequential, "nn.Sequential(...)", "nn")
         loss = loss_of(loss)
-        _expect("optimizer", optimizer, Optimizer, "optim.AdamW(lr=1e-3)")
+        _expect("optimizer", optimizer, Optimizer, "optim.AdamW(lr=1e-3)", "optim")
         if precision is not None and precision != model.dtype.name:
             raise UnsupportedError(
                 f"precision {precision!r} is not there for this model; it computes in "
@@ -82,25 +82,21 @@ class TrainerBase(Guided):
             raise ArgumentError("ScheduleFreeAdamW averages by itself: leave average out")
         self._average = average
         self._core: _core.Trainer | CustomTrainer | FullBatchTrainer
-        clip = self._clip_norm, self._clip_value
         sam = None
         if isinstance(optimizer, SAM):
             sam = optimizer._rho, optimizer._adaptive
+        if isinstance(loss, CustomLoss) and sam is not None:
+            raise UnsupportedError("SAM is not there for a loss of one's own")
+        # Of a loss of one's own the core sees gradients only.
+        spec = (MSELoss() if isinstance(loss, CustomLoss) else loss)._spec(model.out_features)
+        step = (self._clip_norm, self._clip_value, self._accumulate, sam)
+        core = _core.Trainer(model._core, spec, optimizer._core, *step)
+        if average is not None:
+            decay = average.decay if isinstance(average, EMA) else None
+            core.start_average(decay, average.start, average.every)
+        self._core = core
         if isinstance(loss, CustomLoss):
-            if sam is not None:
-                raise UnsupportedError("SAM is not there for a loss of one's own")
-            if average is not None or self._accumulate > 1:
-                raise UnsupportedError(
-                    "average and accumulate_grad_batches are not there for a loss of one's own"
-                )
-            self._core = CustomTrainer(model, loss, optimizer, *clip, self._ready)
-        else:
-            spec = loss._spec(model.out_features)
-            step = (*clip, self._accumulate, sam)
-            self._core = _core.Trainer(model._core, spec, optimizer._core, *step)
-            if average is not None:
-                decay = average.decay if isinstance(average, EMA) else None
-                self._core.start_average(decay, average.start, average.every)
+            self._core = CustomTrainer(core, model, loss, optimizer, self._ready)
         if isinstance(optimizer, FullBatchOptimizer):
             self._core = self._full_batch(self._core, optimizer)
         self._history = History()
@@ -160,30 +156,27 @@ class TrainerBase(Guided):
         return self._ready(x, y, weight[0] if weight else None, "validation ")
 
 
-def _expect(name: str, value: Any, kind: type, example: str) -> None:
+def _expect(name: str, value: Any, kind: type, example: str, place: str) -> None:
     """Raise unless `value` is a `kind`, with what to write instead."""
     if not isinstance(value, kind):
-        what = repr(value)
-        if isinstance(value, type):
-            what = f"the class {value.__name__}"
-            if issubclass(value, kind):
-                what += f"; make one: {value.__name__}(...)"
-        article = "an" if kind.__name__[0] in "AEIOU" else "a"
-        raise ArgumentError(f"{name} must be {article} {kind.__name__}, e.g. {example}; got {what}")
+        article = "an" if kind.__name__[0] in "AEIO" else "a"
+        raise ArgumentError(
+            f"{name} must be {article} {kind.__name__}, e.g. {example}; got {_checks.given(value)}"
+            f"{_habits.kind_meant(value, kind, place)}"
+        )
 
 
 def _expect_schedule(value: Any) -> None:
     """Raise unless `value` is a schedule, or None."""
     if value is None or isinstance(value, (Schedule, ReduceLROnPlateau)):
         return
-    what = repr(value)
-    if isinstance(value, type):
-        what = f"the class {value.__name__}; make one: {value.__name__}(...)"
-    elif callable(value):
-        what += "; schedules.LambdaLR makes a schedule of a function"
+    if callable(value) and not isinstance(value, type):
+        hint = "; schedules.LambdaLR makes a schedule of a function"
+    else:
+        hint = _habits.kind_meant(value, Schedule, "optim.schedules", ReduceLROnPlateau)
     raise ArgumentError(
         "schedule must be one of thalweg.optim.schedules, e.g. schedules.CosineAnnealingLR(); "
-        f"got {what}"
+        f"got {_checks.given(value)}{hint}"
     )
 
 

@@ -175,7 +175,7 @@ class Resumable(TrainerBase):
         penalty: tuple[Any, Any, float] | None,
     ) -> Self:
         """Make a new trainer what another one was."""
-        if average is not None and isinstance(self._core, _core.Trainer):
+        if average is not None:
             self._core.set_average(*average)
         if isinstance(self._core, _core.Trainer):
             self._core.set_penalty(penalty)

@@ -189,6 +189,8 @@ class Fitting(TrainerBase):
                 f"batch_size={batch_size} for {len(x)} samples"
             )
         before = (self._base_lr, self._optimizer.lr) if lr is not None else None
+        if isinstance(lr, str):
+            _checks.one_of("lr, if it is no number,", lr, ["auto"])
         if lr is not None:
             if lr == "auto":
                 lr = safe_lr(cast("Trainer", self), x, y, weight, batch_size)

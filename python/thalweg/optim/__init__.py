@@ -30,6 +30,7 @@ from thalweg.optim._rprop import Rprop as Rprop
 from thalweg.optim._sam import SAM as SAM
 from thalweg.optim._schedule_free import ScheduleFreeAdamW as ScheduleFreeAdamW
 from thalweg.optim._sgd import SGD as SGD
+from thalweg.optim._shampoo import Shampoo as Shampoo
 
 if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
     import sys as _sys

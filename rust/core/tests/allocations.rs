@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear, RowNorm};
 use thalweg_core::loss::{Goals, Loss, Objective, Targets};
-use thalweg_core::optim::{Adam, Config, Optimizer};
+use thalweg_core::optim::{Adafactor, Adam, Config, Muon, Optimizer, Shampoo};
 use thalweg_core::threads::set_num_threads;
 use thalweg_core::view::MatRef;
 use thalweg_core::{Model, Trainer};
@@ -34,7 +34,18 @@ static ALLOCATOR: Counting = Counting;
 fn steps_and_predictions_allocate_nothing_once_their_shape_was_seen() {
     let linear =
         |inputs, outputs| Layer::Linear(Linear { inputs, outputs, bias: true, init: Init::KaimingUniform });
-    for (threads, widths, rows) in [(1, [4, 64, 2], 64), (2, [300, 300, 10], 200)] {
+    let (small, large) = ([4, 64, 2], [300, 300, 10]);
+    let (adam, muon) = (Config::Adam(Adam::default()), Config::Muon(Muon::default()));
+    let adafactor = Config::Adafactor(Adafactor::default());
+    let shampoo = Config::Shampoo(Shampoo::default());
+    for (threads, widths, rows, config, times) in [
+        (1, small, 64, adam, 100),
+        (2, large, 200, adam, 100),
+        (1, small, 64, muon, 10),
+        (1, small, 64, adafactor, 10),
+        (1, small, 64, shampoo, 3),
+        (2, small, 64, shampoo, 3),
+    ] {
         set_num_threads(threads);
         let layers = vec![
             linear(widths[0], widths[1]),
@@ -56,7 +67,6 @@ fn steps_and_predictions_allocate_nothing_once_their_shape_was_seen() {
         let mut model = Model::<f32>::new(layers, 0).unwrap();
         let constants = vec![1.5; widths[2]];
         let mut trainer = Trainer::new(Objective { constants, ..Loss::CROSS_ENTROPY.into() });
-        let config = Config::Adam(Adam::default());
         let mut optimizer = Optimizer::new(config, model.network()).unwrap();
         let x: Vec<f32> = (0..rows * widths[0]).map(|i| (i as f32).sin()).collect();
         let y: Vec<i64> = (0..rows).map(|i| (i % widths[2]) as i64).collect();
@@ -83,9 +93,9 @@ fn steps_and_predictions_allocate_nothing_once_their_shape_was_seen() {
         // test harness that is only just starting shows in one.
         let windows = [(); 3].map(|()| {
             let before = ALLOCATIONS.load(Ordering::Relaxed);
-            (0..100).for_each(|_| round());
+            (0..times).for_each(|_| round());
             ALLOCATIONS.load(Ordering::Relaxed) - before
         });
-        assert_eq!(windows.into_iter().min(), Some(0), "on {threads} threads");
+        assert_eq!(windows.into_iter().min(), Some(0), "{config:?} on {threads} threads");
     }
 }

@@ -237,6 +237,13 @@ impl Trainer {
         })
     }
 
+    /// One batch, whose gradients the model holds.
+    fn take(&self, py: Python<'_>) -> PyResult<()> {
+        with_dtype!(self.model.get().dtype, T => {
+            py.detach(|| self.locked::<T, _>(|t, m, o| t.take(m, o))).map_err(|e| translate(py, e))
+        })
+    }
+
     /// An update from gradients that wait for one.
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
         with_dtype!(self.model.get().dtype, T => {

@@ -7,7 +7,7 @@ therefore be used several times; each use gets parameters of its own.
 from dataclasses import astuple
 from typing import Any, ClassVar
 
-from thalweg import _checks
+from thalweg import _checks, _habits
 from thalweg._description import Description
 from thalweg.errors import ArgumentError
 
@@ -57,8 +57,4 @@ def _slip(layer: Any, whole: str) -> str:
         return f"it is a model; take its layers, {whole}(..., *model.layers), which start anew"
     if (home := type(layer).__module__).partition(".")[0] in ("torch", "keras", "flax"):
         return f"it is {home}.{type(layer).__name__}; take that of thalweg.nn"
-    from thalweg import _habits
-
-    name = layer if isinstance(layer, str) else getattr(layer, "__name__", "")
-    kinds = (*Layer.__subclasses__(), *Activation.__subclasses__())
-    return f"got {layer!r}{_habits.advice(str(name), {}, (kind.__name__ for kind in kinds))}"
+    return f"got {layer!r}{_habits.kind_meant(layer, Layer, 'nn')}"

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from thalweg import _checks, _habits
 from thalweg.errors import ArgumentError
 from thalweg.nn._losses._base import CoreLoss, Loss
 from thalweg.nn._losses._custom import CustomLoss
@@ -19,15 +20,14 @@ def loss_of(value: Any) -> CoreLoss | CustomLoss:
         return value
     if callable(value) and not isinstance(value, type):
         return CustomLoss(value)
-    what = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
-    hint = ""
-    if isinstance(value, type) and issubclass(value, Loss):
-        hint = f"; make one: nn.{value.__name__}(...)"
-    elif isinstance(value, str):
-        hint = _meant(value)
+    hint = _habits.kind_meant(value, Loss, "nn", aliases=_ALIASES)
+    if not hint and isinstance(value, str):
+        hint = (
+            f"; there are {', '.join(sorted(kind.__name__ for kind in CoreLoss.__subclasses__()))}"
+        )
     raise ArgumentError(
         "loss must be a Loss, e.g. nn.CrossEntropyLoss() or nn.MSELoss(), or a function "
-        f"(output, target) -> (loss, gradient); got {what}{hint}"
+        f"(output, target) -> (loss, gradient); got {_checks.given(value)}{hint}"
     )
 
 
@@ -49,17 +49,3 @@ _ALIASES = {
     "kldiv": "DistillationLoss",
     "kldivergence": "DistillationLoss",
 }
-
-
-def _meant(text: str) -> str:
-    """``'; did you mean nn.MSELoss()?'`` if a loss has nearly that name, else all names."""
-    import difflib  # only needed once something is wrong already
-
-    names = {kind.__name__: kind.__name__ for kind in CoreLoss.__subclasses__()}
-    known = {n.lower(): n for n in names} | {n.lower().removesuffix("loss"): n for n in names}
-    known |= _ALIASES
-    plain = "".join(c for c in text.lower() if c.isalnum())
-    close = difflib.get_close_matches(plain, list(known), n=1)
-    if close:
-        return f"; did you mean nn.{known[close[0]]}()?"
-    return f"; there are {', '.join(sorted(names))}"

@@ -109,6 +109,9 @@ class OneCycleLR(Schedule):
         :math:`d`
     final_div_factor : float, keyword only, default 1e4
         :math:`f`
+    three_phase : bool, keyword only, default False
+        Whether the way down is first one back to the rate of the beginning, as long as the way up,
+        until :math:`t = 2pT - 2`.
     per : {"step", "epoch"}, keyword only
         What `t` counts.
 
@@ -124,6 +127,7 @@ class OneCycleLR(Schedule):
     anneal_strategy: str = "cos"
     div_factor: float = 25.0
     final_div_factor: float = 1e4
+    three_phase: bool = False
 
     def _check(self) -> None:
         self._real("max_lr", 0, closed="()")
@@ -133,18 +137,32 @@ class OneCycleLR(Schedule):
         _checks.one_of("OneCycleLR: anneal_strategy", self.anneal_strategy, ("cos", "linear"))
         self._real("div_factor", 0, closed="()")
         self._real("final_div_factor", 0, closed="()")
+        _checks.flag("OneCycleLR: three_phase", self.three_phase)
+        if self.three_phase and self.pct_start > 0.5:
+            raise ArgumentError(
+                "OneCycleLR: pct_start must be at most 0.5 with three_phase, since the way back is "
+                f"as long as the way up; got {self.pct_start!r}"
+            )
 
     def _rates(self, t: Times, base: float, total: int | None) -> Times:
         end = self._duration("total_steps", total) - 1.0
         peak = min(max(self.pct_start * (end + 1) - 1, 0.0), end)
-        first, last = self.max_lr / self.div_factor, self.max_lr / self.div_factor
-        last /= self.final_div_factor
-        up = np.clip(t / peak if peak > 0 else np.ones_like(t), 0, 1)
-        down = np.clip((t - peak) / (end - peak) if end > peak else np.zeros_like(t), 0, 1)
+        t = np.minimum(t, end)
+        first = self.max_lr / self.div_factor
+        last = first / self.final_div_factor
+        rates = self._way(t, 0.0, peak, first, self.max_lr)
+        if self.three_phase:
+            back = min(max(2 * self.pct_start * (end + 1) - 2, peak), end)
+            rates = np.where(t > peak, self._way(t, peak, back, self.max_lr, first), rates)
+            return np.where(t > back, self._way(t, back, end, first, last), rates)
+        return np.where(t > peak, self._way(t, peak, end, self.max_lr, last), rates)
+
+    def _way(self, t: Times, start: float, end: float, low: float, high: float) -> Times:
+        """From one rate to another."""
+        part = np.clip((t - start) / (end - start) if end > start else np.ones_like(t), 0, 1)
         if self.anneal_strategy == "cos":
-            up, down = (1 - np.cos(math.pi * up)) / 2, (1 - np.cos(math.pi * down)) / 2
-        rising = first + (self.max_lr - first) * up
-        return np.where(t <= peak, rising, self.max_lr + (last - self.max_lr) * down)
+            part = (1 - np.cos(math.pi * part)) / 2
+        return low + (high - low) * part
 
 
 @description

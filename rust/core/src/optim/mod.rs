@@ -36,7 +36,7 @@ pub use rmsprop::Rmsprop;
 pub use rprop::Rprop;
 pub use schedule_free::ScheduleFree;
 pub use sgd::Sgd;
-pub use whole::{Adafactor, Lamb, Muon, Prodigy, step};
+pub use whole::{Adafactor, Lamb, Muon, Prodigy, Shampoo, step};
 
 use std::ops::Range;
 
@@ -154,6 +154,10 @@ macro_rules! optimizers {
                 match self { $(Config::$Config(c) => c.factors(shape),)+ }
             }
 
+            pub(super) fn squares(&self, shape: &[usize]) -> usize {
+                match self { $(Config::$Config(c) => c.squares(shape),)+ }
+            }
+
             /// The single numbers of its state.
             pub fn scalars(&self) -> Vec<Scalar> {
                 match self { $(Config::$Config(c) => c.scalars(),)+ }
@@ -187,7 +191,8 @@ optimizers! {
     "lamb" => Lamb,
     "adafactor" => Adafactor,
     "muon" => Muon,
-    "prodigy" => Prodigy;
+    "prodigy" => Prodigy,
+    "shampoo" => Shampoo;
 }
 
 /// An optimizer at work on one model: hyper-parameters, state over the arena, steps taken.

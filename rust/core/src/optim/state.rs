@@ -11,6 +11,7 @@ impl Config {
             (Extent::Arena, _) | (Extent::Rest, false) => block.len(),
             (Extent::Outputs, true) => block.shape[0],
             (Extent::Inputs, true) => block.shape[1],
+            (Extent::Squares, _) => self.squares(&block.shape),
             _ => 0,
         }
     }

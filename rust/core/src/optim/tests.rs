@@ -163,7 +163,11 @@ fn formula(config: Config, t: i32, p: f64, g: f64, memory: &mut Memory) -> f64 {
             *c += (*a - *c) / f64::from(t);
             (1.0 - o.beta1) * *a + o.beta1 * *c
         }
-        Config::Lamb(_) | Config::Adafactor(_) | Config::Muon(_) | Config::Prodigy(_) => {
+        Config::Lamb(_)
+        | Config::Adafactor(_)
+        | Config::Muon(_)
+        | Config::Prodigy(_)
+        | Config::Shampoo(_) => {
             panic!("not a formula for one number")
         }
     }

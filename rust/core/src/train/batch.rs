@@ -63,6 +63,35 @@ impl<T: Element> Trainer<T> {
         self.batch(model, optimizer, x, y, (Rows::From(0), len), uneven, false)
     }
 
+    /// One batch whose gradients somebody else has found, those that the model holds: they wait for an update,
+    /// or are one. That leaves in the model what it was made from.
+    ///
+    /// # Errors
+    /// If one of them is not finite; nothing is changed then, but gradients that waited are forgotten.
+    pub fn take(&mut self, model: &mut Model<T>, optimizer: &mut Optimizer<T>) -> Result<(), Error> {
+        let isa = model.isa();
+        let updates = self.gathered.batches + 1 >= self.options.accumulate;
+        if updates {
+            self.recall(model, optimizer)?;
+        }
+        let Parts { params, grads, .. } = model.parts();
+        if self.gathered.grads.len() != grads.len() {
+            self.gathered.grads = Buffer::zeroed("gradients", grads.len())?;
+        }
+        optimizer.frozen().for_each(|range| grads[range].fill(T::ZERO));
+        self.gathered.add(isa, grads);
+        if !updates {
+            return Ok(());
+        }
+        let Trainer { gathered, along, options, projection, .. } = self;
+        gathered.update(isa, options.clip, params, optimizer, along, projection.as_mut())?;
+        std::mem::swap(grads, &mut gathered.grads);
+        if let Some(average) = &mut self.average {
+            average.follow(isa, params, optimizer.steps);
+        }
+        Ok(())
+    }
+
     /// An update from gradients that wait for one, at the end of an epoch.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::optim::Optimizer;
 use crate::project::Projection;
-use crate::simd::{Isa, max_abs};
+use crate::simd::{Isa, Op, Simd, dispatch, max_abs, stream_map};
 use crate::update::{self, Clip};
 
 /// The sum of some batches' gradients.
@@ -16,6 +16,33 @@ pub(super) struct Gathered<T> {
 }
 
 impl<T: Element> Gathered<T> {
+    /// Takes in the gradients of a batch.
+    ///
+    /// # Panics
+    /// If they are not as many.
+    pub fn add(&mut self, isa: Isa, grads: &[T]) {
+        struct Add<'a, T>(&'a mut [T], &'a [T]);
+        impl<T: Element> Op<T> for Add<'_, T> {
+            type Output = ();
+            #[inline(always)]
+            fn eval<S: Simd<T>>(self, s: S) {
+                stream_map(
+                    s,
+                    [self.0],
+                    [self.1],
+                    #[inline(always)]
+                    |[sum], [g]| [s.add(sum, g)],
+                );
+            }
+        }
+        if self.batches == 0 {
+            self.grads.copy_from_slice(grads);
+        } else {
+            dispatch(isa, Add(&mut self.grads, grads));
+        }
+        self.batches += 1;
+    }
+
     /// An update from the mean of what was gathered.
     ///
     /// # Errors

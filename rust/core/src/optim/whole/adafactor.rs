@@ -14,14 +14,17 @@
 //! θ ← (1 − lr·wd)·θ − max(ε₂, rms(θ))·min(lr, 1/√t)·û. Optax adds ε₁ to g², as the paper does, leaves
 //! blocks whole that have fewer than 128 inputs or outputs, and steps by θ ← (1 − wd)·θ − max(ε₂, rms(θ))·lr·û.
 //!
-//! Phases: sums over parts of rows and columns; their means; rms(u); the step.
+//! Of a factored v, roots are taken of r and of c/mean(r): u = g·min(r⁻½·(c/mean(r))⁻½, ε₁⁻¹). To divide by the
+//! root of each element would take longer than to move it.
+//!
+//! Phases: sums over parts of rows and columns; their means, and roots; rms(u); the step.
 
 use super::{Items, Piece, Place, Whole, Work};
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::pack::PANEL;
 use crate::optim::method::{
-    Convention, Extent, Method, Scalars, Slot, argument, non_negative, options, ratio,
+    Convention, Extent, Method, Scalars, Slot, argument, least_root, non_negative, options, ratio,
 };
 use crate::simd::{Op, Simd, dispatch, stream_map, stream_sum, zip_map};
 
@@ -69,8 +72,8 @@ pub struct Step {
     take: f64,
     /// Learning rate before it is scaled by a block.
     rate: f64,
-    /// Of θ.
-    shrink: f64,
+    /// What θ loses of itself.
+    fade: f64,
 }
 
 /// The arrays of state.
@@ -111,11 +114,11 @@ impl Method for Adafactor {
 
     fn at(&self, t: u64, _: &Scalars) -> Step {
         let t = t as f64;
-        let (rate, shrink) = match self.convention {
-            Convention::Optax => (self.lr, 1.0 - self.weight_decay),
-            _ => (self.lr.min(1.0 / t.sqrt()), 1.0 - self.lr * self.weight_decay),
+        let (rate, fade) = match self.convention {
+            Convention::Optax => (self.lr, self.weight_decay),
+            _ => (self.lr.min(1.0 / t.sqrt()), self.lr * self.weight_decay),
         };
-        Step { method: *self, take: t.powf(self.beta2_decay), rate, shrink }
+        Step { method: *self, take: t.powf(self.beta2_decay), rate, fade }
     }
 }
 
@@ -160,7 +163,7 @@ impl<T: Element> Whole<T> for Step {
     fn piece(&self, phase: usize, piece: &Piece, work: &Work<'_, T>) {
         let place = work.place(piece);
         let (params, grads) = work.own(piece);
-        let [added, least_mean, least] = self.floors::<T>();
+        let [added, _, least] = self.floors::<T>();
         let factors = self.factors(place);
         if phase == 0 {
             let size = dispatch(work.isa, Square(params));
@@ -179,21 +182,25 @@ impl<T: Element> Whole<T> for Step {
             }
             return;
         }
-        let (scale, rows, cols) = match factors {
+        let v = match factors {
             true => {
-                let mean = work.mean(place).max(least_mean);
-                let rows = &work.kept(place, ROWS)[piece.column..piece.column + piece.width];
-                (1.0 / mean, rows, &work.kept(place, COLS)[piece.rows.clone()])
+                let (panels, _) = scratch_of(place);
+                let by_output = work.mat(place.scratch + panels, 1, place.outputs).row(0);
+                let by_input = work.mat(place.scratch, 1, place.inputs).row(0);
+                Estimate::Factors {
+                    rows: &by_output[piece.column..piece.column + piece.width],
+                    cols: &by_input[piece.rows.clone()],
+                    most: 1.0 / least.sqrt().max(least_root::<T>()),
+                }
             }
-            false => (1.0, &*work.rest(piece, REST), &[][..]),
+            false => Estimate::Whole { v: work.rest(piece, REST), least },
         };
-        let v = Estimate { rows, cols, scale, least };
         if phase == 2 {
             work.note_second(piece, dispatch(work.isa, Length { grads, v }));
         } else {
             let [size, length] = [0, 1].map(|k| (work.total(piece, k) / place.len as f64).sqrt());
             let rate = self.method.eps2.max(size) * self.rate / (length / self.method.d).max(1.0);
-            dispatch(work.isa, Go { shrink: self.shrink, rate: -rate, params, grads, v });
+            dispatch(work.isa, Go { fade: -self.fade, rate: -rate, params, grads, v });
         }
     }
 
@@ -201,12 +208,12 @@ impl<T: Element> Whole<T> for Step {
         if !self.factors(place) {
             return;
         }
-        let [added, ..] = self.floors::<T>();
+        let [added, least_mean, _] = self.floors::<T>();
         let (inputs, outputs) = (place.inputs, place.outputs);
         let (panels, len) = scratch_of(place);
         let sums = work.scratch_mut(place.scratch..place.scratch + panels + len);
         let (by_input, by_output) = sums.split_at_mut(panels);
-        for (parts, state, n) in [(by_input, COLS, outputs), (by_output, ROWS, inputs)] {
+        for (parts, state, n) in [(&mut *by_input, COLS, outputs), (&mut *by_output, ROWS, inputs)] {
             let means = work.kept_mut(place, state);
             let (total, others) = parts.split_at_mut(means.len());
             for part in others.chunks_exact(means.len()) {
@@ -216,9 +223,17 @@ impl<T: Element> Whole<T> for Step {
             for (mean, sum) in means.iter_mut().zip(total) {
                 *mean += take * (*sum * n + added - *mean);
             }
-            if state == ROWS {
-                work.set_mean(place, means.iter().map(|x| x.to_f64()).sum::<f64>() / outputs as f64);
-            }
+        }
+        // Roots, where the sums were.
+        let [rows, cols] = [ROWS, COLS].map(|state| work.kept(place, state));
+        let mean = rows.iter().map(|x| x.to_f64()).sum::<f64>() / outputs as f64;
+        let mean = mean.max(least_mean);
+        let scale = if mean == 0.0 { 1.0 } else { 1.0 / mean };
+        for (root, r) in by_output.iter_mut().zip(rows) {
+            *root = T::lit(1.0 / r.to_f64().sqrt());
+        }
+        for (root, c) in by_input.iter_mut().zip(cols) {
+            *root = T::lit(1.0 / (c.to_f64() * scale).sqrt());
         }
     }
 }
@@ -291,23 +306,17 @@ impl<T: Element> Op<T> for Mean<'_, T> {
     }
 }
 
-/// v of a piece: `rows` times scale, for one input after another times that of `cols`; as it is if there
-/// are none.
+/// v of a piece.
 #[derive(Clone, Copy)]
-struct Estimate<'a, T> {
-    rows: &'a [T],
-    cols: &'a [T],
-    scale: f64,
-    least: f64,
+enum Estimate<'a, T> {
+    /// As it is.
+    Whole { v: &'a [T], least: f64 },
+    /// Its inverse root, not above `most`: `rows` times one of `cols` for each input.
+    Factors { rows: &'a [T], cols: &'a [T], most: f64 },
 }
 
-impl<'a, T: Element> Estimate<'a, T> {
-    /// Factors of `rows` for one slice of elements after another, each as long as these.
-    fn factors(self) -> impl Iterator<Item = T> + 'a {
-        let one = self.cols.is_empty().then_some(T::ONE);
-        one.into_iter().chain(self.cols.iter().map(move |c| *c * T::lit(self.scale)))
-    }
-}
+/// Rows of a piece whose squares are added up before they are added to others in double precision.
+const SUMMED: usize = 64;
 
 /// Gives the sum of u².
 struct Length<'a, T> {
@@ -319,29 +328,50 @@ impl<T: Element> Op<T> for Length<'_, T> {
     type Output = f64;
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) -> f64 {
-        let least = s.splat(T::lit(self.v.least));
+        let (rows, cols, most) = match self.v {
+            Estimate::Factors { rows, cols, most } => (rows, cols, s.splat(T::lit(most))),
+            Estimate::Whole { v, least } => {
+                let least = s.splat(T::lit(least));
+                let [sum] = stream_sum(
+                    s,
+                    [],
+                    [self.grads, v],
+                    #[inline(always)]
+                    |[], [g, v]| {
+                        let u = ratio(s, g, s.sqrt(s.max(least, v)));
+                        ([], [s.mul(u, u)])
+                    },
+                );
+                return sum;
+            }
+        };
+        let width = rows.len();
         let mut total = 0.0;
-        for (factor, g) in self.v.factors().zip(self.grads.chunks_exact(self.v.rows.len())) {
-            let factor = s.splat(factor);
-            let [sum] = stream_sum(
-                s,
-                [],
-                [g, self.v.rows],
-                #[inline(always)]
-                |[], [g, r]| {
-                    let u = ratio(s, g, s.sqrt(s.max(least, s.mul(r, factor))));
-                    ([], [s.mul(u, u)])
-                },
-            );
-            total += sum;
+        let runs = self.grads.chunks(SUMMED * width).zip(cols.chunks(SUMMED));
+        for (grads, cols) in runs {
+            let mut sums = [T::ZERO; PANEL];
+            for (col, g) in cols.iter().zip(grads.chunks_exact(width)) {
+                let col = s.splat(*col);
+                zip_map(
+                    s,
+                    [&mut sums[..width]],
+                    [g, rows],
+                    #[inline(always)]
+                    |[sum], [g, row]| {
+                        let u = s.mul(g, s.min(most, s.mul(row, col)));
+                        [s.fma(u, u, sum)]
+                    },
+                );
+            }
+            total += sums.iter().map(|x| x.to_f64()).sum::<f64>();
         }
         total
     }
 }
 
-/// θ ← shrink·θ + rate·u
+/// θ ← θ + fade·θ + rate·u
 struct Go<'a, T> {
-    shrink: f64,
+    fade: f64,
     rate: f64,
     params: &'a mut [T],
     grads: &'a [T],
@@ -352,19 +382,35 @@ impl<T: Element> Op<T> for Go<'_, T> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
-        let [shrink, rate, least] = [self.shrink, self.rate, self.v.least].map(|x| s.splat(T::lit(x)));
-        let width = self.v.rows.len();
+        let [fade, rate] = [self.fade, self.rate].map(|x| s.splat(T::lit(x)));
+        let (rows, cols, most) = match self.v {
+            Estimate::Factors { rows, cols, most } => (rows, cols, s.splat(T::lit(most))),
+            Estimate::Whole { v, least } => {
+                let least = s.splat(T::lit(least));
+                return zip_map(
+                    s,
+                    [self.params],
+                    [self.grads, v],
+                    #[inline(always)]
+                    |[p], [g, v]| {
+                        let u = ratio(s, g, s.sqrt(s.max(least, v)));
+                        [s.fma(rate, u, s.fma(fade, p, p))]
+                    },
+                );
+            }
+        };
+        let width = rows.len();
         let slices = self.params.chunks_exact_mut(width).zip(self.grads.chunks_exact(width));
-        for (factor, (p, g)) in self.v.factors().zip(slices) {
-            let factor = s.splat(factor);
+        for (col, (p, g)) in cols.iter().zip(slices) {
+            let col = s.splat(*col);
             zip_map(
                 s,
                 [p],
-                [g, self.v.rows],
+                [g, rows],
                 #[inline(always)]
-                |[p], [g, r]| {
-                    let u = ratio(s, g, s.sqrt(s.max(least, s.mul(r, factor))));
-                    [s.fma(rate, u, s.mul(shrink, p))]
+                |[p], [g, row]| {
+                    let u = s.mul(g, s.min(most, s.mul(row, col)));
+                    [s.fma(rate, u, s.fma(fade, p, p))]
                 },
             );
         }

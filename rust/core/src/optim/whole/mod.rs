@@ -10,15 +10,19 @@
 //! [`crate::gemm::pack`]); a piece of one is a run of rows of one panel.
 
 mod adafactor;
+mod dense;
+mod eigen;
 mod lamb;
 mod muon;
 mod prodigy;
+mod shampoo;
 mod work;
 
 pub use adafactor::Adafactor;
 pub use lamb::Lamb;
 pub use muon::Muon;
 pub use prodigy::Prodigy;
+pub use shampoo::Shampoo;
 pub(super) use work::Work;
 
 use std::ops::Range;
@@ -46,6 +50,8 @@ pub(super) enum Items {
     Blocks,
     /// Tiles of products of matrices.
     Tiles(Product),
+    /// Sides of blocks: what a block has for its inputs, and for its outputs.
+    Sides,
     /// All at once.
     Once,
 }
@@ -54,8 +60,10 @@ pub(super) enum Items {
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Product {
     /// Wide × wide.
-    Square,
+    Wide,
     /// Tall × wide.
+    Mixed,
+    /// Tall × tall.
     Tall,
 }
 
@@ -81,13 +89,21 @@ pub(super) trait Whole<T: Element> {
     /// What a phase does to all at once.
     fn once(&self, _phase: usize, _work: &Work<'_, T>) {}
 
+    /// What a phase does to a side of a block, the wide one or the tall one, on thread `worker`.
+    fn side(&self, _phase: usize, _place: &Place, _tall: bool, _work: &Work<'_, T>, _worker: usize) {}
+
     /// Numbers that it needs in between for a block.
     fn scratch(&self, _place: &Place) -> usize {
         0
     }
 
-    /// Whether it multiplies the block as a matrix.
-    fn multiplies(&self, _place: &Place) -> bool {
+    /// Which products of the block's matrices it needs.
+    fn products(&self, _place: &Place) -> &[Product] {
+        &[]
+    }
+
+    /// Whether it does something to the sides of the block.
+    fn has_sides(&self, _place: &Place) -> bool {
         false
     }
 
@@ -152,14 +168,17 @@ pub(super) struct Tile {
 struct Plan {
     pieces: Vec<Piece>,
     places: Vec<Place>,
-    square: Vec<Tile>,
+    wide: Vec<Tile>,
+    mixed: Vec<Tile>,
     tall: Vec<Tile>,
+    /// Blocks that have sides.
+    sides: Vec<usize>,
 }
 
 /// Where such a method works.
 pub(super) struct Room<T> {
     plan: Plan,
-    /// Of pieces, then a mean for each block.
+    /// Of pieces.
     sums: Buffer<f64>,
     scratch: Buffer<T>,
     /// For products, of each thread.
@@ -196,13 +215,13 @@ impl<T: Element> Room<T> {
             place.scratch = scratch;
             scratch += step.scratch(place);
             packs = packs.max(step.packs(place));
-            if step.multiplies(place) {
-                plan.multiply();
-            }
+            let (number, products, has_sides) = (place.number, step.products(place), step.has_sides(place));
+            plan.sides.extend(has_sides.then_some(number));
+            products.iter().for_each(|product| plan.multiply(*product));
         }
-        let lacks_matrices = method.needs_matrices() && plan.tall.is_empty();
+        let lacks_matrices = method.needs_matrices() && plan.mixed.is_empty();
         let threads = threads::num_threads().0.max(threads::available_cpus());
-        let sums = SUMS * plan.pieces.len() + plan.places.len();
+        let sums = SUMS * plan.pieces.len();
         Ok(Some(Room {
             plan,
             sums: Buffer::zeroed("sums of the optimizer", sums)?,
@@ -262,18 +281,29 @@ impl Plan {
         });
     }
 
-    /// Cuts products of the last block into tiles.
-    fn multiply(&mut self) {
+    /// Cuts a product of the last block's matrices into tiles.
+    fn multiply(&mut self, product: Product) {
         let block = self.places.len() - 1;
         let Place { inputs, outputs, .. } = self.places[block];
         let (tall, wide) = (inputs.max(outputs), inputs.min(outputs));
-        for (height, tiles) in [(wide, &mut self.square), (tall, &mut self.tall)] {
-            for row in (0..height).step_by(TILE) {
-                for col in (0..wide).step_by(TILE) {
-                    let (rows, cols) = (row..height.min(row + TILE), col..wide.min(col + TILE));
-                    tiles.push(Tile { block, rows, cols });
-                }
+        let (height, width, tiles) = match product {
+            Product::Wide => (wide, wide, &mut self.wide),
+            Product::Mixed => (tall, wide, &mut self.mixed),
+            Product::Tall => (tall, tall, &mut self.tall),
+        };
+        for row in (0..height).step_by(TILE) {
+            for col in (0..width).step_by(TILE) {
+                let (rows, cols) = (row..height.min(row + TILE), col..width.min(col + TILE));
+                tiles.push(Tile { block, rows, cols });
             }
+        }
+    }
+
+    fn tiles(&self, product: Product) -> &[Tile] {
+        match product {
+            Product::Wide => &self.wide,
+            Product::Mixed => &self.mixed,
+            Product::Tall => &self.tall,
         }
     }
 }
@@ -287,7 +317,8 @@ pub fn step<T: Element>(isa: Isa, params: &mut Buffer<T>, grads: &[T], optimizer
     let mut scalars = optimizer.scalars;
     let (steps, state) = optimizer.begin();
     let Room { plan, sums, scratch, packs, threads, .. } = &mut room;
-    let wanted = grads.len().div_ceil(RUN).max(plan.tall.len()).min(*threads);
+    let items = [grads.len().div_ceil(RUN), plan.mixed.len(), 2 * plan.sides.len()];
+    let wanted = items.into_iter().fold(1, usize::max).min(*threads);
     let work = Work {
         isa,
         plan,
@@ -330,8 +361,8 @@ impl<T: Element> threads::Job for Job<'_, T> {
         match self.method().items(phase) {
             Items::Pieces => plan.pieces.len(),
             Items::Blocks => plan.places.len(),
-            Items::Tiles(Product::Square) => plan.square.len(),
-            Items::Tiles(Product::Tall) => plan.tall.len(),
+            Items::Tiles(product) => plan.tiles(product).len(),
+            Items::Sides => 2 * plan.sides.len(),
             Items::Once => 1,
         }
     }
@@ -347,8 +378,12 @@ impl<T: Element> threads::Job for Job<'_, T> {
                 self.of(item).inspect(|(place, method)| method.block(phase, place, work));
             }
             Items::Tiles(product) => {
-                let tile = if product == Product::Square { &plan.square[item] } else { &plan.tall[item] };
+                let tile = &plan.tiles(product)[item];
                 self.of(tile.block).inspect(|(place, method)| method.tile(phase, place, tile, work, worker));
+            }
+            Items::Sides => {
+                let (block, tall) = (plan.sides[item / 2], item % 2 == 1);
+                self.of(block).inspect(|(place, method)| method.side(phase, place, tall, work, worker));
             }
             Items::Once => self.method().once(phase, work),
         }

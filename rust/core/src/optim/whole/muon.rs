@@ -17,17 +17,17 @@
 //!
 //! Phases: momentum, and what AdamW does; X; three products for each step of the iteration; the step of W.
 
+use super::dense::{Dense, multiply, packs, shape};
 use super::{Items, Piece, Place, Product, TILE, Tile, Whole, Work};
 use crate::element::Element;
 use crate::error::Error;
-use crate::gemm::{Epilogue, GemmPlan};
-use crate::gemm::{Gemm, Init, Lhs, Rhs, plan::GemmShape};
+use crate::gemm::Init;
 use crate::optim::method::{
-    Average, Convention, Field, Formula, Method, Scalars, Slot, Value, argument, fraction, non_negative,
-    options,
+    Average, Convention, Field, Formula, Method, Scalars, Slot, Value, argument, fraction, named,
+    non_negative, options,
 };
 use crate::optim::{Adam, MAX_STATE, Nadam, adam, nadam};
-use crate::simd::{Isa, Op, Simd, dispatch, stream_sum};
+use crate::simd::{Op, Simd, dispatch, stream_sum};
 use crate::view::MatMut;
 
 /// Hyper-parameters.
@@ -85,17 +85,6 @@ pub enum Matrices {
     All,
     /// None.
     None,
-}
-
-/// A field that is one of several names.
-fn named<V: Copy>(name: &'static str, value: &Value, known: &[(&str, V)]) -> Result<V, Error> {
-    let text = match value {
-        Value::Name(text) => text.clone(),
-        Value::Number(x) => x.to_string(),
-    };
-    let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
-    let found = known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
-    found.ok_or_else(|| argument(name, format!("{text:?}"), format!("one of {} is needed", names.join(", "))))
 }
 
 impl Field for Scale {
@@ -257,10 +246,7 @@ impl Step {
 /// Where the matrices of a block are in its scratch: X of `tall` × `wide`, another one for the next X, A and
 /// b·A + c·A², of `wide` × `wide`.
 struct Desk {
-    tall: usize,
-    wide: usize,
-    /// Whether X is W as (out, in), and not its transpose.
-    turned: bool,
+    dense: Dense,
     x: [usize; 2],
     gram: usize,
     poly: usize,
@@ -268,18 +254,10 @@ struct Desk {
 
 impl Desk {
     fn of(place: &Place) -> Self {
-        let (tall, wide) = (place.inputs.max(place.outputs), place.inputs.min(place.outputs));
-        let x = [place.scratch, place.scratch + tall * wide];
-        let gram = x[1] + tall * wide;
-        Desk { tall, wide, turned: place.inputs < place.outputs, x, gram, poly: gram + wide * wide }
-    }
-
-    /// Where a row of a piece is in X, and how far its elements are apart.
-    fn row(&self, x: usize, piece: &Piece, input: usize) -> (usize, usize) {
-        match self.turned {
-            true => (self.x[x] + piece.column * self.wide + input, self.wide),
-            false => (self.x[x] + input * self.wide + piece.column, 1),
-        }
+        let dense = Dense::of(place);
+        let x = [place.scratch, place.scratch + dense.len()];
+        let gram = x[1] + dense.len();
+        Desk { dense, x, gram, poly: gram + dense.wide * dense.wide }
     }
 }
 
@@ -291,33 +269,33 @@ impl<T: Element> Whole<T> for Step {
     fn items(&self, phase: usize) -> Items {
         match phase.checked_sub(2) {
             Some(p) if p < 3 * self.method.ns_steps as usize => match p % 3 {
-                2 => Items::Tiles(Product::Tall),
-                _ => Items::Tiles(Product::Square),
+                2 => Items::Tiles(Product::Mixed),
+                _ => Items::Tiles(Product::Wide),
             },
             _ => Items::Pieces,
         }
     }
 
-    fn multiplies(&self, place: &Place) -> bool {
-        self.takes(place)
+    fn products(&self, place: &Place) -> &[Product] {
+        if self.takes(place) { &[Product::Wide, Product::Mixed] } else { &[] }
     }
 
     fn scratch(&self, place: &Place) -> usize {
-        let desk = Desk::of(place);
-        if self.takes(place) { 2 * desk.wide * (desk.tall + desk.wide) } else { 0 }
+        let Dense { tall, wide, .. } = Dense::of(place);
+        if self.takes(place) { 2 * wide * (tall + wide) } else { 0 }
     }
 
     fn packs(&self, place: &Place) -> usize {
-        let Desk { tall, wide, .. } = Desk::of(place);
+        let Dense { tall, wide, .. } = Dense::of(place);
         if !self.takes(place) {
             return 0;
         }
-        let (high, m, n) = (TILE.min(tall), TILE.min(wide), TILE.min(wide));
-        let shapes = [products(wide, m, n, tall, true), products(wide, high, n, wide, false)];
-        let square = products(wide, m, n, wide, false);
-        let len = |isa, shape| GemmPlan::choose::<T>(isa, shape).scratch_len();
-        let of = |isa| shapes.into_iter().chain([square]).map(|shape| len(isa, shape)).max().unwrap_or(0);
-        Isa::available().into_iter().map(of).max().unwrap_or(0)
+        let (high, low) = (TILE.min(tall), TILE.min(wide));
+        packs::<T>(&[
+            shape((low, low, tall), (wide, wide), true),
+            shape((low, low, wide), (wide, wide), false),
+            shape((high, low, wide), (wide, wide), false),
+        ])
     }
 
     fn needs_matrices(&self) -> bool {
@@ -348,19 +326,19 @@ impl<T: Element> Whole<T> for Step {
             let [b, g] = self.blend.map(|x| T::lit(if norm > 0.0 { x / norm } else { 0.0 }));
             let rows = buffer.chunks_exact(width).zip(grads.chunks_exact(width));
             for (input, (buffer, grads)) in piece.rows.clone().zip(rows) {
-                let (start, apart) = desk.row(0, piece, input);
+                let (start, apart) = desk.dense.row(desk.x[0], piece, input);
                 for (j, (x, y)) in buffer.iter().zip(grads).enumerate() {
                     work.set(start + j * apart, b * *x + g * *y);
                 }
             }
         } else {
             let (rate, decay) = (self.rate(place), self.method.lr * self.method.weight_decay);
-            let (rate, shrink) = (T::lit(rate), T::lit(1.0 - decay));
+            let [rate, decay] = [rate, decay].map(T::lit);
             let last = self.method.ns_steps as usize % 2;
             for (input, params) in piece.rows.clone().zip(params.chunks_exact_mut(width)) {
-                let (start, apart) = desk.row(last, piece, input);
+                let (start, apart) = desk.dense.row(desk.x[last], piece, input);
                 for (j, p) in params.iter_mut().enumerate() {
-                    *p = shrink * *p - rate * work.get(start + j * apart);
+                    *p = *p - (decay * *p + rate * work.get(start + j * apart));
                 }
             }
         }
@@ -368,7 +346,7 @@ impl<T: Element> Whole<T> for Step {
 
     fn tile(&self, phase: usize, place: &Place, tile: &Tile, work: &Work<'_, T>, worker: usize) {
         let (round, product) = ((phase - 2) / 3, (phase - 2) % 3);
-        let Desk { tall, wide, x, gram, poly, .. } = Desk::of(place);
+        let Desk { dense: Dense { tall, wide, .. }, x, gram, poly } = Desk::of(place);
         let (now, next) = (x[round % 2], x[(round + 1) % 2]);
         let [a, b, c] =
             [self.method.ns_coefficient1, self.method.ns_coefficient2, self.method.ns_coefficient3]
@@ -381,7 +359,6 @@ impl<T: Element> Whole<T> for Step {
             1 => (work.mat(gram, wide, wide), work.mat(gram, wide, wide), poly),
             _ => (work.mat(now, tall, wide), work.mat(poly, wide, wide), next),
         };
-        let k = left.cols();
         let each = |mut out: MatMut<'_, T>, f: &dyn Fn(T, T) -> T| {
             for i in 0..m {
                 let from = left.block(tile.rows.start + i, 1, tile.cols.start, n).row(0);
@@ -391,26 +368,12 @@ impl<T: Element> Whole<T> for Step {
         if product == 2 {
             each(work.mat_mut(at(into), m, n, wide), &|x, _| a * x);
         }
-        let plan = GemmPlan::choose::<T>(work.isa, products(wide, m, n, k, product == 0));
-        let gemm = Gemm {
-            a: Lhs::Plain(left.block(tile.rows.start, m, 0, k)),
-            b: Rhs::Plain(right.block(0, k, tile.cols.start, n)),
-            c: work.mat_mut(at(into), m, n, wide),
-            init: if product == 2 { Init::Accumulate } else { Init::Zero },
-            epilogue: Epilogue::None,
-            ahead: &[],
-        };
-        gemm.run(work.isa, &plan, work.pack(worker));
+        let init = if product == 2 { Init::Accumulate } else { Init::Zero };
+        multiply(work, (left, right), tile, work.mat_mut(at(into), m, n, wide), init, worker);
         if product == 1 {
             each(work.mat_mut(at(into), m, n, wide), &|x, y| b * x + c * y);
         }
     }
-}
-
-/// A tile of a product of matrices whose rows are `wide` long, the left one transposed or not.
-fn products(wide: usize, m: usize, n: usize, k: usize, transposed: bool) -> GemmShape {
-    let (a_row_stride, a_col_stride) = if transposed { (1, wide) } else { (wide, 1) };
-    GemmShape { m, n, k, a_row_stride, a_col_stride, b_row_stride: Some(wide) }
 }
 
 /// The step of a parameter that is not Muon's.

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::{Piece, Place, Plan, SUMS};
+use super::{Piece, Place, Plan};
 use crate::arena::Shared;
 use crate::element::Element;
 use crate::optim::{MAX_STATE, Scalars, Steps};
@@ -72,6 +72,24 @@ impl<'a, T: Element> Work<'a, T> {
         from..from + if state == 0 { place.outputs } else { place.inputs }
     }
 
+    /// A square matrix in an array of state, `from` so many elements behind the block's first: to be read.
+    pub(super) fn square(&self, place: &Place, state: usize, from: usize, n: usize) -> MatRef<'a, T> {
+        // SAFETY: written in earlier phases only.
+        unsafe { self.state[state].mat(place.state[state] + from, n, n, n) }
+    }
+
+    /// A part of such a matrix, of `m` × `n` in rows of `stride`, to be written by an item whose own it is.
+    pub(super) fn part_of_square(
+        &self,
+        place: &Place,
+        state: usize,
+        from: usize,
+        (m, n, stride): (usize, usize, usize),
+    ) -> MatMut<'a, T> {
+        // SAFETY: the item's own.
+        unsafe { self.state[state].mat_mut(place.state[state] + from, m, n, stride) }
+    }
+
     /// Notes sums of a piece, the first of them and those that follow.
     pub(super) fn note<const K: usize>(&self, piece: &Piece, sums: [f64; K]) {
         sums.into_iter().enumerate().for_each(|(k, sum)| self.set_sum(k, piece.index, sum));
@@ -90,16 +108,6 @@ impl<'a, T: Element> Work<'a, T> {
     /// What all pieces noted.
     pub(super) fn total_of_all(&self, k: usize) -> f64 {
         self.sum(k, 0..self.plan.pieces.len())
-    }
-
-    /// Notes the mean of a block.
-    pub(super) fn set_mean(&self, place: &Place, mean: f64) {
-        self.set_sum(SUMS, place.number, mean);
-    }
-
-    /// What the block noted.
-    pub(super) fn mean(&self, place: &Place) -> f64 {
-        self.sum(SUMS, place.number..place.number + 1)
     }
 
     fn set_sum(&self, k: usize, index: usize, sum: f64) {

@@ -1,0 +1,87 @@
+//! A weight as a dense matrix, its long side first: tall × wide; and tiles of products of such matrices.
+//!
+//! A weight lies in panels of outputs; products want rows. Whichever of W, as (out, in), and its transpose is
+//! not wide is written down, so that what follows has one orientation to deal with.
+
+use super::{Piece, Place, Tile, Work};
+use crate::element::Element;
+use crate::gemm::{Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs, plan::GemmShape};
+use crate::simd::Isa;
+use crate::view::{MatMut, MatRef};
+
+/// Its shape.
+#[derive(Clone, Copy)]
+pub(super) struct Dense {
+    pub(super) tall: usize,
+    pub(super) wide: usize,
+    /// Whether it is W as (out, in), and not its transpose.
+    pub(super) turned: bool,
+}
+
+impl Dense {
+    pub(super) fn of(place: &Place) -> Self {
+        let (tall, wide) = (place.inputs.max(place.outputs), place.inputs.min(place.outputs));
+        Dense { tall, wide, turned: place.inputs < place.outputs }
+    }
+
+    /// Elements.
+    pub(super) fn len(self) -> usize {
+        self.tall * self.wide
+    }
+
+    /// Where a row of a piece is in the matrix that starts at `start`, and how far its elements are apart.
+    pub(super) fn row(self, start: usize, piece: &Piece, input: usize) -> (usize, usize) {
+        match self.turned {
+            true => (start + piece.column * self.wide + input, self.wide),
+            false => (start + input * self.wide + piece.column, 1),
+        }
+    }
+
+    /// The same in its transpose.
+    pub(super) fn row_of_transpose(self, start: usize, piece: &Piece, input: usize) -> (usize, usize) {
+        match self.turned {
+            true => (start + input * self.tall + piece.column, 1),
+            false => (start + piece.column * self.tall + input, self.tall),
+        }
+    }
+}
+
+/// A tile of `m` × `n` of a product over `k`, of matrices whose rows are so long; the left one transposed or not.
+pub(super) fn shape(
+    (m, n, k): (usize, usize, usize),
+    (left, right): (usize, usize),
+    transposed: bool,
+) -> GemmShape {
+    let (a_row_stride, a_col_stride) = if transposed { (1, left) } else { (left, 1) };
+    GemmShape { m, n, k, a_row_stride, a_col_stride, b_row_stride: Some(right) }
+}
+
+/// What a thread needs to multiply such tiles, and smaller ones, on any instruction set.
+pub(super) fn packs<T: Element>(shapes: &[GemmShape]) -> usize {
+    let len = |isa| shapes.iter().map(move |shape| GemmPlan::choose::<T>(isa, *shape).scratch_len());
+    Isa::available().into_iter().flat_map(len).max().unwrap_or(0)
+}
+
+/// The tile `c` of a product.
+pub(super) fn multiply<T: Element>(
+    work: &Work<'_, T>,
+    (left, right): (MatRef<'_, T>, MatRef<'_, T>),
+    tile: &Tile,
+    c: MatMut<'_, T>,
+    init: Init<'_, T>,
+    worker: usize,
+) {
+    let (m, n, k) = (tile.rows.len(), tile.cols.len(), left.cols());
+    let transposed = left.col_stride() != 1;
+    let long = left.row_stride().max(left.col_stride());
+    let plan = GemmPlan::choose::<T>(work.isa, shape((m, n, k), (long, right.row_stride()), transposed));
+    let gemm = Gemm {
+        a: Lhs::Plain(left.block(tile.rows.start, m, 0, k)),
+        b: Rhs::Plain(right.block(0, k, tile.cols.start, n)),
+        c,
+        init,
+        epilogue: Epilogue::None,
+        ahead: &[],
+    };
+    gemm.run(work.isa, &plan, work.pack(worker));
+}

@@ -1,0 +1,302 @@
+"""Losses of the user's own."""
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, optim
+
+from .cases import K, network
+
+
+def mse(output, target, weight=None):
+    d = output - target
+    if weight is not None:
+        d *= weight[:, None]
+        return float((d * (output - target)).sum() / weight.sum() / d.shape[1]), (
+            2 * d / weight.sum() / d.shape[1]
+        )
+    return float((d**2).mean()), 2 * d / d.size
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_custom_loss_trains_as_the_same_in_the_core(dtype, weighted, shuffle, rng):
+    x, y = rng.standard_normal((40, 6)).astype(dtype), rng.standard_normal((40, K)).astype(dtype)
+    weight = rng.uniform(0.5, 1, 40).astype(dtype) if weighted else None
+    runs = []
+    for loss in (nn.MSELoss(), mse, nn.CustomLoss(mse)):
+        model = nn.Sequential(
+            nn.Linear(6, 9), nn.BatchNorm1d(9), nn.Tanh(), nn.Linear(9, K), dtype=dtype, seed=3
+        )
+        # Not Adam, which makes full steps of gradients that are nothing but rounding.
+        trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD(lr=0.05, momentum=0.9))
+        trainer.fit(x, y, epochs=2, batch_size=12, sample_weight=weight, shuffle=shuffle)
+        history = trainer.fit(
+            x, y, epochs=2, batch_size=12, sample_weight=weight, shuffle=shuffle,
+            validation_data=(x, y) if weight is None else (x, y, weight),
+        )  # fmt: skip
+        state = np.concatenate([v.ravel() for v in model.state_dict().values()])
+        runs.append([state, history["val_loss"], trainer.step(x, y, weight)])
+        runs[-1].append(trainer.evaluate(x, y, weight)["loss"])
+        if weight is None:
+            runs[-1].append(history["loss"])
+    rtol = 1e-9 if dtype == "float64" else 1e-3
+    for a, b, c in zip(*runs, strict=True):
+        np.testing.assert_allclose(b, a, rtol=rtol, atol=rtol * 1e-2)
+        np.testing.assert_array_equal(b, c)
+
+
+def test_a_custom_loss_gets_the_rows_of_y_as_they_are(rng):
+    """Whatever y holds: here records, and in the same shuffled order as x."""
+    x = rng.standard_normal((10, 6))
+    y = np.array([(i, f"row {i}") for i in range(10)], dtype="i8,U8")
+    lookup = {row["f1"]: x[i] for i, row in enumerate(y)}
+    seen = []
+
+    def loss(output, target):
+        np.testing.assert_array_equal(output, model(np.stack([lookup[r["f1"]] for r in target])))
+        seen.extend(target["f0"])
+        return 0.0, np.zeros_like(output)
+
+    model = network()
+    tw.Trainer(model, loss=loss, optimizer=optim.SGD(lr=0.1)).fit(x, y, epochs=2, batch_size=4)
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert seen[:10] != seen[10:]
+
+
+def test_callbacks_progress_and_history_of_a_fit_with_a_custom_loss(rng):
+    pytest.importorskip("tqdm")
+    x, y = rng.standard_normal((40, 6)), rng.standard_normal((40, K))
+
+    class Stop:
+        def on_epoch_end(self, trainer, record):
+            assert set(record) == {"epoch", "loss", "seconds"}
+            return record["epoch"] == 3
+
+    trainer = tw.Trainer(network(), loss=mse, optimizer=optim.SGD(lr=0.01))
+    history = trainer.fit(x, y, epochs=10, callbacks=[Stop()], progress=True)
+    assert history.epochs == 3
+    assert history["loss"][2] < history["loss"][0]
+    assert "CustomLoss" in repr(trainer)
+    with pytest.raises(tw.UnsupportedError, match="custom loss"):
+        trainer.plan(3)
+
+
+def test_gradcheck_of_a_custom_loss(rng):
+    # In float32 from the start: the library rounds what a float32 model's own loss is given, but
+    # leaves what a custom one is given as it came.
+    x, y = rng.standard_normal((8, 6)), rng.standard_normal((8, K))
+    weight = rng.uniform(size=8)
+    x, y, weight = (a.astype(np.float32) for a in (x, y, weight))
+    layers = nn.Linear(6, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, K)
+    model = nn.Sequential(*layers, seed=3)
+    assert tw.gradcheck(model, x, y, loss=mse)
+    ours = tw.gradcheck(model, x, y, loss=mse, sample_weight=weight)
+    cores = tw.gradcheck(model, x, y, loss=nn.MSELoss(), sample_weight=weight)
+    assert ours.passed
+    assert ours.value == pytest.approx(cores.value, rel=1e-13)
+
+    def wrong(output, target):
+        value, slope = mse(output, target)
+        return value, 1.001 * slope
+
+    assert not tw.gradcheck(model, x, y, loss=wrong)
+
+    def failing(output, target):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        tw.gradcheck(model, x, y, loss=failing)
+
+
+BAD_RESULTS = {
+    "a number": (lambda o, t: 1.0, tw.ArgumentError, [r"\(loss, gradient\)", "float"]),
+    "three things": (lambda o, t: (1.0, o, t), tw.ArgumentError, ["3 items"]),
+    "losses of rows": (lambda o, t: (o[:, 0], o), tw.ShapeError, ["one number", r"\d+,\)"]),
+    "a text": (lambda o, t: ("1", o), tw.DtypeError, ["the loss has dtype"]),
+    "a gradient of rows": (
+        lambda o, t: (1.0, o[:, 0]),
+        tw.ShapeError,
+        [r"\(\d+,\)", r"\(\d+, 4\)"],
+    ),
+    "an integer gradient": (lambda o, t: (1.0, o.astype(int)), tw.DtypeError, ["int64", "floats"]),
+    "no gradient": (lambda o, t: (1.0, None), tw.DtypeError, ["gradient of the loss"]),
+    "a NaN": (lambda o, t: (1.0, o * np.nan), tw.DataError, [r"gradient of the loss\[0, 0\]"]),
+    "a loss of NaN": (lambda o, t: (np.nan, o), tw.DivergedError, ["loss became nan"]),
+    "an infinite loss": (lambda o, t: (np.inf, o * np.nan), tw.DivergedError, ["became inf"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_RESULTS)
+@pytest.mark.parametrize("method", ["step", "fit"])
+def test_bad_results_of_a_custom_loss_change_nothing(method, case, rng):
+    bad, kind, patterns = BAD_RESULTS[case]
+    calls = 0
+
+    def loss(output, target):
+        nonlocal calls
+        calls += 1
+        return mse(output, target) if calls < 4 else bad(output, target)
+
+    model = nn.Sequential(nn.Linear(6, 9), nn.BatchNorm1d(9), nn.Linear(9, K), dtype="float64")
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam())
+    x, y = rng.standard_normal((15, 6)), rng.standard_normal((15, K))
+    for _ in range(2):
+        trainer.step(x, y)
+    if method == "step":
+        trainer.step(x, y)
+
+    def state():
+        optimizer = trainer.optimizer.state_dict()
+        arrays = {k: v.tobytes() for k, v in optimizer.pop("arrays").items()}
+        return {k: v.tobytes() for k, v in model.state_dict().items()}, optimizer, arrays
+
+    before = state()
+    options = {"batch_size": 5, "shuffle": False} if method == "fit" else {}
+    with pytest.raises(kind) as caught:
+        getattr(trainer, method)(x, y, **options)
+    for pattern in patterns:
+        assert caught.match(pattern)
+    assert state() == before
+
+
+def test_bad_data_of_a_custom_loss(rng):
+    x, y = rng.standard_normal((9, 6)), rng.standard_normal((9, K))
+    called = []
+    model = network()
+    trainer = tw.Trainer(model, loss=lambda o, t: called.append(1), optimizer=optim.SGD(lr=0.1))
+    bad = x.copy()
+    bad[8, 5] = np.nan
+    for call, kind, pattern in [
+        (lambda: trainer.fit(bad, y, batch_size=1), tw.DataError, r"x\[8, 5\]"),
+        (lambda: trainer.fit(x[:, :5], y), tw.ShapeError, "9, 5"),
+        (lambda: trainer.fit(x, y[:8]), tw.ShapeError, "y has 8"),
+        (lambda: trainer.fit(x, y, validation_data=(bad, y)), tw.DataError, "validation x"),
+        (lambda: trainer.fit(x, y, sample_weight=-np.ones(9)), tw.DataError, r"weight\[0\] is -1"),
+        (lambda: trainer.step(x, 3.0), tw.ShapeError, "y must have a row"),
+        (lambda: trainer.step(bad, y), tw.DataError, r"x\[8, 5\]"),
+        (lambda: trainer.evaluate(x, y[1:]), tw.ShapeError, "y has 8"),
+    ]:
+        with pytest.raises(kind, match=pattern):
+            call()
+    assert not called
+
+
+def test_a_loss_of_ones_own_follows_schedules_and_limits(rng):
+    """As the core's does."""
+    from thalweg.optim import schedules
+
+    x, y = rng.standard_normal((20, 5)), rng.standard_normal((20, 2))
+
+    def mean_square(output, target):
+        return np.mean((output - target) ** 2), 2 * (output - target) / output.size
+
+    ends, seen = [], []
+
+    class Rates:
+        def on_step_end(self, trainer, record):
+            seen.append((trainer.optimizer.lr, record["epoch"], record["batch"]))
+
+    for loss in (nn.MSELoss(), nn.CustomLoss(mean_square)):
+        model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 2), dtype="float64")
+        trainer = tw.Trainer(
+            model, loss=loss, optimizer=optim.Adam(lr=0.1), clip_grad_norm=0.1,
+            schedule=schedules.LinearWarmup(4, then=schedules.CosineAnnealingLR()),
+        )  # fmt: skip
+        for epochs in (2, 3):
+            trainer.fit(x, y, epochs=epochs, batch_size=6, callbacks=[Rates()])
+        ends.append(model.flat_parameters)
+    np.testing.assert_allclose(ends[0], ends[1], rtol=0, atol=1e-12)
+    assert seen[: len(seen) // 2] == seen[len(seen) // 2 :]
+
+
+AVERAGES = {
+    "none": None,
+    "EMA": optim.EMA(0.8, start=1, every=2),
+    "SWA": optim.SWA(start=2),
+}
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_gradients_are_gathered_and_weights_averaged_as_with_a_loss_of_the_core(
+    average, dtype, rng
+):
+    """By fits, whose epochs of 4 batches make updates of 3 and of 1; and by steps."""
+    from thalweg.optim import schedules
+
+    x, y = rng.standard_normal((20, 6)).astype(dtype), rng.standard_normal((20, K)).astype(dtype)
+    ends = []
+    for loss in (nn.MSELoss(), mse):
+        model = nn.Sequential(
+            nn.Linear(6, 9), nn.BatchNorm1d(9), nn.Tanh(), nn.Linear(9, K), dtype=dtype, seed=3
+        )
+        trainer = tw.Trainer(
+            model, loss=loss, optimizer=optim.SGD(lr=0.1, momentum=0.9).add_group(
+                "0.bias", frozen=True
+            ),
+            accumulate_grad_batches=3, average=AVERAGES[average], clip_grad_norm=0.5,
+            schedule=schedules.CosineAnnealingLR(20),
+        )  # fmt: skip
+        trainer.fit(x, y, epochs=2, batch_size=6)
+        assert trainer.optimizer.steps == 4
+        trainer = trainer.copy()
+        trainer.fit(x, y, epochs=1, batch_size=6, shuffle=False)
+        for _ in range(7):  # two updates, and one gradient that waits
+            trainer.step(x, y)
+        assert trainer.optimizer.steps == 8
+        ends.append([trainer.model.flat_parameters, trainer.optimizer.lr])
+        if average != "none":
+            ends[-1].append(trainer.average_model().flat_parameters)
+    rtol = 1e-12 if dtype == "float64" else 1e-5
+    for one, other in zip(*ends, strict=True):
+        np.testing.assert_allclose(other, one, rtol=rtol, atol=rtol)
+
+
+def test_an_average_is_as_it_was_after_a_fit_that_diverged(rng):
+    x, y = rng.standard_normal((15, 6)), rng.standard_normal((15, K))
+    calls = 0
+
+    def loss(output, target):
+        nonlocal calls
+        calls += 1
+        value, gradient = mse(output, target)
+        return (np.inf if calls == 8 else value), gradient
+
+    trainer = tw.Trainer(network(), loss=loss, optimizer=optim.Adam(), average=optim.EMA(0.5))
+    trainer.fit(x, y, batch_size=5)
+    before = trainer.average_model().flat_parameters
+    with pytest.raises(tw.DivergedError):
+        trainer.fit(x, y, batch_size=5, epochs=2)
+    np.testing.assert_array_equal(trainer.average_model().flat_parameters, before)
+    trainer.step(x, y)
+    expected = (before + trainer.model.flat_parameters) / 2
+    np.testing.assert_allclose(trainer.average_model().flat_parameters, expected, rtol=1e-14)
+
+
+def test_a_batch_that_fails_can_be_given_again(rng):
+    """What was gathered before it is still there."""
+    x, y = rng.standard_normal((15, 6)), rng.standard_normal((15, K))
+    ends, broken = [], []
+
+    def loss(output, target):
+        if broken:
+            raise KeyError("mine")
+        return mse(output, target)
+
+    for fails in (False, True):
+        trainer = tw.Trainer(
+            network(), loss=loss, optimizer=optim.SGD(lr=0.1), accumulate_grad_batches=2
+        )
+        trainer.step(x[:5], y[:5])
+        if fails:
+            broken.append(True)
+            with pytest.raises(KeyError, match="mine"):
+                trainer.step(x[5:], y[5:])
+            broken.clear()
+        trainer.step(x[5:], y[5:])
+        assert trainer.optimizer.steps == 1
+        ends.append(trainer.model.flat_parameters)
+    np.testing.assert_array_equal(*ends)

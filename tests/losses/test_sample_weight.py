@@ -1,0 +1,159 @@
+"""Weights of samples."""
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, optim
+
+from .cases import LOSSES, K, N, W, identity, network, targets
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_integer_weights_are_repeated_rows(case, rng):
+    loss, kind = LOSSES[case]
+    x, y = rng.standard_normal((N, 6)), targets(kind, rng)
+    weight = rng.integers(0, 4, N)
+    weighted, repeated = (
+        tw.Trainer(network(), loss=loss, optimizer=optim.SGD(lr=0.01)) for _ in range(2)
+    )
+    for _ in range(4):
+        a = weighted.step(x, y, weight)
+        b = repeated.step(np.repeat(x, weight, axis=0), np.repeat(y, weight, axis=0))
+        assert a == pytest.approx(b, rel=1e-12)
+    np.testing.assert_allclose(
+        weighted.model.flat_parameters, repeated.model.flat_parameters, rtol=1e-11, atol=1e-13
+    )
+    a = weighted.evaluate(x, y, sample_weight=weight)
+    b = repeated.evaluate(np.repeat(x, weight, axis=0), np.repeat(y, weight, axis=0))
+    assert a == {key: pytest.approx(value, rel=1e-11) for key, value in b.items()}
+
+
+@pytest.mark.parametrize("case", ["MSE", "CE", "BCE", "Gaussian", "CE of shares"])
+def test_weights_of_one_are_no_weights_and_only_ratios_matter(case, rng):
+    loss, kind = LOSSES[case]
+    x, y = rng.standard_normal((N, 6)), targets(kind, rng)
+    ends = []
+    for weight in (None, np.ones(N), np.full(N, 8.0), np.full(N, 0.25, np.float32)):
+        trainer = tw.Trainer(network(), loss=loss, optimizer=optim.SGD(lr=0.1))
+        history = trainer.fit(x, y, epochs=3, batch_size=5, sample_weight=weight)
+        ends.append(np.append(trainer.model.flat_parameters, history["loss"]))
+    for end in ends[1:]:
+        np.testing.assert_allclose(end, ends[0], rtol=1e-12, atol=1e-14)
+
+
+def test_class_weights_are_weights_of_samples(rng):
+    x, y = rng.standard_normal((N, 6)), targets("labels", rng)
+    one = tw.Trainer(network(), loss=nn.CrossEntropyLoss(W), optimizer=optim.SGD(lr=0.1))
+    other = tw.Trainer(network(), loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+    for _ in range(3):
+        assert one.step(x, y) == pytest.approx(other.step(x, y, np.array(W)[y]), rel=1e-13)
+
+
+def test_the_formula(rng):
+    x, y = rng.standard_normal((N, 6)), rng.standard_normal((N, K))
+    weight = rng.uniform(0, 3, N)
+    squares = (network()(x) - y) ** 2
+    for reduction, expected in [
+        ("mean", (weight @ squares).sum() / (weight.sum() * K)),
+        ("sum", (weight @ squares).sum()),
+    ]:
+        trainer = tw.Trainer(
+            network(), loss=nn.MSELoss(reduction=reduction), optimizer=optim.SGD(lr=0)
+        )
+        assert trainer.evaluate(x, y, weight)["loss"] == pytest.approx(expected, rel=1e-13)
+        assert trainer.step(x, y, weight) == pytest.approx(expected, rel=1e-13)
+        history = trainer.fit(
+            x, y, batch_size=6, sample_weight=weight, validation_data=(x, y, weight)
+        )
+        assert history["loss"][0] == pytest.approx(expected, rel=1e-13)  # nothing moves
+        assert history["val_loss"][0] == pytest.approx(expected, rel=1e-13)
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("case", ["MSE", "CE", "CE, all at once", "CE of shares"])
+def test_a_fit_takes_the_weight_of_each_row_with_it(case, shuffle, rng):
+    """Rows of weight 0 hold nonsense; in whatever order, nothing of it is learned."""
+    loss, kind = LOSSES[case]
+    x, y = rng.standard_normal((40, 6)), targets(kind, rng, 40)
+    weight = (np.arange(40) % 3).astype(float)
+    ends = []
+    for nonsense in (0.0, 100.0):
+        trainer = tw.Trainer(network(), loss=loss, optimizer=optim.Adam(lr=0.01))
+        spoilt = np.where((weight == 0)[:, None], x + nonsense, x)
+        history = trainer.fit(
+            spoilt, y, epochs=3, batch_size=7, shuffle=shuffle, sample_weight=weight
+        )
+        ends.append(np.append(trainer.model.flat_parameters, history["loss"]))
+    np.testing.assert_array_equal(*ends)
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_the_same_bits_for_any_number_of_threads(threads, rng):
+    x, y = rng.standard_normal((500, 6)).astype(np.float32), targets("some labels", rng, 500)
+    weight = rng.uniform(size=500).astype(np.float32)
+
+    def train(n):
+        tw.set_num_threads(n)
+        model = nn.Sequential(nn.Linear(6, 300), nn.GELU(), nn.Linear(300, K), seed=1)
+        loss = nn.CrossEntropyLoss(W, label_smoothing=0.1)
+        trainer = tw.Trainer(model, loss=loss, optimizer=optim.AdamW())
+        history = trainer.fit(x, y, epochs=2, batch_size=200, sample_weight=weight)
+        return model.flat_parameters.tobytes(), history["loss"]
+
+    before = tw.get_num_threads()
+    try:
+        assert train(1) == train(threads)
+    finally:
+        tw.set_num_threads(before)
+
+
+def test_a_batch_of_rows_that_weigh_nothing_is_passed_over():
+    x, y = np.eye(4), np.ones((4, 1))
+    model = nn.Sequential(nn.Linear(4, 1, bias=False, init="zeros"), dtype="float64")
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.25))
+    history = trainer.fit(x, y, batch_size=1, sample_weight=[1, 0, 3, 0])
+    np.testing.assert_array_equal(model.flat_parameters, [0.5, 0, 0.5, 0])
+    assert trainer.optimizer.state_dict()["steps"] == 2
+    assert history["loss"] == [1.0]
+    model = nn.Sequential(nn.Linear(4, 2), dtype="float64")
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.25))
+    trainer.fit(x, [0, -100, 1, -100], batch_size=1)
+    assert trainer.optimizer.state_dict()["steps"] == 2
+
+
+BAD_WEIGHTS = {
+    "negative": ([1.0, -2.0, 1.0], tw.DataError, [r"sample_weight\[1\] is -2", ">= 0"]),
+    "NaN": ([1.0, 1.0, np.nan], tw.DataError, [r"sample_weight\[2\] is NaN"]),
+    "infinite": ([np.inf, 1.0, 1.0], tw.DataError, [r"sample_weight\[0\] is inf"]),
+    "all zero": ([0, 0, 0], tw.DataError, ["no row counts", "sample_weight"]),
+    "too short": ([1, 2], tw.ShapeError, ["3 rows", "sample_weight has 2"]),
+    "a column": ([[1], [1], [1]], tw.ShapeError, ["sample_weight must be 1-D", r"\(3, 1\)"]),
+    "a number": (1.0, tw.ShapeError, ["sample_weight must be 1-D"]),
+    "text": (["a", "b", "c"], tw.DtypeError, ["sample_weight has dtype"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_WEIGHTS)
+@pytest.mark.parametrize("method", ["step", "fit", "evaluate", "validation"])
+def test_bad_weights(method, case):
+    weight, kind, patterns = BAD_WEIGHTS[case]
+    model = identity(2)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+    x = np.ones((3, 2))
+    options = {"sample_weight": weight}
+    if method == "validation":
+        method, options = "fit", {"validation_data": (x, x, weight)}
+        patterns = [*patterns, "validation"]
+    with pytest.raises(kind) as caught:
+        getattr(trainer, method)(x, 0 * x, **options)
+    for pattern in patterns:
+        assert caught.match(pattern)
+    np.testing.assert_array_equal(model.flat_parameters, np.eye(2).ravel())
+
+
+def test_all_labels_ignored_is_an_error():
+    trainer = tw.Trainer(identity(2), loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+    for call in (trainer.step, trainer.fit, trainer.evaluate):
+        with pytest.raises(tw.DataError, match="ignored label"):
+            call(np.ones((2, 2)), [-100, -100])
