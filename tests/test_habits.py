@@ -119,7 +119,10 @@ def test_a_class_of_the_users_own_has_what_it_likes_and_its_copies_too(again):
     ("layer", "advice"),
     [
         ("relu", r"did you mean nn\.ReLU\(...\)\?"),  # Keras
+        ("swish", "got 'swish': it is SiLU"),  # as nn.Swish is told; not Hardswish
+        ("Dense", r"it is Linear\(in_features, out_features\)"),
         (np.tanh, r"did you mean nn\.Tanh\(...\)\?"),
+        (lambda x: x, "got <function .*>$"),  # "<lambda>" is like no name
         (nn.ReLU, r"it is the class ReLU; make a layer of it: ReLU\(...\)"),
         ([nn.ReLU()], r"it is a list; unpack it: Sequential\(\*layers\)"),
         (nn.Sequential(nn.Linear(2, 2)), r"it is a model; take its layers.*\*model\.layers"),
@@ -131,6 +134,44 @@ def test_what_is_not_a_layer(layer, advice):
         nn.Sequential(nn.Linear(2, 2), layer)
     with pytest.raises(tw.ArgumentError, match="Residual: layer 0 is not one"):
         nn.Residual(layer)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "advice"),
+    [
+        ("optimizer", "schedule_free", r"did you mean optim\.ScheduleFreeAdamW\(...\)\?"),
+        ("schedule", "cosine", r"did you mean schedules\.CosineAnnealingLR\(...\)\?"),  # begins so
+        ("optimizer", "xyzzy", "got 'xyzzy'$"),
+        ("optimizer", "a", "got 'a'$"),  # with which many begin
+        ("optimizer", lambda: 0.1, "got <function .*>$"),  # LAMB is meant by no "<lambda>"
+        ("optimizer", nn.ReLU, "got the class ReLU$"),
+        ("optimizer", optim.SGD, r"got the class SGD; make one: optim\.SGD\(...\)$"),
+        ("schedule", "reduce_on_plateau", r"did you mean schedules\.ReduceLROnPlateau\(...\)\?"),
+        ("schedule", optim.schedules.ReduceLROnPlateau, r"one: schedules\.ReduceLROnPlateau\("),
+        ("loss", "softmax", r"did you mean nn\.CrossEntropyLoss\(...\)\?"),
+        ("loss", "kl_div_loss", "DistillationLoss takes the logits of a teacher"),
+        ("loss", "hubr", r"did you mean nn\.HuberLoss\(...\)\?"),
+        ("loss", "msee", r"did you mean nn\.MSELoss\(...\)\?"),  # more like MSE than MSELoss
+        ("loss", "xyzzy", "there are BCEWithLogitsLoss, CrossEntropyLoss, .*QuantileLoss$"),
+    ],
+)
+def test_parts_of_a_trainer_by_their_names(part, value, advice):
+    parts = {"loss": nn.MSELoss(), "optimizer": optim.SGD(), part: value}
+    with pytest.raises(tw.ArgumentError, match=f"^{part} must be .*{advice}"):
+        tw.Trainer(nn.Sequential(nn.Linear(2, 1)), **parts)
+
+
+def test_classes_of_pytorchs_are_told_ours():
+    torch = pytest.importorskip("torch")
+    model = nn.Sequential(nn.Linear(2, 1))
+    for part, theirs, ours in [
+        ("optimizer", torch.optim.AdamW, "optim.AdamW"),
+        ("schedule", torch.optim.lr_scheduler.StepLR, "schedules.StepLR"),
+        ("loss", torch.nn.HuberLoss, "nn.HuberLoss"),
+    ]:
+        parts = {"loss": nn.MSELoss(), "optimizer": optim.SGD(), part: theirs}
+        with pytest.raises(tw.ArgumentError, match=rf"did you mean {ours}\(...\)\?"):
+            tw.Trainer(model, **parts)
 
 
 def test_layers_of_pytorchs_are_named():

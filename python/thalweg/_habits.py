@@ -10,6 +10,9 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+#: What belongs to names of other libraries', by the modules in which they are looked for.
+_OF_MODULES: dict[str, Mapping[str, str]] = {}
+
 
 class Guided:
     """Base of classes that tell what a wrong name may have meant, and let none be assigned to."""
@@ -50,6 +53,7 @@ def of_module(
     module: types.ModuleType, elsewhere: Mapping[str, str], more: Iterable[str] = ()
 ) -> Callable[[str], Any]:
     """Make the ``__getattr__`` of a module, which tells what a wrong name may have meant."""
+    _OF_MODULES[module.__name__] = elsewhere
 
     def missing(name: str) -> Any:
         public = (known for known in (*vars(module), *more) if not known.startswith("_"))
@@ -81,8 +85,9 @@ def kind_meant(
 ) -> str:
     """``'; did you mean optim.Adam(...)?'`` for a name or a class where a `base` is needed.
 
-    Or nothing. `module` is where users find its kinds, such as ``"optim"``; `more` are kinds that
-    are taken, too, without being derived from it; `aliases` have what others call them, plain.
+    Or what the module says of a name of another library's, or nothing. `module` is where users find
+    the kinds, such as ``"optim"``; `more` are kinds that are taken, too, without being derived from
+    `base`; `aliases` have what others call them, without case and underscores.
     """
     place = module.rpartition(".")[2]
     if isinstance(value, type) and issubclass(value, (base, *more)):
@@ -98,6 +103,10 @@ def kind_meant(
     suffix = base.__name__  # MSE is short for MSELoss
     known = {kind.removesuffix(suffix): kind for kind in kinds} | {kind: kind for kind in kinds}
     known |= aliases or {}
+    said = _OF_MODULES.get(f"thalweg.{module}", {})
+    theirs = next((it for it in said if _plain(it) == _plain(name)), None)
+    if theirs is not None and _plain(name) not in (aliases or {}):
+        return f": {said[theirs]}"
     meant = nearest(name, known)
     return f"; did you mean {place}.{known[meant]}(...)?" if meant else ""
 

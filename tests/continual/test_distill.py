@@ -174,6 +174,9 @@ def test_what_is_wrong_is_said(scenario, trainer):
             make(continual.Naive(trainer()))
         with pytest.raises(UnsupportedError, match="without weight and label_smoothing"):
             make(trainer(loss=nn.CrossEntropyLoss(label_smoothing=0.1)))
+        for lost in ({"average": optim.EMA(0.9)}, {"accumulate_grad_batches": 2}):
+            with pytest.raises(UnsupportedError, match="leave out average and accumulate_grad"):
+                make(trainer(**lost))
         strategy = make(trainer())
         one_hot = scenario[0].with_data(scenario[0].x, np.eye(6)[scenario[0].y])
         with pytest.raises(UnsupportedError, match=r"needs labels.*shape \(120, 6\) of float64"):

@@ -67,7 +67,7 @@ def with_loss(trainer: Trainer, function: Callable[..., Any], who: str) -> Train
     ------
     UnsupportedError
         If the trainer's loss is no plain cross-entropy, which is a term of all these losses, or it
-        has a penalty or a projection, which would be lost.
+        has an average, gathers gradients, or has a penalty or a projection, which would be lost.
     """
     loss = trainer.loss
     plain = isinstance(loss, CrossEntropyLoss) and loss.weight is None and not loss.label_smoothing
@@ -75,6 +75,11 @@ def with_loss(trainer: Trainer, function: Callable[..., Any], who: str) -> Train
         raise UnsupportedError(
             f"{who} needs a trainer with nn.CrossEntropyLoss() without weight and label_smoothing; "
             f"got {loss!r}"
+        )
+    if trainer._average is not None or trainer._accumulate > 1:
+        raise UnsupportedError(
+            f"{who} takes its steps with a loss of its own, of which the trainer's average and "
+            "gathered gradients would not know: leave out average and accumulate_grad_batches"
         )
     penalty = getattr(trainer._core, "penalty_value", None)
     if penalty is not None and penalty() is not None:

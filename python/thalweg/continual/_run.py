@@ -145,7 +145,8 @@ def run(
     >>> x = rng.standard_normal((800, 2)) + 4 * np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])[y]
     >>> scenario = continual.split(x[:600], y[:600], x[600:], y[600:], tasks=2, kind="task")
     >>> model = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 4))
-    >>> trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=0.01))
+    >>> loss = nn.CrossEntropyLoss(heads=scenario.heads)
+    >>> trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam(lr=0.01))
     >>> result = continual.run(trainer, scenario, epochs=10)
     >>> result.r.shape, bool(result.r[0, 0] > 0.95), bool(result.r[1, 1] > 0.95)
     ((2, 2), True, True)

@@ -84,9 +84,11 @@ class Shampoo(Optimizer):
     of the model's dtype, are rounding errors: they count as 0, but with :math:`\varepsilon` as at
     least so much; and not at all if :math:`\varepsilon` is 0.
 
-    Names, defaults and formula are those of Distributed Shampoo for PyTorch, where grafting is
-    ``AdamPreconditionerConfig(beta2, epsilon)``. There, sides longer than
-    ``max_preconditioner_dim`` are cut into blocks, and vectors are matrices of one column.
+    Names, defaults and formula are those of Distributed Shampoo for PyTorch, with
+    ``target_parameter_dimensionality=2``; grafting is ``AdamPreconditionerConfig(beta2, epsilon)``
+    there. It differs in three things: it cuts sides longer than ``max_preconditioner_dim`` into
+    blocks, gives vectors a factor, too, and without grafting steps along the gradient before the
+    first roots.
 
     Roots take some :math:`10 n^3` operations for a side of :math:`n`, on one thread for each
     side; products :math:`4 n k (n + k)` for a weight of sides :math:`n, k`, on all.
