@@ -65,6 +65,7 @@ def _heads(trainer: Trainer, scenario: Scenario) -> None:
             )
         return
     head_of = np.repeat(np.arange(len(heads)), heads)
+    used: dict[int, int] = {}
     for task in scenario:
         mine = sorted({int(head_of[c]) for c in task.classes or ()})
         if len(mine) > 1:
@@ -73,3 +74,15 @@ def _heads(trainer: Trainer, scenario: Scenario) -> None:
                 f" the heads {mine} of heads={heads}; those of a task must be in one:"
                 f" scenario.heads is {scenario.heads}"
             )
+        for head in mine:
+            if head in used and len({*head_of[_classes(scenario)]}) < len(heads):
+                raise ArgumentError(
+                    f"tasks {used[head]} and {task.index} both have their classes in head {head} of"
+                    f" heads={heads}, and other heads have none: labels go on from task to task, so"
+                    " that those of the second begin where those of the first end"
+                )
+            used.setdefault(head, task.index)
+
+
+def _classes(scenario: Scenario) -> list[int]:
+    return [label for task in scenario for label in task.classes or ()]
