@@ -91,8 +91,9 @@ def test_heads_are_those_of_the_tasks(clouds, trainer):
     known = continual.split(*clouds.all, tasks=3, kind="task")
     with pytest.raises(ArgumentError, match=r"\(2, 3\), which are in the heads \[0, 1\]"):
         continual.run(trainer(loss=nn.CrossEntropyLoss(heads=(3, 3))), known)
-    with pytest.warns(UserWarning, match=r"all outputs compete.*heads=\(2, 2, 2\)"):
+    with pytest.warns(UserWarning, match=r"all outputs compete.*heads=\(2, 2, 2\)") as seen:
         continual.run(trainer(), known)
+    assert seen[0].filename == __file__  # the line that called run
     unknown = continual.split(*clouds.all, tasks=3, kind="class")
     with pytest.warns(UserWarning, match="but all do when it is judged"):
         continual.run(trainer(loss=nn.CrossEntropyLoss(heads=(2, 2, 2))), unknown)
