@@ -91,11 +91,26 @@ def test_heads_are_those_of_the_tasks(clouds, trainer):
     known = continual.split(*clouds.all, tasks=3, kind="task")
     with pytest.raises(ArgumentError, match=r"\(2, 3\), which are in the heads \[0, 1\]"):
         continual.run(trainer(loss=nn.CrossEntropyLoss(heads=(3, 3))), known)
-    with pytest.warns(UserWarning, match=r"all outputs compete.*heads=\(2, 2, 2\)"):
+    with pytest.warns(UserWarning, match=r"all outputs compete.*heads=\(2, 2, 2\)") as seen:
         continual.run(trainer(), known)
+    assert seen[0].filename == __file__  # the line that called run
     unknown = continual.split(*clouds.all, tasks=3, kind="class")
     with pytest.warns(UserWarning, match="but all do when it is judged"):
         continual.run(trainer(loss=nn.CrossEntropyLoss(heads=(2, 2, 2))), unknown)
+
+
+def test_labels_that_begin_anew_are_in_one_head(clouds, trainer):
+    """As people have them; learned so, all tasks would share the first head."""
+    parts = [clouds.y // 2 == k for k in range(3)]
+    again = [(clouds.x[rows], clouds.y[rows] % 2) for rows in parts]
+    scenario = continual.from_arrays(again, kind="task")
+    with pytest.raises(ArgumentError, match=r"tasks 0 and 1 both .* head 0 of heads=\(2, 2, 2\)"):
+        continual.run(trainer(loss=nn.CrossEntropyLoss(heads=scenario.heads)), scenario)
+    # A task that comes again has its head again.
+    known = continual.split(*clouds.all, tasks=3, kind="task")
+    twice = continual.Scenario([*known, known[0]], "task")
+    result = continual.run(trainer(loss=nn.CrossEntropyLoss(heads=known.heads)), twice, epochs=5)
+    np.testing.assert_array_equal(result.r[:, 0], result.r[:, 3])
 
 
 @pytest.mark.parametrize("make", [continual.XdG, continual.PackNet])

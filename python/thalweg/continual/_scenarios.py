@@ -211,7 +211,8 @@ def from_arrays(
     tasks : iterable of tuple (x, y, x_test, y_test), or (x, y)
         One for each task. Without held-out samples a task is judged by those that it learns from.
     kind : {"task", "domain", "class"}, default "domain"
-        See `Scenario`. In regression there is nothing to compete, and it is ``"domain"``.
+        See `Scenario`. In regression there is nothing to compete, and it is ``"domain"``. With
+        ``"task"`` and one head for each task, labels go on from task to task.
     names : sequence of str, keyword only, optional
         One for each task.
 

@@ -28,7 +28,7 @@ def suit(strategy: Strategy, scenario: Scenario) -> None:
             f"{type(strategy).__name__} is told which task a sample is from, also when it is judged"
             f' here; in a scenario of kind="{scenario.kind}" nobody knows that. Its figures can be'
             ' compared with those of kind="task" only',
-            stacklevel=4,
+            stacklevel=3,
         )
 
 
@@ -52,7 +52,7 @@ def _heads(trainer: Trainer, scenario: Scenario) -> None:
                 f"the loss has heads={heads}, so that only the outputs of one task compete while it"
                 f' is learned, but all do when it is judged: the scenario is of kind="'
                 f'{scenario.kind}", where nobody knows the task. nn.CrossEntropyLoss() is for that',
-                stacklevel=5,
+                stacklevel=4,
             )
         return
     if not heads:
@@ -61,10 +61,11 @@ def _heads(trainer: Trainer, scenario: Scenario) -> None:
                 'the scenario is of kind="task", but all outputs compete in the loss: learning a'
                 " task drives the outputs of all others down. Give the trainer"
                 f" nn.CrossEntropyLoss(heads={scenario.heads}), scenario.heads",
-                stacklevel=5,
+                stacklevel=4,
             )
         return
     head_of = np.repeat(np.arange(len(heads)), heads)
+    used: dict[int, int] = {}
     for task in scenario:
         mine = sorted({int(head_of[c]) for c in task.classes or ()})
         if len(mine) > 1:
@@ -73,3 +74,15 @@ def _heads(trainer: Trainer, scenario: Scenario) -> None:
                 f" the heads {mine} of heads={heads}; those of a task must be in one:"
                 f" scenario.heads is {scenario.heads}"
             )
+        for head in mine:
+            if head in used and len({*head_of[_classes(scenario)]}) < len(heads):
+                raise ArgumentError(
+                    f"tasks {used[head]} and {task.index} both have their classes in head {head} of"
+                    f" heads={heads}, and other heads have none: labels go on from task to task, so"
+                    " that those of the second begin where those of the first end"
+                )
+            used.setdefault(head, task.index)
+
+
+def _classes(scenario: Scenario) -> list[int]:
+    return [label for task in scenario for label in task.classes or ()]
