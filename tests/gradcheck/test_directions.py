@@ -40,6 +40,18 @@ def test_large_models_are_checked_along_directions_by_themselves(rng):
     assert {block.directions for block in report.blocks} == {3}
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_right_gradient_that_is_tiny_is_no_false_alarm(seed):
+    """Through twenty layers of tanh: three differences a block, near what they can resolve."""
+    rng = np.random.default_rng(seed)
+    layers = [layer for _ in range(20) for layer in (nn.Linear(20, 20), nn.Tanh())]
+    model = nn.Sequential(*layers, nn.Linear(20, 5), seed=seed)
+    x, y = rng.standard_normal((64, 20)), rng.integers(0, 5, 64)
+    report = tw.gradcheck(model, x, y, loss=nn.CrossEntropyLoss(), directions=3)
+    assert report.passed, f"\n{report}"
+    assert "ok to resolution" in {block.verdict for block in report.blocks}
+
+
 def test_directions_that_cross_a_kink_are_drawn_anew_or_left_out():
     model = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), dtype="float64")
     model.load_state_dict({"0.weight": [[0]], "0.bias": [0]})

@@ -274,9 +274,10 @@ def resolution(
     for indices in _blocks.split(np.arange(steps.size), blocks).values():
         kept = errors[indices][~kinked[indices]]
         # A median, for a kink that nobody knows of makes a single error huge. Twice that is about
-        # one and a half standard deviations.
+        # one and a half standard deviations: enough on average over many, and not over few, as
+        # three directions are.
         typical = max(floor, float(np.median(kept))) if kept.size else floor
-        delta[indices] = 2 * typical / steps[indices]
+        delta[indices] = 2 * (1 + 1 / max(1, kept.size) ** 0.5) * typical / steps[indices]
     return delta
 
 
