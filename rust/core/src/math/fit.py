@@ -169,10 +169,10 @@ def sin():
 
 
 def tanh():
-    """Fit tanh a = Σ cᵢ·(a − m)ⁱ on each quarter of an octave from ⅛ to 10, and on [0, ⅛], relative.
+    """Fit tanh a = Σ cᵢ·(a − m)ⁱ on each quarter of an octave from ⅛ to 10, and on [0, ⅛].
 
-    Rows of the table: m, then the coefficients. Each m is near the middle, and of those one where tanh m
-    is almost a single-precision number. Behind the last piece tanh is 1.
+    The error is relative. Rows of the table: m, then the coefficients. Each m is near the middle,
+    and of those one where tanh m is almost a single-precision number. Behind the last, tanh is 1.
     """
 
     def single(x):
