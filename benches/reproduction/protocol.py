@@ -157,10 +157,10 @@ read off the pixels to about 0.3) has, domain-incremental: None 59.7, EWC 62.1, 
 71.9, ER 93.7, joint 98.5; class-incremental: EWC 20.2, SI about 23, LwF 22.1, ER 89.3, joint
 98.1; and None 83.8 where the task is known. DER++ is not in the article.
 
-SI in class-incremental learning is 1.5 points below the article, whose error is not known here. That
-the authors' g has the penalty's gradient in it is a row of its own, and does not explain it so far.
-Nor is EWC's 0.8 points below explained; the article's error of 0.5 over 20 seeds speaks of a few runs
-far above 20 %, of which we have seen none.""",
+SI in class-incremental learning is 1.5 points below the article, whose error is not known here.
+That the authors' g has the penalty's gradient in it is a row of its own, and does not explain it
+so far. Nor is EWC's 0.8 points below explained; the article's error of 0.5 over 20 seeds speaks
+of a few runs far above 20 %, of which we have seen none.""",
     ),
     "fisher": Protocol(
         "How the Fisher information is computed",
