@@ -30,6 +30,8 @@ pub mod likelihood;
 mod norm;
 pub mod squares;
 pub mod sweep;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 

@@ -78,6 +78,8 @@ fn bound<T: Element>(function: Function, isa: Isa, x: f64) -> f64 {
     let (single, double) = match function {
         Exp => (exp::MAX_ULP_F32, exp::MAX_ULP_F64),
         Ln => (ln::MAX_ULP_F32, ln::MAX_ULP_F64),
+        // By tables in registers, see tanh.rs.
+        Tanh if isa == Isa::Avx512 => (1.1, tanh::MAX_ULP_F64),
         Tanh => (tanh::MAX_ULP_F32, tanh::MAX_ULP_F64),
         Sigmoid => (sigmoid::MAX_ULP_F32, sigmoid::MAX_ULP_F64),
         Erf => (erf::MAX_ULP_F32, erf::MAX_ULP_F64),
@@ -422,10 +424,11 @@ fn a_lane_does_not_depend_on_its_neighbours() {
 
 #[test]
 fn the_fused_results_do_not_depend_on_the_width() {
-    // AVX2 and AVX-512 do the same operations in the same order, so all bits agree.
+    // AVX2 and AVX-512 do the same operations in the same order, so all bits agree; but for tanh, for which
+    // only the latter has tables in registers.
     let x: Vec<f32> = (0..30_000).map(|i| (i as f32 - 15_000.0) * 0.005).collect();
     let fused: Vec<Isa> = Isa::available().into_iter().filter(|&isa| isa > Isa::Scalar).collect();
-    for function in ALL {
+    for function in ALL.into_iter().filter(|&function| function != Tanh) {
         let bits = |isa| apply(function, isa, &x).into_iter().map(f32::to_bits).collect::<Vec<_>>();
         for pair in fused.windows(2) {
             // The NaN of a negative logarithm has a free sign.

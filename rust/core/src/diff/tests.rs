@@ -1,0 +1,220 @@
+//! Exact derivatives on every instruction set: beside the Jacobian, which [`jacobian`](crate::jacobian) forms row
+//! by row with the usual backward pass, and beside differences of the gradient where rows depend on each other.
+
+use super::likelihood::{Kind, Likelihood, Slopes};
+use super::squares::{Squares, Sum};
+use super::{Matrix, jvp, product};
+use crate::check::Check;
+use crate::layer::{Activation, BatchNorm, Init, Layer, Linear, RowNorm};
+use crate::loss::{Loss, Objective, Targets};
+use crate::rng::{Purpose, Stream};
+use crate::simd::Isa;
+use crate::view::MatRef;
+use crate::{Element, Model};
+
+/// More rows than a block of work has, and widths with remainders for every kernel.
+const ROWS: usize = 70;
+const WIDTHS: [usize; 4] = [5, 37, 18, 3];
+
+/// What stands behind each hidden dense layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Behind {
+    Nothing,
+    RowNorm,
+    BatchNorm,
+}
+
+fn network(behind: Behind, act: Activation) -> Vec<Layer> {
+    let mut layers = Vec::new();
+    for pair in WIDTHS.windows(2) {
+        let (inputs, features) = (pair[0], pair[1]);
+        layers.push(Layer::Linear(Linear {
+            inputs,
+            outputs: features,
+            bias: true,
+            init: Init::KaimingUniform,
+        }));
+        let eps = 1e-5;
+        match behind {
+            _ if features == WIDTHS[3] => return layers,
+            Behind::Nothing => {}
+            Behind::RowNorm => layers.push(Layer::RowNorm(RowNorm {
+                features,
+                eps: Some(eps),
+                centred: true,
+                scale: true,
+                shift: true,
+            })),
+            Behind::BatchNorm => {
+                layers.push(Layer::BatchNorm(BatchNorm { features, eps, momentum: 0.1, affine: true }));
+            }
+        }
+        layers.push(Layer::Activation(act));
+    }
+    layers
+}
+
+fn draw<T: Element>(n: usize, seed: u64) -> Vec<T> {
+    let mut rng = Stream::new(seed, Purpose::Init, 99);
+    (0..n).map(|_| T::lit(rng.normal())).collect()
+}
+
+/// ‖a − b‖/‖b‖
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
+    norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied())
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Outputs, and their derivatives by the parameters, (rows · outputs) × parameters.
+fn jacobian(model: &mut Model<f64>, x: MatRef<'_, f64>) -> (Vec<f64>, Vec<f64>) {
+    let n = x.rows() * WIDTHS[3];
+    let (mut output, mut found) = (vec![0.0; n], vec![0.0; n * model.network().num_parameters()]);
+    model.jacobian(x, &mut output, &mut found).unwrap();
+    (output, found)
+}
+
+#[test]
+fn tangents_are_the_jacobian_times_the_direction() {
+    for isa in Isa::available() {
+        for behind in [Behind::Nothing, Behind::RowNorm] {
+            for act in [Activation::Tanh, Activation::Gelu, Activation::Relu] {
+                let mut model = Model::<f64>::with_isa(network(behind, act), 3, isa).unwrap();
+                let (x, size) = (draw(ROWS * WIDTHS[0], 1), model.network().num_parameters());
+                let (x, v) = (MatRef::new(&x, ROWS, WIDTHS[0]), draw(size, 2));
+                let (outputs, j) = jacobian(&mut model, x);
+                let expected: Vec<f64> = j.chunks_exact(size).map(|row| dot(row, &v)).collect();
+                let [mut output, mut tangent] = [vec![0.0; outputs.len()], vec![0.0; outputs.len()]];
+                jvp(&mut model, x, None, false, &v, [&mut output, &mut tangent]).unwrap();
+                assert!(distance(&output, &outputs) < 1e-14, "{isa} {behind:?} {}", act.name());
+                let error = distance(&tangent, &expected);
+                assert!(error < 1e-13, "{isa} {behind:?} {}: {error:e}", act.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn for_squares_the_gauss_newton_matrix_is_that_of_the_jacobian() {
+    for isa in Isa::available() {
+        for behind in [Behind::Nothing, Behind::RowNorm] {
+            let mut model = Model::<f64>::with_isa(network(behind, Activation::Tanh), 3, isa).unwrap();
+            let (x, size) = (draw(ROWS * WIDTHS[0], 1), model.network().num_parameters());
+            let (x, y, v) = (MatRef::new(&x, ROWS, WIDTHS[0]), draw(ROWS * WIDTHS[3], 4), draw(size, 2));
+            let (outputs, j) = jacobian(&mut model, x);
+            let mut expected = vec![0.0; size];
+            for row in j.chunks_exact(size) {
+                let along = 2.0 / outputs.len() as f64 * dot(row, &v);
+                expected.iter_mut().zip(row).for_each(|(e, d)| *e += along * d);
+            }
+            let mut found = vec![0.0; size];
+            let y = Targets::Values(MatRef::new(&y, ROWS, WIDTHS[3]));
+            let loss = Objective::from(Loss::Mse);
+            product(&mut model, &loss, x, y, Matrix::GaussNewton, true, &v, &mut found).unwrap();
+            let error = distance(&found, &expected);
+            assert!(error < 1e-13, "{isa} {behind:?}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn the_hessian_is_the_derivative_of_the_gradient_and_symmetric() {
+    let labels: Vec<i64> = (0..ROWS).map(|i| (i * 7 % WIDTHS[3]) as i64).collect();
+    let y = Targets::Labels(&labels);
+    for isa in Isa::available() {
+        for behind in [Behind::Nothing, Behind::RowNorm, Behind::BatchNorm] {
+            let mut model = Model::<f64>::with_isa(network(behind, Activation::Tanh), 3, isa).unwrap();
+            let (x, size) = (draw(ROWS * WIDTHS[0], 1), model.network().num_parameters());
+            let x = MatRef::new(&x, ROWS, WIDTHS[0]);
+            let mut point = vec![0.0; size];
+            model.parameters(&mut point);
+            let loss = Objective::from(Loss::CROSS_ENTROPY);
+            let times = |model: &mut Model<f64>, v: &[f64]| {
+                let mut found = vec![0.0; size];
+                product(model, &loss, x, y, Matrix::Hessian, true, v, &mut found).unwrap();
+                found
+            };
+            let [u, v] = [5, 6].map(|seed| draw::<f64>(size, seed));
+            let (hu, hv) = (times(&mut model, &u), times(&mut model, &v));
+            let scale = dot(&hu, &hu).sqrt() * dot(&v, &v).sqrt();
+            assert!((dot(&v, &hu) - dot(&u, &hv)).abs() < 1e-13 * scale, "{isa} {behind:?}");
+
+            let h = 1e-6; // v is some thirty long
+            let mut slope = |step: f64| {
+                let moved: Vec<f64> = point.iter().zip(&v).map(|(p, v)| p + step * v).collect();
+                model.set_parameters(&moved).unwrap();
+                Check::new(&mut model, Loss::CROSS_ENTROPY, x, y).unwrap().gradient()
+            };
+            let (up, down) = (slope(h), slope(-h));
+            let numeric: Vec<f64> = up.iter().zip(&down).map(|(a, b)| (a - b) / (2.0 * h)).collect();
+            let error = distance(&hv, &numeric);
+            assert!(error < 1e-7, "{isa} {behind:?}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn squares_are_those_of_the_jacobian_s_rows() {
+    for isa in Isa::available() {
+        for behind in [Behind::Nothing, Behind::RowNorm] {
+            let mut model = Model::<f64>::with_isa(network(behind, Activation::Tanh), 3, isa).unwrap();
+            let (x, size) = (draw(ROWS * WIDTHS[0], 1), model.network().num_parameters());
+            let x = MatRef::new(&x, ROWS, WIDTHS[0]);
+            let y = draw(ROWS * WIDTHS[3], 4);
+            let (output, j) = jacobian(&mut model, x);
+            let add = |into: &mut [f64], row: &[f64]| into.iter_mut().zip(row).for_each(|(e, d)| *e += d * d);
+            let [mut exact, mut empirical] = [vec![0.0; size], vec![0.0; size]];
+            for (n, rows) in j.chunks_exact(size * WIDTHS[3]).enumerate() {
+                // Of a normal distribution with variance 1 the slope by a mean is y - f, and its square 1.
+                let mut own = vec![0.0; size];
+                for (k, row) in rows.chunks_exact(size).enumerate() {
+                    add(&mut exact, row);
+                    let slope = y[n * WIDTHS[3] + k] - output[n * WIDTHS[3] + k];
+                    own.iter_mut().zip(row).for_each(|(e, d)| *e += slope * d);
+                }
+                add(&mut empirical, &own);
+            }
+            for (kind, mut expected) in [(Kind::Exact, exact), (Kind::Empirical, empirical)] {
+                expected.iter_mut().for_each(|e| *e /= ROWS as f64);
+                let slopes = Slopes::new(Likelihood::Gaussian, kind, None, WIDTHS[3]).unwrap();
+                let mut sum = Squares::new(&model, Sum::Squares, slopes).unwrap();
+                let targets = Targets::Values(MatRef::new(&y, ROWS, WIDTHS[3]));
+                for rows in [0..33, 33..ROWS] {
+                    sum.add(&mut model, x, rows, Some(&targets)).unwrap();
+                }
+                let error = distance(&sum.mean(model.network()).unwrap(), &expected);
+                assert!(error < 1e-13, "{isa} {behind:?} {kind:?}: {error:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn float32_has_its_digits_on_every_isa() {
+    let labels: Vec<i64> = (0..ROWS).map(|i| (i * 7 % WIDTHS[3]) as i64).collect();
+    for behind in [Behind::Nothing, Behind::RowNorm, Behind::BatchNorm] {
+        let mut reference = Vec::new();
+        for isa in Isa::available() {
+            let layers = network(behind, Activation::Tanh);
+            let found = hessian_product::<f32>(Model::with_isa(layers.clone(), 3, isa).unwrap(), &labels);
+            if reference.is_empty() {
+                // The weights of both are drawn alike, and rounded.
+                reference = hessian_product::<f64>(Model::with_isa(layers, 3, isa).unwrap(), &labels);
+            }
+            let error = distance(&found, &reference);
+            assert!(error < 2e-5, "{isa} {behind:?}: {error:e}");
+        }
+    }
+}
+
+fn hessian_product<T: Element>(mut model: Model<T>, labels: &[i64]) -> Vec<f64> {
+    let (x, size) = (draw::<T>(ROWS * WIDTHS[0], 1), model.network().num_parameters());
+    let (x, v) = (MatRef::new(&x, ROWS, WIDTHS[0]), draw::<T>(size, 2));
+    let mut found = vec![T::ZERO; size];
+    let loss = Objective::from(Loss::CROSS_ENTROPY);
+    product(&mut model, &loss, x, Targets::Labels(labels), Matrix::Hessian, true, &v, &mut found).unwrap();
+    found.iter().map(|x| x.to_f64()).collect()
+}
