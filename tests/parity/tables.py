@@ -276,7 +276,7 @@ BOTH = ("float64", "float32")
 #: gradients that vanish do it, where eps is small, and steps that are signs. Elsewhere no
 #: allowance is made.
 CHAOTIC = {
-    "torch": {10: ("float32",)},
+    "torch": {10: ("float32",), 34: ("float32",)},
     "optax": {5: BOTH, 7: BOTH, 16: BOTH, 21: ("float32",), 24: BOTH},
     "keras": {7: BOTH, 8: BOTH, 9: BOTH, 17: BOTH},
 }
