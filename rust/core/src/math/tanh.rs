@@ -30,6 +30,7 @@ struct Table([[f32; 32]; 7]);
 
 /// By column: m, then the coefficients.
 #[rustfmt::skip]
+#[allow(clippy::excessive_precision)] // nine digits name every number, some in one way of several
 static PIECES: Table = Table([
     [
         0.0, 0.139923096, 0.172393799, 0.203948975, 0.233917236, 0.279663086, 0.345153809, 0.405212402,

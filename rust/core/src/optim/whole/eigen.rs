@@ -11,6 +11,8 @@
 //! Rows of Qᵀ become the eigenvectors, so that every inner loop goes over neighbours in memory. Errors of
 //! eigenvalues are some ε·‖A‖. One thread does it all, in an order that follows from the numbers alone.
 
+use std::cmp::Ordering;
+
 use crate::element::Element;
 use crate::simd::{Op, Simd, stream_sum, zip_map};
 
@@ -164,7 +166,8 @@ fn diagonal<T: Element, S: Simd<T>>(s: S, z: &mut [T], d: &mut [T], e: &mut [T])
         for _ in 0..ROUNDS {
             let is_small = |i: &usize| {
                 let [e, a, b] = [e[*i], d[*i], d[*i + 1]].map(|x| x.to_f64().abs());
-                !(e > T::EPSILON * (a + b))
+                // Also where one is NaN, which would never become small.
+                e.partial_cmp(&(T::EPSILON * (a + b))) != Some(Ordering::Greater)
             };
             let m = (l..n - 1).find(is_small).unwrap_or(n - 1);
             if m == l {
