@@ -97,7 +97,8 @@ def test_the_extras_that_errors_name_exist():
 def test_the_configuration_is_printed_or_returned(capsys):
     config = tw.show_config("dicts")
     assert set(config) == {
-        "version", "isa", "isas_available", "isa_cap", "kernels", "threads", "threads_from", "cpus",
+        "version", "isa", "isas_available", "isa_cap", "kernels", "precisions", "threads",
+        "threads_from", "cpus",
     }  # fmt: skip
     assert config["version"] == tw.__version__
     assert config["isa"] in config["isas_available"]

@@ -351,13 +351,6 @@ def test_the_trainer_shows_and_keeps_what_it_is_made_of(classifier):
             setattr(classifier, name, None)
 
 
-def test_precision_is_that_of_the_model():
-    model = nn.Sequential(nn.Linear(1, 1))
-    tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=1), precision="float32")
-    with pytest.raises(tw.UnsupportedError, match="bfloat16"):
-        tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=1), precision="bfloat16")
-
-
 def test_a_history_is_a_dict_that_can_be_copied(classifier, blobs):
     history = classifier.fit(blobs.x, blobs.y, epochs=2)
     assert pickle.loads(pickle.dumps(history)) == history == copy.deepcopy(history)

@@ -16,6 +16,7 @@ TABLES = (
     "limit",
     "optimizers",
     "layers",
+    "precision",
     "many",
     "fisher",
     "curvature",

@@ -18,7 +18,8 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     dict or None
         With ``"dicts"``: ``version``, ``isa`` (the instruction set in use), ``isas_available``,
         ``isa_cap`` (the value of ``THALWEG_ISA``, None if not set), ``kernels`` by dtype,
-        ``threads``, ``threads_from`` (where that number comes from) and ``cpus``.
+        ``precisions`` (those that a `Trainer` can have here), ``threads``, ``threads_from`` (where
+        that number comes from) and ``cpus``.
 
     Raises
     ------

@@ -132,6 +132,7 @@ class Trainer:
         clip_grad_value: float | None = None,
         accumulate: int = 1,
         sam: tuple[float, bool] | None = None,  # rho, adaptive
+        precision: str | None = None,  # one that splits numbers
     ) -> Trainer: ...
     def set_loss(self, loss: _LossSpec) -> None: ...
     # None if the arrays are not as they must be: convert them first

@@ -48,7 +48,9 @@ class Trainer(Fitting, Penalized, Resumable):
     average : optim.EMA or optim.SWA, keyword only, optional
         Keeps an average of the parameters over the updates, which `average_model` gives.
     precision : str, keyword only, optional
-        Precision of the arithmetic. By default, and in this version always, that of the model.
+        Precision of the products of training; by default that of the model, "float32" or "float64".
+        Models of float32 can train in "bfloat16", "bf16x3" or "bf16x6" on CPUs that have tiles of
+        bfloat16 (AMX, in Xeons since 2023), see Notes.
 
     Raises
     ------
@@ -63,6 +65,21 @@ class Trainer(Fitting, Penalized, Resumable):
     -----
     Without clipping and accumulation a parameter's gradient is used up on the spot, while it is in
     cache. With them it is written, and the update is a second pass over the parameters.
+
+    In a precision that splits numbers, those that a dense layer multiplies are written as sums of
+    one, two or three parts, each what bfloat16 makes of what is left, :math:`x = x_0 + x_1 + x_2`,
+    and the products of parts that matter are added up in float32:
+
+    ============  ==========================================================  =====================
+    "bfloat16"    :math:`x_0 y_0`                                              some 0.3 % off
+    "bf16x3"      :math:`x_0 y_0 + x_0 y_1 + x_1 y_0`                          some :math:`10^{-5}`
+    "bf16x6"      :math:`\ldots + x_1 y_1 + x_0 y_2 + x_2 y_0`                 as float32
+    ============  ==========================================================  =====================
+
+    (Henry, Tang & Heinecke 2019, arXiv:1904.06376; the names are those of JAX.) Parameters, their
+    updates, activations, losses and normalizations stay in float32, and so do layers of fewer than
+    32 inputs or outputs, batches of fewer than 32 rows, and all that does not train: `evaluate` and
+    the model itself. The tile unit takes numbers below :math:`2^{-126}` for 0.
 
     Examples
     --------
@@ -120,6 +137,11 @@ class Trainer(Fitting, Penalized, Resumable):
     def schedule(self) -> Schedule | ReduceLROnPlateau | None:
         """How the learning rate changes, if it does."""
         return self._schedule
+
+    @property
+    def precision(self) -> str:
+        """The precision of the products of training."""
+        return self._precision or self._model.dtype.name
 
     @property
     def history(self) -> History:

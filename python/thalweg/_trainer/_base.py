@@ -17,6 +17,9 @@ from thalweg.optim import EMA, SAM, SWA, Optimizer, ScheduleFreeAdamW, _averages
 from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
+#: Precisions that split the numbers of products.
+_SPLIT = ("bfloat16", "bf16x3", "bf16x6")
+
 _WHEN_MADE = "it is fixed when a trainer is made: Trainer(..., {})"
 
 
@@ -33,7 +36,6 @@ class TrainerBase(Guided):
             name: _WHEN_MADE.format(f"{name}=...")
             for name in (
                 "clip_grad_norm", "clip_grad_value", "accumulate_grad_batches", "average",
-                "precision",
             )
         },
         "train": "trainer.fit(x, y) trains, and trainer.step(x, y) one batch",
@@ -60,10 +62,15 @@ class TrainerBase(Guided):
         _expect("model", model, Sequential, "nn.Sequential(...)", "nn")
         loss = loss_of(loss)
         _expect("optimizer", optimizer, Optimizer, "optim.AdamW(lr=1e-3)", "optim")
-        if precision is not None and precision != model.dtype.name:
+        self._precision = (
+            None
+            if precision is None
+            else _checks.one_of("precision", precision, ("float32", "float64", *_SPLIT))
+        )
+        if precision in ("float32", "float64") and precision != model.dtype.name:
             raise UnsupportedError(
-                f"precision {precision!r} is not there for this model; it computes in "
-                f'"{model.dtype.name}", the dtype that it was made with: "float32" or "float64"'
+                f"precision {precision!r} is not there for this model, which has the dtype "
+                f'"{model.dtype.name}": model.astype({precision!r}) makes one that has it'
             )
         _expect_schedule(schedule)
         if clip_grad_norm is not None and clip_grad_value is not None:
@@ -89,7 +96,8 @@ class TrainerBase(Guided):
             raise UnsupportedError("SAM is not there for a loss of one's own")
         # Of a loss of one's own the core sees gradients only.
         spec = (MSELoss() if isinstance(loss, CustomLoss) else loss)._spec(model.out_features)
-        step = (self._clip_norm, self._clip_value, self._accumulate, sam)
+        split = precision if precision in _SPLIT else None
+        step = (self._clip_norm, self._clip_value, self._accumulate, sam, split)
         core = _core.Trainer(model._core, spec, optimizer._core, *step)
         if average is not None:
             decay = average.decay if isinstance(average, EMA) else None

@@ -57,13 +57,15 @@ class Resumable(TrainerBase):
         return self._model.state_dict() | arrays, text
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls, path: str | os.PathLike[str], *, precision: str | None = None) -> Self:
         """Read what `save` wrote.
 
         Parameters
         ----------
         path : str or path-like
             The file.
+        precision : str, keyword only, optional
+            Goes on in another precision than that of the file, which this machine may not have.
 
         Returns
         -------
@@ -77,7 +79,7 @@ class Resumable(TrainerBase):
         DataError
             If it is not a whole file of that kind.
         UnsupportedError
-            If a later version of thalweg wrote it.
+            If a later version of thalweg wrote it, or this machine does not have the precision.
         """
         import json
 
@@ -107,6 +109,8 @@ class Resumable(TrainerBase):
                 penalty = (*pulls, state.pop("penalty"))
             state["arrays"] = of_optimizer
             model.load_state_dict(arrays)
+            if precision is not None:
+                spec["precision"] = precision
             return cls(model, **spec)._continue(state, saved["counts"], average, penalty)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, ThalwegError):
@@ -145,7 +149,7 @@ class Resumable(TrainerBase):
             "clip_grad_value": self._clip_value,
             "accumulate_grad_batches": self._accumulate,
             "average": self._average,
-        }
+        } | ({} if self._precision is None else {"precision": self._precision})
 
     def _counts(self) -> dict[str, Any]:
         """Give what has changed since it was made, besides model and optimizer, as plain data."""

@@ -7,10 +7,12 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use thalweg_core::Element;
+use thalweg_core::arena::Buffer;
 use thalweg_core::gemm::pack::{Panels, offset};
 use thalweg_core::gemm::plan::GemmShape;
-use thalweg_core::gemm::{Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
-use thalweg_core::simd::Isa;
+use thalweg_core::gemm::split::{Side, SplitPanels, split, split_len};
+use thalweg_core::gemm::{Epilogue, Gemm, GemmPlan, Init, Lhs, Precision, Rhs};
+use thalweg_core::simd::{Amx, Isa};
 use thalweg_core::view::{MatMut, MatRef};
 
 const SHAPES: [(usize, usize, usize); 10] = [
@@ -76,7 +78,64 @@ fn table<T: Element>(isa: Isa) {
     }
 }
 
+/// The rate of a product in parts, its right operand split before, as weights are, and the left one on the way
+/// or, if `split_left`, before as well.
+fn split_rate(
+    amx: Amx,
+    precision: Precision,
+    a: MatRef<'_, f32>,
+    b: MatRef<'_, f32>,
+    split_left: bool,
+) -> f64 {
+    let (m, n, k, parts) = (a.rows(), b.cols(), a.cols(), precision.parts());
+    let plan = GemmPlan::split::<f32>(Isa::Avx512, precision, (m, k), !split_left);
+    let in_panels = |lanes: MatRef<'_, f32>, side| {
+        let mut panels = Buffer::<f32>::zeroed("panels", split_len(lanes.rows(), k, parts)).unwrap();
+        // SAFETY: our own panels.
+        unsafe { split(amx, lanes, side, parts, (0, k), panels.as_mut_ptr()) };
+        panels
+    };
+    let (left, right) = (in_panels(a, Side::A), in_panels(b.t(), Side::B));
+    let mut c = vec![0.0; m * n];
+    let mut scratch = Buffer::zeroed("scratch", plan.scratch_len()).unwrap();
+    let mut best = Duration::MAX;
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_millis(60) {
+        let start = Instant::now();
+        let a = if split_left { Lhs::Split(SplitPanels::new(&left, m, k, parts)) } else { Lhs::Plain(a) };
+        let b = Rhs::Split(SplitPanels::new(&right, n, k, parts));
+        let c = MatMut::new(&mut c, m, n);
+        Gemm { a, b, c, init: Init::Zero, epilogue: Epilogue::None, ahead: &[] }.run(
+            Isa::Avx512,
+            &plan,
+            &mut scratch,
+        );
+        best = best.min(start.elapsed());
+    }
+    2.0 * (m * n * k) as f64 / best.as_secs_f64() / 1e9
+}
+
+fn split_table(amx: Amx, precision: Precision) {
+    println!("{}                      y = x·Wᵀ   dx = dy·W   dW = xᵀ·dy", precision.name());
+    for (rows, inputs, outputs) in SHAPES {
+        let random = |n: usize| -> Vec<f32> { (0..n).map(|i| (i as f32 * 0.7).sin()).collect() };
+        let (x, w, dy) = (random(rows * inputs), random(inputs * outputs), random(rows * outputs));
+        let x = MatRef::new(&x, rows, inputs);
+        let w = MatRef::new(&w, inputs, outputs);
+        let dy = MatRef::new(&dy, rows, outputs);
+        println!(
+            "{rows:5} × {inputs:4} × {outputs:4} {:14.0} {:11.0} {:12.0}",
+            split_rate(amx, precision, x, w, false),
+            split_rate(amx, precision, dy, w.t(), false),
+            split_rate(amx, precision, x.t(), dy, true),
+        );
+    }
+}
+
 fn main() {
+    if let Some(amx) = Amx::new() {
+        Precision::SPLIT.iter().for_each(|precision| split_table(amx, *precision));
+    }
     for isa in Isa::available().into_iter().rev() {
         table::<f32>(isa);
         table::<f64>(isa);

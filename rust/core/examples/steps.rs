@@ -1,14 +1,16 @@
-//! Times of whole training steps, in microseconds: `cargo run --release --example steps [threads] [filter]`.
+//! Times of whole training steps, in microseconds: `cargo run --release --example steps [threads] [filter] [precision]`.
 //!
 //! The networks of the benchmarks, without Python and without peers; the rate counts the multiply-adds
 //! of all products, so that it can be set against what `rates` shows for one product.
 
 use std::time::{Duration, Instant};
 
+use thalweg_core::gemm::Precision;
 use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear};
 use thalweg_core::loss::{Loss, Targets};
 use thalweg_core::optim::{Adam, Config, Optimizer, Sgd};
 use thalweg_core::threads;
+use thalweg_core::train::StepOptions;
 use thalweg_core::view::MatRef;
 use thalweg_core::{Model, Trainer};
 
@@ -47,6 +49,8 @@ fn main() {
         threads::set_num_threads(n);
     }
     let filter = args.next().unwrap_or_default();
+    let name = args.next().unwrap_or_default();
+    let precision = Precision::SPLIT.into_iter().find(|p| p.name() == name).unwrap_or_default();
     for Net { widths, act, rows, labels, adam, norm } in NETS {
         let name = format!("{} B{rows}", widths.iter().map(|w| w.to_string()).collect::<Vec<_>>().join("-"));
         if !name.starts_with(&filter) {
@@ -67,7 +71,8 @@ fn main() {
         let mut model = Model::<f32>::new(layers, 0).unwrap();
         let (loss, outputs) =
             (if labels { Loss::CROSS_ENTROPY } else { Loss::Mse }, widths[widths.len() - 1]);
-        let mut trainer = Trainer::new(loss);
+        let options = StepOptions { precision, ..StepOptions::default() };
+        let mut trainer = Trainer::with_options(loss, options).unwrap();
         let config = if adam {
             Config::Adam(Adam { lr: 1e-4, ..Adam::default() })
         } else {

@@ -7,6 +7,7 @@ use crate::arena::{Buffer, Shared};
 use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
+use crate::gemm::Precision;
 use crate::layer::dropout::Draw;
 use crate::layer::{Layer, batch_norm};
 use crate::network::{Block, Network, Norm, Over};
@@ -475,21 +476,27 @@ fn check_flat<T: Element>(argument: &'static str, flat: &[T]) -> Result<(), Erro
 /// inference some more.
 pub(crate) struct Workspaces<T> {
     recent: Vec<Workspace<T>>,
+    precision: Precision,
 }
 
 impl<T> Default for Workspaces<T> {
     fn default() -> Self {
-        Workspaces { recent: Vec::new() }
+        Workspaces { recent: Vec::new(), precision: Precision::Full }
     }
 }
 
 impl<T: Element> Workspaces<T> {
     const KEPT: usize = 4;
 
+    /// None yet, for passes that train in this precision.
+    pub fn of(precision: Precision) -> Self {
+        Workspaces { precision, ..Self::default() }
+    }
+
     /// The workspace for a mode and a number of rows, made if need be.
     ///
     /// # Errors
-    /// If there is not enough memory.
+    /// If there is not enough memory, or this machine lacks the precision.
     pub fn get(
         &mut self,
         network: &Network,
@@ -503,7 +510,8 @@ impl<T: Element> Workspaces<T> {
             Some(index) => index,
             None => {
                 self.recent.truncate(Self::KEPT - 1);
-                let plan = Plan::new::<T>(network, mode, rows, isa, threads);
+                self.precision.check::<T>(isa)?;
+                let plan = Plan::in_precision::<T>(network, mode, rows, (isa, self.precision), threads);
                 self.recent.push(Workspace::new(network, plan)?);
                 self.recent.len() - 1
             }

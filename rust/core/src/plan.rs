@@ -30,7 +30,11 @@
 //! barrier. Where a step takes some tens of microseconds, activations on their way between cores take
 //! longer than the arithmetic that a second core saves.
 //!
-//! Nothing here can change a result's bits but the number of shards, which depends on shapes alone:
+//! In a precision that splits numbers (see [`gemm::split`](crate::gemm::split)), dense layers that are large enough
+//! have their products taken by the tile unit: `pack` splits weights, both as they are and transposed, and
+//! blocks of rows split the layers' inputs and gradients.
+//!
+//! Nothing here can change a result's bits but the precision, and the number of shards, which depends on shapes alone:
 //! products are the same for any tiling (see [`gemm`](crate::gemm)), rows do not know each other, and sums
 //! over rows are taken in order, those of shards in the order of shards.
 
@@ -39,9 +43,10 @@ use std::ops::Range;
 
 use crate::arena::padded;
 use crate::element::Element;
-use crate::gemm::GemmPlan;
 use crate::gemm::pack::PANEL;
 use crate::gemm::plan::{GemmShape, LONG_STRIDE, TileShape};
+use crate::gemm::split::{DEPTH, LANES};
+use crate::gemm::{GemmPlan, Precision};
 use crate::layer::batch_norm::GROUP;
 use crate::network::Network;
 use crate::simd::Isa;
@@ -79,6 +84,9 @@ const SHARDED_WORK: Range<usize> = 2_000_000..6 * WORK_PER_THREAD;
 const SHARDED_WEIGHTS: usize = 32 * 1024;
 /// Rows of a shard, at least.
 const SHARD_ROWS: usize = 16;
+
+/// Inputs, outputs and rows from which products are taken in parts: less would leave tiles half empty.
+const SPLIT_LEAST: usize = 32;
 
 /// What a pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -180,12 +188,14 @@ pub enum Phase {
     Update,
 }
 
-/// An item of packing: some panels of one transposed weight matrix.
+/// An item of packing: some panels of one weight matrix, for one of the products that read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PanelItem {
     /// The stage.
     pub stage: usize,
-    /// Which columns, whole panels.
+    /// Whether for the product forward, or transposed for that backward.
+    pub forward: bool,
+    /// Which columns of that product, whole panels.
     pub cols: Range<usize>,
 }
 
@@ -209,6 +219,8 @@ pub struct Plan {
     pub mode: Mode,
     /// The instruction set of all kernels.
     pub isa: Isa,
+    /// The precision of products, where that is not [`Full`](Precision::Full) of those of large stages.
+    pub precision: Precision,
     /// Rows of the batch.
     pub rows: usize,
     /// Threads that it was allowed.
@@ -248,15 +260,33 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans a pass of `rows` rows through `network` on at most `threads` threads.
+    /// Plans a pass of `rows` rows through `network` on at most `threads` threads, in full precision.
     pub fn new<T: Element>(network: &Network, mode: Mode, rows: usize, isa: Isa, threads: usize) -> Self {
+        Self::in_precision::<T>(network, mode, rows, (isa, Precision::Full), threads)
+    }
+
+    /// The same in another precision, if it is for training: nothing else is.
+    pub fn in_precision<T: Element>(
+        network: &Network,
+        mode: Mode,
+        rows: usize,
+        (isa, precision): (Isa, Precision),
+        threads: usize,
+    ) -> Self {
+        let precision = match mode {
+            Mode::Step | Mode::Apart if rows >= SPLIT_LEAST => precision,
+            _ => Precision::Full,
+        };
         let tile = TileShape::of::<T>(isa);
         let weights: usize =
             network.stages().iter().filter(|s| s.dense.is_some()).map(|s| s.inputs * s.outputs).sum();
         let passes = if mode == Mode::Inference { 1 } else { 3 };
         let asked = threads;
         let work = rows * weights * passes;
-        let shards = shards::<T>(network, mode, rows, work);
+        let shards = match precision {
+            Precision::Full => shards::<T>(network, mode, rows, work),
+            _ => 1,
+        };
         let threads = threads.min(if shards > 1 { shards } else { work / WORK_PER_THREAD }).max(1);
 
         // As few waves as fit the cache, of equal rows; one if weights outweigh activations so far that
@@ -286,11 +316,15 @@ impl Plan {
         if network.has_norms() && block_rows < rows {
             block_rows = block_rows.next_multiple_of(GROUP); // sums are over whole groups of rows
         }
+        if precision != Precision::Full {
+            block_rows = block_rows.next_multiple_of(DEPTH); // no two blocks write to one tile
+        }
         let wave_rows = block_rows * share.div_ceil(block_rows).max(1);
 
         let mut plan = Plan {
             mode,
             isa,
+            precision,
             rows,
             asked,
             threads,
@@ -404,33 +438,47 @@ impl Plan {
 
     fn plan_dense<T: Element>(&mut self, index: usize, inputs: usize, outputs: usize) -> StagePlan {
         let (isa, m) = (self.isa, self.block_rows);
-        let rows = |n, k| GemmShape { m, n, k, a_row_stride: k, a_col_stride: 1, b_row_stride: None };
-        let forward = GemmPlan::choose::<T>(isa, rows(outputs, inputs));
+        let precision = match inputs.min(outputs) >= SPLIT_LEAST {
+            true => self.precision,
+            false => Precision::Full,
+        };
+        let split = precision != Precision::Full;
+        let product = |k: usize, n: usize| match split {
+            true => GemmPlan::split::<T>(isa, precision, (m, k), true),
+            false => {
+                let shape = GemmShape { m, n, k, a_row_stride: k, a_col_stride: 1, b_row_stride: None };
+                GemmPlan::choose::<T>(isa, shape)
+            }
+        };
+        let forward = product(inputs, outputs);
+        if split {
+            self.add_panels(index, true, inputs, outputs);
+        }
         let wants_input_gradient = match self.mode {
             Mode::Inference => false,
             Mode::Step | Mode::Frozen => index > 0,
             Mode::Apart => true,
         };
         let backward = wants_input_gradient.then(|| {
-            let step = (PANEL_ELEMENTS / outputs).max(1).next_multiple_of(PANEL);
-            for from in (0..inputs).step_by(step) {
-                self.panels.push(PanelItem { stage: index, cols: from..inputs.min(from + step) });
-            }
-            GemmPlan::choose::<T>(isa, rows(inputs, outputs))
+            self.add_panels(index, false, outputs, inputs);
+            product(outputs, inputs)
         });
         let long = |width: usize| width * size_of::<T>() >= LONG_STRIDE;
-        let pack_input = long(inputs) && outputs > 2 * PANEL;
-        let pack_delta = long(outputs) && inputs > 2 * self.tile.mr;
+        let pack_input = split || long(inputs) && outputs > 2 * PANEL;
+        let pack_delta = split || long(outputs) && inputs > 2 * self.tile.mr;
         // Tiles of equal rows, whole register tiles each; lower ones where panels alone are too few to share.
         let most = (self.tile_elements / PANEL.min(outputs)).clamp(4 * self.tile.mr, TILE_ROWS);
         let part = inputs.div_ceil(inputs.div_ceil(most));
         let depth = if self.in_shards() { self.block_rows } else { self.kept_rows() };
-        let weight = GemmPlan::gradient::<T>(isa, part, depth);
+        let weight = match split {
+            true => GemmPlan::split::<T>(isa, precision, (part, depth), false),
+            false => GemmPlan::gradient::<T>(isa, part, depth),
+        };
         let high = part.next_multiple_of(weight.rows).min(inputs);
         if self.mode != Mode::Inference {
             self.add_tiles(index, inputs, outputs, high);
             let last = outputs % PANEL;
-            if last <= self.narrow {
+            if last <= self.narrow && !split {
                 self.scratch = self.scratch.max(high * last);
             }
         }
@@ -438,6 +486,14 @@ impl Plan {
             self.scratch = self.scratch.max(plan.scratch_len());
         }
         StagePlan { forward, backward, weight, pack_input, pack_delta }
+    }
+
+    /// Items that pack a k × n weight matrix for a product.
+    fn add_panels(&mut self, stage: usize, forward: bool, k: usize, n: usize) {
+        let step = (PANEL_ELEMENTS / k).max(1).next_multiple_of(PANEL);
+        for from in (0..n).step_by(step) {
+            self.panels.push(PanelItem { stage, forward, cols: from..n.min(from + step) });
+        }
     }
 
     fn add_tiles(&mut self, stage: usize, inputs: usize, outputs: usize, rows: usize) {
@@ -531,7 +587,11 @@ impl fmt::Display for Plan {
         }
         if !self.panels.is_empty() {
             let n = self.panels.len();
-            writeln!(f, "pack: {n} item{} transpose weights, for gradients by inputs to read", plural(n))?;
+            let does = match self.precision {
+                Precision::Full => "transpose weights, for gradients by inputs to read",
+                _ => "split weights, as they are and transposed",
+            };
+            writeln!(f, "pack: {n} item{} {does}", plural(n))?;
         }
         let n = self.blocks();
         if self.in_shards() {
@@ -553,6 +613,12 @@ impl fmt::Display for Plan {
                 writeln!(f, "  stage {i}: cut twice, for statistics over all rows and for their gradients")?;
             }
             let describe = |g: &GemmPlan| match g.pack_a {
+                _ if g.precision != Precision::Full => {
+                    format!(
+                        "in tiles of {LANES}×{LANES}, numbers split into {} bfloat16",
+                        g.precision.parts()
+                    )
+                }
                 true => format!("tiles of {} rows, copied in blocks of {}×{} (deep)", g.rows, g.mc, g.kc),
                 false => format!("tiles of {} rows as they lie", g.rows),
             };
@@ -573,6 +639,7 @@ impl fmt::Display for Plan {
             for (i, stage) in self.stages.iter().enumerate() {
                 let Some(stage) = stage else { continue };
                 let how = |copied: bool| match copied {
+                    true if stage.weight.precision != Precision::Full => "split for it",
                     true => "copied for it (its rows are long: walking down columns is slow)",
                     false => "as it lies",
                 };

@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::arena::{Buffer, padded};
 use crate::element::Element;
 use crate::error::Error;
+use crate::gemm::split::split_len;
 use crate::layer::Category;
 use crate::layer::batch_norm::{COLUMNS, GROUP};
 use crate::loss::RowLoss;
@@ -30,7 +31,10 @@ pub struct StageSlots {
     pub tables: usize,
     /// Gradient of the loss by what the activation takes, rows × outputs.
     pub delta: usize,
-    /// Weights transposed for the backward product; a copy for each thread if the pass is in shards.
+    /// Weights in parts for the forward product, if that is in such.
+    pub split: usize,
+    /// Weights transposed for the backward product, in parts if that is in such; a copy for each thread if the pass is
+    /// in shards.
     pub transposed: usize,
     /// The stage's input, transposed in panels for the weight gradient.
     pub input_panels: usize,
@@ -66,6 +70,9 @@ impl Layout {
     ///      + t·scratch                                  a tile, and blocks of rows
     ///      + all parameters, if there are several waves, or for each shard
     /// ```
+    ///
+    /// Where products are in p parts, numbers that are copied or transposed take p/2 elements each, and
+    /// weights are there as they are, too.
     pub fn new<T: Element>(network: &Network, plan: &Plan) -> Self {
         let mut len = 0;
         let mut place = |elements: usize| {
@@ -86,6 +93,11 @@ impl Layout {
             .map(|(stage, planned)| {
                 let (k, n) = (stage.inputs, stage.outputs);
                 let backward = planned.is_some_and(|p| p.backward.is_some());
+                let parts = planned.map_or(0, |p| p.forward.precision.parts());
+                let panels = |lanes: usize, k: usize| match parts {
+                    0 => lanes * k,
+                    _ => split_len(lanes, k, parts),
+                };
                 let (x, dy) = planned.map_or((false, false), |p| (p.pack_input, p.pack_delta));
                 let mut place_if = |wanted: bool, elements: usize| place(if wanted { elements } else { 0 });
                 StageSlots {
@@ -97,9 +109,10 @@ impl Layout {
                     moments: place_if(stage.norm.is_some_and(|n| !n.over_batch()), rows * 2),
                     tables: place_if(training && stage.encoder.is_some(), tables),
                     delta: place_if(true, rows * n),
-                    transposed: place_if(backward, copies * padded::<T>(n * k)),
-                    input_panels: place_if(x, rows * k),
-                    delta_panels: place_if(dy, rows * n),
+                    split: place_if(parts > 0, panels(n, k)),
+                    transposed: place_if(backward, copies * padded::<T>(panels(k, n))),
+                    input_panels: place_if(x, panels(k, rows)),
+                    delta_panels: place_if(dy, panels(n, rows)),
                 }
             })
             .collect();

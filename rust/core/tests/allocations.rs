@@ -3,10 +3,13 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use thalweg_core::gemm::Precision;
 use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear, RowNorm};
 use thalweg_core::loss::{Goals, Loss, Objective, Targets};
 use thalweg_core::optim::{Adafactor, Adam, Config, Muon, Optimizer, Shampoo};
+use thalweg_core::simd::Isa;
 use thalweg_core::threads::set_num_threads;
+use thalweg_core::train::StepOptions;
 use thalweg_core::view::MatRef;
 use thalweg_core::{Model, Trainer};
 
@@ -38,13 +41,17 @@ fn steps_and_predictions_allocate_nothing_once_their_shape_was_seen() {
     let (adam, muon) = (Config::Adam(Adam::default()), Config::Muon(Muon::default()));
     let adafactor = Config::Adafactor(Adafactor::default());
     let shampoo = Config::Shampoo(Shampoo::default());
-    for (threads, widths, rows, config, times) in [
-        (1, small, 64, adam, 100),
-        (2, large, 200, adam, 100),
-        (1, small, 64, muon, 10),
-        (1, small, 64, adafactor, 10),
-        (1, small, 64, shampoo, 3),
-        (2, small, 64, shampoo, 3),
+    let has_parts = Precision::Bf16x3.check::<f32>(Isa::detect().unwrap()).is_ok();
+    let parts = if has_parts { Precision::Bf16x3 } else { Precision::Full };
+    let full = Precision::Full;
+    for (threads, widths, rows, config, precision, times) in [
+        (1, small, 64, adam, full, 100),
+        (2, large, 200, adam, full, 100),
+        (2, large, 200, adam, parts, 100),
+        (1, small, 64, muon, full, 10),
+        (1, small, 64, adafactor, full, 10),
+        (1, small, 64, shampoo, full, 3),
+        (2, small, 64, shampoo, full, 3),
     ] {
         set_num_threads(threads);
         let layers = vec![
@@ -66,7 +73,9 @@ fn steps_and_predictions_allocate_nothing_once_their_shape_was_seen() {
         ];
         let mut model = Model::<f32>::new(layers, 0).unwrap();
         let constants = vec![1.5; widths[2]];
-        let mut trainer = Trainer::new(Objective { constants, ..Loss::CROSS_ENTROPY.into() });
+        let objective = Objective { constants, ..Loss::CROSS_ENTROPY.into() };
+        let options = StepOptions { precision, ..StepOptions::default() };
+        let mut trainer = Trainer::with_options(objective, options).unwrap();
         let mut optimizer = Optimizer::new(config, model.network()).unwrap();
         let x: Vec<f32> = (0..rows * widths[0]).map(|i| (i as f32).sin()).collect();
         let y: Vec<i64> = (0..rows).map(|i| (i % widths[2]) as i64).collect();

@@ -4,13 +4,14 @@
 use std::sync::Mutex;
 
 use thalweg_core::check::Check;
+use thalweg_core::gemm::Precision;
 use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear, RowNorm};
 use thalweg_core::loss::{Loss, Targets};
 use thalweg_core::optim::{Adam, Config, Optimizer, Sgd};
 use thalweg_core::rng::{Purpose, Stream};
 use thalweg_core::simd::Isa;
 use thalweg_core::threads::set_num_threads;
-use thalweg_core::train::DataSet;
+use thalweg_core::train::{DataSet, StepOptions};
 use thalweg_core::view::MatRef;
 use thalweg_core::{Element, Error, Fit, FitOptions, Model, Trainer};
 
@@ -511,6 +512,100 @@ fn single_precision_follows_double_precision() {
             for (what, x, y) in [("output", &ob, &oa), ("dx", &ib, &ia), ("gradient", &gb, &ga)] {
                 let error = distance(&wide(x), y);
                 assert!(error < bound, "{isa} {} {what}: {error:e}", act.name());
+            }
+        }
+    }
+}
+
+/// A trainer in another precision, if this machine has it.
+fn in_precision(precision: Precision, loss: Loss) -> Option<Trainer<f32>> {
+    let options = StepOptions { precision, ..StepOptions::default() };
+    match Trainer::with_options(loss, options) {
+        Ok(trainer) => Some(trainer),
+        Err(Error::Unsupported(why)) => {
+            println!("not tested here: {why}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn gradients_in_parts_are_as_exact_as_their_precision() {
+    let _turn = THREADS.lock().unwrap();
+    let (loss, widths, rows) = (Loss::Mse, &[40, 150, 97, 33, 3][..], 301);
+    let (single, double) = (Data::<f32>::new(rows, 40, 3), Data::<f64>::new(rows, 40, 3));
+    let flat = |n: usize| vec![0.0f32; n];
+    for (extra, norms) in [(NOTHING, false), (BATCH_NORM, true), (DROPOUT, false)] {
+        let net = || {
+            let mut layers = layers(widths, Activation::Gelu);
+            layers.splice(1..1, extra(150));
+            layers
+        };
+        let mut exact = Model::<f64>::new(net(), 5).unwrap();
+        let plain = Model::<f32>::new(net(), 5).unwrap();
+        let n = plain.network().num_parameters();
+        let mut start = flat(n);
+        plain.parameters(&mut start);
+        exact.set_parameters(&start.iter().map(|p| f64::from(*p)).collect::<Vec<_>>()).unwrap();
+        let still = Optimizer::new(momentum(0.1), exact.network()).unwrap();
+        let mut trainer = Trainer::new(loss);
+        let x: Vec<f64> = single.x.iter().map(|x| f64::from(*x)).collect();
+        let y: Vec<f64> = single.y.iter().map(|y| f64::from(*y)).collect();
+        assert_eq!(double.rows, rows);
+        let y = Targets::Values(MatRef::new(&y, rows, 3));
+        trainer.backward(&mut exact, &still, MatRef::new(&x, rows, 40), y).unwrap();
+        let mut want = vec![0.0; n];
+        exact.gradients(&mut want);
+        let still = Optimizer::new(momentum(0.1), plain.network()).unwrap();
+        let error_of = |trainer: &mut Trainer<f32>| {
+            let mut model = Model::<f32>::new(net(), 5).unwrap();
+            trainer.backward(&mut model, &still, single.x(), single.y(loss)).unwrap();
+            let mut found = flat(n);
+            model.gradients(&mut found);
+            let square = |f: &dyn Fn(usize) -> f64| (0..n).map(|i| f(i).powi(2)).sum::<f64>().sqrt();
+            square(&|i| f64::from(found[i]) - want[i]) / square(&|i| want[i])
+        };
+        let float32 = error_of(&mut Trainer::new(loss));
+        for (precision, bound) in
+            [(Precision::Bf16x6, 2.0 * float32), (Precision::Bf16x3, 3e-5), (Precision::Bf16, 3e-2)]
+        {
+            let Some(mut trainer) = in_precision(precision, loss) else { return };
+            let error = error_of(&mut trainer);
+            assert!(error < bound, "{precision:?}, norms {norms}: {error:e}, float32 {float32:e}");
+            assert!(precision == Precision::Bf16x6 || error > bound / 100.0, "{precision:?}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn the_same_bits_for_any_number_of_threads_in_parts() {
+    let _turn = THREADS.lock().unwrap();
+    let cases: [(&[usize], usize, usize, Extra); 4] = [
+        (&[64, 300, 300, 10], 500, 201, NOTHING),
+        (&[3, 128, 128, 128, 2], 3000, 1500, NOTHING), // in waves
+        (&[40, 300, 200, 5], 500, 401, BATCH_NORM),
+        (&[33, 64, 64, 40], 333, 111, DROPOUT),
+    ];
+    for precision in Precision::SPLIT {
+        for (widths, rows, batch, extra) in cases {
+            let run = |threads| {
+                set_num_threads(threads);
+                let loss = Loss::Mse;
+                let data = Data::<f32>::new(rows, widths[0], widths[widths.len() - 1]);
+                let mut net = layers(widths, Activation::Relu);
+                net.splice(1..1, extra(widths[1]));
+                let mut model = Model::new(net, 3).unwrap();
+                let mut trainer = in_precision(precision, loss)?;
+                let mut optimizer = Optimizer::new(adamw(), model.network()).unwrap();
+                let options = FitOptions { epochs: 2, batch_size: batch, shuffle: true, seed: 1 };
+                let mut fit = Fit::new(options, &trainer, &model, data.set(loss), None).unwrap();
+                fit.run(&mut trainer, &mut model, &mut optimizer, data.set(loss), None, |_| false).unwrap();
+                Some(bits(&parameters(&model)))
+            };
+            let Some(one) = run(1) else { return };
+            for threads in [2, 3, 8, 64] {
+                assert!(Some(&one) == run(threads).as_ref(), "{precision:?} {widths:?} on {threads}");
             }
         }
     }

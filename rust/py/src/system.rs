@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use thalweg_core::gemm::Precision;
 use thalweg_core::gemm::plan::TileShape;
 use thalweg_core::simd::Isa;
 use thalweg_core::threads::{self, MAX_THREADS, ThreadsFrom};
@@ -44,6 +45,9 @@ pub fn config(py: Python<'_>) -> PyResult<Py<PyDict>> {
     dict.set_item("isas_available", Isa::available().iter().map(|i| i.name()).collect::<Vec<_>>())?;
     dict.set_item("isa_cap", Isa::cap())?;
     dict.set_item("kernels", kernels)?;
+    let split = Precision::SPLIT.into_iter().filter(|p| p.check::<f32>(isa).is_ok()).map(|p| p.name());
+    let precisions: Vec<_> = [Dtype::F32, Dtype::F64].map(Dtype::name).into_iter().chain(split).collect();
+    dict.set_item("precisions", precisions)?;
     dict.set_item("threads", n)?;
     dict.set_item(
         "threads_from",

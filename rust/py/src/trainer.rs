@@ -8,6 +8,7 @@ use thalweg_core::along::coupled::{self, Coupled};
 use thalweg_core::along::walk::Walk;
 use thalweg_core::along::{self, Path};
 use thalweg_core::arena::Buffer;
+use thalweg_core::gemm::Precision;
 use thalweg_core::loss::{Loss, Objective, Reduction, Targets};
 use thalweg_core::optim::Optimizer as CoreOptimizer;
 use thalweg_core::project::{self, Memory, Projection, Rule};
@@ -109,7 +110,7 @@ impl Trainer {
 #[pymethods]
 impl Trainer {
     #[new]
-    #[pyo3(signature = (model, loss, optimizer, clip_grad_norm=None, clip_grad_value=None, accumulate=1, sam=None))]
+    #[pyo3(signature = (model, loss, optimizer, clip_grad_norm=None, clip_grad_value=None, accumulate=1, sam=None, precision=None))]
     fn new(
         py: Python<'_>,
         model: Py<Model>,
@@ -119,10 +120,13 @@ impl Trainer {
         clip_grad_value: Option<f64>,
         accumulate: usize,
         sam: Option<(f64, bool)>,
+        precision: Option<&str>,
     ) -> PyResult<Self> {
+        let named = |name| Precision::SPLIT.into_iter().find(|p| Some(p.name()) == name);
+        let precision = named(precision).unwrap_or_default();
         let clip = clip_grad_norm.map(Clip::Norm).or(clip_grad_value.map(Clip::Value));
         let sam = sam.map(|(rho, adaptive)| Sam { rho, adaptive });
-        let options = StepOptions { clip, accumulate: accumulate.max(1), sam };
+        let options = StepOptions { clip, accumulate: accumulate.max(1), sam, precision };
         let owner = model.get();
         with_dtype!(owner.dtype, T => {
             let objective = parse_loss::<T>(loss)?;

@@ -22,6 +22,7 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
     let (bk, bn) = match &b {
         Rhs::Plain(b) => (b.rows(), b.cols()),
         Rhs::Panels(b) => (b.k(), b.n()),
+        Rhs::Split(_) => panic!("parts are for products of parts"),
     };
     assert!(a.rows() == m && bn == n && bk == k, "({} × {k}) · ({bk} × {bn}) → {m} × {n}", a.rows());
     assert_eq!((plan.tile.mr, plan.tile.nr), (S::MR, S::NV * S::N), "a plan for another ISA or type");
@@ -32,13 +33,7 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
     if let Init::Bias(bias) = init {
         assert_eq!(bias.len(), n);
     }
-    match &epilogue {
-        Epilogue::Activate(_, Some(saved)) => assert!(saved.rows() == m && saved.cols() == n),
-        Epilogue::Derivative(_, from) => {
-            assert!(from.rows() == m && from.cols() == n && from.col_stride() == 1)
-        }
-        _ => {}
-    }
+    epilogue.check(m, n);
     let (a_scratch, b_scratch) = scratch.split_at_mut(plan.a_scratch());
     let b_scratch = &mut b_scratch[..plan.b_scratch()];
     let nr = S::NV * S::N;
@@ -80,6 +75,7 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                             (part.as_ptr(), part.row_stride(), PANEL)
                         }
                     }
+                    Rhs::Split(_) => unreachable!("refused above"),
                 };
                 let start = if k0 == 0 { Start::at(&init, j0) } else { Start::Accumulate };
                 // The next panel of B lies behind this one, if it does not begin a new block.
@@ -99,6 +95,7 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                             let a = a.block(i0 + i, rows, k0, kc);
                             (a.as_ptr(), a.row_stride(), a.col_stride())
                         }
+                        Lhs::Split(_) => panic!("parts are for products of parts"),
                     };
                     let (hint, bytes) = if ahead.is_empty() {
                         (next.wrapping_add(next_bytes / count * t), next_bytes / count)
@@ -169,14 +166,14 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
 }
 
 /// Deals out spans of memory to the tiles of a product, evenly.
-struct Hints<'a> {
-    spans: &'a [Ahead],
-    tiles: usize,
-    tile: usize,
+pub(super) struct Hints<'a> {
+    pub spans: &'a [Ahead],
+    pub tiles: usize,
+    pub tile: usize,
 }
 
 impl Hints<'_> {
-    fn next(&mut self) -> (*const u8, usize) {
+    pub fn next(&mut self) -> (*const u8, usize) {
         let rounds = self.tiles.div_ceil(self.spans.len()).max(1);
         let (round, span) = (self.tile / self.spans.len(), &self.spans[self.tile % self.spans.len()]);
         self.tile += 1;
@@ -186,16 +183,16 @@ impl Hints<'_> {
 }
 
 /// A tile of C.
-struct Place {
-    row: usize,
-    rows: usize,
-    col: usize,
-    cols: usize,
+pub(super) struct Place {
+    pub row: usize,
+    pub rows: usize,
+    pub col: usize,
+    pub cols: usize,
 }
 
 /// The epilogue on one tile, still in the first-level cache. A function of its own, so that the
 /// loops above stay small.
-struct Finish<'f, 'a, T>(&'f mut Epilogue<'a, T>, &'f mut MatMut<'a, T>, Place);
+pub(super) struct Finish<'f, 'a, T>(pub &'f mut Epilogue<'a, T>, pub &'f mut MatMut<'a, T>, pub Place);
 
 impl<T: Element> Op<T> for Finish<'_, '_, T> {
     type Output = ();

@@ -20,15 +20,18 @@ pub mod pack;
 pub mod plan;
 #[cfg(test)]
 mod reference;
+pub mod split;
 #[cfg(test)]
 mod tests;
 
 pub use kernel::Kernels;
 pub use plan::GemmPlan;
+pub use split::Precision;
+use split::SplitPanels;
 
 use crate::element::Element;
 use crate::layer::Activation;
-use crate::simd::{Isa, Op, Simd, dispatch};
+use crate::simd::{Amx, Isa, Op, Simd, dispatch};
 use crate::view::{MatMut, MatRef};
 
 /// The left operand, m × k.
@@ -38,6 +41,8 @@ pub enum Lhs<'a, T> {
     Plain(MatRef<'a, T>),
     /// In panels of rows.
     Panels(pack::LhsPanels<'a, T>),
+    /// In parts, if the plan is for such.
+    Split(SplitPanels<'a, T>),
 }
 
 impl<T: Element> Lhs<'_, T> {
@@ -46,6 +51,7 @@ impl<T: Element> Lhs<'_, T> {
         match self {
             Lhs::Plain(a) => a.rows(),
             Lhs::Panels(a) => a.m(),
+            Lhs::Split(a) => a.lanes(),
         }
     }
     /// Columns.
@@ -53,6 +59,7 @@ impl<T: Element> Lhs<'_, T> {
         match self {
             Lhs::Plain(a) => a.cols(),
             Lhs::Panels(a) => a.k(),
+            Lhs::Split(a) => a.k(),
         }
     }
 }
@@ -64,6 +71,8 @@ pub enum Rhs<'a, T> {
     Plain(MatRef<'a, T>),
     /// In panels.
     Panels(pack::Panels<'a, T>),
+    /// In parts, if the plan is for such.
+    Split(SplitPanels<'a, T>),
 }
 
 /// Memory that will be needed when a product is done, to be asked for meanwhile.
@@ -97,6 +106,20 @@ pub enum Epilogue<'a, T> {
     Derivative(Activation, MatRef<'a, T>),
 }
 
+impl<T: Element> Epilogue<'_, T> {
+    /// Checks its operands beside an m × n product.
+    #[inline(always)]
+    fn check(&self, m: usize, n: usize) {
+        match self {
+            Epilogue::Activate(_, Some(saved)) => assert!(saved.rows() == m && saved.cols() == n),
+            Epilogue::Derivative(_, from) => {
+                assert!(from.rows() == m && from.cols() == n && from.col_stride() == 1)
+            }
+            _ => {}
+        }
+    }
+}
+
 /// One product.
 #[derive(Debug)]
 pub struct Gemm<'a, T> {
@@ -127,7 +150,13 @@ impl<T: Element> Gemm<'_, T> {
             type Output = ();
             #[inline(always)]
             fn eval<S: Simd<T>>(self, s: S) {
-                driver::run(s, self.0, self.1, self.2);
+                match self.1.precision {
+                    Precision::Full => driver::run(s, self.0, self.1, self.2),
+                    _ => {
+                        let amx = Amx::new().expect("planned where there are tiles");
+                        split::run(s, amx, self.0, self.1, self.2);
+                    }
+                }
             }
         }
         dispatch(isa, Run(self, plan, scratch));

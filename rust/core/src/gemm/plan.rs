@@ -1,6 +1,7 @@
 //! How a product will be computed: what is packed, and how k is blocked. Plain data, decided from
 //! shapes alone, so that the decision can be read, compared and tested without arithmetic.
 
+use super::split::{self, Precision};
 use crate::element::Element;
 use crate::simd::{Isa, Op, Simd, dispatch};
 
@@ -54,6 +55,8 @@ pub struct GemmPlan {
     pub pack_a: bool,
     /// Whether columns of a plain B are copied.
     pub pack_b: bool,
+    /// In which precision; unless in full, the tile unit's panels are used, and of the above only `rows`.
+    pub precision: Precision,
 }
 
 /// Shapes and strides of a product, all that a plan depends on.
@@ -100,6 +103,18 @@ impl GemmPlan {
         GemmPlan { mc: usize::MAX / plan.rows * plan.rows, ..plan }
     }
 
+    /// A plan for a product of parts of at most m × k numbers of A, which are split on the way, or have been before,
+    /// as B always has.
+    pub fn split<T: Element>(
+        isa: Isa,
+        precision: Precision,
+        (m, k): (usize, usize),
+        on_the_way: bool,
+    ) -> Self {
+        let plan = Self::blocked(TileShape::of::<T>(isa), (m, k), (m, k), on_the_way, false);
+        GemmPlan { rows: split::LANES, kc: split::BLOCK.min(k), mc: m, precision, ..plan }
+    }
+
     /// A plan for an A of `m` × `k` in blocks of `mc` × `kc` or less.
     pub(super) fn blocked(
         tile: TileShape,
@@ -112,12 +127,16 @@ impl GemmPlan {
         let rows = m.div_ceil(tiles).max(1);
         let blocks = m.div_ceil(mc.max(rows)).max(1);
         let mc = tiles.div_ceil(blocks) * rows;
-        GemmPlan { tile, rows, kc: kc.min(k).max(1), mc, pack_a, pack_b }
+        GemmPlan { tile, rows, kc: kc.min(k).max(1), mc, pack_a, pack_b, precision: Precision::Full }
     }
 
     /// Elements of scratch that [`Gemm::run`](super::Gemm::run) needs.
     pub fn scratch_len(&self) -> usize {
-        self.a_scratch() + self.b_scratch()
+        match self.precision {
+            Precision::Full => self.a_scratch() + self.b_scratch(),
+            _ if !self.pack_a => 0,
+            precision => split::split_len(self.mc, self.kc, precision.parts()),
+        }
     }
 
     pub(super) fn a_scratch(&self) -> usize {

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use super::{Add, Local, Pass};
 use crate::element::Element;
-use crate::gemm::pack::{PANEL, Panels};
-use crate::gemm::{Epilogue, Gemm, Init, Lhs, Rhs};
+use crate::gemm::pack::PANEL;
+use crate::gemm::split::Side;
+use crate::gemm::{Epilogue, Gemm, Init, Lhs, Precision};
 use crate::layer::Activation;
 use crate::simd::{Op, Simd, dispatch};
 use crate::view::{MatMut, MatRef};
@@ -27,8 +28,13 @@ impl<'a, T: Element> Pass<'a, T> {
     pub(super) fn propagate(&self, index: usize, rows: &Range<usize>, local: &Local, worker: usize) {
         let (stage, slots) = (&self.network.stages()[index], &self.layout.stages);
         let delta = self.rows_ref(slots[index].delta, local, stage.outputs);
-        if self.plan.stages[index].is_some_and(|p| p.pack_delta) {
-            self.pack_rows(delta, PANEL, slots[index].delta_panels, local);
+        if let Some(planned) = self.plan.stages[index]
+            && planned.pack_delta
+        {
+            match planned.weight.precision {
+                Precision::Full => self.pack_rows(delta, PANEL, slots[index].delta_panels, local),
+                precision => self.split_rows(delta, Side::B, precision, slots[index].delta_panels, local),
+            }
         }
         let mut into = if index > 0 {
             self.rows_mut(slots[index - 1].delta, local, stage.inputs)
@@ -60,8 +66,6 @@ impl<'a, T: Element> Pass<'a, T> {
             }
             return;
         }
-        // SAFETY: written while packing, or before by this thread, only.
-        let transposed = unsafe { self.values.slice(self.transposed(index, worker)) };
         let epilogue = match index {
             0 => Epilogue::None,
             _ => {
@@ -71,7 +75,7 @@ impl<'a, T: Element> Pass<'a, T> {
         let plan = self.planned(index).backward.expect("planned where it is needed");
         let gemm = Gemm {
             a: Lhs::Plain(delta),
-            b: Rhs::Panels(Panels::new(transposed, stage.outputs, stage.inputs)),
+            b: self.weights_for(index, false, worker),
             c: into,
             init,
             epilogue,

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use super::{Add, Local, Pass, Rows, finite};
 use crate::arena::padded;
 use crate::element::Element;
-use crate::gemm::{Epilogue, Gemm, Init, Lhs, Rhs};
+use crate::gemm::split::Side;
+use crate::gemm::{Epilogue, Gemm, Init, Lhs, Precision};
 use crate::layer::Activation;
 use crate::layer::dropout::{self, Draw};
 use crate::loss::{self, Objective, RowLoss};
@@ -65,7 +66,10 @@ impl<'a, T: Element> Pass<'a, T> {
         if let Some(planned) = self.plan.stages[index]
             && planned.pack_input
         {
-            self.pack_rows(x, planned.weight.rows, slots.input_panels, local);
+            match planned.weight.precision {
+                Precision::Full => self.pack_rows(x, planned.weight.rows, slots.input_panels, local),
+                precision => self.split_rows(x, Side::A, precision, slots.input_panels, local),
+            }
         }
         let (y, act, saved) = match slots.before_norm {
             Some(start) => (start, Activation::Identity, None),
@@ -118,7 +122,7 @@ impl<'a, T: Element> Pass<'a, T> {
         };
         let gemm = Gemm {
             a: Lhs::Plain(x),
-            b: Rhs::Panels(self.weight(stage)),
+            b: self.weights_for(index, true, 0),
             c: y,
             init,
             epilogue: Epilogue::Activate(act, saved),

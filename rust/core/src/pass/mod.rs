@@ -2,7 +2,7 @@
 //!
 //! This is the one place where the plan's disjoint parts turn into `&mut`. The rules that make it sound:
 //!
-//! * packing writes transposed weights, each item its own panels, and reads parameters;
+//! * packing writes weights, transposed or in parts, each item its own panels, and reads parameters;
 //! * a block writes its rows of activations, gradients and their copies in panels, and its thread's own
 //!   scratch; it reads parameters and transposed weights;
 //! * a tile writes its part of gradients, parameters and optimizer state, and its thread's scratch; it
@@ -33,13 +33,15 @@ use crate::arena::{Shared, padded};
 use crate::data::Samples;
 use crate::element::Element;
 use crate::gemm::pack::{PANEL, Panels, pack_rows, pack_transposed};
+use crate::gemm::split::{Side, SplitPanels, split, split_len, split_weight};
+use crate::gemm::{Precision, Rhs};
 use crate::layer::Power;
 use crate::layer::dropout::Draw;
 use crate::loss::{Goals, Objective, RowLoss};
 use crate::network::{Network, Stage};
 use crate::optim;
 use crate::plan::{Columns, Mode, PanelItem, Phase, Plan, RowStep, StagePlan};
-use crate::simd::{Isa, Op, Simd, all_finite, max_abs, zip_map};
+use crate::simd::{Amx, Isa, Op, Simd, all_finite, max_abs, zip_map};
 use crate::threads::Job;
 use crate::view::{MatMut, MatRef};
 use crate::workspace::{Layout, Workspace};
@@ -206,7 +208,7 @@ impl<T: Element> Job for Pass<'_, T> {
 
     fn items(&self, phase: usize) -> usize {
         match &self.plan.phases[phase] {
-            Phase::Pack if self.packed || !self.goes_back() => 0,
+            Phase::Pack if self.packed || !self.plan.panels.iter().any(|item| self.packs(item)) => 0,
             Phase::Pack => self.plan.panels.len(),
             Phase::Rows { blocks, steps } => {
                 let any = self.plan.steps[steps.clone()].iter().any(|step| self.does(*step));
@@ -268,13 +270,38 @@ impl<'a, T: Element> Pass<'a, T> {
 
     // --- Packing -------------------------------------------------------------------------------
 
-    /// Where a stage's transposed weights are.
-    fn transposed(&self, index: usize, worker: usize) -> Range<usize> {
-        let stage = &self.network.stages()[index];
-        let len = stage.inputs * stage.outputs;
+    /// Whether this pass needs an item of packing.
+    fn packs(&self, item: &PanelItem) -> bool {
+        if item.forward { self.input.is_some() } else { self.goes_back() }
+    }
+
+    /// Where a stage's weights are for a product that does not read them as they lie in the arena.
+    fn weights_at(&self, index: usize, forward: bool, worker: usize) -> Range<usize> {
+        let (stage, slots) = (&self.network.stages()[index], &self.layout.stages[index]);
+        let (k, n) = if forward { (stage.inputs, stage.outputs) } else { (stage.outputs, stage.inputs) };
+        let len = match self.planned(index).forward.precision.parts() {
+            0 => k * n,
+            parts => split_len(n, k, parts),
+        };
         let copy = if self.plan.in_shards() { worker * padded::<T>(len) } else { 0 };
-        let start = self.layout.stages[index].transposed + copy;
+        let start = if forward { slots.split } else { slots.transposed + copy };
         start..start + len
+    }
+
+    /// The right operand of a product with a stage's weights.
+    fn weights_for(&self, index: usize, forward: bool, worker: usize) -> Rhs<'a, T> {
+        let stage = &self.network.stages()[index];
+        let (k, n) = if forward { (stage.inputs, stage.outputs) } else { (stage.outputs, stage.inputs) };
+        let parts = self.planned(index).forward.precision.parts();
+        if forward && parts == 0 {
+            return Rhs::Panels(self.weight(stage));
+        }
+        // SAFETY: written while packing, or before by this thread, only.
+        let data = unsafe { self.values.slice(self.weights_at(index, forward, worker)) };
+        match parts {
+            0 => Rhs::Panels(Panels::new(data, k, n)),
+            _ => Rhs::Split(SplitPanels::new(data, n, k, parts)),
+        }
     }
 
     /// Transposes all weights for the shards that this thread takes, once.
@@ -286,13 +313,26 @@ impl<'a, T: Element> Pass<'a, T> {
     }
 
     fn pack(&self, item: usize, worker: usize) {
-        let PanelItem { stage: index, cols } = &self.plan.panels[item];
-        let stage = &self.network.stages()[*index];
-        let start = self.transposed(*index, worker).start;
-        let range = start + cols.start * stage.outputs..start + cols.end * stage.outputs;
+        let item = &self.plan.panels[item];
+        if !self.packs(item) {
+            return;
+        }
+        let PanelItem { stage: index, forward, cols } = item;
+        let weight = self.weight(&self.network.stages()[*index]);
+        let parts = self.planned(*index).forward.precision.parts();
+        let whole = self.weights_at(*index, *forward, worker);
+        if parts == 0 {
+            let k = weight.n();
+            // SAFETY: the item's own panels.
+            let into =
+                unsafe { self.values.slice_mut(whole.start + cols.start * k..whole.start + cols.end * k) };
+            return pack_transposed(self.plan.isa, weight, cols.start, into);
+        }
+        let k = if *forward { weight.k() } else { weight.n() };
+        let into = whole.start + split_len(cols.start, k, parts);
+        let into = into..into + split_len(cols.len(), k, parts);
         // SAFETY: the item's own panels.
-        let into = unsafe { self.values.slice_mut(range) };
-        pack_transposed(self.plan.isa, self.weight(stage), cols.start, into);
+        unsafe { split_weight(weight, *forward, cols, parts, self.values.ptr(into)) };
     }
 
     /// The weight of a dense stage, to be read while rows go through it.
@@ -367,6 +407,16 @@ impl<'a, T: Element> Pass<'a, T> {
         let into = self.values.ptr(start..start + local.wave * part.cols());
         // SAFETY: the block's own rows of the panels, which lie inside of the range.
         unsafe { pack_rows(self.plan.isa, part, width, (local.rows.start, local.wave), into) };
+    }
+
+    /// Splits a block's rows to where they belong in the panels, as an operand that is summed over all rows of the
+    /// wave.
+    fn split_rows(&self, part: MatRef<'_, T>, side: Side, precision: Precision, start: usize, local: &Local) {
+        let (lanes, parts) = (part.cols(), precision.parts());
+        let into = self.values.ptr(start..start + split_len(lanes, local.wave, parts));
+        let amx = Amx::new().expect("planned where there are tiles");
+        // SAFETY: the block's own steps of the panels: blocks are whole steps, but for the last.
+        unsafe { split(amx, part.t(), side, parts, (local.rows.start, local.wave), into) };
     }
 
     /// Gradients and updates of what is no weight of a dense layer.

@@ -1,6 +1,8 @@
+use crate::gemm::Precision;
 use crate::layer::{Activation, Init, Layer, Linear};
 use crate::optim::{Config, Optimizer, Sgd};
 use crate::simd::Isa;
+use crate::train::StepOptions;
 use crate::view::MatRef;
 use crate::{Model, Trainer, loss::Loss, loss::Targets};
 
@@ -41,6 +43,38 @@ fn two_steps(isa: Isa, act: Activation, shards: bool, poison: bool) -> Vec<f64> 
     model.parameters(&mut flat);
     flat.push(tally.loss);
     flat
+}
+
+#[test]
+fn a_pass_in_parts_reads_nothing_that_it_did_not_write() {
+    let step = |precision, poison: bool| {
+        let linear = |inputs, outputs| {
+            Layer::Linear(Linear { inputs, outputs, bias: true, init: Init::KaimingUniform })
+        };
+        let layers = vec![linear(70, 45), Layer::Activation(Activation::Gelu), linear(45, 60), linear(60, 3)];
+        let mut model = Model::<f32>::new(layers, 0).unwrap();
+        let options = StepOptions { precision, ..StepOptions::default() };
+        let mut trainer = Trainer::with_options(Loss::CROSS_ENTROPY, options).ok()?;
+        let mut optimizer = Optimizer::new(Config::Sgd(Sgd::default()), model.network()).unwrap();
+        let x: Vec<f32> = (0..150 * 70).map(|i| (i as f32).sin()).collect();
+        let y: Vec<i64> = (0..150).map(|i| i % 3).collect();
+        let x = MatRef::new(&x, 150, 70);
+        for _ in 0..3 {
+            trainer.step(&mut model, &mut optimizer, x, Targets::Labels(&y)).unwrap();
+            trainer.backward(&mut model, &optimizer, x, Targets::Labels(&y)).unwrap();
+            if poison {
+                trainer.poison();
+            }
+        }
+        let mut flat = vec![0.0; model.network().num_parameters()];
+        model.gradients(&mut flat);
+        Some(flat)
+    };
+    for precision in Precision::SPLIT {
+        let clean = step(precision, false);
+        assert!(clean.iter().flatten().all(|x| x.is_finite()));
+        assert_eq!(clean, step(precision, true), "{precision:?}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::{Add, Pass, WeightTask};
 use crate::arena::{Shared, padded};
 use crate::element::Element;
 use crate::gemm::pack::{LhsPanels, PANEL, offset, transpose};
+use crate::gemm::split::{SplitPanels, split_len};
 use crate::gemm::{Ahead, Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
 use crate::optim;
 use crate::plan::TileItem;
@@ -109,7 +110,13 @@ impl<'a, T: Element> Pass<'a, T> {
         let all = self.local(rows);
         let (m, k) = (item.rows.len(), rows.len());
         let x = self.stage_input(item.stage, rows, &all).block(0, k, item.rows.start, m);
-        let a = if planned.pack_input {
+        let parts = planned.weight.precision.parts();
+        let a = if parts > 0 {
+            let range = slots.input_panels..slots.input_panels + split_len(stage.inputs, k, parts);
+            // SAFETY: written while rows went through.
+            let panels = unsafe { self.values.slice(range) };
+            Lhs::Split(SplitPanels::new(panels, stage.inputs, k, parts).block(item.rows.start, m))
+        } else if planned.pack_input {
             // SAFETY: written while rows went through.
             let panels =
                 unsafe { self.values.slice(slots.input_panels..slots.input_panels + k * stage.inputs) };
@@ -138,7 +145,7 @@ impl<'a, T: Element> Pass<'a, T> {
                     (weight, &mut rest[..bias.len()])
                 }
             };
-            let delta = if planned.pack_delta {
+            let delta = if planned.pack_delta && parts == 0 {
                 let from = slots.delta_panels + col * k;
                 // SAFETY: written while rows went through.
                 MatRef::new(unsafe { self.values.slice(from..from + k * n) }, k, n)
@@ -159,13 +166,23 @@ impl<'a, T: Element> Pass<'a, T> {
             }
             if !wanted {
                 // Only the bias is trained.
-            } else if n <= self.plan.narrow {
+            } else if n <= self.plan.narrow && parts == 0 {
                 let (transposed, scratch) = scratch.split_at_mut(n * m);
                 self.narrow_gradient(x, delta, init, weight, transposed, scratch);
             } else {
+                let b = match parts {
+                    0 => Rhs::Plain(delta),
+                    _ => {
+                        let len = split_len(stage.outputs, k, parts);
+                        // SAFETY: written while rows went through.
+                        let panels =
+                            unsafe { self.values.slice(slots.delta_panels..slots.delta_panels + len) };
+                        Rhs::Split(SplitPanels::new(panels, stage.outputs, k, parts).block(col, n))
+                    }
+                };
                 let gemm = Gemm {
                     a,
-                    b: Rhs::Plain(delta),
+                    b,
                     c: MatMut::new(&mut *weight, m, n),
                     init,
                     epilogue: Epilogue::None,

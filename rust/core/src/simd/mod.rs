@@ -11,6 +11,8 @@
 //! ```
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -26,6 +28,8 @@ use crate::element::Element;
 use crate::gemm::Kernels;
 
 #[cfg(target_arch = "x86_64")]
+pub use amx::Amx;
+#[cfg(target_arch = "x86_64")]
 pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
@@ -33,6 +37,19 @@ pub use denormals::FlushDenormals;
 #[cfg(target_arch = "aarch64")]
 pub use neon::Neon;
 pub use portable::Portable;
+
+/// Token of Intel's tile unit, which this platform cannot have.
+#[cfg(not(target_arch = "x86_64"))]
+#[derive(Clone, Copy, Debug)]
+pub enum Amx {}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Amx {
+    /// None.
+    pub fn new() -> Option<Self> {
+        None
+    }
+}
 
 /// No vector has more lanes than this.
 pub const MAX_LANES: usize = 16;

@@ -21,6 +21,7 @@ use crate::arena::Buffer;
 use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
+use crate::gemm::Precision;
 use crate::loss::{Goals, Objective};
 use crate::model::{Model, Workspaces};
 use crate::optim::Optimizer;
@@ -60,19 +61,22 @@ pub struct StepOptions {
     pub accumulate: usize,
     /// Whether gradients are taken where the loss is about largest near by.
     pub sam: Option<Sam>,
+    /// How the products of steps are computed; losses without learning are in full precision.
+    pub precision: Precision,
 }
 
 impl Default for StepOptions {
     /// An update for every batch, from its gradient as it is.
     fn default() -> Self {
-        StepOptions { clip: None, accumulate: 1, sam: None }
+        StepOptions { clip: None, accumulate: 1, sam: None, precision: Precision::Full }
     }
 }
 
 impl StepOptions {
     /// Whether gradients are used up while they are computed: nothing has to be known of all of them.
     fn fused<T: Element>(&self, optimizer: &Optimizer<T>) -> bool {
-        *self == Self::default() && optimizer.is_elementwise()
+        let StepOptions { clip, accumulate, sam, .. } = self;
+        clip.is_none() && *accumulate == 1 && sam.is_none() && optimizer.is_elementwise()
     }
 }
 
@@ -85,7 +89,7 @@ impl<T: Element> Trainer<T> {
     /// A trainer for a loss.
     ///
     /// # Errors
-    /// If a limit is not a number above 0.
+    /// If a limit is not a number above 0, or this machine does not have the precision.
     pub fn with_options(objective: impl Into<Objective<T>>, options: StepOptions) -> Result<Self, Error> {
         if let Some(clip) = options.clip {
             clip.check()?;
@@ -93,6 +97,7 @@ impl<T: Element> Trainer<T> {
         if let Some(sam) = options.sam {
             sam.check()?;
         }
+        options.precision.check::<T>(Isa::detect().map_err(Error::Unsupported)?)?;
         Ok(Self::plain(objective.into(), options))
     }
 
@@ -101,7 +106,7 @@ impl<T: Element> Trainer<T> {
         Trainer {
             objective,
             options,
-            workspaces: Workspaces::default(),
+            workspaces: Workspaces::of(options.precision),
             gathered,
             ascent: None,
             average: None,
@@ -158,7 +163,8 @@ impl<T: Element> Trainer<T> {
     /// The plan of a training step on `rows` rows, and the bytes of its workspace.
     pub fn plan(&self, model: &Model<T>, rows: usize) -> (Plan, usize) {
         let threads = threads::num_threads().0;
-        let plan = Plan::new::<T>(model.network(), Mode::Step, rows, model.isa(), threads);
+        let target = (model.isa(), self.options.precision);
+        let plan = Plan::in_precision::<T>(model.network(), Mode::Step, rows, target, threads);
         let bytes = Layout::new::<T>(model.network(), &plan).len * size_of::<T>();
         (plan, bytes)
     }

@@ -1,0 +1,260 @@
+//! Products of parts against float64, over shapes that leave tiles partly empty. Where the CPU has no tile unit,
+//! what is left to see is that it says so.
+
+use super::*;
+use crate::gemm::pack::{PANEL, Panels, offset};
+use crate::gemm::{Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
+use crate::layer::Activation;
+use crate::rng::{Purpose, Stream};
+use crate::view::{MatMut, MatRef};
+
+/// The unit, or a line in the test's output that it is not there.
+fn amx() -> Option<Amx> {
+    let amx = Amx::new();
+    if amx.is_none() {
+        println!("no AMX here: products of parts are not tested");
+    }
+    amx
+}
+
+fn random(seed: u64, len: usize) -> Vec<f32> {
+    let mut rng = Stream::new(seed, Purpose::Init, 5);
+    (0..len).map(|_| rng.normal() as f32).collect()
+}
+
+/// Largest relative error of a product of numbers in parts: bfloat16 rounds to eight bits.
+fn error_of(precision: Precision) -> f64 {
+    let unit = 2f64.powi(-8);
+    match precision {
+        Precision::Bf16 => 2.0 * unit + unit * unit,
+        Precision::Bf16x3 => 3.0 * unit.powi(2),
+        _ => 4.0 * unit.powi(3),
+    }
+}
+
+/// How the operands come: as they lie or across, and split on the way or before.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    m: usize,
+    n: usize,
+    k: usize,
+    a_across: bool,
+    a_before: bool,
+    b_across: bool,
+}
+
+/// Splits all lanes of an operand, into panels that are NaN wherever nothing is written.
+fn panels(amx: Amx, lanes: MatRef<'_, f32>, side: Side, parts: usize) -> Vec<f32> {
+    let k = lanes.cols();
+    let mut panels = vec![f32::NAN; split_len(lanes.rows(), k, parts)];
+    // In two goes, as blocks of rows do it.
+    let cut = (k / 2).next_multiple_of(DEPTH).min(k);
+    for (from, to) in [(0, cut), (cut, k)].into_iter().filter(|(from, to)| from < to) {
+        let part = lanes.block(0, lanes.rows(), from, to - from);
+        // SAFETY: our own panels.
+        unsafe { split(amx, part, side, parts, (from, k), panels.as_mut_ptr()) };
+    }
+    panels
+}
+
+/// One product: C and what it should be, with the sum of the absolute products beside it.
+fn product(amx: Amx, precision: Precision, case: Case, init: usize) -> (Vec<f32>, Vec<(f64, f64)>) {
+    let Case { m, n, k, a_across, a_before, b_across } = case;
+    let slack = 3;
+    let matrix = |data: &'static [f32], rows: usize, cols: usize, across: bool| match across {
+        false => MatRef::strided(data, rows, cols, cols + slack, 1),
+        true => MatRef::strided(data, cols, rows, rows + slack, 1).t(),
+    };
+    let leak = |seed| &*random(seed, (m.max(n) + slack) * (k + m + slack)).leak();
+    let a = matrix(leak(1), m, k, a_across);
+    let b = matrix(leak(2), k, n, b_across);
+    let (bias, before) = (random(3, n), random(4, m * (n + slack)));
+    let parts = precision.parts();
+    let right = panels(amx, b.t(), Side::B, parts);
+    let left = panels(amx, a, Side::A, parts);
+    let plan = GemmPlan::split::<f32>(Isa::Avx512, precision, (m, k), !a_before);
+    let mut c = before.clone();
+    Gemm {
+        a: if a_before { Lhs::Split(SplitPanels::new(&left, m, k, parts)) } else { Lhs::Plain(a) },
+        b: Rhs::Split(SplitPanels::new(&right, n, k, parts)),
+        c: MatMut::strided(&mut c, m, n, n + slack),
+        init: [Init::Zero, Init::Bias(&bias), Init::Accumulate][init],
+        epilogue: Epilogue::Activate(Activation::LeakyRelu(0.5), None),
+        ahead: &[],
+    }
+    .run(Isa::Avx512, &plan, &mut vec![f32::NAN; plan.scratch_len()]);
+    for (at, (now, was)) in c.iter().zip(&before).enumerate() {
+        assert!(at % (n + slack) < n || now == was, "{case:?}: wrote beyond a row");
+    }
+    let start = |i: usize, j: usize| [0.0, bias[j], before[i * (n + slack) + j]][init];
+    let exact = (0..m * n).map(|at| {
+        let (i, j) = (at / n, at % n);
+        let products = (0..k).map(|p| f64::from(a.at(i, p)) * f64::from(b.at(p, j)));
+        let start = f64::from(start(i, j));
+        let sum: f64 = start + products.clone().sum::<f64>();
+        let size = start.abs() + products.map(f64::abs).sum::<f64>();
+        (if sum > 0.0 { sum } else { 0.5 * sum }, size)
+    });
+    let exact = exact.collect();
+    let c = (0..m * n).map(|at| c[at / n * (n + slack) + at % n]).collect();
+    (c, exact)
+}
+
+#[test]
+fn products_are_as_exact_as_their_parts() {
+    let Some(amx) = amx() else { return };
+    let shapes =
+        [(32, 32, 32), (1, 1, 1), (33, 31, 65), (64, 96, 300), (47, 70, 513), (16, 17, 15), (100, 33, 1)];
+    for precision in Precision::SPLIT {
+        let mut worst = 0.0f64;
+        for (m, n, k) in shapes {
+            for bits in 0..8 {
+                let [a_across, a_before, b_across] = [1, 2, 4].map(|bit| bits & bit != 0);
+                let case = Case { m, n, k, a_across, a_before, b_across };
+                let (c, exact) = product(amx, precision, case, bits % 3);
+                for (c, (want, size)) in c.iter().zip(exact) {
+                    let error = (f64::from(*c) - want).abs();
+                    // Sums of k products in float32 lose their part, too.
+                    let rounding = 2f64.powi(-24) * (3.0 + (k as f64).sqrt());
+                    assert!(
+                        error <= size * (error_of(precision) + rounding),
+                        "{precision:?} {case:?}: {c} {want}"
+                    );
+                    worst = worst.max(error / size);
+                }
+            }
+        }
+        // The bound is none that anything would keep.
+        assert!(worst > error_of(precision) / 30.0, "{precision:?}: {worst:e}");
+    }
+}
+
+#[test]
+fn three_parts_are_as_good_as_float32() {
+    let Some(amx) = amx() else { return };
+    let (m, n, k) = (64, 64, 512);
+    let case = Case { m, n, k, a_across: false, a_before: false, b_across: false };
+    let (c, exact) = product(amx, Precision::Bf16x6, case, 0);
+    let spread = |values: &dyn Fn(usize) -> f64| {
+        let errors = (0..m * n).map(|at| (values(at) - exact[at].0).powi(2)).sum::<f64>();
+        (errors / exact.iter().map(|e| e.0.powi(2)).sum::<f64>()).sqrt()
+    };
+    let parts = spread(&|at| f64::from(c[at]));
+    // The same sums in float32, one multiply-add after the other.
+    let a = random(1, (64 + 3) * (k + m + 3));
+    let b = random(2, (64 + 3) * (k + m + 3));
+    let plain = spread(&|at| {
+        let (i, j) = (at / n, at % n);
+        let sum = (0..k).fold(0.0f32, |sum, p| a[i * (k + 3) + p].mul_add(b[p * (n + 3) + j], sum));
+        f64::from(if sum > 0.0 { sum } else { 0.5 * sum })
+    });
+    assert!(parts <= plain, "{parts:e} for {plain:e}");
+}
+
+#[test]
+fn every_partition_gives_the_same_bits() {
+    let Some(amx) = amx() else { return };
+    let (m, n, k) = (96, 64, 300);
+    let (a_data, b_data) = (random(1, m * k), random(2, k * n));
+    let (a, b) = (MatRef::new(&a_data, m, k), MatRef::new(&b_data, k, n));
+    for precision in Precision::SPLIT {
+        let parts = precision.parts();
+        let right = panels(amx, b.t(), Side::B, parts);
+        let plan = GemmPlan::split::<f32>(Isa::Avx512, precision, (m, k), true);
+        let run = |rows: std::ops::Range<usize>, cols: std::ops::Range<usize>, c: &mut [f32]| {
+            Gemm {
+                a: Lhs::Plain(a.block(rows.start, rows.len(), 0, k)),
+                b: Rhs::Split(SplitPanels::new(&right, n, k, parts).block(cols.start, cols.len())),
+                c: MatMut::new(c, m, n).block(rows.start, rows.len(), cols.start, cols.len()),
+                init: Init::Zero,
+                epilogue: Epilogue::None,
+                ahead: &[],
+            }
+            .run(Isa::Avx512, &plan, &mut vec![0.0; plan.scratch_len()]);
+        };
+        let (mut whole, mut cut) = (vec![0.0; m * n], vec![0.0; m * n]);
+        run(0..m, 0..n, &mut whole);
+        for rows in [0..7, 7..50, 50..m] {
+            for cols in [0..32, 32..n] {
+                run(rows.clone(), cols, &mut cut);
+            }
+        }
+        assert_eq!(whole, cut, "{precision:?}");
+    }
+}
+
+#[test]
+fn what_is_not_finite_stays_so_and_what_is_tiny_is_zero() {
+    let Some(amx) = amx() else { return };
+    for precision in Precision::SPLIT {
+        let parts = precision.parts();
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut a = vec![1.0; 40 * 40];
+            a[3 * 40 + 7] = bad;
+            let b = vec![1.0; 40 * 40];
+            let right = panels(amx, MatRef::new(&b, 40, 40).t(), Side::B, parts);
+            let plan = GemmPlan::split::<f32>(Isa::Avx512, precision, (40, 40), true);
+            let mut c = vec![0.0; 40 * 40];
+            Gemm {
+                a: Lhs::Plain(MatRef::new(&a, 40, 40)),
+                b: Rhs::Split(SplitPanels::new(&right, 40, 40, parts)),
+                c: MatMut::new(&mut c, 40, 40),
+                init: Init::Zero,
+                epilogue: Epilogue::None,
+                ahead: &[],
+            }
+            .run(Isa::Avx512, &plan, &mut vec![0.0; plan.scratch_len()]);
+            for (i, row) in c.chunks(40).enumerate() {
+                assert!(row.iter().all(|x| if i == 3 { !x.is_finite() } else { *x == 40.0 }), "{bad} {i}");
+            }
+        }
+        let tiny = panels(amx, MatRef::new(&[1e-40f32; 32 * 32], 32, 32), Side::A, parts);
+        assert!(tiny.iter().all(|x| x.to_bits() == 0));
+    }
+}
+
+#[test]
+fn weights_are_split_as_they_are_and_transposed() {
+    let Some(amx) = amx() else { return };
+    for (k, n) in [(40, 33), (64, 64), (31, 100)] {
+        let data = random(1, k * n);
+        let plain = MatRef::new(&data, k, n);
+        let mut in_panels = vec![0.0; k * n];
+        for (p, j) in (0..k).flat_map(|p| (0..n).map(move |j| (p, j))) {
+            in_panels[offset(k, n, p, j)] = plain.at(p, j);
+        }
+        for parts in 1..=3 {
+            for forward in [true, false] {
+                let (right, k, n) = if forward { (plain, k, n) } else { (plain.t(), n, k) };
+                let want = panels(amx, right.t(), Side::B, parts);
+                let mut found = vec![f32::NAN; want.len()];
+                for from in (0..n).step_by(PANEL) {
+                    let cols = from..n.min(from + PANEL);
+                    let weight = Panels::new(&in_panels, plain.rows(), plain.cols());
+                    let into = found[split_len(from, k, parts)..].as_mut_ptr();
+                    // SAFETY: our own panels.
+                    unsafe { split_weight(weight, forward, &cols, parts, into) };
+                }
+                let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&want), bits(&found), "{k} {n} {parts} {forward}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_precision_that_is_not_there_is_an_error_that_says_why() {
+    assert!(Precision::Full.check::<f64>(Isa::Scalar).is_ok());
+    let why = |result: Result<(), Error>| result.unwrap_err().to_string();
+    for precision in Precision::SPLIT {
+        let double = why(precision.check::<f64>(Isa::Avx512));
+        assert!(double.contains(precision.name()) && double.contains("float64"), "{double}");
+        match Amx::new() {
+            Some(_) => {
+                assert!(precision.check::<f32>(Isa::Avx512).is_ok());
+                assert!(why(precision.check::<f32>(Isa::Avx2)).contains("avx2"));
+            }
+            None => assert!(why(precision.check::<f32>(Isa::Avx512)).contains("AMX")),
+        }
+    }
+}

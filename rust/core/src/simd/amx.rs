@@ -1,0 +1,47 @@
+//! Tiles of bfloat16: Intel's AMX, beside AVX-512 with conversions to bfloat16.
+
+use std::sync::OnceLock;
+
+use super::Avx512;
+
+/// Token of the tile unit. There is one only if the CPU has AMX-BF16 and AVX-512 BF16, and the kernel
+/// lets this process use tiles.
+#[derive(Clone, Copy, Debug)]
+pub struct Amx(());
+
+impl Amx {
+    /// The token, if this machine has the unit. The process asks the kernel once.
+    pub fn new() -> Option<Self> {
+        static FOUND: OnceLock<bool> = OnceLock::new();
+        FOUND.get_or_init(|| has_unit() && may_use_tiles()).then_some(Amx(()))
+    }
+
+    /// AVX-512, which the unit implies here.
+    pub fn avx512(self) -> Avx512 {
+        Avx512::new().expect("the token of tiles is made beside it")
+    }
+}
+
+fn has_unit() -> bool {
+    /// Bits of leaf 7's EDX.
+    const AMX_BF16: u32 = 1 << 22;
+    const AMX_TILE: u32 = 1 << 24;
+    let edx = std::arch::x86_64::__cpuid_count(7, 0).edx;
+    Avx512::new().is_some()
+        && is_x86_feature_detected!("avx512bf16")
+        && edx & AMX_BF16 != 0
+        && edx & AMX_TILE != 0
+}
+
+/// Linux keeps room for tiles only for processes that ask.
+fn may_use_tiles() -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+        const XFEATURE_XTILEDATA: libc::c_long = 18;
+        // SAFETY: the call takes two numbers; where the kernel does not know it, it fails.
+        unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
+    }
+    #[cfg(not(target_os = "linux"))]
+    false
+}
