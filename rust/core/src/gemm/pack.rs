@@ -216,8 +216,11 @@ pub fn pack_lhs<T: Element, S: Simd<T>>(s: S, a: MatRef<'_, T>, rows: usize, int
 }
 
 /// `panel[p · lanes + i] = m[i, p]` for a matrix of so many lanes.
+///
+/// # Panics
+/// If the panel has another length than the matrix has elements.
 #[inline(always)]
-fn copy_panel<T: Element, S: Simd<T>>(s: S, m: MatRef<'_, T>, panel: &mut [T]) {
+pub(crate) fn copy_panel<T: Element, S: Simd<T>>(s: S, m: MatRef<'_, T>, panel: &mut [T]) {
     let (lanes, k) = (m.rows(), m.cols());
     assert_eq!(panel.len(), lanes * k);
     if panel.is_empty() {

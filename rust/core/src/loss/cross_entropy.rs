@@ -3,8 +3,9 @@
 
 use super::{Objective, RowLoss, Rows, first_of, heads, lanes, vector};
 use crate::element::Element;
+use crate::gemm::pack::copy_panel;
 use crate::simd::{MAX_LANES, Simd, zip_map};
-use crate::view::MatMut;
+use crate::view::{MatMut, MatRef};
 
 #[inline(always)]
 pub fn rows<T: Element, S: Simd<T>>(
@@ -15,6 +16,10 @@ pub fn rows<T: Element, S: Simd<T>>(
     mut grad: Option<MatMut<'_, T>>,
     losses: &mut [RowLoss],
 ) {
+    let plain = objective.heads.is_empty() && objective.constants.is_empty();
+    if plain && rows.output.cols() <= S::N && grad.as_ref().is_none_or(MatMut::is_dense) {
+        return few(s, objective, rows, labels, grad, losses);
+    }
     let lanes = lanes(s);
     // Logarithms are taken of many rows at once.
     for (chunk, losses) in losses.chunks_mut(S::N).enumerate() {
@@ -43,6 +48,76 @@ pub fn rows<T: Element, S: Simd<T>>(
         s.store(&mut sums, logarithms);
         for ((loss, ln), weight) in losses.iter_mut().zip(sums).zip(weights) {
             loss.loss = weight * (loss.loss + ln.to_f64());
+        }
+    }
+}
+
+/// Rows of few classes, without heads or weights of classes: many rows at once, one in each lane.
+#[inline(always)]
+fn few<T: Element, S: Simd<T>>(
+    s: S,
+    objective: &Objective<T>,
+    rows: &Rows<'_, T>,
+    labels: &[i64],
+    mut grad: Option<MatMut<'_, T>>,
+    losses: &mut [RowLoss],
+) {
+    let classes = rows.output.cols();
+    let mut columns = [T::ZERO; MAX_LANES * MAX_LANES];
+    for (chunk, losses) in losses.chunks_mut(S::N).enumerate() {
+        let (first, n) = (chunk * S::N, losses.len());
+        let output = rows.output.block(first, n, 0, classes);
+        let columns = &mut columns[..classes * n];
+        copy_panel(s, output, columns);
+        let mut scales = [T::ZERO; MAX_LANES];
+        for (i, scale) in scales[..n].iter_mut().enumerate() {
+            *scale = T::lit(rows.scale * rows.weight(first + i));
+        }
+
+        let column = |columns: &[T], j: usize| s.load_partial(&columns[j * n..(j + 1) * n]);
+        let mut top = column(columns, 0);
+        for j in 1..classes {
+            top = s.max(top, column(columns, j));
+        }
+        let (mut sum, mut best) = (s.splat(T::ZERO), s.splat(T::ZERO));
+        for j in (0..classes).rev() {
+            let o = column(columns, j);
+            best = s.select(s.lt(o, top), best, s.splat(T::lit(j as f64))); // the first, in the end
+            let e = T::exp(s, s.sub(o, top));
+            s.store_partial(&mut columns[j * n..(j + 1) * n], e);
+            sum = s.add(sum, e);
+        }
+        let ln = T::ln(s, sum);
+        let factor = s.div(s.load(&scales), sum);
+        let [mut tops, mut lns, mut bests] = [[T::ZERO; MAX_LANES]; 3];
+        s.store(&mut tops, top);
+        s.store(&mut lns, ln);
+        s.store(&mut bests, best);
+        let mut slopes = grad.as_mut().map(|grad| {
+            for j in 0..classes {
+                let slope = s.mul(column(columns, j), factor);
+                s.store_partial(&mut columns[j * n..(j + 1) * n], slope);
+            }
+            let mut part = grad.block(first, n, 0, classes);
+            copy_panel(s, MatRef::new(columns, classes, n), part.joined().row_mut(0));
+            part
+        });
+        for (i, into) in losses.iter_mut().enumerate() {
+            let label = labels[(rows.at)(first + i)];
+            let slope = slopes.as_mut().map(|part| part.row_mut(i));
+            if !objective.label_weight(label).0 {
+                slope.into_iter().for_each(|row| row.fill(T::ZERO));
+                *into = RowLoss::default();
+                continue;
+            }
+            let (label, weight) = (label as usize, rows.weight(first + i));
+            if let Some(row) = slope {
+                row[label] = row[label] - scales[i];
+            }
+            let chosen = output.at(i, label);
+            let loss = tops[i].to_f64() - chosen.to_f64() + lns[i].to_f64();
+            let right = chosen == tops[i] && bests[i] == T::lit(label as f64);
+            *into = RowLoss { loss: weight * loss, right: weight * f64::from(right) };
         }
     }
 }

@@ -3,6 +3,53 @@
 use super::*;
 use crate::simd::{Isa, Op, dispatch};
 
+/// Cross-entropy of rows at once, or one by one as with weights of classes, gives about the same.
+#[test]
+fn few_classes_are_taken_many_rows_at_once() {
+    struct Run<'a>(&'a Objective<f32>, Rows<'a, f32>, Option<MatMut<'a, f32>>, &'a mut [RowLoss]);
+    impl Op<f32> for Run<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn eval<S: Simd<f32>>(self, s: S) {
+            self.0.rows(s, &self.1, self.2, self.3);
+        }
+    }
+    for isa in Isa::available() {
+        for (n, classes) in [(1, 1), (1, 3), (16, 2), (17, 10), (40, 16), (33, 8), (5, 9)] {
+            let output: Vec<f32> =
+                (0..n * classes).map(|i| (6.0 * (0.7 * i as f32).sin()).round() / 2.0).collect(); // with ties
+            let order: Vec<usize> = (0..n).map(|i| (i * 7 + 3) % n).collect();
+            let labels: Vec<i64> =
+                (0..n).map(|i| if i % 5 == 3 { -100 } else { (i % classes) as i64 }).collect();
+            let weights: Vec<f32> = (0..n).map(|i| 0.5 + (i % 3) as f32).collect();
+            let at = |r: usize| order[r];
+            let plain = Objective::from(Loss::CROSS_ENTROPY);
+            let weighted = Objective { constants: vec![1.0; classes], ..plain.clone() };
+            let run = |objective: &Objective<f32>, weights: Option<&[f32]>, grad: bool| {
+                let goals = Goals { targets: Targets::Labels(&labels), weights };
+                let output = MatRef::new(&output, n, classes);
+                let rows = Rows { output, goals, at: &at, scale: 0.25 };
+                let mut slopes = vec![f32::NAN; n * classes];
+                let mut losses = vec![RowLoss { loss: f64::NAN, right: f64::NAN }; n];
+                let grad = grad.then(|| MatMut::new(&mut slopes, n, classes));
+                dispatch(isa, Run(objective, rows, grad, &mut losses));
+                (slopes, losses)
+            };
+            for weights in [None, Some(&weights[..])] {
+                let (slopes, losses) = run(&plain, weights, true);
+                let (one_by_one, apart) = run(&weighted, weights, true);
+                for (a, b) in slopes.iter().zip(&one_by_one) {
+                    assert!((a - b).abs() <= 4e-7, "{isa} {n} {classes}: {a} {b}");
+                }
+                for (a, b) in losses.iter().zip(&apart) {
+                    assert!((a.loss - b.loss).abs() <= 1e-5 && a.right == b.right, "{isa} {n}: {a:?} {b:?}");
+                }
+                assert_eq!(losses, run(&plain, weights, false).1);
+            }
+        }
+    }
+}
+
 /// The sum over the elements, of the outputs.
 type Formula = Box<dyn Fn(&[f64]) -> f64>;
 

@@ -34,18 +34,23 @@
 //! have their products taken by the tile unit: `pack` splits weights, both as they are and transposed, and
 //! blocks of rows split the layers' inputs and gradients.
 //!
+//! Rooms: here is what a plan is and how it is made, `explain` puts it into words.
+//!
 //! Nothing here can change a result's bits but the precision, and the number of shards, which depends on shapes alone:
 //! products are the same for any tiling (see [`gemm`](crate::gemm)), rows do not know each other, and sums
 //! over rows are taken in order, those of shards in the order of shards.
 
-use std::fmt;
+mod explain;
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 
 use crate::arena::padded;
 use crate::element::Element;
 use crate::gemm::pack::PANEL;
 use crate::gemm::plan::{GemmShape, LONG_STRIDE, TileShape};
-use crate::gemm::split::{DEPTH, LANES};
+use crate::gemm::split::DEPTH;
 use crate::gemm::{GemmPlan, Precision};
 use crate::layer::batch_norm::GROUP;
 use crate::network::Network;
@@ -339,8 +344,7 @@ impl Plan {
             apart: Vec::new(),
             panels: Vec::new(),
             tiles: Vec::new(),
-            tile_elements: match threads {
-                _ if shards > 1 => TILE_ELEMENTS.0,
+            tile_elements: match if shards > 1 { 1 } else { threads } {
                 1 => TILE_ELEMENTS.0,
                 n => (weights / (n * TILES_A_THREAD)).clamp(TILE_ELEMENTS.1, TILE_ELEMENTS.0),
             },
@@ -548,236 +552,4 @@ fn shards<T: Element>(network: &Network, mode: Mode, rows: usize, work: usize) -
     // Nothing is copied into panels, which are those of all rows.
     let narrow = network.max_width() * size_of::<T>() < LONG_STRIDE;
     if training && dense && small && narrow && rows >= SHARDS * SHARD_ROWS { SHARDS } else { 1 }
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mode = match self.mode {
-            Mode::Inference => "inference",
-            Mode::Step => "training step",
-            Mode::Apart => "forward and backward apart",
-            Mode::Frozen => "forward and backward apart, as in evaluation",
-        };
-        let plural = |n: usize| if n == 1 { "" } else { "s" };
-        writeln!(
-            f,
-            "{mode} of {} rows on {} thread{}, {} kernels of {}×{}",
-            self.rows,
-            self.threads,
-            plural(self.threads),
-            self.isa,
-            self.tile.mr,
-            self.tile.nr
-        )?;
-        if self.in_shards() && self.threads < self.asked {
-            writeln!(f, "  of {} threads allowed: one for each shard", self.asked)?;
-        } else if self.threads < self.asked {
-            let (work, least) = (self.work as f64 / 1e6, WORK_PER_THREAD as f64 / 1e6);
-            writeln!(
-                f,
-                "  of {} threads allowed: its {work:.1} million multiply-adds are too few for more, at \
-                 {least:.0} million each to be worth waking",
-                self.asked
-            )?;
-        }
-        let waves = self.rows.div_ceil(self.wave_rows);
-        if waves > 1 {
-            let rows = self.wave_rows;
-            writeln!(f, "in {waves} waves of {rows} rows, since activations of more would leave the cache")?;
-        }
-        if !self.panels.is_empty() {
-            let n = self.panels.len();
-            let does = match self.precision {
-                Precision::Full => "transpose weights, for gradients by inputs to read",
-                _ => "split weights, as they are and transposed",
-            };
-            writeln!(f, "pack: {n} item{} {does}", plural(n))?;
-        }
-        let n = self.blocks();
-        if self.in_shards() {
-            writeln!(
-                f,
-                "rows: {n} shards of {} through all layers, each with gradients of its own, since activations on \
-                 their way between cores would take longer than their arithmetic",
-                self.block_rows
-            )?;
-        } else {
-            writeln!(f, "rows: {n} block{} of {} through all layers", plural(n), self.block_rows)?;
-        }
-        for (i, stage) in self.stages.iter().enumerate() {
-            let Some(stage) = stage else {
-                writeln!(f, "  stage {i}: element by element")?;
-                continue;
-            };
-            if self.steps.contains(&RowStep::Measure(i)) {
-                writeln!(f, "  stage {i}: cut twice, for statistics over all rows and for their gradients")?;
-            }
-            let describe = |g: &GemmPlan| match g.pack_a {
-                _ if g.precision != Precision::Full => {
-                    format!(
-                        "in tiles of {LANES}×{LANES}, numbers split into {} bfloat16",
-                        g.precision.parts()
-                    )
-                }
-                true => format!("tiles of {} rows, copied in blocks of {}×{} (deep)", g.rows, g.mc, g.kc),
-                false => format!("tiles of {} rows as they lie", g.rows),
-            };
-            write!(f, "  stage {i}: forward {}", describe(&stage.forward))?;
-            match &stage.backward {
-                Some(backward) => writeln!(f, "; backward {}", describe(backward))?,
-                None => writeln!(f)?,
-            }
-        }
-        if !self.tiles.is_empty() {
-            let n = self.tiles.len();
-            match self.in_shards() {
-                true => writeln!(f, "update: gradients of {} shards are added up", self.shards)?,
-                false => {
-                    writeln!(f, "weights: {n} tile{}, each a weight gradient and its update", plural(n))?
-                }
-            }
-            for (i, stage) in self.stages.iter().enumerate() {
-                let Some(stage) = stage else { continue };
-                let how = |copied: bool| match copied {
-                    true if stage.weight.precision != Precision::Full => "split for it",
-                    true => "copied for it (its rows are long: walking down columns is slow)",
-                    false => "as it lies",
-                };
-                let (x, dy) = (how(stage.pack_input), how(stage.pack_delta));
-                writeln!(f, "  stage {i}: input {x}; gradient of the output {dy}")?;
-            }
-        }
-        write!(f, "scratch: {} elements a thread", self.scratch)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::layer::{Activation, BatchNorm, Init, Layer, Linear};
-
-    fn network(widths: &[usize]) -> Network {
-        let layers = widths.windows(2).flat_map(|w| {
-            let linear = Linear { inputs: w[0], outputs: w[1], bias: true, init: Init::KaimingUniform };
-            [Layer::Linear(linear), Layer::Activation(Activation::Relu)]
-        });
-        Network::new(layers.collect()).unwrap()
-    }
-
-    const TRAINING: Mode = Mode::Step;
-
-    #[test]
-    fn small_work_stays_on_the_caller() {
-        let plan = Plan::new::<f32>(&network(&[4, 64, 64, 2]), TRAINING, 64, Isa::Scalar, 8);
-        assert_eq!((plan.threads, plan.blocks()), (1, 1));
-        let plan = Plan::new::<f32>(&network(&[784, 400, 400, 10]), TRAINING, 128, Isa::Scalar, 2);
-        assert_eq!((plan.threads, plan.blocks(), plan.block_rows), (2, 2, 64));
-    }
-
-    #[test]
-    fn small_networks_go_in_shards_whatever_the_threads() {
-        let plan = |widths: &[usize], rows, mode, threads| {
-            Plan::new::<f32>(&network(widths), mode, rows, Isa::Scalar, threads)
-        };
-        for threads in [1, 2, 8] {
-            let step = plan(&[64, 100, 10], 200, Mode::Step, threads);
-            assert_eq!(
-                (step.shards, step.blocks(), step.block_rows, step.threads),
-                (2, 2, 100, threads.min(2))
-            );
-            assert_eq!(plan(&[64, 100, 10], 200, Mode::Apart, threads).shards, 2);
-            for (widths, rows) in [(&[4, 64, 64, 2][..], 64), (&[64, 100, 10], 20_000), (&[300, 300, 9], 20)]
-            {
-                assert_eq!(plan(widths, rows, Mode::Step, threads).shards, 1, "{widths:?}");
-            }
-            assert_eq!(plan(&[64, 100, 10], 600, Mode::Inference, threads).shards, 1);
-        }
-    }
-
-    #[test]
-    fn blocks_and_tiles_cover_everything_once() {
-        for widths in [&[1, 1][..], &[4, 64, 64, 2], &[784, 400, 400, 10], &[5, 3000, 7]] {
-            for rows in [1, 2, 13, 14, 15, 127, 128, 129, 1000] {
-                for threads in [1, 2, 3, 64] {
-                    let network = network(widths);
-                    let plan = Plan::new::<f32>(&network, TRAINING, rows, Isa::Scalar, threads);
-                    let mut next = 0;
-                    for block in 0..plan.blocks() {
-                        assert_eq!(plan.block(block).start, next);
-                        assert!(!plan.block(block).is_empty());
-                        next = plan.block(block).end;
-                    }
-                    assert_eq!(next, rows);
-                    for (index, stage) in network.stages().iter().enumerate() {
-                        let mut seen = vec![0u8; stage.inputs * stage.outputs];
-                        let mut biases = vec![0u8; stage.outputs];
-                        for t in plan.tiles.iter().filter(|t| t.stage == index) {
-                            for j in t.cols.clone() {
-                                biases[j] += u8::from(t.bias);
-                                t.rows.clone().for_each(|i| seen[i * stage.outputs + j] += 1);
-                            }
-                        }
-                        assert!(seen.iter().chain(&biases).all(|&n| n == 1));
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn many_rows_go_in_waves_unless_a_normalization_needs_them_all() {
-        let narrow = network(&[2, 256, 256, 256, 3]);
-        let plan = Plan::new::<f32>(&narrow, Mode::Step, 4096, Isa::Scalar, 2);
-        assert!(plan.in_waves() && plan.kept_rows() < 1024, "{plan}");
-        let waves = plan.phases.iter().filter(|p| matches!(p, Phase::Weights { .. })).count();
-        assert_eq!(waves, 4096usize.div_ceil(plan.wave_rows));
-        assert!(!Plan::new::<f32>(&narrow, Mode::Apart, 4096, Isa::Scalar, 2).in_waves());
-        // Weights by far the larger part: a wave would cost more than it saves.
-        assert!(!Plan::new::<f32>(&network(&[9, 4000, 4000, 3]), Mode::Step, 512, Isa::Scalar, 2).in_waves());
-
-        let linear = Linear { inputs: 256, outputs: 256, bias: true, init: Init::KaimingUniform };
-        let norm = BatchNorm { features: 256, eps: 1e-5, momentum: 0.1, affine: true };
-        let layers = vec![Layer::Linear(linear.clone()), Layer::BatchNorm(norm), Layer::Linear(linear)];
-        let plan = Plan::new::<f32>(&Network::new(layers).unwrap(), Mode::Step, 4000, Isa::Scalar, 2);
-        assert!(!plan.in_waves() && plan.block_rows.is_multiple_of(GROUP));
-    }
-
-    #[test]
-    fn tiles_are_even_enough_to_share() {
-        for widths in [&[784, 128, 10][..], &[784, 400, 400, 10], &[256, 256, 256], &[2000, 2000]] {
-            for threads in [2, 4] {
-                let plan = Plan::new::<f32>(&network(widths), TRAINING, 256, Isa::Scalar, threads);
-                let size = |t: &TileItem| t.rows.len() * t.cols.len();
-                let (all, most) =
-                    (plan.tiles.iter().map(size).sum::<usize>(), plan.tiles.iter().map(size).max().unwrap());
-                assert!(
-                    most * threads * 3 <= all,
-                    "{widths:?}: one of {} is {most} of {all}",
-                    plan.tiles.len()
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn the_first_layer_needs_no_input_gradient() {
-        let plan = Plan::new::<f32>(&network(&[784, 128, 10]), TRAINING, 128, Isa::Scalar, 1);
-        assert!(plan.stages[0].unwrap().backward.is_none());
-        assert!(plan.stages[1].unwrap().backward.is_some());
-        assert!(plan.panels.iter().all(|p| p.stage == 1));
-    }
-
-    #[test]
-    fn a_plan_prints_what_will_run() {
-        let plan = Plan::new::<f32>(&network(&[784, 400, 10]), TRAINING, 128, Isa::Scalar, 2);
-        let text = plan.to_string();
-        assert!(text.starts_with("training step of 128 rows on 2 threads, scalar kernels of 4×8"), "{text}");
-        assert!(text.contains("rows: 2 blocks of 64"), "{text}");
-        let text = Plan::new::<f32>(&network(&[64, 100, 10]), TRAINING, 200, Isa::Scalar, 8).to_string();
-        assert!(text.contains("of 8 threads allowed: one for each shard"), "{text}");
-        assert!(
-            text.contains("rows: 2 shards of 100") && text.contains("of 2 shards are added up"),
-            "{text}"
-        );
-    }
 }

@@ -1,0 +1,108 @@
+//! A plan in words, for who asks what will run, where, and why.
+
+use std::fmt;
+
+use super::{Mode, Plan, RowStep, WORK_PER_THREAD};
+use crate::gemm::split::LANES;
+use crate::gemm::{GemmPlan, Precision};
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mode = match self.mode {
+            Mode::Inference => "inference",
+            Mode::Step => "training step",
+            Mode::Apart => "forward and backward apart",
+            Mode::Frozen => "forward and backward apart, as in evaluation",
+        };
+        let plural = |n: usize| if n == 1 { "" } else { "s" };
+        writeln!(
+            f,
+            "{mode} of {} rows on {} thread{}, {} kernels of {}×{}",
+            self.rows,
+            self.threads,
+            plural(self.threads),
+            self.isa,
+            self.tile.mr,
+            self.tile.nr
+        )?;
+        if self.in_shards() && self.threads < self.asked {
+            writeln!(f, "  of {} threads allowed: one for each shard", self.asked)?;
+        } else if self.threads < self.asked {
+            let (work, least) = (self.work as f64 / 1e6, WORK_PER_THREAD as f64 / 1e6);
+            writeln!(
+                f,
+                "  of {} threads allowed: its {work:.1} million multiply-adds are too few for more, at \
+                 {least:.0} million each to be worth waking",
+                self.asked
+            )?;
+        }
+        let waves = self.rows.div_ceil(self.wave_rows);
+        if waves > 1 {
+            let rows = self.wave_rows;
+            writeln!(f, "in {waves} waves of {rows} rows, since activations of more would leave the cache")?;
+        }
+        if !self.panels.is_empty() {
+            let n = self.panels.len();
+            let does = match self.precision {
+                Precision::Full => "transpose weights, for gradients by inputs to read",
+                _ => "split weights, as they are and transposed",
+            };
+            writeln!(f, "pack: {n} item{} {does}", plural(n))?;
+        }
+        let n = self.blocks();
+        if self.in_shards() {
+            writeln!(
+                f,
+                "rows: {n} shards of {} through all layers, each with gradients of its own, since activations on \
+                 their way between cores would take longer than their arithmetic",
+                self.block_rows
+            )?;
+        } else {
+            writeln!(f, "rows: {n} block{} of {} through all layers", plural(n), self.block_rows)?;
+        }
+        for (i, stage) in self.stages.iter().enumerate() {
+            let Some(stage) = stage else {
+                writeln!(f, "  stage {i}: element by element")?;
+                continue;
+            };
+            if self.steps.contains(&RowStep::Measure(i)) {
+                writeln!(f, "  stage {i}: cut twice, for statistics over all rows and for their gradients")?;
+            }
+            let describe = |g: &GemmPlan| match g.pack_a {
+                _ if g.precision != Precision::Full => {
+                    format!(
+                        "in tiles of {LANES}×{LANES}, numbers split into {} bfloat16",
+                        g.precision.parts()
+                    )
+                }
+                true => format!("tiles of {} rows, copied in blocks of {}×{} (deep)", g.rows, g.mc, g.kc),
+                false => format!("tiles of {} rows as they lie", g.rows),
+            };
+            write!(f, "  stage {i}: forward {}", describe(&stage.forward))?;
+            match &stage.backward {
+                Some(backward) => writeln!(f, "; backward {}", describe(backward))?,
+                None => writeln!(f)?,
+            }
+        }
+        if !self.tiles.is_empty() {
+            let n = self.tiles.len();
+            match self.in_shards() {
+                true => writeln!(f, "update: gradients of {} shards are added up", self.shards)?,
+                false => {
+                    writeln!(f, "weights: {n} tile{}, each a weight gradient and its update", plural(n))?
+                }
+            }
+            for (i, stage) in self.stages.iter().enumerate() {
+                let Some(stage) = stage else { continue };
+                let how = |copied: bool| match copied {
+                    true if stage.weight.precision != Precision::Full => "split for it",
+                    true => "copied for it (its rows are long: walking down columns is slow)",
+                    false => "as it lies",
+                };
+                let (x, dy) = (how(stage.pack_input), how(stage.pack_delta));
+                writeln!(f, "  stage {i}: input {x}; gradient of the output {dy}")?;
+            }
+        }
+        write!(f, "scratch: {} elements a thread", self.scratch)
+    }
+}

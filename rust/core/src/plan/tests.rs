@@ -1,0 +1,145 @@
+use super::*;
+use crate::layer::{Activation, BatchNorm, Init, Layer, Linear};
+
+fn network(widths: &[usize]) -> Network {
+    let layers = widths.windows(2).flat_map(|w| {
+        let linear = Linear { inputs: w[0], outputs: w[1], bias: true, init: Init::KaimingUniform };
+        [Layer::Linear(linear), Layer::Activation(Activation::Relu)]
+    });
+    Network::new(layers.collect()).unwrap()
+}
+
+const TRAINING: Mode = Mode::Step;
+
+#[test]
+fn small_work_stays_on_the_caller() {
+    let plan = Plan::new::<f32>(&network(&[4, 64, 64, 2]), TRAINING, 64, Isa::Scalar, 8);
+    assert_eq!((plan.threads, plan.blocks()), (1, 1));
+    let plan = Plan::new::<f32>(&network(&[784, 400, 400, 10]), TRAINING, 128, Isa::Scalar, 2);
+    assert_eq!((plan.threads, plan.blocks(), plan.block_rows), (2, 2, 64));
+}
+
+#[test]
+fn small_networks_go_in_shards_whatever_the_threads() {
+    let plan = |widths: &[usize], rows, mode, threads| {
+        Plan::new::<f32>(&network(widths), mode, rows, Isa::Scalar, threads)
+    };
+    for threads in [1, 2, 8] {
+        let step = plan(&[64, 100, 10], 200, Mode::Step, threads);
+        assert_eq!((step.shards, step.blocks(), step.block_rows, step.threads), (2, 2, 100, threads.min(2)));
+        assert_eq!(plan(&[64, 100, 10], 200, Mode::Apart, threads).shards, 2);
+        for (widths, rows) in [(&[4, 64, 64, 2][..], 64), (&[64, 100, 10], 20_000), (&[300, 300, 9], 20)] {
+            assert_eq!(plan(widths, rows, Mode::Step, threads).shards, 1, "{widths:?}");
+        }
+        assert_eq!(plan(&[64, 100, 10], 600, Mode::Inference, threads).shards, 1);
+    }
+}
+
+#[test]
+fn blocks_and_tiles_cover_everything_once() {
+    for widths in [&[1, 1][..], &[4, 64, 64, 2], &[784, 400, 400, 10], &[5, 3000, 7]] {
+        for rows in [1, 2, 13, 14, 15, 127, 128, 129, 1000] {
+            for threads in [1, 2, 3, 64] {
+                let network = network(widths);
+                let plan = Plan::new::<f32>(&network, TRAINING, rows, Isa::Scalar, threads);
+                let mut next = 0;
+                for block in 0..plan.blocks() {
+                    assert_eq!(plan.block(block).start, next);
+                    assert!(!plan.block(block).is_empty());
+                    next = plan.block(block).end;
+                }
+                assert_eq!(next, rows);
+                for (index, stage) in network.stages().iter().enumerate() {
+                    let mut seen = vec![0u8; stage.inputs * stage.outputs];
+                    let mut biases = vec![0u8; stage.outputs];
+                    for t in plan.tiles.iter().filter(|t| t.stage == index) {
+                        for j in t.cols.clone() {
+                            biases[j] += u8::from(t.bias);
+                            t.rows.clone().for_each(|i| seen[i * stage.outputs + j] += 1);
+                        }
+                    }
+                    assert!(seen.iter().chain(&biases).all(|&n| n == 1));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn many_rows_go_in_waves_unless_a_normalization_needs_them_all() {
+    let narrow = network(&[2, 256, 256, 256, 3]);
+    let plan = Plan::new::<f32>(&narrow, Mode::Step, 4096, Isa::Scalar, 2);
+    assert!(plan.in_waves() && plan.kept_rows() < 1024, "{plan}");
+    let waves = plan.phases.iter().filter(|p| matches!(p, Phase::Weights { .. })).count();
+    assert_eq!(waves, 4096usize.div_ceil(plan.wave_rows));
+    assert!(!Plan::new::<f32>(&narrow, Mode::Apart, 4096, Isa::Scalar, 2).in_waves());
+    // Weights by far the larger part: a wave would cost more than it saves.
+    assert!(!Plan::new::<f32>(&network(&[9, 4000, 4000, 3]), Mode::Step, 512, Isa::Scalar, 2).in_waves());
+
+    let linear = Linear { inputs: 256, outputs: 256, bias: true, init: Init::KaimingUniform };
+    let norm = BatchNorm { features: 256, eps: 1e-5, momentum: 0.1, affine: true };
+    let layers = vec![Layer::Linear(linear.clone()), Layer::BatchNorm(norm), Layer::Linear(linear)];
+    let plan = Plan::new::<f32>(&Network::new(layers).unwrap(), Mode::Step, 4000, Isa::Scalar, 2);
+    assert!(!plan.in_waves() && plan.block_rows.is_multiple_of(GROUP));
+}
+
+#[test]
+fn tiles_are_even_enough_to_share() {
+    for widths in [&[784, 128, 10][..], &[784, 400, 400, 10], &[256, 256, 256], &[2000, 2000]] {
+        for threads in [2, 4] {
+            let plan = Plan::new::<f32>(&network(widths), TRAINING, 256, Isa::Scalar, threads);
+            let size = |t: &TileItem| t.rows.len() * t.cols.len();
+            let (all, most) =
+                (plan.tiles.iter().map(size).sum::<usize>(), plan.tiles.iter().map(size).max().unwrap());
+            assert!(most * threads * 3 <= all, "{widths:?}: one of {} is {most} of {all}", plan.tiles.len());
+        }
+    }
+}
+
+#[test]
+fn the_first_layer_needs_no_input_gradient() {
+    let plan = Plan::new::<f32>(&network(&[784, 128, 10]), TRAINING, 128, Isa::Scalar, 1);
+    assert!(plan.stages[0].unwrap().backward.is_none());
+    assert!(plan.stages[1].unwrap().backward.is_some());
+    assert!(plan.panels.iter().all(|p| p.stage == 1));
+}
+
+#[test]
+fn a_plan_prints_what_will_run() {
+    let plan = Plan::new::<f32>(&network(&[784, 400, 10]), TRAINING, 128, Isa::Scalar, 2);
+    let text = plan.to_string();
+    assert!(text.starts_with("training step of 128 rows on 2 threads, scalar kernels of 4×8"), "{text}");
+    assert!(text.contains("rows: 2 blocks of 64"), "{text}");
+    let text = Plan::new::<f32>(&network(&[64, 100, 10]), TRAINING, 200, Isa::Scalar, 8).to_string();
+    assert!(text.contains("of 8 threads allowed: one for each shard"), "{text}");
+    assert!(text.contains("rows: 2 shards of 100") && text.contains("of 2 shards are added up"), "{text}");
+}
+
+#[test]
+fn large_layers_are_taken_in_parts_and_no_two_blocks_share_a_tile() {
+    let network = network(&[784, 400, 31, 64, 10]);
+    for precision in Precision::SPLIT {
+        let plan = |mode, rows, threads| {
+            Plan::in_precision::<f32>(&network, mode, rows, (Isa::Scalar, precision), threads)
+        };
+        for threads in [1, 2, 3, 64] {
+            let step = plan(Mode::Step, 200, threads);
+            assert!(!step.in_shards() && step.block_rows.is_multiple_of(DEPTH));
+            let of =
+                |plan: &Plan| plan.stages.iter().map(|s| s.unwrap().weight.precision).collect::<Vec<_>>();
+            let full = Precision::Full;
+            assert_eq!(of(&step), [precision, full, full, full], "to 31, from 31, and to 10");
+            // Weights of the only such layer are split as they are; nothing goes back through it.
+            assert!(step.panels.iter().all(|item| item.forward == (item.stage == 0)));
+            let text = step.to_string();
+            assert!(text.contains(&format!("split into {} bfloat16", precision.parts())), "{text}");
+            for plain in [
+                plan(Mode::Inference, 200, threads),
+                plan(Mode::Frozen, 200, threads),
+                plan(Mode::Step, 31, 1),
+            ] {
+                assert!(of(&plain).iter().all(|p| *p == full) && plain.precision == full);
+            }
+        }
+    }
+}
