@@ -89,6 +89,7 @@ class TrainerBase(Guided):
             raise UnsupportedError("SAM is not there for a loss of one's own")
         # Of a loss of one's own the core sees gradients only.
         spec = (MSELoss() if isinstance(loss, CustomLoss) else loss)._spec(model.out_features)
+        optimizer._meet(model)
         step = (self._clip_norm, self._clip_value, self._accumulate, sam)
         core = _core.Trainer(model._core, spec, optimizer._core, *step)
         if average is not None:

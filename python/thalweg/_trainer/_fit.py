@@ -12,7 +12,7 @@ from thalweg._history import KEYS, History
 from thalweg._rates import Rates
 from thalweg._trainer._auto import safe_lr
 from thalweg._trainer._base import TrainerBase
-from thalweg.errors import ArgumentError, DivergedError, UnsupportedError
+from thalweg.errors import ArgumentError, DivergedError, ShapeError, UnsupportedError
 from thalweg.optim.schedules import ReduceLROnPlateau
 
 if TYPE_CHECKING:
@@ -64,7 +64,11 @@ class Fitting(TrainerBase):
         # The usual case takes no detour: this call is made thousands of times a second.
         if self._rates is not None:
             self._optimizer._core.set_lr(self._rates.at(self._optimizer.steps, self._epochs))
-        loss = self._core.step(x, y, sample_weight)
+        try:
+            loss = self._core.step(x, y, sample_weight)
+        except ShapeError:
+            self._model._samples(x, "x")  # the first layer may know better what is wrong
+            raise
         if loss is None:
             loss = self._core.step(*self._ready(x, y, sample_weight))
             assert loss is not None  # they are ready now

@@ -12,7 +12,7 @@ from thalweg import _arrays, _checks, _core, _safetensors, _spec
 from thalweg._arrays import Array, Samples
 from thalweg._habits import Guided
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
-from thalweg.nn import _layers
+from thalweg.nn import _layers, _names
 from thalweg.nn._layers import Layer
 
 #: Version of what `Sequential.__getstate__` gives, so that later versions can read old pickles.
@@ -93,8 +93,13 @@ class Sequential(Guided):
         self._layers = layers
         self._dtype = np.dtype(_dtype_name(dtype))
         self._seed = _checks.integer("seed", seed, 0, 2**64 - 1)
-        self._flattens = bool(layers) and isinstance(layers[0], _layers.Flatten)
+        _layers.check_codes(layers, self._dtype)
+        #: The first layer, if it makes rows of what need not be such.
+        self._shaper: _layers.Flatten | _layers.Embedding | None = None
+        if layers and isinstance(layers[0], (_layers.Flatten, _layers.Embedding)):
+            self._shaper = layers[0]
         self._in_shape: tuple[int, ...] | None = None  # of a sample of the last forward, if so
+        self._renamed = _names.renamed(layers)
         self._core = _core.Model([x._spec() for x in layers], self._dtype.name, self._seed)
         self._predict = self._core.predict
 
@@ -159,7 +164,7 @@ class Sequential(Guided):
         2  Linear(in_features=8, out_features=1, bias=True)  (n, 1)           9
         total: 33 parameters, float32
         """
-        sizes = {name: int(np.prod(shape)) for name, shape in self._core.blocks()}
+        sizes = {name: int(np.prod(shape)) for name, shape in self._blocks()}
         rows = [("layer", "output", "parameters")]
         rows += _summary(self._layers, "", self.in_features, sizes)
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -191,7 +196,11 @@ class Sequential(Guided):
             If `x` is not such an array; the message says what it is.
         """
         # The usual case takes no detour: this call is made thousands of times a second.
-        y = self._predict(x)
+        try:
+            y = self._predict(x)
+        except ShapeError:
+            self._samples(x, "x")  # the first layer may know better what is wrong
+            raise
         if y is None:
             y = self._predict(self._samples(x, "x"))
             assert y is not None  # it is ready now
@@ -223,17 +232,22 @@ class Sequential(Guided):
         if training is not True and not _checks.flag("training", training):
             return self(x)
         y = self._core.forward(self._samples(x, "x"))
-        if self._flattens:
+        if self._shaper is not None:
             self._in_shape = np.shape(x)[1:]
         return y
 
     def _samples(self, x: Any, name: str) -> Samples:
-        """Make samples ready for the core: rows, also where a `Flatten` has to make them first."""
-        if self._flattens:
-            x = _arrays.as_numeric(x, name)
-            if x.ndim > 2:
-                x = x.reshape(len(x), -1)
-        return _arrays.samples(x, self._dtype, name)
+        """Make samples ready for the core: rows, also where a layer has to make them first."""
+        return _arrays.samples(self._rows(x, name), self._dtype, name)
+
+    def _matrix(self, x: Any, name: str) -> Array:
+        """Make samples rows of this model's dtype, for what does not convert them by itself."""
+        return _arrays.matrix(self._rows(x, name), self._dtype, name)
+
+    def _rows(self, x: Any, name: str) -> Any:
+        if self._shaper is None:
+            return x
+        return self._shaper._as_rows(_arrays.as_numeric(x, name), name)
 
     def backward(self, grad_output: Any) -> Array:
         """Carry the gradient of a loss back through the last `forward`, by the chain rule.
@@ -335,13 +349,19 @@ class Sequential(Guided):
             ``"1.bias"``, ``"1.running_mean"`` and ``"1.running_var"``, all (num_features,). Layer 0
             of a `Residual` at position 2 has ``"2.0.weight"``.
         """
-        parameters = _named(self._core.blocks(), self._core.parameters())
-        averages = _named(self._core.average_blocks(), self._core.averages())
+        parameters = _names.cut(self._blocks(), self._core.parameters())
+        averages = _names.cut(self._core.average_blocks(), self._core.averages())
         # In the order of the layers, a layer's parameters before its averages.
         names = sorted(
             [*parameters, *averages], key=lambda name: [int(i) for i in name.split(".")[:-1]]
         )
         return {name: (parameters | averages)[name] for name in names}
+
+    def _blocks(self) -> _names.Blocks:
+        """Names and shapes of the parameters, in the order of `flat_parameters`."""
+        if not self._renamed:
+            return self._core.blocks()
+        return [(self._renamed.get(name, name), shape) for name, shape in self._core.blocks()]
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Set everything by name; the names and shapes must be exactly those of `state_dict`.
@@ -361,7 +381,7 @@ class Sequential(Guided):
             If an array has another shape, or is not of finite real numbers. After any error the
             model is unchanged.
         """
-        blocks = self._core.blocks()
+        blocks = self._blocks()
         average_blocks = self._core.average_blocks()
         names = [name for name, _ in blocks + average_blocks]
         missing = [name for name in names if name not in state_dict]
@@ -603,7 +623,7 @@ class Sequential(Guided):
 
 
 #: The attributes that `Sequential` sets.
-_MINE = ("_layers", "_dtype", "_seed", "_flattens", "_in_shape", "_core", "_predict")
+_MINE = ("_layers", "_dtype", "_seed", "_shaper", "_in_shape", "_renamed", "_core", "_predict")
 
 
 def _summary(
@@ -630,17 +650,6 @@ class _Table(str):
 
     def __repr__(self) -> str:
         return str(self)
-
-
-def _named(blocks: list[tuple[str, tuple[int, ...]]], values: Array) -> dict[str, Array]:
-    """Cut a flat array into named ones, copies."""
-    named = {}
-    start = 0
-    for name, shape in blocks:
-        stop = start + int(np.prod(shape))
-        named[name] = values[start:stop].reshape(shape).copy()
-        start = stop
-    return named
 
 
 def _dtype_name(dtype: Any) -> str:

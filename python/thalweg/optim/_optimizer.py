@@ -10,7 +10,7 @@ from thalweg import _arrays, _checks, _core
 from thalweg._arrays import Array
 from thalweg._habits import Guided
 from thalweg.errors import ArgumentError
-from thalweg.nn import Sequential
+from thalweg.nn import Sequential, _names
 
 #: The conventions that a method has, and in each the defaults of arguments that are None.
 Conventions: TypeAlias = Mapping[str, Mapping[str, float]]
@@ -59,6 +59,9 @@ class Optimizer(Guided):
         self._kind = kind
         self._core = _core.Optimizer(kind, self._options)
         self._groups: list[dict[str, Any]] = []
+        #: What the core was told of each group; and names that it has for others of a model's.
+        self._told: list[tuple[str, dict[str, float | bool | str], float, bool]] = []
+        self._renamed: Sequential | None = None
 
     def add_group(
         self,
@@ -124,10 +127,44 @@ class Optimizer(Guided):
             if "weight_decay" not in options:
                 raise ArgumentError(f"{type(self).__name__} has no weight_decay")
             options["weight_decay"] = _checks.real("weight_decay", weight_decay, 0)
-        self._core.add_group(pattern, self._kind, options, lr_scale, frozen)
+        told = pattern, options, lr_scale, frozen
+        self._tell(self._core, *told)
+        self._told.append(told)
         group = {"pattern": pattern, "weight_decay": weight_decay}
         self._groups.append(group | {"lr_scale": lr_scale, "frozen": frozen} | dict(choices or {}))
         return self
+
+    def _tell(
+        self,
+        core: _core.Optimizer,
+        pattern: str,
+        options: dict[str, float | bool | str],
+        lr_scale: float,
+        frozen: bool,
+    ) -> None:
+        """Make a group of the core's, or of a model whose names are others there, several."""
+        names = [pattern]
+        if self._renamed is not None:
+            names = _names.of_core(self._renamed, pattern)
+        for name in names:
+            core.add_group(name, self._kind, options, lr_scale, frozen)
+
+    def _meet(self, model: Sequential) -> None:
+        """Before a first step: let groups be those of the names that the model's users know."""
+        if not model._renamed or self._renamed is not None:
+            return
+        self._renamed = model
+        if not self._told:
+            return
+        core = _core.Optimizer(self._kind, self._options)
+        try:
+            for told in self._told:
+                self._tell(core, *told)
+        except ArgumentError:
+            self._renamed = None
+            raise
+        core.set_lr(self._core.lr)
+        self._core = core
 
     def _advice(self, name: str) -> str:
         """Say what a wrong name may have meant: an option too, though it cannot be changed."""
@@ -165,6 +202,8 @@ class Optimizer(Guided):
         ThalwegError
             If this optimizer belongs to another model.
         """
+        if model._renamed:
+            self._meet(model)
         self._core.step(model._core)
 
     def state_dict(self) -> dict[str, Any]:
@@ -232,6 +271,7 @@ class Optimizer(Guided):
         }
         scalars = {name: _checks.real(name, value) for name, value in state_dict["scalars"].items()}
         steps = _checks.integer("steps", state_dict["steps"], 0)
+        self._meet(model)
         self._set_state(model, lr, steps, scalars, arrays)
 
     def _fresh(self) -> "Optimizer":

@@ -125,6 +125,10 @@ class SAM(Optimizer):
             "SAM needs two gradients a step: use Trainer.step or Trainer.fit, which compute them"
         )
 
+    def _meet(self, model: Sequential) -> None:
+        self._base._meet(model)
+        self._core = self._base._core
+
     def _fresh(self) -> "SAM":
         return SAM(self._base._fresh(), self._rho, self._adaptive)
 
