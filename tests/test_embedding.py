@@ -115,7 +115,8 @@ def test_groups_are_by_the_names_of_the_state_dict(pattern, frozen, make, rng, t
 
 def test_groups_of_optimizers_that_step_by_hand(rng):
     model = network()
-    optimizer = optim.SGD(lr=0.1).add_group("0.weight", frozen=True)
+    optimizer = optim.SGD(lr=0.5).add_group("0.weight", frozen=True)
+    optimizer.lr = 0.1
     before = model.state_dict()
     model.flat_gradients = np.ones(model.num_parameters)
     optimizer.step(model)
