@@ -135,6 +135,22 @@ def test_their_mean_is_the_loss_where_all_rows_count_alike(case, rng):
     assert (each[~counted] == 0).all()
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        *(loss for loss, kind in LOSSES.values() if "label" in kind and loss.active is None),
+        nn.CrossEntropyLoss([2, 1, 0, 3], label_smoothing=0.2, heads=(1, 3)),
+    ],
+    ids=repr,
+)
+def test_of_labels_their_sum_is_the_sum(loss, rng):
+    """Also of those whose class weighs 0, which smoothing counts in others."""
+    o, y = rng.standard_normal((N, K)), targets("labels", rng)
+    each = dataclasses.replace(loss, reduction="none")(o, y)
+    total = dataclasses.replace(loss, reduction="sum")(o, y)
+    assert each.sum() == pytest.approx(total, rel=1e-13)
+
+
 def test_rows_that_do_not_count_have_none():
     each = nn.CrossEntropyLoss([1, 0, 1], ignore_index=2, reduction="none")
     np.testing.assert_array_equal(each(np.zeros((2, 3)), [1, 2]), [0, 0])

@@ -7,6 +7,7 @@ Here is `Trainer` and what can be read of it. `_base` makes one and makes data r
 import types
 
 from thalweg import _checks, _core
+from thalweg._custom import CustomTrainer
 from thalweg._history import History
 from thalweg._plan import Plan
 from thalweg._trainer._base import TrainerBase
@@ -103,10 +104,15 @@ class Trainer(Fitting, Penalized, Resumable):
     @loss.setter
     def loss(self, loss: Loss) -> None:
         loss = loss_of(loss)
+        if isinstance(loss, CustomLoss) and isinstance(self._core, CustomTrainer):
+            if self._fitting:
+                raise ArgumentError("the loss cannot change during a fit: set it between fits")
+            self._core.loss = self._loss = loss
+            return
         if isinstance(loss, CustomLoss) or not isinstance(self._core, _core.Trainer):
             raise UnsupportedError(
-                "loss can be set only where both, the old and the new, are losses of thalweg.nn "
-                "other than CustomLoss and the optimizer takes batches; make another Trainer here"
+                "loss can be set only where the optimizer takes batches, and both, the old and the "
+                "new, are losses of thalweg.nn or both functions; make another Trainer here"
             )
         self._core.set_loss(loss._spec(self._model.out_features))
         self._loss = loss

@@ -103,7 +103,7 @@ class Fitting(TrainerBase):
             Without `y`, `x` is an iterable that yields batches ``(x, y)`` or
             ``(x, y, sample_weight)``, once for each epoch, or a function that gives one: data
             larger than memory, or made on the way. Each batch is a step, and looked at when it
-            comes; an error says which it was. For losses other than `nn.CustomLoss`.
+            comes; an error says which it was.
         epochs : int, keyword only, default 1
             How many times every sample is used.
         batch_size : int or None, keyword only, default 32
@@ -247,10 +247,11 @@ class Fitting(TrainerBase):
         from thalweg._stream import StreamFit, batches_of
 
         source = batches_of(x, epochs)
-        if not isinstance(self._core, _core.Trainer):
+        if isinstance(self._core, FullBatchTrainer):
             raise UnsupportedError(
-                "batches from an iterable are for losses of thalweg.nn other than CustomLoss, and "
-                "for optimizers that take batches; pass arrays x and y"
+                f"{type(self._optimizer).__name__} takes all samples at once, since gradients of "
+                "different batches do not show the curvature: pass arrays x and y, and "
+                "batch_size=None"
             )
         rate, rates = None, self._rates
         if rates is not None:

@@ -18,7 +18,9 @@ class CustomLoss(Loss):
     A `Trainer` takes the bare function as well. Steps are then a forward pass, a call of the
     function, a backward pass and a step of the optimizer: correct, but without what fusing them
     saves. They leave their gradients in ``model.flat_gradients``: those of the update, where
-    several batches make one, clipped. Whatever else a trainer does with gradients it does here.
+    several batches make one, clipped. Whatever else a trainer does it does here: schedules, limits,
+    averages, batches from an iterable, every optimizer but `optim.LevenbergMarquardt`, which needs
+    residuals. `optim.SAM` calls the function twice a step, `optim.LBFGS` for each point it looks at.
 
     Parameters
     ----------
