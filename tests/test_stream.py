@@ -157,6 +157,6 @@ def test_what_is_no_source_of_batches_is_refused(data):
     with pytest.raises(tw.ArgumentError, match="length"):
         make(schedule=schedules.OneCycleLR(max_lr=0.1)).fit(lambda: iter(cut(x, y)))
     with pytest.raises(
-        tw.UnsupportedError, match="LBFGS takes all samples at once.*arrays x and y"
+        tw.UnsupportedError, match=r"LBFGS takes all samples at once.*arrays x and y"
     ):
         make(optim.LBFGS()).fit(cut(x, y))

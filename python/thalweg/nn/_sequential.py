@@ -33,7 +33,8 @@ _ELSEWHERE = {
     **dict.fromkeys(("children", "modules", "named_children"), "they are in model.layers"),
     **dict.fromkeys(("cpu", "cuda"), "all is computed on the CPU"),
     **dict.fromkeys(("double", "float", "type"), "model.astype makes a copy of another dtype"),
-    "parameters": f"{_BY_NAME}; an optimizer is given the model itself, optimizer.step(model)",
+    "parameters": f"{_BY_NAME}; an optimizer is made without, optim.Adam(lr=...), and given the "
+    f"model by {_TRAINER}, or in a loop by hand by optimizer.step(model)",
     "named_parameters": _BY_NAME,
     "requires_grad_": 'optimizer.add_group("0.*", frozen=True) leaves parameters as they are',
     "to": 'all is computed on the CPU; model.astype("float64") makes a copy of another dtype',

@@ -20,7 +20,8 @@ class CustomLoss(Loss):
     saves. They leave their gradients in ``model.flat_gradients``: those of the update, where
     several batches make one, clipped. Whatever else a trainer does it does here: schedules, limits,
     averages, batches from an iterable, every optimizer but `optim.LevenbergMarquardt`, which needs
-    residuals. `optim.SAM` calls the function twice a step, `optim.LBFGS` for each point it looks at.
+    residuals. `optim.SAM` calls the function twice a step, `optim.LBFGS` for each point that it
+    looks at.
 
     Parameters
     ----------
