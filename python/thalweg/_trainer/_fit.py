@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from thalweg import _checks, _core
+from thalweg import _arrays, _checks, _core
 from thalweg import callbacks as _callbacks
 from thalweg._arrays import Array, Samples
 from thalweg._full_batch import FullBatchTrainer
@@ -64,6 +64,8 @@ class Fitting(TrainerBase):
         # The usual case takes no detour: this call is made thousands of times a second.
         if self._rates is not None:
             self._optimizer._core.set_lr(self._rates.at(self._optimizer.steps, self._epochs))
+        if sample_weight is not None:
+            sample_weight = _arrays.weights(sample_weight, self._model.dtype, "sample_weight")
         try:
             loss = self._core.step(x, y, sample_weight)
         except ShapeError:
@@ -120,7 +122,9 @@ class Fitting(TrainerBase):
             How much each sample counts: finite numbers from 0 on, not all 0. The loss of a batch is
             the weighted mean, sum(w * l) / sum(w), so that only ratios within a batch matter; with
             ``reduction="sum"`` it is sum(w * l). So is that of an epoch, and accuracies are
-            weighted likewise. A batch of samples that all weigh 0 is passed over.
+            weighted likewise. A batch of samples that all weigh 0 is passed over. What lies between
+            0 and the smallest normal number of the model's dtype, 1.2e-38 in float32, is an error,
+            for arithmetic would take it as 0.
         callbacks : iterable of Callback, keyword only
             Called after every epoch in this order; one that returns True ends the training.
         progress : bool, keyword only, default False
