@@ -49,6 +49,15 @@ class Guided:
             )
 
 
+def name_methods(whole: str, *parts: type) -> None:
+    """Let errors of Python's name the class that users know, not that part of it."""
+    for part in parts:
+        for name, thing in vars(part).items():
+            method = getattr(thing, "__func__", thing)
+            if isinstance(method, types.FunctionType):
+                method.__qualname__ = f"{whole}.{name}"
+
+
 def is_part(value: Any) -> bool:
     """Whether `value` is a model, a trainer or an optimizer, ours or another library's."""
     theirs = ("parameters", "param_groups", "trainable_variables")

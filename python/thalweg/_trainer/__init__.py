@@ -4,9 +4,7 @@ Here is `Trainer` and what can be read of it. `_base` makes one and makes data r
 `_fit` trains and evaluates, `_penalty` pulls parameters to given values, `_file` saves and resumes.
 """
 
-import types
-
-from thalweg import _checks, _core
+from thalweg import _checks, _core, _habits
 from thalweg._custom import CustomTrainer
 from thalweg._history import History
 from thalweg._plan import Plan
@@ -191,9 +189,4 @@ class Trainer(Fitting, Penalized, Resumable):
         )
 
 
-# Errors of Python's name the class that users know, not the one that a method was written in.
-for _part in (TrainerBase, Fitting, Penalized, Resumable):
-    for _name, _thing in vars(_part).items():
-        _thing = getattr(_thing, "__func__", _thing)
-        if isinstance(_thing, types.FunctionType):
-            _thing.__qualname__ = f"Trainer.{_name}"
+_habits.name_methods("Trainer", TrainerBase, Fitting, Penalized, Resumable)
