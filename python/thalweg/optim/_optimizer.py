@@ -1,23 +1,21 @@
 """What all optimizers share: options, the learning rate, steps by hand, state to be saved."""
 
 import functools
-import inspect
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
-from thalweg import _arrays, _checks, _core, _habits
+from thalweg import _arrays, _checks, _core
 from thalweg._arrays import Array
 from thalweg._habits import Guided
 from thalweg.errors import ArgumentError
 from thalweg.nn import Sequential, _names
+from thalweg.optim import _given
+from thalweg.optim._arguments import CHECKS, Checks, non_negative
 
 #: The conventions that a method has, and in each the defaults of arguments that are None.
 Conventions: TypeAlias = Mapping[str, Mapping[str, float]]
-#: How arguments are checked, by name.
-Checks: TypeAlias = Mapping[str, Callable[[str, Any], Any]]
 
 
 class Optimizer(Guided):
@@ -47,8 +45,8 @@ class Optimizer(Guided):
 
         @functools.wraps(make)
         def init(self: Optimizer, *args: Any, **kwargs: Any) -> None:
-            _refuse_parameters(type(self), args, kwargs)
-            _refuse_unknown(type(self), make, kwargs)
+            _given.refuse_parameters(type(self), args, kwargs, Optimizer)
+            _given.refuse_unknown(type(self), make, kwargs)
             make(self, *args, **kwargs)
 
         cls.__init__ = init  # type: ignore[method-assign]
@@ -59,7 +57,7 @@ class Optimizer(Guided):
         if "convention" in arguments:
             known = _checks.one_of("convention", arguments["convention"], self._conventions)
             defaults = self._conventions[known]
-        checks = {**_CHECKS, **self._own_checks}
+        checks = {**CHECKS, **self._own_checks}
         self._arguments = {
             name: checks[name](name, defaults.get(name) if value is None else value)
             for name, value in arguments.items()
@@ -199,7 +197,7 @@ class Optimizer(Guided):
 
     @lr.setter
     def lr(self, value: float) -> None:
-        self._core.set_lr(_non_negative("lr", value))
+        self._core.set_lr(non_negative("lr", value))
 
     @property
     def steps(self) -> int:
@@ -269,7 +267,7 @@ class Optimizer(Guided):
         if missing:
             raise ArgumentError(f"state_dict lacks {missing}; it must come from an optimizer")
         saved = dict(state_dict["options"])
-        lr = _non_negative("lr", saved.pop("lr", None))
+        lr = non_negative("lr", saved.pop("lr", None))
         mine = {key: value for key, value in self._options.items() if key != "lr"}
         if saved != mine:
             raise ArgumentError(
@@ -324,139 +322,3 @@ class Optimizer(Guided):
 
 #: An option that the core finds itself.
 _AUTO = "auto"
-
-
-def _refuse_parameters(
-    kind: type[Optimizer], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> None:
-    """Raise if an optimizer is given parameters, or a model, as PyTorch's are."""
-    rest = dict(kwargs)
-    theirs = [name for name in ("params", "parameters", "model") if name in kwargs]
-    if theirs:
-        given = rest.pop(theirs[0])
-    elif args and _habits.is_parameters(args[0]) and not isinstance(args[0], Optimizer):
-        given, args = args[0], args[1:]
-    else:
-        return
-    options = ", ".join([repr(x) for x in args] + [f"{name}={x!r}" for name, x in rest.items()])
-    if kind.__name__ == "SAM":
-        options = "optim.SGD(lr=0.1), rho=0.05"
-    raise ArgumentError(
-        f"{kind.__name__} is given no parameters when it is made; got {_habits.named(given)}. Make "
-        f"optimizer = optim.{kind.__name__}({options}), and give model and optimizer to "
-        "tw.Trainer(model, loss=..., optimizer=optimizer), or in a loop by hand call "
-        "optimizer.step(model); optimizer.add_group(pattern, ...) treats some parameters otherwise"
-    )
-
-
-def _refuse_unknown(
-    kind: type[Optimizer], make: Callable[..., None], kwargs: Mapping[str, Any]
-) -> None:
-    """Raise if there is no such argument, with what it is here."""
-    parameters = inspect.signature(make).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    known = [name for name in parameters if name != "self"]
-    for name in kwargs:
-        if name not in known:
-            raise TypeError(
-                f"{kind.__name__} has no argument {name!r}{_habits.advice(name, _THEIRS, known)}; "
-                f"it takes {', '.join(known)}"
-            )
-
-
-#: What other libraries call arguments of optimizers, and where here is what they do.
-_CLIPPING = "tw.Trainer(..., {}=...) clips gradients"
-_NOT_NEEDED = "there is nothing to choose: every step is a fused pass of the compiled core"
-_THEIRS = {
-    **dict.fromkeys(("learning_rate", "learning_rate_init", "step_size"), "it is lr"),
-    **dict.fromkeys(("beta_1", "beta_2", "b1", "b2"), "they are betas=(beta1, beta2)"),
-    **dict.fromkeys(
-        ("fused", "foreach", "capturable", "differentiable", "jit_compile"), _NOT_NEEDED
-    ),
-    **dict.fromkeys(("clipnorm", "global_clipnorm"), _CLIPPING.format("clip_grad_norm")),
-    "clipvalue": _CLIPPING.format("clip_grad_value"),
-    "epsilon": "it is eps",
-    "decay": "it is weight_decay; schedules of the learning rate are in optim.schedules",
-    "maximize": "let the loss be what is to be small: minus what is to be large",
-    "use_ema": "tw.Trainer(..., average=optim.EMA()) averages parameters",
-    "gradient_accumulation_steps": "it is tw.Trainer(..., accumulate_grad_batches=...)",
-}
-
-
-def _non_negative(name: str, value: Any) -> float:
-    return _checks.real(name, value, 0)
-
-
-def _fraction(name: str, value: Any) -> float:
-    return _checks.real(name, value, 0, 1)
-
-
-def _pair(
-    low: tuple[float, float], high: tuple[float, float], closed: str, text: str
-) -> Callable[[str, Any], tuple[float, float]]:
-    """Make a check of two numbers; `text` says in which ranges they are."""
-
-    def check(name: str, value: Any) -> tuple[float, float]:
-        try:
-            first, second = value
-        except (TypeError, ValueError):
-            raise ArgumentError(f"{name} must be two numbers {text}; got {value!r}") from None
-        return (
-            _checks.real(f"{name}[0]", first, low[0], high[0], closed),
-            _checks.real(f"{name}[1]", second, low[1], high[1], closed),
-        )
-
-    return check
-
-
-def _positive(name: str, value: Any) -> float:
-    return _checks.real(name, value, 0, closed="()")
-
-
-def _coefficients(name: str, value: Any) -> tuple[float, ...]:
-    given = _checks.sequence(name, value)
-    if len(given) != 3:
-        raise ArgumentError(f"{name} must be three numbers; got {value!r}")
-    return tuple(_checks.real(f"{name}[{i}]", x) for i, x in enumerate(given))
-
-
-#: How each argument of an optimizer is checked.
-_CHECKS: Checks = {
-    "lr": _non_negative,
-    "lr_decay": _non_negative,
-    "weight_decay": _non_negative,
-    "initial_accumulator_value": _non_negative,
-    "eps": _non_negative,
-    "momentum_decay": _non_negative,
-    "momentum": _fraction,
-    "alpha": _fraction,
-    "rho": _fraction,
-    "dampening": _checks.real,
-    "betas": _pair((0, 0), (1, 1), "[)", "in [0, 1)"),
-    "etas": _pair((0, 1), (1, math.inf), "()", "in (0, 1) and above 1"),
-    "step_sizes": _pair((0, 0), (math.inf, math.inf), "[)", "from 0 on"),
-    "nesterov": _checks.flag,
-    "centered": _checks.flag,
-    "amsgrad": _checks.flag,
-    "decoupled_weight_decay": _checks.flag,
-    "convention": lambda _, value: value,
-    "weight_lr_power": _non_negative,
-    "beta2_decay": lambda name, value: _checks.real(name, value, -math.inf, 0, "(]"),
-    "d": lambda name, value: _checks.real(name, value, 1),
-    "min_dim_size_to_factor": lambda name, value: _checks.integer(name, value, 1),
-    "ns_coefficients": _coefficients,
-    "ns_steps": lambda name, value: _checks.integer(name, value, 0),
-    "adjust_lr_fn": lambda name, value: _checks.one_of(
-        name, value, ("original", "match_rms_adamw")
-    ),
-    "matrices": lambda name, value: _checks.one_of(name, value, ("hidden", "all", "none")),
-    "adam_betas": _pair((0, 0), (1, 1), "[)", "in [0, 1)"),
-    "adam_eps": _non_negative,
-    "adam_lr_scale": _non_negative,
-    "beta3": lambda name, value: None if value is None else _fraction(name, value),
-    "d0": _positive,
-    "d_coef": _positive,
-    "use_bias_correction": _checks.flag,
-    "safeguard_warmup": _checks.flag,
-}
