@@ -24,6 +24,7 @@ MADE = [
     nn.Linear(3, 2, init="zeros"),
     nn.LeakyReLU(0.2),
     nn.Residual(nn.Linear(2, 2), nn.Tanh()),
+    nn.Embedding(7, 3),
     nn.TabularInput(3, {2: (7, 4)}, pieces={0: [0, 1, 3]}),
     nn.CrossEntropyLoss([1, 5], active=(0, 1)),
     nn.QuantileLoss([0.1, 0.9]),

@@ -20,6 +20,7 @@ LAYERS = {
     nn.Residual: nn.Residual(nn.Linear(WIDTH, 3), nn.Tanh(), nn.Linear(3, WIDTH)),
     nn.FourierFeatures: nn.FourierFeatures(WIDTH, 3, sigma=0.3),
     nn.TabularInput: nn.TabularInput(WIDTH, {1: (3, 2), 3: (5, 3)}, pieces={0: [-0.5, 0.1, 0.7]}),
+    nn.Embedding: nn.Embedding(4, 3),
     nn.Sine: nn.Sine(2.0),
 }
 LAYERS |= {
@@ -70,10 +71,13 @@ def test_every_loss_is_here():
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=lambda layer: type(layer).__name__)
 def test_gradients_agree_with_differences(layer, loss, rng):
     width = getattr(layer, "out_features", WIDTH)
-    behind = [] if isinstance(layer, nn.TabularInput) else [nn.Linear(WIDTH, WIDTH)]
+    first = isinstance(layer, (nn.Embedding, nn.TabularInput))
+    behind = [] if first else [nn.Linear(WIDTH, WIDTH)]
     model = nn.Sequential(*behind, layer, nn.Linear(width, OUT), dtype="float64", seed=5)
     x = rng.standard_normal((N, WIDTH))
     x[:, [1, 3]] = rng.integers(0, 3, (N, 2))  # codes, for the layer that has them
+    if isinstance(layer, nn.Embedding):
+        x = x[:, 1]
     loss, kind = LOSSES[loss]
     report = tw.gradcheck(model, x, targets(kind, rng), loss=loss)
     assert report.passed, f"\n{report}"

@@ -37,8 +37,9 @@ def test_a_model_comes_back_to_the_last_bit(dtype, tmp_path, rng):
 
 @pytest.mark.parametrize("layer", [x for x in vars(nn).values() if isinstance(x, type)])
 def test_every_layer_comes_back(layer, tmp_path, rng):
-    # A table is a first layer: test_inputs has it.
-    if not issubclass(layer, nn.Layer) or layer in (nn.Layer, nn.Linear, nn.TabularInput):
+    # Tables are first layers: test_inputs has them.
+    first = nn.Embedding, nn.TabularInput
+    if not issubclass(layer, nn.Layer) or layer in (nn.Layer, nn.Linear, *first):
         return
     arguments = {
         nn.FourierFeatures: (6,),

@@ -193,3 +193,93 @@ def test_no_dtype_is_not_float64():
     """It is to NumPy: ``np.dtype(None)``."""
     with pytest.raises(tw.ArgumentError, match='dtype must be one of "float32", "float64"'):
         nn.Sequential(nn.Linear(1, 1), dtype=None)
+
+
+# --- what optimizers, schedules and averages of others are made with ------------------------------
+
+
+def torch_parameters():
+    torch = pytest.importorskip("torch")
+    return torch.nn.Linear(2, 1).parameters()
+
+
+GIVEN = {
+    "a model": lambda: nn.Sequential(nn.Linear(2, 1)),
+    "PyTorch's parameters": torch_parameters,
+    "a list": lambda: [np.zeros(3)],
+    "groups": lambda: [{"params": [], "lr": 0.1}],
+}
+
+
+@pytest.mark.parametrize("given", GIVEN)
+@pytest.mark.parametrize(
+    "kind",
+    sorted(
+        {x for x in vars(optim).values() if isinstance(x, type) and issubclass(x, optim.Optimizer)}
+        - {optim.Optimizer},
+        key=lambda kind: kind.__name__,
+    ),
+    ids=lambda kind: kind.__name__,
+)
+def test_optimizers_are_given_no_parameters(kind, given):
+    name = kind.__name__
+    written = r"optim\.SGD\(lr=0\.1\), rho=0\.05" if kind is optim.SAM else "lr=0.1"
+    message = (
+        rf"{name} is given no parameters when it is made; got an? \w+\. Make optimizer = "
+        rf"optim\.{name}\({written}\), .*tw\.Trainer\(model, .*optimizer\.step\(model\)"
+    )
+    for make in (
+        lambda: kind(GIVEN[given](), lr=0.1),
+        lambda: kind(params=GIVEN[given](), lr=0.1),
+    ):
+        with pytest.raises(tw.ArgumentError, match=message):
+            make()
+
+
+def test_what_stands_for_a_number_is_one():
+    assert optim.SGD(np.array(0.5)).lr == 0.5
+    assert optim.SAM(optim.SGD(0.5), 0.1, True).lr == 0.5
+    with pytest.raises(tw.ArgumentError, match=r"lr must be a finite number.* got '0\.1'"):
+        optim.SGD("0.1")
+
+
+def test_an_optimizer_of_the_users_own_takes_what_it_likes():
+    class Mine(optim.SGD):
+        def __init__(self, model, rate):
+            super().__init__(rate / model.num_parameters)
+
+    assert Mine(nn.Sequential(nn.Linear(2, 1)), rate=0.3).lr == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("learning_rate", "it is lr"),  # Keras
+        ("epsilon", "it is eps"),
+        ("beta_1", r"betas=\(beta1, beta2\)"),
+        ("clipnorm", "clip_grad_norm"),
+        ("b2", "betas"),  # Optax
+        ("learning_rate_init", "it is lr"),  # scikit-learn
+        ("fused", "nothing to choose"),  # PyTorch
+        ("weigth_decay", r"did you mean weight_decay\?"),
+    ],
+)
+def test_arguments_of_other_optimizers(name, advice):
+    message = f"Adam has no argument '{name}'.*{advice}.*it takes lr, betas, eps"
+    with pytest.raises(TypeError, match=message):
+        optim.Adam(**{name: 0.1})
+
+
+@pytest.mark.parametrize(
+    ("make", "goes_to"),
+    [
+        (lambda o, m: optim.schedules.StepLR(o, step_size=3), r"schedule=\.\.\."),
+        (lambda o, m: optim.schedules.CosineAnnealingLR(o, 100), r"schedule=\.\.\."),
+        (lambda o, m: optim.schedules.ReduceLROnPlateau(o, "min"), r"schedule=\.\.\."),
+        (lambda o, m: optim.EMA(m, 0.9), r"average=\.\.\."),
+        (lambda o, m: optim.SWA(m), r"average=\.\.\."),
+    ],
+)
+def test_schedules_and_averages_are_given_no_optimizer_or_model(make, goes_to):
+    with pytest.raises(tw.ArgumentError, match=f"is given no .* it goes to tw.Trainer.*{goes_to}"):
+        make(optim.SGD(), nn.Sequential(nn.Linear(2, 1)))

@@ -1,4 +1,4 @@
-"""Layers for inputs of other kinds: Flatten, FourierFeatures, TabularInput."""
+"""Layers for inputs of other kinds: Embedding, Flatten, FourierFeatures, TabularInput."""
 
 import copy
 import pickle
@@ -43,6 +43,17 @@ def tabular_twin(torch, model, x):
     return f, leaves
 
 
+def embedding_twin(torch, model, x):
+    leaves = {k: torch.tensor(v, requires_grad=True) for k, v in model.state_dict().items()}
+
+    def f(x):
+        h = torch.nn.functional.embedding(x[:, 0].long(), leaves["0.weight"])
+        h = h + 0 * x  # so that there is a gradient of the codes
+        return torch.tanh(h @ leaves["1.weight"].T + leaves["1.bias"]) @ leaves["3.weight"].T
+
+    return f, leaves
+
+
 EDGES = {0: [-1, -0.2, 0.3, 1.5], 2: [0, 0.5]}
 
 
@@ -79,6 +90,11 @@ def numbers(rng, n):
     return rng.standard_normal((n, 3))
 
 
+def codes(rng, n):
+    """A column of codes, of which the last does not occur."""
+    return rng.integers(0, 20, (n, 1)).astype(float)
+
+
 def mixed(rng, n):
     """Rows of two numbers and two codes; the last code of each column does not occur."""
     x = rng.standard_normal((n, 4))
@@ -92,6 +108,7 @@ CASES = {
     "few": (nn.FourierFeatures(3, 1), fourier_twin, numbers),
     "bands": (nn.FourierFeatures(3, bands=[0.5, 1, 2, 4, 8]), fourier_twin, numbers),
     "table": (nn.TabularInput(4, {1: (5, 3), 3: (37, 2)}), tabular_twin, mixed),
+    "embedding": (nn.Embedding(21, 5), embedding_twin, codes),
     "pieces": (nn.TabularInput(4, {1: (3, 2)}, pieces=EDGES), pieces_twin, coded),
 }
 

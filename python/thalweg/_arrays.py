@@ -210,16 +210,40 @@ def weights(value: Any, dtype: np.dtype[Any], name: str) -> Array | None:
     ShapeError
         If it is not 1-D.
     DataError
-        If a value is too large for `dtype`.
+        If a value is too large for `dtype`, or so small that it would count as 0.
     DtypeError
         If its values are not real numbers.
     """
-    if value is None or is_ready(value, dtype, 1):
+    if value is None:
+        return None
+    if is_ready(value, dtype, 1):
+        _check_small(value, dtype, name)
         return value  # type: ignore[no-any-return]
     array = as_numeric(value, name)
     if array.ndim != 1:
         raise ShapeError(f"{name} must be 1-D, (rows,); got shape {array.shape}")
+    _check_small(array, dtype, name)
     return as_dtype(array, dtype, name)
+
+
+def _check_small(array: npt.NDArray[Any], dtype: np.dtype[Any], name: str) -> None:
+    """Raise if a weight above 0 is none in arithmetic without subnormal numbers, as the core's."""
+    least = _LEAST[dtype.itemsize]
+    if not array.size or not array.min() < least:  # as mostly
+        return
+    small = (array > 0) & (array < least)
+    if small.any():
+        row = int(small.argmax())
+        wider = "" if dtype.itemsize == 8 else ', or use a model with dtype="float64"'
+        raise DataError(
+            f"{name}[{row}] is {array[row]:g}, which would count as 0 in {dtype}, where numbers "
+            f"above 0 begin at {least:.3g}: multiply all weights by the same number, for only "
+            f"their ratios matter to a mean{wider}; if the row is not to count, make it 0"
+        )
+
+
+#: The smallest number that is not subnormal, by the size of a dtype.
+_LEAST = {kind().itemsize: float(np.finfo(kind).tiny) for kind in (np.float32, np.float64)}
 
 
 def targets(value: Any, dtype: np.dtype[Any], width: int, name: str) -> Array:

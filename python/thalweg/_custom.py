@@ -10,6 +10,7 @@ import numpy as np
 
 from thalweg import _arrays, _core
 from thalweg._arrays import Array, Samples
+from thalweg._ascent import Ascent
 from thalweg.errors import (
     ArgumentError,
     DataError,
@@ -20,7 +21,7 @@ from thalweg.errors import (
     UnsupportedError,
 )
 from thalweg.nn import CustomLoss, Sequential
-from thalweg.optim import Optimizer
+from thalweg.optim import SAM, Optimizer
 
 
 class CustomTrainer:
@@ -30,6 +31,7 @@ class CustomTrainer:
     """
 
     whole = False
+    has_accuracy = False
 
     def __init__(
         self,
@@ -44,21 +46,38 @@ class CustomTrainer:
         self.model = model
         self.loss = loss
         self.optimizer = optimizer
+        self._ascent = Ascent(model, optimizer) if isinstance(optimizer, SAM) else None
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Forward, the function, backward, update; gives the loss before it."""
-        model = self.model
-        before = model._core.averages(), model._core.passes()
+        core = self.model._core
+        before = core.averages(), core.passes()
+        ascent = self._ascent
         try:
-            value, gradient = self._forward(*self.ready(x, y, sample_weight))
-            model.zero_grad()
-            model._core.backward(gradient)
+            data = self.ready(x, y, sample_weight)
+            value = self._differentiate(*data)
+            if ascent is not None:
+                averages = core.averages()  # they take in the first of the two passes
+                ascent.up()
+                core.set_passes(before[1])  # what is dropped is the same
+                self._differentiate(*data)
+                ascent.down()
+                core.set_averages(averages)
             self.core.take()
         except BaseException as error:  # Ctrl-C, too
+            if ascent is not None:
+                ascent.down()
             self._restore(*before)
             if isinstance(error, DivergedError):
                 self.forget()  # as the core does
             raise
+        return value
+
+    def _differentiate(self, x: Samples, y: Any, sample_weight: Array | None) -> float:
+        """Leave the gradients of a batch in the model; gives its loss."""
+        value, gradient = self._forward(x, y, sample_weight)
+        self.model.zero_grad()
+        self.model._core.backward(gradient)
         return value
 
     def train(
@@ -66,6 +85,14 @@ class CustomTrainer:
     ) -> tuple[float, None, Mapping[str, float]]:
         """As `step`; there is no accuracy, and there are no other figures."""
         return self.step(x, y, sample_weight), None, {}
+
+    def sums(
+        self, x: Samples, y: Any, sample_weight: Array | None = None
+    ) -> tuple[float, float, float, float] | None:
+        """As `train` of the core's, of which a batch counts as many times as it has rows."""
+        if sample_weight is not None and not sample_weight.any():
+            return None
+        return self.step(x, y, sample_weight) * len(x), 0.0, float(len(x)), 0.0
 
     def check(self, x: Samples, y: Any, sample_weight: Array | None, prefix: str = "") -> None:
         """Raise unless these data can be used."""
@@ -124,6 +151,9 @@ class CustomTrainer:
     def set_average(self, values: Array, count: int) -> None:
         """As the core's."""
         self.core.set_average(values, count)
+
+    def penalty_value(self) -> None:
+        """There is none."""
 
     def plan(self, batch_size: int) -> str:
         """There is none."""

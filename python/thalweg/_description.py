@@ -10,6 +10,9 @@ import dataclasses
 import inspect
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
+from thalweg import _habits
+from thalweg.errors import ArgumentError
+
 _Kind = TypeVar("_Kind", bound="Description")
 
 
@@ -39,12 +42,19 @@ class Description:
     """Base of the classes that `description` makes: equal, and of one hash, if their fields are."""
 
     __slots__ = ()
+    #: What takes one, if its likes in other libraries are made with a model or an optimizer.
+    _goes_to: ClassVar[str] = ""
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
     __signature__ = _SignatureOfFields()
 
     if not TYPE_CHECKING:  # type checkers write it themselves, from the fields
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
+            if self._goes_to and args and _habits.is_part(args[0]):
+                raise ArgumentError(
+                    f"{type(self).__name__} is given no {type(args[0]).__name__} when it is made: "
+                    f"it goes to {self._goes_to}"
+                )
             try:
                 bound = inspect.signature(type(self)).bind(*args, **kwargs)
             except TypeError as error:

@@ -49,6 +49,33 @@ class Guided:
             )
 
 
+def name_methods(whole: str, *parts: type) -> None:
+    """Let errors of Python's name the class that users know, not that part of it."""
+    for part in parts:
+        for name, thing in vars(part).items():
+            method = getattr(thing, "__func__", thing)
+            if isinstance(method, types.FunctionType):
+                method.__qualname__ = f"{whole}.{name}"
+
+
+def is_part(value: Any) -> bool:
+    """Whether `value` is a model, a trainer or an optimizer, ours or another library's."""
+    theirs = ("parameters", "param_groups", "trainable_variables")
+    return isinstance(value, Guided) or any(hasattr(value, name) for name in theirs)
+
+
+def is_parameters(value: Any) -> bool:
+    """Whether `value` is what PyTorch's optimizers are given: parameters, or who has them."""
+    number = isinstance(value, (str, bytes)) or hasattr(value, "__float__")  # or is meant as one
+    return is_part(value) or (isinstance(value, Iterable) and not number)
+
+
+def named(value: Any) -> str:
+    """How an error names a thing that is long to show."""
+    kind = type(value).__name__
+    return f"{'an' if kind[0] in 'AEIOaeio' else 'a'} {kind}"
+
+
 def of_module(
     module: types.ModuleType, elsewhere: Mapping[str, str], more: Iterable[str] = ()
 ) -> Callable[[str], Any]:

@@ -42,7 +42,7 @@ def prepare(
     if not isinstance(model, Sequential):
         raise ArgumentError(f"model must be an nn.Sequential; got {model!r}")
     likelihood = likelihood_of(loss)
-    samples = _arrays.samples(x, model.dtype, "x")
+    samples = model._samples(x, "x")
     if y is not None and labelled:
         if likelihood == "categorical":
             y = _arrays.labels_or_shares(y, model.dtype, "y")

@@ -9,6 +9,7 @@ import numpy as np
 
 from thalweg import _core
 from thalweg._arrays import Array, Samples
+from thalweg._custom import CustomTrainer
 from thalweg.errors import ArgumentError, DataError, DivergedError, ThalwegError
 from thalweg.nn import Loss, Sequential
 from thalweg.optim import Optimizer
@@ -46,7 +47,7 @@ class StreamFit:
 
     def __init__(
         self,
-        core: _core.Trainer,
+        core: _core.Trainer | CustomTrainer,
         model: Sequential,
         optimizer: Optimizer,
         loss: Loss,
@@ -59,7 +60,11 @@ class StreamFit:
         self._core, self._model, self._optimizer, self._loss = core, model, optimizer, loss
         self._source, self._ready = source, ready
         self._epochs, self._validation, self._rate = epochs, validation, rate
-        if validation is not None:
+        self._train = core.sums if isinstance(core, CustomTrainer) else core.train
+        if isinstance(core, CustomTrainer):
+            if validation is not None:
+                core.check(*validation, prefix="validation ")
+        elif validation is not None:
             try:
                 core.evaluate(*validation)
             except ThalwegError as error:
@@ -140,7 +145,7 @@ class StreamFit:
         self._set_rate()
         before = self._optimizer.steps
         try:
-            sums = self._core.train(*self._ready(batch[0], batch[1], (*batch, None)[2]))
+            sums = self._train(*self._ready(batch[0], batch[1], (*batch, None)[2]))
         except DivergedError:
             raise
         except ThalwegError as error:

@@ -177,6 +177,10 @@ def test_what_is_wrong_is_said(scenario, trainer):
         for lost in ({"average": optim.EMA(0.9)}, {"accumulate_grad_batches": 2}):
             with pytest.raises(UnsupportedError, match="leave out average and accumulate_grad"):
                 make(trainer(**lost))
+        sam = optim.SAM(optim.SGD(lr=0.1))
+        twice = tw.Trainer(trainer().model, loss=nn.CrossEntropyLoss(), optimizer=sam)
+        with pytest.raises(UnsupportedError, match="SAM makes two"):
+            make(twice)
         strategy = make(trainer())
         one_hot = scenario[0].with_data(scenario[0].x, np.eye(6)[scenario[0].y])
         with pytest.raises(UnsupportedError, match=r"needs labels.*shape \(120, 6\) of float64"):

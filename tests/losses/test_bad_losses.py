@@ -10,7 +10,7 @@ from .cases import network
 
 BAD_LOSSES = {
     "reduction": (lambda: nn.MSELoss(reduction="maen"), ["reduction", 'did you mean "mean"']),
-    "no reduction": (lambda: nn.L1Loss(reduction="none"), ["reduction", "none"]),
+    "no reduction": (lambda: nn.L1Loss(reduction=None), ["reduction", "None"]),
     "delta": (lambda: nn.HuberLoss(delta=0), ["delta", "0"]),
     "weights": (lambda: nn.CrossEntropyLoss([1, -1]), [r"weight\[1\]", "-1"]),
     "a table of weights": (lambda: nn.CrossEntropyLoss([[1, 2]]), ["weight", r"\(1, 2\)"]),

@@ -152,6 +152,47 @@ def test_bad_weights(method, case):
     np.testing.assert_array_equal(model.flat_parameters, np.eye(2).ravel())
 
 
+SMALL = {
+    "one rounds to 0": ([1.0, 1e-46, 0.0], "float32", 1),
+    "all round to 0": ([1e-60, 1e-60, 1e-60], "float32", 0),
+    "subnormal, ready for the core": (np.array([1, 1, 1e-45], np.float32), "float32", 2),
+    "all subnormal": (np.full(3, 1e-40, np.float32), "float32", 0),
+    "in float64": ([0.0, 0.0, 1e-310], "float64", 2),
+}
+
+
+@pytest.mark.parametrize("case", SMALL)
+@pytest.mark.parametrize("method", ["step", "fit", "evaluate", "backward", "validation", "batches"])
+def test_weights_that_would_count_as_nothing_are_named(method, case):
+    """The core flushes subnormal numbers: such a loss was 0, or such a row was passed over."""
+    weight, dtype, row = SMALL[case]
+    model = identity(2, dtype)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+    x = np.ones((3, 2), dtype)
+    arguments, options = (x, 0 * x), {"sample_weight": weight}
+    if method == "validation":
+        method, options = "fit", {"validation_data": (x, x, weight)}
+    if method == "batches":
+        method, arguments, options = "fit", ([(x, 0 * x, weight)],), {}
+    message = rf"sample_weight\[{row}\] is [\d.]+e-\d+, which would count as 0 in {dtype}.* multiply all"
+    with pytest.raises(tw.DataError, match=message):
+        getattr(trainer, method)(*arguments, **options)
+    np.testing.assert_array_equal(model.flat_parameters, np.eye(2).ravel())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_smallest_weights_that_count_count(dtype, rng):
+    x, y = rng.standard_normal((2, 4, 2))
+    least = float(np.finfo(dtype).tiny)
+    losses = [
+        tw.Trainer(identity(2, dtype), loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1)).step(x, y, w)
+        for w in (None, np.full(4, least), [least, 0, least, 0])
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    half = tw.Trainer(identity(2, dtype), loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+    assert losses[2] == pytest.approx(half.step(x[::2], y[::2]), rel=1e-6)
+
+
 def test_all_labels_ignored_is_an_error():
     trainer = tw.Trainer(identity(2), loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
     for call in (trainer.step, trainer.fit, trainer.evaluate):

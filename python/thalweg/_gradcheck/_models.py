@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thalweg import _arrays, _checks
+from thalweg import _checks
 from thalweg._gradcheck import _blocks, _task
 from thalweg._gradcheck._blocks import Blocks, Vector
 from thalweg._gradcheck._differences import METHODS
@@ -115,7 +115,7 @@ def gradcheck(
 
     own = Trainer(model.astype(model.dtype.name), loss=loss, optimizer=SGD(lr=0.0))
     x, y, weight = own._ready(x, y, sample_weight)
-    x = _arrays.matrix(x, model.dtype, "x")  # rounded, if the model rounds it
+    x = model._matrix(x, "x")  # rounded, if the model rounds it
     own_data = x, y, weight
     task = _task.of(model, x, y, loss, weight)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _arrays, _core
+from thalweg import _core
 from thalweg._custom import call
 from thalweg._gradcheck import _blocks
 from thalweg._gradcheck._blocks import Blocks, Vector
@@ -25,7 +25,7 @@ def of(model: Sequential, x: Any, y: Any, loss: Any, weight: Any) -> "Task":
     copy = model.astype("float64")
     trainer = Trainer(copy, loss=loss, optimizer=SGD(lr=0.0))
     x, y, weight = trainer._ready(x, y, weight)
-    return Task(trainer, _arrays.matrix(x, copy.dtype, "x"), y, weight)
+    return Task(trainer, copy._matrix(x, "x"), y, weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Task:
 
     @property
     def blocks(self) -> Blocks:
-        return self.trainer.model._core.blocks()
+        return self.trainer.model._blocks()
 
     def differences(self, h: float) -> tuple[Vector, Vector, npt.NDArray[np.bool_]]:
         core, loss = self.trainer.model._core, self.trainer._loss

@@ -4,9 +4,8 @@ Here is `Trainer` and what can be read of it. `_base` makes one and makes data r
 `_fit` trains and evaluates, `_penalty` pulls parameters to given values, `_file` saves and resumes.
 """
 
-import types
-
-from thalweg import _checks, _core
+from thalweg import _checks, _core, _habits
+from thalweg._custom import CustomTrainer
 from thalweg._history import History
 from thalweg._plan import Plan
 from thalweg._trainer._base import TrainerBase
@@ -120,10 +119,15 @@ class Trainer(Fitting, Penalized, Resumable):
     @loss.setter
     def loss(self, loss: Loss) -> None:
         loss = loss_of(loss)
+        if isinstance(loss, CustomLoss) and isinstance(self._core, CustomTrainer):
+            if self._fitting:
+                raise ArgumentError("the loss cannot change during a fit: set it between fits")
+            self._core.loss = self._loss = loss
+            return
         if isinstance(loss, CustomLoss) or not isinstance(self._core, _core.Trainer):
             raise UnsupportedError(
-                "loss can be set only where both, the old and the new, are losses of thalweg.nn "
-                "other than CustomLoss and the optimizer takes batches; make another Trainer here"
+                "loss can be set only where the optimizer takes batches, and both, the old and the "
+                "new, are losses of thalweg.nn or both functions; make another Trainer here"
             )
         self._core.set_loss(loss._spec(self._model.out_features))
         self._loss = loss
@@ -207,9 +211,4 @@ class Trainer(Fitting, Penalized, Resumable):
         )
 
 
-# Errors of Python's name the class that users know, not the one that a method was written in.
-for _part in (TrainerBase, Fitting, Penalized, Resumable):
-    for _name, _thing in vars(_part).items():
-        _thing = getattr(_thing, "__func__", _thing)
-        if isinstance(_thing, types.FunctionType):
-            _thing.__qualname__ = f"Trainer.{_name}"
+_habits.name_methods("Trainer", TrainerBase, Fitting, Penalized, Resumable)

@@ -90,12 +90,11 @@ class TrainerBase(Guided):
         self._average = average
         self._core: _core.Trainer | CustomTrainer | FullBatchTrainer
         sam = None
-        if isinstance(optimizer, SAM):
-            sam = optimizer._rho, optimizer._adaptive
-        if isinstance(loss, CustomLoss) and sam is not None:
-            raise UnsupportedError("SAM is not there for a loss of one's own")
         # Of a loss of one's own the core sees gradients only.
+        if isinstance(optimizer, SAM) and not isinstance(loss, CustomLoss):
+            sam = optimizer._rho, optimizer._adaptive
         spec = (MSELoss() if isinstance(loss, CustomLoss) else loss)._spec(model.out_features)
+        optimizer._meet(model)
         split = precision if precision in _SPLIT else None
         step = (self._clip_norm, self._clip_value, self._accumulate, sam, split)
         core = _core.Trainer(model._core, spec, optimizer._core, *step)

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from thalweg import _checks, _core
+from thalweg import _arrays, _checks, _core
 from thalweg import callbacks as _callbacks
 from thalweg._arrays import Array, Samples
 from thalweg._full_batch import FullBatchTrainer
@@ -12,7 +12,7 @@ from thalweg._history import KEYS, History
 from thalweg._rates import Rates
 from thalweg._trainer._auto import safe_lr
 from thalweg._trainer._base import TrainerBase
-from thalweg.errors import ArgumentError, DivergedError, UnsupportedError
+from thalweg.errors import ArgumentError, DivergedError, ShapeError, UnsupportedError
 from thalweg.optim.schedules import ReduceLROnPlateau
 
 if TYPE_CHECKING:
@@ -64,7 +64,13 @@ class Fitting(TrainerBase):
         # The usual case takes no detour: this call is made thousands of times a second.
         if self._rates is not None:
             self._optimizer._core.set_lr(self._rates.at(self._optimizer.steps, self._epochs))
-        loss = self._core.step(x, y, sample_weight)
+        if sample_weight is not None:
+            sample_weight = _arrays.weights(sample_weight, self._model.dtype, "sample_weight")
+        try:
+            loss = self._core.step(x, y, sample_weight)
+        except ShapeError:
+            self._model._samples(x, "x")  # the first layer may know better what is wrong
+            raise
         if loss is None:
             loss = self._core.step(*self._ready(x, y, sample_weight))
             assert loss is not None  # they are ready now
@@ -99,7 +105,7 @@ class Fitting(TrainerBase):
             Without `y`, `x` is an iterable that yields batches ``(x, y)`` or
             ``(x, y, sample_weight)``, once for each epoch, or a function that gives one: data
             larger than memory, or made on the way. Each batch is a step, and looked at when it
-            comes; an error says which it was. For losses other than `nn.CustomLoss`.
+            comes; an error says which it was.
         epochs : int, keyword only, default 1
             How many times every sample is used.
         batch_size : int or None, keyword only, default 32
@@ -116,7 +122,9 @@ class Fitting(TrainerBase):
             How much each sample counts: finite numbers from 0 on, not all 0. The loss of a batch is
             the weighted mean, sum(w * l) / sum(w), so that only ratios within a batch matter; with
             ``reduction="sum"`` it is sum(w * l). So is that of an epoch, and accuracies are
-            weighted likewise. A batch of samples that all weigh 0 is passed over.
+            weighted likewise. A batch of samples that all weigh 0 is passed over. What lies between
+            0 and the smallest normal number of the model's dtype, 1.2e-38 in float32, is an error,
+            for arithmetic would take it as 0.
         callbacks : iterable of Callback, keyword only
             Called after every epoch in this order; one that returns True ends the training.
         progress : bool, keyword only, default False
@@ -243,10 +251,11 @@ class Fitting(TrainerBase):
         from thalweg._stream import StreamFit, batches_of
 
         source = batches_of(x, epochs)
-        if not isinstance(self._core, _core.Trainer):
+        if isinstance(self._core, FullBatchTrainer):
             raise UnsupportedError(
-                "batches from an iterable are for losses of thalweg.nn other than CustomLoss, and "
-                "for optimizers that take batches; pass arrays x and y"
+                f"{type(self._optimizer).__name__} takes all samples at once, since gradients of "
+                "different batches do not show the curvature: pass arrays x and y, and "
+                "batch_size=None"
             )
         rate, rates = None, self._rates
         if rates is not None:

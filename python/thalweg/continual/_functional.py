@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import _arrays, _checks
+from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _mixed
@@ -190,7 +190,7 @@ class FROMP(_Innermost):
     def _known(self, x: Any, columns: Any) -> tuple[Any, Any]:
         """Give probabilities of samples, and the inverse of K for each class."""
         model = self.trainer.model
-        samples = _arrays.samples(x, model.dtype, "x")
+        samples = model._samples(x, "x")
         outputs, p, slopes = model.out_features, [], []
         for row in range(len(samples)):
             output, jacobian = model._core.jacobian(samples[row : row + 1])

@@ -207,7 +207,7 @@ class OnlineLaplace(Quadratic):
         if self.structure == "full":
             return {"": (0, None, model.num_parameters, 1)}
         starts, at = {}, 0
-        for name, shape in model._core.blocks():
+        for name, shape in model._blocks():
             starts[name] = at, shape
             at += int(np.prod(shape))
         places = {}

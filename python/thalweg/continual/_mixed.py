@@ -12,6 +12,7 @@ import numpy as np
 from thalweg._trainer import Trainer
 from thalweg.errors import UnsupportedError
 from thalweg.nn import CrossEntropyLoss, CustomLoss
+from thalweg.optim import SAM
 
 
 def log_softmax(outputs: Any) -> Any:
@@ -67,7 +68,8 @@ def with_loss(trainer: Trainer, function: Callable[..., Any], who: str) -> Train
     ------
     UnsupportedError
         If the trainer's loss is no plain cross-entropy, which is a term of all these losses, or it
-        has an average, gathers gradients, or has a penalty or a projection, which would be lost.
+        has an average, gathers gradients, or has a penalty or a projection, which would be lost; or
+        its optimizer is `optim.SAM`.
     """
     loss = trainer.loss
     plain = isinstance(loss, CrossEntropyLoss) and loss.weight is None and not loss.label_smoothing
@@ -80,6 +82,11 @@ def with_loss(trainer: Trainer, function: Callable[..., Any], who: str) -> Train
         raise UnsupportedError(
             f"{who} takes its steps with a loss of its own, of which the trainer's average and "
             "gathered gradients would not know: leave out average and accumulate_grad_batches"
+        )
+    if isinstance(trainer.optimizer, SAM):
+        raise UnsupportedError(
+            f"{who} remembers outputs of the pass of each step, and SAM makes two at different "
+            "parameters: use the optimizer that is inside of it"
         )
     penalty = getattr(trainer._core, "penalty_value", None)
     if penalty is not None and penalty() is not None:

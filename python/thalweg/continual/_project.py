@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import _arrays, _checks
+from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches
@@ -405,7 +405,7 @@ class OGD(_Projecting):
     def _slopes(self, x: Any, y: Any) -> Any:
         """Give the gradients of outputs, a row for each, in double precision."""
         model = self.trainer.model
-        samples = _arrays.samples(x, model.dtype, "x")
+        samples = model._samples(x, "x")
         outputs, size = model.out_features, model.num_parameters
         some = max(1, (1 << 23) // (outputs * size))  # at most some 64 MB at once
         parts = []

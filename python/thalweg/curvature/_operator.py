@@ -115,7 +115,7 @@ class Operator:
         core_loss = known(loss)
         self._model = model
         self._spec = core_loss._spec(model.out_features)
-        self._x = _arrays.matrix(x, model.dtype, "x")
+        self._x = model._matrix(x, "x")
         self._y: Any
         if core_loss._labels:
             self._y = _arrays.labels_or_shares(y, model.dtype, "y")
@@ -319,11 +319,11 @@ def jvp(
     """
     if not isinstance(model, Sequential):
         raise ArgumentError(f"model must be an nn.Sequential; got {model!r}")
-    x = _arrays.matrix(x, model.dtype, "x")
+    x = model._matrix(x, "x")
     n = model.num_parameters
     v = np.zeros(n, model.dtype) if v is None else _arrays.flat(v, model.dtype, n, "v")
     if dx is not None:
-        dx = _arrays.finite(_arrays.matrix(dx, model.dtype, "dx"), "dx")
+        dx = _arrays.finite(model._matrix(dx, "dx"), "dx")
         if dx.shape != x.shape:
             raise ShapeError(f"dx must have the shape of x, {x.shape}; got {dx.shape}")
     return _core.jvp(model._core, x, v, _checks.flag("training", training), dx)

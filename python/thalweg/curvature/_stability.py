@@ -189,7 +189,7 @@ def max_stable_lr(
     tol = max(tol, 10 * float(np.finfo(model.dtype).eps))
     found = top_eigenvalues(matvec, size=model.num_parameters, tol=tol)
     at, shares = 0, {}
-    for name, shape in model._core.blocks():
+    for name, shape in model._blocks():
         part = found.vectors[at : at + math.prod(shape), 0]
         shares[name], at = float(part @ part), at + part.size
     block = max(shares, key=lambda name: shares[name])

@@ -81,7 +81,7 @@ def align(model: Sequential, reference: Sequential, *, seed: int = 0) -> Sequent
 
 def _same(a: Sequential, b: Sequential) -> None:
     _parts.checked(a), _parts.checked(b)
-    if a._core.blocks() != b._core.blocks() or len(a) != len(b):
+    if a._blocks() != b._blocks() or len(a) != len(b):
         raise ShapeError(
             "the two models must have the same layers; got "
             f"{[type(layer).__name__ for layer in a.layers]}, {a.num_parameters} parameters, and "

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _arrays, _checks
+from thalweg import _checks
 from thalweg._trainer import Trainer
 from thalweg.errors import ArgumentError, DataError
 from thalweg.nn import CustomLoss
@@ -162,7 +162,7 @@ def gradient_noise(trainer: Trainer, x: Any, y: Any, *, batch_size: int = 1) -> 
     model = trainer.model.astype("float64")
     own = Trainer(model, loss=trainer.loss, optimizer=SGD(lr=0.0))
     x, y, _ = own._ready(x, y, None)
-    x = _arrays.matrix(x, model.dtype, "x")
+    x = model._matrix(x, "x")
     own.evaluate(x, y)  # raises if they do not fit
     rows = len(x)
     b = _checks.integer("batch_size", batch_size, 1)
@@ -201,7 +201,7 @@ def gradient_noise(trainer: Trainer, x: Any, y: Any, *, batch_size: int = 1) -> 
     # E (g_B - g)² = S/b (N - b)/N for each of them.
     spread = squares / len(whole) * (b * rows / (rows - b))
     blocks, start = {}, 0
-    for name, shape in model._core.blocks():
+    for name, shape in model._blocks():
         stop = start + int(np.prod(shape))
         here = mean[start:stop]
         blocks[name] = float(here @ here), float(spread[start:stop].sum())

@@ -9,6 +9,7 @@ from thalweg.nn._layers import GELU as GELU
 from thalweg.nn._layers import SELU as SELU
 from thalweg.nn._layers import BatchNorm1d as BatchNorm1d
 from thalweg.nn._layers import Dropout as Dropout
+from thalweg.nn._layers import Embedding as Embedding
 from thalweg.nn._layers import Flatten as Flatten
 from thalweg.nn._layers import FourierFeatures as FourierFeatures
 from thalweg.nn._layers import Hardsigmoid as Hardsigmoid
@@ -72,7 +73,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             "Dense": "it is Linear(in_features, out_features)",
             "Input": "the first Linear says how wide the input is",
             "Activation": "each has a class of its own: nn.ReLU(), nn.Tanh(), ...",
-            "Embedding": "TabularInput has a vector for each code of a column",
+            "EmbeddingBag": "Embedding has a vector for each code; TabularInput for each column",
             "functional": "layers and losses are computed by models and trainers",
             "Parameter": "parameters are the model's: flat_parameters, state_dict()",
             **dict.fromkeys(("Conv1d", "Conv2d", "Conv2D", "LSTM", "GRU", "RNN"), _DENSE),

@@ -4,7 +4,8 @@ from typing import Any, ClassVar
 
 from thalweg import _checks
 from thalweg.errors import ArgumentError
-from thalweg.optim._optimizer import Checks, Conventions, Optimizer
+from thalweg.optim._arguments import Checks
+from thalweg.optim._optimizer import Conventions, Optimizer
 
 
 def _two_eps(name: str, value: Any) -> tuple[float | None, float]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY
+from typing import ClassVar
 
 from thalweg import _checks
 from thalweg._description import Description, description
@@ -58,6 +59,8 @@ class EMA(Description):
     _: KW_ONLY
     start: int = 0
     every: int = 1
+
+    _goes_to: ClassVar[str] = "tw.Trainer(model, loss=..., optimizer=..., average=...)"
 
     def __post_init__(self) -> None:
         _checks.real("EMA: decay", self.decay, 0, 1, "()")
@@ -123,6 +126,8 @@ class SWA(Description):
     _: KW_ONLY
     start: int = 0
     every: int = 1
+
+    _goes_to: ClassVar[str] = "tw.Trainer(model, loss=..., optimizer=..., average=...)"
 
     def __post_init__(self) -> None:
         _checks.integer("SWA: start", self.start, 0)

@@ -1,7 +1,7 @@
 """What all optimizers share: options, the learning rate, steps by hand, state to be saved."""
 
-import math
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
@@ -10,12 +10,12 @@ from thalweg import _arrays, _checks, _core
 from thalweg._arrays import Array
 from thalweg._habits import Guided
 from thalweg.errors import ArgumentError
-from thalweg.nn import Sequential
+from thalweg.nn import Sequential, _names
+from thalweg.optim import _given
+from thalweg.optim._arguments import CHECKS, Checks, non_negative
 
 #: The conventions that a method has, and in each the defaults of arguments that are None.
 Conventions: TypeAlias = Mapping[str, Mapping[str, float]]
-#: How arguments are checked, by name.
-Checks: TypeAlias = Mapping[str, Callable[[str, Any], Any]]
 
 
 class Optimizer(Guided):
@@ -36,13 +36,28 @@ class Optimizer(Guided):
     #: Checks of arguments that other methods have under the same name, but not of the same kind.
     _own_checks: ClassVar[Checks] = {}
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let the makers of ours say what the habit of PyTorch's first argument becomes here."""
+        super().__init_subclass__(**options)
+        make = vars(cls).get("__init__")
+        if make is None or not cls.__module__.startswith("thalweg."):
+            return
+
+        @functools.wraps(make)
+        def init(self: Optimizer, *args: Any, **kwargs: Any) -> None:
+            _given.refuse_parameters(type(self), args, kwargs, Optimizer)
+            _given.refuse_unknown(type(self), make, kwargs)
+            make(self, *args, **kwargs)
+
+        cls.__init__ = init  # type: ignore[method-assign]
+
     # `kind` is the core's name of the method; the arguments are the constructor's.
     def __init__(self, kind: str, **arguments: Any) -> None:
         defaults: Mapping[str, float] = {}
         if "convention" in arguments:
             known = _checks.one_of("convention", arguments["convention"], self._conventions)
             defaults = self._conventions[known]
-        checks = {**_CHECKS, **self._own_checks}
+        checks = {**CHECKS, **self._own_checks}
         self._arguments = {
             name: checks[name](name, defaults.get(name) if value is None else value)
             for name, value in arguments.items()
@@ -59,6 +74,9 @@ class Optimizer(Guided):
         self._kind = kind
         self._core = _core.Optimizer(kind, self._options)
         self._groups: list[dict[str, Any]] = []
+        #: What the core was told of each group; and names that it has for others of a model's.
+        self._told: list[tuple[str, dict[str, float | bool | str], float, bool]] = []
+        self._renamed: Sequential | None = None
 
     def add_group(
         self,
@@ -124,10 +142,44 @@ class Optimizer(Guided):
             if "weight_decay" not in options:
                 raise ArgumentError(f"{type(self).__name__} has no weight_decay")
             options["weight_decay"] = _checks.real("weight_decay", weight_decay, 0)
-        self._core.add_group(pattern, self._kind, options, lr_scale, frozen)
+        told = pattern, options, lr_scale, frozen
+        self._tell(self._core, *told)
+        self._told.append(told)
         group = {"pattern": pattern, "weight_decay": weight_decay}
         self._groups.append(group | {"lr_scale": lr_scale, "frozen": frozen} | dict(choices or {}))
         return self
+
+    def _tell(
+        self,
+        core: _core.Optimizer,
+        pattern: str,
+        options: dict[str, float | bool | str],
+        lr_scale: float,
+        frozen: bool,
+    ) -> None:
+        """Make a group of the core's, or of a model whose names are others there, several."""
+        names = [pattern]
+        if self._renamed is not None:
+            names = _names.of_core(self._renamed, pattern)
+        for name in names:
+            core.add_group(name, self._kind, options, lr_scale, frozen)
+
+    def _meet(self, model: Sequential) -> None:
+        """Before a first step: let groups be those of the names that the model's users know."""
+        if not model._renamed or self._renamed is not None:
+            return
+        self._renamed = model
+        if not self._told:
+            return
+        core = _core.Optimizer(self._kind, self._options)
+        try:
+            for told in self._told:
+                self._tell(core, *told)
+        except ArgumentError:
+            self._renamed = None
+            raise
+        core.set_lr(self._core.lr)
+        self._core = core
 
     def _advice(self, name: str) -> str:
         """Say what a wrong name may have meant: an option too, though it cannot be changed."""
@@ -145,7 +197,7 @@ class Optimizer(Guided):
 
     @lr.setter
     def lr(self, value: float) -> None:
-        self._core.set_lr(_non_negative("lr", value))
+        self._core.set_lr(non_negative("lr", value))
 
     @property
     def steps(self) -> int:
@@ -165,6 +217,8 @@ class Optimizer(Guided):
         ThalwegError
             If this optimizer belongs to another model.
         """
+        if model._renamed:
+            self._meet(model)
         self._core.step(model._core)
 
     def state_dict(self) -> dict[str, Any]:
@@ -213,7 +267,7 @@ class Optimizer(Guided):
         if missing:
             raise ArgumentError(f"state_dict lacks {missing}; it must come from an optimizer")
         saved = dict(state_dict["options"])
-        lr = _non_negative("lr", saved.pop("lr", None))
+        lr = non_negative("lr", saved.pop("lr", None))
         mine = {key: value for key, value in self._options.items() if key != "lr"}
         if saved != mine:
             raise ArgumentError(
@@ -232,6 +286,7 @@ class Optimizer(Guided):
         }
         scalars = {name: _checks.real(name, value) for name, value in state_dict["scalars"].items()}
         steps = _checks.integer("steps", state_dict["steps"], 0)
+        self._meet(model)
         self._set_state(model, lr, steps, scalars, arrays)
 
     def _fresh(self) -> "Optimizer":
@@ -267,81 +322,3 @@ class Optimizer(Guided):
 
 #: An option that the core finds itself.
 _AUTO = "auto"
-
-
-def _non_negative(name: str, value: Any) -> float:
-    return _checks.real(name, value, 0)
-
-
-def _fraction(name: str, value: Any) -> float:
-    return _checks.real(name, value, 0, 1)
-
-
-def _pair(
-    low: tuple[float, float], high: tuple[float, float], closed: str, text: str
-) -> Callable[[str, Any], tuple[float, float]]:
-    """Make a check of two numbers; `text` says in which ranges they are."""
-
-    def check(name: str, value: Any) -> tuple[float, float]:
-        try:
-            first, second = value
-        except (TypeError, ValueError):
-            raise ArgumentError(f"{name} must be two numbers {text}; got {value!r}") from None
-        return (
-            _checks.real(f"{name}[0]", first, low[0], high[0], closed),
-            _checks.real(f"{name}[1]", second, low[1], high[1], closed),
-        )
-
-    return check
-
-
-def _positive(name: str, value: Any) -> float:
-    return _checks.real(name, value, 0, closed="()")
-
-
-def _coefficients(name: str, value: Any) -> tuple[float, ...]:
-    given = _checks.sequence(name, value)
-    if len(given) != 3:
-        raise ArgumentError(f"{name} must be three numbers; got {value!r}")
-    return tuple(_checks.real(f"{name}[{i}]", x) for i, x in enumerate(given))
-
-
-#: How each argument of an optimizer is checked.
-_CHECKS: Checks = {
-    "lr": _non_negative,
-    "lr_decay": _non_negative,
-    "weight_decay": _non_negative,
-    "initial_accumulator_value": _non_negative,
-    "eps": _non_negative,
-    "momentum_decay": _non_negative,
-    "momentum": _fraction,
-    "alpha": _fraction,
-    "rho": _fraction,
-    "dampening": _checks.real,
-    "betas": _pair((0, 0), (1, 1), "[)", "in [0, 1)"),
-    "etas": _pair((0, 1), (1, math.inf), "()", "in (0, 1) and above 1"),
-    "step_sizes": _pair((0, 0), (math.inf, math.inf), "[)", "from 0 on"),
-    "nesterov": _checks.flag,
-    "centered": _checks.flag,
-    "amsgrad": _checks.flag,
-    "decoupled_weight_decay": _checks.flag,
-    "convention": lambda _, value: value,
-    "weight_lr_power": _non_negative,
-    "beta2_decay": lambda name, value: _checks.real(name, value, -math.inf, 0, "(]"),
-    "d": lambda name, value: _checks.real(name, value, 1),
-    "min_dim_size_to_factor": lambda name, value: _checks.integer(name, value, 1),
-    "ns_coefficients": _coefficients,
-    "ns_steps": lambda name, value: _checks.integer(name, value, 0),
-    "adjust_lr_fn": lambda name, value: _checks.one_of(
-        name, value, ("original", "match_rms_adamw")
-    ),
-    "matrices": lambda name, value: _checks.one_of(name, value, ("hidden", "all", "none")),
-    "adam_betas": _pair((0, 0), (1, 1), "[)", "in [0, 1)"),
-    "adam_eps": _non_negative,
-    "adam_lr_scale": _non_negative,
-    "beta3": lambda name, value: None if value is None else _fraction(name, value),
-    "d0": _positive,
-    "d_coef": _positive,
-    "use_bias_correction": _checks.flag,
-    "safeguard_warmup": _checks.flag,
-}

@@ -46,9 +46,9 @@ class SAM(Optimizer):
     The loss and the accuracy that are reported are those at :math:`\theta`. Running averages of
     `BatchNorm1d` take the first of the two passes in, and `Dropout` drops the same elements in
     both. Frozen parameters are not moved by :math:`\epsilon`. Gradients are clipped after all this;
-    with ``accumulate_grad_batches`` each batch has an :math:`\epsilon` of its own. It works in
-    `thalweg.Trainer` with the losses of `thalweg.nn` other than `nn.CustomLoss`, and not in
-    `step(model)` by hand, which has one gradient only.
+    with ``accumulate_grad_batches`` each batch has an :math:`\epsilon` of its own. A loss of
+    one's own (`nn.CustomLoss`) is called twice a step, and must give the same for the same outputs.
+    It works in `thalweg.Trainer`, and not in `step(model)` by hand, which has one gradient only.
 
     References
     ----------
@@ -124,6 +124,10 @@ class SAM(Optimizer):
         raise UnsupportedError(
             "SAM needs two gradients a step: use Trainer.step or Trainer.fit, which compute them"
         )
+
+    def _meet(self, model: Sequential) -> None:
+        self._base._meet(model)
+        self._core = self._base._core
 
     def _fresh(self) -> "SAM":
         return SAM(self._base._fresh(), self._rho, self._adaptive)

@@ -4,7 +4,8 @@ from typing import Any, ClassVar
 
 from thalweg import _checks
 from thalweg.errors import ArgumentError
-from thalweg.optim._optimizer import Checks, Optimizer
+from thalweg.optim._arguments import Checks
+from thalweg.optim._optimizer import Optimizer
 
 
 def _betas(name: str, value: Any) -> tuple[float, float]:

@@ -109,7 +109,7 @@ def network(
     last = len(linear) - 1 if biased is None else biased
     behind = itertools.pairwise(widths[last + 1 :])
     weights = [*_balanced(found.coef.T, widths[: last + 2]), *(np.eye(b, a) for a, b in behind)]
-    state = {name: np.zeros(shape) for name, shape in model._core.blocks()}
+    state = {name: np.zeros(shape) for name, shape in model._blocks()}
     for place, weight in zip(places, weights, strict=True):
         state[f"{place}.weight"] = weight
     if biased is not None:

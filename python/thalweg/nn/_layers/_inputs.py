@@ -1,13 +1,14 @@
 """Layers for inputs that are not plain numbers, or of which few say much."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _checks
 from thalweg._description import description
-from thalweg.errors import ArgumentError
+from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
 from thalweg.nn._layers._base import Activation, Layer
 
 
@@ -29,6 +30,10 @@ class Flatten(Activation):
     """
 
     _kind = "identity"
+
+    def _as_rows(self, x: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+        """Make rows of what is given to a model that begins with this layer."""
+        return x.reshape(len(x), -1) if x.ndim > 2 else x
 
 
 @description
@@ -245,6 +250,118 @@ class TabularInput(Layer):
     def _spec(self) -> tuple[Any, ...]:
         pieces = [(column, list(edges)) for column, edges in self.pieces]
         return ("tabular", self.in_features, [list(item) for item in self.categories], pieces)
+
+
+@description
+class Embedding(Layer):
+    r"""First layer for codes of one kind: each code is a vector that is learned, as PyTorch's.
+
+    .. math:: y_i = W_{x_i}
+
+    The input holds integer codes from 0 to ``num_embeddings - 1``, shape (n,) or the column (n, 1),
+    in an array of integers or of floats; the output has shape (n, embedding_dim). Where there are
+    several columns, of codes or of codes and numbers, `TabularInput` has a table for each.
+
+    Parameters
+    ----------
+    num_embeddings : int
+        How many codes there are, and rows of `W`.
+    embedding_dim : int
+        Length of a vector, and width of a row of the output.
+
+    Raises
+    ------
+    ArgumentError
+        If a number is below 1; from `Sequential`, if it is not the first layer.
+    UnsupportedError
+        From `Sequential`, if there are more codes than its dtype has whole numbers, 2**24 in
+        float32.
+
+    Notes
+    -----
+    `W`, ``"0.weight"``, of shape (num_embeddings, embedding_dim), holds standard normal numbers at
+    first. With `g` the gradient by `y`, that by row `c` of `W` is
+    :math:`\sum_{i:\,x_i = c} g_i`, so 0 where a code does not occur in a batch; optimizers with
+    averages or weight decay move such rows all the same, as PyTorch's do without ``sparse=True``.
+    The gradient by the codes is 0. What is no code (too large, negative, 1.5) is a `DataError`
+    that names it, before anything changes.
+
+    It is `TabularInput` of one column, whose name the core's plans show. PyTorch's also takes
+    several codes for a sample, with one table for all of them; this one does not.
+
+    Examples
+    --------
+    >>> from thalweg import nn
+    >>> model = nn.Sequential(nn.Embedding(7, 3), nn.Linear(3, 1))
+    >>> model([0, 6, 6]).shape
+    (3, 1)
+    >>> model.state_dict()["0.weight"].shape
+    (7, 3)
+    """
+
+    num_embeddings: int
+    embedding_dim: int
+
+    def __post_init__(self) -> None:
+        name = "Embedding: "
+        self._set(
+            num_embeddings=_checks.integer(name + "num_embeddings", self.num_embeddings, 1),
+            embedding_dim=_checks.integer(name + "embedding_dim", self.embedding_dim, 1),
+        )
+
+    @property
+    def in_features(self) -> int:
+        """Width of a row of the input, 1."""
+        return 1
+
+    @property
+    def out_features(self) -> int:
+        """Width of a row of the output, `embedding_dim`."""
+        return self.embedding_dim
+
+    def __repr__(self) -> str:
+        return f"Embedding({self.num_embeddings}, {self.embedding_dim})"
+
+    def _table(self) -> TabularInput:
+        return TabularInput(1, {0: (self.num_embeddings, self.embedding_dim)})
+
+    def _spec(self) -> tuple[Any, ...]:
+        return self._table()._spec()
+
+    def _as_rows(self, x: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+        """Make rows of what is given to a model that begins with this layer."""
+        if x.ndim == 1:
+            return x[:, np.newaxis]
+        if x.ndim != 2 or x.shape[1] != 1:
+            hint = ""
+            if x.ndim == 2 and x.shape[1] > 1:
+                table = f"{{0: ({self.num_embeddings}, {self.embedding_dim}), ...}}"
+                hint = f"; nn.TabularInput({x.shape[1]}, {table}) has a table for each column"
+            raise ShapeError(
+                f"{name} must be codes for {self!r}, shape (n,) or (n, 1); got shape "
+                f"{x.shape}{hint}"
+            )
+        return x
+
+
+def check_codes(layers: Iterable[Layer], dtype: np.dtype[Any]) -> None:
+    """Raise if layers of codes stand elsewhere than first, or `dtype` has too few whole numbers."""
+    for index, layer in enumerate(layers):
+        if isinstance(layer, Embedding) and index > 0:
+            raise ArgumentError(
+                f"layer {index} is {layer!r}, whose codes are an input: it must be the first layer"
+            )
+        table = layer._table() if isinstance(layer, Embedding) else layer
+        if not isinstance(table, TabularInput):
+            continue
+        most = 2 ** (np.finfo(dtype).nmant + 1)  # from there on numbers that differ become equal
+        for column, codes, _ in table.categories:
+            if codes > most:
+                raise UnsupportedError(
+                    f"layer {index} ({type(layer).__name__}): column {column} has {codes} codes, "
+                    f"but {dtype} tells only {most} whole numbers apart; use a model with "
+                    'dtype="float64"'
+                )
 
 
 def _pair(name: str, column: Any, sizes: Any) -> tuple[Any, Any]:

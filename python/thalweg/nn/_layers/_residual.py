@@ -5,6 +5,7 @@ from typing import Any
 from thalweg._description import description
 from thalweg.errors import ArgumentError
 from thalweg.nn._layers._base import Layer, check_layer
+from thalweg.nn._layers._inputs import Embedding
 
 
 @description
@@ -51,6 +52,11 @@ class Residual(Layer):
             raise ArgumentError("Residual: layers is empty; a block needs at least one layer")
         for index, layer in enumerate(layers):
             check_layer("Residual: ", index, layer)
+            if isinstance(layer, Embedding):
+                raise ArgumentError(
+                    f"Residual: layer {index} is {layer!r}, whose codes are an input: it must be "
+                    "the first layer of the model"
+                )
         object.__setattr__(self, "layers", layers)  # the dataclass is frozen
 
     def __repr__(self) -> str:

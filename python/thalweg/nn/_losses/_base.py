@@ -11,24 +11,68 @@ where :math:`\ell_i` is the sum over the elements of row `i` and :math:`n_i` the
 weight of 0 is as if the row were not there, a weight of 2 as if it were there twice, and only
 ratios matter. PyTorch normalizes class weights in this way, scikit-learn sample weights; Keras
 divides by the number of samples instead.
+
+A loss can be called with outputs that are there already, ``loss(model(x), y)``, and with
+``reduction="none"``, which is for such calls alone, it is one number per sample: the mean over the
+elements of its row, :math:`\ell_i / n_i`, or of losses that compare distributions
+:math:`\ell_i` itself. (PyTorch's has the numbers of all elements where it compares element by
+element; these are their means over rows.)
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _checks
+from thalweg._arrays import Array
 from thalweg._description import Description
 from thalweg.errors import ArgumentError
 
-_REDUCTIONS = ("mean", "sum")
+_REDUCTIONS = ("mean", "sum", "none")
 
 
 class Loss(Description):
     """Base of all loss descriptions."""
 
     __slots__ = ()
+
+    def __call__(self, output: Any, target: Any) -> float | npt.NDArray[Any]:
+        """Compute the loss of outputs that are there already; nothing is learned.
+
+        Parameters
+        ----------
+        output : array_like, shape (n, out_features)
+            ``model(x)``.
+        target : array_like
+            As ``y`` of `thalweg.Trainer.fit`.
+
+        Returns
+        -------
+        float, or ndarray of shape (n,)
+            The loss; with ``reduction="none"`` that of each sample, of the output's dtype: the mean
+            over the elements of its row, as `nn.MSELoss` of this row alone. For
+            `nn.CrossEntropyLoss` and `nn.DistillationLoss`, which have one number per row, it is
+            that, times the weight of the class, and 0 where the label is ignored; as PyTorch's.
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError
+            If the arrays are not such.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from thalweg import nn
+        >>> logits, labels = np.log([[1, 3], [4, 1]]), [1, 1]
+        >>> nn.CrossEntropyLoss(reduction="none")(logits, labels).round(4)
+        array([0.2877, 1.6094])
+        >>> round(nn.CrossEntropyLoss()(logits, labels), 4)
+        0.9486
+        """
+        raise NotImplementedError
 
 
 class CoreLoss(Loss):
@@ -58,8 +102,24 @@ class CoreLoss(Loss):
         """Columns of the targets for a network of so many outputs."""
         return outputs
 
+    def __call__(self, output: Any, target: Any) -> float | npt.NDArray[Any]:
+        """Compute the loss of outputs that are there already; see `Loss.__call__`."""
+        from thalweg.nn._losses import _values  # most losses are only trained with
+
+        return _values.value(self, output, target)
+
+    def _each(self, target: Any, output: Array) -> Iterable[Any]:
+        """Give the target of each row by itself, and None where a row does not count."""
+        return (target[row : row + 1] for row in range(len(target)))
+
     def _spec(self, outputs: int) -> tuple[Any, ...]:
         """Give the core what it makes this loss from."""
+        if self.reduction == "none":
+            raise ArgumentError(
+                f'{type(self).__name__} has reduction="none", a number for each sample, but one '
+                'number is needed here: use reduction="mean" or "sum". To see how each sample '
+                "fares, call the loss: loss(model(x), y)"
+            )
         return (self._kind, self.reduction, self._columns(outputs), *self._numbers())
 
 

@@ -1,6 +1,7 @@
 """Losses of classes: cross-entropies of several kinds."""
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import KW_ONLY
 from typing import Any, ClassVar
 
@@ -60,8 +61,9 @@ class CrossEntropyLoss(CoreLoss):
     active : sequence of int, keyword only, optional
         The classes that compete; all by default. A label of another class is an error. To activate
         more of them between fits, set `Trainer.loss`.
-    reduction : {"mean", "sum"}, keyword only
-        ``"sum"`` leaves the division out.
+    reduction : {"mean", "sum", "none"}, keyword only
+        ``"sum"`` leaves the division out; ``"none"``, a number per sample, is for
+        calls of the loss alone, see `nn.Loss`.
 
     Raises
     ------
@@ -180,6 +182,23 @@ class CrossEntropyLoss(CoreLoss):
         shares: Array = powers / powers.sum(axis=1, keepdims=True)
         return shares
 
+    def _each(self, target: Any, output: Array) -> Iterable[Any]:
+        if target.ndim > 1:
+            yield from CoreLoss._each(self, target, output)
+            return
+        weight = self.weight or ()
+        for place, label in enumerate(target.tolist()):
+            if label == self.ignore_index:
+                yield None
+            elif 0 <= label < len(weight) and weight[label] == 0:
+                # Such a label does not count, but with smoothing other classes do: as a row it has
+                # the same loss.
+                shares = np.zeros_like(output[:1])
+                shares[0, label] = 1
+                yield shares
+            else:
+                yield target[place : place + 1]
+
     def _competing(self, output: Any, head: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Give logits as an array, and which of them compete."""
         output = _arrays.as_numeric(output, "output")
@@ -251,8 +270,9 @@ class BCEWithLogitsLoss(CoreLoss):
     ----------
     pos_weight : float or array_like of shape (k,), keyword only, optional
         The factors `p` of what is positive, 0 or more; 1 by default.
-    reduction : {"mean", "sum"}, keyword only
-        ``"sum"`` leaves the division out.
+    reduction : {"mean", "sum", "none"}, keyword only
+        ``"sum"`` leaves the division out; ``"none"``, a number per sample, is for
+        calls of the loss alone, see `nn.Loss`.
 
     Raises
     ------
@@ -335,8 +355,9 @@ class DistillationLoss(CoreLoss):
     ----------
     temperature : float, default 2.0
         More than 0.
-    reduction : {"mean", "sum"}, keyword only
-        ``"sum"`` leaves the division by `n` out.
+    reduction : {"mean", "sum", "none"}, keyword only
+        ``"sum"`` leaves the division by `n` out; ``"none"``, a number per sample, is for
+        calls of the loss alone, see `nn.Loss`.
 
     Raises
     ------

@@ -3,6 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from thalweg import _arrays
 from thalweg._description import description
 from thalweg.errors import ArgumentError
 from thalweg.nn._losses._base import Loss
@@ -15,7 +18,10 @@ class CustomLoss(Loss):
     A `Trainer` takes the bare function as well. Steps are then a forward pass, a call of the
     function, a backward pass and a step of the optimizer: correct, but without what fusing them
     saves. They leave their gradients in ``model.flat_gradients``: those of the update, where
-    several batches make one, clipped. Whatever else a trainer does with gradients it does here.
+    several batches make one, clipped. Whatever else a trainer does it does here: schedules, limits,
+    averages, batches from an iterable, every optimizer but `optim.LevenbergMarquardt`, which needs
+    residuals. `optim.SAM` calls the function twice a step, `optim.LBFGS` for each point that it
+    looks at.
 
     Parameters
     ----------
@@ -53,5 +59,12 @@ class CustomLoss(Loss):
     function: Callable[..., tuple[float, Any]]
 
     def __post_init__(self) -> None:
-        if isinstance(self.function, type) or not callable(self.function):
+        if isinstance(self.function, (type, Loss)) or not callable(self.function):
             raise ArgumentError(f"function must be callable; got {self.function!r}")
+
+    def __call__(self, output: Any, target: Any) -> float:
+        """Give the loss that the function says; see `Loss.__call__`."""
+        from thalweg import _custom  # which needs the losses
+
+        output = np.array(_arrays.as_numeric(output, "output"))  # the function may write to it
+        return _custom.call(self, output, _custom.targets(target, "target"), None)[0]

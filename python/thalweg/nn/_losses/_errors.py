@@ -20,8 +20,9 @@ class MSELoss(CoreLoss):
 
     Parameters
     ----------
-    reduction : {"mean", "sum"}, keyword only
-        ``"sum"`` leaves the division out.
+    reduction : {"mean", "sum", "none"}, keyword only
+        ``"sum"`` leaves the division out; ``"none"``, a number per sample, is for
+        calls of the loss alone, see `nn.Loss`.
 
     Raises
     ------
@@ -45,8 +46,9 @@ class L1Loss(CoreLoss):
 
     Parameters
     ----------
-    reduction : {"mean", "sum"}, keyword only
-        ``"sum"`` leaves the division out.
+    reduction : {"mean", "sum", "none"}, keyword only
+        ``"sum"`` leaves the division out; ``"none"``, a number per sample, is for
+        calls of the loss alone, see `nn.Loss`.
 
     Raises
     ------
@@ -75,8 +77,9 @@ class HuberLoss(CoreLoss):
     ----------
     delta : float, keyword only, default 1.0
         Where the square ends, more than 0.
-    reduction : {"mean", "sum"}, keyword only
-        ``"sum"`` leaves the division out.
+    reduction : {"mean", "sum", "none"}, keyword only
+        ``"sum"`` leaves the division out; ``"none"``, a number per sample, is for
+        calls of the loss alone, see `nn.Loss`.
 
     Raises
     ------
@@ -119,8 +122,9 @@ class QuantileLoss(CoreLoss):
     ----------
     quantiles : float or sequence of float, default 0.5
         Each between 0 and 1, ends excluded.
-    reduction : {"mean", "sum"}, keyword only
-        ``"sum"`` leaves the division out.
+    reduction : {"mean", "sum", "none"}, keyword only
+        ``"sum"`` leaves the division out; ``"none"``, a number per sample, is for
+        calls of the loss alone, see `nn.Loss`.
 
     Raises
     ------

@@ -28,8 +28,9 @@ class GaussianNLLLoss(CoreLoss):
         Whether the constant :math:`\frac12 \log 2\pi` is added.
     eps : float, keyword only, default 1e-6
         The least variance, more than 0.
-    reduction : {"mean", "sum"}, keyword only
-        ``"sum"`` leaves the division by `n k` out.
+    reduction : {"mean", "sum", "none"}, keyword only
+        ``"sum"`` leaves the division by `n k` out; ``"none"``, a number per sample, is for
+        calls of the loss alone, see `nn.Loss`.
 
     Raises
     ------
@@ -84,8 +85,9 @@ class PoissonNLLLoss(CoreLoss):
         Stirling's approximation :math:`t \log t - t + \frac12 \log 2\pi t`.
     eps : float, keyword only, default 1e-8
         Keeps the logarithm of a rate of 0 finite; more than 0.
-    reduction : {"mean", "sum"}, keyword only
-        ``"sum"`` leaves the division out.
+    reduction : {"mean", "sum", "none"}, keyword only
+        ``"sum"`` leaves the division out; ``"none"``, a number per sample, is for
+        calls of the loss alone, see `nn.Loss`.
 
     Raises
     ------

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import KW_ONLY, fields
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,8 @@ class Schedule(Description):
 
     _: KW_ONLY
     per: str = "step"
+
+    _goes_to: ClassVar[str] = "tw.Trainer(model, loss=..., optimizer=..., schedule=...)"
 
     def __post_init__(self) -> None:
         _checks.one_of(f"{type(self).__name__}: per", self.per, ("step", "epoch"))

@@ -1,7 +1,7 @@
 """A rate that falls when training no longer gets better."""
 
 from dataclasses import KW_ONLY
-from typing import Any
+from typing import Any, ClassVar
 
 from thalweg import _checks
 from thalweg._description import Description, description
@@ -54,6 +54,8 @@ class ReduceLROnPlateau(Description):
     eps: float = 1e-8
     _: KW_ONLY
     monitor: str = "val_loss"
+
+    _goes_to: ClassVar[str] = "tw.Trainer(model, loss=..., optimizer=..., schedule=...)"
 
     def __post_init__(self) -> None:
         name = "ReduceLROnPlateau: "

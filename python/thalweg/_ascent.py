@@ -1,0 +1,49 @@
+"""The first half of a step of `optim.SAM` with a loss of one's own."""
+
+from typing import Any
+
+import numpy as np
+
+from thalweg._arrays import Array
+from thalweg.errors import DataError, DivergedError
+from thalweg.nn import Sequential
+from thalweg.optim import SAM
+
+
+class Ascent:
+    r"""Where `SAM` takes its gradient: :math:`\theta + \epsilon`, of the gradient at hand.
+
+    With the losses of the core it does this by itself.
+    """
+
+    def __init__(self, model: Sequential, sam: SAM) -> None:
+        self._model, self._sam = model, sam
+        self._theta: Array | None = None
+
+    def up(self) -> None:
+        """Move the parameters along the model's gradients, but for the frozen ones."""
+        core, theta = self._model._core, self._model._core.parameters()
+        rho, adaptive = self._sam._rho, self._sam._adaptive
+        size: Any = np.abs(theta) if adaptive else 1.0
+        try:
+            if adaptive:
+                core.set_gradients(core.gradients() * size)
+            # A limit that is never reached: it sets what is frozen to 0, and gives the norm.
+            norm = self._sam._core.clip(core, float(np.finfo(np.float64).max), None)
+            moved: Any = theta + theta.dtype.type(rho / (norm + 1e-12)) * size * core.gradients()
+            if np.isfinite(norm):
+                core.set_parameters(moved)
+                self._theta = theta
+                return
+        except DataError:  # a gradient, or a parameter, is not finite
+            pass
+        raise DivergedError(
+            f"the gradient became infinite with lr={self._sam.lr}: the learning rate is too large. "
+            "Weights and optimizer are as they were before this call"
+        )
+
+    def down(self) -> None:
+        """Move them back, to the last bit, if they have been moved."""
+        if self._theta is not None:
+            self._model._core.set_parameters(self._theta)
+            self._theta = None

@@ -1,0 +1,81 @@
+"""Losses of outputs that are there already, by the core's own formulas.
+
+The core computes losses of a model's outputs, so that it is given a model that does nothing: a
+block that adds zeros to its input.
+"""
+
+import dataclasses
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg import _arrays, _core
+from thalweg._arrays import Array
+from thalweg.errors import ShapeError, ThalwegError
+from thalweg.nn._losses._base import CoreLoss
+
+
+def value(loss: CoreLoss, output: Any, target: Any) -> float | npt.NDArray[Any]:
+    """Give the loss, or with ``reduction="none"`` that of each row; see `Loss.__call__`."""
+    output = _outputs(output)
+    width, dtype = output.shape[1], output.dtype
+    if loss._labels:
+        target = _arrays.labels_or_shares(target, dtype, "target")
+    else:
+        target = _arrays.targets(target, dtype, loss._target_width(width), "target")
+    if len(target) != len(output):
+        raise ShapeError(
+            f"output has {len(output)} rows but target has {len(target)}; they must be of one "
+            "length"
+        )
+    wide = loss._target_width(width) if not loss._labels else width
+    if target.ndim == 2 and target.shape[1] != wide:
+        raise ShapeError(
+            f"output has shape {output.shape} and target {target.shape}; for "
+            f"{type(loss).__name__} the target has {wide} columns then"
+        )
+    if loss.reduction != "none":
+        return _evaluate(_judge(loss, width, dtype), output, target)
+    # A label has one number, which a mean would divide by the weight of its class.
+    judge = _judge(
+        dataclasses.replace(loss, reduction="sum" if loss._labels else "mean"), width, dtype
+    )
+    losses = np.zeros(len(output), dtype)
+    for row, one in enumerate(loss._each(target, output)):
+        if one is not None:
+            losses[row] = _evaluate(judge, output[row : row + 1], one, row)
+    return losses
+
+
+def _outputs(output: Any) -> Array:
+    """Make outputs rows of float32 or float64."""
+    array = _arrays.as_numeric(output, "output")
+    if array.ndim != 2:
+        raise ShapeError(f"output must be 2-D, (rows, features); got shape {array.shape}")
+    if 0 in array.shape:
+        raise ShapeError(f"output is empty; its shape is {array.shape}")
+    single = array.dtype.kind == "f" and array.dtype.itemsize <= 4
+    dtype = np.dtype(np.float32 if single else np.float64)
+    return _arrays.finite(_arrays.as_dtype(array, dtype, "output"), "output")
+
+
+def _judge(loss: CoreLoss, width: int, dtype: np.dtype[Any]) -> _core.Trainer:
+    """Make what evaluates a loss of its inputs."""
+    narrow = [("linear", *sizes, False, "kaiming_uniform") for sizes in ((width, 1), (1, width))]
+    model = _core.Model([("residual", narrow)], dtype.name, 0)
+    model.set_parameters(np.zeros(2 * width, dtype))
+    none = {"lr": 0.0, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False}
+    optimizer = _core.Optimizer("sgd", {**none, "convention": "torch"})
+    return _core.Trainer(model, loss._spec(width), optimizer)
+
+
+def _evaluate(judge: _core.Trainer, output: Array, target: Any, first: int = 0) -> float:
+    """Evaluate rows; errors call the arrays what the user does, and count from the first row."""
+    try:
+        return judge.evaluate(output, target)[0]
+    except ThalwegError as error:
+        text = re.sub(r"\by\b", "target", re.sub(r"\bx\b", "output", str(error)))
+        text = re.sub(r"(output|target)\[0", rf"\1[{first}", text) if first else text
+        raise type(error)(text) from None

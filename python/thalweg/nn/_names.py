@@ -1,0 +1,60 @@
+"""Names of parameters: the core's, and those under which users know them where these differ."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from thalweg._arrays import Array
+from thalweg.errors import ArgumentError
+from thalweg.nn._layers import Embedding, Layer
+
+if TYPE_CHECKING:
+    from thalweg.nn._sequential import Sequential
+
+#: Names and shapes, in the order of a flat array.
+Blocks: TypeAlias = list[tuple[str, tuple[int, ...]]]
+
+
+def renamed(layers: Iterable[Layer]) -> Mapping[str, str]:
+    """Give the public names of parameters for which the core has others.
+
+    An `Embedding`, which can only be the first layer, is to the core a table of one column.
+    """
+    first = next(iter(layers), None)
+    return {"0.0.weight": "0.weight"} if isinstance(first, Embedding) else {}
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a name matches a pattern of `*` and `?`, as the core's groups do."""
+    wild = {"*": ".*", "?": "."}
+    parts = (wild.get(letter, re.escape(letter)) for letter in pattern)
+    return re.fullmatch("".join(parts), name, re.DOTALL) is not None
+
+
+def of_core(model: "Sequential", pattern: str) -> list[str]:
+    """Give the core's names of the parameters whose public name matches a pattern.
+
+    Raises
+    ------
+    ArgumentError
+        If there is none.
+    """
+    pairs = list(zip(model._blocks(), model._core.blocks(), strict=True))
+    found = [core for (public, _), (core, _) in pairs if matches(pattern, public)]
+    if not found:
+        names = ", ".join(public for (public, _), _ in pairs)
+        raise ArgumentError(f'pattern is "{pattern}"; it matches no parameter; there are {names}')
+    return found
+
+
+def cut(blocks: Blocks, values: Array) -> dict[str, Array]:
+    """Cut a flat array into named ones, copies."""
+    named = {}
+    start = 0
+    for name, shape in blocks:
+        stop = start + int(np.prod(shape))
+        named[name] = values[start:stop].reshape(shape).copy()
+        start = stop
+    return named

@@ -1,0 +1,147 @@
+"""What a model is made of, and what can be read of it."""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from thalweg import _arrays, _checks, _core
+from thalweg._arrays import Array, Samples
+from thalweg._habits import Guided
+from thalweg.nn import _layers, _names
+from thalweg.nn._layers import Layer
+
+if TYPE_CHECKING:
+    from thalweg.nn._sequential import Sequential
+
+_TRAINER = "tw.Trainer(model, loss=..., optimizer=...)"
+_BY_NAME = "all are in flat_parameters, and by name in state_dict(), in the order of the layers"
+_FIXED = "a model keeps its layers: make another, nn.Sequential(*model.layers, ...)"
+_MODES = "model(x) evaluates; model.forward(x, training=True) is the pass of training"
+
+#: What models of other libraries have.
+_ELSEWHERE = {
+    **dict.fromkeys(("eval", "train", "training"), _MODES),
+    **dict.fromkeys(("append", "add", "insert", "extend", "pop", "add_module"), _FIXED),
+    **dict.fromkeys(("weights", "get_weights", "coefs_", "intercepts_"), _BY_NAME),
+    **dict.fromkeys(("fit", "partial_fit", "compile"), f"{_TRAINER} trains it"),
+    **dict.fromkeys(("evaluate", "score"), f"{_TRAINER}.evaluate(x, y) does that"),
+    **dict.fromkeys(("children", "modules", "named_children"), "they are in model.layers"),
+    **dict.fromkeys(("cpu", "cuda"), "all is computed on the CPU"),
+    **dict.fromkeys(("double", "float", "type"), "model.astype makes a copy of another dtype"),
+    "parameters": f"{_BY_NAME}; an optimizer is made without, optim.Adam(lr=...), and given the "
+    f"model by {_TRAINER}, or in a loop by hand by optimizer.step(model)",
+    "named_parameters": _BY_NAME,
+    "requires_grad_": 'optimizer.add_group("0.*", frozen=True) leaves parameters as they are',
+    "to": 'all is computed on the CPU; model.astype("float64") makes a copy of another dtype',
+    "predict": "call the model: model(x)",
+    "predict_proba": "nn.CrossEntropyLoss().probabilities(model(x)) does that",
+    "set_weights": "load_state_dict sets them by name, flat_parameters all at once",
+    "count_params": "it is num_parameters",
+    "input_shape": "it is in_features",
+    "clone": "copy.deepcopy(model) copies it",
+    "copy": "copy.deepcopy(model) copies it",
+    "grad": "gradients are in flat_gradients",
+}
+
+
+class SequentialBase(Guided):
+    """The parts of a `thalweg.nn.Sequential`, which documents the arguments."""
+
+    _elsewhere: ClassVar[Mapping[str, str]] = _ELSEWHERE
+
+    def __init__(self, *layers: Layer, dtype: str = "float32", seed: int = 0) -> None:
+        for index, layer in enumerate(layers):
+            _layers.check_layer("", index, layer)
+        self._layers = layers
+        self._dtype = np.dtype(dtype_name(dtype))
+        self._seed = _checks.integer("seed", seed, 0, 2**64 - 1)
+        _layers.check_codes(layers, self._dtype)
+        #: The first layer, if it makes rows of what need not be such.
+        self._shaper: _layers.Flatten | _layers.Embedding | None = None
+        if layers and isinstance(layers[0], (_layers.Flatten, _layers.Embedding)):
+            self._shaper = layers[0]
+        self._in_shape: tuple[int, ...] | None = None  # of a sample of the last forward, if so
+        self._renamed = _names.renamed(layers)
+        self._core = _core.Model([x._spec() for x in layers], self._dtype.name, self._seed)
+        self._predict = self._core.predict
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers' descriptions, in order."""
+        return self._layers
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Precision of the parameters and of the arithmetic: float32 or float64."""
+        return self._dtype
+
+    @property
+    def seed(self) -> int:
+        """The seed that this model was made with."""
+        return self._seed
+
+    @property
+    def in_features(self) -> int:
+        """Width of a row of the input."""
+        return self._core.in_features
+
+    @property
+    def out_features(self) -> int:
+        """Width of a row of the output."""
+        return self._core.out_features
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers there are to train."""
+        return self._core.num_parameters
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __getitem__(self, index: int) -> Layer:
+        return self._layers[index]
+
+    def __repr__(self) -> str:
+        lines = "".join(f"  ({i}): {layer!r}\n" for i, layer in enumerate(self._layers))
+        return f"Sequential(\n{lines}  dtype={self._dtype.name}, seed={self._seed}\n)"
+
+    def _blocks(self) -> _names.Blocks:
+        """Names and shapes of the parameters, in the order of `flat_parameters`."""
+        if not self._renamed:
+            return self._core.blocks()
+        return [(self._renamed.get(name, name), shape) for name, shape in self._core.blocks()]
+
+    def _samples(self, x: Any, name: str) -> Samples:
+        """Make samples ready for the core: rows, also where a layer has to make them first."""
+        return _arrays.samples(self._rows(x, name), self._dtype, name)
+
+    def _matrix(self, x: Any, name: str) -> Array:
+        """Make samples rows of this model's dtype, for what does not convert them by itself."""
+        return _arrays.matrix(self._rows(x, name), self._dtype, name)
+
+    def _rows(self, x: Any, name: str) -> Any:
+        if self._shaper is None:
+            return x
+        return self._shaper._as_rows(_arrays.as_numeric(x, name), name)
+
+
+#: The attributes that `Sequential` sets.
+MINE = ("_layers", "_dtype", "_seed", "_shaper", "_in_shape", "_renamed", "_core", "_predict")
+
+
+def plain(layers: Iterable[Layer], dtype: np.dtype[Any] | str, seed: int) -> "Sequential":
+    """Make a model, whatever class of the user's own it is made of."""
+    from thalweg.nn._sequential import Sequential  # of which this is a part
+
+    return Sequential(*layers, dtype=np.dtype(dtype).name, seed=seed)
+
+
+def dtype_name(dtype: Any) -> str:
+    """Name a dtype given as a name, a NumPy type or a NumPy dtype."""
+    name = dtype
+    if dtype is not None and not isinstance(dtype, str):  # None is float64 to NumPy
+        with contextlib.suppress(TypeError):  # not a dtype at all: reported below
+            name = np.dtype(dtype).name
+    return _checks.one_of("dtype", name, ("float32", "float64"))

@@ -1,0 +1,130 @@
+"""How a model computes: inference, and the two passes of training."""
+
+from typing import Any
+
+import numpy as np
+
+from thalweg import _arrays, _checks
+from thalweg._arrays import Array
+from thalweg.errors import ShapeError
+from thalweg.nn._sequential._base import SequentialBase
+
+
+class Calling(SequentialBase):
+    """The part of a model that computes."""
+
+    def __call__(self, x: Any) -> Array:
+        """Compute the output for the rows of `x`, for use and not for training.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, in_features)
+            Any number of rows from 1. Booleans, integers and floats of any width and memory order
+            are converted to the model's dtype; an array that has that dtype and is C-contiguous is
+            read in place.
+
+        Returns
+        -------
+        ndarray, shape (n, out_features), of the model's dtype
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError
+            If `x` is not such an array; the message says what it is.
+        """
+        # The usual case takes no detour: this call is made thousands of times a second.
+        try:
+            y = self._predict(x)
+        except ShapeError:
+            self._samples(x, "x")  # the first layer may know better what is wrong
+            raise
+        if y is None:
+            y = self._predict(self._samples(x, "x"))
+            assert y is not None  # it is ready now
+        return y
+
+    def forward(self, x: Any, training: bool = True) -> Array:
+        """Compute the output for the rows of `x` as in training; remember what `backward` needs.
+
+        `BatchNorm1d` takes the statistics of these rows and `Dropout` drops, other elements in each
+        call.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, in_features)
+            As for a call of the model.
+        training : bool, default True
+            With False this is the same as calling the model: evaluation, and nothing is
+            remembered.
+
+        Returns
+        -------
+        ndarray, shape (n, out_features), of the model's dtype
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError
+            If `x` is not such an array.
+        """
+        if training is not True and not _checks.flag("training", training):
+            return self(x)
+        y = self._core.forward(self._samples(x, "x"))
+        if self._shaper is not None:
+            self._in_shape = np.shape(x)[1:]
+        return y
+
+    def backward(self, grad_output: Any) -> Array:
+        """Carry the gradient of a loss back through the last `forward`, by the chain rule.
+
+        Parameters
+        ----------
+        grad_output : array_like, shape (n, out_features)
+            Gradient of the loss with respect to what `forward` returned.
+
+        Returns
+        -------
+        ndarray, shape (n, in_features), of the model's dtype
+            Gradient of the loss with respect to the `x` of that `forward`.
+
+        Raises
+        ------
+        ThalwegError
+            If there was no `forward`, or the shape is not that of its output.
+
+        Notes
+        -----
+        Gradients of the parameters are *added* to `flat_gradients`, as in PyTorch; `zero_grad`
+        clears them.
+        """
+        grad = self._core.backward(_arrays.matrix(grad_output, self._dtype, "grad_output"))
+        return grad if self._in_shape is None else grad.reshape(-1, *self._in_shape)
+
+    def zero_grad(self) -> None:
+        """Set all gradients to zero."""
+        self._core.zero_grad()
+
+    def recalibrate(self, x: Any, *, batch_size: int = 256) -> None:
+        """Set the running averages of all `BatchNorm1d` to those of the present parameters.
+
+        Needed for parameters that no training pass has used, such as averaged ones
+        (`thalweg.Trainer.average_model`): each running average becomes the mean, over the batches,
+        of the batches' statistics. PyTorch's ``swa_utils.update_bn``. A model without `BatchNorm1d`
+        is left as it is.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, in_features)
+            Samples as in training, n at least 2.
+        batch_size : int, keyword only, default 256
+            Rows of a batch, at least 2; usually that of the training. A single row that is left
+            over is passed over.
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError
+            If `x` is not such an array. After any error the model is unchanged.
+        ArgumentError
+            If the batch size is out of range.
+        """
+        batch_size = _checks.integer("batch_size", batch_size, 1)
+        self._core.recalibrate(self._samples(x, "x"), batch_size)

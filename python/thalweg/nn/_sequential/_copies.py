@@ -1,0 +1,132 @@
+"""Models made of a model: with normalizations folded in, in another precision."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from thalweg import _arrays
+from thalweg._arrays import Array
+from thalweg.nn import _layers
+from thalweg.nn._layers import Layer
+from thalweg.nn._sequential._base import dtype_name, plain
+from thalweg.nn._sequential._parameters import Parameters
+
+if TYPE_CHECKING:
+    from thalweg.nn._sequential import Sequential
+
+
+class Copied(Parameters):
+    """The part of a model that makes others."""
+
+    def fold(self) -> "Sequential":
+        r"""Copy this model for inference, normalizations folded into the weights before them.
+
+        A `BatchNorm1d` directly behind a `Linear` is in evaluation one more affine map, and both
+        together are a `Linear` with
+
+        .. math::
+
+            W' = \operatorname{diag}(s)\,W, \quad b' = s\,(b - \mu) + \beta, \quad
+            s = \gamma / \sqrt{\sigma^2 + \epsilon}
+
+        of the running averages :math:`\mu` and :math:`\sigma^2`. Jacob et al. 2018,
+        arXiv:1712.05877, section 3.2; PyTorch's ``fuse_linear_bn_eval``.
+
+        Returns
+        -------
+        Sequential
+            Without those normalizations, so that later layers have smaller numbers; its output is
+            that of a call of this model, but for rounding. Everything else is the same; in blocks
+            of `Residual` normalizations are folded, too.
+
+        Raises
+        ------
+        DataError
+            If a folded weight is too large for the model's dtype.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from thalweg import nn
+        >>> model = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+        >>> folded, x = model.fold(), np.ones((3, 2))
+        >>> [type(layer).__name__ for layer in folded.layers]
+        ['Linear', 'ReLU', 'Linear']
+        >>> np.allclose(folded(x), model(x), atol=1e-6)
+        True
+        """
+        state: dict[str, Array] = {}
+        layers = _folded(self._layers, "", "", self.state_dict(), state)
+        copy = plain(layers, self._dtype, self._seed)
+        copy.load_state_dict(state)
+        copy._core.set_passes(self._core.passes())
+        return copy
+
+    def astype(self, dtype: str) -> "Sequential":
+        """Copy this model into another precision.
+
+        Parameters
+        ----------
+        dtype : {"float32", "float64"}
+
+        Returns
+        -------
+        Sequential
+            With the parameters rounded to `dtype` and gradients of zero.
+
+        Raises
+        ------
+        ArgumentError
+            If the dtype is another one.
+        DataError
+            If a parameter is too large for float32.
+        """
+        copy = plain(self._layers, dtype_name(dtype), self._seed)
+        copy.flat_parameters = self.flat_parameters
+        copy._core.set_passes(self._core.passes())
+        copy._core.set_averages(
+            _arrays.finite(
+                _arrays.as_dtype(self._core.averages(), copy._dtype, "averages"), "averages"
+            )
+        )
+        return copy
+
+    def _with_parameters(self, flat: Array) -> "Sequential":
+        """Copy, with other parameters."""
+        twin = plain(self._layers, self._dtype, self._seed)
+        twin.flat_parameters = flat
+        twin._core.set_averages(self._core.averages())
+        return twin
+
+
+def _folded(
+    layers: tuple[Layer, ...], old: str, new: str, state: dict[str, Array], into: dict[str, Array]
+) -> list[Layer]:
+    """Fold normalizations; `state`, named from `old` on, goes into `into`, named from `new` on."""
+    made: list[Layer] = []
+    for index, layer in enumerate(layers):
+        here, before = f"{old}{index}.", layers[index - 1] if index else None
+        if isinstance(layer, _layers.BatchNorm1d) and isinstance(before, _layers.Linear):
+            # In float64: the result is rounded once.
+            mean, variance = (
+                state[here + n].astype(float) for n in ("running_mean", "running_var")
+            )
+            scale = 1 / np.sqrt(variance + layer.eps)
+            if layer.affine:
+                scale *= state[here + "weight"]
+            shift = state[here + "bias"] if layer.affine else 0.0
+            place = f"{new}{len(made) - 1}."
+            bias = into.get(place + "bias", np.zeros(1))
+            into[place + "weight"] = scale[:, None] * into[place + "weight"]
+            into[place + "bias"] = scale * (bias - mean) + shift
+            made[-1] = dataclasses.replace(before, bias=True)
+            continue
+        place = f"{new}{len(made)}."
+        if isinstance(layer, _layers.Residual):
+            layer = _layers.Residual(*_folded(layer.layers, here, place, state, into))
+        else:
+            own = {n.removeprefix(here): v for n, v in state.items() if n.startswith(here)}
+            into.update({place + name: values for name, values in own.items()})
+        made.append(layer)
+    return made

@@ -1,0 +1,148 @@
+"""How a model is written to a file or pickled, and comes back to the last bit."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from thalweg import _safetensors, _spec
+from thalweg.errors import DataError, UnsupportedError
+from thalweg.nn import _layers
+from thalweg.nn._layers import Layer
+from thalweg.nn._sequential._base import MINE, SequentialBase, plain
+from thalweg.nn._sequential._parameters import Parameters
+
+if TYPE_CHECKING:
+    from thalweg.nn._sequential import Sequential
+
+#: Version of what `Sequential.__getstate__` gives, so that later versions can read old pickles.
+_STATE_VERSION = 1
+
+
+class Kept(Parameters):
+    """The part of a model that is kept."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a file: layers, parameters, running averages.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Usually ``"….safetensors"``: that is its format, whatever the name. A file that is there
+            is replaced once the new one is complete.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        UnsupportedError
+            If a layer is not one of thalweg's.
+
+        Notes
+        -----
+        The arrays in it are those of `state_dict`, so that other libraries can read them; in
+        PyTorch ``net.load_state_dict(safetensors.torch.load_file(path))``. Gradients are left out.
+        """
+        import json
+
+        _safetensors.save(path, self.state_dict(), {"thalweg": json.dumps(self._description())})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Sequential":
+        """Read a model that `save` wrote.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file.
+
+        Returns
+        -------
+        Sequential
+            The same to the last bit, with gradients of zero.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        DataError
+            If it is not a whole safetensors file, or holds no model of thalweg's.
+        UnsupportedError
+            If a later version of thalweg wrote it.
+
+        Examples
+        --------
+        >>> import tempfile, pathlib
+        >>> from thalweg import nn
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.safetensors"
+        >>> nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).save(path)
+        >>> nn.Sequential.load(path).num_parameters
+        13
+        """
+        import json
+
+        arrays, text = _safetensors.load(path)
+        if "thalweg" not in text:
+            raise DataError(
+                f"{os.fspath(path)!r} does not say which layers its arrays belong to; make the "
+                "model and give the arrays to load_state_dict"
+            )
+        model = cls._from_description(json.loads(text["thalweg"]))
+        # Trainers and strategies put arrays of theirs beside the model's.
+        others = ("optimizer.", "strategy.")
+        model.load_state_dict({n: a for n, a in arrays.items() if not n.startswith(others)})
+        return model
+
+    def _description(self) -> dict[str, Any]:
+        """Describe this model without its numbers, as plain data."""
+        return {
+            "version": _STATE_VERSION,
+            "layers": [_spec.describe(layer) for layer in self._layers],
+            "dtype": self._dtype.name,
+            "seed": self._seed,
+            "passes": self._core.passes(),
+        }
+
+    @staticmethod
+    def _from_description(description: dict[str, Any]) -> "Sequential":
+        """Make a model from that."""
+        if description["version"] != _STATE_VERSION:
+            raise UnsupportedError(
+                f"this model has format {description['version']}; this version of thalweg reads "
+                f"format {_STATE_VERSION}"
+            )
+        known = {
+            name: kind
+            for name, kind in vars(_layers).items()
+            if isinstance(kind, type) and issubclass(kind, Layer)
+        }
+        layers = _spec.rebuild(description["layers"], known)
+        model = plain(layers, description["dtype"], description["seed"])
+        model._core.set_passes(description["passes"])
+        return model
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Used by pickle and by copy.deepcopy. Gradients are left out: they belong to a batch.
+        return {
+            "version": _STATE_VERSION,
+            "layers": self._layers,
+            "dtype": self._dtype.name,
+            "seed": self._seed,
+            "parameters": self.flat_parameters,
+            "averages": self._core.averages(),
+            "passes": self._core.passes(),
+            # What a class of the user's own has beside.
+            "own": {name: value for name, value in vars(self).items() if name not in MINE},
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if state["version"] != _STATE_VERSION:
+            raise UnsupportedError(
+                f"this pickle of a model has format {state['version']}; this version of thalweg "
+                f"reads format {_STATE_VERSION}"
+            )
+        # Not through __init__ of a subclass, whose arguments may be others.
+        SequentialBase.__init__(self, *state["layers"], dtype=state["dtype"], seed=state["seed"])
+        self._core.set_parameters(state["parameters"])
+        if len(averages := state.get("averages", ())):  # not in pickles of the first version
+            self._core.set_averages(averages)
+        self._core.set_passes(state.get("passes", 0))
+        vars(self).update(state.get("own", {}))

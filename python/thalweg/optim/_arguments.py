@@ -1,0 +1,89 @@
+"""How the arguments of optimizers are checked, by their names."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from thalweg import _checks
+from thalweg.errors import ArgumentError
+
+#: How arguments are checked, by name.
+Checks: TypeAlias = Mapping[str, Callable[[str, Any], Any]]
+
+
+def non_negative(name: str, value: Any) -> float:
+    return _checks.real(name, value, 0)
+
+
+def _fraction(name: str, value: Any) -> float:
+    return _checks.real(name, value, 0, 1)
+
+
+def _pair(
+    low: tuple[float, float], high: tuple[float, float], closed: str, text: str
+) -> Callable[[str, Any], tuple[float, float]]:
+    """Make a check of two numbers; `text` says in which ranges they are."""
+
+    def check(name: str, value: Any) -> tuple[float, float]:
+        try:
+            first, second = value
+        except (TypeError, ValueError):
+            raise ArgumentError(f"{name} must be two numbers {text}; got {value!r}") from None
+        return (
+            _checks.real(f"{name}[0]", first, low[0], high[0], closed),
+            _checks.real(f"{name}[1]", second, low[1], high[1], closed),
+        )
+
+    return check
+
+
+def _positive(name: str, value: Any) -> float:
+    return _checks.real(name, value, 0, closed="()")
+
+
+def _coefficients(name: str, value: Any) -> tuple[float, ...]:
+    given = _checks.sequence(name, value)
+    if len(given) != 3:
+        raise ArgumentError(f"{name} must be three numbers; got {value!r}")
+    return tuple(_checks.real(f"{name}[{i}]", x) for i, x in enumerate(given))
+
+
+#: How each argument of an optimizer is checked.
+CHECKS: Checks = {
+    "lr": non_negative,
+    "lr_decay": non_negative,
+    "weight_decay": non_negative,
+    "initial_accumulator_value": non_negative,
+    "eps": non_negative,
+    "momentum_decay": non_negative,
+    "momentum": _fraction,
+    "alpha": _fraction,
+    "rho": _fraction,
+    "dampening": _checks.real,
+    "betas": _pair((0, 0), (1, 1), "[)", "in [0, 1)"),
+    "etas": _pair((0, 1), (1, math.inf), "()", "in (0, 1) and above 1"),
+    "step_sizes": _pair((0, 0), (math.inf, math.inf), "[)", "from 0 on"),
+    "nesterov": _checks.flag,
+    "centered": _checks.flag,
+    "amsgrad": _checks.flag,
+    "decoupled_weight_decay": _checks.flag,
+    "convention": lambda _, value: value,
+    "weight_lr_power": non_negative,
+    "beta2_decay": lambda name, value: _checks.real(name, value, -math.inf, 0, "(]"),
+    "d": lambda name, value: _checks.real(name, value, 1),
+    "min_dim_size_to_factor": lambda name, value: _checks.integer(name, value, 1),
+    "ns_coefficients": _coefficients,
+    "ns_steps": lambda name, value: _checks.integer(name, value, 0),
+    "adjust_lr_fn": lambda name, value: _checks.one_of(
+        name, value, ("original", "match_rms_adamw")
+    ),
+    "matrices": lambda name, value: _checks.one_of(name, value, ("hidden", "all", "none")),
+    "adam_betas": _pair((0, 0), (1, 1), "[)", "in [0, 1)"),
+    "adam_eps": non_negative,
+    "adam_lr_scale": non_negative,
+    "beta3": lambda name, value: None if value is None else _fraction(name, value),
+    "d0": _positive,
+    "d_coef": _positive,
+    "use_bias_correction": _checks.flag,
+    "safeguard_warmup": _checks.flag,
+}

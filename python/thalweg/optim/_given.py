@@ -1,0 +1,64 @@
+"""What makers of optimizers are given out of habit, and what is said then."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from thalweg import _habits
+from thalweg.errors import ArgumentError
+
+
+def refuse_parameters(
+    kind: type, args: tuple[Any, ...], kwargs: Mapping[str, Any], optimizer: type
+) -> None:
+    """Raise if an optimizer is given parameters, or a model, as PyTorch's are."""
+    rest = dict(kwargs)
+    theirs = [name for name in ("params", "parameters", "model") if name in kwargs]
+    if theirs:
+        given = rest.pop(theirs[0])
+    elif args and _habits.is_parameters(args[0]) and not isinstance(args[0], optimizer):
+        given, args = args[0], args[1:]
+    else:
+        return
+    options = ", ".join([repr(x) for x in args] + [f"{name}={x!r}" for name, x in rest.items()])
+    if kind.__name__ == "SAM":
+        options = "optim.SGD(lr=0.1), rho=0.05"
+    raise ArgumentError(
+        f"{kind.__name__} is given no parameters when it is made; got {_habits.named(given)}. Make "
+        f"optimizer = optim.{kind.__name__}({options}), and give model and optimizer to "
+        "tw.Trainer(model, loss=..., optimizer=optimizer), or in a loop by hand call "
+        "optimizer.step(model); optimizer.add_group(pattern, ...) treats some parameters otherwise"
+    )
+
+
+def refuse_unknown(kind: type, make: Callable[..., None], kwargs: Mapping[str, Any]) -> None:
+    """Raise if there is no such argument, with what it is here."""
+    parameters = inspect.signature(make).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    known = [name for name in parameters if name != "self"]
+    for name in kwargs:
+        if name not in known:
+            raise TypeError(
+                f"{kind.__name__} has no argument {name!r}{_habits.advice(name, _THEIRS, known)}; "
+                f"it takes {', '.join(known)}"
+            )
+
+
+#: What other libraries call arguments of optimizers, and where here is what they do.
+_CLIPPING = "tw.Trainer(..., {}=...) clips gradients"
+_NOT_NEEDED = "there is nothing to choose: every step is a fused pass of the compiled core"
+_THEIRS = {
+    **dict.fromkeys(("learning_rate", "learning_rate_init", "step_size"), "it is lr"),
+    **dict.fromkeys(("beta_1", "beta_2", "b1", "b2"), "they are betas=(beta1, beta2)"),
+    **dict.fromkeys(
+        ("fused", "foreach", "capturable", "differentiable", "jit_compile"), _NOT_NEEDED
+    ),
+    **dict.fromkeys(("clipnorm", "global_clipnorm"), _CLIPPING.format("clip_grad_norm")),
+    "clipvalue": _CLIPPING.format("clip_grad_value"),
+    "epsilon": "it is eps",
+    "decay": "it is weight_decay; schedules of the learning rate are in optim.schedules",
+    "maximize": "let the loss be what is to be small: minus what is to be large",
+    "use_ema": "tw.Trainer(..., average=optim.EMA()) averages parameters",
+    "gradient_accumulation_steps": "it is tw.Trainer(..., accumulate_grad_batches=...)",
+}
