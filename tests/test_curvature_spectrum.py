@@ -206,3 +206,12 @@ BAD = [
 def test_what_is_wrong_is_said(call, error, words, rng):
     with pytest.raises(getattr(tw, error), match=words):
         call(symmetric(rng, np.arange(8.0)))
+
+
+def test_products_whose_length_overflows_are_refused(rng):
+    """The largest eigenvalue was found to be negative, and every rate to be stable."""
+    a = 1e160 * symmetric(rng, np.linspace(1, 2, 8))
+    with pytest.raises(tw.DataError, match=r"of size \d\.\de\+160, .* scale"):
+        top_eigenvalues(lambda v: a @ v, size=8)
+    a *= 1e-40
+    np.testing.assert_allclose(top_eigenvalues(lambda v: a @ v, size=8).values, 2e120, rtol=1e-8)

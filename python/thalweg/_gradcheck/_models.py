@@ -242,7 +242,7 @@ def _directions(
     rows, gradient = [], theta
     for part in _blocks.slices(task.blocks):
         here = theta[part]
-        step = h * max(1.0, float(np.linalg.norm(here)))
+        step = h * max(1.0, _blocks.length(here))
         for _ in range(count):
             for _attempt in range(10):
                 v = _blocks.unit(rng, here.size)
@@ -281,14 +281,14 @@ def _with_float32(
     theta = task.trainer.model.flat_parameters
     jolt = 1e-6 * np.maximum(np.abs(theta), 0.1) * rng.choice([-1.0, 1.0], theta.size)
     near = bool(task.losses(0, jolt, np.array([1.0, -1.0]))[1].any())
-    whole = float(np.linalg.norm(gradient))
+    whole = _blocks.length(gradient)
 
     def judged(block: BlockReport, part: slice) -> BlockReport:
-        distance = float(np.linalg.norm(single[part] - gradient[part]))
+        distance = _blocks.length(single[part] - gradient[part])
         # Where terms cancel, as for a bias before BatchNorm1d, the error is that of the terms.
-        size = max(float(np.linalg.norm(gradient[part])), 2**-23 / limit * whole)
+        size = max(_blocks.length(gradient[part]), 2**-23 / limit * whole)
         error = distance / size if size > 0 else (np.inf if distance > 0 else 0.0)
-        wrong = error > limit and not near
+        wrong = not error <= limit and not near
         verdict = "FAILED in float32" if wrong and block.passed else block.verdict
         return replace(block, float32_error=error, verdict=verdict)
 

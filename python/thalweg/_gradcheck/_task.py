@@ -25,7 +25,10 @@ def of(model: Sequential, x: Any, y: Any, loss: Any, weight: Any) -> "Task":
     copy = model.astype("float64")
     trainer = Trainer(copy, loss=loss, optimizer=SGD(lr=0.0))
     x, y, weight = trainer._ready(x, y, weight)
-    return Task(trainer, _arrays.matrix(x, copy.dtype, "x"), y, weight)
+    x = _arrays.finite(_arrays.matrix(x, copy.dtype, "x"), "x")
+    if y.dtype.kind == "f":
+        y = _arrays.finite(y, "y")
+    return Task(trainer, x, y, weight)
 
 
 @dataclass(frozen=True, slots=True)
