@@ -215,3 +215,12 @@ def test_products_whose_length_overflows_are_refused(rng):
         top_eigenvalues(lambda v: a @ v, size=8)
     a *= 1e-40
     np.testing.assert_allclose(top_eigenvalues(lambda v: a @ v, size=8).values, 2e120, rtol=1e-8)
+
+
+def test_products_of_no_symmetric_matrix_are_noticed(rng):
+    """Lanczos' method would give numbers all the same."""
+    a = rng.standard_normal((9, 9))
+    with pytest.raises(tw.DataError, match="not a symmetric matrix"):
+        top_eigenvalues(lambda v: a @ v, size=9)
+    with pytest.raises(tw.DataError, match="another one each time"):
+        top_eigenvalues(lambda v: v * rng.standard_normal(9), size=9)

@@ -132,3 +132,12 @@ def test_what_is_not_finite_is_named(check, rng):
         bad[2, 0] = value
         with pytest.raises(tw.DataError, match=r"y\[2, 0\] is (nan|inf)"):
             check(model, x, bad, loss=nn.MSELoss())
+
+
+@pytest.mark.parametrize("check", [tw.gradcheck, tw.gradgradcheck])
+@pytest.mark.parametrize(
+    "model", [nn.Linear(3, 2), nn.Sequential, None, [nn.Linear(3, 2)]], ids=str
+)
+def test_what_is_no_model_is_refused(check, model):
+    with pytest.raises(tw.ArgumentError, match=r"model must be an nn\.Sequential; got"):
+        check(model, np.ones((2, 3)), [0, 1], loss=nn.CrossEntropyLoss())

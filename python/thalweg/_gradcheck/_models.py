@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thalweg import _arrays, _checks
+from thalweg import _arrays, _checks, _parts
 from thalweg._gradcheck import _blocks, _task
 from thalweg._gradcheck._blocks import Blocks, Vector
 from thalweg._gradcheck._differences import METHODS
@@ -108,6 +108,7 @@ def gradcheck(
     h = rule.step if h is None else _checks.real("h", h, 0, closed="()")
     rtol = _checks.real("rtol", rtol, 0, closed="()")
     atol = None if atol is None else _checks.real("atol", atol, 0)
+    _parts.checked(model)
     if directions is None:
         directions = _DIRECTIONS if model.num_parameters > _MANY else 0
     directions = _checks.integer("directions", directions, 0)
@@ -201,7 +202,7 @@ def gradgradcheck(
     directions = _checks.integer("directions", directions, 1)
     rtol = _checks.real("rtol", rtol, 0, closed="()")
     rng = np.random.default_rng(_checks.integer("seed", seed, 0))
-    task = _task.of(model, x, y, loss, sample_weight)
+    task = _task.of(_parts.checked(model), x, y, loss, sample_weight)
     copy = task.trainer.model
     hessian = Operator(copy, task.x, task.y, loss=loss, sample_weight=task.weight)
     point = np.asarray(copy.flat_parameters, np.float64)
