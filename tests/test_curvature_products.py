@@ -5,6 +5,9 @@ whole matrices, so that no direction is left out; a product by differences would
 fail. Skipped where PyTorch is not installed.
 """
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -553,3 +556,82 @@ def test_what_is_wrong_is_said(call, error, words, rng):
     v = rng.standard_normal(model.num_parameters)
     with pytest.raises(getattr(tw, error), match=words):
         call(model, x, y, v)
+
+
+def operator(dtype="float32", kind="hessian", rows=150):
+    """A net with everything in it, more than two blocks of rows, and an operator."""
+    rng = np.random.default_rng(5)
+    model = nn.Sequential(
+        nn.Linear(FEATURES, 40), nn.BatchNorm1d(40), nn.GELU(), nn.Dropout(0.2),
+        nn.Residual(nn.Linear(40, 40), nn.LayerNorm(40), nn.Tanh()), nn.Linear(40, OUTPUTS),
+        dtype=dtype, seed=3,
+    )  # fmt: skip
+    x = rng.standard_normal((rows, FEATURES)).astype(dtype)
+    y = rng.integers(0, OUTPUTS, rows)
+    v = rng.standard_normal((3, model.num_parameters)).astype(dtype)
+    return model, x, y, v, Operator(model, x, y, loss=nn.CrossEntropyLoss(), kind=kind)
+
+
+@pytest.mark.parametrize("kind", ["hessian", "gauss_newton", "fisher"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_threads_and_what_is_kept_change_no_bit(kind, dtype):
+    found = []
+    for threads in (1, 2, 3, 8):
+        tw.set_num_threads(threads)
+        model, x, y, v, matrix = operator(dtype, kind)
+        product = {"hessian": hvp, "gauss_newton": gnvp, "fisher": fisher_vp}[kind]
+        fresh = [product(model, x, y, u, loss=nn.CrossEntropyLoss()) for u in v]
+        found += [[matrix @ u for u in v], [matrix @ u for u in v], fresh, list((matrix @ v.T).T)]
+    tw.set_num_threads(1)
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
+def test_an_operator_is_never_out_of_date():
+    """Whatever changes, the next product is that of a new operator."""
+    model, x, y, v, matrix = operator()
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=tw.optim.SGD(0.1))
+
+    def change_parameters():
+        model.flat_parameters = 1.01 * model.flat_parameters
+
+    def change_data():
+        x[3] *= -1
+
+    def change_targets():
+        y[0] = (y[0] + 1) % OUTPUTS
+
+    last = matrix @ v[0]
+    for change in (
+        change_parameters, change_data, change_targets, lambda: trainer.step(x, y),
+        lambda: model.forward(x, training=True),  # the next pass drops others
+    ):  # fmt: skip
+        change()
+        now = matrix @ v[0]
+        assert (now != last).any()
+        np.testing.assert_array_equal(now, hvp(model, x, y, v[0], loss=nn.CrossEntropyLoss()))
+        last = now
+
+
+def test_operators_can_be_copied_and_used_by_several_threads():
+    _, _, _, v, matrix = operator()
+    expected = [matrix @ u for u in v]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: matrix @ v[i % 3], range(24)))
+    for i, product in enumerate(found):
+        np.testing.assert_array_equal(product, expected[i % 3])
+    twin = copy.deepcopy(matrix)
+    np.testing.assert_array_equal(twin @ v[1], expected[1])
+
+
+def test_what_products_share_takes_memory_within_limits():
+    """Batches that are too large to be kept give the same, wave by wave: rows are independent."""
+    rng = np.random.default_rng(1)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2), dtype="float64", seed=1)
+    x, y = rng.standard_normal((5000, 3)), rng.standard_normal((5000, 2))
+    v = rng.standard_normal(model.num_parameters)
+    matrix = Operator(model, x, y, loss=nn.MSELoss())
+    parts = [hvp(model, x[i : i + 1000], y[i : i + 1000], v, loss=nn.MSELoss())
+             for i in range(0, 5000, 1000)]  # fmt: skip
+    for _ in range(2):
+        np.testing.assert_allclose(matrix @ v, np.mean(parts, axis=0), rtol=1e-12, atol=1e-15)

@@ -206,3 +206,21 @@ BAD = [
 def test_what_is_wrong_is_said(call, error, words, rng):
     with pytest.raises(getattr(tw, error), match=words):
         call(symmetric(rng, np.arange(8.0)))
+
+
+def test_products_whose_length_overflows_are_refused(rng):
+    """The largest eigenvalue was found to be negative, and every rate to be stable."""
+    a = 1e160 * symmetric(rng, np.linspace(1, 2, 8))
+    with pytest.raises(tw.DataError, match=r"of size \d\.\de\+160, .* scale"):
+        top_eigenvalues(lambda v: a @ v, size=8)
+    a *= 1e-40
+    np.testing.assert_allclose(top_eigenvalues(lambda v: a @ v, size=8).values, 2e120, rtol=1e-8)
+
+
+def test_products_of_no_symmetric_matrix_are_noticed(rng):
+    """Lanczos' method would give numbers all the same."""
+    a = rng.standard_normal((9, 9))
+    with pytest.raises(tw.DataError, match="not a symmetric matrix"):
+        top_eigenvalues(lambda v: a @ v, size=9)
+    with pytest.raises(tw.DataError, match="another one each time"):
+        top_eigenvalues(lambda v: v * rng.standard_normal(9), size=9)

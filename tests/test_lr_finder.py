@@ -50,12 +50,16 @@ def test_rates_beyond_stability_are_found():
         trainer, x, y, min_lr=1e-4, max_lr=1e4, steps=81, batch_size=8, smooth=0.0
     )  # fmt: skip
     rates = np.geomspace(1e-4, 1e4, 81)
-    # By hand: the error is multiplied by 1 - 2 lr in each step.
-    loss = np.cumprod(1 - 2 * rates) ** 2
+    # By hand: the error is multiplied by 1 - 2 lr in each step. Ten rates a decade are three for a
+    # factor of two, so that three copies take turns.
+    loss, before = np.ones(81), np.ones(81)
+    for copy in range(3):
+        loss[copy::3] = np.cumprod(1 - 2 * rates[copy::3]) ** 2
+        before[copy::3][1:] = loss[copy::3][:-1]
     end = int(np.argmax(loss - np.minimum.accumulate(loss) > 3))  # the first loss was 1
     np.testing.assert_allclose(found.lr, rates[:end])
     np.testing.assert_allclose(found.after, loss[:end], rtol=1e-9)
-    np.testing.assert_allclose(found.before, np.concatenate([[1], loss[: end - 1]]), rtol=1e-9)
+    np.testing.assert_allclose(found.before, before[:end], rtol=1e-9)
     assert found.suggestion < 1 < found.diverged_at == rates[end]
 
 
@@ -81,13 +85,8 @@ def test_the_sharpness_tells_of_instability_before_the_loss_does(rng):
         tw.find_lr(trainer, x, y, sharpness=True)
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("degree", [4, 5])
-def test_the_suggestion_is_of_the_size_of_the_largest_stable_rate(degree, seed):
-    """The nets of test_edge_of_stability.py, with all rows at each update.
-
-    Below it, for on the way up the loss falls before a rate has its turn: 0.08 to 0.09 of it here.
-    """
+def chebyshev(degree, seed):
+    """The nets of test_edge_of_stability.py, with all rows at each update."""
     x = np.linspace(-1, 1, 20).reshape(-1, 1)
     y = np.cos(degree * np.arccos(x))
     model = nn.Sequential(
@@ -96,14 +95,39 @@ def test_the_suggestion_is_of_the_size_of_the_largest_stable_rate(degree, seed):
     )  # fmt: skip
     state = model.state_dict()
     model.load_state_dict({k: v if k.endswith("weight") else 0 * v for k, v in state.items()})
-    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD())
+    return tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD()), x, y
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("degree", [3, 4, 5])
+def test_the_suggestion_is_of_the_size_of_the_largest_stable_rate(degree, seed):
+    """It was 0.08 of it before rates doubled from update to update: most was learned before.
+
+    A run at it learns, and is thrown back from the edge of stability now and then, as are those at
+    the rates of test_edge_of_stability.py, which are larger: for less than two updates in a hundred
+    is the loss above that of the start.
+    """
+    trainer, x, y = chebyshev(degree, seed)
     largest = tw.curvature.max_stable_lr(trainer, x, y).max_lr
     found = tw.find_lr(trainer, x, y, batch_size=20)
-    assert 0.05 <= found.suggestion / largest <= 1
+    assert 0.1 <= found.suggestion / largest <= 1
     trainer.optimizer.lr = found.suggestion
-    loss = trainer.fit(x, y, epochs=20_000, batch_size=20, shuffle=False)["loss"]
+    loss = np.array(trainer.fit(x, y, epochs=20_000, batch_size=20, shuffle=False)["loss"])
     assert loss[-1] < loss[0] / 2
-    assert max(loss[10_000:]) < loss[0]
+    assert np.median(loss[10_000:]) < loss[0] / 2
+    assert (loss[1:] > loss[0]).mean() < 0.02
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("degree", [3, 4, 5])
+def test_a_finer_grid_suggests_the_same(degree, seed):
+    """With a single copy it went down with the grid, sixfold from 50 to 400 rates."""
+    trainer, x, y = chebyshev(degree, seed)
+    suggestions = [
+        tw.find_lr(trainer, x, y, batch_size=20, steps=steps).suggestion
+        for steps in (50, 100, 200, 400)
+    ]
+    assert max(suggestions) < 2 * min(suggestions)
 
 
 def test_batches_of_a_trained_model_differ_without_diverging():
@@ -162,6 +186,14 @@ def test_rates_at_which_nothing_is_learned_give_no_suggestion(blobs):
     trainer = make(optim.SGD(0.1))
     with pytest.raises(tw.ArgumentError, match="falls at no rate"):
         tw.find_lr(trainer, blobs.x, blobs.y, min_lr=1e4, max_lr=1e5)
+
+
+def test_a_row_that_is_not_finite_is_named_as_it_is_in_the_data(blobs):
+    """Not by its place in a shuffled batch."""
+    x = blobs.x.copy()
+    x[17, 2] = np.nan
+    with pytest.raises(tw.DataError, match=r"x\[17, 2\] is NaN"):
+        tw.find_lr(make(optim.SGD(0.1)), x, blobs.y, batch_size=len(x))
 
 
 def test_ranges_that_make_no_sense_are_named(blobs):

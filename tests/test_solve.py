@@ -103,6 +103,19 @@ def test_units_do_not_matter(rng):
     assert scaled.condition == pytest.approx(fit.condition, rel=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1e-250, 1e-200, 1e200, 1e250])
+def test_samples_of_any_size_are_solved(scale, rng):
+    """Their squares are 0 or infinite: columns were called constant, and ridge gave 0."""
+    x, y = rng.standard_normal((20, 3)), rng.standard_normal(20)
+    expected = solve.least_squares(x, y)
+    found = solve.least_squares(scale * x, y)
+    assert found.rank == 3
+    np.testing.assert_allclose(scale * found.coef, expected.coef, rtol=1e-12)
+    penalty = 1e-6 if scale > 1 else 0
+    found = solve.ridge(scale * x, y, alpha=penalty)
+    np.testing.assert_allclose(scale * found.coef, expected.coef, rtol=1e-12)
+
+
 def test_weights_of_samples_are_repetitions(rng):
     x, y, times = rng.standard_normal((20, 3)), rng.standard_normal((20, 2)), np.arange(20) % 4
     again = np.repeat(x, times, axis=0), np.repeat(y, times, axis=0)

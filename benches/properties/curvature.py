@@ -3,7 +3,8 @@
 gradient : `Trainer.step` with SGD, the fastest way to a gradient that there is here, its update
     included. Over the slower `Trainer.backward` all ratios would be smaller.
 jvp : the outputs' derivative along a direction of the parameters, in training mode.
-GNVP, HVP : `curvature.Operator` of either kind, one vector.
+GNVP, HVP : `curvature.Operator` of either kind, one vector after another at one point.
+first HVP : `curvature.hvp`, which knows nothing of the point yet.
 PyTorch : forward over reverse, `torch.func.jvp` of `torch.func.grad`, without compilation.
 
 All take turns on each net. PyTorch's product must agree with ours before the clock starts.
@@ -52,6 +53,7 @@ class Row:
     jvp: float
     gnvp: float
     hvp: float
+    first: float
     peer: float | None
 
 
@@ -83,6 +85,7 @@ def measure(options: Options) -> list[Row]:
             "jvp": lambda m=model, x=x, v=v: curvature.jvp(m, x, v, training=True),
             "gnvp": lambda o=gauss_newton, v=v: o.matvec(v),
             "hvp": lambda o=hessian, v=v: o.matvec(v),
+            "first": lambda m=model, x=x, y=y, v=v, loss=loss: curvature.hvp(m, x, y, v, loss=loss),
         }
         if (peer := _peer(model, widths, norm, x, y, v, options.threads)) is not None:
             ours, theirs = calls["hvp"](), peer()
@@ -99,13 +102,23 @@ def measure(options: Options) -> list[Row]:
         over = {
             name: statistics.median(a / b for a, b in zip(turns[name], turns[base], strict=True))
             for name, base in (
-                ("jvp", "gradient"), ("gnvp", "gradient"), ("hvp", "gradient"), ("peer", "hvp"),
+                ("jvp", "gradient"), ("gnvp", "gradient"), ("hvp", "gradient"),
+                ("first", "gradient"), ("peer", "hvp"),
             )
             if name in turns
         }  # fmt: skip
         gradient = statistics.median(turns["gradient"])
         rows.append(
-            Row(net, dtype, gradient, over["jvp"], over["gnvp"], over["hvp"], over.get("peer"))
+            Row(
+                net,
+                dtype,
+                gradient,
+                over["jvp"],
+                over["gnvp"],
+                over["hvp"],
+                over["first"],
+                over.get("peer"),
+            )
         )
     return rows
 
@@ -163,7 +176,7 @@ def markdown(rows: list[Row]) -> str:
             row.net,
             row.dtype,
             duration(row.gradient),
-            *(f"{over:.2f}x" for over in (row.jvp, row.gnvp, row.hvp)),
+            *(f"{over:.2f}x" for over in (row.jvp, row.gnvp, row.hvp, row.first)),
             "-" if row.peer is None else f"{row.peer:.1f}x",
         ]
         for row in rows
@@ -171,15 +184,21 @@ def markdown(rows: list[Row]) -> str:
     pairs = [
         (f"{name} of {row.net} {row.dtype}, {over:.2f}x", over)
         for row in rows
-        for name, over in (("jvp", row.jvp), ("GNVP", row.gnvp), ("HVP", row.hvp))
+        for name, over in (
+            ("jvp", row.jvp),
+            ("GNVP", row.gnvp),
+            ("HVP", row.hvp),
+            ("first HVP", row.first),
+        )
     ]
     return section(
         "Products with second derivatives",
         [
             "Tanh nets with softmax cross-entropy; products as multiples of a gradient, which is a",
-            "step of SGD. The last column is PyTorch's product over ours.",
+            "step of SGD. A first HVP computes what the ones after it at the same point have in",
+            "common. The last column is PyTorch's product over ours.",
         ],
-        ["net", "dtype", "gradient", "jvp", "GNVP", "HVP", "PyTorch HVP / thalweg"],
+        ["net", "dtype", "gradient", "jvp", "GNVP", "HVP", "first HVP", "PyTorch HVP / thalweg"],
         body,
         verdict(
             f"no product takes longer than {TARGET:g} gradients",

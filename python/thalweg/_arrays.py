@@ -281,7 +281,7 @@ def flat(value: Any, dtype: np.dtype[Any], size: int, name: str) -> Array:
     DtypeError
         If its values are not real numbers.
     """
-    array = as_numeric(value, name)
+    array = value if is_ready(value, dtype, 1) else as_numeric(value, name)
     if array.shape != (size,):
         raise ShapeError(f"{name} must have shape ({size},); got {array.shape}")
     return finite(as_dtype(array, dtype, name), name)

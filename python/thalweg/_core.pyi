@@ -16,6 +16,7 @@ __all__ = [
     "Fit",
     "Model",
     "Optimizer",
+    "Point",
     "Trainer",
     "__version__",
     "after_fork",
@@ -285,8 +286,14 @@ def losses_along_of(
     steps: npt.NDArray[np.float64],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]: ...
 
+# What products with one matrix have in common, kept from one to the next.
+@final
+class Point:
+    def __new__(cls) -> Point: ...
+
 # "hessian", "gauss_newton" or "fisher" of the loss on a batch, times v; both in public order.
 def curvature_product(
+    point: Point,
     model: Model,
     loss: _LossSpec,
     x: _Array,

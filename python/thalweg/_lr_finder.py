@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from thalweg import _checks
 from thalweg._trainer import Trainer
-from thalweg.errors import ArgumentError, DivergedError
+from thalweg.errors import ArgumentError, DataError, DivergedError
 from thalweg.optim import SGD, Optimizer
 
 if TYPE_CHECKING:
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 #: A loss that has risen by so many times the size of the losses, from where it was best, has
 #: diverged.
 _DIVERGED = 3.0
+
+#: From one update of a copy to its next the rate grows by this factor or the one of the grid that
+#: is nearest: all updates before together have then gone as far as this one.
+_RISE = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +96,12 @@ def find_lr(
 ) -> LRFinder:
     r"""Try learning rates, each a little larger than the one before, and see how the loss takes it.
 
-    A copy of the trainer does `steps` updates, the `k`-th with the rate
+    The `k`-th of `steps` updates has the rate
     :math:`\eta_k = \eta_{\min} (\eta_{\max}/\eta_{\min})^{k/(n-1)}`, until the loss is far above
-    the best one; the trainer itself is not touched. Of each update is measured what it takes from
-    the loss of the *next* batch, which it has not seen; the rate with the largest such gain is
-    suggested.
+    the best one. Copies of the trainer take turns with them, as many as it takes for the rate of
+    each to double, or nearly so, from one of its updates to the next; the trainer itself is not
+    touched. Of each update is measured what it takes from the loss of the *next* batch, which it
+    has not seen; the rate with the largest such gain is suggested.
 
     Parameters
     ----------
@@ -139,10 +144,17 @@ def find_lr(
     more from each other than an update changes one of them, so that this depends on chance and on
     how the curve is smoothed; comparing each batch with itself does not.
 
+    What is easily learned is learned on the way up, and a rate can gain only what the ones before
+    have left. On a valley of curvature :math:`\lambda` a single copy, whose rate grows by a factor
+    :math:`r` per update, would gain most at about :math:`\ln r / 2\lambda`: ever less, the finer
+    the grid. Copies whose rates double have done as much before as the update at hand does, with
+    any grid; a finer one has more copies (four for 100 rates of eight decades), each in memory.
+
     The test sees a rate for one update only, so it is a start, not a verdict. An instability takes
     some updates to grow, and is seen in the loss at several times the largest stable rate only;
-    `sharpness` tells of it at once. And what is easily learned is learned on the way up: the finer
-    the grid, the lower the suggestion. With momentum, an update shows after some others.
+    `sharpness` tells of it at once. With momentum, an update shows after some others. With `Adam`
+    and others that divide their steps, what gains most at first is some three times what ends
+    lowest at a constant rate: let a schedule bring it down.
 
     References
     ----------
@@ -174,10 +186,11 @@ def find_lr(
     rates = np.geomspace(min_lr, max_lr, steps)
     order = np.random.default_rng(trainer.model.seed).permutation(len(x))
     batch_size = min(batch_size, len(x))
-    trial = _plain(trainer.copy())
-    probe = _plain(trial, SGD(lr=0.0))  # its step is a loss in training mode, and nothing else
+    ramps = max(1, round(math.log(_RISE) * (steps - 1) / math.log(max_lr / min_lr)))
+    trials = [_plain(trainer.copy()) for _ in range(ramps)]
+    # Their steps are losses in training mode, and nothing else.
+    probes = [_plain(trial, SGD(lr=0.0)) for trial in trials]
     start = _plain(trainer.copy(), SGD(lr=0.0))
-    core = trial.model._core
 
     def batch(k: int) -> tuple[Any, Any]:
         rows = order.take(range(k * batch_size, (k + 1) * batch_size), mode="wrap")
@@ -187,7 +200,7 @@ def find_lr(
     if _checks.flag("sharpness", sharpness):
         from thalweg.curvature import max_stable_lr
 
-        beyond = rates[rates >= max_stable_lr(trial, *batch(0)).max_lr]
+        beyond = rates[rates >= max_stable_lr(trials[0], *batch(0)).max_lr]
         unstable = float(beyond[0]) if len(beyond) else None
     before: list[float] = []
     after: list[float] = []
@@ -195,7 +208,9 @@ def find_lr(
     best = 0.0
     diverged = False
     for k, lr in enumerate(rates):
+        trial, probe = trials[k % ramps], probes[k % ramps]
         trial.optimizer.lr = lr
+        core = trial.model._core
         passes = core.passes()
         try:
             start.model._core.set_passes(passes)  # dropout drops the same in all three
@@ -206,6 +221,9 @@ def find_lr(
             second = probe.step(*batch(k + 1))
         except DivergedError:
             own = first = second = math.inf
+        except DataError:
+            trainer.evaluate(x, y)  # raises, and names the row as it is in x and not in the batch
+            raise
         core.set_passes(passes + 2)
         # Batches differ, and those of a trained model by more than an update changes them: each is
         # compared with itself at the start. On the scale of the losses, which may be negative.

@@ -245,6 +245,25 @@ def test_theta_and_gradient_are_left_alone(rng):
     np.testing.assert_array_equal(theta, before)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [1e-250, 1e-200, 1e-20, 1e20, 1e200, 1e300])
+def test_functions_of_any_size_are_judged(scale, method, rng):
+    """Squares of 1e200 and 1e-200 are infinity and 0: norms of such must not be taken from them."""
+    theta = rng.standard_normal(5)
+
+    def f(t):
+        return scale * np.sin(t).sum()
+
+    assert tw.check_gradient(f, scale * np.cos(theta), theta, method=method)
+    for wrong in (1 + 1e-5, 1.5, 0):
+        grad = wrong * scale * np.cos(theta)
+        assert not tw.check_gradient(f, grad, theta, method=method), wrong
+    assert tw.check_hvp(lambda t: scale * np.cos(t), lambda t, v: -scale * np.sin(t) * v, theta)
+    assert not tw.check_hvp(
+        lambda t: scale * np.cos(t), lambda t, v: -1.01 * scale * np.sin(t) * v, theta
+    )
+
+
 def test_what_check_gradient_refuses():
     f, theta = (lambda t: t.sum()), np.ones(3)
     for kind, pattern, arguments, options in [

@@ -116,3 +116,28 @@ def test_the_report_is_a_table_with_a_verdict(classifier, blobs):
     assert report.value == pytest.approx(loss, rel=1e-5)
     failing = tw.check_gradient(lambda t: t.sum(), np.zeros(3), np.ones(3))
     assert re.search(r"theta .* FAILED\nFAILED: theta \(", str(failing))
+
+
+@pytest.mark.parametrize("check", [tw.gradcheck, tw.gradgradcheck])
+def test_what_is_not_finite_is_named(check, rng):
+    """Behind a tanh an infinite input made no loss infinite, and passed."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2), seed=1)
+    x, y = rng.standard_normal((6, 3)), rng.standard_normal((6, 2))
+    for value in (np.nan, np.inf):
+        bad = x.copy()
+        bad[3, 1] = value
+        with pytest.raises(tw.DataError, match=r"x\[3, 1\] is (nan|inf)"):
+            check(model, bad, y, loss=nn.MSELoss())
+        bad = y.copy()
+        bad[2, 0] = value
+        with pytest.raises(tw.DataError, match=r"y\[2, 0\] is (nan|inf)"):
+            check(model, x, bad, loss=nn.MSELoss())
+
+
+@pytest.mark.parametrize("check", [tw.gradcheck, tw.gradgradcheck])
+@pytest.mark.parametrize(
+    "model", [nn.Linear(3, 2), nn.Sequential, None, [nn.Linear(3, 2)]], ids=str
+)
+def test_what_is_no_model_is_refused(check, model):
+    with pytest.raises(tw.ArgumentError, match=r"model must be an nn\.Sequential; got"):
+        check(model, np.ones((2, 3)), [0, 1], loss=nn.CrossEntropyLoss())

@@ -77,3 +77,11 @@ def unit(rng: np.random.Generator, size: int) -> Vector:
     v = rng.standard_normal(size)
     length = float(np.linalg.norm(v))
     return v / length if length > 0 else np.ones(size) / np.sqrt(size)
+
+
+def length(v: Any) -> float:
+    """Give the Euclidean norm, of numbers of any size: squares of 1e200 or 1e-200 are none."""
+    largest = float(np.abs(v).max(initial=0.0))
+    if largest == 0 or not np.isfinite(largest):
+        return largest
+    return largest * float(np.linalg.norm(v / largest))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thalweg import _checks
+from thalweg import _checks, _parts
 from thalweg._gradcheck import _blocks, _task
 from thalweg._gradcheck._blocks import Blocks, Vector
 from thalweg._gradcheck._differences import METHODS
@@ -108,6 +108,7 @@ def gradcheck(
     h = rule.step if h is None else _checks.real("h", h, 0, closed="()")
     rtol = _checks.real("rtol", rtol, 0, closed="()")
     atol = None if atol is None else _checks.real("atol", atol, 0)
+    _parts.checked(model)
     if directions is None:
         directions = _DIRECTIONS if model.num_parameters > _MANY else 0
     directions = _checks.integer("directions", directions, 0)
@@ -201,7 +202,7 @@ def gradgradcheck(
     directions = _checks.integer("directions", directions, 1)
     rtol = _checks.real("rtol", rtol, 0, closed="()")
     rng = np.random.default_rng(_checks.integer("seed", seed, 0))
-    task = _task.of(model, x, y, loss, sample_weight)
+    task = _task.of(_parts.checked(model), x, y, loss, sample_weight)
     copy = task.trainer.model
     hessian = Operator(copy, task.x, task.y, loss=loss, sample_weight=task.weight)
     point = np.asarray(copy.flat_parameters, np.float64)
@@ -242,7 +243,7 @@ def _directions(
     rows, gradient = [], theta
     for part in _blocks.slices(task.blocks):
         here = theta[part]
-        step = h * max(1.0, float(np.linalg.norm(here)))
+        step = h * max(1.0, _blocks.length(here))
         for _ in range(count):
             for _attempt in range(10):
                 v = _blocks.unit(rng, here.size)
@@ -281,14 +282,14 @@ def _with_float32(
     theta = task.trainer.model.flat_parameters
     jolt = 1e-6 * np.maximum(np.abs(theta), 0.1) * rng.choice([-1.0, 1.0], theta.size)
     near = bool(task.losses(0, jolt, np.array([1.0, -1.0]))[1].any())
-    whole = float(np.linalg.norm(gradient))
+    whole = _blocks.length(gradient)
 
     def judged(block: BlockReport, part: slice) -> BlockReport:
-        distance = float(np.linalg.norm(single[part] - gradient[part]))
+        distance = _blocks.length(single[part] - gradient[part])
         # Where terms cancel, as for a bias before BatchNorm1d, the error is that of the terms.
-        size = max(float(np.linalg.norm(gradient[part])), 2**-23 / limit * whole)
+        size = max(_blocks.length(gradient[part]), 2**-23 / limit * whole)
         error = distance / size if size > 0 else (np.inf if distance > 0 else 0.0)
-        wrong = error > limit and not near
+        wrong = not error <= limit and not near
         verdict = "FAILED in float32" if wrong and block.passed else block.verdict
         return replace(block, float32_error=error, verdict=verdict)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _core
+from thalweg import _arrays, _core
 from thalweg._custom import call
 from thalweg._gradcheck import _blocks
 from thalweg._gradcheck._blocks import Blocks, Vector
@@ -25,7 +25,10 @@ def of(model: Sequential, x: Any, y: Any, loss: Any, weight: Any) -> "Task":
     copy = model.astype("float64")
     trainer = Trainer(copy, loss=loss, optimizer=SGD(lr=0.0))
     x, y, weight = trainer._ready(x, y, weight)
-    return Task(trainer, copy._matrix(x, "x"), y, weight)
+    x = _arrays.finite(copy._matrix(x, "x"), "x")
+    if y.dtype.kind == "f":
+        y = _arrays.finite(y, "y")
+    return Task(trainer, x, y, weight)
 
 
 @dataclass(frozen=True, slots=True)

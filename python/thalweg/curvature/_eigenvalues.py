@@ -9,7 +9,7 @@ import numpy.typing as npt
 from thalweg import _checks
 from thalweg.curvature._lanczos import Tridiagonal, apply, lanczos
 from thalweg.curvature._operator import Matvec, Operator
-from thalweg.errors import ArgumentError, DivergedError
+from thalweg.errors import ArgumentError, DataError, DivergedError
 from thalweg.nn import Loss, Sequential
 
 Vector = npt.NDArray[np.float64]
@@ -238,4 +238,11 @@ class _Search:
             for v, value in zip(vectors, values[chosen], strict=True)
         ]
         self.products += len(errors)
+        # By Lanczos' own estimate they are below tol; that holds for symmetric matrices.
+        if (worst := max(errors)) > self.tol**0.5 * self.scale:
+            raise DataError(
+                f"a product with an eigenvector found is off by {worst:.1e}, beside eigenvalues up "
+                f"to {self.scale:.1e}: not a symmetric matrix, or "
+                "another one each time"
+            )
         self.residuals = np.concatenate([self.residuals, errors])

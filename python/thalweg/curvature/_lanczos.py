@@ -20,6 +20,9 @@ from thalweg.errors import DataError, ShapeError
 
 Vector = npt.NDArray[np.float64]
 
+#: Squares of larger numbers, and sums of them, may overflow.
+_LARGEST = 1e145
+
 
 @dataclass(frozen=True)
 class Tridiagonal:
@@ -47,13 +50,18 @@ def apply(matvec: Callable[[Any], Any], q: Vector) -> Vector:
     ShapeError
         If it has another shape.
     DataError
-        If it is not finite.
+        If it is not finite, or so large that its length is not.
     """
     product = np.asarray(matvec(q), dtype=np.float64)
     if product.shape != q.shape:
         raise ShapeError(f"matvec gave shape {product.shape} for a vector of shape {q.shape}")
     if not np.isfinite(product).all():
         raise DataError("matvec gave NaN or infinity")
+    if (size := float(np.abs(product).max(initial=0.0))) > _LARGEST:
+        raise DataError(
+            f"a product with the matrix is of size {size:.1e}, whose square is too large for "
+            "float64: scale the data or the loss"
+        )
     return product
 
 

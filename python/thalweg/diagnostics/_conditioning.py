@@ -277,7 +277,9 @@ def batch_jacobian(layer: BatchNorm1d, x: Any) -> npt.NDArray[np.float64]:
 
 def _stage(name: str, h: _Vector, jacobian: _Vector) -> StageConditioning:
     n = len(h)
-    mean, deviation = h.mean(axis=0), h.std(axis=0)
+    mean = h.mean(axis=0)
+    size = float(np.abs(h - mean).max()) or 1.0  # squares of very large or small numbers are none
+    deviation = size * np.sqrt((((h - mean) / size) ** 2).mean(axis=0))
     # A constant column differs from its mean by rounding only.
     alive = deviation > n * _EPS * np.abs(mean)
     centred = np.where(alive, h - mean, 0.0)

@@ -194,8 +194,9 @@ def gradient_noise(trainer: Trainer, x: Any, y: Any, *, batch_size: int = 1) -> 
     model._core.set_averages(averages)
     squares = np.zeros_like(mean)
     whole = [part for part in batches if len(part) == b]
-    for part in whole:
-        squares += (gradient(part) - mean) ** 2
+    with np.errstate(over="ignore"):  # looked for below
+        for part in whole:
+            squares += (gradient(part) - mean) ** 2
     if not np.isfinite(squares).all():
         raise DataError("the gradients are too large for float64")
     # E (g_B - g)² = S/b (N - b)/N for each of them.

@@ -206,7 +206,9 @@ def fit(data: Problem, rank_deficient: str = "raise", rcond: float | None = None
             f"{' and an intercept' if data.centred else ''}: there are many exact fits. Use ridge, "
             'or rank_deficient="min_norm" for the smallest'
         )
-    lengths = np.linalg.norm(data.x, axis=0)
+    size = np.abs(data.x).max(axis=0)
+    size[size == 0] = 1.0
+    lengths = size * np.linalg.norm(data.x / size, axis=0)  # squares of 1e200 or 1e-200 are none
     # A column that is constant differs from its mean by rounding only.
     empty = lengths <= rcond * np.sqrt(rows) * np.abs(data.x_mean)
     scale = np.where(empty, 1.0, lengths)
@@ -291,7 +293,10 @@ def penalized(data: Problem, penalty: float) -> LinearFit:
     if penalty == 0:
         return fit(data)
     u, s, vt, rank = _svd(data.x, _EPS * max(data.x.shape))
-    shrunk = s / (s**2 + penalty)
+    shrunk = np.zeros_like(s)
+    shrunk[s > 0] = 1 / (
+        s[s > 0] + penalty / s[s > 0]
+    )  # s / (s² + penalty), whose square may overflow
     coef = vt.T @ (shrunk[:, np.newaxis] * (u.T @ data.y))
     return data.fit(coef, rank, _ratio(s, rank), "SVD")
 

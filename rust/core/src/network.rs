@@ -4,9 +4,11 @@ use crate::arena::{Buffer, padded};
 use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
-use crate::gemm::pack::offset;
+use crate::gemm::pack::{PANEL, offset, transpose};
 use crate::layer::{Activation, BatchNorm, Fourier, Init, Layer, Linear, RowNorm, TabularInput};
 use crate::rng::{Purpose, Stream};
+use crate::simd::Isa;
+use crate::view::MatRef;
 
 /// A dense layer's place in the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -553,6 +555,52 @@ impl Network {
         self.translate(flat.len(), |public, inner| arena[inner] = flat[public]);
     }
 
+    /// [`export`](Self::export) and [`import`](Self::import) with the vectors of an ISA, for those who do it often.
+    ///
+    /// # Panics
+    /// If lengths are not those of this network.
+    pub fn export_on<T: Element>(&self, isa: Isa, arena: &[T], flat: &mut [T]) {
+        assert_eq!(flat.len(), self.num_parameters());
+        let mut rest = flat;
+        for block in &self.blocks {
+            let (public, after) = rest.split_at_mut(block.len());
+            rest = after;
+            let inner = &arena[block.offset..block.offset + block.len()];
+            match block.shape[..] {
+                [_, inputs] if inputs > 0 => {
+                    let panels = inner.chunks(PANEL * inputs).zip(public.chunks_mut(PANEL * inputs));
+                    for (panel, public) in panels {
+                        transpose(isa, MatRef::new(panel, inputs, panel.len() / inputs), public);
+                    }
+                }
+                _ => public.copy_from_slice(inner),
+            }
+        }
+    }
+
+    /// See [`export_on`](Self::export_on).
+    ///
+    /// # Panics
+    /// If lengths are not those of this network.
+    pub fn import_on<T: Element>(&self, isa: Isa, flat: &[T], arena: &mut [T]) {
+        assert_eq!(flat.len(), self.num_parameters());
+        let mut rest = flat;
+        for block in &self.blocks {
+            let (public, after) = rest.split_at(block.len());
+            rest = after;
+            let inner = &mut arena[block.offset..block.offset + block.len()];
+            match block.shape[..] {
+                [_, inputs] if inputs > 0 => {
+                    let panels = inner.chunks_mut(PANEL * inputs).zip(public.chunks(PANEL * inputs));
+                    for (panel, public) in panels {
+                        transpose(isa, MatRef::new(public, public.len() / inputs, inputs), panel);
+                    }
+                }
+                _ => inner.copy_from_slice(public),
+            }
+        }
+    }
+
     /// Calls `f(public index, arena index)` for every parameter.
     pub fn translate(&self, len: usize, mut f: impl FnMut(usize, usize)) {
         assert_eq!(len, self.num_parameters());
@@ -624,6 +672,23 @@ mod tests {
         let mut back = vec![0.0; 8];
         network.export(&arena, &mut back);
         assert_eq!(back, flat);
+    }
+
+    #[test]
+    fn vectors_carry_parameters_to_the_same_places() {
+        for (inputs, outputs) in [(1, 1), (3, 2), (17, 33), (40, 70), (64, 32)] {
+            let network = Network::new(vec![linear(inputs, outputs), linear(outputs, 3)]).unwrap();
+            let flat: Vec<f64> = (0..network.num_parameters()).map(|i| i as f64).collect();
+            let mut expected = vec![0.0; network.arena_len()];
+            network.import(&flat, &mut expected);
+            for isa in Isa::available() {
+                let (mut arena, mut back) = (vec![0.0; expected.len()], vec![0.0; flat.len()]);
+                network.import_on(isa, &flat, &mut arena);
+                assert_eq!(arena, expected, "{isa} {inputs} {outputs}");
+                network.export_on(isa, &arena, &mut back);
+                assert_eq!(back, flat, "{isa} {inputs} {outputs}");
+            }
+        }
     }
 
     #[test]

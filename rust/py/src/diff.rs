@@ -1,21 +1,53 @@
 //! Derivatives beyond the gradient: forward mode, and products with matrices of second derivatives.
 
+use std::sync::Mutex;
+
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use thalweg_core::Error;
-use thalweg_core::diff::{self, Matrix as Which};
+use thalweg_core::diff::{self, Curvature, Matrix as Which};
 
 use crate::arrays::{Answers, Matrix, Weights, matrix_out, vector, vector_out};
-use crate::dtype::with_dtype;
+use crate::dtype::{AnyCurvature, Real, with_dtype};
 use crate::errors::translate;
 use crate::model::Model;
 use crate::trainer::parse_loss;
 
-/// A matrix of second derivatives of the loss on a batch, times v.
+/// What products at one point have in common, kept from one to the next, in one precision.
+#[pyclass(frozen, module = "thalweg._core")]
+pub struct Point(Mutex<Option<AnyCurvature>>);
+
+#[pymethods]
+impl Point {
+    /// Of nothing yet.
+    #[new]
+    fn new() -> Self {
+        Point(Mutex::new(None))
+    }
+}
+
+impl Point {
+    /// Takes what is kept; a new one if nothing is, or it is of the other precision, or somebody else is at it.
+    fn take<T: Real>(&self) -> Curvature<T> {
+        let kept = self.0.try_lock().ok().and_then(|mut kept| kept.take());
+        kept.and_then(T::curvature).unwrap_or_default()
+    }
+
+    /// Puts it back.
+    fn keep<T: Real>(&self, curvature: Curvature<T>) {
+        if let Ok(mut kept) = self.0.try_lock() {
+            *kept = Some(T::wrap_curvature(curvature));
+        }
+    }
+}
+
+/// A matrix of second derivatives of the loss on a batch, times v. What `point` has kept of the product before is used
+/// if all but v is the same, bit by bit.
 #[pyfunction]
-#[pyo3(signature = (model, loss, x, y, v, matrix, training, sample_weight=None))]
+#[pyo3(signature = (point, model, loss, x, y, v, matrix, training, sample_weight=None))]
 pub fn curvature_product(
     py: Python<'_>,
+    point: &Bound<'_, Point>,
     model: &Bound<'_, Model>,
     loss: &Bound<'_, PyTuple>,
     x: &Bound<'_, PyAny>,
@@ -43,7 +75,13 @@ pub fn curvature_product(
         let v = vector::<T>("v", v, model.network.num_parameters())?;
         let (x, y) = (x.view(), weights.with(y.view()));
         let mut into = vec![T::default(); v.len()];
-        model.detached::<T, _>(py, |m| diff::product(m, &objective, x, y, which, training, &v, &mut into))?;
+        let point = point.get();
+        let mut kept = point.take::<T>();
+        let done = model.detached::<T, _>(py, |m| {
+            kept.product(m, &objective, x, y, which, training, &v, &mut into)
+        });
+        point.keep(kept);
+        done?;
         Ok(vector_out(py, into))
     })
 }

@@ -1,5 +1,6 @@
 //! Objects of either precision behind one Python class.
 
+use thalweg_core::diff::Curvature;
 use thalweg_core::optim::Optimizer;
 use thalweg_core::{Dtype, Element, Fit, Model, Trainer};
 
@@ -22,6 +23,9 @@ pub type AnyTrainer = Typed<Trainer<f32>, Trainer<f64>>;
 /// A fit.
 pub type AnyFit = Typed<Fit<f32>, Fit<f64>>;
 
+/// What products at a point keep.
+pub type AnyCurvature = Typed<Curvature<f32>, Curvature<f64>>;
+
 /// A precision, and how to get at objects of it.
 pub trait Real: Element + numpy::Element {
     /// The model inside, if it is of this precision.
@@ -32,6 +36,8 @@ pub trait Real: Element + numpy::Element {
     fn trainer(any: &mut AnyTrainer) -> Option<&mut Trainer<Self>>;
     /// Likewise.
     fn fit(any: &mut AnyFit) -> Option<&mut Fit<Self>>;
+    /// Likewise.
+    fn curvature(any: AnyCurvature) -> Option<Curvature<Self>>;
     /// The other way.
     fn wrap_model(model: Model<Self>) -> AnyModel;
     /// Likewise.
@@ -40,6 +46,8 @@ pub trait Real: Element + numpy::Element {
     fn wrap_trainer(trainer: Trainer<Self>) -> AnyTrainer;
     /// Likewise.
     fn wrap_fit(fit: Fit<Self>) -> AnyFit;
+    /// Likewise.
+    fn wrap_curvature(curvature: Curvature<Self>) -> AnyCurvature;
 }
 
 macro_rules! real {
@@ -57,6 +65,9 @@ macro_rules! real {
             fn fit(any: &mut AnyFit) -> Option<&mut Fit<Self>> {
                 if let Either::$variant(x) = any { Some(x) } else { None }
             }
+            fn curvature(any: AnyCurvature) -> Option<Curvature<Self>> {
+                if let Either::$variant(x) = any { Some(x) } else { None }
+            }
             fn wrap_model(model: Model<Self>) -> AnyModel {
                 Either::$variant(model)
             }
@@ -68,6 +79,9 @@ macro_rules! real {
             }
             fn wrap_fit(fit: Fit<Self>) -> AnyFit {
                 Either::$variant(fit)
+            }
+            fn wrap_curvature(curvature: Curvature<Self>) -> AnyCurvature {
+                Either::$variant(curvature)
             }
         }
     };

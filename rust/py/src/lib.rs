@@ -27,7 +27,7 @@ mod _core {
     #[pymodule_export]
     use super::check::{central_differences, central_differences_of, losses_along, losses_along_of};
     #[pymodule_export]
-    use super::diff::{curvature_product, jvp};
+    use super::diff::{Point, curvature_product, jvp};
     #[pymodule_export]
     use super::fit::{Fit, epoch_order};
     #[pymodule_export]

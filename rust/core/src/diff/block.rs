@@ -1,15 +1,16 @@
-//! What happens to a block of rows, stage by stage. A block has memory of its own, so that blocks need nothing of
-//! each other but the sums that batch normalization takes over all of them.
+//! What happens to a block of rows, stage by stage: here its numbers, in [`tangent`](super::tangent) what goes along
+//! with them. A block has memory of its own, so that blocks need nothing of each other but the sums that batch
+//! normalization takes over all of them.
 
-use super::Linearization;
-use super::norm::{self, Moments, Sums};
+use super::Site;
+use super::norm::{Columns, Of, OfRows, Task, Work};
 use crate::element::Element;
 use crate::gemm::pack::Panels;
 use crate::gemm::plan::GemmShape;
 use crate::gemm::{Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
 use crate::layer::{Activation, Tangent, dropout};
-use crate::network::{Norm, Over, Stage};
-use crate::simd::{Isa, Op, Simd, dispatch};
+use crate::network::{Over, Stage};
+use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
 use crate::view::{MatMut, MatRef};
 
 /// Rows of a block: enough for the products to be efficient, and few enough for a block's numbers to stay in a
@@ -30,270 +31,221 @@ pub struct Block<T> {
     pub slots: Vec<Slots<T>>,
     /// The gradient by a stage's output, on the way back, and its tangent.
     pub back: [Vec<T>; 2],
+    /// What the second derivatives of the loss by the outputs are made of, see
+    /// [`Objective::bends`](crate::loss::Objective::bends).
+    pub bends: [Vec<T>; 2],
     /// For products.
-    scratch: Vec<T>,
+    pub(super) scratch: Vec<T>,
+    /// For what nobody reads.
+    spare: Vec<T>,
 }
 
-/// A block's numbers of a stage, rows × outputs each.
+/// A block's numbers of a stage: where there are two halves, of rows × outputs each, the first is of numbers and
+/// the second of tangents; but `delta` is the other way round.
 #[derive(Default)]
 pub struct Slots<T> {
-    /// What it gives, and the tangent of that.
-    pub y: [Vec<T>; 2],
-    /// On the way forward φ′ and its tangent; on the way back the gradient by what the dense layer gives, and the
-    /// tangent of that.
-    pub delta: [Vec<T>; 2],
-    /// ẑ and its tangent.
-    pub hat: [Vec<T>; 2],
-    /// Moments of the block's rows, for a normalization of rows.
-    moments: Moments,
-    /// [Collected](norm::collect) for the parameters of a normalization.
-    pub sums: Sums,
+    /// What it gives, in two halves.
+    pub y: Vec<T>,
+    /// φ′; none if φ is the identity.
+    pub slope: Vec<T>,
+    /// φ″ and, once gradients are known, φ″·dy; none if gradients are not wanted, or φ″ is 0.
+    pub turn: Vec<T>,
+    /// The tangent of what φ takes, if there is a `turn`.
+    pub moved: Vec<T>,
+    /// The tangent of the gradient by what the dense layer gives; then that gradient itself.
+    pub delta: Vec<T>,
+    /// ẑ, in two halves, of a normalization.
+    pub hat: Vec<T>,
+    /// The gradient by what a normalization gives.
+    pub du: Vec<T>,
+    /// Of a normalization of rows.
+    pub of_rows: OfRows<T>,
+    /// Sums over the block's rows, by column, for a normalization.
+    pub sums: [Vec<T>; 2],
+}
+
+/// Two halves.
+pub fn halves<T>(of: &mut [T]) -> (&mut [T], &mut [T]) {
+    of.split_at_mut(of.len() / 2)
 }
 
 impl<T: Element> Block<T> {
     /// An empty one for rows of that network.
-    pub fn new(
-        net: &Linearization<'_, T>,
-        x: MatRef<'_, T>,
-        x_dot: Option<MatRef<'_, T>>,
-        first: usize,
-    ) -> Self {
+    pub fn new(site: &Site<'_, T>, x: MatRef<'_, T>, x_dot: Option<MatRef<'_, T>>, first: usize) -> Self {
         let rows = BLOCK.min(x.rows() - first);
-        let part = |m: MatRef<'_, T>| (first..first + rows).flat_map(|r| m.row(r)).copied().collect();
-        let room = |n: usize| [vec![T::ZERO; rows * n], vec![T::ZERO; rows * n]];
-        let slots = net.network.stages().iter().map(|stage| Slots {
-            y: room(stage.outputs),
-            delta: room(stage.outputs),
-            hat: room(if stage.norm.is_some() { stage.outputs } else { 0 }),
-            moments: Moments::zeros(rows),
-            sums: Sums::default(),
+        let part = |m: MatRef<'_, T>| {
+            let mut part = Vec::with_capacity(rows * m.cols());
+            (first..first + rows).for_each(|r| part.extend_from_slice(m.row(r)));
+            part
+        };
+        let room = |n: usize, wanted: bool| vec![T::ZERO; if wanted { rows * n } else { 0 }];
+        let slots = site.network.stages().iter().map(|stage| {
+            let (n, norm) = (stage.outputs, stage.norm.is_some());
+            let bent = site.curved && !site.is_linear(stage.act);
+            let of_rows = stage.norm.is_some_and(|norm| !norm.over_batch());
+            Slots {
+                y: room(2 * n, true),
+                slope: room(n, !site.is_identity(stage.act)),
+                turn: room(n, bent),
+                moved: room(n, bent),
+                delta: room(if site.curved { 2 * n } else { n }, site.back),
+                hat: room(2 * n, norm),
+                du: room(n, norm && site.curved),
+                of_rows: OfRows {
+                    inverse: room(1, of_rows),
+                    along: room(1, of_rows),
+                    slope: room(1, of_rows && site.curved),
+                },
+                sums: [(); 2].map(|()| vec![T::ZERO; if norm { n } else { 0 }]),
+            }
         });
+        let widest = site.network.max_width();
         Block {
             first,
             rows,
             x: part(x),
             x_dot: x_dot.map(part),
             slots: slots.collect(),
-            back: room(net.network.max_width()),
+            back: [room(widest, site.curved), room(widest, site.back)],
+            bends: [Vec::new(), Vec::new()],
             scratch: Vec::new(),
+            spare: Vec::new(),
         }
     }
 
-    /// A stage forward, up to its normalization if it has one: z and ż.
-    pub fn enter(&mut self, net: &Linearization<'_, T>, index: usize) {
-        let stage = &net.network.stages()[index];
+    /// Elements that it holds, about.
+    pub fn len(&self) -> usize {
+        let slots = self.slots.iter().map(|slots| {
+            let Slots { y, slope, turn, moved, delta, hat, du, .. } = slots;
+            [y, slope, turn, moved, delta, hat, du].map(Vec::len).iter().sum::<usize>()
+        });
+        slots.sum::<usize>() + self.x.len() + self.back.iter().map(Vec::len).sum::<usize>()
+    }
+
+    /// A stage forward, up to its normalization if it has one: z.
+    pub fn enter(&mut self, site: &Site<'_, T>, index: usize) {
+        let stage = &site.network.stages()[index];
         if let Some(encoder) = stage.encoder {
-            return self.encode(net, index, encoder);
+            return self.encode(site, index, encoder);
         }
         let (before, rest) = self.slots.split_at_mut(index);
-        let inputs = |stage: usize| match stage {
-            0 => (&self.x, self.x_dot.as_ref()),
-            _ => (&before[stage - 1].y[0], Some(&before[stage - 1].y[1])),
+        let input = |stage: usize| match stage {
+            0 => &self.x[..],
+            _ => &before[stage - 1].y[..before[stage - 1].y.len() / 2],
         };
-        let (x, x_dot) = inputs(index);
-        let [z, dot] = &mut rest[0].y;
-        let rows = self.rows;
+        let z = halves(&mut rest[0].y).0;
         let Some(dense) = stage.dense else {
-            z.copy_from_slice(x);
-            put(dot, x_dot);
+            z.copy_from_slice(input(index));
             if let Some(first) = stage.skip {
-                let (skip, skip_dot) = inputs(first);
-                add(z, skip);
-                skip_dot.iter().for_each(|skip| add(dot, skip));
+                add(z, input(first));
             }
             return;
         };
+        let arena = &site.at.arena;
+        let init = dense.bias.map_or(Init::Zero, |b| Init::Bias(&arena[b..b + stage.outputs]));
         let len = stage.inputs * stage.outputs;
-        let bias = |of: &'_ [T]| dense.bias.map(|b| of[b..b + stage.outputs].to_vec());
-        let mut product = |x: &[T], weight: &[T], into: &mut Vec<T>, init: Init<'_, T>| {
-            let weight = Panels::new(weight, stage.inputs, stage.outputs);
-            multiply(net.isa, x, weight, into, rows, init, &mut self.scratch);
-        };
-        let [weight, weight_dot] = [net.params, net.dots].map(|of| &of[dense.weight..dense.weight + len]);
-        let from = bias(net.params);
-        product(x, weight, z, from.as_ref().map_or(Init::Zero, |b| Init::Bias(b)));
-        let from = bias(net.dots);
-        product(x, weight_dot, dot, from.as_ref().map_or(Init::Zero, |b| Init::Bias(b)));
-        if let Some(x_dot) = x_dot {
-            product(x_dot, weight, dot, Init::Accumulate);
-        }
+        let weight = Panels::new(&arena[dense.weight..dense.weight + len], stage.inputs, stage.outputs);
+        multiply(site.isa, input(index), weight, z, self.rows, init, &mut self.scratch);
     }
 
-    /// The rest of a stage forward: from z and ż to y and ẏ. `columns` are the moments of a batch normalization.
-    pub fn leave(&mut self, net: &Linearization<'_, T>, index: usize, columns: &Moments) {
-        let stage = &net.network.stages()[index];
-        let Slots { y: [y, dot], delta: [slope, bend], hat, moments, .. } = &mut self.slots[index];
+    /// The rest of a stage forward: from z to y. `columns` are those of a batch normalization.
+    pub fn leave(&mut self, site: &Site<'_, T>, index: usize, columns: &Columns<T>) {
+        let stage = &site.network.stages()[index];
         let n = stage.outputs;
+        let Slots { y, slope, turn, hat, of_rows, .. } = &mut self.slots[index];
+        let (y, dot) = halves(y);
         if let Some(norm) = stage.norm {
-            let affine = net.affine(&norm, n);
-            for r in 0..self.rows {
-                let range = r * n..(r + 1) * n;
-                let (z, dot) = (&mut y[range.clone()], &mut dot[range.clone()]);
-                let [hat, hat_dot] = hat.each_mut().map(|hat| &mut hat[range.clone()]);
-                match norm.over {
-                    Over::Batch { .. } => {
-                        let of = |j| {
-                            let Moments { mean, mean_dot, inverse, along } = columns;
-                            [mean[j], mean_dot[j], inverse[j], along[j]]
-                        };
-                        norm::forward([z, dot], [hat, hat_dot], of, &affine);
-                    }
-                    Over::Row(layer) => {
-                        let eps = layer.eps.unwrap_or(T::EPSILON);
-                        let of = norm::row_moments(z, dot, layer.centred, eps);
-                        [moments.mean[r], moments.mean_dot[r], moments.inverse[r], moments.along[r]] = of;
-                        norm::forward([z, dot], [hat, hat_dot], |_| of, &affine);
-                    }
-                }
-            }
+            let of = match &norm.over {
+                Over::Batch { .. } => Of::Batch(columns),
+                Over::Row(layer) => Of::Rows(layer, of_rows),
+            };
+            let (hat, affine) = (halves(hat).0, &site.at.affine[index]);
+            dispatch(site.isa, Work(n, Task::Forward { z: y, hat, of, affine }));
         }
         match stage.act {
-            Activation::Identity => {}
-            Activation::Dropout(p) if net.training => {
-                let y = MatMut::new(y, self.rows, n);
-                let factors = MatMut::new(slope, self.rows, n);
-                dispatch(net.isa, DropOut { p, draw: net.draw, layer: index, first: self.first, y, factors });
-                dot.iter_mut().zip(&*slope).for_each(|(dot, m)| *dot = *dot * *m);
-                bend.fill(T::ZERO);
+            act if site.is_identity(act) => {}
+            Activation::Dropout(p) => {
+                let (y, factors) = (MatMut::new(y, self.rows, n), MatMut::new(slope, self.rows, n));
+                dispatch(
+                    site.isa,
+                    DropOut { p, draw: site.draw, layer: index, first: self.first, y, factors },
+                );
             }
-            act => dispatch(net.isa, Forth(act, Tangent { value: y, dot, slope, bend })),
-        }
-    }
-
-    /// A stage's output and its tangent.
-    pub fn output(&self, index: usize) -> [&[T]; 2] {
-        self.slots[index].y.each_ref().map(|y| &y[..])
-    }
-
-    /// Back through the activation, from the gradient by the output: du and du˙, and what a normalization
-    /// collects of them.
-    pub fn leave_back(&mut self, net: &Linearization<'_, T>, index: usize) {
-        let stage = &net.network.stages()[index];
-        let Slots { delta: [slope, bend], hat: [hat, hat_dot], sums, .. } = &mut self.slots[index];
-        let len = self.rows * stage.outputs;
-        let [dy, dy_dot] = self.back.each_ref().map(|back| &back[..len]);
-        if stage.act == Activation::Identity {
-            slope.copy_from_slice(dy);
-            bend.copy_from_slice(dy_dot);
-        } else {
-            let all = slope.iter_mut().zip(bend.iter_mut()).zip(dy.iter().zip(dy_dot));
-            for ((slope, bend), (dy, dy_dot)) in all {
-                *bend = *slope * *dy_dot + *bend * *dy;
-                *slope = *slope * *dy;
-            }
-        }
-        if stage.norm.is_some() {
-            *sums = norm::collect([slope, bend], [hat, hat_dot], stage.outputs);
-        }
-    }
-
-    /// Back through the normalization: dz and dz˙. `columns` are the moments of a batch normalization, `means` those
-    /// of its [columns](norm::column_means); none in evaluation.
-    pub fn through_norm(
-        &mut self,
-        net: &Linearization<'_, T>,
-        index: usize,
-        norm: &Norm,
-        columns: &Moments,
-        means: &[[f64; 4]],
-    ) {
-        let n = net.network.stages()[index].outputs;
-        let Slots { delta, hat, moments, .. } = &mut self.slots[index];
-        let affine = net.affine(norm, n);
-        for r in 0..self.rows {
-            let range = r * n..(r + 1) * n;
-            let hat = hat.each_ref().map(|hat| &hat[range.clone()]);
-            let delta = delta.each_mut().map(|delta| &mut delta[range.clone()]);
-            match norm.over {
-                Over::Batch { .. } => {
-                    let of = |j: usize| {
-                        let mean = means.get(j).copied().unwrap_or_default();
-                        ([columns.inverse[j], columns.along[j]], mean)
-                    };
-                    norm::backward(delta, hat, of, &affine);
-                }
-                Over::Row(layer) => {
-                    let [du, du_dot] = delta.each_ref().map(|d| &**d);
-                    let means = norm::row_means([du, du_dot], hat, layer.centred, &affine);
-                    let of = [moments.inverse[r], moments.along[r]];
-                    norm::backward(delta, hat, |_| (of, means), &affine);
-                }
+            act => {
+                // Along a direction of ones the tangent of φ′ is φ″.
+                dot.fill(T::ONE);
+                let bend = if turn.is_empty() {
+                    self.spare.resize(self.spare.len().max(y.len()), T::ZERO);
+                    &mut self.spare[..y.len()]
+                } else {
+                    turn
+                };
+                dispatch(site.isa, Forth(act, Tangent { value: y, dot, slope, bend }));
             }
         }
     }
 
-    /// Back through the dense layer, or what is in its place: the gradient by the stage's input, and its tangent.
-    pub fn enter_back(&mut self, net: &Linearization<'_, T>, index: usize) {
-        let stage = &net.network.stages()[index];
-        let (rows, len) = (self.rows, self.rows * stage.inputs);
-        let [dx, dx_dot] = self.back.each_mut().map(|back| &mut back[..len]);
-        dx.fill(T::ZERO);
-        dx_dot.fill(T::ZERO);
-        for end in net.network.ends(index) {
-            let [dz, dz_dot] = &self.slots[end].delta;
-            add(dx, dz);
-            add(dx_dot, dz_dot);
-        }
-        if let Some(encoder) = stage.encoder {
-            return self.decode(net, index, encoder);
-        }
-        let [dz, dz_dot] = &self.slots[index].delta;
-        let Some([weight, weight_dot]) = &net.transposed[index] else {
-            add(dx, dz);
-            return add(dx_dot, dz_dot);
-        };
-        let mut product = |dz: &[T], weight: &[T], into: &mut [T]| {
-            let weight = Panels::new(weight, stage.outputs, stage.inputs);
-            multiply(net.isa, dz, weight, into, rows, Init::Accumulate, &mut self.scratch);
-        };
-        product(dz_dot, weight, dx_dot);
-        // Without a gradient, as for the Gauss-Newton matrix, its tangent is all there is.
-        if net.curved {
-            product(dz, weight, dx);
-            product(dz, weight_dot, dx_dot);
+    /// A stage's output.
+    pub fn output(&self, index: usize) -> &[T] {
+        &self.slots[index].y[..self.slots[index].y.len() / 2]
+    }
+
+    /// Back through the activation, from the gradient by the output: du, and the sums that a batch normalization
+    /// takes of it.
+    pub fn leave_back(&mut self, site: &Site<'_, T>, index: usize) {
+        let stage = &site.network.stages()[index];
+        let Slots { slope, turn, delta, hat, sums, .. } = &mut self.slots[index];
+        let (_, du) = halves(delta);
+        let dy = &self.back[0][..du.len()];
+        dispatch(site.isa, Sloped { slope, turn, dy, du });
+        if site.couples(index) {
+            let (a, hat) = (&*du, &*halves(hat).0);
+            dispatch(site.isa, Work(stage.outputs, Task::Collect { a, hat, with: None, into: sums }));
         }
     }
 
-    /// Adds the block's part to the tangent of the gradient of some rows and columns of a weight; `into` is that
-    /// part of a panel.
-    pub fn weights(
-        &self,
-        net: &Linearization<'_, T>,
-        index: usize,
-        (from, col): (usize, usize),
-        into: MatMut<'_, T>,
-        scratch: &mut Vec<T>,
-    ) {
-        let stage = &net.network.stages()[index];
-        let (x, x_dot) = match index {
-            0 => (&self.x, self.x_dot.as_ref()),
-            _ => (&self.slots[index - 1].y[0], Some(&self.slots[index - 1].y[1])),
-        };
-        let [dz, dz_dot] = &self.slots[index].delta;
-        let mut into = into;
-        let (m, n) = (into.rows(), into.cols());
-        let mut product = |x: &[T], dz: &[T]| {
-            let a = MatRef::new(x, self.rows, stage.inputs).block(0, self.rows, from, m).t();
-            let b = MatRef::new(dz, self.rows, stage.outputs).block(0, self.rows, col, n);
-            let shape = GemmShape {
-                m,
-                n,
-                k: self.rows,
-                a_row_stride: 1,
-                a_col_stride: stage.inputs,
-                b_row_stride: Some(stage.outputs),
+    /// Back through the rest of a stage: dz, and unless it is the first, the gradient by the stage's input.
+    /// `columns` are those of a batch normalization.
+    pub fn enter_back(&mut self, site: &Site<'_, T>, index: usize, columns: &Columns<T>) {
+        let stage = &site.network.stages()[index];
+        let Slots { delta, hat, du, of_rows, .. } = &mut self.slots[index];
+        if let Some(norm) = &stage.norm {
+            let of = match &norm.over {
+                Over::Batch { .. } => Of::Batch(columns),
+                Over::Row(layer) => Of::Rows(layer, of_rows),
             };
-            run(net.isa, shape, Lhs::Plain(a), Rhs::Plain(b), into.reborrow(), Init::Accumulate, scratch);
-        };
-        product(x, dz_dot);
-        if let (true, Some(x_dot)) = (net.curved, x_dot) {
-            product(x_dot, dz);
+            let (dz, hat, affine) = (halves(delta).1, &*halves(hat).0, &site.at.affine[index]);
+            dispatch(site.isa, Work(stage.outputs, Task::Backward { dz, du, hat, of, affine }));
         }
+        if index == 0 {
+            return;
+        }
+        let dx = &mut self.back[0][..self.rows * stage.inputs];
+        let mut init = Init::Zero;
+        for end in site.network.ends(index) {
+            if let Init::Zero = init {
+                dx.fill(T::ZERO);
+                init = Init::Accumulate;
+            }
+            add(dx, halves(&mut self.slots[end].delta).1);
+        }
+        let dz = halves(&mut self.slots[index].delta).1;
+        if let Some(encoder) = stage.encoder {
+            if let Init::Zero = init {
+                dx.fill(T::ZERO);
+            }
+            return self.decode(site, index, encoder);
+        }
+        if stage.dense.is_none() {
+            return if let Init::Zero = init { dx.copy_from_slice(dz) } else { add(dx, dz) };
+        }
+        let weight = Panels::new(&site.at.transposed[index], stage.outputs, stage.inputs);
+        multiply(site.isa, dz, weight, dx, self.rows, init, &mut self.scratch);
     }
 }
 
 /// into ← init + x·weight, for rows of x.
-fn multiply<T: Element>(
+pub fn multiply<T: Element>(
     isa: Isa,
     x: &[T],
     weight: Panels<'_, T>,
@@ -326,15 +278,40 @@ pub fn run<T: Element>(
 }
 
 /// into ← into + from
-fn add<T: Element>(into: &mut [T], from: &[T]) {
+pub fn add<T: Element>(into: &mut [T], from: &[T]) {
     into.iter_mut().zip(from).for_each(|(into, x)| *into += *x);
 }
 
-/// into ← from, 0 if there is none.
-fn put<T: Element>(into: &mut [T], from: Option<&Vec<T>>) {
-    match from {
-        Some(from) => into.copy_from_slice(from),
-        None => into.fill(T::ZERO),
+/// du ← φ′·dy and, where there is a φ″, turn ← φ″·dy.
+struct Sloped<'m, T> {
+    slope: &'m [T],
+    turn: &'m mut [T],
+    dy: &'m [T],
+    du: &'m mut [T],
+}
+
+impl<T: Element> Op<T> for Sloped<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Self { slope, turn, dy, du } = self;
+        match (slope.is_empty(), turn.is_empty()) {
+            (true, _) => du.copy_from_slice(dy),
+            (_, true) => zip_map(
+                s,
+                [du],
+                [slope, dy],
+                #[inline(always)]
+                |_, [slope, dy]| [s.mul(slope, dy)],
+            ),
+            (_, false) => zip_map(
+                s,
+                [du, turn],
+                [slope, dy],
+                #[inline(always)]
+                |[_, turn], [slope, dy]| [s.mul(slope, dy), s.mul(turn, dy)],
+            ),
+        }
     }
 }
 

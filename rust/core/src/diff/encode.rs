@@ -1,80 +1,116 @@
 //! What a block does in the stage of an encoder: features of Fourier, and categories.
 
-use super::Linearization;
-use super::block::Block;
+use super::block::{Block, halves};
+use super::{Site, Weights};
 use crate::element::Element;
 use crate::layer::{Category, fourier};
 use crate::network::Encoder;
 use crate::simd::{Op, Simd, dispatch};
 use crate::view::MatRef;
 
+/// The parts that a row has in matrices of so many columns.
+fn part(r: usize, n: usize) -> std::ops::Range<usize> {
+    r * n..(r + 1) * n
+}
+
 impl<T: Element> Block<T> {
-    /// y and ẏ. The derivative by a code is 0: it does not change by small amounts.
-    pub fn encode(&mut self, net: &Linearization<'_, T>, index: usize, encoder: usize) {
-        let stage = &net.network.stages()[index];
+    /// y
+    pub fn encode(&mut self, site: &Site<'_, T>, index: usize, encoder: usize) {
+        let stage = &site.network.stages()[index];
+        let (before, rest) = self.slots.split_at_mut(index);
+        let x = if index == 0 { &self.x } else { &before[index - 1].y };
+        let y = halves(&mut rest[0].y).0;
+        for r in 0..self.rows {
+            let (x, y) = (&x[part(r, stage.inputs)], &mut y[part(r, stage.outputs)]);
+            match &site.network.encoders()[encoder] {
+                Encoder::Fourier { layer, start, .. } => {
+                    let frequencies = &site.averages[*start..start + layer.inputs * layer.count()];
+                    dispatch(site.isa, Forward { x, frequencies, y });
+                }
+                Encoder::Tabular { layer, starts, .. } => layer.forward(x, y, |k| {
+                    let Category { codes, dim, .. } = layer.categories[k];
+                    &site.at.arena[starts[k]..starts[k] + codes * dim]
+                }),
+            }
+        }
+    }
+
+    /// ẏ. The derivative by a code is 0: it does not change by small amounts.
+    pub fn encode_dot(&mut self, site: &Site<'_, T>, way: &Weights<T>, index: usize, encoder: usize) {
+        let stage = &site.network.stages()[index];
         let (before, rest) = self.slots.split_at_mut(index);
         let (x, x_dot) = match index {
-            0 => (&self.x, self.x_dot.as_ref()),
-            _ => (&before[index - 1].y[0], Some(&before[index - 1].y[1])),
+            0 => (&self.x[..], self.x_dot.as_deref()),
+            _ => {
+                let (y, dot) = before[index - 1].y.split_at(self.rows * stage.inputs);
+                (y, Some(dot))
+            }
         };
-        let [y, dot] = &mut rest[0].y;
+        let (y, dot) = halves(&mut rest[0].y);
         for r in 0..self.rows {
-            let (from, to) =
-                (r * stage.inputs..(r + 1) * stage.inputs, r * stage.outputs..(r + 1) * stage.outputs);
+            let (from, to) = (part(r, stage.inputs), part(r, stage.outputs));
             let (x, x_dot) = (&x[from.clone()], x_dot.map(|dot| &dot[from]));
-            let (y, dot) = (&mut y[to.clone()], &mut dot[to]);
-            match &net.network.encoders()[encoder] {
+            let (y, dot) = (&y[to.clone()], &mut dot[to]);
+            match &site.network.encoders()[encoder] {
                 Encoder::Fourier { layer, start, .. } => {
-                    let frequencies = &net.averages[*start..start + layer.inputs * layer.count()];
-                    dispatch(net.isa, Forward { x, frequencies, y });
+                    let frequencies = &site.averages[*start..start + layer.inputs * layer.count()];
                     match x_dot {
                         Some(x_dot) => fourier::tangent(y, x_dot, frequencies, dot),
                         None => dot.fill(T::ZERO),
                     }
                 }
                 Encoder::Tabular { layer, starts, .. } => {
-                    let table = |k: usize| {
+                    layer.forward(x, dot, |k| {
                         let Category { codes, dim, .. } = layer.categories[k];
-                        starts[k]..starts[k] + codes * dim
-                    };
-                    layer.forward(x, y, |k| &net.params[table(k)]);
-                    layer.forward(x, dot, |k| &net.dots[table(k)]);
+                        &way.arena[starts[k]..starts[k] + codes * dim]
+                    });
                     layer.tangent(x, x_dot, dot);
                 }
             }
         }
     }
 
-    /// Adds the gradient by what the encoder takes, and its tangent, to `back`.
-    pub fn decode(&mut self, net: &Linearization<'_, T>, index: usize, encoder: usize) {
-        let Encoder::Fourier { layer, start, .. } = &net.network.encoders()[encoder] else {
+    /// Adds the gradient by what the encoder takes to `back`.
+    pub fn decode(&mut self, site: &Site<'_, T>, index: usize, encoder: usize) {
+        let Encoder::Fourier { layer, start, .. } = &site.network.encoders()[encoder] else {
             return; // Categories are an input: nothing is behind them.
         };
-        let frequencies = &net.averages[*start..start + layer.inputs * layer.count()];
-        let (inputs, outputs) = (layer.inputs, net.network.stages()[index].outputs);
-        let slots = &self.slots[index];
-        let [dx, dx_dot] = &mut self.back;
+        let frequencies = &site.averages[*start..start + layer.inputs * layer.count()];
+        let (inputs, outputs) = (layer.inputs, site.network.stages()[index].outputs);
+        let slots = &mut self.slots[index];
+        let dz = halves(&mut slots.delta).1;
         for r in 0..self.rows {
-            let (to, from) = (r * inputs..(r + 1) * inputs, r * outputs..(r + 1) * outputs);
-            let y = slots.y.each_ref().map(|y| &y[from.clone()]);
-            let dy = slots.delta.each_ref().map(|d| &d[from.clone()]);
-            fourier::curve(y, dy, frequencies, [&mut dx[to.clone()], &mut dx_dot[to]]);
+            let (y, dy) = (&slots.y[part(r, outputs)], &dz[part(r, outputs)]);
+            let dx = &mut self.back[0][part(r, inputs)];
+            dispatch(site.isa, Backward { y, dy, frequencies, dx });
+        }
+    }
+
+    /// Adds the tangent of that.
+    pub fn decode_dot(&mut self, site: &Site<'_, T>, index: usize, encoder: usize) {
+        let Encoder::Fourier { layer, start, .. } = &site.network.encoders()[encoder] else {
+            return;
+        };
+        let frequencies = &site.averages[*start..start + layer.inputs * layer.count()];
+        let (inputs, outputs) = (layer.inputs, site.network.stages()[index].outputs);
+        let (y, y_dot) = self.slots[index].y.split_at(self.rows * outputs);
+        let (dz_dot, dz) = self.slots[index].delta.split_at(self.rows * outputs);
+        let (none, mut unread) = (vec![T::ZERO; outputs], vec![T::ZERO; inputs]);
+        for r in 0..self.rows {
+            let row = part(r, outputs);
+            let dy = if site.curved { &dz[row.clone()] } else { &none };
+            let (y, dy) = ([&y[row.clone()], &y_dot[row.clone()]], [dy, &dz_dot[row]]);
+            fourier::curve(y, dy, frequencies, [&mut unread, &mut self.back[1][part(r, inputs)]]);
         }
     }
 
     /// Adds the block's part to the tangent of the gradient by the table of a category, whose vectors stand in the
     /// output from column `first` on.
-    pub fn table(
-        &self,
-        net: &Linearization<'_, T>,
-        index: usize,
-        category: &Category,
-        first: usize,
-        into: &mut [T],
-    ) {
-        let stage = &net.network.stages()[index];
+    pub fn table(&self, site: &Site<'_, T>, index: usize, category: &Category, first: usize, into: &mut [T]) {
+        let stage = &site.network.stages()[index];
         let x = MatRef::new(&self.x, self.rows, stage.inputs);
-        let delta = MatRef::new(&self.slots[index].delta[1], self.rows, stage.outputs);
+        let len = self.rows * stage.outputs;
+        let delta = MatRef::new(&self.slots[index].delta[..len], self.rows, stage.outputs);
         for r in 0..self.rows {
             let Some(code) = category.code(x.at(r, category.column).to_f64()) else { continue };
             for (j, d) in delta.row(r)[first..first + category.dim].iter().enumerate() {
@@ -96,5 +132,21 @@ impl<T: Element> Op<T> for Forward<'_, T> {
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
         fourier::forward(s, self.x, self.frequencies, self.y);
+    }
+}
+
+/// [`fourier::backward`]
+struct Backward<'r, T> {
+    y: &'r [T],
+    dy: &'r [T],
+    frequencies: &'r [T],
+    dx: &'r mut [T],
+}
+
+impl<T: Element> Op<T> for Backward<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        fourier::backward(s, self.y, self.dy, self.frequencies, self.dx);
     }
 }

@@ -11,25 +11,29 @@
 //!   H·ẏ is its tangent alone (Schraudolph 2002, "Fast curvature matrix-vector products"). With the Fisher
 //!   information of the outputs for H it is the Fisher information of the parameters.
 //!
-//! Nothing here is a difference. Beside 3 matrix products a layer for a gradient there are 8 here, and some of
-//! the parameters' size in memory 4 times; rows that do not depend on each other go by in waves.
+//! Nothing here is a difference. Beside 3 matrix products a layer for a gradient a product takes 6, once what depends
+//! on the point alone is there: outputs, gradients and the derivatives φ′ and φ″, which a [`Curvature`] keeps from one
+//! product to the next. Rows that do not depend on each other go by in waves.
 //!
 //! * **Sums of squared gradients of single rows** ([`squares`]), such as the diagonal of the Fisher information
 //!   for what [`likelihood`] says of the outputs: they take one product of squared matrices per layer.
 //! * **Kronecker factors** ([`kronecker`]) of each dense layer's block of that matrix: two products per layer.
 //!
-//! Passes that train are fused ([`pass`](crate::pass)); these are not. `block` does a stage of some rows, `norm`
-//! is what normalizations add, `each` runs blocks on threads. As there, every number is computed by one thread in an
-//! order that shapes alone decide.
+//! Passes that train are fused ([`pass`](crate::pass)); these are not. A `point` is a network on a batch; `block` does a
+//! stage of some rows, `tangent` what goes along with it, `norm` is what normalizations add, `gather` the last part, and
+//! `each` runs blocks on threads. As there, every number is computed by one thread in an order that shapes alone decide.
 
 mod block;
 mod each;
 mod encode;
+mod gather;
 pub mod kronecker;
 pub mod likelihood;
 mod norm;
+mod point;
 pub mod squares;
 pub mod sweep;
+mod tangent;
 #[cfg(test)]
 mod tests;
 
@@ -38,20 +42,21 @@ use std::ops::Range;
 use crate::arena::Buffer;
 use crate::element::Element;
 use crate::error::Error;
-use crate::gemm::pack::{PANEL, Panels, pack_transposed};
-use crate::layer::Category;
+use crate::gemm::pack::{Panels, pack_transposed};
+use crate::layer::Activation;
 use crate::layer::dropout::Draw;
-use crate::loss::{Goals, Objective, RowLoss, Rows, Second};
+use crate::loss::{Goals, Objective};
 use crate::model::Model;
-use crate::network::{Encoder, Network, Norm, Over};
-use crate::simd::{Isa, Op, Simd, all_finite, dispatch};
+use crate::network::{Network, Norm, Over};
+use crate::simd::{Isa, all_finite, dispatch};
 use crate::threads;
-use crate::train::Trainer;
-use crate::view::{MatMut, MatRef};
+use crate::view::MatRef;
 
 use block::{BLOCK, Block, dense_len};
 use each::each;
-use norm::{Affine, Moments, Sums};
+use norm::{Affine, Columns, Task, Work, inverse};
+
+pub use point::Curvature;
 
 /// Which matrix a vector is multiplied by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,32 +73,10 @@ pub enum Matrix {
 const WAVE: usize = 2048;
 /// Multiply-adds from which a further thread pays.
 const WORK_PER_THREAD: usize = 1 << 17;
-/// Rows of a weight that are worked on together.
-const TILE: usize = 256;
-
-/// A network at its parameters, and a direction.
-struct Linearization<'a, T> {
-    network: &'a Network,
-    isa: Isa,
-    /// The parameter arena, and the direction in the same order.
-    params: &'a [T],
-    dots: &'a [T],
-    averages: &'a [T],
-    /// Whether statistics are those of the batch, and elements are dropped.
-    training: bool,
-    draw: Draw,
-    /// Rows of the batch.
-    rows: usize,
-    /// Whether gradients go along with their tangents.
-    curved: bool,
-    /// For each dense stage but the first, transposed weight and its direction.
-    transposed: Vec<Option<[Vec<T>; 2]>>,
-    threads: usize,
-}
 
 /// (∂²L/∂θ²)·v or what else [`Matrix`] says, into `into`; both in public order. L is the loss of the batch as a
 /// training step takes it; `training` says whether the network is as in training, with statistics of the batch and
-/// with what the next pass would drop, or as in evaluation.
+/// with what the next pass would drop, or as in evaluation. For several v, see [`Curvature`].
 ///
 /// # Errors
 /// If shapes, labels or weights do not fit, or something is not finite, or there is no Fisher information.
@@ -110,50 +93,7 @@ pub fn product<'t, T: Element + 't>(
     v: &[T],
     into: &mut [T],
 ) -> Result<(), Error> {
-    let goals = y.into();
-    let uneven = Trainer::new(objective.clone()).check(model, x.into(), &goals)?;
-    objective.check_values(&goals, model.isa())?;
-    if matrix == Matrix::Fisher {
-        objective.check_fisher()?;
-    }
-    let totals = objective.totals(&goals, |r| r, x.rows(), model.network().outputs(), uneven);
-    if totals.loss == 0.0 {
-        return Err(Error::NothingCounts);
-    }
-    let dots = direction(model, v)?;
-    let net = Linearization::new(model, &dots, x, training, matrix == Matrix::Hessian, true)?;
-    let mut result = Buffer::zeroed("a product with a vector", net.network.arena_len())?;
-    let last = net.network.stages().len() - 1;
-    let scale = objective.scale(totals);
-    for wave in net.waves() {
-        let mut blocks = net.blocks(x, None, wave);
-        let columns = net.forward(&mut blocks);
-        net.check(&blocks)?;
-        each(&mut blocks, net.threads, |block| {
-            let n = net.network.outputs();
-            let [output, dot] = block.slots[last].y.each_ref().map(|y| MatRef::new(y, block.rows, n));
-            let rows = Rows { output, goals, at: &|r| block.first + r, scale };
-            let [dy, dy_dot] = block.back.each_mut().map(|b| &mut b[..block.rows * n]);
-            if net.curved {
-                let grad = MatMut::new(dy, block.rows, n);
-                let mut losses = vec![RowLoss::default(); block.rows];
-                dispatch(net.isa, Slopes { objective, rows: &rows, grad, losses: &mut losses });
-            } else {
-                dy.fill(T::ZERO);
-            }
-            let second = if matrix == Matrix::Fisher { Second::Fisher } else { Second::Hessian };
-            objective.second(second, &rows, dot, MatMut::new(dy_dot, block.rows, n));
-        });
-        net.backward(&mut blocks, &columns);
-        net.gather(&blocks, &mut result);
-    }
-    if !all_finite(model.isa(), &result) {
-        return Err(Error::Mismatch(
-            "the product with v is not finite: v, or the weights, are too large for this precision".into(),
-        ));
-    }
-    model.network().export(&result, into);
-    Ok(())
+    Curvature::default().product(model, objective, x, y, matrix, training, v, into)
 }
 
 /// Outputs, and their derivative in a direction of parameters and, if there is a `x_dot`, inputs.
@@ -171,78 +111,153 @@ pub fn jvp<T: Element>(
     v: &[T],
     [output, dot]: [&mut [T]; 2],
 ) -> Result<(), Error> {
-    model.network().check_input(x.into())?;
-    let dots = direction(model, v)?;
-    let net = Linearization::new(model, &dots, x, training, false, false)?;
-    let (last, n) = (net.network.stages().len() - 1, net.network.outputs());
-    for wave in net.waves() {
-        let mut blocks = net.blocks(x, x_dot, wave);
-        net.forward(&mut blocks);
-        net.check(&blocks)?;
+    let (network, isa) = (model.network(), model.isa());
+    network.check_input(x.into())?;
+    check_direction(v)?;
+    check_rows(model, x, training)?;
+    let kept = |of: &[T]| -> Result<Buffer<T>, Error> {
+        let mut buffer = Buffer::zeroed("parameters", of.len())?;
+        buffer.copy_from_slice(of);
+        Ok(buffer)
+    };
+    let at = Weights::new(network, isa, kept(&model.params)?, T::ONE, false);
+    let mut dots = Buffer::zeroed("a direction", network.arena_len())?;
+    network.import_on(isa, v, &mut dots);
+    let way = Weights::new(network, isa, dots, T::ZERO, false);
+    let site = Site {
+        network,
+        isa,
+        at: &at,
+        averages: &model.averages,
+        training,
+        draw: model.draw,
+        rows: x.rows(),
+        curved: false,
+        back: false,
+        threads: team(network, x.rows()),
+    };
+    let (last, n) = (network.stages().len() - 1, network.outputs());
+    let mut columns = site.columns();
+    for wave in site.waves() {
+        let mut blocks = site.blocks(x, x_dot, wave);
+        site.values(&mut blocks, &mut columns, |_| {});
+        site.check(&blocks)?;
+        site.tangents(&way, &mut blocks, &columns, |_| {});
         for block in &blocks {
             let range = block.first * n..(block.first + block.rows) * n;
-            output[range.clone()].copy_from_slice(&block.slots[last].y[0]);
-            dot[range].copy_from_slice(&block.slots[last].y[1]);
+            let [y, y_dot] = block.outputs(last);
+            if !all_finite(isa, y_dot) {
+                return Err(too_large("the derivative of the outputs in the direction v"));
+            }
+            output[range.clone()].copy_from_slice(y);
+            dot[range].copy_from_slice(y_dot);
         }
     }
     Ok(())
 }
 
-/// A direction in the order of the arena.
-fn direction<T: Element>(model: &Model<T>, v: &[T]) -> Result<Buffer<T>, Error> {
-    if let Some(column) = v.iter().position(|x| !x.is_finite()) {
-        return Err(Error::NotFinite { argument: "v", row: 0, column, value: v[column].to_f64() });
-    }
-    let mut dots = Buffer::zeroed("a direction", model.network().arena_len())?;
-    model.network().import(v, &mut dots);
-    Ok(dots)
+fn too_large(what: &str) -> Error {
+    Error::Mismatch(format!("{what} is not finite: v, or the weights, are too large for this precision"))
 }
 
-impl<'a, T: Element> Linearization<'a, T> {
-    fn new(
-        model: &'a Model<T>,
-        dots: &'a [T],
-        x: MatRef<'_, T>,
-        training: bool,
-        curved: bool,
-        back: bool,
-    ) -> Result<Self, Error> {
-        let (network, isa) = (model.network(), model.isa());
-        crate::data::Samples::from(x).check_finite("x", isa)?;
-        if training {
-            network.check_training_rows(x.rows())?;
-        }
-        let work = x.rows() * network.stages().iter().map(dense_len).sum::<usize>();
-        let transpose = |arena: &[T], start: usize, inputs: usize, outputs: usize| {
-            let weight = Panels::new(&arena[start..start + inputs * outputs], inputs, outputs);
-            let mut into = vec![T::ZERO; inputs * outputs];
+/// Checks that a direction is finite.
+fn check_direction<T: Element>(v: &[T]) -> Result<(), Error> {
+    match v.iter().position(|x| !x.is_finite()) {
+        Some(column) => Err(Error::NotFinite { argument: "v", row: 0, column, value: v[column].to_f64() }),
+        None => Ok(()),
+    }
+}
+
+/// Checks samples.
+fn check_rows<T: Element>(model: &Model<T>, x: MatRef<'_, T>, training: bool) -> Result<(), Error> {
+    crate::data::Samples::from(x).check_finite("x", model.isa())?;
+    if training { model.network().check_training_rows(x.rows()) } else { Ok(()) }
+}
+
+/// How many threads are worth it.
+fn team(network: &Network, rows: usize) -> usize {
+    let work = rows * network.stages().iter().map(dense_len).sum::<usize>();
+    threads::num_threads().0.min(work / WORK_PER_THREAD).max(1)
+}
+
+/// Parameters, or a direction of them, as blocks read them.
+struct Weights<T> {
+    /// In the order of the arena.
+    arena: Buffer<T>,
+    /// By stage, of its normalization.
+    affine: Vec<Affine<T>>,
+    /// By stage, its transposed weight; none of the first.
+    transposed: Vec<Vec<T>>,
+}
+
+impl<T: Element> Weights<T> {
+    /// `scale` is that of normalizations which have none; `back` says whether transposed weights are needed.
+    fn new(network: &Network, isa: Isa, arena: Buffer<T>, scale: T, back: bool) -> Self {
+        let affine = network.stages().iter().map(|stage| {
+            let part = |start: Option<usize>, n: usize, else_: T| match start {
+                Some(start) => arena[start..start + n].to_vec(),
+                None => vec![else_; n],
+            };
+            let of = |norm: Norm| {
+                [part(norm.scale, stage.outputs, scale), part(norm.shift, stage.outputs, T::ZERO)]
+            };
+            stage.norm.map_or([Vec::new(), Vec::new()], of)
+        });
+        let affine = affine.collect();
+        let transposed = network.stages().iter().enumerate().map(|(index, stage)| {
+            let Some(dense) = stage.dense.filter(|_| back && index > 0) else { return Vec::new() };
+            let len = stage.inputs * stage.outputs;
+            let weight = Panels::new(&arena[dense.weight..dense.weight + len], stage.inputs, stage.outputs);
+            let mut into = vec![T::ZERO; len];
             pack_transposed(isa, weight, 0, &mut into);
             into
-        };
-        let transposed = network.stages().iter().enumerate().map(|(index, stage)| {
-            let dense = stage.dense.filter(|_| back && index > 0)?;
-            let of = |arena: &[T]| transpose(arena, dense.weight, stage.inputs, stage.outputs);
-            Some([of(&model.params), if curved { of(dots) } else { Vec::new() }])
         });
-        Ok(Linearization {
-            network,
-            isa,
-            params: &model.params,
-            dots,
-            averages: &model.averages,
-            training,
-            draw: model.draw,
-            rows: x.rows(),
-            curved,
-            transposed: transposed.collect(),
-            threads: threads::num_threads().0.min(work / WORK_PER_THREAD).max(1),
-        })
+        let transposed = transposed.collect();
+        Weights { arena, affine, transposed }
+    }
+}
+
+/// A network at its parameters on a batch: what blocks of rows are told of it.
+struct Site<'a, T> {
+    network: &'a Network,
+    isa: Isa,
+    at: &'a Weights<T>,
+    averages: &'a [T],
+    /// Whether statistics are those of the batch, and elements are dropped.
+    training: bool,
+    draw: Draw,
+    /// Rows of the batch.
+    rows: usize,
+    /// Whether there are gradients, which go along with their tangents.
+    curved: bool,
+    /// Whether anything goes backward.
+    back: bool,
+    threads: usize,
+}
+
+/// What is done to a block, in stages.
+#[derive(Clone, Copy)]
+enum Act {
+    Enter(usize),
+    Leave(usize),
+    /// What comes in at the outputs.
+    Turn,
+    LeaveBack(usize),
+    EnterBack(usize),
+}
+
+impl<T: Element> Site<'_, T> {
+    fn is_identity(&self, act: Activation) -> bool {
+        match act {
+            Activation::Identity => true,
+            Activation::Dropout(_) => !self.training,
+            _ => false,
+        }
     }
 
-    /// Scale and shift of a normalization of n columns, with their directions.
-    fn affine(&self, norm: &Norm, n: usize) -> Affine<'a, T> {
-        let part = |start: usize| [self.params, self.dots].map(|of| &of[start..start + n]);
-        Affine { scale: norm.scale.map(part), shift: norm.shift.map(part) }
+    /// Whether φ″ is 0 for one reason or another.
+    fn is_linear(&self, act: Activation) -> bool {
+        matches!(act, Activation::Identity | Activation::Dropout(_))
     }
 
     /// Whether a stage takes statistics over the batch.
@@ -254,7 +269,7 @@ impl<'a, T: Element> Linearization<'a, T> {
     fn waves(&self) -> impl Iterator<Item = Range<usize>> + use<T> {
         let rows = self.rows;
         let wave = if self.training && self.network.couples_rows() { rows } else { WAVE };
-        (0..rows).step_by(wave).map(move |start| start..rows.min(start + wave))
+        (0..rows).step_by(wave.max(1)).map(move |start| start..rows.min(start + wave))
     }
 
     fn blocks(&self, x: MatRef<'_, T>, x_dot: Option<MatRef<'_, T>>, wave: Range<usize>) -> Vec<Block<T>> {
@@ -262,209 +277,154 @@ impl<'a, T: Element> Linearization<'a, T> {
         wave.step_by(BLOCK).map(|first| Block::new(self, x, x_dot, first)).collect()
     }
 
-    /// Forward with tangents; gives the moments of batch normalizations, by stage.
-    fn forward(&self, blocks: &mut [Block<T>]) -> Vec<Moments> {
-        let stages = 0..self.network.stages().len();
-        let stage = |index: usize| {
-            if !self.couples(index) {
-                let columns = self.averages_of(index);
-                each(blocks, self.threads, |block| {
-                    block.enter(self, index);
-                    block.leave(self, index, &columns);
-                });
-                return columns;
+    /// All that is done to a block on its way, in runs. Each run but the last ends where a batch normalization needs
+    /// sums over all blocks.
+    fn runs(&self, back: bool) -> Vec<Vec<Act>> {
+        let (count, mut runs) = (self.network.stages().len(), vec![Vec::new()]);
+        let mut act = |act: Act, ends: bool| {
+            runs.last_mut().expect("there is one").push(act);
+            if ends {
+                runs.push(Vec::new());
             }
-            each(blocks, self.threads, |block| block.enter(self, index));
-            let columns = self.measure(blocks, index);
-            each(blocks, self.threads, |block| block.leave(self, index, &columns));
-            columns
         };
-        stages.map(stage).collect()
+        for index in 0..count {
+            act(Act::Enter(index), self.couples(index));
+            act(Act::Leave(index), false);
+        }
+        if back {
+            act(Act::Turn, false);
+            for index in (0..count).rev() {
+                act(Act::LeaveBack(index), self.couples(index));
+                act(Act::EnterBack(index), false);
+            }
+        }
+        runs
     }
 
-    /// The moments of a batch normalization over all rows.
-    fn measure(&self, blocks: &[Block<T>], index: usize) -> Moments {
-        let stage = &self.network.stages()[index];
-        let Some(Norm { over: Over::Batch { layer, .. }, .. }) = stage.norm else {
-            return Moments::default();
+    /// What is known of the columns of normalizations before a pass, by stage: those that have running averages, in
+    /// evaluation.
+    fn columns(&self) -> Vec<Columns<T>> {
+        let of = |stage: &crate::network::Stage| {
+            let Some(Norm { over: Over::Batch { layer, running }, .. }) = stage.norm else {
+                return Columns::default();
+            };
+            let n = stage.outputs;
+            let part = |start: usize| &self.averages[start..start + n];
+            let factor = part(running.1).iter().map(|v| T::lit(inverse(v.to_f64(), layer.eps)));
+            Columns { mean: part(running.0).to_vec(), factor: factor.collect(), ..Columns::zeros(n) }
         };
-        let (n, rows) = (stage.outputs, self.rows as f64);
-        let sums = |f: &(dyn Fn(usize, f64, f64) -> [f64; 2] + Sync)| {
-            let mut parts: Vec<_> = blocks.iter().map(|block| (block, [Vec::new(), Vec::new()])).collect();
-            each(&mut parts, self.threads, |(block, sums)| {
-                let [z, dot] = block.output(index);
-                *sums = norm::column_sums(z, dot, n, f);
+        self.network.stages().iter().map(of).collect()
+    }
+
+    /// The numbers of blocks: forward, and if there are gradients backward from what `turn` writes.
+    fn values(
+        &self,
+        blocks: &mut [Block<T>],
+        columns: &mut [Columns<T>],
+        turn: impl Fn(&mut Block<T>) + Sync,
+    ) {
+        for run in self.runs(self.curved) {
+            each(blocks, self.threads, |block| {
+                for act in &run {
+                    match *act {
+                        Act::Enter(index) => block.enter(self, index),
+                        Act::Leave(index) => block.leave(self, index, &columns[index]),
+                        Act::Turn => turn(block),
+                        Act::LeaveBack(index) => block.leave_back(self, index),
+                        Act::EnterBack(index) => block.enter_back(self, index, &columns[index]),
+                    }
+                }
             });
-            norm::add_up(n, parts.iter().map(|(_, sums)| sums)).map(|mut sum| {
-                sum.iter_mut().for_each(|x| *x /= rows);
-                sum
-            })
-        };
-        let [mean, mean_dot] = sums(&|_, z, dot| [z, dot]);
-        let [variance, along] = sums(&|j, z, dot| {
-            let d = z - mean[j];
-            [d * d, d * (dot - mean_dot[j])]
-        });
-        let inverse: Vec<f64> = variance.iter().map(|v| 1.0 / (v + layer.eps).sqrt()).collect();
-        let along = along.iter().zip(&inverse).map(|(a, s)| a * s).collect();
-        Moments { mean, mean_dot, inverse, along }
+            match run.last() {
+                Some(&Act::Enter(index)) => self.measure(blocks, index, &mut columns[index]),
+                Some(&Act::LeaveBack(index)) => {
+                    columns[index].slope = [0, 1].map(|which| self.means(blocks, index, which));
+                }
+                _ => {}
+            }
+        }
     }
 
-    /// The moments that a batch normalization has in evaluation: constants.
-    fn averages_of(&self, index: usize) -> Moments {
-        let stage = &self.network.stages()[index];
-        let Some(Norm { over: Over::Batch { layer, running }, .. }) = stage.norm else {
-            return Moments::default();
+    /// The tangents of blocks in a direction: forward, and if anything goes backward, from what `turn` writes.
+    fn tangents(
+        &self,
+        way: &Weights<T>,
+        blocks: &mut [Block<T>],
+        columns: &[Columns<T>],
+        turn: impl Fn(&mut Block<T>) + Sync,
+    ) {
+        let zeros = |stage: &crate::network::Stage| {
+            Columns::zeros(if stage.norm.is_some() { stage.outputs } else { 0 })
         };
+        let mut dots: Vec<_> = self.network.stages().iter().map(zeros).collect();
+        for run in self.runs(self.back) {
+            each(blocks, self.threads, |block| {
+                for act in &run {
+                    let known = |index: usize| [&columns[index], &dots[index]];
+                    match *act {
+                        Act::Enter(index) => {
+                            block.enter_dot(self, way, index);
+                            if self.couples(index) {
+                                block.measure_dot(self, index);
+                            }
+                        }
+                        Act::Leave(index) => block.leave_dot(self, way, index, known(index)),
+                        Act::Turn => turn(block),
+                        Act::LeaveBack(index) => block.leave_back_dot(self, index),
+                        Act::EnterBack(index) => block.enter_back_dot(self, way, index, known(index)),
+                    }
+                }
+            });
+            match run.last() {
+                Some(&Act::Enter(index)) => {
+                    dots[index].mean = self.means(blocks, index, 0);
+                    dots[index].factor = self.means(blocks, index, 1);
+                }
+                Some(&Act::LeaveBack(index)) => {
+                    dots[index].slope = [0, 1].map(|which| self.means(blocks, index, which));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The means over the batch of what blocks have summed up.
+    fn means(&self, blocks: &[Block<T>], index: usize, which: usize) -> Vec<T> {
+        gather::sums(blocks, index, which).iter().map(|sum| T::lit(sum / self.rows as f64)).collect()
+    }
+
+    /// The statistics of a batch normalization over all rows: means, and then squares of the distances from them.
+    fn measure(&self, blocks: &mut [Block<T>], index: usize, columns: &mut Columns<T>) {
+        let stage = &self.network.stages()[index];
+        let Some(Norm { over: Over::Batch { layer, .. }, .. }) = stage.norm else { return };
         let n = stage.outputs;
-        let of = |start: usize| self.averages[start..start + n].iter().map(|x| x.to_f64());
-        let inverse = of(running.1).map(|v| 1.0 / (v + layer.eps).sqrt()).collect();
-        Moments { mean: of(running.0).collect(), inverse, ..Moments::zeros(n) }
+        each(blocks, self.threads, |block| {
+            let slots = &mut block.slots[index];
+            let z = &slots.y[..block.rows * n];
+            dispatch(self.isa, Work(n, Task::Sums { z, into: &mut slots.sums[0] }));
+        });
+        columns.mean = self.means(blocks, index, 0);
+        each(blocks, self.threads, |block| {
+            let slots = &mut block.slots[index];
+            let (z, mean) = (&slots.y[..block.rows * n], &columns.mean);
+            dispatch(self.isa, Work(n, Task::Squares { z, mean, into: &mut slots.sums[0] }));
+        });
+        let squares = gather::sums(blocks, index, 0);
+        let rows = self.rows as f64;
+        columns.factor = squares.iter().map(|sum| T::lit(inverse(sum / rows, layer.eps))).collect();
     }
 
     /// Checks that the outputs of some rows are finite.
     fn check(&self, blocks: &[Block<T>]) -> Result<(), Error> {
         let (last, n) = (self.network.stages().len() - 1, self.network.outputs());
         for block in blocks {
-            let [output, dot] = block.output(last);
+            let output = block.output(last);
             if !all_finite(self.isa, output) {
                 let place = output.iter().position(|x| !x.is_finite()).unwrap_or(0);
                 let (row, column) = (block.first + place / n, place % n);
                 return Err(Error::Overflow { row, column, value: output[place].to_f64() });
             }
-            if !all_finite(self.isa, dot) {
-                let text = "the derivative of the outputs in the direction v is not finite: v is too large";
-                return Err(Error::Mismatch(text.into()));
-            }
         }
         Ok(())
-    }
-
-    /// Backward with tangents, from what `back` of each block holds.
-    fn backward(&self, blocks: &mut [Block<T>], columns: &[Moments]) {
-        for index in (0..self.network.stages().len()).rev() {
-            let norm = self.network.stages()[index].norm;
-            let finish = |block: &mut Block<T>, means: &[[f64; 4]]| {
-                if let Some(norm) = &norm {
-                    block.through_norm(self, index, norm, &columns[index], means);
-                }
-                if index > 0 {
-                    block.enter_back(self, index);
-                }
-            };
-            match norm.filter(|_| self.couples(index)) {
-                Some(norm) => {
-                    each(blocks, self.threads, |block| block.leave_back(self, index));
-                    let affine = self.affine(&norm, self.network.stages()[index].outputs);
-                    let means = norm::column_means(&self.sums(blocks, index), self.rows, &affine);
-                    each(blocks, self.threads, |block| finish(block, &means));
-                }
-                None => each(blocks, self.threads, |block| {
-                    block.leave_back(self, index);
-                    finish(block, &[]);
-                }),
-            }
-        }
-    }
-
-    /// What a normalization collected, over all blocks.
-    fn sums(&self, blocks: &[Block<T>], index: usize) -> Sums {
-        norm::add_up(self.network.stages()[index].outputs, blocks.iter().map(|b| &b.slots[index].sums))
-    }
-
-    /// Adds the tangents of the gradients by the parameters, over the rows of the blocks.
-    fn gather(&self, blocks: &[Block<T>], result: &mut [T]) {
-        let mut parts = Vec::new();
-        let (mut rest, mut at) = (result, 0);
-        for (index, stage) in self.network.stages().iter().enumerate() {
-            let mut take = |start: usize, len: usize| {
-                let (part, after) = std::mem::take(&mut rest)[start - at..].split_at_mut(len);
-                (rest, at) = (after, start + len);
-                part
-            };
-            if let Some(Encoder::Tabular { layer, starts, .. }) =
-                stage.encoder.map(|encoder| &self.network.encoders()[encoder])
-            {
-                layer.each_category(|k, category, first| {
-                    let into = take(starts[k], category.codes * category.dim);
-                    parts.push((index, Part::Table { category: *category, first }, into));
-                });
-            }
-            if let Some(dense) = stage.dense {
-                let mut weight = take(dense.weight, stage.inputs * stage.outputs);
-                for col in (0..stage.outputs).step_by(PANEL) {
-                    let n = PANEL.min(stage.outputs - col);
-                    for from in (0..stage.inputs).step_by(TILE) {
-                        let (part, after) = weight.split_at_mut(TILE.min(stage.inputs - from) * n);
-                        weight = after;
-                        parts.push((index, Part::Weight { from, col, n }, part));
-                    }
-                }
-                if let Some(bias) = dense.bias {
-                    parts.push((index, Part::Bias, take(bias, stage.outputs)));
-                }
-            }
-            if let Some(norm) = stage.norm {
-                for (start, part) in [(norm.scale, Part::Scale), (norm.shift, Part::Shift)] {
-                    start.into_iter().for_each(|start| parts.push((index, part, take(start, stage.outputs))));
-                }
-            }
-        }
-        each(&mut parts, self.threads, |(index, part, into)| {
-            let n = self.network.stages()[*index].outputs;
-            match *part {
-                Part::Weight { from, col, n } => {
-                    let (rows, mut scratch) = (into.len() / n, Vec::new());
-                    for block in blocks {
-                        let into = MatMut::new(into, rows, n);
-                        block.weights(self, *index, (from, col), into, &mut scratch);
-                    }
-                }
-                Part::Table { category, first } => {
-                    blocks.iter().for_each(|block| block.table(self, *index, &category, first, into));
-                }
-                Part::Bias => {
-                    for row in blocks.iter().flat_map(|b| b.slots[*index].delta[1].chunks_exact(n)) {
-                        into.iter_mut().zip(row).for_each(|(into, d)| *into += *d);
-                    }
-                }
-                Part::Scale | Part::Shift => {
-                    let which = if let Part::Scale = part { 3 } else { 2 };
-                    let total = &self.sums(blocks, *index)[which];
-                    into.iter_mut().zip(total).for_each(|(into, d)| *into += T::lit(*d));
-                }
-            }
-        });
-    }
-}
-
-/// What a piece of the result belongs to.
-#[derive(Clone, Copy)]
-enum Part {
-    /// Vectors of a category, which stand in the output from a column on.
-    Table { category: Category, first: usize },
-    /// Rows of a panel of a weight.
-    Weight { from: usize, col: usize, n: usize },
-    /// A bias.
-    Bias,
-    /// γ
-    Scale,
-    /// β
-    Shift,
-}
-
-/// Gradients of losses by the outputs.
-struct Slopes<'l, 'r, T> {
-    objective: &'l Objective<T>,
-    rows: &'l Rows<'r, T>,
-    grad: MatMut<'l, T>,
-    losses: &'l mut [RowLoss],
-}
-
-impl<T: Element> Op<T> for Slopes<'_, '_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn eval<S: Simd<T>>(self, s: S) {
-        self.objective.rows(s, self.rows, Some(self.grad), self.losses);
     }
 }

@@ -1,4 +1,4 @@
-//! Normalizations forward with tangents, and backward with the tangents of that.
+//! Normalizations of a block of rows: forward and backward, and the tangents of both.
 //!
 //! Batch normalization and normalizations of rows are one formula, with means over the rows of the batch or over
 //! the columns of a row; dots are tangents, and s = 1/√(σ² + ε):
@@ -12,176 +12,463 @@
 //! ```
 //!
 //! RMSNorm is without μ and without the means of w. With running averages in place of statistics, in evaluation,
-//! q and all means are 0. Sums are taken in double precision, by blocks of rows, and of the blocks in their order.
+//! q and all means are 0. Sums over columns are taken by blocks of rows, and of the blocks in their order and in
+//! double precision. Without a gradient du, as for the Gauss-Newton matrix, its terms are left out.
 
 use crate::element::Element;
+use crate::layer::RowNorm;
+use crate::layer::batch_norm::sums;
+use crate::layer::row_norm::total;
+use crate::simd::{Op, Simd, zip_map};
 
-/// What is known of each group of numbers with statistics of their own, which are columns or rows.
+/// Scale and shift, γ and β, or their tangents: 1 and 0, or 0, where there are none.
+pub type Affine<T> = [Vec<T>; 2];
+
+/// What the columns of a batch normalization have, by column: as numbers, or as tangents.
 #[derive(Clone, Default)]
-pub struct Moments {
-    /// μ
-    pub mean: Vec<f64>,
-    /// μ̇
-    pub mean_dot: Vec<f64>,
-    /// s
-    pub inverse: Vec<f64>,
-    /// q
-    pub along: Vec<f64>,
+pub struct Columns<T> {
+    /// μ, or μ̇
+    pub mean: Vec<T>,
+    /// s, or q
+    pub factor: Vec<T>,
+    /// The means over the batch of du and du·ẑ, or of their tangents.
+    pub slope: [Vec<T>; 2],
 }
 
-impl Moments {
-    /// Of n groups, all 0.
+impl<T: Element> Columns<T> {
+    /// All 0.
     pub fn zeros(n: usize) -> Self {
-        let zeros = || vec![0.0; n];
-        Moments { mean: zeros(), mean_dot: zeros(), inverse: zeros(), along: zeros() }
+        let zeros = || vec![T::ZERO; n];
+        Columns { mean: zeros(), factor: zeros(), slope: [zeros(), zeros()] }
     }
 }
 
-/// Scale and shift with their tangents; where there are none, 1 and 0.
-#[derive(Clone, Copy)]
-pub struct Affine<'a, T> {
-    /// γ, γ̇
-    pub scale: Option<[&'a [T]; 2]>,
-    /// β, β̇
-    pub shift: Option<[&'a [T]; 2]>,
+/// What the rows of a block have that are normalized each by itself.
+#[derive(Default)]
+pub struct OfRows<T> {
+    /// s
+    pub inverse: Vec<T>,
+    /// q
+    pub along: Vec<T>,
+    /// The mean of w·ẑ
+    pub slope: Vec<T>,
 }
 
-impl<T: Element> Affine<'_, T> {
-    fn scale(&self, j: usize) -> [f64; 2] {
-        self.scale.map_or([1.0, 0.0], |both| both.map(|v| v[j].to_f64()))
-    }
-    fn shift(&self, j: usize) -> [f64; 2] {
-        self.shift.map_or([0.0, 0.0], |both| both.map(|v| v[j].to_f64()))
+/// Numbers and their tangents.
+pub type Pair<S> = [S; 2];
+
+/// Some work on a block of rows of n columns. `Batch` variants take what is known of the columns.
+pub enum Task<'m, T> {
+    /// z becomes u, ẑ goes beside it.
+    Forward { z: &'m mut [T], hat: &'m mut [T], of: Of<'m, T>, affine: &'m Affine<T> },
+    /// ż becomes u̇, ẑ˙ goes beside it.
+    Tangent { dot: &'m mut [T], hat: Pair<&'m mut [T]>, of: OfDots<'m, T>, affine: Pair<&'m Affine<T>> },
+    /// du becomes dz, and is kept.
+    Backward { dz: &'m mut [T], du: &'m mut [T], hat: &'m [T], of: Of<'m, T>, affine: &'m Affine<T> },
+    /// du˙ becomes dz˙; du, dz and ẑ˙ if there is a gradient.
+    Curve {
+        dz_dot: &'m mut [T],
+        slope: Option<[&'m [T]; 3]>,
+        hat: &'m [T],
+        of: OfDots<'m, T>,
+        affine: Pair<&'m Affine<T>>,
+    },
+    /// Σ z over the rows.
+    Sums { z: &'m [T], into: &'m mut [T] },
+    /// Σ (z − μ)²
+    Squares { z: &'m [T], mean: &'m [T], into: &'m mut [T] },
+    /// Σ a, and Σ a·ẑ + b·ẑ˙ if there is such a pair.
+    Collect { a: &'m [T], hat: &'m [T], with: Option<[&'m [T]; 2]>, into: &'m mut [Vec<T>; 2] },
+}
+
+/// What numbers are normalized by.
+pub enum Of<'m, T> {
+    Batch(&'m Columns<T>),
+    Rows(&'m RowNorm, &'m mut OfRows<T>),
+}
+
+/// The same for tangents.
+pub enum OfDots<'m, T> {
+    Batch(Pair<&'m Columns<T>>),
+    Rows(&'m RowNorm, &'m mut OfRows<T>),
+}
+
+/// A [`Task`] on rows of so many columns.
+pub struct Work<'m, T>(pub usize, pub Task<'m, T>);
+
+impl<T: Element> Op<T> for Work<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let n = self.0;
+        match self.1 {
+            Task::Forward { z, hat, of, affine } => forward(s, n, z, hat, of, affine),
+            Task::Tangent { dot, hat, of, affine } => tangent(s, n, dot, hat, of, affine),
+            Task::Backward { dz, du, hat, of, affine } => backward(s, n, dz, du, hat, of, affine),
+            Task::Curve { dz_dot, slope, hat, of, affine } => curve(s, n, dz_dot, slope, hat, of, affine),
+            Task::Sums { z, into } => sums(
+                s,
+                z.len() / n,
+                [into],
+                #[inline(always)]
+                |r, col, width| [s.load_partial(&z[r * n + col..][..width])],
+            ),
+            Task::Squares { z, mean, into } => sums(
+                s,
+                z.len() / n,
+                [into],
+                #[inline(always)]
+                |r, col, width| {
+                    let d = s.sub(
+                        s.load_partial(&z[r * n + col..][..width]),
+                        s.load_partial(&mean[col..][..width]),
+                    );
+                    [s.mul(d, d)]
+                },
+            ),
+            Task::Collect { a, hat, with, into: [first, second] } => match with {
+                None => sums(
+                    s,
+                    a.len() / n,
+                    [first, second],
+                    #[inline(always)]
+                    |r, col, width| {
+                        let [a, hat] = [a, hat].map(
+                            #[inline(always)]
+                            |x| s.load_partial(&x[r * n + col..][..width]),
+                        );
+                        [a, s.mul(a, hat)]
+                    },
+                ),
+                Some([b, hat_dot]) => sums(
+                    s,
+                    a.len() / n,
+                    [first, second],
+                    #[inline(always)]
+                    |r, col, width| {
+                        let [a, hat, b, hat_dot] = [a, hat, b, hat_dot].map(
+                            #[inline(always)]
+                            |x| s.load_partial(&x[r * n + col..][..width]),
+                        );
+                        [a, s.fma(b, hat_dot, s.mul(a, hat))]
+                    },
+                ),
+            },
+        }
     }
 }
 
-/// Sums over a block's rows, by column.
-pub type Sums = [Vec<f64>; 4];
+/// Row r of n columns.
+#[inline(always)]
+fn row<T>(m: &[T], r: usize, n: usize) -> &[T] {
+    &m[r * n..(r + 1) * n]
+}
 
-/// Σ f over the rows of two matrices of n columns.
-pub fn column_sums<T: Element, const K: usize>(
-    a: &[T],
-    b: &[T],
+/// The same to write.
+#[inline(always)]
+fn row_mut<T>(m: &mut [T], r: usize, n: usize) -> &mut [T] {
+    &mut m[r * n..(r + 1) * n]
+}
+
+#[inline(always)]
+fn forward<T: Element, S: Simd<T>>(
+    s: S,
     n: usize,
-    f: impl Fn(usize, f64, f64) -> [f64; K],
-) -> [Vec<f64>; K] {
-    let mut sums = [(); K].map(|()| vec![0.0; n]);
-    for (a, b) in a.chunks_exact(n).zip(b.chunks_exact(n)) {
-        for j in 0..n {
-            for (sum, x) in sums.iter_mut().zip(f(j, a[j].to_f64(), b[j].to_f64())) {
-                sum[j] += x;
+    z: &mut [T],
+    hat: &mut [T],
+    mut of: Of<'_, T>,
+    [gamma, beta]: &Affine<T>,
+) {
+    for r in 0..z.len() / n {
+        let (z, hat) = (row_mut(z, r, n), row_mut(hat, r, n));
+        match &mut of {
+            Of::Batch(at) => zip_map(
+                s,
+                [z, hat],
+                [&at.mean, &at.factor, gamma, beta],
+                #[inline(always)]
+                |[z, _], [mean, inverse, gamma, beta]| {
+                    let hat = s.mul(s.sub(z, mean), inverse);
+                    [s.fma(gamma, hat, beta), hat]
+                },
+            ),
+            Of::Rows(norm, of) => {
+                let count = n as f64;
+                let mean = match norm.centred {
+                    true => total(
+                        s,
+                        [&*z],
+                        #[inline(always)]
+                        |[z]| z,
+                    ),
+                    false => 0.0,
+                };
+                let mean = s.splat(T::lit(mean / count));
+                let squares = total(
+                    s,
+                    [&*z],
+                    #[inline(always)]
+                    |[z]| {
+                        let d = s.sub(z, mean);
+                        s.mul(d, d)
+                    },
+                );
+                of.inverse[r] = T::lit(inverse(squares / count, norm.eps.unwrap_or(T::EPSILON)));
+                let inverse = s.splat(of.inverse[r]);
+                zip_map(
+                    s,
+                    [z, hat],
+                    [gamma, beta],
+                    #[inline(always)]
+                    |[z, _], [gamma, beta]| {
+                        let hat = s.mul(s.sub(z, mean), inverse);
+                        [s.fma(gamma, hat, beta), hat]
+                    },
+                );
             }
         }
     }
-    sums
 }
 
-/// Adds up the sums of blocks, in their order.
-pub fn add_up<'s, const K: usize>(n: usize, of: impl Iterator<Item = &'s [Vec<f64>; K]>) -> [Vec<f64>; K] {
-    let mut total = [(); K].map(|()| vec![0.0; n]);
-    for sums in of {
-        for (total, sum) in total.iter_mut().zip(sums) {
-            total.iter_mut().zip(sum).for_each(|(total, x)| *total += x);
-        }
-    }
-    total
+/// 1/√(σ² + ε), NaN where the variance overflows: 0 would hide it from the loss.
+pub fn inverse(variance: f64, eps: f64) -> f64 {
+    if variance.is_finite() { 1.0 / (variance + eps).sqrt() } else { f64::NAN }
 }
 
-/// The moments of a row of z and ż.
-pub fn row_moments<T: Element>(z: &[T], dot: &[T], centred: bool, eps: f64) -> [f64; 4] {
-    let n = z.len() as f64;
-    let mean = |v: &[T]| if centred { v.iter().map(|x| x.to_f64()).sum::<f64>() / n } else { 0.0 };
-    let (mean, mean_dot) = (mean(z), mean(dot));
-    let (mut squares, mut along) = (0.0, 0.0);
-    for (z, dot) in z.iter().zip(dot) {
-        let d = z.to_f64() - mean;
-        squares += d * d;
-        along += d * (dot.to_f64() - mean_dot);
-    }
-    let inverse = 1.0 / (squares / n + eps).sqrt();
-    [mean, mean_dot, inverse, inverse * along / n]
-}
-
-/// A row forward: z and ż become u and u̇; ẑ and ẑ˙ go beside them. `of` gives μ, μ̇, s and q by column.
-pub fn forward<T: Element>(
-    [z, dot]: [&mut [T]; 2],
-    [hat, hat_dot]: [&mut [T]; 2],
-    of: impl Fn(usize) -> [f64; 4],
-    affine: &Affine<'_, T>,
+#[inline(always)]
+fn tangent<T: Element, S: Simd<T>>(
+    s: S,
+    n: usize,
+    dot: &mut [T],
+    [hat, hat_dot]: Pair<&mut [T]>,
+    mut of: OfDots<'_, T>,
+    [[gamma, _], [gamma_dot, beta_dot]]: Pair<&Affine<T>>,
 ) {
-    for j in 0..z.len() {
-        let [mean, mean_dot, inverse, along] = of(j);
-        let x = inverse * (z[j].to_f64() - mean);
-        let x_dot = inverse * (dot[j].to_f64() - mean_dot - x * along);
-        let ([gamma, gamma_dot], [beta, beta_dot]) = (affine.scale(j), affine.shift(j));
-        (hat[j], hat_dot[j]) = (T::lit(x), T::lit(x_dot));
-        z[j] = T::lit(gamma * x + beta);
-        dot[j] = T::lit(gamma_dot * x + gamma * x_dot + beta_dot);
-    }
-}
-
-/// Σ du, Σ du·ẑ and the tangents of both, over a block's rows.
-pub fn collect<T: Element>([du, du_dot]: [&[T]; 2], [hat, hat_dot]: [&[T]; 2], n: usize) -> Sums {
-    let mut sums = [(); 4].map(|()| vec![0.0; n]);
-    let rows = du.chunks_exact(n).zip(du_dot.chunks_exact(n));
-    for ((d, d_dot), (x, x_dot)) in rows.zip(hat.chunks_exact(n).zip(hat_dot.chunks_exact(n))) {
-        for j in 0..n {
-            let [d, d_dot, x, x_dot] = [d[j], d_dot[j], x[j], x_dot[j]].map(T::to_f64);
-            sums[0][j] += d;
-            sums[1][j] += d * x;
-            sums[2][j] += d_dot;
-            sums[3][j] += d_dot * x + d * x_dot;
+    for r in 0..dot.len() / n {
+        let (dot, hat, hat_dot) = (row_mut(dot, r, n), row(hat, r, n), row_mut(hat_dot, r, n));
+        match &mut of {
+            OfDots::Batch([at, dots]) => zip_map(
+                s,
+                [dot, hat_dot],
+                [hat, &dots.mean, &at.factor, &dots.factor, gamma, gamma_dot, beta_dot],
+                #[inline(always)]
+                |[dot, _], [hat, mean, inverse, along, gamma, gamma_dot, beta_dot]| {
+                    let moved = s.mul(inverse, s.sub(s.sub(dot, mean), s.mul(hat, along)));
+                    [s.fma(gamma, moved, s.fma(gamma_dot, hat, beta_dot)), moved]
+                },
+            ),
+            OfDots::Rows(norm, of) => {
+                let count = n as f64;
+                let mean = match norm.centred {
+                    true => total(
+                        s,
+                        [&*dot],
+                        #[inline(always)]
+                        |[dot]| dot,
+                    ),
+                    false => 0.0,
+                };
+                let mean = s.splat(T::lit(mean / count));
+                let along = total(
+                    s,
+                    [hat, &*dot],
+                    #[inline(always)]
+                    |[hat, dot]| s.mul(hat, s.sub(dot, mean)),
+                );
+                of.along[r] = T::lit(along / count);
+                let (inverse, along) = (s.splat(of.inverse[r]), s.splat(of.along[r]));
+                zip_map(
+                    s,
+                    [dot, hat_dot],
+                    [hat, gamma, gamma_dot, beta_dot],
+                    #[inline(always)]
+                    |[dot, _], [hat, gamma, gamma_dot, beta_dot]| {
+                        let moved = s.mul(inverse, s.sub(s.sub(dot, mean), s.mul(hat, along)));
+                        [s.fma(gamma, moved, s.fma(gamma_dot, hat, beta_dot)), moved]
+                    },
+                );
+            }
         }
     }
-    sums
 }
 
-/// Means of w, w·ẑ, ẇ and ẇ·ẑ + w·ẑ˙ over each column, from the [`collect`]ed sums of all rows.
-pub fn column_means<T: Element>(sums: &Sums, rows: usize, affine: &Affine<'_, T>) -> Vec<[f64; 4]> {
-    let mean = |j: usize| {
-        let [a, b, a_dot, b_dot] = [0, 1, 2, 3].map(|i| sums[i][j] / rows as f64);
-        let [gamma, gamma_dot] = affine.scale(j);
-        [gamma * a, gamma * b, gamma_dot * a + gamma * a_dot, gamma_dot * b + gamma * b_dot]
-    };
-    (0..sums[0].len()).map(mean).collect()
-}
-
-/// The same over a row.
-pub fn row_means<T: Element>(
-    [du, du_dot]: [&[T]; 2],
-    [hat, hat_dot]: [&[T]; 2],
-    centred: bool,
-    affine: &Affine<'_, T>,
-) -> [f64; 4] {
-    let mut sums = [0.0; 4];
-    for j in 0..du.len() {
-        let [d, d_dot, x, x_dot] = [du[j], du_dot[j], hat[j], hat_dot[j]].map(T::to_f64);
-        let [gamma, gamma_dot] = affine.scale(j);
-        let (w, w_dot) = (gamma * d, gamma_dot * d + gamma * d_dot);
-        sums[1] += w * x;
-        sums[3] += w_dot * x + w * x_dot;
-        if centred {
-            sums[0] += w;
-            sums[2] += w_dot;
-        }
-    }
-    sums.map(|sum| sum / du.len() as f64)
-}
-
-/// A row backward: du and du˙ become dz and dz˙. `of` gives s, q and the four means by column.
-pub fn backward<T: Element>(
-    [du, du_dot]: [&mut [T]; 2],
-    [hat, hat_dot]: [&[T]; 2],
-    of: impl Fn(usize) -> ([f64; 2], [f64; 4]),
-    affine: &Affine<'_, T>,
+#[inline(always)]
+fn backward<T: Element, S: Simd<T>>(
+    s: S,
+    n: usize,
+    dz: &mut [T],
+    du: &mut [T],
+    hat: &[T],
+    mut of: Of<'_, T>,
+    [gamma, _]: &Affine<T>,
 ) {
-    for j in 0..du.len() {
-        let [d, d_dot, x, x_dot] = [du[j], du_dot[j], hat[j], hat_dot[j]].map(T::to_f64);
-        let [gamma, gamma_dot] = affine.scale(j);
-        let ([s, along], [w, wx, w_dot, wx_dot]) = of(j);
-        let dz = s * (gamma * d - w - x * wx);
-        let moved = gamma_dot * d + gamma * d_dot - w_dot - x_dot * wx - x * wx_dot;
-        du[j] = T::lit(dz);
-        du_dot[j] = T::lit(s * moved - s * along * dz);
+    for r in 0..dz.len() / n {
+        let (dz, du, hat) = (row_mut(dz, r, n), row_mut(du, r, n), row(hat, r, n));
+        match &mut of {
+            Of::Batch(at) => zip_map(
+                s,
+                [dz, du],
+                [hat, gamma, &at.factor, &at.slope[0], &at.slope[1]],
+                #[inline(always)]
+                |[d, _], [hat, gamma, inverse, mean, along]| {
+                    let moved = s.sub(s.sub(d, mean), s.mul(hat, along));
+                    [s.mul(s.mul(gamma, inverse), moved), d]
+                },
+            ),
+            Of::Rows(norm, of) => {
+                let count = n as f64;
+                let mean = match norm.centred {
+                    true => total(
+                        s,
+                        [&*dz, gamma],
+                        #[inline(always)]
+                        |[d, gamma]| s.mul(d, gamma),
+                    ),
+                    false => 0.0,
+                };
+                let slope = total(
+                    s,
+                    [&*dz, gamma, hat],
+                    #[inline(always)]
+                    |[d, gamma, hat]| s.mul(s.mul(d, gamma), hat),
+                );
+                of.slope[r] = T::lit(slope / count);
+                let (mean, slope) = (s.splat(T::lit(mean / count)), s.splat(of.slope[r]));
+                let inverse = s.splat(of.inverse[r]);
+                zip_map(
+                    s,
+                    [dz, du],
+                    [hat, gamma],
+                    #[inline(always)]
+                    |[d, _], [hat, gamma]| {
+                        let moved = s.sub(s.sub(s.mul(gamma, d), mean), s.mul(hat, slope));
+                        [s.mul(inverse, moved), d]
+                    },
+                );
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn curve<T: Element, S: Simd<T>>(
+    s: S,
+    n: usize,
+    dz_dot: &mut [T],
+    slope: Option<[&[T]; 3]>,
+    hat: &[T],
+    mut of: OfDots<'_, T>,
+    [[gamma, _], [gamma_dot, _]]: Pair<&Affine<T>>,
+) {
+    for r in 0..dz_dot.len() / n {
+        let (d, hat) = (row_mut(dz_dot, r, n), row(hat, r, n));
+        let slope = slope.map(|parts| parts.map(|part| row(part, r, n)));
+        match (&mut of, slope) {
+            (OfDots::Batch([at, dots]), None) => zip_map(
+                s,
+                [d],
+                [hat, gamma, &at.factor, &dots.slope[0], &dots.slope[1]],
+                #[inline(always)]
+                |[d], [hat, gamma, inverse, mean, along]| {
+                    [s.mul(s.mul(gamma, inverse), s.sub(s.sub(d, mean), s.mul(hat, along)))]
+                },
+            ),
+            (OfDots::Batch([at, dots]), Some([du, dz, hat_dot])) => zip_map(
+                s,
+                [d],
+                [
+                    du,
+                    dz,
+                    hat,
+                    hat_dot,
+                    gamma,
+                    gamma_dot,
+                    &at.factor,
+                    &dots.factor,
+                    &at.slope[0],
+                    &at.slope[1],
+                    &dots.slope[0],
+                    &dots.slope[1],
+                ],
+                #[inline(always)]
+                |[d], [du, dz, hat, hat_dot, gamma, gamma_dot, inverse, along, a, b, a_dot, b_dot]| {
+                    // γ·(du˙ − A˙ − ẑ·B˙ − ẑ˙·B) + γ̇·(du − A − ẑ·B), with means A of du and B of du·ẑ.
+                    let still = s.sub(s.sub(du, a), s.mul(hat, b));
+                    let moved = s.sub(s.sub(s.sub(d, a_dot), s.mul(hat, b_dot)), s.mul(hat_dot, b));
+                    let moved = s.fma(gamma, moved, s.mul(gamma_dot, still));
+                    [s.mul(inverse, s.sub(moved, s.mul(along, dz)))]
+                },
+            ),
+            (OfDots::Rows(norm, of), slope) => {
+                let count = n as f64;
+                // ẇ, in the place of du˙.
+                match slope {
+                    Some([du, ..]) => zip_map(
+                        s,
+                        [&mut *d],
+                        [du, gamma, gamma_dot],
+                        #[inline(always)]
+                        |[d], [du, gamma, gamma_dot]| [s.fma(gamma, d, s.mul(gamma_dot, du))],
+                    ),
+                    None => zip_map(
+                        s,
+                        [&mut *d],
+                        [gamma],
+                        #[inline(always)]
+                        |[d], [gamma]| [s.mul(gamma, d)],
+                    ),
+                }
+                let mean = match norm.centred {
+                    true => total(
+                        s,
+                        [&*d],
+                        #[inline(always)]
+                        |[w]| w,
+                    ),
+                    false => 0.0,
+                };
+                let mean = s.splat(T::lit(mean / count));
+                let inverse = s.splat(of.inverse[r]);
+                match slope {
+                    None => {
+                        let moved = total(
+                            s,
+                            [&*d, hat],
+                            #[inline(always)]
+                            |[w, hat]| s.mul(w, hat),
+                        );
+                        let moved = s.splat(T::lit(moved / count));
+                        zip_map(
+                            s,
+                            [d],
+                            [hat],
+                            #[inline(always)]
+                            |[w], [hat]| [s.mul(inverse, s.sub(s.sub(w, mean), s.mul(hat, moved)))],
+                        );
+                    }
+                    Some([du, dz, hat_dot]) => {
+                        let moved = total(
+                            s,
+                            [&*d, hat, du, gamma, hat_dot],
+                            #[inline(always)]
+                            |[w, hat, du, gamma, hat_dot]| s.fma(s.mul(gamma, du), hat_dot, s.mul(w, hat)),
+                        );
+                        let moved = s.splat(T::lit(moved / count));
+                        let (slope, along) = (s.splat(of.slope[r]), s.splat(of.along[r]));
+                        zip_map(
+                            s,
+                            [d],
+                            [dz, hat, hat_dot],
+                            #[inline(always)]
+                            |[w], [dz, hat, hat_dot]| {
+                                let rest = s.fma(hat_dot, slope, s.mul(hat, moved));
+                                let moved = s.sub(s.sub(w, mean), s.fma(along, dz, rest));
+                                [s.mul(inverse, moved)]
+                            },
+                        );
+                    }
+                }
+            }
+        }
     }
 }

@@ -3,10 +3,10 @@
 
 use super::likelihood::{Kind, Likelihood, Slopes};
 use super::squares::{Squares, Sum};
-use super::{Matrix, jvp, product};
+use super::{Curvature, Matrix, jvp, product};
 use crate::check::Check;
 use crate::layer::{Activation, BatchNorm, Init, Layer, Linear, RowNorm};
-use crate::loss::{Loss, Objective, Targets};
+use crate::loss::{Goals, Loss, Objective, Targets};
 use crate::rng::{Purpose, Stream};
 use crate::simd::Isa;
 use crate::view::MatRef;
@@ -154,6 +154,94 @@ fn the_hessian_is_the_derivative_of_the_gradient_and_symmetric() {
             assert!(error < 1e-7, "{isa} {behind:?}: {error:e}");
         }
     }
+}
+
+#[test]
+fn what_is_kept_of_a_point_changes_no_bit_and_is_forgotten_when_anything_changes() {
+    let loss = Objective::from(Loss::CROSS_ENTROPY);
+    for behind in [Behind::Nothing, Behind::RowNorm, Behind::BatchNorm] {
+        let mut model = Model::<f32>::new(network(behind, Activation::Gelu), 3).unwrap();
+        let size = model.network().num_parameters();
+        let mut x = draw::<f32>(ROWS * WIDTHS[0], 1);
+        let mut labels: Vec<i64> = (0..ROWS).map(|i| (i * 7 % WIDTHS[3]) as i64).collect();
+        let mut weights = vec![1.0; ROWS];
+        let (mut matrix, mut training) = (Matrix::Hessian, true);
+        let mut kept = Curvature::default();
+        for change in 0..9 {
+            match change {
+                1 => x[17] += 1.0,
+                2 => labels[ROWS - 1] = (labels[ROWS - 1] + 1) % WIDTHS[3] as i64,
+                3 => weights[3] = 0.5,
+                4 => {
+                    let mut theta = vec![0.0; size];
+                    model.parameters(&mut theta);
+                    theta[size - 1] += 0.1;
+                    model.set_parameters(&theta).unwrap();
+                }
+                5 => matrix = Matrix::GaussNewton,
+                6 => training = false,
+                7 => {
+                    let averages = model.averages().iter().map(|a| a + 0.5).collect::<Vec<_>>();
+                    model.set_averages(&averages).unwrap();
+                }
+                8 => matrix = Matrix::Fisher,
+                _ => {}
+            }
+            let x = MatRef::new(&x, ROWS, WIDTHS[0]);
+            let y = Goals { targets: Targets::Labels(&labels), weights: Some(&weights) };
+            for seed in [5, 6, 7] {
+                let v = draw::<f32>(size, seed);
+                let mut found = [vec![0.0; size], vec![0.0; size]];
+                kept.product(&mut model, &loss, x, y, matrix, training, &v, &mut found[0]).unwrap();
+                product(&mut model, &loss, x, y, matrix, training, &v, &mut found[1]).unwrap();
+                let [found, expected] = found.map(|v| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+                assert!(found == expected, "{behind:?} change {change}, vector {seed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn batches_that_are_not_kept_are_the_mean_of_their_parts() {
+    let (rows, loss) = (5000, Objective::from(Loss::CROSS_ENTROPY)); // three waves, some 20 MB
+    let mut model = Model::<f64>::new(network(Behind::RowNorm, Activation::Tanh), 3).unwrap();
+    let (x, size) = (draw::<f64>(rows * WIDTHS[0], 1), model.network().num_parameters());
+    let labels: Vec<i64> = (0..rows).map(|i| (i * 7 % WIDTHS[3]) as i64).collect();
+    let v = draw(size, 2);
+    let mut kept = Curvature::default();
+    let mut times = |kept: &mut Curvature<f64>, rows: std::ops::Range<usize>| {
+        let mut found = vec![0.0; size];
+        let part = &x[rows.start * WIDTHS[0]..rows.end * WIDTHS[0]];
+        let (part, y) = (MatRef::new(part, rows.len(), WIDTHS[0]), Targets::Labels(&labels[rows]));
+        kept.product(&mut model, &loss, part, y, Matrix::Hessian, true, &v, &mut found).unwrap();
+        found
+    };
+    let whole = [(); 2].map(|()| times(&mut kept, 0..rows));
+    let parts: Vec<_> =
+        (0..rows).step_by(1000).map(|r| times(&mut Curvature::default(), r..r + 1000)).collect();
+    let mean: Vec<f64> = (0..size).map(|i| parts.iter().map(|p| p[i]).sum::<f64>() / 5.0).collect();
+    assert!(whole[0] == whole[1]);
+    let error = distance(&whole[0], &mean);
+    assert!(error < 1e-13, "{error:e}");
+}
+
+#[test]
+fn an_error_leaves_nothing_behind() {
+    let mut model = Model::<f64>::new(network(Behind::BatchNorm, Activation::Tanh), 3).unwrap();
+    let (x, size) = (draw(ROWS * WIDTHS[0], 1), model.network().num_parameters());
+    let (x, labels, loss) =
+        (MatRef::new(&x, ROWS, WIDTHS[0]), vec![1i64; ROWS], Objective::from(Loss::CROSS_ENTROPY));
+    let mut kept = Curvature::default();
+    let mut times = |model: &mut Model<f64>, v: &[f64]| {
+        let mut found = vec![0.0; size];
+        let y = Targets::Labels(&labels);
+        kept.product(model, &loss, x, y, Matrix::Hessian, true, v, &mut found).map(|()| found)
+    };
+    let v = draw(size, 2);
+    let before = times(&mut model, &v).unwrap();
+    assert!(times(&mut model, &vec![1e308; size]).is_err());
+    assert!(times(&mut model, &vec![f64::NAN; size]).is_err());
+    assert!(times(&mut model, &v).unwrap() == before);
 }
 
 #[test]

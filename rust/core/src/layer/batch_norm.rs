@@ -116,7 +116,7 @@ pub const GROUP: usize = 64;
 
 /// Sums over the rows of a group of K vectors that `f(row, first column, columns)` gives.
 #[inline(always)]
-pub(super) fn sums<T: Element, S: Simd<T>, const K: usize>(
+pub(crate) fn sums<T: Element, S: Simd<T>, const K: usize>(
     s: S,
     rows: usize,
     mut into: [&mut [T]; K],

@@ -73,7 +73,7 @@ impl RowNorm {
 
 /// The sum of f over the elements of slices of one length: lane by lane, then over the lanes.
 #[inline(always)]
-fn total<T: Element, S: Simd<T>, const R: usize>(
+pub(crate) fn total<T: Element, S: Simd<T>, const R: usize>(
     s: S,
     reads: [&[T]; R],
     f: impl Fn([S::V; R]) -> S::V,

@@ -1,4 +1,4 @@
-//! What the second derivatives of losses by the outputs make of a vector: row by row, and each loss in its file.
+//! Second derivatives of losses by the outputs, row by row, and what they make of a vector; each loss in its file.
 //!
 //! A row is a few numbers, of which none is a product of matrices: this is plain code in double precision.
 
@@ -33,48 +33,83 @@ impl<T: Element> Objective<T> {
         }
     }
 
-    /// into ← scale · (∂²loss/∂output²)·v, for each row.
+    /// What the second derivatives by the outputs of some rows are made of, times `scale`: two matrices, a and b, of
+    /// which the second is empty for most losses. [`bent`](Self::bent) multiplies by them.
+    ///
+    /// ```text
+    /// softmax             a = p         H·v = a∘(v − Σ a∘v / Σ a), by heads
+    /// GaussianNLLLoss     a, b          H·v = a∘v + b∘(v with means and logarithms exchanged)
+    /// all others          a             H·v = a∘v
+    /// ```
     ///
     /// # Panics
     /// If the targets are of the other kind or shape; [`check`](Self::check) them first.
-    pub fn second(&self, kind: Second, rows: &Rows<'_, T>, v: MatRef<'_, T>, mut into: MatMut<'_, T>) {
-        for r in 0..rows.output.rows() {
+    pub fn bends(&self, kind: Second, rows: &Rows<'_, T>) -> [Vec<T>; 2] {
+        let (count, n) = (rows.output.rows(), rows.output.cols());
+        let pairs = matches!(self.loss, Loss::GaussianNll { .. });
+        let mut bends = [vec![T::ZERO; count * n], vec![T::ZERO; if pairs { count * n } else { 0 }]];
+        let [own, cross] = &mut bends;
+        for r in 0..count {
             let factor = rows.scale * rows.weight(r);
-            let into = into.row_mut(r);
             if factor == 0.0 {
-                into.fill(T::ZERO);
-            } else {
-                let (output, v, row) = (rows.output.row(r), v.row(r), (rows.at)(r));
-                match rows.goals.targets {
-                    Targets::Labels(y) => self.second_of_label(y[row], output, v, into, factor),
-                    Targets::Values(y) => self.second_of_row(kind, y.row(row), output, v, into, factor),
+                continue;
+            }
+            let (range, row) = (r * n..(r + 1) * n, (rows.at)(r));
+            let (output, own) = (rows.output.row(r), &mut own[range.clone()]);
+            match rows.goals.targets {
+                Targets::Labels(y) => self.second_of_label(y[row], output, own, factor),
+                Targets::Values(y) => {
+                    let cross = if pairs { &mut cross[range] } else { &mut [][..] };
+                    self.second_of_row(kind, y.row(row), output, [own, cross], factor);
                 }
             }
         }
+        bends
     }
 
-    fn second_of_label(&self, label: i64, output: &[T], v: &[T], into: &mut [T], factor: f64) {
+    /// into ← (∂²loss/∂output²)·v for rows of n outputs, from what [`bends`](Self::bends) gave for them.
+    pub fn bent(&self, [own, cross]: [&[T]; 2], v: &[T], into: &mut [T], n: usize) {
+        match self.loss {
+            Loss::CrossEntropy { .. } | Loss::Distillation { .. } => {
+                for (own, (v, into)) in
+                    own.chunks_exact(n).zip(v.chunks_exact(n).zip(into.chunks_exact_mut(n)))
+                {
+                    for head in self.heads_of(n) {
+                        soft_cross_entropy::bend(&own[head.clone()], &v[head.clone()], &mut into[head]);
+                    }
+                }
+            }
+            Loss::GaussianNll { .. } => {
+                for i in 0..into.len() {
+                    let other = if i % n < n / 2 { i + n / 2 } else { i - n / 2 };
+                    into[i] = own[i] * v[i] + cross[i] * v[other];
+                }
+            }
+            _ => into.iter_mut().zip(own.iter().zip(v)).for_each(|(into, (a, v))| *into = *a * *v),
+        }
+    }
+
+    fn second_of_label(&self, label: i64, output: &[T], into: &mut [T], factor: f64) {
         let Loss::CrossEntropy { smoothing, ignore } = self.loss else {
             unreachable!("only it takes labels")
         };
-        into.fill(T::ZERO);
         if label == ignore {
             return;
         }
         let (head, weights) = self.head(label as usize, output.len());
         let share = |j: usize| f64::from(head.start + j == label as usize);
         let mass = soft_cross_entropy::mass(share, head.len(), weights, smoothing);
-        let (output, v, into) = (&output[head.clone()], &v[head.clone()], &mut into[head.clone()]);
-        soft_cross_entropy::bend(output, weights, 1.0, v, into, factor * mass);
+        let (output, into) = (&output[head.clone()], &mut into[head.clone()]);
+        soft_cross_entropy::probabilities(output, weights, 1.0, into, factor * mass);
     }
 
-    fn second_of_row(&self, kind: Second, y: &[T], output: &[T], v: &[T], into: &mut [T], factor: f64) {
+    fn second_of_row(&self, kind: Second, y: &[T], output: &[T], [into, cross]: [&mut [T]; 2], factor: f64) {
         let fisher = kind == Second::Fisher;
         let constant = |j: usize| self.constants.get(j).map_or(1.0, |c| c.to_f64());
         let mut diagonal = |bend: &dyn Fn(usize, f64, f64) -> f64| {
             for (j, into) in into.iter_mut().enumerate() {
                 let (o, t) = (output[j].to_f64(), y[j % y.len()].to_f64());
-                *into = T::lit(factor * bend(j, o, t) * v[j].to_f64());
+                *into = T::lit(factor * bend(j, o, t));
             }
         };
         match self.loss {
@@ -88,21 +123,20 @@ impl<T: Element> Objective<T> {
                 diagonal(&|_, o, t| poisson_nll::rate_bend(o, if fisher { o } else { t }, eps));
             }
             Loss::CrossEntropy { smoothing, .. } => {
-                into.fill(T::ZERO);
                 for head in self.heads_of(y.len()) {
                     let y = &y[head.clone()];
                     // As in the loss itself, a head without shares has no part in it.
                     if self.heads.is_empty() || y.iter().any(|t| *t != T::ZERO) {
                         let weights = self.constants.get(head.clone()).unwrap_or_default();
                         let mass = soft_cross_entropy::mass(|j| y[j].to_f64(), y.len(), weights, smoothing);
-                        let (output, v) = (&output[head.clone()], &v[head.clone()]);
-                        soft_cross_entropy::bend(output, weights, 1.0, v, &mut into[head], factor * mass);
+                        let (output, into) = (&output[head.clone()], &mut into[head]);
+                        soft_cross_entropy::probabilities(output, weights, 1.0, into, factor * mass);
                     }
                 }
             }
             // τ²·KL: one τ goes with each derivative.
             Loss::Distillation { temperature } => {
-                soft_cross_entropy::bend(output, &[], 1.0 / temperature, v, into, factor);
+                soft_cross_entropy::probabilities(output, &[], 1.0 / temperature, into, factor);
             }
             Loss::GaussianNll { eps, .. } => {
                 let k = y.len();
@@ -112,9 +146,8 @@ impl<T: Element> Objective<T> {
                         true => gaussian_nll::fisher(log, eps),
                         false => gaussian_nll::bends(mean, log, y[j].to_f64(), eps),
                     };
-                    let (v0, v1) = (v[j].to_f64(), v[k + j].to_f64());
-                    into[j] = T::lit(factor * (a * v0 + b * v1));
-                    into[k + j] = T::lit(factor * (b * v0 + c * v1));
+                    (into[j], into[k + j]) = (T::lit(factor * a), T::lit(factor * c));
+                    (cross[j], cross[k + j]) = (T::lit(factor * b), T::lit(factor * b));
                 }
             }
         }

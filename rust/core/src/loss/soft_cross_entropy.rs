@@ -198,23 +198,34 @@ pub fn mass<T: Element>(share: impl Fn(usize) -> f64, n: usize, weights: &[T], s
     competing().map(|j| weight(j) * ((1.0 - smoothing) * share(j) + spread)).sum()
 }
 
-/// into ← factor·(p∘v − p·pᵀv) with p = softmax(o) of the classes that compete: what the second derivatives of all losses of a softmax
-/// make of v.
-pub fn bend<T: Element>(output: &[T], weights: &[T], cold: f64, v: &[T], into: &mut [T], factor: f64) {
+/// into ← factor·p with p = softmax(o) of the classes that compete, which the second derivatives of all losses of a
+/// softmax are made of.
+pub fn probabilities<T: Element>(output: &[T], weights: &[T], cold: f64, into: &mut [T], factor: f64) {
     let logit = |(j, o): (usize, &T)| match weights.get(j) {
         Some(weight) if *weight < T::ZERO => f64::NEG_INFINITY,
         _ => o.to_f64(),
     };
     let logits = || output.iter().enumerate().map(logit);
     let top = logits().fold(f64::NEG_INFINITY, f64::max);
-    let (mut sum, mut along) = (0.0, 0.0);
-    for ((o, v), into) in logits().zip(v).zip(&mut *into) {
+    let mut sum = 0.0;
+    for (o, into) in logits().zip(&mut *into) {
         let e = libm::exp((o - top) * cold);
         sum += e;
-        along += e * v.to_f64();
         *into = T::lit(e);
     }
-    for (v, into) in v.iter().zip(into) {
-        *into = T::lit(factor * (into.to_f64() / sum) * (v.to_f64() - along / sum));
+    let factor = factor / sum;
+    into.iter_mut().for_each(|e| *e = T::lit(e.to_f64() * factor));
+}
+
+/// into ← a∘v − a·aᵀv/Σa: the second derivatives times v, from the [`probabilities`] a.
+pub fn bend<T: Element>(a: &[T], v: &[T], into: &mut [T]) {
+    let (mut sum, mut along) = (0.0, 0.0);
+    for (a, v) in a.iter().zip(v) {
+        sum += a.to_f64();
+        along += a.to_f64() * v.to_f64();
+    }
+    let mean = if sum == 0.0 { 0.0 } else { along / sum };
+    for ((a, v), into) in a.iter().zip(v).zip(into) {
+        *into = T::lit(a.to_f64() * (v.to_f64() - mean));
     }
 }

@@ -1,0 +1,106 @@
+//! The last part of a product: the tangents of the gradients by the parameters, from all blocks.
+
+use super::Site;
+use super::block::Block;
+use super::each::each;
+use crate::element::Element;
+use crate::gemm::pack::PANEL;
+use crate::layer::Category;
+use crate::network::Encoder;
+use crate::view::MatMut;
+
+/// Rows of a weight that are worked on together.
+const TILE: usize = 256;
+
+/// What a piece of the result belongs to.
+#[derive(Clone, Copy)]
+enum Part {
+    /// Vectors of a category, which stand in the output from a column on.
+    Table { category: Category, first: usize },
+    /// Rows of a panel of a weight.
+    Weight { from: usize, col: usize, n: usize },
+    /// A bias.
+    Bias,
+    /// γ
+    Scale,
+    /// β
+    Shift,
+}
+
+/// Sums over the rows of all blocks, in their order and in double precision.
+pub fn sums<T: Element>(blocks: &[Block<T>], index: usize, which: usize) -> Vec<f64> {
+    let mut total = vec![0.0; blocks[0].slots[index].sums[which].len()];
+    for block in blocks {
+        total.iter_mut().zip(&block.slots[index].sums[which]).for_each(|(sum, x)| *sum += x.to_f64());
+    }
+    total
+}
+
+impl<T: Element> Site<'_, T> {
+    /// Adds the tangents of the gradients by the parameters, over the rows of the blocks, to `result`, which is in
+    /// the order of the arena.
+    pub fn gather(&self, blocks: &[Block<T>], result: &mut [T]) {
+        let mut parts = Vec::new();
+        let (mut rest, mut at) = (result, 0);
+        for (index, stage) in self.network.stages().iter().enumerate() {
+            let mut take = |start: usize, len: usize| {
+                let (part, after) = std::mem::take(&mut rest)[start - at..].split_at_mut(len);
+                (rest, at) = (after, start + len);
+                part
+            };
+            if let Some(Encoder::Tabular { layer, starts, .. }) =
+                stage.encoder.map(|encoder| &self.network.encoders()[encoder])
+            {
+                layer.each_category(|k, category, first| {
+                    let into = take(starts[k], category.codes * category.dim);
+                    parts.push((index, Part::Table { category: *category, first }, into));
+                });
+            }
+            if let Some(dense) = stage.dense {
+                let mut weight = take(dense.weight, stage.inputs * stage.outputs);
+                for col in (0..stage.outputs).step_by(PANEL) {
+                    let n = PANEL.min(stage.outputs - col);
+                    for from in (0..stage.inputs).step_by(TILE) {
+                        let (part, after) = weight.split_at_mut(TILE.min(stage.inputs - from) * n);
+                        weight = after;
+                        parts.push((index, Part::Weight { from, col, n }, part));
+                    }
+                }
+                if let Some(bias) = dense.bias {
+                    parts.push((index, Part::Bias, take(bias, stage.outputs)));
+                }
+            }
+            if let Some(norm) = stage.norm {
+                for (start, part) in [(norm.scale, Part::Scale), (norm.shift, Part::Shift)] {
+                    start.into_iter().for_each(|start| parts.push((index, part, take(start, stage.outputs))));
+                }
+            }
+        }
+        each(&mut parts, self.threads, |(index, part, into)| {
+            let n = self.network.stages()[*index].outputs;
+            match *part {
+                Part::Weight { from, col, n } => {
+                    let (rows, mut scratch) = (into.len() / n, Vec::new());
+                    for block in blocks {
+                        let into = MatMut::new(into, rows, n);
+                        block.weights(self, *index, (from, col), into, &mut scratch);
+                    }
+                }
+                Part::Table { category, first } => {
+                    blocks.iter().for_each(|block| block.table(self, *index, &category, first, into));
+                }
+                Part::Bias => {
+                    let dz_dot = |block: &Block<T>| block.rows * n;
+                    for row in blocks.iter().flat_map(|b| b.slots[*index].delta[..dz_dot(b)].chunks_exact(n))
+                    {
+                        into.iter_mut().zip(row).for_each(|(into, d)| *into += *d);
+                    }
+                }
+                Part::Scale | Part::Shift => {
+                    let total = sums(blocks, *index, usize::from(matches!(part, Part::Scale)));
+                    into.iter_mut().zip(total).for_each(|(into, d)| *into += T::lit(d));
+                }
+            }
+        });
+    }
+}

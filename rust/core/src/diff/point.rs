@@ -1,0 +1,275 @@
+//! Products with one matrix after another vector: what depends on the point alone is computed once.
+
+use super::{Block, Matrix, Site, Weights, check_direction, check_rows, team, too_large};
+use crate::arena::Buffer;
+use crate::element::Element;
+use crate::error::Error;
+use crate::layer::dropout::Draw;
+use crate::loss::{Goals, Objective, RowLoss, Rows, Second, Targets};
+use crate::model::Model;
+use crate::network::Network;
+use crate::simd::{Op, Simd, all_finite, dispatch};
+use crate::train::Trainer;
+use crate::view::{MatMut, MatRef};
+
+use super::norm::Columns;
+
+/// What is kept of a point at most, in bytes. With more rows than that takes, each product computes all anew.
+const KEPT: usize = if cfg!(test) { 1 << 20 } else { 256 << 20 };
+
+/// Multiplies vectors by a matrix of second derivatives. What all products at a point have in common, such as the
+/// network's outputs and the gradient, is kept until parameters, data or anything else are not what they were, which
+/// is looked at each time.
+pub struct Curvature<T> {
+    point: Option<Point<T>>,
+}
+
+impl<T> Default for Curvature<T> {
+    fn default() -> Self {
+        Curvature { point: None }
+    }
+}
+
+impl<T: Element> Curvature<T> {
+    /// See [`product`](super::product).
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn product<'t>(
+        &mut self,
+        model: &mut Model<T>,
+        objective: &Objective<T>,
+        x: MatRef<'_, T>,
+        y: impl Into<Goals<'t, T>>,
+        matrix: Matrix,
+        training: bool,
+        v: &[T],
+        into: &mut [T],
+    ) -> Result<(), Error>
+    where
+        T: 't,
+    {
+        let (goals, model) = (y.into(), &*model);
+        let task = Task { objective, x, goals, matrix, training };
+        if !self.point.as_ref().is_some_and(|point| point.is_at(model, &task)) {
+            self.point = None;
+            self.point = Some(Point::new(model, &task)?);
+        }
+        let point = self.point.as_mut().expect("made");
+        let done = point.times(model, &task, v, into);
+        if done.is_err() {
+            self.point = None; // It may be half done.
+        }
+        done
+    }
+}
+
+/// What a product is asked for, but for the vector.
+struct Task<'a, T> {
+    objective: &'a Objective<T>,
+    x: MatRef<'a, T>,
+    goals: Goals<'a, T>,
+    matrix: Matrix,
+    training: bool,
+}
+
+/// Targets of one's own.
+enum Kept<T> {
+    Values(Vec<T>),
+    Labels(Vec<i64>),
+}
+
+/// A network at its parameters on a batch, and all that products there have in common.
+struct Point<T> {
+    objective: Objective<T>,
+    matrix: Matrix,
+    training: bool,
+    draw: Draw,
+    at: Weights<T>,
+    averages: Vec<T>,
+    /// Of all rows.
+    x: Vec<T>,
+    y: Kept<T>,
+    weights: Option<Vec<T>>,
+    /// Factor of the loss.
+    scale: f64,
+    columns: Vec<Columns<T>>,
+    /// By wave, if all can be kept.
+    waves: Vec<Vec<Block<T>>>,
+}
+
+/// Whether numbers are the same, bit by bit.
+fn same<T: Element>(a: &[T], b: &[T]) -> bool {
+    fn bytes<T>(of: &[T]) -> &[u8] {
+        // SAFETY: floats have no padding: all their bytes may be read.
+        unsafe { std::slice::from_raw_parts(of.as_ptr().cast::<u8>(), size_of_val(of)) }
+    }
+    bytes(a) == bytes(b)
+}
+
+impl<T: Element> Point<T> {
+    fn new(model: &Model<T>, task: &Task<'_, T>) -> Result<Self, Error> {
+        let Task { objective, x, goals, matrix, training } = *task;
+        let uneven = Trainer::new(objective.clone()).check(model, x.into(), &goals)?;
+        objective.check_values(&goals, model.isa())?;
+        if matrix == Matrix::Fisher {
+            objective.check_fisher()?;
+        }
+        let network = model.network();
+        let totals = objective.totals(&goals, |r| r, x.rows(), network.outputs(), uneven);
+        if totals.loss == 0.0 {
+            return Err(Error::NothingCounts);
+        }
+        check_rows(model, x, training)?;
+        let mut arena = Buffer::zeroed("parameters", network.arena_len())?;
+        arena.copy_from_slice(&model.params);
+        let rows = |m: MatRef<'_, T>| (0..m.rows()).flat_map(|r| m.row(r)).copied().collect::<Vec<T>>();
+        let mut point = Point {
+            objective: objective.clone(),
+            matrix,
+            training,
+            draw: model.draw,
+            at: Weights::new(network, model.isa(), arena, T::ONE, true),
+            averages: model.averages.to_vec(),
+            x: rows(x),
+            y: match goals.targets {
+                Targets::Values(y) => Kept::Values(rows(y)),
+                Targets::Labels(y) => Kept::Labels(y.to_vec()),
+            },
+            weights: goals.weights.map(<[T]>::to_vec),
+            scale: objective.scale(totals),
+            columns: Vec::new(),
+            waves: Vec::new(),
+        };
+        point.columns = point.site(model).columns();
+        Ok(point)
+    }
+
+    /// Whether all is as it was.
+    fn is_at(&self, model: &Model<T>, task: &Task<'_, T>) -> bool {
+        let matrix = |kept: &[T], m: MatRef<'_, T>| {
+            let n = m.cols();
+            kept.len() == m.rows() * n
+                && match m.as_slice() {
+                    Some(all) => same(kept, all),
+                    None => (0..m.rows()).all(|r| same(&kept[r * n..(r + 1) * n], m.row(r))),
+                }
+        };
+        let weights = match (&self.weights, task.goals.weights) {
+            (None, None) => true,
+            (Some(kept), Some(weights)) => same(kept, weights),
+            _ => false,
+        };
+        let y = match (&self.y, task.goals.targets) {
+            (Kept::Values(kept), Targets::Values(y)) => matrix(kept, y),
+            (Kept::Labels(kept), Targets::Labels(y)) => kept == y,
+            _ => false,
+        };
+        (self.matrix, self.training, self.draw) == (task.matrix, task.training, model.draw)
+            && self.objective == *task.objective
+            && weights
+            && y
+            && matrix(&self.x, task.x)
+            && same(&self.averages, &model.averages)
+            && same(&self.at.arena, &model.params)
+    }
+
+    fn site<'a>(&'a self, model: &'a Model<T>) -> Site<'a, T> {
+        let network: &Network = model.network();
+        let rows = self.x.len() / network.inputs();
+        Site {
+            network,
+            isa: model.isa(),
+            at: &self.at,
+            averages: &self.averages,
+            training: self.training,
+            draw: self.draw,
+            rows,
+            curved: self.matrix == Matrix::Hessian,
+            back: true,
+            threads: team(network, rows),
+        }
+    }
+
+    fn times(&mut self, model: &Model<T>, task: &Task<'_, T>, v: &[T], into: &mut [T]) -> Result<(), Error> {
+        check_direction(v)?;
+        let (mut waves, mut columns) = (std::mem::take(&mut self.waves), std::mem::take(&mut self.columns));
+        let site = self.site(model);
+        let (network, isa) = (site.network, site.isa);
+        let mut dots = Buffer::zeroed("a direction", network.arena_len())?;
+        network.import_on(isa, v, &mut dots);
+        let way = Weights::new(network, isa, dots, T::ZERO, site.curved);
+        let mut result = Buffer::zeroed("a product with a vector", network.arena_len())?;
+        let (last, n) = (network.stages().len() - 1, network.outputs());
+        let objective = task.objective;
+        let turn = |block: &mut Block<T>| {
+            let (y, len) = (&block.slots[last].y, block.rows * n);
+            objective.bent(block.bends.each_ref().map(|b| &b[..]), &y[len..], &mut block.back[1][..len], n);
+        };
+        let (known, mut keep) = (!waves.is_empty(), None);
+        for (number, wave) in site.waves().enumerate() {
+            if known {
+                site.tangents(&way, &mut waves[number], &columns, turn);
+                site.gather(&waves[number], &mut result);
+                continue;
+            }
+            let rows = wave.len();
+            let mut blocks = site.blocks(task.x, None, wave);
+            site.values(&mut blocks, &mut columns, |block| self.slopes(&site, task, block));
+            site.check(&blocks)?;
+            super::each(&mut blocks, site.threads, |block| self.bend(&site, task, block));
+            site.tangents(&way, &mut blocks, &columns, turn);
+            site.gather(&blocks, &mut result);
+            // All waves or none: the first is as long as any.
+            let held = || blocks.iter().map(Block::len).sum::<usize>() * size_of::<T>();
+            if *keep.get_or_insert_with(|| held() * site.rows.div_ceil(rows) <= KEPT) {
+                waves.push(blocks);
+            }
+        }
+        if !all_finite(isa, &result) {
+            return Err(too_large("the product with v"));
+        }
+        network.export_on(isa, &result, into);
+        (self.waves, self.columns) = (waves, columns);
+        Ok(())
+    }
+
+    /// The gradient of the loss by the outputs of a block.
+    fn slopes(&self, site: &Site<'_, T>, task: &Task<'_, T>, block: &mut Block<T>) {
+        let (n, first) = (site.network.outputs(), block.first);
+        let len = block.rows * n;
+        let output = MatRef::new(&block.slots[site.network.stages().len() - 1].y[..len], block.rows, n);
+        let rows = Rows { output, goals: task.goals, at: &|r| first + r, scale: self.scale };
+        let grad = MatMut::new(&mut block.back[0][..len], block.rows, n);
+        let mut losses = vec![RowLoss::default(); block.rows];
+        dispatch(site.isa, Slopes { objective: task.objective, rows: &rows, grad, losses: &mut losses });
+    }
+
+    /// What its second derivatives are made of.
+    fn bend(&self, site: &Site<'_, T>, task: &Task<'_, T>, block: &mut Block<T>) {
+        let (n, first) = (site.network.outputs(), block.first);
+        let output = MatRef::new(block.output(site.network.stages().len() - 1), block.rows, n);
+        let rows = Rows { output, goals: task.goals, at: &|r| first + r, scale: self.scale };
+        let second = if self.matrix == Matrix::Fisher { Second::Fisher } else { Second::Hessian };
+        block.bends = task.objective.bends(second, &rows);
+    }
+}
+
+/// Gradients of losses by the outputs.
+struct Slopes<'l, 'r, T> {
+    objective: &'l Objective<T>,
+    rows: &'l Rows<'r, T>,
+    grad: MatMut<'l, T>,
+    losses: &'l mut [RowLoss],
+}
+
+impl<T: Element> Op<T> for Slopes<'_, '_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        self.objective.rows(s, self.rows, Some(self.grad), self.losses);
+    }
+}
