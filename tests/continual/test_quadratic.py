@@ -290,6 +290,27 @@ def test_new_classes_that_compete_are_warned_about_once(rng):
             ewc.fit(one)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda trainer, scenario: L2(continual.Replay(trainer, 20), 1.0),
+        lambda trainer, scenario: continual.Replay(L2(trainer, 1.0), 20),
+        lambda trainer, scenario: continual.AGEM(L2(trainer, 1.0), 20),
+        lambda trainer, scenario: L2(continual.Cumulative(trainer, scenario), 1.0),
+    ],
+)
+def test_new_classes_that_are_rehearsed_are_not_warned_about(make, rng):
+    """To advise replay where there is some would help nobody."""
+    x, y = rng.standard_normal((40, 3)).astype("float32"), np.arange(40) % 4
+    scenario = continual.split(x, y, x, y, tasks=2, kind="class")
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4))
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="task 1 brings new classes")
+        warnings.filterwarnings("ignore", message="the penalty of")
+        continual.run(make(trainer, scenario), scenario)
+
+
 def test_a_penalty_that_hardly_matters_is_warned_about(rng):
     tasks = [task(rng.standard_normal((20, 4)), rng.standard_normal(20), k) for k in (0, 1)]
     ewc = EWC(linear(4), strength=1e-7)

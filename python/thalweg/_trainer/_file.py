@@ -147,6 +147,17 @@ class Resumable(TrainerBase):
             "average": self._average,
         }
 
+    def _made_with(self) -> dict[str, Any]:
+        """Give what decides how training goes on, besides the model, as plain data."""
+        found: dict[str, Any] = _spec.describe(self._description())
+        optimizer = found["optimizer"]
+        stepping = optimizer.get("base", optimizer)  # SAM's rate is that of the one inside
+        if "lr" in stepping:
+            # It can have been set since it was made; under a schedule, it is on its way.
+            stepping["lr"] = self._optimizer.lr if self._schedule is None else self._base_lr
+        groups = [repr(group) for group in self._optimizer._groups]
+        return found | {"groups": groups}
+
     def _counts(self) -> dict[str, Any]:
         """Give what has changed since it was made, besides model and optimizer, as plain data."""
         return {

@@ -66,6 +66,7 @@ class Cumulative(Strategy):
         super().__init__(inner)
         if not isinstance(scenario, Scenario):
             raise ArgumentError(f"scenario must be a Scenario; got {scenario!r}")
+        self._rehearse()
         self._scenario = scenario
         self._union: Task | None = None
 

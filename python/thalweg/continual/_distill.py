@@ -203,6 +203,7 @@ class _Stepwise(_Innermost):
 
     def __init__(self, inner: Trainer, buffer: Buffer | int, batch_size: int | None) -> None:
         super().__init__(inner)
+        self._rehearse()
         self.buffer = buffer_of(buffer)
         self._batch = None if batch_size is None else _checks.integer("batch_size", batch_size, 1)
 

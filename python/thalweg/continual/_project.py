@@ -122,6 +122,7 @@ class AGEM(_Projecting):
         eps: float = 0.0,
     ) -> None:
         super().__init__(inner)
+        self._rehearse()
         self.buffer = buffer_of(buffer)
         self._batch = None if batch_size is None else _checks.integer("batch_size", batch_size, 1)
         self._eps = _checks.real("eps", eps, 0)
@@ -249,6 +250,7 @@ class GEM(_Projecting):
         seed: int = 0,
     ) -> None:
         super().__init__(inner)
+        self._rehearse()
         self.per_task = _checks.integer("per_task", per_task, 1)
         self.margin = _checks.real("margin", margin, 0)
         self.convention = _checks.one_of("convention", convention, ("paper", "avalanche"))

@@ -84,6 +84,7 @@ class Quadratic(Strategy):
             self._seen
             and new
             and not self._told
+            and not self._rehearses
             and isinstance(loss, CrossEntropyLoss)
             and loss.heads is None
             and (loss.active is None or self._seen & set(loss.active))

@@ -75,6 +75,7 @@ class Replay(Strategy):
         weighting: str = "tasks",
     ) -> None:
         super().__init__(inner)
+        self._rehearse()
         self.buffer = buffer_of(buffer)
         self._batch = None if batch_size is None else _checks.integer("batch_size", batch_size, 1)
         self._weighting = _checks.one_of("weighting", weighting, ("tasks", "rows"))
@@ -208,6 +209,7 @@ class GDumb(Strategy):
 
     def __init__(self, inner: Trainer | Strategy, buffer: Buffer | int) -> None:
         super().__init__(inner)
+        self._rehearse()
         self.buffer = buffer if isinstance(buffer, Buffer) else BalancedBuffer(buffer)
         self._initial = self.trainer.copy()
 

@@ -12,6 +12,7 @@ from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _file
+from thalweg.continual._buffers import Buffer
 from thalweg.continual._result import Result
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._suits import suit
@@ -119,8 +120,9 @@ def run(
         See `checkpoint`.
     resume : bool, keyword only, default False
         Whether to go on from `checkpoint`, if there is such a file. Strategy, trainer and scenario
-        must be made as they were for the run that wrote it; the rest of the run is then the same
-        to the last bit as if it had not stopped.
+        must be made as they were for the run that wrote it, with the same learning rate and
+        strength as all else; the rest of the run is then the same to the last bit as if it had
+        not stopped.
 
     Returns
     -------
@@ -130,7 +132,10 @@ def run(
     ------
     ArgumentError
         If an argument is out of range, the network has too few outputs or other heads than the
-        tasks, or the checkpoint is of another run.
+        tasks, or the checkpoint is of another run: what differs is said, with both values.
+    UnsupportedError
+        If there is to be a checkpoint of a trainer with a function of your own, such as a loss:
+        no file can hold it.
     ThalwegError
         If the data do not fit the model, or training diverges.
     ImportError
@@ -201,7 +206,8 @@ class _Run:
         self.result = Result(tuple(task.name for task in scenario), scenario.kind, name)
         self.task = self.taken = self.total = 0
         self.bar: Any = None
-        self.chosen = _chosen(strategy)
+        # As they are before the first task: training changes some of it.
+        self.chosen = {} if options["checkpoint"] is None else _chosen(strategy, scenario)
 
     def go(self, resume: bool, progress: bool) -> Result:
         """Learn what is left."""
@@ -314,18 +320,33 @@ def _links(strategy: Strategy) -> list[Strategy]:
     return [strategy, *inside]
 
 
-def _chosen(strategy: Strategy) -> dict[str, Any]:
-    """Give what strategies of ours were made with: plain values that their states do not hold."""
-    found = {}
+def _chosen(strategy: Strategy, scenario: Scenario) -> dict[str, Any]:
+    """Give what trainer and strategies were made with: what would silently be the file's."""
+    found = strategy.trainer._made_with()
+    if any(task.active is not None for task in scenario):
+        found["loss"].pop("active", None)  # it is the latest task's
     for link in _links(strategy):
+        name = type(link).__name__
         if not type(link).__module__.startswith("thalweg."):
             continue
-        gathered = link.state_dict()
-        for name, value in vars(link).items():
-            plain = isinstance(value, bool | int | float | str) and not name.startswith("_told")
-            if plain and name.strip("_") not in gathered:
-                found[f"{type(link).__name__}.{name.strip('_')}"] = value
+        found |= {f"{name}.{key}": value for key, value in _plain(link).items()}
+        for key, buffer in vars(link).items():
+            if isinstance(buffer, Buffer):
+                made = {"type": type(buffer).__name__, **_plain(buffer)}
+                found[f"{name}.{key.strip('_')}"] = made
     return found
+
+
+def _plain(thing: Strategy | Buffer) -> dict[str, Any]:
+    """Give the plain values of a thing of ours that its state does not hold."""
+    gathered = thing.state_dict()
+    return {
+        name.strip("_"): value
+        for name, value in vars(thing).items()
+        if isinstance(value, bool | int | float | str)
+        and not name.startswith("_told")
+        and name.strip("_") not in gathered
+    }
 
 
 def _bar(total: int) -> Any:

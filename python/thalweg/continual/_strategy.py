@@ -55,8 +55,17 @@ class Strategy:
         self.inner: Strategy | None = inner if isinstance(inner, Strategy) else None
         self.trainer: Trainer = inner.trainer if isinstance(inner, Strategy) else inner
         self.needs_task: bool = self.inner is not None and self.inner.needs_task
+        # Whether samples of earlier tasks are learned again, by any strategy of the chain.
+        self._rehearses: bool = self.inner is not None and self.inner._rehearses
         if self.inner is None:
             _check_schedule(self.trainer)
+
+    def _rehearse(self) -> None:
+        """Say, also to the strategies inside, that earlier samples are learned again."""
+        link: Strategy | None = self
+        while link is not None:
+            link._rehearses = True
+            link = link.inner
 
     def begin(self, task: Task) -> None:
         """Get ready for a task; the innermost sets which classes compete in the loss."""
