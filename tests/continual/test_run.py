@@ -109,6 +109,57 @@ def test_numbers_are_judged_by_r2(rng):
         assert result.r[-1, task.index] == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 7, 24, 200])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_steps_are_the_same_in_parts_and_in_whole_passes(
+    batch_size, drop_last, accumulate, scenario, trainer
+):
+    """Whole passes are gathered by the core, parts of one in Python; 120 rows a task."""
+    if accumulate > 1 and batch_size == 24:
+        pytest.skip("parts would cut an update of three batches in two")
+    task = scenario[1]
+    per_pass = max(1, 120 // batch_size if drop_last else -(-120 // batch_size))
+    options = {"batch_size": batch_size, "drop_last": drop_last}
+    whole, parts = (
+        continual.Strategy(trainer(dropout=0.3, accumulate_grad_batches=accumulate))
+        for _ in range(2)
+    )
+    for strategy in (whole, parts):
+        strategy.begin(task)
+    history = whole.learn(task, steps=3 * per_pass, **options)
+    cut, losses, at = max(1, per_pass // 3 // accumulate * accumulate), [], 0
+    while at < 3 * per_pass:  # never a whole pass in one, unless it is one step
+        count = min(cut, 3 * per_pass - at, per_pass - at % per_pass)
+        part = parts.learn(task, steps=count, start=at, **options)
+        losses.append((count, part["loss"][0]))
+        at += count
+    one, other = (s.trainer.model.flat_parameters for s in (whole, parts))
+    np.testing.assert_array_equal(one, other)
+    if not 120 % batch_size:
+        mean = sum(count * loss for count, loss in losses) / (3 * per_pass)
+        assert history["loss"][0] == pytest.approx(mean, rel=1e-6)
+
+
+def test_samples_that_are_made_on_the_way_are_made_once_a_task(clouds, trainer):
+    """Not once for each chunk of steps: a permutation of a large data set takes long."""
+    made = []
+
+    class Counted(continual.Task):
+        x = property(lambda self: (made.append(1), clouds.x)[1], lambda self, value: None)
+
+    tasks = [Counted(clouds.x, clouds.y, clouds.x, clouds.y, index) for index in range(2)]
+    for make in (
+        continual.Strategy, lambda t: continual.Replay(t, 20), lambda t: continual.AGEM(t, 20)
+    ):  # fmt: skip
+        strategy = make(trainer())
+        strategy.fit(tasks[0], epochs=1)
+        made.clear()
+        strategy.begin(tasks[1])
+        strategy.learn(tasks[1], steps=90, batch_size=10)
+        assert len(made) == 1
+
+
 def test_a_metric_of_ones_own(scenario, trainer):
     def count(strategy, task, classes):
         assert isinstance(strategy, continual.Strategy)

@@ -134,6 +134,8 @@ class AGEM(_Projecting):
         if not len(self.buffer):
             return super().learn(task, steps=steps, start=start, batch_size=batch_size, **options)
         self._check(task)
+        # Samples that are made when they are asked for are made once, not for every chunk.
+        task = task.with_data(task.x, task.y, task.sample_weight)
         memory, parts = self.buffer.rows(), []
         size = min(self._batch or batch_size, len(self.buffer))
         with self._projecting() as core:

@@ -101,7 +101,7 @@ class Replay(Strategy):
         more = min(self._batch or batch_size, len(self.buffer))
         size = batch_size + more
         new, old = [np.asarray(task.x), np.asarray(task.y)], [memory["x"], memory["y"]]
-        chunk = _batches.whole_updates(self.trainer)
+        chunk = _batches.steps_of_chunk(self.trainer, size)
         room = []  # used again and again: fresh memory costs more than filling it
         for place, (fresh, kept) in enumerate(zip(new, old, strict=True)):
             dtype = np.result_type(fresh, kept)

@@ -1,12 +1,12 @@
 """The form of every strategy."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from thalweg import _checks
+from thalweg import _checks, _core
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches
@@ -114,15 +114,38 @@ class Strategy:
         }
         if self.inner is not None:
             return self.inner.learn(task, steps=steps, start=start, **options)
-        trainer = self.trainer
-        parts = [
-            (len(x), trainer.fit(x, y, batch_size=batch_size, shuffle=False, sample_weight=weight))
-            for x, y, weight in _batches.chunks(
-                task, seed=trainer.model.seed, steps=steps, start=start,
-                most=_batches.whole_updates(trainer), **options,
-            )
-        ]  # fmt: skip
-        return mean_history(parts)
+        fixed = task.with_data(np.asarray(task.x), np.asarray(task.y), task.sample_weight)
+        return mean_history(list(self._parts(fixed, steps=steps, start=start, **options)))
+
+    def _parts(
+        self, task: Task, *, steps: int, start: int, batch_size: int, shuffle: bool, drop_last: bool
+    ) -> Iterator[tuple[int, History]]:
+        """Train, and give rows and history of each call of the core."""
+        trainer, rows = self.trainer, len(task.x)
+        batches = _batches.per_pass(rows, batch_size, drop_last)
+        # A pass over all rows is a fit of the trainer's own, which gathers them batch by batch.
+        # What begins or ends within one, or leaves rows out, is gathered here.
+        uneven = drop_last and rows > batch_size and rows % batch_size > 0
+        in_core = shuffle and not uneven and isinstance(trainer._core, _core.Trainer)
+        at, end = start, start + steps
+        while at < end:
+            number, place = divmod(at, batches)
+            take = min(batches - place, end - at)
+            if in_core and take == batches:
+                order = _batches.order_number(task, number)
+                weight = task.sample_weight
+                yield rows, trainer._pass(task.x, task.y, weight, batch_size, order)
+            else:
+                for x, y, weight in _batches.chunks(
+                    task, seed=trainer.model.seed, steps=take, start=at, batch_size=batch_size,
+                    shuffle=shuffle, drop_last=drop_last,
+                    most=_batches.steps_of_chunk(trainer, batch_size),
+                ):  # fmt: skip
+                    history = trainer.fit(
+                        x, y, batch_size=batch_size, shuffle=False, sample_weight=weight
+                    )
+                    yield len(x), history
+            at += take
 
     def end(self, task: Task) -> None:
         """Take to heart what must not be forgotten of a task that was learned."""
