@@ -114,14 +114,17 @@ class Resumable(TrainerBase):
             raise DataError(f"{os.fspath(path)!r} is a damaged file: {error!r}") from None
 
     def __reduce__(self) -> Any:
-        # Also what `copy.copy` and `copy.deepcopy` use; nothing is shared with the original.
+        # Also what `copy.deepcopy` uses. The model is given as it is, so that whatever else holds it
+        # has the same one afterwards.
         spec = self._description()
         optimizer = _Recipe(spec.pop("optimizer"))
         core = self._core
         penalty = core.penalty() if isinstance(core, _core.Trainer) else None
-        counts = copy.deepcopy(self._counts())
-        state = self._optimizer.state_dict(), counts, core.average(), penalty
-        return _again, (type(self), copy.deepcopy(self._model), spec, optimizer, state)
+        state = self._optimizer.state_dict(), self._counts(), core.average(), penalty
+        return _again, (type(self), self._model, spec, optimizer, state)
+
+    def __copy__(self) -> Self:
+        return self.copy()
 
     def copy(self) -> Self:
         """Make a trainer that goes on from here with a model and an optimizer of its own.
@@ -132,8 +135,9 @@ class Resumable(TrainerBase):
             What happens to either does not concern the other. Gradients gathered for an update to
             come are left out. `copy.deepcopy` does the same, and pickles hold the same.
         """
-        make, arguments = self.__reduce__()
-        return make(*arguments)  # type: ignore[no-any-return]
+        make, (kind, model, *others, (optimizer_state, counts, *more)) = self.__reduce__()
+        state = optimizer_state, copy.deepcopy(counts), *more
+        return make(kind, copy.deepcopy(model), *others, state)  # type: ignore[no-any-return]
 
     def _description(self) -> dict[str, Any]:
         """Give the arguments that make this trainer, besides the model."""

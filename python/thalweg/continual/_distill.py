@@ -21,6 +21,8 @@ from thalweg.nn import Sequential
 class _Innermost(Strategy):
     """Base of strategies that train with a loss of their own."""
 
+    _does = ("loss", "plain rows")
+
     def __init__(self, inner: Trainer) -> None:
         if not isinstance(inner, Trainer):
             raise UnsupportedError(

@@ -35,6 +35,7 @@ class _Parts(Strategy):
                 " task a part of the network, and only one's would count"
             )
         self.needs_task = True
+        self.trainer._elementary("mask")  # what there is none for is refused before it trains
 
     @property
     def _at_work(self) -> bool:
@@ -228,6 +229,8 @@ class PackNet(_Parts):
     >>> trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam())
     >>> strategy = continual.PackNet(trainer, prune=0.5)
     """
+
+    _does = ("parts",)
 
     def __init__(
         self, inner: Trainer | Strategy, *, prune: float = 0.5, retrain: float = 0.5

@@ -23,15 +23,12 @@ _CHUNK = 64
 class _Projecting(Strategy):
     """Base of strategies that change gradients between the pass and the update, in the core."""
 
+    _does: tuple[str, ...] = ("projection",)
+
     @contextlib.contextmanager
     def _projecting(self) -> Iterator[Any]:
         """Give the core's trainer, whose projection ends when the block does."""
         core = self.trainer._elementary("projection of gradients")
-        if core.projected() is not None:
-            raise UnsupportedError(
-                f"{type(self).__name__} cannot be joined with another strategy that projects "
-                "gradients"
-            )
         try:
             yield core
         finally:
@@ -112,6 +109,8 @@ class AGEM(_Projecting):
     >>> trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
     >>> strategy = continual.AGEM(trainer, continual.BalancedBuffer(100, per_class=True))
     """
+
+    _does = ("projection", "plain rows")
 
     def __init__(
         self,
@@ -241,6 +240,8 @@ class GEM(_Projecting):
     >>> trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
     >>> strategy = continual.GEM(trainer, per_task=256)
     """
+
+    _does = ("projection", "plain rows")
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from thalweg import _checks
 from thalweg._history import History
 from thalweg._likelihood import likelihood_of
 from thalweg._trainer import Trainer
-from thalweg.continual._fisher import KINDS, importance
+from thalweg.continual._fisher import check_kind, importance, some_samples
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
 from thalweg.errors import DivergedError, UnsupportedError
@@ -32,6 +32,8 @@ class Quadratic(Strategy):
     Several tasks' penalties are one, with the sum of their importances and the mean of their
     anchors in those weights; so the memory does not grow with the number of tasks.
     """
+
+    _does = ("penalty",)
 
     def __init__(self, inner: "Trainer | Strategy", strength: float) -> None:
         super().__init__(inner)
@@ -271,9 +273,11 @@ class EWC(Quadratic):
         self.convention = _checks.one_of("convention", convention, tuple(_FISHER))
         if fisher is None:
             fisher = _FISHER[convention]
-        self.fisher = _checks.one_of("fisher", fisher, KINDS)
-        likelihood_of(self.trainer.loss)
-        self.n_samples, self.batch_size, self.seed = n_samples, batch_size, seed
+        # What the first task's end would refuse is refused before it trains.
+        self.fisher = check_kind("fisher", fisher, likelihood_of(self.trainer.loss))
+        self.n_samples = some_samples(n_samples)
+        self.batch_size = _checks.integer("batch_size", batch_size, 1)
+        self.seed = _checks.integer("seed", seed, 0)
         self._factor = 1.0 if convention == "paper" else 2.0
 
     def end(self, task: Task) -> None:
@@ -447,7 +451,8 @@ class MAS(Quadratic):
     ) -> None:
         super().__init__(inner, strength)
         self.convention = _checks.one_of("convention", convention, ("paper", "avalanche"))
-        self.n_samples, self.seed = n_samples, seed
+        self.n_samples = some_samples(n_samples)
+        self.seed = _checks.integer("seed", seed, 0)
         self.batch_size = _checks.integer("batch_size", batch_size, 1)
         self._factor = 2.0
 

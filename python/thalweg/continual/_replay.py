@@ -74,11 +74,12 @@ class Replay(Strategy):
         batch_size: int | None = None,
         weighting: str = "tasks",
     ) -> None:
+        self._weighting = _checks.one_of("weighting", weighting, ("tasks", "rows"))
+        self._does = ("rows", "plain rows", *(("weights",) if weighting == "tasks" else ()))
         super().__init__(inner)
         self._rehearse()
         self.buffer = buffer_of(buffer)
         self._batch = None if batch_size is None else _checks.integer("batch_size", batch_size, 1)
-        self._weighting = _checks.one_of("weighting", weighting, ("tasks", "rows"))
 
     def learn(
         self,
@@ -207,6 +208,8 @@ class GDumb(Strategy):
     learning".
     """
 
+    _does = ("rows", "own rows", "restart")
+
     def __init__(self, inner: Trainer | Strategy, buffer: Buffer | int) -> None:
         super().__init__(inner)
         self._rehearse()
@@ -226,7 +229,8 @@ class GDumb(Strategy):
     def learn(self, task: Task, **options: Any) -> History:
         """Learn what is kept; options as of `Strategy.learn`."""
         rows = self.buffer.rows()
-        return super().learn(task.with_data(rows["x"], rows["y"]), **options)
+        classes = np.unique(rows["y"]).tolist() if task.classes is not None else None
+        return super().learn(task.with_data(rows["x"], rows["y"], None, classes), **options)
 
     def state_dict(self) -> dict[str, Any]:
         """Give what this strategy has gathered."""
@@ -277,8 +281,10 @@ class NearestMean(Strategy):
             return super().predict(x, classes, task=task)
         rows, features = self._buffer.rows(), body(self.network(task))
         kept = unit_length(features(rows["x"]).astype(np.float64))
-        labels = np.unique(rows["y"])
-        means = unit_length(np.stack([kept[rows["y"] == label].mean(axis=0) for label in labels]))
+        # Of shares of classes, the largest is the class, as for a score.
+        y = rows["y"] if rows["y"].ndim == 1 else rows["y"].argmax(axis=1)
+        labels = np.unique(y).astype(np.int64)
+        means = unit_length(np.stack([kept[y == label].mean(axis=0) for label in labels]))
         # Of vectors of one length, the nearest is the one with the largest product. Classes of
         # which nothing is kept are never nearest.
         nearness = np.full((len(x), self.trainer.model.out_features), -np.inf)

@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _file
+from thalweg.continual._baselines import Naive
 from thalweg.continual._buffers import Buffer
 from thalweg.continual._result import Result
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._suits import suit
 from thalweg.continual._task import Scenario, Task
-from thalweg.errors import ArgumentError, ShapeError
+from thalweg.errors import ArgumentError, ShapeError, ThalwegError
 from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, CustomLoss
 
 _Metric = Callable[[Strategy, Task, "tuple[int, ...] | None"], float]
@@ -217,12 +219,27 @@ class _Run:
             if resume and Path(self.options["checkpoint"]).exists():
                 self.load()
             else:
-                self.judge(-1)
+                self.begin_anew()
             while self.task < len(self.scenario):
-                self.learn(self.scenario[self.task])
+                with _naming(self.scenario[self.task], "was learned"):
+                    self.learn(self.scenario[self.task])
                 self.task, self.taken = self.task + 1, 0
                 self.save()
         return self.result
+
+    def begin_anew(self) -> None:
+        """Judge what is there before the first task."""
+        links = [link for link in _links(self.strategy) if type(link) not in (Strategy, Naive)]
+        ended = max((link._ended for link in links), default=0)
+        if ended:
+            warnings.warn(
+                f"{type(links[0]).__name__} has learned {ended} tasks before this run: what it"
+                " keeps of them, and the weights, are still there, and tasks are numbered from 0"
+                " again. To begin anew, make model, trainer and strategy anew; to go on with a run"
+                " that was stopped, give resume=True",
+                stacklevel=4,
+            )
+        self.judge(-1)
 
     def learn(self, task: Task) -> None:
         """Learn the rest of a task, in parts that end where something is to be done."""
@@ -269,10 +286,11 @@ class _Run:
 
     def judge(self, learned: int) -> None:
         """Give a score for every task."""
-        scores = [
-            float(self.metric(self.strategy, task, self.scenario.competing(task.index, learned)))
-            for task in self.scenario
-        ]
+        scores = []
+        for task in self.scenario:
+            classes = self.scenario.competing(task.index, learned)
+            with _naming(task, "was judged by its x_test"):
+                scores.append(float(self.metric(self.strategy, task, classes)))
         self.result.steps.append(self.total)
         self.result.scores.append(scores)
         if self.bar is not None:
@@ -312,6 +330,18 @@ class _Run:
         self.result = Result._of_plain(place["result"])
         if self.bar is not None:
             self.bar.update(self.total)
+
+
+@contextlib.contextmanager
+def _naming(task: Task, what: str) -> Iterator[None]:
+    """Say of an error which task it came with."""
+    try:
+        yield
+    except ThalwegError as error:
+        notes = getattr(error, "__notes__", ())
+        if not any(note.startswith("While task ") for note in notes):
+            error.add_note(f"While task {task.index} ({task.name!r}) {what}.")
+        raise
 
 
 def _links(strategy: Strategy) -> list[Strategy]:

@@ -9,11 +9,14 @@ import numpy as np
 from thalweg import _checks, _core
 from thalweg._history import History
 from thalweg._trainer import Trainer
-from thalweg.continual import _batches
-from thalweg.continual._task import Task
+from thalweg.continual import _batches, _joins
+from thalweg.continual._task import Task, check_rows
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import BCEWithLogitsLoss, Sequential
 from thalweg.optim.schedules import ReduceLROnPlateau
+
+#: Where a copy on its way has what `Strategy.state_dict` gave.
+_GATHERED = "state_dict()"
 
 
 class Strategy:
@@ -48,6 +51,8 @@ class Strategy:
 
     #: Whether another network than the one that has learned a task is there after its end.
     _opens = False
+    #: What it does that others may not bear: see `_joins`.
+    _does: tuple[str, ...] = ()
 
     def __init__(self, inner: "Trainer | Strategy") -> None:
         if not isinstance(inner, Trainer | Strategy):
@@ -55,7 +60,9 @@ class Strategy:
         self.inner: Strategy | None = inner if isinstance(inner, Strategy) else None
         self.trainer: Trainer = inner.trainer if isinstance(inner, Strategy) else inner
         self.needs_task: bool = self.inner is not None and self.inner.needs_task
+        _joins.check(self)
         # Whether samples of earlier tasks are learned again, by any strategy of the chain.
+        self._ended = 0  # tasks
         self._rehearses: bool = self.inner is not None and self.inner._rehearses
         if self.inner is None:
             _check_schedule(self.trainer)
@@ -149,6 +156,7 @@ class Strategy:
 
     def end(self, task: Task) -> None:
         """Take to heart what must not be forgotten of a task that was learned."""
+        self._ended += 1
         if self.inner is not None:
             self.inner.end(task)
 
@@ -184,6 +192,7 @@ class Strategy:
                 "a strategy learns a Task, as Task(x, y, x_test, y_test); got "
                 f"{type(task).__name__}"
             )
+        check_rows(task, task.index)
         per_pass = _batches.per_pass(len(task.y), batch_size, drop_last)
         count = _checks.integer("epochs", epochs, 1) if steps is None else 1
         steps = per_pass if steps is None else _checks.integer("steps", steps, 1)
@@ -268,6 +277,15 @@ class Strategy:
         if outputs.shape[1] == 1 and isinstance(self.trainer.loss, BCEWithLogitsLoss):
             return (outputs[:, 0] > 0).astype(np.int64)
         return largest(outputs, classes)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Some of what was gathered is in the core's trainer, which copies and pickles leave out.
+        return {**vars(self), _GATHERED: self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        gathered = state.pop(_GATHERED)
+        vars(self).update(state)
+        self.load_state_dict(gathered)
 
     def state_dict(self) -> dict[str, Any]:
         """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
