@@ -114,7 +114,7 @@ class Resumable(TrainerBase):
             raise DataError(f"{os.fspath(path)!r} is a damaged file: {error!r}") from None
 
     def __reduce__(self) -> Any:
-        # Also what `copy.deepcopy` uses. The model is given as it is, so that whatever else holds it
+        # Also what `copy.deepcopy` uses. The model is given as it is: whatever else holds it then
         # has the same one afterwards.
         spec = self._description()
         optimizer = _Recipe(spec.pop("optimizer"))
