@@ -10,8 +10,9 @@ from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _units
 from thalweg.continual._features import part
-from thalweg.continual._quadratic import Quadratic, SynapticIntelligence, competing
+from thalweg.continual._quadratic import Quadratic, competing
 from thalweg.continual._strategy import Strategy
+from thalweg.continual._synapses import SynapticIntelligence
 from thalweg.continual._task import Task
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Sequential

@@ -8,19 +8,15 @@ from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches
-from thalweg.continual._buffers import BalancedBuffer, Buffer, ReservoirBuffer, unit_length
+from thalweg.continual._buffers import BalancedBuffer, Buffer, unit_length
 from thalweg.continual._features import body
+from thalweg.continual._memory import Keeping, buffer_of, keep, kept_rows
 from thalweg.continual._strategy import Strategy, largest, mean_history
 from thalweg.continual._task import Task
 from thalweg.errors import ArgumentError, UnsupportedError
 
 
-def buffer_of(buffer: Buffer | int) -> Buffer:
-    """Give a buffer; a number is the capacity of a reservoir."""
-    return buffer if isinstance(buffer, Buffer) else ReservoirBuffer(buffer)
-
-
-class Replay(Strategy):
+class Replay(Keeping):
     r"""Mixes samples of earlier tasks into every batch: experience replay.
 
     Parameters
@@ -77,9 +73,7 @@ class Replay(Strategy):
         self._weighting = _checks.one_of("weighting", weighting, ("tasks", "rows"))
         self._does = ("rows", "plain rows", *(("weights",) if weighting == "tasks" else ()))
         super().__init__(inner)
-        self._rehearse()
-        self.buffer = buffer_of(buffer)
-        self._batch = None if batch_size is None else _checks.integer("batch_size", batch_size, 1)
+        self._keep_in(buffer_of(buffer), batch_size)
 
     def learn(
         self,
@@ -172,17 +166,8 @@ class Replay(Strategy):
         self.buffer.add(x=x, y=y)
         return loss
 
-    def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered."""
-        return {**super().state_dict(), "buffer": self.buffer.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        super().load_state_dict(state)
-        self.buffer.load_state_dict(state["buffer"])
-
-
-class GDumb(Strategy):
+class GDumb(Keeping):
     """Keeps a balanced memory and, for every task, trains a fresh network on that alone.
 
     Parameters
@@ -212,8 +197,7 @@ class GDumb(Strategy):
 
     def __init__(self, inner: Trainer | Strategy, buffer: Buffer | int) -> None:
         super().__init__(inner)
-        self._rehearse()
-        self.buffer = buffer if isinstance(buffer, Buffer) else BalancedBuffer(buffer)
+        self._keep_in(buffer if isinstance(buffer, Buffer) else BalancedBuffer(buffer))
         self._initial = self.trainer.copy()
 
     def begin(self, task: Task) -> None:
@@ -231,15 +215,6 @@ class GDumb(Strategy):
         rows = self.buffer.rows()
         classes = np.unique(rows["y"]).tolist() if task.classes is not None else None
         return super().learn(task.with_data(rows["x"], rows["y"], None, classes), **options)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered."""
-        return {**super().state_dict(), "buffer": self.buffer.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        super().load_state_dict(state)
-        self.buffer.load_state_dict(state["buffer"])
 
 
 class NearestMean(Strategy):
@@ -290,28 +265,3 @@ class NearestMean(Strategy):
         nearness = np.full((len(x), self.trainer.model.out_features), -np.inf)
         nearness[:, labels] = features(x) @ means.T
         return largest(nearness, classes)
-
-
-def keep(buffer: Buffer, trainer: Trainer, task: Task) -> None:
-    """Offer a task's samples to a buffer."""
-    herding = getattr(buffer, "_herding", False)
-    features = body(trainer.model) if herding else None
-    x, y = np.asarray(task.x), np.asarray(task.y)
-    buffer.add(group=task.index, features=features, x=x, y=y)
-
-
-def kept_rows(rows: int, index: int, seed: int, start: int, steps: int, size: int) -> Any:
-    """Choose rows of a memory for some steps of a task, shape (steps, size); nothing is stored."""
-    batches = rows // size
-    orders: dict[int, Any] = {}
-    chosen = np.empty((steps, size), np.int64)
-    for step in range(steps):
-        number, batch = divmod(start + step, batches)
-        if number not in orders:
-            # Another stream than that of the task's own rows.
-            orders[number] = _batches.drawn(rows, ~seed & _MASK, (index << 32) + number)
-        chosen[step] = orders[number][batch * size : (batch + 1) * size]
-    return chosen
-
-
-_MASK = (1 << 62) - 1
