@@ -13,7 +13,7 @@ from thalweg.continual._features import part
 from thalweg.continual._quadratic import Quadratic, competing
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._synapses import SynapticIntelligence
-from thalweg.continual._task import Task
+from thalweg.continual._task import Task, not_begun
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Sequential
 
@@ -42,6 +42,12 @@ class _Parts(Strategy):
     def _at_work(self) -> bool:
         """Whether a task is being learned."""
         raise NotImplementedError
+
+    def learn(self, task: Task, *, steps: int, start: int = 0, **options: Any) -> History:
+        """Take some steps on a task that has begun; see `Strategy.learn`."""
+        if not self._at_work:
+            raise not_begun(task, "is to be learned")
+        return super().learn(task, steps=steps, start=start, **options)
 
     def step(self, x: Any, y: Any) -> float:
         """Take a step on a batch, between `begin` and `end` of the task that it is from."""
@@ -157,6 +163,8 @@ class XdG(_Parts):
 
     def end(self, task: Task) -> None:
         """Open all gates."""
+        if not self._at_work:
+            raise not_begun(task, "ends")
         self.trainer.model.flat_parameters = self._ungated()
         self._whole = self._task = None
         self._hold()
@@ -277,7 +285,7 @@ class PackNet(_Parts):
     def end(self, task: Task) -> None:
         """Give the smallest weights back, and train the others on."""
         if self._free is None:
-            raise ArgumentError(f"task {task.index} ends, but has not begun: call begin first")
+            raise not_begun(task, "ends")
         model = self.trainer.model
         theta, mine = model.flat_parameters, self._free.copy()
         own_outputs = competing(self.trainer, task) is not None

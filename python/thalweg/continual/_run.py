@@ -135,6 +135,8 @@ def run(
     ArgumentError
         If an argument is out of range, the network has too few outputs or other heads than the
         tasks, or the checkpoint is of another run: what differs is said, with both values.
+    FileNotFoundError
+        If the checkpoint's folder does not exist.
     UnsupportedError
         If there is to be a checkpoint of a trainer with a function of your own, such as a loss:
         no file can hold it.
@@ -171,6 +173,11 @@ def run(
         raise ArgumentError("save_every needs a checkpoint to write")
     if resume and checkpoint is None:
         raise ArgumentError("resume needs the checkpoint to go on from")
+    if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
+        raise FileNotFoundError(
+            f"the folder of checkpoint={os.fspath(checkpoint)!r} does not exist; it would be"
+            " missed after the first task"
+        )
     if metric is not None and not callable(metric):
         raise ArgumentError(
             f"metric must be a function of (strategy, task, classes); got {metric!r}"
@@ -290,7 +297,7 @@ class _Run:
         for task in self.scenario:
             classes = self.scenario.competing(task.index, learned)
             with _naming(task, "was judged by its x_test"):
-                scores.append(float(self.metric(self.strategy, task, classes)))
+                scores.append(_score(self.metric(self.strategy, task, classes)))
         self.result.steps.append(self.total)
         self.result.scores.append(scores)
         if self.bar is not None:
@@ -330,6 +337,15 @@ class _Run:
         self.result = Result._of_plain(place["result"])
         if self.bar is not None:
             self.bar.update(self.total)
+
+
+def _score(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ArgumentError(
+            f"metric must give a number for a task; it gave {_checks.given(value)}"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -193,6 +193,7 @@ class Strategy:
                 f"{type(task).__name__}"
             )
         check_rows(task, task.index)
+        batch_size = _checks.integer("batch_size", batch_size, 1)
         per_pass = _batches.per_pass(len(task.y), batch_size, drop_last)
         count = _checks.integer("epochs", epochs, 1) if steps is None else 1
         steps = per_pass if steps is None else _checks.integer("steps", steps, 1)
@@ -317,6 +318,10 @@ def largest(outputs: Any, classes: Sequence[int] | None) -> Any:
     if classes is None:
         return outputs.argmax(axis=1)
     places = np.asarray(classes)
+    if not places.size or not 0 <= places.min() <= places.max() < outputs.shape[1]:
+        raise ArgumentError(
+            f"classes must name some of the outputs 0 to {outputs.shape[1] - 1}; got {classes!r}"
+        )
     return places[outputs[:, places].argmax(axis=1)]
 
 

@@ -9,7 +9,7 @@ from thalweg._trainer import Trainer
 from thalweg.continual._fisher import importance, some_samples
 from thalweg.continual._quadratic import Flat, Quadratic, competing
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Task
+from thalweg.continual._task import Task, not_begun
 
 
 class MAS(Quadratic):
@@ -131,10 +131,10 @@ class SynapticIntelligence(Quadratic):
 
     def end(self, task: Task) -> None:
         """Take to heart what must not be forgotten of a task that was learned."""
-        super().end(task)
         path, theta = self.trainer._path(), self._parameters()
         if path is None or self._start is None:
-            return
+            raise not_begun(task, "ends")
+        super().end(task)
         self.trainer._follow(None)
         omega = path.astype(np.float64) / ((theta - self._start) ** 2 + self.xi)
         if self._importance is not None:

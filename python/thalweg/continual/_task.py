@@ -12,7 +12,7 @@ from thalweg.errors import ArgumentError, ShapeError
 KINDS = ("task", "domain", "class")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Task:
     """Data that come together: something to learn, and something to be judged by.
 
@@ -44,6 +44,12 @@ class Task:
     classes: tuple[int, ...] | None = None
     sample_weight: Any = None
     active: tuple[int, ...] | None = None
+
+    def __repr__(self) -> str:
+        # Not the arrays: a task stands in errors, and a data set would bury what they say.
+        classes = "" if self.classes is None else f", classes={self.classes}"
+        rows, others = (len(y) if hasattr(y, "__len__") else "no" for y in (self.y, self.y_test))
+        return f"<Task {self.index} {self.name!r}: {rows} rows, {others} held out{classes}>"
 
     def with_data(
         self, x: Any, y: Any, sample_weight: Any = None, classes: Iterable[int] | None = None
@@ -77,6 +83,11 @@ class Transformed(Task):
     def x_test(self) -> Any:
         """The samples to be judged by."""
         return self.__dict__["_transform"](self.__dict__["_base"].x_test)
+
+
+def not_begun(task: Task, what: str) -> ArgumentError:
+    """Make the error of what a strategy is asked for before it has got ready for a task."""
+    return ArgumentError(f"task {task.index} {what}, but has not begun: call begin first")
 
 
 def check_rows(task: Task, place: int) -> None:
@@ -116,7 +127,7 @@ def _placed(task: Task, place: int) -> Task:
     return other
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scenario(Sequence[Task]):
     """Tasks in their order.
 
@@ -155,6 +166,10 @@ class Scenario(Sequence[Task]):
             raise ArgumentError("a scenario needs at least one task")
         numbered = tuple(_placed(task, place) for place, task in enumerate(tasks))
         object.__setattr__(self, "tasks", numbered)
+
+    def __repr__(self) -> str:
+        tasks = "".join(f"\n  {task!r}" for task in self.tasks)
+        return f"<Scenario of kind {self.kind!r}, {len(self)} tasks:{tasks}\n>"
 
     def __len__(self) -> int:
         return len(self.tasks)
