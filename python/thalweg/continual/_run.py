@@ -3,71 +3,21 @@
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
-from thalweg.continual import _batches, _file
+from thalweg.continual import _batches, _file, _setting
 from thalweg.continual._baselines import Naive
-from thalweg.continual._buffers import Buffer
 from thalweg.continual._result import Result
+from thalweg.continual._scores import Metric, metric_of, score
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._suits import suit
 from thalweg.continual._task import Scenario, Task
-from thalweg.errors import ArgumentError, ShapeError, ThalwegError
-from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, CustomLoss
-
-_Metric = Callable[[Strategy, Task, "tuple[int, ...] | None"], float]
-
-
-def accuracy(strategy: Strategy, task: Task, classes: tuple[int, ...] | None) -> float:
-    """Share of the held-out samples whose class is right, where `classes` compete.
-
-    Of shares of classes, the largest is right. With `nn.BCEWithLogitsLoss` it is the share of all
-    answers that are right, yes above 0 and no otherwise, as `Trainer.evaluate` has it.
-    """
-    target = np.asarray(task.y_test)
-    if isinstance(strategy.trainer.loss, BCEWithLogitsLoss):
-        outputs = strategy.network(task.index)(task.x_test)
-        return float(np.mean((outputs > 0) == (_like(target, outputs, task) > 0.5)))
-    found = strategy.predict(task.x_test, classes, task=task.index)
-    return float(np.mean(found == (target if target.ndim == 1 else target.argmax(axis=1))))
-
-
-def r2(strategy: Strategy, task: Task, classes: tuple[int, ...] | None) -> float:
-    """Coefficient of determination on the held-out samples, of all outputs together; 1 is best."""
-    outputs = strategy.network(task.index)(task.x_test)
-    target = _like(np.asarray(task.y_test, dtype=np.float64), outputs, task)
-    error = ((outputs - target) ** 2).sum()
-    spread = ((target - target.mean(axis=0)) ** 2).sum()
-    if spread == 0:
-        return 1.0 if error == 0 else 0.0
-    return float(1 - error / spread)
-
-
-def _like(target: Any, outputs: Any, task: Task) -> Any:
-    """Give targets in the shape of the outputs."""
-    rows = target.reshape(len(target), -1)
-    if rows.shape != outputs.shape:
-        raise ShapeError(
-            f"task {task.index} ({task.name!r}): y_test has shape {target.shape}, and the network"
-            f" gives {outputs.shape}; pass metric= to judge one by the other"
-        )
-    return rows
-
-
-def _metric_of(strategy: Strategy, scenario: Scenario) -> _Metric:
-    """Choose what a trainer's loss says that it learns; of a loss of one's own, by the targets."""
-    loss = strategy.trainer.loss
-    if isinstance(loss, CrossEntropyLoss | BCEWithLogitsLoss):
-        return accuracy
-    labelled = isinstance(loss, CustomLoss) and scenario[0].classes is not None
-    return accuracy if labelled and strategy.trainer.model.out_features > 1 else r2
+from thalweg.errors import ArgumentError, ThalwegError
 
 
 def run(
@@ -79,7 +29,7 @@ def run(
     batch_size: int = 32,
     drop_last: bool = False,
     evaluate_every: int | None = None,
-    metric: _Metric | None = None,
+    metric: Metric | None = None,
     progress: bool = False,
     log: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -183,7 +133,7 @@ def run(
             f"metric must be a function of (strategy, task, classes); got {metric!r}"
         )
     if metric is None:
-        metric = _metric_of(strategy, scenario)
+        metric = metric_of(strategy, scenario)
     suit(strategy, scenario)
     return _Run(
         strategy, scenario, metric,
@@ -207,7 +157,7 @@ class _Run:
     """One run: how far it is, and what it has seen."""
 
     def __init__(
-        self, strategy: Strategy, scenario: Scenario, metric: _Metric, **options: Any
+        self, strategy: Strategy, scenario: Scenario, metric: Metric, **options: Any
     ) -> None:
         self.strategy, self.scenario, self.metric = strategy, scenario, metric
         self.options = options
@@ -216,7 +166,7 @@ class _Run:
         self.task = self.taken = self.total = 0
         self.bar: Any = None
         # As they are before the first task: training changes some of it.
-        self.chosen = {} if options["checkpoint"] is None else _chosen(strategy, scenario)
+        self.chosen = {} if options["checkpoint"] is None else _setting.chosen(strategy, scenario)
 
     def go(self, resume: bool, progress: bool) -> Result:
         """Learn what is left."""
@@ -236,7 +186,8 @@ class _Run:
 
     def begin_anew(self) -> None:
         """Judge what is there before the first task."""
-        links = [link for link in _links(self.strategy) if type(link) not in (Strategy, Naive)]
+        links = _setting.links(self.strategy)
+        links = [link for link in links if type(link) not in (Strategy, Naive)]
         ended = max((link._ended for link in links), default=0)
         if ended:
             warnings.warn(
@@ -297,7 +248,7 @@ class _Run:
         for task in self.scenario:
             classes = self.scenario.competing(task.index, learned)
             with _naming(task, "was judged by its x_test"):
-                scores.append(_score(self.metric(self.strategy, task, classes)))
+                scores.append(score(self.metric(self.strategy, task, classes)))
         self.result.steps.append(self.total)
         self.result.scores.append(scores)
         if self.bar is not None:
@@ -309,7 +260,7 @@ class _Run:
         """Give what must be the same when the run goes on."""
         names = ("epochs", "steps", "batch_size", "drop_last", "evaluate_every")
         return {
-            "strategy": [type(link).__name__ for link in _links(self.strategy)],
+            "strategy": [type(link).__name__ for link in _setting.links(self.strategy)],
             **self.chosen,
             "model": repr(self.strategy.trainer.model),
             "seed": self.strategy.trainer.model.seed,
@@ -339,15 +290,6 @@ class _Run:
             self.bar.update(self.total)
 
 
-def _score(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ArgumentError(
-            f"metric must give a number for a task; it gave {_checks.given(value)}"
-        ) from None
-
-
 @contextlib.contextmanager
 def _naming(task: Task, what: str) -> Iterator[None]:
     """Say of an error which task it came with."""
@@ -358,41 +300,6 @@ def _naming(task: Task, what: str) -> Iterator[None]:
         if not any(note.startswith("While task ") for note in notes):
             error.add_note(f"While task {task.index} ({task.name!r}) {what}.")
         raise
-
-
-def _links(strategy: Strategy) -> list[Strategy]:
-    """Give a strategy and those inside, the outermost first."""
-    inside = [] if strategy.inner is None else _links(strategy.inner)
-    return [strategy, *inside]
-
-
-def _chosen(strategy: Strategy, scenario: Scenario) -> dict[str, Any]:
-    """Give what trainer and strategies were made with: what would silently be the file's."""
-    found = strategy.trainer._made_with()
-    if any(task.active is not None for task in scenario):
-        found["loss"].pop("active", None)  # it is the latest task's
-    for link in _links(strategy):
-        name = type(link).__name__
-        if not type(link).__module__.startswith("thalweg."):
-            continue
-        found |= {f"{name}.{key}": value for key, value in _plain(link).items()}
-        for key, buffer in vars(link).items():
-            if isinstance(buffer, Buffer):
-                made = {"type": type(buffer).__name__, **_plain(buffer)}
-                found[f"{name}.{key.strip('_')}"] = made
-    return found
-
-
-def _plain(thing: Strategy | Buffer) -> dict[str, Any]:
-    """Give the plain values of a thing of ours that its state does not hold."""
-    gathered = thing.state_dict()
-    return {
-        name.strip("_"): value
-        for name, value in vars(thing).items()
-        if isinstance(value, bool | int | float | str)
-        and not name.startswith("_told")
-        and name.strip("_") not in gathered
-    }
 
 
 def _bar(total: int) -> Any:
