@@ -125,3 +125,23 @@ def test_what_begins_with_a_task_needs_its_beginning(make):
             strategy.learn(task, steps=1)
     strategy.fit(task)
     assert strategy.predict(X, task=0).shape == (20,)
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("train", "strategy.fit"),
+        ("observe", "continual.run"),
+        ("eval", "judges"),
+        ("partial_fit", "strategy.step"),
+        ("model", "strategy.trainer.model"),
+        ("save", "checkpoint=path"),
+        ("ewc_lambda", ".strength"),
+        ("predictt", "predict"),
+    ],
+)
+def test_names_of_other_libraries_say_where_it_is(name, where):
+    strategy = continual.EWC(learner(), 1)
+    with pytest.raises(AttributeError, match=f"EWC has no attribute '{name}'.*{where}"):
+        getattr(strategy, name)
+    assert not hasattr(strategy, "__array__")

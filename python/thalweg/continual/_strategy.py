@@ -2,14 +2,16 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from thalweg import _checks, _core
+from thalweg._habits import advice
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _joins
+from thalweg.continual._elsewhere import ELSEWHERE
 from thalweg.continual._task import Task, check_rows
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import BCEWithLogitsLoss, Sequential
@@ -73,6 +75,18 @@ class Strategy:
         while link is not None:
             link._rehearses = True
             link = link.inner
+
+    if not TYPE_CHECKING:  # type checkers would take every name for one that is there
+
+        def __getattr__(self, name: str) -> Any:
+            """Say where it is."""
+            more = ""
+            if not name.startswith("_"):  # as the names that Python's protocols look for
+                there = [known for known in dir(type(self)) if not known.startswith("_")]
+                more = advice(name, ELSEWHERE, there)
+            raise AttributeError(
+                f"{type(self).__name__} has no attribute {name!r}{more}", name=name, obj=self
+            )
 
     def begin(self, task: Task) -> None:
         """Get ready for a task; the innermost sets which classes compete in the loss."""
