@@ -254,6 +254,16 @@ def test_an_optimizer_around_another_is_copied_with_it(rng):
     assert twin.fit(x, y)["loss"] == trainer.fit(x, y)["loss"]
 
 
+@pytest.mark.parametrize("again", ["copy.deepcopy", "pickle"])
+def test_what_holds_a_trainer_s_model_holds_that_of_its_copy(again, rng):
+    """An object with both, as anybody's may be: after a copy its parts still belong together."""
+    trainer = make_trainer(optim.Adam(lr=0.01))
+    model, twin = COPIES[again]([trainer.model, trainer])
+    assert twin.model is model is not trainer.model
+    twin.fit(rng.standard_normal((50, 5)), rng.integers(0, 3, 50))
+    assert (twin.model.flat_parameters != trainer.model.flat_parameters).any()
+
+
 def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path):
     """The name in the error is the user's, not that of the file that is written first."""
     with pytest.raises(FileNotFoundError, match=re.escape(repr(str(tmp_path / "no" / "model")))):

@@ -266,7 +266,7 @@ def test_a_part_of_the_samples_will_do(rng):
         ({"kind": "predicted", "loss": nn.MSELoss()}, tw.UnsupportedError, "needs classes"),
         ({"kind": "weighted", "y": np.eye(4)[:3]}, tw.ThalwegError, "need labels of classes"),
         ({"kind": "weighted", "y": np.eye(4)[:3], "loss": nn.BCEWithLogitsLoss()},
-         tw.ThalwegError, "need labels of classes"),
+         tw.UnsupportedError, "is for nn.CrossEntropyLoss"),
         ({"x": np.zeros((3, 5))}, tw.ShapeError, "expected .3, 6."),
         ({"x": np.full((3, 6), np.nan)}, tw.DataError, r"x\[0, 0\] is NaN"),
         ({"x": np.zeros((0, 6))}, tw.DataError, "no rows"),

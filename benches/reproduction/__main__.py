@@ -36,7 +36,7 @@ def arguments():
     parser.add_argument("--protocols", type=some_of(known), default=list(known))
     methods = {name: None for each in known.values() for name in each.methods}
     parser.add_argument("--methods", type=some_of(methods), default=list(methods))
-    kinds = ("task", "domain", "class")
+    kinds = ("task", "domain", "class", "class_all")
     parser.add_argument("--scenarios", type=some_of(kinds), default=kinds)
     parser.add_argument("--seeds", type=seeds, default=list(protocol.SEEDS))
     parser.add_argument("--steps", type=int, help="per task, instead of the protocol's, as a trial")
@@ -65,7 +65,8 @@ def main():
         for seed in args.seeds:  # a figure for every method first, then better ones
             for method in protocol.PROTOCOLS[which].methods:
                 for kind in protocol.PROTOCOLS[which].kinds:
-                    if method in args.methods and kind in args.scenarios:
+                    asked = method in args.methods and kind in args.scenarios
+                    if asked and kind not in protocol.PROTOCOLS[which].methods[method].without:
                         case = Case(which, args.name or name, kind, method, seed, args.steps)
                         run(case, arrays, args.out)
 

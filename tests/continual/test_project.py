@@ -310,14 +310,10 @@ def test_permuted_digits_are_remembered():
 
 
 def test_what_cannot_be_joined_is_said(scenario, trainer):
-    both = continual.AGEM(continual.GEM(trainer(), 10), 20)
-    both.fit(scenario[0])
     with pytest.raises(UnsupportedError, match="another strategy that projects"):
-        both.fit(scenario[1])
-    lost = continual.AGEM(continual.LwF(trainer()), 20)
-    lost.fit(scenario[0])
+        continual.AGEM(continual.GEM(trainer(), 10), 20)
     with pytest.raises(UnsupportedError, match=r"LwF cannot be joined .* projects"):
-        lost.fit(scenario[1])
+        continual.AGEM(continual.LwF(trainer()), 20)
     mine = trainer()
     strategy = continual.AGEM(mine, 20)
     strategy.fit(scenario[0])

@@ -142,10 +142,18 @@ def test_ewc_by_the_code_of_avalanche_and_mammoth(rng):
             np.testing.assert_allclose(np.diff(found), np.diff(expected), rtol=1e-10)
 
 
-def test_labels_of_a_weighted_fisher_are_classes(rng):
-    ewc = EWC(classifier(loss=nn.MSELoss()), 1.0, convention="mammoth")
-    with pytest.raises(tw.ThalwegError, match="need labels of classes"):
-        ewc.fit(task(rng.standard_normal((9, 4)), rng.standard_normal((9, 3))))
+@pytest.mark.parametrize("fisher", ["weighted", "predicted"])
+def test_a_fisher_information_of_classes_is_refused_for_numbers(fisher):
+    """Before the first task, not at its end."""
+    with pytest.raises(tw.UnsupportedError, match=f'fisher="{fisher}" .*(class|CrossEntropy)'):
+        EWC(classifier(loss=nn.MSELoss()), 1.0, fisher=fisher)
+
+
+@pytest.mark.parametrize("options", [{"n_samples": 0}, {"batch_size": 0}, {"seed": -1}])
+def test_options_of_the_fisher_information_are_looked_at_first(options):
+    name = next(iter(options))
+    with pytest.raises(tw.ArgumentError, match=name):
+        EWC(classifier(), 1.0, **options)
 
 
 @pytest.mark.filterwarnings("ignore:the penalty of MAS")
@@ -290,6 +298,27 @@ def test_new_classes_that_compete_are_warned_about_once(rng):
             ewc.fit(one)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda trainer, scenario: L2(continual.Replay(trainer, 20), 1.0),
+        lambda trainer, scenario: continual.Replay(L2(trainer, 1.0), 20),
+        lambda trainer, scenario: continual.AGEM(L2(trainer, 1.0), 20),
+        lambda trainer, scenario: L2(continual.Cumulative(trainer, scenario), 1.0),
+    ],
+)
+def test_new_classes_that_are_rehearsed_are_not_warned_about(make, rng):
+    """To advise replay where there is some would help nobody."""
+    x, y = rng.standard_normal((40, 3)).astype("float32"), np.arange(40) % 4
+    scenario = continual.split(x, y, x, y, tasks=2, kind="class")
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4))
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="task 1 brings new classes")
+        warnings.filterwarnings("ignore", message="the penalty of")
+        continual.run(make(trainer, scenario), scenario)
+
+
 def test_a_penalty_that_hardly_matters_is_warned_about(rng):
     tasks = [task(rng.standard_normal((20, 4)), rng.standard_normal(20), k) for k in (0, 1)]
     ewc = EWC(linear(4), strength=1e-7)
@@ -422,7 +451,8 @@ def test_a_penalty_too_steep_for_a_rate_is_named(clouds):
     strategy = continual.EWC(plain, 1e6)
     with pytest.raises(tw.errors.DivergedError) as caught:
         continual.run(strategy, scenario, epochs=5)
-    (note,) = caught.value.__notes__
+    note, place = caught.value.__notes__
+    assert place == "While task 1 ('2 3') was learned."
     most = float(note.split("above a rate of ")[1].split()[0].rstrip("."))
     assert most == pytest.approx(2 / (1e6 * strategy.importance.max()), rel=0.05)
     assert most < 0.1

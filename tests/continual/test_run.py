@@ -8,8 +8,8 @@ import pytest
 
 import thalweg as tw
 from thalweg import continual, nn, optim
-from thalweg._safetensors import load
-from thalweg.errors import ArgumentError, DataError
+from thalweg._safetensors import load, save
+from thalweg.errors import ArgumentError, DataError, UnsupportedError
 
 
 class Stopped(Exception):
@@ -109,6 +109,57 @@ def test_numbers_are_judged_by_r2(rng):
         assert result.r[-1, task.index] == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 7, 24, 200])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_steps_are_the_same_in_parts_and_in_whole_passes(
+    batch_size, drop_last, accumulate, scenario, trainer
+):
+    """Whole passes are gathered by the core, parts of one in Python; 120 rows a task."""
+    if accumulate > 1 and batch_size == 24:
+        pytest.skip("parts would cut an update of three batches in two")
+    task = scenario[1]
+    per_pass = max(1, 120 // batch_size if drop_last else -(-120 // batch_size))
+    options = {"batch_size": batch_size, "drop_last": drop_last}
+    whole, parts = (
+        continual.Strategy(trainer(dropout=0.3, accumulate_grad_batches=accumulate))
+        for _ in range(2)
+    )
+    for strategy in (whole, parts):
+        strategy.begin(task)
+    history = whole.learn(task, steps=3 * per_pass, **options)
+    cut, losses, at = max(1, per_pass // 3 // accumulate * accumulate), [], 0
+    while at < 3 * per_pass:  # never a whole pass in one, unless it is one step
+        count = min(cut, 3 * per_pass - at, per_pass - at % per_pass)
+        part = parts.learn(task, steps=count, start=at, **options)
+        losses.append((count, part["loss"][0]))
+        at += count
+    one, other = (s.trainer.model.flat_parameters for s in (whole, parts))
+    np.testing.assert_array_equal(one, other)
+    if not 120 % batch_size:
+        mean = sum(count * loss for count, loss in losses) / (3 * per_pass)
+        assert history["loss"][0] == pytest.approx(mean, rel=1e-6)
+
+
+def test_samples_that_are_made_on_the_way_are_made_once_a_task(clouds, trainer):
+    """Not once for each chunk of steps: a permutation of a large data set takes long."""
+    made = []
+
+    class Counted(continual.Task):
+        x = property(lambda self: (made.append(1), clouds.x)[1], lambda self, value: None)
+
+    tasks = [Counted(clouds.x, clouds.y, clouds.x, clouds.y, index) for index in range(2)]
+    for make in (
+        continual.Strategy, lambda t: continual.Replay(t, 20), lambda t: continual.AGEM(t, 20)
+    ):  # fmt: skip
+        strategy = make(trainer())
+        strategy.fit(tasks[0], epochs=1)
+        made.clear()
+        strategy.begin(tasks[1])
+        strategy.learn(tasks[1], steps=90, batch_size=10)
+        assert len(made) == 1
+
+
 def test_a_metric_of_ones_own(scenario, trainer):
     def count(strategy, task, classes):
         assert isinstance(strategy, continual.Strategy)
@@ -170,8 +221,8 @@ def test_a_checkpoint_of_another_run_is_refused(scenario, trainer, tmp_path):
     chained = tmp_path / "chained"
     continual.run(continual.GEM(continual.Replay(mine, 20), 5), scenario, checkpoint=chained)
     for margin, weighting, message in (
-        (0.2, "tasks", r"GEM\.margin was 0\.5, now it is 0\.2$"),
-        (0.5, "rows", r"Replay\.weighting was 'tasks', now it is 'rows'$"),
+        (0.2, "tasks", r"GEM\.margin was 0\.5, now it is 0\.2\. Make"),
+        (0.5, "rows", r"Replay\.weighting was 'tasks', now it is 'rows'\. Make"),
     ):
         other = continual.Replay(trainer(), 20, weighting=weighting)
         with pytest.raises(ArgumentError, match=message):
@@ -181,6 +232,94 @@ def test_a_checkpoint_of_another_run_is_refused(scenario, trainer, tmp_path):
     mine.save(path)
     with pytest.raises(DataError, match="holds no run"):
         continual.run(mine, scenario, checkpoint=path, resume=True)
+
+
+def _made(**options):
+    """A trainer in a strategy, of which one thing is another way."""
+    options = {"lr": 0.01, "strength": 3.0, "capacity": 20, "clip": None, "set": None} | options
+    model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 6), seed=1)
+    optimizer = options.get("optimizer", optim.Adam)(lr=options["lr"])
+    if "group" in options:
+        optimizer.add_group("0.*", lr_scale=options["group"])
+    trainer = tw.Trainer(
+        model,
+        loss=nn.CrossEntropyLoss(label_smoothing=options.get("label_smoothing", 0.0)),
+        optimizer=optimizer,
+        schedule=options.get("schedule"),
+        clip_grad_norm=options["clip"],
+    )
+    if options["set"] is not None:
+        trainer.optimizer.lr = options["set"]
+    buffer = options.get("buffer", continual.ReservoirBuffer)(options["capacity"])
+    return continual.L2(continual.Replay(trainer, buffer), options["strength"])
+
+
+SAME = optim.schedules.StepLR(4, 0.5, per="step")
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "message"),
+    [
+        ({}, {"lr": 0.1}, r"optimizer\.lr was 0\.01, now it is 0\.1\. Make"),
+        ({}, {"set": 0.1}, r"optimizer\.lr was 0\.01, now it is 0\.1\. Make"),
+        ({"set": 0.1}, {"lr": 0.1}, None),
+        ({}, {"strength": 4}, r"L2\.strength was 3\.0, now it is 4\.0"),
+        ({}, {"capacity": 30}, r"Replay\.buffer\.capacity was 20, now it is 30"),
+        ({}, {"buffer": continual.BalancedBuffer}, r"Replay\.buffer was Res.*, now it is Balanced"),
+        ({}, {"clip": 1}, r"clip_grad_norm was None, now it is 1\.0"),
+        ({}, {"label_smoothing": 0.1}, r"loss\.label_smoothing was 0\.0, now it is 0\.1"),
+        ({}, {"optimizer": optim.SGD}, r"optimizer was Adam\(lr=0\.01.*, now it is SGD\(lr=0\.01"),
+        ({"group": 0.5}, {"group": 0.1}, r"'lr_scale': 0\.5.*, now it is .*'lr_scale': 0\.1"),
+        ({"schedule": SAME}, {"schedule": SAME}, None),
+        ({"schedule": SAME}, {"schedule": SAME, "lr": 0.1}, r"lr was 0\.01, now it is 0\.1\. Make"),
+        ({"schedule": SAME}, {}, r"schedule was StepLR\(.*, now it is None"),
+    ],
+)  # fmt: skip
+def test_a_run_goes_on_only_as_it_was_made(first, then, message, scenario, tmp_path):
+    """The file's rate would win over the new one, and the new clipping over the file's."""
+    path = tmp_path / "run"
+    options = {"epochs": 2, "checkpoint": path}
+    whole = continual.run(_made(**first), scenario, **options)
+    strategy = _made(**then)
+    before = strategy.trainer.model.flat_parameters.copy()
+    if message is None:
+        found = continual.run(strategy, scenario, resume=True, **options)
+        np.testing.assert_array_equal(found.r, whole.r)
+        return
+    with pytest.raises(ArgumentError, match=message) as caught:
+        continual.run(strategy, scenario, resume=True, **options)
+    assert "resume=False" in str(caught.value)
+    assert str(caught.value).count(" was ") == 2, "only what differs, and the advice"
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read(scenario, tmp_path):
+    """Its setting knows less, and is compared as far as it goes."""
+    path = tmp_path / "run"
+    whole = continual.run(_made(), scenario, checkpoint=path)
+    arrays, text = load(path)
+    content = json.loads(text["thalweg.continual"])
+    for name in ("optimizer", "groups", "Replay.buffer"):
+        del content["setting"][name]
+    save(path, arrays, text | {"thalweg.continual": json.dumps(content)})
+    found = continual.run(_made(), scenario, checkpoint=path, resume=True)
+    np.testing.assert_array_equal(found.r, whole.r)
+    with pytest.raises(ArgumentError, match=r"L2\.strength was 3\.0, now it is 4\.0"):
+        continual.run(_made(strength=4), scenario, checkpoint=path, resume=True)
+
+
+def test_what_no_file_can_hold_is_said_before_the_training(scenario, tmp_path):
+    seen = []
+
+    def own(outputs, targets):
+        seen.append(len(outputs))
+        return 0.0, np.zeros_like(outputs)
+
+    model = nn.Sequential(nn.Linear(2, 6))
+    trainer = tw.Trainer(model, loss=own, optimizer=optim.SGD(lr=0.1))
+    with pytest.raises(UnsupportedError, match="cannot be saved"):
+        continual.run(trainer, scenario, checkpoint=tmp_path / "run")
+    assert not seen
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ X, Y = np.zeros((4, 9)), np.arange(4) % 2
         (lambda: continual.split(X, Y, X, Y, 2, order=[0, 0]), ArgumentError, r"\[0, 1\] once"),
         (lambda: continual.split(X, Y, X, Y, 2, order=[0, 1], seed=1), ArgumentError, "not both"),
         (lambda: continual.split(X[0], Y, X, Y, 2), ShapeError, r"\(n, in_features\)"),
-        (lambda: continual.rotated(X[:, :8], Y, X, Y), ShapeError, "square"),
+        (lambda: continual.rotated(X[:, :8], Y, X[:, :8], Y), ShapeError, "square"),
         (lambda: continual.rotated(X, Y, X, Y, angles=[np.inf]), ArgumentError, "finite"),
         (lambda: continual.from_arrays([]), ArgumentError, "at least one task"),
         (lambda: continual.from_arrays([(X, Y, X)]), ArgumentError, "3 items"),

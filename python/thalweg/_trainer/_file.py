@@ -118,14 +118,17 @@ class Resumable(TrainerBase):
             raise DataError(f"{os.fspath(path)!r} is a damaged file: {error!r}") from None
 
     def __reduce__(self) -> Any:
-        # Also what `copy.copy` and `copy.deepcopy` use; nothing is shared with the original.
+        # Also what `copy.deepcopy` uses. The model is given as it is: whatever else holds it then
+        # has the same one afterwards.
         spec = self._description()
         optimizer = _Recipe(spec.pop("optimizer"))
         core = self._core
         penalty = core.penalty() if isinstance(core, _core.Trainer) else None
-        counts = copy.deepcopy(self._counts())
-        state = self._optimizer.state_dict(), counts, core.average(), penalty
-        return _again, (type(self), copy.deepcopy(self._model), spec, optimizer, state)
+        state = self._optimizer.state_dict(), self._counts(), core.average(), penalty
+        return _again, (type(self), self._model, spec, optimizer, state)
+
+    def __copy__(self) -> Self:
+        return self.copy()
 
     def copy(self) -> Self:
         """Make a trainer that goes on from here with a model and an optimizer of its own.
@@ -136,8 +139,9 @@ class Resumable(TrainerBase):
             What happens to either does not concern the other. Gradients gathered for an update to
             come are left out. `copy.deepcopy` does the same, and pickles hold the same.
         """
-        make, arguments = self.__reduce__()
-        return make(*arguments)  # type: ignore[no-any-return]
+        make, (kind, model, *others, (optimizer_state, counts, *more)) = self.__reduce__()
+        state = optimizer_state, copy.deepcopy(counts), *more
+        return make(kind, copy.deepcopy(model), *others, state)  # type: ignore[no-any-return]
 
     def _description(self) -> dict[str, Any]:
         """Give the arguments that make this trainer, besides the model."""
@@ -150,6 +154,17 @@ class Resumable(TrainerBase):
             "accumulate_grad_batches": self._accumulate,
             "average": self._average,
         } | ({} if self._precision is None else {"precision": self._precision})
+
+    def _made_with(self) -> dict[str, Any]:
+        """Give what decides how training goes on, besides the model, as plain data."""
+        found: dict[str, Any] = _spec.describe(self._description())
+        optimizer = found["optimizer"]
+        stepping = optimizer.get("base", optimizer)  # SAM's rate is that of the one inside
+        if "lr" in stepping:
+            # It can have been set since it was made; under a schedule, it is on its way.
+            stepping["lr"] = self._optimizer.lr if self._schedule is None else self._base_lr
+        groups = [repr(group) for group in self._optimizer._groups]
+        return found | {"groups": groups}
 
     def _counts(self) -> dict[str, Any]:
         """Give what has changed since it was made, besides model and optimizer, as plain data."""

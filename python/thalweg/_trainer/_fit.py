@@ -215,8 +215,9 @@ class Fitting(TrainerBase):
     def _arrays_fit(
         self, x: Samples, y: Any, weight: Array | None, vx: Samples | None, vy: Any,
         validation_weight: Array | None, epochs: int, batch_size: int, shuffle: bool,
+        first: int | None = None,
     ) -> "_core.Fit | PythonFit":  # fmt: skip
-        """Begin a fit to arrays that are ready."""
+        """Begin a fit to arrays that are ready; `first` numbers the first epoch's order."""
         updates = -(-max(len(x), 1) // batch_size)
         updates = -(-updates // self._accumulate)
         rates = None
@@ -224,13 +225,20 @@ class Fitting(TrainerBase):
             rates = self._rates.of_fit(self._optimizer.steps, self._epochs, epochs, updates)
         options = (
             epochs, batch_size, shuffle, self._model.seed, vx, vy, weight, validation_weight,
-            rates, self._rates is not None and self._rates.by_epoch, self._epochs,
+            rates, self._rates is not None and self._rates.by_epoch,
+            self._epochs if first is None else first,
         )  # fmt: skip
         if isinstance(self._core, _core.Trainer):
             return _core.Fit(self._core, x, y, *options)
         from thalweg._python_fit import PythonFit  # most fits run in the core
 
         return PythonFit(self._core, x, y, *options)
+
+    def _pass(self, x: Any, y: Any, sample_weight: Any, batch_size: int, number: int) -> History:
+        """Train for one epoch, in the order of rows that has this number."""
+        x, y, weight = self._ready(x, y, sample_weight)
+        run = self._arrays_fit(x, y, weight, None, None, None, 1, batch_size, True, number)
+        return self._run(run, 1, (), False)
 
     def _put_lr_back(self, before: tuple[float, float] | None) -> None:
         """Take back what ``fit(lr=...)`` set, where it did."""

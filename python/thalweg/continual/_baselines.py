@@ -34,6 +34,8 @@ class FromScratch(Strategy):
         What does the training.
     """
 
+    _does = ("restart",)
+
     def __init__(self, inner: Trainer | Strategy) -> None:
         super().__init__(inner)
         self._initial = self.trainer.copy()
@@ -62,10 +64,13 @@ class Cumulative(Strategy):
         If it is not a scenario.
     """
 
+    _does = ("own rows",)
+
     def __init__(self, inner: Trainer | Strategy, scenario: Scenario) -> None:
         super().__init__(inner)
         if not isinstance(scenario, Scenario):
             raise ArgumentError(f"scenario must be a Scenario; got {scenario!r}")
+        self._rehearse()
         self._scenario = scenario
         self._union: Task | None = None
 
@@ -98,7 +103,8 @@ class Cumulative(Strategy):
                         for t in sources
                     ]
                 )
-            union = task.with_data(x, y, weight)
+            classes = [label for t in sources for label in t.classes or ()]
+            union = task.with_data(x, y, weight, classes)
             self._union = dataclasses.replace(union, active=sources[-1].active)
         return self._union
 

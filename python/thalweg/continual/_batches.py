@@ -15,8 +15,10 @@ from thalweg import _core
 from thalweg._trainer import Trainer
 from thalweg.continual._task import Task
 
-#: Steps in one chunk at most.
+#: Steps in one chunk at most, if they are of many rows.
 MOST = 16
+#: Rows that a chunk may have in any case: a call of the core costs as much as many small steps.
+_ROWS = 2048
 #: Passes over one task that have orders of their own: task t's begin at t times this.
 _PASSES = 1 << 32
 
@@ -26,7 +28,12 @@ def per_pass(rows: int, batch_size: int, drop_last: bool = False) -> int:
     return max(1, rows // batch_size if drop_last else -(-rows // batch_size))
 
 
-def whole_updates(trainer: Trainer, most: int = MOST) -> int:
+def steps_of_chunk(trainer: Trainer, batch_size: int) -> int:
+    """Count the steps that are gathered at once and are one fit."""
+    return whole_updates(trainer, max(MOST, _ROWS // batch_size))
+
+
+def whole_updates(trainer: Trainer, most: int) -> int:
     """Count the steps that may be one fit, so that none of its updates is of too few batches."""
     accumulate = trainer._accumulate
     return accumulate * max(1, most // accumulate)
@@ -36,7 +43,12 @@ def order(task: Task, rows: int, number: int, *, seed: int, shuffle: bool = True
     """Give the order of the rows in one pass over a task, its passes counted from 0."""
     if not shuffle:
         return np.arange(rows)
-    return drawn(rows, seed, task.index * _PASSES + number)
+    return drawn(rows, seed, order_number(task, number))
+
+
+def order_number(task: Task, number: int) -> int:
+    """Give the number of the order of the rows in one pass over a task."""
+    return task.index * _PASSES + number
 
 
 @functools.lru_cache(maxsize=4)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from thalweg import _checks
-from thalweg.errors import ArgumentError, ShapeError
+from thalweg.errors import ArgumentError, DtypeError, ShapeError
 
 
 class Buffer:
@@ -58,7 +58,7 @@ class Buffer:
 
     def sample(self, size: int) -> dict[str, Any]:
         """Draw samples, all different; all of them, if there are fewer."""
-        there = len(self)
+        size, there = _checks.integer("size", size, 0), len(self)
         picked = self._generator.choice(there, min(size, there), replace=False)
         return {name: column[picked] for name, column in self.rows().items()}
 
@@ -126,7 +126,7 @@ class ReservoirBuffer(Buffer):
         **columns: Any,
     ) -> None:
         """Offer samples; `group` and `features` are of no concern here."""
-        arrays = _columns(columns)
+        arrays = _columns(columns, self._columns)
         count = len(next(iter(arrays.values())))
         if not self._columns:
             self._columns = {
@@ -203,7 +203,7 @@ class BalancedBuffer(Buffer):
         **columns: Any,
     ) -> None:
         """Offer samples; those of one label in one `group` are of one class."""
-        arrays = _columns(columns)
+        arrays = _columns(columns, next(iter(self._groups.values()), {}))
         if self._herding and features is None:
             raise ArgumentError('select="herding" needs the features of samples; see Replay')
         y = arrays["y"]
@@ -307,10 +307,26 @@ def unit_length(rows: Any) -> Any:
     return rows / np.where(lengths == 0, 1, lengths)
 
 
-def _columns(columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Give columns as arrays, if they have as many rows."""
+def _columns(columns: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Give columns as arrays, if they have as many rows and go with what is kept."""
     arrays = {name: np.asarray(column) for name, column in columns.items()}
     lengths = {name: len(array) for name, array in arrays.items()}
     if "x" not in arrays or "y" not in arrays or len(set(lengths.values())) > 1:
         raise ShapeError(f"a buffer takes x and y, and more, with as many rows; got {lengths}")
+    if kept and arrays.keys() != kept.keys():
+        raise ArgumentError(
+            f"this buffer keeps {', '.join(kept)}; got {', '.join(arrays)}: one buffer is for one"
+            " strategy"
+        )
+    for name, column in kept.items():
+        new = arrays[name]
+        if new.shape[1:] != column.shape[1:]:
+            raise ShapeError(
+                f"this buffer keeps rows of {name} of shape {column.shape[1:]}; got {new.shape[1:]}"
+            )
+        if not np.can_cast(new.dtype, column.dtype, "same_kind"):
+            raise DtypeError(
+                f"this buffer keeps {name} as {column.dtype}, which cannot hold {new.dtype}; give"
+                " it samples of one type"
+            )
     return arrays

@@ -58,12 +58,13 @@ def load(
         )
     wanted = json.loads(json.dumps(setting))
     known = saved["setting"].keys()  # of an earlier version, perhaps not all
-    other = [key for key in wanted if key in known and saved["setting"][key] != wanted[key]]
+    was = {key: value for key, value in saved["setting"].items() if key in wanted}
+    other = _differences(was, {key: wanted[key] for key in known & wanted.keys()})
     if other:
-        differences = "; ".join(
-            f"{key} was {saved['setting'].get(key)!r}, now it is {wanted[key]!r}" for key in other
+        raise ArgumentError(
+            f"{os.fspath(path)!r} is of another run: {'; '.join(other)}. Make everything as it was"
+            " to go on, or choose another checkpoint (or resume=False) to begin anew"
         )
-        raise ArgumentError(f"{os.fspath(path)!r} is of another run: {differences}")
     loaded = Trainer.load(path)
     trainer: Any = strategy.trainer
     trainer._become(loaded)
@@ -72,6 +73,23 @@ def load(
     strategy.load_state_dict(_unpack(saved["strategy"], arrays))
     progress: dict[str, Any] = _unpack(saved["progress"], arrays)
     return progress
+
+
+def _differences(was: Any, now: Any, name: str = "") -> list[str]:
+    """Say what is not as it was, by the smallest parts that differ."""
+    both = isinstance(was, dict) and isinstance(now, dict)
+    if both and was.keys() == now.keys() and was.get("type") == now.get("type"):
+        parts = [_differences(was[key], now[key], f"{name}.{key}".strip(".")) for key in was]
+        return [part for found in parts for part in found]
+    return [] if was == now else [f"{name} was {_said(was)}, now it is {_said(now)}"]
+
+
+def _said(value: Any) -> str:
+    """Show what was described as it would be written."""
+    if isinstance(value, dict) and "type" in value:
+        arguments = (f"{key}={_said(item)}" for key, item in value.items() if key != "type")
+        return f"{value['type']}({', '.join(arguments)})"
+    return repr(value)
 
 
 def _pack(value: Any, name: str, arrays: dict[str, Any]) -> Any:

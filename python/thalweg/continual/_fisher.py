@@ -7,7 +7,7 @@ import numpy as np
 
 from thalweg import _checks, _core
 from thalweg._arrays import Array
-from thalweg._likelihood import prepare
+from thalweg._likelihood import likelihood_of, prepare
 from thalweg.errors import UnsupportedError
 from thalweg.nn import Loss, Sequential
 
@@ -108,7 +108,7 @@ def fisher_diagonal(
     >>> fisher_diagonal(model, x, loss=nn.MSELoss())  # the mean of x squared
     array([4.66666667])
     """
-    _checks.one_of("kind", kind, KINDS)
+    check_kind("kind", kind, likelihood_of(loss))
     return importance(
         model,
         x,
@@ -120,6 +120,35 @@ def fisher_diagonal(
         batch_size=batch_size,
         seed=seed,
     )
+
+
+def check_kind(name: str, kind: str, likelihood: str) -> str:
+    """Give a kind of Fisher information, if there is such a one of this likelihood.
+
+    Raises
+    ------
+    ArgumentError
+        If it is no kind.
+    UnsupportedError
+        If the kind is of classes, and the likelihood is not.
+    """
+    kind = _checks.one_of(name, kind, KINDS)
+    if kind == "weighted" and likelihood != "categorical":
+        raise UnsupportedError(
+            f'{name}="weighted" counts each sample by the probability of its label: it is for'
+            ' nn.CrossEntropyLoss() only. "empirical" is there for all likelihoods'
+        )
+    if kind == "predicted" and likelihood == "gaussian":
+        raise UnsupportedError(
+            f'{name}="predicted" needs classes: where y is a number, the most probable one is the'
+            " output itself, whose slope is 0"
+        )
+    return kind
+
+
+def some_samples(n_samples: int | None) -> int | None:
+    """Give how many samples are used; None is all."""
+    return None if n_samples is None else _checks.integer("n_samples", n_samples, 1)
 
 
 def importance(
@@ -158,11 +187,6 @@ def importance(
 
 def _most_probable(outputs: Array, likelihood: str, classes: Sequence[int] | None) -> Any:
     """Give the y that a model thinks most likely, among some classes if they are given."""
-    if likelihood == "gaussian":
-        raise UnsupportedError(
-            'kind="predicted" needs classes: where y is a number, the most probable one is the'
-            " output itself, whose slope is 0"
-        )
     if likelihood == "bernoulli":
         return (outputs > 0).astype(outputs.dtype)
     if classes is not None:

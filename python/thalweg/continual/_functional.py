@@ -9,14 +9,14 @@ from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _mixed
-from thalweg.continual._distill import _Innermost
 from thalweg.continual._fisher import fisher_diagonal
+from thalweg.continual._innermost import Innermost
 from thalweg.continual._quadratic import competing
 from thalweg.continual._strategy import mean_history
 from thalweg.continual._task import Task
 
 
-class FROMP(_Innermost):
+class FROMP(Innermost):
     r"""Functional regularization of the memorable past: a penalty on probabilities, not weights.
 
     .. math:: L = L_\text{new} + \frac{\lambda}{2} \sum_k \sum_c

@@ -8,7 +8,7 @@ import numpy as np
 from thalweg import _checks
 from thalweg._likelihood import prepare
 from thalweg._trainer import Trainer
-from thalweg.continual._fisher import importance
+from thalweg.continual._fisher import importance, some_samples
 from thalweg.continual._quadratic import Quadratic, competing
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
@@ -114,7 +114,8 @@ class OnlineLaplace(Quadratic):
         self.structure = _checks.one_of("structure", structure, ("kron", "full"))
         self.factors = _checks.one_of("factors", factors, ("tasks", "summed"))
         self.decay = _checks.real("decay", decay, 0, 1, "[]")
-        self.n_samples, self.seed = n_samples, seed
+        self.n_samples = some_samples(n_samples)
+        self.seed = _checks.integer("seed", seed, 0)
         #: By task, or one; each by layer, as {"A": ..., "G": ...}. Of "full", one layer "".
         self._terms: list[dict[str, dict[str, Any]]] = []
         model = self.trainer.model

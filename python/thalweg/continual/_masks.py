@@ -10,9 +10,10 @@ from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _units
 from thalweg.continual._features import part
-from thalweg.continual._quadratic import Quadratic, SynapticIntelligence, competing
+from thalweg.continual._quadratic import Quadratic, competing
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Task
+from thalweg.continual._synapses import SynapticIntelligence
+from thalweg.continual._task import Task, not_begun
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Sequential
 
@@ -35,11 +36,18 @@ class _Parts(Strategy):
                 " task a part of the network, and only one's would count"
             )
         self.needs_task = True
+        self.trainer._elementary("mask")  # what there is none for is refused before it trains
 
     @property
     def _at_work(self) -> bool:
         """Whether a task is being learned."""
         raise NotImplementedError
+
+    def learn(self, task: Task, *, steps: int, start: int = 0, **options: Any) -> History:
+        """Take some steps on a task that has begun; see `Strategy.learn`."""
+        if not self._at_work:
+            raise not_begun(task, "is to be learned")
+        return super().learn(task, steps=steps, start=start, **options)
 
     def step(self, x: Any, y: Any) -> float:
         """Take a step on a batch, between `begin` and `end` of the task that it is from."""
@@ -155,6 +163,8 @@ class XdG(_Parts):
 
     def end(self, task: Task) -> None:
         """Open all gates."""
+        if not self._at_work:
+            raise not_begun(task, "ends")
         self.trainer.model.flat_parameters = self._ungated()
         self._whole = self._task = None
         self._hold()
@@ -229,6 +239,8 @@ class PackNet(_Parts):
     >>> strategy = continual.PackNet(trainer, prune=0.5)
     """
 
+    _does = ("parts",)
+
     def __init__(
         self, inner: Trainer | Strategy, *, prune: float = 0.5, retrain: float = 0.5
     ) -> None:
@@ -273,7 +285,7 @@ class PackNet(_Parts):
     def end(self, task: Task) -> None:
         """Give the smallest weights back, and train the others on."""
         if self._free is None:
-            raise ArgumentError(f"task {task.index} ends, but has not begun: call begin first")
+            raise not_begun(task, "ends")
         model = self.trainer.model
         theta, mine = model.flat_parameters, self._free.copy()
         own_outputs = competing(self.trainer, task) is not None

@@ -11,7 +11,7 @@ from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches
 from thalweg.continual._buffers import Buffer
-from thalweg.continual._replay import buffer_of, keep, kept_rows
+from thalweg.continual._memory import Keeping, buffer_of, keep, kept_rows
 from thalweg.continual._strategy import Strategy, mean_history
 from thalweg.continual._task import Task
 from thalweg.errors import UnsupportedError
@@ -20,18 +20,15 @@ from thalweg.errors import UnsupportedError
 _CHUNK = 64
 
 
-class _Projecting(Strategy):
+class Projecting(Strategy):
     """Base of strategies that change gradients between the pass and the update, in the core."""
+
+    _does: tuple[str, ...] = ("projection",)
 
     @contextlib.contextmanager
     def _projecting(self) -> Iterator[Any]:
         """Give the core's trainer, whose projection ends when the block does."""
         core = self.trainer._elementary("projection of gradients")
-        if core.projected() is not None:
-            raise UnsupportedError(
-                f"{type(self).__name__} cannot be joined with another strategy that projects "
-                "gradients"
-            )
         try:
             yield core
         finally:
@@ -47,14 +44,14 @@ class _Projecting(Strategy):
             raise UnsupportedError(f"{type(self).__name__} does not take tasks with sample_weight")
 
 
-def _with_share(history: History, core: Any) -> History:
+def with_share(history: History, core: Any) -> History:
     """Add the share of the updates whose gradient was changed."""
     updates, changed = core.projected()
     history["projected"] = [changed / max(updates, 1)]
     return history
 
 
-class AGEM(_Projecting):
+class AGEM(Projecting, Keeping):
     r"""Averaged gradient episodic memory: no step against what is remembered, on average.
 
     Before every update, :math:`g_\mathrm{ref}` is the gradient of the loss of a batch out of the
@@ -113,6 +110,8 @@ class AGEM(_Projecting):
     >>> strategy = continual.AGEM(trainer, continual.BalancedBuffer(100, per_class=True))
     """
 
+    _does = ("projection", "plain rows")
+
     def __init__(
         self,
         inner: Trainer | Strategy,
@@ -122,8 +121,7 @@ class AGEM(_Projecting):
         eps: float = 0.0,
     ) -> None:
         super().__init__(inner)
-        self.buffer = buffer_of(buffer)
-        self._batch = None if batch_size is None else _checks.integer("batch_size", batch_size, 1)
+        self._keep_in(buffer_of(buffer), batch_size)
         self._eps = _checks.real("eps", eps, 0)
 
     def learn(
@@ -133,6 +131,8 @@ class AGEM(_Projecting):
         if not len(self.buffer):
             return super().learn(task, steps=steps, start=start, batch_size=batch_size, **options)
         self._check(task)
+        # Samples that are made when they are asked for are made once, not for every chunk.
+        task = task.with_data(task.x, task.y, task.sample_weight)
         memory, parts = self.buffer.rows(), []
         size = min(self._batch or batch_size, len(self.buffer))
         with self._projecting() as core:
@@ -147,7 +147,7 @@ class AGEM(_Projecting):
                     task, steps=count, start=first, batch_size=batch_size, **options
                 )
                 parts.append((count, part))
-            return _with_share(mean_history(parts), core)
+            return with_share(mean_history(parts), core)
 
     def end(self, task: Task) -> None:
         """Let the buffer take samples of the task in."""
@@ -177,17 +177,8 @@ class AGEM(_Projecting):
         self.buffer.add(x=x, y=y)
         return loss
 
-    def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered."""
-        return {**super().state_dict(), "buffer": self.buffer.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        super().load_state_dict(state)
-        self.buffer.load_state_dict(state["buffer"])
-
-
-class GEM(_Projecting):
+class GEM(Projecting):
     r"""Gradient episodic memory: no step against the memory of any task.
 
     Before every update, row `k` of `R` is the gradient of the loss of all that is remembered of
@@ -239,6 +230,8 @@ class GEM(_Projecting):
     >>> strategy = continual.GEM(trainer, per_task=256)
     """
 
+    _does = ("projection", "plain rows")
+
     def __init__(
         self,
         inner: Trainer | Strategy,
@@ -249,6 +242,7 @@ class GEM(_Projecting):
         seed: int = 0,
     ) -> None:
         super().__init__(inner)
+        self._rehearse()
         self.per_task = _checks.integer("per_task", per_task, 1)
         self.margin = _checks.real("margin", margin, 0)
         self.convention = _checks.one_of("convention", convention, ("paper", "avalanche"))
@@ -262,7 +256,7 @@ class GEM(_Projecting):
         self._check(task)
         with self._projecting() as core:
             self._remember(core)
-            return _with_share(super().learn(task, **options), core)
+            return with_share(super().learn(task, **options), core)
 
     def step(self, x: Any, y: Any) -> float:
         """Take a step on a batch, not against what is remembered; see `Strategy.step`."""
@@ -292,139 +286,6 @@ class GEM(_Projecting):
         """Take back what `state_dict` gave."""
         super().load_state_dict(state)
         self._memories = list(state["memories"])
-
-
-class OGD(_Projecting):
-    r"""Orthogonal gradient descent: no step along what outputs for earlier samples depend on.
-
-    .. math:: g \leftarrow g - \sum_k (g^T v_k) v_k
-
-    with an orthonormal basis :math:`v_k` of the gradients by the parameters of outputs for some
-    samples of each earlier task, at the parameters that the task ended with. So to first order
-    these outputs stay as they are. Samples themselves are not kept.
-
-    Parameters
-    ----------
-    inner : Trainer or Strategy
-        What does the training.
-    n_samples : int, default 200
-        Samples of each task.
-    outputs : {"label", "all"}, keyword only
-        Which outputs: that of the sample's class (the paper's OGD-GTL), or all. Of numbers, all.
-    seed : int, keyword only, default 0
-        Decides which samples.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is out of range.
-    UnsupportedError
-        If the model has layers that make outputs depend on more than a row: `nn.BatchNorm1d`,
-        `nn.Dropout`; else as by `AGEM`.
-
-    Notes
-    -----
-    Memory and time of a step grow with the tasks: for K directions and P parameters K·P numbers of
-    the model's dtype (twice during training: here and in the core), which are read twice by each
-    step. 200 directions of a 784-100-10 network, a task's, are 64 MB.
-
-    The update is orthogonal to the basis if the optimizer only scales gradients, as `optim.SGD`
-    does, with momentum if that begins with the task. `optim.Adam` scales each parameter by itself;
-    there the orthogonality, and most of the effect, is lost.
-
-    References
-    ----------
-    M. Farajtabar, N. Azizan, A. Mott and A. Li, "Orthogonal gradient descent for continual
-    learning", AISTATS 2020, arXiv:1910.07104.
-
-    Examples
-    --------
-    >>> import thalweg as tw
-    >>> from thalweg import continual, nn, optim
-    >>> model = nn.Sequential(nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 10))
-    >>> trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
-    >>> strategy = continual.OGD(trainer, 100)
-    """
-
-    def __init__(
-        self,
-        inner: Trainer | Strategy,
-        n_samples: int = 200,
-        *,
-        outputs: str = "label",
-        seed: int = 0,
-    ) -> None:
-        super().__init__(inner)
-        self.n_samples = _checks.integer("n_samples", n_samples, 1)
-        self.outputs = _checks.one_of("outputs", outputs, ("label", "all"))
-        self.seed = _checks.integer("seed", seed, 0)
-        model = self.trainer.model
-        # That the model has such gradients is seen now, not after the first task.
-        model._core.jacobian(np.zeros((1, model.in_features), model.dtype))
-        self._directions: Any = None
-
-    @property
-    def directions(self) -> Any:
-        """The orthonormal basis, a row each; None before the end of the first task."""
-        return self._directions
-
-    def learn(self, task: Task, **options: Any) -> History:
-        """Take some steps; options as of `Strategy.learn`."""
-        if self._directions is None:
-            return super().learn(task, **options)
-        with self._projecting() as core:
-            core.project_out(self._directions)
-            return super().learn(task, **options)
-
-    def step(self, x: Any, y: Any) -> float:
-        """Take a step on a batch, not along the basis; see `Strategy.step`."""
-        if self._directions is None:
-            return super().step(x, y)
-        with self._projecting() as core:
-            core.project_out(self._directions)
-            return super().step(x, y)
-
-    def end(self, task: Task) -> None:
-        """Add the gradients of the task's outputs to the basis."""
-        super().end(task)
-        rows = sample(len(task.y), self.n_samples, self.seed, task.index)
-        y = np.asarray(task.y)[rows]
-        by_label = self.outputs == "label" and y.ndim == 1 and y.dtype.kind in "iu"
-        slopes = self._slopes(np.asarray(task.x)[rows], y if by_label else None)
-        size = np.linalg.norm(slopes)
-        if self._directions is not None:
-            known = self._directions.astype(np.float64)
-            for _ in range(2):  # once leaves the rounding of a large part
-                slopes -= (slopes @ known.T) @ known
-        _, values, basis = np.linalg.svd(slopes, full_matrices=False)
-        dtype = self.trainer.model.dtype
-        new = basis[values > 10 * np.finfo(dtype).eps * size].astype(dtype)
-        parts = [new] if self._directions is None else [self._directions, new]
-        self._directions = np.ascontiguousarray(np.concatenate(parts))
-
-    def _slopes(self, x: Any, y: Any) -> Any:
-        """Give the gradients of outputs, a row for each, in double precision."""
-        model = self.trainer.model
-        samples = model._samples(x, "x")
-        outputs, size = model.out_features, model.num_parameters
-        some = max(1, (1 << 23) // (outputs * size))  # at most some 64 MB at once
-        parts = []
-        for first in range(0, len(samples), some):
-            mine = samples[first : first + some]
-            slopes = model._core.jacobian(mine)[1].reshape(len(mine), outputs, size)
-            if y is not None:
-                slopes = slopes[np.arange(len(mine)), y[first : first + some]]
-            parts.append(slopes.reshape(-1, size).astype(np.float64))
-        return np.concatenate(parts)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered."""
-        return {**super().state_dict(), "directions": self._directions}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        super().load_state_dict(state)
-        self._directions = state["directions"]
 
 
 def sample(rows: int, size: int, seed: int, index: int) -> Any:

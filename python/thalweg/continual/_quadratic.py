@@ -1,4 +1,4 @@
-"""Strategies that pull parameters back to where earlier tasks left them."""
+"""Pulling parameters back to where they were: the base, and what keeps all of them alike."""
 
 import warnings
 from collections.abc import Sequence
@@ -9,18 +9,13 @@ import numpy.typing as npt
 
 from thalweg import _checks
 from thalweg._history import History
-from thalweg._likelihood import likelihood_of
 from thalweg._trainer import Trainer
-from thalweg.continual._fisher import KINDS, importance
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
 from thalweg.errors import DivergedError, UnsupportedError
 from thalweg.nn import CrossEntropyLoss
 
-_Flat = npt.NDArray[np.float64]
-
-#: Which Fisher information belongs to a convention.
-_FISHER = {"paper": "exact", "avalanche": "batched", "mammoth": "weighted"}
+Flat = npt.NDArray[np.float64]
 
 #: Below this share of the loss, a penalty is reported as one that hardly matters.
 NEGLIGIBLE = 1e-4
@@ -32,6 +27,8 @@ class Quadratic(Strategy):
     Several tasks' penalties are one, with the sum of their importances and the mean of their
     anchors in those weights; so the memory does not grow with the number of tasks.
     """
+
+    _does = ("penalty",)
 
     def __init__(self, inner: "Trainer | Strategy", strength: float) -> None:
         super().__init__(inner)
@@ -45,8 +42,8 @@ class Quadratic(Strategy):
         self._factor = 1.0
         #: Penalty over loss, at the end of each part of a task in which there was a penalty.
         self.ratios: list[float] = []
-        self._importance: _Flat | None = None
-        self._anchor: _Flat | None = None
+        self._importance: Flat | None = None
+        self._anchor: Flat | None = None
         self._seen: set[int] = set()
         self._told = self._told_of_averages = False
 
@@ -66,12 +63,12 @@ class Quadratic(Strategy):
             )
 
     @property
-    def importance(self) -> _Flat | None:
+    def importance(self) -> Flat | None:
         """How much each parameter matters for the tasks so far; None before the first."""
         return self._importance
 
     @property
-    def anchor(self) -> _Flat | None:
+    def anchor(self) -> Flat | None:
         """Where each parameter is pulled to."""
         return self._anchor
 
@@ -84,6 +81,7 @@ class Quadratic(Strategy):
             self._seen
             and new
             and not self._told
+            and not self._rehearses
             and isinstance(loss, CrossEntropyLoss)
             and loss.heads is None
             and (loss.active is None or self._seen & set(loss.active))
@@ -147,10 +145,10 @@ class Quadratic(Strategy):
             )
         super().end(task)
 
-    def _parameters(self) -> _Flat:
+    def _parameters(self) -> Flat:
         return self.trainer.model.flat_parameters.astype(np.float64)
 
-    def _add(self, importance: _Flat, theta: _Flat) -> None:
+    def _add(self, importance: Flat, theta: Flat) -> None:
         """Add the penalty of a task."""
         if self._importance is None or self._anchor is None:
             self._set(importance, theta)
@@ -160,7 +158,7 @@ class Quadratic(Strategy):
         weight = np.where(total == 0, 1, importance / pulled)
         self._set(total, self._anchor + weight * (theta - self._anchor))
 
-    def _set(self, importance: _Flat | None, anchor: _Flat | None) -> None:
+    def _set(self, importance: Flat | None, anchor: Flat | None) -> None:
         self._importance, self._anchor = importance, anchor
         trainer = self.trainer
         if importance is None or anchor is None:
@@ -183,171 +181,6 @@ class Quadratic(Strategy):
         super().load_state_dict(state)
         self.ratios, self._seen = list(state["ratios"]), set(state["seen"])
         self._set(state["importance"], state["anchor"])
-
-
-class EWC(Quadratic):
-    r"""Elastic weight consolidation: every task keeps the parameters that it depends on.
-
-    .. math:: \frac{\lambda}{2} \sum_k \sum_j F_{k,j} (\theta_j - \theta^*_{k,j})^2
-
-    is added to the loss of each task, with the diagonal Fisher information F of the tasks k before
-    and the parameters that they ended with.
-
-    Parameters
-    ----------
-    inner : Trainer or Strategy
-        What does the training.
-    strength : float
-        :math:`\lambda`. It depends on the kind of Fisher information, whose sizes differ by orders
-        of magnitude: a value from a publication is good for its kind only. Look for it in powers of
-        10, e.g. from 1 to 1e6, and at `ratios`, the penalty over the loss.
-    fisher : str, keyword only, optional
-        Its kind, see `fisher_diagonal`; by default that of the convention.
-    n_samples : int, keyword only, optional
-        Compute it from so many samples of each task.
-    batch_size : int, keyword only, default 128
-        Of ``fisher="batched"``.
-    convention : str, keyword only, default "paper"
-        ``"paper"`` is the formula above with ``fisher="exact"``, as van de Ven has it.
-        ``"avalanche"`` and ``"mammoth"`` leave the half out, so that the same strength pulls twice
-        as much, with ``fisher="batched"`` (give it the batch size of the training) and
-        ``fisher="weighted"``. mammoth divides by the samples rounded up to whole batches, this by
-        their number. The code of the GEM paper squares the mean gradient of some samples: that is
-        ``fisher="batched"`` with as many as one batch.
-    seed : int, keyword only, default 0
-        Decides what is drawn for the Fisher information.
-
-    Raises
-    ------
-    ArgumentError
-        If an argument is out of range.
-    UnsupportedError
-        If the trainer's loss is no likelihood that `fisher_diagonal` knows, or its optimizer takes
-        all data at once.
-
-    Notes
-    -----
-    The tasks' penalties are added up exactly, to one: memory does not grow with their number.
-
-    With new classes in each task that compete with the old ones (class-incremental learning), EWC
-    forgets about as much as plain training does; it says so in a warning.
-
-    References
-    ----------
-    J. Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", PNAS 2017,
-    arXiv:1612.00796. F. Huszár, "Note on the quadratic penalties in elastic weight consolidation",
-    PNAS 2018, on the sum over tasks.
-
-    Examples
-    --------
-    >>> import numpy as np, thalweg as tw
-    >>> from thalweg import continual, nn, optim
-    >>> model = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2))
-    >>> trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=0.01))
-    >>> rng = np.random.default_rng(0)
-    >>> x = rng.standard_normal((400, 2))
-    >>> tasks = [continual.Task(x * s, x[:, k] > 0, x * s, x[:, k] > 0, k)
-    ...          for k, s in enumerate(([1, 0], [0, 1]))]
-    >>> ewc = continual.EWC(trainer, strength=100)
-    >>> for task in tasks:
-    ...     history = ewc.fit(task, epochs=10)
-    >>> [bool(np.mean(ewc.predict(t.x_test) == t.y_test) > 0.9) for t in tasks]
-    [True, True]
-    """
-
-    def __init__(
-        self,
-        inner: "Trainer | Strategy",
-        strength: float,
-        *,
-        fisher: str | None = None,
-        n_samples: int | None = None,
-        batch_size: int = 128,
-        convention: str = "paper",
-        seed: int = 0,
-    ) -> None:
-        super().__init__(inner, strength)
-        self.convention = _checks.one_of("convention", convention, tuple(_FISHER))
-        if fisher is None:
-            fisher = _FISHER[convention]
-        self.fisher = _checks.one_of("fisher", fisher, KINDS)
-        likelihood_of(self.trainer.loss)
-        self.n_samples, self.batch_size, self.seed = n_samples, batch_size, seed
-        self._factor = 1.0 if convention == "paper" else 2.0
-
-    def end(self, task: Task) -> None:
-        """Take to heart what must not be forgotten of a task that was learned."""
-        super().end(task)
-        self._add(self._fisher(task), self._parameters())
-
-    def _kind(self) -> str:
-        return (
-            f', of fisher="{self.fisher}"; a strength that is good for one kind of Fisher'
-            " information is not for another, whose size differs by orders of magnitude"
-        )
-
-    def _fisher(self, task: Task) -> _Flat:
-        return importance(
-            self.trainer.model,
-            task.x,
-            task.y,
-            self.fisher,
-            self.trainer.loss,
-            n_samples=self.n_samples,
-            classes=competing(self.trainer, task),
-            batch_size=self.batch_size,
-            seed=self.seed,
-        ).astype(np.float64)
-
-
-class OnlineEWC(EWC):
-    r"""Elastic weight consolidation with one anchor: the parameters after the latest task.
-
-    .. math:: \frac{\lambda}{2} \sum_j \gamma \tilde F_j (\theta_j - \theta^*_j)^2, \qquad
-              \tilde F \leftarrow F_{\text{new}} + \gamma \tilde F
-
-    Parameters
-    ----------
-    inner, strength, fisher, n_samples, batch_size, seed
-        As for `EWC`.
-    decay : float, keyword only, default 1.0
-        :math:`\gamma`, from 0 to 1: how much of earlier tasks' importance is left after each.
-    convention : str, keyword only, default "paper"
-        ``"paper"`` is the formula above, also van de Ven's. ``"avalanche"`` and ``"mammoth"`` have
-        neither the half nor the :math:`\gamma` before the sum, and other kinds of Fisher
-        information by default, see `EWC`.
-
-    References
-    ----------
-    J. Schwarz et al., "Progress & compress", ICML 2018, arXiv:1805.06370.
-    """
-
-    def __init__(
-        self,
-        inner: "Trainer | Strategy",
-        strength: float,
-        *,
-        decay: float = 1.0,
-        fisher: str | None = None,
-        n_samples: int | None = None,
-        batch_size: int = 128,
-        convention: str = "paper",
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            inner, strength, fisher=fisher, n_samples=n_samples, batch_size=batch_size,
-            convention=convention, seed=seed,
-        )  # fmt: skip
-        self.decay = _checks.real("decay", decay, 0, 1, "[]")
-        self._factor = self.decay if convention == "paper" else 2.0
-
-    def end(self, task: Task) -> None:
-        """Take to heart what must not be forgotten of a task that was learned."""
-        Quadratic.end(self, task)
-        fisher = self._fisher(task)
-        if self._importance is not None:
-            fisher = fisher + self.decay * self._importance
-        self._set(fisher, self._parameters())
 
 
 class L2(Quadratic):
@@ -401,148 +234,6 @@ class L2Init(Quadratic):
         if self._anchor is None:
             theta = self._parameters()
             self._set(np.ones_like(theta), theta)
-
-
-class MAS(Quadratic):
-    r"""Memory aware synapses: what changes the output when it changes is kept. Needs no labels.
-
-    .. math:: \lambda \sum_j \Omega_j (\theta_j - \theta^*_j)^2, \qquad
-              \Omega_j = \sum_k \frac{1}{N_k} \sum_n
-              \left| \frac{\partial \lVert f(x_n) \rVert^2}{\partial \theta_j} \right|
-
-    with the outputs f, and the parameters after the latest task.
-
-    Parameters
-    ----------
-    inner : Trainer or Strategy
-        What does the training.
-    strength : float
-        :math:`\lambda`. Mind that there is no half.
-    n_samples : int, keyword only, optional
-        Use so many samples of each task.
-    seed : int, keyword only, default 0
-        Decides which.
-    batch_size : int, keyword only, default 128
-        Of ``convention="avalanche"``.
-    convention : str, keyword only, default "paper"
-        ``"paper"`` is the formula above. ``"avalanche"``: the size of the mean slope of each batch
-        instead of each sample's, and :math:`\Omega \leftarrow \frac12 \Omega + \frac12
-        \Omega_k` from the second task on, its ``alpha=0.5``.
-
-    References
-    ----------
-    R. Aljundi et al., "Memory aware synapses", ECCV 2018, arXiv:1711.09601.
-    """
-
-    def __init__(
-        self,
-        inner: "Trainer | Strategy",
-        strength: float,
-        *,
-        n_samples: int | None = None,
-        seed: int = 0,
-        batch_size: int = 128,
-        convention: str = "paper",
-    ) -> None:
-        super().__init__(inner, strength)
-        self.convention = _checks.one_of("convention", convention, ("paper", "avalanche"))
-        self.n_samples, self.seed = n_samples, seed
-        self.batch_size = _checks.integer("batch_size", batch_size, 1)
-        self._factor = 2.0
-
-    def end(self, task: Task) -> None:
-        """Take to heart what must not be forgotten of a task that was learned."""
-        super().end(task)
-        by_batch = self.convention == "avalanche"
-        omega = importance(
-            self.trainer.model, task.x, None, "batched_norm" if by_batch else "norm", None,
-            n_samples=self.n_samples, classes=competing(self.trainer, task),
-            batch_size=self.batch_size, seed=self.seed,
-        ).astype(np.float64)  # fmt: skip
-        if self._importance is not None:
-            omega = 0.5 * (omega + self._importance) if by_batch else omega + self._importance
-        self._set(omega, self._parameters())
-
-
-class SynapticIntelligence(Quadratic):
-    r"""What a parameter's moves have gained, it is worth.
-
-    .. math:: c \sum_j \Omega_j (\theta_j - \theta^*_j)^2, \qquad
-              \Omega_j = \sum_k \frac{\omega_{k,j}}{\Delta_{k,j}^2 + \xi}
-
-    with :math:`\omega_{k,j} = -\sum_t g_{t,j} (\theta_{t+1,j} - \theta_{t,j})` over the steps t of
-    task k, gathered by the core in the step itself, :math:`\Delta_k` the way from the beginning to
-    the end of the task, and the parameters after the latest task.
-
-    Parameters
-    ----------
-    inner : Trainer or Strategy
-        What does the training. With clipping or accumulation, g is the gradient that is used.
-    strength : float
-        c.
-    xi : float, keyword only, default 0.1
-        :math:`\xi`, above 0.
-    convention : str, keyword only, default "paper"
-        ``"paper"``, also mammoth's: g is that of the task's loss alone. ``"van_de_ven"``: the
-        penalty's is a part of it. ``"avalanche"``: c/2, and :math:`\Omega` is at most 0.001.
-
-    Notes
-    -----
-    Where moves have lost more than they gained, :math:`\Omega` is negative, and drives the
-    parameter away. Neither the paper nor van de Ven's code clips it.
-
-    References
-    ----------
-    F. Zenke, B. Poole and S. Ganguli, "Continual learning through synaptic intelligence",
-    ICML 2017, arXiv:1703.04200.
-    """
-
-    def __init__(
-        self,
-        inner: "Trainer | Strategy",
-        strength: float,
-        *,
-        xi: float = 0.1,
-        convention: str = "paper",
-    ) -> None:
-        super().__init__(inner, strength)
-        self.xi = _checks.real("xi", xi, 0, closed="()")
-        self.convention = _checks.one_of(
-            "convention", convention, ("paper", "van_de_ven", "avalanche")
-        )
-        self._factor = 1.0 if convention == "avalanche" else 2.0
-        self._start: _Flat | None = None
-
-    def begin(self, task: Task) -> None:
-        """Get ready for a task."""
-        super().begin(task)
-        self._start = self._parameters()
-        self.trainer._follow(self.convention == "van_de_ven")
-
-    def end(self, task: Task) -> None:
-        """Take to heart what must not be forgotten of a task that was learned."""
-        super().end(task)
-        path, theta = self.trainer._path(), self._parameters()
-        if path is None or self._start is None:
-            return
-        self.trainer._follow(None)
-        omega = path.astype(np.float64) / ((theta - self._start) ** 2 + self.xi)
-        if self._importance is not None:
-            omega = omega + self._importance
-        if self.convention == "avalanche":
-            omega = np.minimum(omega, 0.001)
-        self._set(omega, theta)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
-        return super().state_dict() | {"start": self._start, "path": self.trainer._path()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        super().load_state_dict(state)
-        self._start = state["start"]
-        path = state["path"]
-        self.trainer._follow(None if path is None else self.convention == "van_de_ven", path)
 
 
 def competing(trainer: Trainer, task: Task) -> Sequence[int] | None:

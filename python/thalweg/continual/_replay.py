@@ -8,19 +8,15 @@ from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches
-from thalweg.continual._buffers import BalancedBuffer, Buffer, ReservoirBuffer, unit_length
+from thalweg.continual._buffers import BalancedBuffer, Buffer, unit_length
 from thalweg.continual._features import body
+from thalweg.continual._memory import Keeping, buffer_of, keep, kept_rows
 from thalweg.continual._strategy import Strategy, largest, mean_history
 from thalweg.continual._task import Task
 from thalweg.errors import ArgumentError, UnsupportedError
 
 
-def buffer_of(buffer: Buffer | int) -> Buffer:
-    """Give a buffer; a number is the capacity of a reservoir."""
-    return buffer if isinstance(buffer, Buffer) else ReservoirBuffer(buffer)
-
-
-class Replay(Strategy):
+class Replay(Keeping):
     r"""Mixes samples of earlier tasks into every batch: experience replay.
 
     Parameters
@@ -74,10 +70,10 @@ class Replay(Strategy):
         batch_size: int | None = None,
         weighting: str = "tasks",
     ) -> None:
-        super().__init__(inner)
-        self.buffer = buffer_of(buffer)
-        self._batch = None if batch_size is None else _checks.integer("batch_size", batch_size, 1)
         self._weighting = _checks.one_of("weighting", weighting, ("tasks", "rows"))
+        self._does = ("rows", "plain rows", *(("weights",) if weighting == "tasks" else ()))
+        super().__init__(inner)
+        self._keep_in(buffer_of(buffer), batch_size)
 
     def learn(
         self,
@@ -100,7 +96,7 @@ class Replay(Strategy):
         more = min(self._batch or batch_size, len(self.buffer))
         size = batch_size + more
         new, old = [np.asarray(task.x), np.asarray(task.y)], [memory["x"], memory["y"]]
-        chunk = _batches.whole_updates(self.trainer)
+        chunk = _batches.steps_of_chunk(self.trainer, size)
         room = []  # used again and again: fresh memory costs more than filling it
         for place, (fresh, kept) in enumerate(zip(new, old, strict=True)):
             dtype = np.result_type(fresh, kept)
@@ -170,17 +166,8 @@ class Replay(Strategy):
         self.buffer.add(x=x, y=y)
         return loss
 
-    def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered."""
-        return {**super().state_dict(), "buffer": self.buffer.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        super().load_state_dict(state)
-        self.buffer.load_state_dict(state["buffer"])
-
-
-class GDumb(Strategy):
+class GDumb(Keeping):
     """Keeps a balanced memory and, for every task, trains a fresh network on that alone.
 
     Parameters
@@ -206,9 +193,11 @@ class GDumb(Strategy):
     learning".
     """
 
+    _does = ("rows", "own rows", "restart")
+
     def __init__(self, inner: Trainer | Strategy, buffer: Buffer | int) -> None:
         super().__init__(inner)
-        self.buffer = buffer if isinstance(buffer, Buffer) else BalancedBuffer(buffer)
+        self._keep_in(buffer if isinstance(buffer, Buffer) else BalancedBuffer(buffer))
         self._initial = self.trainer.copy()
 
     def begin(self, task: Task) -> None:
@@ -224,16 +213,8 @@ class GDumb(Strategy):
     def learn(self, task: Task, **options: Any) -> History:
         """Learn what is kept; options as of `Strategy.learn`."""
         rows = self.buffer.rows()
-        return super().learn(task.with_data(rows["x"], rows["y"]), **options)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered."""
-        return {**super().state_dict(), "buffer": self.buffer.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        super().load_state_dict(state)
-        self.buffer.load_state_dict(state["buffer"])
+        classes = np.unique(rows["y"]).tolist() if task.classes is not None else None
+        return super().learn(task.with_data(rows["x"], rows["y"], None, classes), **options)
 
 
 class NearestMean(Strategy):
@@ -275,35 +256,12 @@ class NearestMean(Strategy):
             return super().predict(x, classes, task=task)
         rows, features = self._buffer.rows(), body(self.network(task))
         kept = unit_length(features(rows["x"]).astype(np.float64))
-        labels = np.unique(rows["y"])
-        means = unit_length(np.stack([kept[rows["y"] == label].mean(axis=0) for label in labels]))
+        # Of shares of classes, the largest is the class, as for a score.
+        y = rows["y"] if rows["y"].ndim == 1 else rows["y"].argmax(axis=1)
+        labels = np.unique(y).astype(np.int64)
+        means = unit_length(np.stack([kept[y == label].mean(axis=0) for label in labels]))
         # Of vectors of one length, the nearest is the one with the largest product. Classes of
         # which nothing is kept are never nearest.
         nearness = np.full((len(x), self.trainer.model.out_features), -np.inf)
         nearness[:, labels] = features(x) @ means.T
         return largest(nearness, classes)
-
-
-def keep(buffer: Buffer, trainer: Trainer, task: Task) -> None:
-    """Offer a task's samples to a buffer."""
-    herding = getattr(buffer, "_herding", False)
-    features = body(trainer.model) if herding else None
-    x, y = np.asarray(task.x), np.asarray(task.y)
-    buffer.add(group=task.index, features=features, x=x, y=y)
-
-
-def kept_rows(rows: int, index: int, seed: int, start: int, steps: int, size: int) -> Any:
-    """Choose rows of a memory for some steps of a task, shape (steps, size); nothing is stored."""
-    batches = rows // size
-    orders: dict[int, Any] = {}
-    chosen = np.empty((steps, size), np.int64)
-    for step in range(steps):
-        number, batch = divmod(start + step, batches)
-        if number not in orders:
-            # Another stream than that of the task's own rows.
-            orders[number] = _batches.drawn(rows, ~seed & _MASK, (index << 32) + number)
-        chosen[step] = orders[number][batch * size : (batch + 1) * size]
-    return chosen
-
-
-_MASK = (1 << 62) - 1

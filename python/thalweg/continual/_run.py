@@ -2,69 +2,22 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
-from thalweg.continual import _batches, _file
+from thalweg.continual import _batches, _file, _setting
+from thalweg.continual._baselines import Naive
 from thalweg.continual._result import Result
+from thalweg.continual._scores import Metric, metric_of, score
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._suits import suit
 from thalweg.continual._task import Scenario, Task
-from thalweg.errors import ArgumentError, ShapeError
-from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, CustomLoss
-
-_Metric = Callable[[Strategy, Task, "tuple[int, ...] | None"], float]
-
-
-def accuracy(strategy: Strategy, task: Task, classes: tuple[int, ...] | None) -> float:
-    """Share of the held-out samples whose class is right, where `classes` compete.
-
-    Of shares of classes, the largest is right. With `nn.BCEWithLogitsLoss` it is the share of all
-    answers that are right, yes above 0 and no otherwise, as `Trainer.evaluate` has it.
-    """
-    target = np.asarray(task.y_test)
-    if isinstance(strategy.trainer.loss, BCEWithLogitsLoss):
-        outputs = strategy.network(task.index)(task.x_test)
-        return float(np.mean((outputs > 0) == (_like(target, outputs, task) > 0.5)))
-    found = strategy.predict(task.x_test, classes, task=task.index)
-    return float(np.mean(found == (target if target.ndim == 1 else target.argmax(axis=1))))
-
-
-def r2(strategy: Strategy, task: Task, classes: tuple[int, ...] | None) -> float:
-    """Coefficient of determination on the held-out samples, of all outputs together; 1 is best."""
-    outputs = strategy.network(task.index)(task.x_test)
-    target = _like(np.asarray(task.y_test, dtype=np.float64), outputs, task)
-    error = ((outputs - target) ** 2).sum()
-    spread = ((target - target.mean(axis=0)) ** 2).sum()
-    if spread == 0:
-        return 1.0 if error == 0 else 0.0
-    return float(1 - error / spread)
-
-
-def _like(target: Any, outputs: Any, task: Task) -> Any:
-    """Give targets in the shape of the outputs."""
-    rows = target.reshape(len(target), -1)
-    if rows.shape != outputs.shape:
-        raise ShapeError(
-            f"task {task.index} ({task.name!r}): y_test has shape {target.shape}, and the network"
-            f" gives {outputs.shape}; pass metric= to judge one by the other"
-        )
-    return rows
-
-
-def _metric_of(strategy: Strategy, scenario: Scenario) -> _Metric:
-    """Choose what a trainer's loss says that it learns; of a loss of one's own, by the targets."""
-    loss = strategy.trainer.loss
-    if isinstance(loss, CrossEntropyLoss | BCEWithLogitsLoss):
-        return accuracy
-    labelled = isinstance(loss, CustomLoss) and scenario[0].classes is not None
-    return accuracy if labelled and strategy.trainer.model.out_features > 1 else r2
+from thalweg.errors import ArgumentError, ThalwegError
 
 
 def run(
@@ -76,7 +29,7 @@ def run(
     batch_size: int = 32,
     drop_last: bool = False,
     evaluate_every: int | None = None,
-    metric: _Metric | None = None,
+    metric: Metric | None = None,
     progress: bool = False,
     log: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -119,8 +72,9 @@ def run(
         See `checkpoint`.
     resume : bool, keyword only, default False
         Whether to go on from `checkpoint`, if there is such a file. Strategy, trainer and scenario
-        must be made as they were for the run that wrote it; the rest of the run is then the same
-        to the last bit as if it had not stopped.
+        must be made as they were for the run that wrote it, with the same learning rate and
+        strength as all else; the rest of the run is then the same to the last bit as if it had
+        not stopped.
 
     Returns
     -------
@@ -130,7 +84,12 @@ def run(
     ------
     ArgumentError
         If an argument is out of range, the network has too few outputs or other heads than the
-        tasks, or the checkpoint is of another run.
+        tasks, or the checkpoint is of another run: what differs is said, with both values.
+    FileNotFoundError
+        If the checkpoint's folder does not exist.
+    UnsupportedError
+        If there is to be a checkpoint of a trainer with a function of your own, such as a loss:
+        no file can hold it.
     ThalwegError
         If the data do not fit the model, or training diverges.
     ImportError
@@ -164,12 +123,17 @@ def run(
         raise ArgumentError("save_every needs a checkpoint to write")
     if resume and checkpoint is None:
         raise ArgumentError("resume needs the checkpoint to go on from")
+    if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
+        raise FileNotFoundError(
+            f"the folder of checkpoint={os.fspath(checkpoint)!r} does not exist; it would be"
+            " missed after the first task"
+        )
     if metric is not None and not callable(metric):
         raise ArgumentError(
             f"metric must be a function of (strategy, task, classes); got {metric!r}"
         )
     if metric is None:
-        metric = _metric_of(strategy, scenario)
+        metric = metric_of(strategy, scenario)
     suit(strategy, scenario)
     return _Run(
         strategy, scenario, metric,
@@ -193,7 +157,7 @@ class _Run:
     """One run: how far it is, and what it has seen."""
 
     def __init__(
-        self, strategy: Strategy, scenario: Scenario, metric: _Metric, **options: Any
+        self, strategy: Strategy, scenario: Scenario, metric: Metric, **options: Any
     ) -> None:
         self.strategy, self.scenario, self.metric = strategy, scenario, metric
         self.options = options
@@ -201,7 +165,8 @@ class _Run:
         self.result = Result(tuple(task.name for task in scenario), scenario.kind, name)
         self.task = self.taken = self.total = 0
         self.bar: Any = None
-        self.chosen = _chosen(strategy)
+        # As they are before the first task: training changes some of it.
+        self.chosen = {} if options["checkpoint"] is None else _setting.chosen(strategy, scenario)
 
     def go(self, resume: bool, progress: bool) -> Result:
         """Learn what is left."""
@@ -211,12 +176,28 @@ class _Run:
             if resume and Path(self.options["checkpoint"]).exists():
                 self.load()
             else:
-                self.judge(-1)
+                self.begin_anew()
             while self.task < len(self.scenario):
-                self.learn(self.scenario[self.task])
+                with _naming(self.scenario[self.task], "was learned"):
+                    self.learn(self.scenario[self.task])
                 self.task, self.taken = self.task + 1, 0
                 self.save()
         return self.result
+
+    def begin_anew(self) -> None:
+        """Judge what is there before the first task."""
+        links = _setting.links(self.strategy)
+        links = [link for link in links if type(link) not in (Strategy, Naive)]
+        ended = max((link._ended for link in links), default=0)
+        if ended:
+            warnings.warn(
+                f"{type(links[0]).__name__} has learned {ended} tasks before this run: what it"
+                " keeps of them, and the weights, are still there, and tasks are numbered from 0"
+                " again. To begin anew, make model, trainer and strategy anew; to go on with a run"
+                " that was stopped, give resume=True",
+                stacklevel=4,
+            )
+        self.judge(-1)
 
     def learn(self, task: Task) -> None:
         """Learn the rest of a task, in parts that end where something is to be done."""
@@ -263,10 +244,11 @@ class _Run:
 
     def judge(self, learned: int) -> None:
         """Give a score for every task."""
-        scores = [
-            float(self.metric(self.strategy, task, self.scenario.competing(task.index, learned)))
-            for task in self.scenario
-        ]
+        scores = []
+        for task in self.scenario:
+            classes = self.scenario.competing(task.index, learned)
+            with _naming(task, "was judged by its x_test"):
+                scores.append(score(self.metric(self.strategy, task, classes)))
         self.result.steps.append(self.total)
         self.result.scores.append(scores)
         if self.bar is not None:
@@ -278,7 +260,7 @@ class _Run:
         """Give what must be the same when the run goes on."""
         names = ("epochs", "steps", "batch_size", "drop_last", "evaluate_every")
         return {
-            "strategy": [type(link).__name__ for link in _links(self.strategy)],
+            "strategy": [type(link).__name__ for link in _setting.links(self.strategy)],
             **self.chosen,
             "model": repr(self.strategy.trainer.model),
             "seed": self.strategy.trainer.model.seed,
@@ -308,24 +290,16 @@ class _Run:
             self.bar.update(self.total)
 
 
-def _links(strategy: Strategy) -> list[Strategy]:
-    """Give a strategy and those inside, the outermost first."""
-    inside = [] if strategy.inner is None else _links(strategy.inner)
-    return [strategy, *inside]
-
-
-def _chosen(strategy: Strategy) -> dict[str, Any]:
-    """Give what strategies of ours were made with: plain values that their states do not hold."""
-    found = {}
-    for link in _links(strategy):
-        if not type(link).__module__.startswith("thalweg."):
-            continue
-        gathered = link.state_dict()
-        for name, value in vars(link).items():
-            plain = isinstance(value, bool | int | float | str) and not name.startswith("_told")
-            if plain and name.strip("_") not in gathered:
-                found[f"{type(link).__name__}.{name.strip('_')}"] = value
-    return found
+@contextlib.contextmanager
+def _naming(task: Task, what: str) -> Iterator[None]:
+    """Say of an error which task it came with."""
+    try:
+        yield
+    except ThalwegError as error:
+        notes = getattr(error, "__notes__", ())
+        if not any(note.startswith("While task ") for note in notes):
+            error.add_note(f"While task {task.index} ({task.name!r}) {what}.")
+        raise
 
 
 def _bar(total: int) -> Any:

@@ -67,8 +67,7 @@ def split(
     [[0, 1], [0, 1], [0, 1]]
     """
     kind = _checks.one_of("kind", kind, KINDS)
-    x, y = _rows("x", x, "y", y, 1)
-    x_test, y_test = _rows("x_test", x_test, "y_test", y_test, 1)
+    x, y, x_test, y_test = _both(x, y, x_test, y_test)
     classes = np.unique(y)
     tasks = _checks.integer("tasks", tasks, 1, len(classes))
     unknown = np.setdiff1d(y_test, classes)
@@ -247,6 +246,7 @@ def from_arrays(
             )
         x, y = _rows(f"tasks[{index}].x", arrays[0], "y", arrays[1], None)
         x_test, y_test = _rows(f"tasks[{index}].x_test", arrays[-2], "y_test", arrays[-1], None)
+        _same_width(f"tasks[{index}].x_test", x_test, "x", x)
         classes = None
         if y.ndim == 1 and y.dtype.kind in "iub":
             labels = np.union1d(y, y_test)
@@ -294,10 +294,25 @@ def _rows(x_name: str, x: Any, y_name: str, y: Any, dims: int | None) -> tuple[A
     return x, y
 
 
-def _base(x: Any, y: Any, x_test: Any, y_test: Any) -> Task:
-    """Make the task that others are made of."""
+def _both(x: Any, y: Any, x_test: Any, y_test: Any) -> tuple[Any, Any, Any, Any]:
+    """Check what is learned and what is held out."""
     x, y = _rows("x", x, "y", y, 1)
     x_test, y_test = _rows("x_test", x_test, "y_test", y_test, 1)
+    _same_width("x_test", x_test, "x", x)
+    return x, y, x_test, y_test
+
+
+def _same_width(name: str, rows: Any, other: str, others: Any) -> None:
+    if rows.shape[1] != others.shape[1]:
+        raise ShapeError(
+            f"{name} has {rows.shape[1]} features but {other} has {others.shape[1]}; one model is "
+            "to take both"
+        )
+
+
+def _base(x: Any, y: Any, x_test: Any, y_test: Any) -> Task:
+    """Make the task that others are made of."""
+    x, y, x_test, y_test = _both(x, y, x_test, y_test)
     y, y_test = _arrays.labels(y, "y"), _arrays.labels(y_test, "y_test")
     classes = tuple(range(int(max(y.max(), y_test.max())) + 1))
     return Task(x, y, x_test, y_test, classes=classes)

@@ -1,19 +1,24 @@
 """The form of every strategy."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thalweg import _checks
+from thalweg import _checks, _core
+from thalweg._habits import advice
 from thalweg._history import History
 from thalweg._trainer import Trainer
-from thalweg.continual import _batches
-from thalweg.continual._task import Task
+from thalweg.continual import _batches, _joins
+from thalweg.continual._elsewhere import ELSEWHERE
+from thalweg.continual._task import Task, check_rows
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import BCEWithLogitsLoss, Sequential
 from thalweg.optim.schedules import ReduceLROnPlateau
+
+#: Where a copy on its way has what `Strategy.state_dict` gave.
+_GATHERED = "state_dict()"
 
 
 class Strategy:
@@ -48,6 +53,8 @@ class Strategy:
 
     #: Whether another network than the one that has learned a task is there after its end.
     _opens = False
+    #: What it does that others may not bear: see `_joins`.
+    _does: tuple[str, ...] = ()
 
     def __init__(self, inner: "Trainer | Strategy") -> None:
         if not isinstance(inner, Trainer | Strategy):
@@ -55,8 +62,31 @@ class Strategy:
         self.inner: Strategy | None = inner if isinstance(inner, Strategy) else None
         self.trainer: Trainer = inner.trainer if isinstance(inner, Strategy) else inner
         self.needs_task: bool = self.inner is not None and self.inner.needs_task
+        _joins.check(self)
+        # Whether samples of earlier tasks are learned again, by any strategy of the chain.
+        self._ended = 0  # tasks
+        self._rehearses: bool = self.inner is not None and self.inner._rehearses
         if self.inner is None:
             _check_schedule(self.trainer)
+
+    def _rehearse(self) -> None:
+        """Say, also to the strategies inside, that earlier samples are learned again."""
+        link: Strategy | None = self
+        while link is not None:
+            link._rehearses = True
+            link = link.inner
+
+    if not TYPE_CHECKING:  # type checkers would take every name for one that is there
+
+        def __getattr__(self, name: str) -> Any:
+            """Say where it is."""
+            more = ""
+            if not name.startswith("_"):  # as the names that Python's protocols look for
+                there = [known for known in dir(type(self)) if not known.startswith("_")]
+                more = advice(name, ELSEWHERE, there)
+            raise AttributeError(
+                f"{type(self).__name__} has no attribute {name!r}{more}", name=name, obj=self
+            )
 
     def begin(self, task: Task) -> None:
         """Get ready for a task; the innermost sets which classes compete in the loss."""
@@ -105,18 +135,42 @@ class Strategy:
         }
         if self.inner is not None:
             return self.inner.learn(task, steps=steps, start=start, **options)
-        trainer = self.trainer
-        parts = [
-            (len(x), trainer.fit(x, y, batch_size=batch_size, shuffle=False, sample_weight=weight))
-            for x, y, weight in _batches.chunks(
-                task, seed=trainer.model.seed, steps=steps, start=start,
-                most=_batches.whole_updates(trainer), **options,
-            )
-        ]  # fmt: skip
-        return mean_history(parts)
+        fixed = task.with_data(np.asarray(task.x), np.asarray(task.y), task.sample_weight)
+        return mean_history(list(self._parts(fixed, steps=steps, start=start, **options)))
+
+    def _parts(
+        self, task: Task, *, steps: int, start: int, batch_size: int, shuffle: bool, drop_last: bool
+    ) -> Iterator[tuple[int, History]]:
+        """Train, and give rows and history of each call of the core."""
+        trainer, rows = self.trainer, len(task.x)
+        batches = _batches.per_pass(rows, batch_size, drop_last)
+        # A pass over all rows is a fit of the trainer's own, which gathers them batch by batch.
+        # What begins or ends within one, or leaves rows out, is gathered here.
+        uneven = drop_last and rows > batch_size and rows % batch_size > 0
+        in_core = shuffle and not uneven and isinstance(trainer._core, _core.Trainer)
+        at, end = start, start + steps
+        while at < end:
+            number, place = divmod(at, batches)
+            take = min(batches - place, end - at)
+            if in_core and take == batches:
+                order = _batches.order_number(task, number)
+                weight = task.sample_weight
+                yield rows, trainer._pass(task.x, task.y, weight, batch_size, order)
+            else:
+                for x, y, weight in _batches.chunks(
+                    task, seed=trainer.model.seed, steps=take, start=at, batch_size=batch_size,
+                    shuffle=shuffle, drop_last=drop_last,
+                    most=_batches.steps_of_chunk(trainer, batch_size),
+                ):  # fmt: skip
+                    history = trainer.fit(
+                        x, y, batch_size=batch_size, shuffle=False, sample_weight=weight
+                    )
+                    yield len(x), history
+            at += take
 
     def end(self, task: Task) -> None:
         """Take to heart what must not be forgotten of a task that was learned."""
+        self._ended += 1
         if self.inner is not None:
             self.inner.end(task)
 
@@ -152,6 +206,8 @@ class Strategy:
                 "a strategy learns a Task, as Task(x, y, x_test, y_test); got "
                 f"{type(task).__name__}"
             )
+        check_rows(task, task.index)
+        batch_size = _checks.integer("batch_size", batch_size, 1)
         per_pass = _batches.per_pass(len(task.y), batch_size, drop_last)
         count = _checks.integer("epochs", epochs, 1) if steps is None else 1
         steps = per_pass if steps is None else _checks.integer("steps", steps, 1)
@@ -237,6 +293,15 @@ class Strategy:
             return (outputs[:, 0] > 0).astype(np.int64)
         return largest(outputs, classes)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Some of what was gathered is in the core's trainer, which copies and pickles leave out.
+        return {**vars(self), _GATHERED: self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        gathered = state.pop(_GATHERED)
+        vars(self).update(state)
+        self.load_state_dict(gathered)
+
     def state_dict(self) -> dict[str, Any]:
         """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
         return {} if self.inner is None else {"inner": self.inner.state_dict()}
@@ -267,6 +332,10 @@ def largest(outputs: Any, classes: Sequence[int] | None) -> Any:
     if classes is None:
         return outputs.argmax(axis=1)
     places = np.asarray(classes)
+    if not places.size or not 0 <= places.min() <= places.max() < outputs.shape[1]:
+        raise ArgumentError(
+            f"classes must name some of the outputs 0 to {outputs.shape[1] - 1}; got {classes!r}"
+        )
     return places[outputs[:, places].argmax(axis=1)]
 
 

@@ -1,18 +1,18 @@
 """What is learned: tasks, and sequences of them."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from thalweg import _checks
-from thalweg.errors import ArgumentError
+from thalweg.errors import ArgumentError, ShapeError
 
 #: What may be known when a sample is judged.
 KINDS = ("task", "domain", "class")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Task:
     """Data that come together: something to learn, and something to be judged by.
 
@@ -45,10 +45,21 @@ class Task:
     sample_weight: Any = None
     active: tuple[int, ...] | None = None
 
-    def with_data(self, x: Any, y: Any, sample_weight: Any = None) -> "Task":
-        """Give this task with other data to learn."""
-        same = self.x_test, self.y_test, self.index, self.name, self.classes
-        return Task(x, y, *same, sample_weight, self.active)
+    def __repr__(self) -> str:
+        # Not the arrays: a task stands in errors, and a data set would bury what they say.
+        classes = "" if self.classes is None else f", classes={self.classes}"
+        rows, others = (len(y) if hasattr(y, "__len__") else "no" for y in (self.y, self.y_test))
+        return f"<Task {self.index} {self.name!r}: {rows} rows, {others} held out{classes}>"
+
+    def with_data(
+        self, x: Any, y: Any, sample_weight: Any = None, classes: Iterable[int] | None = None
+    ) -> "Task":
+        """Give this task with other data to learn, and if they have others, of these classes."""
+        found = self.classes
+        if classes is not None and found is not None:
+            found = tuple(sorted({int(label) for label in classes}))
+        same = self.x_test, self.y_test, self.index, self.name
+        return Task(x, y, *same, found, sample_weight, self.active)
 
 
 class Transformed(Task):
@@ -74,6 +85,38 @@ class Transformed(Task):
         return self.__dict__["_transform"](self.__dict__["_base"].x_test)
 
 
+def not_begun(task: Task, what: str) -> ArgumentError:
+    """Make the error of what a strategy is asked for before it has got ready for a task."""
+    return ArgumentError(f"task {task.index} {what}, but has not begun: call begin first")
+
+
+def check_rows(task: Task, place: int) -> None:
+    """Refuse a task without rows, or whose samples and targets are not as many.
+
+    Raises
+    ------
+    ShapeError
+        If it is such a one.
+    """
+    if isinstance(task, Transformed):  # which is made of one that was looked at
+        return
+    for x_name, y_name in (("x", "y"), ("x_test", "y_test")):
+        counts = []
+        for name in (x_name, y_name):
+            value = getattr(task, name)
+            if not hasattr(value, "__len__"):
+                raise ShapeError(
+                    f"tasks[{place}].{name} must be an array with a row for each sample; got "
+                    f"{_checks.given(value)}"
+                )
+            counts.append(len(value))
+        if counts[0] != counts[1] or not counts[0]:
+            raise ShapeError(
+                f"tasks[{place}].{x_name} has {counts[0]} rows but {y_name} has {counts[1]}; they "
+                "must have as many, at least 1"
+            )
+
+
 def _placed(task: Task, place: int) -> Task:
     """Give a task that knows its place, and has a name."""
     if task.index == place and task.name:
@@ -84,7 +127,7 @@ def _placed(task: Task, place: int) -> Task:
     return other
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Scenario(Sequence[Task]):
     """Tasks in their order.
 
@@ -101,6 +144,8 @@ class Scenario(Sequence[Task]):
     ------
     ArgumentError
         If there is no task, something is none, or there is no such kind.
+    ShapeError
+        If a task has no rows, or not as many targets as samples.
 
     Notes
     -----
@@ -116,10 +161,15 @@ class Scenario(Sequence[Task]):
         for place, task in enumerate(tasks):
             if not isinstance(task, Task):
                 raise ArgumentError(f"tasks[{place}] must be a Task; got {type(task).__name__}")
+            check_rows(task, place)
         if not tasks:
             raise ArgumentError("a scenario needs at least one task")
         numbered = tuple(_placed(task, place) for place, task in enumerate(tasks))
         object.__setattr__(self, "tasks", numbered)
+
+    def __repr__(self) -> str:
+        tasks = "".join(f"\n  {task!r}" for task in self.tasks)
+        return f"<Scenario of kind {self.kind!r}, {len(self)} tasks:{tasks}\n>"
 
     def __len__(self) -> int:
         return len(self.tasks)

@@ -9,7 +9,7 @@ from thalweg import _checks
 from thalweg._trainer import Trainer
 from thalweg.continual._quadratic import Quadratic
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Task
+from thalweg.continual._task import Task, not_begun
 
 _Flat = npt.NDArray[np.float64]
 
@@ -96,11 +96,11 @@ class RWalk(Quadratic):
 
     def end(self, task: Task) -> None:
         """Take to heart what must not be forgotten of a task that was learned."""
-        super().end(task)
         core = self.trainer._elementary("walk")
         walk = core.walk()
         if walk is None:
-            return
+            raise not_begun(task, "ends")
+        super().end(task)
         core.start_walk(None)
         self._fisher = walk[0][0]
         new = walk[0][2].astype(np.float64)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from thalweg import _checks
 from thalweg.continual._features import activations
-from thalweg.errors import ArgumentError, ShapeError
+from thalweg.errors import ArgumentError, DtypeError, ShapeError
 from thalweg.nn import Sequential
 
 
@@ -319,9 +319,18 @@ def effective_rank(matrix: npt.ArrayLike) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
+def _numbers(name: str, values: Any) -> npt.NDArray[np.float64]:
+    if hasattr(values, "curve"):
+        raise ArgumentError(f"{name} must be a matrix of scores; of a Result it is result.r")
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DtypeError(f"{name} must be numbers; got {_checks.given(values)}") from None
+
+
 def _matrix(r: npt.ArrayLike, least: int) -> npt.NDArray[np.float64]:
     """Give `r` as a square matrix of at least so many tasks."""
-    matrix = np.asarray(r, dtype=np.float64)
+    matrix = _numbers("r", r)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ShapeError(f"r must have shape (tasks, tasks); got {matrix.shape}")
     if len(matrix) < least:
@@ -330,7 +339,7 @@ def _matrix(r: npt.ArrayLike, least: int) -> npt.NDArray[np.float64]:
 
 
 def _vector(name: str, values: npt.ArrayLike, tasks: int) -> npt.NDArray[np.float64]:
-    vector = np.asarray(values, dtype=np.float64)
+    vector = _numbers(name, values)
     if vector.shape != (tasks,):
         raise ShapeError(f"{name} must have one number for each of {tasks} tasks; got {vector!r}")
     return vector

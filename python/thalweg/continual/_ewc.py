@@ -1,0 +1,181 @@
+"""Elastic weight consolidation: importances are the Fisher information."""
+
+import numpy as np
+
+from thalweg import _checks
+from thalweg._likelihood import likelihood_of
+from thalweg._trainer import Trainer
+from thalweg.continual._fisher import check_kind, importance, some_samples
+from thalweg.continual._quadratic import Flat, Quadratic, competing
+from thalweg.continual._strategy import Strategy
+from thalweg.continual._task import Task
+
+#: Which Fisher information belongs to a convention.
+_FISHER = {"paper": "exact", "avalanche": "batched", "mammoth": "weighted"}
+
+
+class EWC(Quadratic):
+    r"""Elastic weight consolidation: every task keeps the parameters that it depends on.
+
+    .. math:: \frac{\lambda}{2} \sum_k \sum_j F_{k,j} (\theta_j - \theta^*_{k,j})^2
+
+    is added to the loss of each task, with the diagonal Fisher information F of the tasks k before
+    and the parameters that they ended with.
+
+    Parameters
+    ----------
+    inner : Trainer or Strategy
+        What does the training.
+    strength : float
+        :math:`\lambda`. It depends on the kind of Fisher information, whose sizes differ by orders
+        of magnitude: a value from a publication is good for its kind only. Look for it in powers of
+        10, e.g. from 1 to 1e6, and at `ratios`, the penalty over the loss.
+    fisher : str, keyword only, optional
+        Its kind, see `fisher_diagonal`; by default that of the convention.
+    n_samples : int, keyword only, optional
+        Compute it from so many samples of each task.
+    batch_size : int, keyword only, default 128
+        Of ``fisher="batched"``.
+    convention : str, keyword only, default "paper"
+        ``"paper"`` is the formula above with ``fisher="exact"``, as van de Ven has it.
+        ``"avalanche"`` and ``"mammoth"`` leave the half out, so that the same strength pulls twice
+        as much, with ``fisher="batched"`` (give it the batch size of the training) and
+        ``fisher="weighted"``. mammoth divides by the samples rounded up to whole batches, this by
+        their number. The code of the GEM paper squares the mean gradient of some samples: that is
+        ``fisher="batched"`` with as many as one batch.
+    seed : int, keyword only, default 0
+        Decides what is drawn for the Fisher information.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+    UnsupportedError
+        If the trainer's loss is no likelihood that `fisher_diagonal` knows, or its optimizer takes
+        all data at once.
+
+    Notes
+    -----
+    The tasks' penalties are added up exactly, to one: memory does not grow with their number.
+
+    With new classes in each task that compete with the old ones (class-incremental learning), EWC
+    forgets about as much as plain training does; it says so in a warning.
+
+    References
+    ----------
+    J. Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", PNAS 2017,
+    arXiv:1612.00796. F. Huszár, "Note on the quadratic penalties in elastic weight consolidation",
+    PNAS 2018, on the sum over tasks.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import continual, nn, optim
+    >>> model = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2))
+    >>> trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=0.01))
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((400, 2))
+    >>> tasks = [continual.Task(x * s, x[:, k] > 0, x * s, x[:, k] > 0, k)
+    ...          for k, s in enumerate(([1, 0], [0, 1]))]
+    >>> ewc = continual.EWC(trainer, strength=100)
+    >>> for task in tasks:
+    ...     history = ewc.fit(task, epochs=10)
+    >>> [bool(np.mean(ewc.predict(t.x_test) == t.y_test) > 0.9) for t in tasks]
+    [True, True]
+    """
+
+    def __init__(
+        self,
+        inner: "Trainer | Strategy",
+        strength: float,
+        *,
+        fisher: str | None = None,
+        n_samples: int | None = None,
+        batch_size: int = 128,
+        convention: str = "paper",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(inner, strength)
+        self.convention = _checks.one_of("convention", convention, tuple(_FISHER))
+        if fisher is None:
+            fisher = _FISHER[convention]
+        # What the first task's end would refuse is refused before it trains.
+        self.fisher = check_kind("fisher", fisher, likelihood_of(self.trainer.loss))
+        self.n_samples = some_samples(n_samples)
+        self.batch_size = _checks.integer("batch_size", batch_size, 1)
+        self.seed = _checks.integer("seed", seed, 0)
+        self._factor = 1.0 if convention == "paper" else 2.0
+
+    def end(self, task: Task) -> None:
+        """Take to heart what must not be forgotten of a task that was learned."""
+        super().end(task)
+        self._add(self._fisher(task), self._parameters())
+
+    def _kind(self) -> str:
+        return (
+            f', of fisher="{self.fisher}"; a strength that is good for one kind of Fisher'
+            " information is not for another, whose size differs by orders of magnitude"
+        )
+
+    def _fisher(self, task: Task) -> Flat:
+        return importance(
+            self.trainer.model,
+            task.x,
+            task.y,
+            self.fisher,
+            self.trainer.loss,
+            n_samples=self.n_samples,
+            classes=competing(self.trainer, task),
+            batch_size=self.batch_size,
+            seed=self.seed,
+        ).astype(np.float64)
+
+
+class OnlineEWC(EWC):
+    r"""Elastic weight consolidation with one anchor: the parameters after the latest task.
+
+    .. math:: \frac{\lambda}{2} \sum_j \gamma \tilde F_j (\theta_j - \theta^*_j)^2, \qquad
+              \tilde F \leftarrow F_{\text{new}} + \gamma \tilde F
+
+    Parameters
+    ----------
+    inner, strength, fisher, n_samples, batch_size, seed
+        As for `EWC`.
+    decay : float, keyword only, default 1.0
+        :math:`\gamma`, from 0 to 1: how much of earlier tasks' importance is left after each.
+    convention : str, keyword only, default "paper"
+        ``"paper"`` is the formula above, also van de Ven's. ``"avalanche"`` and ``"mammoth"`` have
+        neither the half nor the :math:`\gamma` before the sum, and other kinds of Fisher
+        information by default, see `EWC`.
+
+    References
+    ----------
+    J. Schwarz et al., "Progress & compress", ICML 2018, arXiv:1805.06370.
+    """
+
+    def __init__(
+        self,
+        inner: "Trainer | Strategy",
+        strength: float,
+        *,
+        decay: float = 1.0,
+        fisher: str | None = None,
+        n_samples: int | None = None,
+        batch_size: int = 128,
+        convention: str = "paper",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            inner, strength, fisher=fisher, n_samples=n_samples, batch_size=batch_size,
+            convention=convention, seed=seed,
+        )  # fmt: skip
+        self.decay = _checks.real("decay", decay, 0, 1, "[]")
+        self._factor = self.decay if convention == "paper" else 2.0
+
+    def end(self, task: Task) -> None:
+        """Take to heart what must not be forgotten of a task that was learned."""
+        Quadratic.end(self, task)
+        fisher = self._fisher(task)
+        if self._importance is not None:
+            fisher = fisher + self.decay * self._importance
+        self._set(fisher, self._parameters())

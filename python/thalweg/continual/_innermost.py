@@ -1,0 +1,42 @@
+"""The base of strategies that train with a loss of their own."""
+
+import numpy as np
+
+from thalweg._trainer import Trainer
+from thalweg.continual import _mixed
+from thalweg.continual._strategy import Strategy
+from thalweg.continual._task import Task
+from thalweg.errors import DataError, UnsupportedError
+
+
+class Innermost(Strategy):
+    """Base of strategies that train with a loss of their own."""
+
+    _does = ("loss", "plain rows")
+
+    def __init__(self, inner: Trainer) -> None:
+        if not isinstance(inner, Trainer):
+            raise UnsupportedError(
+                f"{type(self).__name__} trains with a loss of its own: it goes around a Trainer, "
+                f"not around {type(inner).__name__}"
+            )
+        super().__init__(inner)
+        # That the trainer can take such a loss is seen now, not after the first task.
+        _mixed.with_loss(inner, lambda output, target: (0.0, output), type(self).__name__)
+
+    def _check(self, task: Task) -> None:
+        name = type(self).__name__
+        if task.sample_weight is not None:
+            raise UnsupportedError(f"{name} does not take tasks with sample_weight")
+        y = np.asarray(task.y)
+        if y.ndim != 1 or y.dtype.kind not in "iub":
+            raise UnsupportedError(
+                f"{name} needs labels: y of shape (n,) and of an integer type; got shape {y.shape} "
+                f"of {y.dtype}"
+            )
+        outputs = self.trainer.model.out_features
+        if len(y) and not 0 <= y.min() <= y.max() < outputs:
+            raise DataError(
+                f"y has labels from {y.min()} to {y.max()}, but the network has {outputs} outputs: "
+                f"labels must be from 0 to {outputs - 1}"
+            )

@@ -1,0 +1,65 @@
+"""What strategies that keep samples share."""
+
+from typing import Any
+
+import numpy as np
+
+from thalweg import _checks
+from thalweg._trainer import Trainer
+from thalweg.continual import _batches
+from thalweg.continual._buffers import Buffer, ReservoirBuffer
+from thalweg.continual._features import body
+from thalweg.continual._strategy import Strategy
+from thalweg.continual._task import Task
+
+_MASK = (1 << 62) - 1
+
+
+class Keeping(Strategy):
+    """Base of strategies with a buffer of samples, which is a part of their state."""
+
+    buffer: Buffer
+    #: Samples of the buffer in each step; None is as many as there are new ones.
+    _batch: int | None = None
+
+    def _keep_in(self, buffer: Buffer, batch_size: int | None = None) -> None:
+        """Take a buffer; to be called when the strategy is made."""
+        self._rehearse()
+        self.buffer = buffer
+        self._batch = None if batch_size is None else _checks.integer("batch_size", batch_size, 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what this strategy has gathered."""
+        return {**super().state_dict(), "buffer": self.buffer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        super().load_state_dict(state)
+        self.buffer.load_state_dict(state["buffer"])
+
+
+def buffer_of(buffer: Buffer | int) -> Buffer:
+    """Give a buffer; a number is the capacity of a reservoir."""
+    return buffer if isinstance(buffer, Buffer) else ReservoirBuffer(buffer)
+
+
+def keep(buffer: Buffer, trainer: Trainer, task: Task) -> None:
+    """Offer a task's samples to a buffer."""
+    herding = getattr(buffer, "_herding", False)
+    features = body(trainer.model) if herding else None
+    x, y = np.asarray(task.x), np.asarray(task.y)
+    buffer.add(group=task.index, features=features, x=x, y=y)
+
+
+def kept_rows(rows: int, index: int, seed: int, start: int, steps: int, size: int) -> Any:
+    """Choose rows of a memory for some steps of a task, shape (steps, size); nothing is stored."""
+    batches = rows // size
+    orders: dict[int, Any] = {}
+    chosen = np.empty((steps, size), np.int64)
+    for step in range(steps):
+        number, batch = divmod(start + step, batches)
+        if number not in orders:
+            # Another stream than that of the task's own rows.
+            orders[number] = _batches.drawn(rows, ~seed & _MASK, (index << 32) + number)
+        chosen[step] = orders[number][batch * size : (batch + 1) * size]
+    return chosen

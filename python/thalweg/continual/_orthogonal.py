@@ -1,0 +1,145 @@
+"""A strategy that keeps outputs for earlier samples as they are, to first order."""
+
+from typing import Any
+
+import numpy as np
+
+from thalweg import _checks
+from thalweg._history import History
+from thalweg._trainer import Trainer
+from thalweg.continual._project import Projecting, sample
+from thalweg.continual._strategy import Strategy
+from thalweg.continual._task import Task
+
+
+class OGD(Projecting):
+    r"""Orthogonal gradient descent: no step along what outputs for earlier samples depend on.
+
+    .. math:: g \leftarrow g - \sum_k (g^T v_k) v_k
+
+    with an orthonormal basis :math:`v_k` of the gradients by the parameters of outputs for some
+    samples of each earlier task, at the parameters that the task ended with. So to first order
+    these outputs stay as they are. Samples themselves are not kept.
+
+    Parameters
+    ----------
+    inner : Trainer or Strategy
+        What does the training.
+    n_samples : int, default 200
+        Samples of each task.
+    outputs : {"label", "all"}, keyword only
+        Which outputs: that of the sample's class (the paper's OGD-GTL), or all. Of numbers, all.
+    seed : int, keyword only, default 0
+        Decides which samples.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+    UnsupportedError
+        If the model has layers that make outputs depend on more than a row: `nn.BatchNorm1d`,
+        `nn.Dropout`; else as by `AGEM`.
+
+    Notes
+    -----
+    Memory and time of a step grow with the tasks: for K directions and P parameters K·P numbers of
+    the model's dtype (twice during training: here and in the core), which are read twice by each
+    step. 200 directions of a 784-100-10 network, a task's, are 64 MB.
+
+    The update is orthogonal to the basis if the optimizer only scales gradients, as `optim.SGD`
+    does, with momentum if that begins with the task. `optim.Adam` scales each parameter by itself;
+    there the orthogonality, and most of the effect, is lost.
+
+    References
+    ----------
+    M. Farajtabar, N. Azizan, A. Mott and A. Li, "Orthogonal gradient descent for continual
+    learning", AISTATS 2020, arXiv:1910.07104.
+
+    Examples
+    --------
+    >>> import thalweg as tw
+    >>> from thalweg import continual, nn, optim
+    >>> model = nn.Sequential(nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 10))
+    >>> trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+    >>> strategy = continual.OGD(trainer, 100)
+    """
+
+    def __init__(
+        self,
+        inner: Trainer | Strategy,
+        n_samples: int = 200,
+        *,
+        outputs: str = "label",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(inner)
+        self.n_samples = _checks.integer("n_samples", n_samples, 1)
+        self.outputs = _checks.one_of("outputs", outputs, ("label", "all"))
+        self.seed = _checks.integer("seed", seed, 0)
+        model = self.trainer.model
+        # That the model has such gradients is seen now, not after the first task.
+        model._core.jacobian(np.zeros((1, model.in_features), model.dtype))
+        self._directions: Any = None
+
+    @property
+    def directions(self) -> Any:
+        """The orthonormal basis, a row each; None before the end of the first task."""
+        return self._directions
+
+    def learn(self, task: Task, **options: Any) -> History:
+        """Take some steps; options as of `Strategy.learn`."""
+        if self._directions is None:
+            return super().learn(task, **options)
+        with self._projecting() as core:
+            core.project_out(self._directions)
+            return super().learn(task, **options)
+
+    def step(self, x: Any, y: Any) -> float:
+        """Take a step on a batch, not along the basis; see `Strategy.step`."""
+        if self._directions is None:
+            return super().step(x, y)
+        with self._projecting() as core:
+            core.project_out(self._directions)
+            return super().step(x, y)
+
+    def end(self, task: Task) -> None:
+        """Add the gradients of the task's outputs to the basis."""
+        super().end(task)
+        rows = sample(len(task.y), self.n_samples, self.seed, task.index)
+        y = np.asarray(task.y)[rows]
+        by_label = self.outputs == "label" and y.ndim == 1 and y.dtype.kind in "iu"
+        slopes = self._slopes(np.asarray(task.x)[rows], y if by_label else None)
+        size = np.linalg.norm(slopes)
+        if self._directions is not None:
+            known = self._directions.astype(np.float64)
+            for _ in range(2):  # once leaves the rounding of a large part
+                slopes -= (slopes @ known.T) @ known
+        _, values, basis = np.linalg.svd(slopes, full_matrices=False)
+        dtype = self.trainer.model.dtype
+        new = basis[values > 10 * np.finfo(dtype).eps * size].astype(dtype)
+        parts = [new] if self._directions is None else [self._directions, new]
+        self._directions = np.ascontiguousarray(np.concatenate(parts))
+
+    def _slopes(self, x: Any, y: Any) -> Any:
+        """Give the gradients of outputs, a row for each, in double precision."""
+        model = self.trainer.model
+        samples = model._samples(x, "x")
+        outputs, size = model.out_features, model.num_parameters
+        some = max(1, (1 << 23) // (outputs * size))  # at most some 64 MB at once
+        parts = []
+        for first in range(0, len(samples), some):
+            mine = samples[first : first + some]
+            slopes = model._core.jacobian(mine)[1].reshape(len(mine), outputs, size)
+            if y is not None:
+                slopes = slopes[np.arange(len(mine)), y[first : first + some]]
+            parts.append(slopes.reshape(-1, size).astype(np.float64))
+        return np.concatenate(parts)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what this strategy has gathered."""
+        return {**super().state_dict(), "directions": self._directions}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        super().load_state_dict(state)
+        self._directions = state["directions"]

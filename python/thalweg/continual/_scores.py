@@ -1,0 +1,69 @@
+"""How well a task is done: the scores that `run` chooses from."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from thalweg import _checks
+from thalweg.continual._strategy import Strategy
+from thalweg.continual._task import Scenario, Task
+from thalweg.errors import ArgumentError, ShapeError
+from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, CustomLoss
+
+Metric = Callable[[Strategy, Task, "tuple[int, ...] | None"], float]
+
+
+def accuracy(strategy: Strategy, task: Task, classes: tuple[int, ...] | None) -> float:
+    """Share of the held-out samples whose class is right, where `classes` compete.
+
+    Of shares of classes, the largest is right. With `nn.BCEWithLogitsLoss` it is the share of all
+    answers that are right, yes above 0 and no otherwise, as `Trainer.evaluate` has it.
+    """
+    target = np.asarray(task.y_test)
+    if isinstance(strategy.trainer.loss, BCEWithLogitsLoss):
+        outputs = strategy.network(task.index)(task.x_test)
+        return float(np.mean((outputs > 0) == (_like(target, outputs, task) > 0.5)))
+    found = strategy.predict(task.x_test, classes, task=task.index)
+    return float(np.mean(found == (target if target.ndim == 1 else target.argmax(axis=1))))
+
+
+def r2(strategy: Strategy, task: Task, classes: tuple[int, ...] | None) -> float:
+    """Coefficient of determination on the held-out samples, of all outputs together; 1 is best."""
+    outputs = strategy.network(task.index)(task.x_test)
+    target = _like(np.asarray(task.y_test, dtype=np.float64), outputs, task)
+    error = ((outputs - target) ** 2).sum()
+    spread = ((target - target.mean(axis=0)) ** 2).sum()
+    if spread == 0:
+        return 1.0 if error == 0 else 0.0
+    return float(1 - error / spread)
+
+
+def _like(target: Any, outputs: Any, task: Task) -> Any:
+    """Give targets in the shape of the outputs."""
+    rows = target.reshape(len(target), -1)
+    if rows.shape != outputs.shape:
+        raise ShapeError(
+            f"task {task.index} ({task.name!r}): y_test has shape {target.shape}, and the network"
+            f" gives {outputs.shape}; pass metric= to judge one by the other"
+        )
+    return rows
+
+
+def metric_of(strategy: Strategy, scenario: Scenario) -> Metric:
+    """Choose what a trainer's loss says that it learns; of a loss of one's own, by the targets."""
+    loss = strategy.trainer.loss
+    if isinstance(loss, CrossEntropyLoss | BCEWithLogitsLoss):
+        return accuracy
+    labelled = isinstance(loss, CustomLoss) and scenario[0].classes is not None
+    return accuracy if labelled and strategy.trainer.model.out_features > 1 else r2
+
+
+def score(value: Any) -> float:
+    """Give what a metric gave as a number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ArgumentError(
+            f"metric must give a number for a task; it gave {_checks.given(value)}"
+        ) from None

@@ -1,0 +1,147 @@
+"""What is wrong in what `continual` is given is said, in words of what was given."""
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import continual, nn, optim
+from thalweg.continual import metrics
+from thalweg.errors import ArgumentError, DtypeError, ShapeError
+
+X = np.random.default_rng(0).standard_normal((20, 2)).astype("float32")
+Y = np.arange(20) % 3
+R = [[0.9, 0.1], [0.6, 0.9]]
+
+
+def learner():
+    model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
+    return tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+
+
+def scenario(tasks=2):
+    return continual.from_arrays([(X, Y)] * tasks)
+
+
+@pytest.mark.parametrize(
+    "metric", ["average_accuracy", "incremental_accuracy", "bwt", "forgetting"]
+)
+def test_matrices_of_scores_are_numbers(metric):
+    function = getattr(metrics, metric)
+    with pytest.raises(DtypeError, match=r"r must be numbers; got \[\['a', 'b'\]"):
+        function([["a", "b"], ["c", "d"]])
+    with pytest.raises(DtypeError, match=r"r must be numbers; got \[\[1\], \[1, 2\]\]"):
+        function([[1], [1, 2]])
+    with pytest.raises(ArgumentError, match=r"of a Result it is result\.r"):
+        function(continual.run(learner(), scenario()))
+    with pytest.raises(DtypeError, match="baseline must be numbers"):
+        metrics.fwt(R, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "make", [continual.ReservoirBuffer, continual.BalancedBuffer], ids=lambda m: m.__name__
+)
+def test_a_buffer_keeps_rows_of_one_kind(make):
+    buffer = make(9)
+    buffer.add(x=X, y=Y)
+    kept = {name: column.copy() for name, column in buffer.rows().items()}
+    for columns, error, message in (
+        ({"x": X, "y": Y, "logits": X}, ArgumentError, "keeps x, y; got x, y, logits"),
+        ({"x": X[:, :1], "y": Y}, ShapeError, r"rows of x of shape \(2,\); got \(1,\)"),
+        ({"x": X, "y": Y[:3]}, ShapeError, "with as many rows; got .*'y': 3"),
+        ({"x": X, "y": Y + 0.5}, DtypeError, "keeps y as int64, which cannot hold float64"),
+    ):
+        with pytest.raises(error, match=message):
+            buffer.add(**columns)
+    for name, column in buffer.rows().items():
+        np.testing.assert_array_equal(column, kept[name])
+    with pytest.raises(ArgumentError, match="size must be an integer >= 0; got -1"):
+        buffer.sample(-1)
+    assert len(buffer.sample(0)["y"]) == 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x_test: continual.split(X, Y, x_test, Y, tasks=3),
+        lambda x_test: continual.permuted(X, Y, x_test, Y),
+        lambda x_test: continual.from_arrays([(X, Y, x_test, Y)]),
+    ],
+)
+def test_held_out_samples_have_as_many_features(make):
+    with pytest.raises(ShapeError, match=r"x_test has 1 features but x has 2; one model"):
+        make(X[:, :1])
+
+
+def test_a_run_looks_first_at_what_it_will_need(tmp_path):
+    mine = learner()
+    before = mine.model.flat_parameters
+    with pytest.raises(FileNotFoundError, match=r"folder of checkpoint=.*does not exist"):
+        continual.run(mine, scenario(), checkpoint=tmp_path / "no" / "run")
+    with pytest.raises(ArgumentError, match="metric must give a number for a task; it gave 'x'"):
+        continual.run(mine, scenario(), metric=lambda *_: "x")
+    np.testing.assert_array_equal(mine.model.flat_parameters, before)
+
+
+def test_an_error_shows_tasks_and_not_their_arrays():
+    with pytest.raises(ArgumentError) as caught:
+        continual.run(scenario(), learner())
+    assert str(caught.value) == (
+        "strategy must be a Strategy or a Trainer; got <Scenario of kind 'domain', 2 tasks:\n"
+        "  <Task 0 'task 1': 20 rows, 20 held out, classes=(0, 1, 2)>\n"
+        "  <Task 1 'task 2': 20 rows, 20 held out, classes=(0, 1, 2)>\n>"
+    )
+    assert "no rows" in repr(continual.Task(X, None, X, Y))
+
+
+@pytest.mark.parametrize("classes", [[9], [-1], []])
+def test_classes_that_compete_are_outputs(classes):
+    with pytest.raises(ArgumentError, match="classes must name some of the outputs 0 to 2"):
+        continual.Naive(learner()).predict(X, classes)
+
+
+def test_steps_and_batches_are_counted_from_one():
+    strategy = continual.Naive(learner())
+    with pytest.raises(ArgumentError, match="batch_size must be an integer >= 1; got 0"):
+        strategy.fit(scenario()[0], batch_size=0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: continual.SynapticIntelligence(t, 1),
+        lambda t: continual.RWalk(t, 1),
+        continual.XdG,
+        continual.PackNet,
+    ],
+)
+def test_what_begins_with_a_task_needs_its_beginning(make):
+    """Without, importances and gates would be none, and nothing would say so."""
+    task = scenario()[0]
+    strategy = make(learner())
+    with pytest.raises(ArgumentError, match="task 0 ends, but has not begun: call begin first"):
+        strategy.end(task)
+    if strategy.needs_task:
+        with pytest.raises(ArgumentError, match="task 0 is to be learned, but has not begun"):
+            strategy.learn(task, steps=1)
+    strategy.fit(task)
+    assert strategy.predict(X, task=0).shape == (20,)
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("train", "strategy.fit"),
+        ("observe", "continual.run"),
+        ("eval", "judges"),
+        ("partial_fit", "strategy.step"),
+        ("model", "strategy.trainer.model"),
+        ("save", "checkpoint=path"),
+        ("ewc_lambda", ".strength"),
+        ("predictt", "predict"),
+    ],
+)
+def test_names_of_other_libraries_say_where_it_is(name, where):
+    strategy = continual.EWC(learner(), 1)
+    with pytest.raises(AttributeError, match=f"EWC has no attribute '{name}'.*{where}"):
+        getattr(strategy, name)
+    assert not hasattr(strategy, "__array__")

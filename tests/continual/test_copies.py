@@ -1,0 +1,198 @@
+"""Copies and pickles of strategies, and strategies that do not go around each other."""
+
+import copy
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import continual, nn, optim
+from thalweg.errors import ShapeError, UnsupportedError
+
+#: Every strategy, as it is made of a trainer and a scenario.
+STRATEGIES = {
+    "Naive": lambda t, s: continual.Naive(t),
+    "FromScratch": lambda t, s: continual.FromScratch(t),
+    "Cumulative": continual.Cumulative,
+    "Joint": continual.Joint,
+    "EWC": lambda t, s: continual.EWC(t, 10),
+    "OnlineEWC": lambda t, s: continual.OnlineEWC(t, 10, decay=0.9, fisher="sampled"),
+    "SynapticIntelligence": lambda t, s: continual.SynapticIntelligence(t, 1),
+    "MAS": lambda t, s: continual.MAS(t, 1),
+    "RWalk": lambda t, s: continual.RWalk(t, 1),
+    "L2": lambda t, s: continual.L2(t, 1),
+    "L2Init": lambda t, s: continual.L2Init(t, 0.01),
+    "OnlineLaplace": lambda t, s: continual.OnlineLaplace(t, 1),
+    "LwF": lambda t, s: continual.LwF(t),
+    "Replay": lambda t, s: continual.Replay(t, 20),
+    "NearestMean": lambda t, s: continual.NearestMean(
+        continual.Replay(t, continual.BalancedBuffer(20, select="herding"))
+    ),
+    "DER": lambda t, s: continual.DER(t, 20),
+    "DERpp": lambda t, s: continual.DERpp(t, 20),
+    "ERACE": lambda t, s: continual.ERACE(t, 20),
+    "GEM": lambda t, s: continual.GEM(t, 10),
+    "AGEM": lambda t, s: continual.AGEM(t, 20),
+    "OGD": lambda t, s: continual.OGD(t, 5),
+    "GDumb": lambda t, s: continual.GDumb(t, 20),
+    "FROMP": lambda t, s: continual.FROMP(t, 6, 1.0),
+    "XdG": lambda t, s: continual.XdG(t, share=0.5),
+    "PackNet": lambda t, s: continual.PackNet(t),
+    "ContinualBackprop": lambda t, s: continual.ContinualBackprop(
+        t, replacement_rate=0.1, maturity=2
+    ),
+    "ShrinkAndPerturb": lambda t, s: continual.ShrinkAndPerturb(t),
+}
+
+
+def _is_strategy(thing):
+    return isinstance(thing, type) and issubclass(thing, continual.Strategy)
+
+
+def test_every_strategy_is_here():
+    there = {name for name, thing in vars(continual).items() if _is_strategy(thing)}
+    assert there == set(STRATEGIES) | {"Strategy"}
+
+
+def learner(outputs=6):
+    model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, outputs), seed=1)
+    return tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=0.01))
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.filterwarnings("ignore:task . brings new", "ignore:the penalty of")
+def test_a_copy_goes_on_as_the_original(name, way, scenario):
+    """In the middle of a task, when masks, paths and couplings are in the core."""
+    strategy = STRATEGIES[name](learner(), scenario)
+    first, second, third = scenario
+    strategy.begin(first)
+    strategy.learn(first, steps=6, batch_size=16)
+    strategy.end(first)
+    strategy.begin(second)
+    strategy.learn(second, steps=3, batch_size=16)
+    twin = copy.deepcopy(strategy) if way == "deepcopy" else pickle.loads(pickle.dumps(strategy))
+    assert twin.trainer is not strategy.trainer
+
+    def rest(one):
+        one.learn(second, steps=3, start=3, batch_size=16)
+        one.end(second)
+        one.begin(third)
+        one.learn(third, steps=4, batch_size=16)
+        one.end(third)
+        return one.trainer.model.flat_parameters
+
+    before = twin.trainer.model.flat_parameters.copy()
+    expected = rest(strategy)
+    np.testing.assert_array_equal(twin.trainer.model.flat_parameters, before)
+    np.testing.assert_array_equal(rest(twin), expected)
+    for task in scenario:
+        found, wanted = (s.predict(task.x_test, task=task.index) for s in (twin, strategy))
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("inside", STRATEGIES)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_can_be_put_together_can_be_run(inside, scenario):
+    """A pair is refused when it is made, or learns: nothing breaks in the second task."""
+    two = continual.Scenario(scenario[:2], scenario.kind)
+    for make in STRATEGIES.values():
+        inner = STRATEGIES[inside](learner(), two)
+        try:
+            both = make(inner, two)
+        except UnsupportedError:
+            continue
+        result = continual.run(both, two, steps=2, batch_size=16)
+        assert np.isfinite(result.r).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda t, s: continual.EWC(continual.FromScratch(t), 1), "penalty would end"),
+        (lambda t, s: continual.L2Init(continual.GDumb(t, 9), 1), "penalty would end"),
+        (lambda t, s: continual.FromScratch(continual.EWC(t, 1)), "penalty would end"),
+        (lambda t, s: continual.PackNet(continual.FromScratch(t)), "belong to earlier tasks"),
+        (lambda t, s: continual.FromScratch(continual.PackNet(t)), "belong to earlier tasks"),
+        (lambda t, s: continual.Replay(continual.Cumulative(t, s), 9), "would be left out"),
+        (lambda t, s: continual.Replay(continual.GDumb(t, 9), 9), "would be left out"),
+        (lambda t, s: continual.Replay(continual.Replay(t, 9), 9), "rows with weights"),
+        (lambda t, s: continual.EWC(continual.LwF(t), 1), "sets a penalty"),
+        (lambda t, s: continual.GEM(continual.OGD(t, 9), 9), "another strategy that projects"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(make, why, scenario):
+    with pytest.raises(UnsupportedError, match=rf"\w+ around \w+ is not there: .*{why}"):
+        make(learner(), scenario)
+
+
+def test_all_seen_classes_compete_where_all_rows_are_learned(clouds):
+    """ER-ACE takes a task's classes from the task: those of all its rows."""
+    scenario = continual.split(*clouds.all, tasks=3, kind="task")
+    model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 6), seed=1)
+    loss = nn.CrossEntropyLoss(heads=scenario.heads)
+    for outside in ("Cumulative", "Joint", "GDumb"):
+        trainer = tw.Trainer(copy.deepcopy(model), loss=loss, optimizer=optim.Adam(lr=0.01))
+        both = STRATEGIES[outside](continual.ERACE(trainer, 20), scenario)
+        result = continual.run(both, scenario, steps=30, batch_size=16)
+        assert result.r[-1].mean() > 0.8
+
+
+def test_a_second_run_with_what_was_learned_is_warned_about(clouds):
+    """The cell of a notebook that is run twice."""
+    scenario = continual.split(*clouds.all, tasks=3, kind="domain")
+    strategy = continual.L2(continual.Replay(learner(), 20), 1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        continual.run(strategy, continual.Scenario(scenario[:2], scenario.kind))
+    with pytest.warns(UserWarning, match="L2 has learned 2 tasks before this run.*resume=True"):
+        continual.run(strategy, continual.Scenario(scenario[:2], scenario.kind))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": np.zeros((0, 2)), "y": np.zeros(0, int)}, r"tasks\[1\].x has 0 rows but y has 0"),
+        ({"x_test": np.zeros((0, 2)), "y_test": np.zeros(0, int)}, r"tasks\[1\].x_test has 0 rows"),
+        ({"y": np.zeros(3, int)}, r"tasks\[1\].x has 4 rows but y has 3"),
+        ({"y_test": np.zeros(3, int)}, r"tasks\[1\].x_test has 4 rows but y_test has 3"),
+        ({"y": None}, r"tasks\[1\].y must be an array.*got None"),
+        ({"x_test": None}, r"tasks\[1\].x_test must be an array.*got None"),
+    ],
+)
+def test_tasks_without_rows_or_labels_are_refused_when_they_are_put_together(changes, message):
+    whole = {"x": np.zeros((4, 2)), "y": np.zeros(4, int)}
+    whole |= {"x_test": whole["x"], "y_test": whole["y"]}
+    good, bad = continual.Task(**whole), continual.Task(**{**whole, **changes}, index=1)
+    with pytest.raises(ShapeError, match=message):
+        continual.Scenario((good, bad))
+    if "x" in changes or "y" in changes:
+        with pytest.raises(ShapeError, match=message):
+            continual.DER(learner(), 9).fit(bad)
+
+
+@pytest.mark.parametrize("where", ["x", "x_test"])
+def test_an_error_in_the_data_says_which_task_it_is_in(where, clouds):
+    def task(index, **changes):
+        arrays = {"x": clouds.x, "y": clouds.y, "x_test": clouds.x, "y_test": clouds.y}
+        return continual.Task(**{**arrays, **changes}, index=index, name=f"day {index}")
+
+    broken = clouds.x.copy()
+    broken[3, 0] = np.nan
+    scenario = continual.Scenario((task(0), task(1, **{where: broken})))
+    with pytest.raises(tw.DataError, match=r"x\[\d+, 0\] is NaN") as caught:
+        continual.run(learner(), scenario)
+    what = "was learned" if where == "x" else "was judged by its x_test"
+    assert caught.value.__notes__ == [f"While task 1 ('day 1') {what}."]
+
+
+@pytest.mark.parametrize("y", ["shares", "bool"])
+def test_the_nearest_mean_of_shares_and_of_yes_and_no(y, clouds):
+    target = np.eye(6, dtype="float32")[clouds.y] if y == "shares" else clouds.y < 3
+    scenario = continual.from_arrays([(clouds.x, target), (clouds.x + 1, target)])
+    strategy = continual.NearestMean(continual.Replay(learner(), 60))
+    result = continual.run(strategy, scenario, epochs=3)
+    labels = clouds.y if y == "shares" else target
+    assert np.mean(strategy.predict(clouds.x) == labels) == result.r[1, 0] > 0.5
