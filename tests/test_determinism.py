@@ -168,9 +168,11 @@ def test_ctrl_c_stops_between_two_steps_and_leaves_a_usable_model(progress):
 
 
 def test_an_environment_variable_sets_the_number_of_threads():
-    for variables, expected in [
-        ({"THALWEG_NUM_THREADS": "3", "OMP_NUM_THREADS": "5"}, "3"),
-        ({"OMP_NUM_THREADS": "5"}, "5"),
+    for variables, expected, warned in [
+        ({"THALWEG_NUM_THREADS": "3", "OMP_NUM_THREADS": "5"}, "3", False),
+        ({"OMP_NUM_THREADS": "5"}, "5", False),
+        ({"THALWEG_NUM_THREADS": "many", "OMP_NUM_THREADS": "5"}, "5", True),
+        ({"THALWEG_NUM_THREADS": "0", "OMP_NUM_THREADS": "5"}, "5", True),
     ]:
         clean = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
         found = subprocess.run(
@@ -182,3 +184,4 @@ def test_an_environment_variable_sets_the_number_of_threads():
             check=True,
         )
         assert found.stdout.strip() == expected
+        assert ("is no number of threads" in found.stderr) == warned

@@ -11,6 +11,7 @@ from thalweg import callbacks as callbacks
 from thalweg import errors as errors
 from thalweg import nn as nn
 from thalweg import optim as optim
+from thalweg._config import check_environment as _check_environment
 from thalweg._config import get_num_threads as get_num_threads
 from thalweg._config import set_num_threads as set_num_threads
 from thalweg._config import show_config as show_config
@@ -95,6 +96,8 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
 def __dir__() -> list[str]:
     return sorted({*globals(), *_MODULES, *_NAMES})
 
+
+_check_environment()
 
 # A child process has none of its parent's threads: the core must start its own.
 if hasattr(_os, "register_at_fork"):

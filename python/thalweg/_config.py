@@ -36,6 +36,22 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     return None
 
 
+def check_environment() -> None:
+    """Warn of a number of threads in the environment that is none, and so is not used."""
+    import os
+
+    value = os.environ.get("THALWEG_NUM_THREADS", "")
+    first = value.split(",")[0].strip()
+    if value and not (first.isascii() and first.isdigit() and int(first) > 0):
+        import warnings
+
+        warnings.warn(
+            f"THALWEG_NUM_THREADS is {value!r}, which is no number of threads: it is ignored, and "
+            f"up to {_core.get_num_threads()} are used",
+            stacklevel=3,
+        )
+
+
 def set_num_threads(n: int) -> None:
     """Set how many threads the core uses from now on, for all models.
 
