@@ -332,7 +332,7 @@ impl<'a, T: Element> Pass<'a, T> {
         let into = whole.start + split_len(cols.start, k, parts);
         let into = into..into + split_len(cols.len(), k, parts);
         // SAFETY: the item's own panels.
-        unsafe { split_weight(weight, *forward, cols, parts, self.values.ptr(into)) };
+        unsafe { split_weight(amx(), weight, *forward, cols, parts, self.values.ptr(into)) };
     }
 
     /// The weight of a dense stage, to be read while rows go through it.
@@ -414,9 +414,8 @@ impl<'a, T: Element> Pass<'a, T> {
     fn split_rows(&self, part: MatRef<'_, T>, side: Side, precision: Precision, start: usize, local: &Local) {
         let (lanes, parts) = (part.cols(), precision.parts());
         let into = self.values.ptr(start..start + split_len(lanes, local.wave, parts));
-        let amx = Amx::new().expect("planned where there are tiles");
         // SAFETY: the block's own steps of the panels: blocks are whole steps, but for the last.
-        unsafe { split(amx, part.t(), side, parts, (local.rows.start, local.wave), into) };
+        unsafe { split(amx(), part.t(), side, parts, (local.rows.start, local.wave), into) };
     }
 
     /// Gradients and updates of what is no weight of a dense layer.
@@ -442,6 +441,11 @@ impl<'a, T: Element> Pass<'a, T> {
         // SAFETY: called while rows go through only, for the block's own.
         unsafe { self.values.mat_mut(start + rows.start * width, rows.len(), width, width) }
     }
+}
+
+/// The token of tiles, in passes that use them.
+fn amx() -> Amx {
+    Amx::new().expect("planned where there are tiles")
 }
 
 /// Whether no element of a matrix is NaN or infinite.

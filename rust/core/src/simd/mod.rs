@@ -41,7 +41,7 @@ pub use portable::Portable;
 /// Token of Intel's tile unit, which this platform cannot have.
 #[cfg(not(target_arch = "x86_64"))]
 #[derive(Clone, Copy, Debug)]
-pub enum Amx {}
+pub struct Amx(());
 
 #[cfg(not(target_arch = "x86_64"))]
 impl Amx {

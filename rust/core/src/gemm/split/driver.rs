@@ -8,7 +8,8 @@
 //! ```
 
 use super::kernel::{Block, Operands, Start, Tiles};
-use super::pack::{Side, split, split_len};
+use super::pack::split;
+use super::panels::{Side, split_len};
 use super::{BLOCK, DEPTH, LANES};
 use crate::element::{Dtype, Element};
 use crate::gemm::driver::{Finish, Hints, Place};

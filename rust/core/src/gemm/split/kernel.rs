@@ -40,7 +40,6 @@ pub(super) struct Operands {
 pub(super) struct Tiles(());
 
 impl Tiles {
-    #[cfg(target_arch = "x86_64")]
     pub fn configure(_: Amx) -> Self {
         #[repr(C, align(64))]
         struct Config {
@@ -61,17 +60,12 @@ impl Tiles {
         }
         Tiles(())
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    pub fn configure(amx: Amx) -> Self {
-        match amx {}
-    }
 
     /// C = start + the sums over some steps of k, one after the other.
     ///
     /// # Safety
     /// Both panels must have so many steps there, and both `start` and C be 32 × 32 elements, C's for
     /// writing.
-    #[cfg(target_arch = "x86_64")]
     #[inline]
     pub unsafe fn multiply(&self, Operands { parts, steps, a, b, ahead }: Operands, start: Start, c: Block) {
         const { assert!(LANES == 32 && DEPTH == 32) };
@@ -158,16 +152,11 @@ impl Tiles {
                 b!("2"), add!(), b!("0"), add!()),
         }
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    pub unsafe fn multiply(&self, _: Operands, _: Start, _: Block) {
-        unreachable!("there are no tiles")
-    }
 }
 
 impl Drop for Tiles {
     fn drop(&mut self) {
         // SAFETY: they were configured, and nobody reads them any more.
-        #[cfg(target_arch = "x86_64")]
         unsafe {
             std::arch::asm!("tilerelease", options(nostack, preserves_flags));
         }

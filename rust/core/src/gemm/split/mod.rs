@@ -20,16 +20,29 @@
 //! k: the same bits for every partition of the work. Numbers below 2⁻¹²⁶ count as 0, parts that are too small
 //! likewise; an infinite number gives NaN, which is infinite minus itself.
 //!
-//! Rooms: `pack` splits operands into panels of tiles, `kernel` multiplies one block of them, `driver` loops.
+//! Rooms: `panels` says how operands lie, `pack` splits them so, `kernel` multiplies one block of them, `driver`
+//! loops; `absent` stands for them where there can be no tiles.
 
+#[cfg(not(target_arch = "x86_64"))]
+mod absent;
+#[cfg(target_arch = "x86_64")]
 mod driver;
+#[cfg(target_arch = "x86_64")]
 mod kernel;
+#[cfg(target_arch = "x86_64")]
 mod pack;
+mod panels;
 #[cfg(test)]
 mod tests;
 
+#[cfg(not(target_arch = "x86_64"))]
+use absent as pack;
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) use absent::run;
+#[cfg(target_arch = "x86_64")]
 pub(super) use driver::run;
-pub use pack::{Side, SplitPanels, split, split_len, split_weight};
+pub use pack::{split, split_weight};
+pub use panels::{Side, SplitPanels, split_len};
 
 use crate::element::{Dtype, Element};
 use crate::error::Error;

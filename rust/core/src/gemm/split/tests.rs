@@ -233,7 +233,7 @@ fn weights_are_split_as_they_are_and_transposed() {
                     let weight = Panels::new(&in_panels, plain.rows(), plain.cols());
                     let into = found[split_len(from, k, parts)..].as_mut_ptr();
                     // SAFETY: our own panels.
-                    unsafe { split_weight(weight, forward, &cols, parts, into) };
+                    unsafe { split_weight(amx, weight, forward, &cols, parts, into) };
                 }
                 let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                 assert_eq!(bits(&want), bits(&found), "{k} {n} {parts} {forward}");
