@@ -137,8 +137,7 @@ Class-incremental learning is there twice: in `class` the classes so far compete
 learned, in `class_all` all ten do from the beginning, which is the default of the authors' code
 since 2022 (`--active-classes=all`) and what the article's figures are of. What differs from it:
 replay draws from all the earlier tasks' samples together, also where the authors draw as many of
-each task; LwF keeps the outputs of the classes so far, the authors' all; random numbers are others,
-of course.""",
+each task; random numbers are others, of course.""",
         ("task", "domain", "class", "class_all"),
         {
             "none": Method("None", naive),
