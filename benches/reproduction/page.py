@@ -46,7 +46,8 @@ TAIL = """
 
 - EWC and SI near 20 % in class-incremental learning are no mistake: penalties on weights keep what
   was known of the old classes, but nothing tells them from the new ones. The published figures say
-  the same.
+  the same. `class_all` is class-incremental learning, too, with all outputs in the softmax from the
+  beginning.
 - An error of two seeds is itself known to a factor of two only: distances in units of it say
   little.
 - Without any strategy, task-incremental figures vary by several per cent between seeds; compare

@@ -151,6 +151,28 @@ def test_a_second_run_with_what_was_learned_is_warned_about(clouds):
         continual.run(strategy, continual.Scenario(scenario[:2], scenario.kind))
 
 
+def test_two_strategies_around_one_trainer(clouds):
+    """Penalties would overwrite each other; and what one has left would stay in the other's run."""
+    scenario = continual.split(*clouds.all, tasks=3, kind="domain")
+    trainer = learner(2)
+    one, other = continual.L2(trainer, 1.0), continual.MAS(trainer, 1.0)
+    one.fit(scenario[0])
+    for strategy in (other, continual.EWC(trainer, 1.0)):
+        with pytest.raises(UnsupportedError, match="trainer's penalty is not the one of this"):
+            strategy.fit(scenario[1])
+    one.fit(scenario[1])  # is as it was
+    trainer.set_penalty(2 * np.ones(trainer.model.num_parameters))
+    with pytest.raises(UnsupportedError, match=r"not the one of this L2: .*set_penalty"):
+        one.fit(scenario[2])
+    trainer.model.flat_parameters = trainer.model.flat_parameters + 1
+    with pytest.warns(UserWarning, match="has a penalty already"):
+        continual.run(continual.Replay(trainer, 9), scenario)
+    trainer.set_penalty(None)
+    fresh = continual.MAS(trainer, 1.0)
+    fresh.fit(scenario[0])
+    fresh.fit(scenario[1])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -293,6 +293,16 @@ def test_a_run_goes_on_only_as_it_was_made(first, then, message, scenario, tmp_p
     np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
 
 
+def test_a_run_goes_on_with_the_trainer_that_a_schedule_has_slowed_down(scenario, tmp_path):
+    """What counts is the rate that it began with."""
+    strategy = _made(schedule=SAME)
+    options = {"epochs": 2, "checkpoint": tmp_path / "run"}
+    whole = continual.run(strategy, scenario, **options)
+    assert strategy.trainer.optimizer.lr < 0.01
+    found = continual.run(strategy, scenario, resume=True, **options)
+    np.testing.assert_array_equal(found.r, whole.r)
+
+
 def test_a_checkpoint_of_an_earlier_version_is_read(scenario, tmp_path):
     """Its setting knows less, and is compared as far as it goes."""
     path = tmp_path / "run"

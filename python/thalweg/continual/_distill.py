@@ -28,7 +28,8 @@ class LwF(Innermost):
     - ``nn.CrossEntropyLoss(heads=...)``: the sum is over the heads of the tasks before, and
       :math:`\lambda = 1`;
     - no heads, no active classes (domain-incremental): one head of all outputs, and
-      :math:`\lambda = k - 1` on task `k`;
+      :math:`\lambda = k - 1` on task `k`; :math:`\lambda = 1` if all classes of the task are new
+      (class-incremental, with all outputs competing from the beginning);
     - classes that become active (class-incremental): one head of the active classes,
       :math:`q = 0` for the new ones, and :math:`\lambda = 1`.
 
@@ -65,7 +66,8 @@ class LwF(Innermost):
         self._strength = _checks.real("strength", strength, 0)
         self._temperature = _checks.real("temperature", temperature, 0, closed="()")
         self._teacher: Sequential | None = None
-        self._learned: list[int] = []
+        self._learned: list[int] = []  # outputs that are held on to
+        self._seen: set[int] = set()  # classes of the tasks so far
         self._logits: tuple[int, Any] | None = None
 
     def begin(self, task: Task) -> None:
@@ -140,7 +142,9 @@ class LwF(Innermost):
         active = getattr(self.trainer.loss, "active", None)
         if active is not None:
             return [np.array(active)], self._strength
-        return [np.arange(outputs)], self._strength * task.index
+        mine = set(task.classes or ())
+        classes_are_new = bool(mine and self._seen) and not mine & self._seen
+        return [np.arange(outputs)], self._strength * (1 if classes_are_new else task.index)
 
     def end(self, task: Task) -> None:
         """Note which classes have been learned."""
@@ -149,16 +153,19 @@ class LwF(Innermost):
         one_head = not any(getattr(self.trainer.loss, name, None) for name in ("heads", "active"))
         mine = outputs if one_head else task.classes or ()
         self._learned = sorted({*self._learned, *mine})
+        self._seen |= set(task.classes or ())
 
     def state_dict(self) -> dict[str, Any]:
         """Give what this strategy has gathered."""
         teacher = None if self._teacher is None else self._teacher.state_dict()
-        return {**super().state_dict(), "teacher": teacher, "learned": self._learned}
+        mine = {"teacher": teacher, "learned": self._learned, "seen": sorted(self._seen)}
+        return {**super().state_dict(), **mine}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         super().load_state_dict(state)
         self._learned, self._logits, self._teacher = list(state["learned"]), None, None
+        self._seen = set(state.get("seen", ()))  # of an earlier version: a domain's
         if state["teacher"] is not None:
             self._teacher = copy.deepcopy(self.trainer.model)
             self._teacher.load_state_dict(state["teacher"])

@@ -74,6 +74,7 @@ class Quadratic(Strategy):
 
     def begin(self, task: Task) -> None:
         """Get ready for a task."""
+        self._check_sole()
         super().begin(task)
         new = set(task.classes or ()) - self._seen
         loss = self.trainer.loss
@@ -104,6 +105,25 @@ class Quadratic(Strategy):
                 f" them: what the model gives for earlier tasks changes even where"
                 f" {type(self).__name__} keeps all weights. nn.LayerNorm has none",
                 stacklevel=3,
+            )
+
+    def _check_sole(self) -> None:
+        """Refuse a trainer whose penalty is another's than the one that was set."""
+        there = self.trainer._elementary("penalty").penalty()
+        mine = None
+        if self._importance is not None and self._anchor is not None:
+            if not self._importance.any():
+                return
+            mine = self._importance, self._anchor
+        same = (there is None) == (mine is None)
+        if there is not None and mine is not None:
+            dtype = self.trainer.model.dtype
+            same = all(np.array_equal(there[i], mine[i].astype(dtype)) for i in (0, 1))
+        if not same:
+            raise UnsupportedError(
+                f"the trainer's penalty is not the one of this {type(self).__name__}: a trainer has"
+                " one, and another strategy around it, or set_penalty, has changed it. Take another"
+                " trainer, or trainer.set_penalty(None) before the first task"
             )
 
     def _has_averages(self) -> bool:

@@ -12,6 +12,7 @@ from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _file, _setting
 from thalweg.continual._baselines import Naive
+from thalweg.continual._quadratic import Quadratic
 from thalweg.continual._result import Result
 from thalweg.continual._scores import Metric, metric_of, score
 from thalweg.continual._strategy import Strategy
@@ -195,6 +196,12 @@ class _Run:
                 " keeps of them, and the weights, are still there, and tasks are numbered from 0"
                 " again. To begin anew, make model, trainer and strategy anew; to go on with a run"
                 " that was stopped, give resume=True",
+                stacklevel=4,
+            )
+        if not any(isinstance(link, Quadratic) for link in links) and self.strategy.trainer.penalty:
+            warnings.warn(
+                "the trainer has a penalty already, of set_penalty or of a strategy that was around"
+                " it before, and keeps it in this run; trainer.set_penalty(None) ends it",
                 stacklevel=4,
             )
         self.judge(-1)

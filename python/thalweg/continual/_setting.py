@@ -6,6 +6,9 @@ from thalweg.continual._buffers import Buffer
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Scenario
 
+#: What a strategy remembers of its life, and was not made with.
+_PASSING = ("_told", "_ended", "_rehearses")
+
 
 def links(strategy: Strategy) -> list[Strategy]:
     """Give a strategy and those inside, the outermost first."""
@@ -37,6 +40,6 @@ def _plain(thing: Strategy | Buffer) -> dict[str, Any]:
         name.strip("_"): value
         for name, value in vars(thing).items()
         if isinstance(value, bool | int | float | str)
-        and not name.startswith("_told")
+        and not name.startswith(_PASSING)
         and name.strip("_") not in gathered
     }
