@@ -19,6 +19,7 @@ TABLES = (
     "many",
     "fisher",
     "curvature",
+    "gradcheck",
     "online",
     "contention",
 )
