@@ -6,6 +6,7 @@ fail. Skipped where PyTorch is not installed.
 """
 
 import copy
+import gc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -611,6 +612,27 @@ def test_an_operator_is_never_out_of_date():
         assert (now != last).any()
         np.testing.assert_array_equal(now, hvp(model, x, y, v[0], loss=nn.CrossEntropyLoss()))
         last = now
+
+
+def test_products_one_by_one_share_what_they_have_in_common():
+    """And go with the model."""
+    from thalweg.curvature._operator import _LEFT, _POINTS
+
+    model, x, y, v, matrix = operator()
+    loss = nn.CrossEntropyLoss()
+    for product, kind in [(hvp, "hessian"), (gnvp, "gauss_newton"), (hvp, "hessian")]:
+        expected = Operator(model, x, y, loss=loss, kind=kind) @ v[0]
+        for _ in range(2):
+            np.testing.assert_array_equal(product(model, x, y, v[0], loss=loss), expected)
+    assert model in _POINTS
+    many = np.tile(x, (_LEFT // x.size, 1))
+    hvp(model, many[:40_000], np.tile(y, 300)[:40_000], v[0], loss=loss)
+    assert model not in _POINTS
+    hvp(model, x, y, v[0], loss=loss)
+    before = len(_POINTS)
+    del model, matrix
+    gc.collect()
+    assert len(_POINTS) == before - 1
 
 
 def test_operators_can_be_copied_and_used_by_several_threads():

@@ -20,6 +20,7 @@ TABLES = (
     "many",
     "fisher",
     "curvature",
+    "gradcheck",
     "online",
     "contention",
 )

@@ -4,7 +4,7 @@ gradient : `Trainer.step` with SGD, the fastest way to a gradient that there is 
     included. Over the slower `Trainer.backward` all ratios would be smaller.
 jvp : the outputs' derivative along a direction of the parameters, in training mode.
 GNVP, HVP : `curvature.Operator` of either kind, one vector after another at one point.
-first HVP : `curvature.hvp`, which knows nothing of the point yet.
+first HVP : a new operator, which knows nothing of the point yet.
 PyTorch : forward over reverse, `torch.func.jvp` of `torch.func.grad`, without compilation.
 
 All take turns on each net. PyTorch's product must agree with ours before the clock starts.
@@ -85,7 +85,9 @@ def measure(options: Options) -> list[Row]:
             "jvp": lambda m=model, x=x, v=v: curvature.jvp(m, x, v, training=True),
             "gnvp": lambda o=gauss_newton, v=v: o.matvec(v),
             "hvp": lambda o=hessian, v=v: o.matvec(v),
-            "first": lambda m=model, x=x, y=y, v=v, loss=loss: curvature.hvp(m, x, y, v, loss=loss),
+            "first": lambda m=model, x=x, y=y, v=v, loss=loss: (
+                curvature.Operator(m, x, y, loss=loss) @ v
+            ),
         }
         if (peer := _peer(model, widths, norm, x, y, v, options.threads)) is not None:
             ours, theirs = calls["hvp"](), peer()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,10 @@ from thalweg.nn._losses import CoreLoss, loss_of
 KINDS = ("hessian", "gauss_newton", "fisher")
 
 Vector = npt.NDArray[np.float64]
+#: What the last of `hvp`, `gnvp` and `fisher_vp` has left for the next on the same model, if that
+#: is less than `_LEFT` numbers or so: loops around them are as fast as an operator then.
+_POINTS: WeakKeyDictionary[Sequential, _core.Point] = WeakKeyDictionary()
+_LEFT = 4_000_000
 #: What multiplies a vector of shape (n,) by a symmetric matrix.
 Matvec = Callable[[Any], Any]
 
@@ -237,7 +242,8 @@ def hvp(
 
     See Also
     --------
-    Operator : for many products, and for the formulas.
+    Operator : for many products, and for the formulas. Of a small batch (some 20 MB and less) what
+        this computes is left for the next call, too, while the model lives.
 
     Examples
     --------
@@ -286,6 +292,12 @@ def _product(
     kind: str, model: Sequential, x: Any, y: Any, v: Any, loss: Loss, weight: Any, training: bool
 ) -> Array:
     operator = Operator(model, x, y, loss=loss, kind=kind, sample_weight=weight, training=training)
+    # About ten numbers for each unit and row, and three for each parameter.
+    units = sum(shape[0] for _, shape in model._core.blocks() if len(shape) == 2)
+    if 10 * len(operator._x) * units + 3 * operator.shape[0] < _LEFT:
+        operator._point = _POINTS.setdefault(model, operator._point)
+    else:
+        _POINTS.pop(model, None)
     return operator.matvec(v)
 
 

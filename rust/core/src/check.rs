@@ -1,13 +1,17 @@
 //! Gradients by backpropagation beside the same by central differences.
 
 use std::ops::Range;
+use std::sync::Mutex;
 
 use crate::arena::Buffer;
+use crate::diff::{Replay, each_piece};
 use crate::error::Error;
-use crate::loss::{Goals, Objective, Targets, Totals};
+use crate::loss::{self, Goals, Objective, RowLoss, Targets, Totals};
 use crate::model::{Model, Parts};
+use crate::network::Network;
 use crate::pass::{LossTask, Pass, Rows, WeightTask};
 use crate::plan::{Mode, Plan};
+use crate::simd::{Isa, Op, Simd, dispatch};
 use crate::threads;
 use crate::train::{Tally, Trainer};
 use crate::view::MatRef;
@@ -36,6 +40,9 @@ enum Source<'s, 'f> {
     Function(&'s mut Function<'f>),
 }
 
+/// Parameters that a thread takes at a time.
+const PIECE: usize = 16;
+
 /// A check under way: the loss of a model on a batch, as a function of its parameters.
 pub struct Check {
     objective: Option<Objective<f64>>,
@@ -47,6 +54,8 @@ pub struct Check {
     pattern: Vec<u8>,
     /// The same at the parameters themselves.
     home: Vec<u8>,
+    /// For every thread, what runs the network with one parameter changed.
+    replays: Vec<Replay<f64>>,
 }
 
 impl Check {
@@ -91,7 +100,8 @@ impl Check {
         let mut places = vec![0; model.network().num_parameters()];
         model.network().translate(places.len(), |public, inner| places[public] = inner);
         let grads = Buffer::zeroed("the gradients", model.network().arena_len())?;
-        let mut check = Check { objective, workspace, grads, places, pattern: Vec::new(), home: Vec::new() };
+        let (pattern, home, replays) = (Vec::new(), Vec::new(), Vec::new());
+        let mut check = Check { objective, workspace, grads, places, pattern, home, replays };
         let value = check.pass(model, x, &mut source, true);
         check.home.clone_from(&check.pattern);
         if !value.is_finite() {
@@ -112,7 +122,12 @@ impl Check {
         self.places.is_empty()
     }
 
-    /// Checks some parameters, by public index, at the step h·max(1, |θ|). The model is as before.
+    /// Checks some parameters, by public index, at the step h·max(1, |θ|): parameters, data and all else as they were
+    /// in [`new`](Self::new). Losses come from a [`Replay`], which is another forward pass than that whose gradient
+    /// is checked.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
     ///
     /// # Panics
     /// If the batch has other rows than that of [`new`](Self::new), or there is no such parameter.
@@ -123,11 +138,14 @@ impl Check {
         y: impl Into<Goals<'t, f64>>,
         h: f64,
         range: Range<usize>,
-    ) -> Vec<Difference> {
+    ) -> Result<Vec<Difference>, Error> {
         self.differences(model, x, Source::Goals(y.into()), h, range)
     }
 
     /// The same after [`of_function`](Self::of_function).
+    ///
+    /// # Errors
+    /// As `run`.
     ///
     /// # Panics
     /// As `run`.
@@ -138,7 +156,7 @@ impl Check {
         f: &mut Function<'_>,
         h: f64,
         range: Range<usize>,
-    ) -> Vec<Difference> {
+    ) -> Result<Vec<Difference>, Error> {
         self.differences(model, x, Source::Function(f), h, range)
     }
 
@@ -215,26 +233,45 @@ impl Check {
         mut source: Source<'_, '_>,
         h: f64,
         range: Range<usize>,
-    ) -> Vec<Difference> {
-        range
-            .map(|public| {
-                let place = self.places[public];
-                let theta = model.params[place];
-                let step = h * theta.abs().max(1.0);
-                let (above, below) = (theta + step, theta - step);
-                model.params[place] = above;
-                let up = self.pass(model, x, &mut source, false);
-                let pattern = std::mem::take(&mut self.pattern);
-                model.params[place] = below;
-                let down = self.pass(model, x, &mut source, false);
-                model.params[place] = theta;
-                Difference {
-                    analytic: self.grads[place],
-                    numeric: (up - down) / (above - below),
-                    crossed: pattern != self.pattern,
-                }
-            })
-            .collect()
+    ) -> Result<Vec<Difference>, Error> {
+        // A function of somebody else's runs on the caller alone.
+        let threads = if let Source::Goals(_) = source { threads::num_threads().0 } else { 1 };
+        while self.replays.len() < threads {
+            self.replays.push(Replay::new(model, x)?);
+        }
+        let Check { objective, replays, grads, places, .. } = self;
+        let (network, objective) = (model.network(), objective.as_ref());
+        let one = |replay: &mut Replay<f64>, source: &mut Source<'_, '_>, public: usize| {
+            let place = places[public];
+            let theta = model.params[place];
+            let step = h * theta.abs().max(1.0);
+            let (above, below) = (theta + step, theta - step);
+            let mut value = |at: f64| {
+                let stages = replay.run(network, place, at);
+                replayed(network, model.isa(), replay, objective, source, stages)
+            };
+            let ((up, pattern), (down, other)) = (value(above), value(below));
+            Difference {
+                analytic: grads[place],
+                numeric: (up - down) / (above - below),
+                crossed: pattern != other,
+            }
+        };
+        let Source::Goals(goals) = source else {
+            return Ok(range.map(|public| one(&mut replays[0], &mut source, public)).collect());
+        };
+        let from: Vec<_> = range.clone().step_by(PIECE).collect();
+        let mut pieces: Vec<_> = from.iter().map(|from| (*from, Vec::new())).collect();
+        // Who has which replay does not matter: they are all alike.
+        let idle = Mutex::new(replays.iter_mut().collect::<Vec<_>>());
+        let lock = || idle.lock().expect("nothing panics with it");
+        each_piece(&mut pieces, threads, |(from, found)| {
+            let replay = lock().pop().expect("one for each thread");
+            let all = *from..range.end.min(*from + PIECE);
+            *found = all.map(|public| one(replay, &mut Source::Goals(goals), public)).collect();
+            lock().push(replay);
+        });
+        Ok(pieces.into_iter().flat_map(|(_, found)| found).collect())
     }
 
     /// The loss; with `gradient` also its gradient.
@@ -299,5 +336,57 @@ impl Check {
                 value
             }
         }
+    }
+}
+
+/// The loss of what a replay gave, and the pattern of what may have changed: the outputs of some stages.
+fn replayed(
+    network: &Network,
+    isa: Isa,
+    replay: &Replay<f64>,
+    objective: Option<&Objective<f64>>,
+    source: &mut Source<'_, '_>,
+    stages: Range<usize>,
+) -> (f64, Vec<u8>) {
+    let (last, n) = (network.stages().len() - 1, network.outputs());
+    let mut pattern = Vec::new();
+    for index in stages {
+        let act = network.stages()[index].act;
+        if act.piece(0.0).is_some() {
+            let outputs = replay.outputs(index).flatten();
+            pattern.extend(outputs.filter_map(|y| act.piece(*y)));
+        }
+    }
+    let outputs: Vec<f64> = replay.outputs(last).flatten().copied().collect();
+    let output = MatRef::new(&outputs, outputs.len() / n, n);
+    let value = match source {
+        Source::Function(f) => f(output, None),
+        Source::Goals(goals) => {
+            let objective = objective.expect("targets belong to an objective");
+            if let Targets::Values(y) = goals.targets {
+                (0..output.rows()).for_each(|r| objective.sides(output.row(r), y.row(r), &mut pattern));
+            }
+            let totals = objective.totals(goals, |r| r, output.rows(), n, true);
+            let rows = loss::Rows { output, goals: *goals, at: &|r| r, scale: 1.0 };
+            let mut losses = vec![RowLoss::default(); output.rows()];
+            dispatch(isa, Losses { objective, rows: &rows, losses: &mut losses });
+            Tally::new(objective.reduction, &losses, totals).value()
+        }
+    };
+    (value, pattern)
+}
+
+/// Losses of rows.
+struct Losses<'l, 'r> {
+    objective: &'l Objective<f64>,
+    rows: &'l loss::Rows<'r, f64>,
+    losses: &'l mut [RowLoss],
+}
+
+impl Op<f64> for Losses<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<f64>>(self, s: S) {
+        self.objective.rows(s, self.rows, None, self.losses);
     }
 }

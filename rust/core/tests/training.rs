@@ -135,7 +135,7 @@ fn gradients_of_every_layer_and_loss_agree_with_differences_on_every_isa() {
                 let before = parameters(&model);
                 let mut check = Check::new(&mut model, loss, data.x(), data.y(loss)).unwrap();
                 let n = check.len();
-                let found = check.run(&mut model, data.x(), data.y(loss), h, 0..n);
+                let found = check.run(&mut model, data.x(), data.y(loss), h, 0..n).unwrap();
                 assert_eq!(bits(&before), bits(&parameters(&model)), "a check changes nothing");
                 let smooth: Vec<_> = found.iter().filter(|d| !d.crossed).collect();
                 assert!(smooth.len() > n * 9 / 10, "hardly any step of 6e-6 crosses a kink");
@@ -195,7 +195,7 @@ fn layers_in_unusual_orders_have_right_gradients() {
         let mut model = Model::new(layers.clone(), 1).unwrap();
         let mut check = Check::new(&mut model, Loss::Mse, data.x(), data.y(Loss::Mse)).unwrap();
         let n = check.len();
-        let found = check.run(&mut model, data.x(), data.y(Loss::Mse), f64::EPSILON.cbrt(), 0..n);
+        let found = check.run(&mut model, data.x(), data.y(Loss::Mse), f64::EPSILON.cbrt(), 0..n).unwrap();
         let (a, b): (Vec<f64>, Vec<f64>) = found.iter().map(|d| (d.analytic, d.numeric)).unzip();
         assert!(distance(&a, &b) < 1e-8, "{layers:?}");
     }

@@ -13,7 +13,7 @@ use crate::model::Model;
 use crate::trainer::parse_loss;
 
 /// Parameters that are checked before a look for Ctrl-C.
-const CHUNK: usize = 128;
+const CHUNK: usize = 512;
 
 /// By backpropagation, by differences, and whether a kink was crossed; by parameter.
 type Columns = (Py<PyAny>, Py<PyAny>, Py<PyAny>);
@@ -39,7 +39,7 @@ pub fn central_differences(
     let mut all: Vec<Difference> = Vec::with_capacity(check.len());
     while all.len() < check.len() {
         let range = all.len()..check.len().min(all.len() + CHUNK);
-        all.extend(model.detached::<f64, _>(py, |m| Ok(check.run(m, x, y, h, range)))?);
+        all.extend(model.detached::<f64, _>(py, |m| check.run(m, x, y, h, range))?);
         py.check_signals()?;
     }
     Ok(columns(py, &all))
@@ -65,7 +65,7 @@ pub fn central_differences_of(
         model.detached::<f64, _>(py, |m| {
             let mut check = Check::of_function(m, x, &mut f)?;
             let range = 0..check.len();
-            Ok(check.run_function(m, x, &mut f, h, range))
+            check.run_function(m, x, &mut f, h, range)
         })
     };
     match failed {

@@ -171,6 +171,10 @@ impl<T: Element> Block<T> {
                     DropOut { p, draw: site.draw, layer: index, first: self.first, y, factors },
                 );
             }
+            act if site.plain => {
+                let y = MatMut::new(y, self.rows, n);
+                dispatch(site.isa, Plain(act, y));
+            }
             act => {
                 // Along a direction of ones the tangent of φ′ is φ″.
                 dot.fill(T::ONE);
@@ -312,6 +316,17 @@ impl<T: Element> Op<T> for Sloped<'_, T> {
                 |[_, turn], [slope, dy]| [s.mul(slope, dy), s.mul(turn, dy)],
             ),
         }
+    }
+}
+
+/// [`Activation::forward`]
+struct Plain<'m, T>(Activation, MatMut<'m, T>);
+
+impl<T: Element> Op<T> for Plain<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        self.0.forward(s, self.1, None);
     }
 }
 

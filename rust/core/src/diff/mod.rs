@@ -21,7 +21,7 @@
 //!
 //! Passes that train are fused ([`pass`](crate::pass)); these are not. A `point` is a network on a batch; `block` does a
 //! stage of some rows, `tangent` what goes along with it, `norm` is what normalizations add, `gather` the last part, and
-//! `each` runs blocks on threads. As there, every number is computed by one thread in an order that shapes alone decide.
+//! `each` runs blocks on threads. [`Replay`] runs the numbers alone again and again, for differences. As there, every number is computed by one thread in an order that shapes alone decide.
 
 mod block;
 mod each;
@@ -31,6 +31,7 @@ pub mod kronecker;
 pub mod likelihood;
 mod norm;
 mod point;
+mod replay;
 pub mod squares;
 pub mod sweep;
 mod tangent;
@@ -56,7 +57,9 @@ use block::{BLOCK, Block, dense_len};
 use each::each;
 use norm::{Affine, Columns, Task, Work, inverse};
 
+pub(crate) use each::each as each_piece;
 pub use point::Curvature;
+pub use replay::Replay;
 
 /// Which matrix a vector is multiplied by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +137,7 @@ pub fn jvp<T: Element>(
         rows: x.rows(),
         curved: false,
         back: false,
+        plain: false,
         threads: team(network, x.rows()),
     };
     let (last, n) = (network.stages().len() - 1, network.outputs());
@@ -232,6 +236,8 @@ struct Site<'a, T> {
     curved: bool,
     /// Whether anything goes backward.
     back: bool,
+    /// Whether outputs are all that is wanted, and no derivatives.
+    plain: bool,
     threads: usize,
 }
 

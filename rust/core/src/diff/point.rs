@@ -190,6 +190,7 @@ impl<T: Element> Point<T> {
             rows,
             curved: self.matrix == Matrix::Hessian,
             back: true,
+            plain: false,
             threads: team(network, rows),
         }
     }

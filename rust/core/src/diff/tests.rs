@@ -3,7 +3,7 @@
 
 use super::likelihood::{Kind, Likelihood, Slopes};
 use super::squares::{Squares, Sum};
-use super::{Curvature, Matrix, jvp, product};
+use super::{Curvature, Matrix, Replay, jvp, product};
 use crate::check::Check;
 use crate::layer::{Activation, BatchNorm, Init, Layer, Linear, RowNorm};
 use crate::loss::{Goals, Loss, Objective, Targets};
@@ -242,6 +242,48 @@ fn an_error_leaves_nothing_behind() {
     assert!(times(&mut model, &vec![1e308; size]).is_err());
     assert!(times(&mut model, &vec![f64::NAN; size]).is_err());
     assert!(times(&mut model, &v).unwrap() == before);
+}
+
+#[test]
+fn a_replay_is_the_pass_with_that_parameter_in_any_order() {
+    for isa in Isa::available() {
+        for behind in [Behind::Nothing, Behind::RowNorm, Behind::BatchNorm] {
+            let mut layers = network(behind, Activation::Gelu);
+            let inner = Layer::Linear(Linear {
+                inputs: WIDTHS[2],
+                outputs: WIDTHS[2],
+                bias: true,
+                init: Init::KaimingUniform,
+            });
+            let at = layers.len() - 1;
+            layers.insert(at, Layer::Residual(vec![inner, Layer::Activation(Activation::Dropout(0.3))]));
+            let mut model = Model::<f64>::with_isa(layers, 3, isa).unwrap();
+            let x = draw(ROWS * WIDTHS[0], 1);
+            let x = MatRef::new(&x, ROWS, WIDTHS[0]);
+            let mut replay = Replay::new(&model, x).unwrap();
+            let size = model.network().num_parameters();
+            let mut places = vec![0; size];
+            model.network().translate(size, |public, inner| places[public] = inner);
+            // All over the network, and back.
+            for public in (0..size).map(|i| i * 307 % size).step_by(23) {
+                let place = places[public];
+                let (was, value) = (model.params[place], model.params[place] + 0.25);
+                let stages = replay.run(model.network(), place, value);
+                model.params[place] = value;
+                let expected = Replay::new(&model, x).unwrap();
+                model.params[place] = was;
+                for index in stages {
+                    let all = |of: &Replay<f64>| {
+                        of.outputs(index).flatten().map(|y| y.to_bits()).collect::<Vec<_>>()
+                    };
+                    assert!(
+                        all(&replay) == all(&expected),
+                        "{isa} {behind:?} parameter {public} stage {index}"
+                    );
+                }
+            }
+        }
+    }
 }
 
 #[test]
