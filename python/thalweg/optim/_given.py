@@ -1,7 +1,6 @@
 """What makers of optimizers are given out of habit, and what is said then."""
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from thalweg import _habits
@@ -31,24 +30,10 @@ def refuse_parameters(
     )
 
 
-def refuse_unknown(kind: type, make: Callable[..., None], kwargs: Mapping[str, Any]) -> None:
-    """Raise if there is no such argument, with what it is here."""
-    parameters = inspect.signature(make).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    known = [name for name in parameters if name != "self"]
-    for name in kwargs:
-        if name not in known:
-            raise TypeError(
-                f"{kind.__name__} has no argument {name!r}{_habits.advice(name, _THEIRS, known)}; "
-                f"it takes {', '.join(known)}"
-            )
-
-
 #: What other libraries call arguments of optimizers, and where here is what they do.
 _CLIPPING = "tw.Trainer(..., {}=...) clips gradients"
 _NOT_NEEDED = "there is nothing to choose: every step is a fused pass of the compiled core"
-_THEIRS = {
+THEIRS = {
     **dict.fromkeys(("learning_rate", "learning_rate_init", "step_size"), "it is lr"),
     **dict.fromkeys(("beta_1", "beta_2", "b1", "b2"), "they are betas=(beta1, beta2)"),
     **dict.fromkeys(

@@ -20,7 +20,7 @@ element; these are their means over rows.)
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,15 +29,25 @@ import numpy.typing as npt
 from thalweg import _checks
 from thalweg._arrays import Array
 from thalweg._description import Description
+from thalweg._habits import Guided
 from thalweg.errors import ArgumentError
 
 _REDUCTIONS = ("mean", "sum", "none")
 
 
-class Loss(Description):
+class Loss(Description, Guided):
     """Base of all loss descriptions."""
 
     __slots__ = ()
+
+    _elsewhere: ClassVar[Mapping[str, str]] = {
+        "backward": "trainer.backward(x, y) gives a model its gradients, and trainer.step trains",
+        "forward": "call it: loss(model(x), y)",
+        "predict_proba": "losses of classes have probabilities(model(x))",
+        "item": "a loss that is called gives a float",
+        "predict": "outputs of the model are the predictions: model(x)",
+        "probabilities": "outputs of the model are no logits of classes for this loss",
+    }
 
     def __call__(self, output: Any, target: Any) -> float | npt.NDArray[Any]:
         """Compute the loss of outputs that are there already; nothing is learned.
