@@ -76,6 +76,16 @@ def test_the_history_is_the_dict_itself():
 
 
 @pytest.mark.parametrize(
+    ("thing", "name"),
+    [("trainer", "model"), ("trainer", "optimizer"), ("model", "dtype"), ("optimizer", "steps")],
+)
+def test_what_can_only_be_read(thing, name, regressor):
+    parts = {"trainer": regressor, "optimizer": regressor.optimizer, "model": regressor.model}
+    with pytest.raises(AttributeError, match=rf"{name} can only be read"):
+        setattr(parts[thing], name, getattr(parts[thing], name))
+
+
+@pytest.mark.parametrize(
     ("thing", "name", "advice"),
     [
         ("trainer", "lr", r"it is trainer\.optimizer\.lr"),

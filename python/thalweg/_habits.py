@@ -42,7 +42,14 @@ class Guided:
 
         def __setattr__(self, name: str, value: Any) -> None:
             """Set what there is, and let a class of the user's own have what it likes."""
-            known = name.startswith("_") or hasattr(type(self), name)
+            there = getattr(type(self), name, None)
+            if isinstance(there, property) and there.fset is None:
+                raise AttributeError(
+                    f"{type(self).__name__}.{name} can only be read",
+                    name=name,
+                    obj=self,
+                )
+            known = name.startswith("_") or there is not None
             if known or not type(self).__module__.startswith("thalweg."):
                 return object.__setattr__(self, name, value)
             raise AttributeError(
