@@ -253,6 +253,16 @@ def test_what_stands_for_a_number_is_one():
         optim.SGD("0.1")
 
 
+@pytest.mark.parametrize(
+    "schedule", [optim.schedules.CosineAnnealingLR(100), optim.schedules.ReduceLROnPlateau()]
+)
+def test_a_schedule_is_no_learning_rate(schedule):
+    """It is in Keras."""
+    for make in (lambda: optim.Adam(schedule), lambda: optim.Adam(lr=schedule)):
+        with pytest.raises(tw.ArgumentError, match=r"lr is the number.*schedule=\.\.\."):
+            make()
+
+
 def test_an_optimizer_of_the_users_own_takes_what_it_likes():
     class Mine(optim.SGD):
         def __init__(self, model, rate):

@@ -5,12 +5,19 @@ from typing import Any
 
 from thalweg import _habits
 from thalweg.errors import ArgumentError
+from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
 
 def refuse_parameters(
     kind: type, args: tuple[Any, ...], kwargs: Mapping[str, Any], optimizer: type
 ) -> None:
     """Raise if an optimizer is given parameters, or a model, as PyTorch's are."""
+    rate = kwargs.get("lr", args[0] if args else None)
+    if isinstance(rate, (Schedule, ReduceLROnPlateau)):
+        raise ArgumentError(
+            f"lr is the number that a schedule begins with; got {rate!r}, which goes to "
+            "tw.Trainer(model, loss=..., optimizer=..., schedule=...)"
+        )
     rest = dict(kwargs)
     theirs = [name for name in ("params", "parameters", "model") if name in kwargs]
     if theirs:

@@ -62,8 +62,8 @@ class Loss(Description, Guided):
         Returns
         -------
         float, or ndarray of shape (n,)
-            The loss; with ``reduction="none"`` that of each sample, of the output's dtype: the mean
-            over the elements of its row, as `nn.MSELoss` of this row alone. For
+            The loss; with ``reduction="none"`` that of each sample, float32 or float64 as the
+            output: the mean over the elements of its row, as `nn.MSELoss` of this row alone. For
             `nn.CrossEntropyLoss` and `nn.DistillationLoss`, which have one number per row, it is
             that, times the weight of the class, and 0 where the label is ignored; as PyTorch's.
 
