@@ -180,7 +180,9 @@ def test_where_it_cannot_stand():
             tw.ArgumentError, match=r"Embedding: (num_embeddings|embedding_dim) must"
         ):
             nn.Embedding(*arguments)
-    with pytest.raises(TypeError, match="'padding_idx'; it takes num_embeddings, embedding_dim"):
+    with pytest.raises(
+        TypeError, match=r"'padding_idx': .*; it takes num_embeddings, embedding_dim"
+    ):
         nn.Embedding(7, 3, padding_idx=0)
 
 
@@ -200,3 +202,62 @@ def test_curvature_takes_rows_of_codes_too(dtype, rng):
     rows = tw.curvature.hvp(model, x, y, v, loss=nn.MSELoss())
     column = tw.curvature.hvp(model, x[:, None], y, v, loss=nn.MSELoss())
     np.testing.assert_array_equal(rows, column)
+
+
+# --- with what looks at models --------------------------------------------------------------------
+
+IMAGES = np.sin(np.arange(36.0) ** 2).reshape(12, 3, 1)
+INPUTS = {
+    "codes": (nn.Embedding(7, 3), np.arange(12) % 7, np.arange(12).reshape(-1, 1) % 7),
+    "images": (nn.Flatten(), IMAGES, IMAGES.reshape(12, 3)),
+}
+
+
+def jacobian(model, x, y):
+    return tw.diagnostics.jacobian(model, x)
+
+
+def kernel(model, x, y):
+    return tw.diagnostics.ntk_eigenvalues(model, x)
+
+
+def conditions(model, x, y):
+    return [stage.condition for stage in tw.diagnostics.conditioning(model, x)]
+
+
+def refit(model, x, y):
+    tw.solve.last_layer(model, x, y)
+    assert ((model(x) - y) ** 2).mean() < 1.5
+    return model.flat_parameters
+
+
+def noise(model, x, y):
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD())
+    return tw.diagnostics.gradient_noise(trainer, x, y).noise_scale
+
+
+def product(model, x, y):
+    return tw.curvature.gnvp(model, x, y, np.ones(model.num_parameters), loss=nn.MSELoss())
+
+
+@pytest.mark.parametrize("look", [jacobian, kernel, conditions, refit, noise, product])
+@pytest.mark.parametrize("kind", INPUTS)
+def test_inputs_that_a_first_layer_makes_rows_of_are_taken_everywhere(kind, look, rng):
+    layer, given, rows = INPUTS[kind]
+    y = rng.standard_normal((12, 2))
+    made = [
+        look(
+            nn.Sequential(layer, nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2), dtype="float64"), x, y
+        )
+        for x in (given, rows)
+    ]
+    np.testing.assert_array_equal(made[0], made[1])
+
+
+def test_a_linear_layer_on_codes_is_refit_to_the_means_of_the_codes(rng):
+    """With a vector as long as there are codes any means can be had."""
+    model = nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 2), dtype="float64")
+    x, y = np.arange(20) % 4, rng.standard_normal((20, 2))
+    tw.solve.last_layer(model, x, y, rank_deficient="min_norm")
+    means = [y[x == code].mean(axis=0) for code in range(4)]
+    np.testing.assert_allclose(model(range(4)), means, atol=1e-12)

@@ -1,6 +1,7 @@
 """Models and trainings in files."""
 
 import copy
+import importlib
 import json
 import pickle
 import re
@@ -325,3 +326,13 @@ def test_checkpoints_are_saved_at_the_end_of_epochs(tmp_path, rng):
     first = nn.Sequential.load(tmp_path / names[0]).state_dict()
     np.testing.assert_array_equal(saved["1.running_var"], first["1.running_var"])
     assert (saved["1.running_var"] != trainer.model.state_dict()["1.running_var"]).any()
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("nn._sequential", "Sequential"), ("nn._layers._inputs", "TabularInput")],
+)
+def test_pickles_of_earlier_versions_find_their_classes(module, name):
+    """These were written in other files once, which pickles name."""
+    found = importlib.import_module(f"thalweg.{module}")
+    assert getattr(found, name) is getattr(nn, name)

@@ -76,6 +76,16 @@ def test_the_history_is_the_dict_itself():
 
 
 @pytest.mark.parametrize(
+    ("thing", "name"),
+    [("trainer", "model"), ("trainer", "optimizer"), ("model", "dtype"), ("optimizer", "steps")],
+)
+def test_what_can_only_be_read(thing, name, regressor):
+    parts = {"trainer": regressor, "optimizer": regressor.optimizer, "model": regressor.model}
+    with pytest.raises(AttributeError, match=rf"{name} can only be read"):
+        setattr(parts[thing], name, getattr(parts[thing], name))
+
+
+@pytest.mark.parametrize(
     ("thing", "name", "advice"),
     [
         ("trainer", "lr", r"it is trainer\.optimizer\.lr"),
@@ -243,6 +253,16 @@ def test_what_stands_for_a_number_is_one():
         optim.SGD("0.1")
 
 
+@pytest.mark.parametrize(
+    "schedule", [optim.schedules.CosineAnnealingLR(100), optim.schedules.ReduceLROnPlateau()]
+)
+def test_a_schedule_is_no_learning_rate(schedule):
+    """It is in Keras."""
+    for make in (lambda: optim.Adam(schedule), lambda: optim.Adam(lr=schedule)):
+        with pytest.raises(tw.ArgumentError, match=r"lr is the number.*schedule=\.\.\."):
+            make()
+
+
 def test_an_optimizer_of_the_users_own_takes_what_it_likes():
     class Mine(optim.SGD):
         def __init__(self, model, rate):
@@ -283,3 +303,153 @@ def test_arguments_of_other_optimizers(name, advice):
 def test_schedules_and_averages_are_given_no_optimizer_or_model(make, goes_to):
     with pytest.raises(tw.ArgumentError, match=f"is given no .* it goes to tw.Trainer.*{goes_to}"):
         make(optim.SGD(), nn.Sequential(nn.Linear(2, 1)))
+
+
+# --- arguments of other libraries' -------------------------------------------------------------
+
+
+def with_model(**options):
+    model = nn.Sequential(nn.Linear(2, 1))
+    return tw.Trainer(model, **{"loss": nn.MSELoss(), "optimizer": optim.SGD()} | options)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: nn.Linear(units=3), "Linear .*'units': it is out_features"),
+        (
+            lambda: nn.Linear(2, 1, activation="relu"),
+            "Linear .*'activation': .*layers of their own",
+        ),
+        (lambda: nn.Linear(2, 1, dtype="float64"), r"Linear .*'dtype': nn\.Sequential"),
+        (lambda: nn.Linear(2), "Linear: missing .* 'out_features'"),
+        (lambda: nn.Dropout(rate=0.5), "Dropout .*'rate': it is p"),
+        (lambda: nn.LayerNorm(2, epsilon=0.1), "LayerNorm .*'epsilon': it is eps"),
+        (lambda: nn.MSELoss(size_average=True), "MSELoss .*'size_average': it is reduction="),
+        (lambda: nn.CrossEntropyLoss(from_logits=True), "'from_logits': outputs are logits"),
+        (lambda: nn.CrossEntropyLoss(class_weight={0: 1}), "'class_weight': it is weight"),
+        (lambda: nn.HuberLoss(dleta=1), r"HuberLoss .*'dleta'; did you mean delta\?"),
+        (lambda: optim.schedules.StepLR(step=3), r"StepLR .*'step'; did you mean step_size\?"),
+        (lambda: with_model(criterion=nn.MSELoss()), "Trainer .*'criterion': it is loss"),
+        (lambda: with_model(scheduler=None), "Trainer .*'scheduler': it is schedule"),
+        (
+            lambda: with_model(epochs=3),
+            r"Trainer .*'epochs': trainer\.fit\(\.\.\., epochs=\.\.\.\)",
+        ),
+        (lambda: with_model(metrics=["accuracy"]), "Trainer .*'metrics': trainer.evaluate"),
+        (lambda: with_model().fit([[1, 2]], [1], verbose=0), "fit.* 'verbose': progress=True"),
+        (lambda: with_model().fit([[1, 2]], [1], validation_split=0.1), "validation_data="),
+        (lambda: with_model().fit([[1, 2]], [1], class_weight={0: 1}), r"nn\.CrossEntropyLoss"),
+        (lambda: with_model().fit([[1, 2]], [1], epoch=3), r"'epoch'; did you mean epochs\?"),
+    ],
+)
+def test_names_of_arguments_of_others(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "advice"),
+    [
+        (nn.MSELoss, "backward", r"trainer\.backward\(x, y\)"),  # PyTorch
+        (nn.MSELoss, "forward", r"call it: loss\(model\(x\), y\)"),
+        (nn.MSELoss, "predict", "outputs of the model are the predictions"),
+        (nn.CrossEntropyLoss, "predict_proba", r"have probabilities\(model\(x\)\)"),
+        (lambda: optim.schedules.StepLR(3), "step", r"schedule=\.\.\.\) sets the rate"),
+        (lambda: optim.schedules.StepLR(3), "get_last_lr", r"trainer\.optimizer\.lr"),
+        (optim.schedules.ReduceLROnPlateau, "step", r"schedule=\.\.\.\) sets the rate"),
+    ],
+)
+def test_what_losses_and_schedules_of_others_have(make, name, advice):
+    thing = make()
+    with pytest.raises(AttributeError, match=f"has no attribute '{name}'.*{advice}"):
+        getattr(thing, name)
+
+
+def test_losses_of_other_libraries_are_no_functions_of_ours():
+    """They would be called, and fail inside of PyTorch."""
+    torch = pytest.importorskip("torch")
+    for theirs, ours in [
+        (torch.nn.MSELoss(), "MSELoss"),
+        (torch.nn.functional.cross_entropy, "CrossEntropyLoss"),
+        (torch.nn.SmoothL1Loss(), "HuberLoss with delta=1 is the same"),
+    ]:
+        with pytest.raises(tw.ArgumentError, match=f"loss must be a Loss.*{ours}"):
+            with_model(loss=theirs)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (
+            lambda: optim.SGD().step(with_model()),
+            tw.ArgumentError,
+            "takes the model.*got a Trainer",
+        ),
+        (
+            lambda: nn.Sequential({"a": nn.Linear(2, 1)}),
+            tw.ArgumentError,
+            r"it is a dict; .*Sequential\(\*layers\.values\(\)\)",
+        ),
+        (
+            lambda: nn.Sequential(nn.Linear(2, 2) for _ in range(2)),
+            tw.ArgumentError,
+            r"it is a generator; unpack it: Sequential\(\*layers\)",
+        ),
+        (lambda: with_model().model.load_state_dict(None), tw.ArgumentError, "got a NoneType"),
+        (
+            lambda: nn.utils.clip_grad_norm_([np.ones(3)], 1.0),
+            tw.ArgumentError,
+            r"model must be an nn\.Sequential.*got a list",
+        ),
+        (lambda: nn.utils.clip_grad_value_(None, 1.0), tw.ArgumentError, "got a NoneType"),
+        (lambda: nn.utils.quantile_edges(["a", "b"]), tw.DtypeError, "column has dtype <U1"),
+        (
+            lambda: with_model().fit([[0.5, 1.0], [2.0, 3.0]]),
+            tw.ArgumentError,
+            "y is missing",
+        ),
+        (lambda: with_model().fit(lambda: None), tw.ArgumentError, "it gave None"),
+        (
+            lambda: with_model().fit([[1, 2]], [1], sample_weight="balanced"),
+            tw.DtypeError,
+            r"got 'balanced'\. Weights of classes are nn\.CrossEntropyLoss",
+        ),
+        (
+            lambda: with_model().fit([[1, 2]], [1], sample_weight=[[1]]),
+            tw.ShapeError,
+            r"\(1, 1\): pass sample_weight\.ravel\(\)",
+        ),
+        (
+            lambda: tw.find_lr(with_model(optimizer=optim.LBFGS()), [[1, 2]], [1]),
+            tw.UnsupportedError,
+            "LBFGS finds by itself",
+        ),
+        (
+            lambda: nn.CrossEntropyLoss().predict([[0, 1], [1, np.nan]]),
+            tw.DataError,
+            r"output\[1, 1\] is NaN",
+        ),
+    ],
+)
+def test_what_is_given_in_the_place_of_something_else(call, kind, message):
+    with pytest.raises(kind, match=message):
+        call()
+
+
+def test_an_error_of_many_fits_says_whose_it_was():
+    x, y = np.ones((4, 2)), np.ones((4, 1))
+    trainers = [with_model(), with_model(optimizer=optim.SGD(lr=1e30))]
+    with pytest.raises(tw.DivergedError) as caught:
+        tw.train_many(trainers, x, y, epochs=9)
+    assert caught.value.__notes__ == ["This was in the fit of trainers[1]."]
+
+
+def test_a_last_batch_of_one_row_is_named_before_anything_is_trained():
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+    before = model.flat_parameters
+    for loss in (nn.MSELoss(), lambda o, t: (0.0, 0 * o)):
+        trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD())
+        with pytest.raises(tw.ArgumentError, match="batches of 9 rows has 1 row with batch_size=4"):
+            trainer.fit(np.ones((9, 2)), np.ones((9, 1)), batch_size=4)
+    np.testing.assert_array_equal(model.flat_parameters, before)

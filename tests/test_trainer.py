@@ -504,7 +504,7 @@ def test_a_fit_within_a_fit_is_refused(classifier, blobs):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda t: t.fit(verbose=1), r"Trainer\.fit\(\).*'verbose'"),
+        (lambda t: t.fit(verbose=1), r"Trainer\.fit\(\).*'verbose': progress=True"),
         (lambda t: t.step(), r"Trainer\.step\(\)"),
         (lambda t: type(t)(t.model), r"Trainer\.__init__\(\)"),
         (lambda t: type(t).load(), r"Trainer\.load\(\)"),

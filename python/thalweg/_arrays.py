@@ -219,9 +219,18 @@ def weights(value: Any, dtype: np.dtype[Any], name: str) -> Array | None:
     if is_ready(value, dtype, 1):
         _check_small(value, dtype, name)
         return value  # type: ignore[no-any-return]
+    if isinstance(value, (str, dict)):
+        raise DtypeError(
+            f"{name} must be a number for each row; got {value!r}. Weights of classes are "
+            "nn.CrossEntropyLoss(weight=[...])"
+        )
     array = as_numeric(value, name)
     if array.ndim != 1:
-        raise ShapeError(f"{name} must be 1-D, (rows,); got shape {array.shape}")
+        column = array.ndim == 2 and array.shape[1] == 1
+        raise ShapeError(
+            f"{name} must be 1-D, (rows,); got shape {array.shape}"
+            + (f": pass {name.rpartition(' ')[2]}.ravel()" if column else "")
+        )
     _check_small(array, dtype, name)
     return as_dtype(array, dtype, name)
 

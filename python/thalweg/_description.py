@@ -58,7 +58,9 @@ class Description:
             try:
                 bound = inspect.signature(type(self)).bind(*args, **kwargs)
             except TypeError as error:
-                takes = ", ".join(inspect.signature(type(self)).parameters) or "no arguments"
+                known = tuple(inspect.signature(type(self)).parameters)
+                _habits.refuse_unknown(type(self).__name__, known, kwargs, _habits.OF_LAYERS)
+                takes = ", ".join(known) or "no arguments"
                 raise TypeError(f"{type(self).__name__}: {error}; it takes {takes}") from None
             bound.apply_defaults()
             self._set(**bound.arguments)

@@ -5,10 +5,14 @@ assigned to, so that a ``trainer.lr = 0.1`` would do nothing, without a word. Na
 as in ``mode="mni"``. And names of things where the thing itself is needed, ``optimizer="adam"``.
 """
 
+import functools
+import inspect
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 #: What belongs to names of other libraries', by the modules in which they are looked for.
 _OF_MODULES: dict[str, Mapping[str, str]] = {}
@@ -38,7 +42,14 @@ class Guided:
 
         def __setattr__(self, name: str, value: Any) -> None:
             """Set what there is, and let a class of the user's own have what it likes."""
-            known = name.startswith("_") or hasattr(type(self), name)
+            there = getattr(type(self), name, None)
+            if isinstance(there, property) and there.fset is None:
+                raise AttributeError(
+                    f"{type(self).__name__}.{name} can only be read",
+                    name=name,
+                    obj=self,
+                )
+            known = name.startswith("_") or there is not None
             if known or not type(self).__module__.startswith("thalweg."):
                 return object.__setattr__(self, name, value)
             raise AttributeError(
@@ -49,13 +60,68 @@ class Guided:
             )
 
 
+#: What other libraries call arguments of layers, losses and schedules.
+OF_LAYERS: Mapping[str, str] = {
+    **dict.fromkeys(("units", "out_dim"), "it is out_features"),
+    **dict.fromkeys(("input_dim", "input_shape"), "it is in_features"),
+    **dict.fromkeys(("dtype", "device"), "nn.Sequential(..., dtype=...) has one for all layers"),
+    **dict.fromkeys(("kernel_initializer", "weight_init"), "it is init, a name of nn.init"),
+    **dict.fromkeys(("size_average", "reduce"), 'it is reduction="mean" or "sum"'),
+    **dict.fromkeys(("class_weight", "class_weights"), "it is weight, in the order of the classes"),
+    **dict.fromkeys(("steps_per_epoch", "epochs"), "left out, a length is that of the fit"),
+    "activation": "activations are layers of their own, e.g. nn.ReLU()",
+    "inplace": "leave it out, for memory is used again where it can be",
+    "use_bias": "it is bias",
+    "epsilon": "it is eps",
+    "rate": "it is p",
+    "from_logits": "outputs are logits always",
+    "cycle_momentum": "momentum stays as it is",
+    "optimizer": "tw.Trainer(..., optimizer=..., schedule=...) takes both",
+    "padding_idx": "every code has a vector that is trained",
+}
+
+
 def name_methods(whole: str, *parts: type) -> None:
     """Let errors of Python's name the class that users know, not that part of it."""
     for part in parts:
         for name, thing in vars(part).items():
             method = getattr(thing, "__func__", thing)
-            if isinstance(method, types.FunctionType):
+            while isinstance(method, types.FunctionType):
                 method.__qualname__ = f"{whole}.{name}"
+                method = getattr(method, "__wrapped__", None)
+
+
+def argument_names(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of the arguments that users give a function."""
+    return tuple(name for name in inspect.signature(function).parameters if name != "self")
+
+
+def refuse_unknown(
+    what: str, known: Iterable[str], given: Iterable[str], elsewhere: Mapping[str, str]
+) -> None:
+    """Raise if a name that is given is not known, with what it may have meant."""
+    for name in given:
+        if name not in known:
+            raise TypeError(
+                f"{what} has no argument {name!r}{advice(name, elsewhere, known)}; it takes "
+                f"{', '.join(known) or 'no arguments'}"
+            )
+
+
+def takes(what: str, elsewhere: Mapping[str, str]) -> Callable[[_F], _F]:
+    """Let a function say what a wrong name of an argument may have meant."""
+
+    def decorate(function: _F) -> _F:
+        known = argument_names(function)
+
+        @functools.wraps(function)
+        def guided(*args: Any, **kwargs: Any) -> Any:
+            refuse_unknown(what, known, kwargs, elsewhere)
+            return function(*args, **kwargs)
+
+        return cast("_F", guided)
+
+    return decorate
 
 
 def is_part(value: Any) -> bool:

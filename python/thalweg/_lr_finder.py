@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from thalweg import _checks
 from thalweg._trainer import Trainer
-from thalweg.errors import ArgumentError, DataError, DivergedError
+from thalweg.errors import ArgumentError, DataError, DivergedError, UnsupportedError
 from thalweg.optim import SGD, Optimizer
+from thalweg.optim._full_batch import FullBatchOptimizer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -134,7 +135,8 @@ def find_lr(
         If an argument is out of range, or there is a gain at none of the rates; with `sharpness`
         also for an optimizer that divides its steps, before its first one.
     UnsupportedError
-        With `sharpness`, for what `thalweg.curvature.max_stable_lr` does not know.
+        For `optim.LBFGS` and `optim.LevenbergMarquardt`; and with `sharpness`, for what
+        `thalweg.curvature.max_stable_lr` does not know.
     ShapeError, DataError, DtypeError
         As `Trainer.fit` does.
 
@@ -174,6 +176,11 @@ def find_lr(
     """
     if not isinstance(trainer, Trainer):
         raise ArgumentError(f"trainer must be a Trainer; got {trainer!r}")
+    if isinstance(trainer.optimizer, FullBatchOptimizer):
+        raise UnsupportedError(
+            "find_lr is for optimizers that take batches; the length of its steps "
+            f"{type(trainer.optimizer).__name__} finds by itself"
+        )
     min_lr = _checks.real("min_lr", min_lr, 0, closed="()")
     max_lr = _checks.real("max_lr", max_lr, min_lr, closed="()")
     steps = _checks.integer("steps", steps, 10)

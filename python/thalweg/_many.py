@@ -53,8 +53,8 @@ def train_many(
     ArgumentError
         If something is no trainer, or two of them share a model or an optimizer.
     ThalwegError
-        The first error of a fit. Other fits end after their current epoch; what they have learned
-        stays.
+        The first error of a fit, with a note of whose it was. Other fits end after their current
+        epoch; what they have learned stays.
 
     Notes
     -----
@@ -104,8 +104,9 @@ def train_many(
             cancel.now = any(not fit.done() for fit in fits)
             for fit in fits:
                 fit.cancel()
-    for fit in fits:
+    for index, fit in enumerate(fits):
         if not fit.cancelled() and (error := fit.exception()) is not None:
+            error.add_note(f"This was in the fit of trainers[{index}].")
             raise error
     return [fit.result() for fit in fits]
 

@@ -7,7 +7,16 @@ import numpy as np
 
 from thalweg._arrays import Array
 from thalweg.errors import ArgumentError
-from thalweg.nn import BatchNorm1d, Dropout, Identity, Linear, Residual, Sequential
+from thalweg.nn import (
+    BatchNorm1d,
+    Dropout,
+    Embedding,
+    Identity,
+    Linear,
+    Residual,
+    Sequential,
+    TabularInput,
+)
 from thalweg.nn._layers import Layer
 
 
@@ -30,10 +39,12 @@ def part(model: Sequential, start: int, stop: int) -> Sequential:
     """Copy the layers from `start` to before `stop`, with their numbers.
 
     Only a `Linear` says how wide its input is. Before others stands one that does nothing: its
-    weight is the identity.
+    weight is the identity. Behind a table, which has to be first, it stands if there is no other.
     """
     layers = model.layers[start:stop]
-    before = 0 if layers and isinstance(layers[0], Linear) else 1
+    first = layers[0] if layers else None
+    table = isinstance(first, (Embedding, TabularInput))
+    before = 0 if isinstance(first, Linear) or table else 1
     inputs = width(model, start)
     state: dict[str, Array] = {"0.weight": np.eye(inputs)} if before else {}
     for name, values in model.state_dict().items():
@@ -41,6 +52,10 @@ def part(model: Sequential, start: int, stop: int) -> Sequential:
         if start <= int(index) < stop:
             state[f"{int(index) - start + before}.{rest}"] = values
     nothing = (Linear(inputs, inputs, bias=False),) * before
+    if table and not any(isinstance(layer, Linear) for layer in layers):
+        outputs = width(model, stop)
+        state[f"{len(layers)}.weight"] = np.eye(outputs)
+        layers = (*layers, Linear(outputs, outputs, bias=False))
     copy = Sequential(*nothing, *layers, dtype="float64", seed=model.seed)
     copy.load_state_dict(state)
     return copy

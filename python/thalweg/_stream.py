@@ -1,6 +1,7 @@
 """The loop of a fit whose data come batch by batch, from an iterable."""
 
 import itertools
+import numbers
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
@@ -25,7 +26,7 @@ def batches_of(source: Any, epochs: int) -> Callable[[], Iterable[Any]]:
     """Give what makes an epoch's batches; `source` is iterable, or a function that gives such."""
     if callable(source) and not hasattr(source, "__iter__"):
         return source  # type: ignore[no-any-return]
-    if not hasattr(source, "__iter__"):
+    if _is_of_rows(source) or not hasattr(source, "__iter__"):
         raise ArgumentError(
             "y is missing: fit takes arrays x and y, or instead of both an iterable of batches "
             "(x, y) or (x, y, sample_weight), or a function that gives one for each epoch"
@@ -36,6 +37,14 @@ def batches_of(source: Any, epochs: int) -> Callable[[], Iterable[Any]]:
             "makes a new one for each"
         )
     return lambda: source
+
+
+def _is_of_rows(source: Any) -> bool:
+    """Whether `source` is a list of rows of numbers, and no batches."""
+    if not isinstance(source, (list, tuple)) or not source:
+        return False
+    row = source[0]
+    return isinstance(row, (list, tuple)) and any(isinstance(x, numbers.Number) for x in row)
 
 
 class StreamFit:
@@ -121,7 +130,13 @@ class StreamFit:
         """Use a batch, or end the epoch if there is none."""
         begin = time.perf_counter()
         if self._iterator is None:
-            self._iterator = iter(self._source())
+            batches = self._source()
+            if not hasattr(batches, "__iter__"):
+                raise ArgumentError(
+                    "x is a function that must give an iterable of batches (x, y) or "
+                    f"(x, y, sample_weight); it gave {batches!r}"
+                )
+            self._iterator = iter(batches)
         self.last_loss = np.nan
         ended = True
         for batch in self._iterator:

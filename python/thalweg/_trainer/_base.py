@@ -23,6 +23,27 @@ _SPLIT = ("bfloat16", "bf16x3", "bf16x6")
 _WHEN_MADE = "it is fixed when a trainer is made: Trainer(..., {})"
 
 
+_OF_FITS = "trainer.fit(..., {}=...) takes it"
+
+#: What makers of trainers of others are given.
+_OF_TRAINERS = {
+    **dict.fromkeys(("criterion", "loss_fn", "loss_function"), "it is loss"),
+    **dict.fromkeys(("scheduler", "lr_scheduler"), "it is schedule"),
+    **dict.fromkeys(("lr", "learning_rate"), "it is the optimizer's: optim.AdamW(lr=...)"),
+    **dict.fromkeys(("gradient_clip_val", "max_grad_norm"), "it is clip_grad_norm"),
+    **dict.fromkeys(("seed", "random_state"), "it is the model's: nn.Sequential(..., seed=...)"),
+    **dict.fromkeys(("dtype", "device"), "it is the model's: nn.Sequential(..., dtype=...)"),
+    **dict.fromkeys(("ema", "use_ema"), "it is average=optim.EMA()"),
+    **{
+        name: _OF_FITS.format(name)
+        for name in ("epochs", "batch_size", "callbacks", "validation_data", "sample_weight")
+    },
+    "gradient_accumulation_steps": "it is accumulate_grad_batches",
+    "max_epochs": _OF_FITS.format("epochs"),
+    "metrics": "trainer.evaluate gives the loss, and of classifiers the accuracy",
+}
+
+
 class TrainerBase(Guided):
     """The parts of a `thalweg.Trainer`, which documents the arguments."""
 
@@ -46,6 +67,7 @@ class TrainerBase(Guided):
         "callbacks": "they are given to trainer.fit(..., callbacks=[...])",
     }  # fmt: skip
 
+    @_habits.takes("Trainer", _OF_TRAINERS)
     def __init__(
         self,
         model: Sequential,

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
-from thalweg import _arrays, _checks, _core
+from thalweg import _arrays, _checks, _core, _habits
 from thalweg import callbacks as _callbacks
 from thalweg._arrays import Array, Samples
 from thalweg._full_batch import FullBatchTrainer
@@ -23,6 +23,20 @@ if TYPE_CHECKING:
 
 #: How often a fit comes back to Python to move the progress bar, in seconds.
 _REFRESH = 0.1
+
+
+#: What other libraries' fits are given.
+_OF_FITS = {
+    **dict.fromkeys(("max_iter", "max_epochs", "n_epochs", "nb_epoch"), "it is epochs"),
+    **dict.fromkeys(("loss", "optimizer", "schedule"), "tw.Trainer(model, ...) takes it"),
+    "verbose": "progress=True shows a bar",
+    "validation_split": "cut the arrays: validation_data=(x[k:], y[k:])",
+    "class_weight": "nn.CrossEntropyLoss(weight=[...]) has weights of classes",
+    "steps_per_epoch": "an epoch of an iterable has the batches that it yields",
+    "learning_rate": "it is lr, or the optimizer's",
+    "early_stopping": "callbacks=[callbacks.EarlyStopping(patience=5)] stops early",
+    "metrics": "trainer.evaluate gives the loss, and of classifiers the accuracy",
+}
 
 
 class Fitting(TrainerBase):
@@ -76,6 +90,7 @@ class Fitting(TrainerBase):
             assert loss is not None  # they are ready now
         return loss
 
+    @_habits.takes("Trainer.fit()", _OF_FITS)
     def fit(
         self,
         x: Any,
@@ -218,6 +233,12 @@ class Fitting(TrainerBase):
         first: int | None = None,
     ) -> "_core.Fit | PythonFit":  # fmt: skip
         """Begin a fit to arrays that are ready; `first` numbers the first epoch's order."""
+        if len(x) % batch_size == 1 < batch_size and self._model._core.average_blocks():
+            raise ArgumentError(
+                f"the last of the batches of {len(x)} rows has 1 row with batch_size={batch_size}, "
+                "but BatchNorm1d takes statistics over the rows of a batch, which takes 2 rows or "
+                "more: choose another batch_size, or leave a row out"
+            )
         updates = -(-max(len(x), 1) // batch_size)
         updates = -(-updates // self._accumulate)
         rates = None

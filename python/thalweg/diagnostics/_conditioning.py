@@ -152,7 +152,7 @@ def conditioning(model: Sequential, x: Any, *, samples: int = 32) -> Conditionin
     (True, True)
     """
     _parts.checked(model)
-    x = _arrays.finite(_arrays.matrix(x, np.dtype(np.float64), "x"), "x")
+    x = _arrays.finite(_arrays.matrix(model._rows(x, "x"), np.dtype(np.float64), "x"), "x")
     if x.shape[1] != model.in_features or len(x) < 2:
         raise ShapeError(
             f"x must have at least 2 rows of {model.in_features} columns; got shape {x.shape}"
@@ -223,7 +223,7 @@ def jacobian(model: Sequential, x: Any) -> npt.NDArray[np.float64]:
     for j in range(outputs):
         one = np.zeros((rows, outputs))
         one[:, j] = 1
-        found[:, j] = model.backward(one)
+        found[:, j] = model.backward(one).reshape(rows, -1)
     return found
 
 

@@ -298,7 +298,7 @@ def ntk_eigenvalues(model: Sequential, x: Any) -> _Vector:
             "into the Linear before it by model.fold()"
         )
     copy = _parts.frozen(model)
-    x = _arrays.matrix(x, copy.dtype, "x")
+    x = copy._matrix(x, "x")
     rows, outputs = len(x), copy.out_features
     copy(x)  # raises if x does not fit
     gradients = np.empty((rows * outputs, copy.num_parameters))

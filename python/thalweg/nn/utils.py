@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import _checks
-from thalweg.errors import DataError
+from thalweg import _arrays, _checks
+from thalweg._habits import named
+from thalweg.errors import ArgumentError, DataError
 from thalweg.nn._sequential import Sequential
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "quantile_edges"]
@@ -35,7 +36,7 @@ def clip_grad_norm_(model: Sequential, max_norm: float) -> float:
     Raises
     ------
     ArgumentError
-        If `max_norm` is not such a number.
+        If `max_norm` is not such a number, or `model` is none.
     DataError
         If a gradient is NaN or infinite; nothing is changed then.
 
@@ -55,6 +56,7 @@ def clip_grad_norm_(model: Sequential, max_norm: float) -> float:
     array([0.6, 0.8])
     """
     limit = _checks.real("max_norm", max_norm, 0, closed="()")
+    _expect_model(model)
     return model._core.clip_gradients(limit, None)
 
 
@@ -71,11 +73,20 @@ def clip_grad_value_(model: Sequential, clip_value: float) -> None:
     Raises
     ------
     ArgumentError
-        If `clip_value` is not such a number.
+        If `clip_value` is not such a number, or `model` is none.
     DataError
         If a gradient is NaN or infinite; nothing is changed then.
     """
-    model._core.clip_gradients(None, _checks.real("clip_value", clip_value, 0, closed="()"))
+    limit = _checks.real("clip_value", clip_value, 0, closed="()")
+    _expect_model(model)
+    model._core.clip_gradients(None, limit)
+
+
+def _expect_model(model: Any) -> None:
+    if not isinstance(model, Sequential):
+        raise ArgumentError(
+            f"model must be an nn.Sequential, whose flat_gradients are clipped; got {named(model)}"
+        )
 
 
 def quantile_edges(column: Any, pieces: int = 16) -> list[float]:
@@ -97,7 +108,7 @@ def quantile_edges(column: Any, pieces: int = 16) -> list[float]:
     ------
     ArgumentError
         If `pieces` is below 1.
-    DataError
+    DtypeError, DataError
         If the column is not one of finite numbers, or all are equal.
 
     Examples
@@ -112,7 +123,7 @@ def quantile_edges(column: Any, pieces: int = 16) -> list[float]:
     5
     """
     count = _checks.integer("pieces", pieces, 1)
-    values = np.asarray(column, dtype=np.float64)
+    values = _arrays.as_numeric(column, "column").astype(np.float64)
     if values.ndim != 1 or not np.isfinite(values).all():
         raise DataError(
             f"column must hold finite numbers, one for each sample; got shape {values.shape}"

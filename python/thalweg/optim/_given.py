@@ -1,17 +1,23 @@
 """What makers of optimizers are given out of habit, and what is said then."""
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from thalweg import _habits
 from thalweg.errors import ArgumentError
+from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
 
 def refuse_parameters(
     kind: type, args: tuple[Any, ...], kwargs: Mapping[str, Any], optimizer: type
 ) -> None:
     """Raise if an optimizer is given parameters, or a model, as PyTorch's are."""
+    rate = kwargs.get("lr", args[0] if args else None)
+    if isinstance(rate, (Schedule, ReduceLROnPlateau)):
+        raise ArgumentError(
+            f"lr is the number that a schedule begins with; got {rate!r}, which goes to "
+            "tw.Trainer(model, loss=..., optimizer=..., schedule=...)"
+        )
     rest = dict(kwargs)
     theirs = [name for name in ("params", "parameters", "model") if name in kwargs]
     if theirs:
@@ -31,24 +37,10 @@ def refuse_parameters(
     )
 
 
-def refuse_unknown(kind: type, make: Callable[..., None], kwargs: Mapping[str, Any]) -> None:
-    """Raise if there is no such argument, with what it is here."""
-    parameters = inspect.signature(make).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    known = [name for name in parameters if name != "self"]
-    for name in kwargs:
-        if name not in known:
-            raise TypeError(
-                f"{kind.__name__} has no argument {name!r}{_habits.advice(name, _THEIRS, known)}; "
-                f"it takes {', '.join(known)}"
-            )
-
-
 #: What other libraries call arguments of optimizers, and where here is what they do.
 _CLIPPING = "tw.Trainer(..., {}=...) clips gradients"
 _NOT_NEEDED = "there is nothing to choose: every step is a fused pass of the compiled core"
-_THEIRS = {
+THEIRS = {
     **dict.fromkeys(("learning_rate", "learning_rate_init", "step_size"), "it is lr"),
     **dict.fromkeys(("beta_1", "beta_2", "b1", "b2"), "they are betas=(beta1, beta2)"),
     **dict.fromkeys(

@@ -8,7 +8,7 @@ import numpy as np
 
 from thalweg import _arrays, _checks, _core
 from thalweg._arrays import Array
-from thalweg._habits import Guided
+from thalweg._habits import Guided, argument_names, named, refuse_unknown
 from thalweg.errors import ArgumentError
 from thalweg.nn import Sequential, _names
 from thalweg.optim import _given
@@ -42,11 +42,14 @@ class Optimizer(Guided):
         make = vars(cls).get("__init__")
         if make is None or not cls.__module__.startswith("thalweg."):
             return
+        known = argument_names(make)
+        any_name = "arguments" in known  # of a base of several
 
         @functools.wraps(make)
         def init(self: Optimizer, *args: Any, **kwargs: Any) -> None:
             _given.refuse_parameters(type(self), args, kwargs, Optimizer)
-            _given.refuse_unknown(type(self), make, kwargs)
+            if not any_name:
+                refuse_unknown(type(self).__name__, known, kwargs, _given.THEIRS)
             make(self, *args, **kwargs)
 
         cls.__init__ = init  # type: ignore[method-assign]
@@ -217,6 +220,8 @@ class Optimizer(Guided):
         ThalwegError
             If this optimizer belongs to another model.
         """
+        if not isinstance(model, Sequential):
+            raise ArgumentError(f"step takes the model, an nn.Sequential; got {named(model)}")
         if model._renamed:
             self._meet(model)
         self._core.step(model._core)

@@ -191,7 +191,7 @@ def last_layer(
         )
     y = _arrays.targets(y, _F64, last.out_features, "y")
     _fits(model, y)
-    data = problem(_parts.part(model, 0, end - 1)(x), y, last.bias, sample_weight)
+    data = problem(_parts.part(model, 0, end - 1)(model._rows(x, "x")), y, last.bias, sample_weight)
     if reduction == "mean":
         alpha *= len(data.x) if sample_weight is None else float(np.sum(sample_weight))
     try:

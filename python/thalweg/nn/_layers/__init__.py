@@ -23,13 +23,13 @@ from thalweg.nn._layers._base import Activation as Activation
 from thalweg.nn._layers._base import Layer as Layer
 from thalweg.nn._layers._base import check_layer as check_layer
 from thalweg.nn._layers._dropout import Dropout as Dropout
-from thalweg.nn._layers._inputs import Embedding as Embedding
 from thalweg.nn._layers._inputs import Flatten as Flatten
 from thalweg.nn._layers._inputs import FourierFeatures as FourierFeatures
-from thalweg.nn._layers._inputs import TabularInput as TabularInput
-from thalweg.nn._layers._inputs import check_codes as check_codes
 from thalweg.nn._layers._linear import Linear as Linear
 from thalweg.nn._layers._norms import BatchNorm1d as BatchNorm1d
 from thalweg.nn._layers._norms import LayerNorm as LayerNorm
 from thalweg.nn._layers._norms import RMSNorm as RMSNorm
 from thalweg.nn._layers._residual import Residual as Residual
+from thalweg.nn._layers._tables import Embedding as Embedding
+from thalweg.nn._layers._tables import TabularInput as TabularInput
+from thalweg.nn._layers._tables import check_codes as check_codes

@@ -4,6 +4,7 @@ A layer holds no numbers: `Sequential` owns them all in one flat array. One desc
 therefore be used several times; each use gets parameters of its own.
 """
 
+from collections.abc import Iterator
 from dataclasses import astuple
 from typing import Any, ClassVar
 
@@ -53,6 +54,10 @@ def _slip(layer: Any, whole: str) -> str:
         return f"it is the class {layer.__name__}; make a layer of it: {layer.__name__}(...)"
     if isinstance(layer, (list, tuple)):
         return f"it is a list; unpack it: {whole}(*layers)"
+    if isinstance(layer, dict):
+        return f"it is a dict; a layer is named by its place: {whole}(*layers.values())"
+    if isinstance(layer, Iterator):
+        return f"it is a {type(layer).__name__}; unpack it: {whole}(*layers)"
     if isinstance(getattr(layer, "layers", None), (list, tuple)):
         return f"it is a model; take its layers, {whole}(..., *model.layers), which start anew"
     if (home := type(layer).__module__).partition(".")[0] in ("torch", "keras", "flax"):

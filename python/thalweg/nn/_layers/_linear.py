@@ -1,5 +1,6 @@
 """The dense layer."""
 
+from dataclasses import KW_ONLY
 from typing import Any
 
 from thalweg import _checks
@@ -41,23 +42,17 @@ class Linear(Layer):
 
     in_features: int
     out_features: int
-    bias: bool
-    init: str
+    bias: bool = True
+    _: KW_ONLY
+    init: str = "kaiming_uniform"
 
-    # Written out, for `init` is keyword only and the values are checked.
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        init: str = "kaiming_uniform",
-    ) -> None:
-        put = object.__setattr__  # the dataclass is frozen
-        put(self, "in_features", _checks.integer("Linear: in_features", in_features, 1))
-        put(self, "out_features", _checks.integer("Linear: out_features", out_features, 1))
-        put(self, "bias", _checks.flag("Linear: bias", bias))
-        put(self, "init", _init.check("Linear: init", init))
+    def __post_init__(self) -> None:
+        self._set(
+            in_features=_checks.integer("Linear: in_features", self.in_features, 1),
+            out_features=_checks.integer("Linear: out_features", self.out_features, 1),
+            bias=_checks.flag("Linear: bias", self.bias),
+            init=_init.check("Linear: init", self.init),
+        )
 
     def __repr__(self) -> str:
         drawn = "" if self.init == "kaiming_uniform" else f", init={self.init!r}"

@@ -5,7 +5,7 @@ from typing import Any
 from thalweg._description import description
 from thalweg.errors import ArgumentError
 from thalweg.nn._layers._base import Layer, check_layer
-from thalweg.nn._layers._inputs import Embedding
+from thalweg.nn._layers._tables import Embedding
 
 
 @description

@@ -20,7 +20,7 @@ element; these are their means over rows.)
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,15 +29,25 @@ import numpy.typing as npt
 from thalweg import _checks
 from thalweg._arrays import Array
 from thalweg._description import Description
+from thalweg._habits import Guided
 from thalweg.errors import ArgumentError
 
 _REDUCTIONS = ("mean", "sum", "none")
 
 
-class Loss(Description):
+class Loss(Description, Guided):
     """Base of all loss descriptions."""
 
     __slots__ = ()
+
+    _elsewhere: ClassVar[Mapping[str, str]] = {
+        "backward": "trainer.backward(x, y) gives a model its gradients, and trainer.step trains",
+        "forward": "call it: loss(model(x), y)",
+        "predict_proba": "losses of classes have probabilities(model(x))",
+        "item": "a loss that is called gives a float",
+        "predict": "outputs of the model are the predictions: model(x)",
+        "probabilities": "outputs of the model are no logits of classes for this loss",
+    }
 
     def __call__(self, output: Any, target: Any) -> float | npt.NDArray[Any]:
         """Compute the loss of outputs that are there already; nothing is learned.
@@ -52,8 +62,8 @@ class Loss(Description):
         Returns
         -------
         float, or ndarray of shape (n,)
-            The loss; with ``reduction="none"`` that of each sample, of the output's dtype: the mean
-            over the elements of its row, as `nn.MSELoss` of this row alone. For
+            The loss; with ``reduction="none"`` that of each sample, float32 or float64 as the
+            output: the mean over the elements of its row, as `nn.MSELoss` of this row alone. For
             `nn.CrossEntropyLoss` and `nn.DistillationLoss`, which have one number per row, it is
             that, times the weight of the class, and 0 where the label is ignored; as PyTorch's.
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from thalweg import _arrays, _checks
 from thalweg._arrays import Array, Labels
 from thalweg._description import description
-from thalweg.errors import ArgumentError, ShapeError
+from thalweg.errors import ArgumentError, DataError, ShapeError
 from thalweg.nn._losses._base import CoreLoss, floats
 
 
@@ -143,6 +143,8 @@ class CrossEntropyLoss(CoreLoss):
             If there is no such head, or no class in it is active.
         ShapeError
             If `output` is not 2-D, or of other columns than `heads` and `active` speak of.
+        DataError
+            If an output is NaN.
         """
         output, competes = self._competing(output, head)
         best = np.where(competes, output, -np.inf).argmax(axis=1)
@@ -165,7 +167,7 @@ class CrossEntropyLoss(CoreLoss):
 
         Raises
         ------
-        ArgumentError, ShapeError
+        ArgumentError, ShapeError, DataError
             As from `predict`.
 
         Examples
@@ -204,6 +206,11 @@ class CrossEntropyLoss(CoreLoss):
         output = _arrays.as_numeric(output, "output")
         if output.ndim != 2:
             raise ShapeError(f"output must be 2-D, (rows, classes); got shape {output.shape}")
+        if np.isnan(output).any():
+            row, column = (int(i) for i in np.argwhere(np.isnan(output))[0])
+            raise DataError(
+                f"output[{row}, {column}] is NaN, which is neither more nor less than others"
+            )
         rows, classes = output.shape
         sizes = self.heads or (classes,)
         if sum(sizes) != classes:

@@ -18,9 +18,10 @@ def loss_of(value: Any) -> CoreLoss | CustomLoss:
     """
     if isinstance(value, (CoreLoss, CustomLoss)):
         return value
-    if callable(value) and not isinstance(value, type):
+    name = value if isinstance(value, type) or not callable(value) else _elsewhere(value)
+    if callable(value) and name is None:
         return CustomLoss(value)
-    hint = _habits.kind_meant(value, Loss, "nn", aliases=_ALIASES)
+    hint = _habits.kind_meant(name, Loss, "nn", aliases=_ALIASES)
     if not hint and isinstance(value, str):
         hint = (
             f"; there are {', '.join(sorted(kind.__name__ for kind in CoreLoss.__subclasses__()))}"
@@ -29,6 +30,13 @@ def loss_of(value: Any) -> CoreLoss | CustomLoss:
         "loss must be a Loss, e.g. nn.CrossEntropyLoss() or nn.MSELoss(), or a function "
         f"(output, target) -> (loss, gradient); got {_checks.given(value)}{hint}"
     )
+
+
+def _elsewhere(value: Any) -> str | None:
+    """Give the name of another library's loss, of which the gradient would have to be asked for."""
+    maker = value if hasattr(value, "__name__") else type(value)
+    home = str(maker.__module__).partition(".")[0]
+    return maker.__name__ if home in ("torch", "keras", "tensorflow", "optax") else None
 
 
 #: What other libraries call the losses, without case, spaces and underscores.

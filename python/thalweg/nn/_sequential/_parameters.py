@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import _arrays
+from thalweg import _arrays, _habits
 from thalweg._arrays import Array
 from thalweg.errors import ArgumentError, ShapeError
 from thalweg.nn import _names
@@ -83,6 +83,10 @@ class Parameters(SequentialBase):
             If an array has another shape, or is not of finite real numbers. After any error the
             model is unchanged.
         """
+        if not isinstance(state_dict, Mapping):
+            raise ArgumentError(
+                f"state_dict must have an array for each name; got {_habits.named(state_dict)}"
+            )
         blocks = self._blocks()
         average_blocks = self._core.average_blocks()
         names = [name for name, _ in blocks + average_blocks]

@@ -1,6 +1,7 @@
 """What all schedules share."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, fields
 from typing import Any, ClassVar, TypeAlias
 
@@ -9,13 +10,23 @@ import numpy.typing as npt
 
 from thalweg import _checks
 from thalweg._description import Description, description
+from thalweg._habits import Guided
 from thalweg.errors import ArgumentError
+
+#: What PyTorch's schedulers have.
+OF_SCHEDULERS = {
+    **dict.fromkeys(
+        ("step", "get_lr"), "tw.Trainer(..., schedule=...) sets the rate of each update"
+    ),
+    **dict.fromkeys(("get_last_lr", "last_epoch"), "the rate is trainer.optimizer.lr"),
+    **dict.fromkeys(("state_dict", "load_state_dict"), "trainer.save keeps all that it depends on"),
+}
 
 Times: TypeAlias = npt.NDArray[Any]
 
 
 @description
-class Schedule(Description):
+class Schedule(Description, Guided):
     """Base of all schedules.
 
     Parameters
@@ -27,6 +38,7 @@ class Schedule(Description):
     _: KW_ONLY
     per: str = "step"
 
+    _elsewhere: ClassVar[Mapping[str, str]] = OF_SCHEDULERS
     _goes_to: ClassVar[str] = "tw.Trainer(model, loss=..., optimizer=..., schedule=...)"
 
     def __post_init__(self) -> None:

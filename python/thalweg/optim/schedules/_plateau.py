@@ -1,15 +1,18 @@
 """A rate that falls when training no longer gets better."""
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY
 from typing import Any, ClassVar
 
 from thalweg import _checks
 from thalweg._description import Description, description
+from thalweg._habits import Guided
 from thalweg.errors import ArgumentError
+from thalweg.optim.schedules._base import OF_SCHEDULERS
 
 
 @description
-class ReduceLROnPlateau(Description):
+class ReduceLROnPlateau(Description, Guided):
     """Lowers the rate when a figure of the training has stopped getting better.
 
     This one looks at the history instead of the time, at the end of every epoch of
@@ -55,6 +58,7 @@ class ReduceLROnPlateau(Description):
     _: KW_ONLY
     monitor: str = "val_loss"
 
+    _elsewhere: ClassVar[Mapping[str, str]] = OF_SCHEDULERS
     _goes_to: ClassVar[str] = "tw.Trainer(model, loss=..., optimizer=..., schedule=...)"
 
     def __post_init__(self) -> None:
