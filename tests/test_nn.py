@@ -43,7 +43,7 @@ ACTIVATIONS = {
 }
 
 
-@pytest.mark.parametrize(("layer", "formula"), ACTIVATIONS.items(), ids=repr)
+@pytest.mark.parametrize(("layer", "formula"), ACTIVATIONS.items(), ids=map(repr, ACTIVATIONS))
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_an_activation_follows_its_formula(layer, formula, dtype):
     x = np.concatenate([np.linspace(-30, 30, 1201), [0.0, -0.0, 1e-30, -1e-30]])[:, None]
