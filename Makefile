@@ -45,11 +45,12 @@ help:
 demo: $(CORE) $(VENV)/.stamp-demo
 	$(BIN)/python -m thalweg
 
-# Every binary has kernels of its own, which take minutes to compile: examples are not linked here (`make lint`
-# looks at them). A file of tests stays in one process, since examples of a page go on from each other.
+# Every binary has kernels of its own, which take minutes to compile: examples, and Python's face, which has
+# no tests in Rust, are left to `make lint`. A file of tests stays in one process, since the examples of a
+# page go on from each other.
 test: $(CORE) $(VENV)/.stamp-demo $(VENV)/.stamp-test
-	cargo test --workspace --lib --tests
-	cargo test --workspace --doc
+	cargo test -p thalweg-core --lib --tests
+	cargo test -p thalweg-core --doc
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 # From Debian: qemu-user, gcc-aarch64-linux-gnu, libc6-dev-arm64-cross. Optimized a little: it is

@@ -72,7 +72,7 @@ class Trainer(Fitting, Penalized, Resumable):
     ============  ==========================================================  =====================
     "bfloat16"    :math:`x_0 y_0`                                              some 0.3 % off
     "bf16x3"      :math:`x_0 y_0 + x_0 y_1 + x_1 y_0`                          some :math:`10^{-5}`
-    "bf16x6"      :math:`\ldots + x_1 y_1 + x_0 y_2 + x_2 y_0`                 as float32
+    "bf16x6"      :math:`\ldots + x_1 y_1 + x_0 y_2 + x_2 y_0`                 about as float32
     ============  ==========================================================  =====================
 
     (Henry, Tang & Heinecke 2019, arXiv:1904.06376; the names are those of JAX.) Parameters, their

@@ -567,8 +567,9 @@ fn gradients_in_parts_are_as_exact_as_their_precision() {
             square(&|i| f64::from(found[i]) - want[i]) / square(&|i| want[i])
         };
         let float32 = error_of(&mut Trainer::new(loss));
+        // In sums as short as these, what three parts leave out of a product is more than float32 rounds away.
         for (precision, bound) in
-            [(Precision::Bf16x6, 2.0 * float32), (Precision::Bf16x3, 3e-5), (Precision::Bf16, 3e-2)]
+            [(Precision::Bf16x6, 8.0 * float32), (Precision::Bf16x3, 3e-5), (Precision::Bf16, 3e-2)]
         {
             let Some(mut trainer) = in_precision(precision, loss) else { return };
             let error = error_of(&mut trainer);
