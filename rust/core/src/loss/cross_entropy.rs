@@ -74,14 +74,13 @@ fn few<T: Element, S: Simd<T>>(
             *scale = T::lit(rows.scale * rows.weight(first + i));
         }
 
-        let column = |columns: &[T], j: usize| s.load_partial(&columns[j * n..(j + 1) * n]);
-        let mut top = column(columns, 0);
+        let mut top = s.load_partial(&columns[..n]);
         for j in 1..classes {
-            top = s.max(top, column(columns, j));
+            top = s.max(top, s.load_partial(&columns[j * n..(j + 1) * n]));
         }
         let (mut sum, mut best) = (s.splat(T::ZERO), s.splat(T::ZERO));
         for j in (0..classes).rev() {
-            let o = column(columns, j);
+            let o = s.load_partial(&columns[j * n..(j + 1) * n]);
             best = s.select(s.lt(o, top), best, s.splat(T::lit(j as f64))); // the first, in the end
             let e = T::exp(s, s.sub(o, top));
             s.store_partial(&mut columns[j * n..(j + 1) * n], e);
@@ -93,18 +92,17 @@ fn few<T: Element, S: Simd<T>>(
         s.store(&mut tops, top);
         s.store(&mut lns, ln);
         s.store(&mut bests, best);
-        let mut slopes = grad.as_mut().map(|grad| {
+        if let Some(grad) = &mut grad {
             for j in 0..classes {
-                let slope = s.mul(column(columns, j), factor);
+                let slope = s.mul(s.load_partial(&columns[j * n..(j + 1) * n]), factor);
                 s.store_partial(&mut columns[j * n..(j + 1) * n], slope);
             }
             let mut part = grad.block(first, n, 0, classes);
             copy_panel(s, MatRef::new(columns, classes, n), part.joined().row_mut(0));
-            part
-        });
+        }
         for (i, into) in losses.iter_mut().enumerate() {
             let label = labels[(rows.at)(first + i)];
-            let slope = slopes.as_mut().map(|part| part.row_mut(i));
+            let slope = grad.as_mut().map(|grad| grad.row_mut(first + i));
             if !objective.label_weight(label).0 {
                 slope.into_iter().for_each(|row| row.fill(T::ZERO));
                 *into = RowLoss::default();
