@@ -182,11 +182,12 @@ is 20.28 ± 0.50 % (19.4 to 20.0 in nine runs, 24.8 in one) where the article ha
 19.83 ± 0.05 with the classes so far (8 seeds). SI needs the authors' g too, that of the loss with
 the penalty: with both it is 21.85 ± 0.71 % (19.1 to 27.0, 10 seeds), where the article has 21.20;
 with all outputs and g of the task's loss 19.99 ± 0.15 (seeds 1 to 5), with the authors' g and the
-classes so far 19.9 (seed 1). Most of these were experiments beside the table; its own rows were run
-with a later core, whose last bits differ, and have 20.6 ± 0.9 for SI with both (8 seeds, one of them
-at 15.0): a seed fixes a run only as far as the core is the same. A strength ten or a hundred times
-larger does not move EWC (19.8 to 19.9 %, seeds 1 and 2). Such figures are means of many runs at 20 % and a few far above, so that ten
-seeds, and twenty, leave them uncertain by half a point.
+classes so far 19.9 (seed 1). Most of these were experiments beside the table; its own rows were
+run with a later core, whose last bits differ, and have 20.6 ± 0.9 for SI with both (8 seeds, one of
+them at 15.0): a seed fixes a run only as far as the core is the same. A strength ten or a hundred
+times larger does not move EWC (19.8 to 19.9 %, seeds 1 and 2). Such figures are means of many runs at
+20 % and a few that are far off, so that ten seeds, and twenty, leave them uncertain by half a point
+or more.
 
 Compared line by line with that code and not the cause, since they are the same: initialization
 (uniform in ± 1/√fan-in), Adam's betas, no reset between tasks, batches without the short last one,
