@@ -185,9 +185,9 @@ with all outputs and g of the task's loss 19.99 ± 0.15 (seeds 1 to 5), with the
 classes so far 19.9 (seed 1). Most of these were experiments beside the table; its own rows were
 run with a later core, whose last bits differ, and have 20.6 ± 0.9 for SI with both (8 seeds, one of
 them at 15.0): a seed fixes a run only as far as the core is the same. A strength ten or a hundred
-times larger does not move EWC (19.8 to 19.9 %, seeds 1 and 2). Such figures are means of many runs at
-20 % and a few that are far off, so that ten seeds, and twenty, leave them uncertain by half a point
-or more.
+times larger does not move EWC (19.8 to 19.9 %, seeds 1 and 2). Such figures are means of many runs
+at 20 % and a few that are far off, so that ten seeds, and twenty, leave them uncertain by half a
+point or more.
 
 Compared line by line with that code and not the cause, since they are the same: initialization
 (uniform in ± 1/√fan-in), Adam's betas, no reset between tasks, batches without the short last one,
