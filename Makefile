@@ -34,7 +34,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Another environment that is active must not mix with this one.
 unexport CONDA_PREFIX PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test aarch64 bench properties reproduce lint format docs wheel package env clean
+.PHONY: help demo test core-test aarch64 bench properties reproduce lint format docs wheel package env clean
 .DELETE_ON_ERROR:
 
 help:
@@ -45,13 +45,16 @@ help:
 demo: $(CORE) $(VENV)/.stamp-demo
 	$(BIN)/python -m thalweg
 
-# Every binary has kernels of its own, which take minutes to compile: examples, and Python's face, which has
-# no tests in Rust, are left to `make lint`. A file of tests stays in one process, since the examples of a
-# page go on from each other.
-test: $(CORE) $(VENV)/.stamp-demo $(VENV)/.stamp-test
-	cargo test -p thalweg-core --lib --tests
-	cargo test -p thalweg-core --doc
+# With -j2 the core is built for Python beside its tests. A file of Python's tests stays in one process,
+# since the examples of a page go on from each other.
+test: core-test $(CORE) $(VENV)/.stamp-demo $(VENV)/.stamp-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+# Every binary has kernels of its own, which take minutes to compile: the core's tests are one, and examples, and
+# Python's face, which has no tests in Rust, are left to `make lint`.
+core-test:
+	cargo test -p thalweg-core --lib
+	cargo test -p thalweg-core --doc
 
 # From Debian: qemu-user, gcc-aarch64-linux-gnu, libc6-dev-arm64-cross. Optimized a little: it is
 # emulated. Here 87 tests take some four minutes.
@@ -60,7 +63,7 @@ aarch64: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER := aarch64-linux-g
 aarch64: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER := qemu-aarch64 -L /usr/aarch64-linux-gnu
 aarch64:
 	rustup target add aarch64-unknown-linux-gnu
-	cargo test --target aarch64-unknown-linux-gnu -p thalweg-core --lib
+	cargo test --target aarch64-unknown-linux-gnu -p thalweg-core --lib -- --skip allocations
 
 # A peer's warning is no failure here, and the benchmarks' modules hold no doctests.
 BENCH_OPTIONS := -o addopts="--import-mode=importlib -s" -o filterwarnings=default

@@ -238,10 +238,12 @@ def test_a_monitor_stops_or_lowers(rng):
     assert trainer.fit(x, y, epochs=50, batch_size=DIM, callbacks=[stop]).epochs == 1
     trainer, x, y = quadratic(rng, optim.SGD(lr=0.03))
     lower = StabilityMonitor(x, y, action="lower", margin=0.5, every=10)
+    assert repr(lower) == "StabilityMonitor(every=10, action='lower', margin=0.5)"
     history = trainer.fit(x, y, epochs=2000, batch_size=DIM, callbacks=[lower])
     assert trainer.optimizer.lr == pytest.approx(0.01)
     assert history["loss"][-1] < 1e-14
     assert len(lower.reports) == 1 + 200
+    assert repr(lower).endswith("; latest: 0.5 of the largest stable rate)")
     assert len(history["stability"]) == 2000
     assert np.isnan(history["stability"]).sum() == 1800
 

@@ -123,6 +123,7 @@ def test_the_phase_counts_and_not_only_the_amplitude():
     trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.0))
     trainer.fit(target[:, None], target, epochs=1, batch_size=32, callbacks=[watch])
     np.testing.assert_allclose(watch.relative, 2, rtol=1e-12)
+    assert repr(watch) == "SpectralBias(frequencies=[2], every=1; 2 records; latest: [2.])"
 
 
 def test_samples_that_cannot_tell_frequencies_apart_are_said():

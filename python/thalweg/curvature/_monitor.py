@@ -92,6 +92,12 @@ class StabilityMonitor(Callback):
         self._margin = _checks.real("StabilityMonitor: margin", margin, 0, 1, "(]")
         self.reports: list[Stability] = []
 
+    def __repr__(self) -> str:
+        """Say what is done, and what was seen last."""
+        margin = f", margin={self._margin:g}" if self._action == "lower" else ""
+        last = f"; latest: {self.reports[-1].ratio:.3g} of the largest stable rate" if self.reports else ""
+        return f"StabilityMonitor(every={self._every}, action={self._action!r}{margin}{last})"
+
     def on_fit_begin(self, trainer: "Trainer") -> None:
         """Measure before the first step, if it can be done then."""
         if self._action == "lower" and isinstance(trainer.schedule, Schedule):

@@ -128,6 +128,14 @@ class SpectralBias(Callback):
         self.steps: list[int] = []
         self.residuals: list[npt.NDArray[np.complex128]] = []
 
+    def __repr__(self) -> str:
+        """Say what is recorded, and what was seen last."""
+        last = f"; latest: {np.array2string(self.relative[-1], precision=2)}" if self.residuals else ""
+        return (
+            f"SpectralBias(frequencies={self.frequencies.tolist()}, every={self._every}; "
+            f"{len(self.steps)} records{last})"
+        )
+
     @property
     def relative(self) -> _Vector:
         """The sizes of the residuals, shape (records, k)."""

@@ -56,6 +56,9 @@ pub mod update;
 pub mod view;
 pub mod workspace;
 
+#[cfg(test)]
+mod tests;
+
 pub use element::{Dtype, Element};
 pub use error::Error;
 pub use model::Model;

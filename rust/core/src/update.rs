@@ -384,6 +384,7 @@ mod tests {
 
     #[test]
     fn the_norm_is_the_same_for_any_number_of_threads() {
+        let _turn = crate::tests::THREADS.lock().unwrap();
         let before = threads::num_threads().0;
         let grads = gradients::<f32>(5 * RUN + 17);
         let found: Vec<u64> = [1, 2, 3, 8]

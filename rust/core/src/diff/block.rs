@@ -18,6 +18,7 @@ use crate::view::{MatMut, MatRef};
 pub const BLOCK: usize = 64;
 
 /// A block of rows.
+#[derive(Default)]
 pub struct Block<T> {
     /// Its first row.
     pub first: usize,
@@ -70,47 +71,54 @@ pub fn halves<T>(of: &mut [T]) -> (&mut [T], &mut [T]) {
 }
 
 impl<T: Element> Block<T> {
-    /// An empty one for rows of that network.
-    pub fn new(site: &Site<'_, T>, x: MatRef<'_, T>, x_dot: Option<MatRef<'_, T>>, first: usize) -> Self {
+    /// One for rows of that network, with nothing computed, in the memory of another: whatever is in there, it is
+    /// written before it is read.
+    pub fn new(
+        site: &Site<'_, T>,
+        x: MatRef<'_, T>,
+        x_dot: Option<MatRef<'_, T>>,
+        first: usize,
+        spare: Self,
+    ) -> Self {
         let rows = BLOCK.min(x.rows() - first);
-        let part = |m: MatRef<'_, T>| {
-            let mut part = Vec::with_capacity(rows * m.cols());
-            (first..first + rows).for_each(|r| part.extend_from_slice(m.row(r)));
-            part
+        let part = |into: &mut Vec<T>, m: MatRef<'_, T>| {
+            into.clear();
+            (first..first + rows).for_each(|r| into.extend_from_slice(m.row(r)));
         };
-        let room = |n: usize, wanted: bool| vec![T::ZERO; if wanted { rows * n } else { 0 }];
-        let slots = site.network.stages().iter().map(|stage| {
+        let fit = |room: &mut Vec<T>, n: usize, wanted: bool| {
+            let len = if wanted { rows * n } else { 0 };
+            if room.len() != len {
+                *room = vec![T::ZERO; len];
+            }
+        };
+        let mut block = Block { first, rows, ..spare };
+        part(&mut block.x, x);
+        block.x_dot = x_dot.map(|x_dot| {
+            let mut into = block.x_dot.take().unwrap_or_default();
+            part(&mut into, x_dot);
+            into
+        });
+        block.slots.resize_with(site.network.stages().len(), Slots::default);
+        for (stage, slots) in site.network.stages().iter().zip(&mut block.slots) {
             let (n, norm) = (stage.outputs, stage.norm.is_some());
             let bent = site.curved && !site.is_linear(stage.act);
             let of_rows = stage.norm.is_some_and(|norm| !norm.over_batch());
-            Slots {
-                y: room(2 * n, true),
-                slope: room(n, !site.is_identity(stage.act)),
-                turn: room(n, bent),
-                moved: room(n, bent),
-                delta: room(if site.curved { 2 * n } else { n }, site.back),
-                hat: room(2 * n, norm),
-                du: room(n, norm && site.curved),
-                of_rows: OfRows {
-                    inverse: room(1, of_rows),
-                    along: room(1, of_rows),
-                    slope: room(1, of_rows && site.curved),
-                },
-                sums: [(); 2].map(|()| vec![T::ZERO; if norm { n } else { 0 }]),
-            }
-        });
-        let widest = site.network.max_width();
-        Block {
-            first,
-            rows,
-            x: part(x),
-            x_dot: x_dot.map(part),
-            slots: slots.collect(),
-            back: [room(widest, site.curved), room(widest, site.back)],
-            bends: [Vec::new(), Vec::new()],
-            scratch: Vec::new(),
-            spare: Vec::new(),
+            fit(&mut slots.y, 2 * n, true);
+            fit(&mut slots.slope, n, !site.is_identity(stage.act));
+            fit(&mut slots.turn, n, bent);
+            fit(&mut slots.moved, n, bent);
+            fit(&mut slots.delta, if site.curved { 2 * n } else { n }, site.back);
+            fit(&mut slots.hat, 2 * n, norm);
+            fit(&mut slots.du, n, norm && site.curved);
+            fit(&mut slots.of_rows.inverse, 1, of_rows);
+            fit(&mut slots.of_rows.along, 1, of_rows);
+            fit(&mut slots.of_rows.slope, 1, of_rows && site.curved);
+            slots.sums.iter_mut().for_each(|sums| sums.resize(if norm { n } else { 0 }, T::ZERO));
         }
+        let widest = site.network.max_width();
+        fit(&mut block.back[0], widest, site.curved);
+        fit(&mut block.back[1], widest, site.back);
+        block
     }
 
     /// Elements that it holds, about.

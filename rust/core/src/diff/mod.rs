@@ -118,15 +118,8 @@ pub fn jvp<T: Element>(
     network.check_input(x.into())?;
     check_direction(v)?;
     check_rows(model, x, training)?;
-    let kept = |of: &[T]| -> Result<Buffer<T>, Error> {
-        let mut buffer = Buffer::zeroed("parameters", of.len())?;
-        buffer.copy_from_slice(of);
-        Ok(buffer)
-    };
-    let at = Weights::new(network, isa, kept(&model.params)?, T::ONE, false);
-    let mut dots = Buffer::zeroed("a direction", network.arena_len())?;
-    network.import_on(isa, v, &mut dots);
-    let way = Weights::new(network, isa, dots, T::ZERO, false);
+    let at = Weights::new(network, isa, None, T::ONE, false, |into| into.copy_from_slice(&model.params))?;
+    let way = Weights::new(network, isa, None, T::ZERO, false, |into| network.import_on(isa, v, into))?;
     let site = Site {
         network,
         isa,
@@ -141,9 +134,9 @@ pub fn jvp<T: Element>(
         threads: team(network, x.rows()),
     };
     let (last, n) = (network.stages().len() - 1, network.outputs());
-    let mut columns = site.columns();
+    let (mut columns, mut spare) = (site.columns(), Vec::new());
     for wave in site.waves() {
-        let mut blocks = site.blocks(x, x_dot, wave);
+        let mut blocks = site.blocks(x, x_dot, wave, &mut spare);
         site.values(&mut blocks, &mut columns, |_| {});
         site.check(&blocks)?;
         site.tangents(&way, &mut blocks, &columns, |_| {});
@@ -156,6 +149,7 @@ pub fn jvp<T: Element>(
             output[range.clone()].copy_from_slice(y);
             dot[range].copy_from_slice(y_dot);
         }
+        spare = blocks;
     }
     Ok(())
 }
@@ -195,8 +189,28 @@ struct Weights<T> {
 }
 
 impl<T: Element> Weights<T> {
-    /// `scale` is that of normalizations which have none; `back` says whether transposed weights are needed.
-    fn new(network: &Network, isa: Isa, arena: Buffer<T>, scale: T, back: bool) -> Self {
+    /// Those that `write` gives in the order of the arena, in the memory of others that nobody needs. `scale` is that
+    /// of normalizations which have none; `back` says whether transposed weights are needed.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    fn new(
+        network: &Network,
+        isa: Isa,
+        spare: Option<Self>,
+        scale: T,
+        back: bool,
+        write: impl FnOnce(&mut [T]),
+    ) -> Result<Self, Error> {
+        let len = network.arena_len();
+        let (mut arena, mut transposed) = match spare.filter(|spare| spare.arena.len() == len) {
+            Some(Weights { mut arena, transposed, .. }) => {
+                arena.fill(T::ZERO); // What lies between blocks is 0.
+                (arena, transposed)
+            }
+            None => (Buffer::zeroed("parameters", len)?, Vec::new()),
+        };
+        write(&mut arena);
         let affine = network.stages().iter().map(|stage| {
             let part = |start: Option<usize>, n: usize, else_: T| match start {
                 Some(start) => arena[start..start + n].to_vec(),
@@ -208,16 +222,17 @@ impl<T: Element> Weights<T> {
             stage.norm.map_or([Vec::new(), Vec::new()], of)
         });
         let affine = affine.collect();
-        let transposed = network.stages().iter().enumerate().map(|(index, stage)| {
-            let Some(dense) = stage.dense.filter(|_| back && index > 0) else { return Vec::new() };
+        transposed.resize(network.stages().len(), Vec::new());
+        for (index, (stage, into)) in network.stages().iter().zip(&mut transposed).enumerate() {
+            let Some(dense) = stage.dense.filter(|_| back && index > 0) else { continue };
             let len = stage.inputs * stage.outputs;
             let weight = Panels::new(&arena[dense.weight..dense.weight + len], stage.inputs, stage.outputs);
-            let mut into = vec![T::ZERO; len];
-            pack_transposed(isa, weight, 0, &mut into);
-            into
-        });
-        let transposed = transposed.collect();
-        Weights { arena, affine, transposed }
+            if into.len() != len {
+                *into = vec![T::ZERO; len];
+            }
+            pack_transposed(isa, weight, 0, into);
+        }
+        Ok(Weights { arena, affine, transposed })
     }
 }
 
@@ -278,9 +293,17 @@ impl<T: Element> Site<'_, T> {
         (0..rows).step_by(wave.max(1)).map(move |start| start..rows.min(start + wave))
     }
 
-    fn blocks(&self, x: MatRef<'_, T>, x_dot: Option<MatRef<'_, T>>, wave: Range<usize>) -> Vec<Block<T>> {
+    /// Blocks of a wave's rows, in the memory of some that nobody needs, which are taken from `spare`.
+    fn blocks(
+        &self,
+        x: MatRef<'_, T>,
+        x_dot: Option<MatRef<'_, T>>,
+        wave: Range<usize>,
+        spare: &mut Vec<Block<T>>,
+    ) -> Vec<Block<T>> {
         let x = x.block(0, wave.end, 0, x.cols());
-        wave.step_by(BLOCK).map(|first| Block::new(self, x, x_dot, first)).collect()
+        let starts = wave.step_by(BLOCK);
+        starts.map(|first| Block::new(self, x, x_dot, first, spare.pop().unwrap_or_default())).collect()
     }
 
     /// All that is done to a block on its way, in runs. Each run but the last ends where a batch normalization needs

@@ -55,8 +55,8 @@ impl<T: Element> Curvature<T> {
         let (goals, model) = (y.into(), &*model);
         let task = Task { objective, x, goals, matrix, training };
         if !self.point.as_ref().is_some_and(|point| point.is_at(model, &task)) {
-            self.point = None;
-            self.point = Some(Point::new(model, &task)?);
+            let before = self.point.take();
+            self.point = Some(Point::new(model, &task, before.map(Point::leave).unwrap_or_default())?);
         }
         let point = self.point.as_mut().expect("made");
         let done = point.times(model, &task, v, into);
@@ -97,8 +97,24 @@ struct Point<T> {
     /// Factor of the loss.
     scale: f64,
     columns: Vec<Columns<T>>,
-    /// By wave, if all can be kept.
+    /// By wave, once they are `known`: after the first product, if all can be kept.
     waves: Vec<Vec<Block<T>>>,
+    known: bool,
+    memory: Memory<T>,
+}
+
+/// Memory that a point leaves to the next, which need not ask the system for it.
+struct Memory<T> {
+    at: Option<Weights<T>>,
+    way: Option<Weights<T>>,
+    result: Option<Buffer<T>>,
+    blocks: Vec<Block<T>>,
+}
+
+impl<T> Default for Memory<T> {
+    fn default() -> Self {
+        Memory { at: None, way: None, result: None, blocks: Vec::new() }
+    }
 }
 
 /// Whether numbers are the same, bit by bit.
@@ -111,7 +127,7 @@ fn same<T: Element>(a: &[T], b: &[T]) -> bool {
 }
 
 impl<T: Element> Point<T> {
-    fn new(model: &Model<T>, task: &Task<'_, T>) -> Result<Self, Error> {
+    fn new(model: &Model<T>, task: &Task<'_, T>, mut memory: Memory<T>) -> Result<Self, Error> {
         let Task { objective, x, goals, matrix, training } = *task;
         let uneven = Trainer::new(objective.clone()).check(model, x.into(), &goals)?;
         objective.check_values(&goals, model.isa())?;
@@ -124,15 +140,14 @@ impl<T: Element> Point<T> {
             return Err(Error::NothingCounts);
         }
         check_rows(model, x, training)?;
-        let mut arena = Buffer::zeroed("parameters", network.arena_len())?;
-        arena.copy_from_slice(&model.params);
-        let rows = |m: MatRef<'_, T>| (0..m.rows()).flat_map(|r| m.row(r)).copied().collect::<Vec<T>>();
+        let (isa, at) = (model.isa(), memory.at.take());
+        let rows = |m: MatRef<'_, T>| (0..m.rows()).map(|r| m.row(r)).collect::<Vec<_>>().concat();
         let mut point = Point {
             objective: objective.clone(),
             matrix,
             training,
             draw: model.draw,
-            at: Weights::new(network, model.isa(), arena, T::ONE, true),
+            at: Weights::new(network, isa, at, T::ONE, true, |into| into.copy_from_slice(&model.params))?,
             averages: model.averages.to_vec(),
             x: rows(x),
             y: match goals.targets {
@@ -143,9 +158,18 @@ impl<T: Element> Point<T> {
             scale: objective.scale(totals),
             columns: Vec::new(),
             waves: Vec::new(),
+            known: false,
+            memory,
         };
         point.columns = point.site(model).columns();
         Ok(point)
+    }
+
+    /// What is left of a point that is not needed any more.
+    fn leave(self) -> Memory<T> {
+        let mut memory = self.memory;
+        memory.blocks.extend(self.waves.into_iter().flatten());
+        Memory { at: Some(self.at), ..memory }
     }
 
     /// Whether all is as it was.
@@ -198,19 +222,26 @@ impl<T: Element> Point<T> {
     fn times(&mut self, model: &Model<T>, task: &Task<'_, T>, v: &[T], into: &mut [T]) -> Result<(), Error> {
         check_direction(v)?;
         let (mut waves, mut columns) = (std::mem::take(&mut self.waves), std::mem::take(&mut self.columns));
+        let mut memory = std::mem::take(&mut self.memory);
         let site = self.site(model);
         let (network, isa) = (site.network, site.isa);
-        let mut dots = Buffer::zeroed("a direction", network.arena_len())?;
-        network.import_on(isa, v, &mut dots);
-        let way = Weights::new(network, isa, dots, T::ZERO, site.curved);
-        let mut result = Buffer::zeroed("a product with a vector", network.arena_len())?;
+        let write = |into: &mut [T]| network.import_on(isa, v, into);
+        let way = Weights::new(network, isa, memory.way.take(), T::ZERO, site.curved, write)?;
+        let len = network.arena_len();
+        let mut result = match memory.result.take().filter(|spare| spare.len() == len) {
+            Some(mut spare) => {
+                spare.fill(T::ZERO);
+                spare
+            }
+            None => Buffer::zeroed("a product with a vector", len)?,
+        };
         let (last, n) = (network.stages().len() - 1, network.outputs());
         let objective = task.objective;
         let turn = |block: &mut Block<T>| {
             let (y, len) = (&block.slots[last].y, block.rows * n);
             objective.bent(block.bends.each_ref().map(|b| &b[..]), &y[len..], &mut block.back[1][..len], n);
         };
-        let (known, mut keep) = (!waves.is_empty(), None);
+        let (mut known, mut keep) = (self.known, None);
         for (number, wave) in site.waves().enumerate() {
             if known {
                 site.tangents(&way, &mut waves[number], &columns, turn);
@@ -218,7 +249,7 @@ impl<T: Element> Point<T> {
                 continue;
             }
             let rows = wave.len();
-            let mut blocks = site.blocks(task.x, None, wave);
+            let mut blocks = site.blocks(task.x, None, wave, &mut memory.blocks);
             site.values(&mut blocks, &mut columns, |block| self.slopes(&site, task, block));
             site.check(&blocks)?;
             super::each(&mut blocks, site.threads, |block| self.bend(&site, task, block));
@@ -228,13 +259,19 @@ impl<T: Element> Point<T> {
             let held = || blocks.iter().map(Block::len).sum::<usize>() * size_of::<T>();
             if *keep.get_or_insert_with(|| held() * site.rows.div_ceil(rows) <= KEPT) {
                 waves.push(blocks);
+            } else {
+                memory.blocks = blocks;
             }
+        }
+        if keep == Some(true) {
+            (known, memory.blocks) = (true, Vec::new());
         }
         if !all_finite(isa, &result) {
             return Err(too_large("the product with v"));
         }
         network.export_on(isa, &result, into);
-        (self.waves, self.columns) = (waves, columns);
+        (memory.way, memory.result) = (Some(way), Some(result));
+        (self.waves, self.columns, self.known, self.memory) = (waves, columns, known, memory);
         Ok(())
     }
 

@@ -9,7 +9,6 @@ use std::ops::Range;
 use super::block::{Block, halves};
 use super::norm::Columns;
 use super::{Site, Weights};
-use crate::arena::Buffer;
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::pack::{PANEL, offset};
@@ -52,10 +51,8 @@ impl<T: Element> Replay<T> {
     /// If there is not enough memory.
     pub fn new(model: &Model<T>, x: MatRef<'_, T>) -> Result<Self, Error> {
         let (network, isa) = (model.network(), model.isa());
-        let mut arena = Buffer::zeroed("parameters", network.arena_len())?;
-        arena.copy_from_slice(&model.params);
         let mut replay = Replay {
-            at: Weights::new(network, isa, arena, T::ONE, false),
+            at: Weights::new(network, isa, None, T::ONE, false, |into| into.copy_from_slice(&model.params))?,
             averages: model.averages.to_vec(),
             draw: model.draw,
             isa,
@@ -66,7 +63,7 @@ impl<T: Element> Replay<T> {
             moved: 0,
         };
         let (site, _, _) = replay.parts(network);
-        let (columns, blocks) = (site.columns(), site.blocks(x, None, 0..x.rows()));
+        let (columns, blocks) = (site.columns(), site.blocks(x, None, 0..x.rows(), &mut Vec::new()));
         (replay.columns, replay.blocks) = (columns, blocks);
         for index in 0..network.stages().len() {
             let (site, blocks, columns) = replay.parts(network);

@@ -5,7 +5,7 @@ use super::likelihood::{Kind, Likelihood, Slopes};
 use super::squares::{Squares, Sum};
 use super::{Curvature, Matrix, Replay, jvp, product};
 use crate::check::Check;
-use crate::layer::{Activation, BatchNorm, Init, Layer, Linear, RowNorm};
+use crate::layer::{Activation, BatchNorm, Fourier, Frequencies, Init, Layer, Linear, RowNorm};
 use crate::loss::{Goals, Loss, Objective, Targets};
 use crate::rng::{Purpose, Stream};
 use crate::simd::Isa;
@@ -196,6 +196,46 @@ fn what_is_kept_of_a_point_changes_no_bit_and_is_forgotten_when_anything_changes
                 product(&mut model, &loss, x, y, matrix, training, &v, &mut found[1]).unwrap();
                 let [found, expected] = found.map(|v| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
                 assert!(found == expected, "{behind:?} change {change}, vector {seed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn in_the_memory_of_another_network_a_product_has_the_same_bits() {
+    let loss = Objective::from(Loss::CROSS_ENTROPY);
+    let mut networks: Vec<Vec<Layer>> = [Behind::Nothing, Behind::BatchNorm, Behind::RowNorm]
+        .into_iter()
+        .zip([Activation::Gelu, Activation::Relu, Activation::Tanh])
+        .map(|(behind, act)| network(behind, act))
+        .collect();
+    let mut last = network(Behind::Nothing, Activation::Silu);
+    let width = WIDTHS[2];
+    let inner = Linear { inputs: width, outputs: width, bias: true, init: Init::KaimingUniform };
+    let block = vec![Layer::Linear(inner), Layer::Activation(Activation::Dropout(0.3))];
+    last.insert(4, Layer::Residual(block));
+    networks.push(last);
+    let mut encoded = network(Behind::Nothing, Activation::Tanh);
+    let frequencies = Frequencies::Normal { count: 4, sigma: 1.0 };
+    let first = Linear { inputs: 8, outputs: WIDTHS[1], bias: true, init: Init::KaimingUniform };
+    encoded[0] = Layer::Linear(first);
+    encoded.insert(0, Layer::Fourier(Fourier { inputs: WIDTHS[0], frequencies }));
+    networks.push(encoded);
+    let mut kept = Curvature::default();
+    for round in 0..2 {
+        for (number, layers) in networks.iter().enumerate() {
+            for (rows, matrix) in [(ROWS, Matrix::Hessian), (5, Matrix::GaussNewton), (131, Matrix::Hessian)]
+            {
+                let mut model = Model::<f32>::new(layers.clone(), 3 + round).unwrap();
+                let (x, size) = (draw::<f32>(rows * WIDTHS[0], 1 + round), model.network().num_parameters());
+                let (x, v) = (MatRef::new(&x, rows, WIDTHS[0]), draw::<f32>(size, 2 + round));
+                let labels: Vec<i64> = (0..rows).map(|i| (i * 7 % WIDTHS[3]) as i64).collect();
+                let y = Targets::Labels(&labels);
+                let mut found = [vec![0.0; size], vec![0.0; size]];
+                kept.product(&mut model, &loss, x, y, matrix, true, &v, &mut found[0]).unwrap();
+                product(&mut model, &loss, x, y, matrix, true, &v, &mut found[1]).unwrap();
+                let [found, expected] = found.map(|v| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+                assert!(found == expected, "network {number}, {rows} rows, {matrix:?}");
             }
         }
     }

@@ -3,32 +3,13 @@
 use super::*;
 use crate::element::Element;
 use crate::simd::{Isa, Op, Simd, dispatch};
+use crate::tests::ACTIVATIONS;
 use crate::view::{MatMut, MatRef};
 
-const ALL: [Activation; 22] = [
-    Activation::Identity,
-    Activation::Relu,
-    Activation::LeakyRelu(0.1),
-    Activation::Elu(0.7),
-    Activation::Celu(0.7),
-    Activation::Selu,
-    Activation::Tanh,
-    Activation::Sigmoid,
-    Activation::LogSigmoid,
-    Activation::Gelu,
-    Activation::GeluTanh,
-    Activation::Silu,
-    Activation::Mish,
-    Activation::Softplus(1.0),
-    Activation::Softplus(2.5),
-    Activation::Softsign,
-    Activation::Sine(3.0),
-    Activation::Hardtanh(-0.5, 1.25),
-    Activation::Relu6,
-    Activation::Hardsigmoid,
-    Activation::Hardswish,
-    Activation::Dropout(0.3), // in evaluation
-];
+/// All of them, and dropout as in evaluation.
+fn all() -> impl Iterator<Item = Activation> {
+    ACTIVATIONS.into_iter().chain([Activation::Dropout(0.3)])
+}
 
 /// φ on one number, from the definition.
 fn formula(act: Activation, z: f64) -> f64 {
@@ -98,7 +79,7 @@ fn points() -> Vec<f64> {
 #[test]
 fn outputs_follow_the_formulas() {
     for isa in Isa::available() {
-        for act in ALL {
+        for act in all() {
             let (y, _) = run::<f64>(isa, act, &points(), 1.0);
             let (y32, _) = run::<f32>(isa, act, &points().iter().map(|z| *z as f32).collect::<Vec<_>>(), 1.0);
             for ((z, y), y32) in points().into_iter().zip(y).zip(y32) {
@@ -115,7 +96,7 @@ fn outputs_follow_the_formulas() {
 fn derivatives_are_those_of_the_outputs() {
     let h = 6e-6;
     for isa in Isa::available() {
-        for act in ALL {
+        for act in all() {
             let (_, grad) = run::<f64>(isa, act, &points(), 3.0);
             for (z, grad) in points().into_iter().zip(grad) {
                 let numeric = 3.0 * (formula(act, z + h) - formula(act, z - h)) / (2.0 * h);
@@ -137,7 +118,7 @@ fn second_derivatives_are_those_of_the_first() {
     }
     let (h, n) = (6e-6, points().len());
     for isa in Isa::available() {
-        for act in ALL {
+        for act in all() {
             let tangent = |by: f64| {
                 let mut value: Vec<f64> = points().iter().map(|z| z + by).collect();
                 let (mut dot, mut slope, mut bend) = (vec![2.0; n], vec![f64::NAN; n], vec![f64::NAN; n]);
@@ -211,7 +192,7 @@ fn pieces_tell_kinks_apart_and_nothing_else() {
         (Activation::Hardsigmoid, &[-3.0, 3.0]),
         (Activation::Hardswish, &[-3.0, 3.0]),
     ];
-    for act in ALL {
+    for act in all() {
         let kinks = kinks.iter().find(|(a, _)| *a == act).map_or(&[][..], |(_, at)| at);
         let mut z = points();
         z.extend(kinks.iter().flat_map(|k| [k - 1e-6, k + 1e-6]));
@@ -240,7 +221,7 @@ fn every_kind_is_found_by_its_name_and_parameters() {
 #[test]
 fn nan_is_never_hidden() {
     for isa in Isa::available() {
-        for act in ALL {
+        for act in all() {
             assert!(
                 run::<f32>(isa, act, &[f32::NAN; 19], 1.0).0.iter().all(|y| y.is_nan()),
                 "{isa} {}",

@@ -1,46 +1,18 @@
 //! Whole passes and whole trainings: right gradients, the same bits for any number of threads, nothing
 //! lost on errors.
 
-use std::sync::Mutex;
-
-use thalweg_core::check::Check;
-use thalweg_core::gemm::Precision;
-use thalweg_core::layer::{Activation, BatchNorm, Init, Layer, Linear, RowNorm};
-use thalweg_core::loss::{Loss, Targets};
-use thalweg_core::optim::{Adam, Config, Optimizer, Sgd};
-use thalweg_core::rng::{Purpose, Stream};
-use thalweg_core::simd::Isa;
-use thalweg_core::threads::set_num_threads;
-use thalweg_core::train::{DataSet, StepOptions};
-use thalweg_core::view::MatRef;
-use thalweg_core::{Element, Error, Fit, FitOptions, Model, Trainer};
-
-/// The number of threads is the process' own: tests that set it take turns.
-static THREADS: Mutex<()> = Mutex::new(());
-
-const ACTIVATIONS: [Activation; 21] = [
-    Activation::Identity,
-    Activation::Relu,
-    Activation::LeakyRelu(0.1),
-    Activation::Elu(0.7),
-    Activation::Celu(0.7),
-    Activation::Selu,
-    Activation::Tanh,
-    Activation::Sigmoid,
-    Activation::LogSigmoid,
-    Activation::Gelu,
-    Activation::GeluTanh,
-    Activation::Silu,
-    Activation::Mish,
-    Activation::Softplus(1.0),
-    Activation::Softplus(2.5),
-    Activation::Softsign,
-    Activation::Sine(3.0),
-    Activation::Hardtanh(-0.5, 1.25),
-    Activation::Relu6,
-    Activation::Hardsigmoid,
-    Activation::Hardswish,
-];
+use super::{ACTIVATIONS, THREADS};
+use crate::check::Check;
+use crate::gemm::Precision;
+use crate::layer::{Activation, BatchNorm, Init, Layer, Linear, RowNorm};
+use crate::loss::{Loss, Targets};
+use crate::optim::{Adam, Config, Optimizer, Sgd};
+use crate::rng::{Purpose, Stream};
+use crate::simd::Isa;
+use crate::threads::set_num_threads;
+use crate::train::{DataSet, StepOptions};
+use crate::view::MatRef;
+use crate::{Element, Error, Fit, FitOptions, Model, Trainer};
 
 fn linear(inputs: usize, outputs: usize, bias: bool) -> Layer {
     Layer::Linear(Linear { inputs, outputs, bias, init: Init::KaimingUniform })
