@@ -53,8 +53,8 @@ test: core-test $(CORE) $(VENV)/.stamp-demo $(VENV)/.stamp-test
 # Every binary has kernels of its own, which take minutes to compile: the core's tests are one, and examples, and
 # Python's face, which has no tests in Rust, are left to `make lint`.
 core-test:
-	cargo test -p thalweg-core --lib
-	cargo test -p thalweg-core --doc
+	MAKEFLAGS= cargo test -p thalweg-core --lib
+	MAKEFLAGS= cargo test -p thalweg-core --doc
 
 # From Debian: qemu-user, gcc-aarch64-linux-gnu, libc6-dev-arm64-cross. Optimized a little: it is
 # emulated. Here 87 tests take some four minutes.

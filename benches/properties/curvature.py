@@ -211,14 +211,21 @@ def markdown(rows: list[Row]) -> str:
         "Products with second derivatives",
         [
             "Tanh nets with softmax cross-entropy; products as multiples of a gradient, which is a",
-            "step of SGD. At a new point a product computes what the ones after it have in common; a",
-            "new operator asks the system for memory as well. The last column is PyTorch's product",
-            "over ours.",
+            "step of SGD. At a new point a product computes what the ones after it have in common;",
+            "a new operator asks the system for memory as well. The last column is PyTorch's",
+            "product over ours.",
         ],
         [
-            "net", "dtype", "gradient", "jvp", "GNVP", "HVP", "new point", "new operator",
+            "net",
+            "dtype",
+            "gradient",
+            "jvp",
+            "GNVP",
+            "HVP",
+            "new point",
+            "new operator",
             "PyTorch HVP / thalweg",
-        ],  # fmt: skip
+        ],
         body,
         verdict(
             f"no product takes longer than {TARGET:g} gradients",

@@ -12,6 +12,9 @@ bytes : parameters x bytes per parameter. Weights and moments are read and writt
     that the cores have for themselves. Batches and activations count nothing.
 bandwidth : adding 1 in place, all threads, to an array that is larger than the caches. What lies in
     a large shared cache comes faster than that, so this may pass 1, too.
+
+Both are probed once for the size of matrices, and then again beside every turn of steps: what slows
+the machine for a while slows both.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ ROUNDS, QUICK_ROUNDS = 5, 2
 TURN_SECONDS, QUICK_TURN_SECONDS = 0.1, 0.02
 MATMUL_SIZES, QUICK_MATMUL_SIZES = (256, 512, 1024, 2048, 4096), (512, 1024)
 MATMUL_SECONDS, QUICK_MATMUL_SECONDS = 0.5, 0.1
+PROBE_SECONDS = 0.02  # beside a turn
 STREAM_PASSES, QUICK_STREAM_PASSES = 8, 4
 STREAM_BYTES, MOST_STREAM_BYTES, QUICK_STREAM_BYTES = 256 << 20, 2 << 30, 128 << 20
 GUESSED_CACHE = 1 << 20  # of a core, where the system does not tell
@@ -43,7 +47,7 @@ GUESSED_CACHE = 1 << 20  # of a core, where the system does not tell
 
 @dataclass(frozen=True)
 class Machine:
-    """FLOP/s, bytes/s, how both were found, and the bytes of all private caches together."""
+    """The best FLOP/s and bytes/s, what they were found with, and bytes of all private caches."""
 
     peak: float
     peak_size: int
@@ -54,10 +58,13 @@ class Machine:
 
 @dataclass(frozen=True)
 class Row:
+    """Medians over turns, of seconds; `fraction` is that of the turns' own."""
+
     label: str
     seconds: float
     by_flop: float
     by_bytes: float
+    fraction: float
     machine: Machine
 
     @property
@@ -65,16 +72,12 @@ class Row:
         return max(self.by_flop, self.by_bytes)
 
     @property
-    def fraction(self) -> float:
-        return self.limit / self.seconds
-
-    @property
     def bound(self) -> str:
         return "memory" if self.by_bytes > self.by_flop else "arithmetic"
 
 
 def measure(options: Options) -> list[Row]:
-    found = probe(options)
+    probe = Probe(options)
     rows = []
     for work in TRAINING:
         # The quick run leaves out what `pytest benches --quick` leaves out.
@@ -84,17 +87,15 @@ def measure(options: Options) -> list[Row]:
         seconds = QUICK_TURN_SECONDS if options.quick else TURN_SECONDS
         machine.rest()
         steps = Steps(work, options.threads, seconds)
-        turns = [steps.turn() for _ in range(QUICK_ROUNDS if options.quick else ROUNDS)]
-        rows.append(
-            Row(
-                work.label,
-                statistics.median(turns),
-                work.flop / found.peak,
-                traffic(work.parameters, work.optimizer, found.private) / found.bandwidth,
-                found,
-            )
-        )
-    return rows
+        moved = traffic(work.parameters, work.optimizer, probe.private)
+        turns = []
+        for _ in range(QUICK_ROUNDS if options.quick else ROUNDS):
+            turns.append((steps.turn(), work.flop / probe.peak(), moved / probe.bandwidth()))
+            machine.rest()
+        fraction = statistics.median(max(limits) / seconds for seconds, *limits in turns)
+        medians = (statistics.median(each) for each in zip(*turns, strict=True))
+        rows.append((work.label, *medians, fraction))
+    return [Row(*row, probe.found()) for row in rows]
 
 
 def traffic(parameters: int, optimizer: Optimizer, private: int) -> int:
@@ -104,52 +105,82 @@ def traffic(parameters: int, optimizer: Optimizer, private: int) -> int:
     return parameters * TRAFFIC[optimizer.kind]
 
 
-def probe(options: Options) -> Machine:
-    quick = options.quick
-    say("  probing the peak of arithmetic")
-    seconds = QUICK_MATMUL_SECONDS if quick else MATMUL_SECONDS
-    rates = {n: matmul(n, seconds) for n in (QUICK_MATMUL_SIZES if quick else MATMUL_SIZES)}
-    size = max(rates, key=lambda n: rates[n])
-    machine.rest()
-    say("  probing the bandwidth of memory")
-    private, largest = machine.caches(machine.allowed_cpus()[0]) or (GUESSED_CACHE, 0)
-    # Twice the largest cache, as half of what lies there could still be found again.
-    stream = min(max(STREAM_BYTES, 2 * largest), MOST_STREAM_BYTES)
-    if quick:
-        stream = QUICK_STREAM_BYTES
-    passes = QUICK_STREAM_PASSES if quick else STREAM_PASSES
-    bandwidth = streaming(stream, options.threads, passes)
-    return Machine(rates[size], size, bandwidth, stream, options.threads * private)
+class Probe:
+    """What the machine does at all, now and at best."""
+
+    def __init__(self, options: Options) -> None:
+        quick = options.quick
+        say("  probing the peak of arithmetic")
+        seconds = QUICK_MATMUL_SECONDS if quick else MATMUL_SECONDS
+        sizes = {n: Matmul(n) for n in (QUICK_MATMUL_SIZES if quick else MATMUL_SIZES)}
+        rates = {n: matmul.best(seconds) for n, matmul in sizes.items()}
+        self._peak_size = max(rates, key=lambda n: rates[n])
+        self._matmul = sizes[self._peak_size]
+        self._best_peak = rates[self._peak_size]
+        machine.rest()
+        say("  probing the bandwidth of memory")
+        private, largest = machine.caches(machine.allowed_cpus()[0]) or (GUESSED_CACHE, 0)
+        self.private = options.threads * private
+        # Twice the largest cache, as half of what lies there could still be found again.
+        size = min(max(STREAM_BYTES, 2 * largest), MOST_STREAM_BYTES)
+        self._stream = Stream(QUICK_STREAM_BYTES if quick else size, options.threads)
+        passes = QUICK_STREAM_PASSES if quick else STREAM_PASSES
+        self._best_bandwidth = max(self._stream.rate() for _ in range(passes))
+
+    def found(self) -> Machine:
+        return Machine(
+            self._best_peak, self._peak_size, self._best_bandwidth, self._stream.size, self.private
+        )
+
+    def peak(self) -> float:
+        """FLOP/s, now."""
+        rate = self._matmul.best(PROBE_SECONDS)
+        self._best_peak = max(self._best_peak, rate)
+        return rate
+
+    def bandwidth(self) -> float:
+        """Bytes/s, now."""
+        rate = self._stream.rate()
+        self._best_bandwidth = max(self._best_bandwidth, rate)
+        return rate
 
 
-def matmul(n: int, seconds: float) -> float:
-    """The best FLOP/s of n x n float32 products."""
-    rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal((n, n), dtype=np.float32) for _ in range(2))
-    out = np.empty_like(a)
-    best = np.inf
-    deadline = time.perf_counter() + seconds
-    while best == np.inf or time.perf_counter() < deadline:
-        start = time.perf_counter()
-        np.matmul(a, b, out=out)
-        best = min(best, time.perf_counter() - start)
-    return 2 * n**3 / best
+class Matmul:
+    """NumPy's product of two float32 matrices of side n."""
 
+    def __init__(self, n: int) -> None:
+        rng = np.random.default_rng(0)
+        self._a, self._b = (rng.standard_normal((n, n), dtype=np.float32) for _ in range(2))
+        self._out = np.empty_like(self._a)
 
-def streaming(size: int, threads: int, passes: int) -> float:
-    """The best bytes/s, read and written, of adding in place; NumPy lets go of the GIL there."""
-    parts = np.array_split(np.ones(size // 4, np.float32), threads)
-
-    def add(part: np.ndarray) -> None:
-        np.add(part, np.float32(1), out=part)
-
-    best = np.inf
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(passes):
+    def best(self, seconds: float) -> float:
+        """The best FLOP/s in that time."""
+        best = np.inf
+        deadline = time.perf_counter() + seconds
+        while best == np.inf or time.perf_counter() < deadline:
             start = time.perf_counter()
-            list(pool.map(add, parts))
+            np.matmul(self._a, self._b, out=self._out)
             best = min(best, time.perf_counter() - start)
-    return 2 * size / best
+        return 2 * len(self._a) ** 3 / best
+
+
+class Stream:
+    """Adding to an array in place; NumPy lets go of the GIL there."""
+
+    def __init__(self, size: int, threads: int) -> None:
+        self.size = size
+        self._parts = np.array_split(np.ones(size // 4, np.float32), threads)
+        self._pool = ThreadPoolExecutor(threads)
+
+    def rate(self) -> float:
+        """Bytes/s, read and written."""
+        start = time.perf_counter()
+        list(self._pool.map(self._add, self._parts))
+        return 2 * self.size / (time.perf_counter() - start)
+
+    @staticmethod
+    def _add(part: np.ndarray) -> None:
+        np.add(part, np.float32(1), out=part)
 
 
 def markdown(rows: list[Row]) -> str:
@@ -157,8 +188,8 @@ def markdown(rows: list[Row]) -> str:
         [row.label, duration(row.seconds), duration(row.limit), f"{row.fraction:.0%}", row.bound]
         for row in rows
     ]
-    short = sorted((row.fraction, row.label) for row in rows if row.fraction < TARGET)
     found = rows[0].machine
+    short = sorted((row.fraction, row.label) for row in rows if row.fraction < TARGET)
     return section(
         "Fraction of the machine's limit",
         [
@@ -166,10 +197,11 @@ def markdown(rows: list[Row]) -> str:
             " and, at",
             "the bandwidth of memory, 20 bytes a parameter for SGD with momentum, 28 for Adam, none"
             " if",
-            f"weights and moments fit the {found.private >> 20} MiB of the cores' own caches.",
-            f"Peak: {found.peak / 1e9:.0f} GFLOP/s, NumPy's best matmul (float32,"
+            f"weights and moments fit the {found.private >> 20} MiB of the cores' own caches. Both",
+            "are probed anew beside each turn of steps.",
+            f"Peak: at best {found.peak / 1e9:.0f} GFLOP/s, NumPy's matmul (float32,"
             f" {found.peak_size} square, same threads).",
-            f"Bandwidth: {found.bandwidth / 1e9:.1f} GB/s, reading and writing"
+            f"Bandwidth: at best {found.bandwidth / 1e9:.1f} GB/s, reading and writing"
             f" {found.stream_bytes >> 20} MiB in place.",
         ],
         ["workload", "step", "limit", "fraction", "bound by"],

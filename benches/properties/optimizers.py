@@ -5,7 +5,8 @@
 bytes : the gradient is read, parameters and every array of state are read and written: 4 bytes a
     parameter and direction, in float32. The arrays are those of `state_dict`.
     Those that need sums over a block first read some of it twice, see `BYTES`.
-bandwidth : of adding 1 in place, all threads, to an array larger than the caches, as in `limit`.
+bandwidth : of adding 1 in place, all threads, to an array larger than the caches, as in `limit`,
+    in turns with the steps: the ratio is the median of the turns' own.
 
 Muon and Shampoo are bound by arithmetic, at the peak of NumPy's matmul, as in `limit`. For a square
 matrix of side n:
@@ -30,7 +31,7 @@ from thalweg import nn, optim
 
 from .. import machine
 from ..table import duration
-from .limit import GUESSED_CACHE, probe
+from .limit import Machine, Probe
 from .report import Options, say, section, verdict
 
 TARGET = 1.5
@@ -77,17 +78,16 @@ BYTES = {
 
 @dataclass(frozen=True)
 class Row:
+    """Medians over turns."""
+
     label: str
     parameters: int
     bytes_each: int
+    flop: float
     seconds: float
-    bandwidth: float
-    flop: float = 0.0
-    peak: float = 1.0
-
-    @property
-    def bound(self) -> float:
-        return max(self.flop / self.peak, self.parameters * self.bytes_each / self.bandwidth)
+    bound: float
+    ratio: float
+    machine: Machine
 
     @property
     def each(self) -> str:
@@ -96,17 +96,11 @@ class Row:
             return f"{self.flop / self.parameters / 1e3:.1f} kFLOP"
         return f"{self.bytes_each} B"
 
-    @property
-    def ratio(self) -> float:
-        return self.seconds / self.bound
-
 
 def measure(options: Options) -> list[Row]:
-    found = probe(options)
-    bandwidth = found.bandwidth
+    probe = Probe(options)
     full = QUICK_WIDTH if options.quick else WIDTH
-    private = (machine.caches(machine.allowed_cpus()[0]) or (GUESSED_CACHE, 0))[0]
-    if full * full * 4 < private * options.threads:
+    if full * full * 4 < probe.private:
         say("  the arrays fit the cores' caches: bounds by memory say nothing here")
     tw.set_num_threads(options.threads)
     rows = []
@@ -120,22 +114,23 @@ def measure(options: Options) -> list[Row]:
         optimizer = make()
         optimizer.step(model)
         arrays = len(optimizer.state_dict()["arrays"])
-        times = []
+        bytes_each = BYTES.get(label, 4 * (1 + 2 * (1 + arrays)))
+        flop, moved = operations * width**3, bytes_each * model.num_parameters
+        turns = []
         for _ in range(QUICK_ROUNDS if options.quick else ROUNDS):
+            bound = flop / probe.peak() if flop else moved / probe.bandwidth()
+            machine.rest()  # NumPy's threads spin for a while
             start = time.perf_counter()
             optimizer.step(model)
-            times.append(time.perf_counter() - start)
-        bytes_each = BYTES.get(label, 4 * (1 + 2 * (1 + arrays)))
-        flop = operations * width**3
-        median = statistics.median(times)
-        rows.append(
-            Row(label, model.num_parameters, bytes_each, median, bandwidth, flop, found.peak)
-        )
-        machine.rest()
-    return rows
+            turns.append((time.perf_counter() - start, bound))
+        seconds, bound = (statistics.median(each) for each in zip(*turns, strict=True))
+        ratio = statistics.median(seconds / bound for seconds, bound in turns)
+        rows.append((label, model.num_parameters, bytes_each, flop, seconds, bound, ratio))
+    return [Row(*row, probe.found()) for row in rows]
 
 
 def markdown(rows: list[Row]) -> str:
+    found = rows[0].machine
     body = [
         [
             row.label,
@@ -152,9 +147,10 @@ def markdown(rows: list[Row]) -> str:
         [
             f"`optimizer.step(model)` of {rows[0].parameters / 1e6:.1f} million float32 parameters",
             "beside its bytes at the bandwidth of memory"
-            f" ({rows[0].bandwidth / 1e9:.1f} GB/s, reading and writing in place). Muon and"
-            " Shampoo: of 1.0 million, and 0.3 million with roots each step, beside their"
-            f" operations at {rows[-1].peak / 1e9:.0f} GFLOP/s.",
+            f" (at best {found.bandwidth / 1e9:.1f} GB/s, reading and writing in place). Muon",
+            "and Shampoo: of 1.0 million, and 0.3 million with roots each step, beside their",
+            f"operations at the peak of arithmetic (at best {found.peak / 1e9:.0f} GFLOP/s).",
+            "Bandwidth and peak are probed in turns with the steps.",
         ],
         ["optimizer", "a parameter", "step", "bound", "step / bound"],
         body,
