@@ -95,8 +95,10 @@ class StabilityMonitor(Callback):
     def __repr__(self) -> str:
         """Say what is done, and what was seen last."""
         margin = f", margin={self._margin:g}" if self._action == "lower" else ""
-        last = f"; latest: {self.reports[-1].ratio:.3g} of the largest stable rate" if self.reports else ""
-        return f"StabilityMonitor(every={self._every}, action={self._action!r}{margin}{last})"
+        text = f"StabilityMonitor(every={self._every}, action={self._action!r}{margin}"
+        if self.reports:
+            text += f"; latest: {self.reports[-1].ratio:.3g} of the largest stable rate"
+        return text + ")"
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
         """Measure before the first step, if it can be done then."""

@@ -130,11 +130,11 @@ class SpectralBias(Callback):
 
     def __repr__(self) -> str:
         """Say what is recorded, and what was seen last."""
-        last = f"; latest: {np.array2string(self.relative[-1], precision=2)}" if self.residuals else ""
-        return (
-            f"SpectralBias(frequencies={self.frequencies.tolist()}, every={self._every}; "
-            f"{len(self.steps)} records{last})"
-        )
+        text = f"SpectralBias(frequencies={self.frequencies.tolist()}, every={self._every}; "
+        text += f"{len(self.steps)} records"
+        if self.residuals:
+            text += f"; latest: {np.array2string(self.relative[-1], precision=2)}"
+        return text + ")"
 
     @property
     def relative(self) -> _Vector:
