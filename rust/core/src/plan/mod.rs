@@ -83,7 +83,10 @@ const WORK_PER_THREAD: usize = 4_000_000;
 const SHARDS: usize = 2;
 /// Multiply-adds of a pass that is in shards: from where a second thread pays for the copy of the gradients, to
 /// where tiles of weights do as well.
-const SHARDED_WORK: Range<usize> = 2_000_000..6 * WORK_PER_THREAD;
+const SHARDED_WORK: Range<usize> = 1_000_000..6 * WORK_PER_THREAD;
+/// From where it pays with fewer rows than `MANY_ROWS`, to which a copy is much beside the work.
+const SHARDED_WORK_OF_FEW: usize = 2_000_000;
+const MANY_ROWS: usize = 96;
 /// Weights of a network whose passes are in shards, at most: so that copies of their gradients cost little
 /// beside the products.
 const SHARDED_WEIGHTS: usize = 32 * 1024;
@@ -548,7 +551,9 @@ fn shards<T: Element>(network: &Network, mode: Mode, rows: usize, work: usize) -
     let training = matches!(mode, Mode::Step | Mode::Apart);
     let dense = !network.has_norms() && network.encoders().is_empty();
     let weights = network.stages().iter().map(|s| if s.dense.is_some() { s.inputs * s.outputs } else { 0 });
-    let small = weights.sum::<usize>() <= SHARDED_WEIGHTS && SHARDED_WORK.contains(&work);
+    let small = weights.sum::<usize>() <= SHARDED_WEIGHTS
+        && SHARDED_WORK.contains(&work)
+        && (rows >= MANY_ROWS || work >= SHARDED_WORK_OF_FEW);
     // Nothing is copied into panels, which are those of all rows.
     let narrow = network.max_width() * size_of::<T>() < LONG_STRIDE;
     if training && dense && small && narrow && rows >= SHARDS * SHARD_ROWS { SHARDS } else { 1 }

@@ -28,6 +28,7 @@ fn small_networks_go_in_shards_whatever_the_threads() {
         let step = plan(&[64, 100, 10], 200, Mode::Step, threads);
         assert_eq!((step.shards, step.blocks(), step.block_rows, step.threads), (2, 2, 100, threads.min(2)));
         assert_eq!(plan(&[64, 100, 10], 200, Mode::Apart, threads).shards, 2);
+        assert_eq!(plan(&[4, 64, 64, 2], 96, Mode::Step, threads).shards, 2);
         for (widths, rows) in [(&[4, 64, 64, 2][..], 64), (&[64, 100, 10], 20_000), (&[300, 300, 9], 20)] {
             assert_eq!(plan(widths, rows, Mode::Step, threads).shards, 1, "{widths:?}");
         }
