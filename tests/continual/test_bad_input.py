@@ -145,3 +145,27 @@ def test_names_of_other_libraries_say_where_it_is(name, where):
     with pytest.raises(AttributeError, match=f"EWC has no attribute '{name}'.*{where}"):
         getattr(strategy, name)
     assert not hasattr(strategy, "__array__")
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda t: continual.EWC(t, ewc_lambda=1.0), "EWC has no argument 'ewc_lambda': it is str"),
+        (lambda t: continual.SynapticIntelligence(t, si_lambda=1.0), "'si_lambda': it is strength"),
+        (lambda t: continual.OnlineEWC(t, 1, gamma=0.9), r"'gamma': OnlineEWC\(decay=\)"),
+        (lambda t: continual.Replay(t, mem_size=100), "'mem_size': it is buffer: a number of"),
+        (lambda t: continual.GEM(t, patterns_per_exp=9), "'patterns_per_exp': it is per_task"),
+        (lambda t: continual.EWC(t, 1, epochs=3), "'epochs': it is of continual.run"),
+        (lambda t: continual.EWC(t, 1, stength=3), "did you mean strength"),
+        (lambda t: continual.Naive(model=t.model), "'model': strategies are around a trainer"),
+    ],
+)
+def test_arguments_of_other_libraries_say_what_they_are_here(make, text):
+    with pytest.raises(TypeError, match=text):
+        make(learner())
+
+
+def test_a_model_an_optimizer_and_a_loss_are_a_trainer_s():
+    trainer = learner()
+    with pytest.raises(ArgumentError, match="a Trainer, which has model, loss and optimizer"):
+        continual.EWC(trainer.model, trainer.optimizer, trainer.loss, 0.4)

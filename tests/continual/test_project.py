@@ -326,9 +326,6 @@ def test_what_cannot_be_joined_is_said(scenario, trainer):
         continual.OGD(trainer(dropout=0.1))
     model = nn.Sequential(nn.Linear(2, 6))
     sam = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SAM(optim.SGD(lr=0.1)))
-    strategy = continual.AGEM(sam, 20)
-    strategy.fit(scenario[0])
-    before = model.flat_parameters.copy()
-    with pytest.raises(UnsupportedError, match="SAM"):
-        strategy.fit(scenario[1])
-    np.testing.assert_array_equal(model.flat_parameters, before)
+    for make in (lambda: continual.AGEM(sam, 20), lambda: continual.GEM(sam, 20)):
+        with pytest.raises(UnsupportedError, match="GEM changes the gradient .* use the optimizer"):
+            make()

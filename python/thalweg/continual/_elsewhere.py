@@ -19,3 +19,24 @@ ELSEWHERE = {
     **dict.fromkeys(("mem_size", "storage_policy", "memory"), "it is strategy.buffer"),
     **dict.fromkeys(("ewc_lambda", "lambda_e", "e_lambda", "reg_strength"), "it is .strength"),
 }
+
+_STEPS = "it is of continual.run, or of strategy.fit: how long a task is learned, in what batches"
+_BUFFER = "it is buffer: a number of samples, or one of the buffers in continual"
+#: The same of what their makers take.
+ARGUMENTS = {
+    **dict.fromkeys(
+        ("ewc_lambda", "e_lambda", "lambda_e", "si_lambda", "lambda_reg", "reg_strength", "lam"),
+        "it is strength",
+    ),
+    **dict.fromkeys(
+        ("model", "optimizer", "criterion", "loss"),
+        "strategies are around a trainer, tw.Trainer(model, loss=, optimizer=)",
+    ),
+    **dict.fromkeys(("train_mb_size", "train_epochs", "epochs", "n_epochs"), _STEPS),
+    **dict.fromkeys(("mem_size", "buffer_size", "memory_size", "capacity"), _BUFFER),
+    **dict.fromkeys(("minibatch_size", "batch_size_mem", "sample_size"), "it is batch_size"),
+    **dict.fromkeys(("decay_factor", "gamma"), "OnlineEWC(decay=) fades what was gathered"),
+    "mode": "EWC keeps a penalty for each task, and OnlineEWC one for all",
+    "patterns_per_exp": "it is per_task",
+    "memory_strength": "it is margin",
+}

@@ -15,6 +15,7 @@ from thalweg.continual._memory import Keeping, buffer_of, keep, kept_rows
 from thalweg.continual._strategy import Strategy, mean_history
 from thalweg.continual._task import Task
 from thalweg.errors import UnsupportedError
+from thalweg.optim import SAM
 
 #: Steps whose reference rows are chosen at once.
 _CHUNK = 64
@@ -24,6 +25,14 @@ class Projecting(Strategy):
     """Base of strategies that change gradients between the pass and the update, in the core."""
 
     _does: tuple[str, ...] = ("projection",)
+
+    def __init__(self, inner: Trainer | Strategy) -> None:
+        super().__init__(inner)
+        if isinstance(self.trainer.optimizer, SAM):
+            raise UnsupportedError(
+                f"{type(self).__name__} changes the gradient of each step, and SAM takes its "
+                "gradients elsewhere than at the parameters: use the optimizer inside of it"
+            )
 
     @contextlib.contextmanager
     def _projecting(self) -> Iterator[Any]:
@@ -82,8 +91,9 @@ class AGEM(Projecting, Keeping):
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        During a task, if it has weights of samples, another strategy projects gradients, the loss
-        is one of your own, or the optimizer is `optim.SAM` or takes all data at once.
+        If the optimizer is `optim.SAM`. During a task, if it has weights of samples, another
+        strategy projects gradients, the loss is one of your own, or the optimizer takes all data
+        at once.
 
     Notes
     -----

@@ -1,17 +1,18 @@
 """The form of every strategy."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from thalweg import _checks, _core
-from thalweg._habits import advice
+from thalweg._habits import advice, argument_names, refuse_unknown
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _joins
-from thalweg.continual._elsewhere import ELSEWHERE
+from thalweg.continual._elsewhere import ARGUMENTS, ELSEWHERE
 from thalweg.continual._task import Task, check_rows
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import BCEWithLogitsLoss, Sequential
@@ -56,9 +57,14 @@ class Strategy:
     #: What it does that others may not bear: see `_joins`.
     _does: tuple[str, ...] = ()
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let the makers of ours say what other libraries' arguments become here."""
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls) and cls.__module__.startswith("thalweg."):
+            _guide(cls)
+
     def __init__(self, inner: "Trainer | Strategy") -> None:
-        if not isinstance(inner, Trainer | Strategy):
-            raise ArgumentError(f"inner must be a Trainer or a Strategy; got {inner!r}")
+        _check_inner(inner)
         self.inner: Strategy | None = inner if isinstance(inner, Strategy) else None
         self.trainer: Trainer = inner.trainer if isinstance(inner, Strategy) else inner
         self.needs_task: bool = self.inner is not None and self.inner.needs_task
@@ -312,6 +318,29 @@ class Strategy:
             self.inner.load_state_dict(state["inner"])
 
 
+def _guide(cls: type[Strategy]) -> None:
+    """Let the maker of a class say what is wrong with its arguments before Python does."""
+    make: Any = vars(cls)["__init__"]
+    known = argument_names(make)
+
+    @functools.wraps(make)
+    def init(self: Strategy, *args: Any, **kwargs: Any) -> None:
+        refuse_unknown(type(self).__name__, known, kwargs, ARGUMENTS)
+        if args:
+            _check_inner(args[0])  # it may be one of a model, an optimizer and a loss
+        make(self, *args, **kwargs)
+
+    cls.__init__ = init  # type: ignore[method-assign]
+
+
+def _check_inner(inner: Any) -> None:
+    if not isinstance(inner, Trainer | Strategy):
+        raise ArgumentError(
+            "inner must be a Trainer, which has model, loss and optimizer, or a Strategy; got "
+            f"{inner!r}"
+        )
+
+
 def _check_schedule(trainer: Trainer) -> None:
     """Refuse what a task that is learned by many short fits would count wrongly."""
     schedule, why = trainer._schedule, None
@@ -347,3 +376,6 @@ def mean_history(parts: list[tuple[int, History]]) -> History:
         values = np.array([one[key][-1] for _, one in parts])
         history[key] = [float(values.sum() if key == "seconds" else values @ rows / rows.sum())]
     return history
+
+
+_guide(Strategy)  # subclasses come to it by themselves

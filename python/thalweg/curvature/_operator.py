@@ -82,9 +82,10 @@ class Operator:
 
     A product is exact, by forward over reverse differentiation [1]_ and for :math:`G` as in [2]_,
     and takes two to three times as long as a gradient. What depends on the point alone, such as
-    outputs and gradients of layers, is computed by the first product, which takes twice as long,
-    and kept (up to 256 MB; beyond, every product is a first one) until parameters or data are
-    others: they are compared each time, so that an operator is never out of date.
+    outputs and gradients of layers, is computed by the first product, which takes about half as
+    long again, and kept (up to 256 MB; beyond, every product is a first one) until parameters or
+    data are others: they are compared each time, so that an operator is never out of date. Its
+    memory serves again at the next point; a new operator has to ask the system for it.
     SciPy takes it for a linear operator: ``scipy.sparse.linalg.aslinearoperator(operator)``.
 
     References
