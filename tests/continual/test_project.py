@@ -327,5 +327,5 @@ def test_what_cannot_be_joined_is_said(scenario, trainer):
     model = nn.Sequential(nn.Linear(2, 6))
     sam = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SAM(optim.SGD(lr=0.1)))
     for make in (lambda: continual.AGEM(sam, 20), lambda: continual.GEM(sam, 20)):
-        with pytest.raises(UnsupportedError, match="GEM changes the gradient .* use the optimizer"):
+        with pytest.raises(UnsupportedError, match=r"GEM changes the gradient .* use the opt"):
             make()
