@@ -84,8 +84,9 @@ const SHARDS: usize = 2;
 /// Multiply-adds of a pass that is in shards: from where a second thread pays for the copy of the gradients, to
 /// where tiles of weights do as well.
 const SHARDED_WORK: Range<usize> = 1_000_000..6 * WORK_PER_THREAD;
-/// From where it pays with fewer rows than `MANY_ROWS`, to which a copy is much beside the work.
+/// From where it pays with fewer rows than [`MANY_ROWS`].
 const SHARDED_WORK_OF_FEW: usize = 2_000_000;
+/// Rows from which a copy of the gradients is little beside the work on them.
 const MANY_ROWS: usize = 96;
 /// Weights of a network whose passes are in shards, at most: so that copies of their gradients cost little
 /// beside the products.
