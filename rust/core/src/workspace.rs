@@ -66,7 +66,7 @@ impl Layout {
     ///
     /// ```text
     /// B·in + Σ over stages (2·B·out + B·in, if the input is copied + B·out, if its gradient is)
-    ///      + Σ over all but the first in·out            transposed weights
+    ///      + Σ over all but the first in·out            transposed weights, up to 2 MiB
     ///      + t·scratch                                  a tile, and blocks of rows
     ///      + all parameters, if there are several waves, or for each shard
     /// ```
@@ -92,7 +92,7 @@ impl Layout {
             .zip(&plan.stages)
             .map(|(stage, planned)| {
                 let (k, n) = (stage.inputs, stage.outputs);
-                let backward = planned.is_some_and(|p| p.backward.is_some());
+                let backward = planned.is_some_and(|p| p.backward.is_some_and(|b| !b.pack_b));
                 let parts = planned.map_or(0, |p| p.forward.precision.parts());
                 let panels = |lanes: usize, k: usize| match parts {
                     0 => lanes * k,
@@ -186,7 +186,8 @@ mod tests {
             for (i, (w, planned)) in widths.windows(2).zip(&plan.stages).enumerate() {
                 let planned = planned.unwrap();
                 let copies = if plan.in_shards() { plan.threads } else { 1 };
-                want += 2 * b * w[1] + if i > 0 { copies * w[0] * w[1] } else { 0 };
+                let small = size_of::<f32>() * w[0] * w[1] <= 2 << 20;
+                want += 2 * b * w[1] + if i > 0 && small { copies * w[0] * w[1] } else { 0 };
                 want += if planned.pack_input { b * w[0] } else { 0 };
                 want += if planned.pack_delta { b * w[1] } else { 0 };
             }

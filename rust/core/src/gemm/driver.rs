@@ -22,6 +22,10 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
     let (bk, bn) = match &b {
         Rhs::Plain(b) => (b.rows(), b.cols()),
         Rhs::Panels(b) => (b.k(), b.n()),
+        Rhs::Transposed(b) => {
+            assert!(plan.pack_b, "a plan for another right operand");
+            (b.n(), b.k())
+        }
         Rhs::Split(_) => panic!("parts are for products of parts"),
     };
     assert!(a.rows() == m && bn == n && bk == k, "({} × {k}) · ({bk} × {bn}) → {m} × {n}", a.rows());
@@ -75,6 +79,10 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                             (part.as_ptr(), part.row_stride(), PANEL)
                         }
                     }
+                    Rhs::Transposed(b) => {
+                        pack::pack_transposed_panel(s, *b, (k0, kc), (j0, cols), &mut b_scratch[..cols * kc]);
+                        (b_scratch.as_ptr(), cols, 0)
+                    }
                     Rhs::Split(_) => unreachable!("refused above"),
                 };
                 let start = if k0 == 0 { Start::at(&init, j0) } else { Start::Accumulate };
@@ -89,7 +97,7 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                 for (t, i) in (0..mc).step_by(plan.rows).enumerate() {
                     let rows = plan.rows.min(mc - i);
                     let (a_ptr, a_row, a_step) = match &a {
-                        Lhs::Panels(a) => (a.data().as_ptr().wrapping_add((i0 + i) * k + k0 * rows), 1, rows),
+                        Lhs::Panels(a) => (a.at(i0 + i, k0, rows), 1, rows),
                         Lhs::Plain(_) if plan.pack_a => (a_scratch[i * kc..].as_ptr(), 1, rows),
                         Lhs::Plain(a) => {
                             let a = a.block(i0 + i, rows, k0, kc);
@@ -97,10 +105,14 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                         }
                         Lhs::Split(_) => panic!("parts are for products of parts"),
                     };
-                    let (hint, bytes) = if ahead.is_empty() {
-                        (next.wrapping_add(next_bytes / count * t), next_bytes / count)
-                    } else {
-                        hints.next()
+                    let (hint, bytes) = match &b {
+                        _ if !ahead.is_empty() => hints.next(),
+                        // The squares that the next panel is made of, or as many as there are tiles.
+                        Rhs::Transposed(b) => {
+                            let square = b.square(k0 + kc / PANEL * t / count * PANEL, j0 + cols);
+                            (square.cast(), cols * PANEL * size_of::<T>())
+                        }
+                        _ => (next.wrapping_add(next_bytes / count * t), next_bytes / count),
                     };
                     let c_tile = c_ptr.wrapping_add((i0 + i) * c_row + j0);
                     if k0 > 0 {

@@ -62,6 +62,21 @@ impl<T: Element> Lhs<'_, T> {
             Lhs::Split(a) => a.k(),
         }
     }
+
+    /// The columns `from .. from + k`.
+    ///
+    /// # Panics
+    /// If there are fewer, or if it is in parts, which are taken whole.
+    pub fn steps(self, from: usize, k: usize) -> Self {
+        match self {
+            Lhs::Plain(a) => Lhs::Plain(a.block(0, a.rows(), from, k)),
+            Lhs::Panels(a) => Lhs::Panels(a.steps(from, k)),
+            Lhs::Split(a) => {
+                assert!((from, k) == (0, a.k()));
+                self
+            }
+        }
+    }
 }
 
 /// The right operand, k × n.
@@ -71,6 +86,8 @@ pub enum Rhs<'a, T> {
     Plain(MatRef<'a, T>),
     /// In panels.
     Panels(pack::Panels<'a, T>),
+    /// The transpose of what lies in panels, copied on the way, if [the plan](GemmPlan::transposing) is for such.
+    Transposed(pack::Panels<'a, T>),
     /// In parts, if the plan is for such.
     Split(SplitPanels<'a, T>),
 }

@@ -8,7 +8,7 @@
 //! A left operand, m × k, is copied into panels of a tile's rows: `panel[p · rows + i]`.
 
 use crate::element::Element;
-use crate::simd::{Isa, Op, Simd, dispatch};
+use crate::simd::{Isa, Op, Simd, dispatch, prefetch_later};
 use crate::view::MatRef;
 
 /// Columns of a panel: two of the widest vectors, and a multiple of every kernel's width.
@@ -44,6 +44,11 @@ impl<'a, T: Element> Panels<'a, T> {
     pub fn data(&self) -> &'a [T] {
         self.data
     }
+
+    /// Where row `p` of the panel that begins with column `j` lies, or would lie if there were one.
+    pub(super) fn square(&self, j: usize, p: usize) -> *const T {
+        self.data.as_ptr().wrapping_add(j * self.k + p * PANEL.min(self.n.saturating_sub(j)))
+    }
 }
 
 /// An m × k matrix in panels of rows.
@@ -51,8 +56,12 @@ impl<'a, T: Element> Panels<'a, T> {
 pub struct LhsPanels<'a, T> {
     data: &'a [T],
     m: usize,
-    k: usize,
     rows: usize,
+    /// Steps of k in each panel,
+    depth: usize,
+    /// and those that are meant: the first, and how many.
+    from: usize,
+    k: usize,
 }
 
 impl<'a, T: Element> LhsPanels<'a, T> {
@@ -62,7 +71,7 @@ impl<'a, T: Element> LhsPanels<'a, T> {
     /// If there are not m · k elements.
     pub fn new(data: &'a [T], m: usize, k: usize, rows: usize) -> Self {
         assert_eq!(data.len(), m * k);
-        LhsPanels { data, m, k, rows }
+        LhsPanels { data, m, rows, depth: k, from: 0, k }
     }
 
     /// The rows `from .. from + m`.
@@ -72,7 +81,21 @@ impl<'a, T: Element> LhsPanels<'a, T> {
     pub fn block(self, from: usize, m: usize) -> Self {
         assert!(from.is_multiple_of(self.rows) && from + m <= self.m);
         assert!(m.is_multiple_of(self.rows) || from + m == self.m);
-        LhsPanels { data: &self.data[from * self.k..(from + m) * self.k], m, ..self }
+        LhsPanels { data: &self.data[from * self.depth..(from + m) * self.depth], m, ..self }
+    }
+
+    /// The steps `from .. from + k`.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn steps(self, from: usize, k: usize) -> Self {
+        assert!(from + k <= self.k);
+        LhsPanels { from: self.from + from, k, ..self }
+    }
+
+    /// Where step `p` of the panel of `rows` rows from `i` on lies.
+    pub(super) fn at(&self, i: usize, p: usize, rows: usize) -> *const T {
+        self.data.as_ptr().wrapping_add(i * self.depth + (self.from + p) * rows)
     }
 
     /// Rows of the matrix.
@@ -86,10 +109,6 @@ impl<'a, T: Element> LhsPanels<'a, T> {
     /// Rows of a panel.
     pub fn rows(&self) -> usize {
         self.rows
-    }
-    /// All elements.
-    pub fn data(&self) -> &'a [T] {
-        self.data
     }
 }
 
@@ -119,18 +138,40 @@ pub fn pack_transposed<T: Element>(isa: Isa, b: Panels<'_, T>, from: usize, into
                     break;
                 }
                 let (panel, rest) = into.split_at_mut(width * b.n);
-                for j in (0..b.n).step_by(PANEL) {
-                    let depth = PANEL.min(b.n - j);
-                    let square = &b.data[offset(b.k, b.n, i, j)..][..width * depth];
-                    let square = MatRef::new(square, width, depth);
-                    copy_panel(s, square, &mut panel[j * width..(j + depth) * width]);
-                }
+                pack_transposed_panel(s, b, (0, b.n), (i, width), panel);
                 into = rest;
             }
             assert!(into.is_empty());
         }
     }
     dispatch(isa, Run(b, from, into));
+}
+
+/// Copies a part of the transpose of `b`, `k` rows from `k0` and `n` columns from `j0` on, as one panel.
+///
+/// # Panics
+/// If `k0` is not the start of a panel of `b`, nor `k0 + k` the end of one.
+#[inline(always)]
+pub(super) fn pack_transposed_panel<T: Element, S: Simd<T>>(
+    s: S,
+    b: Panels<'_, T>,
+    (k0, k): (usize, usize),
+    (j0, n): (usize, usize),
+    panel: &mut [T],
+) {
+    assert!(k0.is_multiple_of(PANEL) && (k.is_multiple_of(PANEL) || k0 + k == b.n));
+    for p in (0..k).step_by(PANEL) {
+        let depth = PANEL.min(k - p);
+        let square = &b.data[offset(b.k, b.n, j0, k0 + p)..][..n * depth];
+        if p + 2 * PANEL < k {
+            // Squares are a panel apart, which is too far for the hardware to foresee.
+            let ahead = b.square(k0 + p + 2 * PANEL, j0);
+            for line in (0..n * PANEL).step_by(64 / size_of::<T>()) {
+                prefetch_later::<T, false>(ahead.wrapping_add(line));
+            }
+        }
+        copy_panel(s, MatRef::new(square, n, depth), &mut panel[p * n..(p + depth) * n]);
+    }
 }
 
 /// Copies a matrix, of contiguous rows, transposed: `into[j · rows + i] = m[i, j]`.
@@ -167,7 +208,7 @@ pub unsafe fn pack_rows<T: Element>(
         #[inline(always)]
         fn eval<S: Simd<T>>(self, s: S) {
             /// Rows taken at once: each panel gets so many runs, each row gives up its lines once.
-            const ROWS: usize = 8;
+            const ROWS: usize = 32;
             let Run(part, width, from, k, into) = self;
             let n = part.cols();
             for r in (0..part.rows()).step_by(ROWS) {

@@ -30,6 +30,8 @@ enum Layout {
     Plain,
     Transposed,
     Panels,
+    /// The transpose in panels, of the right operand.
+    TransposedPanels,
 }
 
 /// One product on one ISA, with operands in every layout, strides longer than the rows, and a canary
@@ -68,17 +70,23 @@ fn check<T: Element>(isa: Isa, case: &Case) {
             k,
             a_row_stride: a.row_stride(),
             a_col_stride: a.col_stride(),
-            b_row_stride: (case.b != Layout::Panels).then_some(b.row_stride()),
+            b_row_stride: (case.b == Layout::Plain).then_some(b.row_stride()),
         },
     );
     if let Some((kc, mc, pack_a, pack_b)) = case.plan {
-        let pack_b = pack_b && case.b != Layout::Panels;
+        // What is transposed comes in whole panels.
+        let kc = if case.b == Layout::TransposedPanels { kc.next_multiple_of(PANEL) } else { kc };
+        let pack_b = pack_b && case.b == Layout::Plain;
         plan = GemmPlan::blocked(tile, (m, k), (mc * tile.mr, kc), pack_a, pack_b);
     }
 
-    let panels = in_panels(b);
+    let (panels, transposed) = (in_panels(b), in_panels(b.t()));
     let rhs = match case.b {
         Layout::Panels => Rhs::Panels(Panels::new(&panels, k, n)),
+        Layout::TransposedPanels => {
+            plan = plan.transposing();
+            Rhs::Transposed(Panels::new(&transposed, n, k))
+        }
         _ => Rhs::Plain(b),
     };
 
@@ -117,7 +125,7 @@ fn every_remainder_of_every_tile() {
         for m in 0..=tile.mr + 2 {
             for n in 0..=tile.nr + 3 {
                 for (a, k) in [(Layout::Plain, 5), (Layout::Transposed, 3), (Layout::Plain, 0)] {
-                    let b = if n % 2 == 0 { Layout::Plain } else { Layout::Panels };
+                    let b = [Layout::Plain, Layout::Panels, Layout::TransposedPanels][(m / 2 + n) % 3];
                     let case = Case { m, n, k, slack: 3, a, b, init: (m + n) % 3, plan: None };
                     check::<f32>(isa, &case);
                     check::<f64>(isa, &case);
@@ -142,12 +150,14 @@ fn shapes_of_networks() {
         (3, 131, 40),
         (300, 1, 600),
         (70, 600, 600),
+        (40, 70, 1300),
     ] {
         for (a, b) in [
             (Layout::Plain, Layout::Plain),
             (Layout::Plain, Layout::Panels),
             (Layout::Transposed, Layout::Plain),
             (Layout::Transposed, Layout::Panels),
+            (Layout::Plain, Layout::TransposedPanels),
         ] {
             check_all(&Case { m, n, k, slack: 0, a, b, init: 1, plan: None });
         }
@@ -161,7 +171,7 @@ proptest! {
     fn any_blocking_gives_the_same_bits(
         m in 0usize..60, n in 0usize..80, k in 0usize..70, slack in 0usize..5,
         a in prop_oneof![Just(Layout::Plain), Just(Layout::Transposed)],
-        b in prop_oneof![Just(Layout::Plain), Just(Layout::Panels)],
+        b in prop_oneof![Just(Layout::Plain), Just(Layout::Panels), Just(Layout::TransposedPanels)],
         init in 0usize..3,
         plan in prop::option::of((1usize..40, 1usize..4, any::<bool>(), any::<bool>())),
     ) {
@@ -215,12 +225,15 @@ fn a_left_operand_in_panels_gives_the_same_bits() {
             let whole = LhsPanels::new(&panels, m, k, plan.rows);
             let cut = m / 2 / plan.rows * plan.rows;
             let mut c = vec![f32::NAN; m * n];
-            for (from, to) in [(0, cut), (cut, m)] {
+            // In four parts: of the rows, and of the steps, of which the second go on from the first.
+            for ((from, to), (first, last)) in
+                [(0, cut), (cut, m)].into_iter().flat_map(|rows| [(0, k / 3), (k / 3, k)].map(|k| (rows, k)))
+            {
                 let gemm = Gemm {
-                    a: Lhs::Panels(whole.block(from, to - from)),
-                    b: Rhs::Plain(b),
+                    a: Lhs::Panels(whole.block(from, to - from)).steps(first, last - first),
+                    b: Rhs::Plain(b.block(first, last - first, 0, n)),
                     c: MatMut::new(&mut c[from * n..to * n], to - from, n),
-                    init: Init::Zero,
+                    init: if first == 0 { Init::Zero } else { Init::Accumulate },
                     epilogue: Epilogue::None,
                     ahead: &[Ahead { start: panels.as_ptr().cast(), bytes: 4 * m * k }],
                 };

@@ -296,6 +296,9 @@ impl<'a, T: Element> Pass<'a, T> {
         if forward && parts == 0 {
             return Rhs::Panels(self.weight(stage));
         }
+        if !forward && self.planned(index).backward.is_some_and(|b| b.pack_b) {
+            return Rhs::Transposed(self.weight(stage));
+        }
         // SAFETY: written while packing, or before by this thread, only.
         let data = unsafe { self.values.slice(self.weights_at(index, forward, worker)) };
         match parts {

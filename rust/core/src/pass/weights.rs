@@ -127,84 +127,106 @@ impl<'a, T: Element> Pass<'a, T> {
             Lhs::Plain(x.t())
         };
         let delta = self.rows_ref(slots.delta, &all, stage.outputs);
-        let init = if sums.goes_on { Init::Accumulate } else { Init::Zero };
         let (scratch, own) = self.scratch(worker).split_at_mut(padded::<T>(self.plan.scratch));
+        let (own, own_bias) = own.split_at_mut(own.len() - PANEL.min(stage.outputs));
 
-        for col in item.cols.clone().step_by(PANEL) {
-            let n = PANEL.min(stage.outputs - col);
-            let start = dense.weight + offset(stage.inputs, stage.outputs, item.rows.start, col);
-            let bias = dense_bias.map_or(0..0, |b| b + col..b + col + n);
-            let (weight, bias_sum) = match sums.into {
-                // SAFETY: this panel of the item, and the bias of its columns, which no other serves.
-                Some((grads, base)) => unsafe {
-                    let bias = if bias.is_empty() { 0..0 } else { base + bias.start..base + bias.end };
-                    (grads.slice_mut(base + start..base + start + m * n), grads.slice_mut(bias))
-                },
-                None => {
-                    let (weight, rest) = own.split_at_mut(m * n);
-                    (weight, &mut rest[..bias.len()])
-                }
-            };
-            let delta = if planned.pack_delta && parts == 0 {
-                let from = slots.delta_panels + col * k;
-                // SAFETY: written while rows went through.
-                MatRef::new(unsafe { self.values.slice(from..from + k * n) }, k, n)
-            } else {
-                delta.block(0, k, col, n)
-            };
-            let range = start..start + m * n;
-            let mut ahead = [Ahead { start: std::ptr::null(), bytes: 0 }; 1 + optim::MAX_STATE];
-            let mut count = 0;
-            if let Some(state) = &task.update
-                && complete
-            {
-                for buffer in std::iter::once(&self.params).chain(state).filter(|b| !b.is_empty()) {
-                    let bytes = size_of::<T>() * range.len();
-                    ahead[count] = Ahead { start: buffer.ptr(range.clone()).cast(), bytes };
-                    count += 1;
-                }
-            }
-            if !wanted {
-                // Only the bias is trained.
-            } else if n <= self.plan.narrow && parts == 0 {
-                let (transposed, scratch) = scratch.split_at_mut(n * m);
-                self.narrow_gradient(x, delta, init, weight, transposed, scratch);
-            } else {
-                let b = match parts {
-                    0 => Rhs::Plain(delta),
-                    _ => {
-                        let len = split_len(stage.outputs, k, parts);
-                        // SAFETY: written while rows went through.
-                        let panels =
-                            unsafe { self.values.slice(slots.delta_panels..slots.delta_panels + len) };
-                        Rhs::Split(SplitPanels::new(panels, stage.outputs, k, parts).block(col, n))
-                    }
+        // Of many rows, a block passes by all panels before the next one does: so its part of the input comes from
+        // the second-level cache.
+        let depth = if parts == 0 { planned.weight.kc } else { k };
+        for from in (0..k).step_by(depth) {
+            let steps = depth.min(k - from);
+            let last = from + steps == k;
+            let init = if sums.goes_on || from > 0 { Init::Accumulate } else { Init::Zero };
+            for (panel, col) in item.cols.clone().step_by(PANEL).enumerate() {
+                let n = PANEL.min(stage.outputs - col);
+                let start = dense.weight + offset(stage.inputs, stage.outputs, item.rows.start, col);
+                let range = start..start + m * n;
+                let weight = match sums.into {
+                    // SAFETY: this panel of the item, which no other serves.
+                    Some((grads, base)) => unsafe { grads.slice_mut(base + range.start..base + range.end) },
+                    None => &mut own[if depth < k { panel * m * PANEL } else { 0 }..][..m * n],
                 };
-                let gemm = Gemm {
-                    a,
-                    b,
-                    c: MatMut::new(&mut *weight, m, n),
-                    init,
-                    epilogue: Epilogue::None,
-                    ahead: &ahead[..count],
+                let delta = if planned.pack_delta && parts == 0 {
+                    let from = slots.delta_panels + col * k;
+                    // SAFETY: written while rows went through.
+                    MatRef::new(unsafe { self.values.slice(from..from + k * n) }, k, n)
+                } else {
+                    delta.block(0, k, col, n)
                 };
-                gemm.run(self.plan.isa, &planned.weight, scratch);
-            }
-            if !bias.is_empty() {
-                if let Init::Zero = init {
-                    bias_sum.fill(T::ZERO);
-                }
-                dispatch(self.plan.isa, SumRows { rows: delta, into: &mut *bias_sum });
-            }
-            if complete {
+                let now = complete && last;
                 if wanted {
-                    task.note_size(self.plan.isa, weight);
-                    self.update(&task, range, weight);
+                    let rows = delta.block(from, steps, 0, n);
+                    if n <= self.plan.narrow && parts == 0 {
+                        let x = x.block(from, steps, 0, m);
+                        let (transposed, scratch) = scratch.split_at_mut(n * m);
+                        self.narrow_gradient(x, rows, init, weight, transposed, scratch);
+                    } else {
+                        let b = match parts {
+                            0 => Rhs::Plain(rows),
+                            _ => {
+                                let len = split_len(stage.outputs, k, parts);
+                                let panels = slots.delta_panels..slots.delta_panels + len;
+                                // SAFETY: written while rows went through.
+                                let panels = unsafe { self.values.slice(panels) };
+                                Rhs::Split(SplitPanels::new(panels, stage.outputs, k, parts).block(col, n))
+                            }
+                        };
+                        let (ahead, count) = self.ahead(&task, &range);
+                        let gemm = Gemm {
+                            a: a.steps(from, steps),
+                            b,
+                            c: MatMut::new(&mut *weight, m, n),
+                            init,
+                            epilogue: Epilogue::None,
+                            ahead: &ahead[..if now { count } else { 0 }],
+                        };
+                        gemm.run(self.plan.isa, &planned.weight, scratch);
+                    }
+                    if now {
+                        task.note_size(self.plan.isa, weight);
+                        self.update(&task, range, weight);
+                    }
                 }
-                task.note_size(self.plan.isa, bias_sum);
-                self.update(&task, bias, bias_sum);
+                if let Some(bias) = dense_bias
+                    && last
+                {
+                    let range = bias + col..bias + col + n;
+                    let sum = match sums.into {
+                        // SAFETY: the bias of the panel's columns, likewise.
+                        Some((grads, base)) => unsafe {
+                            grads.slice_mut(base + range.start..base + range.end)
+                        },
+                        None => &mut own_bias[..n],
+                    };
+                    if !sums.goes_on {
+                        sum.fill(T::ZERO);
+                    }
+                    dispatch(self.plan.isa, SumRows { rows: delta, into: &mut *sum });
+                    if complete {
+                        task.note_size(self.plan.isa, sum);
+                        self.update(&task, range, sum);
+                    }
+                }
             }
         }
+    }
+
+    /// What the update of some weights will need.
+    fn ahead(
+        &self,
+        task: &WeightTask<'a, T>,
+        range: &Range<usize>,
+    ) -> ([Ahead; 1 + optim::MAX_STATE], usize) {
+        let mut ahead = [Ahead { start: std::ptr::null(), bytes: 0 }; 1 + optim::MAX_STATE];
+        let mut count = 0;
+        if let Some(state) = &task.update {
+            for buffer in std::iter::once(&self.params).chain(state).filter(|b| !b.is_empty()) {
+                let bytes = size_of::<T>() * range.len();
+                ahead[count] = Ahead { start: buffer.ptr(range.clone()).cast(), bytes };
+                count += 1;
+            }
+        }
+        (ahead, count)
     }
 
     /// The gradient of a panel of few columns: as its transpose, so that vectors lie along the inputs

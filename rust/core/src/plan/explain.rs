@@ -78,9 +78,10 @@ impl fmt::Display for Plan {
                 true => format!("tiles of {} rows, copied in blocks of {}×{} (deep)", g.rows, g.mc, g.kc),
                 false => format!("tiles of {} rows as they lie", g.rows),
             };
+            let transposing = |g: &GemmPlan| if g.pack_b { ", weights transposed on the way" } else { "" };
             write!(f, "  stage {i}: forward {}", describe(&stage.forward))?;
             match &stage.backward {
-                Some(backward) => writeln!(f, "; backward {}", describe(backward))?,
+                Some(backward) => writeln!(f, "; backward {}{}", describe(backward), transposing(backward))?,
                 None => writeln!(f)?,
             }
         }

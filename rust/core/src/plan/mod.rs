@@ -94,6 +94,10 @@ const SHARDED_WEIGHTS: usize = 32 * 1024;
 /// Rows of a shard, at least.
 const SHARD_ROWS: usize = 16;
 
+/// Bytes from which a weight matrix is transposed on the way through a product: one that does not stay in a
+/// second-level cache costs more to write down transposed, and to read again, than to transpose for each block of rows.
+const TRANSPOSED_BYTES: usize = 2 << 20;
+
 /// Inputs, outputs and rows from which products are taken in parts: less would leave tiles half empty.
 const SPLIT_LEAST: usize = 32;
 
@@ -468,6 +472,9 @@ impl Plan {
             Mode::Apart => true,
         };
         let backward = wants_input_gradient.then(|| {
+            if !split && inputs * outputs * size_of::<T>() > TRANSPOSED_BYTES {
+                return product(outputs, inputs).transposing();
+            }
             self.add_panels(index, false, outputs, inputs);
             product(outputs, inputs)
         });
@@ -484,7 +491,7 @@ impl Plan {
         };
         let high = part.next_multiple_of(weight.rows).min(inputs);
         if self.mode != Mode::Inference {
-            self.add_tiles(index, inputs, outputs, high);
+            self.add_tiles(index, (inputs, outputs), high, !split && weight.kc < depth);
             let last = outputs % PANEL;
             if last <= self.narrow && !split {
                 self.scratch = self.scratch.max(high * last);
@@ -504,10 +511,12 @@ impl Plan {
         }
     }
 
-    fn add_tiles(&mut self, stage: usize, inputs: usize, outputs: usize, rows: usize) {
+    /// Tiles of so many rows of a weight matrix. `whole`: all their panels are worked on by turns.
+    fn add_tiles(&mut self, stage: usize, (inputs, outputs): (usize, usize), rows: usize, whole: bool) {
         let (panels, most) = (outputs.div_ceil(PANEL), (self.tile_elements / (rows * PANEL)).max(1));
         let cols = panels.div_ceil(panels.div_ceil(most)) * PANEL;
-        self.tile_scratch = self.tile_scratch.max((rows + 1) * PANEL.min(outputs));
+        let panel = PANEL.min(outputs);
+        self.tile_scratch = self.tile_scratch.max(panel + rows * if whole { cols } else { panel });
         for row in (0..inputs).step_by(rows) {
             for col in (0..outputs).step_by(cols) {
                 self.tiles.push(TileItem {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::layer::{Activation, BatchNorm, Init, Layer, Linear};
+use crate::workspace::Layout;
 
 fn network(widths: &[usize]) -> Network {
     let layers = widths.windows(2).flat_map(|w| {
@@ -103,6 +104,27 @@ fn the_first_layer_needs_no_input_gradient() {
     assert!(plan.stages[0].unwrap().backward.is_none());
     assert!(plan.stages[1].unwrap().backward.is_some());
     assert!(plan.panels.iter().all(|p| p.stage == 1));
+}
+
+#[test]
+fn weights_too_large_for_the_cache_are_transposed_on_the_way() {
+    let net = network(&[30, 900, 700, 5]);
+    for threads in [1, 2] {
+        let plan = Plan::new::<f32>(&net, TRAINING, 800, Isa::Scalar, threads);
+        let on_the_way: Vec<_> =
+            plan.stages.iter().map(|s| s.unwrap().backward.is_some_and(|b| b.pack_b)).collect();
+        assert_eq!(on_the_way, [false, true, false], "900 × 700 only");
+        assert!(plan.panels.iter().all(|p| p.stage == 2));
+        let copy = Layout::new::<f32>(&net, &plan).stages;
+        assert_eq!(copy[1].input_panels - copy[1].transposed, 0, "no room for a copy");
+        assert!(copy[2].input_panels - copy[2].transposed >= 700 * 5);
+        assert!(plan.to_string().contains("weights transposed on the way"));
+
+        // Of so many rows, a tile keeps the sums of all its panels.
+        assert!(!plan.in_waves() && plan.stages[1].unwrap().weight.kc < 800);
+        let most = plan.tiles.iter().map(|t| t.rows.len() * t.cols.len()).max().unwrap();
+        assert!(plan.tile_scratch >= most);
+    }
 }
 
 #[test]

@@ -215,6 +215,58 @@ fn forward_and_backward_by_hand_are_the_step_and_accumulate() {
     }
 }
 
+/// Weights of more than a second-level cache are transposed on the way, and of many rows some at a time pass by the
+/// panels of a tile: what smaller ones never do.
+#[test]
+fn gradients_of_wide_layers_over_many_rows_are_right() {
+    let _turn = THREADS.lock().unwrap();
+    let loss = Loss::Mse;
+    let (parts, rows) = (11, 70);
+    let data = Data::<f64>::new(parts * rows, 3, 2);
+    let fresh = || Model::<f64>::new(layers(&[3, 560, 600, 2], Activation::Tanh), 6).unwrap();
+    let mut trainer = Trainer::new(loss);
+    let plan = trainer.plan(&fresh(), parts * rows).0;
+    let wide = plan.stages[1].unwrap();
+    assert!(wide.backward.unwrap().pack_b && !plan.in_waves() && wide.weight.kc < parts * rows);
+
+    // Back through the wide layer, beside differences.
+    let part = |from: usize| data.x().block(from, rows, 0, 3);
+    let goals = |from| Targets::Values(MatRef::new(&data.y, parts * rows, 2).block(from, rows, 0, 2));
+    let mut model = fresh();
+    let mut check = Check::new(&mut model, loss, part(0), goals(0)).unwrap();
+    let found = check.run(&mut model, part(0), goals(0), f64::EPSILON.cbrt(), 0..40).unwrap();
+    let analytic: Vec<f64> = found.iter().map(|d| d.analytic).collect();
+    let numeric: Vec<f64> = found.iter().map(|d| d.numeric).collect();
+    // Gradients of single weights are some thousandths of the loss, whose last bits the differences are made of.
+    let error = distance(&analytic, &numeric);
+    assert!(error < 1e-6, "{error:e}");
+
+    // And over many rows, beside sums over few.
+    let gradients = |model: &Model<f64>| {
+        let mut flat = vec![0.0; model.network().num_parameters()];
+        model.gradients(&mut flat);
+        flat
+    };
+    for threads in [1, 3] {
+        set_num_threads(threads);
+        let (mut whole, mut apart) = (fresh(), fresh());
+        let still = Optimizer::new(momentum(0.1), whole.network()).unwrap();
+        trainer.backward(&mut whole, &still, data.x(), data.y(loss)).unwrap();
+        for from in (0..parts * rows).step_by(rows) {
+            trainer.backward(&mut apart, &still, part(from), goals(from)).unwrap();
+        }
+        let mean: Vec<f64> = gradients(&apart).iter().map(|g| g / parts as f64).collect();
+        assert!(distance(&gradients(&whole), &mean) < 1e-14, "on {threads}");
+        // A step takes the same gradient, panel by panel, with the update behind it.
+        let once = gradients(&whole);
+        let mut stepped = fresh();
+        let mut optimizer = Optimizer::new(momentum(0.1), stepped.network()).unwrap();
+        trainer.step(&mut stepped, &mut optimizer, data.x(), data.y(loss)).unwrap();
+        let moved: Vec<f64> = parameters(&fresh()).iter().zip(&once).map(|(p, g)| p - 0.1 * g).collect();
+        assert!(distance(&parameters(&stepped), &moved) < 1e-15, "on {threads}");
+    }
+}
+
 /// A batch that is large enough for shards against parts of it that are not.
 #[test]
 fn shards_of_a_batch_add_up_to_its_gradient() {
@@ -297,12 +349,13 @@ fn the_same_bits_for_any_number_of_threads() {
     let _turn = THREADS.lock().unwrap();
     // Small, wide and deep enough that all kinds of plans occur; a last batch that is short and odd. The
     // fourth goes in waves on few threads, and in one on many; the last in shards.
-    let cases: [(&[usize], usize, usize, Activation, Extra); 12] = [
+    let cases: [(&[usize], usize, usize, Activation, Extra); 13] = [
         (&[5, 7, 3], 40, 13, Activation::Tanh, NOTHING),
         (&[64, 300, 300, 10], 500, 201, Activation::Gelu, NOTHING),
         (&[300, 1100, 5], 300, 128, Activation::Relu, NOTHING),
         (&[3, 128, 128, 128, 2], 3000, 1500, Activation::Sigmoid, NOTHING),
         (&[2100, 40, 3], 129, 64, Activation::LeakyRelu(0.1), NOTHING),
+        (&[30, 900, 700, 5], 900, 800, Activation::Relu, NOTHING),
         (&[40, 300, 200, 5], 500, 401, Activation::Relu, BATCH_NORM),
         (&[7, 33, 3], 90, 70, Activation::Gelu, BATCH_NORM),
         (&[40, 300, 200, 5], 500, 401, Activation::Relu, ROW_NORMS),
