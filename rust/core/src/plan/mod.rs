@@ -11,6 +11,8 @@
 //! weights   the gradient of a part of a weight matrix over these rows, its update    item: a tile
 //! ```
 //!
+//! Weights that are too large for a cache are not packed: the product transposes them on its way.
+//!
 //! What a block does is a list of **steps**; `rows` runs all of it in one go, unless a normalization cuts
 //! it, once on the way forward and once on the way back.
 //!
