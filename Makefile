@@ -57,7 +57,7 @@ core-test:
 	MAKEFLAGS= cargo test -p thalweg-core --doc
 
 # From Debian: qemu-user, gcc-aarch64-linux-gnu, libc6-dev-arm64-cross. Optimized a little: it is
-# emulated. Here 87 tests took some four minutes. Whole trainings would take far longer, and the test of
+# emulated. Here 119 tests took some three minutes. Whole trainings would take far longer, and the test of
 # allocations starts its own binary, which nothing emulates.
 aarch64: export CARGO_PROFILE_TEST_OPT_LEVEL := 1
 aarch64: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER := aarch64-linux-gnu-gcc
