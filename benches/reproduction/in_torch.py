@@ -14,6 +14,7 @@ from benches.reproduction import data, protocol
 from benches.reproduction.__main__ import seeds
 
 EPOCHS, ROWS, WIDTH = 4, 128, 400
+MEMORY = 1100  # samples that rehearsal keeps
 cross_entropy = nn.CrossEntropyLoss()
 
 
@@ -53,7 +54,7 @@ def run(method, kind, strength, tasks, seed):
     for index, (x, y, _, _) in enumerate(tasks):
         new = x, y
         if memory:  # old samples as often as makes them about as many as new ones
-            times = max(len(x) // 1100, 1)
+            times = max(len(x) // MEMORY, 1)
             x, y = (torch.cat([part[i] for part in memory] * times + [new[i]]) for i in (0, 1))
         for _ in range(EPOCHS):
             for batch, labels in batches(x, y):
@@ -78,7 +79,7 @@ def run(method, kind, strength, tasks, seed):
                 for w, slope in zip(importance, slopes, strict=True):
                     w += 0 if slope is None else slope.abs() / -(-len(new[0]) // ROWS)
         elif method == "rehearsal":
-            keep = 1100 // (index + 1)
+            keep = MEMORY // (index + 1)
             memory = [(old[:keep], labels[:keep]) for old, labels in memory]
             chosen = torch.randperm(len(new[0]))[:keep]
             memory.append((new[0][chosen], new[1][chosen]))

@@ -150,7 +150,7 @@ pub fn pack_transposed<T: Element>(isa: Isa, b: Panels<'_, T>, from: usize, into
 /// Copies a part of the transpose of `b`, `k` rows from `k0` and `n` columns from `j0` on, as one panel.
 ///
 /// # Panics
-/// If `k0` is not the start of a panel of `b`, nor `k0 + k` the end of one.
+/// If `k0` is not the start of a panel of `b`, or `k0 + k` not the end of one.
 #[inline(always)]
 pub(super) fn pack_transposed_panel<T: Element, S: Simd<T>>(
     s: S,

@@ -10,7 +10,7 @@ use crate::simd::{Isa, Op, Simd, dispatch};
 /// but then sums wait in C twice as often, which costs more than loads from the second level: in float32 with AVX-512,
 /// blocks of 512 are 2 to 4 % faster than of 256, and as fast with AVX2; in float64, half of that is.
 const COLUMN_BYTES: usize = 2048;
-/// From that depth on rows of A are copied, though they are contiguous.
+/// In products deeper than that, rows of A are copied though they are contiguous.
 const DEEP: usize = 512;
 /// Elements of a packed block of A at most: a quarter of a 2 MB second-level cache in float32. All
 /// panels of B pass by each block once.
