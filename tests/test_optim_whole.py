@@ -176,7 +176,8 @@ def muon(path, g, lr=1e-3, weight_decay=0.1, momentum=0.95, nesterov=True, adjus
     return np.array(path)
 
 
-@pytest.mark.parametrize("shape", [(40, 70), (70, 40), (300, 280), (1, 33)])
+# The last is cut into tiles of which those at the edges have more rows to copy at once than full ones.
+@pytest.mark.parametrize("shape", [(40, 70), (70, 40), (300, 280), (1, 33), (768, 400)])
 @pytest.mark.parametrize(
     "options",
     [{}, {"nesterov": False, "momentum": 0.8, "weight_decay": 0.0}, {"adjust": "match_rms_adamw"}],
@@ -360,6 +361,12 @@ def test_shampoo_is_its_published_formula(shape, options, dtype, tolerance, rng)
         expected.append(w)
     error = np.linalg.norm(np.array(path) - expected) / np.linalg.norm(expected)
     assert error <= tolerance
+
+
+def test_shampoo_of_many_tiles_is_its_formula(rng):
+    """As Muon's of that shape: tiles at the edges copy more at once than full ones."""
+    options = {"max_preconditioner_dim": 500, "eps": 1e-3}
+    test_shampoo_is_its_published_formula((768, 400), options, "float32", 1e-5, rng)
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (40, 70), (70, 40), (1, 9), (1, 1)], ids=repr)

@@ -3,7 +3,7 @@
 //! A weight lies in panels of outputs; products want rows. Whichever of W, as (out, in), and its transpose is
 //! not wide is written down, so that what follows has one orientation to deal with.
 
-use super::{Piece, Place, Tile, Work};
+use super::{Piece, Place, TILE, Tile, Work};
 use crate::element::Element;
 use crate::gemm::{Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs, plan::GemmShape};
 use crate::simd::Isa;
@@ -56,7 +56,7 @@ pub(super) fn shape(
     GemmShape { m, n, k, a_row_stride, a_col_stride, b_row_stride: Some(right) }
 }
 
-/// What a thread needs to multiply such tiles, and smaller ones, on any instruction set.
+/// What a thread needs to multiply such tiles, and what is left at the edges, on any instruction set.
 pub(super) fn packs<T: Element>(shapes: &[GemmShape]) -> usize {
     let len = |isa| shapes.iter().map(move |shape| GemmPlan::choose::<T>(isa, *shape).scratch_len());
     Isa::available().into_iter().flat_map(len).max().unwrap_or(0)
@@ -74,7 +74,9 @@ pub(super) fn multiply<T: Element>(
     let (m, n, k) = (tile.rows.len(), tile.cols.len(), left.cols());
     let transposed = left.col_stride() != 1;
     let long = left.row_stride().max(left.col_stride());
-    let plan = GemmPlan::choose::<T>(work.isa, shape((m, n, k), (long, right.row_stride()), transposed));
+    // That of a full tile also at the edges, since it is what there is scratch for.
+    let full = (m.max(TILE.min(left.rows())), n.max(TILE.min(right.cols())), k);
+    let plan = GemmPlan::choose::<T>(work.isa, shape(full, (long, right.row_stride()), transposed));
     let gemm = Gemm {
         a: Lhs::Plain(left.block(tile.rows.start, m, 0, k)),
         b: Rhs::Plain(right.block(0, k, tile.cols.start, n)),
