@@ -30,7 +30,7 @@ use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, TryLockError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -99,6 +99,8 @@ struct Board {
     phase: AtomicU64,
     /// Claims of the phase that are completed and counted.
     done: AtomicU32,
+    /// Whether an item of the region panicked: what is left is counted, and not run.
+    failed: AtomicBool,
     current: UnsafeCell<Option<Current>>,
 }
 
@@ -186,12 +188,17 @@ pub fn after_fork() {
 /// Denormal numbers are flushed to zero meanwhile; the caller's mode is restored.
 ///
 /// # Panics
-/// With the first panic of an item, after all threads have left the job.
+/// With the first panic of an item, after all threads have left the job; later phases are not begun.
 pub fn run(job: &dyn Job, threads: usize) {
     let _mode = FlushDenormals::new();
     if threads > 1 {
         let pool = Pool::get();
-        if let Ok(_region) = pool.region.try_lock() {
+        let region = match pool.region.try_lock() {
+            // A panic came out there, after all threads had left the job.
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            other => other.ok(),
+        };
+        if let Some(_region) = region {
             return pool.run(job, threads.min(MAX_THREADS));
         }
     }
@@ -229,6 +236,7 @@ impl Pool {
             board: Line(Board {
                 phase: AtomicU64::new(0),
                 done: AtomicU32::new(0),
+                failed: AtomicBool::new(false),
                 current: UnsafeCell::new(None),
             }),
             shares: (0..MAX_THREADS).map(|_| Line(AtomicU64::new(0))).collect(),
@@ -281,7 +289,9 @@ impl Pool {
             self.help(phase, 0);
             helped = phase.stamp;
         }
-        if let Some(payload) = self.panic.lock().unwrap_or_else(|e| e.into_inner()).take() {
+        if self.board.0.failed.swap(false, Ordering::Relaxed)
+            && let Some(payload) = self.panic.lock().unwrap_or_else(|e| e.into_inner()).take()
+        {
             resume_unwind(payload);
         }
     }
@@ -327,11 +337,15 @@ impl Pool {
         while let Some(claim) = next {
             let result = catch_unwind(AssertUnwindSafe(|| {
                 for item in claim * run..((claim + 1) * run).min(items) {
+                    if self.board.0.failed.load(Ordering::Relaxed) {
+                        return;
+                    }
                     job.run(index, item, worker);
                 }
             }));
             if let Err(payload) = result {
                 self.panic.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(payload);
+                self.board.0.failed.store(true, Ordering::Relaxed);
             }
             completed += 1;
             next = self.claim(phase, of);
@@ -520,7 +534,7 @@ mod tests {
 
     #[test]
     fn a_panic_comes_out_at_the_caller_and_the_pool_survives() {
-        struct Panics;
+        struct Panics(AtomicBool);
         impl Job for Panics {
             fn phases(&self) -> usize {
                 2
@@ -528,15 +542,40 @@ mod tests {
             fn items(&self, _: usize) -> usize {
                 4
             }
-            fn run(&self, _: usize, item: usize, _: usize) {
+            fn run(&self, phase: usize, item: usize, _: usize) {
+                self.0.fetch_or(phase > 0, Ordering::Relaxed);
                 assert!(item != 2, "item two");
             }
         }
-        let result = catch_unwind(|| run(&Panics, 2));
-        assert!(result.is_err());
+        /// Whether another thread than the caller took part.
+        struct Shared(AtomicBool);
+        impl Job for Shared {
+            fn phases(&self) -> usize {
+                1
+            }
+            fn items(&self, _: usize) -> usize {
+                2
+            }
+            fn run(&self, _: usize, _: usize, worker: usize) {
+                self.0.fetch_or(worker > 0, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        for threads in [1, 2] {
+            let job = Panics(AtomicBool::new(false));
+            assert!(catch_unwind(|| run(&job, threads)).is_err());
+            assert!(!job.0.load(Ordering::Relaxed), "a phase was begun after a panic");
+        }
         let job = Counting::new(&[4, 4], 0);
         run(&job, 2);
         job.check();
+        // Regions of other tests may have the pool now, but not for ever.
+        let begin = Instant::now();
+        let job = Shared(AtomicBool::new(false));
+        while !job.0.load(Ordering::Relaxed) {
+            assert!(begin.elapsed() < Duration::from_secs(60), "the caller has been alone ever since");
+            run(&job, 2);
+        }
     }
 
     #[test]
