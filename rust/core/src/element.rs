@@ -23,13 +23,20 @@ impl Dtype {
         }
     }
 }
+mod sealed {
+    /// Nobody else may: buffers and casts rest on there being two types, of which all bytes zero are a number.
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for f64 {}
+}
 
 /// A floating-point type that the core computes with. Implemented for `f32` and `f64` only.
 ///
 /// Beside plain arithmetic it names the vector functions whose algorithm depends on the precision
 /// (each lives in a file of [`math`]).
 pub trait Element:
-    Copy
+    sealed::Sealed
+    + Copy
     + Default
     + PartialEq
     + PartialOrd

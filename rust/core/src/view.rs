@@ -32,9 +32,17 @@ unsafe impl<T: Sync> Sync for MatRef<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Send for MatMut<'_, T> {}
 
-/// Elements between the first and the last of a matrix, both included.
-fn span(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize {
-    if rows == 0 || cols == 0 { 0 } else { (rows - 1) * row_stride + (cols - 1) * col_stride + 1 }
+/// Elements between the first and the last of a matrix, both included; `None` if they are beyond counting.
+fn span(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> Option<usize> {
+    if rows == 0 || cols == 0 {
+        return Some(0);
+    }
+    (rows - 1).checked_mul(row_stride)?.checked_add((cols - 1).checked_mul(col_stride)?)?.checked_add(1)
+}
+
+/// Whether `count` from `from` on are inside of `all`.
+fn inside(from: usize, count: usize, all: usize) -> bool {
+    from <= all && count <= all - from
 }
 
 impl<'a, T: Copy> MatRef<'a, T> {
@@ -43,7 +51,7 @@ impl<'a, T: Copy> MatRef<'a, T> {
     /// # Panics
     /// If the slice has not exactly `rows · cols` elements.
     pub fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
-        assert_eq!(data.len(), rows * cols, "a {rows} × {cols} matrix");
+        assert_eq!(Some(data.len()), rows.checked_mul(cols), "a {rows} × {cols} matrix");
         Self::strided(data, rows, cols, cols, 1)
     }
 
@@ -52,7 +60,8 @@ impl<'a, T: Copy> MatRef<'a, T> {
     /// # Panics
     /// If an element would lie outside the slice.
     pub fn strided(data: &'a [T], rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> Self {
-        assert!(data.len() >= span(rows, cols, row_stride, col_stride), "a {rows} × {cols} matrix");
+        let span = span(rows, cols, row_stride, col_stride);
+        assert!(span.is_some_and(|span| span <= data.len()), "a {rows} × {cols} matrix");
         MatRef { ptr: data.as_ptr(), rows, cols, row_stride, col_stride, life: PhantomData }
     }
 
@@ -101,7 +110,7 @@ impl<'a, T: Copy> MatRef<'a, T> {
     /// # Panics
     /// If that is not inside the matrix.
     pub fn block(self, from: usize, rows: usize, col: usize, cols: usize) -> Self {
-        assert!(from + rows <= self.rows && col + cols <= self.cols, "block outside of the matrix");
+        assert!(inside(from, rows, self.rows) && inside(col, cols, self.cols), "block outside of the matrix");
         let ptr = self.ptr.wrapping_add(from * self.row_stride + col * self.col_stride);
         MatRef { ptr, rows, cols, ..self }
     }
@@ -153,7 +162,7 @@ impl<'a, T: Element> MatMut<'a, T> {
     /// # Panics
     /// If the slice has not exactly `rows · cols` elements.
     pub fn new(data: &'a mut [T], rows: usize, cols: usize) -> Self {
-        assert_eq!(data.len(), rows * cols, "a {rows} × {cols} matrix");
+        assert_eq!(Some(data.len()), rows.checked_mul(cols), "a {rows} × {cols} matrix");
         MatMut { ptr: data.as_mut_ptr(), rows, cols, row_stride: cols, life: PhantomData }
     }
 
@@ -162,10 +171,8 @@ impl<'a, T: Element> MatMut<'a, T> {
     /// # Panics
     /// If rows would overlap or an element would lie outside the slice.
     pub fn strided(data: &'a mut [T], rows: usize, cols: usize, row_stride: usize) -> Self {
-        assert!(
-            row_stride >= cols && data.len() >= span(rows, cols, row_stride, 1),
-            "a {rows} × {cols} matrix"
-        );
+        let span = span(rows, cols, row_stride, 1).filter(|_| row_stride >= cols);
+        assert!(span.is_some_and(|span| span <= data.len()), "a {rows} × {cols} matrix");
         MatMut { ptr: data.as_mut_ptr(), rows, cols, row_stride, life: PhantomData }
     }
 
@@ -216,7 +223,7 @@ impl<'a, T: Element> MatMut<'a, T> {
     /// # Panics
     /// If that is not inside the matrix.
     pub fn block(&mut self, from: usize, rows: usize, col: usize, cols: usize) -> MatMut<'_, T> {
-        assert!(from + rows <= self.rows && col + cols <= self.cols, "block outside of the matrix");
+        assert!(inside(from, rows, self.rows) && inside(col, cols, self.cols), "block outside of the matrix");
         let ptr = self.ptr.wrapping_add(from * self.row_stride + col);
         MatMut { ptr, rows, cols, ..*self }
     }
@@ -285,5 +292,17 @@ mod tests {
     #[should_panic(expected = "block outside")]
     fn a_block_that_sticks_out_is_refused() {
         let _ = MatRef::new(&[0.0f32; 6], 2, 3).block(1, 2, 0, 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "a 2 × 2 matrix")]
+    fn strides_beyond_counting_are_refused() {
+        MatRef::strided(&[0.0f32; 2], 2, 2, usize::MAX, 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "block outside")]
+    fn a_block_from_beyond_counting_is_refused() {
+        let _ = MatRef::new(&[0.0f32; 6], 2, 3).block(usize::MAX, 1, 0, 1);
     }
 }

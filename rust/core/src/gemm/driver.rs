@@ -41,7 +41,8 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
     let (a_scratch, b_scratch) = scratch.split_at_mut(plan.a_scratch());
     let b_scratch = &mut b_scratch[..plan.b_scratch()];
     let nr = S::NV * S::N;
-    let wide = if plan.pack_b { None } else { kernel::wide(m).map(|nv| nv * S::N) };
+    // Its tile has all rows; so must the plan's.
+    let wide = if plan.pack_b || plan.rows < m { None } else { kernel::wide(m).map(|nv| nv * S::N) };
     let (c_ptr, c_row) = (c.as_mut_ptr(), c.row_stride());
     let tiles = m.div_ceil(plan.rows) * n.div_ceil(nr) * k.div_ceil(plan.kc);
     let mut hints = Hints { spans: ahead, tiles, tile: 0 };

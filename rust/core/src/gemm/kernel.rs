@@ -126,9 +126,9 @@ impl<T: Element, const MR: usize, const NV: usize, const MASKED: bool, const UNI
         let Tile { mut ahead, ahead_step, .. } = self.0;
         // A wide tile goes over several panels.
         let panel = |j: usize| if NV <= 2 { j * S::N } else { j * S::N / PANEL * b_panel + j * S::N % PANEL };
-        // Rows that are apart: a pointer per three of them, whose offsets the addressing modes hold. Opaque,
-        // because as multiples of one stride the compiler would walk them in one chain of additions, and
-        // wait for it in every step.
+        // Rows that are apart: a pointer per three of them, whose offsets the addressing modes hold. Opaque, and so in
+        // every step: as multiples of one stride the compiler would walk them in one chain of additions, and wait for
+        // it; with a counter in common it would keep a pointer per row, more than there are registers for.
         let group = |g: usize| if UNIT { a } else { opaque(a.wrapping_add(3 * g * a_row)) };
         let (mut a0, mut a1, mut a2, mut a3, mut a4) = (group(0), group(1), group(2), group(3), group(4));
         let last = if MASKED { cols - (NV - 1) * S::N } else { S::N };
@@ -175,11 +175,11 @@ impl<T: Element, const MR: usize, const NV: usize, const MASKED: bool, const UNI
                     )*};
                 }
                 rows!(0 a0 1 a0 2 a0 3 a1 4 a1 5 a1 6 a2 7 a2 8 a2 9 a3 10 a3 11 a3 12 a4 13 a4);
-                a0 = a0.wrapping_add(a_step);
-                a1 = a1.wrapping_add(a_step);
-                a2 = a2.wrapping_add(a_step);
-                a3 = a3.wrapping_add(a_step);
-                a4 = a4.wrapping_add(a_step);
+                let next = |a: *const T| match UNIT {
+                    true => a.wrapping_add(a_step),
+                    false => opaque(a.wrapping_add(a_step)),
+                };
+                (a0, a1, a2, a3, a4) = (next(a0), next(a1), next(a2), next(a3), next(a4));
                 b = b.wrapping_add(b_step);
             }
             macro_rules! slopes {

@@ -274,6 +274,30 @@ fn nan_and_infinity_stay_in_their_rows_and_columns() {
     }
 }
 
+/// A plan may be for another shape, as long as its scratch suffices: also that of a row for two.
+#[test]
+fn a_plan_for_fewer_rows_gives_the_same() {
+    let (m, n, k) = (2, 64, 5);
+    let mut rng = Stream::new(3, Purpose::Init, 0);
+    let (a, b) = (random::<f32>(&mut rng, m * k), random::<f32>(&mut rng, k * n));
+    let (a, b) = (MatRef::new(&a, m, k), MatRef::new(&b, k, n));
+    for isa in Isa::available() {
+        let shape = GemmShape { m: 1, n, k, a_row_stride: k, a_col_stride: 1, b_row_stride: Some(n) };
+        let mut c = vec![0.0f32; m * n];
+        let gemm = Gemm {
+            a: Lhs::Plain(a),
+            b: Rhs::Plain(b),
+            c: MatMut::new(&mut c, m, n),
+            init: Init::Zero,
+            epilogue: Epilogue::None,
+            ahead: &[],
+        };
+        gemm.run(isa, &GemmPlan::choose::<f32>(isa, shape), &mut []);
+        let want = reference::product(a, b, b, Init::Zero, isa != Isa::Scalar);
+        assert_eq!(bits(&c), bits(&want), "{isa}");
+    }
+}
+
 #[test]
 fn the_error_of_a_chain_is_within_its_bound() {
     let (m, n, k) = (10, 20, 4096);

@@ -113,6 +113,8 @@ impl<S> Columns<S> {
 /// Rows of a group: each group has sums of its own, taken while its rows are at hand, and the sums of all
 /// groups are put together in their order.
 pub const GROUP: usize = 64;
+/// Columns whose sums over groups are taken at once.
+const TOGETHER: usize = 64;
 
 /// Sums over the rows of a group of K vectors that `f(row, first column, columns)` gives.
 #[inline(always)]
@@ -226,18 +228,28 @@ pub fn statistics<'g, T: Element>(
     to: &mut Columns<&mut [T]>,
 ) {
     let count = rows.div_ceil(GROUP);
-    let size = |g: usize| GROUP.min(rows - g * GROUP) as f64;
-    for j in 0..to.mean.len() {
-        let total: f64 = (0..count).map(|g| groups(g).0[j].to_f64()).sum();
-        let mean = total / rows as f64;
-        let mut squares = 0.0;
+    for from in (0..to.mean.len()).step_by(TOGETHER) {
+        let cols = from..to.mean.len().min(from + TOGETHER);
+        let (mut means, mut squares) = ([0.0; TOGETHER], [0.0; TOGETHER]);
         for g in 0..count {
-            let between = groups(g).0[j].to_f64() / size(g) - mean;
-            squares += groups(g).1[j].to_f64() + size(g) * between * between;
+            let total = &groups(g).0[cols.clone()];
+            means.iter_mut().zip(total).for_each(|(mean, total)| *mean += total.to_f64());
         }
-        to.mean[j] = T::lit(mean);
-        to.unbiased[j] = T::lit(squares / (rows as f64 - 1.0));
-        constants(norm, affine, to, j, squares / rows as f64);
+        means.iter_mut().for_each(|mean| *mean /= rows as f64);
+        for g in 0..count {
+            let size = GROUP.min(rows - g * GROUP) as f64;
+            let (total, within) = groups(g);
+            let group = total[cols.clone()].iter().zip(&within[cols.clone()]);
+            for ((sum, mean), (total, within)) in squares.iter_mut().zip(&means).zip(group) {
+                let between = total.to_f64() / size - mean;
+                *sum += within.to_f64() + size * between * between;
+            }
+        }
+        for ((j, mean), squares) in cols.zip(means).zip(squares) {
+            to.mean[j] = T::lit(mean);
+            to.unbiased[j] = T::lit(squares / (rows as f64 - 1.0));
+            constants(norm, affine, to, j, squares / rows as f64);
+        }
     }
 }
 
@@ -259,10 +271,18 @@ pub fn gradients<'g, T: Element>(
     groups: impl Fn(usize) -> (&'g [T], &'g [T]),
     to: &mut Columns<&mut [T]>,
 ) {
-    for j in 0..to.mean.len() {
-        let sum = |f: &dyn Fn(usize) -> T| T::lit((0..count).map(|g| f(g).to_f64()).sum());
-        to.shift_grad[j] = sum(&|g| groups(g).0[j]);
-        to.scale_grad[j] = sum(&|g| groups(g).1[j]);
+    for from in (0..to.mean.len()).step_by(TOGETHER) {
+        let cols = from..to.mean.len().min(from + TOGETHER);
+        let mut sums = [[0.0; TOGETHER]; 2];
+        for g in 0..count {
+            let (shift, scale) = groups(g);
+            for (sums, group) in sums.iter_mut().zip([shift, scale]) {
+                sums.iter_mut().zip(&group[cols.clone()]).for_each(|(sum, x)| *sum += x.to_f64());
+            }
+        }
+        let [shift, scale] = sums;
+        to.shift_grad[cols.clone()].iter_mut().zip(shift).for_each(|(grad, sum)| *grad = T::lit(sum));
+        to.scale_grad[cols].iter_mut().zip(scale).for_each(|(grad, sum)| *grad = T::lit(sum));
     }
 }
 

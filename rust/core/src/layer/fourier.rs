@@ -80,7 +80,8 @@ pub fn forward<T: Element, S: Simd<T>>(s: S, x: &[T], frequencies: &[T], y: &mut
         [],
         #[inline(always)]
         |[z, _], []| {
-            let (sin, cos) = sin::sin_cos(s, s.mul(tau, z));
+            // Whole turns are taken off first, exactly: of an angle of many turns little would be left after 2π.
+            let (sin, cos) = sin::sin_cos(s, s.mul(tau, s.sub(z, s.round(z))));
             [sin, cos]
         },
     );

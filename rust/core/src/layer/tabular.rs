@@ -124,10 +124,8 @@ impl TabularInput {
         let ordered = self.pieces.is_sorted_by(|a, b| a.column < b.column);
         let free =
             |p: &Pieces| p.column < self.inputs && self.categories.iter().all(|c| c.column != p.column);
-        // In single precision, too: it is what most models round them to.
         let rising = |p: &Pieces| {
-            let finite = p.edges.iter().all(|e| (*e as f32).is_finite());
-            p.edges.len() > 1 && finite && p.edges.is_sorted_by(|a, b| (*a as f32) < (*b as f32))
+            p.edges.len() > 1 && p.edges.iter().all(|e| e.is_finite()) && p.edges.is_sorted_by(|a, b| a < b)
         };
         if ordered && self.pieces.iter().all(|p| free(p) && rising(p)) {
             return Ok(());
@@ -137,6 +135,34 @@ impl TabularInput {
             value: format!("{:?}", self.pieces),
             accepted: format!("columns of numbers below {}, in their order, with rising edges", self.inputs),
         })
+    }
+
+    /// Checks that edges and codes are still apart as numbers of a precision.
+    ///
+    /// # Errors
+    /// If two edges, or two codes, are the same number.
+    pub fn check_precision<T: Element>(&self) -> Result<(), Error> {
+        let name = T::DTYPE.name();
+        let apart = |p: &Pieces| {
+            let edges: Vec<T> = p.edges.iter().map(|e| T::lit(*e)).collect();
+            edges.iter().all(|e| e.is_finite()) && edges.is_sorted_by(|a, b| a < b)
+        };
+        if let Some(pieces) = self.pieces.iter().find(|p| !apart(p)) {
+            return Err(Error::Argument {
+                name: "pieces",
+                value: format!("{:?} for column {}", pieces.edges, pieces.column),
+                accepted: format!("as {name} they must be finite and rise: scale the column, or use float64"),
+            });
+        }
+        let most = 2.0 / T::EPSILON;
+        if let Some(category) = self.categories.iter().find(|c| c.codes as f64 > most) {
+            return Err(Error::Argument {
+                name: "categories",
+                value: format!("{} codes for column {}", category.codes, category.column),
+                accepted: format!("{name} tells {most} whole numbers apart: use float64"),
+            });
+        }
+        Ok(())
     }
 
     /// Calls `f(column of the input, its pieces if it has some, first column of the output)` for the columns of
@@ -235,6 +261,25 @@ mod tests {
         assert!(layer.check().is_ok());
         let unordered = TabularInput { categories: vec![categories[1], categories[0]], ..layer };
         assert!(unordered.check().is_err());
+    }
+
+    #[test]
+    fn edges_and_codes_must_be_apart_in_the_precision() {
+        let of = |edges: &[f64], codes| TabularInput {
+            inputs: 2,
+            categories: vec![Category { column: 0, codes, dim: 1 }],
+            pieces: vec![Pieces { column: 1, edges: edges.to_vec() }],
+        };
+        for (layer, single, double) in [
+            (of(&[0.0, 1.0], 1 << 24), true, true),
+            (of(&[1.7e9, 1.7e9 + 10.0, 1.7e9 + 20.0], 3), false, true),
+            (of(&[0.0, 1e300], 3), false, true),
+            (of(&[0.0, 1.0], (1 << 24) + 1), false, true),
+        ] {
+            assert!(layer.check().is_ok());
+            assert_eq!(layer.check_precision::<f32>().is_ok(), single, "{layer:?}");
+            assert_eq!(layer.check_precision::<f64>().is_ok(), double, "{layer:?}");
+        }
     }
 
     #[test]

@@ -218,6 +218,31 @@ fn every_kind_is_found_by_its_name_and_parameters() {
     assert_eq!(Activation::of_kind("linear", &[]), None);
 }
 
+/// Features of Fourier are as accurate after many turns as in the first: their angle is exact here.
+#[test]
+fn features_of_many_turns_are_accurate() {
+    struct Run<'y>(f32, &'y mut [f32]);
+    impl Op<f32> for Run<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn eval<S: Simd<f32>>(self, s: S) {
+            fourier::forward(s, &[self.0], &[3.3, -0.7, 0.25], self.1);
+        }
+    }
+    for isa in Isa::available() {
+        for x in [0.25, 1.0, 64.0, 4096.0, -65536.0] {
+            let mut y = [0.0; 6];
+            dispatch(isa, Run(x, &mut y));
+            for (j, b) in [3.3f32, -0.7, 0.25].into_iter().enumerate() {
+                let angle = std::f64::consts::TAU * (f64::from(x) * f64::from(b)).fract();
+                let (sin, cos) = angle.sin_cos();
+                assert!((f64::from(y[j]) - sin).abs() < 5e-7, "{isa} {x} {b}");
+                assert!((f64::from(y[3 + j]) - cos).abs() < 5e-7, "{isa} {x} {b}");
+            }
+        }
+    }
+}
+
 #[test]
 fn nan_is_never_hidden() {
     for isa in Isa::available() {

@@ -1,7 +1,7 @@
 //! Cross-entropy of a label c under softmax: with m = max oⱼ and Z = Σ e^(oⱼ−m),
 //! ℓ = ln Z + m − o_c,  ∂ℓ/∂oⱼ = e^(oⱼ−m)/Z − [j = c].
 
-use super::{Objective, RowLoss, Rows, first_of, heads, lanes, vector};
+use super::{Class, Objective, RowLoss, Rows, first_of, heads, lanes, vector};
 use crate::element::Element;
 use crate::gemm::pack::copy_panel;
 use crate::simd::{MAX_LANES, Simd, zip_map};
@@ -28,21 +28,23 @@ pub fn rows<T: Element, S: Simd<T>>(
         for (i, (into, sum)) in losses.iter_mut().zip(&mut sums).enumerate() {
             let r = chunk * S::N + i;
             let (label, importance) = (labels[(rows.at)(r)], rows.weight(r));
-            let (counts, weight) = objective.label_weight(label);
-            let weight = weight * importance;
+            let output = rows.output.row(r);
             let mut grad = grad.as_mut().map(|g| g.row_mut(r));
-            if counts {
-                let output = rows.output.row(r);
-                let (head, of_classes) = objective.head(label as usize, output.len());
-                let (output, label) = (&output[head.clone()], label as usize - head.start);
-                let grad = grad.map(|g| heads::within(g, &head));
-                (*into, *sum) = row(s, lanes, output, of_classes, label, grad, rows.scale * weight);
-                into.right *= importance;
-            } else {
-                grad.iter_mut().for_each(|g| g.fill(T::ZERO));
-                *into = RowLoss::default();
+            match objective.class(label, output.len()) {
+                Class::Wrong => (*into, weights[i]) = (RowLoss::WRONG, 1.0),
+                Class::Is(class) if importance != 0.0 => {
+                    weights[i] = objective.class_weight(class) * importance;
+                    let (head, of_classes) = objective.head(class, output.len());
+                    let (output, label) = (&output[head.clone()], class - head.start);
+                    let grad = grad.map(|g| heads::within(g, &head));
+                    (*into, *sum) = row(s, lanes, output, of_classes, label, grad, rows.scale * weights[i]);
+                    into.right *= importance;
+                }
+                _ => {
+                    grad.iter_mut().for_each(|g| g.fill(T::ZERO));
+                    *into = RowLoss::default();
+                }
             }
-            weights[i] = weight;
         }
         let logarithms = T::ln(s, s.load(&sums));
         s.store(&mut sums, logarithms);
@@ -69,9 +71,14 @@ fn few<T: Element, S: Simd<T>>(
         let output = rows.output.block(first, n, 0, classes);
         let columns = &mut columns[..classes * n];
         copy_panel(s, output, columns);
-        let mut scales = [T::ZERO; MAX_LANES];
-        for (i, scale) in scales[..n].iter_mut().enumerate() {
-            *scale = T::lit(rows.scale * rows.weight(first + i));
+        let (mut scales, mut taken) = ([T::ZERO; MAX_LANES], [(0, 1.0); MAX_LANES]);
+        for (i, (label, weight)) in taken[..n].iter_mut().enumerate() {
+            let row = (rows.at)(first + i);
+            *label = labels[row];
+            if let Some(weights) = rows.goals.weights {
+                *weight = weights[row].to_f64();
+            }
+            scales[i] = T::lit(rows.scale * *weight);
         }
 
         let mut top = s.load_partial(&columns[..n]);
@@ -100,22 +107,24 @@ fn few<T: Element, S: Simd<T>>(
             let mut part = grad.block(first, n, 0, classes);
             copy_panel(s, MatRef::new(columns, classes, n), part.joined().row_mut(0));
         }
-        for (i, into) in losses.iter_mut().enumerate() {
-            let label = labels[(rows.at)(first + i)];
+        for (i, (into, (label, weight))) in losses.iter_mut().zip(taken).enumerate() {
             let slope = grad.as_mut().map(|grad| grad.row_mut(first + i));
-            if !objective.label_weight(label).0 {
-                slope.into_iter().for_each(|row| row.fill(T::ZERO));
-                *into = RowLoss::default();
-                continue;
+            match objective.class(label, classes) {
+                Class::Wrong => *into = RowLoss::WRONG,
+                Class::Is(class) if weight != 0.0 => {
+                    if let Some(row) = slope {
+                        row[class] = row[class] - scales[i];
+                    }
+                    let chosen = output.at(i, class);
+                    let loss = tops[i].to_f64() - chosen.to_f64() + lns[i].to_f64();
+                    let right = chosen == tops[i] && bests[i] == T::lit(class as f64);
+                    *into = RowLoss { loss: weight * loss, right: weight * f64::from(right) };
+                }
+                _ => {
+                    slope.into_iter().for_each(|row| row.fill(T::ZERO));
+                    *into = RowLoss::default();
+                }
             }
-            let (label, weight) = (label as usize, rows.weight(first + i));
-            if let Some(row) = slope {
-                row[label] = row[label] - scales[i];
-            }
-            let chosen = output.at(i, label);
-            let loss = tops[i].to_f64() - chosen.to_f64() + lns[i].to_f64();
-            let right = chosen == tops[i] && bests[i] == T::lit(label as f64);
-            *into = RowLoss { loss: weight * loss, right: weight * f64::from(right) };
         }
     }
 }

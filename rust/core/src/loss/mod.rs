@@ -160,6 +160,11 @@ pub struct RowLoss {
     pub right: f64,
 }
 
+impl RowLoss {
+    /// Of a row whose target makes no sense.
+    const WRONG: RowLoss = RowLoss { loss: f64::NAN, right: 0.0 };
+}
+
 /// Rows whose losses are wanted.
 pub struct Rows<'a, T> {
     /// The network's output for them.
@@ -178,6 +183,15 @@ impl<T: Element> Rows<'_, T> {
     fn weight(&self, r: usize) -> f64 {
         self.goals.weights.map_or(1.0, |w| w[(self.at)(r)].to_f64())
     }
+}
+
+/// What a label says.
+enum Class {
+    /// Its row does not count.
+    Ignored,
+    /// There is no such class. Labels are checked before a training; but who holds them may write to them meanwhile.
+    Wrong,
+    Is(usize),
 }
 
 /// One row, for a loss of the kind that takes numbers.
@@ -356,14 +370,16 @@ impl<T: Element> Objective<T> {
         let mut totals = Totals::default();
         for i in (0..len).map(at) {
             let weight = goals.weights.map_or(1.0, |w| w[i].to_f64());
-            let (counts, class) = match goals.targets {
-                Targets::Labels(y) => self.label_weight(y[i]),
-                Targets::Values(_) => (true, 1.0),
+            let class = match goals.targets {
+                Targets::Labels(y) => match self.class(y[i], outputs) {
+                    Class::Ignored => continue,
+                    Class::Wrong => 1.0,
+                    Class::Is(class) => self.class_weight(class),
+                },
+                Targets::Values(_) => 1.0,
             };
-            if counts {
-                totals.loss += weight * class * elements;
-                totals.accuracy += weight;
-            }
+            totals.loss += weight * class * elements;
+            totals.accuracy += weight;
         }
         totals
     }
@@ -376,14 +392,20 @@ impl<T: Element> Objective<T> {
         }
     }
 
-    /// Whether a label counts, and the weight of its class.
+    /// What a label says.
     #[inline(always)]
-    fn label_weight(&self, label: i64) -> (bool, f64) {
+    fn class(&self, label: i64, outputs: usize) -> Class {
         let Loss::CrossEntropy { ignore, .. } = self.loss else { unreachable!("only it takes labels") };
-        if label == ignore {
-            return (false, 0.0);
+        match label {
+            _ if label == ignore => Class::Ignored,
+            _ if label as u64 >= outputs as u64 => Class::Wrong,
+            _ => Class::Is(label as usize),
         }
-        (true, self.constants.get(label as usize).map_or(1.0, |w| w.to_f64()))
+    }
+
+    #[inline(always)]
+    fn class_weight(&self, class: usize) -> f64 {
+        self.constants.get(class).map_or(1.0, |w| w.to_f64())
     }
 
     /// The losses of rows, into `losses`; and `grad` ← scale · ∂loss/∂output.
@@ -404,17 +426,17 @@ impl<T: Element> Objective<T> {
             (Loss::CrossEntropy { smoothing: 0.0, .. }, Targets::Labels(y)) => {
                 cross_entropy::rows(s, self, rows, y, grad, losses);
             }
-            (Loss::CrossEntropy { smoothing, .. }, Targets::Labels(y)) => each(
+            (Loss::CrossEntropy { smoothing, ignore }, Targets::Labels(y)) => each(
                 rows,
                 grad,
                 losses,
                 #[inline(always)]
-                |i| self.label_weight(y[i]).0.then_some(&[]),
+                |i| (y[i] != ignore).then_some(&[]),
                 #[inline(always)]
                 |i, row| {
-                    let label = y[i] as usize;
-                    let (head, weights) = self.head(label, row.output.len());
-                    soft_cross_entropy::label(s, row.within(&head), label - head.start, weights, smoothing)
+                    let Class::Is(class) = self.class(y[i], row.output.len()) else { return RowLoss::WRONG };
+                    let (head, weights) = self.head(class, row.output.len());
+                    soft_cross_entropy::label(s, row.within(&head), class - head.start, weights, smoothing)
                 },
             ),
             (loss, Targets::Values(y)) => each(

@@ -381,6 +381,32 @@ fn rows_that_do_not_count_have_no_loss_and_no_gradient() {
             let (row, _, grad) = run(isa, &loss.into(), &[1.0, 2.0], goals, 1.0);
             assert_eq!((row, grad), (zero, vec![0.0, 0.0]));
         }
+        // Whatever the network makes of it; few classes and many go different ways.
+        for output in [&[f64::INFINITY, 2.0][..], &[f64::NAN; 20]] {
+            let goals = Goals { targets: Targets::Labels(&[1]), weights: Some(&[0.0]) };
+            let (row, _, grad) = run(isa, &Loss::CROSS_ENTROPY.into(), output, goals, 1.0);
+            assert_eq!((row, grad), (zero, vec![0.0; output.len()]));
+        }
+    }
+}
+
+/// Labels are checked before; here is what becomes of one that was changed since.
+#[test]
+fn the_loss_of_a_label_out_of_range_is_nan() {
+    let plain = Loss::CrossEntropy { smoothing: 0.0, ignore: -100 };
+    let smooth = Loss::CrossEntropy { smoothing: 0.1, ignore: -100 };
+    for isa in Isa::available() {
+        for (loss, label) in [plain, smooth].into_iter().flat_map(|loss| [(loss, 3), (loss, -1)]) {
+            for constants in [vec![], vec![1.0; 3]] {
+                let objective = Objective { constants, ..loss.into() };
+                let labels = [label];
+                let goals = Targets::Labels(&labels).into();
+                assert!(
+                    run(isa, &objective, &[1.0, 2.0, 3.0], goals, 1.0).0.loss.is_nan(),
+                    "{loss:?} {label}"
+                );
+            }
+        }
     }
 }
 

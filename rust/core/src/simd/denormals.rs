@@ -47,8 +47,9 @@ mod register {
     #[inline]
     pub fn set_control(value: u64) {
         let mxcsr = value as u32;
-        // SAFETY: loads a value that was read from the register, but for the two flush bits. Rust assumes
-        // the default mode for its constant folding only; flushing changes results within their error.
+        // SAFETY: loads a value that was read from the register, but for the two flush bits. Rust assumes the default
+        // mode, so that arithmetic which it moved across this could come out either way, within its error. What a
+        // region computes is behind calls through pointers, which it cannot look into: there, nothing moves.
         unsafe { asm!("ldmxcsr [{}]", in(reg) &mxcsr, options(nostack, preserves_flags)) };
     }
 }
