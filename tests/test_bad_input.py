@@ -28,6 +28,13 @@ def y_with(value, place=11):
     return y
 
 
+class NAType:
+    """As pandas' ``pd.NA``."""
+
+    def __repr__(self):
+        return "<NA>"
+
+
 X = np.ones((20, 5), np.float32)
 Y = np.arange(20) % 3
 T = np.ones((20, 2))
@@ -43,8 +50,22 @@ BAD_X = {
     "no rows": (X[:0], tw.DataError, ["no rows"]),
     "an empty list": ([], tw.ShapeError, [r"x must be 2-D", r"\(0,\)"]),
     "None": (None, tw.DtypeError, [r"x is None"]),
-    "objects": (X.astype(object), tw.DtypeError, [r"dtype object", r"x\.astype\(\"float32\"\)"]),
-    "a list of objects": (list(X.astype(object)), tw.DtypeError, [r"np\.array\(x\)\.astype"]),
+    "a missing value of pandas": (
+        np.where(x_with(9) == 9, NAType(), X.astype(object)),
+        tw.DtypeError,
+        [r"dtype object", r"x\[7, 2\] is <NA>, a missing value: fill it"],
+    ),
+    "NaN among objects": (x_with(NAN).astype(object), tw.DataError, [r"x\[7, 2\] is NaN"]),
+    "complex objects": (
+        np.where(x_with(9) == 9, np.complex64(1j), X.astype(object)),
+        tw.DtypeError,
+        [r"x\[7, 2\] is .*1j.*, of type complex64"],
+    ),
+    "an integer beyond all floats": (
+        np.where(x_with(9) == 9, 10**400, X.astype(object)),
+        tw.DataError,
+        ["x holds a number that is too large for float64"],
+    ),
     "a missing object": (
         np.where(x_with(9) == 9, None, X),
         tw.DtypeError,
@@ -112,7 +133,16 @@ BAD_LABELS = {
         tw.DtypeError,
         [r"y\[0\] is '0'", r"np\.unique\(y, return_inverse"],
     ),
-    "objects": (Y.astype(object), tw.DtypeError, [r"y\.astype\(\"int64\"\)"]),
+    "floats among objects": (
+        np.where(Y == 2, 2.0, Y.astype(object)),
+        tw.DtypeError,
+        [r"y has dtype float64", r"astype\(\"int64\"\)"],
+    ),
+    "a missing label of pandas": (
+        np.where(Y == 1, NAType(), Y.astype(object)),
+        tw.DtypeError,
+        [r"y\[1\] is <NA>, a missing value"],
+    ),
     "missing ones": (
         np.where(Y == 1, NAN, Y),
         tw.DtypeError,
@@ -197,6 +227,9 @@ def test_bad_x_of_training(classifier, method, case):
 @pytest.mark.parametrize("method", ["__call__", "forward"])
 def test_bad_x_of_the_model(classifier, method, case):
     x, kind, patterns = BAD_X[case]
+    if (method, case) == ("__call__", "no rows"):
+        assert classifier.model(x).shape == (0, 3)  # as in NumPy
+        return
     expect(kind, patterns, getattr(classifier.model, method), x)
 
 
@@ -552,6 +585,37 @@ def test_a_step_by_hand_that_overflows_is_an_error(optimizer):
     expect(tw.DivergedError, ["lr="], optimizer.step, model)
     np.testing.assert_array_equal(model.flat_parameters, before)
     assert optimizer.state_dict()["steps"] == 0
+
+
+def test_averages_of_an_optimizer_that_overflow_are_an_error_and_nothing_is_lost(rng):
+    """Gradients of 1e20 are finite, and their squares are not: training would stand still ever after."""
+    x = np.c_[rng.normal(size=(40, 3)), 1.7e18 + 1e15 * rng.random(40)].astype(np.float32)
+    y = 100 * rng.normal(size=(40, 1))
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1), seed=0)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.Adam(lr=1e-3))
+    before = model.flat_parameters.copy()
+    expect(tw.DivergedError, ["average that the optimizer keeps", "clip"], trainer.fit, x, y, epochs=20)
+    assert np.array_equal(model.flat_parameters, before)
+    assert trainer.optimizer.steps == 0
+    assert trainer.history.epochs == 0
+
+
+def test_labels_that_are_changed_during_a_fit_are_an_error(classifier):
+    """Labels are checked once, when a fit begins; a callback may write to them."""
+    y = Y.copy()
+
+    class Relabel:
+        def on_epoch_end(self, trainer, record):
+            y[3] = 99
+
+    with pytest.raises(tw.DataError, match=r"y\[3\] is 99"):
+        classifier.fit(X, y, epochs=3, batch_size=5, callbacks=[Relabel()])
+
+
+def test_a_jacobian_too_large_for_any_memory():
+    model = nn.Sequential(nn.Linear(500, 2000), nn.Linear(2000, 1000))
+    with pytest.raises(MemoryError, match="Jacobian"):
+        model._core.jacobian(np.zeros((100_000, 500), np.float32))
 
 
 def test_threads_that_make_no_sense():

@@ -1,7 +1,5 @@
 //! Flat buffers: where parameters, gradients, optimizer state and workspaces live.
 
-#[cfg(target_os = "linux")]
-use std::alloc::alloc;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut, Range};
@@ -9,13 +7,11 @@ use std::ptr::NonNull;
 
 use crate::element::Element;
 use crate::error::Error;
+use crate::pages;
 use crate::view::{MatMut, MatRef};
 
 /// Where blocks of an arena start: a cache line, and the widest vector.
 pub const ALIGN: usize = 64;
-
-/// Large buffers are aligned to, and backed by, pages of this size: fewer misses of the address cache.
-const HUGE_PAGE: usize = 2 << 20;
 
 /// The smallest multiple of a cache line that holds `len` elements of `T`, in elements.
 pub const fn padded<T>(len: usize) -> usize {
@@ -44,9 +40,13 @@ impl<T: Element> Buffer<T> {
         }
         let failed = Error::Memory { what, elements: len };
         let Some(layout) = Self::layout(len) else { return Err(failed) };
-        // SAFETY: the layout has a size above 0. All-zero bytes are a valid f32 and f64, the only Elements.
-        let ptr = unsafe { alloc_huge(layout) }.cast::<T>();
-        NonNull::new(ptr).map(|ptr| Buffer { ptr, len }).ok_or(failed)
+        let ptr = match pages::wanted(layout.size()) {
+            true => pages::map(layout.size()),
+            // SAFETY: the layout has a size above 0.
+            false => unsafe { alloc_zeroed(layout) },
+        };
+        // All-zero bytes are a valid f32 and f64, the only Elements.
+        NonNull::new(ptr.cast::<T>()).map(|ptr| Buffer { ptr, len }).ok_or(failed)
     }
 
     /// None.
@@ -62,17 +62,20 @@ impl<T: Element> Buffer<T> {
 
 impl<T> Buffer<T> {
     fn layout(len: usize) -> Option<Layout> {
-        let plain = Layout::array::<T>(len).ok()?;
-        let align = if plain.size() >= 2 * HUGE_PAGE { HUGE_PAGE } else { ALIGN };
-        plain.align_to(align).ok()
+        Layout::array::<T>(len).ok()?.align_to(ALIGN).ok()
     }
 }
 
 impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
         if let Some(layout) = Self::layout(self.len).filter(|_| self.len > 0) {
-            // SAFETY: it was allocated with this layout; f32 and f64 need no drop.
-            unsafe { dealloc(self.ptr.as_ptr().cast(), layout) }
+            let ptr = self.ptr.as_ptr().cast::<u8>();
+            match pages::wanted(layout.size()) {
+                // SAFETY: it was mapped with this size; f32 and f64 need no drop.
+                true => unsafe { pages::unmap(ptr, layout.size()) },
+                // SAFETY: it was allocated with this layout.
+                false => unsafe { dealloc(ptr, layout) },
+            }
         }
     }
 }
@@ -90,28 +93,6 @@ impl<T> DerefMut for Buffer<T> {
         // SAFETY: len elements are allocated and initialized, and we hold them exclusively.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
     }
-}
-
-/// Zeroed memory, in huge pages where it is large enough to be aligned to them.
-///
-/// # Safety
-/// The layout's size must be above 0.
-unsafe fn alloc_huge(layout: Layout) -> *mut u8 {
-    #[cfg(target_os = "linux")]
-    if layout.align() == HUGE_PAGE {
-        // Not alloc_zeroed, which would write the zeros, and so take small pages, before we can ask.
-        // SAFETY: handed on from the caller.
-        let ptr = unsafe { alloc(layout) };
-        if !ptr.is_null() {
-            // SAFETY: the range is ours. The call is advice: where it fails, pages stay small.
-            unsafe { libc::madvise(ptr.cast(), layout.size(), libc::MADV_HUGEPAGE) };
-            // SAFETY: all of it is writable.
-            unsafe { ptr.write_bytes(0, layout.size()) };
-        }
-        return ptr;
-    }
-    // SAFETY: handed on from the caller.
-    unsafe { alloc_zeroed(layout) }
 }
 
 /// A buffer lent to the threads of one region, which work on different parts of it.
@@ -144,7 +125,7 @@ impl<'a, T> Shared<'a, T> {
     /// Elements to read.
     ///
     /// # Safety
-    /// No thread may write them for `'a`.
+    /// No thread may write them while the slice is in use.
     pub unsafe fn slice(&self, range: Range<usize>) -> &'a [T] {
         assert!(range.start <= range.end && range.end <= self.len);
         // SAFETY: inside the buffer; the caller excludes writers.
@@ -154,7 +135,7 @@ impl<'a, T> Shared<'a, T> {
     /// Elements to write.
     ///
     /// # Safety
-    /// Nothing else may use them for `'a`.
+    /// Nothing else may use them while the slice is in use.
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn slice_mut(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.len);
@@ -187,7 +168,7 @@ impl<'a, T: Element> Shared<'a, T> {
     /// A matrix to read, its rows contiguous.
     ///
     /// # Safety
-    /// No thread may write its elements for `'a`.
+    /// No thread may write its elements while the matrix is in use.
     pub unsafe fn mat(&self, start: usize, rows: usize, cols: usize, row_stride: usize) -> MatRef<'a, T> {
         self.check(start, rows, cols, row_stride);
         // SAFETY: inside the buffer; the caller excludes writers.
@@ -197,7 +178,7 @@ impl<'a, T: Element> Shared<'a, T> {
     /// A matrix to write, its rows contiguous.
     ///
     /// # Safety
-    /// Nothing else may use its elements for `'a`.
+    /// Nothing else may use its elements while the matrix is in use.
     pub unsafe fn mat_mut(&self, start: usize, rows: usize, cols: usize, row_stride: usize) -> MatMut<'a, T> {
         self.check(start, rows, cols, row_stride);
         // SAFETY: inside the buffer; the caller excludes all other use.
@@ -206,8 +187,8 @@ impl<'a, T: Element> Shared<'a, T> {
 
     fn check(&self, start: usize, rows: usize, cols: usize, row_stride: usize) {
         assert!(cols <= row_stride || rows <= 1);
-        let span = if rows == 0 { 0 } else { (rows - 1) * row_stride + cols };
-        assert!(start + span <= self.len);
+        let span = rows.saturating_sub(1).checked_mul(row_stride).and_then(|end| end.checked_add(cols));
+        assert!(start <= self.len && span.is_some_and(|span| span <= self.len - start));
     }
 }
 
@@ -217,11 +198,13 @@ mod tests {
 
     #[test]
     fn buffers_are_zero_and_start_on_a_cache_line() {
-        for len in [0, 1, 7, 1000, 1 << 20] {
-            let b = Buffer::<f64>::zeroed("a test", len).unwrap();
+        for len in [0, 1, 7, 1000, 1 << 17, 200_000, 300_000, 1 << 20] {
+            let mut b = Buffer::<f64>::zeroed("a test", len).unwrap();
             assert_eq!(b.len(), len);
             assert!(len == 0 || (b.as_ptr() as usize).is_multiple_of(ALIGN));
             assert!(b.iter().all(|x| *x == 0.0));
+            // All of it can be written.
+            b.fill(1.0);
         }
         assert_eq!((padded::<f32>(1), padded::<f32>(16), padded::<f64>(9)), (16, 16, 16));
     }

@@ -4,11 +4,12 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use crate::arena::Buffer;
-use crate::diff::{Replay, each_piece};
+use crate::diff::Replay;
 use crate::error::Error;
 use crate::loss::{self, Goals, Objective, RowLoss, Targets, Totals};
 use crate::model::{Model, Parts};
 use crate::network::Network;
+use crate::parallel;
 use crate::pass::{LossTask, Pass, Rows, WeightTask};
 use crate::plan::{Mode, Plan};
 use crate::simd::{Isa, Op, Simd, dispatch};
@@ -98,7 +99,7 @@ impl Check {
         let plan = Plan::new::<f64>(model.network(), mode, x.rows(), model.isa(), threads::num_threads().0);
         let workspace = Workspace::new(model.network(), plan)?;
         let mut places = vec![0; model.network().num_parameters()];
-        model.network().translate(places.len(), |public, inner| places[public] = inner);
+        model.network().translate(|public, inner| places[public] = inner);
         let grads = Buffer::zeroed("the gradients", model.network().arena_len())?;
         let (pattern, home, replays) = (Vec::new(), Vec::new(), Vec::new());
         let mut check = Check { objective, workspace, grads, places, pattern, home, replays };
@@ -265,7 +266,7 @@ impl Check {
         // Who has which replay does not matter: they are all alike.
         let idle = Mutex::new(replays.iter_mut().collect::<Vec<_>>());
         let lock = || idle.lock().expect("nothing panics with it");
-        each_piece(&mut pieces, threads, |(from, found)| {
+        parallel::pieces(&mut pieces, threads, |(from, found)| {
             let replay = lock().pop().expect("one for each thread");
             let all = *from..range.end.min(*from + PIECE);
             *found = all.map(|public| one(replay, &mut Source::Goals(goals), public)).collect();

@@ -143,6 +143,17 @@ pub enum Error {
         /// The learning rate.
         lr: f64,
     },
+    /// A variance in front of a BatchNorm1d is not finite, although the input is.
+    VarianceOverflow,
+    /// An update made a parameter, or what the optimizer keeps, infinite.
+    StepOverflow {
+        /// Which of them.
+        what: &'static str,
+        /// Number of the update, from 1.
+        step: u64,
+        /// Its learning rate.
+        lr: f64,
+    },
     /// The outputs became NaN or infinite although the input is finite: the weights are too large.
     Overflow {
         /// Row of the first such output.
@@ -266,6 +277,16 @@ impl fmt::Display for Error {
                  were set to huge values. Weights and optimizer are as they were before this call",
                 plural(*step as usize)
             ),
+            Error::VarianceOverflow => f.write_str(
+                "a variance in front of a BatchNorm1d is not finite although the input is: the weights are too large; \
+                 retrain with a smaller learning rate, or scale x",
+            ),
+            Error::StepOverflow { what, step, lr } => write!(
+                f,
+                "{what} became infinite in step {step} with lr={lr:?}: gradients are too large, and their squares more so; \
+                 standardize inputs and targets, clip gradients, or use dtype=\"float64\". Weights and optimizer are as \
+                 they were before this call"
+            ),
             Error::Overflow { row, column, value } => write!(
                 f,
                 "output[{row}, {column}] is {value} although the input is finite: the weights are too large; \
@@ -277,7 +298,10 @@ impl fmt::Display for Error {
             ),
             Error::Validation(error) => write!(f, "validation_data: {error}"),
             Error::Memory { what, elements } => {
-                write!(f, "there is not enough memory for {what}: {elements} elements; use narrower layers")
+                write!(
+                    f,
+                    "there is not enough memory for {what}: {elements} elements; use narrower layers, or fewer rows"
+                )
             }
             Error::Argument { name, value, accepted } => write!(f, "{name} is {value}; {accepted}"),
             Error::Mismatch(text) | Error::Unsupported(text) => f.write_str(text),

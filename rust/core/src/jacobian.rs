@@ -41,7 +41,8 @@ impl<T: Element> Model<T> {
         }
         let (outputs, size) = (self.network().outputs(), self.network().num_parameters());
         assert_eq!((output.len(), jacobian.len()), (x.rows() * outputs, x.rows() * outputs * size));
-        let plan = Plan::new::<T>(self.network(), Mode::Apart, 1, self.isa(), 1);
+        let isa = self.isa();
+        let plan = Plan::new::<T>(self.network(), Mode::Apart, 1, isa, 1);
         let mut workspace = Workspace::new(self.network(), plan)?;
         let mut grads = Buffer::zeroed("gradients of a row", self.network().arena_len())?;
         let mut unit = vec![T::ZERO; outputs];
@@ -70,7 +71,7 @@ impl<T: Element> Model<T> {
                 };
                 threads::run(&backward, 1);
                 if let Some(row) = rows.next() {
-                    network.export(&grads, row);
+                    network.export(isa, &grads, row);
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! The core of thalweg: dense neural networks on CPUs, with no Python in it.
 //!
 //! A [`Model`] is a [`Network`](network::Network) (layers over one flat parameter arena) with its
-//! numbers. A [`Plan`](plan::Plan) says how a pass over it will run; [`pass`] runs it on the
+//! numbers. A [`Plan`](plan::Plan) says how a pass over it will run; `pass` runs it on the
 //! [`threads`] over a [`Workspace`](workspace::Workspace); [`Trainer`] and [`Fit`] turn passes into training.
 //!
 //! ```
@@ -44,7 +44,9 @@ pub mod math;
 pub mod model;
 pub mod network;
 pub mod optim;
-pub mod pass;
+mod pages;
+pub(crate) mod parallel;
+mod pass;
 pub mod plan;
 pub mod project;
 pub mod rng;

@@ -63,10 +63,11 @@ impl<T: Element> Model<T> {
             return Err(Error::Unsupported(format!("this CPU has no {isa}; it has {}", names.join(", "))));
         }
         let network = Network::new(layers)?;
+        network.table().map_or(Ok(()), |table| table.check_precision::<T>())?;
         let mut params = Buffer::zeroed("the parameters", network.arena_len())?;
         let grads = Buffer::zeroed("the gradients", network.arena_len())?;
         let mut averages = Buffer::zeroed("the running averages", network.averages_len())?;
-        network.initialize(seed, &mut params, &mut averages);
+        network.initialize(isa, seed, &mut params, &mut averages);
         Ok(Model {
             network,
             isa,
@@ -94,6 +95,11 @@ impl<T: Element> Model<T> {
     /// forgotten: parameters may be other ones afterwards.
     pub(crate) fn parts(&mut self) -> Parts<'_, T> {
         self.pending = None;
+        self.still_parts()
+    }
+
+    /// Everything, for passes that leave parameters and averages as they are.
+    pub(crate) fn still_parts(&mut self) -> Parts<'_, T> {
         let Model { network, params, grads, averages, .. } = self;
         Parts { network, params, grads, averages }
     }
@@ -154,7 +160,7 @@ impl<T: Element> Model<T> {
     /// # Panics
     /// If `flat` has another length than the number of parameters.
     pub fn parameters(&self, flat: &mut [T]) {
-        self.network.export(&self.params, flat);
+        self.network.export(self.isa, &self.params, flat);
     }
 
     /// Sets the parameters, given in public order.
@@ -166,7 +172,7 @@ impl<T: Element> Model<T> {
     /// If `flat` has another length than the number of parameters.
     pub fn set_parameters(&mut self, flat: &[T]) -> Result<(), Error> {
         check_flat("parameters", flat)?;
-        self.network.import(flat, &mut self.params);
+        self.network.import(self.isa, flat, &mut self.params);
         self.pending = None;
         Ok(())
     }
@@ -176,7 +182,7 @@ impl<T: Element> Model<T> {
     /// # Panics
     /// If `flat` has another length than the number of parameters.
     pub fn gradients(&self, flat: &mut [T]) {
-        self.network.export(&self.grads, flat);
+        self.network.export(self.isa, &self.grads, flat);
     }
 
     /// Sets the gradients, given in public order.
@@ -188,7 +194,7 @@ impl<T: Element> Model<T> {
     /// If `flat` has another length than the number of parameters.
     pub fn set_gradients(&mut self, flat: &[T]) -> Result<(), Error> {
         check_flat("gradients", flat)?;
-        self.network.import(flat, &mut self.grads);
+        self.network.import(self.isa, flat, &mut self.grads);
         self.grads_size = max_abs(self.isa, &self.grads).to_f64();
         Ok(())
     }
@@ -213,15 +219,28 @@ impl<T: Element> Model<T> {
         update::step(self.isa, &mut self.params, &self.grads, optimizer, None);
         self.pending = None;
         if let Some((params, optimizer_before)) = before
-            && (!all_finite(self.isa, &self.params)
-                || optimizer.state.iter().any(|s| !all_finite(self.isa, s)))
+            && let Err(error) = self.check_step(optimizer)
         {
             self.params.copy_from_slice(&params);
             optimizer.restore(&optimizer_before);
-            let (step, lr) = (optimizer.steps, optimizer.config.lr());
-            return Err(Error::Diverged { loss: f64::INFINITY, step, lr });
+            return Err(error);
         }
         Ok(())
+    }
+
+    /// Looks for numbers that steps of an optimizer made infinite.
+    ///
+    /// # Errors
+    /// If there is one.
+    pub fn check_step(&self, optimizer: &Optimizer<T>) -> Result<(), Error> {
+        let what = if !all_finite(self.isa, &self.params) {
+            "a parameter"
+        } else if optimizer.state.iter().any(|array| !all_finite(self.isa, array)) {
+            "an average that the optimizer keeps"
+        } else {
+            return Ok(());
+        };
+        Err(Error::StepOverflow { what, step: optimizer.steps, lr: optimizer.config.lr() })
     }
 
     /// Clips the gradients, of which those in `frozen` are 0 afterwards; gives their norm before.
@@ -295,10 +314,10 @@ impl<T: Element> Model<T> {
         assert_eq!(output.len(), x.rows() * outputs);
         self.network.check_training_rows(x.rows())?;
         let mode = Mode::Apart;
-        let threads = threads::num_threads().0;
         let mut workspace = match self.pending.take() {
-            Some(w) if w.plan.rows == x.rows() => w,
+            Some(w) if w.plan.serves(mode, x.rows()) => w,
             _ => {
+                let threads = threads::num_threads().0;
                 let plan = Plan::new::<T>(&self.network, mode, x.rows(), self.isa, threads);
                 Workspace::new(&self.network, plan)?
             }
@@ -318,10 +337,7 @@ impl<T: Element> Model<T> {
         threads::run(&pass, pass.plan.threads);
         if pass.stopped.load(Ordering::Relaxed) {
             x.check_finite("x", self.isa)?;
-            return Err(Error::Mismatch(
-                "x is finite, but a variance in front of a BatchNorm1d is not: scale x, or the weights"
-                    .into(),
-            ));
+            return Err(Error::VarianceOverflow);
         }
         let Workspace { layout, values, .. } = &workspace;
         let last = layout.stages[layout.stages.len() - 1].output;
@@ -363,8 +379,7 @@ impl<T: Element> Model<T> {
             threads::run(&pass, pass.plan.threads);
             if pass.stopped.load(Ordering::Relaxed) {
                 self.averages.copy_from_slice(&before);
-                let text = "a variance in front of a BatchNorm1d is not finite: the weights are too large";
-                return Err(Error::Mismatch(text.into()));
+                return Err(Error::VarianceOverflow);
             }
             let part = 1.0 / (batch + 1) as f64;
             update_averages(&self.network, workspace, &mut self.averages, Some(part));
@@ -504,13 +519,12 @@ impl<T: Element> Workspaces<T> {
         mode: Mode,
         rows: usize,
     ) -> Result<&mut Workspace<T>, Error> {
-        let threads = threads::num_threads().0;
-        let fits = |w: &Workspace<T>| w.plan.mode == mode && w.plan.rows == rows && w.plan.asked == threads;
-        let index = match self.recent.iter().position(fits) {
+        let index = match self.recent.iter().position(|w| w.plan.serves(mode, rows)) {
             Some(index) => index,
             None => {
                 self.recent.truncate(Self::KEPT - 1);
                 self.precision.check::<T>(isa)?;
+                let threads = threads::num_threads().0;
                 let plan = Plan::in_precision::<T>(network, mode, rows, (isa, self.precision), threads);
                 self.recent.push(Workspace::new(network, plan)?);
                 self.recent.len() - 1

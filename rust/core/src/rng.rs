@@ -3,6 +3,8 @@
 //! The n-th number of a stream is a function of (seed, stream, n) and nothing else, so that any
 //! thread can draw any of them, in any order, and a run can be resumed anywhere.
 
+use crate::simd::{Isa, Op, Simd, dispatch};
+
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
@@ -96,18 +98,31 @@ impl Stream {
 
     /// Uniform in [0, 1), a multiple of 2⁻⁵³.
     pub fn unit(&mut self) -> f64 {
-        (self.next_u64() >> 11) as f64 * f64::exp2(-53.0)
+        unit(self.next_u64())
     }
 
-    /// Uniform in [low, high).
-    pub fn uniform(&mut self, low: f64, high: f64) -> f64 {
-        low + (high - low) * self.unit()
+    /// [`unit`](Self::unit) as often as there are places, many at once.
+    pub fn units(&mut self, isa: Isa, mut into: &mut [f64]) {
+        while !into.is_empty() {
+            let whole = into.len() / (2 * LANES);
+            if self.used < 4 || whole == 0 || self.block as u32 > u32::MAX - LANES as u32 {
+                into[0] = self.unit();
+                into = &mut into[1..];
+                continue;
+            }
+            // Lanes count in the first word alone, which must not begin anew among them.
+            let count = whole.min((u32::MAX - self.block as u32) as usize / LANES);
+            let (now, rest) = into.split_at_mut(count * 2 * LANES);
+            let counter = [self.block as u32, (self.block >> 32) as u32, self.head[0], self.head[1]];
+            dispatch(isa, Units { counter, key: self.key, into: now });
+            self.block += (count * LANES) as u64;
+            into = rest;
+        }
     }
 
     /// Standard normal (Box and Muller; one number per pair, so that each draw uses the same count).
     pub fn normal(&mut self) -> f64 {
-        let radius = (-2.0 * libm::log(1.0 - self.unit())).sqrt();
-        radius * libm::cos(std::f64::consts::TAU * self.unit())
+        normal([self.unit(), self.unit()])
     }
 
     /// Uniform in 0..n, without bias (Lemire 2019).
@@ -132,9 +147,67 @@ impl Stream {
     }
 }
 
+/// Counters that are worked on at once.
+const LANES: usize = 16;
+
+/// Two numbers of each block from a counter on, for whole groups of blocks.
+struct Units<'i> {
+    counter: [u32; 4],
+    key: [u32; 2],
+    into: &'i mut [f64],
+}
+
+impl Op<f64> for Units<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<f64>>(self, _: S) {
+        let Units { mut counter, key, into } = self;
+        for group in into.chunks_exact_mut(2 * LANES) {
+            let [a, b, c, d] = philox_lanes::<LANES>(counter, key);
+            for (i, pair) in group.chunks_exact_mut(2).enumerate() {
+                pair[0] = unit(u64::from(a[i]) | u64::from(b[i]) << 32);
+                pair[1] = unit(u64::from(c[i]) | u64::from(d[i]) << 32);
+            }
+            counter[0] += LANES as u32;
+        }
+    }
+}
+
+/// Uniform in [0, 1) from 64 random bits.
+#[inline(always)]
+fn unit(bits: u64) -> f64 {
+    (bits >> 11) as f64 * f64::exp2(-53.0)
+}
+
+/// Standard normal from two numbers that are uniform in [0, 1).
+pub fn normal([first, second]: [f64; 2]) -> f64 {
+    (-2.0 * libm::log(1.0 - first)).sqrt() * libm::cos(std::f64::consts::TAU * second)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_at_once_are_those_one_by_one() {
+        for isa in Isa::available() {
+            // From the middle of a block and of a number, over the end of the counter's first word, and in parts.
+            for (block, skipped) in
+                [(0, 0), (0, 1), (7, 2), (u64::from(u32::MAX) - 40, 0), (u64::from(u32::MAX), 0)]
+            {
+                let mut one = Stream { block, ..Stream::new(5, Purpose::Init, 3) };
+                (0..skipped).for_each(|_| _ = one.next_u32());
+                let mut many = one.clone();
+                for len in [0, 1, 31, 32, 33, 100, 200] {
+                    let expected: Vec<f64> = (0..len).map(|_| one.unit()).collect();
+                    let mut found = vec![0.0; len];
+                    many.units(isa, &mut found);
+                    assert_eq!(found, expected, "{isa} {block} {skipped} {len}");
+                }
+                assert_eq!(many.next_u32(), one.next_u32());
+            }
+        }
+    }
 
     #[test]
     fn known_answers_of_the_authors() {
@@ -172,7 +245,7 @@ mod tests {
         let mut rng = Stream::new(7, Purpose::Init, 0);
         let n = 100_000;
         let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
-        let u: Vec<f64> = (0..n).map(|_| rng.uniform(-1.0, 1.0)).collect();
+        let u: Vec<f64> = (0..n).map(|_| 2.0 * rng.unit() - 1.0).collect();
         let z: Vec<f64> = (0..n).map(|_| rng.normal()).collect();
         // Five standard errors each.
         assert!(mean(&u).abs() < 5.0 * (1.0 / 3.0 / n as f64).sqrt());

@@ -51,8 +51,8 @@ const MAX_CLAIMS: usize = 1024;
 /// Looks at the phase, some nanoseconds each, before a thread pauses between them: a pause takes longer than
 /// a line needs to pass between cores.
 const EAGER: u32 = 1000;
-/// Looks at the phase before a thread helps others with their shares: some microsecond, which an item that is
-/// worth it outlasts.
+/// Looks at the phase before a thread helps others with their shares: a fraction of a microsecond, which an item that
+/// is worth it outlasts.
 const PATIENCE: u32 = 300;
 /// Most threads of a region.
 pub const MAX_THREADS: usize = 256;

@@ -10,12 +10,12 @@
 //! `clip_grad_value_`.
 
 use crate::along::Company;
-use crate::arena::{Buffer, Shared};
+use crate::arena::Buffer;
 use crate::element::Element;
 use crate::error::Error;
-use crate::optim::{self, Optimizer, Steps};
+use crate::optim::{self, Optimizer};
+use crate::parallel::{self, RUN};
 use crate::simd::{Isa, Op, Simd, dispatch, max_abs, stream_map, zip_map};
-use crate::threads::{self, Job};
 
 /// How gradients are clipped.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,9 +43,6 @@ impl Clip {
     }
 }
 
-/// Elements of a run, which one thread takes: large enough that starting one costs nothing beside it.
-pub(crate) const RUN: usize = 64 * 1024;
-
 /// The norm of gradients: put together from those of runs, in their order, in double precision, so that it
 /// is the same for any number of threads. Infinite or NaN if a gradient is.
 pub fn norm<T: Element>(isa: Isa, grads: &[T]) -> f64 {
@@ -60,19 +57,13 @@ pub fn norm<T: Element>(isa: Isa, grads: &[T]) -> f64 {
 
 /// The sum of (scale·g)².
 fn squares<T: Element>(isa: Isa, grads: &[T], scale: f64) -> f64 {
-    let mut sums = [0.0; MAX_SUMS];
-    let run = RUN.max(grads.len().div_ceil(MAX_SUMS));
-    let job = Norm { isa, run, scale, grads, sums: Shared::new(&mut sums) };
-    let items = job.items(0);
-    threads::run(&job, threads::num_threads().0.min(items));
-    sums[..items].iter().sum()
+    parallel::sum(grads.len(), |run| dispatch(isa, Squares(&grads[run], scale)))
 }
 
 /// Copies one buffer over another of its length, on all threads: one alone does not fill the way to memory.
 pub fn copy<T: Element>(into: &mut [T], from: &[T]) {
     assert_eq!(into.len(), from.len());
-    let job = Copy { into: Shared::new(into), from };
-    threads::run(&job, threads::num_threads().0.min(job.items(0)));
+    parallel::runs_mut(into, RUN, |run, into| into.copy_from_slice(&from[run]));
 }
 
 /// Multiplies gradients by `factor` and clips them; `norm` is theirs before.
@@ -83,8 +74,7 @@ pub fn clip<T: Element>(isa: Isa, grads: &mut [T], factor: f64, norm: f64, clip:
         None => (factor, f64::INFINITY),
     };
     if factor != 1.0 || limit.is_finite() {
-        let job = Limits { isa, factor, limit, grads: Shared::new(grads) };
-        threads::run(&job, threads::num_threads().0.min(job.items(0)));
+        parallel::runs_mut(grads, RUN, |_, grads| dispatch(isa, Limit { grads, factor, limit }));
     }
 }
 
@@ -105,62 +95,23 @@ pub fn step<T: Element>(
         return optim::step(isa, params, grads, optimizer);
     }
     let (steps, state) = optimizer.begin();
-    let job = Apply { isa, steps, params: params.share(), grads, state, along };
-    threads::run(&job, threads::num_threads().0.min(job.items(0)));
-    optimizer.advance();
-}
-
-struct Copy<'a, T> {
-    into: Shared<'a, T>,
-    from: &'a [T],
-}
-
-impl<T: Element> Job for Copy<'_, T> {
-    fn phases(&self) -> usize {
-        1
-    }
-    fn items(&self, _: usize) -> usize {
-        self.from.len().div_ceil(RUN)
-    }
-    fn run(&self, _: usize, item: usize, _: usize) {
-        let run = item * RUN..self.from.len().min((item + 1) * RUN);
-        // SAFETY: every item has its own run.
-        unsafe { self.into.slice_mut(run.clone()) }.copy_from_slice(&self.from[run]);
-    }
-}
-
-struct Apply<'a, T> {
-    isa: Isa,
-    steps: Steps<'a>,
-    params: Shared<'a, T>,
-    grads: &'a [T],
-    state: [Shared<'a, T>; optim::MAX_STATE],
-    along: Option<Company<'a, T>>,
-}
-
-impl<T: Element> Job for Apply<'_, T> {
-    fn phases(&self) -> usize {
-        1
-    }
-    fn items(&self, _: usize) -> usize {
-        self.grads.len().div_ceil(RUN)
-    }
-    fn run(&self, _: usize, item: usize, _: usize) {
-        let run = item * RUN..self.grads.len().min((item + 1) * RUN);
-        for (range, step) in self.steps.parts(run) {
+    let params = params.share();
+    parallel::runs(grads.len(), RUN, |run| {
+        for (range, step) in steps.parts(run) {
             let Some(step) = step else { continue };
-            // SAFETY: every item has its own run of parameters, state and path.
+            // SAFETY: every run has its own parameters, state and path.
             unsafe {
-                let params = self.params.slice_mut(range.clone());
-                let state = self.state.map(|s| s.slice_mut_or_empty(range.clone()));
-                let grads = &self.grads[range.clone()];
-                match &self.along {
-                    None => step.update(self.isa, params, grads, state),
-                    Some(along) => along.step(self.isa, step, range, params, grads, state),
+                let params = params.slice_mut(range.clone());
+                let state = state.map(|s| s.slice_mut_or_empty(range.clone()));
+                let grads = &grads[range.clone()];
+                match &along {
+                    None => step.update(isa, params, grads, state),
+                    Some(along) => along.step(isa, step, range, params, grads, state),
                 }
             }
         }
-    }
+    });
+    optimizer.advance();
 }
 
 /// How parameters are averaged over the steps: ā ← ā + w·(θ − ā), at first ā = θ.
@@ -198,30 +149,9 @@ impl<T: Element> Average<T> {
             Averaging::Exponential(decay) => 1.0 - decay,
             Averaging::Equal => 1.0 / self.count as f64,
         };
-        let job = Follow { isa, part, params, values: self.values.share() };
-        threads::run(&job, threads::num_threads().0.min(job.items(0)));
-    }
-}
-
-struct Follow<'a, T> {
-    isa: Isa,
-    part: f64,
-    params: &'a [T],
-    values: Shared<'a, T>,
-}
-
-impl<T: Element> Job for Follow<'_, T> {
-    fn phases(&self) -> usize {
-        1
-    }
-    fn items(&self, _: usize) -> usize {
-        self.params.len().div_ceil(RUN)
-    }
-    fn run(&self, _: usize, item: usize, _: usize) {
-        let range = item * RUN..self.params.len().min((item + 1) * RUN);
-        // SAFETY: every item has its own run.
-        let values = unsafe { self.values.slice_mut(range.clone()) };
-        dispatch(self.isa, Blend { into: values, from: &self.params[range], part: self.part });
+        parallel::runs_mut(&mut self.values, RUN, |run, into| {
+            dispatch(isa, Blend { into, from: &params[run], part });
+        });
     }
 }
 
@@ -244,54 +174,6 @@ impl<T: Element> Op<T> for Blend<'_, T> {
             #[inline(always)]
             |[a], [b]| [s.fma(part, s.sub(b, a), a)],
         );
-    }
-}
-
-/// Most runs that sums are kept of.
-const MAX_SUMS: usize = 1024;
-
-struct Norm<'a, T> {
-    isa: Isa,
-    run: usize,
-    scale: f64,
-    grads: &'a [T],
-    sums: Shared<'a, f64>,
-}
-
-impl<T: Element> Job for Norm<'_, T> {
-    fn phases(&self) -> usize {
-        1
-    }
-    fn items(&self, _: usize) -> usize {
-        self.grads.len().div_ceil(self.run)
-    }
-    fn run(&self, _: usize, item: usize, _: usize) {
-        let range = item * self.run..self.grads.len().min((item + 1) * self.run);
-        let sum = dispatch(self.isa, Squares(&self.grads[range], self.scale));
-        // SAFETY: every item has its own sum.
-        unsafe { self.sums.slice_mut(item..item + 1)[0] = sum };
-    }
-}
-
-struct Limits<'a, T> {
-    isa: Isa,
-    factor: f64,
-    limit: f64,
-    grads: Shared<'a, T>,
-}
-
-impl<T: Element> Job for Limits<'_, T> {
-    fn phases(&self) -> usize {
-        1
-    }
-    fn items(&self, _: usize) -> usize {
-        self.grads.len().div_ceil(RUN)
-    }
-    fn run(&self, _: usize, item: usize, _: usize) {
-        let range = item * RUN..self.grads.len().min((item + 1) * RUN);
-        // SAFETY: every item has its own run.
-        let grads = unsafe { self.grads.slice_mut(range) };
-        dispatch(self.isa, Limit { grads, factor: self.factor, limit: self.limit });
     }
 }
 
@@ -341,6 +223,7 @@ impl<T: Element> Op<T> for Limit<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::threads;
 
     fn gradients<T: Element>(n: usize) -> Vec<T> {
         (0..n).map(|i| T::lit((1.3 * i as f64).sin())).collect()

@@ -7,6 +7,7 @@ use numpy::{
 };
 use pyo3::PyTypeInfo;
 use pyo3::prelude::*;
+use thalweg_core::Error;
 use thalweg_core::data::Samples;
 use thalweg_core::loss::{Goals, Targets};
 use thalweg_core::view::MatRef;
@@ -165,6 +166,15 @@ pub fn vector<T: Real>(argument: &str, array: &Bound<'_, PyAny>, len: usize) -> 
         return Err(raise(py, "ShapeError", message));
     }
     Ok(array.readonly().as_array().to_vec())
+}
+
+/// Zeros for rows × cols numbers, for `what` in the error's text, if there is memory for them.
+pub fn room<T: Real>(what: &'static str, rows: usize, cols: usize) -> Result<Vec<T>, Error> {
+    let mut values = Vec::new();
+    let elements = rows.saturating_mul(cols);
+    values.try_reserve_exact(elements).map_err(|_| Error::Memory { what, elements })?;
+    values.resize(elements, T::default());
+    Ok(values)
 }
 
 /// A new rows × cols array.

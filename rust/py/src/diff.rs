@@ -7,7 +7,7 @@ use pyo3::types::PyTuple;
 use thalweg_core::Error;
 use thalweg_core::diff::{self, Curvature, Matrix as Which};
 
-use crate::arrays::{Answers, Matrix, Weights, matrix_out, vector, vector_out};
+use crate::arrays::{Answers, Matrix, Weights, matrix_out, room, vector, vector_out};
 use crate::dtype::{AnyCurvature, Real, with_dtype};
 use crate::errors::translate;
 use crate::model::Model;
@@ -104,8 +104,11 @@ pub fn jvp(
         let v = vector::<T>("v", v, model.network.num_parameters())?;
         let (x, dx) = (x.view(), dx.as_ref().map(Matrix::view));
         let (rows, outputs) = (x.rows(), model.network.outputs());
-        let [mut y, mut dot] = [(); 2].map(|()| vec![T::default(); rows * outputs]);
-        model.detached::<T, _>(py, |m| diff::jvp(m, x, dx, training, &v, [&mut y, &mut dot]))?;
+        let (y, dot) = model.detached::<T, _>(py, |m| {
+            let what = "the outputs";
+            let (mut y, mut dot) = (room(what, rows, outputs)?, room(what, rows, outputs)?);
+            diff::jvp(m, x, dx, training, &v, [&mut y, &mut dot]).map(|()| (y, dot))
+        })?;
         Ok((matrix_out(py, y, rows, outputs)?, matrix_out(py, dot, rows, outputs)?))
     })
 }

@@ -41,7 +41,10 @@ fn class_of(error: &Error) -> &'static str {
         | Error::Weight { .. }
         | Error::NothingCounts => "DataError",
         Error::TargetKind { .. } => "DtypeError",
-        Error::Diverged { .. } | Error::Overflow { .. } => "DivergedError",
+        Error::Diverged { .. }
+        | Error::Overflow { .. }
+        | Error::VarianceOverflow
+        | Error::StepOverflow { .. } => "DivergedError",
         Error::Argument { .. } | Error::Mismatch(_) => "ArgumentError",
         Error::Unsupported(_) | Error::Memory { .. } => "UnsupportedError",
         Error::Validation(error) => class_of(error),

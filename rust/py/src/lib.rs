@@ -1,9 +1,9 @@
 //! The Python face of `thalweg-core`: it borrows arrays, translates errors and polls for Ctrl-C.
 //! There is no arithmetic here, and no `unsafe`.
 //!
-//! Everything that may take time runs with the interpreter detached (the GIL released). Locks are
-//! taken there too, never while attached, so that a thread which waits for one cannot hold up the
-//! interpreter; and always in the order fit, trainer, model, optimizer.
+//! Everything that may take time runs with the interpreter detached (the GIL released). Locks that are held
+//! meanwhile are taken there too, never while attached, so that a thread which waits for one cannot hold up
+//! the interpreter; and always in the order fit, trainer, model, optimizer.
 
 #![forbid(unsafe_code)]
 

@@ -8,10 +8,11 @@ use thalweg_core::layer::{
     Activation, BatchNorm, Category, Fourier, Frequencies, Init, Layer, Linear, Pieces, RowNorm, TabularInput,
 };
 use thalweg_core::network::Network;
+use thalweg_core::simd::Isa;
 use thalweg_core::update::Clip;
 use thalweg_core::{Dtype, Error, Model as CoreModel};
 
-use crate::arrays::{Features, Matrix, is_plain, matrix_out, vector, vector_out};
+use crate::arrays::{Features, Matrix, is_plain, matrix_out, room, vector, vector_out};
 use crate::dtype::{AnyModel, Real, parse, with_dtype};
 use crate::errors::translate;
 use crate::lock;
@@ -22,6 +23,7 @@ pub struct Model {
     pub dtype: Dtype,
     /// The structure never changes, so that it can be read while the model is at work.
     pub network: Network,
+    pub isa: Isa,
     inner: Mutex<AnyModel>,
 }
 
@@ -124,7 +126,8 @@ impl Model {
         let build = || {
             with_dtype!(dtype, T => {
                 let model = CoreModel::<T>::new(layers, seed)?;
-                Ok(Model { dtype, network: model.network().clone(), inner: Mutex::new(T::wrap_model(model)) })
+                let (network, isa) = (model.network().clone(), model.isa());
+                Ok(Model { dtype, network, isa, inner: Mutex::new(T::wrap_model(model)) })
             })
         };
         py.detach(build).map_err(|e| translate(py, e))
@@ -230,8 +233,10 @@ impl Model {
         with_dtype!(self.dtype, T => {
             let Ok(x) = Features::<T>::new("x", x) else { return Ok(None) };
             let (x, outputs) = (x.view(), self.network.outputs());
-            let mut y = vec![T::default(); x.rows() * outputs];
-            self.detached::<T, _>(py, |m| m.predict(x, &mut y))?;
+            let y = self.detached::<T, _>(py, |m| {
+                let mut y = room("the outputs", x.rows(), outputs)?;
+                m.predict(x, &mut y).map(|()| y)
+            })?;
             matrix_out(py, y, x.rows(), outputs).map(Some)
         })
     }
@@ -240,8 +245,10 @@ impl Model {
         with_dtype!(self.dtype, T => {
             let x = Features::<T>::new("x", x)?;
             let (x, outputs) = (x.view(), self.network.outputs());
-            let mut y = vec![T::default(); x.rows() * outputs];
-            self.detached::<T, _>(py, |m| m.forward(x, &mut y))?;
+            let y = self.detached::<T, _>(py, |m| {
+                let mut y = room("the outputs", x.rows(), outputs)?;
+                m.forward(x, &mut y).map(|()| y)
+            })?;
             matrix_out(py, y, x.rows(), outputs)
         })
     }
@@ -252,8 +259,10 @@ impl Model {
             let x = Features::<T>::new("x", x)?;
             let (x, outputs, size) = (x.view(), self.network.outputs(), self.network.num_parameters());
             let count = x.rows() * outputs;
-            let (mut y, mut j) = (vec![T::default(); count], vec![T::default(); count * size]);
-            self.detached::<T, _>(py, |m| m.jacobian(x, &mut y, &mut j))?;
+            let (y, j) = self.detached::<T, _>(py, |m| {
+                let (mut y, mut j) = (room("the outputs", count, 1)?, room("the Jacobian", count, size)?);
+                m.jacobian(x, &mut y, &mut j).map(|()| (y, j))
+            })?;
             Ok((matrix_out(py, y, x.rows(), outputs)?, matrix_out(py, j, count, size)?))
         })
     }
@@ -272,7 +281,7 @@ impl Model {
             let (gradient, inputs) = (gradient.view(), self.network.inputs());
             let (flat, rows) = self.detached::<T, _>(py, |m| {
                 let rows = m.pending_rows()?;
-                let mut into = vec![T::default(); rows * inputs];
+                let mut into = room("the input's gradient", rows, inputs)?;
                 m.backward(gradient, &mut into)?;
                 Ok((into, rows))
             })?;

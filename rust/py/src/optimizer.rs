@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use thalweg_core::network::Network;
 use thalweg_core::optim::{Config, Group, Optimizer as CoreOptimizer, Value};
+use thalweg_core::simd::Isa;
 use thalweg_core::update::Clip;
 use thalweg_core::{Dtype, Error};
 
@@ -172,13 +173,13 @@ impl Optimizer {
 
     fn state(&self, py: Python<'_>) -> PyResult<(u64, Py<PyDict>, Py<PyDict>)> {
         type Arrays<T> = Vec<(&'static str, Vec<T>)>;
-        fn export<T: Real>(network: &Network, optimizer: &CoreOptimizer<T>) -> Arrays<T> {
+        fn export<T: Real>(isa: Isa, network: &Network, optimizer: &CoreOptimizer<T>) -> Arrays<T> {
             let config = &optimizer.config;
             let slots = config.slots().into_iter().zip(&optimizer.state);
             let kept = slots.filter(|(slot, _)| slot.kept);
             let arrays = kept.map(|(slot, array)| {
                 let mut flat = vec![T::default(); config.public_length(&slot, network)];
-                config.export(&slot, network, array, &mut flat);
+                config.export(isa, &slot, network, array, &mut flat);
                 (slot.name, flat)
             });
             arrays.collect()
@@ -188,10 +189,10 @@ impl Optimizer {
             let inner = lock(&self.inner);
             let scalars = inner.config.scalars();
             inner.bond.as_ref().map(|bond| {
-                let network = &bond.model.get().network;
+                let Model { network, isa, .. } = bond.model.get();
                 let (steps, values, arrays) = match &bond.state {
-                    Either::F32(o) => (o.steps, o.scalars, Either::F32(export(network, o))),
-                    Either::F64(o) => (o.steps, o.scalars, Either::F64(export(network, o))),
+                    Either::F32(o) => (o.steps, o.scalars, Either::F32(export(*isa, network, o))),
+                    Either::F64(o) => (o.steps, o.scalars, Either::F64(export(*isa, network, o))),
                 };
                 (steps, scalars.into_iter().zip(values), arrays)
             })
@@ -251,7 +252,7 @@ impl Optimizer {
                 let Some(array) = arrays.get_item(slot.name)? else { continue };
                 let flat = vector::<T>(slot.name, &array, config.public_length(slot, &model.network))?;
                 slot.check(&flat).map_err(fail)?;
-                config.import(slot, &model.network, &flat, into);
+                config.import(model.isa, slot, &model.network, &flat, into);
             }
             if !fresh {
                 optimizer.set_scalars(&values).map_err(fail)?;

@@ -100,9 +100,9 @@ impl Trainer {
 
     /// Numbers of the arena in public order.
     fn public<T: Real>(&self, arena: &[T]) -> Vec<T> {
-        let network = &self.model.get().network;
+        let Model { network, isa, .. } = self.model.get();
         let mut flat = vec![T::default(); network.num_parameters()];
-        network.export(arena, &mut flat);
+        network.export(*isa, arena, &mut flat);
         flat
     }
 }
@@ -286,13 +286,13 @@ impl Trainer {
 
     /// The average in public order and of how many it is, if there is one.
     fn average(&self, py: Python<'_>) -> Option<(Py<PyAny>, u64)> {
-        let network = &self.model.get().network;
+        let Model { network, isa, .. } = self.model.get();
         with_dtype!(self.model.get().dtype, T => {
             let copy = py.detach(|| {
                 let mut inner = lock(&self.inner);
                 let average = T::trainer(&mut inner).expect("of the model's precision").average.as_ref()?;
                 let mut flat = vec![T::default(); network.num_parameters()];
-                network.export(&average.values, &mut flat);
+                network.export(*isa, &average.values, &mut flat);
                 Some((flat, average.count))
             });
             copy.map(|(flat, count)| (vector_out(py, flat), count))
@@ -300,13 +300,13 @@ impl Trainer {
     }
 
     fn set_average(&self, py: Python<'_>, values: &Bound<'_, PyAny>, count: u64) -> PyResult<()> {
-        let network = &self.model.get().network;
+        let Model { network, isa, .. } = self.model.get();
         with_dtype!(self.model.get().dtype, T => {
             let flat = vector::<T>("the average", values, network.num_parameters())?;
             py.detach(|| {
                 let mut inner = lock(&self.inner);
                 if let Some(average) = &mut T::trainer(&mut inner).expect("of the model's precision").average {
-                    network.import(&flat, &mut average.values);
+                    network.import(*isa, &flat, &mut average.values);
                     average.count = count;
                 }
             });
@@ -320,14 +320,14 @@ impl Trainer {
         py: Python<'_>,
         penalty: Option<(Bound<'_, PyAny>, Bound<'_, PyAny>, f64)>,
     ) -> PyResult<()> {
-        let network = &self.model.get().network;
+        let Model { network, isa, .. } = self.model.get();
         with_dtype!(self.model.get().dtype, T => {
             let penalty = match penalty {
                 Some((importance, anchor, strength)) => {
                     let n = network.num_parameters();
                     let importance = vector::<T>("importance", &importance, n)?;
                     let anchor = vector::<T>("anchor", &anchor, n)?;
-                    let make = || along::penalty(network, &importance, &anchor, strength);
+                    let make = || along::penalty(network, *isa, &importance, &anchor, strength);
                     Some(py.detach(make).map_err(|e| translate(py, e))?)
                 }
                 None => None,
@@ -382,12 +382,12 @@ impl Trainer {
     }
 
     fn set_path(&self, py: Python<'_>, values: &Bound<'_, PyAny>) -> PyResult<()> {
-        let network = &self.model.get().network;
+        let Model { network, isa, .. } = self.model.get();
         with_dtype!(self.model.get().dtype, T => {
             let flat = vector::<T>("the path", values, network.num_parameters())?;
             self.detached::<T, _>(py, |t| {
                 if let Some(path) = &mut t.along.path {
-                    network.import(&flat, &mut path.values);
+                    network.import(*isa, &flat, &mut path.values);
                 }
             });
             Ok(())
@@ -396,14 +396,14 @@ impl Trainer {
 
     /// Which parameters may move, 1 or 0 each; `None` is all.
     fn set_mask(&self, py: Python<'_>, free: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-        let network = &self.model.get().network;
+        let Model { network, isa, .. } = self.model.get();
         with_dtype!(self.model.get().dtype, T => {
             let mask = match free {
                 Some(free) => {
                     let flat = vector::<T>("the mask", free, network.num_parameters())?;
                     let len = network.arena_len();
                     let mut mask = Buffer::<T>::zeroed("a mask", len).map_err(|e| translate(py, e))?;
-                    network.import(&flat, &mut mask);
+                    network.import(*isa, &flat, &mut mask);
                     Some(mask)
                 }
                 None => None,
@@ -484,13 +484,13 @@ impl Trainer {
         begun: u64,
         fresh: bool,
     ) -> PyResult<()> {
-        let network = &self.model.get().network;
+        let Model { network, isa, .. } = self.model.get();
         with_dtype!(self.model.get().dtype, T => {
             let part = |part: &Bound<'_, PyAny>| vector::<T>("the walk", part, network.num_parameters());
             let parts = parts.iter().map(part).collect::<PyResult<Vec<_>>>()?;
             self.detached::<T, _>(py, |t| {
                 if let Some(walk) = &mut t.along.walk {
-                    walk.parts.iter_mut().zip(&parts).for_each(|(into, part)| network.import(part, into));
+                    walk.parts.iter_mut().zip(&parts).for_each(|(into, part)| network.import(*isa, part, into));
                     (walk.begun, walk.fresh) = (begun, fresh);
                 }
             });
@@ -555,9 +555,9 @@ impl Trainer {
                 Some(rows) => {
                     let rows = Matrix::<T>::new("directions", rows)?;
                     let rows = rows.view();
-                    let network = &self.model.get().network;
+                    let Model { network, isa, .. } = self.model.get();
                     let flat: Vec<T> = (0..rows.rows()).flat_map(|i| rows.row(i).to_vec()).collect();
-                    let make = || Projection::orthogonal(network, &flat);
+                    let make = || Projection::orthogonal(network, *isa, &flat);
                     Some(py.detach(make).map_err(|e| translate(py, e))?)
                 }
                 None => None,

@@ -155,7 +155,7 @@ impl<T: Element> Coupled<T> {
                 }
             }
         }
-        network.import(&self.flat, &mut self.shift);
+        network.import(isa, &self.flat, &mut self.shift);
     }
 
     /// The penalty at parameters.
@@ -167,7 +167,7 @@ impl<T: Element> Coupled<T> {
     }
 
     fn products(&mut self, network: &Network, isa: Isa, params: &[T]) {
-        network.export(params, &mut self.flat);
+        network.export(isa, params, &mut self.flat);
         let Coupled { blocks, anchor, flat, items, parts: [d, gd, sum], scratch, room, .. } = self;
         let places = blocks.iter().flat_map(|block| (0..block.rows).flat_map(|row| block.places(row)));
         for (d, place) in d.iter_mut().zip(places) {
@@ -292,7 +292,7 @@ mod tests {
                 assert!((found - value).abs() <= 1e-11 * (1.0 + value.abs()), "{isa}: {found} {value}");
                 penalty.pull(model.network(), isa, &model.params);
                 let mut pull = vec![0.0; count];
-                model.network().export(&penalty.shift, &mut pull);
+                model.network().export(isa, &penalty.shift, &mut pull);
                 let size = expected.iter().fold(0.0f64, |m, e| m.max(e.abs()));
                 for (at, e) in expected.iter().enumerate() {
                     assert!((pull[place(at)] - 1.5 * e).abs() <= 1e-12 * size, "{isa} {at}");

@@ -25,8 +25,8 @@ use crate::arena::{Buffer, Shared};
 use crate::element::Element;
 use crate::error::Error;
 use crate::optim::{MAX_STATE, Step};
+use crate::parallel::{self, RUN};
 use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
-use crate::threads::{self, Job};
 
 /// A quadratic penalty.
 pub struct Penalty<T> {
@@ -41,12 +41,9 @@ pub struct Penalty<T> {
 impl<T: Element> Penalty<T> {
     /// ½·s·Σ A·(θ − a)²: the same for any number of threads.
     pub fn value(&self, isa: Isa, params: &[T]) -> f64 {
-        let run = RUN.max(params.len().div_ceil(MAX_RUNS));
-        let mut sums = [0.0; MAX_RUNS];
         let pull = Pull { importance: &self.importance, anchor: &self.anchor, strength: self.strength };
-        let job = Value { isa, run, pull, params, sums: Shared::new(&mut sums) };
-        threads::run(&job, threads::num_threads().0.min(job.items(0)));
-        0.5 * self.strength * sums.iter().sum::<f64>()
+        let distance = |run: Range<usize>| Distance { params: &params[run.clone()], pull: pull.part(run) };
+        0.5 * self.strength * parallel::sum(params.len(), |run| dispatch(isa, distance(run)))
     }
 }
 
@@ -121,10 +118,6 @@ pub struct Company<'a, T> {
 
 /// Elements that are worked on at once, from copies on the stack.
 const PART: usize = 512;
-/// Elements of a run, which one thread takes.
-const RUN: usize = 64 * 1024;
-/// Most runs that sums are kept of.
-const MAX_RUNS: usize = 1024;
 
 impl<T: Element> Company<'_, T> {
     /// An optimizer's step on the parameters of some range of the arena, and what goes along with it.
@@ -217,31 +210,9 @@ impl<T: Element> Op<T> for Plus<'_, T> {
 /// Adds a penalty's gradient to gradients, where the update is not on the spot.
 pub fn add_penalty<T: Element>(isa: Isa, penalty: &Penalty<T>, params: &[T], grads: &mut [T]) {
     let pull = Pull { importance: &penalty.importance, anchor: &penalty.anchor, strength: penalty.strength };
-    let job = AddAll { isa, pull, params, grads: Shared::new(grads) };
-    threads::run(&job, threads::num_threads().0.min(job.items(0)));
-}
-
-struct AddAll<'a, T> {
-    isa: Isa,
-    pull: Pull<'a, T>,
-    params: &'a [T],
-    grads: Shared<'a, T>,
-}
-
-impl<T: Element> Job for AddAll<'_, T> {
-    fn phases(&self) -> usize {
-        1
-    }
-    fn items(&self, _: usize) -> usize {
-        self.params.len().div_ceil(RUN)
-    }
-    fn run(&self, _: usize, item: usize, _: usize) {
-        let range = item * RUN..self.params.len().min((item + 1) * RUN);
-        // SAFETY: every item has its own run.
-        let grads = unsafe { self.grads.slice_mut(range.clone()) };
-        let params = &self.params[range.clone()];
-        dispatch(self.isa, Add { grads, params, pull: self.pull.part(range) });
-    }
+    parallel::runs_mut(grads, RUN, |run, grads| {
+        dispatch(isa, Add { grads, params: &params[run.clone()], pull: pull.part(run) });
+    });
 }
 
 /// g ← g + s·A·(θ − a)
@@ -290,30 +261,6 @@ impl<T: Element> Op<T> for Gain<'_, T> {
     }
 }
 
-struct Value<'a, T> {
-    isa: Isa,
-    run: usize,
-    pull: Pull<'a, T>,
-    params: &'a [T],
-    sums: Shared<'a, f64>,
-}
-
-impl<T: Element> Job for Value<'_, T> {
-    fn phases(&self) -> usize {
-        1
-    }
-    fn items(&self, _: usize) -> usize {
-        self.params.len().div_ceil(self.run)
-    }
-    fn run(&self, _: usize, item: usize, _: usize) {
-        let range = item * self.run..self.params.len().min((item + 1) * self.run);
-        let params = &self.params[range.clone()];
-        let sum = dispatch(self.isa, Distance { params, pull: self.pull.part(range) });
-        // SAFETY: every item has its own sum.
-        unsafe { self.sums.slice_mut(item..item + 1)[0] = sum };
-    }
-}
-
 /// Σ A·(θ − a)², of blocks in the precision of the numbers and over blocks in double.
 struct Distance<'a, T> {
     params: &'a [T],
@@ -346,6 +293,7 @@ impl<T: Element> Op<T> for Distance<'_, T> {
 /// If something is not finite, the strength is negative, or there is not enough memory.
 pub fn penalty<T: Element>(
     network: &crate::network::Network,
+    isa: Isa,
     importance: &[T],
     anchor: &[T],
     strength: f64,
@@ -367,7 +315,7 @@ pub fn penalty<T: Element>(
         anchor: Buffer::zeroed("the penalty's anchor", len)?,
         strength,
     };
-    network.import(importance, &mut penalty.importance);
-    network.import(anchor, &mut penalty.anchor);
+    network.import(isa, importance, &mut penalty.importance);
+    network.import(isa, anchor, &mut penalty.anchor);
     Ok(penalty)
 }

@@ -2,11 +2,11 @@
 
 use super::Site;
 use super::block::Block;
-use super::each::each;
 use crate::element::Element;
 use crate::gemm::pack::PANEL;
 use crate::layer::Category;
 use crate::network::Encoder;
+use crate::parallel;
 use crate::view::MatMut;
 
 /// Rows of a weight that are worked on together.
@@ -76,7 +76,7 @@ impl<T: Element> Site<'_, T> {
                 }
             }
         }
-        each(&mut parts, self.threads, |(index, part, into)| {
+        parallel::pieces(&mut parts, self.threads, |(index, part, into)| {
             let n = self.network.stages()[*index].outputs;
             match *part {
                 Part::Weight { from, col, n } => {

@@ -17,7 +17,6 @@
 use std::ops::Range;
 
 use super::block;
-use super::each::each;
 use super::likelihood::Slopes;
 use super::sweep::Sweep;
 use crate::data::Samples;
@@ -29,6 +28,7 @@ use crate::layer::Power;
 use crate::loss::Targets;
 use crate::model::Model;
 use crate::network::Network;
+use crate::parallel;
 use crate::threads;
 use crate::view::{MatMut, MatRef};
 use crate::workspace::Workspace;
@@ -126,7 +126,7 @@ impl<T: Element> Kronecker<T> {
             self.multiply(model, Side::Slopes);
         }
         let workspace = &*self.sweep.workspace();
-        each(&mut self.sums, threads::num_threads().0, |(stage, sum)| {
+        parallel::pieces(&mut self.sums, threads::num_threads().0, |(stage, sum)| {
             for row in matrix(model.network(), workspace, *stage, Side::Inputs).chunks_exact(sum.len()) {
                 sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x.to_f64());
             }
@@ -147,7 +147,7 @@ impl<T: Element> Kronecker<T> {
         let mut tiles: Vec<_> = self.tiles.iter_mut().filter(|tile| tile.side == side).collect();
         let work: usize = tiles.iter().map(|tile| tile.sum.len() * k).sum();
         let threads = threads::num_threads().0.min(work / WORK_PER_THREAD).max(1);
-        each(&mut tiles, threads, |tile| {
+        parallel::pieces(&mut tiles, threads, |tile| {
             let all = matrix(network, workspace, tile.stage, side);
             let width = all.len() / k;
             let all = MatRef::new(all, k, width);

@@ -19,12 +19,11 @@
 //!   for what [`likelihood`] says of the outputs: they take one product of squared matrices per layer.
 //! * **Kronecker factors** ([`kronecker`]) of each dense layer's block of that matrix: two products per layer.
 //!
-//! Passes that train are fused ([`pass`](crate::pass)); these are not. A `point` is a network on a batch; `block` does a
+//! Passes that train are fused (`pass`); these are not. A `point` is a network on a batch; `block` does a
 //! stage of some rows, `tangent` what goes along with it, `norm` is what normalizations add, `gather` the last part, and
 //! `each` runs blocks on threads. [`Replay`] runs the numbers alone again and again, for differences. As there, every number is computed by one thread in an order that shapes alone decide.
 
 mod block;
-mod each;
 mod encode;
 mod gather;
 pub mod kronecker;
@@ -49,15 +48,14 @@ use crate::layer::dropout::Draw;
 use crate::loss::{Goals, Objective};
 use crate::model::Model;
 use crate::network::{Network, Norm, Over};
+use crate::parallel;
 use crate::simd::{Isa, all_finite, dispatch};
 use crate::threads;
 use crate::view::MatRef;
 
 use block::{BLOCK, Block, dense_len};
-use each::each;
 use norm::{Affine, Columns, Task, Work, inverse};
 
-pub(crate) use each::each as each_piece;
 pub use point::Curvature;
 pub use replay::Replay;
 
@@ -119,7 +117,7 @@ pub fn jvp<T: Element>(
     check_direction(v)?;
     check_rows(model, x, training)?;
     let at = Weights::new(network, isa, None, T::ONE, false, |into| into.copy_from_slice(&model.params))?;
-    let way = Weights::new(network, isa, None, T::ZERO, false, |into| network.import_on(isa, v, into))?;
+    let way = Weights::new(network, isa, None, T::ZERO, false, |into| network.import(isa, v, into))?;
     let site = Site {
         network,
         isa,
@@ -353,7 +351,7 @@ impl<T: Element> Site<'_, T> {
         turn: impl Fn(&mut Block<T>) + Sync,
     ) {
         for run in self.runs(self.curved) {
-            each(blocks, self.threads, |block| {
+            parallel::pieces(blocks, self.threads, |block| {
                 for act in &run {
                     match *act {
                         Act::Enter(index) => block.enter(self, index),
@@ -387,7 +385,7 @@ impl<T: Element> Site<'_, T> {
         };
         let mut dots: Vec<_> = self.network.stages().iter().map(zeros).collect();
         for run in self.runs(self.back) {
-            each(blocks, self.threads, |block| {
+            parallel::pieces(blocks, self.threads, |block| {
                 for act in &run {
                     let known = |index: usize| [&columns[index], &dots[index]];
                     match *act {
@@ -427,13 +425,13 @@ impl<T: Element> Site<'_, T> {
         let stage = &self.network.stages()[index];
         let Some(Norm { over: Over::Batch { layer, .. }, .. }) = stage.norm else { return };
         let n = stage.outputs;
-        each(blocks, self.threads, |block| {
+        parallel::pieces(blocks, self.threads, |block| {
             let slots = &mut block.slots[index];
             let z = &slots.y[..block.rows * n];
             dispatch(self.isa, Work(n, Task::Sums { z, into: &mut slots.sums[0] }));
         });
         columns.mean = self.means(blocks, index, 0);
-        each(blocks, self.threads, |block| {
+        parallel::pieces(blocks, self.threads, |block| {
             let slots = &mut block.slots[index];
             let (z, mean) = (&slots.y[..block.rows * n], &columns.mean);
             dispatch(self.isa, Work(n, Task::Squares { z, mean, into: &mut slots.sums[0] }));

@@ -8,6 +8,7 @@ use crate::layer::dropout::Draw;
 use crate::loss::{Goals, Objective, RowLoss, Rows, Second, Targets};
 use crate::model::Model;
 use crate::network::Network;
+use crate::parallel;
 use crate::simd::{Op, Simd, all_finite, dispatch};
 use crate::train::Trainer;
 use crate::view::{MatMut, MatRef};
@@ -225,7 +226,7 @@ impl<T: Element> Point<T> {
         let mut memory = std::mem::take(&mut self.memory);
         let site = self.site(model);
         let (network, isa) = (site.network, site.isa);
-        let write = |into: &mut [T]| network.import_on(isa, v, into);
+        let write = |into: &mut [T]| network.import(isa, v, into);
         let way = Weights::new(network, isa, memory.way.take(), T::ZERO, site.curved, write)?;
         let len = network.arena_len();
         let mut result = match memory.result.take().filter(|spare| spare.len() == len) {
@@ -252,7 +253,7 @@ impl<T: Element> Point<T> {
             let mut blocks = site.blocks(task.x, None, wave, &mut memory.blocks);
             site.values(&mut blocks, &mut columns, |block| self.slopes(&site, task, block));
             site.check(&blocks)?;
-            super::each(&mut blocks, site.threads, |block| self.bend(&site, task, block));
+            parallel::pieces(&mut blocks, site.threads, |block| self.bend(&site, task, block));
             site.tangents(&way, &mut blocks, &columns, turn);
             site.gather(&blocks, &mut result);
             // All waves or none: the first is as long as any.
@@ -269,7 +270,7 @@ impl<T: Element> Point<T> {
         if !all_finite(isa, &result) {
             return Err(too_large("the product with v"));
         }
-        network.export_on(isa, &result, into);
+        network.export(isa, &result, into);
         (memory.way, memory.result) = (Some(way), Some(result));
         (self.waves, self.columns, self.known, self.memory) = (waves, columns, known, memory);
         Ok(())

@@ -17,7 +17,6 @@
 
 use std::ops::Range;
 
-use super::each::each;
 use super::likelihood::Slopes;
 use super::sweep::Sweep;
 use crate::arena::{Buffer, Shared};
@@ -29,6 +28,7 @@ use crate::layer::batch_norm::GROUP;
 use crate::loss::Targets;
 use crate::model::Model;
 use crate::network::Network;
+use crate::parallel;
 use crate::pass::WeightTask;
 use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
 use crate::threads::{self, Job};
@@ -141,7 +141,7 @@ impl<T: Element> Squares<T> {
         self.sweep.weights(model, task);
         let sum = self.sum;
         let mut parts: Vec<_> = self.total.chunks_mut(RUN).zip(self.grads.chunks(RUN)).collect();
-        each(&mut parts, threads::num_threads().0, |(total, grads)| {
+        parallel::pieces(&mut parts, threads::num_threads().0, |(total, grads)| {
             for (total, grad) in total.iter_mut().zip(*grads) {
                 let grad = grad.to_f64();
                 *total += match sum {
@@ -161,7 +161,7 @@ impl<T: Element> Squares<T> {
     /// If it is not finite: the slopes are too large for the model's precision.
     pub fn mean(&self, network: &Network) -> Result<Vec<f64>, Error> {
         let mut flat = vec![0.0; network.num_parameters()];
-        network.translate(flat.len(), |public, inner| flat[public] = self.total[inner] / self.count as f64);
+        network.translate(|public, inner| flat[public] = self.total[inner] / self.count as f64);
         if flat.iter().all(|x| x.is_finite()) {
             return Ok(flat);
         }

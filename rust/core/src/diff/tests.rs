@@ -303,7 +303,7 @@ fn a_replay_is_the_pass_with_that_parameter_in_any_order() {
             let mut replay = Replay::new(&model, x).unwrap();
             let size = model.network().num_parameters();
             let mut places = vec![0; size];
-            model.network().translate(size, |public, inner| places[public] = inner);
+            model.network().translate(|public, inner| places[public] = inner);
             // All over the network, and back.
             for public in (0..size).map(|i| i * 307 % size).step_by(23) {
                 let place = places[public];

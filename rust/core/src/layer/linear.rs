@@ -5,8 +5,9 @@
 //! translates at the border.
 
 use crate::element::Element;
-use crate::gemm::pack::offset;
-use crate::rng::Stream;
+use crate::gemm::pack::PANEL;
+use crate::rng::{Stream, normal};
+use crate::simd::Isa;
 
 /// A dense layer.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,37 +76,72 @@ impl Init {
     /// Draws weights in the order of the public layout (out, in), stored as (in, out) in panels, then the bias.
     pub fn draw<T: Element>(
         self,
+        isa: Isa,
         rng: &mut Stream,
         inputs: usize,
-        outputs: usize,
         weight: &mut [T],
         bias: &mut [T],
     ) {
-        let (fan_in, fan_out) = (inputs as f64, outputs as f64);
-        let bound = 1.0 / fan_in.max(1.0).sqrt();
-        let draw = |rng: &mut Stream| match self {
-            Init::KaimingUniform => rng.uniform(-bound, bound),
-            Init::KaimingNormal => rng.normal() * (2.0 / fan_in).sqrt(),
-            Init::XavierUniform => {
-                let bound = (6.0 / (fan_in + fan_out)).sqrt();
-                rng.uniform(-bound, bound)
-            }
-            Init::XavierNormal => rng.normal() * (2.0 / (fan_in + fan_out)).sqrt(),
-            Init::LecunNormal => rng.normal() / fan_in.sqrt(),
-            Init::SirenFirst => rng.uniform(-1.0 / fan_in, 1.0 / fan_in),
-            Init::Siren => {
-                let bound = (6.0 / fan_in).sqrt() / 30.0;
-                rng.uniform(-bound, bound)
-            }
-            Init::Zeros => 0.0,
-        };
-        for o in 0..outputs {
-            for i in 0..inputs {
-                weight[offset(inputs, outputs, i, o)] = T::lit(draw(rng));
+        let law = self.law(inputs as f64, (weight.len() / inputs) as f64);
+        for panel in weight.chunks_mut(PANEL * inputs) {
+            let outputs = panel.len() / inputs;
+            for o in 0..outputs {
+                law.draw(isa, rng, panel[o..].iter_mut().step_by(outputs));
             }
         }
-        for b in bias {
-            *b = T::lit(if self == Init::Zeros { 0.0 } else { rng.uniform(-bound, bound) });
+        let of_bias = match self {
+            Init::Zeros => Law::Zero,
+            _ => Law::Uniform(1.0 / (inputs as f64).sqrt()),
+        };
+        of_bias.draw(isa, rng, bias.iter_mut());
+    }
+
+    fn law(self, fan_in: f64, fan_out: f64) -> Law {
+        match self {
+            Init::KaimingUniform => Law::Uniform(1.0 / fan_in.sqrt()),
+            Init::KaimingNormal => Law::Normal((2.0 / fan_in).sqrt()),
+            Init::XavierUniform => Law::Uniform((6.0 / (fan_in + fan_out)).sqrt()),
+            Init::XavierNormal => Law::Normal((2.0 / (fan_in + fan_out)).sqrt()),
+            Init::LecunNormal => Law::Normal(1.0 / fan_in.sqrt()),
+            Init::SirenFirst => Law::Uniform(1.0 / fan_in),
+            Init::Siren => Law::Uniform((6.0 / fan_in).sqrt() / 30.0),
+            Init::Zeros => Law::Zero,
+        }
+    }
+}
+
+/// How numbers are distributed.
+enum Law {
+    /// Evenly, between minus that and that.
+    Uniform(f64),
+    /// Normally, with this standard deviation.
+    Normal(f64),
+    Zero,
+}
+
+impl Law {
+    fn draw<'a, T: Element>(
+        &self,
+        isa: Isa,
+        rng: &mut Stream,
+        mut places: impl ExactSizeIterator<Item = &'a mut T>,
+    ) {
+        let mut units = [0.0; 256];
+        while places.len() > 0 {
+            match *self {
+                Law::Uniform(bound) => {
+                    let units = &mut units[..places.len().min(256)];
+                    rng.units(isa, units);
+                    units.iter().zip(&mut places).for_each(|(u, x)| *x = T::lit(2.0 * bound * u - bound));
+                }
+                Law::Normal(deviation) => {
+                    let units = &mut units[..(2 * places.len()).min(256)];
+                    rng.units(isa, units);
+                    let pairs = units.as_chunks::<2>().0.iter();
+                    pairs.zip(&mut places).for_each(|(pair, x)| *x = T::lit(deviation * normal(*pair)));
+                }
+                Law::Zero => return places.for_each(|x| *x = T::ZERO),
+            }
         }
     }
 }

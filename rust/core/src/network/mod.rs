@@ -12,6 +12,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::layer::{Activation, BatchNorm, Fourier, Init, Layer, RowNorm, TabularInput};
 use crate::rng::{Purpose, Stream};
+use crate::simd::Isa;
 
 /// A dense layer's place in the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,7 +264,13 @@ impl Network {
     }
 
     /// Draws initial parameters into an arena, and sets running averages to those of standard numbers.
-    pub fn initialize<T: Element>(&self, seed: u64, arena: &mut Buffer<T>, averages: &mut Buffer<T>) {
+    pub fn initialize<T: Element>(
+        &self,
+        isa: Isa,
+        seed: u64,
+        arena: &mut Buffer<T>,
+        averages: &mut Buffer<T>,
+    ) {
         for stage in &self.stages {
             let (Some(norm), n) = (stage.norm, stage.outputs) else { continue };
             if let Over::Batch { running: (_, variance), .. } = norm.over {
@@ -300,7 +307,7 @@ impl Network {
                 Some(bias) => &mut rest[bias - start - weight.len()..][..outputs],
                 None => &mut [],
             };
-            init.draw(&mut rng, inputs, outputs, weight, bias);
+            init.draw(isa, &mut rng, inputs, weight, bias);
         }
     }
 }

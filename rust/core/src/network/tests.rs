@@ -53,10 +53,10 @@ fn import_undoes_export_and_weights_are_transposed() {
     let network = Network::new(vec![linear(3, 2)]).unwrap();
     let mut arena = Buffer::<f32>::zeroed("a test", network.arena_len()).unwrap();
     let flat: Vec<f32> = (1..=8).map(|i| i as f32).collect();
-    network.import(&flat, &mut arena);
+    network.import(Isa::Scalar, &flat, &mut arena);
     assert_eq!(arena[..6], [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
     let mut back = vec![0.0; 8];
-    network.export(&arena, &mut back);
+    network.export(Isa::Scalar, &arena, &mut back);
     assert_eq!(back, flat);
 }
 
@@ -66,12 +66,12 @@ fn vectors_carry_parameters_to_the_same_places() {
         let network = Network::new(vec![linear(inputs, outputs), linear(outputs, 3)]).unwrap();
         let flat: Vec<f64> = (0..network.num_parameters()).map(|i| i as f64).collect();
         let mut expected = vec![0.0; network.arena_len()];
-        network.import(&flat, &mut expected);
+        network.translate(|public, inner| expected[inner] = flat[public]);
         for isa in Isa::available() {
             let (mut arena, mut back) = (vec![0.0; expected.len()], vec![0.0; flat.len()]);
-            network.import_on(isa, &flat, &mut arena);
+            network.import(isa, &flat, &mut arena);
             assert_eq!(arena, expected, "{isa} {inputs} {outputs}");
-            network.export_on(isa, &arena, &mut back);
+            network.export(isa, &arena, &mut back);
             assert_eq!(back, flat, "{isa} {inputs} {outputs}");
         }
     }
@@ -84,7 +84,7 @@ fn initial_weights_follow_the_named_law() {
         let network = Network::new(vec![layer]).unwrap();
         let mut arena = Buffer::<f64>::zeroed("a test", network.arena_len()).unwrap();
         let mut averages = Buffer::zeroed("a test", 0).unwrap();
-        network.initialize(5, &mut arena, &mut averages);
+        network.initialize(Isa::detect().unwrap(), 5, &mut arena, &mut averages);
         let w = &arena[..20_000];
         let variance = w.iter().map(|x| x * x).sum::<f64>() / 2e4;
         let (expected, bound) = match init {

@@ -1,8 +1,11 @@
 //! Arrays of state and the blocks that their elements belong to.
 
+use std::ops::Range;
+
 use super::{Config, Extent, Slot};
 use crate::element::Element;
 use crate::network::{Block, Network};
+use crate::simd::Isa;
 
 impl Config {
     /// How many elements an array of state has for a block of parameters.
@@ -34,28 +37,43 @@ impl Config {
     ///
     /// # Panics
     /// If lengths are not those of this network.
-    pub fn export<T: Element>(&self, slot: &Slot, network: &Network, array: &[T], flat: &mut [T]) {
-        self.translate(slot, network, |public, inner| flat[public] = array[inner]);
+    pub fn export<T: Element>(&self, isa: Isa, slot: &Slot, network: &Network, array: &[T], flat: &mut [T]) {
+        for (block, public, inner) in self.places(slot, network) {
+            match block {
+                Some(block) => block.export(isa, &array[inner], &mut flat[public]),
+                None => flat[public].copy_from_slice(&array[inner]),
+            }
+        }
     }
 
     /// The reverse of [`export`](Self::export).
     ///
     /// # Panics
     /// If lengths are not those of this network.
-    pub fn import<T: Element>(&self, slot: &Slot, network: &Network, flat: &[T], array: &mut [T]) {
-        self.translate(slot, network, |public, inner| array[inner] = flat[public]);
+    pub fn import<T: Element>(&self, isa: Isa, slot: &Slot, network: &Network, flat: &[T], array: &mut [T]) {
+        for (block, public, inner) in self.places(slot, network) {
+            match block {
+                Some(block) => block.import(isa, &flat[public], &mut array[inner]),
+                None => array[inner].copy_from_slice(&flat[public]),
+            }
+        }
     }
 
-    fn translate(&self, slot: &Slot, network: &Network, mut f: impl FnMut(usize, usize)) {
+    /// Where each block's share lies for users, and in memory; with the block, if it lies there as a block does.
+    fn places<'n>(
+        &'n self,
+        slot: &'n Slot,
+        network: &'n Network,
+    ) -> impl Iterator<Item = (Option<&'n Block>, Range<usize>, Range<usize>)> {
         let mut start = 0;
-        for block in network.blocks() {
-            let len = self.share(slot, block);
+        network.blocks().iter().map(move |block| {
+            let public = start..start + self.share(slot, block);
+            start = public.end;
             match slot.extent {
-                Extent::Arena => block.translate(|at, inner| f(start + at, block.offset + inner)),
-                Extent::Rest if len > 0 => block.translate(|at, inner| f(start + at, start + inner)),
-                _ => (start..start + len).for_each(|at| f(at, at)),
+                Extent::Arena => (Some(block), public, block.offset..block.offset + block.len()),
+                Extent::Rest if !public.is_empty() => (Some(block), public.clone(), public),
+                _ => (None, public.clone(), public),
             }
-            start += len;
-        }
+        })
     }
 }

@@ -13,7 +13,6 @@
 //! No phase reads what another item of it writes, [`threads::run`](crate::threads::run) separates the
 //! phases, and an item runs on one thread at a time.
 //!
-//!
 //! Here is what a pass is and who does which part of it: `forward` and `backward` take rows through the stages,
 //! `norms` and `encode` what is special in some of them, `weights` has gradients and updates.
 

@@ -57,6 +57,7 @@ use crate::gemm::{GemmPlan, Precision};
 use crate::layer::batch_norm::GROUP;
 use crate::network::Network;
 use crate::simd::Isa;
+use crate::threads;
 
 /// Rows of a block: enough to reuse a panel of weights, few enough that the block's activations stay
 /// in the second-level cache.
@@ -278,6 +279,11 @@ impl Plan {
     /// Plans a pass of `rows` rows through `network` on at most `threads` threads, in full precision.
     pub fn new<T: Element>(network: &Network, mode: Mode, rows: usize, isa: Isa, threads: usize) -> Self {
         Self::in_precision::<T>(network, mode, rows, (isa, Precision::Full), threads)
+    }
+
+    /// Whether it is for such a pass on as many threads as are allowed now.
+    pub fn serves(&self, mode: Mode, rows: usize) -> bool {
+        self.mode == mode && self.rows == rows && self.asked == threads::num_threads().0
     }
 
     /// The same in another precision, if it is for training: nothing else is.

@@ -139,7 +139,7 @@ mod tests {
     /// P = MMᵀ of `n` random rows of `d` numbers, of which `twins` are there twice, and a random q.
     fn problem(n: usize, d: usize, twins: usize, seed: u64) -> (Vec<f64>, Vec<f64>) {
         let mut stream = Stream::new(seed, Purpose::Init, 0);
-        let mut number = || stream.uniform(-1.0, 1.0);
+        let mut number = || 2.0 * stream.unit() - 1.0;
         let mut rows: Vec<Vec<f64>> = (0..n).map(|_| (0..d).map(|_| number()).collect()).collect();
         for i in 0..twins {
             rows[n - 1 - i] = rows[i].clone();

@@ -14,7 +14,7 @@ pub mod cone;
 
 use cone::Cone;
 
-use crate::arena::{Buffer, Shared};
+use crate::arena::Buffer;
 use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
@@ -23,10 +23,11 @@ use crate::loss::{Goals, Objective, Targets};
 use crate::model::{Model, Parts, Workspaces};
 use crate::network::Network;
 use crate::optim::Optimizer;
+use crate::parallel;
 use crate::pass::{LossTask, Pass, Rows, WeightTask};
 use crate::plan::Mode;
 use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
-use crate::threads::{self, Job};
+use crate::threads;
 use crate::view::MatRef;
 
 /// How the coefficients follow from gradients.
@@ -113,8 +114,6 @@ pub struct Projection<T> {
     memories: Vec<Memory<T>>,
     directions: Vec<Buffer<T>>,
     workspaces: Workspaces<T>,
-    /// Sums of runs.
-    sums: Vec<f64>,
     /// R·g
     dots: Vec<f64>,
     /// RRᵀ, and ε on its diagonal.
@@ -149,14 +148,14 @@ impl<T: Element> Projection<T> {
         let len = network.arena_len();
         let zeros = || Buffer::zeroed("gradients of remembered samples", len);
         let directions = memories.iter().map(|_| zeros()).collect::<Result<_, _>>()?;
-        Ok(Self::new(rule, memories, directions, len))
+        Ok(Self::new(rule, memories, directions))
     }
 
     /// From directions that stay: orthonormal rows in public order, one after the other.
     ///
     /// # Errors
     /// If a number is not finite, or there is not enough memory.
-    pub fn orthogonal(network: &Network, rows: &[T]) -> Result<Self, Error> {
+    pub fn orthogonal(network: &Network, isa: Isa, rows: &[T]) -> Result<Self, Error> {
         if let Some(i) = rows.iter().position(|r| !r.is_finite()) {
             let value = format!("{} at {i}", rows[i]);
             let accepted = "finite numbers are needed".into();
@@ -166,13 +165,13 @@ impl<T: Element> Projection<T> {
         let mut directions = Vec::new();
         for row in rows.chunks(network.num_parameters()) {
             let mut direction = Buffer::zeroed("directions of gradients", len)?;
-            network.import(row, &mut direction);
+            network.import(isa, row, &mut direction);
             directions.push(direction);
         }
-        Ok(Self::new(Rule::Orthogonal, Vec::new(), directions, len))
+        Ok(Self::new(Rule::Orthogonal, Vec::new(), directions))
     }
 
-    fn new(rule: Rule, memories: Vec<Memory<T>>, directions: Vec<Buffer<T>>, len: usize) -> Self {
+    fn new(rule: Rule, memories: Vec<Memory<T>>, directions: Vec<Buffer<T>>) -> Self {
         let n = directions.len();
         let square = if matches!(rule, Rule::Orthogonal) { 0 } else { n };
         Projection {
@@ -180,7 +179,6 @@ impl<T: Element> Projection<T> {
             memories,
             directions,
             workspaces: Workspaces::default(),
-            sums: vec![0.0; n * len.div_ceil(run_of(len))],
             dots: vec![0.0; n],
             gram: vec![0.0; square * square],
             weights: vec![0.0; n],
@@ -242,8 +240,8 @@ impl<T: Element> Projection<T> {
     /// then as it was.
     pub(crate) fn apply(&mut self, isa: Isa, grads: &mut Buffer<T>) -> bool {
         let n = self.directions.len();
-        let Projection { directions, sums, dots, gram, weights, .. } = self;
-        products(isa, grads, directions, sums, dots);
+        let Projection { directions, dots, gram, weights, .. } = self;
+        products(isa, grads, directions, dots);
         self.counts.0 += 1;
         let against = dots.iter().any(|d| *d < 0.0);
         match self.rule {
@@ -251,12 +249,12 @@ impl<T: Element> Projection<T> {
             Rule::Orthogonal => weights.iter_mut().zip(&*dots).for_each(|(c, d)| *c = -d),
             _ if !against => return true,
             Rule::Average { eps } => {
-                products(isa, &directions[0], &directions[..1], sums, &mut gram[..1]);
+                products(isa, &directions[0], &directions[..1], &mut gram[..1]);
                 weights[0] = -dots[0] / (gram[0] + eps);
             }
             Rule::Each { margin, eps, bound } => {
                 for k in 0..n {
-                    products(isa, &directions[k], &directions[..=k], sums, &mut gram[k * n..=k * n + k]);
+                    products(isa, &directions[k], &directions[..=k], &mut gram[k * n..=k * n + k]);
                     for l in 0..k {
                         gram[l * n + k] = gram[k * n + l];
                     }
@@ -279,51 +277,20 @@ impl<T: Element> Projection<T> {
             return false;
         }
         self.counts.1 += 1;
-        let job = Combine { isa, weights, directions, grads: grads.share() };
-        threads::run(&job, threads::num_threads().0.min(job.items(0)));
+        parallel::runs_mut(grads, PART, |run, grads| {
+            let wanted = weights.iter().zip(&*directions).filter(|(weight, _)| **weight != 0.0);
+            for (&weight, direction) in wanted {
+                dispatch(isa, Add { grads: &mut *grads, row: &direction[run.clone()], weight });
+            }
+        });
         true
     }
 }
 
-/// Elements of a run, which one thread takes: the same for any number of threads.
-fn run_of(len: usize) -> usize {
-    crate::update::RUN.max(len.div_ceil(1024))
-}
-
-/// `into[k]` ← one · others[k], over `sums` of runs.
-fn products<T: Element>(isa: Isa, one: &[T], others: &[Buffer<T>], sums: &mut [f64], into: &mut [f64]) {
-    let run = run_of(one.len());
-    let runs = one.len().div_ceil(run);
-    let sums = &mut sums[..others.len() * runs];
-    let job = Products { isa, run, runs, one, others, sums: Shared::new(sums) };
-    threads::run(&job, threads::num_threads().0.min(job.items(0)));
-    for (dot, sums) in into.iter_mut().zip(sums.chunks(runs)) {
-        *dot = sums.iter().sum();
-    }
-}
-
-struct Products<'a, T> {
-    isa: Isa,
-    run: usize,
-    runs: usize,
-    one: &'a [T],
-    others: &'a [Buffer<T>],
-    sums: Shared<'a, f64>,
-}
-
-impl<T: Element> Job for Products<'_, T> {
-    fn phases(&self) -> usize {
-        1
-    }
-    fn items(&self, _: usize) -> usize {
-        self.others.len() * self.runs
-    }
-    fn run(&self, _: usize, item: usize, _: usize) {
-        let (k, at) = (item / self.runs, item % self.runs);
-        let range = at * self.run..self.one.len().min((at + 1) * self.run);
-        let sum = dispatch(self.isa, Dot(&self.one[range.clone()], &self.others[k][range]));
-        // SAFETY: every item has its own sum.
-        unsafe { self.sums.slice_mut(item..item + 1)[0] = sum };
+/// `into[k]` ← one · others[k]
+fn products<T: Element>(isa: Isa, one: &[T], others: &[Buffer<T>], into: &mut [f64]) {
+    for (dot, other) in into.iter_mut().zip(others) {
+        *dot = parallel::sum(one.len(), |run| dispatch(isa, Dot(&one[run.clone()], &other[run])));
     }
 }
 
@@ -350,35 +317,6 @@ impl<T: Element> Op<T> for Dot<'_, T> {
 /// Elements of a gradient that stay in cache while all directions are added to them.
 const PART: usize = 4096;
 
-struct Combine<'a, T> {
-    isa: Isa,
-    weights: &'a [f64],
-    directions: &'a [Buffer<T>],
-    grads: Shared<'a, T>,
-}
-
-impl<T: Element> Job for Combine<'_, T> {
-    fn phases(&self) -> usize {
-        1
-    }
-    fn items(&self, _: usize) -> usize {
-        self.grads.len().div_ceil(PART)
-    }
-    fn run(&self, _: usize, item: usize, _: usize) {
-        let range = item * PART..self.grads.len().min((item + 1) * PART);
-        // SAFETY: every item has its own part.
-        let grads = unsafe { self.grads.slice_mut(range.clone()) };
-        for (weight, direction) in self.weights.iter().zip(self.directions) {
-            if *weight != 0.0 {
-                dispatch(
-                    self.isa,
-                    Add { grads: &mut *grads, row: &direction[range.clone()], weight: *weight },
-                );
-            }
-        }
-    }
-}
-
 /// g ← g + c·r
 struct Add<'a, T> {
     grads: &'a mut [T],
@@ -404,7 +342,7 @@ impl<T: Element> Op<T> for Add<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::update::RUN;
+    use crate::parallel::RUN;
 
     fn buffer<T: Element>(n: usize, frequency: f64) -> Buffer<T> {
         let mut buffer = Buffer::zeroed("numbers", n).unwrap();
@@ -426,7 +364,7 @@ mod tests {
                 if first.iter().all(|x| *x == 0.0) {
                     continue; // sin 0
                 }
-                let mut projection = Projection::new(Rule::Orthogonal, Vec::new(), vec![first], n);
+                let mut projection = Projection::new(Rule::Orthogonal, Vec::new(), vec![first]);
                 let (before, mut grads) = (buffer::<f64>(n, 0.7), buffer::<f64>(n, 0.7));
                 assert!(projection.apply(isa, &mut grads));
                 let d = dot(&before, &projection.directions[0]);
@@ -443,7 +381,7 @@ mod tests {
     fn only_gradients_that_go_against_the_direction_are_changed() {
         for isa in Isa::available() {
             let mut projection =
-                Projection::new(Rule::Average { eps: 0.0 }, Vec::new(), vec![buffer::<f32>(1000, 1.3)], 1000);
+                Projection::new(Rule::Average { eps: 0.0 }, Vec::new(), vec![buffer::<f32>(1000, 1.3)]);
             let mut with = buffer::<f32>(1000, 1.3);
             assert!(projection.apply(isa, &mut with));
             assert_eq!(with[..], projection.directions[0][..]);
@@ -459,7 +397,7 @@ mod tests {
     fn what_is_not_finite_is_said_and_changes_nothing() {
         let rule = Rule::Each { margin: 0.5, eps: 0.0, bound: false };
         let directions = vec![buffer::<f32>(40, 1.3), buffer::<f32>(40, 0.3)];
-        let mut projection = Projection::new(rule, Vec::new(), directions, 40);
+        let mut projection = Projection::new(rule, Vec::new(), directions);
         projection.directions[1][7] = f32::INFINITY;
         let mut grads = buffer::<f32>(40, 0.9);
         let isa = Isa::Scalar;

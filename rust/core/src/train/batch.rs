@@ -185,7 +185,15 @@ impl<T: Element> Trainer<T> {
             let stopped = pass.stopped.load(Ordering::Relaxed);
             if stopped || !ascent.up(isa, params, averages, optimizer.frozen()) {
                 self.gathered.batches = 0;
-                return Err(why_not_finite(&self.objective, isa, x, &y, &workspace.losses, optimizer));
+                return Err(why_not_finite(
+                    &self.objective,
+                    outputs,
+                    isa,
+                    x,
+                    &y,
+                    &workspace.losses,
+                    optimizer,
+                ));
             }
             at_params = Some(Tally::new(self.objective.reduction, &workspace.losses, totals));
             // Of this pass: the one that follows is a step of the method, not of the data.
@@ -214,7 +222,7 @@ impl<T: Element> Trainer<T> {
             if let Some(ascent) = &self.ascent {
                 ascent.undo(params, averages);
             }
-            return Err(why_not_finite(&self.objective, isa, x, &y, losses, optimizer));
+            return Err(why_not_finite(&self.objective, outputs, isa, x, &y, losses, optimizer));
         }
         let tally = at_params.unwrap_or_else(|| Tally::new(self.objective.reduction, losses, totals));
         if let Some(ascent) = &self.ascent {
@@ -294,7 +302,7 @@ impl<T: Element> Trainer<T> {
         let stopped = pass.stopped.load(Ordering::Relaxed);
         let losses = &workspace.losses;
         if stopped {
-            return Err(why_not_finite(&self.objective, isa, x, &y, losses, optimizer));
+            return Err(why_not_finite(&self.objective, outputs, isa, x, &y, losses, optimizer));
         }
         update_averages(network, workspace, averages, None);
         let tally = Tally::new(self.objective.reduction, losses, totals);
@@ -307,13 +315,15 @@ impl<T: Element> Trainer<T> {
 /// Which number made a step's loss not finite: one in the data, or none.
 fn why_not_finite<T: Element>(
     objective: &Objective<T>,
+    outputs: usize,
     isa: Isa,
     x: Samples<'_, T>,
     y: &Goals<'_, T>,
     losses: &[RowLoss],
     optimizer: &Optimizer<T>,
 ) -> Error {
-    if let Err(error) = check_values(objective, isa, x, y) {
+    let checked = objective.check(y, x.rows(), outputs).and_then(|_| check_values(objective, isa, x, y));
+    if let Err(error) = checked {
         return error;
     }
     let loss = losses.iter().map(|l| l.loss).find(|l| !l.is_finite()).unwrap_or(f64::NAN);

@@ -38,7 +38,7 @@ impl<T: Element> Trainer<T> {
             let len = EVALUATION_ROWS.min(x.rows() - start);
             let isa = model.isa();
             let workspace = self.workspaces.get(model.network(), isa, Mode::Inference, len)?;
-            let Parts { network, params, averages, .. } = model.parts();
+            let Parts { network, params, averages, .. } = model.still_parts();
             let pass = Pass {
                 loss: Some(LossTask {
                     objective: &self.objective,

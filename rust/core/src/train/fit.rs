@@ -12,7 +12,6 @@ use crate::model::{Model, Parts};
 use crate::optim::Optimizer;
 use crate::pass::Rows;
 use crate::rng::{Purpose, Stream};
-use crate::simd::all_finite;
 
 /// How a fit goes through the data.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -260,7 +259,12 @@ impl<T: Element> Fit<T> {
         validation: Option<DataSet<'_, T>>,
         until: &mut impl FnMut(usize) -> bool,
     ) -> Result<(), Error> {
-        assert_eq!(training.x.rows(), self.rows, "a fit goes on with the data it began with");
+        if training.x.rows() != self.rows {
+            let found = training.x.rows();
+            let text =
+                format!("x has {found} rows, and had {} when the fit began: leave it as it is", self.rows);
+            return Err(Error::Mismatch(text));
+        }
         if trainer.objective != self.objective {
             let text = "the loss was changed during a fit: change it before or after, not in a callback";
             return Err(Error::Mismatch(text.into()));
@@ -294,10 +298,7 @@ impl<T: Element> Fit<T> {
             self.updates += (optimizer.steps - before) as usize;
             self.batch += 1;
             if self.batch == self.batches() {
-                if !all_finite(model.isa(), model.parts().params) {
-                    let (step, lr) = (optimizer.steps, optimizer.config.lr());
-                    return Err(Error::Diverged { loss: f64::INFINITY, step, lr });
-                }
+                model.check_step(optimizer)?;
                 let validation = match validation {
                     Some(data) => Some(trainer.evaluate(model, data.x, data.y)?),
                     None => None,

@@ -250,7 +250,7 @@ mod tests {
     /// B·Bᵀ for a B of n × k with elements between -1 and 1.
     fn gram(n: usize, k: usize) -> Vec<f64> {
         let mut stream = Stream::new(7, Purpose::Init, n as u64);
-        let b: Vec<f64> = (0..n * k).map(|_| stream.uniform(-1.0, 1.0)).collect();
+        let b: Vec<f64> = (0..n * k).map(|_| 2.0 * stream.unit() - 1.0).collect();
         let at = |i: usize, j: usize| (0..k).map(|l| b[i * k + l] * b[j * k + l]).sum();
         (0..n * n).map(|ij| at(ij / n, ij % n)).collect()
     }

@@ -33,9 +33,9 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::pack::PANEL;
 use crate::network::{Block, Network};
+use crate::parallel::RUN;
 use crate::simd::Isa;
 use crate::threads;
-use crate::update::RUN;
 
 /// Sums that a piece notes at most.
 const SUMS: usize = 2;

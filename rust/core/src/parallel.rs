@@ -1,0 +1,58 @@
+//! Loops on all threads: over long arrays in runs, and over pieces of work that share nothing. A run or a piece is
+//! worked on by one thread, and knows of no other: what comes out cannot depend on the number of threads.
+
+use std::ops::Range;
+use std::sync::Mutex;
+
+use crate::arena::Shared;
+use crate::threads::{self, Job};
+
+/// Elements of a run: so many that starting one costs nothing beside it.
+pub const RUN: usize = 64 * 1024;
+/// Most runs that sums are kept of.
+const MAX_SUMS: usize = 1024;
+
+struct Loop<F>(usize, F);
+
+impl<F: Fn(usize) + Sync> Job for Loop<F> {
+    fn phases(&self) -> usize {
+        1
+    }
+    fn items(&self, _: usize) -> usize {
+        self.0
+    }
+    fn run(&self, _: usize, item: usize, _: usize) {
+        self.1(item);
+    }
+}
+
+/// Calls `f` with each run of `0..len`, of `run` elements but for the last.
+pub fn runs(len: usize, run: usize, f: impl Fn(Range<usize>) + Sync) {
+    let count = len.div_ceil(run);
+    let job = Loop(count, |item| f(item * run..len.min((item + 1) * run)));
+    threads::run(&job, threads::num_threads().0.min(count));
+}
+
+/// The same with the part of a slice that is the run's own.
+pub fn runs_mut<T: Send>(slice: &mut [T], run: usize, f: impl Fn(Range<usize>, &mut [T]) + Sync) {
+    let (len, shared) = (slice.len(), Shared::new(slice));
+    // SAFETY: runs do not overlap.
+    runs(len, run, |range| f(range.clone(), unsafe { shared.slice_mut(range) }));
+}
+
+/// The sum over the runs of `0..len` of what `f` gives for each, in their order.
+pub fn sum(len: usize, f: impl Fn(Range<usize>) -> f64 + Sync) -> f64 {
+    let run = RUN.max(len.div_ceil(MAX_SUMS));
+    let mut sums = [0.0; MAX_SUMS];
+    let sums = &mut sums[..len.div_ceil(run)];
+    runs_mut(sums, 1, |item, sum| sum[0] = f(item.start * run..len.min(item.end * run)));
+    sums.iter().sum()
+}
+
+/// Calls `f` with each of some pieces of work, on at most `threads` threads.
+pub fn pieces<W: Send>(pieces: &mut [W], threads: usize, f: impl Fn(&mut W) + Sync) {
+    let pieces: Vec<_> = pieces.iter_mut().map(Mutex::new).collect();
+    // Nobody else asks for a piece: an item runs once.
+    let job = Loop(pieces.len(), |item: usize| f(&mut pieces[item].lock().expect("an item runs once")));
+    threads::run(&job, threads);
+}
