@@ -6,7 +6,7 @@ import pytest
 import thalweg as tw
 from thalweg import continual, nn, optim
 from thalweg.continual import metrics
-from thalweg.errors import ArgumentError, DtypeError, ShapeError
+from thalweg.errors import ArgumentError, DtypeError, ShapeError, UnsupportedError
 
 X = np.random.default_rng(0).standard_normal((20, 2)).astype("float32")
 Y = np.arange(20) % 3
@@ -103,6 +103,64 @@ def test_steps_and_batches_are_counted_from_one():
     strategy = continual.Naive(learner())
     with pytest.raises(ArgumentError, match="batch_size must be an integer >= 1; got 0"):
         strategy.fit(scenario()[0], batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"steps": 0}, "steps must be an integer >= 1; got 0"),
+        ({"steps": -3}, "steps must be an integer >= 1; got -3"),
+        ({"steps": 2.5}, "steps must be an integer >= 1; got 2.5"),
+        ({"start": -1}, "start must be an integer >= 0"),
+        ({"batch_size": 0}, "batch_size must be an integer >= 1; got 0"),
+        ({"shuffle": 1}, "shuffle must be True or False"),
+        ({"drop_last": "no"}, "drop_last must be True or False; got 'no'"),
+    ],
+)
+@pytest.mark.parametrize(
+    "make",
+    [
+        continual.Naive,
+        continual.LwF,
+        lambda t: continual.Replay(t, 9),
+        lambda t: continual.AGEM(t, 9),
+        lambda t: continual.DER(t, 9),
+        lambda t: continual.FROMP(t, 3, 1.0),
+        continual.ContinualBackprop,
+    ],
+)
+def test_how_long_is_looked_at_before_it_is_learned(make, wrong, message):
+    strategy, (first, second) = make(learner()), scenario()
+    strategy.fit(first)
+    strategy.begin(second)
+    before = strategy.trainer.model.flat_parameters
+    with pytest.raises(ArgumentError, match=message):
+        strategy.learn(second, **{"steps": 2, **wrong})
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+
+
+def test_passes_of_fit_are_looked_at_first():
+    strategy = continual.Naive(learner())
+    with pytest.raises(ArgumentError, match="drop_last must be True or False; got 'no'"):
+        strategy.fit(scenario()[0], drop_last="no")
+
+
+@pytest.mark.parametrize("optimizer", [optim.LBFGS, optim.LevenbergMarquardt])
+def test_steps_are_on_batches(optimizer):
+    model = nn.Sequential(nn.Linear(2, 3))
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer())
+    for make in (continual.Naive, lambda t: continual.run(t, scenario())):
+        with pytest.raises(UnsupportedError, match=f"{optimizer.__name__} takes all data at once"):
+            make(trainer)
+
+
+@pytest.mark.parametrize("make", [continual.LwF, lambda t: continual.GDumb(t, 9)])
+def test_what_goes_by_the_beginning_of_each_task_says_so(make):
+    """Without, LwF would have no teacher, and GDumb another task's memory."""
+    strategy, (first, second) = make(learner()), scenario()
+    strategy.fit(first)
+    with pytest.raises(ArgumentError, match="task 1 is to be learned, but has not begun"):
+        strategy.learn(second, steps=1)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 """Buffers keep what they say, with the chances that they say."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from thalweg.continual import BalancedBuffer, ReservoirBuffer
 from thalweg.continual._buffers import herd
-from thalweg.errors import ArgumentError, ShapeError
+from thalweg.errors import ArgumentError, DtypeError, ShapeError
 
 
 def offer(buffer, numbers, labels=None, **more):
@@ -82,6 +86,91 @@ def test_classes_of_different_tasks_are_different():
     assert sorted(buffer.rows()["y"]) == [0] * 6 + [1] * 6
 
 
+@pytest.mark.parametrize("select", ["random", "herding"])
+def test_what_small_classes_leave_is_shared_by_the_others(select):
+    """However they come; of each class, all that were offered or a full share are kept."""
+    y = np.repeat([0, 1, 2], [5, 300, 200])
+    x = np.arange(len(y), dtype=np.float32)[:, None] + 1
+    for order in (np.arange(len(y)), np.arange(len(y))[::-1], np.argsort(x[:, 0] % 7)):
+        buffer = BalancedBuffer(101, select=select)
+        for rows in np.array_split(order, 9):
+            buffer.add(x=x[rows], y=y[rows], features=lambda rows: rows)
+        assert np.bincount(buffer.rows()["y"]).tolist() == [5, 48, 48]
+        assert len(np.unique(buffer.rows()["x"])) == 101
+        # More of the small class: the others give room.
+        buffer.add(x=x[:95] + 1000, y=np.zeros(95, int), features=lambda rows: rows)
+        assert np.bincount(buffer.rows()["y"]).tolist() == [33, 33, 33]
+
+
+def test_shares_of_classes_are_balanced_by_the_largest():
+    y = np.repeat([0, 1, 2], [90, 8, 2])
+    shares = np.eye(3)[y] * 0.7 + 0.1
+    buffer = offer(BalancedBuffer(30), np.arange(100), shares)
+    by_label = offer(BalancedBuffer(30), np.arange(100), y)
+    np.testing.assert_array_equal(buffer.rows()["x"], by_label.rows()["x"])
+    assert np.bincount(buffer.rows()["y"].argmax(axis=1)).tolist() == [20, 8, 2]
+    # Numbers, and several answers, are of one class.
+    for numbers in (shares - 1, 2 * shares, shares[:, :1]):
+        assert len(offer(BalancedBuffer(1), np.arange(100), numbers)) == 1
+
+
+def test_a_label_is_never_another_one():
+    for make in (ReservoirBuffer, BalancedBuffer):
+        buffer = make(400)
+        offer(buffer, np.arange(3), np.arange(3, dtype=np.uint8))
+        offer(buffer, np.arange(3), np.array([256, 257, 300], np.uint16))
+        offer(buffer, np.arange(3), np.array([1, 2, 3], np.uint8))
+        assert sorted(buffer.rows()["y"].tolist()) == [0, 1, 1, 2, 2, 3, 256, 257, 300]
+        assert set(buffer.sample(9)["y"].tolist()) == {0, 1, 2, 3, 256, 257, 300}
+        with pytest.raises(DtypeError, match="keeps y as uint16, which cannot hold int64"):
+            offer(buffer, np.arange(3), -np.arange(3))
+        assert len(buffer) == 9
+
+
+@pytest.mark.parametrize("make", [ReservoirBuffer, BalancedBuffer])
+def test_a_state_is_not_what_the_buffer_goes_on_with(make):
+    buffer = offer(make(5), np.zeros(5))
+    state = buffer.state_dict()
+    offer(buffer, np.ones(100))
+    buffer.load_state_dict(state)
+    assert not buffer.rows()["x"].any()
+    offer(buffer, np.ones(100))
+    buffer.load_state_dict(state)
+    assert not buffer.rows()["x"].any()
+
+
+def test_what_is_kept_does_not_depend_on_the_process():
+    """Sets of text are in another order in each."""
+    code = (
+        "import numpy as np; from thalweg.continual import BalancedBuffer; b = BalancedBuffer(30)\n"
+        "for k in range(7): b.add(x=np.arange(99.)[:, None], y=np.full(99, k))\n"
+        "print(b.rows()['x'].ravel().tolist())"
+    )
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert found[0] == found[1]
+
+
+def test_a_sample_of_a_balanced_buffer_is_of_its_rows(monkeypatch):
+    """The same as by numbers of all rows put together, which would take longer."""
+    buffer = offer(BalancedBuffer(60, seed=3), np.arange(500), np.arange(500) % 7)
+    twin = BalancedBuffer(60)
+    twin.load_state_dict(buffer.state_dict())
+    rows = buffer.rows()
+    monkeypatch.delattr(BalancedBuffer, "rows")
+    for size in (1, 9, 60):
+        some = buffer.sample(size)
+        places = twin._generator.choice(len(rows["y"]), min(size, len(rows["y"])), replace=False)
+        for name, column in rows.items():
+            np.testing.assert_array_equal(some[name], column[places])
+    assert BalancedBuffer(5).sample(3) == {}
+
+
 def test_herding_against_all_that_could_be_chosen(rng):
     """Each choice is the best of those that are left, by the definition."""
     features = rng.standard_normal((12, 3)) + 1
@@ -104,6 +193,20 @@ def test_a_herd_that_gives_room_keeps_its_first(rng):
     np.testing.assert_array_equal(first, x[herd(x, 10)])
     buffer.add(x=x, y=np.ones(30, int), features=lambda rows: rows)
     np.testing.assert_array_equal(buffer.rows()["x"][:5], first[:5])
+
+
+def test_features_that_cannot_be_computed_leave_a_herd_as_it_was(rng):
+    buffer = BalancedBuffer(10, select="herding")
+    x = rng.standard_normal((30, 2))
+    buffer.add(x=x, y=np.zeros(30, int), features=lambda rows: rows)
+    before = buffer.rows()["x"].copy()
+
+    def broken(rows):
+        raise ShapeError("no features")
+
+    with pytest.raises(ShapeError, match="no features"):
+        buffer.add(x=x, y=np.ones(30, int), features=broken)
+    np.testing.assert_array_equal(buffer.rows()["x"], before)
 
 
 @pytest.mark.parametrize("make", [ReservoirBuffer, BalancedBuffer])

@@ -121,11 +121,95 @@ def test_what_can_be_put_together_can_be_run(inside, scenario):
         (lambda t, s: continual.Replay(continual.Replay(t, 9), 9), "rows with weights"),
         (lambda t, s: continual.EWC(continual.LwF(t), 1), "sets a penalty"),
         (lambda t, s: continual.GEM(continual.OGD(t, 9), 9), "another strategy that projects"),
+        (lambda t, s: continual.PackNet(continual.ContinualBackprop(t)), "belong to earlier tasks"),
+        (lambda t, s: continual.ContinualBackprop(continual.PackNet(t)), "belong to earlier tasks"),
+        (lambda t, s: continual.PackNet(continual.ShrinkAndPerturb(t)), "belong to earlier tasks"),
+        (lambda t, s: continual.ShrinkAndPerturb(continual.PackNet(t)), "belong to earlier tasks"),
+        (lambda t, s: continual.XdG(continual.ContinualBackprop(t)), "silent units"),
+        (lambda t, s: continual.ContinualBackprop(continual.XdG(t)), "silent units"),
+        (lambda t, s: continual.ShrinkAndPerturb(continual.FromScratch(t)), "is not used"),
+        (lambda t, s: continual.ShrinkAndPerturb(continual.GDumb(t, 9)), "is not used"),
+        (lambda t, s: continual.Replay(continual.PackNet(t), 9, weighting="rows"), "goes outside"),
+        (lambda t, s: continual.Replay(continual.AGEM(t, 9), 9, weighting="rows"), "goes outside"),
+        (lambda t, s: continual.Replay(continual.ERACE(t, 9), 9, weighting="rows"), "a whole task"),
+        (lambda t, s: continual.Replay(continual.LwF(t), 9, weighting="rows"), "a whole task"),
+        (lambda t, s: continual.Replay(continual.PackNet(t), 9), "goes outside"),
+        (lambda t, s: continual.Cumulative(continual.PackNet(t), s), "trains on .* goes outside"),
+        (lambda t, s: continual.XdG(continual.FROMP(t, 5, 1)), "by the whole network"),
+        (lambda t, s: continual.XdG(continual.LwF(t)), "by the whole network"),
+        (lambda t, s: continual.XdG(continual.OGD(t, 5)), "by the whole network"),
+        (lambda t, s: continual.OGD(continual.XdG(t), 5), "by the whole network"),
+        (
+            lambda t, s: continual.XdG(
+                continual.Replay(t, continual.BalancedBuffer(9, select="herding"))
+            ),
+            "by the whole network",
+        ),
+        (
+            lambda t, s: continual.AGEM(
+                continual.XdG(t), continual.BalancedBuffer(9, select="herding")
+            ),
+            "by the whole network",
+        ),
     ],
 )
 def test_what_would_do_nothing_is_refused(make, why, scenario):
     with pytest.raises(UnsupportedError, match=rf"\w+ around \w+ is not there: .*{why}"):
         make(learner(), scenario)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.filterwarnings("ignore:task . brings new", "ignore:the penalty of")
+def test_a_state_is_a_copy(name, scenario):
+    """What is learned later does not change it, nor does what is loaded from it."""
+    strategy, other = (STRATEGIES[name](learner(), scenario) for _ in range(2))
+    strategy.fit(scenario[0], steps=4)
+    strategy.begin(scenario[1])
+    strategy.learn(scenario[1], steps=2)
+    state = strategy.state_dict()
+    before = pickle.dumps(state)
+    other.trainer._become(strategy.trainer)
+    other.trainer.loss = strategy.trainer.loss
+    other.load_state_dict(state)
+    for one in (strategy, other):
+        one.learn(scenario[1], steps=4, start=2)
+        one.end(scenario[1])
+        one.fit(scenario[2], steps=3)
+    assert _same(state, pickle.loads(before))
+    np.testing.assert_array_equal(
+        strategy.trainer.model.flat_parameters, other.trainer.model.flat_parameters
+    )
+
+
+def _same(one, other):
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return np.array_equal(one, other)
+
+
+def test_a_strategy_of_ones_own_names_what_it_gathers(scenario, tmp_path):
+    class Counting(continual.Strategy):
+        gathers = ("counts", "_latest")
+
+        def __init__(self, inner):
+            super().__init__(inner)
+            self.counts, self._latest = [], None
+
+        def learn(self, task, **options):
+            self.counts.append(options["steps"])
+            self._latest = np.array(self.counts)
+            return super().learn(task, **options)
+
+    strategy = Counting(continual.Naive(learner()))
+    options = {"steps": 6, "save_every": 2, "checkpoint": tmp_path / "run"}
+    continual.run(strategy, scenario, **options)
+    assert strategy.state_dict()["latest"].tolist() == strategy.counts == [2] * 9
+    again = Counting(continual.Naive(learner()))
+    continual.run(again, scenario, resume=True, **options)
+    assert again.counts == strategy.counts
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(again.state_dict()))["latest"], [2] * 9)
 
 
 def test_all_seen_classes_compete_where_all_rows_are_learned(clouds):

@@ -86,6 +86,69 @@ def test_lwf_is_naive_on_the_first_task_and_knows_the_old_network_on_the_second(
     np.testing.assert_array_equal(strategy._logits[1], old)
 
 
+def test_lwf_counts_tasks_and_needs_no_index(clouds, trainer):
+    """Its factor on the third task is 2, also where all tasks have the index 0."""
+    scenario = continual.split(*clouds.all, tasks=3, kind="domain")
+    found = []
+    for indexed in (True, False):
+        strategy = continual.LwF(trainer(outputs=2))
+        for task in scenario:
+            index = task.index if indexed else 0
+            one = continual.Task(task.x, task.y, task.x_test, task.y_test, index)
+            strategy.begin(one)
+            strategy.learn(one, steps=5, shuffle=False)  # orders go by the index
+            strategy.end(one)
+        found.append(strategy.trainer.model.flat_parameters)
+    np.testing.assert_array_equal(*found)
+
+
+def test_lwf_asks_the_network_of_each_beginning(clouds, trainer):
+    """A task that is learned again, with other rows."""
+    first, second, _ = continual.split(*clouds.all, tasks=3, kind="domain")
+    strategy = continual.LwF(trainer(outputs=2))
+    for task in (first, second, second.with_data(second.x[:50], second.y[:50])):
+        old = strategy.trainer.model(task.x)
+        strategy.fit(task)
+    np.testing.assert_array_equal(strategy._logits[1], old)
+
+
+def test_lwf_holds_on_to_heads_of_tasks_that_do_not_name_their_classes(clouds, trainer):
+    known = continual.split(*clouds.all, tasks=3, kind="task")
+    lwf, plain = (trainer(loss=nn.CrossEntropyLoss(heads=known.heads)) for _ in range(2))
+    one, other = continual.LwF(lwf), continual.Naive(plain)
+    for task in known:
+        hand_made = continual.Task(task.x, task.y, task.x_test, task.y_test, task.index)
+        one.fit(hand_made)
+        other.fit(hand_made)
+        assert one._learned == list(range(2 * task.index + 2))
+    assert not np.array_equal(lwf.model.flat_parameters, plain.model.flat_parameters)
+
+
+def test_a_trainer_with_the_loss_is_made_once_for_a_stream(clouds, trainer, monkeypatch):
+    made = []
+    with_loss = _mixed.with_loss
+    monkeypatch.setattr(_mixed, "with_loss", lambda *a: made.append(a) or with_loss(*a))
+    mine = trainer()
+    strategy = continual.ERACE(mine, 20)
+    made.clear()
+    for first in range(0, 60, 6):
+        strategy.step(clouds.x[first : first + 6], clouds.y[first : first + 6])
+    assert len(made) == 1
+    mine.loss = nn.CrossEntropyLoss(active=(0, 1, 2, 3, 4, 5))  # the loss is another one then
+    strategy.step(clouds.x[:6], clouds.y[:6])
+    assert len(made) == 2
+    mine.set_penalty(np.ones(mine.model.num_parameters))
+    with pytest.raises(UnsupportedError, match="sets a penalty"):
+        strategy.step(clouds.x[:6], clouds.y[:6])
+
+
+@pytest.mark.parametrize("make", [continual.DER, continual.DERpp, continual.ERACE])
+def test_buffers_that_choose_by_features_are_refused(make, trainer):
+    buffer = continual.BalancedBuffer(20, select="herding")
+    with pytest.raises(UnsupportedError, match=r"after each step.*herding.*or Replay"):
+        make(trainer(), buffer)
+
+
 @pytest.mark.parametrize("alpha", [0, 0.3])
 @pytest.mark.parametrize("beta", [0, 0.6])
 def test_steps_of_der(alpha, beta, scenario):

@@ -1,5 +1,7 @@
 """Strategies that give each task a part of the network."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -111,6 +113,48 @@ def test_what_leads_to_and_from_silent_units_stays_to_the_last_bit(by_task):
         assert same.mean() < 0.9
 
 
+def test_a_task_that_begins_twice_loses_nothing(by_task):
+    """As after an error in the middle of it."""
+    strategy = XdG(make(nn.CrossEntropyLoss(heads=by_task.heads)), share=0.5)
+    before = strategy.trainer.model.flat_parameters
+    strategy.begin(by_task[0])
+    strategy.begin(by_task[1])
+    strategy.begin(by_task[1])
+    strategy.end(by_task[1])
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+
+
+def test_weights_that_a_gate_holds_at_0_are_no_part_of_the_penalty(by_task):
+    """For the whole network they are where they were, and nothing pulls them."""
+    inner = SynapticIntelligence(make(nn.CrossEntropyLoss(heads=by_task.heads)), 3.0)
+    strategy = XdG(inner, share=0.5)
+    strategy.fit(by_task[0], epochs=3)
+    penalty, anchor = inner.trainer._core.penalty(), inner.anchor
+    for _ in range(2):
+        strategy.begin(by_task[1])
+        strategy.learn(by_task[1], steps=5)
+        moved = strategy._ungated() - anchor
+        assert inner.trainer.penalty == pytest.approx(3.0 * inner.importance @ moved**2, rel=1e-9)
+    strategy._open()
+    for now, then in zip(inner.trainer._core.penalty(), penalty, strict=True):
+        np.testing.assert_array_equal(now, then)
+    strategy.begin(by_task[1])
+    strategy.end(by_task[1])
+
+
+@pytest.mark.parametrize("kind", [XdG, PackNet])
+def test_a_part_belongs_to_an_index(kind, by_task):
+    """Tasks that all have the default would share it, or be judged by another's."""
+    strategy = kind(make(nn.CrossEntropyLoss(heads=by_task.heads)))
+    unnumbered = [continual.Task(t.x, t.y, t.x_test, t.y_test) for t in by_task]
+    strategy.fit(unnumbered[0])
+    before = strategy.trainer.model.flat_parameters
+    with pytest.raises(ArgumentError, match=r"task 0 was learned already.*Task\(\.\.\., index=1\)"):
+        strategy.fit(unnumbered[1])
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+    strategy.fit(by_task[1])
+
+
 def test_xdg_forgets_less(by_task):
     """Tasks whose labels are swapped, so that one network cannot have both."""
     x, y = by_task[0].x, by_task[0].y
@@ -144,6 +188,46 @@ def test_packnet_never_forgets(by_task):
         PackNet(make(nn.CrossEntropyLoss(heads=by_task.heads))), by_task, epochs=5
     )
     assert result.metrics()["forgetting_max"] == 0
+
+
+def test_packnet_never_forgets_tasks_that_do_not_name_their_classes_nor_come_in_order(by_task):
+    strategy = PackNet(make(nn.CrossEntropyLoss(heads=by_task.heads)))
+    outputs = {}
+    for place in (2, 0, 1):
+        task = by_task[place]
+        strategy.fit(
+            continual.Task(task.x, task.y, task.x_test, task.y_test, index=place), epochs=5
+        )
+        outputs[place] = strategy.network(place)(task.x_test)[:, list(task.classes)]
+    for place, there in outputs.items():
+        task = by_task[place]
+        now = strategy.network(place)(task.x_test)[:, list(task.classes)]
+        np.testing.assert_array_equal(now, there)
+        found = strategy.predict(task.x_test, task.classes, task=place)
+        assert np.mean(found == task.y_test) > 0.8
+
+
+def test_packnet_says_when_no_weights_are_free(by_task):
+    strategy = PackNet(make(nn.CrossEntropyLoss(heads=by_task.heads)), prune=0.05)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        strategy.fit(by_task[0], steps=3)
+        strategy.fit(by_task[1], steps=3)
+    strategy.owner[_units.places(strategy.trainer.model)["0.weight"]] = 0
+    with pytest.warns(UserWarning, match="no free weights left in 1 of 3 layers: there, task 2"):
+        strategy.fit(by_task[2], steps=3)
+
+
+def test_packnet_retrains_as_long_as_it_was_asked_in_all(by_task):
+    """Half of all steps, in however many calls they came, wherever those began."""
+    strategy = PackNet(continual.Replay(make(nn.CrossEntropyLoss(heads=by_task.heads)), 30))
+    for task in by_task[:2]:
+        before = strategy.trainer.optimizer.steps
+        strategy.begin(task)
+        for _ in range(3):
+            strategy.learn(task, steps=4, batch_size=8)
+        strategy.end(task)
+        assert strategy.trainer.optimizer.steps == before + 12 + 6
 
 
 def test_packnet_gives_back_the_smallest_weights_of_each_layer(by_task):

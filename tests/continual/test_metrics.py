@@ -121,6 +121,12 @@ def test_plasticity_of_a_network_made_by_hand():
     assert measured.mean_weight == pytest.approx((4 + 2 + 10 + 2) / 20)
 
 
+def test_one_sample_does_not_tell_which_units_are_dead():
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    with pytest.raises(ArgumentError, match=r"at least 2 samples.*got 1"):
+        metrics.plasticity(model, np.ones((1, 2)))
+
+
 def test_plasticity_needs_hidden_units():
     with pytest.raises(ArgumentError, match="no hidden layer"):
         metrics.plasticity(nn.Sequential(nn.Linear(2, 1)), np.ones((2, 2)))

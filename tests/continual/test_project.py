@@ -160,6 +160,34 @@ def test_ogd_is_its_formula(outputs, tasks):
     follow(strategy, tasks[2], 6, lambda theta, g, number: g - span @ (span.T @ g))
 
 
+@pytest.mark.parametrize(
+    ("loss", "outputs", "y"),
+    [
+        (nn.BCEWithLogitsLoss(), 1, lambda labels: labels % 2),
+        (nn.MSELoss(), 1, lambda labels: labels + 7),
+        (nn.CrossEntropyLoss(), 4, lambda labels: np.where(labels == 2, -100, labels)),
+    ],
+    ids=["yes or no", "numbers", "ignored"],
+)
+def test_integers_are_labels_for_ogd_only_where_the_loss_takes_them_as_such(
+    loss, outputs, y, tasks
+):
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, outputs), dtype="float64")
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD(lr=0.01))
+    strategy = continual.OGD(trainer, 12)
+    for task in tasks:
+        strategy.fit(task.with_data(task.x, y(task.y)))
+    rows = [np.random.default_rng((0, k)).choice(60, 12, replace=False) for k in range(3)]
+    counted = sum((y(t.y)[r] != -100).sum() for t, r in zip(tasks, rows, strict=True))
+    assert len(strategy.directions) == min(counted, model.num_parameters)
+
+
+def test_it_is_said_how_many_updates_ogd_has_changed(tasks):
+    strategy = continual.OGD(network(), 5)
+    assert "projected" not in strategy.fit(tasks[0])
+    assert strategy.fit(tasks[1])["projected"] == [1.0]
+
+
 def test_ogd_leaves_a_linear_model_s_outputs_as_they_are(rng):
     model = nn.Sequential(nn.Linear(30, 2), dtype="float64")
     trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.05, momentum=0.5))
@@ -183,6 +211,21 @@ def test_a_direction_that_is_known_is_not_kept_twice(tasks):
         strategy.end(tasks[0])
     # 60 gradients of 68 numbers span no more when they come again.
     assert len(strategy.directions) == np.linalg.matrix_rank(strategy.directions) <= 60
+
+
+def test_reference_batches_go_by_updates_not_by_calls(tasks):
+    """Three batches of seven a pass to an update, whichever parts the steps come in."""
+    found = []
+    for parts in ([70], [3, 4, 7, 56], [66, 4], [63, 7]):
+        strategy, at = continual.AGEM(network(accumulate_grad_batches=3), 40, batch_size=7), 0
+        strategy.fit(tasks[0], epochs=9, batch_size=20)
+        strategy.begin(tasks[1])
+        for steps in parts:
+            strategy.learn(tasks[1], steps=steps, start=at, batch_size=9)
+            at += steps
+        found.append(strategy.trainer.model.flat_parameters)
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
 
 
 @pytest.mark.parametrize("options", [{"clip_grad_norm": 0.05}, {"accumulate_grad_batches": 3}])
@@ -288,6 +331,17 @@ def test_a_stream_that_is_not_learned_against_what_is_kept(scenario, trainer):
     assert strategy.buffer.seen == 360
 
 
+def test_a_buffer_that_chooses_by_features_is_for_tasks(scenario, trainer):
+    """A step of a stream is refused before it is taken."""
+    for make in (continual.AGEM, continual.Replay):
+        strategy = make(trainer(), continual.BalancedBuffer(30, select="herding"))
+        before = strategy.trainer.model.flat_parameters
+        with pytest.raises(UnsupportedError, match=r"step of a stream here: .*herding"):
+            strategy.step(scenario[0].x, scenario[0].y)
+        np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+        strategy.fit(scenario[0])
+
+
 def test_permuted_digits_are_remembered():
     """Margins of the mean accuracy over three tasks and seeds; measured: .12, .17, .07."""
     pytest.importorskip("sklearn")
@@ -320,7 +374,7 @@ def test_what_cannot_be_joined_is_said(scenario, trainer):
     task = scenario[1]
     with pytest.raises(UnsupportedError, match="sample_weight"):
         strategy.fit(task.with_data(task.x, task.y, np.ones(len(task.y))))
-    mine.fit(task.x, task.y)  # nothing is left of the projection
+    mine.fit(scenario[0].x, scenario[0].y)  # nothing is left of the projection
     assert mine._core.projected() is None
     with pytest.raises(UnsupportedError, match="Dropout"):
         continual.OGD(trainer(dropout=0.1))

@@ -82,6 +82,17 @@ def test_the_weighted_loss_is_the_mixture_of_the_two_means(scenario, trainer):
     np.testing.assert_allclose(mine.model.flat_parameters, by_hand.model.flat_parameters, atol=2e-6)
 
 
+def test_tasks_are_counted_and_need_no_index(scenario, trainer):
+    """The third task has a third of the loss, also of tasks that all have the index 0."""
+    mine = trainer()
+    strategy = continual.Replay(mine, 30, batch_size=8)
+    for task in scenario:
+        seen = watched(mine)
+        strategy.fit(continual.Task(task.x, task.y, task.x_test, task.y_test), batch_size=40)
+    np.testing.assert_allclose(seen[0][2][:40], 1 / 3 / 40)
+    np.testing.assert_allclose(seen[0][2][40:48], 2 / 3 / 8)
+
+
 def test_replay_remembers(scenario, trainer):
     naive = continual.run(continual.Naive(trainer()), scenario, epochs=20)
     replay = continual.run(continual.Replay(trainer(), 60), scenario, epochs=20)
@@ -149,6 +160,37 @@ def test_the_nearest_mean_by_hand(scenario, trainer):
     np.testing.assert_array_equal(strategy.predict(x, (2, 3)), 2 + distances[:, 2:4].argmin(axis=1))
 
 
+@pytest.mark.parametrize("outside", [continual.Naive, continual.XdG, continual.PackNet])
+def test_the_nearest_mean_judges_inside_of_others_too(outside, clouds, trainer):
+    known = continual.split(*clouds.all, tasks=3, kind="task")
+    loss = nn.CrossEntropyLoss(heads=known.heads)
+    strategy = outside(continual.NearestMean(continual.Replay(trainer(loss=loss), 60)))
+    for task in known:
+        strategy.fit(task, epochs=2)
+    rows = strategy.inner.inner.buffer.rows()
+    for task in known:
+        state = strategy.network(task.index).state_dict()
+
+        def features(x, state=state):
+            hidden = np.maximum(x @ state["0.weight"].T + state["0.bias"], 0)
+            hidden[:, ~state["3.weight"].any(axis=0)] = 0  # silent in this task
+            return hidden / np.maximum(np.linalg.norm(hidden, axis=1, keepdims=True), 1e-30)
+
+        first, second = task.classes
+        means = [features(rows["x"][rows["y"] == c]).mean(axis=0) for c in (first, second)]
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
+        near = features(task.x_test) @ means.T
+        found = strategy.predict(task.x_test, task.classes, task=task.index)
+        assert np.mean(found == np.where(near[:, 0] >= near[:, 1], first, second)) > 0.98
+
+
+@pytest.mark.parametrize("loss", [nn.BCEWithLogitsLoss(), nn.MSELoss()])
+def test_the_nearest_mean_needs_a_loss_of_classes(loss, trainer):
+    """The score would be of the outputs, and the means without effect."""
+    with pytest.raises(UnsupportedError, match="tells classes of which each sample has one"):
+        continual.NearestMean(continual.Replay(trainer(loss=loss), 20))
+
+
 def test_a_stream_with_replay(scenario, trainer):
     mine, plain = trainer(), trainer()
     strategy = continual.Replay(mine, 40, batch_size=9)
@@ -196,3 +238,25 @@ def test_what_is_wrong_is_said(scenario, trainer):
     task = scenario[1]
     with pytest.raises(UnsupportedError, match="sample_weight"):
         strategy.fit(task.with_data(task.x, task.y, np.ones(len(task.y))))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: continual.GDumb(t, 30),
+        lambda t: continual.Replay(t, 30),
+        lambda t: continual.AGEM(t, 30),
+        lambda t: continual.GEM(t, 10),
+        lambda t: continual.DER(t, 30),
+        continual.LwF,
+        lambda t: continual.ShrinkAndPerturb(continual.Replay(t, 30)),
+    ],
+)
+def test_weights_of_samples_are_refused_before_the_first_task(make, scenario, trainer):
+    strategy, task = make(trainer()), scenario[0]
+    before = strategy.trainer.model.flat_parameters
+    with pytest.raises(UnsupportedError, match="does not take tasks with sample_weight"):
+        strategy.fit(task.with_data(task.x, task.y, np.ones(len(task.y))))
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+    assert strategy.trainer.loss.active is None
+    strategy.fit(task)

@@ -1,6 +1,7 @@
 """Runs: what is learned, how it is judged, and that a run can be left and taken up anywhere."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -160,6 +161,45 @@ def test_samples_that_are_made_on_the_way_are_made_once_a_task(clouds, trainer):
         assert len(made) == 1
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        continual.Naive,
+        lambda t: continual.Replay(t, 20),
+        lambda t: continual.AGEM(t, 20),
+        lambda t: continual.EWC(t, 1.0),
+        lambda t: continual.ContinualBackprop(t),
+    ],
+    ids=["Naive", "Replay", "AGEM", "EWC", "ContinualBackprop"],
+)
+def test_a_run_makes_the_samples_of_a_task_once(make, clouds, trainer, monkeypatch):
+    """Not for each step or part; what a task is judged by is made when it is judged only."""
+    scenario = continual.permuted(*clouds.all, tasks=3)
+    made, kind = [], type(scenario[0].x_from.change)
+    change = kind.__call__
+    monkeypatch.setattr(kind, "__call__", lambda self, x: made.append(len(x)) or change(self, x))
+    result = continual.run(make(trainer()), scenario, epochs=1, evaluate_every=5)
+    assert made.count(360) == 3
+    assert made.count(120) == 3 * len(result.steps)
+    assert len(made) == 3 + 3 * len(result.steps)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        continual.Cumulative,
+        lambda t, s: continual.LwF(t),
+        lambda t, s: continual.ContinualBackprop(continual.Replay(t, 20)),
+    ],
+    ids=["Cumulative", "LwF", "ContinualBackprop(Replay)"],
+)
+def test_samples_made_on_demand_are_learned_as_arrays(make, clouds, trainer):
+    demand = continual.permuted(*clouds.all, tasks=3)
+    arrays = continual.from_arrays([(t.x, t.y, t.x_test, t.y_test) for t in demand])
+    results = [continual.run(make(trainer(), s), s, evaluate_every=5) for s in (demand, arrays)]
+    np.testing.assert_array_equal(results[0].curve, results[1].curve)
+
+
 def test_a_metric_of_ones_own(scenario, trainer):
     def count(strategy, task, classes):
         assert isinstance(strategy, continual.Strategy)
@@ -303,19 +343,165 @@ def test_a_run_goes_on_with_the_trainer_that_a_schedule_has_slowed_down(scenario
     np.testing.assert_array_equal(found.r, whole.r)
 
 
-def test_a_checkpoint_of_an_earlier_version_is_read(scenario, tmp_path):
-    """Its setting knows less, and is compared as far as it goes."""
+def test_all_that_a_checkpoint_says_is_compared(scenario, tmp_path):
+    """What only one of both says is another run, too; another format is not read at all."""
     path = tmp_path / "run"
-    whole = continual.run(_made(), scenario, checkpoint=path)
+    continual.run(_made(), scenario, checkpoint=path)
     arrays, text = load(path)
-    content = json.loads(text["thalweg.continual"])
-    for name in ("optimizer", "groups", "Replay.buffer"):
+    for name in ("optimizer", "L2.strength", "Replay.buffer"):
+        content = json.loads(text["thalweg.continual"])
         del content["setting"][name]
+        save(path, arrays, text | {"thalweg.continual": json.dumps(content)})
+        with pytest.raises(ArgumentError, match=rf"run: {name} was nothing, now it is .*\. Make"):
+            continual.run(_made(), scenario, checkpoint=path, resume=True)
+    content["version"] = 1
     save(path, arrays, text | {"thalweg.continual": json.dumps(content)})
-    found = continual.run(_made(), scenario, checkpoint=path, resume=True)
-    np.testing.assert_array_equal(found.r, whole.r)
-    with pytest.raises(ArgumentError, match=r"L2\.strength was 3\.0, now it is 4\.0"):
-        continual.run(_made(strength=4), scenario, checkpoint=path, resume=True)
+    with pytest.raises(UnsupportedError, match="has format 1; this version of thalweg reads 2"):
+        continual.run(_made(), scenario, checkpoint=path, resume=True)
+
+
+def _stopped(strategy, scenario, path, limit=4):
+    """A run that ends in its first task."""
+    fragile = Fragile(strategy)
+    fragile.limit = limit
+    with pytest.raises(Stopped):
+        continual.run(fragile, scenario, epochs=3, checkpoint=path, save_every=3)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "message"),
+    [
+        (
+            lambda t: continual.Replay(t, 50),
+            lambda t: continual.Replay(t, 50, batch_size=5),
+            "Replay.batch_size was None, now it is 5",
+        ),
+        (
+            lambda t: continual.EWC(t, 1, n_samples=10),
+            lambda t: continual.EWC(t, 1),
+            "EWC.n_samples was 10, now it is None",
+        ),
+        (
+            lambda t: continual.GDumb(t, continual.BalancedBuffer(60, seed=1)),
+            lambda t: continual.GDumb(t, continual.BalancedBuffer(60, select="herding", seed=2)),
+            "buffer.select was 'random', now it is 'herding'; GDumb.buffer.seed was 1, now it is 2",
+        ),
+    ],
+    ids=["batch_size", "n_samples", "buffer"],
+)
+def test_arguments_that_were_left_out_are_compared(
+    first, then, message, scenario, trainer, tmp_path
+):
+    _stopped(first(trainer()), scenario, tmp_path / "run")
+    with pytest.raises(ArgumentError, match=rf"{message}\. Make"):
+        continual.run(
+            Fragile(then(trainer())), scenario, epochs=3, checkpoint=tmp_path / "run", resume=True
+        )
+
+
+def _with(scenario, **changes):
+    """A scenario with another first task."""
+    return continual.Scenario(
+        [dataclasses.replace(scenario[0], **changes), *scenario[1:]], scenario.kind
+    )
+
+
+@pytest.mark.parametrize("name", ["x", "y", "x_test", "y_test", "sample_weight", "active"])
+def test_a_run_goes_on_with_the_same_data_only(name, scenario, trainer, tmp_path):
+    scenario = _with(scenario, sample_weight=np.ones(120))
+    _stopped(trainer(), scenario, tmp_path / "run")
+    value = getattr(scenario[0], name)
+    other = (0, 1, 2) if name == "active" else value.copy()
+    if name != "active":
+        other[-1] = 1 - other[-1]
+    message = "was .0, 1., now it is .0, 1, 2." if name == "active" else "was .* with checksum"
+    with pytest.raises(ArgumentError, match=rf"another run: tasks\.0\.{name} {message}"):
+        continual.run(
+            Fragile(trainer()), _with(scenario, **{name: other}), epochs=3,
+            checkpoint=tmp_path / "run", resume=True,
+        )  # fmt: skip
+
+
+def test_a_run_goes_on_with_the_same_transformations_only(clouds, trainer, tmp_path):
+    x = np.repeat(clouds.x, 2, axis=1)
+    arrays = (x[:360], clouds.y[:360], x[360:], clouds.y[360:])
+    path = tmp_path / "run"
+    for make, one, other in (
+        (continual.permuted, {"seed": 0}, {"seed": 5}),
+        (continual.rotated, {"angles": [0, 10.1, 20]}, {"angles": [0, 10.2, 20]}),
+    ):
+        names = [task.name for task in make(*arrays, tasks=3, **one)] if "seed" in one else None
+        options = {"tasks": 3} if "seed" in one else {}
+        scenario, same, others = (make(*arrays, **how, **options) for how in (one, one, other))
+        assert names is None or names == [task.name for task in others]
+        _stopped(trainer(inputs=4), scenario, path)
+        with pytest.raises(
+            ArgumentError, match=r"run: tasks\.1\.x was '.*, by an?\b.*, now it is '.*, by an?\b"
+        ):
+            continual.run(
+                Fragile(trainer(inputs=4)), others, epochs=3, checkpoint=path, resume=True
+            )
+        continual.run(Fragile(trainer(inputs=4)), same, epochs=3, checkpoint=path, resume=True)
+
+
+def test_the_tasks_of_cumulative_are_those_of_the_run(scenario, trainer, tmp_path):
+    _stopped(continual.Cumulative(trainer(), scenario), scenario, tmp_path / "run")
+    other = _with(scenario, x=scenario[0].x + 1)
+    with pytest.raises(ArgumentError, match=r"another run: Cumulative\.scenario\.0\.x was"):
+        continual.run(
+            Fragile(continual.Cumulative(trainer(), other)), scenario, epochs=3,
+            checkpoint=tmp_path / "run", resume=True,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("amount", [{"epochs": 2}, {"steps": 19}])
+@pytest.mark.parametrize("make", [continual.Naive, lambda t: continual.Replay(t, 20)])
+def test_judging_and_saving_do_not_change_what_is_learned(
+    make, amount, scenario, trainer, tmp_path
+):
+    """Updates of four batches are not cut in two: passes are of 13, the last update of one."""
+    found = []
+    for options in ({}, {"evaluate_every": 3}, {"checkpoint": tmp_path / "run", "save_every": 5}):
+        mine = trainer(accumulate_grad_batches=4)
+        result = continual.run(
+            make(mine), scenario, batch_size=9, drop_last=True, **amount, **options
+        )
+        found.append(mine.model.flat_parameters)
+        if "evaluate_every" in options:
+            stops = [4, 8, 12, 13, 17, 21, 25, 26] if "epochs" in amount else [4, 8, 12, 13, 17, 19]
+            judged = [step for step in result.steps if 0 < step <= stops[-1]]
+            assert judged == [s for s in stops if s != 13] or judged == stops
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
+
+
+def test_forward_transfer_is_of_what_was_learned(scenario, trainer):
+    """Who learns nothing transfers nothing: a task is judged among the same classes both times."""
+
+    class Idle(continual.Strategy):
+        def learn(self, task, **options):
+            before = self.trainer.model.flat_parameters
+            history = super().learn(task, **options)
+            self.trainer.model.flat_parameters = before
+            return history
+
+    result = continual.run(Idle(trainer()), scenario)
+    assert result.baseline.tolist() == [result.r[0, 0], result.r[0, 1], result.r[1, 2]]
+    assert result.metrics()["fwt_gem"] == 0
+
+
+def test_a_trainer_that_has_learned_in_another_run_is_warned_about(clouds, trainer):
+    scenario = continual.split(*clouds.all, tasks=3, kind="domain")
+    mine = trainer(outputs=2)
+    continual.run(mine, scenario)
+    for strategy in (mine, continual.Replay(mine, 20)):
+        with pytest.warns(UserWarning, match="trainer has learned in another run.*anew") as seen:
+            continual.run(strategy, scenario)
+        assert seen[0].filename == __file__
+    # Not if it has only learned something else.
+    other = trainer(outputs=2)
+    other.fit(scenario[0].x, scenario[0].y)
+    continual.run(other, scenario)
 
 
 def test_what_no_file_can_hold_is_said_before_the_training(scenario, tmp_path):

@@ -1,12 +1,15 @@
 """Scenarios and streams hold what their names say."""
 
+import dataclasses
+import gc
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from thalweg import continual
-from thalweg.errors import ArgumentError, DataError, ShapeError
+from thalweg.errors import ArgumentError, DataError, DtypeError, ShapeError
 
 
 @pytest.fixture
@@ -70,6 +73,8 @@ def test_split_into_parts_of_different_sizes_and_of_text(data):
         ("task", {(0, 2): (0, 1), (2, 2): (4, 5), (4, 2): (8, 9)}),
         ("domain", {(0, 2): None, (4, 2): None}),
         ("class", {(0, -1): (0, 1), (0, 1): (0, 1, 2, 3), (2, 1): (0, 1, 2, 3, 4, 5)}),
+        # Before anything is learned, among those among which it is judged before its turn.
+        ("class", {(2, -1): (0, 1, 2, 3, 4, 5), (4, -1): tuple(range(10))}),
     ],
 )
 def test_which_classes_compete(data, kind, expected):
@@ -96,6 +101,52 @@ def test_permuted_tasks_may_have_outputs_of_their_own(data, kind):
     np.testing.assert_array_equal(scenario[2].y, data.y + 20)
     assert scenario[2].classes == tuple(range(20, 30))
     assert scenario.heads == (10, 10, 10)
+
+
+@pytest.fixture(params=["permuted", "rotated"])
+def made_on_demand(request, data):
+    """Three tasks that make their samples when they are asked for."""
+    return getattr(continual, request.param)(*data.all, tasks=3, kind="class")
+
+
+def test_tasks_made_on_demand_are_replaced_copied_and_pickled(made_on_demand):
+    always = [dataclasses.replace(task, active=None) for task in made_on_demand]
+    for copies in (always, pickle.loads(pickle.dumps(made_on_demand))):
+        for task, copy in zip(made_on_demand, copies, strict=True):
+            np.testing.assert_array_equal(copy.x, task.x)
+            np.testing.assert_array_equal(copy.x_test, task.x_test)
+            assert (copy.index, copy.name, copy.classes) == (task.index, task.name, task.classes)
+    assert [task.active for task in always] == [None] * 3
+    assert made_on_demand[1].active == tuple(range(20))
+
+
+def test_samples_are_made_once_for_as_long_as_they_are_in_use(made_on_demand, monkeypatch):
+    made = []
+    kind = type(made_on_demand[1].x_from.change)
+    make = kind.__call__
+    monkeypatch.setattr(kind, "__call__", lambda self, x: made.append(len(x)) or make(self, x))
+    task = made_on_demand[1]
+    x = task.x
+    for size in (1, 2):
+        part = task.with_data(task.x[:size], task.y[:size], np.ones(size), [3])
+        assert (len(part.x), len(part.y), part.classes, part.active) == (
+            size,
+            size,
+            (3,),
+            task.active,
+        )
+    assert made == [50]  # and none of what it is judged by
+    np.testing.assert_array_equal(part.x_test, task.x_test)
+    assert made == [50, 20, 20]
+    # Copies of it, too.
+    other = dataclasses.replace(part, active=None)
+    np.testing.assert_array_equal(other.x, x[:2])
+    assert dataclasses.replace(task, active=None).x is x
+    assert made == [50, 20, 20]
+    del x, part, other
+    gc.collect()
+    assert len(task.x) == 50
+    assert made == [50, 20, 20, 50]
 
 
 @pytest.mark.parametrize("side", [7, 8])
@@ -132,6 +183,39 @@ def test_arrays_of_ones_own(rng):
     assert labels.competing(0, 1) == (0, 1, 2, 3)
 
 
+def test_labels_are_the_classes_of_a_task_that_names_none(rng):
+    x, y = rng.standard_normal((6, 3)), np.array([4, 2, 2, -100, 4, 2])
+    assert continual.Task(x, y, x, y).classes == (2, 4)  # -100 is left out by the loss
+    assert continual.Task(x, y.tolist(), x, y).classes == (2, 4)
+    assert continual.Task(x, y, x, y, classes=(2, 3, 4)).classes == (2, 3, 4)
+    for numbers in (x[:, 0], x, y[:, None]):
+        assert continual.Task(x, numbers, x, numbers).classes is None
+    hand = [continual.Task(x, np.full(6, k), x, np.full(6, k)) for k in range(3)]
+    assert continual.Scenario(hand, "task").heads == (1, 1, 1)
+    assert continual.Scenario(hand, "class").competing(1, 0) == (0, 1)
+
+
+def test_heads_are_in_the_order_of_outputs_and_come_back_with_their_classes(data):
+    tasks = continual.split(*data.all, tasks=3, kind="task")
+    assert tasks.heads == (4, 3, 3)
+    assert continual.Scenario(tasks[::-1], "task").heads == (4, 3, 3)
+    assert continual.Scenario([*tasks, tasks[1], tasks[0]], "task").heads == (4, 3, 3)
+    # Labels that begin anew in every task are not told apart by them.
+    assert continual.split(*data.all, tasks=5, kind="domain").heads == (2,) * 5
+
+
+def test_classes_that_were_seen_compete_in_another_order_too(data):
+    tasks = continual.split(*data.all, tasks=5, kind="class")
+    turned = continual.Scenario(tasks[::-1], "class")
+    assert [task.active for task in turned] == [tuple(range(8 - 2 * k, 10)) for k in range(5)]
+    assert [task.active for task in tasks] == [tuple(range(2 + 2 * k)) for k in range(5)]
+    always = [dataclasses.replace(task, active=None) for task in tasks[::-1]]
+    assert [task.active for task in continual.Scenario(always, "class")] == [None] * 5
+    # More than those that were seen is a choice.
+    every = [dataclasses.replace(task, active=tuple(range(10))) for task in tasks]
+    assert {task.active for task in continual.Scenario(every, "class")} == {tuple(range(10))}
+
+
 X, Y = np.zeros((4, 9)), np.arange(4) % 2
 
 
@@ -147,6 +231,17 @@ X, Y = np.zeros((4, 9)), np.arange(4) % 2
         (lambda: continual.split(X[0], Y, X, Y, 2), ShapeError, r"\(n, in_features\)"),
         (lambda: continual.rotated(X[:, :8], Y, X[:, :8], Y), ShapeError, "square"),
         (lambda: continual.rotated(X, Y, X, Y, angles=[np.inf]), ArgumentError, "finite"),
+        (
+            lambda: continual.rotated(X, Y, X, Y, angles=[0, 90], tasks=5),
+            ArgumentError,
+            "angles or tasks, not both",
+        ),
+        (
+            lambda: continual.from_arrays([(X, Y, X, Y[:, None])]),
+            DtypeError,
+            r"tasks\[0\].y_test has dtype int64 and shape \(4, 1\), but y has class labels",
+        ),
+        (lambda: continual.from_arrays([(X, Y, X, Y + 0.5)]), DtypeError, "y_test has dtype float"),
         (lambda: continual.from_arrays([]), ArgumentError, "at least one task"),
         (lambda: continual.from_arrays([(X, Y, X)]), ArgumentError, "3 items"),
         (lambda: continual.from_arrays([(X, Y), (X[:, 1:], Y)]), ShapeError, "8 features"),
@@ -196,6 +291,18 @@ def test_a_stream_of_tasks_made_on_demand(data):
         rows = [int(np.flatnonzero((scenario[index].x == row).all(axis=1))[0]) for row in x[mine]]
         assert sorted(rows) == list(range(50))
         np.testing.assert_array_equal(y[mine], data.y[rows])
+
+
+def test_a_stream_is_of_a_type_that_holds_all_tasks(rng):
+    whole, half = np.ones((3, 2), np.uint8), np.full((3, 2), 0.5, np.float32)
+    scenario = continual.from_arrays([(whole, whole[:, 0] + 0.0), (half, half[:, 0])])
+    x, y = streamed(scenario)
+    np.testing.assert_array_equal(x, np.repeat([[1, 1], [0.5, 0.5]], 3, axis=0))
+    np.testing.assert_array_equal(y, np.repeat([1, 0.5], 3))
+    assert (x.dtype, y.dtype) == (np.float32, np.float64)
+    # Images that are rotated are no bytes any more.
+    turned = continual.rotated(*[np.zeros((2, 4), np.uint8), [0, 1]] * 2, angles=[45])
+    assert streamed(turned)[0].dtype == np.float32
 
 
 def test_tasks_of_your_own_are_numbered_by_their_places(clouds):

@@ -1,5 +1,6 @@
 """What a newcomer gets wrong is said before it is trained; what is learned is what is judged."""
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -53,6 +54,23 @@ def test_shares_of_classes_are_judged_by_the_largest(clouds):
     )
     np.testing.assert_array_equal(by_label.r, by_share.r)
     assert by_share.metric == "accuracy"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda y: y[:, None], ShapeError, r"y_test must be 1-D class labels.*column \(480, 1\)"),
+        (lambda y: y + 0.5, DtypeError, "y_test has dtype float64, but class labels are integers"),
+    ],
+)
+def test_what_labels_are_judged_by_is_what_a_trainer_takes(change, error, message, clouds):
+    task = continual.Task(clouds.x, clouds.y, clouds.x, change(clouds.y))
+    mine = learner(6, nn.CrossEntropyLoss())
+    before = mine.model.flat_parameters
+    with pytest.raises(error, match=message) as caught:
+        continual.run(mine, continual.Scenario([task]))
+    assert caught.value.__notes__ == ["While task 0 ('task 1') was judged by its x_test."]
+    np.testing.assert_array_equal(mine.model.flat_parameters, before)
 
 
 def test_whole_numbers_may_be_what_is_predicted(clouds):
@@ -111,6 +129,52 @@ def test_labels_that_begin_anew_are_in_one_head(clouds, trainer):
     twice = continual.Scenario([*known, known[0]], "task")
     result = continual.run(trainer(loss=nn.CrossEntropyLoss(heads=known.heads)), twice, epochs=5)
     np.testing.assert_array_equal(result.r[:, 0], result.r[:, 3])
+
+
+@pytest.mark.parametrize("kind", ["task", "class"])
+def test_tasks_that_name_no_classes_are_judged_among_those_of_their_labels(kind, clouds, trainer):
+    known = continual.split(*clouds.all, tasks=3, kind=kind)
+    hand = continual.Scenario(
+        [continual.Task(t.x, t.y, t.x_test, t.y_test, active=t.active) for t in known], kind
+    )
+    assert hand.heads == known.heads
+    loss = nn.CrossEntropyLoss(heads=known.heads if kind == "task" else None)
+    one, other = (continual.run(trainer(loss=loss), s, epochs=3) for s in (known, hand))
+    np.testing.assert_array_equal(one.curve, other.curve)
+
+
+def test_shares_do_not_say_whose_outputs_are_a_task_s(clouds, trainer):
+    shares = np.eye(6)[clouds.y]
+    plain = continual.Task(clouds.x, shares, clouds.x, shares)
+    for task, loss, what in (
+        (plain, nn.CrossEntropyLoss(heads=(2, 4)), r"the loss has heads=\(2, 4\)"),
+        (
+            dataclasses.replace(plain, active=(0, 1)),
+            nn.CrossEntropyLoss(),
+            r"it has active=\(0, 1\)",
+        ),
+    ):
+        with pytest.raises(ArgumentError, match=rf"task 0 .* shares of classes.*{what}: give it"):
+            continual.run(trainer(loss=loss), continual.Scenario([task], "task"))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: continual.GDumb(t, 5),
+        lambda t: continual.L2(continual.Replay(t, continual.BalancedBuffer(5)), 1.0),
+    ],
+)
+def test_a_buffer_has_room_for_the_classes_of_all_tasks(make, scenario, trainer):
+    """It would be full when the last task ends."""
+    mine = trainer()
+    before = mine.model.flat_parameters
+    with pytest.raises(ArgumentError, match="capacity=5 leaves no sample for each of 6 classes"):
+        continual.run(make(mine), scenario)
+    np.testing.assert_array_equal(mine.model.flat_parameters, before)
+    buffer = continual.BalancedBuffer(1, per_class=True)
+    continual.run(continual.Replay(trainer(), buffer), scenario)
+    assert len(buffer) == 6
 
 
 @pytest.mark.parametrize("make", [continual.XdG, continual.PackNet])

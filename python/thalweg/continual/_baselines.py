@@ -42,6 +42,7 @@ class FromScratch(Strategy):
 
     def begin(self, task: Task) -> None:
         """Take back what has been learned."""
+        self._check(task)
         self.trainer._become(self._initial)
         super().begin(task)
 
@@ -78,9 +79,8 @@ class Cumulative(Strategy):
         """Put the rows together."""
         super().begin(self._all(task))
 
-    def learn(self, task: Task, **options: Any) -> History:
-        """Learn from all of them; options as of `Strategy.learn`."""
-        return super().learn(self._all(task), **options)
+    def _learn(self, task: Task, **options: Any) -> History:
+        return super()._learn(self._all(task), **options)
 
     def step(self, x: Any, y: Any) -> float:
         """Refuse a step of a stream: nothing of the other tasks would be in it."""
@@ -104,8 +104,8 @@ class Cumulative(Strategy):
                     ]
                 )
             classes = [label for t in sources for label in t.classes or ()]
-            union = task.with_data(x, y, weight, classes)
-            self._union = dataclasses.replace(union, active=sources[-1].active)
+            active = dataclasses.replace(task, active=sources[-1].active)
+            self._union = active.with_data(x, y, weight, classes)
         return self._union
 
 

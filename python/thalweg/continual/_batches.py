@@ -39,6 +39,15 @@ def whole_updates(trainer: Trainer, most: int) -> int:
     return accumulate * max(1, most // accumulate)
 
 
+def end_of_update(step: int, per_pass: int, accumulate: int) -> int:
+    """Give the step at which an update ends that is under way after so many steps of a task.
+
+    It is of `accumulate` batches, or of what a pass has left.
+    """
+    place = step % per_pass
+    return step + min(-place % accumulate, per_pass - place)
+
+
 def order(task: Task, rows: int, number: int, *, seed: int, shuffle: bool = True) -> Any:
     """Give the order of the rows in one pass over a task, its passes counted from 0."""
     if not shuffle:

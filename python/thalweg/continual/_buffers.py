@@ -5,7 +5,7 @@ such as logits), all in arrays that are made once. Its random numbers are its ow
 does not depend on who else draws some.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ class Buffer:
 
     def __init__(self, capacity: int, *, seed: int = 0) -> None:
         self.capacity = _checks.integer("capacity", capacity, 1)
-        self._generator = np.random.default_rng(_checks.integer("seed", seed, 0))
+        self._seed = _checks.integer("seed", seed, 0)
+        self._generator = np.random.default_rng(self._seed)
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -59,8 +60,11 @@ class Buffer:
     def sample(self, size: int) -> dict[str, Any]:
         """Draw samples, all different; all of them, if there are fewer."""
         size, there = _checks.integer("size", size, 0), len(self)
-        picked = self._generator.choice(there, min(size, there), replace=False)
-        return {name: column[picked] for name, column in self.rows().items()}
+        return self._take(self._generator.choice(there, min(size, there), replace=False))
+
+    def _take(self, places: Any) -> dict[str, Any]:
+        """Give the rows at some places, by column."""
+        return {name: column[places] for name, column in self.rows().items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Give everything, as arrays and plain data."""
@@ -132,6 +136,7 @@ class ReservoirBuffer(Buffer):
             self._columns = {
                 name: np.zeros((self.capacity, *a.shape[1:]), a.dtype) for name, a in arrays.items()
             }
+        self._columns = _as_wide(self._columns, arrays)
         numbers = np.arange(self._seen, self._seen + count)
         # A number in [0, n] for the n-th sample, n from 0; what comes late takes its place later.
         places = self._generator.integers(0, numbers + 1)
@@ -148,12 +153,12 @@ class ReservoirBuffer(Buffer):
 
     def state_dict(self) -> dict[str, Any]:
         """Give everything, as arrays and plain data."""
-        return {**super().state_dict(), "seen": self._seen, "columns": dict(self._columns)}
+        return {**super().state_dict(), "seen": self._seen, "columns": _copied(self._columns)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         super().load_state_dict(state)
-        self._seen, self._columns = state["seen"], dict(state["columns"])
+        self._seen, self._columns = state["seen"], _copied(state["columns"])
 
 
 class BalancedBuffer(Buffer):
@@ -163,7 +168,9 @@ class BalancedBuffer(Buffer):
     ----------
     capacity : int
         How many samples it keeps; an equal share for each class so far. When a new one comes, the
-        others give room.
+        others give room. What classes with fewer samples than that leave is shared by the others,
+        so that the share `q` is the largest whole number with :math:`\sum_c \min(q, n_c)` at most
+        the capacity, for :math:`n_c` samples of class `c` so far.
     per_class : bool, keyword only, default False
         Whether `capacity` is of each class instead, as van de Ven's budget is.
     select : {"random", "herding"}, keyword only
@@ -178,6 +185,17 @@ class BalancedBuffer(Buffer):
     ArgumentError
         If an argument is out of range.
 
+    Notes
+    -----
+    Labels are classes, and of targets that are shares of classes (not negative, with sum 1) the
+    largest; all other targets of a task are one class.
+
+    GDumb's greedy sampler (Prabhu et al. 2020, algorithm 1) takes a new sample if its class has
+    less than an equal share, in the place of a random one of the largest class. It fills the last
+    few places, where classes then differ by one; but it leaves those empty that classes with few
+    samples do not need, if these came first, and of each class keeps the earliest. The authors'
+    code takes the first samples of each class, an equal share of whole samples, too.
+
     References
     ----------
     Rebuffi et al. 2017, "iCaRL", algorithms 4 and 5 (herding, on features of unit length).
@@ -188,9 +206,13 @@ class BalancedBuffer(Buffer):
     ) -> None:
         super().__init__(capacity, seed=seed)
         self._per_class = _checks.flag("per_class", per_class)
-        self._herding = _checks.one_of("select", select, ("random", "herding")) == "herding"
+        self._select = _checks.one_of("select", select, ("random", "herding"))
         self._groups: dict[str, dict[str, Any]] = {}
         self._seen: dict[str, int] = {}
+
+    @property
+    def _herding(self) -> bool:
+        return self._select == "herding"
 
     def __len__(self) -> int:
         return sum(len(columns["x"]) for columns in self._groups.values())
@@ -206,47 +228,63 @@ class BalancedBuffer(Buffer):
         arrays = _columns(columns, next(iter(self._groups.values()), {}))
         if self._herding and features is None:
             raise ArgumentError('select="herding" needs the features of samples; see Replay')
-        y = arrays["y"]
-        one_of_many = y.ndim == 1 and y.dtype.kind in "iub"
+        labels = _classes(arrays["y"])
         parts = {}
-        for label in np.unique(y).tolist() if one_of_many else [0]:
-            mine = np.flatnonzero(y == label) if one_of_many else np.arange(len(y))
+        for label in np.unique(labels).tolist():
+            mine = np.flatnonzero(labels == label)
             parts[f"{group}/{label}"] = {name: array[mine] for name, array in arrays.items()}
-        known = len(self._groups.keys() | parts.keys())
-        quota = self.capacity if self._per_class else self.capacity // known
-        if quota == 0:
-            raise ArgumentError(
-                f"capacity={self.capacity} leaves no sample for each of {known} classes"
-            )
-        for key in self._groups.keys() - parts.keys():
-            self._shrink(key, quota)
+        seen = dict(self._seen)
         for key, part in parts.items():
-            self._offer(key, part, quota, features)
+            seen[key] = seen.get(key, 0) + len(part["x"])
+        self.check_room(len(seen))
+        quota = self.capacity if self._per_class else _share(self.capacity, seen.values())
+        groups = {
+            key: self._shrunk(_as_wide(kept, arrays), quota) for key, kept in self._groups.items()
+        }
+        for key, part in parts.items():
+            groups[key] = self._joined(
+                groups.get(key), part, quota, self._seen.get(key, 0), features
+            )
+        self._groups, self._seen = groups, seen
 
-    def _shrink(self, key: str, quota: int) -> None:
-        """Let a group keep at most so many: the first of a herd, or any."""
-        columns = self._groups[key]
-        if len(columns["x"]) > quota:
-            kept: Any = slice(quota)
-            if not self._herding:
-                kept = np.sort(self._generator.choice(len(columns["x"]), quota, replace=False))
-            self._groups[key] = {name: column[kept].copy() for name, column in columns.items()}
+    def check_room(self, classes: int) -> None:
+        """Refuse so many classes, if there is no sample for each.
 
-    def _offer(
-        self, key: str, part: dict[str, Any], quota: int, features: Callable[[Any], Any] | None
-    ) -> None:
-        """Take samples of one group in."""
-        if key in self._groups:
-            self._shrink(key, quota)
-        old = self._groups.get(key)
+        Raises
+        ------
+        ArgumentError
+            If `capacity` is less than that.
+        """
+        if not self._per_class and self.capacity < classes:
+            raise ArgumentError(
+                f"capacity={self.capacity} leaves no sample for each of {classes} classes; it must"
+                " be as many at least, where those of each task count by themselves"
+            )
+
+    def _shrunk(self, columns: dict[str, Any], quota: int) -> dict[str, Any]:
+        """Give at most so many samples of a group: the first of a herd, or any."""
+        if len(columns["x"]) <= quota:
+            return columns
+        kept: Any = slice(quota)
+        if not self._herding:
+            kept = np.sort(self._generator.choice(len(columns["x"]), quota, replace=False))
+        return {name: column[kept].copy() for name, column in columns.items()}
+
+    def _joined(
+        self,
+        old: dict[str, Any] | None,
+        part: dict[str, Any],
+        quota: int,
+        seen: int,
+        features: Callable[[Any], Any] | None,
+    ) -> dict[str, Any]:
+        """Take samples into a group that has seen so many."""
         if self._herding:
             assert features is not None
             if old is not None:
                 part = {name: np.concatenate([old[name], part[name]]) for name in part}
             chosen = herd(features(part["x"]), quota)
-            self._groups[key] = {name: column[chosen] for name, column in part.items()}
-            return
-        seen = self._seen.get(key, 0)
+            return {name: column[chosen] for name, column in part.items()}
         count = len(part["x"])
         if old is None:
             old = {name: column[:0] for name, column in part.items()}
@@ -258,8 +296,7 @@ class BalancedBuffer(Buffer):
         kept = places < len(columns["x"])
         for name, column in columns.items():
             column[places[kept]] = part[name][room:][kept]
-        self._groups[key] = columns
-        self._seen[key] = seen + count
+        return columns
 
     def rows(self) -> dict[str, Any]:
         """Give what is kept, by column; not to be written to."""
@@ -268,16 +305,54 @@ class BalancedBuffer(Buffer):
             return {}
         return {name: np.concatenate([group[name] for group in groups]) for name in groups[0]}
 
+    def _take(self, places: Any) -> dict[str, Any]:
+        """Give the rows at some places of `rows`, without putting all of them together."""
+        groups = list(self._groups.values())
+        if not groups:
+            return {}
+        ends = np.cumsum([len(group["x"]) for group in groups])
+        found = {
+            name: np.empty((len(places), *column.shape[1:]), column.dtype)
+            for name, column in groups[0].items()
+        }
+        of = np.searchsorted(ends, places, side="right")
+        for number in np.unique(of).tolist():
+            mine, group = np.flatnonzero(of == number), groups[number]
+            rows = places[mine] - (ends[number] - len(group["x"]))
+            for name, column in found.items():
+                column[mine] = group[name][rows]
+        return found
+
     def state_dict(self) -> dict[str, Any]:
         """Give everything, as arrays and plain data."""
-        groups = {key: dict(columns) for key, columns in self._groups.items()}
+        groups = {key: _copied(columns) for key, columns in self._groups.items()}
         return {**super().state_dict(), "groups": groups, "seen": dict(self._seen)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         super().load_state_dict(state)
-        self._groups = {key: dict(columns) for key, columns in state["groups"].items()}
+        self._groups = {key: _copied(columns) for key, columns in state["groups"].items()}
         self._seen = dict(state["seen"])
+
+
+def _share(capacity: int, counts: Iterable[int]) -> int:
+    """Give the most that each of several may have of a capacity, none more than it counts."""
+    counts = sorted(counts)
+    for place, count in enumerate(counts):
+        share = capacity // (len(counts) - place)
+        if count > share:
+            return share
+        capacity -= count
+    return counts[-1]
+
+
+def _classes(y: Any) -> Any:
+    """Give the class of each row; 0, if targets are neither labels nor shares of classes."""
+    if y.ndim == 1 and y.dtype.kind in "iub":
+        return y
+    if y.ndim == 2 and y.shape[1] > 1 and (y >= 0).all() and np.allclose(y.sum(axis=1), 1):
+        return y.argmax(axis=1)
+    return np.zeros(len(y), np.int64)
 
 
 def herd(features: Any, count: int) -> Any:
@@ -307,8 +382,20 @@ def unit_length(rows: Any) -> Any:
     return rows / np.where(lengths == 0, 1, lengths)
 
 
+def _copied(columns: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: column.copy() for name, column in columns.items()}
+
+
+def _as_wide(kept: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what is kept in the types of what comes, which hold both: no label becomes another."""
+    return {name: column.astype(arrays[name].dtype, copy=False) for name, column in kept.items()}
+
+
 def _columns(columns: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
-    """Give columns as arrays, if they have as many rows and go with what is kept."""
+    """Give columns as arrays, if they have as many rows and go with what is kept.
+
+    They are of types that hold what is kept, too.
+    """
     arrays = {name: np.asarray(column) for name, column in columns.items()}
     lengths = {name: len(array) for name, array in arrays.items()}
     if "x" not in arrays or "y" not in arrays or len(set(lengths.values())) > 1:
@@ -324,9 +411,13 @@ def _columns(columns: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, A
             raise ShapeError(
                 f"this buffer keeps rows of {name} of shape {column.shape[1:]}; got {new.shape[1:]}"
             )
-        if not np.can_cast(new.dtype, column.dtype, "same_kind"):
+        wide = np.promote_types(new.dtype, column.dtype)
+        if not np.can_cast(new.dtype, column.dtype, "same_kind") or wide.kind not in (
+            new.dtype.kind + column.dtype.kind
+        ):
             raise DtypeError(
                 f"this buffer keeps {name} as {column.dtype}, which cannot hold {new.dtype}; give"
                 " it samples of one type"
             )
+        arrays[name] = new.astype(wide, copy=False)
     return arrays

@@ -10,6 +10,7 @@ from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _mixed
 from thalweg.continual._innermost import Innermost
+from thalweg.continual._outputs import outputs_of
 from thalweg.continual._strategy import mean_history
 from thalweg.continual._task import Task
 from thalweg.nn import Sequential
@@ -28,8 +29,8 @@ class LwF(Innermost):
     - ``nn.CrossEntropyLoss(heads=...)``: the sum is over the heads of the tasks before, and
       :math:`\lambda = 1`;
     - no heads, no active classes (domain-incremental): one head of all outputs, and
-      :math:`\lambda = k - 1` on task `k`; :math:`\lambda = 1` if all classes of the task are new
-      (class-incremental, with all outputs competing from the beginning);
+      :math:`\lambda = k - 1` on the `k`-th task; :math:`\lambda = 1` if all classes of the task are
+      new (class-incremental, with all outputs competing from the beginning);
     - classes that become active (class-incremental): one head of the active classes,
       :math:`q = 0` for the new ones, and :math:`\lambda = 1`.
 
@@ -47,8 +48,8 @@ class LwF(Innermost):
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        If `inner` is another strategy, or the trainer has another loss; during a task, if it has a
-        penalty, or the task has weights of samples or no labels.
+        If `inner` is another strategy, or the trainer has another loss; when a task begins, if it
+        has weights of samples or no labels; during a task, if there is a penalty.
 
     Notes
     -----
@@ -61,48 +62,42 @@ class LwF(Innermost):
     types of incremental learning".
     """
 
+    gathers = ("_learned", "_seen")
+    _does = (*Innermost._does, "looks", "whole")
+
     def __init__(self, inner: Trainer, *, strength: float = 1.0, temperature: float = 2.0) -> None:
         super().__init__(inner)
         self._strength = _checks.real("strength", strength, 0)
         self._temperature = _checks.real("temperature", temperature, 0, closed="()")
         self._teacher: Sequential | None = None
         self._learned: list[int] = []  # outputs that are held on to
-        self._seen: set[int] = set()  # classes of the tasks so far
-        self._logits: tuple[int, Any] | None = None
+        self._seen: list[int] = []  # classes of the tasks so far
+        #: What the teacher says of a task's rows, and which task that is.
+        self._logits: tuple[Task, Any] | None = None
 
     def begin(self, task: Task) -> None:
         """Take a copy of the network as it is."""
         super().begin(task)
+        self._logits = None
         if self._learned:
             self._teacher = copy.deepcopy(self.trainer.model)
 
-    def learn(
-        self,
-        task: Task,
-        *,
-        steps: int,
-        start: int = 0,
-        batch_size: int = 32,
-        shuffle: bool = True,
-        drop_last: bool = False,
-    ) -> History:
-        """Take some steps; see `Strategy.learn`."""
-        options: dict[str, Any] = {"batch_size": batch_size, "shuffle": shuffle}
-        options["drop_last"] = drop_last
+    def _learn(self, task: Task, *, batch_size: int, **options: Any) -> History:
+        options["batch_size"] = batch_size
         self._check(task)
-        if self._teacher is None:
-            return super().learn(task, steps=steps, start=start, **options)
-        if self._logits is None or self._logits[0] != task.index:
-            self._logits = task.index, self._teacher(task.x)
+        if not self._learned:
+            return super()._learn(task, **options)
+        self._check_begun(task, "is to be learned")
+        assert self._teacher is not None
+        if self._logits is None or self._logits[0] is not task:
+            self._logits = task, self._teacher(task.x)
         # What belongs to a row goes with its target: its label, then the old logits.
         both = task.with_data(
             task.x, np.column_stack([np.asarray(task.y), self._logits[1].astype(np.float64)])
         )
         twin = _mixed.with_loss(self.trainer, self._loss(task), "LwF")
         parts = []
-        for x, y, _ in _batches.chunks(
-            both, seed=self.trainer.model.seed, steps=steps, start=start, **options
-        ):
+        for x, y, _ in _batches.chunks(both, seed=self.trainer.model.seed, **options):
             parts.append((len(x), twin.fit(x, y, batch_size=batch_size, shuffle=False)))
         return mean_history(parts)
 
@@ -142,30 +137,31 @@ class LwF(Innermost):
         active = getattr(self.trainer.loss, "active", None)
         if active is not None:
             return [np.array(active)], self._strength
-        mine = set(task.classes or ())
-        classes_are_new = bool(mine and self._seen) and not mine & self._seen
-        return [np.arange(outputs)], self._strength * (1 if classes_are_new else task.index)
+        mine, seen = task.classes or (), set(self._seen)
+        classes_are_new = bool(mine and seen) and seen.isdisjoint(mine)
+        return [np.arange(outputs)], self._strength * (1 if classes_are_new else self._ended)
 
     def end(self, task: Task) -> None:
-        """Note which classes have been learned."""
+        """Note which outputs have been learned."""
         super().end(task)
-        outputs = range(self.trainer.model.out_features)
-        one_head = not any(getattr(self.trainer.loss, name, None) for name in ("heads", "active"))
-        mine = outputs if one_head else task.classes or ()
+        self._teacher = None
+        outputs = outputs_of(self.trainer, task)
+        mine = range(self.trainer.model.out_features) if outputs is None else outputs
         self._learned = sorted({*self._learned, *mine})
-        self._seen |= set(task.classes or ())
+        self._seen = sorted({*self._seen, *(task.classes or ())})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_logits": None}  # they are computed again
 
     def state_dict(self) -> dict[str, Any]:
         """Give what this strategy has gathered."""
         teacher = None if self._teacher is None else self._teacher.state_dict()
-        mine = {"teacher": teacher, "learned": self._learned, "seen": sorted(self._seen)}
-        return {**super().state_dict(), **mine}
+        return {**super().state_dict(), "teacher": teacher}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         super().load_state_dict(state)
-        self._learned, self._logits, self._teacher = list(state["learned"]), None, None
-        self._seen = set(state.get("seen", ()))  # of an earlier version: a domain's
+        self._logits = self._teacher = None
         if state["teacher"] is not None:
             self._teacher = copy.deepcopy(self.trainer.model)
             self._teacher.load_state_dict(state["teacher"])

@@ -6,7 +6,8 @@ from thalweg import _checks
 from thalweg._likelihood import likelihood_of
 from thalweg._trainer import Trainer
 from thalweg.continual._fisher import check_kind, importance, some_samples
-from thalweg.continual._quadratic import Flat, Quadratic, competing
+from thalweg.continual._outputs import outputs_of
+from thalweg.continual._quadratic import Consolidating, Flat
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
 
@@ -14,7 +15,7 @@ from thalweg.continual._task import Task
 _FISHER = {"paper": "exact", "avalanche": "batched", "mammoth": "weighted"}
 
 
-class EWC(Quadratic):
+class EWC(Consolidating):
     r"""Elastic weight consolidation: every task keeps the parameters that it depends on.
 
     .. math:: \frac{\lambda}{2} \sum_k \sum_j F_{k,j} (\theta_j - \theta^*_{k,j})^2
@@ -125,7 +126,7 @@ class EWC(Quadratic):
             self.fisher,
             self.trainer.loss,
             n_samples=self.n_samples,
-            classes=competing(self.trainer, task),
+            classes=outputs_of(self.trainer, task),
             batch_size=self.batch_size,
             seed=self.seed,
         ).astype(np.float64)
@@ -174,7 +175,7 @@ class OnlineEWC(EWC):
 
     def end(self, task: Task) -> None:
         """Take to heart what must not be forgotten of a task that was learned."""
-        Quadratic.end(self, task)
+        Consolidating.end(self, task)
         fisher = self._fisher(task)
         if self._importance is not None:
             fisher = fisher + self.decay * self._importance

@@ -34,10 +34,20 @@ def body(model: Sequential) -> Sequential:
     ArgumentError
         If there is nothing before that layer.
     """
+    return part(model, 0, _last(model))
+
+
+def count(model: Sequential) -> Any:
+    """Say which features count, 1 or 0: from a unit that is silent in a task, nothing leads on."""
+    weight = model.state_dict()[f"{_last(model)}.weight"]
+    return weight.any(axis=0).astype(weight.dtype)
+
+
+def _last(model: Sequential) -> int:
     places = [i for i, layer in enumerate(model.layers) if isinstance(layer, nn.Linear)]
     if len(places) < 2:
         raise ArgumentError("the model has no features: it needs a layer before its last Linear")
-    return part(model, 0, places[-1])
+    return places[-1]
 
 
 def activations(model: Sequential, x: Any) -> list[Any]:

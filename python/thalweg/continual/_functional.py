@@ -11,7 +11,7 @@ from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _mixed
 from thalweg.continual._fisher import fisher_diagonal
 from thalweg.continual._innermost import Innermost
-from thalweg.continual._quadratic import competing
+from thalweg.continual._outputs import outputs_of
 from thalweg.continual._strategy import mean_history
 from thalweg.continual._task import Task
 
@@ -81,6 +81,9 @@ class FROMP(Innermost):
     >>> strategy = continual.FROMP(trainer, 20, strength=1e-3)
     """
 
+    gathers = ("_past", "_precision")
+    _does = (*Innermost._does, "looks")
+
     def __init__(
         self,
         inner: Trainer,
@@ -102,29 +105,15 @@ class FROMP(Innermost):
         #: Of each task: samples, outputs that competed, their probabilities, and inverses of K.
         self._past: list[dict[str, Any]] = []
 
-    def learn(
-        self,
-        task: Task,
-        *,
-        steps: int,
-        start: int = 0,
-        batch_size: int = 32,
-        shuffle: bool = True,
-        drop_last: bool = False,
-    ) -> History:
-        """Take some steps; see `Strategy.learn`."""
-        options: dict[str, Any] = {"batch_size": batch_size, "shuffle": shuffle}
-        options["drop_last"] = drop_last
+    def _learn(self, task: Task, **options: Any) -> History:
         self._check(task)
         if not self._past:
-            return super().learn(task, steps=steps, start=start, **options)
+            return super()._learn(task, **options)
         twin = _mixed.with_loss(self.trainer, self._loss(task), "FROMP")
         memory = np.concatenate([past["x"] for past in self._past])
         marks = np.full(len(memory), -1)  # in the place of labels
         seed, parts = self.trainer.model.seed, []
-        for x, y, _ in _batches.chunks(
-            task, seed=seed, steps=steps, start=start, most=1, **options
-        ):
+        for x, y, _ in _batches.chunks(task, seed=seed, most=1, **options):
             begin = time.perf_counter()
             loss = twin.step(np.concatenate([x, memory]), np.concatenate([y, marks])[:, None])
             seconds = time.perf_counter() - begin
@@ -168,7 +157,7 @@ class FROMP(Innermost):
         """Choose memorable samples of the task, and see what is known of all of them now."""
         super().end(task)
         model = self.trainer.model
-        chosen = competing(self.trainer, task)
+        chosen = outputs_of(self.trainer, task)
         fisher = fisher_diagonal(model, task.x, loss=self.trainer.loss, classes=chosen)
         if self._precision is None:
             self._precision = np.full(model.num_parameters, self.delta)
@@ -209,14 +198,3 @@ class FROMP(Innermost):
             else:  # a class that has no probability, to the last bit
                 inverses.append(np.zeros_like(kernel))
         return np.stack(p), np.stack(inverses)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered."""
-        past = [dict(one) for one in self._past]
-        return {**super().state_dict(), "past": past, "precision": self._precision}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        super().load_state_dict(state)
-        self._past = [dict(one) for one in state["past"]]
-        self._precision = state["precision"]

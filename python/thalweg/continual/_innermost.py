@@ -12,7 +12,7 @@ from thalweg.errors import DataError, UnsupportedError
 class Innermost(Strategy):
     """Base of strategies that train with a loss of their own."""
 
-    _does = ("loss", "plain rows")
+    _does: tuple[str, ...] = ("loss", "plain rows")
 
     def __init__(self, inner: Trainer) -> None:
         if not isinstance(inner, Trainer):
@@ -25,14 +25,13 @@ class Innermost(Strategy):
         _mixed.with_loss(inner, lambda output, target: (0.0, output), type(self).__name__)
 
     def _check(self, task: Task) -> None:
-        name = type(self).__name__
-        if task.sample_weight is not None:
-            raise UnsupportedError(f"{name} does not take tasks with sample_weight")
+        """Refuse a task without labels; asked at each `learn`, since others choose rows, too."""
+        super()._check(task)
         y = np.asarray(task.y)
         if y.ndim != 1 or y.dtype.kind not in "iub":
             raise UnsupportedError(
-                f"{name} needs labels: y of shape (n,) and of an integer type; got shape {y.shape} "
-                f"of {y.dtype}"
+                f"{type(self).__name__} needs labels: y of shape (n,) and of an integer type; got "
+                f"shape {y.shape} of {y.dtype}"
             )
         outputs = self.trainer.model.out_features
         if len(y) and not 0 <= y.min() <= y.max() < outputs:

@@ -1,7 +1,19 @@
 """Which strategies do not go around which, seen when they are put together.
 
 Each says in `Strategy._does` what it does to the training that others may not bear. What is refused
-here would fail in the middle of a run, or do nothing without a word.
+here would fail in the middle of a run, do nothing without a word, or break what is promised.
+
+- ``"penalty"`` sets the trainer's, by an ``"importance"`` that it computes of the network;
+  ``"projection"`` changes its gradients, ``"loss"`` takes its steps with a loss of its own;
+- ``"rows"`` learns other rows than a task's, in addition or instead, ``"own rows"`` chooses them
+  whatever it is given, ``"pieces"`` hands them on in pieces that each begin anew, ``"weights"``
+  with weights; ``"plain rows"`` takes none with weights, ``"whole"`` needs all rows of a task,
+  ``"place"`` the place in it;
+- ``"part"`` gives each task a part of the network: by ``"gates"``, which are open between tasks, or
+  as ``"owner"`` of parameters, which stay as they are;
+- ``"restart"`` begins every task with the parameters of the beginning, ``"shrink"`` each but the
+  first with others than were left, ``"renew"`` sets some anew after each step;
+- ``"looks"`` takes what it goes by from the network as it is when a task begins or ends.
 """
 
 from typing import Any
@@ -12,21 +24,49 @@ from thalweg.errors import UnsupportedError
 _CLASHES = (
     ("penalty", "loss", "{inner} cannot be joined with a strategy that sets a penalty: it takes its"
      " steps with a loss of its own, which knows of none"),
+    ("penalty", "penalty", "a trainer has one penalty, so that {inner}'s would be lost"),
     ("projection", "loss", "{inner} cannot be joined with a strategy that projects gradients: it"
      " takes its steps with a loss of its own"),
     ("projection", "projection", "{outer} cannot be joined with another strategy that projects"
      " gradients"),
-    ("weights", "plain rows", "{inner} does not take rows with weights, which {outer} gives them"),
     ("rows", "own rows", "{inner} chooses the rows that are learned, and those of {outer} would be"
      " left out"),
+    ("weights", "plain rows", "{inner} does not take rows with weights, which {outer} gives them"),
+    ("pieces", "whole", "{inner} goes by the rows of a whole task, and {outer} would give it others"
+     " with them, piece by piece"),
+    ("pieces", "place", "{inner} goes by the place in a task, and {outer} would give it pieces that"
+     " begin anew; {inner} goes outside, around {outer}"),
     ("penalty", "restart", "{inner} begins every task with the parameters of the beginning, and the"
      " penalty would end with that"),
     ("restart", "penalty", "{outer} begins every task with the parameters of the beginning, and"
      " the penalty would end with that"),
-    ("parts", "restart", "{inner} begins every task with the parameters of the beginning, also"
+    ("shrink", "restart", "{inner} begins every task with the parameters of the beginning, and"
+     " {outer} would change what is not used"),
+    ("part", "part", "both give each task a part of the network, and only one's would count"),
+    ("penalty", "gates", "importances would be those of the whole network, not of the part that"
+     " learns a task; {inner} goes outside, around SynapticIntelligence"),
+    ("gates", "importance", "importances would be those of the whole network, not of the part that"
+     " learns a task; use SynapticIntelligence"),
+    ("gates", "looks", "{inner} would go by the whole network, as it is between tasks, not by the"
+     " part that learns a task"),
+    ("looks", "gates", "{outer} would go by the whole network, as it is between tasks, not by the"
+     " part that learns a task"),
+    ("gates", "renew", "{inner} would begin the silent units anew, whose parameters belong to other"
+     " tasks"),
+    ("renew", "gates", "{outer} would begin the silent units anew, whose parameters belong to other"
+     " tasks"),
+    ("owner", "restart", "{inner} begins every task with the parameters of the beginning, also"
      " those that belong to earlier tasks"),
-    ("restart", "parts", "{outer} begins every task with the parameters of the beginning, also"
+    ("restart", "owner", "{outer} begins every task with the parameters of the beginning, also"
      " those that belong to earlier tasks"),
+    ("owner", "shrink", "{inner} changes all parameters between tasks, also those that belong to"
+     " earlier tasks"),
+    ("shrink", "owner", "{outer} changes all parameters between tasks, also those that belong to"
+     " earlier tasks"),
+    ("owner", "renew", "{inner} begins units anew, also those that belong to earlier tasks"),
+    ("renew", "owner", "{outer} begins units anew, also those that belong to earlier tasks"),
+    ("own rows", "owner", "{inner} trains on at the end of a task, and knows nothing of the rows"
+     " that {outer} chooses; {inner} goes outside, around {outer}"),
 )  # fmt: skip
 
 

@@ -8,8 +8,10 @@ import numpy as np
 from thalweg import _checks
 from thalweg._likelihood import prepare
 from thalweg._trainer import Trainer
+from thalweg.continual import _mixed
 from thalweg.continual._fisher import importance, some_samples
-from thalweg.continual._quadratic import Quadratic, competing
+from thalweg.continual._outputs import outputs_of
+from thalweg.continual._quadratic import Consolidating
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
 from thalweg.curvature import kfac_factors
@@ -19,7 +21,7 @@ from thalweg.errors import UnsupportedError
 LARGEST = 4096
 
 
-class OnlineLaplace(Quadratic):
+class OnlineLaplace(Consolidating):
     r"""Laplace's approximation, task after task: a penalty that knows of pairs of parameters.
 
     .. math:: \frac{\lambda}{2} (\theta - \theta^*)^T \Lambda\, (\theta - \theta^*), \qquad
@@ -48,7 +50,8 @@ class OnlineLaplace(Quadratic):
         Of ``"kron"``. ``"tasks"``: the sum above; memory and time of a step grow with the tasks.
         ``"summed"``: one pair of factors, :math:`\sum_k A_k` and :math:`\sum_k G_k`, whose product
         has terms of pairs of tasks too many; divide :math:`\lambda` by the number of tasks for
-        about the same strength.
+        about the same strength. Both fade with :math:`\sqrt\gamma`, so that their product does
+        with :math:`\gamma`.
     decay : float, keyword only, default 1.0
         :math:`\gamma`, from 0 to 1.
     n_samples : int, keyword only, optional
@@ -99,6 +102,8 @@ class OnlineLaplace(Quadratic):
     True
     """
 
+    gathers = ("_terms",)
+
     def __init__(
         self,
         inner: "Trainer | Strategy",
@@ -134,7 +139,7 @@ class OnlineLaplace(Quadratic):
         model, loss = self.trainer.model, self.trainer.loss
         options: dict[str, Any] = {
             "n_samples": self.n_samples,
-            "classes": competing(self.trainer, task),
+            "classes": outputs_of(self.trainer, task),
             "seed": self.seed,
         }
         diagonal = np.zeros(model.num_parameters)
@@ -154,12 +159,14 @@ class OnlineLaplace(Quadratic):
     def _added(self, new: dict[str, dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
         """Give the terms with those of a task."""
         decay = self.decay
-        if self.structure == "kron" and self.factors == "tasks":
-            faded = [
-                {layer: {**pair, "G": decay * pair["G"]} for layer, pair in term.items()}
-                for term in self._terms
-            ]
-            return [*faded, new]
+        if self.structure == "kron":
+            if self.factors == "tasks":
+                faded = [
+                    {layer: {**pair, "G": decay * pair["G"]} for layer, pair in term.items()}
+                    for term in self._terms
+                ]
+                return [*faded, new]
+            decay = decay**0.5  # of each factor of a product
         for term in self._terms:
             new = {
                 layer: {name: matrix + decay * term[layer][name] for name, matrix in pair.items()}
@@ -181,8 +188,7 @@ class OnlineLaplace(Quadratic):
             outputs = outputs.astype(np.float64)[:, chosen]
             slopes = slopes.astype(np.float64).reshape(len(mine), -1, size)[:, chosen]
             if ready.likelihood == "categorical":
-                p = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-                p /= p.sum(axis=1, keepdims=True)
+                p = np.exp(_mixed.log_softmax(outputs))
                 # E[(e_y - p)(e_y - p)'] is the sum over y of p_y times that of each.
                 slopes = slopes - (p[:, :, None] * slopes).sum(axis=1, keepdims=True)
                 slopes *= np.sqrt(p)[:, :, None]
@@ -236,12 +242,3 @@ class OnlineLaplace(Quadratic):
             for layer, place in self._places(self._terms[0]).items()
         ]
         core.set_coupled((blocks, anchor.astype(dtype), self.strength))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
-        return super().state_dict() | {"terms": list(self._terms)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        self._terms = list(state["terms"])
-        super().load_state_dict(state)

@@ -1,6 +1,6 @@
 """A part of the network for each task, so that tasks cannot disturb each other."""
 
-from collections.abc import Sequence
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,9 @@ from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _units
 from thalweg.continual._features import part
-from thalweg.continual._quadratic import Quadratic, competing
+from thalweg.continual._outputs import outputs_of
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._synapses import SynapticIntelligence
-from thalweg.continual._task import Task, not_begun
+from thalweg.continual._task import Task
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Sequential
 
@@ -28,38 +27,37 @@ def _with(model: Sequential, parameters: Any) -> Sequential:
 class _Parts(Strategy):
     """What they share: a sample is judged by the part of the network that is its task's."""
 
+    gathers: tuple[str, ...] = ("_learned",)
+
     def __init__(self, inner: Trainer | Strategy) -> None:
         super().__init__(inner)
-        if self.needs_task:
-            raise UnsupportedError(
-                f"{type(self).__name__} around {type(inner).__name__} is not there: both give each"
-                " task a part of the network, and only one's would count"
-            )
         self.needs_task = True
+        self._learned: list[int] = []  # the tasks' indices, in their order
         self.trainer._elementary("mask")  # what there is none for is refused before it trains
 
-    @property
-    def _at_work(self) -> bool:
-        """Whether a task is being learned."""
-        raise NotImplementedError
+    def _check(self, task: Task) -> None:
+        if task.index in self._learned:
+            raise ArgumentError(
+                f"task {task.index} was learned already, and {type(self).__name__} gives each task"
+                " a part of the network by its index: give this one another, as"
+                f" Task(..., index={1 + max(self._learned)}). In a Scenario they are numbered"
+            )
+        super()._check(task)
 
-    def learn(self, task: Task, *, steps: int, start: int = 0, **options: Any) -> History:
-        """Take some steps on a task that has begun; see `Strategy.learn`."""
-        if not self._at_work:
-            raise not_begun(task, "is to be learned")
-        return super().learn(task, steps=steps, start=start, **options)
+    def _learn(self, task: Task, *, steps: int, start: int, **options: Any) -> History:
+        self._check_begun(task, "is to be learned")
+        return super()._learn(task, steps=steps, start=start, **options)
 
     def step(self, x: Any, y: Any) -> float:
         """Take a step on a batch, between `begin` and `end` of the task that it is from."""
-        if not self._at_work:
+        if not self._begun:
             raise self._no_step("no task has begun, so that no part of the network is to learn")
         return super().step(x, y)
 
-    def predict(
-        self, x: Any, classes: Sequence[int] | None = None, *, task: int | None = None
-    ) -> Any:
-        """Give the class of each sample; see `Strategy.predict`."""
-        return self._decide(self.network(task)(x), classes)
+    def end(self, task: Task) -> None:
+        """Note that the task was learned."""
+        super().end(task)
+        self._learned.append(task.index)
 
 
 class XdG(_Parts):
@@ -81,10 +79,12 @@ class XdG(_Parts):
     Raises
     ------
     ArgumentError
-        If an argument is out of range, or the model has no hidden units.
+        If an argument is out of range, or the model has no hidden units; if a task has an index
+        that was learned already.
     UnsupportedError
-        If the model has `nn.Residual`, or the inner strategy computes importances from the whole
-        network, which is not the one that was trained: `EWC`, `OnlineEWC`, `MAS`.
+        If the model has `nn.Residual`, or a strategy inside goes by the whole network, which is not
+        the one that was trained, when a task begins or ends: `EWC` and other penalties but
+        `SynapticIntelligence`, `LwF`, `FROMP`, `OGD`, a buffer that chooses by ``"herding"``.
 
     Notes
     -----
@@ -111,28 +111,18 @@ class XdG(_Parts):
     80
     """
 
-    _opens = True
+    gathers = ("_task", "_whole", "_penalty")
+    _does = ("part", "gates")
 
     def __init__(self, inner: Trainer | Strategy, *, share: float = 0.8, seed: int = 0) -> None:
         super().__init__(inner)
         self.share = _checks.real("share", share, 0, 1, "[)")
         self.seed = _checks.integer("seed", seed, 0)
-        link = self.inner
-        while link is not None:
-            if isinstance(link, Quadratic) and not isinstance(link, SynapticIntelligence):
-                raise UnsupportedError(
-                    f"XdG around {type(link).__name__} is not there: importances would be those of"
-                    " the whole network, not of the part that learns a task; use"
-                    " SynapticIntelligence"
-                )
-            link = link.inner
         self._units = _units.hidden(self.trainer.model)
         self._task: int | None = None  # whose gates are on
-        self._whole: Any = None  # the parameters without them, as they were at the beginning
-
-    @property
-    def _at_work(self) -> bool:
-        return self._task is not None
+        # Without them, as they were at the beginning:
+        self._whole: Any = None  # the parameters,
+        self._penalty: Any = None  # and what the trainer's penalty is made of
 
     def _gates(self, task: int) -> tuple[Any, Any]:
         """Give for each parameter whether it counts in a task, and whether it is trained."""
@@ -155,25 +145,44 @@ class XdG(_Parts):
 
     def begin(self, task: Task) -> None:
         """Get ready for a task, and set its gates."""
+        self._check(task)
+        self._open()  # those of a task that has not ended
         super().begin(task)
         self._whole, self._task = self.trainer.model.flat_parameters, task.index
+        self._penalty = self.trainer._elementary("penalty").penalty()
         counts, _ = self._gates(task.index)
         self.trainer.model.flat_parameters = np.where(counts, self._whole, 0)
         self._hold()
 
     def end(self, task: Task) -> None:
         """Open all gates."""
-        if not self._at_work:
-            raise not_begun(task, "ends")
-        self.trainer.model.flat_parameters = self._ungated()
-        self._whole = self._task = None
-        self._hold()
+        self._check_begun(task, "ends")
+        self._open()
         super().end(task)
+
+    def _open(self) -> None:
+        """Put the whole network back."""
+        if self._task is not None:
+            self.trainer.model.flat_parameters = self._ungated()
+            self._penalize()
+            self._whole = self._task = self._penalty = None
+            self._hold()
 
     def _hold(self) -> None:
         """Let the core train only what is trained now."""
-        free = None if self._task is None else self._gates(self._task)[1]
-        self.trainer._hold(free)
+        if self._task is None:
+            self.trainer._hold(None)
+            return
+        counts, trained = self._gates(self._task)
+        self.trainer._hold(trained)
+        self._penalize(counts)
+
+    def _penalize(self, counts: Any = 1) -> None:
+        """Leave weights out of a penalty that are 0 for this task alone, far from their anchor."""
+        if self._penalty is not None:
+            importance, anchor, strength = self._penalty
+            core = self.trainer._elementary("penalty")
+            core.set_penalty((importance * counts, anchor, strength))
 
     def network(self, task: int | None = None) -> Sequential:
         """Give the part of the network that a task is judged by; the latest by default."""
@@ -182,14 +191,9 @@ class XdG(_Parts):
             return super().network(task)
         return _with(super().network(task), np.where(self._gates(task)[0], self._ungated(), 0))
 
-    def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
-        return {**super().state_dict(), "task": self._task, "whole": self._whole}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         super().load_state_dict(state)
-        self._task, self._whole = state["task"], state["whole"]
         self._hold()
 
 
@@ -213,11 +217,17 @@ class PackNet(_Parts):
     Raises
     ------
     ArgumentError
-        If an argument is out of range.
+        If an argument is out of range; if a task has an index that was learned already.
+    UnsupportedError
+        If the model has `nn.Residual`; with strategies that would change what belongs to earlier
+        tasks (`ContinualBackprop`, `ShrinkAndPerturb`, `FromScratch`, `GDumb`), and inside those
+        that give it other rows (`Replay`, `Cumulative`; ``PackNet(Replay(trainer, 200))`` is
+        there).
 
     Notes
     -----
     It must be known which task a sample is from; `predict` and `network` take the task's index.
+    Where a layer has no free weights left, that is warned about.
     Biases and normalizations are trained in the first task only, as in the paper. Outputs that do
     not compete while a task is learned (``nn.CrossEntropyLoss(heads=...)``) are left to others;
     those that do are then the task's own, and not pruned. `nn.BatchNorm1d`'s running averages go on
@@ -239,7 +249,8 @@ class PackNet(_Parts):
     >>> strategy = continual.PackNet(trainer, prune=0.5)
     """
 
-    _does = ("parts",)
+    gathers = ("owner", "_free", "_taken", "_options")
+    _does = ("part", "owner", "place")
 
     def __init__(
         self, inner: Trainer | Strategy, *, prune: float = 0.5, retrain: float = 0.5
@@ -256,39 +267,42 @@ class PackNet(_Parts):
             raise ArgumentError("PackNet needs a model with an nn.Linear")
         self._last = [at[name] for name in at if name.startswith(f"{linear[-1]}.")]
         self._weights = [at[f"{place}.weight"] for place in linear]
-        #: The task that owns each parameter; -1 if it is free.
+        #: The index of the task that owns each parameter; -1 if it is free.
         self.owner = np.full(model.num_parameters, -1)
         self._taken, self._options = 0, dict[str, Any]()
         self._free: Any = None  # what the task at hand trains
-
-    @property
-    def _at_work(self) -> bool:
-        return self._free is not None
 
     def begin(self, task: Task) -> None:
         """Get ready for a task."""
         super().begin(task)
         free = self.owner < 0
-        classes = competing(self.trainer, task)
-        if classes is not None:
+        outputs = outputs_of(self.trainer, task)
+        if outputs is not None:
             for array in self._last:
-                others = np.setdiff1d(np.arange(len(array)), classes)
+                others = np.setdiff1d(np.arange(len(array)), outputs)
                 free[array[others]] = False
+        full = sum(not free[weight].any() for weight in self._weights)
+        if full:
+            warnings.warn(
+                f"PackNet has no free weights left in {full} of {len(self._weights)} layers: there,"
+                f" task {task.index} has those of earlier tasks alone. A larger network leaves"
+                " more, and so does a larger prune",
+                stacklevel=3,
+            )
         self._taken = 0
         self._hold(free)
 
-    def learn(self, task: Task, *, steps: int, start: int = 0, **options: Any) -> History:
-        """Take some steps on a task, with the free weights; see `Strategy.learn`."""
-        self._taken, self._options = start + steps, options
-        return super().learn(task, steps=steps, start=start, **options)
+    def _learn(self, task: Task, *, steps: int, start: int, **options: Any) -> History:
+        history = super()._learn(task, steps=steps, start=start, **options)
+        self._taken, self._options = self._taken + steps, options
+        return history
 
     def end(self, task: Task) -> None:
         """Give the smallest weights back, and train the others on."""
-        if self._free is None:
-            raise not_begun(task, "ends")
+        self._check_begun(task, "ends")
         model = self.trainer.model
         theta, mine = model.flat_parameters, self._free.copy()
-        own_outputs = competing(self.trainer, task) is not None
+        own_outputs = outputs_of(self.trainer, task) is not None
         for weight in self._weights[:-1] if own_outputs else self._weights:
             trained = weight.ravel()[mine[weight.ravel()]]
             sizes = np.abs(theta[trained])
@@ -298,7 +312,7 @@ class PackNet(_Parts):
         self._hold(mine)
         steps = round(self.retrain * self._taken)
         if steps:
-            super().learn(task, steps=steps, start=self._taken, **self._options)
+            super()._learn(task, steps=steps, start=self._taken, **self._options)
         self.owner[mine] = task.index
         self._hold(None)
         super().end(task)
@@ -310,28 +324,15 @@ class PackNet(_Parts):
     def network(self, task: int | None = None) -> Sequential:
         """Give the network with the weights of a task and those before; the whole by default."""
         model = super().network(task)
-        if task is None or not (self.owner == task).any():
+        if task is None or task not in self._learned:
             return model
+        known = self._learned[: self._learned.index(task) + 1]
         theta = model.flat_parameters
         for weight in self._weights:
-            owner = self.owner[weight]
-            theta[weight[(owner > task) | (owner < 0)]] = 0
+            theta[weight[~np.isin(self.owner[weight], known)]] = 0
         return _with(model, theta)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
-        return {
-            **super().state_dict(),
-            "owner": self.owner,
-            "free": self._free,
-            "taken": self._taken,
-            "options": self._options,
-        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         super().load_state_dict(state)
-        self.owner, self._taken = state["owner"], state["taken"]
-        self._options = dict(state["options"])
-        free = state["free"]
-        self._hold(None if free is None else free.astype(bool))
+        self._hold(None if self._free is None else self._free.astype(bool))

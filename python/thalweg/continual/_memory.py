@@ -6,7 +6,7 @@ import numpy as np
 
 from thalweg import _checks
 from thalweg._trainer import Trainer
-from thalweg.continual import _batches
+from thalweg.continual import _batches, _joins
 from thalweg.continual._buffers import Buffer, ReservoirBuffer
 from thalweg.continual._features import body
 from thalweg.continual._strategy import Strategy
@@ -20,13 +20,18 @@ class Keeping(Strategy):
 
     buffer: Buffer
     #: Samples of the buffer in each step; None is as many as there are new ones.
-    _batch: int | None = None
+    _batch_size: int | None = None
 
     def _keep_in(self, buffer: Buffer, batch_size: int | None = None) -> None:
         """Take a buffer; to be called when the strategy is made."""
         self._rehearse()
         self.buffer = buffer
-        self._batch = None if batch_size is None else _checks.integer("batch_size", batch_size, 1)
+        self._batch_size = (
+            None if batch_size is None else _checks.integer("batch_size", batch_size, 1)
+        )
+        if herds(buffer):
+            self._does = (*self._does, "looks")
+            _joins.check(self)
 
     def state_dict(self) -> dict[str, Any]:
         """Give what this strategy has gathered."""
@@ -38,6 +43,25 @@ class Keeping(Strategy):
         self.buffer.load_state_dict(state["buffer"])
 
 
+class KeepingTasks(Keeping):
+    """Base of those whose buffer takes a task's samples in when it ends, and a stream's at once."""
+
+    def end(self, task: Task) -> None:
+        """Let the buffer take samples of the task in."""
+        super().end(task)
+        keep(self.buffer, self.trainer, task)
+
+    def _check_stream(self) -> None:
+        """Refuse a step of a stream that the buffer could not take in after it."""
+        if herds(self.buffer):
+            raise self._no_step('its buffer has select="herding", which needs all rows of a class')
+
+
+def herds(buffer: Buffer) -> bool:
+    """Whether a buffer chooses samples by what the network makes of them."""
+    return bool(getattr(buffer, "_herding", False))
+
+
 def buffer_of(buffer: Buffer | int) -> Buffer:
     """Give a buffer; a number is the capacity of a reservoir."""
     return buffer if isinstance(buffer, Buffer) else ReservoirBuffer(buffer)
@@ -45,8 +69,7 @@ def buffer_of(buffer: Buffer | int) -> Buffer:
 
 def keep(buffer: Buffer, trainer: Trainer, task: Task) -> None:
     """Offer a task's samples to a buffer."""
-    herding = getattr(buffer, "_herding", False)
-    features = body(trainer.model) if herding else None
+    features = body(trainer.model) if herds(buffer) else None
     x, y = np.asarray(task.x), np.asarray(task.y)
     buffer.add(group=task.index, features=features, x=x, y=y)
 

@@ -88,14 +88,25 @@ def with_loss(trainer: Trainer, function: Callable[..., Any], who: str) -> Train
             f"{who} remembers outputs of the pass of each step, and SAM makes two at different "
             "parameters: use the optimizer that is inside of it"
         )
+    check_alone(trainer, who)
+    twin = Trainer(trainer.model, **{**trainer._description(), "loss": CustomLoss(function)})
+    twin._base_lr, twin._epochs = trainer._base_lr, trainer._epochs
+    if twin._rates is not None:
+        twin._rates.base = trainer._base_lr
+    return twin
+
+
+def check_alone(trainer: Trainer, who: str) -> None:
+    """Refuse a penalty or a projection of a trainer, of which another loss would not know.
+
+    Raises
+    ------
+    UnsupportedError
+        If there is one.
+    """
     penalty = getattr(trainer._core, "penalty_value", None)
     if penalty is not None and penalty() is not None:
         raise UnsupportedError(f"{who} cannot be joined with a strategy that sets a penalty")
     projected = getattr(trainer._core, "projected", None)
     if projected is not None and projected() is not None:
         raise UnsupportedError(f"{who} cannot be joined with a strategy that projects gradients")
-    twin = Trainer(trainer.model, **{**trainer._description(), "loss": CustomLoss(function)})
-    twin._base_lr, twin._epochs = trainer._base_lr, trainer._epochs
-    if twin._rates is not None:
-        twin._rates.base = trainer._base_lr
-    return twin

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from thalweg import _checks
-from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual._project import Projecting, sample
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Task
+from thalweg.continual._task import Task, are_labels
+from thalweg.nn import CrossEntropyLoss
 
 
 class OGD(Projecting):
@@ -64,6 +64,9 @@ class OGD(Projecting):
     >>> strategy = continual.OGD(trainer, 100)
     """
 
+    gathers = ("_directions",)
+    _does = ("projection", "looks")
+
     def __init__(
         self,
         inner: Trainer | Strategy,
@@ -86,29 +89,22 @@ class OGD(Projecting):
         """The orthonormal basis, a row each; None before the end of the first task."""
         return self._directions
 
-    def learn(self, task: Task, **options: Any) -> History:
-        """Take some steps; options as of `Strategy.learn`."""
-        if self._directions is None:
-            return super().learn(task, **options)
-        with self._projecting() as core:
-            core.project_out(self._directions)
-            return super().learn(task, **options)
+    def _remembers(self) -> bool:
+        return self._directions is not None
 
-    def step(self, x: Any, y: Any) -> float:
-        """Take a step on a batch, not along the basis; see `Strategy.step`."""
-        if self._directions is None:
-            return super().step(x, y)
-        with self._projecting() as core:
-            core.project_out(self._directions)
-            return super().step(x, y)
+    def _hand_over(self, core: Any, rows: int | None) -> None:
+        core.project_out(self._directions)
 
     def end(self, task: Task) -> None:
         """Add the gradients of the task's outputs to the basis."""
         super().end(task)
         rows = sample(len(task.y), self.n_samples, self.seed, task.index)
-        y = np.asarray(task.y)[rows]
-        by_label = self.outputs == "label" and y.ndim == 1 and y.dtype.kind in "iu"
-        slopes = self._slopes(np.asarray(task.x)[rows], y if by_label else None)
+        loss, labels = self.trainer.loss, None
+        if self.outputs == "label" and isinstance(loss, CrossEntropyLoss) and are_labels(task.y):
+            labels = np.asarray(task.y)
+            rows = rows[labels[rows] != loss.ignore_index]
+            labels = labels[rows].astype(np.int64)
+        slopes = self._slopes(np.asarray(task.x)[rows], labels)
         size = np.linalg.norm(slopes)
         if self._directions is not None:
             known = self._directions.astype(np.float64)
@@ -126,7 +122,7 @@ class OGD(Projecting):
         samples = model._samples(x, "x")
         outputs, size = model.out_features, model.num_parameters
         some = max(1, (1 << 23) // (outputs * size))  # at most some 64 MB at once
-        parts = []
+        parts = [np.zeros((0, size))]
         for first in range(0, len(samples), some):
             mine = samples[first : first + some]
             slopes = model._core.jacobian(mine)[1].reshape(len(mine), outputs, size)
@@ -134,12 +130,3 @@ class OGD(Projecting):
                 slopes = slopes[np.arange(len(mine)), y[first : first + some]]
             parts.append(slopes.reshape(-1, size).astype(np.float64))
         return np.concatenate(parts)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered."""
-        return {**super().state_dict(), "directions": self._directions}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        super().load_state_dict(state)
-        self._directions = state["directions"]

@@ -1,7 +1,7 @@
 """Strategies that keep gradients from going against earlier tasks."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches
 from thalweg.continual._buffers import Buffer
-from thalweg.continual._memory import Keeping, buffer_of, keep, kept_rows
+from thalweg.continual._memory import KeepingTasks, buffer_of, kept_rows
 from thalweg.continual._strategy import Strategy, mean_history
 from thalweg.continual._task import Task
 from thalweg.errors import UnsupportedError
@@ -34,33 +34,53 @@ class Projecting(Strategy):
                 "gradients elsewhere than at the parameters: use the optimizer inside of it"
             )
 
+    def _learn(self, task: Task, **options: Any) -> History:
+        if not self._remembers():
+            return super()._learn(task, **options)
+        with self._projecting(None) as core:
+            history = self._projected(core, task, **options)
+            updates, changed = core.projected()
+        history["projected"] = [changed / max(updates, 1)]
+        return history
+
+    def step(self, x: Any, y: Any) -> float:
+        """Take a step on a batch, not against what is remembered; see `Strategy.step`."""
+        if not self._remembers():
+            return super().step(x, y)
+        with self._projecting(len(x)):
+            return super().step(x, y)
+
     @contextlib.contextmanager
-    def _projecting(self) -> Iterator[Any]:
-        """Give the core's trainer, whose projection ends when the block does."""
+    def _projecting(self, rows: int | None) -> Iterator[Any]:
+        """Give the core's trainer, which projects gradients until the block ends."""
         core = self.trainer._elementary("projection of gradients")
         try:
+            self._hand_over(core, rows)
             yield core
         finally:
             core.project_out()
 
-    def _ready(self, x: Any, y: Any) -> tuple[Any, Any]:
+    def _remembers(self) -> bool:
+        """Whether there is something yet that gradients must not go against."""
+        raise NotImplementedError
+
+    def _hand_over(self, core: Any, rows: int | None) -> None:
+        """Tell the core what that is: for a step of a stream on so many rows, or for a task."""
+        raise NotImplementedError
+
+    def _projected(
+        self, core: Any, task: Task, *, steps: int, start: int, batch_size: int, **options: Any
+    ) -> History:
+        """Take steps whose gradients are projected."""
+        return super()._learn(task, steps=steps, start=start, batch_size=batch_size, **options)
+
+    def _ready(self, rows: Mapping[str, Any]) -> tuple[Any, Any]:
         """Make remembered samples ready for the core."""
-        samples, targets, _ = self.trainer._ready(x, y, None)
+        samples, targets, _ = self.trainer._ready(rows["x"], rows["y"], None)
         return samples, targets
 
-    def _check(self, task: Task) -> None:
-        if task.sample_weight is not None:
-            raise UnsupportedError(f"{type(self).__name__} does not take tasks with sample_weight")
 
-
-def with_share(history: History, core: Any) -> History:
-    """Add the share of the updates whose gradient was changed."""
-    updates, changed = core.projected()
-    history["projected"] = [changed / max(updates, 1)]
-    return history
-
-
-class AGEM(Projecting, Keeping):
+class AGEM(Projecting, KeepingTasks):
     r"""Averaged gradient episodic memory: no step against what is remembered, on average.
 
     Before every update, :math:`g_\mathrm{ref}` is the gradient of the loss of a batch out of the
@@ -91,9 +111,9 @@ class AGEM(Projecting, Keeping):
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        If the optimizer is `optim.SAM`. During a task, if it has weights of samples, another
-        strategy projects gradients, the loss is one of your own, or the optimizer takes all data
-        at once.
+        If the optimizer is `optim.SAM`. When a task begins that has weights of samples; during a
+        task, if another strategy projects gradients, or the loss is one of your own; for steps of
+        a stream with a buffer that chooses by ``"herding"``.
 
     Notes
     -----
@@ -120,7 +140,7 @@ class AGEM(Projecting, Keeping):
     >>> strategy = continual.AGEM(trainer, continual.BalancedBuffer(100, per_class=True))
     """
 
-    _does = ("projection", "plain rows")
+    _does = ("projection", "plain rows", "place")
 
     def __init__(
         self,
@@ -134,35 +154,34 @@ class AGEM(Projecting, Keeping):
         self._keep_in(buffer_of(buffer), batch_size)
         self._eps = _checks.real("eps", eps, 0)
 
-    def learn(
-        self, task: Task, *, steps: int, start: int = 0, batch_size: int = 32, **options: Any
-    ) -> History:
-        """Take some steps; see `Strategy.learn`."""
-        if not len(self.buffer):
-            return super().learn(task, steps=steps, start=start, batch_size=batch_size, **options)
-        self._check(task)
-        # Samples that are made when they are asked for are made once, not for every chunk.
-        task = task.with_data(task.x, task.y, task.sample_weight)
-        memory, parts = self.buffer.rows(), []
-        size = min(self._batch or batch_size, len(self.buffer))
-        with self._projecting() as core:
-            core.project(("average", 0.0, self._eps), [self._ready(memory["x"], memory["y"])])
-            chunk = _batches.whole_updates(self.trainer, _CHUNK)
-            for first in range(start, start + steps, chunk):
-                count = min(chunk, start + steps - first)
-                seed = self.trainer.model.seed
-                rows = kept_rows(len(self.buffer), task.index, seed, first, count, size)
-                core.recall(0, rows.ravel().tolist(), size)
-                part = super().learn(
-                    task, steps=count, start=first, batch_size=batch_size, **options
-                )
-                parts.append((count, part))
-            return with_share(mean_history(parts), core)
+    def _remembers(self) -> bool:
+        return len(self.buffer) > 0
 
-    def end(self, task: Task) -> None:
-        """Let the buffer take samples of the task in."""
-        super().end(task)
-        keep(self.buffer, self.trainer, task)
+    def _hand_over(self, core: Any, rows: int | None) -> None:
+        kept = self.buffer.rows() if rows is None else self.buffer.sample(self._batch_size or rows)
+        core.project(("average", 0.0, self._eps), [self._ready(kept)])
+
+    def _projected(
+        self, core: Any, task: Task, *, steps: int, start: int, batch_size: int, **options: Any
+    ) -> History:
+        # Samples that are made when they are asked for are made once, not for every chunk.
+        task = task.with_data(task.x, task.y)
+        size, seed = min(self._batch_size or batch_size, len(self.buffer)), self.trainer.model.seed
+        # An update is of so many batches, and the last one of a pass may be of fewer.
+        each = self.trainer._accumulate
+        per_pass = _batches.per_pass(len(task.y), batch_size, options["drop_last"])
+        at, end, parts = start, start + steps, []
+        while at < end:
+            count = min(_batches.end_of_update(at + _CHUNK, per_pass, each), end) - at
+            update = at // per_pass * -(-per_pass // each) + at % per_pass // each
+            rows = kept_rows(len(self.buffer), task.index, seed, update, count, size)
+            core.recall(0, rows.ravel().tolist(), size)
+            part = super()._projected(
+                core, task, steps=count, start=at, batch_size=batch_size, **options
+            )
+            parts.append((count, part))
+            at += count
+        return mean_history(parts)
 
     def step(self, x: Any, y: Any) -> float:
         """Take a step of a stream on new samples, not against kept ones; then keep some.
@@ -177,13 +196,8 @@ class AGEM(Projecting, Keeping):
         float
             The loss of the new samples before the step.
         """
-        if len(self.buffer):
-            kept = self.buffer.sample(self._batch or len(x))
-            with self._projecting() as core:
-                core.project(("average", 0.0, self._eps), [self._ready(kept["x"], kept["y"])])
-                loss = super().step(x, y)
-        else:
-            loss = super().step(x, y)
+        self._check_stream()
+        loss = super().step(x, y)
         self.buffer.add(x=x, y=y)
         return loss
 
@@ -240,6 +254,7 @@ class GEM(Projecting):
     >>> strategy = continual.GEM(trainer, per_task=256)
     """
 
+    gathers = ("_memories",)
     _does = ("projection", "plain rows")
 
     def __init__(
@@ -259,43 +274,19 @@ class GEM(Projecting):
         self.seed = _checks.integer("seed", seed, 0)
         self._memories: list[dict[str, Any]] = []
 
-    def learn(self, task: Task, **options: Any) -> History:
-        """Take some steps; options as of `Strategy.learn`."""
-        if not self._memories:
-            return super().learn(task, **options)
-        self._check(task)
-        with self._projecting() as core:
-            self._remember(core)
-            return with_share(super().learn(task, **options), core)
+    def _remembers(self) -> bool:
+        return bool(self._memories)
 
-    def step(self, x: Any, y: Any) -> float:
-        """Take a step on a batch, not against what is remembered; see `Strategy.step`."""
-        if not self._memories:
-            return super().step(x, y)
-        with self._projecting() as core:
-            self._remember(core)
-            return super().step(x, y)
-
-    def _remember(self, core: Any) -> None:
-        """Hand the memories to the core."""
+    def _hand_over(self, core: Any, rows: int | None) -> None:
         paper = self.convention == "paper"
         rule = ("each", self.margin, 0.0) if paper else ("bound", self.margin, 1e-3)
-        core.project(rule, [self._ready(m["x"], m["y"]) for m in self._memories])
+        core.project(rule, [self._ready(memory) for memory in self._memories])
 
     def end(self, task: Task) -> None:
         """Remember some samples of the task."""
         super().end(task)
         rows = sample(len(task.y), self.per_task, self.seed, task.index)
         self._memories.append({"x": np.asarray(task.x)[rows], "y": np.asarray(task.y)[rows]})
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered."""
-        return {**super().state_dict(), "memories": list(self._memories)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        super().load_state_dict(state)
-        self._memories = list(state["memories"])
 
 
 def sample(rows: int, size: int, seed: int, index: int) -> Any:

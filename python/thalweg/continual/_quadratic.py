@@ -1,7 +1,6 @@
 """Pulling parameters back to where they were: the base, and what keeps all of them alike."""
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,20 +21,17 @@ NEGLIGIBLE = 1e-4
 
 
 class Quadratic(Strategy):
-    """What they share: one penalty s/2 sum A (theta - a)^2, which `add` makes stronger.
+    """What they share: one penalty s/2 sum A (theta - a)^2, which `_add` makes stronger.
 
     Several tasks' penalties are one, with the sum of their importances and the mean of their
     anchors in those weights; so the memory does not grow with the number of tasks.
     """
 
-    _does = ("penalty",)
+    gathers: tuple[str, ...] = ("_importance", "_anchor", "ratios")
+    _does: tuple[str, ...] = ("penalty", "importance")
 
     def __init__(self, inner: "Trainer | Strategy", strength: float) -> None:
         super().__init__(inner)
-        link = self.inner
-        while link is not None:
-            self._check_joined(link)
-            link = link.inner
         self.trainer._elementary("penalty")  # what there is none for is refused before it trains
         self.strength = _checks.real("strength", strength, 0)
         #: What the formula's strength is, in terms of the half that the trainer's penalty has.
@@ -44,23 +40,6 @@ class Quadratic(Strategy):
         self.ratios: list[float] = []
         self._importance: Flat | None = None
         self._anchor: Flat | None = None
-        self._seen: set[int] = set()
-        self._told = self._told_of_averages = False
-
-    def _check_joined(self, link: Strategy) -> None:
-        """Refuse what would silently lose a penalty, or weigh what was not trained."""
-        mine, other = type(self).__name__, type(link).__name__
-        if isinstance(link, Quadratic):
-            raise UnsupportedError(
-                f"{mine} around {other} is not there: a trainer has one penalty, so that {other}'s"
-                " would be lost"
-            )
-        if link._opens:
-            raise UnsupportedError(
-                f"{mine} around {other} is not there: importances would be those of the whole"
-                f" network, not of the part that learns a task; {other} goes outside, around"
-                " SynapticIntelligence"
-            )
 
     @property
     def importance(self) -> Flat | None:
@@ -76,36 +55,6 @@ class Quadratic(Strategy):
         """Get ready for a task."""
         self._check_sole()
         super().begin(task)
-        new = set(task.classes or ()) - self._seen
-        loss = self.trainer.loss
-        if (
-            self._seen
-            and new
-            and not self._told
-            and not self._rehearses
-            and isinstance(loss, CrossEntropyLoss)
-            and loss.heads is None
-            and (loss.active is None or self._seen & set(loss.active))
-        ):
-            self._told = True
-            warnings.warn(
-                f"task {task.index} brings new classes {sorted(new)} that compete with those of "
-                f"earlier tasks: {type(self).__name__} keeps weights, but nothing tells old classes"
-                " from new ones, and accuracy falls to that of the latest task (about 20 % on split"
-                " MNIST, in every publication). Replay of earlier samples is what helps; or let the"
-                " task be known (one head for each task)",
-                stacklevel=3,
-            )
-        self._seen |= set(task.classes or ())
-
-        if self._importance is not None and not self._told_of_averages and self._has_averages():
-            self._told_of_averages = True
-            warnings.warn(
-                "the running averages of nn.BatchNorm1d go on with every task, and no penalty holds"
-                f" them: what the model gives for earlier tasks changes even where"
-                f" {type(self).__name__} keeps all weights. nn.LayerNorm has none",
-                stacklevel=3,
-            )
 
     def _check_sole(self) -> None:
         """Refuse a trainer whose penalty is another's than the one that was set."""
@@ -126,17 +75,9 @@ class Quadratic(Strategy):
                 " trainer, or trainer.set_penalty(None) before the first task"
             )
 
-    def _has_averages(self) -> bool:
-        return any("running_" in name for name in self.trainer.model.state_dict())
-
-    def _kind(self) -> str:
-        """Say more about importances that are too small."""
-        return ""
-
-    def learn(self, task: Task, **options: Any) -> History:
-        """Take some steps on a task."""
+    def _learn(self, task: Task, **options: Any) -> History:
         try:
-            history = super().learn(task, **options)
+            history = super()._learn(task, **options)
         except DivergedError as error:
             if self._importance is not None:
                 most = self._factor * self.strength * float(self._importance.max())
@@ -150,20 +91,6 @@ class Quadratic(Strategy):
         if "penalty" in history and history["loss"][-1] != 0:
             self.ratios.append(history["penalty"][-1] / abs(history["loss"][-1]))
         return history
-
-    def end(self, task: Task) -> None:
-        """Take to heart what must not be forgotten of a task that was learned."""
-        if self.ratios and self.strength > 0 and 0 <= self.ratios[-1] < NEGLIGIBLE:
-            mean = 0.0 if self._importance is None else float(self._importance.mean())
-            kind = self._kind()
-            warnings.warn(
-                f"the penalty of {type(self).__name__} was {self.ratios[-1]:.1e} of the loss at the"
-                f" end of task {task.index}, less than {NEGLIGIBLE:g}: if earlier tasks are being"
-                f" forgotten, strength={self.strength:g} is too small for importances of this size"
-                f" (the mean is {mean:.1e}{kind})",
-                stacklevel=3,
-            )
-        super().end(task)
 
     def _parameters(self) -> Flat:
         return self.trainer.model.flat_parameters.astype(np.float64)
@@ -187,23 +114,78 @@ class Quadratic(Strategy):
         dtype = trainer.model.dtype
         trainer._pull(importance.astype(dtype), anchor.astype(dtype), self._factor * self.strength)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
-        return super().state_dict() | {
-            "importance": self._importance,
-            "anchor": self._anchor,
-            "ratios": list(self.ratios),
-            "seen": sorted(self._seen),
-        }
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         super().load_state_dict(state)
-        self.ratios, self._seen = list(state["ratios"]), set(state["seen"])
-        self._set(state["importance"], state["anchor"])
+        self._set(self._importance, self._anchor)
 
 
-class L2(Quadratic):
+class Consolidating(Quadratic):
+    """Those that hold on to what was learned: they say so where that cannot help."""
+
+    gathers: tuple[str, ...] = ("_seen",)
+
+    def __init__(self, inner: "Trainer | Strategy", strength: float) -> None:
+        super().__init__(inner, strength)
+        self._seen: list[int] = []  # classes of the tasks so far
+        self._told = self._told_of_averages = False
+
+    def begin(self, task: Task) -> None:
+        """Get ready for a task."""
+        super().begin(task)
+        loss, seen = self.trainer.loss, set(self._seen)
+        new = set(task.classes or ()) - seen
+        if (
+            seen
+            and new
+            and not self._told
+            and not self._rehearses
+            and isinstance(loss, CrossEntropyLoss)
+            and loss.heads is None
+            and (loss.active is None or seen & set(loss.active))
+        ):
+            self._told = True
+            warnings.warn(
+                f"task {task.index} brings new classes {sorted(new)} that compete with those of "
+                f"earlier tasks: {type(self).__name__} keeps weights, but nothing tells old classes"
+                " from new ones, and accuracy falls to that of the latest task (about 20 % on split"
+                " MNIST, in every publication). Replay of earlier samples is what helps; or let the"
+                " task be known (one head for each task)",
+                stacklevel=3,
+            )
+        self._seen = sorted(seen | new)
+
+        if self._importance is not None and not self._told_of_averages and self._has_averages():
+            self._told_of_averages = True
+            warnings.warn(
+                "the running averages of nn.BatchNorm1d go on with every task, and no penalty holds"
+                f" them: what the model gives for earlier tasks changes even where"
+                f" {type(self).__name__} keeps all weights. nn.LayerNorm has none",
+                stacklevel=3,
+            )
+
+    def _has_averages(self) -> bool:
+        return any("running_" in name for name in self.trainer.model.state_dict())
+
+    def end(self, task: Task) -> None:
+        """Take to heart what must not be forgotten of a task that was learned."""
+        if self.ratios and self.strength > 0 and 0 <= self.ratios[-1] < NEGLIGIBLE:
+            mean = 0.0 if self._importance is None else float(self._importance.mean())
+            warnings.warn(
+                f"the penalty of {type(self).__name__} was {self.ratios[-1]:.1e} of the loss at the"
+                f" end of task {task.index}, less than {NEGLIGIBLE:g}: if earlier tasks are being"
+                f" forgotten, strength={self.strength:g} is too small for importances of this size"
+                f" (the mean is {mean:.1e}{self._kind()})",
+                stacklevel=3,
+            )
+        super().end(task)
+
+    def _kind(self) -> str:
+        """Say more about importances that are too small."""
+        return ""
+
+
+class L2(Consolidating):
     r"""Every parameter is kept alike: what importances are worth is seen beside this.
 
     .. math:: \frac{\lambda}{2} \lVert \theta - \theta^* \rVert^2
@@ -254,10 +236,3 @@ class L2Init(Quadratic):
         if self._anchor is None:
             theta = self._parameters()
             self._set(np.ones_like(theta), theta)
-
-
-def competing(trainer: Trainer, task: Task) -> Sequence[int] | None:
-    """Give the outputs that competed while a task was learned; None is all."""
-    if getattr(trainer.loss, "heads", None) is not None:
-        return task.classes
-    return getattr(trainer.loss, "active", None)

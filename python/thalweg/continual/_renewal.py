@@ -49,7 +49,8 @@ class ContinualBackprop(Strategy):
     ArgumentError
         If an argument is out of range, or the model has no hidden units.
     UnsupportedError
-        If the model has `nn.Residual`, or the trainer accumulates gradients.
+        If the model has `nn.Residual`, or the trainer accumulates gradients; together with
+        strategies that give each task a part of the network, whose units would be replaced.
 
     Notes
     -----
@@ -78,6 +79,9 @@ class ContinualBackprop(Strategy):
     16
     """
 
+    gathers = ("_utility", "_age", "_due", "replaced")
+    _does = ("renew",)
+
     def __init__(
         self,
         inner: Trainer | Strategy,
@@ -104,12 +108,8 @@ class ContinualBackprop(Strategy):
             )
         self._due = np.zeros(len(self._units))  # parts of units that are to be replaced
 
-    def learn(
-        self, task: Task, *, steps: int, start: int = 0, batch_size: int = 32, **options: Any
-    ) -> History:
-        """Take some steps, and look at the units after each; see `Strategy.learn`."""
+    def _learn(self, task: Task, *, steps: int, start: int, **options: Any) -> History:
         seed, parts = self.trainer.model.seed, []
-        options["batch_size"] = batch_size
         x = np.asarray(task.x)
         for at, rows in enumerate(
             _batches.rows_of_steps(
@@ -117,7 +117,7 @@ class ContinualBackprop(Strategy):
             )
         ):
             hidden = self._given(x[rows])
-            history = super().learn(task, steps=1, start=start + at, **options)
+            history = super()._learn(task, steps=1, start=start + at, **options)
             parts.append((len(rows), history))
             self._renew(hidden)
         return mean_history(parts)
@@ -166,22 +166,6 @@ class ContinualBackprop(Strategy):
         if gathered:
             optimizer.load_state_dict(state, model)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
-        return {
-            **super().state_dict(),
-            "utility": self._utility,
-            "age": self._age,
-            "due": self._due,
-            "replaced": self.replaced,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        super().load_state_dict(state)
-        self._utility, self._age = list(state["utility"]), list(state["age"])
-        self._due, self.replaced = state["due"], state["replaced"]
-
 
 class ShrinkAndPerturb(Strategy):
     r"""Before each task but the first, parameters shrink towards 0 and are given some noise.
@@ -205,6 +189,9 @@ class ShrinkAndPerturb(Strategy):
     ------
     ArgumentError
         If an argument is out of range.
+    UnsupportedError
+        Around strategies that begin every task with the parameters of the beginning, and together
+        with `PackNet`, whose parameters belong to tasks.
 
     Notes
     -----
@@ -226,6 +213,8 @@ class ShrinkAndPerturb(Strategy):
     >>> strategy = continual.ShrinkAndPerturb(trainer, shrink=0.4, perturb=0.1)
     """
 
+    _does = ("shrink",)
+
     def __init__(
         self,
         inner: Trainer | Strategy,
@@ -238,24 +227,14 @@ class ShrinkAndPerturb(Strategy):
         self.shrink = _checks.real("shrink", shrink, 0, 1, "[]")
         self.perturb = _checks.real("perturb", perturb, 0)
         self.seed = _checks.integer("seed", seed, 0)
-        self._begun = 0
 
     def begin(self, task: Task) -> None:
         """Shrink and perturb, unless it is the first task."""
-        if self._begun:
+        self._check(task)
+        if self._ended:
             model = self.trainer.model
-            drawn = int(np.random.default_rng([self.seed, self._begun]).integers(1 << 62))
+            drawn = int(np.random.default_rng([self.seed, self._ended]).integers(1 << 62))
             model.flat_parameters = (
                 self.shrink * model.flat_parameters + self.perturb * _units.fresh(model, drawn)
             )
-        self._begun += 1
         super().begin(task)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
-        return {**super().state_dict(), "begun": self._begun}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        super().load_state_dict(state)
-        self._begun = state["begun"]

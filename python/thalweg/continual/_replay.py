@@ -9,14 +9,15 @@ from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches
 from thalweg.continual._buffers import BalancedBuffer, Buffer, unit_length
-from thalweg.continual._features import body
-from thalweg.continual._memory import Keeping, buffer_of, keep, kept_rows
+from thalweg.continual._features import body, count
+from thalweg.continual._memory import Keeping, KeepingTasks, buffer_of, keep, kept_rows
 from thalweg.continual._strategy import Strategy, largest, mean_history
 from thalweg.continual._task import Task
 from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.nn import CrossEntropyLoss, CustomLoss, Sequential
 
 
-class Replay(Keeping):
+class Replay(KeepingTasks):
     r"""Mixes samples of earlier tasks into every batch: experience replay.
 
     Parameters
@@ -40,7 +41,9 @@ class Replay(Keeping):
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        During a task with weights of samples.
+        If the inner strategy needs the rows of a whole task (see there), or with
+        ``weighting="tasks"`` takes none with weights. When a task begins that has weights of
+        samples, and for steps of a stream with a buffer that chooses by ``"herding"``.
 
     Notes
     -----
@@ -71,29 +74,19 @@ class Replay(Keeping):
         weighting: str = "tasks",
     ) -> None:
         self._weighting = _checks.one_of("weighting", weighting, ("tasks", "rows"))
-        self._does = ("rows", "plain rows", *(("weights",) if weighting == "tasks" else ()))
+        weights = ("weights",) if weighting == "tasks" else ()
+        self._does = ("rows", "pieces", "plain rows", *weights)
         super().__init__(inner)
         self._keep_in(buffer_of(buffer), batch_size)
 
-    def learn(
-        self,
-        task: Task,
-        *,
-        steps: int,
-        start: int = 0,
-        batch_size: int = 32,
-        shuffle: bool = True,
-        drop_last: bool = False,
+    def _learn(
+        self, task: Task, *, steps: int, start: int, batch_size: int, **options: Any
     ) -> History:
-        """Take some steps on batches of new and of kept samples; see `Strategy.learn`."""
-        options: dict[str, Any] = {"batch_size": batch_size, "shuffle": shuffle}
-        options["drop_last"] = drop_last
+        options["batch_size"] = batch_size
         if not len(self.buffer):
-            return super().learn(task, steps=steps, start=start, **options)
-        if task.sample_weight is not None:
-            raise UnsupportedError("Replay does not take tasks with sample_weight")
+            return super()._learn(task, steps=steps, start=start, **options)
         seed, memory = self.trainer.model.seed, self.buffer.rows()
-        more = min(self._batch or batch_size, len(self.buffer))
+        more = min(self._batch_size or batch_size, len(self.buffer))
         size = batch_size + more
         new, old = [np.asarray(task.x), np.asarray(task.y)], [memory["x"], memory["y"]]
         chunk = _batches.steps_of_chunk(self.trainer, size)
@@ -118,30 +111,22 @@ class Replay(Keeping):
                     # The numbers are inside: with "raise", NumPy would fill a copy first.
                     fresh.take(mine, 0, array[at:middle], "clip")
                     kept.take(again[step], 0, array[middle : middle + more], "clip")
-            weight = self._weights(task, len(rows), count, batch_size, more)
+            weight = self._weights(len(rows), count, batch_size, more)
             mixed = task.with_data(room[0][:filled], room[1][:filled], weight)
-            history = super().learn(mixed, steps=count, batch_size=size, shuffle=False)
+            history = super()._learn(
+                mixed, steps=count, start=0, batch_size=size, shuffle=False, drop_last=False
+            )
             parts.append((len(rows), history))
         return mean_history(parts)
 
-    def _weights(self, task: Task, rows: int, steps: int, size: int, more: int) -> Any:
+    def _weights(self, rows: int, steps: int, size: int, more: int) -> Any:
         """Give the weights of the rows of some steps, `size` new and `more` kept ones in each."""
         if self._weighting == "rows":
             return None
-        share = 1 / (task.index + 1)
-        one = np.concatenate([np.full(size, share / size), np.full(more, (1 - share) / more)])
-        weight = np.tile(one, steps)
-        last = rows - size * (steps - 1)  # the last batch of a pass may be short
-        if last < size:
-            weight = weight[: rows + steps * more]
-            weight[(steps - 1) * (size + more) :][:last] = share / last
-            weight[(steps - 1) * (size + more) :][last:] = (1 - share) / more
-        return weight
-
-    def end(self, task: Task) -> None:
-        """Let the buffer take samples of the task in."""
-        super().end(task)
-        keep(self.buffer, self.trainer, task)
+        share = 1 / (self._ended + 1)
+        counts = np.tile([size, more], steps)
+        counts[-2] = rows - size * (steps - 1)  # the last batch of a pass may be short
+        return np.repeat(np.tile([share, 1 - share], steps) / counts, counts)
 
     def step(self, x: Any, y: Any) -> float:
         """Take a step of a stream: learn new samples with kept ones, then keep some of them.
@@ -157,9 +142,10 @@ class Replay(Keeping):
         float
             The loss of all the rows before the step.
         """
+        self._check_stream()
         x, y = np.asarray(x), np.asarray(y)
         if len(self.buffer):
-            kept = self.buffer.sample(self._batch or len(x))
+            kept = self.buffer.sample(self._batch_size or len(x))
             loss = super().step(np.concatenate([x, kept["x"]]), np.concatenate([y, kept["y"]]))
         else:
             loss = super().step(x, y)
@@ -180,7 +166,9 @@ class GDumb(Keeping):
     Raises
     ------
     ArgumentError
-        If an argument is out of range.
+        If an argument is out of range, or a task is to be learned that has not begun.
+    UnsupportedError
+        When a task begins that has weights of samples.
 
     Notes
     -----
@@ -193,7 +181,7 @@ class GDumb(Keeping):
     learning".
     """
 
-    _does = ("rows", "own rows", "restart")
+    _does = ("rows", "own rows", "plain rows", "restart")
 
     def __init__(self, inner: Trainer | Strategy, buffer: Buffer | int) -> None:
         super().__init__(inner)
@@ -202,6 +190,7 @@ class GDumb(Keeping):
 
     def begin(self, task: Task) -> None:
         """Keep samples of the task, and begin anew."""
+        self._check(task)
         keep(self.buffer, self.trainer, task)
         self.trainer._become(self._initial)
         super().begin(task)
@@ -210,11 +199,11 @@ class GDumb(Keeping):
         """Refuse a step of a stream: a network is trained on the memory of a task."""
         raise self._no_step("it trains a fresh network on its memory whenever a task comes")
 
-    def learn(self, task: Task, **options: Any) -> History:
-        """Learn what is kept; options as of `Strategy.learn`."""
+    def _learn(self, task: Task, **options: Any) -> History:
+        self._check_begun(task, "is to be learned")
         rows = self.buffer.rows()
         classes = np.unique(rows["y"]).tolist() if task.classes is not None else None
-        return super().learn(task.with_data(rows["x"], rows["y"], None, classes), **options)
+        return super()._learn(task.with_data(rows["x"], rows["y"], None, classes), **options)
 
 
 class NearestMean(Strategy):
@@ -233,6 +222,9 @@ class NearestMean(Strategy):
     ------
     ArgumentError
         If the strategy has no buffer, or the model nothing before its last `nn.Linear`.
+    UnsupportedError
+        If the trainer's loss has no classes: with `nn.BCEWithLogitsLoss` there may be several for a
+        sample, or none.
 
     References
     ----------
@@ -247,15 +239,20 @@ class NearestMean(Strategy):
                 f"got {inner!r}"
             )
         super().__init__(inner)
+        if not isinstance(self.trainer.loss, CrossEntropyLoss | CustomLoss):
+            raise UnsupportedError(
+                "NearestMean tells classes of which each sample has one, as nn.CrossEntropyLoss();"
+                f" the trainer has {self.trainer.loss!r}"
+            )
         self._buffer: Buffer = inner.__dict__["buffer"]
         body(self.trainer.model)  # that there is one is seen now, not after the first task
 
-    def predict(self, x: Any, classes: Any = None, *, task: int | None = None) -> Any:
+    def _judge(self, network: Sequential, x: Any, classes: Any) -> Any:
         """Give the class whose mean is nearest; before anything is kept, as the inner strategy."""
         if not len(self._buffer):
-            return super().predict(x, classes, task=task)
-        rows, features = self._buffer.rows(), body(self.network(task))
-        kept = unit_length(features(rows["x"]).astype(np.float64))
+            return super()._judge(network, x, classes)
+        rows, features, counts = self._buffer.rows(), body(network), count(network)
+        kept = unit_length((features(rows["x"]) * counts).astype(np.float64))
         # Of shares of classes, the largest is the class, as for a score.
         y = rows["y"] if rows["y"].ndim == 1 else rows["y"].argmax(axis=1)
         labels = np.unique(y).astype(np.int64)
@@ -263,5 +260,5 @@ class NearestMean(Strategy):
         # Of vectors of one length, the nearest is the one with the largest product. Classes of
         # which nothing is kept are never nearest.
         nearness = np.full((len(x), self.trainer.model.out_features), -np.inf)
-        nearness[:, labels] = features(x) @ means.T
+        nearness[:, labels] = (features(x) * counts) @ means.T
         return largest(nearness, classes)

@@ -32,7 +32,8 @@ class Result:
         ``r[i, j]`` is the score on task `j` after task `i` was learned, from 0; NaN for tasks that
         have not been learned yet.
     baseline : ndarray, shape (tasks,)
-        The scores before anything was learned.
+        The scores before anything was learned, each among the outputs that compete just before the
+        task is learned: see `Scenario.competing`.
     steps : list of int
         When the tasks were judged, in steps since the beginning.
     scores : list of list of float

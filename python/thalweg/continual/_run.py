@@ -3,14 +3,16 @@
 import contextlib
 import os
 import warnings
+import weakref
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
-from thalweg.continual import _batches, _file, _setting
+from thalweg.continual import _batches, _resume
 from thalweg.continual._baselines import Naive
 from thalweg.continual._quadratic import Quadratic
 from thalweg.continual._result import Result
@@ -19,6 +21,9 @@ from thalweg.continual._strategy import Strategy
 from thalweg.continual._suits import suit
 from thalweg.continual._task import Scenario, Task
 from thalweg.errors import ArgumentError, ThalwegError
+
+#: Trainers that have learned in a run.
+_TRAINED: "weakref.WeakSet[Trainer]" = weakref.WeakSet()
 
 
 def run(
@@ -55,7 +60,8 @@ def run(
     drop_last : bool, keyword only, default False
         Whether the last batch of a pass is left out if it would be short, as in van de Ven's code.
     evaluate_every : int, keyword only, optional
-        Judge all tasks after every so many steps of a task, too.
+        Judge all tasks after every so many steps of a task, too. With ``accumulate_grad_batches``
+        an update that is under way is finished first, here as for `save_every`.
     metric : callable, keyword only, optional
         Called as ``metric(strategy, task, classes)``, where only `classes` compete (all, if it is
         None); gives a score of which more is better. By default, if the trainer's loss is
@@ -136,45 +142,86 @@ def run(
     if metric is None:
         metric = metric_of(strategy, scenario)
     suit(strategy, scenario)
-    return _Run(
-        strategy, scenario, metric,
+    plan = _Plan(
         epochs=_checks.integer("epochs", epochs, 1),
         steps=None if steps is None else _checks.integer("steps", steps, 1),
         batch_size=_checks.integer("batch_size", batch_size, 1),
         drop_last=_checks.flag("drop_last", drop_last),
-        stops=[
-            _checks.integer(name, value, 1)
-            for name, value in (("evaluate_every", evaluate_every), ("save_every", save_every))
-            if value is not None
-        ],
-        evaluate_every=evaluate_every,
-        save_every=save_every,
-        log=log,
-        checkpoint=checkpoint,
-    ).go(resume, _checks.flag("progress", progress))  # fmt: skip
+        evaluate_every=_every("evaluate_every", evaluate_every),
+        save_every=_every("save_every", save_every),
+        accumulate=strategy.trainer._accumulate,
+    )
+    return _Run(strategy, scenario, metric, plan, log=log, checkpoint=checkpoint).go(
+        resume, _checks.flag("progress", progress)
+    )
+
+
+def _every(name: str, steps: int | None) -> int | None:
+    return None if steps is None else _checks.integer(name, steps, 1)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How long a task is learned, and where something else is done meanwhile."""
+
+    epochs: int
+    steps: int | None
+    batch_size: int
+    drop_last: bool
+    evaluate_every: int | None
+    save_every: int | None
+    accumulate: int
+
+    def per_pass(self, task: Task) -> int:
+        """Give the number of steps of one pass over a task."""
+        return _batches.per_pass(len(task.y), self.batch_size, self.drop_last)
+
+    def steps_of(self, task: Task) -> int:
+        """Give the number of steps of a task."""
+        return self.epochs * self.per_pass(task) if self.steps is None else self.steps
+
+    def next_stop(self, task: Task, taken: int) -> int:
+        """Give the step after which something else is done."""
+        per_pass = self.per_pass(task)
+        stops = [self.evaluate_every, self.save_every, per_pass if self.steps is None else None]
+        nearest = min(
+            [self.steps_of(task)]
+            + [taken + every - taken % every for every in stops if every is not None]
+        )
+        # An update is not cut in two, which would be another training.
+        whole = _batches.end_of_update(nearest, per_pass, self.accumulate)
+        return min(whole, self.steps_of(task))
 
 
 class _Run:
     """One run: how far it is, and what it has seen."""
 
     def __init__(
-        self, strategy: Strategy, scenario: Scenario, metric: Metric, **options: Any
+        self,
+        strategy: Strategy,
+        scenario: Scenario,
+        metric: Metric,
+        plan: _Plan,
+        *,
+        log: str | os.PathLike[str] | None,
+        checkpoint: str | os.PathLike[str] | None,
     ) -> None:
-        self.strategy, self.scenario, self.metric = strategy, scenario, metric
-        self.options = options
+        self.strategy, self.scenario, self.metric, self.plan = strategy, scenario, metric, plan
+        self.log, self.checkpoint = log, checkpoint
         name = getattr(metric, "__name__", type(metric).__name__)
         self.result = Result(tuple(task.name for task in scenario), scenario.kind, name)
         self.task = self.taken = self.total = 0
         self.bar: Any = None
         # As they are before the first task: training changes some of it.
-        self.chosen = {} if options["checkpoint"] is None else _setting.chosen(strategy, scenario)
+        self.chosen = {} if checkpoint is None else _resume.chosen(strategy, scenario)
 
     def go(self, resume: bool, progress: bool) -> Result:
         """Learn what is left."""
         with contextlib.ExitStack() as stack:
             if progress:
-                self.bar = stack.enter_context(_bar(sum(self.steps_of(t) for t in self.scenario)))
-            if resume and Path(self.options["checkpoint"]).exists():
+                total = sum(self.plan.steps_of(task) for task in self.scenario)
+                self.bar = stack.enter_context(_bar(total))
+            if resume and self.checkpoint is not None and Path(self.checkpoint).exists():
                 self.load()
             else:
                 self.begin_anew()
@@ -187,14 +234,19 @@ class _Run:
 
     def begin_anew(self) -> None:
         """Judge what is there before the first task."""
-        links = _setting.links(self.strategy)
-        links = [link for link in links if type(link) not in (Strategy, Naive)]
-        ended = max((link._ended for link in links), default=0)
-        if ended:
+        links = _resume.links(self.strategy)
+        mine = [link for link in links if type(link) not in (Strategy, Naive)]
+        ended = max((link._ended for link in mine), default=0)
+        if ended or self.strategy.trainer in _TRAINED:
+            what = (
+                f"{type(mine[0]).__name__} has learned {ended} tasks before this run: what it keeps"
+                " of them, and the weights, are still there, and tasks are numbered from 0 again"
+                if ended
+                else "the trainer has learned in another run before this one, and its weights and"
+                " optimizer begin as that has left them"
+            )
             warnings.warn(
-                f"{type(links[0]).__name__} has learned {ended} tasks before this run: what it"
-                " keeps of them, and the weights, are still there, and tasks are numbered from 0"
-                " again. To begin anew, make model, trainer and strategy anew; to go on with a run"
+                f"{what}. To begin anew, make model, trainer and strategy anew; to go on with a run"
                 " that was stopped, give resume=True",
                 stacklevel=4,
             )
@@ -208,18 +260,21 @@ class _Run:
 
     def learn(self, task: Task) -> None:
         """Learn the rest of a task, in parts that end where something is to be done."""
-        steps, batch_size = self.steps_of(task), self.options["batch_size"]
-        drop_last = self.options["drop_last"]
+        plan = self.plan
+        # As long as somebody has them, samples that are made on demand are not made again.
+        _held = task.x
+        _TRAINED.add(self.strategy.trainer)
         if self.taken == 0:
             self.strategy.begin(task)
             self.result.histories.append(History())
-        stops = list(self.options["stops"])
-        if self.options["steps"] is None:
-            stops.append(_batches.per_pass(len(task.y), batch_size, drop_last))
-        while self.taken < steps:
-            part = min([steps - self.taken] + [every - self.taken % every for every in stops])
+        while self.taken < plan.steps_of(task):
+            before, part = self.taken, plan.next_stop(task, self.taken) - self.taken
             history = self.strategy.learn(
-                task, steps=part, start=self.taken, batch_size=batch_size, drop_last=drop_last
+                task,
+                steps=part,
+                start=before,
+                batch_size=plan.batch_size,
+                drop_last=plan.drop_last,
             )
             self.result.histories[-1].append({key: v[-1] for key, v in history.items()})
             self.taken += part
@@ -227,27 +282,19 @@ class _Run:
             if self.bar is not None:
                 self.bar.set_description(f"task {task.index + 1}/{len(self.scenario)} {task.name}")
                 self.bar.update(part)
-            if self.taken == steps:
+            if self.taken == plan.steps_of(task):
                 self.strategy.end(task)
                 self.result.ends.append(self.total)
                 self.judge(task.index)
             else:
-                if self.is_time("evaluate_every"):
+                if self.is_time(plan.evaluate_every, before):
                     self.judge(task.index)
-                if self.is_time("save_every"):
+                if self.is_time(plan.save_every, before):
                     self.save()
 
-    def is_time(self, name: str) -> bool:
-        """Whether something that is done every so many steps is due."""
-        every = self.options[name]
-        return every is not None and self.taken % every == 0
-
-    def steps_of(self, task: Task) -> int:
-        """Give the number of steps of a task."""
-        if self.options["steps"] is not None:
-            return int(self.options["steps"])
-        size, drop_last = self.options["batch_size"], self.options["drop_last"]
-        return int(self.options["epochs"]) * _batches.per_pass(len(task.y), size, drop_last)
+    def is_time(self, every: int | None, before: int) -> bool:
+        """Whether something that is done every so many steps is due after a part."""
+        return every is not None and self.taken // every > before // every
 
     def judge(self, learned: int) -> None:
         """Give a score for every task."""
@@ -260,37 +307,39 @@ class _Run:
         self.result.scores.append(scores)
         if self.bar is not None:
             self.bar.set_postfix_str(" ".join(f"{score:.3f}" for score in scores))
-        if self.options["log"] is not None:
-            self.result.save(self.options["log"])
+        if self.log is not None:
+            self.result.save(self.log)
 
     def setting(self) -> dict[str, Any]:
         """Give what must be the same when the run goes on."""
-        names = ("epochs", "steps", "batch_size", "drop_last", "evaluate_every")
+        plan = asdict(self.plan)
+        # Where it is saved changes nothing, and what is accumulated is the trainer's.
+        del plan["save_every"], plan["accumulate"]
         return {
-            "strategy": [type(link).__name__ for link in _setting.links(self.strategy)],
+            "strategy": [type(link).__name__ for link in _resume.links(self.strategy)],
             **self.chosen,
             "model": repr(self.strategy.trainer.model),
             "seed": self.strategy.trainer.model.seed,
-            "tasks": [[task.name, len(task.y)] for task in self.scenario],
             "kind": self.scenario.kind,
             "metric": self.result.metric,
-            **{name: self.options[name] for name in names},
+            **plan,
         }
 
     def save(self) -> None:
         """Write the checkpoint, if there is to be one."""
-        if self.options["checkpoint"] is not None:
+        if self.checkpoint is not None:
             place = {
                 "task": self.task,
                 "taken": self.taken,
                 "total": self.total,
                 "result": self.result._plain(),
             }
-            _file.save(self.options["checkpoint"], self.strategy, self.setting(), place)
+            _resume.save(self.checkpoint, self.strategy, self.setting(), place)
 
     def load(self) -> None:
         """Go on from the checkpoint."""
-        place = _file.load(self.options["checkpoint"], self.strategy, self.setting())
+        assert self.checkpoint is not None
+        place = _resume.load(self.checkpoint, self.strategy, self.setting())
         self.task, self.taken, self.total = place["task"], place["taken"], place["total"]
         self.result = Result._of_plain(place["result"])
         if self.bar is not None:

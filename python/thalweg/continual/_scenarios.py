@@ -1,12 +1,22 @@
 """Scenarios made from arrays."""
 
+import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from thalweg import _arrays, _checks
-from thalweg.continual._task import KINDS, Scenario, Task, Transformed
+from thalweg.continual._task import (
+    KINDS,
+    Changed,
+    Scenario,
+    Task,
+    Transformed,
+    are_labels,
+    growing,
+)
 from thalweg.errors import ArgumentError, DataError, DtypeError, ShapeError
 
 
@@ -96,9 +106,8 @@ def split(
             places = (target[rows, None] == mine).argmax(axis=1)
             pairs.append((samples[rows], base + places.astype(np.int64)))
         name = " ".join(str(label) for label in mine.tolist())
-        active = tuple(range(first)) if kind == "class" else None
-        made.append(Task(*pairs[0], *pairs[1], index, name, labels, active=active))
-    return Scenario(tuple(made), kind)
+        made.append(Task(*pairs[0], *pairs[1], index, name, labels))
+    return _scenario(made, kind)
 
 
 def permuted(
@@ -140,8 +149,7 @@ def permuted(
     width = np.asarray(base.x).shape[1]
     tasks = _checks.integer("tasks", tasks, 1)
     orders = [np.arange(width)] + [generator.permutation(width) for _ in range(tasks - 1)]
-    # By `take`, since indexing by columns gives arrays that lie column by column.
-    changes = [lambda rows, order=order: rows.take(order, 1) for order in orders]
+    changes = [_Permuted(order) for order in orders]
     return _transformed(base, changes, [f"permutation {i}" for i in range(tasks)], kind)
 
 
@@ -153,7 +161,7 @@ def rotated(
     angles: Sequence[float] | None = None,
     kind: str = "domain",
     *,
-    tasks: int = 10,
+    tasks: int | None = None,
     seed: int = 0,
 ) -> Scenario:
     """Rotate the images of a data set by another angle for every task, as rotated MNIST does.
@@ -167,8 +175,8 @@ def rotated(
         sorted, as in the GEM paper.
     kind : {"task", "domain", "class"}, default "domain"
         As in `permuted`.
-    tasks : int, keyword only, default 10
-        How many, where no angles are given.
+    tasks : int, keyword only, optional
+        How many, where no angles are given; 10 by default.
     seed : int, keyword only, default 0
         Draws the angles.
 
@@ -194,9 +202,12 @@ def rotated(
         raise ShapeError(f"images must be square to be rotated; x has {pixels} columns")
     if angles is None:
         generator = np.random.default_rng(_checks.integer("seed", seed, 0))
-        angles = np.sort(generator.uniform(0, 180, _checks.integer("tasks", tasks, 1))).tolist()
+        count = 10 if tasks is None else _checks.integer("tasks", tasks, 1)
+        angles = np.sort(generator.uniform(0, 180, count)).tolist()
+    elif tasks is not None:
+        raise ArgumentError("give angles or tasks, not both: there is one task for each angle")
     angles = [_checks.real("angles", angle) for angle in _checks.sequence("angles", angles)]
-    changes = [_rotation(side, angle) for angle in angles]
+    changes = [_Rotated(side, angle) for angle in angles]
     return _transformed(base, changes, [f"{angle:.0f}°" for angle in angles], kind)
 
 
@@ -219,10 +230,11 @@ def from_arrays(
     -------
     Scenario
         Targets of one dimension and an integer type are class labels, all others are numbers.
+        Labels are judged by labels, or by a share of each class.
 
     Raises
     ------
-    ArgumentError, ShapeError
+    ArgumentError, ShapeError, DtypeError
         If arrays do not fit each other, or the tasks do not.
 
     Examples
@@ -247,16 +259,9 @@ def from_arrays(
         x, y = _rows(f"tasks[{index}].x", arrays[0], "y", arrays[1], None)
         x_test, y_test = _rows(f"tasks[{index}].x_test", arrays[-2], "y_test", arrays[-1], None)
         _same_width(f"tasks[{index}].x_test", x_test, "x", x)
-        classes = None
-        if y.ndim == 1 and y.dtype.kind in "iub":
-            labels = np.union1d(y, y_test)
-            classes = tuple(int(label) for label in labels)
-        active = None
-        if kind == "class":
-            earlier = set(made[-1].active or ()) if made else set()
-            active = tuple(sorted(earlier | set(classes or ())))
+        classes = _labels(y, y_test, f"tasks[{index}].y_test") if are_labels(y) else None
         name = f"task {index + 1}" if names is None else str(names[index])
-        made.append(Task(x, y, x_test, y_test, index, name, classes, active=active))
+        made.append(Task(x, y, x_test, y_test, index, name, classes))
     for task in made:
         if task.x.shape[1] != made[0].x.shape[1]:
             raise ShapeError(
@@ -269,7 +274,25 @@ def from_arrays(
             )
     if kind != "domain" and made and made[0].classes is None:
         raise ArgumentError(f'kind="{kind}" is about classes; for numbers it is "domain"')
-    return Scenario(tuple(made), kind)
+    return _scenario(made, kind)
+
+
+def _scenario(tasks: list[Task], kind: str) -> Scenario:
+    """Put tasks together; where all classes so far compete, they do so while they are learned."""
+    return Scenario(growing(tasks) if kind == "class" else tuple(tasks), kind)
+
+
+def _labels(y: Any, y_test: Any, name: str) -> tuple[int, ...]:
+    """Give the classes of labels and of what they are judged by, if that says what is right."""
+    shares = y_test.ndim == 2 and y_test.shape[1] > 1
+    if not are_labels(y_test) and not shares:
+        raise DtypeError(
+            f"{name} has dtype {y_test.dtype} and shape {y_test.shape}, but y has class labels: "
+            "give both as integers of shape (n,), or, if they are numbers and no labels, y as "
+            "floats"
+        )
+    found = y if shares else np.union1d(y, y_test)
+    return tuple(int(label) for label in np.unique(found) if label >= 0)
 
 
 def _rows(x_name: str, x: Any, y_name: str, y: Any, dims: int | None) -> tuple[Any, Any]:
@@ -324,37 +347,66 @@ def _transformed(base: Task, changes: list[Any], names: list[str], kind: str) ->
     made: list[Task] = []
     for index, (change, name) in enumerate(zip(changes, names, strict=True)):
         shift = 0 if kind == "domain" else index * len(base.classes or ())
-        classes = tuple(label + shift for label in base.classes or ())
-        y, y_test = base.y + shift, base.y_test + shift
-        active = tuple(range(classes[-1] + 1)) if kind == "class" else None
-        labelled = Task(base.x, y, base.x_test, y_test, classes=classes, active=active)
-        made.append(Transformed(labelled, change, index, name))
-    return Scenario(tuple(made), kind)
+        made.append(
+            Transformed(
+                y=base.y + shift,
+                y_test=base.y_test + shift,
+                index=index,
+                name=name,
+                classes=tuple(label + shift for label in base.classes or ()),
+                x_from=Changed(base.x, change),
+                x_test_from=Changed(base.x_test, change),
+            )
+        )
+    return _scenario(made, kind)
 
 
-def _rotation(side: int, degrees: float) -> Any:
-    """Make the function that rotates images, counter-clockwise as they are seen, row 0 on top."""
-    angle = np.deg2rad(degrees)
-    middle = (side - 1) / 2
-    row, column = np.array(np.divmod(np.arange(side * side), side)) - middle
-    # Where each pixel of the result comes from: the rotation back.
-    down = np.cos(angle) * row + np.sin(angle) * column + middle
-    right = -np.sin(angle) * row + np.cos(angle) * column + middle
-    # A place that rounding has put beside a pixel is on it, so that 90° moves pixels whole.
-    down, right = np.round(down, 9), np.round(right, 9)
-    top, left = np.floor(down).astype(int), np.floor(right).astype(int)
-    corners = []
-    for y, x in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
-        share = (1 - abs(down - y)) * (1 - abs(right - x))
-        share[(y < 0) | (y >= side) | (x < 0) | (x >= side)] = 0
-        place = np.clip(y, 0, side - 1) * side + np.clip(x, 0, side - 1)
-        corners.append((place, share))
+@dataclass(frozen=True, eq=False, repr=False)
+class _Permuted:
+    """Puts features in another order."""
 
-    def rotate(images: Any) -> Any:
+    order: Any
+
+    def __repr__(self) -> str:
+        return f"an order of {len(self.order)} features with checksum {zlib.crc32(self.order):08x}"
+
+    def __call__(self, rows: Any) -> Any:
+        # By `take`, since indexing by columns gives arrays that lie column by column.
+        return rows.take(self.order, 1)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _Rotated:
+    """Rotates images, counter-clockwise as they are seen, row 0 on top."""
+
+    side: int
+    degrees: float
+
+    def __repr__(self) -> str:
+        return f"a rotation by {self.degrees}°"
+
+    def __call__(self, images: Any) -> Any:
         dtype = images.dtype if images.dtype.kind == "f" else np.dtype(np.float32)
         result = np.zeros(images.shape, dtype)
-        for place, share in corners:
+        for place, share in self._corners():
             result += images[:, place] * share.astype(dtype)
         return result
 
-    return rotate
+    def _corners(self) -> list[tuple[Any, Any]]:
+        """Give the four pixels that each one is made of, and the share of each."""
+        side, angle = self.side, np.deg2rad(self.degrees)
+        middle = (side - 1) / 2
+        row, column = np.array(np.divmod(np.arange(side * side), side)) - middle
+        # Where each pixel of the result comes from: the rotation back.
+        down = np.cos(angle) * row + np.sin(angle) * column + middle
+        right = -np.sin(angle) * row + np.cos(angle) * column + middle
+        # A place that rounding has put beside a pixel is on it, so that 90° moves pixels whole.
+        down, right = np.round(down, 9), np.round(right, 9)
+        top, left = np.floor(down).astype(int), np.floor(right).astype(int)
+        corners = []
+        for y, x in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
+            share = (1 - abs(down - y)) * (1 - abs(right - x))
+            share[(y < 0) | (y >= side) | (x < 0) | (x >= side)] = 0
+            place = np.clip(y, 0, side - 1) * side + np.clip(x, 0, side - 1)
+            corners.append((place, share))
+        return corners

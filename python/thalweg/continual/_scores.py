@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import _checks
+from thalweg import _arrays, _checks
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Scenario, Task
 from thalweg.errors import ArgumentError, ShapeError
@@ -17,13 +17,17 @@ Metric = Callable[[Strategy, Task, "tuple[int, ...] | None"], float]
 def accuracy(strategy: Strategy, task: Task, classes: tuple[int, ...] | None) -> float:
     """Share of the held-out samples whose class is right, where `classes` compete.
 
-    Of shares of classes, the largest is right. With `nn.BCEWithLogitsLoss` it is the share of all
+    Labels are what the trainer takes as such; of shares of classes, the largest is right. With
+    `nn.BCEWithLogitsLoss` it is the share of all
     answers that are right, yes above 0 and no otherwise, as `Trainer.evaluate` has it.
     """
-    target = np.asarray(task.y_test)
-    if isinstance(strategy.trainer.loss, BCEWithLogitsLoss):
+    trainer = strategy.trainer
+    if isinstance(trainer.loss, BCEWithLogitsLoss):
         outputs = strategy.network(task.index)(task.x_test)
-        return float(np.mean((outputs > 0) == (_like(target, outputs, task) > 0.5)))
+        return float(
+            np.mean((outputs > 0) == (_like(np.asarray(task.y_test), outputs, task) > 0.5))
+        )
+    target = _arrays.labels_or_shares(task.y_test, trainer.model.dtype, "y_test")
     found = strategy.predict(task.x_test, classes, task=task.index)
     return float(np.mean(found == (target if target.ndim == 1 else target.argmax(axis=1))))
 

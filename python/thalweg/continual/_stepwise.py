@@ -1,6 +1,7 @@
 """Replay whose buffer changes with every step, and what it keeps beside the samples."""
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _mixed
 from thalweg.continual._buffers import Buffer
 from thalweg.continual._innermost import Innermost
-from thalweg.continual._memory import Keeping, buffer_of
+from thalweg.continual._memory import Keeping, buffer_of, herds
 from thalweg.continual._strategy import mean_history
 from thalweg.continual._task import Task
+from thalweg.errors import UnsupportedError
 
 
 class _Stepwise(Innermost, Keeping):
@@ -21,28 +23,22 @@ class _Stepwise(Innermost, Keeping):
 
     def __init__(self, inner: Trainer, buffer: Buffer | int, batch_size: int | None) -> None:
         super().__init__(inner)
-        self._keep_in(buffer_of(buffer), batch_size)
+        name, buffer = type(self).__name__, buffer_of(buffer)
+        if herds(buffer):
+            raise UnsupportedError(
+                f'{name} keeps samples after each step, and a buffer with select="herding" needs'
+                ' all rows of a class: take select="random", or Replay'
+            )
+        self._keep_in(buffer, batch_size)
+        #: What the trainer with this strategy's loss was made for, and that trainer.
+        self._twin: tuple[Any, Trainer] | None = None
 
-    def learn(
-        self,
-        task: Task,
-        *,
-        steps: int,
-        start: int = 0,
-        batch_size: int = 32,
-        shuffle: bool = True,
-        drop_last: bool = False,
-    ) -> History:
-        """Take some steps; see `Strategy.learn`."""
+    def _learn(self, task: Task, **options: Any) -> History:
         self._check(task)
-        stepper = self._stepper(task)
-        seed, parts = self.trainer.model.seed, []
-        for x, y, _ in _batches.chunks(
-            task, seed=seed, steps=steps, start=start, batch_size=batch_size, shuffle=shuffle,
-            drop_last=drop_last, most=1,
-        ):  # fmt: skip
+        parts = []
+        for x, y, _ in _batches.chunks(task, seed=self.trainer.model.seed, most=1, **options):
             begin = time.perf_counter()
-            loss = stepper(x, np.asarray(y, dtype=np.int64))
+            loss = self._take(x, np.asarray(y, dtype=np.int64), task.classes, task.index)
             seconds = time.perf_counter() - begin
             parts.append((len(x), History(loss=[loss], seconds=[seconds])))
         return mean_history(parts)
@@ -62,13 +58,40 @@ class _Stepwise(Innermost, Keeping):
             The loss before the step, with all its terms.
         """
         x, y = np.asarray(x), np.asarray(y)
-        batch = Task(x, y, x, y, classes=tuple(np.unique(y).tolist()))
+        batch = Task(x, y, x, y)
         self._check(batch)
-        return float(self._stepper(batch)(x, y.astype(np.int64)))
+        return self._take(x, y.astype(np.int64), batch.classes, 0)
 
-    def _stepper(self, task: Task) -> Any:
-        """Make the function of a batch that takes one step and gives the loss."""
+    def _take(self, x: Any, y: Any, classes: Any, group: int) -> float:
+        """Take one step on new and kept samples, then keep the new ones; give the loss."""
+        rows, targets = zip(*self._mixture(x, y, classes), strict=True)
+        loss = self._alone().step(np.concatenate(rows), np.concatenate(targets))
+        self.buffer.add(group=group, x=x, y=y, **self._beside(len(x)))
+        return float(loss)
+
+    def _alone(self) -> Trainer:
+        """Give the trainer with this strategy's loss; to make one takes as long as a small step."""
+        trainer, name = self.trainer, type(self).__name__
+        made_for = trainer.loss, trainer._base_lr, trainer.optimizer._core
+        if self._twin is None or self._twin[0] != made_for:
+            self._twin = made_for, _mixed.with_loss(trainer, self._loss(), name)
+        _mixed.check_alone(trainer, name)
+        return self._twin[1]
+
+    def _mixture(self, x: Any, y: Any, classes: Any) -> Iterator[tuple[Any, Any]]:
+        """Give new samples, and some that are kept, each with the targets that the loss takes."""
         raise NotImplementedError
+
+    def _loss(self) -> Any:
+        """Make the loss, as a function of outputs and targets."""
+        raise NotImplementedError
+
+    def _beside(self, rows: int) -> dict[str, Any]:
+        """Give what is kept of the new samples besides themselves."""
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_twin": None}  # it is made again
 
 
 class DER(_Stepwise):
@@ -89,8 +112,8 @@ class DER(_Stepwise):
         Where samples are kept; a number is the capacity of a `ReservoirBuffer`.
     alpha : float, keyword only, default 0.1
         Factor of the logits' term.
-    beta : float, keyword only
-        Factor of the labels' term; 0, and 0.5 for `DERpp`.
+    beta : float, keyword only, optional
+        Factor of the labels' term; by default 0, and 0.5 for `DERpp`.
     batch_size : int, keyword only, optional
         Samples in each draw; by default as many as new ones.
 
@@ -113,70 +136,58 @@ class DER(_Stepwise):
     baseline". Defaults are Avalanche's.
     """
 
+    _usual_beta = 0.0
+
     def __init__(
         self,
         inner: Trainer,
         buffer: Buffer | int,
         *,
         alpha: float = 0.1,
-        beta: float = 0.0,
+        beta: float | None = None,
         batch_size: int | None = None,
     ) -> None:
         super().__init__(inner, buffer, batch_size)
         self._alpha = _checks.real("alpha", alpha, 0)
-        self._beta = _checks.real("beta", beta, 0)
+        self._beta = _checks.real("beta", self._usual_beta if beta is None else beta, 0)
+        self._given: Any = None  # the outputs of the latest step
 
-    def _stepper(self, task: Task) -> Any:
-        outputs = self.trainer.model.out_features
-        competing = _mixed.competing(self.trainer, outputs)
-        seen: list[Any] = []
-        alpha, beta = self._alpha, self._beta
+    def _loss(self) -> Any:
+        competing = _mixed.competing(self.trainer, self.trainer.model.out_features)
 
         def loss(output: Any, target: Any) -> tuple[float, Any]:
             # Columns of the target: label, weight of its cross-entropy, of squares, old logits.
             labels, weights, squares = target[:, 0].astype(np.int64), target[:, 1], target[:, 2]
-            seen[:] = [output.copy()]
+            self._given = output.copy()
             value, gradient = _mixed.cross_entropy(output, labels, weights, competing(labels))
             difference = output - target[:, 3:]
             value += (squares[:, None] * difference**2).sum()
             return value, gradient + 2 * squares[:, None] * difference
 
-        twin = _mixed.with_loss(self.trainer, loss, type(self).__name__)
+        return loss
 
-        def packed(y: Any, weight: float, square: float, logits: Any) -> Any:
-            columns = np.empty((len(y), 3 + outputs))
-            columns[:, 0], columns[:, 1], columns[:, 2], columns[:, 3:] = y, weight, square, logits
-            return columns
+    def _mixture(self, x: Any, y: Any, classes: Any) -> Iterator[tuple[Any, Any]]:
+        yield x, self._packed(y, 1 / len(y), 0, 0)
+        size = self._batch_size or len(x)
+        if self._alpha and len(self.buffer):
+            kept = self.buffer.sample(size)
+            square = self._alpha / kept["logits"].size
+            yield kept["x"], self._packed(kept["y"], 0, square, kept["logits"])
+        if self._beta and len(self.buffer):
+            kept = self.buffer.sample(size)
+            yield kept["x"], self._packed(kept["y"], self._beta / len(kept["y"]), 0, 0)
 
-        def step(x: Any, y: Any) -> float:
-            rows, targets = [x], [packed(y, 1 / len(y), 0, 0)]
-            size = self._batch or len(x)
-            if len(self.buffer):
-                if alpha:
-                    kept = self.buffer.sample(size)
-                    square = alpha / (len(kept["y"]) * outputs)
-                    rows.append(kept["x"])
-                    targets.append(packed(kept["y"], 0, square, kept["logits"]))
-                if beta:
-                    kept = self.buffer.sample(size)
-                    rows.append(kept["x"])
-                    targets.append(packed(kept["y"], beta / len(kept["y"]), 0, 0))
-            value = twin.step(np.concatenate(rows), np.concatenate(targets))
-            self.buffer.add(group=task.index, x=x, y=y, logits=seen[0][: len(x)])
-            return value
+    def _packed(self, y: Any, weight: float, square: float, logits: Any) -> Any:
+        columns = np.empty((len(y), 3 + self.trainer.model.out_features))
+        columns[:, 0], columns[:, 1], columns[:, 2], columns[:, 3:] = y, weight, square, logits
+        return columns
 
-        return step
+    def _beside(self, rows: int) -> dict[str, Any]:
+        return {"logits": self._given[:rows]}
 
 
 class DERpp(DER):
-    r"""Dark experience replay with labels: `DER` with :math:`\beta = 1/2`.
-
-    Parameters
-    ----------
-    inner, buffer, alpha, batch_size
-        As of `DER`.
-    beta : float, keyword only, default 0.5
-        Factor of the labels' term.
+    r"""Dark experience replay with labels: `DER` with :math:`\beta = 1/2`, and its arguments.
 
     Raises
     ------
@@ -184,16 +195,7 @@ class DERpp(DER):
         As by `DER`.
     """
 
-    def __init__(
-        self,
-        inner: Trainer,
-        buffer: Buffer | int,
-        *,
-        alpha: float = 0.1,
-        beta: float = 0.5,
-        batch_size: int | None = None,
-    ) -> None:
-        super().__init__(inner, buffer, alpha=alpha, beta=beta, batch_size=batch_size)
+    _usual_beta = 0.5
 
 
 class ERACE(_Stepwise):
@@ -232,34 +234,29 @@ class ERACE(_Stepwise):
     learning".
     """
 
+    _does = (*Innermost._does, "whole")
+
     def __init__(
         self, inner: Trainer, buffer: Buffer | int, *, batch_size: int | None = None
     ) -> None:
         super().__init__(inner, buffer, batch_size)
+        self._mine: Any = None  # which outputs are of the classes that new samples compete among
 
-    def _stepper(self, task: Task) -> Any:
-        outputs = self.trainer.model.out_features
-        competing = _mixed.competing(self.trainer, outputs)
-        mine = np.isin(np.arange(outputs), task.classes or range(outputs))
+    def _loss(self) -> Any:
+        competing = _mixed.competing(self.trainer, self.trainer.model.out_features)
 
         def loss(output: Any, target: Any) -> tuple[float, Any]:
             # Columns of the target: label, weight, whether it is new.
             labels, new = target[:, 0].astype(np.int64), target[:, 2:].astype(bool)
-            competes = competing(labels) & (mine | ~new)
+            competes = competing(labels) & (self._mine | ~new)
             return _mixed.cross_entropy(output, labels, target[:, 1], competes)
 
-        twin = _mixed.with_loss(self.trainer, loss, "ERACE")
+        return loss
 
-        def step(x: Any, y: Any) -> float:
-            ones = np.ones(len(y))
-            rows, targets = [x], [np.column_stack([y, ones / len(y), ones])]
-            if len(self.buffer):
-                kept = self.buffer.sample(self._batch or len(x))
-                ones = np.ones(len(kept["y"]))
-                rows.append(kept["x"])
-                targets.append(np.column_stack([kept["y"], ones / len(ones), 0 * ones]))
-            value = twin.step(np.concatenate(rows), np.concatenate(targets))
-            self.buffer.add(group=task.index, x=x, y=y)
-            return value
-
-        return step
+    def _mixture(self, x: Any, y: Any, classes: Any) -> Iterator[tuple[Any, Any]]:
+        self._mine = np.isin(np.arange(self.trainer.model.out_features), classes)
+        yield x, np.column_stack([y, np.full(len(y), 1 / len(y)), np.ones(len(y))])
+        if len(self.buffer):
+            kept = self.buffer.sample(self._batch_size or len(x))
+            rows = len(kept["y"])
+            yield kept["x"], np.column_stack([kept["y"], np.full(rows, 1 / rows), np.zeros(rows)])

@@ -1,5 +1,6 @@
 """The form of every strategy."""
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
@@ -13,9 +14,10 @@ from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _joins
 from thalweg.continual._elsewhere import ARGUMENTS, ELSEWHERE
-from thalweg.continual._task import Task, check_rows
+from thalweg.continual._task import Task, check_rows, not_begun
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import BCEWithLogitsLoss, Sequential
+from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim.schedules import ReduceLROnPlateau
 
 #: Where a copy on its way has what `Strategy.state_dict` gave.
@@ -29,7 +31,8 @@ class Strategy:
     A new one overrides `begin`, `learn` or `end`, and calls ``super()`` in it, which asks the inner
     one. A task is learned by one `begin`, any number of `learn`, each of which takes some steps,
     and one `end`. What `state_dict` gives is all that the next call depends on, wherever in a task
-    that is: a strategy that has loaded it goes on with `learn`, without another `begin`.
+    that is: a strategy that has loaded it goes on with `learn`, without another `begin`. A new one
+    names the attributes that hold what it gathers in `gathers`, and they are part of that.
 
     Parameters
     ----------
@@ -42,6 +45,9 @@ class Strategy:
         The innermost trainer.
     needs_task : bool
         Whether it must be told which task a sample is from, also when that is judged.
+    gathers : tuple of str
+        Of the class: attributes of arrays and plain data that belong to its state, besides those of
+        its bases.
 
     Raises
     ------
@@ -49,11 +55,10 @@ class Strategy:
         If `inner` is neither.
     UnsupportedError
         If the trainer's schedule counts epochs, or is as long as a fit: a task is learned by many
-        short fits.
+        short fits. If its optimizer takes all data at once.
     """
 
-    #: Whether another network than the one that has learned a task is there after its end.
-    _opens = False
+    gathers: tuple[str, ...] = ("_ended", "_begun")
     #: What it does that others may not bear: see `_joins`.
     _does: tuple[str, ...] = ()
 
@@ -69,11 +74,12 @@ class Strategy:
         self.trainer: Trainer = inner.trainer if isinstance(inner, Strategy) else inner
         self.needs_task: bool = self.inner is not None and self.inner.needs_task
         _joins.check(self)
-        # Whether samples of earlier tasks are learned again, by any strategy of the chain.
         self._ended = 0  # tasks
+        self._begun = False  # whether a task is being learned
+        # Whether samples of earlier tasks are learned again, by any strategy of the chain.
         self._rehearses: bool = self.inner is not None and self.inner._rehearses
         if self.inner is None:
-            _check_schedule(self.trainer)
+            _check_steps(self.trainer)
 
     def _rehearse(self) -> None:
         """Say, also to the strategies inside, that earlier samples are learned again."""
@@ -96,11 +102,25 @@ class Strategy:
 
     def begin(self, task: Task) -> None:
         """Get ready for a task; the innermost sets which classes compete in the loss."""
+        self._check(task)
         if self.inner is not None:
             self.inner.begin(task)
         elif task.active is not None and hasattr(self.trainer.loss, "active"):
             trainer: Any = self.trainer
             trainer.loss = dataclasses.replace(trainer.loss, active=task.active)
+        self._begun = True
+
+    def _check(self, task: Task) -> None:
+        """Refuse a task that this strategy, or one inside, cannot learn."""
+        if task.sample_weight is not None and "plain rows" in self._does:
+            raise UnsupportedError(f"{type(self).__name__} does not take tasks with sample_weight")
+        if self.inner is not None:
+            self.inner._check(task)
+
+    def _check_begun(self, task: Task, what: str) -> None:
+        """Refuse what follows from the beginning of a task, if there was none."""
+        if not self._begun:
+            raise not_begun(task, what)
 
     def learn(
         self,
@@ -134,15 +154,30 @@ class Strategy:
         History
             One entry for these steps.
         """
+        return self._learn(
+            task,
+            steps=_checks.integer("steps", steps, 1),
+            start=_checks.integer("start", start, 0),
+            batch_size=_checks.integer("batch_size", batch_size, 1),
+            shuffle=_checks.flag("shuffle", shuffle),
+            drop_last=_checks.flag("drop_last", drop_last),
+        )
+
+    def _learn(
+        self, task: Task, *, steps: int, start: int, batch_size: int, shuffle: bool, drop_last: bool
+    ) -> History:
+        """Take some steps, by arguments that `learn` has looked at; ours override this."""
         options: dict[str, Any] = {
+            "steps": steps,
+            "start": start,
             "batch_size": batch_size,
             "shuffle": shuffle,
             "drop_last": drop_last,
         }
         if self.inner is not None:
-            return self.inner.learn(task, steps=steps, start=start, **options)
+            return self.inner.learn(task, **options)
         fixed = task.with_data(np.asarray(task.x), np.asarray(task.y), task.sample_weight)
-        return mean_history(list(self._parts(fixed, steps=steps, start=start, **options)))
+        return mean_history(list(self._parts(fixed, **options)))
 
     def _parts(
         self, task: Task, *, steps: int, start: int, batch_size: int, shuffle: bool, drop_last: bool
@@ -176,9 +211,9 @@ class Strategy:
 
     def end(self, task: Task) -> None:
         """Take to heart what must not be forgotten of a task that was learned."""
-        self._ended += 1
         if self.inner is not None:
             self.inner.end(task)
+        self._ended, self._begun = self._ended + 1, False
 
     def fit(
         self,
@@ -214,9 +249,12 @@ class Strategy:
             )
         check_rows(task, task.index)
         batch_size = _checks.integer("batch_size", batch_size, 1)
+        drop_last = _checks.flag("drop_last", drop_last)
         per_pass = _batches.per_pass(len(task.y), batch_size, drop_last)
         count = _checks.integer("epochs", epochs, 1) if steps is None else 1
         steps = per_pass if steps is None else _checks.integer("steps", steps, 1)
+        # As long as somebody has them, samples that are made on demand are not made again.
+        _held = task.x
         self.begin(task)
         history = History()
         for number in range(count):
@@ -289,19 +327,22 @@ class Strategy:
             The place of the largest output, the first of equal ones. Of a single output of
             `nn.BCEWithLogitsLoss`, 1 where it is above 0.
         """
-        if self.inner is not None:
-            return self.inner.predict(x, classes, task=task)
-        return self._decide(self.network(task)(x), classes)
+        return self._judge(self.network(task), x, classes)
 
-    def _decide(self, outputs: Any, classes: Sequence[int] | None) -> Any:
-        """Give the class that the outputs of each sample speak for."""
+    def _judge(self, network: Sequential, x: Any, classes: Sequence[int] | None) -> Any:
+        """Give the class of each sample by a network, as the strategies inside have it."""
+        if self.inner is not None:
+            return self.inner._judge(network, x, classes)
+        outputs = network(x)
         if outputs.shape[1] == 1 and isinstance(self.trainer.loss, BCEWithLogitsLoss):
             return (outputs[:, 0] > 0).astype(np.int64)
         return largest(outputs, classes)
 
     def __getstate__(self) -> dict[str, Any]:
         # Some of what was gathered is in the core's trainer, which copies and pickles leave out.
-        return {**vars(self), _GATHERED: self.state_dict()}
+        gathered = set(self._gathered())
+        others = {name: value for name, value in vars(self).items() if name not in gathered}
+        return {**others, _GATHERED: self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         gathered = state.pop(_GATHERED)
@@ -309,13 +350,24 @@ class Strategy:
         self.load_state_dict(gathered)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
-        return {} if self.inner is None else {"inner": self.inner.state_dict()}
+        """Give what this strategy has gathered (not the trainer's), as arrays and plain data.
+
+        All of it is copied, here and by `load_state_dict`.
+        """
+        state = {name.strip("_"): copy.deepcopy(getattr(self, name)) for name in self._gathered()}
+        return state if self.inner is None else {**state, "inner": self.inner.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
+        for name in self._gathered():
+            setattr(self, name, copy.deepcopy(state[name.strip("_")]))
         if self.inner is not None:
             self.inner.load_state_dict(state["inner"])
+
+    @classmethod
+    def _gathered(cls) -> list[str]:
+        """Give the names of the attributes that belong to the state, with those of all bases."""
+        return [name for kind in cls.__mro__ for name in vars(kind).get("gathers", ())]
 
 
 def _guide(cls: type[Strategy]) -> None:
@@ -341,8 +393,13 @@ def _check_inner(inner: Any) -> None:
         )
 
 
-def _check_schedule(trainer: Trainer) -> None:
-    """Refuse what a task that is learned by many short fits would count wrongly."""
+def _check_steps(trainer: Trainer) -> None:
+    """Refuse what takes no steps on batches, or would count them wrongly over many short fits."""
+    if isinstance(trainer.optimizer, FullBatchOptimizer):
+        raise UnsupportedError(
+            f"{type(trainer.optimizer).__name__} takes all data at once, but a strategy learns a"
+            " task by steps on batches: take an optimizer that makes those, as optim.Adam"
+        )
     schedule, why = trainer._schedule, None
     if isinstance(schedule, ReduceLROnPlateau):
         why = "waits for epochs of a fit"

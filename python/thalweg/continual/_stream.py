@@ -43,8 +43,8 @@ def stream(
 
     Notes
     -----
-    Samples are of the type that the tasks have. Give those of the model's dtype, so that a step
-    reads them in place.
+    Samples and targets are of one type that holds those of all tasks. Give samples of the model's
+    dtype, so that a step reads them in place.
 
     Examples
     --------
@@ -84,6 +84,8 @@ def _chunks(
     scenario: Scenario, batch_size: int, tasks: Any, rows: Any
 ) -> Iterator[tuple[Any, Any]]:
     """Gather blocks of samples and cut them into batches."""
+    x_type = np.result_type(*(task._row() for task in scenario))
+    y_type = np.result_type(*(np.asarray(task.y) for task in scenario))
     last = {index: int(np.flatnonzero(tasks == index)[-1]) for index in range(len(scenario))}
     data: dict[int, tuple[Any, Any]] = {}
     block = max(_BLOCK // batch_size, 1) * batch_size
@@ -97,8 +99,8 @@ def _chunks(
                 data[index] = np.asarray(scenario[index].x), np.asarray(scenario[index].y)
             samples, targets = data[index]
             if x is None:
-                x = np.empty((len(mine), samples.shape[1]), samples.dtype)
-                y = np.empty((len(mine), *targets.shape[1:]), targets.dtype)
+                x = np.empty((len(mine), samples.shape[1]), x_type)
+                y = np.empty((len(mine), *targets.shape[1:]), y_type)
             here = mine == index
             x[here] = samples[rows[start:stop][here]]
             y[here] = targets[rows[start:stop][here]]

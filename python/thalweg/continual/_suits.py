@@ -5,8 +5,9 @@ import warnings
 import numpy as np
 
 from thalweg._trainer import Trainer
+from thalweg.continual._buffers import BalancedBuffer
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Scenario
+from thalweg.continual._task import Scenario, are_labels
 from thalweg.errors import ArgumentError
 from thalweg.nn import CrossEntropyLoss
 
@@ -17,12 +18,15 @@ def suit(strategy: Strategy, scenario: Scenario) -> None:
     Raises
     ------
     ArgumentError
-        If there are too few outputs, or heads that are not those of the tasks.
+        If there are too few outputs, heads that are not those of the tasks, tasks whose classes
+        are not known where only some compete, or a buffer without room for all classes.
     """
     trainer = strategy.trainer
     if isinstance(trainer.loss, CrossEntropyLoss):
+        _classes_known(trainer, scenario)
         _outputs(trainer, scenario)
         _heads(trainer, scenario)
+    _room(strategy, scenario)
     if scenario.kind != "task" and strategy.needs_task:
         warnings.warn(
             f"{type(strategy).__name__} is told which task a sample is from, also when it is judged"
@@ -30,6 +34,30 @@ def suit(strategy: Strategy, scenario: Scenario) -> None:
             ' compared with those of kind="task" only',
             stacklevel=3,
         )
+
+
+def _classes_known(trainer: Trainer, scenario: Scenario) -> None:
+    heads = getattr(trainer.loss, "heads", None)
+    for task in scenario:
+        if task.classes is None and (heads or task.active):
+            what = f"the loss has heads={heads}" if heads else f"it has active={task.active}"
+            raise ArgumentError(
+                f"task {task.index} ({task.name!r}) has shares of classes, which do not say whose"
+                f" outputs are its own, and {what}: give it classes, as"
+                " Task(..., classes=(0, 1)), or labels in the place of shares"
+            )
+
+
+def _room(strategy: Strategy, scenario: Scenario) -> None:
+    """See that a buffer has room for the classes of all tasks, not only for those of the first."""
+    link: Strategy | None = strategy
+    while link is not None:
+        for buffer in vars(link).values():
+            if isinstance(buffer, BalancedBuffer):
+                buffer.check_room(
+                    sum(len(np.unique(t.y)) if are_labels(t.y) else 1 for t in scenario)
+                )
+        link = link.inner
 
 
 def _outputs(trainer: Trainer, scenario: Scenario) -> None:

@@ -7,12 +7,13 @@ import numpy as np
 from thalweg import _checks
 from thalweg._trainer import Trainer
 from thalweg.continual._fisher import importance, some_samples
-from thalweg.continual._quadratic import Flat, Quadratic, competing
+from thalweg.continual._outputs import outputs_of
+from thalweg.continual._quadratic import Consolidating, Flat
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Task, not_begun
+from thalweg.continual._task import Task
 
 
-class MAS(Quadratic):
+class MAS(Consolidating):
     r"""Memory aware synapses: what changes the output when it changes is kept. Needs no labels.
 
     .. math:: \lambda \sum_j \Omega_j (\theta_j - \theta^*_j)^2, \qquad
@@ -66,7 +67,7 @@ class MAS(Quadratic):
         by_batch = self.convention == "avalanche"
         omega = importance(
             self.trainer.model, task.x, None, "batched_norm" if by_batch else "norm", None,
-            n_samples=self.n_samples, classes=competing(self.trainer, task),
+            n_samples=self.n_samples, classes=outputs_of(self.trainer, task),
             batch_size=self.batch_size, seed=self.seed,
         ).astype(np.float64)  # fmt: skip
         if self._importance is not None:
@@ -74,7 +75,7 @@ class MAS(Quadratic):
         self._set(omega, self._parameters())
 
 
-class SynapticIntelligence(Quadratic):
+class SynapticIntelligence(Consolidating):
     r"""What a parameter's moves have gained, it is worth.
 
     .. math:: c \sum_j \Omega_j (\theta_j - \theta^*_j)^2, \qquad
@@ -90,16 +91,17 @@ class SynapticIntelligence(Quadratic):
         What does the training. With clipping or accumulation, g is the gradient that is used.
     strength : float
         c.
-    xi : float, keyword only, default 0.1
-        :math:`\xi`, above 0.
+    xi : float, keyword only, optional
+        :math:`\xi`, above 0; by default 0.1, and 1e-7 with ``convention="avalanche"``, its ``eps``.
     convention : str, keyword only, default "paper"
         ``"paper"``, also mammoth's: g is that of the task's loss alone. ``"van_de_ven"``: the
-        penalty's is a part of it. ``"avalanche"``: c/2, and :math:`\Omega` is at most 0.001.
+        penalty's is a part of it. ``"avalanche"``: that too, with c/2 and
+        :math:`\min(\Omega_j, 0.001)` in the penalty; the sum itself goes on without that bound.
 
     Notes
     -----
     Where moves have lost more than they gained, :math:`\Omega` is negative, and drives the
-    parameter away. Neither the paper nor van de Ven's code clips it.
+    parameter away. Nobody's code clips that.
 
     References
     ----------
@@ -107,49 +109,53 @@ class SynapticIntelligence(Quadratic):
     ICML 2017, arXiv:1703.04200.
     """
 
+    gathers = ("_start", "_gained")
+    _does = ("penalty",)
+
     def __init__(
         self,
         inner: "Trainer | Strategy",
         strength: float,
         *,
-        xi: float = 0.1,
+        xi: float | None = None,
         convention: str = "paper",
     ) -> None:
         super().__init__(inner, strength)
+        if xi is None:
+            xi = 1e-7 if convention == "avalanche" else 0.1
         self.xi = _checks.real("xi", xi, 0, closed="()")
         self.convention = _checks.one_of(
             "convention", convention, ("paper", "van_de_ven", "avalanche")
         )
         self._factor = 1.0 if convention == "avalanche" else 2.0
         self._start: Flat | None = None
+        self._gained: Flat | None = None  # the sum over the tasks
 
     def begin(self, task: Task) -> None:
         """Get ready for a task."""
         super().begin(task)
         self._start = self._parameters()
-        self.trainer._follow(self.convention == "van_de_ven")
+        self.trainer._follow(self.convention != "paper")
 
     def end(self, task: Task) -> None:
         """Take to heart what must not be forgotten of a task that was learned."""
+        self._check_begun(task, "ends")
+        super().end(task)  # a strategy inside may train on, or set parameters to 0
         path, theta = self.trainer._path(), self._parameters()
-        if path is None or self._start is None:
-            raise not_begun(task, "ends")
-        super().end(task)
+        assert path is not None
+        assert self._start is not None
         self.trainer._follow(None)
-        omega = path.astype(np.float64) / ((theta - self._start) ** 2 + self.xi)
-        if self._importance is not None:
-            omega = omega + self._importance
-        if self.convention == "avalanche":
-            omega = np.minimum(omega, 0.001)
+        gained = path.astype(np.float64) / ((theta - self._start) ** 2 + self.xi)
+        self._gained = gained if self._gained is None else gained + self._gained
+        omega = np.minimum(self._gained, 0.001) if self.convention == "avalanche" else self._gained
         self._set(omega, theta)
 
     def state_dict(self) -> dict[str, Any]:
         """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
-        return super().state_dict() | {"start": self._start, "path": self.trainer._path()}
+        return {**super().state_dict(), "path": self.trainer._path()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         super().load_state_dict(state)
-        self._start = state["start"]
         path = state["path"]
-        self.trainer._follow(None if path is None else self.convention == "van_de_ven", path)
+        self.trainer._follow(None if path is None else self.convention != "paper", path)

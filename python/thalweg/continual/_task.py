@@ -1,9 +1,12 @@
 """What is learned: tasks, and sequences of them."""
 
 import copy
+import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from thalweg import _checks
 from thalweg.errors import ArgumentError, ShapeError
@@ -26,8 +29,9 @@ class Task:
         Its place in the scenario, from 0.
     name : str
         For tables and pictures.
-    classes : tuple of int or None
-        The labels that occur in it; None in regression.
+    classes : tuple of int, optional
+        The labels that occur in it. By default those in `y` from 0 on, if that has one dimension
+        and an integer type; otherwise None, as in regression.
     sample_weight : array_like, shape (n,), optional
         How much each sample counts in its batch, as `Trainer.fit` takes it.
     active : tuple of int, optional
@@ -45,6 +49,12 @@ class Task:
     sample_weight: Any = None
     active: tuple[int, ...] | None = None
 
+    def __post_init__(self) -> None:
+        if self.classes is None and are_labels(self.y):
+            # What is below 0 is no output: `nn.CrossEntropyLoss(ignore_index=-100)`.
+            labels = tuple(int(label) for label in np.unique(self.y) if label >= 0)
+            object.__setattr__(self, "classes", labels)
+
     def __repr__(self) -> str:
         # Not the arrays: a task stands in errors, and a data set would bury what they say.
         classes = "" if self.classes is None else f", classes={self.classes}"
@@ -55,34 +65,137 @@ class Task:
         self, x: Any, y: Any, sample_weight: Any = None, classes: Iterable[int] | None = None
     ) -> "Task":
         """Give this task with other data to learn, and if they have others, of these classes."""
+        return Task(x, y, self.x_test, self.y_test, **self._others(sample_weight, classes))
+
+    def _others(self, sample_weight: Any, classes: Iterable[int] | None) -> dict[str, Any]:
+        """Give what is not an array, for other data to learn."""
         found = self.classes
         if classes is not None and found is not None:
             found = tuple(sorted({int(label) for label in classes}))
-        same = self.x_test, self.y_test, self.index, self.name
-        return Task(x, y, *same, found, sample_weight, self.active)
+        return {
+            "index": self.index,
+            "name": self.name,
+            "classes": found,
+            "sample_weight": sample_weight,
+            "active": self.active,
+        }
+
+    def _row(self) -> Any:
+        """Give one row of the samples, by which their type is known."""
+        return np.asarray(self.x)[:1]
+
+    def _content(self) -> dict[str, Any]:
+        """Give what its data are made of, by which others are told from them."""
+        names = ("x", "y", "x_test", "y_test", "sample_weight")
+        return {name: getattr(self, name) for name in names}
 
 
-class Transformed(Task):
-    """A task whose samples are those of another, changed by a function whenever they are asked for.
+@dataclass(frozen=True, eq=False)
+class Changed:
+    """Samples that are made of others whenever they are asked for.
 
-    So ten permutations of a data set need the memory of one.
+    Parameters
+    ----------
+    source : ndarray
+        The others.
+    change : callable
+        Makes samples of them, each row by itself. One that does something else has another
+        ``repr``.
     """
 
-    def __init__(self, base: Task, transform: Callable[[Any], Any], index: int, name: str) -> None:
-        values = {"y": base.y, "y_test": base.y_test, "index": index, "name": name}
-        values |= {"classes": base.classes, "active": base.active}
-        values |= {"sample_weight": base.sample_weight}
-        self.__dict__.update(values, _base=base, _transform=transform)
+    source: Any
+    change: Callable[[Any], Any]
 
-    @property
-    def x(self) -> Any:
-        """The samples to learn."""
-        return self.__dict__["_transform"](self.__dict__["_base"].x)
+    def made(self) -> Any:
+        """Make all of them."""
+        return self.change(self.source)
 
-    @property
-    def x_test(self) -> Any:
-        """The samples to be judged by."""
-        return self.__dict__["_transform"](self.__dict__["_base"].x_test)
+
+#: Samples that were made to be learned, for as long as somebody has them: a task is learned in many
+#: parts, and made once for all that follow each other. Those of other tasks take no memory.
+_MADE: "weakref.WeakValueDictionary[Changed, Any]" = weakref.WeakValueDictionary()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Transformed(Task):
+    """A task whose samples are made when they are asked for.
+
+    So ten permutations of a data set need the memory of one.
+
+    Parameters
+    ----------
+    x_from, x_test_from : Changed or array_like
+        What `x` and `x_test` are made of, or they themselves.
+    """
+
+    x: Any = field(init=False)
+    x_test: Any = field(init=False)
+    x_from: Any = None
+    x_test_from: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("x", "x_test"):
+            raise AttributeError(f"a task has no attribute {name!r}", name=name, obj=self)
+        of = self.x_from if name == "x" else self.x_test_from
+        if not isinstance(of, Changed):
+            return of
+        made = _MADE.get(of)
+        if made is None:
+            made = of.made()
+            if name == "x":
+                _MADE[of] = made
+        return made
+
+    def with_data(
+        self, x: Any, y: Any, sample_weight: Any = None, classes: Iterable[int] | None = None
+    ) -> Task:
+        """Give this task with other data to learn; what it is judged by is made when asked for."""
+        return replace(self, x_from=x, y=y, **self._others(sample_weight, classes))
+
+    def _row(self) -> Any:
+        """Give one row of the samples, by which their type is known."""
+        of = self.x_from
+        return of.change(of.source[:1]) if isinstance(of, Changed) else np.asarray(of)[:1]
+
+    def _content(self) -> dict[str, Any]:
+        """Give what its data are made of, by which others are told from them."""
+        found = {name: getattr(self, name) for name in ("y", "y_test", "sample_weight")}
+        return found | {"x": self.x_from, "x_test": self.x_test_from}
+
+
+def are_labels(y: Any) -> bool:
+    """Whether targets are labels of classes: of one dimension and an integer type."""
+    try:
+        array = np.asarray(y)
+    except (TypeError, ValueError):  # what it is will be said where it is read
+        return False
+    return array.ndim == 1 and array.dtype.kind in "iub"
+
+
+def growing(tasks: Iterable[Task]) -> tuple[Task, ...]:
+    """Give tasks while each of which is learned all the classes so far compete."""
+    seen: set[int] = set()
+    made = []
+    for task in tasks:
+        seen |= set(task.classes or ())
+        made.append(_replaced(task, active=tuple(sorted(seen))))
+    return tuple(made)
+
+
+def _as_they_come(tasks: tuple[Task, ...]) -> tuple[Task, ...]:
+    """Let classes that were seen compete, also if tasks had another order when they were made."""
+    pairs = list(zip(tasks, growing(tasks), strict=True))
+    if all(old.active is None or set(new.active or ()) <= set(old.active) for old, new in pairs):
+        return tasks
+    return tuple(old if old.active is None else new for old, new in pairs)
+
+
+def _replaced(task: Task, **changes: Any) -> Task:
+    """Give a copy with other values, of the same kind; what it makes when asked for stays so."""
+    other = copy.copy(task)
+    for name, value in changes.items():
+        object.__setattr__(other, name, value)
+    return other
 
 
 def not_begun(task: Task, what: str) -> ArgumentError:
@@ -117,16 +230,6 @@ def check_rows(task: Task, place: int) -> None:
             )
 
 
-def _placed(task: Task, place: int) -> Task:
-    """Give a task that knows its place, and has a name."""
-    if task.index == place and task.name:
-        return task
-    other = copy.copy(task)
-    object.__setattr__(other, "index", place)
-    object.__setattr__(other, "name", task.name or f"task {place + 1}")
-    return other
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Scenario(Sequence[Task]):
     """Tasks in their order.
@@ -149,7 +252,9 @@ class Scenario(Sequence[Task]):
 
     Notes
     -----
-    Tasks are numbered by their places here, whatever numbers they came with.
+    Tasks are numbered by their places here, whatever numbers they came with. If `Task.active` of
+    one leaves out a class that comes before it here, as after tasks were turned round, all are made
+    anew with ``kind="class"``: the classes so far compete.
     """
 
     tasks: tuple[Task, ...]
@@ -164,7 +269,12 @@ class Scenario(Sequence[Task]):
             check_rows(task, place)
         if not tasks:
             raise ArgumentError("a scenario needs at least one task")
-        numbered = tuple(_placed(task, place) for place, task in enumerate(tasks))
+        numbered = tuple(
+            _replaced(task, index=place, name=task.name or f"task {place + 1}")
+            for place, task in enumerate(tasks)
+        )
+        if self.kind == "class":
+            numbered = _as_they_come(numbered)
         object.__setattr__(self, "tasks", numbered)
 
     def __repr__(self) -> str:
@@ -179,8 +289,14 @@ class Scenario(Sequence[Task]):
 
     @property
     def heads(self) -> tuple[int, ...]:
-        """How many outputs belong to each task, for ``nn.CrossEntropyLoss(heads=...)``."""
-        return tuple(len(task.classes or ()) for task in self.tasks)
+        """How many outputs belong to each task, for ``nn.CrossEntropyLoss(heads=...)``.
+
+        They are in the order of the classes. A task whose classes come back has the head of those;
+        where all tasks have the same classes, it is one for each task.
+        """
+        classes = [task.classes or () for task in self.tasks]
+        different = sorted(set(classes))
+        return tuple(len(labels) for labels in (different if len(different) > 1 else classes))
 
     def competing(self, index: int, learned: int) -> tuple[int, ...] | None:
         """Which outputs compete when task `index` is judged after task `learned` was learned.
@@ -196,8 +312,12 @@ class Scenario(Sequence[Task]):
         -------
         tuple of int or None
             Classes; None means all outputs. With ``kind="class"`` those of a task that lies ahead
-            compete too, since nothing of it could be right without them.
+            compete too, since nothing of it could be right without them. Before anything was
+            learned, a task is judged as it is just before it is learned, among the same classes:
+            what is known of it then can be compared, as by `metrics.fwt`.
         """
+        if learned < 0:
+            learned = index - 1
         if self.kind == "domain" or self.tasks[index].classes is None:
             return None
         if self.kind == "task":

@@ -3,18 +3,15 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from thalweg import _checks
 from thalweg._trainer import Trainer
-from thalweg.continual._quadratic import Quadratic
+from thalweg.continual._quadratic import Consolidating, Flat
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Task, not_begun
-
-_Flat = npt.NDArray[np.float64]
+from thalweg.continual._task import Task
 
 
-class RWalk(Quadratic):
+class RWalk(Consolidating):
     r"""Riemannian walk: the Fisher information, and what a move has gained for its length.
 
     .. math:: \lambda \sum_j \Big(\frac{F_j}{\max F} + \frac{\max(s_j, 0)}{\max s}\Big)
@@ -68,6 +65,8 @@ class RWalk(Quadratic):
     learning: understanding forgetting and intransigence", ECCV 2018, arXiv:1801.10112.
     """
 
+    gathers = ("_fisher", "_scores")
+
     def __init__(
         self,
         inner: "Trainer | Strategy",
@@ -83,7 +82,7 @@ class RWalk(Quadratic):
         self.eps = _checks.real("eps", eps, 0, closed="()")
         self._factor = 2.0
         self._fisher: Any = None
-        self._scores: _Flat | None = None
+        self._scores: Flat | None = None
 
     def begin(self, task: Task) -> None:
         """Get ready for a task."""
@@ -96,11 +95,11 @@ class RWalk(Quadratic):
 
     def end(self, task: Task) -> None:
         """Take to heart what must not be forgotten of a task that was learned."""
+        self._check_begun(task, "ends")
+        super().end(task)  # a strategy inside may train on, or set parameters to 0
         core = self.trainer._elementary("walk")
         walk = core.walk()
-        if walk is None:
-            raise not_begun(task, "ends")
-        super().end(task)
+        assert walk is not None
         core.start_walk(None)
         self._fisher = walk[0][0]
         new = walk[0][2].astype(np.float64)
@@ -113,16 +112,11 @@ class RWalk(Quadratic):
     def state_dict(self) -> dict[str, Any]:
         """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
         walk = self.trainer._elementary("walk").walk()
-        return super().state_dict() | {
-            "fisher": self._fisher,
-            "scores": self._scores,
-            "walk": None if walk is None else list(walk),
-        }
+        return {**super().state_dict(), "walk": None if walk is None else list(walk)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         super().load_state_dict(state)
-        self._fisher, self._scores = state["fisher"], state["scores"]
         core = self.trainer._elementary("walk")
         core.start_walk(None if state["walk"] is None else (self.alpha, self.eps, self.every))
         if state["walk"] is not None:

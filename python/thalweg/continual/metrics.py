@@ -46,7 +46,7 @@ def average_accuracy(r: npt.ArrayLike) -> float:
 
 
 def incremental_accuracy(r: npt.ArrayLike) -> float:
-    r"""Mean over time of the mean over the tasks seen, as iCaRL and continuum report it.
+    r"""Mean over time of the mean over the tasks seen: average incremental accuracy.
 
     .. math:: \frac1T \sum_{i=1}^{T} \frac1i \sum_{j \le i} R_{ij}
 
@@ -63,6 +63,11 @@ def incremental_accuracy(r: npt.ArrayLike) -> float:
     ------
     ShapeError, ArgumentError
         As for `average_accuracy`.
+
+    Notes
+    -----
+    All tasks count alike. iCaRL (Rebuffi et al. 2017) and continuum take the mean over all test
+    samples seen in the place of the inner one, which is the same where tasks have as many.
     """
     matrix = _matrix(r, 1)
     return float(np.mean([_finite(row[: i + 1]).mean() for i, row in enumerate(matrix)]))
@@ -161,8 +166,8 @@ def fwt(r: npt.ArrayLike, baseline: npt.ArrayLike, definition: str = "gem") -> f
     r : array_like, shape (T, T)
         The matrix; T is at least 2.
     baseline : array_like, shape (T,)
-        The accuracies `b` on all tasks of a network with random weights: `Result.baseline`. With
-        zeros it is what continuum reports.
+        The accuracies `b` on all tasks of a network with random weights, each judged among the same
+        outputs as in :math:`R_{j-1,j}`: `Result.baseline`. With zeros it is what continuum reports.
     definition : {"gem", "gem_code"}, default "gem"
         ``"gem"``, of the GEM paper, Avalanche and mammoth:
         :math:`\frac{1}{T-1} \sum_{j \ge 2} (R_{j-1,j} - b_j)`; ``"gem_code"``, of the code beside
@@ -250,7 +255,7 @@ def plasticity(model: Sequential, x: Any) -> Plasticity:
     model : Sequential
         The network, in evaluation mode.
     x : array_like, shape (n, in_features)
-        Samples; some hundreds say enough.
+        Samples, at least 2; some hundreds say enough.
 
     Returns
     -------
@@ -261,7 +266,8 @@ def plasticity(model: Sequential, x: Any) -> Plasticity:
     ThalwegError
         If the samples do not fit the model.
     ArgumentError
-        If the model has no hidden layer with an activation, or is none.
+        If the model has no hidden layer with an activation, or is none, or there is one sample
+        only.
 
     Notes
     -----
@@ -288,6 +294,11 @@ def plasticity(model: Sequential, x: Any) -> Plasticity:
     hidden = activations(model, x)
     if not hidden:
         raise ArgumentError("the model has no hidden layer with an activation")
+    if len(hidden[0]) < 2:
+        raise ArgumentError(
+            "x must have at least 2 samples, since a dead unit gives the same for all of them;"
+            f" got {len(hidden[0])}"
+        )
     constant = np.concatenate([np.ptp(layer, axis=0) == 0 for layer in hidden])
     weights = model.flat_parameters.astype(np.float64)
     return Plasticity(
