@@ -165,8 +165,9 @@ def test_codes_in_several_columns_are_told_of_tables(dtype):
             call()
     with pytest.raises(tw.ShapeError, match=r"shape \(n,\) or \(n, 1\); got shape \(\)$"):
         model(3)
+    assert model([]).shape == (0, 2)
     with pytest.raises(tw.DataError, match="no rows"):
-        model([])
+        model.forward([])
 
 
 def test_where_it_cannot_stand():

@@ -275,6 +275,37 @@ def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+OVERFLOWED = {
+    "the optimizer": (optim.Adam, r"the optimizer's exp_avg_sq\[\d\] is inf.*clip.*\"float64\""),
+    "the model": (lambda: optim.SGD(lr=3e38), r"0\.weight\[\d, 0\] is -?inf: .*smaller learning"),
+}
+
+
+@pytest.mark.parametrize("part", OVERFLOWED)
+def test_what_has_overflowed_is_not_kept_and_the_file_stays(part, tmp_path):
+    """It would not be read again: here of times in ns, beside a y of some hundreds."""
+    optimizer, message = OVERFLOWED[part]
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1), seed=2)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer())
+    trainer.step(np.array([[1.7e18, 0.5], [1.7e18, -0.5]]), [100.0, -100.0])
+    path = tmp_path / "kept"
+    path.write_text("of another training")
+    calls = [
+        lambda: trainer.save(path),
+        lambda: trainer.copy(),
+        lambda: pickle.dumps(trainer),
+        lambda: copy.deepcopy(trainer.optimizer),
+        lambda: tw.find_lr(trainer, np.ones((4, 2)), np.ones(4)),
+    ]
+    if part == "the model":
+        calls[-2:] = [lambda: model.save(path), lambda: copy.deepcopy(model)]
+    for call in calls:
+        with pytest.raises(tw.DivergedError, match=message):
+            call()
+    assert path.read_text() == "of another training"
+    assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
 def test_the_model_of_a_saved_training_can_be_read_alone(tmp_path, rng):
     trainer = make_trainer()
     trainer.step(rng.standard_normal((9, 5)), rng.integers(0, 3, 9))
@@ -310,6 +341,81 @@ def test_damaged_trainings_are_refused(tmp_path):
             tw.Trainer.load(path)
     _safetensors.save(path, arrays, {**text, "thalweg": "{"})
     with pytest.raises(tw.DataError, match="damaged"):
+        tw.Trainer.load(path)
+
+
+DAMAGED_MODELS = {
+    "no layers": {"layers": None},
+    "a layer that is a list": {"layers": [["Linear", 5, 3]]},
+    "a layer that is none": {"layers": [{"type": "Linear", "in_features": -5, "out_features": 3}]},
+    "a layer of other arguments": {"layers": [{"type": "Linear", "width": 3}]},
+    "passes below 0": {"passes": -1},
+    "passes that are text": {"passes": "a"},
+    "a seed that is text": {"seed": "a"},
+    "a dtype that is none": {"dtype": "float16"},
+}
+
+
+@pytest.mark.parametrize("change", DAMAGED_MODELS.values(), ids=DAMAGED_MODELS)
+def test_damaged_descriptions_of_models_are_refused(change, tmp_path):
+    from thalweg import _safetensors
+
+    model, path = make(), tmp_path / "model"
+    text = json.dumps(model._description() | change)
+    _safetensors.save(path, model.state_dict(), {"thalweg": text})
+    with pytest.raises(tw.DataError, match="is a damaged file: "):
+        nn.Sequential.load(path)
+    for text in ("[]", "3", "{", "[" * 100_000):
+        _safetensors.save(path, model.state_dict(), {"thalweg": text})
+        with pytest.raises(tw.DataError, match="is a damaged file: "):
+            nn.Sequential.load(path)
+    _safetensors.save(path, {}, {"thalweg": json.dumps(model._description())})
+    with pytest.raises(tw.DataError, match=r"is a damaged file: .*missing"):
+        nn.Sequential.load(path)
+
+
+DAMAGED_COUNTS = {
+    "epochs below 0": {"epochs": -1},
+    "epochs that are text": {"epochs": "3"},
+    "no base of the rate": {"base_lr": None},
+    "a state of the schedule that is text": {"plateau": {"best": "a", "bad": 0, "cooldown": 0}},
+    "a history that is none": {"history": [1, 2]},
+    "a figure that is text": {"history": {"loss": ["a"]}},
+}
+
+
+@pytest.mark.parametrize("change", DAMAGED_COUNTS.values(), ids=DAMAGED_COUNTS)
+def test_damaged_counts_of_trainings_are_refused(change, tmp_path):
+    from thalweg import _safetensors
+
+    path = tmp_path / "training"
+    make_trainer(average=optim.EMA()).save(path)
+    arrays, text = _safetensors.load(path)
+    saved = json.loads(text["thalweg.trainer"])
+    saved["counts"] |= change
+    _safetensors.save(path, arrays, {**text, "thalweg.trainer": json.dumps(saved)})
+    with pytest.raises(tw.DataError, match="is a damaged file: "):
+        tw.Trainer.load(path)
+
+
+def test_what_a_file_is_not_to_blame_for(tmp_path):
+    trainer, path = make_trainer(), tmp_path / "training"
+    trainer.history["accuracy"] = [float("nan")]  # of an epoch whose labels were all ignored
+    trainer.save(path)
+    assert np.isnan(tw.Trainer.load(path).history["accuracy"]).all()
+    with pytest.raises(tw.ArgumentError, match=r'^precision must be one of "float32"'):
+        tw.Trainer.load(path, precision="double")
+
+
+def test_averages_that_are_not_finite_are_refused(tmp_path):
+    from thalweg import _safetensors
+
+    path = tmp_path / "training"
+    make_trainer(average=optim.EMA()).save(path)
+    arrays, text = _safetensors.load(path)
+    arrays["optimizer.average"] = np.full_like(arrays["optimizer.average"], np.nan)
+    _safetensors.save(path, arrays, text)
+    with pytest.raises(tw.DataError, match=r"damaged file: average\[0\] is nan"):
         tw.Trainer.load(path)
 
 

@@ -146,6 +146,16 @@ def test_the_line_search_comes_back_from_steps_that_overflow(waves):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1e8, 1e15, 1e18])
+def test_badly_scaled_data_overflow_in_silence(scale, rng):
+    x = np.column_stack([rng.standard_normal(64), scale * (1 + rng.standard_normal(64))])
+    model = nn.Sequential(nn.Linear(2, 8), nn.Identity(), nn.Linear(8, 1))
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.LBFGS())
+    losses = trainer.fit(x, x[:, 0], epochs=5, batch_size=None)["loss"]
+    assert losses[-1] < losses[0]
+
+
 def test_lbfgs_counts_dropout_and_statistics_once_a_step(waves):
     x, y = waves
     layers = [nn.BatchNorm1d(6), nn.Dropout(0.2)]

@@ -280,9 +280,25 @@ def test_edges_lie_where_pieces_hold_equally_many(rng):
         ([], "equal"),
         ([[1, 2]], "shape"),
         ([1, np.nan], "1 that"),
+        ([0, 1e300], r"column\[1\] = 1e\+300 is too large for float32"),
+        (1.7e9 + np.array([0, 1, 2, 30]), "all 4 .* equal in float32: subtract an offset"),
     ):
         with pytest.raises(tw.DataError, match=message):
             nn.utils.quantile_edges(column)
+    with pytest.raises(tw.ArgumentError, match="dtype must be one of"):
+        nn.utils.quantile_edges(x, dtype="int64")
+
+
+def test_edges_are_as_fine_as_the_dtype_of_the_model():
+    seconds = 1.7e9 + np.array([0.0, 1.0, 2.0, 30.0])
+    edges = nn.utils.quantile_edges(seconds, 3, dtype="float64")
+    assert edges == seconds.tolist()
+    table = nn.TabularInput(1, pieces={0: edges})
+    model = nn.Sequential(table, nn.Linear(3, 1, bias=False), dtype="float64")
+    model.flat_parameters = [1.0, 10.0, 100.0]
+    np.testing.assert_allclose(model(seconds[:, None]).ravel(), [0, 1, 11, 111], rtol=1e-12)
+    with pytest.raises(tw.ArgumentError, match="rise in float32"):
+        model.astype("float32")
 
 
 def test_pieces_learn_a_jump_that_plain_numbers_do_not(rng):
@@ -381,7 +397,14 @@ BAD = {
     "twice": (lambda: nn.TabularInput(3, [(1, 2, 2), (1, 3, 3)]), "twice"),
     "one edge": (lambda: nn.TabularInput(3, pieces={1: [0]}), r"pieces\[1\].*2 edges"),
     "equal edges": (lambda: nn.TabularInput(3, pieces={1: [0, 1, 1]}), "rise"),
-    "equal when rounded": (lambda: nn.TabularInput(3, pieces={1: [1, 1 + 1e-9]}), "rise"),
+    "equal when rounded": (
+        lambda: nn.Sequential(nn.TabularInput(1, pieces={0: [1, 1 + 1e-9]}), nn.Linear(1, 1)),
+        r"layer 0 \(TabularInput\): pieces\[0\].*rise in float32, the model's dtype",
+    ),
+    "infinite when rounded": (
+        lambda: nn.Sequential(nn.TabularInput(1, pieces={0: [0, 1e300]}), nn.Linear(1, 1)),
+        r"pieces\[0\] must be finite.*in float32",
+    ),
     "a code in pieces": (lambda: nn.TabularInput(3, {1: (2, 2)}, pieces={1: [0, 1]}), "already"),
     "pieces of no column": (lambda: nn.TabularInput(3, pieces={5: [0, 1]}), "from 0 to 2"),
     "not first": (

@@ -196,6 +196,27 @@ def test_a_row_that_is_not_finite_is_named_as_it_is_in_the_data(blobs):
         tw.find_lr(make(optim.SGD(0.1)), x, blobs.y, batch_size=len(x))
 
 
+def test_weights_of_samples_count(blobs):
+    weight = np.where(np.arange(90) < 60, 2.0, 0.0)
+    for found, expected in (
+        (tw.find_lr(make(optim.SGD(0.1)), blobs.x, blobs.y, np.full(90, 3.0)),
+         tw.find_lr(make(optim.SGD(0.1)), blobs.x, blobs.y)),
+        # Of one batch, which rows of weight 0 are not in.
+        (tw.find_lr(make(optim.SGD(0.1)), blobs.x, blobs.y, sample_weight=weight, batch_size=90),
+         tw.find_lr(make(optim.SGD(0.1)), blobs.x[:60], blobs.y[:60], batch_size=60)),
+    ):  # fmt: skip
+        np.testing.assert_allclose(found.before, expected.before, rtol=1e-4)
+    other = tw.find_lr(make(optim.SGD(0.1)), blobs.x, blobs.y, 1.0 + blobs.y, sharpness=True)
+    assert other.unstable_at != tw.find_lr(make(optim.SGD(0.1)), blobs.x, blobs.y).unstable_at
+    for weight, error, message in (
+        (np.zeros(90), tw.DataError, "count|weigh"),
+        (-np.ones(90), tw.DataError, r"sample_weight\[0\] is -1"),
+        (np.ones(3), tw.ShapeError, "sample_weight has 3"),
+    ):
+        with pytest.raises(error, match=message):
+            tw.find_lr(make(optim.SGD(0.1)), blobs.x, blobs.y, weight)
+
+
 def test_ranges_that_make_no_sense_are_named(blobs):
     trainer = make(optim.SGD(0.1))
     for options, message in [

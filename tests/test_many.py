@@ -73,6 +73,10 @@ def test_what_cannot_run_side_by_side_is_refused(blobs):
     trainer = make(0)
     with pytest.raises(tw.ArgumentError, match="share their model"):
         tw.train_many([trainer, trainer], blobs.x, blobs.y)
+    shared = EarlyStopping("loss")
+    with pytest.raises(tw.ArgumentError, match=r"share the callback EarlyStopping.*in each call"):
+        tw.train_many([trainer, make(1)], blobs.x, blobs.y, callbacks=lambda _: [shared])
+    assert trainer.optimizer.steps == 0
     with pytest.raises(tw.ArgumentError, match=r"trainers\[1\] must be a Trainer"):
         tw.train_many([trainer, None], blobs.x, blobs.y)
     with pytest.raises(tw.ArgumentError, match="trainers must be a sequence"):

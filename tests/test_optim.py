@@ -317,10 +317,67 @@ def test_the_representation_is_what_one_would_type():
     )
 
 
-def test_an_optimizer_is_not_copied_without_its_model():
-    for duplicate in (copy.copy, copy.deepcopy, pickle.dumps):
-        with pytest.raises(TypeError, match="state_dict"):
-            duplicate(optim.Adam())
+AGAIN = {"deepcopy": copy.deepcopy, "pickle": lambda x: pickle.loads(pickle.dumps(x))}
+
+
+@pytest.mark.parametrize("again", AGAIN.values(), ids=AGAIN)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: optim.Adam(betas=(0.8, 0.9)).add_group("0.*", lr_scale=0.5),
+        lambda: optim.Muon().add_group("0.weight", muon=True),
+        lambda: optim.Prodigy(),
+    ],
+)
+def test_what_holds_a_model_and_its_optimizer_is_copied_with_both(make, again, rng):
+    """As an agent that learns by hand does."""
+
+    class Agent:
+        pass
+
+    agent = Agent()
+    agent.model = nn.Sequential(nn.Embedding(5, 3), nn.Tanh(), nn.Linear(3, 2))
+    agent.optimizer = make()
+
+    def step(agent, gradient):
+        agent.model.flat_gradients = gradient
+        agent.optimizer.step(agent.model)
+
+    gradients = rng.standard_normal((4, agent.model.num_parameters))
+    step(agent, gradients[0])
+    agent.optimizer.lr = 0.02
+    twin = Agent()
+    vars(twin).update(again(vars(agent)))
+    assert repr(twin.optimizer) == repr(agent.optimizer)
+    before = agent.model.flat_parameters
+    for gradient in gradients[1:]:
+        step(twin, gradient)
+    np.testing.assert_array_equal(agent.model.flat_parameters, before)
+    assert (agent.optimizer.steps, twin.optimizer.steps) == (1, 4)
+    for gradient in gradients[1:]:
+        step(agent, gradient)
+    np.testing.assert_array_equal(agent.model.flat_parameters, twin.model.flat_parameters)
+
+
+@pytest.mark.parametrize("again", AGAIN.values(), ids=AGAIN)
+def test_optimizers_without_a_model_and_around_others_are_copied(again, rng):
+    fresh = again(optim.SGD(0.1, momentum=0.9).add_group("*.bias", weight_decay=0.1))
+    assert repr(fresh) == repr(optim.SGD(0.1, momentum=0.9).add_group("*.bias", weight_decay=0.1))
+    fresh.step(nn.Sequential(nn.Linear(2, 1)))  # it belongs to none yet
+    x, y = rng.standard_normal((20, 5)), rng.standard_normal((20, 2))
+    for make in (lambda: optim.SAM(optim.Adam()), optim.LBFGS, optim.LevenbergMarquardt):
+        trainer = tw.Trainer(
+            nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2), dtype="float64"),
+            loss=nn.MSELoss(),
+            optimizer=make(),
+        )
+        trainer.fit(x, y, epochs=2, batch_size=None)
+        optimizer, twin = again((trainer.optimizer, trainer))
+        assert twin.optimizer is optimizer is not trainer.optimizer
+        if isinstance(optimizer, optim.SAM):
+            assert optimizer.base is not trainer.optimizer.base
+        losses = [t.fit(x, y, epochs=2, batch_size=None)["loss"] for t in (twin, trainer)]
+        assert losses[0] == losses[1]
 
 
 BAD = [

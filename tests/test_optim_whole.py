@@ -176,7 +176,7 @@ def muon(path, g, lr=1e-3, weight_decay=0.1, momentum=0.95, nesterov=True, adjus
     return np.array(path)
 
 
-# The last is cut into tiles of which those at the edges have more rows to copy at once than full ones.
+# The last is cut into tiles, of which those at the edges have more rows to copy at once.
 @pytest.mark.parametrize("shape", [(40, 70), (70, 40), (300, 280), (1, 33), (768, 400)])
 @pytest.mark.parametrize(
     "options",

@@ -333,3 +333,14 @@ def test_a_divergence_takes_the_schedule_back():
 def test_what_makes_no_sense_is_named(make, message):
     with pytest.raises(tw.ArgumentError, match=message):
         make()
+
+
+@pytest.mark.parametrize("per", ["step", "epoch"])
+def test_a_fit_of_more_updates_than_rates_have_room_for_is_refused(per):
+    model = nn.Sequential(nn.Linear(2, 1))
+    schedule = schedules.CosineAnnealingLR(per=per)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(0.1), schedule=schedule)
+    for data in ((np.ones((4, 2)), np.ones(4)), ([(np.ones((4, 2)), np.ones(4))],)):
+        with pytest.raises(tw.ArgumentError, match=f"CosineAnnealingLR.* over {2**40} .*at most"):
+            trainer.fit(*data, epochs=2**40)
+    assert trainer.fit(np.ones((4, 2)), np.ones(4)).epochs == 1

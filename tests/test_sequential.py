@@ -28,6 +28,25 @@ def test_a_row_gets_the_same_output_in_any_batch(model, rng):
     np.testing.assert_allclose(rows, model(x), rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_rows_have_an_output_of_no_rows(dtype):
+    """As a selection may give them; there is nothing to learn from them."""
+    linear = nn.Linear(6, 2)
+    for layers, x in (
+        ([linear], np.empty((0, 6))),
+        ([linear], np.empty((0, 6), dtype)),
+        ([nn.Flatten(), linear], np.empty((0, 2, 3))),
+        ([nn.Embedding(5, 6), linear], []),
+    ):
+        model = nn.Sequential(*layers, dtype=dtype)
+        for y in (model(x), model.forward(x, training=False)):
+            assert (y.shape, y.dtype) == ((0, 2), dtype)
+        with pytest.raises(tw.DataError, match="no rows"):
+            model.forward(x)
+    with pytest.raises(tw.ShapeError, match="0, 5"):
+        nn.Sequential(linear)(np.empty((0, 5)))
+
+
 def test_forward_gives_what_a_call_gives(model, rng):
     x = rng.standard_normal((5, 4))
     np.testing.assert_array_equal(model.forward(x), model(x))

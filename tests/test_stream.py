@@ -139,10 +139,61 @@ def test_an_error_names_the_batch_and_leaves_all_as_it_was(data):
         assert np.array_equal(trainer.average_model().flat_parameters, average)
 
 
+def squares(output, target):
+    return float(((output - target) ** 2).mean()), 2 * (output - target) / output.size
+
+
+#: Their loss is a float32, and so are its gradients, but not the squares of these.
+LARGE = np.array([[1e15, 1.0], [1e15, -1.0]]), np.array([[1.0], [-1.0]])
+
+
+def linear(loss, optimizer):
+    return tw.Trainer(nn.Sequential(nn.Linear(2, 1), seed=2), loss=loss, optimizer=optimizer)
+
+
+@pytest.mark.parametrize("loss", [nn.MSELoss(), squares])
+def test_an_error_of_the_source_comes_out_whatever_overflowed(loss):
+    """A step by hand may have left an infinite square of a gradient in the optimizer."""
+    trainer = linear(loss, optim.Adam())
+    trainer.step(*LARGE)
+    before, state = trainer.model.flat_parameters, repr(trainer.optimizer.state_dict())
+    assert "inf" in state
+
+    def batches():
+        yield np.array([[1.0, 1.0], [1.0, -1.0]]), LARGE[1]
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        trainer.fit(batches)
+    np.testing.assert_array_equal(trainer.model.flat_parameters, before)
+    assert trainer.optimizer.steps == 1
+    assert repr(trainer.optimizer.state_dict()) == state
+
+
+@pytest.mark.parametrize("source", ["stream", "arrays"])
+def test_state_that_overflows_ends_a_fit(source):
+    trainer = linear(nn.MSELoss() if source == "stream" else squares, optim.Adam())
+    before = trainer.model.flat_parameters
+    with pytest.raises(tw.DivergedError, match=r"exp_avg_sq\[0\] is inf in step 1 .*clip"):
+        trainer.fit(*([[LARGE]] if source == "stream" else LARGE), epochs=2)
+    np.testing.assert_array_equal(trainer.model.flat_parameters, before)
+    assert trainer.optimizer.steps == trainer.history.epochs == 0
+
+
+def test_no_stream_begins_with_infinite_weights():
+    """It could not go back to them."""
+    trainer = linear(nn.MSELoss(), optim.SGD(lr=3e38))
+    batch = np.ones((2, 2)), 100 * np.ones((2, 1))
+    trainer.step(*batch)
+    with pytest.raises(tw.DivergedError, match=r"flat_parameters\[0\] is inf before the first"):
+        trainer.fit([batch])
+    assert trainer.optimizer.steps == 1
+
+
 def test_what_is_no_source_of_batches_is_refused(data):
     x, y, w = data
-    with pytest.raises(tw.DtypeError, match="y is None"):  # it was forgotten
-        make().fit(x)
+    with pytest.raises(tw.DtypeError, match=r"y is missing: y is None, .*iterable of batches"):
+        make().fit(x)  # it was forgotten
     for bad in (3, None):
         with pytest.raises(tw.ArgumentError, match="y is missing"):
             make().fit(bad)

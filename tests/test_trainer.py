@@ -2,6 +2,9 @@
 
 import copy
 import pickle
+import sys
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -230,6 +233,83 @@ def test_an_error_in_a_callback_comes_through_and_the_model_stays_usable(classif
     assert classifier.fit(blobs.x, blobs.y, epochs=2).epochs == 2
 
 
+class CtrlC:
+    """Comes before one of the bytecodes by which a fit keeps count of its epochs."""
+
+    def __init__(self, place):
+        self.place, self.seen = place, 0
+
+    def __enter__(self):
+        sys.settrace(self.enter)
+
+    def __exit__(self, *_):
+        sys.settrace(None)
+
+    def enter(self, frame, event, argument):
+        if frame.f_code.co_name not in ("_run", "_take_note", "_record", "append"):
+            return None
+        frame.f_trace_opcodes = True
+        return self.look
+
+    def look(self, frame, event, argument):
+        if event == "opcode":
+            self.seen += 1
+            if self.seen == self.place:
+                raise KeyboardInterrupt
+        return self.look
+
+
+@pytest.mark.parametrize("kind", ["core", "python", "stream"])
+def test_ctrl_c_loses_no_epoch(kind, blobs):
+    """Wherever it comes, history, count of epochs and steps agree."""
+    x, y = blobs.x[:8], blobs.y[:8]
+    data = ([(x, y)],) if kind == "stream" else (x, y)
+
+    def mine(output, target):
+        return float((output**2).sum()), 2 * output
+
+    def run(place):
+        model = nn.Sequential(nn.Linear(5, 3))
+        loss = mine if kind == "python" else nn.CrossEntropyLoss()
+        trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD(lr=0.01))
+        finished = True
+        with CtrlC(place):
+            try:
+                trainer.fit(*data, epochs=3, callbacks=[Recorder()])
+            except KeyboardInterrupt:
+                finished = False
+        history = trainer.history
+        assert {len(figures) for figures in history.values()} <= {history.epochs}
+        assert history.epochs == trainer._epochs == trainer.optimizer.steps, place
+        return finished
+
+    # All places take half a minute; these are others in every epoch.
+    place = 1
+    while not run(place):
+        place += 7
+    assert place > 100
+
+
+def test_epochs_that_nobody_has_seen_are_counted_after_ctrl_c(classifier, blobs, monkeypatch):
+    """Without callbacks they all come at once, at the end."""
+    from thalweg._trainer import _fit
+
+    classifier.fit(blobs.x, blobs.y)
+    calls, record = [], _fit._record
+
+    def interrupted(ended):
+        calls.append(ended)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return record(ended)
+
+    monkeypatch.setattr(_fit, "_record", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        classifier.fit(blobs.x, blobs.y, epochs=5)
+    assert (classifier.history.epochs, classifier._epochs) == (5, 6)
+    assert {len(figures) for figures in classifier.history.values()} == {5}
+
+
 def test_the_callback_may_use_the_model(classifier, blobs):
     class Watcher:
         def __init__(self):
@@ -326,6 +406,27 @@ def test_integer_and_boolean_features_are_numbers():
     model.load_state_dict({"0.weight": [[1, 10]]})
     np.testing.assert_array_equal(model(np.array([[1, 2]], np.int8)), [[21]])
     np.testing.assert_array_equal(model(np.array([[True, False]])), [[1]])
+
+
+def test_objects_that_are_numbers_are_numbers(blobs):
+    """As pandas makes of columns of different kinds, and databases of decimals."""
+
+    def run(x, y):
+        model = nn.Sequential(nn.Linear(5, 3), dtype="float64", seed=1)
+        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+        trainer.fit(x, y)
+        return model.flat_parameters, model(x)
+
+    x = blobs.x.round(2).astype(object)
+    x[:, 0] = blobs.x[:, 0] > 0
+    x[:, 1] = [Fraction(int(8 * v), 8) for v in blobs.x[:, 1]]
+    x[:, 2] = [Decimal(f"{v:.2f}") for v in blobs.x[:, 2]]
+    x[:, 3] = [int(v) for v in blobs.x[:, 3]]
+    x[0, 3] = 2**70
+    expected = run(x.astype(float), blobs.y)
+    for objects in (x, x.tolist(), np.asfortranarray(x)):
+        for ours, theirs in zip(run(objects, blobs.y.astype(object)), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
 def test_inputs_are_never_written_to(classifier, blobs):
@@ -470,6 +571,28 @@ def test_a_variance_that_overflows_is_an_error_and_not_an_average(rng):
         np.testing.assert_array_equal(values, before[name], err_msg=name)
 
 
+@pytest.mark.parametrize(
+    "loss", [nn.MSELoss(), lambda o, t: (((o - t) ** 2).mean(), 2 * (o - t) / o.size)]
+)
+def test_a_variance_that_overflows_is_divergence_for_every_loss(loss, rng):
+    x, y = rng.normal(size=(40, 4)), 100 * rng.normal(size=(40, 1))
+    layers = nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1)
+    trainer = tw.Trainer(nn.Sequential(*layers, seed=0), loss=loss, optimizer=optim.SGD(lr=1e6))
+    with pytest.raises(tw.DivergedError):
+        trainer.fit(x, y, epochs=200, batch_size=10)
+
+
+def test_an_evaluation_leaves_a_forward_pass_to_its_backward_pass(regressor, rng):
+    x, g = rng.normal(size=(6, 3)), rng.normal(size=(6, regressor.model.out_features))
+    model = regressor.model
+    x, g = rng.normal(size=(6, model.in_features)), rng.normal(size=(6, model.out_features))
+    model.forward(x)
+    expected = model.backward(g)
+    model.forward(x)
+    regressor.evaluate(2 * x, g)
+    assert np.array_equal(model.backward(g), expected)
+
+
 def test_a_rate_of_a_fit_that_failed_is_taken_back(blobs):
     """The optimizer is as it was, and its learning rate is a part of it."""
     model = nn.Sequential(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 2), seed=3)
@@ -495,7 +618,8 @@ def test_a_fit_within_a_fit_is_refused(classifier, blobs):
             if record["epoch"] == 2:
                 trainer.fit(blobs.x, blobs.y)
 
-    with pytest.raises(tw.UnsupportedError, match=r"in a fit already.*trainer\.copy\(\)\.fit"):
+    # Not by trainer.step: a schedule as long as the fit knows no rate for it.
+    with pytest.raises(tw.UnsupportedError, match=r"in a fit already.*use trainer\.copy\(\)\.fit"):
         classifier.fit(blobs.x, blobs.y, epochs=5, callbacks=[Again()])
     assert classifier.history.epochs == 2
     assert classifier.fit(blobs.x, blobs.y, epochs=3).epochs == 3  # it is free again

@@ -173,6 +173,38 @@ def test_clipping_by_hand_is_that_of_the_trainer(batches):
         nn.utils.clip_grad_norm_(model, 0.0)
 
 
+def test_gradients_of_several_models_are_clipped_together(rng):
+    """As PyTorch clips those of an actor and a critic."""
+    actor = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2), dtype="float64")
+    critic = nn.Sequential(nn.Linear(5, 1))
+    models = actor, critic
+    for scale, limit in ((1.0, 0.5), (1e-3, 0.5), (1.0, 1e9)):
+        before = [scale * rng.standard_normal(m.num_parameters) for m in models]
+        for model, g in zip(models, before, strict=True):
+            model.flat_gradients = g
+        norm = np.linalg.norm(np.concatenate(before))
+        assert nn.utils.clip_grad_norm_(iter(models), limit) == pytest.approx(norm, rel=1e-6)
+        factor = min(1, limit / (norm + 1e-6))
+        for model, g in zip(models, before, strict=True):
+            np.testing.assert_allclose(model.flat_gradients, factor * g, rtol=1e-6)
+    nn.utils.clip_grad_value_(models, 0.01)
+    for model, g in zip(models, before, strict=True):
+        np.testing.assert_allclose(model.flat_gradients, np.clip(g, -0.01, 0.01), rtol=1e-6)
+    critic.flat_gradients = np.zeros(6)
+    for clip in (nn.utils.clip_grad_norm_, nn.utils.clip_grad_value_):
+        with pytest.raises(tw.ArgumentError, match=r"model\[1\] is there twice"):
+            clip([actor, actor], 1.0)
+        for wrong in ([actor, None], None, "model"):
+            with pytest.raises(tw.ArgumentError, match="model must be an nn"):
+                clip(wrong, 1.0)
+        critic.forward(np.full((1, 5), 3e38))
+        critic.backward([[3.0]])  # overflows
+        actor.flat_gradients = g = np.ones(actor.num_parameters)
+        with pytest.raises(tw.DataError, match=r"model\[1\]: .* is inf"):
+            clip(models, 0.5)
+        np.testing.assert_array_equal(actor.flat_gradients, g)
+
+
 def follow(trainer, batches):
     """Steps; gives the parameters after each."""
     path = []

@@ -1,10 +1,11 @@
 """What is wrong with an array, and how to write what was meant; imported once something is."""
 
-import numbers
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from thalweg._arrays import is_real
 
 
 def code(value: Any, name: str) -> str:
@@ -27,14 +28,8 @@ def not_numbers(value: Any, array: npt.NDArray[Any], name: str, labels: bool) ->
     if kind == "c":
         return text + f"pass {short}.real and {short}.imag as separate features"
     if kind == "O":
-        odd = ((place, item) for place, item in np.ndenumerate(array) if not _is_real(item))
-        place, item = next(odd, ((), None))
-        if not place:
-            as_array = short if hasattr(value, "astype") else code(value, name)
-            return text + (
-                f"all its values are numbers: pass {as_array}.astype"
-                f'("{"int64" if labels else "float32"}")'
-            )
+        items = np.ndenumerate(array)
+        place, item = next((place, item) for place, item in items if not is_real(type(item)))
         text += f"{short}[{', '.join(map(str, place))}] is {item!r}"
         if item is None or type(item).__name__ in ("NAType", "NaTType"):
             return text + ", a missing value: fill it, or leave its row out"
@@ -48,12 +43,6 @@ def not_numbers(value: Any, array: npt.NDArray[Any], name: str, labels: bool) ->
     if kind in "OUS":
         return text + "encode text as numbers, e.g. as the codes that nn.TabularInput takes"
     return text + "encode its values as numbers first"
-
-
-def _is_real(item: Any) -> bool:
-    """Whether an object is a number that a float can stand for."""
-    real = isinstance(item, numbers.Number) and not isinstance(item, complex)
-    return real or isinstance(item, np.bool_)
 
 
 def not_rows(value: Any, array: npt.NDArray[Any], name: str) -> str:

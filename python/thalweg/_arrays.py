@@ -6,13 +6,15 @@ else is converted by one rule:
 
 - booleans, integers and floats of any width become the model's dtype, rounded to nearest;
 - a finite value that would become infinite is an error that names its place;
-- objects, strings, dates, complex numbers and masked entries are errors: what they should become is
-  for the user to say.
+- so do objects that are such numbers one and all, as pandas makes of columns of different kinds;
+- other objects, strings, dates, complex numbers and masked entries are errors: what they should
+  become is for the user to say.
 
 The core has to read every value anyway: it looks for NaN and infinity, and sees that widths and
 lengths fit.
 """
 
+import numbers
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -67,11 +69,36 @@ def as_numeric(value: Any, name: str, *, labels: bool = False) -> npt.NDArray[An
         raise ShapeError(f"{name} cannot be made an array: {error}") from None
     except (TypeError, RuntimeError) as error:
         raise DtypeError(f"{name} cannot be made an array: {error}") from None
+    if array.dtype.kind == "O":
+        array = _of_objects(array, name)
     if array.dtype.kind not in "biuf":
         from thalweg import _advice
 
         raise DtypeError(_advice.not_numbers(value, array, name, labels))
     return array
+
+
+def _of_objects(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+    """`array` of objects as one of numbers, if all are: pandas makes such of mixed columns."""
+    kinds = set(map(type, array.ravel()))
+    if not array.ndim or not all(is_real(kind) for kind in kinds):
+        return array
+    whole = all(issubclass(kind, (numbers.Integral, np.bool_)) for kind in kinds)
+    try:
+        return array.astype(np.int64 if whole else np.float64)
+    except OverflowError:
+        pass
+    try:
+        return array.astype(np.float64)
+    except OverflowError:
+        raise DataError(f"{name} holds a number that is too large for float64") from None
+
+
+def is_real(kind: type) -> bool:
+    """Whether objects of this class are numbers that a float can stand for, or booleans."""
+    if issubclass(kind, (numbers.Real, np.bool_)):
+        return True
+    return issubclass(kind, numbers.Number) and not issubclass(kind, numbers.Complex)  # Decimal
 
 
 def as_dtype(array: npt.NDArray[Any], dtype: np.dtype[Any], name: str) -> Array:
@@ -298,9 +325,16 @@ def flat(value: Any, dtype: np.dtype[Any], size: int, name: str) -> Array:
 
 def finite(array: Array, name: str) -> Array:
     """`array` itself if all its values are finite; else `DataError` with the first place."""
-    good = np.isfinite(array)
-    if not good.all():
-        place = tuple(int(i) for i in np.argwhere(~good)[0])
-        where = f"{name}[{', '.join(map(str, place))}]" if place else name
-        raise DataError(f"{where} is {array[place]}; only finite numbers are accepted")
+    if found := not_finite(array, name):
+        raise DataError(f"{found}; only finite numbers are accepted")
     return array
+
+
+def not_finite(array: Array, name: str) -> str:
+    """Say which number of `array` is the first that is not finite; nothing if all are."""
+    good = np.isfinite(array)
+    if good.all():
+        return ""
+    place = tuple(int(i) for i in np.argwhere(~good)[0])
+    where = f"{name}[{', '.join(map(str, place))}]" if place else name
+    return f"{where} is {array[place]}"

@@ -89,10 +89,11 @@ class CustomTrainer:
     def sums(
         self, x: Samples, y: Any, sample_weight: Array | None = None
     ) -> tuple[float, float, float, float] | None:
-        """As `train` of the core's, of which a batch counts as many times as it has rows."""
+        """As `train` of the core's: a batch counts as much as its rows together."""
         if sample_weight is not None and not sample_weight.any():
             return None
-        return self.step(x, y, sample_weight) * len(x), 0.0, float(len(x)), 0.0
+        share = total(x, sample_weight)
+        return self.step(x, y, sample_weight) * share, 0.0, share, 0.0
 
     def check(self, x: Samples, y: Any, sample_weight: Array | None, prefix: str = "") -> None:
         """Raise unless these data can be used."""
@@ -163,6 +164,11 @@ class CustomTrainer:
         )
 
 
+def total(x: Samples, sample_weight: Array | None) -> float:
+    """How much rows count together in a mean."""
+    return float(len(x) if sample_weight is None else sample_weight.sum(dtype=np.float64))
+
+
 def targets(y: Any, name: str) -> Any:
     """`y` as an array whose rows can be picked."""
     array = np.asarray(y)
@@ -186,6 +192,8 @@ def check(
                 f"{prefix}x has {len(x)} rows but {name} has {len(array)}; they must be of one "
                 "length"
             )
+    if len(x) == 0:
+        raise DataError(f"{prefix}x has no rows; at least one is needed")
     if finite:  # a prediction looks at every number, and at the width
         try:
             model(x)

@@ -87,6 +87,7 @@ def find_lr(
     trainer: Trainer,
     x: Any,
     y: Any,
+    sample_weight: Any = None,
     *,
     min_lr: float = 1e-7,
     max_lr: float = 10.0,
@@ -111,6 +112,8 @@ def find_lr(
         accumulation are left out here.
     x, y : array_like
         As for `Trainer.fit`. Batches are drawn in an order that the model's seed decides.
+    sample_weight : array_like, shape (n,), optional
+        As for `Trainer.fit`. Rows of weight 0 are left out.
     min_lr, max_lr : float, keyword only, default 1e-7 and 10
         The range, above 0.
     steps : int, keyword only, default 100
@@ -186,22 +189,24 @@ def find_lr(
     steps = _checks.integer("steps", steps, 10)
     batch_size = _checks.integer("batch_size", batch_size, 1)
     smooth = _checks.real("smooth", smooth, 0)
-    x, y, _ = trainer._ready(x, y, None)
-    if len(x) != len(y) or len(x) == 0:
-        trainer.evaluate(x, y)  # raises, and says why
+    x, y, weight = trainer._ready(x, y, sample_weight)
+    if weight is not None or len(x) != len(y) or len(x) == 0:
+        trainer.evaluate(x, y, weight)  # raises if something is wrong, and says what
 
     rates = np.geomspace(min_lr, max_lr, steps)
     order = np.random.default_rng(trainer.model.seed).permutation(len(x))
-    batch_size = min(batch_size, len(x))
+    if weight is not None:
+        order = order[weight[order] > 0]
+    batch_size = min(batch_size, len(order))
     ramps = max(1, round(math.log(_RISE) * (steps - 1) / math.log(max_lr / min_lr)))
     trials = [_plain(trainer.copy()) for _ in range(ramps)]
     # Their steps are losses in training mode, and nothing else.
     probes = [_plain(trial, SGD(lr=0.0)) for trial in trials]
     start = _plain(trainer.copy(), SGD(lr=0.0))
 
-    def batch(k: int) -> tuple[Any, Any]:
+    def batch(k: int) -> tuple[Any, Any, Any]:
         rows = order.take(range(k * batch_size, (k + 1) * batch_size), mode="wrap")
-        return x[rows], y[rows]
+        return x[rows], y[rows], None if weight is None else weight[rows]
 
     unstable = None
     if _checks.flag("sharpness", sharpness):
@@ -229,7 +234,7 @@ def find_lr(
         except DivergedError:
             own = first = second = math.inf
         except DataError:
-            trainer.evaluate(x, y)  # raises, and names the row as it is in x and not in the batch
+            trainer.evaluate(x, y, weight)  # raises, and names the row of x, not of the batch
             raise
         core.set_passes(passes + 2)
         # Batches differ, and those of a trained model by more than an update changes them: each is

@@ -51,7 +51,7 @@ def train_many(
     Raises
     ------
     ArgumentError
-        If something is no trainer, or two of them share a model or an optimizer.
+        If something is no trainer, or two of them share a model, an optimizer or a callback.
     ThalwegError
         The first error of a fit, with a note of whose it was. Other fits end after their current
         epoch; what they have learned stays.
@@ -92,10 +92,18 @@ def train_many(
     if not trainers:
         return []
     cancel = _Cancel()
-    of = [[*(callbacks(trainer) if callbacks else ()), cancel] for trainer in trainers]
+    of = [tuple(callbacks(trainer)) if callbacks else () for trainer in trainers]
+    # Each only once per fit, where it may stand twice.
+    all_of = [callback for mine in of for callback in {id(c): c for c in mine}.values()]
+    for index, callback in enumerate(all_of):
+        if any(callback is other for other in all_of[:index]):
+            raise ArgumentError(
+                f"two of the fits share the callback {callback!r}; each needs its own: let the "
+                "function make one in each call"
+            )
     with ThreadPoolExecutor(min(workers, len(trainers)), "thalweg-fit") as pool:
         fits = [
-            pool.submit(cancel.guard, trainer, (x, y), {**options, "callbacks": mine})
+            pool.submit(cancel.guard, trainer, (x, y), {**options, "callbacks": (*mine, cancel)})
             for trainer, mine in zip(trainers, of, strict=True)
         ]
         try:

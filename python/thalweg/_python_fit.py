@@ -13,6 +13,8 @@ import numpy as np
 
 from thalweg import _core
 from thalweg._arrays import Array, Samples
+from thalweg._custom import total
+from thalweg._snapshot import Averaging, Snapshot
 from thalweg.nn import Sequential
 from thalweg.optim import Optimizer
 
@@ -22,7 +24,7 @@ Record: TypeAlias = tuple[
 ]
 
 
-class PythonTrainer(Protocol):
+class PythonTrainer(Averaging, Protocol):
     """What `PythonFit` needs of a trainer."""
 
     model: Sequential
@@ -48,15 +50,6 @@ class PythonTrainer(Protocol):
 
     def flush(self) -> None:
         """Make an update of gradients that wait for one."""
-
-    def forget(self) -> None:
-        """Forget gradients that wait for an update."""
-
-    def average(self) -> tuple[Array, int] | None:
-        """Averaged parameters and of how many they are, if there is an average."""
-
-    def set_average(self, values: Array, count: int) -> None:
-        """Set the average."""
 
 
 class PythonFit:
@@ -93,14 +86,12 @@ class PythonFit:
         self._epoch = self._batch = 0
         self.last_loss = np.nan
         self._order: Any = None
-        self._losses: list[tuple[int, float, float | None]] = []  # rows, loss, accuracy
+        #: How much each batch counts, its loss and its accuracy.
+        self._losses: list[tuple[float, float, float | None]] = []
         self._figures: Mapping[str, float] = {}
         self._seconds = 0.0
         self._ended: list[Record] = []
-        model, optimizer = trainer.model, trainer.optimizer
-        trainer.forget()  # what an interrupted fit left behind is not of this one
-        self._before = model.state_dict(), optimizer.state_dict(), model._core.passes()
-        self._average = trainer.average()
+        self._before = Snapshot(trainer, trainer.model, trainer.optimizer)
 
     @property
     def done(self) -> bool:
@@ -131,13 +122,8 @@ class PythonFit:
                 if max_seconds is not None and time.perf_counter() - begin >= max_seconds:
                     break
         except Exception:
-            parameters, optimizer, passes = self._before
-            self._trainer.model.load_state_dict(parameters)
-            self._trainer.model._core.set_passes(passes)
-            self._trainer.optimizer.load_state_dict(optimizer, self._trainer.model)
-            if self._average is not None:
-                self._trainer.set_average(*self._average)
-            self._epoch = self._epochs
+            self._before.restore()
+            self._epoch = self._epochs  # nothing is left to run
             raise
         return self.take_ended()
 
@@ -147,11 +133,11 @@ class PythonFit:
         return ended
 
     def _means(self) -> tuple[float, float | None]:
-        """Loss and accuracy so far in this epoch, over the rows."""
-        rows = max(sum(n for n, _, _ in self._losses), 1)
-        loss = sum(n * loss for n, loss, _ in self._losses) / rows
+        """Loss and accuracy so far in this epoch: means over the rows, as these weigh."""
+        all_of = sum(n for n, _, _ in self._losses) or 1.0
+        loss = sum(n * loss for n, loss, _ in self._losses) / all_of
         right = [n * accuracy for n, _, accuracy in self._losses if accuracy is not None]
-        return loss, sum(right) / rows if right else None
+        return loss, sum(right) / all_of if right else None
 
     def _step(self) -> None:
         begin = time.perf_counter()
@@ -171,9 +157,10 @@ class PythonFit:
         if w is None or w.any():  # a batch of rows that all weigh nothing is passed over
             loss, accuracy, self._figures = self._trainer.train(x[rows], y[rows], w)
             self.last_loss = loss
-            self._losses.append((stop - start, loss, accuracy))
+            self._losses.append((total(x[rows], w), loss, accuracy))
         if stop == len(x):
             self._trainer.flush()  # gradients are not carried into another epoch
+            self._before.check()
         self._updates += optimizer.steps - before
         self._batch += 1
         held_out: tuple[float | None, float | None] = (None, None)

@@ -2,10 +2,14 @@
 
 import numpy as np
 
+from thalweg.errors import ArgumentError
 from thalweg.optim.schedules import Schedule
 
 #: Rates that are computed at once for steps by hand.
 _BLOCK = 1024
+
+#: Rates that a fit can have: some gigabytes of Python's numbers.
+_MOST = 10**8
 
 
 class Rates:
@@ -23,8 +27,20 @@ class Rates:
         return self.schedule.per == "epoch"
 
     def of_fit(self, steps: int, ended: int, epochs: int, updates: int) -> list[float]:
-        """Give the rates of a fit of so many epochs, of so many updates each."""
+        """Give the rates of a fit of so many epochs, of so many updates each.
+
+        Raises
+        ------
+        ArgumentError
+            If these would not fit into memory.
+        """
         length = epochs if self.by_epoch else epochs * updates
+        if length > _MOST:
+            raise ArgumentError(
+                f"{self.schedule!r} over {length} {'epochs' if self.by_epoch else 'updates'}: a "
+                f"fit has at most {_MOST} with a schedule, all of whose rates are computed before; "
+                "call fit several times, or set optimizer.lr in a callback"
+            )
         # An open schedule is as long as this fit, and begins with it.
         start = 0 if self.schedule.is_open else (ended if self.by_epoch else steps)
         times = np.arange(start, start + length, dtype=np.float64)

@@ -7,13 +7,13 @@ code, and other libraries read it. https://github.com/huggingface/safetensors
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from thalweg.errors import DataError
+from thalweg.errors import DataError, ThalwegError, UnsupportedError
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
@@ -30,6 +30,9 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+#: What Python raises where something in a file is not what it should be.
+_OF_DAMAGE = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 def save(
@@ -71,6 +74,21 @@ def save(
             os.unlink(temporary)
 
 
+@contextlib.contextmanager
+def whole(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let errors that come from what a file says be such of the file, `DataError`.
+
+    `UnsupportedError` stays: a file of a later version is not damaged.
+    """
+    try:
+        yield
+    except UnsupportedError:
+        raise
+    except (ThalwegError, *_OF_DAMAGE) as error:
+        what = error if isinstance(error, ThalwegError) else repr(error)
+        raise DataError(f"{os.fspath(path)!r} is a damaged file: {what}") from None
+
+
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
     """Read arrays and text.
 
@@ -98,6 +116,6 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dic
                 raise ValueError(f"{name} is of {entry['dtype']}; {', '.join(_DTYPES)} are read")
             array = np.frombuffer(raw[first:last], dtype=_DTYPES[str(entry["dtype"])])
             arrays[name] = array.reshape(entry["shape"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _OF_DAMAGE as error:
         raise DataError(f"{os.fspath(path)!r} is not a whole safetensors file: {error}") from None
     return arrays, text

@@ -11,7 +11,8 @@ import numpy as np
 from thalweg import _core
 from thalweg._arrays import Array, Samples
 from thalweg._custom import CustomTrainer
-from thalweg.errors import ArgumentError, DataError, DivergedError, ThalwegError
+from thalweg._snapshot import Snapshot
+from thalweg.errors import ArgumentError, DataError, DivergedError, DtypeError, ThalwegError
 from thalweg.nn import Loss, Sequential
 from thalweg.optim import Optimizer
 
@@ -24,12 +25,14 @@ _Record: TypeAlias = tuple[
 
 def batches_of(source: Any, epochs: int) -> Callable[[], Iterable[Any]]:
     """Give what makes an epoch's batches; `source` is iterable, or a function that gives such."""
-    if callable(source) and not hasattr(source, "__iter__"):
+    is_array = hasattr(source, "__array__")
+    if callable(source) and not is_array and not hasattr(source, "__iter__"):
         return source  # type: ignore[no-any-return]
-    if _is_of_rows(source) or not hasattr(source, "__iter__"):
-        raise ArgumentError(
-            "y is missing: fit takes arrays x and y, or instead of both an iterable of batches "
-            "(x, y) or (x, y, sample_weight), or a function that gives one for each epoch"
+    if is_array or _is_of_rows(source) or not hasattr(source, "__iter__"):
+        raise (DtypeError if is_array else ArgumentError)(
+            "y is missing: y is None, but fit takes arrays x and y, or instead of both an iterable "
+            "of batches (x, y) or (x, y, sample_weight), or a function that gives one for each "
+            "epoch"
         )
     if epochs > 1 and iter(source) is source:
         raise ArgumentError(
@@ -66,7 +69,7 @@ class StreamFit:
         validation: _Ready | None,
         rate: Callable[[int, int], float] | None,
     ) -> None:
-        self._core, self._model, self._optimizer, self._loss = core, model, optimizer, loss
+        self._core, self._optimizer, self._loss = core, optimizer, loss
         self._source, self._ready = source, ready
         self._epochs, self._validation, self._rate = epochs, validation, rate
         self._train = core.sums if isinstance(core, CustomTrainer) else core.train
@@ -84,10 +87,7 @@ class StreamFit:
         self._sums = [0.0, 0.0, 0.0, 0.0]
         self._seconds = 0.0
         self._ended: list[_Record] = []
-        core.forget()
-        inner = model._core
-        self._before = inner.parameters(), inner.averages(), inner.passes()
-        self._state, self._average = optimizer.state_dict(), core.average()
+        self._before = Snapshot(core, model, optimizer)
 
     @property
     def done(self) -> bool:
@@ -117,7 +117,8 @@ class StreamFit:
                 if max_seconds is not None and time.perf_counter() - begin >= max_seconds:
                     break
         except Exception:
-            self._restore()
+            self._before.restore()
+            self._epoch = self._epochs  # nothing is left to run
             raise
         return self.take_ended()
 
@@ -181,12 +182,7 @@ class StreamFit:
         before = self._optimizer.steps
         self._core.flush()
         self._updates += self._optimizer.steps - before
-        if not np.isfinite(self._model._core.parameters()).all():
-            raise DivergedError(
-                f"the weights became infinite after {self._optimizer.steps} steps with "
-                f"lr={self._optimizer.lr}: the learning rate is too large. Weights and optimizer "
-                "are as they were before this call"
-            )
+        self._before.check()
         self._epoch, self._batch, self._iterator = self._epoch + 1, 0, None
         if self._validation is None:
             return None, None
@@ -207,13 +203,3 @@ class StreamFit:
         if self._core.has_accuracy:
             accuracy = right / counted if counted else np.nan
         return self._mean(loss, rows), accuracy
-
-    def _restore(self) -> None:
-        parameters, averages, passes = self._before
-        self._model._core.set_parameters(parameters)
-        self._model._core.set_averages(averages)
-        self._model._core.set_passes(passes)
-        self._optimizer.load_state_dict(self._state, self._model)
-        if self._average is not None:
-            self._core.set_average(*self._average)
-        self._epoch = self._epochs  # nothing is left to run

@@ -200,10 +200,10 @@ class Watch:
         for method in self._of["on_fit_begin"]:
             method(self._trainer)
 
-    def step(self, run: Any, ended: list[dict[str, float]]) -> bool:
-        """Show a batch; whether somebody stops here."""
+    def step(self, run: Any, ended: bool) -> bool:
+        """Show a batch, which was its epoch's last if that has ended; whether somebody stops."""
         epochs, batch, batches, *_ = run.progress
-        if ended:  # the batch was its epoch's last
+        if ended:
             epochs, batch = epochs - 1, batches
         if math.isnan(run.last_loss):  # a batch that was passed over
             return False

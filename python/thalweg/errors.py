@@ -29,7 +29,8 @@ class DtypeError(ThalwegError, TypeError):
 class DivergedError(ThalwegError, ArithmeticError):
     """The loss became infinite or NaN while training: usually the learning rate is too large.
 
-    Model and optimizer are as they were before the call, a whole `Trainer.fit` for instance.
+    So may parameters, or what the optimizer keeps, where gradients are too large. Model and
+    optimizer are as they were before the call, a whole `Trainer.fit` for instance.
     """
 
 

@@ -40,12 +40,36 @@ def test_a_custom_loss_trains_as_the_same_in_the_core(dtype, weighted, shuffle, 
         state = np.concatenate([v.ravel() for v in model.state_dict().values()])
         runs.append([state, history["val_loss"], trainer.step(x, y, weight)])
         runs[-1].append(trainer.evaluate(x, y, weight)["loss"])
-        if weight is None:
-            runs[-1].append(history["loss"])
+        runs[-1].append(history["loss"])
+        batches = [(x[i:j], y[i:j]) for i, j in ((0, 9), (9, 40))]
+        if weight is not None:
+            batches = [(*b, w) for b, w in zip(batches, (weight[:9], weight[9:]), strict=True)]
+        runs[-1].append(trainer.fit(batches)["loss"])
     rtol = 1e-9 if dtype == "float64" else 1e-3
     for a, b, c in zip(*runs, strict=True):
         np.testing.assert_allclose(b, a, rtol=rtol, atol=rtol * 1e-2)
         np.testing.assert_array_equal(b, c)
+
+
+def test_the_loss_of_an_epoch_is_the_weighted_mean(rng):
+    """Over batches that weigh very differently, as `evaluate` computes it at once."""
+    x, y = rng.standard_normal((40, 6)), rng.standard_normal((40, K))
+    weight = 10.0 ** rng.integers(-3, 3, 40)
+    weight[12:24] = 0
+    model = nn.Sequential(nn.Linear(6, K), dtype="float64")
+    trainer = tw.Trainer(model, loss=mse, optimizer=optim.SGD(lr=0.0))
+    expected = pytest.approx(trainer.evaluate(x, y, weight)["loss"], rel=1e-12)
+    assert trainer.fit(x, y, batch_size=12, sample_weight=weight)["loss"][0] == expected
+    cuts = [slice(i, i + 12) for i in range(0, 40, 12)]
+    assert trainer.fit([(x[c], y[c], weight[c]) for c in cuts])["loss"][0] == expected
+
+
+def test_a_custom_loss_is_of_no_rows_no_more_than_others():
+    trainer = tw.Trainer(nn.Sequential(nn.Linear(6, K)), loss=mse, optimizer=optim.SGD(0.1))
+    nothing = np.empty((0, 6)), np.empty((0, K))
+    for call in (trainer.fit, trainer.step, trainer.evaluate, trainer.backward):
+        with pytest.raises(tw.DataError, match="no rows"):
+            call(*nothing)
 
 
 def test_a_custom_loss_gets_the_rows_of_y_as_they_are(rng):

@@ -19,6 +19,8 @@ from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
 #: Precisions that split the numbers of products.
 _SPLIT = ("bfloat16", "bf16x3", "bf16x6")
+#: All that a trainer can have.
+PRECISIONS = ("float32", "float64", *_SPLIT)
 
 _WHEN_MADE = "it is fixed when a trainer is made: Trainer(..., {})"
 
@@ -85,9 +87,7 @@ class TrainerBase(Guided):
         loss = loss_of(loss)
         _expect("optimizer", optimizer, Optimizer, "optim.AdamW(lr=1e-3)", "optim")
         self._precision = (
-            None
-            if precision is None
-            else _checks.one_of("precision", precision, ("float32", "float64", *_SPLIT))
+            None if precision is None else _checks.one_of("precision", precision, PRECISIONS)
         )
         if precision in ("float32", "float64") and precision != model.dtype.name:
             raise UnsupportedError(

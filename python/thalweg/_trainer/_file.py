@@ -4,12 +4,13 @@ import copy
 import os
 from typing import Any, Self
 
-from thalweg import _core, _safetensors, _spec, optim
+from thalweg import _arrays, _checks, _core, _safetensors, _spec, optim
+from thalweg._arrays import Array
 from thalweg._history import History
-from thalweg._trainer._base import TrainerBase
-from thalweg.errors import DataError, ThalwegError
+from thalweg._trainer._base import PRECISIONS, TrainerBase
+from thalweg.errors import DataError
 from thalweg.nn import Sequential, _losses
-from thalweg.optim import Optimizer
+from thalweg.optim._optimizer import NOT_KEPT
 
 
 class Resumable(TrainerBase):
@@ -35,6 +36,8 @@ class Resumable(TrainerBase):
             If the file cannot be written.
         UnsupportedError
             If something in it is a function, or a class, of the user's own.
+        DivergedError
+            If a number of model or optimizer is infinite or NaN. No file is changed then.
         """
         _safetensors.save(path, *self._content())
 
@@ -43,6 +46,7 @@ class Resumable(TrainerBase):
         import json
 
         spec, state = self._description(), self._optimizer.state_dict()
+        self._optimizer._check_finite(state["arrays"], NOT_KEPT)
         arrays = {f"optimizer.{name}": array for name, array in state.pop("arrays").items()}
         if (average := self._core.average()) is not None:
             arrays["optimizer.average"], state["averaged"] = average
@@ -54,7 +58,7 @@ class Resumable(TrainerBase):
             "thalweg": json.dumps(self._model._description()),
             "thalweg.trainer": json.dumps(mine),
         }
-        return self._model.state_dict() | arrays, text
+        return self._model._finite_state_dict() | arrays, text
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, precision: str | None = None) -> Self:
@@ -78,11 +82,15 @@ class Resumable(TrainerBase):
             If the file cannot be read.
         DataError
             If it is not a whole file of that kind.
+        ArgumentError
+            If the precision is another one.
         UnsupportedError
             If a later version of thalweg wrote it, or this machine does not have the precision.
         """
         import json
 
+        if precision is not None:
+            _checks.one_of("precision", precision, PRECISIONS)
         arrays, text = _safetensors.load(path)
         if "thalweg.trainer" not in text:
             raise DataError(
@@ -95,37 +103,37 @@ class Resumable(TrainerBase):
         }
         # A strategy of continual learning puts arrays of its own beside these.
         arrays = {n: array for n, array in arrays.items() if not n.startswith("strategy.")}
-        try:
+        with _safetensors.whole(path):
             model = Sequential._from_description(json.loads(text["thalweg"]))
             saved = json.loads(text["thalweg.trainer"])
             spec = _spec.rebuild(saved["spec"], _spec.classes(_losses, optim, optim.schedules))
-            state = saved["optimizer_state"]
+            state, counts = saved["optimizer_state"], saved["counts"]
+            _check_counts(counts)
+
+            def taken(name: str) -> Array:
+                array = of_optimizer.pop(name)
+                return _arrays.flat(array, model.dtype, model.num_parameters, name)
+
             average = None
             if "averaged" in state:
-                average = of_optimizer.pop("average"), state.pop("averaged")
+                average = taken("average"), _checks.integer("averaged", state.pop("averaged"), 0)
             penalty = None
             if "penalty" in state:
-                pulls = of_optimizer.pop("importance"), of_optimizer.pop("anchor")
-                penalty = (*pulls, state.pop("penalty"))
+                strength = _checks.real("penalty", state.pop("penalty"))
+                penalty = taken("importance"), taken("anchor"), strength
             state["arrays"] = of_optimizer
             model.load_state_dict(arrays)
             if precision is not None:
                 spec["precision"] = precision
-            return cls(model, **spec)._continue(state, saved["counts"], average, penalty)
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, ThalwegError):
-                raise
-            raise DataError(f"{os.fspath(path)!r} is a damaged file: {error!r}") from None
+            return cls(model, **spec)._continue(state, counts, average, penalty)
 
     def __reduce__(self) -> Any:
-        # Also what `copy.deepcopy` uses. The model is given as it is: whatever else holds it then
-        # has the same one afterwards.
-        spec = self._description()
-        optimizer = _Recipe(spec.pop("optimizer"))
+        # Also what `copy.deepcopy` uses. Model and optimizer are given as they are: whatever else
+        # holds them then has the same ones afterwards.
         core = self._core
         penalty = core.penalty() if isinstance(core, _core.Trainer) else None
-        state = self._optimizer.state_dict(), self._counts(), core.average(), penalty
-        return _again, (type(self), self._model, spec, optimizer, state)
+        state = {**self._counts(), "groups": []}, core.average(), penalty  # the optimizer has them
+        return _again, (type(self), self._model, self._description(), state)
 
     def __copy__(self) -> Self:
         return self.copy()
@@ -138,10 +146,16 @@ class Resumable(TrainerBase):
         Trainer
             What happens to either does not concern the other. Gradients gathered for an update to
             come are left out. `copy.deepcopy` does the same, and pickles hold the same.
+
+        Raises
+        ------
+        DivergedError
+            If a number of model or optimizer is infinite or NaN.
         """
-        make, (kind, model, *others, (optimizer_state, counts, *more)) = self.__reduce__()
-        state = optimizer_state, copy.deepcopy(counts), *more
-        return make(kind, copy.deepcopy(model), *others, state)  # type: ignore[no-any-return]
+        # Loss and schedule stay the same: nothing changes them, and a user's may hold much.
+        make, (kind, model, spec, (counts, *more)) = self.__reduce__()
+        model, spec["optimizer"] = copy.deepcopy((model, self._optimizer))
+        return make(kind, model, spec, (copy.deepcopy(counts), *more))  # type: ignore[no-any-return]
 
     def _description(self) -> dict[str, Any]:
         """Give the arguments that make this trainer, besides the model."""
@@ -188,7 +202,7 @@ class Resumable(TrainerBase):
 
     def _continue(
         self,
-        optimizer_state: dict[str, Any],
+        optimizer_state: dict[str, Any] | None,
         counts: dict[str, Any],
         average: tuple[Any, int] | None,
         penalty: tuple[Any, Any, float] | None,
@@ -200,7 +214,8 @@ class Resumable(TrainerBase):
             self._core.set_penalty(penalty)
         for group in counts["groups"]:
             self._optimizer.add_group(**group)
-        self._optimizer.load_state_dict(optimizer_state, self._model)
+        if optimizer_state is not None:  # else the optimizer was one already
+            self._optimizer.load_state_dict(optimizer_state, self._model)
         self._base_lr = counts["base_lr"]
         if self._rates is not None:
             self._rates.base = self._base_lr
@@ -210,27 +225,17 @@ class Resumable(TrainerBase):
         return self
 
 
-class _Recipe:
-    """How an optimizer was made; what it has become since is in its state."""
-
-    def __init__(self, optimizer: Optimizer) -> None:
-        self.kind = type(optimizer)
-        self.arguments = {  # one of which may be another optimizer
-            name: _Recipe(value) if isinstance(value, Optimizer) else value
-            for name, value in optimizer._arguments.items()
-        }
-
-    def follow(self) -> Optimizer:
-        """Make another one."""
-        made: dict[str, Any] = {
-            name: value.follow() if isinstance(value, _Recipe) else value
-            for name, value in self.arguments.items()
-        }
-        return self.kind(**made)
+def _check_counts(counts: dict[str, Any]) -> None:
+    """Raise if counts that a file holds are none."""
+    _checks.integer("epochs", counts["epochs"], 0)
+    _checks.real("base_lr", counts["base_lr"], 0)
+    plateau = [value for value in counts["plateau"].values() if value is not None]
+    figures = {"plateau": plateau, **counts["history"]}
+    for name, values in figures.items():  # which may be NaN: the accuracy of no rows, for instance
+        if not all(isinstance(value, (int, float)) for value in values):
+            raise DataError(f"{name} must hold numbers; got {values!r}")
 
 
-def _again(
-    kind: type[Any], model: Sequential, spec: dict[str, Any], optimizer: _Recipe, state: Any
-) -> Any:
+def _again(kind: type[Any], model: Sequential, spec: dict[str, Any], state: Any) -> Any:
     """Make the trainer that was pickled or copied."""
-    return kind(model, optimizer=optimizer.follow(), **spec)._continue(*state)
+    return kind(model, **spec)._continue(None, *state)

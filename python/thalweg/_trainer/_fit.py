@@ -1,7 +1,9 @@
 """How a trainer trains: a step, a fit, gradients alone; and how it evaluates."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 from thalweg import _arrays, _checks, _core, _habits
@@ -69,7 +71,8 @@ class Fitting(TrainerBase):
         Notes
         -----
         An update that makes a parameter infinite, which takes a huge learning rate, is noticed by
-        the next step; `fit` looks at the end of each epoch, and can go back.
+        the next step, and squares of gradients that overflow in the optimizer by `save`; `fit`
+        looks at both at the end of each epoch, and can go back.
 
         C-contiguous arrays of the model's dtype (weights too, and int64 labels) are read in place.
         C-contiguous uint8, float16, float32 and float64 samples are converted by the core, a batch
@@ -171,8 +174,8 @@ class Fitting(TrainerBase):
         UnsupportedError
             For ``lr="auto"``, where `curvature.max_stable_lr` is not there.
         DivergedError
-            If the loss becomes infinite or NaN. Model and optimizer are then as they were before
-            this call; `history` holds the epochs that ended.
+            If the loss, a parameter or a number of the optimizer becomes infinite or NaN. Model and
+            optimizer are then as they were before this call; `history` holds the epochs that ended.
         ImportError
             If ``progress=True`` and tqdm is not installed.
 
@@ -191,16 +194,19 @@ class Fitting(TrainerBase):
         _callbacks.check_monitors((*callbacks, self._schedule), validation_data is not None)
         vx, vy, validation_weight = self._ready_to_validate(validation_data)
         run: _core.Fit | PythonFit | StreamFit
-        if y is None and not hasattr(x, "__array__"):
-            validation = None if vx is None else (vx, vy, validation_weight)
+        if y is None:
+            from thalweg._stream import batches_of
+
+            source = batches_of(x, epochs)
             if sample_weight is not None or batch_size not in (None, 32):
                 raise ArgumentError(
                     "sample_weight and batch_size are of arrays; an iterable yields its own "
                     "batches, (x, y) or (x, y, sample_weight)"
                 )
-            run = self._stream(x, epochs, validation)
             if lr is not None:
                 raise ArgumentError("lr is of arrays; for an iterable set optimizer.lr before")
+            validation = None if vx is None else (vx, vy, validation_weight)
+            run = self._stream(x, source, epochs, validation)
             return self._run(run, epochs, callbacks, progress)
         x, y, weight = self._ready(x, y, sample_weight)
         if batch_size is None:
@@ -274,12 +280,15 @@ class Fitting(TrainerBase):
             self._rates = Rates(self._rates.schedule, self._base_lr)
 
     def _stream(
-        self, x: Any, epochs: int, validation: tuple[Samples, Any, Array | None] | None
+        self,
+        x: Any,
+        source: Callable[[], Iterable[Any]],
+        epochs: int,
+        validation: tuple[Samples, Any, Array | None] | None,
     ) -> "StreamFit":
-        """Begin a fit to batches that come from an iterable."""
-        from thalweg._stream import StreamFit, batches_of
+        """Begin a fit to batches that come from an iterable, x."""
+        from thalweg._stream import StreamFit
 
-        source = batches_of(x, epochs)
         if isinstance(self._core, FullBatchTrainer):
             raise UnsupportedError(
                 f"{type(self._optimizer).__name__} takes all samples at once, since gradients of "
@@ -335,25 +344,29 @@ class Fitting(TrainerBase):
             max_epochs = 1 if watch.epochs else None
             max_seconds = _REFRESH if progress else None
             max_batches = 1 if watch.steps else None
+            slices = [max_epochs], [max_seconds], [max_batches]
             before, restored = (self._epochs, dict(self._plateau)), False
+            ended: deque[tuple[Any, ...]] = deque()  # what nobody has taken note of yet
             try:
                 while not (stop or run.done):
                     try:
-                        ended = [_record(e) for e in run.run(max_epochs, max_seconds, max_batches)]
+                        # One call from here: Ctrl-C cannot come between the end of an epoch and
+                        # its place in `ended`.
+                        ended.extend(chain.from_iterable(map(run.run, *slices)))
                     except Exception as error:
                         restored = True  # model and optimizer are as they were
                         if isinstance(error, DivergedError):
                             watch.diverged(error)
                         raise
-                    stop = watch.step(run, ended) if watch.steps else False
-                    for record in ended:
-                        self._ended(record)
-                        stop = watch.epoch(record) or stop
+                    stop = watch.step(run, bool(ended)) if watch.steps else False
+                    while ended:
+                        stop = watch.epoch(self._take_note(ended, before[0])) or stop
                     if bar is not None:
                         bar.update(self._history)
             finally:  # Ctrl-C and errors leave epochs that ended and that nobody has seen yet
-                for late in run.take_ended():
-                    self._ended(_record(late))
+                ended.extend(run.take_ended())
+                while ended:
+                    self._take_note(ended, before[0])
                 self._core.forget()
                 if restored:
                     self._epochs, self._plateau = before
@@ -367,8 +380,7 @@ class Fitting(TrainerBase):
         if self._fitting:
             raise UnsupportedError(
                 "this trainer is in a fit already, which ends first: a callback can use "
-                "trainer.step or trainer.copy().fit, and thalweg.train_many fits several trainers "
-                "at once"
+                "trainer.copy().fit, and thalweg.train_many fits several trainers at once"
             )
         self._fitting = True
         try:
@@ -376,13 +388,22 @@ class Fitting(TrainerBase):
         finally:
             self._fitting = False
 
-    def _ended(self, record: dict[str, float]) -> None:
-        """Take note of an epoch."""
+    def _take_note(self, ended: deque[tuple[Any, ...]], before: int) -> dict[str, float]:
+        """Take note of the first of the epochs that ended, after so many `before` this fit.
+
+        Ctrl-C may come at any place: up to `popleft` all can be done once more.
+        """
+        record: dict[str, float] = _record(ended[0])
+        number = int(record["epoch"])
+        for figures in self._history.values():
+            del figures[number - 1 :]
         self._history.append(record)
-        self._epochs += 1
+        self._epochs = before + number
+        ended.popleft()
         if isinstance(self._schedule, ReduceLROnPlateau):
             figure = _callbacks.monitored(record, self._schedule.monitor, "ReduceLROnPlateau")
             self._optimizer.lr = self._schedule.update(self._plateau, figure, self._optimizer.lr)
+        return record
 
     def backward(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Compute the loss of a batch and its gradients, and leave the update to you.

@@ -4,27 +4,32 @@
 given the model where PyTorch is given its parameters.
 """
 
+import math
+import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from thalweg import _arrays, _checks
+from thalweg import _arrays, _checks, _core
 from thalweg._habits import named
 from thalweg.errors import ArgumentError, DataError
 from thalweg.nn._sequential import Sequential
+from thalweg.nn._sequential._base import dtype_name
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "quantile_edges"]
 
 
-def clip_grad_norm_(model: Sequential, max_norm: float) -> float:
+def clip_grad_norm_(model: Sequential | Iterable[Sequential], max_norm: float) -> float:
     r"""Scale all gradients of a model down together, so that their norm is at most `max_norm`.
 
     .. math:: g \leftarrow g\,\min\!\left(1, \frac{c}{\lVert g \rVert + 10^{-6}}\right)
 
     Parameters
     ----------
-    model : Sequential
-        Its `flat_gradients` are changed in place.
+    model : Sequential or iterable of Sequential
+        Its `flat_gradients` are changed in place. Of several, an actor and a critic for instance,
+        the norm is that of all their gradients together.
     max_norm : float
         The largest Euclidean norm `c`, above 0.
 
@@ -36,7 +41,7 @@ def clip_grad_norm_(model: Sequential, max_norm: float) -> float:
     Raises
     ------
     ArgumentError
-        If `max_norm` is not such a number, or `model` is none.
+        If `max_norm` is not such a number, something is no model, or a model is there twice.
     DataError
         If a gradient is NaN or infinite; nothing is changed then.
 
@@ -56,16 +61,23 @@ def clip_grad_norm_(model: Sequential, max_norm: float) -> float:
     array([0.6, 0.8])
     """
     limit = _checks.real("max_norm", max_norm, 0, closed="()")
-    _expect_model(model)
-    return model._core.clip_gradients(limit, None)
+    cores = _cores(model)
+    if len(cores) == 1:
+        return cores[0].clip_gradients(limit, None)
+    norms = _norms(cores)
+    total = math.hypot(*norms)
+    for core, norm in zip(cores, norms, strict=True):
+        # That limit of its own by which the formula scales it as all are to be scaled.
+        core.clip_gradients(limit * ((norm + 1e-6) / (total + 1e-6)), None)
+    return total
 
 
-def clip_grad_value_(model: Sequential, clip_value: float) -> None:
+def clip_grad_value_(model: Sequential | Iterable[Sequential], clip_value: float) -> None:
     r"""Keep each gradient of a model between minus and plus `clip_value`.
 
     Parameters
     ----------
-    model : Sequential
+    model : Sequential or iterable of Sequential
         Its `flat_gradients` are changed in place.
     clip_value : float
         The largest size, above 0.
@@ -73,23 +85,46 @@ def clip_grad_value_(model: Sequential, clip_value: float) -> None:
     Raises
     ------
     ArgumentError
-        If `clip_value` is not such a number, or `model` is none.
+        If `clip_value` is not such a number, something is no model, or a model is there twice.
     DataError
         If a gradient is NaN or infinite; nothing is changed then.
     """
     limit = _checks.real("clip_value", clip_value, 0, closed="()")
-    _expect_model(model)
-    model._core.clip_gradients(None, limit)
+    cores = _cores(model)
+    _norms(cores)
+    for core in cores:
+        core.clip_gradients(None, limit)
 
 
-def _expect_model(model: Any) -> None:
-    if not isinstance(model, Sequential):
-        raise ArgumentError(
-            f"model must be an nn.Sequential, whose flat_gradients are clipped; got {named(model)}"
-        )
+def _cores(model: Any) -> list[_core.Model]:
+    """Give what has the gradients of a model, or of several."""
+    several = isinstance(model, Iterable) and not isinstance(model, Sequential)
+    models = list(model) if several else [model]
+    for index, one in enumerate(models):
+        if not isinstance(one, Sequential):
+            place = f", which holds {named(one)}" if several else ""
+            raise ArgumentError(
+                "model must be an nn.Sequential, whose flat_gradients are clipped, or several; "
+                f"got {named(model)}{place}"
+            )
+        if any(one is other for other in models[:index]):
+            raise ArgumentError(f"model[{index}] is there twice: its gradients would count twice")
+    return [one._core for one in models]
 
 
-def quantile_edges(column: Any, pieces: int = 16) -> list[float]:
+def _norms(cores: list[_core.Model]) -> list[float]:
+    """Give the norm of each one's gradients, all of which must be finite."""
+    norms = []
+    for index, core in enumerate(cores):
+        try:  # a limit that is never reached
+            norms.append(core.clip_gradients(sys.float_info.max, None))
+        except DataError as error:
+            place = f"model[{index}]: " if len(cores) > 1 else ""
+            raise DataError(f"{place}{error}") from None
+    return norms
+
+
+def quantile_edges(column: Any, pieces: int = 16, *, dtype: str = "float32") -> list[float]:
     r"""Cut the range of a column where pieces hold equally many samples.
 
     Parameters
@@ -98,6 +133,8 @@ def quantile_edges(column: Any, pieces: int = 16) -> list[float]:
         Numbers of the training data, at least two different ones.
     pieces : int, default 16
         How many. Where many samples have the same value, quantiles coincide, and there are fewer.
+    dtype : {"float32", "float64"}, keyword only
+        That of the model, to which edges are rounded: ones that are equal then make no piece.
 
     Returns
     -------
@@ -107,9 +144,10 @@ def quantile_edges(column: Any, pieces: int = 16) -> list[float]:
     Raises
     ------
     ArgumentError
-        If `pieces` is below 1.
+        If `pieces` is below 1, or `dtype` another one.
     DtypeError, DataError
-        If the column is not one of finite numbers, or all are equal.
+        If the column is not one of finite numbers, a number is too large for `dtype`, or all are
+        equal in it.
 
     Examples
     --------
@@ -129,9 +167,15 @@ def quantile_edges(column: Any, pieces: int = 16) -> list[float]:
             f"column must hold finite numbers, one for each sample; got shape {values.shape}"
             f" with {np.count_nonzero(~np.isfinite(values))} that are not finite"
         )
-    # As float32, which is what most models round them to: equal ones make no piece.
+    name = dtype_name(dtype)
+    _arrays.as_dtype(values, np.dtype(name), "column")  # raises if one is too large
     quantiles = np.quantile(values, np.linspace(0, 1, count + 1)) if values.size else values
-    edges = np.unique(quantiles.astype(np.float32)).astype(np.float64)
+    edges = np.unique(quantiles.astype(name))
     if len(edges) < 2:
-        raise DataError(f"all {values.size} numbers of the column are equal: there are no pieces")
+        text = f"all {values.size} numbers of the column are equal"
+        if values.size and values.min() < values.max():
+            text += f" in {name}: subtract an offset that they have in common"
+            text += ', or use dtype="float64", here and for the model' if name == "float32" else ""
+            raise DataError(text)
+        raise DataError(f"{text}: there are no pieces")
     return [float(edge) for edge in edges]

@@ -93,6 +93,9 @@ class FullBatchOptimizer(Optimizer, ABC):
             )
         self._owner = model
 
+    def _bound_to(self) -> Sequential | None:
+        return self._owner
+
     @abstractmethod
     def _search(self, problem: Problem) -> Progress:
         """Find better parameters. After an error nothing has changed."""

@@ -173,7 +173,8 @@ class LBFGS(FullBatchOptimizer):
         if np.abs(gradient).max() <= small_gradient:
             return Progress(first, theta)
         for iteration in range(1, max_iter + 1):
-            direction = self._direction(memory, gradient)
+            with _quiet():
+                direction = self._direction(memory, gradient)
             memory.iterations += 1
             memory.direction, memory.gradient, memory.step = direction, gradient, 0.0
             step = lr
@@ -186,7 +187,9 @@ class LBFGS(FullBatchOptimizer):
             size = float(np.abs(direction).max())
 
             def along(t: float, origin: Array = theta, direction: Array = direction) -> Point:
-                value, slope = problem.gradient(origin + t * direction)
+                with _quiet():  # no finite loss is there then
+                    place = origin + t * direction
+                value, slope = problem.gradient(place)
                 return Point(t, value, np.inf if slope is None else _dot(slope, direction), slope)
 
             count = 0
@@ -264,6 +267,11 @@ class LBFGS(FullBatchOptimizer):
         )  # fmt: skip
 
 
+def _quiet() -> np.errstate:
+    """Let badly scaled data overflow without a warning: what is infinite then is looked for."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
 class _Closure:
     """A `Problem` of a closure that computes the loss at the model's parameters."""
 
@@ -295,4 +303,5 @@ def _sum(x: Array) -> float:
 
 
 def _dot(a: Array, b: Array) -> float:
-    return _sum(a * b)
+    with _quiet():
+        return _sum(a * b)

@@ -9,7 +9,7 @@ import numpy as np
 from thalweg import _arrays, _checks, _core
 from thalweg._arrays import Array
 from thalweg._habits import Guided, argument_names, named, refuse_unknown
-from thalweg.errors import ArgumentError
+from thalweg.errors import ArgumentError, DivergedError
 from thalweg.nn import Sequential, _names
 from thalweg.optim import _given
 from thalweg.optim._arguments import CHECKS, Checks, non_negative
@@ -22,7 +22,8 @@ class Optimizer(Guided):
     """Base of all optimizers.
 
     An optimizer belongs to the first model that it steps, by hand or in a `thalweg.Trainer`: its
-    averages are that model's. Using it with another model is an error.
+    averages are that model's. Using it with another model is an error. Copies and pickles of what
+    holds both, by `copy.deepcopy` for instance, hold a model and an optimizer that belongs to it.
     """
 
     _elsewhere: ClassVar[Mapping[str, str]] = {
@@ -80,6 +81,8 @@ class Optimizer(Guided):
         #: What the core was told of each group; and names that it has for others of a model's.
         self._told: list[tuple[str, dict[str, float | bool | str], float, bool]] = []
         self._renamed: Sequential | None = None
+        #: Models that it was shown, of which it may belong to one.
+        self._met: list[Sequential] = []
 
     def add_group(
         self,
@@ -114,7 +117,8 @@ class Optimizer(Guided):
         ------
         ArgumentError
             If an option is outside its range, or the pattern matches no parameter; the latter is
-            found out when the optimizer is first used, unless it has been.
+            found out when a trainer is made of the optimizer, or at its first step by hand, unless
+            there is a model already.
 
         Examples
         --------
@@ -168,7 +172,17 @@ class Optimizer(Guided):
             core.add_group(name, self._kind, options, lr_scale, frozen)
 
     def _meet(self, model: Sequential) -> None:
-        """Before a first step: let groups be those of the names that the model's users know."""
+        """Before a first step: let groups be those of the names that the model's users know.
+
+        Raises
+        ------
+        ArgumentError
+            If a group's pattern matches no name.
+        """
+        for group in self._groups:
+            _names.of_core(model, group["pattern"])  # raises
+        if model not in self._met:
+            self._met.append(model)
         if not model._renamed or self._renamed is not None:
             return
         self._renamed = model
@@ -222,7 +236,7 @@ class Optimizer(Guided):
         """
         if not isinstance(model, Sequential):
             raise ArgumentError(f"step takes the model, an nn.Sequential; got {named(model)}")
-        if model._renamed:
+        if model not in self._met:
             self._meet(model)
         self._core.step(model._core)
 
@@ -294,12 +308,27 @@ class Optimizer(Guided):
         self._meet(model)
         self._set_state(model, lr, steps, scalars, arrays)
 
+    def _bound_to(self) -> Sequential | None:
+        """Give the model that this optimizer belongs to, if it does to one already."""
+        return next((m for m in self._met if self._core.belongs(m._core)), None)
+
     def _fresh(self) -> "Optimizer":
         """Make another one, without groups and before its first step."""
         return type(self)(**self._arguments)
 
     def _state(self) -> tuple[int, dict[str, float], dict[str, Array]]:
         return self._core.state()
+
+    def _check_finite(self, arrays: Mapping[str, Array], then: str) -> None:
+        """Raise `DivergedError` if an array of the state is not finite; `then` ends its text."""
+        for name, array in arrays.items():
+            if found := _arrays.not_finite(array, f"the optimizer's {name}"):
+                wider = "" if array.dtype == np.float64 else ', or use dtype="float64"'
+                raise DivergedError(
+                    f"{found} in step {self.steps} with lr={self.lr}: gradients are too large, and "
+                    "their squares more so; standardize inputs and targets, clip gradients"
+                    f"{wider}. {then}"
+                )
 
     def _set_state(
         self,
@@ -319,11 +348,36 @@ class Optimizer(Guided):
         return text
 
     def __reduce__(self) -> Any:
-        raise TypeError(
-            "an optimizer belongs to a model and cannot be pickled or copied alone; "
-            "save optimizer.state_dict()"
-        )
+        # Also what `copy.deepcopy` uses. The model is given as it is: whatever else holds it then
+        # has the same one afterwards.
+        model, state = self._bound_to(), None
+        if model is not None:
+            state = self._state()
+            self._check_finite(state[2], NOT_KEPT)
+        return _again, (type(self), self._arguments, self._groups, self.lr, model, state)
 
+
+#: What is said of a state that has overflowed and is to be saved or copied.
+NOT_KEPT = "Such a state is not saved or copied: train again, or go on from an earlier file"
 
 #: An option that the core finds itself.
 _AUTO = "auto"
+
+
+def _again(
+    kind: type[Any],
+    arguments: Mapping[str, Any],
+    groups: list[dict[str, Any]],
+    lr: float,
+    model: Sequential | None,
+    state: Any,
+) -> Any:
+    """Make the optimizer that was pickled or copied."""
+    optimizer: Optimizer = kind(**arguments)
+    for group in groups:
+        optimizer.add_group(**group)
+    optimizer._core.set_lr(lr)
+    if model is not None:
+        optimizer._meet(model)
+        optimizer._set_state(model, lr, *state)
+    return optimizer

@@ -135,5 +135,8 @@ class SAM(Optimizer):
     def _state(self) -> tuple[int, dict[str, float], dict[str, Array]]:
         return self._base._state()
 
+    def __reduce__(self) -> Any:
+        return type(self), (self._base, self._rho, self._adaptive)
+
     def __repr__(self) -> str:
         return f"SAM({self._base!r}, rho={self._rho!r}, adaptive={self._adaptive!r})"

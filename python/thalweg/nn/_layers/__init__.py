@@ -32,4 +32,4 @@ from thalweg.nn._layers._norms import RMSNorm as RMSNorm
 from thalweg.nn._layers._residual import Residual as Residual
 from thalweg.nn._layers._tables import Embedding as Embedding
 from thalweg.nn._layers._tables import TabularInput as TabularInput
-from thalweg.nn._layers._tables import check_codes as check_codes
+from thalweg.nn._layers._tables import check_tables as check_tables

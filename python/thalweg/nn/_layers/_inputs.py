@@ -1,5 +1,6 @@
 """Layers for inputs that are not plain numbers, or of which few say much."""
 
+import math
 from typing import Any
 
 import numpy.typing as npt
@@ -32,7 +33,7 @@ class Flatten(Activation):
 
     def _as_rows(self, x: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
         """Make rows of what is given to a model that begins with this layer."""
-        return x.reshape(len(x), -1) if x.ndim > 2 else x
+        return x.reshape(len(x), math.prod(x.shape[1:])) if x.ndim > 2 else x
 
 
 @description

@@ -42,8 +42,8 @@ class TabularInput(Layer):
     Raises
     ------
     ArgumentError
-        If there is no such column, a number is below 1, edges do not rise (as float32), or a column
-        is in both; from `Sequential`, if it is not the first layer.
+        If there is no such column, a number is below 1, edges do not rise, or a column is in both;
+        from `Sequential`, if it is not the first layer, or edges do not rise in its dtype.
 
     Notes
     -----
@@ -108,11 +108,8 @@ class TabularInput(Layer):
                 raise ArgumentError(f"{what}: this column is there already")
             edges = _checks.sequence(what, edges)
             edges = tuple(_checks.real(f"{what}[{i}]", edge) for i, edge in enumerate(edges))
-            rounded = np.array(edges, np.float32)
-            if len(edges) < 2 or not (np.diff(rounded) > 0).all():
-                raise ArgumentError(
-                    f"{what} must be at least 2 edges that rise, as float32; got {list(edges)}"
-                )
+            if len(edges) < 2 or not (np.diff(edges) > 0).all():
+                raise ArgumentError(f"{what} must be at least 2 edges that rise; got {list(edges)}")
             checked[column] = edges
         object.__setattr__(self, "pieces", tuple(sorted(checked.items())))
 
@@ -226,8 +223,8 @@ class Embedding(Layer):
         return x
 
 
-def check_codes(layers: Iterable[Layer], dtype: np.dtype[Any]) -> None:
-    """Raise if layers of codes stand elsewhere than first, or `dtype` has too few whole numbers."""
+def check_tables(layers: Iterable[Layer], dtype: np.dtype[Any]) -> None:
+    """Raise if layers of codes stand elsewhere than first, or `dtype` has too few numbers."""
     for index, layer in enumerate(layers):
         if isinstance(layer, Embedding) and index > 0:
             raise ArgumentError(
@@ -243,6 +240,15 @@ def check_codes(layers: Iterable[Layer], dtype: np.dtype[Any]) -> None:
                     f"layer {index} ({type(layer).__name__}): column {column} has {codes} codes, "
                     f"but {dtype} tells only {most} whole numbers apart; use a model with "
                     'dtype="float64"'
+                )
+        for column, edges in table.pieces:
+            with np.errstate(over="ignore"):
+                rounded = np.array(edges, dtype)
+            if not np.isfinite(rounded).all() or not (np.diff(rounded) > 0).all():
+                raise ArgumentError(
+                    f"layer {index} ({type(layer).__name__}): pieces[{column}] must be finite "
+                    f"edges that rise in {dtype}, the model's dtype; got {list(edges)}: scale the "
+                    'column, subtract an offset, or use a model with dtype="float64"'
                 )
 
 

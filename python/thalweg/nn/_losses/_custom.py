@@ -32,8 +32,8 @@ class CustomLoss(Loss):
         dtype, which may be overwritten; `target` holds the rows of `y` that belong to it, as they
         are. With ``sample_weight`` it is called as ``function(output, target, weight)``, and what
         becomes of the weights is its own affair. Any mean over the batch is too; the loss of an
-        epoch is the mean of its batches', by their numbers of rows. `gradcheck` tells whether the
-        gradient is that of the loss.
+        epoch is the mean of its batches', by their numbers of rows or the sums of their weights.
+        `gradcheck` tells whether the gradient is that of the loss.
 
     Raises
     ------

@@ -57,7 +57,7 @@ class SequentialBase(Guided):
         self._layers = layers
         self._dtype = np.dtype(dtype_name(dtype))
         self._seed = _checks.integer("seed", seed, 0, 2**64 - 1)
-        _layers.check_codes(layers, self._dtype)
+        _layers.check_tables(layers, self._dtype)
         #: The first layer, if it makes rows of what need not be such.
         self._shaper: _layers.Flatten | _layers.Embedding | None = None
         if layers and isinstance(layers[0], (_layers.Flatten, _layers.Embedding)):

@@ -6,7 +6,7 @@ import numpy as np
 
 from thalweg import _arrays, _checks
 from thalweg._arrays import Array
-from thalweg.errors import ShapeError
+from thalweg.errors import DataError, ShapeError
 from thalweg.nn._sequential._base import SequentialBase
 
 
@@ -19,7 +19,7 @@ class Calling(SequentialBase):
         Parameters
         ----------
         x : array_like, shape (n, in_features)
-            Any number of rows from 1. Booleans, integers and floats of any width and memory order
+            Any number of rows, also 0. Booleans, integers and floats of any width and memory order
             are converted to the model's dtype; an array that has that dtype and is C-contiguous is
             read in place.
 
@@ -35,12 +35,13 @@ class Calling(SequentialBase):
         # The usual case takes no detour: this call is made thousands of times a second.
         try:
             y = self._predict(x)
-        except ShapeError:
-            self._samples(x, "x")  # the first layer may know better what is wrong
-            raise
+        except (ShapeError, DataError):
+            rows = self._samples(x, "x")  # the first layer may know better what is wrong
+            if rows.shape != (0, self.in_features):
+                raise
+            return np.empty((0, self.out_features), self._dtype)
         if y is None:
-            y = self._predict(self._samples(x, "x"))
-            assert y is not None  # it is ready now
+            y = self(self._samples(x, "x"))  # ready now
         return y
 
     def forward(self, x: Any, training: bool = True) -> Array:

@@ -78,7 +78,7 @@ class Copied(Parameters):
         Raises
         ------
         ArgumentError
-            If the dtype is another one.
+            If the dtype is another one, or edges of a `TabularInput` do not rise in it.
         DataError
             If a parameter is too large for float32.
         """

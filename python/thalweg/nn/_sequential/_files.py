@@ -3,8 +3,9 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from thalweg import _safetensors, _spec
-from thalweg.errors import DataError, UnsupportedError
+from thalweg import _arrays, _safetensors, _spec
+from thalweg._arrays import Array
+from thalweg.errors import DataError, DivergedError, UnsupportedError
 from thalweg.nn import _layers
 from thalweg.nn._layers import Layer
 from thalweg.nn._sequential._base import MINE, SequentialBase, plain
@@ -35,6 +36,9 @@ class Kept(Parameters):
             If the file cannot be written.
         UnsupportedError
             If a layer is not one of thalweg's.
+        DivergedError
+            If a number is infinite or NaN, which a learning rate that is too large can do. No file
+            is changed then.
 
         Notes
         -----
@@ -43,7 +47,8 @@ class Kept(Parameters):
         """
         import json
 
-        _safetensors.save(path, self.state_dict(), {"thalweg": json.dumps(self._description())})
+        arrays, text = self._finite_state_dict(), json.dumps(self._description())
+        _safetensors.save(path, arrays, {"thalweg": text})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Sequential":
@@ -64,7 +69,7 @@ class Kept(Parameters):
         OSError
             If the file cannot be read.
         DataError
-            If it is not a whole safetensors file, or holds no model of thalweg's.
+            If it is not a whole safetensors file, holds no model of thalweg's, or is damaged.
         UnsupportedError
             If a later version of thalweg wrote it.
 
@@ -85,11 +90,23 @@ class Kept(Parameters):
                 f"{os.fspath(path)!r} does not say which layers its arrays belong to; make the "
                 "model and give the arrays to load_state_dict"
             )
-        model = cls._from_description(json.loads(text["thalweg"]))
         # Trainers and strategies put arrays of theirs beside the model's.
         others = ("optimizer.", "strategy.")
-        model.load_state_dict({n: a for n, a in arrays.items() if not n.startswith(others)})
+        with _safetensors.whole(path):
+            model = cls._from_description(json.loads(text["thalweg"]))
+            model.load_state_dict({n: a for n, a in arrays.items() if not n.startswith(others)})
         return model
+
+    def _finite_state_dict(self) -> dict[str, Array]:
+        """Give the arrays to be kept; `DivergedError` if one would not be accepted again."""
+        arrays = self.state_dict()
+        for name, array in arrays.items():
+            if found := _arrays.not_finite(array, name):
+                raise DivergedError(
+                    f"{found}: training has diverged, and such a model is not saved or copied; "
+                    "train again with a smaller learning rate, or go on from an earlier file"
+                )
+        return arrays
 
     def _description(self) -> dict[str, Any]:
         """Describe this model without its numbers, as plain data."""
@@ -121,6 +138,7 @@ class Kept(Parameters):
 
     def __getstate__(self) -> dict[str, Any]:
         # Used by pickle and by copy.deepcopy. Gradients are left out: they belong to a batch.
+        self._finite_state_dict()
         return {
             "version": _STATE_VERSION,
             "layers": self._layers,

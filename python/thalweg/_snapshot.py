@@ -1,0 +1,70 @@
+"""What fits whose loop is Python's go back to, and what they must not end an epoch with."""
+
+from typing import Protocol
+
+from thalweg import _arrays
+from thalweg._arrays import Array
+from thalweg.errors import DivergedError
+from thalweg.nn import Sequential
+from thalweg.optim import Optimizer
+
+_AS_BEFORE = "Weights and optimizer are as they were before this call"
+
+
+class Averaging(Protocol):
+    """What a snapshot needs of a trainer's core."""
+
+    def forget(self) -> None:
+        """Forget gradients that wait for an update."""
+
+    def average(self) -> tuple[Array, int] | None:
+        """Averaged parameters and of how many they are, if there is an average."""
+
+    def set_average(self, values: Array, count: int) -> None:
+        """Set the average."""
+
+
+class Snapshot:
+    """Model, optimizer and average as they are before a fit.
+
+    What an interrupted fit left behind, gradients that wait for an update, is not of this one and
+    forgotten. `restore` runs while an error is on its way, and raises none of its own: the state of
+    the optimizer goes back as it was, overflowed or not, and parameters were finite.
+
+    Raises
+    ------
+    DivergedError
+        If parameters are not finite, which no step could change.
+    """
+
+    def __init__(self, core: Averaging, model: Sequential, optimizer: Optimizer) -> None:
+        inner = model._core
+        self._core, self._model, self._optimizer = core, model, optimizer
+        self._before = inner.parameters(), inner.averages(), inner.passes()
+        if found := _arrays.not_finite(self._before[0], "flat_parameters"):
+            raise DivergedError(
+                f"{found} before the first step: a learning rate or gradients were too large. Set "
+                "weights that are finite, those of an earlier file for instance"
+            )
+        core.forget()
+        self._lr, self._state, self._average = optimizer.lr, optimizer._state(), core.average()
+
+    def restore(self) -> None:
+        """Make all as it was."""
+        inner, (parameters, averages, passes) = self._model._core, self._before
+        inner.set_parameters(parameters)
+        inner.set_averages(averages)
+        inner.set_passes(passes)
+        self._optimizer._set_state(self._model, self._lr, *self._state)
+        if self._average is not None:
+            self._core.set_average(*self._average)
+
+    def check(self) -> None:
+        """Raise `DivergedError` if an update has left a number that is not finite."""
+        optimizer = self._optimizer
+        if _arrays.not_finite(self._model._core.parameters(), "flat_parameters"):
+            raise DivergedError(
+                f"the weights became infinite after {optimizer.steps} steps with "
+                f"lr={optimizer.lr}: the learning rate is too large. {_AS_BEFORE}"
+            )
+        optimizer._check_finite(optimizer._state()[2], _AS_BEFORE)
