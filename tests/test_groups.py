@@ -98,6 +98,33 @@ def test_what_is_frozen_stays(pattern, options, batch):
         assert (values == before[name]).all() == frozen, name
 
 
+@pytest.mark.parametrize("rows", [30, 700])  # of which the second step goes in shards, or in blocks
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.BatchNorm1d])
+def test_layers_behind_frozen_ones_learn_as_if_they_were_alone(norm, rows, rng):
+    """Nothing goes back through the frozen ones, and nothing behind them misses it."""
+    x, y = rng.standard_normal((rows, 7)), rng.standard_normal((rows, 3))
+
+    def rest():
+        return [nn.Linear(40, 20), norm(20), nn.Tanh(), nn.Linear(20, 3)]
+
+    body = nn.Sequential(nn.Linear(7, 40), nn.Tanh(), dtype="float64", seed=1)
+    whole = nn.Sequential(nn.Linear(7, 40), nn.Tanh(), *rest(), dtype="float64", seed=2)
+    alone = nn.Sequential(*rest(), dtype="float64", seed=3)
+    whole.load_state_dict(
+        body.state_dict()
+        | {f"{int(name[0]) + 2}{name[1:]}": values for name, values in alone.state_dict().items()}
+    )
+    frozen = optim.Adam(lr=1e-2).add_group("0.*", frozen=True)
+    one = tw.Trainer(whole, loss=nn.MSELoss(), optimizer=frozen)
+    other = tw.Trainer(alone, loss=nn.MSELoss(), optimizer=optim.Adam(lr=1e-2))
+    for _ in range(5):
+        one.step(x, y)
+        other.step(body(x), y)
+    for name, values in alone.state_dict().items():
+        found = whole.state_dict()[f"{int(name[0]) + 2}{name[1:]}"]
+        np.testing.assert_allclose(found, values, rtol=1e-9, atol=1e-9)
+
+
 def test_what_is_frozen_does_not_count_for_clipping(batch):
     """The rest is clipped by its own norm."""
     limit = 0.01
@@ -134,10 +161,18 @@ def test_of_several_groups_the_last_counts_and_they_can_come_later(batch):
 
 
 def test_groups_that_make_no_sense_are_named(batch):
+    nothing = r'"2.weight"; it matches no parameter.*3\.weight'
     optimizer = optim.AdamW().add_group("2.weight", frozen=True)
-    trainer = make(optimizer)
+    with pytest.raises(tw.ArgumentError, match=nothing):  # when the trainer is made
+        make(optimizer)
+    with pytest.raises(tw.ArgumentError, match=nothing):
+        make(optim.SAM(optimizer))
+    trainer = make(optim.AdamW())
     before = trainer.model.flat_parameters
-    with pytest.raises(tw.ArgumentError, match=r'"2.weight"; it matches no parameter.*3\.weight'):
+    with pytest.raises(tw.ArgumentError, match=nothing):
+        optimizer.step(trainer.model)
+    trainer.optimizer.add_group("2.weight", frozen=True)  # too late for that
+    with pytest.raises(tw.ArgumentError, match=nothing):
         trainer.step(*batch)
     np.testing.assert_array_equal(trainer.model.flat_parameters, before)
     with pytest.raises(tw.ArgumentError, match="Rprop has no weight_decay"):

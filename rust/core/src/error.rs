@@ -134,6 +134,15 @@ pub enum Error {
         /// The number.
         value: f64,
     },
+    /// NaN or infinity in a flat vector.
+    NotFiniteAt {
+        /// The argument.
+        argument: &'static str,
+        /// Where the first such number is.
+        index: usize,
+        /// The number.
+        value: f64,
+    },
     /// The loss became NaN or infinite with finite data: training diverged.
     Diverged {
         /// The loss.
@@ -269,6 +278,13 @@ impl fmt::Display for Error {
             }
             Error::NotFinite { argument, row, column, value } => {
                 write!(f, "{argument}[{row}, {column}] is {value}; remove or replace NaN and infinity first")
+            }
+            Error::NotFiniteAt { argument: argument @ "gradients", index, value } => write!(
+                f,
+                "{argument}[{index}] is {value}: scale the data or the loss, or use a model with dtype=\"float64\""
+            ),
+            Error::NotFiniteAt { argument, index, value } => {
+                write!(f, "{argument}[{index}] is {value}; remove or replace NaN and infinity first")
             }
             Error::Diverged { loss, step, lr } => write!(
                 f,

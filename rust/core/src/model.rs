@@ -480,9 +480,9 @@ pub(crate) fn check_output<T: Element>(isa: Isa, output: &[T], width: usize) -> 
 }
 
 /// Checks that a flat vector is finite.
-fn check_flat<T: Element>(argument: &'static str, flat: &[T]) -> Result<(), Error> {
+pub(crate) fn check_flat<T: Element>(argument: &'static str, flat: &[T]) -> Result<(), Error> {
     match flat.iter().position(|x| !x.is_finite()) {
-        Some(column) => Err(Error::NotFinite { argument, row: 0, column, value: flat[column].to_f64() }),
+        Some(index) => Err(Error::NotFiniteAt { argument, index, value: flat[index].to_f64() }),
         None => Ok(()),
     }
 }

@@ -37,6 +37,7 @@ fn class_of(error: &Error) -> &'static str {
         | Error::Inactive { .. }
         | Error::Label { .. }
         | Error::NotFinite { .. }
+        | Error::NotFiniteAt { .. }
         | Error::Target { .. }
         | Error::Weight { .. }
         | Error::NothingCounts => "DataError",

@@ -46,7 +46,7 @@ use crate::gemm::pack::{Panels, pack_transposed};
 use crate::layer::Activation;
 use crate::layer::dropout::Draw;
 use crate::loss::{Goals, Objective};
-use crate::model::Model;
+use crate::model::{Model, check_flat};
 use crate::network::{Network, Norm, Over};
 use crate::parallel;
 use crate::simd::{Isa, all_finite, dispatch};
@@ -114,7 +114,7 @@ pub fn jvp<T: Element>(
 ) -> Result<(), Error> {
     let (network, isa) = (model.network(), model.isa());
     network.check_input(x.into())?;
-    check_direction(v)?;
+    check_flat("v", v)?;
     check_rows(model, x, training)?;
     let at = Weights::new(network, isa, None, T::ONE, false, |into| into.copy_from_slice(&model.params))?;
     let way = Weights::new(network, isa, None, T::ZERO, false, |into| network.import(isa, v, into))?;
@@ -154,14 +154,6 @@ pub fn jvp<T: Element>(
 
 fn too_large(what: &str) -> Error {
     Error::Mismatch(format!("{what} is not finite: v, or the weights, are too large for this precision"))
-}
-
-/// Checks that a direction is finite.
-fn check_direction<T: Element>(v: &[T]) -> Result<(), Error> {
-    match v.iter().position(|x| !x.is_finite()) {
-        Some(column) => Err(Error::NotFinite { argument: "v", row: 0, column, value: v[column].to_f64() }),
-        None => Ok(()),
-    }
 }
 
 /// Checks samples.

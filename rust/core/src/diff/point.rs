@@ -1,12 +1,12 @@
 //! Products with one matrix after another vector: what depends on the point alone is computed once.
 
-use super::{Block, Matrix, Site, Weights, check_direction, check_rows, team, too_large};
+use super::{Block, Matrix, Site, Weights, check_rows, team, too_large};
 use crate::arena::Buffer;
 use crate::element::Element;
 use crate::error::Error;
 use crate::layer::dropout::Draw;
 use crate::loss::{Goals, Objective, RowLoss, Rows, Second, Targets};
-use crate::model::Model;
+use crate::model::{Model, check_flat};
 use crate::network::Network;
 use crate::parallel;
 use crate::simd::{Op, Simd, all_finite, dispatch};
@@ -221,7 +221,7 @@ impl<T: Element> Point<T> {
     }
 
     fn times(&mut self, model: &Model<T>, task: &Task<'_, T>, v: &[T], into: &mut [T]) -> Result<(), Error> {
-        check_direction(v)?;
+        check_flat("v", v)?;
         let (mut waves, mut columns) = (std::mem::take(&mut self.waves), std::mem::take(&mut self.columns));
         let mut memory = std::mem::take(&mut self.memory);
         let site = self.site(model);

@@ -158,6 +158,13 @@ impl Network {
     pub fn encoders(&self) -> &[Encoder] {
         &self.encoders
     }
+    /// Where the tables of an encoder start.
+    pub fn tables(&self, encoder: usize) -> &[usize] {
+        match &self.encoders[encoder] {
+            Encoder::Tabular { starts, .. } => starts,
+            Encoder::Fourier { .. } => &[],
+        }
+    }
     /// The tables that the input's codes are of, if there are some.
     pub fn table(&self) -> Option<&TabularInput> {
         match self.encoders.first() {

@@ -36,10 +36,13 @@ impl<'a, T: Element> Pass<'a, T> {
                 precision => self.split_rows(delta, Side::B, precision, slots[index].delta_panels, local),
             }
         }
+        if !self.goes_beyond(index) {
+            return;
+        }
         let mut into = if index > 0 {
             self.rows_mut(slots[index - 1].delta, local, stage.inputs)
         } else {
-            let Some(gradient) = self.input_gradient else { return };
+            let gradient = self.input_gradient.expect("what is in front of the first stage");
             // SAFETY: the block's own rows.
             unsafe { gradient.mat_mut(rows.start * stage.inputs, rows.len(), stage.inputs, stage.inputs) }
         };

@@ -217,7 +217,7 @@ impl<T: Element> Job for Pass<'_, T> {
                 let wanted = match what {
                     Columns::Averages => true,
                     Columns::Statistics => self.input.is_some(),
-                    Columns::Gradients => self.goes_back(),
+                    Columns::Gradients => self.goes_back() && self.goes_beyond(*stage + 1),
                 };
                 if wanted { self.network.stages()[*stage].outputs.div_ceil(PANEL) } else { 0 }
             }
@@ -271,7 +271,7 @@ impl<'a, T: Element> Pass<'a, T> {
 
     /// Whether this pass needs an item of packing.
     fn packs(&self, item: &PanelItem) -> bool {
-        if item.forward { self.input.is_some() } else { self.goes_back() }
+        if item.forward { self.input.is_some() } else { self.goes_back() && self.goes_beyond(item.stage) }
     }
 
     /// Where a stage's weights are for a product that does not read them as they lie in the arena.
@@ -353,6 +353,23 @@ impl<'a, T: Element> Pass<'a, T> {
         self.output_gradient.is_some() || self.loss.is_some_and(|task| task.backward)
     }
 
+    /// Whether somebody wants what goes back through a stage: its input's gradient, or that of a parameter in front of
+    /// it. Nobody does where all those are frozen.
+    fn goes_beyond(&self, index: usize) -> bool {
+        if self.input_gradient.is_some() {
+            return true;
+        }
+        // Without weights, the slopes at all stages are what is wanted.
+        let Some(task) = self.weights else { return index > 0 };
+        self.network.stages()[..index].iter().any(|stage| {
+            let dense = stage.dense.map(|dense| [Some(dense.weight), dense.bias]);
+            let norm = stage.norm.map(|norm| [norm.scale, norm.shift]);
+            let tables = stage.encoder.map(|encoder| self.network.tables(encoder));
+            let blocks = dense.into_iter().chain(norm).flatten().flatten();
+            blocks.chain(tables.into_iter().flatten().copied()).any(|block| task.wants(block))
+        })
+    }
+
     /// Whether a step is a part of this pass.
     fn does(&self, step: RowStep) -> bool {
         match step {
@@ -360,11 +377,11 @@ impl<'a, T: Element> Pass<'a, T> {
                 self.input.is_some()
             }
             RowStep::Loss => self.loss.is_some(),
-            RowStep::Slope(_)
-            | RowStep::Collect(_)
-            | RowStep::Denormalize(_)
-            | RowStep::Backward(_)
-            | RowStep::Transpose => self.goes_back(),
+            RowStep::Slope(_) | RowStep::Transpose => self.goes_back(),
+            // What goes beyond the stage comes through it, and so does the gradient of its own parameters.
+            RowStep::Collect(index) | RowStep::Denormalize(index) | RowStep::Backward(index) => {
+                self.goes_back() && self.goes_beyond(index + 1)
+            }
             RowStep::Gradients => self.weights.is_some() && self.goes_back(),
         }
     }

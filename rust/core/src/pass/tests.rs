@@ -1,9 +1,8 @@
-use crate::gemm::Precision;
+use super::*;
 use crate::layer::{Activation, Init, Layer, Linear};
-use crate::optim::{Config, Optimizer, Sgd};
-use crate::simd::Isa;
+use crate::model::Parts;
+use crate::optim::{Config, Group, Optimizer, Sgd};
 use crate::train::StepOptions;
-use crate::view::MatRef;
 use crate::{Model, Trainer, loss::Loss, loss::Targets};
 
 /// Parameters after two steps; `poison` fills the workspaces with NaN before the second. The network has layers
@@ -43,6 +42,42 @@ fn two_steps(isa: Isa, act: Activation, shards: bool, poison: bool) -> Vec<f64> 
     model.parameters(&mut flat);
     flat.push(tally.loss);
     flat
+}
+
+/// Nothing goes back through layers that are frozen, unless somebody in front of them is not.
+#[test]
+fn a_pass_goes_back_as_far_as_somebody_wants_it() {
+    let linear =
+        |inputs, outputs| Layer::Linear(Linear { inputs, outputs, bias: true, init: Init::KaimingUniform });
+    let mut model = Model::<f32>::new(vec![linear(5, 4), linear(4, 3), linear(3, 2)], 0).unwrap();
+    let mut optimizer = Optimizer::<f32>::new(Config::Sgd(Sgd::default()), model.network()).unwrap();
+    let mut beyond = |frozen: &[&str], input: bool| -> Vec<bool> {
+        let group = |name: &&str| Group {
+            pattern: (*name).into(),
+            config: optimizer.config,
+            lr_scale: 1.0,
+            frozen: true,
+        };
+        let groups: Vec<_> = frozen.iter().map(group).collect();
+        optimizer.set_groups(&groups, model.network()).unwrap();
+        let plan = Plan::new::<f32>(model.network(), Mode::Step, 6, model.isa(), 1);
+        let mut workspace = Workspace::new(model.network(), plan).unwrap();
+        let mut unused = vec![0.0; 6 * 5];
+        let Parts { network, params, grads, averages } = model.parts();
+        let steps = Some(optimizer.begin().0);
+        let pass = Pass {
+            weights: Some(WeightTask { steps, ..WeightTask::gradients(grads.share()) }),
+            input_gradient: input.then(|| Shared::new(&mut unused)),
+            ..Pass::new(network, &mut workspace, params.share(), averages, None, Rows::From(0))
+        };
+        (0..3).map(|index| pass.goes_beyond(index)).collect()
+    };
+    assert_eq!(beyond(&[], false), [false, true, true]);
+    assert_eq!(beyond(&["0.*"], false), [false, false, true]);
+    assert_eq!(beyond(&["0.weight"], false), [false, true, true]);
+    assert_eq!(beyond(&["0.*", "1.*"], false), [false; 3]);
+    assert_eq!(beyond(&["1.*", "2.*"], false), [false, true, true]);
+    assert_eq!(beyond(&["*"], true), [true; 3]);
 }
 
 #[test]
