@@ -179,6 +179,39 @@ def test_what_is_nearly_a_callback_says_what_to_write(thing, advice, classifier,
         classifier.fit(blobs.x, blobs.y, callbacks=[thing])
 
 
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("on_train_batch_end", "it is on_step_end here"),  # Keras, Lightning
+        ("on_train_begin", "it is on_fit_begin here"),
+        ("on_train_epoch_end", "it is on_epoch_end here"),
+        ("on_epoch_begin", "there are on_fit_begin, on_step_end"),
+    ],
+)
+def test_methods_that_would_not_be_called_are_told_ours(name, ours, classifier, blobs):
+    """A class derived from Callback is one whatever it has, and nothing would happen."""
+    other = type("Other", (Callback,), {name: lambda self, *args: None})()
+    message = rf"Other\.{name} would not be called by Trainer\.fit: {ours}"
+    with pytest.raises(tw.ArgumentError, match=message):
+        classifier.fit(blobs.x, blobs.y, callbacks=[other])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: EarlyStopping(metric="loss"), "EarlyStopping .*'metric': it is monitor"),
+        (
+            lambda: EarlyStopping(restore_best=True),
+            r"'restore_best'; did you mean restore_best_weights\?; it takes monitor, min_delta",
+        ),
+        (lambda: ModelCheckpoint(filepath="a"), "ModelCheckpoint .*'filepath': it is path"),
+    ],
+)
+def test_arguments_of_others_callbacks(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
 def test_callbacks_show_what_they_do():
     stop = EarlyStopping(patience=5, restore_best_weights=True)
     assert repr(stop) == (

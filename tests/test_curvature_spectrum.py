@@ -224,3 +224,39 @@ def test_products_of_no_symmetric_matrix_are_noticed(rng):
         top_eigenvalues(lambda v: a @ v, size=9)
     with pytest.raises(tw.DataError, match="another one each time"):
         top_eigenvalues(lambda v: v * rng.standard_normal(9), size=9)
+
+
+def test_matrices_of_any_size_have_their_eigenvalues(rng):
+    """The squares of the smallest numbers are 0: the largest eigenvalue was a negative one."""
+    a = symmetric(rng, np.array([-5.0, 1, 2, 3]))
+    for scale in 1e-200, 1e-100, 1e100:
+        found = top_eigenvalues(scale * a, which="both").values
+        np.testing.assert_allclose(found, [3 * scale, -5 * scale], rtol=1e-8)
+        low, high = curvature.spectral_density(scale * a).range
+        np.testing.assert_allclose([low, high], [-5 * scale, 3 * scale], rtol=1e-8)
+
+
+def test_a_density_is_as_sharp_on_every_scale(rng):
+    """Below 1e-10 the default blur was wider than the spectrum."""
+    a = symmetric(rng, np.linspace(1, 2, 20))
+    for scale in 1e-15, 1.0:
+        found = curvature.spectral_density(scale * a, steps=20)
+        peak = found.density([1.5 * scale])[0] * scale
+        assert found.density([3 * scale])[0] * scale < 1e-6 * peak
+    assert curvature.spectral_density(np.zeros((3, 3))).density([0.0])[0] > 1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [top_eigenvalues, curvature.spectral_density, curvature.trace, curvature.logdet],
+)
+def test_seeds_and_products_that_are_none_are_refused(call):
+    for seed in -1, "a", 0.5, None:
+        with pytest.raises(tw.ArgumentError, match="seed must be an integer >= 0"):
+            call(np.eye(3), seed=seed)
+    with pytest.raises(tw.DtypeError, match="the matrix has dtype <U1"):
+        call(np.array([["a"]]))
+    with pytest.raises(tw.DtypeError, match="the product has dtype complex128"):
+        call(lambda v: 1j * v, size=3)
+    with pytest.raises(tw.DtypeError, match="the product is None"):
+        call(lambda v: None, size=3)

@@ -409,3 +409,67 @@ def test_an_automatic_rate_of_a_network_that_is_at_its_minimum_is_refused(rng):
         trainer.fit(x, y, batch_size=None, lr="auto")
     np.testing.assert_array_equal(trainer.model.flat_parameters, before[0])
     assert trainer.optimizer.state_dict()["steps"] == before[1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_monitor_does_not_hide_the_divergence_that_it_watches(dtype, rng):
+    """Once weights were too large for products, it ended the fit with an error of its own."""
+    x, y = rng.standard_normal((20, 4)), rng.standard_normal((20, 2))
+
+    def fit(action):
+        model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2), dtype=dtype)
+        trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=1e4))
+        monitor = StabilityMonitor(x, y, action=action)
+        return trainer.fit(100 * x, y, epochs=60, batch_size=20, callbacks=[monitor])
+
+    with pytest.raises(tw.DivergedError) as caught, pytest.warns(RuntimeWarning, match="beyond"):
+        fit("warn")
+    assert any("StabilityMonitor, last seen at step" in note for note in caught.value.__notes__)
+    assert len(fit("stop")["stability"]) == 1
+
+
+def test_a_monitor_tells_when_it_cannot_measure_any_more(rng):
+    x, y = rng.standard_normal((20, 4)), rng.standard_normal((20, 2))
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2), dtype="float64")
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=1e-3))
+    monitor = StabilityMonitor(x, y)
+
+    class Blow(tw.callbacks.Callback):
+        def on_step_end(self, trainer, record):
+            trainer.model.flat_parameters = 1e200 * np.ones(model.num_parameters)
+
+    with pytest.warns(RuntimeWarning, match="too large to measure it, last seen at step 0"):
+        history = trainer.fit(x, y, epochs=1, batch_size=20, callbacks=[Blow(), monitor])
+    assert np.isnan(history["sharpness"]).all()
+    bad = StabilityMonitor(np.full((20, 4), 1e300), y)
+    with pytest.raises(tw.ThalwegError):  # of the data: at once
+        trainer.fit(x, y, batch_size=20, callbacks=[bad])
+
+
+def test_what_is_no_trainer_or_tolerance_is_refused(rng):
+    trainer, x, y = quadratic(rng, optim.SGD(lr=1e-3))
+    with pytest.raises(tw.ArgumentError, match="trainer must be a Trainer"):
+        max_stable_lr(trainer.model, x, y)
+    with pytest.raises(tw.ArgumentError, match="tol must be"):
+        max_stable_lr(trainer, x, y, tol="small")
+
+
+def test_a_monitor_refuses_what_it_does_not_know_before_the_first_step(rng):
+    """It came after an epoch, whose steps were taken."""
+    x, y = rng.standard_normal((20, 4)), rng.standard_normal((20, 1))
+
+    def squares(output, target):
+        return float(((output - target) ** 2).mean()), 2 * (output - target) / output.size
+
+    frozen = optim.Adam().add_group("*.bias", frozen=True)
+    for optimizer, loss in [
+        (optim.Lion(), nn.MSELoss()),
+        (frozen, nn.MSELoss()),
+        (optim.Adam(), squares),
+    ]:
+        model = nn.Sequential(nn.Linear(4, 1))
+        before = model.flat_parameters
+        trainer = tw.Trainer(model, loss=loss, optimizer=optimizer)
+        with pytest.raises(tw.UnsupportedError):
+            trainer.fit(x, y, callbacks=[StabilityMonitor(x, y)])
+        assert (model.flat_parameters == before).all()

@@ -489,3 +489,58 @@ def test_noise_leaves_the_trainer_alone_and_refuses_what_has_no_mean(eight, rng)
     assert diagnostics.gradient_noise(normal, x, y, batch_size=4).trace > 0
     with pytest.raises(tw.ArgumentError, match="must be a Trainer"):
         diagnostics.gradient_noise(trainer.model, x, y)
+
+
+def test_labels_that_do_not_count_are_refused(rng):
+    """The mean loss is over fewer rows then, and each batch has another number of them."""
+    x, y = rng.standard_normal((12, 3)), rng.integers(0, 2, 12)
+    y[[4, 7]] = -100
+    model = nn.Sequential(nn.Linear(3, 2))
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD())
+    for batch_size in 1, 4:
+        with pytest.raises(tw.DataError, match=r"y\[4\] is -100.* the 2 rows"):
+            diagnostics.gradient_noise(trainer, x, y, batch_size=batch_size)
+    kept = y >= 0
+    assert diagnostics.gradient_noise(trainer, x[kept], y[kept]).trace > 0
+
+
+def test_a_barrier_is_between_models_with_their_own_running_averages(rng):
+    """Those of the first model stood for all, so that the second one's end was not its loss."""
+    x, y = rng.standard_normal((40, 4)), rng.standard_normal((40, 1))
+    models = []
+    for seed in 0, 1:
+        model = nn.Sequential(
+            nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 1),
+            dtype="float64", seed=seed,
+        )  # fmt: skip
+        trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.01))
+        trainer.fit((1 + 5 * seed) * x + 3 * seed, y, epochs=20, batch_size=20)
+        models.append(model)
+    one, other = models
+    there = diagnostics.barrier(one, other, trainer, x, y)
+    assert there == pytest.approx(diagnostics.barrier(other, one, trainer, x, y), rel=1e-10)
+    # Alone on the way there is the middle.
+    middle = one.astype("float64")
+    ends = one.state_dict(), other.state_dict()
+    middle.load_state_dict({name: (ends[0][name] + ends[1][name]) / 2 for name in ends[0]})
+    losses = [
+        tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD()).evaluate(x, y)["loss"]
+        for model in (one, middle, other)
+    ]
+    found = diagnostics.barrier(one, other, trainer, x, y, points=3)
+    assert found == pytest.approx(max(0, losses[1] - (losses[0] + losses[2]) / 2), abs=1e-12)
+    with pytest.raises(tw.ArgumentError, match="trainer must be a Trainer"):
+        diagnostics.barrier(one, other, None, x, y)
+
+
+def test_models_of_other_layers_are_not_compared():
+    """Activations have no parameters to tell them apart by."""
+    one = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    other = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+    with pytest.raises(tw.ShapeError, match="the same layers"):
+        diagnostics.align(one, other)
+
+
+def test_the_balance_of_what_is_no_model_is_refused():
+    with pytest.raises(tw.ArgumentError, match=r"must be an nn\.Sequential"):
+        diagnostics.balancedness(None)

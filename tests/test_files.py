@@ -125,6 +125,24 @@ def test_files_of_others_and_of_the_future_are_named(tmp_path):
             nn.Sequential.load(path)
 
 
+def test_a_training_with_a_loss_of_ones_own_is_pickled_instead(tmp_path):
+    trainer = tw.Trainer(make(), loss=own_loss, optimizer=optim.Adam())
+    with pytest.raises(tw.UnsupportedError, match=r"own_loss.* not thalweg's own; pickle keeps"):
+        trainer.save(tmp_path / "training")
+    assert not list(tmp_path.iterdir())
+    width = trainer.model.in_features
+    x, y = np.ones((4, width)), np.zeros((4, trainer.model.out_features))
+    trainer.step(x, y)
+    twin = pickle.loads(pickle.dumps(trainer))
+    assert twin.step(x, y) == trainer.step(x, y)
+    assert np.array_equal(twin.model.flat_parameters, trainer.model.flat_parameters)
+
+
+def own_loss(output, target):
+    """Squares, as a function that can be imported."""
+    return float(((output - target) ** 2).mean()), 2 * (output - target) / output.size
+
+
 def test_a_layer_of_the_users_own_is_not_saved_silently(tmp_path):
     class Mine(nn.ReLU):
         pass

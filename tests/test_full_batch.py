@@ -332,3 +332,12 @@ def test_no_batch_size_takes_all_samples_at_once(waves):
     other.fit(x, y, epochs=3, batch_size=60, shuffle=False)
     assert one.history["loss"] == other.history["loss"]
     assert np.array_equal(one.model.flat_parameters, other.model.flat_parameters)
+
+
+def test_a_closure_that_gives_no_number_is_named():
+    model = nn.Sequential(nn.Linear(2, 1))
+    before = model.flat_parameters
+    for value in None, "loss":
+        with pytest.raises(tw.ArgumentError, match="must give the loss, a number; got"):
+            optim.LBFGS().step(model, lambda value=value: value)
+    assert (model.flat_parameters == before).all()

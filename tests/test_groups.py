@@ -160,6 +160,19 @@ def test_of_several_groups_the_last_counts_and_they_can_come_later(batch):
     assert (trainer.model.state_dict()["3.weight"] != after["3.weight"]).any()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 0.1}, "'lr': it is lr_scale"),
+        ({"requires_grad": False}, "'requires_grad': frozen=True"),
+        ({"weight_dcay": 0}, r"did you mean weight_decay\?; it takes pattern, lr_scale"),
+    ],
+)
+def test_options_of_others_groups(options, message):
+    with pytest.raises(TypeError, match=rf"add_group\(\) has no argument.*{message}"):
+        optim.AdamW().add_group("*.bias", **options)
+
+
 def test_groups_that_make_no_sense_are_named(batch):
     nothing = r'"2.weight"; it matches no parameter.*3\.weight'
     optimizer = optim.AdamW().add_group("2.weight", frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg import callbacks, nn, optim
+from thalweg import callbacks, continual, curvature, nn, optim
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,10 @@ from thalweg import callbacks, nn, optim
         ("compile", r"tw\.Trainer"),
         ("predict_proba", r"probabilities\(model\(x\)\)"),  # scikit-learn
         ("coefs_", r"state_dict\(\)"),
+        ("load_weights", r"Sequential\.load\(path\)"),
+        ("freeze", "frozen=True"),
+        ("gradients", "flat_gradients"),
+        ("hvp", r"tw\.curvature"),
         ("num_params", r"did you mean num_parameters\?"),  # a slip
     ],
 )
@@ -51,20 +55,67 @@ def test_what_trainers_of_others_have(name, advice, regressor):
         (nn, "Softmax", "CrossEntropyLoss has the softmax in it"),
         (nn, "Swish", "it is SiLU"),
         (nn, "Conv2d", "dense networks"),
+        (nn, "SparseCategoricalCrossentropy", "it is CrossEntropyLoss"),
+        (nn, "BatchNormalization", "it is BatchNorm1d"),
+        (nn, "LazyLinear", r"Linear\(in_features, out_features\)"),
         (nn, "relu", r"did you mean ReLU\?"),
         (nn, "CrossEntropy", r"did you mean CrossEntropyLoss\?"),
         (optim, "adam", r"did you mean Adam\?"),
         (optim, "lr_scheduler", "optim.schedules"),
         (callbacks, "ReduceLROnPlateau", r"Trainer\(schedule=...\) takes it"),
+        (continual, "SI", "it is SynapticIntelligence"),
+        (continual, "ER", r"it is Replay\(trainer, 200\)"),
+        (continual, "iCaRL", r"NearestMean\(Replay\(trainer, BalancedBuffer"),
+        (continual, "ReplayBuffer", "ReservoirBuffer and BalancedBuffer"),
+        (continual, "SplitMNIST", r"continual\.split\(x, y, x_test, y_test, tasks=5\)"),
+        (continual, "forgetting", "in continual.metrics"),
+        (continual, "Ewc", r"did you mean EWC\?"),
+        (curvature, "hessian", r"Operator\(model, x, y, loss=\.\.\.\).* dense\(\)"),
+        (curvature, "vjp", r"model\.backward\(v\)"),
+        (curvature, "jacobian", r"tw\.diagnostics\.jacobian\(model, x\)"),
+        (curvature, "laplacian", r"trace\(model, x, y, loss=\.\.\.\)"),
+        (curvature, "Trace", r"did you mean trace\?"),
         (tw, "Sequential", "it is nn.Sequential"),
         (tw, "AdamW", "it is optim.AdamW"),
         (tw, "no_grad", "records nothing"),
+        (tw, "set_seed", "seed=0"),
+        (tw, "Tensor", "NumPy arrays"),
+        (tw, "DataLoader", r"trainer\.fit\(x, y, batch_size=32\)"),
+        (tw, "jvp", r"tw\.curvature"),
         (tw, "Trianer", r"did you mean Trainer\?"),
     ],
 )
 def test_what_modules_of_others_have(module, name, advice):
     with pytest.raises(AttributeError, match=f"{module.__name__}.*no attribute '{name}'.*{advice}"):
         getattr(module, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("weight", r'state_dict\(\)\["0\.weight"\]'),
+        ("kernel", "a layer holds no numbers"),  # Keras
+        ("forward", r"nn\.Sequential\(\*model\.layers\[:2\]\)"),
+    ],
+)
+def test_what_layers_of_others_have(name, advice):
+    layer = nn.Sequential(nn.Linear(2, 1))[0]
+    with pytest.raises(AttributeError, match=f"Linear has no attribute '{name}'.*{advice}"):
+        getattr(layer, name)
+
+
+def test_layers_are_no_functions():
+    """They are PyTorch's way to compute something."""
+    with pytest.raises(TypeError, match=r"^ReLU\(\) is computed by a model that it is a layer of"):
+        nn.ReLU()(np.ones((2, 3)))
+    with pytest.raises(tw.ArgumentError, match=r"loss must be a Loss.*got ReLU\(\)$"):
+        with_model(loss=nn.ReLU())
+
+
+def test_layers_are_copied_pickled_and_matched_as_before():
+    layer = nn.Linear(2, 1)
+    assert copy.deepcopy(layer) == pickle.loads(pickle.dumps(layer)) == layer
+    assert not hasattr(layer, "__array__")
 
 
 def test_the_history_is_the_dict_itself():
@@ -199,6 +250,12 @@ def test_initializations_by_their_other_names(name, meant):
         nn.Linear(2, 2, init=name)
 
 
+@pytest.mark.parametrize("dtype", ["float16", np.float16, "bfloat16"])
+def test_half_precision_is_that_of_a_trainer(dtype):
+    with pytest.raises(tw.ArgumentError, match=r'^dtype must be .*precision="bfloat16"'):
+        nn.Sequential(nn.Linear(1, 1), dtype=dtype)
+
+
 def test_no_dtype_is_not_float64():
     """It is to NumPy: ``np.dtype(None)``."""
     with pytest.raises(tw.ArgumentError, match='dtype must be one of "float32", "float64"'):
@@ -328,10 +385,24 @@ def with_model(**options):
         (lambda: nn.MSELoss(size_average=True), "MSELoss .*'size_average': it is reduction="),
         (lambda: nn.CrossEntropyLoss(from_logits=True), "'from_logits': outputs are logits"),
         (lambda: nn.CrossEntropyLoss(class_weight={0: 1}), "'class_weight': it is weight"),
+        (lambda: nn.Sine(omega_0=30), "Sine .*'omega_0': it is omega"),
+        (lambda: nn.FourierFeatures(2, scale=5), "FourierFeatures .*'scale': it is sigma"),
+        (
+            lambda: nn.Sequential(nn.Linear(2, 1), random_state=0),
+            "Sequential .*'random_state': it is seed; it takes layers, dtype, seed",
+        ),
         (lambda: nn.HuberLoss(dleta=1), r"HuberLoss .*'dleta'; did you mean delta\?"),
         (lambda: optim.schedules.StepLR(step=3), r"StepLR .*'step'; did you mean step_size\?"),
         (lambda: with_model(criterion=nn.MSELoss()), "Trainer .*'criterion': it is loss"),
         (lambda: with_model(scheduler=None), "Trainer .*'scheduler': it is schedule"),
+        (
+            lambda: tw.Trainer(nn.Sequential(nn.Linear(2, 1)), nn.MSELoss(), optim.SGD()),
+            r"Trainer takes only model without a name; .*: loss=\.\.\., optimizer=",
+        ),
+        (
+            lambda: with_model().fit([[1, 2]], [1], 10),
+            r"Trainer\.fit\(\) takes only x, y without a name; .*: epochs=\.\.\., batch_size=",
+        ),
         (
             lambda: with_model(epochs=3),
             r"Trainer .*'epochs': trainer\.fit\(\.\.\., epochs=\.\.\.\)",
@@ -354,6 +425,9 @@ def test_names_of_arguments_of_others(call, message):
         (nn.MSELoss, "backward", r"trainer\.backward\(x, y\)"),  # PyTorch
         (nn.MSELoss, "forward", r"call it: loss\(model\(x\), y\)"),
         (nn.MSELoss, "predict", "outputs of the model are the predictions"),
+        (nn.GaussianNLLLoss, "predict", r"np\.split\(model\(x\), 2, axis=1\)"),
+        (nn.PoissonNLLLoss, "predict", r"np\.exp\(model\(x\)\)"),
+        (nn.GaussianNLLLoss, "backward", r"trainer\.backward\(x, y\)"),
         (nn.CrossEntropyLoss, "predict_proba", r"have probabilities\(model\(x\)\)"),
         (lambda: optim.schedules.StepLR(3), "step", r"schedule=\.\.\.\) sets the rate"),
         (lambda: optim.schedules.StepLR(3), "get_last_lr", r"trainer\.optimizer\.lr"),

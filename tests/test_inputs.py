@@ -395,6 +395,14 @@ BAD = {
     "no codes": (lambda: nn.TabularInput(3, {1: (0, 2)}), r"categories\[1\], number of codes"),
     "no length": (lambda: nn.TabularInput(3, {1: (2, 0)}), r"categories\[1\], length"),
     "twice": (lambda: nn.TabularInput(3, [(1, 2, 2), (1, 3, 3)]), "twice"),
+    "columns alone": (
+        lambda: nn.TabularInput(3, [2]),
+        r"a dict \{column: \(codes, length\)\}; got \(2,\)",
+    ),
+    "a column of pieces alone": (
+        lambda: nn.TabularInput(3, pieces=[2]),
+        r"pieces must be a dict \{column: edges\}; got 2",
+    ),
     "one edge": (lambda: nn.TabularInput(3, pieces={1: [0]}), r"pieces\[1\].*2 edges"),
     "equal edges": (lambda: nn.TabularInput(3, pieces={1: [0, 1, 1]}), "rise"),
     "equal when rounded": (

@@ -240,3 +240,16 @@ def test_it_draws(blobs):
     assert found.plot().get_legend().get_texts()[3].get_text().startswith("unstable from")
     ax = tw.plot.schedule(schedules.OneCycleLR(0.1), schedules.StepLR(100), steps=500)
     assert len(ax.lines) == 2
+
+
+def test_a_narrow_range_takes_no_more_copies_than_rates(blobs, monkeypatch):
+    """From 0.1 to 0.1000001 it took seventy million."""
+    made = []
+    copy = tw.Trainer.copy
+    monkeypatch.setattr(tw.Trainer, "copy", lambda self: made.append(self) or copy(self))
+    for high in 0.1000001, np.nextafter(0.1, 1), 0.15:
+        made.clear()
+        trainer = make(optim.SGD(0.1))
+        found = tw.find_lr(trainer, blobs.x, blobs.y, min_lr=0.1, max_lr=high, steps=10)
+        assert 0.1 <= found.suggestion <= high
+        assert len(made) <= 10

@@ -161,6 +161,9 @@ def test_fits_need_not_be_determined_nor_defined_everywhere():
         ({"residual": lambda b: [np.inf, 1.0]}, tw.DataError, r"residual at theta\[0\]"),
         ({"jacobian": lambda b: np.ones((1, 2))}, tw.ShapeError, r"shape \(2, 1\); got \(1, 2\)"),
         ({"jacobian": lambda b: np.full((2, 1), np.nan)}, tw.DataError, "Jacobian at theta"),
+        # These two "converged" where they began.
+        ({"residual": lambda b: [1e200, 1.0]}, tw.DataError, r"up to 1\.0e\+200, .*scale them"),
+        ({"jacobian": lambda b: np.full((2, 1), 1e200)}, tw.DataError, "scale the residuals"),
         ({"damping": 0.0}, tw.ArgumentError, "damping"),
         ({"max_evaluations": 0}, tw.ArgumentError, "max_evaluations"),
     ],
@@ -173,3 +176,20 @@ def test_what_cannot_be_fitted_is_named(change, error, message):
     }
     with pytest.raises(error, match=message):
         solve.nonlinear_least_squares(**(fine | change))
+
+
+@pytest.mark.parametrize("geodesic", [True, False])
+@pytest.mark.parametrize("most", range(1, 7))
+def test_the_residual_is_called_no_more_often_than_allowed(most, geodesic):
+    calls = []
+
+    def residual(b):
+        calls.append(b)
+        return np.array([b[0] - 100, b[0] ** 2 / 10])
+
+    fit = solve.nonlinear_least_squares(
+        residual, lambda b: np.array([[1.0], [b[0] / 5]]), [0.0], damping=1e3, geodesic=geodesic,
+        max_evaluations=most,
+    )  # fmt: skip
+    assert fit.evaluations == len(calls) <= most
+    assert not fit.converged

@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,13 @@ def test_a_history_can_be_drawn(figures):
     again = figures.figure().add_subplot()
     assert tw.plot.history([history, history], again) is again
     assert len(again.lines) == 4
+
+
+def test_a_history_without_epochs_is_drawn_without_a_warning(figures):
+    """What a fit that fails in its first epoch leaves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not tw.History().plot().lines
 
 
 def test_the_training_figure_shows_what_was_wrong(figures, tmp_path, rng):

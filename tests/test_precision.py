@@ -154,6 +154,8 @@ def test_by_default_it_is_that_of_the_model():
 def test_what_is_not_there_is_refused():
     with pytest.raises(tw.ArgumentError, match=r"did you mean .bf16x"):
         trainer_in("bf16x4")
+    with pytest.raises(tw.ArgumentError, match=r'"bfloat16"; got "bf16"$'):
+        trainer_in("bf16")
     for precision in SPLIT:
         with pytest.raises(tw.UnsupportedError, match=f"{precision}.*float64"):
             trainer_in(precision, "float64")

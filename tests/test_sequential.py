@@ -67,6 +67,27 @@ def test_backward_is_the_chain_rule(model, rng):
     np.testing.assert_allclose(model.flat_gradients, expected, rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.LayerNorm])
+@pytest.mark.parametrize("width", [4, 300])  # transposed weights, and copies in panels
+def test_backward_leaves_out_what_nobody_wants(width, norm, rng):
+    x, g = rng.standard_normal((40, width)), rng.standard_normal((40, 3))
+    layers = nn.Linear(width, 70), norm(70), nn.Tanh(), nn.Linear(70, 3)
+    model = nn.Sequential(*layers, dtype="float64")
+    model.forward(x)
+    by_input, by_parameters = model.backward(g), model.flat_gradients
+
+    model.zero_grad()
+    model.forward(x)
+    assert model.backward(g, inputs=False) is None
+    np.testing.assert_array_equal(model.flat_gradients, by_parameters)
+
+    model.forward(x)
+    np.testing.assert_array_equal(model.backward(g, parameters=False), by_input)
+    np.testing.assert_array_equal(model.flat_gradients, by_parameters)
+    with pytest.raises(tw.ArgumentError, match="both False"):
+        model.backward(g, parameters=False, inputs=False)
+
+
 def test_gradients_add_up_until_they_are_cleared(model, rng):
     x, g = rng.standard_normal((5, 4)), rng.standard_normal((5, 3))
     assert not model.flat_gradients.any()

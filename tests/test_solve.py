@@ -493,3 +493,47 @@ def test_what_is_no_model_is_refused(solver):
 def test_a_last_layer_that_is_not_linear_is_refused(rng):
     with pytest.raises(tw.UnsupportedError, match="Sigmoid"):
         solve.last_layer(nn.Sequential(nn.Linear(2, 1), nn.Sigmoid()), np.ones((3, 2)), np.ones(3))
+
+
+@pytest.mark.parametrize("size", [1e-34, 1e-12, 1.0, 1e12])
+def test_the_size_of_all_weights_does_not_matter(size, rng):
+    """Small ones made every column a constant one, large ones made rounding a feature."""
+    x = rng.standard_normal((30, 2)) + 5
+    y, weight = x @ [1, -2] + 3, rng.uniform(0.5, 2, 30)
+    fit = solve.least_squares(x, y, sample_weight=size * weight)
+    np.testing.assert_allclose(fit.coef, [1, -2], rtol=1e-11)
+    x[:, 1] = 0.1
+    with pytest.raises(tw.ArgumentError, match=r"columns \[1\] are constant"):
+        solve.least_squares(x, y, sample_weight=size * weight)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        lambda x, y: solve.least_squares(x, y, rank_deficient="min_norm"),
+        lambda x, y: solve.ridge(x, y, alpha=1e-30),
+    ],
+    ids=["min_norm", "ridge"],
+)
+def test_rounding_of_a_constant_column_is_no_feature(solver, rng):
+    """1e8 + 0.1 differs from its mean by more than the other column is large."""
+    x = np.column_stack([1e-9 * rng.standard_normal(30), np.full(30, 1e8 + 0.1)])
+    fit = solver(x, 1e9 * x[:, 0])
+    assert fit.rank == 1
+    assert fit.coef[1] == 0
+    assert fit.residual < 1e-15
+
+
+def test_the_largest_numbers_are_solved_or_refused():
+    assert solve.quadratic([[1.7e308]], [-1.7e308]).x == pytest.approx(1)
+    x = np.array([[1e308], [1.5e308], [1.2e308]])
+    for options in {}, {"rank_deficient": "min_norm"}:
+        with pytest.raises(tw.DataError, match="the sum of x is too large"):
+            solve.least_squares(x, [1, 2, 3], **options)
+    with pytest.raises(tw.DataError, match="the sum of y is too large"):
+        solve.least_squares([[1], [2], [3]], x[:, 0])
+    with pytest.raises(tw.DataError, match="the sum of sample_weight is too large"):
+        solve.ridge([[1], [2], [3]], [1, 2, 3], alpha=1, sample_weight=x[:, 0])
+    options = {"intercept": False, "sample_weight": np.full(3, 1e10)}
+    with pytest.raises(tw.DataError, match=r"x is too large .* or sample_weight"):
+        solve.least_squares(x, [1, 2, 3], **options)

@@ -166,3 +166,24 @@ def test_residuals_can_be_drawn():
     axes = train_on(nn.ReLU(), 0, 20).plot()
     assert [text.get_text() for text in axes.get_yticklabels()] == ["1", "3", "5", "10"]
     plt.close("all")
+
+
+@pytest.mark.parametrize("n", [100, 128, 1000])
+def test_places_may_be_rounded_to_float32(n):
+    x = (np.arange(n) / n).astype(np.float32)
+    watch = diagnostics.SpectralBias(x, waves(x, [3]), [3])
+    assert watch.learned_at().tolist() == [np.inf]  # no fit yet
+    assert watch.relative.shape == (0, 1)
+    x[5] += 1e-5
+    with pytest.raises(tw.DataError, match="equal distances"):
+        diagnostics.SpectralBias(x, waves(x, [3]), [3])
+
+
+def test_what_are_no_inputs_and_no_trainer_is_refused():
+    x = np.arange(16) / 16
+    with pytest.raises(tw.DtypeError, match="inputs has dtype"):
+        diagnostics.SpectralBias(x, waves(x, [1]), [1], inputs=["a"] * 16)
+    with pytest.raises(tw.ShapeError, match=r"inputs must have shape .*; got shape \(\)"):
+        diagnostics.SpectralBias(x, waves(x, [1]), [1], inputs=5)
+    with pytest.raises(tw.ArgumentError, match="trainer must be a Trainer"):
+        diagnostics.spectral_bias(None, x, waves(x, [1]), [1])

@@ -276,7 +276,8 @@ As van de Ven & Tolias 2018 have it (arXiv:1809.10635, Table 4; 20 seeds): ten p
 images of 32 × 32, 1024-1000-1000, 5000 steps per task on batches of 128, Adam with rate 0.0001,
 domain-incremental. λ is 100 for EWC and for online EWC (exact Fisher information of 1000 samples),
 c is 10 for SI: the defaults of the authors' code as it is now, which need not be what was found by
-the grid search of the article. A run took from 24 minutes of one CPU on here, so that there is one of each.""",
+the grid search of the article. A run took from 24 minutes of one CPU on here, so that there is one
+of each.""",
         ("domain",),
         {
             "none": Method("None", naive),

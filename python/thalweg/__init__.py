@@ -61,6 +61,8 @@ _NAMES = {
 
 
 if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+    _SEED = "models have a seed: nn.Sequential(..., seed=0)"
+    _BY_HAND = "model.forward(x) and model.backward(gradient) go through a model by hand"
 
     def __getattr__(name: str) -> object:
         import importlib
@@ -82,8 +84,23 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
                 )
         elsewhere = {
             "no_grad": "calling a model records nothing, and model.forward what backward needs",
-            "manual_seed": "models have a seed: nn.Sequential(..., seed=0)",
-            "tensor": "NumPy arrays are what is trained on",
+            "manual_seed": _SEED,
+            **dict.fromkeys(
+                ("tensor", "Tensor", "from_numpy", "as_tensor"),
+                "NumPy arrays are what is trained on",
+            ),
+            **dict.fromkeys(("set_seed", "seed", "seed_everything"), _SEED),
+            **dict.fromkeys(("jvp", "hvp"), "it is in tw.curvature"),
+            **dict.fromkeys(("grad", "autograd", "backward"), _BY_HAND),
+            **dict.fromkeys(
+                ("DataLoader", "Dataset", "data"),
+                "trainer.fit(x, y, batch_size=32) shuffles and batches; it also takes an iterable",
+            ),
+            "compile": "all is compiled; tw.Trainer(model, loss=..., optimizer=...) trains",
+            "losses": "they are in nn",
+            "layers": "they are in nn",
+            "metrics": "trainer.evaluate gives the loss, and of classifiers the accuracy",
+            "vmap": "tw.train_many trains several models at a time",
             "load": "nn.Sequential.load reads models, Trainer.load trainings",
             "save": "models and trainers have a method save",
             "keras": "nn.Sequential is the model, tw.Trainer compiles and fits it",

@@ -109,11 +109,16 @@ def as_dtype(array: npt.NDArray[Any], dtype: np.dtype[Any], name: str) -> Array:
     DataError
         If a finite value is too large for `dtype`.
     """
+    if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
+        return array
+    # Only a wider float can overflow.
+    if array.dtype.kind != "f" or array.dtype.itemsize <= dtype.itemsize:
+        return array.astype(dtype, order="C")
     with np.errstate(over="ignore"):  # looked for below, with its place
-        result = np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
-    # Only a wider float, or a large integer in float16's place, can overflow.
-    if array.dtype.kind == "f" and array.dtype.itemsize > dtype.itemsize:
-        lost = np.isinf(result) & np.isfinite(array)
+        result: Array = array.astype(dtype, order="C")
+    infinite = np.isinf(result)
+    if infinite.any():
+        lost = infinite & np.isfinite(array)
         if lost.any():
             place = tuple(int(i) for i in np.argwhere(lost)[0])
             raise DataError(

@@ -77,7 +77,7 @@ class CustomTrainer:
         """Leave the gradients of a batch in the model; gives its loss."""
         value, gradient = self._forward(x, y, sample_weight)
         self.model.zero_grad()
-        self.model._core.backward(gradient)
+        self.model._core.backward(gradient, True, False)
         return value
 
     def train(
@@ -107,7 +107,7 @@ class CustomTrainer:
         except BaseException:
             self._restore(*before)
             raise
-        self.model._core.backward(gradient)
+        self.model._core.backward(gradient, True, False)
         return value, None
 
     def _restore(self, averages: Array, passes: int) -> None:

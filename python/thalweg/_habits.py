@@ -78,6 +78,7 @@ OF_LAYERS: Mapping[str, str] = {
     "cycle_momentum": "momentum stays as it is",
     "optimizer": "tw.Trainer(..., optimizer=..., schedule=...) takes both",
     "padding_idx": "every code has a vector that is trained",
+    **dict.fromkeys(("omega_0", "omega0", "w0"), "it is omega"),
 }
 
 
@@ -109,13 +110,23 @@ def refuse_unknown(
 
 
 def takes(what: str, elsewhere: Mapping[str, str]) -> Callable[[_F], _F]:
-    """Let a function say what a wrong name of an argument may have meant."""
+    """Let a function say what a wrong name of an argument may have meant, and what needs a name."""
 
     def decorate(function: _F) -> _F:
         known = argument_names(function)
+        arguments = inspect.signature(function).parameters.values()
+        placed = [it.name for it in arguments if it.kind is it.POSITIONAL_OR_KEYWORD]
+        by_name = [it.name for it in arguments if it.kind is it.KEYWORD_ONLY]
+        any_number = any(it.kind is it.VAR_POSITIONAL for it in arguments)
+        most = sys.maxsize if any_number else len(placed)
 
         @functools.wraps(function)
         def guided(*args: Any, **kwargs: Any) -> Any:
+            if len(args) > most and by_name:
+                raise TypeError(
+                    f"{what} takes only {', '.join(it for it in placed if it != 'self')} without a "
+                    f"name; the rest is given by name: {', '.join(f'{it}=...' for it in by_name)}"
+                )
             refuse_unknown(what, known, kwargs, elsewhere)
             return function(*args, **kwargs)
 

@@ -198,7 +198,9 @@ def find_lr(
     if weight is not None:
         order = order[weight[order] > 0]
     batch_size = min(batch_size, len(order))
-    ramps = max(1, round(math.log(_RISE) * (steps - 1) / math.log(max_lr / min_lr)))
+    # How often it can do so; where not even once, each rate but the last has a copy of its own.
+    rises = math.log(max_lr / min_lr) / math.log(_RISE)
+    ramps = max(1, round((steps - 1) / max(rises, 1.0)))
     trials = [_plain(trainer.copy()) for _ in range(ramps)]
     # Their steps are losses in training mode, and nothing else.
     probes = [_plain(trial, SGD(lr=0.0)) for trial in trials]

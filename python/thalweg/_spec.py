@@ -31,7 +31,10 @@ def describe(thing: Any) -> Any:
         return {"type": type(thing).__name__, **describe(thing._arguments)}
     if thing is None or isinstance(thing, (bool, int, float, str)):
         return thing
-    raise UnsupportedError(f"{thing!r} cannot be saved, since it is not thalweg's own")
+    raise UnsupportedError(
+        f"{thing!r} cannot be saved, since it is not thalweg's own; pickle keeps what is made of "
+        "functions and classes that can be imported"
+    )
 
 
 def classes(*modules: Any) -> dict[str, type]:

@@ -56,6 +56,8 @@ if not TYPE_CHECKING:  # type checkers would take every name for one that is the
             "TerminateOnNaN": "a fit whose loss is NaN ends by itself, with DivergedError",
             "BackupAndRestore": "trainer.save(path) and Trainer.load(path) do that",
             "History": "trainer.fit gives it",
+            "CSVLogger": "trainer.fit gives a dict of lists, which csv and pandas write",
+            "TensorBoard": "a callback of your own can write what on_epoch_end sees",
         }
         return _habits.of_module(sys.modules[__name__], elsewhere, __all__)(name)
 
@@ -169,7 +171,40 @@ def check(callbacks: "Iterable[AnyCallback]") -> "tuple[AnyCallback, ...]":
                 f"a callback needs one of the methods {', '.join(METHODS)}; got {callback!r}"
                 f"{_meant(callback)}"
             )
+        _refuse_others(callback)
     return found
+
+
+#: Methods that callbacks of Keras and Lightning have, and what is called here at that time.
+_ELSEWHERE = {
+    **dict.fromkeys(
+        ("on_train_begin", "on_train_start", "on_fit_start", "on_training_start"), "on_fit_begin"
+    ),
+    **dict.fromkeys(("on_train_end", "on_training_end"), "on_fit_end"),
+    **dict.fromkeys(("on_batch_end", "on_train_batch_end"), "on_step_end"),
+    **dict.fromkeys(
+        ("on_train_epoch_end", "on_validation_end", "on_validation_epoch_end", "on_test_end"),
+        "on_epoch_end",
+    ),
+    **dict.fromkeys(
+        (
+            "on_epoch_begin", "on_epoch_start", "on_train_epoch_start", "on_batch_begin",
+            "on_batch_start", "on_train_batch_begin", "on_train_batch_start", "on_step_begin",
+            "on_step_start",
+        ),
+        "",
+    ),
+}  # fmt: skip
+
+
+def _refuse_others(callback: Any) -> None:
+    """Raise if a method of a callback would never be called, by the names that others have."""
+    for name, ours in _ELSEWHERE.items():
+        if callable(getattr(callback, name, None)):
+            instead = f"it is {ours} here" if ours else f"there are {', '.join(METHODS)}"
+            raise ArgumentError(
+                f"{type(callback).__name__}.{name} would not be called by Trainer.fit: {instead}"
+            )
 
 
 def _meant(value: Any) -> str:
@@ -237,6 +272,17 @@ def check_monitors(watchers: Iterable[Any], validated: bool) -> None:
             raise ArgumentError(
                 f"{type(watcher).__name__} monitors {key!r}; pass validation_data to fit{meant}"
             )
+
+
+#: What others call arguments of callbacks.
+_OF_CALLBACKS = {
+    **dict.fromkeys(("metric", "key"), "it is monitor"),
+    **dict.fromkeys(("tol", "delta", "threshold"), "it is min_delta"),
+    **dict.fromkeys(("n_iter_no_change", "wait"), "it is patience"),
+    **dict.fromkeys(("filepath", "filename", "dirpath"), "it is path"),
+    "save_weights_only": "a file of a model holds its layers and weights, and no optimizer",
+    "verbose": "trainer.fit(..., progress=True) shows a bar",
+}
 
 
 class _Monitor(Callback):
@@ -333,6 +379,7 @@ class EarlyStopping(_Monitor):
     >>> stop = EarlyStopping("val_loss", patience=5, restore_best_weights=True)
     """
 
+    @_habits.takes("EarlyStopping", _OF_CALLBACKS)
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -407,6 +454,7 @@ class ModelCheckpoint(_Monitor):
         During the fit, if the file cannot be written.
     """
 
+    @_habits.takes("ModelCheckpoint", _OF_CALLBACKS)
     def __init__(
         self,
         path: str | os.PathLike[str],

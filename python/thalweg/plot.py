@@ -262,7 +262,8 @@ def history(run: History | Sequence[History], ax: "Axes | None" = None) -> "Axes
                 epochs = range(1, len(one[key]) + 1)
                 ax.plot(epochs, one[key], style, color=f"C{index}", label=label + name)
     ax.set(xlabel="epoch", ylabel="loss", yscale="log")
-    ax.legend()
+    if ax.lines:  # a fit that failed has no epochs, and matplotlib warns of a legend of nothing
+        ax.legend()
     return ax
 
 

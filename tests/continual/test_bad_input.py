@@ -1,5 +1,8 @@
 """What is wrong in what `continual` is given is said, in words of what was given."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -227,3 +230,126 @@ def test_a_model_an_optimizer_and_a_loss_are_a_trainer_s():
     trainer = learner()
     with pytest.raises(ArgumentError, match="a Trainer, which has model, loss and optimizer"):
         continual.EWC(trainer.model, trainer.optimizer, trainer.loss, 0.4)
+
+
+TASK = continual.Task(X, Y, X, Y)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: s.fit(X, Y), r"learns a Task, as Task\(x, y, x_test, y_test\); got ndarray"),
+        (lambda s: s.fit(), r"strategy\.fit needs task, .*: write strategy\.fit\(task\)$"),
+        (
+            lambda s: continual.Task(X, Y),
+            r"^Task needs x_test and y_test, by which .*: write Task\(x, y, x_test, y_test\)$",
+        ),
+        (
+            lambda s: continual.split(X, Y, tasks=5),
+            r"^continual\.split needs x_test and y_test.*write continual\.split\(x, y, x_test,",
+        ),
+        (lambda s: continual.permuted(X, Y, X), r"continual\.permuted needs y_test"),
+        (lambda s: continual.run(s), r"needs scenario.*write continual\.run\(strategy, scenario\)"),
+        (
+            lambda s: continual.EWC(s.trainer),
+            r"^EWC needs strength, how much .*: write EWC\(trainer, strength=1\.0\)$",
+        ),
+        (lambda s: continual.Replay(s.trainer), r"^Replay needs buffer.*\(trainer, buffer=200\)$"),
+        (lambda s: continual.DER(s.trainer), r"^DER needs buffer, .*DER\(trainer, buffer=200\)$"),
+        (lambda s: continual.DERpp(s.trainer), r"^DERpp needs buffer"),
+        (lambda s: continual.GEM(s.trainer), r"^GEM needs per_task, .*\(trainer, per_task=20\)$"),
+        (
+            lambda s: continual.FROMP(s.trainer),
+            r"^FROMP needs per_task and strength, .*\(trainer, per_task=20, strength=1\.0\)$",
+        ),
+        (
+            lambda s: continual.Cumulative(s.trainer),
+            r"^Cumulative needs scenario, .*split.*: write Cumulative\(trainer, scenario\)$",
+        ),
+        (lambda s: continual.Naive(), r"^Naive needs inner, .*: write Naive\(trainer\)$"),
+    ],
+)
+def test_what_is_missing_is_written_out(call, message):
+    with pytest.raises(ArgumentError, match=message):
+        call(continual.Naive(learner()))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: s.fit(TASK, shuffle=True), r"'shuffle': every pass .*; it takes task, epochs"),
+        (lambda s: s.fit(TASK, 5), r"takes only task without a name; .*: epochs=\.\.\."),
+        (lambda s: s.fit(x=X, y=Y), r"'x': a strategy learns a Task, as Task\(x, y"),
+        (
+            lambda s: s.fit(TASK, sample_weight=X),
+            r"'sample_weight': .*Task\(\.\.\., sample_weight=",
+        ),
+        (lambda s: continual.run(s, None, plugins=[]), r"'plugins': .*EWC\(Replay\(trainer, 200\)"),
+        (lambda s: continual.run(s, None, validation_data=(X, Y)), "'validation_data': tasks have"),
+        (lambda s: continual.run(s, None, n_epochs=3), "'n_epochs': it is epochs"),
+        (lambda s: continual.run(s, None, epoch=3), r"'epoch'; did you mean epochs\?"),
+        (lambda s: continual.run(s, None, 5), r"continual\.run takes only strategy, scenario with"),
+        (lambda s: continual.split(X, Y, X, Y, class_order=[1]), "'class_order': it is order"),
+        (lambda s: continual.split(X, Y, n_experiences=5), "'n_experiences': it is tasks"),
+        (lambda s: continual.rotated(X, Y, X, Y, rotations_list=[1]), "it is angles"),
+        (lambda s: continual.Task(X, Y, X, Y, task_label=1), "'task_label': it is index"),
+        (lambda s: continual.EWC(s, 1, "exact"), "EWC takes only inner, strength without a name"),
+        (lambda s: continual.L2(s, 1, 2), "^L2 takes only inner, strength$"),
+    ],
+)
+def test_what_calls_of_other_libraries_are_given(call, message):
+    with pytest.raises(TypeError, match=message):
+        call(continual.Naive(learner()))
+
+
+def test_an_error_from_inside_a_call_stays_what_it_is():
+    def metric(strategy, task, classes):
+        raise TypeError("of my own")
+
+    with pytest.raises(TypeError, match=r"^of my own$"):
+        continual.run(learner(), scenario(), metric=metric)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("cil", "class"), ("Class-IL", "class"), ("til", "task"), ("domain-incremental", "domain")],
+)
+def test_kinds_by_their_other_names(name, kind):
+    for make in (
+        lambda: continual.split(X, Y, X, Y, tasks=3, kind=name),
+        lambda: continual.permuted(X, Y, X, Y, kind=name),
+        lambda: continual.from_arrays([(X, Y)], kind=name),
+        lambda: continual.Scenario([TASK], kind=name),
+    ):
+        with pytest.raises(ArgumentError, match=f'^kind must be .* got .*which is kind="{kind}"$'):
+            make()
+
+
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("accuracy", r'result\.metrics\(\)\["average_accuracy"\]'),
+        ("bwt", r'\["bwt_gem"\]'),
+        ("matrix", r"it is result\.r"),
+        ("curves", r"did you mean curve\?"),
+    ],
+)
+def test_what_results_of_others_have(name, where):
+    result = continual.run(learner(), scenario())
+    assert "average_accuracy" in result.metrics()
+    with pytest.raises(AttributeError, match=f"Result has no attribute '{name}'.*{where}"):
+        getattr(result, name)
+    assert repr(copy.deepcopy(result)) == repr(pickle.loads(pickle.dumps(result))) == repr(result)
+
+
+def test_a_warning_is_of_the_line_that_called():
+    trainer, tasks = learner(), continual.split(X, Y, X, Y, tasks=3)
+    with pytest.warns(UserWarning, match="all outputs compete") as caught:
+        continual.run(trainer, tasks)
+    with pytest.warns(UserWarning, match="in another run before") as again:
+        continual.run(trainer, scenario())
+    strategy = continual.EWC(learner(), 1e-9)
+    strategy.fit(tasks[0])
+    with pytest.warns(UserWarning, match="brings new classes") as fitted:
+        strategy.fit(tasks[1])
+    assert {one.filename for one in [*caught, *again, *fitted]} == {__file__}

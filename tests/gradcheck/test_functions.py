@@ -273,6 +273,10 @@ def test_what_check_gradient_refuses():
         (tw.DataError, "grad.* is inf", (f, np.full(3, np.inf), theta), {}),
         (tw.DataError, "f is nan", (lambda t: np.nan, theta, theta), {}),
         (tw.DataError, "empty", (f, [], []), {}),
+        (tw.DataError, r"theta\['b'\] is empty", (f, {}, {"a": [1.0], "b": []}), {}),
+        (tw.DtypeError, "a number; got None", (lambda t: None, theta, theta), {}),
+        (tw.DtypeError, "a number; got 'a'", (lambda t: "a", theta, theta), {}),
+        (tw.DtypeError, "a real number; got", (lambda t: 1j * t.sum(), theta, theta), {}),
         (tw.DtypeError, "dtype", (f, theta, ["a"]), {}),
         (tw.ArgumentError, 'did you mean "central"', (f, theta, theta), {"method": "centrl"}),
         (tw.ArgumentError, "h must be", (f, theta, theta), {"h": 0}),
@@ -282,3 +286,33 @@ def test_what_check_gradient_refuses():
     ]:
         with pytest.raises(kind, match=pattern):
             tw.check_gradient(*arguments, **options)
+
+
+def test_the_complex_step_takes_functions_that_are_complex_everywhere():
+    """One that starts from a complex array gives a complex number at real points, too."""
+
+    def f(t):
+        return (np.zeros(3, complex) + t**2).sum()
+
+    report = tw.check_gradient(f, lambda t: 2 * t, np.ones(3), method="complex")
+    assert report
+    assert report.curve().truncation_slope != 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_steps_that_do_not_move_theta_are_refused(method, rng):
+    """Differences were 0/0 there, and NaN passed for any gradient."""
+    theta = rng.uniform(1, 2, 4)
+    with pytest.raises(tw.ArgumentError, match="h must be"):
+        tw.check_gradient(np.sum, 2 * np.ones(4), theta, method=method, h=0)
+    if method == "complex":
+        assert tw.check_gradient(np.sum, np.ones(4), theta, method=method, h=1e-300)
+        return
+    least = np.finfo(float).eps * (512 if method == "richardson" else 1)
+    with pytest.raises(tw.ArgumentError, match="h must be"):
+        tw.check_gradient(np.sum, 2 * np.ones(4), theta, method=method, h=least / 2)
+    found = tw.check_gradient(np.sum, np.ones(4), theta, method=method, h=least)
+    assert np.isfinite(found.blocks[0].worst_numeric)
+    if method in ("forward", "central", "fourth"):
+        with pytest.raises(tw.ArgumentError, match="h must be"):
+            tw.check_hvp(np.cos, lambda t, v: v, theta, method=method, h=least / 2)

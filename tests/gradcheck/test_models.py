@@ -141,3 +141,15 @@ def test_what_is_not_finite_is_named(check, rng):
 def test_what_is_no_model_is_refused(check, model):
     with pytest.raises(tw.ArgumentError, match=r"model must be an nn\.Sequential; got"):
         check(model, np.ones((2, 3)), [0, 1], loss=nn.CrossEntropyLoss())
+
+
+def test_differences_that_are_not_numbers_do_not_pass(rng):
+    """With them the error was NaN, and told to be 0."""
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    x, y = rng.standard_normal((6, 4)), rng.standard_normal((6, 3))
+    far = tw.gradcheck(model, x, y, loss=nn.MSELoss(), h=1e300)
+    assert np.isnan(far.blocks[2].worst_numeric)
+    assert far.failed == ("0.weight", "0.bias", "2.weight", "2.bias")
+    for check in tw.gradcheck, tw.gradgradcheck:
+        with pytest.raises(tw.ArgumentError, match="h must be"):
+            check(model, x, y, loss=nn.MSELoss(), h=1e-17)

@@ -96,3 +96,12 @@ def test_a_gauss_newton_product_is_no_hessian(rng, monkeypatch):
     # The last layer is linear in its own weights: only what couples with the first is wrong there.
     assert {"0.weight", "0.bias"} <= set(report.failed)
     assert "symmetry" not in report.failed
+
+
+def test_there_are_no_curves_of_products_and_no_empty_blocks():
+    report = tw.check_hvp(np.cos, lambda t, v: -np.sin(t) * v, np.ones(3))
+    with pytest.raises(tw.ArgumentError, match=r"no function .* products with a Hessian"):
+        report.curve()
+    theta = {"a": np.ones(2), "b": np.ones(0)}
+    with pytest.raises(tw.DataError, match=r"theta\['b'\] is empty"):
+        tw.check_hvp(lambda t: t, lambda t, v: v, theta)

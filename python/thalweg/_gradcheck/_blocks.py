@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays
+from thalweg._norms import length as length
 from thalweg.errors import ArgumentError, DataError, ShapeError
 
 Vector: TypeAlias = npt.NDArray[np.float64]
@@ -44,11 +45,13 @@ def join(arrays: Any, blocks: Blocks, what: str) -> Vector:
         array = _arrays.as_numeric(arrays[name], label)
         if array.shape != shape:
             raise ShapeError(f"{label} has shape {array.shape}; that of theta is {shape}")
+        if array.size == 0:
+            raise DataError(f"{label} is empty: there is nothing to check")
         array = _arrays.as_dtype(array, np.dtype(np.float64), label)
         parts.append(_arrays.finite(array, label).ravel())
-    flat: Vector = np.concatenate(parts) if parts else np.empty(0)
-    if flat.size == 0:
+    if not parts:
         raise DataError(f"{what} is empty: there is nothing to check")
+    flat: Vector = np.concatenate(parts)
     return flat
 
 
@@ -77,11 +80,3 @@ def unit(rng: np.random.Generator, size: int) -> Vector:
     v = rng.standard_normal(size)
     length = float(np.linalg.norm(v))
     return v / length if length > 0 else np.ones(size) / np.sqrt(size)
-
-
-def length(v: Any) -> float:
-    """Give the Euclidean norm, of numbers of any size: squares of 1e200 or 1e-200 are none."""
-    largest = float(np.abs(v).max(initial=0.0))
-    if largest == 0 or not np.isfinite(largest):
-        return largest
-    return largest * float(np.linalg.norm(v / largest))

@@ -75,7 +75,10 @@ def measure(report: "GradcheckReport", block: int) -> ErrorCurve:
     """Measure the curve of one block."""
     lines = report._lines
     if lines is None:
-        raise ArgumentError("this report has lost its function, for it was unpickled: check again")
+        raise ArgumentError(
+            "this report has no function to evaluate: it was unpickled, or is of products with a "
+            "Hessian; curves are of gradients that have just been checked"
+        )
     here = report.blocks[block]
     # Those that are no differences of one step are shown beside the central ones.
     rule = METHODS.get(report.method, METHODS["central"])

@@ -57,7 +57,7 @@ METHODS = {
 COMPLEX_STEP = 1e-30
 
 #: The first, largest step of Richardson's extrapolation, and how often it is halved.
-RICHARDSON_STEP, _HALVINGS = 0.1, 9
+RICHARDSON_STEP, HALVINGS = 0.1, 9
 
 
 def richardson(line: Line, h: float) -> tuple[float, float]:
@@ -68,7 +68,7 @@ def richardson(line: Line, h: float) -> tuple[float, float]:
     """
     best, error = np.nan, np.inf
     before: list[float] = []
-    for k in range(_HALVINGS + 1):
+    for k in range(HALVINGS + 1):
         f, s = line(h / 2**k * np.array([1.0, -1.0]))
         row = [float((f[0] - f[1]) / (s[0] - s[1]))]
         for j, above in enumerate(before):

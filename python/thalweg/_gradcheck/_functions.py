@@ -12,12 +12,13 @@ from thalweg._gradcheck._blocks import Vector
 from thalweg._gradcheck._differences import (
     COMPLEX_STEP,
     EPS,
+    HALVINGS,
     METHODS,
     RICHARDSON_STEP,
     richardson,
 )
 from thalweg._gradcheck._report import RTOL, Columns, GradcheckReport, report
-from thalweg.errors import ArgumentError, DataError, ShapeError
+from thalweg.errors import ArgumentError, DataError, DtypeError, ShapeError
 
 _STEPS = {name: m.step for name, m in METHODS.items()} | {
     "complex": COMPLEX_STEP,
@@ -49,7 +50,9 @@ def check_gradient(
     method : {"forward", "central", "fourth", "complex", "richardson"}, keyword only
         How derivatives are had without `grad`; the table below has what each is good for.
     h : float, keyword only, optional
-        The step is ``h * max(1, abs(theta))``; by default that of the table.
+        The step is ``h * max(1, abs(theta))``; by default that of the table. At least ε, which
+        still moves `theta`; with "complex" any, with "richardson", whose last step is 1/512 of it,
+        512 ε.
     rtol : float, keyword only, default 1e-7
         Tolerance for the norm-relative error of a block.
     atol : float, keyword only, optional
@@ -67,7 +70,9 @@ def check_gradient(
     ShapeError
         If the gradient has not the shape of `theta`.
     DataError
-        If `theta`, `f` or the gradient is not finite.
+        If `theta`, `f` or the gradient is not finite, or a block of `theta` is empty.
+    DtypeError
+        If one of them is not of real numbers.
 
     Notes
     -----
@@ -95,7 +100,9 @@ def check_gradient(
     ('theta',)
     """
     method = _checks.one_of("method", method, _STEPS)
-    h = _STEPS[method] if h is None else _checks.real("h", h, 0, closed="()")
+    # Smaller steps do not move theta, but for the complex one.
+    least = {"complex": np.finfo(float).tiny, "richardson": EPS * 2**HALVINGS}.get(method, EPS)
+    h = _STEPS[method] if h is None else _checks.real("h", h, least)
     rtol = _checks.real("rtol", rtol, 0, closed="()")
     atol = None if atol is None else _checks.real("atol", atol, 0)
     blocks, point, named = _blocks.of(theta)
@@ -104,11 +111,15 @@ def check_gradient(
         value = np.asarray(f(_blocks.shaped(values, blocks, named)))
         if value.size != 1:
             raise ShapeError(f"f must return one number; got shape {value.shape}")
+        if value.dtype.kind not in "biufc":
+            raise DtypeError(f"f must return a number; got {value.item()!r}")
+        if value.dtype.kind == "c" and method != "complex":
+            raise DtypeError(f"f must return a real number; got {value.item()}")
         if not np.isfinite(value).all():
             raise DataError(f"f is {value.item()} near theta; it must be finite to be checked")
         return value.item()
 
-    value = float(evaluate(point))
+    value = float(evaluate(point).real)
     given = grad(_blocks.shaped(point, blocks, named)) if callable(grad) else grad
     analytic = _blocks.join(given if named else {_blocks.ALONE: given}, blocks, "grad")
     steps = h * np.maximum(1.0, np.abs(point))
@@ -139,7 +150,8 @@ def check_gradient(
         for step in wanted:
             moved = point.astype(wanted.dtype)
             moved[part] += step * direction
-            values.append(evaluate(moved) if wanted.dtype.kind == "f" else 1j * imaginary(moved))
+            real = wanted.dtype.kind == "f"
+            values.append(evaluate(moved).real if real else 1j * imaginary(moved))
         return np.array(values), float(analytic[part] @ direction)
 
     places = range(point.size)

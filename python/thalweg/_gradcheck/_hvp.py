@@ -9,7 +9,7 @@ import numpy as np
 from thalweg import _checks
 from thalweg._gradcheck import _blocks
 from thalweg._gradcheck._blocks import Blocks, Vector
-from thalweg._gradcheck._differences import METHODS, Method
+from thalweg._gradcheck._differences import EPS, METHODS, Method
 from thalweg._gradcheck._report import BlockReport, GradcheckReport
 from thalweg.errors import ArgumentError
 
@@ -47,8 +47,8 @@ def check_hvp(
     method : {"forward", "central", "fourth"}, keyword only
         As in `check_gradient`.
     h : float, keyword only, optional
-        The step is h times the larger of 1 and the norm of the block; by default as in
-        `check_gradient`.
+        The step is h times the larger of 1 and the norm of the block; from ε on, and by default as
+        in `check_gradient`.
     rtol : float, keyword only, default 1e-6
         Tolerance for the norm-relative error of a block of :math:`H v`, over all directions.
     seed : int, keyword only, default 0
@@ -67,7 +67,9 @@ def check_hvp(
     ShapeError
         If a result has not the form of `theta`.
     DataError
-        If something is not finite.
+        If something is not finite, or a block of `theta` is empty.
+    DtypeError
+        If something is not of real numbers.
 
     Notes
     -----
@@ -84,7 +86,7 @@ def check_hvp(
     ('theta',)
     """
     rule = METHODS[_checks.one_of("method", method, METHODS)]
-    h = rule.step if h is None else _checks.real("h", h, 0, closed="()")
+    h = rule.step if h is None else _checks.real("h", h, EPS)
     directions = _checks.integer("directions", directions, 1)
     rtol = _checks.real("rtol", rtol, 0, closed="()")
     rng = np.random.default_rng(_checks.integer("seed", seed, 0))
@@ -206,7 +208,7 @@ def _compared(
     size = _blocks.length(numeric)
     symmetric = name == "symmetry"
     reference = resolved if symmetric else max(size, resolved / rtol)
-    relative = distance / reference if reference > 0 else (np.inf if distance > 0 else 0.0)
+    relative = distance / reference if reference > 0 else (0.0 if distance == 0 else np.inf)
     if not relative <= rtol:  # nor if it is NaN
         verdict = "FAILED"
     else:

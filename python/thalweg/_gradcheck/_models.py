@@ -9,7 +9,7 @@ import numpy as np
 from thalweg import _checks, _parts
 from thalweg._gradcheck import _blocks, _task
 from thalweg._gradcheck._blocks import Blocks, Vector
-from thalweg._gradcheck._differences import METHODS
+from thalweg._gradcheck._differences import EPS, METHODS
 from thalweg._gradcheck._hvp import compare
 from thalweg._gradcheck._report import RTOL, BlockReport, Columns, GradcheckReport, report
 from thalweg._gradcheck._task import Task
@@ -18,7 +18,7 @@ from thalweg.nn import Linear, Loss, Sequential
 if TYPE_CHECKING:
     from thalweg._trainer import Trainer
 
-#: From so many parameters on, directions are compared by default and not single parameters.
+#: Beyond so many parameters, directions are compared by default and not single parameters.
 _MANY = 10_000
 _DIRECTIONS = 3
 
@@ -56,8 +56,8 @@ def gradcheck(
     sample_weight : array_like, shape (n,), keyword only, optional
         As in `Trainer.fit`.
     h : float, keyword only, optional
-        The step is ``h * max(1, abs(theta))``; by default `h` is ``eps**(1/3)``. Along a direction
-        it is h times the larger of 1 and the block's norm.
+        The step is ``h * max(1, abs(theta))``, with `h` from ``eps`` on, by default
+        ``eps**(1/3)``. Along a direction it is h times the larger of 1 and the block's norm.
     rtol, atol : float, keyword only
         As in `check_gradient`.
     directions : int, keyword only, optional
@@ -105,7 +105,7 @@ def gradcheck(
     from thalweg.optim import SGD
 
     rule = METHODS["central"]
-    h = rule.step if h is None else _checks.real("h", h, 0, closed="()")
+    h = rule.step if h is None else _checks.real("h", h, EPS)
     rtol = _checks.real("rtol", rtol, 0, closed="()")
     atol = None if atol is None else _checks.real("atol", atol, 0)
     _parts.checked(model)
@@ -198,7 +198,7 @@ def gradgradcheck(
     from thalweg.curvature import Operator
 
     rule = METHODS["central"]
-    h = rule.step if h is None else _checks.real("h", h, 0, closed="()")
+    h = rule.step if h is None else _checks.real("h", h, EPS)
     directions = _checks.integer("directions", directions, 1)
     rtol = _checks.real("rtol", rtol, 0, closed="()")
     rng = np.random.default_rng(_checks.integer("seed", seed, 0))

@@ -134,7 +134,8 @@ class GradcheckReport:
         Raises
         ------
         ArgumentError
-            If there is no such block, or the report was unpickled and so has lost the function.
+            If there is no such block; or the report has no function, for it was unpickled, or is
+            one of `check_hvp` or `gradgradcheck`.
         """
         from thalweg._gradcheck._curve import measure
 
@@ -363,7 +364,8 @@ def _compare(
     floor = _blocks.length(delta[kept])
     distance = _blocks.length(error)
     reference = max(size, floor / rtol)
-    norm_relative = distance / reference if reference > 0 else (np.inf if distance > 0 else 0.0)
+    # Where a difference is NaN, so are these.
+    norm_relative = distance / reference if reference > 0 else (0.0 if distance == 0 else np.inf)
     if kinks == analytic.size:
         verdict = "all kinks"
     elif not norm_relative <= rtol:  # nor if it is NaN

@@ -86,6 +86,8 @@ class TrainerBase(Guided):
         _expect("model", model, Sequential, "nn.Sequential(...)", "nn")
         loss = loss_of(loss)
         _expect("optimizer", optimizer, Optimizer, "optim.AdamW(lr=1e-3)", "optim")
+        if precision == "bf16":
+            raise ArgumentError('precision must be a name in full: "bfloat16"; got "bf16"')
         self._precision = (
             None if precision is None else _checks.one_of("precision", precision, PRECISIONS)
         )

@@ -4,6 +4,8 @@ A `Scenario` is a sequence of `Task`. A `Strategy` is wrapped around a `Trainer`
 strategy, and learns one task after the other.
 """
 
+import typing as _typing
+
 from thalweg.continual import metrics as metrics
 from thalweg.continual._baselines import Cumulative as Cumulative
 from thalweg.continual._baselines import FromScratch as FromScratch
@@ -46,3 +48,11 @@ from thalweg.continual._synapses import SynapticIntelligence as SynapticIntellig
 from thalweg.continual._task import Scenario as Scenario
 from thalweg.continual._task import Task as Task
 from thalweg.continual._walk import RWalk as RWalk
+
+if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+    import sys as _sys
+
+    from thalweg import _habits
+    from thalweg.continual import _elsewhere
+
+    __getattr__ = _habits.of_module(_sys.modules[__name__], _elsewhere.NAMES)

@@ -1,4 +1,18 @@
-"""Names that strategies have in other libraries, and where here is what they stand for."""
+"""Names that other libraries have for what is here, and what is said of calls that miss something.
+
+Nothing of it is looked at before Python has refused a call: what is right costs nothing.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+from thalweg import _checks
+from thalweg._habits import advice, takes
+from thalweg.errors import ArgumentError
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 _LEARNS = "strategy.fit(task) learns one task, and continual.run(strategy, scenario) all of them"
 _JUDGES = "continual.run judges all tasks after each, and strategy.predict(x) gives classes"
@@ -40,3 +54,243 @@ ARGUMENTS = {
     "patterns_per_exp": "it is per_task",
     "memory_strength": "it is margin",
 }
+
+_LONG = {
+    **dict.fromkeys(("n_epochs", "num_epochs", "train_epochs", "max_epochs"), "it is epochs"),
+    **dict.fromkeys(("n_steps", "iters", "iterations", "max_steps"), "it is steps"),
+    **dict.fromkeys(("train_mb_size", "minibatch_size", "mb_size"), "it is batch_size"),
+    **dict.fromkeys(
+        ("model", "optimizer", "loss", "criterion", "lr", "learning_rate"),
+        "strategies are around a trainer, tw.Trainer(model, loss=, optimizer=), which has it",
+    ),
+    "callbacks": "fits of a trainer have callbacks; continual.run(..., evaluate_every=) judges and"
+    " log= writes meanwhile",
+    "shuffle": "every pass has a random order; strategy.learn(task, steps=..., shuffle=False) takes"
+    " rows as they come, between strategy.begin(task) and strategy.end(task)",
+}
+_A_TASK = "a strategy learns a Task, as Task(x, y, x_test, y_test)"
+_HELD_OUT = (
+    "tasks have what is held out: Task(x, y, x_test, y_test), and continual.run judges by it"
+)
+#: What others give to that which learns one task.
+OF_FITS = {
+    **_LONG,
+    **dict.fromkeys(("x", "y", "X", "experience", "dataset", "data"), _A_TASK),
+    **dict.fromkeys(("validation_data", "validation_split", "eval_streams"), _HELD_OUT),
+    **dict.fromkeys(("progress", "verbose"), "continual.run(..., progress=True) shows a bar"),
+    **{name: f"it is the task's: Task(..., {name}=...)" for name in ("sample_weight", "classes")},
+}
+#: And to that which learns all.
+OF_RUNS = {
+    **_LONG,
+    **dict.fromkeys(
+        ("plugins", "plugin"),
+        "strategies go around each other, as EWC(Replay(trainer, 200), 1.0)",
+    ),
+    **dict.fromkeys(("validation_data", "validation_split", "eval_streams"), _HELD_OUT),
+    **dict.fromkeys(("eval_every", "eval_epochs"), "it is evaluate_every, in steps"),
+    **dict.fromkeys(
+        ("metrics", "evaluator"), "it is metric, a function; result.metrics() has all that follow"
+    ),
+    **dict.fromkeys(("loggers", "logger", "log_dir"), "it is log, a .csv or .json file"),
+    **dict.fromkeys(("save_path", "checkpoint_path", "checkpoint_dir"), "it is checkpoint"),
+    **dict.fromkeys(("tasks", "benchmark", "stream", "experiences"), "it is scenario"),
+    **dict.fromkeys(("trainer", "learner", "method"), "it is strategy, which a trainer may be"),
+    **dict.fromkeys(("seed", "random_state"), "it is the model's: nn.Sequential(..., seed=...)"),
+    "verbose": "it is progress",
+}
+_ARRAYS = {
+    **dict.fromkeys(("train", "X", "x_train", "X_train"), "it is x"),
+    **dict.fromkeys(("Y", "y_train", "targets", "labels"), "it is y"),
+    **dict.fromkeys(("test", "x_val", "X_test", "x_valid", "x_eval"), "it is x_test"),
+    **dict.fromkeys(("y_val", "y_valid", "y_eval"), "it is y_test"),
+}
+#: And to that which makes scenarios.
+OF_SCENARIOS = {
+    **dict.fromkeys(
+        ("class_order", "fixed_class_order", "classes_order"), "it is order, of continual.split"
+    ),
+    **dict.fromkeys(
+        ("n_experiences", "n_tasks", "num_tasks", "n_splits", "n_steps"), "it is tasks"
+    ),
+    **dict.fromkeys(("scenario", "setting", "mode", "incremental"), "it is kind"),
+    **dict.fromkeys(("random_state", "shuffle", "shuffle_classes"), "seed=0 draws an order"),
+    **dict.fromkeys(("return_task_id", "task_labels"), 'kind="task" lets the task be known'),
+    **dict.fromkeys(
+        ("rotations", "rotations_list", "degrees"), "it is angles, of continual.rotated"
+    ),
+    **_ARRAYS,
+}
+#: And to a task.
+OF_TASKS = {
+    **_ARRAYS,
+    **dict.fromkeys(("task_id", "task_label"), "it is index"),
+    **dict.fromkeys(("weights", "weight"), "it is sample_weight"),
+}
+
+#: Names of things of others', in the module.
+NAMES = {
+    **dict.fromkeys(("SI", "PathIntegral"), "it is SynapticIntelligence"),
+    **dict.fromkeys(
+        ("ER", "ExperienceReplay", "Rehearsal", "ReplayPlugin"), "it is Replay(trainer, 200)"
+    ),
+    **dict.fromkeys(
+        ("iCaRL", "ICaRL", "NCM", "NCMClassifier"),
+        'NearestMean(Replay(trainer, BalancedBuffer(2000, select="herding"))) tells classes as'
+        " iCaRL does",
+    ),
+    **dict.fromkeys(
+        ("ReplayBuffer", "Memory", "EpisodicMemory", "ExperienceBalancedBuffer"),
+        "there are ReservoirBuffer and BalancedBuffer; Replay(trainer, 200) makes its own",
+    ),
+    "ClassBalancedBuffer": "it is BalancedBuffer(capacity, per_class=True)",
+    "ReservoirSamplingBuffer": "it is ReservoirBuffer",
+    **dict.fromkeys(
+        ("SplitMNIST", "SplitFMNIST", "SplitCIFAR10", "SplitCIFAR100", "nc_benchmark"),
+        "continual.split(x, y, x_test, y_test, tasks=5) deals the classes of any arrays out",
+    ),
+    "PermutedMNIST": "it is continual.permuted(x, y, x_test, y_test)",
+    "RotatedMNIST": "it is continual.rotated(x, y, x_test, y_test)",
+    **dict.fromkeys(
+        ("benchmark_from_datasets", "ni_benchmark", "Benchmark", "ContinualDataset"),
+        "continual.from_arrays([(x, y, x_test, y_test), ...]) makes a Scenario",
+    ),
+    "Experience": "it is Task(x, y, x_test, y_test)",
+    **dict.fromkeys(("train", "fit", "evaluate", "Trainer", "Evaluator"), _LEARNS),
+    **dict.fromkeys(("JointTraining", "MultiTask"), "it is Joint(trainer, scenario)"),
+    **dict.fromkeys(("FineTune", "Finetune", "Finetuning"), "it is Naive, or the trainer itself"),
+    "FromScratchTraining": "it is FromScratch",
+    "LearningWithoutForgetting": "it is LwF",
+    "ElasticWeightConsolidation": "it is EWC",
+    "MemoryAwareSynapses": "it is MAS",
+    **dict.fromkeys(("EWCPlugin", "EWCpp"), "it is EWC, or OnlineEWC, around a trainer"),
+    "EvaluationPlugin": "continual.run judges all tasks after each, and gives a Result",
+    **dict.fromkeys(
+        ("accuracy", "forgetting", "bwt", "fwt", "average_accuracy", "intransigence", "plasticity"),
+        "what there is to be measured is in continual.metrics, and of a run in result.metrics()",
+    ),
+}
+
+#: Names that figures of a run have elsewhere.
+OF_RESULTS = {
+    **dict.fromkeys(
+        ("accuracy", "acc", "average_accuracy", "final_accuracy", "mean_accuracy", "score"),
+        'it is result.metrics()["average_accuracy"]; result.r has the scores of all tasks after'
+        " each",
+    ),
+    **dict.fromkeys(("accuracies", "matrix", "R", "accuracy_matrix"), "it is result.r"),
+    "forgetting": 'it is result.metrics()["forgetting_max"], or continual.metrics.forgetting',
+    **dict.fromkeys(("bwt", "backward_transfer"), 'it is result.metrics()["bwt_gem"]'),
+    **dict.fromkeys(("fwt", "forward_transfer"), 'it is result.metrics()["fwt_gem"]'),
+    **dict.fromkeys(("loss", "losses"), 'it is result.histories[i]["loss"], of task i'),
+    **dict.fromkeys(("model", "trainer", "strategy"), "it is what was given to continual.run"),
+    **dict.fromkeys(("to_csv", "to_json"), "result.save(path) writes a .csv or .json file"),
+    **dict.fromkeys(
+        ("to_dataframe", "to_pandas", "df"), "it is pandas.DataFrame(result.records())"
+    ),
+    "time": "it is result.seconds",
+}
+
+#: What may be known when a sample is judged, by short names and Avalanche's.
+_KINDS = {
+    **dict.fromkeys(("til", "taskil", "taskincremental", "multihead"), "task"),
+    **dict.fromkeys(("dil", "domainil", "domainincremental", "ni"), "domain"),
+    **dict.fromkeys(("cil", "classil", "classincremental", "nc", "singlehead"), "class"),
+}
+
+
+def kind_of(kind: Any, known: tuple[str, ...]) -> str:
+    """`kind`, if it is one of those that are known; what it is by another name is said."""
+    plain = "".join(letter for letter in str(kind).lower() if letter.isalnum())
+    if kind not in known and plain in _KINDS:
+        listed = ", ".join(f'"{it}"' for it in known)
+        raise ArgumentError(
+            f'kind must be one of {listed}; got {kind!r}, which is kind="{_KINDS[plain]}"'
+        )
+    return _checks.one_of("kind", kind, known)
+
+
+def no_attribute(thing: Any, name: str, elsewhere: Mapping[str, str]) -> AttributeError:
+    """Make the error of a wrong name, with what it may have meant."""
+    more = ""
+    if not name.startswith("_"):  # as the names that Python's protocols look for
+        more = advice(name, elsewhere, [known for known in dir(thing) if not known.startswith("_")])
+    text = f"{type(thing).__name__} has no attribute {name!r}{more}"
+    return AttributeError(text, name=name, obj=thing)
+
+
+_JUDGED_BY = "by which it is judged (x and y again, if nothing is held out)"
+#: What arguments are that have to be given, and how they may be written.
+_NEEDED = {
+    "inner": ("what does the training: a trainer, or another strategy", "trainer"),
+    "strength": ("how much its penalty counts beside the loss", "strength=1.0"),
+    "buffer": ("how many samples it keeps, or one of the buffers in continual", "buffer=200"),
+    "per_task": ("how many samples of each task it keeps", "per_task=20"),
+    "scenario": ("the tasks, as of continual.split(x, y, x_test, y_test)", "scenario"),
+    "strategy": ("what learns: a strategy, or a trainer", "strategy"),
+    "x_test": (_JUDGED_BY, "x_test"),
+    "y_test": (_JUDGED_BY, "y_test"),
+    "task": ("as Task(x, y, x_test, y_test)", "task"),
+    "tasks": ("the arrays of each", "[(x, y, x_test, y_test), ...]"),
+}
+
+
+def explained(
+    what: str,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    elsewhere: Mapping[str, str],
+) -> Exception | None:
+    """Say why a function cannot be called so; None if it can, and something else went wrong."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        pass
+    else:
+        return None
+    placed = [it for it in signature.parameters.values() if it.kind is it.POSITIONAL_OR_KEYWORD]
+    needed = [it.name for it in placed if it.default is it.empty and it.name != "self"]
+    given = {it.name for it in placed[: len(args)]} | kwargs.keys()
+    missing = [name for name in needed if name not in given]
+    if missing and kwargs.keys() <= signature.parameters.keys():
+        why = dict.fromkeys(_NEEDED[name][0] for name in missing if name in _NEEDED)
+        example = ", ".join(_NEEDED[name][1] if name in _NEEDED else name for name in needed)
+        return ArgumentError(
+            f"{what} needs {', '.join([' and '.join(missing), *why])}: write {what}({example})"
+        )
+    if len(args) > len(placed) == len(signature.parameters):
+        names = ", ".join(it.name for it in placed if it.name != "self")
+        return TypeError(f"{what} takes only {names}")
+    try:
+        takes(what, elsewhere)(function)(*args, **kwargs)
+    except TypeError as error:
+        return error
+    return None
+
+
+def called(
+    what: str, elsewhere: Mapping[str, str], first: Callable[[Any], None] | None = None
+) -> Callable[[_F], _F]:
+    """Let a function say what is wrong with a call that Python refuses.
+
+    If that has more arguments than go without a name, `first` looks at the first one beforehand.
+    """
+
+    def decorate(function: _F) -> _F:
+        @functools.wraps(function)
+        def told(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return function(*args, **kwargs)
+            except TypeError:
+                error = explained(what, function, args, kwargs, elsewhere)
+                if error is None:
+                    raise
+            if first is not None and len(args) > 2:
+                first(args[1])
+            raise error from None
+
+        return cast("_F", told)
+
+    return decorate

@@ -287,7 +287,7 @@ class PackNet(_Parts):
                 f"PackNet has no free weights left in {full} of {len(self._weights)} layers: there,"
                 f" task {task.index} has those of earlier tasks alone. A larger network leaves"
                 " more, and so does a larger prune",
-                stacklevel=3,
+                stacklevel=4,
             )
         self._taken = 0
         self._hold(free)

@@ -151,7 +151,7 @@ class Consolidating(Quadratic):
                 " from new ones, and accuracy falls to that of the latest task (about 20 % on split"
                 " MNIST, in every publication). Replay of earlier samples is what helps; or let the"
                 " task be known (one head for each task)",
-                stacklevel=3,
+                stacklevel=4,
             )
         self._seen = sorted(seen | new)
 
@@ -161,7 +161,7 @@ class Consolidating(Quadratic):
                 "the running averages of nn.BatchNorm1d go on with every task, and no penalty holds"
                 f" them: what the model gives for earlier tasks changes even where"
                 f" {type(self).__name__} keeps all weights. nn.LayerNorm has none",
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _has_averages(self) -> bool:
@@ -176,7 +176,7 @@ class Consolidating(Quadratic):
                 f" end of task {task.index}, less than {NEGLIGIBLE:g}: if earlier tasks are being"
                 f" forgotten, strength={self.strength:g} is too small for importances of this size"
                 f" (the mean is {mean:.1e}{self._kind()})",
-                stacklevel=3,
+                stacklevel=4,
             )
         super().end(task)
 

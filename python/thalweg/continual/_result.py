@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from thalweg._history import History
 from thalweg.continual import metrics
+from thalweg.continual._elsewhere import OF_RESULTS, no_attribute
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,6 +54,12 @@ class Result:
     scores: list[list[float]] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     histories: list[History] = field(default_factory=list)
+
+    if not TYPE_CHECKING:  # type checkers would take every name for one that is there
+
+        def __getattr__(self, name: str) -> Any:
+            """Say where it is."""
+            raise no_attribute(self, name, OF_RESULTS)
 
     @property
     def r(self) -> npt.NDArray[np.float64]:

@@ -14,6 +14,7 @@ from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _resume
 from thalweg.continual._baselines import Naive
+from thalweg.continual._elsewhere import OF_RUNS, called
 from thalweg.continual._quadratic import Quadratic
 from thalweg.continual._result import Result
 from thalweg.continual._scores import Metric, metric_of, score
@@ -26,6 +27,7 @@ from thalweg.errors import ArgumentError, ThalwegError
 _TRAINED: "weakref.WeakSet[Trainer]" = weakref.WeakSet()
 
 
+@called("continual.run", OF_RUNS)
 def run(
     strategy: Strategy | Trainer,
     scenario: Scenario,
@@ -248,13 +250,13 @@ class _Run:
             warnings.warn(
                 f"{what}. To begin anew, make model, trainer and strategy anew; to go on with a run"
                 " that was stopped, give resume=True",
-                stacklevel=4,
+                stacklevel=5,
             )
         if not any(isinstance(link, Quadratic) for link in links) and self.strategy.trainer.penalty:
             warnings.warn(
                 "the trainer has a penalty already, of set_penalty or of a strategy that was around"
                 " it before, and keeps it in this run; trainer.set_penalty(None) ends it",
-                stacklevel=4,
+                stacklevel=5,
             )
         self.judge(-1)
 

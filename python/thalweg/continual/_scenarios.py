@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from thalweg import _arrays, _checks
+from thalweg.continual._elsewhere import OF_SCENARIOS, called, kind_of
 from thalweg.continual._task import (
     KINDS,
     Changed,
@@ -20,6 +21,7 @@ from thalweg.continual._task import (
 from thalweg.errors import ArgumentError, DataError, DtypeError, ShapeError
 
 
+@called("continual.split", OF_SCENARIOS)
 def split(
     x: Any,
     y: Any,
@@ -76,7 +78,7 @@ def split(
     >>> [task.y.tolist() for task in continual.split(x, y, x, y, tasks=3, kind="domain")]
     [[0, 1], [0, 1], [0, 1]]
     """
-    kind = _checks.one_of("kind", kind, KINDS)
+    kind = kind_of(kind, KINDS)
     x, y, x_test, y_test = _both(x, y, x_test, y_test)
     classes = np.unique(y)
     tasks = _checks.integer("tasks", tasks, 1, len(classes))
@@ -110,6 +112,7 @@ def split(
     return _scenario(made, kind)
 
 
+@called("continual.permuted", OF_SCENARIOS)
 def permuted(
     x: Any,
     y: Any,
@@ -153,6 +156,7 @@ def permuted(
     return _transformed(base, changes, [f"permutation {i}" for i in range(tasks)], kind)
 
 
+@called("continual.rotated", OF_SCENARIOS)
 def rotated(
     x: Any,
     y: Any,
@@ -211,6 +215,7 @@ def rotated(
     return _transformed(base, changes, [f"{angle:.0f}°" for angle in angles], kind)
 
 
+@called("continual.from_arrays", OF_SCENARIOS)
 def from_arrays(
     tasks: Iterable[Any], kind: str = "domain", *, names: Sequence[str] | None = None
 ) -> Scenario:
@@ -246,7 +251,7 @@ def from_arrays(
     >>> [(task.name, task.classes) for task in waves]
     [('sin', None), ('cos', None)]
     """
-    kind = _checks.one_of("kind", kind, KINDS)
+    kind = kind_of(kind, KINDS)
     made: list[Task] = []
     given = [tuple(task) for task in tasks]
     if names is not None and len(names) != len(given):
@@ -343,7 +348,7 @@ def _base(x: Any, y: Any, x_test: Any, y_test: Any) -> Task:
 
 def _transformed(base: Task, changes: list[Any], names: list[str], kind: str) -> Scenario:
     """Make one task for each change."""
-    kind = _checks.one_of("kind", kind, KINDS)
+    kind = kind_of(kind, KINDS)
     made: list[Task] = []
     for index, (change, name) in enumerate(zip(changes, names, strict=True)):
         shift = 0 if kind == "domain" else index * len(base.classes or ())

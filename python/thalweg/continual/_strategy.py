@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from thalweg import _checks, _core
-from thalweg._habits import advice, argument_names, refuse_unknown
+from thalweg._habits import argument_names, refuse_unknown
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _joins
-from thalweg.continual._elsewhere import ARGUMENTS, ELSEWHERE
+from thalweg.continual._elsewhere import (
+    ARGUMENTS,
+    ELSEWHERE,
+    OF_FITS,
+    called,
+    explained,
+    no_attribute,
+)
 from thalweg.continual._task import Task, check_rows, not_begun
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import BCEWithLogitsLoss, Sequential
@@ -92,13 +99,7 @@ class Strategy:
 
         def __getattr__(self, name: str) -> Any:
             """Say where it is."""
-            more = ""
-            if not name.startswith("_"):  # as the names that Python's protocols look for
-                there = [known for known in dir(type(self)) if not known.startswith("_")]
-                more = advice(name, ELSEWHERE, there)
-            raise AttributeError(
-                f"{type(self).__name__} has no attribute {name!r}{more}", name=name, obj=self
-            )
+            raise no_attribute(self, name, ELSEWHERE)
 
     def begin(self, task: Task) -> None:
         """Get ready for a task; the innermost sets which classes compete in the loss."""
@@ -215,6 +216,7 @@ class Strategy:
             self.inner.end(task)
         self._ended, self._begun = self._ended + 1, False
 
+    @called("strategy.fit", OF_FITS, lambda task: _check_task(task))
     def fit(
         self,
         task: Task,
@@ -242,11 +244,7 @@ class Strategy:
         History
             One entry per epoch, or one for all steps.
         """
-        if not isinstance(task, Task):
-            raise ArgumentError(
-                "a strategy learns a Task, as Task(x, y, x_test, y_test); got "
-                f"{type(task).__name__}"
-            )
+        _check_task(task)
         check_rows(task, task.index)
         batch_size = _checks.integer("batch_size", batch_size, 1)
         drop_last = _checks.flag("drop_last", drop_last)
@@ -380,9 +378,22 @@ def _guide(cls: type[Strategy]) -> None:
         refuse_unknown(type(self).__name__, known, kwargs, ARGUMENTS)
         if args:
             _check_inner(args[0])  # it may be one of a model, an optimizer and a loss
-        make(self, *args, **kwargs)
+        try:
+            return make(self, *args, **kwargs)
+        except TypeError:
+            error = explained(type(self).__name__, make, (self, *args), kwargs, ARGUMENTS)
+            if error is None:
+                raise
+        raise error from None
 
     cls.__init__ = init  # type: ignore[method-assign]
+
+
+def _check_task(task: Any) -> None:
+    if not isinstance(task, Task):
+        raise ArgumentError(
+            f"a strategy learns a Task, as Task(x, y, x_test, y_test); got {type(task).__name__}"
+        )
 
 
 def _check_inner(inner: Any) -> None:

@@ -32,7 +32,7 @@ def suit(strategy: Strategy, scenario: Scenario) -> None:
             f"{type(strategy).__name__} is told which task a sample is from, also when it is judged"
             f' here; in a scenario of kind="{scenario.kind}" nobody knows that. Its figures can be'
             ' compared with those of kind="task" only',
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -80,7 +80,7 @@ def _heads(trainer: Trainer, scenario: Scenario) -> None:
                 f"the loss has heads={heads}, so that only the outputs of one task compete while it"
                 f' is learned, but all do when it is judged: the scenario is of kind="'
                 f'{scenario.kind}", where nobody knows the task. nn.CrossEntropyLoss() is for that',
-                stacklevel=4,
+                stacklevel=5,
             )
         return
     if not heads:
@@ -89,7 +89,7 @@ def _heads(trainer: Trainer, scenario: Scenario) -> None:
                 'the scenario is of kind="task", but all outputs compete in the loss: learning a'
                 " task drives the outputs of all others down. Give the trainer"
                 f" nn.CrossEntropyLoss(heads={scenario.heads}), scenario.heads",
-                stacklevel=4,
+                stacklevel=5,
             )
         return
     head_of = np.repeat(np.arange(len(heads)), heads)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from thalweg import _checks
+from thalweg.continual._elsewhere import OF_TASKS, called, kind_of
 from thalweg.errors import ArgumentError, ShapeError
 
 #: What may be known when a sample is judged.
@@ -88,6 +89,9 @@ class Task:
         """Give what its data are made of, by which others are told from them."""
         names = ("x", "y", "x_test", "y_test", "sample_weight")
         return {name: getattr(self, name) for name in names}
+
+
+Task.__init__ = called("Task", OF_TASKS)(Task.__init__)  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,7 +265,7 @@ class Scenario(Sequence[Task]):
     kind: str = "domain"
 
     def __post_init__(self) -> None:
-        _checks.one_of("kind", self.kind, KINDS)
+        kind_of(self.kind, KINDS)
         tasks = tuple(self.tasks)
         for place, task in enumerate(tasks):
             if not isinstance(task, Task):

@@ -1,5 +1,7 @@
 """The curvature of the loss: products with its Hessian, and what can be learned from them."""
 
+import typing as _typing
+
 from thalweg.curvature._eigenvalues import Eigenpairs as Eigenpairs
 from thalweg.curvature._eigenvalues import top_eigenvalues as top_eigenvalues
 from thalweg.curvature._kfac import KroneckerFactors as KroneckerFactors
@@ -17,3 +19,48 @@ from thalweg.curvature._spectrum import spectral_density as spectral_density
 from thalweg.curvature._spectrum import trace as trace
 from thalweg.curvature._stability import Stability as Stability
 from thalweg.curvature._stability import max_stable_lr as max_stable_lr
+
+if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+    import sys as _sys
+
+    from thalweg import _habits
+
+    _EIGENVALUES = "it is top_eigenvalues(model, x, y, loss=..., k=1)"
+    _BY_INPUTS = "tw.diagnostics.jacobian(model, x) is by the inputs"
+    __getattr__ = _habits.of_module(
+        _sys.modules[__name__],
+        {
+            **dict.fromkeys(
+                ("hessian", "Hessian", "HessianLinearOperator"),
+                "Operator(model, x, y, loss=...) multiplies by it, and its dense() is the matrix",
+            ),
+            **dict.fromkeys(
+                ("ggn", "GGN", "gauss_newton", "GGNLinearOperator"),
+                'it is Operator(model, x, y, loss=..., kind="gauss_newton"), or gnvp',
+            ),
+            **dict.fromkeys(
+                ("fisher", "fisher_information", "FisherMCLinearOperator"),
+                'it is Operator(model, x, y, loss=..., kind="fisher"), or fisher_vp',
+            ),
+            **dict.fromkeys(
+                ("vjp", "grad", "gradient"),
+                "model.forward(x) and then model.backward(v) give the product by the inputs, and"
+                f" add that by the parameters to model.flat_gradients; {_BY_INPUTS}, and"
+                " trainer.backward(x, y) is of a loss",
+            ),
+            **dict.fromkeys(
+                ("jacobian", "jac", "jacfwd", "jacrev"),
+                f"{_BY_INPUTS}; jvp(model, x, v) is a product of that by the parameters",
+            ),
+            "vhp": "the Hessian is symmetric: it is hvp",
+            **dict.fromkeys(
+                ("laplacian", "laplace", "hessian_trace"),
+                "trace(model, x, y, loss=...) is that of the Hessian by the parameters; second"
+                f" derivatives by the inputs are not there, but {_BY_INPUTS}, and differences of it"
+                " come close",
+            ),
+            **dict.fromkeys(("eigenvalues", "eigsh", "sharpness", "lambda_max"), _EIGENVALUES),
+            **dict.fromkeys(("density", "density_plot", "spectrum"), "it is spectral_density"),
+            **dict.fromkeys(("KFAC", "kfac", "KFACLinearOperator"), "it is kfac_factors"),
+        },
+    )

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _checks
+from thalweg import _arrays, _checks
+from thalweg._norms import length
 from thalweg.curvature._lanczos import Tridiagonal, apply, lanczos
 from thalweg.curvature._operator import Matvec, Operator
 from thalweg.errors import ArgumentError, DataError, DivergedError
@@ -64,6 +65,8 @@ def matrix_of(
         )
     elif any(value is not None for value in (x, y, loss, sample_weight)):
         raise ArgumentError("x, y, loss= and sample_weight= go with a model, not with a matrix")
+    if isinstance(model, np.ndarray):
+        model = _arrays.as_numeric(model, "the matrix")
     if hasattr(model, "shape") and (hasattr(model, "matvec") or isinstance(model, np.ndarray)):
         shape = tuple(model.shape)
         if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
@@ -154,11 +157,12 @@ def top_eigenvalues(
     which = _checks.one_of("which", which, ("largest", "smallest", "both"))
     tol = _checks.real("tol", tol, 0, 1, "()")
     limit = _checks.integer("max_products", max_products, 1)
+    rng = np.random.default_rng(_checks.integer("seed", seed, 0))
     matvec, n, eps = matrix_of(model, x, y, loss, kind, size, sample_weight, training)
     wanted = 2 * k if which == "both" else k
     if wanted > n:
         raise ArgumentError(f"k={k} with which={which!r} is more than the {n} there are")
-    search = _Search(matvec, n, max(tol, 10 * eps), limit, np.random.default_rng(seed))
+    search = _Search(matvec, n, max(tol, 10 * eps), limit, rng)
     signs = {"largest": [1], "smallest": [-1], "both": [1, -1]}[which]
     search.run(k, signs)
     columns = [index for sign in signs for index in search.outermost(k, sign)]
@@ -234,7 +238,7 @@ class _Search:
         self.vectors = np.concatenate([self.vectors, vectors])
         self.values = np.concatenate([self.values, values[chosen]])
         errors = [
-            float(np.linalg.norm(apply(self.matvec, v) - value * v))
+            length(apply(self.matvec, v) - value * v)
             for v, value in zip(vectors, values[chosen], strict=True)
         ]
         self.products += len(errors)

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from thalweg import _arrays
+from thalweg._norms import length
 from thalweg.errors import DataError, ShapeError
 
 Vector = npt.NDArray[np.float64]
@@ -49,10 +51,12 @@ def apply(matvec: Callable[[Any], Any], q: Vector) -> Vector:
     ------
     ShapeError
         If it has another shape.
+    DtypeError
+        If it is not of real numbers.
     DataError
         If it is not finite, or so large that its length is not.
     """
-    product = np.asarray(matvec(q), dtype=np.float64)
+    product = _arrays.as_numeric(matvec(q), "the product").astype(np.float64)
     if product.shape != q.shape:
         raise ShapeError(f"matvec gave shape {product.shape} for a vector of shape {q.shape}")
     if not np.isfinite(product).all():
@@ -107,11 +111,11 @@ def lanczos(
         basis[j] = q
         w = apply(matvec, q)
         alpha[j] = q @ w
-        scale = max(scale, float(np.linalg.norm(w)))
+        scale = max(scale, length(w))
         w = orthogonalize(w, basis[: j + 1])
         if len(locked):
             w = orthogonalize(w, locked)
-        beta[j] = np.linalg.norm(w)
+        beta[j] = length(w)
         # Nothing but rounding is left: the space is invariant.
         ended = beta[j] <= 10 * np.finfo(float).eps * np.sqrt(n) * scale
         if ended:

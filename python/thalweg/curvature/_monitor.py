@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from thalweg import _checks
 from thalweg.callbacks import Callback
-from thalweg.curvature._stability import Stability, max_stable_lr
-from thalweg.errors import ArgumentError, DivergedError
+from thalweg.curvature._stability import Stability, check_known, max_stable_lr
+from thalweg.errors import ArgumentError, DataError, DivergedError
 from thalweg.optim import SGD
 from thalweg.optim.schedules import Schedule
 
@@ -20,7 +20,8 @@ class StabilityMonitor(Callback):
     The history gets two more figures: ``"sharpness"``, the largest eigenvalue :math:`\lambda` of
     the Hessian (preconditioned, where the optimizer divides its steps), and ``"stability"``, the
     learning rate as a part of the largest stable one: above 1 steps diverge on a quadratic. Both
-    are NaN in epochs between measurements. See `thalweg.curvature.max_stable_lr` for the formulas.
+    are NaN in epochs between measurements, and where steps have diverged so far that there is no
+    measuring. See `thalweg.curvature.max_stable_lr` for the formulas.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ class StabilityMonitor(Callback):
         If an argument is out of range; when a fit begins, if the rate cannot be lowered because a
         schedule sets it.
     UnsupportedError
-        During the fit, for optimizers and losses that `max_stable_lr` does not know.
+        When a fit begins, for optimizers and losses that `max_stable_lr` does not know.
 
     Notes
     -----
@@ -107,6 +108,7 @@ class StabilityMonitor(Callback):
                 "StabilityMonitor: action='lower' cannot hold against a schedule, which sets the "
                 "learning rate before every step; use 'warn' or 'stop', or no schedule"
             )
+        check_known(trainer)
         self.reports = []
         self._beyond = False
         # Before its first step an optimizer has no average of squared gradients to divide by.
@@ -117,9 +119,8 @@ class StabilityMonitor(Callback):
         """Measure, if it is time, and act; True if the fit is to stop."""
         due = int(record["epoch"]) % self._every == 0
         stop = self._beyond and self._action == "stop"
-        if due:
-            stop = self._measure(trainer) or stop
-        report = self.reports[-1] if due else None
+        report = self._measure(trainer) if due else None
+        stop = stop or (self._beyond and self._action == "stop")
         for key, value in (
             ("sharpness", report.sharpness if report else float("nan")),
             ("stability", report.ratio if report else float("nan")),
@@ -132,9 +133,23 @@ class StabilityMonitor(Callback):
         if self.reports:
             error.add_note(f"StabilityMonitor, last seen at {self.reports[-1]}")
 
-    def _measure(self, trainer: "Trainer") -> bool:
-        """Add a report, and act on it; whether to stop."""
-        report = max_stable_lr(trainer, *self._data)
+    def _measure(self, trainer: "Trainer") -> Stability | None:
+        """Add a report, and act on it; None where the weights are too large to measure."""
+        try:
+            report = max_stable_lr(trainer, *self._data)
+        except (ArgumentError, DataError, DivergedError):
+            if not self.reports:
+                raise
+            # It was measured before with these data: now the weights are too large for products.
+            if not self._beyond and self._action == "warn":
+                warnings.warn(
+                    "StabilityMonitor: the weights have become too large to measure it, last seen "
+                    f"at {self.reports[-1]}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            self._beyond = True
+            return None
         self.reports.append(report)
         began = report.verdict == "diverging" and not self._beyond
         self._beyond = report.verdict == "diverging"
@@ -143,4 +158,4 @@ class StabilityMonitor(Callback):
         if self._beyond and self._action == "lower":
             trainer.optimizer.lr = self._margin * report.max_lr
             self._beyond = False
-        return self._beyond and self._action == "stop"
+        return report

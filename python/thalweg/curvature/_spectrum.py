@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _checks
+from thalweg import _arrays, _checks
 from thalweg.curvature._eigenvalues import matrix_of
 from thalweg.curvature._lanczos import apply, lanczos
 from thalweg.errors import ArgumentError
@@ -100,7 +100,7 @@ class SpectralDensity:
         ndarray
             Of their shape. Half of a node's weight is counted where it lies.
         """
-        at = np.asarray(at, dtype=np.float64)
+        at = _arrays.as_numeric(at, "at").astype(np.float64)
         nodes, weights = self.nodes.ravel(), self.weights.ravel() / len(self.nodes)
         order = np.argsort(nodes)  # NaN last, with no weight
         nodes, weights = nodes[order], weights[order]
@@ -124,9 +124,10 @@ class SpectralDensity:
         -------
         ndarray, shape (k,)
         """
-        at = np.asarray(at, dtype=np.float64)
+        at = _arrays.as_numeric(at, "at").astype(np.float64)
         low, high = self.range
-        sigma = max((high - low) / 100, 1e-12) if sigma is None else sigma
+        if sigma is None:  # above rounding, where all eigenvalues are one
+            sigma = max((high - low) / 100, 1e-12 * max(abs(low), abs(high))) or 1e-12
         sigma = _checks.real("sigma", sigma, 0, closed="()")
         result = np.zeros(at.shape)
         for node, weight in zip(self.nodes.ravel(), self.weights.ravel(), strict=True):
@@ -209,8 +210,8 @@ def spectral_density(
     """
     steps = _checks.integer("steps", steps, 1)
     probes = _checks.integer("probes", probes, 1)
+    rng = np.random.default_rng(_checks.integer("seed", seed, 0))
     matvec, n, _ = matrix_of(model, x, y, loss, kind, size, sample_weight, training)
-    rng = np.random.default_rng(seed)
     nodes = np.full((probes, min(steps, n)), np.nan)
     weights = np.zeros_like(nodes)
     for p in range(probes):
@@ -264,8 +265,8 @@ def trace(
     Estimate(value=3.0, standard_error=0.0)
     """
     probes = _checks.integer("probes", probes, 1)
+    rng = np.random.default_rng(_checks.integer("seed", seed, 0))
     matvec, n, _ = matrix_of(model, x, y, loss, kind, size, sample_weight, training)
-    rng = np.random.default_rng(seed)
     signs = (rng.choice([-1.0, 1.0], n) for _ in range(probes))
     return _estimate(np.array([v @ apply(matvec, v) for v in signs]))
 

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thalweg import optim
+from thalweg import _checks, optim
 from thalweg.curvature._eigenvalues import top_eigenvalues
 from thalweg.curvature._lanczos import Vector
-from thalweg.curvature._operator import Operator
+from thalweg.curvature._operator import Operator, known
 from thalweg.errors import ArgumentError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ def max_stable_lr(
     Raises
     ------
     ArgumentError
-        If an optimizer that divides by an average of squared gradients has none yet.
+        If an optimizer that divides by an average of squared gradients has none yet, or `tol` is
+        out of range.
     UnsupportedError
         For other optimizers than these, groups of parameters, and losses of one's own.
     ShapeError, DataError, DtypeError
@@ -172,6 +173,12 @@ def max_stable_lr(
     >>> round(found.max_lr, 6), found.verdict
     (0.25, 'diverging')
     """
+    from thalweg._trainer import Trainer
+
+    if not isinstance(trainer, Trainer):
+        raise ArgumentError(f"trainer must be a Trainer; got {trainer!r}")
+    tol = _checks.real("tol", tol, 0, 1, "()")
+    check_known(trainer)
     optimizer = trainer.optimizer
     threshold, overshoot, divisor = _limits(optimizer)
     model = trainer.model
@@ -208,8 +215,10 @@ def _decoupled(optimizer: optim.Optimizer) -> bool:
     )
 
 
-def _limits(optimizer: Any) -> tuple[float, float, Vector | None]:
-    """Give the products of rate and sharpness at which steps diverge and overshoot, and P."""
+def check_known(trainer: "Trainer") -> None:
+    """Raise `UnsupportedError` unless the thresholds of its optimizer and its loss are known."""
+    known(trainer.loss)
+    optimizer = trainer.optimizer
     if not isinstance(optimizer, _KNOWN):
         raise UnsupportedError(
             f"the threshold of {type(optimizer).__name__} is not known here; there are those of "
@@ -219,6 +228,10 @@ def _limits(optimizer: Any) -> tuple[float, float, Vector | None]:
         raise UnsupportedError(
             "learning rates of groups of parameters differ: there is no single one to find"
         )
+
+
+def _limits(optimizer: Any) -> tuple[float, float, Vector | None]:
+    """Give the products of rate and sharpness at which steps diverge and overshoot, and P."""
     options: dict[str, Any] = optimizer._options
     if isinstance(optimizer, optim.SGD):
         beta = options["momentum"]

@@ -7,7 +7,7 @@ import numpy as np
 
 from thalweg import _checks, _parts
 from thalweg.diagnostics._symmetry import balance, hidden, rebuilt
-from thalweg.errors import ShapeError
+from thalweg.errors import ArgumentError, ShapeError
 from thalweg.nn import Sequential
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def align(model: Sequential, reference: Sequential, *, seed: int = 0) -> Sequent
 
 def _same(a: Sequential, b: Sequential) -> None:
     _parts.checked(a), _parts.checked(b)
-    if a._blocks() != b._blocks() or len(a) != len(b):
+    kinds = [[type(layer) for layer in model.layers] for model in (a, b)]
+    if a._blocks() != b._blocks() or kinds[0] != kinds[1]:
         raise ShapeError(
             "the two models must have the same layers; got "
             f"{[type(layer).__name__ for layer in a.layers]}, {a.num_parameters} parameters, and "
@@ -174,7 +175,8 @@ def barrier(
 
     .. math:: \max_t \; L((1-t)\,\theta_a + t\,\theta_b) - (1-t)\,L(\theta_a) - t\,L(\theta_b)
 
-    Frankle et al. 2020, arXiv:1912.05671, with the linear interpolation of Entezari et al. 2022.
+    Running averages of `nn.BatchNorm1d` are between those of the two, as parameters are. Frankle et
+    al. 2020, arXiv:1912.05671, with the linear interpolation of Entezari et al. 2022.
 
     Parameters
     ----------
@@ -201,12 +203,15 @@ def barrier(
     from thalweg.optim import SGD
 
     _same(a, b)
+    if not isinstance(trainer, Trainer):
+        raise ArgumentError(f"trainer must be a Trainer; got {trainer!r}")
     t = np.linspace(0, 1, _checks.integer("points", points, 3))
     middle = a.astype("float64")
     judge = Trainer(middle, loss=trainer.loss, optimizer=SGD(lr=0.0))
-    ends = a.flat_parameters.astype(np.float64), b.flat_parameters.astype(np.float64)
+    one, other = (m.astype("float64").state_dict() for m in (a, b))
     losses = []
     for s in t:
-        middle.flat_parameters = (1 - s) * ends[0] + s * ends[1]
+        # With the running averages, that both ends be the models as they are.
+        middle.load_state_dict({n: (1 - s) * v + s * other[n] for n, v in one.items()})
         losses.append(judge.evaluate(x, y)["loss"])
     return float(np.max(losses - (1 - t) * losses[0] - t * losses[-1]))

@@ -223,7 +223,7 @@ def jacobian(model: Sequential, x: Any) -> npt.NDArray[np.float64]:
     for j in range(outputs):
         one = np.zeros((rows, outputs))
         one[:, j] = 1
-        found[:, j] = model.backward(one).reshape(rows, -1)
+        found[:, j] = model.backward(one, parameters=False).reshape(rows, -1)
     return found
 
 
@@ -271,7 +271,7 @@ def batch_jacobian(layer: BatchNorm1d, x: Any) -> npt.NDArray[np.float64]:
     for i in range(rows):
         one = np.zeros((rows, k))
         one[i] = 1
-        found[:, i] = model.backward(one).T
+        found[:, i] = model.backward(one, parameters=False).T
     return found
 
 

@@ -136,7 +136,7 @@ def gradient_noise(trainer: Trainer, x: Any, y: Any, *, batch_size: int = 1) -> 
         If the model needs larger batches; if the loss is not a plain mean over the samples (a sum,
         or with weights of classes); or `batch_size` leaves fewer than two whole batches.
     ShapeError, DataError, DtypeError
-        If the arrays do not fit.
+        If the arrays do not fit, or there are labels that the loss ignores.
 
     Notes
     -----
@@ -164,6 +164,12 @@ def gradient_noise(trainer: Trainer, x: Any, y: Any, *, batch_size: int = 1) -> 
     x, y, _ = own._ready(x, y, None)
     x = model._matrix(x, "x")
     own.evaluate(x, y)  # raises if they do not fit
+    ignored = getattr(own._loss, "ignore_index", None)
+    if y.dtype.kind == "i" and (rows_ignored := np.flatnonzero(y == ignored)).size:
+        raise DataError(
+            f"y[{rows_ignored[0]}] is {ignored}, which the loss ignores: the loss is a mean over "
+            f"fewer rows than there are. Leave out the {rows_ignored.size} rows that do not count"
+        )
     rows = len(x)
     b = _checks.integer("batch_size", batch_size, 1)
     if rows // b < 2:

@@ -90,7 +90,12 @@ class SpectralBias(Callback):
         if n < 4:
             raise DataError(f"x has {n} samples; at least 4 are needed")
         distances = np.diff(place)
-        if not np.allclose(distances, distances.mean(), rtol=1e-6, atol=0) or distances[0] <= 0:
+        # Places are rounded, to float32 perhaps: so far, distances may differ.
+        kind = np.asarray(x).dtype
+        eps = float(np.finfo(kind if kind.kind == "f" else np.float64).eps)
+        uneven = float(np.abs(distances - distances.mean()).max())
+        slack = max(1e-6 * abs(float(distances.mean())), eps * float(np.abs(place).max()))
+        if uneven > slack or (distances <= 0).any():
             raise DataError(
                 "x must rise at equal distances: on others a Fourier sum mixes frequencies"
             )
@@ -113,7 +118,13 @@ class SpectralBias(Callback):
         self._target = _column(y, "y")
         if len(self._target) != n:
             raise ShapeError(f"x has {n} rows but y has {len(self._target)}")
-        self._inputs = place[:, np.newaxis] if inputs is None else np.asarray(inputs)
+        self._inputs = place[:, np.newaxis]
+        if inputs is not None:
+            self._inputs = _arrays.as_numeric(inputs, "inputs")
+        if self._inputs.ndim < 2:
+            raise ShapeError(
+                f"inputs must have shape (n, in_features); got shape {self._inputs.shape}"
+            )
         if len(self._inputs) != n:
             raise ShapeError(f"x has {n} rows but inputs has {len(self._inputs)}")
         phases = np.outer(self.frequencies, place - place[0]) / period
@@ -160,8 +171,11 @@ class SpectralBias(Callback):
             If `below` is not above 0.
         """
         small = self.relative < _checks.real("below", below, 0, closed="()")
+        # Behind the last record all are learned, at infinity.
+        small = np.vstack([small, np.ones(len(self.frequencies), bool)])
         steps = np.array([*self.steps, np.inf])
-        return steps[np.where(small.any(axis=0), small.argmax(axis=0), -1)]
+        found: _Vector = steps[small.argmax(axis=0)]
+        return found
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
         """Forget the fit before, and record the beginning."""
@@ -251,6 +265,10 @@ def spectral_bias(
     >>> found.relative.shape
     (6, 2)
     """
+    from thalweg._trainer import Trainer
+
+    if not isinstance(trainer, Trainer):
+        raise ArgumentError(f"trainer must be a Trainer; got {trainer!r}")
     watch = SpectralBias(x, y, frequencies, inputs=inputs, every=every)
     steps = _checks.integer("steps", steps, 1)
     target = watch._target[:, np.newaxis]
@@ -314,7 +332,7 @@ def ntk_eigenvalues(model: Sequential, x: Any) -> _Vector:
         for j in range(outputs):
             copy.zero_grad()
             copy.forward(x[i : i + 1])
-            copy.backward(np.eye(1, outputs, j))
+            copy.backward(np.eye(1, outputs, j), inputs=False)
             gradients[i * outputs + j] = copy.flat_gradients
     return _eigenvalues(gradients, rows)
 

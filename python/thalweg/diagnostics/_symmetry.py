@@ -147,8 +147,9 @@ def balancedness(model: Sequential) -> tuple[_Vector, ...]:
     UnsupportedError
         If a layer between two `nn.Linear` is not homogeneous.
     """
+    pairs = hidden(model)
     state = model.state_dict()
-    squares = [_squares(state, *pair) for pair in hidden(model)]
+    squares = [_squares(state, *pair) for pair in pairs]
     return tuple(come - go for come, go in squares)
 
 

@@ -41,6 +41,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
         _sys.modules[__name__],
         {
             "lr_scheduler": "schedules are in optim.schedules, and are given to tw.Trainer",
+            "ExponentialMovingAverage": "it is optim.EMA, given to tw.Trainer(..., average=...)",
             "swa_utils": "optim.EMA and optim.SWA are given to tw.Trainer(..., average=...)",
         },
     )

@@ -36,7 +36,7 @@ class EMA(Description):
     start : int, keyword only, default 0
         Updates to let pass first.
     every : int, keyword only, default 1
-        Take in every n-th update, where this is n.
+        Take in the first update after these, and then every n-th, where this is n.
 
     Raises
     ------
@@ -110,7 +110,8 @@ class SWA(Description):
     start : int, keyword only, default 0
         Updates to let pass first; usually three quarters of the training.
     every : int, keyword only, default 1
-        Take in every n-th update, where this is n; usually the updates of an epoch.
+        Take in the first update after these, and then every n-th, where this is n; usually the
+        updates of an epoch.
 
     Raises
     ------

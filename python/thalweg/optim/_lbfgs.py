@@ -135,7 +135,7 @@ class LBFGS(FullBatchOptimizer):
         Raises
         ------
         ArgumentError
-            If there is no closure, or this optimizer belongs to another model.
+            If there is no closure, it gives no number, or this optimizer belongs to another model.
         DivergedError
             If the loss at the beginning is infinite or NaN; the model is unchanged.
         """
@@ -285,9 +285,13 @@ class _Closure:
         self.model.flat_parameters = theta
         self.model.zero_grad()
         try:
-            loss = float(self._closure())
+            value = self._closure()
         except DivergedError:
             return np.inf, None
+        try:
+            loss = float(value)
+        except (TypeError, ValueError):
+            raise ArgumentError(f"closure() must give the loss, a number; got {value!r}") from None
         return (loss, self.model.flat_gradients) if np.isfinite(loss) else (np.inf, None)
 
     def residual(self, theta: Vector) -> Vector | None:

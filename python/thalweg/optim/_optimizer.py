@@ -8,7 +8,7 @@ import numpy as np
 
 from thalweg import _arrays, _checks, _core
 from thalweg._arrays import Array
-from thalweg._habits import Guided, argument_names, named, refuse_unknown
+from thalweg._habits import Guided, argument_names, named, refuse_unknown, takes
 from thalweg.errors import ArgumentError, DivergedError
 from thalweg.nn import Sequential, _names
 from thalweg.optim import _given
@@ -16,6 +16,13 @@ from thalweg.optim._arguments import CHECKS, Checks, non_negative
 
 #: The conventions that a method has, and in each the defaults of arguments that are None.
 Conventions: TypeAlias = Mapping[str, Mapping[str, float]]
+
+#: What others call options of a group.
+_OF_GROUPS = {
+    **dict.fromkeys(("lr", "learning_rate"), "it is lr_scale, times the optimizer's rate"),
+    **dict.fromkeys(("requires_grad", "trainable"), "frozen=True leaves parameters as they are"),
+    **dict.fromkeys(("params", "name"), "it is pattern, of names such as 0.weight"),
+}
 
 
 class Optimizer(Guided):
@@ -84,6 +91,7 @@ class Optimizer(Guided):
         #: Models that it was shown, of which it may belong to one.
         self._met: list[Sequential] = []
 
+    @takes("add_group()", _OF_GROUPS)
     def add_group(
         self,
         pattern: str,

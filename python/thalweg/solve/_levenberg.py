@@ -107,7 +107,7 @@ def step(
         predicted = norm2(upper @ delta) + 2 * norm2(root * delta)
         if predicted <= ftol * cost:
             return end("ftol")
-        if evaluations >= max_evaluations:
+        if evaluations + 1 + geodesic > max_evaluations:
             return end("evaluations")
         move: Vector | None = delta
         if geodesic:

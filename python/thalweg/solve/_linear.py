@@ -85,6 +85,7 @@ class Problem:
     y: _Matrix  # likewise; 2-D
     x_mean: _Matrix
     y_mean: _Matrix
+    total: float  # Σ v, the number of rows without weights
     centred: bool
     one: bool  # targets were 1-D
 
@@ -120,14 +121,25 @@ def problem(x: Any, y: Any, intercept: bool, sample_weight: Any) -> Problem:
         x, y, weight = x[there], y[there], weight[there]
     x_mean, y_mean = np.zeros(x.shape[1]), np.zeros(y.shape[1])
     centred = _checks.flag("intercept", intercept)
-    if centred:
-        x_mean = np.average(x, axis=0, weights=weight)
-        y_mean = np.average(y, axis=0, weights=weight)
-    x, y = x - x_mean, y - y_mean
-    if weight is not None:
-        root = np.sqrt(weight)[:, np.newaxis]
-        x, y = root * x, root * y
-    return Problem(x, y, x_mean, y_mean, centred, one)
+    with np.errstate(over="ignore", invalid="ignore"):  # looked for below
+        total = float(len(x) if weight is None else weight.sum())
+        if centred:
+            share = None if weight is None else weight / weight.max()
+            x_mean = np.average(x, axis=0, weights=share)
+            y_mean = np.average(y, axis=0, weights=share)
+        for mean, name in ((x_mean, "x"), (y_mean, "y"), (total, "sample_weight")):
+            if not np.isfinite(mean).all():
+                raise DataError(f"the sum of {name} is too large for float64; scale it")
+        # A constant column differs from its mean by rounding only, which is no feature.
+        constant = np.abs(x - x_mean).max(axis=0) <= _EPS * len(x) * np.abs(x_mean)
+        x, y = np.where(constant, 0.0, x - x_mean), y - y_mean
+        if weight is not None:
+            root = np.sqrt(weight)[:, np.newaxis]
+            x, y = root * x, root * y
+    for array, name in ((x, "x"), (y, "y")):
+        if not np.isfinite(array).all():
+            raise DataError(f"{name} is too large for float64; scale it, or sample_weight")
+    return Problem(x, y, x_mean, y_mean, total, centred, one)
 
 
 def least_squares(
@@ -153,7 +165,8 @@ def least_squares(
     y : array_like, shape (n,) or (n, k)
         The targets.
     intercept : bool, keyword only, default True
-        Whether there is a `b`. The means are then taken out before the fit.
+        Whether there is a `b`. The means are then taken out before the fit; of a column that is
+        constant but for rounding nothing is left.
     sample_weight : array_like, shape (n,), keyword only, optional
         :math:`v`, numbers from 0 on.
     rank_deficient : {"raise", "min_norm"}, keyword only
@@ -209,8 +222,8 @@ def fit(data: Problem, rank_deficient: str = "raise", rcond: float | None = None
     size = np.abs(data.x).max(axis=0)
     size[size == 0] = 1.0
     lengths = size * np.linalg.norm(data.x / size, axis=0)  # squares of 1e200 or 1e-200 are none
-    # A column that is constant differs from its mean by rounding only.
-    empty = lengths <= rcond * np.sqrt(rows) * np.abs(data.x_mean)
+    # How far a column varies beside its size, which is that of its mean, if there is one.
+    empty = lengths <= rcond * np.sqrt(data.total) * np.abs(data.x_mean)
     scale = np.where(empty, 1.0, lengths)
     q, r = np.linalg.qr(data.x / scale)
     r[:, empty] = 0
@@ -284,7 +297,7 @@ def ridge(
     _checks.one_of("reduction", reduction, ("sum", "mean"))
     data = problem(x, y, intercept, sample_weight)
     if reduction == "mean":
-        alpha *= len(data.x) if sample_weight is None else float(np.sum(sample_weight))
+        alpha *= data.total
     return penalized(data, alpha)
 
 

@@ -193,7 +193,7 @@ def last_layer(
     _fits(model, y)
     data = problem(_parts.part(model, 0, end - 1)(model._rows(x, "x")), y, last.bias, sample_weight)
     if reduction == "mean":
-        alpha *= len(data.x) if sample_weight is None else float(np.sum(sample_weight))
+        alpha *= data.total
     try:
         found = penalized(data, alpha) if alpha else fit(data, rank_deficient)
     except ArgumentError as error:

@@ -110,7 +110,7 @@ def nonlinear_least_squares(
     Raises
     ------
     DataError
-        If residuals at the beginning, or a Jacobian, are not finite.
+        If residuals at the beginning, or a Jacobian, are not finite, or their squares are not.
     ShapeError
         If shapes do not agree.
     ArgumentError
@@ -160,11 +160,15 @@ def nonlinear_least_squares(
 
     def tried(at: Vector) -> Vector | None:
         value = call(at)
-        with np.errstate(over="ignore", invalid="ignore"):
-            return value if np.isfinite(value @ value) else None
+        return value if _squares(value) else None
 
     r = call(point)
     _arrays.finite(r, "the residual at theta")
+    if not _squares(r):
+        raise DataError(
+            f"the residuals at theta are up to {np.abs(r).max():.1e}, too large for float64 to "
+            "square them; scale them"
+        )
     shape = r.shape
     history: dict[str, list[float]] = {"sum_of_squares": [], "damping": [], "rejected": []}
     evaluations, stopped = 1, ""
@@ -176,6 +180,11 @@ def nonlinear_least_squares(
             )
         if not np.isfinite(slope).all():
             raise DataError(f"the Jacobian at theta = {point} is not finite")
+        if not _squares(slope):
+            raise DataError(
+                f"the Jacobian at theta = {point} is too large for float64 to square it; scale the "
+                "residuals"
+            )
         history["sum_of_squares"].append(_levenberg.norm2(r))
         history["damping"].append(state.damping)
         outcome = _levenberg.step(
@@ -189,3 +198,9 @@ def nonlinear_least_squares(
         point, r, _levenberg.norm2(r), stopped in ("ftol", "xtol", "gtol"), _MESSAGES[stopped],
         evaluations, history,
     )  # fmt: skip
+
+
+def _squares(values: npt.NDArray[np.float64]) -> bool:
+    """Whether the squares add up to a number."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.square(values).sum()))

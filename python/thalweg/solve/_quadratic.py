@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks
+from thalweg._norms import length
 from thalweg.errors import ArgumentError, DataError, ShapeError
 
 _Vector = npt.NDArray[np.float64]
@@ -90,14 +91,15 @@ def quadratic(h: Any, b: Any, c: float = 0.0) -> Minimum:
     b = _arrays.flat(b, np.dtype(np.float64), len(h), "b")
     c = _checks.real("c", c)
     largest = float(np.abs(h).max())
-    unequal = np.abs(h - h.T)
+    with np.errstate(over="ignore"):  # infinite is unequal
+        unequal = np.abs(h - h.T)
     if unequal.max() > 1e-10 * largest:
         i, j = (int(k) for k in np.unravel_index(int(unequal.argmax()), h.shape))
         raise ArgumentError(
             f"h must be symmetric, but h[{i}, {j}] = {h[i, j]:g} and h[{j}, {i}] = {h[j, i]:g}; "
             "pass (h + h.T) / 2, which has the same values of x.T @ h @ x"
         )
-    h = (h + h.T) / 2
+    h = h / 2 + h.T / 2  # a sum of the largest numbers is none
 
     values: _Vector = np.linalg.eigvalsh(h)
     low, high = float(values[0]), float(values[-1])
@@ -126,8 +128,9 @@ def quadratic(h: Any, b: Any, c: float = 0.0) -> Minimum:
     # numpy's solve is then back substitution.
     half = np.linalg.solve(factor[::-1, ::-1], -b[::-1])[::-1]
     x: _Vector = np.linalg.solve(factor.T, half)
-    slope = h @ x + b
+    with np.errstate(over="ignore", invalid="ignore"):  # looked for below
+        slope = h @ x + b
     if not np.isfinite(slope).all():
         raise DataError("the minimum is too far away for float64; scale h and b")
     value = c + float(b @ x) / 2  # for Hx = -b; xᵀHx/2 + bᵀx would cancel
-    return Minimum(x, value, float(np.linalg.norm(slope)), values)
+    return Minimum(x, value, length(slope), values)

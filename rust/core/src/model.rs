@@ -387,8 +387,8 @@ impl<T: Element> Model<T> {
         Ok(())
     }
 
-    /// The backward pass from the gradient by the output: adds to the gradients and writes the
-    /// gradient by the input, rows × inputs.
+    /// The backward pass from the gradient by the output: adds to the gradients, if those by `parameters` are
+    /// wanted, and writes the gradient by the input, rows × inputs, if there is a place for it.
     ///
     /// # Errors
     /// If no forward pass went before, or the gradient's shape is not that of its output, or it holds
@@ -399,7 +399,8 @@ impl<T: Element> Model<T> {
     pub fn backward(
         &mut self,
         output_gradient: MatRef<'_, T>,
-        input_gradient: &mut [T],
+        input_gradient: Option<&mut [T]>,
+        parameters: bool,
     ) -> Result<(), Error> {
         let rows = self.pending_rows()?;
         let shape = (rows, self.network.outputs());
@@ -408,7 +409,8 @@ impl<T: Element> Model<T> {
             return Err(Error::GradientShape { found, expected: shape });
         }
         Samples::from(output_gradient).check_finite("grad_output", self.isa)?;
-        assert_eq!(input_gradient.len(), rows * self.network.inputs());
+        let inputs = rows * self.network.inputs();
+        assert!(input_gradient.as_ref().is_none_or(|gradient| gradient.len() == inputs));
         let Some(workspace) = &mut self.pending else { unreachable!("pending_rows said so") };
         let size = AtomicU64::new(0);
         let weights =
@@ -416,12 +418,14 @@ impl<T: Element> Model<T> {
         let pass = Pass {
             check_finite: false,
             output_gradient: Some(output_gradient),
-            input_gradient: Some(Shared::new(input_gradient)),
-            weights: Some(weights),
+            input_gradient: input_gradient.map(Shared::new),
+            weights: parameters.then_some(weights),
             ..Pass::new(&self.network, workspace, self.params.share(), &self.averages, None, Rows::From(0))
         };
         threads::run(&pass, pass.plan.threads);
-        self.grads_size = f64::from_bits(size.into_inner());
+        if parameters {
+            self.grads_size = f64::from_bits(size.into_inner());
+        }
         Ok(())
     }
 

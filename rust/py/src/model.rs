@@ -275,17 +275,24 @@ impl Model {
         })
     }
 
-    fn backward(&self, py: Python<'_>, grad_output: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    /// Gradients by parameters, if they are wanted, are added to those there; that by the input is given.
+    fn backward(
+        &self,
+        py: Python<'_>,
+        grad_output: &Bound<'_, PyAny>,
+        parameters: bool,
+        inputs: bool,
+    ) -> PyResult<Option<Py<PyAny>>> {
         with_dtype!(self.dtype, T => {
             let gradient = Matrix::<T>::new("grad_output", grad_output)?;
-            let (gradient, inputs) = (gradient.view(), self.network.inputs());
+            let (gradient, width) = (gradient.view(), self.network.inputs());
             let (flat, rows) = self.detached::<T, _>(py, |m| {
                 let rows = m.pending_rows()?;
-                let mut into = room("the input's gradient", rows, inputs)?;
-                m.backward(gradient, &mut into)?;
+                let mut into = if inputs { Some(room("the input's gradient", rows, width)?) } else { None };
+                m.backward(gradient, into.as_deref_mut(), parameters)?;
                 Ok((into, rows))
             })?;
-            matrix_out(py, flat, rows, inputs)
+            flat.map(|flat| matrix_out(py, flat, rows, width)).transpose()
         })
     }
 }

@@ -6,17 +6,46 @@ therefore be used several times; each use gets parameters of its own.
 
 from collections.abc import Iterator
 from dataclasses import astuple
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from thalweg import _checks, _habits
 from thalweg._description import Description
 from thalweg.errors import ArgumentError
+
+#: What layers of other libraries have. A description has none of it.
+_ELSEWHERE = {
+    **dict.fromkeys(
+        ("weight", "weights", "kernel", "gamma", "beta", "get_weights", "parameters", "state_dict"),
+        'a layer holds no numbers; a model does: model.state_dict()["0.weight"] for layer 0',
+    ),
+    **dict.fromkeys(("grad", "requires_grad", "trainable"), "gradients and groups are of a model"),
+    **dict.fromkeys(
+        ("forward", "call", "backward", "output"),
+        "layers are computed by models; nn.Sequential(*model.layers[:2]) is the beginning of one",
+    ),
+}
 
 
 class Layer(Description):
     """Base of all layer descriptions."""
 
     __slots__ = ()
+
+    if not TYPE_CHECKING:  # type checkers would take every name for one that is there
+
+        def __getattr__(self, name: str) -> Any:
+            """Say where it is."""
+            # Layers are asked for what only some have: no time is spent on names that are like it.
+            more = f": {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+            kind = type(self).__name__
+            raise AttributeError(f"{kind} has no attribute {name!r}{more}", name=name, obj=self)
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Say who computes it."""
+            raise TypeError(
+                f"{self!r} is computed by a model that it is a layer of: "
+                "nn.Sequential(nn.Linear(...), ...)(x)"
+            )
 
     def _spec(self) -> tuple[Any, ...]:
         """Describe this layer to the core."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from thalweg import _checks
+from thalweg import _checks, _habits
 from thalweg._description import description
 from thalweg.errors import ArgumentError
 from thalweg.nn._layers._base import Activation, Layer
@@ -34,6 +34,14 @@ class Flatten(Activation):
     def _as_rows(self, x: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
         """Make rows of what is given to a model that begins with this layer."""
         return x.reshape(len(x), math.prod(x.shape[1:])) if x.ndim > 2 else x
+
+
+#: What others call the arguments of `FourierFeatures`.
+_OF_FEATURES = {
+    **_habits.OF_LAYERS,
+    **dict.fromkeys(("scale", "std", "gamma"), "it is sigma, in periods per unit"),
+    **dict.fromkeys(("mapping_size", "n_components", "output_dim"), "it is num_frequencies"),
+}
 
 
 @description
@@ -87,6 +95,7 @@ class FourierFeatures(Layer):
     bands: tuple[float, ...] | None
 
     # Written out, for two are keyword only and the values are checked.
+    @_habits.takes("FourierFeatures", _OF_FEATURES)
     def __init__(
         self,
         in_features: int,

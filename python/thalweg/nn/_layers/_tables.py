@@ -81,7 +81,8 @@ class TabularInput(Layer):
         if isinstance(categories, Mapping):
             items = [(column, *_pair(name, column, sizes)) for column, sizes in categories.items()]
         else:  # as kept by this class, and by files
-            items = [tuple(item) for item in _checks.sequence(name + "categories", categories)]
+            given = _checks.sequence(name + "categories", categories)
+            items = [tuple(item) if isinstance(item, Iterable) else (item,) for item in given]
         checked = []
         for item in items:
             if len(item) != 3:
@@ -101,7 +102,10 @@ class TabularInput(Layer):
     def _put_pieces(self, pieces: Any) -> None:
         name, checked = "TabularInput: ", {}
         items = pieces.items() if isinstance(pieces, Mapping) else pieces
-        for column, edges in items:
+        for item in _checks.sequence(name + "pieces", items):
+            if not isinstance(item, (tuple, list)) or len(item) != 2:
+                raise ArgumentError(f"{name}pieces must be a dict {{column: edges}}; got {item!r}")
+            column, edges = item
             column = _checks.integer(name + "a column of pieces", column, 0, self.in_features - 1)
             what = f"{name}pieces[{column}]"
             if column in checked or column in {c for c, *_ in self.categories}:

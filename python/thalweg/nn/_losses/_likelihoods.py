@@ -1,11 +1,12 @@
 """Losses of numbers: negative log-likelihoods of distributions."""
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY
 from typing import ClassVar
 
 from thalweg import _checks
 from thalweg._description import description
-from thalweg.nn._losses._base import CoreLoss
+from thalweg.nn._losses._base import CoreLoss, Loss
 
 
 @description
@@ -41,6 +42,22 @@ class GaussianNLLLoss(CoreLoss):
     ----------
     Nix & Weigend 1994, "Estimating the mean and variance of the target probability distribution";
     for the logarithm Kendall & Gal 2017, "What uncertainties do we need ...?", section 3.2.
+
+    Examples
+    --------
+    Of one target, the mean and the deviation that a model predicts:
+
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn, optim
+    >>> x = np.linspace(-1, 1, 400).reshape(-1, 1)
+    >>> y = x[:, 0] + (0.1 + 0.4 * (x[:, 0] > 0)) * np.random.default_rng(0).standard_normal(400)
+    >>> model = nn.Sequential(nn.Linear(1, 32), nn.Tanh(), nn.Linear(32, 2))
+    >>> trainer = tw.Trainer(model, loss=nn.GaussianNLLLoss(), optimizer=optim.Adam(lr=1e-2))
+    >>> history = trainer.fit(x, y, epochs=200)
+    >>> mean, log_variance = np.split(model([[-0.5], [0.5]]), 2, axis=1)
+    >>> deviation = np.exp(log_variance / 2)
+    >>> bool(deviation[0, 0] < 0.2 < 0.35 < deviation[1, 0])
+    True
     """
 
     _: KW_ONLY
@@ -49,6 +66,11 @@ class GaussianNLLLoss(CoreLoss):
     reduction: str = "mean"
 
     _kind: ClassVar[str] = "gaussian_nll"
+    _elsewhere: ClassVar[Mapping[str, str]] = {
+        **Loss._elsewhere,
+        "predict": "the first half of the outputs are means, the other half logarithms of "
+        "variances: mean, log_variance = np.split(model(x), 2, axis=1)",
+    }
 
     def __post_init__(self) -> None:
         CoreLoss.__post_init__(self)
@@ -102,6 +124,10 @@ class PoissonNLLLoss(CoreLoss):
     reduction: str = "mean"
 
     _kind: ClassVar[str] = "poisson_nll"
+    _elsewhere: ClassVar[Mapping[str, str]] = {
+        **Loss._elsewhere,
+        "predict": "outputs are logarithms of rates, np.exp(model(x)); with log_input=False, rates",
+    }
 
     def __post_init__(self) -> None:
         CoreLoss.__post_init__(self)

@@ -4,6 +4,7 @@ from typing import Any
 
 from thalweg import _checks, _habits
 from thalweg.errors import ArgumentError
+from thalweg.nn._layers import Layer
 from thalweg.nn._losses._base import CoreLoss, Loss
 from thalweg.nn._losses._custom import CustomLoss
 
@@ -18,8 +19,9 @@ def loss_of(value: Any) -> CoreLoss | CustomLoss:
     """
     if isinstance(value, (CoreLoss, CustomLoss)):
         return value
-    name = value if isinstance(value, type) or not callable(value) else _elsewhere(value)
-    if callable(value) and name is None:
+    function = callable(value) and not isinstance(value, (type, Layer))
+    name = _elsewhere(value) if function else value
+    if function and name is None:
         return CustomLoss(value)
     hint = _habits.kind_meant(name, Loss, "nn", aliases=_ALIASES)
     if not hint and isinstance(value, str):

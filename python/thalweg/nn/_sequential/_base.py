@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from thalweg import _arrays, _checks, _core
+from thalweg import _arrays, _checks, _core, _habits
 from thalweg._arrays import Array, Samples
 from thalweg._habits import Guided
+from thalweg.errors import ArgumentError
 from thalweg.nn import _layers, _names
 from thalweg.nn._layers import Layer
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _TRAINER = "tw.Trainer(model, loss=..., optimizer=...)"
 _BY_NAME = "all are in flat_parameters, and by name in state_dict(), in the order of the layers"
 _FIXED = "a model keeps its layers: make another, nn.Sequential(*model.layers, ...)"
+_FROZEN = 'optimizer.add_group("0.*", frozen=True) leaves parameters as they are'
 _MODES = "model(x) evaluates; model.forward(x, training=True) is the pass of training"
 
 #: What models of other libraries have.
@@ -33,16 +35,27 @@ _ELSEWHERE = {
     "parameters": f"{_BY_NAME}; an optimizer is made without, optim.Adam(lr=...), and given the "
     f"model by {_TRAINER}, or in a loop by hand by optimizer.step(model)",
     "named_parameters": _BY_NAME,
-    "requires_grad_": 'optimizer.add_group("0.*", frozen=True) leaves parameters as they are',
     "to": 'all is computed on the CPU; model.astype("float64") makes a copy of another dtype',
     "predict": "call the model: model(x)",
     "predict_proba": "nn.CrossEntropyLoss().probabilities(model(x)) does that",
     "set_weights": "load_state_dict sets them by name, flat_parameters all at once",
     "count_params": "it is num_parameters",
     "input_shape": "it is in_features",
+    **dict.fromkeys(("grads", "gradients"), "they are in flat_gradients"),
+    **dict.fromkeys(("save_weights", "load_weights"), "model.save(path) and Sequential.load(path)"),
+    **dict.fromkeys(("jvp", "hvp"), "tw.curvature has it"),
+    **dict.fromkeys(("freeze", "trainable"), _FROZEN),
+    "requires_grad_": _FROZEN,
     "clone": "copy.deepcopy(model) copies it",
     "copy": "copy.deepcopy(model) copies it",
     "grad": "gradients are in flat_gradients",
+}
+
+#: What others call its arguments.
+_OF_MODELS = {
+    **dict.fromkeys(("random_state", "key", "rng"), "it is seed"),
+    **dict.fromkeys(("layers", "name"), "layers come one by one: nn.Sequential(*layers)"),
+    "device": "all is computed on the CPU",
 }
 
 
@@ -51,6 +64,7 @@ class SequentialBase(Guided):
 
     _elsewhere: ClassVar[Mapping[str, str]] = _ELSEWHERE
 
+    @_habits.takes("nn.Sequential", _OF_MODELS)
     def __init__(self, *layers: Layer, dtype: str = "float32", seed: int = 0) -> None:
         for index, layer in enumerate(layers):
             _layers.check_layer("", index, layer)
@@ -144,4 +158,10 @@ def dtype_name(dtype: Any) -> str:
     if dtype is not None and not isinstance(dtype, str):  # None is float64 to NumPy
         with contextlib.suppress(TypeError):  # not a dtype at all: reported below
             name = np.dtype(dtype).name
+    if name in ("float16", "bfloat16", "half"):
+        raise ArgumentError(
+            f'dtype must be one of "float32", "float64"; got {dtype!r}: '
+            'tw.Trainer(..., precision="bfloat16") multiplies in fewer bits, and samples may be of '
+            "float16"
+        )
     return _checks.one_of("dtype", name, ("float32", "float64"))

@@ -1,12 +1,12 @@
 """How a model computes: inference, and the two passes of training."""
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
 from thalweg import _arrays, _checks
 from thalweg._arrays import Array
-from thalweg.errors import DataError, ShapeError
+from thalweg.errors import ArgumentError, DataError, ShapeError
 from thalweg.nn._sequential._base import SequentialBase
 
 
@@ -74,31 +74,52 @@ class Calling(SequentialBase):
             self._in_shape = np.shape(x)[1:]
         return y
 
-    def backward(self, grad_output: Any) -> Array:
+    @overload
+    def backward(
+        self, grad_output: Any, *, parameters: bool = True, inputs: Literal[True] = True
+    ) -> Array: ...
+    @overload
+    def backward(
+        self, grad_output: Any, *, parameters: bool = True, inputs: Literal[False]
+    ) -> None: ...
+    def backward(
+        self, grad_output: Any, *, parameters: bool = True, inputs: bool = True
+    ) -> Array | None:
         """Carry the gradient of a loss back through the last `forward`, by the chain rule.
 
         Parameters
         ----------
         grad_output : array_like, shape (n, out_features)
             Gradient of the loss with respect to what `forward` returned.
+        parameters : bool, keyword only, default True
+            Whether gradients of the parameters are wanted. They are a half of the work, which a
+            network that another one is trained through can do without.
+        inputs : bool, keyword only, default True
+            Whether that of the input is: in a wide first layer, a third of that layer's work.
 
         Returns
         -------
         ndarray, shape (n, in_features), of the model's dtype
-            Gradient of the loss with respect to the `x` of that `forward`.
+            Gradient of the loss with respect to the `x` of that `forward`; None without `inputs`.
 
         Raises
         ------
         ThalwegError
-            If there was no `forward`, or the shape is not that of its output.
+            If there was no `forward`, or the shape is not that of its output, or nothing is wanted.
 
         Notes
         -----
         Gradients of the parameters are *added* to `flat_gradients`, as in PyTorch; `zero_grad`
         clears them.
         """
-        grad = self._core.backward(_arrays.matrix(grad_output, self._dtype, "grad_output"))
-        return grad if self._in_shape is None else grad.reshape(-1, *self._in_shape)
+        parameters = _checks.flag("parameters", parameters)
+        if not (_checks.flag("inputs", inputs) or parameters):
+            raise ArgumentError("parameters and inputs are both False: then there is nothing to do")
+        gradient = _arrays.matrix(grad_output, self._dtype, "grad_output")
+        grad = self._core.backward(gradient, parameters, inputs)
+        if grad is None or self._in_shape is None:
+            return grad
+        return grad.reshape(-1, *self._in_shape)
 
     def zero_grad(self) -> None:
         """Set all gradients to zero."""

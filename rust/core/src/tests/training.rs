@@ -187,7 +187,7 @@ fn forward_and_backward_by_hand_are_the_step_and_accumulate() {
         // loss = Σ cᵢ·outputᵢ, so that the gradient by the output is c.
         let c: Vec<f64> = (0..27).map(|i| (i as f64).sin()).collect();
         let mut by_input = vec![0.0; 9 * 4];
-        model.backward(MatRef::new(&c, 9, 3), &mut by_input).unwrap();
+        model.backward(MatRef::new(&c, 9, 3), Some(&mut by_input), true).unwrap();
         let mut once = vec![0.0; model.network().num_parameters()];
         model.gradients(&mut once);
         let h = 6e-6;
@@ -204,7 +204,7 @@ fn forward_and_backward_by_hand_are_the_step_and_accumulate() {
         }
 
         model.forward(data.x(), &mut output).unwrap();
-        model.backward(MatRef::new(&c, 9, 3), &mut by_input).unwrap();
+        model.backward(MatRef::new(&c, 9, 3), Some(&mut by_input), true).unwrap();
         let mut twice = vec![0.0; once.len()];
         model.gradients(&mut twice);
         let doubled: Vec<f64> = once.iter().map(|g| 2.0 * g).collect();
@@ -527,8 +527,8 @@ fn single_precision_follows_double_precision() {
             let (mut ia, mut ib) = (vec![0.0; 660], vec![0.0; 660]);
             let c: Vec<f32> = (0..165).map(|i| (i as f32).sin()).collect();
             let cw: Vec<f64> = c.iter().map(|v| f64::from(*v)).collect();
-            a.backward(MatRef::new(&cw, 33, 5), &mut ia).unwrap();
-            b.backward(MatRef::new(&c, 33, 5), &mut ib).unwrap();
+            a.backward(MatRef::new(&cw, 33, 5), Some(&mut ia), true).unwrap();
+            b.backward(MatRef::new(&c, 33, 5), Some(&mut ib), true).unwrap();
             let (mut ga, mut gb) = (vec![0.0; rounded.len()], vec![0.0f32; rounded.len()]);
             a.gradients(&mut ga);
             b.gradients(&mut gb);
