@@ -346,7 +346,10 @@ def test_a_warning_is_of_the_line_that_called():
     trainer, tasks = learner(), continual.split(X, Y, X, Y, tasks=3)
     with pytest.warns(UserWarning, match="all outputs compete") as caught:
         continual.run(trainer, tasks)
-    with pytest.warns(UserWarning, match="in another run before") as again:
+    with (
+        pytest.warns(UserWarning, match="all outputs compete"),
+        pytest.warns(UserWarning, match="in another run before") as again,
+    ):
         continual.run(trainer, scenario())
     strategy = continual.EWC(learner(), 1e-9)
     strategy.fit(tasks[0])
