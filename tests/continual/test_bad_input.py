@@ -346,7 +346,7 @@ def test_a_warning_is_of_the_line_that_called():
     trainer, tasks = learner(), continual.split(X, Y, X, Y, tasks=3)
     with pytest.warns(UserWarning, match="all outputs compete") as caught:
         continual.run(trainer, tasks)
-    strategy = continual.EWC(learner(), 1e-9)
+    strategy = continual.EWC(learner(), 1e3)
     strategy.fit(tasks[0])
     with pytest.warns(UserWarning, match="brings new classes") as fitted:
         strategy.begin(tasks[1])

@@ -379,7 +379,8 @@ def _guide(cls: type[Strategy]) -> None:
         if args:
             _check_inner(args[0])  # it may be one of a model, an optimizer and a loss
         try:
-            return make(self, *args, **kwargs)
+            make(self, *args, **kwargs)
+            return
         except TypeError:
             error = explained(type(self).__name__, make, (self, *args), kwargs, ARGUMENTS)
             if error is None:
