@@ -486,9 +486,61 @@ def test_a_name_that_is_none_is_told_the_nearest(write, meant):
 def test_an_optimizer_belongs_to_one_model(classifier):
     other = nn.Sequential(nn.Linear(5, 3))
     expect(tw.ThalwegError, ["another model"], classifier.optimizer.step, other)
-    thief = tw.Trainer(other, loss=nn.CrossEntropyLoss(), optimizer=classifier.optimizer)
-    expect(tw.ThalwegError, ["another model"], thief.step, X, Y)
-    expect(tw.ThalwegError, ["another model"], thief.fit, X, Y)
+    with pytest.raises(tw.ArgumentError, match=r"Adam belongs to another model, of 39 .* has 18:"):
+        tw.Trainer(other, loss=nn.CrossEntropyLoss(), optimizer=classifier.optimizer)
+
+
+@pytest.mark.parametrize("make", [optim.Adam, lambda: optim.SAM(optim.SGD()), optim.LBFGS])
+@pytest.mark.parametrize("taken", ["by a trainer", "after steps", "by a state"])
+def test_a_trainer_refuses_the_optimizer_of_another_model(make, taken):
+    """Not its first step does, after who knows how much preparation."""
+    mine, other = (nn.Sequential(nn.Linear(5, k)) for k in (3, 4))
+    optimizer = make()
+
+    def trainer(model, optimizer):
+        return tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer)
+
+    first = trainer(mine, optimizer)
+    if taken != "by a trainer":
+        first.fit(X, np.ones((len(X), 3)), batch_size=None)
+    if taken == "by a state":
+        restored = make()
+        restored.load_state_dict(optimizer.state_dict(), mine)
+        optimizer = restored
+    state = repr(optimizer.state_dict())
+    for model in (other, nn.Sequential(nn.Linear(5, 3))):  # of the same shape, too
+        with pytest.raises(tw.ArgumentError, match="another model"):
+            trainer(model, optimizer)
+    assert repr(optimizer.state_dict()) == state
+    trainer(mine, optimizer).fit(X, np.ones((len(X), 3)), batch_size=None)
+
+
+def test_an_optimizer_is_still_free_after_a_trainer_that_could_not_be_made():
+    optimizer = optim.Adam()
+    with pytest.raises(tw.ShapeError, match="heads"):
+        tw.Trainer(
+            nn.Sequential(nn.Embedding(3, 2), nn.Linear(2, 3)),
+            loss=nn.CrossEntropyLoss(heads=(2, 2)),
+            optimizer=optimizer.add_group("0.weight", frozen=True),
+        )
+    model = nn.Sequential(nn.Linear(5, 3))  # whose names are others in the core
+    kept = model.state_dict()
+    tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optimizer).step(X, Y)
+    np.testing.assert_array_equal(model.state_dict()["0.weight"], kept["0.weight"])
+    assert (model.state_dict()["0.bias"] != kept["0.bias"]).all()
+
+
+def test_a_state_that_does_not_fit_another_model_leaves_the_optimizer_with_its_own():
+    optimizer = optim.Adam().add_group("0.weight", lr_scale=0.5)
+    model = nn.Sequential(nn.Linear(5, 3))
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optimizer)
+    trainer.step(X, Y)
+    state = repr(optimizer.state_dict())
+    other = nn.Sequential(nn.Embedding(3, 2), nn.Linear(2, 3))
+    expect(tw.ShapeError, ["exp_avg"], optimizer.load_state_dict, optimizer.state_dict(), other)
+    assert repr(optimizer.state_dict()) == state
+    trainer.step(X, Y)
+    assert optimizer.steps == 2
 
 
 BAD_STATES = {

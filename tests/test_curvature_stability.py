@@ -226,6 +226,7 @@ def test_a_monitor_warns_before_the_first_step(rng):
     with pytest.warns(RuntimeWarning, match="beyond 2: on a quadratic, steps diverge") as caught:
         history = trainer.fit(x, y, epochs=5, batch_size=DIM, callbacks=[monitor])
     assert len(caught) == 1  # it goes on being so
+    assert caught[0].filename == __file__  # the line of the fit, not one of ours
     assert [r.step for r in monitor.reports] == [0, 1, 2, 3, 4, 5]
     assert history["sharpness"] == pytest.approx([CONDITION] * 5)
     assert history["stability"] == pytest.approx([1.5] * 5)

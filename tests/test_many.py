@@ -69,6 +69,54 @@ def test_each_fit_has_callbacks_of_its_own(blobs):
         np.testing.assert_array_equal(alone.model.flat_parameters, trainer.model.flat_parameters)
 
 
+@pytest.mark.parametrize("of", ["all", "each"])
+def test_each_can_have_data_of_its_own(blobs, of):
+    """Also of other lengths: folds, of which another part is held out each."""
+    folds = [np.arange(90) % 7 == fold for fold in range(3)]
+    weight = np.linspace(0.5, 2, 90)
+    xs, ys, ws = ([a[~fold] for fold in folds] for a in (blobs.x, blobs.y, weight))
+    held_out = [(blobs.x[fold], blobs.y[fold]) for fold in folds]
+    if of == "all":
+        held_out = (blobs.x, blobs.y)
+    trainers = [make(seed) for seed in range(3)]
+    histories = tw.train_many(
+        trainers, xs, ys, sample_weight=ws, validation_data=held_out, epochs=3, workers=2
+    )
+    for i, (trainer, history) in enumerate(zip(trainers, histories, strict=True)):
+        alone = make(i)
+        mine = held_out if of == "all" else held_out[i]
+        expected = alone.fit(xs[i], ys[i], sample_weight=ws[i], validation_data=mine, epochs=3)
+        assert history["loss"] == expected["loss"]
+        assert history["val_loss"] == expected["val_loss"]
+        np.testing.assert_array_equal(alone.model.flat_parameters, trainer.model.flat_parameters)
+
+
+def test_lists_of_rows_are_for_all(blobs):
+    trainers = [make(0), make(1)]
+    rows = list(blobs.x)  # arrays, but each is a row
+    tw.train_many(trainers, rows, list(blobs.y), epochs=2)
+    alone = make(1)
+    alone.fit(blobs.x, blobs.y, epochs=2)
+    np.testing.assert_array_equal(alone.model.flat_parameters, trainers[1].model.flat_parameters)
+
+
+def test_data_of_each_must_be_as_many_as_there_are(blobs):
+    trainers, (x, y) = [make(0), make(1)], (blobs.x, blobs.y)
+    for wrong, message in (
+        (([x] * 3, [y] * 3), "x must be a list of 2; got 3"),
+        (([x] * 2, [y]), "y must be a list of 2; got 1"),
+        (([x] * 2, [y] * 2, {"sample_weight": np.ones(90)}), "sample_weight must be a list of 2"),
+        (([x] * 2, [y] * 2, {"validation_data": [(x, y)]}), "validation_data must .* 2; got 1"),
+    ):
+        x_, y_, *more = wrong
+        with pytest.raises(tw.ArgumentError, match=message):
+            tw.train_many(trainers, x_, y_, **(more[0] if more else {}))
+    assert trainers[0].optimizer.steps == trainers[1].optimizer.steps == 0
+    with pytest.raises(tw.ShapeError, match="89") as caught:  # names whose it was
+        tw.train_many(trainers, [x, x], [y, y[:89]])
+    assert caught.value.__notes__ == ["This was in the fit of trainers[1]."]
+
+
 def test_what_cannot_run_side_by_side_is_refused(blobs):
     trainer = make(0)
     with pytest.raises(tw.ArgumentError, match="share their model"):

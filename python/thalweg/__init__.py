@@ -91,6 +91,31 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             ),
             **dict.fromkeys(("set_seed", "seed", "seed_everything"), _SEED),
             **dict.fromkeys(("jvp", "hvp"), "it is in tw.curvature"),
+            **dict.fromkeys(
+                ("jacobian", "jacrev", "jacfwd"),
+                "tw.diagnostics.jacobian(model, x) is that by the inputs, tw.curvature.jvp a product",
+            ),
+            "hessian": "tw.curvature.Operator(model, x, y, loss=...) multiplies by it",
+            "optimizers": "they are in optim",
+            **dict.fromkeys(("schedules", "schedulers", "lr_scheduler"), "it is optim.schedules"),
+            **dict.fromkeys(("Model", "Module", "model", "models"), "a model is an nn.Sequential"),
+            "init": "it is nn.init",
+            "utils": "it is nn.utils",
+            **dict.fromkeys(
+                ("onnx", "to_onnx", "export", "torch", "to_torch", "from_torch"),
+                "there is no conversion; model.save(path) writes PyTorch's names and shapes in "
+                "safetensors' format, and the manual's page Training has a reader of a few lines of "
+                "NumPy (Run a saved model with NumPy alone)",
+            ),
+            **dict.fromkeys(
+                ("quantize", "quantization"),
+                'training multiplies in fewer bits by tw.Trainer(..., precision="bfloat16")',
+            ),
+            **dict.fromkeys(
+                ("sklearn", "scikit_learn", "wrappers"),
+                "an estimator of scikit-learn is a class of a few lines, which the manual's page "
+                "Training shows (An estimator of scikit-learn)",
+            ),
             **dict.fromkeys(("grad", "autograd", "backward"), _BY_HAND),
             **dict.fromkeys(
                 ("DataLoader", "Dataset", "data"),
@@ -99,7 +124,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             "compile": "all is compiled; tw.Trainer(model, loss=..., optimizer=...) trains",
             "losses": "they are in nn",
             "layers": "they are in nn",
-            "metrics": "trainer.evaluate gives the loss, and of classifiers the accuracy",
+            "metrics": _habits.METRICS,
             "vmap": "tw.train_many trains several models at a time",
             "load": "nn.Sequential.load reads models, Trainer.load trainings",
             "save": "models and trainers have a method save",

@@ -45,6 +45,15 @@ def not_numbers(value: Any, array: npt.NDArray[Any], name: str, labels: bool) ->
     return text + "encode its values as numbers first"
 
 
+def of_tensor(value: Any, name: str) -> str:
+    """Say how to write a tensor of PyTorch's that is not made an array."""
+    short = name.rpartition(" ")[2]
+    written = f"{short}.detach()" if getattr(value, "requires_grad", False) else short
+    if str(getattr(value, "dtype", "")) == "torch.bfloat16":
+        written += ".float()"
+    return "" if written == short else f": pass {written}"
+
+
 def not_rows(value: Any, array: npt.NDArray[Any], name: str) -> str:
     """Say how to make an array that is not 2-D one of rows."""
     written = code(value, name)

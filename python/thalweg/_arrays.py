@@ -68,7 +68,10 @@ def as_numeric(value: Any, name: str, *, labels: bool = False) -> npt.NDArray[An
     except ValueError as error:
         raise ShapeError(f"{name} cannot be made an array: {error}") from None
     except (TypeError, RuntimeError) as error:
-        raise DtypeError(f"{name} cannot be made an array: {error}") from None
+        from thalweg import _advice
+
+        more = _advice.of_tensor(value, name)
+        raise DtypeError(f"{name} cannot be made an array: {error}{more}") from None
     if array.dtype.kind == "O":
         array = _of_objects(array, name)
     if array.dtype.kind not in "biuf":

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 __all__ = [
     "Fit",
+    "Jet",
     "Model",
     "Optimizer",
     "Point",
@@ -309,6 +310,15 @@ def curvature_product(
 def jvp(
     model: Model, x: _Array, v: _Array, training: bool, dx: _Array | None = None
 ) -> tuple[_Array, _Array]: ...
+
+# Outputs with derivatives along the rows of `along`, up to order 1 or 2. `forward` gives one below
+# the other: outputs, first derivatives, direction by direction, and second ones; `backward` takes
+# the gradient by all of them.
+@final
+class Jet:
+    def __new__(cls, model: Model, along: _Array, order: int) -> Jet: ...
+    def forward(self, x: _Array) -> _Array: ...
+    def backward(self, gradient: _Array) -> None: ...
 
 # The mean over samples, in public order, of squared slopes: those of ln p by the likelihood, or, of
 # kind "norm", the sizes of those of the outputs' squared norm; "batched" is over batches.

@@ -3,14 +3,15 @@
 `CustomTrainer` stands where `_core.Trainer` stands for the losses that the core computes.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from thalweg import _arrays, _core
 from thalweg._arrays import Array, Samples
 from thalweg._ascent import Ascent
+from thalweg._jets import NAMES, Jets
 from thalweg.errors import (
     ArgumentError,
     DataError,
@@ -20,12 +21,52 @@ from thalweg.errors import (
     ThalwegError,
     UnsupportedError,
 )
-from thalweg.nn import CustomLoss, Sequential
+from thalweg.nn import DerivativeLoss, Sequential
+from thalweg.nn._losses import FunctionLoss
 from thalweg.optim import SAM, Optimizer
 
 
+class Passes(Protocol):
+    """What a loss is of, and the way back from there."""
+
+    def forward(self, x: Any) -> tuple[Array, ...]:
+        """Give what the loss is of, for training."""
+
+    def backward(self, gradients: Sequence[Array]) -> None:
+        """Add to the model's gradients, from those by what `forward` gave."""
+
+    def predict(self, x: Any) -> tuple[Array, ...]:
+        """Give what the loss is of, in evaluation mode."""
+
+
+class Outputs:
+    """The passes of a `CustomLoss`, which is of a model's outputs."""
+
+    def __init__(self, model: Sequential) -> None:
+        self._model = model
+
+    def forward(self, x: Any) -> tuple[Array, ...]:
+        """See `Passes`."""
+        return (self._model.forward(x, training=True),)
+
+    def backward(self, gradients: Sequence[Array]) -> None:
+        """See `Passes`."""
+        self._model._core.backward(gradients[0], True, False)
+
+    def predict(self, x: Any) -> tuple[Array, ...]:
+        """See `Passes`."""
+        return (self._model(x),)
+
+
+def passes(loss: FunctionLoss, model: Sequential) -> Passes:
+    """Those that belong to a loss."""
+    if isinstance(loss, DerivativeLoss):
+        return Jets(model, loss.order, loss.along)
+    return Outputs(model)
+
+
 class CustomTrainer:
-    """Steps and evaluations with a custom loss; `ready` converts what is not as it must be.
+    """Steps and evaluations with a loss that is a function; `ready` converts what has to be.
 
     `core` makes updates of gradients: it gathers, clips, steps and averages. It never sees a loss.
     """
@@ -37,16 +78,21 @@ class CustomTrainer:
         self,
         core: _core.Trainer,
         model: Sequential,
-        loss: CustomLoss,
+        loss: FunctionLoss,
         optimizer: Optimizer,
         ready: Callable[[Any, Any, Any], tuple[Samples, Any, Array | None]],
     ) -> None:
         self.core = core
         self.ready = ready
         self.model = model
-        self.loss = loss
         self.optimizer = optimizer
+        self.set_loss(loss)
         self._ascent = Ascent(model, optimizer) if isinstance(optimizer, SAM) else None
+
+    def set_loss(self, loss: FunctionLoss) -> None:
+        """Take a loss, if its passes go through the model."""
+        self.passes: Passes = passes(loss, self.model)
+        self.loss = loss
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Forward, the function, backward, update; gives the loss before it."""
@@ -75,9 +121,9 @@ class CustomTrainer:
 
     def _differentiate(self, x: Samples, y: Any, sample_weight: Array | None) -> float:
         """Leave the gradients of a batch in the model; gives its loss."""
-        value, gradient = self._forward(x, y, sample_weight)
+        value, gradients = self._forward(x, y, sample_weight)
         self.model.zero_grad()
-        self.model._core.backward(gradient, True, False)
+        self.passes.backward(gradients)
         return value
 
     def train(
@@ -103,36 +149,35 @@ class CustomTrainer:
         """Forward, the function, backward; gives the loss, and adds to the model's gradients."""
         before = self.model._core.averages(), self.model._core.passes()
         try:
-            value, gradient = self._forward(x, y, sample_weight)
+            value, gradients = self._forward(x, y, sample_weight)
         except BaseException:
             self._restore(*before)
             raise
-        self.model._core.backward(gradient, True, False)
+        self.passes.backward(gradients)
         return value, None
 
     def _restore(self, averages: Array, passes: int) -> None:
         self.model._core.set_averages(averages)
         self.model._core.set_passes(passes)
 
-    def _forward(self, x: Any, y: Any, sample_weight: Any) -> tuple[float, Array]:
-        """Give the loss and its gradient by the output of a training pass."""
+    def _forward(self, x: Any, y: Any, sample_weight: Any) -> tuple[float, list[Array]]:
+        """Give the loss and its gradients by what a training pass gives."""
         check(self.model, x, y, sample_weight)
-        output = self.model.forward(x, training=True)
-        value, gradient = call(self.loss, output, y, sample_weight)
+        value, gradients = call(self.loss, self.passes.forward(x), y, sample_weight)
         if not np.isfinite(value):
             raise DivergedError(
                 f"the loss became {value} with lr={self.optimizer.lr}: the learning rate is "
                 "too large, or the loss is not defined for these outputs. Weights and "
                 "optimizer are as they were before this call"
             )
-        return value, gradient
+        return value, gradients
 
     def evaluate(
         self, x: Samples, y: Any, sample_weight: Array | None = None
     ) -> tuple[float, float | None]:
         """Give the loss of all rows in one call, in evaluation mode; there is no accuracy."""
         check(self.model, x, y, sample_weight)
-        value, _ = call(self.loss, self.model(x), y, sample_weight)
+        value, _ = call(self.loss, self.passes.predict(x), y, sample_weight)
         if not np.isfinite(value):
             raise ArgumentError(f"the loss is {value} although the data are finite")
         return value, None
@@ -209,28 +254,69 @@ def check(
             )
 
 
-def call(loss: CustomLoss, output: Array, target: Any, weight: Array | None) -> tuple[float, Array]:
-    """Call the function of a custom loss, and see that it gives what it should."""
-    shape, dtype = output.shape, output.dtype
+def value(loss: FunctionLoss, outputs: Any, target: Any) -> float:
+    """Give the loss of what it is of, which is there already."""
+    names = names_of(loss)
+    if not isinstance(outputs, (tuple, list)) or len(outputs) != len(names):
+        raise ArgumentError(
+            f"output must be a tuple ({', '.join(names)}), as curvature.jet gives it; got "
+            f"{_number_of(outputs)}"
+        )
+    # The function may write to them.
+    arrays = tuple(
+        np.array(_arrays.as_numeric(output, name))
+        for output, name in zip(outputs, names, strict=True)
+    )
+    return call(loss, arrays, targets(target, "target"), None)[0]
+
+
+def names_of(loss: FunctionLoss) -> tuple[str, ...]:
+    """Name what a loss is of."""
+    return NAMES[: 1 + loss.order] if isinstance(loss, DerivativeLoss) else ("output",)
+
+
+def call(
+    loss: FunctionLoss, outputs: tuple[Array, ...], target: Any, weight: Array | None
+) -> tuple[float, list[Array]]:
+    """Call the function of a loss, and see that it gives what it should."""
+    expected = [(output.shape, output.dtype) for output in outputs]  # it may write to them
     more = () if weight is None else (weight,)
-    result: Any = loss.function(output, target, *more)  # whatever it really gives
+    result: Any = loss.function(*outputs, target, *more)  # whatever it really gives
+    several = isinstance(loss, DerivativeLoss)
+    wanted = "(loss, gradients)" if several else "(loss, gradient)"
     if not isinstance(result, (tuple, list)) or len(result) != 2:
         raise ArgumentError(
-            "the loss function must give a tuple (loss, gradient); it gave "
-            + (f"{len(result)} items" if isinstance(result, (tuple, list)) else repr(type(result)))
+            f"the loss function must give a tuple {wanted}; it gave {_number_of(result)}"
         )
-    value = _arrays.as_numeric(result[0], "the loss")
-    if value.size != 1:
-        raise ShapeError(f"the loss must be one number; its shape is {value.shape}")
-    gradient = _arrays.as_numeric(result[1], "the gradient of the loss")
-    if gradient.shape != shape:
-        raise ShapeError(
-            f"the gradient of the loss has shape {gradient.shape}, but the output has {shape}"
+    number = _arrays.as_numeric(result[0], "the loss")
+    if number.size != 1:
+        raise ShapeError(f"the loss must be one number; its shape is {number.shape}")
+    names = names_of(loss)
+    gradients = result[1] if several else result[1:]
+    if not isinstance(gradients, (tuple, list)) or len(gradients) != len(names):
+        raise ArgumentError(
+            f"the gradients of the loss must be a tuple of those by {', '.join(names)}, None where "
+            f"there is none; the function gave {_number_of(gradients)}"
         )
-    if gradient.dtype.kind != "f":
-        raise DtypeError(f"the gradient of the loss has dtype {gradient.dtype}; floats are needed")
-    number = float(value.item())
-    gradient = _arrays.as_dtype(gradient, dtype, "the gradient of the loss")
-    if np.isfinite(number):  # if it is not, that is the news
-        _arrays.finite(gradient, "the gradient of the loss")
-    return number, gradient
+    value = float(number.item())
+    ready = []
+    for gradient, name, (shape, dtype) in zip(gradients, names, expected, strict=True):
+        if several and gradient is None:
+            ready.append(np.zeros(shape, dtype))
+            continue
+        what = f"the gradient of the loss by {name}" if several else "the gradient of the loss"
+        gradient = _arrays.as_numeric(gradient, what)
+        if gradient.shape != shape:
+            whose = name if several else "the output"
+            raise ShapeError(f"{what} has shape {gradient.shape}, but {whose} has {shape}")
+        if gradient.dtype.kind != "f":
+            raise DtypeError(f"{what} has dtype {gradient.dtype}; floats are needed")
+        gradient = _arrays.as_dtype(gradient, dtype, what)
+        if np.isfinite(value):  # if it is not, that is the news
+            _arrays.finite(gradient, what)
+        ready.append(gradient)
+    return value, ready
+
+
+def _number_of(given: Any) -> str:
+    return f"{len(given)} items" if isinstance(given, (tuple, list)) else repr(type(given))

@@ -38,7 +38,7 @@ class _SignatureOfFields:
         return inspect.Signature(sorted(parameters, key=lambda parameter: parameter.kind))
 
 
-class Description:
+class Description(_habits.Extended):
     """Base of the classes that `description` makes: equal, and of one hash, if their fields are."""
 
     __slots__ = ()

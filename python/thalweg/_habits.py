@@ -1,8 +1,9 @@
 """Names that are nearly right, or another library's, and what here they may stand for.
 
 Names of attributes: Python would only say that there is no such name. And it would let it be
-assigned to, so that a ``trainer.lr = 0.1`` would do nothing, without a word. Names that are values,
-as in ``mode="mni"``. And names of things where the thing itself is needed, ``optimizer="adam"``.
+assigned to, so that a ``trainer.lr = 0.1`` would do nothing, without a word; and let a class derived
+from ours have a method of its own that a fit never calls. Names that are values, as in
+``mode="mni"``. And names of things where the thing itself is needed, ``optimizer="adam"``.
 """
 
 import functools
@@ -18,7 +19,32 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _OF_MODULES: dict[str, Mapping[str, str]] = {}
 
 
-class Guided:
+class Extended:
+    """Base of classes that refuse methods of a user's own which would never be called."""
+
+    __slots__ = ()
+
+    #: Such methods, and what does that instead.
+    _uncalled: ClassVar[Mapping[str, str]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Look at the methods of a class, and of those that it is mixed with."""
+        super().__init_subclass__(**options)
+        for name, instead in cls._uncalled.items():
+            owner = next((kind for kind in cls.__mro__ if name in vars(kind)), cls)
+            if name in vars(owner) and not _is_ours(owner):
+                raise TypeError(
+                    f"{cls.__name__}.{name} would not be called, and a training would go on as if "
+                    f"it were not there: {instead}"
+                )
+
+
+def _is_ours(kind: type) -> bool:
+    """Whether a class is one of thalweg's."""
+    return kind.__module__.startswith("thalweg.")
+
+
+class Guided(Extended):
     """Base of classes that tell what a wrong name may have meant, and let none be assigned to."""
 
     __slots__ = ()
@@ -44,13 +70,14 @@ class Guided:
             """Set what there is, and let a class of the user's own have what it likes."""
             there = getattr(type(self), name, None)
             if isinstance(there, property) and there.fset is None:
+                more = f": {self._elsewhere[name]}" if name in self._elsewhere else ""
                 raise AttributeError(
-                    f"{type(self).__name__}.{name} can only be read",
+                    f"{type(self).__name__}.{name} can only be read{more}",
                     name=name,
                     obj=self,
                 )
             known = name.startswith("_") or there is not None
-            if known or not type(self).__module__.startswith("thalweg."):
+            if known or not _is_ours(type(self)):
                 return object.__setattr__(self, name, value)
             raise AttributeError(
                 f"{type(self).__name__} has no attribute {name!r} that could be set"
@@ -59,6 +86,12 @@ class Guided:
                 obj=self,
             )
 
+
+#: What is said where others take metrics.
+METRICS = (
+    "trainer.evaluate gives the loss, and of classifiers the accuracy; a callback's on_epoch_end adds "
+    'another to the history: record["auc"] = ...'
+)
 
 #: What other libraries call arguments of layers, losses and schedules.
 OF_LAYERS: Mapping[str, str] = {

@@ -1,8 +1,11 @@
 """The figures of a training run, epoch by epoch."""
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from thalweg import _habits
+from thalweg import _arrays, _habits
+from thalweg.errors import ArgumentError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +23,8 @@ class History(dict[str, list[float]]):
     `Trainer.set_penalty` set one), ``"val_loss"`` and
     ``"val_accuracy"`` (at the end of the epoch, where validation data was given) and ``"seconds"``;
     with `optim.LevenbergMarquardt` also ``"damping"``, before the step, and ``"rejected"`` steps.
+    Others are what callbacks add to the record of an epoch, see `callbacks.Callback.on_epoch_end`;
+    where one is missing in an epoch, it is NaN.
 
     Examples
     --------
@@ -48,15 +53,30 @@ class History(dict[str, list[float]]):
     def __missing__(self, key: str) -> list[float]:
         """Say which figures there are."""
         there = ", ".join(self) or "none, before the first fit"
-        raise KeyError(
-            f"there are no figures {key!r}; there are {there}{_habits.did_you_mean(key, self)}"
-        )
+        known = str(key).removeprefix("val_") in self
+        more = _habits.did_you_mean(key, self)
+        if known and str(key).startswith("val_"):
+            more = ": those of validation data are there after fit(..., validation_data=(x, y))"
+        raise KeyError(f"there are no figures {key!r}; there are {there}{more}")
 
     def append(self, record: dict[str, float]) -> None:
         """Add the figures of one epoch; its number is its position and not kept."""
+        epochs = self.epochs
         for key in [*KEYS, *(key for key in record if key not in KEYS)]:
             if key in record and key != "epoch":
-                self.setdefault(key, []).append(record[key])
+                self.setdefault(key, [math.nan] * epochs).append(record[key])
+        for figures in self.values():  # each has a number for every epoch
+            figures += [math.nan] * (epochs + 1 - len(figures))
+
+    def _add(self, more: Mapping[str, Any]) -> None:
+        """Add figures of callbacks to the latest epoch."""
+        for key, value in more.items():
+            if not isinstance(key, str) or not _arrays.is_real(type(value)):
+                raise ArgumentError(
+                    f"what a callback adds to the record is a number with a name; got {key!r}: "
+                    f"{value!r}"
+                )
+            self.setdefault(key, [math.nan] * self.epochs)[-1] = float(value)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draws the losses over the epochs; see `thalweg.plot.history`.

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from thalweg import _checks
 from thalweg._config import get_num_threads
 from thalweg._history import History
@@ -24,7 +26,7 @@ def train_many(
     callbacks: "Callable[[Trainer], Sequence[AnyCallback]] | None" = None,
     **options: Any,
 ) -> list[History]:
-    """Fit several trainers to the same data, each on a thread of its own.
+    """Fit several trainers, to the same data or each to its own, each on a thread of its own.
 
     Small networks do not gain from several threads each; this is how to keep all CPUs busy with
     them. Every fit is, to the last bit, what it would have been alone.
@@ -33,8 +35,11 @@ def train_many(
     ----------
     trainers : sequence of Trainer
         With models of their own, made with different seeds, for instance.
-    x, y : array_like
-        As for `Trainer.fit`; they are shared, not copied.
+    x, y : array_like, or list of arrays
+        As for `Trainer.fit`; they are shared, not copied. If both are lists of arrays with rows of
+        samples and of targets, one for each trainer, then each has its own data; and of its own are
+        then ``sample_weight``, a list of arrays too, and ``validation_data``, if it is a list of
+        tuples. A tuple of validation data is for all.
     workers : int, keyword only, optional
         How many fits run at a time; by default as many as `get_num_threads` says.
     callbacks : callable, keyword only, optional
@@ -51,7 +56,8 @@ def train_many(
     Raises
     ------
     ArgumentError
-        If something is no trainer, or two of them share a model, an optimizer or a callback.
+        If something is no trainer, or two of them share a model, an optimizer or a callback, or
+        data of their own are not as many as the trainers. Nothing is trained then.
     ThalwegError
         The first error of a fit, with a note of whose it was. Other fits end after their current
         epoch; what they have learned stays.
@@ -59,6 +65,9 @@ def train_many(
     Notes
     -----
     Wide networks use several threads by themselves: fit those one after another.
+
+    Trainers that differ in nothing, the seeds of their models included (which are 0 if they were
+    left out), learn the same from the same data: that is a warning.
 
     Examples
     --------
@@ -73,6 +82,11 @@ def train_many(
     >>> spread = np.std([t.model(x) for t in trainers], axis=0)
     >>> spread.shape
     (64, 1)
+
+    Each half of the data for a trainer of its own:
+
+    >>> halves = np.array_split(x, 2)
+    >>> histories = tw.train_many(trainers[:2], halves, [np.sin(3 * half) for half in halves])
     """
     trainers = _checks.sequence("trainers", trainers)
     if callbacks is not None and not callable(callbacks):
@@ -91,6 +105,7 @@ def train_many(
     workers = _checks.integer("workers", workers, 1)
     if not trainers:
         return []
+    each = _data_of_each(len(trainers), {"x": x, "y": y, **options})
     cancel = _Cancel()
     of = [tuple(callbacks(trainer)) if callbacks else () for trainer in trainers]
     # Each only once per fit, where it may stand twice.
@@ -101,10 +116,12 @@ def train_many(
                 f"two of the fits share the callback {callback!r}; each needs its own: let the "
                 "function make one in each call"
             )
+    if all(given is each[0] for given in each):
+        _warn_of_twins(trainers)
     with ThreadPoolExecutor(min(workers, len(trainers)), "thalweg-fit") as pool:
         fits = [
-            pool.submit(cancel.guard, trainer, (x, y), {**options, "callbacks": (*mine, cancel)})
-            for trainer, mine in zip(trainers, of, strict=True)
+            pool.submit(cancel.guard, trainer, {**given, "callbacks": (*mine, cancel)})
+            for trainer, given, mine in zip(trainers, each, of, strict=True)
         ]
         try:
             wait(fits, return_when=FIRST_EXCEPTION)
@@ -119,14 +136,62 @@ def train_many(
     return [fit.result() for fit in fits]
 
 
+def _warn_of_twins(trainers: tuple[Trainer, ...]) -> None:
+    """Warn if two fits to the same data are the same."""
+    from thalweg.curvature._warn import warn  # few have reason to
+
+    seen: dict[str, list[int]] = {}
+    for index, trainer in enumerate(trainers):
+        like = seen.setdefault(repr(trainer), [])
+        parameters = trainer.model.flat_parameters if like else None
+        for other in like:
+            if np.array_equal(trainers[other].model.flat_parameters, parameters):
+                warn(
+                    f"trainers[{other}] and trainers[{index}] will learn the same: they are alike, "
+                    f"and their models have the seed {trainer.model.seed}; give each model a seed "
+                    "of its own, nn.Sequential(..., seed=...)"
+                )
+                return
+        like.append(index)
+
+
+def _data_of_each(trainers: int, shared: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give the arguments of each fit, where lists of data have one for each."""
+    x, y = shared["x"], shared["y"]
+    if not (_is_of_arrays(x, 2) and _is_of_arrays(y, 1)):
+        return [shared] * trainers
+    own = {"x": x, "y": y}
+    if (weight := shared.get("sample_weight")) is not None:
+        own["sample_weight"] = weight
+    if isinstance(shared.get("validation_data"), list):
+        own["validation_data"] = shared["validation_data"]
+    for name, values in own.items():
+        if not isinstance(values, list) or len(values) != trainers:
+            got = f"{len(values)}" if isinstance(values, list) else repr(type(values))
+            raise ArgumentError(
+                f"x and y are lists of arrays, one for each trainer, and so {name} must be a list "
+                f"of {trainers}; got {got}"
+            )
+    return [shared | {name: own[name][i] for name in own} for i in range(trainers)]
+
+
+def _is_of_arrays(value: Any, least: int) -> bool:
+    """Whether `value` is a list of arrays of so many dimensions or more."""
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(hasattr(item, "__array__") and np.ndim(item) >= least for item in value)
+    )
+
+
 class _Cancel(Callback):
     """Ends all fits at their next epoch."""
 
     def __init__(self) -> None:
         self.now = False
 
-    def guard(self, trainer: Trainer, data: tuple[Any, Any], options: dict[str, Any]) -> History:
-        return History() if self.now else trainer.fit(*data, **options)
+    def guard(self, trainer: Trainer, arguments: dict[str, Any]) -> History:
+        return History() if self.now else trainer.fit(**arguments)
 
     def on_epoch_end(self, trainer: Trainer, record: dict[str, float]) -> bool:
         return self.now

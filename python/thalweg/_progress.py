@@ -7,6 +7,7 @@ from thalweg import _core
 from thalweg._history import KEYS, History
 from thalweg._python_fit import PythonFit
 from thalweg._stream import StreamFit
+from thalweg._validation import ValidatedFit
 
 
 class ProgressBar:
@@ -18,7 +19,7 @@ class ProgressBar:
         If tqdm is not installed.
     """
 
-    def __init__(self, fit: _core.Fit | PythonFit | StreamFit, epochs: int) -> None:
+    def __init__(self, fit: _core.Fit | PythonFit | StreamFit | ValidatedFit, epochs: int) -> None:
         try:
             from tqdm.auto import tqdm
         except ImportError:

@@ -16,30 +16,39 @@ from thalweg.errors import ArgumentError, DataError, DivergedError, DtypeError, 
 from thalweg.nn import Loss, Sequential
 from thalweg.optim import Optimizer
 
-_Ready: TypeAlias = tuple[Samples, Any, Array | None]
+Ready: TypeAlias = tuple[Samples, Any, Array | None]
 #: Epoch, loss, accuracy, penalty, val_loss, val_accuracy, seconds; as of `_core.Fit`.
 _Record: TypeAlias = tuple[
     int, float, float | None, float | None, float | None, float | None, float
 ]
 
 
-def batches_of(source: Any, epochs: int) -> Callable[[], Iterable[Any]]:
+def batches_of(
+    source: Any, epochs: int, name: str = "x", method: str = "fit"
+) -> Callable[[], Iterable[Any]]:
     """Give what makes an epoch's batches; `source` is iterable, or a function that gives such."""
     is_array = hasattr(source, "__array__")
     if callable(source) and not is_array and not hasattr(source, "__iter__"):
         return source  # type: ignore[no-any-return]
     if is_array or _is_of_rows(source) or not hasattr(source, "__iter__"):
         raise (DtypeError if is_array else ArgumentError)(
-            "y is missing: y is None, but fit takes arrays x and y, or instead of both an iterable "
-            "of batches (x, y) or (x, y, sample_weight), or a function that gives one for each "
-            "epoch"
+            f"y is missing: y is None, but {method} takes arrays x and y, or instead of both an "
+            "iterable of batches (x, y) or (x, y, sample_weight), or a function that gives one"
         )
-    if epochs > 1 and iter(source) is source:
+    if epochs > 1 and isinstance(source, Iterator):
         raise ArgumentError(
-            f"x is an iterator, which is used up after one epoch of {epochs}: pass a function that "
-            "makes a new one for each"
+            f"{name} is an iterator, which is used up after one epoch of {epochs}: pass a function "
+            "that makes a new one for each"
         )
     return lambda: source
+
+
+def pair_of(batch: Any, place: str) -> tuple[Any, ...] | list[Any]:
+    """Give a batch, if it is a pair (x, y) or has weights, too."""
+    if isinstance(batch, (tuple, list)) and len(batch) in (2, 3):
+        return batch
+    what = f"{len(batch)} items" if isinstance(batch, (tuple, list)) else repr(type(batch))
+    raise ArgumentError(f"{place} must be (x, y) or (x, y, sample_weight); got {what}")
 
 
 def _is_of_rows(source: Any) -> bool:
@@ -64,9 +73,9 @@ class StreamFit:
         optimizer: Optimizer,
         loss: Loss,
         source: Callable[[], Iterable[Any]],
-        ready: Callable[[Any, Any, Any], _Ready],
+        ready: Callable[[Any, Any, Any], Ready],
         epochs: int,
-        validation: _Ready | None,
+        validation: Ready | None,
         rate: Callable[[int, int], float] | None,
     ) -> None:
         self._core, self._optimizer, self._loss = core, optimizer, loss
@@ -155,9 +164,7 @@ class StreamFit:
 
     def _use(self, batch: Any) -> None:
         place = f"batch {self._batch + 1} of epoch {self._epoch + 1}"
-        if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
-            what = f"{len(batch)} items" if isinstance(batch, (tuple, list)) else repr(type(batch))
-            raise ArgumentError(f"{place} must be (x, y) or (x, y, sample_weight); got {what}")
+        batch = pair_of(batch, place)
         self._set_rate()
         before = self._optimizer.steps
         try:

@@ -1,5 +1,6 @@
 """What `Trainer.fit` calls while it runs."""
 
+import errno
 import math
 import os
 from collections.abc import Iterable
@@ -52,7 +53,10 @@ if not TYPE_CHECKING:  # type checkers would take every name for one that is the
             "ReduceLROnPlateau": "optim.schedules has it, and Trainer(schedule=...) takes it",
             "LearningRateScheduler": "optim.schedules.LambdaLR does that, as Trainer(schedule=...)",
             "LambdaCallback": "any object with a method on_epoch_end is a callback",
-            "ProgbarLogger": "trainer.fit(..., progress=True) shows a bar",
+            **dict.fromkeys(
+                ("ProgbarLogger", "ProgressBar", "TQDMProgressBar", "RichProgressBar"),
+                "trainer.fit(..., progress=True) shows a bar",
+            ),
             "TerminateOnNaN": "a fit whose loss is NaN ends by itself, with DivergedError",
             "BackupAndRestore": "trainer.save(path) and Trainer.load(path) do that",
             "History": "trainer.fit gives it",
@@ -75,6 +79,13 @@ class Callback:
     >>> class Enough:
     ...     def on_epoch_end(self, trainer, record):
     ...         return record["val_loss"] < 0.1
+
+    A metric of your own, which is a key of the history like any other, and which `EarlyStopping`
+    can monitor if it comes behind:
+
+    >>> class Largest:
+    ...     def on_epoch_end(self, trainer, record):
+    ...         record["largest"] = abs(trainer.model.flat_parameters).max()
     """
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
@@ -112,7 +123,9 @@ class Callback:
         trainer : Trainer
             ``trainer.history`` includes this epoch already. The model may be used and changed.
         record : dict of str to float
-            ``"epoch"`` (from 1) and the figures of this epoch under the keys of `History`.
+            ``"epoch"`` (from 1) and the figures of this epoch under the keys of `History`. Numbers
+            that are added to it under other keys are seen by the callbacks that come next, and are
+            in the history afterwards.
 
         Returns
         -------
@@ -285,6 +298,11 @@ _OF_CALLBACKS = {
 }
 
 
+def _auto(monitor: str) -> str:
+    """Say whether smaller or larger is better of a figure, where nobody said it."""
+    return "max" if monitor.endswith("accuracy") else "min"
+
+
 class _Monitor(Callback):
     """What callbacks that follow a figure have in common: which is better, and the best so far."""
 
@@ -295,7 +313,7 @@ class _Monitor(Callback):
         self.monitor = monitor
         mode = _checks.one_of(f"{kind}: mode", mode, ("auto", "min", "max"))
         if mode == "auto":
-            mode = "max" if str(monitor).endswith("accuracy") else "min"
+            mode = _auto(monitor)
         self._sign = 1.0 if mode == "min" else -1.0
         self._min_delta = _checks.real(f"{kind}: min_delta", min_delta, 0)
         #: The best figure so far; None before the first epoch.
@@ -305,8 +323,11 @@ class _Monitor(Callback):
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in self._shown().items())})"
 
     def _shown(self) -> dict[str, Any]:
-        """Give what `repr` shows: arguments, under their names."""
-        return {"monitor": self.monitor}
+        """Give what `repr` shows: arguments, under their names, if they are not the usual ones."""
+        mode = "min" if self._sign > 0 else "max"
+        usual = {"mode": _auto(self.monitor), "min_delta": 0.0}
+        given = {"mode": mode, "min_delta": self._min_delta}
+        return {"monitor": self.monitor} | {n: v for n, v in given.items() if v != usual[n]}
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
         self.best = None
@@ -341,7 +362,7 @@ class EarlyStopping(_Monitor):
     Parameters
     ----------
     monitor : str, default "val_loss"
-        A key of `History`.
+        A key of `History`, also one that a callback before this one adds.
     min_delta : float, keyword only, default 0
         What is better by less than this is not better.
     patience : int, keyword only, default 0
@@ -450,6 +471,8 @@ class ModelCheckpoint(_Monitor):
     ------
     ArgumentError
         If an argument is of the wrong kind; during the fit, if there is no such figure.
+    FileNotFoundError
+        Before the first step, if the folder is not there.
     OSError
         During the fit, if the file cannot be written.
     """
@@ -470,6 +493,15 @@ class ModelCheckpoint(_Monitor):
     def _shown(self) -> dict[str, Any]:
         best = {**super()._shown(), "save_best_only": True} if self.save_best_only else {}
         return {"path": self._path, **best}
+
+    def on_fit_begin(self, trainer: "Trainer") -> None:
+        """Forget the fit before, and look for the folder."""
+        super().on_fit_begin(trainer)
+        folder = os.path.dirname(self._path.partition("{")[0])  # before the first figure
+        if folder and not os.path.isdir(folder):
+            raise FileNotFoundError(
+                errno.ENOENT, "ModelCheckpoint: there is no such folder; make it first", folder
+            )
 
     def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> None:
         """Save, if it is time."""

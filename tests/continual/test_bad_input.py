@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -80,6 +81,8 @@ def test_a_run_looks_first_at_what_it_will_need(tmp_path):
     before = mine.model.flat_parameters
     with pytest.raises(FileNotFoundError, match=r"folder of checkpoint=.*does not exist"):
         continual.run(mine, scenario(), checkpoint=tmp_path / "no" / "run")
+    with pytest.raises(IsADirectoryError, match="is a folder: give it the name of a file"):
+        continual.run(mine, scenario(), checkpoint=tmp_path)
     with pytest.raises(ArgumentError, match="metric must give a number for a task; it gave 'x'"):
         continual.run(mine, scenario(), metric=lambda *_: "x")
     np.testing.assert_array_equal(mine.model.flat_parameters, before)
@@ -292,6 +295,7 @@ def test_what_is_missing_is_written_out(call, message):
         (lambda s: continual.split(X, Y, X, Y, class_order=[1]), "'class_order': it is order"),
         (lambda s: continual.split(X, Y, n_experiences=5), "'n_experiences': it is tasks"),
         (lambda s: continual.rotated(X, Y, X, Y, rotations_list=[1]), "it is angles"),
+        (lambda s: continual.from_arrays(X=X, y=Y), r"'X': tasks=\[\(x, y, x_test, y_test\), \.\."),
         (lambda s: continual.Task(X, Y, X, Y, task_label=1), "'task_label': it is index"),
         (lambda s: continual.EWC(s, 1, "exact"), "EWC takes only inner, strength without a name"),
         (lambda s: continual.L2(s, 1, 2), "^L2 takes only inner, strength$"),
@@ -342,13 +346,241 @@ def test_what_results_of_others_have(name, where):
     assert repr(copy.deepcopy(result)) == repr(pickle.loads(pickle.dumps(result))) == repr(result)
 
 
-def test_a_warning_is_of_the_line_that_called():
-    trainer, tasks = learner(), continual.split(X, Y, X, Y, tasks=3)
-    with pytest.warns(UserWarning, match="all outputs compete") as caught:
-        continual.run(trainer, tasks)
-    strategy = continual.EWC(learner(), 1e3)
-    strategy.fit(tasks[0])
-    with pytest.warns(UserWarning, match="brings new classes") as fitted:
-        strategy.begin(tasks[1])
-    assert {one.filename for one in caught} == {__file__}
-    assert fitted
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"x": X[:, :1]}, "input has shape"),
+        ({"x": X[:, 0]}, "x must be 2-D"),
+        ({"x": X[:0], "y": Y[:0]}, "at least 1"),
+        ({"x": [[1], [1, 2]], "y": [0, 1]}, "x cannot be made an array"),
+        ({"x": np.where(X[3, 1] == X, np.nan, X)}, r"x\[3, 1\] is NaN"),
+        ({"y": Y[:5]}, "x has 20 rows but y has 5"),
+        ({"y": Y + 1}, r"y\[2\] is 3, but the network has 3 outputs"),
+        ({"y": Y.astype(str)}, "number the classes"),
+        (
+            {"y": np.stack([Y, Y], axis=1)},
+            "2 columns but the network has 3 outputs|keeps rows of y",
+        ),
+        ({"active": (0, 1)}, "which is not an active class"),
+        ({"active": (7,)}, "active has class 7"),
+    ],
+)
+@pytest.mark.parametrize(
+    "make",
+    [
+        continual.Naive,
+        continual.FromScratch,
+        continual.ShrinkAndPerturb,
+        continual.XdG,
+        continual.PackNet,
+        lambda t: continual.GDumb(t, 9),
+        lambda t: continual.Replay(t, 9),
+        lambda t: continual.AGEM(t, 9),
+        lambda t: continual.SynapticIntelligence(t, 1e4),
+        continual.ContinualBackprop,
+    ],
+)
+def test_a_task_that_is_refused_has_changed_nothing(make, wrong, message):
+    first, second = continual.Task(X, Y, X, Y, 0), continual.Task(X, Y, X, Y, 1)
+    one, other = make(learner()), make(learner())
+    one.fit(first), other.fit(first)
+    before, loss = one.trainer.model.flat_parameters, one.trainer.loss
+    with pytest.raises(tw.ThalwegError, match=message):
+        one.fit(continual.Task(**{"x": X, "y": Y, "x_test": X, "y_test": Y, "index": 1, **wrong}))
+    np.testing.assert_array_equal(one.trainer.model.flat_parameters, before)
+    assert one.trainer.loss == loss
+    one.fit(second), other.fit(second)
+    np.testing.assert_array_equal(
+        one.trainer.model.flat_parameters, other.trainer.model.flat_parameters
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"index": -1}, "index must be an integer from 0 to .*; got -1"),
+        ({"index": "zero"}, "index must be an integer from 0 to .*; got 'zero'"),
+        ({"classes": 3}, r"classes must hold whole numbers from 0 on, as \(0, 1\); got 3"),
+        ({"classes": (0.5, 1)}, r"classes must hold whole numbers .* got \(0\.5, 1\)"),
+        ({"active": "01"}, "active must hold whole numbers .* got '01'"),
+        ({"active": (-1,)}, r"active must hold whole numbers .* got \(-1,\)"),
+    ],
+)
+def test_what_a_task_says_of_itself_is_whole_numbers(wrong, message):
+    with pytest.raises(ArgumentError, match=message):
+        continual.Task(X, Y, X, Y, **wrong)
+    task = continual.Task(X, Y, X, Y, index=np.int64(2), classes=[np.int64(0), 1, 2])
+    assert (task.index, task.classes) == (2, (0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: continual.Scenario(5), "tasks must be a sequence; got 5"),
+        (lambda: continual.from_arrays(None), "tasks must be a sequence; got None"),
+        (lambda: continual.from_arrays([1]), r"tasks\[0\] must be a sequence; got 1"),
+        (lambda: continual.from_arrays([(X, Y)], names=3), "names must be a sequence; got 3"),
+        (lambda: continual.from_arrays([([[1], [1, 2]], [0, 1])]), r"tasks\[0\]\.x cannot be made"),
+        (lambda: continual.split([[1], [1, 2]], [0, 1], X, Y), "x cannot be made an array"),
+        (
+            lambda: continual.split(X, np.array(["a", 1] * 10, object), X, Y),
+            "labels in y cannot be sorted",
+        ),
+        (lambda: continual.ReservoirBuffer(9).add(x=3, y=4), "a row for each sample"),
+        (lambda: continual.BalancedBuffer(9).add(x=[[1], [1, 2]], y=Y), "a row for each sample"),
+        (lambda: continual.run(learner(), DOMAINS, resume="yes"), "resume must be True or False"),
+        (lambda: continual.Naive(learner()).predict(X, [0.5]), r"outputs 0 to 2; got \[0\.5\]"),
+        (lambda: continual.Naive(learner()).predict(X, "01"), "outputs 0 to 2; got '01'"),
+        (lambda: continual.XdG(learner()).predict(X, task="a"), "task must be an integer >= 0"),
+        (lambda: continual.PackNet(learner()).network(-1), "task must be an integer >= 0; got -1"),
+        (lambda: ewc().end(X), r"learns a Task, as Task\(.*got ndarray"),
+    ],
+)
+def test_what_is_given_is_looked_at(call, message):
+    with pytest.raises(tw.ThalwegError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("make", [continual.Replay, continual.DER, continual.ERACE])
+def test_samples_of_a_stream_are_like_those_that_are_kept(make):
+    strategy = make(learner(), 9)
+    strategy.step(X, Y)
+    before, state = strategy.trainer.model.flat_parameters, strategy.state_dict()
+    with pytest.raises(ShapeError, match=r"rows of shape \(1,\), but .* kept have \(2,\)"):
+        strategy.step(X[:, :1], Y)
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+    assert str(strategy.state_dict()) == str(state)
+
+
+def test_a_state_is_that_of_such_a_strategy():
+    strategy, other = ewc(), continual.Replay(learner(), 9)
+    fit(TASK)(strategy)
+    before = str(strategy.state_dict())
+    with pytest.raises(ArgumentError, match=r"not the state of such a EWC: it has no .*importance"):
+        strategy.load_state_dict(other.state_dict())
+    with pytest.raises(ArgumentError, match="not the state of such a Naive: it has no inner"):
+        continual.Naive(strategy).load_state_dict(strategy.state_dict())
+    assert str(strategy.state_dict()) == before
+
+
+def test_what_is_learned_with_all_before_it_is_of_their_scenario():
+    """Else its own rows would be left out, without a word."""
+    strategy = continual.Cumulative(learner(), DOMAINS)
+    for task in (continual.Task(X, Y, X, Y, 3), continual.Task(X[:5], Y[:5], X, Y, 0)):
+        with pytest.raises(ArgumentError, match="is not of the scenario that Cumulative was made"):
+            strategy.fit(task)
+
+
+@pytest.mark.parametrize("call", ["begin", "learn"])
+def test_parts_of_a_task_are_of_a_task(call):
+    strategy = continual.Naive(learner())
+    with pytest.raises(ArgumentError, match=r"learns a Task, as Task\(.*got ndarray"):
+        getattr(strategy, call)(X, **({"steps": 1} if call == "learn" else {}))
+
+
+CLASSES = continual.split(X, Y, X, Y, tasks=3, kind="class")
+HEADS = continual.split(X, Y, X, Y, tasks=3, kind="task")
+DOMAINS = scenario(3)
+
+
+class Mine(continual.Naive):
+    """A strategy of the user's, around others."""
+
+
+def averaging():
+    """A trainer whose model has running averages."""
+    model = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    return tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+
+
+def pulled():
+    """A trainer with a penalty of the user's."""
+    trainer = learner()
+    zeros = np.zeros(trainer.model.num_parameters)
+    trainer.set_penalty(zeros + 1, zeros)
+    return trainer
+
+
+def ewc():
+    return continual.EWC(learner(), 1.0)
+
+
+def chain():
+    """A strategy that warns, inside of others."""
+    return Mine(continual.ContinualBackprop(ewc()))
+
+
+def hardly():
+    """A strategy whose penalty is next to nothing."""
+    return continual.L2(learner(), 1e-12)
+
+
+def fast():
+    """A strategy that gives nearly all weights to the first task."""
+    return continual.PackNet(learner(), prune=0.001)
+
+
+def run(tasks):
+    return lambda learner: continual.run(learner, tasks)
+
+
+def fit(*tasks):
+    return lambda strategy: [strategy.fit(task) for task in tasks]
+
+
+def nothing(_):
+    """What comes before the first call."""
+
+
+def begun(strategy):
+    fit(DOMAINS[0])(strategy)
+    strategy.begin(DOMAINS[1])
+    strategy.learn(DOMAINS[1], steps=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "before", "call", "message"),
+    [
+        (learner, nothing, lambda t: continual.run(t, HEADS), "all outputs compete in the loss"),
+        (pulled, nothing, lambda t: continual.run(t, DOMAINS), "has a penalty already"),
+        (learner, run(DOMAINS), lambda t: continual.run(t, DOMAINS), "in another run before"),
+        (ewc, run(DOMAINS), lambda s: continual.run(s, DOMAINS), "EWC has learned 3 tasks before"),
+        (ewc, nothing, lambda s: continual.run(s, CLASSES), "brings new classes"),
+        (ewc, fit(CLASSES[0]), lambda s: s.fit(CLASSES[1]), "brings new classes"),
+        (ewc, fit(CLASSES[0]), lambda s: s.begin(CLASSES[1]), "brings new classes"),
+        (chain, nothing, lambda s: continual.run(s, CLASSES), "brings new classes"),
+        (chain, fit(CLASSES[0]), lambda s: s.fit(CLASSES[1]), "brings new classes"),
+        (chain, fit(CLASSES[0]), lambda s: s.begin(CLASSES[1]), "brings new classes"),
+        (hardly, fit(DOMAINS[0]), lambda s: s.fit(DOMAINS[1]), "strength=1e-12 is too small"),
+        (hardly, begun, lambda s: s.end(DOMAINS[1]), "strength=1e-12 is too small"),
+        (fast, fit(*DOMAINS[:2]), lambda s: s.fit(DOMAINS[2]), "no free weights left"),
+        (fast, fit(*DOMAINS[:2]), lambda s: s.begin(DOMAINS[2]), "no free weights left"),
+        (fast, nothing, lambda s: continual.run(s, DOMAINS), "is told which task a sample is from"),
+        (
+            lambda: continual.L2(averaging(), 1.0),
+            fit(DOMAINS[0]),
+            lambda s: s.fit(DOMAINS[1]),
+            "running averages of nn.BatchNorm1d",
+        ),
+    ],
+)
+def test_a_warning_is_of_the_line_that_called(make, before, call, message):
+    strategy = make()
+    with warnings.catch_warnings(action="ignore"):
+        before(strategy)
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        call(strategy)
+    lines = [(one.filename, one.lineno) for one in caught if message in str(one.message)]
+    assert {(__file__, call.__code__.co_firstlineno)} == set(lines)
+
+
+def test_a_warning_is_of_the_line_of_a_strategy_of_one_s_own():
+    class Begins(continual.EWC):
+        def begin(self, task):
+            super().begin(task)
+
+    strategy = Begins(learner(), 1.0)
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        continual.run(strategy, CLASSES)
+    [one] = [one for one in caught if "brings new classes" in str(one.message)]
+    assert one.lineno == Begins.begin.__code__.co_firstlineno + 1

@@ -517,3 +517,18 @@ def test_a_penalty_too_steep_for_a_rate_is_named(clouds):
     most = float(note.split("above a rate of ")[1].split()[0].rstrip("."))
     assert most == pytest.approx(2 / (1e6 * strategy.importance.max()), rel=0.05)
     assert most < 0.1
+
+
+@pytest.mark.parametrize("make", [L2, EWC, continual.OnlineLaplace])
+def test_a_strength_that_is_set_counts_from_the_next_step_on(make, scenario, trainer):
+    """Not only after the next task, while the attribute says otherwise."""
+    changed, made = make(trainer(), 1.0), make(trainer(), 1e4)
+    changed.fit(scenario[0]), made.fit(scenario[0])
+    changed.strength = 1e4
+    with warnings.catch_warnings(action="ignore"):
+        changed.fit(scenario[1]), made.fit(scenario[1])
+    theta = changed.trainer.model.flat_parameters
+    np.testing.assert_array_equal(theta, made.trainer.model.flat_parameters)
+    with pytest.raises(tw.ThalwegError, match="strength must be a finite number"):
+        changed.strength = -1
+    assert changed.strength == 1e4

@@ -155,8 +155,8 @@ def test_samples_that_are_made_on_the_way_are_made_once_a_task(clouds, trainer):
     ):  # fmt: skip
         strategy = make(trainer())
         strategy.fit(tasks[0], epochs=1)
+        strategy.begin(tasks[1])  # which looks at them, too
         made.clear()
-        strategy.begin(tasks[1])
         strategy.learn(tasks[1], steps=90, batch_size=10)
         assert len(made) == 1
 

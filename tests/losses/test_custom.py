@@ -90,6 +90,29 @@ def test_a_custom_loss_gets_the_rows_of_y_as_they_are(rng):
     assert seen[:10] != seen[10:]
 
 
+def known_squares(output, target):
+    known = ~np.isnan(target)
+    d, count = np.where(known, output - target, 0), max(known.sum(), 1)
+    return np.sum(d**2) / count, 2 * d / count
+
+
+def test_targets_that_are_not_known_can_be_left_out_by_a_loss_of_ones_own(rng):
+    x, y = rng.standard_normal((60, 6)), rng.standard_normal((60, K))
+    lost = rng.random(y.shape) < 0.3
+    y[lost] = np.nan
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, K), dtype="float64", seed=3)
+    assert tw.gradcheck(model, x, y, loss=known_squares)
+    trainer = tw.Trainer(model, loss=known_squares, optimizer=optim.Adam(lr=0.01))
+    history = trainer.fit(x, y, epochs=3, validation_data=(x, y))
+    assert history["val_loss"][-1] < history["val_loss"][0]
+    known = (model(x) - y)[~lost]
+    assert trainer.evaluate(x, y)["loss"] == pytest.approx(np.mean(known**2), rel=1e-13)
+    with pytest.raises(tw.DataError, match="is NaN"):
+        tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.Adam()).fit(x, y)
+    with pytest.raises(tw.DataError, match="is nan"):
+        tw.gradcheck(model, x, y, loss=nn.MSELoss())
+
+
 def test_callbacks_progress_and_history_of_a_fit_with_a_custom_loss(rng):
     pytest.importorskip("tqdm")
     x, y = rng.standard_normal((40, 6)), rng.standard_normal((40, K))

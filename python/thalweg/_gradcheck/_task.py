@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _core
-from thalweg._custom import call
+from thalweg._custom import CustomTrainer, call
 from thalweg._gradcheck import _blocks
 from thalweg._gradcheck._blocks import Blocks, Vector
-from thalweg.nn import CustomLoss, Sequential
+from thalweg.nn import DerivativeLoss, Sequential
+from thalweg.nn._losses import FunctionLoss
 
 if TYPE_CHECKING:
     from thalweg._trainer import Trainer
@@ -26,9 +27,11 @@ def of(model: Sequential, x: Any, y: Any, loss: Any, weight: Any) -> "Task":
     trainer = Trainer(copy, loss=loss, optimizer=SGD(lr=0.0))
     x, y, weight = trainer._ready(x, y, weight)
     x = _arrays.finite(copy._matrix(x, "x"), "x")
-    if y.dtype.kind == "f":
+    # What targets mean to a function of the user's own is its affair; NaN may stand for none.
+    if y.dtype.kind == "f" and not isinstance(trainer._loss, FunctionLoss):
         y = _arrays.finite(y, "y")
-    return Task(trainer, x, y, weight)
+    kind = TaskOfDerivatives if isinstance(trainer._loss, DerivativeLoss) else Task
+    return kind(trainer, x, y, weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class Task:
 
     def differences(self, h: float) -> tuple[Vector, Vector, npt.NDArray[np.bool_]]:
         core, loss = self.trainer.model._core, self.trainer._loss
-        if isinstance(loss, CustomLoss):
+        if isinstance(loss, FunctionLoss):
             function = partial(_call, loss, self.y, self.weight)
             return _core.central_differences_of(core, function, self.x, h)
         spec = loss._spec(core.out_features)
@@ -57,7 +60,7 @@ class Task:
     ) -> tuple[Vector, npt.NDArray[np.bool_], Vector]:
         """Values at steps along a direction, whether there are kinks between, the gradient."""
         core, loss = self.trainer.model._core, self.trainer._loss
-        if isinstance(loss, CustomLoss):
+        if isinstance(loss, FunctionLoss):
             function = partial(_call, loss, self.y, self.weight)
             gradient, values, crossed = _core.losses_along_of(
                 core, function, self.x, start, direction, steps
@@ -75,5 +78,52 @@ class Task:
         return values, float(gradient[part] @ direction)
 
 
-def _call(loss: CustomLoss, y: Any, weight: Any, output: Any) -> tuple[float, Any]:
-    return call(loss, output, y, weight)
+class TaskOfDerivatives(Task):
+    """The same where the loss is one of derivatives. Kinks are not looked for."""
+
+    __slots__ = ()
+
+    def differences(self, h: float) -> tuple[Vector, Vector, npt.NDArray[np.bool_]]:
+        theta, gradient = self._home()
+        numeric = np.empty_like(theta)
+        for i, here in enumerate(theta):
+            ends = here + np.array([h, -h]) * max(1.0, abs(here))
+            up, down = (self._value(theta, slice(i, i + 1), end) for end in ends)
+            numeric[i] = (up - down) / (ends[0] - ends[1])  # the step that is really taken
+        self.trainer.model._core.set_parameters(theta)
+        return gradient, numeric, np.zeros(len(theta), bool)
+
+    def losses(
+        self, start: int, direction: Vector, steps: Vector
+    ) -> tuple[Vector, npt.NDArray[np.bool_], Vector]:
+        theta, gradient = self._home()
+        part = slice(start, start + len(direction))
+        values = [self._value(theta, part, theta[part] + step * direction) for step in steps]
+        self.trainer.model._core.set_parameters(theta)
+        return np.array(values), np.zeros(len(steps), bool), gradient
+
+    @property
+    def _core(self) -> CustomTrainer:
+        core = self.trainer._core
+        assert isinstance(core, CustomTrainer)
+        return core
+
+    def _home(self) -> tuple[Vector, Vector]:
+        """Parameters, and the gradient there by going back."""
+        model = self.trainer.model
+        model.zero_grad()
+        self._core.backward(self.x, self.y, self.weight)
+        theta, gradient = model.flat_parameters, model.flat_gradients
+        return theta.astype(np.float64), gradient.astype(np.float64)
+
+    def _value(self, theta: Vector, part: slice, values: Any) -> float:
+        """Give the loss at parameters of which a part has these values."""
+        moved = theta.copy()
+        moved[part] = values
+        self.trainer.model._core.set_parameters(moved)
+        return self._core.evaluate(self.x, self.y, self.weight)[0]
+
+
+def _call(loss: FunctionLoss, y: Any, weight: Any, output: Any) -> tuple[float, Any]:
+    value, gradients = call(loss, (output,), y, weight)
+    return value, gradients[0]

@@ -14,7 +14,7 @@ from thalweg._trainer._fit import Fitting
 from thalweg._trainer._penalty import Penalized
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Loss, Sequential
-from thalweg.nn._losses import CustomLoss, loss_of
+from thalweg.nn._losses import FunctionLoss, loss_of
 from thalweg.optim import Optimizer
 from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
@@ -30,7 +30,8 @@ class Trainer(Fitting, Penalized, Resumable):
         ``nn.CrossEntropyLoss()`` for class labels, ``nn.BCEWithLogitsLoss()`` for several labels at
         once, ``nn.MSELoss()`` for numbers; or one of your own, see `nn.CustomLoss`.
     optimizer : Optimizer, keyword only
-        E.g. ``optim.AdamW(lr=1e-3)``; belongs to this model from its first step on.
+        E.g. ``optim.AdamW(lr=1e-3)``; belongs to this model from now on, and another model needs
+        another one. Several trainers of one model may share it.
     schedule : Schedule or ReduceLROnPlateau, keyword only, optional
         How the learning rate changes, e.g. ``schedules.OneCycleLR(max_lr=0.01)``; see
         `thalweg.optim.schedules`. It starts from the rate that the optimizer has now, counts the
@@ -54,7 +55,7 @@ class Trainer(Fitting, Penalized, Resumable):
     Raises
     ------
     ArgumentError
-        If an argument is of the wrong kind.
+        If an argument is of the wrong kind, or the optimizer belongs to another model.
     ShapeError
         If the loss needs another number of outputs.
     UnsupportedError
@@ -119,12 +120,13 @@ class Trainer(Fitting, Penalized, Resumable):
     @loss.setter
     def loss(self, loss: Loss) -> None:
         loss = loss_of(loss)
-        if isinstance(loss, CustomLoss) and isinstance(self._core, CustomTrainer):
+        if isinstance(loss, FunctionLoss) and isinstance(self._core, CustomTrainer):
             if self._fitting:
                 raise ArgumentError("the loss cannot change during a fit: set it between fits")
-            self._core.loss = self._loss = loss
+            self._core.set_loss(loss)
+            self._loss = loss
             return
-        if isinstance(loss, CustomLoss) or not isinstance(self._core, _core.Trainer):
+        if isinstance(loss, FunctionLoss) or not isinstance(self._core, _core.Trainer):
             raise UnsupportedError(
                 "loss can be set only where the optimizer takes batches, and both, the old and the "
                 "new, are losses of thalweg.nn or both functions; make another Trainer here"

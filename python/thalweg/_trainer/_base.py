@@ -12,9 +12,10 @@ from thalweg._history import History
 from thalweg._rates import Rates
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Loss, MSELoss, Sequential
-from thalweg.nn._losses import CoreLoss, CustomLoss, loss_of
+from thalweg.nn._losses import CoreLoss, FunctionLoss, loss_of
 from thalweg.optim import EMA, SAM, SWA, Optimizer, ScheduleFreeAdamW, _averages
 from thalweg.optim._full_batch import FullBatchOptimizer
+from thalweg.optim._optimizer import OWN
 from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
 #: Precisions that split the numbers of products.
@@ -42,13 +43,19 @@ _OF_TRAINERS = {
     },
     "gradient_accumulation_steps": "it is accumulate_grad_batches",
     "max_epochs": _OF_FITS.format("epochs"),
-    "metrics": "trainer.evaluate gives the loss, and of classifiers the accuracy",
+    "metrics": _habits.METRICS,
 }
 
 
 class TrainerBase(Guided):
     """The parts of a `thalweg.Trainer`, which documents the arguments."""
 
+    _uncalled: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("step", "train_step", "training_step"),
+        "fit takes its steps in the core; callbacks with on_step_end and on_epoch_end look at them, "
+        "nn.CustomLoss is a loss of your own, and a loop by hand takes other steps: "
+        "trainer.backward(x, y), and trainer.optimizer.step(model)",
+    )
     _elsewhere: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("predict", "forward"), "call the model: trainer.model(x)"),
         **dict.fromkeys(("score", "test", "validate"), "trainer.evaluate(x, y) does that"),
@@ -62,6 +69,20 @@ class TrainerBase(Guided):
             )
         },
         "train": "trainer.fit(x, y) trains, and trainer.step(x, y) one batch",
+        "model": "another model is another training, of another Trainer",
+        "optimizer": "a second Trainer of the same model goes on with another optimizer: "
+        "tw.Trainer(trainer.model, loss=trainer.loss, optimizer=optim.LBFGS())",
+        **dict.fromkeys(
+            ("schedule", "precision"), "it is fixed when a trainer is made; a second Trainer of the "
+            "same model can have the same optimizer",
+        ),
+        "zero_grad": "trainer.step uses gradients up; those of trainer.backward are the model's: "
+        "trainer.model.zero_grad()",
+        **dict.fromkeys(
+            ("save_model", "save_weights", "save_checkpoint"),
+            "trainer.save(path) writes all, trainer.model.save(path) the model alone",
+        ),
+        **dict.fromkeys(("parameters", "weights"), "they are of trainer.model: flat_parameters"),
         "predict_proba": "trainer.loss.probabilities(trainer.model(x)) does that",
         "compile": "a trainer is ready once it is made",
         "state_dict": "trainer.save(path) writes everything to a file",
@@ -100,7 +121,7 @@ class TrainerBase(Guided):
         if clip_grad_norm is not None and clip_grad_value is not None:
             raise ArgumentError("give clip_grad_norm or clip_grad_value, not both")
         self._model = model
-        self._loss: CoreLoss | CustomLoss = loss
+        self._loss: CoreLoss | FunctionLoss = loss
         self._optimizer = optimizer
         self._schedule = schedule
         self._clip_norm = _limit("clip_grad_norm", clip_grad_norm)
@@ -115,9 +136,9 @@ class TrainerBase(Guided):
         self._core: _core.Trainer | CustomTrainer | FullBatchTrainer
         sam = None
         # Of a loss of one's own the core sees gradients only.
-        if isinstance(optimizer, SAM) and not isinstance(loss, CustomLoss):
+        if isinstance(optimizer, SAM) and not isinstance(loss, FunctionLoss):
             sam = optimizer._rho, optimizer._adaptive
-        spec = (MSELoss() if isinstance(loss, CustomLoss) else loss)._spec(model.out_features)
+        spec = (MSELoss() if isinstance(loss, FunctionLoss) else loss)._spec(model.out_features)
         optimizer._meet(model)
         split = precision if precision in _SPLIT else None
         step = (self._clip_norm, self._clip_value, self._accumulate, sam, split)
@@ -126,7 +147,7 @@ class TrainerBase(Guided):
             decay = average.decay if isinstance(average, EMA) else None
             core.start_average(decay, average.start, average.every)
         self._core = core
-        if isinstance(loss, CustomLoss):
+        if isinstance(loss, FunctionLoss):
             self._core = CustomTrainer(core, model, loss, optimizer, self._ready)
         if isinstance(optimizer, FullBatchOptimizer):
             self._core = self._full_batch(self._core, optimizer)
@@ -136,6 +157,7 @@ class TrainerBase(Guided):
         self._base_lr = optimizer.lr
         self._plateau = schedule.start() if isinstance(schedule, ReduceLROnPlateau) else {}
         self._rates = Rates(schedule, self._base_lr) if isinstance(schedule, Schedule) else None
+        optimizer._belong(model)  # nothing can fail any more
 
     def _full_batch(
         self, core: _core.Trainer | CustomTrainer, optimizer: FullBatchOptimizer
@@ -166,7 +188,7 @@ class TrainerBase(Guided):
         model, loss = self._model, self._loss
         samples = model._samples(x, f"{prefix}x")
         name = f"{prefix}y"
-        if isinstance(loss, CustomLoss):
+        if isinstance(loss, FunctionLoss):
             y = targets(y, name)
         elif loss._labels:
             y = _arrays.labels_or_shares(y, model.dtype, name)
@@ -180,7 +202,8 @@ class TrainerBase(Guided):
             return None, None, None
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
             raise ArgumentError(
-                "validation_data must be a tuple (x, y) or (x, y, sample_weight); got "
+                "validation_data must be a tuple (x, y) or (x, y, sample_weight) of arrays, or an "
+                "iterable of such batches, e.g. a list of tuples; got "
                 + (f"{len(data)} items" if isinstance(data, (tuple, list)) else repr(type(data)))
             )
         x, y, *weight = data
@@ -193,8 +216,16 @@ def _expect(name: str, value: Any, kind: type, example: str, place: str) -> None
         article = "an" if kind.__name__[0] in "AEIO" else "a"
         raise ArgumentError(
             f"{name} must be {article} {kind.__name__}, e.g. {example}; got {_checks.given(value)}"
-            f"{_habits.kind_meant(value, kind, place)}"
+            f"{_habits.kind_meant(value, kind, place) or _own(value, kind)}"
         )
+
+
+def _own(value: Any, kind: type) -> str:
+    """Say what there is instead of another optimizer, if `value` is meant as one."""
+    if kind is not Optimizer or isinstance(value, type) or not hasattr(value, "step"):
+        return ""
+    theirs = type(value).__module__.partition(".")[0] in ("torch", "keras")
+    return _habits.kind_meant(type(value).__name__, kind, "optim") if theirs else f": {OWN}"
 
 
 def _expect_schedule(value: Any) -> None:

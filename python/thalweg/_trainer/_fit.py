@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from thalweg._python_fit import PythonFit
     from thalweg._stream import StreamFit
     from thalweg._trainer import Trainer
+    from thalweg._validation import ValidatedFit
     from thalweg.callbacks import AnyCallback
 
 #: How often a fit comes back to Python to move the progress bar, in seconds.
@@ -37,7 +38,7 @@ _OF_FITS = {
     "steps_per_epoch": "an epoch of an iterable has the batches that it yields",
     "learning_rate": "it is lr, or the optimizer's",
     "early_stopping": "callbacks=[callbacks.EarlyStopping(patience=5)] stops early",
-    "metrics": "trainer.evaluate gives the loss, and of classifiers the accuracy",
+    "metrics": _habits.METRICS,
 }
 
 
@@ -101,7 +102,7 @@ class Fitting(TrainerBase):
         *,
         epochs: int = 1,
         batch_size: int | None = 32,
-        validation_data: tuple[Any, ...] | None = None,
+        validation_data: Iterable[Any] | Callable[[], Iterable[Any]] | None = None,
         shuffle: bool = True,
         sample_weight: Any = None,
         callbacks: "Iterable[AnyCallback]" = (),
@@ -130,8 +131,11 @@ class Fitting(TrainerBase):
             Samples per step. The last batch of an epoch holds what is left; none is dropped. None
             takes all samples at once, in their order, as `optim.LBFGS` and
             `optim.LevenbergMarquardt` need. Of arrays only, as are `shuffle` and `sample_weight`.
-        validation_data : tuple (x, y) or (x, y, sample_weight), keyword only, optional
-            Evaluated at the end of every epoch; nothing is learned from it.
+        validation_data : tuple (x, y) or (x, y, sample_weight), or iterable, keyword only, optional
+            Evaluated at the end of every epoch; nothing is learned from it. A tuple is of arrays.
+            An iterable of batches, a loader or a list of tuples for instance, or a function that
+            gives one, is as `x` without `y`, whatever the training data are. Its figures are those
+            of all rows together, to rounding, and each batch is looked at when it comes.
         shuffle : bool, keyword only, default True
             Whether every epoch uses the samples in a new random order. The order follows from the
             model's seed and the number of earlier epochs, so runs can be repeated exactly, and two
@@ -192,7 +196,11 @@ class Fitting(TrainerBase):
         progress = _checks.flag("progress", progress)
         callbacks = _callbacks.check(callbacks)
         _callbacks.check_monitors((*callbacks, self._schedule), validation_data is not None)
-        vx, vy, validation_weight = self._ready_to_validate(validation_data)
+        held_out = None
+        if validation_data is not None and not isinstance(validation_data, tuple):
+            held_out = self._batches_to_validate(validation_data, epochs)
+        arrays = None if held_out is not None else validation_data
+        vx, vy, validation_weight = self._ready_to_validate(arrays)
         run: _core.Fit | PythonFit | StreamFit
         if y is None:
             from thalweg._stream import batches_of
@@ -207,7 +215,8 @@ class Fitting(TrainerBase):
                 raise ArgumentError("lr is of arrays; for an iterable set optimizer.lr before")
             validation = None if vx is None else (vx, vy, validation_weight)
             run = self._stream(x, source, epochs, validation)
-            return self._run(run, epochs, callbacks, progress)
+            validated = self._validated(run, held_out)
+            return self._run(validated, epochs, callbacks, progress)
         x, y, weight = self._ready(x, y, sample_weight)
         if batch_size is None:
             batch_size = max(len(x), 1)
@@ -228,10 +237,35 @@ class Fitting(TrainerBase):
             run = self._arrays_fit(
                 x, y, weight, vx, vy, validation_weight, epochs, batch_size, shuffle
             )
+            validated = self._validated(run, held_out)
         except BaseException:  # nothing was trained
             self._put_lr_back(before)
             raise
-        return self._run(run, epochs, callbacks, progress, before)
+        return self._run(validated, epochs, callbacks, progress, before)
+
+    def _batches_to_validate(
+        self, data: Any, epochs: int
+    ) -> Callable[[], tuple[float, float | None]] | None:
+        """Give what evaluates validation data, if they come batch by batch."""
+        from thalweg import _stream, _validation
+
+        if not _validation.is_source(data):
+            return None
+        source = _stream.batches_of(data, epochs, "validation_data")
+        return lambda: _validation.evaluate(self, source, "validation_data")
+
+    def _validated(
+        self,
+        run: "_core.Fit | PythonFit | StreamFit",
+        evaluate: Callable[[], tuple[float, float | None]] | None,
+    ) -> "_core.Fit | PythonFit | StreamFit | ValidatedFit":
+        """Put validation at the end of each epoch, where its data come batch by batch."""
+        if evaluate is None:
+            return run
+        from thalweg._snapshot import Snapshot
+        from thalweg._validation import ValidatedFit
+
+        return ValidatedFit(run, evaluate, Snapshot(self._core, self._model, self._optimizer))
 
     def _arrays_fit(
         self, x: Samples, y: Any, weight: Array | None, vx: Samples | None, vy: Any,
@@ -321,7 +355,7 @@ class Fitting(TrainerBase):
 
     def _run(
         self,
-        run: "_core.Fit | PythonFit | StreamFit",
+        run: "_core.Fit | PythonFit | StreamFit | ValidatedFit",
         epochs: int,
         callbacks: "tuple[AnyCallback, ...]",
         progress: bool,
@@ -338,7 +372,11 @@ class Fitting(TrainerBase):
 
                 bar = stack.enter_context(ProgressBar(run, epochs))
             self._history = History()
-            watch.begin()
+            try:
+                watch.begin()
+            except BaseException:  # nothing was trained
+                self._put_lr_back(lr_before)
+                raise
             stop = False
             # Without anything to show or to ask, the whole fit is one call of the core.
             max_epochs = 1 if watch.epochs else None
@@ -360,7 +398,10 @@ class Fitting(TrainerBase):
                         raise
                     stop = watch.step(run, bool(ended)) if watch.steps else False
                     while ended:
-                        stop = watch.epoch(self._take_note(ended, before[0])) or stop
+                        record = self._take_note(ended, before[0])
+                        there = set(record)
+                        stop = watch.epoch(record) or stop
+                        self._history._add({k: v for k, v in record.items() if k not in there})
                     if bar is not None:
                         bar.update(self._history)
             finally:  # Ctrl-C and errors leave epochs that ended and that nobody has seen yet
@@ -447,13 +488,13 @@ class Fitting(TrainerBase):
         """
         return self._core.backward(*self._ready(x, y, sample_weight))[0]
 
-    def evaluate(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
+    def evaluate(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, float]:
         """Compute the loss, and for classifiers the accuracy, on given data; nothing is learned.
 
         Parameters
         ----------
         x, y, sample_weight : array_like
-            As in `fit`.
+            As in `fit`; without `y`, `x` is an iterable of batches, or a function that gives one.
 
         Returns
         -------
@@ -465,8 +506,21 @@ class Fitting(TrainerBase):
         ------
         ShapeError, DataError, DtypeError
             If the arrays are not such, or no row counts.
+        ArgumentError
+            If `x` without `y` yields no batches.
         """
-        loss, accuracy = self._core.evaluate(*self._ready(x, y, sample_weight))
+        if y is None:
+            from thalweg import _stream, _validation
+
+            source = _stream.batches_of(x, 1, method="evaluate")
+            if sample_weight is not None:
+                raise ArgumentError(
+                    "sample_weight is of arrays; an iterable yields its own batches, (x, y) or "
+                    "(x, y, sample_weight)"
+                )
+            loss, accuracy = _validation.evaluate(self, source)
+        else:
+            loss, accuracy = self._core.evaluate(*self._ready(x, y, sample_weight))
         return {"loss": loss} if accuracy is None else {"loss": loss, "accuracy": accuracy}
 
 

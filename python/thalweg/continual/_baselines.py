@@ -42,7 +42,7 @@ class FromScratch(Strategy):
 
     def begin(self, task: Task) -> None:
         """Take back what has been learned."""
-        self._check(task)
+        self._admit(task)
         self.trainer._become(self._initial)
         super().begin(task)
 
@@ -62,7 +62,7 @@ class Cumulative(Strategy):
     Raises
     ------
     ArgumentError
-        If it is not a scenario.
+        If it is not a scenario, or a task is not of it.
     """
 
     _does = ("own rows",)
@@ -90,8 +90,20 @@ class Cumulative(Strategy):
         """Give the tasks whose rows are learned."""
         return list(self._scenario[: task.index + 1])
 
+    def _check_known(self, task: Task) -> None:
+        """Refuse a task of another scenario: its own rows would be left out."""
+        # Of another number of rows only a larger one can be right: a strategy outside may add some.
+        count = len(self._scenario)
+        if task.index < count and len(self._scenario[task.index].y) <= len(task.y):
+            return
+        raise ArgumentError(
+            f"{task!r} is not of the scenario that {type(self).__name__} was made with, from which"
+            f" all rows are taken: {self._scenario!r}"
+        )
+
     def _all(self, task: Task) -> Task:
         """Give the task with the rows of all; the latest is kept."""
+        self._check_known(task)
         if self._union is None or self._union.index != task.index:
             sources = self._sources(task)
             x, y = (np.concatenate([getattr(t, name) for t in sources]) for name in ("x", "y"))

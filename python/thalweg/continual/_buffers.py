@@ -396,8 +396,11 @@ def _columns(columns: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, A
 
     They are of types that hold what is kept, too.
     """
-    arrays = {name: np.asarray(column) for name, column in columns.items()}
-    lengths = {name: len(array) for name, array in arrays.items()}
+    try:
+        arrays = {name: np.asarray(column) for name, column in columns.items()}
+        lengths = {name: len(array) for name, array in arrays.items()}
+    except (TypeError, ValueError) as error:  # no rows, or rows of different lengths
+        raise ShapeError(f"a buffer takes arrays with a row for each sample: {error}") from None
     if "x" not in arrays or "y" not in arrays or len(set(lengths.values())) > 1:
         raise ShapeError(f"a buffer takes x and y, and more, with as many rows; got {lengths}")
     if kept and arrays.keys() != kept.keys():

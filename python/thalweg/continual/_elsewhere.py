@@ -1,7 +1,4 @@
-"""Names that other libraries have for what is here, and what is said of calls that miss something.
-
-Nothing of it is looked at before Python has refused a call: what is right costs nothing.
-"""
+"""What other libraries call what is here, and what is said of calls that miss something."""
 
 import functools
 import inspect
@@ -9,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 from thalweg import _checks
-from thalweg._habits import advice, takes
+from thalweg._habits import advice, argument_names, takes
 from thalweg.errors import ArgumentError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -105,21 +102,30 @@ _ARRAYS = {
     **dict.fromkeys(("test", "x_val", "X_test", "x_valid", "x_eval"), "it is x_test"),
     **dict.fromkeys(("y_val", "y_valid", "y_eval"), "it is y_test"),
 }
-#: And to that which makes scenarios.
+_KIND = dict.fromkeys(("scenario", "setting", "mode", "incremental"), "it is kind")
+#: And to that which makes scenarios, of arrays that all tasks have in common,
 OF_SCENARIOS = {
+    **_KIND,
     **dict.fromkeys(
         ("class_order", "fixed_class_order", "classes_order"), "it is order, of continual.split"
     ),
     **dict.fromkeys(
         ("n_experiences", "n_tasks", "num_tasks", "n_splits", "n_steps"), "it is tasks"
     ),
-    **dict.fromkeys(("scenario", "setting", "mode", "incremental"), "it is kind"),
     **dict.fromkeys(("random_state", "shuffle", "shuffle_classes"), "seed=0 draws an order"),
     **dict.fromkeys(("return_task_id", "task_labels"), 'kind="task" lets the task be known'),
     **dict.fromkeys(
         ("rotations", "rotations_list", "degrees"), "it is angles, of continual.rotated"
     ),
     **_ARRAYS,
+}
+#: or of those of each.
+OF_ARRAYS = {
+    **_KIND,
+    **dict.fromkeys(
+        ("x", "y", "x_test", "y_test", *_ARRAYS), "tasks=[(x, y, x_test, y_test), ...] has them"
+    ),
+    **dict.fromkeys(("task_names", "labels"), "it is names"),
 }
 #: And to a task.
 OF_TASKS = {
@@ -143,7 +149,7 @@ NAMES = {
         ("ReplayBuffer", "Memory", "EpisodicMemory", "ExperienceBalancedBuffer"),
         "there are ReservoirBuffer and BalancedBuffer; Replay(trainer, 200) makes its own",
     ),
-    "ClassBalancedBuffer": "it is BalancedBuffer(capacity, per_class=True)",
+    "ClassBalancedBuffer": "it is BalancedBuffer(capacity), whose classes share that",
     "ReservoirSamplingBuffer": "it is ReservoirBuffer",
     **dict.fromkeys(
         ("SplitMNIST", "SplitFMNIST", "SplitCIFAR10", "SplitCIFAR100", "nc_benchmark"),
@@ -156,7 +162,9 @@ NAMES = {
         "continual.from_arrays([(x, y, x_test, y_test), ...]) makes a Scenario",
     ),
     "Experience": "it is Task(x, y, x_test, y_test)",
-    **dict.fromkeys(("train", "fit", "evaluate", "Trainer", "Evaluator"), _LEARNS),
+    **dict.fromkeys(("train", "fit"), _LEARNS),
+    **dict.fromkeys(("evaluate", "Evaluator"), _JUDGES),
+    "Trainer": "it is tw.Trainer",
     **dict.fromkeys(("JointTraining", "MultiTask"), "it is Joint(trainer, scenario)"),
     **dict.fromkeys(("FineTune", "Finetune", "Finetuning"), "it is Naive, or the trainer itself"),
     "FromScratchTraining": "it is FromScratch",
@@ -202,7 +210,7 @@ _KINDS = {
 def kind_of(kind: Any, known: tuple[str, ...]) -> str:
     """`kind`, if it is one of those that are known; what it is by another name is said."""
     plain = "".join(letter for letter in str(kind).lower() if letter.isalnum())
-    if kind not in known and plain in _KINDS:
+    if isinstance(kind, str) and kind not in known and plain in _KINDS:
         listed = ", ".join(f'"{it}"' for it in known)
         raise ArgumentError(
             f'kind must be one of {listed}; got {kind!r}, which is kind="{_KINDS[plain]}"'
@@ -235,61 +243,38 @@ _NEEDED = {
 }
 
 
-def explained(
-    what: str,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    elsewhere: Mapping[str, str],
-) -> Exception | None:
-    """Say why a function cannot be called so; None if it can, and something else went wrong."""
-    signature = inspect.signature(function)
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError:
-        pass
-    else:
-        return None
-    placed = [it for it in signature.parameters.values() if it.kind is it.POSITIONAL_OR_KEYWORD]
-    needed = [it.name for it in placed if it.default is it.empty and it.name != "self"]
-    given = {it.name for it in placed[: len(args)]} | kwargs.keys()
-    missing = [name for name in needed if name not in given]
-    if missing and kwargs.keys() <= signature.parameters.keys():
-        why = dict.fromkeys(_NEEDED[name][0] for name in missing if name in _NEEDED)
-        example = ", ".join(_NEEDED[name][1] if name in _NEEDED else name for name in needed)
-        return ArgumentError(
-            f"{what} needs {', '.join([' and '.join(missing), *why])}: write {what}({example})"
-        )
-    if len(args) > len(placed) == len(signature.parameters):
-        names = ", ".join(it.name for it in placed if it.name != "self")
-        return TypeError(f"{what} takes only {names}")
-    try:
-        takes(what, elsewhere)(function)(*args, **kwargs)
-    except TypeError as error:
-        return error
-    return None
-
-
 def called(
     what: str, elsewhere: Mapping[str, str], first: Callable[[Any], None] | None = None
 ) -> Callable[[_F], _F]:
-    """Let a function say what is wrong with a call that Python refuses.
+    """Let a function say what is wrong with a call, and what is missing, before Python does.
 
-    If that has more arguments than go without a name, `first` looks at the first one beforehand.
+    Of a method, `first` looks at the first argument before the others are counted: there may be too
+    many because it is another thing.
     """
 
     def decorate(function: _F) -> _F:
+        parameters = inspect.signature(function).parameters
+        placed = [it for it in parameters.values() if it.kind is it.POSITIONAL_OR_KEYWORD]
+        named = [it.name for it in placed]
+        needed = [it.name for it in placed if it.default is it.empty and it.name != "self"]
+        guided = takes(what, elsewhere)(function)
+
         @functools.wraps(function)
         def told(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return function(*args, **kwargs)
-            except TypeError:
-                error = explained(what, function, args, kwargs, elsewhere)
-                if error is None:
-                    raise
-            if first is not None and len(args) > 2:
+            if first is not None and len(args) > 1:
                 first(args[1])
-            raise error from None
+            if len(args) > len(named) == len(parameters):
+                raise TypeError(f"{what} takes only {', '.join(argument_names(function))}")
+            given = {*named[: len(args)], *kwargs}
+            missing = [name for name in needed if name not in given]
+            if missing and kwargs.keys() <= parameters.keys():
+                why = dict.fromkeys(_NEEDED[name][0] for name in missing if name in _NEEDED)
+                example = ", ".join(_NEEDED.get(name, (name, name))[1] for name in needed)
+                raise ArgumentError(
+                    f"{what} needs {', '.join([' and '.join(missing), *why])}: write"
+                    f" {what}({example})"
+                )
+            return guided(*args, **kwargs)
 
         return cast("_F", told)
 

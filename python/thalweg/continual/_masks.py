@@ -1,6 +1,5 @@
 """A part of the network for each task, so that tasks cannot disturb each other."""
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from thalweg.continual._features import part
 from thalweg.continual._outputs import outputs_of
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
+from thalweg.curvature._warn import warn
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Sequential
 
@@ -145,7 +145,7 @@ class XdG(_Parts):
 
     def begin(self, task: Task) -> None:
         """Get ready for a task, and set its gates."""
-        self._check(task)
+        self._admit(task)
         self._open()  # those of a task that has not ended
         super().begin(task)
         self._whole, self._task = self.trainer.model.flat_parameters, task.index
@@ -186,7 +186,7 @@ class XdG(_Parts):
 
     def network(self, task: int | None = None) -> Sequential:
         """Give the part of the network that a task is judged by; the latest by default."""
-        task = self._task if task is None else task
+        task = self._task if task is None else _checks.integer("task", task, 0)
         if task is None:
             return super().network(task)
         return _with(super().network(task), np.where(self._gates(task)[0], self._ungated(), 0))
@@ -283,11 +283,10 @@ class PackNet(_Parts):
                 free[array[others]] = False
         full = sum(not free[weight].any() for weight in self._weights)
         if full:
-            warnings.warn(
+            warn(
                 f"PackNet has no free weights left in {full} of {len(self._weights)} layers: there,"
                 f" task {task.index} has those of earlier tasks alone. A larger network leaves"
                 " more, and so does a larger prune",
-                stacklevel=4,
             )
         self._taken = 0
         self._hold(free)
@@ -324,6 +323,8 @@ class PackNet(_Parts):
     def network(self, task: int | None = None) -> Sequential:
         """Give the network with the weights of a task and those before; the whole by default."""
         model = super().network(task)
+        if task is not None:
+            task = _checks.integer("task", task, 0)
         if task is None or task not in self._learned:
             return model
         known = self._learned[: self._learned.index(task) + 1]

@@ -11,6 +11,7 @@ from thalweg.continual._buffers import Buffer, ReservoirBuffer
 from thalweg.continual._features import body
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
+from thalweg.errors import ShapeError
 
 _MASK = (1 << 62) - 1
 
@@ -72,6 +73,15 @@ def keep(buffer: Buffer, trainer: Trainer, task: Task) -> None:
     features = body(trainer.model) if herds(buffer) else None
     x, y = np.asarray(task.x), np.asarray(task.y)
     buffer.add(group=task.index, features=features, x=x, y=y)
+
+
+def check_beside(x: Any, buffer: Buffer) -> None:
+    """Refuse new samples that cannot be in a batch with those of a buffer."""
+    if not len(buffer):
+        return
+    kept = buffer._take(np.zeros(0, np.int64))["x"].shape[1:]  # without a draw, or a copy of all
+    if x.shape[1:] != kept:
+        raise ShapeError(f"x has rows of shape {x.shape[1:]}, but those that are kept have {kept}")
 
 
 def kept_rows(rows: int, index: int, seed: int, start: int, steps: int, size: int) -> Any:

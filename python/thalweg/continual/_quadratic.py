@@ -1,6 +1,5 @@
 """Pulling parameters back to where they were: the base, and what keeps all of them alike."""
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
+from thalweg.curvature._warn import warn
 from thalweg.errors import DivergedError, UnsupportedError
 from thalweg.nn import CrossEntropyLoss
 
@@ -33,13 +33,24 @@ class Quadratic(Strategy):
     def __init__(self, inner: "Trainer | Strategy", strength: float) -> None:
         super().__init__(inner)
         self.trainer._elementary("penalty")  # what there is none for is refused before it trains
-        self.strength = _checks.real("strength", strength, 0)
+        self._strength = _checks.real("strength", strength, 0)
         #: What the formula's strength is, in terms of the half that the trainer's penalty has.
         self._factor = 1.0
         #: Penalty over loss, at the end of each part of a task in which there was a penalty.
         self.ratios: list[float] = []
         self._importance: Flat | None = None
         self._anchor: Flat | None = None
+
+    @property
+    def strength(self) -> float:
+        """How much the penalty counts; what is set counts at once, from the next step on."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        self._strength = _checks.real("strength", value, 0)
+        if self._importance is not None:
+            self._set(self._importance, self._anchor)
 
     @property
     def importance(self) -> Flat | None:
@@ -145,23 +156,21 @@ class Consolidating(Quadratic):
             and (loss.active is None or seen & set(loss.active))
         ):
             self._told = True
-            warnings.warn(
+            warn(
                 f"task {task.index} brings new classes {sorted(new)} that compete with those of "
                 f"earlier tasks: {type(self).__name__} keeps weights, but nothing tells old classes"
                 " from new ones, and accuracy falls to that of the latest task (about 20 % on split"
                 " MNIST, in every publication). Replay of earlier samples is what helps; or let the"
                 " task be known (one head for each task)",
-                stacklevel=4,
             )
         self._seen = sorted(seen | new)
 
         if self._importance is not None and not self._told_of_averages and self._has_averages():
             self._told_of_averages = True
-            warnings.warn(
+            warn(
                 "the running averages of nn.BatchNorm1d go on with every task, and no penalty holds"
                 f" them: what the model gives for earlier tasks changes even where"
                 f" {type(self).__name__} keeps all weights. nn.LayerNorm has none",
-                stacklevel=4,
             )
 
     def _has_averages(self) -> bool:
@@ -171,12 +180,11 @@ class Consolidating(Quadratic):
         """Take to heart what must not be forgotten of a task that was learned."""
         if self.ratios and self.strength > 0 and 0 <= self.ratios[-1] < NEGLIGIBLE:
             mean = 0.0 if self._importance is None else float(self._importance.mean())
-            warnings.warn(
+            warn(
                 f"the penalty of {type(self).__name__} was {self.ratios[-1]:.1e} of the loss at the"
                 f" end of task {task.index}, less than {NEGLIGIBLE:g}: if earlier tasks are being"
                 f" forgotten, strength={self.strength:g} is too small for importances of this size"
                 f" (the mean is {mean:.1e}{self._kind()})",
-                stacklevel=4,
             )
         super().end(task)
 

@@ -230,7 +230,7 @@ class ShrinkAndPerturb(Strategy):
 
     def begin(self, task: Task) -> None:
         """Shrink and perturb, unless it is the first task."""
-        self._check(task)
+        self._admit(task)
         if self._ended:
             model = self.trainer.model
             drawn = int(np.random.default_rng([self.seed, self._ended]).integers(1 << 62))

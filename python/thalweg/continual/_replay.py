@@ -10,7 +10,14 @@ from thalweg._trainer import Trainer
 from thalweg.continual import _batches
 from thalweg.continual._buffers import BalancedBuffer, Buffer, unit_length
 from thalweg.continual._features import body, count
-from thalweg.continual._memory import Keeping, KeepingTasks, buffer_of, keep, kept_rows
+from thalweg.continual._memory import (
+    Keeping,
+    KeepingTasks,
+    buffer_of,
+    check_beside,
+    keep,
+    kept_rows,
+)
 from thalweg.continual._strategy import Strategy, largest, mean_history
 from thalweg.continual._task import Task
 from thalweg.errors import ArgumentError, UnsupportedError
@@ -144,6 +151,7 @@ class Replay(KeepingTasks):
         """
         self._check_stream()
         x, y = np.asarray(x), np.asarray(y)
+        check_beside(x, self.buffer)
         if len(self.buffer):
             kept = self.buffer.sample(self._batch_size or len(x))
             loss = super().step(np.concatenate([x, kept["x"]]), np.concatenate([y, kept["y"]]))
@@ -190,7 +198,7 @@ class GDumb(Keeping):
 
     def begin(self, task: Task) -> None:
         """Keep samples of the task, and begin anew."""
-        self._check(task)
+        self._admit(task)
         keep(self.buffer, self.trainer, task)
         self.trainer._become(self._initial)
         super().begin(task)

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import warnings
 import weakref
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from thalweg.continual._scores import Metric, metric_of, score
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._suits import suit
 from thalweg.continual._task import Scenario, Task
+from thalweg.curvature._warn import warn
 from thalweg.errors import ArgumentError, ThalwegError
 
 #: Trainers that have learned in a run.
@@ -94,8 +94,8 @@ def run(
     ArgumentError
         If an argument is out of range, the network has too few outputs or other heads than the
         tasks, or the checkpoint is of another run: what differs is said, with both values.
-    FileNotFoundError
-        If the checkpoint's folder does not exist.
+    FileNotFoundError, IsADirectoryError
+        If the checkpoint's folder does not exist, or the checkpoint is one.
     UnsupportedError
         If there is to be a checkpoint of a trainer with a function of your own, such as a loss:
         no file can hold it.
@@ -130,12 +130,16 @@ def run(
         )
     if save_every is not None and checkpoint is None:
         raise ArgumentError("save_every needs a checkpoint to write")
-    if resume and checkpoint is None:
+    if _checks.flag("resume", resume) and checkpoint is None:
         raise ArgumentError("resume needs the checkpoint to go on from")
     if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
         raise FileNotFoundError(
             f"the folder of checkpoint={os.fspath(checkpoint)!r} does not exist; it would be"
             " missed after the first task"
+        )
+    if checkpoint is not None and Path(checkpoint).is_dir():
+        raise IsADirectoryError(
+            f"checkpoint={os.fspath(checkpoint)!r} is a folder: give it the name of a file"
         )
     if metric is not None and not callable(metric):
         raise ArgumentError(
@@ -247,16 +251,14 @@ class _Run:
                 else "the trainer has learned in another run before this one, and its weights and"
                 " optimizer begin as that has left them"
             )
-            warnings.warn(
+            warn(
                 f"{what}. To begin anew, make model, trainer and strategy anew; to go on with a run"
                 " that was stopped, give resume=True",
-                stacklevel=5,
             )
         if not any(isinstance(link, Quadratic) for link in links) and self.strategy.trainer.penalty:
-            warnings.warn(
+            warn(
                 "the trainer has a penalty already, of set_penalty or of a strategy that was around"
                 " it before, and keeps it in this run; trainer.set_penalty(None) ends it",
-                stacklevel=5,
             )
         self.judge(-1)
 

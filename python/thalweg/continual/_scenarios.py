@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from thalweg import _arrays, _checks
-from thalweg.continual._elsewhere import OF_SCENARIOS, called, kind_of
+from thalweg.continual._elsewhere import OF_ARRAYS, OF_SCENARIOS, called, kind_of
 from thalweg.continual._task import (
     KINDS,
     Changed,
@@ -80,7 +80,10 @@ def split(
     """
     kind = kind_of(kind, KINDS)
     x, y, x_test, y_test = _both(x, y, x_test, y_test)
-    classes = np.unique(y)
+    try:
+        classes = np.unique(y)
+    except TypeError:  # as of text and numbers
+        raise DtypeError("the labels in y cannot be sorted: give them one type") from None
     tasks = _checks.integer("tasks", tasks, 1, len(classes))
     unknown = np.setdiff1d(y_test, classes)
     if len(unknown):
@@ -215,7 +218,7 @@ def rotated(
     return _transformed(base, changes, [f"{angle:.0f}°" for angle in angles], kind)
 
 
-@called("continual.from_arrays", OF_SCENARIOS)
+@called("continual.from_arrays", OF_ARRAYS)
 def from_arrays(
     tasks: Iterable[Any], kind: str = "domain", *, names: Sequence[str] | None = None
 ) -> Scenario:
@@ -253,7 +256,12 @@ def from_arrays(
     """
     kind = kind_of(kind, KINDS)
     made: list[Task] = []
-    given = [tuple(task) for task in tasks]
+    given = [
+        _checks.sequence(f"tasks[{place}]", task)
+        for place, task in enumerate(_checks.sequence("tasks", tasks))
+    ]
+    if names is not None and not isinstance(names, str):  # of letters, it names tasks by them
+        names = _checks.sequence("names", names)
     if names is not None and len(names) != len(given):
         raise ArgumentError(f"there are {len(given)} tasks but {len(names)} names")
     for index, arrays in enumerate(given):
@@ -302,7 +310,7 @@ def _labels(y: Any, y_test: Any, name: str) -> tuple[int, ...]:
 
 def _rows(x_name: str, x: Any, y_name: str, y: Any, dims: int | None) -> tuple[Any, Any]:
     """Check that samples and targets have rows, and as many."""
-    x, y = np.asarray(x), np.asarray(y)
+    x, y = _array(x_name, x), _array(y_name, y)
     if dims is None and y.dtype.kind not in "iubf":
         raise DtypeError(
             f"{y_name}, beside {x_name}, must be labels from 0 or numbers; got {y.dtype}. split "
@@ -320,6 +328,13 @@ def _rows(x_name: str, x: Any, y_name: str, y: Any, dims: int | None) -> tuple[A
             "least 1"
         )
     return x, y
+
+
+def _array(name: str, value: Any) -> Any:
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # rows of different lengths
+        raise ShapeError(f"{name} cannot be made an array: {error}") from None
 
 
 def _both(x: Any, y: Any, x_test: Any, y_test: Any) -> tuple[Any, Any, Any, Any]:

@@ -12,7 +12,7 @@ from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _mixed
 from thalweg.continual._buffers import Buffer
 from thalweg.continual._innermost import Innermost
-from thalweg.continual._memory import Keeping, buffer_of, herds
+from thalweg.continual._memory import Keeping, buffer_of, check_beside, herds
 from thalweg.continual._strategy import mean_history
 from thalweg.continual._task import Task
 from thalweg.errors import UnsupportedError
@@ -60,6 +60,7 @@ class _Stepwise(Innermost, Keeping):
         x, y = np.asarray(x), np.asarray(y)
         batch = Task(x, y, x, y)
         self._check(batch)
+        check_beside(x, self.buffer)
         return self._take(x, y.astype(np.int64), batch.classes, 0)
 
     def _take(self, x: Any, y: Any, classes: Any, group: int) -> float:

@@ -9,20 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from thalweg import _checks, _core
-from thalweg._habits import argument_names, refuse_unknown
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _joins
-from thalweg.continual._elsewhere import (
-    ARGUMENTS,
-    ELSEWHERE,
-    OF_FITS,
-    called,
-    explained,
-    no_attribute,
-)
+from thalweg.continual._elsewhere import ARGUMENTS, ELSEWHERE, OF_FITS, called, no_attribute
 from thalweg.continual._task import Task, check_rows, not_begun
-from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.errors import ArgumentError, ThalwegError, UnsupportedError
 from thalweg.nn import BCEWithLogitsLoss, Sequential
 from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim.schedules import ReduceLROnPlateau
@@ -102,14 +94,28 @@ class Strategy:
             raise no_attribute(self, name, ELSEWHERE)
 
     def begin(self, task: Task) -> None:
-        """Get ready for a task; the innermost sets which classes compete in the loss."""
-        self._check(task)
+        """Get ready for a task; which classes compete in the loss is set, too."""
+        self._admit(task)
         if self.inner is not None:
             self.inner.begin(task)
-        elif task.active is not None and hasattr(self.trainer.loss, "active"):
-            trainer: Any = self.trainer
-            trainer.loss = dataclasses.replace(trainer.loss, active=task.active)
         self._begun = True
+
+    def _admit(self, task: Task) -> None:
+        """Let the classes of a task compete, or refuse it before anything is changed for it."""
+        _check_task(task)
+        self._check(task)
+        check_rows(task, task.index)
+        trainer: Any = self.trainer
+        before = trainer.loss
+        try:
+            if task.active is not None and hasattr(before, "active"):
+                trainer.loss = dataclasses.replace(before, active=task.active)
+            # A fit that is made, and not run, looks at all rows.
+            x, y, weight = trainer._ready(task.x, task.y, task.sample_weight)
+            trainer._arrays_fit(x, y, weight, None, None, None, 1, len(x), False)
+        except ThalwegError:
+            trainer.loss = before
+            raise
 
     def _check(self, task: Task) -> None:
         """Refuse a task that this strategy, or one inside, cannot learn."""
@@ -155,6 +161,7 @@ class Strategy:
         History
             One entry for these steps.
         """
+        _check_task(task)
         return self._learn(
             task,
             steps=_checks.integer("steps", steps, 1),
@@ -212,6 +219,7 @@ class Strategy:
 
     def end(self, task: Task) -> None:
         """Take to heart what must not be forgotten of a task that was learned."""
+        _check_task(task)
         if self.inner is not None:
             self.inner.end(task)
         self._ended, self._begun = self._ended + 1, False
@@ -357,6 +365,14 @@ class Strategy:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
+        needed = [name.strip("_") for name in self._gathered()]
+        needed += [] if self.inner is None else ["inner"]
+        missing = [name for name in needed if name not in state]
+        if missing:
+            raise ArgumentError(
+                f"this is not the state of such a {type(self).__name__}: it has no"
+                f" {', '.join(missing)}"
+            )
         for name in self._gathered():
             setattr(self, name, copy.deepcopy(state[name.strip("_")]))
         if self.inner is not None:
@@ -371,21 +387,12 @@ class Strategy:
 def _guide(cls: type[Strategy]) -> None:
     """Let the maker of a class say what is wrong with its arguments before Python does."""
     make: Any = vars(cls)["__init__"]
-    known = argument_names(make)
 
     @functools.wraps(make)
     def init(self: Strategy, *args: Any, **kwargs: Any) -> None:
-        refuse_unknown(type(self).__name__, known, kwargs, ARGUMENTS)
-        if args:
-            _check_inner(args[0])  # it may be one of a model, an optimizer and a loss
-        try:
-            make(self, *args, **kwargs)
-            return
-        except TypeError:
-            error = explained(type(self).__name__, make, (self, *args), kwargs, ARGUMENTS)
-            if error is None:
-                raise
-        raise error from None
+        # The class may be one that inherits this; `inner` may be one of a model, an optimizer and
+        # a loss.
+        called(type(self).__name__, ARGUMENTS, _check_inner)(make)(self, *args, **kwargs)
 
     cls.__init__ = init  # type: ignore[method-assign]
 
@@ -430,7 +437,8 @@ def largest(outputs: Any, classes: Sequence[int] | None) -> Any:
     if classes is None:
         return outputs.argmax(axis=1)
     places = np.asarray(classes)
-    if not places.size or not 0 <= places.min() <= places.max() < outputs.shape[1]:
+    whole = places.ndim == 1 and places.dtype.kind in "iu" and places.size > 0
+    if not whole or not 0 <= places.min() <= places.max() < outputs.shape[1]:
         raise ArgumentError(
             f"classes must name some of the outputs 0 to {outputs.shape[1] - 1}; got {classes!r}"
         )

@@ -1,13 +1,12 @@
 """Whether a strategy, a scenario and a trainer go together, seen before anything is trained."""
 
-import warnings
-
 import numpy as np
 
 from thalweg._trainer import Trainer
 from thalweg.continual._buffers import BalancedBuffer
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Scenario, are_labels
+from thalweg.curvature._warn import warn
 from thalweg.errors import ArgumentError
 from thalweg.nn import CrossEntropyLoss
 
@@ -28,11 +27,10 @@ def suit(strategy: Strategy, scenario: Scenario) -> None:
         _heads(trainer, scenario)
     _room(strategy, scenario)
     if scenario.kind != "task" and strategy.needs_task:
-        warnings.warn(
+        warn(
             f"{type(strategy).__name__} is told which task a sample is from, also when it is judged"
             f' here; in a scenario of kind="{scenario.kind}" nobody knows that. Its figures can be'
             ' compared with those of kind="task" only',
-            stacklevel=4,
         )
 
 
@@ -76,20 +74,18 @@ def _heads(trainer: Trainer, scenario: Scenario) -> None:
     heads = getattr(trainer.loss, "heads", None)
     if scenario.kind != "task":
         if heads:
-            warnings.warn(
+            warn(
                 f"the loss has heads={heads}, so that only the outputs of one task compete while it"
                 f' is learned, but all do when it is judged: the scenario is of kind="'
                 f'{scenario.kind}", where nobody knows the task. nn.CrossEntropyLoss() is for that',
-                stacklevel=5,
             )
         return
     if not heads:
         if len({task.classes for task in scenario}) > 1:
-            warnings.warn(
+            warn(
                 'the scenario is of kind="task", but all outputs compete in the loss: learning a'
                 " task drives the outputs of all others down. Give the trainer"
                 f" nn.CrossEntropyLoss(heads={scenario.heads}), scenario.heads",
-                stacklevel=5,
             )
         return
     head_of = np.repeat(np.arange(len(heads)), heads)

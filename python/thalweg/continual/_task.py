@@ -1,6 +1,7 @@
 """What is learned: tasks, and sequences of them."""
 
 import copy
+import operator
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,12 @@ class Task:
     active : tuple of int, optional
         The classes that compete while it is learned, for ``nn.CrossEntropyLoss(active=...)``; None
         leaves the loss as it is.
+
+    Raises
+    ------
+    ArgumentError
+        If `index`, `classes` or `active` are not whole numbers from 0 on. Arrays are looked at when
+        they are put into a `Scenario`, or learned.
     """
 
     x: Any
@@ -51,6 +58,11 @@ class Task:
     active: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        # Passes over it are numbered from its index on: see `_batches`.
+        index = _checks.integer("index", self.index, 0, (1 << 31) - 1)
+        object.__setattr__(self, "index", index)
+        for name in ("classes", "active"):
+            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
         if self.classes is None and are_labels(self.y):
             # What is below 0 is no output: `nn.CrossEntropyLoss(ignore_index=-100)`.
             labels = tuple(int(label) for label in np.unique(self.y) if label >= 0)
@@ -89,6 +101,19 @@ class Task:
         """Give what its data are made of, by which others are told from them."""
         names = ("x", "y", "x_test", "y_test", "sample_weight")
         return {name: getattr(self, name) for name in names}
+
+
+def _numbers(name: str, classes: Any) -> tuple[int, ...] | None:
+    """Give classes as plain numbers, if there are some."""
+    if classes is None:
+        return None
+    try:
+        found = tuple(map(operator.index, classes))
+    except TypeError:
+        found = (-1,)
+    if min(found, default=0) < 0:
+        raise ArgumentError(f"{name} must hold whole numbers from 0 on, as (0, 1); got {classes!r}")
+    return found
 
 
 Task.__init__ = called("Task", OF_TASKS)(Task.__init__)  # type: ignore[method-assign]
@@ -266,7 +291,7 @@ class Scenario(Sequence[Task]):
 
     def __post_init__(self) -> None:
         kind_of(self.kind, KINDS)
-        tasks = tuple(self.tasks)
+        tasks = _checks.sequence("tasks", self.tasks)
         for place, task in enumerate(tasks):
             if not isinstance(task, Task):
                 raise ArgumentError(f"tasks[{place}] must be a Task; got {type(task).__name__}")

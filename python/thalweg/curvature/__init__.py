@@ -4,6 +4,7 @@ import typing as _typing
 
 from thalweg.curvature._eigenvalues import Eigenpairs as Eigenpairs
 from thalweg.curvature._eigenvalues import top_eigenvalues as top_eigenvalues
+from thalweg.curvature._jet import jet as jet
 from thalweg.curvature._kfac import KroneckerFactors as KroneckerFactors
 from thalweg.curvature._kfac import kfac_factors as kfac_factors
 from thalweg.curvature._monitor import StabilityMonitor as StabilityMonitor
@@ -55,9 +56,8 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             "vhp": "the Hessian is symmetric: it is hvp",
             **dict.fromkeys(
                 ("laplacian", "laplace", "hessian_trace"),
-                "trace(model, x, y, loss=...) is that of the Hessian by the parameters; second"
-                f" derivatives by the inputs are not there, but {_BY_INPUTS}, and differences of it"
-                " come close",
+                "trace(model, x, y, loss=...) is that of the Hessian by the parameters; that by the"
+                " inputs is jet(model, x)[2].sum(axis=0)",
             ),
             **dict.fromkeys(("eigenvalues", "eigsh", "sharpness", "lambda_max"), _EIGENVALUES),
             **dict.fromkeys(("density", "density_plot", "spectrum"), "it is spectral_density"),

@@ -1,11 +1,11 @@
 """A callback that watches whether the learning rate is a stable one."""
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from thalweg import _checks
 from thalweg.callbacks import Callback
 from thalweg.curvature._stability import Stability, check_known, max_stable_lr
+from thalweg.curvature._warn import warn
 from thalweg.errors import ArgumentError, DataError, DivergedError
 from thalweg.optim import SGD
 from thalweg.optim.schedules import Schedule
@@ -142,11 +142,10 @@ class StabilityMonitor(Callback):
                 raise
             # It was measured before with these data: now the weights are too large for products.
             if not self._beyond and self._action == "warn":
-                warnings.warn(
+                warn(
                     "StabilityMonitor: the weights have become too large to measure it, last seen "
                     f"at {self.reports[-1]}",
                     RuntimeWarning,
-                    stacklevel=2,
                 )
             self._beyond = True
             return None
@@ -154,7 +153,7 @@ class StabilityMonitor(Callback):
         began = report.verdict == "diverging" and not self._beyond
         self._beyond = report.verdict == "diverging"
         if began and self._action == "warn":
-            warnings.warn(f"StabilityMonitor, {report}", RuntimeWarning, stacklevel=2)
+            warn(f"StabilityMonitor, {report}", RuntimeWarning)
         if self._beyond and self._action == "lower":
             trainer.optimizer.lr = self._margin * report.max_lr
             self._beyond = False

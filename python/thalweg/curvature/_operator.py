@@ -10,8 +10,8 @@ import numpy.typing as npt
 from thalweg import _arrays, _checks, _core
 from thalweg._arrays import Array
 from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
-from thalweg.nn import CustomLoss, Loss, Sequential
-from thalweg.nn._losses import CoreLoss, loss_of
+from thalweg.nn import Loss, Sequential
+from thalweg.nn._losses import CoreLoss, FunctionLoss, loss_of
 
 #: The matrices that there are, by their name.
 KINDS = ("hessian", "gauss_newton", "fisher")
@@ -203,7 +203,7 @@ class Operator:
 def known(loss: Any) -> CoreLoss:
     """`loss`, if the core knows its second derivatives."""
     found = loss_of(loss)
-    if isinstance(found, CustomLoss):
+    if isinstance(found, FunctionLoss):
         raise UnsupportedError(
             "the second derivatives of a loss of one's own are not known; there are those of the "
             "losses in thalweg.nn"

@@ -4,6 +4,8 @@ How well a network is conditioned; which weights are the same function; which fr
 learned first; how noisy the gradients of batches are.
 """
 
+import typing as _typing
+
 from thalweg.diagnostics._alignment import Distance as Distance
 from thalweg.diagnostics._alignment import align as align
 from thalweg.diagnostics._alignment import barrier as barrier
@@ -22,3 +24,29 @@ from thalweg.diagnostics._symmetry import BalanceMonitor as BalanceMonitor
 from thalweg.diagnostics._symmetry import balance as balance
 from thalweg.diagnostics._symmetry import balancedness as balancedness
 from thalweg.diagnostics._symmetry import rescale as rescale
+
+if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+    import sys as _sys
+
+    from thalweg import _habits
+
+    _CURVATURE = "it is in tw.curvature: {}"
+    __getattr__ = _habits.of_module(
+        _sys.modules[__name__],
+        {
+            **dict.fromkeys(
+                ("condition", "condition_number", "cond", "singular_values"),
+                "it is conditioning(model, x)",
+            ),
+            **dict.fromkeys(("jac", "jacrev", "jacfwd"), "it is jacobian(model, x)"),
+            **dict.fromkeys(("noise_scale", "gradient_noise_scale"), "it is gradient_noise"),
+            **dict.fromkeys(
+                ("hessian", "Hessian"), _CURVATURE.format("Operator(model, x, y, loss=...)")
+            ),
+            **dict.fromkeys(
+                ("sharpness", "eigenvalues"), _CURVATURE.format("top_eigenvalues")
+            ),
+            **dict.fromkeys(("ntk", "NTK"), "its eigenvalues are ntk_eigenvalues"),
+            **dict.fromkeys(("rebasin", "git_rebasin", "match"), "it is align"),
+        },
+    )

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from thalweg import _checks
 from thalweg._trainer import Trainer
 from thalweg.errors import ArgumentError, DataError
-from thalweg.nn import CustomLoss
+from thalweg.nn._losses import FunctionLoss
 from thalweg.optim import SGD
 
 
@@ -155,7 +155,7 @@ def gradient_noise(trainer: Trainer, x: Any, y: Any, *, batch_size: int = 1) -> 
     """
     if not isinstance(trainer, Trainer):
         raise ArgumentError(f"trainer must be a Trainer; got {trainer!r}")
-    if not isinstance(trainer._loss, CustomLoss) and trainer._loss.reduction != "mean":
+    if not isinstance(trainer._loss, FunctionLoss) and trainer._loss.reduction != "mean":
         raise ArgumentError('gradient_noise needs a loss with reduction="mean"')
     if getattr(trainer._loss, "weight", None) is not None:
         raise ArgumentError("gradient_noise needs a loss without weights of classes")

@@ -36,6 +36,7 @@ from thalweg.nn._layers import Tanh as Tanh
 from thalweg.nn._losses import BCEWithLogitsLoss as BCEWithLogitsLoss
 from thalweg.nn._losses import CrossEntropyLoss as CrossEntropyLoss
 from thalweg.nn._losses import CustomLoss as CustomLoss
+from thalweg.nn._losses import DerivativeLoss as DerivativeLoss
 from thalweg.nn._losses import DistillationLoss as DistillationLoss
 from thalweg.nn._losses import GaussianNLLLoss as GaussianNLLLoss
 from thalweg.nn._losses import HuberLoss as HuberLoss
@@ -77,6 +78,19 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             "BatchNormalization": "it is BatchNorm1d(features)",
             "LayerNormalization": "it is LayerNorm(features)",
             "LazyLinear": "Linear(in_features, out_features) says how wide its input is",
+            **dict.fromkeys(
+                ("Normalize", "Normalization"),
+                "standardize the columns by hand; the manual's page Training shows how the first "
+                "Linear takes that over (Tables, coordinates and images)",
+            ),
+            **dict.fromkeys(
+                ("GLU", "Bilinear", "Softmin", "Softmax2d", "MaxOut"),
+                "it is not there; models can be combined in a loop by hand",
+            ),
+            **dict.fromkeys(
+                ("GaussianNoise", "GaussianDropout"),
+                "nn.Dropout is the noise that there is; batches of an iterable can have any",
+            ),
             "MLP": "write its layers: nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 1))",
             "PReLU": "nn.LeakyReLU(slope) has a slope that is not trained",
             "SIREN": 'it is Sine, behind Linear(..., init="siren")',
@@ -88,7 +102,21 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             "Activation": "each has a class of its own: nn.ReLU(), nn.Tanh(), ...",
             "EmbeddingBag": "Embedding has a vector for each code; TabularInput for each column",
             "functional": "layers and losses are computed by models and trainers",
-            "Parameter": "parameters are the model's: flat_parameters, state_dict()",
+            **dict.fromkeys(
+                ("Parameter", "Bias", "Constant"),
+                "parameters are the model's, flat_parameters and state_dict(); free ones are the "
+                "biases of a model of their own, nn.Sequential(nn.Linear(1, k)), fed with zeros",
+            ),
+            **dict.fromkeys(
+                (
+                    "FocalLoss", "BinaryFocalCrossentropy", "CategoricalFocalCrossentropy",
+                    "DiceLoss", "TripletMarginLoss", "ContrastiveLoss", "MarginRankingLoss",
+                    "CosineEmbeddingLoss", "CosineSimilarity", "CosineSimilarityLoss", "Hinge",
+                    "HingeLoss", "HingeEmbeddingLoss", "MultiMarginLoss", "SoftMarginLoss",
+                    "MultiLabelMarginLoss", "CTCLoss", "LogCosh", "LogCoshLoss",
+                ),
+                "write it as a function (output, target) -> (loss, gradient), see nn.CustomLoss",
+            ),
             **dict.fromkeys(("Conv1d", "Conv2d", "Conv2D", "LSTM", "GRU", "RNN"), _DENSE),
             **dict.fromkeys(("Transformer", "MultiheadAttention", "MaxPool2d"), _DENSE),
         },

@@ -25,6 +25,7 @@ The numbers come from a counter-based generator: a model's ``seed`` gives the sa
 machine, whatever the number of threads.
 """
 
+import typing as _typing
 from typing import Any
 
 from thalweg import _checks
@@ -61,3 +62,39 @@ def check(argument: str, name: Any) -> str:
     if isinstance(name, str) and (meant := _ALIASES.get(name.lower())):
         raise ArgumentError(f'{argument} is {name!r}; what comes next to it here is "{meant}"')
     return _checks.one_of(argument, name, NAMES)
+
+
+if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+    import sys as _sys
+
+    from thalweg import _habits
+
+    _BY_HAND = (
+        "it is not there; load_state_dict takes whatever you make: "
+        'model.load_state_dict(model.state_dict() | {"0.weight": ...})'
+    )
+    __getattr__ = _habits.of_module(
+        _sys.modules[__name__],
+        {
+            **{
+                f"{name}{end}": f'it is nn.Linear(..., init="{name}")'
+                for name in NAMES
+                for end in ("", "_")
+            },
+            **{
+                f"{name}{end}": f'what comes next to it here is nn.Linear(..., init="{meant}")'
+                for name, meant in _ALIASES.items()
+                for end in ("", "_")
+            },
+            # PyTorch's, called with its own defaults, draws from a range that is wider.
+            "kaiming_uniform_": 'what comes next to it here is nn.Linear(..., init="kaiming_normal")',
+            **dict.fromkeys(
+                (
+                    "orthogonal", "orthogonal_", "normal_", "uniform_", "constant_", "ones_", "eye_",
+                    "trunc_normal_", "sparse_", "dirac_",
+                ),
+                _BY_HAND,
+            ),
+            **dict.fromkeys(("calculate_gain", "gain"), "rules are named: nn.init.NAMES"),
+        },
+    )

@@ -6,6 +6,7 @@ given the model where PyTorch is given its parameters.
 
 import math
 import sys
+import typing as _typing
 from collections.abc import Iterable
 from typing import Any
 
@@ -179,3 +180,23 @@ def quantile_edges(column: Any, pieces: int = 16, *, dtype: str = "float32") -> 
             raise DataError(text)
         raise DataError(f"{text}: there are no pieces")
     return [float(edge) for edge in edges]
+
+
+if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+    from thalweg import _habits
+
+    _FLAT = "it is model.flat_parameters, which can be read and set"
+    __getattr__ = _habits.of_module(
+        sys.modules[__name__],
+        {
+            "clip_grad_norm": "it is clip_grad_norm_(model, max_norm)",
+            "clip_grad_value": "it is clip_grad_value_(model, clip_value)",
+            **dict.fromkeys(("parameters_to_vector", "vector_to_parameters"), _FLAT),
+            **dict.fromkeys(("get_total_norm", "grad_norm"), "clip_grad_norm_ gives the norm"),
+            "fuse_linear_bn_eval": "it is model.fold()",
+            **dict.fromkeys(
+                ("weight_norm", "spectral_norm", "parametrizations", "parametrize", "prune", "rnn"),
+                "it is not there; model.flat_parameters can be set after each step of a loop by hand",
+            ),
+        },
+    )

@@ -58,7 +58,6 @@ class FullBatchOptimizer(Optimizer, ABC):
         self._arguments = {**({"lr": self.lr} if self._has_lr else {}), **arguments}
         self._options = dict(self._arguments)
         self._steps = 0
-        self._owner: Sequential | None = None
 
     @property
     def steps(self) -> int:
@@ -80,21 +79,10 @@ class FullBatchOptimizer(Optimizer, ABC):
 
     def _advance(self, problem: Problem) -> Progress:
         """Take a step from the model's parameters; the caller sets those that it gives."""
-        self._belong(problem.model)
+        self._meet(problem.model)
         progress = self._search(problem)
         self._steps += 1
         return progress
-
-    def _belong(self, model: Sequential) -> None:
-        if self._owner not in (None, model):
-            raise ArgumentError(
-                "this optimizer belongs to another model: its state has that model's shape; make "
-                "a new one"
-            )
-        self._owner = model
-
-    def _bound_to(self) -> Sequential | None:
-        return self._owner
 
     @abstractmethod
     def _search(self, problem: Problem) -> Progress:
@@ -126,7 +114,7 @@ class FullBatchOptimizer(Optimizer, ABC):
                 f"the state is not one of {type(self).__name__}'s: {error!r}"
             ) from None
         self._core.set_lr(lr)
-        self._owner, self._steps = model, steps
+        self._steps = steps
 
     def __repr__(self) -> str:
         arguments = dict(self._arguments)

@@ -17,6 +17,13 @@ from thalweg.optim._arguments import CHECKS, Checks, non_negative
 #: The conventions that a method has, and in each the defaults of arguments that are None.
 Conventions: TypeAlias = Mapping[str, Mapping[str, float]]
 
+#: What a rule of the user's own is.
+OWN = (
+    "updates are computed in the core; a rule of your own is a loop by hand: "
+    "loss = trainer.backward(x, y), or model.forward and model.backward, and then "
+    "model.flat_parameters is set by model.flat_gradients"
+)
+
 #: What others call options of a group.
 _OF_GROUPS = {
     **dict.fromkeys(("lr", "learning_rate"), "it is lr_scale, times the optimizer's rate"),
@@ -28,11 +35,13 @@ _OF_GROUPS = {
 class Optimizer(Guided):
     """Base of all optimizers.
 
-    An optimizer belongs to the first model that it steps, by hand or in a `thalweg.Trainer`: its
-    averages are that model's. Using it with another model is an error. Copies and pickles of what
+    An optimizer belongs to the first model that it meets, as a `thalweg.Trainer` is made of both or
+    in its first step by hand: its averages are that model's. Using it with another model is an
+    error there and then; only `load_state_dict` gives it to another one. Copies and pickles of what
     holds both, by `copy.deepcopy` for instance, hold a model and an optimizer that belongs to it.
     """
 
+    _uncalled: ClassVar[Mapping[str, str]] = dict.fromkeys(("step", "update_step"), OWN)
     _elsewhere: ClassVar[Mapping[str, str]] = {
         "zero_grad": "gradients are the model's: model.zero_grad()",
         "param_groups": "optimizer.lr is the learning rate; add_group treats parameters otherwise",
@@ -88,8 +97,8 @@ class Optimizer(Guided):
         #: What the core was told of each group; and names that it has for others of a model's.
         self._told: list[tuple[str, dict[str, float | bool | str], float, bool]] = []
         self._renamed: Sequential | None = None
-        #: Models that it was shown, of which it may belong to one.
-        self._met: list[Sequential] = []
+        #: The model that it belongs to, if it does to one already.
+        self._owner: Sequential | None = None
 
     @takes("add_group()", _OF_GROUPS)
     def add_group(
@@ -126,7 +135,7 @@ class Optimizer(Guided):
         ArgumentError
             If an option is outside its range, or the pattern matches no parameter; the latter is
             found out when a trainer is made of the optimizer, or at its first step by hand, unless
-            there is a model already.
+            it belongs to a model already.
 
         Examples
         --------
@@ -180,31 +189,43 @@ class Optimizer(Guided):
             core.add_group(name, self._kind, options, lr_scale, frozen)
 
     def _meet(self, model: Sequential) -> None:
-        """Before a first step: let groups be those of the names that the model's users know.
+        """Let groups be those of the names that the users of a model know.
 
         Raises
         ------
         ArgumentError
-            If a group's pattern matches no name.
+            If this optimizer belongs to another model, or a group's pattern matches no name.
         """
+        owner = self._bound_to()
+        if owner is model:
+            return
+        if owner is not None:
+            raise ArgumentError(
+                f"optimizer {type(self).__name__} belongs to another model, of "
+                f"{owner.num_parameters} parameters, and its averages are of those; this model has "
+                f"{model.num_parameters}: make another optimizer for it"
+            )
+        self._name_groups(model)
+
+    def _name_groups(self, model: Sequential) -> None:
         for group in self._groups:
             _names.of_core(model, group["pattern"])  # raises
-        if model not in self._met:
-            self._met.append(model)
-        if not model._renamed or self._renamed is not None:
-            return
-        self._renamed = model
-        if not self._told:
+        before, self._renamed = self._renamed, model if model._renamed else None
+        if not self._told or before is self._renamed:
             return
         core = _core.Optimizer(self._kind, self._options)
         try:
             for told in self._told:
                 self._tell(core, *told)
         except ArgumentError:
-            self._renamed = None
+            self._renamed = before
             raise
         core.set_lr(self._core.lr)
         self._core = core
+
+    def _belong(self, model: Sequential) -> None:
+        """Take a model that it has met, once nothing can fail any more."""
+        self._owner = model
 
     def _advice(self, name: str) -> str:
         """Say what a wrong name may have meant: an option too, though it cannot be changed."""
@@ -239,13 +260,14 @@ class Optimizer(Guided):
 
         Raises
         ------
-        ThalwegError
+        ArgumentError
             If this optimizer belongs to another model.
         """
         if not isinstance(model, Sequential):
             raise ArgumentError(f"step takes the model, an nn.Sequential; got {named(model)}")
-        if model not in self._met:
+        if model is not self._owner:
             self._meet(model)
+            self._belong(model)
         self._core.step(model._core)
 
     def state_dict(self) -> dict[str, Any]:
@@ -313,12 +335,22 @@ class Optimizer(Guided):
         }
         scalars = {name: _checks.real(name, value) for name, value in state_dict["scalars"].items()}
         steps = _checks.integer("steps", state_dict["steps"], 0)
-        self._meet(model)
-        self._set_state(model, lr, steps, scalars, arrays)
+        self._take(model, lr, steps, scalars, arrays)
+
+    def _take(self, model: Sequential, *state: Any) -> None:
+        """Belong to a model, with a state; after an error nothing has changed."""
+        before = self._core, self._renamed
+        try:
+            self._name_groups(model)
+            self._set_state(model, *state)
+        except BaseException:
+            self._core, self._renamed = before
+            raise
+        self._belong(model)
 
     def _bound_to(self) -> Sequential | None:
         """Give the model that this optimizer belongs to, if it does to one already."""
-        return next((m for m in self._met if self._core.belongs(m._core)), None)
+        return self._owner
 
     def _fresh(self) -> "Optimizer":
         """Make another one, without groups and before its first step."""
@@ -386,6 +418,5 @@ def _again(
         optimizer.add_group(**group)
     optimizer._core.set_lr(lr)
     if model is not None:
-        optimizer._meet(model)
-        optimizer._set_state(model, lr, *state)
+        optimizer._take(model, lr, *state)
     return optimizer

@@ -129,6 +129,16 @@ class SAM(Optimizer):
         self._base._meet(model)
         self._core = self._base._core
 
+    def _belong(self, model: Sequential) -> None:
+        self._base._belong(model)
+
+    def _bound_to(self) -> Sequential | None:
+        return self._base._bound_to()
+
+    def _take(self, model: Sequential, *state: Any) -> None:
+        self._base._take(model, *state)
+        self._core = self._base._core
+
     def _fresh(self) -> "SAM":
         return SAM(self._base._fresh(), self._rho, self._adaptive)
 

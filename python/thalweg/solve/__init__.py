@@ -4,6 +4,8 @@ What is linear in its parameters is solved in one call, by the factorizations of
 float64. That is a baseline before any training, and the way to refit the last layer after one.
 """
 
+import typing as _typing
+
 from thalweg.solve._linear import LinearFit as LinearFit
 from thalweg.solve._linear import least_squares as least_squares
 from thalweg.solve._linear import ridge as ridge
@@ -13,3 +15,30 @@ from thalweg.solve._nonlinear import LeastSquaresFit as LeastSquaresFit
 from thalweg.solve._nonlinear import nonlinear_least_squares as nonlinear_least_squares
 from thalweg.solve._quadratic import Minimum as Minimum
 from thalweg.solve._quadratic import quadratic as quadratic
+
+if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+    import sys as _sys
+
+    from thalweg import _habits
+
+    __getattr__ = _habits.of_module(
+        _sys.modules[__name__],
+        {
+            **dict.fromkeys(
+                ("lstsq", "ols", "OLS", "LinearRegression", "linear_regression"),
+                "it is least_squares(x, y)",
+            ),
+            **dict.fromkeys(("Ridge", "tikhonov"), "it is ridge(x, y, alpha=...)"),
+            **dict.fromkeys(
+                ("levenberg_marquardt", "curve_fit", "leastsq", "gauss_newton"),
+                "it is nonlinear_least_squares(residual, jacobian, theta); of a network, "
+                "optim.LevenbergMarquardt",
+            ),
+            **dict.fromkeys(("solve", "cholesky", "minimize"), "it is quadratic(h, b)"),
+            **dict.fromkeys(("readout", "linear_probe"), "it is last_layer(model, x, y)"),
+            **dict.fromkeys(
+                ("lasso", "Lasso", "ElasticNet", "logistic_regression", "LogisticRegression"),
+                "its minimum has no formula; a model of one nn.Linear and a tw.Trainer find it",
+            ),
+        },
+    )

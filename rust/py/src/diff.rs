@@ -5,12 +5,14 @@ use std::sync::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use thalweg_core::Error;
+use thalweg_core::diff::jet::Jet as CoreJet;
 use thalweg_core::diff::{self, Curvature, Matrix as Which};
 
 use crate::arrays::{Answers, Matrix, Weights, matrix_out, room, vector, vector_out};
-use crate::dtype::{AnyCurvature, Real, with_dtype};
+use crate::dtype::{AnyCurvature, AnyJet, Real, with_dtype};
 use crate::errors::translate;
-use crate::model::Model;
+use crate::lock;
+use crate::model::{Model, wrong_dtype};
 use crate::trainer::parse_loss;
 
 /// What products at one point have in common, kept from one to the next, in one precision.
@@ -111,4 +113,66 @@ pub fn jvp(
         })?;
         Ok((matrix_out(py, y, rows, outputs)?, matrix_out(py, dot, rows, outputs)?))
     })
+}
+
+/// Outputs of a model and their derivatives along directions of its inputs, and the way back from them.
+#[pyclass(frozen, module = "thalweg._core")]
+pub struct Jet {
+    model: Py<Model>,
+    inner: Mutex<AnyJet>,
+}
+
+impl Jet {
+    /// Runs `f` on the jet and the model, detached: the lock of the jet goes before that of the model.
+    fn detached<T: Real, R: Send>(
+        &self,
+        py: Python<'_>,
+        f: impl FnOnce(&mut CoreJet<T>, &mut thalweg_core::Model<T>) -> Result<R, Error> + Send,
+    ) -> PyResult<R> {
+        let model = self.model.get();
+        py.detach(|| match T::jet(&mut lock(&self.inner)) {
+            Some(jet) => model.locked(|m| f(jet, m)),
+            None => Err(wrong_dtype::<T>("jet", model.dtype)),
+        })
+        .map_err(|e| translate(py, e))
+    }
+}
+
+#[pymethods]
+impl Jet {
+    /// Along the rows of `along`, up to derivatives of an order of 1 or 2.
+    #[new]
+    fn new(model: &Bound<'_, Model>, along: &Bound<'_, PyAny>, order: usize) -> PyResult<Self> {
+        let py = model.py();
+        let inner = with_dtype!(model.get().dtype, T => {
+            let along = Matrix::<T>::new("along", along)?;
+            let jet = CoreJet::new(&model.get().network, along.view(), order);
+            T::wrap_jet(jet.map_err(|e| translate(py, e))?)
+        });
+        Ok(Jet { model: model.clone().unbind(), inner: Mutex::new(inner) })
+    }
+
+    /// Outputs, first and then second derivatives, one below the other.
+    fn forward(&self, py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let model = self.model.get();
+        with_dtype!(model.dtype, T => {
+            let x = Matrix::<T>::new("x", x)?;
+            let (x, outputs) = (x.view(), model.network.outputs());
+            let (flat, rows) = self.detached::<T, _>(py, |jet, m| {
+                let rows = jet.parts(m.network()) * x.rows();
+                let mut flat = room("the outputs and their derivatives", rows, outputs)?;
+                jet.forward(m, x, &mut flat).map(|()| (flat, rows))
+            })?;
+            matrix_out(py, flat, rows, outputs)
+        })
+    }
+
+    /// Adds the gradient by the parameters to the model's, from that by all that `forward` gave.
+    fn backward(&self, py: Python<'_>, gradient: &Bound<'_, PyAny>) -> PyResult<()> {
+        with_dtype!(self.model.get().dtype, T => {
+            let gradient = Matrix::<T>::new("the gradient", gradient)?;
+            let gradient = gradient.view();
+            self.detached::<T, _>(py, |jet, m| jet.backward(m, gradient))
+        })
+    }
 }

@@ -1,6 +1,7 @@
 //! Objects of either precision behind one Python class.
 
 use thalweg_core::diff::Curvature;
+use thalweg_core::diff::jet::Jet;
 use thalweg_core::optim::Optimizer;
 use thalweg_core::{Dtype, Element, Fit, Model, Trainer};
 
@@ -22,9 +23,10 @@ pub type AnyOptimizer = Typed<Optimizer<f32>, Optimizer<f64>>;
 pub type AnyTrainer = Typed<Trainer<f32>, Trainer<f64>>;
 /// A fit.
 pub type AnyFit = Typed<Fit<f32>, Fit<f64>>;
-
 /// What products at a point keep.
 pub type AnyCurvature = Typed<Curvature<f32>, Curvature<f64>>;
+/// Derivatives by the inputs.
+pub type AnyJet = Typed<Jet<f32>, Jet<f64>>;
 
 /// A precision, and how to get at objects of it.
 pub trait Real: Element + numpy::Element {
@@ -38,6 +40,8 @@ pub trait Real: Element + numpy::Element {
     fn fit(any: &mut AnyFit) -> Option<&mut Fit<Self>>;
     /// Likewise.
     fn curvature(any: AnyCurvature) -> Option<Curvature<Self>>;
+    /// Likewise.
+    fn jet(any: &mut AnyJet) -> Option<&mut Jet<Self>>;
     /// The other way.
     fn wrap_model(model: Model<Self>) -> AnyModel;
     /// Likewise.
@@ -48,6 +52,8 @@ pub trait Real: Element + numpy::Element {
     fn wrap_fit(fit: Fit<Self>) -> AnyFit;
     /// Likewise.
     fn wrap_curvature(curvature: Curvature<Self>) -> AnyCurvature;
+    /// Likewise.
+    fn wrap_jet(jet: Jet<Self>) -> AnyJet;
 }
 
 macro_rules! real {
@@ -68,6 +74,9 @@ macro_rules! real {
             fn curvature(any: AnyCurvature) -> Option<Curvature<Self>> {
                 if let Either::$variant(x) = any { Some(x) } else { None }
             }
+            fn jet(any: &mut AnyJet) -> Option<&mut Jet<Self>> {
+                if let Either::$variant(x) = any { Some(x) } else { None }
+            }
             fn wrap_model(model: Model<Self>) -> AnyModel {
                 Either::$variant(model)
             }
@@ -82,6 +91,9 @@ macro_rules! real {
             }
             fn wrap_curvature(curvature: Curvature<Self>) -> AnyCurvature {
                 Either::$variant(curvature)
+            }
+            fn wrap_jet(jet: Jet<Self>) -> AnyJet {
+                Either::$variant(jet)
             }
         }
     };

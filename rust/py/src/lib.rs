@@ -3,7 +3,7 @@
 //!
 //! Everything that may take time runs with the interpreter detached (the GIL released). Locks that are held
 //! meanwhile are taken there too, never while attached, so that a thread which waits for one cannot hold up
-//! the interpreter; and always in the order fit, trainer, model, optimizer.
+//! the interpreter; and always in the order fit, trainer, jet, model, optimizer.
 
 #![forbid(unsafe_code)]
 
@@ -27,7 +27,7 @@ mod _core {
     #[pymodule_export]
     use super::check::{central_differences, central_differences_of, losses_along, losses_along_of};
     #[pymodule_export]
-    use super::diff::{Point, curvature_product, jvp};
+    use super::diff::{Jet, Point, curvature_product, jvp};
     #[pymodule_export]
     use super::fit::{Fit, epoch_order};
     #[pymodule_export]

@@ -4,13 +4,18 @@ A layer holds no numbers: `Sequential` owns them all in one flat array. One desc
 therefore be used several times; each use gets parameters of its own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from thalweg import _checks, _habits
 from thalweg._description import Description
-from thalweg.errors import ArgumentError
+from thalweg.errors import ArgumentError, UnsupportedError
+
+_OWN = (
+    "layers are computed in the core, which knows those of thalweg.nn; a function of your own stands "
+    "between two models, in a loop by hand with model.forward and model.backward"
+)
 
 #: What layers of other libraries have. A description has none of it.
 _ELSEWHERE = {
@@ -30,6 +35,9 @@ class Layer(Description):
     """Base of all layer descriptions."""
 
     __slots__ = ()
+    _uncalled: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("forward", "__call__", "call", "backward"), _OWN
+    )
 
     if not TYPE_CHECKING:  # type checkers would take every name for one that is there
 
@@ -49,7 +57,7 @@ class Layer(Description):
 
     def _spec(self) -> tuple[Any, ...]:
         """Describe this layer to the core."""
-        raise NotImplementedError
+        raise UnsupportedError(f"{self!r} is a layer of your own kind: {_OWN}")
 
 
 class Activation(Layer):

@@ -6,6 +6,8 @@ from thalweg.nn._losses._classes import BCEWithLogitsLoss as BCEWithLogitsLoss
 from thalweg.nn._losses._classes import CrossEntropyLoss as CrossEntropyLoss
 from thalweg.nn._losses._classes import DistillationLoss as DistillationLoss
 from thalweg.nn._losses._custom import CustomLoss as CustomLoss
+from thalweg.nn._losses._custom import FunctionLoss as FunctionLoss
+from thalweg.nn._losses._derivatives import DerivativeLoss as DerivativeLoss
 from thalweg.nn._losses._errors import HuberLoss as HuberLoss
 from thalweg.nn._losses._errors import L1Loss as L1Loss
 from thalweg.nn._losses._errors import MSELoss as MSELoss

@@ -30,9 +30,15 @@ from thalweg import _checks
 from thalweg._arrays import Array
 from thalweg._description import Description
 from thalweg._habits import Guided
-from thalweg.errors import ArgumentError
+from thalweg.errors import ArgumentError, UnsupportedError
 
 _REDUCTIONS = ("mean", "sum", "none")
+
+#: What a loss of the user's own is.
+OWN = (
+    "a loss of your own is a function (output, target) -> (loss, gradient), which "
+    "tw.Trainer(..., loss=function) takes, see nn.CustomLoss"
+)
 
 
 class Loss(Description, Guided):
@@ -40,6 +46,9 @@ class Loss(Description, Guided):
 
     __slots__ = ()
 
+    _uncalled: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("__call__", "forward", "call", "backward"), OWN
+    )
     _elsewhere: ClassVar[Mapping[str, str]] = {
         "backward": "trainer.backward(x, y) gives a model its gradients, and trainer.step trains",
         "forward": "call it: loss(model(x), y)",
@@ -82,7 +91,7 @@ class Loss(Description, Guided):
         >>> round(nn.CrossEntropyLoss()(logits, labels), 4)
         0.9486
         """
-        raise NotImplementedError
+        raise UnsupportedError(f"{self!r} computes nothing: {OWN}")
 
 
 class CoreLoss(Loss):

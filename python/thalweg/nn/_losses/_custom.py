@@ -3,16 +3,25 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from thalweg import _arrays
 from thalweg._description import description
 from thalweg.errors import ArgumentError
-from thalweg.nn._losses._base import Loss
+from thalweg.nn._losses._base import OWN, Loss
 
 
 @description
-class CustomLoss(Loss):
+class FunctionLoss(Loss):
+    """Base of losses that are functions of the user's own, which give their gradients, too."""
+
+    function: Callable[..., tuple[float, Any]]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.function, (type, Loss)) or not callable(self.function):
+            more = f": {OWN}" if isinstance(self.function, Loss) else ""
+            raise ArgumentError(f"function must be callable; got {self.function!r}{more}")
+
+
+@description
+class CustomLoss(FunctionLoss):
     """A loss of your own: a function that gives its value and its gradient by the outputs.
 
     A `Trainer` takes the bare function as well. Steps are then a forward pass, a call of the
@@ -30,10 +39,11 @@ class CustomLoss(Loss):
         an array of the shape of `output`, ``gradient[i, j]`` being the derivative of the loss by
         ``output[i, j]``. `output` is a fresh array of shape (n, out_features) and of the model's
         dtype, which may be overwritten; `target` holds the rows of `y` that belong to it, as they
-        are. With ``sample_weight`` it is called as ``function(output, target, weight)``, and what
-        becomes of the weights is its own affair. Any mean over the batch is too; the loss of an
-        epoch is the mean of its batches', by their numbers of rows or the sums of their weights.
-        `gradcheck` tells whether the gradient is that of the loss.
+        are: they may be NaN, where the function says what that means. With ``sample_weight`` it is
+        called as ``function(output, target, weight)``, and what becomes of the weights is its own
+        affair. Any mean over the batch is too; the loss of an epoch is the mean of its batches', by
+        their numbers of rows or the sums of their weights. `gradcheck` tells whether the gradient
+        is that of the loss.
 
     Raises
     ------
@@ -56,15 +66,8 @@ class CustomLoss(Loss):
     True
     """
 
-    function: Callable[..., tuple[float, Any]]
-
-    def __post_init__(self) -> None:
-        if isinstance(self.function, (type, Loss)) or not callable(self.function):
-            raise ArgumentError(f"function must be callable; got {self.function!r}")
-
     def __call__(self, output: Any, target: Any) -> float:
         """Give the loss that the function says; see `Loss.__call__`."""
         from thalweg import _custom  # which needs the losses
 
-        output = np.array(_arrays.as_numeric(output, "output"))  # the function may write to it
-        return _custom.call(self, output, _custom.targets(target, "target"), None)[0]
+        return _custom.value(self, (output,), target)

@@ -5,11 +5,11 @@ from typing import Any
 from thalweg import _checks, _habits
 from thalweg.errors import ArgumentError
 from thalweg.nn._layers import Layer
-from thalweg.nn._losses._base import CoreLoss, Loss
-from thalweg.nn._losses._custom import CustomLoss
+from thalweg.nn._losses._base import OWN, CoreLoss, Loss
+from thalweg.nn._losses._custom import CustomLoss, FunctionLoss
 
 
-def loss_of(value: Any) -> CoreLoss | CustomLoss:
+def loss_of(value: Any) -> CoreLoss | FunctionLoss:
     """`value` as a loss: what is one, or a function.
 
     Raises
@@ -17,14 +17,17 @@ def loss_of(value: Any) -> CoreLoss | CustomLoss:
     ArgumentError
         If it is neither; with the name that may have been meant.
     """
-    if isinstance(value, (CoreLoss, CustomLoss)):
+    if isinstance(value, (CoreLoss, FunctionLoss)):
         return value
-    function = callable(value) and not isinstance(value, (type, Layer))
+    function = callable(value) and not isinstance(value, (type, Layer, Loss))
     name = _elsewhere(value) if function else value
     if function and name is None:
         return CustomLoss(value)
-    hint = _habits.kind_meant(name, Loss, "nn", aliases=_ALIASES)
-    if not hint and isinstance(value, str):
+    own = f": {OWN}" if isinstance(value, Loss) else ""
+    hint = own or _habits.kind_meant(name, Loss, "nn", aliases=_ALIASES)
+    if isinstance(value, str) and value.lower().replace("_", "").startswith(_FUNCTIONS):
+        hint = f": {OWN}"
+    elif not hint and isinstance(value, str):
         hint = (
             f"; there are {', '.join(sorted(kind.__name__ for kind in CoreLoss.__subclasses__()))}"
         )
@@ -40,6 +43,9 @@ def _elsewhere(value: Any) -> str | None:
     home = str(maker.__module__).partition(".")[0]
     return maker.__name__ if home in ("torch", "keras", "tensorflow", "optax") else None
 
+
+#: Beginnings of what there is as a function of the user's own alone.
+_FUNCTIONS = ("focal", "triplet", "contrastive", "cosine", "hinge", "dice", "logcosh", "ctc")
 
 #: What other libraries call the losses, without case, spaces and underscores.
 _ALIASES = {

@@ -20,18 +20,32 @@ _TRAINER = "tw.Trainer(model, loss=..., optimizer=...)"
 _BY_NAME = "all are in flat_parameters, and by name in state_dict(), in the order of the layers"
 _FIXED = "a model keeps its layers: make another, nn.Sequential(*model.layers, ...)"
 _FROZEN = 'optimizer.add_group("0.*", frozen=True) leaves parameters as they are'
+_OWN = (
+    "models are computed in the core, layer by layer; prepare data before they go into a model, or go "
+    "through it in a loop by hand with model.forward and model.backward, from a function of your own"
+)
 _MODES = "model(x) evaluates; model.forward(x, training=True) is the pass of training"
 
 #: What models of other libraries have.
 _ELSEWHERE = {
     **dict.fromkeys(("eval", "train", "training"), _MODES),
     **dict.fromkeys(("append", "add", "insert", "extend", "pop", "add_module"), _FIXED),
+    **dict.fromkeys(("weight", "bias"), 'of layer 0 it is model.state_dict()["0.weight"]'),
     **dict.fromkeys(("weights", "get_weights", "coefs_", "intercepts_"), _BY_NAME),
     **dict.fromkeys(("fit", "partial_fit", "compile"), f"{_TRAINER} trains it"),
     **dict.fromkeys(("evaluate", "score"), f"{_TRAINER}.evaluate(x, y) does that"),
     **dict.fromkeys(("children", "modules", "named_children"), "they are in model.layers"),
     **dict.fromkeys(("cpu", "cuda"), "all is computed on the CPU"),
     **dict.fromkeys(("double", "float", "type"), "model.astype makes a copy of another dtype"),
+    **dict.fromkeys(
+        ("half", "bfloat16"),
+        'a model is of float32 or float64; tw.Trainer(..., precision="bfloat16") multiplies in fewer '
+        "bits",
+    ),
+    **dict.fromkeys(
+        ("to_onnx", "export", "to_torch"),
+        "model.save(path) writes PyTorch's names and shapes in safetensors' format",
+    ),
     "parameters": f"{_BY_NAME}; an optimizer is made without, optim.Adam(lr=...), and given the "
     f"model by {_TRAINER}, or in a loop by hand by optimizer.step(model)",
     "named_parameters": _BY_NAME,
@@ -62,6 +76,9 @@ _OF_MODELS = {
 class SequentialBase(Guided):
     """The parts of a `thalweg.nn.Sequential`, which documents the arguments."""
 
+    _uncalled: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("forward", "__call__", "call", "backward"), _OWN
+    )
     _elsewhere: ClassVar[Mapping[str, str]] = _ELSEWHERE
 
     @_habits.takes("nn.Sequential", _OF_MODELS)

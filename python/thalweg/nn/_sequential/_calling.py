@@ -116,7 +116,12 @@ class Calling(SequentialBase):
         if not (_checks.flag("inputs", inputs) or parameters):
             raise ArgumentError("parameters and inputs are both False: then there is nothing to do")
         gradient = _arrays.matrix(grad_output, self._dtype, "grad_output")
-        grad = self._core.backward(gradient, parameters, inputs)
+        try:
+            grad = self._core.backward(gradient, parameters, inputs)
+        except ArgumentError as error:
+            raise ArgumentError(
+                f"{error}; gradients by the input in evaluation are diagnostics.jacobian(model, x)"
+            ) from None
         if grad is None or self._in_shape is None:
             return grad
         return grad.reshape(-1, *self._in_shape)

@@ -17,6 +17,8 @@ Durations that are left out (None) are those of the `thalweg.Trainer.fit` in whi
 used: it then begins anew with each fit, while others go on counting.
 """
 
+import typing as _typing
+
 from thalweg.optim.schedules._base import Schedule as Schedule
 from thalweg.optim.schedules._combined import LambdaLR as LambdaLR
 from thalweg.optim.schedules._combined import LinearWarmup as LinearWarmup
@@ -52,3 +54,46 @@ __all__ = [
     "StepLR",
     "WarmupStableDecay",
 ]
+
+if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+    import sys as _sys
+
+    from thalweg import _habits
+
+    _WARMUP = "it is LinearWarmup(steps, then=CosineAnnealingLR())"
+    __getattr__ = _habits.of_module(
+        _sys.modules[__name__],
+        {
+            **dict.fromkeys(
+                ("CosineDecay", "CosineLR", "CosineSchedule", "cosine_decay_schedule"),
+                "it is CosineAnnealingLR",
+            ),
+            **dict.fromkeys(
+                ("CosineDecayRestarts", "sgdr_schedule"), "it is CosineAnnealingWarmRestarts"
+            ),
+            **dict.fromkeys(("ExponentialDecay", "exponential_decay"), "it is ExponentialLR"),
+            **dict.fromkeys(("PolynomialDecay", "PolyLR", "polynomial_schedule"), "it is PolynomialLR"),
+            **dict.fromkeys(("LinearDecay", "linear_schedule"), "it is LinearLR"),
+            **dict.fromkeys(
+                ("PiecewiseConstantDecay", "piecewise_constant_schedule"), "it is MultiStepLR"
+            ),
+            **dict.fromkeys(
+                ("cosine_onecycle_schedule", "linear_onecycle_schedule"),
+                "it is OneCycleLR",
+            ),
+            **dict.fromkeys(("join_schedules", "ChainedScheduler"), "it is SequentialLR"),
+            **dict.fromkeys(("constant_schedule", "constant"), "it is ConstantLR"),
+            **dict.fromkeys(("WarmupLR", "Warmup", "GradualWarmupScheduler"), "it is LinearWarmup"),
+            **dict.fromkeys(
+                ("warmup_cosine_decay_schedule", "get_cosine_schedule_with_warmup", "WarmupCosine"),
+                _WARMUP,
+            ),
+            **dict.fromkeys(
+                (
+                    "CyclicLR", "MultiplicativeLR", "InverseTimeDecay", "InverseSqrt", "NoamLR",
+                    "LearningRateSchedule", "LearningRateScheduler", "LRScheduler",
+                ),
+                "LambdaLR makes a schedule of a function of time",
+            ),
+        },
+    )

@@ -11,7 +11,9 @@ import numpy.typing as npt
 from thalweg import _checks
 from thalweg._description import Description, description
 from thalweg._habits import Guided
-from thalweg.errors import ArgumentError
+from thalweg.errors import ArgumentError, UnsupportedError
+
+_OWN = "a schedule of your own is a function of time: schedules.LambdaLR(lambda t: ...)"
 
 #: What PyTorch's schedulers have.
 OF_SCHEDULERS = {
@@ -38,6 +40,9 @@ class Schedule(Description, Guided):
     _: KW_ONLY
     per: str = "step"
 
+    _uncalled: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("lr", "get_lr", "__call__", "step"), _OWN
+    )
     _elsewhere: ClassVar[Mapping[str, str]] = OF_SCHEDULERS
     _goes_to: ClassVar[str] = "tw.Trainer(model, loss=..., optimizer=..., schedule=...)"
 
@@ -80,7 +85,7 @@ class Schedule(Description, Guided):
 
     def _rates(self, t: Times, base: float, total: int | None) -> Times:
         """Give the learning rates at several times."""
-        raise NotImplementedError
+        raise UnsupportedError(f"{self!r} gives no rates: {_OWN}")
 
     # For the checks in subclasses: every message names the schedule.
     def _integer(self, name: str, low: int = 1) -> None:

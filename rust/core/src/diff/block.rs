@@ -8,7 +8,7 @@ use crate::element::Element;
 use crate::gemm::pack::Panels;
 use crate::gemm::plan::GemmShape;
 use crate::gemm::{Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
-use crate::layer::{Activation, Tangent, dropout};
+use crate::layer::{Activation, dropout};
 use crate::network::{Over, Stage};
 use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
 use crate::view::{MatMut, MatRef};
@@ -161,7 +161,7 @@ impl<T: Element> Block<T> {
         let stage = &site.network.stages()[index];
         let n = stage.outputs;
         let Slots { y, slope, turn, hat, of_rows, .. } = &mut self.slots[index];
-        let (y, dot) = halves(y);
+        let y = halves(y).0;
         if let Some(norm) = stage.norm {
             let of = match &norm.over {
                 Over::Batch { .. } => Of::Batch(columns),
@@ -184,15 +184,10 @@ impl<T: Element> Block<T> {
                 dispatch(site.isa, Plain(act, y));
             }
             act => {
-                // Along a direction of ones the tangent of φ′ is φ″.
-                dot.fill(T::ONE);
-                let bend = if turn.is_empty() {
-                    self.spare.resize(self.spare.len().max(y.len()), T::ZERO);
-                    &mut self.spare[..y.len()]
-                } else {
-                    turn
-                };
-                dispatch(site.isa, Forth(act, Tangent { value: y, dot, slope, bend }));
+                self.spare.resize(self.spare.len().max(2 * y.len()), T::ZERO);
+                let (third, spare) = self.spare.split_at_mut(y.len());
+                let second = if turn.is_empty() { &mut spare[..y.len()] } else { turn };
+                dispatch(site.isa, Jet(act, [y, slope, second, third]));
             }
         }
     }
@@ -289,6 +284,25 @@ pub fn run<T: Element>(
     Gemm { a, b, c, init, epilogue: Epilogue::None, ahead: &[] }.run(isa, &plan, scratch);
 }
 
+/// Adds to a part of a weight's gradient what rows give: into ← into + xᵀ·dz, for columns of x from the first of `at`
+/// on, and of dz from the second on, as many as `into` has rows and columns.
+pub fn outer<T: Element>(
+    isa: Isa,
+    [x, dz]: [&[T]; 2],
+    rows: usize,
+    at: [usize; 2],
+    into: MatMut<'_, T>,
+    scratch: &mut Vec<T>,
+) {
+    let (m, n) = (into.rows(), into.cols());
+    let [inputs, outputs] = [x.len() / rows, dz.len() / rows];
+    let a = MatRef::new(x, rows, inputs).block(0, rows, at[0], m).t();
+    let b = MatRef::new(dz, rows, outputs).block(0, rows, at[1], n);
+    let shape =
+        GemmShape { m, n, k: rows, a_row_stride: 1, a_col_stride: inputs, b_row_stride: Some(outputs) };
+    run(isa, shape, Lhs::Plain(a), Rhs::Plain(b), into, Init::Accumulate, scratch);
+}
+
 /// into ← into + from
 pub fn add<T: Element>(into: &mut [T], from: &[T]) {
     into.iter_mut().zip(from).for_each(|(into, x)| *into += *x);
@@ -338,14 +352,14 @@ impl<T: Element> Op<T> for Plain<'_, T> {
     }
 }
 
-/// [`Activation::tangent`]
-struct Forth<'m, T>(Activation, Tangent<'m, T>);
+/// [`Activation::jet`]
+pub struct Jet<'m, T>(pub Activation, pub [&'m mut [T]; 4]);
 
-impl<T: Element> Op<T> for Forth<'_, T> {
+impl<T: Element> Op<T> for Jet<'_, T> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
-        self.0.tangent(s, self.1);
+        self.0.jet(s, self.1);
     }
 }
 

@@ -1,11 +1,12 @@
-//! The last part of a product: the tangents of the gradients by the parameters, from all blocks.
+//! The last part of a product: the tangents of the gradients by the parameters, from all blocks; and the pieces that
+//! such sums over blocks are worked on in.
 
 use super::Site;
 use super::block::Block;
 use crate::element::Element;
 use crate::gemm::pack::PANEL;
 use crate::layer::Category;
-use crate::network::Encoder;
+use crate::network::{Encoder, Network};
 use crate::parallel;
 use crate::view::MatMut;
 
@@ -14,11 +15,23 @@ const TILE: usize = 256;
 
 /// What a piece of the result belongs to.
 #[derive(Clone, Copy)]
-enum Part {
+pub enum Part {
     /// Vectors of a category, which stand in the output from a column on.
-    Table { category: Category, first: usize },
+    Table {
+        /// Which.
+        category: Category,
+        /// That column.
+        first: usize,
+    },
     /// Rows of a panel of a weight.
-    Weight { from: usize, col: usize, n: usize },
+    Weight {
+        /// The first of the rows.
+        from: usize,
+        /// The panel's first column.
+        col: usize,
+        /// Its columns.
+        n: usize,
+    },
     /// A bias.
     Bias,
     /// γ
@@ -36,46 +49,59 @@ pub fn sums<T: Element>(blocks: &[Block<T>], index: usize, which: usize) -> Vec<
     total
 }
 
+/// Takes `result`, which is in the order of the arena, apart: what belongs to which stage.
+pub fn parts<'r, T: Element>(network: &Network, result: &'r mut [T]) -> Vec<(usize, Part, &'r mut [T])> {
+    let mut parts = Vec::new();
+    let (mut rest, mut at) = (result, 0);
+    for (index, stage) in network.stages().iter().enumerate() {
+        let mut take = |start: usize, len: usize| {
+            let (part, after) = std::mem::take(&mut rest)[start - at..].split_at_mut(len);
+            (rest, at) = (after, start + len);
+            part
+        };
+        if let Some(Encoder::Tabular { layer, starts, .. }) =
+            stage.encoder.map(|encoder| &network.encoders()[encoder])
+        {
+            layer.each_category(|k, category, first| {
+                let into = take(starts[k], category.codes * category.dim);
+                parts.push((index, Part::Table { category: *category, first }, into));
+            });
+        }
+        if let Some(dense) = stage.dense {
+            let mut weight = take(dense.weight, stage.inputs * stage.outputs);
+            for col in (0..stage.outputs).step_by(PANEL) {
+                let n = PANEL.min(stage.outputs - col);
+                for from in (0..stage.inputs).step_by(TILE) {
+                    let (part, after) = weight.split_at_mut(TILE.min(stage.inputs - from) * n);
+                    weight = after;
+                    parts.push((index, Part::Weight { from, col, n }, part));
+                }
+            }
+            if let Some(bias) = dense.bias {
+                parts.push((index, Part::Bias, take(bias, stage.outputs)));
+            }
+        }
+        if let Some(norm) = stage.norm {
+            for (start, part) in [(norm.scale, Part::Scale), (norm.shift, Part::Shift)] {
+                start.into_iter().for_each(|start| parts.push((index, part, take(start, stage.outputs))));
+            }
+        }
+    }
+    parts
+}
+
+/// into ← into + the sums over the rows of some columns.
+pub fn add_rows<T: Element>(into: &mut [T], rows: &[T]) {
+    for row in rows.chunks_exact(into.len()) {
+        into.iter_mut().zip(row).for_each(|(into, d)| *into += *d);
+    }
+}
+
 impl<T: Element> Site<'_, T> {
     /// Adds the tangents of the gradients by the parameters, over the rows of the blocks, to `result`, which is in
     /// the order of the arena.
     pub fn gather(&self, blocks: &[Block<T>], result: &mut [T]) {
-        let mut parts = Vec::new();
-        let (mut rest, mut at) = (result, 0);
-        for (index, stage) in self.network.stages().iter().enumerate() {
-            let mut take = |start: usize, len: usize| {
-                let (part, after) = std::mem::take(&mut rest)[start - at..].split_at_mut(len);
-                (rest, at) = (after, start + len);
-                part
-            };
-            if let Some(Encoder::Tabular { layer, starts, .. }) =
-                stage.encoder.map(|encoder| &self.network.encoders()[encoder])
-            {
-                layer.each_category(|k, category, first| {
-                    let into = take(starts[k], category.codes * category.dim);
-                    parts.push((index, Part::Table { category: *category, first }, into));
-                });
-            }
-            if let Some(dense) = stage.dense {
-                let mut weight = take(dense.weight, stage.inputs * stage.outputs);
-                for col in (0..stage.outputs).step_by(PANEL) {
-                    let n = PANEL.min(stage.outputs - col);
-                    for from in (0..stage.inputs).step_by(TILE) {
-                        let (part, after) = weight.split_at_mut(TILE.min(stage.inputs - from) * n);
-                        weight = after;
-                        parts.push((index, Part::Weight { from, col, n }, part));
-                    }
-                }
-                if let Some(bias) = dense.bias {
-                    parts.push((index, Part::Bias, take(bias, stage.outputs)));
-                }
-            }
-            if let Some(norm) = stage.norm {
-                for (start, part) in [(norm.scale, Part::Scale), (norm.shift, Part::Shift)] {
-                    start.into_iter().for_each(|start| parts.push((index, part, take(start, stage.outputs))));
-                }
-            }
-        }
+        let mut parts = parts(self.network, result);
         parallel::pieces(&mut parts, self.threads, |(index, part, into)| {
             let n = self.network.stages()[*index].outputs;
             match *part {
@@ -91,10 +117,7 @@ impl<T: Element> Site<'_, T> {
                 }
                 Part::Bias => {
                     let dz_dot = |block: &Block<T>| block.rows * n;
-                    for row in blocks.iter().flat_map(|b| b.slots[*index].delta[..dz_dot(b)].chunks_exact(n))
-                    {
-                        into.iter_mut().zip(row).for_each(|(into, d)| *into += *d);
-                    }
+                    blocks.iter().for_each(|b| add_rows(into, &b.slots[*index].delta[..dz_dot(b)]));
                 }
                 Part::Scale | Part::Shift => {
                     let total = sums(blocks, *index, usize::from(matches!(part, Part::Scale)));

@@ -18,14 +18,17 @@
 //! * **Sums of squared gradients of single rows** ([`squares`]), such as the diagonal of the Fisher information
 //!   for what [`likelihood`] says of the outputs: they take one product of squared matrices per layer.
 //! * **Kronecker factors** ([`kronecker`]) of each dense layer's block of that matrix: two products per layer.
+//! * **Derivatives by the inputs** up to the second ([`jet`]), and the gradients of what is made of them.
 //!
 //! Passes that train are fused (`pass`); these are not. A `point` is a network on a batch; `block` does a
-//! stage of some rows, `tangent` what goes along with it, `norm` is what normalizations add, `gather` the last part, and
-//! `each` runs blocks on threads. [`Replay`] runs the numbers alone again and again, for differences. As there, every number is computed by one thread in an order that shapes alone decide.
+//! stage of some rows, `tangent` what goes along with it, `norm` is what normalizations add, and `gather`
+//! the last part. [`Replay`] runs the numbers alone again and again, for differences. As there, every number is computed
+//! by one thread in an order that shapes alone decide.
 
 mod block;
 mod encode;
 mod gather;
+pub mod jet;
 pub mod kronecker;
 pub mod likelihood;
 mod norm;

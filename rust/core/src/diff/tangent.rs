@@ -2,16 +2,15 @@
 //! outputs forward, and of its gradients backward. All but a few loops here are products of matrices: what depends
 //! on the numbers alone, such as φ′ and φ″, is there already.
 
-use super::block::{Block, Slots, add, halves, multiply, run};
+use super::block::{Block, Slots, add, halves, multiply, outer};
 use super::norm::{Columns, OfDots, Pair, Task, Work};
 use super::{Site, Weights};
 use crate::element::Element;
+use crate::gemm::Init;
 use crate::gemm::pack::Panels;
-use crate::gemm::plan::GemmShape;
-use crate::gemm::{Init, Lhs, Rhs};
 use crate::network::Over;
 use crate::simd::{Op, Simd, dispatch, zip_map};
-use crate::view::{MatMut, MatRef};
+use crate::view::MatMut;
 
 impl<T: Element> Block<T> {
     /// ż
@@ -177,18 +176,7 @@ impl<T: Element> Block<T> {
         let depth = if both { 2 * self.rows } else { self.rows };
         let x = if index == 0 { &self.x } else { &self.slots[index - 1].y };
         let (x, dz) = (&x[..depth * stage.inputs], &self.slots[index].delta[..depth * stage.outputs]);
-        let (m, n) = (into.rows(), into.cols());
-        let a = MatRef::new(x, depth, stage.inputs).block(0, depth, from, m).t();
-        let b = MatRef::new(dz, depth, stage.outputs).block(0, depth, col, n);
-        let shape = GemmShape {
-            m,
-            n,
-            k: depth,
-            a_row_stride: 1,
-            a_col_stride: stage.inputs,
-            b_row_stride: Some(stage.outputs),
-        };
-        run(site.isa, shape, Lhs::Plain(a), Rhs::Plain(b), into, Init::Accumulate, scratch);
+        outer(site.isa, [x, dz], depth, [from, col], into, scratch);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Exact derivatives on every instruction set: beside the Jacobian, which [`jacobian`](crate::jacobian) forms row
 //! by row with the usual backward pass, and beside differences of the gradient where rows depend on each other.
 
+use super::jet::Jet;
 use super::likelihood::{Kind, Likelihood, Slopes};
 use super::squares::{Squares, Sum};
 use super::{Curvature, Matrix, Replay, jvp, product};
@@ -387,4 +388,140 @@ fn hessian_product<T: Element>(mut model: Model<T>, labels: &[i64]) -> Vec<f64> 
     let loss = Objective::from(Loss::CROSS_ENTROPY);
     product(&mut model, &loss, x, Targets::Labels(labels), Matrix::Hessian, true, &v, &mut found).unwrap();
     found.iter().map(|x| x.to_f64()).collect()
+}
+
+/// Networks that jets go through: one dense layer after another, and with features in front, a block and no bias.
+fn jet_networks(act: Activation) -> [Vec<Layer>; 2] {
+    let dense =
+        |inputs, outputs, bias| Layer::Linear(Linear { inputs, outputs, bias, init: Init::KaimingUniform });
+    let features = Fourier { inputs: WIDTHS[0], frequencies: Frequencies::Normal { count: 9, sigma: 0.2 } };
+    let inner = vec![dense(18, 37, true), Layer::Activation(act), dense(37, 18, false)];
+    let behind = [Layer::Residual(inner), Layer::Activation(act), dense(18, WIDTHS[3], true)];
+    let with_block = [Layer::Fourier(features)].into_iter().chain(behind).collect();
+    [network(Behind::Nothing, act), with_block]
+}
+
+#[test]
+fn jets_are_derivatives_of_the_outputs_along_each_direction() {
+    let (along, h) = (draw::<f64>(2 * WIDTHS[0], 5), 3e-5);
+    let (x, size) = (draw(ROWS * WIDTHS[0], 1), ROWS * WIDTHS[3]);
+    for isa in Isa::available() {
+        for (which, layers) in jet_networks(Activation::Tanh).into_iter().enumerate() {
+            let mut model = Model::<f64>::with_isa(layers, 3, isa).unwrap();
+            let mut jet = Jet::new(model.network(), MatRef::new(&along, 2, WIDTHS[0]), 2).unwrap();
+            let mut found = vec![f64::NAN; 5 * size];
+            jet.forward(&model, MatRef::new(&x, ROWS, WIDTHS[0]), &mut found).unwrap();
+            let mut at = |k: usize, step: f64| {
+                let direction = &along[k * WIDTHS[0]..][..WIDTHS[0]];
+                let moved: Vec<f64> =
+                    x.iter().enumerate().map(|(i, x)| x + step * direction[i % WIDTHS[0]]).collect();
+                let mut y = vec![0.0; size];
+                model.predict(MatRef::new(&moved, ROWS, WIDTHS[0]), &mut y).unwrap();
+                y
+            };
+            let here = at(0, 0.0);
+            assert!(distance(&found[..size], &here) < 1e-14, "{isa} {which}");
+            for k in 0..2 {
+                let (up, down) = (at(k, h), at(k, -h));
+                let first: Vec<f64> = up.iter().zip(&down).map(|(a, b)| (a - b) / (2.0 * h)).collect();
+                let second: Vec<f64> =
+                    (0..size).map(|i| (up[i] - 2.0 * here[i] + down[i]) / (h * h)).collect();
+                let errors = [
+                    distance(&found[(1 + k) * size..][..size], &first),
+                    distance(&found[(3 + k) * size..][..size], &second),
+                ];
+                // Of the differences: h², and for the second ε/h² beside.
+                assert!(errors[0] < 1e-7 && errors[1] < 1e-6, "{isa} {which} {k}: {errors:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_goes_back_from_a_jet_is_the_gradient() {
+    let (along, rows) = (draw::<f64>(3 * WIDTHS[0], 5), 70);
+    let x = draw(rows * WIDTHS[0], 1);
+    let (along, x) = (MatRef::new(&along, 3, WIDTHS[0]), MatRef::new(&x, rows, WIDTHS[0]));
+    let acts = [Activation::Tanh, Activation::Gelu, Activation::Sine(1.3), Activation::Softplus(2.0)];
+    for isa in Isa::available() {
+        for (act, order) in acts.into_iter().flat_map(|act| [(act, 1), (act, 2)]) {
+            for (which, layers) in jet_networks(act).into_iter().enumerate() {
+                let mut model = Model::<f64>::with_isa(layers, 3, isa).unwrap();
+                let n = model.network().num_parameters();
+                let mut jet = Jet::new(model.network(), along, order).unwrap();
+                let parts = jet.parts(model.network());
+                let weights = draw::<f64>(parts * rows * WIDTHS[3], 8);
+                let mut output = vec![0.0; weights.len()];
+                jet.forward(&model, x, &mut output).unwrap();
+                // What was there is added to.
+                model.set_gradients(&vec![1.0; n]).unwrap();
+                jet.backward(&mut model, MatRef::new(&weights, parts * rows, WIDTHS[3])).unwrap();
+                let (mut gradient, mut theta) = (vec![0.0; n], vec![0.0; n]);
+                model.gradients(&mut gradient);
+                gradient.iter_mut().for_each(|g| *g -= 1.0);
+                model.parameters(&mut theta);
+                let v = draw::<f64>(n, 9);
+                let h = 1e-5;
+                let mut at = |step: f64| {
+                    let moved: Vec<f64> = theta.iter().zip(&v).map(|(p, v)| p + step * v).collect();
+                    model.set_parameters(&moved).unwrap();
+                    jet.forward(&model, x, &mut output).unwrap();
+                    dot(&output, &weights)
+                };
+                let numeric = (at(h) - at(-h)) / (2.0 * h);
+                let found = dot(&gradient, &v);
+                let error = (found - numeric).abs() / numeric.abs();
+                assert!(error < 1e-7, "{isa} {} {order} {which}: {found} {numeric}", act.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn jets_have_the_same_bits_for_any_number_of_threads_and_are_near_in_single_precision() {
+    fn run<T: Element>(threads: usize) -> Vec<T> {
+        crate::threads::set_num_threads(threads);
+        let [layers, _] = jet_networks(Activation::Silu);
+        let mut model = Model::<T>::new(layers, 3).unwrap();
+        let rows = 700;
+        let (x, along) = (draw::<T>(rows * WIDTHS[0], 1), draw::<T>(2 * WIDTHS[0], 5));
+        let mut jet = Jet::new(model.network(), MatRef::new(&along, 2, WIDTHS[0]), 2).unwrap();
+        let weights = draw::<T>(5 * rows * WIDTHS[3], 8);
+        let mut all = vec![T::ZERO; weights.len()];
+        jet.forward(&model, MatRef::new(&x, rows, WIDTHS[0]), &mut all).unwrap();
+        jet.backward(&mut model, MatRef::new(&weights, 5 * rows, WIDTHS[3])).unwrap();
+        let mut gradient = vec![T::ZERO; model.network().num_parameters()];
+        model.gradients(&mut gradient);
+        all.extend(gradient);
+        all
+    }
+    let single = run::<f32>(1);
+    for threads in [2, 3, 8] {
+        assert_eq!(run::<f32>(threads), single, "{threads} threads");
+    }
+    let (single, double): (Vec<f64>, _) = (single.into_iter().map(f64::from).collect(), run::<f64>(2));
+    let error = distance(&single, &double);
+    assert!(error < 1e-5, "{error:e}");
+}
+
+#[test]
+fn jets_do_not_go_through_what_they_cannot() {
+    let make = |layers| Model::<f64>::new(layers, 0).unwrap();
+    let model = make(network(Behind::RowNorm, Activation::Tanh));
+    let along = [1.0; WIDTHS[0]];
+    let text = Jet::new(model.network(), MatRef::new(&along, 1, WIDTHS[0]), 2).err().unwrap().to_string();
+    assert!(text.contains("layer 1 (LayerNorm 37)"), "{text}");
+    let [layers, _] = jet_networks(Activation::Tanh);
+    let mut model = make(layers);
+    let text = Jet::new(model.network(), MatRef::new(&along[..4], 1, 4), 2).err().unwrap().to_string();
+    assert!(text.contains("of 5 numbers"), "{text}");
+    assert!(Jet::new(model.network(), MatRef::new(&along, 1, WIDTHS[0]), 3).is_err());
+    let mut jet = Jet::new(model.network(), MatRef::new(&along, 1, WIDTHS[0]), 2).unwrap();
+    let (x, gradient) = (draw::<f64>(4 * WIDTHS[0], 1), draw::<f64>(12 * WIDTHS[3], 2));
+    let gradient = MatRef::new(&gradient, 12, WIDTHS[3]);
+    assert!(jet.backward(&mut model, gradient).is_err(), "nothing went forward");
+    jet.forward(&model, MatRef::new(&x, 4, WIDTHS[0]), &mut [0.0; 12 * WIDTHS[3]]).unwrap();
+    let short = MatRef::new(&gradient.row(0)[..3], 1, 3);
+    assert!(jet.backward(&mut model, short).is_err(), "too few rows");
+    assert!(jet.backward(&mut model, gradient).is_ok());
 }

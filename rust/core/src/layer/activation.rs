@@ -30,9 +30,9 @@ pub trait Function: Copy {
         s.mul(dy, saved)
     }
 
-    /// [φ′(z), φ″(z)], for second derivatives ([`diff`](crate::diff)). At a kink φ′ is that of the negative side,
-    /// as [`backward`](Self::backward) has it, and φ″ is that of one of the sides.
-    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2];
+    /// [φ′(z), φ″(z), φ‴(z)], for derivatives beyond the first ([`diff`](crate::diff)). At a kink φ′ is that of the
+    /// negative side, as [`backward`](Self::backward) has it, and the others are those of one of the sides.
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3];
 }
 
 /// Makes the enum of all element-wise layers, and its methods, which hand on to their files.
@@ -121,13 +121,13 @@ macro_rules! activations {
                 }
             }
 
-            /// Forward mode: from z and its tangent ż, in their places φ(z) and φ′(z)·ż; beside them
-            /// slope ← φ′(z) and bend ← φ″(z)·ż, which is the tangent of φ′(z).
+            /// φ and its first three derivatives: from z in the first of the slices, which are of one length, φ(z),
+            /// and φ′(z), φ″(z) and φ‴(z) in the others.
             #[inline(always)]
-            pub fn tangent<T: Element, S: Simd<T>>(self, s: S, tangent: Tangent<'_, T>) {
+            pub fn jet<T: Element, S: Simd<T>>(self, s: S, z: [&mut [T]; 4]) {
                 match self {
                     $(Activation::$Name $(($($parameter),+))? => {
-                        s.run(Forth(super::$file::$Name $(($($parameter),+))?, tangent));
+                        s.run(Jet(super::$file::$Name $(($($parameter),+))?, z));
                     })*
                 }
             }
@@ -195,34 +195,22 @@ impl<F: Function, T: Element> Op<T> for Backward<'_, F, T> {
     }
 }
 
-/// Slices of one length, see [`Activation::tangent`].
-pub struct Tangent<'m, T> {
-    /// z, then φ(z).
-    pub value: &'m mut [T],
-    /// ż, then φ′(z)·ż.
-    pub dot: &'m mut [T],
-    /// ← φ′(z)
-    pub slope: &'m mut [T],
-    /// ← φ″(z)·ż
-    pub bend: &'m mut [T],
-}
+/// The same for [`Activation::jet`].
+struct Jet<'m, F, T>(F, [&'m mut [T]; 4]);
 
-/// The same for [`Activation::tangent`].
-struct Forth<'m, F, T>(F, Tangent<'m, T>);
-
-impl<F: Function, T: Element> Op<T> for Forth<'_, F, T> {
+impl<F: Function, T: Element> Op<T> for Jet<'_, F, T> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
-        let Forth(f, Tangent { value, dot, slope, bend }) = self;
+        let Jet(f, z) = self;
         zip_map(
             s,
-            [value, dot, slope, bend],
+            z,
             [],
             #[inline(always)]
-            |[z, dot, _, _], []| {
-                let [first, second] = f.slopes(s, z);
-                [f.forward(s, z)[0], s.mul(first, dot), first, s.mul(second, dot)]
+            |z, []| {
+                let [first, second, third] = f.slopes(s, z[0]);
+                [f.forward(s, z[0])[0], first, second, third]
             },
         );
     }

@@ -1,5 +1,5 @@
 //! CELU: y = z for z > 0, else α·(e^(z/α) − 1); φ′ = 1 for z > 0, else e^(z/α), saved as for
-//! [ELU](super::elu); φ″ = φ′/α for z ≤ 0.
+//! [ELU](super::elu); φ″ = φ′/α and φ‴ = φ″/α for z ≤ 0.
 //!
 //! Other than ELU it has no kink at 0 for any α. Barron, arXiv:1704.07483.
 
@@ -25,9 +25,11 @@ impl Function for Celu {
     }
 
     #[inline(always)]
-    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3] {
         let slope = self.forward(s, z)[1];
-        let left = s.mul(slope, s.splat(T::lit(1.0 / self.0)));
-        [slope, s.select(s.lt(s.splat(T::ZERO), z), s.splat(T::ZERO), left)]
+        let zero = s.splat(T::ZERO);
+        let per_alpha = s.select(s.lt(zero, z), zero, s.splat(T::lit(1.0 / self.0)));
+        let second = s.mul(slope, per_alpha);
+        [slope, second, s.mul(second, per_alpha)]
     }
 }

@@ -33,8 +33,8 @@ impl Function for Dropout {
     }
 
     #[inline(always)]
-    fn slopes<T: Element, S: Simd<T>>(self, s: S, _: S::V) -> [S::V; 2] {
-        [s.splat(T::ONE), s.splat(T::ZERO)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, _: S::V) -> [S::V; 3] {
+        [s.splat(T::ONE), s.splat(T::ZERO), s.splat(T::ZERO)]
     }
 }
 

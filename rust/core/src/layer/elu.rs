@@ -30,10 +30,11 @@ impl Function for Elu {
     }
 
     #[inline(always)]
-    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3] {
         let slope = self.forward(s, z)[1];
         // Left of 0 eᶻ is its own derivative.
-        [slope, s.select(s.lt(s.splat(T::ZERO), z), s.splat(T::ZERO), slope)]
+        let left = s.select(s.lt(s.splat(T::ZERO), z), s.splat(T::ZERO), slope);
+        [slope, left, left]
     }
 }
 

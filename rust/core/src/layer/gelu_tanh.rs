@@ -43,8 +43,9 @@ impl Function for GeluTanh {
     }
 
     #[inline(always)]
-    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
-        // With v = 2u: φ′ = σ + z·q·v′ and φ″ = q·(2v′ + z·((1 − 2σ)·v′² + v″)), where q = σ·(1 − σ).
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3] {
+        // With v = 2u, q = σ·(1 − σ) and o = 1 − 2σ, σ(v) has the derivatives q·v′, q·(o·v′² + v″) and
+        // q·((1 − 6q)·v′³ + 3o·v′·v″ + v‴); of z·σ it is n times one before, and z times its own.
         let (one, end) = (s.splat(T::ONE), s.splat(T::lit(END)));
         let z = s.max(s.neg(end), s.min(end, z));
         let (square, twice) = (s.mul(z, z), s.splat(T::lit(TWICE)));
@@ -52,8 +53,15 @@ impl Function for GeluTanh {
         let slope = s.mul(twice, s.fma(s.splat(T::lit(3.0 * CUBIC)), square, one));
         let bend = s.mul(s.splat(T::lit(6.0 * CUBIC * TWICE)), z);
         let (sigma, rest) = (T::sigmoid(s, v), T::sigmoid(s, s.neg(v)));
-        let q = s.mul(sigma, rest);
-        let inner = s.fma(s.mul(s.sub(rest, sigma), slope), slope, bend);
-        [s.fma(z, s.mul(q, slope), sigma), s.mul(q, s.fma(z, inner, s.add(slope, slope)))]
+        let (q, odd, three) = (s.mul(sigma, rest), s.sub(rest, sigma), s.splat(T::lit(3.0)));
+        let inner = s.fma(s.mul(odd, slope), slope, bend);
+        let even = s.fma(s.splat(T::lit(-6.0)), q, one);
+        let cubed = s.mul(s.mul(even, slope), s.mul(slope, slope));
+        let crossed = s.fma(s.mul(three, odd), s.mul(slope, bend), s.splat(T::lit(6.0 * CUBIC * TWICE)));
+        [
+            s.fma(z, s.mul(q, slope), sigma),
+            s.mul(q, s.fma(z, inner, s.add(slope, slope))),
+            s.mul(q, s.fma(z, s.add(cubed, crossed), s.mul(three, inner))),
+        ]
     }
 }

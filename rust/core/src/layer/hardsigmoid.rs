@@ -30,7 +30,7 @@ impl Function for Hardsigmoid {
     }
 
     #[inline(always)]
-    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
-        [self.backward(s, s.splat(T::ONE), self.forward(s, z)[0]), s.splat(T::ZERO)]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3] {
+        [self.backward(s, s.splat(T::ONE), self.forward(s, z)[0]), s.splat(T::ZERO), s.splat(T::ZERO)]
     }
 }

@@ -31,9 +31,9 @@ impl Function for Hardswish {
     }
 
     #[inline(always)]
-    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3] {
         let (zero, three, third) = (s.splat(T::ZERO), s.splat(T::lit(3.0)), s.splat(T::lit(1.0 / 3.0)));
         let inside = s.select(s.lt(s.neg(three), z), s.select(s.lt(z, three), third, zero), zero);
-        [self.forward(s, z)[1], inside]
+        [self.forward(s, z)[1], inside, zero]
     }
 }

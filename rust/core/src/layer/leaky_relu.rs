@@ -32,8 +32,8 @@ impl Function for LeakyRelu {
     }
 
     #[inline(always)]
-    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3] {
         let (zero, one) = (s.splat(T::ZERO), s.splat(T::ONE));
-        [s.select(s.lt(zero, z), one, s.splat(T::lit(self.0))), zero]
+        [s.select(s.lt(zero, z), one, s.splat(T::lit(self.0))), zero, zero]
     }
 }

@@ -1,5 +1,5 @@
 //! Log-sigmoid: y = ln 1/(1 + e⁻ᶻ) = −softplus(−z) (in [`math`](crate::math)); dz = dy·(1 − eʸ);
-//! φ″ = −eʸ·(1 − eʸ).
+//! φ″ = −eʸ·(1 − eʸ); φ‴ = φ″·(1 − 2eʸ).
 
 use super::Function;
 use crate::element::Element;
@@ -23,9 +23,9 @@ impl Function for LogSigmoid {
     }
 
     #[inline(always)]
-    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
-        // σ(−z)
-        let slope = T::sigmoid(s, s.neg(z));
-        [slope, s.neg(s.mul(slope, s.sub(s.splat(T::ONE), slope)))]
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3] {
+        let (slope, sigma) = (T::sigmoid(s, s.neg(z)), T::sigmoid(s, z));
+        let second = s.neg(s.mul(slope, sigma));
+        [slope, second, s.mul(second, s.sub(slope, sigma))]
     }
 }

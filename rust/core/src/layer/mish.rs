@@ -32,8 +32,9 @@ impl Function for Mish {
     }
 
     #[inline(always)]
-    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
-        // With t = tanh ln(1 + e) and a = t′ = 4e·(1 + e)/(n + 2)²: φ′ = t + z·a, φ″ = a·(2 + z·(1 − σ − 2t·σ)).
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3] {
+        // With t = tanh ln(1 + e), a = t′ = 4e·(1 + e)/(n + 2)² and b = 1 − σ − 2t·σ = t″/a:
+        // φ′ = t + z·a, φ″ = a·(2 + z·b), φ‴ = a·(3b + z·(b² + b′)), b′ = −(1 + 2t)·σ·(1 − σ) − 2a·σ.
         let (one, two) = (s.splat(T::ONE), s.splat(T::lit(2.0)));
         let u = s.max(s.splat(T::lit(-100.0)), s.min(s.splat(T::lit(30.0)), z));
         let e = T::exp(s, u);
@@ -42,7 +43,10 @@ impl Function for Mish {
         let (t, sigma) = (s.mul(n, r), T::sigmoid(s, u));
         // In an order in which nothing overflows.
         let a = s.mul(s.mul(s.splat(T::lit(4.0)), s.mul(e, r)), s.mul(s.add(e, one), r));
-        let inner = s.fma(s.mul(two, t), s.neg(sigma), s.sub(one, sigma));
-        [s.fma(u, a, t), s.mul(a, s.fma(u, inner, two))]
+        let b = s.fma(s.mul(two, t), s.neg(sigma), s.sub(one, sigma));
+        let factor = s.fma(s.fma(two, t, one), s.sub(one, sigma), s.mul(two, a));
+        let along = s.fma(b, b, s.neg(s.mul(sigma, factor)));
+        let third = s.fma(u, along, s.mul(s.splat(T::lit(3.0)), b));
+        [s.fma(u, a, t), s.mul(a, s.fma(u, b, two)), s.mul(a, third)]
     }
 }

@@ -36,7 +36,7 @@ pub(crate) mod tanh;
 use crate::element::Element;
 use crate::simd::Simd;
 
-pub use activation::{Activation, Function, Tangent};
+pub use activation::{Activation, Function};
 
 pub use batch_norm::BatchNorm;
 pub use fourier::{Fourier, Frequencies};

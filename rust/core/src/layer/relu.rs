@@ -26,8 +26,8 @@ impl Function for Relu {
     }
 
     #[inline(always)]
-    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3] {
         let (zero, one) = (s.splat(T::ZERO), s.splat(T::ONE));
-        [s.select(s.lt(zero, z), one, zero), zero]
+        [s.select(s.lt(zero, z), one, zero), zero, zero]
     }
 }

@@ -1,4 +1,5 @@
-//! Sigmoid: y = 1/(1 + e⁻ᶻ) (in [`math`](crate::math)); dz = dy·y·(1 − y); φ″ = y·(1 − y)·(1 − 2y).
+//! Sigmoid: y = 1/(1 + e⁻ᶻ) (in [`math`](crate::math)); dz = dy·y·(1 − y); φ″ = y·(1 − y)·(1 − 2y);
+//! φ‴ = y·(1 − y)·(1 − 6·y·(1 − y)).
 
 use super::Function;
 use crate::element::Element;
@@ -21,9 +22,10 @@ impl Function for Sigmoid {
     }
 
     #[inline(always)]
-    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3] {
         let (y, one) = (T::sigmoid(s, z), s.splat(T::ONE));
         let slope = s.mul(y, s.sub(one, y));
-        [slope, s.mul(slope, s.fma(s.splat(T::lit(-2.0)), y, one))]
+        let second = s.mul(slope, s.fma(s.splat(T::lit(-2.0)), y, one));
+        [slope, second, s.mul(slope, s.fma(s.splat(T::lit(-6.0)), slope, one))]
     }
 }

@@ -1,5 +1,5 @@
 //! SiLU: y = z·σ(z) with σ(z) = 1/(1 + e⁻ᶻ); φ′ = σ(z)·(1 + z·(1 − σ(z)));
-//! φ″ = σ(z)·(1 − σ(z))·(2 + z·(1 − 2σ(z))).
+//! φ″ = q·(2 + z·(1 − 2σ(z))) with q = σ(z)·(1 − σ(z)); φ‴ = q·(3·(1 − 2σ(z)) + z·(1 − 6q)).
 //!
 //! φ is not monotonic, so φ′ cannot be had from y: the forward pass saves it, dz = dy·φ′.
 //! Elfwing, Uchibe & Doya, arXiv:1702.03118; Ramachandran, Zoph & Le call it Swish, arXiv:1710.05941.
@@ -22,9 +22,12 @@ impl Function for Silu {
     }
 
     #[inline(always)]
-    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3] {
         let (sigma, rest) = (T::sigmoid(s, z), T::sigmoid(s, s.neg(z)));
-        let bend = s.fma(z, s.sub(rest, sigma), s.splat(T::lit(2.0)));
-        [self.forward(s, z)[1], s.mul(s.mul(sigma, rest), bend)]
+        let (q, odd) = (s.mul(sigma, rest), s.sub(rest, sigma));
+        let second = s.fma(z, odd, s.splat(T::lit(2.0)));
+        let even = s.fma(s.splat(T::lit(-6.0)), q, s.splat(T::ONE));
+        let third = s.fma(z, even, s.mul(s.splat(T::lit(3.0)), odd));
+        [self.forward(s, z)[1], s.mul(q, second), s.mul(q, third)]
     }
 }

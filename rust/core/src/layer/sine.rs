@@ -1,4 +1,4 @@
-//! Sine: y = sin ωz; φ′ = ω·cos ωz, saved; φ″ = −ω²·sin ωz.
+//! Sine: y = sin ωz; φ′ = ω·cos ωz, saved; φ″ = −ω²·sin ωz; φ‴ = −ω³·cos ωz.
 //!
 //! The activation of SIREN: Sitzmann, Martel, Bergman, Lindell & Wetzstein, arXiv:2006.09661. What goes with it
 //! are the first weights: [`Init::SirenFirst`](super::Init::SirenFirst) and [`Init::Siren`](super::Init::Siren).
@@ -28,9 +28,11 @@ impl Function for Sine {
     }
 
     #[inline(always)]
-    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3] {
         let omega = s.splat(T::lit(self.0));
         let (sin, cos) = sin::sin_cos(s, s.mul(omega, z));
-        [s.mul(omega, cos), s.neg(s.mul(s.mul(omega, omega), sin))]
+        let square = s.neg(s.mul(omega, omega));
+        let slope = s.mul(omega, cos);
+        [slope, s.mul(square, sin), s.mul(square, slope)]
     }
 }

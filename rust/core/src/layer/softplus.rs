@@ -1,5 +1,5 @@
 //! Softplus: y = ln(1 + e^(βz))/β (in [`math`](crate::math)); dz = dy·σ(βz) = dy·(1 − e^(−βy));
-//! φ″ = β·σ(βz)·σ(−βz).
+//! φ″ = β·σ(βz)·σ(−βz); φ‴ = β·φ″·(σ(−βz) − σ(βz)).
 //!
 //! φ grows everywhere, so that nothing need be saved; computed without cancellation, 1 − e⁻ʸ has
 //! about the relative error of y.
@@ -35,9 +35,11 @@ impl Function for Softplus {
     }
 
     #[inline(always)]
-    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
+    fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3] {
         let beta = s.splat(T::lit(self.0));
-        let slope = T::sigmoid(s, s.mul(beta, z));
-        [slope, s.mul(beta, s.mul(slope, s.sub(s.splat(T::ONE), slope)))]
+        let u = s.mul(beta, z);
+        let (slope, rest) = (T::sigmoid(s, u), T::sigmoid(s, s.neg(u)));
+        let second = s.mul(beta, s.mul(slope, rest));
+        [slope, second, s.mul(beta, s.mul(second, s.sub(rest, slope)))]
     }
 }

@@ -13,7 +13,6 @@ use crate::simd::Simd;
 #[inline(always)]
 pub fn row<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, pos_weight: &[T]) -> RowLoss {
     let (reads, grads) = ([row.output, row.target], row.grad.map(|g| [g]));
-    let n = row.output.len() as f64;
     let [loss, right] = if pos_weight.is_empty() {
         let one = s.splat(T::ONE);
         elements(
@@ -34,7 +33,7 @@ pub fn row<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, pos_weight: &[T]) -> R
             |[o, t, p]| element(s, o, t, p),
         )
     };
-    RowLoss { loss, right: right / n }
+    RowLoss { loss, right }
 }
 
 #[inline(always)]

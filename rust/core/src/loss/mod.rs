@@ -156,7 +156,7 @@ pub struct Totals {
 pub struct RowLoss {
     /// The loss, summed over the row's elements.
     pub loss: f64,
-    /// Which share of the row is right; 0 where nothing can be right or wrong.
+    /// How many of its elements are right; 0 where nothing can be right or wrong.
     pub right: f64,
 }
 
@@ -365,7 +365,7 @@ impl<T: Element> Objective<T> {
     ) -> Totals {
         let elements = self.elements(outputs) as f64;
         if !uneven {
-            return Totals { loss: len as f64 * elements, accuracy: len as f64 };
+            return Totals { loss: len as f64 * elements, accuracy: len as f64 * elements };
         }
         let mut totals = Totals::default();
         for i in (0..len).map(at) {
@@ -379,7 +379,7 @@ impl<T: Element> Objective<T> {
                 Targets::Values(_) => 1.0,
             };
             totals.loss += weight * class * elements;
-            totals.accuracy += weight;
+            totals.accuracy += weight * elements;
         }
         totals
     }

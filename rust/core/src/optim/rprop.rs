@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! c = sign(g·h)                         h: the gradient of the step before
-//! s ← clamp(s·η₊ if c > 0, s·η₋ if c < 0, s else; low, high)     from s = lr
+//! s ← clamp(s·η₊ if c > 0, s·η₋ if c < 0, s else; low, high)     s = lr before the first step
 //! g ← 0                                 if c < 0
 //! θ ← θ − s·sign(g)
 //! h ← g
@@ -35,8 +35,16 @@ impl Default for Rprop {
     }
 }
 
+/// A step's constants.
+#[derive(Clone, Copy)]
+pub struct Step {
+    config: Rprop,
+    /// Whether it is the first, which sets out from the learning rate as it is then.
+    first: bool,
+}
+
 impl Method for Rprop {
-    type Step = Self;
+    type Step = Step;
 
     options!(lr, eta1, eta2, step_size1, step_size2);
 
@@ -58,15 +66,15 @@ impl Method for Rprop {
     }
 
     fn slots(&self) -> Vec<Slot> {
-        vec![Slot::signed("prev"), Slot::positive("step_size").from(self.lr)]
+        vec![Slot::signed("prev"), Slot::positive("step_size")]
     }
 
-    fn at(&self, _: u64, _: &Scalars) -> Self {
-        *self
+    fn at(&self, t: u64, _: &Scalars) -> Step {
+        Step { config: *self, first: t == 1 }
     }
 }
 
-impl Formula for Rprop {
+impl Formula for Step {
     #[inline(always)]
     fn update<T: Element, S: Simd<T>>(
         &self,
@@ -75,8 +83,9 @@ impl Formula for Rprop {
         grads: &[T],
         [before, sizes, ..]: [&mut [T]; MAX_STATE],
     ) {
-        let [shrink, grow, low, high] =
-            [self.eta1, self.eta2, self.step_size1, self.step_size2].map(|x| s.splat(T::lit(x)));
+        let Step { config: Rprop { lr, eta1, eta2, step_size1, step_size2 }, first } = *self;
+        let [lr, shrink, grow, low, high] =
+            [lr, eta1, eta2, step_size1, step_size2].map(|x| s.splat(T::lit(x)));
         let (zero, one) = (s.splat(T::ZERO), s.splat(T::ONE));
         stream_map(
             s,
@@ -87,6 +96,7 @@ impl Formula for Rprop {
                 let change = s.mul(sign(s, g), sign(s, h)); // of signs: g·h might underflow
                 let (same, turned) = (s.lt(zero, change), s.lt(change, zero));
                 let factor = s.select(same, grow, s.select(turned, shrink, one));
+                let size = if first { lr } else { size };
                 let size = s.min(s.max(s.mul(size, factor), low), high);
                 let g = s.select(turned, zero, g);
                 [s.sub(p, s.mul(size, sign(s, g))), g, size]

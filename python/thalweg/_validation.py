@@ -1,0 +1,137 @@
+"""Evaluation of data that come batch by batch, by itself and at the end of a fit's epochs."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from thalweg import _core
+from thalweg._arrays import Array
+from thalweg._custom import total
+from thalweg._python_fit import PythonFit
+from thalweg._snapshot import Snapshot
+from thalweg._stream import StreamFit, pair_of
+from thalweg.errors import ArgumentError, DataError, ThalwegError
+from thalweg.nn import CrossEntropyLoss, Loss
+
+if TYPE_CHECKING:
+    from thalweg._trainer._base import TrainerBase
+
+
+def is_source(data: Any) -> bool:
+    """Whether validation data are batches, and no tuple or list [x, y] of arrays."""
+    if isinstance(data, list):
+        return len(data) > 0 and all(isinstance(batch, tuple) for batch in data)
+    if isinstance(data, (tuple, str, bytes, dict)) or hasattr(data, "__array__"):
+        return False
+    return hasattr(data, "__iter__") or callable(data)
+
+
+def evaluate(
+    trainer: "TrainerBase", source: Callable[[], Iterable[Any]], name: str = ""
+) -> tuple[float, float | None]:
+    """Loss and accuracy of all batches together, in evaluation mode; errors name the batch.
+
+    Means are put together by what their rows count, and so are those of all rows to rounding.
+    """
+    batches = source()
+    if not hasattr(batches, "__iter__"):
+        raise ArgumentError(
+            f"{name or 'x'} is a function that must give an iterable of batches (x, y) or "
+            f"(x, y, sample_weight); it gave {batches!r}"
+        )
+    loss, dtype = trainer._loss, trainer._model.dtype
+    is_sum = getattr(loss, "reduction", "mean") == "sum"
+    number, sums, accuracy = 0, np.zeros(4), None
+    for number, batch in enumerate(batches, start=1):
+        place = f"{name} batch {number}".lstrip()
+        x, y, *weight = pair_of(batch, place)
+        try:
+            x, y, w = trainer._ready(x, y, weight[0] if weight else None)
+            rows, counted = _totals(loss, x, y, w, dtype)
+            if len(x) and rows == counted == 0:  # as in training, such a batch is passed over
+                continue
+            value, accuracy = trainer._core.evaluate(x, y, w)
+        except ThalwegError as error:
+            raise type(error)(f"{place}: {error}") from None
+        share = 1.0 if is_sum else rows
+        sums += value * share, share, (accuracy or 0.0) * counted, counted
+    if number == 0:
+        raise DataError(f"{name or 'x'} has no batch")
+    of_loss, shares, right, counted = sums.tolist()
+    if shares == 0:
+        raise DataError(f"all rows of {name or 'x'} weigh nothing")
+    value = of_loss if is_sum else of_loss / shares
+    return value, None if accuracy is None else right / counted
+
+
+def _totals(
+    loss: Loss, x: Any, y: Any, weight: Array | None, dtype: np.dtype[Any]
+) -> tuple[float, float]:
+    """Give what rows count in the mean of the loss, and in that of the accuracy, as the core."""
+    rows = total(x, weight)
+    if not isinstance(loss, CrossEntropyLoss) or y.ndim != 1 or len(y) != len(x):
+        return rows, rows
+    each = np.ones(len(y)) if weight is None else weight.astype(np.float64)
+    if len(each) != len(y):  # an error that the core names
+        return rows, rows
+    each = np.where(y == loss.ignore_index, 0.0, each)
+    classes = np.ones(1) if loss.weight is None else np.asarray(loss.weight, dtype)
+    # A label that is no class is an error that the core names; any weight will do.
+    return float(each @ classes[y.clip(0, len(classes) - 1)]), float(each.sum())
+
+
+class ValidatedFit:
+    """A fit whose validation data come batch by batch: it stands where the fit itself would.
+
+    The fit knows nothing of them. At the end of each epoch they are evaluated, before anybody sees
+    its figures.
+    """
+
+    def __init__(
+        self,
+        fit: _core.Fit | PythonFit | StreamFit,
+        evaluate: Callable[[], tuple[float, float | None]],
+        before: Snapshot,
+    ) -> None:
+        self._fit, self._evaluate, self._before = fit, evaluate, before
+        self._ended: list[tuple[Any, ...]] = []
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs are over."""
+        return self._fit.done
+
+    @property
+    def last_loss(self) -> float:
+        """Loss of the last batch, before its update."""
+        return self._fit.last_loss
+
+    @property
+    def progress(self) -> tuple[int, int, int, float, float | None]:
+        """As `_core.Fit.progress`."""
+        return self._fit.progress
+
+    def run(
+        self,
+        max_epochs: int | None = None,
+        max_seconds: float | None = None,
+        max_batches: int | None = None,
+    ) -> list[tuple[Any, ...]]:
+        """As `_core.Fit.run`, for one epoch at most; after an error all is as before the fit."""
+        for record in self._fit.run(1, max_seconds, max_batches):
+            begin = time.perf_counter()
+            try:
+                held_out = self._evaluate()
+            except Exception:
+                self._before.restore()
+                raise
+            seconds = record[6] + time.perf_counter() - begin
+            self._ended.append((*record[:4], *held_out, seconds, *record[7:]))
+        return self.take_ended()
+
+    def take_ended(self) -> list[tuple[Any, ...]]:
+        """As `_core.Fit.take_ended`; an epoch whose validation was interrupted has no figures."""
+        ended, self._ended = self._ended, []
+        return ended

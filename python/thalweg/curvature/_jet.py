@@ -1,0 +1,67 @@
+"""Derivatives of the outputs by the inputs."""
+
+from typing import Any, Literal, overload
+
+from thalweg import _checks
+from thalweg._arrays import Array
+from thalweg._jets import Jets
+from thalweg.errors import ArgumentError
+from thalweg.nn import Sequential
+
+
+@overload
+def jet(
+    model: Sequential, x: Any, *, order: Literal[2] = 2, along: Any = None
+) -> tuple[Array, Array, Array]: ...
+@overload
+def jet(
+    model: Sequential, x: Any, *, order: Literal[1], along: Any = None
+) -> tuple[Array, Array]: ...
+def jet(model: Sequential, x: Any, *, order: int = 2, along: Any = None) -> tuple[Array, ...]:
+    r"""Give outputs and their first and second derivatives by the inputs, exact ones.
+
+    `nn.DerivativeLoss` trains a model on what is made of them.
+
+    Parameters
+    ----------
+    model : Sequential
+        Is not changed. It is as in evaluation.
+    x : array_like, shape (n, in_features)
+        The samples.
+    order : {2, 1}, keyword only
+        The highest derivatives.
+    along : array_like, shape (directions, in_features), keyword only, optional
+        Directions, one in each row; those of the inputs, one after the other, by default.
+
+    Returns
+    -------
+    u : ndarray, shape (n, out_features)
+        The outputs.
+    du : ndarray, shape (directions, n, out_features)
+        Their derivatives along each direction v, :math:`\partial u / \partial x \cdot v`.
+    d2u : ndarray, shape (directions, n, out_features)
+        With ``order=2`` the second ones,
+        :math:`v^\top \, \partial^2 u / \partial x^2 \, v`.
+
+    Raises
+    ------
+    ArgumentError, ShapeError, DataError, DtypeError
+        If an argument is not as above.
+    UnsupportedError
+        If the model has layers that these do not go through; see `nn.DerivativeLoss`.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn
+    >>> model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1), dtype="float64")
+    >>> x = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
+    >>> u, du, d2u = tw.curvature.jet(model, x)
+    >>> laplacian = d2u.sum(axis=0)
+    >>> laplacian.shape
+    (3, 1)
+    """
+    if not isinstance(model, Sequential):
+        raise ArgumentError(f"model must be an nn.Sequential; got {_checks.given(model)}")
+    jets = Jets(model, _checks.integer("order", order, 1, 2), along)
+    return jets.forward(x)

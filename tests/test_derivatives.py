@@ -1,0 +1,268 @@
+"""Derivatives by the inputs, and losses made of them: `curvature.jet` and `nn.DerivativeLoss`."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, optim
+
+
+def network(act=nn.Tanh, dtype="float64", inputs=2):
+    return nn.Sequential(
+        nn.Linear(inputs, 17), act(), nn.Residual(nn.Linear(17, 17), act()), nn.Linear(17, 3),
+        dtype=dtype, seed=4,
+    )  # fmt: skip
+
+
+def heat(u, du, d2u, target):
+    """Squares of u_t - u_xx - target, and of u itself."""
+    left_over = du[1] - d2u[0] - target
+    loss = (left_over**2).mean() + 0.1 * (u**2).mean()
+    slope = 2 * left_over / left_over.size
+    no_slope = np.zeros_like(slope)
+    return loss, (0.2 * u / u.size, np.stack([no_slope, slope]), np.stack([-slope, no_slope]))
+
+
+def poisson(u, du, d2u, x):
+    """Of -u'' = sin x with u = 0 at both ends of the line."""
+    left_over, ends = -d2u[0] - np.sin(x), u * ((x == x.min()) | (x == x.max()))
+    loss = np.mean(left_over**2) + np.sum(ends**2)
+    return loss, (2 * ends, None, -2 * left_over[np.newaxis] / len(x))
+
+
+LINE = np.linspace(0, np.pi, 40).reshape(-1, 1)
+
+
+@pytest.mark.parametrize("act", ["Tanh", "Sigmoid", "SiLU", "GELU", "Softplus", "Mish", "ELU"])
+def test_derivatives_and_gradients_are_those_of_torch(act, rng):
+    torch = pytest.importorskip("torch")
+    x, target = rng.standard_normal((25, 2)), rng.standard_normal((25, 3))
+    model = network(getattr(nn, act))
+    peer = torch.nn.Sequential(
+        torch.nn.Linear(2, 17), getattr(torch.nn, act)(), torch.nn.Linear(17, 17),
+        getattr(torch.nn, act)(), torch.nn.Linear(17, 3),
+    ).double()  # fmt: skip
+    for mine, own in zip(model.state_dict().values(), peer.parameters(), strict=True):
+        own.data.copy_(torch.from_numpy(np.asarray(mine)))
+
+    at = torch.from_numpy(x).requires_grad_()
+    hidden = peer[1](peer[0](at))
+    u = peer[4](hidden + peer[3](peer[2](hidden)))
+    first, second = torch.zeros(2, 25, 3).double(), torch.zeros(2, 25, 3).double()
+    for j in range(3):
+        slope = torch.autograd.grad(u[:, j].sum(), at, create_graph=True)[0]
+        for k in range(2):
+            first[k, :, j] = slope[:, k]
+            bend = torch.autograd.grad(slope[:, k].sum(), at, create_graph=True)[0]
+            second[k, :, j] = bend[:, k]
+    left_over = first[1] - second[0] - torch.from_numpy(target)
+    loss = (left_over**2).mean() + 0.1 * (u**2).mean()
+    loss.backward()
+
+    for mine, own in zip(tw.curvature.jet(model, x), (u, first, second), strict=True):
+        np.testing.assert_allclose(mine, own.detach(), rtol=1e-12, atol=1e-13)
+    trainer = tw.Trainer(model, loss=nn.DerivativeLoss(heat), optimizer=optim.SGD(lr=0.0))
+    found = trainer.backward(x, target)
+    np.testing.assert_allclose(found, loss.item(), rtol=1e-13)
+    gradients = np.concatenate([p.grad.numpy().ravel() for p in peer.parameters()])
+    np.testing.assert_allclose(model.flat_gradients, gradients, rtol=1e-11, atol=1e-13)
+
+
+def test_of_a_sine_they_are_known():
+    """Of u = sin(3 x + 4 y): the gradient is (3, 4) cos, the curvatures (-9, -16) sin."""
+    model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Sine(omega=1.0), dtype="float64")
+    model.flat_parameters = np.array([3.0, 4.0])
+    x = np.array([[0.1, 0.2], [-0.4, 0.6]])
+    z = x @ [3, 4]
+    u, du, d2u = tw.curvature.jet(model, x)
+    np.testing.assert_allclose(u[:, 0], np.sin(z), rtol=1e-14)
+    np.testing.assert_allclose(du[:, :, 0], [3 * np.cos(z), 4 * np.cos(z)], rtol=1e-14)
+    np.testing.assert_allclose(d2u[:, :, 0], [-9 * np.sin(z), -16 * np.sin(z)], rtol=1e-14)
+    u, du = tw.curvature.jet(model, x, order=1, along=[1, 1])
+    np.testing.assert_allclose(du[:, :, 0], [7 * np.cos(z)], rtol=1e-14)
+    _, _, both = tw.curvature.jet(model, x, along=[[1, 1], [1, -1]])
+    np.testing.assert_allclose((both[0] - both[1])[:, 0] / 4, -12 * np.sin(z), rtol=1e-13)
+
+
+def test_first_derivatives_are_those_of_jvp(rng):
+    x = rng.standard_normal((9, 2)).astype(np.float32)
+    model = nn.Sequential(
+        nn.FourierFeatures(2, 8, sigma=0.5), nn.Linear(16, 12), nn.GELU(), nn.Linear(12, 3)
+    )
+    _, du = tw.curvature.jet(model, x, order=1)
+    for k in range(2):
+        _, slope = tw.curvature.jvp(model, x, dx=np.tile(np.eye(2)[k], (9, 1)))
+        np.testing.assert_allclose(du[k], slope, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_gradient_is_checked(weighted, rng):
+    def weigh(u, du, d2u, target, weight):
+        loss = float((weight * d2u[0, :, 0] ** 2).sum())
+        bend = np.zeros_like(d2u)
+        bend[0, :, 0] = 2 * weight * d2u[0, :, 0]
+        return loss, (None, None, bend)
+
+    x, target = rng.standard_normal((6, 2)), rng.standard_normal((6, 3))
+    weight = rng.uniform(0.5, 2, 6) if weighted else None
+    function = weigh if weighted else heat
+    model = network()
+    before = model.flat_parameters.copy()
+    report = tw.gradcheck(model, x, target, loss=nn.DerivativeLoss(function), sample_weight=weight)
+    assert report, report
+    np.testing.assert_array_equal(model.flat_parameters, before)
+
+    def wrong(*arguments):
+        loss, (u, du, d2u) = function(*arguments)
+        return loss, (u, du, 1.01 * d2u)
+
+    assert not tw.gradcheck(model, x, target, loss=nn.DerivativeLoss(wrong), sample_weight=weight)
+
+
+@pytest.mark.parametrize("make", [optim.LBFGS, lambda: optim.SAM(optim.Adam(lr=5e-3), rho=1e-3)])
+def test_a_differential_equation_is_solved(make):
+    model = nn.Sequential(nn.Linear(1, 20), nn.Tanh(), nn.Linear(20, 1), dtype="float64", seed=0)
+    trainer = tw.Trainer(model, loss=nn.DerivativeLoss(poisson), optimizer=make())
+    trainer.fit(LINE, LINE, epochs=200 if make is optim.LBFGS else 1500, batch_size=None)
+    error = np.abs(model(LINE) - np.sin(LINE)).max()
+    assert error < (1e-4 if make is optim.LBFGS else 2e-2), error
+
+
+def test_fits_steps_and_steps_by_hand_are_the_same(rng):
+    x, target = rng.standard_normal((20, 2)), rng.standard_normal((20, 3))
+    ends = []
+    for way in ("fit", "step", "hand"):
+        model, optimizer = network(), optim.Adam(lr=1e-2)
+        trainer = tw.Trainer(model, loss=nn.DerivativeLoss(heat), optimizer=optimizer)
+        if way == "fit":
+            trainer.fit(x, target, epochs=2, batch_size=10, shuffle=False)
+        for start in 2 * [0, 10] if way != "fit" else []:
+            rows = slice(start, start + 10)
+            if way == "step":
+                trainer.step(x[rows], target[rows])
+            else:
+                model.zero_grad()
+                trainer.backward(x[rows], target[rows])
+                optimizer.step(model)
+        ends.append(model.flat_parameters.copy())
+    np.testing.assert_array_equal(ends[1], ends[0])
+    np.testing.assert_array_equal(ends[2], ends[0])
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_threads_change_no_bit(threads, rng):
+    x, target = rng.standard_normal((500, 2)), rng.standard_normal((500, 3))
+    ends = []
+    before = tw.get_num_threads()
+    try:
+        for count in (1, threads):
+            tw.set_num_threads(count)
+            model = network(dtype="float32")
+            trainer = tw.Trainer(model, loss=nn.DerivativeLoss(heat), optimizer=optim.Adam())
+            trainer.fit(x, target, epochs=3, batch_size=200)
+            ends.append(model.flat_parameters.copy())
+    finally:
+        tw.set_num_threads(before)
+    np.testing.assert_array_equal(*ends)
+
+
+def test_a_trainer_goes_on_from_its_copy(rng):
+    x, target = rng.standard_normal((20, 2)), rng.standard_normal((20, 3))
+    trainer = tw.Trainer(network(), loss=nn.DerivativeLoss(heat), optimizer=optim.Adam())
+    trainer.fit(x, target, epochs=2, batch_size=8)
+    again = pickle.loads(pickle.dumps(trainer))
+    for each in (trainer, again):
+        each.fit(x, target, epochs=2, batch_size=8)
+    np.testing.assert_array_equal(again.model.flat_parameters, trainer.model.flat_parameters)
+    assert again.evaluate(x, target) == trainer.evaluate(x, target)
+
+
+def test_it_can_be_called_and_set(rng):
+    x, target = rng.standard_normal((20, 2)), rng.standard_normal((20, 3))
+    loss, model = nn.DerivativeLoss(heat), network()
+    value = loss(tw.curvature.jet(model, x), target)
+    trainer = tw.Trainer(
+        model, loss=lambda u, t: (float((u - t).mean()), np.full(u.shape, 1 / u.size)),
+        optimizer=optim.SGD(lr=0.0),
+    )  # fmt: skip
+    trainer.loss = loss
+    assert trainer.step(x, target) == pytest.approx(value, rel=1e-14)
+    with pytest.raises(tw.ArgumentError, match=r"output must be a tuple \(u, du, d2u\)"):
+        loss(model(x), target)
+
+
+@pytest.mark.parametrize(
+    ("layers", "text"),
+    [
+        ([nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)], r"layer 1 \(BatchNorm1d 4\)"),
+        ([nn.Linear(2, 4), nn.Residual(nn.LayerNorm(4)), nn.Linear(4, 3)], r"layer 1\.0 \(Layer"),
+        ([nn.Linear(2, 4), nn.Dropout(0.1), nn.Linear(4, 3)], r"layer 1 \(Dropout"),
+        ([nn.Linear(2, 4), nn.FourierFeatures(4, 4), nn.Linear(8, 3)], r"layer 1 \(FourierF"),
+    ],
+)
+def test_layers_in_the_way_are_named(layers, text):
+    model = nn.Sequential(*layers)
+    with pytest.raises(tw.UnsupportedError, match=text):
+        tw.Trainer(model, loss=nn.DerivativeLoss(heat), optimizer=optim.Adam())
+    with pytest.raises(tw.UnsupportedError, match=text):
+        tw.curvature.jet(model, np.ones((3, 2)))
+
+
+def bend_only(u, du, d2u, target):
+    return 0.0, (None, None, np.zeros_like(d2u))
+
+
+@pytest.mark.parametrize(
+    ("function", "error", "text"),
+    [
+        (lambda u, du, d2u, y: 1.0, tw.ArgumentError, r"tuple \(loss, gradients\)"),
+        (lambda u, du, d2u, y: (1.0, u), tw.ArgumentError, "those by u, du, d2u, None where"),
+        (lambda u, du, d2u, y: (1.0, (u, du)), tw.ArgumentError, "gave 2 items"),
+        (lambda u, du, d2u, y: (1.0, (u, du, u)), tw.ShapeError, r"by d2u has shape \(4, 3\)"),
+        (lambda u, du, d2u, y: (1.0, (u, du, np.nan * d2u)), tw.DataError, "by d2u"),
+        (lambda u, du, d2u, y: (np.nan, (u, du, d2u)), tw.DivergedError, "became nan"),
+    ],
+)
+def test_what_a_function_gives_is_looked_at(function, error, text):
+    model = network()
+    before = model.flat_parameters.copy()
+    trainer = tw.Trainer(model, loss=nn.DerivativeLoss(function), optimizer=optim.Adam())
+    with pytest.raises(error, match=text):
+        trainer.step(np.ones((4, 2)), np.ones((4, 3)))
+    np.testing.assert_array_equal(model.flat_parameters, before)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "text"),
+    [
+        ({"order": 3}, tw.ArgumentError, "order must be an integer from 1 to 2"),
+        ({"along": []}, tw.ShapeError, "along must have a row for each direction"),
+        ({"along": [[1.0, np.nan]]}, tw.DataError, "along"),
+        ({"along": [["a"]]}, tw.DtypeError, "along"),
+    ],
+)
+def test_what_it_is_made_of_is_looked_at(keywords, error, text):
+    with pytest.raises(error, match=text):
+        nn.DerivativeLoss(heat, **keywords)
+
+
+def test_inputs_are_looked_at():
+    model = network()
+    with pytest.raises(tw.ShapeError, match="of 2 numbers as the inputs"):
+        tw.curvature.jet(model, np.ones((3, 2)), along=[1.0, 2.0, 3.0])
+    with pytest.raises(tw.ShapeError, match=r"input has shape \(3, 4\)"):
+        tw.curvature.jet(model, np.ones((3, 4)))
+    with pytest.raises(tw.DataError, match="is NaN"):
+        tw.curvature.jet(model, np.full((3, 2), np.nan))
+    with pytest.raises(tw.ThalwegError, match="no rows"):
+        tw.curvature.jet(model, np.ones((0, 2)))
+    huge = nn.Sequential(nn.Linear(1, 1), nn.Sine(omega=1e30), dtype="float32")
+    with pytest.raises(tw.ThalwegError, match="derivative of the outputs by the inputs"):
+        tw.curvature.jet(huge, np.ones((3, 1)))
+    with pytest.raises(tw.UnsupportedError, match="one's own"):
+        tw.curvature.hvp(
+            model, np.ones((3, 2)), np.ones((3, 3)), np.ones(model.num_parameters),
+            loss=nn.DerivativeLoss(heat),
+        )  # fmt: skip
