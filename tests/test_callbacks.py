@@ -224,3 +224,82 @@ def test_what_is_no_callback_is_refused(classifier, blobs):
     for wrong in ([print], [EarlyStopping], EarlyStopping(), 3):
         with pytest.raises(tw.ArgumentError, match="callback"):
             classifier.fit(blobs.x, blobs.y, callbacks=wrong)
+
+
+class Counted:
+    """Adds the number of an epoch to its record, up to three, or in some epochs only."""
+
+    def __init__(self, epochs=range(1, 100)):
+        self.epochs = epochs
+
+    def on_epoch_end(self, trainer, record):
+        if record["epoch"] in self.epochs:
+            record["count"] = np.float32(min(record["epoch"], 3))
+
+
+def test_figures_of_callbacks_are_in_the_history(classifier, blobs):
+    stop = EarlyStopping("count", mode="max", patience=2)
+    history = classifier.fit(blobs.x, blobs.y, epochs=50, callbacks=[Counted(), stop])
+    assert history["count"] == [1, 2, 3, 3, 3]
+    assert {type(value) for value in history["count"]} == {float}
+    assert stop.best_epoch == 3
+    assert classifier.history is history
+
+
+def test_a_figure_that_is_missing_is_nan(classifier, blobs):
+    history = classifier.fit(blobs.x, blobs.y, epochs=4, callbacks=[Counted([2, 3])])
+    np.testing.assert_array_equal(history["count"], [np.nan, 2, 3, np.nan])
+
+
+def test_each_figure_has_a_number_for_each_epoch_also_after_a_failure(classifier, blobs):
+    class Fails:
+        def on_epoch_end(self, trainer, record):
+            if record["epoch"] == 3:
+                raise RuntimeError("here")
+
+    with pytest.raises(RuntimeError, match="here"):
+        classifier.fit(blobs.x, blobs.y, epochs=5, callbacks=[Counted(), Fails()])
+    np.testing.assert_array_equal(classifier.history["count"], [1, 2, np.nan])
+    assert classifier.history.epochs == 3
+
+
+def test_a_figure_is_a_number(classifier, blobs):
+    class Text:
+        def on_epoch_end(self, trainer, record):
+            record["note"] = "good"
+
+    with pytest.raises(tw.ArgumentError, match="is a number with a name; got 'note': 'good'"):
+        classifier.fit(blobs.x, blobs.y, callbacks=[Text()])
+
+
+def test_a_training_with_figures_of_callbacks_is_saved(classifier, blobs, tmp_path):
+    classifier.fit(blobs.x, blobs.y, epochs=3, callbacks=[Counted([1, 2])])
+    classifier.save(tmp_path / "training")
+    loaded = tw.Trainer.load(tmp_path / "training")
+    np.testing.assert_array_equal(loaded.history["count"], [1, 2, np.nan])
+
+
+@pytest.mark.parametrize("name", ["no/model", "no/{epoch}/model", "{epoch}/model", "model-{epoch}"])
+def test_a_folder_that_is_not_there_is_seen_before_the_first_step(
+    name, classifier, blobs, tmp_path
+):
+    before, lr = classifier.model.flat_parameters, classifier.optimizer.lr
+    checkpoint = ModelCheckpoint(tmp_path / name)
+    if name == "model-{epoch}":
+        classifier.fit(blobs.x, blobs.y, callbacks=[checkpoint])
+        assert (tmp_path / "model-1").exists()
+        return
+    with pytest.raises(FileNotFoundError, match=r"no such folder|No such file"):
+        classifier.fit(blobs.x, blobs.y, lr=0.5, callbacks=[checkpoint])
+    if name.startswith("no"):  # what is in braces is known at the end of an epoch
+        np.testing.assert_array_equal(classifier.model.flat_parameters, before)
+        assert classifier.optimizer.lr == lr
+
+
+def test_early_stopping_shows_what_is_not_usual():
+    stop = EarlyStopping("val_accuracy", mode="min", min_delta=0.1)
+    assert repr(stop) == (
+        "EarlyStopping(monitor='val_accuracy', mode='min', min_delta=0.1, patience=0)"
+    )
+    usual = EarlyStopping("val_accuracy", mode="max")
+    assert repr(usual) == "EarlyStopping(monitor='val_accuracy', patience=0)"

@@ -25,6 +25,9 @@ from thalweg import callbacks, continual, curvature, nn, optim
         ("freeze", "frozen=True"),
         ("gradients", "flat_gradients"),
         ("hvp", r"tw\.curvature"),
+        ("weight", r'state_dict\(\)\["0\.weight"\]'),
+        ("half", 'precision="bfloat16"'),
+        ("to_onnx", r"model\.save\(path\)"),
         ("num_params", r"did you mean num_parameters\?"),  # a slip
     ],
 )
@@ -40,6 +43,8 @@ def test_what_models_of_others_have(name, advice):
         ("predict", r"trainer\.model\(x\)"),
         ("score", r"trainer\.evaluate"),
         ("train_on_batch", r"trainer\.step"),
+        ("zero_grad", r"trainer\.model\.zero_grad\(\)"),
+        ("save_model", r"trainer\.model\.save\(path\)"),
         ("fitt", r"did you mean fit\?"),
     ],
 )
@@ -75,6 +80,34 @@ def test_what_trainers_of_others_have(name, advice, regressor):
         (curvature, "jacobian", r"tw\.diagnostics\.jacobian\(model, x\)"),
         (curvature, "laplacian", r"trace\(model, x, y, loss=\.\.\.\)"),
         (curvature, "Trace", r"did you mean trace\?"),
+        (nn, "GLU", "it is not there"),
+        (nn, "Bilinear", "it is not there"),
+        (nn, "Softmin", "it is not there"),
+        (nn, "GaussianNoise", "nn.Dropout"),
+        (nn, "Normalize", "standardize the columns"),
+        (nn, "Parameter", r"nn\.Sequential\(nn\.Linear\(1, k\)\), fed with zeros"),
+        (nn, "FocalLoss", "nn.CustomLoss"),
+        (nn, "TripletMarginLoss", "nn.CustomLoss"),
+        (nn.init, "xavier_uniform_", 'init="xavier_uniform"'),
+        (nn.init, "kaiming_uniform_", 'next to it here is .*init="kaiming_normal"'),
+        (nn.init, "he_normal", 'next to it here is .*init="kaiming_normal"'),
+        (nn.init, "orthogonal_", "load_state_dict"),
+        (nn.utils, "clip_grad_norm", "it is clip_grad_norm_"),
+        (nn.utils, "parameters_to_vector", "flat_parameters"),
+        (optim.schedules, "CosineDecay", "it is CosineAnnealingLR"),
+        (optim.schedules, "exponential_decay", "it is ExponentialLR"),
+        (optim.schedules, "OneCycle", r"did you mean OneCycleLR\?"),
+        (optim.schedules, "CyclicLR", "LambdaLR"),
+        (callbacks, "ProgressBar", "progress=True"),
+        (tw.solve, "lstsq", r"least_squares\(x, y\)"),
+        (tw.diagnostics, "condition", r"conditioning\(model, x\)"),
+        (tw, "jacobian", r"tw\.diagnostics\.jacobian"),
+        (tw, "hessian", r"tw\.curvature\.Operator"),
+        (tw, "optimizers", "in optim"),
+        (tw, "Model", "nn.Sequential"),
+        (tw, "onnx", r"model\.save\(path\).*NumPy alone"),
+        (tw, "sklearn", "An estimator of scikit-learn"),
+        (tw, "metrics", r'record\["auc"\]'),
         (tw, "Sequential", "it is nn.Sequential"),
         (tw, "AdamW", "it is optim.AdamW"),
         (tw, "no_grad", "records nothing"),
@@ -118,6 +151,11 @@ def test_layers_are_copied_pickled_and_matched_as_before():
     assert not hasattr(layer, "__array__")
 
 
+def test_the_history_says_what_its_figures_of_validation_need():
+    with pytest.raises(KeyError, match=r"'val_loss'; there are loss: .*validation_data=\(x, y\)"):
+        tw.History(loss=[0.5])["val_loss"]
+
+
 def test_the_history_is_the_dict_itself():
     history = tw.History(loss=[0.5])
     with pytest.raises(AttributeError, match=r'this is the dict itself, history\["loss"\]'):
@@ -134,6 +172,11 @@ def test_what_can_only_be_read(thing, name, regressor):
     parts = {"trainer": regressor, "optimizer": regressor.optimizer, "model": regressor.model}
     with pytest.raises(AttributeError, match=rf"{name} can only be read"):
         setattr(parts[thing], name, getattr(parts[thing], name))
+
+
+def test_another_optimizer_is_that_of_another_trainer(regressor):
+    with pytest.raises(AttributeError, match=r"only be read: a second Trainer .*optim\.LBFGS\(\)"):
+        regressor.optimizer = optim.LBFGS()
 
 
 @pytest.mark.parametrize(
@@ -213,6 +256,8 @@ def test_what_is_not_a_layer(layer, advice):
         ("loss", "kl_div_loss", "DistillationLoss takes the logits of a teacher"),
         ("loss", "hubr", r"did you mean nn\.HuberLoss\(...\)\?"),
         ("loss", "msee", r"did you mean nn\.MSELoss\(...\)\?"),  # more like MSE than MSELoss
+        ("loss", "focal", r"got 'focal': a loss of your own is a function \(output, target\)"),
+        ("loss", "cosine_similarity", "a loss of your own"),
         ("loss", "xyzzy", "there are BCEWithLogitsLoss, CrossEntropyLoss, .*QuantileLoss$"),
     ],
 )
@@ -408,6 +453,7 @@ def with_model(**options):
             r"Trainer .*'epochs': trainer\.fit\(\.\.\., epochs=\.\.\.\)",
         ),
         (lambda: with_model(metrics=["accuracy"]), "Trainer .*'metrics': trainer.evaluate"),
+        (lambda: with_model().fit([[1, 2]], [1], metrics=[]), r"'metrics': .*record\["),
         (lambda: with_model().fit([[1, 2]], [1], verbose=0), "fit.* 'verbose': progress=True"),
         (lambda: with_model().fit([[1, 2]], [1], validation_split=0.1), "validation_data="),
         (lambda: with_model().fit([[1, 2]], [1], class_weight={0: 1}), r"nn\.CrossEntropyLoss"),
@@ -527,3 +573,136 @@ def test_a_last_batch_of_one_row_is_named_before_anything_is_trained():
         with pytest.raises(tw.ArgumentError, match="batches of 9 rows has 1 row with batch_size=4"):
             trainer.fit(np.ones((9, 2)), np.ones((9, 1)), batch_size=4)
     np.testing.assert_array_equal(model.flat_parameters, before)
+
+
+# --- classes of the user's own -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "instead"),
+    [
+        (nn.MSELoss, "__call__", r"tw\.Trainer\(\.\.\., loss=function\)"),
+        (nn.Loss, "__call__", r"tw\.Trainer\(\.\.\., loss=function\)"),
+        (nn.Loss, "call", "nn.CustomLoss"),  # Keras
+        (nn.CustomLoss, "__call__", "nn.CustomLoss"),
+        (nn.CrossEntropyLoss, "forward", "nn.CustomLoss"),
+        (nn.ReLU, "forward", "in a loop by hand"),
+        (nn.Layer, "__call__", "in a loop by hand"),
+        (nn.Sequential, "forward", r"model\.forward and model\.backward"),
+        (nn.Sequential, "__call__", "prepare data before"),
+        (optim.SGD, "step", r"trainer\.backward\(x, y\).*model\.flat_gradients"),
+        (optim.Optimizer, "step", "a loop by hand"),
+        (optim.Adam, "update_step", "a loop by hand"),  # Keras
+        (optim.schedules.Schedule, "__call__", r"schedules\.LambdaLR\(lambda t: \.\.\.\)"),
+        (optim.schedules.StepLR, "get_lr", "LambdaLR"),
+        (tw.Trainer, "step", r"on_step_end.*trainer\.optimizer\.step\(model\)"),
+        (tw.Trainer, "training_step", "on_step_end"),  # Lightning
+    ],
+)
+def test_methods_that_would_never_be_called_are_refused(base, name, instead):
+    """A fit is in the core, and would go on as if they were not there."""
+
+    def method(self, *args):
+        """One of the user's own."""
+
+    message = rf"^Mine\.{name} would not be called.*{instead}"
+    with pytest.raises(TypeError, match=message):
+        type("Mine", (base,), {name: method})
+    mixed = type("Mixed", (), {name: method})
+    with pytest.raises(TypeError, match=message):
+        type("Mine", (mixed, base), {})
+
+
+def test_classes_of_the_users_own_may_have_other_methods():
+    class Net(nn.Sequential):
+        def __init__(self, hidden):
+            super().__init__(nn.Linear(2, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+        def predict(self, x):
+            return self(x)[:, 0]
+
+        def save(self, path):
+            super().save(path)
+
+    class Scored(tw.Trainer):
+        def evaluate(self, x, y=None, sample_weight=None):
+            return {**super().evaluate(x, y, sample_weight), "more": 1.0}
+
+    class Slow(optim.SGD):
+        def slow_down(self):
+            self.lr *= 0.5
+
+    trainer = Scored(Net(3), loss=nn.MSELoss(), optimizer=Slow(lr=0.1))
+    trainer.fit(np.ones((4, 2)), np.ones(4))
+    trainer.optimizer.slow_down()
+    assert trainer.evaluate(np.ones((4, 2)), np.ones(4))["more"] == 1
+    assert trainer.model.predict(np.ones((4, 2))).shape == (4,)
+
+
+class Bare(nn.Layer):
+    """A layer that says nothing."""
+
+
+class Nothing(nn.Loss):
+    """A loss that computes nothing."""
+
+
+class Never(optim.schedules.Schedule):
+    """A schedule without rates."""
+
+
+class Duck:
+    """What would be an optimizer elsewhere."""
+
+    def step(self, model):
+        """Go nowhere."""
+
+
+@pytest.mark.parametrize(
+    ("use", "error", "message"),
+    [
+        (lambda: nn.Sequential(nn.Linear(2, 1), Bare()), tw.UnsupportedError, "own kind: layers"),
+        (lambda: with_model(loss=Nothing()), tw.ArgumentError, "a loss of your own is a function"),
+        (lambda: nn.CustomLoss(Nothing()), tw.ArgumentError, "a loss of your own is a function"),
+        (lambda: Nothing()([[1]], [[1]]), tw.UnsupportedError, "a loss of your own is a function"),
+        (
+            lambda: with_model(schedule=Never()).fit([[1, 2]], [1]),
+            tw.UnsupportedError,
+            r"schedules\.LambdaLR",
+        ),
+        (lambda: with_model(optimizer=Duck()), tw.ArgumentError, "your own is a loop by hand"),
+    ],
+)
+def test_what_is_derived_from_bases_says_what_there_is_instead(use, error, message):
+    with pytest.raises(error, match=message):
+        use()
+
+
+def test_gradients_in_evaluation_are_said_where_backward_has_none():
+    model = nn.Sequential(nn.Linear(2, 1))
+    model.forward([[1, 2]], training=False)
+    with pytest.raises(tw.ArgumentError, match=r"forward pass.*diagnostics\.jacobian\(model, x\)"):
+        model.backward([[1]])
+
+
+class Tensor:
+    """As PyTorch's that NumPy is not given."""
+
+    def __init__(self, dtype, requires_grad):
+        self.dtype, self.requires_grad = dtype, requires_grad
+
+    def __array__(self, *args, **kwargs):
+        raise RuntimeError("Can't call numpy()") if self.requires_grad else TypeError("BFloat16")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "written"),
+    [
+        (Tensor("torch.float32", True), r"x\.detach\(\)"),
+        (Tensor("torch.bfloat16", False), r"x\.float\(\)"),
+        (Tensor("torch.bfloat16", True), r"x\.detach\(\)\.float\(\)"),
+    ],
+)
+def test_tensors_that_become_no_array(tensor, written):
+    with pytest.raises(tw.DtypeError, match=rf": pass {written}$"):
+        nn.Sequential(nn.Linear(2, 1))(tensor)

@@ -133,3 +133,21 @@ def test_what_cannot_run_side_by_side_is_refused(blobs):
         with pytest.raises(tw.ArgumentError, match="callbacks must be a function"):
             tw.train_many([trainer], blobs.x, blobs.y, callbacks=wrong)
     assert tw.train_many([], blobs.x, blobs.y) == []
+
+
+@pytest.mark.parametrize("lr", [0.01, 0.02])
+def test_the_same_fit_twice_is_a_warning(lr, blobs):
+    """Seeds that are left out are all 0, and an ensemble of such models is one model."""
+    trainers = [make(0), make(1), make(1, lr)]
+    if lr == 0.01:
+        with pytest.warns(UserWarning, match=r"trainers\[1\] and trainers\[2\] .*seed 1; give"):
+            tw.train_many(trainers, blobs.x, blobs.y)
+    else:
+        tw.train_many(trainers, blobs.x, blobs.y)
+
+
+def test_the_same_trainers_with_other_data_or_weights_are_not_the_same(blobs):
+    tw.train_many([make(0), make(0)], [blobs.x, blobs.x[:60]], [blobs.y, blobs.y[:60]])
+    trainers = [make(0), make(0)]
+    trainers[1].model.flat_parameters = -trainers[1].model.flat_parameters
+    tw.train_many(trainers, blobs.x, blobs.y)

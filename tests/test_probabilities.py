@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg import nn
+from thalweg import nn, optim
 
 LOGITS = np.array([[0.0, np.log(3.0), -np.inf], [1e4, -1e4, 0.0], [1.0, 1.0, 1.0]])
 
@@ -59,3 +59,17 @@ def test_one_output_for_two_classes_says_what_to_do():
     trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=tw.optim.SGD())
     with pytest.raises(tw.DataError, match=r"y\[1\] is 1, .* 1 output.*BCEWithLogitsLoss"):
         trainer.fit(np.zeros((2, 2)), [0, 1])
+
+
+def test_the_accuracy_of_several_outputs_is_a_count_over_a_count(rng):
+    """Exactly: of rows first, thirds would not add up."""
+    x, y = rng.standard_normal((80, 4)), rng.integers(0, 2, (80, 3))
+    model = nn.Sequential(nn.Linear(4, 3))
+    loss = nn.BCEWithLogitsLoss()
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD(lr=0.0))
+    right = (loss.predict(model(x)) == y).sum()
+    assert trainer.evaluate(x, y)["accuracy"] == right / 240
+    weight = rng.integers(0, 3, 80)
+    weighed = (weight[:, None] * (loss.predict(model(x)) == y)).sum()
+    assert trainer.evaluate(x, y, weight)["accuracy"] == weighed / (3 * weight.sum())
+    assert trainer.fit(x, y, epochs=1, batch_size=7)["accuracy"] == [right / 240]

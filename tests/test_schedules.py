@@ -204,6 +204,39 @@ def test_a_fit_in_one_go_uses_the_same_rates_as_one_batch_by_batch():
     np.testing.assert_array_equal(*ends)
 
 
+def test_rprop_sets_out_from_the_rate_of_its_first_step():
+    """As PyTorch's does; later ones have no effect."""
+    torch = pytest.importorskip("torch")
+    peer = torch.nn.Linear(2, 1).double()
+    ends = []
+    for way in ("fit", "step", "batches"):
+        model = nn.Sequential(nn.Linear(2, 1), dtype="float64")
+        if way == "fit":
+            peer.weight.data.copy_(torch.from_numpy(model.state_dict()["0.weight"]))
+            peer.bias.data.copy_(torch.from_numpy(model.state_dict()["0.bias"]))
+        trainer = tw.Trainer(
+            model, loss=nn.MSELoss(), optimizer=optim.Rprop(lr=0.1),
+            schedule=schedules.LambdaLR(lambda t: 0.5 + t),
+        )  # fmt: skip
+        x, y = np.array([[1.0, 2.0], [-3.0, 0.5]]), np.array([[1.0], [-2.0]])
+        if way == "step":
+            for _ in range(3):
+                trainer.step(x, y)
+        else:
+            trainer.fit(*((x, y) if way == "fit" else ([(x, y)],)), epochs=3)
+        ends.append(model.flat_parameters.copy())
+    optimizer = torch.optim.Rprop(peer.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 0.5 + t)
+    for _ in range(3):
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(peer(torch.from_numpy(x)), torch.from_numpy(y)).backward()
+        optimizer.step()
+        schedule.step()
+    expected = np.concatenate([p.detach().numpy().ravel() for p in peer.parameters()])
+    for end in ends:
+        np.testing.assert_allclose(end, expected, rtol=1e-13)
+
+
 def test_epochs_can_be_counted_instead_of_steps():
     schedule = schedules.ExponentialLR(0.5, per="epoch")
     trainer, batch = make(schedule)

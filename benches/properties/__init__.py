@@ -20,6 +20,7 @@ TABLES = (
     "many",
     "fisher",
     "curvature",
+    "derivatives",
     "gradcheck",
     "online",
     "contention",

@@ -93,7 +93,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             **dict.fromkeys(("jvp", "hvp"), "it is in tw.curvature"),
             **dict.fromkeys(
                 ("jacobian", "jacrev", "jacfwd"),
-                "tw.diagnostics.jacobian(model, x) is that by the inputs, tw.curvature.jvp a product",
+                "tw.diagnostics.jacobian(model, x) is by the inputs, tw.curvature.jvp a product",
             ),
             "hessian": "tw.curvature.Operator(model, x, y, loss=...) multiplies by it",
             "optimizers": "they are in optim",
@@ -104,8 +104,8 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             **dict.fromkeys(
                 ("onnx", "to_onnx", "export", "torch", "to_torch", "from_torch"),
                 "there is no conversion; model.save(path) writes PyTorch's names and shapes in "
-                "safetensors' format, and the manual's page Training has a reader of a few lines of "
-                "NumPy (Run a saved model with NumPy alone)",
+                "safetensors' format, and the manual's page Training has a reader of a few lines "
+                "(Run a saved model with NumPy alone)",
             ),
             **dict.fromkeys(
                 ("quantize", "quantization"),

@@ -1,8 +1,8 @@
 """Names that are nearly right, or another library's, and what here they may stand for.
 
 Names of attributes: Python would only say that there is no such name. And it would let it be
-assigned to, so that a ``trainer.lr = 0.1`` would do nothing, without a word; and let a class derived
-from ours have a method of its own that a fit never calls. Names that are values, as in
+assigned to, so that a ``trainer.lr = 0.1`` would do nothing, without a word. Names of methods that
+a class of the user's own has, and that a fit would never call. Names that are values, as in
 ``mode="mni"``. And names of things where the thing itself is needed, ``optimizer="adam"``.
 """
 
@@ -89,8 +89,8 @@ class Guided(Extended):
 
 #: What is said where others take metrics.
 METRICS = (
-    "trainer.evaluate gives the loss, and of classifiers the accuracy; a callback's on_epoch_end adds "
-    'another to the history: record["auc"] = ...'
+    "trainer.evaluate gives the loss, and of classifiers the accuracy; a callback's on_epoch_end "
+    'adds another to the history: record["auc"] = ...'
 )
 
 #: What other libraries call arguments of layers, losses and schedules.

@@ -62,21 +62,24 @@ class History(dict[str, list[float]]):
     def append(self, record: dict[str, float]) -> None:
         """Add the figures of one epoch; its number is its position and not kept."""
         epochs = self.epochs
+        self._add({})
         for key in [*KEYS, *(key for key in record if key not in KEYS)]:
             if key in record and key != "epoch":
                 self.setdefault(key, [math.nan] * epochs).append(record[key])
-        for figures in self.values():  # each has a number for every epoch
-            figures += [math.nan] * (epochs + 1 - len(figures))
 
     def _add(self, more: Mapping[str, Any]) -> None:
-        """Add figures of callbacks to the latest epoch."""
+        """Add figures of callbacks to the latest epoch, so that each has a number for all."""
         for key, value in more.items():
-            if not isinstance(key, str) or not _arrays.is_real(type(value)):
+            if not _arrays.is_real(type(value)):
                 raise ArgumentError(
                     f"what a callback adds to the record is a number with a name; got {key!r}: "
                     f"{value!r}"
                 )
-            self.setdefault(key, [math.nan] * self.epochs)[-1] = float(value)
+            figures = self.setdefault(key, [])
+            figures += [math.nan] * (self.epochs - 1 - len(figures))
+            figures.append(float(value))
+        for figures in self.values():
+            figures += [math.nan] * (self.epochs - len(figures))
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draws the losses over the epochs; see `thalweg.plot.history`.

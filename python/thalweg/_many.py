@@ -143,9 +143,12 @@ def _warn_of_twins(trainers: tuple[Trainer, ...]) -> None:
     seen: dict[str, list[int]] = {}
     for index, trainer in enumerate(trainers):
         like = seen.setdefault(repr(trainer), [])
-        parameters = trainer.model.flat_parameters if like else None
         for other in like:
-            if np.array_equal(trainers[other].model.flat_parameters, parameters):
+            theirs, parameters = (
+                trainers[other].model.flat_parameters,
+                trainer.model.flat_parameters,
+            )
+            if np.array_equal(theirs, parameters):
                 warn(
                     f"trainers[{other}] and trainers[{index}] will learn the same: they are alike, "
                     f"and their models have the seed {trainer.model.seed}; give each model a seed "

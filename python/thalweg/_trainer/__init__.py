@@ -151,7 +151,7 @@ class Trainer(Fitting, Penalized, Resumable):
 
     @property
     def history(self) -> History:
-        """The figures of the latest `fit`, also if it was interrupted or failed halfway."""
+        """The figures of the latest `fit` alone, also if it was interrupted or failed halfway."""
         return self._history
 
     def average_model(self) -> Sequential:

@@ -52,7 +52,7 @@ class TrainerBase(Guided):
 
     _uncalled: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("step", "train_step", "training_step"),
-        "fit takes its steps in the core; callbacks with on_step_end and on_epoch_end look at them, "
+        "fit takes its steps in the core; callbacks with on_step_end and on_epoch_end see them, "
         "nn.CustomLoss is a loss of your own, and a loop by hand takes other steps: "
         "trainer.backward(x, y), and trainer.optimizer.step(model)",
     )
@@ -73,8 +73,9 @@ class TrainerBase(Guided):
         "optimizer": "a second Trainer of the same model goes on with another optimizer: "
         "tw.Trainer(trainer.model, loss=trainer.loss, optimizer=optim.LBFGS())",
         **dict.fromkeys(
-            ("schedule", "precision"), "it is fixed when a trainer is made; a second Trainer of the "
-            "same model can have the same optimizer",
+            ("schedule", "precision"),
+            "it is fixed when a trainer is made; a second Trainer of the same model can have the "
+            "same optimizer",
         ),
         "zero_grad": "trainer.step uses gradients up; those of trainer.backward are the model's: "
         "trainer.model.zero_grad()",

@@ -19,11 +19,11 @@ class Resumable(TrainerBase):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all that further training depends on to a file.
 
-        Model, loss, optimizer with its averages, schedule, counts and history: a training that is
-        saved between two fits, or by a callback at the end of an epoch, and loaded goes on as if
-        it had never stopped, to the last bit. A schedule that leaves its length out begins anew
-        with each fit, also then; and gradients that were gathered for an update to come
-        (``accumulate_grad_batches``, between steps by hand) are left out.
+        Model, loss, optimizer with its averages, schedule, counts and the history of the latest
+        fit: a training that is saved between two fits, or by a callback at the end of an epoch, and
+        loaded goes on as if it had never stopped, to the last bit. A schedule that leaves its
+        length out begins anew with each fit, also then; and gradients that were gathered for an
+        update to come (``accumulate_grad_batches``, between steps by hand) are left out.
 
         Parameters
         ----------

@@ -165,7 +165,7 @@ class Fitting(TrainerBase):
         Returns
         -------
         History
-            The figures of each epoch; also kept as `history`.
+            The figures of each epoch of this fit; also kept as `history`, until the next one.
 
         Raises
         ------
@@ -408,6 +408,7 @@ class Fitting(TrainerBase):
                 ended.extend(run.take_ended())
                 while ended:
                     self._take_note(ended, before[0])
+                self._history._add({})
                 self._core.forget()
                 if restored:
                     self._epochs, self._plateau = before

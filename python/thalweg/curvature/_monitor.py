@@ -121,11 +121,8 @@ class StabilityMonitor(Callback):
         stop = self._beyond and self._action == "stop"
         report = self._measure(trainer) if due else None
         stop = stop or (self._beyond and self._action == "stop")
-        for key, value in (
-            ("sharpness", report.sharpness if report else float("nan")),
-            ("stability", report.ratio if report else float("nan")),
-        ):
-            trainer.history.setdefault(key, []).append(value)
+        record["sharpness"] = report.sharpness if report else float("nan")
+        record["stability"] = report.ratio if report else float("nan")
         return stop
 
     def on_diverged(self, trainer: "Trainer", error: DivergedError) -> None:

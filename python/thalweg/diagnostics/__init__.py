@@ -43,9 +43,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             **dict.fromkeys(
                 ("hessian", "Hessian"), _CURVATURE.format("Operator(model, x, y, loss=...)")
             ),
-            **dict.fromkeys(
-                ("sharpness", "eigenvalues"), _CURVATURE.format("top_eigenvalues")
-            ),
+            **dict.fromkeys(("sharpness", "eigenvalues"), _CURVATURE.format("top_eigenvalues")),
             **dict.fromkeys(("ntk", "NTK"), "its eigenvalues are ntk_eigenvalues"),
             **dict.fromkeys(("rebasin", "git_rebasin", "match"), "it is align"),
         },

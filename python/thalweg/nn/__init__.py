@@ -56,6 +56,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
 
     _LOGITS = "models give logits, and {} has the {} in it; loss.probabilities(model(x)) gives {}"
     _DENSE = "thalweg is for dense networks"
+    _FUNCTION = "write a function (output, target) -> (loss, gradient), see nn.CustomLoss"
     __getattr__ = _habits.of_module(
         _sys.modules[__name__],
         {
@@ -107,16 +108,15 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
                 "parameters are the model's, flat_parameters and state_dict(); free ones are the "
                 "biases of a model of their own, nn.Sequential(nn.Linear(1, k)), fed with zeros",
             ),
+            **dict.fromkeys(("FocalLoss", "DiceLoss", "CTCLoss", "ContrastiveLoss"), _FUNCTION),
             **dict.fromkeys(
-                (
-                    "FocalLoss", "BinaryFocalCrossentropy", "CategoricalFocalCrossentropy",
-                    "DiceLoss", "TripletMarginLoss", "ContrastiveLoss", "MarginRankingLoss",
-                    "CosineEmbeddingLoss", "CosineSimilarity", "CosineSimilarityLoss", "Hinge",
-                    "HingeLoss", "HingeEmbeddingLoss", "MultiMarginLoss", "SoftMarginLoss",
-                    "MultiLabelMarginLoss", "CTCLoss", "LogCosh", "LogCoshLoss",
-                ),
-                "write it as a function (output, target) -> (loss, gradient), see nn.CustomLoss",
+                ("TripletMarginLoss", "MarginRankingLoss", "MultiMarginLoss"), _FUNCTION
             ),
+            **dict.fromkeys(
+                ("CosineEmbeddingLoss", "CosineSimilarity", "SoftMarginLoss"), _FUNCTION
+            ),
+            **dict.fromkeys(("HingeLoss", "Hinge", "HingeEmbeddingLoss", "LogCosh"), _FUNCTION),
+            **dict.fromkeys(("BinaryFocalCrossentropy", "LogCoshLoss"), _FUNCTION),
             **dict.fromkeys(("Conv1d", "Conv2d", "Conv2D", "LSTM", "GRU", "RNN"), _DENSE),
             **dict.fromkeys(("Transformer", "MultiheadAttention", "MaxPool2d"), _DENSE),
         },

@@ -69,6 +69,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
 
     from thalweg import _habits
 
+    _NEXT = 'what comes next to it here is nn.Linear(..., init="{}")'
     _BY_HAND = (
         "it is not there; load_state_dict takes whatever you make: "
         'model.load_state_dict(model.state_dict() | {"0.weight": ...})'
@@ -82,17 +83,14 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
                 for end in ("", "_")
             },
             **{
-                f"{name}{end}": f'what comes next to it here is nn.Linear(..., init="{meant}")'
+                f"{name}{end}": _NEXT.format(meant)
                 for name, meant in _ALIASES.items()
                 for end in ("", "_")
             },
             # PyTorch's, called with its own defaults, draws from a range that is wider.
-            "kaiming_uniform_": 'what comes next to it here is nn.Linear(..., init="kaiming_normal")',
+            "kaiming_uniform_": _NEXT.format("kaiming_normal"),
             **dict.fromkeys(
-                (
-                    "orthogonal", "orthogonal_", "normal_", "uniform_", "constant_", "ones_", "eye_",
-                    "trunc_normal_", "sparse_", "dirac_",
-                ),
+                ("orthogonal", "orthogonal_", "normal_", "uniform_", "constant_", "trunc_normal_"),
                 _BY_HAND,
             ),
             **dict.fromkeys(("calculate_gain", "gain"), "rules are named: nn.init.NAMES"),

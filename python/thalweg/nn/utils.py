@@ -196,7 +196,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             "fuse_linear_bn_eval": "it is model.fold()",
             **dict.fromkeys(
                 ("weight_norm", "spectral_norm", "parametrizations", "parametrize", "prune", "rnn"),
-                "it is not there; model.flat_parameters can be set after each step of a loop by hand",
+                "it is not there; a loop by hand can set model.flat_parameters after each step",
             ),
         },
     )

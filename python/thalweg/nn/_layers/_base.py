@@ -6,15 +6,15 @@ therefore be used several times; each use gets parameters of its own.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import astuple
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from thalweg import _checks, _habits
 from thalweg._description import Description
 from thalweg.errors import ArgumentError, UnsupportedError
 
 _OWN = (
-    "layers are computed in the core, which knows those of thalweg.nn; a function of your own stands "
-    "between two models, in a loop by hand with model.forward and model.backward"
+    "layers are computed in the core, which knows those of thalweg.nn; a function of your own "
+    "stands between two models, in a loop by hand with model.forward and model.backward"
 )
 
 #: What layers of other libraries have. A description has none of it.
@@ -54,6 +54,9 @@ class Layer(Description):
                 f"{self!r} is computed by a model that it is a layer of: "
                 "nn.Sequential(nn.Linear(...), ...)(x)"
             )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # nothing can change it, and models are copied often
 
     def _spec(self) -> tuple[Any, ...]:
         """Describe this layer to the core."""

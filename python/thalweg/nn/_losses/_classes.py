@@ -309,6 +309,24 @@ class BCEWithLogitsLoss(CoreLoss):
         Returns
         -------
         ndarray of bool, of the same shape
+            So of one output it is a column, (n, 1).
+
+        Warnings
+        --------
+        `fit` and `evaluate` take labels of shape (n,) beside one output, but NumPy compares a
+        column with such a row of labels pair by pair, to (n, n), and the mean of that says
+        nothing. Compare ``loss.predict(model(x)).ravel() == y``, or ask `Trainer.evaluate`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from thalweg import nn
+        >>> output, y = np.array([[3.0], [-3.0], [2.0]]), np.array([1, 0, 0])
+        >>> said = nn.BCEWithLogitsLoss().predict(output)
+        >>> said.shape
+        (3, 1)
+        >>> int((said.ravel() == y).sum())
+        2
         """
         return _arrays.as_numeric(output, "output") > 0
 

@@ -25,7 +25,8 @@ class Sequential(Summarized, Calling, Kept, Copied):
         Precision of the parameters and of all arithmetic. Inputs of another dtype are converted.
     seed : int, keyword only, default 0
         Seed of the initial parameters and of the shuffling in `thalweg.Trainer.fit`, from 0 to
-        2**64 - 1. A seed gives the same model on every machine.
+        2**64 - 1. A seed gives the same model on every machine, so models that are to differ, as
+        those of an ensemble or two critics, need seeds of their own.
 
     Raises
     ------

@@ -21,8 +21,9 @@ _BY_NAME = "all are in flat_parameters, and by name in state_dict(), in the orde
 _FIXED = "a model keeps its layers: make another, nn.Sequential(*model.layers, ...)"
 _FROZEN = 'optimizer.add_group("0.*", frozen=True) leaves parameters as they are'
 _OWN = (
-    "models are computed in the core, layer by layer; prepare data before they go into a model, or go "
-    "through it in a loop by hand with model.forward and model.backward, from a function of your own"
+    "models are computed in the core, layer by layer; prepare data before they go into a model, or "
+    "go through it in a loop by hand, a function of your own that calls model.forward and "
+    "model.backward"
 )
 _MODES = "model(x) evaluates; model.forward(x, training=True) is the pass of training"
 
@@ -39,8 +40,8 @@ _ELSEWHERE = {
     **dict.fromkeys(("double", "float", "type"), "model.astype makes a copy of another dtype"),
     **dict.fromkeys(
         ("half", "bfloat16"),
-        'a model is of float32 or float64; tw.Trainer(..., precision="bfloat16") multiplies in fewer '
-        "bits",
+        'models are of float32 or float64; tw.Trainer(..., precision="bfloat16") multiplies in '
+        "fewer bits",
     ),
     **dict.fromkeys(
         ("to_onnx", "export", "to_torch"),

@@ -60,6 +60,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
 
     from thalweg import _habits
 
+    _LAMBDA = "LambdaLR makes a schedule of a function of time"
     _WARMUP = "it is LinearWarmup(steps, then=CosineAnnealingLR())"
     __getattr__ = _habits.of_module(
         _sys.modules[__name__],
@@ -72,7 +73,9 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
                 ("CosineDecayRestarts", "sgdr_schedule"), "it is CosineAnnealingWarmRestarts"
             ),
             **dict.fromkeys(("ExponentialDecay", "exponential_decay"), "it is ExponentialLR"),
-            **dict.fromkeys(("PolynomialDecay", "PolyLR", "polynomial_schedule"), "it is PolynomialLR"),
+            **dict.fromkeys(
+                ("PolynomialDecay", "PolyLR", "polynomial_schedule"), "it is PolynomialLR"
+            ),
             **dict.fromkeys(("LinearDecay", "linear_schedule"), "it is LinearLR"),
             **dict.fromkeys(
                 ("PiecewiseConstantDecay", "piecewise_constant_schedule"), "it is MultiStepLR"
@@ -89,11 +92,8 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
                 _WARMUP,
             ),
             **dict.fromkeys(
-                (
-                    "CyclicLR", "MultiplicativeLR", "InverseTimeDecay", "InverseSqrt", "NoamLR",
-                    "LearningRateSchedule", "LearningRateScheduler", "LRScheduler",
-                ),
-                "LambdaLR makes a schedule of a function of time",
+                ("CyclicLR", "MultiplicativeLR", "NoamLR", "InverseTimeDecay"), _LAMBDA
             ),
+            **dict.fromkeys(("LRScheduler", "LearningRateSchedule"), _LAMBDA),
         },
     )

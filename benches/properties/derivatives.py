@@ -1,0 +1,210 @@
+"""Training on derivatives by the inputs: what a step of a physics-informed network takes.
+
+torch : gradients of gradients, `torch.autograd.grad(..., create_graph=True)`, as most do it.
+jax : `jax.jvp` of `jax.jvp` along each input, and the gradient of it all, one jitted step.
+
+The equation is that of Burgers, u_t + u u_x = ν u_xx, whose left-over is squared; a step is of
+Adam on all points. Gradients must agree to 1e-3 before the clock starts. Times are medians, in
+turns.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import thalweg as tw
+from thalweg import nn, optim
+
+from .. import machine
+from ..table import duration
+from .report import Options, say, section, verdict
+
+#: Points, and widths of tanh layers.
+WORKS = ((100, (2, 20, 20, 20, 1)), (1000, (2, 64, 64, 64, 1)), (10000, (2, 128, 128, 128, 128, 1)))
+NU, LR = 0.01, 1e-3
+ROUNDS, QUICK_ROUNDS, SECONDS = 15, 5, 0.2
+TARGET = 1.5
+
+
+@dataclass(frozen=True)
+class Row:
+    net: str
+    points: int
+    threads: int
+    seconds: float
+    torch: float | None
+    jax: float | None
+
+
+def measure(options: Options) -> list[Row]:
+    rows = []
+    for points, widths in WORKS[:2] if options.quick else WORKS:
+        x = np.random.default_rng(0).random((points, widths[0]), dtype=np.float32)
+        for threads in sorted({1, options.threads}):
+            net = "-".join(map(str, widths))
+            say(f"  {net}, {points} points, {threads} threads")
+            tw.set_num_threads(threads)
+            model = nn.Sequential(*layers(widths, nn.Linear, nn.Tanh))
+            trainer = tw.Trainer(
+                model, loss=nn.DerivativeLoss(burgers), optimizer=optim.Adam(lr=LR)
+            )
+            trainer.backward(x, x)
+            peers = {"torch": with_torch(model, x, threads)}
+            if threads == options.threads:  # JAX takes all CPUs of the process
+                peers["jax"] = with_jax(model, x)
+            steps = {"thalweg": lambda t=trainer, x=x: t.step(x, x)}
+            for name, (gradient, step) in ((n, p) for n, p in peers.items() if p):
+                off = np.linalg.norm(gradient - model.flat_gradients)
+                if not off < 1e-3 * np.linalg.norm(model.flat_gradients):
+                    raise SystemExit(f"{name}: another gradient, off by {off:.1e}")
+                steps[name] = step
+            times = in_turns(steps, QUICK_ROUNDS if options.quick else ROUNDS)
+            ours = times["thalweg"]
+            rows.append(Row(net, points, threads, ours, times.get("torch"), times.get("jax")))
+    return rows
+
+
+def layers(widths: tuple[int, ...], linear: Any, act: Any) -> list[Any]:
+    all_of: list[Any] = []
+    for inputs, outputs in itertools.pairwise(widths):
+        all_of += [linear(inputs, outputs), act()]
+    return all_of[:-1]
+
+
+def burgers(u: Any, du: Any, d2u: Any, _: Any) -> tuple[float, Any]:
+    left_over = du[1] + u * du[0] - NU * d2u[0]
+    by = 2 * left_over / len(u)
+    zero = np.zeros_like(by)
+    return float(np.mean(left_over**2)), (
+        by * du[0],
+        np.stack([by * u, by]),
+        np.stack([-NU * by, zero]),
+    )
+
+
+def in_turns(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Seconds of a step of each, of which each round takes as many as there is time for."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            machine.rest()
+            step()
+            count, start = 0, time.perf_counter()
+            while time.perf_counter() - start < SECONDS:
+                step()
+                count += 1
+            times[name].append((time.perf_counter() - start) / count)
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def with_torch(model: nn.Sequential, x: Any, threads: int) -> tuple[Any, Callable[[], Any]] | None:
+    try:
+        import torch
+    except ImportError:
+        return None
+    torch.set_num_threads(threads)
+    widths = [model.in_features, *(v.shape[0] for k, v in model.state_dict().items() if "w" in k)]
+    net = torch.nn.Sequential(*layers(tuple(widths), torch.nn.Linear, torch.nn.Tanh))
+    net.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in model.state_dict().items()})
+    optimizer = torch.optim.Adam(net.parameters(), lr=LR, fused=True)
+    points = torch.from_numpy(x.copy()).requires_grad_()
+
+    def differentiate() -> Any:
+        u = net(points)
+        slope = torch.autograd.grad(u.sum(), points, create_graph=True)[0]
+        bend = torch.autograd.grad(slope[:, 0].sum(), points, create_graph=True)[0][:, :1]
+        left_over = slope[:, 1:] + u * slope[:, :1] - NU * bend
+        optimizer.zero_grad(set_to_none=True)
+        loss = left_over.square().mean()
+        loss.backward(inputs=list(net.parameters()))
+        return loss
+
+    def step() -> float:
+        loss = differentiate()
+        optimizer.step()
+        return float(loss.item())
+
+    differentiate()
+    return np.concatenate([p.grad.numpy().ravel() for p in net.parameters()]), step
+
+
+def with_jax(model: nn.Sequential, x: Any) -> tuple[Any, Callable[[], Any]] | None:
+    try:
+        import jax
+        import jax.numpy as jnp
+    except ImportError:
+        return None
+    flat = [jnp.asarray(v) for v in model.state_dict().values()]
+    weights = list(zip(flat[::2], flat[1::2], strict=True))
+    points, tree = jnp.asarray(x), jax.tree_util.tree_map
+    along = [jnp.zeros_like(points).at[:, k].set(1) for k in range(2)]
+
+    def net(weights: Any, x: Any) -> Any:
+        *first, (weight, bias) = weights
+        for w, b in first:
+            x = jnp.tanh(x @ w.T + b)
+        return x @ weight.T + bias
+
+    def loss(weights: Any) -> Any:
+        f = lambda x: net(weights, x)  # noqa: E731
+        slope = lambda x: jax.jvp(f, (x,), (along[0],))[1]  # noqa: E731
+        u_x, bend = jax.jvp(slope, (points,), (along[0],))
+        u, u_t = jax.jvp(f, (points,), (along[1],))
+        return jnp.square(u_t + u * u_x - NU * bend).mean()
+
+    def update(weights: Any, m: Any, v: Any, t: Any) -> Any:
+        value, g = jax.value_and_grad(loss)(weights)
+        m = tree(lambda m, g: 0.9 * m + 0.1 * g, m, g)
+        v = tree(lambda v, g: 0.999 * v + 0.001 * g * g, v, g)
+        rate = LR * jnp.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+        weights = tree(lambda w, m, v: w - rate * m / (jnp.sqrt(v) + 1e-8), weights, m, v)
+        return weights, m, v, t + 1, value
+
+    gradient = jax.tree_util.tree_leaves(jax.grad(loss)(weights))
+    zeros = tree(jnp.zeros_like, weights)
+    state = [tree(jnp.array, weights), zeros, tree(jnp.array, zeros), jnp.float32(1)]
+    compiled = jax.jit(update, donate_argnums=(0, 1, 2))
+
+    def step() -> float:
+        *state[:], value = compiled(*state)
+        return float(value)
+
+    return np.concatenate([np.asarray(g).ravel() for g in gradient]), step
+
+
+def markdown(rows: list[Row]) -> str:
+    ratios = [
+        (row, min(t for t in (row.torch, row.jax) if t) / row.seconds)
+        for row in rows
+        if row.torch or row.jax
+    ]
+    best = {id(row): ratio for row, ratio in ratios}
+    body = [
+        [
+            row.net,
+            f"{row.points:,}",
+            str(row.threads),
+            duration(row.seconds),
+            *(duration(t) if t else "-" for t in (row.torch, row.jax)),
+            f"{best[id(row)]:.2f}" if id(row) in best else "-",
+        ]
+        for row in rows
+    ]
+    misses = [f"{r.net}, {r.threads} threads, {ratio:.2f}" for r, ratio in ratios if ratio < TARGET]
+    return section(
+        "Derivatives by the inputs",
+        [
+            "A step of Adam on what Burgers' equation leaves over, float32: values, derivatives",
+            "along both inputs, second ones, and the gradient of it all.",
+        ],
+        ["net", "points", "threads", "thalweg", "PyTorch", "JAX", "best peer ÷ thalweg"],
+        body,
+        verdict(f"{TARGET:g} times as fast as the best peer", misses, len(ratios)),
+    )
