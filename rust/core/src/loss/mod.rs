@@ -147,7 +147,7 @@ impl<'a, T> From<Targets<'a, T>> for Goals<'a, T> {
 pub struct Totals {
     /// What the mean of the loss is divided by.
     pub loss: f64,
-    /// What the number of right elements is divided by: elements where a loss has an accuracy.
+    /// What the number of right elements is.
     pub accuracy: f64,
 }
 
