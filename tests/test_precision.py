@@ -171,3 +171,11 @@ def test_what_is_not_there_is_refused():
     )
     assert "UnsupportedError" in done.stderr
     assert "avx2" in done.stderr or "AMX" in done.stderr
+
+
+@pytest.mark.parametrize("make", [nn.CustomLoss, nn.DerivativeLoss])
+@pytest.mark.parametrize("precision", SPLIT)
+def test_passes_of_a_loss_of_ones_own_are_not_silently_in_another(precision, make):
+    model = nn.Sequential(nn.Linear(3, 2))
+    with pytest.raises(tw.UnsupportedError, match=f"{precision}.*a loss of one's own"):
+        tw.Trainer(model, loss=make(len), optimizer=optim.Adam(), precision=precision)

@@ -118,6 +118,11 @@ class TrainerBase(Guided):
                 f"precision {precision!r} is not there for this model, which has the dtype "
                 f'"{model.dtype.name}": model.astype({precision!r}) makes one that has it'
             )
+        if precision in _SPLIT and isinstance(loss, FunctionLoss):
+            raise UnsupportedError(
+                f"precision {precision!r} is not there for a loss of one's own, whose passes are "
+                "in the precision of the model: leave precision out"
+            )
         _expect_schedule(schedule)
         if clip_grad_norm is not None and clip_grad_value is not None:
             raise ArgumentError("give clip_grad_norm or clip_grad_value, not both")
