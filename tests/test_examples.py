@@ -42,13 +42,21 @@ def is_picture(path):
 
 
 def test_every_example_has_a_test():
-    assert [path.name for path in EXAMPLES] == ["cartpole.py", "digits.py", "xor.py"]
+    assert [path.name for path in EXAMPLES] == ["cartpole.py", "digits.py", "heat.py", "xor.py"]
 
 
 def test_xor(tmp_path):
     text = run([ROOT / "examples" / "xor.py"], tmp_path).stdout
     answers = re.findall(r"(\d) xor (\d) = (\d)", text)
     assert answers == [("0", "0", "0"), ("0", "1", "1"), ("1", "0", "1"), ("1", "1", "0")]
+
+
+def test_heat(tmp_path):
+    needs_the_demo_extra()  # for the bar
+    text = run([ROOT / "examples" / "heat.py"], tmp_path).stdout
+    k, off = re.search(r"k = ([\d.]+), .* by ([\d.]+)", text).groups()
+    assert abs(float(k) - 0.2) < 0.01
+    assert float(off) < 0.01  # the noise
 
 
 def test_xor_needs_numpy_only(tmp_path):
