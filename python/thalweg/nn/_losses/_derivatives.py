@@ -22,8 +22,8 @@ class DerivativeLoss(FunctionLoss):
     exact: they go through the network along with the outputs, in one pass for all directions, and
     gradients come back from all of them in one.
 
-    A trainer works as with `CustomLoss`. `optim.LBFGS` with a model of float64 takes many of these
-    problems further than steps of `optim.Adam` do.
+    A trainer works as with `CustomLoss`. `optim.LBFGS` takes many of these problems further than
+    steps of `optim.Adam` do.
 
     Parameters
     ----------
@@ -56,6 +56,12 @@ class DerivativeLoss(FunctionLoss):
         through `Linear`, `Residual`, `FourierFeatures` in front, and layers that work element by
         element, but `Dropout`. (Those with kinks have second derivatives of 0, from which nothing
         is learned: `Tanh`, `Sine`, `SiLU`, `GELU` or `Softplus` are usual here.)
+
+    Notes
+    -----
+    With d directions a step takes about 1 + order·d times what one on the outputs takes, and keeps
+    as many times the numbers of all layers and rows: for inputs as wide as images, give the few
+    directions that matter.
 
     Examples
     --------
