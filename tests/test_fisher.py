@@ -259,6 +259,7 @@ def test_a_part_of_the_samples_will_do(rng):
         ({"kind": "empirical", "y": [0, 1, 2], "classes": (0, 1)}, tw.ArgumentError, r"\[2\] is 2"),
         ({"classes": (0, 4)}, tw.ArgumentError, "outputs from 0 to 3"),
         ({"classes": (1, 1)}, tw.ArgumentError, "different outputs"),
+        ({"classes": 3}, tw.ArgumentError, r"e\.g\. \[0, 1\]; got 3"),
         ({"kind": "predicted", "classes": (0, 4)}, tw.ArgumentError, "outputs from 0 to 3"),
         ({"n_samples": 0}, tw.ArgumentError, "n_samples"),
         ({"loss": nn.L1Loss()}, tw.UnsupportedError, "nn.MSELoss"),

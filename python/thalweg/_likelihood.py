@@ -1,6 +1,6 @@
 """Arguments of what is known of a model's Fisher information: samples, labels, and a likelihood."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,6 +61,10 @@ def prepare(
             samples = samples[chosen]
             y = None if y is None else y[chosen]
     if classes is not None:
+        if not isinstance(classes, Iterable):
+            raise ArgumentError(
+                f"classes must be the outputs that compete, e.g. [0, 1]; got {classes!r}"
+            )
         classes = [_checks.integer("classes", c, 0) for c in classes]
     return Prepared(samples, y, likelihood, classes, seed)
 
