@@ -390,3 +390,41 @@ def test_an_average_does_not_take_in_what_is_not_finite():
     with pytest.raises(tw.DivergedError):
         trainer.step(x, 0 * x)
     np.testing.assert_array_equal(trainer.average_model().flat_parameters, before)
+
+
+def overflowing(**options):
+    """A trainer, and a batch whose update makes a weight infinite: of a loss whose slopes are."""
+    model = nn.Sequential(nn.Linear(2, 1))
+    trainer = tw.Trainer(model, loss=nn.L1Loss(), optimizer=optim.SGD(lr=1e10), **options)
+    return trainer, np.full((3, 2), 1e30, np.float32), np.zeros((3, 1), np.float32)
+
+
+def test_after_a_step_that_overflowed_the_next_says_so():
+    """One step does not look at all parameters; no error says that all is as before, then."""
+    trainer, x, y = overflowing()
+    trainer.step(x, y)
+    assert not np.isfinite(trainer.model.flat_parameters).all()
+    for call in (trainer.step, trainer.backward):
+        with pytest.raises(tw.DivergedError, match=r"infinite since an earlier step.*lr=1e10"):
+            call(x / 1e30, y)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_an_average_takes_in_nothing_infinite(accumulate):
+    trainer, x, y = overflowing(average=optim.EMA(0.5), accumulate_grad_batches=accumulate)
+    trainer._core.train(x, y, None)
+    trainer._core.flush()  # as at the end of batches
+    assert not np.isfinite(trainer.model.flat_parameters).all()
+    assert trainer._core.average()[1] == 0
+
+
+def test_gradients_of_a_trainer_leave_a_pass_by_hand_alone(batches):
+    (x, y), trainer = batches[0], make()
+    model = trainer.model
+    expected = 2 * gradient(model, x, y)
+    model.zero_grad()
+    output = model.forward(x)
+    trainer.backward(x, y)
+    model._core.jacobian(x)
+    model.backward(2 * (output - y) / y.size)
+    np.testing.assert_allclose(model.flat_gradients, expected, rtol=1e-12, atol=1e-15)

@@ -109,7 +109,7 @@ pub struct Shared<'a, T> {
 // SAFETY: access goes through unsafe methods whose callers promise that it is free of races.
 unsafe impl<T: Send> Send for Shared<'_, T> {}
 // SAFETY: as above.
-unsafe impl<T: Send> Sync for Shared<'_, T> {}
+unsafe impl<T: Send + Sync> Sync for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {
     /// Number of elements.

@@ -163,6 +163,11 @@ pub enum Error {
         /// Its learning rate.
         lr: f64,
     },
+    /// Parameters are NaN or infinite since an earlier call.
+    Lost {
+        /// The learning rate.
+        lr: f64,
+    },
     /// The outputs became NaN or infinite although the input is finite: the weights are too large.
     Overflow {
         /// Row of the first such output.
@@ -302,6 +307,11 @@ impl fmt::Display for Error {
                 "{what} became infinite in step {step} with lr={lr:?}: gradients are too large, and their squares more so; \
                  standardize inputs and targets, clip gradients, or use dtype=\"float64\". Weights and optimizer are as \
                  they were before this call"
+            ),
+            Error::Lost { lr } => write!(
+                f,
+                "a parameter is infinite since an earlier step, for which lr={lr:?} or the gradients were too large: go \
+                 on from what was saved before, or from a new model, with a smaller learning rate or clipped gradients"
             ),
             Error::Overflow { row, column, value } => write!(
                 f,

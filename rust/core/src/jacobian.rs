@@ -47,7 +47,7 @@ impl<T: Element> Model<T> {
         let mut grads = Buffer::zeroed("gradients of a row", self.network().arena_len())?;
         let mut unit = vec![T::ZERO; outputs];
         let mut unused = vec![T::ZERO; self.network().inputs()];
-        let Parts { network, params, averages, .. } = self.parts();
+        let Parts { network, params, averages, .. } = self.still_parts();
         let mut rows = jacobian.chunks_exact_mut(size.max(1));
         for (r, into) in output.chunks_exact_mut(outputs).enumerate() {
             let forward = Pass {

@@ -294,7 +294,8 @@ impl<T: Element> Model<T> {
         };
         threads::run(&pass, pass.plan.threads);
         if pass.stopped.load(Ordering::Relaxed) {
-            return x.check_finite("x", self.isa);
+            x.check_finite("x", self.isa)?;
+            return Err(Error::VarianceOverflow);
         }
         check_output(self.isa, output, self.network.outputs())
     }

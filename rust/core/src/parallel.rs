@@ -34,7 +34,7 @@ pub fn runs(len: usize, run: usize, f: impl Fn(Range<usize>) + Sync) {
 }
 
 /// The same with the part of a slice that is the run's own.
-pub fn runs_mut<T: Send>(slice: &mut [T], run: usize, f: impl Fn(Range<usize>, &mut [T]) + Sync) {
+pub fn runs_mut<T: Send + Sync>(slice: &mut [T], run: usize, f: impl Fn(Range<usize>, &mut [T]) + Sync) {
     let (len, shared) = (slice.len(), Shared::new(slice));
     // SAFETY: runs do not overlap.
     runs(len, run, |range| f(range.clone(), unsafe { shared.slice_mut(range) }));

@@ -12,8 +12,9 @@ use std::ops::Range;
 use crate::arena::Buffer;
 use crate::element::Element;
 use crate::error::Error;
+use crate::parallel::{self, RUN};
 use crate::simd::Isa;
-use crate::update::norm;
+use crate::update::{copy, norm};
 
 /// How far the gradient is looked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -65,28 +66,34 @@ impl<T: Element> Ascent<T> {
         averages: &[T],
         frozen: impl Iterator<Item = Range<usize>>,
     ) -> bool {
-        self.params.copy_from_slice(params);
+        copy(&mut self.params, params);
         self.averages.copy_from_slice(averages);
         frozen.for_each(|range| self.grads[range].fill(T::ZERO));
         let size_of = |p: T| if p < T::ZERO { -p } else { p };
         if self.sam.adaptive {
-            self.grads.iter_mut().zip(params.iter()).for_each(|(g, p)| *g = *g * size_of(*p));
+            let params = &self.params;
+            parallel::runs_mut(&mut self.grads, RUN, |run, grads| {
+                grads.iter_mut().zip(&params[run]).for_each(|(g, p)| *g = *g * size_of(*p));
+            });
         }
         let size = norm(isa, &self.grads);
         if !size.is_finite() {
             return false;
         }
         let scale = T::lit(self.sam.rho / (size + 1e-12));
-        for (p, g) in params.iter_mut().zip(self.grads.iter()) {
-            let weight = if self.sam.adaptive { size_of(*p) } else { T::ONE };
-            *p += scale * weight * *g;
-        }
+        let (adaptive, grads) = (self.sam.adaptive, &self.grads);
+        parallel::runs_mut(params, RUN, |run, params| {
+            for (p, g) in params.iter_mut().zip(&grads[run]) {
+                let weight = if adaptive { size_of(*p) } else { T::ONE };
+                *p += scale * weight * *g;
+            }
+        });
         true
     }
 
     /// Moves the parameters back, to the last bit.
     pub fn down(&self, params: &mut Buffer<T>) {
-        params.copy_from_slice(&self.params);
+        copy(params, &self.params);
     }
 
     /// The same, and the running averages, after an error.

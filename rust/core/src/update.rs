@@ -15,7 +15,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::optim::{self, Optimizer};
 use crate::parallel::{self, RUN};
-use crate::simd::{Isa, Op, Simd, dispatch, max_abs, stream_map, zip_map};
+use crate::simd::{Isa, Op, Simd, all_finite, dispatch, max_abs, stream_map, zip_map};
 
 /// How gradients are clipped.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,6 +58,11 @@ pub fn norm<T: Element>(isa: Isa, grads: &[T]) -> f64 {
 /// The sum of (scale·g)².
 fn squares<T: Element>(isa: Isa, grads: &[T], scale: f64) -> f64 {
     parallel::sum(grads.len(), |run| dispatch(isa, Squares(&grads[run], scale)))
+}
+
+/// Whether all numbers are finite.
+pub fn is_finite<T: Element>(isa: Isa, of: &[T]) -> bool {
+    parallel::sum(of.len(), |run| f64::from(u8::from(!all_finite(isa, &of[run])))) == 0.0
 }
 
 /// Copies one buffer over another of its length, on all threads: one alone does not fill the way to memory.
@@ -138,9 +143,13 @@ pub struct Average<T> {
 }
 
 impl<T: Element> Average<T> {
-    /// Takes the parameters after so many updates in, if it is their turn.
+    /// Takes the parameters after so many updates in, if it is their turn and they are finite: an average that was
+    /// infinite once would be so for ever, and the next pass says what happened.
     pub fn follow(&mut self, isa: Isa, params: &[T], updates: u64) {
         if updates <= self.start || !(updates - self.start - 1).is_multiple_of(self.every) {
+            return;
+        }
+        if !is_finite(isa, params) {
             return;
         }
         self.count += 1;

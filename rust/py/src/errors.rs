@@ -44,6 +44,7 @@ fn class_of(error: &Error) -> &'static str {
         Error::TargetKind { .. } => "DtypeError",
         Error::Diverged { .. }
         | Error::Overflow { .. }
+        | Error::Lost { .. }
         | Error::VarianceOverflow
         | Error::StepOverflow { .. } => "DivergedError",
         Error::Argument { .. } | Error::Mismatch(_) => "ArgumentError",

@@ -85,6 +85,7 @@ enum Kept<T> {
 
 /// A network at its parameters on a batch, and all that products there have in common.
 struct Point<T> {
+    network: Network,
     objective: Objective<T>,
     matrix: Matrix,
     training: bool,
@@ -144,6 +145,7 @@ impl<T: Element> Point<T> {
         let (isa, at) = (model.isa(), memory.at.take());
         let rows = |m: MatRef<'_, T>| (0..m.rows()).map(|r| m.row(r)).collect::<Vec<_>>().concat();
         let mut point = Point {
+            network: network.clone(),
             objective: objective.clone(),
             matrix,
             training,
@@ -195,6 +197,7 @@ impl<T: Element> Point<T> {
         };
         (self.matrix, self.training, self.draw) == (task.matrix, task.training, model.draw)
             && self.objective == *task.objective
+            && self.network == *model.network()
             && weights
             && y
             && matrix(&self.x, task.x)

@@ -10,12 +10,14 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::loss::{Goals, Objective, RowLoss};
 use crate::model::{Model, Parts, update_averages};
+use crate::network::Network;
 use crate::optim::Optimizer;
 use crate::pass::{LossTask, Pass, Rows, WeightTask};
 use crate::plan::Mode;
 use crate::sam::Ascent;
-use crate::simd::{Isa, all_finite};
+use crate::simd::{Isa, max_abs};
 use crate::threads;
+use crate::update;
 
 impl<T: Element> Trainer<T> {
     /// One step on one batch: forward, loss, backward, update. Gives the loss before the update.
@@ -89,6 +91,8 @@ impl<T: Element> Trainer<T> {
         if let Some(average) = &mut self.average {
             average.follow(isa, params, optimizer.steps);
         }
+        let size = max_abs(isa, grads).to_f64();
+        model.note_gradients(size);
         Ok(())
     }
 
@@ -112,18 +116,25 @@ impl<T: Element> Trainer<T> {
     }
 
     /// Gradients of what is remembered, and of a penalty that takes products, for the update to come.
+    ///
+    /// # Errors
+    /// If that is not possible, or one of them is not finite; gradients that waited are forgotten then.
     fn recall(&mut self, model: &mut Model<T>, optimizer: &Optimizer<T>) -> Result<(), Error> {
         if let Some(coupled) = &mut self.along.coupled {
             coupled.pull(model.network(), model.isa(), &model.params);
         }
-        match &mut self.projection {
+        let recalled = match &mut self.projection {
             Some(_) if self.options.sam.is_some() => {
                 let text = "gradients that SAM takes elsewhere are not projected: use another optimizer";
                 Err(Error::Unsupported(text.into()))
             }
             Some(projection) => projection.recall(&self.objective, model, optimizer),
             None => Ok(()),
+        };
+        if recalled.is_err() {
+            self.gathered.batches = 0;
         }
+        recalled
     }
 
     /// One batch, `rows.1` rows of the data, unless none of them counts; and an update, if it is the `last`
@@ -185,15 +196,8 @@ impl<T: Element> Trainer<T> {
             let stopped = pass.stopped.load(Ordering::Relaxed);
             if stopped || !ascent.up(isa, params, averages, optimizer.frozen()) {
                 self.gathered.batches = 0;
-                return Err(why_not_finite(
-                    &self.objective,
-                    outputs,
-                    isa,
-                    x,
-                    &y,
-                    &workspace.losses,
-                    optimizer,
-                ));
+                let losses = &workspace.losses;
+                return Err(why_not_finite(&self.objective, network, isa, params, x, &y, losses, optimizer));
             }
             at_params = Some(Tally::new(self.objective.reduction, &workspace.losses, totals));
             // Of this pass: the one that follows is a step of the method, not of the data.
@@ -222,7 +226,7 @@ impl<T: Element> Trainer<T> {
             if let Some(ascent) = &self.ascent {
                 ascent.undo(params, averages);
             }
-            return Err(why_not_finite(&self.objective, outputs, isa, x, &y, losses, optimizer));
+            return Err(why_not_finite(&self.objective, network, isa, params, x, &y, losses, optimizer));
         }
         let tally = at_params.unwrap_or_else(|| Tally::new(self.objective.reduction, losses, totals));
         if let Some(ascent) = &self.ascent {
@@ -244,8 +248,6 @@ impl<T: Element> Trainer<T> {
         }
         if let Some(average) = &mut self.average
             && self.gathered.batches == 0
-            && all_finite(isa, params)
-        // if not, the next step will say so
         {
             average.follow(isa, params, optimizer.steps);
         }
@@ -282,7 +284,7 @@ impl<T: Element> Trainer<T> {
         let (isa, draw, size) = (model.isa(), model.draw, AtomicU64::new(0));
         // Not in waves, of which a later one could stop when gradients of the first are written already.
         let workspace = self.workspaces.get(model.network(), isa, Mode::Apart, len)?;
-        let Parts { network, params, grads, averages } = model.parts();
+        let Parts { network, params, grads, averages } = model.still_parts();
         let pass = Pass {
             draw,
             loss: Some(LossTask {
@@ -302,7 +304,7 @@ impl<T: Element> Trainer<T> {
         let stopped = pass.stopped.load(Ordering::Relaxed);
         let losses = &workspace.losses;
         if stopped {
-            return Err(why_not_finite(&self.objective, outputs, isa, x, &y, losses, optimizer));
+            return Err(why_not_finite(&self.objective, network, isa, params, x, &y, losses, optimizer));
         }
         update_averages(network, workspace, averages, None);
         let tally = Tally::new(self.objective.reduction, losses, totals);
@@ -312,19 +314,24 @@ impl<T: Element> Trainer<T> {
     }
 }
 
-/// Which number made a step's loss not finite: one in the data, or none.
+/// Which number made a step's loss not finite: one in the data, or a parameter, or none.
 fn why_not_finite<T: Element>(
     objective: &Objective<T>,
-    outputs: usize,
+    network: &Network,
     isa: Isa,
+    params: &[T],
     x: Samples<'_, T>,
     y: &Goals<'_, T>,
     losses: &[RowLoss],
     optimizer: &Optimizer<T>,
 ) -> Error {
-    let checked = objective.check(y, x.rows(), outputs).and_then(|_| check_values(objective, isa, x, y));
+    let checked =
+        objective.check(y, x.rows(), network.outputs()).and_then(|_| check_values(objective, isa, x, y));
     if let Err(error) = checked {
         return error;
+    }
+    if !update::is_finite(isa, params) {
+        return Error::Lost { lr: optimizer.config.lr() };
     }
     let loss = losses.iter().map(|l| l.loss).find(|l| !l.is_finite()).unwrap_or(f64::NAN);
     Error::Diverged { loss, step: optimizer.steps, lr: optimizer.config.lr() }

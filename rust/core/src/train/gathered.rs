@@ -6,7 +6,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::optim::Optimizer;
 use crate::project::Projection;
-use crate::simd::{Isa, Op, Simd, dispatch, max_abs, stream_map};
+use crate::simd::{Isa, Op, Simd, dispatch, stream_map};
 use crate::update::{self, Clip};
 
 /// The sum of some batches' gradients.
@@ -75,7 +75,8 @@ impl<T: Element> Gathered<T> {
         let projected = projection.is_none_or(|p| p.apply(isa, &mut self.grads));
         let norm = match clip {
             Some(Clip::Norm(_)) => update::norm(isa, &self.grads),
-            _ => max_abs(isa, &self.grads).to_f64(), // only whether it is finite
+            _ if update::is_finite(isa, &self.grads) => 0.0, // not looked at
+            _ => f64::NAN,
         };
         if !projected || !norm.is_finite() {
             let (step, lr) = (optimizer.steps, optimizer.config.lr());
