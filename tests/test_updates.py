@@ -405,7 +405,9 @@ def test_after_a_step_that_overflowed_the_next_says_so():
     trainer.step(x, y)
     assert not np.isfinite(trainer.model.flat_parameters).all()
     for call in (trainer.step, trainer.backward):
-        with pytest.raises(tw.DivergedError, match=r"infinite since an earlier step.*lr=10000000000"):
+        with pytest.raises(
+            tw.DivergedError, match=r"infinite since an earlier step.*lr=10000000000"
+        ):
             call(x / 1e30, y)
 
 
