@@ -138,7 +138,7 @@ def train_many(
 
 def _warn_of_twins(trainers: tuple[Trainer, ...]) -> None:
     """Warn if two fits to the same data are the same."""
-    from thalweg.curvature._warn import warn  # few have reason to
+    from thalweg._warn import warn  # few have reason to
 
     seen: dict[str, list[int]] = {}
     for index, trainer in enumerate(trainers):

@@ -7,12 +7,12 @@ import numpy as np
 from thalweg import _checks, nn
 from thalweg._history import History
 from thalweg._trainer import Trainer
+from thalweg._warn import warn
 from thalweg.continual import _units
 from thalweg.continual._features import part
 from thalweg.continual._outputs import outputs_of
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
-from thalweg.curvature._warn import warn
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Sequential
 

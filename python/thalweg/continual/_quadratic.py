@@ -8,9 +8,9 @@ import numpy.typing as npt
 from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
+from thalweg._warn import warn
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
-from thalweg.curvature._warn import warn
 from thalweg.errors import DivergedError, UnsupportedError
 from thalweg.nn import CrossEntropyLoss
 

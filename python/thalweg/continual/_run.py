@@ -11,6 +11,7 @@ from typing import Any
 from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
+from thalweg._warn import warn
 from thalweg.continual import _batches, _resume
 from thalweg.continual._baselines import Naive
 from thalweg.continual._elsewhere import OF_RUNS, called
@@ -20,7 +21,6 @@ from thalweg.continual._scores import Metric, metric_of, score
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._suits import suit
 from thalweg.continual._task import Scenario, Task
-from thalweg.curvature._warn import warn
 from thalweg.errors import ArgumentError, ThalwegError
 
 #: Trainers that have learned in a run.

@@ -3,10 +3,10 @@
 import numpy as np
 
 from thalweg._trainer import Trainer
+from thalweg._warn import warn
 from thalweg.continual._buffers import BalancedBuffer
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Scenario, are_labels
-from thalweg.curvature._warn import warn
 from thalweg.errors import ArgumentError
 from thalweg.nn import CrossEntropyLoss
 

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from thalweg import _checks
+from thalweg._warn import warn
 from thalweg.callbacks import Callback
 from thalweg.curvature._stability import Stability, check_known, max_stable_lr
-from thalweg.curvature._warn import warn
 from thalweg.errors import ArgumentError, DataError, DivergedError
 from thalweg.optim import SGD
 from thalweg.optim.schedules import Schedule
