@@ -13,6 +13,7 @@ from thalweg import nn, optim
 TRUE_K = 0.2
 NOISE, LEFT_OVER = 0.01, 0.3  # what measurements, and the equation, may be off by
 MEASURED, INSIDE = 200, 400
+ORDER = 2, 1  # the highest derivatives by x and by t
 
 
 def temperature(points):
@@ -33,7 +34,7 @@ def loss(u, du, d2u, measured):
     by_u, by = np.zeros_like(u), 2 * left_over / LEFT_OVER / len(u)
     by_u[:MEASURED] = 2 * off / NOISE / len(u)
     value = (np.sum(off**2) + np.sum(left_over**2)) / len(u)
-    return value, (by_u, np.stack([0 * by, by]), np.stack([-k * by, 0 * by]))
+    return value, (by_u, np.stack([0 * by, by]), np.stack([-k * by]))
 
 
 def main():
@@ -44,10 +45,10 @@ def main():
         nn.Linear(2, 20), nn.Tanh(), nn.Linear(20, 20), nn.Tanh(), nn.Linear(20, 1),
         dtype="float64",
     )  # fmt: skip
-    trainer = tw.Trainer(model, loss=nn.DerivativeLoss(loss), optimizer=optim.LBFGS())
+    trainer = tw.Trainer(model, loss=nn.DerivativeLoss(loss, order=ORDER), optimizer=optim.LBFGS())
     # Rows belong together: all at once, in their order.
     trainer.fit(points, measured, epochs=60, batch_size=None, progress=True)
-    u, du, d2u = tw.curvature.jet(model, points)
+    u, du, d2u = tw.curvature.jet(model, points, order=ORDER)
     error = np.sqrt(np.mean((u - temperature(points)) ** 2))
     print(
         f"k = {best_k(du[1], d2u[0]):.4f}, and is {TRUE_K}; off the true temperature by {error:.4f}"

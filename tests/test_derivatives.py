@@ -63,7 +63,7 @@ def test_derivatives_and_gradients_are_those_of_torch(act, rng):
 
     for mine, own in zip(tw.curvature.jet(model, x), (u, first, second), strict=True):
         np.testing.assert_allclose(mine, own.detach(), rtol=1e-12, atol=1e-13)
-    trainer = tw.Trainer(model, loss=nn.DerivativeLoss(heat), optimizer=optim.SGD(lr=0.0))
+    trainer = tw.Trainer(model, loss=nn.DerivativeLoss(heat), optimizer=optim.SGD(lr=1e-3))
     found = trainer.backward(x, target)
     np.testing.assert_allclose(found, loss.item(), rtol=1e-13)
     gradients = np.concatenate([p.grad.numpy().ravel() for p in peer.parameters()])
@@ -185,7 +185,7 @@ def test_it_can_be_called_and_set(rng):
     value = loss(tw.curvature.jet(model, x), target)
     trainer = tw.Trainer(
         model, loss=lambda u, t: (float((u - t).mean()), np.full(u.shape, 1 / u.size)),
-        optimizer=optim.SGD(lr=0.0),
+        optimizer=optim.SGD(lr=1e-3),
     )  # fmt: skip
     trainer.loss = loss
     assert trainer.step(x, target) == pytest.approx(value, rel=1e-14)
@@ -234,9 +234,38 @@ def test_what_a_function_gives_is_looked_at(function, error, text):
     np.testing.assert_array_equal(model.flat_parameters, before)
 
 
+def test_second_derivatives_that_are_not_wanted_are_left_out(rng):
+    """And what is asked for is as if all had been."""
+    model, x = network(), rng.standard_normal((25, 2))
+    u, du, d2u = tw.curvature.jet(model, x)
+    for order, kept in (((2, 1), [0]), ([1, 2], [1]), (np.array([2, 2]), [0, 1])):
+        found = tw.curvature.jet(model, x, order=order)
+        for one, other in zip(found, (u, du, d2u[kept]), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
+    assert len(tw.curvature.jet(model, x, order=(1, 1))) == 2
+    target = rng.standard_normal((25, 3))
+
+    def heat_of_one(u, du, d2u, target):
+        loss, (by_u, by_du, by_d2u) = heat(u, du, d2u, target)
+        return loss, (by_u, by_du, by_d2u[:1])
+
+    losses = nn.DerivativeLoss(heat), nn.DerivativeLoss(heat_of_one, order=(2, 1))
+    gradients = []
+    for loss in losses:
+        trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD(lr=1e-3))
+        model.zero_grad()
+        trainer.backward(x, target)
+        gradients.append(model.flat_gradients.copy())
+    np.testing.assert_allclose(*gradients, rtol=1e-10, atol=1e-12)
+    assert tw.gradcheck(model, x, target, loss=losses[1])
+    assert losses[1].order == (2, 1)
+
+
 @pytest.mark.parametrize(
     ("keywords", "error", "text"),
     [
+        ({"order": (2, 3)}, tw.ArgumentError, r"order\[1\] must be an integer from 1 to 2"),
+        ({"order": ()}, tw.ArgumentError, "order must be 1 or 2, or one of them for each"),
         ({"order": 3}, tw.ArgumentError, "order must be an integer from 1 to 2"),
         ({"along": []}, tw.ShapeError, "along must have a row for each direction"),
         ({"along": [[1.0, np.nan]]}, tw.DataError, "along"),
@@ -250,6 +279,8 @@ def test_what_it_is_made_of_is_looked_at(keywords, error, text):
 
 def test_inputs_are_looked_at():
     model = network()
+    with pytest.raises(tw.ShapeError, match="each of 2 directions; got 3"):
+        tw.curvature.jet(model, np.ones((3, 2)), order=(1, 2, 1))
     with pytest.raises(tw.ShapeError, match="of 2 numbers as the inputs"):
         tw.curvature.jet(model, np.ones((3, 2)), along=[1.0, 2.0, 3.0])
     with pytest.raises(tw.ShapeError, match=r"input has shape \(3, 4\)"):

@@ -61,6 +61,47 @@ def test_a_forked_process_trains_like_its_parent(two_threads):
     assert train() == expected  # and the parent is as it was
 
 
+def step(trainer, x, y, connection):
+    """What a child does with its copy of a trainer that was in use."""
+    connection.send((trainer.evaluate(x, y)["loss"], trainer.step(x, y)))
+    connection.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_process_may_fork_while_other_threads_use_a_model(two_threads):
+    """The child gets the model between two steps, not locked, nor half updated."""
+    trainer, x, y = make()
+    done = threading.Event()
+
+    def use():
+        while not done.is_set():
+            trainer.fit(x, y, epochs=2, batch_size=100)
+
+    def look():
+        while not done.is_set():
+            trainer.model(x)
+
+    users = [threading.Thread(target=work) for work in (use, look)]
+    for user in users:
+        user.start()
+    try:
+        context = multiprocessing.get_context("fork")
+        for _ in range(20):
+            mine, its = context.Pipe(duplex=False)
+            child = context.Process(target=step, args=(trainer, x, y, its))
+            child.start()
+            found = mine.recv() if mine.poll(20) else "the child hangs"
+            child.kill()
+            child.join()
+            assert found != "the child hangs"
+            assert found[0] == pytest.approx(found[1], rel=1e-5)  # of the same parameters
+    finally:
+        done.set()
+        for user in users:
+            user.join()
+
+
 def test_a_spawned_process_trains_like_its_parent():
     context = multiprocessing.get_context("spawn")
     mine, its = context.Pipe(duplex=False)

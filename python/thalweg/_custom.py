@@ -272,7 +272,9 @@ def value(loss: FunctionLoss, outputs: Any, target: Any) -> float:
 
 def names_of(loss: FunctionLoss) -> tuple[str, ...]:
     """Name what a loss is of."""
-    return NAMES[: 1 + loss.order] if isinstance(loss, DerivativeLoss) else ("output",)
+    if not isinstance(loss, DerivativeLoss):
+        return ("output",)
+    return NAMES[: 1 + (loss.order if isinstance(loss.order, int) else max(loss.order))]
 
 
 def call(

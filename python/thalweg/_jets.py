@@ -17,10 +17,11 @@ NAMES = ("u", "du", "d2u")
 class Jets:
     """Passes forward of a model that derivatives go along with, and backward from all of that.
 
-    `along` has a direction in each row, those of the inputs one by one by default.
+    `along` has a direction in each row, those of the inputs one by one by default; `order` is the
+    highest derivative, of all of them or of each.
     """
 
-    def __init__(self, model: Sequential, order: int, along: Any = None) -> None:
+    def __init__(self, model: Sequential, order: int | Sequence[int], along: Any = None) -> None:
         inputs = model.in_features
         if along is None:
             directions = np.eye(inputs, dtype=model.dtype)
@@ -31,18 +32,28 @@ class Jets:
                 f"along must have a row for each direction, of {inputs} numbers as the inputs of "
                 f"the model have; its shape is {np.shape(along)}"
             )
-        self._model, self._order, self._count = model, order, len(directions)
-        self._core = _core.Jet(model._core, np.ascontiguousarray(directions), order)
+        count = len(directions)
+        orders = [order] * count if isinstance(order, int) else list(order)
+        if len(orders) != count:
+            raise ShapeError(
+                f"order must be 1 or 2, or one of them for each of {count} directions; got "
+                f"{len(orders)} of them"
+            )
+        self._model, self._count, self._highest = model, count, max(orders)
+        self._core = _core.Jet(model._core, np.ascontiguousarray(directions), orders)
 
     def forward(self, x: Any) -> tuple[Array, ...]:
-        """Give outputs (n, out_features), and of each order (directions, n, out_features)."""
+        """Give outputs (n, out_features), and derivatives (directions, n, out_features).
+
+        Second ones are of those directions whose order is 2, and left out if there is none.
+        """
         x = self._model._matrix(x, "x")
         if len(x) == 0:
             raise ArgumentError("x has no rows; at least one is needed")
         flat = self._core.forward(x)
         parts = flat.reshape(-1, len(x), flat.shape[1])
         firsts, seconds = parts[1 : 1 + self._count], parts[1 + self._count :]
-        return (parts[0], firsts) if self._order == 1 else (parts[0], firsts, seconds)
+        return (parts[0], firsts) if self._highest == 1 else (parts[0], firsts, seconds)
 
     #: A network in evaluation is the same: what makes a difference is not let through.
     predict = forward

@@ -1,5 +1,6 @@
 """Derivatives of the outputs by the inputs."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 from thalweg import _checks
@@ -7,6 +8,7 @@ from thalweg._arrays import Array
 from thalweg._jets import Jets
 from thalweg.errors import ArgumentError
 from thalweg.nn import Sequential
+from thalweg.nn._losses._derivatives import checked_order
 
 
 @overload
@@ -17,7 +19,13 @@ def jet(
 def jet(
     model: Sequential, x: Any, *, order: Literal[1], along: Any = None
 ) -> tuple[Array, Array]: ...
-def jet(model: Sequential, x: Any, *, order: int = 2, along: Any = None) -> tuple[Array, ...]:
+@overload
+def jet(
+    model: Sequential, x: Any, *, order: Sequence[int], along: Any = None
+) -> tuple[Array, ...]: ...
+def jet(
+    model: Sequential, x: Any, *, order: int | Sequence[int] = 2, along: Any = None
+) -> tuple[Array, ...]:
     r"""Give outputs and their first and second derivatives by the inputs, exact ones.
 
     `nn.DerivativeLoss` trains a model on what is made of them.
@@ -28,8 +36,9 @@ def jet(model: Sequential, x: Any, *, order: int = 2, along: Any = None) -> tupl
         Is not changed. It is as in evaluation.
     x : array_like, shape (n, in_features)
         The samples.
-    order : {2, 1}, keyword only
-        The highest derivatives.
+    order : {2, 1} or a sequence of these, keyword only
+        The highest derivatives; in a sequence those along each direction. What is not needed is not
+        computed.
     along : array_like, shape (directions, in_features), keyword only, optional
         Directions, one in each row; those of the inputs, one after the other, by default.
 
@@ -40,8 +49,8 @@ def jet(model: Sequential, x: Any, *, order: int = 2, along: Any = None) -> tupl
     du : ndarray, shape (directions, n, out_features)
         Their derivatives along each direction v, :math:`\partial u / \partial x \cdot v`.
     d2u : ndarray, shape (directions, n, out_features)
-        With ``order=2`` the second ones,
-        :math:`v^\top \, \partial^2 u / \partial x^2 \, v`.
+        The second ones, :math:`v^\top \, \partial^2 u / \partial x^2 \, v`, of those directions
+        whose order is 2; left out if there is none.
 
     Raises
     ------
@@ -63,5 +72,4 @@ def jet(model: Sequential, x: Any, *, order: int = 2, along: Any = None) -> tupl
     """
     if not isinstance(model, Sequential):
         raise ArgumentError(f"model must be an nn.Sequential; got {_checks.given(model)}")
-    jets = Jets(model, _checks.integer("order", order, 1, 2), along)
-    return jets.forward(x)
+    return Jets(model, checked_order(order), along).forward(x)

@@ -12,7 +12,7 @@ use crate::network::Network;
 use crate::parallel;
 use crate::pass::{LossTask, Pass, Rows, WeightTask};
 use crate::plan::{Mode, Plan};
-use crate::simd::{Isa, Op, Simd, dispatch};
+use crate::simd::Isa;
 use crate::threads;
 use crate::train::{Tally, Trainer};
 use crate::view::MatRef;
@@ -370,24 +370,9 @@ fn replayed(
             let totals = objective.totals(goals, |r| r, output.rows(), n, true);
             let rows = loss::Rows { output, goals: *goals, at: &|r| r, scale: 1.0 };
             let mut losses = vec![RowLoss::default(); output.rows()];
-            dispatch(isa, Losses { objective, rows: &rows, losses: &mut losses });
+            objective.rows(isa, &rows, None, &mut losses);
             Tally::new(objective.reduction, &losses, totals).value()
         }
     };
     (value, pattern)
-}
-
-/// Losses of rows.
-struct Losses<'l, 'r> {
-    objective: &'l Objective<f64>,
-    rows: &'l loss::Rows<'r, f64>,
-    losses: &'l mut [RowLoss],
-}
-
-impl Op<f64> for Losses<'_, '_> {
-    type Output = ();
-    #[inline(always)]
-    fn eval<S: Simd<f64>>(self, s: S) {
-        self.objective.rows(s, self.rows, None, self.losses);
-    }
 }

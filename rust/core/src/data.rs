@@ -1,12 +1,15 @@
 //! What networks are fed with: rows of features in the model's precision, which are read where they lie,
 //! or in another, which are converted as they are gathered, a batch at a time.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::element::Element;
 use crate::error::Error;
-use crate::simd::Isa;
+use crate::parallel::{self, RUN};
+use crate::simd::{Isa, all_finite};
 use crate::view::MatRef;
 
 /// Rows of features.
@@ -103,9 +106,22 @@ impl<'a, T: Element> Samples<'a, T> {
         if let Samples::Bytes(_) = self {
             return None;
         }
-        if let Samples::Native(m) = self
-            && crate::pass::finite(isa, *m)
-        {
+        // On all threads first, since nearly always there is none.
+        let bad = AtomicBool::new(false);
+        parallel::runs(self.rows(), (RUN / self.cols().max(1)).max(1), |rows| {
+            let finite = match self {
+                Samples::Native(m) => crate::pass::finite(isa, m.block(rows.start, rows.len(), 0, m.cols())),
+                _ => {
+                    let mut row = vec![T::ZERO; self.cols()];
+                    rows.into_iter().all(|i| {
+                        self.copy_row(i, &mut row);
+                        all_finite(isa, &row)
+                    })
+                }
+            };
+            bad.fetch_or(!finite, Ordering::Relaxed);
+        });
+        if !bad.into_inner() {
             return None;
         }
         let mut row = vec![T::ZERO; self.cols()];
@@ -165,6 +181,23 @@ mod tests {
         let mut row = vec![f64::NAN; 131];
         Samples::<f64>::Single(MatRef::new(&singles, 2, 131)).copy_row(0, &mut row);
         assert_eq!(row, numbers[..131]);
+    }
+
+    #[test]
+    fn the_first_of_many_that_is_not_finite_is_found() {
+        let (rows, cols) = (3 * RUN / 7, 11);
+        let mut numbers = vec![1.0f32; rows * cols];
+        for isa in Isa::available() {
+            assert_eq!(Samples::from(MatRef::new(&numbers, rows, cols)).first_not_finite(isa), None);
+        }
+        for (row, column) in [(rows - 1, 10), (rows / 2, 3), (5, 0)] {
+            numbers[row * cols + column] = f32::INFINITY;
+            let native = Samples::from(MatRef::new(&numbers, rows, cols));
+            let single = Samples::<f64>::Single(MatRef::new(&numbers, rows, cols));
+            let found = Some((row, column, f64::INFINITY));
+            assert_eq!(native.first_not_finite(Isa::Scalar), found);
+            assert_eq!(single.first_not_finite(Isa::Scalar), found);
+        }
     }
 
     #[test]

@@ -316,7 +316,7 @@ impl<T: Element> Model<T> {
         self.network.check_training_rows(x.rows())?;
         let mode = Mode::Apart;
         let mut workspace = match self.pending.take() {
-            Some(w) if w.plan.serves(mode, x.rows()) => w,
+            Some(w) if w.serves(&self.network, mode, x.rows()) => w,
             _ => {
                 let threads = threads::num_threads().0;
                 let plan = Plan::new::<T>(&self.network, mode, x.rows(), self.isa, threads);
@@ -524,7 +524,7 @@ impl<T: Element> Workspaces<T> {
         mode: Mode,
         rows: usize,
     ) -> Result<&mut Workspace<T>, Error> {
-        let index = match self.recent.iter().position(|w| w.plan.serves(mode, rows)) {
+        let index = match self.recent.iter().position(|w| w.serves(network, mode, rows)) {
             Some(index) => index,
             None => {
                 self.recent.truncate(Self::KEPT - 1);

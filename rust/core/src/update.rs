@@ -15,7 +15,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::optim::{self, Optimizer};
 use crate::parallel::{self, RUN};
-use crate::simd::{Isa, Op, Simd, all_finite, dispatch, max_abs, stream_map, zip_map};
+use crate::simd::{self, Isa, Op, Simd, all_finite, dispatch, max_abs, stream_map, zip_map};
 
 /// How gradients are clipped.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,6 +69,12 @@ pub fn is_finite<T: Element>(isa: Isa, of: &[T]) -> bool {
 pub fn copy<T: Element>(into: &mut [T], from: &[T]) {
     assert_eq!(into.len(), from.len());
     parallel::runs_mut(into, RUN, |run, into| into.copy_from_slice(&from[run]));
+}
+
+/// Adds one buffer to another of its length, on all threads.
+pub fn add<T: Element>(isa: Isa, into: &mut [T], from: &[T]) {
+    assert_eq!(into.len(), from.len());
+    parallel::runs_mut(into, RUN, |run, into| simd::add(isa, into, &from[run]));
 }
 
 /// Multiplies gradients by `factor` and clips them; `norm` is theirs before.
@@ -239,12 +245,17 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_whole() {
+    fn copies_and_sums_are_whole() {
         for n in [0, 1, 1000, 3 * RUN + 5] {
             let from = gradients::<f64>(n);
             let mut into = vec![f64::NAN; n];
             copy(&mut into, &from);
             assert_eq!(into, from);
+            for isa in Isa::available() {
+                into.fill(0.5);
+                add(isa, &mut into, &from);
+                assert!(into.iter().zip(&from).all(|(sum, x)| *sum == 0.5 + x), "{isa} {n}");
+            }
         }
     }
 

@@ -9,8 +9,9 @@ use crate::gemm::split::split_len;
 use crate::layer::Category;
 use crate::layer::batch_norm::{COLUMNS, GROUP};
 use crate::loss::RowLoss;
-use crate::network::Network;
+use crate::network::{Identity, Network};
 use crate::plan::{Mode, Plan};
+use crate::threads;
 
 /// Where the parts of a stage start in the workspace. A part that is not needed has no elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -129,6 +130,8 @@ impl Layout {
 
 /// A plan with its memory.
 pub struct Workspace<T> {
+    /// The network that it is of.
+    network: Identity,
     /// What runs.
     pub plan: Plan,
     /// Where its data are.
@@ -148,7 +151,14 @@ impl<T: Element> Workspace<T> {
         let layout = Layout::new::<T>(network, &plan);
         let values = Buffer::zeroed("the workspace of a pass", layout.len)?;
         let losses = vec![RowLoss::default(); plan.rows];
-        Ok(Workspace { plan, layout, values, losses })
+        Ok(Workspace { network: network.identity(), plan, layout, values, losses })
+    }
+
+    /// Whether it is for such a pass over this network, on as many threads as are allowed now.
+    pub fn serves(&self, network: &Network, mode: Mode, rows: usize) -> bool {
+        let Plan { mode: planned, rows: kept, asked, .. } = self.plan;
+        let threads = threads::num_threads().0;
+        self.network.is(network.identity()) && (planned, kept, asked) == (mode, rows, threads)
     }
 
     /// Fills everything with NaN, so that a test sees whatever is read before it is written.

@@ -11,7 +11,7 @@ use thalweg_core::diff::{self, Curvature, Matrix as Which};
 use crate::arrays::{Answers, Matrix, Weights, matrix_out, room, vector, vector_out};
 use crate::dtype::{AnyCurvature, AnyJet, Real, with_dtype};
 use crate::errors::translate;
-use crate::lock;
+use crate::locks::lock;
 use crate::model::{Model, wrong_dtype};
 use crate::trainer::parse_loss;
 
@@ -32,13 +32,13 @@ impl Point {
     /// Takes what is kept; a new one if nothing is, or it is of the other precision, or somebody else is at it.
     fn take<T: Real>(&self) -> Curvature<T> {
         let kept = self.0.try_lock().ok().and_then(|mut kept| kept.take());
-        kept.and_then(T::curvature).unwrap_or_default()
+        kept.and_then(T::out_of).unwrap_or_default()
     }
 
     /// Puts it back.
     fn keep<T: Real>(&self, curvature: Curvature<T>) {
         if let Ok(mut kept) = self.0.try_lock() {
-            *kept = Some(T::wrap_curvature(curvature));
+            *kept = Some(T::wrap(curvature));
         }
     }
 }
@@ -130,7 +130,7 @@ impl Jet {
         f: impl FnOnce(&mut CoreJet<T>, &mut thalweg_core::Model<T>) -> Result<R, Error> + Send,
     ) -> PyResult<R> {
         let model = self.model.get();
-        py.detach(|| match T::jet(&mut lock(&self.inner)) {
+        py.detach(|| match T::of(&mut lock(&self.inner)) {
             Some(jet) => model.locked(|m| f(jet, m)),
             None => Err(wrong_dtype::<T>("jet", model.dtype)),
         })
@@ -140,14 +140,14 @@ impl Jet {
 
 #[pymethods]
 impl Jet {
-    /// Along the rows of `along`, up to derivatives of an order of 1 or 2.
+    /// Along the rows of `along`, up to derivatives of an order of 1 or 2 for each.
     #[new]
-    fn new(model: &Bound<'_, Model>, along: &Bound<'_, PyAny>, order: usize) -> PyResult<Self> {
+    fn new(model: &Bound<'_, Model>, along: &Bound<'_, PyAny>, orders: Vec<usize>) -> PyResult<Self> {
         let py = model.py();
         let inner = with_dtype!(model.get().dtype, T => {
             let along = Matrix::<T>::new("along", along)?;
-            let jet = CoreJet::new(&model.get().network, along.view(), order);
-            T::wrap_jet(jet.map_err(|e| translate(py, e))?)
+            let jet = CoreJet::new(&model.get().network, along.view(), &orders);
+            T::wrap(jet.map_err(|e| translate(py, e))?)
         });
         Ok(Jet { model: model.clone().unbind(), inner: Mutex::new(inner) })
     }
@@ -159,7 +159,7 @@ impl Jet {
             let x = Matrix::<T>::new("x", x)?;
             let (x, outputs) = (x.view(), model.network.outputs());
             let (flat, rows) = self.detached::<T, _>(py, |jet, m| {
-                let rows = jet.parts(m.network()) * x.rows();
+                let rows = jet.parts() * x.rows();
                 let mut flat = room("the outputs and their derivatives", rows, outputs)?;
                 jet.forward(m, x, &mut flat).map(|()| (flat, rows))
             })?;

@@ -9,9 +9,9 @@ use thalweg_core::train::{DataSet, EpochRecord, FitOptions, shuffle};
 use thalweg_core::{Error, Fit as CoreFit};
 
 use crate::arrays::{Answers, Features, Weights};
-use crate::dtype::{AnyFit, Real, with_dtype};
+use crate::dtype::{AnyFit, Real, either, with_dtype};
 use crate::errors::translate;
-use crate::lock;
+use crate::locks::lock;
 use crate::trainer::Trainer;
 
 /// How long the core runs before it looks for Ctrl-C. It stops between two steps.
@@ -115,7 +115,7 @@ impl Fit {
                     None => Ok(fit),
                 }
             });
-            T::wrap_fit(py.detach(make).map_err(|e| translate(py, e))?)
+            T::wrap(py.detach(make).map_err(|e| translate(py, e))?)
         });
         Ok(Fit { trainer, training, validation, inner: Mutex::new(inner), ended: Mutex::new(Vec::new()) })
     }
@@ -146,7 +146,7 @@ impl Fit {
                 // One slice: until the next look for Ctrl-C.
                 let slice = || -> Result<(usize, bool), Error> {
                     let mut fit = lock(&self.inner);
-                    let fit = T::fit(&mut fit).expect("of the model's precision");
+                    let fit = T::of(&mut fit).expect("of the model's precision");
                     let slice = Instant::now();
                     let result = trainer.locked::<T, _>(|t, m, o| {
                         fit.run(t, m, o, data, held_out, |n| {
@@ -176,27 +176,19 @@ impl Fit {
 
     #[getter]
     fn done(&self, py: Python<'_>) -> bool {
-        py.detach(|| match &*lock(&self.inner) {
-            crate::dtype::Either::F32(fit) => fit.done(),
-            crate::dtype::Either::F64(fit) => fit.done(),
-        })
+        py.detach(|| either!(&*lock(&self.inner), fit => fit.done()))
     }
 
     /// Loss of the last batch, before its update.
     #[getter]
     fn last_loss(&self, py: Python<'_>) -> f64 {
-        py.detach(|| match &*lock(&self.inner) {
-            crate::dtype::Either::F32(fit) => fit.last_loss(),
-            crate::dtype::Either::F64(fit) => fit.last_loss(),
-        })
+        py.detach(|| either!(&*lock(&self.inner), fit => fit.last_loss()))
     }
 
     #[getter]
     fn progress(&self, py: Python<'_>) -> (usize, usize, usize, f64, Option<f64>) {
-        let (epochs, batch, batches, tally) = py.detach(|| match &*lock(&self.inner) {
-            crate::dtype::Either::F32(fit) => fit.progress(),
-            crate::dtype::Either::F64(fit) => fit.progress(),
-        });
+        let (epochs, batch, batches, tally) =
+            py.detach(|| either!(&*lock(&self.inner), fit => fit.progress()));
         let has_accuracy = self.trainer.get().has_accuracy();
         (epochs, batch, batches, tally.value(), has_accuracy.then(|| tally.accuracy()))
     }

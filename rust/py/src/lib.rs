@@ -3,7 +3,7 @@
 //!
 //! Everything that may take time runs with the interpreter detached (the GIL released). Locks that are held
 //! meanwhile are taken there too, never while attached, so that a thread which waits for one cannot hold up
-//! the interpreter; and always in the order fit, trainer, jet, model, optimizer.
+//! the interpreter; and always in the order fit, trainer, jet, model, optimizer. `locks` says what a fork does.
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ mod dtype;
 mod errors;
 mod fit;
 mod importance;
+mod locks;
 mod model;
 mod optimizer;
 mod system;
@@ -33,22 +34,17 @@ mod _core {
     #[pymodule_export]
     use super::importance::{importance, kronecker};
     #[pymodule_export]
+    use super::locks::{after_fork, before_fork};
+    #[pymodule_export]
     use super::model::Model;
     #[pymodule_export]
     use super::optimizer::Optimizer;
     #[pymodule_export]
-    use super::system::{after_fork, config, get_num_threads, set_num_threads};
+    use super::system::{config, get_num_threads, set_num_threads};
     #[pymodule_export]
     use super::trainer::Trainer;
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)]
     const __version__: &str = env!("CARGO_PKG_VERSION");
-}
-
-use std::sync::{Mutex, MutexGuard};
-
-/// Takes a lock, also after a panic of its last holder: the data behind our locks are plain numbers.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -15,7 +15,7 @@ use thalweg_core::{Dtype, Error, Model as CoreModel};
 use crate::arrays::{Features, Matrix, is_plain, matrix_out, room, vector, vector_out};
 use crate::dtype::{AnyModel, Real, parse, with_dtype};
 use crate::errors::translate;
-use crate::lock;
+use crate::locks::lock;
 
 /// A network with its parameters and gradients, in one precision.
 #[pyclass(frozen, module = "thalweg._core")]
@@ -42,7 +42,7 @@ impl Model {
         &self,
         f: impl FnOnce(&mut CoreModel<T>) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        match T::model(&mut lock(&self.inner)) {
+        match T::of(&mut lock(&self.inner)) {
             Some(model) => f(model),
             None => Err(wrong_dtype::<T>("model", self.dtype)),
         }
@@ -127,7 +127,7 @@ impl Model {
             with_dtype!(dtype, T => {
                 let model = CoreModel::<T>::new(layers, seed)?;
                 let (network, isa) = (model.network().clone(), model.isa());
-                Ok(Model { dtype, network, isa, inner: Mutex::new(T::wrap_model(model)) })
+                Ok(Model { dtype, network, isa, inner: Mutex::new(T::wrap(model)) })
             })
         };
         py.detach(build).map_err(|e| translate(py, e))

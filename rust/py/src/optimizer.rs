@@ -12,9 +12,9 @@ use thalweg_core::update::Clip;
 use thalweg_core::{Dtype, Error};
 
 use crate::arrays::{vector, vector_out};
-use crate::dtype::{AnyOptimizer, Either, Real, with_dtype};
+use crate::dtype::{Any, AnyOptimizer, Kind, Real, either, with_dtype};
 use crate::errors::translate;
-use crate::lock;
+use crate::locks::lock;
 use crate::model::Model;
 
 /// The state, and whose it is.
@@ -65,7 +65,7 @@ impl Optimizer {
             empty => {
                 let mut state = CoreOptimizer::new(*config, &model.get().network)?;
                 state.set_groups(groups, &model.get().network)?;
-                let state = T::wrap_optimizer(state);
+                let state = T::wrap(state);
                 // Attached for the blink of counting a reference. No lock is taken while attached, so
                 // nobody can wait for this one there.
                 let model = Python::attach(|py| model.clone_ref(py));
@@ -77,7 +77,7 @@ impl Optimizer {
                 "this optimizer belongs to another model: its state has that model's shape; make a new one";
             return Err(Error::Mismatch(text.into()));
         }
-        let state = T::optimizer(&mut bond.state).expect("of the model's precision");
+        let state = T::of(&mut bond.state).expect("of the model's precision");
         state.config = *config;
         let result = f(state);
         *config = state.config; // a schedule may have set the learning rate
@@ -112,10 +112,7 @@ impl Optimizer {
             groups.push(Group { pattern, config, lr_scale, frozen });
             if let Some(Bond { model, state }) = &mut inner.bond {
                 let network = &model.get().network;
-                match state {
-                    Either::F32(o) => o.set_groups(&groups, network)?,
-                    Either::F64(o) => o.set_groups(&groups, network)?,
-                }
+                either!(state, state => state.set_groups(&groups, network)?);
             }
             inner.groups = groups;
             Ok(())
@@ -130,9 +127,8 @@ impl Optimizer {
 
     #[getter]
     fn steps(&self, py: Python<'_>) -> u64 {
-        py.detach(|| match lock(&self.inner).bond.as_ref().map(|bond| &bond.state) {
-            Some(Either::F32(o)) => o.steps,
-            Some(Either::F64(o)) => o.steps,
+        py.detach(|| match &lock(&self.inner).bond {
+            Some(bond) => either!(&bond.state, state => state.steps),
             None => 0,
         })
     }
@@ -173,6 +169,10 @@ impl Optimizer {
 
     fn state(&self, py: Python<'_>) -> PyResult<(u64, Py<PyDict>, Py<PyDict>)> {
         type Arrays<T> = Vec<(&'static str, Vec<T>)>;
+        struct Copies;
+        impl Kind for Copies {
+            type Of<T: Real> = Arrays<T>;
+        }
         fn export<T: Real>(isa: Isa, network: &Network, optimizer: &CoreOptimizer<T>) -> Arrays<T> {
             let config = &optimizer.config;
             let slots = config.slots().into_iter().zip(&optimizer.state);
@@ -190,9 +190,9 @@ impl Optimizer {
             let scalars = inner.config.scalars();
             inner.bond.as_ref().map(|bond| {
                 let Model { network, isa, .. } = bond.model.get();
-                let (steps, values, arrays) = match &bond.state {
-                    Either::F32(o) => (o.steps, o.scalars, Either::F32(export(*isa, network, o))),
-                    Either::F64(o) => (o.steps, o.scalars, Either::F64(export(*isa, network, o))),
+                let (steps, values, arrays): (_, _, Any<Copies>) = match &bond.state {
+                    Any::F32(o) => (o.steps, o.scalars, Any::F32(export(*isa, network, o))),
+                    Any::F64(o) => (o.steps, o.scalars, Any::F64(export(*isa, network, o))),
                 };
                 (steps, scalars.into_iter().zip(values), arrays)
             })
@@ -207,10 +207,7 @@ impl Optimizer {
         for (scalar, value) in values {
             scalars.set_item(scalar.name, value)?;
         }
-        match arrays {
-            Either::F32(arrays) => fill(py, &dict, arrays)?,
-            Either::F64(arrays) => fill(py, &dict, arrays)?,
-        }
+        either!(arrays, arrays => fill(py, &dict, arrays)?);
         Ok((steps, scalars.unbind(), dict.unbind()))
     }
 
@@ -258,7 +255,7 @@ impl Optimizer {
                 optimizer.set_scalars(&values).map_err(fail)?;
             }
             optimizer.steps = steps;
-            Ok(T::wrap_optimizer(optimizer))
+            Ok(T::wrap(optimizer))
         }
         let (mut config, groups) = py.detach(|| {
             let inner = lock(&self.inner);

@@ -26,11 +26,6 @@ pub fn get_num_threads() -> usize {
 }
 
 #[pyfunction]
-pub fn after_fork() {
-    threads::after_fork();
-}
-
-#[pyfunction]
 pub fn config(py: Python<'_>) -> PyResult<Py<PyDict>> {
     let isa = Isa::detect().map_err(|text| translate(py, Error::Unsupported(text)))?;
     let kernels = PyDict::new(py);

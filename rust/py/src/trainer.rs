@@ -20,7 +20,7 @@ use thalweg_core::{Error, Model as CoreModel, Trainer as CoreTrainer};
 use crate::arrays::{Answers, Features, Matrix, Weights, is_plain, vector, vector_out};
 use crate::dtype::{AnyTrainer, Real, with_dtype};
 use crate::errors::translate;
-use crate::lock;
+use crate::locks::lock;
 use crate::model::Model;
 use crate::optimizer::Optimizer;
 
@@ -82,7 +82,7 @@ impl Trainer {
         f: impl FnOnce(&mut CoreTrainer<T>, &mut CoreModel<T>, &mut CoreOptimizer<T>) -> Result<R, Error>,
     ) -> Result<R, Error> {
         let mut inner = lock(&self.inner);
-        let trainer = T::trainer(&mut inner).expect("of the model's precision");
+        let trainer = T::of(&mut inner).expect("of the model's precision");
         let model = self.model.get();
         model.locked::<T, _>(|m| self.optimizer.get().locked::<T, _>(&self.model, |o| f(trainer, m, o)))
     }
@@ -95,7 +95,7 @@ impl Trainer {
         py: Python<'_>,
         f: impl FnOnce(&mut CoreTrainer<T>) -> R + Send,
     ) -> R {
-        py.detach(|| f(T::trainer(&mut lock(&self.inner)).expect("of the model's precision")))
+        py.detach(|| f(T::of(&mut lock(&self.inner)).expect("of the model's precision")))
     }
 
     /// Numbers of the arena in public order.
@@ -133,7 +133,7 @@ impl Trainer {
             objective.check_outputs(owner.network.outputs()).map_err(|e| translate(py, e))?;
             let loss = objective.loss;
             let trainer = CoreTrainer::<T>::with_options(objective, options).map_err(|e| translate(py, e))?;
-            let inner = T::wrap_trainer(trainer);
+            let inner = T::wrap(trainer);
             Ok(Trainer { model, optimizer, loss: Mutex::new(loss), inner: Mutex::new(inner) })
         })
     }
@@ -209,13 +209,8 @@ impl Trainer {
             let (x, y) = (Features::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
             let w = Weights::<T>::new("sample_weight", sample_weight)?;
             let (x, y) = (x.view(), w.with(y.view()));
-            let tally = py
-                .detach(|| {
-                    let mut inner = lock(&self.inner);
-                    let trainer = T::trainer(&mut inner).expect("of the model's precision");
-                    self.model.get().locked::<T, _>(|m| trainer.evaluate(m, x, y))
-                })
-                .map_err(|e| translate(py, e))?;
+            let evaluate = |t: &mut CoreTrainer<T>| self.model.get().locked::<T, _>(|m| t.evaluate(m, x, y));
+            let tally = self.detached::<T, _>(py, evaluate).map_err(|e| translate(py, e))?;
             Ok((tally.value(), self.has_accuracy().then(|| tally.accuracy())))
         })
     }
@@ -263,9 +258,7 @@ impl Trainer {
 
     /// Forgets gradients that were gathered for an update to come.
     fn forget(&self, py: Python<'_>) {
-        with_dtype!(self.model.get().dtype, T => py.detach(|| {
-            T::trainer(&mut lock(&self.inner)).expect("of the model's precision").forget();
-        }))
+        with_dtype!(self.model.get().dtype, T => self.detached::<T, _>(py, CoreTrainer::forget))
     }
 
     /// Begins an average of the parameters; `decay` is `None` for equal weights.
@@ -273,14 +266,12 @@ impl Trainer {
         let averaging = decay.map_or(Averaging::Equal, Averaging::Exponential);
         let len = self.model.get().network.arena_len();
         with_dtype!(self.model.get().dtype, T => {
-            let begin = || {
+            let begin = |trainer: &mut CoreTrainer<T>| {
                 let values = Buffer::zeroed("an average of the parameters", len)?;
-                let mut inner = lock(&self.inner);
-                let trainer = T::trainer(&mut inner).expect("of the model's precision");
                 trainer.average = Some(Average { averaging, start, every: every.max(1), values, count: 0 });
                 Ok(())
             };
-            py.detach(begin).map_err(|e| translate(py, e))
+            self.detached::<T, _>(py, begin).map_err(|e| translate(py, e))
         })
     }
 
@@ -288,9 +279,8 @@ impl Trainer {
     fn average(&self, py: Python<'_>) -> Option<(Py<PyAny>, u64)> {
         let Model { network, isa, .. } = self.model.get();
         with_dtype!(self.model.get().dtype, T => {
-            let copy = py.detach(|| {
-                let mut inner = lock(&self.inner);
-                let average = T::trainer(&mut inner).expect("of the model's precision").average.as_ref()?;
+            let copy = self.detached::<T, _>(py, |trainer| {
+                let average = trainer.average.as_ref()?;
                 let mut flat = vec![T::default(); network.num_parameters()];
                 network.export(*isa, &average.values, &mut flat);
                 Some((flat, average.count))
@@ -303,9 +293,8 @@ impl Trainer {
         let Model { network, isa, .. } = self.model.get();
         with_dtype!(self.model.get().dtype, T => {
             let flat = vector::<T>("the average", values, network.num_parameters())?;
-            py.detach(|| {
-                let mut inner = lock(&self.inner);
-                if let Some(average) = &mut T::trainer(&mut inner).expect("of the model's precision").average {
+            self.detached::<T, _>(py, |trainer| {
+                if let Some(average) = &mut trainer.average {
                     network.import(*isa, &flat, &mut average.values);
                     average.count = count;
                 }
@@ -576,15 +565,13 @@ impl Trainer {
 
     fn plan(&self, py: Python<'_>, batch_size: usize) -> PyResult<String> {
         with_dtype!(self.model.get().dtype, T => {
-            let plan = || {
-                let mut inner = lock(&self.inner);
-                let trainer = T::trainer(&mut inner).expect("of the model's precision");
+            let plan = |trainer: &mut CoreTrainer<T>| {
                 self.model.get().locked::<T, _>(|m| {
                     let (plan, bytes) = trainer.plan(m, batch_size.max(1));
                     Ok(format!("{plan}\nworkspace: {bytes} bytes"))
                 })
             };
-            py.detach(plan).map_err(|e| translate(py, e))
+            self.detached::<T, _>(py, plan).map_err(|e| translate(py, e))
         })
     }
 }

@@ -1,6 +1,6 @@
 """Losses of outputs and their derivatives by the inputs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY
 from typing import Any
 
@@ -8,8 +8,17 @@ import numpy as np
 
 from thalweg import _arrays, _checks
 from thalweg._description import description
-from thalweg.errors import ShapeError
+from thalweg.errors import ArgumentError, ShapeError
 from thalweg.nn._losses._custom import FunctionLoss
+
+
+def checked_order(order: Any) -> int | tuple[int, ...]:
+    """Give the highest derivatives, of all directions or of each, if they are such."""
+    if not isinstance(order, (list, tuple, np.ndarray)):
+        return _checks.integer("order", order, 1, 2)
+    if len(order) == 0:
+        raise ArgumentError("order must be 1 or 2, or one of them for each direction; got none")
+    return tuple(_checks.integer(f"order[{k}]", one, 1, 2) for k, one in enumerate(order))
 
 
 @description
@@ -34,14 +43,16 @@ class DerivativeLoss(FunctionLoss):
         * ``u[i, j]`` is output j of row i, of shape (n, out_features);
         * ``du[k, i, j]`` is its derivative along direction k, by input k unless `along` says
           otherwise, of shape (directions, n, out_features);
-        * ``d2u[k, i, j]`` is the second derivative along the same direction.
+        * ``d2u[k, i, j]`` is the second derivative along the same direction, or the k-th of those
+          that `order` asks second ones of.
 
         `target` holds the rows of `y` that belong to these, as they are: the points themselves,
         what acts on them, data. The function gives a tuple ``(loss, gradients)``: a number, and a
         tuple with an array for each of these, of the same shape: the derivatives of the loss by its
         elements. None in the place of one is an array of zeros.
-    order : {2, 1}, keyword only
-        The highest derivatives.
+    order : {2, 1} or a sequence of these, keyword only
+        The highest derivatives; in a sequence those along each direction: with ``order=(2, 1)`` for
+        inputs x and t, `d2u` holds :math:`u_{xx}` alone. What is not needed is not computed.
     along : array_like, shape (directions, in_features), keyword only, optional
         Directions, one in each row; those of the inputs, one after the other, by default. Mixed
         derivatives are differences: :math:`u_{xy} = (u_{vv} - u_{ww})/4` along
@@ -59,9 +70,9 @@ class DerivativeLoss(FunctionLoss):
 
     Notes
     -----
-    With d directions a step takes about 1 + order·d times what one on the outputs takes, and keeps
-    as many times the numbers of all layers and rows: for inputs as wide as images, give the few
-    directions that matter.
+    With d directions and s second derivatives a step takes about 1 + d + s times what one on the
+    outputs takes, and keeps as many times the numbers of all layers and rows: for inputs as wide as
+    images, give the few directions that matter.
 
     Examples
     --------
@@ -83,12 +94,12 @@ class DerivativeLoss(FunctionLoss):
 
     function: Callable[..., tuple[float, Any]]
     _: KW_ONLY
-    order: int = 2
+    order: int | Sequence[int] = 2
     along: Any = None
 
     def __post_init__(self) -> None:
         FunctionLoss.__post_init__(self)  # the class is made anew by `description`
-        _checks.integer("order", self.order, 1, 2)
+        self._set(order=checked_order(self.order))
         if self.along is not None:
             along = np.atleast_2d(_arrays.finite(_arrays.as_numeric(self.along, "along"), "along"))
             if along.ndim != 2 or along.size == 0:

@@ -26,7 +26,8 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::optim::{MAX_STATE, Step};
 use crate::parallel::{self, RUN};
-use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
+use crate::simd::{Isa, Op, Simd, add, dispatch, zip_map};
+use crate::update;
 
 /// A quadratic penalty.
 pub struct Penalty<T> {
@@ -149,7 +150,7 @@ impl<T: Element> Company<'_, T> {
                 dispatch(isa, Add { grads: &mut *g, params, pull: pull.part(place.clone()) });
             }
             if let Some(shift) = self.shift {
-                dispatch(isa, Plus { grads: &mut *g, shift: &shift[place.clone()] });
+                add(isa, g, &shift[place.clone()]);
             }
             let mask = self.mask.map(|mask| &mask[place.clone()]);
             if let Some(mask) = mask {
@@ -184,27 +185,7 @@ impl<'a, T> Pull<'a, T> {
 
 /// Adds the gradient of a penalty that was computed before to gradients, where the update is not on the spot.
 pub fn add_coupled<T: Element>(isa: Isa, coupled: &Coupled<T>, grads: &mut [T]) {
-    dispatch(isa, Plus { grads, shift: &coupled.shift });
-}
-
-/// g ← g + p
-struct Plus<'a, T> {
-    grads: &'a mut [T],
-    shift: &'a [T],
-}
-
-impl<T: Element> Op<T> for Plus<'_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn eval<S: Simd<T>>(self, s: S) {
-        zip_map(
-            s,
-            [self.grads],
-            [self.shift],
-            #[inline(always)]
-            |[g], [p]| [s.add(g, p)],
-        );
-    }
+    update::add(isa, grads, &coupled.shift);
 }
 
 /// Adds a penalty's gradient to gradients, where the update is not on the spot.

@@ -10,7 +10,7 @@ use crate::gemm::plan::GemmShape;
 use crate::gemm::{Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
 use crate::layer::{Activation, dropout};
 use crate::network::{Over, Stage};
-use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
+use crate::simd::{Isa, Op, Simd, add, dispatch, zip_map};
 use crate::view::{MatMut, MatRef};
 
 /// Rows of a block: enough for the products to be efficient, and few enough for a block's numbers to stay in a
@@ -145,7 +145,7 @@ impl<T: Element> Block<T> {
         let Some(dense) = stage.dense else {
             z.copy_from_slice(input(index));
             if let Some(first) = stage.skip {
-                add(z, input(first));
+                add(site.isa, z, input(first));
             }
             return;
         };
@@ -174,20 +174,14 @@ impl<T: Element> Block<T> {
             act if site.is_identity(act) => {}
             Activation::Dropout(p) => {
                 let (y, factors) = (MatMut::new(y, self.rows, n), MatMut::new(slope, self.rows, n));
-                dispatch(
-                    site.isa,
-                    DropOut { p, draw: site.draw, layer: index, first: self.first, y, factors },
-                );
+                dropout::forward(site.isa, (p, site.draw, index, self.first), y, factors);
             }
-            act if site.plain => {
-                let y = MatMut::new(y, self.rows, n);
-                dispatch(site.isa, Plain(act, y));
-            }
+            act if site.plain => act.forward(site.isa, MatMut::new(y, self.rows, n), None),
             act => {
                 self.spare.resize(self.spare.len().max(2 * y.len()), T::ZERO);
                 let (third, spare) = self.spare.split_at_mut(y.len());
                 let second = if turn.is_empty() { &mut spare[..y.len()] } else { turn };
-                dispatch(site.isa, Jet(act, [y, slope, second, third]));
+                act.jet(site.isa, [y, slope, second, third]);
             }
         }
     }
@@ -234,7 +228,7 @@ impl<T: Element> Block<T> {
                 dx.fill(T::ZERO);
                 init = Init::Accumulate;
             }
-            add(dx, halves(&mut self.slots[end].delta).1);
+            add(site.isa, dx, halves(&mut self.slots[end].delta).1);
         }
         let dz = halves(&mut self.slots[index].delta).1;
         if let Some(encoder) = stage.encoder {
@@ -244,7 +238,7 @@ impl<T: Element> Block<T> {
             return self.decode(site, index, encoder);
         }
         if stage.dense.is_none() {
-            return if let Init::Zero = init { dx.copy_from_slice(dz) } else { add(dx, dz) };
+            return if let Init::Zero = init { dx.copy_from_slice(dz) } else { add(site.isa, dx, dz) };
         }
         let weight = Panels::new(&site.at.transposed[index], stage.outputs, stage.inputs);
         multiply(site.isa, dz, weight, dx, self.rows, init, &mut self.scratch);
@@ -303,11 +297,6 @@ pub fn outer<T: Element>(
     run(isa, shape, Lhs::Plain(a), Rhs::Plain(b), into, Init::Accumulate, scratch);
 }
 
-/// into ← into + from
-pub fn add<T: Element>(into: &mut [T], from: &[T]) {
-    into.iter_mut().zip(from).for_each(|(into, x)| *into += *x);
-}
-
 /// du ← φ′·dy and, where there is a φ″, turn ← φ″·dy.
 struct Sloped<'m, T> {
     slope: &'m [T],
@@ -338,47 +327,6 @@ impl<T: Element> Op<T> for Sloped<'_, T> {
                 |[_, turn], [slope, dy]| [s.mul(slope, dy), s.mul(turn, dy)],
             ),
         }
-    }
-}
-
-/// [`Activation::forward`]
-struct Plain<'m, T>(Activation, MatMut<'m, T>);
-
-impl<T: Element> Op<T> for Plain<'_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn eval<S: Simd<T>>(self, s: S) {
-        self.0.forward(s, self.1, None);
-    }
-}
-
-/// [`Activation::jet`]
-pub struct Jet<'m, T>(pub Activation, pub [&'m mut [T]; 4]);
-
-impl<T: Element> Op<T> for Jet<'_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn eval<S: Simd<T>>(self, s: S) {
-        self.0.jet(s, self.1);
-    }
-}
-
-/// [`dropout::forward`]
-struct DropOut<'m, T> {
-    p: f64,
-    draw: dropout::Draw,
-    layer: usize,
-    first: usize,
-    y: MatMut<'m, T>,
-    factors: MatMut<'m, T>,
-}
-
-impl<T: Element> Op<T> for DropOut<'_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn eval<S: Simd<T>>(self, s: S) {
-        let Self { p, draw, layer, first, mut y, mut factors } = self;
-        dropout::forward(s, p, draw, layer, first, &mut y, &mut factors);
     }
 }
 

@@ -5,8 +5,7 @@ use super::{Site, Weights};
 use crate::element::Element;
 use crate::layer::{Category, fourier};
 use crate::network::Encoder;
-use crate::simd::{Op, Simd, dispatch};
-use crate::view::MatRef;
+use crate::view::{MatMut, MatRef};
 
 /// The parts that a row has in matrices of so many columns.
 fn part(r: usize, n: usize) -> std::ops::Range<usize> {
@@ -20,17 +19,19 @@ impl<T: Element> Block<T> {
         let (before, rest) = self.slots.split_at_mut(index);
         let x = if index == 0 { &self.x } else { &before[index - 1].y };
         let y = halves(&mut rest[0].y).0;
-        for r in 0..self.rows {
-            let (x, y) = (&x[part(r, stage.inputs)], &mut y[part(r, stage.outputs)]);
-            match &site.network.encoders()[encoder] {
-                Encoder::Fourier { layer, start, .. } => {
-                    let frequencies = &site.averages[*start..start + layer.inputs * layer.count()];
-                    dispatch(site.isa, Forward { x, frequencies, y });
-                }
-                Encoder::Tabular { layer, starts, .. } => layer.forward(x, y, |k| {
+        let x = MatRef::new(&x[..self.rows * stage.inputs], self.rows, stage.inputs);
+        let mut y = MatMut::new(y, self.rows, stage.outputs);
+        match &site.network.encoders()[encoder] {
+            Encoder::Fourier { layer, start, .. } => {
+                let frequencies = &site.averages[*start..start + layer.inputs * layer.count()];
+                fourier::forward(site.isa, x, frequencies, y);
+            }
+            Encoder::Tabular { layer, starts, .. } => {
+                let table = |k: usize| {
                     let Category { codes, dim, .. } = layer.categories[k];
                     &site.at.arena[starts[k]..starts[k] + codes * dim]
-                }),
+                };
+                (0..self.rows).for_each(|r| layer.forward(x.row(r), y.row_mut(r), table));
             }
         }
     }
@@ -78,12 +79,10 @@ impl<T: Element> Block<T> {
         let frequencies = &site.averages[*start..start + layer.inputs * layer.count()];
         let (inputs, outputs) = (layer.inputs, site.network.stages()[index].outputs);
         let slots = &mut self.slots[index];
-        let dz = halves(&mut slots.delta).1;
-        for r in 0..self.rows {
-            let (y, dy) = (&slots.y[part(r, outputs)], &dz[part(r, outputs)]);
-            let dx = &mut self.back[0][part(r, inputs)];
-            dispatch(site.isa, Backward { y, dy, frequencies, dx });
-        }
+        let y = MatRef::new(&slots.y[..self.rows * outputs], self.rows, outputs);
+        let dy = MatRef::new(halves(&mut slots.delta).1, self.rows, outputs);
+        let dx = MatMut::new(&mut self.back[0][..self.rows * inputs], self.rows, inputs);
+        fourier::backward(site.isa, y, dy, frequencies, dx);
     }
 
     /// Adds the tangent of that.
@@ -117,36 +116,5 @@ impl<T: Element> Block<T> {
                 into[category.place(code, j)] += *d;
             }
         }
-    }
-}
-
-/// [`fourier::forward`]
-struct Forward<'r, T> {
-    x: &'r [T],
-    frequencies: &'r [T],
-    y: &'r mut [T],
-}
-
-impl<T: Element> Op<T> for Forward<'_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn eval<S: Simd<T>>(self, s: S) {
-        fourier::forward(s, self.x, self.frequencies, self.y);
-    }
-}
-
-/// [`fourier::backward`]
-struct Backward<'r, T> {
-    y: &'r [T],
-    dy: &'r [T],
-    frequencies: &'r [T],
-    dx: &'r mut [T],
-}
-
-impl<T: Element> Op<T> for Backward<'_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn eval<S: Simd<T>>(self, s: S) {
-        fourier::backward(s, self.y, self.dy, self.frequencies, self.dx);
     }
 }

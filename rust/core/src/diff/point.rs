@@ -9,7 +9,7 @@ use crate::loss::{Goals, Objective, RowLoss, Rows, Second, Targets};
 use crate::model::{Model, check_flat};
 use crate::network::Network;
 use crate::parallel;
-use crate::simd::{Op, Simd, all_finite, dispatch};
+use crate::simd::all_finite;
 use crate::train::Trainer;
 use crate::view::{MatMut, MatRef};
 
@@ -287,7 +287,7 @@ impl<T: Element> Point<T> {
         let rows = Rows { output, goals: task.goals, at: &|r| first + r, scale: self.scale };
         let grad = MatMut::new(&mut block.back[0][..len], block.rows, n);
         let mut losses = vec![RowLoss::default(); block.rows];
-        dispatch(site.isa, Slopes { objective: task.objective, rows: &rows, grad, losses: &mut losses });
+        task.objective.rows(site.isa, &rows, Some(grad), &mut losses);
     }
 
     /// What its second derivatives are made of.
@@ -297,21 +297,5 @@ impl<T: Element> Point<T> {
         let rows = Rows { output, goals: task.goals, at: &|r| first + r, scale: self.scale };
         let second = if self.matrix == Matrix::Fisher { Second::Fisher } else { Second::Hessian };
         block.bends = task.objective.bends(second, &rows);
-    }
-}
-
-/// Gradients of losses by the outputs.
-struct Slopes<'l, 'r, T> {
-    objective: &'l Objective<T>,
-    rows: &'l Rows<'r, T>,
-    grad: MatMut<'l, T>,
-    losses: &'l mut [RowLoss],
-}
-
-impl<T: Element> Op<T> for Slopes<'_, '_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn eval<S: Simd<T>>(self, s: S) {
-        self.objective.rows(s, self.rows, Some(self.grad), self.losses);
     }
 }

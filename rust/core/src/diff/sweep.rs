@@ -60,7 +60,7 @@ impl<T: Element> Sweep<T> {
         let (isa, len) = (model.isa(), rows.len());
         model.network().check_input(x)?;
         let outputs = model.network().outputs();
-        let new = self.workspace.as_ref().is_none_or(|w| !w.plan.serves(Mode::Frozen, len));
+        let new = self.workspace.as_ref().is_none_or(|w| !w.serves(model.network(), Mode::Frozen, len));
         if new {
             let plan = Plan::new::<T>(model.network(), Mode::Frozen, len, isa, threads::num_threads().0);
             self.workspace = Some(Workspace::new(model.network(), plan)?);

@@ -2,14 +2,14 @@
 //! outputs forward, and of its gradients backward. All but a few loops here are products of matrices: what depends
 //! on the numbers alone, such as φ′ and φ″, is there already.
 
-use super::block::{Block, Slots, add, halves, multiply, outer};
+use super::block::{Block, Slots, halves, multiply, outer};
 use super::norm::{Columns, OfDots, Pair, Task, Work};
 use super::{Site, Weights};
 use crate::element::Element;
 use crate::gemm::Init;
 use crate::gemm::pack::Panels;
 use crate::network::Over;
-use crate::simd::{Op, Simd, dispatch, zip_map};
+use crate::simd::{Op, Simd, add, dispatch, zip_map};
 use crate::view::MatMut;
 
 impl<T: Element> Block<T> {
@@ -35,7 +35,7 @@ impl<T: Element> Block<T> {
                 None => dot.fill(T::ZERO),
             }
             if let Some((_, Some(skip))) = stage.skip.map(input) {
-                add(dot, skip);
+                add(site.isa, dot, skip);
             }
             return;
         };
@@ -137,7 +137,7 @@ impl<T: Element> Block<T> {
                 init = Init::Accumulate;
             }
             let delta = &self.slots[end].delta;
-            add(dx, &delta[..self.rows * site.network.stages()[end].outputs]);
+            add(site.isa, dx, &delta[..self.rows * site.network.stages()[end].outputs]);
         }
         if let Some(encoder) = stage.encoder {
             if let Init::Zero = init {
@@ -147,7 +147,11 @@ impl<T: Element> Block<T> {
         }
         let (dz_dot, dz) = self.slots[index].delta.split_at(len);
         if stage.dense.is_none() {
-            return if let Init::Zero = init { dx.copy_from_slice(dz_dot) } else { add(dx, dz_dot) };
+            return if let Init::Zero = init {
+                dx.copy_from_slice(dz_dot)
+            } else {
+                add(site.isa, dx, dz_dot)
+            };
         }
         let mut product = |dz: &[T], of: &Weights<T>, init: Init<'_, T>| {
             let weight = Panels::new(&of.transposed[index], stage.outputs, stage.inputs);

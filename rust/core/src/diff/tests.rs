@@ -408,7 +408,7 @@ fn jets_are_derivatives_of_the_outputs_along_each_direction() {
     for isa in Isa::available() {
         for (which, layers) in jet_networks(Activation::Tanh).into_iter().enumerate() {
             let mut model = Model::<f64>::with_isa(layers, 3, isa).unwrap();
-            let mut jet = Jet::new(model.network(), MatRef::new(&along, 2, WIDTHS[0]), 2).unwrap();
+            let mut jet = Jet::new(model.network(), MatRef::new(&along, 2, WIDTHS[0]), &[2, 2]).unwrap();
             let mut at = |k: usize, step: f64| {
                 let direction = &along[k * WIDTHS[0]..][..WIDTHS[0]];
                 let moved: Vec<f64> =
@@ -437,18 +437,43 @@ fn jets_are_derivatives_of_the_outputs_along_each_direction() {
 }
 
 #[test]
+fn jets_have_the_second_derivatives_that_are_wanted() {
+    let (along, x) = (draw::<f64>(3 * WIDTHS[0], 5), draw(ROWS * WIDTHS[0], 1));
+    let (along, x) = (MatRef::new(&along, 3, WIDTHS[0]), MatRef::new(&x, ROWS, WIDTHS[0]));
+    for layers in jet_networks(Activation::Tanh) {
+        let model = Model::<f64>::new(layers, 3).unwrap();
+        let run = |orders: &[usize]| {
+            let mut jet = Jet::new(model.network(), along, orders).unwrap();
+            let mut all = vec![f64::NAN; jet.parts() * ROWS * WIDTHS[3]];
+            jet.forward(&model, x, &mut all).unwrap();
+            all.chunks(ROWS * WIDTHS[3]).map(<[f64]>::to_vec).collect::<Vec<_>>()
+        };
+        let all = run(&[2, 2, 2]);
+        let near = |found: Vec<Vec<f64>>, parts: &[usize]| {
+            assert_eq!(found.len(), parts.len());
+            let pairs = found.iter().zip(parts);
+            assert!(pairs.into_iter().all(|(found, part)| distance(found, &all[*part]) < 1e-14), "{parts:?}");
+        };
+        near(run(&[1, 1, 1]), &[0, 1, 2, 3]);
+        near(run(&[1, 2, 1]), &[0, 1, 2, 3, 5]);
+        near(run(&[2, 1, 2]), &[0, 1, 2, 3, 4, 6]);
+    }
+}
+
+#[test]
 fn what_goes_back_from_a_jet_is_the_gradient() {
     let (along, rows) = (draw::<f64>(3 * WIDTHS[0], 5), 70);
     let x = draw(rows * WIDTHS[0], 1);
     let (along, x) = (MatRef::new(&along, 3, WIDTHS[0]), MatRef::new(&x, rows, WIDTHS[0]));
     let acts = [Activation::Tanh, Activation::Gelu, Activation::Sine(1.3), Activation::Softplus(2.0)];
     for isa in Isa::available() {
-        for (act, order) in acts.into_iter().flat_map(|act| [(act, 1), (act, 2)]) {
+        let orders = [[1; 3], [2; 3], [1, 2, 1]];
+        for (act, orders) in acts.into_iter().flat_map(|act| orders.map(|orders| (act, orders))) {
             for (which, layers) in jet_networks(act).into_iter().enumerate() {
                 let mut model = Model::<f64>::with_isa(layers, 3, isa).unwrap();
                 let n = model.network().num_parameters();
-                let mut jet = Jet::new(model.network(), along, order).unwrap();
-                let parts = jet.parts(model.network());
+                let mut jet = Jet::new(model.network(), along, &orders).unwrap();
+                let parts = jet.parts();
                 let weights = draw::<f64>(parts * rows * WIDTHS[3], 8);
                 let mut output = vec![0.0; weights.len()];
                 jet.forward(&model, x, &mut output).unwrap();
@@ -470,7 +495,7 @@ fn what_goes_back_from_a_jet_is_the_gradient() {
                 let numeric = (at(h) - at(-h)) / (2.0 * h);
                 let found = dot(&gradient, &v);
                 let error = (found - numeric).abs() / numeric.abs();
-                assert!(error < 1e-7, "{isa} {} {order} {which}: {found} {numeric}", act.name());
+                assert!(error < 1e-7, "{isa} {} {orders:?} {which}: {found} {numeric}", act.name());
             }
         }
     }
@@ -484,7 +509,7 @@ fn jets_have_the_same_bits_for_any_number_of_threads_and_are_near_in_single_prec
         let mut model = Model::<T>::new(layers, 3).unwrap();
         let rows = 700;
         let (x, along) = (draw::<T>(rows * WIDTHS[0], 1), draw::<T>(2 * WIDTHS[0], 5));
-        let mut jet = Jet::new(model.network(), MatRef::new(&along, 2, WIDTHS[0]), 2).unwrap();
+        let mut jet = Jet::new(model.network(), MatRef::new(&along, 2, WIDTHS[0]), &[2, 2]).unwrap();
         let weights = draw::<T>(5 * rows * WIDTHS[3], 8);
         let mut all = vec![T::ZERO; weights.len()];
         jet.forward(&model, MatRef::new(&x, rows, WIDTHS[0]), &mut all).unwrap();
@@ -508,14 +533,16 @@ fn jets_do_not_go_through_what_they_cannot() {
     let make = |layers| Model::<f64>::new(layers, 0).unwrap();
     let model = make(network(Behind::RowNorm, Activation::Tanh));
     let along = [1.0; WIDTHS[0]];
-    let text = Jet::new(model.network(), MatRef::new(&along, 1, WIDTHS[0]), 2).err().unwrap().to_string();
+    let text = Jet::new(model.network(), MatRef::new(&along, 1, WIDTHS[0]), &[2]).err().unwrap().to_string();
     assert!(text.contains("layer 1 (LayerNorm 37)"), "{text}");
     let [layers, _] = jet_networks(Activation::Tanh);
     let mut model = make(layers);
-    let text = Jet::new(model.network(), MatRef::new(&along[..4], 1, 4), 2).err().unwrap().to_string();
+    let text = Jet::new(model.network(), MatRef::new(&along[..4], 1, 4), &[2]).err().unwrap().to_string();
     assert!(text.contains("of 5 numbers"), "{text}");
-    assert!(Jet::new(model.network(), MatRef::new(&along, 1, WIDTHS[0]), 3).is_err());
-    let mut jet = Jet::new(model.network(), MatRef::new(&along, 1, WIDTHS[0]), 2).unwrap();
+    for orders in [&[3][..], &[], &[2, 1]] {
+        assert!(Jet::new(model.network(), MatRef::new(&along, 1, WIDTHS[0]), orders).is_err());
+    }
+    let mut jet = Jet::new(model.network(), MatRef::new(&along, 1, WIDTHS[0]), &[2]).unwrap();
     let (x, gradient) = (draw::<f64>(4 * WIDTHS[0], 1), draw::<f64>(12 * WIDTHS[3], 2));
     let gradient = MatRef::new(&gradient, 12, WIDTHS[3]);
     assert!(jet.backward(&mut model, gradient).is_err(), "nothing went forward");

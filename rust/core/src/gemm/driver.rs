@@ -216,7 +216,7 @@ impl<T: Element> Op<T> for Finish<'_, '_, T> {
         match epilogue {
             Epilogue::None => {}
             Epilogue::Activate(act, saved) => {
-                act.forward(s, c, saved.as_mut().map(|m| m.block(row, rows, col, cols)));
+                act.forward_in(s, c, saved.as_mut().map(|m| m.block(row, rows, col, cols)));
             }
             Epilogue::Derivative(act, from) => act.backward(s, c, from.block(row, rows, col, cols)),
         }

@@ -1,7 +1,7 @@
 //! What an element-wise layer is, and the list of them.
 
 use crate::element::Element;
-use crate::simd::{Op, Simd, zip_map};
+use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
 use crate::view::{MatMut, MatRef};
 
 /// An element-wise function φ of one file: its value, its derivative, and what is said about it.
@@ -92,7 +92,7 @@ macro_rules! activations {
 
             /// z ← φ(z); and saved ← φ′(z), if it [saves](Self::saves_derivative) and there is room.
             #[inline(always)]
-            pub fn forward<T: Element, S: Simd<T>>(
+            pub fn forward_in<T: Element, S: Simd<T>>(
                 self,
                 s: S,
                 z: MatMut<'_, T>,
@@ -123,16 +123,30 @@ macro_rules! activations {
 
             /// φ and its first three derivatives: from z in the first of the slices, which are of one length, φ(z),
             /// and φ′(z), φ″(z) and φ‴(z) in the others.
-            #[inline(always)]
-            pub fn jet<T: Element, S: Simd<T>>(self, s: S, z: [&mut [T]; 4]) {
+            pub fn jet<T: Element>(self, isa: Isa, z: [&mut [T]; 4]) {
                 match self {
                     $(Activation::$Name $(($($parameter),+))? => {
-                        s.run(Jet(super::$file::$Name $(($($parameter),+))?, z));
+                        dispatch(isa, Jet(super::$file::$Name $(($($parameter),+))?, z));
                     })*
                 }
             }
         }
     };
+}
+
+impl Activation {
+    /// [`forward_in`](Self::forward_in), on an instruction set that is entered for it.
+    pub fn forward<T: Element>(self, isa: Isa, z: MatMut<'_, T>, saved: Option<MatMut<'_, T>>) {
+        struct Enter<'m, T>(Activation, MatMut<'m, T>, Option<MatMut<'m, T>>);
+        impl<T: Element> Op<T> for Enter<'_, T> {
+            type Output = ();
+            #[inline(always)]
+            fn eval<S: Simd<T>>(self, s: S) {
+                self.0.forward_in(s, self.1, self.2);
+            }
+        }
+        dispatch(isa, Enter(self, z, saved));
+    }
 }
 
 /// One function on the elements of a matrix. Through [`Simd::run`] it is a piece of code of its own, of which

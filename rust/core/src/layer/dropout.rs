@@ -11,7 +11,7 @@
 use super::Function;
 use crate::element::Element;
 use crate::rng::{Purpose, philox_lanes};
-use crate::simd::{Simd, zip_map};
+use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
 use crate::view::MatMut;
 
 /// As an element-wise layer: what it is in evaluation.
@@ -51,15 +51,29 @@ pub struct Draw {
 const LANES: usize = 16;
 
 /// z ← z·m, factors ← m, for rows of a batch from `first` on.
+pub fn forward<T: Element>(
+    isa: Isa,
+    (p, draw, layer, first): (f64, Draw, usize, usize),
+    z: MatMut<'_, T>,
+    factors: MatMut<'_, T>,
+) {
+    struct Forward<'m, T>((f64, Draw, usize, usize), MatMut<'m, T>, MatMut<'m, T>);
+    impl<T: Element> Op<T> for Forward<'_, T> {
+        type Output = ();
+        #[inline(always)]
+        fn eval<S: Simd<T>>(self, s: S) {
+            rows(s, self.0, self.1, self.2);
+        }
+    }
+    dispatch(isa, Forward((p, draw, layer, first), z, factors));
+}
+
 #[inline(always)]
-pub fn forward<T: Element, S: Simd<T>>(
+fn rows<T: Element, S: Simd<T>>(
     s: S,
-    p: f64,
-    draw: Draw,
-    layer: usize,
-    first: usize,
-    z: &mut MatMut<'_, T>,
-    factors: &mut MatMut<'_, T>,
+    (p, draw, layer, first): (f64, Draw, usize, usize),
+    mut z: MatMut<'_, T>,
+    mut factors: MatMut<'_, T>,
 ) {
     // 2³² is out of reach: there p is 1 to nine digits.
     let threshold = (p * f64::exp2(32.0)).round().min(u32::MAX.into()) as u32;

@@ -4,10 +4,10 @@
 //! output only. In a direction ẋ it is ẏ = (c·u̇, −s·u̇) with u̇ = 2πẋB.
 
 use crate::element::Element;
-use crate::rng::Stream;
-use crate::simd::{Simd, zip_map};
-
 use crate::math::sin;
+use crate::rng::Stream;
+use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
+use crate::view::{MatMut, MatRef};
 
 /// The layer as the user wrote it.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,9 +57,42 @@ impl Fourier {
     }
 }
 
-/// y of one row.
+/// y of rows x.
+pub fn forward<T: Element>(isa: Isa, x: MatRef<'_, T>, frequencies: &[T], y: MatMut<'_, T>) {
+    struct Forward<'r, T>(MatRef<'r, T>, &'r [T], MatMut<'r, T>);
+    impl<T: Element> Op<T> for Forward<'_, T> {
+        type Output = ();
+        #[inline(always)]
+        fn eval<S: Simd<T>>(self, s: S) {
+            let Self(x, frequencies, mut y) = self;
+            (0..x.rows()).for_each(|r| row_forward(s, x.row(r), frequencies, y.row_mut(r)));
+        }
+    }
+    dispatch(isa, Forward(x, frequencies, y));
+}
+
+/// dx ← dx + its gradient, of rows.
+pub fn backward<T: Element>(
+    isa: Isa,
+    y: MatRef<'_, T>,
+    dy: MatRef<'_, T>,
+    frequencies: &[T],
+    dx: MatMut<'_, T>,
+) {
+    struct Backward<'r, T>([MatRef<'r, T>; 2], &'r [T], MatMut<'r, T>);
+    impl<T: Element> Op<T> for Backward<'_, T> {
+        type Output = ();
+        #[inline(always)]
+        fn eval<S: Simd<T>>(self, s: S) {
+            let Self([y, dy], frequencies, mut dx) = self;
+            (0..y.rows()).for_each(|r| row_backward(s, y.row(r), dy.row(r), frequencies, dx.row_mut(r)));
+        }
+    }
+    dispatch(isa, Backward([y, dy], frequencies, dx));
+}
+
 #[inline(always)]
-pub fn forward<T: Element, S: Simd<T>>(s: S, x: &[T], frequencies: &[T], y: &mut [T]) {
+fn row_forward<T: Element, S: Simd<T>>(s: S, x: &[T], frequencies: &[T], y: &mut [T]) {
     let m = y.len() / 2;
     let (sines, cosines) = y.split_at_mut(m);
     sines.fill(T::ZERO);
@@ -87,9 +120,8 @@ pub fn forward<T: Element, S: Simd<T>>(s: S, x: &[T], frequencies: &[T], y: &mut
     );
 }
 
-/// dx ← dx + its gradient, of one row.
 #[inline(always)]
-pub fn backward<T: Element, S: Simd<T>>(s: S, y: &[T], dy: &[T], frequencies: &[T], dx: &mut [T]) {
+fn row_backward<T: Element, S: Simd<T>>(s: S, y: &[T], dy: &[T], frequencies: &[T], dx: &mut [T]) {
     let m = y.len() / 2;
     let ((sin, cos), (dsin, dcos)) = (y.split_at(m), dy.split_at(m));
     let full = m - m % S::N;

@@ -61,7 +61,7 @@ fn run<T: Element>(isa: Isa, act: Activation, z: &[T], dy: T) -> (Vec<T>, Vec<T>
             let Run(act, z, saved, dy) = self;
             let n = z.len();
             let room = act.saves_derivative().then(|| MatMut::new(&mut *saved, 1, n));
-            act.forward(s, MatMut::new(&mut *z, 1, n), room);
+            act.forward_in(s, MatMut::new(&mut *z, 1, n), room);
             let from = if act.saves_derivative() { saved } else { z };
             act.backward(s, MatMut::new(dy, 1, n), MatRef::new(from, 1, n));
         }
@@ -108,21 +108,13 @@ fn derivatives_are_those_of_the_outputs() {
 
 #[test]
 fn each_derivative_is_that_of_the_one_before() {
-    struct Run<'a>(Activation, [&'a mut [f64]; 4]);
-    impl Op<f64> for Run<'_> {
-        type Output = ();
-        #[inline(always)]
-        fn eval<S: Simd<f64>>(self, s: S) {
-            self.0.jet(s, self.1);
-        }
-    }
     let h = 6e-6;
     for isa in Isa::available() {
         for act in all() {
             let jet = |by: f64| {
                 let z: Vec<f64> = points().iter().map(|z| z + by).collect();
                 let mut jet = [z.clone(), z.clone(), z.clone(), z];
-                dispatch(isa, Run(act, jet.each_mut().map(|part| &mut part[..])));
+                act.jet(isa, jet.each_mut().map(|part| &mut part[..]));
                 jet
             };
             let (here, up, down) = (jet(0.0), jet(h), jet(-h));
@@ -224,19 +216,12 @@ fn every_kind_is_found_by_its_name_and_parameters() {
 /// Features of Fourier are as accurate after many turns as in the first: their angle is exact here.
 #[test]
 fn features_of_many_turns_are_accurate() {
-    struct Run<'y>(f32, &'y mut [f32]);
-    impl Op<f32> for Run<'_> {
-        type Output = ();
-        #[inline(always)]
-        fn eval<S: Simd<f32>>(self, s: S) {
-            fourier::forward(s, &[self.0], &[3.3, -0.7, 0.25], self.1);
-        }
-    }
     for isa in Isa::available() {
         for x in [0.25, 1.0, 64.0, 4096.0, -65536.0] {
             let mut y = [0.0; 6];
-            dispatch(isa, Run(x, &mut y));
-            for (j, b) in [3.3f32, -0.7, 0.25].into_iter().enumerate() {
+            let frequencies = [3.3, -0.7, 0.25];
+            fourier::forward(isa, MatRef::new(&[x], 1, 1), &frequencies, MatMut::new(&mut y, 1, 6));
+            for (j, b) in frequencies.into_iter().enumerate() {
                 let angle = std::f64::consts::TAU * (f64::from(x) * f64::from(b)).fract();
                 let (sin, cos) = angle.sin_cos();
                 assert!((f64::from(y[j]) - sin).abs() < 5e-7, "{isa} {x} {b}");

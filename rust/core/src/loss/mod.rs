@@ -28,7 +28,7 @@ pub use second::Second;
 
 use crate::element::Element;
 use crate::error::Error;
-use crate::simd::{MAX_LANES, Simd};
+use crate::simd::{Isa, MAX_LANES, Op, Simd, dispatch};
 use crate::view::{MatMut, MatRef};
 
 /// A loss with its numbers.
@@ -412,8 +412,20 @@ impl<T: Element> Objective<T> {
     ///
     /// # Panics
     /// If the targets are of the other kind or shape; [`check`](Self::check) them first.
+    pub fn rows(&self, isa: Isa, rows: &Rows<'_, T>, grad: Option<MatMut<'_, T>>, losses: &mut [RowLoss]) {
+        struct Enter<'a, 'r, T>(&'a Objective<T>, &'a Rows<'r, T>, Option<MatMut<'a, T>>, &'a mut [RowLoss]);
+        impl<T: Element> Op<T> for Enter<'_, '_, T> {
+            type Output = ();
+            #[inline(always)]
+            fn eval<S: Simd<T>>(self, s: S) {
+                self.0.rows_in(s, self.1, self.2, self.3);
+            }
+        }
+        dispatch(isa, Enter(self, rows, grad, losses));
+    }
+
     #[inline(always)]
-    pub fn rows<S: Simd<T>>(
+    fn rows_in<S: Simd<T>>(
         &self,
         s: S,
         rows: &Rows<'_, T>,

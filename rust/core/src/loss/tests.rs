@@ -1,19 +1,11 @@
 //! Losses against their formulas in double precision, and their gradients against differences.
 
 use super::*;
-use crate::simd::{Isa, Op, dispatch};
+use crate::simd::Isa;
 
 /// Cross-entropy of rows at once, or one by one as with weights of classes, gives about the same.
 #[test]
 fn few_classes_are_taken_many_rows_at_once() {
-    struct Run<'a>(&'a Objective<f32>, Rows<'a, f32>, Option<MatMut<'a, f32>>, &'a mut [RowLoss]);
-    impl Op<f32> for Run<'_> {
-        type Output = ();
-        #[inline(always)]
-        fn eval<S: Simd<f32>>(self, s: S) {
-            self.0.rows(s, &self.1, self.2, self.3);
-        }
-    }
     for isa in Isa::available() {
         for (n, classes) in [(1, 1), (1, 3), (16, 2), (17, 10), (40, 16), (33, 8), (5, 9)] {
             let output: Vec<f32> =
@@ -32,7 +24,7 @@ fn few_classes_are_taken_many_rows_at_once() {
                 let mut slopes = vec![f32::NAN; n * classes];
                 let mut losses = vec![RowLoss { loss: f64::NAN, right: f64::NAN }; n];
                 let grad = grad.then(|| MatMut::new(&mut slopes, n, classes));
-                dispatch(isa, Run(objective, rows, grad, &mut losses));
+                objective.rows(isa, &rows, grad, &mut losses);
                 (slopes, losses)
             };
             for weights in [None, Some(&weights[..])] {
@@ -212,23 +204,12 @@ fn run<T: Element>(
     goals: Goals<'_, T>,
     scale: f64,
 ) -> (RowLoss, RowLoss, Vec<T>) {
-    struct Run<'a, T>(&'a Objective<T>, &'a [T], Goals<'a, T>, &'a mut [T], f64);
-    impl<T: Element> Op<T> for Run<'_, T> {
-        type Output = (RowLoss, RowLoss);
-        #[inline(always)]
-        fn eval<S: Simd<T>>(self, s: S) -> (RowLoss, RowLoss) {
-            let Run(objective, output, goals, grad, scale) = self;
-            let (output, n) = (MatRef::new(output, 1, output.len()), output.len());
-            let rows = Rows { output, goals, at: &|r| r, scale };
-            let mut losses = [RowLoss::default(); 2];
-            objective.rows(s, &rows, Some(MatMut::new(grad, 1, n)), &mut losses[..1]);
-            objective.rows(s, &rows, None, &mut losses[1..]);
-            (losses[0], losses[1])
-        }
-    }
-    let mut grad = vec![T::lit(f64::NAN); output.len()];
-    let (with, without) = dispatch(isa, Run(objective, output, goals, &mut grad, scale));
-    (with, without, grad)
+    let (n, mut grad) = (output.len(), vec![T::lit(f64::NAN); output.len()]);
+    let rows = Rows { output: MatRef::new(output, 1, n), goals, at: &|r| r, scale };
+    let mut losses = [RowLoss::default(); 2];
+    objective.rows(isa, &rows, Some(MatMut::new(&mut grad, 1, n)), &mut losses[..1]);
+    objective.rows(isa, &rows, None, &mut losses[1..]);
+    (losses[0], losses[1], grad)
 }
 
 fn cross_entropy<T: Element>(isa: Isa, output: &[T], label: i64) -> (RowLoss, Vec<T>) {

@@ -1,6 +1,6 @@
 //! From layers as the user listed them to stages, and to places in the arena.
 
-use super::{Block, Dense, Encoder, Network, Norm, Over, Stage};
+use super::{Block, Dense, Encoder, Identity, Network, Norm, Over, Stage};
 use crate::arena::padded;
 use crate::error::Error;
 use crate::layer::{Activation, Layer, Linear};
@@ -21,6 +21,54 @@ pub(super) fn first_wide<'l>(path: &str, layers: &'l [Layer]) -> Option<(String,
     })
 }
 
+/// Places in an arena, given out one after the other.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Places {
+    pub blocks: Vec<Block>,
+    /// Elements so far, padding included.
+    pub len: usize,
+}
+
+impl Places {
+    /// A place for numbers of a shape; gives where it starts. Places start on cache lines of either type, so that both
+    /// have one layout.
+    fn lay(&mut self, name: String, shape: Vec<usize>) -> Result<usize, Error> {
+        // Half of the address space is out of reach anyway, and leaves room for rounding up.
+        let count = shape.iter().try_fold(1usize, |n, &side| n.checked_mul(side));
+        let end = count.and_then(|count| self.len.checked_add(count)).filter(|end| *end < usize::MAX / 2);
+        let Some(end) = end else {
+            return Err(Error::Argument {
+                name: "layers",
+                value: format!("more numbers than can be counted in {name}, of shape {shape:?}"),
+                accepted: "use narrower layers, whose weights fit into memory".into(),
+            });
+        };
+        self.blocks.push(Block { name, shape, offset: self.len });
+        Ok(std::mem::replace(&mut self.len, padded::<f32>(end)))
+    }
+}
+
+/// What runs of `width` columns and leaves them as they are: a stage to be completed.
+fn alone(width: usize) -> Stage {
+    Stage {
+        dense: None,
+        encoder: None,
+        norm: None,
+        act: Activation::Identity,
+        skip: None,
+        inputs: width,
+        outputs: width,
+    }
+}
+
+/// Checks that a layer takes what comes.
+fn check_width(place: &str, layer: &Layer, expected: usize, found: usize) -> Result<(), Error> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(Error::LayerWidth { layer: place.into(), name: layer.name(), expected, found })
+}
+
 impl Network {
     /// Checks the layers and lays out the arena.
     ///
@@ -28,13 +76,12 @@ impl Network {
     /// If a layer does not fit the one before, is of width 0, or no layer is dense.
     pub fn new(layers: Vec<Layer>) -> Result<Self, Error> {
         let mut network = Network {
+            identity: Identity::new(),
             layers: Vec::new(),
             stages: Vec::new(),
             encoders: Vec::new(),
-            blocks: Vec::new(),
-            arena_len: 0,
-            averages: Vec::new(),
-            averages_len: 0,
+            params: Places::default(),
+            averages: Places::default(),
         };
         if let Some((_, _, width)) = first_wide("", &layers) {
             network.add("", &layers, width, &mut 0)?;
@@ -61,49 +108,14 @@ impl Network {
     ) -> Result<usize, Error> {
         // What was before a block ends there: the block's input is needed as it is.
         let start = self.stages.len();
-        let alone = |width| Stage {
-            dense: None,
-            encoder: None,
-            norm: None,
-            act: Activation::Identity,
-            skip: None,
-            inputs: width,
-            outputs: width,
-        };
         for (index, layer) in layers.iter().enumerate() {
             let place = format!("{path}{index}");
             let number = *drawn;
             *drawn += 1;
             match layer {
                 Layer::Linear(linear) => {
-                    let name = layer.name();
-                    for (argument, value) in
-                        [("in_features", linear.inputs), ("out_features", linear.outputs)]
-                    {
-                        if value == 0 {
-                            return Err(Error::Argument {
-                                name: argument,
-                                value: format!("0 in layer {place} ({name})"),
-                                accepted: "a whole number ≥ 1 is needed".into(),
-                            });
-                        }
-                    }
-                    if linear.inputs != width {
-                        return Err(Error::LayerWidth {
-                            layer: place,
-                            name,
-                            expected: linear.inputs,
-                            found: width,
-                        });
-                    }
-                    let dense = self.place(&place, number, linear).ok_or_else(|| Error::Argument {
-                        name: "in_features · out_features",
-                        value: format!("more than can be counted in layer {place} ({name})"),
-                        accepted: "use narrower layers, whose weights fit into memory".into(),
-                    })?;
+                    self.add_linear(&place, number, linear, width)?;
                     width = linear.outputs;
-                    let inputs = linear.inputs;
-                    self.stages.push(Stage { dense: Some(dense), inputs, ..alone(width) });
                 }
                 Layer::BatchNorm(_) | Layer::RowNorm(_) => {
                     let norm = self.place_norm(&place, width, layer)?;
@@ -130,16 +142,11 @@ impl Network {
                     }
                 }
                 Layer::Fourier(fourier) => {
-                    if fourier.inputs != width {
-                        let (name, expected) = (layer.name(), fourier.inputs);
-                        return Err(Error::LayerWidth { layer: place, name, expected, found: width });
-                    }
+                    check_width(&place, layer, fourier.inputs, width)?;
                     let shape = vec![fourier.inputs, fourier.count()];
-                    let start = self.averages_len;
-                    self.averages_len += padded::<f32>(shape[0] * shape[1]);
-                    self.averages.push(Block { name: format!("{place}.frequencies"), shape, offset: start });
+                    let start = self.averages.lay(format!("{place}.frequencies"), shape)?;
+                    self.encode(Encoder::Fourier { layer: fourier.clone(), start, number }, width);
                     width = 2 * fourier.count();
-                    self.encode(Encoder::Fourier { layer: fourier.clone(), start, number }, &alone(width));
                 }
                 Layer::Tabular(table) => {
                     table.check()?;
@@ -150,17 +157,13 @@ impl Network {
                             accepted: "codes of categories are an input: it must be the first layer".into(),
                         });
                     }
-                    let mut starts = Vec::new();
-                    for category in &table.categories {
-                        let shape = vec![category.codes, category.dim];
-                        let start = self.arena_len;
-                        starts.push(start);
-                        self.arena_len += padded::<f32>(shape[0] * shape[1]);
+                    let tables = table.categories.iter().map(|category| {
                         let name = format!("{place}.{}.weight", category.column);
-                        self.blocks.push(Block { name, shape, offset: start });
-                    }
+                        self.params.lay(name, vec![category.codes, category.dim])
+                    });
+                    let starts = tables.collect::<Result<_, _>>()?;
+                    self.encode(Encoder::Tabular { layer: table.clone(), starts, number }, width);
                     width = table.outputs();
-                    self.encode(Encoder::Tabular { layer: table.clone(), starts, number }, &alone(width));
                 }
                 Layer::Residual(inner) => {
                     let skip = Some(self.stages.len());
@@ -175,48 +178,49 @@ impl Network {
         Ok(width)
     }
 
-    /// Adds the stage of an encoder.
-    fn encode(&mut self, encoder: Encoder, alone: &Stage) {
-        let inputs = match &encoder {
-            Encoder::Fourier { layer, .. } => layer.inputs,
-            Encoder::Tabular { layer, .. } => layer.inputs,
-        };
-        self.stages.push(Stage { encoder: Some(self.encoders.len()), inputs, ..*alone });
-        self.encoders.push(encoder);
-    }
-
-    /// Gives a dense layer its place in the arena; `None` if that would be beyond counting.
-    fn place(&mut self, place: &str, number: u64, linear: &Linear) -> Option<Dense> {
-        let mut block = |name: &str, shape: Vec<usize>| {
-            let len = shape.iter().try_fold(1usize, |n, &side| n.checked_mul(side))?;
-            let offset = self.arena_len;
-            // Blocks start on cache lines of either type, so that both have one layout. Half of the
-            // address space is out of reach anyway, and leaves room for rounding up.
-            self.arena_len =
-                offset.checked_add(len).filter(|end| *end < usize::MAX / 2).map(padded::<f32>)?;
-            self.blocks.push(Block { name: format!("{place}.{name}"), shape, offset });
-            Some(offset)
-        };
-        let weight = block("weight", vec![linear.outputs, linear.inputs])?;
-        let bias = match linear.bias {
-            true => Some(block("bias", vec![linear.outputs])?),
+    /// Adds the stage of a dense layer behind `width` columns.
+    fn add_linear(&mut self, place: &str, number: u64, linear: &Linear, width: usize) -> Result<(), Error> {
+        let &Linear { inputs, outputs, bias, init } = linear;
+        let layer = Layer::Linear(linear.clone());
+        for (name, value) in [("in_features", inputs), ("out_features", outputs)] {
+            if value == 0 {
+                return Err(Error::Argument {
+                    name,
+                    value: format!("0 in layer {place} ({})", layer.name()),
+                    accepted: "a whole number ≥ 1 is needed".into(),
+                });
+            }
+        }
+        check_width(place, &layer, inputs, width)?;
+        let weight = self.params.lay(format!("{place}.weight"), vec![outputs, inputs])?;
+        let bias = match bias {
+            true => Some(self.params.lay(format!("{place}.bias"), vec![outputs])?),
             false => None,
         };
-        Some(Dense { weight, bias, init: linear.init, number })
+        let dense = Some(Dense { weight, bias, init, number });
+        self.stages.push(Stage { dense, inputs, ..alone(outputs) });
+        Ok(())
+    }
+
+    /// Adds the stage of an encoder behind `inputs` columns.
+    fn encode(&mut self, encoder: Encoder, inputs: usize) {
+        let outputs = match &encoder {
+            Encoder::Fourier { layer, .. } => 2 * layer.count(),
+            Encoder::Tabular { layer, .. } => layer.outputs(),
+        };
+        self.stages.push(Stage { encoder: Some(self.encoders.len()), inputs, ..alone(outputs) });
+        self.encoders.push(encoder);
     }
 
     /// Checks a normalization behind `n` columns, and gives it its places.
     fn place_norm(&mut self, path: &str, n: usize, layer: &Layer) -> Result<Norm, Error> {
         let name = layer.name();
-        let block = |name: &str, blocks: &mut Vec<Block>, len: &mut usize| {
-            blocks.push(Block { name: format!("{path}.{name}"), shape: vec![n], offset: *len });
-            std::mem::replace(len, *len + padded::<f32>(n))
-        };
+        let lay = |places: &mut Places, name: &str| places.lay(format!("{path}.{name}"), vec![n]);
         let (over, scale, shift) = match *layer {
             Layer::BatchNorm(layer) => {
                 layer.check(path, n, &name)?;
-                let mean = block("running_mean", &mut self.averages, &mut self.averages_len);
-                let running = (mean, block("running_var", &mut self.averages, &mut self.averages_len));
+                let mean = lay(&mut self.averages, "running_mean")?;
+                let running = (mean, lay(&mut self.averages, "running_var")?);
                 (Over::Batch { layer, running }, layer.affine, layer.affine)
             }
             Layer::RowNorm(layer) => {
@@ -225,7 +229,7 @@ impl Network {
             }
             _ => unreachable!("not a normalization"),
         };
-        let mut place = |name| block(name, &mut self.blocks, &mut self.arena_len);
-        Ok(Norm { over, scale: scale.then(|| place("weight")), shift: shift.then(|| place("bias")) })
+        let mut place = |wanted: bool, name| wanted.then(|| lay(&mut self.params, name)).transpose();
+        Ok(Norm { over, scale: place(scale, "weight")?, shift: place(shift, "bias")? })
     }
 }

@@ -6,6 +6,9 @@ mod build;
 mod tests;
 mod transfer;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use self::build::Places;
 use crate::arena::Buffer;
 use crate::data::Samples;
 use crate::element::Element;
@@ -136,16 +139,42 @@ impl Block {
 /// The structure of a network, without its numbers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Network {
+    identity: Identity,
     layers: Vec<Layer>,
     stages: Vec<Stage>,
     encoders: Vec<Encoder>,
-    blocks: Vec<Block>,
-    arena_len: usize,
-    averages: Vec<Block>,
-    averages_len: usize,
+    params: Places,
+    averages: Places,
+}
+
+/// Which network something was made for: a number that no other has but copies, which are of one structure.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity(u64);
+
+impl Identity {
+    fn new() -> Self {
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        Identity(MADE.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Whether both are of one network, or of copies of one.
+    pub fn is(self, other: Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+/// Networks are equal if their structures are, whoever made them.
+impl PartialEq for Identity {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl Network {
+    /// Which it is.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
     /// The layers, as listed.
     pub fn layers(&self) -> &[Layer] {
         &self.layers
@@ -174,19 +203,19 @@ impl Network {
     }
     /// The parameters in their public order.
     pub fn blocks(&self) -> &[Block] {
-        &self.blocks
+        &self.params.blocks
     }
     /// Elements of the arena, padding included.
     pub fn arena_len(&self) -> usize {
-        self.arena_len
+        self.params.len
     }
     /// The running averages of normalizations, as users see them; offsets are in an arena of their own.
     pub fn averages(&self) -> &[Block] {
-        &self.averages
+        &self.averages.blocks
     }
     /// Elements of the running averages' arena, padding included.
     pub fn averages_len(&self) -> usize {
-        self.averages_len
+        self.averages.len
     }
     /// Whether a row's output depends on the other rows of its batch while training.
     pub fn couples_rows(&self) -> bool {
@@ -211,7 +240,7 @@ impl Network {
     }
     /// Number of parameters.
     pub fn num_parameters(&self) -> usize {
-        self.blocks.iter().map(Block::len).sum()
+        self.blocks().iter().map(Block::len).sum()
     }
     /// Width of the input.
     pub fn inputs(&self) -> usize {

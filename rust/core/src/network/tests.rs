@@ -45,6 +45,8 @@ fn layers_that_do_not_fit_are_named() {
     assert!(Network::new(vec![act(Activation::Relu)]).is_err());
     assert!(Network::new(vec![linear(3, 0)]).is_err());
     assert!(Network::new(vec![linear(1 << 32, 1 << 32)]).is_err());
+    let error = Network::new(vec![linear(3, 1 << 60), linear(1 << 60, 1 << 60)]).unwrap_err();
+    assert!(error.to_string().contains("1.weight"), "{error}");
     assert!(Network::new(vec![linear(3, 1), act(Activation::LeakyRelu(-0.1))]).is_err());
 }
 

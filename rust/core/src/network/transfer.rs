@@ -50,7 +50,7 @@ impl Network {
     pub fn export<T: Element>(&self, isa: Isa, arena: &[T], flat: &mut [T]) {
         assert_eq!(flat.len(), self.num_parameters());
         let mut rest = flat;
-        for block in &self.blocks {
+        for block in self.blocks() {
             let (public, after) = rest.split_at_mut(block.len());
             rest = after;
             block.export(isa, &arena[block.offset..block.offset + block.len()], public);
@@ -64,7 +64,7 @@ impl Network {
     pub fn import<T: Element>(&self, isa: Isa, flat: &[T], arena: &mut [T]) {
         assert_eq!(flat.len(), self.num_parameters());
         let mut rest = flat;
-        for block in &self.blocks {
+        for block in self.blocks() {
             let (public, after) = rest.split_at(block.len());
             rest = after;
             block.import(isa, public, &mut arena[block.offset..block.offset + block.len()]);
@@ -74,7 +74,7 @@ impl Network {
     /// Calls `f(public index, arena index)` for every parameter, for those who look at some by their places.
     pub fn translate(&self, mut f: impl FnMut(usize, usize)) {
         let mut public = 0;
-        for block in &self.blocks {
+        for block in self.blocks() {
             let (outputs, inputs) = match block.shape[..] {
                 [outputs, inputs] => (outputs, inputs),
                 _ => (block.len(), 1),

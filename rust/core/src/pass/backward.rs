@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use super::{Add, Local, Pass};
+use super::{Local, Pass};
 use crate::element::Element;
 use crate::gemm::pack::PANEL;
 use crate::gemm::split::Side;
 use crate::gemm::{Epilogue, Gemm, Init, Lhs, Precision};
 use crate::layer::Activation;
-use crate::simd::{Op, Simd, dispatch};
+use crate::simd::{Op, Simd, add, dispatch};
 use crate::view::{MatMut, MatRef};
 
 impl<'a, T: Element> Pass<'a, T> {
@@ -89,11 +89,12 @@ impl<'a, T: Element> Pass<'a, T> {
 
     /// Puts rows where nothing is yet, or else adds them.
     fn put(&self, rows: MatRef<'_, T>, into: &mut MatMut<'_, T>, init: &mut Init<'_, T>) {
-        if let Init::Accumulate = init {
-            return dispatch(self.plan.isa, Add { rows, into: into.reborrow() });
-        }
         for r in 0..rows.rows() {
-            into.row_mut(r).copy_from_slice(rows.row(r));
+            let (into, row) = (into.row_mut(r), rows.row(r));
+            match init {
+                Init::Accumulate => add(self.plan.isa, into, row),
+                _ => into.copy_from_slice(row),
+            }
         }
         *init = Init::Accumulate;
     }

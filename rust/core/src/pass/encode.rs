@@ -7,7 +7,6 @@ use super::{Local, Pass};
 use crate::element::Element;
 use crate::layer::fourier;
 use crate::network::Encoder;
-use crate::simd::{Op, Simd, dispatch};
 use crate::view::{MatMut, MatRef};
 
 impl<T: Element> Pass<'_, T> {
@@ -16,7 +15,7 @@ impl<T: Element> Pass<'_, T> {
         match &self.network.encoders()[encoder] {
             Encoder::Fourier { layer, start, .. } => {
                 let frequencies = &self.averages[*start..start + layer.inputs * layer.count()];
-                dispatch(self.plan.isa, FourierForward { x, frequencies, y });
+                fourier::forward(self.plan.isa, x, frequencies, y);
             }
             Encoder::Tabular { layer, starts, .. } => {
                 let table = |k: usize| {
@@ -45,7 +44,7 @@ impl<T: Element> Pass<'_, T> {
             Encoder::Fourier { layer, start, .. } => {
                 let frequencies = &self.averages[*start..start + layer.inputs * layer.count()];
                 let y = self.rows_ref(self.layout.stages[index].output, local, stage.outputs);
-                dispatch(self.plan.isa, FourierBackward { y, dy: delta, frequencies, dx: into.reborrow() });
+                fourier::backward(self.plan.isa, y, delta, frequencies, into.reborrow());
             }
             Encoder::Tabular { layer, .. } => {
                 let x = self.stage_input(index, rows, local);
@@ -96,43 +95,7 @@ impl<T: Element> Pass<'_, T> {
                     grads[category.place(code, j)] += *dy;
                 }
             }
-            task.note_size(self.plan.isa, grads);
-            self.update(&task, range, grads);
+            self.complete(&task, range, grads);
         });
-    }
-}
-
-struct FourierForward<'r, T> {
-    x: MatRef<'r, T>,
-    frequencies: &'r [T],
-    y: MatMut<'r, T>,
-}
-
-impl<T: Element> Op<T> for FourierForward<'_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn eval<S: Simd<T>>(self, s: S) {
-        let Self { x, frequencies, mut y } = self;
-        for r in 0..x.rows() {
-            fourier::forward(s, x.row(r), frequencies, y.row_mut(r));
-        }
-    }
-}
-
-struct FourierBackward<'r, T> {
-    y: MatRef<'r, T>,
-    dy: MatRef<'r, T>,
-    frequencies: &'r [T],
-    dx: MatMut<'r, T>,
-}
-
-impl<T: Element> Op<T> for FourierBackward<'_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn eval<S: Simd<T>>(self, s: S) {
-        let Self { y, dy, frequencies, mut dx } = self;
-        for r in 0..y.rows() {
-            fourier::backward(s, y.row(r), dy.row(r), frequencies, dx.row_mut(r));
-        }
     }
 }

@@ -3,16 +3,16 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::{Add, Local, Pass, Rows, finite};
+use super::{Local, Pass, Rows, finite};
 use crate::arena::padded;
 use crate::element::Element;
 use crate::gemm::split::Side;
 use crate::gemm::{Epilogue, Gemm, Init, Lhs, Precision};
 use crate::layer::Activation;
-use crate::layer::dropout::{self, Draw};
-use crate::loss::{self, Objective, RowLoss};
+use crate::layer::dropout;
+use crate::loss;
 use crate::plan::Mode;
-use crate::simd::{Isa, Op, Simd, dispatch};
+use crate::simd::add;
 use crate::view::{MatMut, MatRef};
 
 impl<'a, T: Element> Pass<'a, T> {
@@ -80,8 +80,9 @@ impl<'a, T: Element> Pass<'a, T> {
         match (act, saved) {
             (Activation::Dropout(p), Some(factors)) => {
                 let p = if self.plan.mode == Mode::Frozen { 0.0 } else { p };
-                let (draw, layer, first) = (self.draw, index, rows.start);
-                dispatch(self.plan.isa, DropOut { p, draw, layer, first, x, y, factors });
+                let mut y = y;
+                (0..x.rows()).for_each(|r| y.row_mut(r).copy_from_slice(x.row(r)));
+                dropout::forward(self.plan.isa, (p, self.draw, index, rows.start), y, factors);
             }
             (_, saved) => {
                 let skip = stage.skip.map(|first| self.stage_input(first, rows, local));
@@ -109,11 +110,9 @@ impl<'a, T: Element> Pass<'a, T> {
         let Some(dense) = stage.dense else {
             for r in 0..x.rows() {
                 y.row_mut(r).copy_from_slice(x.row(r));
+                skip.iter().for_each(|skip| add(self.plan.isa, y.row_mut(r), skip.row(r)));
             }
-            if let Some(skip) = skip {
-                dispatch(self.plan.isa, Add { rows: skip, into: y.reborrow() });
-            }
-            return activate(self.plan.isa, act, y, saved);
+            return act.forward(self.plan.isa, y, saved);
         };
         let init = match dense.bias {
             // SAFETY: parameters are written in the last phase of weights only.
@@ -205,62 +204,9 @@ impl<'a, T: Element> Pass<'a, T> {
         let losses = unsafe { self.losses.slice_mut(rows.clone()) };
         let at = |r| self.rows.at(rows.start + r);
         let rows = loss::Rows { output, goals: task.goals, at: &at, scale: task.scale };
-        let op = Losses { objective: task.objective, rows, grad, into: losses };
-        if !dispatch(self.plan.isa, op) && self.check_finite {
+        task.objective.rows(self.plan.isa, &rows, grad, losses);
+        if self.check_finite && !losses.iter().all(|row| row.loss.is_finite()) {
             self.stopped.store(true, Ordering::Relaxed);
         }
-    }
-}
-
-/// An activation on some rows.
-fn activate<T: Element>(isa: Isa, act: Activation, rows: MatMut<'_, T>, saved: Option<MatMut<'_, T>>) {
-    struct Activate<'r, T>(Activation, MatMut<'r, T>, Option<MatMut<'r, T>>);
-    impl<T: Element> Op<T> for Activate<'_, T> {
-        type Output = ();
-        #[inline(always)]
-        fn eval<S: Simd<T>>(self, s: S) {
-            self.0.forward(s, self.1, self.2);
-        }
-    }
-    dispatch(isa, Activate(act, rows, saved));
-}
-
-/// [`dropout::forward`] of rows.
-struct DropOut<'r, T> {
-    p: f64,
-    draw: Draw,
-    layer: usize,
-    first: usize,
-    x: MatRef<'r, T>,
-    y: MatMut<'r, T>,
-    factors: MatMut<'r, T>,
-}
-
-impl<T: Element> Op<T> for DropOut<'_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn eval<S: Simd<T>>(self, s: S) {
-        let Self { p, draw, layer, first, x, mut y, mut factors } = self;
-        for r in 0..x.rows() {
-            y.row_mut(r).copy_from_slice(x.row(r));
-        }
-        dropout::forward(s, p, draw, layer, first, &mut y, &mut factors);
-    }
-}
-
-/// Losses of a block of rows; gives whether all are finite.
-struct Losses<'l, T> {
-    objective: &'l Objective<T>,
-    rows: loss::Rows<'l, T>,
-    grad: Option<MatMut<'l, T>>,
-    into: &'l mut [RowLoss],
-}
-
-impl<T: Element> Op<T> for Losses<'_, T> {
-    type Output = bool;
-    #[inline(always)]
-    fn eval<S: Simd<T>>(self, s: S) -> bool {
-        self.objective.rows(s, &self.rows, self.grad, self.into);
-        self.into.iter().all(|l| l.loss.is_finite())
     }
 }

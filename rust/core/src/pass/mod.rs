@@ -40,7 +40,7 @@ use crate::loss::{Goals, Objective, RowLoss};
 use crate::network::{Network, Stage};
 use crate::optim;
 use crate::plan::{Columns, Mode, PanelItem, Phase, Plan, RowStep, StagePlan};
-use crate::simd::{Amx, Isa, Op, Simd, all_finite, max_abs, zip_map};
+use crate::simd::{Amx, Isa, all_finite, max_abs};
 use crate::threads::Job;
 use crate::view::{MatMut, MatRef};
 use crate::workspace::{Layout, Workspace};
@@ -173,7 +173,7 @@ impl<'a, T: Element> Pass<'a, T> {
         input: Option<Samples<'a, T>>,
         rows: Rows<'a>,
     ) -> Self {
-        let Workspace { plan, layout, values, losses } = workspace;
+        let Workspace { plan, layout, values, losses, .. } = workspace;
         Pass {
             network,
             plan,
@@ -472,28 +472,5 @@ pub fn finite<T: Element>(isa: Isa, m: MatRef<'_, T>) -> bool {
     match m.as_slice() {
         Some(all) => all_finite(isa, all),
         None => (0..m.rows()).all(|i| all_finite(isa, m.row(i))),
-    }
-}
-
-/// into ← into + rows.
-struct Add<'r, T> {
-    rows: MatRef<'r, T>,
-    into: MatMut<'r, T>,
-}
-
-impl<T: Element> Op<T> for Add<'_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn eval<S: Simd<T>>(self, s: S) {
-        let Self { rows, mut into } = self;
-        for r in 0..rows.rows() {
-            zip_map(
-                s,
-                [into.row_mut(r)],
-                [rows.row(r)],
-                #[inline(always)]
-                |[y], [x]| [s.add(y, x)],
-            );
-        }
     }
 }

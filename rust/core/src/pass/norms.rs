@@ -271,7 +271,7 @@ impl<T: Element> Op<T> for Normalize<'_, T> {
             }
             // While the row is in the first-level cache.
             let saved = self.saved.as_mut().map(|saved| saved.block(r, 1, 0, n));
-            self.act.forward(s, self.u.block(r, 1, 0, n), saved);
+            self.act.forward_in(s, self.u.block(r, 1, 0, n), saved);
         }
     }
 }

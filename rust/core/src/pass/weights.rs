@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::{Add, Pass, WeightTask};
+use super::{Pass, WeightTask};
 use crate::arena::{Shared, padded};
 use crate::element::Element;
 use crate::gemm::pack::{LhsPanels, PANEL, offset, transpose};
@@ -11,7 +11,7 @@ use crate::gemm::split::{SplitPanels, split_len};
 use crate::gemm::{Ahead, Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
 use crate::optim;
 use crate::plan::TileItem;
-use crate::simd::{Op, Simd, dispatch};
+use crate::simd::{Op, Simd, add, dispatch};
 use crate::view::{MatMut, MatRef};
 
 /// Where gradients go: there, in the order of the arena from a place on, or to the thread's scratch.
@@ -20,6 +20,23 @@ pub(super) struct Sums<'a, T> {
     into: Option<(Shared<'a, T>, usize)>,
     /// Whether they add to what is there.
     goes_on: bool,
+}
+
+impl<'a, T: Element> Sums<'a, T> {
+    /// The place for a range of the arena; `own` is the thread's scratch.
+    ///
+    /// # Safety
+    /// Nobody else uses that range meanwhile.
+    unsafe fn place<'s>(&self, range: &Range<usize>, own: &'s mut [T]) -> &'s mut [T]
+    where
+        'a: 's,
+    {
+        match self.into {
+            // SAFETY: the caller's word.
+            Some((grads, base)) => unsafe { grads.slice_mut(base + range.start..base + range.end) },
+            None => &mut own[..range.len()],
+        }
+    }
 }
 
 impl<'a, T: Element> Pass<'a, T> {
@@ -72,15 +89,14 @@ impl<'a, T: Element> Pass<'a, T> {
                 for shard in 0..self.plan.shards {
                     let start = self.shard_gradients(shard) + range.start;
                     // SAFETY: written while rows went through, and read only now.
-                    let rows = MatRef::new(unsafe { self.values.slice(start..start + len) }, 1, len);
+                    let grads = unsafe { self.values.slice(start..start + len) };
                     match goes_on {
-                        true => dispatch(self.plan.isa, Add { rows, into: MatMut::new(&mut *into, 1, len) }),
-                        false => into.copy_from_slice(rows.row(0)),
+                        true => add(self.plan.isa, into, grads),
+                        false => into.copy_from_slice(grads),
                     }
                     goes_on = true;
                 }
-                task.note_size(self.plan.isa, into);
-                self.update(&task, range, into);
+                self.complete(&task, range, into);
             }
         }
     }
@@ -111,21 +127,7 @@ impl<'a, T: Element> Pass<'a, T> {
         let (m, k) = (item.rows.len(), rows.len());
         let x = self.stage_input(item.stage, rows, &all).block(0, k, item.rows.start, m);
         let parts = planned.weight.precision.parts();
-        let a = if parts > 0 {
-            let range = slots.input_panels..slots.input_panels + split_len(stage.inputs, k, parts);
-            // SAFETY: written while rows went through.
-            let panels = unsafe { self.values.slice(range) };
-            Lhs::Split(SplitPanels::new(panels, stage.inputs, k, parts).block(item.rows.start, m))
-        } else if planned.pack_input {
-            // SAFETY: written while rows went through.
-            let panels =
-                unsafe { self.values.slice(slots.input_panels..slots.input_panels + k * stage.inputs) };
-            Lhs::Panels(
-                LhsPanels::new(panels, stage.inputs, k, planned.weight.rows).block(item.rows.start, m),
-            )
-        } else {
-            Lhs::Plain(x.t())
-        };
+        let a = self.inputs_of(item, x);
         let delta = self.rows_ref(slots.delta, &all, stage.outputs);
         let (scratch, own) = self.scratch(worker).split_at_mut(padded::<T>(self.plan.scratch));
         let (own, own_bias) = own.split_at_mut(own.len() - PANEL.min(stage.outputs));
@@ -141,11 +143,9 @@ impl<'a, T: Element> Pass<'a, T> {
                 let n = PANEL.min(stage.outputs - col);
                 let start = dense.weight + offset(stage.inputs, stage.outputs, item.rows.start, col);
                 let range = start..start + m * n;
-                let weight = match sums.into {
-                    // SAFETY: this panel of the item, which no other serves.
-                    Some((grads, base)) => unsafe { grads.slice_mut(base + range.start..base + range.end) },
-                    None => &mut own[if depth < k { panel * m * PANEL } else { 0 }..][..m * n],
-                };
+                // SAFETY: this panel of the item, which no other serves.
+                let weight =
+                    unsafe { sums.place(&range, &mut own[if depth < k { panel * m * PANEL } else { 0 }..]) };
                 let delta = if planned.pack_delta && parts == 0 {
                     let from = slots.delta_panels + col * k;
                     // SAFETY: written while rows went through.
@@ -164,11 +164,8 @@ impl<'a, T: Element> Pass<'a, T> {
                         let b = match parts {
                             0 => Rhs::Plain(rows),
                             _ => {
-                                let len = split_len(stage.outputs, k, parts);
-                                let panels = slots.delta_panels..slots.delta_panels + len;
-                                // SAFETY: written while rows went through.
-                                let panels = unsafe { self.values.slice(panels) };
-                                Rhs::Split(SplitPanels::new(panels, stage.outputs, k, parts).block(col, n))
+                                let panels = self.split_panels(slots.delta_panels, stage.outputs, k, parts);
+                                Rhs::Split(panels.block(col, n))
                             }
                         };
                         let (ahead, count) = self.ahead(&task, &range);
@@ -183,32 +180,53 @@ impl<'a, T: Element> Pass<'a, T> {
                         gemm.run(self.plan.isa, &planned.weight, scratch);
                     }
                     if now {
-                        task.note_size(self.plan.isa, weight);
-                        self.update(&task, range, weight);
+                        self.complete(&task, range, weight);
                     }
                 }
                 if let Some(bias) = dense_bias
                     && last
                 {
                     let range = bias + col..bias + col + n;
-                    let sum = match sums.into {
-                        // SAFETY: the bias of the panel's columns, likewise.
-                        Some((grads, base)) => unsafe {
-                            grads.slice_mut(base + range.start..base + range.end)
-                        },
-                        None => &mut own_bias[..n],
-                    };
+                    // SAFETY: the bias of the panel's columns, likewise.
+                    let sum = unsafe { sums.place(&range, own_bias) };
                     if !sums.goes_on {
                         sum.fill(T::ZERO);
                     }
                     dispatch(self.plan.isa, SumRows { rows: delta, into: &mut *sum });
                     if complete {
-                        task.note_size(self.plan.isa, sum);
-                        self.update(&task, range, sum);
+                        self.complete(&task, range, sum);
                     }
                 }
             }
         }
+    }
+
+    /// The inputs of a tile, as the left operand of its gradient.
+    fn inputs_of(&self, item: &TileItem, x: MatRef<'a, T>) -> Lhs<'a, T> {
+        let (inputs, planned) = (self.network.stages()[item.stage].inputs, self.planned(item.stage));
+        let (start, k, m) = (self.layout.stages[item.stage].input_panels, x.rows(), x.cols());
+        match planned.weight.precision.parts() {
+            0 if planned.pack_input => {
+                // SAFETY: written while rows went through.
+                let panels = unsafe { self.values.slice(start..start + k * inputs) };
+                Lhs::Panels(LhsPanels::new(panels, inputs, k, planned.weight.rows).block(item.rows.start, m))
+            }
+            0 => Lhs::Plain(x.t()),
+            parts => Lhs::Split(self.split_panels(start, inputs, k, parts).block(item.rows.start, m)),
+        }
+    }
+
+    /// Rows in parts of bfloat16, which lie there since they went through.
+    fn split_panels(&self, start: usize, lanes: usize, k: usize, parts: usize) -> SplitPanels<'a, T> {
+        // SAFETY: written while rows went through.
+        let panels = unsafe { self.values.slice(start..start + split_len(lanes, k, parts)) };
+        SplitPanels::new(panels, lanes, k, parts)
+    }
+
+    /// What is done with gradients that are complete.
+    pub(super) fn complete(&self, task: &WeightTask<'a, T>, range: Range<usize>, grads: &[T]) {
+        task.note_size(self.plan.isa, grads);
+        self.update(task, range, grads);
     }
 
     /// What the update of some weights will need.

@@ -57,7 +57,6 @@ use crate::gemm::{GemmPlan, Precision};
 use crate::layer::batch_norm::GROUP;
 use crate::network::Network;
 use crate::simd::Isa;
-use crate::threads;
 
 /// Rows of a block: enough to reuse a panel of weights, few enough that the block's activations stay
 /// in the second-level cache.
@@ -281,11 +280,6 @@ impl Plan {
         Self::in_precision::<T>(network, mode, rows, (isa, Precision::Full), threads)
     }
 
-    /// Whether it is for such a pass on as many threads as are allowed now.
-    pub fn serves(&self, mode: Mode, rows: usize) -> bool {
-        self.mode == mode && self.rows == rows && self.asked == threads::num_threads().0
-    }
-
     /// The same in another precision, if it is for training: nothing else is.
     pub fn in_precision<T: Element>(
         network: &Network,
@@ -299,56 +293,16 @@ impl Plan {
             _ => Precision::Full,
         };
         let tile = TileShape::of::<T>(isa);
-        let weights: usize =
-            network.stages().iter().filter(|s| s.dense.is_some()).map(|s| s.inputs * s.outputs).sum();
-        let passes = if mode == Mode::Inference { 1 } else { 3 };
-        let asked = threads;
-        let work = rows * weights * passes;
-        let shards = match precision {
-            Precision::Full => shards::<T>(network, mode, rows, work),
-            _ => 1,
-        };
-        let threads = threads.min(if shards > 1 { shards } else { work / WORK_PER_THREAD }).max(1);
-
-        // As few waves as fit the cache, of equal rows; one if weights outweigh activations so far that
-        // fewer rows than are worth a wave would fit.
-        let row: usize = network.stages().iter().map(|s| 2 * s.outputs).sum::<usize>() + network.inputs();
-        let fit = WAVE_BYTES / (row * size_of::<T>());
-        let waves = match mode {
-            // A normalization has to see all rows first; gradients of tables are taken over all at once.
-            Mode::Step
-                if shards == 1
-                    && fit >= WAVE_ROWS
-                    && !network.couples_rows()
-                    && network.table().is_none() =>
-            {
-                rows.div_ceil(fit * threads)
-            }
-            _ => 1,
-        };
-        let share = rows.div_ceil(waves);
-        // Blocks of equal rows, as many for each thread.
-        let most = if network.max_width() >= WIDE { WIDE_BLOCK_ROWS } else { BLOCK_ROWS };
-        let blocks = match shards {
-            1 => share.div_ceil(most).max(1).next_multiple_of(threads),
-            n => n,
-        };
-        let mut block_rows = share.div_ceil(blocks).max(1);
-        if network.has_norms() && block_rows < rows {
-            block_rows = block_rows.next_multiple_of(GROUP); // sums are over whole groups of rows
-        }
-        if precision != Precision::Full {
-            block_rows = block_rows.next_multiple_of(DEPTH); // no two blocks write to one tile
-        }
-        let wave_rows = block_rows * share.div_ceil(block_rows).max(1);
-
+        let work = rows * weights(network) * if mode == Mode::Inference { 1 } else { 3 };
+        let cut = Cut::new::<T>(network, mode, rows, work, precision, threads);
+        let Cut { threads: used, shards, block_rows, wave_rows } = cut;
         let mut plan = Plan {
             mode,
             isa,
             precision,
             rows,
-            asked,
-            threads,
+            asked: threads,
+            threads: used,
             work,
             tile,
             block_rows,
@@ -360,9 +314,9 @@ impl Plan {
             apart: Vec::new(),
             panels: Vec::new(),
             tiles: Vec::new(),
-            tile_elements: match if shards > 1 { 1 } else { threads } {
+            tile_elements: match if shards > 1 { 1 } else { used } {
                 1 => TILE_ELEMENTS.0,
-                n => (weights / (n * TILES_A_THREAD)).clamp(TILE_ELEMENTS.1, TILE_ELEMENTS.0),
+                n => (weights(network) / (n * TILES_A_THREAD)).clamp(TILE_ELEMENTS.1, TILE_ELEMENTS.0),
             },
             // From half a vector on, vectors of outputs are as good.
             narrow: tile.nr / 2 - 1,
@@ -381,24 +335,29 @@ impl Plan {
             plan.phases.push(Phase::Pack);
         }
         let cuts = plan.add_steps(network);
-        for start in (0..rows).step_by(wave_rows) {
-            let end = rows.min(start + wave_rows);
-            let blocks = start / block_rows..end.div_ceil(block_rows);
+        plan.add_phases(&cuts);
+        plan
+    }
+
+    /// Lists what runs, of steps that are cut by phases which need all rows.
+    fn add_phases(&mut self, cuts: &[(usize, Phase)]) {
+        for start in (0..self.rows).step_by(self.wave_rows) {
+            let end = self.rows.min(start + self.wave_rows);
+            let blocks = start / self.block_rows..end.div_ceil(self.block_rows);
             let mut from = 0;
-            for (to, cut) in &cuts {
-                plan.phases.push(Phase::Rows { blocks: blocks.clone(), steps: from..*to });
-                plan.phases.push(cut.clone());
+            for (to, cut) in cuts {
+                self.phases.push(Phase::Rows { blocks: blocks.clone(), steps: from..*to });
+                self.phases.push(cut.clone());
                 from = *to;
             }
-            plan.phases.push(Phase::Rows { blocks, steps: from..plan.steps.len() });
-            if shards > 1 {
-                plan.phases.push(Phase::Update);
-            } else if mode != Mode::Inference {
-                let (first, last) = (start == 0, end == rows);
-                plan.phases.push(Phase::Weights { rows: start..end, first, last });
+            self.phases.push(Phase::Rows { blocks, steps: from..self.steps.len() });
+            if self.in_shards() {
+                self.phases.push(Phase::Update);
+            } else if self.mode != Mode::Inference {
+                let (first, last) = (start == 0, end == self.rows);
+                self.phases.push(Phase::Weights { rows: start..end, first, last });
             }
         }
-        plan
     }
 
     /// Lists what a block does; gives where that is cut by phases that need all rows.
@@ -564,12 +523,67 @@ impl Plan {
     }
 }
 
+/// Weights of all dense layers.
+fn weights(network: &Network) -> usize {
+    network.stages().iter().filter(|s| s.dense.is_some()).map(|s| s.inputs * s.outputs).sum()
+}
+
+/// How a batch is cut up.
+struct Cut {
+    threads: usize,
+    shards: usize,
+    block_rows: usize,
+    wave_rows: usize,
+}
+
+impl Cut {
+    fn new<T: Element>(
+        network: &Network,
+        mode: Mode,
+        rows: usize,
+        work: usize,
+        precision: Precision,
+        threads: usize,
+    ) -> Self {
+        let shards = match precision {
+            Precision::Full => shards::<T>(network, mode, rows, work),
+            _ => 1,
+        };
+        let threads = threads.min(if shards > 1 { shards } else { work / WORK_PER_THREAD }).max(1);
+        // As few waves as fit the cache, of equal rows; one if weights outweigh activations so far that
+        // fewer rows than are worth a wave would fit.
+        let row: usize = network.stages().iter().map(|s| 2 * s.outputs).sum::<usize>() + network.inputs();
+        let fit = WAVE_BYTES / (row * size_of::<T>());
+        // A normalization has to see all rows first; gradients of tables are taken over all at once.
+        let together = network.couples_rows() || network.table().is_some();
+        let waves = match mode {
+            Mode::Step if shards == 1 && fit >= WAVE_ROWS && !together => rows.div_ceil(fit * threads),
+            _ => 1,
+        };
+        let share = rows.div_ceil(waves);
+        // Blocks of equal rows, as many for each thread.
+        let most = if network.max_width() >= WIDE { WIDE_BLOCK_ROWS } else { BLOCK_ROWS };
+        let blocks = match shards {
+            1 => share.div_ceil(most).max(1).next_multiple_of(threads),
+            n => n,
+        };
+        let mut block_rows = share.div_ceil(blocks).max(1);
+        if network.has_norms() && block_rows < rows {
+            block_rows = block_rows.next_multiple_of(GROUP); // sums are over whole groups of rows
+        }
+        if precision != Precision::Full {
+            block_rows = block_rows.next_multiple_of(DEPTH); // no two blocks write to one tile
+        }
+        let wave_rows = block_rows * share.div_ceil(block_rows).max(1);
+        Cut { threads, shards, block_rows, wave_rows }
+    }
+}
+
 /// In how many shards a pass is: a question of shapes alone, since sums are rounded otherwise in each.
 fn shards<T: Element>(network: &Network, mode: Mode, rows: usize, work: usize) -> usize {
     let training = matches!(mode, Mode::Step | Mode::Apart);
     let dense = !network.has_norms() && network.encoders().is_empty();
-    let weights = network.stages().iter().map(|s| if s.dense.is_some() { s.inputs * s.outputs } else { 0 });
-    let small = weights.sum::<usize>() <= SHARDED_WEIGHTS
+    let small = weights(network) <= SHARDED_WEIGHTS
         && SHARDED_WORK.contains(&work)
         && (rows >= MANY_ROWS || work >= SHARDED_WORK_OF_FEW);
     // Nothing is copied into panels, which are those of all rows.

@@ -26,7 +26,7 @@ use crate::optim::Optimizer;
 use crate::parallel;
 use crate::pass::{LossTask, Pass, Rows, WeightTask};
 use crate::plan::Mode;
-use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
+use crate::simd::{Isa, Op, Simd, add_scaled, dispatch};
 use crate::threads;
 use crate::view::MatRef;
 
@@ -280,7 +280,7 @@ impl<T: Element> Projection<T> {
         parallel::runs_mut(grads, PART, |run, grads| {
             let wanted = weights.iter().zip(&*directions).filter(|(weight, _)| **weight != 0.0);
             for (&weight, direction) in wanted {
-                dispatch(isa, Add { grads: &mut *grads, row: &direction[run.clone()], weight });
+                add_scaled(isa, grads, weight, &direction[run.clone()]);
             }
         });
         true
@@ -316,28 +316,6 @@ impl<T: Element> Op<T> for Dot<'_, T> {
 
 /// Elements of a gradient that stay in cache while all directions are added to them.
 const PART: usize = 4096;
-
-/// g ← g + c·r
-struct Add<'a, T> {
-    grads: &'a mut [T],
-    row: &'a [T],
-    weight: f64,
-}
-
-impl<T: Element> Op<T> for Add<'_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn eval<S: Simd<T>>(self, s: S) {
-        let weight = s.splat(T::lit(self.weight));
-        zip_map(
-            s,
-            [self.grads],
-            [self.row],
-            #[inline(always)]
-            |[g], [r]| [s.fma(weight, r, g)],
-        );
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,9 @@
 //! ```text
 //! dispatch(isa, op)  ─►  token.run(op)  ─►  #[target_feature] fn  ─►  op.eval(token)   (inlined)
 //! ```
+//!
+//! Here are the trait, the loops and the list of sets; each set has a room of its own, and `vectors` has what is done to
+//! arrays of numbers all over the place.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -20,6 +23,7 @@ mod denormals;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
+mod vectors;
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -37,6 +41,7 @@ pub use denormals::FlushDenormals;
 #[cfg(target_arch = "aarch64")]
 pub use neon::Neon;
 pub use portable::Portable;
+pub use vectors::{add, add_scaled, all_finite, max_abs};
 
 /// Token of Intel's tile unit, which this platform cannot have.
 #[cfg(not(target_arch = "x86_64"))]
@@ -388,54 +393,6 @@ pub(crate) fn prefetch_later<T, const WRITE: bool>(p: *const T) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = p;
-}
-
-/// Whether no element is NaN or infinite.
-pub fn all_finite<T: Element>(isa: Isa, values: &[T]) -> bool {
-    struct AllFinite<'a, T>(&'a [T]);
-    impl<T: Element> Op<T> for AllFinite<'_, T> {
-        type Output = bool;
-        #[inline(always)]
-        fn eval<S: Simd<T>>(self, s: S) -> bool {
-            // x·0 is 0 for finite x and NaN else, and a NaN survives addition.
-            let zero = s.splat(T::ZERO);
-            let mut sums = [zero; 4];
-            let blocks = self.0.chunks_exact(4 * S::N);
-            let rest = blocks.remainder();
-            for block in blocks {
-                for (sum, x) in sums.iter_mut().zip(block.chunks_exact(S::N)) {
-                    *sum = s.fma(s.load(x), zero, *sum);
-                }
-            }
-            for x in rest.chunks(S::N) {
-                sums[0] = s.fma(s.load_partial(x), zero, sums[0]);
-            }
-            let sum = s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]));
-            s.reduce_add(sum) == T::ZERO
-        }
-    }
-    dispatch(isa, AllFinite(values))
-}
-
-/// The largest absolute value, 0 of none; NaN or infinite if an element is.
-pub fn max_abs<T: Element>(isa: Isa, values: &[T]) -> T {
-    struct MaxAbs<'a, T>(&'a [T]);
-    impl<T: Element> Op<T> for MaxAbs<'_, T> {
-        type Output = T;
-        #[inline(always)]
-        fn eval<S: Simd<T>>(self, s: S) -> T {
-            let mut top = s.splat(T::ZERO);
-            let mut nan = s.splat(T::ZERO);
-            let blocks = self.0.chunks_exact(S::N);
-            let rest = s.load_partial(blocks.remainder());
-            for x in blocks.map(|b| s.load(b)).chain([rest]) {
-                top = s.max(s.abs(x), top); // a NaN does not replace the maximum,
-                nan = s.fma(x, s.splat(T::ZERO), nan); // but stays here
-            }
-            s.reduce_max(top) + s.reduce_add(nan)
-        }
-    }
-    dispatch(isa, MaxAbs(values))
 }
 
 /// An instruction set that kernels exist for, from the plainest to the widest.

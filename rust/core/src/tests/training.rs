@@ -636,3 +636,30 @@ fn the_same_bits_for_any_number_of_threads_in_parts() {
         }
     }
 }
+
+#[test]
+fn a_trainer_of_two_networks_steps_each_as_one_of_its_own_would() {
+    // As many rows, and as much arithmetic: nothing but the network tells their plans apart.
+    let widths: [&[usize]; 2] = [&[7, 64, 32, 3], &[7, 32, 64, 3]];
+    let data = Data::<f32>::new(40, 7, 3);
+    let loss = Loss::CROSS_ENTROPY;
+    let make = |widths: &[usize]| {
+        let model = Model::<f32>::new(layers(widths, Activation::Tanh), 3).unwrap();
+        let optimizer = Optimizer::new(adamw(), model.network()).unwrap();
+        (model, optimizer)
+    };
+    let alone = widths.map(|widths| {
+        let ((mut model, mut optimizer), mut trainer) = (make(widths), Trainer::new(loss));
+        (0..3).for_each(|_| {
+            trainer.step(&mut model, &mut optimizer, data.x(), data.y(loss)).unwrap();
+        });
+        bits(&parameters(&model))
+    });
+    let (mut both, mut trainer) = (widths.map(make), Trainer::new(loss));
+    for _ in 0..3 {
+        for (model, optimizer) in &mut both {
+            trainer.step(model, optimizer, data.x(), data.y(loss)).unwrap();
+        }
+    }
+    assert_eq!(both.map(|(model, _)| bits(&parameters(&model))), alone);
+}

@@ -8,7 +8,8 @@ use crate::arena::Buffer;
 use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
-use crate::loss::{Goals, Objective, RowLoss};
+use crate::layer::dropout::Draw;
+use crate::loss::{Goals, Objective, Totals};
 use crate::model::{Model, Parts, update_averages};
 use crate::network::Network;
 use crate::optim::Optimizer;
@@ -18,6 +19,7 @@ use crate::sam::Ascent;
 use crate::simd::{Isa, max_abs};
 use crate::threads;
 use crate::update;
+use crate::workspace::Workspace;
 
 impl<T: Element> Trainer<T> {
     /// One step on one batch: forward, loss, backward, update. Gives the loss before the update.
@@ -37,9 +39,8 @@ impl<T: Element> Trainer<T> {
     {
         let (x, y) = (x.into(), y.into());
         let uneven = self.check(model, x, &y)?;
-        let len = x.rows();
-        model.network().check_training_rows(len)?;
-        let tally = self.batch(model, optimizer, x, y, (Rows::From(0), len), uneven, false)?;
+        model.network().check_training_rows(x.rows())?;
+        let tally = self.batch(model, optimizer, Batch::whole(x, y, uneven), false)?;
         tally.map(|tally| tally.value()).ok_or(Error::NothingCounts)
     }
 
@@ -60,9 +61,8 @@ impl<T: Element> Trainer<T> {
     {
         let (x, y) = (x.into(), y.into());
         let uneven = self.check(model, x, &y)?;
-        let len = x.rows();
-        model.network().check_training_rows(len)?;
-        self.batch(model, optimizer, x, y, (Rows::From(0), len), uneven, false)
+        model.network().check_training_rows(x.rows())?;
+        self.batch(model, optimizer, Batch::whole(x, y, uneven), false)
     }
 
     /// One batch whose gradients somebody else has found, those that the model holds: they wait for an update,
@@ -137,21 +137,16 @@ impl<T: Element> Trainer<T> {
         recalled
     }
 
-    /// One batch, `rows.1` rows of the data, unless none of them counts; and an update, if it is the `last`
-    /// that there is or enough have been gathered.
+    /// One batch, unless none of its rows counts; and an update, if it is the `last` that there is or enough have been
+    /// gathered.
     pub(super) fn batch(
         &mut self,
         model: &mut Model<T>,
         optimizer: &mut Optimizer<T>,
-        x: Samples<'_, T>,
-        y: Goals<'_, T>,
-        (rows, len): (Rows<'_>, usize),
-        uneven: bool,
+        batch: Batch<'_, T>,
         last: bool,
     ) -> Result<Option<Tally>, Error> {
-        let outputs = model.network().outputs();
-        let totals = self.objective.totals(&y, |r| rows.at(r), len, outputs, uneven);
-        let (isa, draw) = (model.isa(), model.draw);
+        let totals = batch.totals(&self.objective, model.network());
         if totals.loss == 0.0 {
             if last {
                 self.flush(model, optimizer)?;
@@ -173,62 +168,42 @@ impl<T: Element> Trainer<T> {
             self.recall(model, optimizer)?;
         }
         let fused = self.options.fused(optimizer) && self.projection.is_none();
-        if !fused && self.gathered.grads.len() != model.network().arena_len() {
-            self.gathered.grads = Buffer::zeroed("gradients", model.network().arena_len())?;
+        if !fused {
+            self.gathered.make_room(model.network().arena_len(), optimizer)?;
         }
-        if self.gathered.batches == 0 && !fused {
-            // Nobody writes these, and what they were before they were frozen must not count.
-            optimizer.frozen().for_each(|range| self.gathered.grads[range].fill(T::ZERO));
-        }
-        let workspace = self.workspaces.get(model.network(), isa, Mode::Step, len)?;
+        let (isa, draw) = (model.isa(), model.draw);
+        let workspace = self.workspaces.get(model.network(), isa, Mode::Step, batch.len)?;
         let Parts { network, params, grads, averages } = model.parts();
-        let scale = self.objective.scale(totals);
-        let loss = LossTask { objective: &self.objective, goals: y, scale, backward: true };
+        let mut pass = BatchPass { batch, totals, objective: &self.objective, network, isa, draw, workspace };
         let mut at_params = None;
         if let Some(ascent) = &mut self.ascent {
-            let pass = Pass {
-                draw,
-                loss: Some(loss),
-                weights: Some(WeightTask::gradients(ascent.grads.share())),
-                ..Pass::new(network, workspace, params.share(), averages, Some(x), rows)
-            };
-            threads::run(&pass, pass.plan.threads);
-            let stopped = pass.stopped.load(Ordering::Relaxed);
-            if stopped || !ascent.up(isa, params, averages, optimizer.frozen()) {
+            let done = pass.run(params, averages, WeightTask::gradients(ascent.grads.share()));
+            if !done || !ascent.up(isa, params, averages, optimizer.frozen()) {
                 self.gathered.batches = 0;
-                let losses = &workspace.losses;
-                return Err(why_not_finite(&self.objective, network, isa, params, x, &y, losses, optimizer));
+                return Err(pass.why_not(params, optimizer));
             }
-            at_params = Some(Tally::new(self.objective.reduction, &workspace.losses, totals));
+            at_params = Some(pass.tally());
             // Of this pass: the one that follows is a step of the method, not of the data.
-            update_averages(network, workspace, averages, None);
+            update_averages(network, pass.workspace, averages, None);
         }
         let taken = optimizer.steps;
         let (steps, state) = optimizer.begin();
-        let pass = Pass {
-            draw,
-            loss: Some(loss),
-            weights: Some(WeightTask {
-                grads: if fused { grads.share() } else { self.gathered.grads.share() },
-                accumulate: !fused && self.gathered.batches > 0,
-                size: None,
-                steps: Some(steps),
-                update: fused.then_some(state),
-                along: self.along.share(true, taken).filter(|_| fused),
-            }),
-            ..Pass::new(network, workspace, params.share(), averages, Some(x), rows)
+        let task = WeightTask {
+            grads: if fused { grads.share() } else { self.gathered.grads.share() },
+            accumulate: !fused && self.gathered.batches > 0,
+            size: None,
+            steps: Some(steps),
+            update: fused.then_some(state),
+            along: self.along.share(true, taken).filter(|_| fused),
         };
-        threads::run(&pass, pass.plan.threads);
-        let stopped = pass.stopped.load(Ordering::Relaxed);
-        let losses = &workspace.losses;
-        if stopped {
+        if !pass.run(params, averages, task) {
             self.gathered.batches = 0;
             if let Some(ascent) = &self.ascent {
                 ascent.undo(params, averages);
             }
-            return Err(why_not_finite(&self.objective, network, isa, params, x, &y, losses, optimizer));
+            return Err(pass.why_not(params, optimizer));
         }
-        let tally = at_params.unwrap_or_else(|| Tally::new(self.objective.reduction, losses, totals));
+        let tally = at_params.unwrap_or_else(|| pass.tally());
         if let Some(ascent) = &self.ascent {
             ascent.down(params);
         }
@@ -252,7 +227,7 @@ impl<T: Element> Trainer<T> {
             average.follow(isa, params, optimizer.steps);
         }
         if self.ascent.is_none() {
-            update_averages(network, workspace, averages, None);
+            update_averages(network, pass.workspace, averages, None);
         }
         model.draw.pass += 1;
         Ok(Some(tally))
@@ -274,65 +249,100 @@ impl<T: Element> Trainer<T> {
         T: 't,
     {
         let (x, y) = (x.into(), y.into());
-        let uneven = self.check(model, x, &y)?;
-        let (len, outputs) = (x.rows(), model.network().outputs());
-        model.network().check_training_rows(len)?;
-        let totals = self.objective.totals(&y, |r| r, len, outputs, uneven);
+        let batch = Batch::whole(x, y, self.check(model, x, &y)?);
+        model.network().check_training_rows(batch.len)?;
+        let totals = batch.totals(&self.objective, model.network());
         if totals.loss == 0.0 {
             return Err(Error::NothingCounts);
         }
         let (isa, draw, size) = (model.isa(), model.draw, AtomicU64::new(0));
         // Not in waves, of which a later one could stop when gradients of the first are written already.
-        let workspace = self.workspaces.get(model.network(), isa, Mode::Apart, len)?;
+        let workspace = self.workspaces.get(model.network(), isa, Mode::Apart, batch.len)?;
         let Parts { network, params, grads, averages } = model.still_parts();
-        let pass = Pass {
-            draw,
-            loss: Some(LossTask {
-                objective: &self.objective,
-                goals: y,
-                scale: self.objective.scale(totals),
-                backward: true,
-            }),
-            weights: Some(WeightTask {
-                accumulate: true,
-                size: Some(&size),
-                ..WeightTask::gradients(grads.share())
-            }),
-            ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::From(0))
-        };
-        threads::run(&pass, pass.plan.threads);
-        let stopped = pass.stopped.load(Ordering::Relaxed);
-        let losses = &workspace.losses;
-        if stopped {
-            return Err(why_not_finite(&self.objective, network, isa, params, x, &y, losses, optimizer));
+        let mut pass = BatchPass { batch, totals, objective: &self.objective, network, isa, draw, workspace };
+        let task = WeightTask { accumulate: true, size: Some(&size), ..WeightTask::gradients(grads.share()) };
+        if !pass.run(params, averages, task) {
+            return Err(pass.why_not(params, optimizer));
         }
-        update_averages(network, workspace, averages, None);
-        let tally = Tally::new(self.objective.reduction, losses, totals);
+        let tally = pass.tally();
+        update_averages(network, pass.workspace, averages, None);
         model.draw.pass += 1;
         model.note_gradients(f64::from_bits(size.into_inner()));
         Ok(tally)
     }
 }
 
-/// Which number made a step's loss not finite: one in the data, or a parameter, or none.
-fn why_not_finite<T: Element>(
-    objective: &Objective<T>,
-    network: &Network,
+/// Some rows of the data.
+#[derive(Clone, Copy)]
+pub(super) struct Batch<'a, T> {
+    /// All of the data.
+    pub x: Samples<'a, T>,
+    /// All targets.
+    pub y: Goals<'a, T>,
+    /// Which rows.
+    pub rows: Rows<'a>,
+    /// How many.
+    pub len: usize,
+    /// Whether some row may count more than another.
+    pub uneven: bool,
+}
+
+impl<'a, T: Element> Batch<'a, T> {
+    fn whole(x: Samples<'a, T>, y: Goals<'a, T>, uneven: bool) -> Self {
+        Batch { x, y, rows: Rows::From(0), len: x.rows(), uneven }
+    }
+
+    /// What its rows count.
+    fn totals(&self, objective: &Objective<T>, network: &Network) -> Totals {
+        let Batch { y, rows, len, uneven, .. } = self;
+        objective.totals(y, |r| rows.at(r), *len, network.outputs(), *uneven)
+    }
+}
+
+/// A batch on its way through a network, to the gradients and on to what is done with them.
+struct BatchPass<'a, T> {
+    batch: Batch<'a, T>,
+    totals: Totals,
+    objective: &'a Objective<T>,
+    network: &'a Network,
     isa: Isa,
-    params: &[T],
-    x: Samples<'_, T>,
-    y: &Goals<'_, T>,
-    losses: &[RowLoss],
-    optimizer: &Optimizer<T>,
-) -> Error {
-    let checked =
-        objective.check(y, x.rows(), network.outputs()).and_then(|_| check_values(objective, isa, x, y));
-    if let Err(error) = checked {
-        return error;
+    draw: Draw,
+    workspace: &'a mut Workspace<T>,
+}
+
+impl<T: Element> BatchPass<'_, T> {
+    /// Forward, loss, backward, and what is to be done about weights. False if it met something that is not finite, and
+    /// left them.
+    fn run(&mut self, params: &mut Buffer<T>, averages: &[T], weights: WeightTask<'_, T>) -> bool {
+        let BatchPass { batch: Batch { x, y, rows, .. }, totals, objective, network, draw, .. } = *self;
+        let scale = objective.scale(totals);
+        let pass = Pass {
+            draw,
+            loss: Some(LossTask { objective, goals: y, scale, backward: true }),
+            weights: Some(weights),
+            ..Pass::new(network, self.workspace, params.share(), averages, Some(x), rows)
+        };
+        threads::run(&pass, pass.plan.threads);
+        !pass.stopped.load(Ordering::Relaxed)
     }
-    if !update::is_finite(isa, params) {
-        return Error::Lost { lr: optimizer.config.lr() };
+
+    /// What the losses add up to.
+    fn tally(&self) -> Tally {
+        Tally::new(self.objective.reduction, &self.workspace.losses, self.totals)
     }
-    let loss = losses.iter().map(|l| l.loss).find(|l| !l.is_finite()).unwrap_or(f64::NAN);
-    Error::Diverged { loss, step: optimizer.steps, lr: optimizer.config.lr() }
+
+    /// Which number was not finite: one in the data, or a parameter, or the loss alone.
+    fn why_not(&self, params: &[T], optimizer: &Optimizer<T>) -> Error {
+        let BatchPass { batch: Batch { x, y, .. }, objective, network, isa, .. } = *self;
+        let checked = objective.check(&y, x.rows(), network.outputs());
+        if let Err(error) = checked.and_then(|_| check_values(objective, isa, x, &y)) {
+            return error;
+        }
+        if !update::is_finite(isa, params) {
+            return Error::Lost { lr: optimizer.config.lr() };
+        }
+        let losses = self.workspace.losses.iter().map(|row| row.loss);
+        let loss = losses.into_iter().find(|loss| !loss.is_finite()).unwrap_or(f64::NAN);
+        Error::Diverged { loss, step: optimizer.steps, lr: optimizer.config.lr() }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::batch::Batch;
 use super::snapshot::Snapshot;
 use super::{Tally, Trainer, check_values};
 use crate::data::Samples;
@@ -289,9 +290,9 @@ impl<T: Element> Fit<T> {
             let last = self.batch + 1 == self.batches();
             let before = optimizer.steps;
             // A batch of rows that all weigh nothing is passed over.
-            let DataSet { x, y } = training;
+            let batch = Batch { x: training.x, y: training.y, rows, len, uneven: self.uneven };
             self.last_loss = f64::NAN;
-            if let Some(tally) = trainer.batch(model, optimizer, x, y, (rows, len), self.uneven, last)? {
+            if let Some(tally) = trainer.batch(model, optimizer, batch, last)? {
                 self.last_loss = tally.value();
                 self.tally.add(tally);
             }

@@ -6,7 +6,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::optim::Optimizer;
 use crate::project::Projection;
-use crate::simd::{Isa, Op, Simd, dispatch, stream_map};
+use crate::simd::Isa;
 use crate::update::{self, Clip};
 
 /// The sum of some batches' gradients.
@@ -16,29 +16,30 @@ pub(super) struct Gathered<T> {
 }
 
 impl<T: Element> Gathered<T> {
+    /// Makes room for a batch's gradients. Nobody writes those of frozen parameters, and what they were before must not
+    /// count.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn make_room(&mut self, len: usize, optimizer: &Optimizer<T>) -> Result<(), Error> {
+        if self.grads.len() != len {
+            self.grads = Buffer::zeroed("gradients", len)?;
+        }
+        if self.batches == 0 {
+            optimizer.frozen().for_each(|range| self.grads[range].fill(T::ZERO));
+        }
+        Ok(())
+    }
+
     /// Takes in the gradients of a batch.
     ///
     /// # Panics
     /// If they are not as many.
     pub fn add(&mut self, isa: Isa, grads: &[T]) {
-        struct Add<'a, T>(&'a mut [T], &'a [T]);
-        impl<T: Element> Op<T> for Add<'_, T> {
-            type Output = ();
-            #[inline(always)]
-            fn eval<S: Simd<T>>(self, s: S) {
-                stream_map(
-                    s,
-                    [self.0],
-                    [self.1],
-                    #[inline(always)]
-                    |[sum], [g]| [s.add(sum, g)],
-                );
-            }
-        }
         if self.batches == 0 {
-            self.grads.copy_from_slice(grads);
+            update::copy(&mut self.grads, grads);
         } else {
-            dispatch(isa, Add(&mut self.grads, grads));
+            update::add(isa, &mut self.grads, grads);
         }
         self.batches += 1;
     }

@@ -1,18 +1,6 @@
-//! The pool: runs the phases of a job on several threads, with as little waiting as can be.
+//! The threads of the pool, and the protocol by which phases pass among them.
 //!
-//! A [`Job`] is a sequence of phases; a phase is a number of items that may run in any order, on any
-//! thread. A phase begins when all items of the one before are done.
-//!
-//! * **Nobody waits for a thread, only for work that a thread has begun.** Items are claimed one by
-//!   one; a worker that the system has put aside holds no item, and the caller finishes alone.
-//! * Each thread has a share of the items, the same in every phase of so many, so that the same rows tend
-//!   to meet the same cache; when it is done, and the others are not soon after, it helps them.
-//! * Workers spin for some tens of microseconds after their last item, then park.
-//! * If the pool is busy with another caller's job, the job runs on the caller alone.
-//!
-//! Results cannot depend on who runs an item: items are independent, and each has its order fixed.
-//!
-//! The protocol. One word, `phase`, holds a stamp that grows with every phase, the number of threads
+//! One word, `phase`, holds a stamp that grows with every phase, the number of threads
 //! that may take part, and the number of items. Each thread's share has a word of its own, with the stamp
 //! of the phase that it was last used in and how many of its items have been claimed then. An item is
 //! claimed by exchanging that word for the phase's stamp and one item more; an older stamp counts as none
@@ -30,32 +18,21 @@ use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, TryLockError};
+use std::sync::{Mutex, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use super::{Job, MAX_THREADS};
 use crate::simd::FlushDenormals;
 
-/// Work in phases of independent items.
-pub trait Job: Sync {
-    /// Number of phases.
-    fn phases(&self) -> usize;
-    /// Number of items in a phase.
-    fn items(&self, phase: usize) -> usize;
-    /// Runs an item, on thread `worker` (the caller is 0).
-    fn run(&self, phase: usize, item: usize, worker: usize);
-}
-
 /// Claims that a phase has room for; phases with more items hand them out in runs.
-const MAX_CLAIMS: usize = 1024;
+pub(super) const MAX_CLAIMS: usize = 1024;
 /// Looks at the phase, some nanoseconds each, before a thread pauses between them: a pause takes longer than
 /// a line needs to pass between cores.
 const EAGER: u32 = 1000;
 /// Looks at the phase before a thread helps others with their shares: a fraction of a microsecond, which an item that
 /// is worth it outlasts.
 const PATIENCE: u32 = 300;
-/// Most threads of a region.
-pub const MAX_THREADS: usize = 256;
 const ITEM_BITS: u32 = 11;
 const WIDTH_BITS: u32 = 9;
 /// How long a worker looks for work before it parks.
@@ -63,17 +40,17 @@ const SPIN: Duration = Duration::from_micros(50);
 
 /// A phase as it is published.
 #[derive(Clone, Copy, PartialEq)]
-struct Phase {
-    stamp: u64,
-    width: usize,
-    claims: usize,
+pub(super) struct Phase {
+    pub stamp: u64,
+    pub width: usize,
+    pub claims: usize,
 }
 
 impl Phase {
-    fn pack(self) -> u64 {
+    pub fn pack(self) -> u64 {
         self.stamp << (ITEM_BITS + WIDTH_BITS) | (self.width as u64) << ITEM_BITS | self.claims as u64
     }
-    fn unpack(word: u64) -> Self {
+    pub fn unpack(word: u64) -> Self {
         let field = |shift: u32, bits: u32| (word >> shift & ((1 << bits) - 1)) as usize;
         Phase {
             stamp: word >> (ITEM_BITS + WIDTH_BITS),
@@ -104,8 +81,7 @@ struct Board {
     current: UnsafeCell<Option<Current>>,
 }
 
-struct Pool {
-    /// Held by the caller whose region runs.
+pub(super) struct Pool {
     region: Mutex<()>,
     board: Line<Board>,
     /// By thread: stamp of the phase that its share was last used in, and the claims made of it then.
@@ -129,88 +105,21 @@ unsafe impl Sync for Pool {}
 unsafe impl Send for Pool {}
 
 static POOL: AtomicPtr<Pool> = AtomicPtr::new(std::ptr::null_mut());
-static REQUESTED: AtomicUsize = AtomicUsize::new(0);
-
-/// Where the number of threads came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ThreadsFrom {
-    /// [`set_num_threads`].
-    Call,
-    /// An environment variable.
-    Environment(&'static str),
-    /// The CPUs that this process may use: affinity and control-group quota.
-    Cpus,
-}
-
-/// How many threads a region may use, and why.
-pub fn num_threads() -> (usize, ThreadsFrom) {
-    static DEFAULT: OnceLock<(usize, ThreadsFrom)> = OnceLock::new();
-    match REQUESTED.load(Ordering::Relaxed) {
-        0 => DEFAULT
-            .get_or_init(|| {
-                for name in ["THALWEG_NUM_THREADS", "OMP_NUM_THREADS"] {
-                    // OpenMP allows a list, one number a nesting level; the first is ours.
-                    let value = std::env::var(name).ok();
-                    let first = value.as_deref().and_then(|v| v.split(',').next());
-                    if let Some(n) = first.and_then(|v| v.trim().parse::<usize>().ok()).filter(|&n| n > 0) {
-                        return (n.min(MAX_THREADS), ThreadsFrom::Environment(name));
-                    }
-                }
-                (available_cpus().min(MAX_THREADS), ThreadsFrom::Cpus)
-            })
-            .clone(),
-        n => (n, ThreadsFrom::Call),
-    }
-}
-
-/// CPUs that this process may use.
-pub fn available_cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get())
-}
-
-/// Sets how many threads regions may use, from 1 to [`MAX_THREADS`].
-///
-/// # Panics
-/// If `n` is outside of that.
-pub fn set_num_threads(n: usize) {
-    assert!((1..=MAX_THREADS).contains(&n));
-    REQUESTED.store(n, Ordering::Relaxed);
-}
-
-/// Forgets the pool, whose threads did not survive a fork. To be called in the child.
-pub fn after_fork() {
-    // Leaked: its locks may be held by threads that no longer exist.
-    POOL.store(std::ptr::null_mut(), Ordering::Release);
-}
-
-/// Runs all phases of `job` on at most `threads` threads, the caller among them.
-///
-/// Denormal numbers are flushed to zero meanwhile; the caller's mode is restored.
-///
-/// # Panics
-/// With the first panic of an item, after all threads have left the job; later phases are not begun.
-pub fn run(job: &dyn Job, threads: usize) {
-    let _mode = FlushDenormals::new();
-    if threads > 1 {
-        let pool = Pool::get();
-        let region = match pool.region.try_lock() {
-            // A panic came out there, after all threads had left the job.
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            other => other.ok(),
-        };
-        if let Some(_region) = region {
-            return pool.run(job, threads.min(MAX_THREADS));
-        }
-    }
-    for phase in 0..job.phases() {
-        for item in 0..job.items(phase) {
-            job.run(phase, item, 0);
-        }
-    }
-}
 
 impl Pool {
-    fn get() -> &'static Pool {
+    /// Forgets the pool.
+    pub fn forget() {
+        // Leaked: its locks may be held by threads that no longer exist.
+        POOL.store(std::ptr::null_mut(), Ordering::Release);
+    }
+
+    /// Held by the caller whose region runs.
+    pub fn region(&self) -> &Mutex<()> {
+        &self.region
+    }
+
+    /// The pool, made if need be.
+    pub fn get() -> &'static Pool {
         let existing = POOL.load(Ordering::Acquire);
         let pool = if existing.is_null() {
             let fresh = Box::into_raw(Box::new(Pool::new()));
@@ -263,7 +172,7 @@ impl Pool {
     }
 
     /// The caller's part of a region. The region lock is held.
-    fn run(&'static self, job: &dyn Job, threads: usize) {
+    pub fn run(&'static self, job: &dyn Job, threads: usize) {
         let phases = job.phases();
         let Some(start) = (0..phases).find(|&p| job.items(p) > 0) else { return };
         self.grow(threads);
@@ -451,162 +360,5 @@ fn relax(waited: &mut u32) {
         0..EAGER => {}
         EAGER..3000 => std::hint::spin_loop(),
         _ => std::thread::yield_now(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Phases of counters; each phase checks that all before it were complete.
-    struct Counting {
-        items: Vec<usize>,
-        counts: Vec<Vec<AtomicU32>>,
-        busy: u32,
-    }
-
-    impl Counting {
-        fn new(items: &[usize], busy: u32) -> Self {
-            let counts = items.iter().map(|&n| (0..n).map(|_| AtomicU32::new(0)).collect()).collect();
-            Counting { items: items.to_vec(), counts, busy }
-        }
-        fn check(&self) {
-            for count in self.counts.iter().flatten() {
-                assert_eq!(count.load(Ordering::Relaxed), 1, "every item runs exactly once");
-            }
-        }
-    }
-
-    impl Job for Counting {
-        fn phases(&self) -> usize {
-            self.items.len()
-        }
-        fn items(&self, phase: usize) -> usize {
-            self.items[phase]
-        }
-        fn run(&self, phase: usize, item: usize, _: usize) {
-            for earlier in &self.counts[..phase] {
-                assert!(earlier.iter().all(|c| c.load(Ordering::Relaxed) == 1), "a phase began too early");
-            }
-            for _ in 0..self.busy {
-                std::hint::spin_loop();
-            }
-            self.counts[phase][item].fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    #[test]
-    fn every_item_runs_once_and_phases_follow_each_other() {
-        for threads in [1, 2, 3, 8, 64] {
-            for items in [&[1][..], &[0, 3, 0], &[7, 1, 5], &[64, 2, 64], &[5000, 3], &[]] {
-                for busy in [0, 50] {
-                    let job = Counting::new(items, busy);
-                    run(&job, threads);
-                    job.check();
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_stress_of_short_regions() {
-        for i in 0..20_000 {
-            let job = Counting::new(&[2, 1 + i % 3, 2], 0);
-            run(&job, 2 + i % 3);
-            job.check();
-        }
-    }
-
-    #[test]
-    fn callers_at_the_same_time_all_finish() {
-        std::thread::scope(|s| {
-            for _ in 0..4 {
-                s.spawn(|| {
-                    for _ in 0..500 {
-                        let job = Counting::new(&[3, 3], 10);
-                        run(&job, 2);
-                        job.check();
-                    }
-                });
-            }
-        });
-    }
-
-    #[test]
-    fn a_panic_comes_out_at_the_caller_and_the_pool_survives() {
-        struct Panics(AtomicBool);
-        impl Job for Panics {
-            fn phases(&self) -> usize {
-                2
-            }
-            fn items(&self, _: usize) -> usize {
-                4
-            }
-            fn run(&self, phase: usize, item: usize, _: usize) {
-                self.0.fetch_or(phase > 0, Ordering::Relaxed);
-                assert!(item != 2, "item two");
-            }
-        }
-        /// Whether another thread than the caller took part.
-        struct Shared(AtomicBool);
-        impl Job for Shared {
-            fn phases(&self) -> usize {
-                1
-            }
-            fn items(&self, _: usize) -> usize {
-                2
-            }
-            fn run(&self, _: usize, _: usize, worker: usize) {
-                self.0.fetch_or(worker > 0, Ordering::Relaxed);
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
-        for threads in [1, 2] {
-            let job = Panics(AtomicBool::new(false));
-            assert!(catch_unwind(|| run(&job, threads)).is_err());
-            assert!(!job.0.load(Ordering::Relaxed), "a phase was begun after a panic");
-        }
-        let job = Counting::new(&[4, 4], 0);
-        run(&job, 2);
-        job.check();
-        // Regions of other tests may have the pool now, but not for ever.
-        let begin = Instant::now();
-        let job = Shared(AtomicBool::new(false));
-        while !job.0.load(Ordering::Relaxed) {
-            assert!(begin.elapsed() < Duration::from_secs(60), "the caller has been alone ever since");
-            run(&job, 2);
-        }
-    }
-
-    #[test]
-    fn denormals_are_flushed_inside_and_not_outside() {
-        struct Denormal(AtomicU32);
-        impl Job for Denormal {
-            fn phases(&self) -> usize {
-                1
-            }
-            fn items(&self, _: usize) -> usize {
-                8
-            }
-            fn run(&self, _: usize, _: usize, _: usize) {
-                let tiny = std::hint::black_box(f32::MIN_POSITIVE) * std::hint::black_box(0.5);
-                if tiny == 0.0 {
-                    self.0.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
-        for threads in [1, 2] {
-            let job = Denormal(AtomicU32::new(0));
-            run(&job, threads);
-            assert_eq!(job.0.load(Ordering::Relaxed), 8);
-            let tiny = std::hint::black_box(f32::MIN_POSITIVE) * std::hint::black_box(0.5);
-            assert!(tiny > 0.0, "the caller's mode is restored");
-        }
-    }
-
-    #[test]
-    fn a_phase_packs_into_a_word() {
-        let phase = Phase { stamp: 123_456_789, width: MAX_THREADS, claims: MAX_CLAIMS };
-        assert!(Phase::unpack(phase.pack()) == phase);
     }
 }

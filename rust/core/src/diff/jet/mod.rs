@@ -1,0 +1,193 @@
+//! Outputs with their first and second derivatives along directions of the inputs, and the gradients by the parameters
+//! of what is made of these: what a differential equation asks of a network.
+//!
+//! A row goes through the network as a jet: its numbers y and, for each direction, their first derivative ẏ and second
+//! derivative ÿ along it ("Taylor mode": Griewank & Walther, "Evaluating derivatives", 2nd ed., chapter 13). A dense
+//! layer takes each of these parts by itself, which is one product of more rows; an activation mixes them:
+//!
+//! ```text
+//! z = y·W + b    ż = ẏ·W     z̈ = ÿ·W
+//! y = φ(z)       ẏ = φ′·ż    ÿ = φ″·ż² + φ′·z̈
+//! ```
+//!
+//! Backward, from the gradients g, ġ and g̈ by y, ẏ and ÿ, with sums over the directions:
+//!
+//! ```text
+//! dz̈ = φ′·g̈    dż = φ′·ġ + 2φ″·ż·g̈    dz = φ′·g + Σ φ″·(ż·ġ + z̈·g̈) + φ‴·ż²·g̈
+//! ```
+//!
+//! The gradient by W is that of all parts together, which is one product of more rows again.
+//!
+//! Rows go through all layers in blocks that stay in a second-level cache. Of a block is kept what activations take, z and
+//! its derivatives, and nothing else: the way back makes the rest anew, which is faster than to fetch it from memory.
+//!
+//! Here is what a jet is and who works on it; `work` takes blocks through stages, `kernels` has their arithmetic.
+
+mod kernels;
+mod work;
+
+use self::work::Shard;
+use super::{Weights, team, too_large};
+use crate::data::Samples;
+use crate::element::Element;
+use crate::error::Error;
+use crate::layer::{Activation, Layer};
+use crate::model::{Model, check_flat, check_output};
+use crate::network::Network;
+use crate::parallel::{self, RUN};
+use crate::simd::{Isa, all_finite, max_abs};
+use crate::update;
+use crate::view::MatRef;
+
+/// Derivatives along some directions, and what the way back needs of the last rows that went forward.
+pub struct Jet<T> {
+    /// Directions, one after the other.
+    along: Vec<T>,
+    /// Their derivatives.
+    ways: Vec<Way>,
+    /// Rows that went forward, and may go back.
+    pending: Option<usize>,
+    at: Option<Weights<T>>,
+    shards: Vec<Shard<T>>,
+}
+
+/// Which parts are the derivatives along a direction. Part 0 are the numbers; then there are the first derivatives along
+/// all directions, and then the second ones that are wanted.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    first: usize,
+    second: Option<usize>,
+}
+
+/// What blocks are told of the network.
+struct Site<'a, T> {
+    network: &'a Network,
+    isa: Isa,
+    at: &'a Weights<T>,
+    averages: &'a [T],
+    along: &'a [T],
+    ways: &'a [Way],
+}
+
+impl<T: Element> Jet<T> {
+    /// Along directions, each as wide as the network's input, with derivatives up to an order for each.
+    ///
+    /// # Errors
+    /// If there is a layer that jets do not go through, or there are not as many orders as directions, or one is not 1
+    /// or 2, or there is no direction, or one is not finite.
+    pub fn new(network: &Network, along: MatRef<'_, T>, orders: &[usize]) -> Result<Self, Error> {
+        let inputs = network.inputs();
+        let wrong = |name, value, accepted: String| Err(Error::Argument { name, value, accepted });
+        if let Some((place, layer)) = refused("", network.layers()) {
+            return Err(Error::Unsupported(format!(
+                "layer {place} ({}) is in the way: derivatives by the inputs go through Linear, Residual, \
+                 FourierFeatures in front, and layers that work element by element, but Dropout",
+                layer.name()
+            )));
+        }
+        if along.rows() == 0 || along.cols() != inputs {
+            let value = format!("shape ({}, {})", along.rows(), along.cols());
+            return wrong("along", value, format!("it has a row for each direction, of {inputs} numbers"));
+        }
+        if orders.len() != along.rows() {
+            let accepted = format!("one is needed for each of {} directions", along.rows());
+            return wrong("order", format!("{} of them", orders.len()), accepted);
+        }
+        if let Some(order) = orders.iter().find(|order| !matches!(order, 1 | 2)) {
+            return wrong("order", order.to_string(), "it is 1 or 2".into());
+        }
+        let along: Vec<T> = (0..along.rows()).flat_map(|r| along.row(r)).copied().collect();
+        check_flat("along", &along)?;
+        let mut seconds = 1 + orders.len()..;
+        let way = |(k, order): (usize, &usize)| Way {
+            first: 1 + k,
+            second: if *order == 2 { seconds.next() } else { None },
+        };
+        let ways = orders.iter().enumerate().map(way).collect();
+        Ok(Jet { along, ways, pending: None, at: None, shards: Vec::new() })
+    }
+
+    /// Parts of an output: itself, its first derivatives along each direction, and then the second ones.
+    pub fn parts(&self) -> usize {
+        1 + self.ways.len() + self.ways.iter().filter(|way| way.second.is_some()).count()
+    }
+
+    /// The parts one after the other, each rows × outputs.
+    ///
+    /// # Errors
+    /// If the input has another width, no rows, or NaN or infinity in it, or something overflows.
+    ///
+    /// # Panics
+    /// If `output` has another length, or the network is not as that which this was made for.
+    pub fn forward(&mut self, model: &Model<T>, x: MatRef<'_, T>, output: &mut [T]) -> Result<(), Error> {
+        self.pending = None;
+        let (network, isa, rows) = (model.network(), model.isa(), x.rows());
+        network.check_input(Samples::from(x))?;
+        Samples::from(x).check_finite("x", isa)?;
+        let (parts, part) = (self.parts(), rows * network.outputs());
+        assert_eq!(output.len(), parts * part);
+        let write = |into: &mut [T]| into.copy_from_slice(&model.params);
+        let at = Weights::new(network, isa, self.at.take(), T::ONE, true, write)?;
+        let Jet { along, ways, shards, .. } = self;
+        let site = Site { network, isa, at: &at, averages: &model.averages, along, ways };
+        work::share(shards, &site, rows)?;
+        parallel::pieces(shards, team(network, rows * parts), |shard| shard.forward(&site, x));
+        for (which, into) in output.chunks_exact_mut(part).enumerate() {
+            shards.iter().for_each(|shard| shard.outputs(which, network.outputs(), into));
+        }
+        check_output(isa, &output[..part], network.outputs())?;
+        if !all_finite(isa, output) {
+            return Err(too_large("a derivative of the outputs by the inputs"));
+        }
+        (self.at, self.pending) = (Some(at), Some(rows));
+        Ok(())
+    }
+
+    /// Back from the gradients by all parts of the outputs, laid out as these: adds to the model's gradients what they are
+    /// by the parameters, as those were on the way forward.
+    ///
+    /// # Errors
+    /// If nothing went forward before, or the gradient is not as long as the outputs or not finite; nothing is changed
+    /// then.
+    ///
+    /// # Panics
+    /// If the network is not as that which this was made for.
+    pub fn backward(&mut self, model: &mut Model<T>, gradient: MatRef<'_, T>) -> Result<(), Error> {
+        let (isa, parts) = (model.isa(), self.parts());
+        let Jet { along, ways, shards, pending, at } = self;
+        let Some((rows, at)) = pending.zip(at.as_ref()) else {
+            return Err(Error::Mismatch("backward needs a forward pass before it".into()));
+        };
+        let found = (gradient.rows(), gradient.cols());
+        let expected = (parts * rows, model.network().outputs());
+        if found != expected {
+            return Err(Error::GradientShape { found, expected });
+        }
+        Samples::from(gradient).check_finite("the gradient", isa)?;
+        let still = model.still_parts();
+        let network = still.network;
+        let site = Site { network, isa, at, averages: still.averages, along, ways };
+        let threads = team(network, rows * parts);
+        parallel::pieces(shards, threads, |shard| shard.backward(&site, gradient, rows));
+        parallel::runs_mut(still.grads, RUN, |run, into| {
+            shards.iter().for_each(|shard| update::add(isa, into, shard.gradients(run.clone())));
+        });
+        let size = max_abs(isa, still.grads).to_f64();
+        model.note_gradients(size);
+        Ok(())
+    }
+}
+
+/// The first layer that jets do not go through, and its place.
+fn refused<'l>(path: &str, layers: &'l [Layer]) -> Option<(String, &'l Layer)> {
+    layers.iter().enumerate().find_map(|(index, layer)| {
+        let place = format!("{path}{index}");
+        match layer {
+            Layer::Linear(_) => None,
+            Layer::Activation(act) => matches!(act, Activation::Dropout(_)).then_some((place, layer)),
+            Layer::Residual(inner) => refused(&format!("{place}."), inner),
+            Layer::Fourier(_) => (place != "0").then_some((place, layer)),
+            Layer::BatchNorm(_) | Layer::RowNorm(_) | Layer::Tabular(_) => Some((place, layer)),
+        }
+    })
+}

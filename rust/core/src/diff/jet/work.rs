@@ -1,0 +1,303 @@
+//! Blocks of rows on their way through the stages and back.
+
+use std::ops::Range;
+
+use super::kernels::{Back, Forth, encode};
+use super::{Site, Way};
+use crate::arena::Buffer;
+use crate::diff::block::{multiply, outer};
+use crate::diff::gather::{self, Part, add_rows};
+use crate::element::Element;
+use crate::error::Error;
+use crate::gemm::Init;
+use crate::gemm::pack::Panels;
+use crate::layer::Activation;
+use crate::network::{Encoder, Stage};
+use crate::simd::{add, dispatch};
+use crate::view::{MatMut, MatRef};
+
+/// Rows of a block, those of all parts: few enough for their numbers to stay in a second-level cache.
+const BLOCK: usize = 192;
+/// Shards at most: each has a copy of the gradients.
+const SHARDS: usize = 16;
+/// Shards, if there are blocks enough, however large these copies are.
+const LEAST_SHARDS: usize = 4;
+
+/// Rows that are worked on by one thread at a time, and whose gradients are added up in their order.
+pub struct Shard<T> {
+    rows: Range<usize>,
+    blocks: Vec<Block<T>>,
+    desk: Desk<T>,
+    /// Sums over the rows of the shard, in the order of the arena.
+    grads: Buffer<T>,
+}
+
+/// Some rows, and what is kept of them: all parts, one after the other.
+#[derive(Default)]
+struct Block<T> {
+    rows: usize,
+    x: Vec<T>,
+    /// By stage, what its activation takes, or what it gives if it has none.
+    z: Vec<Vec<T>>,
+    output: Vec<T>,
+}
+
+/// What is made of the block that is worked on, in the same layout.
+#[derive(Default)]
+struct Desk<T> {
+    /// By stage, what its activation gives.
+    y: Vec<Vec<T>>,
+    /// φ′, φ″ and φ‴ of the last of them.
+    slopes: [Vec<T>; 3],
+    /// By stage, the gradient by z.
+    dz: Vec<Vec<T>>,
+    /// The gradient by a stage's output.
+    back: Vec<T>,
+    /// For products.
+    scratch: Vec<T>,
+}
+
+/// Whether a stage has an activation.
+fn acts(stage: &Stage) -> bool {
+    stage.act != Activation::Identity
+}
+
+/// Shares rows out, by their number and the network alone, so that sums do not depend on who takes which.
+///
+/// # Errors
+/// If there is not enough memory.
+pub fn share<T: Element>(shards: &mut Vec<Shard<T>>, site: &Site<'_, T>, rows: usize) -> Result<(), Error> {
+    let block_rows = (BLOCK / parts(site.ways)).max(1);
+    let blocks = rows.div_ceil(block_rows);
+    // Copies of the gradients are not to be larger than all else.
+    let kept = rows * parts(site.ways) * site.network.stages().iter().map(|s| s.outputs).sum::<usize>();
+    let most = SHARDS.min((kept / site.network.arena_len()).max(LEAST_SHARDS));
+    let shard_rows = blocks.div_ceil(most) * block_rows;
+    shards.truncate(rows.div_ceil(shard_rows));
+    while shards.len() < rows.div_ceil(shard_rows) {
+        let grads = Buffer::zeroed("gradients of some rows", site.network.arena_len())?;
+        shards.push(Shard { rows: 0..0, blocks: Vec::new(), desk: Desk::default(), grads });
+    }
+    for (shard, first) in shards.iter_mut().zip((0..rows).step_by(shard_rows)) {
+        shard.rows = first..rows.min(first + shard_rows);
+        shard.blocks.resize_with(shard.rows.len().div_ceil(block_rows), Block::default);
+        let mut left = shard.rows.len();
+        for block in &mut shard.blocks {
+            block.rows = block_rows.min(left);
+            left -= block.rows;
+        }
+    }
+    Ok(())
+}
+
+fn parts(ways: &[Way]) -> usize {
+    1 + ways.len() + ways.iter().filter(|way| way.second.is_some()).count()
+}
+
+impl<T: Element> Shard<T> {
+    /// Takes its rows of x through the network.
+    pub fn forward(&mut self, site: &Site<'_, T>, x: MatRef<'_, T>) {
+        let mut first = self.rows.start;
+        for block in &mut self.blocks {
+            block.fit(site, x.block(first, block.rows, 0, x.cols()));
+            self.desk.fit(site, block);
+            (0..site.network.stages().len()).for_each(|index| self.desk.forward(site, block, index));
+            let last = site.network.stages().len() - 1;
+            let mut output = std::mem::take(&mut block.output);
+            output.clear();
+            output.extend_from_slice(self.desk.given(site, block, last));
+            block.output = output;
+            first += block.rows;
+        }
+    }
+
+    /// Writes its rows of one part of the outputs, of so many columns, to where they belong in that of all rows.
+    pub fn outputs(&self, which: usize, n: usize, into: &mut [T]) {
+        let mut first = self.rows.start;
+        for block in &self.blocks {
+            let size = block.rows * n;
+            into[first * n..][..size].copy_from_slice(&block.output[which * size..][..size]);
+            first += block.rows;
+        }
+    }
+
+    /// Takes the gradients by all parts of the outputs of `rows` rows back, as far as they are of its own, and sums the
+    /// gradients by the parameters up.
+    pub fn backward(&mut self, site: &Site<'_, T>, gradient: MatRef<'_, T>, rows: usize) {
+        let Shard { rows: own, blocks, desk, grads } = self;
+        grads.fill(T::ZERO);
+        let mut parts = gather::parts(site.network, grads);
+        let mut first = own.start;
+        for block in blocks {
+            desk.fit(site, block);
+            let size = block.rows * gradient.cols();
+            for (which, into) in desk.back[..block.output.len()].chunks_exact_mut(size).enumerate() {
+                let from = gradient.block(which * rows + first, block.rows, 0, gradient.cols());
+                into.chunks_exact_mut(from.cols())
+                    .enumerate()
+                    .for_each(|(r, g)| g.copy_from_slice(from.row(r)));
+            }
+            desk.turn(site, block, site.network.stages().len() - 1);
+            for index in (0..site.network.stages().len()).rev() {
+                desk.leave(site, block, index);
+                if index > 0 {
+                    desk.turn(site, block, index - 1);
+                }
+                for (_, part, into) in parts.iter_mut().filter(|(stage, ..)| *stage == index) {
+                    desk.gather(site, block, index, *part, into);
+                }
+                if index > 0 {
+                    desk.enter(site, index);
+                }
+            }
+            first += block.rows;
+        }
+    }
+
+    /// A part of these sums.
+    pub fn gradients(&self, part: Range<usize>) -> &[T] {
+        &self.grads[part]
+    }
+}
+
+impl<T: Element> Block<T> {
+    /// Takes rows in, and makes room for what comes of them: whatever is in there, it is written before it is read.
+    fn fit(&mut self, site: &Site<'_, T>, x: MatRef<'_, T>) {
+        let parts = parts(site.ways);
+        self.x.clear();
+        (0..self.rows).for_each(|r| self.x.extend_from_slice(x.row(r)));
+        for direction in site.along.chunks_exact(x.cols()) {
+            (0..self.rows).for_each(|_| self.x.extend_from_slice(direction));
+        }
+        self.x.resize(parts * self.rows * x.cols(), T::ZERO);
+        self.z.resize_with(site.network.stages().len(), Vec::new);
+        for (stage, z) in site.network.stages().iter().zip(&mut self.z) {
+            z.resize(parts * self.rows * stage.outputs, T::ZERO);
+        }
+    }
+}
+
+impl<T: Element> Desk<T> {
+    /// Makes room for a block.
+    fn fit(&mut self, site: &Site<'_, T>, block: &Block<T>) {
+        let rows = parts(site.ways) * block.rows;
+        let stages = site.network.stages();
+        self.y.resize_with(stages.len(), Vec::new);
+        self.dz.resize_with(stages.len(), Vec::new);
+        for ((stage, y), dz) in stages.iter().zip(&mut self.y).zip(&mut self.dz) {
+            y.resize(if acts(stage) { rows * stage.outputs } else { 0 }, T::ZERO);
+            dz.resize(rows * stage.outputs, T::ZERO);
+        }
+        self.back.resize(rows * site.network.max_width(), T::ZERO);
+    }
+
+    /// What a stage gives.
+    fn given<'d>(&'d self, site: &Site<'_, T>, block: &'d Block<T>, index: usize) -> &'d [T] {
+        if acts(&site.network.stages()[index]) { &self.y[index] } else { &block.z[index] }
+    }
+
+    /// What it takes.
+    fn taken<'d>(&'d self, site: &Site<'_, T>, block: &'d Block<T>, index: usize) -> &'d [T] {
+        if index == 0 { &block.x } else { self.given(site, block, index - 1) }
+    }
+
+    /// Through a stage.
+    fn forward(&mut self, site: &Site<'_, T>, block: &mut Block<T>, index: usize) {
+        let stage = &site.network.stages()[index];
+        let mut z = std::mem::take(&mut block.z[index]);
+        let (x, part) = (self.taken(site, block, index), block.rows * stage.outputs);
+        if let Some(encoder) = stage.encoder {
+            let Encoder::Fourier { layer, start, .. } = &site.network.encoders()[encoder] else {
+                unreachable!("refused when this was made");
+            };
+            let frequencies = &site.averages[*start..start + layer.inputs * layer.count()];
+            encode(site.isa, site.ways, stage.inputs, frequencies, x, &mut z, part);
+        } else if let Some(dense) = stage.dense {
+            let arena = &site.at.arena;
+            let weight = &arena[dense.weight..dense.weight + stage.inputs * stage.outputs];
+            let mut scratch = std::mem::take(&mut self.scratch);
+            let mut product = |x: &[T], into: &mut [T], init: Init<'_, T>| {
+                let weight = Panels::new(weight, stage.inputs, stage.outputs);
+                multiply(site.isa, x, weight, into, x.len() / stage.inputs, init, &mut scratch);
+            };
+            // The bias is a part of the numbers, and of no derivative.
+            let bias = dense.bias.map_or(Init::Zero, |b| Init::Bias(&arena[b..b + stage.outputs]));
+            let ((x, x_dots), (z, dots)) =
+                (self.taken(site, block, index).split_at(block.rows * stage.inputs), z.split_at_mut(part));
+            product(x, z, bias);
+            product(x_dots, dots, Init::Zero);
+            self.scratch = scratch;
+        } else {
+            z.copy_from_slice(x);
+            stage.skip.into_iter().for_each(|first| add(site.isa, &mut z, self.taken(site, block, first)));
+        }
+        block.z[index] = z;
+        self.turn(site, block, index);
+    }
+
+    /// y of a stage's activation, and the slopes of the numbers.
+    fn turn(&mut self, site: &Site<'_, T>, block: &Block<T>, index: usize) {
+        let stage = &site.network.stages()[index];
+        if !acts(stage) {
+            return;
+        }
+        let (y, z, part) = (&mut self.y[index], &block.z[index], block.rows * stage.outputs);
+        self.slopes.iter_mut().for_each(|slope| slope.resize(part, T::ZERO));
+        y[..part].copy_from_slice(&z[..part]);
+        let [first, second, third] = &mut self.slopes;
+        stage.act.jet(site.isa, [&mut y[..part], first, second, third]);
+        dispatch(site.isa, Forth { ways: site.ways, z, slopes: &self.slopes, y });
+    }
+
+    /// Back through a stage's activation, whose slopes are at hand.
+    fn leave(&mut self, site: &Site<'_, T>, block: &Block<T>, index: usize) {
+        let Desk { slopes, dz, back, .. } = self;
+        let dz = &mut dz[index];
+        let g = &back[..dz.len()];
+        match acts(&site.network.stages()[index]) {
+            true => dispatch(site.isa, Back { ways: site.ways, z: &block.z[index], slopes, g, dz }),
+            false => dz.copy_from_slice(g),
+        }
+    }
+
+    /// Adds to a piece of the gradients by a stage's parameters what the block gives.
+    fn gather(&mut self, site: &Site<'_, T>, block: &Block<T>, index: usize, part: Part, into: &mut [T]) {
+        let (outputs, mut scratch) =
+            (site.network.stages()[index].outputs, std::mem::take(&mut self.scratch));
+        let dz = &self.dz[index];
+        match part {
+            Part::Weight { from, col, n } => {
+                let into = MatMut::new(into, into.len() / n, n);
+                let operands = [self.taken(site, block, index), dz];
+                outer(site.isa, operands, dz.len() / outputs, [from, col], into, &mut scratch);
+            }
+            Part::Bias => add_rows(into, &dz[..block.rows * outputs]),
+            Part::Table { .. } | Part::Scale | Part::Shift => unreachable!("refused when this was made"),
+        }
+        self.scratch = scratch;
+    }
+
+    /// Back through the rest of a stage, to the gradient by what it takes.
+    fn enter(&mut self, site: &Site<'_, T>, index: usize) {
+        let stage = &site.network.stages()[index];
+        let Desk { dz, back, scratch, .. } = self;
+        let dx = &mut back[..dz[index].len() / stage.outputs * stage.inputs];
+        let mut init = Init::Zero;
+        for end in site.network.ends(index) {
+            if let Init::Zero = init {
+                dx.fill(T::ZERO);
+                init = Init::Accumulate;
+            }
+            add(site.isa, dx, &dz[end]);
+        }
+        let dz = &dz[index];
+        if stage.dense.is_some() {
+            let weight = Panels::new(&site.at.transposed[index], stage.outputs, stage.inputs);
+            multiply(site.isa, dz, weight, dx, dz.len() / stage.outputs, init, scratch);
+        } else if let Init::Zero = init {
+            dx.copy_from_slice(dz);
+        } else {
+            add(site.isa, dx, dz);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The pool: runs the phases of a job on several threads, with as little waiting as can be.
+//!
+//! A [`Job`] is a sequence of phases; a phase is a number of items that may run in any order, on any
+//! thread. A phase begins when all items of the one before are done.
+//!
+//! * **Nobody waits for a thread, only for work that a thread has begun.** Items are claimed one by
+//!   one; a worker that the system has put aside holds no item, and the caller finishes alone.
+//! * Each thread has a share of the items, the same in every phase of so many, so that the same rows tend
+//!   to meet the same cache; when it is done, and the others are not soon after, it helps them.
+//! * Workers spin for some tens of microseconds after their last item, then park.
+//! * If the pool is busy with another caller's job, the job runs on the caller alone.
+//!
+//! Results cannot depend on who runs an item: items are independent, and each has its order fixed.
+//!
+//!
+//! Here is what others see: how many threads there are, and [`run`]; `pool` has the threads and their protocol.
+
+mod pool;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{OnceLock, TryLockError};
+
+use self::pool::Pool;
+use crate::simd::FlushDenormals;
+
+/// Work in phases of independent items.
+pub trait Job: Sync {
+    /// Number of phases.
+    fn phases(&self) -> usize;
+    /// Number of items in a phase.
+    fn items(&self, phase: usize) -> usize;
+    /// Runs an item, on thread `worker` (the caller is 0).
+    fn run(&self, phase: usize, item: usize, worker: usize);
+}
+
+/// Most threads of a region.
+pub const MAX_THREADS: usize = 256;
+
+static REQUESTED: AtomicUsize = AtomicUsize::new(0);
+
+/// Where the number of threads came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ThreadsFrom {
+    /// [`set_num_threads`].
+    Call,
+    /// An environment variable.
+    Environment(&'static str),
+    /// The CPUs that this process may use: affinity and control-group quota.
+    Cpus,
+}
+
+/// How many threads a region may use, and why.
+pub fn num_threads() -> (usize, ThreadsFrom) {
+    static DEFAULT: OnceLock<(usize, ThreadsFrom)> = OnceLock::new();
+    match REQUESTED.load(Ordering::Relaxed) {
+        0 => DEFAULT
+            .get_or_init(|| {
+                for name in ["THALWEG_NUM_THREADS", "OMP_NUM_THREADS"] {
+                    // OpenMP allows a list, one number a nesting level; the first is ours.
+                    let value = std::env::var(name).ok();
+                    let first = value.as_deref().and_then(|v| v.split(',').next());
+                    if let Some(n) = first.and_then(|v| v.trim().parse::<usize>().ok()).filter(|&n| n > 0) {
+                        return (n.min(MAX_THREADS), ThreadsFrom::Environment(name));
+                    }
+                }
+                (available_cpus().min(MAX_THREADS), ThreadsFrom::Cpus)
+            })
+            .clone(),
+        n => (n, ThreadsFrom::Call),
+    }
+}
+
+/// CPUs that this process may use.
+pub fn available_cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+/// Sets how many threads regions may use, from 1 to [`MAX_THREADS`].
+///
+/// # Panics
+/// If `n` is outside of that.
+pub fn set_num_threads(n: usize) {
+    assert!((1..=MAX_THREADS).contains(&n));
+    REQUESTED.store(n, Ordering::Relaxed);
+}
+
+/// Forgets the pool, whose threads did not survive a fork. To be called in the child.
+pub fn after_fork() {
+    Pool::forget();
+}
+
+/// Runs all phases of `job` on at most `threads` threads, the caller among them.
+///
+/// Denormal numbers are flushed to zero meanwhile; the caller's mode is restored.
+///
+/// # Panics
+/// With the first panic of an item, after all threads have left the job; later phases are not begun.
+pub fn run(job: &dyn Job, threads: usize) {
+    let _mode = FlushDenormals::new();
+    if threads > 1 {
+        let pool = Pool::get();
+        let region = match pool.region().try_lock() {
+            // A panic came out there, after all threads had left the job.
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            other => other.ok(),
+        };
+        if let Some(_region) = region {
+            return pool.run(job, threads.min(MAX_THREADS));
+        }
+    }
+    for phase in 0..job.phases() {
+        for item in 0..job.items(phase) {
+            job.run(phase, item, 0);
+        }
+    }
+}
