@@ -37,3 +37,11 @@ html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
 }
 html_sidebars = {"index": []}
+
+
+def setup(app):
+    # What estimators inherit from scikit-learn, its manual says; its links lead nowhere here.
+    def skip(app, what, name, thing, skip, options):
+        return True if str(getattr(thing, "__module__", "")).startswith("sklearn.") else None
+
+    app.connect("autodoc-skip-member", skip)

@@ -42,15 +42,7 @@ def task(loss, rng, activation="Tanh"):
         layers += [nn.Linear(*pair), getattr(nn, activation)()]
     layers.pop()
     model = nn.Sequential(*layers, dtype="float64", seed=1)
-    twin = torch.nn.Sequential(
-        *(
-            torch.nn.Linear(layer.in_features, layer.out_features)
-            if isinstance(layer, nn.Linear)
-            else getattr(torch.nn, type(layer).__name__)()
-            for layer in layers
-        )
-    ).double()
-    twin.load_state_dict({k: torch.tensor(v) for k, v in model.state_dict().items()})
+    twin = tw.torch.to_torch(model)
     x = rng.standard_normal((N, WIDTHS[0]))
     y = {
         "cross-entropy": lambda: rng.integers(0, WIDTHS[-1], N),

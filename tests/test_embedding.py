@@ -14,14 +14,10 @@ def network(codes=7, dim=3, dtype="float64", **options):
 
 @pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW"])
 def test_a_module_of_pytorchs_trains_alike(optimizer, rng):
-    """Weights go there by `state_dict`, and training is the same to rounding."""
+    """To rounding."""
     torch = pytest.importorskip("torch")
     model = network()
-    twin = torch.nn.Sequential(
-        torch.nn.Embedding(7, 3), torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2)
-    ).double()
-    assert list(twin.state_dict()) == list(model.state_dict())
-    twin.load_state_dict({k: torch.tensor(v) for k, v in model.state_dict().items()})
+    twin = tw.torch.to_torch(model)
     x, y = rng.integers(0, 6, 48), rng.standard_normal((48, 2))  # code 6 does not occur
     np.testing.assert_allclose(model(x), twin(torch.tensor(x)).detach().numpy(), rtol=1e-12)
     theirs = getattr(torch.optim, optimizer)(twin.parameters(), lr=0.01, weight_decay=0.1)

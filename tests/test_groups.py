@@ -36,15 +36,7 @@ def test_groups_are_pytorchs(clip, batch):
     """Fused, and in a second pass over the parameters."""
     torch = pytest.importorskip("torch")
     trainer = make(grouped(), clip_grad_norm=clip)
-    twin = torch.nn.Sequential(
-        torch.nn.Linear(67, 40, bias=False),
-        torch.nn.BatchNorm1d(40),
-        torch.nn.Tanh(),
-        torch.nn.Linear(40, 5),
-    ).double()
-    twin.load_state_dict(
-        {k: torch.tensor(v) for k, v in trainer.model.state_dict().items()}, strict=False
-    )
+    twin = tw.torch.to_torch(trainer.model).train()
     groups = [
         {"params": [p], "weight_decay": RULES[name][0], "lr": 1e-2 * RULES[name][1]}
         for name, p in twin.named_parameters()

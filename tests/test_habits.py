@@ -27,7 +27,8 @@ from thalweg import callbacks, continual, curvature, nn, optim
         ("hvp", r"tw\.curvature"),
         ("weight", r'state_dict\(\)\["0\.weight"\]'),
         ("half", 'precision="bfloat16"'),
-        ("to_onnx", r"model\.save\(path\)"),
+        ("to_onnx", r"tw\.onnx\.export\(model, path\)"),
+        ("to_torch", r"tw\.torch\.to_torch\(model\)"),
         ("num_params", r"did you mean num_parameters\?"),  # a slip
     ],
 )
@@ -105,8 +106,11 @@ def test_what_trainers_of_others_have(name, advice, regressor):
         (tw, "hessian", r"tw\.curvature\.Operator"),
         (tw, "optimizers", "in optim"),
         (tw, "Model", "nn.Sequential"),
-        (tw, "onnx", r"model\.save\(path\).*NumPy alone"),
-        (tw, "sklearn", "An estimator of scikit-learn"),
+        (tw, "to_onnx", r"tw\.onnx\.export\(model, path\)"),
+        (tw, "from_torch", r"tw\.torch\.from_torch\(module\)"),
+        (tw, "scikit_learn", r"tw\.sklearn"),
+        (tw, "MLPClassifier", r"tw\.sklearn\.MLPClassifier"),
+        (tw.sklearn, "KerasRegressor", "it is MLPRegressor"),
         (tw, "metrics", r'record\["auc"\]'),
         (tw, "Sequential", "it is nn.Sequential"),
         (tw, "AdamW", "it is optim.AdamW"),
@@ -282,7 +286,7 @@ def test_classes_of_pytorchs_are_told_ours():
 
 def test_layers_of_pytorchs_are_named():
     torch = pytest.importorskip("torch")
-    with pytest.raises(tw.ArgumentError, match=r"torch\..*Linear; take that of thalweg.nn"):
+    with pytest.raises(tw.ArgumentError, match=r"torch\..*Linear; take that of .*from_torch"):
         nn.Sequential(torch.nn.Linear(2, 2))
 
 

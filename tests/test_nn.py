@@ -347,12 +347,7 @@ def test_running_averages_are_recalibrated_as_by_pytorch(batch_size, rng):
     )  # fmt: skip
     x = 3 * rng.standard_normal((100, 5)) + 2
     model.forward(x[:10])  # what was there before does not matter
-    twin = torch.nn.Sequential(
-        torch.nn.Linear(5, 8), torch.nn.BatchNorm1d(8, momentum=0.3), torch.nn.Tanh(),
-        torch.nn.BatchNorm1d(8),
-    ).double()  # fmt: skip
-    state = {k: torch.tensor(v) for k, v in model.state_dict().items()}
-    twin.load_state_dict(state, strict=False)
+    twin = tw.torch.to_torch(model)
     # A single row, which is left of 33 + 33 + 33 + 1, has no statistics.
     batches = [b for b in torch.tensor(x).split(batch_size) if len(b) > 1]
     torch.optim.swa_utils.update_bn(batches, twin)

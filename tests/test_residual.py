@@ -42,33 +42,6 @@ MODELS = {
 }
 
 
-def to_torch(model):
-    """The same model in PyTorch, loaded from its state dict."""
-    torch = pytest.importorskip("torch")
-
-    class Residual(torch.nn.Sequential):
-        def forward(self, x):
-            return x + super().forward(x)
-
-    def convert(layer):
-        if isinstance(layer, nn.Residual):
-            return Residual(*map(convert, layer.layers))
-        kind = getattr(torch.nn, type(layer).__name__)
-        if isinstance(layer, nn.Linear):
-            return kind(layer.in_features, layer.out_features, layer.bias)
-        if isinstance(layer, nn.LayerNorm):
-            return kind(layer.normalized_shape)
-        if isinstance(layer, nn.BatchNorm1d):
-            return kind(layer.num_features)
-        return kind(layer.p) if isinstance(layer, nn.Dropout) else kind()
-
-    twin = torch.nn.Sequential(*map(convert, model.layers)).double()
-    state = {name: torch.tensor(values) for name, values in model.state_dict().items()}
-    counts = [name for name in twin.state_dict() if name.endswith("num_batches_tracked")]
-    twin.load_state_dict(state | {name: torch.tensor(0) for name in counts})
-    return twin
-
-
 def has_batch_norm(layers):
     return any(
         isinstance(x, nn.BatchNorm1d) or has_batch_norm(getattr(x, "layers", ())) for x in layers
@@ -82,7 +55,7 @@ def test_outputs_and_gradients_are_those_of_torch(layers, rows, rng):
     if rows == 1 and has_batch_norm(layers):
         pytest.skip("no statistics of one row")
     model = nn.Sequential(*layers, dtype="float64", seed=3)
-    twin = to_torch(model)
+    twin = tw.torch.to_torch(model).train()
     x, g = rng.standard_normal((rows, 6)), rng.standard_normal((rows, 6))
     there = torch.tensor(x, requires_grad=True)
     out = twin(there)
@@ -100,7 +73,7 @@ def test_outputs_and_gradients_are_those_of_torch(layers, rows, rng):
 def test_steps_are_those_of_torch(layers, rng):
     torch = pytest.importorskip("torch")
     model = nn.Sequential(*layers, dtype="float64", seed=3)
-    twin = to_torch(model)
+    twin = tw.torch.to_torch(model).train()
     trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.05, momentum=0.9))
     steps = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=0.9)
     x, y = rng.standard_normal((40, 6)), rng.standard_normal((40, 6))

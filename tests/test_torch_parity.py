@@ -3,14 +3,11 @@
 Skipped where PyTorch is not installed.
 """
 
-import dataclasses
-
 import numpy as np
 import pytest
 
 import thalweg as tw
 from thalweg import nn, optim
-from thalweg.nn._layers import Activation
 
 torch = pytest.importorskip("torch")
 
@@ -18,43 +15,6 @@ torch.set_num_threads(1)  # its threads and ours would only be in each other's w
 
 STEPS = 200
 ROWS, BATCH = 192, 24
-
-
-class TorchSine(torch.nn.Module):
-    """What SIREN's authors have in its place."""
-
-    def __init__(self, omega):
-        super().__init__()
-        self.omega = omega
-
-    def forward(self, x):
-        return torch.sin(self.omega * x)
-
-
-def to_torch(model):
-    """The same model in PyTorch, with the same numbers."""
-    made = []
-    for layer in model.layers:
-        kind = getattr(torch.nn, type(layer).__name__, None)
-        if isinstance(layer, nn.Linear):
-            made.append(kind(layer.in_features, layer.out_features, bias=layer.bias))
-        elif isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
-            made.append(kind(**dataclasses.asdict(layer)))
-        elif isinstance(layer, nn.Sine):
-            made.append(TorchSine(layer.omega))
-        elif isinstance(layer, Activation):
-            made.append(kind(*dataclasses.astuple(layer)))
-        elif isinstance(layer, nn.BatchNorm1d):
-            made.append(kind(layer.num_features, layer.eps, layer.momentum, layer.affine))
-        else:
-            made.append(kind())
-    twin = torch.nn.Sequential(*made).to(getattr(torch, model.dtype.name))
-    # The names and shapes of our state dict are PyTorch's: it must load as it is.
-    state = {name: torch.tensor(v) for name, v in model.state_dict().items()}
-    # But for a count that nothing depends on.
-    counts = [k for k in twin.state_dict() if k.endswith("num_batches_tracked")]
-    twin.load_state_dict(state | {k: torch.tensor(0) for k in counts})
-    return twin
 
 
 def data(loss, rng):
@@ -99,7 +59,7 @@ def test_two_hundred_steps(activation, optimizer, loss, rng):
         nn.Linear(12, 32), activation, nn.Linear(32, 16), activation, nn.Linear(16, 4),
         dtype="float64", seed=11,
     )  # fmt: skip
-    twin = to_torch(model)
+    twin = tw.torch.to_torch(model).train()
     make, make_torch = OPTIMIZERS[optimizer]
     trainer = tw.Trainer(model, loss=ours, optimizer=make())
     torch_optimizer = make_torch(twin.parameters())
@@ -137,7 +97,7 @@ NORMALIZED = {
 def test_batch_normalization(layers, threads, rng):
     """Steps, running averages, evaluation, and the gradients of hand-written loops."""
     model = nn.Sequential(*layers, dtype="float64", seed=5)
-    twin = to_torch(model)
+    twin = tw.torch.to_torch(model).train()
     trainer = tw.Trainer(
         model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.02, momentum=0.9)
     )
@@ -187,7 +147,7 @@ def test_normalization_of_rows(threads, rows, rng):
         nn.Linear(5, 130), nn.LayerNorm(130), nn.Tanh(), nn.Linear(130, 67), nn.SiLU(),
         nn.RMSNorm(67), nn.Linear(67, 3), nn.LayerNorm(3, eps=1e-3), dtype="float64", seed=5,
     )  # fmt: skip
-    twin = to_torch(model)
+    twin = tw.torch.to_torch(model).train()
     trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
     torch_optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
     x, y = 5 * rng.standard_normal((rows, 5)) + 20, rng.integers(0, 3, rows)
@@ -206,7 +166,7 @@ def test_a_fit_is_an_epoch_in_pytorch(rng):
     """Through `fit`, short last batch included: 192 rows in batches of 25."""
     ours, theirs = LOSSES["cross-entropy"]
     model = nn.Sequential(nn.Linear(12, 32), nn.GELU(), nn.Linear(32, 4), dtype="float64", seed=1)
-    twin = to_torch(model)
+    twin = tw.torch.to_torch(model).train()
     x, y = data(ours, rng)
     trainer = tw.Trainer(model, loss=ours, optimizer=optim.AdamW(lr=2e-3))
     history = trainer.fit(x, y, epochs=5, batch_size=25, shuffle=False)
@@ -274,7 +234,7 @@ def test_outputs_and_gradients_of_a_layer(layer, place, rows, threads, rng):
     state = model.state_dict()  # with scales and shifts that are not 1 and 0
     vectors = {k: rng.standard_normal(v.shape) for k, v in state.items() if v.ndim == 1}
     model.load_state_dict(state | vectors)
-    twin = to_torch(model)
+    twin = tw.torch.to_torch(model).train()
     x = 3 * rng.standard_normal((rows, 9))
     x_torch = torch.tensor(x, requires_grad=True)
     y_torch = twin(x_torch)
@@ -296,7 +256,7 @@ def test_derivatives_at_exactly_zero_are_pytorchs():
     for layer in (nn.ReLU(), nn.LeakyReLU(0.2), nn.ELU(0.5), nn.SELU(), nn.ReLU6()):
         model = nn.Sequential(nn.Linear(3, 3, bias=False), layer, dtype="float64")
         x = torch.zeros((1, 3), dtype=torch.float64, requires_grad=True)
-        to_torch(model)(x).sum().backward()
+        tw.torch.to_torch(model)(x).sum().backward()
         model.forward(np.zeros((1, 3)))
         np.testing.assert_array_equal(model.backward(np.ones((1, 3))), x.grad.numpy())
 
@@ -304,7 +264,7 @@ def test_derivatives_at_exactly_zero_are_pytorchs():
 def test_float32_training_stays_close(rng):
     ours, theirs = LOSSES["cross-entropy"]
     model = nn.Sequential(nn.Linear(12, 64), nn.Tanh(), nn.Linear(64, 4), seed=3)
-    twin = to_torch(model)
+    twin = tw.torch.to_torch(model).train()
     trainer = tw.Trainer(model, loss=ours, optimizer=optim.SGD(lr=0.1, momentum=0.9))
     torch_optimizer = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9)
     x, y = data(ours, rng)

@@ -23,5 +23,6 @@ TABLES = (
     "derivatives",
     "gradcheck",
     "online",
+    "estimators",
     "contention",
 )

@@ -31,8 +31,11 @@ if _typing.TYPE_CHECKING:  # at run time these come from __getattr__ below
     from thalweg import curvature as curvature
     from thalweg import datasets as datasets
     from thalweg import diagnostics as diagnostics
+    from thalweg import onnx as onnx
     from thalweg import plot as plot
+    from thalweg import sklearn as sklearn
     from thalweg import solve as solve
+    from thalweg import torch as torch
     from thalweg._gradcheck import BlockReport as BlockReport
     from thalweg._gradcheck import ErrorCurve as ErrorCurve
     from thalweg._gradcheck import GradcheckReport as GradcheckReport
@@ -45,7 +48,10 @@ if _typing.TYPE_CHECKING:  # at run time these come from __getattr__ below
     from thalweg._many import train_many as train_many
 
 # Not every program draws, or checks gradients: what few need is imported when first asked for.
-_MODULES = ("continual", "curvature", "datasets", "diagnostics", "plot", "solve")
+_MODULES = (
+    "continual", "curvature", "datasets", "diagnostics", "onnx", "plot", "sklearn", "solve",
+    "torch",
+)  # fmt: skip
 _NAMES = {
     "BlockReport": "_gradcheck",
     "ErrorCurve": "_gradcheck",
@@ -101,21 +107,16 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             **dict.fromkeys(("Model", "Module", "model", "models"), "a model is an nn.Sequential"),
             "init": "it is nn.init",
             "utils": "it is nn.utils",
+            **dict.fromkeys(("to_onnx", "export"), "tw.onnx.export(model, path) writes a graph"),
             **dict.fromkeys(
-                ("onnx", "to_onnx", "export", "torch", "to_torch", "from_torch"),
-                "there is no conversion; model.save(path) writes PyTorch's names and shapes in "
-                "safetensors' format, and the manual's page Training has a reader of a few lines "
-                "(Run a saved model with NumPy alone)",
+                ("to_torch", "from_torch"),
+                "they are in tw.torch: tw.torch.to_torch(model), tw.torch.from_torch(module)",
             ),
             **dict.fromkeys(
                 ("quantize", "quantization"),
                 'training multiplies in fewer bits by tw.Trainer(..., precision="bfloat16")',
             ),
-            **dict.fromkeys(
-                ("sklearn", "scikit_learn", "wrappers"),
-                "an estimator of scikit-learn is a class of a few lines, which the manual's page "
-                "Training shows (An estimator of scikit-learn)",
-            ),
+            **dict.fromkeys(("scikit_learn", "wrappers"), "estimators are in tw.sklearn"),
             **dict.fromkeys(("grad", "autograd", "backward"), _BY_HAND),
             **dict.fromkeys(
                 ("DataLoader", "Dataset", "data"),
@@ -129,8 +130,8 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             "load": "nn.Sequential.load reads models, Trainer.load trainings",
             "save": "models and trainers have a method save",
             "keras": "nn.Sequential is the model, tw.Trainer compiles and fits it",
-            "MLPClassifier": "a model, nn.CrossEntropyLoss() and tw.Trainer do what it does",
-            "MLPRegressor": "a model, nn.MSELoss() and tw.Trainer do what it does",
+            "MLPClassifier": "it is tw.sklearn.MLPClassifier",
+            "MLPRegressor": "it is tw.sklearn.MLPRegressor",
         }
         return _habits.of_module(sys.modules[__name__], elsewhere, (*_MODULES, *_NAMES))(name)
 
@@ -141,6 +142,11 @@ def __dir__() -> list[str]:
 
 _check_environment()
 
-# A child process has none of its parent's threads: the core must start its own.
+# A child process has none of its parent's threads: no call may be under way when it is made, and the
+# core must start threads of its own there.
 if hasattr(_os, "register_at_fork"):
-    _os.register_at_fork(after_in_child=_core.after_fork)
+    _os.register_at_fork(
+        before=_core.before_fork,
+        after_in_parent=lambda: _core.after_fork(False),
+        after_in_child=lambda: _core.after_fork(True),
+    )

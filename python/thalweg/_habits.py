@@ -202,6 +202,11 @@ def of_module(
     return missing
 
 
+def said_of(name: str, module: str) -> str:
+    """Give what a module, such as ``"nn"``, says of a name of another library's, or nothing."""
+    return advice(name, _OF_MODULES.get(f"thalweg.{module}", {}), ())
+
+
 def advice(name: str, elsewhere: Mapping[str, str], there: Iterable[str]) -> str:
     """``'; did you mean fit?'``, or what is said of `name` in `elsewhere`, or nothing."""
     if name in elsewhere:

@@ -23,7 +23,10 @@ from thalweg.nn._layers import Layer
 def checked(model: Any) -> Sequential:
     """`model`, if it is one."""
     if not isinstance(model, Sequential):
-        raise ArgumentError(f"model must be an nn.Sequential; got {model!r}")
+        # A trainer, or an estimator of tw.sklearn that was fitted.
+        places = (it for it in ("model", "model_") if isinstance(getattr(model, it, 0), Sequential))
+        advice = "".join(f": pass its .{place}" for place in places)
+        raise ArgumentError(f"model must be an nn.Sequential; got {model!r}{advice}")
     return model
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from thalweg import _atomic
 from thalweg.errors import DataError, ThalwegError, UnsupportedError
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -46,7 +47,6 @@ def save(
         If the file cannot be written.
     """
     import json  # most programs write and read no file: they need not wait for what it takes
-    import threading
 
     header: dict[str, Any] = {"__metadata__": dict(text)}
     data: list[npt.NDArray[Any]] = []
@@ -59,19 +59,10 @@ def save(
         data.append(array)
     encoded = json.dumps(header, allow_nan=False).encode()
     encoded += b" " * (-len(encoded) % 8)  # so that the arrays are aligned
-    target = os.fsdecode(path)
-    temporary = f"{target}.{os.getpid()}-{threading.get_ident()}.part"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(len(encoded).to_bytes(8, "little") + encoded)
-            for array in data:
-                file.write(array.tobytes())
-        os.replace(temporary, target)
-    except OSError as error:  # the user knows of one file only
-        raise type(error)(error.errno, error.strerror, target) from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):  # it has its name by now
-            os.unlink(temporary)
+    with _atomic.replacing(path) as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for array in data:
+            file.write(array.tobytes())
 
 
 @contextlib.contextmanager

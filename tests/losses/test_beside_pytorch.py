@@ -16,10 +16,7 @@ def test_training_is_pytorchs(case, rng):
     ours, make, kind = TWINS[case]
     theirs = make(torch)
     model = network()
-    twin = torch.nn.Sequential(
-        torch.nn.Linear(6, 9), torch.nn.Tanh(), torch.nn.Linear(9, K)
-    ).double()
-    twin.load_state_dict({k: torch.tensor(v) for k, v in model.state_dict().items()})
+    twin = tw.torch.to_torch(model)
     lr = 1e-3 if ours.reduction == "sum" else 0.05
     trainer = tw.Trainer(model, loss=ours, optimizer=optim.SGD(lr=lr, momentum=0.5))
     optimizer = torch.optim.SGD(twin.parameters(), lr=lr, momentum=0.5)

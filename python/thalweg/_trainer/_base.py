@@ -105,7 +105,9 @@ class TrainerBase(Guided):
         average: EMA | SWA | None = None,
         precision: str | None = None,
     ) -> None:
-        _expect("model", model, Sequential, "nn.Sequential(...)", "nn")
+        _expect(
+            "model", model, Sequential, "nn.Sequential(...) or tw.torch.from_torch(module)", "nn"
+        )
         loss = loss_of(loss)
         _expect("optimizer", optimizer, Optimizer, "optim.AdamW(lr=1e-3)", "optim")
         if precision == "bf16":

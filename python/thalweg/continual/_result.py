@@ -1,6 +1,7 @@
 """What comes out of a run of continual learning."""
 
 import csv
+import io
 import json
 import os
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from thalweg._atomic import replacing
 from thalweg._history import History
 from thalweg.continual import metrics
 from thalweg.continual._elsewhere import OF_RESULTS, no_attribute
@@ -142,17 +144,16 @@ class Result:
         OSError
             If it cannot be written.
         """
-        target = os.fspath(path)
-        part = f"{target}.part"
-        with open(part, "w", encoding="utf-8", newline="") as file:
-            if target.endswith(".csv"):
-                records = self.records()
-                writer = csv.DictWriter(file, records[0] if records else ["step"])
-                writer.writeheader()
-                writer.writerows(records)
-            else:
-                json.dump(self._plain(), file, indent=1)
-        os.replace(part, target)
+        text = io.StringIO(newline="")
+        if os.fspath(path).endswith(".csv"):
+            records = self.records()
+            writer = csv.DictWriter(text, records[0] if records else ["step"])
+            writer.writeheader()
+            writer.writerows(records)
+        else:
+            json.dump(self._plain(), text, indent=1)
+        with replacing(path) as file:
+            file.write(text.getvalue().encode())
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the scores over time; see `thalweg.plot.tasks`.

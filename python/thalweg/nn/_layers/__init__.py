@@ -22,6 +22,7 @@ from thalweg.nn._layers._activations import Tanh as Tanh
 from thalweg.nn._layers._base import Activation as Activation
 from thalweg.nn._layers._base import Layer as Layer
 from thalweg.nn._layers._base import check_layer as check_layer
+from thalweg.nn._layers._base import kind_of as kind_of
 from thalweg.nn._layers._dropout import Dropout as Dropout
 from thalweg.nn._layers._inputs import Flatten as Flatten
 from thalweg.nn._layers._inputs import FourierFeatures as FourierFeatures

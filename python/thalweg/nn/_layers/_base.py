@@ -78,6 +78,14 @@ class Activation(Layer):
         self._set(**{name: value})
 
 
+def kind_of(layer: Layer) -> type[Layer]:
+    """Give the class of thalweg's that says how a layer is computed.
+
+    A class of the user's own may be derived from it.
+    """
+    return next(kind for kind in type(layer).__mro__ if kind.__module__.startswith("thalweg."))
+
+
 def check_layer(owner: str, index: int, layer: Any) -> None:
     """Raise if `layer` is not a layer, with the likely slip named."""
     if isinstance(layer, Layer):
@@ -101,5 +109,6 @@ def _slip(layer: Any, whole: str) -> str:
     if isinstance(getattr(layer, "layers", None), (list, tuple)):
         return f"it is a model; take its layers, {whole}(..., *model.layers), which start anew"
     if (home := type(layer).__module__).partition(".")[0] in ("torch", "keras", "flax"):
-        return f"it is {home}.{type(layer).__name__}; take that of thalweg.nn"
+        more = ", or tw.torch.from_torch(module)" if home.startswith("torch") else ""
+        return f"it is {home}.{type(layer).__name__}; take that of thalweg.nn{more}"
     return f"got {layer!r}{_habits.kind_meant(layer, Layer, 'nn')}"

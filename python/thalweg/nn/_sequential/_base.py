@@ -43,10 +43,9 @@ _ELSEWHERE = {
         'models are of float32 or float64; tw.Trainer(..., precision="bfloat16") multiplies in '
         "fewer bits",
     ),
-    **dict.fromkeys(
-        ("to_onnx", "export", "to_torch"),
-        "model.save(path) writes PyTorch's names and shapes in safetensors' format",
-    ),
+    **dict.fromkeys(("to_onnx", "export"), "tw.onnx.export(model, path) does that"),
+    "to_torch": "tw.torch.to_torch(model) does that",
+    "from_torch": "tw.torch.from_torch(module) does that",
     "parameters": f"{_BY_NAME}; an optimizer is made without, optim.Adam(lr=...), and given the "
     f"model by {_TRAINER}, or in a loop by hand by optimizer.step(model)",
     "named_parameters": _BY_NAME,

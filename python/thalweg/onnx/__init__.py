@@ -1,0 +1,29 @@
+"""Models for other runtimes: what a model computes when it is called, as an ONNX graph."""
+
+import typing as _typing
+
+from thalweg.onnx._export import export as export
+
+if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+    import sys as _sys
+
+    from thalweg import _habits
+
+    __getattr__ = _habits.of_module(
+        _sys.modules[__name__],
+        {
+            **dict.fromkeys(
+                ("to_onnx", "convert", "convert_sklearn", "save", "save_model", "write", "dump"),
+                "it is export(model, path)",
+            ),
+            **dict.fromkeys(
+                ("load", "load_model", "InferenceSession", "run"),
+                "graphs are read by runtimes, onnxruntime.InferenceSession(path) for instance; "
+                "files of models here are those of model.save and nn.Sequential.load",
+            ),
+            **dict.fromkeys(
+                ("checker", "helper", "ModelProto", "numpy_helper", "shape_inference"),
+                "the package onnx has it: import onnx",
+            ),
+        },
+    )

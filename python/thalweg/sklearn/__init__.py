@@ -1,0 +1,46 @@
+"""Estimators of scikit-learn that train in the core: its names, arguments and defaults.
+
+They need scikit-learn 1.6 or later, ``pip install "thalweg[sklearn]"``, when they are asked for.
+"""
+
+import typing as _typing
+
+if _typing.TYPE_CHECKING:  # at run time these come from __getattr__ below
+    from thalweg.sklearn._classifier import MLPClassifier as MLPClassifier
+    from thalweg.sklearn._regressor import MLPRegressor as MLPRegressor
+
+_NAMES = {"MLPClassifier": "_classifier", "MLPRegressor": "_regressor"}
+
+
+if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+
+    def __getattr__(name: str) -> object:
+        import importlib
+        import sys
+
+        from thalweg import _habits
+
+        if name in _NAMES:
+            try:
+                from sklearn.utils.validation import validate_data  # noqa: F401  # new in 1.6
+            except ImportError:
+                raise ImportError(
+                    f"{name} needs scikit-learn 1.6 or later; install it with: "
+                    'pip install "thalweg[sklearn]"'
+                ) from None
+            value = getattr(importlib.import_module(f"thalweg.sklearn.{_NAMES[name]}"), name)
+            globals()[name] = value  # asked for once
+            return value
+        elsewhere = {
+            **dict.fromkeys(
+                ("NeuralNetClassifier", "KerasClassifier", "Classifier"), "it is MLPClassifier"
+            ),
+            **dict.fromkeys(
+                ("NeuralNetRegressor", "KerasRegressor", "Regressor"), "it is MLPRegressor"
+            ),
+        }
+        return _habits.of_module(sys.modules[__name__], elsewhere, _NAMES)(name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_NAMES})

@@ -1,0 +1,64 @@
+"""Checks of the arguments that both estimators have."""
+
+import math
+from typing import Any
+
+from thalweg import _checks, _habits, optim
+from thalweg.errors import ArgumentError
+
+#: What is asked for in other libraries.
+ELSEWHERE = {
+    **dict.fromkeys(("lr", "learning_rate_value", "eta0"), "it is learning_rate_init"),
+    **dict.fromkeys(("epochs", "max_epochs", "n_epochs"), "it is max_iter"),
+    **dict.fromkeys(("seed", "key"), "it is random_state"),
+    **dict.fromkeys(("optimizer", "optim"), "it is solver, a name or optim.AdamW(lr=1e-3)"),
+    **dict.fromkeys(("hidden", "layers", "units"), "it is hidden_layer_sizes"),
+    **dict.fromkeys(("weight_decay", "l2"), "it is alpha"),
+    **dict.fromkeys(("betas", "beta1"), "they are beta_1 and beta_2"),
+    "progress": "it is verbose",
+    "eps": "it is epsilon",
+    "patience": "it is n_iter_no_change",
+    "nesterov": "it is nesterovs_momentum",
+    "dropout": "hidden_layer_sizes takes layers, too: (100, nn.Dropout(0.5))",
+    "class_weight": "fit(X, y, sample_weight=...) weighs samples",
+}
+
+#: Arguments that are numbers: the least, the largest, and which of both are allowed.
+_NUMBERS = {
+    "alpha": (0, math.inf, "[)"),
+    "learning_rate_init": (0, math.inf, "()"),
+    "power_t": (0, math.inf, "[)"),
+    "tol": (0, math.inf, "[)"),
+    "momentum": (0, 1, "[)"),
+    "validation_fraction": (0, 1, "()"),
+    "beta_1": (0, 1, "[)"),
+    "beta_2": (0, 1, "[)"),
+    "epsilon": (0, math.inf, "()"),
+}
+_FLAGS = ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping")
+_SOLVERS = ("lbfgs", "sgd", "adam")
+_RATES = ("constant", "invscaling", "adaptive")
+
+
+def check(estimator: Any) -> None:
+    """Raise if an argument is out of range; `_network` looks at those of layers."""
+    for name, (low, high, closed) in _NUMBERS.items():
+        _checks.real(name, getattr(estimator, name), low, high, closed)
+    for name in _FLAGS:
+        _checks.flag(name, getattr(estimator, name))
+    solver, batch_size = estimator.solver, estimator.batch_size
+    if not isinstance(solver, optim.Optimizer):
+        try:
+            _checks.one_of("solver", solver, _SOLVERS)
+        except ArgumentError as error:
+            meant = _habits.kind_meant(solver, optim.Optimizer, "optim")
+            raise ArgumentError(
+                f"{error}; an optimizer of thalweg.optim is taken, too{meant}"
+            ) from None
+    _checks.one_of("learning_rate", estimator.learning_rate, _RATES)
+    if batch_size != "auto":
+        _checks.integer('batch_size, if it is not "auto",', batch_size, 1)
+    for name in ("max_iter", "max_fun"):
+        _checks.integer(name, getattr(estimator, name), 1)
+    if estimator.n_iter_no_change != math.inf:
+        _checks.integer("n_iter_no_change", estimator.n_iter_no_change, 1)

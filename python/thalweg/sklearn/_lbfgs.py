@@ -1,0 +1,64 @@
+"""The solver "lbfgs": SciPy's, as in scikit-learn; the core computes loss and gradient."""
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize
+from sklearn.exceptions import ConvergenceWarning
+
+if TYPE_CHECKING:
+    from thalweg import Trainer
+    from thalweg.sklearn._base import Objective
+
+
+def train(
+    trainer: "Trainer",
+    objective: "Objective",
+    data: tuple[Any, Any, Any],
+    decay: npt.NDArray[np.floating[Any]],
+    *,
+    tol: float,
+    max_iter: int,
+    max_fun: int,
+) -> tuple[float, int]:
+    """Train on all data at once; give the last loss and the number of iterations.
+
+    `decay` has the strength of the penalty on each parameter.
+    """
+    model = trainer.model
+
+    def function(theta: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        model.flat_parameters = theta
+        model.zero_grad()
+        loss = trainer.backward(*data)
+        pull = decay * theta
+        gradient = objective.scale * model.flat_gradients + pull
+        return objective.scale * loss + 0.5 * float(pull @ theta), gradient.astype(np.float64)
+
+    found = minimize(
+        function,
+        model.flat_parameters.astype(np.float64),
+        method="L-BFGS-B",
+        jac=True,
+        # What changes by less than rounding does not change.
+        options={
+            "maxiter": max_iter,
+            "maxfun": max_fun,
+            "gtol": tol,
+            "ftol": max(2.2e-9, float(np.finfo(model.dtype).eps)),
+        },
+    )
+    model.flat_parameters = found.x
+    model.zero_grad()
+    if found.status != 0:
+        warnings.warn(
+            f"lbfgs failed to converge after {found.nit} iterations (status={found.status}): "
+            f"{found.message}. Increase max_iter, or scale the data",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    penalty = 0.5 * float((decay * found.x) @ found.x)
+    loss = (float(found.fun) - penalty) / objective.scale
+    return objective.shown(loss, penalty / objective.scale), min(int(found.nit), max_iter)

@@ -1,0 +1,189 @@
+"""The regressor."""
+
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import xlogy
+from sklearn.base import RegressorMixin
+from sklearn.metrics import r2_score
+from sklearn.utils.metaestimators import available_if
+
+from thalweg import _arrays, _checks, _habits, nn
+from thalweg._arrays import Array, Samples
+from thalweg.sklearn import _arguments
+from thalweg.sklearn._base import MLP, Objective
+
+
+class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
+    r"""Predicts numbers: scikit-learn's `MLPRegressor`, trained in the core.
+
+    Parameters
+    ----------
+    loss : {"squared_error", "poisson"}, default "squared_error"
+        What is made small. With "poisson", for targets from 0 on, outputs are logarithms of what
+        `predict` gives. As in scikit-learn since 1.7, it is the first argument.
+    hidden_layer_sizes, activation, solver, alpha, ..., dtype
+        All other arguments are as those of `MLPClassifier`.
+
+    Attributes
+    ----------
+    validation_scores_, best_validation_score_ : list of float and float, or None
+        The score, R², of what is held out, with early stopping. Not with "lbfgs".
+    loss_, loss_curve_, n_iter_, coefs_, ..., model_
+        All others are as those of `MLPClassifier`.
+
+    Raises
+    ------
+    ImportError
+        If scikit-learn is not installed.
+
+    Notes
+    -----
+    Steps and penalty are those of `MLPClassifier`, with :math:`l_i = \frac12 \sum_j
+    (y_{ij} - t_{ij})^2`, or for "poisson" :math:`l_i = \sum_j (e^{y_{ij}} - t_{ij} y_{ij})`. As in
+    scikit-learn, losses that are shown have the mean over outputs `j` of the squares, and half of
+    the deviance, :math:`l_i + \sum_j (t_{ij} \log t_{ij} - t_{ij})`, for "poisson". An optimizer
+    that is given as `solver` sees the losses of `thalweg.nn`, `nn.MSELoss` or `nn.PoissonNLLLoss`.
+
+    Targets are taken as they are: far from 0 and 1 in size, let
+    ``sklearn.compose.TransformedTargetRegressor`` standardize them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from thalweg.sklearn import MLPRegressor
+    >>> x = np.linspace(-1, 1, 100).reshape(-1, 1)
+    >>> network = MLPRegressor(hidden_layer_sizes=(20,), activation="tanh", solver="lbfgs",
+    ...                        random_state=0, dtype="float64").fit(x, np.sin(3 * x).ravel())
+    >>> network.score(x, np.sin(3 * x)) > 0.99
+    True
+    """
+
+    @_habits.takes("MLPRegressor", _arguments.ELSEWHERE)
+    def __init__(
+        self,
+        loss: str = "squared_error",
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
+        *,
+        solver: Any = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | str = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        dtype: Any = "float32",
+    ) -> None:
+        super().__init__(
+            hidden_layer_sizes,
+            activation,
+            solver=solver,
+            alpha=alpha,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            learning_rate_init=learning_rate_init,
+            power_t=power_t,
+            max_iter=max_iter,
+            shuffle=shuffle,
+            random_state=random_state,
+            tol=tol,
+            verbose=verbose,
+            warm_start=warm_start,
+            momentum=momentum,
+            nesterovs_momentum=nesterovs_momentum,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            n_iter_no_change=n_iter_no_change,
+            max_fun=max_fun,
+            dtype=dtype,
+        )
+        self.loss = loss
+
+    @available_if(MLP._takes_batches)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train for one pass over these data, and keep what was learned before.
+
+        Parameters
+        ----------
+        X, y, sample_weight : array_like
+            As for `fit`.
+
+        Returns
+        -------
+        self
+            This estimator.
+
+        Raises
+        ------
+        ValueError
+            As from `fit`.
+        AttributeError
+            If the solver takes all data at once: there is no such method then.
+        """
+        return self._fit(X, y, sample_weight, incremental=True)
+
+    def predict(self, X: Any) -> Array:
+        """Give the numbers that belong to each row.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, n_features)
+            Samples.
+
+        Returns
+        -------
+        ndarray, shape (n,) or (n, n_outputs), of the model's dtype
+            The predictions.
+        """
+        return self._numbers(self._outputs(X))
+
+    def _numbers(self, output: Array) -> Array:
+        """Make outputs predictions."""
+        if self.out_activation_ == "exp":
+            output = np.exp(output)
+        return output.ravel() if self.n_outputs_ == 1 else output
+
+    def _learn(self, y: npt.NDArray[Any]) -> None:
+        self.n_outputs_ = 1 if y.ndim == 1 else y.shape[1]
+        self.out_activation_ = "exp" if self.loss == "poisson" else "identity"
+
+    def _encode(self, y: Any, dtype: np.dtype[Any]) -> Array:
+        target = _arrays.as_dtype(y.reshape(len(y), -1), dtype, "y")
+        if target.shape[1] != self.n_outputs_:
+            raise ValueError(f"y has shape {y.shape}; before, it had {self.n_outputs_} outputs")
+        return target
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        _checks.one_of("loss", self.loss, ("squared_error", "poisson"))
+
+    def _objective(self, target: Any, sample_weight: Array | None) -> Objective:
+        outputs = self.n_outputs_
+        if self.loss == "squared_error":
+            return Objective(nn.MSELoss(), scale=outputs / 2, factor=0.5)
+        t: npt.NDArray[np.float64] = target.astype(np.float64)
+        least = np.average(xlogy(t, t) - t, axis=0, weights=sample_weight).sum()
+        return Objective(nn.PoissonNLLLoss(), scale=outputs, factor=outputs, offset=float(least))
+
+    def _score(self, x: Samples, target: Any, sample_weight: Array | None) -> float:
+        predicted = self._numbers(self.model_(x))
+        return float(r2_score(target, predicted, sample_weight=sample_weight))

@@ -1,0 +1,88 @@
+"""What scikit-learn does after each epoch: it keeps figures, and decides whether to go on."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from thalweg import Trainer
+    from thalweg.sklearn._base import Objective
+
+
+class Stopping:
+    """A callback that follows scikit-learn's rule, and keeps its figures in the estimator.
+
+    When neither the loss nor, with early stopping, the score has improved by `tol` for more than
+    `n_iter_no_change` epochs, the training ends, or with an adaptive rate takes a fifth of it.
+    """
+
+    def __init__(
+        self, estimator: Any, objective: "Objective", rows: int, penalty: float, held_out: Any
+    ) -> None:
+        self.estimator = estimator
+        self.objective = objective
+        self.rows = rows
+        self.penalty = penalty
+        #: Samples, targets and weights that are held out, or None.
+        self.held_out = held_out
+        self.best: Any = None
+        self.stopped = False
+
+    def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> bool:
+        """Keep the figures of an epoch, and say whether it was the last."""
+        estimator = self.estimator
+        estimator.n_iter_ += 1
+        estimator.t_ += self.rows
+        # scikit-learn's loss has the penalty of each batch in it. Here its mean over an epoch is
+        # that of both ends.
+        before, self.penalty = self.penalty, record.get("penalty", 0.0)
+        estimator.loss_ = self.objective.shown(record["loss"], (before + self.penalty) / 2)
+        estimator.loss_curve_.append(estimator.loss_)
+        if estimator.verbose:
+            print(f"Iteration {estimator.n_iter_}, loss = {estimator.loss_:.8f}")
+        if self.held_out is None:
+            self._follow_loss()
+        else:
+            self._follow_score(trainer)
+        if estimator.learning_rate == "invscaling" and estimator.solver == "sgd":
+            rate = self.objective.rate(estimator.learning_rate_init)
+            trainer.optimizer.lr = rate / (estimator.t_ + 1) ** estimator.power_t
+        if estimator._no_improvement_count > estimator.n_iter_no_change:
+            self.stopped = self._ends(trainer)
+        return self.stopped
+
+    def _follow_loss(self) -> None:
+        estimator, loss = self.estimator, self.estimator.loss_
+        improves = loss <= estimator.best_loss_ - estimator.tol
+        estimator._no_improvement_count = 0 if improves else estimator._no_improvement_count + 1
+        estimator.best_loss_ = min(estimator.best_loss_, loss)
+
+    def _follow_score(self, trainer: "Trainer") -> None:
+        estimator = self.estimator
+        score = float(estimator._score(*self.held_out))
+        estimator.validation_scores_.append(score)
+        if estimator.verbose:
+            print(f"Validation score: {score:f}")
+        improves = score >= estimator.best_validation_score_ + estimator.tol
+        estimator._no_improvement_count = 0 if improves else estimator._no_improvement_count + 1
+        if score > estimator.best_validation_score_:
+            estimator.best_validation_score_ = score
+            self.best = trainer.model.state_dict()
+
+    def _ends(self, trainer: "Trainer") -> bool:
+        """Whether the training ends; else its rate has become smaller."""
+        estimator = self.estimator
+        what = "Validation score" if self.held_out is not None else "Training loss"
+        text = (
+            f"{what} did not improve more than tol={estimator.tol:f} for "
+            f"{estimator.n_iter_no_change} consecutive epochs."
+        )
+        rate = trainer.optimizer.lr
+        ends = True
+        if estimator.learning_rate == "adaptive" and estimator.solver == "sgd":
+            ends = rate <= self.objective.rate(1e-6)
+            text += " Learning rate too small." if ends else " Dividing the learning rate by 5."
+        if estimator.verbose:
+            print(f"{text} Stopping." if ends else text)
+        if not ends:
+            trainer.optimizer.lr = rate / 5
+            estimator._no_improvement_count = 0
+        return ends

@@ -1,0 +1,148 @@
+"""Layers of modules."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from thalweg import _habits, nn
+from thalweg.errors import ArgumentError, DataError, DtypeError, UnsupportedError
+from thalweg.torch import _modules
+from thalweg.torch._modules import torch
+from thalweg.torch._to import made_with
+
+#: What layers here have in one way only, by the names that PyTorch has for it.
+_ONLY: Mapping[type[nn.Layer], Mapping[str, Any]] = {
+    nn.BatchNorm1d: {"track_running_stats": True},
+    nn.Embedding: {"padding_idx": None, "max_norm": None, "scale_grad_by_freq": False},
+    nn.Flatten: {"start_dim": 1, "end_dim": -1},
+}
+
+
+def model(module: torch.nn.Module, seed: int) -> nn.Sequential:
+    """Make a model; see `thalweg.torch.from_torch`."""
+    if not isinstance(module, torch.nn.Module):
+        raise ArgumentError(
+            f"module must be a torch.nn.Module, e.g. a torch.nn.Sequential; got {module!r}"
+        )
+    tensors: dict[str, torch.Tensor] = {}
+    whole = type(module) is torch.nn.Sequential
+    layers = _layers(_parts("", module) if whole else [("", module)], "", tensors)
+    _refuse_own(module)
+    _refuse_sharing(module)
+    made = nn.Sequential(*layers, dtype=_dtype(module), seed=seed)
+    try:
+        made.load_state_dict({name: tensor.cpu().numpy() for name, tensor in tensors.items()})
+    except ArgumentError as error:
+        raise UnsupportedError(
+            "parameters or buffers were added to modules, or taken from them; beside the layers "
+            f"here, which are numbered from 0 on, {str(error).partition(': ')[2]}"
+        ) from None
+    return made
+
+
+def _parts(place: str, module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
+    """Give the parts of a module one after another, also those of a ``Sequential`` in it."""
+    for name, part in module._modules.items():  # children() would leave out what is there twice
+        inside = f"{place}.{name}" if place else name
+        if type(part) is torch.nn.Sequential:
+            yield from _parts(inside, part)
+        else:
+            yield inside, part
+
+
+def _layers(
+    modules: Iterable[tuple[str, Any]], prefix: str, tensors: dict[str, torch.Tensor]
+) -> list[nn.Layer]:
+    """Make the layers of modules, and collect their tensors under the layers' names."""
+    made: list[nn.Layer] = []
+    for place, module in modules:
+        here = f"{prefix}{len(made)}."
+        if type(module) is _modules.Residual:
+            made.append(nn.Residual(*_layers(_parts(place, module), here, tensors)))
+            continue
+        made.append(_layer(place, module))
+        tensors.update({here + name: tensor for name, tensor in module.state_dict().items()})
+    return made
+
+
+def _layer(place: str, module: Any) -> nn.Layer:
+    """Make the layer that a module is, or raise."""
+    name, where = type(module).__name__, _where(place, module)
+    kind = vars(nn).get(name)
+    theirs = getattr(_modules, name, None) or getattr(torch.nn, name, None)
+    # A class derived from PyTorch's may compute anything.
+    if type(module) is not theirs or not (isinstance(kind, type) and issubclass(kind, nn.Layer)):
+        layers = [it for it in vars(nn).values() if isinstance(it, type) and it is not nn.Layer]
+        known = sorted(it.__name__ for it in layers if issubclass(it, nn.Layer))
+        raise UnsupportedError(
+            f"{where} is none of the layers here{_habits.said_of(name, 'nn')}; a "
+            f"torch.nn.Sequential may have {', '.join(known)}"
+        )
+    for option, needed in _ONLY.get(kind, {}).items():
+        if (value := getattr(module, option)) != needed:
+            raise UnsupportedError(f"{where} has {option}={value!r}; here it is {needed!r}")
+    if kind is nn.BatchNorm1d and module.affine and module.bias is None:
+        raise UnsupportedError(f"{where} has a weight and no bias; here it has both or none")
+    if kind is nn.Softplus and module.threshold < 20:
+        raise UnsupportedError(
+            f"{where} has threshold={module.threshold:g}, from which on it is its input; here it "
+            "is exact, as PyTorch's is but for rounding from 20 on"
+        )
+    options = {f.name: getattr(module, f.name) for f in made_with(kind)}
+    if "bias" in options:  # the tensor, or None; a norm without a scale has none in any case
+        bare = not options.get("elementwise_affine", True)
+        options["bias"] = bare or options["bias"] is not None
+    try:
+        return kind(**options)
+    except ArgumentError as error:
+        raise ArgumentError(f"{where}: {error}") from None
+
+
+def _where(place: str, module: torch.nn.Module) -> str:
+    """Name a module and its place in errors."""
+    kind = type(module).__name__
+    return f"module {place} ({kind})" if place else f"the module ({kind})"
+
+
+def _refuse_own(module: torch.nn.Module) -> None:
+    """Raise if a module computes other things than its class does, or has no numbers."""
+    for place, part in module.named_modules():
+        if "forward" in vars(part):
+            raise UnsupportedError(
+                f"{_where(place, part)} has a forward of its own, in place of that of its class; "
+                "layers here have none: del module.forward takes it away"
+            )
+        if part._forward_hooks or part._forward_pre_hooks:
+            raise UnsupportedError(
+                f"{_where(place, part)} has forward hooks, as torch.nn.utils.weight_norm makes "
+                "them; layers here have none: remove them"
+            )
+        if any(tensor.is_meta for tensor in part.state_dict().values()):
+            raise DataError(
+                f"{_where(place, part)} is on the device meta, where parameters have no numbers: "
+                "make it on the CPU, or load them with load_state_dict(..., assign=True)"
+            )
+
+
+def _refuse_sharing(module: torch.nn.Module) -> None:
+    """Raise if a parameter, or a running average, is there twice."""
+    seen: dict[int, str] = {}
+    for tensors in (module.named_parameters, module.named_buffers):
+        for name, tensor in tensors(remove_duplicate=False):
+            if id(tensor) in seen:
+                raise UnsupportedError(
+                    f"{name} is {seen[id(tensor)]}; layers here have numbers of their own, which "
+                    "would be trained apart"
+                )
+            seen[id(tensor)] = name
+
+
+def _dtype(module: torch.nn.Module) -> str:
+    """Name the dtype of a module's parameters and running averages, or raise."""
+    tensors = module.state_dict().values()
+    names = {str(it.dtype).removeprefix("torch.") for it in tensors if it.is_floating_point()}
+    if len(names) > 1 or not names <= {"float32", "float64"}:
+        raise DtypeError(
+            f"parameters must be of float32 or of float64; these are of {', '.join(sorted(names))}:"
+            " module.float() makes them float32, module.double() float64"
+        )
+    return names.pop() if names else "float32"

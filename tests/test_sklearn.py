@@ -1,0 +1,527 @@
+"""Estimators of scikit-learn: they are taken for such, and train as scikit-learn's own."""
+
+import inspect
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, optim
+
+pytest.importorskip("sklearn", minversion="1.7")  # that of what is compared with
+
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+from sklearn.neural_network import MLPClassifier as TheirClassifier
+from sklearn.neural_network import MLPRegressor as TheirRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from thalweg.sklearn import MLPClassifier, MLPRegressor
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+#: Ours and theirs, by the kind of targets.
+PAIRS = {
+    "two classes": (MLPClassifier, TheirClassifier),
+    "three classes": (MLPClassifier, TheirClassifier),
+    "several labels": (MLPClassifier, TheirClassifier),
+    "a number": (MLPRegressor, TheirRegressor),
+    "several numbers": (MLPRegressor, TheirRegressor),
+}
+
+
+def data(kind, rows=120):
+    """Samples of five columns, and targets of this kind."""
+    x = np.random.default_rng(5).standard_normal((rows, 5))
+    targets = {
+        "two classes": np.where(x[:, 0] * x[:, 1] > 0, "yes", "no"),
+        "three classes": np.digitize(x[:, 0], [-0.5, 0.5]),
+        "several labels": (x[:, :3] + x[:, 2:] > 0).astype(int),
+        "a number": np.sin(x[:, 0]) + x[:, 1],
+        "several numbers": np.stack([np.sin(x[:, 0]), x[:, 1], x[:, 2] ** 2], axis=1),
+    }
+    return x, targets[kind]
+
+
+def pair(kind, **options):
+    """An estimator of ours and one of theirs, which are to do the same."""
+    small = {"hidden_layer_sizes": (8, 7), "batch_size": 30, "max_iter": 8, "random_state": 3}
+    ours, theirs = PAIRS[kind]
+    options = {"shuffle": False, **small, **options}
+    return ours(**options, dtype="float64"), theirs(**options)
+
+
+def assert_same_weights(ours, theirs, tolerance=1e-12):
+    assert len(ours.coefs_) == len(theirs.coefs_) == ours.n_layers_ - 1
+    for a, b in zip(
+        ours.coefs_ + ours.intercepts_, theirs.coefs_ + theirs.intercepts_, strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+
+
+# --- what scikit-learn does ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"alpha": 1.0, "activation": "tanh"},
+        {"activation": "logistic", "beta_1": 0.5, "epsilon": 1e-3},
+        {"activation": "identity", "hidden_layer_sizes": 6, "batch_size": "auto"},
+        {"solver": "sgd", "learning_rate_init": 0.05, "alpha": 0.1},
+        {"solver": "sgd", "learning_rate_init": 0.05, "nesterovs_momentum": False},
+        {"solver": "sgd", "learning_rate_init": 0.05, "momentum": 0.0},
+        {"solver": "sgd", "learning_rate_init": 0.3, "learning_rate": "invscaling"},
+        {"solver": "sgd", "learning_rate_init": 0.1, "learning_rate": "adaptive", "tol": 0.05,
+         "n_iter_no_change": 1, "hidden_layer_sizes": ()},
+        {"early_stopping": True, "batch_size": 54, "tol": 0.02, "n_iter_no_change": 2},
+    ],
+    ids=lambda options: ", ".join(map(str, options.values())) or "defaults",
+)  # fmt: skip
+@pytest.mark.parametrize("kind", PAIRS)
+def test_training_is_scikit_learns(kind, options):
+    """First weights, updates, penalty, rates, what is held out, when it ends: all is the same."""
+    x, y = data(kind)
+    ours, theirs = (estimator.fit(x, y) for estimator in pair(kind, **options))
+    assert_same_weights(ours, theirs)
+    # The penalty of an epoch is not the mean over its batches, but that of both ends.
+    close = 5e-3 if "alpha" in options else 1e-4
+    np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=close)
+    if "early_stopping" in options:
+        np.testing.assert_allclose(ours.validation_scores_, theirs.validation_scores_)
+        assert ours.best_validation_score_ == pytest.approx(theirs.best_validation_score_)
+        assert ours.best_loss_ is theirs.best_loss_ is None
+    else:
+        assert ours.best_loss_ == min(ours.loss_curve_)
+        assert ours.validation_scores_ is theirs.validation_scores_ is None
+    for name in ("n_iter_", "t_", "n_outputs_", "n_layers_", "out_activation_", "n_features_in_"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    if kind not in ("a number", "several numbers"):
+        np.testing.assert_array_equal(ours.predict(x), theirs.predict(x))
+        np.testing.assert_array_equal(ours.classes_, theirs.classes_)
+        np.testing.assert_allclose(ours.predict_proba(x), theirs.predict_proba(x), atol=1e-12)
+    else:
+        np.testing.assert_allclose(ours.predict(x), theirs.predict(x), atol=1e-12)
+    assert ours.score(x, y) == pytest.approx(theirs.score(x, y))
+
+
+@pytest.mark.parametrize("kind", ["two classes", "three classes", "several labels", "a number"])
+def test_lbfgs_is_scikit_learns(kind):
+    """While no step of a line search goes so far that scikit-learn clips its loss."""
+    x, y = data(kind)
+    options = {"solver": "lbfgs", "alpha": 0.1, "max_iter": 12, "activation": "tanh"}
+    ours, theirs = (estimator.fit(x, y) for estimator in pair(kind, **options))
+    assert_same_weights(ours, theirs, tolerance=1e-9)
+    assert ours.loss_ == pytest.approx(theirs.loss_, rel=1e-8)
+    assert ours.n_iter_ == theirs.n_iter_
+    assert not hasattr(ours, "loss_curve_")
+
+
+def test_lbfgs_finds_the_minimum_of_several_outputs():
+    """There scikit-learn's loss is the mean over outputs, and its gradient that of their sum."""
+    x, y = data("several numbers")
+    options = {"solver": "lbfgs", "hidden_layer_sizes": (), "max_iter": 500, "tol": 1e-8}
+    ours = MLPRegressor(**options, alpha=0.0, random_state=0, dtype="float64").fit(x, y)
+    best = tw.solve.least_squares(x, y)
+    np.testing.assert_allclose(ours.predict(x), best.predict(x), atol=1e-5)
+
+
+def test_counts_are_fitted_as_by_scikit_learn():
+    x, _ = data("a number")
+    y = np.random.default_rng(1).poisson(np.exp(x[:, :2]))
+    ours, theirs = (e.fit(x, y) for e in pair("several numbers", loss="poisson", alpha=0.1))
+    assert_same_weights(ours, theirs)
+    np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=2e-4)
+    np.testing.assert_allclose(ours.predict(x), theirs.predict(x), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("options", [{"alpha": 0.0}, {"alpha": 1.0, "batch_size": 120}])
+def test_weights_of_samples_are_scikit_learns(kind, options):
+    x, y = data(kind)
+    weight = np.random.default_rng(2).uniform(0.5, 3, len(x))
+    ours, theirs = (e.fit(x, y, sample_weight=weight) for e in pair(kind, **options))
+    assert_same_weights(ours, theirs)
+
+
+def test_a_smaller_last_batch_is_not_pulled_more():
+    """The one difference of the penalty: scikit-learn divides it by the rows of each batch."""
+    x, y = np.zeros((120, 5)), np.zeros(120)  # nothing but the penalty changes weights
+    options = {"solver": "sgd", "momentum": 0.0, "learning_rate_init": 0.1, "max_iter": 1}
+    options |= {"hidden_layer_sizes": (), "batch_size": 100, "alpha": 10.0}
+    ours, theirs = (e.fit(x, y) for e in pair("a number", **options))
+    whole, rest = 1 - 0.1 * 10 / 100, 1 - 0.1 * 10 / 20
+    np.testing.assert_allclose(ours.coefs_[0] * rest, theirs.coefs_[0] * whole, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_partial_fit_is_scikit_learns(kind, solver):
+    """Also with batches of several sizes, in each of which the penalty counts otherwise."""
+    x, y = data(kind)
+    estimators = pair(kind, solver=solver, alpha=0.5, batch_size="auto")
+    classes = range(3) if kind == "several labels" else np.unique(y)
+    for estimator in estimators:
+        more = {"classes": classes} if hasattr(estimator, "predict_proba") else {}
+        for rows in (slice(40), slice(40, 50), slice(50, 120)):
+            estimator.partial_fit(x[rows], y[rows], **more)
+            more = {}
+    assert_same_weights(*estimators)
+    assert len(estimators[0].loss_curve_) == 3
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(MLPClassifier, TheirClassifier), (MLPRegressor, TheirRegressor)]
+)
+def test_arguments_are_scikit_learns(ours, theirs):
+    mine, known = (
+        {name: (p.default, p.kind) for name, p in inspect.signature(kind).parameters.items()}
+        for kind in (ours, theirs)
+    )
+    assert mine.pop("dtype")[0] == "float32"
+    assert mine == known
+    for method in ("fit", "partial_fit", "predict", "score"):
+        names = [list(inspect.signature(getattr(k, method)).parameters) for k in (ours, theirs)]
+        assert names[0] == names[1]
+
+
+# --- what scikit-learn expects ------------------------------------------------------------------
+
+
+def expected_failures(estimator):
+    if estimator.dtype == "float64":
+        return {}
+    return {
+        "check_sample_weight_equivalence_on_dense_data": "it allows for 1e-7, and float32 for less"
+    }
+
+
+@parametrize_with_checks(
+    [
+        kind(max_iter=50, dtype=d)
+        for kind in (MLPClassifier, MLPRegressor)
+        for d in ("float32", "float64")
+    ],
+    expected_failed_checks=expected_failures,
+)
+def test_it_is_an_estimator_to_scikit_learn(estimator, check):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whatever the checks themselves do
+        check(estimator)
+
+
+def test_pipelines_and_searches_take_it():
+    x, y = load_iris(return_X_y=True)
+    names = np.array(["setosa", "versicolor", "virginica"])[y]
+    network = MLPClassifier(learning_rate_init=0.02, max_iter=30, random_state=0)
+    grid = {
+        "mlpclassifier__hidden_layer_sizes": [4, (32,), (32, nn.Dropout(0.1))],
+        "mlpclassifier__solver": ["adam", optim.AdamW(lr=0.02)],
+    }
+    search = GridSearchCV(make_pipeline(StandardScaler(), network), grid, cv=3)
+    search.fit(x, names)
+    assert search.best_score_ > 0.9
+    assert set(search.predict(x)) == set(names)
+
+
+def test_names_of_columns_are_kept():
+    pandas = pytest.importorskip("pandas")
+    x, y = data("a number")
+    frame = pandas.DataFrame(x, columns=list("abcde"))
+    network = MLPRegressor(max_iter=2).fit(frame, pandas.Series(y))
+    assert network.feature_names_in_.tolist() == list("abcde")
+    with pytest.raises(ValueError, match="feature names"):
+        network.predict(frame[list("abced")])
+
+
+@pytest.mark.parametrize("solver", ["adam", optim.Lion(lr=1e-3)])
+def test_a_pickle_goes_on_as_if_nothing_had_been(solver):
+    x, y = data("three classes")
+    network = MLPClassifier(solver=solver, alpha=0.1, random_state=0)
+    network.partial_fit(x, y, classes=[0, 1, 2])
+    again = pickle.loads(pickle.dumps(network))
+    for one in (network, again):
+        one.partial_fit(x, y)
+    assert_same_weights(again, network, tolerance=0)
+    assert again.loss_curve_ == network.loss_curve_
+
+
+# --- what is thalweg's --------------------------------------------------------------------------
+
+
+def test_it_trains_in_float32_and_otherwise_if_asked():
+    x, y = data("three classes")
+    for dtype in ("float32", "float64"):
+        network = MLPClassifier(max_iter=2, dtype=dtype).fit(x, y)
+        assert network.model_.dtype == network.predict_proba(x).dtype == dtype
+
+
+def test_layers_stand_for_themselves():
+    x, y = data("three classes")
+    hidden = (nn.Dropout(0.1), 8, nn.LayerNorm(8), nn.Linear(8, 6, bias=False), nn.SiLU())
+    network = MLPClassifier(hidden, nn.GELU(), max_iter=50, random_state=0).fit(x, y)
+    assert [type(layer).__name__ for layer in network.model_.layers] == [
+        "Dropout", "Linear", "GELU", "LayerNorm", "Linear", "SiLU", "Linear",
+    ]  # fmt: skip
+    assert [w.shape for w in network.coefs_] == [(5, 8), (8, 6), (6, 3)]
+    assert [b.shape for b in network.intercepts_] == [(8,), (3,)]
+    assert network.loss_curve_[-1] < network.loss_curve_[0]
+
+
+def test_the_penalty_is_on_matrices_alone():
+    x, y = np.zeros((40, 5)), np.zeros(40)
+    hidden = (nn.LayerNorm(5),)
+    options = {"solver": "sgd", "momentum": 0.0, "learning_rate_init": 0.1, "max_iter": 1}
+    network = MLPRegressor(
+        hidden_layer_sizes=hidden, alpha=40.0, batch_size=40, random_state=0, **options
+    )
+    before = clone(network).set_params(alpha=0.0).fit(x, y)
+    network.fit(x, y)
+    np.testing.assert_allclose(network.coefs_[0], 0.9 * before.coefs_[0], rtol=1e-6)
+    np.testing.assert_array_equal(network.intercepts_[0], before.intercepts_[0])
+    state = network.model_.state_dict()
+    np.testing.assert_array_equal(state["0.weight"], np.ones(5))
+
+
+def test_an_optimizer_is_copied_and_does_what_it_does_in_a_trainer():
+    x, y = data("several numbers")
+    given = optim.AdamW(lr=0.01, weight_decay=0.1)
+    network = MLPRegressor(
+        hidden_layer_sizes=(), solver=given, alpha=5.0, batch_size=30, max_iter=3, random_state=0
+    )
+    network.fit(x, y).fit(x, y)
+    assert given.steps == 0
+    assert network.trainer_.optimizer.steps == 12
+    model = nn.Sequential(nn.Linear(5, 3), seed=network.model_.seed)
+    rng = np.random.RandomState(0)
+    bound = np.sqrt(6 / 8)
+    weight, bias = rng.uniform(-bound, bound, (5, 3)), rng.uniform(-bound, bound, 3)
+    model.load_state_dict({"0.weight": weight.T, "0.bias": bias})
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.AdamW(lr=0.01, weight_decay=0.1))
+    trainer.fit(x, y, epochs=3, batch_size=30)
+    np.testing.assert_array_equal(network.model_.flat_parameters, model.flat_parameters)
+
+
+def test_an_optimizer_of_all_data_takes_a_step_per_epoch():
+    x, y = data("a number")
+    solver = optim.LevenbergMarquardt()
+    network = MLPRegressor(
+        hidden_layer_sizes=(6,), activation="tanh", solver=solver, max_iter=40, dtype="float64"
+    )
+    assert network.fit(x, y).score(x, y) > 0.99
+    assert network.trainer_.optimizer.steps == network.n_iter_
+    assert not hasattr(network, "partial_fit")
+
+
+@pytest.mark.parametrize("kind", ["two classes", "three classes", "several labels"])
+def test_logarithms_of_small_probabilities_are_finite(kind):
+    x, y = data(kind)
+    network = MLPClassifier(max_iter=20, random_state=0).fit(x, y)
+    logs, probabilities = network.predict_log_proba(x), network.predict_proba(x)
+    np.testing.assert_allclose(logs, np.log(probabilities), rtol=1e-5, atol=1e-6)
+    assert (network.predict_proba(1e3 * x) == 0).any()
+    assert np.isfinite(network.predict_log_proba(1e3 * x)).all()
+
+
+def test_early_stopping_keeps_the_best_weights():
+    x, y = data("a number")
+    network = MLPRegressor(
+        early_stopping=True, learning_rate_init=0.05, n_iter_no_change=5, random_state=0
+    ).fit(x, y)
+    scores = network.validation_scores_
+    assert network.best_validation_score_ == max(scores) > scores[-1]
+    assert network.n_iter_ == len(scores) < 200
+    again = clone(network).set_params(max_iter=int(np.argmax(scores)) + 1).fit(x, y)
+    assert_same_weights(network, again, tolerance=0)
+
+
+def test_a_warm_start_goes_on():
+    x, y = data("a number")
+    options = {"solver": "sgd", "momentum": 0.0, "shuffle": False, "random_state": 0}
+    parts = MLPRegressor(**options, max_iter=3, warm_start=True).fit(x, y).fit(x, y)
+    whole = MLPRegressor(**options, max_iter=6).fit(x, y)
+    assert_same_weights(parts, whole, tolerance=1e-6)
+    assert parts.n_iter_ == 3
+    np.testing.assert_allclose(parts.loss_curve_, whole.loss_curve_, rtol=1e-5)
+    parts.set_params(solver="lbfgs").fit(x, y)
+    assert parts.loss_ < whole.loss_
+    assert not hasattr(parts, "loss_curve_")
+    parts.set_params(solver="adam", early_stopping=True).fit(x, y)
+    assert len(parts.validation_scores_) == len(parts.loss_curve_) == 3
+
+
+def test_another_solver_goes_on_where_one_ended():
+    x, y = data("a number")
+    network = MLPRegressor(solver="lbfgs", max_iter=20, random_state=0).fit(x, y)
+    score = network.score(x, y)
+    network.set_params(solver="adam").partial_fit(x, y)
+    assert isinstance(network.trainer_.optimizer, optim.Adam)
+    assert network.trainer_.optimizer.steps == len(network.loss_curve_) == 1
+    assert network.score(x, y) == pytest.approx(score, abs=0.05)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_has_not_converged_is_told():
+    x, y = data("three classes")
+    for solver in ("adam", "lbfgs"):
+        with pytest.warns(ConvergenceWarning, match="max_iter"):
+            MLPClassifier(solver=solver, max_iter=2).fit(x, y)
+    MLPClassifier(max_iter=5000, tol=10, n_iter_no_change=1).fit(x, y)
+    MLPClassifier().partial_fit(x, y, classes=[0, 1, 2])
+
+
+def test_each_epoch_can_be_printed(capsys):
+    x, y = data("two classes")
+    network = MLPClassifier(
+        verbose=True, early_stopping=True, tol=1.0, n_iter_no_change=1, random_state=0
+    ).fit(x, y)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"Iteration 1, loss = {network.loss_curve_[0]:.8f}"
+    assert lines[1] == f"Validation score: {network.validation_scores_[0]:f}"
+    assert lines[-1].endswith("for 1 consecutive epochs. Stopping.")
+
+
+def test_an_interruption_leaves_what_was_learned(monkeypatch):
+    x, y = data("two classes")
+
+    def interrupt(text):
+        if text.startswith("Iteration 3"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.print", interrupt)
+    network = MLPClassifier(verbose=True, random_state=0)
+    with pytest.warns(UserWarning, match="interrupted"):
+        network.fit(x, y)
+    assert network.n_iter_ == len(network.loss_curve_) == 3
+    assert network.predict(x).shape == (120,)
+
+
+# --- what is wrong ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hidden_layer_sizes": (8, 0)}, r"hidden_layer_sizes\[1\] must be an integer >= 1; got 0"),
+        ({"hidden_layer_sizes": "100"}, r"hidden_layer_sizes\[0\].*layers of thalweg.nn are taken"),
+        ({"hidden_layer_sizes": (8, nn.LayerNorm(9))}, "9"),
+        ({"activation": "sigmoid"}, 'activation must be one of "identity", "logistic"'),
+        ({"solver": "adamw"}, r"did you mean optim.AdamW\(...\)\?"),
+        ({"solver": optim.AdamW}, r"make one: optim.AdamW\(...\)"),
+        ({"alpha": -1.0}, "alpha must be a finite number"),
+        ({"batch_size": "all"}, 'batch_size, if it is not "auto"'),
+        ({"batch_size": 0}, "batch_size.*>= 1"),
+        ({"learning_rate": "falling"}, "learning_rate must be one of"),
+        ({"learning_rate_init": 0.0}, "learning_rate_init"),
+        ({"max_iter": 0}, "max_iter"),
+        ({"shuffle": "yes"}, "shuffle must be True or False"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"validation_fraction": 1.0}, "validation_fraction"),
+        ({"validation_fraction": 0.001, "early_stopping": True}, "validation_fraction"),
+        ({"beta_1": 1.0}, "beta_1"),
+        ({"n_iter_no_change": 0.5}, "n_iter_no_change"),
+        ({"dtype": "float16"}, "dtype must be one of"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["a number", "three classes"])
+def test_wrong_arguments_are_told(kind, options, message):
+    """When it is fitted: scikit-learn wants to make any, and to change it."""
+    network = PAIRS[kind][0](**options)
+    with pytest.raises(ValueError, match=message):
+        network.fit(*data(kind))
+
+
+def test_wrong_losses_are_told():
+    x, y = data("a number")
+    with pytest.raises(tw.ArgumentError, match='loss must be one of "squared_error", "poisson"'):
+        MLPRegressor(loss="huber").fit(x, y)
+    with pytest.raises(tw.DataError, match="-"):
+        MLPRegressor(loss="poisson").fit(x, -abs(y) - 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("lr", "it is learning_rate_init"),
+        ("epochs", "it is max_iter"),
+        ("optimizer", "it is solver"),
+        ("dropout", r"\(100, nn.Dropout\(0.5\)\)"),
+        ("hidden_layers", "did you mean hidden_layer_sizes"),
+    ],
+)
+@pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
+def test_names_of_others_are_told(kind, name, advice):
+    with pytest.raises(TypeError, match=f"{kind.__name__} has no argument '{name}'.*{advice}"):
+        kind(**{name: 1})
+
+
+def test_wrong_targets_are_told():
+    x, y = data("three classes")
+    several = data("several labels")[1]
+    with pytest.raises(ValueError, match="y has one class"):
+        MLPClassifier().fit(x, np.ones(120))
+    with pytest.raises(ValueError, match="continuous"):
+        MLPClassifier().fit(x, x[:, 0])
+    with pytest.raises(ValueError, match="zeros and ones"):
+        MLPClassifier().fit(x, several + np.arange(3))
+    one, many = MLPClassifier(max_iter=1).fit(x, y), MLPClassifier(max_iter=1).fit(x, several)
+    with pytest.raises(ValueError, match=r"\[7\], which are not among \[0 1 2\]"):
+        one.partial_fit(x, np.where(y == 2, 7, y))
+    with pytest.raises(ValueError, match="has learned one class a row"):
+        one.partial_fit(x, several)
+    with pytest.raises(ValueError, match="has learned 3 labels at once a row"):
+        many.partial_fit(x, y)
+    with pytest.raises(ValueError, match="has learned 3 labels at once a row"):
+        many.partial_fit(x, several[:, :2])
+    with pytest.raises(ValueError, match="zeros and ones only"):
+        many.partial_fit(x, 2 * several)
+    with pytest.raises(ValueError, match="before, it had 1 outputs"):
+        MLPRegressor(max_iter=1).fit(x, y).partial_fit(x, several)
+
+
+def test_partial_fit_needs_the_classes_once():
+    x, y = data("three classes")
+    network = MLPClassifier()
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        network.partial_fit(x, y)
+    network.partial_fit(x[y > 0], y[y > 0], classes=[0, 1, 2]).partial_fit(x, y)
+    assert network.predict_proba(x).shape == (120, 3)
+    with pytest.raises(ValueError, match="others than at the first call"):
+        network.partial_fit(x, y, classes=[0, 1])
+    with pytest.raises(ValueError, match="early_stopping"):
+        network.set_params(early_stopping=True).partial_fit(x, y)
+
+
+def test_a_network_is_not_changed_while_it_goes_on():
+    x, y = data("a number")
+    network = MLPRegressor(max_iter=2, warm_start=True).fit(x, y)
+    for change in ({"hidden_layer_sizes": (50,)}, {"activation": "tanh"}):
+        with pytest.raises(tw.ArgumentError, match="others than when training began"):
+            clone(network).set_params(warm_start=True).fit(x, y).set_params(**change).fit(x, y)
+
+
+def test_weights_of_samples_must_be_such():
+    x, y = data("a number")
+    network = MLPRegressor(max_iter=1)
+    for weight in (
+        np.ones(7),
+        np.zeros(120),
+        -np.ones(120),
+        np.ones((120, 2)),
+        np.full(120, np.nan),
+    ):
+        with pytest.raises((tw.ShapeError, tw.DataError), match="sample_weight"):
+            network.fit(x, y, sample_weight=weight)
+
+
+def test_what_diverges_is_told():
+    x, y = data("a number")
+    with pytest.raises(tw.DivergedError):
+        MLPRegressor(solver="sgd", learning_rate_init=1e6).fit(x, y)

@@ -1,0 +1,439 @@
+"""Models that become PyTorch's, and PyTorch's that become ours, with the same numbers."""
+
+import copy
+import io
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, optim
+
+torch = pytest.importorskip("torch")
+theirs = torch.nn
+
+WIDTH = 6
+LAYERS = [
+    nn.Identity(),
+    nn.Flatten(),
+    nn.Dropout(0.3),
+    nn.ReLU(),
+    nn.LeakyReLU(0.2),
+    nn.ReLU6(),
+    nn.ELU(0.3),
+    nn.CELU(0.5),  # whose inverse is exact: PyTorch rounds it to single precision
+    nn.SELU(),
+    nn.Tanh(),
+    nn.Hardtanh(-2.0, 0.3),
+    nn.Softsign(),
+    nn.Sigmoid(),
+    nn.LogSigmoid(),
+    nn.Hardsigmoid(),
+    nn.GELU(),
+    nn.GELU("tanh"),
+    nn.SiLU(),
+    nn.Mish(),
+    nn.Hardswish(),
+    nn.Softplus(),
+    nn.Softplus(0.3),
+    nn.Sine(3.0),
+    nn.Linear(WIDTH, WIDTH),
+    nn.Linear(WIDTH, WIDTH, bias=False),
+    nn.BatchNorm1d(WIDTH, momentum=0.3),
+    nn.BatchNorm1d(WIDTH, eps=0.3, affine=False),
+    nn.LayerNorm(WIDTH),
+    nn.LayerNorm(WIDTH, eps=0.3, bias=False),
+    nn.LayerNorm(WIDTH, elementwise_affine=False),
+    nn.RMSNorm(WIDTH),
+    nn.RMSNorm(WIDTH, eps=0.3, elementwise_affine=False),
+    nn.Residual(nn.Tanh()),
+    nn.Residual(nn.Linear(WIDTH, 4), nn.Residual(nn.LayerNorm(4), nn.ReLU()), nn.Linear(4, WIDTH)),
+]
+
+TABLE = np.column_stack(
+    [np.linspace(-3, 3, 7), np.arange(7), np.linspace(0, 1, 7), np.arange(7) % 3]
+)
+FIRST = [
+    (nn.FourierFeatures(2, 16, sigma=10), np.linspace(-1, 1, 14).reshape(7, 2)),
+    (nn.FourierFeatures(2, bands=[1, 2, 4.5]), np.linspace(-500, 500, 14).reshape(7, 2)),
+    (nn.Embedding(7, 3), np.array([0, 6, 3, 3, 1, 2, 5])),
+    (nn.TabularInput(4), TABLE),
+    (nn.TabularInput(4, pieces={0: [-1, 1], 2: [0, 0.2, 0.7]}), TABLE),
+    (nn.TabularInput(4, {1: (7, 2), 3: (3, 3)}, pieces={0: [-1, 0, 0.3, 2]}), TABLE),
+    (nn.TabularInput(2, {0: (7, 2), 1: (3, 1)}), TABLE[:, [1, 3]]),
+]
+#: Layers, and inputs: seven rows.
+MODELS = [
+    ([layer, nn.Linear(WIDTH, 3)], 3 * np.sin(np.arange(42.0).reshape(7, 6))) for layer in LAYERS
+]
+MODELS += [([layer, nn.Linear(layer.out_features, 3)], x) for layer, x in FIRST]
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def make(layers, dtype="float64"):
+    """A model whose scales, shifts and running averages are not 1 and 0."""
+    model = nn.Sequential(*layers, dtype=dtype, seed=4)
+    rng = np.random.default_rng(1)
+    state = model.state_dict()
+    model.load_state_dict(
+        {n: rng.uniform(0.5, 2, v.shape) if v.ndim == 1 else v for n, v in state.items()}
+    )
+    return model
+
+
+def tensor(x, dtype="float64"):
+    return torch.tensor(x if x.dtype.kind == "i" else x.astype(dtype))
+
+
+def assert_close(found, expected, units=20):
+    """To so many units in the last place, of numbers below 1 of those that 1 has."""
+    found = found.detach().numpy() if isinstance(found, torch.Tensor) else found
+    assert found.dtype == expected.dtype
+    unit = 1 + np.abs(expected)
+    np.testing.assert_allclose(
+        found / unit, expected / unit, rtol=0, atol=units * np.finfo(expected.dtype).eps
+    )
+
+
+def assert_equal_states(ours, module):
+    state = {n: v for n, v in module.state_dict().items() if "num_batches" not in n}
+    assert list(state) == list(ours)
+    for name, values in ours.items():
+        np.testing.assert_array_equal(state[name].numpy(), values, err_msg=name, strict=True)
+
+
+def test_every_layer_is_here():
+    kinds = {kind for kind in vars(nn).values() if isinstance(kind, type)}
+    layers = {kind for kind in kinds if issubclass(kind, nn.Layer)} - {nn.Layer}
+    assert layers == {type(layers[0]) for layers, _ in MODELS}
+
+
+@pytest.mark.parametrize(("layers", "x"), MODELS, ids=[repr(m[0][0])[:60] for m in MODELS])
+@DTYPES
+def test_there_and_back(layers, x, dtype):
+    """Layers and numbers exactly, outputs to rounding."""
+    model = make(layers, dtype)
+    module = tw.torch.to_torch(model)
+    assert_equal_states(model.state_dict(), module)
+    assert not any(part.training for part in module.modules())
+    x = tensor(x, dtype)
+    assert_close(module(x), model(x))
+    back = tw.torch.from_torch(module, seed=9)
+    assert (back.layers, back.dtype, back.seed) == (model.layers, model.dtype, 9)
+    for name, values in model.state_dict().items():
+        np.testing.assert_array_equal(back.state_dict()[name], values, strict=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_softplus_is_exact_where_pytorchs_own_would_switch(dtype):
+    model = nn.Sequential(nn.Softplus(0.5), nn.Linear(1, 1, bias=False), dtype=dtype)
+    model.load_state_dict({"1.weight": [[1.0]]})
+    x = np.linspace(-2000, 2000, 4001, dtype=dtype)[:, np.newaxis]
+    y = tw.torch.to_torch(model)(torch.tensor(x)).detach().numpy()
+    np.testing.assert_allclose(
+        y, model(x), rtol=4 * np.finfo(dtype).eps, atol=4 * np.finfo(dtype).tiny
+    )
+
+
+NETS = {
+    "norms": (
+        [
+            nn.Linear(6, 16), nn.BatchNorm1d(16), nn.GELU(), nn.Linear(16, 16, bias=False),
+            nn.LayerNorm(16), nn.Softplus(), nn.Linear(16, 16), nn.BatchNorm1d(16, affine=False),
+            nn.Dropout(0.0), nn.RMSNorm(16), nn.Linear(16, 2),
+        ],
+        lambda rng: rng.standard_normal((24, 6)),
+    ),
+    "blocks": (
+        [
+            nn.Linear(6, 8), nn.Residual(nn.BatchNorm1d(8), nn.SiLU(), nn.Residual(nn.Tanh())),
+            nn.Residual(nn.RMSNorm(8), nn.Linear(8, 9), nn.Mish(), nn.Linear(9, 8)),
+            nn.Linear(8, 2),
+        ],
+        lambda rng: rng.standard_normal((24, 6)),
+    ),
+    "a table": (
+        [
+            nn.TabularInput(4, {1: (5, 3), 3: (3, 2)}, pieces={0: [-1, 0, 0.5]}), nn.Linear(8, 9),
+            nn.ELU(), nn.Linear(9, 2),
+        ],
+        lambda rng: np.column_stack(
+            [rng.standard_normal((24, 1)), np.arange(24) % 4, rng.random(24), np.arange(24) % 3]
+        ),
+    ),
+    "codes": (
+        [nn.Embedding(9, 4), nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 2)],
+        lambda rng: np.arange(24) % 7,
+    ),
+    "coordinates": (
+        [nn.FourierFeatures(2, 8), nn.Linear(16, 9), nn.Sine(2.0), nn.Linear(9, 2)],
+        lambda rng: rng.random((24, 2)),
+    ),
+    "images": (
+        [nn.Flatten(), nn.Linear(12, 9), nn.Hardswish(), nn.Linear(9, 2)],
+        lambda rng: rng.standard_normal((24, 3, 4)),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_both_train_alike(net, rng):
+    """Gradients and steps, to rounding; and what was trained there comes back."""
+    layers, inputs = NETS[net]
+    model = make(layers)
+    x, y = inputs(rng), rng.standard_normal((24, 2))
+    module = tw.torch.to_torch(model).train()
+    given = tensor(x)
+    if given.is_floating_point() and net != "a table":
+        given.requires_grad_()
+    output = module(given)
+    g = rng.standard_normal((24, 2))
+    output.backward(torch.tensor(g))
+    assert_close(model.forward(x), output.detach().numpy(), units=5000)
+    back = model.backward(g)
+    if given.requires_grad:
+        assert_close(back, given.grad.numpy(), units=5000)
+    slopes = np.concatenate([p.grad.numpy().ravel() for p in module.parameters()])
+    assert_close(model.flat_gradients, slopes, units=5000)
+
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.05, momentum=0.9)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.05, momentum=0.9))
+    before = model.flat_parameters
+    for _ in range(5):
+        optimizer.zero_grad()
+        theirs.functional.mse_loss(module(tensor(x)), torch.tensor(y)).backward()
+        optimizer.step()
+        trainer.step(x, y)
+    trained = tw.torch.from_torch(module)
+    assert np.abs(trained.flat_parameters - before).max() > 1e-3
+    for name, values in model.state_dict().items():
+        found = trained.state_dict()[name]
+        np.testing.assert_allclose(found, values, rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+def test_numbers_are_copies():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    before = model.state_dict()
+    module = tw.torch.to_torch(model)
+    again = tw.torch.from_torch(module)
+    again.load_state_dict({name: values + 2 for name, values in before.items()})
+    assert_equal_states(before, module)
+    with torch.no_grad():
+        for values in (*module.parameters(), module[1].running_mean, module[1].running_var):
+            values += 1
+    for kept, more in ((model, 0), (again, 2)):
+        for name, values in kept.state_dict().items():
+            np.testing.assert_array_equal(values, before[name] + more)
+
+
+@DTYPES
+def test_what_pytorch_has_of_its_own_stays_as_it_is(dtype):
+    """The user's random numbers, and the dtype of other modules."""
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    for default in (torch.float32, torch.float64):
+        torch.set_default_dtype(default)
+        try:
+            module = tw.torch.to_torch(nn.Sequential(nn.Linear(3, 2), nn.RMSNorm(2), dtype=dtype))
+            assert {str(p.dtype) for p in module.parameters()} == {f"torch.{dtype}"}
+            assert torch.get_default_dtype() == default
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_modules_of_our_own_can_be_copied_and_saved():
+    layers = [nn.TabularInput(4, {1: (7, 2)}, pieces={0: [0, 1, 2]}), nn.Residual(nn.Linear(6, 6))]
+    model = make([*layers, nn.Sine(3.0), nn.FourierFeatures(6, 3)])
+    module, file = tw.torch.to_torch(model), io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    expected = model(TABLE)
+    for twin in (copy.deepcopy(module), torch.load(file, weights_only=False)):
+        assert_close(twin(torch.tensor(TABLE)), expected, units=5000)
+        assert tw.torch.from_torch(twin).layers == model.layers
+    text = repr(module)
+    for part in (
+        "TabularInput",
+        "pieces={0: (0.0, 1.0, 2.0)}",
+        "Sine(omega=3.0)",
+        "6, 3, sigma=1.0",
+    ):
+        assert part in text
+
+
+def test_a_network_of_pytorchs_in_parts(rng):
+    act = theirs.Tanh()  # used three times
+    net = theirs.Sequential(OrderedDict(
+        encoder=theirs.Sequential(theirs.Linear(5, 8), act, theirs.Sequential(theirs.Dropout(0.2))),
+        nothing=theirs.Sequential(),
+        norm=theirs.BatchNorm1d(8),
+        head=theirs.Sequential(act, theirs.Linear(8, 8), act, theirs.Linear(8, 2, bias=False)),
+    ))  # fmt: skip
+    x = torch.randn(32, 5)
+    net(x)  # moves the running averages
+    model = tw.torch.from_torch(net)
+    assert model.layers == (
+        nn.Linear(5, 8), nn.Tanh(), nn.Dropout(0.2), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 8),
+        nn.Tanh(), nn.Linear(8, 2, bias=False),
+    )  # fmt: skip
+    assert_close(model(x), net.eval()(x).detach().numpy())
+
+
+@pytest.mark.parametrize(
+    ("module", "layer"),
+    [
+        (theirs.Linear(3, 2), nn.Linear(3, 2)),
+        (theirs.Linear(3, 2, bias=False), nn.Linear(3, 2, bias=False)),
+        (theirs.Dropout(0.1, inplace=True), nn.Dropout(0.1)),
+        (theirs.ReLU(inplace=True), nn.ReLU()),
+        (theirs.LeakyReLU(0.3), nn.LeakyReLU(0.3)),
+        (theirs.ELU(0.3), nn.ELU(0.3)),
+        (theirs.CELU(0.3), nn.CELU(0.3)),
+        (theirs.GELU(approximate="tanh"), nn.GELU("tanh")),
+        (theirs.Hardtanh(-3, 2), nn.Hardtanh(-3, 2)),
+        (theirs.Softplus(0.5, threshold=30), nn.Softplus(0.5)),
+        (theirs.BatchNorm1d(2, eps=0.1, momentum=0.2), nn.BatchNorm1d(2, 0.1, 0.2)),
+        (theirs.BatchNorm1d(2, affine=False), nn.BatchNorm1d(2, affine=False)),
+        (theirs.LayerNorm(2, eps=0.1), nn.LayerNorm(2, 0.1)),
+        (theirs.LayerNorm((2,), bias=False), nn.LayerNorm(2, bias=False)),
+        (theirs.LayerNorm(2, elementwise_affine=False), nn.LayerNorm(2, elementwise_affine=False)),
+        (theirs.RMSNorm(2), nn.RMSNorm(2)),
+        (theirs.RMSNorm(2, 0.1, elementwise_affine=False), nn.RMSNorm(2, 0.1, False)),
+    ],
+    ids=repr,
+)
+def test_what_a_module_is_made_with_is_carried_over(module, layer):
+    alone = isinstance(module, theirs.Linear)
+    net = module if alone else theirs.Sequential(theirs.Linear(3, 2), module)
+    assert tw.torch.from_torch(net).layers[-1] == layer
+
+
+class OwnModule(theirs.Module):
+    pass
+
+
+class OwnLinear(theirs.Linear):
+    pass
+
+
+class OwnSequential(theirs.Sequential):
+    pass
+
+
+def behind(*modules):
+    return theirs.Sequential(theirs.Linear(2, 2), *modules)
+
+
+def shared():
+    layer = theirs.Linear(2, 2)
+    return theirs.Sequential(layer, theirs.ReLU(), layer)
+
+
+def tied():
+    net = behind(theirs.Linear(2, 2))
+    net[1].weight = net[0].weight
+    return net
+
+
+def without_its_bias():
+    net = behind(theirs.BatchNorm1d(2))
+    net[1].bias = None
+    return net
+
+
+def hooked():
+    net = behind()
+    net[0].register_forward_hook(lambda module, x, y: 2 * y)
+    return net
+
+
+REFUSED = [
+    (lambda: nn.Linear(2, 2), tw.ArgumentError, r"must be a torch\.nn\.Module.*got Linear\("),
+    (lambda: theirs.Linear, tw.ArgumentError, "got <class"),
+    (OwnModule, tw.UnsupportedError, r"the module \(OwnModule\) is none .*may have BatchNorm1d"),
+    (lambda: behind(OwnLinear(2, 2)), tw.UnsupportedError, r"module 1 \(OwnLinear\)"),
+    (
+        lambda: behind(type("Linear", (OwnLinear,), {})(2, 2)),
+        tw.UnsupportedError, r"module 1 \(Linear\) is none of the layers",
+    ),
+    (lambda: behind(OwnSequential()), tw.UnsupportedError, r"module 1 \(OwnSequential\)"),
+    (
+        lambda: behind(theirs.Sequential(theirs.ReLU(), theirs.PReLU())),
+        tw.UnsupportedError, r"module 1\.1 \(PReLU\).*LeakyReLU\(slope\)",
+    ),
+    (lambda: behind(theirs.Softmax(1)), tw.UnsupportedError, "CrossEntropyLoss has the softmax"),
+    (lambda: behind(theirs.MSELoss()), tw.UnsupportedError, r"module 1 \(MSELoss\) is none"),
+    (lambda: theirs.LazyLinear(2), tw.UnsupportedError, "says how wide its input is"),
+    (
+        lambda: behind(theirs.BatchNorm1d(2, track_running_stats=False)),
+        tw.UnsupportedError, r"1 \(BatchNorm1d\) has track_running_stats=False; here it is True",
+    ),
+    (
+        lambda: behind(theirs.BatchNorm1d(2, momentum=None)),
+        tw.ArgumentError, r"module 1 \(BatchNorm1d\): .*momentum.*got None",
+    ),
+    (without_its_bias, tw.UnsupportedError, r"1 \(BatchNorm1d\) has a weight and no bias"),
+    (lambda: behind(theirs.LayerNorm((2, 2))), tw.ArgumentError, r"1 \(LayerNorm\).*\(2, 2\)"),
+    (lambda: behind(theirs.Softplus(1, 3)), tw.UnsupportedError, "has threshold=3"),
+    (lambda: behind(theirs.ELU(-1)), tw.ArgumentError, r"module 1 \(ELU\): .*alpha.*got -1"),
+    (
+        lambda: behind(theirs.LeakyReLU(-0.1)),
+        tw.ArgumentError, r"module 1 \(LeakyReLU\): .*negative_slope.*got -0\.1",
+    ),
+    (
+        lambda: theirs.Sequential(theirs.Embedding(3, 2, padding_idx=0), *behind()),
+        tw.UnsupportedError, r"0 \(Embedding\) has padding_idx=0; here it is None",
+    ),
+    (
+        lambda: theirs.Sequential(theirs.Embedding(3, 2, max_norm=1.0), *behind()),
+        tw.UnsupportedError, "has max_norm=1.0",
+    ),
+    (
+        lambda: theirs.Sequential(theirs.Embedding(3, 2, scale_grad_by_freq=True), *behind()),
+        tw.UnsupportedError, "has scale_grad_by_freq=True",
+    ),
+    (lambda: behind(theirs.Embedding(3, 2)), tw.ArgumentError, "must be the first layer"),
+    (lambda: behind(theirs.Flatten(0)), tw.UnsupportedError, "has start_dim=0; here it is 1"),
+    (lambda: behind(theirs.Flatten(1, 2)), tw.UnsupportedError, "has end_dim=2; here it is -1"),
+    (lambda: behind(theirs.Linear(3, 1)), tw.ShapeError, "has 2 features, expected 3|3.*2"),
+    (shared, tw.UnsupportedError, r"2\.weight is 0\.weight"),
+    (tied, tw.UnsupportedError, r"1\.weight is 0\.weight"),
+    (hooked, tw.UnsupportedError, r"module 0 \(Linear\) has forward hooks"),
+    (
+        lambda: behind(theirs.utils.parametrizations.weight_norm(theirs.Linear(2, 2))),
+        tw.UnsupportedError, r"module 1 \(ParametrizedLinear\)",
+    ),
+    (lambda: behind().half(), tw.DtypeError, r"of float16: module\.float\(\)"),
+    (lambda: behind().bfloat16(), tw.DtypeError, "of bfloat16"),
+    (lambda: behind(theirs.Linear(2, 2).double()), tw.DtypeError, "of float32, float64"),
+    (lambda: theirs.Sequential(), tw.ArgumentError, "at least one Linear"),
+    (lambda: behind(tw.torch.to_torch(make([nn.Linear(2, 2)])), 3), TypeError, "not a Module"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make_module", "error", "message"), REFUSED, ids=(c[-1] for c in REFUSED))
+def test_what_there_is_no_layer_for_is_refused_by_name(make_module, error, message):
+    with pytest.raises(error, match=message):
+        tw.torch.from_torch(make_module())
+
+
+class OwnTanh(nn.Tanh):
+    """A class of the user's, which is computed as its base is."""
+
+
+class OwnLayer(nn.Layer):
+    """One of which the core thinks that it is one of ours."""
+
+    def _spec(self):
+        return ("relu",)
+
+
+def test_layers_of_the_users():
+    module = tw.torch.to_torch(nn.Sequential(nn.Linear(2, 2), OwnTanh()))
+    assert type(module[1]) is theirs.Tanh
+    with pytest.raises(tw.UnsupportedError, match=r"layer 1\.0 is OwnLayer.*has no Layer"):
+        tw.torch.to_torch(nn.Sequential(nn.Linear(2, 2), nn.Residual(OwnLayer())))
+    with pytest.raises(tw.ArgumentError, match=r"model must be an nn\.Sequential"):
+        tw.torch.to_torch(theirs.Linear(2, 2))
