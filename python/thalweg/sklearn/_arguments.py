@@ -1,6 +1,7 @@
 """Checks of the arguments that both estimators have."""
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from thalweg import _checks, _habits, optim
@@ -48,13 +49,7 @@ def check(estimator: Any) -> None:
         _checks.flag(name, getattr(estimator, name))
     solver, batch_size = estimator.solver, estimator.batch_size
     if not isinstance(solver, optim.Optimizer):
-        try:
-            _checks.one_of("solver", solver, _SOLVERS)
-        except ArgumentError as error:
-            meant = _habits.kind_meant(solver, optim.Optimizer, "optim")
-            raise ArgumentError(
-                f"{error}; an optimizer of thalweg.optim is taken, too{meant}"
-            ) from None
+        named_or_made("solver", solver, _SOLVERS, optim.Optimizer, "optim")
     _checks.one_of("learning_rate", estimator.learning_rate, _RATES)
     if batch_size != "auto":
         _checks.integer('batch_size, if it is not "auto",', batch_size, 1)
@@ -62,3 +57,19 @@ def check(estimator: Any) -> None:
         _checks.integer(name, getattr(estimator, name), 1)
     if estimator.n_iter_no_change != math.inf:
         _checks.integer("n_iter_no_change", estimator.n_iter_no_change, 1)
+
+
+def named_or_made(
+    name: str, value: Any, known: Iterable[str], base: type, module: str,
+    aliases: Mapping[str, str] | None = None,
+) -> str:  # fmt: skip
+    """Give `value`, if it is one of the `known` names; it is no `base` of `module`."""
+    known = list(known)
+    if isinstance(value, str) and value in known:
+        return value
+    listed = ", ".join(f'"{k}"' for k in known)
+    meant = _habits.kind_meant(value, base, module, aliases=aliases)
+    raise ArgumentError(
+        f"{name} must be one of {listed}, or of thalweg.{module}; got {_checks.given(value)}"
+        f"{meant or _habits.did_you_mean(value, known)}"
+    )

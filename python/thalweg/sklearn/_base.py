@@ -2,26 +2,30 @@
 
 import copy
 import math
-import warnings
+import numbers
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from scipy.sparse import issparse
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from thalweg import Trainer, _arrays, _habits, nn, optim
+from thalweg import Trainer, _arrays, _habits, _warn, nn, optim
 from thalweg._arrays import Array, Samples
-from thalweg.errors import ArgumentError, DataError
+from thalweg.errors import ArgumentError, DataError, DivergedError, ShapeError
 from thalweg.nn._losses import CoreLoss
 from thalweg.nn._sequential._base import dtype_name
 from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.sklearn import _arguments, _network
 from thalweg.sklearn._stopping import Stopping
+
+#: Formats in which sparse samples are taken, from which rows are made as they are.
+_SPARSE = ("csr", "csc")
 
 
 class Objective(NamedTuple):
@@ -37,12 +41,12 @@ class Objective(NamedTuple):
     offset: float = 0.0
 
     def shown(self, loss: float, penalty: float) -> float:
-        """Give scikit-learn's figure, with the penalty in it."""
-        return self.factor * loss + self.offset + self.scale * penalty
+        """Give scikit-learn's figure of this loss, with its penalty in it."""
+        return self.factor * loss + self.offset + penalty
 
-    def rate(self, lr: float) -> float:
-        """Give the learning rate at which descent does the same."""
-        return self.scale * lr
+
+class FitDivergedError(DivergedError, ValueError):
+    """`DivergedError` of an estimator, where scikit-learn's users expect a `ValueError`."""
 
 
 class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type information
@@ -107,10 +111,14 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
 
     n_outputs_: int
     out_activation_: str
+    #: What the network was made with, which cannot change while it goes on.
+    _made_with: dict[str, Any]
+    #: Whether what is held out has the shares of two classes that the data have.
+    _stratifies = False
 
     @abstractmethod
-    def _learn(self, y: npt.NDArray[Any]) -> None:
-        """Learn from targets, or classes, how many outputs there are, and of what kind."""
+    def _learn(self, y: npt.NDArray[Any], classes: npt.NDArray[Any] | None) -> None:
+        """Learn from targets, and classes if given, how many outputs there are, of what kind."""
 
     @abstractmethod
     def _encode(self, y: npt.NDArray[Any], dtype: np.dtype[Any]) -> Any:
@@ -135,30 +143,33 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
     def coefs_(self) -> list[Array]:
         """Weights of the dense layers, each of shape (in, out): copies."""
         state = self.model_.state_dict()
-        return [state[f"{i}.weight"].T for i in _network.linear_layers(self.model_)]
+        return [state[f"{place}.weight"].T for place in _network.dense(self.model_)]
 
     @property
     def intercepts_(self) -> list[Array]:
-        """Biases of the dense layers, each of shape (out,): copies."""
+        """Biases of the dense layers, each of shape (out,): copies; zeros where there is none."""
         state = self.model_.state_dict()
-        places = _network.linear_layers(self.model_)
-        return [state[f"{i}.bias"] for i in places if f"{i}.bias" in state]
+        return [
+            state.get(f"{place}.bias", np.zeros(layer.out_features, self.model_.dtype))
+            for place, layer in _network.dense(self.model_).items()
+        ]
 
     @property
     def n_layers_(self) -> int:
         """How many layers there are, by scikit-learn's way to count: dense ones, and the input."""
-        return len(_network.linear_layers(self.model_)) + 1
+        return len(_network.dense(self.model_)) + 1
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train, from new weights if `warm_start` does not say otherwise.
 
         Parameters
         ----------
-        X : array_like, shape (n, n_features)
-            Samples; converted to `dtype`.
+        X : array_like or sparse, shape (n, n_features)
+            Samples; converted to `dtype`. Sparse ones are made dense, all at once: that takes
+            4 n n_features bytes, in float64 8.
         y : array_like, shape (n,) or (n, n_outputs)
             Labels, or for several labels at once zeros and ones; or numbers.
-        sample_weight : array_like, shape (n,), optional
+        sample_weight : array_like, shape (n,), or number, optional
             How much each sample counts, numbers from 0 on; see the notes of `MLPClassifier`.
 
         Returns
@@ -171,41 +182,72 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         ValueError
             If data are not such, or an argument is out of range.
         DivergedError
-            If the loss, or a parameter, becomes infinite or NaN.
+            If the loss, or a parameter, becomes infinite or NaN; here it is a `ValueError`, too.
+
+        Notes
+        -----
+        After an error the estimator is as it was: not fitted, or fitted to what it was before.
         """
         return self._fit(X, y, sample_weight, incremental=False)
 
     def _fit(
         self, X: Any, y: Any, sample_weight: Any, *, incremental: bool, classes: Any = None
     ) -> Self:
+        before = {  # but for figures of epochs, which are lists that grow
+            name: [*it] if name in ("loss_curve_", "validation_scores_") and it is not None else it
+            for name, it in vars(self).items()
+        }
+        try:
+            self._train(X, y, sample_weight, incremental, classes)
+        except BaseException as error:
+            self.__dict__ = before
+            if not isinstance(error, DivergedError):
+                raise
+            # It names a rate, which for "sgd" is a multiple of that of the user's.
+            more = f"; learning_rate_init is {self.learning_rate_init:g}"
+            if self.solver == "lbfgs":
+                more = "; lbfgs has no lr: scale the data"
+            elif isinstance(self.solver, optim.Optimizer):
+                more = ""
+            raise FitDivergedError(f"{error}{more}") from error
+        return self
+
+    def _train(self, X: Any, y: Any, sample_weight: Any, incremental: bool, classes: Any) -> None:
         self._check_arguments()
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
+        hidden = _network.hidden_layers(self.hidden_layer_sizes)
+        behind = _network.activation(self.activation)
+        dtype = np.dtype(dtype_name(self.dtype))
+        made_with = {
+            "hidden_layer_sizes": hidden,
+            "activation": behind,
+            "loss": getattr(self, "loss", None),
+            "dtype": dtype,
+        }
         fresh = not hasattr(self, "trainer_") or not (self.warm_start or incremental)
-        dtype = np.dtype(dtype_name(self.dtype)) if fresh else self.model_.dtype
+        if not fresh:
+            _refuse_changes(self._made_with, made_with)
         X, y = validate_data(
-            self, X, y, dtype=dtype, order="C", multi_output=True, reset=fresh,
-            y_numeric=isinstance(self, RegressorMixin),
+            self, X, y, accept_sparse=_SPARSE, dtype=dtype, order="C", multi_output=True,
+            reset=fresh,
         )  # fmt: skip
+        X, y = _dense(X), _dense(y)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if fresh:
-            self._learn(y if classes is None else np.asarray(classes))
+            self._learn(y, classes)
         target = self._encode(y, dtype)
-        weight = _weights(sample_weight, dtype)
+        weight = _weights(sample_weight, dtype, len(X))
         objective = self._objective(target, weight)
         random = check_random_state(self.random_state)
-        layers, made = _network.layers(
-            X.shape[1], self.hidden_layer_sizes, self.activation, self.n_outputs_
-        )
         if fresh:
+            layers, made = _network.layers(X.shape[1], hidden, behind, self.n_outputs_)
             factor = 2.0 if self.activation == "logistic" else 6.0
             model = _network.build(layers, made, factor, dtype.name, random)
-        elif (model := self.model_).layers != tuple(layers):
-            raise ArgumentError(
-                "hidden_layer_sizes or activation are others than when training began: it goes on "
-                "with the network that there is; fit with warm_start=False makes a new one"
-            )
+            self._made_with = made_with
+        else:
+            model = self.model_
         if fresh or not self._goes_on():
             self._begin()
         if fresh or not incremental or self._solver != self.solver:
@@ -216,7 +258,6 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
             self._fit_lbfgs(objective, X, target, weight)
         else:
             self._fit_batches(objective, X, target, weight, random, incremental)
-        return self
 
     def _goes_on(self) -> bool:
         """Whether the figures of an earlier fit are those that this one keeps."""
@@ -249,22 +290,21 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
                 self.epsilon / objective.scale, convention="keras",
             )  # fmt: skip
         return optim.SGD(  # "lbfgs" takes gradients only
-            objective.rate(self.learning_rate_init), self.momentum,
+            objective.scale * self.learning_rate_init, self.momentum,
             nesterov=self.nesterovs_momentum and self.momentum > 0, convention="keras",
         )  # fmt: skip
 
-    def _decay(self, objective: Objective, batch_size: int, weight: Array | None) -> float:
-        """Give the strength of the penalty, beside the loss of ours."""
+    def _decay(self, rows: int, weight: Array | None) -> float:
+        """Give the strength of scikit-learn's penalty in batches of so many rows."""
         mean = 1.0 if weight is None else float(weight.mean(dtype=np.float64))
-        return self.alpha / (batch_size * mean * objective.scale)
+        return self.alpha / (rows * mean)
 
     def _fit_lbfgs(self, objective: Objective, x: Samples, target: Any, weight: Any) -> None:
         from thalweg.sklearn import _lbfgs
 
-        decay = objective.scale * self._decay(objective, len(x), weight)
+        decay = self._decay(len(x), weight) * _network.weights(self.model_).astype(np.float64)
         self.loss_, self.n_iter_ = _lbfgs.train(
-            self.trainer_, objective, (x, target, weight),
-            decay * _network.matrices(self.model_).astype(np.float64),
+            self.trainer_, objective, (x, target, weight), decay,
             tol=self.tol, max_iter=self.max_iter, max_fun=self.max_fun,
         )  # fmt: skip
 
@@ -276,12 +316,15 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         if self.early_stopping:
             x, target, weight, held_out = self._hold_out(x, target, weight, random)
         size = min(200 if self.batch_size == "auto" else int(self.batch_size), len(x))
+        if trainer.model._core.average_blocks():  # a BatchNorm1d needs two rows at least
+            while len(x) % size == 1 < size:
+                size += 1
         if not isinstance(self.solver, optim.Optimizer):
             # Weight decay cannot do it: Adam's of this convention is another one, and batches of
             # partial_fit differ.
-            matrices = _network.matrices(trainer.model)
-            strength = self._decay(objective, size, weight)
-            trainer._pull(matrices, np.zeros_like(matrices), strength)
+            marks = _network.weights(trainer.model)
+            strength = self._decay(size, weight) / objective.scale
+            trainer.set_penalty(marks, np.zeros_like(marks), strength)
         self.n_iter_ = 0
         stopping = Stopping(self, objective, len(x), trainer.penalty, held_out)
         try:
@@ -291,15 +334,14 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
                 sample_weight=weight, callbacks=[stopping],
             )  # fmt: skip
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=3)
+            _warn.warn("Training interrupted by user.")
         if stopping.best is not None:
             trainer.model.load_state_dict(stopping.best)
         if self.n_iter_ == self.max_iter and not (stopping.stopped or incremental):
-            warnings.warn(
+            _warn.warn(
                 f"Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
                 "converged yet: increase max_iter, or tol",
                 ConvergenceWarning,
-                stacklevel=4,
             )
 
     def _hold_out(
@@ -307,8 +349,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
     ) -> tuple[Samples, Any, Array | None, tuple[Samples, Any, Array | None]]:
         """Set a part of the data aside: what is left, and that part."""
         arrays = [x, target] if weight is None else [x, target, weight]
-        # As scikit-learn does it: shares of classes are kept of two.
-        binary = isinstance(self, ClassifierMixin) and self.n_outputs_ == 1
+        binary = self._stratifies and self.n_outputs_ == 1
         parts = train_test_split(
             *arrays, random_state=random, test_size=self.validation_fraction,
             stratify=target if binary else None,
@@ -325,9 +366,11 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
 
     def _outputs(self, X: Any) -> Array:
         """Give the network's outputs of any data."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=self.model_.dtype, order="C", reset=False)
-        return self.model_(X)
+        check_is_fitted(self, "trainer_")
+        X = validate_data(
+            self, X, accept_sparse=_SPARSE, dtype=self.model_.dtype, order="C", reset=False
+        )
+        return self.model_(_dense(X))
 
     def _at_once(self) -> bool:
         """Whether every step is of all data."""
@@ -342,16 +385,40 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
             )
         return True
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
     def _check_arguments(self) -> None:
         """Raise if one of them is out of range."""
         _arguments.check(self)
 
 
-def _weights(value: Any, dtype: np.dtype[Any]) -> Array | None:
+def _dense(array: Any) -> Any:
+    """Give an array whose zeros are there."""
+    return array.toarray(order="C") if issparse(array) else array
+
+
+def _refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise if a network that is there would have to be another one to go on."""
+    for name, value in now.items():
+        if value != before[name]:
+            raise ArgumentError(
+                f"{name} is {value!r}, and was {before[name]!r} when training began: it goes on "
+                "with the network that there is; fit with warm_start=False makes a new one"
+            )
+
+
+def _weights(value: Any, dtype: np.dtype[Any], rows: int) -> Array | None:
     """Give weights of samples; the penalty depends on their mean, so they are looked at first."""
+    if isinstance(value, numbers.Real):
+        value = np.full(rows, value)
     weight = _arrays.weights(value, dtype, "sample_weight")
     if weight is None:
         return None
+    if len(weight) != rows:
+        raise ShapeError(f"sample_weight has {len(weight)} numbers, and X {rows} rows")
     _arrays.finite(weight, "sample_weight")
     if (weight < 0).any():
         row = int((weight < 0).argmax())

@@ -11,6 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 
 from thalweg import _arrays, nn
 from thalweg._arrays import Array, Samples
+from thalweg.errors import ArgumentError
 from thalweg.sklearn._base import MLP, Objective
 
 
@@ -35,9 +36,11 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         ``optim.AdamW(lr=1e-2)``, is copied for each fit; `alpha` and all that is said to be of
         "sgd" or "adam" is not for it. One that takes all data at once takes a step per epoch.
     alpha : float, keyword only, default 1e-4
-        :math:`\alpha` of the penalty, see the notes; on weights, not on biases.
+        :math:`\alpha` of the penalty, see the notes; on the weights of dense layers, also of those
+        in a `Residual`, not on biases, scales and tables.
     batch_size : int or "auto", keyword only, default "auto"
-        Rows of a batch; "auto" is 200. Never more than there are.
+        Rows of a batch; "auto" is 200. Never more than there are. If there is a `BatchNorm1d`,
+        batches have a row more where one row would be left for the last, which it cannot take.
     learning_rate : {"constant", "invscaling", "adaptive"}, keyword only, default "constant"
         Of "sgd". After an epoch "invscaling" divides `learning_rate_init` by
         :math:`(t + 1)^p`, with `t` the rows that were used so far and `p` `power_t`. "adaptive"
@@ -58,7 +61,9 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
     verbose : bool, keyword only, default False
         Whether to print the figures of each epoch.
     warm_start : bool, keyword only, default False
-        Whether `fit` goes on with the weights that there are.
+        Whether `fit` goes on with the weights that there are. `hidden_layer_sizes`, `activation`
+        and `dtype` must be what they were, and labels those of `classes_`, of which some may be
+        missing (in scikit-learn none).
     momentum : float, keyword only, default 0.9
         Of "sgd", in [0, 1).
     nesterovs_momentum : bool, keyword only, default True
@@ -82,7 +87,8 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
     Attributes
     ----------
     classes_ : ndarray, shape (n_classes,)
-        The labels, sorted; of several labels at once their numbers.
+        The labels, sorted; of several labels at once their numbers. A single class is learned as
+        the first of two, and always predicted, as in scikit-learn.
     loss_ : float
         The loss of the last epoch, with the penalty: the mean over its batches, before updates.
     best_loss_ : float or None
@@ -98,7 +104,8 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
     n_features_in_, feature_names_in_, n_outputs_, n_layers_, out_activation_
         As in scikit-learn. Of two classes there is one output.
     coefs_, intercepts_ : list of ndarray
-        Weights, each of shape (in, out), and biases of the dense layers: copies.
+        Weights, each of shape (in, out), and biases of the dense layers, also of those in a
+        `Residual`: copies. Of layers without biases there are zeros.
     trainer_, model_ : Trainer and nn.Sequential
         What is behind all this.
 
@@ -109,8 +116,8 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
 
     Notes
     -----
-    With the loss `l` of a row, weights :math:`w_i` of samples (1 by default) and the matrices of
-    weights `W`, a batch `B` makes a step along the gradient of
+    With the loss `l` of a row, weights :math:`w_i` of samples (1 by default) and the weights `W` of
+    dense layers, a batch `B` makes a step along the gradient of
 
     .. math::
 
@@ -123,10 +130,18 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
     a softmax, or for two classes and several labels at once the sum over outputs of that of a
     logistic function.
 
-    Sparse data is not taken: pass ``X.toarray()``. Rates and epsilon of ``trainer_.optimizer`` are
+    scikit-learn clips probabilities in the losses that it shows, to 2e-16 and more: while outputs
+    are wrong by more than 36, as at the beginning on data that is not scaled, its `loss_curve_`
+    shows less than this one. Gradients are the same.
+
+    Sparse data is made dense, with all its zeros. Rates and epsilon of ``trainer_.optimizer`` are
     those that make scikit-learn's updates of the loss of `thalweg.nn`, which is a mean over outputs
     where scikit-learn's is a sum. While ``partial_fit`` trains, the optimizer goes on; each ``fit``
     begins with a new one, also with `warm_start`.
+
+    ``tw.onnx.export(network.model_, loss=network.trainer_.loss)`` makes an ONNX graph of the network,
+    without a scaler that stands before it in a pipeline. Of two classes it has one column, the
+    probability of ``classes_[1]``.
 
     Examples
     --------
@@ -140,6 +155,8 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
     >>> bool(cross_val_score(pipe, *load_iris(return_X_y=True)).mean() > 0.9)
     True
     """
+
+    _stratifies = True
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -156,7 +173,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
             As for `fit`.
         classes : array_like, shape (n_classes,), optional
             All labels that will ever come; needed at the first call, and not again. Of several
-            labels at once the columns of `y` say it, and anything will do.
+            labels at once they are the numbers of the columns, ``range(n_outputs)``.
 
         Returns
         -------
@@ -170,15 +187,21 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         AttributeError
             If the solver takes all data at once: there is no such method then.
         """
-        if not hasattr(self, "trainer_"):
-            if classes is None:
-                raise ValueError("classes must be passed on the first call to partial_fit.")
-            if type_of_target(y) == "multilabel-indicator":
-                classes = None
-        elif not (classes is None or self._multilabel) and set(classes) != set(self.classes_):
-            raise ValueError(
-                f"classes={np.unique(classes)} are others than at the first call, {self.classes_}"
-            )
+        first = not hasattr(self, "trainer_")
+        if classes is not None:
+            classes = np.asarray(classes)
+            if classes.ndim != 1:
+                raise ArgumentError(
+                    "classes must be 1-D, all labels that will ever come, as np.unique(y) gives "
+                    f"them; got shape {classes.shape}"
+                )
+            if not first and set(classes.tolist()) != set(self.classes_.tolist()):
+                raise ValueError(
+                    f"classes={np.unique(classes)} are others than at the first call, "
+                    f"{self.classes_}"
+                )
+        elif first:
+            raise ValueError("classes must be passed on the first call to partial_fit.")
         return self._fit(X, y, sample_weight, incremental=True, classes=classes)
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
@@ -186,8 +209,8 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
 
         Parameters
         ----------
-        X : array_like, shape (n, n_features)
-            Samples.
+        X : array_like or sparse, shape (n, n_features)
+            Samples, as for `fit`.
 
         Returns
         -------
@@ -198,20 +221,24 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         answer = self._loss().predict(output)
         if self._multilabel:
             return answer.astype(np.int64)
-        return self.classes_[answer.ravel().astype(np.intp)]
+        # One class has an output, as two have, and is the answer always.
+        places = answer.ravel().astype(np.intp).clip(max=len(self.classes_) - 1)
+        classes: npt.NDArray[Any] = self.classes_
+        return classes[places]
 
     def predict_proba(self, X: Any) -> Array:
         """Give the probability of each class.
 
         Parameters
         ----------
-        X : array_like, shape (n, n_features)
-            Samples.
+        X : array_like or sparse, shape (n, n_features)
+            Samples, as for `fit`.
 
         Returns
         -------
         ndarray, shape (n, n_classes), of the model's dtype
-            In the order of `classes_`. Rows sum to 1, but not those of several labels at once.
+            In the order of `classes_`. Rows sum to 1, but not those of several labels at once. Of a
+            single class there are two columns, as in scikit-learn.
         """
         output: Any = self._outputs(X)
         if self.n_outputs_ == 1:
@@ -223,8 +250,8 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
 
         Parameters
         ----------
-        X : array_like, shape (n, n_features)
-            Samples.
+        X : array_like or sparse, shape (n, n_features)
+            Samples, as for `fit`.
 
         Returns
         -------
@@ -261,23 +288,22 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
             raise ValueError(f"y has the classes {unknown}, which are not among {self.classes_}")
         return places.astype(dtype)[:, np.newaxis] if self.n_outputs_ == 1 else places
 
-    def _learn(self, y: npt.NDArray[Any]) -> None:
+    def _learn(self, y: npt.NDArray[Any], classes: npt.NDArray[Any] | None) -> None:
         """Learn which labels there are."""
         kind = type_of_target(y, input_name="y")
         check_classification_targets(y)
-        if kind == "multilabel-indicator":
-            self.classes_ = np.arange(y.shape[1])
-            self.n_outputs_, self.out_activation_ = y.shape[1], "logistic"
-            return
-        if y.ndim != 1:
+        several = kind == "multilabel-indicator"
+        if y.ndim != (2 if several else 1):
             raise ValueError(f"y of shape {y.shape} must have zeros and ones only, or be (rows,)")
-        classes = np.unique(y)
-        if len(classes) < 2:
-            raise ValueError(f"y has one class, {classes.tolist()}: a classifier needs two or more")
-        self.classes_ = classes
-        binary = len(classes) == 2
-        self.n_outputs_ = 1 if binary else len(classes)
-        self.out_activation_ = "logistic" if binary else "softmax"
+        found = np.arange(y.shape[1]) if several else np.unique(y if classes is None else classes)
+        if several and not (classes is None or np.array_equal(np.unique(classes), found)):
+            raise ValueError(
+                f"classes={np.unique(classes)}; y has {len(found)} labels at once, whose classes "
+                f"are the numbers of its columns, {found}"
+            )
+        self.classes_ = found
+        self.n_outputs_ = len(found) if several or len(found) > 2 else 1
+        self.out_activation_ = "softmax" if self.n_outputs_ > 1 and not several else "logistic"
 
     def _objective(self, target: Any, sample_weight: Array | None) -> Objective:
         outputs = self.n_outputs_ if self.out_activation_ == "logistic" else 1

@@ -1,12 +1,13 @@
 """The solver "lbfgs": SciPy's, as in scikit-learn; the core computes loss and gradient."""
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
+
+from thalweg import _warn
 
 if TYPE_CHECKING:
     from thalweg import Trainer
@@ -25,9 +26,11 @@ def train(
 ) -> tuple[float, int]:
     """Train on all data at once; give the last loss and the number of iterations.
 
-    `decay` has the strength of the penalty on each parameter.
+    `decay` has the strength of the penalty on each parameter. After an error, or Ctrl-C, the
+    parameters are as they were.
     """
     model = trainer.model
+    before = model.flat_parameters
 
     def function(theta: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         model.flat_parameters = theta
@@ -37,28 +40,32 @@ def train(
         gradient = objective.scale * model.flat_gradients + pull
         return objective.scale * loss + 0.5 * float(pull @ theta), gradient.astype(np.float64)
 
-    found = minimize(
-        function,
-        model.flat_parameters.astype(np.float64),
-        method="L-BFGS-B",
-        jac=True,
-        # What changes by less than rounding does not change.
-        options={
-            "maxiter": max_iter,
-            "maxfun": max_fun,
-            "gtol": tol,
-            "ftol": max(2.2e-9, float(np.finfo(model.dtype).eps)),
-        },
-    )
+    try:
+        found = minimize(
+            function,
+            before.astype(np.float64),
+            method="L-BFGS-B",
+            jac=True,
+            # What changes by less than rounding does not change.
+            options={
+                "maxiter": max_iter,
+                "maxfun": max_fun,
+                "gtol": tol,
+                "ftol": max(2.2e-9, float(np.finfo(model.dtype).eps)),
+            },
+        )
+    except BaseException:
+        model.flat_parameters = before
+        raise
+    finally:
+        model.zero_grad()
     model.flat_parameters = found.x
-    model.zero_grad()
     if found.status != 0:
-        warnings.warn(
+        _warn.warn(
             f"lbfgs failed to converge after {found.nit} iterations (status={found.status}): "
             f"{found.message}. Increase max_iter, or scale the data",
             ConvergenceWarning,
-            stacklevel=2,
         )
     penalty = 0.5 * float((decay * found.x) @ found.x)
     loss = (float(found.fun) - penalty) / objective.scale
-    return objective.shown(loss, penalty / objective.scale), min(int(found.nit), max_iter)
+    return objective.shown(loss, penalty), min(int(found.nit), max_iter)

@@ -2,41 +2,66 @@
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from thalweg import _checks
+from thalweg import _checks, _habits
 from thalweg._arrays import Array
 from thalweg.errors import ArgumentError
-from thalweg.nn import Identity, Linear, ReLU, Sequential, Sigmoid, Tanh
+from thalweg.nn import Identity, Linear, ReLU, Residual, Sequential, Sigmoid, Tanh
 from thalweg.nn._layers import Layer
+from thalweg.sklearn import _arguments
 
 ACTIVATIONS = {"identity": Identity, "logistic": Sigmoid, "tanh": Tanh, "relu": ReLU}
+#: What Keras calls one of them; here it would be taken for `nn.Linear`.
+_ALIASES = {"linear": "Identity"}
+
+
+def hidden_layers(sizes: Any) -> tuple[Any, ...]:
+    """Give `hidden_layer_sizes` as a tuple of numbers and layers, or raise."""
+    if isinstance(sizes, Sequential):
+        raise ArgumentError(
+            "hidden_layer_sizes is a model; hidden_layer_sizes=model.layers takes its layers, "
+            "which start anew, and have a last one, to the outputs, behind them"
+        )
+    if not isinstance(sizes, Iterable) or isinstance(sizes, (str, bytes)):
+        sizes = (sizes,)
+    found: list[Any] = []
+    for place, size in enumerate(sizes):
+        if isinstance(size, Layer):
+            found.append(size)
+            continue
+        try:
+            found.append(_checks.integer(f"hidden_layer_sizes[{place}]", size, 1))
+        except ArgumentError as error:
+            meant = _habits.kind_meant(size, Layer, "nn")
+            raise ArgumentError(f"{error}; layers of thalweg.nn are taken, too{meant}") from None
+    return tuple(found)
+
+
+def activation(value: Any) -> Layer:
+    """Give the layer that an `activation` is, or raise."""
+    if isinstance(value, Layer):
+        return value
+    name = _arguments.named_or_made("activation", value, ACTIVATIONS, Layer, "nn", _ALIASES)
+    return ACTIVATIONS[name]()
 
 
 def layers(
-    width: int, hidden: Any, activation: Any, out_features: int
+    width: int, hidden: Iterable[Any], behind: Layer, out_features: int
 ) -> tuple[list[Any], list[int]]:
     """Give all layers of an estimator, and the places of dense ones that were made of numbers."""
-    if not isinstance(activation, Layer):
-        activation = ACTIVATIONS[_checks.one_of("activation", activation, ACTIVATIONS)]()
-    if not isinstance(hidden, Iterable) or isinstance(hidden, (str, bytes)):
-        hidden = (hidden,)
     found: list[Any] = []
     made = []
-    for place, size in enumerate(hidden):
+    for size in hidden:
         if isinstance(size, Layer):
             found.append(size)
             width = getattr(size, "out_features", width)  # most leave it as it is
             continue
-        try:
-            size = _checks.integer(f"hidden_layer_sizes[{place}]", size, 1)
-        except ArgumentError as error:
-            raise ArgumentError(f"{error}; layers of thalweg.nn are taken, too") from None
         made.append(len(found))
-        found += [Linear(width, size), activation]
+        found += [Linear(width, size), behind]
         width = size
     made.append(len(found))
     return [*found, Linear(width, out_features)], made
@@ -61,13 +86,22 @@ def build(layers: list[Any], made: list[int], factor: float, dtype: str, random:
     return model
 
 
-def linear_layers(model: Sequential) -> list[int]:
-    """Give the places of the dense layers."""
-    return [i for i, layer in enumerate(model.layers) if isinstance(layer, Linear)]
+def dense(model: Sequential) -> dict[str, Linear]:
+    """Give the dense layers, also those in a `Residual`, by their places, such as ``"2.0"``."""
+    return dict(_dense(model.layers, ""))
 
 
-def matrices(model: Sequential) -> Array:
-    """Give 1 for each parameter of a matrix and 0 for others, biases for instance."""
-    parts = [np.full(math.prod(shape), len(shape) == 2) for _, shape in model._blocks()]
+def _dense(layers: Iterable[Layer], prefix: str) -> Iterator[tuple[str, Linear]]:
+    for index, layer in enumerate(layers):
+        if isinstance(layer, Linear):
+            yield f"{prefix}{index}", layer
+        elif isinstance(layer, Residual):
+            yield from _dense(layer.layers, f"{prefix}{index}.")
+
+
+def weights(model: Sequential) -> Array:
+    """Give 1 for each parameter that is a weight of a dense layer, and 0 for others."""
+    names = {f"{place}.weight" for place in dense(model)}
+    parts = [np.full(math.prod(shape), name in names) for name, shape in model._blocks()]
     marks: Array = np.concatenate(parts).astype(model.dtype)
     return marks

@@ -11,6 +11,7 @@ from sklearn.utils.metaestimators import available_if
 
 from thalweg import _arrays, _checks, _habits, nn
 from thalweg._arrays import Array, Samples
+from thalweg.errors import ArgumentError
 from thalweg.sklearn import _arguments
 from thalweg.sklearn._base import MLP, Objective
 
@@ -45,6 +46,10 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
     scikit-learn, losses that are shown have the mean over outputs `j` of the squares, and half of
     the deviance, :math:`l_i + \sum_j (t_{ij} \log t_{ij} - t_{ij})`, for "poisson". An optimizer
     that is given as `solver` sees the losses of `thalweg.nn`, `nn.MSELoss` or `nn.PoissonNLLLoss`.
+
+    ``tw.onnx.export(network.model_)`` makes an ONNX graph of the network, without a scaler that stands
+    before it in a pipeline; with "poisson" ``loss=network.trainer_.loss`` makes its outputs rates.
+    With `warm_start` and `partial_fit`, `loss` must be what it was, as `dtype` must.
 
     Targets are taken as they are: far from 0 and 1 in size, let
     ``sklearn.compose.TransformedTargetRegressor`` standardize them.
@@ -146,8 +151,8 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
 
         Parameters
         ----------
-        X : array_like, shape (n, n_features)
-            Samples.
+        X : array_like or sparse, shape (n, n_features)
+            Samples, as for `fit`.
 
         Returns
         -------
@@ -162,19 +167,27 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
             output = np.exp(output)
         return output.ravel() if self.n_outputs_ == 1 else output
 
-    def _learn(self, y: npt.NDArray[Any]) -> None:
+    def _learn(self, y: npt.NDArray[Any], classes: npt.NDArray[Any] | None) -> None:
         self.n_outputs_ = 1 if y.ndim == 1 else y.shape[1]
         self.out_activation_ = "exp" if self.loss == "poisson" else "identity"
 
     def _encode(self, y: Any, dtype: np.dtype[Any]) -> Array:
-        target = _arrays.as_dtype(y.reshape(len(y), -1), dtype, "y")
+        target = _arrays.as_dtype(_arrays.as_numeric(y, "y").reshape(len(y), -1), dtype, "y")
         if target.shape[1] != self.n_outputs_:
             raise ValueError(f"y has shape {y.shape}; before, it had {self.n_outputs_} outputs")
         return target
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        _checks.one_of("loss", self.loss, ("squared_error", "poisson"))
+        try:
+            _checks.one_of("loss", self.loss, ("squared_error", "poisson"))
+        except ArgumentError as error:
+            if isinstance(self.loss, str):
+                raise
+            raise ArgumentError(
+                f"{error}; it is the first argument, and hidden_layer_sizes the second: "
+                "MLPRegressor(hidden_layer_sizes=...)"
+            ) from None
 
     def _objective(self, target: Any, sample_weight: Array | None) -> Objective:
         outputs = self.n_outputs_

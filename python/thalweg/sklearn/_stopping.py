@@ -34,7 +34,8 @@ class Stopping:
         # scikit-learn's loss has the penalty of each batch in it. Here its mean over an epoch is
         # that of both ends.
         before, self.penalty = self.penalty, record.get("penalty", 0.0)
-        estimator.loss_ = self.objective.shown(record["loss"], (before + self.penalty) / 2)
+        penalty = self.objective.scale * (before + self.penalty) / 2
+        estimator.loss_ = self.objective.shown(record["loss"], penalty)
         estimator.loss_curve_.append(estimator.loss_)
         if estimator.verbose:
             print(f"Iteration {estimator.n_iter_}, loss = {estimator.loss_:.8f}")
@@ -43,7 +44,7 @@ class Stopping:
         else:
             self._follow_score(trainer)
         if estimator.learning_rate == "invscaling" and estimator.solver == "sgd":
-            rate = self.objective.rate(estimator.learning_rate_init)
+            rate = self.objective.scale * estimator.learning_rate_init
             trainer.optimizer.lr = rate / (estimator.t_ + 1) ** estimator.power_t
         if estimator._no_improvement_count > estimator.n_iter_no_change:
             self.stopped = self._ends(trainer)
@@ -78,7 +79,7 @@ class Stopping:
         rate = trainer.optimizer.lr
         ends = True
         if estimator.learning_rate == "adaptive" and estimator.solver == "sgd":
-            ends = rate <= self.objective.rate(1e-6)
+            ends = rate <= self.objective.scale * 1e-6
             text += " Learning rate too small." if ends else " Dividing the learning rate by 5."
         if estimator.verbose:
             print(f"{text} Stopping." if ends else text)

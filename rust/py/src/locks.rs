@@ -30,18 +30,19 @@ impl Hold {
     fn new() -> Self {
         let held = HELD.get();
         HELD.set(held + 1);
-        // One that holds locks already goes on: it is waited for.
-        while held == 0 {
+        if held > 0 {
+            return Hold; // It is waited for, and must go on.
+        }
+        loop {
             // Counted before it looks, and a fork looks after it has said so: one of the two sees the other.
             HOLDERS.fetch_add(1, SeqCst);
             if FORKS.load(SeqCst) == 0 {
-                break;
+                return Hold;
             }
             HOLDERS.fetch_sub(1, SeqCst);
             // Detached, also if it was not: who forks has to attach before it can go on.
             Python::attach(|py| py.detach(|| std::thread::sleep(POLL)));
         }
-        Hold
     }
 }
 

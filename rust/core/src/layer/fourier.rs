@@ -65,7 +65,9 @@ pub fn forward<T: Element>(isa: Isa, x: MatRef<'_, T>, frequencies: &[T], y: Mat
         #[inline(always)]
         fn eval<S: Simd<T>>(self, s: S) {
             let Self(x, frequencies, mut y) = self;
-            (0..x.rows()).for_each(|r| row_forward(s, x.row(r), frequencies, y.row_mut(r)));
+            for r in 0..x.rows() {
+                row_forward(s, x.row(r), frequencies, y.row_mut(r));
+            }
         }
     }
     dispatch(isa, Forward(x, frequencies, y));
@@ -85,7 +87,9 @@ pub fn backward<T: Element>(
         #[inline(always)]
         fn eval<S: Simd<T>>(self, s: S) {
             let Self([y, dy], frequencies, mut dx) = self;
-            (0..y.rows()).for_each(|r| row_backward(s, y.row(r), dy.row(r), frequencies, dx.row_mut(r)));
+            for r in 0..y.rows() {
+                row_backward(s, y.row(r), dy.row(r), frequencies, dx.row_mut(r));
+            }
         }
     }
     dispatch(isa, Backward([y, dy], frequencies, dx));

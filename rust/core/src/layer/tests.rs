@@ -219,7 +219,7 @@ fn features_of_many_turns_are_accurate() {
     for isa in Isa::available() {
         for x in [0.25, 1.0, 64.0, 4096.0, -65536.0] {
             let mut y = [0.0; 6];
-            let frequencies = [3.3, -0.7, 0.25];
+            let frequencies = [3.3f32, -0.7, 0.25];
             fourier::forward(isa, MatRef::new(&[x], 1, 1), &frequencies, MatMut::new(&mut y, 1, 6));
             for (j, b) in frequencies.into_iter().enumerate() {
                 let angle = std::f64::consts::TAU * (f64::from(x) * f64::from(b)).fract();
