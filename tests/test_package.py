@@ -49,6 +49,9 @@ def test_optional_modules_are_there_when_asked_for():
     assert tw.datasets.__name__ == "thalweg.datasets"
     assert (tw.onnx.__name__, tw.torch.__name__) == ("thalweg.onnx", "thalweg.torch")
     assert {"plot", "datasets", "nn", "onnx", "torch"} <= set(dir(tw))
+    assert [name for name in dir(tw.onnx) if not name.startswith("_")] == ["export"]
+    names = [name for name in dir(tw.torch) if not name.startswith("_")]
+    assert names == ["from_torch", "to_torch"]
     with pytest.raises(AttributeError, match="nonsense"):
         _ = tw.nonsense
 

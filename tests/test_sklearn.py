@@ -12,14 +12,15 @@ from thalweg import nn, optim
 
 pytest.importorskip("sklearn", minversion="1.7")  # that of what is compared with
 
+from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.datasets import load_iris
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import GridSearchCV
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.model_selection import GridSearchCV, KFold, cross_validate
 from sklearn.neural_network import MLPClassifier as TheirClassifier
 from sklearn.neural_network import MLPRegressor as TheirRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from thalweg.sklearn import MLPClassifier, MLPRegressor
@@ -198,8 +199,9 @@ def test_arguments_are_scikit_learns(ours, theirs):
 def expected_failures(estimator):
     if estimator.dtype == "float64":
         return {}
+    reason = "it allows for 1e-7, and float32 for less"
     return {
-        "check_sample_weight_equivalence_on_dense_data": "it allows for 1e-7, and float32 for less"
+        f"check_sample_weight_equivalence_on_{kind}_data": reason for kind in ("dense", "sparse")
     }
 
 
@@ -229,6 +231,80 @@ def test_pipelines_and_searches_take_it():
     search.fit(x, names)
     assert search.best_score_ > 0.9
     assert set(search.predict(x)) == set(names)
+
+
+def test_a_search_in_several_processes_finds_the_same():
+    x, y = data("three classes")
+    network = MLPClassifier(max_iter=5, random_state=0)
+    grid = {"hidden_layer_sizes": [4, (8, nn.Dropout(0.1))], "solver": ["adam", optim.AdamW()]}
+    alone, together = (GridSearchCV(network, grid, cv=2, n_jobs=n).fit(x, y) for n in (1, 2))
+    scores = [search.cv_results_["mean_test_score"] for search in (alone, together)]
+    np.testing.assert_array_equal(scores[0], scores[1])
+
+
+def test_sparse_samples_and_labels_are_what_they_are_dense():
+    x, y = np.random.default_rng(1).integers(0, 3, (60, 4)), data("three classes", 60)[1]
+    network = MLPClassifier(max_iter=5, random_state=0)
+    pipe = make_pipeline(OneHotEncoder(), clone(network)).fit(x, y)
+    wide = OneHotEncoder(sparse_output=False).fit_transform(x)
+    np.testing.assert_array_equal(pipe.predict_proba(x), network.fit(wide, y).predict_proba(wide))
+    several = np.stack([y == 0, y > 0], axis=1).astype(int)
+    labels = clone(network).fit(wide, csr_array(several))
+    assert_same_weights(labels, network.fit(wide, several), tolerance=0)
+
+
+@pytest.mark.parametrize("label", ["yes", 7])
+def test_one_class_is_fitted_as_by_scikit_learn(label):
+    x, y = data("two classes")[0], np.full(120, label)
+    ours, theirs = (estimator.fit(x, y) for estimator in pair("two classes"))
+    assert_same_weights(ours, theirs)
+    far = 1e3 * np.concatenate([x, -x])  # where outputs have either sign
+    assert ours.predict(far).tolist() == theirs.predict(far).tolist() == [label] * 240
+    np.testing.assert_allclose(ours.predict_proba(x), theirs.predict_proba(x), atol=1e-12)
+    folds = cross_validate(
+        MLPClassifier(max_iter=2), x, np.sort(data("two classes")[1]), cv=KFold(2)
+    )
+    assert np.isfinite(folds["test_score"]).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "asked", "taken"), [(41, 40, 41), (61, 20, 21), (7, 2, 4), (60, 20, 20), (1, 1, 1)]
+)
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_a_batch_norm_is_not_left_with_one_row(method, rows, asked, taken):
+    """Batches have a row more then, or two; without one, and else, they are as asked for."""
+    x, y = data("a number", rows)
+    options = {"batch_size": asked, "max_iter": 1}
+    plain = MLPRegressor(hidden_layer_sizes=8, **options)
+    getattr(plain, method)(x, y)
+    assert plain.trainer_.optimizer.steps == -(-rows // asked)
+    normed = MLPRegressor(hidden_layer_sizes=(8, nn.BatchNorm1d(8)), **options)
+    if rows == 1:
+        with pytest.raises(tw.ArgumentError, match="x is 1 row to train on"):
+            getattr(normed, method)(x, y)
+        return
+    getattr(normed, method)(x, y)
+    assert normed.trainer_.optimizer.steps == -(-rows // taken)
+
+
+def test_an_onnx_graph_has_what_an_estimator_predicts():
+    pytest.importorskip("onnx")
+    from onnx.reference import ReferenceEvaluator
+
+    x = data("a number")[0].astype(np.float32)
+    for estimator, y, method, columns in (
+        (MLPClassifier(), data("two classes")[1], "predict_proba", [1]),
+        (MLPClassifier(), data("three classes")[1], "predict_proba", [0, 1, 2]),
+        (MLPClassifier(), data("several labels")[1], "predict_proba", [0, 1, 2]),
+        (MLPRegressor("poisson"), abs(data("several numbers")[1]), "predict", [0, 1, 2]),
+    ):
+        network = estimator.set_params(max_iter=5).fit(x, y)
+        graph = tw.onnx.export(network.model_, loss=network.trainer_.loss)
+        (found,) = ReferenceEvaluator(graph).run(None, {"input": x})
+        expected = getattr(network, method)(x)[:, columns]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(tw.ArgumentError, match=r"got a MLPRegressor: pass its \.model_$"):
+        tw.onnx.export(network)
 
 
 def test_names_of_columns_are_kept():
@@ -271,23 +347,40 @@ def test_layers_stand_for_themselves():
         "Dropout", "Linear", "GELU", "LayerNorm", "Linear", "SiLU", "Linear",
     ]  # fmt: skip
     assert [w.shape for w in network.coefs_] == [(5, 8), (8, 6), (6, 3)]
-    assert [b.shape for b in network.intercepts_] == [(8,), (3,)]
+    assert [b.shape for b in network.intercepts_] == [(8,), (6,), (3,)]
+    assert not network.intercepts_[1].any()  # it has none
     assert network.loss_curve_[-1] < network.loss_curve_[0]
 
 
-def test_the_penalty_is_on_matrices_alone():
+def test_dense_layers_in_a_residual_are_counted():
+    x, y = data("a number")
+    hidden = (8, nn.Residual(nn.Linear(8, 4), nn.Residual(nn.ReLU(), nn.Linear(4, 4, bias=False)),
+                             nn.Linear(4, 8)))  # fmt: skip
+    network = MLPRegressor(hidden_layer_sizes=hidden, max_iter=2).fit(x, y)
+    assert network.n_layers_ == 6
+    assert [w.shape for w in network.coefs_] == [(5, 8), (8, 4), (4, 4), (4, 8), (8, 1)]
+    assert [b.shape for b in network.intercepts_] == [(8,), (4,), (4,), (8,), (1,)]
+    inner = network.model_.state_dict()["2.1.1.weight"]
+    np.testing.assert_array_equal(network.coefs_[2], inner.T)
+
+
+def test_the_penalty_is_on_weights_of_dense_layers_alone():
     x, y = np.zeros((40, 5)), np.zeros(40)
-    hidden = (nn.LayerNorm(5),)
     options = {"solver": "sgd", "momentum": 0.0, "learning_rate_init": 0.1, "max_iter": 1}
-    network = MLPRegressor(
-        hidden_layer_sizes=hidden, alpha=40.0, batch_size=40, random_state=0, **options
-    )
+    options |= {"alpha": 40.0, "batch_size": 40, "random_state": 0}
+    network = MLPRegressor(hidden_layer_sizes=(nn.LayerNorm(5),), **options)
     before = clone(network).set_params(alpha=0.0).fit(x, y)
     network.fit(x, y)
     np.testing.assert_allclose(network.coefs_[0], 0.9 * before.coefs_[0], rtol=1e-6)
     np.testing.assert_array_equal(network.intercepts_[0], before.intercepts_[0])
     state = network.model_.state_dict()
     np.testing.assert_array_equal(state["0.weight"], np.ones(5))
+    # A table is a matrix, too. The second code is never there, so that nothing but a penalty
+    # would change its vector.
+    network.set_params(hidden_layer_sizes=(nn.TabularInput(5, {0: (2, 3)}),))
+    before = clone(network).set_params(alpha=0.0).fit(x, y).model_.state_dict()["0.0.weight"]
+    after = network.fit(x, y).model_.state_dict()["0.0.weight"]
+    np.testing.assert_array_equal(after[1], before[1])
 
 
 def test_an_optimizer_is_copied_and_does_what_it_does_in_a_trainer():
@@ -368,11 +461,12 @@ def test_another_solver_goes_on_where_one_ended():
 
 
 @pytest.mark.filterwarnings("error")
-def test_what_has_not_converged_is_told():
+def test_what_has_not_converged_is_told_on_the_users_line():
     x, y = data("three classes")
     for solver in ("adam", "lbfgs"):
-        with pytest.warns(ConvergenceWarning, match="max_iter"):
+        with pytest.warns(ConvergenceWarning, match="max_iter") as found:
             MLPClassifier(solver=solver, max_iter=2).fit(x, y)
+        assert [it.filename for it in found] == [__file__]
     MLPClassifier(max_iter=5000, tol=10, n_iter_no_change=1).fit(x, y)
     MLPClassifier().partial_fit(x, y, classes=[0, 1, 2])
 
@@ -397,8 +491,9 @@ def test_an_interruption_leaves_what_was_learned(monkeypatch):
 
     monkeypatch.setattr("builtins.print", interrupt)
     network = MLPClassifier(verbose=True, random_state=0)
-    with pytest.warns(UserWarning, match="interrupted"):
+    with pytest.warns(UserWarning, match="interrupted") as found:
         network.fit(x, y)
+    assert [it.filename for it in found] == [__file__]
     assert network.n_iter_ == len(network.loss_curve_) == 3
     assert network.predict(x).shape == (120,)
 
@@ -411,10 +506,19 @@ def test_an_interruption_leaves_what_was_learned(monkeypatch):
     [
         ({"hidden_layer_sizes": (8, 0)}, r"hidden_layer_sizes\[1\] must be an integer >= 1; got 0"),
         ({"hidden_layer_sizes": "100"}, r"hidden_layer_sizes\[0\].*layers of thalweg.nn are taken"),
-        ({"hidden_layer_sizes": (8, nn.LayerNorm(9))}, "9"),
-        ({"activation": "sigmoid"}, 'activation must be one of "identity", "logistic"'),
-        ({"solver": "adamw"}, r"did you mean optim.AdamW\(...\)\?"),
-        ({"solver": optim.AdamW}, r"make one: optim.AdamW\(...\)"),
+        (
+            {"hidden_layer_sizes": (8, nn.LayerNorm(9))},
+            r"layer 2 \(LayerNorm 9\): its input has 8 features, expected 9",
+        ),
+        ({"hidden_layer_sizes": (nn.Dropout, 16)}, r"taken, too; make one: nn\.Dropout\(...\)"),
+        ({"hidden_layer_sizes": nn.Sequential(nn.Linear(5, 8))}, r"is a model.*=model\.layers"),
+        ({"activation": "swish"}, 'activation must be one of "identity", "logistic", .*or of'),
+        ({"activation": "gelu"}, r"got 'gelu'; did you mean nn\.GELU\(...\)\?"),
+        ({"activation": "linear"}, r"did you mean nn\.Identity\(...\)\?"),
+        ({"activation": "ReLU"}, r'did you mean "relu"\?'),
+        ({"activation": nn.GELU}, r"got the class GELU; make one: nn\.GELU\(...\)"),
+        ({"solver": "AdamW"}, r"got 'AdamW'; did you mean optim\.AdamW\(...\)\?"),
+        ({"solver": optim.AdamW}, r"make one: optim\.AdamW\(...\)"),
         ({"alpha": -1.0}, "alpha must be a finite number"),
         ({"batch_size": "all"}, 'batch_size, if it is not "auto"'),
         ({"batch_size": 0}, "batch_size.*>= 1"),
@@ -442,8 +546,10 @@ def test_wrong_losses_are_told():
     x, y = data("a number")
     with pytest.raises(tw.ArgumentError, match='loss must be one of "squared_error", "poisson"'):
         MLPRegressor(loss="huber").fit(x, y)
-    with pytest.raises(tw.DataError, match="-"):
-        MLPRegressor(loss="poisson").fit(x, -abs(y) - 1)
+    with pytest.raises(tw.ArgumentError, match=r"got \(20, 20\); .*hidden_layer_sizes the second"):
+        MLPRegressor((20, 20)).fit(x, y)
+    with pytest.raises(tw.DataError, match=r"y\[0, 0\] is -1\.5, but .* numbers >= 0"):
+        MLPRegressor(loss="poisson").fit(x, np.full(120, -1.5))
 
 
 @pytest.mark.parametrize(
@@ -465,8 +571,6 @@ def test_names_of_others_are_told(kind, name, advice):
 def test_wrong_targets_are_told():
     x, y = data("three classes")
     several = data("several labels")[1]
-    with pytest.raises(ValueError, match="y has one class"):
-        MLPClassifier().fit(x, np.ones(120))
     with pytest.raises(ValueError, match="continuous"):
         MLPClassifier().fit(x, x[:, 0])
     with pytest.raises(ValueError, match="zeros and ones"):
@@ -484,6 +588,9 @@ def test_wrong_targets_are_told():
         many.partial_fit(x, 2 * several)
     with pytest.raises(ValueError, match="before, it had 1 outputs"):
         MLPRegressor(max_iter=1).fit(x, y).partial_fit(x, several)
+    for words in (["1.5", "2.5"] * 60, np.array(["1.5", "2.5"] * 60, object)):
+        with pytest.raises(tw.DtypeError, match=r"y has dtype .*encode text as numbers"):
+            MLPRegressor().fit(x, words)
 
 
 def test_partial_fit_needs_the_classes_once():
@@ -495,33 +602,147 @@ def test_partial_fit_needs_the_classes_once():
     assert network.predict_proba(x).shape == (120, 3)
     with pytest.raises(ValueError, match="others than at the first call"):
         network.partial_fit(x, y, classes=[0, 1])
+    for wrong in (2, "01", [[0, 1, 2]], {0, 1, 2}):
+        with pytest.raises(tw.ArgumentError, match=r"classes must be 1-D.*np\.unique\(y\)"):
+            MLPClassifier().partial_fit(x, y, classes=wrong)
+    several = data("several labels")[1]
+    with pytest.raises(ValueError, match=r"classes=\[0 1\]; y has 3 labels at once.*\[0 1 2\]"):
+        MLPClassifier().partial_fit(x, several, classes=[0, 1])
     with pytest.raises(ValueError, match="early_stopping"):
         network.set_params(early_stopping=True).partial_fit(x, y)
 
 
-def test_a_network_is_not_changed_while_it_goes_on():
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_layer_sizes": (50,)}, r"hidden_layer_sizes is \(50,\), and was \(8, Dropout"),
+        ({"activation": "tanh"}, r"activation is Tanh\(\), and was ReLU\(\)"),
+        ({"loss": "poisson"}, "loss is 'poisson', and was 'squared_error'"),
+        ({"dtype": "float64"}, "dtype is dtype.'float64'., and was dtype.'float32'."),
+    ],
+    ids=lambda it: str(it)[:30],
+)
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_a_network_is_not_changed_while_it_goes_on(method, change, message):
     x, y = data("a number")
-    network = MLPRegressor(max_iter=2, warm_start=True).fit(x, y)
-    for change in ({"hidden_layer_sizes": (50,)}, {"activation": "tanh"}):
-        with pytest.raises(tw.ArgumentError, match="others than when training began"):
-            clone(network).set_params(warm_start=True).fit(x, y).set_params(**change).fit(x, y)
+    hidden = [8, nn.Dropout(0.1)]
+    network = MLPRegressor(hidden_layer_sizes=hidden, max_iter=2, warm_start=True).fit(x, abs(y))
+    before = network.predict(x)
+    network.set_params(**change)
+    with pytest.raises(tw.ArgumentError, match=f"{message}.* when training began"):
+        getattr(network, method)(x, abs(y))
+    np.testing.assert_array_equal(network.predict(x), before)
+    same = {"hidden_layer_sizes": (np.int64(8), nn.Dropout(0.1)), "activation": nn.ReLU()}
+    same |= {"loss": "squared_error", "dtype": np.float32}
+    getattr(network.set_params(**same), method)(x, abs(y))
+    assert network.set_params(warm_start=False, **change).fit(x, abs(y)).n_iter_ == 2
+
+
+#: What is wrong, at one stage of a fit after the other: arguments, what becomes of good samples,
+#: targets and weights, and the error.
+WRONG_FITS = {
+    "arguments": ({"alpha": -1.0}, {}, "alpha"),
+    "samples": ({}, {"x": lambda x: np.where(x > 1, np.inf, x)}, "infinity"),
+    "targets": ({}, {"y": lambda y: y / 7}, "continuous|not among"),
+    "weights": ({}, {"weight": -1.0}, "sample_weight"),
+    "layers": ({"hidden_layer_sizes": (8, nn.LayerNorm(9))}, {}, "LayerNorm"),
+    "what is held out": (
+        {"early_stopping": True, "validation_fraction": 0.001}, {}, "validation_fraction",
+    ),
+    "training": ({"solver": "sgd", "learning_rate_init": 1e30}, {}, "learning_rate_init is 1e"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", WRONG_FITS)
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_after_an_error_an_estimator_is_as_it_was(stage, warm_start):
+    x, y = data("three classes")
+    options, wrong, message = WRONG_FITS[stage]
+    network = MLPClassifier(max_iter=3, random_state=0, warm_start=warm_start).fit(x, y)
+    twin = pickle.loads(pickle.dumps(network))
+    # Where nothing goes on, the refit is of other columns and classes.
+    other_x, other_y = (x, y) if warm_start else (x[:, :2], np.arange(120) % 4)
+    other_x, other_y = wrong.get("x", np.array)(other_x), wrong.get("y", np.array)(other_y)
+    network.set_params(**options)
+    with pytest.raises(ValueError, match=message):
+        network.fit(other_x, other_y, sample_weight=wrong.get("weight"))
+    network.set_params(**twin.get_params())
+    assert set(vars(network)) == set(vars(twin))
+    for name in ("classes_", "n_outputs_", "n_features_in_", "loss_curve_", "n_iter_", "t_"):
+        np.testing.assert_array_equal(getattr(network, name), getattr(twin, name), err_msg=name)
+    np.testing.assert_array_equal(network.predict_proba(x), twin.predict_proba(x))
+    for it in (network, twin):
+        it.partial_fit(x, y)
+    assert_same_weights(network, twin, tolerance=0)
+
+
+def test_where_lbfgs_is_interrupted_weights_are_as_they_were(monkeypatch):
+    x, y = data("a number")
+    network = MLPRegressor(solver="lbfgs", warm_start=True, max_iter=5, random_state=0).fit(x, y)
+    before, backward, calls = network.predict(x), tw.Trainer.backward, []
+
+    def interrupt(trainer, *data):
+        loss = backward(trainer, *data)
+        calls.append(loss)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return loss
+
+    monkeypatch.setattr(tw.Trainer, "backward", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        network.fit(x, y)
+    np.testing.assert_array_equal(network.predict(x), before)
+    assert not network.model_.flat_gradients.any()
+
+
+def test_after_an_error_in_a_first_fit_nothing_is_fitted():
+    x, y = data("three classes")
+    network = MLPClassifier(solver="sgd", learning_rate_init=1e30)
+    with pytest.raises(tw.DivergedError):
+        network.fit(1e3 * x, y)
+    assert vars(network) == vars(clone(network))
+    with pytest.raises(NotFittedError):
+        network.predict(x)
 
 
 def test_weights_of_samples_must_be_such():
     x, y = data("a number")
     network = MLPRegressor(max_iter=1)
-    for weight in (
-        np.ones(7),
-        np.zeros(120),
-        -np.ones(120),
-        np.ones((120, 2)),
-        np.full(120, np.nan),
+    for weight, message in (
+        (np.ones(7), "sample_weight has 7 numbers, and X 120 rows"),
+        (np.zeros(120), "sample_weight is zero for all samples"),
+        (-np.ones(120), r"sample_weight\[0\] is -1"),
+        (-1.0, r"sample_weight\[0\] is -1"),
+        (np.ones((120, 2)), r"sample_weight must be 1-D.*\(120, 2\)"),
+        (np.full(120, np.nan), r"sample_weight\[0\] is nan"),
     ):
-        with pytest.raises((tw.ShapeError, tw.DataError), match="sample_weight"):
+        with pytest.raises((tw.ShapeError, tw.DataError), match=message):
             network.fit(x, y, sample_weight=weight)
 
 
-def test_what_diverges_is_told():
+def test_one_weight_is_that_of_all_samples():
     x, y = data("a number")
-    with pytest.raises(tw.DivergedError):
-        MLPRegressor(solver="sgd", learning_rate_init=1e6).fit(x, y)
+    network = MLPRegressor(max_iter=3, alpha=5.0, random_state=0)
+    one = clone(network).fit(x, y, sample_weight=2.5)
+    assert_same_weights(one, network.fit(x, y, sample_weight=np.full(120, 2.5)), tolerance=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"solver": "sgd", "learning_rate_init": 1e6},
+            r"lr=500000.*; learning_rate_init is 1e\+06$",
+        ),
+        ({"learning_rate_init": 1e30}, r"; learning_rate_init is 1e\+30$"),
+        ({"solver": optim.SGD(lr=1e6)}, r"lr=1000000.*before this call$"),
+    ],
+)
+def test_what_diverges_is_told(options, message):
+    """By scikit-learn's kind of error, too, and with the rate that the user knows."""
+    x, y = data("a number")
+    for kind in (tw.DivergedError, ValueError):
+        with pytest.raises(kind, match=message):
+            MLPRegressor(**options).fit(x, y)
+    with pytest.raises(tw.DivergedError, match="lbfgs has no lr: scale the data"):
+        MLPRegressor(solver="lbfgs").fit(1e20 * x, y)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from thalweg import _habits
 from thalweg._arrays import Array
 from thalweg.errors import ArgumentError
 from thalweg.nn import (
@@ -23,10 +24,10 @@ from thalweg.nn._layers import Layer
 def checked(model: Any) -> Sequential:
     """`model`, if it is one."""
     if not isinstance(model, Sequential):
-        # A trainer, or an estimator of tw.sklearn that was fitted.
-        places = (it for it in ("model", "model_") if isinstance(getattr(model, it, 0), Sequential))
-        advice = "".join(f": pass its .{place}" for place in places)
-        raise ArgumentError(f"model must be an nn.Sequential; got {model!r}{advice}")
+        # A trainer has one, and an estimator of tw.sklearn that was fitted.
+        places = [it for it in ("model", "model_") if isinstance(getattr(model, it, 0), Sequential)]
+        got = f"{_habits.named(model)}: pass its .{places[0]}" if places else repr(model)
+        raise ArgumentError(f"model must be an nn.Sequential; got {got}")
     return model
 
 

@@ -68,8 +68,9 @@ def named_or_made(
     if isinstance(value, str) and value in known:
         return value
     listed = ", ".join(f'"{k}"' for k in known)
-    meant = _habits.kind_meant(value, base, module, aliases=aliases)
+    meant = _habits.did_you_mean(value, known)
+    if not (isinstance(value, str) and value.lower() in known):
+        meant = _habits.kind_meant(value, base, module, aliases=aliases) or meant
     raise ArgumentError(
-        f"{name} must be one of {listed}, or of thalweg.{module}; got {_checks.given(value)}"
-        f"{meant or _habits.did_you_mean(value, known)}"
+        f"{name} must be one of {listed}, or of thalweg.{module}; got {_checks.given(value)}{meant}"
     )

@@ -302,7 +302,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
     def _fit_lbfgs(self, objective: Objective, x: Samples, target: Any, weight: Any) -> None:
         from thalweg.sklearn import _lbfgs
 
-        decay = self._decay(len(x), weight) * _network.weights(self.model_).astype(np.float64)
+        decay = self._decay(len(x), weight) * _network.penalized(self.model_).astype(np.float64)
         self.loss_, self.n_iter_ = _lbfgs.train(
             self.trainer_, objective, (x, target, weight), decay,
             tol=self.tol, max_iter=self.max_iter, max_fun=self.max_fun,
@@ -317,12 +317,12 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
             x, target, weight, held_out = self._hold_out(x, target, weight, random)
         size = min(200 if self.batch_size == "auto" else int(self.batch_size), len(x))
         if trainer.model._core.average_blocks():  # a BatchNorm1d needs two rows at least
-            while len(x) % size == 1 < size:
+            while len(x) % size == 1:
                 size += 1
         if not isinstance(self.solver, optim.Optimizer):
             # Weight decay cannot do it: Adam's of this convention is another one, and batches of
             # partial_fit differ.
-            marks = _network.weights(trainer.model)
+            marks = _network.penalized(trainer.model)
             strength = self._decay(size, weight) / objective.scale
             trainer.set_penalty(marks, np.zeros_like(marks), strength)
         self.n_iter_ = 0

@@ -130,18 +130,18 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
     a softmax, or for two classes and several labels at once the sum over outputs of that of a
     logistic function.
 
-    scikit-learn clips probabilities in the losses that it shows, to 2e-16 and more: while outputs
-    are wrong by more than 36, as at the beginning on data that is not scaled, its `loss_curve_`
-    shows less than this one. Gradients are the same.
+    In the losses that it shows scikit-learn clips probabilities, to 2e-16 and more, or 1e-7 in
+    float32: while outputs are far wrong, as at the beginning on data that is not scaled, its
+    `loss_curve_` shows less than this one. Gradients are the same.
 
     Sparse data is made dense, with all its zeros. Rates and epsilon of ``trainer_.optimizer`` are
     those that make scikit-learn's updates of the loss of `thalweg.nn`, which is a mean over outputs
     where scikit-learn's is a sum. While ``partial_fit`` trains, the optimizer goes on; each ``fit``
     begins with a new one, also with `warm_start`.
 
-    ``tw.onnx.export(network.model_, loss=network.trainer_.loss)`` makes an ONNX graph of the network,
-    without a scaler that stands before it in a pipeline. Of two classes it has one column, the
-    probability of ``classes_[1]``.
+    ``tw.onnx.export(network.model_, loss=network.trainer_.loss)`` makes an ONNX graph of the
+    network, without a scaler that stands before it in a pipeline. Of two classes it has one column,
+    the probability of ``classes_[1]``.
 
     Examples
     --------
@@ -156,6 +156,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
     True
     """
 
+    classes_: npt.NDArray[Any]
     _stratifies = True
 
     def __sklearn_tags__(self) -> Any:
@@ -223,8 +224,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
             return answer.astype(np.int64)
         # One class has an output, as two have, and is the answer always.
         places = answer.ravel().astype(np.intp).clip(max=len(self.classes_) - 1)
-        classes: npt.NDArray[Any] = self.classes_
-        return classes[places]
+        return self.classes_[places]  # type: ignore[no-any-return]
 
     def predict_proba(self, X: Any) -> Array:
         """Give the probability of each class.

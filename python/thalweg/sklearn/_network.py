@@ -99,8 +99,8 @@ def _dense(layers: Iterable[Layer], prefix: str) -> Iterator[tuple[str, Linear]]
             yield from _dense(layer.layers, f"{prefix}{index}.")
 
 
-def weights(model: Sequential) -> Array:
-    """Give 1 for each parameter that is a weight of a dense layer, and 0 for others."""
+def penalized(model: Sequential) -> Array:
+    """Give 1 for each parameter of the penalty, a weight of a dense layer, and 0 for others."""
     names = {f"{place}.weight" for place in dense(model)}
     parts = [np.full(math.prod(shape), name in names) for name, shape in model._blocks()]
     marks: Array = np.concatenate(parts).astype(model.dtype)

@@ -47,9 +47,9 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
     the deviance, :math:`l_i + \sum_j (t_{ij} \log t_{ij} - t_{ij})`, for "poisson". An optimizer
     that is given as `solver` sees the losses of `thalweg.nn`, `nn.MSELoss` or `nn.PoissonNLLLoss`.
 
-    ``tw.onnx.export(network.model_)`` makes an ONNX graph of the network, without a scaler that stands
-    before it in a pipeline; with "poisson" ``loss=network.trainer_.loss`` makes its outputs rates.
-    With `warm_start` and `partial_fit`, `loss` must be what it was, as `dtype` must.
+    ``tw.onnx.export(network.model_)`` makes an ONNX graph of the network, without a scaler that
+    stands before it in a pipeline; with "poisson" ``loss=network.trainer_.loss`` makes its outputs
+    rates. With `warm_start` and `partial_fit`, `loss` must be what it was, as `dtype` must.
 
     Targets are taken as they are: far from 0 and 1 in size, let
     ``sklearn.compose.TransformedTargetRegressor`` standardize them.

@@ -116,7 +116,9 @@ def _refuse_own(module: torch.nn.Module) -> None:
                 f"{_where(place, part)} has forward hooks, as torch.nn.utils.weight_norm makes "
                 "them; layers here have none: remove them"
             )
-        if any(tensor.is_meta for tensor in part.state_dict().values()):
+        if any(
+            it.is_meta for it in (*part.parameters(recurse=False), *part.buffers(recurse=False))
+        ):
             raise DataError(
                 f"{_where(place, part)} is on the device meta, where parameters have no numbers: "
                 "make it on the CPU, or load them with load_state_dict(..., assign=True)"

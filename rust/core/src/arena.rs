@@ -128,6 +128,7 @@ impl<'a, T> Shared<'a, T> {
     /// No thread may write them while the slice is in use.
     pub unsafe fn slice(&self, range: Range<usize>) -> &'a [T] {
         assert!(range.start <= range.end && range.end <= self.len);
+        self.lent(range.start, (1, range.len(), 0), false);
         // SAFETY: inside the buffer; the caller excludes writers.
         unsafe { std::slice::from_raw_parts(self.ptr.add(range.start), range.len()) }
     }
@@ -139,8 +140,18 @@ impl<'a, T> Shared<'a, T> {
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn slice_mut(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.len);
+        self.lent(range.start, (1, range.len(), 0), true);
         // SAFETY: inside the buffer; the caller excludes all other use.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(range.start), range.len()) }
+    }
+
+    /// Tells tests of rows of elements that are lent.
+    #[inline(always)]
+    fn lent(&self, start: usize, rows: (usize, usize, usize), write: bool) {
+        #[cfg(test)]
+        crate::threads::witness::touch(self.ptr.wrapping_add(start), rows, write);
+        #[cfg(not(test))]
+        let _ = (start, rows, write);
     }
 
     /// Whether it has no elements.
@@ -171,6 +182,7 @@ impl<'a, T: Element> Shared<'a, T> {
     /// No thread may write its elements while the matrix is in use.
     pub unsafe fn mat(&self, start: usize, rows: usize, cols: usize, row_stride: usize) -> MatRef<'a, T> {
         self.check(start, rows, cols, row_stride);
+        self.lent(start, (rows, cols, row_stride), false);
         // SAFETY: inside the buffer; the caller excludes writers.
         unsafe { MatRef::from_raw(self.ptr.add(start), rows, cols, row_stride) }
     }
@@ -181,6 +193,7 @@ impl<'a, T: Element> Shared<'a, T> {
     /// Nothing else may use its elements while the matrix is in use.
     pub unsafe fn mat_mut(&self, start: usize, rows: usize, cols: usize, row_stride: usize) -> MatMut<'a, T> {
         self.check(start, rows, cols, row_stride);
+        self.lent(start, (rows, cols, row_stride), true);
         // SAFETY: inside the buffer; the caller excludes all other use.
         unsafe { MatMut::from_raw(self.ptr.add(start), rows, cols, row_stride) }
     }

@@ -2,6 +2,7 @@
 //! every kernel once more, which takes minutes.
 
 mod allocations;
+mod disjoint;
 mod training;
 
 use std::sync::Mutex;

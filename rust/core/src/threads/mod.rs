@@ -18,6 +18,8 @@
 mod pool;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod witness;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{OnceLock, TryLockError};
@@ -99,6 +101,10 @@ pub fn after_fork() {
 /// With the first panic of an item, after all threads have left the job; later phases are not begun.
 pub fn run(job: &dyn Job, threads: usize) {
     let _mode = FlushDenormals::new();
+    #[cfg(test)]
+    if witness::run(job, threads) {
+        return;
+    }
     if threads > 1 {
         let pool = Pool::get();
         let region = match pool.region().try_lock() {

@@ -1,73 +1,18 @@
 """Graphs of ONNX compute what models do: by its reference implementation, and by ONNX Runtime."""
 
+import math
+
 import numpy as np
 import pytest
 
 import thalweg as tw
 from thalweg import nn, optim
 
+from .layers import FIRST, LAYERS, WIDTH, OwnLayer, OwnTanh, assert_close, diverged, make
+
 onnx = pytest.importorskip("onnx")
 
-WIDTH = 6
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
-
-#: Element by element, and of rows.
-LAYERS = [
-    nn.Identity(),
-    nn.Flatten(),
-    nn.Dropout(0.3),
-    nn.ReLU(),
-    nn.LeakyReLU(),
-    nn.LeakyReLU(0.2),
-    nn.ReLU6(),
-    nn.ELU(),
-    nn.ELU(0.3),
-    nn.CELU(0.3),
-    nn.SELU(),
-    nn.Tanh(),
-    nn.Hardtanh(),
-    nn.Hardtanh(-2.0, 0.3),
-    nn.Softsign(),
-    nn.Sigmoid(),
-    nn.LogSigmoid(),
-    nn.Hardsigmoid(),
-    nn.GELU(),
-    nn.GELU("tanh"),
-    nn.SiLU(),
-    nn.Mish(),
-    nn.Hardswish(),
-    nn.Softplus(),
-    nn.Softplus(0.3),
-    nn.Sine(),
-    nn.Sine(0.3),
-    nn.Linear(WIDTH, WIDTH),
-    nn.Linear(WIDTH, WIDTH, bias=False),
-    nn.BatchNorm1d(WIDTH),
-    nn.BatchNorm1d(WIDTH, eps=0.3, affine=False),
-    nn.LayerNorm(WIDTH),
-    nn.LayerNorm(WIDTH, eps=0.3, bias=False),
-    nn.LayerNorm(WIDTH, elementwise_affine=False),
-    nn.RMSNorm(WIDTH),
-    nn.RMSNorm(WIDTH, eps=0.3, elementwise_affine=False),
-    nn.Residual(nn.Tanh()),
-    nn.Residual(nn.Identity()),
-    nn.Residual(nn.Linear(WIDTH, 4), nn.Residual(nn.LayerNorm(4), nn.ReLU()), nn.Linear(4, WIDTH)),
-]
-
-#: First layers for other inputs, each with inputs: seven rows.
-TABLE = np.column_stack(
-    [np.linspace(-3, 3, 7), np.arange(7), np.linspace(0, 1, 7), [2, 1, 0] * 2 + [1]]
-)
-FIRST = [
-    (nn.FourierFeatures(2, 16, sigma=10), np.linspace(-1, 1, 14).reshape(7, 2)),
-    (nn.FourierFeatures(2, bands=[1, 2, 4.5]), np.linspace(-500, 500, 14).reshape(7, 2)),
-    (nn.Embedding(7, 3), np.array([0, 6, 3, 3, 1, 2, 5])),
-    (nn.TabularInput(4), TABLE),
-    (nn.TabularInput(4, {1: (7, 2)}), TABLE),
-    (nn.TabularInput(4, pieces={0: [-1, 1], 2: [0, 0.2, 0.7]}), TABLE),
-    (nn.TabularInput(4, {1: (7, 2), 3: (3, 3)}, pieces={0: [-1, 0, 0.3, 2]}), TABLE),
-    (nn.TabularInput(2, {0: (7, 2), 1: (3, 1)}), TABLE[:, [1, 3]]),
-]
 
 
 def reference(proto):
@@ -86,45 +31,25 @@ def runtime(proto):
 RUNS = pytest.mark.parametrize("run", [reference, runtime], ids=lambda run: run.__name__)
 
 
-def assert_same(run, proto, x, expected):
-    """To some units in the last place, of numbers below 1 of those that 1 has."""
+def computed(run, proto, x):
+    """What a graph makes of inputs."""
     with np.errstate(all="ignore"):  # the reference computes what it then leaves out
         (found,) = run(proto).run(None, {proto.graph.input[0].name: x})
-    assert found.dtype == expected.dtype
-    unit = 1 + np.abs(expected)
-    np.testing.assert_allclose(
-        found / unit, expected / unit, rtol=0, atol=20 * np.finfo(expected.dtype).eps
-    )
+    return found
 
 
-def with_numbers(layers, dtype, rng):
-    """A model whose scales, shifts and running averages are not 1 and 0."""
-    model = nn.Sequential(*layers, dtype=dtype, seed=4)
-    state = model.state_dict()
-    model.load_state_dict(
-        {n: rng.uniform(0.5, 2, v.shape) if v.ndim == 1 else v for n, v in state.items()}
-    )
-    return model
-
-
-def alone(layer, dtype, rng):
+def alone(layer, dtype):
     """A model of one layer, and a `Linear` that does nothing."""
-    model = with_numbers([layer, nn.Linear(WIDTH, WIDTH, bias=False)], dtype, rng)
+    model = make([layer, nn.Linear(WIDTH, WIDTH, bias=False)], dtype)
     model.load_state_dict(model.state_dict() | {"1.weight": np.eye(WIDTH)})
     return model
 
 
-def test_every_layer_is_here():
-    kinds = {kind for kind in vars(nn).values() if isinstance(kind, type)}
-    layers = {kind for kind in kinds if issubclass(kind, nn.Layer)} - {nn.Layer}
-    assert layers == {type(layer) for layer in (*LAYERS, *(layer for layer, _ in FIRST))}
-
-
-@pytest.mark.parametrize("layer", LAYERS, ids=repr)
+@pytest.mark.parametrize("layer", [*LAYERS, nn.CELU(0.3)], ids=repr)
 @DTYPES
 @RUNS
 def test_a_layer(layer, dtype, run, rng):
-    model = alone(layer, dtype, rng)
+    model = alone(layer, dtype)
     x = np.concatenate([
         3 * rng.standard_normal((4, WIDTH)),
         np.linspace(-1e-3, 1e-3, WIDTH)[np.newaxis],
@@ -133,18 +58,18 @@ def test_a_layer(layer, dtype, run, rng):
     ]).astype(dtype)  # fmt: skip
     proto = tw.onnx.export(model)
     for rows in (x, x[:1], x[6:]):
-        assert_same(run, proto, rows, model(rows))
+        assert_close(computed(run, proto, rows), model(rows))
 
 
 @pytest.mark.parametrize(("layer", "x"), FIRST, ids=lambda it: repr(it)[:70])
 @DTYPES
 @RUNS
-def test_a_first_layer(layer, x, dtype, run, rng):
-    model = with_numbers([layer, nn.Linear(layer.out_features, 3)], dtype, rng)
+def test_a_first_layer(layer, x, dtype, run):
+    model = make([layer, nn.Linear(layer.out_features, 3)], dtype)
     x = x if isinstance(layer, nn.Embedding) else x.astype(dtype)
     proto = tw.onnx.export(model)
     for rows in (x, x[:1]):
-        assert_same(run, proto, rows, model(rows))
+        assert_close(computed(run, proto, rows), model(rows))
 
 
 NETS = {
@@ -182,9 +107,9 @@ def test_a_network_that_was_trained(layers, dtype, run, rng):
     proto = tw.onnx.export(model)
     before = model(x)
     for rows in (1, 7, 80):
-        assert_same(run, proto, x[:rows], before[:rows])
+        assert_close(computed(run, proto, x[:rows]), before[:rows])
     trainer.step(x, x[:, 0] > 0)  # the graph keeps its numbers
-    assert_same(run, proto, x, before)
+    assert_close(computed(run, proto, x), before)
     assert not np.allclose(model(x), before, atol=1e-4)
 
 
@@ -206,24 +131,56 @@ def test_probabilities(loss, outputs, kinds, dtype, run, rng):
     x = rng.standard_normal((7, 3)).astype(dtype) * np.array([[1]] * 6 + [[1e4]], dtype)
     proto = tw.onnx.export(model, loss=loss)
     assert [node.op_type for node in proto.graph.node] == kinds
-    assert_same(run, proto, x, loss.probabilities(model(x)))
+    assert_close(computed(run, proto, x), loss.probabilities(model(x)))
+
+
+@pytest.mark.parametrize(
+    ("loss", "rates"), [(nn.PoissonNLLLoss(), np.exp), (nn.PoissonNLLLoss(log_input=False), abs)]
+)
+@DTYPES
+@RUNS
+def test_rates(loss, rates, dtype, run, rng):
+    """What is a logarithm is one no longer; what is a rate already stays so."""
+    model = nn.Sequential(nn.Linear(3, 2), nn.Softplus(), dtype=dtype)
+    x = rng.standard_normal((7, 3)).astype(dtype)
+    assert_close(computed(run, tw.onnx.export(model, loss=loss), x), rates(model(x)))
+
+
+@RUNS
+def test_the_small_numbers_of_a_gelu_are_right_in_float64(run):
+    """Of x Φ(x) on the left, to rounding of x² as an exponent; and where Φ is 0 or 1."""
+    model = nn.Sequential(nn.GELU(), nn.Linear(1, 1, bias=False), dtype="float64")
+    model.load_state_dict({"1.weight": [[1.0]]})
+    x = np.linspace(-37, 10, 4701)[:, np.newaxis]
+    expected = x * np.vectorize(math.erfc)(-x / math.sqrt(2)) / 2
+    found = computed(run, tw.onnx.export(model), x)
+    with np.errstate(invalid="ignore"):  # 0 / 0
+        error = np.abs(found / expected - 1)
+    assert (error[x != 0] < 2e-15 + 3e-16 * x[x != 0] ** 2).all()
+    ends = np.array([[-1e300], [-1e4], [0.0], [1e4], [1e300]])
+    assert computed(run, tw.onnx.export(model), ends).ravel().tolist() == [0, 0, 0, 1e4, 1e300]
 
 
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (nn.MSELoss(), r"with probabilities.*got MSELoss"),
+        (nn.MSELoss(), r"not what they stand for.*got MSELoss"),
         (nn.CrossEntropyLoss, r"got the class CrossEntropyLoss; make one"),
         ("cross_entropy", r"did you mean nn\.CrossEntropyLoss"),
         (nn.CrossEntropyLoss(heads=(2, 3)), "heads have 5 columns"),
     ],
     ids=repr,
 )
-def test_a_loss_without_probabilities_is_an_error(loss, message, tmp_path):
+def test_another_loss_is_an_error(loss, message, tmp_path):
     model = nn.Sequential(nn.Linear(3, 4))
     with pytest.raises(ValueError, match=message):
         tw.onnx.export(model, tmp_path / "model.onnx", loss=loss)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_softmax_of_one_output_is_an_error():
+    with pytest.raises(tw.ArgumentError, match=r"of one output is 1.*nn\.BCEWithLogitsLoss"):
+        tw.onnx.export(nn.Sequential(nn.Linear(3, 1)), loss=nn.CrossEntropyLoss())
 
 
 @pytest.mark.parametrize(
@@ -240,6 +197,7 @@ def test_a_loss_without_probabilities_is_an_error(loss, message, tmp_path):
         (nn.LayerNorm(WIDTH, elementwise_affine=False), "LayerNormalization"),
         (nn.BatchNorm1d(WIDTH), "BatchNormalization"),
         (nn.Hardtanh(), "Clip"),
+        (OwnTanh(), "Tanh"),
     ],
     ids=lambda it: repr(it)[:40],
 )
@@ -283,7 +241,7 @@ def test_names_that_are_taken_are_the_users(given, wanted, rng):
     x = rng.standard_normal((5, 3)).astype(np.float32)
     proto = tw.onnx.export(model, input_name=given, output_name=wanted)
     assert (proto.graph.input[0].name, proto.graph.output[0].name) == (given, wanted)
-    assert_same(reference, proto, x, model(x))
+    assert_close(computed(reference, proto, x), model(x))
 
 
 def test_codes_are_integers():
@@ -299,18 +257,18 @@ def test_images_go_in_as_they_are(run, rng):
     x = rng.standard_normal((7, 3, 4)).astype(np.float32)
     rows = tw.onnx.export(model)
     assert shape_of(rows.graph.input[0]) == ["batch", 12]
-    assert_same(run, rows, x.reshape(7, 12), model(x))
+    assert_close(computed(run, rows, x.reshape(7, 12)), model(x))
     images = tw.onnx.export(model, input_shape=(3, 4))
     assert shape_of(images.graph.input[0]) == ["batch", 3, 4]
-    assert_same(run, images, x, model(x))
+    assert_close(computed(run, images, x), model(x))
 
 
 def test_a_folded_model_has_fewer_nodes(rng):
-    model = with_numbers([nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU()], "float64", rng)
+    model = make([nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU()])
     proto = tw.onnx.export(model.fold())
     assert [node.op_type for node in proto.graph.node] == ["Gemm", "Relu"]
     x = rng.standard_normal((5, 3))
-    assert_same(reference, proto, x, model(x))
+    assert_close(computed(reference, proto, x), model(x))
 
 
 def test_a_file_is_what_is_returned(tmp_path):
@@ -322,27 +280,17 @@ def test_a_file_is_what_is_returned(tmp_path):
     assert [it.name for it in tmp_path.iterdir()] == ["model.onnx"]
 
 
-class Own(nn.Layer):
-    """A layer of the user's, of which the core thinks that it is one of ours."""
-
-    def _spec(self):
-        return ("relu",)
-
-
-def diverged():
-    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1), seed=2)
-    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=3e38))
-    trainer.step(np.array([[1.7e18, 0.5], [1.7e18, -0.5]]), [100.0, -100.0])
-    return model
-
-
 MODEL = nn.Sequential(nn.Linear(3, 2))
 BAD = [
     (lambda: ("a model",), {}, ValueError, "model must be an nn.Sequential"),
+    (
+        lambda: (tw.Trainer(MODEL, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1)),), {},
+        tw.ArgumentError, r"must be an nn\.Sequential; got a Trainer: pass its \.model$",
+    ),
     (lambda: (diverged(),), {}, tw.DivergedError, r"0\.weight.* is -?inf"),
     (
-        lambda: (nn.Sequential(nn.Linear(3, 2), nn.Residual(nn.ReLU(), Own())),),
-        {}, tw.UnsupportedError, r"layer 1\.1: there is no export of Own to ONNX",
+        lambda: (nn.Sequential(nn.Linear(3, 2), nn.Residual(nn.ReLU(), OwnLayer())),),
+        {}, tw.UnsupportedError, r"layer 1\.1: there is no export of OwnLayer to ONNX",
     ),
     (lambda: (MODEL,), {"input_name": ""}, tw.ArgumentError, "input_name must be a name; got ''"),
     (lambda: (MODEL,), {"output_name": 3}, tw.ArgumentError, "output_name must be a name; got 3"),
@@ -369,13 +317,13 @@ BAD = [
 
 
 @pytest.mark.parametrize(
-    ("make", "options", "error", "message"), BAD, ids=(case[-1] for case in BAD)
+    ("given", "options", "error", "message"), BAD, ids=(case[-1] for case in BAD)
 )
-def test_what_cannot_be_exported_leaves_files_alone(make, options, error, message, tmp_path):
+def test_what_cannot_be_exported_leaves_files_alone(given, options, error, message, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_text("an earlier one")
     with pytest.raises(error, match=message):
-        tw.onnx.export(*make(), path, **options)
+        tw.onnx.export(*given(), path, **options)
     assert path.read_text() == "an earlier one"
     assert [it.name for it in tmp_path.iterdir()] == ["model.onnx"]
 

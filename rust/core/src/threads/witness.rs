@@ -1,0 +1,147 @@
+//! A witness of what the items of jobs touch, for tests of the promise that passes and updates rest their unsafe code
+//! on: within a phase, no item touches what another one writes.
+//!
+//! [`Shared`](crate::arena::Shared) tells it of every slice and matrix that it lends. Items take turns on the thread
+//! that watches, under the numbers of several workers, whose scratch is their own: what two items of one number share
+//! is let pass.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::Job;
+
+/// A slice of memory that an item was lent.
+#[derive(Clone)]
+struct Touch {
+    bytes: Range<usize>,
+    write: bool,
+    item: usize,
+    worker: usize,
+}
+
+#[derive(Default)]
+struct Log {
+    /// The item that runs, and its worker.
+    now: Option<(usize, usize)>,
+    touches: Vec<Touch>,
+    seen: usize,
+    conflict: Option<String>,
+}
+
+thread_local! {
+    static LOG: RefCell<Option<Log>> = const { RefCell::new(None) };
+}
+
+/// What was found while `f` ran: how many slices were lent to items, and the first two that are in conflict.
+pub fn watch(f: impl FnOnce()) -> (usize, Option<String>) {
+    LOG.replace(Some(Log::default()));
+    f();
+    let log = LOG.take().expect("put there");
+    (log.seen, log.conflict)
+}
+
+/// Notes rows of memory that are lent.
+pub fn touch<T>(start: *const T, (rows, len, stride): (usize, usize, usize), write: bool) {
+    LOG.with_borrow_mut(|log| {
+        let Some(Log { now: Some((item, worker)), touches, .. }) = log else { return };
+        for row in 0..rows {
+            let from = start.wrapping_add(row * stride) as usize;
+            let bytes = from..from + len * size_of::<T>();
+            touches.push(Touch { bytes, write, item: *item, worker: *worker });
+        }
+    });
+}
+
+/// Runs a job, if this thread watches.
+pub fn run(job: &dyn Job, threads: usize) -> bool {
+    if LOG.with_borrow(Option::is_none) {
+        return false;
+    }
+    for phase in 0..job.phases() {
+        for item in 0..job.items(phase) {
+            let worker = item % threads;
+            LOG.with_borrow_mut(|log| log.as_mut().expect("watched").now = Some((item, worker)));
+            job.run(phase, item, worker);
+        }
+        LOG.with_borrow_mut(|log| log.as_mut().expect("watched").end(phase));
+    }
+    true
+}
+
+impl Log {
+    /// Looks for conflicts of a phase.
+    fn end(&mut self, phase: usize) {
+        self.now = None;
+        let mut touches = std::mem::take(&mut self.touches);
+        self.seen += touches.len();
+        touches.retain(|touch| !touch.bytes.is_empty());
+        touches.sort_by_key(|touch| touch.bytes.start);
+        // Those that reach furthest of all before, by worker, of writes and of all.
+        let mut open: Vec<Touch> = Vec::new();
+        for touch in touches {
+            open.retain(|before| before.bytes.end > touch.bytes.start);
+            let meets = |before: &&Touch| before.worker != touch.worker && (before.write || touch.write);
+            if let Some(before) = open.iter().find(meets)
+                && self.conflict.is_none()
+            {
+                let verb = |t: &Touch| if t.write { "writes" } else { "reads" };
+                self.conflict = Some(format!(
+                    "phase {phase}: item {} {} what item {} {}, {} bytes in",
+                    touch.item,
+                    verb(&touch),
+                    before.item,
+                    verb(before),
+                    touch.bytes.start - before.bytes.start
+                ));
+            }
+            // One of the same worker and kind that ends later stands for this one, too.
+            let covered = |t: &Touch| {
+                t.worker == touch.worker && t.write == touch.write && t.bytes.end >= touch.bytes.end
+            };
+            if !open.iter().any(covered) {
+                open.push(touch);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::Shared;
+
+    /// Items that each write some numbers from a multiple of 10 on, and read the one before these.
+    struct Writes<'a>(Shared<'a, f32>, usize, bool);
+    impl Job for Writes<'_> {
+        fn phases(&self) -> usize {
+            1
+        }
+        fn items(&self, _: usize) -> usize {
+            5
+        }
+        fn run(&self, _: usize, item: usize, _: usize) {
+            // SAFETY: items take turns here.
+            unsafe {
+                self.0.slice_mut(10 * item..10 * item + self.1)[0] += 1.0;
+                if self.2 && item > 0 {
+                    let _ = self.0.slice(10 * item - 1..10 * item)[0];
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn items_that_meet_are_found() {
+        let mut room = vec![0.0; 60];
+        let mut watch = |len, reads| {
+            let job = Writes(Shared::new(&mut room), len, reads);
+            watch(|| super::super::run(&job, 2))
+        };
+        assert_eq!(watch(10, false), (5, None));
+        assert_eq!(watch(9, true), (9, None), "nobody writes what is read");
+        let (_, found) = watch(11, false);
+        assert!(found.unwrap().starts_with("phase 0: item 1 writes what item 0 writes, 40 bytes in"));
+        let (_, found) = watch(10, true);
+        assert!(found.unwrap().contains("reads what item"), "the last number of the one before");
+    }
+}

@@ -1,0 +1,1 @@
+"""Models that go to other libraries, and come back: all go through what `layers` has."""
