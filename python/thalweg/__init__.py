@@ -142,8 +142,8 @@ def __dir__() -> list[str]:
 
 _check_environment()
 
-# A child process has none of its parent's threads: no call may be under way when it is made, and the
-# core must start threads of its own there.
+# A child process has none of its parent's threads: no call may be under way when it is made, and
+# the core must start threads of its own there.
 if hasattr(_os, "register_at_fork"):
     _os.register_at_fork(
         before=_core.before_fork,
