@@ -2,6 +2,10 @@
 //! writes. The [`witness`](crate::threads::witness) sees every slice and matrix that items are lent.
 
 use super::THREADS;
+use crate::along::{Path, Penalty};
+use crate::arena::Buffer;
+use crate::diff::likelihood::{Kind, Likelihood, Slopes};
+use crate::diff::squares::{Squares, Sum};
 use crate::gemm::Precision;
 use crate::layer::{
     Activation, BatchNorm, Category, Fourier, Frequencies, Init, Layer, Linear, RowNorm, TabularInput,
@@ -145,6 +149,47 @@ fn items_of_passes_without_a_loss_are_disjoint() {
             model.forward(x, &mut y).unwrap();
             let mut dx = vec![0.0; rows * x.cols()];
             model.backward(MatRef::new(&y, rows, outputs), Some(&mut dx), true).unwrap();
+        });
+        assert!(seen > 100, "{name}: {seen}");
+    }
+}
+
+#[test]
+fn items_of_what_goes_along_with_updates_are_disjoint() {
+    let _turn = THREADS.lock().unwrap();
+    for (name, layers, x, rows) in works() {
+        let x = MatRef::new(&x, rows, x.len() / rows);
+        let seen = check(name, || {
+            let mut model = Model::<f32>::new(layers.clone(), 3).unwrap();
+            let room = |value| {
+                let mut room = Buffer::zeroed("a test", model.network().arena_len()).unwrap();
+                room.fill(value);
+                room
+            };
+            let mut trainer = Trainer::new(Loss::Mse);
+            trainer.along.penalty = Some(Penalty { importance: room(1.0), anchor: room(0.1), strength: 0.5 });
+            trainer.along.path = Some(Path { values: room(0.0), with_penalty: true });
+            trainer.along.mask = Some(room(1.0));
+            let mut optimizer = Optimizer::new(Config::Adam(Adam::default()), model.network()).unwrap();
+            let y = vec![0.5; rows * model.network().outputs()];
+            let y = MatRef::new(&y, rows, model.network().outputs());
+            trainer.step(&mut model, &mut optimizer, x, Targets::Values(y)).unwrap();
+        });
+        assert!(seen > 100, "{name}: {seen}");
+    }
+}
+
+#[test]
+fn items_of_squared_gradients_are_disjoint() {
+    let _turn = THREADS.lock().unwrap();
+    for (name, layers, x, rows) in works() {
+        let x = MatRef::new(&x, rows, x.len() / rows);
+        let seen = check(name, || {
+            let mut model = Model::<f32>::new(layers.clone(), 3).unwrap();
+            let outputs = model.network().outputs();
+            let slopes = Slopes::new(Likelihood::Categorical, Kind::Exact, None, outputs).unwrap();
+            let mut squares = Squares::new(&model, Sum::Squares, slopes).unwrap();
+            squares.add(&mut model, x, 0..rows.min(2000), None).unwrap();
         });
         assert!(seen > 100, "{name}: {seen}");
     }
