@@ -78,8 +78,7 @@ fn works() -> Vec<(&'static str, Vec<Layer>, Vec<f32>, usize)> {
     ]
 }
 
-fn step(model: &mut Model<f32>, options: StepOptions, config: Config, x: MatRef<'_, f32>) {
-    let mut trainer = Trainer::with_options(Loss::Mse, options).unwrap();
+fn steps(trainer: &mut Trainer<f32>, model: &mut Model<f32>, config: Config, x: MatRef<'_, f32>) {
     let mut optimizer = Optimizer::new(config, model.network()).unwrap();
     let y = vec![0.5; x.rows() * model.network().outputs()];
     let y = MatRef::new(&y, x.rows(), model.network().outputs());
@@ -111,8 +110,8 @@ fn items_of_steps_are_disjoint() {
         let x = MatRef::new(&x, rows, x.len() / rows);
         for (way, options, config) in &ways {
             let seen = check(&format!("{name}, {way}"), || {
-                let mut model = Model::<f32>::new(layers.clone(), 3).unwrap();
-                step(&mut model, *options, *config, x);
+                let mut model = Model::new(layers.clone(), 3).unwrap();
+                steps(&mut Trainer::with_options(Loss::Mse, *options).unwrap(), &mut model, *config, x);
             });
             assert!(seen > 100, "{name}, {way}: {seen}");
         }
@@ -130,67 +129,57 @@ fn items_of_products_in_parts_are_disjoint() {
             continue;
         }
         check(precision.name(), || {
-            let mut model = Model::<f32>::new(layers.clone(), 3).unwrap();
-            step(&mut model, options, Config::Adam(Adam::default()), MatRef::new(&x, rows, 70));
+            let mut model = Model::new(layers.clone(), 3).unwrap();
+            let mut trainer = Trainer::with_options(Loss::Mse, options).unwrap();
+            steps(&mut trainer, &mut model, Config::Adam(Adam::default()), MatRef::new(&x, rows, 70));
         });
+    }
+}
+
+/// The same of all works, for a network and its rows.
+fn check_works(f: impl Fn(&mut Model<f32>, MatRef<'_, f32>)) {
+    let _turn = THREADS.lock().unwrap();
+    for (name, layers, x, rows) in works() {
+        let x = MatRef::new(&x, rows, x.len() / rows);
+        let seen = check(name, || f(&mut Model::new(layers.clone(), 3).unwrap(), x));
+        assert!(seen > 100, "{name}: {seen}");
     }
 }
 
 #[test]
 fn items_of_passes_without_a_loss_are_disjoint() {
-    let _turn = THREADS.lock().unwrap();
-    for (name, layers, x, rows) in works() {
-        let x = MatRef::new(&x, rows, x.len() / rows);
-        let seen = check(name, || {
-            let mut model = Model::<f32>::new(layers.clone(), 3).unwrap();
-            let outputs = model.network().outputs();
-            let mut y = vec![0.0; rows * outputs];
-            model.predict(x, &mut y).unwrap();
-            model.forward(x, &mut y).unwrap();
-            let mut dx = vec![0.0; rows * x.cols()];
-            model.backward(MatRef::new(&y, rows, outputs), Some(&mut dx), true).unwrap();
-        });
-        assert!(seen > 100, "{name}: {seen}");
-    }
+    check_works(|model, x| {
+        let (rows, outputs) = (x.rows(), model.network().outputs());
+        let mut y = vec![0.0; rows * outputs];
+        model.predict(x, &mut y).unwrap();
+        model.forward(x, &mut y).unwrap();
+        let mut dx = vec![0.0; rows * x.cols()];
+        model.backward(MatRef::new(&y, rows, outputs), Some(&mut dx), true).unwrap();
+    });
 }
 
 #[test]
 fn items_of_what_goes_along_with_updates_are_disjoint() {
-    let _turn = THREADS.lock().unwrap();
-    for (name, layers, x, rows) in works() {
-        let x = MatRef::new(&x, rows, x.len() / rows);
-        let seen = check(name, || {
-            let mut model = Model::<f32>::new(layers.clone(), 3).unwrap();
-            let room = |value| {
-                let mut room = Buffer::zeroed("a test", model.network().arena_len()).unwrap();
-                room.fill(value);
-                room
-            };
-            let mut trainer = Trainer::new(Loss::Mse);
-            trainer.along.penalty = Some(Penalty { importance: room(1.0), anchor: room(0.1), strength: 0.5 });
-            trainer.along.path = Some(Path { values: room(0.0), with_penalty: true });
-            trainer.along.mask = Some(room(1.0));
-            let mut optimizer = Optimizer::new(Config::Adam(Adam::default()), model.network()).unwrap();
-            let y = vec![0.5; rows * model.network().outputs()];
-            let y = MatRef::new(&y, rows, model.network().outputs());
-            trainer.step(&mut model, &mut optimizer, x, Targets::Values(y)).unwrap();
-        });
-        assert!(seen > 100, "{name}: {seen}");
-    }
+    check_works(|model, x| {
+        let room = |value| {
+            let mut room = Buffer::zeroed("a test", model.network().arena_len()).unwrap();
+            room.fill(value);
+            room
+        };
+        let mut trainer = Trainer::new(Loss::Mse);
+        trainer.along.penalty = Some(Penalty { importance: room(1.0), anchor: room(0.1), strength: 0.5 });
+        trainer.along.path = Some(Path { values: room(0.0), with_penalty: true });
+        trainer.along.mask = Some(room(1.0));
+        steps(&mut trainer, model, Config::Adam(Adam::default()), x);
+    });
 }
 
 #[test]
 fn items_of_squared_gradients_are_disjoint() {
-    let _turn = THREADS.lock().unwrap();
-    for (name, layers, x, rows) in works() {
-        let x = MatRef::new(&x, rows, x.len() / rows);
-        let seen = check(name, || {
-            let mut model = Model::<f32>::new(layers.clone(), 3).unwrap();
-            let outputs = model.network().outputs();
-            let slopes = Slopes::new(Likelihood::Categorical, Kind::Exact, None, outputs).unwrap();
-            let mut squares = Squares::new(&model, Sum::Squares, slopes).unwrap();
-            squares.add(&mut model, x, 0..rows.min(2000), None).unwrap();
-        });
-        assert!(seen > 100, "{name}: {seen}");
-    }
+    check_works(|model, x| {
+        let outputs = model.network().outputs();
+        let slopes = Slopes::new(Likelihood::Categorical, Kind::Exact, None, outputs).unwrap();
+        let mut squares = Squares::new(model, Sum::Squares, slopes).unwrap();
+        squares.add(model, x, 0..x.rows().min(2000), None).unwrap();
+    });
 }
