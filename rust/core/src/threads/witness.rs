@@ -105,7 +105,6 @@ impl Log {
     }
 }
 
-#[cfg(test)]
 mod tests {
     use super::*;
     use crate::arena::Shared;

@@ -59,6 +59,11 @@ struct Way {
     second: Option<usize>,
 }
 
+/// How many parts there are.
+fn parts(ways: &[Way]) -> usize {
+    1 + ways.len() + ways.iter().filter(|way| way.second.is_some()).count()
+}
+
 /// What blocks are told of the network.
 struct Site<'a, T> {
     network: &'a Network,
@@ -109,7 +114,7 @@ impl<T: Element> Jet<T> {
 
     /// Parts of an output: itself, its first derivatives along each direction, and then the second ones.
     pub fn parts(&self) -> usize {
-        1 + self.ways.len() + self.ways.iter().filter(|way| way.second.is_some()).count()
+        parts(&self.ways)
     }
 
     /// The parts one after the other, each rows × outputs.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::kernels::{Back, Forth, encode};
-use super::{Site, Way};
+use super::{Site, parts};
 use crate::arena::Buffer;
 use crate::diff::block::{multiply, outer};
 use crate::diff::gather::{self, Part, add_rows};
@@ -88,10 +88,6 @@ pub fn share<T: Element>(shards: &mut Vec<Shard<T>>, site: &Site<'_, T>, rows: u
         }
     }
     Ok(())
-}
-
-fn parts(ways: &[Way]) -> usize {
-    1 + ways.len() + ways.iter().filter(|way| way.second.is_some()).count()
 }
 
 impl<T: Element> Shard<T> {
