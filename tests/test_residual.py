@@ -94,10 +94,16 @@ def test_gradients_are_those_of_differences(layers, rng):
     assert tw.gradcheck(model, x, y, loss=nn.MSELoss()).passed
 
 
-@pytest.mark.parametrize("inside", [(), (nn.BatchNorm1d(64),)], ids=["waves", "batch norm"])
+@pytest.mark.parametrize(
+    ("inside", "width"),
+    [((), 96), ((), 160), ((nn.BatchNorm1d(64),), 96)],
+    ids=["shards", "waves", "batch norm"],
+)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_same_bits_for_any_number_of_threads(inside, dtype, rng):
-    block = nn.Residual(*inside, nn.Linear(64, 96), nn.Dropout(0.2), nn.ReLU(), nn.Linear(96, 64))
+def test_the_same_bits_for_any_number_of_threads(inside, width, dtype, rng):
+    block = nn.Residual(
+        *inside, nn.Linear(64, width), nn.Dropout(0.2), nn.ReLU(), nn.Linear(width, 64)
+    )
     x, y = rng.standard_normal((3000, 20)), rng.standard_normal((3000, 3))
     before, results = tw.get_num_threads(), []
     try:
@@ -118,13 +124,14 @@ def test_the_same_bits_for_any_number_of_threads(inside, dtype, rng):
     assert all(r == results[0] for r in results)
 
 
-def test_a_step_in_waves_is_the_step_by_hand(rng):
-    block = nn.Residual(nn.Linear(64, 64), nn.Tanh(), nn.Residual(nn.Linear(64, 64)))
-    model = nn.Sequential(nn.Linear(4, 64), block, nn.Linear(64, 2), dtype="float64")
+@pytest.mark.parametrize(("cut", "width"), [("shards", 64), ("waves", 136)])
+def test_a_step_in_parts_is_the_step_by_hand(cut, width, rng):
+    block = nn.Residual(nn.Linear(width, width), nn.Tanh(), nn.Residual(nn.Linear(width, width)))
+    model = nn.Sequential(nn.Linear(4, width), block, nn.Linear(width, 2), dtype="float64")
     hand = copy.deepcopy(model)
     trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
     x, y = rng.standard_normal((2000, 4)), rng.standard_normal((2000, 2))
-    assert "waves" in str(trainer.plan(2000))
+    assert cut in str(trainer.plan(2000))
     trainer.step(x, y)
     hand.backward((hand.forward(x) - y) / y.size * 2)
     want = hand.flat_parameters - 0.1 * hand.flat_gradients

@@ -34,26 +34,35 @@ pub struct StageSlots {
     pub delta: usize,
     /// Weights in parts for the forward product, if that is in such.
     pub split: usize,
-    /// Weights transposed for the backward product, in parts if that is in such; a copy for each thread if the pass is
-    /// in shards.
-    pub transposed: usize,
     /// The stage's input, transposed in panels for the weight gradient.
     pub input_panels: usize,
     /// `delta` in panels for the weight gradient.
     pub delta_panels: usize,
+    /// Weights transposed for the backward product, in parts if that is in such; each thread's own if the pass is
+    /// in shards.
+    pub transposed: usize,
 }
 
+/// Bytes between the memory of two threads: what is fetched ahead at the end of one's would take lines from
+/// the other, who has to wait for them as if they were shared.
+const APART: usize = 4096;
+
 /// Where everything is.
+///
+/// Each thread has a part of its own, with its scratch. In shards it also has its transposed weights there, and rows
+/// if they [take turns](Plan::by_turns); all those places are counted from the part's start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Rows of a wave, gathered: rows × inputs.
     pub input: usize,
     /// By stage.
     pub stages: Vec<StageSlots>,
-    /// Scratch of thread 0; thread t's is t times `scratch_len` behind.
-    pub scratch: usize,
-    /// Elements of a thread's scratch.
-    pub scratch_len: usize,
+    /// Where thread 0's own part starts; thread t's is t times `own_len` behind.
+    own: usize,
+    /// Elements from one thread's part to the next.
+    own_len: usize,
+    /// A thread's scratch, in its part.
+    scratch: Range<usize>,
     /// Gradients that add up from wave to wave, in the order of the arena, or those of each shard; empty if
     /// there is one wave.
     pub gradients: Range<usize>,
@@ -72,21 +81,23 @@ impl Layout {
     ///      + all parameters, if there are several waves, or for each shard
     /// ```
     ///
+    /// In shards, B is the rows of a block for each thread, and so are transposed weights.
     /// Where products are in p parts, numbers that are copied or transposed take p/2 elements each, and
     /// weights are there as they are, too.
     pub fn new<T: Element>(network: &Network, plan: &Plan) -> Self {
-        let mut len = 0;
-        let mut place = |elements: usize| {
-            let start = len;
-            len += padded::<T>(elements);
+        let (mut len, mut own_len) = (0, 0);
+        let mut place = |own: bool, elements: usize| {
+            let len = if own { &mut own_len } else { &mut len };
+            let start = *len;
+            *len += padded::<T>(elements);
             start
         };
         let training = plan.mode != Mode::Inference;
+        let (sharded, by_turns) = (plan.in_shards(), plan.by_turns());
         let rows = if training { plan.kept_rows() } else { 0 };
         let of_table = |c: &Category| c.codes * c.dim;
         let tables = network.table().map_or(0, |t| t.categories.iter().map(of_table).sum());
-        let copies = if plan.in_shards() { plan.threads } else { 1 };
-        let input = place(rows * network.inputs());
+        let input = place(by_turns, rows * network.inputs());
         let stages = network
             .stages()
             .iter()
@@ -100,7 +111,8 @@ impl Layout {
                     _ => split_len(lanes, k, parts),
                 };
                 let (x, dy) = planned.map_or((false, false), |p| (p.pack_input, p.pack_delta));
-                let mut place_if = |wanted: bool, elements: usize| place(if wanted { elements } else { 0 });
+                let mut place_if =
+                    |wanted: bool, elements: usize| place(by_turns, if wanted { elements } else { 0 });
                 StageSlots {
                     output: place_if(true, rows * n),
                     saved: (training && stage.act.saves_derivative()).then(|| place_if(true, rows * n)),
@@ -111,20 +123,39 @@ impl Layout {
                     tables: place_if(training && stage.encoder.is_some(), tables),
                     delta: place_if(true, rows * n),
                     split: place_if(parts > 0, panels(n, k)),
-                    transposed: place_if(backward, copies * padded::<T>(panels(k, n))),
                     input_panels: place_if(x, panels(k, rows)),
                     delta_panels: place_if(dy, panels(n, rows)),
+                    transposed: place(sharded, if backward { panels(k, n) } else { 0 }),
                 }
             })
             .collect();
         let scratch_len = padded::<T>(plan.scratch) + padded::<T>(plan.tile_scratch);
-        let scratch = place(scratch_len * plan.threads);
+        let scratch = place(true, scratch_len);
         let sums = match plan.shards {
             1 if !plan.in_waves() => 0,
             n => n * network.arena_len(),
         };
-        let gradients = place(sums);
-        Layout { input, stages, scratch, scratch_len, gradients: gradients..gradients + sums, len }
+        let gradients = place(false, sums);
+        own_len += APART / size_of::<T>();
+        Layout {
+            input,
+            stages,
+            own: len,
+            own_len,
+            scratch: scratch..scratch + scratch_len,
+            gradients: gradients..gradients + sums,
+            len: len + plan.threads * own_len,
+        }
+    }
+
+    /// Where a thread's own part starts.
+    pub fn own(&self, worker: usize) -> usize {
+        self.own + worker * self.own_len
+    }
+
+    /// A thread's scratch.
+    pub fn scratch(&self, worker: usize) -> Range<usize> {
+        self.own(worker) + self.scratch.start..self.own(worker) + self.scratch.end
     }
 }
 
@@ -191,11 +222,11 @@ mod tests {
             });
             let network = Network::new(layers.collect()).unwrap();
             let plan = Plan::new::<f32>(&network, Mode::Step, rows, Isa::Scalar, threads);
-            let b = plan.kept_rows();
-            let mut want = b * widths[0] + plan.threads * (plan.scratch + plan.tile_scratch);
+            let copies = if plan.in_shards() { plan.threads } else { 1 };
+            let b = copies * plan.kept_rows();
+            let mut want = b * widths[0] + plan.threads * (plan.scratch + plan.tile_scratch + APART / 4);
             for (i, (w, planned)) in widths.windows(2).zip(&plan.stages).enumerate() {
                 let planned = planned.unwrap();
-                let copies = if plan.in_shards() { plan.threads } else { 1 };
                 let small = size_of::<f32>() * w[0] * w[1] <= 2 << 20;
                 want += 2 * b * w[1] + if i > 0 && small { copies * w[0] * w[1] } else { 0 };
                 want += if planned.pack_input { b * w[0] } else { 0 };
@@ -204,7 +235,7 @@ mod tests {
             want +=
                 if plan.in_waves() || plan.in_shards() { plan.shards * network.num_parameters() } else { 0 };
             let len = Layout::new::<f32>(&network, &plan).len;
-            let rounding = 16 * (8 * plan.stages.len() + 2 * plan.threads + 8);
+            let rounding = 16 * (8 * plan.stages.len() * copies + 2 * plan.threads + 8);
             assert!(len >= want && len <= want + rounding, "{widths:?}: {len}, not {want}");
         }
     }

@@ -67,7 +67,7 @@ impl<T: Element> Pass<'_, T> {
             return;
         };
         let rows = 0..self.plan.rows;
-        let local = self.local(&rows);
+        let local = self.local(&rows, 0);
         let x = self.stage_input(index, &rows, &local);
         let delta = self.rows_ref(self.layout.stages[index].delta, &local, stage.outputs);
         let mut scratch = self.layout.stages[index].tables;

@@ -141,7 +141,7 @@ impl<'a, T: Element> Pass<'a, T> {
         let half = padded::<T>(self.plan.block_rows * self.network.max_width());
         let scratch = self.scratch(worker);
         let depth = self.network.depth();
-        let (scratch, halves) = scratch.split_at_mut(self.layout.scratch_len - (2 + depth) * half);
+        let (scratch, halves) = scratch.split_at_mut(scratch.len() - (2 + depth) * half);
         let (mut front, halves) = halves.split_at_mut(half);
         let (mut back, blocks) = halves.split_at_mut(half);
         // Inputs of the blocks that are not at their end yet, the outermost first.

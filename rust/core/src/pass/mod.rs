@@ -7,8 +7,9 @@
 //!   scratch; it reads parameters and transposed weights;
 //! * a tile writes its part of gradients, parameters and optimizer state, and its thread's scratch; it
 //!   reads activations and their gradients;
-//! * a shard is a block that also writes its own transposed weights and gradients; a part of the update
-//!   writes its part of parameters and state, and reads gradients of all shards.
+//! * a shard is some blocks, which take turns in rows of the thread's own if nobody asks for them later, and that
+//!   also write the thread's transposed weights and the shard's gradients; a part of the update writes its
+//!   part of parameters and state, and reads gradients of all shards.
 //!
 //! No phase reads what another item of it writes, [`threads::run`](crate::threads::run) separates the
 //! phases, and an item runs on one thread at a time.
@@ -28,7 +29,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::along::Company;
-use crate::arena::{Shared, padded};
+use crate::arena::Shared;
 use crate::data::Samples;
 use crate::element::Element;
 use crate::gemm::pack::{PANEL, Panels, pack_rows, pack_transposed};
@@ -231,6 +232,9 @@ impl<T: Element> Job for Pass<'_, T> {
     fn run(&self, phase: usize, item: usize, worker: usize) {
         match &self.plan.phases[phase] {
             Phase::Pack => self.pack(item, worker),
+            Phase::Rows { steps, .. } if self.plan.in_shards() => {
+                self.plan.shard(item).for_each(|rows| self.block(&rows, steps.clone(), worker));
+            }
             Phase::Rows { blocks, steps } => {
                 self.block(&self.plan.block(blocks.start + item), steps.clone(), worker)
             }
@@ -245,26 +249,32 @@ impl<T: Element> Job for Pass<'_, T> {
     }
 }
 
-/// A range of rows of a wave, numbered from its start, and how many rows the wave has.
+/// Rows of the batch, as rows of the workspace.
 #[derive(Clone)]
 struct Local {
+    /// Which they are of the wave, or of the thread's own.
     rows: Range<usize>,
+    /// How many the wave has.
     wave: usize,
+    /// Where places in the workspace are counted from.
+    base: usize,
 }
 
 impl<'a, T: Element> Pass<'a, T> {
     /// A thread's scratch.
     fn scratch(&self, worker: usize) -> &'a mut [T] {
-        let from = self.layout.scratch + worker * self.layout.scratch_len;
         // SAFETY: every thread of a region has another number, and runs one item at a time.
-        unsafe { self.values.slice_mut(from..from + self.layout.scratch_len) }
+        unsafe { self.values.slice_mut(self.layout.scratch(worker)) }
     }
 
-    /// Rows of the batch as rows of their wave.
-    fn local(&self, rows: &Range<usize>) -> Local {
+    /// Rows of the batch as rows of the workspace.
+    fn local(&self, rows: &Range<usize>, worker: usize) -> Local {
+        if self.plan.by_turns() {
+            return Local { rows: 0..rows.len(), wave: rows.len(), base: self.layout.own(worker) };
+        }
         let start = rows.start / self.plan.wave_rows * self.plan.wave_rows;
         let wave = self.plan.wave_rows.min(self.plan.rows - start);
-        Local { rows: rows.start - start..rows.end - start, wave }
+        Local { rows: rows.start - start..rows.end - start, wave, base: 0 }
     }
 
     // --- Packing -------------------------------------------------------------------------------
@@ -282,8 +292,11 @@ impl<'a, T: Element> Pass<'a, T> {
             0 => k * n,
             parts => split_len(n, k, parts),
         };
-        let copy = if self.plan.in_shards() { worker * padded::<T>(len) } else { 0 };
-        let start = if forward { slots.split } else { slots.transposed + copy };
+        let start = match self.plan.in_shards() {
+            _ if forward => slots.split,
+            true => self.layout.own(worker) + slots.transposed,
+            false => slots.transposed,
+        };
         start..start + len
     }
 
@@ -387,7 +400,7 @@ impl<'a, T: Element> Pass<'a, T> {
     }
 
     fn block(&self, rows: &Range<usize>, steps: Range<usize>, worker: usize) {
-        let local = self.local(rows);
+        let local = self.local(rows, worker);
         if self.plan.mode == Mode::Inference {
             return self.infer(rows, worker);
         }
@@ -413,7 +426,7 @@ impl<'a, T: Element> Pass<'a, T> {
                 RowStep::Denormalize(index) => self.denormalize(index, &local),
                 RowStep::Backward(index) => self.propagate(index, rows, &local, worker),
                 RowStep::Transpose => self.transpose(worker),
-                RowStep::Gradients => self.shard(rows, worker),
+                RowStep::Gradients => self.gradients(rows, worker),
             }
             if self.stopped.load(Ordering::Relaxed) {
                 return;
@@ -451,14 +464,14 @@ impl<'a, T: Element> Pass<'a, T> {
         self.plan.stages[index].expect("planned for dense layers")
     }
 
-    fn rows_ref(&self, start: usize, Local { rows, .. }: &Local, width: usize) -> MatRef<'a, T> {
+    fn rows_ref(&self, start: usize, Local { rows, base, .. }: &Local, width: usize) -> MatRef<'a, T> {
         // SAFETY: while rows go through, the block's own; in phases of weights nobody writes rows.
-        unsafe { self.values.mat(start + rows.start * width, rows.len(), width, width) }
+        unsafe { self.values.mat(base + start + rows.start * width, rows.len(), width, width) }
     }
 
-    fn rows_mut(&self, start: usize, Local { rows, .. }: &Local, width: usize) -> MatMut<'a, T> {
+    fn rows_mut(&self, start: usize, Local { rows, base, .. }: &Local, width: usize) -> MatMut<'a, T> {
         // SAFETY: called while rows go through only, for the block's own.
-        unsafe { self.values.mat_mut(start + rows.start * width, rows.len(), width, width) }
+        unsafe { self.values.mat_mut(base + start + rows.start * width, rows.len(), width, width) }
     }
 }
 

@@ -97,7 +97,7 @@ impl<'a, T: Element> Pass<'a, T> {
         let (stage, slots) = (&self.network.stages()[index], &self.layout.stages[index]);
         for from in (0..rows.len()).step_by(GROUP) {
             let to = rows.len().min(from + GROUP);
-            let group = Local { rows: local.rows.start + from..local.rows.start + to, wave: local.wave };
+            let group = Local { rows: local.rows.start + from..local.rows.start + to, ..*local };
             let (first, second) = self.groups(index, (rows.start + from) / GROUP);
             // SAFETY: the group is this block's alone.
             let into = unsafe { (self.values.slice_mut(first), self.values.slice_mut(second)) };

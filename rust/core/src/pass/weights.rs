@@ -52,12 +52,12 @@ impl<'a, T: Element> Pass<'a, T> {
         Sums { into, goes_on: task.accumulate || !first }
     }
 
-    /// Gradients of all weights over the rows of a shard.
-    pub(super) fn shard(&self, rows: &Range<usize>, worker: usize) {
-        let shard = rows.start / self.plan.block_rows;
+    /// Gradients of all weights over a block of rows of a shard.
+    pub(super) fn gradients(&self, rows: &Range<usize>, worker: usize) {
+        let (shard, row) = (rows.start / self.plan.shard_rows(), rows.start % self.plan.shard_rows());
+        let into = Some((self.values, self.shard_gradients(shard)));
         for item in &self.plan.tiles {
-            let into = Some((self.values, self.shard_gradients(shard)));
-            self.tile(item, rows, Sums { into, goes_on: false }, false, worker);
+            self.tile(item, rows, Sums { into, goes_on: row > 0 }, false, worker);
         }
     }
 
@@ -123,7 +123,7 @@ impl<'a, T: Element> Pass<'a, T> {
         }
         let planned = self.planned(item.stage);
         let slots = &self.layout.stages[item.stage];
-        let all = self.local(rows);
+        let all = self.local(rows, worker);
         let (m, k) = (item.rows.len(), rows.len());
         let x = self.stage_input(item.stage, rows, &all).block(0, k, item.rows.start, m);
         let parts = planned.weight.precision.parts();

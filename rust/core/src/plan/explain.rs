@@ -26,7 +26,11 @@ impl fmt::Display for Plan {
             self.tile.nr
         )?;
         if self.in_shards() && self.threads < self.asked {
-            writeln!(f, "  of {} threads allowed: one for each shard", self.asked)?;
+            writeln!(
+                f,
+                "  of {} threads allowed: its {} shards are too few for more",
+                self.asked, self.shards
+            )?;
         } else if self.threads < self.asked {
             let (work, least) = (self.work as f64 / 1e6, WORK_PER_THREAD as f64 / 1e6);
             writeln!(
@@ -53,8 +57,10 @@ impl fmt::Display for Plan {
         if self.in_shards() {
             writeln!(
                 f,
-                "rows: {n} shards of {} through all layers, each with gradients of its own, since activations on \
-                 their way between cores would take longer than their arithmetic",
+                "rows: {} shards of {} through all layers, {} at a time, each with gradients of its own, since \
+                 activations on their way between cores would take longer than their arithmetic",
+                self.shards,
+                self.shard_rows(),
                 self.block_rows
             )?;
         } else {

@@ -20,17 +20,19 @@
 //! that activations never leave the second-level cache. Gradients add up from wave to wave, and the
 //! update is in the last.
 //!
-//! A small network's training pass is in **shards** instead: each block of rows also takes the gradients of
-//! all weights over its rows, and then parts of the parameters add those up and update:
+//! A training pass of a network with few weights is in **shards** instead: a shard goes through all layers,
+//! forward and back, block of rows by block, and takes the gradients of all weights over its rows; then
+//! parts of the parameters add those up and update:
 //!
 //! ```text
-//! rows      a shard: weights transposed for the thread, forward, the loss, back, gradients   item: a block
+//! rows      a shard: weights transposed for the thread, forward, the loss, back, gradients   item: a shard
 //! update    gradients of the shards added up, and the update                                  item: a part
 //! ```
 //!
 //! So all that passes from core to core is a copy of the gradients and the new weights, behind one
-//! barrier. Where a step takes some tens of microseconds, activations on their way between cores take
-//! longer than the arithmetic that a second core saves.
+//! barrier, and a step keeps activations of one block for each thread. On their way between cores, they can take
+//! longer than the arithmetic that a second core saves: to write what another core has read waits for that
+//! core, which may be on another chip.
 //!
 //! In a precision that splits numbers (see [`gemm::split`](crate::gemm::split)), dense layers that are large enough
 //! have their products taken by the tile unit: `pack` splits weights, both as they are and transposed, and
@@ -81,20 +83,19 @@ const TILES_A_THREAD: usize = 6;
 const PANEL_ELEMENTS: usize = 16 * 1024;
 /// Multiply-adds that a thread must get before waking it pays (some tens of microseconds).
 const WORK_PER_THREAD: usize = 4_000_000;
-/// Shards of a pass that is in shards.
-const SHARDS: usize = 2;
-/// Multiply-adds of a pass that is in shards: from where a second thread pays for the copy of the gradients, to
-/// where tiles of weights do as well.
-const SHARDED_WORK: Range<usize> = 1_000_000..6 * WORK_PER_THREAD;
+/// Multiply-adds from which a pass is in shards: a second thread pays for the copy of the gradients.
+const SHARDED_WORK: usize = 1_000_000;
 /// From where it pays with fewer rows than [`MANY_ROWS`].
 const SHARDED_WORK_OF_FEW: usize = 2_000_000;
 /// Rows from which a copy of the gradients is little beside the work on them.
 const MANY_ROWS: usize = 96;
+/// Shards of a pass that is in shards, at least and at most.
+const SHARDS: (usize, usize) = (2, 64);
+/// Rows of each, at least; and where there are more than the least, when a copy of the gradients is next to nothing.
+const SHARD_ROWS: (usize, usize) = (16, 256);
 /// Weights of a network whose passes are in shards, at most: so that copies of their gradients cost little
 /// beside the products.
 const SHARDED_WEIGHTS: usize = 32 * 1024;
-/// Rows of a shard, at least.
-const SHARD_ROWS: usize = 16;
 
 /// Bytes from which a weight matrix is transposed on the way through a product: one that does not stay in a
 /// second-level cache costs more to write down transposed, and to read again, than to transpose for each block of rows.
@@ -176,9 +177,9 @@ pub enum Columns {
 pub enum Phase {
     /// Weights are transposed.
     Pack,
-    /// Blocks of rows go through layers.
+    /// Blocks of rows, or shards, go through layers.
     Rows {
-        /// Which blocks.
+        /// Which.
         blocks: Range<usize>,
         /// Which of the plan's steps.
         steps: Range<usize>,
@@ -248,7 +249,8 @@ pub struct Plan {
     pub tile: TileShape,
     /// Rows of a block.
     pub block_rows: usize,
-    /// Blocks that take gradients of their own, which are added up afterwards; 1 if the pass is not in shards.
+    /// Parts of the batch that take gradients of their own, which are added up afterwards; 1 if the pass is not in
+    /// shards.
     pub shards: usize,
     /// Rows of a wave, whole blocks; at least the batch if there is one wave.
     pub wave_rows: usize,
@@ -343,7 +345,10 @@ impl Plan {
     fn add_phases(&mut self, cuts: &[(usize, Phase)]) {
         for start in (0..self.rows).step_by(self.wave_rows) {
             let end = self.rows.min(start + self.wave_rows);
-            let blocks = start / self.block_rows..end.div_ceil(self.block_rows);
+            let blocks = match self.in_shards() {
+                true => 0..self.shards,
+                false => start / self.block_rows..end.div_ceil(self.block_rows),
+            };
             let mut from = 0;
             for (to, cut) in cuts {
                 self.phases.push(Phase::Rows { blocks: blocks.clone(), steps: from..*to });
@@ -507,9 +512,26 @@ impl Plan {
         from..self.rows.min(from + self.block_rows)
     }
 
-    /// Rows that are in the workspace at once.
+    /// Rows of a shard.
+    pub fn shard_rows(&self) -> usize {
+        self.rows.div_ceil(self.shards)
+    }
+
+    /// Rows of shard `item`, block by block.
+    pub fn shard(&self, item: usize) -> impl Iterator<Item = Range<usize>> {
+        let (from, rows) = (item * self.shard_rows(), self.block_rows);
+        let end = self.rows.min(from + self.shard_rows());
+        (from..end).step_by(rows).map(move |from| from..end.min(from + rows))
+    }
+
+    /// Whether blocks take turns in memory of the thread's own: nobody asks for their rows later.
+    pub fn by_turns(&self) -> bool {
+        self.in_shards() && self.mode == Mode::Step
+    }
+
+    /// Rows that are in the workspace, or in each thread's part of it, at once.
     pub fn kept_rows(&self) -> usize {
-        self.wave_rows.min(self.rows)
+        if self.by_turns() { self.block_rows } else { self.wave_rows.min(self.rows) }
     }
 
     /// Whether gradients are taken block by block and added up afterwards.
@@ -549,7 +571,9 @@ impl Cut {
             Precision::Full => shards::<T>(network, mode, rows, work),
             _ => 1,
         };
-        let threads = threads.min(if shards > 1 { shards } else { work / WORK_PER_THREAD }).max(1);
+        let enough =
+            if shards > 1 { shards.min(work * SHARDS.0 / SHARDED_WORK) } else { work / WORK_PER_THREAD };
+        let threads = threads.min(enough).max(1);
         // As few waves as fit the cache, of equal rows; one if weights outweigh activations so far that
         // fewer rows than are worth a wave would fit.
         let row: usize = network.stages().iter().map(|s| 2 * s.outputs).sum::<usize>() + network.inputs();
@@ -560,13 +584,10 @@ impl Cut {
             Mode::Step if shards == 1 && fit >= WAVE_ROWS && !together => rows.div_ceil(fit * threads),
             _ => 1,
         };
-        let share = rows.div_ceil(waves);
+        let share = rows.div_ceil(waves * shards);
         // Blocks of equal rows, as many for each thread.
         let most = if network.max_width() >= WIDE { WIDE_BLOCK_ROWS } else { BLOCK_ROWS };
-        let blocks = match shards {
-            1 => share.div_ceil(most).max(1).next_multiple_of(threads),
-            n => n,
-        };
+        let blocks = share.div_ceil(most).max(1).next_multiple_of(if shards > 1 { 1 } else { threads });
         let mut block_rows = share.div_ceil(blocks).max(1);
         if network.has_norms() && block_rows < rows {
             block_rows = block_rows.next_multiple_of(GROUP); // sums are over whole groups of rows
@@ -574,7 +595,10 @@ impl Cut {
         if precision != Precision::Full {
             block_rows = block_rows.next_multiple_of(DEPTH); // no two blocks write to one tile
         }
-        let wave_rows = block_rows * share.div_ceil(block_rows).max(1);
+        let wave_rows = match shards {
+            1 => block_rows * share.div_ceil(block_rows).max(1),
+            _ => rows,
+        };
         Cut { threads, shards, block_rows, wave_rows }
     }
 }
@@ -583,10 +607,14 @@ impl Cut {
 fn shards<T: Element>(network: &Network, mode: Mode, rows: usize, work: usize) -> usize {
     let training = matches!(mode, Mode::Step | Mode::Apart);
     let dense = !network.has_norms() && network.encoders().is_empty();
-    let small = weights(network) <= SHARDED_WEIGHTS
-        && SHARDED_WORK.contains(&work)
-        && (rows >= MANY_ROWS || work >= SHARDED_WORK_OF_FEW);
+    let least = if rows >= MANY_ROWS { SHARDED_WORK } else { SHARDED_WORK_OF_FEW };
     // Nothing is copied into panels, which are those of all rows.
     let narrow = network.max_width() * size_of::<T>() < LONG_STRIDE;
-    if training && dense && small && narrow && rows >= SHARDS * SHARD_ROWS { SHARDS } else { 1 }
+    let small = narrow && weights(network) <= SHARDED_WEIGHTS;
+    if !(training && dense && small && work >= least && rows >= SHARDS.0 * SHARD_ROWS.0) {
+        return 1;
+    }
+    // A power of two, which threads can share evenly.
+    let shards = (rows / SHARD_ROWS.1).clamp(SHARDS.0, SHARDS.1).ilog2();
+    rows.div_ceil(rows.div_ceil(1 << shards))
 }

@@ -27,28 +27,40 @@ fn small_networks_go_in_shards_whatever_the_threads() {
     };
     for threads in [1, 2, 8] {
         let step = plan(&[64, 100, 10], 200, Mode::Step, threads);
-        assert_eq!((step.shards, step.blocks(), step.block_rows, step.threads), (2, 2, 100, threads.min(2)));
+        assert_eq!(
+            (step.shards, step.shard_rows(), step.block_rows, step.threads),
+            (2, 100, 100, threads.min(2))
+        );
         assert_eq!(plan(&[64, 100, 10], 200, Mode::Apart, threads).shards, 2);
         assert_eq!(plan(&[4, 64, 64, 2], 96, Mode::Step, threads).shards, 2);
-        for (widths, rows) in [(&[4, 64, 64, 2][..], 64), (&[64, 100, 10], 20_000), (&[300, 300, 9], 20)] {
+        for (widths, rows) in [(&[4, 64, 64, 2][..], 64), (&[64, 400, 10], 20_000), (&[300, 300, 9], 20)] {
             assert_eq!(plan(widths, rows, Mode::Step, threads).shards, 1, "{widths:?}");
         }
         assert_eq!(plan(&[64, 100, 10], 600, Mode::Inference, threads).shards, 1);
+        // Many rows: more threads have something to do, and none keeps more than a block's activations.
+        let many = plan(&[64, 100, 10], 5000, Mode::Step, threads);
+        assert_eq!((many.shards, many.shard_rows(), many.block_rows, many.threads), (16, 313, 105, threads));
+        assert_eq!(many.kept_rows(), 105);
+        assert_eq!(plan(&[64, 100, 10], 5000, Mode::Apart, threads).kept_rows(), 5000);
     }
 }
 
 #[test]
 fn blocks_and_tiles_cover_everything_once() {
     for widths in [&[1, 1][..], &[4, 64, 64, 2], &[784, 400, 400, 10], &[5, 3000, 7]] {
-        for rows in [1, 2, 13, 14, 15, 127, 128, 129, 1000] {
+        for rows in [1, 2, 13, 14, 15, 127, 128, 129, 1000, 20_011] {
             for threads in [1, 2, 3, 64] {
                 let network = network(widths);
                 let plan = Plan::new::<f32>(&network, TRAINING, rows, Isa::Scalar, threads);
                 let mut next = 0;
-                for block in 0..plan.blocks() {
-                    assert_eq!(plan.block(block).start, next);
-                    assert!(!plan.block(block).is_empty());
-                    next = plan.block(block).end;
+                let blocks: Vec<_> = match plan.in_shards() {
+                    true => (0..plan.shards).flat_map(|shard| plan.shard(shard)).collect(),
+                    false => (0..plan.blocks()).map(|block| plan.block(block)).collect(),
+                };
+                for block in blocks {
+                    assert_eq!(block.start, next);
+                    assert!((1..=plan.block_rows).contains(&block.len()));
+                    next = block.end;
                 }
                 assert_eq!(next, rows);
                 for (index, stage) in network.stages().iter().enumerate() {
@@ -115,9 +127,9 @@ fn weights_too_large_for_the_cache_are_transposed_on_the_way() {
             plan.stages.iter().map(|s| s.unwrap().backward.is_some_and(|b| b.pack_b)).collect();
         assert_eq!(on_the_way, [false, true, false], "900 × 700 only");
         assert!(plan.panels.iter().all(|p| p.stage == 2));
-        let copy = Layout::new::<f32>(&net, &plan).stages;
-        assert_eq!(copy[1].input_panels - copy[1].transposed, 0, "no room for a copy");
-        assert!(copy[2].input_panels - copy[2].transposed >= 700 * 5);
+        let layout = Layout::new::<f32>(&net, &plan);
+        assert_eq!(layout.stages[2].output - layout.stages[1].transposed, 0, "no room for a copy");
+        assert!(layout.gradients.start - layout.stages[2].transposed >= 700 * 5);
         assert!(plan.to_string().contains("weights transposed on the way"));
 
         // Of so many rows, a tile keeps the sums of all its panels.
@@ -134,7 +146,7 @@ fn a_plan_prints_what_will_run() {
     assert!(text.starts_with("training step of 128 rows on 2 threads, scalar kernels of 4×8"), "{text}");
     assert!(text.contains("rows: 2 blocks of 64"), "{text}");
     let text = Plan::new::<f32>(&network(&[64, 100, 10]), TRAINING, 200, Isa::Scalar, 8).to_string();
-    assert!(text.contains("of 8 threads allowed: one for each shard"), "{text}");
+    assert!(text.contains("of 8 threads allowed: its 2 shards are too few for more"), "{text}");
     assert!(text.contains("rows: 2 shards of 100") && text.contains("of 2 shards are added up"), "{text}");
 }
 

@@ -53,7 +53,8 @@ fn works() -> Vec<(&'static str, Vec<Layer>, Vec<f32>, usize)> {
         (0..n).map(|_| rng.normal() as f32).collect::<Vec<_>>()
     };
     let plain = vec![dense(70, 260), relu(), dense(260, 300), relu(), dense(300, 10)];
-    let narrow = vec![dense(3, 90), relu(), dense(90, 90), relu(), dense(90, 1)];
+    let narrow = vec![dense(3, 190), relu(), dense(190, 190), relu(), dense(190, 1)];
+    let few = vec![dense(3, 90), relu(), dense(90, 90), relu(), dense(90, 1)];
     let small = vec![dense(40, 60), relu(), dense(60, 10)];
     let inner = vec![dense(120, 200), norm(200), relu(), dense(200, 120)];
     let mixed = vec![
@@ -73,6 +74,7 @@ fn works() -> Vec<(&'static str, Vec<Layer>, Vec<f32>, usize)> {
         ("tiles", plain, draw(150 * 70), 150),
         ("waves", narrow, draw(9000 * 3), 9000),
         ("shards", small, draw(200 * 40), 200),
+        ("shards of several blocks", few, draw(2000 * 3), 2000),
         ("norms, a block, dropout", mixed, draw(150 * 3), 150),
         ("tables", tabular, codes(150), 150),
     ]

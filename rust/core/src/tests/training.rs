@@ -271,8 +271,14 @@ fn gradients_of_wide_layers_over_many_rows_are_right() {
 #[test]
 fn shards_of_a_batch_add_up_to_its_gradient() {
     let _turn = THREADS.lock().unwrap();
+    for parts in [4, 40] {
+        shards_add_up(parts);
+    }
+}
+
+fn shards_add_up(parts: usize) {
     let loss = Loss::Mse;
-    let (widths, parts, rows) = (&[24, 64, 64, 4][..], 4, 80);
+    let (widths, rows) = (&[24, 64, 64, 4][..], 80);
     let data = Data::<f64>::new(parts * rows, 24, 4);
     let optimizer = |model: &Model<f64>| Optimizer::new(momentum(0.1), model.network()).unwrap();
     let fresh = || Model::<f64>::new(layers(widths, Activation::Tanh), 5).unwrap();
@@ -348,8 +354,8 @@ fn trained<T: Element>(
 fn the_same_bits_for_any_number_of_threads() {
     let _turn = THREADS.lock().unwrap();
     // Small, wide and deep enough that all kinds of plans occur; a last batch that is short and odd. The
-    // fourth goes in waves on few threads, and in one on many; the last in shards.
-    let cases: [(&[usize], usize, usize, Activation, Extra); 13] = [
+    // fourth goes in waves on few threads, and in one on many; the last three in shards, of several blocks the last.
+    let cases: [(&[usize], usize, usize, Activation, Extra); 14] = [
         (&[5, 7, 3], 40, 13, Activation::Tanh, NOTHING),
         (&[64, 300, 300, 10], 500, 201, Activation::Gelu, NOTHING),
         (&[300, 1100, 5], 300, 128, Activation::Relu, NOTHING),
@@ -363,6 +369,7 @@ fn the_same_bits_for_any_number_of_threads() {
         (&[3, 128, 128, 128, 2], 3000, 1500, Activation::Relu, DROPOUT),
         (&[24, 64, 64, 4], 700, 257, Activation::Tanh, NOTHING),
         (&[24, 64, 64, 4], 700, 257, Activation::Gelu, DROPOUT),
+        (&[3, 40, 40, 2], 3000, 2111, Activation::Tanh, NOTHING),
     ];
     for (widths, rows, batch, act, extra) in cases {
         let run = |threads| trained::<f32>(threads, widths, rows, batch, act, extra);
