@@ -279,3 +279,45 @@ def test_the_representation_and_summary_show_all_layers(model):
     assert len(model) == 3
     assert model[1] == nn.Tanh()
     assert (model.in_features, model.out_features) == (4, 3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_model_follows_another(dtype, rng):
+    def make(seed):
+        layers = nn.Linear(5, 40), nn.BatchNorm1d(40), nn.Tanh(), nn.Linear(40, 3)
+        model = nn.Sequential(*layers, dtype=dtype, seed=seed)
+        model.forward(rng.standard_normal((20, 5)) * (1 + seed))  # averages of its own
+        return model
+
+    target, critic = make(0), make(1)
+    before, goal = target.state_dict(), critic.state_dict()
+    target.follow(critic, 0.25)
+    for name, values in target.state_dict().items():
+        want = 0.75 * before[name] + 0.25 * goal[name]
+        np.testing.assert_allclose(values, want, rtol=1e-6 if dtype == "float32" else 1e-14)
+    target.follow(target, 0.5)
+    target.follow(critic)
+    for name, values in target.state_dict().items():
+        np.testing.assert_array_equal(values, goal[name], err_msg="all of the way is a copy")
+    x = rng.standard_normal((7, 5))
+    np.testing.assert_array_equal(target(x), critic(x))
+
+
+def test_a_model_follows_none_of_other_layers():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2), seed=0)
+    before = model.flat_parameters
+    wider = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 5))
+    deeper = nn.Sequential(*model.layers, nn.Tanh(), nn.Linear(2, 2))
+    double = nn.Sequential(*model.layers, dtype="float64")
+    with pytest.raises(tw.ArgumentError, match=r"2\.weight of shape \[2, 4\].* \[5, 4\]"):
+        model.follow(wider, 0.5)
+    with pytest.raises(tw.ArgumentError, match=r"no more, where the other has 4\.weight"):
+        model.follow(deeper, 0.5)
+    with pytest.raises(tw.ArgumentError, match="float64"):
+        model.follow(double, 0.5)
+    for tau in (-0.1, 1.5, float("nan"), "0.5"):
+        with pytest.raises(tw.ArgumentError, match="tau"):
+            model.follow(model, tau)
+    with pytest.raises(tw.ArgumentError, match="follows another"):
+        model.follow(before)
+    np.testing.assert_array_equal(model.flat_parameters, before)

@@ -3,7 +3,7 @@
 The libraries and precisions take turns on each net; told are the time of a step, that of float32
 over it in the same round, and the distance of the gradients from float64's, relative to these. The
 peer is PyTorch (eager, fused Adam), in float32 and in bfloat16 by autocast, each beside the
-precisions that are as exact. Where the CPU has no tiles of bfloat16, only float32 is there.
+precisions that are as exact. Precisions that the CPU has not are left out.
 """
 
 from __future__ import annotations

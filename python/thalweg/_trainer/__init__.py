@@ -49,8 +49,8 @@ class Trainer(Fitting, Penalized, Resumable):
         Keeps an average of the parameters over the updates, which `average_model` gives.
     precision : str, keyword only, optional
         Precision of the products of training; by default that of the model, "float32" or "float64".
-        Models of float32 can train in "bfloat16", "bf16x3" or "bf16x6" on CPUs that have tiles of
-        bfloat16 (AMX, in Xeons since 2023), see Notes.
+        Models of float32 can train in "bfloat16" on CPUs with AVX-512 BF16 (Xeons since 2023, AMD's
+        Zen 4 and later), and in "bf16x3" or "bf16x6" on those with tiles (AMX), see Notes.
 
     Raises
     ------
@@ -79,7 +79,7 @@ class Trainer(Fitting, Penalized, Resumable):
     (Henry, Tang & Heinecke 2019, arXiv:1904.06376; the names are those of JAX.) Parameters, their
     updates, activations, losses and normalizations stay in float32, and so do layers of fewer than
     32 inputs or outputs, batches of fewer than 32 rows, and all that does not train: `evaluate` and
-    the model itself. The tile unit takes numbers below :math:`2^{-126}` for 0.
+    the model itself. Products of bfloat16 take numbers below :math:`2^{-126}` for 0.
 
     Examples
     --------

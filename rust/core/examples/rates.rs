@@ -12,7 +12,7 @@ use thalweg_core::gemm::pack::{Panels, offset};
 use thalweg_core::gemm::plan::GemmShape;
 use thalweg_core::gemm::split::{Side, SplitPanels, split, split_len};
 use thalweg_core::gemm::{Epilogue, Gemm, GemmPlan, Init, Lhs, Precision, Rhs};
-use thalweg_core::simd::{Amx, Isa};
+use thalweg_core::simd::{Bf16, Isa};
 use thalweg_core::view::{MatMut, MatRef};
 
 const SHAPES: [(usize, usize, usize); 10] = [
@@ -81,7 +81,7 @@ fn table<T: Element>(isa: Isa) {
 /// The rate of a product in parts, its right operand split before, as weights are, and the left one on the way
 /// or, if `split_left`, before as well.
 fn split_rate(
-    amx: Amx,
+    bf16: Bf16,
     precision: Precision,
     a: MatRef<'_, f32>,
     b: MatRef<'_, f32>,
@@ -92,7 +92,7 @@ fn split_rate(
     let in_panels = |lanes: MatRef<'_, f32>, side| {
         let mut panels = Buffer::<f32>::zeroed("panels", split_len(lanes.rows(), k, parts)).unwrap();
         // SAFETY: our own panels.
-        unsafe { split(amx, lanes, side, parts, (0, k), panels.as_mut_ptr()) };
+        unsafe { split(bf16, lanes, side, parts, (0, k), panels.as_mut_ptr()) };
         panels
     };
     let (left, right) = (in_panels(a, Side::A), in_panels(b.t(), Side::B));
@@ -115,7 +115,7 @@ fn split_rate(
     2.0 * (m * n * k) as f64 / best.as_secs_f64() / 1e9
 }
 
-fn split_table(amx: Amx, precision: Precision) {
+fn split_table(bf16: Bf16, precision: Precision) {
     println!("{}                      y = x·Wᵀ   dx = dy·W   dW = xᵀ·dy", precision.name());
     for (rows, inputs, outputs) in SHAPES {
         let random = |n: usize| -> Vec<f32> { (0..n).map(|i| (i as f32 * 0.7).sin()).collect() };
@@ -125,16 +125,16 @@ fn split_table(amx: Amx, precision: Precision) {
         let dy = MatRef::new(&dy, rows, outputs);
         println!(
             "{rows:5} × {inputs:4} × {outputs:4} {:14.0} {:11.0} {:12.0}",
-            split_rate(amx, precision, x, w, false),
-            split_rate(amx, precision, dy, w.t(), false),
-            split_rate(amx, precision, x.t(), dy, true),
+            split_rate(bf16, precision, x, w, false),
+            split_rate(bf16, precision, dy, w.t(), false),
+            split_rate(bf16, precision, x.t(), dy, true),
         );
     }
 }
 
 fn main() {
-    if let Some(amx) = Amx::new() {
-        Precision::SPLIT.iter().for_each(|precision| split_table(amx, *precision));
+    if let Some(bf16) = Bf16::new() {
+        Precision::SPLIT.iter().for_each(|precision| split_table(bf16, *precision));
     }
     for isa in Isa::available().into_iter().rev() {
         table::<f32>(isa);

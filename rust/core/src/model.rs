@@ -14,7 +14,7 @@ use crate::network::{Block, Network, Norm, Over};
 use crate::optim::Optimizer;
 use crate::pass::{Pass, Rows, WeightTask};
 use crate::plan::{Mode, Plan};
-use crate::simd::{Isa, all_finite, max_abs};
+use crate::simd::{Isa, all_finite, lerp, max_abs};
 use crate::threads;
 use crate::update::{self, Clip};
 use crate::view::MatRef;
@@ -173,6 +173,37 @@ impl<T: Element> Model<T> {
     pub fn set_parameters(&mut self, flat: &[T]) -> Result<(), Error> {
         check_flat("parameters", flat)?;
         self.network.import(self.isa, flat, &mut self.params);
+        self.pending = None;
+        Ok(())
+    }
+
+    /// Goes a part of the way to another model of the same layers: θ ← (1 − τ)·θ + τ·θ_other, for parameters and
+    /// running averages.
+    ///
+    /// # Errors
+    /// If `tau` is not from 0 to 1, or the other model is of other shapes; nothing is changed then.
+    pub fn follow(&mut self, other: &Model<T>, tau: f64) -> Result<(), Error> {
+        if !(0.0..=1.0).contains(&tau) {
+            let accepted = "a number from 0 to 1".to_string();
+            return Err(Error::Argument { name: "tau", value: tau.to_string(), accepted });
+        }
+        let blocks = |network: &Network| [network.blocks().to_vec(), network.averages().to_vec()].concat();
+        let (own, others) = (&self.network, &other.network);
+        if own.blocks() != others.blocks() || own.averages() != others.averages() {
+            let (own, others) = (blocks(own), blocks(others));
+            let at = own.iter().zip(&others).take_while(|(a, b)| a == b).count();
+            let tell = |all: &[Block]| match all.get(at) {
+                Some(block) => format!("{} of shape {:?}", block.name, block.shape),
+                None => "no more".to_string(),
+            };
+            return Err(Error::Mismatch(format!(
+                "a model follows one of the same layers: this one has {}, where the other has {}",
+                tell(&own),
+                tell(&others)
+            )));
+        }
+        lerp(self.isa, &mut self.params, tau, &other.params);
+        lerp(self.isa, &mut self.averages, tau, &other.averages);
         self.pending = None;
         Ok(())
     }

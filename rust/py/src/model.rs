@@ -201,6 +201,24 @@ impl Model {
         })
     }
 
+    /// Goes a part of the way to another model.
+    fn follow(&self, py: Python<'_>, other: &Model, tau: f64) -> PyResult<()> {
+        if std::ptr::eq(self, other) {
+            return Ok(()); // It is there.
+        }
+        with_dtype!(self.dtype, T => {
+            let run = || {
+                // Always in one order, so that two models may follow each other from two threads.
+                let order = std::ptr::from_ref(self) < std::ptr::from_ref(other);
+                match order {
+                    true => self.locked::<T, _>(|m| other.locked::<T, _>(|o| m.follow(o, tau))),
+                    false => other.locked::<T, _>(|o| self.locked::<T, _>(|m| m.follow(o, tau))),
+                }
+            };
+            py.detach(run).map_err(|e| translate(py, e))
+        })
+    }
+
     fn gradients(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         with_dtype!(self.dtype, T => {
             let mut flat = vec![T::default(); self.network.num_parameters()];

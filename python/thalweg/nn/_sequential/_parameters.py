@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import _arrays, _habits
+from thalweg import _arrays, _checks, _habits
 from thalweg._arrays import Array
 from thalweg.errors import ArgumentError, ShapeError
 from thalweg.nn import _names
@@ -29,6 +29,38 @@ class Parameters(SequentialBase):
         self._core.set_parameters(
             _arrays.flat(values, self._dtype, self.num_parameters, "flat_parameters")
         )
+
+    def follow(self, other: "Parameters", tau: float = 1.0) -> None:
+        """Go a part of the way to another model of the same layers: θ ← (1 − τ) θ + τ θ_other.
+
+        Running averages of normalizations go along. So a target network of reinforcement learning
+        follows the one that learns (Lillicrap et al. 2016, arXiv:1509.02971, section 3), in one
+        pass over the numbers.
+
+        Parameters
+        ----------
+        other : Sequential
+            With parameters of the same names and shapes, and of the same dtype. It stays as it is.
+        tau : float, default 1.0
+            From 0, which changes nothing, to 1, which copies.
+
+        Raises
+        ------
+        ArgumentError
+            If `other` is no `Sequential` or of other shapes or another dtype, or `tau` not from 0
+            to 1. Nothing is changed then.
+
+        Examples
+        --------
+        >>> from thalweg import nn
+        >>> critic = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2), seed=0)
+        >>> target = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2), seed=1)
+        >>> target.follow(critic)                  # the same numbers
+        >>> target.follow(critic, 0.005)           # after every update of the critic
+        """
+        if not issubclass(kind := type(other), Parameters):
+            raise ArgumentError(f"a model follows another nn.Sequential; got a {kind.__name__}")
+        self._core.follow(other._core, _checks.real("tau", tau, 0.0, 1.0, closed="[]"))
 
     @property
     def flat_gradients(self) -> Array:

@@ -31,7 +31,7 @@ use split::SplitPanels;
 
 use crate::element::Element;
 use crate::layer::Activation;
-use crate::simd::{Amx, Isa, Op, Simd, dispatch};
+use crate::simd::{Bf16, Isa, Op, Simd, dispatch};
 use crate::view::{MatMut, MatRef};
 
 /// The left operand, m × k.
@@ -170,8 +170,8 @@ impl<T: Element> Gemm<'_, T> {
                 match self.1.precision {
                     Precision::Full => driver::run(s, self.0, self.1, self.2),
                     _ => {
-                        let amx = Amx::new().expect("planned where there are tiles");
-                        split::run(s, amx, self.0, self.1, self.2);
+                        let bf16 = Bf16::new().expect("planned where there is bfloat16");
+                        split::run(s, bf16, self.0, self.1, self.2);
                     }
                 }
             }

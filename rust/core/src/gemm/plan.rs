@@ -4,7 +4,7 @@
 use super::pack::PANEL;
 use super::split::{self, Precision};
 use crate::element::Element;
-use crate::simd::{Isa, Op, Simd, dispatch};
+use crate::simd::{Amx, Isa, Op, Simd, dispatch};
 
 /// Bytes of a column of a packed block of B, more or less. Half of that would keep a panel in the first-level cache,
 /// but then sums wait in C twice as often, which costs more than loads from the second level: in float32 with AVX-512,
@@ -66,8 +66,10 @@ pub struct GemmPlan {
     pub pack_a: bool,
     /// Whether columns of a plain or transposed B are copied.
     pub pack_b: bool,
-    /// In which precision; unless in full, the tile unit's panels are used, and of the above only `rows`.
+    /// In which precision; unless in full, panels of parts are used, and of the above only `rows`.
     pub precision: Precision,
+    /// Whether parts are multiplied by the tile unit, else in vectors.
+    pub tiles: bool,
 }
 
 /// Shapes and strides of a product, all that a plan depends on.
@@ -127,7 +129,8 @@ impl GemmPlan {
         on_the_way: bool,
     ) -> Self {
         let plan = Self::blocked(TileShape::of::<T>(isa), (m, k), (m, k), on_the_way, false);
-        GemmPlan { rows: split::LANES, kc: split::BLOCK.min(k), mc: m, precision, ..plan }
+        let tiles = Amx::new().is_some();
+        GemmPlan { rows: split::LANES, kc: split::BLOCK.min(k), mc: m, precision, tiles, ..plan }
     }
 
     /// A plan for an A of `m` × `k` in blocks of `mc` × `kc` or less.
@@ -142,7 +145,8 @@ impl GemmPlan {
         let rows = m.div_ceil(tiles).max(1);
         let blocks = m.div_ceil(mc.max(rows)).max(1);
         let mc = tiles.div_ceil(blocks) * rows;
-        GemmPlan { tile, rows, kc: kc.min(k).max(1), mc, pack_a, pack_b, precision: Precision::Full }
+        let (kc, precision) = (kc.min(k).max(1), Precision::Full);
+        GemmPlan { tile, rows, kc, mc, pack_a, pack_b, precision, tiles: false }
     }
 
     /// Elements of scratch that [`Gemm::run`](super::Gemm::run) needs.

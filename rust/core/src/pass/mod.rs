@@ -41,7 +41,7 @@ use crate::loss::{Goals, Objective, RowLoss};
 use crate::network::{Network, Stage};
 use crate::optim;
 use crate::plan::{Columns, Mode, PanelItem, Phase, Plan, RowStep, StagePlan};
-use crate::simd::{Amx, Isa, all_finite, max_abs};
+use crate::simd::{Bf16, Isa, all_finite, max_abs};
 use crate::threads::Job;
 use crate::view::{MatMut, MatRef};
 use crate::workspace::{Layout, Workspace};
@@ -347,7 +347,7 @@ impl<'a, T: Element> Pass<'a, T> {
         let into = whole.start + split_len(cols.start, k, parts);
         let into = into..into + split_len(cols.len(), k, parts);
         // SAFETY: the item's own panels.
-        unsafe { split_weight(amx(), weight, *forward, cols, parts, self.values.ptr(into)) };
+        unsafe { split_weight(bf16(), weight, *forward, cols, parts, self.values.ptr(into)) };
     }
 
     /// The weight of a dense stage, to be read while rows go through it.
@@ -447,7 +447,7 @@ impl<'a, T: Element> Pass<'a, T> {
         let (lanes, parts) = (part.cols(), precision.parts());
         let into = self.values.ptr(start..start + split_len(lanes, local.wave, parts));
         // SAFETY: the block's own steps of the panels: blocks are whole steps, but for the last.
-        unsafe { split(amx(), part.t(), side, parts, (local.rows.start, local.wave), into) };
+        unsafe { split(bf16(), part.t(), side, parts, (local.rows.start, local.wave), into) };
     }
 
     /// Gradients and updates of what is no weight of a dense layer.
@@ -475,9 +475,9 @@ impl<'a, T: Element> Pass<'a, T> {
     }
 }
 
-/// The token of tiles, in passes that use them.
-fn amx() -> Amx {
-    Amx::new().expect("planned where there are tiles")
+/// The token of bfloat16, in passes that use it.
+fn bf16() -> Bf16 {
+    Bf16::new().expect("planned where there is bfloat16")
 }
 
 /// Whether no element of a matrix is NaN or infinite.

@@ -76,8 +76,9 @@ impl fmt::Display for Plan {
             }
             let describe = |g: &GemmPlan| match g.pack_a {
                 _ if g.precision != Precision::Full => {
+                    let unit = if g.tiles { "tiles" } else { "vectors" };
                     format!(
-                        "in tiles of {LANES}×{LANES}, numbers split into {} bfloat16",
+                        "in blocks of {LANES}×{LANES} by {unit}, numbers split into {} bfloat16",
                         g.precision.parts()
                     )
                 }

@@ -14,11 +14,11 @@
 //! arrays of numbers all over the place.
 
 #[cfg(target_arch = "x86_64")]
-mod amx;
-#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod bf16;
 mod denormals;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -32,27 +32,38 @@ use crate::element::Element;
 use crate::gemm::Kernels;
 
 #[cfg(target_arch = "x86_64")]
-pub use amx::Amx;
-#[cfg(target_arch = "x86_64")]
 pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
+pub use bf16::{Amx, Bf16};
 pub use denormals::FlushDenormals;
 #[cfg(target_arch = "aarch64")]
 pub use neon::Neon;
 pub use portable::Portable;
-pub use vectors::{add, add_scaled, all_finite, max_abs};
+pub use vectors::{add, add_scaled, all_finite, lerp, max_abs};
 
-/// Token of Intel's tile unit, which this platform cannot have.
+/// Tokens of what this platform cannot have.
 #[cfg(not(target_arch = "x86_64"))]
-#[derive(Clone, Copy, Debug)]
-pub struct Amx(());
+mod bf16 {
+    /// Token of products of bfloat16.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Bf16(());
+    /// Token of Intel's tile unit.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Amx(());
 
-#[cfg(not(target_arch = "x86_64"))]
-impl Amx {
-    /// None.
-    pub fn new() -> Option<Self> {
-        None
+    impl Bf16 {
+        /// None.
+        pub fn new() -> Option<Self> {
+            None
+        }
+    }
+
+    impl Amx {
+        /// None.
+        pub fn new() -> Option<Self> {
+            None
+        }
     }
 }
 

@@ -48,6 +48,29 @@ pub fn add_scaled<T: Element>(isa: Isa, into: &mut [T], factor: f64, from: &[T])
     dispatch(isa, AddScaled(into, factor, from));
 }
 
+/// into ← (1 − τ)·into + τ·from, which is `from` itself for τ = 1
+///
+/// # Panics
+/// If they differ in length.
+pub fn lerp<T: Element>(isa: Isa, into: &mut [T], tau: f64, from: &[T]) {
+    struct Lerp<'a, T>(&'a mut [T], f64, &'a [T]);
+    impl<T: Element> Op<T> for Lerp<'_, T> {
+        type Output = ();
+        #[inline(always)]
+        fn eval<S: Simd<T>>(self, s: S) {
+            let (tau, rest) = (s.splat(T::lit(self.1)), s.splat(T::lit(1.0 - self.1)));
+            stream_map(
+                s,
+                [self.0],
+                [self.2],
+                #[inline(always)]
+                |[y], [x]| [s.fma(tau, x, s.mul(rest, y))],
+            );
+        }
+    }
+    dispatch(isa, Lerp(into, tau, from));
+}
+
 /// Whether no element is NaN or infinite.
 pub fn all_finite<T: Element>(isa: Isa, values: &[T]) -> bool {
     struct AllFinite<'a, T>(&'a [T]);

@@ -7,14 +7,14 @@
 //!     for i in panels of A: kernel, and its sums to C; on the last k0: epilogue
 //! ```
 
-use super::kernel::{Block, Operands, Start, Tiles};
+use super::kernel::{Block, Operands, Start, Unit};
 use super::pack::split;
 use super::panels::{Side, split_len};
 use super::{BLOCK, DEPTH, LANES};
 use crate::element::{Dtype, Element};
 use crate::gemm::driver::{Finish, Hints, Place};
 use crate::gemm::{Gemm, GemmPlan, Init, Lhs, Rhs};
-use crate::simd::{Amx, Simd};
+use crate::simd::{Bf16, Simd};
 
 /// Room for a block that is not whole in C, on cache lines of its own.
 #[repr(align(64))]
@@ -24,7 +24,7 @@ struct Aside<T>([T; LANES * LANES]);
 static ZEROS: Aside<f32> = Aside([0.0; LANES * LANES]);
 
 #[inline(always)]
-pub fn run<T: Element, S: Simd<T>>(s: S, amx: Amx, gemm: Gemm<'_, T>, plan: &GemmPlan, scratch: &mut [T]) {
+pub fn run<T: Element, S: Simd<T>>(s: S, bf16: Bf16, gemm: Gemm<'_, T>, plan: &GemmPlan, scratch: &mut [T]) {
     let Gemm { a, b, mut c, init, mut epilogue, ahead } = gemm;
     let (m, n, k, parts) = (c.rows(), c.cols(), a.cols(), plan.precision.parts());
     let Rhs::Split(b) = b else { panic!("the right operand comes in parts") };
@@ -40,7 +40,7 @@ pub fn run<T: Element, S: Simd<T>>(s: S, amx: Amx, gemm: Gemm<'_, T>, plan: &Gem
         assert_eq!(bias.len(), n);
     }
     epilogue.check(m, n);
-    let tiles = Tiles::configure(amx);
+    let unit = Unit::of(bf16, plan.tiles);
     let mut aside = Aside([T::ZERO; LANES * LANES]);
     let step = split_len(LANES, DEPTH, parts);
     let panel = split_len(LANES, k, parts);
@@ -55,7 +55,7 @@ pub fn run<T: Element, S: Simd<T>>(s: S, amx: Amx, gemm: Gemm<'_, T>, plan: &Gem
             Lhs::Plain(a) => {
                 let block = &mut scratch[..split_len(m, kc, parts)];
                 // SAFETY: the panels of this block, which are ours.
-                unsafe { split(amx, a.block(0, m, k0, kc), Side::A, parts, (0, kc), block.as_mut_ptr()) };
+                unsafe { split(bf16, a.block(0, m, k0, kc), Side::A, parts, (0, kc), block.as_mut_ptr()) };
                 (block.as_ptr(), split_len(LANES, kc, parts))
             }
             Lhs::Panels(_) => panic!("the left operand comes as it is or in parts"),
@@ -86,7 +86,7 @@ pub fn run<T: Element, S: Simd<T>>(s: S, amx: Amx, gemm: Gemm<'_, T>, plan: &Gem
                         None => Start { data: ZEROS.0.as_ptr(), row: 0 },
                     };
                     // SAFETY: panels of so many steps, of four bytes an element, and a whole block of C.
-                    unsafe { tiles.multiply(operands, start, into) };
+                    unsafe { unit.multiply(operands, start, into) };
                 } else {
                     for (r, row) in aside.0.chunks_exact_mut(LANES).take(place.rows).enumerate() {
                         let row = &mut row[..place.cols];
@@ -98,7 +98,7 @@ pub fn run<T: Element, S: Simd<T>>(s: S, amx: Amx, gemm: Gemm<'_, T>, plan: &Gem
                     }
                     let into = Block { data: aside.0.as_mut_ptr().cast(), row: LANES };
                     // SAFETY: as above, and the block is our own.
-                    unsafe { tiles.multiply(operands, Start { data: into.data, row: into.row }, into) };
+                    unsafe { unit.multiply(operands, Start { data: into.data, row: into.row }, into) };
                     for (r, row) in aside.0.chunks_exact(LANES).take(place.rows).enumerate() {
                         block.row_mut(r).copy_from_slice(&row[..place.cols]);
                     }

@@ -1,4 +1,4 @@
-//! Products of float32 numbers by tiles of bfloat16.
+//! Products of float32 numbers by those of bfloat16.
 //!
 //! A number is written as a sum of parts with eight bits each, x = x₀ + x₁ + x₂ + …, every part what bfloat16
 //! makes of what the earlier ones left over. A product of two numbers is then the sum of products of
@@ -14,14 +14,15 @@
 //! Products of parts are exact in float32, where they are added up. With three parts sums are as good as those of
 //! float32, as Henry, Tang & Heinecke 2019 found ("Leveraging
 //! the bfloat16 artificial intelligence datatype for higher-precision computations", arXiv:1904.06376), and
-//! sixteen times as many products a cycle leave a gain of two or so.
+//! the sixteen times as many products a cycle of a tile unit leave a gain of two or so. Vectors of AVX-512 BF16 take
+//! twice as many as those of float32: there one part gains, and more would lose.
 //!
-//! Every element of C is one chain of what the tile unit does in a step, begun from its initial value, in the order of
+//! Every element of C is one chain of what the unit does in a step, begun from its initial value, in the order of
 //! k: the same bits for every partition of the work. Numbers below 2⁻¹²⁶ count as 0, parts that are too small
 //! likewise; an infinite number gives NaN, which is infinite minus itself.
 //!
-//! Rooms: `panels` says how operands lie, `pack` splits them so, `kernel` multiplies one block of them, `driver`
-//! loops; `absent` stands for them where there can be no tiles.
+//! Rooms: `panels` says how operands lie, `pack` splits them so, `kernel` multiplies one block of them, in `tiles` or
+//! `vectors`, `driver` loops; `absent` stands for them where there can be neither.
 
 #[cfg(not(target_arch = "x86_64"))]
 mod absent;
@@ -34,6 +35,10 @@ mod pack;
 mod panels;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod vectors;
 
 #[cfg(not(target_arch = "x86_64"))]
 use absent as pack;
@@ -46,7 +51,7 @@ pub use panels::{Side, SplitPanels, split_len};
 
 use crate::element::{Dtype, Element};
 use crate::error::Error;
-use crate::simd::{Amx, Isa};
+use crate::simd::{Amx, Bf16, Isa};
 
 /// Lanes of a panel: rows of A or columns of B, two tiles of sixteen.
 pub const LANES: usize = 32;
@@ -97,10 +102,14 @@ impl Precision {
                 "precision {name:?} is for models of float32, and this one is of {}",
                 T::DTYPE.name()
             ))
-        } else if Amx::new().is_none() {
+        } else if Bf16::new().is_none() {
+            failed(format!(
+                "precision {name:?} needs a CPU with AVX-512 BF16, and here there is none: take \"float32\""
+            ))
+        } else if self.parts() > 1 && Amx::new().is_none() {
             failed(format!(
                 "precision {name:?} needs a CPU with AMX-BF16 (tiles of bfloat16), and a system that lets \
-                 programs use it; here there is \"float32\" only"
+                 programs use it; here \"float32\" is faster and more exact, and \"bfloat16\" faster yet"
             ))
         } else if isa != Isa::Avx512 {
             failed(format!("precision {name:?} needs kernels of avx512, and THALWEG_ISA keeps to {isa}"))

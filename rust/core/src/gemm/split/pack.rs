@@ -7,7 +7,7 @@ use super::panels::{Side, split_len};
 use super::{DEPTH, LANES};
 use crate::element::{Dtype, Element};
 use crate::gemm::pack::{PANEL, Panels};
-use crate::simd::{Amx, Simd};
+use crate::simd::{Bf16, Simd};
 use crate::view::MatRef;
 
 /// Splits the numbers `from ..` of lanes of `k`, `m`, to where they belong in panels that start at `into`. `from` is
@@ -17,7 +17,7 @@ use crate::view::MatRef;
 /// # Safety
 /// The elements of the panels must be valid for writing, and those of these steps be nobody else's.
 pub unsafe fn split<T: Element>(
-    amx: Amx,
+    bf16: Bf16,
     m: MatRef<'_, T>,
     side: Side,
     parts: usize,
@@ -39,9 +39,9 @@ pub unsafe fn split<T: Element>(
     // SAFETY: the token proves AVX-512 with bfloat16; the caller promised the memory.
     unsafe {
         match parts {
-            1 => split_lanes::<1>(amx, lanes, side, panel, into),
-            2 => split_lanes::<2>(amx, lanes, side, panel, into),
-            _ => split_lanes::<3>(amx, lanes, side, panel, into),
+            1 => split_lanes::<1>(bf16, lanes, side, panel, into),
+            2 => split_lanes::<2>(bf16, lanes, side, panel, into),
+            _ => split_lanes::<3>(bf16, lanes, side, panel, into),
         }
     }
 }
@@ -51,7 +51,7 @@ pub unsafe fn split<T: Element>(
 /// # Safety
 /// As [`split`].
 pub unsafe fn split_weight<T: Element>(
-    amx: Amx,
+    bf16: Bf16,
     weight: Panels<'_, T>,
     forward: bool,
     cols: &Range<usize>,
@@ -68,13 +68,13 @@ pub unsafe fn split_weight<T: Element>(
         for j in cols.clone().step_by(PANEL) {
             let into = into.wrapping_add(split_len(j - cols.start, k, parts));
             // SAFETY: handed on from the caller.
-            unsafe { split(amx, panel(j).t(), Side::B, parts, (0, k), into) };
+            unsafe { split(bf16, panel(j).t(), Side::B, parts, (0, k), into) };
         }
     } else {
         for j in (0..n).step_by(PANEL) {
             let rows = panel(j).block(cols.start, cols.len(), 0, PANEL.min(n - j));
             // SAFETY: handed on from the caller.
-            unsafe { split(amx, rows, Side::B, parts, (j, n), into) };
+            unsafe { split(bf16, rows, Side::B, parts, (j, n), into) };
         }
     }
 }
@@ -97,7 +97,7 @@ const TILE: usize = HALF * HALF;
 
 /// As [`split`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
-unsafe fn split_lanes<const PARTS: usize>(amx: Amx, m: Lanes, side: Side, panel: usize, into: *mut f32) {
+unsafe fn split_lanes<const PARTS: usize>(bf16: Bf16, m: Lanes, side: Side, panel: usize, into: *mut f32) {
     // Rows of a tile are what lies in memory as it is, or have to be turned.
     let turned = m.along == (side == Side::B);
     let mut aside = Aside([0.0; 3 * TILE]);
@@ -119,7 +119,7 @@ unsafe fn split_lanes<const PARTS: usize>(amx: Amx, m: Lanes, side: Side, panel:
                 if turned {
                     for part in 0..PARTS {
                         let (from, into) = (to.add(part * TILE), into.add(part * 2 * TILE));
-                        amx.avx512().transpose(from, HALF, into, HALF, HALF, HALF);
+                        bf16.avx512().transpose(from, HALF, into, HALF, HALF, HALF);
                     }
                 }
             }

@@ -1,5 +1,5 @@
-//! Products of parts against float64, over shapes that leave tiles partly empty. Where the CPU has no tile unit,
-//! what is left to see is that it says so.
+//! Products of parts against float64, over shapes that leave blocks partly empty, by every unit that the CPU has.
+//! Where it has none, what is left to see is that it says so.
 
 use super::*;
 use crate::gemm::pack::{PANEL, Panels, offset};
@@ -8,13 +8,21 @@ use crate::layer::Activation;
 use crate::rng::{Purpose, Stream};
 use crate::view::{MatMut, MatRef};
 
-/// The unit, or a line in the test's output that it is not there.
-fn amx() -> Option<Amx> {
-    let amx = Amx::new();
-    if amx.is_none() {
-        println!("no AMX here: products of parts are not tested");
+/// The token and whether to take tiles, for every unit; or a line in the test's output on what is not there.
+fn units() -> Vec<(Bf16, bool)> {
+    let (bf16, tiles) = (Bf16::new(), Amx::new().is_some());
+    for (unit, there) in [("vectors", bf16.is_some()), ("tiles", tiles)] {
+        if !there {
+            println!("no {unit} of bfloat16 here: products by them are not tested");
+        }
     }
-    amx
+    let units = |bf16| [false, true].into_iter().take(1 + usize::from(tiles)).map(move |tiles| (bf16, tiles));
+    bf16.into_iter().flat_map(units).collect()
+}
+
+/// A plan for a unit.
+fn plan_for(precision: Precision, (m, k): (usize, usize), on_the_way: bool, tiles: bool) -> GemmPlan {
+    GemmPlan { tiles, ..GemmPlan::split::<f32>(Isa::Avx512, precision, (m, k), on_the_way) }
 }
 
 fn random(seed: u64, len: usize) -> Vec<f32> {
@@ -44,7 +52,7 @@ struct Case {
 }
 
 /// Splits all lanes of an operand, into panels that are NaN wherever nothing is written.
-fn panels(amx: Amx, lanes: MatRef<'_, f32>, side: Side, parts: usize) -> Vec<f32> {
+fn panels(bf16: Bf16, lanes: MatRef<'_, f32>, side: Side, parts: usize) -> Vec<f32> {
     let k = lanes.cols();
     let mut panels = vec![f32::NAN; split_len(lanes.rows(), k, parts)];
     // In two goes, as blocks of rows do it.
@@ -52,13 +60,18 @@ fn panels(amx: Amx, lanes: MatRef<'_, f32>, side: Side, parts: usize) -> Vec<f32
     for (from, to) in [(0, cut), (cut, k)].into_iter().filter(|(from, to)| from < to) {
         let part = lanes.block(0, lanes.rows(), from, to - from);
         // SAFETY: our own panels.
-        unsafe { split(amx, part, side, parts, (from, k), panels.as_mut_ptr()) };
+        unsafe { split(bf16, part, side, parts, (from, k), panels.as_mut_ptr()) };
     }
     panels
 }
 
 /// One product: C and what it should be, with the sum of the absolute products beside it.
-fn product(amx: Amx, precision: Precision, case: Case, init: usize) -> (Vec<f32>, Vec<(f64, f64)>) {
+fn product(
+    (bf16, tiles): (Bf16, bool),
+    precision: Precision,
+    case: Case,
+    init: usize,
+) -> (Vec<f32>, Vec<(f64, f64)>) {
     let Case { m, n, k, a_across, a_before, b_across } = case;
     let slack = 3;
     let matrix = |data: &'static [f32], rows: usize, cols: usize, across: bool| match across {
@@ -70,9 +83,9 @@ fn product(amx: Amx, precision: Precision, case: Case, init: usize) -> (Vec<f32>
     let b = matrix(leak(2), k, n, b_across);
     let (bias, before) = (random(3, n), random(4, m * (n + slack)));
     let parts = precision.parts();
-    let right = panels(amx, b.t(), Side::B, parts);
-    let left = panels(amx, a, Side::A, parts);
-    let plan = GemmPlan::split::<f32>(Isa::Avx512, precision, (m, k), !a_before);
+    let right = panels(bf16, b.t(), Side::B, parts);
+    let left = panels(bf16, a, Side::A, parts);
+    let plan = plan_for(precision, (m, k), !a_before, tiles);
     let mut c = before.clone();
     Gemm {
         a: if a_before { Lhs::Split(SplitPanels::new(&left, m, k, parts)) } else { Lhs::Plain(a) },
@@ -102,23 +115,22 @@ fn product(amx: Amx, precision: Precision, case: Case, init: usize) -> (Vec<f32>
 
 #[test]
 fn products_are_as_exact_as_their_parts() {
-    let Some(amx) = amx() else { return };
     let shapes =
         [(32, 32, 32), (1, 1, 1), (33, 31, 65), (64, 96, 300), (47, 70, 513), (16, 17, 15), (100, 33, 1)];
-    for precision in Precision::SPLIT {
+    for (unit, precision) in units().into_iter().flat_map(|unit| Precision::SPLIT.map(|p| (unit, p))) {
         let mut worst = 0.0f64;
         for (m, n, k) in shapes {
             for bits in 0..8 {
                 let [a_across, a_before, b_across] = [1, 2, 4].map(|bit| bits & bit != 0);
                 let case = Case { m, n, k, a_across, a_before, b_across };
-                let (c, exact) = product(amx, precision, case, bits % 3);
+                let (c, exact) = product(unit, precision, case, bits % 3);
                 for (c, (want, size)) in c.iter().zip(exact) {
                     let error = (f64::from(*c) - want).abs();
                     // Sums of k products in float32 lose their part, too.
                     let rounding = 2f64.powi(-24) * (3.0 + (k as f64).sqrt());
                     assert!(
                         error <= size * (error_of(precision) + rounding),
-                        "{precision:?} {case:?}: {c} {want}"
+                        "{unit:?} {precision:?} {case:?}: {c} {want}"
                     );
                     worst = worst.max(error / size);
                 }
@@ -131,10 +143,14 @@ fn products_are_as_exact_as_their_parts() {
 
 #[test]
 fn three_parts_are_as_good_as_float32() {
-    let Some(amx) = amx() else { return };
+    // In tiles. Vectors round after every product, six times as often as float32's multiply-adds.
+    units().into_iter().filter(|(_, tiles)| *tiles).for_each(as_good_as_float32);
+}
+
+fn as_good_as_float32(unit: (Bf16, bool)) {
     let (m, n, k) = (64, 64, 512);
     let case = Case { m, n, k, a_across: false, a_before: false, b_across: false };
-    let (c, exact) = product(amx, Precision::Bf16x6, case, 0);
+    let (c, exact) = product(unit, Precision::Bf16x6, case, 0);
     let spread = |values: &dyn Fn(usize) -> f64| {
         let errors = (0..m * n).map(|at| (values(at) - exact[at].0).powi(2)).sum::<f64>();
         (errors / exact.iter().map(|e| e.0.powi(2)).sum::<f64>()).sqrt()
@@ -153,14 +169,17 @@ fn three_parts_are_as_good_as_float32() {
 
 #[test]
 fn every_partition_gives_the_same_bits() {
-    let Some(amx) = amx() else { return };
+    units().into_iter().for_each(same_bits_however_cut);
+}
+
+fn same_bits_however_cut((bf16, tiles): (Bf16, bool)) {
     let (m, n, k) = (96, 64, 300);
     let (a_data, b_data) = (random(1, m * k), random(2, k * n));
     let (a, b) = (MatRef::new(&a_data, m, k), MatRef::new(&b_data, k, n));
     for precision in Precision::SPLIT {
         let parts = precision.parts();
-        let right = panels(amx, b.t(), Side::B, parts);
-        let plan = GemmPlan::split::<f32>(Isa::Avx512, precision, (m, k), true);
+        let right = panels(bf16, b.t(), Side::B, parts);
+        let plan = plan_for(precision, (m, k), true, tiles);
         let run = |rows: std::ops::Range<usize>, cols: std::ops::Range<usize>, c: &mut [f32]| {
             Gemm {
                 a: Lhs::Plain(a.block(rows.start, rows.len(), 0, k)),
@@ -185,15 +204,15 @@ fn every_partition_gives_the_same_bits() {
 
 #[test]
 fn what_is_not_finite_stays_so_and_what_is_tiny_is_zero() {
-    let Some(amx) = amx() else { return };
-    for precision in Precision::SPLIT {
+    for ((bf16, tiles), precision) in units().into_iter().flat_map(|unit| Precision::SPLIT.map(|p| (unit, p)))
+    {
         let parts = precision.parts();
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut a = vec![1.0; 40 * 40];
             a[3 * 40 + 7] = bad;
             let b = vec![1.0; 40 * 40];
-            let right = panels(amx, MatRef::new(&b, 40, 40).t(), Side::B, parts);
-            let plan = GemmPlan::split::<f32>(Isa::Avx512, precision, (40, 40), true);
+            let right = panels(bf16, MatRef::new(&b, 40, 40).t(), Side::B, parts);
+            let plan = plan_for(precision, (40, 40), true, tiles);
             let mut c = vec![0.0; 40 * 40];
             Gemm {
                 a: Lhs::Plain(MatRef::new(&a, 40, 40)),
@@ -208,14 +227,14 @@ fn what_is_not_finite_stays_so_and_what_is_tiny_is_zero() {
                 assert!(row.iter().all(|x| if i == 3 { !x.is_finite() } else { *x == 40.0 }), "{bad} {i}");
             }
         }
-        let tiny = panels(amx, MatRef::new(&[1e-40f32; 32 * 32], 32, 32), Side::A, parts);
+        let tiny = panels(bf16, MatRef::new(&[1e-40f32; 32 * 32], 32, 32), Side::A, parts);
         assert!(tiny.iter().all(|x| x.to_bits() == 0));
     }
 }
 
 #[test]
 fn weights_are_split_as_they_are_and_transposed() {
-    let Some(amx) = amx() else { return };
+    let Some(bf16) = Bf16::new() else { return };
     for (k, n) in [(40, 33), (64, 64), (31, 100)] {
         let data = random(1, k * n);
         let plain = MatRef::new(&data, k, n);
@@ -226,14 +245,14 @@ fn weights_are_split_as_they_are_and_transposed() {
         for parts in 1..=3 {
             for forward in [true, false] {
                 let (right, k, n) = if forward { (plain, k, n) } else { (plain.t(), n, k) };
-                let want = panels(amx, right.t(), Side::B, parts);
+                let want = panels(bf16, right.t(), Side::B, parts);
                 let mut found = vec![f32::NAN; want.len()];
                 for from in (0..n).step_by(PANEL) {
                     let cols = from..n.min(from + PANEL);
                     let weight = Panels::new(&in_panels, plain.rows(), plain.cols());
                     let into = found[split_len(from, k, parts)..].as_mut_ptr();
                     // SAFETY: our own panels.
-                    unsafe { split_weight(amx, weight, forward, &cols, parts, into) };
+                    unsafe { split_weight(bf16, weight, forward, &cols, parts, into) };
                 }
                 let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                 assert_eq!(bits(&want), bits(&found), "{k} {n} {parts} {forward}");
@@ -249,12 +268,13 @@ fn a_precision_that_is_not_there_is_an_error_that_says_why() {
     for precision in Precision::SPLIT {
         let double = why(precision.check::<f64>(Isa::Avx512));
         assert!(double.contains(precision.name()) && double.contains("float64"), "{double}");
-        match Amx::new() {
-            Some(_) => {
-                assert!(precision.check::<f32>(Isa::Avx512).is_ok());
-                assert!(why(precision.check::<f32>(Isa::Avx2)).contains("avx2"));
-            }
-            None => assert!(why(precision.check::<f32>(Isa::Avx512)).contains("AMX")),
+        let there = Bf16::new().is_some() && (precision == Precision::Bf16 || Amx::new().is_some());
+        if there {
+            assert!(precision.check::<f32>(Isa::Avx512).is_ok());
+            assert!(why(precision.check::<f32>(Isa::Avx2)).contains("avx2"));
+        } else {
+            let wanted = if Bf16::new().is_some() { "AMX" } else { "AVX-512 BF16" };
+            assert!(why(precision.check::<f32>(Isa::Avx512)).contains(wanted));
         }
     }
 }

@@ -1,10 +1,26 @@
-//! Tiles of bfloat16: Intel's AMX, beside AVX-512 with conversions to bfloat16.
+//! What multiplies numbers of bfloat16: AVX-512 BF16, and Intel's tile unit (AMX) where there is one.
 
 use std::sync::OnceLock;
 
 use super::Avx512;
 
-/// Token of the tile unit. There is one only if the CPU has AMX-BF16 and AVX-512 BF16, and the kernel
+/// Token of AVX-512 with conversions to and products of bfloat16.
+#[derive(Clone, Copy, Debug)]
+pub struct Bf16(());
+
+impl Bf16 {
+    /// The token, if this CPU has the instructions.
+    pub fn new() -> Option<Self> {
+        (Avx512::new().is_some() && is_x86_feature_detected!("avx512bf16")).then_some(Bf16(()))
+    }
+
+    /// AVX-512, which is there beside it.
+    pub fn avx512(self) -> Avx512 {
+        Avx512::new().expect("the token is made beside it")
+    }
+}
+
+/// Token of the tile unit. There is one only if the CPU has AMX-BF16 beside AVX-512 BF16, and the kernel
 /// lets this process use tiles.
 #[derive(Clone, Copy, Debug)]
 pub struct Amx(());
@@ -15,11 +31,6 @@ impl Amx {
         static FOUND: OnceLock<bool> = OnceLock::new();
         FOUND.get_or_init(|| has_unit() && may_use_tiles()).then_some(Amx(()))
     }
-
-    /// AVX-512, which the unit implies here.
-    pub fn avx512(self) -> Avx512 {
-        Avx512::new().expect("the token of tiles is made beside it")
-    }
 }
 
 fn has_unit() -> bool {
@@ -27,10 +38,7 @@ fn has_unit() -> bool {
     const AMX_BF16: u32 = 1 << 22;
     const AMX_TILE: u32 = 1 << 24;
     let edx = std::arch::x86_64::__cpuid_count(7, 0).edx;
-    Avx512::new().is_some()
-        && is_x86_feature_detected!("avx512bf16")
-        && edx & AMX_BF16 != 0
-        && edx & AMX_TILE != 0
+    Bf16::new().is_some() && edx & AMX_BF16 != 0 && edx & AMX_TILE != 0
 }
 
 /// Linux keeps room for tiles only for processes that ask.
