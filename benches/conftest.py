@@ -11,7 +11,6 @@ drifts, drifts for all. pytest-benchmark's own listing would have a line per tur
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 from datetime import UTC, datetime
@@ -58,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
     _check_workloads(config.getoption("workloads"))
     if not _libraries(config)[0].modes:
         raise pytest.UsageError("thalweg itself is not installed in this environment")
-    config.stash[STARTED] = _load()
+    config.stash[STARTED] = machine.Others(allowed[:threads])
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -178,21 +177,16 @@ def _about(config: pytest.Config) -> dict[str, str]:
         "CPU": machine.cpu_line(),
         "ISA": f"{own['isa']} (thalweg's choice of {', '.join(own['isas_available'])})",
         "Threads": f"{config.getoption('threads')} for every library",
-        "Load": _told(config.stash[STARTED], _load(), config.getoption("threads")),
+        "Load": _told(config.stash[STARTED].used(), config.getoption("threads")),
+        "Commit": machine.commit(),
         "Versions": f"{', '.join(versions)}, NumPy {numpy.__version__},"
         f" Python {platform.python_version()}",
         "Date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
 
-def _load() -> float:
-    """How many threads wanted a CPU over the last minute; NaN where nobody counts them."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
-
-
-def _told(before: float, after: float, threads: int) -> str:
-    told = f"{before:.1f} before, {after:.1f} at the end (one minute's average)"
-    # Of the load at the end, as much as our threads is our own.
-    if before > machine.BUSY or after - threads > machine.BUSY:
-        told += "; THE MACHINE WAS BUSY with other work, do not rely on these ratios"
+def _told(others: float, threads: int) -> str:
+    told = f"others used {others:.2f} of {threads} CPUs meanwhile"
+    if others > machine.BUSY:
+        told += "; THE MACHINE WAS BUSY, do not rely on these ratios"
     return told

@@ -1,10 +1,11 @@
-"""The machine that is measured on: its CPUs and caches, and whether somebody else uses it."""
+"""What is measured, and where: CPUs and caches, and whether somebody else uses them."""
 
 from __future__ import annotations
 
 import math
 import os
 import platform
+import subprocess
 import time
 from pathlib import Path
 
@@ -53,6 +54,15 @@ def cpu_name() -> str:
 
 def cpu_line() -> str:
     return f"{cpu_name()}, {os.cpu_count()} CPUs, {platform.system()} {platform.machine()}"
+
+
+def commit() -> str:
+    """The commit of this checkout, with a + if it was changed since; a ? if nobody knows."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "?"
 
 
 def caches(cpu: int) -> tuple[int, int] | None:

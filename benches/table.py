@@ -69,15 +69,18 @@ class Table:
 
     def markdown(self) -> str:
         own = [m for m in self.modes if m in (STEP, FIT)]
-        head = ["workload", *own, *self.peers, "best peer / step", "best peer / fit"]
+        head = ["workload", "best peer / step", "best peer / fit", *own, *self.peers]
         body = []
         for row in self.rows:
-            cells = [row.work.label, *(duration(row.seconds(m)) for m in own)]
+            headline = self.headline(row)
+            cells = [
+                row.work.label,
+                *(f"{r:.2f}x" if r else "-" for r in (headline[STEP], headline[FIT])),
+                *(duration(row.seconds(m)) for m in own),
+            ]
             for peer in self.peers:
                 ratio = row.ratio(peer, row.rival(peer, self.whole_epochs))
                 cells.append(f"{duration(row.seconds(peer))} ({ratio:.2f}x)" if ratio else "-")
-            headline = self.headline(row)
-            cells += [f"{r:.2f}x" if r else "-" for r in (headline[STEP], headline[FIT])]
             body.append(cells)
         lines = [*grid([head, *body]), ""]
         epochs = ", ".join(p for p in self.peers if p in self.whole_epochs)
