@@ -226,6 +226,59 @@ def test_products_of_no_symmetric_matrix_are_noticed(rng):
         top_eigenvalues(lambda v: v * rng.standard_normal(9), size=9)
 
 
+def test_spectra_of_what_is_not_symmetric_are_refused(rng):
+    """[[1, 5], [0, 2]] had eigenvalues from -3 to 6."""
+    a = np.array([[1.0, 5.0], [0.0, 2.0]])
+    for call in (curvature.spectral_density, curvature.logdet, top_eigenvalues):
+        with pytest.raises(tw.ArgumentError, match=r"symmetric, but at \[0, 1\] it is 5 and at"):
+            call(a)
+        with pytest.raises(tw.DataError, match="not a symmetric matrix"):
+            call(lambda v: a @ v, size=2)
+    assert curvature.trace(a, probes=1000).value == pytest.approx(3, abs=0.6)  # any has one
+    # Rounding is none: of sums in another order, and of products in float32.
+    x = rng.standard_normal((50, 30))
+    near = x.T @ x * (1 + 1e-12 * rng.standard_normal((30, 30)))
+    single = near.astype(np.float32) * (1 + 1e-6 * rng.standard_normal((30, 30)))
+    want = curvature.spectral_density(near).range
+    for form in (near, single.astype(np.float32)):
+        assert curvature.spectral_density(form).range == pytest.approx(want, rel=1e-3, abs=1e-3)
+        assert curvature.logdet(form.__matmul__, size=30, shift=1.0).value > 0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [top_eigenvalues, curvature.spectral_density, curvature.trace, curvature.logdet],
+)
+def test_what_an_operator_is_made_with_is_not_changed_in_passing(call, mlp):
+    """It was left out of account, and not even looked at."""
+    model, x, y = mlp
+    loss = nn.CrossEntropyLoss()
+    for matrix in (Operator(model, x, y, loss=loss), np.eye(3)):
+        for wrong in ({"kind": "fisher"}, {"kind": "nonsense"}, {"training": True}):
+            with pytest.raises(tw.ArgumentError, match=f"leave out {next(iter(wrong))}="):
+                call(matrix, **wrong)
+    with pytest.raises(tw.ArgumentError, match="kind must be one of"):
+        call(model, x, y, loss=loss, kind="nonsense")
+
+
+def test_a_trainer_in_place_of_its_model_is_met_with_the_same_words(mlp):
+    model, x, y = mlp
+    loss = nn.CrossEntropyLoss()
+    trainer, v = tw.Trainer(model, loss=loss, optimizer=tw.optim.SGD()), model.flat_parameters
+    for call in (
+        *(curvature.top_eigenvalues, curvature.spectral_density, curvature.trace),
+        *(curvature.logdet, Operator),
+    ):
+        with pytest.raises(tw.ArgumentError, match="got a Trainer: pass its"):
+            call(trainer, x, y, loss=loss)
+    for of in (curvature.hvp, curvature.gnvp, curvature.fisher_vp):
+        with pytest.raises(tw.ArgumentError, match="got a Trainer: pass its"):
+            of(trainer, x, y, v, loss=loss)
+    for plain in (curvature.jvp, curvature.jet, curvature.kfac_factors, top_eigenvalues):
+        with pytest.raises(tw.ArgumentError, match="got a Trainer: pass its"):
+            plain(trainer, *(() if plain is top_eigenvalues else (x,)))
+
+
 def test_matrices_of_any_size_have_their_eigenvalues(rng):
     """The squares of the smallest numbers are 0: the largest eigenvalue was a negative one."""
     a = symmetric(rng, np.array([-5.0, 1, 2, 3]))

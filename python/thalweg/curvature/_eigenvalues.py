@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _arrays, _checks
+from thalweg import _arrays, _checks, _parts
 from thalweg._norms import length
 from thalweg.curvature._lanczos import Tridiagonal, apply, lanczos
 from thalweg.curvature._operator import Matvec, Operator
@@ -49,22 +49,41 @@ def matrix_of(
     x: Any,
     y: Any,
     loss: Any,
-    kind: str,
+    kind: str | None,
     size: Any,
     sample_weight: Any = None,
-    training: bool = True,
+    training: bool | None = None,
+    *,
+    symmetric: bool = True,
 ) -> tuple[Matvec, int, float]:
-    """Give what multiplies by the matrix that is meant, its size, and its precision."""
+    """Give what multiplies by the matrix that is meant, its size, and its precision.
+
+    An array that is to be `symmetric` is seen to be so.
+    """
+    of_model = {
+        "x": x, "y": y, "loss=": loss, "kind=": kind, "sample_weight=": sample_weight,
+        "training=": training,
+    }  # fmt: skip
     if isinstance(model, Sequential):
         if loss is None or x is None or y is None:
             raise ArgumentError("for a model, x, y and loss= are needed")
         if size is not None:
             raise ArgumentError("size= goes with a matvec; a model has its own")
+        kind = "hessian" if kind is None else kind
+        training = True if training is None else training
         model = Operator(
             model, x, y, loss=loss, kind=kind, sample_weight=sample_weight, training=training
         )
-    elif any(value is not None for value in (x, y, loss, sample_weight)):
-        raise ArgumentError("x, y, loss= and sample_weight= go with a model, not with a matrix")
+    elif not (callable(model) or hasattr(model, "matvec")) and (
+        hasattr(model, "model") or hasattr(model, "model_")
+    ):
+        _parts.checked(model)  # a trainer or an estimator has one
+    elif given := [name for name, value in of_model.items() if value is not None]:
+        raise ArgumentError(
+            "x, y, loss=, kind=, sample_weight= and training= go with a model, not with a matrix"
+            + (" (an Operator is made with its own)" if isinstance(model, Operator) else "")
+            + f"; leave out {', '.join(given)}"
+        )
     if isinstance(model, np.ndarray):
         model = _arrays.as_numeric(model, "the matrix")
     if hasattr(model, "shape") and (hasattr(model, "matvec") or isinstance(model, np.ndarray)):
@@ -73,6 +92,8 @@ def matrix_of(
             raise ArgumentError(f"a matrix must be square; got shape {shape}")
         if size is not None and size != shape[0]:
             raise ArgumentError(f"size={size!r}, but the matrix has shape {shape}")
+        if symmetric and isinstance(model, np.ndarray):
+            _expect_symmetric(model)
         dtype = np.dtype(getattr(model, "dtype", None) or np.float64)
         eps = float(np.finfo(dtype).eps) if dtype.kind == "f" else float(np.finfo(float).eps)
         matvec = model.matvec if hasattr(model, "matvec") else model.__matmul__
@@ -85,6 +106,21 @@ def matrix_of(
     return model, _checks.integer("size", size, 1), float(np.finfo(float).eps)
 
 
+def _expect_symmetric(a: npt.NDArray[Any]) -> None:
+    """Raise unless an array is symmetric, as nearly as its dtype lets products of others be."""
+    rounding = float(np.finfo(a.dtype).eps) if a.dtype.kind == "f" else 0.0
+    a = a.astype(np.float64)  # differences of unsigned numbers are none
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite is unequal; products find NaN
+        unequal = np.abs(a - a.T)
+    if unequal.max() > max(1e-10, 100 * rounding) * np.abs(a).max():
+        i, j = (int(k) for k in np.unravel_index(int(unequal.argmax()), a.shape))
+        raise ArgumentError(
+            f"the matrix must be symmetric, but at [{i}, {j}] it is {a[i, j]:g} and at [{j}, {i}] "
+            f"{a[j, i]:g}; if rounding made them differ, pass (a + a.T) / 2, and else "
+            "numpy.linalg.eigvals finds its eigenvalues"
+        )
+
+
 def top_eigenvalues(
     model: Any,
     x: Any = None,
@@ -93,13 +129,13 @@ def top_eigenvalues(
     loss: Loss | None = None,
     k: int = 1,
     which: str = "largest",
-    kind: str = "hessian",
+    kind: str | None = None,
     size: int | None = None,
     tol: float = 1e-9,
     max_products: int = 1000,
     seed: int = 0,
     sample_weight: Any = None,
-    training: bool = True,
+    training: bool | None = None,
 ) -> Eigenpairs:
     r"""Find the largest or the smallest eigenvalues, by their sign and not by their size.
 
@@ -110,8 +146,8 @@ def top_eigenvalues(
         (an array, an `Operator`, SciPy's ``LinearOperator``); or a function that gives the product
         with a vector, with `size`.
     x, y, loss, kind, sample_weight, training
-        As for `Operator`, for a model only. All of `x` is one batch: for the eigenvalues over a
-        data set, give the whole data set.
+        As for `Operator`, with its defaults where they are None, and for a model only. All of `x`
+        is one batch: for the eigenvalues over a data set, give the whole data set.
     k : int, keyword only, default 1
         How many, each as often as it occurs.
     which : {"largest", "smallest", "both"}, keyword only
@@ -133,7 +169,8 @@ def top_eigenvalues(
     Raises
     ------
     ArgumentError, ShapeError, DataError, DtypeError, UnsupportedError
-        If an argument is not as above.
+        If an argument is not as above; an array that is not symmetric to 1e-10 of its largest
+        number is an `ArgumentError` (in float32 to 1e-5), any other such matrix a `DataError`.
     DivergedError
         If `max_products` do not suffice.
 

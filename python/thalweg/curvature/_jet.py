@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
-from thalweg import _checks
+from thalweg import _parts
 from thalweg._arrays import Array
 from thalweg._jets import Jets
-from thalweg.errors import ArgumentError
 from thalweg.nn import Sequential
 from thalweg.nn._losses._derivatives import checked_order
 
@@ -70,6 +69,4 @@ def jet(
     >>> laplacian.shape
     (3, 1)
     """
-    if not isinstance(model, Sequential):
-        raise ArgumentError(f"model must be an nn.Sequential; got {_checks.given(model)}")
-    return Jets(model, checked_order(order), along).forward(x)
+    return Jets(_parts.checked(model), checked_order(order), along).forward(x)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from thalweg import _checks, _core
+from thalweg import _checks, _core, _parts
 from thalweg._arrays import Array
 from thalweg._likelihood import prepare
 from thalweg.nn import Loss, Sequential
@@ -126,7 +126,7 @@ def kfac_factors(
     _checks.one_of("kind", kind, KINDS)
     labelled = kind == "empirical"
     samples, targets, likelihood, chosen, seed = prepare(
-        model,
+        _parts.checked(model),
         x,
         y,
         loss=loss,

@@ -2,11 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from thalweg import _checks
 from thalweg._warn import warn
 from thalweg.callbacks import Callback
+from thalweg.curvature._operator import Operator
 from thalweg.curvature._stability import Stability, check_known, max_stable_lr
-from thalweg.errors import ArgumentError, DataError, DivergedError
+from thalweg.errors import ArgumentError, DataError, DivergedError, ThalwegError
 from thalweg.optim import SGD
 from thalweg.optim.schedules import Schedule
 
@@ -48,13 +51,18 @@ class StabilityMonitor(Callback):
     Raises
     ------
     ArgumentError
-        If an argument is out of range; when a fit begins, if the rate cannot be lowered because a
-        schedule sets it.
+        If an argument is out of range, or `x` or `y` is None; when a fit begins, if the rate cannot
+        be lowered because a schedule sets it.
+    ShapeError, DataError, DtypeError
+        When a fit begins, before its first step, if the data do not fit the model and the loss.
     UnsupportedError
-        When a fit begins, for optimizers and losses that `max_stable_lr` does not know.
+        When a fit begins, for optimizers, losses and penalties that `max_stable_lr` does not know.
 
     Notes
     -----
+    With a schedule, the rate that is judged is the one that it gives the coming step; see
+    `Stability.lr`.
+
     If a fit raises `DivergedError`, the latest report is added to the error as a note.
 
     A network that is trained with all of its data tends to the threshold and stays there, for
@@ -86,6 +94,12 @@ class StabilityMonitor(Callback):
         margin: float = 0.9,
         sample_weight: Any = None,
     ) -> None:
+        for name, value in (("x", x), ("y", y)):
+            if value is None:
+                raise ArgumentError(
+                    f"StabilityMonitor: {name} is None; pass arrays x and y to measure on, some "
+                    "hundred rows of the data"
+                )
         self._data = (x, y, sample_weight)
         self._every = _checks.integer("StabilityMonitor: every", every, 1)
         actions = ("warn", "stop", "lower")
@@ -108,22 +122,27 @@ class StabilityMonitor(Callback):
                 "StabilityMonitor: action='lower' cannot hold against a schedule, which sets the "
                 "learning rate before every step; use 'warn' or 'stop', or no schedule"
             )
-        check_known(trainer)
         self.reports = []
         self._beyond = False
-        # Before its first step an optimizer has no average of squared gradients to divide by.
-        if trainer.optimizer.steps > 0 or isinstance(trainer.optimizer, SGD):
-            self._measure(trainer)
+        x, y, weight = self._data
+        try:
+            check_known(trainer)
+            # Before its first step an optimizer has no average of squared gradients to divide by.
+            if trainer.optimizer.steps > 0 or isinstance(trainer.optimizer, SGD):
+                self._measure(trainer)
+            else:  # data that do not fit are told of now, and not after an epoch
+                operator = Operator(trainer.model, x, y, loss=trainer.loss, sample_weight=weight)
+                operator.matvec(np.zeros(operator.shape[0]))
+        except ThalwegError as error:
+            raise type(error)(f"StabilityMonitor: {error}") from None
 
     def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> bool:
         """Measure, if it is time, and act; True if the fit is to stop."""
         due = int(record["epoch"]) % self._every == 0
-        stop = self._beyond and self._action == "stop"
         report = self._measure(trainer) if due else None
-        stop = stop or (self._beyond and self._action == "stop")
         record["sharpness"] = report.sharpness if report else float("nan")
         record["stability"] = report.ratio if report else float("nan")
-        return stop
+        return self._beyond and self._action == "stop"  # as last measured
 
     def on_diverged(self, trainer: "Trainer", error: DivergedError) -> None:
         """Tell what was last known of the stability."""

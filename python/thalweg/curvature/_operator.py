@@ -7,9 +7,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _arrays, _checks, _core
+from thalweg import _arrays, _checks, _core, _parts
 from thalweg._arrays import Array
-from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
+from thalweg.errors import ShapeError, UnsupportedError
 from thalweg.nn import Loss, Sequential
 from thalweg.nn._losses import CoreLoss, FunctionLoss, loss_of
 
@@ -116,8 +116,7 @@ class Operator:
         sample_weight: Any = None,
         training: bool = True,
     ) -> None:
-        if not isinstance(model, Sequential):
-            raise ArgumentError(f"model must be an nn.Sequential; got {model!r}")
+        _parts.checked(model)
         self.kind = _checks.one_of("kind", kind, KINDS)
         self._training = _checks.flag("training", training)
         core_loss = known(loss)
@@ -319,7 +318,9 @@ def jvp(
         The direction of the inputs; by default 0. In columns of categories of `nn.TabularInput` it
         does not count, for the derivative by a code is 0.
     training : bool, keyword only, default False
-        As for `Operator`.
+        As for `Operator`, but with another default: by itself this differentiates what ``model(x)``
+        gives, in evaluation, while `hvp`, `gnvp` and `Operator` are of the loss that training
+        lowers. To put products of both together, give both the same `training`.
 
     Returns
     -------
@@ -342,9 +343,7 @@ def jvp(
     >>> derivative.shape
     (1, 2)
     """
-    if not isinstance(model, Sequential):
-        raise ArgumentError(f"model must be an nn.Sequential; got {model!r}")
-    x = model._matrix(x, "x")
+    x = _parts.checked(model)._matrix(x, "x")
     n = model.num_parameters
     v = np.zeros(n, model.dtype) if v is None else _arrays.flat(v, model.dtype, n, "v")
     if dx is not None:

@@ -18,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks
+from thalweg._norms import length
 from thalweg.curvature._eigenvalues import matrix_of
 from thalweg.curvature._lanczos import apply, lanczos
-from thalweg.errors import ArgumentError
-from thalweg.nn import Loss
+from thalweg.curvature._operator import Matvec, Operator
+from thalweg.errors import ArgumentError, DataError
+from thalweg.nn import Loss, Sequential
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -173,11 +175,11 @@ def spectral_density(
     loss: Loss | None = None,
     steps: int = 60,
     probes: int = 10,
-    kind: str = "hessian",
+    kind: str | None = None,
     size: int | None = None,
     seed: int = 0,
     sample_weight: Any = None,
-    training: bool = True,
+    training: bool | None = None,
 ) -> SpectralDensity:
     """Estimate how the eigenvalues are distributed, by stochastic Lanczos quadrature.
 
@@ -199,7 +201,8 @@ def spectral_density(
     Raises
     ------
     ArgumentError, ShapeError, DataError, DtypeError, UnsupportedError
-        If an argument is not as above.
+        If an argument is not as above. Of a function, two products tell whether it is symmetric:
+        `DataError` if it is not to 1e-6.
 
     Examples
     --------
@@ -212,6 +215,8 @@ def spectral_density(
     probes = _checks.integer("probes", probes, 1)
     rng = np.random.default_rng(_checks.integer("seed", seed, 0))
     matvec, n, _ = matrix_of(model, x, y, loss, kind, size, sample_weight, training)
+    if not isinstance(model, (Sequential, Operator, np.ndarray)):
+        _expect_symmetric(matvec, n)
     nodes = np.full((probes, min(steps, n)), np.nan)
     weights = np.zeros_like(nodes)
     for p in range(probes):
@@ -221,6 +226,27 @@ def spectral_density(
     return SpectralDensity(nodes, weights, n)
 
 
+def _expect_symmetric(matvec: Matvec, n: int) -> None:
+    """Raise unless u·Av is v·Au for two random vectors; nothing else would tell of it here."""
+    u, v = np.random.default_rng(0).standard_normal((2, n))
+    dtypes = []
+
+    def product(q: Vector) -> Any:
+        found = _arrays.as_numeric(matvec(q), "the product")
+        dtypes.append(found.dtype)
+        return found
+
+    au, av = apply(product, u), apply(product, v)
+    eps = max(float(np.finfo(kind).eps) if kind.kind == "f" else 0.0 for kind in dtypes)
+    # A product may be one of differences, which have about half of the digits.
+    size = length(u) * length(av) + length(v) * length(au)
+    if (off := abs(float(u @ av - v @ au))) > max(1e-6, 1000 * eps) * size:
+        raise DataError(
+            f"of two random vectors, u @ A(v) and v @ A(u) differ by {off:.1e}, beside lengths of "
+            f"{size:.1e}: not a symmetric matrix, or another one each time"
+        )
+
+
 def trace(
     model: Any,
     x: Any = None,
@@ -228,17 +254,17 @@ def trace(
     *,
     loss: Loss | None = None,
     probes: int = 100,
-    kind: str = "hessian",
+    kind: str | None = None,
     size: int | None = None,
     seed: int = 0,
     sample_weight: Any = None,
-    training: bool = True,
+    training: bool | None = None,
 ) -> Estimate:
     r"""Estimate the sum of the eigenvalues, by Hutchinson's method.
 
     The mean of :math:`v^\top A v` over vectors of random signs is the trace; a diagonal matrix has
     it from the first (Hutchinson 1990, "A stochastic estimator of the trace of the influence
-    matrix").
+    matrix"). Of a matrix that is not symmetric it is so as well.
 
     Parameters
     ----------
@@ -266,7 +292,9 @@ def trace(
     """
     probes = _checks.integer("probes", probes, 1)
     rng = np.random.default_rng(_checks.integer("seed", seed, 0))
-    matvec, n, _ = matrix_of(model, x, y, loss, kind, size, sample_weight, training)
+    matvec, n, _ = matrix_of(
+        model, x, y, loss, kind, size, sample_weight, training, symmetric=False
+    )
     signs = (rng.choice([-1.0, 1.0], n) for _ in range(probes))
     return _estimate(np.array([v @ apply(matvec, v) for v in signs]))
 
@@ -280,11 +308,11 @@ def logdet(
     shift: float = 0.0,
     steps: int = 60,
     probes: int = 10,
-    kind: str = "hessian",
+    kind: str | None = None,
     size: int | None = None,
     seed: int = 0,
     sample_weight: Any = None,
-    training: bool = True,
+    training: bool | None = None,
 ) -> Estimate:
     r"""Estimate the logarithm of the determinant of :math:`A + sI`, positive definite.
 

@@ -13,6 +13,19 @@ lie within the unit circle while :math:`s < 2(1 + \beta)` and
 numbers of a diagonal :math:`P`, the same holds for the eigenvalues of
 :math:`P^{-1/2} H P^{-1/2}` (Cohen et al. 2022, "Adaptive gradient methods at the edge of
 stability", arXiv:2207.14484).
+
+Decoupled decay multiplies the parameters by :math:`1 - e`, with :math:`e = \eta d`, and leaves the
+gradient as it is:
+
+.. math::
+
+    z^2 - (1 + \beta - e - s) z + \beta(1 - e) = 0 \quad\text{(heavy ball)}, \qquad
+    z^2 - (1 + \beta - e - (1 + \beta) s) z + \beta(1 - e - s) = 0 \quad\text{(Nesterov)}
+
+At :math:`z = -1` the first is 0 where :math:`s + (1 + \beta) e = 2(1 + \beta)`, the second where
+:math:`s + e(1 + \beta)/(1 + 2\beta)` is the threshold: with the threshold :math:`T` of no decay,
+both where :math:`\eta(\lambda + dT/2) = T`. The product of the roots is above -1 until then, unless
+:math:`-\lambda > (1 - \beta) d`, where no rate is stable.
 """
 
 import math
@@ -21,17 +34,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thalweg import _checks, optim
+from thalweg import _checks, _core, optim
 from thalweg.curvature._eigenvalues import top_eigenvalues
 from thalweg.curvature._lanczos import Vector
 from thalweg.curvature._operator import Operator, known
 from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.optim.schedules import Schedule
 
 if TYPE_CHECKING:
     from thalweg._trainer import Trainer
 
 
 _KNOWN = (optim.SGD, optim.Adagrad, optim.RMSprop, optim.Adam, optim.AdamW)
+
+#: As long as any fit. A schedule of the length of the fit begins at the same rate for every length.
+_LONG = 10**8
 
 
 @dataclass(frozen=True)
@@ -41,14 +58,19 @@ class Stability:
     Attributes
     ----------
     lr : float
-        The optimizer's :math:`\eta`.
+        :math:`\eta` of the coming step: the schedule's, if there is one, else the optimizer's. A
+        schedule that leaves its duration out begins anew with each fit, which alone knows how long
+        it is: of such a one it is the first rate, and from a fit's first epoch on, until the fit
+        ends, that of the latest step.
     sharpness : float
         :math:`\lambda`, the largest eigenvalue of the Hessian, or of
-        :math:`P^{-1/2} H P^{-1/2}` for an optimizer that divides by :math:`P`.
+        :math:`P^{-1/2} H P^{-1/2}` for an optimizer that divides by :math:`P`; with what penalty
+        and weight decay add, see `max_stable_lr`.
     threshold : float
         What :math:`\eta\lambda` must stay below.
     overshoot : float
-        From which :math:`\eta\lambda` on the error changes its sign; 1 without momentum.
+        From which :math:`\eta\lambda` on the error changes its sign; 1 without momentum. With
+        decoupled weight decay and momentum it is that of this rate.
     block : str
         The parameter with the largest part in the eigenvector, as ``"0.weight"``.
     share : float
@@ -77,12 +99,21 @@ class Stability:
 
     @property
     def verdict(self) -> str:
-        """``"converging"``, ``"oscillating"`` (and converging all the same) or ``"diverging"``."""
+        """``"converging"``, ``"oscillating"`` (and converging all the same) or ``"diverging"``.
+
+        Where nothing curves upwards it is "converging": no rate is too large for the quadratic.
+        """
         if self.ratio > 1:
             return "diverging"
         return "oscillating" if self.lr * self.sharpness > self.overshoot else "converging"
 
     def __str__(self) -> str:
+        if self.sharpness <= 0:
+            return (
+                f"step {self.step}: nothing curves upwards here, the largest eigenvalue is "
+                f"{self.sharpness:.4g}: the quadratic limits no rate (lr={self.lr:.4g} neither), "
+                "and tells nothing of a good one"
+            )
         text = (
             f"step {self.step}: lr * sharpness = {self.lr:.4g} * {self.sharpness:.4g} = "
             f"{self.lr * self.sharpness:.4g}, {{}}; the largest part of the sharpest direction is "
@@ -96,7 +127,7 @@ class Stability:
                 # With momentum they take some steps for it.
                 + (
                     "change their sign"
-                    if self.threshold == 2 * self.overshoot
+                    if math.isclose(self.threshold, 2 * self.overshoot)
                     else "swing through 0"
                 )
                 + ", and shrink",
@@ -113,7 +144,7 @@ def max_stable_lr(
     Parameters
     ----------
     trainer : Trainer
-        Its model, loss and optimizer, as they are now; nothing is changed.
+        Its model, loss, optimizer, schedule and penalty, as they are now; nothing is changed.
     x, y, sample_weight : array_like
         As in `Trainer.fit`: the batch. Small batches differ from the whole data set, and the rate
         is that of this batch.
@@ -131,7 +162,8 @@ def max_stable_lr(
         If an optimizer that divides by an average of squared gradients has none yet, or `tol` is
         out of range.
     UnsupportedError
-        For other optimizers than these, groups of parameters, and losses of one's own.
+        For other optimizers than these, groups of parameters, losses of one's own, and penalties of
+        parameters that depend on each other, as `continual.OnlineLaplace` has them.
     ShapeError, DataError, DtypeError
         If the arrays are not such.
 
@@ -151,8 +183,11 @@ def max_stable_lr(
 
     where with :math:`P`, the diagonal that steps are divided by, :math:`\lambda` is that of
     :math:`P^{-1/2} H P^{-1/2}`; for Adam :math:`P = (1 - \beta_1^t)(\sqrt{\hat v} + \varepsilon)`.
-    Weight decay that is added to the gradient is added to :math:`H`; decoupled decay is small
-    against such thresholds and left out.
+    A penalty, of `Trainer.set_penalty`, adds the diagonal :math:`sA` to :math:`H`, and weight decay
+    that is added to the gradient adds :math:`d`. Decoupled decay, :math:`\theta \leftarrow
+    (1 - \eta d)\theta`, is exactly as :math:`\lambda + dT/2` in place of :math:`\lambda`, with the
+    threshold :math:`T` of the table: without momentum that is :math:`\lambda + d`. What clips
+    gradients is left out.
 
     It is a theorem for quadratics. Networks that are trained with all data go on beyond it for
     long: the sharpness grows until :math:`\eta\lambda` is at the threshold and stays there (Cohen
@@ -178,18 +213,19 @@ def max_stable_lr(
     if not isinstance(trainer, Trainer):
         raise ArgumentError(f"trainer must be a Trainer; got {trainer!r}")
     tol = _checks.real("tol", tol, 0, 1, "()")
-    check_known(trainer)
-    optimizer = trainer.optimizer
-    threshold, overshoot, divisor = _limits(optimizer)
+    added = check_known(trainer)
+    optimizer, lr = trainer.optimizer, _coming_lr(trainer)
+    decay = float(optimizer._options.get("weight_decay", 0.0))
+    if not (apart := _decoupled(optimizer)):
+        added = added + decay
+    threshold, overshoot, divisor = _limits(optimizer, lr * decay if apart else 0.0)
     model = trainer.model
     operator = Operator(model, x, y, loss=trainer.loss, sample_weight=sample_weight)
     scale = np.ones(model.num_parameters) if divisor is None else 1 / np.sqrt(divisor)
-    options = optimizer._options
-    decay = 0.0 if _decoupled(optimizer) else float(options.get("weight_decay", 0.0))
 
     def matvec(v: Vector) -> Vector:
         v = scale * v
-        product: Vector = scale * (operator.matvec(v) + decay * v)
+        product: Vector = scale * (operator.matvec(v) + added * v)
         return product
 
     # Rounding in float32 is that of the products.
@@ -200,10 +236,26 @@ def max_stable_lr(
         part = found.vectors[at : at + math.prod(shape), 0]
         shares[name], at = float(part @ part), at + part.size
     block = max(shares, key=lambda name: shares[name])
+    sharpness = float(found.values[0]) + (decay * threshold / 2 if apart else 0.0)
     return Stability(
-        optimizer.lr, float(found.values[0]), threshold, overshoot, block, shares[block],
-        optimizer.steps,
+        lr, sharpness, threshold, overshoot, block, shares[block], optimizer.steps
     )  # fmt: skip
+
+
+def _coming_lr(trainer: "Trainer") -> float:
+    """Give the learning rate of the coming step, as far as it is known; see `Stability.lr`."""
+    schedule, lr = trainer.schedule, trainer.optimizer.lr
+    if not isinstance(schedule, Schedule):
+        return lr
+    if schedule.is_open:  # it begins with each fit, and only the fit knows how long it is
+        if trainer._fitting and trainer.history.epochs > 0:
+            return lr
+        return schedule.lr(0, base=trainer._base_lr, total=_LONG)
+    time = trainer._epochs if schedule.per == "epoch" else trainer.optimizer.steps
+    try:
+        return schedule.lr(time, base=trainer._base_lr)
+    except Exception:  # a function of the user's may end with the fit
+        return lr
 
 
 def _decoupled(optimizer: optim.Optimizer) -> bool:
@@ -215,8 +267,14 @@ def _decoupled(optimizer: optim.Optimizer) -> bool:
     )
 
 
-def check_known(trainer: "Trainer") -> None:
-    """Raise `UnsupportedError` unless the thresholds of its optimizer and its loss are known."""
+def check_known(trainer: "Trainer") -> Vector:
+    """Give what its penalty adds to the diagonal of the Hessian, if all of the trainer is known.
+
+    Raises
+    ------
+    UnsupportedError
+        If thresholds of its optimizer are not known, or derivatives of its loss or its penalty.
+    """
     known(trainer.loss)
     optimizer = trainer.optimizer
     if not isinstance(optimizer, _KNOWN):
@@ -228,22 +286,61 @@ def check_known(trainer: "Trainer") -> None:
         raise UnsupportedError(
             "learning rates of groups of parameters differ: there is no single one to find"
         )
+    return _of_penalty(trainer)
 
 
-def _limits(optimizer: Any) -> tuple[float, float, Vector | None]:
-    """Give the products of rate and sharpness at which steps diverge and overshoot, and P."""
+def _of_penalty(trainer: "Trainer") -> Vector:
+    """Give the second derivatives of the trainer's penalty, of which none is mixed."""
+    core = trainer._core
+    assert isinstance(core, _core.Trainer)  # others are of losses and optimizers refused above
+    inner, penalty = trainer.model._core, core.penalty()
+    diagonal = anchor = np.zeros(trainer.model.num_parameters)
+    if penalty is not None:
+        importance, anchor = (np.asarray(part, np.float64) for part in penalty[:2])
+        diagonal = penalty[2] * importance
+
+    def values() -> tuple[float, float]:
+        with np.errstate(over="ignore", invalid="ignore"):  # weights may be anything
+            own = diagonal @ (inner.parameters() - anchor) ** 2 / 2
+        return core.penalty_value() or 0.0, float(own)
+
+    # What has mixed derivatives shows in the value only, and does not where all are at the anchor.
+    here, own = values()
+    if here == 0 and core.penalty_value() is not None:
+        before = inner.parameters()
+        moved: Any = before + np.random.default_rng(0).standard_normal(before.size)
+        try:
+            inner.set_parameters(moved.astype(before.dtype))
+            here, own = values()
+        finally:
+            inner.set_parameters(before)
+    if abs(here - own) > 1e-3 * abs(here):
+        raise UnsupportedError(
+            "the trainer has a penalty of parameters that depend on each other, as "
+            "continual.OnlineLaplace sets it: its curvature is not known here; that of "
+            "Trainer.set_penalty is"
+        )
+    return diagonal
+
+
+def _limits(optimizer: Any, fade: float) -> tuple[float, float, Vector | None]:
+    """Give the products of rate and sharpness at which steps diverge and overshoot, and P.
+
+    `fade` is the part by which decoupled decay shrinks the parameters.
+    """
     options: dict[str, Any] = optimizer._options
     if isinstance(optimizer, optim.SGD):
         beta = options["momentum"]
         if options["nesterov"]:
-            return 2 * (1 + beta) / (1 + 2 * beta), ((1 - beta) / (1 + beta)) ** 2, None
+            return *_products(beta, fade, nesterov=True), None
         part = 1 - beta if options["convention"] == "ema" else 1 - options["dampening"]
+        threshold, overshoot = _products(beta, fade)
         if beta == 0:
             part = 1.0
-        return 2 * (1 + beta) / part, (1 - math.sqrt(beta)) ** 2 / part, None
+        return threshold / part, overshoot / part, None
     if isinstance(optimizer, (optim.Adam, optim.AdamW)):
         beta = options["beta1"]
-        threshold, overshoot = 2 * (1 + beta), (1 - math.sqrt(beta)) ** 2
+        threshold, overshoot = _products(beta, fade)
         return threshold / (1 - beta), overshoot / (1 - beta), _divisor_of_adam(optimizer)
     if isinstance(optimizer, optim.RMSprop):
         beta = options["momentum"]
@@ -253,11 +350,27 @@ def _limits(optimizer: Any) -> tuple[float, float, Vector | None]:
             v = np.maximum(v - arrays["grad_avg"] ** 2, 0)
         inside = options["convention"] != "torch"
         divisor = np.sqrt(v + eps) if inside else np.sqrt(v) + eps
-        return 2 * (1 + beta), (1 - math.sqrt(beta)) ** 2, _positive(divisor)
+        return *_products(beta, fade), _positive(divisor)
     eps, v = options["eps"], _state(optimizer)["sum"]  # Adagrad
     inside = options["convention"] != "torch"
     slowed = 1 + optimizer.steps * options["lr_decay"]
     return 2.0 * slowed, slowed, _positive(np.sqrt(v + eps) if inside else np.sqrt(v) + eps)
+
+
+def _products(beta: float, e: float, nesterov: bool = False) -> tuple[float, float]:
+    """Give the products at which steps with momentum diverge, and overshoot if decay shrinks by e.
+
+    Roots of the polynomials above become complex where, with k the factor of s in the middle and j
+    that in the last term, (1 + β - e - k s)² = 4β(1 - e - j s).
+    """
+    k, j = (1 + beta, 1) if nesterov else (1.0, 0)
+    threshold = 2 * (1 + beta) / (1 + 2 * beta * j)
+    a = 1 + beta - e
+    b = a * k - 2 * beta * j
+    under = b * b - k * k * (a * a - 4 * beta * (1 - e))
+    # So much decay that all are real: the larger is negative from where their sum is.
+    s = (b - math.sqrt(under)) / k**2 if under >= 0 else a / k
+    return threshold, s + e * threshold / 2
 
 
 def _divisor_of_adam(optimizer: optim.Optimizer) -> Vector:
