@@ -217,6 +217,23 @@ def test_weights_of_samples_count(blobs):
             tw.find_lr(make(optim.SGD(0.1)), blobs.x, blobs.y, weight)
 
 
+def test_a_suggestion_at_the_end_of_the_range_says_so(blobs):
+    trainer = make(optim.SGD(0.1))
+    found = tw.find_lr(trainer, blobs.x, blobs.y)
+    assert found.at_edge is None
+    assert "range" not in repr(found)
+    low = tw.find_lr(trainer, blobs.x, blobs.y, max_lr=found.suggestion / 100)
+    assert (low.at_edge, low.suggestion) == ("max_lr", found.suggestion / 100)
+    assert "where the gain is largest: raise max_lr" in repr(low)
+    # (w - 1)^2 is at its minimum after one step of 0.5.
+    model = nn.Sequential(nn.Linear(1, 1, bias=False, init="zeros"), dtype="float64")
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=1.0))
+    one = np.ones((8, 1))
+    high = tw.find_lr(trainer, one, one, min_lr=0.5, max_lr=5.0, batch_size=8, smooth=0.0)
+    assert (high.at_edge, high.suggestion) == ("min_lr", 0.5)
+    assert "lower min_lr" in repr(high)
+
+
 def test_ranges_that_make_no_sense_are_named(blobs):
     trainer = make(optim.SGD(0.1))
     for options, message in [
@@ -224,6 +241,7 @@ def test_ranges_that_make_no_sense_are_named(blobs):
         ({"min_lr": 1.0, "max_lr": 0.1}, "max_lr"),
         ({"steps": 3}, "steps must be an integer >= 10"),
         ({"smooth": -1.0}, "smooth"),
+        ({"smooth": 1e9}, "smooth, a distance in updates, must be at most steps, 100; got 1e.09"),
     ]:
         with pytest.raises(tw.ArgumentError, match=message):
             tw.find_lr(trainer, blobs.x, blobs.y, **options)

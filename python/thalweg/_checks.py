@@ -7,7 +7,7 @@ what was given.
 import math
 import operator
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,13 @@ def sequence(name: str, value: Any) -> tuple[Any, ...]:
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
         return tuple(value)
     raise ArgumentError(f"{name} must be a sequence; got {value!r}")
+
+
+def function(name: str, value: Any, of: str = "theta") -> Callable[..., Any]:
+    """`value`, if it can be called; `of` says with what it will be."""
+    if callable(value):
+        return value  # type: ignore[no-any-return]
+    raise ArgumentError(f"{name} must be a function of {of}; got {value!r}")
 
 
 def flag(name: str, value: Any) -> bool:

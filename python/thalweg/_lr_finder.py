@@ -57,6 +57,16 @@ class LRFinder:
     diverged_at: float | None
     unstable_at: float | None = None
 
+    @property
+    def at_edge(self) -> str | None:
+        """The argument that `suggestion` is at, ``"min_lr"`` or ``"max_lr"``; None if at neither.
+
+        There the gain is largest at the end of the range, and beyond may be larger yet: widen it.
+        """
+        if self.suggestion == self.lr[-1] and self.diverged_at is None:
+            return "max_lr"
+        return "min_lr" if self.suggestion == self.lr[0] else None
+
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draws loss and gain over the rate; see `thalweg.plot.lr_finder`.
 
@@ -80,7 +90,12 @@ class LRFinder:
 
     def __repr__(self) -> str:
         end = "" if self.diverged_at is None else f", diverged at {self.diverged_at:.3g}"
-        return f"LRFinder({len(self.lr)} rates, suggestion {self.suggestion:.3g}{end})"
+        edge = {
+            None: "",
+            "max_lr": " at the end of the range, where the gain is largest: raise max_lr",
+            "min_lr": " at the beginning of the range, where the gain is largest: lower min_lr",
+        }[self.at_edge]
+        return f"LRFinder({len(self.lr)} rates, suggestion {self.suggestion:.3g}{edge}{end})"
 
 
 def find_lr(
@@ -122,7 +137,7 @@ def find_lr(
         As it will be in training: the rate that fits depends on it.
     smooth : float, keyword only, default 3
         Gains are averaged with weights :math:`e^{-d^2/2s^2}` at a distance of `d` updates, where
-        `s` is this; 0 is no average.
+        `s` is this, at most `steps`; 0 is no average.
     sharpness : bool, keyword only, default False
         Whether to measure the largest stable rate as well, by `thalweg.curvature.max_stable_lr`,
         for optimizers and losses that it knows.
@@ -130,7 +145,7 @@ def find_lr(
     Returns
     -------
     LRFinder
-        With the suggestion, and a plot to judge it by.
+        With the suggestion, whether it is at an end of the range, and a plot to judge it by.
 
     Raises
     ------
@@ -189,6 +204,10 @@ def find_lr(
     steps = _checks.integer("steps", steps, 10)
     batch_size = _checks.integer("batch_size", batch_size, 1)
     smooth = _checks.real("smooth", smooth, 0)
+    if smooth > steps:
+        raise ArgumentError(
+            f"smooth, a distance in updates, must be at most steps, {steps}; got {smooth:g}"
+        )
     x, y, weight = trainer._ready(x, y, sample_weight)
     if weight is not None or len(x) != len(y) or len(x) == 0:
         trainer.evaluate(x, y, weight)  # raises if something is wrong, and says what

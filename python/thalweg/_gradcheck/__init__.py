@@ -11,23 +11,35 @@ equal numbers, which grows as :math:`1/h`. (:math:`\varepsilon = 2^{-52}`; Noced
 "Numerical optimization", section 8.1.) Other differences have other orders `p`, and the best step
 :math:`\varepsilon^{1/(p+1)}`.
 
-A block of parameters passes if
+A block of parameters fails unless
 
 .. math:: \lVert a - n \rVert \le \max(r \lVert n \rVert, \lVert\delta\rVert)
 
 with the tolerance `r`, 1e-7 by default, and with :math:`\delta_i`, what a difference cannot
 resolve. It is estimated without looking at `a`, from the same difference with twice the step: in
 :math:`n_i(2h) - n_i(h)` truncation is :math:`2^p - 1` times, and round-off about, what it is in
-:math:`n_i(h)`. So near a minimum, where gradients are tiny and differences are not exact enough to
-judge them by `r`, the report says "ok to resolution" and not that a right gradient is wrong.
+:math:`n_i(h)`. It passes as "ok" where differences resolve `r`, and as "ok to resolution" where
+they resolve 1% of the block's gradient, or where that gradient is zero:
+
+- :math:`\lVert\delta\rVert \le \lVert n \rVert / 100`; or
+- the function did not move, and :math:`a = 0`; or
+- :math:`\lVert a \rVert \le \lVert\delta\rVert / 100` and :math:`\lVert\delta\rVert` is at most
+  1e-4 of the gradient of all blocks, as for a bias that a normalization takes out; or
+- near a minimum (or a saddle), :math:`\lVert\delta\rVert` is at most 1% of what the gradient
+  changes over a step, by second differences of the function. Where rounding hides a gradient
+  because the function is large, it hides these as well. There an error counts as rounding, too, up
+  to :math:`4\varepsilon` of the change over 1.
+
+Else it is "unresolved", which is no pass: nearly any gradient would agree with such differences.
+With `atol` the user has said what differences resolve, and nothing is unresolved.
 
 Float32 gradients cannot be checked by float32 differences, whose errors are as large as 1e-3: a
 float32 model is checked through its float64 copy, and its own gradient is then compared with that
 of the copy.
 
-Rooms: `_blocks` (names and shapes), `_differences` (the formulas), `_report` (the comparison, and
-what it says), `_curve` (errors over the step), `_functions`, `_models` and `_hvp` (what is called),
-`_task` (a model's loss as a function).
+Rooms: `_blocks` (names and shapes), `_differences` (the formulas), `_verdict` (the criterion
+above), `_report` (the comparison, and what it says), `_curve` (errors over the step), `_functions`,
+`_models` and `_hvp` (what is called), `_task` (a model's loss as a function).
 """
 
 from thalweg._gradcheck._curve import ErrorCurve as ErrorCurve

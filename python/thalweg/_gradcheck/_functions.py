@@ -50,23 +50,28 @@ def check_gradient(
     method : {"forward", "central", "fourth", "complex", "richardson"}, keyword only
         How derivatives are had without `grad`; the table below has what each is good for.
     h : float, keyword only, optional
-        The step is ``h * max(1, abs(theta))``; by default that of the table. At least ε, which
-        still moves `theta`; with "complex" any, with "richardson", whose last step is 1/512 of it,
-        512 ε.
+        The step is ``h * max(1, abs(theta))``; by default that of the table. Below 1 it is not
+        relative: where `f` bends on a scale of 1e-6, as 1/θ does at 1e-6, pass a smaller one. At
+        least ε, which still moves `theta`; with "complex" any, with "richardson", whose last step
+        is 1/512 of it, 512 ε.
     rtol : float, keyword only, default 1e-7
         Tolerance for the norm-relative error of a block.
     atol : float, keyword only, optional
         Error of a single difference that is put down to the difference and not to the gradient; by
-        default it is estimated, for differences from as many evaluations again.
+        default it is estimated, for differences from as many evaluations again. If given, no block
+        is "unresolved".
 
     Returns
     -------
     GradcheckReport
+        A block that differences are not exact enough to check, because rounding of a large `f`
+        hides its gradient, or `f` is noisy or bends within a step, does not pass: it is
+        "unresolved", and the report says what to try.
 
     Raises
     ------
     ArgumentError
-        If an option is outside its range.
+        If `f` cannot be called, or an option is outside its range.
     ShapeError
         If the gradient has not the shape of `theta`.
     DataError
@@ -99,6 +104,7 @@ def check_gradient(
     >>> tw.check_gradient(lambda t: (t**2).sum(), lambda t: t, np.ones(3)).failed
     ('theta',)
     """
+    _checks.function("f", f)
     method = _checks.one_of("method", method, _STEPS)
     # Smaller steps do not move theta, but for the complex one.
     least = {"complex": np.finfo(float).tiny, "richardson": EPS * 2**HALVINGS}.get(method, EPS)
@@ -120,17 +126,20 @@ def check_gradient(
         return value.item()
 
     value = float(evaluate(point).real)
+    largest = abs(value)
     given = grad(_blocks.shaped(point, blocks, named)) if callable(grad) else grad
     analytic = _blocks.join(given if named else {_blocks.ALONE: given}, blocks, "grad")
     steps = h * np.maximum(1.0, np.abs(point))
 
     def along(i: int) -> Any:
         def line(wanted: Vector) -> tuple[Vector, Vector]:
+            nonlocal largest
             values, made = np.empty_like(wanted), np.empty_like(wanted)
             for k, step in enumerate(wanted):
                 moved = point.copy()
                 moved[i] += step
                 values[k], made[k] = evaluate(moved), moved[i] - point[i]
+            largest = max(largest, float(np.abs(values).max()))
             return values, made
 
         return line
@@ -175,7 +184,7 @@ def check_gradient(
         both = [richardson(along(i), steps[i]) for i in places]
         numeric, estimate = (np.array(column) for column in zip(*both, strict=True))
         # No difference resolves more than the function's own last bit at the largest step.
-        estimate = np.maximum(estimate, EPS * abs(value) / steps)
+        estimate = np.maximum(estimate, EPS * largest / steps)
         found = Columns(blocks, analytic, numeric, steps, smooth, estimate=estimate)
         order, noise = 2, 1.0
     return report(

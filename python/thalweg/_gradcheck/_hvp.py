@@ -11,7 +11,11 @@ from thalweg._gradcheck import _blocks
 from thalweg._gradcheck._blocks import Blocks, Vector
 from thalweg._gradcheck._differences import EPS, METHODS, Method
 from thalweg._gradcheck._report import BlockReport, GradcheckReport
+from thalweg._gradcheck._verdict import judge, share
 from thalweg.errors import ArgumentError
+
+#: How far two products that are one number may differ, relative to the largest product.
+_SYMMETRIC = 1e-10
 
 
 def check_hvp(
@@ -63,7 +67,7 @@ def check_hvp(
     Raises
     ------
     ArgumentError
-        If an option is outside its range.
+        If `grad` or `hvp` cannot be called, or an option is outside its range.
     ShapeError
         If a result has not the form of `theta`.
     DataError
@@ -73,7 +77,8 @@ def check_hvp(
 
     Notes
     -----
-    What differences cannot resolve is estimated as in `check_gradient`, from twice the step. A
+    What differences cannot resolve is estimated as in `check_gradient`, from twice the step, and
+    more than 1% of a product that they cannot resolve is no pass, either. A
     Gauss-Newton or Fisher product in place of a Hessian fails, unless the two are equal there.
 
     Examples
@@ -85,6 +90,8 @@ def check_hvp(
     >>> tw.check_hvp(np.cos, lambda t, v: np.sin(t) * v, np.ones(4)).failed
     ('theta',)
     """
+    _checks.function("grad", grad)
+    _checks.function("hvp", hvp, "theta and v")
     rule = METHODS[_checks.one_of("method", method, METHODS)]
     h = rule.step if h is None else _checks.real("h", h, EPS)
     directions = _checks.integer("directions", directions, 1)
@@ -141,7 +148,9 @@ def compare(
                 continue
             one, two = (_slopes(rule, slope, point, v, k * step, here) for k in (1, 2))
             tried.append((v, product(v)))
-            rows.append((tried[-1][1], one, np.abs(two - one), step))
+            # The last bit of the gradient is the least that there can be.
+            spread = np.maximum(np.abs(two - one), EPS / 2 * np.abs(here) / step)
+            rows.append((tried[-1][1], one, spread, step))
 
     if not rows:
         raise ArgumentError(
@@ -149,9 +158,10 @@ def compare(
         )
     columns: list[Vector] = [np.array([row[k] for row in rows]) for k in range(3)]
     steps = [row[3] for row in rows]
+    whole = _blocks.length(columns[1])
     found = [
         replace(
-            _block(name, shape, [column[:, part] for column in columns], steps, rtol),
+            _block(name, shape, [column[:, part] for column in columns], steps, rtol, whole),
             kinks=kinks[name],
         )
         for (name, shape), part in zip(blocks, _blocks.slices(blocks), strict=True)
@@ -175,12 +185,22 @@ def _slopes(
 
 
 def _block(
-    name: str, shape: tuple[int, ...], columns: list[Vector], steps: list[float], rtol: float
+    name: str,
+    shape: tuple[int, ...],
+    columns: list[Vector],
+    steps: list[float],
+    rtol: float,
+    whole: float,
 ) -> BlockReport:
     """Compare one block of the products, over all directions."""
     analytic, numeric, spread = columns
+    # An error up to this is the difference's own.
     floor = 2 * np.maximum(spread, float(np.median(spread)))
-    return _compared(name, shape, analytic, numeric, floor, steps, rtol)
+    norms = (_blocks.length(v) for v in (analytic - numeric, analytic, numeric, floor))
+    judged = judge(*norms, rtol=rtol, whole=whole, curvature=lambda: (0.0, 0.0))
+    return _compared(
+        name, shape, analytic, numeric, floor / rtol, steps, judged, float(np.median(floor) / 2)
+    )
 
 
 def _symmetry(tried: list[tuple[Vector, Vector]]) -> BlockReport:
@@ -189,8 +209,13 @@ def _symmetry(tried: list[tuple[Vector, Vector]]) -> BlockReport:
     one = np.array([u @ hv for (u, _), (_, hv) in pairs])[:, np.newaxis]
     other = np.array([v @ hu for (_, hu), (v, _) in pairs])[:, np.newaxis]
     size = max(_blocks.length(hv) for _, hv in tried)
-    floor = np.full_like(one, 1e-10 * size)
-    return _compared("symmetry", (len(pairs),), one, other, floor, [0.0], 1.0)
+    # Products of two directions may cancel: the error is measured by the products of one.
+    floor = np.full_like(one, size)
+    allowed = _SYMMETRIC * _blocks.length(floor)
+    distance = _blocks.length(one - other)
+    verdict = "ok" if distance <= allowed else "FAILED"
+    judged = share(distance, _blocks.length(floor)), _SYMMETRIC, verdict
+    return _compared("symmetry", (len(pairs),), one, other, floor, [0.0], judged, None)
 
 
 def _compared(
@@ -198,23 +223,16 @@ def _compared(
     shape: tuple[int, ...],
     analytic: Vector,
     numeric: Vector,
-    floor: Vector,
+    least: Vector,
     steps: list[float],
-    rtol: float,
+    judged: tuple[float, float, str],
+    truncation: float | None,
 ) -> BlockReport:
-    """Compare rows, one for each direction; an error up to `floor` is the difference's own."""
+    """Compare rows, one for each direction; smaller numbers than `least` are as if they were it."""
     error = np.abs(analytic - numeric)
-    distance, resolved = _blocks.length(error), _blocks.length(floor)
-    size = _blocks.length(numeric)
-    symmetric = name == "symmetry"
-    reference = resolved if symmetric else max(size, resolved / rtol)
-    relative = distance / reference if reference > 0 else (0.0 if distance == 0 else np.inf)
-    if not relative <= rtol:  # nor if it is NaN
-        verdict = "FAILED"
-    else:
-        verdict = "ok" if symmetric or size * rtol > resolved else "ok to resolution"
+    relative, resolution, verdict = judged
     worst = tuple(int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
-    scale = np.maximum(np.maximum(np.abs(analytic), np.abs(numeric)), floor / rtol)
+    scale = np.maximum(np.maximum(np.abs(analytic), np.abs(numeric)), least)
     each = np.divide(error, scale, out=np.zeros_like(error), where=scale > 0)
     return BlockReport(
         name=name,
@@ -223,10 +241,11 @@ def _compared(
         max_abs_error=float(error.max()),
         max_rel_error=float(each.max()),
         norm_rel_error=relative,
+        resolution=resolution,
         worst_index=tuple(int(i) for i in np.unravel_index(worst[1], shape)),
         worst_analytic=float(analytic[worst]),
         worst_numeric=float(numeric[worst]),
-        truncation=float(np.median(floor) / 2),
+        truncation=truncation,
         round_off=0.0,
         kinks=0,
         directions=len(analytic),

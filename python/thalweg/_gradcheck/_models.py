@@ -70,6 +70,9 @@ def gradcheck(
     Returns
     -------
     GradcheckReport
+        A block of which differences resolve too little is "unresolved" and does not pass, as in
+        `check_gradient`.
+
         Parameters for which a kink lies between the two points are left out and counted: of a
         ReLU-like activation, or of `nn.L1Loss`, `nn.HuberLoss`, `nn.QuantileLoss` and the bound of
         `nn.GaussianNLLLoss`. Directions for which it does are drawn anew, up to ten times. Kinks of
@@ -134,15 +137,8 @@ def gradcheck(
         rtol=rtol,
         atol=atol,
         lines=task.lines,
+        shapes=task.blocks if directions else None,
     )
-    if directions:
-        made = replace(
-            made,
-            blocks=tuple(
-                replace(b, shape=shape, directions=b.size - b.kinks)
-                for b, (_, shape) in zip(made.blocks, task.blocks, strict=True)
-            ),
-        )
     if model.dtype == np.float32:
         made = _with_float32(made, own, own_data, task, gradient, rng)
     return made

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -11,6 +12,8 @@ from thalweg import _checks
 from thalweg._gradcheck import _blocks
 from thalweg._gradcheck._blocks import Blocks, Vector
 from thalweg._gradcheck._differences import EPS
+from thalweg._gradcheck._verdict import LIMIT, judge
+from thalweg.errors import DataError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,8 +46,10 @@ class BlockReport:
         The largest :math:`|a_i - n_i| / \max(|a_i|, |n_i|, \delta_i / r)`. Below
         :math:`\delta_i / r` its own errors are all that a difference shows.
     norm_rel_error : float
-        :math:`\lVert a - n \rVert / \max(\lVert n \rVert, \lVert\delta\rVert / r)`; the block
-        passes if it is at most `r`.
+        :math:`\lVert a - n \rVert / \lVert n \rVert`, infinite if only `n` is zero.
+    resolution : float
+        :math:`\lVert\delta\rVert / \lVert n \rVert`, what differences cannot tell. The block fails
+        if `norm_rel_error` is above both `r` and this.
     worst_index : tuple of int
         Where in the block the largest absolute error is; with directions, the number of that one.
     worst_analytic, worst_numeric : float
@@ -63,9 +68,11 @@ class BlockReport:
         For a float32 model, :math:`\\lVert a_{32} - a_{64} \\rVert / \\lVert a_{64} \\rVert`
         of its own gradient and that of its float64 copy.
     verdict : str
-        ``"ok"``; ``"ok to resolution"`` if differences are not exact enough to resolve `r`;
-        ``"FAILED"``; ``"FAILED in float32"`` if only the float32 gradient is wrong;
-        ``"all kinks"`` if nothing was left to compare.
+        ``"ok"``; ``"ok to resolution"`` if differences are not exact enough to resolve `r`, but
+        to 1% of the gradient, or if the gradient is zero there; ``"unresolved"``, which is no pass,
+        if neither is so: any gradient of that size agrees with them; ``"FAILED"``;
+        ``"FAILED in float32"`` if only the float32 gradient is wrong; ``"all kinks"`` if nothing
+        was left to compare.
     """
 
     name: str
@@ -74,6 +81,7 @@ class BlockReport:
     max_abs_error: float
     max_rel_error: float
     norm_rel_error: float
+    resolution: float
     worst_index: tuple[int, ...]
     worst_analytic: float
     worst_numeric: float
@@ -123,7 +131,8 @@ class GradcheckReport:
         Parameters
         ----------
         block : str, optional
-            Its name; by default the one with the largest norm-relative error.
+            Its name; by default one that did not pass, or the one with the largest norm-relative
+            error.
 
         Returns
         -------
@@ -140,7 +149,9 @@ class GradcheckReport:
         from thalweg._gradcheck._curve import measure
 
         names = [b.name for b in self.blocks]
-        worst = max(self.blocks, key=lambda b: b.norm_rel_error).name
+        # What is zero has errors as large as itself.
+        order = [(not b.passed, b.resolution <= LIMIT, b.norm_rel_error) for b in self.blocks]
+        worst = names[order.index(max(order))]
         block = _checks.one_of("block", worst if block is None else block, names)
         return measure(self, names.index(block))
 
@@ -172,8 +183,13 @@ class GradcheckReport:
 
     @property
     def failed(self) -> tuple[str, ...]:
-        """Names of the blocks that did not pass."""
+        """Names of the blocks that did not pass, those that are unresolved among them."""
         return tuple(block.name for block in self.blocks if not block.passed)
+
+    @property
+    def unresolved(self) -> tuple[str, ...]:
+        """Names of the blocks whose gradient differences are not exact enough to judge."""
+        return tuple(block.name for block in self.blocks if block.verdict == "unresolved")
 
     @property
     def max_abs_error(self) -> float:
@@ -187,8 +203,10 @@ class GradcheckReport:
 
     @property
     def norm_rel_error(self) -> float:
-        """The largest norm-relative error of all blocks: what the verdict is taken from."""
-        return max(block.norm_rel_error for block in self.blocks)
+        """The largest norm-relative error of all blocks, but for those that passed as zero."""
+        # There it is one rounding error relative to another.
+        counted = (b for b in self.blocks if not (b.passed and b.resolution > LIMIT))
+        return max((b.norm_rel_error for b in counted), default=0.0)
 
     @property
     def kinks(self) -> int:
@@ -216,8 +234,8 @@ class GradcheckReport:
 
     def __str__(self) -> str:
         rows = [
-            ("block", "size", "h", "max abs", "max rel", "norm rel", "worst at", "analytic",
-             "numeric", "truncation", "round-off", "kinks", "verdict")
+            ("block", "size", "h", "max abs", "max rel", "norm rel", "resolution", "worst at",
+             "analytic", "numeric", "truncation", "round-off", "kinks", "verdict")
         ]  # fmt: skip
         for b in self.blocks:
             low, high = (f"{h:.1e}" for h in b.h)
@@ -229,6 +247,7 @@ class GradcheckReport:
                     f"{b.max_abs_error:.1e}",
                     f"{b.max_rel_error:.1e}",
                     f"{b.norm_rel_error:.1e}",
+                    f"{b.resolution:.1e}",
                     str(list(b.worst_index)),
                     f"{b.worst_analytic:.6e}",
                     f"{b.worst_numeric:.6e}",
@@ -242,11 +261,16 @@ class GradcheckReport:
         lines = [
             "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows
         ]
-        end = "passed" if self.passed else f"FAILED: {', '.join(self.failed)}"
+        wrong = [name for name in self.failed if name not in self.unresolved]
+        ends = [f"FAILED: {', '.join(wrong)}"] if wrong else []
+        if self.unresolved:
+            ends.append(f"unresolved: {', '.join(self.unresolved)}")
+        end = "; ".join(ends) or "passed"
         lines.append(
             f"{end} ({self.method} differences in float64, tolerance {self.rtol:g}, "
             f"largest norm-relative error {self.norm_rel_error:.1e})"
         )
+        lines.extend(self._advice())
         if any(b.directions for b in self.blocks):
             lines.append(
                 "compared along random directions of each block, not parameter by parameter"
@@ -254,6 +278,30 @@ class GradcheckReport:
         if self.float32_error is not None:
             lines.append(f"float32 gradients differ from float64 ones by {self.float32_error:.1e}")
         return "\n".join(lines)
+
+    def _advice(self) -> list[str]:
+        """Say what to do where differences cannot tell."""
+        coarse = [b for b in self.blocks if not b.passed and b.resolution > LIMIT]
+        rounded: list[str] = []
+        bent: list[str] = []
+        for b in coarse:
+            # What is above rounding is the step's, or noise. Of products nobody knows it.
+            above = b.truncation is not None and b.truncation > 100 * b.round_off > 0
+            (bent if above else rounded).append(b.name)
+        advice = []
+        if rounded:
+            advice.append(
+                f"{', '.join(rounded)}: what a step changes is little more than rounding beside "
+                f"{self.value:.3g}. Try a larger h, take large constants out of the function (or "
+                'scale the targets), or, in check_gradient, method="fourth" or "complex"'
+            )
+        if bent:
+            advice.append(
+                f"{', '.join(bent)}: differences with twice the step are others, for the function "
+                "is noisy, or bends within a step (h in the table). Try a smaller h, another "
+                "method, or scale the parameters to about 1"
+            )
+        return advice
 
 
 def resolution(
@@ -307,9 +355,10 @@ def report(
     noise: float = 0.0,
     rtol: float,
     atol: float | None,
-    lines: Lines | None,
+    lines: Lines,
+    shapes: Blocks | None = None,
 ) -> GradcheckReport:
-    """Compare two gradients block by block."""
+    """Compare two gradients block by block; `shapes` are theirs, if it is along directions."""
     kinked = found.kinked if found.also_kinked is None else found.kinked | found.also_kinked
     if atol is not None:
         delta = np.full_like(found.steps, atol)
@@ -321,8 +370,10 @@ def report(
     spread = found.estimate
     if found.doubled is not None:
         spread = np.abs(found.doubled - found.numeric) / (2**order - 1)
+    whole = _blocks.length(found.numeric[~kinked])
     reports = []
-    for (name, shape), part in zip(found.blocks, _blocks.slices(found.blocks), strict=True):
+    parts = zip(found.blocks, shapes or found.blocks, _blocks.slices(found.blocks), strict=True)
+    for number, ((name, shape), (_, true), part) in enumerate(parts):
         kept = ~kinked[part]
         steps = found.steps[part]
         block = _compare(
@@ -333,7 +384,15 @@ def report(
             steps.reshape(shape),
             delta[part].reshape(shape),
             rtol=rtol,
+            whole=whole,
+            curvature=None
+            if atol is not None
+            else partial(
+                _curvature, partial(lines, number), int(np.prod(true)), steps[kept], value
+            ),
         )
+        if shapes is not None:
+            block = replace(block, shape=true, directions=int(kept.sum()))
         rounding = noise * EPS * abs(value) / float(np.median(steps))
         if spread is not None and kept.any():
             block = replace(block, truncation=float(np.median(spread[part][kept])))
@@ -350,6 +409,8 @@ def _compare(
     delta: Vector,
     *,
     rtol: float,
+    whole: float,
+    curvature: Callable[[], tuple[float, float]] | None,
 ) -> BlockReport:
     """Compare one block; the head of this package has the criterion."""
     kinks = int(kinked.sum())
@@ -360,18 +421,12 @@ def _compare(
     worst = tuple(int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
 
     kept = ~kinked
-    size = _blocks.length(numeric[kept])
-    floor = _blocks.length(delta[kept])
+    size, truth, floor = (_blocks.length(v[kept]) for v in (analytic, numeric, delta))
     distance = _blocks.length(error)
-    reference = max(size, floor / rtol)
-    # Where a difference is NaN, so are these.
-    norm_relative = distance / reference if reference > 0 else (0.0 if distance == 0 else np.inf)
+    judged = judge(distance, size, truth, floor, rtol=rtol, whole=whole, curvature=curvature)
+    norm_relative, resolved, verdict = judged
     if kinks == analytic.size:
         verdict = "all kinks"
-    elif not norm_relative <= rtol:  # nor if it is NaN
-        verdict = "FAILED"
-    else:
-        verdict = "ok" if size * rtol > floor else "ok to resolution"
     return BlockReport(
         name=name,
         shape=analytic.shape,
@@ -379,6 +434,7 @@ def _compare(
         max_abs_error=float(error.max()),
         max_rel_error=float(relative.max()),
         norm_rel_error=float(norm_relative),
+        resolution=float(resolved),
         worst_index=worst,
         worst_analytic=float(analytic[worst]),
         worst_numeric=float(numeric[worst]),
@@ -389,3 +445,29 @@ def _compare(
         float32_error=None,
         verdict=verdict,
     )
+
+
+def _curvature(
+    line: Callable[[Vector, Vector], tuple[npt.NDArray[Any], float]],
+    size: int,
+    steps: Vector,
+    value: float,
+) -> tuple[float, float]:
+    """How much the gradient changes over a step, and over the rounding of the parameters at 1.
+
+    From second differences along one direction of the block; 0 where they are not those of a
+    parabola, but of noise, or of a function that bends within a step.
+    """
+    step = float(np.median(steps))
+    v = _blocks.unit(np.random.default_rng(0), size)
+    try:
+        f, _ = line(v, step * np.array([1.0, -1.0, 2.0, -2.0]))
+    except DataError:  # further out it need not be defined
+        return 0.0, 0.0
+    with np.errstate(all="ignore"):
+        f = f.real - value
+        once, twice = float(f[0] + f[1]), float(f[2] + f[3])
+        if not abs(twice - 4 * once) <= 0.1 * abs(twice):  # nor if it is NaN
+            return 0.0, 0.0
+        change = abs(once) / step * steps.size**0.5
+        return change, 4 * EPS * change / step

@@ -1,5 +1,6 @@
 """Permutations of hidden units, and distances of models that do not count their symmetries."""
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -8,10 +9,14 @@ import numpy as np
 from thalweg import _checks, _parts
 from thalweg.diagnostics._symmetry import balance, hidden, rebuilt
 from thalweg.errors import ArgumentError, ShapeError
-from thalweg.nn import Sequential
+from thalweg.nn import Layer, Residual, Sequential
 
 if TYPE_CHECKING:
     from thalweg._trainer import Trainer
+
+
+#: Fields of layers that say how they begin or are trained.
+_OF_TRAINING = {"init", "momentum", "p"}
 
 
 def align(model: Sequential, reference: Sequential, *, seed: int = 0) -> Sequential:
@@ -24,7 +29,8 @@ def align(model: Sequential, reference: Sequential, *, seed: int = 0) -> Sequent
     Parameters
     ----------
     model, reference : Sequential
-        Of the same layers; neither is changed. Activations are element by element.
+        Of the same layers, but for how these are drawn or trained; neither is changed. Activations
+        are element by element.
     seed : int, keyword only, default 0
         Seed of the order in which layers are visited.
 
@@ -81,13 +87,23 @@ def align(model: Sequential, reference: Sequential, *, seed: int = 0) -> Sequent
 
 def _same(a: Sequential, b: Sequential) -> None:
     _parts.checked(a), _parts.checked(b)
-    kinds = [[type(layer) for layer in model.layers] for model in (a, b)]
-    if a._blocks() != b._blocks() or kinds[0] != kinds[1]:
-        raise ShapeError(
-            "the two models must have the same layers; got "
-            f"{[type(layer).__name__ for layer in a.layers]}, {a.num_parameters} parameters, and "
-            f"{[type(layer).__name__ for layer in b.layers]}, {b.num_parameters} parameters"
-        )
+    pairs = itertools.zip_longest(a.layers, b.layers)
+    for index, (one, other) in enumerate(pairs):
+        if one is None or other is None or _computed(one) != _computed(other):
+            got = ("none" if layer is None else repr(layer) for layer in (one, other))
+            raise ShapeError(
+                f"the two models must have the same layers; layer {index} is {' and '.join(got)}"
+            )
+
+
+def _computed(layer: Layer) -> tuple[Any, ...]:
+    """Give what decides what a layer computes in evaluation, but for its weights."""
+    kind = type(layer)
+    if isinstance(layer, Residual):
+        return (kind, *map(_computed, layer.layers))
+    # A layer without arguments need not have been made a dataclass.
+    fields = getattr(kind, "__dataclass_fields__", ())
+    return (kind, *(getattr(layer, name) for name in fields if name not in _OF_TRAINING))
 
 
 @dataclass(frozen=True)
@@ -121,7 +137,7 @@ def distance(a: Sequential, b: Sequential, x: Any) -> Distance:
     a, b : Sequential
         Of the same layers, with `nn.ReLU` or `nn.LeakyReLU` between.
     x : array_like, shape (n, in_features)
-        Samples at which the functions are compared.
+        Samples at which the functions are compared, at least one.
 
     Returns
     -------
@@ -134,7 +150,8 @@ def distance(a: Sequential, b: Sequential, x: Any) -> Distance:
     UnsupportedError
         If a layer between two `nn.Linear` is not homogeneous.
     ShapeError, DataError, DtypeError
-        If the models have other layers, or `x` is not such an array.
+        If the models have other layers, or layers with other arguments, such as the slope of a
+        `nn.LeakyReLU`; or `x` is not such an array.
 
     Examples
     --------
@@ -152,13 +169,16 @@ def distance(a: Sequential, b: Sequential, x: Any) -> Distance:
     (True, True, True)
     """
     _same(a, b)
+    outputs = a.astype("float64")(x), b.astype("float64")(x)
+    if len(outputs[0]) == 0:
+        raise ShapeError(f"x must have at least one row; got shape {np.shape(x)}")
     one, other = balance(a.astype("float64")), balance(b.astype("float64"))
     matched = align(one, other)
     return Distance(
         _relative(a.flat_parameters, b.flat_parameters),
         _relative(one.flat_parameters, other.flat_parameters),
         _relative(matched.flat_parameters, other.flat_parameters),
-        _relative(a.astype("float64")(x), b.astype("float64")(x)),
+        _relative(*outputs),
     )
 
 

@@ -29,7 +29,7 @@ class LinearFit:
         `thalweg.nn.Linear`.)
     intercept : ndarray, shape () or (k,)
         :math:`b`, zero if none was asked for.
-    residual : float
+    sum_of_squares : float
         Sum of the squared residuals, each times its sample's weight.
     rank : int
         Rank of the samples, after their mean is taken out if there is an intercept.
@@ -43,7 +43,7 @@ class LinearFit:
 
     coef: _Matrix
     intercept: _Matrix
-    residual: float
+    sum_of_squares: float
     rank: int
     condition: float
     method: str
@@ -72,8 +72,8 @@ class LinearFit:
 
     def __repr__(self) -> str:
         return (
-            f"LinearFit({self.coef.shape[0]} features, residual {self.residual:.6g}, rank "
-            f"{self.rank}, condition {self.condition:.3g}, {self.method})"
+            f"LinearFit({self.coef.shape[0]} features, sum_of_squares {self.sum_of_squares:.6g}, "
+            f"rank {self.rank}, condition {self.condition:.3g}, {self.method})"
         )
 
 
@@ -94,10 +94,10 @@ class Problem:
         if not np.isfinite(coef).all():
             raise DataError("the coefficients are too large for float64; scale x and y")
         intercept = self.y_mean - self.x_mean @ coef
-        residual = float(((self.y - self.x @ coef) ** 2).sum())
+        squares = float(((self.y - self.x @ coef) ** 2).sum())
         if self.one:
             coef, intercept = coef[:, 0], intercept[0]
-        return LinearFit(coef, np.asarray(intercept), residual, rank, condition, method)
+        return LinearFit(coef, np.asarray(intercept), squares, rank, condition, method)
 
 
 def problem(x: Any, y: Any, intercept: bool, sample_weight: Any) -> Problem:
@@ -301,11 +301,11 @@ def ridge(
     return penalized(data, alpha)
 
 
-def penalized(data: Problem, penalty: float) -> LinearFit:
+def penalized(data: Problem, penalty: float, rcond: float | None = None) -> LinearFit:
     """Solve a problem that is ready; the penalty is λ beside the sum."""
     if penalty == 0:
-        return fit(data)
-    u, s, vt, rank = _svd(data.x, _EPS * max(data.x.shape))
+        return fit(data, rcond=rcond)
+    u, s, vt, rank = _svd(data.x, _EPS * max(data.x.shape) if rcond is None else rcond)
     shrunk = np.zeros_like(s)
     shrunk[s > 0] = 1 / (
         s[s > 0] + penalty / s[s > 0]

@@ -7,12 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks, _parts
-from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
+from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 from thalweg.nn import Identity, Linear, Sequential
 from thalweg.solve._linear import LinearFit, Problem, fit, penalized, problem
 
 _Matrix = npt.NDArray[np.float64]
 _F64 = np.dtype(np.float64)
+_EPS = float(np.finfo(np.float64).eps)
 
 
 def network(
@@ -44,13 +45,18 @@ def network(
         The samples.
     y : array_like, shape (n, out_features), or (n,) for one output
         The targets.
-    sample_weight, rank_deficient, rcond
+    sample_weight, rank_deficient
         As in `least_squares`.
+    rcond : float, keyword only, optional
+        As in `least_squares`; by default the larger of what it is there and
+        :math:`4 \varepsilon \sqrt p`, with the :math:`\varepsilon` of the model's dtype. A float32
+        model rounds its input: what is smaller than that is rounding.
 
     Returns
     -------
     LinearFit
-        The affine map that the model now is, in float64; a float32 model has it rounded.
+        The affine map that the model now is, in float64. A float32 model has it rounded, and a sum
+        of squares that is larger than `sum_of_squares` by what that does.
 
     Raises
     ------
@@ -77,6 +83,7 @@ def network(
     True
     """
     _checks.one_of("rank_deficient", rank_deficient, ("raise", "min_norm"))
+    rcond = None if rcond is None else _checks.real("rcond", rcond, 0, 1, "[)")
     for index, layer in enumerate(_parts.checked(model).layers):
         if not isinstance(layer, (Linear, Identity)):
             raise UnsupportedError(
@@ -100,7 +107,7 @@ def network(
     if x.shape[1] != widths[0]:
         raise ShapeError(f"x has {x.shape[1]} columns; this model takes {widths[0]}")
     data = problem(x, y, biased is not None, sample_weight)
-    found = fit(data, rank_deficient, rcond)
+    found = fit(data, rank_deficient, _resolved(model, data) if rcond is None else rcond)
     rank = min(widths)
     if rank < min(widths[0], widths[-1]):
         found = _reduced(data, found, rank)
@@ -114,6 +121,7 @@ def network(
         state[f"{place}.weight"] = weight
     if biased is not None:
         state[f"{places[biased]}.bias"][: widths[-1]] = found.intercept
+    _holds(model, *state.values())
     model.load_state_dict(state)
     return found
 
@@ -123,10 +131,11 @@ def last_layer(
     x: Any,
     y: Any,
     *,
-    ridge: float = 0.0,
+    alpha: float = 0.0,
     reduction: str = "sum",
     sample_weight: Any = None,
     rank_deficient: str = "raise",
+    rcond: float | None = None,
 ) -> LinearFit:
     r"""Refit the last `nn.Linear` of a model to the squared error, all before it as it is.
 
@@ -141,17 +150,23 @@ def last_layer(
         The samples.
     y : array_like, shape (n, out_features), or (n,) for one output
         The targets: numbers. For classes, one column each with 0 and 1 is one choice.
-    ridge : float, keyword only, default 0
-        The penalty on the weight, never on the bias; `alpha` of `ridge`.
+    alpha : float, keyword only, default 0
+        The penalty on the weight, never on the bias, as in `ridge`.
     reduction, sample_weight
         As in `ridge`.
     rank_deficient : {"raise", "min_norm"}, keyword only
         As in `least_squares`, without a penalty: units that are always 0 are common behind ReLU.
+    rcond : float, keyword only, optional
+        As in `least_squares`; by default the larger of what it is there and
+        :math:`4 \varepsilon \sqrt p` for `p` features, with the :math:`\varepsilon` of the model's
+        dtype. What the layers before give is rounded to that: of two units of float32, one three
+        times the other, more than that is rounding.
 
     Returns
     -------
     LinearFit
-        In float64; a float32 model has it rounded.
+        In float64. A float32 model has it rounded, and a sum of squares that is larger than
+        `sum_of_squares` by what that does.
 
     Raises
     ------
@@ -169,13 +184,14 @@ def last_layer(
     >>> from thalweg import nn
     >>> x = np.linspace(-1, 1, 64).reshape(-1, 1)
     >>> model = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1))
-    >>> fit = tw.solve.last_layer(model, x, np.sin(3 * x), ridge=1e-6)
+    >>> fit = tw.solve.last_layer(model, x, np.sin(3 * x), alpha=1e-6)
     >>> bool(np.abs(model(x) - np.sin(3 * x)).max() < 0.01)
     True
     """
-    alpha = _checks.real("ridge", ridge, 0)
+    alpha = _checks.real("alpha", alpha, 0)
     _checks.one_of("reduction", reduction, ("sum", "mean"))
     _checks.one_of("rank_deficient", rank_deficient, ("raise", "min_norm"))
+    rcond = None if rcond is None else _checks.real("rcond", rcond, 0, 1, "[)")
     end = len(_parts.checked(model).layers)
     while end and isinstance(model.layers[end - 1], Identity):
         end -= 1
@@ -194,10 +210,14 @@ def last_layer(
     data = problem(_parts.part(model, 0, end - 1)(model._rows(x, "x")), y, last.bias, sample_weight)
     if reduction == "mean":
         alpha *= data.total
+    rcond = _resolved(model, data) if rcond is None else rcond
     try:
-        found = penalized(data, alpha) if alpha else fit(data, rank_deficient)
+        found = penalized(data, alpha, rcond) if alpha else fit(data, rank_deficient, rcond)
     except ArgumentError as error:
-        raise ArgumentError(f"with what the layers before give as x, {error}") from None
+        # What is another function there is an argument here.
+        why = str(error).replace("se ridge", "se a penalty, alpha=")
+        raise ArgumentError(f"with what the layers before give as x, {why}") from None
+    _holds(model, found.coef, found.intercept)
     state = model.state_dict()
     state[f"{end - 1}.weight"] = found.coef.T
     if last.bias:
@@ -209,6 +229,25 @@ def last_layer(
 def _fits(model: Sequential, y: Any) -> None:
     if y.shape[1] != model.out_features:
         raise ShapeError(f"y has {y.shape[1]} columns; this model gives {model.out_features}")
+
+
+def _resolved(model: Sequential, data: Problem) -> float:
+    """Give the part of the largest singular value that is rounding of the model's dtype.
+
+    That of columns of length 1 is random, so that it does not grow with the rows.
+    """
+    own = 4 * float(np.finfo(model.dtype).eps) * float(np.sqrt(data.x.shape[1]))
+    return max(own, _EPS * float(max(data.x.shape)))
+
+
+def _holds(model: Sequential, *arrays: _Matrix) -> None:
+    """Refuse what the model cannot hold, in terms of what can be changed."""
+    largest = max(float(np.abs(array).max(initial=0.0)) for array in arrays)
+    if largest > float(np.finfo(model.dtype).max):
+        raise DataError(
+            f"the weights of the fit are up to {largest:.1e}, too large for a model of "
+            f'{model.dtype}; scale y, or x, or use dtype="float64"'
+        )
 
 
 def _reduced(data: Problem, full: LinearFit, rank: int) -> LinearFit:

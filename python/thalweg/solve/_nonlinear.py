@@ -114,7 +114,7 @@ def nonlinear_least_squares(
     ShapeError
         If shapes do not agree.
     ArgumentError
-        If an option is out of range.
+        If `residual` or `jacobian` cannot be called, or an option is out of range.
 
     References
     ----------
@@ -136,6 +136,8 @@ def nonlinear_least_squares(
     >>> np.allclose(fit.theta, [2.0, -np.log(2)])
     True
     """
+    _checks.function("residual", residual)
+    _checks.function("jacobian", jacobian)
     start = _arrays.as_numeric(theta, "theta")
     if start.ndim != 1 or start.size == 0:
         raise ShapeError(f"theta must have shape (p,), p at least 1; got {start.shape}")

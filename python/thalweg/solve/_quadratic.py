@@ -83,7 +83,7 @@ def quadratic(h: Any, b: Any, c: float = 0.0) -> Minimum:
     array([1., 1.])
     >>> tw.solve.quadratic([[1, 0], [0, -3]], [0, 0])
     Traceback (most recent call last):
-    thalweg.errors.ArgumentError: H is indefinite: its smallest eigenvalue is -3, ...
+    thalweg.errors.ArgumentError: h is indefinite: its smallest eigenvalue is -3, ...
     """
     h = _arrays.finite(_arrays.matrix(h, np.dtype(np.float64), "h"), "h")
     if h.shape[0] != h.shape[1] or h.shape[0] == 0:
@@ -108,20 +108,20 @@ def quadratic(h: Any, b: Any, c: float = 0.0) -> Minimum:
         kind = "indefinite" if high > floor else "negative"
         count = int((values < -floor).sum())
         raise ArgumentError(
-            f"H is {kind}: its smallest eigenvalue is {low:.6g}, {count} of {len(h)} are below 0. "
-            "The function falls without end along that eigenvector, so Hx = -b would be a saddle "
-            "or a maximum"
+            f"h is {kind}: its smallest eigenvalue is {low:.6g}, {count} of {len(h)} are below 0. "
+            "The function falls without end along that eigenvector, so h @ x = -b would be a "
+            "saddle or a maximum"
         )
     if low <= floor:
         raise ArgumentError(
-            f"H is singular: its smallest eigenvalue {low:.3g} is zero beside the largest, "
+            f"h is singular: its smallest eigenvalue {low:.3g} is zero beside the largest, "
             f"{high:.3g}. There is no minimum, or not only one; add a multiple of the identity"
         )
     try:
         factor = np.linalg.cholesky(h)
     except np.linalg.LinAlgError:  # cannot be, but for rounding at the very edge
         raise ArgumentError(
-            f"H is not positive definite to working precision: eigenvalues from {low:.3g} to "
+            f"h is not positive definite to working precision: eigenvalues from {low:.3g} to "
             f"{high:.3g}"
         ) from None
     # Turned round, a lower triangle is an upper one, in which an LU factorization changes nothing:

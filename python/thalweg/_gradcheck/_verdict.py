@@ -1,0 +1,59 @@
+"""Whether two gradients agree, and whether differences were exact enough to say so."""
+
+import math
+from collections.abc import Callable
+
+#: A block is checked if its differences are exact to this part of its gradient: what is wrong by
+#: more than that fails.
+LIMIT = 1e-2
+
+#: What a block whose gradient is zero may hide, as a part of the gradient of all blocks.
+_HIDDEN = 1e-4
+
+
+def judge(
+    distance: float,
+    analytic: float,
+    numeric: float,
+    delta: float,
+    *,
+    rtol: float,
+    whole: float,
+    curvature: Callable[[], tuple[float, float]] | None,
+) -> tuple[float, float, str]:
+    """Give the error and the resolution, relative to the numeric gradient, and the verdict.
+
+    All but `rtol` are norms: of the difference of the two gradients, of each, of what a difference
+    cannot resolve, and of the numeric gradient of all blocks. `curvature` tells how much the
+    gradient changes over a step, and over the rounding of a parameter; None stands for a resolution
+    that the user has vouched for.
+    """
+    error, resolution = share(distance, numeric), share(delta, numeric)
+    if not math.isfinite(distance):
+        return error, resolution, "FAILED"
+    if distance <= rtol * numeric and delta <= rtol * numeric and numeric > 0:
+        return error, resolution, "ok"
+    inside = distance <= max(rtol * numeric, delta)
+    known = (
+        delta <= LIMIT * numeric
+        # The function did not move at all, and so says the gradient.
+        or analytic == numeric == 0
+        # As for a bias before BatchNorm1d, where terms cancel.
+        or (analytic <= LIMIT * delta and delta <= _HIDDEN * whole)
+        or curvature is None
+    )
+    if not (inside and known) and curvature is not None:
+        over_step, over_rounding = curvature()
+        # Where rounding hides the gradient because the function is large, it hides this as well: so
+        # here is a minimum, a maximum or a saddle.
+        known = known or delta <= LIMIT * over_step
+        # No gradient is more exact than its parameters are.
+        inside = inside or distance <= over_rounding
+    if not inside:
+        return error, resolution, "FAILED"
+    return error, resolution, "ok to resolution" if known else "unresolved"
+
+
+def share(part: float, whole: float) -> float:
+    """Divide; nothing of nothing is 0."""
+    return part / whole if whole > 0 else (0.0 if part == 0 else math.inf)
