@@ -186,7 +186,10 @@ def test_arguments_are_scikit_learns(ours, theirs):
         {name: (p.default, p.kind) for name, p in inspect.signature(kind).parameters.items()}
         for kind in (ours, theirs)
     )
-    assert mine.pop("dtype")[0] == "float32"
+    ours_alone = ["dtype", "loss", "class_weight"] if ours is MLPClassifier else ["dtype"]
+    assert list(mine)[-len(ours_alone) :] == ours_alone  # after all of theirs, by name only
+    for name, default in zip(ours_alone, ["float32", None, None], strict=False):
+        assert mine.pop(name) == (default, inspect.Parameter.KEYWORD_ONLY)
     assert mine == known
     for method in ("fit", "partial_fit", "predict", "score"):
         names = [list(inspect.signature(getattr(k, method)).parameters) for k in (ours, theirs)]
@@ -222,11 +225,12 @@ def test_it_is_an_estimator_to_scikit_learn(estimator, check):
 def test_pipelines_and_searches_take_it():
     x, y = load_iris(return_X_y=True)
     names = np.array(["setosa", "versicolor", "virginica"])[y]
-    network = MLPClassifier(learning_rate_init=0.02, max_iter=30, random_state=0)
-    grid = {
-        "mlpclassifier__hidden_layer_sizes": [4, (32,), (32, nn.Dropout(0.1))],
-        "mlpclassifier__solver": ["adam", optim.AdamW(lr=0.02)],
-    }
+    network = MLPClassifier(max_iter=30, random_state=0)
+    sizes = {"mlpclassifier__hidden_layer_sizes": [4, (32,), (32, nn.Dropout(0.1))]}
+    grid = [
+        {**sizes, "mlpclassifier__learning_rate_init": [0.02]},
+        {**sizes, "mlpclassifier__solver": [optim.AdamW(lr=0.02)]},
+    ]
     search = GridSearchCV(make_pipeline(StandardScaler(), network), grid, cv=3)
     search.fit(x, names)
     assert search.best_score_ > 0.9
@@ -320,7 +324,9 @@ def test_names_of_columns_are_kept():
 @pytest.mark.parametrize("solver", ["adam", optim.Lion(lr=1e-3)])
 def test_a_pickle_goes_on_as_if_nothing_had_been(solver):
     x, y = data("three classes")
-    network = MLPClassifier(solver=solver, alpha=0.1, random_state=0)
+    network = MLPClassifier(solver=solver, random_state=0)
+    if solver == "adam":  # others see none
+        network.set_params(alpha=0.1)
     network.partial_fit(x, y, classes=[0, 1, 2])
     again = pickle.loads(pickle.dumps(network))
     for one in (network, again):
@@ -387,7 +393,7 @@ def test_an_optimizer_is_copied_and_does_what_it_does_in_a_trainer():
     x, y = data("several numbers")
     given = optim.AdamW(lr=0.01, weight_decay=0.1)
     network = MLPRegressor(
-        hidden_layer_sizes=(), solver=given, alpha=5.0, batch_size=30, max_iter=3, random_state=0
+        hidden_layer_sizes=(), solver=given, batch_size=30, max_iter=3, random_state=0
     )
     network.fit(x, y).fit(x, y)
     assert given.steps == 0
@@ -498,6 +504,228 @@ def test_an_interruption_leaves_what_was_learned(monkeypatch):
     assert network.predict(x).shape == (120,)
 
 
+# --- losses and weights of classes --------------------------------------------------------------
+
+
+def half_squares(output, target, weight=None):
+    """scikit-learn's loss of numbers, but for the sum over outputs."""
+    weight = np.ones(len(output)) if weight is None else weight
+    share = (weight / weight.sum())[:, np.newaxis]
+    d = output - target
+    return 0.5 * (share * d**2).sum(), share * d
+
+
+def log_loss(output, target, weight=None):
+    """Cross-entropy of a softmax, of labels."""
+    share = np.ones(len(output)) if weight is None else weight
+    share = (share / share.sum())[:, np.newaxis]
+    right = np.eye(output.shape[1])[target]
+    logs = output - np.logaddexp.reduce(output, axis=1, keepdims=True)
+    return -(share * right * logs).sum(), share * (np.exp(logs) - right)
+
+
+def logistic_loss(output, target, weight=None):
+    """Cross-entropy of logistic functions, a sum over outputs."""
+    share = np.ones(len(output)) if weight is None else weight
+    share = (share / share.sum())[:, np.newaxis]
+    loss = np.logaddexp(0, output) - target * output
+    return (share * loss).sum(), share * (1 / (1 + np.exp(-output)) - target)
+
+
+@pytest.mark.parametrize(
+    ("kind", "function"),
+    [
+        ("several numbers", half_squares),
+        ("three classes", log_loss),
+        ("two classes", logistic_loss),
+        ("several labels", logistic_loss),
+    ],
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"alpha": 1.0},
+        {"alpha": 0.1, "solver": "sgd", "learning_rate": "invscaling", "learning_rate_init": 0.3},
+        {"alpha": 0.1, "solver": "lbfgs", "activation": "tanh"},
+    ],
+    ids=lambda options: options.get("solver", "adam"),
+)
+def test_a_loss_that_is_a_function_trains_as_that_of_the_core(kind, function, options):
+    """With weights of samples, the penalty and its figures, and over several batches and calls."""
+    x, y = data(kind)
+    weight = np.random.default_rng(2).uniform(0.5, 3, len(x))
+    known, _ = pair(kind, **options)
+    own = clone(known).set_params(loss=function)
+    for network in (known, own):
+        network.fit(x, y, sample_weight=weight)
+    assert_same_weights(own, known, tolerance=1e-9)
+    if kind != "several numbers":  # of which scikit-learn's figure is the mean over outputs
+        assert own.loss_ == pytest.approx(known.loss_, rel=1e-9)
+        if options.get("solver") != "lbfgs":
+            np.testing.assert_allclose(own.loss_curve_, known.loss_curve_, rtol=1e-9)
+        np.testing.assert_array_equal(own.predict(x), known.predict(x))
+        np.testing.assert_allclose(own.predict_proba(x), known.predict_proba(x), atol=1e-8)
+    if options.get("solver") != "lbfgs":
+        own = pickle.loads(pickle.dumps(own))
+        for network in (known, own):
+            network.partial_fit(x[:40], y[:40], sample_weight=weight[:40])
+        assert_same_weights(own, known, tolerance=1e-9)
+
+
+@pytest.mark.parametrize("loss", [nn.L1Loss(), nn.HuberLoss(delta=0.5), nn.QuantileLoss(0.9)])
+def test_a_regressor_takes_losses_of_numbers(loss):
+    """It trains as a trainer does; `loss_curve_` and early stopping are of that loss."""
+    x, y = data("several numbers")
+    options = {"hidden_layer_sizes": (), "solver": optim.SGD(lr=0.1), "batch_size": 30}
+    network = MLPRegressor(loss, **options, max_iter=3, random_state=0).fit(x, y)
+    model = nn.Sequential(nn.Linear(5, 3), seed=network.model_.seed)
+    rng, bound = np.random.RandomState(0), np.sqrt(6 / 8)
+    drawn = {
+        "0.weight": rng.uniform(-bound, bound, (5, 3)).T,
+        "0.bias": rng.uniform(-bound, bound, 3),
+    }
+    model.load_state_dict(drawn)
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD(lr=0.1))
+    history = trainer.fit(x, y, epochs=3, batch_size=30)
+    np.testing.assert_array_equal(network.predict(x), model(x.astype(np.float32)))
+    assert network.loss_curve_ == history["loss"]
+    network.set_params(early_stopping=True, max_iter=20).fit(x, y, sample_weight=np.arange(120))
+    scores = network.validation_scores_
+    assert network.best_validation_score_ == max(scores) < 0
+    assert len(scores) == len(network.loss_curve_)
+
+
+def test_a_quantile_is_what_is_predicted():
+    """Also where early stopping keeps the best weights, which are not those of the best R²."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (2000, 1))
+    y = x[:, 0] + rng.exponential(size=2000)
+    network = MLPRegressor(
+        nn.QuantileLoss(0.9), (16,), learning_rate_init=0.01, early_stopping=True, random_state=0
+    ).fit(x, y)
+    assert (y <= network.predict(x)).mean() == pytest.approx(0.9, abs=0.03)
+
+
+def test_logarithms_of_rates_become_rates():
+    x, _ = data("a number")
+    y = np.random.default_rng(1).poisson(np.exp(x[:, 0]))
+    named, given = (
+        MLPRegressor(loss, random_state=0, alpha=0.0).fit(x, y)
+        for loss in ("poisson", nn.PoissonNLLLoss())
+    )
+    assert given.out_activation_ == "exp"
+    np.testing.assert_allclose(given.predict(x), named.predict(x), rtol=1e-3)
+    assert given.score(x, y) == pytest.approx(named.score(x, y), abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["two classes", "three classes"])
+def test_a_classifier_takes_a_smoothed_cross_entropy(kind):
+    x, y = data(kind)
+    options = {"random_state": 0, "max_iter": 100, "learning_rate_init": 0.02}
+    plain = MLPClassifier(loss=nn.CrossEntropyLoss(), **options).fit(x, y)
+    smooth = clone(plain).set_params(loss=nn.CrossEntropyLoss(label_smoothing=0.5)).fit(x, y)
+    classes = len(plain.classes_)
+    for network in (plain, smooth):
+        shares = network.predict_proba(x)
+        assert shares.shape == (120, classes)
+        assert network.n_outputs_ == classes
+        np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
+        np.testing.assert_allclose(np.exp(network.predict_log_proba(x)), shares, rtol=1e-5)
+        np.testing.assert_array_equal(network.predict(x), network.classes_[shares.argmax(axis=1)])
+        assert network.score(x, y) > 0.9
+    assert plain.predict_proba(x).max() > 0.95
+    assert smooth.predict_proba(x).max() < 0.9
+    stopped = clone(smooth).set_params(early_stopping=True).fit(x, y)
+    assert 0 <= stopped.best_validation_score_ <= 1
+    if kind == "two classes":  # as many of each are held out as where there is one output
+        for seed in range(9):
+            *_, held_out = stopped._hold_out(x, np.arange(120) % 12 // 11, None, seed)
+            assert held_out[1].sum() == 1
+    one = clone(smooth).set_params(max_iter=2).fit(x, np.full(120, "only"))
+    assert set(one.predict(x)) == {"only"}
+
+
+def test_log_loss_is_the_cross_entropy():
+    x, y = data("three classes")
+    ours, theirs = (e.fit(x, y) for e in pair("three classes"))
+    given = clone(ours).set_params(loss=nn.CrossEntropyLoss()).fit(x, y)
+    assert_same_weights(given, theirs)
+    assert given.loss_curve_ == ours.loss_curve_
+    x, y = data("several labels")  # of which it is a mean, and the sum in scikit-learn
+    given = MLPClassifier(loss=nn.BCEWithLogitsLoss(pos_weight=50.0), max_iter=300).fit(x, y)
+    assert given.predict(x).mean() > MLPClassifier(max_iter=300).fit(x, y).predict(x).mean()
+    assert given.predict_proba(x).shape == (120, 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights", "factors"),
+    [
+        ("two classes", {"yes": 5.0}, lambda y: np.where(y == "yes", 5.0, 1.0)),
+        ("three classes", {0: 0.0, 2: 3}, lambda y: np.array([0.0, 1.0, 3.0])[y]),
+        ("three classes", "balanced", lambda y: 120 / 3 / np.bincount(y)[y]),
+        (
+            "several labels",
+            [{1: 2.0}, {0: 3.0, 1: 1.0}, {}],
+            lambda y: (1 + y[:, 0]) * np.where(y[:, 1], 1, 3),
+        ),
+    ],
+    ids=["two", "three", "balanced", "several"],
+)
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_weights_of_classes_are_weights_of_samples(kind, weights, factors, early_stopping):
+    x, y = data(kind)
+    given = np.random.default_rng(2).uniform(0.5, 3, len(x))
+    network, _ = pair(kind, alpha=1.0, early_stopping=early_stopping)
+    weighted = clone(network).set_params(class_weight=weights)
+    for weight, sample_weight in ((factors(y), None), (factors(y) * given, given)):
+        network.fit(x, y, sample_weight=weight)
+        weighted.fit(x, y, sample_weight=sample_weight)
+        assert_same_weights(weighted, network)
+        np.testing.assert_allclose(weighted.loss_curve_, network.loss_curve_, rtol=1e-12)
+        if early_stopping:
+            np.testing.assert_allclose(weighted.validation_scores_, network.validation_scores_)
+
+
+def test_weights_of_classes_are_those_of_all_that_are_known():
+    """A batch of `partial_fit` need not have them all."""
+    x, y = data("three classes")
+    network = MLPClassifier(class_weight={0: 3.0, 1: 2.0}, random_state=0, dtype="float64")
+    twin = clone(network).set_params(class_weight=None)
+    for rows in (y > 0, y < 2):
+        network.partial_fit(x[rows], y[rows], classes=[0, 1, 2])
+        twin.partial_fit(x[rows], y[rows], np.array([3.0, 2.0, 1.0])[y[rows]], classes=[0, 1, 2])
+    assert_same_weights(network, twin)
+    with pytest.raises(ValueError, match=r"not there for partial_fit.*compute_class_weight"):
+        network.set_params(class_weight="balanced").partial_fit(x, y)
+
+
+def test_steps_and_outputs_without_checks_are_those_of_the_estimator():
+    x, y = data("two classes")
+    network = MLPClassifier(alpha=0.1, random_state=0, shuffle=False, batch_size=50)
+    network.partial_fit(x[:50], y[:50], classes=["no", "yes"])
+    twin = pickle.loads(pickle.dumps(network))
+    network.partial_fit(x[:50], y[:50])
+    twin.trainer_.step(x[:50], np.searchsorted(twin.classes_, y[:50]))
+    assert_same_weights(network, twin, tolerance=0)
+    np.testing.assert_array_equal(network.model_(x) > 0, network.predict_proba(x)[:, 1:] > 0.5)
+
+
+def test_losses_and_weights_of_classes_can_be_searched():
+    x, y = data("three classes")
+    network = MLPClassifier(max_iter=20, learning_rate_init=0.02, random_state=0)
+    grid = {
+        "loss": [None, nn.CrossEntropyLoss(label_smoothing=0.1), log_loss],
+        "class_weight": [None, "balanced", {0: 1.0, 1: 9.0, 2: 1.0}],
+    }
+    search = GridSearchCV(network, grid, cv=2, error_score="raise").fit(x, y)
+    scores = search.cv_results_["mean_test_score"]
+    assert len(set(scores)) > 2
+    x, y = data("a number")
+    grid = {"loss": ["squared_error", nn.HuberLoss(), nn.QuantileLoss(0.9), half_squares]}
+    search = GridSearchCV(MLPRegressor(max_iter=20), grid, cv=2, error_score="raise").fit(x, y)
+    assert len(set(search.cv_results_["mean_test_score"])) > 2
+
+
 # --- what is wrong ------------------------------------------------------------------------------
 
 
@@ -548,14 +776,99 @@ def test_wrong_losses_are_told():
         MLPRegressor(loss="huber").fit(x, y)
     with pytest.raises(tw.ArgumentError, match=r"got \(20, 20\); .*hidden_layer_sizes the second"):
         MLPRegressor((20, 20)).fit(x, y)
+    for loss, message in (
+        ("quantile", r"got 'quantile'; did you mean nn\.QuantileLoss\(...\)\?"),
+        ("absolute_error", r"did you mean nn\.L1Loss\(...\)\?"),
+        ("Poisson", r'did you mean "poisson"\?'),
+        (nn.HuberLoss, r"got the class HuberLoss; make one: nn\.HuberLoss\(...\)"),
+        (nn.CrossEntropyLoss(), "a loss of classes, which MLPClassifier takes"),
+        (nn.QuantileLoss([0.1, 0.9]), r"has 2 quantiles, .*MLPRegressor\(loss=nn\.QuantileLoss"),
+        (nn.GaussianNLLLoss(), "no estimator takes: a mean and the logarithm of a variance"),
+        (nn.PoissonNLLLoss(log_input=False), r"negative outputs.*nn\.PoissonNLLLoss\(\)"),
+        (nn.DerivativeLoss(half_squares, order=1), "of derivatives by the samples"),
+        (nn.MSELoss(reduction="none"), 'reduction="none"'),
+        (nn.ReLU(), "loss must be one of"),
+    ):
+        with pytest.raises(tw.ArgumentError, match=message):
+            MLPRegressor(loss).fit(x, y)
     with pytest.raises(tw.DataError, match=r"y\[0, 0\] is -1\.5, but .* numbers >= 0"):
         MLPRegressor(loss="poisson").fit(x, np.full(120, -1.5))
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss", "message"),
+    [
+        (
+            "two classes",
+            "log_loss",
+            r"must be None, nn\.CrossEnt.*mean nn\.CrossEntropyLoss\(...\)",
+        ),
+        ("two classes", nn.MSELoss(), "a loss of numbers, which MLPRegressor takes"),
+        ("two classes", nn.DistillationLoss(), "its targets are the outputs of a teacher"),
+        ("three classes", nn.CrossEntropyLoss(heads=(1, 2)), r"heads=\(1, 2\); here all classes"),
+        ("three classes", nn.CrossEntropyLoss(ignore_index=1), "leave ignore_index out"),
+        ("three classes", nn.CrossEntropyLoss([1.0, 2.0]), "weight"),
+        ("three classes", nn.BCEWithLogitsLoss(), r"3 classes, one a row.*nn\.CrossEntropyLoss"),
+        ("several labels", nn.CrossEntropyLoss(), r"3 labels at once.*nn\.BCEWithLogitsLoss"),
+    ],
+)
+def test_losses_that_do_not_fit_classes_are_told(kind, loss, message):
+    network = MLPClassifier(loss=loss)
+    with pytest.raises(ValueError, match=message):
+        network.fit(*data(kind))
+    assert vars(network) == vars(clone(network))
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights", "message"),
+    [
+        ("two classes", "balance", 'must be None, "balanced" or a dict'),
+        ("two classes", [1.0, 2.0], 'must be None, "balanced" or a dict'),
+        ("two classes", {"yes": -1.0}, r"class_weight\['yes'\] must be a finite number"),
+        ("two classes", [{"yes": 2.0}], "one class a row.*a dict"),
+        ("two classes", {"yes": 0.0, "no": 0}, "weights of all samples are 0"),
+        ("two classes", {"yes": 2.0, "never": 1.0}, "not in class_weight"),
+        ("several labels", {0: 2.0}, "3 labels at once a row: .*a list with a dict"),
+        ("several labels", [{}, {1: np.nan}, {}], r"class_weight\[1\]\[1\] must be"),
+        ("several labels", [{}], "number of outputs"),
+    ],
+)
+def test_wrong_weights_of_classes_are_told(kind, weights, message):
+    network = MLPClassifier(class_weight=weights)
+    with pytest.raises(ValueError, match=message):
+        network.fit(*data(kind))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate_init", 0.1),
+        ("learning_rate", "adaptive"),
+        ("power_t", 0.1),
+        ("momentum", 0.5),
+        ("nesterovs_momentum", False),
+        ("beta_1", 0.5),
+        ("beta_2", 0.5),
+        ("epsilon", 1e-3),
+        ("alpha", 0.1),
+    ],
+)
+def test_what_an_optimizer_does_not_see_is_told(name, value):
+    """Else a search over it would find that it makes no difference."""
+    x, y = data("a number")
+    network = MLPRegressor(solver=optim.AdamW(lr=0.01), max_iter=2, **{name: value})
+    with pytest.raises(tw.ArgumentError, match=rf"^{name} is {value!r}.*AdamW.*\{{\"solver\": \["):
+        network.fit(x, y)
+    network.set_params(solver="adam").fit(x, y)
+    MLPRegressor(solver=optim.AdamW(), max_iter=2, alpha=0.0).fit(x, y)
 
 
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
         ("lr", "it is learning_rate_init"),
+        ("criterion", "it is loss"),
+        ("label_smoothing", r"loss=nn\.CrossEntropyLoss\(label_smoothing=0\.1\)"),
         ("epochs", "it is max_iter"),
         ("optimizer", "it is solver"),
         ("dropout", r"\(100, nn.Dropout\(0.5\)\)"),
@@ -618,6 +931,7 @@ def test_partial_fit_needs_the_classes_once():
         ({"hidden_layer_sizes": (50,)}, r"hidden_layer_sizes is \(50,\), and was \(8, Dropout"),
         ({"activation": "tanh"}, r"activation is Tanh\(\), and was ReLU\(\)"),
         ({"loss": "poisson"}, "loss is 'poisson', and was 'squared_error'"),
+        ({"loss": nn.L1Loss()}, r"loss is L1Loss\(.*, and was 'squared_error'"),
         ({"dtype": "float64"}, "dtype is dtype.'float64'., and was dtype.'float32'."),
     ],
     ids=lambda it: str(it)[:30],

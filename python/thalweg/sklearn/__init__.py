@@ -1,6 +1,6 @@
 """Estimators of scikit-learn that train in the core: its names, arguments and defaults.
 
-They need scikit-learn 1.6 or later, ``pip install "thalweg[sklearn]"``, when they are asked for.
+They need scikit-learn 1.6 or later, when they are asked for.
 """
 
 import typing as _typing
@@ -25,8 +25,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
                 from sklearn.utils.validation import validate_data  # noqa: F401  # new in 1.6
             except ImportError:
                 raise ImportError(
-                    f"{name} needs scikit-learn 1.6 or later; install it with: "
-                    'pip install "thalweg[sklearn]"'
+                    f'{name} needs scikit-learn 1.6 or later: pip install "scikit-learn>=1.6"'
                 ) from None
             value = getattr(importlib.import_module(f"thalweg.sklearn.{_NAMES[name]}"), name)
             globals()[name] = value  # asked for once

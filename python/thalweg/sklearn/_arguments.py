@@ -1,5 +1,7 @@
 """Checks of the arguments that both estimators have."""
 
+import functools
+import inspect
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,6 +24,9 @@ ELSEWHERE = {
     "nesterov": "it is nesterovs_momentum",
     "dropout": "hidden_layer_sizes takes layers, too: (100, nn.Dropout(0.5))",
     "class_weight": "fit(X, y, sample_weight=...) weighs samples",
+    **dict.fromkeys(("criterion", "loss_fn", "loss_function", "objective"), "it is loss"),
+    **dict.fromkeys(("quantile", "quantiles"), "loss=nn.QuantileLoss(0.9) is MLPRegressor's"),
+    "label_smoothing": "loss=nn.CrossEntropyLoss(label_smoothing=0.1) is MLPClassifier's",
 }
 
 #: Arguments that are numbers: the least, the largest, and which of both are allowed.
@@ -39,6 +44,11 @@ _NUMBERS = {
 _FLAGS = ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping")
 _SOLVERS = ("lbfgs", "sgd", "adam")
 _RATES = ("constant", "invscaling", "adaptive")
+#: Arguments of solvers that have names, which an optimizer does not see.
+_OF_NAMED_SOLVERS = (
+    "learning_rate_init", "learning_rate", "power_t", "momentum", "nesterovs_momentum", "beta_1",
+    "beta_2", "epsilon", "alpha",
+)  # fmt: skip
 
 
 def check(estimator: Any) -> None:
@@ -57,6 +67,32 @@ def check(estimator: Any) -> None:
         _checks.integer(name, getattr(estimator, name), 1)
     if estimator.n_iter_no_change != math.inf:
         _checks.integer("n_iter_no_change", estimator.n_iter_no_change, 1)
+    if isinstance(solver, optim.Optimizer):
+        _refuse_unused(estimator)
+
+
+def _refuse_unused(estimator: Any) -> None:
+    """Raise if an argument was set that an optimizer does not see: a search of it would be vain."""
+    kind: Any = type(estimator)
+    usual = _defaults(kind)
+    for name in _OF_NAMED_SOLVERS:
+        value = getattr(estimator, name)
+        # That there is no penalty is what an optimizer does.
+        if value == usual.get(name, value) or (name == "alpha" and value == 0):
+            continue
+        instead = "optim.AdamW(weight_decay=...)" if name == "alpha" else "optim.AdamW(lr=...)"
+        raise ArgumentError(
+            f"{name} is {value!r}, but solver is an optimizer, {type(estimator.solver).__name__}, "
+            f'which does not see it: it is of the solvers that have names, "adam" for instance. '
+            f"Leave {name} out; an optimizer has arguments of its own, as in {instead}, and a "
+            'search lists optimizers: {"solver": [optim.AdamW(lr=r) for r in rates]}'
+        )
+
+
+@functools.cache  # each partial_fit asks
+def _defaults(kind: type) -> dict[str, Any]:
+    """Give the defaults of an estimator's arguments."""
+    return {name: it.default for name, it in inspect.signature(kind).parameters.items()}
 
 
 def named_or_made(

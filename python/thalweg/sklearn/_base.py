@@ -15,13 +15,13 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from thalweg import Trainer, _arrays, _habits, _warn, nn, optim
+from thalweg import Trainer, _arrays, _warn, nn, optim
 from thalweg._arrays import Array, Samples
 from thalweg.errors import ArgumentError, DataError, DivergedError, ShapeError
-from thalweg.nn._losses import CoreLoss
+from thalweg.nn._losses import CoreLoss, FunctionLoss
 from thalweg.nn._sequential._base import dtype_name
 from thalweg.optim._full_batch import FullBatchOptimizer
-from thalweg.sklearn import _arguments, _network
+from thalweg.sklearn import _arguments, _network, _penalty
 from thalweg.sklearn._stopping import Stopping
 
 #: Formats in which sparse samples are taken, from which rows are made as they are.
@@ -31,7 +31,7 @@ _SPARSE = ("csr", "csc")
 class Objective(NamedTuple):
     """A loss, and what scikit-learn makes of it."""
 
-    loss: CoreLoss
+    loss: CoreLoss | FunctionLoss
     #: scikit-learn's gradient over that of the loss.
     scale: float = 1.0
     #: scikit-learn's figure over the loss. Of squares of several outputs its figure is the mean,
@@ -52,7 +52,6 @@ class FitDivergedError(DivergedError, ValueError):
 class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type information
     """Base of the estimators; `MLPClassifier` documents the arguments."""
 
-    @_habits.takes("MLPClassifier", _arguments.ELSEWHERE)
     def __init__(
         self,
         hidden_layer_sizes: Any = (100,),
@@ -114,7 +113,11 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
     #: What the network was made with, which cannot change while it goes on.
     _made_with: dict[str, Any]
     #: Whether what is held out has the shares of two classes that the data have.
-    _stratifies = False
+    _stratifies: bool
+
+    @abstractmethod
+    def _given_loss(self) -> Any:
+        """Give the argument `loss` as it is compared and used, or raise."""
 
     @abstractmethod
     def _learn(self, y: npt.NDArray[Any], classes: npt.NDArray[Any] | None) -> None:
@@ -123,6 +126,12 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
     @abstractmethod
     def _encode(self, y: npt.NDArray[Any], dtype: np.dtype[Any]) -> Any:
         """Make targets what the loss takes."""
+
+    def _weigh(
+        self, y: npt.NDArray[Any], weight: Array | None, dtype: np.dtype[Any], incremental: bool
+    ) -> Array | None:
+        """Give weights of samples, from those that were given, and of what their targets are."""
+        return weight
 
     @abstractmethod
     def _objective(self, target: Any, sample_weight: Array | None) -> Objective:
@@ -222,7 +231,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         made_with = {
             "hidden_layer_sizes": hidden,
             "activation": behind,
-            "loss": getattr(self, "loss", None),
+            "loss": self._given_loss(),
             "dtype": dtype,
         }
         fresh = not hasattr(self, "trainer_") or not (self.warm_start or incremental)
@@ -238,7 +247,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         if fresh:
             self._learn(y, classes)
         target = self._encode(y, dtype)
-        weight = _weights(sample_weight, dtype, len(X))
+        weight = self._weigh(y, _weights(sample_weight, dtype, len(X)), dtype, incremental)
         objective = self._objective(target, weight)
         random = check_random_state(self.random_state)
         if fresh:
@@ -319,14 +328,15 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         if trainer.model._core.average_blocks():  # a BatchNorm1d needs two rows at least
             while len(x) % size == 1:
                 size += 1
+        penalty = 0.0
         if not isinstance(self.solver, optim.Optimizer):
             # Weight decay cannot do it: Adam's of this convention is another one, and batches of
             # partial_fit differ.
             marks = _network.penalized(trainer.model)
             strength = self._decay(size, weight) / objective.scale
-            trainer.set_penalty(marks, np.zeros_like(marks), strength)
+            penalty = _penalty.pull(trainer, marks, strength)
         self.n_iter_ = 0
-        stopping = Stopping(self, objective, len(x), trainer.penalty, held_out)
+        stopping = Stopping(self, objective, len(x), penalty, held_out)
         try:
             trainer.fit(
                 x, target, epochs=1 if incremental else self.max_iter,
@@ -349,10 +359,9 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
     ) -> tuple[Samples, Any, Array | None, tuple[Samples, Any, Array | None]]:
         """Set a part of the data aside: what is left, and that part."""
         arrays = [x, target] if weight is None else [x, target, weight]
-        binary = self._stratifies and self.n_outputs_ == 1
         parts = train_test_split(
             *arrays, random_state=random, test_size=self.validation_fraction,
-            stratify=target if binary else None,
+            stratify=target if self._stratifies else None,
         )  # fmt: skip
         train, test = parts[::2], parts[1::2]
         if len(test[0]) < 2:

@@ -9,10 +9,10 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.metaestimators import available_if
 
-from thalweg import _arrays, _checks, _habits, nn
+from thalweg import _arrays, _habits, nn
 from thalweg._arrays import Array, Samples
-from thalweg.errors import ArgumentError
-from thalweg.sklearn import _arguments
+from thalweg.nn._losses import CoreLoss, FunctionLoss
+from thalweg.sklearn import _arguments, _losses
 from thalweg.sklearn._base import MLP, Objective
 
 
@@ -21,16 +21,20 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
 
     Parameters
     ----------
-    loss : {"squared_error", "poisson"}, default "squared_error"
+    loss : {"squared_error", "poisson"}, Loss or callable, default "squared_error"
         What is made small. With "poisson", for targets from 0 on, outputs are logarithms of what
-        `predict` gives. As in scikit-learn since 1.7, it is the first argument.
+        `predict` gives. As in scikit-learn since 1.7, it is the first argument. Here it can also be
+        `nn.MSELoss`, `nn.L1Loss`, `nn.HuberLoss`, `nn.PoissonNLLLoss`, whose outputs are such
+        logarithms, too, or `nn.QuantileLoss` of one quantile; or a function ``(output, target) ->
+        (loss, gradient)``, see `nn.CustomLoss`, whose arrays both have shape (n, n_outputs).
     hidden_layer_sizes, activation, solver, alpha, ..., dtype
         All other arguments are as those of `MLPClassifier`.
 
     Attributes
     ----------
     validation_scores_, best_validation_score_ : list of float and float, or None
-        The score, R², of what is held out, with early stopping. Not with "lbfgs".
+        The score, R², of what is held out, with early stopping; if `loss` is none of scikit-learn's
+        names, minus that loss. Not with "lbfgs".
     loss_, loss_curve_, n_iter_, coefs_, ..., model_
         All others are as those of `MLPClassifier`.
 
@@ -46,10 +50,18 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
     scikit-learn, losses that are shown have the mean over outputs `j` of the squares, and half of
     the deviance, :math:`l_i + \sum_j (t_{ij} \log t_{ij} - t_{ij})`, for "poisson". An optimizer
     that is given as `solver` sees the losses of `thalweg.nn`, `nn.MSELoss` or `nn.PoissonNLLLoss`.
+    A `loss` that is none of the names is taken as it is: steps are along the gradient of it and the
+    penalty, and it is shown so, with the penalty.
+
+    `score` is R² whatever the loss, as of scikit-learn's ``QuantileRegressor``. For a quantile let
+    a search ask for ``scoring=make_scorer(mean_pinball_loss, alpha=0.9, greater_is_better=False)``.
 
     ``tw.onnx.export(network.model_)`` makes an ONNX graph of the network, without a scaler that
     stands before it in a pipeline; with "poisson" ``loss=network.trainer_.loss`` makes its outputs
     rates. With `warm_start` and `partial_fit`, `loss` must be what it was, as `dtype` must.
+
+    For streams and single rows ``network.trainer_.step(x, y)`` and ``network.model_(x)`` go without
+    scikit-learn's checks of the data, which take longer than the work there, see `MLPClassifier`.
 
     Targets are taken as they are: far from 0 and 1 in size, let
     ``sklearn.compose.TransformedTargetRegressor`` standardize them.
@@ -65,10 +77,12 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
     True
     """
 
+    _stratifies = False
+
     @_habits.takes("MLPRegressor", _arguments.ELSEWHERE)
     def __init__(
         self,
-        loss: str = "squared_error",
+        loss: Any = "squared_error",
         hidden_layer_sizes: Any = (100,),
         activation: Any = "relu",
         *,
@@ -169,7 +183,9 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
 
     def _learn(self, y: npt.NDArray[Any], classes: npt.NDArray[Any] | None) -> None:
         self.n_outputs_ = 1 if y.ndim == 1 else y.shape[1]
-        self.out_activation_ = "exp" if self.loss == "poisson" else "identity"
+        given = self._given_loss()
+        rates = given == "poisson" or isinstance(given, nn.PoissonNLLLoss)
+        self.out_activation_ = "exp" if rates else "identity"
 
     def _encode(self, y: Any, dtype: np.dtype[Any]) -> Array:
         target = _arrays.as_dtype(_arrays.as_numeric(y, "y").reshape(len(y), -1), dtype, "y")
@@ -177,26 +193,21 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
             raise ValueError(f"y has shape {y.shape}; before, it had {self.n_outputs_} outputs")
         return target
 
-    def _check_arguments(self) -> None:
-        super()._check_arguments()
-        try:
-            _checks.one_of("loss", self.loss, ("squared_error", "poisson"))
-        except ArgumentError as error:
-            if isinstance(self.loss, str):
-                raise
-            raise ArgumentError(
-                f"{error}; it is the first argument, and hidden_layer_sizes the second: "
-                "MLPRegressor(hidden_layer_sizes=...)"
-            ) from None
+    def _given_loss(self) -> str | CoreLoss | FunctionLoss:
+        return _losses.of_regressor(self.loss)
 
     def _objective(self, target: Any, sample_weight: Array | None) -> Objective:
-        outputs = self.n_outputs_
-        if self.loss == "squared_error":
+        outputs, given = self.n_outputs_, self._given_loss()
+        if not isinstance(given, str):
+            return Objective(given)
+        if given == "squared_error":
             return Objective(nn.MSELoss(), scale=outputs / 2, factor=0.5)
         t: npt.NDArray[np.float64] = target.astype(np.float64)
         least = np.average(xlogy(t, t) - t, axis=0, weights=sample_weight).sum()
         return Objective(nn.PoissonNLLLoss(), scale=outputs, factor=outputs, offset=float(least))
 
     def _score(self, x: Samples, target: Any, sample_weight: Array | None) -> float:
+        if not isinstance(self.loss, str):  # of a quantile, the best R² is no aim
+            return -self.trainer_.evaluate(x, target, sample_weight)["loss"]
         predicted = self._numbers(self.model_(x))
         return float(r2_score(target, predicted, sample_weight=sample_weight))

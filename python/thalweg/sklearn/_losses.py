@@ -1,0 +1,121 @@
+"""What the estimators take as `loss` beside scikit-learn's names: losses of thalweg.nn, functions.
+
+They take those whose outputs they know how to make predictions of, and refuse others.
+"""
+
+from typing import Any
+
+from thalweg import _checks, _habits, nn
+from thalweg._description import Description
+from thalweg._habits import Guided
+from thalweg.errors import ArgumentError
+from thalweg.nn._losses import CoreLoss, FunctionLoss, loss_of
+from thalweg.nn._losses._named import _ALIASES
+
+#: Names of scikit-learn's.
+NAMES = ("squared_error", "poisson")
+
+_OF_NUMBERS = (nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.QuantileLoss, nn.PoissonNLLLoss)
+_OF_CLASSES = (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss)
+_TRAIN = "train with tw.Trainer(model, loss=..., optimizer=...)"
+#: Why neither estimator takes it.
+_UNUSABLE: dict[type, str] = {
+    nn.GaussianNLLLoss: "a mean and the logarithm of a variance are two outputs for each target, "
+    f"and predict gives one number: {_TRAIN}",
+    nn.DistillationLoss: f"its targets are the outputs of a teacher: {_TRAIN}",
+    nn.DerivativeLoss: f"it is of derivatives by the samples: {_TRAIN}",
+}
+#: What scikit-learn's and others call losses of numbers.
+_OTHERS = {**_ALIASES, "absoluteerror": "L1Loss"}
+_FUNCTION = "a function (output, target) -> (loss, gradient)"
+
+
+def of_regressor(value: Any) -> str | CoreLoss | FunctionLoss:
+    """Give one of `NAMES`, or a loss whose outputs are numbers, or raise."""
+    if not _is_loss(value):
+        if isinstance(value, str) and value in NAMES:
+            return value
+        meant = _habits.did_you_mean(value, NAMES)
+        if str(value).lower() not in NAMES:  # "absolute_error" is near to "squared_error"
+            meant = _meant(value, _OF_NUMBERS) or meant
+        if not isinstance(value, (str, type)):
+            meant = (
+                "; it is the first argument, and hidden_layer_sizes the second: "
+                "MLPRegressor(hidden_layer_sizes=...)"
+            )
+        raise ArgumentError(
+            f'loss must be one of "squared_error", "poisson", {_listed(_OF_NUMBERS)} or '
+            f"{_FUNCTION}; got {_checks.given(value)}{meant}"
+        )
+    loss = _usable("MLPRegressor", value, _OF_NUMBERS)
+    if isinstance(loss, _OF_CLASSES):
+        raise ArgumentError(
+            f"loss is {loss!r}, a loss of classes, which MLPClassifier takes; MLPRegressor takes "
+            f"{_listed(_OF_NUMBERS)} or {_FUNCTION}"
+        )
+    if isinstance(loss, nn.QuantileLoss) and len(loss.quantiles) > 1:
+        raise ArgumentError(
+            f"loss has {len(loss.quantiles)} quantiles, {loss.quantiles}, and predict gives one "
+            "number for each target: fit an estimator for each, such as "
+            f"MLPRegressor(loss=nn.QuantileLoss({loss.quantiles[0]})), or {_TRAIN}"
+        )
+    if isinstance(loss, nn.PoissonNLLLoss) and not loss.log_input:
+        raise ArgumentError(
+            "loss is nn.PoissonNLLLoss(log_input=False), which has no value for negative outputs, "
+            "and those of the last layer can be: nn.PoissonNLLLoss() takes them for logarithms, "
+            "and predict gives rates"
+        )
+    return loss
+
+
+def of_classifier(value: Any) -> CoreLoss | FunctionLoss | None:
+    """Give a loss whose outputs are logits, or None, or raise."""
+    if value is None:
+        return None
+    if not _is_loss(value):
+        raise ArgumentError(
+            f"loss must be None, {_listed(_OF_CLASSES)} or {_FUNCTION}; got "
+            f"{_checks.given(value)}{_meant(value, _OF_CLASSES)}"
+        )
+    loss = _usable("MLPClassifier", value, _OF_CLASSES)
+    if isinstance(loss, _OF_NUMBERS):
+        raise ArgumentError(
+            f"loss is {loss!r}, a loss of numbers, which MLPRegressor takes; MLPClassifier takes "
+            f"{_listed(_OF_CLASSES)} or {_FUNCTION}"
+        )
+    if isinstance(loss, nn.CrossEntropyLoss):
+        for name, usual in (("heads", None), ("active", None), ("ignore_index", -100)):
+            if getattr(loss, name) != usual:
+                raise ArgumentError(
+                    f"loss has {name}={getattr(loss, name)!r}; here all classes compete in one "
+                    f"softmax, and all rows count: leave {name} out, or {_TRAIN}"
+                )
+    return loss
+
+
+def _is_loss(value: Any) -> bool:
+    """Whether it is a loss or a function, and no name, class or layer."""
+    ours = isinstance(value, (type, Description, Guided))  # layers can be called, too
+    return isinstance(value, nn.Loss) or (callable(value) and not ours)
+
+
+def _usable(estimator: str, value: Any, taken: tuple[type, ...]) -> CoreLoss | FunctionLoss:
+    """Give a loss that one of the estimators takes; a function of another library is none."""
+    loss = loss_of(value)
+    for kind, reason in _UNUSABLE.items():
+        if isinstance(loss, kind):
+            raise ArgumentError(
+                f"loss is {loss!r}, which no estimator takes: {reason}. {estimator} takes "
+                f"{_listed(taken)} or {_FUNCTION}"
+            )
+    return loss
+
+
+def _meant(value: Any, taken: tuple[type, ...]) -> str:
+    """Say which of these losses a name or a class may have meant, or nothing."""
+    meant = _habits.kind_meant(value, nn.Loss, "nn", aliases=_OTHERS)
+    return meant if any(kind.__name__ in meant for kind in taken) else ""
+
+
+def _listed(kinds: tuple[type, ...]) -> str:
+    return ", ".join(f"nn.{kind.__name__}" for kind in kinds)
