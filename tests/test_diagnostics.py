@@ -357,6 +357,44 @@ def test_units_of_any_activation_can_be_permuted(rng):
         diagnostics.align(model, relu_net(6, 11, 2))
 
 
+def test_layers_with_other_arguments_are_other_layers(blobs):
+    """The second model was judged with the first one's activation."""
+    pytest.importorskip("scipy")
+
+    def make(activation, **options):
+        return nn.Sequential(
+            nn.Linear(5, 8, **options), nn.Residual(nn.Linear(8, 8), activation), activation,
+            nn.Linear(8, 3), seed=1,
+        )  # fmt: skip
+
+    a, b = make(nn.LeakyReLU(0.01)), make(nn.LeakyReLU(0.9))
+    trainer = tw.Trainer(a, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD())
+    for call in (
+        lambda: diagnostics.align(a, b),
+        lambda: diagnostics.distance(a, b, blobs.x),
+        lambda: diagnostics.barrier(a, b, trainer, blobs.x, blobs.y),
+    ):
+        with pytest.raises(tw.ShapeError, match=r"layer 1 is Residual.*0\.01.* and .*0\.9"):
+            call()
+    with pytest.raises(tw.ShapeError, match=r"layer 1 is ReLU\(\) and none"):
+        diagnostics.align(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), nn.Sequential(nn.Linear(2, 2)))
+    # How weights are drawn is nothing that a trained model has.
+    c = make(nn.LeakyReLU(0.01), init="xavier_uniform")
+    assert diagnostics.barrier(a, c, trainer, blobs.x, blobs.y) >= 0
+
+
+def test_no_rows_are_no_samples():
+    """The functions were as far apart as nothing from nothing, and there were no eigenvalues."""
+    pytest.importorskip("scipy")
+    model, nothing = relu_net(2, 3, 1), np.ones((0, 2))
+    for call in (
+        lambda: diagnostics.distance(model, model, nothing),
+        lambda: diagnostics.ntk_eigenvalues(model, nothing),
+    ):
+        with pytest.raises(tw.ShapeError, match=r"at least one row; got shape \(0, 2\)"):
+            call()
+
+
 # --- noise of gradients -------------------------------------------------------------------------
 
 

@@ -168,6 +168,31 @@ def test_residuals_can_be_drawn():
     plt.close("all")
 
 
+def test_the_end_of_a_fit_is_recorded():
+    assert train_on(nn.ReLU(), 0, 25, every=10).steps == [0, 10, 20, 25]
+    found = train_on(nn.ReLU(), 0, 20, every=10)
+    assert found.steps == [0, 10, 20]  # once
+    assert found.relative.shape == (3, 4)
+
+
+def test_few_records_are_drawn_and_none_are_an_error():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    found = train_on(nn.ReLU(), 0, 5, every=10)
+    assert found.steps == [0, 5]
+    assert found.plot().get_xlim() == (0, 10)
+    # What a fit leaves that ended by an error before the second record.
+    del found.steps[1:], found.residuals[1:]
+    assert found.plot().get_xlim() == (0, 10)
+    plt.close("all")
+    x = np.arange(16) / 16
+    with pytest.raises(tw.ArgumentError, match="nothing was recorded yet by SpectralBias"):
+        diagnostics.SpectralBias(x, waves(x, [1]), [1]).plot()
+    assert not plt.get_fignums()
+
+
 @pytest.mark.parametrize("n", [100, 128, 1000])
 def test_places_may_be_rounded_to_float32(n):
     x = (np.arange(n) / n).astype(np.float32)

@@ -1,32 +1,36 @@
 """Pictures of training runs, drawn with matplotlib."""
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from thalweg import _arrays, _checks
 from thalweg._history import History
 from thalweg._lr_finder import LRFinder
-from thalweg.errors import ArgumentError
-from thalweg.optim.schedules import Schedule
+from thalweg.errors import ArgumentError, ShapeError
+from thalweg.optim.schedules import LinearWarmup, Schedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from thalweg._gradcheck import GradcheckReport
+    from thalweg._gradcheck import BlockReport, GradcheckReport
     from thalweg.continual import Result
     from thalweg.curvature import SpectralDensity
     from thalweg.diagnostics import SpectralBias
 
-#: How many blocks `gradcheck` draws at most: the first ones.
+#: How many blocks `gradcheck` draws at most.
 _CURVES = 8
+
+#: At how many places `spectrum` draws a density: about one a pixel.
+_PLACES = 1000
 
 #: How many misclassified images `training` shows at most.
 _SHOWN = 24
-
 
 #: How many colours matplotlib's lines have before they begin again.
 _COLORS = 10
@@ -39,9 +43,7 @@ def _pyplot() -> Any:
     try:
         import matplotlib.pyplot as plt
     except ImportError:
-        raise ImportError(
-            'plotting needs matplotlib; install it with: pip install "thalweg[plot]"'
-        ) from None
+        raise ImportError("plotting needs matplotlib: pip install matplotlib") from None
     return plt
 
 
@@ -98,7 +100,8 @@ def spectrum(
     ax : matplotlib Axes, optional
         Where to draw; a new figure by default.
     sigma : float, keyword only, optional
-        How much nodes are blurred; as for `SpectralDensity.density`.
+        How much nodes are blurred; by default as in `SpectralDensity.density`, and by a thousandth
+        of the width of the picture at least. With less, nodes may fall between its pixels.
 
     Returns
     -------
@@ -108,15 +111,22 @@ def spectrum(
     ------
     ImportError
         If matplotlib is not installed.
+    ArgumentError
+        If `sigma` is not above 0.
     """
-    ax = _axes(ax)
     low, high = found.range
-    room = 0.05 * (high - low) or 1.0
-    at = np.linspace(low - room, high + room, 1000)
+    # Of a single eigenvalue, rounded differently by each probe, the range is that rounding.
+    room = max(0.05 * (high - low), 1e-3 * max(abs(low), abs(high))) or 1.0
+    at = np.linspace(low - room, high + room, _PLACES)
+    if sigma is None:
+        sigma = max((high - low) / 100, at[1] - at[0])
     density = found.density(at, sigma)
+    own, ax = ax is None, _axes(ax)
     ax.semilogy(at, density, color="C0")
     # Below a thousandth of an eigenvalue there is nothing but the tails of the blur.
     ax.set(xlabel="eigenvalue", ylabel="density")
+    if own:
+        ax.locator_params(axis="x", nbins=5)  # numbers near a single eigenvalue are long
     ax.set_ylim(bottom=float(density.max()) / (1e3 * found.size), top=2 * float(density.max()))
     return ax
 
@@ -140,26 +150,56 @@ def schedule(
     Returns
     -------
     matplotlib Axes
+        In a new figure, the legend stands beside the curves, which go everywhere.
 
     Raises
     ------
     ImportError
         If matplotlib is not installed.
+    ArgumentError
+        If no schedule is given, or something that is none; or `base`, `steps` or a schedule of
+        that length makes no sense.
+    UnsupportedError
+        If a schedule of your own gives no rates.
     """
-    ax = _axes(ax)
-    times = np.arange(steps, dtype=np.float64)
+    if not shown:
+        raise ArgumentError("there is nothing to draw: give a schedule of thalweg.optim.schedules")
     for one in shown:
-        ax.plot(times, one._rates(times, base, steps), label=type(one).__name__)
-    ax.set(xlabel=shown[0].per if shown else "step", ylabel="learning rate")
-    ax.legend()
+        if not isinstance(one, Schedule):
+            raise ArgumentError(
+                f"what is drawn must be a schedule that depends on time alone, as those of "
+                f"thalweg.optim.schedules; got {_checks.given(one)}"
+            )
+    base = _checks.real("base", base, 0)
+    steps = _checks.integer("steps", steps, 1)
+    times = np.arange(steps, dtype=np.float64)
+    rates = [one._rates(times, base, steps) for one in shown]
+    own, ax = ax is None, _axes(ax)
+    for one, line in zip(shown, rates, strict=True):
+        ax.plot(times, line, label=_name(one))
+    ax.set(xlabel=shown[0].per, ylabel="learning rate")
+    if own:
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    else:
+        ax.legend()
     return ax
 
 
+def _name(schedule: Schedule) -> str:
+    """Give what a schedule is called in a legend."""
+    name = type(schedule).__name__
+    if isinstance(schedule, LinearWarmup) and schedule.then is not None:
+        return f"{name},\nthen {_name(schedule.then)}"
+    return name
+
+
 def gradcheck(report: "GradcheckReport", ax: "Axes | None" = None) -> "Axes":
-    """Draws the error of differences over their step, a curve for each block.
+    """Draws the error of differences over their step, a curve for each of up to eight blocks.
 
     A right gradient makes a V: round-off falls with the slope -1, truncation rises with the order
-    of the difference. A wrong one ends on a plateau, as high as it is wrong.
+    of the difference. A wrong one ends on a plateau, as high as it is wrong. Of more than eight
+    blocks, those that did not pass come first, then those with the largest norm-relative errors,
+    and the legend says how many there are. Slopes are those of the first curve.
 
     Parameters
     ----------
@@ -176,9 +216,14 @@ def gradcheck(report: "GradcheckReport", ax: "Axes | None" = None) -> "Axes":
     ------
     ImportError
         If matplotlib is not installed.
+    ArgumentError
+        If the report has no function to evaluate; see `thalweg.GradcheckReport.curve`.
     """
+    count, blocks = len(report.blocks), report.blocks
+    if count > _CURVES:
+        blocks = tuple(sorted(blocks, key=_urgency)[:_CURVES])
+    curves = [report.curve(block.name) for block in blocks]
     ax = _axes(ax)
-    curves = [report.curve(block.name) for block in report.blocks[:_CURVES]]
     for curve in curves:
         ax.plot(curve.h, np.maximum(curve.error, 1e-17), ".-", lw=0.8, ms=3, label=curve.block)
     curve = curves[0]
@@ -194,8 +239,15 @@ def gradcheck(report: "GradcheckReport", ax: "Axes | None" = None) -> "Axes":
     used = [h for block in report.blocks for h in block.h]
     ax.axvspan(min(used), max(used), color="0.9", zorder=0, label="steps of the check")
     ax.set(xlabel="step h", ylabel="relative error", xscale="log", yscale="log")
-    ax.legend(fontsize="small")
+    title = f"{len(blocks)} of {count} blocks" if len(blocks) < count else None
+    ax.legend(fontsize="small", title=title, title_fontsize="small")
     return ax
+
+
+def _urgency(block: "BlockReport") -> tuple[bool, float]:
+    """Give a key that sorts blocks from the worst on."""
+    error = block.norm_rel_error
+    return block.passed, -math.inf if math.isnan(error) else -error
 
 
 def spectral_bias(found: "SpectralBias", ax: "Axes | None" = None) -> "Axes":
@@ -218,10 +270,19 @@ def spectral_bias(found: "SpectralBias", ax: "Axes | None" = None) -> "Axes":
     ------
     ImportError
         If matplotlib is not installed.
+    ArgumentError
+        If nothing was recorded yet.
     """
+    if not found.steps:
+        raise ArgumentError(
+            f"nothing was recorded yet by {found!r}: give it to Trainer.fit as one of callbacks"
+        )
     ax = _axes(ax)
     rows = np.arange(len(found.frequencies) + 1) - 0.5
-    edges = np.append(found.steps, found.steps[-1] + max(1, found.steps[-1] - found.steps[-2]))
+    # A record stands for the updates until the next. The last has none, and is given the width of
+    # the one before it; a single one, of a fit that ended early, that of those that did not come.
+    last = int(np.diff(found.steps)[-1]) if len(found.steps) > 1 else found._every
+    edges = np.append(found.steps, found.steps[-1] + last)
     mesh = ax.pcolormesh(
         edges, rows, np.minimum(found.relative.T, 1), vmin=0, vmax=1, cmap="viridis"
     )
@@ -235,7 +296,10 @@ def spectral_bias(found: "SpectralBias", ax: "Axes | None" = None) -> "Axes":
 
 
 def history(run: History | Sequence[History], ax: "Axes | None" = None) -> "Axes":
-    """Draws the losses of one or several runs over the epochs, on a logarithmic scale.
+    """Draws the losses of one or several runs over the epochs.
+
+    The scale is logarithmic if every finite loss is above 0. Otherwise it is linear: likelihoods
+    may be negative, and a logarithm would leave those losses out.
 
     Parameters
     ----------
@@ -252,19 +316,54 @@ def history(run: History | Sequence[History], ax: "Axes | None" = None) -> "Axes
     ------
     ImportError
         If matplotlib is not installed.
+    ArgumentError
+        If `run` is neither a History nor a sequence of such.
+    ShapeError, DtypeError
+        If losses are not one number an epoch.
     """
+    runs = [_losses(one) for one in _runs(run)]
     ax = _axes(ax)
-    runs = [run] if isinstance(run, History) else list(run)
+    positive = True
     for index, one in enumerate(runs):
         name = f", run {index + 1}" if len(runs) > 1 else ""
         for key, style, label in (("loss", "-", "training"), ("val_loss", "--", "held out")):
             if key in one:
-                epochs = range(1, len(one[key]) + 1)
-                ax.plot(epochs, one[key], style, color=f"C{index}", label=label + name)
-    ax.set(xlabel="epoch", ylabel="loss", yscale="log")
+                losses = one[key]
+                epochs = range(1, len(losses) + 1)
+                ax.plot(epochs, losses, style, color=f"C{index}", label=label + name)
+                positive &= bool((losses[np.isfinite(losses)] > 0).all())
+    ax.set(xlabel="epoch", ylabel="loss", yscale="log" if positive else "linear")
     if ax.lines:  # a fit that failed has no epochs, and matplotlib warns of a legend of nothing
         ax.legend()
     return ax
+
+
+def _runs(run: Any) -> tuple[History, ...]:
+    """Give the histories of one or several runs, or raise."""
+    alone = isinstance(run, Mapping) or not isinstance(run, Iterable)
+    runs = (run,) if alone else _checks.sequence("run", run)
+    for one in runs:
+        if not isinstance(one, History):
+            got = _checks.given(one)
+            if isinstance(one, Mapping):
+                got += ": thalweg.History(...) makes one of it"
+            elif isinstance(getattr(one, "history", None), History):
+                got = f"a {type(one).__name__}: pass its .history"
+            raise ArgumentError(f"run must be a History or a sequence of them; got {got}")
+    return runs
+
+
+def _losses(run: History) -> dict[str, npt.NDArray[Any]]:
+    """Give the losses of a run by their names, or raise."""
+    found = {}
+    for key in ("loss", "val_loss"):
+        if key in run:
+            found[key] = _arrays.as_numeric(run[key], f"history[{key!r}]")
+            if found[key].ndim != 1:
+                raise ShapeError(
+                    f"history[{key!r}] must be 1-D, (epochs,); got shape {found[key].shape}"
+                )
+    return found
 
 
 def tasks(result: "Result", ax: "Axes | None" = None) -> "Axes":
@@ -390,10 +489,10 @@ def training(
     ----------
     run : History or sequence of History
         As in `history`.
-    images : array_like, shape (n, side * side)
+    images : array_like, shape (n, side * side), real numbers
         Square images, one a row.
     labels, predicted : array_like, shape (n,)
-        The right classes and the ones that were predicted.
+        The right classes and the ones that were predicted: numbers or names.
     path : path-like, optional
         Where to save the figure; the format follows from the name.
 
@@ -405,11 +504,31 @@ def training(
     ------
     ImportError
         If matplotlib is not installed.
+    ArgumentError
+        If `run` is neither a History nor a sequence of such.
+    ShapeError
+        If images are not square, there are not as many labels and predictions as images, or losses
+        are not one number an epoch.
+    DataError, DtypeError
+        If images have masked entries, or these or losses are no numbers.
     """
-    images, labels, predicted = np.asarray(images), np.asarray(labels), np.asarray(predicted)
+    run = _runs(run)
+    for one in run:
+        _losses(one)
+    images = _arrays.as_numeric(images, "images")
+    if images.ndim != 2:
+        more = f"; pass images.reshape({len(images)}, -1)" if images.ndim > 2 else ""
+        raise ShapeError(f"images must be 2-D, (rows, side * side); got shape {images.shape}{more}")
+    rows, pixels = images.shape
+    side = math.isqrt(pixels)
+    if not pixels or side**2 != pixels:
+        raise ShapeError(
+            f"images must be square, (rows, side * side); got shape {images.shape}, and {pixels} "
+            "is no square: reshape or crop them first"
+        )
+    labels, predicted = _classes(labels, "labels", rows), _classes(predicted, "predicted", rows)
     wrong = np.flatnonzero(labels != predicted)
     shown = wrong[:_SHOWN]
-    side = round(images.shape[1] ** 0.5)
 
     figure: Figure = _pyplot().figure(figsize=(11, 4.5), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False)[0]
@@ -427,3 +546,29 @@ def training(
     if path is not None:
         figure.savefig(path, dpi=120)
     return figure
+
+
+def _classes(value: npt.ArrayLike, name: str, rows: int) -> npt.NDArray[Any]:
+    """Give classes, numbers or names, one for each image; or raise."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):
+        array = _arrays.as_numeric(value, name, labels=True)  # raises, and says why
+    if array.ndim != 1:
+        from thalweg import _advice
+
+        written = _advice.code(value, name)
+        more = ""
+        if array.ndim == 2:
+            column = array.shape[1] == 1
+            more = f": pass {written}.{'ravel()' if column else 'argmax(axis=1)'}"
+        raise ShapeError(
+            f"{name} must be 1-D, one class for each of {rows} images; got shape "
+            f"{array.shape}{more}"
+        )
+    if len(array) != rows:
+        raise ShapeError(
+            f"images has {rows} rows but {name} has {len(array)}: one class is needed for each "
+            "image"
+        )
+    return array

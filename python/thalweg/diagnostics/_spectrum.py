@@ -52,7 +52,8 @@ class SpectralBias(Callback):
     inputs : array_like, shape (n, in_features), keyword only, optional
         What the network gets for each sample, if that is not `x`: encoded features, for example.
     every : int, keyword only, default 10
-        Updates between two records.
+        Updates between two records. There is one more at the end of the fit if that is no multiple
+        of it.
 
     Attributes
     ----------
@@ -188,6 +189,15 @@ class SpectralBias(Callback):
         if self._updates % self._every == 0:
             self._record(trainer)
 
+    def on_fit_end(self, trainer: "Trainer") -> None:
+        """Record the end, too.
+
+        It is the model as callbacks leave it that come before this one: `EarlyStopping` gives
+        weights back, and should come after it.
+        """
+        if self._updates != self.steps[-1]:
+            self._record(trainer)
+
     def _record(self, trainer: "Trainer") -> None:
         output = trainer.model(self._inputs)
         if output.shape[1] != 1:
@@ -211,6 +221,8 @@ class SpectralBias(Callback):
         ------
         ImportError
             If matplotlib is not installed.
+        ArgumentError
+            If nothing was recorded yet.
         """
         from thalweg import plot
 
@@ -298,7 +310,7 @@ def ntk_eigenvalues(model: Sequential, x: Any) -> _Vector:
     model : Sequential
         As in evaluation; is not changed. Outputs count as further samples.
     x : array_like, shape (n, in_features)
-        The samples; one backward pass is made for each, and output.
+        The samples, at least one; one backward pass is made for each, and output.
 
     Returns
     -------
@@ -325,6 +337,8 @@ def ntk_eigenvalues(model: Sequential, x: Any) -> _Vector:
         )
     copy = _parts.frozen(model)
     x = copy._matrix(x, "x")
+    if len(x) == 0:
+        raise ShapeError(f"x must have at least one row; got shape {x.shape}")
     rows, outputs = len(x), copy.out_features
     copy(x)  # raises if x does not fit
     gradients = np.empty((rows * outputs, copy.num_parameters))
