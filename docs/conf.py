@@ -1,6 +1,7 @@
 """Configuration of the manual, for Sphinx."""
 
 from importlib.metadata import version as installed_version
+from pathlib import Path
 
 project = "thalweg"
 author = "The thalweg developers"
@@ -35,8 +36,15 @@ html_theme_options = {
     "show_prev_next": False,
     "navigation_with_keys": False,
     "secondary_sidebar_items": ["page-toc"],
+    "header_links_before_dropdown": 9,
+    "show_toc_level": 2,
 }
-html_sidebars = {"index": []}
+html_css_files = ["wide.css"]
+# Only the reference has so many pages that a navigation of its own is worth a quarter of the width.
+folder = Path(__file__).parent
+pages = [*folder.glob("*.md"), *folder.glob("continual/*.md")]
+names = [page.relative_to(folder).with_suffix("").as_posix() for page in pages]
+html_sidebars = {name: [] for name in [*names, "genindex", "search", "py-modindex"]}
 
 
 def setup(app):

@@ -1,6 +1,8 @@
 """The manual lists every name."""
 
+import importlib
 import inspect
+import operator
 import re
 from pathlib import Path
 
@@ -20,13 +22,58 @@ def public(module):
     return names & set(getattr(module, "__all__", names))
 
 
+def read(*pages):
+    return "\n".join((DOCS / page).read_text(encoding="utf-8") for page in pages)
+
+
 @pytest.mark.parametrize("module", [nn, optim, schedules, callbacks], ids=lambda m: m.__name__)
-@pytest.mark.parametrize("page", ["names.md", "api/index.md"])
-def test_every_class_is_on_the_page(module, page):
-    words = set(re.findall(r"\w+", (DOCS / page).read_text(encoding="utf-8")))
-    missing = public(module) - words - (BASES if page == "names.md" else set())
-    # The base of layers has nothing for users to call.
-    assert not missing - {"Layer"}
+def test_every_class_is_on_the_page_of_names(module):
+    assert not public(module) - set(re.findall(r"\w+", read("names.md"))) - BASES
+
+
+def listed():
+    """What the reference lists name by name; `nn.init` and `errors` it takes as a whole."""
+    things = []
+    for page in (DOCS / "api").glob("*.md"):
+        module = None
+        for line in read(page).splitlines():
+            if line.startswith(".. currentmodule:: "):
+                module = importlib.import_module(line.split()[-1])
+            elif re.fullmatch(r"   [\w.]+", line):
+                things.append(operator.attrgetter(line.strip())(module))
+    return things
+
+
+PARTS_OF_THALWEG = [
+    "", ".nn", ".nn.utils", ".optim", ".optim.schedules", ".callbacks", ".sklearn", ".continual",
+    ".continual.metrics", ".solve", ".diagnostics", ".curvature", ".onnx", ".torch", ".datasets",
+    ".plot",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTS_OF_THALWEG)
+def test_every_name_is_in_the_reference(part):
+    pytest.importorskip("sklearn")  # whose estimators are among them
+    module = importlib.import_module(f"thalweg{part}")
+    # A package shows what it imports from its parts; a file what it defines.
+    home = "thalweg" if hasattr(module, "__path__") else module.__name__
+    things = {}
+    for name in getattr(module, "__all__", dir(module)):
+        thing = getattr(module, name)
+        if name.startswith("_") or not (inspect.isclass(thing) or inspect.isfunction(thing)):
+            continue
+        if thing.__module__.startswith(home) and thing.__module__ != "thalweg.errors":
+            things[name] = thing
+    assert things
+    there = [*listed(), tw.datasets.Digits]  # which is shown beside the function that makes one
+    assert [name for name, thing in things.items() if thing not in there] == []
+
+
+def test_the_reference_leads_to_each_of_its_pages():
+    pages = {page.stem for page in (DOCS / "api").glob("*.md")} - {"index"}
+    toctree = read("api/index.md").split(":hidden:\n\n")[1].split("\n```")[0].split()
+    assert sorted(toctree) == sorted(pages)
+    assert set(re.findall(r"\]\((\w+)\.md\)", read("api/index.md"))) == pages
 
 
 #: What stands in first columns and is no thing by itself: arguments, and methods of a trainer's.
