@@ -4,6 +4,7 @@ Every case names the error's class and what its message must contain, so that a 
 message knows which argument is meant, what it is, and what to do.
 """
 
+import pickle
 import subprocess
 import sys
 
@@ -483,13 +484,39 @@ def test_a_name_that_is_none_is_told_the_nearest(write, meant):
     assert caught.match(meant.replace("(", r"\("))
 
 
+def test_an_optimizer_that_came_apart_from_its_model_is_told_how_to_keep_its_averages():
+    model = nn.Sequential(nn.Linear(5, 3))
+    optimizer = optim.Adam(lr=0.01)
+    tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer).step(X, np.ones((len(X), 3)))
+    other, apart = pickle.loads(pickle.dumps(model)), pickle.loads(pickle.dumps(optimizer))
+    with pytest.raises(
+        tw.ArgumentError,
+        match=r"optim\.Adam\(\.\.\.\)\.load_state_dict\(optimizer\.state_dict\(\), model\).*"
+        r"pickle\.dumps\(\(model, optimizer\)\)$",
+    ):
+        tw.Trainer(other, loss=nn.MSELoss(), optimizer=apart)
+    # And both ways do.
+    again = optim.Adam(lr=0.01)
+    again.load_state_dict(apart.state_dict(), other)
+    both = pickle.loads(pickle.dumps((model, optimizer)))
+    ends = []
+    for of, by in ((model, optimizer), (other, again), both):
+        tw.Trainer(of, loss=nn.MSELoss(), optimizer=by).step(X, np.ones((len(X), 3)))
+        ends.append(of.flat_parameters)
+    np.testing.assert_array_equal(ends[0], ends[1])
+    np.testing.assert_array_equal(ends[0], ends[2])
+
+
 def test_an_optimizer_belongs_to_one_model(classifier):
     other = nn.Sequential(nn.Linear(5, 3))
     expect(tw.ThalwegError, ["another model"], classifier.optimizer.step, other)
-    with pytest.raises(tw.ArgumentError, match=r"Adam belongs to another model, of 39 .* has 18:"):
+    with pytest.raises(
+        tw.ArgumentError, match=r"Adam belongs .* of 39 .* has 18: make another optimizer for it$"
+    ):
         tw.Trainer(other, loss=nn.CrossEntropyLoss(), optimizer=classifier.optimizer)
 
 
+@pytest.mark.filterwarnings("ignore:a step of LBFGS changed no parameter")
 @pytest.mark.parametrize("make", [optim.Adam, lambda: optim.SAM(optim.SGD()), optim.LBFGS])
 @pytest.mark.parametrize("taken", ["by a trainer", "after steps", "by a state"])
 def test_a_trainer_refuses_the_optimizer_of_another_model(make, taken):

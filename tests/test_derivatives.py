@@ -121,6 +121,7 @@ def test_the_gradient_is_checked(weighted, rng):
     assert not tw.gradcheck(model, x, target, loss=nn.DerivativeLoss(wrong), sample_weight=weight)
 
 
+@pytest.mark.filterwarnings("ignore:a step of LBFGS changed no parameter")
 @pytest.mark.parametrize("make", [optim.LBFGS, lambda: optim.SAM(optim.Adam(lr=5e-3), rho=1e-3)])
 def test_a_differential_equation_is_solved(make):
     model = nn.Sequential(nn.Linear(1, 20), nn.Tanh(), nn.Linear(20, 1), dtype="float64", seed=0)
@@ -208,6 +209,57 @@ def test_layers_in_the_way_are_named(layers, text):
         tw.Trainer(model, loss=nn.DerivativeLoss(heat), optimizer=optim.Adam())
     with pytest.raises(tw.UnsupportedError, match=text):
         tw.curvature.jet(model, np.ones((3, 2)))
+
+
+@pytest.mark.parametrize(
+    ("layers", "named"),
+    [
+        ([nn.ReLU(), nn.Residual(nn.Linear(4, 4), nn.Hardtanh())], "as Hardtanh, ReLU and nn.Lin"),
+        ([nn.LeakyReLU()], "as LeakyReLU and nn.Linear are"),
+        ([nn.ReLU6(), nn.Identity()], "as ReLU6 and nn.Linear are"),
+        ([], "as nn.Linear is"),
+    ],
+)
+def test_second_derivatives_that_are_none_are_told(layers, named):
+    """They would be 0 in each step, and the rest of the loss would be learned all the same."""
+    model = nn.Sequential(nn.Linear(2, 4), *layers, nn.Linear(4, 3))
+    with pytest.warns(UserWarning, match=f"second derivatives.* are 0.*{named}.*d2u") as seen:
+        tw.Trainer(model, loss=nn.DerivativeLoss(heat), optimizer=optim.Adam())
+    assert [w.filename for w in seen] == [__file__]
+    tw.Trainer(model, loss=nn.DerivativeLoss(heat, order=1), optimizer=optim.Adam())
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 4), nn.Tanh()],
+        [nn.Linear(2, 4), nn.ReLU(), nn.Residual(nn.Softplus())],
+        [nn.Linear(2, 4), nn.Hardswish()],
+        [nn.FourierFeatures(2, 2), nn.Linear(4, 4), nn.ReLU()],
+    ],
+)
+def test_one_layer_that_curves_is_enough(layers, rng):
+    model = nn.Sequential(*layers, nn.Linear(4, 3), dtype="float64", seed=1)
+    assert np.abs(tw.curvature.jet(model, rng.standard_normal((50, 2)))[2]).max() > 1e-3
+    tw.Trainer(model, loss=nn.DerivativeLoss(heat), optimizer=optim.Adam())  # without a warning
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_how_it_is_called_with_weights_is_said(order):
+    def function(*arguments):
+        return 0.0, (None,) * (order + 1)
+
+    first = lambda u, du, target: function()  # noqa: E731
+    second = lambda u, du, d2u, target: function()  # noqa: E731
+    loss = nn.DerivativeLoss(first if order == 1 else second, order=order)
+    trainer = tw.Trainer(network(), loss=loss, optimizer=optim.Adam())
+    x, y = np.ones((4, 2)), np.ones((4, 3))
+    trainer.step(x, y)
+    names = "u, du, target" if order == 1 else "u, du, d2u, target"
+    message = rf"order={order}, is called as f\({names}, weight\), but <lambda> takes \({names}\)"
+    for call in (trainer.step, trainer.evaluate):
+        with pytest.raises(tw.ArgumentError, match=message):
+            call(x, y, np.ones(4))
 
 
 def bend_only(u, du, d2u, target):

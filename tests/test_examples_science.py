@@ -29,7 +29,7 @@ def closed_form(text):
     assert gap <= 1e-14
     (slope,) = figures(text, "smallest fit: slope # in the penalty")
     assert slope == pytest.approx(1, abs=0.01)
-    assert "refused: H is indefinite: its smallest eigenvalue is -3" in text
+    assert "refused: h is indefinite: its smallest eigenvalue is -3" in text
 
 
 def gradient_checking(text):

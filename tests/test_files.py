@@ -125,22 +125,63 @@ def test_files_of_others_and_of_the_future_are_named(tmp_path):
             nn.Sequential.load(path)
 
 
-def test_a_training_with_a_loss_of_ones_own_is_pickled_instead(tmp_path):
+def own_loss(output, target):
+    """Squares, as a function that can be imported."""
+    return float(((output - target) ** 2).mean()), 2 * (output - target) / output.size
+
+
+def own_jet_loss(u, du, d2u, target):
+    """Squares of all that there is."""
+    loss = sum(float((a**2).sum()) for a in (u - target, du, d2u))
+    return loss, (2 * (u - target), 2 * du, 2 * d2u)
+
+
+@pytest.mark.parametrize("again", ["function", "loss"])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CustomLoss(own_loss),
+        nn.DerivativeLoss(own_jet_loss, order=(2, 1), along=[[1, 0, 1], [0, 1, 0]]),
+    ],
+    ids=["custom", "derivatives"],
+)
+def test_a_training_with_a_loss_of_ones_own_is_given_the_function_again(loss, again, tmp_path, rng):
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2), dtype="float64")
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam(), clip_grad_norm=1.0)
+    x, y = rng.standard_normal((12, 3)), rng.standard_normal((12, 2))
+    trainer.fit(x, y, epochs=2, batch_size=4)
+    trainer.save(tmp_path / "training")
+    given = loss.function if again == "function" else loss
+    twin = tw.Trainer.load(tmp_path / "training", loss=given)
+    assert twin.loss == loss
+    assert twin.history == trainer.history
+    for one in (trainer, twin):
+        one.fit(x, y, epochs=2, batch_size=4)
+    assert np.array_equal(twin.model.flat_parameters, trainer.model.flat_parameters)
+    with pytest.raises(tw.ArgumentError, match=r"whose function is in no file: Trainer\.load\("):
+        tw.Trainer.load(tmp_path / "training")
+    other = nn.CustomLoss(own_loss) if isinstance(loss, nn.DerivativeLoss) else nn.MSELoss()
+    kind = type(loss).__name__
+    with pytest.raises(
+        tw.ArgumentError, match=rf"with an nn\.{kind}: .*got {type(other).__name__}"
+    ):
+        tw.Trainer.load(tmp_path / "training", loss=other)
+
+
+def test_a_file_with_a_loss_of_ours_takes_no_other(tmp_path):
+    make_trainer().save(tmp_path / "training")
+    with pytest.raises(tw.ArgumentError, match=r"has an nn\.\w+: leave loss out, and set trainer"):
+        tw.Trainer.load(tmp_path / "training", loss=own_loss)
+
+
+def test_a_training_with_a_loss_of_ones_own_is_pickled_with_it():
     trainer = tw.Trainer(make(), loss=own_loss, optimizer=optim.Adam())
-    with pytest.raises(tw.UnsupportedError, match=r"own_loss.* not thalweg's own; pickle keeps"):
-        trainer.save(tmp_path / "training")
-    assert not list(tmp_path.iterdir())
     width = trainer.model.in_features
     x, y = np.ones((4, width)), np.zeros((4, trainer.model.out_features))
     trainer.step(x, y)
     twin = pickle.loads(pickle.dumps(trainer))
     assert twin.step(x, y) == trainer.step(x, y)
     assert np.array_equal(twin.model.flat_parameters, trainer.model.flat_parameters)
-
-
-def own_loss(output, target):
-    """Squares, as a function that can be imported."""
-    return float(((output - target) ** 2).mean()), 2 * (output - target) / output.size
 
 
 def test_a_layer_of_the_users_own_is_not_saved_silently(tmp_path):
@@ -351,6 +392,8 @@ def test_damaged_trainings_are_refused(tmp_path):
     for change in (
         {"spec": {**saved["spec"], "loss": {"type": "Adam", "weight": 1}}},
         {"spec": {**saved["spec"], "loss": {"type": "np"}}},
+        {"spec": {**saved["spec"], "loss": {"type": "function", "of": "MSELoss"}}},
+        {"spec": {**saved["spec"], "loss": None}},
         {"counts": {}},
     ):
         damaged = {**text, "thalweg.trainer": json.dumps({**saved, **change})}

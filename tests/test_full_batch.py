@@ -1,6 +1,8 @@
 """Optimizers that look at all data in every step: L-BFGS and Levenberg-Marquardt."""
 
 import importlib.util
+import re
+import warnings
 
 import numpy as np
 import pytest
@@ -121,8 +123,10 @@ def test_lbfgs_rejects_pairs_of_negative_curvature():
         optimizer.step(model, closure)
     arrays = optimizer.state_dict()["arrays"]
     assert not any(name.startswith("old_") for name in arrays)  # s'y < 0: nothing was kept
-    for _ in range(200):
-        optimizer.step(model, closure)
+    with warnings.catch_warnings():  # at the minimum
+        warnings.filterwarnings("ignore", "a step of LBFGS changed no parameter")
+        for _ in range(200):
+            optimizer.step(model, closure)
     assert any(name.startswith("old_") for name in optimizer.state_dict()["arrays"])
     assert np.allclose(model.flat_parameters, np.sqrt(0.5), atol=1e-2)
 
@@ -132,7 +136,8 @@ def test_lbfgs_finds_the_minimum_of_a_linear_model(rng):
     model = nn.Sequential(nn.Linear(4, 1), dtype="float64")
     optimizer = optim.LBFGS(tolerance_grad=1e-12, tolerance_change=0.0)
     trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer)
-    trainer.fit(x, y, epochs=5, batch_size=None)
+    with pytest.warns(RuntimeWarning, match=r"no parameter.* if float64 can tell one"):
+        trainer.fit(x, y, epochs=5, batch_size=None)
     design = np.column_stack([x, np.ones(50)])
     exact = np.linalg.lstsq(design, y, rcond=None)[0].ravel()
     np.testing.assert_allclose(model.flat_parameters, exact, rtol=1e-9, atol=1e-11)
@@ -152,7 +157,8 @@ def test_badly_scaled_data_overflow_in_silence(scale, rng):
     x = np.column_stack([rng.standard_normal(64), scale * (1 + rng.standard_normal(64))])
     model = nn.Sequential(nn.Linear(2, 8), nn.Identity(), nn.Linear(8, 1))
     trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.LBFGS())
-    losses = trainer.fit(x, x[:, 0], epochs=5, batch_size=None)["loss"]
+    with pytest.warns(RuntimeWarning, match="changed no parameter"):  # and of nothing else
+        losses = trainer.fit(x, x[:, 0], epochs=5, batch_size=None)["loss"]
     assert losses[-1] < losses[0]
 
 
@@ -166,6 +172,51 @@ def test_lbfgs_counts_dropout_and_statistics_once_a_step(waves):
     assert trainer.model._core.passes() == other.model._core.passes() == 1
     assert np.array_equal(trainer.model._core.averages(), other.model._core.averages())
     assert np.array_equal(trainer.model.flat_gradients, gradients)  # left alone, as by all steps
+
+
+def stalled(optimizer, epochs=60):
+    """Train far beyond what tolerances let pass; gives the losses and what was said."""
+    x = np.linspace(0, np.pi, 200)[:, np.newaxis]
+    model = nn.Sequential(nn.Linear(1, 20), nn.Tanh(), nn.Linear(20, 1), dtype="float64")
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        losses = trainer.fit(x, np.sin(x), epochs=epochs, batch_size=None)["loss"]
+        if seen:
+            trainer.fit(x, np.sin(x), epochs=2, batch_size=None)  # another fit, another warning
+    return losses, seen
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({}, r"tolerance_change=1e-09\. LBFGS\(tolerance_change=0, tolerance_grad=0\) goes on"),
+        ({"tolerance_grad": 0.01}, r"tolerance_grad=0\.01\. LBFGS\("),
+        ({"max_eval": 1}, "max_eval=1 evaluations"),
+    ],
+)
+def test_a_fit_that_stands_still_is_told_once(options, why):
+    losses, seen = stalled(optim.LBFGS(**options))
+    assert len(losses) == 60
+    assert losses[-1] == losses[-10]
+    assert [w.category for w in seen] == [RuntimeWarning] * 2
+    assert {w.filename for w in seen} == {__file__}
+    assert re.match(f"a step of LBFGS changed no parameter.*{why}", str(seen[0].message))
+
+
+def test_without_tolerances_a_fit_goes_on():
+    losses, seen = stalled(optim.LBFGS(tolerance_change=0, tolerance_grad=0))
+    assert not seen
+    assert losses[-1] < losses[-10] < 1e-7
+
+
+def test_a_step_by_hand_that_changes_nothing_is_told(waves):
+    x, y = waves
+    trainer = make(optim.LBFGS(tolerance_grad=1e9))
+    with pytest.warns(RuntimeWarning, match=r"tolerance_grad=1e\+09"):
+        trainer.optimizer.step(trainer.model, lambda: trainer.backward(x, y))
+    dropping = make(optim.LBFGS(tolerance_grad=1e9), layers=[nn.Residual(nn.Dropout(0.1))])
+    dropping.fit(x, y, epochs=2, batch_size=None)  # the next may change something
 
 
 # --- Levenberg-Marquardt -------------------------------------------------------------------------
@@ -184,7 +235,8 @@ def test_lm_minimizes_the_weighted_squares_of_scipy(waves, rng, reduction, weigh
         model, loss=nn.MSELoss(reduction=reduction), optimizer=optim.LevenbergMarquardt()
     )
     start = model.flat_parameters
-    trainer.fit(x, y, epochs=100, batch_size=None, sample_weight=w)
+    with pytest.warns(RuntimeWarning, match="LevenbergMarquardt changed no parameter"):
+        trainer.fit(x, y, epochs=100, batch_size=None, sample_weight=w)
     found = model.flat_parameters
     roots = np.ones(60) if w is None else w
     roots = np.sqrt(roots / (roots.sum() * 2) if reduction == "mean" else roots)[:, None]
@@ -320,7 +372,8 @@ def test_classifiers_show_their_accuracy(blobs):
     model = nn.Sequential(nn.Linear(5, 3))
     trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.LBFGS())
     before = trainer.evaluate(blobs.x, blobs.y)
-    history = trainer.fit(blobs.x, blobs.y, epochs=3, batch_size=None)
+    with pytest.warns(RuntimeWarning, match="tolerance_grad=1e-07"):  # they can be told apart
+        history = trainer.fit(blobs.x, blobs.y, epochs=3, batch_size=None)
     assert history["accuracy"][0] == pytest.approx(before["accuracy"])
     assert history["accuracy"][-1] == 1.0
 

@@ -1,6 +1,7 @@
 """Names of other libraries are errors that say where here is what they stand for."""
 
 import copy
+import inspect
 import pickle
 
 import numpy as np
@@ -468,6 +469,31 @@ def with_model(**options):
         (lambda: with_model().fit([[1, 2]], [1], validation_split=0.1), "validation_data="),
         (lambda: with_model().fit([[1, 2]], [1], class_weight={0: 1}), r"nn\.CrossEntropyLoss"),
         (lambda: with_model().fit([[1, 2]], [1], epoch=3), r"'epoch'; did you mean epochs\?"),
+        (
+            lambda: with_model().evaluate([[1, 2]], [1], metrics=["auc"]),
+            r"Trainer\.evaluate\(\) .*'metrics': evaluate gives .*takes x, y, sample_weight",
+        ),
+        (
+            lambda: with_model().evaluate([[1, 2]], [1], batch_size=None),
+            r"Trainer\.evaluate\(\) .*'batch_size': all rows are one batch",
+        ),
+        (
+            lambda: with_model().step([[1, 2]], [1], weight=[1]),
+            r"Trainer\.step\(\) .*'weight': it is sample_weight.*it takes x, y, sample_weight$",
+        ),
+        (
+            lambda: with_model().backward([[1, 2]], [1], sampel_weight=[1]),
+            r"Trainer\.backward\(\) .*did you mean sample_weight\?",
+        ),
+        (
+            lambda: tw.Trainer.load("file", loss_fn=None),
+            r"Trainer\.load\(\) .*'loss_fn': it is loss.*it takes path, precision, loss$",
+        ),
+        (
+            lambda: tw.Trainer.load("file", "float32"),
+            r"Trainer\.load\(\) takes only path without a name; .*: precision=\.\.\., loss=",
+        ),
+        (lambda: optim.schedules.LinearLR()(3), r"LinearLR\(\.\.\.\)\.lr\(t, base=.*, total="),
     ],
 )
 def test_names_of_arguments_of_others(call, message):
@@ -494,6 +520,21 @@ def test_what_losses_and_schedules_of_others_have(make, name, advice):
     thing = make()
     with pytest.raises(AttributeError, match=f"has no attribute '{name}'.*{advice}"):
         getattr(thing, name)
+
+
+def test_what_only_says_how_it_is_used_is_no_function_of_the_users():
+    """Schedules and models can be called, too."""
+    for thing in (optim.schedules.StepLR(3), nn.Sequential(nn.Linear(2, 1))):
+        with pytest.raises(tw.ArgumentError, match="loss must be a Loss"):
+            with_model(loss=thing)
+    with pytest.raises(tw.ArgumentError, match="lr_lambda must be callable; got StepLR"):
+        optim.schedules.LambdaLR(lr_lambda=optim.schedules.StepLR(3))
+
+
+def test_the_signature_of_a_step_is_that_of_its_arguments():
+    """It catches others, so that it need not look for them in each of many calls."""
+    for method in (tw.Trainer.step, tw.Trainer.backward):
+        assert list(inspect.signature(method).parameters) == ["self", "x", "y", "sample_weight"]
 
 
 def test_losses_of_other_libraries_are_no_functions_of_ours():
@@ -544,6 +585,11 @@ def test_losses_of_other_libraries_are_no_functions_of_ours():
             lambda: with_model().fit([[1, 2]], [1], sample_weight="balanced"),
             tw.DtypeError,
             r"got 'balanced'\. Weights of classes are nn\.CrossEntropyLoss",
+        ),
+        (
+            lambda: with_model().fit([[1, 2]], [1], sample_weight={0: np.ones(9)}),
+            tw.DtypeError,
+            r"got a dict\. Weights of classes are nn\.CrossEntropyLoss",
         ),
         (
             lambda: with_model().fit([[1, 2]], [1], sample_weight=[[1]]),

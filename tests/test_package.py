@@ -4,6 +4,7 @@ import ast
 import builtins
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 import warnings
@@ -77,17 +78,26 @@ def test_every_module_can_be_imported_by_itself():
 
 
 @pytest.mark.parametrize(
-    ("package", "extra", "call"),
+    ("package", "wanted", "call"),
     [
-        ("sklearn.datasets", "demo", lambda: tw.datasets.digits()),
-        ("matplotlib.pyplot", "plot", lambda: tw.History(loss=[1.0]).plot()),
-        ("sklearn.utils.validation", "sklearn", lambda: tw.sklearn.__getattr__("MLPRegressor")),
+        ("sklearn.datasets", "scikit-learn", lambda: tw.datasets.digits()),
+        # or the extra, by its name
+        (
+            "matplotlib.pyplot",
+            r'(matplotlib|"thalweg\[plot\]")',
+            lambda: tw.History(loss=[1.0]).plot(),
+        ),
+        (
+            "sklearn.utils.validation",
+            '"scikit-learn>=1.6"',
+            lambda: tw.sklearn.__getattr__("MLPRegressor"),
+        ),
         ("onnx", "onnx", lambda: tw.onnx.export(tw.nn.Sequential(tw.nn.Linear(2, 1)))),
     ],
 )
-def test_a_missing_package_names_its_extra(package, extra, call, monkeypatch):
+def test_without_a_package_it_is_said_how_to_get_it(package, wanted, call, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf'pip install "thalweg\[{extra}\]"'):
+    with pytest.raises(ImportError, match=rf"pip install {wanted}$"):
         call()
 
 
@@ -107,20 +117,29 @@ def test_without_pytorch_it_is_said_how_to_get_it(call, monkeypatch):
         call()
 
 
-def test_the_extras_that_errors_name_exist():
+def test_what_errors_ask_to_install_is_what_the_extras_ask_for():
     tomllib = pytest.importorskip("tomllib")
     root = Path(__file__).parent.parent
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
+    wanted = {each for extra in extras.values() for each in extra}
+    packages = {re.match(r"[\w-]+", each)[0] for each in wanted}
     named = set()
     for path in (root / "python" / "thalweg").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                for part in node.value.split('"thalweg[')[1:]:
-                    named.add(part.partition("]")[0])
-    assert named == {"progress", "plot", "demo", "diagnostics", "onnx", "sklearn"}
-    assert named <= set(extras)
+                named.update(re.findall(r'pip install "?([\w-]+(?:\[\w+\]|>=[\d.]+)?)', node.value))
+    named.discard("torch")  # of which it is said where it comes from
+    for name in named:
+        extra = re.fullmatch(r"thalweg\[(\w+)\]", name)
+        if extra:
+            assert extra[1] in extras
+        elif ">=" in name:
+            assert name in wanted
+        else:
+            assert name in packages
+    assert {"onnx", "tqdm", "scikit-learn", "scikit-learn>=1.6"} <= named
 
 
 def test_the_configuration_is_printed_or_returned(capsys):

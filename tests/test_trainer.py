@@ -338,10 +338,10 @@ def test_the_progress_bar_shows_epochs_and_figures(classifier, blobs, capsys):
         assert f"{key}={classifier.history[key][-1]:.4f}" in shown
 
 
-def test_a_missing_progress_bar_names_the_extra(classifier, blobs, monkeypatch):
+def test_a_missing_progress_bar_says_what_to_install(classifier, blobs, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tqdm.auto", None)
     before = classifier.model.flat_parameters
-    with pytest.raises(ImportError, match=r'pip install "thalweg\[progress\]"'):
+    with pytest.raises(ImportError, match=r"needs tqdm: pip install tqdm$"):
         classifier.fit(blobs.x, blobs.y, progress=True)
     np.testing.assert_array_equal(classifier.model.flat_parameters, before)
 
@@ -456,7 +456,8 @@ def test_a_history_is_a_dict_that_can_be_copied(classifier, blobs):
     history = classifier.fit(blobs.x, blobs.y, epochs=2)
     assert pickle.loads(pickle.dumps(history)) == history == copy.deepcopy(history)
     assert type(copy.deepcopy(history)) is tw.History
-    assert repr(history).startswith(f"History(2 epochs, loss {history['loss'][-1]:.4f}, accuracy ")
+    assert repr(history).startswith(f"History(2 epochs, loss {history['loss'][-1]:.4g}, accuracy ")
+    assert repr(tw.History(loss=[3.9e-6])) == "History(1 epoch, loss 3.9e-06)"
     assert history.epochs == 2
     assert repr(tw.History()) == "History(0 epochs)"
 

@@ -256,7 +256,8 @@ def weights(value: Any, dtype: np.dtype[Any], name: str) -> Array | None:
         return value  # type: ignore[no-any-return]
     if isinstance(value, (str, dict)):
         raise DtypeError(
-            f"{name} must be a number for each row; got {value!r}. Weights of classes are "
+            f"{name} must be a number for each row; got "
+            f"{'a dict' if isinstance(value, dict) else repr(value)}. Weights of classes are "
             "nn.CrossEntropyLoss(weight=[...])"
         )
     array = as_numeric(value, name)

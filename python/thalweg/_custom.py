@@ -3,15 +3,17 @@
 `CustomTrainer` stands where `_core.Trainer` stands for the losses that the core computes.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from thalweg import _arrays, _core
+from thalweg import _arrays, _core, _habits
 from thalweg._arrays import Array, Samples
 from thalweg._ascent import Ascent
 from thalweg._jets import NAMES, Jets
+from thalweg._warn import warn
 from thalweg.errors import (
     ArgumentError,
     DataError,
@@ -21,7 +23,19 @@ from thalweg.errors import (
     ThalwegError,
     UnsupportedError,
 )
-from thalweg.nn import DerivativeLoss, Sequential
+from thalweg.nn import (
+    DerivativeLoss,
+    Flatten,
+    Hardsigmoid,
+    Hardtanh,
+    Identity,
+    LeakyReLU,
+    Linear,
+    ReLU,
+    ReLU6,
+    Sequential,
+)
+from thalweg.nn._layers import with_inner
 from thalweg.nn._losses import FunctionLoss
 from thalweg.optim import SAM, Optimizer
 
@@ -93,6 +107,8 @@ class CustomTrainer:
         """Take a loss, if its passes go through the model."""
         self.passes: Passes = passes(loss, self.model)
         self.loss = loss
+        if isinstance(loss, DerivativeLoss) and "d2u" in names_of(loss):
+            _warn_of_kinks(self.model)
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Forward, the function, backward, update; gives the loss before it."""
@@ -144,6 +160,7 @@ class CustomTrainer:
     def check(self, x: Samples, y: Any, sample_weight: Array | None, prefix: str = "") -> None:
         """Raise unless these data can be used."""
         check(self.model, x, y, sample_weight, finite=True, prefix=prefix)
+        check_arguments(self.loss, sample_weight is not None)
 
     def backward(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[float, None]:
         """Forward, the function, backward; gives the loss, and adds to the model's gradients."""
@@ -209,6 +226,24 @@ class CustomTrainer:
         )
 
 
+#: Layers that are linear, piece by piece: second derivatives do not come from them.
+_STRAIGHT = (Linear, Flatten, Identity, ReLU, LeakyReLU, ReLU6, Hardtanh, Hardsigmoid)
+
+
+def _warn_of_kinks(model: Sequential) -> None:
+    """Warn if second derivatives are 0 wherever they are."""
+    layers = list(with_inner(model.layers))
+    if not all(isinstance(layer, _STRAIGHT) for layer in layers):
+        return
+    kinds = {type(it).__name__ for it in layers if not isinstance(it, (Linear, Flatten, Identity))}
+    there = f"as {', '.join(sorted(kinds))} and nn.Linear are" if kinds else "as nn.Linear is"
+    warn(
+        "the second derivatives of this network are 0, for all of its layers are linear piece by "
+        f"piece, {there}: nothing is learned from d2u. Use nn.Tanh(), nn.Sine(), nn.SiLU() or "
+        "nn.Softplus(); or nn.DerivativeLoss(function, order=1), if the function needs no d2u"
+    )
+
+
 def total(x: Samples, sample_weight: Array | None) -> float:
     """How much rows count together in a mean."""
     return float(len(x) if sample_weight is None else sample_weight.sum(dtype=np.float64))
@@ -218,7 +253,7 @@ def targets(y: Any, name: str) -> Any:
     """`y` as an array whose rows can be picked."""
     array = np.asarray(y)
     if array.ndim == 0:
-        raise ShapeError(f"{name} must have a row for each row of x; got {y!r}")
+        raise ShapeError(f"{name} must have a row for each row of x; got {_habits.shown(y)}")
     return array
 
 
@@ -277,13 +312,50 @@ def names_of(loss: FunctionLoss) -> tuple[str, ...]:
     return NAMES[: 1 + (loss.order if isinstance(loss.order, int) else max(loss.order))]
 
 
+def check_arguments(loss: FunctionLoss, weighted: bool) -> None:
+    """Raise unless the function of a loss can be called with as many arrays as it is given."""
+    try:
+        # Not what it wraps, which is called in another way.
+        signature = inspect.signature(loss.function, follow_wrapped=False)
+    except (TypeError, ValueError):  # it is compiled, and does not say
+        return
+    names = (*names_of(loss), "target")
+
+    def takes(*given: str) -> bool:
+        try:
+            signature.bind(*given)
+        except TypeError:
+            return False
+        return True
+
+    given = (*names, "weight") if weighted else names
+    if takes(*given):
+        return
+    kind = f"{'with' if weighted else 'without'} sample_weight a loss of your own"
+    if isinstance(loss, DerivativeLoss):
+        kind += f", nn.DerivativeLoss with order={loss.order!r},"
+    what = f"{kind} is called as f({', '.join(given)})"
+    name = getattr(loss.function, "__name__", type(loss.function).__name__)
+    arguments = ", ".join(map(str, signature.parameters.values()))
+    more = ""
+    if weighted and takes(*names):
+        more = ": give it one argument more, weight, or leave sample_weight out"
+    elif not weighted and takes(*names, "weight"):
+        more = ": pass sample_weight, or give its last argument a default, weight=None"
+    raise ArgumentError(f"{what}, but {name} takes ({arguments}){more}")
+
+
 def call(
     loss: FunctionLoss, outputs: tuple[Array, ...], target: Any, weight: Array | None
 ) -> tuple[float, list[Array]]:
     """Call the function of a loss, and see that it gives what it should."""
     expected = [(output.shape, output.dtype) for output in outputs]  # it may write to them
     more = () if weight is None else (weight,)
-    result: Any = loss.function(*outputs, target, *more)  # whatever it really gives
+    try:
+        result: Any = loss.function(*outputs, target, *more)  # whatever it really gives
+    except TypeError:
+        check_arguments(loss, weight is not None)  # Python names no weights
+        raise
     several = isinstance(loss, DerivativeLoss)
     wanted = "(loss, gradients)" if several else "(loss, gradient)"
     if not isinstance(result, (tuple, list)) or len(result) != 2:

@@ -112,7 +112,7 @@ def main() -> None:
     if missing:  # before anything is trained, not when it is to be drawn
         raise ImportError(
             f"the demonstration needs {', '.join(NEEDS.values())}; not all are there: "
-            'pip install "thalweg[demo]"'
+            f"pip install {' '.join(NEEDS.values())}"
         )
     splits = [datasets.digits(seed=seed) for seed in SEEDS]
     data = splits[0]

@@ -10,7 +10,7 @@ from thalweg._arrays import Array, Samples
 from thalweg._custom import CustomTrainer
 from thalweg.errors import DivergedError, ThalwegError
 from thalweg.nn import Sequential
-from thalweg.optim._full_batch import FullBatchOptimizer, Vector
+from thalweg.optim._full_batch import FullBatchOptimizer, Vector, warn_of_stall
 
 
 class FullBatchTrainer:
@@ -31,6 +31,7 @@ class FullBatchTrainer:
         self.optimizer = optimizer
         self._reduction = reduction
         self._ready = ready
+        self._told = False  # that a step has changed nothing
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """One step of the optimizer; gives the loss before it."""
@@ -47,6 +48,8 @@ class FullBatchTrainer:
             problem.leave()
             raise
         problem.leave(progress.theta)
+        if progress.stalled and not self._told:
+            self._told = warn_of_stall(self.optimizer, self.model, progress.stalled)
         return progress.loss, problem.accuracy, progress.figures
 
     def check(self, x: Samples, y: Any, sample_weight: Array | None, prefix: str = "") -> None:
@@ -81,7 +84,8 @@ class FullBatchTrainer:
         """Nothing is gathered here."""
 
     def forget(self) -> None:
-        """Nothing is gathered here."""
+        """Nothing is gathered here; a fit that begins may warn again."""
+        self._told = False
 
     def plan(self, batch_size: int) -> str:
         """Plan one of the passes."""

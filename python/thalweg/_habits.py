@@ -127,7 +127,9 @@ def name_methods(whole: str, *parts: type) -> None:
 
 def argument_names(function: Callable[..., Any]) -> tuple[str, ...]:
     """Names of the arguments that users give a function."""
-    return tuple(name for name in inspect.signature(function).parameters if name != "self")
+    return tuple(
+        name for name in inspect.signature(function).parameters if name not in ("self", "cls")
+    )
 
 
 def refuse_unknown(
@@ -149,6 +151,7 @@ def takes(what: str, elsewhere: Mapping[str, str]) -> Callable[[_F], _F]:
         known = argument_names(function)
         arguments = inspect.signature(function).parameters.values()
         placed = [it.name for it in arguments if it.kind is it.POSITIONAL_OR_KEYWORD]
+        first = 1 if placed[:1] in (["self"], ["cls"]) else 0
         by_name = [it.name for it in arguments if it.kind is it.KEYWORD_ONLY]
         any_number = any(it.kind is it.VAR_POSITIONAL for it in arguments)
         most = sys.maxsize if any_number else len(placed)
@@ -157,7 +160,7 @@ def takes(what: str, elsewhere: Mapping[str, str]) -> Callable[[_F], _F]:
         def guided(*args: Any, **kwargs: Any) -> Any:
             if len(args) > most and by_name:
                 raise TypeError(
-                    f"{what} takes only {', '.join(it for it in placed if it != 'self')} without a "
+                    f"{what} takes only {', '.join(it for it in placed[first:])} without a "
                     f"name; the rest is given by name: {', '.join(f'{it}=...' for it in by_name)}"
                 )
             refuse_unknown(what, known, kwargs, elsewhere)
@@ -166,6 +169,17 @@ def takes(what: str, elsewhere: Mapping[str, str]) -> Callable[[_F], _F]:
         return cast("_F", guided)
 
     return decorate
+
+
+def knows_no_unknown(function: _F) -> _F:
+    """Hide ``**unknown``, of which a function only says what was meant, from its signature.
+
+    A function that is called very often catches wrong names so, without the detour of `takes`.
+    """
+    signature = inspect.signature(function)
+    kept = [it for it in signature.parameters.values() if it.kind is not it.VAR_KEYWORD]
+    vars(function)["__signature__"] = signature.replace(parameters=kept)
+    return function
 
 
 def is_part(value: Any) -> bool:
@@ -184,6 +198,12 @@ def named(value: Any) -> str:
     """How an error names a thing that is long to show."""
     kind = type(value).__name__
     return f"{'an' if kind[0] in 'AEIOaeio' else 'a'} {kind}"
+
+
+def shown(value: Any) -> str:
+    """How an error shows what may be short, such as text, or an object that is long to show."""
+    short = value is None or isinstance(value, (str, bytes, bool, int, float))
+    return repr(value) if short else named(value)
 
 
 def of_module(

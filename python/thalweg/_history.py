@@ -30,7 +30,7 @@ class History(dict[str, list[float]]):
     --------
     >>> from thalweg import History
     >>> History(loss=[0.5, 0.25], seconds=[0.1, 0.1])
-    History(2 epochs, loss 0.2500, 0.20 s)
+    History(2 epochs, loss 0.25, 0.20 s)
     """
 
     if not TYPE_CHECKING:
@@ -104,7 +104,7 @@ class History(dict[str, list[float]]):
 
     def __repr__(self) -> str:
         parts = [f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"]
-        parts += [f"{key} {self[key][-1]:.4f}" for key in KEYS[:-1] if self.get(key)]
+        parts += [f"{key} {self[key][-1]:.4g}" for key in KEYS[:-1] if self.get(key)]
         if self.get("seconds"):
             parts.append(f"{sum(self['seconds']):.2f} s")
         return f"History({', '.join(parts)})"

@@ -26,7 +26,9 @@ def checked(model: Any) -> Sequential:
     if not isinstance(model, Sequential):
         # A trainer has one, and an estimator of tw.sklearn that was fitted.
         places = [it for it in ("model", "model_") if isinstance(getattr(model, it, 0), Sequential)]
-        got = f"{_habits.named(model)}: pass its .{places[0]}" if places else repr(model)
+        got = f"{_habits.named(model)}: pass its .{places[0]}" if places else _habits.shown(model)
+        if not places and hasattr(model, "steps") and hasattr(model, "named_steps"):
+            got += ": pass pipeline[-1].model_, once it is fitted"
         raise ArgumentError(f"model must be an nn.Sequential; got {got}")
     return model
 

@@ -23,9 +23,7 @@ class ProgressBar:
         try:
             from tqdm.auto import tqdm
         except ImportError:
-            raise ImportError(
-                'progress=True needs tqdm; install it with: pip install "thalweg[progress]"'
-            ) from None
+            raise ImportError("progress=True needs tqdm: pip install tqdm") from None
         self._fit = fit
         self._epochs = epochs
         total = epochs * fit.progress[2] or None  # of an iterable it is not known

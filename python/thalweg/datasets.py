@@ -50,9 +50,7 @@ def digits(test_fraction: float = 1 / 3, seed: int = 0) -> Digits:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise ImportError(
-            'datasets.digits needs scikit-learn; install it with: pip install "thalweg[demo]"'
-        ) from None
+        raise ImportError("datasets.digits needs scikit-learn: pip install scikit-learn") from None
     images, labels = load_digits(return_X_y=True)
     x = (images / 16).astype(np.float32)
     y = labels.astype(np.int64)

@@ -280,6 +280,10 @@ def test_a_file_is_what_is_returned(tmp_path):
     assert [it.name for it in tmp_path.iterdir()] == ["model.onnx"]
 
 
+def pipeline():
+    return pytest.importorskip("sklearn.pipeline").make_pipeline(tw.sklearn.MLPRegressor())
+
+
 MODEL = nn.Sequential(nn.Linear(3, 2))
 BAD = [
     (lambda: ("a model",), {}, ValueError, "model must be an nn.Sequential"),
@@ -287,6 +291,12 @@ BAD = [
         lambda: (tw.Trainer(MODEL, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1)),), {},
         tw.ArgumentError, r"must be an nn\.Sequential; got a Trainer: pass its \.model$",
     ),
+    (
+        lambda: (pipeline(),), {},
+        tw.ArgumentError, r"got a Pipeline: pass pipeline\[-1\]\.model_, once it is fitted$",
+    ),
+    (lambda: ({"a": np.ones(99)},), {}, tw.ArgumentError, r"nn\.Sequential; got a dict$"),
+    (lambda: (MODEL,), {"loss": {"a": 1}}, tw.ArgumentError, r"PoissonNLLLoss\(\); got a dict$"),
     (lambda: (diverged(),), {}, tw.DivergedError, r"0\.weight.* is -?inf"),
     (
         lambda: (nn.Sequential(nn.Linear(3, 2), nn.Residual(nn.ReLU(), OwnLayer())),),

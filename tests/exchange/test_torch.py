@@ -383,7 +383,7 @@ def test_layers_of_the_users():
 
 
 def test_what_is_no_model_or_has_no_numbers_does_not_become_pytorchs():
-    with pytest.raises(tw.ArgumentError, match=r"must be an nn\.Sequential; got Linear\(.*True\)$"):
+    with pytest.raises(tw.ArgumentError, match=r"must be an nn\.Sequential; got a Linear$"):
         tw.torch.to_torch(theirs.Linear(2, 2))
     with pytest.raises(tw.DivergedError, match=r"0\.weight.* is -?inf"):
         tw.torch.to_torch(diverged())

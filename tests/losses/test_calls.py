@@ -237,6 +237,27 @@ BAD = {
         "target must",
     ),
     "text": (nn.MSELoss(), [["a"]], [[1]], tw.DtypeError, "output has dtype"),
+    "quantiles": (
+        nn.QuantileLoss([0.1, 0.9]),
+        np.ones((5, 3)),
+        np.ones((5, 2)),
+        tw.ShapeError,
+        r"for each of its 2 quantiles, but output has shape \(5, 3\)$",
+    ),
+    "fewer than quantiles": (
+        nn.QuantileLoss([0.1, 0.5, 0.9]),
+        np.ones((4, 2)),
+        np.ones((4, 2)),
+        tw.ShapeError,
+        r"each of its 3 quantiles, but output has shape \(4, 2\)$",
+    ),
+    "variances": (
+        nn.GaussianNLLLoss(),
+        np.ones((4, 3)),
+        np.ones((4, 2)),
+        tw.ShapeError,
+        r"even number of outputs.* but output has shape \(4, 3\)$",
+    ),
     "heads": (
         nn.CrossEntropyLoss(heads=(2, 2)),
         np.ones((3, 2)),

@@ -1,5 +1,7 @@
 """Losses of the user's own."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -209,6 +211,59 @@ def test_bad_results_of_a_custom_loss_change_nothing(method, case, rng):
     assert state() == before
 
 
+def weighs_always(output, target, weight):
+    return mse(output, target, weight)
+
+
+@pytest.mark.parametrize("method", ["step", "fit", "evaluate", "backward", "stream", "validation"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_how_a_custom_loss_is_called_is_said(method, weighted, rng):
+    """Before it is; Python's own error does not say where the third argument comes from."""
+    x, y, w = rng.standard_normal((9, 6)), rng.standard_normal((9, K)), np.ones(9)
+    loss = known_squares if weighted else weighs_always
+    if method == "validation":
+        loss = known_squares
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, K))
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam())
+    data = (x, y, w) if weighted or method == "validation" else (x, y)
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    calls = {
+        "fit": lambda: trainer.fit(*data[:2], sample_weight=w if weighted else None),
+        "stream": lambda: trainer.fit([data]),
+        "validation": lambda: trainer.fit(x, y, validation_data=data),
+    }
+    call = calls.get(method, lambda: getattr(trainer, method)(*data))
+    text = (
+        r"with sample_weight a loss of your own is called as f\(output, target, weight\), but "
+        r"known_squares takes \(output, target\): give it one argument more"
+        if len(data) == 3
+        else r"without sample_weight .* f\(output, target\), but weighs_always takes "
+        r"\(output, target, weight\): pass sample_weight"
+    )
+    with pytest.raises(tw.ArgumentError, match=text):
+        call()
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+    assert trainer.optimizer.steps == 0
+
+
+def test_errors_of_a_custom_loss_and_what_it_wraps_are_its_own(rng):
+    x, y = rng.standard_normal((9, 6)), rng.standard_normal((9, K))
+
+    @functools.wraps(known_squares)
+    def unweighted(output, target, weight=None):
+        return known_squares(output, target)
+
+    def failing(output, target):
+        return len(3), output
+
+    trainer = tw.Trainer(network(), loss=unweighted, optimizer=optim.SGD(lr=0.1))
+    trainer.fit(x, y, sample_weight=np.ones(9))
+    trainer.loss = failing
+    with pytest.raises(TypeError, match=r"object of type 'int' has no len\(\)"):
+        trainer.step(x, y)
+
+
 def test_bad_data_of_a_custom_loss(rng):
     x, y = rng.standard_normal((9, 6)), rng.standard_normal((9, K))
     called = []
@@ -222,7 +277,8 @@ def test_bad_data_of_a_custom_loss(rng):
         (lambda: trainer.fit(x, y[:8]), tw.ShapeError, "y has 8"),
         (lambda: trainer.fit(x, y, validation_data=(bad, y)), tw.DataError, "validation x"),
         (lambda: trainer.fit(x, y, sample_weight=-np.ones(9)), tw.DataError, r"weight\[0\] is -1"),
-        (lambda: trainer.step(x, 3.0), tw.ShapeError, "y must have a row"),
+        (lambda: trainer.step(x, 3.0), tw.ShapeError, r"y must have a row.*got 3\.0$"),
+        (lambda: trainer.step(x, {"a": y}), tw.ShapeError, "y must have a row.*got a dict$"),
         (lambda: trainer.step(bad, y), tw.DataError, r"x\[8, 5\]"),
         (lambda: trainer.evaluate(x, y[1:]), tw.ShapeError, "y has 8"),
     ]:

@@ -1,16 +1,33 @@
 """How a trainer is saved, loaded and copied, and goes on as if nothing had happened."""
 
 import copy
+import dataclasses
 import os
+from collections.abc import Callable
 from typing import Any, Self
 
-from thalweg import _arrays, _checks, _core, _safetensors, _spec, optim
+from thalweg import _arrays, _checks, _core, _habits, _safetensors, _spec, optim
 from thalweg._arrays import Array
 from thalweg._history import History
 from thalweg._trainer._base import PRECISIONS, TrainerBase
-from thalweg.errors import DataError
-from thalweg.nn import Sequential, _losses
+from thalweg.errors import ArgumentError, DataError
+from thalweg.nn import CustomLoss, DerivativeLoss, Loss, Sequential, _losses
+from thalweg.nn._losses import FunctionLoss, loss_of
 from thalweg.optim._optimizer import NOT_KEPT
+
+#: How a file says that its loss is a function, which is not in it.
+_FUNCTION = "function"
+
+#: What functions that load files are given elsewhere.
+_OF_LOAD = {
+    **dict.fromkeys(("loss_fn", "criterion", "custom_objects"), "it is loss, for one of your own"),
+    **dict.fromkeys(
+        ("map_location", "device", "weights_only"), "a file holds plain arrays: leave it out"
+    ),
+    **dict.fromkeys(
+        ("model", "optimizer", "schedule"), "it comes from the file; trainer.model is the model"
+    ),
+}
 
 
 class Resumable(TrainerBase):
@@ -23,7 +40,9 @@ class Resumable(TrainerBase):
         fit: a training that is saved between two fits, or by a callback at the end of an epoch, and
         loaded goes on as if it had never stopped, to the last bit. A schedule that leaves its
         length out begins anew with each fit, also then; and gradients that were gathered for an
-        update to come (``accumulate_grad_batches``, between steps by hand) are left out.
+        update to come (``accumulate_grad_batches``, between steps by hand) are left out. So is the
+        function of a loss of your own, which `load` is given again. (Pickles name such a function,
+        if it can be imported.)
 
         Parameters
         ----------
@@ -35,7 +54,8 @@ class Resumable(TrainerBase):
         OSError
             If the file cannot be written.
         UnsupportedError
-            If something in it is a function, or a class, of the user's own.
+            If something else in it is a function, or a class, of the user's own: a schedule for
+            instance.
         DivergedError
             If a number of model or optimizer is infinite or NaN. No file is changed then.
         """
@@ -53,7 +73,8 @@ class Resumable(TrainerBase):
         penalty = self._core.penalty() if isinstance(self._core, _core.Trainer) else None
         if penalty is not None:
             arrays["optimizer.importance"], arrays["optimizer.anchor"], state["penalty"] = penalty
-        mine = {"spec": _spec.describe(spec), "counts": self._counts(), "optimizer_state": state}
+        described = {"loss": _described(spec.pop("loss")), **_spec.describe(spec)}
+        mine = {"spec": described, "counts": self._counts(), "optimizer_state": state}
         text = {
             "thalweg": json.dumps(self._model._description()),
             "thalweg.trainer": json.dumps(mine),
@@ -61,7 +82,14 @@ class Resumable(TrainerBase):
         return self._model._finite_state_dict() | arrays, text
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, precision: str | None = None) -> Self:
+    @_habits.takes("Trainer.load()", _OF_LOAD)
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        precision: str | None = None,
+        loss: Loss | Callable[..., tuple[float, Any]] | None = None,
+    ) -> Self:
         """Read what `save` wrote.
 
         Parameters
@@ -70,6 +98,10 @@ class Resumable(TrainerBase):
             The file.
         precision : str, keyword only, optional
             Goes on in another precision than that of the file, which this machine may not have.
+        loss : callable, keyword only, optional
+            The function of a loss of your own, or the `nn.CustomLoss` or `nn.DerivativeLoss` that
+            is made of it, where the file is of a training with one. It is to be the one that was
+            there; for a bare function `order` and `along` of a `nn.DerivativeLoss` are the file's.
 
         Returns
         -------
@@ -83,7 +115,8 @@ class Resumable(TrainerBase):
         DataError
             If it is not a whole file of that kind.
         ArgumentError
-            If the precision is another one.
+            If the precision is another one; or a loss is missing, of another kind than the file's,
+            or given although the file has its own.
         UnsupportedError
             If a later version of thalweg wrote it, or this machine does not have the precision.
         """
@@ -104,8 +137,18 @@ class Resumable(TrainerBase):
         # A strategy of continual learning puts arrays of its own beside these.
         arrays = {n: array for n, array in arrays.items() if not n.startswith("strategy.")}
         with _safetensors.whole(path):
-            model = Sequential._from_description(json.loads(text["thalweg"]))
             saved = json.loads(text["thalweg.trainer"])
+            of_file = saved["spec"]["loss"]
+            if is_own := of_file["type"] == _FUNCTION:
+                saved["spec"]["loss"] = None
+        if not is_own and loss is not None:
+            raise ArgumentError(
+                f"loss is for files of trainings with a loss of your own; {os.fspath(path)!r} has "
+                f"an nn.{of_file['type']}: leave loss out, and set trainer.loss to change it"
+            )
+        own = _with_function(path, of_file, loss) if is_own else None
+        with _safetensors.whole(path):
+            model = Sequential._from_description(json.loads(text["thalweg"]))
             spec = _spec.rebuild(saved["spec"], _spec.classes(_losses, optim, optim.schedules))
             state, counts = saved["optimizer_state"], saved["counts"]
             _check_counts(counts)
@@ -125,6 +168,8 @@ class Resumable(TrainerBase):
             model.load_state_dict(arrays)
             if precision is not None:
                 spec["precision"] = precision
+            if own is not None:
+                spec["loss"] = own
             return cls(model, **spec)._continue(state, counts, average, penalty)
 
     def __reduce__(self) -> Any:
@@ -223,6 +268,43 @@ class Resumable(TrainerBase):
         self._plateau = counts["plateau"]
         self._history = History(counts["history"])
         return self
+
+
+def _described(loss: Loss) -> Any:
+    """Describe a loss as plain data; of one of the user's own, all but the function."""
+    if type(loss) not in (CustomLoss, DerivativeLoss):
+        return _spec.describe(loss)
+    fields = [field.name for field in dataclasses.fields(loss) if field.name != "function"]
+    options = {name: _spec.describe(getattr(loss, name)) for name in fields}
+    # Versions that put no function back do not know the type, and say so.
+    return {"type": _FUNCTION, "of": type(loss).__name__, **options}
+
+
+def _with_function(
+    path: str | os.PathLike[str], described: dict[str, Any], given: Any
+) -> FunctionLoss:
+    """Put the function back into a loss of which a file holds the rest."""
+    with _safetensors.whole(path):
+        options = _spec.rebuild({k: v for k, v in described.items() if k != "type"}, {})
+        kinds: dict[str, type[FunctionLoss]] = {
+            kind.__name__: kind for kind in (CustomLoss, DerivativeLoss)
+        }
+        kind = kinds[options.pop("of")]
+    if given is None:
+        raise ArgumentError(
+            f"{os.fspath(path)!r} is of a training with a loss of your own, an nn.{kind.__name__}, "
+            "whose function is in no file: Trainer.load(path, loss=function) puts it back"
+        )
+    loss = loss_of(given)
+    if isinstance(loss, CustomLoss) and not isinstance(given, Loss):
+        with _safetensors.whole(path):
+            return kind(loss.function, **options)
+    if not isinstance(loss, kind):
+        raise ArgumentError(
+            f"{os.fspath(path)!r} is of a training with an nn.{kind.__name__}: loss must be its "
+            f"function, or an nn.{kind.__name__} of it; got {loss!r}"
+        )
+    return loss
 
 
 def _check_counts(counts: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Never, cast
 
 from thalweg import _arrays, _checks, _core, _habits
 from thalweg import callbacks as _callbacks
@@ -42,10 +42,31 @@ _OF_FITS = {
 }
 
 
+#: What is a batch, and what steps of others are given beside it.
+_OF_BATCH = ("x", "y", "sample_weight")
+_OF_STEPS = {
+    **dict.fromkeys(("weight", "weights"), "it is sample_weight, a number for each row"),
+    **dict.fromkeys(("epochs", "batch_size", "callbacks"), "trainer.fit takes it; this is a batch"),
+    "class_weight": _OF_FITS["class_weight"],
+    "closure": "the loss is computed here: trainer.step(x, y)",
+    "lr": "it is trainer.optimizer.lr",
+}
+
+#: What other libraries' evaluations are given.
+_OF_EVALUATE = {
+    **_OF_STEPS,
+    "batch_size": "all rows are one batch, in any number; without y, x is an iterable of batches",
+    "metrics": "evaluate gives the loss, and of classifiers the accuracy; others are functions of "
+    "trainer.model(x) and y",
+    **dict.fromkeys(("verbose", "return_dict", "steps"), "leave it out; a dict is returned"),
+}
+
+
 class Fitting(TrainerBase):
     """The part of a trainer that trains and evaluates."""
 
-    def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
+    @_habits.knows_no_unknown
+    def step(self, x: Any, y: Any, sample_weight: Any = None, **unknown: Never) -> float:
         """One step on one batch: forward, backward and update in a single pass.
 
         Parameters
@@ -80,6 +101,8 @@ class Fitting(TrainerBase):
         at a time; others are converted in every call, so convert once what is used for many steps.
         """
         # The usual case takes no detour: this call is made thousands of times a second.
+        if unknown:
+            _habits.refuse_unknown("Trainer.step()", _OF_BATCH, unknown, _OF_STEPS)
         if self._rates is not None:
             self._optimizer._core.set_lr(self._rates.at(self._optimizer.steps, self._epochs))
         if sample_weight is not None:
@@ -447,7 +470,8 @@ class Fitting(TrainerBase):
             self._optimizer.lr = self._schedule.update(self._plateau, figure, self._optimizer.lr)
         return record
 
-    def backward(self, x: Any, y: Any, sample_weight: Any = None) -> float:
+    @_habits.knows_no_unknown
+    def backward(self, x: Any, y: Any, sample_weight: Any = None, **unknown: Never) -> float:
         """Compute the loss of a batch and its gradients, and leave the update to you.
 
         Parameters
@@ -487,8 +511,11 @@ class Fitting(TrainerBase):
         >>> loss < 0.01
         True
         """
+        if unknown:
+            _habits.refuse_unknown("Trainer.backward()", _OF_BATCH, unknown, _OF_STEPS)
         return self._core.backward(*self._ready(x, y, sample_weight))[0]
 
+    @_habits.takes("Trainer.evaluate()", _OF_EVALUATE)
     def evaluate(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, float]:
         """Compute the loss, and for classifiers the accuracy, on given data; nothing is learned.
 

@@ -366,7 +366,5 @@ def _bar(total: int) -> Any:
     try:
         from tqdm.auto import tqdm
     except ImportError:
-        raise ImportError(
-            'progress=True needs tqdm; install it with: pip install "thalweg[progress]"'
-        ) from None
+        raise ImportError("progress=True needs tqdm: pip install tqdm") from None
     return tqdm(total=total, unit="step", dynamic_ncols=True)

@@ -139,6 +139,12 @@ def export(
     return made
 
 
+def _given(loss: Any) -> str:
+    """How an error shows what is no loss."""
+    plain = isinstance(loss, (Loss, type))
+    return _checks.given(loss) if plain else _habits.shown(loss)
+
+
 def _name(argument: str, value: Any) -> str:
     if isinstance(value, str) and value:
         return value
@@ -186,5 +192,5 @@ def _write_meaning(graph: Graph, loss: Any, output: str, outputs: int) -> None:
         raise ArgumentError(
             "loss must be one whose outputs are not what they stand for, nn.CrossEntropyLoss(), "
             "nn.BCEWithLogitsLoss() or nn.PoissonNLLLoss(); "
-            f"got {_checks.given(loss)}{_habits.kind_meant(loss, Loss, 'nn')}"
+            f"got {_given(loss)}{_habits.kind_meant(loss, Loss, 'nn')}"
         )

@@ -36,9 +36,7 @@ def library() -> Any:
     try:
         import onnx
     except ImportError:
-        raise ImportError(
-            'onnx.export needs the package onnx; install it with: pip install "thalweg[onnx]"'
-        ) from None
+        raise ImportError("onnx.export needs the package onnx: pip install onnx") from None
     return onnx
 
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from thalweg._arrays import Array
 from thalweg.errors import ArgumentError, UnsupportedError
-from thalweg.nn import Sequential
+from thalweg.nn import Dropout, Sequential
+from thalweg.nn._layers import with_inner
 from thalweg.optim._optimizer import Conventions, Optimizer
 
 #: In float64, whatever the model is.
@@ -37,6 +38,22 @@ class Progress(NamedTuple):
     loss: float
     theta: Array | Vector
     figures: Mapping[str, float] = {}
+    #: Why no parameter has changed, and what to do; "" if one has.
+    stalled: str = ""
+
+
+def warn_of_stall(optimizer: "FullBatchOptimizer", model: Sequential, why: str) -> bool:
+    """Warn that a step has changed no parameter, unless the next may; tell whether it did."""
+    from thalweg._warn import warn  # few have reason to
+
+    if any(isinstance(layer, Dropout) and layer.p for layer in with_inner(model.layers)):
+        return False  # it makes another function of the loss in each step
+    warn(
+        f"a step of {type(optimizer).__name__} changed no parameter, nor will another with the "
+        f"same data: {why}",
+        RuntimeWarning,
+    )
+    return True
 
 
 class FullBatchOptimizer(Optimizer, ABC):

@@ -11,8 +11,21 @@ from thalweg import _checks
 from thalweg._arrays import Array
 from thalweg.errors import ArgumentError, DivergedError
 from thalweg.nn import Sequential
-from thalweg.optim._full_batch import FullBatchOptimizer, Problem, Progress, Vector
+from thalweg.optim._full_batch import (
+    FullBatchOptimizer,
+    Problem,
+    Progress,
+    Vector,
+    warn_of_stall,
+)
 from thalweg.optim._line_search import Point, strong_wolfe
+
+#: What is said of a step that ended at a tolerance, and of one that began at a gradient of 0.
+_GOES_ON = (
+    "LBFGS(tolerance_change=0, tolerance_grad=0) goes on as far as rounding lets it, in another "
+    "Trainer of the same model"
+)
+_FLAT = "the gradient is 0"
 
 
 @dataclass(eq=False, repr=False)
@@ -53,7 +66,8 @@ class LBFGS(FullBatchOptimizer):
     tolerance_grad : float, default 1e-7
         A step ends when no component of the gradient is larger than this,
     tolerance_change : float, default 1e-9
-        or no parameter moved more than this in an iteration, or the loss changed by less.
+        or no parameter moved more than this in an iteration, or the loss changed by less, or its
+        slope along the direction is less.
     history_size : int, default 100
         Pairs that are kept, two arrays of the size of the parameters each.
     line_search_fn : {"strong_wolfe", None}
@@ -72,6 +86,12 @@ class LBFGS(FullBatchOptimizer):
     optimizers. In an iteration `Dropout` drops the same elements at all points of a step, and
     running averages of `BatchNorm1d` take the first one in.
 
+    The tolerances are absolute numbers, PyTorch's, and losses of smooth functions without noise get
+    smaller than they let pass: then a step changes no parameter, and with the same data none after
+    it does. A `RuntimeWarning` says so, in a fit once; the fit goes on to its last epoch. (Not with
+    `Dropout`, which makes each step one of another function.)
+    ``LBFGS(tolerance_change=0, tolerance_grad=0)`` ends where rounding does.
+
     References
     ----------
     Nocedal 1980, "Updating quasi-Newton matrices with limited storage"; Liu & Nocedal 1989;
@@ -83,9 +103,10 @@ class LBFGS(FullBatchOptimizer):
     >>> from thalweg import nn, optim
     >>> x = np.linspace(-1, 1, 64).reshape(-1, 1)
     >>> model = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1), dtype="float64")
-    >>> trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.LBFGS())
+    >>> optimizer = optim.LBFGS(tolerance_change=0)
+    >>> trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer)
     >>> history = trainer.fit(x, np.sin(3 * x), epochs=20, batch_size=None)
-    >>> history["loss"][-1] < 1e-5
+    >>> history["loss"][-1] < 1e-6
     True
     """
 
@@ -152,6 +173,8 @@ class LBFGS(FullBatchOptimizer):
             model.flat_parameters = before
             raise
         model.flat_parameters = progress.theta
+        if progress.stalled:
+            warn_of_stall(self, model, progress.stalled)
         return progress.loss
 
     def _search(self, problem: Problem) -> Progress:
@@ -162,7 +185,7 @@ class LBFGS(FullBatchOptimizer):
             float(options[name]) for name in ("tolerance_grad", "tolerance_change")
         )
         memory = dataclasses.replace(self._memory, pairs=list(self._memory.pairs))
-        theta = problem.model.flat_parameters
+        start = theta = problem.model.flat_parameters
         loss, gradient = problem.gradient(theta)
         if gradient is None:
             raise DivergedError(
@@ -170,8 +193,9 @@ class LBFGS(FullBatchOptimizer):
                 "they were before this call"
             )
         first, evaluations = loss, 1
-        if np.abs(gradient).max() <= small_gradient:
-            return Progress(first, theta)
+        if (largest := float(np.abs(gradient).max())) <= small_gradient:
+            why = f"no component of the gradient is larger than tolerance_grad={small_gradient:g}"
+            return Progress(first, theta, stalled=f"{why}. {_GOES_ON}" if largest else _FLAT)
         for iteration in range(1, max_iter + 1):
             with _quiet():
                 direction = self._direction(memory, gradient)
@@ -183,7 +207,7 @@ class LBFGS(FullBatchOptimizer):
             slope = _dot(gradient, direction)
             if slope > -small_change:
                 break
-            start = Point(0.0, loss, slope, gradient)
+            here = Point(0.0, loss, slope, gradient)
             size = float(np.abs(direction).max())
 
             def along(t: float, origin: Array = theta, direction: Array = direction) -> Point:
@@ -195,7 +219,7 @@ class LBFGS(FullBatchOptimizer):
             count = 0
             if options["line_search_fn"] == "strong_wolfe":
                 most = int(max_eval) - evaluations
-                point, count = strong_wolfe(along, start, step, size, small_change, most)
+                point, count = strong_wolfe(along, here, step, size, small_change, most)
             elif iteration < max_iter:
                 point, count = along(step), 1
             else:  # the last one is not looked at
@@ -219,7 +243,19 @@ class LBFGS(FullBatchOptimizer):
             ):
                 break
         self._memory = memory
-        return Progress(first, theta)
+        stalled, searched = "", evaluations > 1
+        # The search after the very first one begins at another length.
+        if np.array_equal(theta, start) and (memory.iterations > 1 or not searched):
+            if searched and evaluations >= int(max_eval):
+                stalled = (
+                    f"no lower loss was found in max_eval={max_eval} evaluations; a larger "
+                    f"max_eval may, if {theta.dtype} can tell one"
+                )
+            elif small_change > 0:
+                stalled = f"it ended at tolerance_change={small_change:g}. {_GOES_ON}"
+            else:
+                stalled = f"{theta.dtype} can tell no lower loss nearby"
+        return Progress(first, theta, stalled=stalled)
 
     def _direction(self, memory: _Memory, gradient: Array) -> Array:
         """Take the last step in, and give -Hg by the two-loop recursion."""

@@ -13,6 +13,15 @@ from thalweg.optim._full_batch import FullBatchOptimizer, Problem, Progress
 #: A step ends where the linear model predicts no decrease that float64 could tell.
 _TOLERANCES = (1e-20, 1e-16, 0.0)
 
+#: Why there was no step, by what `_levenberg.step` says.
+_STALLED = {
+    "gtol": "the gradient is 0",
+    "xtol": "the step is too short beside the parameters, by xtol=1e-16",
+    "ftol": "the decrease that it predicts is too small beside the loss, by ftol=1e-20",
+    "evaluations": "1000 evaluations found no lower loss",
+    "damping": "{dtype} can tell no lower loss nearby, however small the step",
+}
+
 
 class LevenbergMarquardt(FullBatchOptimizer):
     r"""Damped Gauss-Newton steps, for small networks that are to be accurate.
@@ -45,6 +54,9 @@ class LevenbergMarquardt(FullBatchOptimizer):
     many times num_parameters. `BatchNorm1d` and `Dropout`, with which a row has no residual of its
     own, are not supported; nor are schedules (there is no learning rate), clipping, accumulation
     and averages.
+
+    A step that finds no lower loss changes no parameter, and with the same data none after it does:
+    a `RuntimeWarning` says so, in a fit once, and the fit goes on to its last epoch.
 
     The factorization is NumPy's: with another BLAS, or another number of its threads, results may
     differ in the last digits.
@@ -136,7 +148,10 @@ class LevenbergMarquardt(FullBatchOptimizer):
             state.scale = state.scale.astype(problem.model.dtype).astype(np.float64)
         self._damping = state
         figures = {"damping": before, "rejected": float(outcome.rejected)}
-        return Progress(_levenberg.norm2(residual), outcome.theta, figures)
+        stalled = ""
+        if outcome.stopped:
+            stalled = _STALLED[outcome.stopped].format(dtype=problem.model.dtype)
+        return Progress(_levenberg.norm2(residual), outcome.theta, figures, stalled)
 
     def _export(self) -> tuple[dict[str, float], dict[str, Array]]:
         state = self._damping

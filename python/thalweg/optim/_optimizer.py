@@ -200,10 +200,19 @@ class Optimizer(Guided):
         if owner is model:
             return
         if owner is not None:
+            kind = type(self).__name__
+            keep = ""
+            if owner.num_parameters == model.num_parameters:
+                keep = (
+                    ". If it is the same model again, pickled or copied apart from this optimizer, "
+                    f"optim.{kind}(...).load_state_dict(optimizer.state_dict(), model) with the "
+                    "options of this one keeps the averages; so do both in one tuple, "
+                    "pickle.dumps((model, optimizer))"
+                )
             raise ArgumentError(
-                f"optimizer {type(self).__name__} belongs to another model, of "
+                f"optimizer {kind} belongs to another model, of "
                 f"{owner.num_parameters} parameters, and its averages are of those; this model has "
-                f"{model.num_parameters}: make another optimizer for it"
+                f"{model.num_parameters}: make another optimizer for it{keep}"
             )
         self._name_groups(model)
 

@@ -1,5 +1,6 @@
 """Blocks of layers."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from thalweg._description import description
@@ -64,3 +65,12 @@ class Residual(Layer):
 
     def _spec(self) -> tuple[Any, ...]:
         return ("residual", [layer._spec() for layer in self.layers])
+
+
+def with_inner(layers: Iterable[Layer]) -> Iterator[Layer]:
+    """Give layers, and in the place of each block those in it."""
+    for layer in layers:
+        if isinstance(layer, Residual):
+            yield from with_inner(layer.layers)
+        else:
+            yield layer

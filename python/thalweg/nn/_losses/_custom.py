@@ -40,10 +40,11 @@ class CustomLoss(FunctionLoss):
         ``output[i, j]``. `output` is a fresh array of shape (n, out_features) and of the model's
         dtype, which may be overwritten; `target` holds the rows of `y` that belong to it, as they
         are: they may be NaN, where the function says what that means. With ``sample_weight`` it is
-        called as ``function(output, target, weight)``, and what becomes of the weights is its own
-        affair. Any mean over the batch is too; the loss of an epoch is the mean of its batches', by
-        their numbers of rows or the sums of their weights. `gradcheck` tells whether the gradient
-        is that of the loss.
+        called as ``function(output, target, weight)``; with a default, ``weight=None``, one
+        function serves both. What becomes of the weights is its own affair. Any mean over the batch
+        is too; the loss of an epoch is the mean of its batches', by their numbers of rows or the
+        sums of their weights. `gradcheck` tells whether the gradient is that of the loss. A file of
+        `Trainer.save` is without the function; ``Trainer.load(path, loss=function)`` puts it back.
 
     Raises
     ------

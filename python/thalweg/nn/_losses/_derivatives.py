@@ -38,7 +38,7 @@ class DerivativeLoss(FunctionLoss):
     ----------
     function : callable
         Called as ``function(u, du, d2u, target)``, or with ``order=1`` as ``function(u, du,
-        target)``; with ``sample_weight`` there is one argument more behind them.
+        target)``; with ``sample_weight`` there is one argument more behind them, `weight`.
 
         * ``u[i, j]`` is output j of row i, of shape (n, out_features);
         * ``du[k, i, j]`` is its derivative along direction k, by input k unless `along` says
@@ -66,7 +66,8 @@ class DerivativeLoss(FunctionLoss):
         By a `Trainer`, if the model has layers that these derivatives do not go through: they do
         through `Linear`, `Residual`, `FourierFeatures` in front, and layers that work element by
         element, but `Dropout`. (Those with kinks have second derivatives of 0, from which nothing
-        is learned: `Tanh`, `Sine`, `SiLU`, `GELU` or `Softplus` are usual here.)
+        is learned: `Tanh`, `Sine`, `SiLU`, `GELU` or `Softplus` are usual here. Where a model has
+        no others and `order` asks for second derivatives, the trainer warns.)
 
     Notes
     -----
@@ -86,8 +87,9 @@ class DerivativeLoss(FunctionLoss):
     ...     loss = np.mean(left_over**2) + np.sum(ends**2)
     ...     return loss, (2 * ends, None, -2 * left_over[np.newaxis] / len(x))
     >>> model = nn.Sequential(nn.Linear(1, 20), nn.Tanh(), nn.Linear(20, 1), dtype="float64")
-    >>> trainer = tw.Trainer(model, loss=nn.DerivativeLoss(poisson), optimizer=optim.LBFGS())
-    >>> history = trainer.fit(x, x, epochs=200, batch_size=None)
+    >>> optimizer = optim.LBFGS(tolerance_change=0)  # or it would end before
+    >>> trainer = tw.Trainer(model, loss=nn.DerivativeLoss(poisson), optimizer=optimizer)
+    >>> history = trainer.fit(x, x, epochs=30, batch_size=None)
     >>> bool(np.abs(model(x) - np.sin(x)).max() < 1e-3)
     True
     """

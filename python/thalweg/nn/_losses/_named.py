@@ -3,8 +3,9 @@
 from typing import Any
 
 from thalweg import _checks, _habits
+from thalweg._description import Description
+from thalweg._habits import Guided
 from thalweg.errors import ArgumentError
-from thalweg.nn._layers import Layer
 from thalweg.nn._losses._base import OWN, CoreLoss, Loss
 from thalweg.nn._losses._custom import CustomLoss, FunctionLoss
 
@@ -19,7 +20,8 @@ def loss_of(value: Any) -> CoreLoss | FunctionLoss:
     """
     if isinstance(value, (CoreLoss, FunctionLoss)):
         return value
-    function = callable(value) and not isinstance(value, (type, Layer, Loss))
+    # Schedules can be called, too, to say what they are; and models are no losses.
+    function = callable(value) and not isinstance(value, (type, Description, Guided))
     name = _elsewhere(value) if function else value
     if function and name is None:
         return CustomLoss(value)

@@ -21,6 +21,12 @@ def value(loss: CoreLoss, output: Any, target: Any) -> float | npt.NDArray[Any]:
     """Give the loss, or with ``reduction="none"`` that of each row; see `Loss.__call__`."""
     output = _outputs(output)
     width, dtype = output.shape[1], output.dtype
+    # A label has one number, which a mean would divide by the weight of its class.
+    by_row = "sum" if loss._labels else "mean"
+    single = loss.reduction == "none"
+    judge = _judge(
+        dataclasses.replace(loss, reduction=by_row) if single else loss, output.shape, dtype
+    )
     if loss._labels:
         target = _arrays.labels_or_shares(target, dtype, "target")
     else:
@@ -36,12 +42,8 @@ def value(loss: CoreLoss, output: Any, target: Any) -> float | npt.NDArray[Any]:
             f"output has shape {output.shape} and target {target.shape}; for "
             f"{type(loss).__name__} the target has {wide} columns then"
         )
-    if loss.reduction != "none":
-        return _evaluate(_judge(loss, width, dtype), output, target)
-    # A label has one number, which a mean would divide by the weight of its class.
-    judge = _judge(
-        dataclasses.replace(loss, reduction="sum" if loss._labels else "mean"), width, dtype
-    )
+    if not single:
+        return _evaluate(judge, output, target)
     losses = np.zeros(len(output), dtype)
     for row, one in enumerate(loss._each(target, output)):
         if one is not None:
@@ -61,14 +63,19 @@ def _outputs(output: Any) -> Array:
     return _arrays.finite(_arrays.as_dtype(array, dtype, "output"), "output")
 
 
-def _judge(loss: CoreLoss, width: int, dtype: np.dtype[Any]) -> _core.Trainer:
-    """Make what evaluates a loss of its inputs."""
+def _judge(loss: CoreLoss, shape: tuple[int, ...], dtype: np.dtype[Any]) -> _core.Trainer:
+    """Make what evaluates a loss of its inputs, if it can be of outputs of that shape."""
+    width = shape[1]
     narrow = [("linear", *sizes, False, "kaiming_uniform") for sizes in ((width, 1), (1, width))]
     model = _core.Model([("residual", narrow)], dtype.name, 0)
     model.set_parameters(np.zeros(2 * width, dtype))
     none = {"lr": 0.0, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False}
     optimizer = _core.Optimizer("sgd", {**none, "convention": "torch"})
-    return _core.Trainer(model, loss._spec(width), optimizer)
+    try:
+        return _core.Trainer(model, loss._spec(width), optimizer)
+    except ShapeError as error:  # there is no network here
+        text = re.sub(r"the network has \d+ outputs?", f"output has shape {shape}", str(error))
+        raise ShapeError(text) from None
 
 
 def _evaluate(judge: _core.Trainer, output: Array, target: Any, first: int = 0) -> float:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, fields
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +74,15 @@ class Schedule(Description, Guided):
         _checks.integer("t", t, 0)
         base = _checks.real("base", base, 0)
         return float(self._rates(np.array([t], dtype=np.float64), base, total)[0])
+
+    if not TYPE_CHECKING:  # type checkers would take it for something that can be called
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Say what gives the rate."""
+            raise TypeError(
+                f"a schedule is not called: {type(self).__name__}(...).lr(t, base=..., total=...) "
+                "gives the rate at time t, from the optimizer's own and the length of the fit"
+            )
 
     @property
     def is_open(self) -> bool:

@@ -122,7 +122,8 @@ class LambdaLR(Schedule):
     lr_lambda: Callable[[int], float]
 
     def _check(self) -> None:
-        if not callable(self.lr_lambda):
+        given: Any = self.lr_lambda
+        if isinstance(given, Schedule) or not callable(given):
             raise ArgumentError(f"LambdaLR: lr_lambda must be callable; got {self.lr_lambda!r}")
 
     def _rates(self, t: Times, base: float, total: int | None) -> Times:
