@@ -337,6 +337,11 @@ impl Trainer {
         })
     }
 
+    /// Whether there is a penalty of parameters that depend on each other.
+    fn has_coupled_penalty(&self, py: Python<'_>) -> bool {
+        with_dtype!(self.model.get().dtype, T => self.detached::<T, _>(py, |t| t.along.coupled.is_some()))
+    }
+
     /// The penalty of the parameters as they are.
     fn penalty_value(&self, py: Python<'_>) -> PyResult<Option<f64>> {
         with_dtype!(self.model.get().dtype, T => {

@@ -436,6 +436,7 @@ impl<'a, T: Element> Pass<'a, T> {
 
     /// Copies a block's rows into the panels, of `width` columns, of all rows of the wave.
     fn pack_rows(&self, part: MatRef<'_, T>, width: usize, start: usize, local: &Local) {
+        let start = local.base + start;
         let into = self.values.ptr(start..start + local.wave * part.cols());
         // SAFETY: the block's own rows of the panels, which lie inside of the range.
         unsafe { pack_rows(self.plan.isa, part, width, (local.rows.start, local.wave), into) };

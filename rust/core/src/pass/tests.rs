@@ -6,16 +6,16 @@ use crate::train::StepOptions;
 use crate::{Model, Trainer, loss::Loss, loss::Targets};
 
 /// Parameters after two steps; `poison` fills the workspaces with NaN before the second. The network has layers
-/// wide enough for copies in panels, or goes in shards.
+/// wide enough for copies in panels, and goes in shards or not.
 fn two_steps(isa: Isa, act: Activation, shards: bool, poison: bool) -> Vec<f64> {
-    let wide = if shards { 60 } else { 600 };
+    let wide = if shards { 200 } else { 600 };
     let linear =
         |inputs, outputs| Layer::Linear(Linear { inputs, outputs, bias: true, init: Init::KaimingUniform });
     let layers = vec![
-        linear(wide, 33),
+        linear(wide, 70),
         Layer::Activation(act),
         Layer::Activation(Activation::Gelu),
-        linear(33, wide),
+        linear(70, wide),
         Layer::Activation(act),
         linear(wide, 3),
     ];
@@ -24,7 +24,10 @@ fn two_steps(isa: Isa, act: Activation, shards: bool, poison: bool) -> Vec<f64> 
     let config = Config::Sgd(Sgd { lr: 0.1, momentum: 0.9, nesterov: true, ..Sgd::default() });
     let mut optimizer = Optimizer::new(config, model.network()).unwrap();
     let rows = if shards { 301 } else { 150 };
-    assert_eq!(trainer.plan(&model, rows).0.in_shards(), shards);
+    let plan = trainer.plan(&model, rows).0;
+    assert_eq!(plan.in_shards(), shards);
+    let copies = |s: &Option<StagePlan>| s.is_some_and(|s| s.pack_input || s.pack_delta);
+    assert!(plan.stages.iter().any(copies));
     let x: Vec<f64> = (0..rows * wide).map(|i| (i as f64).sin()).collect();
     let y: Vec<i64> = (0..rows as i64).map(|i| i % 3).collect();
     let x = MatRef::new(&x, rows, wide);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use super::{Pass, WeightTask};
+use super::{Local, Pass, WeightTask};
 use crate::arena::{Shared, padded};
 use crate::element::Element;
 use crate::gemm::pack::{LhsPanels, PANEL, offset, transpose};
@@ -127,7 +127,7 @@ impl<'a, T: Element> Pass<'a, T> {
         let (m, k) = (item.rows.len(), rows.len());
         let x = self.stage_input(item.stage, rows, &all).block(0, k, item.rows.start, m);
         let parts = planned.weight.precision.parts();
-        let a = self.inputs_of(item, x);
+        let a = self.inputs_of(item, x, &all);
         let delta = self.rows_ref(slots.delta, &all, stage.outputs);
         let (scratch, own) = self.scratch(worker).split_at_mut(padded::<T>(self.plan.scratch));
         let (own, own_bias) = own.split_at_mut(own.len() - PANEL.min(stage.outputs));
@@ -147,9 +147,10 @@ impl<'a, T: Element> Pass<'a, T> {
                 let weight =
                     unsafe { sums.place(&range, &mut own[if depth < k { panel * m * PANEL } else { 0 }..]) };
                 let delta = if planned.pack_delta && parts == 0 {
-                    let from = slots.delta_panels + col * k;
+                    let from = all.base + slots.delta_panels + col * all.wave;
                     // SAFETY: written while rows went through.
-                    MatRef::new(unsafe { self.values.slice(from..from + k * n) }, k, n)
+                    let panel = unsafe { self.values.slice(from..from + all.wave * n) };
+                    MatRef::new(panel, all.wave, n).block(all.rows.start, k, 0, n)
                 } else {
                     delta.block(0, k, col, n)
                 };
@@ -202,14 +203,15 @@ impl<'a, T: Element> Pass<'a, T> {
     }
 
     /// The inputs of a tile, as the left operand of its gradient.
-    fn inputs_of(&self, item: &TileItem, x: MatRef<'a, T>) -> Lhs<'a, T> {
+    fn inputs_of(&self, item: &TileItem, x: MatRef<'a, T>, all: &Local) -> Lhs<'a, T> {
         let (inputs, planned) = (self.network.stages()[item.stage].inputs, self.planned(item.stage));
-        let (start, k, m) = (self.layout.stages[item.stage].input_panels, x.rows(), x.cols());
+        let (start, k, m) = (all.base + self.layout.stages[item.stage].input_panels, x.rows(), x.cols());
         match planned.weight.precision.parts() {
             0 if planned.pack_input => {
                 // SAFETY: written while rows went through.
-                let panels = unsafe { self.values.slice(start..start + k * inputs) };
-                Lhs::Panels(LhsPanels::new(panels, inputs, k, planned.weight.rows).block(item.rows.start, m))
+                let panels = unsafe { self.values.slice(start..start + all.wave * inputs) };
+                let panels = LhsPanels::new(panels, inputs, all.wave, planned.weight.rows);
+                Lhs::Panels(panels.block(item.rows.start, m)).steps(all.rows.start, k)
             }
             0 => Lhs::Plain(x.t()),
             parts => Lhs::Split(self.split_panels(start, inputs, k, parts).block(item.rows.start, m)),

@@ -568,7 +568,7 @@ impl Cut {
         threads: usize,
     ) -> Self {
         let shards = match precision {
-            Precision::Full => shards::<T>(network, mode, rows, work),
+            Precision::Full => shards(network, mode, rows, work),
             _ => 1,
         };
         let enough =
@@ -604,13 +604,11 @@ impl Cut {
 }
 
 /// In how many shards a pass is: a question of shapes alone, since sums are rounded otherwise in each.
-fn shards<T: Element>(network: &Network, mode: Mode, rows: usize, work: usize) -> usize {
+fn shards(network: &Network, mode: Mode, rows: usize, work: usize) -> usize {
     let training = matches!(mode, Mode::Step | Mode::Apart);
     let dense = !network.has_norms() && network.encoders().is_empty();
     let least = if rows >= MANY_ROWS { SHARDED_WORK } else { SHARDED_WORK_OF_FEW };
-    // Nothing is copied into panels, which are those of all rows.
-    let narrow = network.max_width() * size_of::<T>() < LONG_STRIDE;
-    let small = narrow && weights(network) <= SHARDED_WEIGHTS;
+    let small = weights(network) <= SHARDED_WEIGHTS;
     if !(training && dense && small && work >= least && rows >= SHARDS.0 * SHARD_ROWS.0) {
         return 1;
     }

@@ -33,10 +33,13 @@ fn small_networks_go_in_shards_whatever_the_threads() {
         );
         assert_eq!(plan(&[64, 100, 10], 200, Mode::Apart, threads).shards, 2);
         assert_eq!(plan(&[4, 64, 64, 2], 96, Mode::Step, threads).shards, 2);
-        for (widths, rows) in [(&[4, 64, 64, 2][..], 64), (&[64, 400, 10], 20_000), (&[300, 300, 9], 20)] {
+        for (widths, rows) in [(&[4, 64, 64, 2][..], 64), (&[64, 500, 10], 20_000), (&[300, 300, 9], 20)] {
             assert_eq!(plan(widths, rows, Mode::Step, threads).shards, 1, "{widths:?}");
         }
         assert_eq!(plan(&[64, 100, 10], 600, Mode::Inference, threads).shards, 1);
+        // Wide ones as well, if they have few weights.
+        let wide = plan(&[300, 80, 9], 128, Mode::Step, threads);
+        assert!(wide.shards == 2 && wide.stages[0].unwrap().pack_input);
         // Many rows: more threads have something to do, and none keeps more than a block's activations.
         let many = plan(&[64, 100, 10], 5000, Mode::Step, threads);
         assert_eq!((many.shards, many.shard_rows(), many.block_rows, many.threads), (16, 313, 105, threads));

@@ -354,8 +354,9 @@ fn trained<T: Element>(
 fn the_same_bits_for_any_number_of_threads() {
     let _turn = THREADS.lock().unwrap();
     // Small, wide and deep enough that all kinds of plans occur; a last batch that is short and odd. The
-    // fourth goes in waves on few threads, and in one on many; the last three in shards, of several blocks the last.
-    let cases: [(&[usize], usize, usize, Activation, Extra); 14] = [
+    // fourth goes in waves on few threads, and in one on many; the last four in shards, the last
+    // two in several blocks and with copies in panels.
+    let cases: [(&[usize], usize, usize, Activation, Extra); 15] = [
         (&[5, 7, 3], 40, 13, Activation::Tanh, NOTHING),
         (&[64, 300, 300, 10], 500, 201, Activation::Gelu, NOTHING),
         (&[300, 1100, 5], 300, 128, Activation::Relu, NOTHING),
@@ -370,6 +371,7 @@ fn the_same_bits_for_any_number_of_threads() {
         (&[24, 64, 64, 4], 700, 257, Activation::Tanh, NOTHING),
         (&[24, 64, 64, 4], 700, 257, Activation::Gelu, DROPOUT),
         (&[3, 40, 40, 2], 3000, 2111, Activation::Tanh, NOTHING),
+        (&[300, 80, 3], 700, 457, Activation::Relu, NOTHING),
     ];
     for (widths, rows, batch, act, extra) in cases {
         let run = |threads| trained::<f32>(threads, widths, rows, batch, act, extra);
