@@ -42,7 +42,7 @@ html_theme_options = {
 html_css_files = ["wide.css"]
 # Only the reference has so many pages that a navigation of its own is worth a quarter of the width.
 folder = Path(__file__).parent
-pages = [*folder.glob("*.md"), *folder.glob("continual/*.md")]
+pages = [path for name in ("", "continual/", "performance/") for path in folder.glob(f"{name}*.md")]
 names = [page.relative_to(folder).with_suffix("").as_posix() for page in pages]
 html_sidebars = {name: [] for name in [*names, "genindex", "search", "py-modindex"]}
 

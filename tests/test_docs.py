@@ -1,4 +1,4 @@
-"""The manual lists every name."""
+"""The manual lists every name, and the README shows its figures."""
 
 import importlib
 import inspect
@@ -111,3 +111,23 @@ def test_what_the_table_of_names_writes_can_be_written(title, code):
     code = f"SGD(){code}" if code.startswith(".") else code
     code = code.replace("...", "Linear(2, 2)" if "Residual" in code else "ConstantLR()")
     assert eval(code, {**vars(TABLES[title]), **about}) is not None
+
+
+def test_the_readme_shows_rows_of_the_manuals_table():
+    """The table of the front page is the first one of the manual, some of it."""
+
+    def rows(page, head):
+        lines = page[page.index(head) :].split("\n\n")[0].splitlines()
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+        return {row[0]: dict(zip(cells[0], row, strict=True)) for row in cells[2:]}
+
+    names = {
+        "thalweg": "thalweg", "PyTorch": "torch", "torch.compile": "torch.compile", "JAX": "jax",
+        "JAX, scan": "jax.scan", "scikit-learn": "sklearn",
+    }  # fmt: skip
+    shown = rows(read("../README.md"), "| one training step")
+    measured = rows(read("performance/steps.md"), "| workload")
+    assert len(shown) == 13
+    for work, row in shown.items():
+        for name, theirs in names.items():
+            assert row[name] == measured[work][theirs], (work, name)
