@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::{Mode, Plan, RowStep, WORK_PER_THREAD};
+use super::cut::WORK_PER_THREAD;
+use super::{Mode, Plan, RowStep};
 use crate::gemm::split::LANES;
 use crate::gemm::{GemmPlan, Precision};
 

@@ -1,4 +1,6 @@
 use super::*;
+use crate::gemm::split::DEPTH;
+use crate::layer::batch_norm::GROUP;
 use crate::layer::{Activation, BatchNorm, Init, Layer, Linear};
 use crate::workspace::Layout;
 
