@@ -1,6 +1,6 @@
 """Train a small network on real handwritten digits, check its gradient, and draw what happened.
 
-Needs scikit-learn, matplotlib and tqdm:  pip install "thalweg[demo]"
+Needs scikit-learn, matplotlib and tqdm:  pip install scikit-learn matplotlib tqdm
 """
 
 import thalweg as tw

@@ -618,3 +618,11 @@ def test_a_monitor_refuses_what_it_does_not_know_before_the_first_step(rng):
         with pytest.raises(tw.UnsupportedError):
             trainer.fit(x, y, callbacks=[StabilityMonitor(x, y)])
         assert (model.flat_parameters == before).all()
+
+
+def test_a_momentum_that_no_gradient_enters_has_no_threshold():
+    model = nn.Sequential(nn.Linear(2, 1), dtype="float64")
+    sgd = optim.SGD(lr=0.1, momentum=0.9, dampening=1.0)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=sgd)
+    with pytest.raises(tw.UnsupportedError, match="dampening=1"):
+        max_stable_lr(trainer, np.eye(2), np.ones((2, 1)))

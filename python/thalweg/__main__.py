@@ -12,7 +12,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m thalweg",
         description="Trains a small network on real handwritten digits, checks its gradient, and "
-        'draws what happened. Needs pip install "thalweg[demo]".',
+        "draws what happened. Needs pip install scikit-learn matplotlib tqdm.",
     )
     parser.add_argument(
         "--config", action="store_true", help="print what a bug report needs, and nothing else"

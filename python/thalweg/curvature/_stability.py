@@ -320,6 +320,11 @@ def _limits(optimizer: Any, fade: float) -> tuple[float, float, Vector | None]:
         threshold, overshoot = _products(beta, fade)
         if beta == 0:
             part = 1.0
+        if part == 0:
+            raise UnsupportedError(
+                "SGD with momentum and dampening=1 takes no gradient but its first: there is no "
+                "learning rate from which its steps diverge"
+            )
         return threshold / part, overshoot / part, None
     if isinstance(optimizer, (optim.Adam, optim.AdamW)):
         beta = options["beta1"]

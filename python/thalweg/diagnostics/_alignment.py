@@ -56,9 +56,7 @@ def align(model: Sequential, reference: Sequential, *, seed: int = 0) -> Sequent
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError:
-        raise ImportError(
-            'aligning models needs SciPy; install it with: pip install "thalweg[diagnostics]"'
-        ) from None
+        raise ImportError("aligning models needs SciPy: pip install scipy") from None
     _same(model, reference)
     pairs = hidden(model, homogeneous=False)
     a = {name: values.astype(np.float64) for name, values in model.state_dict().items()}
