@@ -216,8 +216,8 @@ def fit(data: Problem, rank_deficient: str = "raise", rcond: float | None = None
     if rows - int(data.centred) < columns:
         raise ArgumentError(
             f"{rows} rows do not determine {columns} coefficients"
-            f"{' and an intercept' if data.centred else ''}: there are many exact fits. Use ridge, "
-            'or rank_deficient="min_norm" for the smallest'
+            f"{' and an intercept' if data.centred else ''}: there are many exact fits. Use a "
+            'penalty, alpha= of ridge or last_layer, or rank_deficient="min_norm" for the smallest'
         )
     size = np.abs(data.x).max(axis=0)
     size[size == 0] = 1.0
@@ -337,5 +337,6 @@ def _why(rank: int, vt: _Matrix, empty: npt.NDArray[np.bool_], centred: bool) ->
     mean = " without its mean" if centred else ""
     return (
         f"the rank of x{mean} is {rank}, but it has {vt.shape[1]} columns: {reason}, so that many "
-        'w are equally good. Leave columns out, use ridge, or rank_deficient="min_norm"'
+        "w are equally good. Leave columns out, use a penalty, alpha= of ridge or last_layer, or "
+        'rank_deficient="min_norm"'
     )

@@ -214,9 +214,7 @@ def last_layer(
     try:
         found = penalized(data, alpha, rcond) if alpha else fit(data, rank_deficient, rcond)
     except ArgumentError as error:
-        # What is another function there is an argument here.
-        why = str(error).replace("se ridge", "se a penalty, alpha=")
-        raise ArgumentError(f"with what the layers before give as x, {why}") from None
+        raise ArgumentError(f"with what the layers before give as x, {error}") from None
     _holds(model, found.coef, found.intercept)
     state = model.state_dict()
     state[f"{end - 1}.weight"] = found.coef.T
