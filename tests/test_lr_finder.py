@@ -168,6 +168,8 @@ def test_few_rates_and_large_batches_will_do(blobs):
     found = tw.find_lr(make(optim.SGD(0.1)), blobs.x, blobs.y, steps=10, batch_size=10**12)
     assert found.diverged_at is None or found.suggestion < found.diverged_at
     assert 1e-3 < found.suggestion < 10
+    of_all = tw.find_lr(make(optim.SGD(0.1)), blobs.x, blobs.y, steps=10, batch_size=None)
+    np.testing.assert_array_equal(of_all.after, found.after)
 
 
 def test_chance_does_not_decide(rng):

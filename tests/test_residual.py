@@ -212,13 +212,16 @@ FOLDED = {
         nn.Linear(9, 6),
     ),
     "two behind one": (nn.Linear(6, 9), nn.BatchNorm1d(9), nn.BatchNorm1d(9), nn.Linear(9, 6)),
-    "others stay": (
+    "two in front of one": (
         nn.BatchNorm1d(6),
-        nn.Linear(6, 6),
+        nn.BatchNorm1d(6, affine=False),
+        nn.Linear(6, 6, bias=False),
         nn.ReLU(),
         nn.BatchNorm1d(6),
         nn.Linear(6, 6),
+        nn.BatchNorm1d(6),
     ),
+    "others stay": (nn.BatchNorm1d(6), nn.ReLU(), nn.LayerNorm(6), nn.Linear(6, 6)),
     "in blocks": (
         nn.Linear(6, 6),
         nn.BatchNorm1d(6),
@@ -245,14 +248,15 @@ def test_a_folded_model_computes_the_same(layers, dtype, error, rng):
         np.testing.assert_array_equal(values, before[name])
 
 
-def test_only_what_is_directly_behind_a_linear_is_folded():
+def test_only_what_is_directly_beside_a_linear_is_folded():
     kinds = {
         name: [type(layer).__name__ for layer in nn.Sequential(*layers).fold().layers]
         for name, layers in FOLDED.items()
     }
     assert kinds["plain"] == ["Linear", "ReLU", "Linear"]
-    assert kinds["two behind one"] == ["Linear", "BatchNorm1d", "Linear"]
-    assert kinds["others stay"] == ["BatchNorm1d", "Linear", "ReLU", "BatchNorm1d", "Linear"]
+    assert kinds["two behind one"] == ["Linear", "Linear"]
+    assert kinds["two in front of one"] == ["Linear", "ReLU", "Linear"]
+    assert kinds["others stay"] == ["BatchNorm1d", "ReLU", "LayerNorm", "Linear"]
     block = nn.Sequential(*FOLDED["in blocks"]).fold().layers[1]
     assert [type(layer).__name__ for layer in block.layers] == [
         "Linear",

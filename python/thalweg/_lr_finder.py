@@ -107,7 +107,7 @@ def find_lr(
     min_lr: float = 1e-7,
     max_lr: float = 10.0,
     steps: int = 100,
-    batch_size: int = 32,
+    batch_size: int | None = 32,
     smooth: float = 3.0,
     sharpness: bool = False,
 ) -> LRFinder:
@@ -133,8 +133,9 @@ def find_lr(
         The range, above 0.
     steps : int, keyword only, default 100
         How many rates, at least 10.
-    batch_size : int, keyword only, default 32
-        As it will be in training: the rate that fits depends on it.
+    batch_size : int or None, keyword only, default 32
+        As it will be in training: the rate that fits depends on it. None is all rows, as in
+        `Trainer.fit`; then each update is measured on the rows that it used.
     smooth : float, keyword only, default 3
         Gains are averaged with weights :math:`e^{-d^2/2s^2}` at a distance of `d` updates, where
         `s` is this, at most `steps`; 0 is no average.
@@ -202,7 +203,8 @@ def find_lr(
     min_lr = _checks.real("min_lr", min_lr, 0, closed="()")
     max_lr = _checks.real("max_lr", max_lr, min_lr, closed="()")
     steps = _checks.integer("steps", steps, 10)
-    batch_size = _checks.integer("batch_size", batch_size, 1)
+    if batch_size is not None:
+        batch_size = _checks.integer("batch_size", batch_size, 1)
     smooth = _checks.real("smooth", smooth, 0)
     if smooth > steps:
         raise ArgumentError(
@@ -216,7 +218,7 @@ def find_lr(
     order = np.random.default_rng(trainer.model.seed).permutation(len(x))
     if weight is not None:
         order = order[weight[order] > 0]
-    batch_size = min(batch_size, len(order))
+    batch_size = len(order) if batch_size is None else min(batch_size, len(order))
     # How often it can do so; where not even once, each rate but the last has a copy of its own.
     rises = math.log(max_lr / min_lr) / math.log(_RISE)
     ramps = max(1, round((steps - 1) / max(rises, 1.0)))

@@ -20,18 +20,22 @@ class Copied(Parameters):
     """The part of a model that makes others."""
 
     def fold(self) -> "Sequential":
-        r"""Copy this model for inference, normalizations folded into the weights before them.
+        r"""Copy this model for inference, normalizations folded into the weights beside them.
 
-        A `BatchNorm1d` directly behind a `Linear` is in evaluation one more affine map, and both
-        together are a `Linear` with
+        A `BatchNorm1d` is in evaluation one more affine map, of slope
+        :math:`s = \gamma / \sqrt{\sigma^2 + \epsilon}`, by the running averages :math:`\mu` and
+        :math:`\sigma^2`. Directly behind a `Linear`, both together are a `Linear` with
 
         .. math::
 
-            W' = \operatorname{diag}(s)\,W, \quad b' = s\,(b - \mu) + \beta, \quad
-            s = \gamma / \sqrt{\sigma^2 + \epsilon}
+            W' = \operatorname{diag}(s)\,W, \quad b' = s\,(b - \mu) + \beta
 
-        of the running averages :math:`\mu` and :math:`\sigma^2`. Jacob et al. 2018,
-        arXiv:1712.05877, section 3.2; PyTorch's ``fuse_linear_bn_eval``.
+        (Jacob et al. 2018, arXiv:1712.05877, section 3.2; PyTorch's ``fuse_linear_bn_eval``), and
+        directly in front of one, as where it standardizes the inputs,
+
+        .. math::
+
+            W' = W \operatorname{diag}(s), \quad b' = b + W (\beta - s\,\mu).
 
         Returns
         -------
@@ -107,26 +111,42 @@ def _folded(
     made: list[Layer] = []
     for index, layer in enumerate(layers):
         here, before = f"{old}{index}.", layers[index - 1] if index else None
+        own = {name: state[here + name] for name in _names(state, here)}
         if isinstance(layer, _layers.BatchNorm1d) and isinstance(before, _layers.Linear):
-            # In float64: the result is rounded once.
-            mean, variance = (
-                state[here + n].astype(float) for n in ("running_mean", "running_var")
-            )
-            scale = 1 / np.sqrt(variance + layer.eps)
-            if layer.affine:
-                scale *= state[here + "weight"]
-            shift = state[here + "bias"] if layer.affine else 0.0
+            scale, shift = _affine(layer, own)
             place = f"{new}{len(made) - 1}."
             bias = into.get(place + "bias", np.zeros(1))
             into[place + "weight"] = scale[:, None] * into[place + "weight"]
-            into[place + "bias"] = scale * (bias - mean) + shift
+            into[place + "bias"] = scale * bias + shift
             made[-1] = dataclasses.replace(before, bias=True)
             continue
+        while (
+            isinstance(layer, _layers.Linear) and made and isinstance(made[-1], _layers.BatchNorm1d)
+        ):
+            norm, place = made.pop(), f"{new}{len(made)}."
+            normal = {n: into.pop(place + n) for n in _names(into, place)}
+            scale, shift = _affine(norm, normal)
+            own["bias"] = own.get("bias", 0.0) + own["weight"] @ shift
+            own["weight"] = own["weight"] * scale
+            layer = dataclasses.replace(layer, bias=True)
         place = f"{new}{len(made)}."
         if isinstance(layer, _layers.Residual):
             layer = _layers.Residual(*_folded(layer.layers, here, place, state, into))
         else:
-            own = {n.removeprefix(here): v for n, v in state.items() if n.startswith(here)}
             into.update({place + name: values for name, values in own.items()})
         made.append(layer)
     return made
+
+
+def _names(state: dict[str, Array], place: str) -> list[str]:
+    """Give the names of what a state holds of the layer there."""
+    return [name.removeprefix(place) for name in state if name.startswith(place)]
+
+
+def _affine(norm: _layers.BatchNorm1d, state: dict[str, Array]) -> tuple[Array, Array]:
+    """Give slope and shift of a normalization in evaluation, in float64: rounded is once, later."""
+    mean, variance = (state[name].astype(float) for name in ("running_mean", "running_var"))
+    scale = 1 / np.sqrt(variance + norm.eps)
+    if norm.affine:
+        scale *= state["weight"]
+    return scale, (state["bias"] if norm.affine else 0.0) - scale * mean
