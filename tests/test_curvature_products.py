@@ -60,6 +60,16 @@ class TorchTable(torch.nn.Module):
         return torch.cat([x[:, self.numbers], *embedded], dim=1)
 
 
+class TorchScales(torch.nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.mean, self.std = torch.tensor(layer.mean).double(), torch.tensor(layer.std).double()
+        self.inverse = layer.inverse
+
+    def forward(self, x):
+        return x * self.std + self.mean if self.inverse else (x - self.mean) / self.std
+
+
 class Lambda(torch.nn.Module):
     def __init__(self, f):
         super().__init__()
@@ -83,6 +93,8 @@ def twin(layers, masks=None):
             made.append(torch.nn.RMSNorm(layer.normalized_shape, layer.eps))
         elif isinstance(layer, nn.FourierFeatures):
             made.append(TorchFourier(layer))
+        elif isinstance(layer, nn.Standardize):
+            made.append(TorchScales(layer))
         elif isinstance(layer, nn.TabularInput):
             made.append(TorchTable(layer))
         elif isinstance(layer, nn.Residual):
@@ -177,6 +189,13 @@ ENCODERS = {
     "Fourier features in a block": (
         nn.Linear(FEATURES, 5),
         nn.Residual(nn.FourierFeatures(5, 3, sigma=0.2), nn.Linear(6, 5), nn.Tanh()),
+    ),
+    "scales": (nn.Standardize([0.5] * FEATURES, [0.3] * FEATURES), nn.Linear(FEATURES, 5)),
+    "scales in a block": (
+        nn.Linear(FEATURES, 5),
+        nn.Residual(nn.Standardize([0.5, 0, 1, 2, 3], [0.3, 1, 3, 5, 2]), nn.Linear(5, 5)),
+        nn.Tanh(),
+        nn.Standardize([0.5, 0, 1, 2, 3], [0.3, 1, 3, 1, 2], inverse=True),
     ),
     "tables": (nn.TabularInput(FEATURES, {0: (4, 2), 2: (3, 1)}), nn.Linear(4, 5)),
 }  # fmt: skip

@@ -21,6 +21,7 @@ LAYERS = {
     nn.FourierFeatures: nn.FourierFeatures(WIDTH, 3, sigma=0.3),
     nn.TabularInput: nn.TabularInput(WIDTH, {1: (3, 2), 3: (5, 3)}, pieces={0: [-0.5, 0.1, 0.7]}),
     nn.Embedding: nn.Embedding(4, 3),
+    nn.Standardize: nn.Standardize([0.5, -0.2, 0.1, 0], [0.5, 0.7, 1.5, 2]),
     nn.Sine: nn.Sine(2.0),
 }
 LAYERS |= {

@@ -45,6 +45,7 @@ def test_every_layer_comes_back(layer, tmp_path, rng):
     arguments = {
         nn.FourierFeatures: (6,),
         nn.Dropout: (0.25,),
+        nn.Standardize: (np.arange(6.0), np.arange(1.0, 7.0) / 3),
         nn.Residual: (nn.Linear(6, 6), nn.Tanh()),
     }
     made = layer(6) if "Norm" in layer.__name__ else layer(*arguments.get(layer, ()))

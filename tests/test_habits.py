@@ -86,7 +86,7 @@ def test_what_trainers_of_others_have(name, advice, regressor):
         (nn, "Bilinear", "it is not there"),
         (nn, "Softmin", "it is not there"),
         (nn, "GaussianNoise", "nn.Dropout"),
-        (nn, "Normalize", "standardize the columns"),
+        (nn, "Normalize", "nn.Standardize.of\\(x\\) is a layer that does so"),
         (nn, "Parameter", r"nn\.Sequential\(nn\.Linear\(1, k\)\), fed with zeros"),
         (nn, "FocalLoss", "nn.CustomLoss"),
         (nn, "TripletMarginLoss", "nn.CustomLoss"),

@@ -1,4 +1,4 @@
-"""Layers for inputs of other kinds: Embedding, Flatten, FourierFeatures, TabularInput."""
+"""Layers for inputs of other kinds: Embedding, Flatten, FourierFeatures, Standardize, tables."""
 
 import copy
 import pickle
@@ -20,6 +20,20 @@ def fourier_twin(torch, model, x):
     def f(x):
         z = 2 * np.pi * x @ leaves["0.frequencies"]
         h = torch.cat([z.sin(), z.cos()], dim=1)
+        return torch.tanh(h @ leaves["1.weight"].T + leaves["1.bias"]) @ leaves["3.weight"].T
+
+    return f, leaves
+
+
+def scales_twin(torch, model, x):
+    leaves = {
+        k: torch.tensor(v, requires_grad=not k.startswith("0."))
+        for k, v in model.state_dict().items()
+    }
+
+    def f(x):
+        mean, std = leaves["0.mean"], leaves["0.std"]
+        h = x * std + mean if model.layers[0].inverse else (x - mean) / std
         return torch.tanh(h @ leaves["1.weight"].T + leaves["1.bias"]) @ leaves["3.weight"].T
 
     return f, leaves
@@ -90,6 +104,11 @@ def numbers(rng, n):
     return rng.standard_normal((n, 3))
 
 
+def raw(rng, n):
+    """Numbers of quite different sizes."""
+    return rng.standard_normal((n, 3)) * [2, 1e3, 0.3] + [3, -2e3, 0]
+
+
 def codes(rng, n):
     """A column of codes, of which the last does not occur."""
     return rng.integers(0, 20, (n, 1)).astype(float)
@@ -107,6 +126,8 @@ CASES = {
     "Gaussian": (nn.FourierFeatures(3, 21, sigma=2), fourier_twin, numbers),
     "few": (nn.FourierFeatures(3, 1), fourier_twin, numbers),
     "bands": (nn.FourierFeatures(3, bands=[0.5, 1, 2, 4, 8]), fourier_twin, numbers),
+    "scales": (nn.Standardize([3, -2e3, 0], [2, 1e3, 0.3]), scales_twin, raw),
+    "scales back": (nn.Standardize([3, -2, 0], [2, 1, 0.3], inverse=True), scales_twin, numbers),
     "table": (nn.TabularInput(4, {1: (5, 3), 3: (37, 2)}), tabular_twin, mixed),
     "embedding": (nn.Embedding(21, 5), embedding_twin, codes),
     "pieces": (nn.TabularInput(4, {1: (3, 2)}, pieces=EDGES), pieces_twin, coded),
@@ -204,6 +225,84 @@ def test_models_come_back_from_files_pickles_and_copies(case, rng, tmp_path):
         np.testing.assert_array_equal(again(x), model(x))
     np.testing.assert_allclose(model.astype("float64")(x), model(x), rtol=1e-4, atol=1e-5)
     assert f"(n, {layer.out_features})" in model.summary()
+
+
+def test_scales_are_taken_from_data(rng):
+    """As scikit-learn's: population deviations, 1 for what does not vary."""
+    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    x = np.column_stack([rng.normal(5, 3, 200), rng.normal(-1e3, 1e-2, 200), np.full(200, 0.1)])
+    theirs, layer = preprocessing.StandardScaler().fit(x), nn.Standardize.of(x)
+    np.testing.assert_allclose(layer.mean, theirs.mean_, rtol=1e-14)
+    np.testing.assert_allclose(layer.std, theirs.scale_, rtol=1e-10)
+    assert layer.std[2] == 1
+    back = nn.Standardize(layer.mean, layer.std, inverse=True)
+    nothing = nn.Linear(3, 3, bias=False)
+    for layers, expected in (((), theirs.transform(x)), ((back,), x)):  # there, and back again
+        model = nn.Sequential(layer, nothing, *layers, dtype="float64")
+        model.load_state_dict(model.state_dict() | {"1.weight": np.eye(3)})
+        np.testing.assert_allclose(model(x), expected, rtol=1e-10, atol=1e-10)
+    assert nn.Standardize.of(x[:, 0]).in_features == 1
+    wide = nn.Standardize.of(x, width=5)
+    assert (wide.mean[:3], wide.mean[3:], wide.std[3:]) == (layer.mean, (0, 0), (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"),
+    [
+        (lambda: nn.Standardize([np.nan], [1]), tw.DataError, r"mean\[0\] is nan"),
+        (lambda: nn.Standardize([0], [1, 1]), tw.ShapeError, r"shapes \(1,\) and \(2,\)"),
+        (lambda: nn.Standardize(0.5, 2), tw.ShapeError, r"mean must have shape \(columns,\)"),
+        (lambda: nn.Standardize([0], variance=[1]), TypeError, "it is std"),
+        (lambda: nn.Standardize.of(np.zeros((0, 3))), tw.ShapeError, r"got \(0, 3\)"),
+        (lambda: nn.Standardize.of([[1], [np.nan]]), tw.DataError, r"x\[1, 0\] is nan"),
+        (lambda: nn.Standardize.of([["Rome"]]), tw.DtypeError, "encode text as numbers"),
+        (
+            lambda: nn.Sequential(nn.Standardize([0], [1e-42]), nn.Linear(1, 1)),
+            tw.ArgumentError,
+            "std is 1e-42 .* no place in float32: use other units, or float64",
+        ),
+        (
+            lambda: nn.Sequential(nn.Standardize([0, 0], [1, 1]), nn.Linear(3, 1)),
+            tw.ShapeError,
+            r"layer 1 \(Linear 3→1\).* 2 features, expected 3",
+        ),
+    ],
+)
+def test_scales_that_cannot_be_are_refused(make, error, text):
+    with pytest.raises(error, match=text):
+        make()
+
+
+def test_scales_leave_raw_columns_as_easy_to_learn_as_standardized_ones(rng):
+    z = rng.standard_normal((200, 3))
+    x, y = z * [2, 1e3, 0.3] + [3, -2e3, 0], np.sin(z[:, :1])
+    plain = nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 1)
+    losses = []
+    for layers, inputs in (
+        ((nn.Standardize.of(x), *plain), x),
+        (plain, (x - x.mean(0)) / x.std(0)),
+    ):
+        model = nn.Sequential(*layers, dtype="float64", seed=0)
+        state = nn.Sequential(*plain, dtype="float64", seed=0).state_dict()
+        first = len(layers) - len(plain)
+        names = {f"{int(k[0]) + first}{k[1:]}": v for k, v in state.items()}
+        model.load_state_dict(model.state_dict() | names)
+        trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(0.1))
+        losses.append(trainer.fit(inputs, y, epochs=20, shuffle=False)["loss"])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-10)
+
+
+def test_scales_that_are_loaded_count(rng):
+    model, x = network(nn.Standardize([0, 0, 0], [1, 1, 1])), rng.standard_normal((5, 3))
+    plain, state = model(x), model.state_dict()
+    model.load_state_dict(state | {"0.mean": [1, 2, 3], "0.std": [2, 4, 0.5]})
+    np.testing.assert_allclose(model(x * [2, 4, 0.5] + [1, 2, 3]), plain, rtol=1e-12)
+    for wrong in ([1, 0, 1], [1, -1, 1], [1, 1e-310, 1]):
+        before = model.state_dict()
+        with pytest.raises(tw.ArgumentError, match=r"0\.std holds a number that is not > 0"):
+            model.load_state_dict(state | {"0.std": wrong})
+        np.testing.assert_array_equal(model.state_dict()["0.std"], before["0.std"])
+        np.testing.assert_array_equal(model.state_dict()["0.mean"], before["0.mean"])
 
 
 def test_frequencies_are_drawn_from_the_seed_and_not_trained(rng):
@@ -384,6 +483,8 @@ def test_flatten_among_other_layers_does_nothing(rng):
 # --- what can be wrong --------------------------------------------------------------------------
 
 BAD = {
+    "a deviation of 0": (lambda: nn.Standardize([0, 0], [1, 0]), r"std\[1\] must be > 0"),
+    "scales too narrow": (lambda: nn.Standardize.of(np.eye(3), width=2), "width .* >= 3"),
     "no inputs": (lambda: nn.FourierFeatures(0), "in_features"),
     "no frequencies": (lambda: nn.FourierFeatures(2, 0), "num_frequencies"),
     "sigma": (lambda: nn.FourierFeatures(2, sigma=0), "sigma"),

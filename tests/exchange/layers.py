@@ -45,6 +45,8 @@ LAYERS = [
     nn.LayerNorm(WIDTH, elementwise_affine=False),
     nn.RMSNorm(WIDTH),
     nn.RMSNorm(WIDTH, eps=0.3, elementwise_affine=False),
+    nn.Standardize(np.arange(WIDTH) / 4, 0.5 ** np.arange(WIDTH)),
+    nn.Residual(nn.Standardize([3] * WIDTH, [0.25] * WIDTH, inverse=True)),
     nn.Residual(nn.Tanh()),
     nn.Residual(nn.Identity()),
     nn.Residual(nn.Linear(WIDTH, 4), nn.Residual(nn.LayerNorm(4), nn.ReLU()), nn.Linear(4, WIDTH)),
@@ -66,13 +68,23 @@ FIRST = [
 ]
 
 
+#: Ends of names of numbers that layers are made with.
+GIVEN = (".mean", ".std")
+
+
 def make(layers, dtype="float64"):
-    """A model whose scales, shifts and running averages are not 1 and 0."""
+    """A model whose scales, shifts and running averages are not 1 and 0.
+
+    Those of a `Standardize` are what the layer says.
+    """
     model = nn.Sequential(*layers, dtype=dtype, seed=4)
     rng = np.random.default_rng(1)
     state = model.state_dict()
     model.load_state_dict(
-        {n: rng.uniform(0.5, 2, v.shape) if v.ndim == 1 else v for n, v in state.items()}
+        {
+            n: rng.uniform(0.5, 2, v.shape) if v.ndim == 1 and not n.endswith(GIVEN) else v
+            for n, v in state.items()
+        }
     )
     return model
 

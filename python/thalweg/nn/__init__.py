@@ -31,6 +31,7 @@ from thalweg.nn._layers import SiLU as SiLU
 from thalweg.nn._layers import Sine as Sine
 from thalweg.nn._layers import Softplus as Softplus
 from thalweg.nn._layers import Softsign as Softsign
+from thalweg.nn._layers import Standardize as Standardize
 from thalweg.nn._layers import TabularInput as TabularInput
 from thalweg.nn._layers import Tanh as Tanh
 from thalweg.nn._losses import BCEWithLogitsLoss as BCEWithLogitsLoss
@@ -80,9 +81,8 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             "LayerNormalization": "it is LayerNorm(features)",
             "LazyLinear": "Linear(in_features, out_features) says how wide its input is",
             **dict.fromkeys(
-                ("Normalize", "Normalization"),
-                "standardize the columns by hand; the manual's page Training shows how the first "
-                "Linear takes that over (Tables, coordinates and images)",
+                ("Normalize", "Normalization", "StandardScaler"),
+                "nn.Standardize.of(x) is a layer that does so, by the means and deviations of x",
             ),
             **dict.fromkeys(
                 ("GLU", "Bilinear", "Softmin", "Softmax2d", "MaxOut"),

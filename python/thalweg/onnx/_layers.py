@@ -100,6 +100,13 @@ def _fourier(graph: Graph, layer: nn.FourierFeatures, x: str) -> str:
     return graph.op("Sin", graph.op("Mul", graph.op("Concat", part, quarter, axis=1), 2 * math.pi))
 
 
+def _standardize(graph: Graph, layer: nn.Standardize, x: str) -> str:
+    mean, std = graph.parameter("mean"), graph.parameter("std")
+    if layer.inverse:
+        return graph.op("Add", graph.op("Mul", x, std), mean)
+    return graph.op("Div", graph.op("Sub", x, mean), std)
+
+
 def _embedding(graph: Graph, layer: nn.Embedding, x: str) -> str:
     return graph.op("Gather", graph.parameter("weight"), x, axis=0)
 
@@ -150,6 +157,7 @@ _WRITERS: Mapping[type, Writer] = {
     nn.RMSNorm: _rms_norm,
     nn.Flatten: _flatten,
     nn.FourierFeatures: _fourier,
+    nn.Standardize: _standardize,
     nn.Embedding: _embedding,
     nn.TabularInput: _tabular,
 }

@@ -39,8 +39,8 @@ def to_torch(model: "nn.Sequential") -> "torch.nn.Sequential":
     Notes
     -----
     Names and shapes in its ``state_dict()`` are those of `Sequential.state_dict`, beside
-    ``num_batches_tracked`` of PyTorch's. A `Residual`, a `Sine`, `FourierFeatures` and a
-    `TabularInput`, which PyTorch has not, are modules of thalweg's: what is pickled of them
+    ``num_batches_tracked`` of PyTorch's. A `Residual`, a `Sine`, `FourierFeatures`, `Standardize`
+    and a `TabularInput`, which PyTorch has not, are modules of thalweg's: what is pickled of them
     (``torch.save(module, path)``) needs thalweg to be loaded; their ``state_dict()`` does not.
     `Softplus` has ``threshold=40``, for PyTorch's own would change results in float64. Where the
     model begins with an `nn.Embedding`, the module takes int64 codes of shape (n,).

@@ -68,6 +68,25 @@ class FourierFeatures(torch.nn.Module):
         return f"{self.in_features}, {self.num_frequencies}, {drawn}"
 
 
+class Standardize(torch.nn.Module):
+    """Columns on a common scale, or back, by the buffers of these names."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], inverse: bool) -> None:
+        super().__init__()
+        self.inverse = inverse
+        # Those of the model are loaded.
+        self.register_buffer("mean", torch.zeros(len(mean)))
+        self.register_buffer("std", torch.ones(len(std)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute (x - mean) / std, or back."""
+        return x * self.std + self.mean if self.inverse else (x - self.mean) / self.std
+
+    def extra_repr(self) -> str:
+        """Show what it was made with."""
+        return f"{len(self.mean)} columns, inverse={self.inverse}"
+
+
 class TabularInput(torch.nn.Module):
     """Columns of numbers, and columns of codes as vectors of an ``Embedding`` each."""
 

@@ -63,7 +63,7 @@ impl<T: Element> Model<T> {
             return Err(Error::Unsupported(format!("this CPU has no {isa}; it has {}", names.join(", "))));
         }
         let network = Network::new(layers)?;
-        network.table().map_or(Ok(()), |table| table.check_precision::<T>())?;
+        network.check_precision::<T>()?;
         let mut params = Buffer::zeroed("the parameters", network.arena_len())?;
         let grads = Buffer::zeroed("the gradients", network.arena_len())?;
         let mut averages = Buffer::zeroed("the running averages", network.averages_len())?;
@@ -146,6 +146,13 @@ impl<T: Element> Model<T> {
         for (block, part) in &parts {
             if block.name.ends_with("running_var") && part.iter().any(|v| *v < T::ZERO) {
                 let text = format!("{} holds a negative number, and is a variance", block.name);
+                return Err(Error::Mismatch(text));
+            }
+            // What divides is a deviation; whether 1/σ is finite decides as it does when a layer is made.
+            if block.name.ends_with(".std")
+                && part.iter().any(|v| !(*v > T::ZERO && (T::ONE / *v).is_finite()))
+            {
+                let text = format!("{} holds a number that is not > 0, and is divided by", block.name);
                 return Err(Error::Mismatch(text));
             }
         }

@@ -5,7 +5,8 @@ use std::sync::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use thalweg_core::layer::{
-    Activation, BatchNorm, Category, Fourier, Frequencies, Init, Layer, Linear, Pieces, RowNorm, TabularInput,
+    Activation, BatchNorm, Category, Fourier, Frequencies, Init, Layer, Linear, Pieces, RowNorm, Standardize,
+    TabularInput,
 };
 use thalweg_core::network::Network;
 use thalweg_core::simd::Isa;
@@ -90,6 +91,10 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
             };
             return Ok(Layer::Fourier(Fourier { inputs, frequencies }));
         }
+        "standardize" => {
+            let (_, mean, std, inverse): (String, Vec<f64>, Vec<f64>, bool) = spec.extract()?;
+            return Ok(Layer::Standardize(Standardize { mean, std, inverse }));
+        }
         "tabular" => {
             type Edges = Vec<(usize, Vec<f64>)>;
             let (_, inputs, categories, pieces): (String, usize, Vec<[usize; 3]>, Edges) = spec.extract()?;
@@ -107,7 +112,7 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
     let parameters: Vec<f64> = spec.get_slice(1, spec.len()).extract()?;
     Activation::of_kind(&kind, &parameters).map(Layer::Activation).ok_or_else(|| {
         let accepted = format!(
-            "linear, batch_norm, layer_norm, rms_norm, fourier, tabular, residual, {}, with their parameters",
+            "linear, batch_norm, layer_norm, rms_norm, fourier, standardize, tabular, residual, {}, with their parameters",
             Activation::KINDS.join(", ")
         );
         translate(spec.py(), Error::Argument { name: "layer", value: format!("{spec}"), accepted })

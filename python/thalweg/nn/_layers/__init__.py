@@ -32,6 +32,7 @@ from thalweg.nn._layers._norms import LayerNorm as LayerNorm
 from thalweg.nn._layers._norms import RMSNorm as RMSNorm
 from thalweg.nn._layers._residual import Residual as Residual
 from thalweg.nn._layers._residual import with_inner as with_inner
+from thalweg.nn._layers._standardize import Standardize as Standardize
 from thalweg.nn._layers._tables import Embedding as Embedding
 from thalweg.nn._layers._tables import TabularInput as TabularInput
 from thalweg.nn._layers._tables import check_tables as check_tables

@@ -64,10 +64,10 @@ class DerivativeLoss(FunctionLoss):
         If an argument is not as above.
     UnsupportedError
         By a `Trainer`, if the model has layers that these derivatives do not go through: they do
-        through `Linear`, `Residual`, `FourierFeatures` in front, and layers that work element by
-        element, but `Dropout`. (Those with kinks have second derivatives of 0, from which nothing
-        is learned: `Tanh`, `Sine`, `SiLU`, `GELU` or `Softplus` are usual here. Where a model has
-        no others and `order` asks for second derivatives, the trainer warns.)
+        through `Linear`, `Residual`, `Standardize`, `FourierFeatures` in front, and layers that
+        work element by element, but `Dropout`. (Those with kinks have second derivatives of 0, from
+        which nothing is learned: `Tanh`, `Sine`, `SiLU`, `GELU` or `Softplus` are usual here. Where
+        a model has no others and `order` asks for second derivatives, the trainer warns.)
 
     Notes
     -----

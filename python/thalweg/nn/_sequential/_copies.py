@@ -120,12 +120,12 @@ def _folded(
             into[place + "bias"] = scale * bias + shift
             made[-1] = dataclasses.replace(before, bias=True)
             continue
-        while (
-            isinstance(layer, _layers.Linear) and made and isinstance(made[-1], _layers.BatchNorm1d)
-        ):
-            norm, place = made.pop(), f"{new}{len(made)}."
-            normal = {n: into.pop(place + n) for n in _names(into, place)}
-            scale, shift = _affine(norm, normal)
+        while isinstance(layer, _layers.Linear) and made:
+            if not isinstance(norm := made[-1], _layers.BatchNorm1d):
+                break
+            made.pop()
+            place = f"{new}{len(made)}."
+            scale, shift = _affine(norm, {n: into.pop(place + n) for n in _names(into, place)})
             own["bias"] = own.get("bias", 0.0) + own["weight"] @ shift
             own["weight"] = own["weight"] * scale
             layer = dataclasses.replace(layer, bias=True)

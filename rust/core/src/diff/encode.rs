@@ -1,10 +1,11 @@
-//! What a block does in the stage of an encoder: features of Fourier, and categories.
+//! What a block does in the stage of an encoder: features of Fourier, scales, and categories.
 
 use super::block::{Block, halves};
 use super::{Site, Weights};
 use crate::element::Element;
+use crate::layer::standardize::Scales;
 use crate::layer::{Category, fourier};
-use crate::network::Encoder;
+use crate::network::{Encoder, Stage};
 use crate::view::{MatMut, MatRef};
 
 /// The parts that a row has in matrices of so many columns.
@@ -25,6 +26,9 @@ impl<T: Element> Block<T> {
             Encoder::Fourier { layer, start, .. } => {
                 let frequencies = &site.averages[*start..start + layer.inputs * layer.count()];
                 fourier::forward(site.isa, x, frequencies, y);
+            }
+            Encoder::Standardize { layer, starts } => {
+                Scales::of(layer, *starts, site.averages).forward(site.isa, x, y);
             }
             Encoder::Tabular { layer, starts, .. } => {
                 let table = |k: usize| {
@@ -60,6 +64,14 @@ impl<T: Element> Block<T> {
                         None => dot.fill(T::ZERO),
                     }
                 }
+                Encoder::Standardize { layer, starts } => match x_dot {
+                    Some(x_dot) => {
+                        let n = stage.outputs;
+                        let (x_dot, dot) = (MatRef::new(x_dot, 1, n), MatMut::new(dot, 1, n));
+                        Scales::of(layer, *starts, site.averages).slope(site.isa, x_dot, dot, false);
+                    }
+                    None => dot.fill(T::ZERO),
+                },
                 Encoder::Tabular { layer, starts, .. } => {
                     layer.forward(x, dot, |k| {
                         let Category { codes, dim, .. } = layer.categories[k];
@@ -73,25 +85,36 @@ impl<T: Element> Block<T> {
 
     /// Adds the gradient by what the encoder takes to `back`.
     pub fn decode(&mut self, site: &Site<'_, T>, index: usize, encoder: usize) {
-        let Encoder::Fourier { layer, start, .. } = &site.network.encoders()[encoder] else {
-            return; // Categories are an input: nothing is behind them.
-        };
-        let frequencies = &site.averages[*start..start + layer.inputs * layer.count()];
-        let (inputs, outputs) = (layer.inputs, site.network.stages()[index].outputs);
+        let &Stage { inputs, outputs, .. } = &site.network.stages()[index];
         let slots = &mut self.slots[index];
         let y = MatRef::new(&slots.y[..self.rows * outputs], self.rows, outputs);
         let dy = MatRef::new(halves(&mut slots.delta).1, self.rows, outputs);
         let dx = MatMut::new(&mut self.back[0][..self.rows * inputs], self.rows, inputs);
-        fourier::backward(site.isa, y, dy, frequencies, dx);
+        match &site.network.encoders()[encoder] {
+            Encoder::Fourier { layer, start, .. } => {
+                let frequencies = &site.averages[*start..start + layer.inputs * layer.count()];
+                fourier::backward(site.isa, y, dy, frequencies, dx);
+            }
+            Encoder::Standardize { layer, starts } => {
+                Scales::of(layer, *starts, site.averages).slope(site.isa, dy, dx, true);
+            }
+            Encoder::Tabular { .. } => {} // Categories are an input: nothing is behind them.
+        }
     }
 
     /// Adds the tangent of that.
     pub fn decode_dot(&mut self, site: &Site<'_, T>, index: usize, encoder: usize) {
-        let Encoder::Fourier { layer, start, .. } = &site.network.encoders()[encoder] else {
-            return;
+        let &Stage { inputs, outputs, .. } = &site.network.stages()[index];
+        let (layer, start) = match &site.network.encoders()[encoder] {
+            Encoder::Fourier { layer, start, .. } => (layer, start),
+            Encoder::Standardize { layer, starts } => {
+                let dy_dot = MatRef::new(&self.slots[index].delta[..self.rows * outputs], self.rows, outputs);
+                let dx_dot = MatMut::new(&mut self.back[1][..self.rows * inputs], self.rows, inputs);
+                return Scales::of(layer, *starts, site.averages).slope(site.isa, dy_dot, dx_dot, true);
+            }
+            Encoder::Tabular { .. } => return,
         };
         let frequencies = &site.averages[*start..start + layer.inputs * layer.count()];
-        let (inputs, outputs) = (layer.inputs, site.network.stages()[index].outputs);
         let (y, y_dot) = self.slots[index].y.split_at(self.rows * outputs);
         let (dz_dot, dz) = self.slots[index].delta.split_at(self.rows * outputs);
         let (none, mut unread) = (vec![T::ZERO; outputs], vec![T::ZERO; inputs]);

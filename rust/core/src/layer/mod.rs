@@ -30,6 +30,7 @@ mod silu;
 mod sine;
 mod softplus;
 mod softsign;
+pub mod standardize;
 pub mod tabular;
 pub(crate) mod tanh;
 
@@ -42,6 +43,7 @@ pub use batch_norm::BatchNorm;
 pub use fourier::{Fourier, Frequencies};
 pub use linear::{Init, Linear};
 pub use row_norm::RowNorm;
+pub use standardize::Standardize;
 pub use tabular::{Category, Pieces, TabularInput};
 
 /// What is taken of each row's gradient before rows are summed.
@@ -80,6 +82,8 @@ pub enum Layer {
     RowNorm(RowNorm),
     /// y = (sin 2πxB, cos 2πxB), B not trained.
     Fourier(Fourier),
+    /// y = (x − μ)/σ or back, μ and σ not trained.
+    Standardize(Standardize),
     /// Numbers as they are, and vectors for the codes of categories; the first layer.
     Tabular(TabularInput),
     /// y = x + f(x), f these layers one after another.
@@ -95,6 +99,7 @@ impl Layer {
             Layer::RowNorm(n) => format!("{} {}", n.name(), n.features),
             Layer::Activation(a) => a.name().into(),
             Layer::Fourier(f) => format!("FourierFeatures {}→{}", f.inputs, 2 * f.count()),
+            Layer::Standardize(s) => format!("Standardize {}", s.mean.len()),
             Layer::Tabular(t) => format!("TabularInput {}→{}", t.inputs, t.outputs()),
             Layer::Residual(_) => "Residual".into(),
         }

@@ -14,6 +14,7 @@ pub(super) fn first_wide<'l>(path: &str, layers: &'l [Layer]) -> Option<(String,
             Layer::BatchNorm(norm) => Some((place, layer, norm.features)),
             Layer::RowNorm(norm) => Some((place, layer, norm.features)),
             Layer::Fourier(fourier) => Some((place, layer, fourier.inputs)),
+            Layer::Standardize(scales) => Some((place, layer, scales.mean.len())),
             Layer::Tabular(table) => Some((place, layer, table.inputs)),
             Layer::Activation(_) => None,
             Layer::Residual(inner) => first_wide(&format!("{place}."), inner),
@@ -148,6 +149,14 @@ impl Network {
                     self.encode(Encoder::Fourier { layer: fourier.clone(), start, number }, width);
                     width = 2 * fourier.count();
                 }
+                Layer::Standardize(scales) => {
+                    scales.check(&place)?;
+                    check_width(&place, layer, scales.mean.len(), width)?;
+                    let mut lay =
+                        |name: &str| self.averages.lay(format!("{place}.{name}"), vec![scales.mean.len()]);
+                    let starts = [lay("mean")?, lay("std")?];
+                    self.encode(Encoder::Standardize { layer: scales.clone(), starts }, width);
+                }
                 Layer::Tabular(table) => {
                     table.check()?;
                     if place != "0" {
@@ -206,6 +215,7 @@ impl Network {
     fn encode(&mut self, encoder: Encoder, inputs: usize) {
         let outputs = match &encoder {
             Encoder::Fourier { layer, .. } => 2 * layer.count(),
+            Encoder::Standardize { layer, .. } => layer.mean.len(),
             Encoder::Tabular { layer, .. } => layer.outputs(),
         };
         self.stages.push(Stage { encoder: Some(self.encoders.len()), inputs, ..alone(outputs) });

@@ -13,7 +13,7 @@ use crate::arena::Buffer;
 use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
-use crate::layer::{Activation, BatchNorm, Fourier, Init, Layer, RowNorm, TabularInput};
+use crate::layer::{Activation, BatchNorm, Fourier, Init, Layer, RowNorm, Standardize, TabularInput};
 use crate::rng::{Purpose, Stream};
 use crate::simd::Isa;
 
@@ -73,6 +73,13 @@ pub enum Encoder {
         start: usize,
         /// Its number among all layers, which they are drawn by.
         number: u64,
+    },
+    /// Columns on their common scale, or back.
+    Standardize {
+        /// What it is.
+        layer: Standardize,
+        /// Where its means and deviations start in the arena of averages.
+        starts: [usize; 2],
     },
     /// Numbers and categories.
     Tabular {
@@ -191,7 +198,7 @@ impl Network {
     pub fn tables(&self, encoder: usize) -> &[usize] {
         match &self.encoders[encoder] {
             Encoder::Tabular { starts, .. } => starts,
-            Encoder::Fourier { .. } => &[],
+            Encoder::Fourier { .. } | Encoder::Standardize { .. } => &[],
         }
     }
     /// The tables that the input's codes are of, if there are some.
@@ -299,6 +306,18 @@ impl Network {
         Ok(())
     }
 
+    /// Checks that what its encoders are given are numbers of use in a precision.
+    ///
+    /// # Errors
+    /// If two of them that must differ are the same, or one is too large or too small.
+    pub fn check_precision<T: Element>(&self) -> Result<(), Error> {
+        self.encoders.iter().try_for_each(|encoder| match encoder {
+            Encoder::Fourier { .. } => Ok(()),
+            Encoder::Standardize { layer, .. } => layer.check_precision::<T>(),
+            Encoder::Tabular { layer, .. } => layer.check_precision::<T>(),
+        })
+    }
+
     /// Draws initial parameters into an arena, and sets running averages to those of standard numbers.
     pub fn initialize<T: Element>(
         &self,
@@ -321,6 +340,12 @@ impl Network {
                 Encoder::Fourier { layer, start, number } => {
                     let mut rng = Stream::new(seed, Purpose::Init, *number);
                     layer.draw(&mut rng, &mut averages[*start..start + layer.inputs * layer.count()]);
+                }
+                Encoder::Standardize { layer, starts } => {
+                    for (values, start) in [&layer.mean, &layer.std].into_iter().zip(starts) {
+                        let into = &mut averages[*start..start + values.len()];
+                        into.iter_mut().zip(values).for_each(|(into, value)| *into = T::lit(*value));
+                    }
                 }
                 Encoder::Tabular { layer, starts, number } => {
                     let mut rng = Stream::new(seed, Purpose::Init, *number);

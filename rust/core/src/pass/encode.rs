@@ -1,4 +1,4 @@
-//! What a pass does for layers that take rows of another kind: features of Fourier, and categories.
+//! What a pass does for layers that take rows of another kind: features of Fourier, scales, and categories.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use super::{Local, Pass};
 use crate::element::Element;
 use crate::layer::fourier;
+use crate::layer::standardize::Scales;
 use crate::network::Encoder;
 use crate::view::{MatMut, MatRef};
 
@@ -16,6 +17,9 @@ impl<T: Element> Pass<'_, T> {
             Encoder::Fourier { layer, start, .. } => {
                 let frequencies = &self.averages[*start..start + layer.inputs * layer.count()];
                 fourier::forward(self.plan.isa, x, frequencies, y);
+            }
+            Encoder::Standardize { layer, starts } => {
+                Scales::of(layer, *starts, self.averages).forward(self.plan.isa, x, y);
             }
             Encoder::Tabular { layer, starts, .. } => {
                 let table = |k: usize| {
@@ -45,6 +49,10 @@ impl<T: Element> Pass<'_, T> {
                 let frequencies = &self.averages[*start..start + layer.inputs * layer.count()];
                 let y = self.rows_ref(self.layout.stages[index].output, local, stage.outputs);
                 fourier::backward(self.plan.isa, y, delta, frequencies, into.reborrow());
+            }
+            Encoder::Standardize { layer, starts } => {
+                let scales = Scales::of(layer, *starts, self.averages);
+                scales.slope(self.plan.isa, delta, into.reborrow(), true);
             }
             Encoder::Tabular { layer, .. } => {
                 let x = self.stage_input(index, rows, local);

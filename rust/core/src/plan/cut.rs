@@ -96,7 +96,7 @@ impl Cut {
 /// In how many shards a pass is: a question of shapes alone, since sums are rounded otherwise in each.
 fn shards(network: &Network, mode: Mode, rows: usize, work: usize) -> usize {
     let training = matches!(mode, Mode::Step | Mode::Apart);
-    let dense = !network.has_norms() && network.encoders().is_empty();
+    let dense = !network.has_norms() && network.table().is_none();
     let least = if rows >= MANY_ROWS { SHARDED_WORK } else { SHARDED_WORK_OF_FEW };
     let small = weights(network) <= SHARDED_WEIGHTS;
     if !(training && dense && small && work >= least && rows >= SHARDS.0 * SHARD_ROWS.0) {

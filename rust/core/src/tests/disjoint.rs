@@ -8,7 +8,8 @@ use crate::diff::likelihood::{Kind, Likelihood, Slopes};
 use crate::diff::squares::{Squares, Sum};
 use crate::gemm::Precision;
 use crate::layer::{
-    Activation, BatchNorm, Category, Fourier, Frequencies, Init, Layer, Linear, RowNorm, TabularInput,
+    Activation, BatchNorm, Category, Fourier, Frequencies, Init, Layer, Linear, RowNorm, Standardize,
+    TabularInput,
 };
 use crate::loss::{Loss, Targets};
 use crate::optim::{Adafactor, Adam, Config, Lamb, Muon, Optimizer, Prodigy, Sgd, Shampoo};
@@ -65,6 +66,7 @@ fn works() -> Vec<(&'static str, Vec<Layer>, Vec<f32>, usize)> {
         Layer::Activation(Activation::Dropout(0.2)),
         dense(120, 300),
         relu(),
+        Layer::Standardize(Standardize { mean: vec![0.5; 300], std: vec![0.3; 300], inverse: false }),
         dense(300, 6),
     ];
     let tabular =

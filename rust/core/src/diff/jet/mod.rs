@@ -86,7 +86,7 @@ impl<T: Element> Jet<T> {
         if let Some((place, layer)) = refused("", network.layers()) {
             return Err(Error::Unsupported(format!(
                 "layer {place} ({}) is in the way: derivatives by the inputs go through Linear, Residual, \
-                 FourierFeatures in front, and layers that work element by element, but Dropout",
+                 Standardize, FourierFeatures in front, and layers that work element by element, but Dropout",
                 layer.name()
             )));
         }
@@ -188,7 +188,7 @@ fn refused<'l>(path: &str, layers: &'l [Layer]) -> Option<(String, &'l Layer)> {
     layers.iter().enumerate().find_map(|(index, layer)| {
         let place = format!("{path}{index}");
         match layer {
-            Layer::Linear(_) => None,
+            Layer::Linear(_) | Layer::Standardize(_) => None,
             Layer::Activation(act) => matches!(act, Activation::Dropout(_)).then_some((place, layer)),
             Layer::Residual(inner) => refused(&format!("{place}."), inner),
             Layer::Fourier(_) => (place != "0").then_some((place, layer)),

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::gemm::Init;
 use crate::gemm::pack::Panels;
 use crate::layer::Activation;
+use crate::layer::standardize::Scales;
 use crate::network::{Encoder, Stage};
 use crate::simd::{add, dispatch};
 use crate::view::{MatMut, MatRef};
@@ -203,11 +204,21 @@ impl<T: Element> Desk<T> {
         let mut z = std::mem::take(&mut block.z[index]);
         let (x, part) = (self.taken(site, block, index), block.rows * stage.outputs);
         if let Some(encoder) = stage.encoder {
-            let Encoder::Fourier { layer, start, .. } = &site.network.encoders()[encoder] else {
-                unreachable!("refused when this was made");
-            };
-            let frequencies = &site.averages[*start..start + layer.inputs * layer.count()];
-            encode(site.isa, site.ways, stage.inputs, frequencies, x, &mut z, part);
+            match &site.network.encoders()[encoder] {
+                Encoder::Fourier { layer, start, .. } => {
+                    let frequencies = &site.averages[*start..start + layer.inputs * layer.count()];
+                    encode(site.isa, site.ways, stage.inputs, frequencies, x, &mut z, part);
+                }
+                Encoder::Standardize { layer, starts } => {
+                    let scales = Scales::of(layer, *starts, site.averages);
+                    let ((x, x_dots), (z, dots)) = (x.split_at(part), z.split_at_mut(part));
+                    let n = stage.outputs;
+                    scales.forward(site.isa, MatRef::new(x, part / n, n), MatMut::new(z, part / n, n));
+                    let (x_dots, rows) = (MatRef::new(x_dots, x_dots.len() / n, n), dots.len() / n);
+                    scales.slope(site.isa, x_dots, MatMut::new(dots, rows, n), false);
+                }
+                Encoder::Tabular { .. } => unreachable!("refused when this was made"),
+            }
         } else if let Some(dense) = stage.dense {
             let arena = &site.at.arena;
             let weight = &arena[dense.weight..dense.weight + stage.inputs * stage.outputs];
@@ -287,7 +298,13 @@ impl<T: Element> Desk<T> {
             add(site.isa, dx, &dz[end]);
         }
         let dz = &dz[index];
-        if stage.dense.is_some() {
+        if let Some(Encoder::Standardize { layer, starts }) =
+            stage.encoder.map(|e| &site.network.encoders()[e])
+        {
+            let (n, adds) = (stage.outputs, matches!(init, Init::Accumulate));
+            let (dz, dx) = (MatRef::new(dz, dz.len() / n, n), MatMut::new(&mut *dx, dz.len() / n, n));
+            Scales::of(layer, *starts, site.averages).slope(site.isa, dz, dx, adds);
+        } else if stage.dense.is_some() {
             let weight = Panels::new(&site.at.transposed[index], stage.outputs, stage.inputs);
             multiply(site.isa, dz, weight, dx, dz.len() / stage.outputs, init, scratch);
         } else if let Init::Zero = init {

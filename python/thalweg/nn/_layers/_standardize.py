@@ -1,0 +1,178 @@
+"""Columns on a common scale, by numbers that are not trained."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg import _arrays, _checks, _habits
+from thalweg._description import description
+from thalweg.errors import ArgumentError, ShapeError
+from thalweg.nn._layers._base import Layer
+
+#: What others call what `Standardize` takes.
+_ELSEWHERE = {
+    **_habits.OF_LAYERS,
+    **dict.fromkeys(("variance", "var", "var_", "scale", "scale_"), "it is std, the square root"),
+    **dict.fromkeys(("with_mean", "with_std"), "a mean of 0, or a std of 1, changes nothing"),
+    **dict.fromkeys(("invert", "inverse_transform"), "it is inverse"),
+    "mean_": "it is mean",
+}
+
+#: So many columns are listed where a layer is shown.
+_SHOWN = 8
+
+
+@description
+class Standardize(Layer):
+    r"""Columns on a common scale, by means and deviations that are not trained.
+
+    .. math:: y = \frac{x - \mu}{\sigma}, \quad\text{or with inverse=True}\quad y = \sigma x + \mu
+
+    In front of the first `Linear`, the model takes raw numbers in whatever units and learns as
+    from standardized ones, and its file holds all that prediction needs. Behind the last one, with
+    ``inverse=True``, outputs are in the units of the targets. It may stand anywhere.
+
+    Parameters
+    ----------
+    mean, std : array_like, shape (n,)
+        :math:`\mu` and :math:`\sigma` of each column, such as `Standardize.of` takes from data.
+    inverse : bool, keyword only, default False
+        Whether it goes back from the common scale to that of the data.
+
+    Raises
+    ------
+    ArgumentError
+        If a number is not finite, a deviation is not above 0, or one has no place in the dtype of
+        the model; the last from `Sequential`.
+    ShapeError
+        If both are not rows of one length.
+
+    Notes
+    -----
+    Both are no parameters, but `Sequential.state_dict` holds them as ``"0.mean"`` and ``"0.std"``.
+    The gradient by `x` is that by `y` over :math:`\sigma`, or times it. In float32, raw numbers
+    are rounded before :math:`\mu` is subtracted: of columns whose mean is a million times their
+    deviation, such as dates in seconds, nothing is left. Subtract an offset first, or use float64.
+
+    scikit-learn's ``StandardScaler``, Keras' ``Normalization``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from thalweg import nn
+    >>> x = np.array([[0.0, 100.0], [2.0, 300.0]])
+    >>> model = nn.Sequential(nn.Standardize.of(x), nn.Linear(2, 1))
+    >>> model.layers[0]
+    Standardize(mean=[1.0, 200.0], std=[1.0, 100.0])
+    >>> model(x).shape
+    (2, 1)
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    inverse: bool
+
+    # Written out, for one is keyword only and the others are checked.
+    @_habits.takes("Standardize", _ELSEWHERE)
+    def __init__(self, mean: Any, std: Any, *, inverse: bool = False) -> None:
+        rows = {"mean": _row("mean", mean), "std": _row("std", std)}
+        if len(rows["mean"]) != len(rows["std"]):
+            raise ShapeError(
+                "Standardize: mean and std must have a number for each column; got shapes "
+                f"({len(rows['mean'])},) and ({len(rows['std'])},)"
+            )
+        for index, value in enumerate(rows["std"]):
+            if not value > 0:
+                raise ArgumentError(
+                    f"Standardize: std[{index}] must be > 0; got {value:g}: 1 leaves a column that "
+                    "does not vary as it is"
+                )
+        inverse = _checks.flag("Standardize: inverse", inverse)
+        self._set(mean=rows["mean"], std=rows["std"], inverse=inverse)
+
+    @classmethod
+    def of(cls, x: Any, *, width: int | None = None, inverse: bool = False) -> "Standardize":
+        r"""Take mean and deviation from the columns of an array.
+
+        Parameters
+        ----------
+        x : array_like, shape (rows, columns) or (rows,)
+            Inputs, or targets for ``inverse=True``; one column if it is flat.
+        width : int, keyword only, optional
+            Columns of the layer; those behind the ones of `x`, such as the vectors of categories
+            that `TabularInput` puts behind its numbers, are left as they are (0 and 1).
+        inverse : bool, keyword only, default False
+            As for the class.
+
+        Returns
+        -------
+        Standardize
+            With the means over rows, and the square roots of the mean squares of what is left,
+            in float64; 1 for columns that do not vary.
+
+        Raises
+        ------
+        ArgumentError
+            If `width` is below the number of columns.
+        ShapeError, DataError, DtypeError
+            If `x` is of another shape, has no rows, or is not of finite numbers.
+
+        Examples
+        --------
+        Raw inputs, and raw targets:
+
+        >>> import numpy as np
+        >>> from thalweg import nn
+        >>> x, y = np.array([[5.0], [15.0]]), np.array([1e3, 3e3])
+        >>> back = nn.Standardize.of(y, inverse=True)
+        >>> model = nn.Sequential(nn.Standardize.of(x), nn.Linear(1, 1), back)
+
+        Numbers in columns 0 and 2, and a weekday in column 1:
+
+        >>> rows = np.array([[5.0, 6, 0.1], [15.0, 0, 0.3]])
+        >>> table = nn.TabularInput(3, {1: (7, 4)})
+        >>> nn.Standardize.of(rows[:, [0, 2]], width=table.out_features).out_features
+        6
+        """
+        values = _arrays.finite(_arrays.as_numeric(x, "x"), "x").astype(np.float64, copy=False)
+        values = values[:, np.newaxis] if values.ndim == 1 else values
+        if values.ndim != 2 or 0 in values.shape:
+            raise ShapeError(
+                f"Standardize.of: x must have shape (rows, columns), both ≥ 1; got {np.shape(x)}"
+            )
+        columns = values.shape[1]
+        width = columns if width is None else _checks.integer("width", width, columns)
+        mean, std = np.zeros(width), np.ones(width)
+        mean[:columns] = values.mean(axis=0)
+        varies = (values != values[0]).any(axis=0)
+        std[:columns] = np.where(varies, values.std(axis=0), 1.0)
+        return cls(mean, std, inverse=inverse)
+
+    @property
+    def in_features(self) -> int:
+        """Width of a row of the input."""
+        return len(self.mean)
+
+    @property
+    def out_features(self) -> int:
+        """Width of a row of the output, the same."""
+        return len(self.mean)
+
+    def __repr__(self) -> str:
+        inverse = ", inverse=True" if self.inverse else ""
+        if len(self.mean) > _SHOWN:
+            return f"Standardize({len(self.mean)} columns{inverse})"
+        return f"Standardize(mean={list(self.mean)}, std={list(self.std)}{inverse})"
+
+    def _spec(self) -> tuple[Any, ...]:
+        return ("standardize", list(self.mean), list(self.std), self.inverse)
+
+
+def _row(name: str, values: Any) -> tuple[float, ...]:
+    row: npt.NDArray[Any] = _arrays.as_numeric(values, f"Standardize: {name}")
+    if row.ndim != 1 or len(row) == 0:
+        raise ShapeError(
+            f"Standardize: {name} must have shape (columns,), a number for each; got {row.shape}"
+        )
+    return tuple(float(value) for value in _arrays.finite(row, f"Standardize: {name}"))

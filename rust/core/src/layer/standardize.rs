@@ -1,0 +1,128 @@
+//! Columns on their common scale, y = (x − μ)/σ, or back on their own, y = σ·x + μ, with μ and σ that are given and not
+//! trained. In a direction ẋ it is ẏ = ẋ/σ, or σ·ẋ; backward likewise, since it works column by column.
+
+use crate::element::Element;
+use crate::error::Error;
+use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
+use crate::view::{MatMut, MatRef};
+
+/// The layer as the user wrote it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standardize {
+    /// μ, a number for each column.
+    pub mean: Vec<f64>,
+    /// σ > 0, likewise.
+    pub std: Vec<f64>,
+    /// Whether it goes back from the common scale.
+    pub inverse: bool,
+}
+
+impl Standardize {
+    /// Checks itself as layer `place`.
+    ///
+    /// # Errors
+    /// If μ and σ are not of one length, are not finite, or σ is not above 0.
+    pub fn check(&self, place: &str) -> Result<(), Error> {
+        let wrong = |name, value: String, accepted: &str| {
+            let value = format!("{value} in layer {place} (Standardize)");
+            Err(Error::Argument { name, value, accepted: accepted.into() })
+        };
+        if self.mean.is_empty() || self.mean.len() != self.std.len() {
+            let value = format!("{} numbers beside a mean of {}", self.std.len(), self.mean.len());
+            return wrong("std", value, "one of each is needed for every column");
+        }
+        if let Some(mean) = self.mean.iter().find(|mean| !mean.is_finite()) {
+            return wrong("mean", mean.to_string(), "finite numbers are needed");
+        }
+        match self.std.iter().find(|std| !(std.is_finite() && **std > 0.0)) {
+            Some(std) => wrong("std", std.to_string(), "finite numbers > 0 are needed"),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that μ and σ are numbers of a precision that can be divided by.
+    ///
+    /// # Errors
+    /// If one is infinite there, or a σ is 0 or so small that 1/σ is infinite.
+    pub fn check_precision<T: Element>(&self) -> Result<(), Error> {
+        let one = T::ONE;
+        let fits = |x: &f64| T::lit(*x).is_finite() && (one / T::lit(*x)).is_finite();
+        let wrong = |name, value: &f64| Error::Argument {
+            name,
+            value: format!("{value:e} of a Standardize"),
+            accepted: format!("it has no place in {}: use other units, or float64", T::DTYPE.name()),
+        };
+        match (self.mean.iter().find(|m| !T::lit(**m).is_finite()), self.std.iter().find(|s| !fits(s))) {
+            (Some(mean), _) => Err(wrong("mean", mean)),
+            (_, Some(std)) => Err(wrong("std", std)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// μ and σ in the precision of the network.
+#[derive(Clone, Copy)]
+pub struct Scales<'a, T> {
+    mean: &'a [T],
+    std: &'a [T],
+    inverse: bool,
+}
+
+impl<'a, T: Element> Scales<'a, T> {
+    /// Those of a layer, as they start in the arena of averages.
+    pub fn of(layer: &Standardize, [mean, std]: [usize; 2], averages: &'a [T]) -> Self {
+        let n = layer.mean.len();
+        Scales { mean: &averages[mean..mean + n], std: &averages[std..std + n], inverse: layer.inverse }
+    }
+
+    /// y of rows x.
+    pub fn forward(self, isa: Isa, x: MatRef<'_, T>, y: MatMut<'_, T>) {
+        dispatch(isa, Forward(self, x, y));
+    }
+
+    /// ẏ of rows ẋ, or dx of rows dy, which are the same; added to what is there, or in place of it.
+    pub fn slope(self, isa: Isa, x_dot: MatRef<'_, T>, y_dot: MatMut<'_, T>, adds: bool) {
+        dispatch(isa, Slope(self, x_dot, y_dot, adds));
+    }
+}
+
+struct Forward<'r, T>(Scales<'r, T>, MatRef<'r, T>, MatMut<'r, T>);
+
+impl<T: Element> Op<T> for Forward<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Self(Scales { mean, std, inverse }, x, mut y) = self;
+        for r in 0..x.rows() {
+            zip_map(
+                s,
+                [y.row_mut(r)],
+                [x.row(r), mean, std],
+                #[inline(always)]
+                |_, [x, mean, std]| [if inverse { s.fma(x, std, mean) } else { s.div(s.sub(x, mean), std) }],
+            );
+        }
+    }
+}
+
+struct Slope<'r, T>(Scales<'r, T>, MatRef<'r, T>, MatMut<'r, T>, bool);
+
+impl<T: Element> Op<T> for Slope<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Self(Scales { std, inverse, .. }, x, mut y, adds) = self;
+        for r in 0..x.rows() {
+            zip_map(
+                s,
+                [y.row_mut(r)],
+                [x.row(r), std],
+                #[inline(always)]
+                |[y], [x, std]| {
+                    let x = if inverse { s.mul(x, std) } else { s.div(x, std) };
+                    [if adds { s.add(y, x) } else { x }]
+                },
+            );
+        }
+    }
+}
