@@ -9,7 +9,7 @@ use half::slice::HalfFloatSliceExt;
 use crate::element::Element;
 use crate::error::Error;
 use crate::parallel::{self, RUN};
-use crate::simd::{Isa, all_finite};
+use crate::simd::{Isa, all_finite, prefetch};
 use crate::view::MatRef;
 
 /// Rows of features.
@@ -101,6 +101,20 @@ impl<'a, T: Element> Samples<'a, T> {
         }
     }
 
+    /// Asks for the beginning of row `i`, which will soon be copied; the CPU foresees the rest.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn prefetch_row(&self, i: usize) {
+        match self {
+            Samples::Native(m) => prefetch_lines(m.row(i)),
+            Samples::Bytes(m) => prefetch_lines(m.row(i)),
+            Samples::Single(m) => prefetch_lines(m.row(i)),
+            Samples::Double(m) => prefetch_lines(m.row(i)),
+            Samples::Half(m) => prefetch_lines(m.row(i)),
+        }
+    }
+
     /// The first number that is NaN, infinite, or becomes so when it is converted.
     pub fn first_not_finite(&self, isa: Isa) -> Option<(usize, usize, f64)> {
         if let Samples::Bytes(_) = self {
@@ -148,6 +162,14 @@ impl<'a, T: Element> Samples<'a, T> {
             None => Ok(()),
         }
     }
+}
+
+/// Bytes of a row that are asked for ahead of its copy.
+const ASKED: usize = 1024;
+
+fn prefetch_lines<S>(row: &[S]) {
+    let bytes = size_of_val(row).min(ASKED);
+    (0..bytes).step_by(64).for_each(|at| prefetch(row.as_ptr().wrapping_byte_add(at)));
 }
 
 fn convert<S: Copy, T>(from: &[S], into: &mut [T], f: impl Fn(S) -> T) {

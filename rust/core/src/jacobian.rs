@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::arena::{Buffer, Shared};
+use crate::arena::Buffer;
 use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
@@ -46,7 +46,6 @@ impl<T: Element> Model<T> {
         let mut workspace = Workspace::new(self.network(), plan)?;
         let mut grads = Buffer::zeroed("gradients of a row", self.network().arena_len())?;
         let mut unit = vec![T::ZERO; outputs];
-        let mut unused = vec![T::ZERO; self.network().inputs()];
         let Parts { network, params, averages, .. } = self.still_parts();
         let mut rows = jacobian.chunks_exact_mut(size.max(1));
         for (r, into) in output.chunks_exact_mut(outputs).enumerate() {
@@ -65,7 +64,7 @@ impl<T: Element> Model<T> {
                 let backward = Pass {
                     check_finite: false,
                     output_gradient: Some(MatRef::new(&unit, 1, outputs)),
-                    input_gradient: Some(Shared::new(&mut unused)),
+                    packed: r + k > 0, // parameters are the same for all rows
                     weights: Some(WeightTask::gradients(grads.share())),
                     ..Pass::new(network, &mut workspace, params.share(), averages, None, Rows::From(0))
                 };

@@ -12,6 +12,7 @@ use crate::layer::dropout::Draw;
 use crate::layer::{Layer, batch_norm};
 use crate::network::{Block, Network, Norm, Over};
 use crate::optim::Optimizer;
+use crate::parallel::{self, RUN};
 use crate::pass::{Pass, Rows, WeightTask};
 use crate::plan::{Mode, Plan};
 use crate::simd::{Isa, all_finite, lerp, max_abs};
@@ -209,8 +210,10 @@ impl<T: Element> Model<T> {
                 tell(&others)
             )));
         }
-        lerp(self.isa, &mut self.params, tau, &other.params);
-        lerp(self.isa, &mut self.averages, tau, &other.averages);
+        let isa = self.isa;
+        for (own, others) in [(&mut self.params, &other.params), (&mut self.averages, &other.averages)] {
+            parallel::runs_mut(own, RUN, |run, own| lerp(isa, own, tau, &others[run]));
+        }
         self.pending = None;
         Ok(())
     }
@@ -544,7 +547,10 @@ impl<T> Default for Workspaces<T> {
 }
 
 impl<T: Element> Workspaces<T> {
-    const KEPT: usize = 4;
+    /// So many are kept in any case, and so many at most.
+    const KEPT: (usize, usize) = (4, 32);
+    /// Elements that all of them may take, where there are more than the least.
+    const KEPT_ELEMENTS: usize = 1 << 22;
 
     /// None yet, for passes that train in this precision.
     pub fn of(precision: Precision) -> Self {
@@ -565,7 +571,12 @@ impl<T: Element> Workspaces<T> {
         let index = match self.recent.iter().position(|w| w.serves(network, mode, rows)) {
             Some(index) => index,
             None => {
-                self.recent.truncate(Self::KEPT - 1);
+                let elements = |kept: &[Workspace<T>]| kept.iter().map(|w| w.values.len()).sum::<usize>();
+                while self.recent.len() >= Self::KEPT.1
+                    || self.recent.len() >= Self::KEPT.0 && elements(&self.recent) > Self::KEPT_ELEMENTS
+                {
+                    self.recent.pop();
+                }
                 self.precision.check::<T>(isa)?;
                 let threads = threads::num_threads().0;
                 let plan = Plan::in_precision::<T>(network, mode, rows, (isa, self.precision), threads);

@@ -6,7 +6,6 @@ use crate::arena::{Buffer, padded};
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::split::split_len;
-use crate::layer::Category;
 use crate::layer::batch_norm::{COLUMNS, GROUP};
 use crate::loss::RowLoss;
 use crate::network::{Identity, Network};
@@ -28,8 +27,6 @@ pub struct StageSlots {
     pub groups: usize,
     /// Mean and inverse deviation of each row, for a normalization of rows; rows × 2.
     pub moments: usize,
-    /// Gradients of tables, for an update on the spot.
-    pub tables: usize,
     /// Gradient of the loss by what the activation takes, rows × outputs.
     pub delta: usize,
     /// Weights in parts for the forward product, if that is in such.
@@ -95,8 +92,6 @@ impl Layout {
         let training = plan.mode != Mode::Inference;
         let (sharded, by_turns) = (plan.in_shards(), plan.by_turns());
         let rows = if training { plan.kept_rows() } else { 0 };
-        let of_table = |c: &Category| c.codes * c.dim;
-        let tables = network.table().map_or(0, |t| t.categories.iter().map(of_table).sum());
         let input = place(by_turns, rows * network.inputs());
         let stages = network
             .stages()
@@ -120,7 +115,6 @@ impl Layout {
                     columns: place_if(stage.norm.is_some(), COLUMNS * n),
                     groups: place_if(stage.norm.is_some(), plan.rows.div_ceil(GROUP) * 2 * n),
                     moments: place_if(stage.norm.is_some_and(|n| !n.over_batch()), rows * 2),
-                    tables: place_if(training && stage.encoder.is_some(), tables),
                     delta: place_if(true, rows * n),
                     split: place_if(parts > 0, panels(n, k)),
                     input_panels: place_if(x, panels(k, rows)),

@@ -4,10 +4,12 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::{Local, Pass};
+use crate::arena::padded;
 use crate::element::Element;
 use crate::layer::fourier;
 use crate::layer::standardize::Scales;
 use crate::network::Encoder;
+use crate::plan::TableItem;
 use crate::view::{MatMut, MatRef};
 
 impl<T: Element> Pass<'_, T> {
@@ -63,47 +65,42 @@ impl<T: Element> Pass<'_, T> {
         }
     }
 
-    /// Gradients and update of tables: sums over the rows of each code, in their order.
-    pub(super) fn tables(&self, index: usize) {
+    /// Gradients and update of a part of a table: sums over the rows of each code, in their order.
+    pub(super) fn table(&self, item: &TableItem, worker: usize) {
         let Some(task) = self.weights else { return };
         if self.stopped.load(Ordering::Relaxed) {
             return;
         }
-        let stage = &self.network.stages()[index];
-        let Some(Encoder::Tabular { layer, starts, .. }) = stage.encoder.map(|e| &self.network.encoders()[e])
-        else {
+        let TableItem { category: k, first, ref codes } = *item;
+        let Some(Encoder::Tabular { layer, starts, .. }) = self.network.encoders().first() else { return };
+        let (category, start) = (layer.categories[k], starts[k]);
+        if !task.wants(start) {
             return;
+        }
+        // A panel of codes lies together.
+        let base = codes.start * category.dim;
+        let range = start + base..start + codes.end * category.dim;
+        let grads = match task.update {
+            Some(_) => &mut self.scratch(worker)[padded::<T>(self.plan.scratch)..][..range.len()],
+            // SAFETY: the item's own part of the table.
+            None => unsafe { task.grads.slice_mut(range.clone()) },
         };
+        if task.update.is_some() || !task.accumulate {
+            grads.fill(T::ZERO);
+        }
         let rows = 0..self.plan.rows;
         let local = self.local(&rows, 0);
-        let x = self.stage_input(index, &rows, &local);
-        let delta = self.rows_ref(self.layout.stages[index].delta, &local, stage.outputs);
-        let mut scratch = self.layout.stages[index].tables;
-        layer.each_category(|k, category, first| {
-            let len = category.codes * category.dim;
-            let range = starts[k]..starts[k] + len;
-            let own = scratch..scratch + len;
-            scratch += len;
-            if !task.wants(range.start) {
-                return;
-            }
-            // SAFETY: the item's own tables, and the room for their gradients.
-            let grads = unsafe {
-                match task.update {
-                    Some(_) => self.values.slice_mut(own),
-                    None => task.grads.slice_mut(range.clone()),
-                }
-            };
-            if task.update.is_some() || !task.accumulate {
-                grads.fill(T::ZERO);
-            }
-            for r in 0..x.rows() {
-                let Some(code) = category.code(x.at(r, category.column).to_f64()) else { continue };
+        let x = self.stage_input(0, &rows, &local);
+        let outputs = self.network.stages()[0].outputs;
+        let delta = self.rows_ref(self.layout.stages[0].delta, &local, outputs);
+        for r in 0..x.rows() {
+            let Some(code) = category.code(x.at(r, category.column).to_f64()) else { continue };
+            if codes.contains(&code) {
                 for (j, dy) in delta.row(r)[first..first + category.dim].iter().enumerate() {
-                    grads[category.place(code, j)] += *dy;
+                    grads[category.place(code, j) - base] += *dy;
                 }
             }
-            self.complete(&task, range, grads);
-        });
+        }
+        self.complete(&task, range, grads);
     }
 }

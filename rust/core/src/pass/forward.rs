@@ -15,6 +15,9 @@ use crate::plan::Mode;
 use crate::simd::add;
 use crate::view::{MatMut, MatRef};
 
+/// Rows that are asked for ahead of the one that is copied, where they are in no order.
+const AHEAD: usize = 4;
+
 impl<'a, T: Element> Pass<'a, T> {
     /// Copies a block's rows of the data together, unless they can be read where they lie; and looks for
     /// what is not finite.
@@ -22,11 +25,18 @@ impl<'a, T: Element> Pass<'a, T> {
         let Some(data) = self.input else { return };
         if !self.in_place() {
             let mut into = self.rows_mut(self.layout.input, local, data.cols());
+            let at = |r: usize| self.rows.at(rows.start + r);
+            if let Rows::Listed(_) = self.rows {
+                (0..AHEAD.min(rows.len())).for_each(|r| data.prefetch_row(at(r)));
+            }
             for r in 0..rows.len() {
-                data.copy_row(self.rows.at(rows.start + r), into.row_mut(r));
+                if let (Rows::Listed(_), true) = (self.rows, r + AHEAD < rows.len()) {
+                    data.prefetch_row(at(r + AHEAD));
+                }
+                data.copy_row(at(r), into.row_mut(r));
             }
         }
-        if self.check_finite && !finite(self.plan.isa, self.input_rows(rows, local)) {
+        if self.check_finite && !self.checked && !finite(self.plan.isa, self.input_rows(rows, local)) {
             self.stopped.store(true, Ordering::Relaxed);
         }
     }

@@ -143,6 +143,8 @@ pub struct Pass<'a, T> {
     pub keep_input: bool,
     /// Whether NaN and infinity in the input, or in the loss, stop the pass before the update.
     pub check_finite: bool,
+    /// Whether the input is known to be finite, and is not looked at again.
+    pub checked: bool,
     /// Where outputs go in inference, rows × outputs; empty if nobody wants them.
     pub output: Option<Shared<'a, T>>,
     /// Loss, if there is one.
@@ -188,6 +190,7 @@ impl<'a, T: Element> Pass<'a, T> {
             draw: Draw::default(),
             keep_input: false,
             check_finite: true,
+            checked: false,
             output: None,
             loss: None,
             power: Power::One,
@@ -222,7 +225,9 @@ impl<T: Element> Job for Pass<'_, T> {
                 };
                 if wanted { self.network.stages()[*stage].outputs.div_ceil(PANEL) } else { 0 }
             }
-            Phase::Weights { .. } if self.weights.is_some() => self.plan.tiles.len() + self.plan.apart.len(),
+            Phase::Weights { .. } if self.weights.is_some() => {
+                self.plan.tiles.len() + self.plan.tables.len() + self.plan.norms.len()
+            }
             Phase::Weights { .. } => 0,
             Phase::Update if self.weights.is_some() && self.goes_back() => self.plan.threads,
             Phase::Update => 0,
@@ -239,11 +244,17 @@ impl<T: Element> Job for Pass<'_, T> {
                 self.block(&self.plan.block(blocks.start + item), steps.clone(), worker)
             }
             Phase::Columns { stage, what } => self.columns(*stage, *what, item),
-            Phase::Weights { rows, first, last } => match self.plan.tiles.get(item) {
-                Some(tile) => self.tile(tile, rows, self.sums(*first), *last, worker),
-                None if *last => self.apart(self.plan.apart[item - self.plan.tiles.len()]),
-                None => {}
-            },
+            Phase::Weights { rows, first, last } => {
+                let Plan { tiles, tables, norms, .. } = self.plan;
+                if let Some(tile) = tiles.get(item) {
+                    self.tile(tile, rows, self.sums(*first), *last, worker);
+                } else if *last {
+                    match tables.get(item - tiles.len()) {
+                        Some(table) => self.table(table, worker),
+                        None => self.norm(norms[item - tiles.len() - tables.len()]),
+                    }
+                }
+            }
             Phase::Update => self.combine(item, worker),
         }
     }
@@ -449,14 +460,6 @@ impl<'a, T: Element> Pass<'a, T> {
         let into = self.values.ptr(start..start + split_len(lanes, local.wave, parts));
         // SAFETY: the block's own steps of the panels: blocks are whole steps, but for the last.
         unsafe { split(bf16(), part.t(), side, parts, (local.rows.start, local.wave), into) };
-    }
-
-    /// Gradients and updates of what is no weight of a dense layer.
-    fn apart(&self, index: usize) {
-        match self.network.stages()[index].encoder {
-            Some(_) => self.tables(index),
-            None => self.norm(index),
-        }
     }
 
     // --- Views ---------------------------------------------------------------------------------

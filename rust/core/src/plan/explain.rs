@@ -112,6 +112,10 @@ impl fmt::Display for Plan {
                 writeln!(f, "  stage {i}: input {x}; gradient of the output {dy}")?;
             }
         }
+        if !self.tables.is_empty() {
+            let n = self.tables.len();
+            writeln!(f, "tables: {n} part{}, each a gradient over all rows and its update", plural(n))?;
+        }
         write!(f, "scratch: {} elements a thread", self.scratch)
     }
 }

@@ -8,7 +8,7 @@
 //! pack      what a gradient by the input will read: weights, transposed             item: some panels
 //! rows      blocks of rows through the layers: forward, the loss, and back           item: a block
 //! columns   what a normalization must know of all rows: statistics, sums of gradients item: a panel
-//! weights   the gradient of a part of a weight matrix over these rows, its update    item: a tile
+//! weights   the gradient of a part of a weight matrix, or table, over these rows, its update  item: a tile
 //! ```
 //!
 //! Weights that are too large for a cache are not packed: the product transposes them on its way.
@@ -58,6 +58,7 @@ use crate::element::Element;
 use crate::gemm::pack::PANEL;
 use crate::gemm::plan::{GemmShape, LONG_STRIDE, TileShape};
 use crate::gemm::{GemmPlan, Precision};
+use crate::layer::{Category, TabularInput};
 use crate::network::Network;
 use crate::simd::Isa;
 
@@ -65,6 +66,10 @@ use crate::simd::Isa;
 const TILE_ROWS: usize = 448;
 /// Elements of a tile of weights: at most, and at least, since less is not worth handing out.
 const TILE_ELEMENTS: (usize, usize) = (32 * 1024, 1024);
+/// Multiply-adds that take as long as the gradient and the update of an element of a table.
+const TABLE_WORK: usize = 32;
+/// Elements of a part of a table for each row of the batch, at least.
+const TABLE_ELEMENTS_A_ROW: usize = 32;
 /// Tiles that each thread should get, so that all end at about the same time.
 const TILES_A_THREAD: usize = 6;
 /// Elements of a packing item.
@@ -200,6 +205,17 @@ pub struct TileItem {
     pub bias: bool,
 }
 
+/// A part of the table of a category.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableItem {
+    /// Which category.
+    pub category: usize,
+    /// Where its vectors begin in the output of the first stage.
+    pub first: usize,
+    /// Codes, whole panels.
+    pub codes: Range<usize>,
+}
+
 /// The plan of a pass.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -232,8 +248,10 @@ pub struct Plan {
     pub phases: Vec<Phase>,
     /// What a block of rows does.
     pub steps: Vec<RowStep>,
-    /// Stages with a scale and a shift, or tables, to train, which run in phases of weights behind the tiles.
-    pub apart: Vec<usize>,
+    /// Parts of tables, which run in phases of weights behind the tiles.
+    pub tables: Vec<TableItem>,
+    /// Stages with a scale and a shift to train, which run behind those.
+    pub norms: Vec<usize>,
     /// Items of packing.
     pub panels: Vec<PanelItem>,
     /// Tiles of weights, all of which run in each phase of weights.
@@ -268,7 +286,9 @@ impl Plan {
         };
         let tile = TileShape::of::<T>(isa);
         let work = rows * weights(network) * if mode == Mode::Inference { 1 } else { 3 };
-        let cut = Cut::new::<T>(network, mode, rows, work, precision, threads);
+        let tables = network.table().map_or(0, |t| t.categories.iter().map(|c| c.codes * c.dim).sum());
+        let worth = work + if mode == Mode::Inference { 0 } else { TABLE_WORK * tables };
+        let cut = Cut::new::<T>(network, mode, rows, worth, precision, threads);
         let Cut { threads: used, shards, block_rows, wave_rows } = cut;
         let mut plan = Plan {
             mode,
@@ -285,7 +305,8 @@ impl Plan {
             stages: Vec::new(),
             phases: Vec::new(),
             steps: Vec::new(),
-            apart: Vec::new(),
+            tables: Vec::new(),
+            norms: Vec::new(),
             panels: Vec::new(),
             tiles: Vec::new(),
             tile_elements: match if shards > 1 { 1 } else { used } {
@@ -300,6 +321,9 @@ impl Plan {
         for (index, stage) in network.stages().iter().enumerate() {
             let dense = stage.dense.map(|_| plan.plan_dense::<T>(index, stage.inputs, stage.outputs));
             plan.stages.push(dense);
+        }
+        if let Some(table) = network.table().filter(|_| mode != Mode::Inference) {
+            plan.add_tables(table);
         }
         if mode == Mode::Inference {
             // Activations take turns in two buffers of the thread's own; inputs of blocks wait in others.
@@ -378,11 +402,8 @@ impl Plan {
                 }
                 self.steps.push(RowStep::Denormalize(index));
                 if norm.scale.is_some() {
-                    self.apart.push(index);
+                    self.norms.push(index);
                 }
-            }
-            if stage.encoder.is_some() && index == 0 && network.table().is_some() {
-                self.apart.push(index);
             }
             self.steps.push(RowStep::Backward(index));
         }
@@ -471,6 +492,19 @@ impl Plan {
                 });
             }
         }
+    }
+
+    /// Parts of the tables of the first stage, whole panels of codes.
+    fn add_tables(&mut self, table: &TabularInput) {
+        // Each looks at the codes of all rows: it should have more to do with its own.
+        let most = TILE_ELEMENTS.0.max(TABLE_ELEMENTS_A_ROW * self.rows);
+        table.each_category(|category, &Category { codes, dim, .. }, first| {
+            let step = (most / dim).max(1).next_multiple_of(PANEL).min(codes);
+            self.tile_scratch = self.tile_scratch.max(step * dim);
+            for from in (0..codes).step_by(step) {
+                self.tables.push(TableItem { category, first, codes: from..codes.min(from + step) });
+            }
+        });
     }
 
     /// Number of blocks of rows.

@@ -379,7 +379,7 @@ fn take<T: Element, S: Simd<T>, const K: usize>(s: S, sums: &mut [S::V; K], tota
 
 /// Asks for the cache line of an address, which need not exist.
 #[inline(always)]
-fn prefetch<T>(p: *const T) {
+pub(crate) fn prefetch<T>(p: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, which reads nothing; SSE is in the baseline.
     unsafe {

@@ -285,11 +285,13 @@ pub(super) struct Batch<'a, T> {
     pub len: usize,
     /// Whether some row may count more than another.
     pub uneven: bool,
+    /// Whether the data were found to be finite.
+    pub checked: bool,
 }
 
 impl<'a, T: Element> Batch<'a, T> {
     fn whole(x: Samples<'a, T>, y: Goals<'a, T>, uneven: bool) -> Self {
-        Batch { x, y, rows: Rows::From(0), len: x.rows(), uneven }
+        Batch { x, y, rows: Rows::From(0), len: x.rows(), uneven, checked: false }
     }
 
     /// What its rows count.
@@ -314,10 +316,12 @@ impl<T: Element> BatchPass<'_, T> {
     /// Forward, loss, backward, and what is to be done about weights. False if it met something that is not finite, and
     /// left them.
     fn run(&mut self, params: &mut Buffer<T>, averages: &[T], weights: WeightTask<'_, T>) -> bool {
-        let BatchPass { batch: Batch { x, y, rows, .. }, totals, objective, network, draw, .. } = *self;
+        let BatchPass { batch, totals, objective, network, draw, .. } = *self;
+        let Batch { x, y, rows, checked, .. } = batch;
         let scale = objective.scale(totals);
         let pass = Pass {
             draw,
+            checked,
             loss: Some(LossTask { objective, goals: y, scale, backward: true }),
             weights: Some(weights),
             ..Pass::new(network, self.workspace, params.share(), averages, Some(x), rows)

@@ -290,7 +290,8 @@ impl<T: Element> Fit<T> {
             let last = self.batch + 1 == self.batches();
             let before = optimizer.steps;
             // A batch of rows that all weigh nothing is passed over.
-            let batch = Batch { x: training.x, y: training.y, rows, len, uneven: self.uneven };
+            let (DataSet { x, y }, uneven) = (training, self.uneven);
+            let batch = Batch { x, y, rows, len, uneven, checked: true };
             self.last_loss = f64::NAN;
             if let Some(tally) = trainer.batch(model, optimizer, batch, last)? {
                 self.last_loss = tally.value();
