@@ -99,7 +99,7 @@ def split(arrays, kind, seed):
     if kind != "class_all":
         return continual.split(*arrays, tasks=5, kind=kind, seed=seed)
     tasks = continual.split(*arrays, tasks=5, kind="class", seed=seed)
-    return continual.Scenario([dataclasses.replace(task, active=None) for task in tasks], "class")
+    return continual.Scenario([dataclasses.replace(task, active="all") for task in tasks], "class")
 
 
 def split_in_order(arrays, kind, seed):

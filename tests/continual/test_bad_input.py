@@ -1,6 +1,7 @@
 """What is wrong in what `continual` is given is said, in words of what was given."""
 
 import copy
+import inspect
 import pickle
 import warnings
 
@@ -147,8 +148,34 @@ def test_how_long_is_looked_at_before_it_is_learned(make, wrong, message):
 
 def test_passes_of_fit_are_looked_at_first():
     strategy = continual.Naive(learner())
+    with pytest.raises(ArgumentError, match="epochs must be an integer >= 1; got -3"):
+        strategy.fit(scenario()[0], epochs=-3, steps=2)
     with pytest.raises(ArgumentError, match="drop_last must be True or False; got 'no'"):
         strategy.fit(scenario()[0], drop_last="no")
+
+
+@pytest.mark.parametrize(
+    "make", [continual.Naive, continual.LwF, lambda t: continual.Cumulative(t, scenario())]
+)
+def test_a_last_batch_of_one_row_is_seen_before_the_first(make):
+    """Of which BatchNorm1d has no statistics: not after part of the task was trained."""
+    strategy, (first, second) = make(averaging()), scenario()
+    before = strategy.trainer.model.flat_parameters
+    with pytest.raises(ArgumentError, match="of 20 rows has 1 row with batch_size=19"):
+        strategy.fit(first, batch_size=19)
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+    strategy.fit(first, batch_size=19, steps=1)
+    strategy.fit(second, batch_size=13)
+    strategy.fit(second, batch_size=19, drop_last=True)
+
+
+def test_numbers_are_no_classes():
+    """The largest output would be one, always the first of one."""
+    model = nn.Sequential(nn.Linear(2, 3))
+    strategy = continual.Naive(tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.Adam()))
+    with pytest.raises(UnsupportedError, match=r"is of numbers: .* strategy\.network\(\)\(x\)"):
+        strategy.predict(X)
+    np.testing.assert_array_equal(strategy.predict(X, range(3)), model(X).argmax(axis=1))
 
 
 @pytest.mark.parametrize("optimizer", [optim.LBFGS, optim.LevenbergMarquardt])
@@ -199,7 +226,7 @@ def test_what_begins_with_a_task_needs_its_beginning(make):
         ("eval", "judges"),
         ("partial_fit", "strategy.step"),
         ("model", "strategy.trainer.model"),
-        ("save", "checkpoint=path"),
+        ("checkpoint", "checkpoint=path"),
         ("ewc_lambda", ".strength"),
         ("predictt", "predict"),
     ],
@@ -395,6 +422,99 @@ def test_a_task_that_is_refused_has_changed_nothing(make, wrong, message):
     )
 
 
+ENDS = {
+    "EWC": lambda t: continual.EWC(t, 1.0),
+    "MAS": lambda t: continual.MAS(t, 1.0),
+    "SynapticIntelligence": lambda t: continual.SynapticIntelligence(t, 1.0),
+    "RWalk": lambda t: continual.RWalk(t, 1.0),
+    "OnlineLaplace": lambda t: continual.OnlineLaplace(t, 1.0),
+    "OGD": lambda t: continual.OGD(t, 5),
+    "GEM": lambda t: continual.GEM(t, 5),
+    "FROMP": lambda t: continual.FROMP(t, 5, 1.0),
+    "LwF": continual.LwF,
+    "XdG": continual.XdG,
+    "PackNet": continual.PackNet,
+    "EWC of Replay": lambda t: continual.EWC(continual.Replay(t, 9), 1.0),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+@pytest.mark.filterwarnings("ignore:the penalty of")
+def test_a_task_whose_end_is_refused_has_not_ended(name):
+    """It goes on as if that had not been asked, and so do later tasks."""
+    tasks = [continual.Task(X, Y, X, Y, index) for index in range(3)]
+    one, other = (ENDS[name](learner()) for _ in range(2))
+    for strategy in (one, other):
+        strategy.fit(tasks[0])
+        strategy.begin(tasks[1])
+        strategy.learn(tasks[1], steps=2)
+    state = str(one.state_dict())
+    for wrong in (
+        continual.Task(X[:, :1], Y, X, Y, 1),
+        continual.Task(X, Y + 1, X, Y, 1),
+        continual.Task(np.full_like(X, np.nan), Y, X, Y, 1),
+        continual.Task(X, Y[:5], X, Y, 1),
+    ):
+        with pytest.raises(tw.ThalwegError):
+            one.end(wrong)
+        assert str(one.state_dict()) == state
+    for strategy in (one, other):
+        strategy.end(tasks[1])
+        strategy.fit(tasks[2])
+    np.testing.assert_array_equal(
+        one.trainer.model.flat_parameters, other.trainer.model.flat_parameters
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda t: continual.FromScratch(continual.Cumulative(t, DOMAINS)), "not of the scenario"),
+        (lambda t: continual.ShrinkAndPerturb(continual.Joint(t, DOMAINS)), "not of the scenario"),
+        (lambda t: continual.ShrinkAndPerturb(continual.EWC(t, 1.0)), "penalty is not the one"),
+    ],
+)
+def test_what_an_inner_strategy_refuses_has_changed_nothing(make, message):
+    strategy = make(learner())
+    strategy.fit(DOMAINS[0])
+    mine = strategy.trainer
+    before, loss = mine.model.flat_parameters, mine.loss
+    if "penalty" in message:
+        mine.set_penalty(np.ones(mine.model.num_parameters))
+    for _ in range(2):
+        with pytest.raises(tw.ThalwegError, match=message):
+            strategy.fit(continual.Task(X, Y, X, Y, 7))
+    np.testing.assert_array_equal(mine.model.flat_parameters, before)
+    assert mine.loss == loss
+
+
+@pytest.mark.parametrize("make", [continual.GDumb, continual.Replay, continual.AGEM])
+def test_a_task_that_a_buffer_has_no_room_for_changes_nothing(make):
+    strategy = make(learner(), continual.BalancedBuffer(2))
+    before, loss = strategy.trainer.model.flat_parameters, strategy.trainer.loss
+    for call in (strategy.begin, strategy.fit):
+        with pytest.raises(ArgumentError, match="no sample for each of 3 classes"):
+            call(continual.Task(X, Y, X, Y, active=(0, 1, 2)))
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+    assert strategy.trainer.loss == loss
+    assert len(strategy.buffer) == 0
+
+
+@pytest.mark.parametrize("make", [continual.Cumulative, continual.Joint])
+def test_tasks_of_another_scenario_are_not_those_that_are_learned(make):
+    """Equal sizes and numbers are not enough; equal rows are, whoever holds them."""
+    others = continual.Scenario([continual.Task(X[::-1], Y, X, Y)] * 3)
+    with pytest.raises(ArgumentError, match=f"not of the scenario that {make.__name__} was made"):
+        continual.run(make(learner(), DOMAINS), others)
+    # Seeds 2 and 3 permute two features otherwise.
+    turned = [continual.permuted(X, Y, X, Y, tasks=2, seed=seed) for seed in (2, 3, 3)]
+    with pytest.raises(ArgumentError, match="not of the scenario"):
+        continual.run(make(learner(), turned[0]), turned[1])
+    continual.run(make(learner(), turned[1]), turned[2])
+    copies = [continual.Task(t.x.copy(), t.y.tolist(), X, Y) for t in turned[1]]
+    continual.run(make(learner(), turned[1]), continual.Scenario(copies))
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -446,10 +566,61 @@ def test_samples_of_a_stream_are_like_those_that_are_kept(make):
     strategy = make(learner(), 9)
     strategy.step(X, Y)
     before, state = strategy.trainer.model.flat_parameters, strategy.state_dict()
-    with pytest.raises(ShapeError, match=r"rows of shape \(1,\), but .* kept have \(2,\)"):
+    with pytest.raises(ShapeError, match=r"keeps rows of x of shape \(2,\); got \(1,\)"):
         strategy.step(X[:, :1], Y)
     np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
     assert str(strategy.state_dict()) == str(state)
+
+
+BUFFERED = {
+    "Replay": lambda t: continual.Replay(t, 9),
+    "AGEM": lambda t: continual.AGEM(t, 9),
+    "AGEM(Replay)": lambda t: continual.AGEM(continual.Naive(continual.Replay(t, 5)), 9),
+    "DERpp": lambda t: continual.DERpp(t, 9),
+    "ERACE": lambda t: continual.ERACE(t, 9),
+    "full": lambda t: continual.Replay(t, continual.BalancedBuffer(3)),
+}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"x": X[:4], "y": [9, 9, 9, 9]}, tw.ThalwegError),
+        ({"x": X[:4], "y": np.eye(3)[Y[:4]]}, tw.ThalwegError),
+        ({"x": X[:4], "y": Y[:4] + 0.5}, tw.ThalwegError),
+        ({"x": X[:4], "y": Y[:3]}, ShapeError),
+        ({"x": X[:0], "y": Y[:0]}, ShapeError),
+        ({"x": X[:4, 0], "y": Y[:4]}, ShapeError),
+        ({"x": np.full((4, 2), np.nan), "y": Y[:4]}, tw.ThalwegError),
+        ({"x": np.ma.masked_less(X[:4], 0), "y": Y[:4]}, tw.ThalwegError),
+    ],
+    ids=["label", "shares", "numbers", "fewer", "none", "flat", "nan", "masked"],
+)
+@pytest.mark.parametrize("make", BUFFERED.values(), ids=BUFFERED)
+def test_a_step_that_is_refused_has_changed_nothing(make, wrong, error):
+    """Not the weights, and not the random numbers by which the buffer goes on."""
+    one, other = make(learner()), make(learner())
+    for first in range(0, 20, 5):
+        if first:
+            before = one.trainer.model.flat_parameters
+            with pytest.raises(error):
+                one.step(**wrong)
+            np.testing.assert_array_equal(one.trainer.model.flat_parameters, before)
+        for strategy in (one, other):
+            strategy.step(X[first : first + 5], Y[first : first + 5])
+    np.testing.assert_array_equal(
+        one.trainer.model.flat_parameters, other.trainer.model.flat_parameters
+    )
+    assert str(one.state_dict()) == str(other.state_dict())
+
+
+def test_a_step_is_refused_before_the_buffer_has_no_room_for_its_classes():
+    strategy = continual.Replay(learner(), continual.BalancedBuffer(2))
+    strategy.step(X[Y < 2], Y[Y < 2])
+    before = strategy.trainer.model.flat_parameters
+    with pytest.raises(ArgumentError, match="no sample for each of 3 classes"):
+        strategy.step(X, Y)
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
 
 
 def test_a_state_is_that_of_such_a_strategy():
@@ -461,6 +632,61 @@ def test_a_state_is_that_of_such_a_strategy():
     with pytest.raises(ArgumentError, match="not the state of such a Naive: it has no inner"):
         continual.Naive(strategy).load_state_dict(strategy.state_dict())
     assert str(strategy.state_dict()) == before
+
+
+def _learned(make):
+    strategy = make(learner())
+    strategy.fit(TASK, steps=2)
+    return strategy
+
+
+def _narrow():
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
+    return tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+
+
+@pytest.mark.parametrize(
+    ("make", "other", "message"),
+    [
+        (lambda t: continual.Replay(t, 9), continual.Naive, "such a Replay: it has no buffer"),
+        (
+            lambda t: continual.EWC(continual.Replay(t, 9), 1),
+            lambda t: continual.EWC(continual.GEM(t, 9), 1),
+            "such a Replay: it has no buffer",
+        ),
+        (continual.Naive, lambda t: continual.Naive(continual.Naive(t)), "around another strategy"),
+        (continual.LwF, continual.Naive, "such a LwF: it has no .*teacher"),
+        (
+            lambda t: continual.Naive(continual.SynapticIntelligence(t, 1)),
+            lambda t: continual.Naive(continual.L2(t, 1)),
+            "it has no .*path",
+        ),
+        (
+            lambda t: continual.L2(continual.Replay(t, 9), 1),
+            lambda t: continual.L2(continual.Replay(t, 10), 1),
+            "with capacity=10, and this one has capacity=9",
+        ),
+        (
+            lambda t: continual.Replay(t, continual.BalancedBuffer(9)),
+            lambda t: continual.Replay(t, 9),
+            "such a BalancedBuffer: it has no groups",
+        ),
+        (
+            lambda t: continual.L2(t, 1),
+            lambda t: continual.L2(_narrow(), 1),
+            r"importance of a model with \(27,\) parameters, and this L2 is of one with 51",
+        ),
+    ],
+)
+def test_of_a_wrong_state_nothing_is_taken(make, other, message):
+    strategy, state = _learned(make), _learned(other).state_dict()
+    state["ended"] = 99
+    before = str(strategy.state_dict())
+    with pytest.raises(tw.ThalwegError, match=message):
+        strategy.load_state_dict(state)
+    assert str(strategy.state_dict()) == before
+    with pytest.raises(ArgumentError, match="a state is a dict"):
+        strategy.load_state_dict(None)
 
 
 def test_what_is_learned_with_all_before_it_is_of_their_scenario():
@@ -541,7 +767,18 @@ def begun(strategy):
 @pytest.mark.parametrize(
     ("make", "before", "call", "message"),
     [
-        (learner, nothing, lambda t: continual.run(t, HEADS), "all outputs compete in the loss"),
+        (
+            lambda: continual.EWC(continual.Replay(learner(), 9), 0.0),
+            nothing,
+            lambda t: continual.run(t, HEADS),
+            'EWC(Replay): the scenario is of kind="task", but all outputs compete in the loss',
+        ),
+        (
+            learner,
+            nothing,
+            lambda t: continual.run(t, HEADS),
+            'Trainer: the scenario is of kind="task", but all outputs compete in the loss',
+        ),
         (pulled, nothing, lambda t: continual.run(t, DOMAINS), "has a penalty already"),
         (learner, run(DOMAINS), lambda t: continual.run(t, DOMAINS), "in another run before"),
         (ewc, run(DOMAINS), lambda s: continual.run(s, DOMAINS), "EWC has learned 3 tasks before"),
@@ -583,4 +820,4 @@ def test_a_warning_is_of_the_line_of_a_strategy_of_one_s_own():
     with warnings.catch_warnings(record=True, action="always") as caught:
         continual.run(strategy, CLASSES)
     [one] = [one for one in caught if "brings new classes" in str(one.message)]
-    assert one.lineno == Begins.begin.__code__.co_firstlineno + 1
+    assert one.lineno == inspect.unwrap(Begins.begin).__code__.co_firstlineno + 1

@@ -122,9 +122,23 @@ def test_a_label_is_never_another_one():
         offer(buffer, np.arange(3), np.array([1, 2, 3], np.uint8))
         assert sorted(buffer.rows()["y"].tolist()) == [0, 1, 1, 2, 2, 3, 256, 257, 300]
         assert set(buffer.sample(9)["y"].tolist()) == {0, 1, 2, 3, 256, 257, 300}
-        with pytest.raises(DtypeError, match="keeps y as uint16, which cannot hold int64"):
-            offer(buffer, np.arange(3), -np.arange(3))
-        assert len(buffer) == 9
+        offer(buffer, np.arange(3), -np.arange(3))  # int64, which holds all of them
+        assert sorted(buffer.rows()["y"].tolist())[:4] == [-2, -1, 0, 0]
+        with pytest.raises(DtypeError, match="keeps y as int64, which cannot hold uint64"):
+            offer(buffer, np.arange(3), np.arange(3, dtype=np.uint64))
+        assert len(buffer) == 12
+
+
+@pytest.mark.parametrize("make", [ReservoirBuffer, BalancedBuffer])
+def test_samples_are_kept_in_a_type_that_holds_all_of_them_in_any_order(make):
+    parts = [np.array([[v]], t) for v, t in ((255, "u1"), (0.5, "f4"), (1e-9, "f8"), (-3, "i2"))]
+    for order in (parts, parts[::-1]):
+        buffer = make(9)
+        for x in order:
+            buffer.add(x=x, y=[0])
+        kept = buffer.rows()["x"]
+        assert kept.dtype == np.float64
+        assert sorted(kept.ravel()) == sorted(float(x[0, 0]) for x in parts)
 
 
 @pytest.mark.parametrize("make", [ReservoirBuffer, BalancedBuffer])

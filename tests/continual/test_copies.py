@@ -9,7 +9,7 @@ import pytest
 
 import thalweg as tw
 from thalweg import continual, nn, optim
-from thalweg.errors import ShapeError, UnsupportedError
+from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 
 #: Every strategy, as it is made of a trainer and a scenario.
 STRATEGIES = {
@@ -45,6 +45,12 @@ STRATEGIES = {
     ),
     "ShrinkAndPerturb": lambda t, s: continual.ShrinkAndPerturb(t),
 }
+
+
+class Rehearsing(continual.Strategy):
+    """A strategy of the user's that learns earlier samples again."""
+
+    replays = True
 
 
 def _is_strategy(thing):
@@ -119,6 +125,10 @@ def test_what_can_be_put_together_can_be_run(inside, scenario):
         (lambda t, s: continual.Replay(continual.Cumulative(t, s), 9), "would be left out"),
         (lambda t, s: continual.Replay(continual.GDumb(t, 9), 9), "would be left out"),
         (lambda t, s: continual.Replay(continual.Replay(t, 9), 9), "rows with weights"),
+        (
+            lambda t, s: continual.Replay(continual.Replay(t, 9), 9, weighting="rows"),
+            "pieces that begin anew; one with a larger buffer",
+        ),
         (lambda t, s: continual.EWC(continual.LwF(t), 1), "sets a penalty"),
         (lambda t, s: continual.GEM(continual.OGD(t, 9), 9), "another strategy that projects"),
         (lambda t, s: continual.PackNet(continual.ContinualBackprop(t)), "belong to earlier tasks"),
@@ -129,12 +139,26 @@ def test_what_can_be_put_together_can_be_run(inside, scenario):
         (lambda t, s: continual.ContinualBackprop(continual.XdG(t)), "silent units"),
         (lambda t, s: continual.ShrinkAndPerturb(continual.FromScratch(t)), "is not used"),
         (lambda t, s: continual.ShrinkAndPerturb(continual.GDumb(t, 9)), "is not used"),
-        (lambda t, s: continual.Replay(continual.PackNet(t), 9, weighting="rows"), "goes outside"),
+        (lambda t, s: continual.Replay(continual.PackNet(t), 9), "take PackNet without it"),
+        (lambda t, s: continual.PackNet(continual.Replay(t, 9)), "the latest task's part"),
+        (lambda t, s: continual.PackNet(continual.DERpp(t, 9)), "the latest task's part"),
+        (lambda t, s: continual.PackNet(continual.FROMP(t, 5, 1)), "the latest task's part"),
+        (lambda t, s: continual.PackNet(continual.Joint(t, s)), "the latest task's part"),
+        (lambda t, s: continual.Cumulative(continual.PackNet(t), s), "the latest task's part"),
+        (lambda t, s: continual.XdG(continual.Replay(t, 9)), "the latest task's part"),
+        (lambda t, s: continual.XdG(continual.GEM(t, 9)), "the latest task's part"),
+        (lambda t, s: continual.AGEM(continual.XdG(t), 9), "the latest task's part"),
+        (lambda t, s: continual.XdG(Rehearsing(t)), "the latest task's part"),
+        (lambda t, s: Rehearsing(continual.Naive(continual.XdG(t))), "the latest task's part"),
+        (lambda t, s: continual.Cumulative(continual.Joint(t, s), s), "would be left out"),
+        (lambda t, s: continual.FromScratch(continual.LwF(t)), "not to what was learned"),
+        (lambda t, s: continual.GDumb(continual.LwF(t), 9), "would be left out|what was learned"),
+        (lambda t, s: continual.ShrinkAndPerturb(continual.LwF(t)), "not to what was learned"),
+        (lambda t, s: continual.FromScratch(continual.ContinualBackprop(t)), "units that are gone"),
+        (lambda t, s: continual.ContinualBackprop(continual.GDumb(t, 9)), "units that are gone"),
         (lambda t, s: continual.Replay(continual.AGEM(t, 9), 9, weighting="rows"), "goes outside"),
         (lambda t, s: continual.Replay(continual.ERACE(t, 9), 9, weighting="rows"), "a whole task"),
         (lambda t, s: continual.Replay(continual.LwF(t), 9, weighting="rows"), "a whole task"),
-        (lambda t, s: continual.Replay(continual.PackNet(t), 9), "goes outside"),
-        (lambda t, s: continual.Cumulative(continual.PackNet(t), s), "trains on .* goes outside"),
         (lambda t, s: continual.XdG(continual.FROMP(t, 5, 1)), "by the whole network"),
         (lambda t, s: continual.XdG(continual.LwF(t)), "by the whole network"),
         (lambda t, s: continual.XdG(continual.OGD(t, 5)), "by the whole network"),
@@ -146,8 +170,8 @@ def test_what_can_be_put_together_can_be_run(inside, scenario):
             "by the whole network",
         ),
         (
-            lambda t, s: continual.AGEM(
-                continual.XdG(t), continual.BalancedBuffer(9, select="herding")
+            lambda t, s: continual.XdG(
+                continual.AGEM(t, continual.BalancedBuffer(9, select="herding"))
             ),
             "by the whole network",
         ),
@@ -156,6 +180,53 @@ def test_what_can_be_put_together_can_be_run(inside, scenario):
 def test_what_would_do_nothing_is_refused(make, why, scenario):
     with pytest.raises(UnsupportedError, match=rf"\w+ around \w+ is not there: .*{why}"):
         make(learner(), scenario)
+
+
+@pytest.mark.parametrize("make", [
+    lambda t: continual.Replay(t, 20),
+    lambda t: continual.Replay(t, continual.BalancedBuffer(20)),
+    lambda t: continual.AGEM(t, 20),
+    lambda t: continual.DERpp(t, 20),
+    lambda t: continual.L2(continual.Replay(t, 20), 1),
+    continual.ContinualBackprop,
+])  # fmt: skip
+def test_what_learns_a_stream_is_saved_and_goes_on(make, scenario, tmp_path):
+    strategy, anew = make(learner()), make(learner())
+    batches = list(continual.stream(scenario, batch_size=20, seed=1))
+    for x, y in batches[:7]:
+        strategy.step(x, y)
+    strategy.save(tmp_path / "strategy")
+    anew.load(tmp_path / "strategy")
+    for x, y in batches[7:]:
+        assert strategy.step(x, y) == anew.step(x, y)
+    np.testing.assert_array_equal(
+        strategy.trainer.model.flat_parameters, anew.trainer.model.flat_parameters
+    )
+    model = nn.Sequential.load(tmp_path / "strategy")
+    anew.load(tmp_path / "strategy")
+    np.testing.assert_array_equal(anew.trainer.model.flat_parameters, model.flat_parameters)
+
+
+def test_a_strategy_is_loaded_as_it_was_made(scenario, tmp_path):
+    run, path = continual.Replay(learner(), 20), tmp_path / "run"
+    continual.run(run, scenario, checkpoint=path)
+    other = continual.Replay(learner(), 20)
+    other.load(path)  # what a run has left, to predict by
+    assert str(other.state_dict()) == str(run.state_dict())
+    assert other.trainer.loss == run.trainer.loss
+    for wrong, message in (
+        (continual.Replay(learner(), 30), r"Replay\.buffer\.capacity was 20, now it is 30\. Make"),
+        (continual.AGEM(learner(), 20), r"strategy was \['Replay'\], now it is \['AGEM'\]"),
+        (continual.Replay(learner(7), 20), r"model\.layers\.2 was .*out_features=6.* now .*=7"),
+    ):
+        before = wrong.trainer.model.flat_parameters
+        with pytest.raises(ArgumentError, match=message):
+            wrong.load(path)
+        np.testing.assert_array_equal(wrong.trainer.model.flat_parameters, before)
+        assert wrong._ended == 0
+    run.trainer.save(path)
+    with pytest.raises(DataError, match=r"holds no run of .*, or strategy"):
+        run.load(path)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -210,6 +281,77 @@ def test_a_strategy_of_ones_own_names_what_it_gathers(scenario, tmp_path):
     continual.run(again, scenario, resume=True, **options)
     assert again.counts == strategy.counts
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(again.state_dict()))["latest"], [2] * 9)
+
+
+class Keeps(continual.Strategy):
+    """A strategy of one's own with a buffer, random numbers and another network."""
+
+    gathers = ("buffer", "_rng", "other")
+
+    def __init__(self, inner, capacity=9, other=None):
+        super().__init__(inner)
+        self.buffer = continual.ReservoirBuffer(capacity)
+        self._rng = np.random.default_rng(0)
+        self.other = nn.Sequential(nn.Linear(2, 3)) if other is None else other
+
+    def learn(self, task, **options):
+        rows = self._rng.choice(len(task.y), 7)
+        self.buffer.add(x=task.x[rows], y=task.y[rows])
+        self.other.flat_parameters = self._rng.random(9)
+        return super().learn(task, **options)
+
+
+def test_a_strategy_of_ones_own_gathers_what_has_a_state(scenario, tmp_path, resumed_is_the_same):
+    resumed_is_the_same(
+        lambda t, s: Keeps(continual.Naive(t)), scenario, lambda **_: learner(), tmp_path
+    )
+    strategy = Keeps(learner())
+    strategy.fit(scenario[0])
+    for twin in (copy.deepcopy(strategy), pickle.loads(pickle.dumps(strategy)), Keeps(learner())):
+        twin.load_state_dict(strategy.state_dict())
+        np.testing.assert_array_equal(twin.buffer.rows()["x"], strategy.buffer.rows()["x"])
+        assert twin._rng is not strategy._rng
+        assert str(twin.state_dict()) == str(strategy.state_dict())
+    other = Keeps(learner(), other=[])
+    before = str(other.state_dict())
+    with pytest.raises(
+        ArgumentError, match=r"other is the state of a Sequential, .* no such thing"
+    ):
+        other.load_state_dict(strategy.state_dict())
+    smaller = Keeps(learner(), capacity=8)
+    with pytest.raises(ArgumentError, match="capacity=9, and this one has capacity=8"):
+        smaller.load_state_dict(strategy.state_dict())
+    assert before == str(other.state_dict())
+
+
+class Latest(continual.Buffer):
+    """A buffer of one's own, with a state of its own, too."""
+
+    latest = None
+
+    def __len__(self):
+        return 0 if self.latest is None else len(self.latest["y"])
+
+    def add(self, *, group=0, features=None, **columns):
+        self.latest = {name: column[-self.capacity :] for name, column in columns.items()}
+
+    def rows(self):
+        return self.latest or {}
+
+    def state_dict(self):
+        return {"latest": self.latest}
+
+    def load_state_dict(self, state):
+        self.latest = state["latest"]
+
+
+def test_a_buffer_of_ones_own(scenario, tmp_path, resumed_is_the_same):
+    make = lambda t, s: continual.Replay(t, Latest(9))  # noqa: E731
+    resumed_is_the_same(make, scenario, lambda **_: learner(), tmp_path)
+    strategy = make(learner(), scenario)
+    strategy.step(scenario[0].x, scenario[0].y)
+    strategy.step(scenario[0].x, scenario[0].y)
+    assert len(strategy.buffer) == 9
 
 
 def test_all_seen_classes_compete_where_all_rows_are_learned(clouds):

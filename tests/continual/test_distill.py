@@ -8,7 +8,7 @@ import pytest
 import thalweg as tw
 from thalweg import continual, nn, optim
 from thalweg.continual import _mixed
-from thalweg.errors import UnsupportedError
+from thalweg.errors import ArgumentError, DataError, UnsupportedError
 
 
 def softmax(values):
@@ -41,7 +41,7 @@ LOSSES = {
 def test_the_loss_of_lwf(kind, clouds, trainer, rng):
     scenario = continual.split(*clouds.all, tasks=3, kind=kind.removesuffix("_all"))
     if kind == "class_all":  # all outputs compete from the beginning
-        tasks = [dataclasses.replace(task, active=None) for task in scenario]
+        tasks = [dataclasses.replace(task, active="all") for task in scenario]
         scenario = continual.Scenario(tasks, "class")
     mine = trainer(outputs=2 if kind == "domain" else 6, loss=LOSSES[kind]())
     lwf = continual.LwF(mine, strength=0.7, temperature=3)
@@ -238,12 +238,38 @@ def test_stopped_and_resumed(name, scenario, trainer, tmp_path, resumed_is_the_s
     resumed_is_the_same(lambda t, s: STRATEGIES[name](t), scenario, trainer, tmp_path)
 
 
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_classes_that_are_held_on_to_compete(name, clouds, trainer):
+    """Without them the loss of what is kept would be no number, or of nothing."""
+    known = continual.split(*clouds.all, tasks=3, kind="task")
+    alone = [dataclasses.replace(task, active=task.classes) for task in known]
+    strategy = STRATEGIES[name](trainer())
+    strategy.fit(alone[0])
+    before, loss = strategy.trainer.model.flat_parameters, strategy.trainer.loss
+    with pytest.raises(ArgumentError, match=rf"{name} .*the classes \[0, 1\]"):
+        strategy.fit(alone[1])
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+    assert strategy.trainer.loss == loss
+    strategy.fit(dataclasses.replace(known[1], active=(0, 1, 2, 3)))
+    heads = STRATEGIES[name](trainer(loss=nn.CrossEntropyLoss(heads=known.heads)))
+    heads.fit(known[0]), heads.fit(known[1])
+
+
+@pytest.mark.parametrize("make", [continual.LwF, lambda t: continual.ERACE(t, 9)])
+def test_classes_that_are_gone_by_are_all_that_occur(make, scenario, trainer):
+    task = dataclasses.replace(scenario[0], classes=(0,), active=None)
+    with pytest.raises(DataError, match=r"task 0 has the labels \[1\], but classes=\(0,\)"):
+        make(trainer()).fit(task)
+
+
 def test_what_is_wrong_is_said(scenario, trainer):
     for make in STRATEGIES.values():
         with pytest.raises(UnsupportedError, match="around a Trainer"):
             make(continual.Naive(trainer()))
         with pytest.raises(UnsupportedError, match="without weight and label_smoothing"):
             make(trainer(loss=nn.CrossEntropyLoss(label_smoothing=0.1)))
+        with pytest.raises(UnsupportedError, match=r'and with reduction="mean"; got .*"?sum'):
+            make(trainer(loss=nn.CrossEntropyLoss(reduction="sum")))
         for lost in ({"average": optim.EMA(0.9)}, {"accumulate_grad_batches": 2}):
             with pytest.raises(UnsupportedError, match="leave out average and accumulate_grad"):
                 make(trainer(**lost))
@@ -255,6 +281,11 @@ def test_what_is_wrong_is_said(scenario, trainer):
         one_hot = scenario[0].with_data(scenario[0].x, np.eye(6)[scenario[0].y])
         with pytest.raises(UnsupportedError, match=r"needs labels.*shape \(120, 6\) of float64"):
             strategy.fit(one_hot)
+        for ignored in (-100, 1):
+            strategy = make(trainer(loss=nn.CrossEntropyLoss(ignore_index=ignored)))
+            y = np.where(scenario[0].y == 1, ignored, 0)
+            with pytest.raises(UnsupportedError, match=f"whose label is ignore_index={ignored}"):
+                strategy.fit(scenario[0].with_data(scenario[0].x, y))
         strategy = make(trainer())
         task = scenario[1].with_data(scenario[1].x, scenario[1].y, np.ones(120))
         strategy.fit(scenario[0])

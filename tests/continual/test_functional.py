@@ -1,11 +1,13 @@
 """FROMP: its kernels and its loss beside what they are made of, and its runs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 import thalweg as tw
 from thalweg import continual, nn, optim
-from thalweg.errors import UnsupportedError
+from thalweg.errors import ArgumentError, UnsupportedError
 
 
 def softmax(values):
@@ -53,6 +55,16 @@ def test_kernels_are_those_of_the_formula(heads, tasks):
             kernel = (slopes[:, c] / precision) @ slopes[:, c].T
             kernel += 0.01 * kernel.trace() / 4 * np.eye(4)
             np.testing.assert_allclose(one["inverse"][c] @ kernel, np.eye(4), atol=1e-5)
+
+
+def test_classes_that_are_held_on_to_compete(scenario):
+    strategy = fromp(4, 0.7)
+    strategy.fit(scenario[0])
+    state = str(strategy.state_dict())
+    with pytest.raises(ArgumentError, match=r"FROMP holds on to .*the classes \[0, 1\] of earlier"):
+        strategy.fit(dataclasses.replace(scenario[1], active=(2, 3)))
+    assert str(strategy.state_dict()) == state
+    strategy.fit(scenario[1])
 
 
 def test_memorable_are_the_least_sure(scenario):

@@ -1,5 +1,7 @@
 """Strategies that give each task a part of the network."""
 
+import copy
+import inspect
 import warnings
 
 import numpy as np
@@ -142,6 +144,65 @@ def test_weights_that_a_gate_holds_at_0_are_no_part_of_the_penalty(by_task):
     strategy.end(by_task[1])
 
 
+def test_xdg_goes_by_the_latest_task_where_none_is_named(by_task):
+    """The whole network is no part that was ever trained."""
+    strategy = XdG(make(nn.CrossEntropyLoss(heads=by_task.heads)), share=0.5)
+    x, whole = by_task[0].x_test, strategy.trainer.model
+    np.testing.assert_array_equal(strategy.network()(x), whole(x))
+    strategy.fit(by_task[1], epochs=2)
+    strategy.fit(by_task[0], epochs=2)
+    np.testing.assert_array_equal(strategy.network()(x), strategy.network(0)(x))
+    np.testing.assert_array_equal(strategy.predict(x), strategy.predict(x, task=0))
+    strategy.begin(by_task[2])
+    np.testing.assert_array_equal(strategy.network()(x), strategy.network(2)(x))
+
+
+@pytest.mark.parametrize("call", ["begin", "fit"])
+def test_a_task_that_is_refused_leaves_the_gates_of_the_one_at_hand(call, by_task):
+    strategy = XdG(
+        SynapticIntelligence(make(nn.CrossEntropyLoss(heads=by_task.heads)), 1.0), share=0.5
+    )
+    other = copy.deepcopy(strategy)
+    for one in (strategy, other):
+        one.fit(by_task[0])
+        one.begin(by_task[1])
+        one.learn(by_task[1], steps=3)
+    with pytest.raises(ArgumentError, match="task 0 was learned already"):
+        getattr(strategy, call)(by_task[0])
+    for one in (strategy, other):
+        one.learn(by_task[1], steps=3, start=3)
+        one.end(by_task[1])
+    np.testing.assert_array_equal(
+        strategy.trainer.model.flat_parameters, other.trainer.model.flat_parameters
+    )
+
+
+class Stops(continual.Strategy):
+    """Fails in the middle of every task."""
+
+    def learn(self, task, **options):
+        super().learn(task, **options)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("run", [False, True], ids=["fit", "run"])
+@pytest.mark.parametrize(
+    "kind", [XdG, PackNet, lambda t: SynapticIntelligence(t, 1.0), lambda t: continual.RWalk(t, 1)]
+)
+def test_a_task_that_fails_leaves_a_trainer_of_the_whole_network(kind, run, by_task):
+    strategy = kind(Stops(make(nn.CrossEntropyLoss(heads=by_task.heads))))
+    trainer, task = strategy.trainer, by_task[0]
+    with pytest.raises(KeyboardInterrupt):
+        continual.run(strategy, by_task) if run else strategy.fit(task)
+    assert trainer._path() is trainer._core.walk() is None
+    weights = trainer.model.state_dict()["3.weight"]
+    assert weights.all()
+    trainer.fit(task.x, task.y)
+    assert (trainer.model.state_dict()["3.weight"] != weights).all()
+    with pytest.raises(ArgumentError, match="has not begun"):
+        strategy.end(task)
+
+
 @pytest.mark.parametrize("kind", [XdG, PackNet])
 def test_a_part_belongs_to_an_index(kind, by_task):
     """Tasks that all have the default would share it, or be judged by another's."""
@@ -220,7 +281,7 @@ def test_packnet_says_when_no_weights_are_free(by_task):
 
 def test_packnet_retrains_as_long_as_it_was_asked_in_all(by_task):
     """Half of all steps, in however many calls they came, wherever those began."""
-    strategy = PackNet(continual.Replay(make(nn.CrossEntropyLoss(heads=by_task.heads)), 30))
+    strategy = PackNet(continual.Naive(make(nn.CrossEntropyLoss(heads=by_task.heads))))
     for task in by_task[:2]:
         before = strategy.trainer.optimizer.steps
         strategy.begin(task)
@@ -282,6 +343,46 @@ STRATEGIES = {
 )
 def test_stopped_and_resumed(name, scenario, trainer, tmp_path, resumed_is_the_same):
     resumed_is_the_same(STRATEGIES[name], scenario, trainer, tmp_path)
+
+
+EACH_BY_ITSELF = [
+    XdG,
+    PackNet,
+    lambda t: SynapticIntelligence(t, 1.0),
+    lambda t: continual.RWalk(t, 1.0),
+]
+ARGUMENTS = {"SAM": (optim.SGD(lr=0.1),), "SGD": (0.1,)}
+#: Those that take steps on batches.
+OPTIMIZERS = [
+    kind
+    for name, kind in vars(optim).items()
+    if inspect.isclass(kind) and issubclass(kind, optim.Optimizer)
+    if name not in ("Optimizer", "LBFGS", "LevenbergMarquardt")
+]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda kind: kind.__name__)
+def test_what_works_on_whole_layers_is_refused_before_it_trains(optimizer, by_task):
+    """All others learn: what is refused here is what the core has no masks and integrals for."""
+    made = optimizer(*ARGUMENTS.get(optimizer.__name__, ()))
+    refused = []
+    for kind in EACH_BY_ITSELF:
+        trainer = make(nn.CrossEntropyLoss(heads=by_task.heads), made._fresh())
+        try:
+            strategy = kind(trainer)
+        except UnsupportedError as error:
+            refused.append(str(error))
+        else:
+            strategy.fit(by_task[0], steps=2)
+        trainer.fit(by_task[0].x, by_task[0].y)
+    whole = {"Adafactor", "LAMB", "Muon", "Prodigy", "Shampoo"}
+    assert len(refused) == 4 * (optimizer.__name__ in whole)
+    assert all(optimizer.__name__ in text for text in refused)
+
+
+def test_whole_layers_inside_of_sam_are_whole_layers(by_task):
+    with pytest.raises(UnsupportedError, match="XdG follows or holds each parameter by itself"):
+        XdG(make(optimizer=optim.SAM(optim.Muon())))
 
 
 def test_what_is_wrong_is_said(trainer):

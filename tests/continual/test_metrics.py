@@ -5,7 +5,7 @@ import pytest
 
 from thalweg import continual, nn
 from thalweg.continual import metrics
-from thalweg.errors import ArgumentError, ShapeError
+from thalweg.errors import ArgumentError, DtypeError, ShapeError
 
 # Task 0 is forgotten and comes back a little, task 1 peaks in between, task 2 only lasts.
 R = np.array(
@@ -99,6 +99,41 @@ def test_what_is_wrong_is_said(call, error, message):
 )
 def test_effective_rank(matrix, rank):
     assert metrics.effective_rank(matrix) == pytest.approx(rank, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "error", "message"),
+    [
+        (np.ones(3), ShapeError, r"must be 2-D, \(n, k\); got shape \(3,\)"),
+        ([[1, np.nan]], ArgumentError, "not a finite number"),
+        ([["a"]], DtypeError, "matrix must be numbers"),
+    ],
+)
+def test_what_has_no_effective_rank_is_said(matrix, error, message):
+    with pytest.raises(error, match=message):
+        metrics.effective_rank(matrix)
+
+
+def of_run(r, names=("a", "b")):
+    return continual.Result(names, "domain", "accuracy", [0, 1, 2], [[0.5, 0.5], *r], [1, 2])
+
+
+def test_a_summary_is_the_mean_and_the_deviation_of_each_metric():
+    runs = [of_run(r) for r in ([[0.9, 0.1], [0.5, 0.8]], [[0.8, 0.3], [0.8, 1.0]], HELPED)]
+    found = metrics.summary(runs)
+    assert found.keys() == runs[0].metrics().keys()
+    for name, (mean, deviation) in found.items():
+        values = [run.metrics()[name] for run in runs]
+        assert mean == pytest.approx(np.mean(values))
+        assert deviation == pytest.approx(np.std(values) * np.sqrt(3 / 2))
+    for wrong, message in (
+        (runs[:1], "at least 2 runs; got 1"),
+        ([runs[0], of_run(R[:2, :2], ("a", "c"))], r"same tasks and metric; got \('a', 'b'\)"),
+        ([R, R], "must be a sequence of Result"),
+        (3, "results must be a sequence"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            metrics.summary(wrong)
 
 
 def test_plasticity_of_a_network_made_by_hand():

@@ -505,6 +505,81 @@ def test_what_has_no_penalty_is_refused_before_it_trains():
             EWC(trainer(nn.MSELoss()), **{"strength": 1.0, **options})
 
 
+@pytest.mark.parametrize("make", [EWC, L2, continual.OnlineLaplace])
+@pytest.mark.parametrize("change", ["another", "none", "its strength"])
+def test_a_penalty_of_others_is_refused_in_every_part_of_it(make, change, clouds, trainer):
+    """It would be lost, or count in the place of the one that was gathered."""
+    tasks = continual.split(*clouds.all, tasks=3, kind="domain")
+    strategy = make(trainer(outputs=2), 1.0)
+    mine = strategy.trainer
+    strategy.fit(tasks[0])
+    if change == "another":
+        mine.set_penalty(np.ones(mine.model.num_parameters), strength=3.0)
+    elif make is continual.OnlineLaplace:
+        return  # of all linear layers nothing is left to a diagonal, and nobody sets the rest
+    else:
+        importance, anchor, _ = mine._core.penalty()
+        mine.set_penalty(importance if change != "none" else None, anchor, 99.0)
+    before, penalty = mine.model.flat_parameters, mine.penalty
+    with pytest.raises(tw.UnsupportedError, match="penalty is not the one of this"):
+        strategy.fit(tasks[1])
+    np.testing.assert_array_equal(mine.model.flat_parameters, before)
+    assert mine.penalty == penalty
+
+
+def small():
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 6), seed=1)
+    return tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        *((EWC, {"fisher": fisher}) for fisher in ("exact", "empirical", "sampled")),
+        *((OnlineEWC, {"convention": convention}) for convention in ("mammoth", "avalanche")),
+        (continual.OnlineLaplace, {}),
+        (continual.OnlineLaplace, {"structure": "full"}),
+    ],
+)
+def test_rows_that_do_not_count_are_no_part_of_importances(make, options, clouds):
+    """Half of the labels are the loss's ignore_index: as if these rows were not there."""
+    x, y = clouds.x[:60], clouds.y[:60]
+    some = np.where(np.arange(60) % 2, y, -100)
+    strategy, other = (make(small(), 1.0, **options) for _ in range(2))
+    strategy.fit(task(x, some), steps=5)
+    other.begin(task(x[1::2], y[1::2]))
+    other.trainer.model.flat_parameters = strategy.trainer.model.flat_parameters
+    other.end(task(x[1::2], y[1::2]))
+    np.testing.assert_equal(strategy.state_dict(), other.state_dict())
+    with pytest.raises(tw.DataError, match=r"no row counts: .* an ignored label"):
+        strategy.begin(task(x, np.full(60, -100), 1))
+
+
+@pytest.mark.parametrize("make", [EWC, OnlineEWC, MAS, continual.OnlineLaplace, continual.OGD])
+@pytest.mark.filterwarnings("ignore:the penalty of")
+def test_importances_are_of_samples_that_count_alike(make, clouds):
+    strategy = make(small(), 1)
+    weighted = task(clouds.x, clouds.y, sample_weight=np.ones(480))
+    before = strategy.trainer.model.flat_parameters
+    with pytest.raises(tw.UnsupportedError, match="does not take tasks with sample_weight"):
+        strategy.fit(weighted)
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+    # Weights that a strategy outside gives are of batches, and the task has none.
+    mixed = continual.Replay(make(small(), 1), 20)
+    mixed.fit(task(clouds.x, clouds.y), steps=2)
+    mixed.fit(task(clouds.x, clouds.y, 1), steps=2)
+    SynapticIntelligence(small(), 1.0).fit(weighted, steps=2)
+
+
+def test_ratios_are_of_the_latest_parts(clouds, trainer):
+    """A strategy that asks for every step by itself would make them grow without an end."""
+    ewc = EWC(trainer(), 1.0)
+    strategy = continual.ContinualBackprop(ewc)
+    strategy.fit(task(clouds.x, clouds.y), steps=1)
+    strategy.fit(task(clouds.x, clouds.y, 1), steps=1010, batch_size=1)
+    assert len(ewc.ratios) == 1000
+
+
 def test_a_penalty_too_steep_for_a_rate_is_named(clouds):
     scenario = continual.split(*clouds.all, tasks=3, kind="domain")
     model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2), seed=1)

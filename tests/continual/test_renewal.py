@@ -7,7 +7,7 @@ import thalweg as tw
 from thalweg import continual, nn, optim
 from thalweg.continual import ContinualBackprop, ShrinkAndPerturb, _units, metrics
 from thalweg.continual._features import part
-from thalweg.errors import ArgumentError
+from thalweg.errors import ArgumentError, UnsupportedError
 
 
 def make(optimizer=None, act=nn.ReLU, seed=1):
@@ -69,6 +69,40 @@ def test_the_least_useful_of_the_mature_units_begins_anew(optimizer, rng):
         assert array[second.outgoing].any()
     # It is safe again for as long as any new unit.
     assert learner.state_dict()["age"][0][worst] == 0
+
+
+#: What is no parameter, though a state has it: in front, between, and behind.
+BESIDE = {
+    "FourierFeatures": lambda: [nn.FourierFeatures(3, 4), nn.Linear(8, 6), nn.ReLU()],
+    "Standardize": lambda: [
+        nn.Standardize(np.ones(3), np.full(3, 2.0)), nn.Linear(3, 6), nn.ReLU(),
+        nn.Standardize(np.ones(6), np.full(6, 2.0)),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_units_are_found_beside_numbers_that_are_not_trained(name, rng):
+    model = nn.Sequential(*BESIDE[name](), nn.Linear(6, 2), dtype="float64", seed=2)
+    at = _units.places(model)
+    state, theta = model.state_dict(), model.flat_parameters
+    for key, places in at.items():
+        np.testing.assert_array_equal(theta[places], state[key])
+    [units] = _units.hidden(model)
+    assert (units.width, units.outgoing.shape) == (6, (2, 6))
+    x, y = rng.standard_normal((30, 3)), np.arange(30) % 2
+    assert 0 <= metrics.plasticity(model, x).dead_units < 1
+    for kind in (continual.XdG, continual.PackNet, lambda t: ContinualBackprop(t, maturity=2)):
+        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+        kind(trainer).fit(continual.Task(x, y, x, y))
+
+
+@pytest.mark.parametrize("kind", [continual.XdG, ContinualBackprop])
+def test_waves_of_units_are_not_told_apart(kind):
+    model = nn.Sequential(nn.Linear(3, 4), nn.FourierFeatures(4, 5), nn.Linear(10, 2))
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+    with pytest.raises(UnsupportedError, match="FourierFeatures makes waves of all hidden units"):
+        kind(trainer)
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.LayerNorm])

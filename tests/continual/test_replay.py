@@ -6,7 +6,7 @@ import pytest
 import thalweg as tw
 from thalweg import continual, nn
 from thalweg.continual import BalancedBuffer, ReservoirBuffer
-from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
 
 
 def watched(trainer):
@@ -93,6 +93,120 @@ def test_tasks_are_counted_and_need_no_index(scenario, trainer):
     np.testing.assert_allclose(seen[0][2][40:48], 2 / 3 / 8)
 
 
+def of_numbers(outputs=1):
+    model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, outputs))
+    return tw.Trainer(model, loss=nn.MSELoss(), optimizer=tw.optim.Adam())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: continual.Replay(t, 20),
+        lambda t: continual.Naive(continual.AGEM(t, 20)),
+        lambda t: continual.GDumb(t, 20),
+    ],
+)
+def test_what_cannot_be_kept_together_is_refused_before_it_is_learned(make, scenario, trainer):
+    """Not at its end; but any order of types that go together is learned."""
+    first, second, _ = scenario
+    shares = np.eye(6, dtype=np.float32)[second.y]
+    strategy = make(trainer())
+    strategy.fit(first)
+    before = strategy.trainer.model.flat_parameters
+    with pytest.raises(ShapeError, match=r"keeps rows of y of shape \(\); got \(6,\)"):
+        strategy.fit(second.with_data(second.x, shares))
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+    assert strategy.trainer.loss.active == first.active
+    numbers = make(of_numbers())
+    numbers.fit(continual.Task(first.x, first.x[:, 0], first.x, first.x[:, 0]))
+    with pytest.raises(ShapeError, match=r"keeps rows of y of shape \(\); got \(1,\)"):
+        numbers.fit(continual.Task(first.x, first.x[:, :1], first.x, first.x[:, :1], 1))
+    bytes_, places = (first.x * 9 + 99).astype(np.uint8), first.y.astype(np.uint8)
+    for parts in ([(bytes_, places), (first.x, first.y)], [(first.x, first.y), (bytes_, places)]):
+        strategy = make(trainer())
+        for index, (x, y) in enumerate(parts):
+            strategy.fit(continual.Task(x, y, x, y, index))
+        kept = strategy.inner.buffer if strategy.inner else strategy.buffer
+        assert [kept.rows()[name].dtype for name in "xy"] == [np.float32, np.int64]
+
+
+def test_gdumb_keeps_samples_of_tasks_that_it_learns(scenario):
+    """Not of one that is refused when it is learned; else they would be there twice."""
+    model = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 6), seed=0)
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=tw.optim.Adam())
+    strategy, first = continual.GDumb(trainer, 33), scenario[0]
+    task = continual.Task(first.x[:33], first.y[:33], first.x, first.y)
+    with pytest.raises(ArgumentError, match="takes 2 rows or more"):
+        strategy.fit(task, batch_size=32)
+    assert len(strategy.buffer) == 0
+    strategy.fit(task, batch_size=33)
+    assert len(strategy.buffer) == 33
+
+
+def test_a_buffer_is_of_one_strategy(scenario, trainer):
+    buffer = ReservoirBuffer(9)
+    with pytest.raises(ArgumentError, match="buffer is that of Replay inside of AGEM"):
+        continual.AGEM(continual.Naive(continual.Replay(trainer(), buffer)), buffer)
+    buffer.add(x=scenario[0].x, y=scenario[0].y)
+    with pytest.raises(ArgumentError, match=r"DERpp keeps x, y, logits .* this buffer has x, y:"):
+        continual.DERpp(trainer(), buffer)
+    continual.Replay(trainer(), buffer).fit(scenario[0])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: continual.Replay(t, 20),
+        lambda t: continual.AGEM(t, 20),
+        lambda t: continual.GEM(t, 20),
+        lambda t: continual.GDumb(t, 20),
+        lambda t: continual.DERpp(t, 20),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*has learned 3 tasks before")
+def test_kept_samples_of_classes_that_do_not_compete_are_said_to_be_such(make, scenario, trainer):
+    """As of a run that was begun again with the same strategy: the rows are not those of a task."""
+    strategy = make(trainer())
+    continual.run(strategy, scenario)
+    before = strategy.trainer.model.flat_parameters
+    with pytest.raises(
+        ArgumentError, match=r"keeps samples of the classes \[2, 3, 4, 5\] .* but only \(0, 1\)"
+    ):
+        continual.run(strategy, scenario)
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: continual.Replay(t, 60),
+        lambda t: continual.Replay(t, BalancedBuffer(60)),
+        lambda t: continual.AGEM(t, 60),
+        lambda t: continual.GDumb(t, 60),
+        lambda t: continual.GEM(t, 60),
+        lambda t: continual.NearestMean(
+            continual.Replay(t, BalancedBuffer(60, select="herding"))
+        ),
+    ],
+)  # fmt: skip
+def test_rows_whose_label_is_ignored_are_not_kept(make, scenario, trainer):
+    """They would take the place of others, and be a class of their own."""
+    strategy = make(trainer())
+    for task in scenario:
+        y = task.y.copy()
+        y[::3] = -100
+        strategy.fit(continual.Task(task.x, y, task.x_test, task.y_test, task.index))
+    if isinstance(strategy, continual.GEM):
+        kept = np.concatenate([memory["y"] for memory in strategy._memories])
+    else:
+        kept = getattr(strategy, "buffer", None) or strategy.inner.buffer
+        kept = kept.rows()["y"]
+    assert set(kept.tolist()) == set(range(6))
+    if not isinstance(strategy, continual.GEM | continual.NearestMean | continual.GDumb):
+        strategy.step(scenario[0].x[:2], [-100, 3])
+    assert set(strategy.predict(scenario[0].x).tolist()) <= set(range(6))
+
+
 def test_replay_remembers(scenario, trainer):
     naive = continual.run(continual.Naive(trainer()), scenario, epochs=20)
     replay = continual.run(continual.Replay(trainer(), 60), scenario, epochs=20)
@@ -160,11 +274,10 @@ def test_the_nearest_mean_by_hand(scenario, trainer):
     np.testing.assert_array_equal(strategy.predict(x, (2, 3)), 2 + distances[:, 2:4].argmin(axis=1))
 
 
-@pytest.mark.parametrize("outside", [continual.Naive, continual.XdG, continual.PackNet])
-def test_the_nearest_mean_judges_inside_of_others_too(outside, clouds, trainer):
+def test_the_nearest_mean_judges_inside_of_others_too(clouds, trainer):
     known = continual.split(*clouds.all, tasks=3, kind="task")
     loss = nn.CrossEntropyLoss(heads=known.heads)
-    strategy = outside(continual.NearestMean(continual.Replay(trainer(loss=loss), 60)))
+    strategy = continual.Naive(continual.NearestMean(continual.Replay(trainer(loss=loss), 60)))
     for task in known:
         strategy.fit(task, epochs=2)
     rows = strategy.inner.inner.buffer.rows()
@@ -173,7 +286,6 @@ def test_the_nearest_mean_judges_inside_of_others_too(outside, clouds, trainer):
 
         def features(x, state=state):
             hidden = np.maximum(x @ state["0.weight"].T + state["0.bias"], 0)
-            hidden[:, ~state["3.weight"].any(axis=0)] = 0  # silent in this task
             return hidden / np.maximum(np.linalg.norm(hidden, axis=1, keepdims=True), 1e-30)
 
         first, second = task.classes

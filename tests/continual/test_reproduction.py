@@ -90,7 +90,7 @@ def test_which_outputs_compete_is_what_tells_two_class_incremental_scenarios_apa
     data, split = reproduction.data.load(npz), reproduction.protocol.split
     so_far, always = split(data, "class", 3), split(data, "class_all", 3)
     assert [task.active for task in so_far] == [tuple(range(k)) for k in (2, 4, 6, 8, 10)]
-    assert [task.active for task in always] == [None] * 5
+    assert [task.active for task in always] == ["all"] * 5
     assert so_far.kind == always.kind == "class"
     for one, other in zip(so_far, always, strict=True):
         np.testing.assert_array_equal(one.y, other.y)

@@ -255,8 +255,11 @@ def test_a_checkpoint_of_another_run_is_refused(scenario, trainer, tmp_path):
         continual.run(mine, scenario, batch_size=16, checkpoint=path, resume=True)
     with pytest.raises(ArgumentError, match=r"strategy was \['Strategy'\], now .* \['Fragile'\]"):
         continual.run(Fragile(mine), scenario, checkpoint=path, resume=True)
-    with pytest.raises(ArgumentError, match="seed was 1, now it is 2"):
+    with pytest.raises(ArgumentError, match=r"another run: seed was 1, now it is 2\. Make"):
         continual.run(trainer(seed=2), scenario, checkpoint=path, resume=True)
+    dropping = r"another run: model\.layers\.2 was 'Drop.*p=0.*', now it is 'Drop.*p=0\.5.*'\. Make"
+    with pytest.raises(ArgumentError, match=dropping):
+        continual.run(trainer(dropout=0.5), scenario, checkpoint=path, resume=True)
     np.testing.assert_array_equal(mine.model.flat_parameters, before)
     chained = tmp_path / "chained"
     continual.run(continual.GEM(continual.Replay(mine, 20), 5), scenario, checkpoint=chained)
@@ -354,9 +357,9 @@ def test_all_that_a_checkpoint_says_is_compared(scenario, tmp_path):
         save(path, arrays, text | {"thalweg.continual": json.dumps(content)})
         with pytest.raises(ArgumentError, match=rf"run: {name} was nothing, now it is .*\. Make"):
             continual.run(_made(), scenario, checkpoint=path, resume=True)
-    content["version"] = 1
+    content["version"] = 2
     save(path, arrays, text | {"thalweg.continual": json.dumps(content)})
-    with pytest.raises(UnsupportedError, match="has format 1; this version of thalweg reads 2"):
+    with pytest.raises(UnsupportedError, match="has format 2; this version of thalweg reads 3"):
         continual.run(_made(), scenario, checkpoint=path, resume=True)
 
 
@@ -366,6 +369,20 @@ def _stopped(strategy, scenario, path, limit=4):
     fragile.limit = limit
     with pytest.raises(Stopped):
         continual.run(fragile, scenario, epochs=3, checkpoint=path, save_every=3)
+
+
+class Weighing(continual.Strategy):
+    """A strategy of one's own, whose arguments are kept under their names."""
+
+    gathers = ("counted",)
+
+    def __init__(self, inner, shares, mask, counted=0):
+        super().__init__(inner)
+        self.shares, self._mask, self.counted = shares, mask, counted
+
+    def begin(self, task):
+        super().begin(task)
+        self.counted += 1  # which is gathered, and no setting
 
 
 @pytest.mark.parametrize(
@@ -386,8 +403,23 @@ def _stopped(strategy, scenario, path, limit=4):
             lambda t: continual.GDumb(t, continual.BalancedBuffer(60, select="herding", seed=2)),
             "buffer.select was 'random', now it is 'herding'; GDumb.buffer.seed was 1, now it is 2",
         ),
+        (
+            lambda t: continual.ShrinkAndPerturb(continual.ShrinkAndPerturb(t, shrink=0.9)),
+            lambda t: continual.ShrinkAndPerturb(continual.ShrinkAndPerturb(t, shrink=0.5)),
+            r"another run: ShrinkAndPerturb\[2\]\.shrink was 0\.9, now it is 0\.5",
+        ),
+        (
+            lambda t: continual.ShrinkAndPerturb(continual.ShrinkAndPerturb(t), shrink=0.9),
+            lambda t: continual.ShrinkAndPerturb(continual.ShrinkAndPerturb(t), shrink=0.5),
+            r"another run: ShrinkAndPerturb\[1\]\.shrink was 0\.9, now it is 0\.5",
+        ),
+        (
+            lambda t: Weighing(t, (1, 2), np.ones(3)),
+            lambda t: Weighing(t, (1, 3), np.zeros(3)),
+            r"Weighing\.shares was \[1, 2\], now it is \[1, 3\]; Weighing\.mask was .* checksum .*",
+        ),
     ],
-    ids=["batch_size", "n_samples", "buffer"],
+    ids=["batch_size", "n_samples", "buffer", "inner", "outer", "own"],
 )
 def test_arguments_that_were_left_out_are_compared(
     first, then, message, scenario, trainer, tmp_path
@@ -475,6 +507,25 @@ def test_judging_and_saving_do_not_change_what_is_learned(
     np.testing.assert_array_equal(found[2], found[0])
 
 
+@pytest.mark.parametrize(
+    ("options", "epochs"),
+    [({"epochs": 3}, 3), ({"steps": 11}, 1), ({"epochs": 3, "evaluate_every": 4}, 6)],
+)
+def test_an_entry_of_a_history_is_an_epoch_however_often_it_is_saved(
+    options, epochs, scenario, trainer, tmp_path
+):
+    """Its figures are means over the rows of the whole: 5 batches of 120 rows, the last of 20."""
+    whole = continual.run(trainer(), scenario, batch_size=25, **options)
+    saved = continual.run(
+        trainer(), scenario, batch_size=25, checkpoint=tmp_path / "run", save_every=2, **options
+    )
+    assert [history.epochs for history in saved.histories] == [epochs] * 3
+    for one, other in zip(saved.histories, whole.histories, strict=True):
+        assert one.keys() == other.keys()
+        for name in ("loss", "accuracy"):
+            np.testing.assert_allclose(one[name], other[name], rtol=1e-6)
+
+
 def test_forward_transfer_is_of_what_was_learned(scenario, trainer):
     """Who learns nothing transfers nothing: a task is judged among the same classes both times."""
 
@@ -516,6 +567,43 @@ def test_what_no_file_can_hold_is_said_before_the_training(scenario, tmp_path):
     with pytest.raises(UnsupportedError, match="cannot be saved"):
         continual.run(trainer, scenario, checkpoint=tmp_path / "run")
     assert not seen
+
+    class Optimizing(continual.Naive):
+        gathers = ("other",)
+        other = object()
+
+    plain = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+    before = model.flat_parameters
+    with pytest.raises(
+        UnsupportedError, match=r"state of Optimizing holds .*Optimizing\.load_state_"
+    ):
+        continual.run(continual.Naive(Optimizing(plain)), scenario, checkpoint=tmp_path / "run")
+    np.testing.assert_array_equal(model.flat_parameters, before)
+
+
+@pytest.mark.parametrize("where", ["learned", "judged"])
+def test_a_run_that_breaks_off_leaves_what_it_has_found(where, scenario, trainer):
+    """Figures of hours, of which one would else see nothing."""
+    fragile, calls = Fragile(trainer()), []
+    fragile.limit = 1000 + 7 if where == "learned" else None
+
+    def metric(strategy, task, classes):
+        calls.append(task)
+        if where == "judged" and len(calls) == 8:  # the second task, after it was learned
+            raise KeyboardInterrupt
+        return 0.5
+
+    with pytest.raises((Stopped, KeyboardInterrupt)):
+        continual.run(fragile, scenario, epochs=3, batch_size=30, metric=metric)
+    found = fragile.result
+    assert (found.ends, found.steps) == ([12], [0, 12])
+    assert found.r[0].tolist() == [0.5] * 3
+    assert np.isnan(found.r[1:]).all()
+    assert len(found.histories) == 2
+    fragile.limit = None
+    assert continual.run(continual.Naive(trainer()), scenario).r.shape == (3, 3)
+    whole = continual.Naive(trainer())
+    assert continual.run(whole, scenario) is whole.result
 
 
 @pytest.mark.parametrize(
@@ -564,6 +652,16 @@ def test_logs_hold_every_score(scenario, trainer, tmp_path):
     assert seen == [n for k in range(10) for n in [3 * k + 1 if k else 0] * 3]
     result.save(tmp_path / "log.json")
     assert json.loads((tmp_path / "log.json").read_text())["scores"] == result.curve.tolist()
+    again = continual.Result.load(tmp_path / "log.json")
+    assert again == result
+    assert (repr(again), again.metrics()) == (repr(result), result.metrics())
+    (tmp_path / "other.json").write_text('{"names": ["a"], "scores": [[1, 2]], "steps": [0]}')
+    (tmp_path / "list.json").write_text("[]")
+    for name in ("log.csv", "other.json", "list.json"):
+        with pytest.raises(DataError, match=rf"{name}' holds no figures of a run: Result\.load"):
+            continual.Result.load(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        continual.Result.load(tmp_path / "none.json")
 
 
 def test_the_progress_bar_shows_tasks_and_scores(scenario, trainer, capsys):
@@ -615,6 +713,33 @@ def test_pictures_of_many_tasks_of_numbers_and_of_none(clouds, trainer):
     for draw in (nothing.plot, nothing.plot_matrix):
         with pytest.raises(ArgumentError, match="no task was learned yet"):
             draw()
+
+
+def test_pictures_of_several_seeds_show_means_and_deviations(scenario, trainer):
+    pytest.importorskip("matplotlib").use("agg")
+    results = [continual.run(trainer(seed=seed), scenario, epochs=2) for seed in range(3)]
+    ax = tw.plot.tasks(results)
+    curves = np.stack([result.curve for result in results])
+    last = ax.get_lines()[-1]  # the mean of those learned
+    np.testing.assert_allclose(last.get_ydata()[-1], curves[:, -1].mean())
+    band = ax.collections[-1].get_paths()[0].get_extents()
+    spread = curves[:, 1, 0].std(ddof=1)
+    assert band.height >= spread
+    assert len(tw.plot.tasks(results[0]).collections) == 0
+    shown = tw.plot.task_matrix(results)
+    mean = np.mean([result.r for result in results], axis=0)
+    assert [text.get_text() for text in shown.texts] == [f"{value:.2f}" for value in mean.ravel()]
+    longer = continual.run(trainer(), scenario, epochs=3)
+    with pytest.raises(ArgumentError, match="not judged at the same steps"):
+        tw.plot.tasks([results[0], longer])
+    other = continual.Result(
+        ("a", "b"), "domain", "accuracy", [0, 1], [[0.5, 0.5], [0.9, 0.5]], [1]
+    )
+    with pytest.raises(ArgumentError, match=r"same tasks and metric; got .* and \('a', 'b'\)"):
+        tw.plot.task_matrix([results[0], other])
+    for wrong in ([], [1], results[0].r):
+        with pytest.raises(ArgumentError, match="result must"):
+            tw.plot.tasks(wrong)
 
 
 def test_active_classes_grow_with_the_tasks(scenario, trainer):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from thalweg import continual
+from thalweg import continual, nn
 from thalweg.errors import ArgumentError, DataError, DtypeError, ShapeError
 
 
@@ -209,11 +209,37 @@ def test_classes_that_were_seen_compete_in_another_order_too(data):
     turned = continual.Scenario(tasks[::-1], "class")
     assert [task.active for task in turned] == [tuple(range(8 - 2 * k, 10)) for k in range(5)]
     assert [task.active for task in tasks] == [tuple(range(2 + 2 * k)) for k in range(5)]
-    always = [dataclasses.replace(task, active=None) for task in tasks[::-1]]
-    assert [task.active for task in continual.Scenario(always, "class")] == [None] * 5
+    always = [dataclasses.replace(task, active="all") for task in tasks[::-1]]
+    assert [task.active for task in continual.Scenario(always, "class")] == ["all"] * 5
+    some = [always[0], *tasks[::-1][1:]]
+    assert [task.active for task in continual.Scenario(some, "class")] == [
+        "all", *[tuple(range(8 - 2 * k, 10)) for k in range(1, 5)]
+    ]  # fmt: skip
     # More than those that were seen is a choice.
     every = [dataclasses.replace(task, active=tuple(range(10))) for task in tasks]
     assert {task.active for task in continual.Scenario(every, "class")} == {tuple(range(10))}
+
+
+def test_a_class_scenario_made_by_hand_is_that_of_split(data):
+    """Also while it is learned: the classes so far compete, if a task does not say otherwise."""
+    tasks = continual.split(*data.all, tasks=5, kind="class")
+    hand = [continual.Task(task.x, task.y, task.x_test, task.y_test) for task in tasks]
+    made = continual.Scenario(hand, "class")
+    assert [task.active for task in made] == [task.active for task in tasks]
+    for kind in ("task", "domain"):
+        assert [task.active for task in continual.Scenario(hand, kind)] == [None] * 5
+    hand[2] = dataclasses.replace(hand[2], active=range(10))
+    assert continual.Scenario(hand, "class")[2].active == tuple(range(10))
+    # Shares of classes do not say of which they are.
+    hand[1] = continual.Task(data.x, np.eye(10)[data.y], data.x, data.y)
+    assert [task.active for task in continual.Scenario(hand, "class")][:2] == [None, None]
+
+
+def test_all_outputs_compete_where_a_task_says_so(clouds, trainer):
+    mine = trainer(loss=nn.CrossEntropyLoss(active=(0, 1)))
+    tasks = continual.split(*clouds.all, tasks=3, kind="class")
+    continual.Naive(mine).fit(dataclasses.replace(tasks[2], active="all"))
+    assert mine.loss.active is None
 
 
 X, Y = np.zeros((4, 9)), np.arange(4) % 2
@@ -245,6 +271,11 @@ X, Y = np.zeros((4, 9)), np.arange(4) % 2
         (lambda: continual.from_arrays([]), ArgumentError, "at least one task"),
         (lambda: continual.from_arrays([(X, Y, X)]), ArgumentError, "3 items"),
         (lambda: continual.from_arrays([(X, Y), (X[:, 1:], Y)]), ShapeError, "8 features"),
+        (
+            lambda: continual.from_arrays([(X, Y * 0.1), (X, Y[:, None] * 0.1)]),
+            ShapeError,
+            r"task 2 has y of shape \(4, 1\) but task 1 has \(4,\)",
+        ),
         (lambda: continual.from_arrays([(X, Y), (X, X)]), ArgumentError, "both have labels"),
         (lambda: continual.from_arrays([(X, X)], "class"), ArgumentError, "about classes"),
         (lambda: continual.from_arrays([(X, Y)], names=["a", "b"]), ArgumentError, "2 names"),

@@ -73,6 +73,17 @@ def test_what_labels_are_judged_by_is_what_a_trainer_takes(change, error, messag
     np.testing.assert_array_equal(mine.model.flat_parameters, before)
 
 
+def test_rows_whose_label_is_ignored_are_not_judged(clouds, trainer):
+    y = clouds.y.copy()
+    y[::2] = -100
+    mine = trainer()
+    result = continual.run(mine, continual.from_arrays([(clouds.x, y)]))
+    assert result.r[0, 0] == pytest.approx(mine.evaluate(clouds.x, y)["accuracy"])
+    none = continual.from_arrays([(clouds.x, clouds.y, clouds.x, np.full(480, -100))])
+    with pytest.raises(DataError, match=r"task 0 \('task 1'\) cannot be judged: all labels"):
+        continual.run(trainer(), none)
+
+
 def test_whole_numbers_may_be_what_is_predicted(clouds):
     y = np.round(clouds.x[:, 0]).astype(int)
     scenario = continual.from_arrays([(clouds.x, y)])

@@ -8,7 +8,7 @@ import numpy as np
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Scenario, Task
+from thalweg.continual._task import Changed, Scenario, Task
 from thalweg.errors import ArgumentError
 
 
@@ -32,6 +32,12 @@ class FromScratch(Strategy):
     ----------
     inner : Trainer or Strategy
         What does the training.
+
+    Raises
+    ------
+    UnsupportedError
+        Together with strategies that go by parameters which are gone then: penalties, `PackNet`,
+        `ContinualBackprop`, and around `LwF`.
     """
 
     _does = ("restart",)
@@ -65,15 +71,21 @@ class Cumulative(Strategy):
         If it is not a scenario, or a task is not of it.
     """
 
+    replays = True
     _does = ("own rows",)
 
     def __init__(self, inner: Trainer | Strategy, scenario: Scenario) -> None:
         super().__init__(inner)
         if not isinstance(scenario, Scenario):
             raise ArgumentError(f"scenario must be a Scenario; got {scenario!r}")
-        self._rehearse()
         self._scenario = scenario
         self._union: Task | None = None
+        self._known: Task | None = None  # the latest that was seen to be of the scenario
+
+    def _check(self, task: Task) -> None:
+        if task is not self._union:
+            self._check_known(task)
+        super()._check(task)
 
     def begin(self, task: Task) -> None:
         """Put the rows together."""
@@ -92,14 +104,14 @@ class Cumulative(Strategy):
 
     def _check_known(self, task: Task) -> None:
         """Refuse a task of another scenario: its own rows would be left out."""
-        # Of another number of rows only a larger one can be right: a strategy outside may add some.
-        count = len(self._scenario)
-        if task.index < count and len(self._scenario[task.index].y) <= len(task.y):
+        if task is self._known:
             return
-        raise ArgumentError(
-            f"{task!r} is not of the scenario that {type(self).__name__} was made with, from which"
-            f" all rows are taken: {self._scenario!r}"
-        )
+        if task.index >= len(self._scenario) or not _same(task, self._scenario[task.index]):
+            raise ArgumentError(
+                f"{task!r} is not of the scenario that {type(self).__name__} was made with, from"
+                f" which all rows are taken, or has other rows: {self._scenario!r}"
+            )
+        self._known = task
 
     def _all(self, task: Task) -> Task:
         """Give the task with the rows of all; the latest is kept."""
@@ -121,6 +133,20 @@ class Cumulative(Strategy):
         return self._union
 
 
+def _same(one: Task, other: Task) -> bool:
+    """Whether two tasks have the same rows to learn."""
+    mine, others = one._content(), other._content()
+    return all(_equal(mine[name], others[name]) for name in ("x", "y", "sample_weight"))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if isinstance(one, Changed) and isinstance(other, Changed):
+        return repr(one.change) == repr(other.change) and _equal(one.source, other.source)
+    return np.array_equal(*(it.made() if isinstance(it, Changed) else it for it in (one, other)))
+
+
 class Joint(Cumulative):
     """Learns all tasks of a scenario together from the beginning: the upper bound.
 
@@ -137,7 +163,7 @@ class Joint(Cumulative):
     Raises
     ------
     ArgumentError
-        If it is not a scenario.
+        If it is not a scenario, or a task is not of it.
     """
 
     def _sources(self, task: Task) -> list[Task]:

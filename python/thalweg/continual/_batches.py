@@ -14,6 +14,7 @@ import numpy as np
 from thalweg import _core
 from thalweg._trainer import Trainer
 from thalweg.continual._task import Task
+from thalweg.errors import ArgumentError
 
 #: Steps in one chunk at most, if they are of many rows.
 MOST = 16
@@ -26,6 +27,27 @@ _PASSES = 1 << 32
 def per_pass(rows: int, batch_size: int, drop_last: bool = False) -> int:
     """Count the batches that a pass over so many rows takes, at least 1."""
     return max(1, rows // batch_size if drop_last else -(-rows // batch_size))
+
+
+def check_last(
+    trainer: Trainer, rows: int, steps: int, start: int, batch_size: int, drop_last: bool
+) -> None:
+    """Refuse steps one of which would be on a single row, where statistics are over rows.
+
+    Raises
+    ------
+    ArgumentError
+        If there is such a one.
+    """
+    batches = per_pass(rows, batch_size, drop_last)
+    to_come = batches - 1 - start % batches  # until the last of a pass
+    single = rows - (batches - 1) * batch_size == 1 < batch_size
+    if single and to_come < steps and trainer.model._core.average_blocks():
+        raise ArgumentError(
+            f"the last of the batches of {rows} rows has 1 row with batch_size={batch_size}, but"
+            " BatchNorm1d takes statistics over the rows of a batch, which takes 2 rows or more:"
+            " choose another batch_size, or drop_last=True"
+        )
 
 
 def steps_of_chunk(trainer: Trainer, batch_size: int) -> int:

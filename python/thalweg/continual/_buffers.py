@@ -6,12 +6,15 @@ does not depend on who else draws some.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from thalweg import _checks
 from thalweg.errors import ArgumentError, DtypeError, ShapeError
+
+#: What samples belong to besides their labels.
+_Group: TypeAlias = int | tuple[int, ...]
 
 
 class Buffer:
@@ -24,6 +27,9 @@ class Buffer:
     seed : int, keyword only, default 0
         Of its random numbers.
     """
+
+    #: What a state must hold.
+    _holds: tuple[str, ...] = ()
 
     def __init__(self, capacity: int, *, seed: int = 0) -> None:
         self.capacity = _checks.integer("capacity", capacity, 1)
@@ -49,7 +55,14 @@ class Buffer:
         features : callable, keyword only, optional
             Gives the features of samples `x`, for buffers that choose by them.
         **columns : array_like
-            ``x``, ``y`` and more, with as many rows.
+            ``x``, ``y`` and more, with as many rows. Samples of different types are kept in one
+            that holds all of them.
+
+        Raises
+        ------
+        ShapeError, DtypeError, ArgumentError
+            If they do not go with each other or with what is kept, as numbers beside labels, or
+            there is no room for them; what is kept stays as it is.
         """
         raise NotImplementedError
 
@@ -66,13 +79,49 @@ class Buffer:
         """Give the rows at some places, by column."""
         return {name: column[places] for name, column in self.rows().items()}
 
+    def _kept(self) -> Mapping[str, Any]:
+        """Give columns with the types and the rows' shapes of what is kept; nothing before that."""
+        return self._take(np.zeros(0, np.int64)) if len(self) else {}
+
+    def _labels(self) -> Any:
+        """Give the classes of which samples are kept; None, if targets are no labels."""
+        y = self.rows()["y"] if len(self) else np.zeros(0, np.int64)
+        return np.unique(y) if _are_labels(y) else None
+
+    def _check_new(self, group: _Group, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """Give new samples as arrays, if `add` will take them, perhaps with more columns."""
+        kept = self._kept()
+        return _columns(columns, {name: kept[name] for name in columns if name in kept})
+
     def state_dict(self) -> dict[str, Any]:
         """Give everything, as arrays and plain data."""
-        return {"generator": self._generator.bit_generator.state}
+        return {"capacity": self.capacity, "generator": self._generator.bit_generator.state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Take back what `state_dict` gave.
+
+        Raises
+        ------
+        ArgumentError
+            If it is of another kind of buffer, or one of another capacity.
+        """
+        self._check_state(state)
         self._generator.bit_generator.state = state["generator"]
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """Refuse the state of another buffer, before anything is taken from it."""
+        name = type(self).__name__
+        missing = [key for key in self._holds if key not in state]
+        if missing:
+            raise ArgumentError(
+                f"this is not the state of such a {name}: it has no {', '.join(missing)}"
+            )
+        capacity = state.get("capacity", self.capacity)
+        if capacity != self.capacity:
+            raise ArgumentError(
+                f"this is the state of a {name} with capacity={capacity}, and this one has"
+                f" capacity={self.capacity}"
+            )
 
 
 class ReservoirBuffer(Buffer):
@@ -108,6 +157,8 @@ class ReservoirBuffer(Buffer):
     >>> len(buffer), buffer.rows()["x"].shape
     (3, (3, 1))
     """
+
+    _holds = ("capacity", "generator", "seen", "columns")
 
     def __init__(self, capacity: int, *, seed: int = 0) -> None:
         super().__init__(capacity, seed=seed)
@@ -150,6 +201,9 @@ class ReservoirBuffer(Buffer):
     def rows(self) -> dict[str, Any]:
         """Give what is kept, by column; not to be written to."""
         return {name: column[: len(self)] for name, column in self._columns.items()}
+
+    def _kept(self) -> Mapping[str, Any]:
+        return self._columns
 
     def state_dict(self) -> dict[str, Any]:
         """Give everything, as arrays and plain data."""
@@ -201,6 +255,8 @@ class BalancedBuffer(Buffer):
     Rebuffi et al. 2017, "iCaRL", algorithms 4 and 5 (herding, on features of unit length).
     """
 
+    _holds = ("capacity", "generator", "groups", "seen")
+
     def __init__(
         self, capacity: int, *, per_class: bool = False, select: str = "random", seed: int = 0
     ) -> None:
@@ -225,14 +281,13 @@ class BalancedBuffer(Buffer):
         **columns: Any,
     ) -> None:
         """Offer samples; those of one label in one `group` are of one class."""
-        arrays = _columns(columns, next(iter(self._groups.values()), {}))
+        arrays = _columns(columns, self._kept())
         if self._herding and features is None:
             raise ArgumentError('select="herding" needs the features of samples; see Replay')
-        labels = _classes(arrays["y"])
-        parts = {}
-        for label in np.unique(labels).tolist():
-            mine = np.flatnonzero(labels == label)
-            parts[f"{group}/{label}"] = {name: array[mine] for name, array in arrays.items()}
+        parts = {
+            key: {name: array[mine] for name, array in arrays.items()}
+            for key, mine in _parts(group, arrays["y"]).items()
+        }
         seen = dict(self._seen)
         for key, part in parts.items():
             seen[key] = seen.get(key, 0) + len(part["x"])
@@ -246,6 +301,14 @@ class BalancedBuffer(Buffer):
                 groups.get(key), part, quota, self._seen.get(key, 0), features
             )
         self._groups, self._seen = groups, seen
+
+    def _kept(self) -> Mapping[str, Any]:
+        return next(iter(self._groups.values()), {})
+
+    def _check_new(self, group: _Group, columns: Mapping[str, Any]) -> dict[str, Any]:
+        arrays = super()._check_new(group, columns)
+        self.check_room(len(self._seen.keys() | _parts(group, arrays["y"]).keys()))
+        return arrays
 
     def check_room(self, classes: int) -> None:
         """Refuse so many classes, if there is no sample for each.
@@ -343,12 +406,24 @@ def _share(capacity: int, counts: Iterable[int]) -> int:
         if count > share:
             return share
         capacity -= count
-    return counts[-1]
+    return counts[-1] if counts else capacity
+
+
+def _parts(group: _Group, y: Any) -> dict[str, Any]:
+    """Give the places of the rows of each class in a group, by the names of the two."""
+    labels = _classes(y)
+    return {
+        f"{group}/{label}": np.flatnonzero(labels == label) for label in np.unique(labels).tolist()
+    }
+
+
+def _are_labels(y: Any) -> bool:
+    return bool(y.ndim == 1 and y.dtype.kind in "iub")
 
 
 def _classes(y: Any) -> Any:
     """Give the class of each row; 0, if targets are neither labels nor shares of classes."""
-    if y.ndim == 1 and y.dtype.kind in "iub":
+    if _are_labels(y):
         return y
     if y.ndim == 2 and y.shape[1] > 1 and (y >= 0).all() and np.allclose(y.sum(axis=1), 1):
         return y.argmax(axis=1)
@@ -414,13 +489,23 @@ def _columns(columns: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, A
             raise ShapeError(
                 f"this buffer keeps rows of {name} of shape {column.shape[1:]}; got {new.shape[1:]}"
             )
-        wide = np.promote_types(new.dtype, column.dtype)
-        if not np.can_cast(new.dtype, column.dtype, "same_kind") or wide.kind not in (
-            new.dtype.kind + column.dtype.kind
-        ):
+        if new.dtype == column.dtype:
+            continue
+        wide = _wide(new.dtype, column.dtype)
+        # Labels that become numbers would be of no class.
+        if wide is None or (name == "y" and _are_labels(column) and wide.kind == "f"):
             raise DtypeError(
                 f"this buffer keeps {name} as {column.dtype}, which cannot hold {new.dtype}; give"
                 " it samples of one type"
             )
         arrays[name] = new.astype(wide, copy=False)
     return arrays
+
+
+def _wide(one: Any, other: Any) -> Any:
+    """Give the type that holds what two do, if there is such a one of the kind of either."""
+    try:
+        wide = np.promote_types(one, other)
+    except TypeError:
+        return None
+    return wide if wide.kind in one.kind + other.kind else None

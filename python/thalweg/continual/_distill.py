@@ -46,10 +46,12 @@ class LwF(Innermost):
     Raises
     ------
     ArgumentError
-        If an argument is out of range.
+        If an argument is out of range; if a task's active classes leave earlier ones out.
     UnsupportedError
-        If `inner` is another strategy, or the trainer has another loss; when a task begins, if it
-        has weights of samples or no labels; during a task, if there is a penalty.
+        If `inner` is another strategy, or the trainer has another loss; inside of strategies that
+        change the network between tasks (`FromScratch`, `GDumb`, `ShrinkAndPerturb`); when a task
+        begins, if it has weights of samples, labels that do not count, or none; during a task, if
+        there is a penalty.
 
     Notes
     -----
@@ -63,7 +65,8 @@ class LwF(Innermost):
     """
 
     gathers = ("_learned", "_seen")
-    _does = (*Innermost._does, "looks", "whole")
+    _holds = ("teacher",)
+    _does = (*Innermost._does, "looks", "teacher", "whole")
 
     def __init__(self, inner: Trainer, *, strength: float = 1.0, temperature: float = 2.0) -> None:
         super().__init__(inner)
@@ -74,6 +77,10 @@ class LwF(Innermost):
         self._seen: list[int] = []  # classes of the tasks so far
         #: What the teacher says of a task's rows, and which task that is.
         self._logits: tuple[Task, Any] | None = None
+
+    def _check_kept(self, task: Task) -> None:
+        super()._check_kept(task)
+        _mixed.check_active(self, self._learned)
 
     def begin(self, task: Task) -> None:
         """Take a copy of the network as it is."""
@@ -95,6 +102,10 @@ class LwF(Innermost):
         both = task.with_data(
             task.x, np.column_stack([np.asarray(task.y), self._logits[1].astype(np.float64)])
         )
+        _batches.check_last(
+            self.trainer, len(both.x), options["steps"], options["start"], batch_size,
+            options["drop_last"],
+        )  # fmt: skip
         twin = _mixed.with_loss(self.trainer, self._loss(task), "LwF")
         parts = []
         for x, y, _ in _batches.chunks(both, seed=self.trainer.model.seed, **options):

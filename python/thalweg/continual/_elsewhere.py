@@ -23,8 +23,8 @@ ELSEWHERE = {
         for name in ("model", "optimizer", "loss", "history")
     },
     **dict.fromkeys(
-        ("save", "load", "checkpoint"),
-        "continual.run(..., checkpoint=path, resume=True) keeps everything; strategy.state_dict()"
+        ("save_checkpoint", "checkpoint"),
+        "continual.run(..., checkpoint=path, resume=True) keeps everything; strategy.save(path)"
         " has what was gathered, without the trainer",
     ),
     **dict.fromkeys(("mem_size", "storage_policy", "memory"), "it is strategy.buffer"),

@@ -9,7 +9,7 @@ from thalweg.continual._fisher import check_kind, importance, some_samples
 from thalweg.continual._outputs import outputs_of
 from thalweg.continual._quadratic import Consolidating, Flat
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Task
+from thalweg.continual._task import Task, counted
 
 #: Which Fisher information belongs to a convention.
 _FISHER = {"paper": "exact", "avalanche": "batched", "mammoth": "weighted"}
@@ -53,7 +53,8 @@ class EWC(Consolidating):
         If an argument is out of range.
     UnsupportedError
         If the trainer's loss is no likelihood that `fisher_diagonal` knows, or its optimizer takes
-        all data at once.
+        all data at once. When a task begins that has weights of samples, which the Fisher
+        information does not know.
 
     Notes
     -----
@@ -84,6 +85,8 @@ class EWC(Consolidating):
     >>> [bool(np.mean(ewc.predict(t.x_test) == t.y_test) > 0.9) for t in tasks]
     [True, True]
     """
+
+    _does = (*Consolidating._does, "plain tasks")
 
     def __init__(
         self,
@@ -119,17 +122,11 @@ class EWC(Consolidating):
         )
 
     def _fisher(self, task: Task) -> Flat:
+        x, y = counted(self.trainer.loss, task.x, task.y)
         return importance(
-            self.trainer.model,
-            task.x,
-            task.y,
-            self.fisher,
-            self.trainer.loss,
-            n_samples=self.n_samples,
-            classes=outputs_of(self.trainer, task),
-            batch_size=self.batch_size,
-            seed=self.seed,
-        ).astype(np.float64)
+            self.trainer.model, x, y, self.fisher, self.trainer.loss, n_samples=self.n_samples,
+            classes=outputs_of(self.trainer, task), batch_size=self.batch_size, seed=self.seed,
+        ).astype(np.float64)  # fmt: skip
 
 
 class OnlineEWC(EWC):

@@ -7,9 +7,10 @@ import numpy as np
 from thalweg import nn
 from thalweg.errors import ArgumentError
 from thalweg.nn import Sequential
+from thalweg.nn._layers._base import Activation
 
-#: Layers whose outputs are not activations of units.
-_NO_UNITS = (nn.Linear, nn.BatchNorm1d, nn.LayerNorm, nn.RMSNorm, nn.Dropout, nn.Residual)
+#: Layers that work element by element, and whose outputs are not activations of units.
+_NO_UNITS = (nn.Dropout, nn.Flatten, nn.Identity)
 
 
 def part(model: Sequential, first: int, last: int) -> Sequential:
@@ -34,29 +35,19 @@ def body(model: Sequential) -> Sequential:
     ArgumentError
         If there is nothing before that layer.
     """
-    return part(model, 0, _last(model))
-
-
-def count(model: Sequential) -> Any:
-    """Say which features count, 1 or 0: from a unit that is silent in a task, nothing leads on."""
-    weight = model.state_dict()[f"{_last(model)}.weight"]
-    return weight.any(axis=0).astype(weight.dtype)
-
-
-def _last(model: Sequential) -> int:
     places = [i for i, layer in enumerate(model.layers) if isinstance(layer, nn.Linear)]
     if len(places) < 2:
         raise ArgumentError("the model has no features: it needs a layer before its last Linear")
-    return places[-1]
+    return part(model, 0, places[-1])
 
 
 def activations(model: Sequential, x: Any) -> list[Any]:
-    """Give the output of every element-wise layer but Identity, and of a last one none."""
+    """Give the output of every activation but Identity, and of a last one none."""
     given: list[Any] = []
     rows = np.asarray(x)
     first = 0
     for place, layer in enumerate(model.layers[:-1]):
-        if isinstance(layer, (*_NO_UNITS, nn.Identity)):
+        if not isinstance(layer, Activation) or isinstance(layer, _NO_UNITS):
             continue
         rows = part(model, first, place + 1)(rows)
         first = place + 1

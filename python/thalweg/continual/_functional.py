@@ -48,17 +48,18 @@ class FROMP(Innermost):
     Raises
     ------
     ArgumentError
-        If an argument is out of range.
+        If an argument is out of range; if a task's active classes leave earlier ones out.
     UnsupportedError
         If `inner` is another strategy, the trainer has another loss, or the model has
         `nn.BatchNorm1d` or `nn.Dropout`; during a task, if there is a penalty, or the task has
-        weights of samples or no labels.
+        weights of samples, labels that do not count, or none.
 
     Notes
     -----
-    The softmax of a penalty is over the outputs that competed for its task: its head, or the
-    classes that were active. What differs from the authors' code: all memorable samples are in
-    every step, and the jitter.
+    The softmax of a penalty is over the outputs of its task's head; without heads, of all tasks
+    over those that competed in the latest one, so that with classes that become active its columns
+    grow. What differs from the authors' code: all memorable samples are in every step, and the
+    jitter.
 
     Each step is a call from Python with `per_task` rows more for each task so far, and its loss is
     computed by NumPy. With 20 rows of one task that is 0.5 ms more than the 0.1 ms of plain
@@ -82,6 +83,7 @@ class FROMP(Innermost):
     """
 
     gathers = ("_past", "_precision")
+    replays = True
     _does = (*Innermost._does, "looks")
 
     def __init__(
@@ -153,30 +155,38 @@ class FROMP(Innermost):
 
         return loss
 
+    def _check_kept(self, task: Task) -> None:
+        super()._check_kept(task)
+        held = [past["columns"] for past in self._past]
+        _mixed.check_active(self, np.concatenate(held) if held else [])
+
     def end(self, task: Task) -> None:
         """Choose memorable samples of the task, and see what is known of all of them now."""
         super().end(task)
         model = self.trainer.model
         chosen = outputs_of(self.trainer, task)
         fisher = fisher_diagonal(model, task.x, loss=self.trainer.loss, classes=chosen)
-        if self._precision is None:
-            self._precision = np.full(model.num_parameters, self.delta)
-        self._precision = self._precision + len(task.y) * fisher.astype(np.float64)
+        precision = self._precision
+        if precision is None:
+            precision = np.full(model.num_parameters, self.delta)
+        precision = precision + len(task.y) * fisher.astype(np.float64)
         columns = np.arange(model.out_features) if chosen is None else np.array(chosen)
         p = self._probabilities(model(task.x), columns)
         unsure = np.argsort(-(p * (1 - p)).sum(axis=1), kind="stable")[: self.per_task]
-        self._past.append({"x": np.asarray(task.x)[np.sort(unsure)], "columns": columns})
+        mine = {"x": np.asarray(task.x)[np.sort(unsure)], "columns": columns}
         heads = getattr(self.trainer.loss, "heads", None)
-        for past in self._past:
-            if heads is None:
-                past["columns"] = columns
-            past["p"], past["inverse"] = self._known(past["x"], past["columns"])
+        known = []
+        for past in (*self._past, mine):
+            among = columns if heads is None else past["columns"]
+            p, inverse = self._known(past["x"], among, precision)
+            known.append({"x": past["x"], "columns": among, "p": p, "inverse": inverse})
+        self._past, self._precision = known, precision
 
     @staticmethod
     def _probabilities(outputs: Any, columns: Any) -> Any:
         return np.exp(_mixed.log_softmax(outputs[:, columns].astype(np.float64)))
 
-    def _known(self, x: Any, columns: Any) -> tuple[Any, Any]:
+    def _known(self, x: Any, columns: Any, precision: Any) -> tuple[Any, Any]:
         """Give probabilities of samples, and the inverse of K for each class."""
         model = self.trainer.model
         samples = model._samples(x, "x")
@@ -191,7 +201,7 @@ class FROMP(Innermost):
         inverses = []
         for c in range(len(columns)):
             part = np.stack([s[c] for s in slopes]).astype(np.float64)
-            kernel = (part / self._precision) @ part.T
+            kernel = (part / precision) @ part.T
             size = kernel.trace() / len(kernel)
             if size > 0:
                 inverses.append(np.linalg.inv(kernel + self.jitter * size * np.eye(len(kernel))))

@@ -34,8 +34,20 @@ class Innermost(Strategy):
                 f"shape {y.shape} of {y.dtype}"
             )
         outputs = self.trainer.model.out_features
+        ignored = getattr(self.trainer.loss, "ignore_index", None)
+        if (y == ignored).any():
+            raise UnsupportedError(
+                f"{type(self).__name__} counts all rows, also those whose label is"
+                f" ignore_index={ignored}: leave them out of the task"
+            )
         if len(y) and not 0 <= y.min() <= y.max() < outputs:
             raise DataError(
                 f"y has labels from {y.min()} to {y.max()}, but the network has {outputs} outputs: "
                 f"labels must be from 0 to {outputs - 1}"
+            )
+        others = sorted({*np.unique(y).tolist()} - {*(task.classes or y.tolist())})
+        if others and "whole" in self._does:
+            raise DataError(
+                f"task {task.index} has the labels {others}, but classes={task.classes}, by which"
+                f" {type(self).__name__} goes: name all that occur, or leave classes out"
             )

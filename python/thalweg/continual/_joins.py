@@ -7,13 +7,15 @@ here would fail in the middle of a run, do nothing without a word, or break what
   ``"projection"`` changes its gradients, ``"loss"`` takes its steps with a loss of its own;
 - ``"rows"`` learns other rows than a task's, in addition or instead, ``"own rows"`` chooses them
   whatever it is given, ``"pieces"`` hands them on in pieces that each begin anew, ``"weights"``
-  with weights; ``"plain rows"`` takes none with weights, ``"whole"`` needs all rows of a task,
-  ``"place"`` the place in it;
+  with weights; ``"plain rows"`` takes none with weights, ``"plain tasks"`` no tasks that have some,
+  ``"whole"`` needs all rows of a task, ``"place"`` the place in it;
 - ``"part"`` gives each task a part of the network: by ``"gates"``, which are open between tasks, or
-  as ``"owner"`` of parameters, which stay as they are;
+  as ``"owner"`` of parameters, which stay as they are; ``"replays"`` takes samples of earlier tasks
+  into its steps (`Strategy.replays`);
 - ``"restart"`` begins every task with the parameters of the beginning, ``"shrink"`` each but the
   first with others than were left, ``"renew"`` sets some anew after each step;
-- ``"looks"`` takes what it goes by from the network as it is when a task begins or ends.
+- ``"looks"`` takes what it goes by from the network as it is when a task begins or ends,
+  ``"teacher"`` when it begins, as that which earlier tasks were learned by.
 """
 
 from typing import Any
@@ -31,9 +33,21 @@ _CLASHES = (
      " gradients"),
     ("rows", "own rows", "{inner} chooses the rows that are learned, and those of {outer} would be"
      " left out"),
+    ("own rows", "own rows", "{inner} chooses the rows that are learned, and those of {outer} would"
+     " be left out"),
     ("weights", "plain rows", "{inner} does not take rows with weights, which {outer} gives them"),
+    ("gates", "looks", "{inner} would go by the whole network, as it is between tasks, not by the"
+     " part that learns a task"),
+    ("looks", "gates", "{outer} would go by the whole network, as it is between tasks, not by the"
+     " part that learns a task"),
+    ("part", "replays", "{inner} has samples of earlier tasks in its steps, which would go through"
+     " the latest task's part of the network, not through their own; take {outer} without it"),
+    ("replays", "part", "{outer} has samples of earlier tasks in its steps, which would go through"
+     " the latest task's part of the network, not through their own; take {inner} without it"),
     ("pieces", "whole", "{inner} goes by the rows of a whole task, and {outer} would give it others"
      " with them, piece by piece"),
+    ("pieces", "pieces", "{inner} goes by the place in a task, and {outer} would give it pieces"
+     " that begin anew; one with a larger buffer, or batch_size, replays as much"),
     ("pieces", "place", "{inner} goes by the place in a task, and {outer} would give it pieces that"
      " begin anew; {inner} goes outside, around {outer}"),
     ("penalty", "restart", "{inner} begins every task with the parameters of the beginning, and the"
@@ -47,10 +61,6 @@ _CLASHES = (
      " learns a task; {inner} goes outside, around SynapticIntelligence"),
     ("gates", "importance", "importances would be those of the whole network, not of the part that"
      " learns a task; use SynapticIntelligence"),
-    ("gates", "looks", "{inner} would go by the whole network, as it is between tasks, not by the"
-     " part that learns a task"),
-    ("looks", "gates", "{outer} would go by the whole network, as it is between tasks, not by the"
-     " part that learns a task"),
     ("gates", "renew", "{inner} would begin the silent units anew, whose parameters belong to other"
      " tasks"),
     ("renew", "gates", "{outer} would begin the silent units anew, whose parameters belong to other"
@@ -65,9 +75,19 @@ _CLASHES = (
      " earlier tasks"),
     ("owner", "renew", "{inner} begins units anew, also those that belong to earlier tasks"),
     ("renew", "owner", "{outer} begins units anew, also those that belong to earlier tasks"),
-    ("own rows", "owner", "{inner} trains on at the end of a task, and knows nothing of the rows"
-     " that {outer} chooses; {inner} goes outside, around {outer}"),
+    ("restart", "renew", "{outer} begins every task with the parameters of the beginning, and"
+     " {inner} would go by the age of units that are gone"),
+    ("renew", "restart", "{inner} begins every task with the parameters of the beginning, and"
+     " {outer} would go by the age of units that are gone"),
+    ("restart", "teacher", "{outer} begins every task with the parameters of the beginning, and"
+     " {inner} would hold on to what these say, not to what was learned"),
+    ("shrink", "teacher", "{outer} changes all parameters between tasks, and {inner} would hold on"
+     " to what they say then, not to what was learned"),
 )  # fmt: skip
+
+
+def _deeds(strategy: Any) -> set[str]:
+    return {*strategy._does, *(("replays",) if strategy.replays else ())}
 
 
 def check(strategy: Any) -> None:
@@ -81,7 +101,7 @@ def check(strategy: Any) -> None:
     link = strategy.inner
     while link is not None:
         for outer, inner, why in _CLASHES:
-            if outer in strategy._does and inner in link._does:
+            if outer in _deeds(strategy) and inner in _deeds(link):
                 names = {"outer": type(strategy).__name__, "inner": type(link).__name__}
                 raise UnsupportedError(
                     f"{names['outer']} around {names['inner']} is not there: {why.format(**names)}"

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from thalweg import _checks
-from thalweg._likelihood import prepare
+from thalweg._likelihood import likelihood_of, prepare
 from thalweg._trainer import Trainer
 from thalweg.continual import _mixed
 from thalweg.continual._fisher import importance, some_samples
 from thalweg.continual._outputs import outputs_of
 from thalweg.continual._quadratic import Consolidating
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Task
+from thalweg.continual._task import Task, counted
 from thalweg.curvature import kfac_factors
 from thalweg.errors import UnsupportedError
 
@@ -64,8 +64,8 @@ class OnlineLaplace(Consolidating):
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        If the model is too large for ``"full"``, or has layers that it is not for; after a task, if
-        the loss is no likelihood: see `fisher_diagonal`.
+        If the model is too large for ``"full"``, or has layers that it is not for; if the loss is
+        no likelihood: see `fisher_diagonal`. When a task begins that has weights of samples.
 
     Notes
     -----
@@ -103,6 +103,7 @@ class OnlineLaplace(Consolidating):
     """
 
     gathers = ("_terms",)
+    _does = (*Consolidating._does, "plain tasks")
 
     def __init__(
         self,
@@ -116,6 +117,7 @@ class OnlineLaplace(Consolidating):
         seed: int = 0,
     ) -> None:
         super().__init__(inner, strength)
+        likelihood_of(self.trainer.loss)  # what there is none for is refused before it trains
         self.structure = _checks.one_of("structure", structure, ("kron", "full"))
         self.factors = _checks.one_of("factors", factors, ("tasks", "summed"))
         self.decay = _checks.real("decay", decay, 0, 1, "[]")
@@ -137,6 +139,7 @@ class OnlineLaplace(Consolidating):
         """Take to heart what must not be forgotten of a task that was learned."""
         super().end(task)
         model, loss = self.trainer.model, self.trainer.loss
+        x, _ = counted(loss, task.x, task.y)
         options: dict[str, Any] = {
             "n_samples": self.n_samples,
             "classes": outputs_of(self.trainer, task),
@@ -144,13 +147,13 @@ class OnlineLaplace(Consolidating):
         }
         diagonal = np.zeros(model.num_parameters)
         if self.structure == "full":
-            new = {"": {"G": self._whole(task, options)}}
+            new = {"": {"G": self._whole(x, options)}}
         else:
-            found = kfac_factors(model, task.x, loss=loss, **options)
+            found = kfac_factors(model, x, loss=loss, **options)
             new = {layer: {"A": pair.A, "G": pair.G} for layer, pair in found.items()}
             rest = self._rest(new)
             if rest.any():
-                diagonal = importance(model, task.x, None, "exact", loss, **options) * rest
+                diagonal = importance(model, x, None, "exact", loss, **options) * rest
         self._terms = self._added(new)
         if self._importance is not None:
             diagonal = diagonal + self.decay * self._importance
@@ -174,10 +177,10 @@ class OnlineLaplace(Consolidating):
             }
         return [new]
 
-    def _whole(self, task: Task, options: dict[str, Any]) -> Any:
+    def _whole(self, x: Any, options: dict[str, Any]) -> Any:
         """Compute the whole Fisher information matrix, in double precision."""
         model = self.trainer.model
-        ready = prepare(model, task.x, None, loss=self.trainer.loss, labelled=False, **options)
+        ready = prepare(model, x, None, loss=self.trainer.loss, labelled=False, **options)
         chosen = np.arange(model.out_features) if ready.classes is None else list(ready.classes)
         size = model.num_parameters
         total = np.zeros((size, size))
@@ -224,14 +227,17 @@ class OnlineLaplace(Consolidating):
             places[layer] = weight, bias, rows, cols + (bias is not None)
         return places
 
+    def _mine(self) -> tuple[Any, Any, float] | None:
+        if self._importance is None or not self._importance.any():
+            return None  # nothing is left for the diagonal
+        return super()._mine()
+
     def _set(self, importance: Any, anchor: Any) -> None:
         super()._set(importance, anchor)
         core = self.trainer._elementary("penalty")
         if not self._terms:
             core.set_coupled(None)
             return
-        if not importance.any():
-            self.trainer.set_penalty(None)  # nothing is left for the diagonal
         dtype = self.trainer.model.dtype
 
         def vector(matrix: Any) -> Any:

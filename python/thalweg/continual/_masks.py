@@ -9,6 +9,7 @@ from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg._warn import warn
 from thalweg.continual import _units
+from thalweg.continual._elements import check_elementwise
 from thalweg.continual._features import part
 from thalweg.continual._outputs import outputs_of
 from thalweg.continual._strategy import Strategy
@@ -31,6 +32,7 @@ class _Parts(Strategy):
 
     def __init__(self, inner: Trainer | Strategy) -> None:
         super().__init__(inner)
+        check_elementwise(self.trainer, type(self).__name__)
         self.needs_task = True
         self._learned: list[int] = []  # the tasks' indices, in their order
         self.trainer._elementary("mask")  # what there is none for is refused before it trains
@@ -53,6 +55,10 @@ class _Parts(Strategy):
         if not self._begun:
             raise self._no_step("no task has begun, so that no part of the network is to learn")
         return super().step(x, y)
+
+    def _check_end(self, task: Task) -> None:
+        self._check_begun(task, "ends")
+        super()._check_end(task)
 
     def end(self, task: Task) -> None:
         """Note that the task was learned."""
@@ -82,13 +88,16 @@ class XdG(_Parts):
         If an argument is out of range, or the model has no hidden units; if a task has an index
         that was learned already.
     UnsupportedError
-        If the model has `nn.Residual`, or a strategy inside goes by the whole network, which is not
-        the one that was trained, when a task begins or ends: `EWC` and other penalties but
-        `SynapticIntelligence`, `LwF`, `FROMP`, `OGD`, a buffer that chooses by ``"herding"``.
+        If the model has `nn.Residual`, or an `nn.FourierFeatures` between units, or the optimizer
+        looks at whole layers. If a strategy inside goes by the whole network, which is not the one
+        that was trained, when a task begins or ends: `EWC` and other penalties but
+        `SynapticIntelligence`, `LwF`, `FROMP`, `OGD`. Inside or outside, if one has samples of
+        earlier tasks in its steps, as `Replay`: they would go through the latest task's part.
 
     Notes
     -----
-    It must be known which task a sample is from; `predict` and `network` take the task's index. A
+    It must be known which task a sample is from; `predict` and `network` take the task's index, and
+    go by the latest task without it. A
     gate of 0 is the same as zeros for all weights that lead away from the unit: between `begin` and
     `end` the trainer's model holds those, and after `end` the whole network again. Biases of
     outputs, and weights of units that are not silent, are shared; so forgetting is less, not none,
@@ -145,20 +154,33 @@ class XdG(_Parts):
 
     def begin(self, task: Task) -> None:
         """Get ready for a task, and set its gates."""
-        self._admit(task)
+        before = self._task
         self._open()  # those of a task that has not ended
-        super().begin(task)
-        self._whole, self._task = self.trainer.model.flat_parameters, task.index
-        self._penalty = self.trainer._elementary("penalty").penalty()
-        counts, _ = self._gates(task.index)
-        self.trainer.model.flat_parameters = np.where(counts, self._whole, 0)
-        self._hold()
+        try:
+            super().begin(task)
+        except BaseException:
+            if before is not None:
+                self._close(before)
+            raise
+        self._close(task.index)
 
     def end(self, task: Task) -> None:
         """Open all gates."""
-        self._check_begun(task, "ends")
+        self._check_end(task)
         self._open()
         super().end(task)
+
+    def _abandon(self) -> None:
+        self._open()
+        super()._abandon()
+
+    def _close(self, task: int) -> None:
+        """Set the gates of a task."""
+        self._whole, self._task = self.trainer.model.flat_parameters, task
+        self._penalty = self.trainer._elementary("penalty").penalty()
+        counts, _ = self._gates(task)
+        self.trainer.model.flat_parameters = np.where(counts, self._whole, 0)
+        self._hold()
 
     def _open(self) -> None:
         """Put the whole network back."""
@@ -186,8 +208,13 @@ class XdG(_Parts):
 
     def network(self, task: int | None = None) -> Sequential:
         """Give the part of the network that a task is judged by; the latest by default."""
-        task = self._task if task is None else _checks.integer("task", task, 0)
-        if task is None:
+        if task is not None:
+            task = _checks.integer("task", task, 0)
+        elif self._task is not None:
+            task = self._task
+        elif self._learned:
+            task = self._learned[-1]
+        else:
             return super().network(task)
         return _with(super().network(task), np.where(self._gates(task)[0], self._ungated(), 0))
 
@@ -219,10 +246,11 @@ class PackNet(_Parts):
     ArgumentError
         If an argument is out of range; if a task has an index that was learned already.
     UnsupportedError
-        If the model has `nn.Residual`; with strategies that would change what belongs to earlier
-        tasks (`ContinualBackprop`, `ShrinkAndPerturb`, `FromScratch`, `GDumb`), and inside those
-        that give it other rows (`Replay`, `Cumulative`; ``PackNet(Replay(trainer, 200))`` is
-        there).
+        If the model has `nn.Residual`, or the optimizer looks at whole layers. With strategies that
+        would change what belongs to earlier tasks (`ContinualBackprop`, `ShrinkAndPerturb`,
+        `FromScratch`, `GDumb`), and with those that have samples of earlier tasks in their steps
+        (`Replay`, `DER`, `GEM`, `Cumulative` and others), which would go through the latest task's
+        part.
 
     Notes
     -----
@@ -298,7 +326,7 @@ class PackNet(_Parts):
 
     def end(self, task: Task) -> None:
         """Give the smallest weights back, and train the others on."""
-        self._check_begun(task, "ends")
+        self._check_end(task)
         model = self.trainer.model
         theta, mine = model.flat_parameters, self._free.copy()
         own_outputs = outputs_of(self.trainer, task) is not None
@@ -315,6 +343,10 @@ class PackNet(_Parts):
         self.owner[mine] = task.index
         self._hold(None)
         super().end(task)
+
+    def _abandon(self) -> None:
+        self._hold(None)
+        super()._abandon()
 
     def _hold(self, free: Any) -> None:
         self._free = free

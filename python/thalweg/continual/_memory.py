@@ -1,17 +1,19 @@
 """What strategies that keep samples share."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from thalweg import _checks
+from thalweg import _arrays, _checks
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _joins
 from thalweg.continual._buffers import Buffer, ReservoirBuffer
 from thalweg.continual._features import body
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Task
-from thalweg.errors import ShapeError
+from thalweg.continual._task import Task, are_labels, counted
+from thalweg.errors import ArgumentError, ShapeError
 
 _MASK = (1 << 62) - 1
 
@@ -19,13 +21,30 @@ _MASK = (1 << 62) - 1
 class Keeping(Strategy):
     """Base of strategies with a buffer of samples, which is a part of their state."""
 
+    replays = True
     buffer: Buffer
     #: Samples of the buffer in each step; None is as many as there are new ones.
     _batch_size: int | None = None
+    #: The columns of its buffer.
+    _keeps: tuple[str, ...] = ("x", "y")
+    _holds = ("buffer",)
 
     def _keep_in(self, buffer: Buffer, batch_size: int | None = None) -> None:
         """Take a buffer; to be called when the strategy is made."""
-        self._rehearse()
+        name, there = type(self).__name__, tuple(buffer.rows()) if len(buffer) else self._keeps
+        if set(there) != set(self._keeps):
+            raise ArgumentError(
+                f"{name} keeps {', '.join(self._keeps)} of each sample, and this buffer has"
+                f" {', '.join(there)}: one buffer is for one strategy"
+            )
+        link = self.inner
+        while link is not None:
+            if vars(link).get("buffer") is buffer:
+                raise ArgumentError(
+                    f"this buffer is that of {type(link).__name__} inside of {name}, and both would"
+                    " put every sample in: give each a buffer of its own"
+                )
+            link = link.inner
         self.buffer = buffer
         self._batch_size = (
             None if batch_size is None else _checks.integer("batch_size", batch_size, 1)
@@ -33,6 +52,34 @@ class Keeping(Strategy):
         if herds(buffer):
             self._does = (*self._does, "looks")
             _joins.check(self)
+
+    def _check_kept(self, task: Task) -> None:
+        """Refuse a task that cannot be learned together with what is kept, or be kept with it."""
+        super()._check_kept(task)
+        x, y = counted(self.trainer.loss, task.x, task.y)
+        # A row of each class: the buffer may have no room for them all.
+        some = np.unique(y, return_index=True)[1] if are_labels(y) else slice(1)
+        self.buffer._check_new(task.index, {"x": x[some], "y": y[some]})
+        check_competing(self, self.buffer._labels())
+
+    def _new_rows(self, x: Any, y: Any) -> dict[str, Any]:
+        """Give samples of a stream as arrays, if the buffer will take them in."""
+        rows = {"x": _arrays.as_numeric(x, "x"), "y": _arrays.as_numeric(y, "y")}
+        rows = self.buffer._check_new(0, rows)
+        if not len(rows["x"]):
+            raise ShapeError("x has 0 rows, and a step needs at least 1")
+        return rows
+
+    @contextlib.contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Put the buffer's random numbers back if what they were drawn for is refused."""
+        generator = self.buffer._generator.bit_generator
+        state = generator.state
+        try:
+            yield
+        except Exception:
+            generator.state = state
+            raise
 
     def state_dict(self) -> dict[str, Any]:
         """Give what this strategy has gathered."""
@@ -43,6 +90,10 @@ class Keeping(Strategy):
         super().load_state_dict(state)
         self.buffer.load_state_dict(state["buffer"])
 
+    def _check_state(self, state: Any) -> None:
+        super()._check_state(state)
+        self.buffer._check_state(state["buffer"])
+
 
 class KeepingTasks(Keeping):
     """Base of those whose buffer takes a task's samples in when it ends, and a stream's at once."""
@@ -51,6 +102,12 @@ class KeepingTasks(Keeping):
         """Let the buffer take samples of the task in."""
         super().end(task)
         keep(self.buffer, self.trainer, task)
+
+    def _keep_new(self, rows: dict[str, Any]) -> None:
+        """Let the buffer take samples of a stream in, but for those whose labels do not count."""
+        x, y = counted(self.trainer.loss, rows["x"], rows["y"])
+        if len(y):
+            self.buffer.add(x=x, y=y)
 
     def _check_stream(self) -> None:
         """Refuse a step of a stream that the buffer could not take in after it."""
@@ -69,19 +126,33 @@ def buffer_of(buffer: Buffer | int) -> Buffer:
 
 
 def keep(buffer: Buffer, trainer: Trainer, task: Task) -> None:
-    """Offer a task's samples to a buffer."""
+    """Offer a task's samples to a buffer, but for those whose labels do not count."""
     features = body(trainer.model) if herds(buffer) else None
-    x, y = np.asarray(task.x), np.asarray(task.y)
-    buffer.add(group=task.index, features=features, x=x, y=y)
+    x, y = counted(trainer.loss, task.x, task.y)
+    if len(y):
+        buffer.add(group=task.index, features=features, x=x, y=y)
 
 
-def check_beside(x: Any, buffer: Buffer) -> None:
-    """Refuse new samples that cannot be in a batch with those of a buffer."""
-    if not len(buffer):
+def check_competing(strategy: Strategy, labels: Any) -> None:
+    """Refuse kept samples of classes that do not compete in the loss.
+
+    Raises
+    ------
+    ArgumentError
+        If there are such.
+    """
+    loss: Any = strategy.trainer.loss
+    active = getattr(loss, "active", None)
+    if active is None or labels is None:
         return
-    kept = buffer._take(np.zeros(0, np.int64))["x"].shape[1:]  # without a draw, or a copy of all
-    if x.shape[1:] != kept:
-        raise ShapeError(f"x has rows of shape {x.shape[1:]}, but those that are kept have {kept}")
+    others = np.setdiff1d(labels, [*active, loss.ignore_index]).tolist()
+    if others:
+        raise ArgumentError(
+            f"{type(strategy).__name__} keeps samples of the classes {others} and would learn them"
+            f" again, but only {tuple(active)} compete in the loss: if they are of an earlier run,"
+            " make model, trainer, buffer and strategy anew; else let them compete"
+            ' (Task(..., active="all"), or those that are to)'
+        )
 
 
 def kept_rows(rows: int, index: int, seed: int, start: int, steps: int, size: int) -> Any:

@@ -4,13 +4,13 @@ They are computed by NumPy on one batch of outputs, some tens of microseconds fo
 the passes through the network are the core's. What is lost is that passes and update are not fused.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from thalweg._trainer import Trainer
-from thalweg.errors import UnsupportedError
+from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import CrossEntropyLoss, CustomLoss
 from thalweg.optim import SAM
 
@@ -72,11 +72,12 @@ def with_loss(trainer: Trainer, function: Callable[..., Any], who: str) -> Train
         its optimizer is `optim.SAM`.
     """
     loss = trainer.loss
-    plain = isinstance(loss, CrossEntropyLoss) and loss.weight is None and not loss.label_smoothing
-    if not plain:
+    if not isinstance(loss, CrossEntropyLoss) or (
+        loss.weight is not None or loss.label_smoothing or loss.reduction != "mean"
+    ):
         raise UnsupportedError(
-            f"{who} needs a trainer with nn.CrossEntropyLoss() without weight and label_smoothing; "
-            f"got {loss!r}"
+            f"{who} needs a trainer with nn.CrossEntropyLoss() without weight and label_smoothing, "
+            f'and with reduction="mean"; got {loss!r}'
         )
     if trainer._average is not None or trainer._accumulate > 1:
         raise UnsupportedError(
@@ -94,6 +95,28 @@ def with_loss(trainer: Trainer, function: Callable[..., Any], who: str) -> Train
     if twin._rates is not None:
         twin._rates.base = trainer._base_lr
     return twin
+
+
+def check_active(strategy: Any, held: Iterable[int]) -> None:
+    """Refuse active classes of a trainer's loss that leave out outputs which are held on to.
+
+    Raises
+    ------
+    ArgumentError
+        If they do.
+    """
+    loss = strategy.trainer.loss
+    active: Sequence[int] | None = getattr(loss, "active", None)
+    if active is None or loss.heads is not None:
+        return
+    left_out = sorted({int(output) for output in held} - {*active})
+    if left_out:
+        raise ArgumentError(
+            f"{type(strategy).__name__} holds on to what the network says of the classes {left_out}"
+            f" of earlier tasks, but active={tuple(active)} leaves them out: let all classes so far"
+            ' compete, as in continual.Scenario(tasks, kind="class"), or give each task a head,'
+            " nn.CrossEntropyLoss(heads=...)"
+        )
 
 
 def check_alone(trainer: Trainer, who: str) -> None:

@@ -65,7 +65,7 @@ class OGD(Projecting):
     """
 
     gathers = ("_directions",)
-    _does = ("projection", "looks")
+    _does = ("projection", "looks", "plain tasks")
 
     def __init__(
         self,

@@ -11,9 +11,9 @@ from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches
 from thalweg.continual._buffers import Buffer
-from thalweg.continual._memory import KeepingTasks, buffer_of, kept_rows
+from thalweg.continual._memory import KeepingTasks, buffer_of, check_competing, kept_rows
 from thalweg.continual._strategy import Strategy, mean_history
-from thalweg.continual._task import Task
+from thalweg.continual._task import Task, are_labels, counted
 from thalweg.errors import UnsupportedError
 from thalweg.optim import SAM
 
@@ -108,8 +108,8 @@ class AGEM(Projecting, KeepingTasks):
 
     Raises
     ------
-    ArgumentError
-        If an argument is out of range.
+    ArgumentError, ShapeError, DtypeError
+        If an argument is out of range; otherwise as by `Replay`.
     UnsupportedError
         If the optimizer is `optim.SAM`. When a task begins that has weights of samples; during a
         task, if another strategy projects gradients, or the loss is one of your own; for steps of
@@ -195,10 +195,17 @@ class AGEM(Projecting, KeepingTasks):
         -------
         float
             The loss of the new samples before the step.
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError, ArgumentError
+            As by `Replay.step`.
         """
         self._check_stream()
-        loss = super().step(x, y)
-        self.buffer.add(x=x, y=y)
+        new = self._new_rows(x, y)
+        with self._drawing():
+            loss = super().step(new["x"], new["y"])
+        self._keep_new(new)
         return loss
 
 
@@ -255,6 +262,7 @@ class GEM(Projecting):
     """
 
     gathers = ("_memories",)
+    replays = True
     _does = ("projection", "plain rows")
 
     def __init__(
@@ -267,7 +275,6 @@ class GEM(Projecting):
         seed: int = 0,
     ) -> None:
         super().__init__(inner)
-        self._rehearse()
         self.per_task = _checks.integer("per_task", per_task, 1)
         self.margin = _checks.real("margin", margin, 0)
         self.convention = _checks.one_of("convention", convention, ("paper", "avalanche"))
@@ -285,8 +292,15 @@ class GEM(Projecting):
     def end(self, task: Task) -> None:
         """Remember some samples of the task."""
         super().end(task)
-        rows = sample(len(task.y), self.per_task, self.seed, task.index)
-        self._memories.append({"x": np.asarray(task.x)[rows], "y": np.asarray(task.y)[rows]})
+        x, y = counted(self.trainer.loss, task.x, task.y)
+        rows = sample(len(y), self.per_task, self.seed, task.index)
+        if len(rows):
+            self._memories.append({"x": x[rows], "y": y[rows]})
+
+    def _check_kept(self, task: Task) -> None:
+        super()._check_kept(task)
+        kept = [memory["y"] for memory in self._memories if are_labels(memory["y"])]
+        check_competing(self, np.concatenate(kept) if kept else None)
 
 
 def sample(rows: int, size: int, seed: int, index: int) -> Any:

@@ -11,13 +11,15 @@ from thalweg._trainer import Trainer
 from thalweg._warn import warn
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
-from thalweg.errors import DivergedError, UnsupportedError
+from thalweg.errors import DivergedError, ShapeError, UnsupportedError
 from thalweg.nn import CrossEntropyLoss
 
 Flat = npt.NDArray[np.float64]
 
 #: Below this share of the loss, a penalty is reported as one that hardly matters.
 NEGLIGIBLE = 1e-4
+#: So many of the latest `Quadratic.ratios` are kept.
+LATEST = 1000
 
 
 class Quadratic(Strategy):
@@ -36,10 +38,13 @@ class Quadratic(Strategy):
         self._strength = _checks.real("strength", strength, 0)
         #: What the formula's strength is, in terms of the half that the trainer's penalty has.
         self._factor = 1.0
-        #: Penalty over loss, at the end of each part of a task in which there was a penalty.
+        #: Penalty over loss, at the end of each part of a task in which there was a penalty: of the
+        #: latest thousand parts. A part is one call of `learn`, which some strategies make for
+        #: every step.
         self.ratios: list[float] = []
         self._importance: Flat | None = None
         self._anchor: Flat | None = None
+        self._told_of_own_updates = False
 
     @property
     def strength(self) -> float:
@@ -62,23 +67,16 @@ class Quadratic(Strategy):
         """Where each parameter is pulled to."""
         return self._anchor
 
-    def begin(self, task: Task) -> None:
-        """Get ready for a task."""
+    def _check(self, task: Task) -> None:
         self._check_sole()
-        super().begin(task)
+        super()._check(task)
 
     def _check_sole(self) -> None:
         """Refuse a trainer whose penalty is another's than the one that was set."""
-        there = self.trainer._elementary("penalty").penalty()
-        mine = None
-        if self._importance is not None and self._anchor is not None:
-            if not self._importance.any():
-                return
-            mine = self._importance, self._anchor
-        same = (there is None) == (mine is None)
+        there, mine = self.trainer._elementary("penalty").penalty(), self._mine()
+        same = there is None and mine is None
         if there is not None and mine is not None:
-            dtype = self.trainer.model.dtype
-            same = all(np.array_equal(there[i], mine[i].astype(dtype)) for i in (0, 1))
+            same = all(np.array_equal(one, other) for one, other in zip(there, mine, strict=True))
         if not same:
             raise UnsupportedError(
                 f"the trainer's penalty is not the one of this {type(self).__name__}: a trainer has"
@@ -87,6 +85,8 @@ class Quadratic(Strategy):
             )
 
     def _learn(self, task: Task, **options: Any) -> History:
+        trainer = self.trainer
+        updates, known = trainer.optimizer.steps - trainer._updates, trainer.history
         try:
             history = super()._learn(task, **options)
         except DivergedError as error:
@@ -99,8 +99,22 @@ class Quadratic(Strategy):
                     " strength or rate, or an optimizer that scales, as optim.Adam."
                 )
             raise
-        if "penalty" in history and history["loss"][-1] != 0:
-            self.ratios.append(history["penalty"][-1] / abs(history["loss"][-1]))
+        loss = abs(history["loss"][-1]) if "loss" in history else 0
+        if self._importance is not None and "penalty" in history and loss:
+            self.ratios.append(history["penalty"][-1] / loss)
+            del self.ratios[:-LATEST]
+        # Fits of the trainer have a history each, and know of the penalty.
+        unknown = "penalty" not in history and trainer.history is known
+        own = unknown and trainer.penalty and trainer.optimizer.steps - trainer._updates > updates
+        if own and not self._told_of_own_updates:
+            self._told_of_own_updates = True
+            warn(
+                f"a strategy inside of {type(self).__name__} makes updates of which nothing says"
+                " that the penalty is in them: it is in those of trainer.update, trainer.step and"
+                " trainer.fit, but not in gradients, which optimizer.step takes as they are. Take"
+                ' trainer.update; or, if it is in them, say so by "penalty": trainer.penalty among'
+                " the figures that learn gives",
+            )
         return history
 
     def _parameters(self) -> Flat:
@@ -118,17 +132,34 @@ class Quadratic(Strategy):
 
     def _set(self, importance: Flat | None, anchor: Flat | None) -> None:
         self._importance, self._anchor = importance, anchor
-        trainer = self.trainer
-        if importance is None or anchor is None:
-            trainer.set_penalty(None)
-            return
-        dtype = trainer.model.dtype
-        trainer._pull(importance.astype(dtype), anchor.astype(dtype), self._factor * self.strength)
+        mine = self._mine()
+        if mine is None:
+            self.trainer.set_penalty(None)
+        else:
+            self.trainer._pull(*mine)
+
+    def _mine(self) -> tuple[Any, Any, float] | None:
+        """Give what the trainer's penalty is made of; its importances may be negative."""
+        if self._importance is None or self._anchor is None:
+            return None
+        dtype = self.trainer.model.dtype
+        importance, anchor = self._importance.astype(dtype), self._anchor.astype(dtype)
+        return importance, anchor, self._factor * self.strength
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         super().load_state_dict(state)
         self._set(self._importance, self._anchor)
+
+    def _check_state(self, state: Any) -> None:
+        super()._check_state(state)
+        for name in ("importance", "anchor"):
+            shape, count = np.shape(state[name]), self.trainer.model.num_parameters
+            if state[name] is not None and shape != (count,):
+                raise ShapeError(
+                    f"this is the {name} of a model with {shape} parameters, and this"
+                    f" {type(self).__name__} is of one with {count}"
+                )
 
 
 class Consolidating(Quadratic):

@@ -49,8 +49,9 @@ class ContinualBackprop(Strategy):
     ArgumentError
         If an argument is out of range, or the model has no hidden units.
     UnsupportedError
-        If the model has `nn.Residual`, or the trainer accumulates gradients; together with
-        strategies that give each task a part of the network, whose units would be replaced.
+        If the model has `nn.Residual`, or an `nn.FourierFeatures` between units, or the trainer
+        accumulates gradients; together with strategies that give each task a part of the network,
+        whose units would be replaced, or that begin every task anew.
 
     Notes
     -----
@@ -190,8 +191,8 @@ class ShrinkAndPerturb(Strategy):
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        Around strategies that begin every task with the parameters of the beginning, and together
-        with `PackNet`, whose parameters belong to tasks.
+        Around strategies that begin every task with the parameters of the beginning, and `LwF`,
+        whose teacher it would shrink; together with `PackNet`, whose parameters belong to tasks.
 
     Notes
     -----

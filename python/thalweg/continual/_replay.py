@@ -9,12 +9,11 @@ from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches
 from thalweg.continual._buffers import BalancedBuffer, Buffer, unit_length
-from thalweg.continual._features import body, count
+from thalweg.continual._features import body
 from thalweg.continual._memory import (
     Keeping,
     KeepingTasks,
     buffer_of,
-    check_beside,
     keep,
     kept_rows,
 )
@@ -46,7 +45,10 @@ class Replay(KeepingTasks):
     Raises
     ------
     ArgumentError
-        If an argument is out of range.
+        If an argument is out of range, or the buffer is an inner strategy's. When a task begins, if
+        the buffer has samples of classes that do not compete in the loss, or no room for its own.
+    ShapeError, DtypeError
+        When a task begins whose samples or targets cannot be kept with those that are.
     UnsupportedError
         If the inner strategy needs the rows of a whole task (see there), or with
         ``weighting="tasks"`` takes none with weights. When a task begins that has weights of
@@ -54,9 +56,10 @@ class Replay(KeepingTasks):
 
     Notes
     -----
-    Passes over the buffer are without repetition, in an order of their own each, and leave out a
-    last batch that would be short. Batches are gathered for many steps at once and trained in one
-    call of the core, so that a step costs little more than its arithmetic.
+    Rows whose label the loss ignores are not kept. Passes over the buffer are without repetition,
+    in an order of their own each, and leave out a last batch that would be short. Batches are
+    gathered for many steps at once and trained in one call of the core, so that a step costs little
+    more than its arithmetic.
 
     References
     ----------
@@ -97,6 +100,7 @@ class Replay(KeepingTasks):
         size = batch_size + more
         new, old = [np.asarray(task.x), np.asarray(task.y)], [memory["x"], memory["y"]]
         chunk = _batches.steps_of_chunk(self.trainer, size)
+        self.buffer._check_new(task.index, {"x": new[0][:1], "y": new[1][:1]})
         room = []  # used again and again: fresh memory costs more than filling it
         for place, (fresh, kept) in enumerate(zip(new, old, strict=True)):
             dtype = np.result_type(fresh, kept)
@@ -148,16 +152,22 @@ class Replay(KeepingTasks):
         -------
         float
             The loss of all the rows before the step.
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError, ArgumentError
+            If they are not such, none, or do not go with what is kept; weights and buffer are then
+            unchanged.
         """
         self._check_stream()
-        x, y = np.asarray(x), np.asarray(y)
-        check_beside(x, self.buffer)
-        if len(self.buffer):
-            kept = self.buffer.sample(self._batch_size or len(x))
-            loss = super().step(np.concatenate([x, kept["x"]]), np.concatenate([y, kept["y"]]))
+        new = self._new_rows(x, y)
+        if not len(self.buffer):
+            loss = super().step(new["x"], new["y"])
         else:
-            loss = super().step(x, y)
-        self.buffer.add(x=x, y=y)
+            with self._drawing():
+                kept = self.buffer.sample(self._batch_size or len(new["x"]))
+                loss = super().step(*(np.concatenate([new[name], kept[name]]) for name in "xy"))
+        self._keep_new(new)
         return loss
 
 
@@ -173,8 +183,8 @@ class GDumb(Keeping):
 
     Raises
     ------
-    ArgumentError
-        If an argument is out of range, or a task is to be learned that has not begun.
+    ArgumentError, ShapeError, DtypeError
+        As by `Replay`; also if a task is to be learned that has not begun.
     UnsupportedError
         When a task begins that has weights of samples.
 
@@ -195,13 +205,26 @@ class GDumb(Keeping):
         super().__init__(inner)
         self._keep_in(buffer if isinstance(buffer, Buffer) else BalancedBuffer(buffer))
         self._initial = self.trainer.copy()
+        self._before: Any = None  # what the buffer was before the task at hand
 
     def begin(self, task: Task) -> None:
         """Keep samples of the task, and begin anew."""
         self._admit(task)
+        self._before = self.buffer.state_dict()
         keep(self.buffer, self.trainer, task)
         self.trainer._become(self._initial)
         super().begin(task)
+
+    def end(self, task: Task) -> None:
+        """Note that the task was learned."""
+        super().end(task)
+        self._before = None
+
+    def _abandon(self) -> None:
+        super()._abandon()
+        if self._before is not None:  # else its samples would be there twice, once it is learned
+            self.buffer.load_state_dict(self._before)
+            self._before = None
 
     def step(self, x: Any, y: Any) -> float:
         """Refuse a step of a stream: a network is trained on the memory of a task."""
@@ -259,8 +282,8 @@ class NearestMean(Strategy):
         """Give the class whose mean is nearest; before anything is kept, as the inner strategy."""
         if not len(self._buffer):
             return super()._judge(network, x, classes)
-        rows, features, counts = self._buffer.rows(), body(network), count(network)
-        kept = unit_length((features(rows["x"]) * counts).astype(np.float64))
+        rows, features = self._buffer.rows(), body(network)
+        kept = unit_length(features(rows["x"]).astype(np.float64))
         # Of shares of classes, the largest is the class, as for a score.
         y = rows["y"] if rows["y"].ndim == 1 else rows["y"].argmax(axis=1)
         labels = np.unique(y).astype(np.int64)
@@ -268,5 +291,5 @@ class NearestMean(Strategy):
         # Of vectors of one length, the nearest is the one with the largest product. Classes of
         # which nothing is kept are never nearest.
         nearness = np.full((len(x), self.trainer.model.out_features), -np.inf)
-        nearness[:, labels] = (features(x) * counts) @ means.T
+        nearness[:, labels] = features(x) @ means.T
         return largest(nearness, classes)

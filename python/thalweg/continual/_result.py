@@ -5,6 +5,7 @@ import io
 import json
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from thalweg._atomic import replacing
 from thalweg._history import History
 from thalweg.continual import metrics
 from thalweg.continual._elsewhere import OF_RESULTS, no_attribute
+from thalweg.errors import DataError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +48,8 @@ class Result:
     ends : list of int
         When each task ended, in steps since the beginning.
     histories : list of History
-        Of each task; an entry for each part of it, as between two evaluations.
+        Of each task; an entry for each epoch, or, where it is judged more often or is of ``steps``,
+        from one time to the next.
     """
 
     names: tuple[str, ...]
@@ -134,6 +137,8 @@ class Result:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to a JSON file, or the records to a CSV file if the name ends in that.
 
+        `load` reads the former.
+
         Parameters
         ----------
         path : str or path-like
@@ -154,6 +159,39 @@ class Result:
             json.dump(self._plain(), text, indent=1)
         with replacing(path) as file:
             file.write(text.getvalue().encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Result":
+        """Read what `save`, or ``continual.run(..., log=path)``, has written to a JSON file.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file.
+
+        Returns
+        -------
+        Result
+
+        Raises
+        ------
+        OSError
+            If it cannot be read.
+        DataError
+            If it holds no such figures. A CSV file has the scores alone, for tables.
+        """
+        text = Path(path).read_bytes()
+        try:
+            result = cls._of_plain(json.loads(text))
+            wrong = result.curve.shape != (len(result.steps), len(result.names))
+            if wrong or result.r.ndim != 2 or len(result.ends) > len(result.names):
+                raise ValueError
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+            raise DataError(
+                f"{os.fspath(path)!r} holds no figures of a run: Result.load reads the JSON files"
+                " that Result.save and continual.run(..., log=path) write"
+            ) from None
+        return result
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the scores over time; see `thalweg.plot.tasks`.

@@ -1,10 +1,11 @@
-"""A run of continual learning in one file, so that it can go on from wherever it was left.
+"""A run of continual learning, or a strategy, in one file, to go on from wherever it was left.
 
-It goes on only with what it was made of: the data, and all that trainer, strategies and buffers
-were made with, which the file would silently win over.
+It goes on only with what it was made of: the data of a run, and all that trainer, strategies and
+buffers were made with, which the file would silently win over.
 """
 
 import inspect
+import itertools
 import json
 import os
 import zlib
@@ -21,7 +22,7 @@ from thalweg.continual._task import Changed, Scenario, Task
 from thalweg.errors import ArgumentError, DataError, UnsupportedError
 
 #: Of what this module writes.
-_VERSION = 2
+_VERSION = 3
 #: In the place of what only one of two settings has.
 _NOTHING = {"type": "nothing"}
 
@@ -32,33 +33,53 @@ def links(strategy: Strategy) -> list[Strategy]:
     return [strategy, *inside]
 
 
-def chosen(strategy: Strategy, scenario: Scenario) -> dict[str, Any]:
-    """Give what a run is made of: the data, and the arguments of trainer and strategies."""
-    checksum = _checksums()
+def chosen(strategy: Strategy, scenario: Scenario | None = None) -> dict[str, Any]:
+    """Give what a run is made of: the data, and model and arguments of trainer and strategies.
+
+    Without data, of a strategy.
+    """
+    checksum, model = _checksums(), strategy.trainer.model
     found = strategy.trainer._made_with()
-    if "active" in found["loss"] and any(task.active is not None for task in scenario):
+    if "active" in found["loss"] and any(task.active is not None for task in scenario or ()):
         found["loss"]["active"] = "of the latest task"
-    for link in links(strategy):
-        if type(link).__module__.startswith("thalweg."):
-            name = type(link).__name__
-            found |= {f"{name}.{key}": value for key, value in _arguments(link, checksum).items()}
-    return found | {"tasks": _data(scenario, checksum)}
+    names = [type(link).__name__ for link in links(strategy)]
+    for place, link in enumerate(links(strategy)):
+        # Of several of one type, the place in the chain, from the outermost, says which it is.
+        name = names[place] + (f"[{place}]" if names.count(names[place]) > 1 else "")
+        found |= {f"{name}.{key}": value for key, value in _arguments(link, checksum).items()}
+    found["strategy"], found["seed"] = names, model.seed
+    layers = {str(place): repr(layer) for place, layer in enumerate(model.layers)}
+    found["model"] = {"dtype": model.dtype.name, "layers": layers}
+    return found if scenario is None else found | {"tasks": _data(scenario, checksum)}
 
 
 def _arguments(thing: Strategy | Buffer, checksum: Callable[[Any], Any]) -> dict[str, Any]:
     """Give the arguments that something was made with, which it keeps under their names."""
     found: dict[str, Any] = {}
+    gathered = thing._gathered() if isinstance(thing, Strategy) else ()
     for name in inspect.signature(type(thing).__init__).parameters:
         for kept in (name, f"_{name}"):
-            if kept in vars(thing):
-                value = vars(thing)[kept]
-                if isinstance(value, Buffer):
-                    value = {"type": type(value).__name__, **_arguments(value, checksum)}
-                elif isinstance(value, Scenario):
-                    value = _data(value, checksum)
-                if value is None or isinstance(value, bool | int | float | str | dict):
+            if kept in vars(thing) and kept not in gathered:
+                value = _compared(vars(thing)[kept], checksum)
+                if value is not _NOTHING:
                     found[name] = value
     return found
+
+
+def _compared(value: Any, checksum: Callable[[Any], Any]) -> Any:
+    """Give an argument as plain data; nothing, if it is none that can be compared."""
+    if isinstance(value, Buffer):
+        return {"type": type(value).__name__, **_arguments(value, checksum)}
+    if isinstance(value, Scenario):
+        return _data(value, checksum)
+    if isinstance(value, np.ndarray) and value.dtype.kind != "O":
+        return checksum(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, (list, tuple)):
+        items = [_compared(item, checksum) for item in value]
+        return _NOTHING if _NOTHING in items else items
+    return value if value is None or isinstance(value, (bool, int, float, str)) else _NOTHING
 
 
 def _data(scenario: Scenario, checksum: Callable[[Any], Any]) -> dict[str, Any]:
@@ -102,7 +123,7 @@ def save(
     more in it.
     """
     arrays, text = strategy.trainer._content()
-    plain = _pack({"strategy": strategy.state_dict(), "progress": progress}, "strategy", arrays)
+    plain = {"strategy": packed(strategy, arrays), "progress": progress}
     text["thalweg.continual"] = json.dumps({"version": _VERSION, "setting": setting, **plain})
     _safetensors.save(path, arrays, text)
 
@@ -111,6 +132,8 @@ def load(
     path: str | os.PathLike[str], strategy: Strategy, setting: dict[str, Any]
 ) -> dict[str, Any]:
     """Put strategy and trainer where they were, and give how far the run was.
+
+    Of a strategy alone, which has no data among its setting, it may be any run's.
 
     Raises
     ------
@@ -125,25 +148,32 @@ def load(
     """
     arrays, text = _safetensors.load(path)
     if "thalweg.continual" not in text:
-        raise DataError(f"{os.fspath(path)!r} holds no run of thalweg.continual.run")
+        raise DataError(f"{os.fspath(path)!r} holds no run of thalweg.continual.run, or strategy")
     saved = json.loads(text["thalweg.continual"])
     if saved["version"] != _VERSION:
         raise UnsupportedError(
             f"this run has format {saved['version']}; this version of thalweg reads {_VERSION}"
         )
-    other = _differences(saved["setting"], json.loads(json.dumps(setting)))
+    was, now = saved["setting"], json.loads(json.dumps(setting))
+    if "tasks" not in now:
+        was = {key: value for key, value in was.items() if key in now}
+        for one in (was, now):
+            one["loss"].pop("active", None)  # of whatever was learned last
+    other = _differences(was, now)
     if other:
         raise ArgumentError(
             f"{os.fspath(path)!r} is of another run: {'; '.join(other)}. Make everything as it was"
             " to go on, or choose another checkpoint (or resume=False) to begin anew"
         )
+    state = _unpack(saved["strategy"], arrays)
+    strategy._check_state(state)
     loaded = Trainer.load(path)
     trainer: Any = strategy.trainer
     trainer._become(loaded)
     if trainer.loss != loaded.loss:
         trainer.loss = loaded.loss  # the classes that compete, for instance
-    strategy.load_state_dict(_unpack(saved["strategy"], arrays))
-    progress: dict[str, Any] = _unpack(saved["progress"], arrays)
+    strategy.load_state_dict(state)
+    progress: dict[str, Any] = saved["progress"]
     return progress
 
 
@@ -169,6 +199,31 @@ def _said(value: Any) -> str:
     return repr(value)
 
 
+def packed(strategy: Strategy, arrays: dict[str, Any]) -> Any:
+    """Give what strategies have gathered as plain data, and put their arrays among others.
+
+    Raises
+    ------
+    UnsupportedError
+        If there is something among it that is neither.
+    """
+    try:
+        return _pack(strategy.state_dict(), "strategy", arrays)
+    except _NoFile as error:
+        value, name = error.args
+        inside = itertools.takewhile("inner".__eq__, name.split(".")[1:])
+        who = type(links(strategy)[len(list(inside))]).__name__
+        raise UnsupportedError(
+            f"the state of {who} holds {value!r} ({name}), which no file can hold: let"
+            f" {who}.state_dict give arrays and plain data in its place, and {who}.load_state_dict"
+            " make it of them again"
+        ) from None
+
+
+class _NoFile(Exception):
+    """Something that is neither an array nor plain data, and where it was."""
+
+
 def _pack(value: Any, name: str, arrays: dict[str, Any]) -> Any:
     """Take the arrays out of nested plain data."""
     if isinstance(value, np.ndarray):
@@ -182,7 +237,7 @@ def _pack(value: Any, name: str, arrays: dict[str, Any]) -> Any:
         return [_pack(item, f"{name}.{place}", arrays) for place, item in enumerate(value)]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    raise UnsupportedError(f"state_dict holds {value!r} ({name}), which no file can hold")
+    raise _NoFile(value, name)
 
 
 def _unpack(value: Any, arrays: dict[str, Any]) -> Any:

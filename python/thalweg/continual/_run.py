@@ -18,8 +18,8 @@ from thalweg.continual._elsewhere import OF_RUNS, called
 from thalweg.continual._quadratic import Quadratic
 from thalweg.continual._result import Result
 from thalweg.continual._scores import Metric, metric_of, score
-from thalweg.continual._strategy import Strategy
-from thalweg.continual._suits import suit
+from thalweg.continual._strategy import Strategy, mean_history
+from thalweg.continual._suits import chain, suit
 from thalweg.continual._task import Scenario, Task
 from thalweg.errors import ArgumentError, ThalwegError
 
@@ -67,8 +67,8 @@ def run(
     metric : callable, keyword only, optional
         Called as ``metric(strategy, task, classes)``, where only `classes` compete (all, if it is
         None); gives a score of which more is better. By default, if the trainer's loss is
-        `nn.CrossEntropyLoss` or `nn.BCEWithLogitsLoss`, the accuracy; for others the coefficient of
-        determination R² of the outputs.
+        `nn.CrossEntropyLoss` or `nn.BCEWithLogitsLoss`, the accuracy (of rows whose label is not
+        ignored); for others the coefficient of determination R² of the outputs.
     progress : bool, keyword only, default False
         Whether to show a progress bar with the latest scores; needs tqdm.
     log : str or path-like, keyword only, optional
@@ -88,6 +88,8 @@ def run(
     Returns
     -------
     Result
+        It is ``strategy.result`` too, from the beginning on: after an error or Ctrl-C, that has the
+        scores so far.
 
     Raises
     ------
@@ -97,8 +99,8 @@ def run(
     FileNotFoundError, IsADirectoryError
         If the checkpoint's folder does not exist, or the checkpoint is one.
     UnsupportedError
-        If there is to be a checkpoint of a trainer with a function of your own, such as a loss:
-        no file can hold it.
+        If there is to be a checkpoint of a trainer with a function of your own, such as a loss, or
+        of a strategy of your own that gathers other things: no file can hold them.
     ThalwegError
         If the data do not fit the model, or training diverges.
     ImportError
@@ -186,6 +188,12 @@ class _Plan:
         """Give the number of steps of a task."""
         return self.epochs * self.per_pass(task) if self.steps is None else self.steps
 
+    def rows_to(self, task: Task, step: int) -> int:
+        """Give the number of rows that so many steps of a task take."""
+        passes, more = divmod(step, self.per_pass(task))
+        rows = min(len(task.y), self.per_pass(task) * self.batch_size)
+        return passes * rows + min(more * self.batch_size, rows)
+
     def next_stop(self, task: Task, taken: int) -> int:
         """Give the step after which something else is done."""
         per_pass = self.per_pass(task)
@@ -219,7 +227,10 @@ class _Run:
         self.task = self.taken = self.total = 0
         self.bar: Any = None
         # As they are before the first task: training changes some of it.
-        self.chosen = {} if checkpoint is None else _resume.chosen(strategy, scenario)
+        self.chosen: dict[str, Any] = {}
+        if checkpoint is not None:
+            self.chosen = _resume.chosen(strategy, scenario)
+            _resume.packed(strategy, {})  # that a file can hold it is seen now
 
     def go(self, resume: bool, progress: bool) -> Result:
         """Learn what is left."""
@@ -230,10 +241,15 @@ class _Run:
             if resume and self.checkpoint is not None and Path(self.checkpoint).exists():
                 self.load()
             else:
+                self.strategy.result = self.result  # also if this does not come to its end
                 self.begin_anew()
             while self.task < len(self.scenario):
                 with _naming(self.scenario[self.task], "was learned"):
-                    self.learn(self.scenario[self.task])
+                    try:
+                        self.learn(self.scenario[self.task])
+                    except BaseException:
+                        self.strategy._abandon()
+                        raise
                 self.task, self.taken = self.task + 1, 0
                 self.save()
         return self.result
@@ -248,8 +264,8 @@ class _Run:
                 f"{type(mine[0]).__name__} has learned {ended} tasks before this run: what it keeps"
                 " of them, and the weights, are still there, and tasks are numbered from 0 again"
                 if ended
-                else "the trainer has learned in another run before this one, and its weights and"
-                " optimizer begin as that has left them"
+                else f"{chain(self.strategy)}: the trainer has learned in another run before this"
+                " one, and its weights and optimizer begin as that has left them"
             )
             warn(
                 f"{what}. To begin anew, make model, trainer and strategy anew; to go on with a run"
@@ -257,8 +273,9 @@ class _Run:
             )
         if not any(isinstance(link, Quadratic) for link in links) and self.strategy.trainer.penalty:
             warn(
-                "the trainer has a penalty already, of set_penalty or of a strategy that was around"
-                " it before, and keeps it in this run; trainer.set_penalty(None) ends it",
+                f"{chain(self.strategy)}: the trainer has a penalty already, of set_penalty or of a"
+                " strategy that was around it before, and keeps it in this run;"
+                " trainer.set_penalty(None) ends it",
             )
         self.judge(-1)
 
@@ -280,7 +297,7 @@ class _Run:
                 batch_size=plan.batch_size,
                 drop_last=plan.drop_last,
             )
-            self.result.histories[-1].append({key: v[-1] for key, v in history.items()})
+            self.note(task, history, part)
             self.taken += part
             self.total += part
             if self.bar is not None:
@@ -288,20 +305,33 @@ class _Run:
                 self.bar.update(part)
             if self.taken == plan.steps_of(task):
                 self.strategy.end(task)
-                self.result.ends.append(self.total)
-                self.judge(task.index)
+                self.judge(task.index, ended=True)
             else:
                 if self.is_time(plan.evaluate_every, before):
                     self.judge(task.index)
                 if self.is_time(plan.save_every, before):
                     self.save()
 
+    def note(self, task: Task, part: History, steps: int) -> None:
+        """Put a part's figures with those of the same epoch: where it is saved does not show."""
+        plan, found, at = self.plan, self.result.histories[-1], self.taken
+        judged = self.result.steps[-1] - (self.total - at)  # since the task's beginning
+        begins = max(0, judged, 0 if plan.steps is not None else at - at % plan.per_pass(task))
+        latest = History({key: values[-1:] for key, values in found.items()})
+        if begins < at and latest.keys() == part.keys():
+            first = plan.rows_to(task, at) - plan.rows_to(task, begins)
+            more = plan.rows_to(task, at + steps) - plan.rows_to(task, at)
+            part = mean_history([(first, latest), (more, part)])
+            for values in found.values():
+                values.pop()
+        found.append({key: values[-1] for key, values in part.items()})
+
     def is_time(self, every: int | None, before: int) -> bool:
         """Whether something that is done every so many steps is due after a part."""
         return every is not None and self.taken // every > before // every
 
-    def judge(self, learned: int) -> None:
-        """Give a score for every task."""
+    def judge(self, learned: int, ended: bool = False) -> None:
+        """Give a score for every task, and note that one has ended."""
         scores = []
         for task in self.scenario:
             classes = self.scenario.competing(task.index, learned)
@@ -309,6 +339,8 @@ class _Run:
                 scores.append(score(self.metric(self.strategy, task, classes)))
         self.result.steps.append(self.total)
         self.result.scores.append(scores)
+        if ended:
+            self.result.ends.append(self.total)
         if self.bar is not None:
             self.bar.set_postfix_str(" ".join(f"{score:.3f}" for score in scores))
         if self.log is not None:
@@ -320,10 +352,7 @@ class _Run:
         # Where it is saved changes nothing, and what is accumulated is the trainer's.
         del plan["save_every"], plan["accumulate"]
         return {
-            "strategy": [type(link).__name__ for link in _resume.links(self.strategy)],
             **self.chosen,
-            "model": repr(self.strategy.trainer.model),
-            "seed": self.strategy.trainer.model.seed,
             "kind": self.scenario.kind,
             "metric": self.result.metric,
             **plan,
@@ -345,7 +374,7 @@ class _Run:
         assert self.checkpoint is not None
         place = _resume.load(self.checkpoint, self.strategy, self.setting())
         self.task, self.taken, self.total = place["task"], place["taken"], place["total"]
-        self.result = Result._of_plain(place["result"])
+        self.strategy.result = self.result = Result._of_plain(place["result"])
         if self.bar is not None:
             self.bar.update(self.total)
 

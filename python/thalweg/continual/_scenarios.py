@@ -16,7 +16,6 @@ from thalweg.continual._task import (
     Task,
     Transformed,
     are_labels,
-    growing,
 )
 from thalweg.errors import ArgumentError, DataError, DtypeError, ShapeError
 
@@ -112,7 +111,7 @@ def split(
             pairs.append((samples[rows], base + places.astype(np.int64)))
         name = " ".join(str(label) for label in mine.tolist())
         made.append(Task(*pairs[0], *pairs[1], index, name, labels))
-    return _scenario(made, kind)
+    return Scenario(tuple(made), kind)
 
 
 @called("continual.permuted", OF_SCENARIOS)
@@ -285,14 +284,14 @@ def from_arrays(
             raise ArgumentError(
                 f"{task.name} and {made[0].name} must both have labels or both have numbers"
             )
+        if task.classes is None and task.y.shape[1:] != made[0].y.shape[1:]:
+            raise ShapeError(
+                f"{task.name} has y of shape {task.y.shape} but {made[0].name} has"
+                f" {made[0].y.shape}; one model is to learn both, so that their rows must be alike"
+            )
     if kind != "domain" and made and made[0].classes is None:
         raise ArgumentError(f'kind="{kind}" is about classes; for numbers it is "domain"')
-    return _scenario(made, kind)
-
-
-def _scenario(tasks: list[Task], kind: str) -> Scenario:
-    """Put tasks together; where all classes so far compete, they do so while they are learned."""
-    return Scenario(growing(tasks) if kind == "class" else tuple(tasks), kind)
+    return Scenario(tuple(made), kind)
 
 
 def _labels(y: Any, y_test: Any, name: str) -> tuple[int, ...]:
@@ -378,7 +377,7 @@ def _transformed(base: Task, changes: list[Any], names: list[str], kind: str) ->
                 x_test_from=Changed(base.x_test, change),
             )
         )
-    return _scenario(made, kind)
+    return Scenario(tuple(made), kind)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

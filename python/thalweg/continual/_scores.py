@@ -7,8 +7,8 @@ import numpy as np
 
 from thalweg import _arrays, _checks
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Scenario, Task
-from thalweg.errors import ArgumentError, ShapeError
+from thalweg.continual._task import Scenario, Task, counted
+from thalweg.errors import ArgumentError, DataError, ShapeError
 from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, CustomLoss
 
 Metric = Callable[[Strategy, Task, "tuple[int, ...] | None"], float]
@@ -17,8 +17,8 @@ Metric = Callable[[Strategy, Task, "tuple[int, ...] | None"], float]
 def accuracy(strategy: Strategy, task: Task, classes: tuple[int, ...] | None) -> float:
     """Share of the held-out samples whose class is right, where `classes` compete.
 
-    Labels are what the trainer takes as such; of shares of classes, the largest is right. With
-    `nn.BCEWithLogitsLoss` it is the share of all
+    Labels are what the trainer takes as such, and those that its loss ignores do not count; of
+    shares of classes, the largest is right. With `nn.BCEWithLogitsLoss` it is the share of all
     answers that are right, yes above 0 and no otherwise, as `Trainer.evaluate` has it.
     """
     trainer = strategy.trainer
@@ -28,7 +28,14 @@ def accuracy(strategy: Strategy, task: Task, classes: tuple[int, ...] | None) ->
             np.mean((outputs > 0) == (_like(np.asarray(task.y_test), outputs, task) > 0.5))
         )
     target = _arrays.labels_or_shares(task.y_test, trainer.model.dtype, "y_test")
-    found = strategy.predict(task.x_test, classes, task=task.index)
+    found, target = counted(
+        trainer.loss, strategy.predict(task.x_test, classes, task=task.index), target
+    )
+    if not len(target):
+        raise DataError(
+            f"task {task.index} ({task.name!r}) cannot be judged: all labels in y_test are the"
+            f" ignore_index of {trainer.loss!r}"
+        )
     return float(np.mean(found == (target if target.ndim == 1 else target.argmax(axis=1))))
 
 

@@ -12,7 +12,7 @@ from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _mixed
 from thalweg.continual._buffers import Buffer
 from thalweg.continual._innermost import Innermost
-from thalweg.continual._memory import Keeping, buffer_of, check_beside, herds
+from thalweg.continual._memory import Keeping, buffer_of, herds
 from thalweg.continual._strategy import mean_history
 from thalweg.continual._task import Task
 from thalweg.errors import UnsupportedError
@@ -56,17 +56,23 @@ class _Stepwise(Innermost, Keeping):
         -------
         float
             The loss before the step, with all its terms.
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError, ArgumentError, UnsupportedError
+            If they are not such, none, or do not go with what is kept; weights and buffer are then
+            unchanged.
         """
-        x, y = np.asarray(x), np.asarray(y)
-        batch = Task(x, y, x, y)
+        new = self._new_rows(x, y)
+        batch = Task(new["x"], new["y"], new["x"], new["y"])
         self._check(batch)
-        check_beside(x, self.buffer)
-        return self._take(x, y.astype(np.int64), batch.classes, 0)
+        return self._take(batch.x, batch.y.astype(np.int64), batch.classes, 0)
 
     def _take(self, x: Any, y: Any, classes: Any, group: int) -> float:
         """Take one step on new and kept samples, then keep the new ones; give the loss."""
-        rows, targets = zip(*self._mixture(x, y, classes), strict=True)
-        loss = self._alone().step(np.concatenate(rows), np.concatenate(targets))
+        with self._drawing():
+            rows, targets = zip(*self._mixture(x, y, classes), strict=True)
+            loss = self._alone().step(np.concatenate(rows), np.concatenate(targets))
         self.buffer.add(group=group, x=x, y=y, **self._beside(len(x)))
         return float(loss)
 
@@ -138,6 +144,7 @@ class DER(_Stepwise):
     """
 
     _usual_beta = 0.0
+    _keeps = ("x", "y", "logits")
 
     def __init__(
         self,

@@ -3,7 +3,9 @@
 import copy
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+import inspect
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,16 +13,24 @@ import numpy as np
 from thalweg import _checks, _core
 from thalweg._history import History
 from thalweg._trainer import Trainer
-from thalweg.continual import _batches, _joins
+from thalweg.continual import _batches, _joins, _own
+from thalweg.continual._buffers import Buffer, ReservoirBuffer
 from thalweg.continual._elsewhere import ARGUMENTS, ELSEWHERE, OF_FITS, called, no_attribute
 from thalweg.continual._task import Task, check_rows, not_begun
 from thalweg.errors import ArgumentError, ThalwegError, UnsupportedError
-from thalweg.nn import BCEWithLogitsLoss, Sequential
+from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, CustomLoss, DistillationLoss, Sequential
 from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim.schedules import ReduceLROnPlateau
 
+if TYPE_CHECKING:
+    from thalweg.continual._result import Result
+
+#: Losses of outputs the largest of which is a class, or may be one.
+_OF_CLASSES = (CrossEntropyLoss, BCEWithLogitsLoss, DistillationLoss, CustomLoss)
 #: Where a copy on its way has what `Strategy.state_dict` gave.
 _GATHERED = "state_dict()"
+#: Where a state has that of something that has one of its own.
+_STATE = "its state"
 
 
 class Strategy:
@@ -44,9 +54,16 @@ class Strategy:
         The innermost trainer.
     needs_task : bool
         Whether it must be told which task a sample is from, also when that is judged.
+    result : Result or None
+        The figures of the latest `run` with it, also if an error or Ctrl-C has ended that.
     gathers : tuple of str
-        Of the class: attributes of arrays and plain data that belong to its state, besides those of
-        its bases.
+        Of the class: attributes that belong to its state, besides those of its bases: arrays, plain
+        data, generators of random numbers, and what has `state_dict` and `load_state_dict`, as a
+        `Buffer`. The latter two are made in ``__init__``.
+    replays : bool
+        Of the class: whether samples of earlier tasks take part in its steps. Penalties do not warn
+        of new classes then, which nothing else tells from old ones, and `XdG` and `PackNet`, whose
+        latest part would learn those samples, refuse it.
 
     Raises
     ------
@@ -57,14 +74,20 @@ class Strategy:
         short fits. If its optimizer takes all data at once.
     """
 
+    result: "Result | None" = None
     gathers: tuple[str, ...] = ("_ended", "_begun")
+    replays: bool = False
+    #: What its state holds besides that, by a `state_dict` of its own.
+    _holds: tuple[str, ...] = ()
     #: What it does that others may not bear: see `_joins`.
     _does: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Let the makers of ours say what other libraries' arguments become here."""
+        """Let classes say what is wrong with them, and with what they are made of."""
         super().__init_subclass__(**options)
-        if "__init__" in vars(cls) and cls.__module__.startswith("thalweg."):
+        if not cls.__module__.startswith("thalweg."):
+            _own.watch(cls)
+        elif "__init__" in vars(cls):
             _guide(cls)
 
     def __init__(self, inner: "Trainer | Strategy") -> None:
@@ -75,22 +98,37 @@ class Strategy:
         _joins.check(self)
         self._ended = 0  # tasks
         self._begun = False  # whether a task is being learned
+        self._reached: str | None = None  # which of begin and end came through to here last
         # Whether samples of earlier tasks are learned again, by any strategy of the chain.
-        self._rehearses: bool = self.inner is not None and self.inner._rehearses
+        self._rehearses: bool = self.replays or (self.inner is not None and self.inner._rehearses)
+        link = self.inner
+        while self.replays and link is not None:
+            link._rehearses, link = True, link.inner
         if self.inner is None:
             _check_steps(self.trainer)
 
-    def _rehearse(self) -> None:
-        """Say, also to the strategies inside, that earlier samples are learned again."""
-        link: Strategy | None = self
-        while link is not None:
-            link._rehearses = True
-            link = link.inner
+    def __repr__(self) -> str:
+        attributes = vars(self) | {"inner": vars(self).get("inner") or vars(self).get("trainer")}
+        given = []
+        for it in inspect.signature(type(self).__init__).parameters.values():
+            kept = [attributes[name] for name in (it.name, f"_{it.name}") if name in attributes]
+            # What is not kept under its name, or is as usual, says nothing.
+            if not kept or it.default is None or _short(it.default) == _short(kept[0]):
+                continue
+            named = it.default is not it.empty or it.kind is it.KEYWORD_ONLY
+            given.append(f"{it.name}={_short(kept[0])}" if named else _short(kept[0]))
+        return f"{type(self).__name__}({', '.join(given)})"
 
     if not TYPE_CHECKING:  # type checkers would take every name for one that is there
 
         def __getattr__(self, name: str) -> Any:
             """Say where it is."""
+            if name in ("inner", "trainer", "needs_task", "_ended"):
+                raise AttributeError(
+                    f"{type(self).__name__} has no {name} yet: its __init__ must call"
+                    " super().__init__(inner) before anything else is asked of it",
+                    name=name, obj=self,
+                )  # fmt: skip
             raise no_attribute(self, name, ELSEWHERE)
 
     def begin(self, task: Task) -> None:
@@ -98,31 +136,55 @@ class Strategy:
         self._admit(task)
         if self.inner is not None:
             self.inner.begin(task)
-        self._begun = True
+        self._begun, self._reached = True, "begin"
 
     def _admit(self, task: Task) -> None:
         """Let the classes of a task compete, or refuse it before anything is changed for it."""
         _check_task(task)
         self._check(task)
-        check_rows(task, task.index)
-        trainer: Any = self.trainer
-        before = trainer.loss
+        trainer = self.trainer
+        before: Any = trainer.loss
         try:
             if task.active is not None and hasattr(before, "active"):
-                trainer.loss = dataclasses.replace(before, active=task.active)
-            # A fit that is made, and not run, looks at all rows.
-            x, y, weight = trainer._ready(task.x, task.y, task.sample_weight)
-            trainer._arrays_fit(x, y, weight, None, None, None, 1, len(x), False)
+                active = None if task.active == "all" else task.active
+                trainer.loss = dataclasses.replace(before, active=active)
+            self._look_at(task)
+            self._check_kept(task)
         except ThalwegError:
             trainer.loss = before
             raise
 
+    def _look_at(self, task: Task) -> None:
+        """Refuse rows that the trainer cannot take."""
+        check_rows(task, task.index)
+        trainer: Any = self.trainer
+        # A fit that is made, and not run, looks at all rows.
+        x, y, weight = trainer._ready(task.x, task.y, task.sample_weight)
+        trainer._arrays_fit(x, y, weight, None, None, None, 1, len(x), False)
+
     def _check(self, task: Task) -> None:
         """Refuse a task that this strategy, or one inside, cannot learn."""
-        if task.sample_weight is not None and "plain rows" in self._does:
-            raise UnsupportedError(f"{type(self).__name__} does not take tasks with sample_weight")
+        plain = {"plain rows", "plain tasks"} & {*self._does}
+        if task.sample_weight is not None and plain:
+            raise UnsupportedError(
+                f"{type(self).__name__} does not take tasks with sample_weight: to it, all samples"
+                " count alike"
+            )
         if self.inner is not None:
             self.inner._check(task)
+
+    def _check_kept(self, task: Task) -> None:
+        """Refuse a task, whose classes compete now, that does not go with what is kept."""
+        if self.inner is not None:
+            self.inner._check_kept(task)
+
+    def _check_end(self, task: Task) -> None:
+        """Refuse what this strategy, or one inside, could not take to heart."""
+        if self.inner is not None:
+            self.inner._check_end(task)
+        else:
+            _check_task(task)
+            self._look_at(task)
 
     def _check_begun(self, task: Task, what: str) -> None:
         """Refuse what follows from the beginning of a task, if there was none."""
@@ -160,6 +222,17 @@ class Strategy:
         -------
         History
             One entry for these steps.
+
+        Raises
+        ------
+        ThalwegError
+            If an argument or the data are not such, as by `Trainer.fit`, or training diverges.
+
+        Notes
+        -----
+        A strategy of your own that overrides this takes all five by name, or ``**options``, since
+        all of them are given to it. It gives a mapping of figures, as ``{"loss": 0.5}``, or what
+        ``super().learn(task, ...)`` gives.
         """
         _check_task(task)
         return self._learn(
@@ -185,6 +258,7 @@ class Strategy:
         if self.inner is not None:
             return self.inner.learn(task, **options)
         fixed = task.with_data(np.asarray(task.x), np.asarray(task.y), task.sample_weight)
+        _batches.check_last(self.trainer, len(fixed.x), steps, start, batch_size, drop_last)
         return mean_history(list(self._parts(fixed, **options)))
 
     def _parts(
@@ -219,10 +293,16 @@ class Strategy:
 
     def end(self, task: Task) -> None:
         """Take to heart what must not be forgotten of a task that was learned."""
-        _check_task(task)
+        self._check_end(task)
         if self.inner is not None:
             self.inner.end(task)
-        self._ended, self._begun = self._ended + 1, False
+        self._ended, self._begun, self._reached = self._ended + 1, False, "end"
+
+    def _abandon(self) -> None:
+        """Let go what is held for a task that will not be learned to its end."""
+        if self.inner is not None:
+            self.inner._abandon()
+        self._begun = False
 
     @called("strategy.fit", OF_FITS, lambda task: _check_task(task))
     def fit(
@@ -257,22 +337,27 @@ class Strategy:
         batch_size = _checks.integer("batch_size", batch_size, 1)
         drop_last = _checks.flag("drop_last", drop_last)
         per_pass = _batches.per_pass(len(task.y), batch_size, drop_last)
-        count = _checks.integer("epochs", epochs, 1) if steps is None else 1
-        steps = per_pass if steps is None else _checks.integer("steps", steps, 1)
+        count = _checks.integer("epochs", epochs, 1)
+        if steps is not None:
+            count, per_pass = 1, _checks.integer("steps", steps, 1)
         # As long as somebody has them, samples that are made on demand are not made again.
         _held = task.x
         self.begin(task)
         history = History()
-        for number in range(count):
-            part = self.learn(
-                task,
-                steps=steps,
-                start=number * steps,
-                batch_size=batch_size,
-                drop_last=drop_last,
-            )
-            history.append({key: values[-1] for key, values in part.items()})
-        self.end(task)
+        try:
+            for number in range(count):
+                part = self.learn(
+                    task,
+                    steps=per_pass,
+                    start=number * per_pass,
+                    batch_size=batch_size,
+                    drop_last=drop_last,
+                )
+                history.append({key: values[-1] for key, values in part.items()})
+            self.end(task)
+        except BaseException:
+            self._abandon()
+            raise
         return history
 
     def step(self, x: Any, y: Any) -> float:
@@ -332,6 +417,12 @@ class Strategy:
         ndarray of int, shape (n,)
             The place of the largest output, the first of equal ones. Of a single output of
             `nn.BCEWithLogitsLoss`, 1 where it is above 0.
+
+        Raises
+        ------
+        UnsupportedError
+            If the loss is one of numbers, as `nn.MSELoss`, and `classes` does not say which outputs
+            are those of classes.
         """
         return self._judge(self.network(task), x, classes)
 
@@ -342,12 +433,18 @@ class Strategy:
         outputs = network(x)
         if outputs.shape[1] == 1 and isinstance(self.trainer.loss, BCEWithLogitsLoss):
             return (outputs[:, 0] > 0).astype(np.int64)
+        if classes is None and not isinstance(self.trainer.loss, _OF_CLASSES):
+            raise UnsupportedError(
+                f"predict gives classes, and {self.trainer.loss!r} is of numbers: the outputs are"
+                " strategy.network()(x). If they are of classes, say so by"
+                f" predict(x, range({outputs.shape[1]}))"
+            )
         return largest(outputs, classes)
 
     def __getstate__(self) -> dict[str, Any]:
         # Some of what was gathered is in the core's trainer, which copies and pickles leave out.
-        gathered = set(self._gathered())
-        others = {name: value for name, value in vars(self).items() if name not in gathered}
+        plain = {name for name in self._gathered() if not _has_state(getattr(self, name))}
+        others = {name: value for name, value in vars(self).items() if name not in plain}
         return {**others, _GATHERED: self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -355,33 +452,133 @@ class Strategy:
         vars(self).update(state)
         self.load_state_dict(gathered)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trainer and all that was gathered, as by steps of a stream, to one file.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file, in the safetensors format; `Trainer.load` and `nn.Sequential.load` read their
+            parts of it.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        UnsupportedError
+            If the trainer has a function of your own, such as a loss, or a strategy of your own
+            gathers other things than arrays and plain data.
+        DivergedError
+            If a number of model or optimizer is infinite or NaN. No file is changed then.
+        """
+        from thalweg.continual import _resume
+
+        _resume.save(path, self, _resume.chosen(self), {})
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on from what `save`, or a checkpoint of `run`, has written.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file. Model, trainer, strategies and buffers are made as those that it is of.
+
+        Raises
+        ------
+        OSError
+            If it cannot be read.
+        DataError
+            If there is no such thing in it.
+        ArgumentError
+            If it is of others: what differs is said, with both values, and nothing was taken.
+        UnsupportedError
+            If a version of thalweg with another format wrote it.
+        """
+        from thalweg.continual import _resume
+
+        _resume.load(path, self, _resume.chosen(self))
+
     def state_dict(self) -> dict[str, Any]:
         """Give what this strategy has gathered (not the trainer's), as arrays and plain data.
 
         All of it is copied, here and by `load_state_dict`.
         """
-        state = {name.strip("_"): copy.deepcopy(getattr(self, name)) for name in self._gathered()}
+        state = {name.strip("_"): _state_of(getattr(self, name)) for name in self._gathered()}
         return state if self.inner is None else {**state, "inner": self.inner.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
-        needed = [name.strip("_") for name in self._gathered()]
-        needed += [] if self.inner is None else ["inner"]
-        missing = [name for name in needed if name not in state]
-        if missing:
-            raise ArgumentError(
-                f"this is not the state of such a {type(self).__name__}: it has no"
-                f" {', '.join(missing)}"
-            )
+        """Take back what `state_dict` gave.
+
+        Raises
+        ------
+        ArgumentError
+            If it is not of such a strategy, around such others; nothing was taken then.
+        """
+        self._check_state(state)
         for name in self._gathered():
-            setattr(self, name, copy.deepcopy(state[name.strip("_")]))
+            there: Any = vars(self).get(name)
+            value = copy.deepcopy(state[name.strip("_")])
+            if not _has_state(there) or value is None:
+                setattr(self, name, value)
+            elif isinstance(there, np.random.Generator):
+                there.bit_generator.state = value[_STATE]
+            else:
+                there.load_state_dict(value[_STATE])
         if self.inner is not None:
             self.inner.load_state_dict(state["inner"])
+
+    def _check_state(self, state: Any) -> None:
+        """Refuse the state of another strategy, or of one around others, before any is taken."""
+        name = type(self).__name__
+        if not isinstance(state, Mapping):
+            raise ArgumentError(f"a state is a dict, as of {name}.state_dict(); got {state!r}")
+        needed = [name.strip("_") for name in self._gathered()]
+        needed += [part for kind in type(self).__mro__ for part in vars(kind).get("_holds", ())]
+        needed += [] if self.inner is None else ["inner"]
+        missing = [part for part in needed if part not in state]
+        if missing:
+            raise ArgumentError(
+                f"this is not the state of such a {name}: it has no {', '.join(missing)}"
+            )
+        if self.inner is None and "inner" in state:
+            raise ArgumentError(
+                f"this is not the state of such a {name}: it is of one around another strategy"
+            )
+        for attribute in self._gathered():
+            value, there = state[attribute.strip("_")], vars(self).get(attribute)
+            of = value.get("of") if isinstance(value, Mapping) and _STATE in value else None
+            mine = type(there).__name__ if _has_state(there) else None
+            if of != mine and value is not None:
+                raise ArgumentError(
+                    f"this is not the state of such a {name}: its {attribute} is"
+                    f" {'plain data' if of is None else f'the state of a {of}'}, and that of this"
+                    f" one is {'no such thing' if mine is None else f'a {mine}'}; what has a state"
+                    " of its own is made in __init__"
+                )
+            if isinstance(there, Buffer) and value is not None:
+                there._check_state(value[_STATE])
+        if self.inner is not None:
+            self.inner._check_state(state["inner"])
 
     @classmethod
     def _gathered(cls) -> list[str]:
         """Give the names of the attributes that belong to the state, with those of all bases."""
         return [name for kind in cls.__mro__ for name in vars(kind).get("gathers", ())]
+
+
+def _has_state(value: Any) -> bool:
+    """Whether something has a state that it can take back, as a buffer or a model."""
+    both = hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
+    return both or isinstance(value, np.random.Generator)
+
+
+def _state_of(value: Any) -> Any:
+    """Give a copy of what was gathered, or the state of it."""
+    if not _has_state(value):
+        return copy.deepcopy(value)
+    is_generator = isinstance(value, np.random.Generator)
+    state = value.bit_generator.state if is_generator else value.state_dict()
+    return {"of": type(value).__name__, _STATE: copy.deepcopy(state)}
 
 
 def _guide(cls: type[Strategy]) -> None:
@@ -395,6 +592,21 @@ def _guide(cls: type[Strategy]) -> None:
         called(type(self).__name__, ARGUMENTS, _check_inner)(make)(self, *args, **kwargs)
 
     cls.__init__ = init  # type: ignore[method-assign]
+
+
+def _short(value: Any) -> str:
+    """Show an argument, in a few words."""
+    if isinstance(value, Strategy):
+        return repr(value)
+    if isinstance(value, Trainer):
+        return "Trainer(...)"
+    if value is None or isinstance(value, bool | int | str):
+        return repr(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    if type(value) is ReservoirBuffer:  # which a number makes
+        return f"{value.capacity}"
+    return f"{type(value).__name__}({value.capacity if isinstance(value, Buffer) else '...'})"
 
 
 def _check_task(task: Any) -> None:

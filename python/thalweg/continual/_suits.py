@@ -6,9 +6,17 @@ from thalweg._trainer import Trainer
 from thalweg._warn import warn
 from thalweg.continual._buffers import BalancedBuffer
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Scenario, are_labels
+from thalweg.continual._task import Scenario, are_labels, counted
 from thalweg.errors import ArgumentError
 from thalweg.nn import CrossEntropyLoss
+
+
+def chain(strategy: Strategy) -> str:
+    """Give the names of strategies as they are around each other, for warnings of many runs."""
+    name, inner = type(strategy).__name__, strategy.inner
+    if type(strategy) is Strategy and inner is None:  # around a trainer that was to learn by itself
+        return "Trainer"
+    return name if inner is None else f"{name}({chain(inner)})"
 
 
 def suit(strategy: Strategy, scenario: Scenario) -> None:
@@ -24,7 +32,7 @@ def suit(strategy: Strategy, scenario: Scenario) -> None:
     if isinstance(trainer.loss, CrossEntropyLoss):
         _classes_known(trainer, scenario)
         _outputs(trainer, scenario)
-        _heads(trainer, scenario)
+        _heads(strategy, scenario)
     _room(strategy, scenario)
     if scenario.kind != "task" and strategy.needs_task:
         warn(
@@ -37,7 +45,7 @@ def suit(strategy: Strategy, scenario: Scenario) -> None:
 def _classes_known(trainer: Trainer, scenario: Scenario) -> None:
     heads = getattr(trainer.loss, "heads", None)
     for task in scenario:
-        if task.classes is None and (heads or task.active):
+        if task.classes is None and (heads or task.active not in (None, "all")):
             what = f"the loss has heads={heads}" if heads else f"it has active={task.active}"
             raise ArgumentError(
                 f"task {task.index} ({task.name!r}) has shares of classes, which do not say whose"
@@ -52,9 +60,8 @@ def _room(strategy: Strategy, scenario: Scenario) -> None:
     while link is not None:
         for buffer in vars(link).values():
             if isinstance(buffer, BalancedBuffer):
-                buffer.check_room(
-                    sum(len(np.unique(t.y)) if are_labels(t.y) else 1 for t in scenario)
-                )
+                kept = [counted(strategy.trainer.loss, t.y, t.y)[1] for t in scenario]
+                buffer.check_room(sum(len(np.unique(y)) if are_labels(y) else 1 for y in kept))
         link = link.inner
 
 
@@ -70,21 +77,22 @@ def _outputs(trainer: Trainer, scenario: Scenario) -> None:
             )
 
 
-def _heads(trainer: Trainer, scenario: Scenario) -> None:
-    heads = getattr(trainer.loss, "heads", None)
+def _heads(strategy: Strategy, scenario: Scenario) -> None:
+    heads = getattr(strategy.trainer.loss, "heads", None)
     if scenario.kind != "task":
         if heads:
             warn(
-                f"the loss has heads={heads}, so that only the outputs of one task compete while it"
-                f' is learned, but all do when it is judged: the scenario is of kind="'
-                f'{scenario.kind}", where nobody knows the task. nn.CrossEntropyLoss() is for that',
+                f"{chain(strategy)}: the loss has heads={heads}, so that only the outputs of one"
+                " task compete while it is learned, but all do when it is judged: the scenario is"
+                f' of kind="{scenario.kind}", where nobody knows the task. nn.CrossEntropyLoss() is'
+                " for that",
             )
         return
     if not heads:
         if len({task.classes for task in scenario}) > 1:
             warn(
-                'the scenario is of kind="task", but all outputs compete in the loss: learning a'
-                " task drives the outputs of all others down. Give the trainer"
+                f'{chain(strategy)}: the scenario is of kind="task", but all outputs compete in the'
+                " loss: learning a task drives the outputs of all others down. Give the trainer"
                 f" nn.CrossEntropyLoss(heads={scenario.heads}), scenario.heads",
             )
         return

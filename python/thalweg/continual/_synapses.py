@@ -6,6 +6,7 @@ import numpy as np
 
 from thalweg import _checks
 from thalweg._trainer import Trainer
+from thalweg.continual._elements import check_elementwise
 from thalweg.continual._fisher import importance, some_samples
 from thalweg.continual._outputs import outputs_of
 from thalweg.continual._quadratic import Consolidating, Flat
@@ -39,10 +40,19 @@ class MAS(Consolidating):
         instead of each sample's, and :math:`\Omega \leftarrow \frac12 \Omega + \frac12
         \Omega_k` from the second task on, its ``alpha=0.5``.
 
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+    UnsupportedError
+        When a task begins that has weights of samples.
+
     References
     ----------
     R. Aljundi et al., "Memory aware synapses", ECCV 2018, arXiv:1711.09601.
     """
+
+    _does = (*Consolidating._does, "plain tasks")
 
     def __init__(
         self,
@@ -98,6 +108,13 @@ class SynapticIntelligence(Consolidating):
         penalty's is a part of it. ``"avalanche"``: that too, with c/2 and
         :math:`\min(\Omega_j, 0.001)` in the penalty; the sum itself goes on without that bound.
 
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
+    UnsupportedError
+        If the optimizer looks at whole layers, as `optim.Muon`.
+
     Notes
     -----
     Where moves have lost more than they gained, :math:`\Omega` is negative, and drives the
@@ -110,6 +127,7 @@ class SynapticIntelligence(Consolidating):
     """
 
     gathers = ("_start", "_gained")
+    _holds = ("path",)
     _does = ("penalty",)
 
     def __init__(
@@ -121,6 +139,7 @@ class SynapticIntelligence(Consolidating):
         convention: str = "paper",
     ) -> None:
         super().__init__(inner, strength)
+        check_elementwise(self.trainer, type(self).__name__)
         if xi is None:
             xi = 1e-7 if convention == "avalanche" else 0.1
         self.xi = _checks.real("xi", xi, 0, closed="()")
@@ -137,9 +156,16 @@ class SynapticIntelligence(Consolidating):
         self._start = self._parameters()
         self.trainer._follow(self.convention != "paper")
 
+    def _check_end(self, task: Task) -> None:
+        self._check_begun(task, "ends")
+        super()._check_end(task)
+
+    def _abandon(self) -> None:
+        self.trainer._follow(None)
+        super()._abandon()
+
     def end(self, task: Task) -> None:
         """Take to heart what must not be forgotten of a task that was learned."""
-        self._check_begun(task, "ends")
         super().end(task)  # a strategy inside may train on, or set parameters to 0
         path, theta = self.trainer._path(), self._parameters()
         assert path is not None

@@ -5,7 +5,7 @@ import operator
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -36,15 +36,16 @@ class Task:
         and an integer type; otherwise None, as in regression.
     sample_weight : array_like, shape (n,), optional
         How much each sample counts in its batch, as `Trainer.fit` takes it.
-    active : tuple of int, optional
-        The classes that compete while it is learned, for ``nn.CrossEntropyLoss(active=...)``; None
-        leaves the loss as it is.
+    active : tuple of int or "all", optional
+        The classes that compete while it is learned, for ``nn.CrossEntropyLoss(active=...)``;
+        ``"all"`` are all outputs. None, the default, leaves the loss as it is; but in a `Scenario`
+        with ``kind="class"`` the classes so far are put in its place.
 
     Raises
     ------
     ArgumentError
-        If `index`, `classes` or `active` are not whole numbers from 0 on. Arrays are looked at when
-        they are put into a `Scenario`, or learned.
+        If `index`, `classes` or `active` are not whole numbers from 0 on (`active` may be
+        ``"all"``). Arrays are looked at when they are put into a `Scenario`, or learned.
     """
 
     x: Any
@@ -55,14 +56,15 @@ class Task:
     name: str = ""
     classes: tuple[int, ...] | None = None
     sample_weight: Any = None
-    active: tuple[int, ...] | None = None
+    active: "tuple[int, ...] | Literal['all'] | None" = None
 
     def __post_init__(self) -> None:
         # Passes over it are numbered from its index on: see `_batches`.
         index = _checks.integer("index", self.index, 0, (1 << 31) - 1)
         object.__setattr__(self, "index", index)
-        for name in ("classes", "active"):
-            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+        object.__setattr__(self, "classes", _numbers("classes", self.classes))
+        if self.active != "all":
+            object.__setattr__(self, "active", _numbers("active", self.active))
         if self.classes is None and are_labels(self.y):
             # What is below 0 is no output: `nn.CrossEntropyLoss(ignore_index=-100)`.
             labels = tuple(int(label) for label in np.unique(self.y) if label >= 0)
@@ -201,22 +203,32 @@ def are_labels(y: Any) -> bool:
     return array.ndim == 1 and array.dtype.kind in "iub"
 
 
-def growing(tasks: Iterable[Task]) -> tuple[Task, ...]:
-    """Give tasks while each of which is learned all the classes so far compete."""
+def counted(loss: Any, x: Any, y: Any) -> tuple[Any, Any]:
+    """Give samples and targets as arrays, without the rows whose label a loss ignores."""
+    x, y, ignored = np.asarray(x), np.asarray(y), getattr(loss, "ignore_index", None)
+    if ignored is None or not are_labels(y):
+        return x, y
+    counts = y != ignored
+    return (x, y) if counts.all() else (x[counts], y[counts])
+
+
+def growing(tasks: tuple[Task, ...]) -> tuple[Task, ...]:
+    """Let all the classes so far compete while a task is learned that does not say otherwise.
+
+    Those that say less, as after tasks were turned round, are made anew with all that say classes.
+    """
     seen: set[int] = set()
-    made = []
+    made, less = [], False
     for task in tasks:
-        seen |= set(task.classes or ())
-        made.append(_replaced(task, active=tuple(sorted(seen))))
-    return tuple(made)
-
-
-def _as_they_come(tasks: tuple[Task, ...]) -> tuple[Task, ...]:
-    """Let classes that were seen compete, also if tasks had another order when they were made."""
-    pairs = list(zip(tasks, growing(tasks), strict=True))
-    if all(old.active is None or set(new.active or ()) <= set(old.active) for old, new in pairs):
-        return tasks
-    return tuple(old if old.active is None else new for old, new in pairs)
+        if task.classes is None:  # shares of classes, perhaps, which do not say of which
+            return tasks
+        seen |= set(task.classes)
+        said = isinstance(task.active, tuple)
+        less = less or (said and not seen <= set(task.active or ()))
+        made.append((task, _replaced(task, active=tuple(sorted(seen))), said))
+    return tuple(
+        new if task.active is None or (said and less) else task for task, new, said in made
+    )
 
 
 def _replaced(task: Task, **changes: Any) -> Task:
@@ -281,9 +293,12 @@ class Scenario(Sequence[Task]):
 
     Notes
     -----
-    Tasks are numbered by their places here, whatever numbers they came with. If `Task.active` of
-    one leaves out a class that comes before it here, as after tasks were turned round, all are made
-    anew with ``kind="class"``: the classes so far compete.
+    Tasks are numbered by their places here, whatever numbers they came with.
+
+    With ``kind="class"``, `Task.active` of a task that has none is set here to the classes so far,
+    if all tasks name their classes; ``Task(..., active="all")`` lets all outputs compete instead.
+    If that of one leaves out a class that comes before it here, as after tasks were turned round,
+    all are made anew but those with ``"all"``.
     """
 
     tasks: tuple[Task, ...]
@@ -303,7 +318,7 @@ class Scenario(Sequence[Task]):
             for place, task in enumerate(tasks)
         )
         if self.kind == "class":
-            numbered = _as_they_come(numbered)
+            numbered = growing(numbered)
         object.__setattr__(self, "tasks", numbered)
 
     def __repr__(self) -> str:

@@ -45,12 +45,10 @@ class Units:
 def places(model: Sequential) -> dict[str, Any]:
     """Give where each array of parameters is in ``model.flat_parameters``, by its name."""
     found, start = {}, 0
-    for name, value in model.state_dict().items():
-        if "running_" in name:  # averages are no parameters
-            continue
-        found[name] = np.arange(start, start + value.size).reshape(value.shape)
-        start += value.size
-    assert start == model.num_parameters
+    for name, shape in model._blocks():
+        size = int(np.prod(shape))
+        found[name] = np.arange(start, start + size).reshape(shape)
+        start += size
     return found
 
 
@@ -62,7 +60,7 @@ def hidden(model: Sequential) -> list[Units]:
     ArgumentError
         If there are none.
     UnsupportedError
-        If there are blocks, whose units have more than one way out.
+        If there are blocks, whose units have more than one way out, or waves of units.
     """
     if any(isinstance(layer, nn.Residual) for layer in model.layers):
         raise UnsupportedError("hidden units of a model with nn.Residual are not told apart yet")
@@ -72,6 +70,11 @@ def hidden(model: Sequential) -> list[Units]:
     at = places(model)
     found = []
     for before, place in itertools.pairwise(linear):
+        if any(isinstance(layer, nn.FourierFeatures) for layer in model.layers[before:place]):
+            raise UnsupportedError(
+                "nn.FourierFeatures makes waves of all hidden units together, which are not told"
+                " apart behind it: let it stand in front of the first nn.Linear"
+            )
         names = [name for name in at if before <= int(name.split(".")[0]) < place]
         found.append(Units(place, [at[name] for name in names], at[f"{place}.weight"]))
     return found

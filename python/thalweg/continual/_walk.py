@@ -6,6 +6,7 @@ import numpy as np
 
 from thalweg import _checks
 from thalweg._trainer import Trainer
+from thalweg.continual._elements import check_elementwise
 from thalweg.continual._quadratic import Consolidating, Flat
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
@@ -49,7 +50,7 @@ class RWalk(Consolidating):
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        During a task, if the optimizer looks at whole layers.
+        If the optimizer looks at whole layers, as `optim.Muon`.
 
     Notes
     -----
@@ -66,6 +67,7 @@ class RWalk(Consolidating):
     """
 
     gathers = ("_fisher", "_scores")
+    _holds = ("walk",)
 
     def __init__(
         self,
@@ -77,6 +79,7 @@ class RWalk(Consolidating):
         eps: float = 1e-7,
     ) -> None:
         super().__init__(inner, strength)
+        check_elementwise(self.trainer, type(self).__name__)
         self.alpha = _checks.real("alpha", alpha, 0, 1, "(]")
         self.every = _checks.integer("every", every, 1)
         self.eps = _checks.real("eps", eps, 0, closed="()")
@@ -93,9 +96,16 @@ class RWalk(Consolidating):
             (_, *others), begun, _ = walk
             core.set_walk([self._fisher, *others], begun, False)
 
+    def _check_end(self, task: Task) -> None:
+        self._check_begun(task, "ends")
+        super()._check_end(task)
+
+    def _abandon(self) -> None:
+        self.trainer._elementary("walk").start_walk(None)
+        super()._abandon()
+
     def end(self, task: Task) -> None:
         """Take to heart what must not be forgotten of a task that was learned."""
-        self._check_begun(task, "ends")
         super().end(task)  # a strategy inside may train on, or set parameters to 0
         core = self.trainer._elementary("walk")
         walk = core.walk()

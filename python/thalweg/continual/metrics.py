@@ -6,8 +6,9 @@ call backward transfer and forgetting, so figures can be compared only if their 
 In formulas tasks count from 1, as in the papers, and the last is T.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ from thalweg import _checks
 from thalweg.continual._features import activations
 from thalweg.errors import ArgumentError, DtypeError, ShapeError
 from thalweg.nn import Sequential
+
+if TYPE_CHECKING:
+    from thalweg.continual._result import Result
 
 
 def average_accuracy(r: npt.ArrayLike) -> float:
@@ -225,6 +229,60 @@ def intransigence(r: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     return float(_finite(_vector("reference", reference, len(matrix)) - matrix.diagonal()).mean())
 
 
+def summary(results: "Sequence[Result]") -> dict[str, tuple[float, float]]:
+    r"""Mean and standard deviation over several runs, as with other seeds, of all their metrics.
+
+    .. math:: \bar m = \frac1n \sum_i m_i, \qquad
+              s = \sqrt{\frac{1}{n-1} \sum_i (m_i - \bar m)^2}
+
+    Parameters
+    ----------
+    results : sequence of Result
+        Of n runs of the same tasks, at least 2.
+
+    Returns
+    -------
+    dict of str to tuple of float
+        By the names of `Result.metrics`, :math:`(\bar m, s)`. The standard error of the mean is
+        :math:`s / \sqrt n`.
+
+    Raises
+    ------
+    ArgumentError
+        If there are fewer, they are not of the same tasks, or a run has not ended.
+
+    Examples
+    --------
+    >>> from thalweg.continual import Result, metrics
+    >>> run = ("a", "b"), "task", "accuracy", [0, 5, 10]
+    >>> one = Result(*run, [[0.5, 0.5], [1, 0.5], [0.8, 1]], ends=[5, 10])
+    >>> two = Result(*run, [[0.5, 0.5], [1, 0.5], [0.6, 1]], ends=[5, 10])
+    >>> mean, deviation = metrics.summary([one, two])["average_accuracy"]
+    >>> f"{mean:.3f} ± {deviation:.3f}"
+    '0.850 ± 0.071'
+    """
+    runs = _checks.sequence("results", results)
+    for run in runs:
+        if not hasattr(run, "metrics") or not hasattr(run, "names"):
+            raise ArgumentError(
+                "results must be a sequence of Result, as continual.run gives; got "
+                f"{_checks.given(run)} in it"
+            )
+        if (run.names, run.metric) != (runs[0].names, runs[0].metric):
+            raise ArgumentError(
+                f"the runs must be of the same tasks and metric; got {runs[0].names} by"
+                f" {runs[0].metric} and {run.names} by {run.metric}"
+            )
+    if len(runs) < 2:
+        raise ArgumentError(f"a deviation is of at least 2 runs; got {len(runs)}")
+    found = [run.metrics() for run in runs]
+    return {
+        name: (float(np.mean(values)), float(np.std(values, ddof=1)))
+        for name in found[0]
+        for values in [[one[name] for one in found]]
+    }
+
+
 @dataclass(frozen=True)
 class Plasticity:
     """What is measured of a network's ability to learn on; see `plasticity`.
@@ -321,8 +379,16 @@ def effective_rank(matrix: npt.ArrayLike) -> float:
     -------
     float
         From 1 to min(n, k).
+
+    Raises
+    ------
+    ShapeError, DtypeError, ArgumentError
+        If it is not 2-D, or an element is not a finite number.
     """
-    values = np.linalg.svd(np.asarray(matrix, dtype=np.float64), compute_uv=False)
+    numbers = _numbers("matrix", matrix)
+    if numbers.ndim != 2:
+        raise ShapeError(f"matrix must be 2-D, (n, k); got shape {numbers.shape}")
+    values = np.linalg.svd(_finite(numbers), compute_uv=False)
     total = values.sum()
     if total == 0:
         return 0.0
