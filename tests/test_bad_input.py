@@ -36,6 +36,16 @@ class NAType:
         return "<NA>"
 
 
+class Frame:
+    """As pandas' DataFrame: what becomes an array, and names of its columns."""
+
+    def __init__(self, array):
+        self.array, self.columns = array, list("abcde")
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.array, dtype)
+
+
 X = np.ones((20, 5), np.float32)
 Y = np.arange(20) % 3
 T = np.ones((20, 2))
@@ -57,6 +67,16 @@ BAD_X = {
         [r"dtype object", r"x\[7, 2\] is <NA>, a missing value: fill it"],
     ),
     "NaN among objects": (x_with(NAN).astype(object), tw.DataError, [r"x\[7, 2\] is NaN"]),
+    "NaN in a named column": (
+        Frame(x_with([NAN, np.inf], ([7, 9], [2, 2]))),
+        tw.DataError,
+        [r"x\[7, 2\], of column 'c', is NaN; 2 of its 20 rows are NaN or infinite: fill them"],
+    ),
+    "text in a named column": (
+        Frame(np.where(x_with(9) == 9, "Rome", X.astype(object))),
+        tw.DtypeError,
+        [r"x\[7, 2\], of column 'c', is 'Rome': encode text"],
+    ),
     "complex objects": (
         np.where(x_with(9) == 9, 1j, X.astype(object)),
         tw.DtypeError,

@@ -1,5 +1,7 @@
 """Callbacks: when they are called, and those that come with the library."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -141,14 +143,144 @@ def test_more_accuracy_is_better(classifier, blobs):
 )
 def test_a_figure_that_is_not_there_is_named(monitor, message, classifier, blobs):
     with pytest.raises(tw.ArgumentError, match=message):
-        classifier.fit(blobs.x, blobs.y, callbacks=[EarlyStopping(monitor)])
+        classifier.fit(blobs.x, blobs.y, callbacks=[EarlyStopping(monitor, mode="min")])
+    assert classifier.optimizer.steps == 0  # all figures that there will be are known before
 
 
-def test_paths_that_cannot_be_filled_in_are_named(classifier, blobs, tmp_path):
-    with pytest.raises(tw.ArgumentError, match=r"'\{los\}'.*there are .*loss, accuracy"):
-        classifier.fit(blobs.x, blobs.y, callbacks=[ModelCheckpoint("{los}")])
+class Auc:
+    """Adds a figure of one's own, which is larger in later epochs."""
+
+    def on_epoch_end(self, trainer, record):
+        record["val_auc"] = 1 - 1 / record["epoch"]
+
+
+def test_a_figure_of_a_callback_may_have_any_name(classifier, blobs):
+    """Also one that begins with val_, without validation data."""
+    stop = EarlyStopping("val_auc", patience=2)
+    history = classifier.fit(blobs.x, blobs.y, epochs=4, callbacks=[Auc(), stop])
+    assert (history.epochs, stop.best, stop.best_epoch) == (4, 0.75, 4)
+
+
+def test_the_callback_that_adds_a_figure_comes_first(classifier, blobs):
+    with pytest.raises(tw.ArgumentError, match=r"'val_auc'.* adds it must come before this one"):
+        classifier.fit(blobs.x, blobs.y, callbacks=[EarlyStopping("val_auc"), Auc()])
+    assert classifier.optimizer.steps == 0
+    # Whether one that comes before adds it, is seen at the end of the first epoch.
+    with pytest.raises(tw.ArgumentError, match=r"'val_f1'.* adds it must come before this one"):
+        classifier.fit(blobs.x, blobs.y, callbacks=[Auc(), EarlyStopping("val_f1")])
+    assert classifier.history.epochs == 1
+
+
+def test_a_figure_that_cannot_come_is_refused_before_the_first_step(regressor, rng):
+    x, y = rng.standard_normal((20, 5)), rng.standard_normal((20, 2))
+    for watch in ({"callbacks": [EarlyStopping("val_accuracy")]}, {"monitor": "val_accuracy"}):
+        trainer = regressor
+        if "monitor" in watch:  # a schedule looks at an epoch before callbacks add to it
+            schedule, watch = optim.schedules.ReduceLROnPlateau(**watch), {"callbacks": [Auc()]}
+            model, loss = nn.Sequential(nn.Linear(5, 2)), nn.MSELoss()
+            trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD(), schedule=schedule)
+        with pytest.raises(tw.ArgumentError, match=r"'val_accuracy', but .* are loss, val_loss"):
+            trainer.fit(x, y, validation_data=(x, y), **watch)
+        assert trainer.optimizer.steps == 0
+
+
+def test_figures_of_a_loss_of_ones_own_come_with_the_first_epoch(rng):
+    """What a function gives is known once it was called; but it cannot give an accuracy."""
+
+    def squares(output, target):
+        d = output - target
+        return np.mean(d**2), 2 * d / d.size, {"mae": np.abs(d).mean()}
+
+    x = rng.standard_normal((20, 3))
+    model = nn.Sequential(nn.Linear(3, 1))
+    trainer = tw.Trainer(model, loss=squares, optimizer=optim.SGD(lr=0.01))
+    stop = EarlyStopping("val_mae", patience=5)
+    history = trainer.fit(x, x[:, :1], epochs=3, validation_data=(x, x[:, :1]), callbacks=[stop])
+    assert stop.best == min(history["val_mae"])
+    with pytest.raises(tw.ArgumentError, match=r"'val_accuracy', but .* are loss, val_loss"):
+        trainer.fit(
+            x, x[:, :1], validation_data=(x, x[:, :1]), callbacks=[EarlyStopping("val_accuracy")]
+        )
+    assert trainer.history is history
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode"),
+    [
+        ("val_loss", "min"), ("error", "min"), ("val_rmse", "min"), ("perplexity", "min"),
+        ("seconds", "min"), ("top5_accuracy", "max"), ("val_auc", "max"), ("F1", "max"),
+        ("r2_score", "max"),
+    ],
+)  # fmt: skip
+def test_names_of_figures_tell_which_are_better(monitor, mode):
+    assert repr(EarlyStopping(monitor)) == repr(EarlyStopping(monitor, mode=mode))
+
+
+@pytest.mark.parametrize("monitor", ["largest", "brier_score", "neg_mean_squared_error", "losses"])
+def test_of_other_names_the_mode_must_be_given(monitor, tmp_path):
+    for make in (EarlyStopping, lambda key: ModelCheckpoint(tmp_path / "m", monitor=key)):
+        with pytest.raises(tw.ArgumentError, match=f'{monitor}.* pass mode="min" or mode="max"'):
+            make(monitor)
+
+
+def test_nan_is_never_the_best(classifier, blobs):
+    figures = iter([np.nan, 3.0, np.nan, 2.0, 5.0])
+
+    class Error:
+        def on_epoch_end(self, trainer, record):
+            record["error"] = next(figures)
+
+    stop = EarlyStopping("error", patience=9)
+    classifier.fit(blobs.x, blobs.y, epochs=5, callbacks=[Error(), stop])
+    assert (stop.best, stop.best_epoch) == (2.0, 4)
+
+
+@pytest.mark.parametrize(
+    ("answer", "epochs"), [(True, 1), (np.True_, 1), (1, 3), (1.0, 3), (np.ones(3), 3), (None, 3)]
+)
+def test_only_true_stops(answer, epochs, classifier, blobs):
+    class Answers:
+        def on_epoch_end(self, trainer, record):
+            return answer
+
+    assert classifier.fit(blobs.x, blobs.y, epochs=3, callbacks=[Answers()]).epochs == epochs
+
+
+def test_the_best_weights_and_the_average_of_schedule_free_belong_together(blobs):
+    model = nn.Sequential(nn.Linear(5, 3))
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.ScheduleFreeAdamW())
+    averages = []
+
+    class Rising:
+        def on_epoch_end(self, trainer, record):
+            averages.append(trainer.average_model().flat_parameters)
+            record["error"] = record["epoch"]
+
+    stop = EarlyStopping("error", patience=3, restore_best_weights=True)
+    trainer.fit(blobs.x, blobs.y, epochs=9, callbacks=[Rising(), stop])
+    assert (stop.best_epoch, len(averages)) == (1, 4)
+    np.testing.assert_array_equal(trainer.average_model().flat_parameters, averages[0])
+
+
+@pytest.mark.parametrize("path", ["{los}", "{epoch.x}", "{epoch[0]}", "{loss:q}", "{}", "{loss"])
+def test_paths_that_cannot_be_filled_in_are_named(path, classifier, blobs, tmp_path):
+    with pytest.raises(tw.ArgumentError, match=rf"'{re.escape(path)}'.*there are .*loss, accuracy"):
+        classifier.fit(blobs.x, blobs.y, callbacks=[ModelCheckpoint(path)])
+    assert classifier.optimizer.steps == 0
+
+
+def test_what_is_no_path_or_figure_is_refused():
+    for path in (b"/tmp/x", 3, None):
+        with pytest.raises(tw.ArgumentError, match="ModelCheckpoint: path must be text or a path"):
+            ModelCheckpoint(path)
     with pytest.raises(tw.ArgumentError, match="monitor"):
         EarlyStopping(monitor=3)
+
+
+def test_figures_of_callbacks_go_into_paths(classifier, blobs, tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path / "{epoch}-{val_auc:.2f}")
+    classifier.fit(blobs.x, blobs.y, epochs=2, callbacks=[Auc(), checkpoint])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1-0.00", "2-0.50"]
 
 
 def test_batches_that_are_passed_over_have_no_loss_to_show(classifier, blobs):
@@ -246,6 +378,22 @@ def test_figures_of_callbacks_are_in_the_history(classifier, blobs):
     assert classifier.history is history
 
 
+def test_the_history_is_whole_when_a_callback_is_told_of_a_divergence(rng):
+    seen = []
+
+    class Told:
+        def on_diverged(self, trainer, error):
+            seen.append(list(trainer.history["loss"]))
+
+    x = rng.standard_normal((20, 3))
+    model = nn.Sequential(nn.Linear(3, 1), dtype="float64")
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=5.0))
+    with pytest.raises(tw.DivergedError):
+        trainer.fit(x, x[:, 0], epochs=5000, callbacks=[Told()])
+    assert seen == [trainer.history["loss"]]
+    assert len(seen[0]) > 1
+
+
 def test_a_figure_that_is_missing_is_nan(classifier, blobs):
     history = classifier.fit(blobs.x, blobs.y, epochs=4, callbacks=[Counted([2, 3])])
     np.testing.assert_array_equal(history["count"], [np.nan, 2, 3, np.nan])
@@ -291,9 +439,8 @@ def test_a_folder_that_is_not_there_is_seen_before_the_first_step(
         return
     with pytest.raises(FileNotFoundError, match=r"no such folder|No such file"):
         classifier.fit(blobs.x, blobs.y, lr=0.5, callbacks=[checkpoint])
-    if name.startswith("no"):  # what is in braces is known at the end of an epoch
-        np.testing.assert_array_equal(classifier.model.flat_parameters, before)
-        assert classifier.optimizer.lr == lr
+    np.testing.assert_array_equal(classifier.model.flat_parameters, before)
+    assert classifier.optimizer.lr == lr
 
 
 def test_early_stopping_shows_what_is_not_usual():

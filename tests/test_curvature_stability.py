@@ -304,6 +304,15 @@ def test_oscillation_is_told_from_divergence(rng):
         assert words in text
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_at_the_limit_errors_neither_shrink_nor_grow(momentum, rng):
+    optimizer = optim.SGD(lr=2 * (1 + momentum) / CONDITION, momentum=momentum)
+    trainer, x, y = quadratic(rng, optimizer)
+    found = max_stable_lr(trainer, x, y)
+    assert found.verdict == "at the limit"
+    assert f"at the limit {found.threshold:.4g}: on a quadratic, errors neither" in str(found)
+
+
 def test_a_monitor_warns_before_the_first_step(rng):
     trainer, x, y = quadratic(rng, optim.SGD(lr=0.03))
     monitor = StabilityMonitor(x, y)
@@ -398,7 +407,7 @@ def test_the_sharpest_block_is_named(rng):
 def test_what_is_wrong_is_said(rng):
     trainer, x, y = quadratic(rng, optim.Adam())
     for early in (trainer, trainer.copy()):
-        with pytest.raises(tw.ArgumentError, match="before its first step"):
+        with pytest.raises(tw.ArgumentError, match=r"before its first step.*trainer\.copy\(\)"):
             max_stable_lr(early, x, y)
     for optimizer, words in (
         (optim.Lion(), "Lion"),
@@ -453,6 +462,23 @@ def test_an_automatic_rate_is_that_of_the_sharpest_of_some_batches(rng):
     batches = [x[np.sort(draw.choice(60, 6, replace=False))] for _ in range(3)]
     sharpest = max(np.linalg.eigvalsh(2 / 6 * b.T @ b)[-1] for b in batches)
     assert trainer.optimizer.lr == pytest.approx(1 / sharpest, rel=1e-6)
+
+
+def test_an_automatic_rate_is_of_rows_that_count(rng):
+    """Batches of rows that all weigh nothing are passed over, as they are in the fit."""
+    weight = np.where(np.arange(60) < 2, 1.0, 0.0)
+    trainer, x, y, _ = linear(rng, optim.SGD(lr=1e-9))
+    trainer.fit(x, y, sample_weight=weight, batch_size=4, lr="auto")
+    curvature = np.linalg.eigvalsh(2 / 2 * x[:2].T @ x[:2])[-1]
+    assert trainer.optimizer.lr == pytest.approx(1 / curvature, rel=1e-6)
+
+
+def test_an_automatic_rate_bears_with_a_penalty(rng):
+    """The largest stable one is that of the loss, but the trials are of both."""
+    trainer, x, y, curvature = linear(rng, optim.SGD(lr=1e-9))
+    trainer.set_penalty(np.ones(4), strength=100 * curvature)
+    trainer.fit(x, y, batch_size=None, lr="auto")
+    assert trainer.optimizer.lr < 2 / (101 * curvature)
 
 
 def test_schedules_and_saved_trainers_go_on_from_a_rate_that_was_given(rng, tmp_path):

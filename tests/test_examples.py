@@ -2,11 +2,16 @@
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import thalweg as tw
+from thalweg import nn, optim
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -57,6 +62,22 @@ def test_heat(tmp_path):
     k, off = re.search(r"k = ([\d.]+), .* by ([\d.]+)", text).groups()
     assert abs(float(k) - 0.2) < 0.01
     assert float(off) < 0.01  # the noise
+
+
+def test_the_rows_of_heat_are_told_by_what_they_hold(rng):
+    """Not by their places: fits shuffle rows, and take them in parts."""
+    heat = runpy.run_path(str(ROOT / "examples" / "heat.py"))
+    points = rng.random((30, 2))
+    measured = np.where(np.arange(30)[:, np.newaxis] < 10, heat["temperature"](points), np.nan)
+    loss = nn.DerivativeLoss(heat["loss"], order=heat["ORDER"])
+    model = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 2), dtype="float64")
+    assert tw.gradcheck(model, points, measured, loss=loss)
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam())
+    order = rng.permutation(30)
+    evaluated = trainer.evaluate(points, measured)
+    assert trainer.evaluate(points[order], measured[order]) == pytest.approx(evaluated, rel=1e-12)
+    for rows in (slice(0, 10), slice(10, 30)):  # of one kind only
+        assert np.isfinite(trainer.step(points[rows], measured[rows]))
 
 
 def test_xor_needs_numpy_only(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 
 import thalweg as tw
 from thalweg import nn, optim
+from thalweg._trainer._base import MINE
 from thalweg.callbacks import ModelCheckpoint
 from thalweg.optim import schedules
 
@@ -303,6 +304,44 @@ def test_a_copy_goes_on_by_itself(training, again, rng):
     assert (trainer.optimizer.steps, trainer.history.epochs) == (steps, 2)
     assert trainer.fit(x, y, epochs=2, batch_size=8)["loss"] == ahead["loss"]
     np.testing.assert_array_equal(trainer.model.flat_parameters, twin.model.flat_parameters)
+
+
+class Named(tw.Trainer):
+    """With arguments of its own, and what it notes beside."""
+
+    def __init__(self, name):
+        model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+        super().__init__(model, loss=nn.CrossEntropyLoss(), optimizer=Warm(0.01))
+        self.name, self.notes, self.me = name, [], self
+
+
+class Warm(optim.Adam):
+    def __init__(self, warm):
+        super().__init__(lr=2 * warm, betas=(0.8, 0.9))
+        self.warm, self.notes = warm, []
+
+
+@pytest.mark.parametrize("again", COPIES)
+def test_classes_of_the_users_own_are_copied_with_what_they_have_beside(again, rng):
+    x, y = rng.standard_normal((50, 5)), rng.integers(0, 3, 50)
+    trainer = Named("first")
+    trainer.fit(x, y)
+    trainer.optimizer.lr = 0.05
+    twin = COPIES[again](trainer)
+    assert (type(twin), twin.name, twin.me) == (Named, "first", twin)
+    assert (type(twin.optimizer), twin.optimizer.warm, twin.optimizer.lr) == (Warm, 0.01, 0.05)
+    for ours, theirs in ((trainer, twin), (trainer.optimizer, twin.optimizer)):
+        ours.notes.append("here")
+        assert theirs.notes == []
+    assert twin.fit(x, y)["loss"] == trainer.fit(x, y)["loss"]
+    assert tw.find_lr(twin, x, y).suggestion > 0
+    sam = optim.SAM(Warm(0.1))
+    assert COPIES["copy.deepcopy"](sam).base.warm == 0.1
+
+
+def test_what_a_trainer_has_of_itself_is_known():
+    """Anything else would be taken for what a class of the user's has added."""
+    assert set(vars(make_trainer(optim.SGD(0.1)))) == set(MINE)
 
 
 def test_an_optimizer_around_another_is_copied_with_it(rng):

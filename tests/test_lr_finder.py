@@ -198,6 +198,16 @@ def test_a_row_that_is_not_finite_is_named_as_it_is_in_the_data(blobs):
         tw.find_lr(make(optim.SGD(0.1)), x, blobs.y, batch_size=len(x))
 
 
+def test_a_penalty_counts_in_the_updates(blobs):
+    """One of strength s has the curvature s, with which steps of more than 2/s diverge."""
+    trainer = make(optim.SGD(0.1))
+    without = tw.find_lr(trainer, blobs.x, blobs.y)
+    trainer.set_penalty(np.ones(trainer.model.num_parameters), strength=1e4)
+    found = tw.find_lr(trainer, blobs.x, blobs.y)
+    assert found.suggestion < 2e-4 < without.suggestion
+    assert trainer.penalty == 0  # it is at its anchor
+
+
 def test_weights_of_samples_count(blobs):
     weight = np.where(np.arange(90) < 60, 2.0, 0.0)
     for found, expected in (

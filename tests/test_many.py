@@ -132,7 +132,27 @@ def test_what_cannot_run_side_by_side_is_refused(blobs):
     for wrong in ([EarlyStopping()], EarlyStopping()):
         with pytest.raises(tw.ArgumentError, match="callbacks must be a function"):
             tw.train_many([trainer], blobs.x, blobs.y, callbacks=wrong)
+    for wrong in (lambda _: None, lambda _: EarlyStopping(), lambda _: [3]):
+        with pytest.raises(tw.ArgumentError, match="callback"):
+            tw.train_many([trainer, make(1)], blobs.x, blobs.y, callbacks=wrong)
     assert tw.train_many([], blobs.x, blobs.y) == []
+
+
+def test_an_iterator_is_not_for_several(blobs):
+    """Each would get some of the batches, and nobody would see it."""
+    trainers, batches = [make(0), make(1)], [(blobs.x[i::3], blobs.y[i::3]) for i in range(3)]
+    for data in ({"x": iter(batches), "y": None}, {"validation_data": iter(batches)}):
+        with pytest.raises(tw.ArgumentError, match=f"{next(iter(data))} is an iterator"):
+            tw.train_many(trainers, **{"x": blobs.x, "y": blobs.y} | data)
+    assert trainers[0].optimizer.steps == 0
+    alone = make(0)
+    tw.train_many([alone], iter(batches), None)
+    for source in (batches, lambda: iter(batches)):
+        trainers = [make(0), make(1)]
+        tw.train_many(trainers, source, None)
+        np.testing.assert_array_equal(
+            trainers[0].model.flat_parameters, alone.model.flat_parameters
+        )
 
 
 @pytest.mark.parametrize("lr", [0.01, 0.02])

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -303,6 +304,21 @@ def test_an_initialization_has_the_distribution_of_its_name(name, expected):
     assert 0.9 / 20 < np.abs(state["0.bias"]).max() <= 1 / 20
 
 
+def test_a_siren_whose_first_layer_is_drawn_as_the_others_is_told():
+    """It would have low frequencies only; models that go on from others are none of it."""
+    hidden = nn.Linear(2, 64, init="siren"), nn.Sine(), nn.Linear(64, 1, init="siren")
+    with pytest.warns(
+        UserWarning, match=r'layer 0 .* 8\.7 times lower .* init="siren_first"'
+    ) as told:
+        nn.Sequential(*hidden)
+    assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nn.Sequential(nn.Linear(2, 64, init="siren_first"), *hidden[1:])
+        nn.Sequential(nn.Linear(64, 64, init="siren"), *hidden[1:])
+        nn.Sequential(nn.Linear(2, 64, init="siren"), nn.Tanh(), *hidden[2:])
+
+
 def test_zeros_are_zero_in_the_bias_too():
     assert not nn.Sequential(nn.Linear(4, 3, init="zeros")).flat_parameters.any()
 
@@ -368,7 +384,7 @@ def test_a_recalibration_that_fails_changes_nothing(rng):
     for wrong, options in [(bad, {}), (1e30 * x, {}), (x[:, :4], {}), (x[:1], {})]:
         with pytest.raises(tw.ThalwegError):
             model.recalibrate(wrong, **options)
-    with pytest.raises(tw.ThalwegError):
+    with pytest.raises(tw.ArgumentError, match="batch_size must be an integer >= 2; got 1"):
         model.recalibrate(x, batch_size=1)
     for name, values in model.state_dict().items():
         np.testing.assert_array_equal(values, before[name])

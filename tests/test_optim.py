@@ -284,6 +284,30 @@ def test_a_state_with_negative_squares_is_refused(kind, options):
                 optimizer.load_state_dict({**state, "arrays": arrays}, model)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: None, "state_dict must be what optimizer.state_dict"),
+        (lambda s: [*s], "state_dict must be what optimizer.state_dict"),
+        (lambda s: {}, "state_dict lacks"),
+        (lambda s: s | {"options": None}, r"state_dict\['options'\] must be a dict"),
+        (lambda s: s | {"scalars": [1]}, r"state_dict\['scalars'\] must be a dict"),
+        (lambda s: s | {"arrays": None}, r"state_dict\['arrays'\] must be a dict"),
+        (lambda s: s | {"groups": None}, "must be a list of groups"),
+        (lambda s: s | {"steps": None}, "steps must be an integer"),
+    ],
+)
+def test_what_is_no_state_is_refused(change, message, rng):
+    optimizer, model = optim.Adam(), nn.Sequential(nn.Linear(2, 1))
+    optimizer.step(model)
+    before = optimizer.state_dict()
+    with pytest.raises(tw.ArgumentError, match=message):
+        optimizer.load_state_dict(change(before), model)
+    with pytest.raises(tw.ArgumentError, match="model must be the model"):
+        optimizer.load_state_dict(before, None)
+    assert repr(optimizer.state_dict()) == repr(before)
+
+
 def test_the_learning_rate_can_be_read_set_and_saved():
     optimizer = optim.AdamW(lr=0.5)
     assert optimizer.lr == 0.5

@@ -179,6 +179,7 @@ def test_the_digits_are_whole_and_split_at_random():
     np.testing.assert_array_equal(tw.datasets.digits(seed=0).x_test, x_test)
     assert not np.array_equal(tw.datasets.digits(seed=1).x_test, x_test)
     assert len(tw.datasets.digits(test_fraction=0.1).y_test) == 180
+    assert repr(data) == "Digits(1198 + 599 images of 8x8)"
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.5, 1e-6, 0.99999, "a third"])

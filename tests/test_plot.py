@@ -55,6 +55,18 @@ def test_a_run_with_a_negative_loss_makes_the_scale_linear_for_all():
     assert figure.get_axes()[0].get_yscale() == "linear"
 
 
+def test_runs_are_labelled():
+    first, second = tw.History(loss=[2.0, 1.0], val_loss=[3.0, 2.0]), tw.History(loss=[4.0, 3.0])
+    ax = tw.plot.history({"Adam": first, 0.1: second})
+    assert legend(ax) == ["training, Adam", "held out, Adam", "training, 0.1"]
+    assert legend(tw.plot.history([first, second]))[2] == "training, run 2"
+    assert legend(tw.plot.history([second])) == legend(tw.plot.history(second)) == ["training"]
+    figure = tw.plot.training({"Adam": first}, np.ones((2, 4)), [0, 1], [0, 1])
+    assert legend(figure.get_axes()[0])[0] == "training, Adam"
+    with pytest.raises(tw.ArgumentError, match=r"dict \{label: History\} or .*; got 5"):
+        tw.plot.history({"Adam": first, "SGD": 5})
+
+
 def check_with_mistakes(wrong, count=10):
     """A check of so many blocks, of which some have gradients that are wrong by a share."""
     theta = {f"b{k}": np.full(2, 0.3 + k) for k in range(count)}
@@ -217,7 +229,7 @@ def test_classes_may_have_names():
         ({"loss": [1.0]}, tw.ArgumentError, r"got \{'loss': .*: thalweg.History\(...\) makes"),
         ([RUN, {"loss": [1.0]}], tw.ArgumentError, r"a sequence of them; got \{'loss'"),
         ("loss", tw.ArgumentError, "run must be a sequence; got 'loss'"),
-        (3, tw.ArgumentError, "run must be a History or a sequence of them; got 3"),
+        (3, tw.ArgumentError, r"run must be a History, a dict .* or a sequence of them; got 3"),
         (tw.History(loss=3.0), tw.ShapeError, r"history\['loss'\] must be 1-D.*shape \(\)"),
         (tw.History(loss=["low"]), tw.DtypeError, r"history\['loss'\] has dtype"),
     ],

@@ -1,6 +1,7 @@
 """Schedules: against PyTorch's, against closed forms, and in training."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -71,6 +72,16 @@ PAIRS = {
         lambda o, s: s.OneCycleLR(
             o, 2.0, total_steps=50, pct_start=0.4, anneal_strategy="linear", three_phase=True,
             cycle_momentum=False,
+        ),
+    ),
+    "one cycle without a way up": (
+        schedules.OneCycleLR(2.0, total_steps=50, pct_start=0.0),
+        lambda o, s: s.OneCycleLR(o, 2.0, total_steps=50, pct_start=0.0, cycle_momentum=False),
+    ),
+    "one cycle, three phases, two of them before the first step": (
+        schedules.OneCycleLR(2.0, total_steps=50, pct_start=0.01, three_phase=True),
+        lambda o, s: s.OneCycleLR(
+            o, 2.0, total_steps=50, pct_start=0.01, three_phase=True, cycle_momentum=False
         ),
     ),
     "lambda": (
@@ -204,6 +215,71 @@ def test_a_fit_in_one_go_uses_the_same_rates_as_one_batch_by_batch():
     np.testing.assert_array_equal(*ends)
 
 
+def test_a_step_that_fails_leaves_the_rate_as_it_was():
+    trainer, _ = make(schedules.LinearWarmup(10))
+    with pytest.raises(tw.ShapeError):
+        trainer.step(X, Y[:3])
+    assert trainer.optimizer.lr == 0.5
+    trainer.step(X, Y)
+    assert trainer.optimizer.lr == 0
+
+
+def test_a_rate_that_the_schedule_undoes_is_a_warning():
+    trainer, _ = make(schedules.ExponentialLR(0.5))
+    trainer.fit(X, Y, epochs=2)
+    trainer.optimizer.lr = 0.3
+    with pytest.warns(UserWarning, match=r"lr was set to 0\.3.*based on 0\.5\. fit\(.*lr=0\.3\)"):
+        trainer.fit(X, Y)
+    assert trainer.optimizer.lr == 0.5**3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer.fit(X, Y)
+        trainer.optimizer.lr = 0.3
+        trainer.fit(X, Y, lr=0.4)
+        again, _ = make(schedules.ReduceLROnPlateau(monitor="loss"))  # goes on from any rate
+        again.optimizer.lr = 0.2
+        again.fit(X, Y)
+
+
+def test_a_fit_to_batches_can_be_given_the_rate_of_its_schedule():
+    trainer, _ = make(schedules.ExponentialLR(0.5))
+    trainer.fit([(X, Y)], epochs=2, lr=0.25)
+    assert trainer.optimizer.lr == 0.125
+    with pytest.raises(tw.ArgumentError, match="lr is a number; got 'auto'"):
+        trainer.fit([(X, Y)], lr="auto")
+
+
+class Loader:
+    """Batches of data that do not know how many they are, as PyTorch's loaders of streams."""
+
+    def __init__(self, batches):
+        self._batches = batches
+
+    def __iter__(self):
+        return iter(self._batches)
+
+    def __len__(self):
+        raise TypeError("object of type 'IterableDataset' has no len()")
+
+
+def test_a_loader_may_not_know_its_length():
+    trainer, _ = make(schedules.ExponentialLR(0.5))
+    trainer.fit(Loader([(X, Y)] * 3))
+    assert trainer.optimizer.lr == 0.125
+    trainer, _ = make(schedules.CosineAnnealingLR())
+    with pytest.raises(tw.ArgumentError, match="an iterable without a length"):
+        trainer.fit(Loader([(X, Y)] * 3))
+
+
+def test_a_trainer_that_becomes_another_has_its_rates():
+    trainer, batch = make(schedules.ExponentialLR(0.5))
+    other, _ = make(schedules.ExponentialLR(0.5), lr=0.25)
+    trainer.step(*batch())
+    trainer._become(other)
+    trainer.step(*batch())
+    assert trainer.optimizer.lr == 0.25
+
+
 def test_rprop_sets_out_from_the_rate_of_its_first_step():
     """As PyTorch's does; later ones have no effect."""
     torch = pytest.importorskip("torch")
@@ -323,6 +399,41 @@ def test_a_plateau_needs_its_figure():
     np.testing.assert_array_equal(trainer.model.flat_parameters, before)
 
 
+def test_nan_is_never_better():
+    schedule = schedules.ReduceLROnPlateau(factor=0.5, patience=1)
+    state, lr, seen = schedule.start(), 1.0, []
+    for figure in (np.nan, 3.0, 2.0, np.nan, 2.0):
+        lr = schedule.update(state, figure, lr)
+        seen.append((state["best"], lr))
+    assert seen == [(None, 1.0), (3.0, 1.0), (2.0, 1.0), (2.0, 1.0), (2.0, 0.5)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"schedule": schedules.StepLR(np.int64(3), np.float32(0.5))},
+        {"schedule": schedules.OneCycleLR(np.float64(0.1), three_phase=np.bool_(True))},
+        {"schedule": schedules.LinearWarmup(np.int64(2), start_factor=np.float32(0.5))},
+        {"schedule": schedules.ReduceLROnPlateau(patience=np.int64(3), monitor="loss")},
+        {"average": optim.EMA(np.float32(0.5), start=np.int64(1))},
+        {"average": optim.SWA(every=np.int32(2))},
+    ],
+    ids=lambda options: repr(*options.values()),
+)
+def test_numbers_of_numpy_are_saved_as_pythons(options, tmp_path):
+    model = nn.Sequential(nn.Linear(1, 1))
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(0.1), **options)
+    trainer.fit(X, Y)
+    trainer.save(tmp_path / "training")
+    again = tw.Trainer.load(tmp_path / "training")
+    assert (again.schedule, again._average) == (trainer.schedule, trainer._average)
+
+
+def test_a_sequence_may_be_made_by_an_iterator():
+    parts = [schedules.ConstantLR(0.1, 10), schedules.ExponentialLR(0.9)]
+    assert schedules.SequentialLR(iter(parts), [10]) == schedules.SequentialLR(parts, [10])
+
+
 def test_a_divergence_takes_the_schedule_back():
     """Also over epochs that had ended before it."""
     trainer, _ = make(schedules.ExponentialLR(2.0, per="epoch"), lr=1e-3)
@@ -358,7 +469,11 @@ def test_a_divergence_takes_the_schedule_back():
         (lambda: schedules.ReduceLROnPlateau(factor=1.0), "factor"),
         (lambda: schedules.MultiStepLR(5), "milestones must be a sequence"),
         (lambda: schedules.SequentialLR(5, [1]), "schedulers must be a sequence"),
+        (lambda: schedules.SequentialLR((schedules.StepLR(k) for k in (1, 2)), []), "one fewer"),
         (lambda: schedules.StepLR(3).lr(0, base=-1), "base"),
+        (lambda: schedules.CosineAnnealingLR().lr(0, base=1, total=0), "total must be an integer"),
+        (lambda: schedules.PolynomialLR(None).lr(0, base=1, total=-3), "total must be an integer"),
+        (lambda: schedules.StepLR(3).lr(0, base=1, total="a"), "total must be an integer"),
         (lambda: schedules.ReduceLROnPlateau(monitor=3), "monitor"),
         (lambda: make(0.1), "schedule must be one of thalweg.optim.schedules"),
     ],

@@ -279,6 +279,10 @@ def test_the_representation_and_summary_show_all_layers(model):
     assert len(model) == 3
     assert model[1] == nn.Tanh()
     assert (model.in_features, model.out_features) == (4, 3)
+    edges = {0: list(range(300))}
+    long = nn.Sequential(nn.TabularInput(1, pieces=edges), nn.Linear(299, 1)).summary()
+    assert max(map(len, long.splitlines())) < 120
+    assert "...)  (n, 299)" in long
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -14,8 +14,9 @@ pytest.importorskip("sklearn", minversion="1.7")  # that of what is compared wit
 
 from scipy.sparse import csr_array
 from sklearn.base import clone
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_iris, make_classification
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, KFold, cross_validate
 from sklearn.neural_network import MLPClassifier as TheirClassifier
 from sklearn.neural_network import MLPRegressor as TheirRegressor
@@ -186,9 +187,12 @@ def test_arguments_are_scikit_learns(ours, theirs):
         {name: (p.default, p.kind) for name, p in inspect.signature(kind).parameters.items()}
         for kind in (ours, theirs)
     )
-    ours_alone = ["dtype", "loss", "class_weight"] if ours is MLPClassifier else ["dtype"]
+    ours_alone = ["dtype", "scoring"]
+    if ours is MLPClassifier:
+        ours_alone = ["dtype", "loss", "class_weight", "scoring"]
     assert list(mine)[-len(ours_alone) :] == ours_alone  # after all of theirs, by name only
-    for name, default in zip(ours_alone, ["float32", None, None], strict=False):
+    for name in ours_alone:
+        default = "float32" if name == "dtype" else None
         assert mine.pop(name) == (default, inspect.Parameter.KEYWORD_ONLY)
     assert mine == known
     for method in ("fit", "partial_fit", "predict", "score"):
@@ -439,6 +443,67 @@ def test_early_stopping_keeps_the_best_weights():
     assert network.n_iter_ == len(scores) < 200
     again = clone(network).set_params(max_iter=int(np.argmax(scores)) + 1).fit(x, y)
     assert_same_weights(network, again, tolerance=0)
+
+
+def rare_class(rows=1500):
+    """Two classes, of which one has 3 % of the rows."""
+    x, y = make_classification(
+        rows, 20, n_informative=6, weights=[0.97], class_sep=0.6, flip_y=0, random_state=1
+    )
+    return x, y
+
+
+def test_early_stopping_can_follow_the_loss():
+    """Accuracy is near its end from the first epochs on where a class is rare; the loss is not."""
+    x, y = rare_class()
+    network = MLPClassifier(
+        (16,), early_stopping=True, learning_rate_init=0.01, n_iter_no_change=5, random_state=0
+    )
+    with pytest.warns(ConvergenceWarning, match=r'most frequent answer alone.*scoring="loss"'):
+        network.fit(x, y)
+    poor = roc_auc_score(y, network.predict_proba(x)[:, 1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network.set_params(scoring="loss").fit(x, y)
+    assert roc_auc_score(y, network.predict_proba(x)[:, 1]) > poor + 0.03
+    assert network.best_validation_score_ == max(network.validation_scores_) < 0
+    network.set_params(scoring=None, warm_start=True, max_iter=1).fit(x, y)  # scores begin anew
+    assert network.best_validation_score_ == network.validation_scores_[0] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss"),
+    [("several labels", None), ("several numbers", "squared_error"), ("counts", "poisson")],
+)
+def test_a_score_that_is_the_loss_has_the_scale_of_loss_curve(kind, loss):
+    """Each row twenty times: the held out are like those that an epoch leaves as they were."""
+    x, y = data("several numbers" if kind == "counts" else kind)
+    x, y = np.tile(x, (20, 1)), np.tile(y, (20, 1))
+    y = np.floor(np.abs(y)) if kind == "counts" else y
+    network = (MLPClassifier if loss is None else MLPRegressor)(
+        hidden_layer_sizes=8, loss=loss, early_stopping=True, scoring="loss", alpha=0.0,
+        solver="sgd", learning_rate_init=1e-9, validation_fraction=0.5, max_iter=1, random_state=0,
+    ).fit(x, y)  # fmt: skip
+    assert -network.validation_scores_[0] == pytest.approx(network.loss_curve_[0], rel=0.1)
+
+
+def test_a_rate_that_was_changed_holds_from_the_next_partial_fit_on():
+    """A constant one; and the optimizer's state goes on."""
+    x, y = data("a number")
+    for solver, factor in (("adam", 1), ("sgd", 0.5)):
+        network = MLPRegressor(solver=solver, random_state=0).partial_fit(x, y)
+        network.set_params(learning_rate_init=0.5)
+        with pytest.raises(ValueError, match="NaN"):
+            network.partial_fit(x, np.full(len(x), np.nan))
+        assert network.trainer_.optimizer.lr == pytest.approx(0.001 * factor)
+        network.partial_fit(x, y)
+        assert network.trainer_.optimizer.lr == pytest.approx(0.5 * factor)
+        network.loss_curve_.clear()
+        with pytest.raises(tw.DivergedError):
+            network.set_params(learning_rate_init=0.1).partial_fit(x, 1e38 * y)
+        assert network.loss_curve_ == []
+        assert network.trainer_.optimizer.lr == pytest.approx(0.5 * factor)
+        assert network.trainer_.optimizer.steps == 2
 
 
 def test_a_warm_start_goes_on():
@@ -760,6 +825,7 @@ def test_losses_and_weights_of_classes_can_be_searched():
         ({"beta_1": 1.0}, "beta_1"),
         ({"n_iter_no_change": 0.5}, "n_iter_no_change"),
         ({"dtype": "float16"}, "dtype must be one of"),
+        ({"scoring": "roc_auc"}, "scoring.* must be None, .* or \"loss\"; got 'roc_auc'"),
     ],
 )
 @pytest.mark.parametrize("kind", ["a number", "three classes"])
@@ -879,6 +945,18 @@ def test_what_an_optimizer_does_not_see_is_told(name, value):
 def test_names_of_others_are_told(kind, name, advice):
     with pytest.raises(TypeError, match=f"{kind.__name__} has no argument '{name}'.*{advice}"):
         kind(**{name: 1})
+
+
+def test_arguments_of_fit_are_told_by_names_that_users_know():
+    x, y = data("a number")
+    for name, advice in (
+        ("validation_data", "early_stopping=True holds out"),
+        ("epochs", "it is max_iter"),
+    ):
+        with pytest.raises(TypeError, match=f"^fit has no argument '{name}': {advice}"):
+            MLPRegressor().fit(x, y, **{name: 1})
+    with pytest.raises(TypeError, match=r"^estimator\.fit\(\) missing"):
+        MLPRegressor().fit(x)
 
 
 def test_wrong_targets_are_told():

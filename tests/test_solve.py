@@ -200,6 +200,20 @@ def test_the_intercept_is_not_penalized(rng):
     assert huge.intercept == pytest.approx(y.mean() + 7, rel=1e-12)
 
 
+def test_several_penalties_give_what_each_gives(rng):
+    x, y, v = rng.standard_normal((20, 6)), rng.standard_normal((20, 2)), rng.uniform(1, 2, 20)
+    alphas = np.array([0, 0.1, 3.0])
+    for options in ({}, {"reduction": "mean", "sample_weight": v}, {"intercept": False}):
+        fits = solve.ridge(x, y, alpha=alphas, **options)
+        assert [fit.method for fit in fits] == ["QR", "SVD", "SVD"]
+        for fit, alpha in zip(fits, alphas, strict=True):
+            one = solve.ridge(x, y, alpha=alpha, **options)
+            np.testing.assert_array_equal(fit.coef, one.coef)
+            np.testing.assert_array_equal(fit.intercept, one.intercept)
+    with pytest.raises(tw.ArgumentError, match=r"alpha\[1\] must be .*; got -1"):
+        solve.ridge(x, y, alpha=[1, -1])
+
+
 def test_ridge_tends_to_the_smallest_fit_linearly_in_the_penalty(rng):
     x, y = rng.standard_normal((10, 25)), rng.standard_normal(10)
     smallest = np.linalg.pinv(x) @ y

@@ -193,6 +193,24 @@ def test_few_records_are_drawn_and_none_are_an_error():
     assert not plt.get_fignums()
 
 
+def test_records_go_on_in_another_fit_of_the_same_model():
+    x = np.arange(16) / 16
+    trainers = []
+    for _ in range(2):
+        model = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1), seed=0)
+        trainers.append(tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1)))
+    (parts, y), other = (trainers[0], waves(x, [1])[:, None]), trainers[1]
+    watch = diagnostics.SpectralBias(x, y, [1], every=10)
+    for epochs in (25, 20):
+        parts.fit(x[:, None], y, epochs=epochs, batch_size=None, callbacks=[watch])
+    assert watch.steps == [0, 10, 20, 25, 30, 40, 45]
+    with pytest.raises(tw.ArgumentError, match="7 records of another model: make a new one"):
+        other.fit(x[:, None], y, epochs=1, callbacks=[watch])
+    whole = diagnostics.SpectralBias(x, y, [1], every=10)
+    other.fit(x[:, None], y, epochs=45, batch_size=None, callbacks=[whole])
+    np.testing.assert_allclose(np.delete(watch.relative, 3, axis=0), whole.relative, rtol=1e-4)
+
+
 @pytest.mark.parametrize("n", [100, 128, 1000])
 def test_places_may_be_rounded_to_float32(n):
     x = (np.arange(n) / n).astype(np.float32)

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import sys
+import warnings
 from decimal import Decimal
 from fractions import Fraction
 
@@ -444,6 +445,12 @@ def test_the_plan_can_be_printed(classifier, capsys):
     assert plan == classifier.plan(32) != classifier.plan(33)
 
 
+def test_the_plan_tells_the_memory_of_a_step(classifier):
+    plan = classifier.plan(8)
+    assert str(plan).endswith(f"workspace: {plan.workspace_bytes} bytes")
+    assert 0 < plan.workspace_bytes < classifier.plan(4096).workspace_bytes
+
+
 def test_the_trainer_shows_and_keeps_what_it_is_made_of(classifier):
     for part in (classifier.model, classifier.loss, classifier.optimizer):
         assert repr(part) in repr(classifier).replace("\n  ", "\n")
@@ -452,12 +459,36 @@ def test_the_trainer_shows_and_keeps_what_it_is_made_of(classifier):
             setattr(classifier, name, None)
 
 
+@pytest.mark.parametrize(
+    ("last", "loss", "words"),
+    [
+        (nn.Sigmoid(), nn.BCEWithLogitsLoss(), "from 0 to 1, but BCEWithLogitsLoss takes"),
+        (nn.Sigmoid(), nn.CrossEntropyLoss(), "from 0 to 1, but CrossEntropyLoss takes"),
+        (nn.ReLU(), nn.CrossEntropyLoss(), "from 0 on"),
+        (nn.Tanh(), nn.CrossEntropyLoss(), None),
+        (nn.ReLU(), nn.PoissonNLLLoss(), None),
+        (nn.Sigmoid(), nn.MSELoss(), None),
+    ],
+)
+def test_an_activation_that_the_loss_has_already_is_told(last, loss, words):
+    model = nn.Sequential(nn.Linear(2, 3), last, nn.Identity())
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        tw.Trainer(model, loss=loss, optimizer=optim.SGD())
+    assert len(found) == (words is not None)
+    for it in found:
+        assert it.filename == __file__
+        assert str(it.message).startswith(f"layer 1, {last!r}, gives numbers {words}")
+
+
 def test_a_history_is_a_dict_that_can_be_copied(classifier, blobs):
     history = classifier.fit(blobs.x, blobs.y, epochs=2)
     assert pickle.loads(pickle.dumps(history)) == history == copy.deepcopy(history)
     assert type(copy.deepcopy(history)) is tw.History
     assert repr(history).startswith(f"History(2 epochs, loss {history['loss'][-1]:.4g}, accuracy ")
     assert repr(tw.History(loss=[3.9e-6])) == "History(1 epoch, loss 3.9e-06)"
+    assert repr(tw.History(loss=[1.0], seconds=[0.00123])) == "History(1 epoch, loss 1, 1.2 ms)"
+    assert repr(tw.History(loss=[1.0], seconds=[0.1])) == "History(1 epoch, loss 1, 0.10 s)"
     assert history.epochs == 2
     assert repr(tw.History()) == "History(0 epochs)"
 
@@ -609,6 +640,78 @@ def test_a_rate_of_a_fit_that_failed_is_taken_back(blobs):
     assert trainer.optimizer.lr == 0.02  # the schedule goes by it, too
     trainer.fit(blobs.x, targets, lr=0.01)
     assert trainer.optimizer.lr == 0.01
+
+
+class Refuses:
+    def on_fit_begin(self, trainer):
+        raise RuntimeError("not now")
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"x": [1]}, tw.ArgumentError),  # no batch is one
+        ({"y": np.zeros(3, int)}, tw.ShapeError),
+        ({"progress": True}, ImportError),
+        ({"callbacks": [Refuses()]}, RuntimeError),
+        ({"callbacks": [tw.callbacks.EarlyStopping("val_loss")]}, tw.ArgumentError),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "-".join(value),
+)
+def test_a_fit_that_does_not_begin_leaves_all_as_it_was(options, error, blobs, monkeypatch):
+    """Also rates, the history, and gradients that wait for an update."""
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+
+    def run(wrong):
+        model = nn.Sequential(nn.Linear(5, 3))
+        optimizer = optim.SGD(lr=0.1)
+        trainer = tw.Trainer(
+            model, loss=nn.CrossEntropyLoss(), optimizer=optimizer, accumulate_grad_batches=2
+        )
+        history = trainer.fit(blobs.x, blobs.y)
+        trainer.step(blobs.x[:20], blobs.y[:20])
+        if wrong is not None:
+            data = {"x": blobs.x, "y": None if "x" in wrong else blobs.y}
+            with pytest.raises(error):
+                trainer.fit(**data | wrong, lr=5.0)
+        if wrong is None or "x" not in wrong:  # batches are looked at as they come, in a fit
+            assert trainer.history is history
+        trainer.step(blobs.x[20:], blobs.y[20:])
+        assert optimizer.lr == 0.1
+        return model.flat_parameters
+
+    np.testing.assert_array_equal(run(options), run(None))
+
+
+@pytest.mark.parametrize("watch", ["epochs", "steps"])
+def test_a_fit_that_is_refused_within_a_fit_leaves_that_as_it_is(watch, blobs):
+    """Its rate, and the gradients that it has gathered."""
+
+    class Again:
+        def on_step_end(self, trainer, record):
+            if watch == "steps":
+                self.again(trainer)
+
+        def on_epoch_end(self, trainer, record):
+            self.again(trainer)
+
+        def again(self, trainer):
+            for data in ((blobs.x, blobs.y), ([(blobs.x, blobs.y)],)):
+                with pytest.raises(tw.UnsupportedError, match="in a fit already"):
+                    trainer.fit(*data, lr=5.0)
+
+    ends = []
+    for callbacks in ((), (Again(),)):
+        model = nn.Sequential(nn.Linear(5, 3))
+        optimizer = optim.SGD(lr=0.1)
+        trainer = tw.Trainer(
+            model, loss=nn.CrossEntropyLoss(), optimizer=optimizer, accumulate_grad_batches=3
+        )
+        data = [(blobs.x[i::4], blobs.y[i::4]) for i in range(4)]
+        trainer.fit(data, epochs=2, callbacks=callbacks)
+        assert optimizer.lr == 0.1
+        ends.append(model.flat_parameters)
+    np.testing.assert_array_equal(*ends)
 
 
 def test_a_fit_within_a_fit_is_refused(classifier, blobs):

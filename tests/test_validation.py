@@ -153,6 +153,17 @@ def test_an_error_in_a_batch_names_it_and_leaves_all_as_it_was(data):
         assert trainer._epochs == 1
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_batches_of_classes_that_weigh_nothing_have_an_accuracy(data, weighted):
+    """As all rows together have, which accuracies count alike."""
+    x, y, w = data
+    order = np.argsort(y)  # the last of the batches are all of class 2
+    batches = cut(x[order], y[order], *([w[order]] if weighted else []), size=4)
+    trainer = make(nn.CrossEntropyLoss([1.0, 0.5, 0.0]))
+    whole = trainer.evaluate(x, y, w if weighted else None)
+    assert trainer.evaluate(batches) == pytest.approx(whole, rel=1e-6)
+
+
 def test_what_yields_nothing_is_refused(data):
     x, y, w = data
     trainer = make()
@@ -163,6 +174,8 @@ def test_what_yields_nothing_is_refused(data):
     nothing = np.full(50, -100)
     with pytest.raises(tw.DataError, match="all rows of validation_data weigh nothing"):
         trainer.fit(x, y, validation_data=cut(x, nothing))
+    with pytest.raises(tw.DataError, match="x has no batch"):
+        trainer.evaluate([])
     with pytest.raises(tw.DtypeError, match=r"y is missing.*evaluate takes"):
         trainer.evaluate(x)
     with pytest.raises(tw.ArgumentError, match="its own batches"):

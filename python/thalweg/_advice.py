@@ -16,6 +16,24 @@ def code(value: Any, name: str) -> str:
     return name if hasattr(value, "reshape") else f"np.array({name})"
 
 
+def column(value: Any, place: tuple[int, ...]) -> str:
+    """``", of column 'city',"`` for a place in a table whose columns have names, or nothing."""
+    names = getattr(value, "columns", None)  # of pandas, Polars
+    return "" if names is None or len(place) != 2 else f", of column {names[place[1]]!r},"
+
+
+def not_finite(value: Any, array: npt.NDArray[Any], name: str) -> str:
+    """Say what is in a table whose columns have names, and is NaN or infinite."""
+    off = ~np.isfinite(array)
+    row, place = (int(k) for k in np.argwhere(off)[0])
+    kind = "NaN" if np.isnan(array[row, place]) else "infinite"
+    count = int(off[:, place].sum())
+    return (
+        f"{name}[{row}, {place}]{column(value, (row, place))} is {kind}; {count} of its "
+        f"{len(array)} rows are NaN or infinite: fill them, or leave those rows out"
+    )
+
+
 def not_numbers(value: Any, array: npt.NDArray[Any], name: str, labels: bool) -> str:
     """Say what is in an array that does not hold real numbers."""
     if value is None:
@@ -30,7 +48,7 @@ def not_numbers(value: Any, array: npt.NDArray[Any], name: str, labels: bool) ->
     if kind == "O":
         items = np.ndenumerate(array)
         place, item = next((place, item) for place, item in items if not is_real(type(item)))
-        text += f"{short}[{', '.join(map(str, place))}] is {item!r}"
+        text += f"{short}[{', '.join(map(str, place))}]{column(value, place)} is {item!r}"
         if item is None or type(item).__name__ in ("NAType", "NaTType"):
             return text + ", a missing value: fill it, or leave its row out"
         if not isinstance(item, str):

@@ -56,6 +56,28 @@ def as_numeric(value: Any, name: str, *, labels: bool = False) -> npt.NDArray[An
     DataError
         If `value` is a masked array with masked entries.
     """
+    array = as_array(value, name)
+    if array.dtype.kind == "O":
+        array = _of_objects(array, name)
+    if array.dtype.kind not in "biuf":
+        from thalweg import _advice
+
+        raise DtypeError(_advice.not_numbers(value, array, name, labels))
+    return array
+
+
+def as_array(value: Any, name: str) -> npt.NDArray[Any]:
+    """`value` as an array of whatever it holds.
+
+    Raises
+    ------
+    ShapeError
+        If nested sequences have rows of different lengths.
+    DtypeError
+        If it is sparse, or a tensor that cannot be an array.
+    DataError
+        If it is a masked array with masked entries.
+    """
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise DataError(
             f"{name} has {int(np.ma.getmaskarray(value).sum())} masked entries; "
@@ -72,12 +94,6 @@ def as_numeric(value: Any, name: str, *, labels: bool = False) -> npt.NDArray[An
 
         more = _advice.of_tensor(value, name)
         raise DtypeError(f"{name} cannot be made an array: {error}{more}") from None
-    if array.dtype.kind == "O":
-        array = _of_objects(array, name)
-    if array.dtype.kind not in "biuf":
-        from thalweg import _advice
-
-        raise DtypeError(_advice.not_numbers(value, array, name, labels))
     return array
 
 
@@ -165,6 +181,8 @@ def samples(value: Any, dtype: np.dtype[Any], name: str) -> Samples:
     ------
     ShapeError, DtypeError
         As `matrix` does.
+    DataError
+        Likewise; and if columns have names, so that the one with NaN or infinity can be named.
     """
     if is_ready(value, dtype, 2):  # as mostly
         return value  # type: ignore[no-any-return]
@@ -172,7 +190,12 @@ def samples(value: Any, dtype: np.dtype[Any], name: str) -> Samples:
         value = np.asarray(value)  # the same memory; what it has beside its values is a file's name
     if any(is_ready(value, kind, 2) for kind in _CONVERTED):
         return value  # type: ignore[no-any-return]
-    return matrix(value, dtype, name)
+    array = matrix(value, dtype, name)
+    if hasattr(value, "columns") and not np.isfinite(array).all():  # the core knows no names
+        from thalweg import _advice
+
+        raise DataError(_advice.not_finite(value, array, name))
+    return array
 
 
 def labels(value: Any, name: str) -> Labels:

@@ -3,15 +3,18 @@
 `CustomTrainer` stands where `_core.Trainer` stands for the losses that the core computes.
 """
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from thalweg import _arrays, _core, _habits
+from thalweg import _arrays, _core, _figures, _habits
 from thalweg._arrays import Array, Samples
 from thalweg._ascent import Ascent
+from thalweg._figures import Figures
 from thalweg._jets import NAMES, Jets
 from thalweg._warn import warn
 from thalweg.errors import (
@@ -112,12 +115,26 @@ class CustomTrainer:
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Forward, the function, backward, update; gives the loss before it."""
+        data = self.ready(x, y, sample_weight)
+        gradients = self.model._core.gradients()
+        try:
+            return self.train(*data)[0]
+        except BaseException:
+            with contextlib.suppress(DataError):  # they were not finite, which cannot be set
+                self.model._core.set_gradients(gradients)
+            raise
+
+    def train(self, x: Samples, y: Any, sample_weight: Array | None) -> tuple[float, None, Figures]:
+        """As `step`, but that gradients after an error are whatever they are.
+
+        Gives the figures of the function, too; there is no accuracy.
+        """
         core = self.model._core
         before = core.averages(), core.passes()
         ascent = self._ascent
+        data = x, y, sample_weight
         try:
-            data = self.ready(x, y, sample_weight)
-            value = self._differentiate(*data)
+            value, figures = self._differentiate(*data)
             if ascent is not None:
                 averages = core.averages()  # they take in the first of the two passes
                 ascent.up()
@@ -133,71 +150,72 @@ class CustomTrainer:
             if isinstance(error, DivergedError):
                 self.forget()  # as the core does
             raise
-        return value
+        return value, None, figures
 
-    def _differentiate(self, x: Samples, y: Any, sample_weight: Array | None) -> float:
-        """Leave the gradients of a batch in the model; gives its loss."""
-        value, gradients = self._forward(x, y, sample_weight)
+    def _differentiate(
+        self, x: Samples, y: Any, sample_weight: Array | None
+    ) -> tuple[float, Figures]:
+        """Leave the gradients of a batch in the model; gives its loss and figures."""
+        value, gradients, figures = self._forward(x, y, sample_weight)
         self.model.zero_grad()
         self.passes.backward(gradients)
-        return value
-
-    def train(
-        self, x: Samples, y: Any, sample_weight: Array | None
-    ) -> tuple[float, None, Mapping[str, float]]:
-        """As `step`; there is no accuracy, and there are no other figures."""
-        return self.step(x, y, sample_weight), None, {}
+        return value, figures
 
     def sums(
         self, x: Samples, y: Any, sample_weight: Array | None = None
-    ) -> tuple[float, float, float, float] | None:
-        """As `train` of the core's: a batch counts as much as its rows together."""
+    ) -> tuple[float, float, float, float, Figures] | None:
+        """As `train` of the core's, with figures: a batch counts as much as its rows together."""
         if sample_weight is not None and not sample_weight.any():
             return None
         share = total(x, sample_weight)
-        return self.step(x, y, sample_weight) * share, 0.0, share, 0.0
+        value, _, figures = self.train(x, y, sample_weight)
+        return value * share, 0.0, share, 0.0, figures
 
     def check(self, x: Samples, y: Any, sample_weight: Array | None, prefix: str = "") -> None:
         """Raise unless these data can be used."""
         check(self.model, x, y, sample_weight, finite=True, prefix=prefix)
         check_arguments(self.loss, sample_weight is not None)
 
-    def backward(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[float, None]:
+    def backward(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[float, None, Figures]:
         """Forward, the function, backward; gives the loss, and adds to the model's gradients."""
         before = self.model._core.averages(), self.model._core.passes()
         try:
-            value, gradients = self._forward(x, y, sample_weight)
+            value, gradients, figures = self._forward(x, y, sample_weight)
         except BaseException:
             self._restore(*before)
             raise
         self.passes.backward(gradients)
-        return value, None
+        return value, None, figures
 
     def _restore(self, averages: Array, passes: int) -> None:
         self.model._core.set_averages(averages)
         self.model._core.set_passes(passes)
 
-    def _forward(self, x: Any, y: Any, sample_weight: Any) -> tuple[float, list[Array]]:
-        """Give the loss and its gradients by what a training pass gives."""
+    def _forward(self, x: Any, y: Any, sample_weight: Any) -> tuple[float, list[Array], Figures]:
+        """Give the loss, its gradients by what a training pass gives, and figures."""
         check(self.model, x, y, sample_weight)
-        value, gradients = call(self.loss, self.passes.forward(x), y, sample_weight)
+        value, gradients, figures = call(self.loss, self.passes.forward(x), y, sample_weight)
         if not np.isfinite(value):
             raise DivergedError(
                 f"the loss became {value} with lr={self.optimizer.lr}: the learning rate is "
                 "too large, or the loss is not defined for these outputs. Weights and "
                 "optimizer are as they were before this call"
             )
-        return value, gradients
+        return value, gradients, figures
 
     def evaluate(
         self, x: Samples, y: Any, sample_weight: Array | None = None
-    ) -> tuple[float, float | None]:
-        """Give the loss of all rows in one call, in evaluation mode; there is no accuracy."""
+    ) -> tuple[float, None, Figures]:
+        """Give loss and figures of all rows in one call, in evaluation mode; no accuracy."""
         check(self.model, x, y, sample_weight)
-        value, _ = call(self.loss, self.passes.predict(x), y, sample_weight)
+        value, _, figures = call(self.loss, self.passes.predict(x), y, sample_weight)
         if not np.isfinite(value):
             raise ArgumentError(f"the loss is {value} although the data are finite")
-        return value, None
+        return value, None, figures
+
+    def take(self) -> None:
+        """As the core's."""
+        self.core.take()
 
     def flush(self) -> None:
         """As the core's."""
@@ -250,11 +268,31 @@ def total(x: Samples, sample_weight: Array | None) -> float:
 
 
 def targets(y: Any, name: str) -> Any:
-    """`y` as an array whose rows can be picked."""
-    array = np.asarray(y)
+    """`y` as an array whose rows can be picked; several arrays by name are one of records."""
+    if isinstance(y, Mapping):
+        return _records(y, name)
+    array = _arrays.as_array(y, name)
     if array.ndim == 0:
         raise ShapeError(f"{name} must have a row for each row of x; got {_habits.shown(y)}")
     return array
+
+
+def _records(parts: Mapping[Any, Any], name: str) -> npt.NDArray[Any]:
+    """Arrays of the same rows as one, which has each of them by its name."""
+    if not parts or not all(isinstance(key, str) and key for key in parts):
+        raise ArgumentError(
+            f"{name} is a dict, and must have names, each with an array; got {list(parts)}"
+        )
+    columns = {key: targets(part, f"{name}[{key!r}]") for key, part in parts.items()}
+    lengths = {key: len(column) for key, column in columns.items()}
+    rows = next(iter(lengths.values()))
+    if set(lengths.values()) != {rows}:
+        raise ShapeError(f"all arrays of {name} must have the same number of rows; got {lengths}")
+    fields = [(key, column.dtype, column.shape[1:]) for key, column in columns.items()]
+    records = np.empty(rows, np.dtype(fields, align=True))
+    for key, column in columns.items():
+        records[key] = column
+    return records
 
 
 def check(
@@ -287,22 +325,34 @@ def check(
                 f"{prefix}sample_weight[{row}] is {sample_weight[row]}; a finite number >= 0 is "
                 "needed"
             )
+        if not sample_weight.any():
+            raise DataError(f"{prefix}no row counts: each has a sample_weight of 0")
 
 
 def value(loss: FunctionLoss, outputs: Any, target: Any) -> float:
     """Give the loss of what it is of, which is there already."""
+    return call(loss, _copies(loss, outputs), targets(target, "target"), None)[0]
+
+
+def gradients(
+    loss: FunctionLoss, outputs: Any, target: Any, sample_weight: Any
+) -> tuple[Array, ...]:
+    """Give the derivatives of the loss by what it is of, which is there already."""
+    arrays = _copies(loss, outputs)
+    weight = _arrays.weights(sample_weight, arrays[0].dtype, "sample_weight")
+    return tuple(call(loss, arrays, targets(target, "target"), weight)[1])
+
+
+def _copies(loss: FunctionLoss, outputs: Any) -> tuple[Array, ...]:
+    """Give copies of what a loss is of, for the function may write to them."""
     names = names_of(loss)
     if not isinstance(outputs, (tuple, list)) or len(outputs) != len(names):
         raise ArgumentError(
             f"output must be a tuple ({', '.join(names)}), as curvature.jet gives it; got "
             f"{_number_of(outputs)}"
         )
-    # The function may write to them.
-    arrays = tuple(
-        np.array(_arrays.as_numeric(output, name))
-        for output, name in zip(outputs, names, strict=True)
-    )
-    return call(loss, arrays, targets(target, "target"), None)[0]
+    copies = (np.array(_arrays.as_numeric(*pair)) for pair in zip(outputs, names, strict=True))
+    return tuple(copy if copy.dtype.kind == "f" else copy.astype(np.float64) for copy in copies)
 
 
 def names_of(loss: FunctionLoss) -> tuple[str, ...]:
@@ -347,7 +397,7 @@ def check_arguments(loss: FunctionLoss, weighted: bool) -> None:
 
 def call(
     loss: FunctionLoss, outputs: tuple[Array, ...], target: Any, weight: Array | None
-) -> tuple[float, list[Array]]:
+) -> tuple[float, list[Array], Figures]:
     """Call the function of a loss, and see that it gives what it should."""
     expected = [(output.shape, output.dtype) for output in outputs]  # it may write to them
     more = () if weight is None else (weight,)
@@ -357,16 +407,17 @@ def call(
         check_arguments(loss, weight is not None)  # Python names no weights
         raise
     several = isinstance(loss, DerivativeLoss)
-    wanted = "(loss, gradients)" if several else "(loss, gradient)"
-    if not isinstance(result, (tuple, list)) or len(result) != 2:
+    by = "gradients" if several else "gradient"
+    if not isinstance(result, (tuple, list)) or len(result) not in (2, 3):
         raise ArgumentError(
-            f"the loss function must give a tuple {wanted}; it gave {_number_of(result)}"
+            f"the loss function must give a tuple (loss, {by}), or (loss, {by}, figures) with a "
+            f"dict of numbers for the history; it gave {_number_of(result)}"
         )
     number = _arrays.as_numeric(result[0], "the loss")
     if number.size != 1:
         raise ShapeError(f"the loss must be one number; its shape is {number.shape}")
     names = names_of(loss)
-    gradients = result[1] if several else result[1:]
+    gradients = result[1] if several else (result[1],)
     if not isinstance(gradients, (tuple, list)) or len(gradients) != len(names):
         raise ArgumentError(
             f"the gradients of the loss must be a tuple of those by {', '.join(names)}, None where "
@@ -389,7 +440,9 @@ def call(
         if np.isfinite(value):  # if it is not, that is the news
             _arrays.finite(gradient, what)
         ready.append(gradient)
-    return value, ready
+    # Of a loss that is not finite figures may be anything.
+    figures = _figures.checked(result[2]) if len(result) == 3 and np.isfinite(value) else {}
+    return value, ready, figures
 
 
 def _number_of(given: Any) -> str:

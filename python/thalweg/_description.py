@@ -3,7 +3,8 @@
 `dataclasses.dataclass` writes and compiles the methods of each class when it makes it, which takes
 some ten times as long as the class itself. There are about sixty such classes here, all of them
 made by ``import thalweg``. So they inherit their methods, and are dataclasses in all other
-respects: for `dataclasses.fields` and `replace`, for type checkers and for `match`.
+respects: for `dataclasses.fields`, for type checkers and for `match`, and for `replace`, but of
+those with an ``__init__`` of their own, `nn.Residual` for instance.
 """
 
 import dataclasses

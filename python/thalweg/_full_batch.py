@@ -1,6 +1,6 @@
 """Training with optimizers that look at all data in each step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from thalweg import _core
 from thalweg._arrays import Array, Samples
 from thalweg._custom import CustomTrainer
+from thalweg._figures import Evaluation, Figures, complete
 from thalweg.errors import DivergedError, ThalwegError
 from thalweg.nn import Sequential
 from thalweg.optim._full_batch import FullBatchOptimizer, Vector, warn_of_stall
@@ -37,9 +38,7 @@ class FullBatchTrainer:
         """One step of the optimizer; gives the loss before it."""
         return self.train(*self._ready(x, y, sample_weight))[0]
 
-    def train(
-        self, x: Samples, y: Any, sample_weight: Array | None
-    ) -> tuple[float, float | None, Mapping[str, float]]:
+    def train(self, x: Samples, y: Any, sample_weight: Array | None) -> Evaluation:
         """Do the same, and give accuracy and other figures, too."""
         problem = _Batch(self.core, self.model, x, y, sample_weight, self._reduction)
         try:
@@ -50,7 +49,7 @@ class FullBatchTrainer:
         problem.leave(progress.theta)
         if progress.stalled and not self._told:
             self._told = warn_of_stall(self.optimizer, self.model, progress.stalled)
-        return progress.loss, problem.accuracy, progress.figures
+        return progress.loss, problem.accuracy, {**progress.figures, **problem.figures}
 
     def check(self, x: Samples, y: Any, sample_weight: Array | None, prefix: str = "") -> None:
         """Raise unless these data can be used."""
@@ -62,23 +61,30 @@ class FullBatchTrainer:
         except ThalwegError as error:
             raise type(error)(f"{prefix}{error}") from None
 
-    def backward(
-        self, x: Samples, y: Any, sample_weight: Array | None = None
-    ) -> tuple[float, float | None]:
+    def backward(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Evaluation:
         """As the core's."""
-        return self.core.backward(x, y, sample_weight)
+        return complete(self.core.backward(x, y, sample_weight))
 
-    def evaluate(
-        self, x: Samples, y: Any, sample_weight: Array | None = None
-    ) -> tuple[float, float | None]:
+    def evaluate(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Evaluation:
         """As the core's."""
-        return self.core.evaluate(x, y, sample_weight)
+        return complete(self.core.evaluate(x, y, sample_weight))
+
+    def penalty_value(self) -> None:
+        """There is none."""
+
+    @property
+    def has_accuracy(self) -> bool:
+        """As the core's."""
+        return self.core.has_accuracy
 
     def average(self) -> None:
         """There is none."""
 
     def set_average(self, values: Array, count: int) -> None:
         """There is none to be set."""
+
+    def take(self) -> None:
+        """Nothing that is refused before."""
 
     def flush(self) -> None:
         """Nothing is gathered here."""
@@ -109,6 +115,7 @@ class _Batch:
     ) -> None:
         self.model = model
         self.accuracy: float | None = None
+        self.figures: Figures = {}  # of the function, where the loss is one
         self._core, self._reduction = core, reduction
         self._x, self._y, self._weight = x, y, sample_weight
         inner = model._core
@@ -127,14 +134,15 @@ class _Batch:
         self._recall(self._before)
         inner.zero_grad()
         try:
-            loss, accuracy = self._core.backward(self._x, self._y, self._weight)
+            found = complete(self._core.backward(self._x, self._y, self._weight))
         except DivergedError:
             if first:
                 raise
             return np.inf, None
+        loss, accuracy, figures = found
         if first:
             self._after = inner.averages(), inner.passes()
-            self.accuracy = accuracy
+            self.accuracy, self.figures = accuracy, figures
         gradient = inner.gradients()
         return (loss, gradient) if np.isfinite(gradient).all() else (np.inf, None)
 

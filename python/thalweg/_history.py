@@ -23,8 +23,9 @@ class History(dict[str, list[float]]):
     `Trainer.set_penalty` set one), ``"val_loss"`` and
     ``"val_accuracy"`` (at the end of the epoch, where validation data was given) and ``"seconds"``;
     with `optim.LevenbergMarquardt` also ``"damping"``, before the step, and ``"rejected"`` steps.
-    Others are what callbacks add to the record of an epoch, see `callbacks.Callback.on_epoch_end`;
-    where one is missing in an epoch, it is NaN.
+    Others are figures that a loss of your own gives (`nn.CustomLoss`), and what callbacks add to
+    the record of an epoch, see `callbacks.Callback.on_epoch_end`; where one is missing in an epoch,
+    it is NaN.
 
     Examples
     --------
@@ -106,7 +107,8 @@ class History(dict[str, list[float]]):
         parts = [f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"]
         parts += [f"{key} {self[key][-1]:.4g}" for key in KEYS[:-1] if self.get(key)]
         if self.get("seconds"):
-            parts.append(f"{sum(self['seconds']):.2f} s")
+            time = sum(self["seconds"])
+            parts.append(f"{time:.2f} s" if time >= 0.1 else f"{1000 * time:.2g} ms")
         return f"History({', '.join(parts)})"
 
     def __reduce__(self) -> Any:

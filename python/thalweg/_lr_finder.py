@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _checks
+from thalweg import _checks, _core
 from thalweg._trainer import Trainer
 from thalweg.errors import ArgumentError, DataError, DivergedError, UnsupportedError
 from thalweg.optim import SGD, Optimizer
@@ -124,7 +124,7 @@ def find_lr(
     ----------
     trainer : Trainer
         What is to be trained, usually before its first step. Its schedule, its average and its
-        accumulation are left out here.
+        accumulation are left out here; a penalty (`Trainer.set_penalty`) counts in the updates.
     x, y : array_like
         As for `Trainer.fit`. Batches are drawn in an order that the model's seed decides.
     sample_weight : array_like, shape (n,), optional
@@ -173,9 +173,11 @@ def find_lr(
 
     The test sees a rate for one update only, so it is a start, not a verdict. An instability takes
     some updates to grow, and is seen in the loss at several times the largest stable rate only;
-    `sharpness` tells of it at once. With momentum, an update shows after some others. With `Adam`
-    and others that divide their steps, what gains most at first may be several times the constant
-    rate that ends lowest: let a schedule bring it down.
+    `sharpness` tells of it at once. With momentum most of what an update does comes in those after
+    it, which have other rates, so that the suggestion can be far too low, by a factor of fifty in
+    one example: for `SGD` with momentum take ``trainer.fit(x, y, lr="auto")``, whose trials are of
+    100 updates each. With `Adam` and others that divide their steps, what gains most at first may
+    be several times the constant rate that ends lowest: let a schedule bring it down.
 
     References
     ----------
@@ -305,7 +307,10 @@ def _plain(trainer: Trainer, optimizer: Optimizer | None = None) -> Trainer:
     """Train the same model without what comes between gradients and updates over time."""
     plain = {"schedule": None, "accumulate_grad_batches": 1, "average": None}
     spec = trainer._description() | plain
-    return Trainer(trainer.model, **spec | ({"optimizer": optimizer} if optimizer else {}))
+    made = Trainer(trainer.model, **spec | ({"optimizer": optimizer} if optimizer else {}))
+    if isinstance(trainer._core, _core.Trainer) and isinstance(made._core, _core.Trainer):
+        made._core.set_penalty(trainer._core.penalty())
+    return made
 
 
 def _smooth(values: npt.NDArray[np.float64], width: float) -> npt.NDArray[np.float64]:

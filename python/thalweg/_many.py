@@ -1,12 +1,13 @@
 """Several trainings at once: ensembles, seeds, sweeps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from thalweg import _checks
+from thalweg import callbacks as _callbacks
 from thalweg._config import get_num_threads
 from thalweg._history import History
 from thalweg._trainer import Trainer
@@ -36,10 +37,11 @@ def train_many(
     trainers : sequence of Trainer
         With models of their own, made with different seeds, for instance.
     x, y : array_like, or list of arrays
-        As for `Trainer.fit`; they are shared, not copied. If both are lists of arrays with rows of
-        samples and of targets, one for each trainer, then each has its own data; and of its own are
-        then ``sample_weight``, a list of arrays too, and ``validation_data``, if it is a list of
-        tuples. A tuple of validation data is for all.
+        As for `Trainer.fit`; they are shared, not copied. Batches, with None for `y`, come from a
+        function, or from an iterable that several fits can go through at a time. If both are lists
+        of arrays with rows of samples and of targets, one for each trainer, then each has its own
+        data; and of its own are then ``sample_weight``, a list of arrays too, and
+        ``validation_data``, if it is a list of tuples. A tuple of validation data is for all.
     workers : int, keyword only, optional
         How many fits run at a time; by default as many as `get_num_threads` says.
     callbacks : callable, keyword only, optional
@@ -57,7 +59,8 @@ def train_many(
     ------
     ArgumentError
         If something is no trainer, or two of them share a model, an optimizer or a callback, or
-        data of their own are not as many as the trainers. Nothing is trained then.
+        data are an iterator, or such of their own are not as many as the trainers, or `callbacks`
+        gives something else. Nothing is trained then.
     ThalwegError
         The first error of a fit, with a note of whose it was. Other fits end after their current
         epoch; what they have learned stays.
@@ -107,7 +110,15 @@ def train_many(
         return []
     each = _data_of_each(len(trainers), {"x": x, "y": y, **options})
     cancel = _Cancel()
-    of = [tuple(callbacks(trainer)) if callbacks else () for trainer in trainers]
+    for name in ("x", "validation_data"):
+        sources = [given.get(name) for given in each]
+        shared = len({id(source) for source in sources}) < len(sources)
+        if shared and any(isinstance(source, Iterator) for source in sources):
+            raise ArgumentError(
+                f"{name} is an iterator, of which each trainer would get some batches only: pass a "
+                "function that makes a new one for each"
+            )
+    of = [_callbacks.check(callbacks(trainer)) if callbacks else () for trainer in trainers]
     # Each only once per fit, where it may stand twice.
     all_of = [callback for mine in of for callback in {id(c): c for c in mine}.values()]
     for index, callback in enumerate(all_of):
@@ -179,11 +190,14 @@ def _data_of_each(trainers: int, shared: dict[str, Any]) -> list[dict[str, Any]]
 
 
 def _is_of_arrays(value: Any, least: int) -> bool:
-    """Whether `value` is a list of arrays of so many dimensions or more."""
+    """Whether `value` is a list of arrays of so many dimensions or more, or of dicts of arrays."""
     return (
         isinstance(value, list)
         and len(value) > 0
-        and all(hasattr(item, "__array__") and np.ndim(item) >= least for item in value)
+        and all(
+            isinstance(item, Mapping) or (hasattr(item, "__array__") and np.ndim(item) >= least)
+            for item in value
+        )
     )
 
 

@@ -28,7 +28,11 @@ def checked(model: Any) -> Sequential:
         places = [it for it in ("model", "model_") if isinstance(getattr(model, it, 0), Sequential)]
         got = f"{_habits.named(model)}: pass its .{places[0]}" if places else _habits.shown(model)
         if not places and hasattr(model, "steps") and hasattr(model, "named_steps"):
-            got += ": pass pipeline[-1].model_, once it is fitted"
+            got += (
+                ": pass pipeline[-1].model_, once it is fitted. A StandardScaler before it becomes "
+                "a layer by raw = nn.Sequential(nn.Standardize(scaler.mean_, scaler.scale_), "
+                "*model_.layers); raw.flat_parameters = model_.flat_parameters"
+            )
         raise ArgumentError(f"model must be an nn.Sequential; got {got}")
     return model
 

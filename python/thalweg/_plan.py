@@ -14,6 +14,21 @@ class Plan:
         """Print what will run, and why; the last line tells the bytes of memory for it."""
         print(self._text)
 
+    @property
+    def workspace_bytes(self) -> int:
+        """Memory that a step takes, in bytes, besides model, optimizer and data.
+
+        Examples
+        --------
+        >>> import thalweg as tw
+        >>> from thalweg import nn, optim
+        >>> model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
+        >>> trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+        >>> trainer.plan(256).workspace_bytes < trainer.plan(2048).workspace_bytes
+        True
+        """
+        return int(self._text.rpartition("workspace: ")[2].split()[0])
+
     def __str__(self) -> str:
         return self._text
 

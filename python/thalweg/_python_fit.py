@@ -6,7 +6,7 @@ same rows in the same order.
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -14,13 +14,14 @@ import numpy as np
 from thalweg import _core
 from thalweg._arrays import Array, Samples
 from thalweg._custom import total
+from thalweg._figures import Evaluation, Figures, Means, of_validation
 from thalweg._snapshot import Averaging, Snapshot
 from thalweg.nn import Sequential
 from thalweg.optim import Optimizer
 
 #: (epoch, loss, accuracy, penalty, val_loss, val_accuracy, seconds, other figures)
 Record: TypeAlias = tuple[
-    int, float, float | None, None, float | None, float | None, float, Mapping[str, float]
+    int, float, float | None, float | None, float | None, float | None, float, Figures
 ]
 
 
@@ -38,15 +39,14 @@ class PythonTrainer(Averaging, Protocol):
     def check(self, x: Samples, y: Any, sample_weight: Array | None, prefix: str = "") -> None:
         """Raise unless these data can be trained on, or validated with."""
 
-    def train(
-        self, x: Samples, y: Any, sample_weight: Array | None
-    ) -> tuple[float, float | None, Mapping[str, float]]:
+    def train(self, x: Samples, y: Any, sample_weight: Array | None) -> Evaluation:
         """Use a batch; give its loss, its accuracy and other figures."""
 
-    def evaluate(
-        self, x: Samples, y: Any, sample_weight: Array | None = None
-    ) -> tuple[float, float | None]:
-        """Loss and accuracy, in evaluation mode."""
+    def evaluate(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Evaluation:
+        """Loss, accuracy and other figures, in evaluation mode."""
+
+    def penalty_value(self) -> float | None:
+        """Give the penalty of the parameters as they are, if there is one."""
 
     def flush(self) -> None:
         """Make an update of gradients that wait for one."""
@@ -88,9 +88,10 @@ class PythonFit:
         self._order: Any = None
         #: How much each batch counts, its loss and its accuracy.
         self._losses: list[tuple[float, float, float | None]] = []
-        self._figures: Mapping[str, float] = {}
+        self._figures = Means()
         self._seconds = 0.0
         self._ended: list[Record] = []
+        self._begun = False
         self._before = Snapshot(trainer, trainer.model, trainer.optimizer)
 
     @property
@@ -114,6 +115,9 @@ class PythonFit:
         end = self._epochs if max_epochs is None else min(self._epochs, self._epoch + max_epochs)
         begin = time.perf_counter()
         batches = itertools.count(1)
+        if not self._begun:
+            self._begun = True
+            self._trainer.forget()  # what an interrupted fit left behind is not of this one
         try:
             while self._epoch < end:
                 self._step()
@@ -151,19 +155,21 @@ class PythonFit:
         optimizer = self._trainer.optimizer
         if self._rates is not None:
             at = self._epoch if self._by_epoch else self._updates
-            optimizer.lr = self._rates[at]
+            optimizer._core.set_lr(self._rates[at])
         self.last_loss = np.nan
         before = optimizer.steps
         if w is None or w.any():  # a batch of rows that all weigh nothing is passed over
-            loss, accuracy, self._figures = self._trainer.train(x[rows], y[rows], w)
+            loss, accuracy, figures = self._trainer.train(x[rows], y[rows], w)
             self.last_loss = loss
-            self._losses.append((total(x[rows], w), loss, accuracy))
+            count = total(x[rows], w)
+            self._losses.append((count, loss, accuracy))
+            self._figures.add(figures, count)
         if stop == len(x):
             self._trainer.flush()  # gradients are not carried into another epoch
             self._before.check()
         self._updates += optimizer.steps - before
         self._batch += 1
-        held_out: tuple[float | None, float | None] = (None, None)
+        held_out: tuple[float | None, float | None, Figures] = (None, None, {})
         if stop == len(x):
             if self._validation is not None:
                 held_out = self._trainer.evaluate(*self._validation)
@@ -171,6 +177,9 @@ class PythonFit:
             self._batch = 0
         self._seconds += time.perf_counter() - begin
         if self._batch == 0:
-            means = self._means()
-            self._ended.append((self._epoch, *means, None, *held_out, self._seconds, self._figures))
+            penalty = self._trainer.penalty_value()
+            figures = {**self._figures.take(), **of_validation(held_out[2])}
+            self._ended.append(
+                (self._epoch, *self._means(), penalty, *held_out[:2], self._seconds, figures)
+            )
             self._losses, self._seconds = [], 0.0

@@ -1,10 +1,11 @@
 """What fits whose loop is Python's go back to, and what they must not end an epoch with."""
 
+import contextlib
 from typing import Protocol
 
 from thalweg import _arrays
 from thalweg._arrays import Array
-from thalweg.errors import DivergedError
+from thalweg.errors import DataError, DivergedError
 from thalweg.nn import Sequential
 from thalweg.optim import Optimizer
 
@@ -25,10 +26,9 @@ class Averaging(Protocol):
 
 
 class Snapshot:
-    """Model, optimizer and average as they are before a fit.
+    """Model, its gradients, optimizer and average as they are before a fit.
 
-    What an interrupted fit left behind, gradients that wait for an update, is not of this one and
-    forgotten. `restore` runs while an error is on its way, and raises none of its own: the state of
+    `restore` runs while an error is on its way, and raises none of its own: the state of
     the optimizer goes back as it was, overflowed or not, and parameters were finite.
 
     Raises
@@ -41,20 +41,23 @@ class Snapshot:
         inner = model._core
         self._core, self._model, self._optimizer = core, model, optimizer
         self._before = inner.parameters(), inner.averages(), inner.passes()
+        self._gradients = inner.gradients()
         if found := _arrays.not_finite(self._before[0], "flat_parameters"):
             raise DivergedError(
                 f"{found} before the first step: a learning rate or gradients were too large. Set "
                 "weights that are finite, those of an earlier file for instance"
             )
-        core.forget()
         self._lr, self._state, self._average = optimizer.lr, optimizer._state(), core.average()
 
     def restore(self) -> None:
-        """Make all as it was."""
+        """Make all as it was; gradients that wait for an update are of what failed."""
+        self._core.forget()
         inner, (parameters, averages, passes) = self._model._core, self._before
         inner.set_parameters(parameters)
         inner.set_averages(averages)
         inner.set_passes(passes)
+        with contextlib.suppress(DataError):  # they were not finite, which cannot be set
+            inner.set_gradients(self._gradients)
         self._optimizer._set_state(self._model, self._lr, *self._state)
         if self._average is not None:
             self._core.set_average(*self._average)

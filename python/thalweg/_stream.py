@@ -11,15 +11,16 @@ import numpy as np
 from thalweg import _core
 from thalweg._arrays import Array, Samples
 from thalweg._custom import CustomTrainer
+from thalweg._figures import Figures, Means, complete, of_validation
 from thalweg._snapshot import Snapshot
 from thalweg.errors import ArgumentError, DataError, DivergedError, DtypeError, ThalwegError
 from thalweg.nn import Loss, Sequential
 from thalweg.optim import Optimizer
 
 Ready: TypeAlias = tuple[Samples, Any, Array | None]
-#: Epoch, loss, accuracy, penalty, val_loss, val_accuracy, seconds; as of `_core.Fit`.
+#: Epoch, loss, accuracy, penalty, val_loss, val_accuracy, seconds; as of `_core.Fit`. And figures.
 _Record: TypeAlias = tuple[
-    int, float, float | None, float | None, float | None, float | None, float
+    int, float, float | None, float | None, float | None, float | None, float, Figures
 ]
 
 
@@ -94,8 +95,10 @@ class StreamFit:
         self._epoch = self._batch = self._updates = self._longest = 0
         self.last_loss = np.nan
         self._sums = [0.0, 0.0, 0.0, 0.0]
+        self._figures = Means()
         self._seconds = 0.0
         self._ended: list[_Record] = []
+        self._begun = False
         self._before = Snapshot(core, model, optimizer)
 
     @property
@@ -126,7 +129,8 @@ class StreamFit:
                 if max_seconds is not None and time.perf_counter() - begin >= max_seconds:
                     break
         except Exception:
-            self._before.restore()
+            if self._begun:
+                self._before.restore()
             self._epoch = self._epochs  # nothing is left to run
             raise
         return self.take_ended()
@@ -153,35 +157,44 @@ class StreamFit:
             self._use(batch)
             ended = False
             break
-        held_out: tuple[float | None, float | None] = (None, None)
+        held_out: tuple[float | None, float | None, Figures] = (None, None, {})
         if ended:
             held_out = self._end()
         self._seconds += time.perf_counter() - begin
         if ended:
             penalty = self._core.penalty_value()
-            self._ended.append((self._epoch, *self._means(), penalty, *held_out, self._seconds))
+            figures = {**self._figures.take(), **of_validation(held_out[2])}
+            self._ended.append(
+                (self._epoch, *self._means(), penalty, *held_out[:2], self._seconds, figures)
+            )
             self._sums, self._seconds = [0.0, 0.0, 0.0, 0.0], 0.0
 
     def _use(self, batch: Any) -> None:
         place = f"batch {self._batch + 1} of epoch {self._epoch + 1}"
         batch = pair_of(batch, place)
-        self._set_rate()
         before = self._optimizer.steps
         try:
-            sums = self._train(*self._ready(batch[0], batch[1], (*batch, None)[2]))
+            ready = self._ready(batch[0], batch[1], (*batch, None)[2])
+            if not self._begun:
+                self._begun = True
+                self._core.forget()  # what an interrupted fit left behind is not of this one
+            self._set_rate()
+            sums = self._train(*ready)
         except DivergedError:
             raise
         except ThalwegError as error:
             raise type(error)(f"{place}: {error}") from None
         if sums is not None:  # else all its rows weigh nothing
-            self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)]
+            self._sums = [a + b for a, b in zip(self._sums, sums[:4], strict=True)]
+            if len(sums) == 5:  # those of the core have no figures
+                self._figures.add(sums[4], sums[2])
             self.last_loss = self._mean(sums[0], sums[2])
         self._updates += self._optimizer.steps - before
         self._batch += 1
         self._longest = max(self._longest, self._batch)
 
-    def _end(self) -> tuple[float | None, float | None]:
-        """End the epoch; give loss and accuracy of the validation data."""
+    def _end(self) -> tuple[float | None, float | None, Figures]:
+        """End the epoch; give loss, accuracy and figures of the validation data."""
         if self._batch == 0:
             raise DataError(f"there was no batch in epoch {self._epoch + 1}")
         if self._sums[2] == 0:
@@ -192,8 +205,8 @@ class StreamFit:
         self._before.check()
         self._epoch, self._batch, self._iterator = self._epoch + 1, 0, None
         if self._validation is None:
-            return None, None
-        return self._core.evaluate(*self._validation)
+            return None, None, {}
+        return complete(self._core.evaluate(*self._validation))
 
     def _set_rate(self) -> None:
         if self._rate is not None:

@@ -1,14 +1,16 @@
 """Evaluation of data that come batch by batch, by itself and at the end of a fit's epochs."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from thalweg import _core
 from thalweg._arrays import Array
 from thalweg._custom import total
+from thalweg._figures import Evaluation, Means, complete, of_validation
 from thalweg._python_fit import PythonFit
 from thalweg._snapshot import Snapshot
 from thalweg._stream import StreamFit, pair_of
@@ -30,8 +32,8 @@ def is_source(data: Any) -> bool:
 
 def evaluate(
     trainer: "TrainerBase", source: Callable[[], Iterable[Any]], name: str = ""
-) -> tuple[float, float | None]:
-    """Loss and accuracy of all batches together, in evaluation mode; errors name the batch.
+) -> Evaluation:
+    """Loss, accuracy and figures of all batches, in evaluation mode; errors name the batch.
 
     Means are put together by what their rows count, and so are those of all rows to rounding.
     """
@@ -43,27 +45,39 @@ def evaluate(
         )
     loss, dtype = trainer._loss, trainer._model.dtype
     is_sum = getattr(loss, "reduction", "mean") == "sum"
-    number, sums, accuracy = 0, np.zeros(4), None
+    number, sums, accuracy, means = 0, np.zeros(4), None, Means()
     for number, batch in enumerate(batches, start=1):
         place = f"{name} batch {number}".lstrip()
         x, y, *weight = pair_of(batch, place)
         try:
             x, y, w = trainer._ready(x, y, weight[0] if weight else None)
             rows, counted = _totals(loss, x, y, w, dtype)
-            if len(x) and rows == counted == 0:  # as in training, such a batch is passed over
+            if len(x) and rows == 0:  # as in training, such a batch is passed over
+                if counted:  # what weighs nothing are its classes, which accuracies do not ask for
+                    accuracy = _accuracy(trainer, x, y, w)
+                    sums += 0, 0, accuracy * counted, counted
                 continue
-            value, accuracy = trainer._core.evaluate(x, y, w)
+            value, accuracy, figures = complete(trainer._core.evaluate(x, y, w))
         except ThalwegError as error:
             raise type(error)(f"{place}: {error}") from None
         share = 1.0 if is_sum else rows
         sums += value * share, share, (accuracy or 0.0) * counted, counted
+        means.add(figures, share)
     if number == 0:
         raise DataError(f"{name or 'x'} has no batch")
     of_loss, shares, right, counted = sums.tolist()
     if shares == 0:
         raise DataError(f"all rows of {name or 'x'} weigh nothing")
     value = of_loss if is_sum else of_loss / shares
-    return value, None if accuracy is None else right / counted
+    return value, None if accuracy is None else right / counted, means.take()
+
+
+def _accuracy(trainer: "TrainerBase", x: Any, y: Any, weight: Array | None) -> float:
+    """Accuracy of rows whose classes weigh nothing, of which there is no loss."""
+    model = trainer._model
+    loss = dataclasses.replace(cast("CrossEntropyLoss", trainer._loss), weight=None)
+    core = _core.Trainer(model._core, loss._spec(model.out_features), trainer._optimizer._core)
+    return cast("float", core.evaluate(x, y, weight)[1])
 
 
 def _totals(
@@ -92,7 +106,7 @@ class ValidatedFit:
     def __init__(
         self,
         fit: _core.Fit | PythonFit | StreamFit,
-        evaluate: Callable[[], tuple[float, float | None]],
+        evaluate: Callable[[], Evaluation],
         before: Snapshot,
     ) -> None:
         self._fit, self._evaluate, self._before = fit, evaluate, before
@@ -123,12 +137,13 @@ class ValidatedFit:
         for record in self._fit.run(1, max_seconds, max_batches):
             begin = time.perf_counter()
             try:
-                held_out = self._evaluate()
+                *held_out, figures = self._evaluate()
             except Exception:
                 self._before.restore()
                 raise
             seconds = record[6] + time.perf_counter() - begin
-            self._ended.append((*record[:4], *held_out, seconds, *record[7:]))
+            more = {**(record[7] if len(record) > 7 else {}), **of_validation(figures)}
+            self._ended.append((*record[:4], *held_out, seconds, more))
         return self.take_ended()
 
     def take_ended(self) -> list[tuple[Any, ...]]:

@@ -3,8 +3,12 @@
 import errno
 import math
 import os
-from collections.abc import Iterable
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from thalweg import _checks, _habits
 from thalweg._history import KEYS
@@ -148,7 +152,8 @@ class Callback:
         Parameters
         ----------
         trainer : Trainer
-            Model and optimizer are as they were before the fit.
+            Model and optimizer are as they were before the fit; `history` has the epochs that
+            ended.
         error : DivergedError
             May be told more with ``error.add_note(text)``.
         """
@@ -271,20 +276,46 @@ class Watch:
             method(self._trainer, error)
 
     def _ask(self, name: str, record: dict[str, float]) -> bool:
-        # Every callback is told of it, also when an earlier one stops here.
-        return True in [method(self._trainer, record) for method in self._of[name]]
+        # Every callback is told of it, also when an earlier one stops here. 1 is not True: it may
+        # be a figure that a function happens to return.
+        answers = [method(self._trainer, record) for method in self._of[name]]
+        return any(isinstance(a, (bool, np.bool_)) and bool(a) for a in answers)
 
 
-def check_monitors(watchers: Iterable[Any], validated: bool) -> None:
-    """Raise if something follows a figure of validation data, and there are none."""
-    for watcher in watchers:
-        key = str(getattr(watcher, "monitor", ""))
-        looks = getattr(watcher, "save_best_only", True)
-        if looks and key.startswith("val_") and not validated:
-            meant = "" if key in KEYS else _habits.did_you_mean(key, KEYS)
+def check_figures(
+    callbacks: "Sequence[AnyCallback]", schedule: Any, there: Sequence[str], own_loss: bool
+) -> None:
+    """Raise if something needs a figure of an epoch that cannot come.
+
+    A fit has those that are `there`; callbacks may add others, for those behind them to see, and so
+    may a loss of the user's own, which is known once it was called.
+    """
+    if isinstance(schedule, _schedules.ReduceLROnPlateau):
+        key = schedule.monitor
+        if key not in there and (key in KEYS or not own_loss):
             raise ArgumentError(
-                f"{type(watcher).__name__} monitors {key!r}; pass validation_data to fit{meant}"
+                _cannot_come(schedule, key, there)
+                + "; those that callbacks add come too late for it, but a callback can set "
+                "optimizer.lr"
             )
+    adds = False
+    for callback in callbacks:
+        if isinstance(callback, _Monitor):
+            callback._check(there, own_loss, adds)
+        if type(callback) not in (EarlyStopping, ModelCheckpoint):
+            adds = adds or method(callback, "on_epoch_end") is not None
+
+
+def _cannot_come(watcher: Any, key: str, there: Iterable[str]) -> str:
+    """Say that a figure cannot come, and what would make it."""
+    text = f"{type(watcher).__name__} monitors {key!r}"
+    figures = [name for name in there if name not in ("epoch", "seconds")]
+    comes = key not in KEYS or key.removeprefix("val_") in figures
+    if key.startswith("val_") and "val_loss" not in figures and comes:
+        text += "; pass validation_data to fit"
+    else:
+        text += f", but the figures of this fit are {', '.join(figures)}"
+    return text if key in KEYS else text + _habits.did_you_mean(key, [*KEYS, *figures])
 
 
 #: What others call arguments of callbacks.
@@ -298,9 +329,25 @@ _OF_CALLBACKS = {
 }
 
 
-def _auto(monitor: str) -> str:
-    """Say whether smaller or larger is better of a figure, where nobody said it."""
-    return "max" if monitor.endswith("accuracy") else "min"
+#: Words in the names of figures of which less is better, and more.
+_LESS = {
+    "loss", "logloss", "error", "err", "mse", "rmse", "msle", "mae", "mape", "nll", "perplexity",
+    "ppl", "brier", "penalty", "damping", "rejected", "sharpness", "seconds", "time",
+}  # fmt: skip
+_MORE = {
+    "accuracy", "acc", "auc", "auroc", "roc", "ap", "map", "f1", "r2", "precision", "recall",
+    "score", "sensitivity", "specificity", "iou", "dice", "mcc", "kappa", "ndcg",
+}  # fmt: skip
+
+
+def _auto(monitor: str) -> str | None:
+    """Say whether smaller or larger is better of a figure, if its name tells."""
+    words = set(re.split(r"[^a-z0-9]+", monitor.lower()))
+    less, more = bool(words & _LESS), bool(words & _MORE)
+    # A negative error, as scikit-learn has them, is one of which more is better.
+    if less == more or words & {"neg", "negative", "minus"}:
+        return None
+    return "min" if less else "max"
 
 
 class _Monitor(Callback):
@@ -313,7 +360,13 @@ class _Monitor(Callback):
         self.monitor = monitor
         mode = _checks.one_of(f"{kind}: mode", mode, ("auto", "min", "max"))
         if mode == "auto":
-            mode = _auto(monitor)
+            known = _auto(monitor)
+            if known is None:
+                raise ArgumentError(
+                    f"{kind}: whether smaller or larger is better of {monitor!r}, its name does "
+                    f'not tell: pass mode="min" or mode="max"{_habits.did_you_mean(monitor, KEYS)}'
+                )
+            mode = known
         self._sign = 1.0 if mode == "min" else -1.0
         self._min_delta = _checks.real(f"{kind}: min_delta", min_delta, 0)
         #: The best figure so far; None before the first epoch.
@@ -332,26 +385,37 @@ class _Monitor(Callback):
     def on_fit_begin(self, trainer: "Trainer") -> None:
         self.best = None
 
+    def _check(self, there: Sequence[str], own_loss: bool, adds: bool) -> None:
+        """Raise if the figure cannot come: from the fit, a loss of one's own, or a callback."""
+        key = self.monitor
+        # The fit itself has these, where it is given validation data.
+        of_fit = key == "val_loss" or (key == "val_accuracy" and "accuracy" in there)
+        may_come = (adds and not of_fit) or (own_loss and key not in KEYS)
+        if key not in there and not may_come:
+            raise ArgumentError(
+                _cannot_come(self, key, there)
+                + ("" if key in KEYS else "; a callback that adds it must come before this one")
+            )
+
     def _improves(self, record: dict[str, float]) -> bool:
         """Whether an epoch is the best so far; it is then remembered."""
-        figure = monitored(record, self.monitor, type(self).__name__)
-        best = math.inf if self.best is None else self._sign * self.best
-        if self.best is not None and not self._sign * figure < best - self._min_delta:
+        figure = monitored(record, self.monitor, self)
+        if math.isnan(figure):  # no number would be better than it
             return False
+        if self.best is not None:
+            least = self._sign * self.best - self._min_delta
+            if not self._sign * figure < least:
+                return False
         self.best = figure
         return True
 
 
-def monitored(record: dict[str, float], key: str, who: str) -> float:
+def monitored(record: dict[str, float], key: str, watcher: Any) -> float:
     """Give a figure of an epoch, or `ArgumentError` that says which there are."""
     if key not in record:
-        there = [name for name in record if name not in ("epoch", "seconds")]
-        missing = (
-            "; pass validation_data to fit" if key.startswith("val_") and key[4:] in there else ""
-        )
         raise ArgumentError(
-            f"{who}: there is no figure {key!r} to monitor, only {', '.join(there)}"
-            f"{missing or _habits.did_you_mean(key, there)}"
+            f"{_cannot_come(watcher, key, record)}; a callback that adds it must come before this "
+            "one, and add it in every epoch"
         )
     return record[key]
 
@@ -369,10 +433,14 @@ class EarlyStopping(_Monitor):
         Epochs without improvement that are let pass: training stops after ``patience`` of them in
         a row, or after the first one if it is 0.
     mode : {"auto", "min", "max"}, keyword only
-        Whether smaller or larger is better; by default larger for accuracies only.
+        Whether smaller or larger is better; by default what the words in the figure's name tell,
+        such as ``loss``, ``error`` and ``rmse``, or ``accuracy``, ``auc`` and ``score``. Of others
+        it must be given.
     restore_best_weights : bool, keyword only, default False
         Whether the model gets back the weights and running averages of its best epoch when the fit
-        ends, stopped early or not. The optimizer stays as it is.
+        ends, stopped early or not. The optimizer stays as it is, and so does an ``average`` of the
+        trainer's; but a `optim.ScheduleFreeAdamW`, which holds the average of the weights, goes
+        back with them.
     start_from_epoch : int, keyword only, default 0
         Epochs at the beginning that are not looked at.
 
@@ -388,11 +456,12 @@ class EarlyStopping(_Monitor):
     Raises
     ------
     ArgumentError
-        If an argument is out of range; during the fit, if there is no such figure.
+        If an argument is out of range, or `mode` is missing; before the first step, if the figure
+        cannot come; after the first epoch, if no callback has added it.
 
     Notes
     -----
-    Names and defaults are those of Keras; epochs are counted from 1.
+    Names and defaults are those of Keras; epochs are counted from 1. NaN is never an improvement.
 
     Examples
     --------
@@ -417,6 +486,7 @@ class EarlyStopping(_Monitor):
         self._from = _checks.integer("EarlyStopping: start_from_epoch", start_from_epoch, 0)
         self.best_epoch = self.stopped_epoch = 0
         self._weights: dict[str, Any] | None = None
+        self._state: Any = None
 
     def _shown(self) -> dict[str, Any]:
         restore = {"restore_best_weights": True} if self._restore else {}
@@ -426,7 +496,7 @@ class EarlyStopping(_Monitor):
         """Forget the fit before."""
         super().on_fit_begin(trainer)
         self.best_epoch = self.stopped_epoch = 0
-        self._weights = None
+        self._weights = self._state = None
         self._waited = 0
 
     def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> bool:
@@ -438,6 +508,8 @@ class EarlyStopping(_Monitor):
             self.best_epoch, self._waited = epoch, 0
             if self._restore:
                 self._weights = trainer.model.state_dict()
+                if trainer._averaging is not None:
+                    self._state = trainer.optimizer._state()
             return False
         self._waited += 1
         if self._waited < self._patience:
@@ -449,7 +521,10 @@ class EarlyStopping(_Monitor):
         """Give the best weights back."""
         if self._weights is not None:
             trainer.model.load_state_dict(self._weights)
-            self._weights = None
+            if self._state is not None:
+                optimizer = trainer.optimizer
+                optimizer._set_state(trainer.model, optimizer.lr, *self._state)
+            self._weights = self._state = None
 
 
 class ModelCheckpoint(_Monitor):
@@ -459,18 +534,19 @@ class ModelCheckpoint(_Monitor):
     ----------
     path : str or path-like
         Where to, as ``"model-{epoch:03d}-{val_loss:.3f}.safetensors"``; the figures of the epoch
-        are filled in. Without any, each save replaces the one before.
+        are filled in. Without any, each save replaces the one before. The folder must be there.
     monitor : str, keyword only, default "val_loss"
         A key of `History`; needed with ``save_best_only`` only.
     save_best_only : bool, keyword only, default False
         Whether to save only when the figure is better than ever before in this fit.
     mode : {"auto", "min", "max"}, keyword only
-        Whether smaller or larger is better; by default larger for accuracies only.
+        Whether smaller or larger is better, as for `EarlyStopping`.
 
     Raises
     ------
     ArgumentError
-        If an argument is of the wrong kind; during the fit, if there is no such figure.
+        If an argument is of the wrong kind, or `mode` is missing; before the first step, if the
+        path cannot be filled in, or a figure cannot come.
     FileNotFoundError
         Before the first step, if the folder is not there.
     OSError
@@ -487,17 +563,36 @@ class ModelCheckpoint(_Monitor):
         mode: str = "auto",
     ) -> None:
         super().__init__(monitor, mode, 0.0)
-        self._path = os.fspath(path)
+        given: Any = path
+        if not isinstance(given, (str, os.PathLike)) or isinstance(os.fspath(given), bytes):
+            raise ArgumentError(f"ModelCheckpoint: path must be text or a path; got {given!r}")
+        self._path: str = os.fspath(given)
         self.save_best_only = _checks.flag("ModelCheckpoint: save_best_only", save_best_only)
 
     def _shown(self) -> dict[str, Any]:
         best = {**super()._shown(), "save_best_only": True} if self.save_best_only else {}
         return {"path": self._path, **best}
 
+    def _check(self, there: Sequence[str], own_loss: bool, adds: bool) -> None:
+        if self.save_best_only:
+            super()._check(there, own_loss, adds)
+        figures = {"epoch": 1.0, **dict.fromkeys(there, 0.0)}
+        self._filled(defaultdict(float, figures) if own_loss or adds else figures)
+
+    def _filled(self, figures: dict[str, float]) -> str:
+        """Give the path of an epoch."""
+        try:
+            return self._path.format_map(figures | {"epoch": int(figures["epoch"])})
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
+            raise ArgumentError(
+                f"ModelCheckpoint: path {self._path!r} cannot be filled in ({error!r}); there "
+                f"are {', '.join(figures)}"
+            ) from None
+
     def on_fit_begin(self, trainer: "Trainer") -> None:
         """Forget the fit before, and look for the folder."""
         super().on_fit_begin(trainer)
-        folder = os.path.dirname(self._path.partition("{")[0])  # before the first figure
+        folder = os.path.dirname(self._filled(defaultdict(float, epoch=1.0)))
         if folder and not os.path.isdir(folder):
             raise FileNotFoundError(
                 errno.ENOENT, "ModelCheckpoint: there is no such folder; make it first", folder
@@ -506,12 +601,4 @@ class ModelCheckpoint(_Monitor):
     def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> None:
         """Save, if it is time."""
         if not self.save_best_only or self._improves(record):
-            figures = {**record, "epoch": int(record["epoch"])}
-            try:
-                path = self._path.format(**figures)
-            except (KeyError, IndexError, ValueError) as error:
-                raise ArgumentError(
-                    f"ModelCheckpoint: path {self._path!r} cannot be filled in ({error!r}); there "
-                    f"are {', '.join(figures)}"
-                ) from None
-            trainer.model.save(path)
+            trainer.model.save(self._filled(record))

@@ -17,6 +17,9 @@ class Digits(NamedTuple):
     x_test: npt.NDArray[np.float32]
     y_test: npt.NDArray[np.int64]
 
+    def __repr__(self) -> str:
+        return f"Digits({len(self.x_train)} + {len(self.x_test)} images of 8x8)"
+
 
 def digits(test_fraction: float = 1 / 3, seed: int = 0) -> Digits:
     """Real handwritten digits: 1797 images of 8 x 8 pixels, 10 classes, from scikit-learn.

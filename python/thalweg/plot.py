@@ -295,7 +295,9 @@ def spectral_bias(found: "SpectralBias", ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-def history(run: History | Sequence[History], ax: "Axes | None" = None) -> "Axes":
+def history(
+    run: History | Sequence[History] | Mapping[Any, History], ax: "Axes | None" = None
+) -> "Axes":
     """Draws the losses of one or several runs over the epochs.
 
     The scale is logarithmic if every finite loss is above 0. Otherwise it is linear: likelihoods
@@ -303,8 +305,9 @@ def history(run: History | Sequence[History], ax: "Axes | None" = None) -> "Axes
 
     Parameters
     ----------
-    run : History or sequence of History
-        Runs are told apart by colour; losses on validation data are dashed.
+    run : History, sequence of History, or mapping of labels to History
+        Runs are told apart by colour, and by their labels if they have some, as in
+        ``{"Adam": first, "SGD": second}``; losses on validation data are dashed.
     ax : matplotlib Axes, optional
         Where to draw; a new figure by default.
 
@@ -317,15 +320,15 @@ def history(run: History | Sequence[History], ax: "Axes | None" = None) -> "Axes
     ImportError
         If matplotlib is not installed.
     ArgumentError
-        If `run` is neither a History nor a sequence of such.
+        If `run` is neither a History nor a sequence or mapping of such.
     ShapeError, DtypeError
         If losses are not one number an epoch.
     """
-    runs = [_losses(one) for one in _runs(run)]
+    runs = {name: _losses(one) for name, one in _runs(run).items()}
     ax = _axes(ax)
     positive = True
-    for index, one in enumerate(runs):
-        name = f", run {index + 1}" if len(runs) > 1 else ""
+    for index, (called, one) in enumerate(runs.items()):
+        name = "" if called is None else f", {called}"
         for key, style, label in (("loss", "-", "training"), ("val_loss", "--", "held out")):
             if key in one:
                 losses = one[key]
@@ -338,18 +341,27 @@ def history(run: History | Sequence[History], ax: "Axes | None" = None) -> "Axes
     return ax
 
 
-def _runs(run: Any) -> tuple[History, ...]:
-    """Give the histories of one or several runs, or raise."""
-    alone = isinstance(run, Mapping) or not isinstance(run, Iterable)
-    runs = (run,) if alone else _checks.sequence("run", run)
-    for one in runs:
+def _runs(run: Any) -> dict[Any, History]:
+    """Give the histories of one or several runs by their labels, None of a single one; or raise."""
+    if isinstance(run, History) or not isinstance(run, Iterable):
+        runs: dict[Any, Any] = {None: run}
+    elif not isinstance(run, Mapping):
+        given = _checks.sequence("run", run)
+        runs = {f"run {k + 1}" if len(given) > 1 else None: one for k, one in enumerate(given)}
+    elif any(isinstance(one, History) for one in run.values()):
+        runs = dict(run)
+    else:  # one run's figures
+        runs = {None: run}
+    for one in runs.values():
         if not isinstance(one, History):
             got = _checks.given(one)
             if isinstance(one, Mapping):
                 got += ": thalweg.History(...) makes one of it"
             elif isinstance(getattr(one, "history", None), History):
                 got = f"a {type(one).__name__}: pass its .history"
-            raise ArgumentError(f"run must be a History or a sequence of them; got {got}")
+            raise ArgumentError(
+                f"run must be a History, a dict {{label: History}} or a sequence of them; got {got}"
+            )
     return runs
 
 
@@ -366,13 +378,14 @@ def _losses(run: History) -> dict[str, npt.NDArray[Any]]:
     return found
 
 
-def tasks(result: "Result", ax: "Axes | None" = None) -> "Axes":
+def tasks(result: "Result | Sequence[Result]", ax: "Axes | None" = None) -> "Axes":
     """Draws the score on each task over the steps of a run of continual learning, and their mean.
 
     Parameters
     ----------
-    result : Result
-        From `thalweg.continual.run`; with ``evaluate_every`` the lines have more points.
+    result : Result or sequence of Result
+        From `thalweg.continual.run`; with ``evaluate_every`` the lines have more points. Of several
+        runs, as with other seeds, lines are means, in bands of a standard deviation to each side.
     ax : matplotlib Axes, optional
         Where to draw; a new figure by default.
 
@@ -387,11 +400,18 @@ def tasks(result: "Result", ax: "Axes | None" = None) -> "Axes":
     ImportError
         If matplotlib is not installed.
     ArgumentError
-        If no task was judged yet.
+        If no task was judged yet, or runs were not judged at the same steps.
     """
+    results = _results(result)
+    result = results[0]
     _judged(result, len(result.scores))
+    if any((one.steps, one.ends) != (result.steps, result.ends) for one in results):
+        raise ArgumentError(
+            "the runs were not judged at the same steps: give all the same epochs, batch_size and"
+            " evaluate_every, and let all come to their end"
+        )
     own, ax = ax is None, _axes(ax)
-    steps, curve = np.array(result.steps), result.curve
+    steps, curves = np.array(result.steps), np.stack([one.curve for one in results])
     begins = [0, *result.ends][: len(result.names)]
     many = len(begins) > _COLORS
     for task, begin in enumerate(begins):
@@ -405,11 +425,11 @@ def tasks(result: "Result", ax: "Axes | None" = None) -> "Axes":
             ((steps >= begin) & (steps <= end), {"lw": 2.5, "label": label}),
             (steps >= end, {"lw": 1}),
         ):
-            ax.plot(steps[shown], curve[shown, task], color=color, **style)
+            _band(ax, steps[shown], curves[:, shown, task], color=color, **style)
         ax.axvline(begin, color="0.85", zorder=0)
     learned = np.searchsorted(begins[1:], steps)
-    seen = [np.mean(row[: last + 1]) for last, row in zip(learned, curve, strict=True)]
-    ax.plot(steps[1:], seen[1:], color="k", lw=1, label="mean of those learned")
+    seen = np.stack([curves[:, at, : last + 1].mean(axis=1) for at, last in enumerate(learned)], 1)
+    _band(ax, steps[1:], seen[:, 1:], color="k", lw=1, label="mean of those learned")
     ax.set(xlabel="step", ylabel=_NAMES.get(result.metric, result.metric))
     if result.metric == "accuracy":
         ax.set_ylim(-0.02, 1.02)
@@ -423,13 +443,43 @@ def tasks(result: "Result", ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-def task_matrix(result: "Result", ax: "Axes | None" = None) -> "Axes":
+def _band(ax: Any, steps: Any, curves: Any, **style: Any) -> None:
+    """Draw the mean of curves, shape (runs, steps), and of several their standard deviation."""
+    mean = curves.mean(axis=0)
+    (line,) = ax.plot(steps, mean, **style)
+    if len(curves) > 1:
+        spread, color = curves.std(axis=0, ddof=1), line.get_color()
+        ax.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.2, lw=0)
+
+
+def _results(result: Any) -> "tuple[Result, ...]":
+    """Give the figures of one or several runs of the same tasks; or raise."""
+    from thalweg.continual import Result
+
+    results = (result,) if isinstance(result, Result) else _checks.sequence("result", result)
+    for one in results:
+        if not isinstance(one, Result):
+            raise ArgumentError(
+                "result must be a Result, as continual.run gives, or a sequence of them; got "
+                f"{_checks.given(one)}"
+            )
+        if (one.names, one.metric) != (results[0].names, results[0].metric):
+            raise ArgumentError(
+                f"the runs must be of the same tasks and metric; got {results[0].names} by"
+                f" {results[0].metric} and {one.names} by {one.metric}"
+            )
+    if not results:
+        raise ArgumentError("result must hold at least one Result; got none")
+    return tuple(results)
+
+
+def task_matrix(result: "Result | Sequence[Result]", ax: "Axes | None" = None) -> "Axes":
     """Draws the score on each task (columns) after each task was learned (rows).
 
     Parameters
     ----------
-    result : Result
-        From `thalweg.continual.run`.
+    result : Result or sequence of Result
+        From `thalweg.continual.run`; of several runs, as with other seeds, it is the mean.
     ax : matplotlib Axes, optional
         Where to draw; a new figure by default.
 
@@ -442,11 +492,14 @@ def task_matrix(result: "Result", ax: "Axes | None" = None) -> "Axes":
     ImportError
         If matplotlib is not installed.
     ArgumentError
-        If no task was learned yet.
+        If no task was learned yet, or runs are not of the same tasks.
     """
-    _judged(result, len(result.ends))
+    results = _results(result)
+    result = results[0]
+    for one in results:
+        _judged(one, len(one.ends))
     ax = _axes(ax)
-    matrix = result.r
+    matrix = np.mean([one.r for one in results], axis=0)
     bounds = float(np.nanmin(matrix)), float(np.nanmax(matrix))
     if result.metric in ("accuracy", "r2"):
         bounds = max(min(bounds[0], 0.0), -1.0), 1.0
@@ -477,7 +530,7 @@ def _judged(result: "Result", count: int) -> None:
 
 
 def training(
-    run: History | Sequence[History],
+    run: History | Sequence[History] | Mapping[Any, History],
     images: npt.ArrayLike,
     labels: npt.ArrayLike,
     predicted: npt.ArrayLike,
@@ -487,7 +540,7 @@ def training(
 
     Parameters
     ----------
-    run : History or sequence of History
+    run : History, sequence of History, or mapping of labels to History
         As in `history`.
     images : array_like, shape (n, side * side), real numbers
         Square images, one a row.
@@ -505,7 +558,7 @@ def training(
     ImportError
         If matplotlib is not installed.
     ArgumentError
-        If `run` is neither a History nor a sequence of such.
+        If `run` is neither a History nor a sequence or mapping of such.
     ShapeError
         If images are not square, there are not as many labels and predictions as images, or losses
         are not one number an epoch.
@@ -513,7 +566,7 @@ def training(
         If images have masked entries, or these or losses are no numbers.
     """
     run = _runs(run)
-    for one in run:
+    for one in run.values():
         _losses(one)
     images = _arrays.as_numeric(images, "images")
     if images.ndim != 2:

@@ -232,6 +232,77 @@ def test_round_off_is_told_from_error():
     )
 
 
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "complex"])
+def test_float32_values_are_compared_as_such(method):
+    """Steps of float64 would be lost in their rounding."""
+
+    def f(w):
+        return np.float32((w**2).sum())
+
+    for seed in range(20):
+        w = np.random.default_rng(seed).standard_normal(5)
+        report = tw.check_gradient(f, lambda w: 2 * w, w, method=method)
+        assert report.blocks[0].verdict == "ok to resolution", f"\n{report}"
+        assert not tw.check_gradient(f, lambda w: 2.2 * w, w, method=method)
+    assert f"{method} differences in float32" in str(report)
+
+
+def test_float32_values_that_became_python_floats_are_found():
+    def f(w):
+        return float(np.float32((w**2).sum()))
+
+    w = np.random.default_rng(0).standard_normal(5)
+    report = tw.check_gradient(f, lambda w: 2 * w, w)
+    assert report
+    assert "differences in float32" in str(report)
+    assert not tw.check_gradient(f, lambda w: 2 * w, w, h=1e-6)  # that was asked for
+    # Of a function that jumps at most, or has few digits by chance, nothing follows.
+    assert "float64" in str(tw.check_gradient(lambda w: 1.0, 0 * w, w))
+    assert "float64" in str(tw.check_gradient(lambda w: w.sum(), np.ones(3), np.ones(3)))
+
+
+def test_where_a_function_is_noisy_a_larger_step_is_advised():
+    def f(w):
+        return float(np.float32((w**2).sum())) + 1e-9
+
+    w = np.random.default_rng(1).standard_normal(30)
+    report = tw.check_gradient(f, lambda w: 2 * w, w)
+    assert report.unresolved
+    assert "If the function is noisy, as with float32 inside, try a larger h" in str(report)
+    assert tw.check_gradient(f, lambda w: 2 * w, w, h=5e-3)
+
+
+@pytest.mark.parametrize("method", ["central", "fourth"])
+@pytest.mark.parametrize("place", [0, 1e-9, -4e-6])
+def test_kinks_are_found_where_they_explain_a_difference(place, method):
+    """Steps are 6e-6 and more: |w| bends within them."""
+
+    def f(w):
+        return np.abs(w).sum()
+
+    theta = [place, 1, -2]
+    right = np.array([1.0 if place >= 0 else -1.0, 1.0, -1.0])
+    report = tw.check_gradient(f, right, theta, method=method)
+    (block,) = report.blocks
+    assert (report.passed, block.kinks, block.kink_at) == (True, 1, (0,))
+    assert "\ntheta: kink at [0], " in str(report)
+    assert tw.check_gradient(f, right[:2], theta[:2], method=method)  # half of the differences
+    for wrong in ([5, 1, -1], [right[0], 1.01, -1]):  # no slope of either side; and elsewhere
+        assert not tw.check_gradient(f, wrong, theta, method=method)
+
+
+def test_a_block_that_is_one_kink_does_not_pass():
+    report = tw.check_gradient(np.abs, np.ones(()), 0.0)
+    assert (report.passed, report.blocks[0].verdict, report.kinks) == (False, "all kinks", 1)
+
+
+def test_smooth_functions_and_noise_have_no_kinks(rng):
+    for f in (lambda t: np.exp(t).sum(), lambda t: rng.random(), lambda t: 1e9 + t.sum()):
+        report = tw.check_gradient(f, 5 * np.ones(10), rng.standard_normal(10))
+        assert not report
+        assert report.kinks == 0
+
+
 def test_theta_and_gradient_are_left_alone(rng):
     theta = rng.standard_normal(5)
     before = theta.copy()
@@ -282,6 +353,13 @@ def test_what_check_gradient_refuses():
         (tw.ArgumentError, "h must be", (f, theta, theta), {"h": 0}),
         (tw.ArgumentError, "rtol must be", (f, theta, theta), {"rtol": -1}),
         (tw.ArgumentError, "complex", (lambda t: 1.0, theta, theta), {"method": "complex"}),
+        (
+            tw.ArgumentError,
+            r'raised "ufunc .logaddexp.*": use method="central"',
+            (lambda t: np.logaddexp(t, 0).sum(), theta, theta),
+            {"method": "complex"},
+        ),
+        (tw.ShapeError, "pass a dict of them", (f, theta, [np.ones(2), np.ones(3)]), {}),
         (tw.ArgumentError, "keys", (lambda t: 1.0, {"b": 1}, {"a": 1}), {}),
     ]:
         with pytest.raises(kind, match=pattern):

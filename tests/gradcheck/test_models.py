@@ -80,6 +80,22 @@ def test_kinks_are_left_out_and_counted():
     assert report.kinks == 3
 
 
+def test_kinks_of_a_loss_of_ones_own_are_found():
+    """One of |output - target| where one output is its target; nobody knows of them beforehand."""
+
+    def loss(output, target):
+        off = output - target
+        return float(np.abs(off).mean()), np.where(off >= 0, 1.0, -1.0) / off.size
+
+    model = nn.Sequential(nn.Linear(3, 2), dtype="float64", seed=0)
+    x = np.eye(3)
+    y = model(x) + np.array([[1, 1], [1, 1], [1, 0]])
+    report = tw.gradcheck(model, x, y, loss=loss)
+    assert report.passed, f"\n{report}"
+    assert [block.kink_at for block in report.blocks] == [(1, 2), (1,)]
+    assert report.kinks == 2
+
+
 def test_a_block_of_nothing_but_kinks_does_not_pass():
     model = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), dtype="float64")
     model.load_state_dict({"0.weight": [[0]], "0.bias": [0]})

@@ -8,7 +8,7 @@ import pytest
 import thalweg as tw
 from thalweg import nn, optim
 
-from .cases import LOSSES, NEEDS_K, TWINS, K, N, W, network, targets
+from .cases import LOSSES, NEEDS_K, TWINS, K, N, W, gradient, network, targets
 
 
 @pytest.mark.parametrize("case", TWINS)
@@ -29,6 +29,58 @@ def test_a_call_is_what_evaluate_says_of_a_model(dtype, case, rng):
     trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD(lr=0.1))
     rtol = 1e-6 if dtype == "float32" else 1e-14
     assert trainer.loss(model(x), y) == pytest.approx(trainer.evaluate(x, y)["loss"], rel=rtol)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("case", LOSSES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_gradient_by_outputs_is_that_of_training(dtype, case, weighted, rng):
+    loss, kind = LOSSES[case]
+    o, y = (2 * rng.standard_normal((N, K))).astype(dtype), targets(kind, rng)
+    weight = rng.uniform(0.5, 2, N) if weighted else None
+    ours = loss.gradient(o, y, weight)
+    assert ours.dtype == dtype
+    _, expected = gradient(loss, o.astype(float), y, weight)
+    tolerance = 1e-6 if dtype == "float32" else 1e-13
+    np.testing.assert_allclose(ours, expected, rtol=tolerance, atol=tolerance)
+    np.testing.assert_array_equal(loss.gradient(o.tolist(), y.tolist(), weight), loss.gradient(
+        o.astype(float), y, weight
+    ))  # fmt: skip
+
+
+def test_the_gradient_of_a_function_is_its_own(rng):
+    o, y = rng.standard_normal((N, K)), rng.standard_normal((N, K))
+
+    def squares(output, target, weight=None):
+        output -= target  # it may
+        return 0.0, output if weight is None else weight[:, None] * output
+
+    loss, weight = nn.CustomLoss(squares), np.arange(N)
+    np.testing.assert_array_equal(loss.gradient(o, y), o - y)
+    np.testing.assert_array_equal(loss.gradient(o, y, weight), weight[:, None] * (o - y))
+    np.testing.assert_array_equal(loss.gradient(np.ones((2, 2), int), 0.5 * np.ones(2)), 0.5)
+
+    def slopes(u, du, target):
+        return 0.0, (None, 2 * du)
+
+    by_u, by_du = nn.DerivativeLoss(slopes, order=1).gradient((o, o[np.newaxis]), y)
+    np.testing.assert_array_equal(by_u, 0 * o)
+    np.testing.assert_array_equal(by_du, 2 * o[np.newaxis])
+
+
+def test_what_has_no_gradient_is_said(rng):
+    o, y = rng.standard_normal((5, K)), rng.standard_normal((5, K))
+    for call, kind, text in [
+        (lambda: nn.MSELoss(reduction="none").gradient(o, y), tw.ArgumentError, "one number"),
+        (lambda: nn.MSELoss().gradient(o, y[1:]), tw.ShapeError, "output has 5 .* target has 4"),
+        (lambda: nn.MSELoss().gradient(o, y, np.ones(4)), tw.ShapeError, "sample_weight has 4"),
+        (lambda: nn.MSELoss().gradient(o, y, np.zeros(5)), tw.DataError, "no row counts"),
+        (lambda: nn.MSELoss().gradient(o * np.nan, y), tw.DataError, r"output\[0, 0\] is nan"),
+        (lambda: nn.MSELoss().gradient(o, y * np.nan), tw.DataError, r"target\[0, 0\] is"),
+        (lambda: nn.CrossEntropyLoss().gradient(o, [9] * 5), tw.DataError, r"target\[0\] is 9"),
+    ]:
+        with pytest.raises(kind, match=text):
+            call()
 
 
 def rows(f):

@@ -162,7 +162,38 @@ def test_gradcheck_of_a_custom_loss(rng):
 
 BAD_RESULTS = {
     "a number": (lambda o, t: 1.0, tw.ArgumentError, [r"\(loss, gradient\)", "float"]),
-    "three things": (lambda o, t: (1.0, o, t), tw.ArgumentError, ["3 items"]),
+    "four things": (
+        lambda o, t: (1.0, o, {}, t),
+        tw.ArgumentError,
+        [r"\(loss, gradient\), or \(loss, gradient, figures\).* 4 items"],
+    ),
+    "figures without names": (
+        lambda o, t: (1.0, o, t),
+        tw.ArgumentError,
+        ["third item .* dict of figures", "ndarray"],
+    ),
+    "a figure by a number": (lambda o, t: (1.0, o, {3: 1.0}), tw.ArgumentError, ["named 3"]),
+    "a figure of the history's": (
+        lambda o, t: (1.0, o, {"loss": 1.0}),
+        tw.ArgumentError,
+        ["named 'loss'; .* a history has already"],
+    ),
+    "a figure of validation data": (
+        lambda o, t: (1.0, o, {"val_kl": 1.0}),
+        tw.ArgumentError,
+        ["named 'val_kl'; .* do not begin with val_"],
+    ),
+    "figures of rows": (
+        lambda o, t: (1.0, o, {"kl": o[:, 0]}),
+        tw.ShapeError,
+        ["figure 'kl' .* one number"],
+    ),
+    "a figure that is a text": (lambda o, t: (1.0, o, {"kl": "1"}), tw.DtypeError, ["figure 'kl'"]),
+    "an infinite figure": (
+        lambda o, t: (1.0, o, {"kl": np.inf}),
+        tw.DataError,
+        ["figure 'kl' .* is inf; .* NaN where a batch has none"],
+    ),
     "losses of rows": (lambda o, t: (o[:, 0], o), tw.ShapeError, ["one number", r"\d+,\)"]),
     "a text": (lambda o, t: ("1", o), tw.DtypeError, ["the loss has dtype"]),
     "a gradient of rows": (
@@ -200,7 +231,8 @@ def test_bad_results_of_a_custom_loss_change_nothing(method, case, rng):
     def state():
         optimizer = trainer.optimizer.state_dict()
         arrays = {k: v.tobytes() for k, v in optimizer.pop("arrays").items()}
-        return {k: v.tobytes() for k, v in model.state_dict().items()}, optimizer, arrays
+        parameters = {k: v.tobytes() for k, v in model.state_dict().items()}
+        return parameters, optimizer, arrays, model.flat_gradients.tobytes()
 
     before = state()
     options = {"batch_size": 5, "shuffle": False} if method == "fit" else {}
@@ -278,13 +310,107 @@ def test_bad_data_of_a_custom_loss(rng):
         (lambda: trainer.fit(x, y, validation_data=(bad, y)), tw.DataError, "validation x"),
         (lambda: trainer.fit(x, y, sample_weight=-np.ones(9)), tw.DataError, r"weight\[0\] is -1"),
         (lambda: trainer.step(x, 3.0), tw.ShapeError, r"y must have a row.*got 3\.0$"),
-        (lambda: trainer.step(x, {"a": y}), tw.ShapeError, "y must have a row.*got a dict$"),
+        (lambda: trainer.step(x, {"a": 3.0}), tw.ShapeError, r"y\['a'\] must have a row.*got 3.0"),
+        (lambda: trainer.step(x, {"a": y[1:]}), tw.ShapeError, "x has 9 rows but y has 8"),
+        (lambda: trainer.fit(x, {"a": y, "b": y[1:]}), tw.ShapeError, "got {'a': 9, 'b': 8}"),
+        (lambda: trainer.fit(x, {}), tw.ArgumentError, r"y is a dict, and must have names"),
+        (lambda: trainer.fit(x, {0: y}), tw.ArgumentError, r"y is a dict, .* got \[0\]"),
+        (lambda: trainer.fit(x, np.ma.masked_less(y, 0)), tw.DataError, "y has .* masked entries"),
+        (lambda: trainer.fit(x, {"a": np.ma.masked_less(y, 0)}), tw.DataError, r"y\['a'\] has"),
+        (lambda: trainer.fit(x, [[1, 2], [3]] + 7 * [[4]]), tw.ShapeError, "y cannot be made an"),
         (lambda: trainer.step(bad, y), tw.DataError, r"x\[8, 5\]"),
         (lambda: trainer.evaluate(x, y[1:]), tw.ShapeError, "y has 8"),
     ]:
         with pytest.raises(kind, match=pattern):
             call()
     assert not called
+
+
+def test_a_tensor_with_a_gradient_is_refused_with_advice():
+    """As everywhere else."""
+    torch = pytest.importorskip("torch")
+    trainer = tw.Trainer(network(), loss=mse, optimizer=optim.SGD(lr=0.1))
+    with pytest.raises(tw.DtypeError, match=r"y cannot be made an array.*detach"):
+        trainer.step(np.zeros((2, 6)), torch.zeros((2, K), requires_grad=True))
+
+
+def test_rows_that_all_weigh_nothing_are_refused(rng):
+    """As with losses of the core; a batch of such rows is passed over by fits alone."""
+    x, y, w = rng.standard_normal((9, 6)), rng.standard_normal((9, K)), np.zeros(9)
+    for loss in (nn.MSELoss(), mse):
+        for optimizer in (optim.Adam(), optim.LBFGS()):
+            trainer = tw.Trainer(network(), loss=loss, optimizer=optimizer)
+            for call in (
+                lambda t: t.fit(x, y, sample_weight=w, batch_size=None),
+                lambda t: t.step(x, y, w),
+                lambda t: t.backward(x, y, w),
+                lambda t: t.evaluate(x, y, w),
+                lambda t: t.fit(x, y, batch_size=None, validation_data=(x, y, w)),
+            ):
+                with pytest.raises(tw.DataError, match="no row counts: each has a sample_weight"):
+                    call(trainer)
+            assert trainer.optimizer.steps == 0
+
+
+def test_several_arrays_are_targets_by_their_names(rng):
+    """In a dict; the function reads them from one array of records."""
+    x, y = rng.standard_normal((40, 6)), rng.standard_normal((40, K))
+    sign = np.where(rng.random(40) < 0.5, -1, 1).astype("int8")
+
+    def signed(output, target, weight=None):
+        return mse(output, target["sign"][:, None] * target["value"], weight)
+
+    ends = []
+    for loss, given in ((mse, sign[:, None] * y), (signed, {"sign": sign, "value": y})):
+        trainer = tw.Trainer(network(), loss=loss, optimizer=optim.Adam())
+        history = trainer.fit(x, given, epochs=2, batch_size=12, validation_data=(x, given))
+        batch = {name: part[:12] for name, part in given.items()} if loss is signed else given[:12]
+        trainer.fit(lambda b=batch: [(x[:12], b)], epochs=2, validation_data=[(x[:12], batch)])
+        trainer.step(x[:12], batch, sample_weight=np.arange(12))
+        ends.append(
+            [history["val_loss"], trainer.evaluate(x, given), trainer.model.flat_parameters]
+        )
+        assert tw.gradcheck(trainer.model, x[:12], batch, loss=loss)
+    for one, other in zip(*ends, strict=True):
+        np.testing.assert_array_equal(one, other)
+    many = [tw.Trainer(network(), loss=signed, optimizer=optim.Adam()) for _ in range(2)]
+    first, second = tw.train_many(many, [x, x], [given, given], epochs=2, batch_size=12)
+    assert first["loss"] == second["loss"]
+
+
+def test_gradients_are_as_they_were_after_what_failed(rng):
+    """Also where a step had left its own, or SAM had moved."""
+    x, y = rng.standard_normal((15, 6)), rng.standard_normal((15, K))
+
+    for optimizer in (optim.Adam(), optim.SAM(optim.Adam()), optim.LBFGS()):
+        left = [0]
+
+        def loss(output, target, left=left):
+            left[0] -= 1
+            value, gradient = mse(output, target)
+            return (value, gradient) if left[0] else (np.nan, gradient)
+
+        trainer = tw.Trainer(network(), loss=loss, optimizer=optimizer)
+        model = trainer.model
+        model.flat_gradients = mine = rng.standard_normal(model.num_parameters)
+        size = None if isinstance(optimizer, optim.LBFGS) else 5
+        calls = [
+            (1, lambda t: t.fit(x, y, batch_size=15)),
+            (1, lambda t: t.step(x, y)),
+            (1, lambda t: t.backward(x, y)),
+        ]
+        if size:
+            calls += [
+                (5, lambda t: t.fit(x, y, epochs=2, batch_size=5)),
+                (5, lambda t: t.fit(lambda: [(x[:5], y[:5])] * 3, epochs=2)),
+            ]
+        if isinstance(optimizer, optim.SAM):
+            calls.append((2, lambda t: t.step(x, y)))
+        for good, call in calls:
+            left[0] = good
+            with pytest.raises(tw.DivergedError):
+                call(trainer)
+            np.testing.assert_array_equal(model.flat_gradients, mine)
 
 
 def test_a_loss_of_ones_own_follows_schedules_and_limits(rng):

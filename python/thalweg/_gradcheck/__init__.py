@@ -38,8 +38,9 @@ float32 model is checked through its float64 copy, and its own gradient is then 
 of the copy.
 
 Rooms: `_blocks` (names and shapes), `_differences` (the formulas), `_verdict` (the criterion
-above), `_report` (the comparison, and what it says), `_curve` (errors over the step), `_functions`,
-`_models` and `_hvp` (what is called), `_task` (a model's loss as a function).
+above), `_kinks` (those that nobody knows of), `_report` (the comparison, and what it says),
+`_curve` (errors over the step), `_functions`, `_models` and `_hvp` (what is called), `_task` (a
+model's loss as a function).
 """
 
 from thalweg._gradcheck._curve import ErrorCurve as ErrorCurve

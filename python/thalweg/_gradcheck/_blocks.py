@@ -24,12 +24,22 @@ def of(theta: Any) -> tuple[Blocks, Vector, bool]:
     Raises
     ------
     ShapeError, DataError, DtypeError
-        If they are not finite numbers.
+        If they are not finite numbers, or a list of arrays of different shapes.
     """
     named = isinstance(theta, Mapping)
     arrays = {str(k): v for k, v in theta.items()} if named else {ALONE: theta}
-    blocks = [(name, np.shape(array)) for name, array in arrays.items()]
+    blocks = [(name, _shape(array)) for name, array in arrays.items()]
     return blocks, join(arrays, blocks, "theta"), named
+
+
+def _shape(array: Any) -> tuple[int, ...]:
+    try:
+        return np.shape(array)
+    except ValueError:  # rows of different lengths
+        raise ShapeError(
+            "theta is a list of arrays of different shapes, which are no array: pass a dict of "
+            'them, such as {"weight": w, "bias": b}, which f and grad then take and give'
+        ) from None
 
 
 def join(arrays: Any, blocks: Blocks, what: str) -> Vector:

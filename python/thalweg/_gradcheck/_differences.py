@@ -29,10 +29,12 @@ class Method:
     points: tuple[float, ...]
     #: Truncation falls as this power of the step.
     order: int
-    #: The step that balances the errors of a function like exp at 1.
-    step: float
     #: R: the sum of the weights' sizes, for each value may be off by its last bit.
     noise: float
+
+    def step(self, eps: float = EPS) -> float:
+        """Give the step that balances the errors of a function like exp at 1."""
+        return float(eps ** (1 / (self.order + 1)))
 
     def __call__(self, line: Line, h: float, value: float) -> float:
         """Give the derivative at 0, where the function is `value`."""
@@ -47,9 +49,9 @@ class Method:
 
 
 METHODS = {
-    "forward": Method("forward", (1,), 1, EPS ** (1 / 2), 2.0),
-    "central": Method("central", (1, -1), 2, EPS ** (1 / 3), 1.0),
-    "fourth": Method("fourth", (1, -1, 2, -2), 4, EPS ** (1 / 5), 1.5),
+    "forward": Method("forward", (1,), 1, 2.0),
+    "central": Method("central", (1, -1), 2, 1.0),
+    "fourth": Method("fourth", (1, -1, 2, -2), 4, 1.5),
 }
 
 #: Step of the complex-step derivative, Im f(θ + ih) / h: nothing is subtracted, so it may be so
@@ -60,22 +62,25 @@ COMPLEX_STEP = 1e-30
 RICHARDSON_STEP, HALVINGS = 0.1, 9
 
 
-def richardson(line: Line, h: float) -> tuple[float, float]:
+def richardson(line: Line, h: float, eps: float = EPS) -> tuple[float, float]:
     """Extrapolate central differences to the step 0; give the derivative and its error's estimate.
 
     Of Romberg's table, in which each column has two orders more than the one before, the entry
     that differs least from its neighbours. Ridders 1982, Advances in Engineering Software 4:75.
+    Here rounding of the function's values, which is `eps` of them, counts as well: neighbours may
+    agree by chance.
     """
     best, error = np.nan, np.inf
     before: list[float] = []
     for k in range(HALVINGS + 1):
         f, s = line(h / 2**k * np.array([1.0, -1.0]))
         row = [float((f[0] - f[1]) / (s[0] - s[1]))]
+        rounding = eps / 2 * float(np.abs(f).max() / s[0])
         for j, above in enumerate(before):
             power = 4.0 ** (j + 1)
             row.append((power * row[j] - above) / (power - 1))
-            spread = max(abs(row[-1] - row[-2]), abs(row[-1] - above))
+            spread = max(abs(row[-1] - row[-2]), abs(row[-1] - above), rounding)
             if spread < error:
                 best, error = row[-1], spread
         before = row
-    return best, max(error, EPS * abs(best))
+    return best, max(error, eps * abs(best))

@@ -20,10 +20,8 @@ from thalweg._gradcheck._differences import (
 from thalweg._gradcheck._report import RTOL, Columns, GradcheckReport, report
 from thalweg.errors import ArgumentError, DataError, DtypeError, ShapeError
 
-_STEPS = {name: m.step for name, m in METHODS.items()} | {
-    "complex": COMPLEX_STEP,
-    "richardson": RICHARDSON_STEP,
-}
+#: Steps of methods that have the same for every precision.
+_STEPS = {"complex": COMPLEX_STEP, "richardson": RICHARDSON_STEP}
 
 
 def check_gradient(
@@ -41,8 +39,9 @@ def check_gradient(
     Parameters
     ----------
     f : callable
-        Called with something of the form of `theta`; returns a number. It must be smooth around
-        `theta`: here nothing is known about kinks.
+        Called with something of the form of `theta`, in float64; returns a number. If that is one
+        of float32, steps and what they resolve are those of float32's :math:`ε = 2^{-23}`; without
+        `h` also where it is a Python float, if all that were seen are numbers of float32.
     grad : callable or array_like or mapping
         The gradient under test: its value at `theta`, or a function that gives it there.
     theta : array_like, or mapping of str to array_like
@@ -68,6 +67,11 @@ def check_gradient(
         hides its gradient, or `f` is noisy or bends within a step, does not pass: it is
         "unresolved", and the report says what to try.
 
+        Where the gradient is another than that of differences which are taken with a step,
+        those on both sides of the point tell whether a kink of `f` is in between. If so, and the
+        gradient lies between the two slopes, the parameter is left out and counted. Other kinks are
+        not looked for: `f` should be smooth around `theta`.
+
     Raises
     ------
     ArgumentError
@@ -91,6 +95,8 @@ def check_gradient(
     ``"complex"``     :math:`\operatorname{Im} f(θ + ih) / h`       1e-30         rounding
     ================  ============================================  ============  ==============
 
+    ε is :math:`2^{-52}`, or that of what `f` returns, if it is less exact.
+
     ``"complex"`` subtracts nothing and so is exact to rounding, but `f` must be made of analytic
     operations that accept complex numbers (no ``abs``, no comparison). Where `f` has kinks nearby,
     the smallest step is the best: ``"central"``.
@@ -105,10 +111,10 @@ def check_gradient(
     ('theta',)
     """
     _checks.function("f", f)
-    method = _checks.one_of("method", method, _STEPS)
+    method = _checks.one_of("method", method, (*METHODS, *_STEPS))
     # Smaller steps do not move theta, but for the complex one.
     least = {"complex": np.finfo(float).tiny, "richardson": EPS * 2**HALVINGS}.get(method, EPS)
-    h = _STEPS[method] if h is None else _checks.real("h", h, least)
+    h = None if h is None else _checks.real("h", h, least)
     rtol = _checks.real("rtol", rtol, 0, closed="()")
     atol = None if atol is None else _checks.real("atol", atol, 0)
     blocks, point, named = _blocks.of(theta)
@@ -123,9 +129,15 @@ def check_gradient(
             raise DtypeError(f"f must return a real number; got {value.item()}")
         if not np.isfinite(value).all():
             raise DataError(f"f is {value.item()} near theta; it must be finite to be checked")
-        return value.item()
+        return value.reshape(())[()]
 
-    value = float(evaluate(point).real)
+    first = evaluate(point)
+    value = float(first.real)
+    exact = first.dtype.kind not in "fc" or np.finfo(first.dtype).eps <= EPS
+    eps = EPS if exact else float(np.finfo(first.dtype).eps)
+    chosen, single, moves = h is not None, exact, False
+    if h is None:
+        h = METHODS[method].step(eps) if method in METHODS else _STEPS[method]
     largest = abs(value)
     given = grad(_blocks.shaped(point, blocks, named)) if callable(grad) else grad
     analytic = _blocks.join(given if named else {_blocks.ALONE: given}, blocks, "grad")
@@ -133,25 +145,31 @@ def check_gradient(
 
     def along(i: int) -> Any:
         def line(wanted: Vector) -> tuple[Vector, Vector]:
-            nonlocal largest
+            nonlocal largest, single, moves
             values, made = np.empty_like(wanted), np.empty_like(wanted)
             for k, step in enumerate(wanted):
                 moved = point.copy()
                 moved[i] += step
                 values[k], made[k] = evaluate(moved), moved[i] - point[i]
             largest = max(largest, float(np.abs(values).max()))
+            with np.errstate(over="ignore"):
+                single &= bool((values == values.astype(np.float32)).all())
+            moves |= bool((values != value).any())
             return values, made
 
         return line
 
     def imaginary(moved: npt.NDArray[Any]) -> float:
-        result = evaluate(moved)
-        if not isinstance(result, complex):
+        needed = 'method="complex" needs an f that carries complex numbers through; this one'
+        try:
+            result = evaluate(moved)
+        except TypeError as error:  # of NumPy's functions that take no complex numbers
             raise ArgumentError(
-                'method="complex" needs an f that carries complex numbers through; '
-                f"this one returned the real {result!r}"
-            )
-        return result.imag
+                f'{needed} raised "{error}": use method="central", or other functions in f'
+            ) from error
+        if not np.iscomplexobj(result):
+            raise ArgumentError(f"{needed} returned the real {result.item()!r}")
+        return float(result.imag)
 
     def lines(block: int, direction: Vector, wanted: npt.NDArray[Any]) -> Any:
         part = _blocks.slices(blocks)[block]
@@ -160,7 +178,7 @@ def check_gradient(
             moved = point.astype(wanted.dtype)
             moved[part] += step * direction
             real = wanted.dtype.kind == "f"
-            values.append(evaluate(moved).real if real else 1j * imaginary(moved))
+            values.append(float(evaluate(moved).real) if real else 1j * imaginary(moved))
         return np.array(values), float(analytic[part] @ direction)
 
     places = range(point.size)
@@ -177,16 +195,20 @@ def check_gradient(
         order, noise = rule.order, rule.noise
     elif method == "complex":
         numeric = np.array([imaginary(_moved(point, i, 1j * steps[i])) / steps[i] for i in places])
-        exact = np.full_like(point, EPS * np.abs(numeric).max())  # nothing is subtracted
-        found = Columns(blocks, analytic, numeric, steps, smooth, estimate=exact)
+        estimate = np.full_like(point, eps * np.abs(numeric).max())  # nothing is subtracted
+        found = Columns(blocks, analytic, numeric, steps, smooth, estimate=estimate)
         order, noise = 2, 0.0
     else:
-        both = [richardson(along(i), steps[i]) for i in places]
+        both = [richardson(along(i), steps[i], eps) for i in places]
         numeric, estimate = (np.array(column) for column in zip(*both, strict=True))
         # No difference resolves more than the function's own last bit at the largest step.
-        estimate = np.maximum(estimate, EPS * largest / steps)
+        estimate = np.maximum(estimate, eps * largest / steps)
         found = Columns(blocks, analytic, numeric, steps, smooth, estimate=estimate)
         order, noise = 2, 1.0
+    if single and moves and not chosen:  # Python floats that float32 has been made of
+        return check_gradient(
+            lambda t: np.float32(f(t)), grad, theta, method=method, rtol=rtol, atol=atol
+        )
     return report(
         found,
         value=value,
@@ -196,6 +218,7 @@ def check_gradient(
         rtol=rtol,
         atol=atol,
         lines=lines,
+        eps=eps,
     )
 
 

@@ -93,7 +93,7 @@ def check_hvp(
     _checks.function("grad", grad)
     _checks.function("hvp", hvp, "theta and v")
     rule = METHODS[_checks.one_of("method", method, METHODS)]
-    h = rule.step if h is None else _checks.real("h", h, EPS)
+    h = rule.step() if h is None else _checks.real("h", h, EPS)
     directions = _checks.integer("directions", directions, 1)
     rtol = _checks.real("rtol", rtol, 0, closed="()")
     rng = np.random.default_rng(_checks.integer("seed", seed, 0))

@@ -76,7 +76,8 @@ def gradcheck(
         Parameters for which a kink lies between the two points are left out and counted: of a
         ReLU-like activation, or of `nn.L1Loss`, `nn.HuberLoss`, `nn.QuantileLoss` and the bound of
         `nn.GaussianNLLLoss`. Directions for which it does are drawn anew, up to ten times. Kinks of
-        a custom loss nobody knows of.
+        a custom loss nobody knows of: where every parameter is compared they are found as in
+        `check_gradient`.
 
     Raises
     ------
@@ -108,7 +109,7 @@ def gradcheck(
     from thalweg.optim import SGD
 
     rule = METHODS["central"]
-    h = rule.step if h is None else _checks.real("h", h, EPS)
+    h = rule.step() if h is None else _checks.real("h", h, EPS)
     rtol = _checks.real("rtol", rtol, 0, closed="()")
     atol = None if atol is None else _checks.real("atol", atol, 0)
     _parts.checked(model)
@@ -194,7 +195,7 @@ def gradgradcheck(
     from thalweg.curvature import Operator
 
     rule = METHODS["central"]
-    h = rule.step if h is None else _checks.real("h", h, EPS)
+    h = rule.step() if h is None else _checks.real("h", h, EPS)
     directions = _checks.integer("directions", directions, 1)
     rtol = _checks.real("rtol", rtol, 0, closed="()")
     rng = np.random.default_rng(_checks.integer("seed", seed, 0))

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _checks
-from thalweg._gradcheck import _blocks
+from thalweg._gradcheck import _blocks, _kinks
 from thalweg._gradcheck._blocks import Blocks, Vector
 from thalweg._gradcheck._differences import EPS
 from thalweg._gradcheck._verdict import LIMIT, judge
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 #: The values of the function at theta + step * direction in one block, by its number, and the
 #: gradient's slope along it.
 Lines: TypeAlias = Callable[[int, Vector, npt.NDArray[Any]], tuple[npt.NDArray[Any], float]]
+
+#: What has values that are so exact.
+_FLOATS = {float(np.finfo(kind).eps): kind for kind in ("float16", "float32", "float64")}
 
 #: Central differences of smooth networks agree to about 1e-9; wrong formulas are off by far more.
 RTOL = 1e-7
@@ -62,6 +65,9 @@ class BlockReport:
         difference. What rounding *inside* the function does comes on top.
     kinks : int
         Parameters, or directions, left out because a ReLU-like kink lies between the points.
+    kink_at : tuple of int or None
+        Where in the block the first kink is that was not known of, but found by differences on both
+        sides of a parameter whose gradient is another than theirs.
     directions : int
         How many random directions were compared; 0 if every parameter was.
     float32_error : float or None
@@ -91,6 +97,7 @@ class BlockReport:
     directions: int
     float32_error: float | None
     verdict: str
+    kink_at: tuple[int, ...] | None = None
 
     @property
     def size(self) -> int:
@@ -124,6 +131,8 @@ class GradcheckReport:
     rtol: float
     value: float
     _lines: Lines | None = field(default=None, compare=False)
+    #: How exact the function's values are.
+    _eps: float = EPS
 
     def curve(self, block: str | None = None) -> "ErrorCurve":
         """Measure the error along one random direction of a block for many steps.
@@ -267,7 +276,8 @@ class GradcheckReport:
             ends.append(f"unresolved: {', '.join(self.unresolved)}")
         end = "; ".join(ends) or "passed"
         lines.append(
-            f"{end} ({self.method} differences in float64, tolerance {self.rtol:g}, "
+            f"{end} ({self.method} differences in {_FLOATS.get(self._eps, 'float64')}, "
+            f"tolerance {self.rtol:g}, "
             f"largest norm-relative error {self.norm_rel_error:.1e})"
         )
         lines.extend(self._advice())
@@ -288,7 +298,12 @@ class GradcheckReport:
             # What is above rounding is the step's, or noise. Of products nobody knows it.
             above = b.truncation is not None and b.truncation > 100 * b.round_off > 0
             (bent if above else rounded).append(b.name)
-        advice = []
+        advice = [
+            f"{b.name}: kink at {list(b.kink_at)}, where slopes on both sides differ; those that "
+            "explain a gradient are left out and counted"
+            for b in self.blocks
+            if b.kink_at is not None
+        ]
         if rounded:
             advice.append(
                 f"{', '.join(rounded)}: what a step changes is little more than rounding beside "
@@ -297,9 +312,10 @@ class GradcheckReport:
             )
         if bent:
             advice.append(
-                f"{', '.join(bent)}: differences with twice the step are others, for the function "
-                "is noisy, or bends within a step (h in the table). Try a smaller h, another "
-                "method, or scale the parameters to about 1"
+                f"{', '.join(bent)}: differences with twice the step (h in the table) are others. "
+                "If the function is noisy, as with float32 inside, try a larger h, such as 5e-3. "
+                "If it bends within a step: Try a smaller h, another method, or scale the "
+                "parameters to about 1"
             )
         return advice
 
@@ -311,12 +327,13 @@ def resolution(
     steps: Vector,
     value: float,
     blocks: Blocks,
+    eps: float,
 ) -> Vector:
     """Estimate the error of each difference from that with twice the step, without the gradient."""
     # As an error of f, which for round-off is one number whatever the parameter and its step. The
     # last bit of f is the least that there can be.
     errors = np.abs(doubled - numeric) * steps
-    floor = EPS / 2 * abs(value)
+    floor = eps / 2 * abs(value)
     if not kinked.all():
         floor = max(floor, float(np.median(errors[~kinked])))
     delta = np.empty_like(steps)
@@ -357,47 +374,78 @@ def report(
     atol: float | None,
     lines: Lines,
     shapes: Blocks | None = None,
+    eps: float = EPS,
 ) -> GradcheckReport:
-    """Compare two gradients block by block; `shapes` are theirs, if it is along directions."""
-    kinked = found.kinked if found.also_kinked is None else found.kinked | found.also_kinked
-    if atol is not None:
-        delta = np.full_like(found.steps, atol)
-    elif found.doubled is not None:
-        delta = resolution(found.numeric, found.doubled, kinked, found.steps, value, found.blocks)
-    else:
-        assert found.estimate is not None
-        delta = found.estimate
-    spread = found.estimate
-    if found.doubled is not None:
-        spread = np.abs(found.doubled - found.numeric) / (2**order - 1)
-    whole = _blocks.length(found.numeric[~kinked])
-    reports = []
-    parts = zip(found.blocks, shapes or found.blocks, _blocks.slices(found.blocks), strict=True)
-    for number, ((name, shape), (_, true), part) in enumerate(parts):
-        kept = ~kinked[part]
-        steps = found.steps[part]
-        block = _compare(
-            name,
-            found.analytic[part].reshape(shape),
-            found.numeric[part].reshape(shape),
-            found.kinked[part].reshape(shape),
-            steps.reshape(shape),
-            delta[part].reshape(shape),
-            rtol=rtol,
-            whole=whole,
-            curvature=None
-            if atol is not None
-            else partial(
-                _curvature, partial(lines, number), int(np.prod(true)), steps[kept], value
-            ),
-        )
-        if shapes is not None:
-            block = replace(block, shape=true, directions=int(kept.sum()))
-        rounding = noise * EPS * abs(value) / float(np.median(steps))
-        if spread is not None and kept.any():
-            block = replace(block, truncation=float(np.median(spread[part][kept])))
-        reports.append(replace(block, round_off=rounding))
-    return GradcheckReport(tuple(reports), method, rtol, value, lines)
+    """Compare two gradients block by block; `shapes` are theirs, if it is along directions.
+
+    `eps` is how exact the function's values are, relative to their size.
+    """
+    parts = _blocks.slices(found.blocks)
+    nothing = np.zeros_like(found.kinked)
+
+    def compared(more_kinks: npt.NDArray[np.bool_]) -> list[BlockReport]:
+        kinks = found.kinked | more_kinks
+        kinked = kinks if found.also_kinked is None else kinks | found.also_kinked
+        if atol is not None:
+            delta = np.full_like(found.steps, atol)
+        elif found.doubled is not None:
+            ends = found.numeric, found.doubled
+            delta = resolution(*ends, kinked, found.steps, value, found.blocks, eps)
+        else:
+            assert found.estimate is not None
+            delta = found.estimate
+        spread = found.estimate
+        if found.doubled is not None:
+            spread = np.abs(found.doubled - found.numeric) / (2**order - 1)
+        whole = _blocks.length(found.numeric[~kinked])
+        reports = []
+        named = zip(found.blocks, shapes or found.blocks, parts, strict=True)
+        for number, ((name, shape), (_, true), part) in enumerate(named):
+            kept, steps = ~kinked[part], found.steps[part]
+            line, size = partial(lines, number), int(np.prod(true))
+            block = _compare(
+                name,
+                found.analytic[part].reshape(shape),
+                found.numeric[part].reshape(shape),
+                kinks[part].reshape(shape),
+                steps.reshape(shape),
+                delta[part].reshape(shape),
+                rtol=rtol,
+                whole=whole,
+                curvature=None
+                if atol is not None
+                else partial(_curvature, line, size, steps[kept], value, eps),
+            )
+            if shapes is not None:
+                block = replace(block, shape=true, directions=int(kept.sum()))
+            rounding = noise * eps * abs(value) / float(np.median(steps))
+            if spread is not None and kept.any():
+                block = replace(block, truncation=float(np.median(spread[part][kept])))
+            reports.append(replace(block, round_off=rounding))
+        return reports
+
+    reports = compared(nothing)
+    if shapes is None and found.estimate is None:
+        there, explained = nothing.copy(), nothing.copy()
+        off = np.abs(found.analytic - found.numeric) > rtol * np.abs(found.numeric)
+        for number, (block, part) in enumerate(zip(reports, parts, strict=True)):
+            if not block.passed:
+                there[part], explained[part] = _kinks.look(
+                    partial(lines, number), found.analytic[part], found.steps[part],
+                    off[part] & ~found.kinked[part], value, eps,
+                )  # fmt: skip
+        if there.any():
+            reports = [
+                replace(block, kink_at=_first(there[part].reshape(block.shape)))
+                for block, part in zip(compared(explained), parts, strict=True)
+            ]
+    return GradcheckReport(tuple(reports), method, rtol, value, lines, eps)
+
+
+def _first(marks: npt.NDArray[np.bool_]) -> tuple[int, ...] | None:
+    """Give where the first mark is."""
+    places = np.argwhere(marks)
+    return tuple(int(i) for i in places[0]) if len(places) else None
 
 
 def _compare(
@@ -452,6 +500,7 @@ def _curvature(
     size: int,
     steps: Vector,
     value: float,
+    eps: float,
 ) -> tuple[float, float]:
     """How much the gradient changes over a step, and over the rounding of the parameters at 1.
 
@@ -470,4 +519,4 @@ def _curvature(
         if not abs(twice - 4 * once) <= 0.1 * abs(twice):  # nor if it is NaN
             return 0.0, 0.0
         change = abs(once) / step * steps.size**0.5
-        return change, 4 * EPS * change / step
+        return change, 4 * eps * change / step

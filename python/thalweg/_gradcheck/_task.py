@@ -125,5 +125,5 @@ class TaskOfDerivatives(Task):
 
 
 def _call(loss: FunctionLoss, y: Any, weight: Any, output: Any) -> tuple[float, Any]:
-    value, gradients = call(loss, (output,), y, weight)
+    value, gradients, _ = call(loss, (output,), y, weight)
     return value, gradients[0]

@@ -120,9 +120,9 @@ class Trainer(Fitting, Penalized, Resumable):
     @loss.setter
     def loss(self, loss: Loss) -> None:
         loss = loss_of(loss)
+        if self._fitting:
+            raise ArgumentError("the loss cannot change during a fit: set it between fits")
         if isinstance(loss, FunctionLoss) and isinstance(self._core, CustomTrainer):
-            if self._fitting:
-                raise ArgumentError("the loss cannot change during a fit: set it between fits")
             self._core.set_loss(loss)
             self._loss = loss
             return
@@ -136,7 +136,12 @@ class Trainer(Fitting, Penalized, Resumable):
 
     @property
     def optimizer(self) -> Optimizer:
-        """The optimizer; its `lr` may be changed between steps and between epochs."""
+        """The optimizer; its `lr` may be changed between steps and between epochs.
+
+        Not under a `schedule` that is a function of time, which sets it before each step: it is
+        based on the rate that the optimizer had when the trainer was made, or on that of
+        ``fit(..., lr=...)``. What was set in between counts for nothing, and `fit` warns of it.
+        """
         return self._optimizer
 
     @property
@@ -196,7 +201,7 @@ class Trainer(Fitting, Penalized, Resumable):
         Returns
         -------
         Plan
-            ``plan.explain()`` prints it.
+            ``plan.explain()`` prints it, and ``plan.workspace_bytes`` is the memory that it takes.
         """
         return Plan(self._core.plan(_checks.integer("batch_size", batch_size, 1)))
 

@@ -32,7 +32,9 @@ def safe_lr(trainer: "Trainer", x: Any, y: Any, weight: Any, batch_size: int) ->
     from thalweg.curvature import max_stable_lr
 
     rng = np.random.default_rng([trainer.model.seed, trainer._epochs])
-    size = min(batch_size, len(x))
+    # A batch of rows that all weigh nothing is passed over in training, and shows nothing.
+    counted = np.arange(len(x)) if weight is None else np.flatnonzero(weight > 0)
+    size = min(batch_size, len(counted))
 
     def batch(rows: Any) -> Batch:
         if size == len(x):
@@ -40,8 +42,8 @@ def safe_lr(trainer: "Trainer", x: Any, y: Any, weight: Any, batch_size: int) ->
         rows = np.sort(rows)
         return x[rows], y[rows], None if weight is None else weight[rows]
 
-    drawn = [rng.choice(len(x), size, replace=False) for _ in range(1 if size == len(x) else 3)]
-    batches = [batch(rows) for rows in drawn]
+    draws = 1 if size == len(counted) else 3
+    batches = [batch(rng.choice(counted, size, replace=False)) for _ in range(draws)]
 
     def largest(of: "Trainer", tol: float) -> float:
         return min(max_stable_lr(of, *each, tol=tol).max_lr for each in batches)
@@ -52,7 +54,7 @@ def safe_lr(trainer: "Trainer", x: Any, y: Any, weight: Any, batch_size: int) ->
             'lr="auto": the loss of a batch curves upwards in no direction, so that no rate '
             "is the largest stable one; pass a number"
         )
-    order = rng.permutation(len(x))
+    order = rng.permutation(counted)
     trial = Trial(
         trainer, lambda k: batch(order.take(range(k * size, (k + 1) * size), mode="wrap"))
     )

@@ -10,6 +10,7 @@ from thalweg._full_batch import FullBatchTrainer
 from thalweg._habits import Guided
 from thalweg._history import History
 from thalweg._rates import Rates
+from thalweg._trainer import _logits
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Loss, MSELoss, Sequential
 from thalweg.nn._losses import CoreLoss, FunctionLoss, loss_of
@@ -45,6 +46,14 @@ _OF_TRAINERS = {
     "max_epochs": _OF_FITS.format("epochs"),
     "metrics": _habits.METRICS,
 }
+
+
+#: The attributes that a trainer sets.
+MINE = (
+    "_model", "_loss", "_optimizer", "_schedule", "_clip_norm", "_clip_value", "_accumulate",
+    "_average", "_averaging", "_precision", "_core", "_history", "_fitting", "_untouched",
+    "_epochs", "_base_lr", "_plateau", "_rates", "_updates",
+)  # fmt: skip
 
 
 class TrainerBase(Guided):
@@ -126,6 +135,7 @@ class TrainerBase(Guided):
                 "in the precision of the model: leave precision out"
             )
         _expect_schedule(schedule)
+        _logits.check(model, loss)
         if clip_grad_norm is not None and clip_grad_value is not None:
             raise ArgumentError("give clip_grad_norm or clip_grad_value, not both")
         self._model = model
@@ -161,11 +171,15 @@ class TrainerBase(Guided):
             self._core = self._full_batch(self._core, optimizer)
         self._history = History()
         self._fitting = False
+        #: Whether in a fit nothing was trained yet, or all of it taken back.
+        self._untouched = True
+        self._updates = 0  # of gradients that somebody else found
         self._epochs = 0  # ended so far: each has an order of its own, and schedules count them
         self._base_lr = optimizer.lr
         self._plateau = schedule.start() if isinstance(schedule, ReduceLROnPlateau) else {}
         self._rates = Rates(schedule, self._base_lr) if isinstance(schedule, Schedule) else None
         optimizer._belong(model)  # nothing can fail any more
+        optimizer._lr_was_set = False  # what it is now counts
 
     def _full_batch(
         self, core: _core.Trainer | CustomTrainer, optimizer: FullBatchOptimizer

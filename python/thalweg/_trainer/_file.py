@@ -4,12 +4,13 @@ import copy
 import dataclasses
 import os
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from thalweg import _arrays, _checks, _core, _habits, _safetensors, _spec, optim
 from thalweg._arrays import Array
 from thalweg._history import History
-from thalweg._trainer._base import PRECISIONS, TrainerBase
+from thalweg._rates import Rates
+from thalweg._trainer._base import MINE, PRECISIONS, TrainerBase
 from thalweg.errors import ArgumentError, DataError
 from thalweg.nn import CustomLoss, DerivativeLoss, Loss, Sequential, _losses
 from thalweg.nn._losses import FunctionLoss, loss_of
@@ -178,7 +179,8 @@ class Resumable(TrainerBase):
         core = self._core
         penalty = core.penalty() if isinstance(core, _core.Trainer) else None
         state = {**self._counts(), "groups": []}, core.average(), penalty  # the optimizer has them
-        return _again, (type(self), self._model, self._description(), state)
+        own = {name: value for name, value in vars(self).items() if name not in MINE}
+        return _again, (type(self), self._model, self._description(), state), own or None
 
     def __copy__(self) -> Self:
         return self.copy()
@@ -190,7 +192,9 @@ class Resumable(TrainerBase):
         -------
         Trainer
             What happens to either does not concern the other. Gradients gathered for an update to
-            come are left out. `copy.deepcopy` does the same, and pickles hold the same.
+            come are left out. `copy.deepcopy` does the same, and pickles hold the same. Of a class
+            of your own it has that class, and what that added to the trainer; its ``__init__`` is
+            not called.
 
         Raises
         ------
@@ -198,9 +202,13 @@ class Resumable(TrainerBase):
             If a number of model or optimizer is infinite or NaN.
         """
         # Loss and schedule stay the same: nothing changes them, and a user's may hold much.
-        make, (kind, model, spec, (counts, *more)) = self.__reduce__()
-        model, spec["optimizer"] = copy.deepcopy((model, self._optimizer))
-        return make(kind, model, spec, (copy.deepcopy(counts), *more))  # type: ignore[no-any-return]
+        make, (kind, model, spec, (counts, *more)), own = self.__reduce__()
+        memo: dict[int, Any] = {}
+        model, spec["optimizer"] = copy.deepcopy((model, self._optimizer), memo)
+        twin: Self = make(kind, model, spec, (copy.deepcopy(counts), *more))
+        memo[id(self)] = twin
+        vars(twin).update(copy.deepcopy(own or {}, memo))
+        return twin
 
     def _description(self) -> dict[str, Any]:
         """Give the arguments that make this trainer, besides the model."""
@@ -263,11 +271,14 @@ class Resumable(TrainerBase):
             self._optimizer.load_state_dict(optimizer_state, self._model)
         self._base_lr = counts["base_lr"]
         if self._rates is not None:
-            self._rates.base = self._base_lr
+            self._rates = Rates(self._rates.schedule, self._base_lr)
         self._epochs = counts["epochs"]
         self._plateau = counts["plateau"]
         self._history = History(counts["history"])
         return self
+
+
+_Kind = TypeVar("_Kind", bound=Resumable)
 
 
 def _described(loss: Loss) -> Any:
@@ -318,6 +329,9 @@ def _check_counts(counts: dict[str, Any]) -> None:
             raise DataError(f"{name} must hold numbers; got {values!r}")
 
 
-def _again(kind: type[Any], model: Sequential, spec: dict[str, Any], state: Any) -> Any:
+def _again(kind: type[_Kind], model: Sequential, spec: dict[str, Any], state: Any) -> _Kind:
     """Make the trainer that was pickled or copied."""
-    return kind(model, **spec)._continue(None, *state)
+    trainer = kind.__new__(kind)
+    # Not through __init__ of a subclass, whose arguments may be others.
+    TrainerBase.__init__(trainer, model, **spec)
+    return trainer._continue(None, *state)

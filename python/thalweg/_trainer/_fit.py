@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any, Never, cast
 from thalweg import _arrays, _checks, _core, _habits
 from thalweg import callbacks as _callbacks
 from thalweg._arrays import Array, Samples
+from thalweg._figures import Evaluation, complete
 from thalweg._full_batch import FullBatchTrainer
 from thalweg._history import KEYS, History
 from thalweg._rates import Rates
 from thalweg._trainer._auto import safe_lr
 from thalweg._trainer._base import TrainerBase
 from thalweg.errors import ArgumentError, DivergedError, ShapeError, UnsupportedError
+from thalweg.nn._losses import FunctionLoss
+from thalweg.optim._full_batch import FullBatchOptimizer
+from thalweg.optim._sam import SAM
 from thalweg.optim.schedules import ReduceLROnPlateau
 
 if TYPE_CHECKING:
@@ -103,18 +107,24 @@ class Fitting(TrainerBase):
         # The usual case takes no detour: this call is made thousands of times a second.
         if unknown:
             _habits.refuse_unknown("Trainer.step()", _OF_BATCH, unknown, _OF_STEPS)
+        before = None
         if self._rates is not None:
-            self._optimizer._core.set_lr(self._rates.at(self._optimizer.steps, self._epochs))
-        if sample_weight is not None:
-            sample_weight = _arrays.weights(sample_weight, self._model.dtype, "sample_weight")
+            before = self._optimizer._core.lr
+            rate = self._rates.at(self._optimizer.steps, self._epochs)
+            self._optimizer._core.set_lr(rate)
         try:
+            if sample_weight is not None:
+                sample_weight = _arrays.weights(sample_weight, self._model.dtype, "sample_weight")
             loss = self._core.step(x, y, sample_weight)
-        except ShapeError:
-            self._model._samples(x, "x")  # the first layer may know better what is wrong
+            if loss is None:
+                loss = self._core.step(*self._ready(x, y, sample_weight))
+                assert loss is not None  # they are ready now
+        except Exception as error:
+            if before is not None:
+                self._optimizer._core.set_lr(before)
+            if isinstance(error, ShapeError):
+                self._model._samples(x, "x")  # the first layer may know better what is wrong
             raise
-        if loss is None:
-            loss = self._core.step(*self._ready(x, y, sample_weight))
-            assert loss is not None  # they are ready now
         return loss
 
     @_habits.takes("Trainer.fit()", _OF_FITS)
@@ -143,7 +153,8 @@ class Fitting(TrainerBase):
         y : array_like
             For `nn.CrossEntropyLoss` the labels, shape (n,), integers from 0 to out_features - 1,
             or probabilities, shape (n, out_features). For other losses numbers, mostly of the shape
-            of the output, (n, out_features), and (n,) if there is one; each loss says which.
+            of the output, (n, out_features), and (n,) if there is one; each loss says which. For a
+            loss of your own any array with a row for each sample, or a dict of such arrays.
             Without `y`, `x` is an iterable that yields batches ``(x, y)`` or
             ``(x, y, sample_weight)``, once for each epoch, or a function that gives one: data
             larger than memory, or made on the way. Each batch is a step, and looked at when it
@@ -172,6 +183,7 @@ class Fitting(TrainerBase):
             for arithmetic would take it as 0.
         callbacks : iterable of Callback, keyword only
             Called after every epoch in this order; one that returns True ends the training.
+            What they monitor is a figure of this fit, or one that a callback before them adds.
         progress : bool, keyword only, default False
             Whether to show a progress bar; needs tqdm.
         lr : float or "auto", keyword only, optional
@@ -183,7 +195,7 @@ class Fitting(TrainerBase):
             begin and curve more after some steps, so that rate, and halves of it down to a
             thousandth, are tried on copies, for 100 updates each: the largest is taken that lowers
             the loss as well as any, and ends where it is stable still. It takes as long as some
-            thousand steps. `callbacks.StabilityMonitor` watches what comes later.
+            thousand steps, and needs arrays. `callbacks.StabilityMonitor` watches what comes later.
 
         Returns
         -------
@@ -196,8 +208,9 @@ class Fitting(TrainerBase):
             If the arrays are not such. All of them are checked before the first step: the model is
             unchanged.
         ArgumentError
-            If an option is outside its range; for ``lr="auto"`` also if nothing curves upwards, or
-            an optimizer that divides by an average of squared gradients has none yet.
+            If an option is outside its range, or a callback or schedule follows a figure that
+            cannot come; for ``lr="auto"`` also if nothing curves upwards, or an optimizer that
+            divides by an average of squared gradients has none yet.
         UnsupportedError
             For ``lr="auto"``, where `curvature.max_stable_lr` is not there.
         DivergedError
@@ -218,7 +231,30 @@ class Fitting(TrainerBase):
         shuffle = _checks.flag("shuffle", shuffle) and batch_size is not None
         progress = _checks.flag("progress", progress)
         callbacks = _callbacks.check(callbacks)
-        _callbacks.check_monitors((*callbacks, self._schedule), validation_data is not None)
+        with self._alone():
+            return self._fit(
+                x, y, epochs, batch_size, validation_data, shuffle, sample_weight, callbacks,
+                progress, lr,
+            )  # fmt: skip
+
+    def _fit(
+        self,
+        x: Any,
+        y: Any,
+        epochs: int,
+        batch_size: int | None,
+        validation_data: Any,
+        shuffle: bool,
+        sample_weight: Any,
+        callbacks: "tuple[AnyCallback, ...]",
+        progress: bool,
+        lr: Any,
+    ) -> History:
+        """Fit with options that are such."""
+        own = isinstance(self._loss, FunctionLoss)
+        _callbacks.check_figures(
+            callbacks, self._schedule, self._keys(validation_data is not None), own
+        )
         held_out = None
         if validation_data is not None and not isinstance(validation_data, tuple):
             held_out = self._batches_to_validate(validation_data, epochs)
@@ -234,12 +270,15 @@ class Fitting(TrainerBase):
                     "sample_weight and batch_size are of arrays; an iterable yields its own "
                     "batches, (x, y) or (x, y, sample_weight)"
                 )
-            if lr is not None:
-                raise ArgumentError("lr is of arrays; for an iterable set optimizer.lr before")
+            if isinstance(lr, str):
+                raise ArgumentError(
+                    f"for an iterable of batches lr is a number; got {lr!r}: what is measured, is "
+                    "measured on arrays"
+                )
+            self._begin_with(lr)
             validation = None if vx is None else (vx, vy, validation_weight)
             run = self._stream(x, source, epochs, validation)
-            validated = self._validated(run, held_out)
-            return self._run(validated, epochs, callbacks, progress)
+            return self._run(self._validated(run, held_out), epochs, callbacks, progress)
         x, y, weight = self._ready(x, y, sample_weight)
         if batch_size is None:
             batch_size = max(len(x), 1)
@@ -249,26 +288,40 @@ class Fitting(TrainerBase):
                 f"different batches do not show the curvature: pass batch_size=None; got "
                 f"batch_size={batch_size} for {len(x)} samples"
             )
-        before = (self._base_lr, self._optimizer.lr) if lr is not None else None
         if isinstance(lr, str):
             _checks.one_of("lr, if it is no number,", lr, ["auto"])
-        if lr is not None:
-            if lr == "auto":
-                lr = safe_lr(cast("Trainer", self), x, y, weight, batch_size)
-            self._set_base_lr(lr)
-        try:
-            run = self._arrays_fit(
-                x, y, weight, vx, vy, validation_weight, epochs, batch_size, shuffle
-            )
-            validated = self._validated(run, held_out)
-        except BaseException:  # nothing was trained
-            self._put_lr_back(before)
-            raise
-        return self._run(validated, epochs, callbacks, progress, before)
+            lr = safe_lr(cast("Trainer", self), x, y, weight, batch_size)
+        self._begin_with(lr)
+        run = self._arrays_fit(x, y, weight, vx, vy, validation_weight, epochs, batch_size, shuffle)
+        return self._run(self._validated(run, held_out), epochs, callbacks, progress)
 
-    def _batches_to_validate(
-        self, data: Any, epochs: int
-    ) -> Callable[[], tuple[float, float | None]] | None:
+    def _keys(self, validated: bool) -> list[str]:
+        """Name the figures that each epoch of a fit has of itself."""
+        core = self._core
+        of_both = ["loss", "accuracy"] if core.has_accuracy else ["loss"]
+        held_out = [f"val_{name}" for name in of_both] if validated else []
+        of_penalty = ["penalty"] if core.penalty_value() is not None else []
+        return [*of_both, *of_penalty, *held_out, "seconds", *self._optimizer._figures]
+
+    def _begin_with(self, lr: Any) -> None:
+        """Set the rate that a fit begins with, if there is a new one."""
+        optimizer = self._optimizer
+        if lr is not None:
+            optimizer.lr = lr  # which checks it
+            self._base_lr = optimizer.lr
+            if self._rates is not None:
+                self._rates = Rates(self._rates.schedule, self._base_lr)
+        elif self._rates and optimizer._lr_was_set and optimizer.lr != self._base_lr:
+            from thalweg._warn import warn  # few have reason to
+
+            warn(
+                f"optimizer.lr was set to {optimizer.lr:g}, of which nothing comes: the schedule "
+                f"sets it before each step, and is based on {self._base_lr:g}. "
+                f"fit(..., lr={optimizer.lr:g}) bases it on that"
+            )
+        optimizer._lr_was_set = False
+
+    def _batches_to_validate(self, data: Any, epochs: int) -> Callable[[], Evaluation] | None:
         """Give what evaluates validation data, if they come batch by batch."""
         from thalweg import _stream, _validation
 
@@ -280,7 +333,7 @@ class Fitting(TrainerBase):
     def _validated(
         self,
         run: "_core.Fit | PythonFit | StreamFit",
-        evaluate: Callable[[], tuple[float, float | None]] | None,
+        evaluate: Callable[[], Evaluation] | None,
     ) -> "_core.Fit | PythonFit | StreamFit | ValidatedFit":
         """Put validation at the end of each epoch, where its data come batch by batch."""
         if evaluate is None:
@@ -320,21 +373,10 @@ class Fitting(TrainerBase):
 
     def _pass(self, x: Any, y: Any, sample_weight: Any, batch_size: int, number: int) -> History:
         """Train for one epoch, in the order of rows that has this number."""
-        x, y, weight = self._ready(x, y, sample_weight)
-        run = self._arrays_fit(x, y, weight, None, None, None, 1, batch_size, True, number)
-        return self._run(run, 1, (), False)
-
-    def _put_lr_back(self, before: tuple[float, float] | None) -> None:
-        """Take back what ``fit(lr=...)`` set, where it did."""
-        if before is not None:
-            self._set_base_lr(before[0])
-            self._optimizer.lr = before[1]
-
-    def _set_base_lr(self, lr: float | str) -> None:
-        self._optimizer.lr = lr  # type: ignore[assignment]  # which checks it
-        self._base_lr = self._optimizer.lr
-        if self._rates is not None:
-            self._rates = Rates(self._rates.schedule, self._base_lr)
+        with self._alone():
+            x, y, weight = self._ready(x, y, sample_weight)
+            run = self._arrays_fit(x, y, weight, None, None, None, 1, batch_size, True, number)
+            return self._run(run, 1, (), False)
 
     def _stream(
         self,
@@ -354,7 +396,7 @@ class Fitting(TrainerBase):
             )
         rate, rates = None, self._rates
         if rates is not None:
-            length = len(x) if hasattr(x, "__len__") else None
+            length = _length(x)
             if not rates.by_epoch and rates.schedule.is_open and length is None:
                 raise ArgumentError(
                     f"{rates.schedule!r} is as long as the fit, and an iterable without a length "
@@ -382,23 +424,21 @@ class Fitting(TrainerBase):
         epochs: int,
         callbacks: "tuple[AnyCallback, ...]",
         progress: bool,
-        lr_before: tuple[float, float] | None = None,
     ) -> History:
         """Go through a fit with all that looks at it."""
         watch = _callbacks.Watch(cast("Trainer", self), callbacks)
 
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._alone())
             bar = None
             if progress:
                 from thalweg._progress import ProgressBar
 
                 bar = stack.enter_context(ProgressBar(run, epochs))
-            self._history = History()
+            earlier, self._history = self._history, History()
             try:
                 watch.begin()
-            except BaseException:  # nothing was trained
-                self._put_lr_back(lr_before)
+            except BaseException:
+                self._history = earlier
                 raise
             stop = False
             # Without anything to show or to ask, the whole fit is one call of the core.
@@ -406,50 +446,67 @@ class Fitting(TrainerBase):
             max_seconds = _REFRESH if progress else None
             max_batches = 1 if watch.steps else None
             slices = [max_epochs], [max_seconds], [max_batches]
-            before, restored = (self._epochs, dict(self._plateau)), False
+            before = self._epochs
             ended: deque[tuple[Any, ...]] = deque()  # what nobody has taken note of yet
+
+            def catch_up() -> None:
+                """Take note of epochs that an error has left."""
+                ended.extend(run.take_ended())
+                while ended:
+                    self._take_note(ended, before)
+                self._history._add({})
+
             try:
+                self._untouched = False
                 while not (stop or run.done):
                     try:
                         # One call from here: Ctrl-C cannot come between the end of an epoch and
                         # its place in `ended`.
                         ended.extend(chain.from_iterable(map(run.run, *slices)))
                     except Exception as error:
-                        restored = True  # model and optimizer are as they were
+                        self._untouched = True  # model and optimizer are as they were
                         if isinstance(error, DivergedError):
+                            catch_up()
                             watch.diverged(error)
                         raise
                     stop = watch.step(run, bool(ended)) if watch.steps else False
                     while ended:
-                        record = self._take_note(ended, before[0])
+                        record = self._take_note(ended, before)
                         there = set(record)
                         stop = watch.epoch(record) or stop
                         self._history._add({k: v for k, v in record.items() if k not in there})
                     if bar is not None:
                         bar.update(self._history)
             finally:  # Ctrl-C and errors leave epochs that ended and that nobody has seen yet
-                ended.extend(run.take_ended())
-                while ended:
-                    self._take_note(ended, before[0])
-                self._history._add({})
-                self._core.forget()
-                if restored:
-                    self._epochs, self._plateau = before
-                    self._put_lr_back(lr_before)
+                catch_up()
+                if not self._untouched:
+                    self._core.forget()  # what a stop within an epoch has left
             watch.end()
         return self._history
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep out a second fit: its epochs would be counted and shown as this one's."""
+        """Keep out a second fit: its epochs would be counted and shown as this one's.
+
+        After an error that leaves the model untouched counts and rates are as they were, too.
+        """
         if self._fitting:
             raise UnsupportedError(
                 "this trainer is in a fit already, which ends first: a callback can use "
                 "trainer.copy().fit, and thalweg.train_many fits several trainers at once"
             )
-        self._fitting = True
+        self._fitting = self._untouched = True
+        optimizer = self._optimizer
+        before = self._base_lr, self._rates, self._epochs, dict(self._plateau)
+        lr, was_set = optimizer._core.lr, optimizer._lr_was_set
         try:
             yield
+        except BaseException:
+            if self._untouched:
+                self._base_lr, self._rates, self._epochs, self._plateau = before
+                optimizer._core.set_lr(lr)
+                optimizer._lr_was_set = was_set
+            raise
         finally:
             self._fitting = False
 
@@ -466,8 +523,9 @@ class Fitting(TrainerBase):
         self._epochs = before + number
         ended.popleft()
         if isinstance(self._schedule, ReduceLROnPlateau):
-            figure = _callbacks.monitored(record, self._schedule.monitor, "ReduceLROnPlateau")
-            self._optimizer.lr = self._schedule.update(self._plateau, figure, self._optimizer.lr)
+            figure = _callbacks.monitored(record, self._schedule.monitor, self._schedule)
+            lr = self._schedule.update(self._plateau, figure, self._optimizer.lr)
+            self._optimizer._core.set_lr(lr)
         return record
 
     @_habits.knows_no_unknown
@@ -493,9 +551,10 @@ class Fitting(TrainerBase):
 
         Notes
         -----
-        Gradients of the parameters are *added* to ``model.flat_gradients``, as by `model.backward`;
-        limits, accumulation and schedules of this trainer are for its own updates. With all of
-        it, `step` is faster, since it uses up each gradient while it is in cache.
+        Gradients of the parameters are *added* to ``model.flat_gradients``, as by `model.backward`.
+        They are of the loss alone: penalties, limits, accumulation and schedules of this trainer
+        come with `update`. With all of it, `step` is faster, since it uses up each gradient while
+        it is in cache.
 
         Examples
         --------
@@ -507,13 +566,69 @@ class Fitting(TrainerBase):
         >>> for _ in range(100):
         ...     model.zero_grad()
         ...     loss = trainer.backward(x, np.sin(x))
-        ...     trainer.optimizer.step(model)
+        ...     trainer.update()
         >>> loss < 0.01
         True
         """
         if unknown:
             _habits.refuse_unknown("Trainer.backward()", _OF_BATCH, unknown, _OF_STEPS)
         return self._core.backward(*self._ready(x, y, sample_weight))[0]
+
+    def update(self) -> None:
+        """Update the parameters by the gradients that the model holds, as `step` does by its own.
+
+        What comes between a batch's gradient and the update is the same: the penalty's gradient,
+        clipping, accumulation, projection, the schedule's rate, the optimizer, the average. So
+        gradients of several losses, or of a function that this trainer does not know, can be added
+        up by `backward` and `nn.Sequential.backward` first; ``optimizer.step(model)`` has none of
+        it.
+
+        Raises
+        ------
+        DivergedError
+            If a gradient is infinite or NaN; the model is unchanged.
+        UnsupportedError
+            For `optim.SAM`, `optim.LBFGS` and `optim.LevenbergMarquardt`, which look at the loss
+            more than once for an update.
+
+        Notes
+        -----
+        Gradients stay in the model, as they went into the update; `nn.Sequential.zero_grad` clears
+        them for the next.
+
+        Examples
+        --------
+        Two losses, of two sets of samples:
+
+        >>> import numpy as np, thalweg as tw
+        >>> from thalweg import nn, optim
+        >>> x, ends = np.linspace(-1, 1, 32).reshape(-1, 1), np.array([[-1.0], [1.0]])
+        >>> model = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+        >>> trainer = tw.Trainer(
+        ...     model, loss=nn.MSELoss(), optimizer=optim.Adam(1e-2), clip_grad_norm=1.0
+        ... )
+        >>> for _ in range(300):
+        ...     model.zero_grad()
+        ...     loss = trainer.backward(x, np.sin(3 * x)) + trainer.backward(ends, np.sin(3 * ends))
+        ...     trainer.update()
+        >>> loss < 0.05
+        True
+        """
+        optimizer = self._optimizer
+        if isinstance(optimizer, (SAM, FullBatchOptimizer)):
+            raise UnsupportedError(
+                f"{type(optimizer).__name__} looks at the loss more than once for an update, which "
+                "gradients that are there cannot serve: use step, or another optimizer"
+            )
+        before = optimizer.lr
+        if self._rates is not None:
+            optimizer._core.set_lr(self._rates.at(optimizer.steps, self._epochs))
+        try:
+            self._core.take()
+        except Exception:
+            optimizer._core.set_lr(before)
+            raise
+        self._updates += 1
 
     @_habits.takes("Trainer.evaluate()", _OF_EVALUATE)
     def evaluate(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, float]:
@@ -528,14 +643,15 @@ class Fitting(TrainerBase):
         -------
         dict of str to float
             ``"loss"``, that of all rows as one batch, and with `nn.CrossEntropyLoss` and
-            `nn.BCEWithLogitsLoss` ``"accuracy"``; the losses say of what.
+            `nn.BCEWithLogitsLoss` ``"accuracy"``; the losses say of what. With a function as loss
+            also the figures that it gives.
 
         Raises
         ------
         ShapeError, DataError, DtypeError
-            If the arrays are not such, or no row counts.
+            If the arrays are not such, or no row counts; if `x` without `y` yields no batches.
         ArgumentError
-            If `x` without `y` yields no batches.
+            If `x` without `y` is no iterable of batches.
         """
         if y is None:
             from thalweg import _stream, _validation
@@ -546,10 +662,19 @@ class Fitting(TrainerBase):
                     "sample_weight is of arrays; an iterable yields its own batches, (x, y) or "
                     "(x, y, sample_weight)"
                 )
-            loss, accuracy = _validation.evaluate(self, source)
+            loss, accuracy, figures = _validation.evaluate(self, source)
         else:
-            loss, accuracy = self._core.evaluate(*self._ready(x, y, sample_weight))
-        return {"loss": loss} if accuracy is None else {"loss": loss, "accuracy": accuracy}
+            ready = self._ready(x, y, sample_weight)
+            loss, accuracy, figures = complete(self._core.evaluate(*ready))
+        return {"loss": loss, **({} if accuracy is None else {"accuracy": accuracy}), **figures}
+
+
+def _length(source: Any) -> int | None:
+    """Give how many batches an iterable has, if it knows."""
+    try:
+        return len(source)
+    except TypeError:  # a loader has the method always, and raises where its data do not know
+        return None
 
 
 def _record(ended: tuple[Any, ...]) -> Any:

@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 _KNOWN = (optim.SGD, optim.Adagrad, optim.RMSprop, optim.Adam, optim.AdamW)
 
+#: So near to the threshold, relative to it, a measured sharpness is at it.
+_AT_LIMIT = 1e-5
+
 #: As long as any fit. A schedule of the length of the fit begins at the same rate for every length.
 _LONG = 10**8
 
@@ -101,8 +104,11 @@ class Stability:
     def verdict(self) -> str:
         """``"converging"``, ``"oscillating"`` (and converging all the same) or ``"diverging"``.
 
+        Or ``"at the limit"``, where `ratio` is 1 to 1e-5 of it and errors neither shrink nor grow.
         Where nothing curves upwards it is "converging": no rate is too large for the quadratic.
         """
+        if math.isclose(self.ratio, 1, rel_tol=_AT_LIMIT):
+            return "at the limit"
         if self.ratio > 1:
             return "diverging"
         return "oscillating" if self.lr * self.sharpness > self.overshoot else "converging"
@@ -123,6 +129,8 @@ class Stability:
         return text.format(
             {
                 "diverging": f"beyond {self.threshold:.4g}: on a quadratic, steps diverge",
+                "at the limit": f"at the limit {self.threshold:.4g}: on a quadratic, errors "
+                "neither shrink nor grow",
                 "oscillating": f"below {self.threshold:.4g}, above {self.overshoot:.4g}: errors "
                 # With momentum they take some steps for it.
                 + (
@@ -383,7 +391,9 @@ def _state(optimizer: optim.Optimizer) -> dict[str, Vector]:
     if not arrays or optimizer.steps == 0:  # a copy has them, full of zeros
         raise ArgumentError(
             f"{type(optimizer).__name__} divides its steps by an average of squared gradients, and "
-            "has none before its first step: train some steps first (thalweg.find_lr needs none)"
+            "has none before its first step: train some steps first (thalweg.find_lr needs none). "
+            "A copy leaves the trainer alone: trial = trainer.copy(); trial.fit(x, y, epochs=5), "
+            "and half of curvature.max_stable_lr(trial, x, y).max_lr is a rate for the trainer"
         )
     return {name: np.asarray(values, dtype=np.float64) for name, values in arrays.items()}
 

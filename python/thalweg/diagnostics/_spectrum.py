@@ -39,6 +39,8 @@ class SpectralBias(Callback):
     It is of the difference and not of the prediction alone, for an amplitude may be right and the
     phase wrong.
 
+    Given to another fit of the same model, it goes on, with the updates counted from the first.
+
     Parameters
     ----------
     x : array_like, shape (n,) or (n, 1)
@@ -139,6 +141,8 @@ class SpectralBias(Callback):
         self._every = _checks.integer("every", every, 1)
         self.steps: list[int] = []
         self.residuals: list[npt.NDArray[np.complex128]] = []
+        self._updates = 0
+        self._model: Sequential | None = None
 
     def __repr__(self) -> str:
         """Say what is recorded, and what was seen last."""
@@ -179,9 +183,21 @@ class SpectralBias(Callback):
         return found
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
-        """Forget the fit before, and record the beginning."""
-        self.steps, self.residuals, self._updates = [], [], 0
-        self._record(trainer)
+        """Record the beginning, if it is not the end of a fit before.
+
+        Raises
+        ------
+        ArgumentError
+            If there are records of another model.
+        """
+        if self._model is not None and self._model is not trainer.model:
+            raise ArgumentError(
+                f"this SpectralBias has {len(self.steps)} records of another model: make a new one "
+                "for each"
+            )
+        self._model = trainer.model
+        if self._updates not in self.steps[-1:]:
+            self._record(trainer)
 
     def on_step_end(self, trainer: "Trainer", record: dict[str, float]) -> None:
         """Record, if it is time."""

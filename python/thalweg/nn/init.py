@@ -10,19 +10,37 @@ name                  distribution                       source
 ``xavier_uniform``    U(-sqrt(6/(i+o)), sqrt(6/(i+o)))   Glorot & Bengio 2010, eq. 16
 ``xavier_normal``     N(0, 2/(i+o))                      Glorot & Bengio 2010, eq. 12
 ``lecun_normal``      N(0, 1/i)                          LeCun et al. 1998, "Efficient BackProp"
-``siren_first``       U(-1/i, 1/i)                       Sitzmann et al. 2020, for `Sine(30)`
-``siren``             U(-sqrt(6/i)/30, sqrt(6/i)/30)     the same, arXiv:2006.09661, section 3.2
+``siren_first``       U(-1/i, 1/i)                       Sitzmann et al. 2020, the first layer
+``siren``             U(-sqrt(6/i)/30, sqrt(6/i)/30)     the others, arXiv:2006.09661, section 3.2
 ``zeros``             all zero, the bias too             for tests and linear models
 ====================  =================================  ======================================
 
 where U(a, b) is uniform and N(m, v) is normal with mean m and *variance* v. The bias is drawn from
 U(-1/sqrt(i), 1/sqrt(i)), as in PyTorch, whatever the name, except with ``zeros``.
 
+The two for SIREN networks are for `nn.Sine` with its omega of 30, and coordinates from -1 to 1; see
+there for another omega.
+
 ``kaiming_uniform`` is what ``torch.nn.Linear`` does by default. ``torch.nn.init.kaiming_uniform_``
 called with its own defaults is something else: it draws from a range that is sqrt(6) times wider.
 
 The numbers come from a counter-based generator: a model's ``seed`` gives the same weights on every
 machine, whatever the number of threads.
+
+Any other is set by hand, e.g. the orthogonal weights with a gain of Saxe et al. 2014,
+arXiv:1312.6120, that code of reinforcement learning starts from:
+
+>>> import numpy as np
+>>> from thalweg import nn
+>>> model = nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 2))
+>>> rng, state = np.random.default_rng(0), model.state_dict()
+>>> for name, gain in {"0.weight": np.sqrt(2), "2.weight": 0.01}.items():
+...     u, _, v = np.linalg.svd(rng.standard_normal(state[name].shape), full_matrices=False)
+...     state[name][:] = gain * u @ v
+>>> model.load_state_dict(state)
+>>> weight = model.state_dict()["2.weight"]
+>>> np.allclose(weight @ weight.T, 0.01**2 * np.eye(2))
+True
 """
 
 import typing as _typing
@@ -71,7 +89,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
 
     _NEXT = 'what comes next to it here is nn.Linear(..., init="{}")'
     _BY_HAND = (
-        "it is not there; load_state_dict takes whatever you make: "
+        "it is not there; load_state_dict takes whatever you make, as nn.init shows: "
         'model.load_state_dict(model.state_dict() | {"0.weight": ...})'
     )
     __getattr__ = _habits.of_module(

@@ -102,7 +102,9 @@ def export(
 
     Of an estimator of `thalweg.sklearn` pass ``export(clf.model_, loss=clf.trainer_.loss)``. Of two
     classes the graph then has one column, the probability of ``classes_[1]``. What stands before
-    the estimator in a pipeline, a scaler for instance, is not in the graph.
+    the estimator in a pipeline is not in the graph. A ``StandardScaler`` can be, as a layer:
+    ``raw = nn.Sequential(nn.Standardize(scaler.mean_, scaler.scale_), *clf.model_.layers)``, and
+    ``raw.flat_parameters = clf.model_.flat_parameters``, for `nn.Standardize` has no parameters.
 
     What is no code for an `Embedding` or a `TabularInput` is an error of thalweg's, but not of all
     runtimes: there -1 may be the last code, and 1.5 is 1.

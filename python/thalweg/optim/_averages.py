@@ -63,9 +63,11 @@ class EMA(Description):
     _goes_to: ClassVar[str] = "tw.Trainer(model, loss=..., optimizer=..., average=...)"
 
     def __post_init__(self) -> None:
-        _checks.real("EMA: decay", self.decay, 0, 1, "()")
-        _checks.integer("EMA: start", self.start, 0)
-        _checks.integer("EMA: every", self.every, 1)
+        self._set(  # Python's own numbers, which a file can hold
+            decay=_checks.real("EMA: decay", self.decay, 0, 1, "()"),
+            start=_checks.integer("EMA: start", self.start, 0),
+            every=_checks.integer("EMA: every", self.every, 1),
+        )
 
     def memory(self, definition: str = "sum") -> float:
         r"""Over how many updates this averages, by one of the definitions that are in use.
@@ -131,8 +133,10 @@ class SWA(Description):
     _goes_to: ClassVar[str] = "tw.Trainer(model, loss=..., optimizer=..., average=...)"
 
     def __post_init__(self) -> None:
-        _checks.integer("SWA: start", self.start, 0)
-        _checks.integer("SWA: every", self.every, 1)
+        self._set(
+            start=_checks.integer("SWA: start", self.start, 0),
+            every=_checks.integer("SWA: every", self.every, 1),
+        )
 
 
 def check(average: object) -> None:

@@ -79,6 +79,7 @@ class LevenbergMarquardt(FullBatchOptimizer):
     """
 
     _has_lr = False
+    _figures = ("damping", "rejected")
     _needs_squares = True
 
     def __init__(self, damping: float = 1e-3, geodesic: bool = True) -> None:

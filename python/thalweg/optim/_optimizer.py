@@ -1,8 +1,8 @@
 """What all optimizers share: options, the learning rate, steps by hand, state to be saved."""
 
 import functools
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -50,6 +50,10 @@ class Optimizer(Guided):
         "apply_gradients": "set model.flat_gradients, and optimizer.step(model) goes along them",
     }
     _conventions: ClassVar[Conventions] = {}
+    #: Figures of its own that it adds to those of an epoch.
+    _figures: ClassVar[tuple[str, ...]] = ()
+    #: Whether the rate was set by hand since a trainer last looked, which a schedule would undo.
+    _lr_was_set = False
     #: Checks of arguments that other methods have under the same name, but not of the same kind.
     _own_checks: ClassVar[Checks] = {}
 
@@ -253,6 +257,7 @@ class Optimizer(Guided):
     @lr.setter
     def lr(self, value: float) -> None:
         self._core.set_lr(non_negative("lr", value))
+        self._lr_was_set = True
 
     @property
     def steps(self) -> int:
@@ -316,14 +321,19 @@ class Optimizer(Guided):
         Raises
         ------
         ArgumentError
-            If options differ or entries are missing.
+            If options differ, or entries are missing or of another kind.
         ShapeError, DataError, DtypeError
             If an array does not fit the model. After any error nothing has changed.
         """
+        _expect("state_dict", state_dict, Mapping, "what optimizer.state_dict() gives")
+        _expect("model", model, Sequential, "the model that this optimizer is to belong to")
         keys = ("steps", "options", "groups", "scalars", "arrays")
         missing = [key for key in keys if key not in state_dict]
         if missing:
             raise ArgumentError(f"state_dict lacks {missing}; it must come from an optimizer")
+        for key in ("options", "scalars", "arrays"):
+            _expect(f"state_dict[{key!r}]", state_dict[key], Mapping, "a dict")
+        _expect('state_dict["groups"]', state_dict["groups"], Sequence, "a list of groups")
         saved = dict(state_dict["options"])
         lr = non_negative("lr", saved.pop("lr", None))
         mine = {key: value for key, value in self._options.items() if key != "lr"}
@@ -363,7 +373,7 @@ class Optimizer(Guided):
 
     def _fresh(self) -> "Optimizer":
         """Make another one, without groups and before its first step."""
-        return type(self)(**self._arguments)
+        return made(type(self), self._arguments)
 
     def _state(self) -> tuple[int, dict[str, float], dict[str, Array]]:
         return self._core.state()
@@ -403,7 +413,16 @@ class Optimizer(Guided):
         if model is not None:
             state = self._state()
             self._check_finite(state[2], NOT_KEPT)
-        return _again, (type(self), self._arguments, self._groups, self.lr, model, state)
+        arguments = type(self), self._arguments, self._groups, self.lr, model, state
+        return _again, arguments, self._own()
+
+    def _own(self) -> dict[str, Any] | None:
+        """Give what a class of the user's own has beside; None if it is one of ours."""
+        kind = _ours(type(self))
+        if type(self) is kind:
+            return None
+        ours = vars(made(kind, self._arguments))
+        return {k: v for k, v in vars(self).items() if k not in ours and not hasattr(kind, k)}
 
 
 #: What is said of a state that has overflowed and is to be saved or copied.
@@ -413,16 +432,38 @@ NOT_KEPT = "Such a state is not saved or copied: train again, or go on from an e
 _AUTO = "auto"
 
 
+def _expect(name: str, value: Any, kind: type, what: str) -> None:
+    """Raise unless `value` is a `kind`."""
+    if not isinstance(value, kind):
+        raise ArgumentError(f"{name} must be {what}; got {type(value)!r}")
+
+
+def _ours(kind: type[Optimizer]) -> type[Optimizer]:
+    """Give the nearest base of a class that is thalweg's, or itself."""
+    return next(base for base in kind.__mro__ if base.__module__.startswith("thalweg."))
+
+
+_Kind = TypeVar("_Kind", bound=Optimizer)
+
+
+def made(kind: type[_Kind], arguments: Mapping[str, Any]) -> _Kind:
+    """Make an optimizer: not through ``__init__`` of a subclass, whose arguments may be others."""
+    optimizer = kind.__new__(kind)
+    make: Any = _ours(kind).__init__
+    make(optimizer, **arguments)
+    return optimizer
+
+
 def _again(
-    kind: type[Any],
+    kind: type[_Kind],
     arguments: Mapping[str, Any],
     groups: list[dict[str, Any]],
     lr: float,
     model: Sequential | None,
     state: Any,
-) -> Any:
+) -> _Kind:
     """Make the optimizer that was pickled or copied."""
-    optimizer: Optimizer = kind(**arguments)
+    optimizer = made(kind, arguments)
     for group in groups:
         optimizer.add_group(**group)
     optimizer._core.set_lr(lr)

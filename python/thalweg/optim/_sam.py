@@ -7,7 +7,7 @@ from thalweg._arrays import Array
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Sequential
 from thalweg.optim._full_batch import FullBatchOptimizer
-from thalweg.optim._optimizer import Optimizer
+from thalweg.optim._optimizer import Optimizer, made
 
 
 class SAM(Optimizer):
@@ -140,13 +140,13 @@ class SAM(Optimizer):
         self._core = self._base._core
 
     def _fresh(self) -> "SAM":
-        return SAM(self._base._fresh(), self._rho, self._adaptive)
+        return made(type(self), {**self._arguments, "base": self._base._fresh()})
 
     def _state(self) -> tuple[int, dict[str, float], dict[str, Array]]:
         return self._base._state()
 
     def __reduce__(self) -> Any:
-        return type(self), (self._base, self._rho, self._adaptive)
+        return made, (type(self), self._arguments), self._own()
 
     def __repr__(self) -> str:
         return f"SAM({self._base!r}, rho={self._rho!r}, adaptive={self._adaptive!r})"

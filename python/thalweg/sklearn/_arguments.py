@@ -29,6 +29,20 @@ ELSEWHERE = {
     "label_smoothing": "loss=nn.CrossEntropyLoss(label_smoothing=0.1) is MLPClassifier's",
 }
 
+#: What is asked for in `fit` of other libraries.
+OF_FIT = {
+    **dict.fromkeys(
+        ("validation_data", "validation_split", "eval_set"),
+        "early_stopping=True holds out validation_fraction of the data; "
+        "tw.Trainer.fit(..., validation_data=(x, y)) takes data of their own",
+    ),
+    **dict.fromkeys(("epochs", "max_epochs"), "it is max_iter of the estimator"),
+    **dict.fromkeys(
+        ("batch_size", "shuffle", "verbose", "class_weight"), "it is an argument of the estimator"
+    ),
+    "callbacks": "tw.Trainer.fit(..., callbacks=[...]) takes them",
+}
+
 #: Arguments that are numbers: the least, the largest, and which of both are allowed.
 _NUMBERS = {
     "alpha": (0, math.inf, "[)"),
@@ -65,6 +79,11 @@ def check(estimator: Any) -> None:
         _checks.integer('batch_size, if it is not "auto",', batch_size, 1)
     for name in ("max_iter", "max_fun"):
         _checks.integer(name, getattr(estimator, name), 1)
+    if estimator.scoring not in (None, "loss"):
+        raise ArgumentError(
+            "scoring, what early stopping follows, must be None, the accuracy or R², or "
+            f'"loss"; got {_checks.given(estimator.scoring)}'
+        )
     if estimator.n_iter_no_change != math.inf:
         _checks.integer("n_iter_no_change", estimator.n_iter_no_change, 1)
     if isinstance(solver, optim.Optimizer):

@@ -15,7 +15,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from thalweg import Trainer, _arrays, _warn, nn, optim
+from thalweg import Trainer, _arrays, _habits, _warn, nn, optim
 from thalweg._arrays import Array, Samples
 from thalweg.errors import ArgumentError, DataError, DivergedError, ShapeError
 from thalweg.nn._losses import CoreLoss, FunctionLoss
@@ -79,6 +79,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
         dtype: Any = "float32",
+        scoring: str | None = None,
     ) -> None:
         # As scikit-learn wants it: nothing is looked at before `fit`.
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -105,6 +106,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
         self.dtype = dtype
+        self.scoring = scoring
 
     # What the two differ in.
 
@@ -112,6 +114,10 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
     out_activation_: str
     #: What the network was made with, which cannot change while it goes on.
     _made_with: dict[str, Any]
+    #: `learning_rate_init`, as the optimizer has it.
+    _rate: float
+    #: `scoring`, of the scores that there are.
+    _followed: str | None
     #: Whether what is held out has the shares of two classes that the data have.
     _stratifies: bool
 
@@ -141,6 +147,9 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
     def _score(self, x: Samples, target: Any, sample_weight: Array | None) -> float:
         """Give the score of samples and targets that are ready."""
 
+    def _doubt_score(self, target: Any, sample_weight: Array | None) -> None:
+        """Warn if the best score of what was held out says little about the weights it kept."""
+
     # What can be asked once it is fitted.
 
     @property
@@ -168,6 +177,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         """How many layers there are, by scikit-learn's way to count: dense ones, and the input."""
         return len(_network.dense(self.model_)) + 1
 
+    @_habits.takes("fit", _arguments.OF_FIT)
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train, from new weights if `warm_start` does not say otherwise.
 
@@ -202,14 +212,21 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
     def _fit(
         self, X: Any, y: Any, sample_weight: Any, *, incremental: bool, classes: Any = None
     ) -> Self:
-        before = {  # but for figures of epochs, which are lists that grow
-            name: [*it] if name in ("loss_curve_", "validation_scores_") and it is not None else it
-            for name, it in vars(self).items()
-        }
+        before = dict(vars(self))
+        # Figures of epochs are lists that grow.
+        curves = [before.get(name) for name in ("loss_curve_", "validation_scores_")]
+        lengths = [0 if curve is None else len(curve) for curve in curves]
+        optimizer = self.trainer_.optimizer if "trainer_" in before else None
+        rate: Any = getattr(optimizer, "lr", None)
         try:
             self._train(X, y, sample_weight, incremental, classes)
         except BaseException as error:
             self.__dict__ = before
+            for curve, length in zip(curves, lengths, strict=True):
+                if curve is not None:
+                    del curve[length:]
+            if optimizer is not None and getattr(optimizer, "lr", None) != rate:
+                optimizer.lr = rate  # that of another `learning_rate_init`
             if not isinstance(error, DivergedError):
                 raise
             # It names a rate, which for "sgd" is a multiple of that of the user's.
@@ -263,6 +280,9 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
             self._solver: Any = self.solver
             optimizer = self._optimizer(objective)
             self.trainer_ = Trainer(model, loss=objective.loss, optimizer=optimizer)
+        elif self._rate != self.learning_rate_init:  # of one that goes on
+            self.trainer_.optimizer.lr = self._optimizer(objective).lr
+        self._rate = self.learning_rate_init
         if self.solver == "lbfgs":
             self._fit_lbfgs(objective, X, target, weight)
         else:
@@ -272,12 +292,13 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         """Whether the figures of an earlier fit are those that this one keeps."""
         scores = getattr(self, "validation_scores_", None) is not None
         return hasattr(self, "loss_curve_") != (self.solver == "lbfgs") and (
-            scores == bool(self.early_stopping)
+            scores == bool(self.early_stopping) and self._followed == self.scoring
         )
 
     def _begin(self) -> None:
         """Forget the figures of an earlier fit."""
         self.n_iter_ = self.t_ = self._no_improvement_count = 0
+        self._followed = self.scoring
         for name in ("loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_"):
             self.__dict__.pop(name, None)
         if self.solver == "lbfgs":
@@ -347,12 +368,24 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
             _warn.warn("Training interrupted by user.")
         if stopping.best is not None:
             trainer.model.load_state_dict(stopping.best)
+            if held_out is not None and self.scoring is None:
+                self._doubt_score(*held_out[1:])
         if self.n_iter_ == self.max_iter and not (stopping.stopped or incremental):
             _warn.warn(
                 f"Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
-                "converged yet: increase max_iter, or tol",
+                "converged yet: increase max_iter or tol, or scale the data",
                 ConvergenceWarning,
             )
+
+    def _validation_score(self, x: Samples, target: Any, sample_weight: Array | None) -> float:
+        """Give what early stopping follows, of data that were held out: more is better."""
+        score = self._score if self.scoring is None else self._minus_loss
+        return score(x, target, sample_weight)
+
+    def _minus_loss(self, x: Samples, target: Any, sample_weight: Array | None) -> float:
+        """Give minus the loss of samples and targets that are ready, without the penalty."""
+        loss = self.trainer_.evaluate(x, target, sample_weight)["loss"]
+        return -self._objective(target, sample_weight).shown(loss, 0.0)
 
     def _hold_out(
         self, x: Samples, target: Any, weight: Array | None, random: Any
@@ -402,6 +435,9 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
     def _check_arguments(self) -> None:
         """Raise if one of them is out of range."""
         _arguments.check(self)
+
+
+_habits.name_methods("estimator", MLP)  # errors of arguments: users know no MLP
 
 
 def _dense(array: Any) -> Any:

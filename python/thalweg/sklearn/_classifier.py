@@ -1,16 +1,18 @@
 """The classifier."""
 
+import math
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import log_expit, log_softmax
 from sklearn.base import ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
-from thalweg import _arrays, _checks, _habits, nn
+from thalweg import _arrays, _checks, _habits, _warn, nn
 from thalweg._arrays import Array, Samples
 from thalweg.errors import ArgumentError, DataError
 from thalweg.nn._losses import CoreLoss, FunctionLoss
@@ -51,7 +53,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         :math:`(t + 1)^p`, with `t` the rows that were used so far and `p` `power_t`. "adaptive"
         divides by 5 where the training would end, down to 1e-6.
     learning_rate_init : float, keyword only, default 1e-3
-        Learning rate of "sgd" and "adam".
+        Learning rate of "sgd" and "adam". Another one holds from the next `partial_fit` on.
     power_t : float, keyword only, default 0.5
         See `learning_rate`.
     max_iter : int, keyword only, default 200
@@ -75,7 +77,8 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         Whether momentum of "sgd" is Nesterov's.
     early_stopping : bool, keyword only, default False
         Whether to hold out a part of the data, and to stop when its score does not improve any
-        more; the weights of the best score are kept. "lbfgs" does not look at it.
+        more; the weights of the best score are kept, and `scoring` says what that is. "lbfgs" does
+        not look at it.
     validation_fraction : float, keyword only, default 0.1
         The part that is held out.
     beta_1, beta_2 : float, keyword only, default 0.9 and 0.999
@@ -89,6 +92,10 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
     dtype : {"float32", "float64"}, keyword only, default "float32"
         Precision of data, weights and arithmetic. scikit-learn's has neither this argument nor
         those that follow.
+    scoring : {"loss"} or None, keyword only, default None
+        What early stopping follows: the accuracy, as in scikit-learn's MLP, or with "loss" the loss
+        on what is held out, as in its ``HistGradientBoostingClassifier``. Where a class is rare
+        nearly all accuracy is there from the first epochs on, and training would end then.
     loss : Loss, callable or None, keyword only
         What is made small, by default scikit-learn's log loss, see the notes. One of thalweg.nn is
         taken as it is: ``nn.CrossEntropyLoss(label_smoothing=0.1)`` for one class a row, also one
@@ -115,9 +122,11 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
     best_loss_ : float or None
         The smallest of them; None with early stopping. Not with "lbfgs".
     loss_curve_ : list of float
-        The loss of each epoch. Not with "lbfgs".
+        The loss of each epoch. Not with "lbfgs". Each `partial_fit` adds one, as in scikit-learn;
+        in a stream without an end ``network.loss_curve_.clear()`` forgets them.
     validation_scores_, best_validation_score_ : list of float and float, or None
-        The accuracy of what is held out, with early stopping. Not with "lbfgs".
+        The accuracy of what is held out, with early stopping; with ``scoring="loss"`` minus its
+        loss, without the penalty. Not with "lbfgs".
     n_iter_ : int
         Epochs, or iterations of "lbfgs", of the latest fit.
     t_ : int
@@ -134,6 +143,12 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
     ------
     ImportError
         If scikit-learn is not installed.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If `max_iter` ends a training that still improves; or if the best accuracy of early stopping
+        is within a standard error of what the most frequent answer alone has.
 
     Notes
     -----
@@ -217,6 +232,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         dtype: Any = "float32",
         loss: Any = None,
         class_weight: Any = None,
+        scoring: str | None = None,
     ) -> None:
         super().__init__(
             hidden_layer_sizes,
@@ -243,6 +259,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
             n_iter_no_change=n_iter_no_change,
             max_fun=max_fun,
             dtype=dtype,
+            scoring=scoring,
         )
         self.loss = loss
         self.class_weight = class_weight
@@ -470,3 +487,17 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
     def _score(self, x: Samples, target: Any, sample_weight: Array | None) -> float:
         right = self._loss().predict(self.model_(x)) == target
         return float(np.average(right.reshape(len(x), -1).all(axis=1), weights=sample_weight))
+
+    def _doubt_score(self, target: Any, sample_weight: Array | None) -> None:
+        _, answers = np.unique(target.reshape(len(target), -1), axis=0, return_inverse=True)
+        counts = np.bincount(answers.ravel(), sample_weight)
+        share = counts.max() / counts.sum()
+        best: Any = self.best_validation_score_
+        if best < 1 and best - share < math.sqrt(share * (1 - share) / len(target)):
+            _warn.warn(
+                f"the best accuracy on what was held out, {best:.3f}, is no clear gain on "
+                f"{share:.3f}, that of the most frequent answer alone: the weights that were kept "
+                "may have learned little. Accuracy hardly sees a rare class: early stopping "
+                'follows the loss with scoring="loss"',
+                ConvergenceWarning,
+            )

@@ -1,6 +1,5 @@
 """scikit-learn's penalty in the steps of a trainer, also of one whose loss is a function."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +7,7 @@ import numpy as np
 from thalweg import Trainer
 from thalweg._arrays import Array, Samples
 from thalweg._custom import CustomTrainer
+from thalweg._figures import Figures
 
 
 def pull(trainer: Trainer, marks: Array, strength: float) -> float:
@@ -32,20 +32,15 @@ class PulledTrainer(CustomTrainer):
     #: The strength on each parameter.
     decay: Array
 
-    def train(
-        self, x: Samples, y: Any, sample_weight: Array | None
-    ) -> tuple[float, None, Mapping[str, float]]:
-        """As `CustomTrainer.train`, with the figure that the core's trainers have."""
-        loss, accuracy, figures = super().train(x, y, sample_weight)
-        return loss, accuracy, {**figures, "penalty": self.penalty_value()}
-
     def penalty_value(self) -> float:  # type: ignore[override]  # a base without one gives None
         """Give the penalty of the parameters as they are."""
         theta = self.model.flat_parameters
         return 0.5 * float((self.decay * theta) @ theta)
 
-    def _differentiate(self, x: Samples, y: Any, sample_weight: Array | None) -> float:
-        value = super()._differentiate(x, y, sample_weight)
+    def _differentiate(
+        self, x: Samples, y: Any, sample_weight: Array | None
+    ) -> tuple[float, Figures]:
+        found = super()._differentiate(x, y, sample_weight)
         model = self.model
         model.flat_gradients = model.flat_gradients + self.decay * model.flat_parameters
-        return value
+        return found

@@ -29,12 +29,14 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
         (loss, gradient)``, see `nn.CustomLoss`, whose arrays both have shape (n, n_outputs).
     hidden_layer_sizes, activation, solver, alpha, ..., dtype
         All other arguments are as those of `MLPClassifier`.
+    scoring : {"loss"} or None, keyword only, default None
+        What early stopping follows: R², or with "loss" the loss on what is held out.
 
     Attributes
     ----------
     validation_scores_, best_validation_score_ : list of float and float, or None
-        The score, R², of what is held out, with early stopping; if `loss` is none of scikit-learn's
-        names, minus that loss. Not with "lbfgs".
+        The score, R², of what is held out, with early stopping; with ``scoring="loss"``, or if
+        `loss` is none of scikit-learn's names, minus the loss. Not with "lbfgs".
     loss_, loss_curve_, n_iter_, coefs_, ..., model_
         All others are as those of `MLPClassifier`.
 
@@ -108,6 +110,7 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
         dtype: Any = "float32",
+        scoring: str | None = None,
     ) -> None:
         super().__init__(
             hidden_layer_sizes,
@@ -134,6 +137,7 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
             n_iter_no_change=n_iter_no_change,
             max_fun=max_fun,
             dtype=dtype,
+            scoring=scoring,
         )
         self.loss = loss
 
@@ -208,6 +212,6 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
 
     def _score(self, x: Samples, target: Any, sample_weight: Array | None) -> float:
         if not isinstance(self.loss, str):  # of a quantile, the best R² is no aim
-            return -self.trainer_.evaluate(x, target, sample_weight)["loss"]
+            return self._minus_loss(x, target, sample_weight)
         predicted = self._numbers(self.model_(x))
         return float(r2_score(target, predicted, sample_weight=sample_weight))

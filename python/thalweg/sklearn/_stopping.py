@@ -58,7 +58,7 @@ class Stopping:
 
     def _follow_score(self, trainer: "Trainer") -> None:
         estimator = self.estimator
-        score = float(estimator._score(*self.held_out))
+        score = estimator._validation_score(*self.held_out)
         estimator.validation_scores_.append(score)
         if estimator.verbose:
             print(f"Validation score: {score:f}")

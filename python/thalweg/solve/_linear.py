@@ -4,8 +4,9 @@ Never through the normal equations :math:`X^\top X w = X^\top y`, whose conditio
 that of `X`: where that is 1e9, they have no correct digit in float64.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from thalweg import _arrays, _checks
 from thalweg.errors import ArgumentError, DataError, ShapeError
 
 _Matrix = npt.NDArray[np.float64]
+#: u, s, vᵀ and how many of s count.
+_Decomposed = tuple[_Matrix, _Matrix, _Matrix, int]
 _F64 = np.dtype(np.float64)
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -235,6 +238,7 @@ def fit(data: Problem, rank_deficient: str = "raise", rcond: float | None = None
     return data.fit(coef, rank, _ratio(s, rank), "QR")
 
 
+@overload
 def ridge(
     x: Any,
     y: Any,
@@ -243,7 +247,30 @@ def ridge(
     reduction: str = "sum",
     intercept: bool = True,
     sample_weight: Any = None,
-) -> LinearFit:
+) -> LinearFit: ...
+
+
+@overload
+def ridge(
+    x: Any,
+    y: Any,
+    *,
+    alpha: Sequence[float] | npt.NDArray[Any],
+    reduction: str = "sum",
+    intercept: bool = True,
+    sample_weight: Any = None,
+) -> list[LinearFit]: ...
+
+
+def ridge(
+    x: Any,
+    y: Any,
+    *,
+    alpha: Any,
+    reduction: str = "sum",
+    intercept: bool = True,
+    sample_weight: Any = None,
+) -> LinearFit | list[LinearFit]:
     r"""Fit a linear model by least squares with a penalty on its coefficients.
 
     .. math:: \min_{w, b} \; \sum_i v_i \lVert x_i w + b - y_i \rVert^2
@@ -256,8 +283,9 @@ def ridge(
     ----------
     x, y, intercept, sample_weight
         As in `least_squares`.
-    alpha : float, keyword only
-        The penalty, from 0 on. At 0 this is `least_squares`, errors included.
+    alpha : float, or sequence of float, shape (m,), keyword only
+        The penalty, from 0 on. At 0 this is `least_squares`, errors included. Of several the SVD is
+        taken once.
     reduction : {"sum", "mean"}, keyword only
         Whether `alpha` is :math:`\lambda` itself, as scikit-learn's ``Ridge(alpha=)``, or belongs
         beside the *mean* of the squares: :math:`\lambda = \alpha \sum_i v_i`, so that
@@ -265,8 +293,8 @@ def ridge(
 
     Returns
     -------
-    LinearFit
-        With the rank and condition of `x` before the penalty.
+    LinearFit, or list of m of them
+        One for each penalty, in their order, with the rank and condition of `x` before it.
 
     Raises
     ------
@@ -292,29 +320,40 @@ def ridge(
     >>> import thalweg as tw
     >>> tw.solve.ridge([[1.0], [2.0]], [1, 2], alpha=5, intercept=False).coef
     array([0.5])
+    >>> [fit.coef[0].round(3) for fit in tw.solve.ridge([[1.0], [2.0]], [1, 2], alpha=[0, 1, 10])]
+    [np.float64(1.0), np.float64(0.833), np.float64(0.333)]
     """
-    alpha = _checks.real("alpha", alpha, 0)
+    several = np.ndim(alpha) > 0
+    given = _checks.sequence("alpha", alpha) if several else (alpha,)
+    alphas = [
+        _checks.real(f"alpha[{i}]" if several else "alpha", value, 0)
+        for i, value in enumerate(given)
+    ]
     _checks.one_of("reduction", reduction, ("sum", "mean"))
     data = problem(x, y, intercept, sample_weight)
     if reduction == "mean":
-        alpha *= data.total
-    return penalized(data, alpha)
+        alphas = [value * data.total for value in alphas]
+    svd = decomposed(data) if any(alphas) else None
+    fits = [penalized(data, value, svd) if svd and value else fit(data) for value in alphas]
+    return fits if several else fits[0]
 
 
-def penalized(data: Problem, penalty: float, rcond: float | None = None) -> LinearFit:
-    """Solve a problem that is ready; the penalty is λ beside the sum."""
-    if penalty == 0:
-        return fit(data, rcond=rcond)
-    u, s, vt, rank = _svd(data.x, _EPS * max(data.x.shape) if rcond is None else rcond)
+def decomposed(data: Problem, rcond: float | None = None) -> _Decomposed:
+    """Give u, s, vᵀ and the rank of a problem that is ready."""
+    return _svd(data.x, _EPS * max(data.x.shape) if rcond is None else rcond)
+
+
+def penalized(data: Problem, penalty: float, svd: _Decomposed) -> LinearFit:
+    """Solve it; the penalty, above 0, is λ beside the sum."""
+    u, s, vt, rank = svd
     shrunk = np.zeros_like(s)
-    shrunk[s > 0] = 1 / (
-        s[s > 0] + penalty / s[s > 0]
-    )  # s / (s² + penalty), whose square may overflow
+    # s / (s² + penalty), whose square may overflow
+    shrunk[s > 0] = 1 / (s[s > 0] + penalty / s[s > 0])
     coef = vt.T @ (shrunk[:, np.newaxis] * (u.T @ data.y))
     return data.fit(coef, rank, _ratio(s, rank), "SVD")
 
 
-def _svd(x: _Matrix, rcond: float) -> tuple[_Matrix, _Matrix, _Matrix, int]:
+def _svd(x: _Matrix, rcond: float) -> _Decomposed:
     u, s, vt = np.linalg.svd(x, full_matrices=False)
     return u, s, vt, int((s > rcond * s[0]).sum())
 

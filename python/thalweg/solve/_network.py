@@ -9,7 +9,7 @@ import numpy.typing as npt
 from thalweg import _arrays, _checks, _parts
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 from thalweg.nn import Identity, Linear, Sequential
-from thalweg.solve._linear import LinearFit, Problem, fit, penalized, problem
+from thalweg.solve._linear import LinearFit, Problem, decomposed, fit, penalized, problem
 
 _Matrix = npt.NDArray[np.float64]
 _F64 = np.dtype(np.float64)
@@ -29,7 +29,8 @@ def network(
 
     A network of `nn.Linear` and `nn.Identity` alone is one affine map, whose weight is the product
     of the layers' weights. The squared error has no bad local minima there, but gradient descent
-    may take long; this computes its minimum and writes it into the model.
+    may take long; this computes its minimum and writes it into the model. (A single `nn.Linear`
+    with a penalty is `last_layer`'s; of several, one on their weights is none on their product.)
 
     If a layer between is narrower than both the input and the output, the product has at most that
     rank, `r`. The best one is then the projection of the least-squares fit on the first `r`
@@ -212,7 +213,11 @@ def last_layer(
         alpha *= data.total
     rcond = _resolved(model, data) if rcond is None else rcond
     try:
-        found = penalized(data, alpha, rcond) if alpha else fit(data, rank_deficient, rcond)
+        found = (
+            penalized(data, alpha, decomposed(data, rcond))
+            if alpha
+            else fit(data, rank_deficient, rcond)
+        )
     except ArgumentError as error:
         raise ArgumentError(f"with what the layers before give as x, {error}") from None
     _holds(model, found.coef, found.intercept)

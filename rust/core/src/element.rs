@@ -60,6 +60,8 @@ pub trait Element:
     const ONE: Self;
     /// The distance from 1 to the next number, ε.
     const EPSILON: f64;
+    /// The smallest normal number.
+    const TINY: f64;
     /// The nearest number to `x`.
     fn lit(x: f64) -> Self;
     /// The nearest number to `x`: itself.
@@ -93,6 +95,7 @@ macro_rules! element {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
             const EPSILON: f64 = $t::EPSILON as f64;
+            const TINY: f64 = $t::MIN_POSITIVE as f64;
             #[inline(always)]
             fn lit(x: f64) -> Self {
                 x as $t

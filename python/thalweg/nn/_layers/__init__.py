@@ -27,6 +27,7 @@ from thalweg.nn._layers._dropout import Dropout as Dropout
 from thalweg.nn._layers._inputs import Flatten as Flatten
 from thalweg.nn._layers._inputs import FourierFeatures as FourierFeatures
 from thalweg.nn._layers._linear import Linear as Linear
+from thalweg.nn._layers._linear import check_sines as check_sines
 from thalweg.nn._layers._norms import BatchNorm1d as BatchNorm1d
 from thalweg.nn._layers._norms import LayerNorm as LayerNorm
 from thalweg.nn._layers._norms import RMSNorm as RMSNorm

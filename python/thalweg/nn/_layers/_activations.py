@@ -220,7 +220,10 @@ class Sine(Activation):
     Parameters
     ----------
     omega : float, default 30.0
-        :math:`\omega`, above 0; the initializations are for the default.
+        :math:`\omega`, above 0. The initialization ``"siren"`` is for the default. For another
+        omega the paper's rule is weights of all layers but the first that are 30 / omega as large:
+        ``state["2.weight"] *= 30 / omega`` for ``state = model.state_dict()``, and so on, before
+        ``model.load_state_dict(state)``.
 
     Raises
     ------

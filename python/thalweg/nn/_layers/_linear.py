@@ -1,11 +1,15 @@
 """The dense layer."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import KW_ONLY
 from typing import Any
 
 from thalweg import _checks
 from thalweg._description import description
+from thalweg._warn import warn
 from thalweg.nn import init as _init
+from thalweg.nn._layers._activations import Sine
 from thalweg.nn._layers._base import Layer
 
 
@@ -20,7 +24,9 @@ class Linear(Layer):
     bias : bool, default True
         Whether there is a `b`.
     init : str, keyword only, default "kaiming_uniform"
-        Distribution of the initial weights: a name of `thalweg.nn.init`.
+        Distribution of the initial weights: a name of `thalweg.nn.init`. In front of `Sine` it is
+        "siren_first" for the first layer, which takes coordinates, and "siren" for all others; a
+        model that begins otherwise warns.
 
     Raises
     ------
@@ -63,3 +69,20 @@ class Linear(Layer):
 
     def _spec(self) -> tuple[Any, ...]:
         return ("linear", self.in_features, self.out_features, self.bias, self.init)
+
+
+#: So few inputs are coordinates; more may be what other layers made of them.
+_COORDINATES = 8
+
+
+def check_sines(layers: Sequence[Layer]) -> None:
+    """Warn if the first layer of a SIREN is drawn as its hidden ones, and so hardly waves."""
+    match layers:
+        case [Linear(init="siren", in_features=inputs) as first, Sine(), *_] if (
+            inputs < _COORDINATES
+        ):
+            warn(
+                f'layer 0 is {first!r}, but "siren" is for layers behind others: on coordinates '
+                f"the first Sine then has frequencies {30 / math.sqrt(6 * inputs):.1f} times lower "
+                'than those of the paper. Use init="siren_first" there'
+            )

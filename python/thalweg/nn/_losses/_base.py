@@ -50,7 +50,8 @@ class Loss(Description, Guided):
         ("__call__", "forward", "call", "backward"), OWN
     )
     _elsewhere: ClassVar[Mapping[str, str]] = {
-        "backward": "trainer.backward(x, y) gives a model its gradients, and trainer.step trains",
+        "backward": "loss.gradient(output, target) gives derivatives by the outputs; "
+        "trainer.backward(x, y) gives a model its gradients, and trainer.step trains",
         "forward": "call it: loss(model(x), y)",
         "predict_proba": "losses of classes have probabilities(model(x))",
         "item": "a loss that is called gives a float",
@@ -93,6 +94,41 @@ class Loss(Description, Guided):
         """
         raise UnsupportedError(f"{self!r} computes nothing: {OWN}")
 
+    def gradient(self, output: Any, target: Any, sample_weight: Any = None) -> Any:
+        r"""Compute the derivatives of the loss by the outputs; nothing is learned.
+
+        Parameters
+        ----------
+        output : array_like, shape (n, out_features)
+            ``model(x)``.
+        target, sample_weight : array_like
+            As ``y`` and ``sample_weight`` of `thalweg.Trainer.fit`.
+
+        Returns
+        -------
+        ndarray, shape (n, out_features), float32 or float64 as the output
+            :math:`\partial L / \partial o_{ij}`, where :math:`L` is ``loss(output, target)``, or
+            with `sample_weight` the weighted mean that training makes small. ``model.backward``
+            takes it on, and a loss of your own can add it to others.
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError
+            If the arrays are not such.
+        ArgumentError
+            With ``reduction="none"``, which is more than one number.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from thalweg import nn
+        >>> logits, labels = np.log([[1, 3], [4, 1]]), [1, 1]
+        >>> nn.CrossEntropyLoss().gradient(logits, labels)  # (softmax - one-hot) / rows
+        array([[ 0.125, -0.125],
+               [ 0.4  , -0.4  ]])
+        """
+        raise UnsupportedError(f"{self!r} computes nothing: {OWN}")
+
 
 class CoreLoss(Loss):
     """Base of those that the core computes."""
@@ -126,6 +162,12 @@ class CoreLoss(Loss):
         from thalweg.nn._losses import _values  # most losses are only trained with
 
         return _values.value(self, output, target)
+
+    def gradient(self, output: Any, target: Any, sample_weight: Any = None) -> Array:
+        """Compute the derivatives of the loss by the outputs; see `Loss.gradient`."""
+        from thalweg.nn._losses import _values
+
+        return _values.gradient(self, output, target, sample_weight)
 
     def _each(self, target: Any, output: Array) -> Iterable[Any]:
         """Give the target of each row by itself, and None where a row does not count."""

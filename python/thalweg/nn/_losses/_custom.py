@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from thalweg._arrays import Array
 from thalweg._description import description
 from thalweg.errors import ArgumentError
 from thalweg.nn._losses._base import OWN, Loss
@@ -39,12 +40,25 @@ class CustomLoss(FunctionLoss):
         an array of the shape of `output`, ``gradient[i, j]`` being the derivative of the loss by
         ``output[i, j]``. `output` is a fresh array of shape (n, out_features) and of the model's
         dtype, which may be overwritten; `target` holds the rows of `y` that belong to it, as they
-        are: they may be NaN, where the function says what that means. With ``sample_weight`` it is
-        called as ``function(output, target, weight)``; with a default, ``weight=None``, one
-        function serves both. What becomes of the weights is its own affair. Any mean over the batch
-        is too; the loss of an epoch is the mean of its batches', by their numbers of rows or the
-        sums of their weights. `gradcheck` tells whether the gradient is that of the loss. A file of
-        `Trainer.save` is without the function; ``Trainer.load(path, loss=function)`` puts it back.
+        are: they may be NaN, where the function says what that means. Where `y` is a dict of arrays
+        of as many rows, `target` is an array of records, with the rows of each under its name:
+        ``target["advantage"]``. Rows come shuffled and in parts, so that what a row is must be told
+        by what it holds, and not by its place.
+
+        With ``sample_weight`` it is called as ``function(output, target, weight)``; with a default,
+        ``weight=None``, one function serves both. What becomes of the weights is its own affair.
+        Any mean over the batch is too; the loss of an epoch is the mean of its batches', by their
+        numbers of rows or the sums of their weights.
+
+        A third item, ``(loss, gradient, figures)``, is a dict of numbers by name, such as the parts
+        of the loss. Their means over the batches of each epoch, taken as those of the loss, are in
+        the history, of validation data as ``"val_..."``, and `Trainer.evaluate` gives them too. A
+        figure that a batch does not have is NaN, or left out, and does not count in its mean.
+
+        Evaluations, line searches and `gradcheck` call the function as steps do, so that it must
+        change nothing but what it is given. `gradcheck` tells whether the gradient is that of the
+        loss. A file of `Trainer.save` is without the function; ``Trainer.load(path,
+        loss=function)`` puts it back.
 
     Raises
     ------
@@ -72,3 +86,9 @@ class CustomLoss(FunctionLoss):
         from thalweg import _custom  # which needs the losses
 
         return _custom.value(self, (output,), target)
+
+    def gradient(self, output: Any, target: Any, sample_weight: Any = None) -> Array:
+        """Give the gradient that the function says; see `Loss.gradient`."""
+        from thalweg import _custom
+
+        return _custom.gradients(self, (output,), target, sample_weight)[0]

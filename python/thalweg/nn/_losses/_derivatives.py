@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from thalweg import _arrays, _checks
+from thalweg._arrays import Array
 from thalweg._description import description
 from thalweg.errors import ArgumentError, ShapeError
 from thalweg.nn._losses._custom import FunctionLoss
@@ -49,7 +50,13 @@ class DerivativeLoss(FunctionLoss):
         `target` holds the rows of `y` that belong to these, as they are: the points themselves,
         what acts on them, data. The function gives a tuple ``(loss, gradients)``: a number, and a
         tuple with an array for each of these, of the same shape: the derivatives of the loss by its
-        elements. None in the place of one is an array of zeros.
+        elements. None in the place of one is an array of zeros. A third item is a dict of figures
+        for the history, as from `CustomLoss`.
+
+        Rows come shuffled and in parts, as batches. Where they are of several kinds, points inside
+        and at the boundary, with and without a measurement, the function has to tell them by what
+        `target` holds, for instance NaN for what is not known, and not by their places: these are
+        those of `y` only with ``batch_size=None``.
     order : {2, 1} or a sequence of these, keyword only
         The highest derivatives; in a sequence those along each direction: with ``order=(2, 1)`` for
         inputs x and t, `d2u` holds :math:`u_{xx}` alone. What is not needed is not computed.
@@ -83,13 +90,13 @@ class DerivativeLoss(FunctionLoss):
     >>> from thalweg import nn, optim
     >>> x = np.linspace(0, np.pi, 50).reshape(-1, 1)
     >>> def poisson(u, du, d2u, x):
-    ...     left_over, ends = -d2u[0] - np.sin(x), u * ((x == x.min()) | (x == x.max()))
-    ...     loss = np.mean(left_over**2) + np.sum(ends**2)
-    ...     return loss, (2 * ends, None, -2 * left_over[np.newaxis] / len(x))
+    ...     left_over, ends = -d2u[0] - np.sin(x), u * ((x == 0) | (x == np.pi))
+    ...     loss = np.mean(left_over**2 + 50 * ends**2)
+    ...     return loss, (100 * ends / len(x), None, -2 * left_over[np.newaxis] / len(x))
     >>> model = nn.Sequential(nn.Linear(1, 20), nn.Tanh(), nn.Linear(20, 1), dtype="float64")
     >>> optimizer = optim.LBFGS(tolerance_change=0)  # or it would end before
     >>> trainer = tw.Trainer(model, loss=nn.DerivativeLoss(poisson), optimizer=optimizer)
-    >>> history = trainer.fit(x, x, epochs=30, batch_size=None)
+    >>> history = trainer.fit(x, x, epochs=15, batch_size=None)
     >>> bool(np.abs(model(x) - np.sin(x)).max() < 1e-3)
     True
     """
@@ -135,3 +142,28 @@ class DerivativeLoss(FunctionLoss):
         from thalweg import _custom  # which needs the losses
 
         return _custom.value(self, output, target)
+
+    def gradient(self, output: Any, target: Any, sample_weight: Any = None) -> tuple[Array, ...]:
+        """Give the gradients that the function says.
+
+        Parameters
+        ----------
+        output : tuple of array_like
+            As in a call.
+        target, sample_weight : array_like
+            As ``y`` and ``sample_weight`` of `thalweg.Trainer.fit`.
+
+        Returns
+        -------
+        tuple of ndarray
+            The derivatives of the loss by each array of `output`, of the same shape; zeros where
+            the function gives None.
+
+        Raises
+        ------
+        ShapeError, DataError, DtypeError, ArgumentError
+            As from a call.
+        """
+        from thalweg import _custom
+
+        return _custom.gradients(self, output, target, sample_weight)

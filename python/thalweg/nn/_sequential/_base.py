@@ -97,6 +97,7 @@ class SequentialBase(Guided):
         self._renamed = _names.renamed(layers)
         self._core = _core.Model([x._spec() for x in layers], self._dtype.name, self._seed)
         self._predict = self._core.predict
+        _layers.check_sines(layers)
 
     @property
     def layers(self) -> tuple[Layer, ...]:

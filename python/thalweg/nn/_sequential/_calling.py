@@ -151,7 +151,7 @@ class Calling(SequentialBase):
         ShapeError, DataError, DtypeError
             If `x` is not such an array. After any error the model is unchanged.
         ArgumentError
-            If the batch size is out of range.
+            If the batch size is out of range, or there is one row only.
         """
-        batch_size = _checks.integer("batch_size", batch_size, 1)
+        batch_size = _checks.integer("batch_size", batch_size, 2)
         self._core.recalibrate(self._samples(x, "x"), batch_size)

@@ -8,6 +8,9 @@ from thalweg.nn import _layers
 from thalweg.nn._layers import Layer
 from thalweg.nn._sequential._base import SequentialBase
 
+#: So many letters of a layer are shown.
+_SHOWN = 80
+
 
 class Summarized(SequentialBase):
     """The part of a model that shows it."""
@@ -18,8 +21,8 @@ class Summarized(SequentialBase):
         Returns
         -------
         str
-            One line for each layer, and the total. At a prompt and in a notebook it is shown as it
-            is, without quotes.
+            One line for each layer, cut short where it is long, and the total. At a prompt and in a
+            notebook it is shown as it is, without quotes.
 
         Examples
         --------
@@ -54,6 +57,7 @@ def _summary(
         indent = "   " * prefix.count(".")
         count = sum(size for name, size in sizes.items() if name.startswith(f"{here}."))
         text = type(layer).__name__ if inside else repr(layer)
+        text = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 4]}...)"
         rows.append((f"{indent}{here}  {text}", f"(n, {width})", f"{count:,}"))
         rows += _summary(inside, f"{here}.", width, sizes)
     return rows

@@ -60,7 +60,7 @@ class Schedule(Description, Guided):
         base : float, keyword only
             The optimizer's own learning rate.
         total : int, keyword only, optional
-            For durations that were left out: the length of the fit.
+            For durations that were left out: the length of the fit, at least 1.
 
         Returns
         -------
@@ -69,10 +69,12 @@ class Schedule(Description, Guided):
         Raises
         ------
         ArgumentError
-            If a duration was left out and `total` is not given.
+            If a number is out of range, or a duration was left out and `total` is not given.
         """
         _checks.integer("t", t, 0)
         base = _checks.real("base", base, 0)
+        if total is not None:
+            total = _checks.integer("total", total, 1)
         return float(self._rates(np.array([t], dtype=np.float64), base, total)[0])
 
     if not TYPE_CHECKING:  # type checkers would take it for something that can be called
@@ -96,12 +98,15 @@ class Schedule(Description, Guided):
         """Give the learning rates at several times."""
         raise UnsupportedError(f"{self!r} gives no rates: {_OWN}")
 
-    # For the checks in subclasses: every message names the schedule.
+    # For the checks in subclasses: every message names the schedule, and what is kept are Python's
+    # own numbers, which a file can hold.
     def _integer(self, name: str, low: int = 1) -> None:
-        _checks.integer(f"{type(self).__name__}: {name}", getattr(self, name), low)
+        what = f"{type(self).__name__}: {name}"
+        self._set(**{name: _checks.integer(what, getattr(self, name), low)})
 
     def _real(self, name: str, low: float, high: float = math.inf, closed: str = "[)") -> None:
-        _checks.real(f"{type(self).__name__}: {name}", getattr(self, name), low, high, closed)
+        what = f"{type(self).__name__}: {name}"
+        self._set(**{name: _checks.real(what, getattr(self, name), low, high, closed)})
 
     def _duration(self, name: str, total: int | None) -> int:
         given = getattr(self, name)

@@ -78,18 +78,17 @@ class SequentialLR(Schedule):
     milestones: Sequence[int]
 
     def _check(self) -> None:
-        parts = _checks.sequence("SequentialLR: schedulers", self.schedulers)
+        parts: tuple[Schedule, ...] = _checks.sequence("SequentialLR: schedulers", self.schedulers)
         _expect_schedules("SequentialLR: schedulers", parts, self.per)
         given = _checks.sequence("SequentialLR: milestones", self.milestones)
         times = tuple(_checks.integer("SequentialLR: a milestone", m, 1) for m in given)
         rising = all(a < b for a, b in itertools.pairwise(times))
-        if len(times) != len(self.schedulers) - 1 or not rising:
+        if len(times) != len(parts) - 1 or not rising:
             raise ArgumentError(
                 "SequentialLR: milestones must be rising and one fewer than schedulers; got "
-                f"{list(times)} for {len(self.schedulers)} schedulers"
+                f"{list(times)} for {len(parts)} schedulers"
             )
-        object.__setattr__(self, "schedulers", tuple(self.schedulers))
-        object.__setattr__(self, "milestones", times)
+        self._set(schedulers=parts, milestones=times)
 
     @property
     def is_open(self) -> bool:
@@ -114,7 +113,9 @@ class LambdaLR(Schedule):
     Parameters
     ----------
     lr_lambda : callable
-        `f`, from an int to a float that is 0 or more.
+        `f`, from an int to a float that is 0 or more. It is a function of its argument alone: a fit
+        calls it for all of its times before the first step, and `thalweg.Trainer.step` for the next
+        1024 at once. What depends on how training goes is set in a callback, as ``optimizer.lr``.
     per : {"step", "epoch"}, keyword only
         What `t` counts.
     """

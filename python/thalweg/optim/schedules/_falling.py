@@ -110,7 +110,7 @@ class MultiStepLR(Schedule):
     def _check(self) -> None:
         given = _checks.sequence("MultiStepLR: milestones", self.milestones)
         times = [_checks.integer("MultiStepLR: a milestone", m, 0) for m in given]
-        object.__setattr__(self, "milestones", tuple(sorted(times)))
+        self._set(milestones=tuple(sorted(times)))
         self._real("gamma", 0)
 
     def _rates(self, t: Times, base: float, total: int | None) -> Times:

@@ -1,5 +1,6 @@
 """A rate that falls when training no longer gets better."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY
 from typing import Any, ClassVar
@@ -39,12 +40,13 @@ class ReduceLROnPlateau(Description, Guided):
     eps : float, default 1e-8
         A change of the rate by less than this is not made.
     monitor : str, keyword only, default "val_loss"
-        A key of `thalweg.History`. (PyTorch is given the figure in each call.)
+        A key of `thalweg.History` that the fit or the loss gives. What callbacks add comes too
+        late: the rate is set before they see the epoch. (PyTorch is given the figure in each call.)
 
     Raises
     ------
     ArgumentError
-        If an argument is out of range; in a fit, if there is no such figure.
+        If an argument is out of range; before the first step of a fit, if there is no such figure.
     """
 
     mode: str = "min"
@@ -66,13 +68,15 @@ class ReduceLROnPlateau(Description, Guided):
         if not isinstance(self.monitor, str):
             raise ArgumentError(f"{name}monitor must be a key of History; got {self.monitor!r}")
         _checks.one_of(name + "mode", self.mode, ("min", "max"))
-        _checks.real(name + "factor", self.factor, 0, 1)
-        _checks.integer(name + "patience", self.patience, 0)
-        _checks.real(name + "threshold", self.threshold, 0)
         _checks.one_of(name + "threshold_mode", self.threshold_mode, ("rel", "abs"))
-        _checks.integer(name + "cooldown", self.cooldown, 0)
-        _checks.real(name + "min_lr", self.min_lr, 0)
-        _checks.real(name + "eps", self.eps, 0)
+        self._set(  # Python's own numbers, which a file can hold
+            factor=_checks.real(name + "factor", self.factor, 0, 1),
+            patience=_checks.integer(name + "patience", self.patience, 0),
+            threshold=_checks.real(name + "threshold", self.threshold, 0),
+            cooldown=_checks.integer(name + "cooldown", self.cooldown, 0),
+            min_lr=_checks.real(name + "min_lr", self.min_lr, 0),
+            eps=_checks.real(name + "eps", self.eps, 0),
+        )
 
     def start(self) -> dict[str, Any]:
         """Give the state before the first epoch: plain numbers, which `update` moves on."""
@@ -81,7 +85,8 @@ class ReduceLROnPlateau(Description, Guided):
     def update(self, state: dict[str, Any], figure: float, lr: float) -> float:
         """Look at an epoch's figure; change the state, and give the rate for the next epoch."""
         best = state["best"]
-        if best is None or self._is_better(figure, best):
+        # NaN is never better, not even than nothing: no number would be better than it.
+        if not math.isnan(figure) and (best is None or self._is_better(figure, best)):
             state["best"], state["bad"] = figure, 0
         else:
             state["bad"] += 1

@@ -91,8 +91,9 @@ class OneCycleLR(Schedule):
     r"""Up from a fraction of the largest rate to it, then down to almost nothing.
 
     From :math:`\eta_{\max}/d` to :math:`\eta_{\max}`, then to :math:`\eta_{\max}/(d f)`. With
-    `T` steps, the peak is at :math:`t = pT - 1` and the end at :math:`t = T - 1`. The optimizer's
-    own learning rate is not used. PyTorch's, with ``cycle_momentum=False``: the momentum stays as
+    `T` steps, the peak is at :math:`t = pT - 1` and the end at :math:`t = T - 1`; where :math:`pT`
+    is below 1, the first step is on the way down already. The optimizer's own learning rate is not
+    used. PyTorch's, with ``cycle_momentum=False``: the momentum stays as
     it is.
 
     Parameters
@@ -137,7 +138,7 @@ class OneCycleLR(Schedule):
         _checks.one_of("OneCycleLR: anneal_strategy", self.anneal_strategy, ("cos", "linear"))
         self._real("div_factor", 0, closed="()")
         self._real("final_div_factor", 0, closed="()")
-        _checks.flag("OneCycleLR: three_phase", self.three_phase)
+        self._set(three_phase=_checks.flag("OneCycleLR: three_phase", self.three_phase))
         if self.three_phase and self.pct_start > 0.5:
             raise ArgumentError(
                 "OneCycleLR: pct_start must be at most 0.5 with three_phase, since the way back is "
@@ -146,13 +147,14 @@ class OneCycleLR(Schedule):
 
     def _rates(self, t: Times, base: float, total: int | None) -> Times:
         end = self._duration("total_steps", total) - 1.0
-        peak = min(max(self.pct_start * (end + 1) - 1, 0.0), end)
+        # May be before the first step: the way down is then on its way there, as PyTorch's.
+        peak = self.pct_start * (end + 1) - 1
         t = np.minimum(t, end)
         first = self.max_lr / self.div_factor
         last = first / self.final_div_factor
         rates = self._way(t, 0.0, peak, first, self.max_lr)
         if self.three_phase:
-            back = min(max(2 * self.pct_start * (end + 1) - 2, peak), end)
+            back = 2 * peak
             rates = np.where(t > peak, self._way(t, peak, back, self.max_lr, first), rates)
             return np.where(t > back, self._way(t, back, end, first, last), rates)
         return np.where(t > peak, self._way(t, peak, end, self.max_lr, last), rates)

@@ -26,7 +26,7 @@ use crate::optim::Optimizer;
 use crate::parallel;
 use crate::pass::{LossTask, Pass, Rows, WeightTask};
 use crate::plan::Mode;
-use crate::simd::{Isa, Op, Simd, add_scaled, dispatch};
+use crate::simd::{Isa, Op, Simd, add_scaled, dispatch, max_abs};
 use crate::threads;
 use crate::view::MatRef;
 
@@ -105,6 +105,12 @@ impl<T: Element> Memory<T> {
             }
         }
     }
+}
+
+/// Where a projection stands.
+pub(crate) struct Place {
+    next: Vec<usize>,
+    counts: (u64, u64),
 }
 
 /// What gradients are kept from, and how.
@@ -206,7 +212,6 @@ impl<T: Element> Projection<T> {
         let (isa, outputs) = (model.isa(), model.network().outputs());
         for (number, (memory, direction)) in self.memories.iter_mut().zip(&mut self.directions).enumerate() {
             let from = memory.next * memory.size;
-            memory.next = (memory.next + 1) % (memory.order.len() / memory.size);
             let (rows, y) = (&memory.order[from..from + memory.size], memory.goals());
             let uneven = objective.check(&y, memory.rows, outputs)?;
             let totals = objective.totals(&y, |r| rows[r] as usize, rows.len(), outputs, uneven);
@@ -236,19 +241,47 @@ impl<T: Element> Projection<T> {
         Ok(())
     }
 
+    /// Says that an update was made with what was [recalled](Self::recall): other samples come next.
+    pub(crate) fn advance(&mut self) {
+        for memory in &mut self.memories {
+            memory.next = (memory.next + 1) % (memory.order.len() / memory.size);
+        }
+    }
+
+    /// Where it stands: what comes next of each memory, and its counts.
+    pub(crate) fn place(&self) -> Place {
+        Place { next: self.memories.iter().map(|memory| memory.next).collect(), counts: self.counts }
+    }
+
+    /// Goes back to where it stood.
+    pub(crate) fn go_back(&mut self, place: &Place) {
+        self.memories.iter_mut().zip(&place.next).for_each(|(memory, next)| memory.next = *next);
+        self.counts = place.counts;
+    }
+
     /// Keeps a gradient from going against the directions. False if something is not finite; the gradient is
     /// then as it was.
     pub(crate) fn apply(&mut self, isa: Isa, grads: &mut Buffer<T>) -> bool {
         let n = self.directions.len();
         let Projection { directions, dots, gram, weights, .. } = self;
         products(isa, grads, directions, dots);
-        self.counts.0 += 1;
         let against = dots.iter().any(|d| *d < 0.0);
         match self.rule {
             _ if !dots.iter().all(|d| d.is_finite()) => return false,
             Rule::Orthogonal => weights.iter_mut().zip(&*dots).for_each(|(c, d)| *c = -d),
-            _ if !against => return true,
+            _ if !against => {
+                self.counts.0 += 1;
+                return true;
+            }
             Rule::Average { eps } => {
+                // Where the direction counts and not its length, squares that are lost would make it infinite.
+                let mut eps = eps;
+                let size = max_abs(isa, &directions[0]).to_f64();
+                if size < T::TINY.sqrt() / T::EPSILON {
+                    directions[0].iter_mut().for_each(|r| *r = T::lit(r.to_f64() / size));
+                    products(isa, grads, directions, dots);
+                    eps /= size * size;
+                }
                 products(isa, &directions[0], &directions[..1], &mut gram[..1]);
                 weights[0] = -dots[0] / (gram[0] + eps);
             }
@@ -276,7 +309,7 @@ impl<T: Element> Projection<T> {
         if !weights.iter().all(|c| c.is_finite()) {
             return false;
         }
-        self.counts.1 += 1;
+        (self.counts.0, self.counts.1) = (self.counts.0 + 1, self.counts.1 + 1);
         parallel::runs_mut(grads, PART, |run, grads| {
             let wanted = weights.iter().zip(&*directions).filter(|(weight, _)| **weight != 0.0);
             for (&weight, direction) in wanted {
@@ -368,6 +401,29 @@ mod tests {
             assert!(projection.apply(isa, &mut against));
             assert!(dot(&against, &projection.directions[0]).abs() < 1e-3);
             assert_eq!(projection.counts, (2, 1));
+        }
+    }
+
+    #[test]
+    fn how_long_a_direction_is_does_not_count() {
+        for isa in Isa::available() {
+            let apply = |scale: f32| {
+                let mut direction = buffer::<f32>(1000, 1.3);
+                direction.iter_mut().for_each(|r| *r *= scale);
+                let mut projection = Projection::new(Rule::Average { eps: 0.0 }, Vec::new(), vec![direction]);
+                let mut grads = buffer::<f32>(1000, 1.3);
+                grads.iter_mut().zip(buffer::<f32>(1000, 0.1).iter()).for_each(|(g, x)| *g = *x - *g);
+                assert!(projection.apply(isa, &mut grads), "{isa} {scale}");
+                grads
+            };
+            let expected = apply(1.0);
+            for scale in [1e-10, 1e-18, 1e-22, 1e-30] {
+                let found = apply(scale);
+                assert!(
+                    found.iter().zip(expected.iter()).all(|(a, b)| (a - b).abs() < 1e-5),
+                    "{isa} {scale}"
+                );
+            }
         }
     }
 

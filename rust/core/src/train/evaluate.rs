@@ -51,6 +51,9 @@ impl<T: Element> Trainer<T> {
             threads::run(&pass, pass.plan.threads);
             if pass.stopped.load(Ordering::Relaxed) {
                 check_values(&self.objective, isa, x, &y)?;
+                // Of what was passed over there are no losses.
+                let losses = workspace.losses.iter().map(|row| row.loss);
+                return Err(too_large(losses.into_iter().find(|l| !l.is_finite()).unwrap_or(f64::NAN)));
             }
             let totals = self.objective.totals(&y, |r| start + r, len, outputs, uneven);
             tally.add(Tally::new(reduction, &workspace.losses, totals));
@@ -59,12 +62,16 @@ impl<T: Element> Trainer<T> {
             return Err(Error::NothingCounts);
         }
         if !tally.loss.is_finite() {
-            return Err(Error::Mismatch(format!(
-                "the loss is {} although the data are finite: the weights are too large; retrain with a smaller \
-                 learning rate, or set them to smaller values",
-                tally.loss
-            )));
+            return Err(too_large(tally.loss));
         }
         Ok(tally)
     }
+}
+
+/// Why a loss is not finite where the data are.
+fn too_large(loss: f64) -> Error {
+    Error::Mismatch(format!(
+        "the loss is {loss} although the data are finite: the weights are too large; retrain with a smaller \
+         learning rate, or set them to smaller values"
+    ))
 }

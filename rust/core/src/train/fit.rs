@@ -12,6 +12,7 @@ use crate::loss::{Goals, Objective};
 use crate::model::{Model, Parts};
 use crate::optim::Optimizer;
 use crate::pass::Rows;
+use crate::project::Projection;
 use crate::rng::{Purpose, Stream};
 
 /// How a fit goes through the data.
@@ -219,6 +220,7 @@ impl<T: Element> Fit<T> {
             before.average = trainer.average.as_ref().map(|a| (a.values.to_vec(), a.count));
             before.path = trainer.along.path.as_ref().map(|p| p.values.to_vec());
             before.walk = trainer.along.walk.as_ref().map(|w| w.parts.each_ref().map(|p| p.to_vec()));
+            before.place = trainer.projection.as_ref().map(Projection::place);
             self.before = Some(before);
         }
         let result = self.steps(trainer, model, optimizer, training, validation, &mut until);
@@ -237,6 +239,9 @@ impl<T: Element> Fit<T> {
             }
             if let (Some(walk), Some(parts)) = (&mut trainer.along.walk, &before.walk) {
                 walk.parts.iter_mut().zip(parts).for_each(|(now, was)| now.copy_from_slice(was));
+            }
+            if let (Some(projection), Some(place)) = (&mut trainer.projection, &before.place) {
+                projection.go_back(place);
             }
             self.epoch = self.options.epochs; // nothing is left to run
         }

@@ -55,7 +55,7 @@ impl<T: Element> Gathered<T> {
         params: &mut Buffer<T>,
         optimizer: &mut Optimizer<T>,
         along: &mut Along<T>,
-        projection: Option<&mut Projection<T>>,
+        mut projection: Option<&mut Projection<T>>,
     ) -> Result<(), Error> {
         let mut factor = 1.0 / std::mem::take(&mut self.batches) as f64;
         // What is projected and clipped is all of the gradient; some optimizers need to see all of it anyway.
@@ -73,7 +73,7 @@ impl<T: Element> Gathered<T> {
             }
             optimizer.frozen().for_each(|range| self.grads[range].fill(T::ZERO));
         }
-        let projected = projection.is_none_or(|p| p.apply(isa, &mut self.grads));
+        let projected = projection.as_mut().is_none_or(|p| p.apply(isa, &mut self.grads));
         let norm = match clip {
             Some(Clip::Norm(_)) => update::norm(isa, &self.grads),
             _ if update::is_finite(isa, &self.grads) => 0.0, // not looked at
@@ -86,6 +86,7 @@ impl<T: Element> Gathered<T> {
         update::clip(isa, &mut self.grads, factor, norm, clip);
         let company = along.share(!ahead, optimizer.steps);
         update::step(isa, params, &self.grads, optimizer, company);
+        projection.into_iter().for_each(Projection::advance);
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::model::Model;
 use crate::optim::{Optimizer, Saved};
+use crate::project::Place;
 use crate::update::copy;
 
 /// Parameters and optimizer before a fit, to go back to if training diverges.
@@ -20,6 +21,8 @@ pub(super) struct Snapshot<T: Element> {
     pub path: Option<Vec<T>>,
     /// How far they went.
     pub walk: Option<[Vec<T>; walk::PARTS]>,
+    /// What of remembered samples came next.
+    pub place: Option<Place>,
 }
 
 impl<T: Element> Snapshot<T> {
@@ -37,6 +40,7 @@ impl<T: Element> Snapshot<T> {
                 average: None,
                 path: None,
                 walk: None,
+                place: None,
             },
         };
         copy(&mut snapshot.params, params);

@@ -1,0 +1,78 @@
+"""Figures that a loss of the user's own gives beside the loss, and their means over batches."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from thalweg import _arrays
+from thalweg._history import KEYS
+from thalweg.errors import ArgumentError, DataError, ShapeError
+
+Figures: TypeAlias = Mapping[str, float]
+#: Loss, accuracy and figures.
+Evaluation: TypeAlias = tuple[float, float | None, Figures]
+
+
+def checked(given: Any) -> Figures:
+    """Give the third item of what a function gave, if it is figures."""
+    if not isinstance(given, Mapping):
+        raise ArgumentError(
+            "the third item that the loss function gives, if there is one, must be a dict of "
+            f"figures, numbers by name; it gave {type(given)!r}"
+        )
+    return {_name(name): _number(name, figure) for name, figure in given.items()}
+
+
+def _name(name: Any) -> str:
+    own = ("epoch", *KEYS)
+    if not isinstance(name, str) or name in own or name.startswith("val_"):
+        raise ArgumentError(
+            f"the loss function gave a figure named {name!r}; names are strings other than those "
+            f"that a history has already, {', '.join(own)}, and do not begin with val_, as those "
+            "of validation data do"
+        )
+    return name
+
+
+def _number(name: str, figure: Any) -> float:
+    what = f"the figure {name!r} of the loss function"
+    number = _arrays.as_numeric(figure, what)
+    if number.size != 1:
+        raise ShapeError(f"{what} must be one number; its shape is {number.shape}")
+    value = float(number.item())
+    if math.isinf(value):
+        raise DataError(f"{what} is {value}; give a finite number, or NaN where a batch has none")
+    return value
+
+
+def complete(evaluation: tuple[Any, ...]) -> Evaluation:
+    """Add figures where there are none: the core gives loss and accuracy alone."""
+    loss, accuracy, *figures = evaluation
+    return loss, accuracy, figures[0] if figures else {}
+
+
+def of_validation(figures: Figures) -> dict[str, float]:
+    """Name figures as those of validation data."""
+    return {f"val_{name}": figure for name, figure in figures.items()}
+
+
+class Means:
+    """Means of figures over batches, as these count; what is NaN or not there is left out."""
+
+    def __init__(self) -> None:
+        self._means: dict[str, tuple[float, float]] = {}  # and how much counted so far
+
+    def add(self, figures: Figures, count: float) -> None:
+        """Take in the figures of a batch that counts as much."""
+        for name, figure in figures.items():
+            mean, so_far = self._means.get(name, (math.nan, 0.0))
+            if not math.isnan(figure):
+                so_far += count
+                # A step towards it, so that the mean over one batch is exactly its figure.
+                mean = figure if so_far == count else mean + (figure - mean) * count / so_far
+            self._means[name] = mean, so_far
+
+    def take(self) -> Figures:
+        """Give the means, and begin anew."""
+        means, self._means = self._means, {}
+        return {name: mean for name, (mean, _) in means.items()}

@@ -1,0 +1,34 @@
+"""Activations behind the last layer that do again what the loss does."""
+
+from typing import Any
+
+from thalweg import nn
+from thalweg._warn import warn
+
+#: What is left of all numbers behind them.
+_RANGES: dict[type, str] = {
+    nn.Sigmoid: "from 0 to 1",
+    nn.Hardsigmoid: "from 0 to 1",
+    nn.ReLU: "from 0 on",
+    nn.ReLU6: "from 0 to 6",
+}
+
+#: What makes probabilities of all numbers, in losses that take such.
+_INSIDE = {
+    nn.CrossEntropyLoss: "the softmax",
+    nn.BCEWithLogitsLoss: "the logistic function",
+}
+
+
+def check(model: nn.Sequential, loss: Any) -> None:
+    """Warn if a loss of logits, which are any numbers, gets such as are left of them."""
+    layers = [it for it in enumerate(model.layers) if not isinstance(it[1], nn.Identity)]
+    if not layers or type(loss) not in _INSIDE or type(layers[-1][1]) not in _RANGES:
+        return
+    index, last = layers[-1]
+    name = type(loss).__name__
+    warn(
+        f"layer {index}, {last!r}, gives numbers {_RANGES[type(last)]}, but {name} takes logits, "
+        f"which are any numbers: {_INSIDE[type(loss)]} that makes probabilities of them is in the "
+        f"loss. Leave the layer out; loss.probabilities(model(x)) gives probabilities"
+    )

@@ -1,0 +1,103 @@
+"""`Trainer.update`: the update of a step, from gradients that the model holds."""
+
+import copy
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, optim
+from thalweg.optim import schedules
+
+X = np.linspace(-1, 1, 40).reshape(-1, 1)
+Y = np.sin(3 * X)
+
+
+def squares(output, target):
+    return np.mean((output - target) ** 2), 2 * (output - target) / output.size
+
+
+def make(loss=None, optimizer=None, *, penalty=False, **options):
+    model = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1), dtype="float64", seed=2)
+    trainer = tw.Trainer(
+        model, loss=loss or nn.MSELoss(), optimizer=optimizer or optim.Adam(lr=0.02), **options
+    )
+    if penalty:
+        size = model.num_parameters
+        trainer.set_penalty(np.linspace(0, 2, size), np.linspace(-1, 1, size), strength=0.3)
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"loss": squares},
+        {"clip_grad_norm": 0.1},
+        {"clip_grad_value": 0.01},
+        {"schedule": schedules.LinearWarmup(7)},
+        {"average": optim.EMA(0.8)},
+        {"accumulate_grad_batches": 3},
+        {"penalty": True},
+        {"penalty": True, "clip_grad_norm": 0.1, "schedule": schedules.StepLR(4)},
+        {"optimizer": optim.Muon(lr=0.02, matrices="all")},
+    ],
+    ids=str,
+)
+def test_backward_and_update_are_a_step(options):
+    """With all that the trainer was made with; `optimizer.step` would know of none of it."""
+    stepped, updated = make(**copy.deepcopy(options)), make(**copy.deepcopy(options))
+    for start in range(0, 360, 9):
+        rows = np.arange(start, start + 9) % 40
+        updated.model.zero_grad()
+        losses = stepped.step(X[rows], Y[rows]), updated.backward(X[rows], Y[rows])
+        updated.update()
+        assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    assert updated.optimizer.steps == stepped.optimizer.steps
+    assert updated.optimizer.lr == stepped.optimizer.lr
+    for one, other in zip(models(updated), models(stepped), strict=True):
+        np.testing.assert_allclose(
+            one.flat_parameters, other.flat_parameters, rtol=1e-9, atol=1e-12
+        )
+
+
+def models(trainer):
+    average = trainer._averaging
+    return [trainer.model] if average is None else [trainer.model, trainer.average_model()]
+
+
+def test_gradients_of_several_losses_make_one_update():
+    """Half of the rows each: the mean of both is the loss of all."""
+    whole, parts = make(clip_grad_norm=0.5), make(clip_grad_norm=0.5)
+    for _ in range(20):
+        whole.step(X, Y)
+        parts.model.zero_grad()
+        parts.backward(X[:20], Y[:20])
+        parts.backward(X[20:], Y[20:])
+        parts.model.flat_gradients = parts.model.flat_gradients / 2
+        parts.update()
+    np.testing.assert_allclose(
+        parts.model.flat_parameters, whole.model.flat_parameters, rtol=1e-9, atol=1e-12
+    )
+
+
+def test_what_is_not_finite_changes_nothing():
+    trainer = make(schedule=schedules.LinearWarmup(7))
+    trainer.step(X, Y)
+    before, rate = trainer.model.flat_parameters, trainer.optimizer.lr
+    trainer.model.forward(X)
+    trainer.model.backward(np.full((40, 1), 1e308))  # whose sum is the gradient of a bias
+    with pytest.raises(tw.DivergedError):
+        trainer.update()
+    np.testing.assert_array_equal(trainer.model.flat_parameters, before)
+    assert (trainer.optimizer.lr, trainer.optimizer.steps) == (rate, 1)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [optim.SAM(optim.SGD(0.1)), optim.LBFGS(), optim.LevenbergMarquardt()], ids=repr
+)
+def test_optimizers_that_look_at_the_loss_again_are_refused(optimizer):
+    trainer = make(optimizer=optimizer)
+    trainer.backward(X, Y)
+    with pytest.raises(tw.UnsupportedError, match="looks at the loss more than once"):
+        trainer.update()
