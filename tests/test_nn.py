@@ -77,6 +77,7 @@ def test_linear_without_bias_has_none(rng):
 
 @pytest.mark.parametrize("layer", ACTIVATIONS, ids=repr)
 @pytest.mark.parametrize("loss", [nn.MSELoss(), nn.CrossEntropyLoss()], ids=repr)
+@pytest.mark.filterwarnings("ignore:layer 3, .* takes logits")  # nobody trains with it
 def test_gradients_of_every_layer_and_loss_are_right(layer, loss, rng):
     model = nn.Sequential(nn.Linear(5, 6), layer, nn.Linear(6, 3), layer, dtype="float64", seed=2)
     x = rng.standard_normal((9, 5))

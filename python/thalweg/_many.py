@@ -67,7 +67,8 @@ def train_many(
 
     Notes
     -----
-    Wide networks use several threads by themselves: fit those one after another.
+    Wide networks use several threads by themselves: fit those one after another. So do with fits of
+    less than a millisecond or two, which are over before another thread has begun.
 
     Trainers that differ in nothing, the seeds of their models included (which are 0 if they were
     left out), learn the same from the same data: that is a warning.

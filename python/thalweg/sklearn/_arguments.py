@@ -37,9 +37,8 @@ OF_FIT = {
         "tw.Trainer.fit(..., validation_data=(x, y)) takes data of their own",
     ),
     **dict.fromkeys(("epochs", "max_epochs"), "it is max_iter of the estimator"),
-    **dict.fromkeys(
-        ("batch_size", "shuffle", "verbose", "class_weight"), "it is an argument of the estimator"
-    ),
+    **dict.fromkeys(("batch_size", "shuffle", "verbose"), "it is an argument of the estimator"),
+    "class_weight": "it is an argument of MLPClassifier",
     "callbacks": "tw.Trainer.fit(..., callbacks=[...]) takes them",
 }
 

@@ -122,6 +122,45 @@ fn items_of_steps_are_disjoint() {
     }
 }
 
+/// Every kind of plan, each kind of update: what lies in the memory of an earlier step is nowhere read.
+#[test]
+fn a_step_reads_what_it_has_written() {
+    let _turn = THREADS.lock().unwrap();
+    let before = num_threads().0;
+    let plain = StepOptions::default();
+    let ways = [
+        plain,
+        StepOptions { clip: Some(Clip::Norm(0.1)), ..plain },
+        StepOptions { sam: Some(Sam { rho: 0.1, adaptive: true }), ..plain },
+    ];
+    for (name, layers, x, rows) in works() {
+        let x = MatRef::new(&x, rows, x.len() / rows);
+        for (options, threads) in ways.iter().zip([1, 2, 5]) {
+            set_num_threads(threads);
+            let run = |poison: bool| {
+                let mut model = Model::<f32>::new(layers.clone(), 3).unwrap();
+                let mut trainer = Trainer::with_options(Loss::Mse, *options).unwrap();
+                let mut optimizer = Optimizer::new(Config::Adam(Adam::default()), model.network()).unwrap();
+                let y = vec![0.5; rows * model.network().outputs()];
+                let y = MatRef::new(&y, rows, model.network().outputs());
+                let mut losses = Vec::new();
+                for _ in 0..2 {
+                    losses.push(trainer.step(&mut model, &mut optimizer, x, Targets::Values(y)).unwrap());
+                    losses.push(trainer.evaluate(&mut model, x, Targets::Values(y)).unwrap().loss);
+                    if poison {
+                        trainer.poison();
+                    }
+                }
+                let mut flat = vec![0.0; model.network().num_parameters()];
+                model.parameters(&mut flat);
+                (losses, flat.iter().map(|p| p.to_bits()).collect::<Vec<_>>())
+            };
+            assert_eq!(run(true), run(false), "{name}, {threads} threads");
+        }
+    }
+    set_num_threads(before);
+}
+
 #[test]
 fn items_of_products_in_parts_are_disjoint() {
     let _turn = THREADS.lock().unwrap();
