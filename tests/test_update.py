@@ -42,7 +42,7 @@ def make(loss=None, optimizer=None, *, penalty=False, **options):
         {"penalty": True, "clip_grad_norm": 0.1, "schedule": schedules.StepLR(4)},
         {"optimizer": optim.Muon(lr=0.02, matrices="all")},
     ],
-    ids=str,
+    ids=lambda options: ", ".join(options) or "plain",
 )
 def test_backward_and_update_are_a_step(options):
     """With all that the trainer was made with; `optimizer.step` would know of none of it."""

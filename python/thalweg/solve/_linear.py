@@ -320,8 +320,9 @@ def ridge(
     >>> import thalweg as tw
     >>> tw.solve.ridge([[1.0], [2.0]], [1, 2], alpha=5, intercept=False).coef
     array([0.5])
-    >>> [fit.coef[0].round(3) for fit in tw.solve.ridge([[1.0], [2.0]], [1, 2], alpha=[0, 1, 10])]
-    [np.float64(1.0), np.float64(0.833), np.float64(0.333)]
+    >>> fits = tw.solve.ridge([[1.0], [2.0]], [1, 2], alpha=[0, 1, 10], intercept=False)
+    >>> [round(float(fit.coef[0]), 3) for fit in fits]
+    [1.0, 0.833, 0.333]
     """
     several = np.ndim(alpha) > 0
     given = _checks.sequence("alpha", alpha) if several else (alpha,)
