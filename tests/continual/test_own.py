@@ -168,7 +168,9 @@ class OwnUpdates(Strategy):
         return {"loss": loss, **({"penalty": trainer.penalty} if self.how == "said" else {})}
 
 
-@pytest.mark.parametrize(("how", "times"), [("backward", 1), ("update", 0), ("fit", 0), ("said", 0)])
+@pytest.mark.parametrize(
+    ("how", "times"), [("backward", 1), ("update", 0), ("fit", 0), ("said", 0)]
+)
 def test_updates_that_may_not_know_of_the_penalty_are_warned_about_once(how, times):
     strategy = continual.L2(OwnUpdates(learner(), how), 1.0)
     with warnings_of("L2 makes updates of which nothing says that the penalty is in") as found:
