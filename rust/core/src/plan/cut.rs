@@ -30,8 +30,11 @@ const SHARDED_WORK_OF_FEW: usize = 2_000_000;
 const MANY_ROWS: usize = 96;
 /// Shards of a pass that is in shards, at least and at most.
 const SHARDS: (usize, usize) = (2, 64);
-/// Rows of each, at least; and where there are more than the least, when a copy of the gradients is next to nothing.
-const SHARD_ROWS: (usize, usize) = (16, 256);
+/// Rows of each, at least: of the first two; of others up to [`SHARDS_FOR_THREADS`], when a copy of the gradients is
+/// little; and of more, when it is next to nothing.
+const SHARD_ROWS: [usize; 3] = [16, 128, 256];
+/// Shards that let as many threads take part; more even their work out.
+const SHARDS_FOR_THREADS: usize = 8;
 /// Weights of a network whose passes are in shards, at most: so that copies of their gradients cost little
 /// beside the products.
 const SHARDED_WEIGHTS: usize = 32 * 1024;
@@ -99,10 +102,11 @@ fn shards(network: &Network, mode: Mode, rows: usize, work: usize) -> usize {
     let dense = !network.has_norms() && network.table().is_none();
     let least = if rows >= MANY_ROWS { SHARDED_WORK } else { SHARDED_WORK_OF_FEW };
     let small = weights(network) <= SHARDED_WEIGHTS;
-    if !(training && dense && small && work >= least && rows >= SHARDS.0 * SHARD_ROWS.0) {
+    if !(training && dense && small && work >= least && rows >= SHARDS.0 * SHARD_ROWS[0]) {
         return 1;
     }
     // A power of two, which threads can share evenly.
-    let shards = (rows / SHARD_ROWS.1).clamp(SHARDS.0, SHARDS.1).ilog2();
+    let shards = (rows / SHARD_ROWS[1]).min(SHARDS_FOR_THREADS).max(rows / SHARD_ROWS[2]);
+    let shards = shards.clamp(SHARDS.0, SHARDS.1).ilog2();
     rows.div_ceil(rows.div_ceil(1 << shards))
 }

@@ -42,6 +42,9 @@ fn small_networks_go_in_shards_whatever_the_threads() {
         // Wide ones as well, if they have few weights.
         let wide = plan(&[300, 80, 9], 128, Mode::Step, threads);
         assert!(wide.shards == 2 && wide.stages[0].unwrap().pack_input);
+        // Some more rows: some more threads.
+        let more = plan(&[64, 100, 10], 600, Mode::Step, threads);
+        assert_eq!((more.shards, more.shard_rows(), more.threads), (4, 150, threads.min(4)));
         // Many rows: more threads have something to do, and none keeps more than a block's activations.
         let many = plan(&[64, 100, 10], 5000, Mode::Step, threads);
         assert_eq!((many.shards, many.shard_rows(), many.block_rows, many.threads), (16, 313, 105, threads));
