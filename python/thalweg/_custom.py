@@ -16,7 +16,7 @@ from thalweg._arrays import Array, Samples
 from thalweg._ascent import Ascent
 from thalweg._figures import Figures
 from thalweg._jets import NAMES, Jets
-from thalweg._warn import warn
+from thalweg._warn import warn_maker
 from thalweg.errors import (
     ArgumentError,
     DataError,
@@ -255,7 +255,7 @@ def _warn_of_kinks(model: Sequential) -> None:
         return
     kinds = {type(it).__name__ for it in layers if not isinstance(it, (Linear, Flatten, Identity))}
     there = f"as {', '.join(sorted(kinds))} and nn.Linear are" if kinds else "as nn.Linear is"
-    warn(
+    warn_maker(
         "the second derivatives of this network are 0, for all of its layers are linear piece by "
         f"piece, {there}: nothing is learned from d2u. Use nn.Tanh(), nn.Sine(), nn.SiLU() or "
         "nn.Softplus(); or nn.DerivativeLoss(function, order=1), if the function needs no d2u"

@@ -68,6 +68,8 @@ class Guided(Extended):
 
         def __setattr__(self, name: str, value: Any) -> None:
             """Set what there is, and let a class of the user's own have what it likes."""
+            if name.startswith("_"):  # ours, at each fit
+                return object.__setattr__(self, name, value)
             there = getattr(type(self), name, None)
             if isinstance(there, property) and there.fset is None:
                 more = f": {self._elsewhere[name]}" if name in self._elsewhere else ""
@@ -76,8 +78,7 @@ class Guided(Extended):
                     name=name,
                     obj=self,
                 )
-            known = name.startswith("_") or there is not None
-            if known or not _is_ours(type(self)):
+            if there is not None or not _is_ours(type(self)):
                 return object.__setattr__(self, name, value)
             raise AttributeError(
                 f"{type(self).__name__} has no attribute {name!r} that could be set"

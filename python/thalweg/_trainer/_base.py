@@ -179,7 +179,7 @@ class TrainerBase(Guided):
         self._plateau = schedule.start() if isinstance(schedule, ReduceLROnPlateau) else {}
         self._rates = Rates(schedule, self._base_lr) if isinstance(schedule, Schedule) else None
         optimizer._belong(model)  # nothing can fail any more
-        optimizer._lr_was_set = False  # what it is now counts
+        optimizer._lr_by_hand = None  # what it is now counts
 
     def _full_batch(
         self, core: _core.Trainer | CustomTrainer, optimizer: FullBatchOptimizer

@@ -22,6 +22,7 @@ from thalweg.optim._sam import SAM
 from thalweg.optim.schedules import ReduceLROnPlateau
 
 if TYPE_CHECKING:
+    from thalweg._progress import ProgressBar
     from thalweg._python_fit import PythonFit
     from thalweg._stream import StreamFit
     from thalweg._trainer import Trainer
@@ -232,29 +233,27 @@ class Fitting(TrainerBase):
         progress = _checks.flag("progress", progress)
         callbacks = _callbacks.check(callbacks)
         with self._alone():
-            return self._fit(
-                x, y, epochs, batch_size, validation_data, shuffle, sample_weight, callbacks,
-                progress, lr,
-            )  # fmt: skip
+            if callbacks or isinstance(self._schedule, ReduceLROnPlateau):
+                there = self._keys(validation_data is not None)
+                own = isinstance(self._loss, FunctionLoss)
+                _callbacks.check_figures(callbacks, self._schedule, there, own)
+            run = self._begin(
+                x, y, sample_weight, validation_data, epochs, batch_size, shuffle, lr
+            )
+            return self._run(run, epochs, callbacks, progress)
 
-    def _fit(
+    def _begin(
         self,
         x: Any,
         y: Any,
+        sample_weight: Any,
+        validation_data: Any,
         epochs: int,
         batch_size: int | None,
-        validation_data: Any,
         shuffle: bool,
-        sample_weight: Any,
-        callbacks: "tuple[AnyCallback, ...]",
-        progress: bool,
         lr: Any,
-    ) -> History:
-        """Fit with options that are such."""
-        own = isinstance(self._loss, FunctionLoss)
-        _callbacks.check_figures(
-            callbacks, self._schedule, self._keys(validation_data is not None), own
-        )
+    ) -> "_core.Fit | PythonFit | StreamFit | ValidatedFit":
+        """Begin a fit to arrays or to batches, if all are such."""
         held_out = None
         if validation_data is not None and not isinstance(validation_data, tuple):
             held_out = self._batches_to_validate(validation_data, epochs)
@@ -278,7 +277,7 @@ class Fitting(TrainerBase):
             self._begin_with(lr)
             validation = None if vx is None else (vx, vy, validation_weight)
             run = self._stream(x, source, epochs, validation)
-            return self._run(self._validated(run, held_out), epochs, callbacks, progress)
+            return self._validated(run, held_out)
         x, y, weight = self._ready(x, y, sample_weight)
         if batch_size is None:
             batch_size = max(len(x), 1)
@@ -293,7 +292,7 @@ class Fitting(TrainerBase):
             lr = safe_lr(cast("Trainer", self), x, y, weight, batch_size)
         self._begin_with(lr)
         run = self._arrays_fit(x, y, weight, vx, vy, validation_weight, epochs, batch_size, shuffle)
-        return self._run(self._validated(run, held_out), epochs, callbacks, progress)
+        return self._validated(run, held_out)
 
     def _keys(self, validated: bool) -> list[str]:
         """Name the figures that each epoch of a fit has of itself."""
@@ -311,15 +310,16 @@ class Fitting(TrainerBase):
             self._base_lr = optimizer.lr
             if self._rates is not None:
                 self._rates = Rates(self._rates.schedule, self._base_lr)
-        elif self._rates and optimizer._lr_was_set and optimizer.lr != self._base_lr:
-            from thalweg._warn import warn  # few have reason to
+        elif self._rates and optimizer._lr_by_hand not in (None, self._base_lr):
+            if optimizer._lr_by_hand == optimizer.lr:  # and no step has undone it yet
+                from thalweg._warn import warn  # few have reason to
 
-            warn(
-                f"optimizer.lr was set to {optimizer.lr:g}, of which nothing comes: the schedule "
-                f"sets it before each step, and is based on {self._base_lr:g}. "
-                f"fit(..., lr={optimizer.lr:g}) bases it on that"
-            )
-        optimizer._lr_was_set = False
+                warn(
+                    f"optimizer.lr was set to {optimizer.lr:g}, of which nothing comes: the "
+                    f"schedule sets it before each step, and is based on {self._base_lr:g}. "
+                    f"fit(..., lr={optimizer.lr:g}) bases it on that"
+                )
+        optimizer._lr_by_hand = None
 
     def _batches_to_validate(self, data: Any, epochs: int) -> Callable[[], Evaluation] | None:
         """Give what evaluates validation data, if they come batch by batch."""
@@ -428,12 +428,7 @@ class Fitting(TrainerBase):
         """Go through a fit with all that looks at it."""
         watch = _callbacks.Watch(cast("Trainer", self), callbacks)
 
-        with contextlib.ExitStack() as stack:
-            bar = None
-            if progress:
-                from thalweg._progress import ProgressBar
-
-                bar = stack.enter_context(ProgressBar(run, epochs))
+        with _bar(run, epochs) if progress else contextlib.nullcontext() as bar:
             earlier, self._history = self._history, History()
             try:
                 watch.begin()
@@ -498,14 +493,14 @@ class Fitting(TrainerBase):
         self._fitting = self._untouched = True
         optimizer = self._optimizer
         before = self._base_lr, self._rates, self._epochs, dict(self._plateau)
-        lr, was_set = optimizer._core.lr, optimizer._lr_was_set
+        lr, by_hand = optimizer._core.lr, optimizer._lr_by_hand
         try:
             yield
         except BaseException:
             if self._untouched:
                 self._base_lr, self._rates, self._epochs, self._plateau = before
                 optimizer._core.set_lr(lr)
-                optimizer._lr_was_set = was_set
+                optimizer._lr_by_hand = by_hand
             raise
         finally:
             self._fitting = False
@@ -667,6 +662,13 @@ class Fitting(TrainerBase):
             ready = self._ready(x, y, sample_weight)
             loss, accuracy, figures = complete(self._core.evaluate(*ready))
         return {"loss": loss, **({} if accuracy is None else {"accuracy": accuracy}), **figures}
+
+
+def _bar(run: Any, epochs: int) -> "ProgressBar":
+    """Make the progress bar of a fit."""
+    from thalweg._progress import ProgressBar
+
+    return ProgressBar(run, epochs)
 
 
 def _length(source: Any) -> int | None:

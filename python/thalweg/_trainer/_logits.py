@@ -1,9 +1,9 @@
-"""Activations behind the last layer that do again what the loss does."""
+"""Activations behind the last layer that narrow what the loss takes for logits."""
 
 from typing import Any
 
 from thalweg import nn
-from thalweg._warn import warn
+from thalweg._warn import warn_maker
 
 #: What is left of all numbers behind them.
 _RANGES: dict[type, str] = {
@@ -21,14 +21,14 @@ _INSIDE = {
 
 
 def check(model: nn.Sequential, loss: Any) -> None:
-    """Warn if a loss of logits, which are any numbers, gets such as are left of them."""
+    """Warn if an activation leaves a loss of logits, which are any numbers, some of them only."""
     layers = [it for it in enumerate(model.layers) if not isinstance(it[1], nn.Identity)]
     if not layers or type(loss) not in _INSIDE or type(layers[-1][1]) not in _RANGES:
         return
     index, last = layers[-1]
     name = type(loss).__name__
-    warn(
+    warn_maker(
         f"layer {index}, {last!r}, gives numbers {_RANGES[type(last)]}, but {name} takes logits, "
-        f"which are any numbers: {_INSIDE[type(loss)]} that makes probabilities of them is in the "
-        f"loss. Leave the layer out; loss.probabilities(model(x)) gives probabilities"
+        f"which are any numbers, and applies {_INSIDE[type(loss)]} itself: leave the layer out. "
+        "loss.probabilities(model(x)) gives probabilities"
     )

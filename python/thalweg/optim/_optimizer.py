@@ -52,8 +52,8 @@ class Optimizer(Guided):
     _conventions: ClassVar[Conventions] = {}
     #: Figures of its own that it adds to those of an epoch.
     _figures: ClassVar[tuple[str, ...]] = ()
-    #: Whether the rate was set by hand since a trainer last looked, which a schedule would undo.
-    _lr_was_set = False
+    #: The rate that was set by hand since a trainer last looked, which a schedule would undo.
+    _lr_by_hand: float | None = None
     #: Checks of arguments that other methods have under the same name, but not of the same kind.
     _own_checks: ClassVar[Checks] = {}
 
@@ -257,7 +257,7 @@ class Optimizer(Guided):
     @lr.setter
     def lr(self, value: float) -> None:
         self._core.set_lr(non_negative("lr", value))
-        self._lr_was_set = True
+        self._lr_by_hand = self._core.lr
 
     @property
     def steps(self) -> int:

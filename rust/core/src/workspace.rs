@@ -78,7 +78,9 @@ impl Layout {
     ///      + all parameters, if there are several waves, or for each shard
     /// ```
     ///
-    /// In shards, B is the rows of a block for each thread, and so are transposed weights.
+    /// In shards, B is the rows of a block for each thread, and so are transposed weights; a pass forward and backward
+    /// apart keeps all rows. To these come derivatives that activations save, and of normalizations their input, B·out,
+    /// and sums over groups of rows.
     /// Where products are in p parts, numbers that are copied or transposed take p/2 elements each, and
     /// weights are there as they are, too.
     pub fn new<T: Element>(network: &Network, plan: &Plan) -> Self {

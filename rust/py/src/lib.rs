@@ -3,7 +3,8 @@
 //!
 //! Everything that may take time runs with the interpreter detached (the GIL released). Locks that are held
 //! meanwhile are taken there too, never while attached, so that a thread which waits for one cannot hold up
-//! the interpreter; and always in the order fit, trainer, jet, model, optimizer. `locks` says what a fork does.
+//! the interpreter; and always in the order fit, trainer, jet, model, optimizer. The lock of a trainer's loss is held
+//! for a glance only, and may be taken while attached. `locks` says what a fork does.
 
 #![forbid(unsafe_code)]
 

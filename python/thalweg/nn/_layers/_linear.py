@@ -7,7 +7,7 @@ from typing import Any
 
 from thalweg import _checks
 from thalweg._description import description
-from thalweg._warn import warn
+from thalweg._warn import warn_maker
 from thalweg.nn import init as _init
 from thalweg.nn._layers._activations import Sine
 from thalweg.nn._layers._base import Layer
@@ -81,7 +81,7 @@ def check_sines(layers: Sequence[Layer]) -> None:
         case [Linear(init="siren", in_features=inputs) as first, Sine(), *_] if (
             inputs < _COORDINATES
         ):
-            warn(
+            warn_maker(
                 f'layer 0 is {first!r}, but "siren" is for layers behind others: on coordinates '
                 f"the first Sine then has frequencies {30 / math.sqrt(6 * inputs):.1f} times lower "
                 'than those of the paper. Use init="siren_first" there'

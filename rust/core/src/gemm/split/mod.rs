@@ -19,7 +19,8 @@
 //!
 //! Every element of C is one chain of what the unit does in a step, begun from its initial value, in the order of
 //! k: the same bits for every partition of the work. Numbers below 2⁻¹²⁶ count as 0, parts that are too small
-//! likewise; an infinite number gives NaN, which is infinite minus itself.
+//! likewise. In one part, numbers above 3.39·10³⁸ round to infinity, and what is infinite stays so; in more, it gives
+//! NaN, which is infinite minus itself.
 //!
 //! Rooms: `panels` says how operands lie, `pack` splits them so, `kernel` multiplies one block of them, in `tiles` or
 //! `vectors`, `driver` loops; `absent` stands for them where there can be neither.
