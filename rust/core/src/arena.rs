@@ -159,9 +159,15 @@ impl<'a, T> Shared<'a, T> {
         self.len == 0
     }
 
-    /// Where elements start, for whoever writes them piecemeal.
-    pub fn ptr(&self, range: Range<usize>) -> *mut T {
+    /// Where elements start, for whoever writes `runs` of them, which are counted from there.
+    pub fn ptr(&self, range: Range<usize>, runs: impl IntoIterator<Item = Range<usize>>) -> *mut T {
         assert!(range.start <= range.end && range.end <= self.len);
+        if cfg!(test) {
+            for run in runs {
+                assert!(run.end <= range.len());
+                self.lent(range.start + run.start, (1, run.len(), 0), true);
+            }
+        }
         self.ptr.wrapping_add(range.start)
     }
 

@@ -33,7 +33,7 @@ use crate::arena::Shared;
 use crate::data::Samples;
 use crate::element::Element;
 use crate::gemm::pack::{PANEL, Panels, pack_rows, pack_transposed};
-use crate::gemm::split::{Side, SplitPanels, split, split_len, split_weight};
+use crate::gemm::split::{DEPTH, LANES, Side, SplitPanels, split, split_len, split_weight};
 use crate::gemm::{Precision, Rhs};
 use crate::layer::Power;
 use crate::layer::dropout::Draw;
@@ -357,8 +357,9 @@ impl<'a, T: Element> Pass<'a, T> {
         let k = if *forward { weight.k() } else { weight.n() };
         let into = whole.start + split_len(cols.start, k, parts);
         let into = into..into + split_len(cols.len(), k, parts);
+        let into = self.values.ptr(into.clone(), [0..into.len()]);
         // SAFETY: the item's own panels.
-        unsafe { split_weight(bf16(), weight, *forward, cols, parts, self.values.ptr(into)) };
+        unsafe { split_weight(bf16(), weight, *forward, cols, parts, into) };
     }
 
     /// The weight of a dense stage, to be read while rows go through it.
@@ -447,8 +448,12 @@ impl<'a, T: Element> Pass<'a, T> {
 
     /// Copies a block's rows into the panels, of `width` columns, of all rows of the wave.
     fn pack_rows(&self, part: MatRef<'_, T>, width: usize, start: usize, local: &Local) {
-        let start = local.base + start;
-        let into = self.values.ptr(start..start + local.wave * part.cols());
+        let (start, cols) = (local.base + start, part.cols());
+        let runs = (0..cols).step_by(width).map(|col| {
+            let width = width.min(cols - col);
+            col * local.wave + local.rows.start * width..col * local.wave + local.rows.end * width
+        });
+        let into = self.values.ptr(start..start + local.wave * cols, runs);
         // SAFETY: the block's own rows of the panels, which lie inside of the range.
         unsafe { pack_rows(self.plan.isa, part, width, (local.rows.start, local.wave), into) };
     }
@@ -457,7 +462,12 @@ impl<'a, T: Element> Pass<'a, T> {
     /// wave.
     fn split_rows(&self, part: MatRef<'_, T>, side: Side, precision: Precision, start: usize, local: &Local) {
         let (lanes, parts) = (part.cols(), precision.parts());
-        let into = self.values.ptr(start..start + split_len(lanes, local.wave, parts));
+        let step = split_len(LANES, DEPTH, parts);
+        let runs = (0..lanes).step_by(LANES).map(|lane| {
+            let panel = split_len(lane, local.wave, parts);
+            panel + local.rows.start / DEPTH * step..panel + local.rows.end.div_ceil(DEPTH) * step
+        });
+        let into = self.values.ptr(start..start + split_len(lanes, local.wave, parts), runs);
         // SAFETY: the block's own steps of the panels: blocks are whole steps, but for the last.
         unsafe { split(bf16(), part.t(), side, parts, (local.rows.start, local.wave), into) };
     }

@@ -242,7 +242,7 @@ impl<'a, T: Element> Pass<'a, T> {
         if let Some(state) = &task.update {
             for buffer in std::iter::once(&self.params).chain(state).filter(|b| !b.is_empty()) {
                 let bytes = size_of::<T>() * range.len();
-                ahead[count] = Ahead { start: buffer.ptr(range.clone()).cast(), bytes };
+                ahead[count] = Ahead { start: buffer.ptr(range.clone(), []).cast(), bytes };
                 count += 1;
             }
         }

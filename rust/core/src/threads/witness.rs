@@ -57,6 +57,11 @@ pub fn run(job: &dyn Job, threads: usize) -> bool {
     if LOG.with_borrow(Option::is_none) {
         return false;
     }
+    // A job within an item of another: that goes on behind it.
+    let outer = LOG.with_borrow_mut(|log| {
+        let Log { now, touches, .. } = log.as_mut().expect("watched");
+        (now.take(), std::mem::take(touches))
+    });
     for phase in 0..job.phases() {
         for item in 0..job.items(phase) {
             let worker = item % threads;
@@ -65,6 +70,10 @@ pub fn run(job: &dyn Job, threads: usize) -> bool {
         }
         LOG.with_borrow_mut(|log| log.as_mut().expect("watched").end(phase));
     }
+    LOG.with_borrow_mut(|log| {
+        let Log { now, touches, .. } = log.as_mut().expect("watched");
+        (*now, *touches) = outer;
+    });
     true
 }
 
