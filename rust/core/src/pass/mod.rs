@@ -474,8 +474,8 @@ impl<'a, T: Element> Pass<'a, T> {
 
     // --- Views ---------------------------------------------------------------------------------
 
-    fn planned(&self, index: usize) -> StagePlan {
-        self.plan.stages[index].expect("planned for dense layers")
+    fn planned(&self, index: usize) -> &'a StagePlan {
+        self.plan.stages[index].as_ref().expect("planned for dense layers")
     }
 
     fn rows_ref(&self, start: usize, Local { rows, base, .. }: &Local, width: usize) -> MatRef<'a, T> {

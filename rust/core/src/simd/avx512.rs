@@ -1,6 +1,7 @@
 //! 512-bit vectors with masks.
 
 use std::arch::x86_64::*;
+use std::sync::LazyLock;
 
 use super::{Isa, Op, Simd};
 use crate::element::Element;
@@ -13,13 +14,16 @@ impl Avx512 {
     /// The token, if this CPU has AVX-512 F, BW, DQ and VL (and AVX2 with FMA below them).
     #[inline]
     pub fn new() -> Option<Self> {
-        (is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma"))
-        .then_some(Avx512(()))
+        // One look instead of six: every call of a kernel begins here.
+        static HERE: LazyLock<bool> = LazyLock::new(|| {
+            is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+        });
+        HERE.then_some(Avx512(()))
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
