@@ -427,6 +427,19 @@ def test_a_training_with_figures_of_callbacks_is_saved(classifier, blobs, tmp_pa
     np.testing.assert_array_equal(loaded.history["count"], [1, 2, np.nan])
 
 
+def test_a_folder_may_be_named_by_a_figure(classifier, blobs, tmp_path):
+    """Which nobody knows before the first step; that of 0 need not be there."""
+    path = tmp_path / "{epoch}-{kind}" / "model"
+
+    class Kind:
+        def on_epoch_end(self, trainer, record):
+            record["kind"] = 7
+
+    (tmp_path / "1-7").mkdir()
+    classifier.fit(blobs.x, blobs.y, callbacks=[Kind(), ModelCheckpoint(path)])
+    assert (tmp_path / "1-7" / "model").exists()
+
+
 @pytest.mark.parametrize("name", ["no/model", "no/{epoch}/model", "{epoch}/model", "model-{epoch}"])
 def test_a_folder_that_is_not_there_is_seen_before_the_first_step(
     name, classifier, blobs, tmp_path

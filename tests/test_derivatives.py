@@ -217,6 +217,7 @@ def test_layers_in_the_way_are_named(layers, text):
         ([nn.ReLU(), nn.Residual(nn.Linear(4, 4), nn.Hardtanh())], "as Hardtanh, ReLU and nn.Lin"),
         ([nn.LeakyReLU()], "as LeakyReLU and nn.Linear are"),
         ([nn.ReLU6(), nn.Identity()], "as ReLU6 and nn.Linear are"),
+        ([nn.Standardize([0] * 4, [2] * 4), nn.ReLU()], "as ReLU and nn.Linear are"),
         ([], "as nn.Linear is"),
     ],
 )
@@ -226,6 +227,9 @@ def test_second_derivatives_that_are_none_are_told(layers, named):
     with pytest.warns(UserWarning, match=f"second derivatives.* are 0.*{named}.*d2u") as seen:
         tw.Trainer(model, loss=nn.DerivativeLoss(heat), optimizer=optim.Adam())
     assert [w.filename for w in seen] == [__file__]
+    tw.gradcheck(
+        model, np.ones((3, 2)), np.ones((3, 3)), loss=nn.DerivativeLoss(heat)
+    )  # no trainer
     tw.Trainer(model, loss=nn.DerivativeLoss(heat, order=1), optimizer=optim.Adam())
 
 

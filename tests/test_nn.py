@@ -1,5 +1,6 @@
 """Layers, losses and initializations against their formulas, written out in NumPy."""
 
+import copy
 import math
 import pickle
 import warnings
@@ -77,7 +78,6 @@ def test_linear_without_bias_has_none(rng):
 
 @pytest.mark.parametrize("layer", ACTIVATIONS, ids=repr)
 @pytest.mark.parametrize("loss", [nn.MSELoss(), nn.CrossEntropyLoss()], ids=repr)
-@pytest.mark.filterwarnings("ignore:layer 3, .* takes logits")  # nobody trains with it
 def test_gradients_of_every_layer_and_loss_are_right(layer, loss, rng):
     model = nn.Sequential(nn.Linear(5, 6), layer, nn.Linear(6, 3), layer, dtype="float64", seed=2)
     x = rng.standard_normal((9, 5))
@@ -318,6 +318,19 @@ def test_a_siren_whose_first_layer_is_drawn_as_the_others_is_told():
         nn.Sequential(nn.Linear(2, 64, init="siren_first"), *hidden[1:])
         nn.Sequential(nn.Linear(64, 64, init="siren"), *hidden[1:])
         nn.Sequential(nn.Linear(2, 64, init="siren"), nn.Tanh(), *hidden[2:])
+
+
+def test_copies_of_what_was_doubtful_are_not_told_again(tmp_path):
+    """Who made the model knows."""
+    with pytest.warns(UserWarning, match="siren_first"):
+        model = nn.Sequential(nn.Linear(2, 8, init="siren"), nn.Sine(), nn.Linear(8, 1))
+    model.save(tmp_path / "model")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model.fold()):
+            twin.astype("float64")
+        nn.Sequential.load(tmp_path / "model")
+        assert tw.gradcheck(model, [[0.1, 0.2]], [[1.0]], loss=nn.MSELoss())
 
 
 def test_zeros_are_zero_in_the_bias_too():

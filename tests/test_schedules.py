@@ -236,6 +236,9 @@ def test_a_rate_that_the_schedule_undoes_is_a_warning():
         trainer.fit(X, Y)
         trainer.optimizer.lr = 0.3
         trainer.fit(X, Y, lr=0.4)
+        trainer.optimizer.lr = 0.3
+        trainer.step(X, Y)  # undoes it
+        trainer.fit(X, Y)
         again, _ = make(schedules.ReduceLROnPlateau(monitor="loss"))  # goes on from any rate
         again.optimizer.lr = 0.2
         again.fit(X, Y)

@@ -481,6 +481,30 @@ def test_an_activation_that_the_loss_has_already_is_told(last, loss, words):
         assert str(it.message).startswith(f"layer 1, {last!r}, gives numbers {words}")
 
 
+def test_who_made_a_doubtful_trainer_is_told_and_nobody_of_its_copies(blobs, tmp_path):
+    def make():
+        model = nn.Sequential(nn.Linear(5, 3), nn.Sigmoid())
+        return tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(0.1))
+
+    class Mine(tw.Trainer):
+        def __init__(self):
+            super().__init__(trainer.model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD())
+
+    with pytest.warns(UserWarning, match="takes logits"):
+        trainer = make()
+    with pytest.warns(UserWarning, match="takes logits") as told:
+        Mine()
+    assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer.copy().save(tmp_path / "training")
+        tw.Trainer.load(tmp_path / "training")
+        pickle.loads(pickle.dumps(trainer))
+        tw.find_lr(trainer, blobs.x, blobs.y, steps=10)
+        trainer.fit(blobs.x, blobs.y, lr="auto")
+        tw.gradcheck(trainer.model, blobs.x, blobs.y, loss=trainer.loss)
+
+
 def test_a_history_is_a_dict_that_can_be_copied(classifier, blobs):
     history = classifier.fit(blobs.x, blobs.y, epochs=2)
     assert pickle.loads(pickle.dumps(history)) == history == copy.deepcopy(history)

@@ -37,6 +37,7 @@ from thalweg.nn import (
     ReLU,
     ReLU6,
     Sequential,
+    Standardize,
 )
 from thalweg.nn._layers import with_inner
 from thalweg.nn._losses import FunctionLoss
@@ -244,8 +245,9 @@ class CustomTrainer:
         )
 
 
+_AFFINE = (Linear, Standardize, Flatten, Identity)
 #: Layers that are linear, piece by piece: second derivatives do not come from them.
-_STRAIGHT = (Linear, Flatten, Identity, ReLU, LeakyReLU, ReLU6, Hardtanh, Hardsigmoid)
+_STRAIGHT = (*_AFFINE, ReLU, LeakyReLU, ReLU6, Hardtanh, Hardsigmoid)
 
 
 def _warn_of_kinks(model: Sequential) -> None:
@@ -253,7 +255,7 @@ def _warn_of_kinks(model: Sequential) -> None:
     layers = list(with_inner(model.layers))
     if not all(isinstance(layer, _STRAIGHT) for layer in layers):
         return
-    kinds = {type(it).__name__ for it in layers if not isinstance(it, (Linear, Flatten, Identity))}
+    kinds = {type(it).__name__ for it in layers if not isinstance(it, _AFFINE)}
     there = f"as {', '.join(sorted(kinds))} and nn.Linear are" if kinds else "as nn.Linear is"
     warn_maker(
         "the second derivatives of this network are 0, for all of its layers are linear piece by "

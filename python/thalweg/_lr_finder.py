@@ -224,10 +224,10 @@ def find_lr(
     # How often it can do so; where not even once, each rate but the last has a copy of its own.
     rises = math.log(max_lr / min_lr) / math.log(_RISE)
     ramps = max(1, round((steps - 1) / max(rises, 1.0)))
-    trials = [_plain(trainer.copy()) for _ in range(ramps)]
+    trials = [_plain(trainer._twin()) for _ in range(ramps)]
     # Their steps are losses in training mode, and nothing else.
     probes = [_plain(trial, SGD(lr=0.0)) for trial in trials]
-    start = _plain(trainer.copy(), SGD(lr=0.0))
+    start = _plain(trainer._twin(), SGD(lr=0.0))
 
     def batch(k: int) -> tuple[Any, Any, Any]:
         rows = order.take(range(k * batch_size, (k + 1) * batch_size), mode="wrap")

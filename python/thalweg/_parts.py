@@ -18,7 +18,7 @@ from thalweg.nn import (
     Sequential,
     TabularInput,
 )
-from thalweg.nn._layers import Layer
+from thalweg.nn._layers import Layer, scale_and_shift
 
 
 def checked(model: Any) -> Sequential:
@@ -29,9 +29,8 @@ def checked(model: Any) -> Sequential:
         got = f"{_habits.named(model)}: pass its .{places[0]}" if places else _habits.shown(model)
         if not places and hasattr(model, "steps") and hasattr(model, "named_steps"):
             got += (
-                ": pass pipeline[-1].model_, once it is fitted. A StandardScaler before it becomes "
-                "a layer by raw = nn.Sequential(nn.Standardize(scaler.mean_, scaler.scale_), "
-                "*model_.layers); raw.flat_parameters = model_.flat_parameters"
+                ": pass pipeline[-1].model_, once it is fitted; a StandardScaler before it is the "
+                "layer nn.Standardize(scaler.mean_, scaler.scale_)"
             )
         raise ArgumentError(f"model must be an nn.Sequential; got {got}")
     return model
@@ -91,7 +90,8 @@ def _frozen(
     for index, layer in enumerate(layers):
         here = f"{prefix}{index}."
         if isinstance(layer, BatchNorm1d):
-            s, b = scale_and_shift(layer, here, state)
+            own = {n.removeprefix(here): v for n, v in state.items() if n.startswith(here)}
+            s, b = scale_and_shift(layer, own)
             into[here + "weight"], into[here + "bias"] = s * np.eye(len(s)), b
             layer = Linear(layer.num_features, layer.num_features)
         elif isinstance(layer, Dropout):
@@ -102,15 +102,3 @@ def _frozen(
             into.update({n: v for n, v in state.items() if n.startswith(here)})
         made.append(layer)
     return made
-
-
-def scale_and_shift(
-    layer: BatchNorm1d, prefix: str, state: Mapping[str, Array]
-) -> tuple[Array, Array]:
-    """Give s and b of the map x -> s x + b that a `BatchNorm1d` is in evaluation."""
-    mean = state[prefix + "running_mean"].astype(np.float64)
-    scale: Array = 1 / np.sqrt(state[prefix + "running_var"].astype(np.float64) + layer.eps)
-    shift: Array = np.zeros_like(mean)
-    if layer.affine:
-        scale, shift = scale * state[prefix + "weight"], state[prefix + "bias"].astype(np.float64)
-    return scale, shift - scale * mean

@@ -279,7 +279,7 @@ class Watch:
         # Every callback is told of it, also when an earlier one stops here. 1 is not True: it may
         # be a figure that a function happens to return.
         answers = [method(self._trainer, record) for method in self._of[name]]
-        return any(isinstance(a, (bool, np.bool_)) and bool(a) for a in answers)
+        return any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers)
 
 
 def check_figures(
@@ -293,11 +293,7 @@ def check_figures(
     if isinstance(schedule, _schedules.ReduceLROnPlateau):
         key = schedule.monitor
         if key not in there and (key in KEYS or not own_loss):
-            raise ArgumentError(
-                _cannot_come(schedule, key, there)
-                + "; those that callbacks add come too late for it, but a callback can set "
-                "optimizer.lr"
-            )
+            raise _missing(schedule, key, there)
     adds = False
     for callback in callbacks:
         if isinstance(callback, _Monitor):
@@ -306,8 +302,8 @@ def check_figures(
             adds = adds or method(callback, "on_epoch_end") is not None
 
 
-def _cannot_come(watcher: Any, key: str, there: Iterable[str]) -> str:
-    """Say that a figure cannot come, and what would make it."""
+def _missing(watcher: Any, key: str, there: Iterable[str]) -> ArgumentError:
+    """Make the error that a figure is not there, which says what would make it."""
     text = f"{type(watcher).__name__} monitors {key!r}"
     figures = [name for name in there if name not in ("epoch", "seconds")]
     comes = key not in KEYS or key.removeprefix("val_") in figures
@@ -315,7 +311,14 @@ def _cannot_come(watcher: Any, key: str, there: Iterable[str]) -> str:
         text += "; pass validation_data to fit"
     else:
         text += f", but the figures of this fit are {', '.join(figures)}"
-    return text if key in KEYS else text + _habits.did_you_mean(key, [*KEYS, *figures])
+    if key not in KEYS:
+        text += (
+            "; those that callbacks add come too late for it, but a callback can set optimizer.lr"
+            if isinstance(watcher, _schedules.ReduceLROnPlateau)
+            else "; a callback that adds it must come before this one, and do so in every epoch"
+        )
+        text += _habits.did_you_mean(key, [*KEYS, *figures])
+    return ArgumentError(text)
 
 
 #: What others call arguments of callbacks.
@@ -392,10 +395,7 @@ class _Monitor(Callback):
         of_fit = key == "val_loss" or (key == "val_accuracy" and "accuracy" in there)
         may_come = (adds and not of_fit) or (own_loss and key not in KEYS)
         if key not in there and not may_come:
-            raise ArgumentError(
-                _cannot_come(self, key, there)
-                + ("" if key in KEYS else "; a callback that adds it must come before this one")
-            )
+            raise _missing(self, key, there)
 
     def _improves(self, record: dict[str, float]) -> bool:
         """Whether an epoch is the best so far; it is then remembered."""
@@ -413,10 +413,7 @@ class _Monitor(Callback):
 def monitored(record: dict[str, float], key: str, watcher: Any) -> float:
     """Give a figure of an epoch, or `ArgumentError` that says which there are."""
     if key not in record:
-        raise ArgumentError(
-            f"{_cannot_come(watcher, key, record)}; a callback that adds it must come before this "
-            "one, and add it in every epoch"
-        )
+        raise _missing(watcher, key, record)
     return record[key]
 
 
@@ -592,7 +589,8 @@ class ModelCheckpoint(_Monitor):
     def on_fit_begin(self, trainer: "Trainer") -> None:
         """Forget the fit before, and look for the folder."""
         super().on_fit_begin(trainer)
-        folder = os.path.dirname(self._filled(defaultdict(float, epoch=1.0)))
+        # Up to the first figure that is not known yet.
+        folder = os.path.dirname(re.split(r"\{(?!epoch\b)", self._path)[0]).format(epoch=1)
         if folder and not os.path.isdir(folder):
             raise FileNotFoundError(
                 errno.ENOENT, "ModelCheckpoint: there is no such folder; make it first", folder

@@ -1,7 +1,6 @@
 """What is wrong in what `continual` is given is said, in words of what was given."""
 
 import copy
-import inspect
 import pickle
 import warnings
 
@@ -467,6 +466,29 @@ def test_a_task_whose_end_is_refused_has_not_ended(name):
 
 
 @pytest.mark.parametrize(
+    "make",
+    [
+        continual.Naive,
+        lambda t: continual.L2(continual.Naive(continual.Replay(t, 9)), 1.0),
+        lambda t: continual.Naive(continual.XdG(t)),
+        lambda t: continual.Naive(continual.GDumb(t, 9)),
+    ],
+)
+def test_rows_are_looked_at_once_whatever_is_around_what(make, monkeypatch):
+    """All of them, which takes as long as a good part of an epoch."""
+    looked, look = [], continual.Strategy._look_at
+    monkeypatch.setattr(
+        continual.Strategy, "_look_at", lambda s, task: looked.append(task) or look(s, task)
+    )
+    strategy = make(learner())
+    for task in (TASK, continual.Task(X, Y, X, Y, 1)):
+        for call in (strategy.begin, strategy.end):
+            looked.clear()
+            call(task)
+            assert looked == [task]
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda t: continual.FromScratch(continual.Cumulative(t, DOMAINS)), "not of the scenario"),
@@ -488,13 +510,18 @@ def test_what_an_inner_strategy_refuses_has_changed_nothing(make, message):
     assert mine.loss == loss
 
 
+@pytest.mark.parametrize(
+    "task",
+    [continual.Task(X, Y, X, Y, active=(0, 1, 2)), continual.Task(X, np.eye(3)[Y], X, Y)],
+    ids=["labels", "shares"],
+)
 @pytest.mark.parametrize("make", [continual.GDumb, continual.Replay, continual.AGEM])
-def test_a_task_that_a_buffer_has_no_room_for_changes_nothing(make):
+def test_a_task_that_a_buffer_has_no_room_for_changes_nothing(make, task):
     strategy = make(learner(), continual.BalancedBuffer(2))
     before, loss = strategy.trainer.model.flat_parameters, strategy.trainer.loss
     for call in (strategy.begin, strategy.fit):
         with pytest.raises(ArgumentError, match="no sample for each of 3 classes"):
-            call(continual.Task(X, Y, X, Y, active=(0, 1, 2)))
+            call(task)
     np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
     assert strategy.trainer.loss == loss
     assert len(strategy.buffer) == 0
@@ -820,4 +847,4 @@ def test_a_warning_is_of_the_line_of_a_strategy_of_one_s_own():
     with warnings.catch_warnings(record=True, action="always") as caught:
         continual.run(strategy, CLASSES)
     [one] = [one for one in caught if "brings new classes" in str(one.message)]
-    assert one.lineno == inspect.unwrap(Begins.begin).__code__.co_firstlineno + 1
+    assert one.lineno == Begins.begin.__code__.co_firstlineno + 1

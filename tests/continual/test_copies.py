@@ -315,7 +315,7 @@ def test_a_strategy_of_ones_own_gathers_what_has_a_state(scenario, tmp_path, res
     other = Keeps(learner(), other=[])
     before = str(other.state_dict())
     with pytest.raises(
-        ArgumentError, match=r"other is the state of a Sequential, .* no such thing"
+        ArgumentError, match=r"other is the state of a Sequential, and here it is plain data"
     ):
         other.load_state_dict(strategy.state_dict())
     smaller = Keeps(learner(), capacity=8)

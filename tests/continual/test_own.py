@@ -1,5 +1,8 @@
 """Strategies of one's own: what they forget is said by the name of their class."""
 
+import contextlib
+import warnings
+
 import numpy as np
 import pytest
 
@@ -17,6 +20,15 @@ SCENARIO = continual.from_arrays([(X, Y)] * 2)
 def learner():
     model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
     return tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+
+
+@contextlib.contextmanager
+def warnings_of(text):
+    """Give the warnings with some text in them, when it is left, and let no other out."""
+    found = []
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        yield found
+    found += [one for one in caught if text in str(one.message)]
 
 
 class NoBegin(Strategy):
@@ -57,13 +69,10 @@ class Counts(Strategy):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (
-            NoBegin,
-            r"^NoBegin\.begin did not call super\(\)\.begin\(task\).*the beginning of task 0",
-        ),
-        (NoEnd, r"^NoEnd\.end did not call super\(\)\.end\(task\).*the end of task 0"),
-        (EndsLikeItsBase, r"^NoEnd\.end did not call"),
-        (lambda inner: continual.Naive(Counts(NoEnd(inner))), r"^NoEnd\.end did not call"),
+        (NoBegin, r"^NoBegin\.begin has not reached .*must call super\(\)\.begin\(task\)"),
+        (NoEnd, r"^NoEnd\.end has not reached Strategy\.end"),
+        (EndsLikeItsBase, r"^EndsLikeItsBase\.end has not reached .* what that comes to"),
+        (lambda inner: continual.Naive(Counts(NoEnd(inner))), r"^NoEnd\.end has not reached"),
     ],
 )
 @pytest.mark.parametrize(
@@ -111,6 +120,23 @@ def test_learn_takes_what_it_is_called_with():
                 return super().learn(task, steps=steps, batch_size=batch_size)
 
 
+def test_methods_are_called_as_they_are_written():
+    """By whoever knows more of them than `fit` and `run` do."""
+
+    class Mine(Strategy):
+        def begin(self, task, rate=None):
+            super().begin(task)
+            self.trainer.optimizer.lr = rate
+
+        def learn(self, task, steps=2, **options):
+            return {"loss": 0.5, "steps": steps}
+
+    strategy = Mine(learner())
+    strategy.begin(TASK, 0.25)
+    assert strategy.trainer.optimizer.lr == 0.25
+    assert strategy.learn(TASK, 3) == {"loss": 0.5, "steps": 3}
+
+
 @pytest.mark.parametrize("figures", [None, 0.5, {"loss": "low"}, [0.5]])
 def test_learn_gives_figures(figures):
     class Gives(Strategy):
@@ -152,9 +178,9 @@ def test_one_that_replays_says_so(replays):
 
 
 class OwnUpdates(Strategy):
-    """Makes its updates by itself; with `known`, it adds the penalty, or says what it is."""
+    """Makes its updates by itself."""
 
-    def __init__(self, inner, how="backward"):
+    def __init__(self, inner, how="optimizer"):
         super().__init__(inner)
         self.how = how
 
@@ -162,6 +188,8 @@ class OwnUpdates(Strategy):
         trainer = self.trainer
         if self.how == "fit":
             return {"loss": trainer.fit(task.x, task.y)["loss"]}
+        if self.how == "step":
+            return {"loss": trainer.step(task.x, task.y)}
         trainer.model.zero_grad()
         loss = trainer.backward(task.x, task.y)
         trainer.update() if self.how == "update" else trainer.optimizer.step(trainer.model)
@@ -169,30 +197,15 @@ class OwnUpdates(Strategy):
 
 
 @pytest.mark.parametrize(
-    ("how", "times"), [("backward", 1), ("update", 0), ("fit", 0), ("said", 0)]
+    ("how", "times"), [("optimizer", 1), ("said", 0), ("update", 0), ("step", 0), ("fit", 0)]
 )
-def test_updates_that_may_not_know_of_the_penalty_are_warned_about_once(how, times):
+def test_updates_that_do_not_know_of_the_penalty_are_warned_about_once(how, times):
     strategy = continual.L2(OwnUpdates(learner(), how), 1.0)
-    with warnings_of("L2 makes updates of which nothing says that the penalty is in") as found:
+    with warnings_of("inside of L2 calls optimizer.step, which knows of no penalty") as found:
         for index in range(4):
             strategy.fit(continual.Task(X, Y, X, Y, index))
     assert len(found) == times
     assert len(strategy.ratios) == (3 if how == "said" else 0)
-
-
-def warnings_of(text):
-    """A context that gives the warnings with some text in them, and lets no other out."""
-    import contextlib
-    import warnings
-
-    @contextlib.contextmanager
-    def catch():
-        found = []
-        with warnings.catch_warnings(record=True, action="always") as caught:
-            yield found
-        found += [one for one in caught if text in str(one.message)]
-
-    return catch()
 
 
 @pytest.mark.parametrize(
@@ -200,14 +213,15 @@ def warnings_of(text):
     [
         (
             lambda t: continual.EWC(Replay(t, 200), 100),
-            "EWC(Replay(Trainer(...), 200), 100)",
+            "EWC(Replay(Trainer(...), 200), 100, fisher='exact')",
         ),
         (
             lambda t: continual.GDumb(t, continual.BalancedBuffer(9)),
             "GDumb(Trainer(...), BalancedBuffer(9))",
         ),
         (lambda t: continual.XdG(t, share=0.5), "XdG(Trainer(...), share=0.5)"),
-        (lambda t: continual.OnlineEWC(t, 0.5), "OnlineEWC(Trainer(...), 0.5)"),
+        (lambda t: continual.OnlineEWC(t, 0.5), "OnlineEWC(Trainer(...), 0.5, fisher='exact')"),
+        (lambda t: Replay(t, 9, batch_size=7), "Replay(Trainer(...), 9, batch_size=7)"),
         (lambda t: continual.Joint(t, SCENARIO), "Joint(Trainer(...), Scenario(...))"),
         (lambda t: OwnUpdates(Counts(t)), "OwnUpdates(Counts(Trainer(...)))"),
     ],

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: gradient's slope along it.
 Lines: TypeAlias = Callable[[int, Vector, npt.NDArray[Any]], tuple[npt.NDArray[Any], float]]
 
-#: What has values that are so exact.
+#: Names of types, by how exact their values are.
 _FLOATS = {float(np.finfo(kind).eps): kind for kind in ("float16", "float32", "float64")}
 
 #: Central differences of smooth networks agree to about 1e-9; wrong formulas are off by far more.
@@ -314,8 +314,8 @@ class GradcheckReport:
             advice.append(
                 f"{', '.join(bent)}: differences with twice the step (h in the table) are others. "
                 "If the function is noisy, as with float32 inside, try a larger h, such as 5e-3. "
-                "If it bends within a step: Try a smaller h, another method, or scale the "
-                "parameters to about 1"
+                "Try a smaller h, another method, or parameters that are scaled to about 1, if it "
+                "bends within a step"
             )
         return advice
 

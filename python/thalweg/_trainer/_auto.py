@@ -79,18 +79,18 @@ class Trial:
     def __init__(self, trainer: "Trainer", batch: Callable[[int], Batch]) -> None:
         self._trainer, self._batch = trainer, batch
         self._passes = trainer.model._core.passes()
-        self._before = self._losses(trainer.copy())
+        self._before = self._losses(trainer._twin())
 
     def run(self, rate: float) -> tuple[float, "Trainer | None"]:
         """Give what the updates took, and the copy that made them, if it could."""
         from thalweg._lr_finder import _plain
 
-        copy = _plain(self._trainer.copy())
+        copy = _plain(self._trainer._twin())
         copy.optimizer.lr = rate
         try:
             for k in range(_UPDATES):
                 copy.step(*self._batch(k))
-            return self._before - self._losses(copy.copy()), copy
+            return self._before - self._losses(copy._twin()), copy
         except DivergedError:
             return -math.inf, None
 

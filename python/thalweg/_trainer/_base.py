@@ -49,10 +49,10 @@ _OF_TRAINERS = {
 
 
 #: The attributes that a trainer sets.
-MINE = (
+ATTRIBUTES = (
     "_model", "_loss", "_optimizer", "_schedule", "_clip_norm", "_clip_value", "_accumulate",
     "_average", "_averaging", "_precision", "_core", "_history", "_fitting", "_untouched",
-    "_epochs", "_base_lr", "_plateau", "_rates", "_updates",
+    "_epochs", "_base_lr", "_plateau", "_rates",
 )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ class TrainerBase(Guided):
         ("step", "train_step", "training_step"),
         "fit takes its steps in the core; callbacks with on_step_end and on_epoch_end see them, "
         "nn.CustomLoss is a loss of your own, and a loop by hand takes other steps: "
-        "trainer.backward(x, y), and trainer.optimizer.step(model)",
+        "trainer.backward(x, y), and trainer.update()",
     )
     _elsewhere: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("predict", "forward"), "call the model: trainer.model(x)"),
@@ -135,7 +135,6 @@ class TrainerBase(Guided):
                 "in the precision of the model: leave precision out"
             )
         _expect_schedule(schedule)
-        _logits.check(model, loss)
         if clip_grad_norm is not None and clip_grad_value is not None:
             raise ArgumentError("give clip_grad_norm or clip_grad_value, not both")
         self._model = model
@@ -173,13 +172,13 @@ class TrainerBase(Guided):
         self._fitting = False
         #: Whether in a fit nothing was trained yet, or all of it taken back.
         self._untouched = True
-        self._updates = 0  # of gradients that somebody else found
         self._epochs = 0  # ended so far: each has an order of its own, and schedules count them
         self._base_lr = optimizer.lr
         self._plateau = schedule.start() if isinstance(schedule, ReduceLROnPlateau) else {}
         self._rates = Rates(schedule, self._base_lr) if isinstance(schedule, Schedule) else None
         optimizer._belong(model)  # nothing can fail any more
         optimizer._lr_by_hand = None  # what it is now counts
+        _logits.check(model, loss)
 
     def _full_batch(
         self, core: _core.Trainer | CustomTrainer, optimizer: FullBatchOptimizer

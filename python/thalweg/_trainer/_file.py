@@ -10,7 +10,7 @@ from thalweg import _arrays, _checks, _core, _habits, _safetensors, _spec, optim
 from thalweg._arrays import Array
 from thalweg._history import History
 from thalweg._rates import Rates
-from thalweg._trainer._base import MINE, PRECISIONS, TrainerBase
+from thalweg._trainer._base import ATTRIBUTES, PRECISIONS, TrainerBase
 from thalweg.errors import ArgumentError, DataError
 from thalweg.nn import CustomLoss, DerivativeLoss, Loss, Sequential, _losses
 from thalweg.nn._losses import FunctionLoss, loss_of
@@ -179,8 +179,12 @@ class Resumable(TrainerBase):
         core = self._core
         penalty = core.penalty() if isinstance(core, _core.Trainer) else None
         state = {**self._counts(), "groups": []}, core.average(), penalty  # the optimizer has them
-        own = {name: value for name, value in vars(self).items() if name not in MINE}
-        return _again, (type(self), self._model, self._description(), state), own or None
+        arguments = type(self), self._model, self._description(), state
+        return _again, arguments, self._added() or None
+
+    def _added(self) -> dict[str, Any]:
+        """Give what a class of the user's own has beside."""
+        return {name: value for name, value in vars(self).items() if name not in ATTRIBUTES}
 
     def __copy__(self) -> Self:
         return self.copy()
@@ -201,13 +205,17 @@ class Resumable(TrainerBase):
         DivergedError
             If a number of model or optimizer is infinite or NaN.
         """
-        # Loss and schedule stay the same: nothing changes them, and a user's may hold much.
-        make, (kind, model, spec, (counts, *more)), own = self.__reduce__()
         memo: dict[int, Any] = {}
+        twin = memo[id(self)] = self._twin(memo)
+        vars(twin).update(copy.deepcopy(self._added(), memo))
+        return twin
+
+    def _twin(self, memo: dict[int, Any] | None = None) -> Self:
+        """Copy what is thalweg's: for trials, of which nobody sees the rest."""
+        # Loss and schedule stay the same: nothing changes them, and a user's may hold much.
+        make, (kind, model, spec, (counts, *more)), _ = self.__reduce__()
         model, spec["optimizer"] = copy.deepcopy((model, self._optimizer), memo)
         twin: Self = make(kind, model, spec, (copy.deepcopy(counts), *more))
-        memo[id(self)] = twin
-        vars(twin).update(copy.deepcopy(own or {}, memo))
         return twin
 
     def _description(self) -> dict[str, Any]:

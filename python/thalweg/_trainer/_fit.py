@@ -237,9 +237,7 @@ class Fitting(TrainerBase):
                 there = self._keys(validation_data is not None)
                 own = isinstance(self._loss, FunctionLoss)
                 _callbacks.check_figures(callbacks, self._schedule, there, own)
-            run = self._begin(
-                x, y, sample_weight, validation_data, epochs, batch_size, shuffle, lr
-            )
+            run = self._begin(x, y, sample_weight, validation_data, epochs, batch_size, shuffle, lr)
             return self._run(run, epochs, callbacks, progress)
 
     def _begin(
@@ -310,15 +308,14 @@ class Fitting(TrainerBase):
             self._base_lr = optimizer.lr
             if self._rates is not None:
                 self._rates = Rates(self._rates.schedule, self._base_lr)
-        elif self._rates and optimizer._lr_by_hand not in (None, self._base_lr):
-            if optimizer._lr_by_hand == optimizer.lr:  # and no step has undone it yet
-                from thalweg._warn import warn  # few have reason to
+        elif self._rates and optimizer._lr_by_hand == optimizer.lr != self._base_lr:
+            from thalweg._warn import warn  # few have reason to
 
-                warn(
-                    f"optimizer.lr was set to {optimizer.lr:g}, of which nothing comes: the "
-                    f"schedule sets it before each step, and is based on {self._base_lr:g}. "
-                    f"fit(..., lr={optimizer.lr:g}) bases it on that"
-                )
+            warn(
+                f"optimizer.lr was set to {optimizer.lr:g}, of which nothing comes: the schedule "
+                f"sets it before each step, and is based on {self._base_lr:g}. "
+                f"fit(..., lr={optimizer.lr:g}) bases it on that"
+            )
         optimizer._lr_by_hand = None
 
     def _batches_to_validate(self, data: Any, epochs: int) -> Callable[[], Evaluation] | None:
@@ -623,7 +620,6 @@ class Fitting(TrainerBase):
         except Exception:
             optimizer._core.set_lr(before)
             raise
-        self._updates += 1
 
     @_habits.takes("Trainer.evaluate()", _OF_EVALUATE)
     def evaluate(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from thalweg import _checks
+from thalweg.continual._task import are_labels
 from thalweg.errors import ArgumentError, DtypeError, ShapeError
 
 #: What samples belong to besides their labels.
@@ -86,7 +87,7 @@ class Buffer:
     def _labels(self) -> Any:
         """Give the classes of which samples are kept; None, if targets are no labels."""
         y = self.rows()["y"] if len(self) else np.zeros(0, np.int64)
-        return np.unique(y) if _are_labels(y) else None
+        return np.unique(y) if are_labels(y) else None
 
     def _check_new(self, group: _Group, columns: Mapping[str, Any]) -> dict[str, Any]:
         """Give new samples as arrays, if `add` will take them, perhaps with more columns."""
@@ -411,19 +412,15 @@ def _share(capacity: int, counts: Iterable[int]) -> int:
 
 def _parts(group: _Group, y: Any) -> dict[str, Any]:
     """Give the places of the rows of each class in a group, by the names of the two."""
-    labels = _classes(y)
+    labels = classes_of(y)
     return {
         f"{group}/{label}": np.flatnonzero(labels == label) for label in np.unique(labels).tolist()
     }
 
 
-def _are_labels(y: Any) -> bool:
-    return bool(y.ndim == 1 and y.dtype.kind in "iub")
-
-
-def _classes(y: Any) -> Any:
+def classes_of(y: Any) -> Any:
     """Give the class of each row; 0, if targets are neither labels nor shares of classes."""
-    if _are_labels(y):
+    if are_labels(y):
         return y
     if y.ndim == 2 and y.shape[1] > 1 and (y >= 0).all() and np.allclose(y.sum(axis=1), 1):
         return y.argmax(axis=1)
@@ -493,7 +490,7 @@ def _columns(columns: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, A
             continue
         wide = _wide(new.dtype, column.dtype)
         # Labels that become numbers would be of no class.
-        if wide is None or (name == "y" and _are_labels(column) and wide.kind == "f"):
+        if wide is None or (name == "y" and are_labels(column) and wide.kind == "f"):
             raise DtypeError(
                 f"this buffer keeps {name} as {column.dtype}, which cannot hold {new.dtype}; give"
                 " it samples of one type"

@@ -98,10 +98,11 @@ def check(strategy: Any) -> None:
     UnsupportedError
         If there is such a one inside.
     """
-    link = strategy.inner
+    mine, link = _deeds(strategy), strategy.inner
     while link is not None:
+        theirs = _deeds(link)
         for outer, inner, why in _CLASHES:
-            if outer in _deeds(strategy) and inner in _deeds(link):
+            if outer in mine and inner in theirs:
                 names = {"outer": type(strategy).__name__, "inner": type(link).__name__}
                 raise UnsupportedError(
                     f"{names['outer']} around {names['inner']} is not there: {why.format(**names)}"

@@ -166,7 +166,7 @@ class XdG(_Parts):
 
     def end(self, task: Task) -> None:
         """Open all gates."""
-        self._check_end(task)
+        self._admit_end(task)
         self._open()
         super().end(task)
 
@@ -326,7 +326,7 @@ class PackNet(_Parts):
 
     def end(self, task: Task) -> None:
         """Give the smallest weights back, and train the others on."""
-        self._check_end(task)
+        self._admit_end(task)
         model = self.trainer.model
         theta, mine = model.flat_parameters, self._free.copy()
         own_outputs = outputs_of(self.trainer, task) is not None

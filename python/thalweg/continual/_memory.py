@@ -9,10 +9,10 @@ import numpy as np
 from thalweg import _arrays, _checks
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _joins
-from thalweg.continual._buffers import Buffer, ReservoirBuffer
+from thalweg.continual._buffers import Buffer, ReservoirBuffer, classes_of
 from thalweg.continual._features import body
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Task, are_labels, counted
+from thalweg.continual._task import Task, counted
 from thalweg.errors import ArgumentError, ShapeError
 
 _MASK = (1 << 62) - 1
@@ -57,8 +57,7 @@ class Keeping(Strategy):
         """Refuse a task that cannot be learned together with what is kept, or be kept with it."""
         super()._check_kept(task)
         x, y = counted(self.trainer.loss, task.x, task.y)
-        # A row of each class: the buffer may have no room for them all.
-        some = np.unique(y, return_index=True)[1] if are_labels(y) else slice(1)
+        _, some = np.unique(classes_of(y), return_index=True)  # there may be no room for them all
         self.buffer._check_new(task.index, {"x": x[some], "y": y[some]})
         check_competing(self, self.buffer._labels())
 
@@ -150,8 +149,8 @@ def check_competing(strategy: Strategy, labels: Any) -> None:
         raise ArgumentError(
             f"{type(strategy).__name__} keeps samples of the classes {others} and would learn them"
             f" again, but only {tuple(active)} compete in the loss: if they are of an earlier run,"
-            " make model, trainer, buffer and strategy anew; else let them compete"
-            ' (Task(..., active="all"), or those that are to)'
+            " make model, trainer, buffer and strategy anew; else let them compete, as by"
+            ' Task(..., active="all")'
         )
 
 

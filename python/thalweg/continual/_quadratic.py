@@ -44,7 +44,7 @@ class Quadratic(Strategy):
         self.ratios: list[float] = []
         self._importance: Flat | None = None
         self._anchor: Flat | None = None
-        self._told_of_own_updates = False
+        self._told_of_steps_by_hand = False
 
     @property
     def strength(self) -> float:
@@ -85,8 +85,7 @@ class Quadratic(Strategy):
             )
 
     def _learn(self, task: Task, **options: Any) -> History:
-        trainer = self.trainer
-        updates, known = trainer.optimizer.steps - trainer._updates, trainer.history
+        by_hand = self.trainer.optimizer._steps_by_hand
         try:
             history = super()._learn(task, **options)
         except DivergedError as error:
@@ -103,19 +102,19 @@ class Quadratic(Strategy):
         if self._importance is not None and "penalty" in history and loss:
             self.ratios.append(history["penalty"][-1] / loss)
             del self.ratios[:-LATEST]
-        # Fits of the trainer have a history each, and know of the penalty.
-        unknown = "penalty" not in history and trainer.history is known
-        own = unknown and trainer.penalty and trainer.optimizer.steps - trainer._updates > updates
-        if own and not self._told_of_own_updates:
-            self._told_of_own_updates = True
-            warn(
-                f"a strategy inside of {type(self).__name__} makes updates of which nothing says"
-                " that the penalty is in them: it is in those of trainer.update, trainer.step and"
-                " trainer.fit, but not in gradients, which optimizer.step takes as they are. Take"
-                ' trainer.update; or, if it is in them, say so by "penalty": trainer.penalty among'
-                " the figures that learn gives",
-            )
+        if self.trainer.optimizer._steps_by_hand > by_hand and "penalty" not in history:
+            self._warn_of_steps_by_hand()
         return history
+
+    def _warn_of_steps_by_hand(self) -> None:
+        if self._told_of_steps_by_hand or not self.trainer.penalty:
+            return
+        self._told_of_steps_by_hand = True
+        warn(
+            f"a strategy inside of {type(self).__name__} calls optimizer.step, which knows of no"
+            " penalty: call trainer.update, which does; or, if its gradient is among yours, give"
+            ' "penalty": trainer.penalty with the figures of learn',
+        )
 
     def _parameters(self) -> Flat:
         return self.trainer.model.flat_parameters.astype(np.float64)

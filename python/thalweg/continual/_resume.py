@@ -56,7 +56,7 @@ def chosen(strategy: Strategy, scenario: Scenario | None = None) -> dict[str, An
 def _arguments(thing: Strategy | Buffer, checksum: Callable[[Any], Any]) -> dict[str, Any]:
     """Give the arguments that something was made with, which it keeps under their names."""
     found: dict[str, Any] = {}
-    gathered = thing._gathered() if isinstance(thing, Strategy) else ()
+    gathered = thing._names_gathered() if isinstance(thing, Strategy) else ()
     for name in inspect.signature(type(thing).__init__).parameters:
         for kept in (name, f"_{name}"):
             if kept in vars(thing) and kept not in gathered:

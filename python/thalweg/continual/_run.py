@@ -12,7 +12,7 @@ from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg._warn import warn
-from thalweg.continual import _batches, _resume
+from thalweg.continual import _ask, _batches, _resume
 from thalweg.continual._baselines import Naive
 from thalweg.continual._elsewhere import OF_RUNS, called
 from thalweg.continual._quadratic import Quadratic
@@ -286,11 +286,12 @@ class _Run:
         _held = task.x
         _TRAINED.add(self.strategy.trainer)
         if self.taken == 0:
-            self.strategy.begin(task)
+            _ask.begin(self.strategy, task)
             self.result.histories.append(History())
         while self.taken < plan.steps_of(task):
             before, part = self.taken, plan.next_stop(task, self.taken) - self.taken
-            history = self.strategy.learn(
+            history = _ask.learn(
+                self.strategy,
                 task,
                 steps=part,
                 start=before,
@@ -304,7 +305,7 @@ class _Run:
                 self.bar.set_description(f"task {task.index + 1}/{len(self.scenario)} {task.name}")
                 self.bar.update(part)
             if self.taken == plan.steps_of(task):
-                self.strategy.end(task)
+                _ask.end(self.strategy, task)
                 self.judge(task.index, ended=True)
             else:
                 if self.is_time(plan.evaluate_every, before):

@@ -1,6 +1,5 @@
 """The form of every strategy."""
 
-import copy
 import dataclasses
 import functools
 import inspect
@@ -13,7 +12,7 @@ import numpy as np
 from thalweg import _checks, _core
 from thalweg._history import History
 from thalweg._trainer import Trainer
-from thalweg.continual import _batches, _joins, _own
+from thalweg.continual import _ask, _batches, _gathered, _joins
 from thalweg.continual._buffers import Buffer, ReservoirBuffer
 from thalweg.continual._elsewhere import ARGUMENTS, ELSEWHERE, OF_FITS, called, no_attribute
 from thalweg.continual._task import Task, check_rows, not_begun
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 _OF_CLASSES = (CrossEntropyLoss, BCEWithLogitsLoss, DistillationLoss, CustomLoss)
 #: Where a copy on its way has what `Strategy.state_dict` gave.
 _GATHERED = "state_dict()"
-#: Where a state has that of something that has one of its own.
-_STATE = "its state"
 
 
 class Strategy:
@@ -81,12 +78,14 @@ class Strategy:
     _holds: tuple[str, ...] = ()
     #: What it does that others may not bear: see `_joins`.
     _does: tuple[str, ...] = ()
+    #: The task that was found right, here or by the strategy outside, and begins or ends now.
+    _admitted: Task | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Let classes say what is wrong with them, and with what they are made of."""
         super().__init_subclass__(**options)
         if not cls.__module__.startswith("thalweg."):
-            _own.watch(cls)
+            _ask.check_learn(cls)
         elif "__init__" in vars(cls):
             _guide(cls)
 
@@ -98,7 +97,6 @@ class Strategy:
         _joins.check(self)
         self._ended = 0  # tasks
         self._begun = False  # whether a task is being learned
-        self._reached: str | None = None  # which of begin and end came through to here last
         # Whether samples of earlier tasks are learned again, by any strategy of the chain.
         self._rehearses: bool = self.replays or (self.inner is not None and self.inner._rehearses)
         link = self.inner
@@ -113,7 +111,7 @@ class Strategy:
         for it in inspect.signature(type(self).__init__).parameters.values():
             kept = [attributes[name] for name in (it.name, f"_{it.name}") if name in attributes]
             # What is not kept under its name, or is as usual, says nothing.
-            if not kept or it.default is None or _short(it.default) == _short(kept[0]):
+            if not kept or _short(it.default) == _short(kept[0]):
                 continue
             named = it.default is not it.empty or it.kind is it.KEYWORD_ONLY
             given.append(f"{it.name}={_short(kept[0])}" if named else _short(kept[0]))
@@ -134,12 +132,19 @@ class Strategy:
     def begin(self, task: Task) -> None:
         """Get ready for a task; which classes compete in the loss is set, too."""
         self._admit(task)
+        self._admitted = None
         if self.inner is not None:
-            self.inner.begin(task)
-        self._begun, self._reached = True, "begin"
+            self.inner._admitted = task
+            _ask.begin(self.inner, task)
+        self._begun = True
 
     def _admit(self, task: Task) -> None:
-        """Let the classes of a task compete, or refuse it before anything is changed for it."""
+        """Let the classes of a task compete, or refuse it before anything is changed for it.
+
+        This looks at all strategies inside, too, which do so only for another task than this.
+        """
+        if task is self._admitted:
+            return
         _check_task(task)
         self._check(task)
         trainer = self.trainer
@@ -153,6 +158,7 @@ class Strategy:
         except ThalwegError:
             trainer.loss = before
             raise
+        self._admitted = task
 
     def _look_at(self, task: Task) -> None:
         """Refuse rows that the trainer cannot take."""
@@ -177,6 +183,12 @@ class Strategy:
         """Refuse a task, whose classes compete now, that does not go with what is kept."""
         if self.inner is not None:
             self.inner._check_kept(task)
+
+    def _admit_end(self, task: Task) -> None:
+        """Refuse the end of a task before anything is changed for it."""
+        if task is not self._admitted:
+            self._check_end(task)
+            self._admitted = task
 
     def _check_end(self, task: Task) -> None:
         """Refuse what this strategy, or one inside, could not take to heart."""
@@ -256,7 +268,7 @@ class Strategy:
             "drop_last": drop_last,
         }
         if self.inner is not None:
-            return self.inner.learn(task, **options)
+            return _ask.learn(self.inner, task, **options)
         fixed = task.with_data(np.asarray(task.x), np.asarray(task.y), task.sample_weight)
         _batches.check_last(self.trainer, len(fixed.x), steps, start, batch_size, drop_last)
         return mean_history(list(self._parts(fixed, **options)))
@@ -293,16 +305,18 @@ class Strategy:
 
     def end(self, task: Task) -> None:
         """Take to heart what must not be forgotten of a task that was learned."""
-        self._check_end(task)
+        self._admit_end(task)
+        self._admitted = None
         if self.inner is not None:
-            self.inner.end(task)
-        self._ended, self._begun, self._reached = self._ended + 1, False, "end"
+            self.inner._admitted = task
+            _ask.end(self.inner, task)
+        self._ended, self._begun = self._ended + 1, False
 
     def _abandon(self) -> None:
         """Let go what is held for a task that will not be learned to its end."""
         if self.inner is not None:
             self.inner._abandon()
-        self._begun = False
+        self._begun, self._admitted = False, None
 
     @called("strategy.fit", OF_FITS, lambda task: _check_task(task))
     def fit(
@@ -342,11 +356,12 @@ class Strategy:
             count, per_pass = 1, _checks.integer("steps", steps, 1)
         # As long as somebody has them, samples that are made on demand are not made again.
         _held = task.x
-        self.begin(task)
+        _ask.begin(self, task)
         history = History()
         try:
             for number in range(count):
-                part = self.learn(
+                part = _ask.learn(
+                    self,
                     task,
                     steps=per_pass,
                     start=number * per_pass,
@@ -354,7 +369,7 @@ class Strategy:
                     drop_last=drop_last,
                 )
                 history.append({key: values[-1] for key, values in part.items()})
-            self.end(task)
+            _ask.end(self, task)
         except BaseException:
             self._abandon()
             raise
@@ -443,7 +458,7 @@ class Strategy:
 
     def __getstate__(self) -> dict[str, Any]:
         # Some of what was gathered is in the core's trainer, which copies and pickles leave out.
-        plain = {name for name in self._gathered() if not _has_state(getattr(self, name))}
+        plain = {name for name in self._names_gathered() if not _gathered.has_state(getattr(self, name))}
         others = {name: value for name, value in vars(self).items() if name not in plain}
         return {**others, _GATHERED: self.state_dict()}
 
@@ -503,7 +518,7 @@ class Strategy:
 
         All of it is copied, here and by `load_state_dict`.
         """
-        state = {name.strip("_"): _state_of(getattr(self, name)) for name in self._gathered()}
+        state = {name.strip("_"): _gathered.given(getattr(self, name)) for name in self._names_gathered()}
         return state if self.inner is None else {**state, "inner": self.inner.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -515,15 +530,8 @@ class Strategy:
             If it is not of such a strategy, around such others; nothing was taken then.
         """
         self._check_state(state)
-        for name in self._gathered():
-            there: Any = vars(self).get(name)
-            value = copy.deepcopy(state[name.strip("_")])
-            if not _has_state(there) or value is None:
-                setattr(self, name, value)
-            elif isinstance(there, np.random.Generator):
-                there.bit_generator.state = value[_STATE]
-            else:
-                there.load_state_dict(value[_STATE])
+        for name in self._names_gathered():
+            setattr(self, name, _gathered.taken(state[name.strip("_")], vars(self).get(name)))
         if self.inner is not None:
             self.inner.load_state_dict(state["inner"])
 
@@ -532,7 +540,7 @@ class Strategy:
         name = type(self).__name__
         if not isinstance(state, Mapping):
             raise ArgumentError(f"a state is a dict, as of {name}.state_dict(); got {state!r}")
-        needed = [name.strip("_") for name in self._gathered()]
+        needed = [name.strip("_") for name in self._names_gathered()]
         needed += [part for kind in type(self).__mro__ for part in vars(kind).get("_holds", ())]
         needed += [] if self.inner is None else ["inner"]
         missing = [part for part in needed if part not in state]
@@ -544,41 +552,16 @@ class Strategy:
             raise ArgumentError(
                 f"this is not the state of such a {name}: it is of one around another strategy"
             )
-        for attribute in self._gathered():
+        for attribute in self._names_gathered():
             value, there = state[attribute.strip("_")], vars(self).get(attribute)
-            of = value.get("of") if isinstance(value, Mapping) and _STATE in value else None
-            mine = type(there).__name__ if _has_state(there) else None
-            if of != mine and value is not None:
-                raise ArgumentError(
-                    f"this is not the state of such a {name}: its {attribute} is"
-                    f" {'plain data' if of is None else f'the state of a {of}'}, and that of this"
-                    f" one is {'no such thing' if mine is None else f'a {mine}'}; what has a state"
-                    " of its own is made in __init__"
-                )
-            if isinstance(there, Buffer) and value is not None:
-                there._check_state(value[_STATE])
+            _gathered.check(name, attribute, value, there)
         if self.inner is not None:
             self.inner._check_state(state["inner"])
 
     @classmethod
-    def _gathered(cls) -> list[str]:
+    def _names_gathered(cls) -> list[str]:
         """Give the names of the attributes that belong to the state, with those of all bases."""
         return [name for kind in cls.__mro__ for name in vars(kind).get("gathers", ())]
-
-
-def _has_state(value: Any) -> bool:
-    """Whether something has a state that it can take back, as a buffer or a model."""
-    both = hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
-    return both or isinstance(value, np.random.Generator)
-
-
-def _state_of(value: Any) -> Any:
-    """Give a copy of what was gathered, or the state of it."""
-    if not _has_state(value):
-        return copy.deepcopy(value)
-    is_generator = isinstance(value, np.random.Generator)
-    state = value.bit_generator.state if is_generator else value.state_dict()
-    return {"of": type(value).__name__, _STATE: copy.deepcopy(state)}
 
 
 def _guide(cls: type[Strategy]) -> None:

@@ -206,10 +206,8 @@ def are_labels(y: Any) -> bool:
 def counted(loss: Any, x: Any, y: Any) -> tuple[Any, Any]:
     """Give samples and targets as arrays, without the rows whose label a loss ignores."""
     x, y, ignored = np.asarray(x), np.asarray(y), getattr(loss, "ignore_index", None)
-    if ignored is None or not are_labels(y):
-        return x, y
-    counts = y != ignored
-    return (x, y) if counts.all() else (x[counts], y[counts])
+    out = y == ignored if ignored is not None and are_labels(y) else np.False_
+    return (x[~out], y[~out]) if out.any() else (x, y)
 
 
 def growing(tasks: tuple[Task, ...]) -> tuple[Task, ...]:

@@ -276,11 +276,8 @@ def summary(results: "Sequence[Result]") -> dict[str, tuple[float, float]]:
     if len(runs) < 2:
         raise ArgumentError(f"a deviation is of at least 2 runs; got {len(runs)}")
     found = [run.metrics() for run in runs]
-    return {
-        name: (float(np.mean(values)), float(np.std(values, ddof=1)))
-        for name in found[0]
-        for values in [[one[name] for one in found]]
-    }
+    values = {name: [one[name] for one in found] for name in found[0]}
+    return {name: (float(np.mean(v)), float(np.std(v, ddof=1))) for name, v in values.items()}
 
 
 @dataclass(frozen=True)

@@ -392,8 +392,7 @@ def _state(optimizer: optim.Optimizer) -> dict[str, Vector]:
         raise ArgumentError(
             f"{type(optimizer).__name__} divides its steps by an average of squared gradients, and "
             "has none before its first step: train some steps first (thalweg.find_lr needs none). "
-            "A copy leaves the trainer alone: trial = trainer.copy(); trial.fit(x, y, epochs=5), "
-            "and half of curvature.max_stable_lr(trial, x, y).max_lr is a rate for the trainer"
+            "Those may be steps of a copy, trial = trainer.copy()"
         )
     return {name: np.asarray(values, dtype=np.float64) for name, values in arrays.items()}
 

@@ -54,6 +54,8 @@ class Optimizer(Guided):
     _figures: ClassVar[tuple[str, ...]] = ()
     #: The rate that was set by hand since a trainer last looked, which a schedule would undo.
     _lr_by_hand: float | None = None
+    #: Calls of `step`, of which the trainer's penalties know nothing.
+    _steps_by_hand: int = 0
     #: Checks of arguments that other methods have under the same name, but not of the same kind.
     _own_checks: ClassVar[Checks] = {}
 
@@ -283,6 +285,7 @@ class Optimizer(Guided):
             self._meet(model)
             self._belong(model)
         self._core.step(model._core)
+        self._steps_by_hand += 1
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next steps depend on, besides the model.

@@ -31,6 +31,7 @@ from thalweg.nn._layers._linear import check_sines as check_sines
 from thalweg.nn._layers._norms import BatchNorm1d as BatchNorm1d
 from thalweg.nn._layers._norms import LayerNorm as LayerNorm
 from thalweg.nn._layers._norms import RMSNorm as RMSNorm
+from thalweg.nn._layers._norms import scale_and_shift as scale_and_shift
 from thalweg.nn._layers._residual import Residual as Residual
 from thalweg.nn._layers._residual import with_inner as with_inner
 from thalweg.nn._layers._standardize import Standardize as Standardize

@@ -1,8 +1,12 @@
 """Normalizations, of columns and of rows."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from thalweg import _checks
+from thalweg._arrays import Array
 from thalweg._description import description
 from thalweg.errors import ArgumentError
 from thalweg.nn._layers._base import Layer
@@ -173,3 +177,13 @@ def _width(layer: str, shape: Any) -> tuple[int]:
             )
         (shape,) = shape
     return (_checks.integer(f"{layer}: normalized_shape", shape, 1),)
+
+
+def scale_and_shift(layer: BatchNorm1d, state: Mapping[str, Array]) -> tuple[Array, Array]:
+    """Give s and b of the map x -> s x + b that a `BatchNorm1d` is in evaluation, in float64."""
+    mean = state["running_mean"].astype(np.float64)
+    scale: Array = 1 / np.sqrt(state["running_var"].astype(np.float64) + layer.eps)
+    shift: Array = np.zeros_like(mean)
+    if layer.affine:
+        scale, shift = scale * state["weight"], state["bias"].astype(np.float64)
+    return scale, shift - scale * mean

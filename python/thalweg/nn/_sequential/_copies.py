@@ -113,19 +113,20 @@ def _folded(
         here, before = f"{old}{index}.", layers[index - 1] if index else None
         own = {name: state[here + name] for name in _names(state, here)}
         if isinstance(layer, _layers.BatchNorm1d) and isinstance(before, _layers.Linear):
-            scale, shift = _affine(layer, own)
+            scale, shift = _layers.scale_and_shift(layer, own)
             place = f"{new}{len(made) - 1}."
             bias = into.get(place + "bias", np.zeros(1))
             into[place + "weight"] = scale[:, None] * into[place + "weight"]
             into[place + "bias"] = scale * bias + shift
             made[-1] = dataclasses.replace(before, bias=True)
             continue
-        while isinstance(layer, _layers.Linear) and made:
-            if not isinstance(norm := made[-1], _layers.BatchNorm1d):
-                break
+        linear = isinstance(layer, _layers.Linear)
+        while linear and made and isinstance(norm := made[-1], _layers.BatchNorm1d):
             made.pop()
             place = f"{new}{len(made)}."
-            scale, shift = _affine(norm, {n: into.pop(place + n) for n in _names(into, place)})
+            scale, shift = _layers.scale_and_shift(
+                norm, {n: into.pop(place + n) for n in _names(into, place)}
+            )
             own["bias"] = own.get("bias", 0.0) + own["weight"] @ shift
             own["weight"] = own["weight"] * scale
             layer = dataclasses.replace(layer, bias=True)
@@ -141,12 +142,3 @@ def _folded(
 def _names(state: dict[str, Array], place: str) -> list[str]:
     """Give the names of what a state holds of the layer there."""
     return [name.removeprefix(place) for name in state if name.startswith(place)]
-
-
-def _affine(norm: _layers.BatchNorm1d, state: dict[str, Array]) -> tuple[Array, Array]:
-    """Give slope and shift of a normalization in evaluation, in float64: rounded is once, later."""
-    mean, variance = (state[name].astype(float) for name in ("running_mean", "running_var"))
-    scale = 1 / np.sqrt(variance + norm.eps)
-    if norm.affine:
-        scale *= state["weight"]
-    return scale, (state["bias"] if norm.affine else 0.0) - scale * mean
