@@ -303,6 +303,24 @@ impl Trainer {
         })
     }
 
+    /// Gradients that wait for an update, in public order, and of how many batches, if there are some.
+    fn gathered(&self, py: Python<'_>) -> Option<(Py<PyAny>, usize)> {
+        let Model { network, isa, .. } = self.model.get();
+        with_dtype!(self.model.get().dtype, T => {
+            let copy = self.detached::<T, _>(py, |trainer| trainer.gathered(network, *isa));
+            copy.map(|(flat, batches)| (vector_out(py, flat), batches))
+        })
+    }
+
+    fn set_gathered(&self, py: Python<'_>, values: &Bound<'_, PyAny>, batches: usize) -> PyResult<()> {
+        let Model { network, isa, .. } = self.model.get();
+        with_dtype!(self.model.get().dtype, T => {
+            let flat = vector::<T>("gathered gradients", values, network.num_parameters())?;
+            self.detached::<T, _>(py, |trainer| trainer.set_gathered(network, *isa, &flat, batches))
+                .map_err(|e| translate(py, e))
+        })
+    }
+
     /// Sets the quadratic penalty: importance and anchor in public order, and strength.
     fn set_penalty(
         &self,

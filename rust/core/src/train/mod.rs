@@ -24,6 +24,7 @@ use crate::error::Error;
 use crate::gemm::Precision;
 use crate::loss::{Goals, Objective};
 use crate::model::{Model, Workspaces};
+use crate::network::Network;
 use crate::optim::Optimizer;
 use crate::plan::{Mode, Plan};
 use crate::project::Projection;
@@ -128,6 +129,44 @@ impl<T: Element> Trainer<T> {
     pub fn set_objective(&mut self, objective: Objective<T>, model: &Model<T>) -> Result<(), Error> {
         objective.check_outputs(model.network().outputs())?;
         self.objective = objective;
+        Ok(())
+    }
+
+    /// The sum of gradients that were gathered for an update to come, in public order, and of how many batches.
+    pub fn gathered(&self, network: &Network, isa: Isa) -> Option<(Vec<T>, usize)> {
+        let Gathered { grads, batches } = &self.gathered;
+        (*batches > 0).then(|| {
+            let mut flat = vec![T::ZERO; network.num_parameters()];
+            network.export(isa, grads, &mut flat);
+            (flat, *batches)
+        })
+    }
+
+    /// Goes on from such gradients.
+    ///
+    /// # Errors
+    /// If one is not finite, they would have been an update long ago, or there is not enough memory; nothing is changed
+    /// then.
+    ///
+    /// # Panics
+    /// If they are not as many as the parameters.
+    pub fn set_gathered(
+        &mut self,
+        network: &Network,
+        isa: Isa,
+        flat: &[T],
+        batches: usize,
+    ) -> Result<(), Error> {
+        if batches >= self.options.accumulate || !flat.iter().all(|g| g.is_finite()) {
+            let of = self.options.accumulate;
+            let text = format!(
+                "gradients of {batches} batches cannot wait for an update of {of}, or are not finite"
+            );
+            return Err(Error::Mismatch(text));
+        }
+        let mut grads = Buffer::zeroed("gradients", network.arena_len())?;
+        network.import(isa, flat, &mut grads);
+        self.gathered = Gathered { grads, batches };
         Ok(())
     }
 
