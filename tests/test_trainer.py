@@ -512,7 +512,7 @@ def test_a_history_is_a_dict_that_can_be_copied(classifier, blobs):
     assert repr(history).startswith(f"History(2 epochs, loss {history['loss'][-1]:.4g}, accuracy ")
     assert repr(tw.History(loss=[3.9e-6])) == "History(1 epoch, loss 3.9e-06)"
     assert repr(tw.History(loss=[1.0], seconds=[0.00123])) == "History(1 epoch, loss 1, 1.2 ms)"
-    assert repr(tw.History(loss=[1.0], seconds=[0.1])) == "History(1 epoch, loss 1, 0.10 s)"
+    assert repr(tw.History(loss=[1.0], seconds=[0.0999])) == "History(1 epoch, loss 1, 0.10 s)"
     assert history.epochs == 2
     assert repr(tw.History()) == "History(0 epochs)"
 

@@ -84,7 +84,7 @@ class FullBatchTrainer:
         """There is none to be set."""
 
     def take(self) -> None:
-        """Nothing that is refused before."""
+        """Make an update of gradients that are there; `Trainer.update` refuses that before."""
 
     def flush(self) -> None:
         """Nothing is gathered here."""

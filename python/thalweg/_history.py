@@ -108,7 +108,7 @@ class History(dict[str, list[float]]):
         parts += [f"{key} {self[key][-1]:.4g}" for key in KEYS[:-1] if self.get(key)]
         if self.get("seconds"):
             time = sum(self["seconds"])
-            parts.append(f"{time:.2f} s" if time >= 0.1 else f"{1000 * time:.2g} ms")
+            parts.append(f"{time:.2f} s" if time >= 0.0995 else f"{1000 * time:.2g} ms")
         return f"History({', '.join(parts)})"
 
     def __reduce__(self) -> Any:

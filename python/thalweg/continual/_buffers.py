@@ -308,7 +308,8 @@ class BalancedBuffer(Buffer):
 
     def _check_new(self, group: _Group, columns: Mapping[str, Any]) -> dict[str, Any]:
         arrays = super()._check_new(group, columns)
-        self.check_room(len(self._seen.keys() | _parts(group, arrays["y"]).keys()))
+        if len(self._seen) + len(arrays["y"]) > self.capacity:  # else there is room for any
+            self.check_room(len(self._seen.keys() | _parts(group, arrays["y"]).keys()))
         return arrays
 
     def check_room(self, classes: int) -> None:

@@ -1,7 +1,5 @@
 """What strategies that keep samples share."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,21 @@ from thalweg.continual._task import Task, counted
 from thalweg.errors import ArgumentError, ShapeError
 
 _MASK = (1 << 62) - 1
+
+
+class Drawing:
+    """Puts a buffer's random numbers back if what they were drawn for is refused."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        self._generator = buffer._generator.bit_generator
+        self._before = self._generator.state
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, error: object, *where: object) -> None:
+        if error is not None:
+            self._generator.state = self._before
 
 
 class Keeping(Strategy):
@@ -68,17 +81,6 @@ class Keeping(Strategy):
         if not len(rows["x"]):
             raise ShapeError("x has 0 rows, and a step needs at least 1")
         return rows
-
-    @contextlib.contextmanager
-    def _drawing(self) -> Iterator[None]:
-        """Put the buffer's random numbers back if what they were drawn for is refused."""
-        generator = self.buffer._generator.bit_generator
-        state = generator.state
-        try:
-            yield
-        except Exception:
-            generator.state = state
-            raise
 
     def state_dict(self) -> dict[str, Any]:
         """Give what this strategy has gathered."""

@@ -11,7 +11,7 @@ from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches
 from thalweg.continual._buffers import Buffer
-from thalweg.continual._memory import KeepingTasks, buffer_of, check_competing, kept_rows
+from thalweg.continual._memory import Drawing, KeepingTasks, buffer_of, check_competing, kept_rows
 from thalweg.continual._strategy import Strategy, mean_history
 from thalweg.continual._task import Task, are_labels, counted
 from thalweg.errors import UnsupportedError
@@ -203,7 +203,7 @@ class AGEM(Projecting, KeepingTasks):
         """
         self._check_stream()
         new = self._new_rows(x, y)
-        with self._drawing():
+        with Drawing(self.buffer):
             loss = super().step(new["x"], new["y"])
         self._keep_new(new)
         return loss

@@ -11,6 +11,7 @@ from thalweg.continual import _batches
 from thalweg.continual._buffers import BalancedBuffer, Buffer, unit_length
 from thalweg.continual._features import body
 from thalweg.continual._memory import (
+    Drawing,
     Keeping,
     KeepingTasks,
     buffer_of,
@@ -164,7 +165,7 @@ class Replay(KeepingTasks):
         if not len(self.buffer):
             loss = super().step(new["x"], new["y"])
         else:
-            with self._drawing():
+            with Drawing(self.buffer):
                 kept = self.buffer.sample(self._batch_size or len(new["x"]))
                 loss = super().step(*(np.concatenate([new[name], kept[name]]) for name in "xy"))
         self._keep_new(new)

@@ -12,7 +12,7 @@ from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _mixed
 from thalweg.continual._buffers import Buffer
 from thalweg.continual._innermost import Innermost
-from thalweg.continual._memory import Keeping, buffer_of, herds
+from thalweg.continual._memory import Drawing, Keeping, buffer_of, herds
 from thalweg.continual._strategy import mean_history
 from thalweg.continual._task import Task
 from thalweg.errors import UnsupportedError
@@ -70,7 +70,7 @@ class _Stepwise(Innermost, Keeping):
 
     def _take(self, x: Any, y: Any, classes: Any, group: int) -> float:
         """Take one step on new and kept samples, then keep the new ones; give the loss."""
-        with self._drawing():
+        with Drawing(self.buffer):
             rows, targets = zip(*self._mixture(x, y, classes), strict=True)
             loss = self._alone().step(np.concatenate(rows), np.concatenate(targets))
         self.buffer.add(group=group, x=x, y=y, **self._beside(len(x)))

@@ -458,7 +458,9 @@ class Strategy:
 
     def __getstate__(self) -> dict[str, Any]:
         # Some of what was gathered is in the core's trainer, which copies and pickles leave out.
-        plain = {name for name in self._names_gathered() if not _gathered.has_state(getattr(self, name))}
+        plain = {
+            name for name in self._names_gathered() if not _gathered.has_state(getattr(self, name))
+        }
         others = {name: value for name, value in vars(self).items() if name not in plain}
         return {**others, _GATHERED: self.state_dict()}
 
@@ -518,7 +520,9 @@ class Strategy:
 
         All of it is copied, here and by `load_state_dict`.
         """
-        state = {name.strip("_"): _gathered.given(getattr(self, name)) for name in self._names_gathered()}
+        state = {
+            name.strip("_"): _gathered.given(getattr(self, name)) for name in self._names_gathered()
+        }
         return state if self.inner is None else {**state, "inner": self.inner.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -497,7 +497,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
             _warn.warn(
                 f"the best accuracy on what was held out, {best:.3f}, is no clear gain on "
                 f"{share:.3f}, that of the most frequent answer alone: the weights that were kept "
-                "may have learned little. Accuracy hardly sees a rare class: early stopping "
-                'follows the loss with scoring="loss"',
+                'may have learned little. scoring="loss" follows the loss, which sees a rare class'
+                " as well",
                 ConvergenceWarning,
             )
