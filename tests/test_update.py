@@ -1,6 +1,7 @@
 """`Trainer.update`: the update of a step, from gradients that the model holds."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -101,3 +102,31 @@ def test_optimizers_that_look_at_the_loss_again_are_refused(optimizer):
     trainer.backward(X, Y)
     with pytest.raises(tw.UnsupportedError, match="looks at the loss more than once"):
         trainer.update()
+
+
+def saved(trainer, folder):
+    trainer.save(folder / "trainer")
+    of_function = isinstance(trainer.loss, nn.CustomLoss)
+    return tw.Trainer.load(folder / "trainer", loss=squares if of_function else None)
+
+
+#: Ways to another trainer that goes on alike.
+WAYS = {
+    "saved": saved,
+    "pickled": lambda trainer, _: pickle.loads(pickle.dumps(trainer)),
+    "copied": lambda trainer, _: trainer.copy(),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("loss", [None, squares], ids=["core", "function"])
+def test_gradients_that_wait_for_an_update_are_kept(loss, way, tmp_path):
+    trainer = make(loss, accumulate_grad_batches=3)
+    for start in (0, 10, 20, 30):  # an update, and one batch more
+        trainer.step(X[start : start + 10], Y[start : start + 10])
+    twin = WAYS[way](trainer, tmp_path)
+    for one in (trainer, twin):
+        for start in (5, 15):
+            one.step(X[start : start + 10], Y[start : start + 10])
+        assert one.optimizer.steps == 2
+    np.testing.assert_array_equal(twin.model.flat_parameters, trainer.model.flat_parameters)

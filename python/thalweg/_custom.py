@@ -230,6 +230,14 @@ class CustomTrainer:
         """As the core's."""
         return self.core.average()
 
+    def gathered(self) -> tuple[Array, int] | None:
+        """As the core's."""
+        return self.core.gathered()
+
+    def set_gathered(self, values: Array, batches: int) -> None:
+        """As the core's."""
+        self.core.set_gathered(values, batches)
+
     def set_average(self, values: Array, count: int) -> None:
         """As the core's."""
         self.core.set_average(values, count)

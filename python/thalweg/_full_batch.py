@@ -80,6 +80,12 @@ class FullBatchTrainer:
     def average(self) -> None:
         """There is none."""
 
+    def gathered(self) -> None:
+        """Nothing is gathered here."""
+
+    def set_gathered(self, values: Array, batches: int) -> None:
+        """Nothing is gathered here."""
+
     def set_average(self, values: Array, count: int) -> None:
         """There is none to be set."""
 

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import os
 from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 from thalweg import _arrays, _checks, _core, _habits, _safetensors, _spec, optim
 from thalweg._arrays import Array
@@ -31,6 +31,13 @@ _OF_LOAD = {
 }
 
 
+#: The average and of how many it is; importance, anchor and strength of a penalty; the sum of
+#: gradients that wait for an update, and of how many batches.
+Held: TypeAlias = tuple[
+    tuple[Array, int] | None, tuple[Array, Array, float] | None, tuple[Array, int] | None
+]
+
+
 class Resumable(TrainerBase):
     """The part of a trainer that keeps all that further training depends on."""
 
@@ -39,11 +46,11 @@ class Resumable(TrainerBase):
 
         Model, loss, optimizer with its averages, schedule, counts and the history of the latest
         fit: a training that is saved between two fits, or by a callback at the end of an epoch, and
-        loaded goes on as if it had never stopped, to the last bit. A schedule that leaves its
-        length out begins anew with each fit, also then; and gradients that were gathered for an
-        update to come (``accumulate_grad_batches``, between steps by hand) are left out. So is the
-        function of a loss of your own, which `load` is given again. (Pickles name such a function,
-        if it can be imported.)
+        loaded goes on as if it had never stopped, to the last bit; between steps by hand, also with
+        the gradients that were gathered for an update to come (``accumulate_grad_batches``). A
+        schedule that leaves its length out begins anew with each fit, also then. The function of a
+        loss of your own is left out, and given to `load` again. (Pickles name such a function, if
+        it can be imported.)
 
         Parameters
         ----------
@@ -69,11 +76,13 @@ class Resumable(TrainerBase):
         spec, state = self._description(), self._optimizer.state_dict()
         self._optimizer._check_finite(state["arrays"], NOT_KEPT)
         arrays = {f"optimizer.{name}": array for name, array in state.pop("arrays").items()}
-        if (average := self._core.average()) is not None:
+        average, penalty, gathered = self._held()
+        if average is not None:
             arrays["optimizer.average"], state["averaged"] = average
-        penalty = self._core.penalty() if isinstance(self._core, _core.Trainer) else None
         if penalty is not None:
             arrays["optimizer.importance"], arrays["optimizer.anchor"], state["penalty"] = penalty
+        if gathered is not None:
+            arrays["optimizer.gathered"], state["gathered"] = gathered
         described = {"loss": _described(spec.pop("loss")), **_spec.describe(spec)}
         mine = {"spec": described, "counts": self._counts(), "optimizer_state": state}
         text = {
@@ -165,20 +174,21 @@ class Resumable(TrainerBase):
             if "penalty" in state:
                 strength = _checks.real("penalty", state.pop("penalty"))
                 penalty = taken("importance"), taken("anchor"), strength
+            gathered = None
+            if "gathered" in state:
+                gathered = taken("gathered"), _checks.integer("gathered", state.pop("gathered"), 1)
             state["arrays"] = of_optimizer
             model.load_state_dict(arrays)
             if precision is not None:
                 spec["precision"] = precision
             if own is not None:
                 spec["loss"] = own
-            return cls(model, **spec)._continue(state, counts, average, penalty)
+            return cls(model, **spec)._continue(state, counts, (average, penalty, gathered))
 
     def __reduce__(self) -> Any:
         # Also what `copy.deepcopy` uses. Model and optimizer are given as they are: whatever else
         # holds them then has the same ones afterwards.
-        core = self._core
-        penalty = core.penalty() if isinstance(core, _core.Trainer) else None
-        state = {**self._counts(), "groups": []}, core.average(), penalty  # the optimizer has them
+        state = {**self._counts(), "groups": []}, self._held()  # the optimizer has them
         arguments = type(self), self._model, self._description(), state
         return _again, arguments, self._added() or None
 
@@ -195,10 +205,9 @@ class Resumable(TrainerBase):
         Returns
         -------
         Trainer
-            What happens to either does not concern the other. Gradients gathered for an update to
-            come are left out. `copy.deepcopy` does the same, and pickles hold the same. Of a class
-            of your own it has that class, and what that added to the trainer; its ``__init__`` is
-            not called.
+            What happens to either does not concern the other. `copy.deepcopy` does the same, and
+            pickles hold the same. Of a class of your own it has that class, and what that added to
+            the trainer; its ``__init__`` is not called.
 
         Raises
         ------
@@ -213,9 +222,9 @@ class Resumable(TrainerBase):
     def _twin(self, memo: dict[int, Any] | None = None) -> Self:
         """Copy what is thalweg's: for trials, of which nobody sees the rest."""
         # Loss and schedule stay the same: nothing changes them, and a user's may hold much.
-        make, (kind, model, spec, (counts, *more)), _ = self.__reduce__()
+        make, (kind, model, spec, (counts, held)), _ = self.__reduce__()
         model, spec["optimizer"] = copy.deepcopy((model, self._optimizer), memo)
-        twin: Self = make(kind, model, spec, (copy.deepcopy(counts), *more))
+        twin: Self = make(kind, model, spec, (copy.deepcopy(counts), held))
         return twin
 
     def _description(self) -> dict[str, Any]:
@@ -251,28 +260,33 @@ class Resumable(TrainerBase):
             "history": dict(self._history),
         }
 
+    def _held(self) -> Held:
+        """Give what the core has beside: the average, a penalty, gradients that wait."""
+        core = self._core
+        penalty = core.penalty() if isinstance(core, _core.Trainer) else None
+        return core.average(), penalty, core.gathered()
+
     def _become(self, other: Self) -> None:
         """Go on from where another trainer is that was made in the same way."""
         self._model.load_state_dict(other._model.state_dict())
         self._model._core.set_passes(other._model._core.passes())
         counts = {**copy.deepcopy(other._counts()), "groups": []}  # they are here already
-        core = other._core
-        penalty = core.penalty() if isinstance(core, _core.Trainer) else None
-        average = core.average()
-        self._continue(other._optimizer.state_dict(), counts, average, penalty)
+        self._continue(other._optimizer.state_dict(), counts, other._held())
 
     def _continue(
         self,
         optimizer_state: dict[str, Any] | None,
         counts: dict[str, Any],
-        average: tuple[Any, int] | None,
-        penalty: tuple[Any, Any, float] | None,
+        held: Held,
     ) -> Self:
         """Make a new trainer what another one was."""
+        average, penalty, gathered = held
         if average is not None:
             self._core.set_average(*average)
         if isinstance(self._core, _core.Trainer):
             self._core.set_penalty(penalty)
+        if gathered is not None:
+            self._core.set_gathered(*gathered)
         for group in counts["groups"]:
             self._optimizer.add_group(**group)
         if optimizer_state is not None:  # else the optimizer was one already
