@@ -104,6 +104,21 @@ def test_optimizers_that_look_at_the_loss_again_are_refused(optimizer):
         trainer.update()
 
 
+@pytest.mark.parametrize("loss", [None, squares], ids=["core", "function"])
+def test_the_norm_of_the_latest_gradient_is_told_where_it_is_clipped(loss):
+    trainer, plain = make(loss, clip_grad_norm=0.05, accumulate_grad_batches=2), make(loss)
+    assert trainer.grad_norm is None
+    for batch in ((X[:20], Y[:20]), (X[20:], Y[20:])):
+        plain.backward(*batch)
+        assert trainer.grad_norm is None
+        trainer.step(*batch)
+    mean = plain.model.flat_gradients / 2
+    assert trainer.grad_norm == pytest.approx(np.linalg.norm(mean), rel=1e-12)
+    assert trainer.grad_norm > 0.05  # before it was clipped
+    plain.step(X, Y)
+    assert plain.grad_norm is None
+
+
 def saved(trainer, folder):
     trainer.save(folder / "trainer")
     of_function = isinstance(trainer.loss, nn.CustomLoss)

@@ -230,6 +230,10 @@ class CustomTrainer:
         """As the core's."""
         return self.core.average()
 
+    def grad_norm(self) -> float | None:
+        """As the core's."""
+        return self.core.grad_norm()
+
     def gathered(self) -> tuple[Array, int] | None:
         """As the core's."""
         return self.core.gathered()

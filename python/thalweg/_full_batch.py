@@ -80,6 +80,9 @@ class FullBatchTrainer:
     def average(self) -> None:
         """There is none."""
 
+    def grad_norm(self) -> None:
+        """None: nothing is clipped here."""
+
     def gathered(self) -> None:
         """Nothing is gathered here."""
 

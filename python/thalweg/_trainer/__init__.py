@@ -159,6 +159,15 @@ class Trainer(Fitting, Penalized, Resumable):
         """The figures of the latest `fit` alone, also if it was interrupted or failed halfway."""
         return self._history
 
+    @property
+    def grad_norm(self) -> float | None:
+        """Norm of the gradient of the latest update, before ``clip_grad_norm`` made it shorter.
+
+        None before the first one, and for trainers that do not clip by the norm: a gradient that is
+        used up on the spot is nowhere as a whole.
+        """
+        return self._core.grad_norm()
+
     def average_model(self) -> Sequential:
         """Give the model with averaged parameters.
 

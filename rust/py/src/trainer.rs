@@ -303,6 +303,11 @@ impl Trainer {
         })
     }
 
+    /// Norm of the gradient of the latest update, before it was clipped by it.
+    fn grad_norm(&self, py: Python<'_>) -> Option<f64> {
+        with_dtype!(self.model.get().dtype, T => self.detached::<T, _>(py, |t| t.grad_norm()))
+    }
+
     /// Gradients that wait for an update, in public order, and of how many batches, if there are some.
     fn gathered(&self, py: Python<'_>) -> Option<(Py<PyAny>, usize)> {
         let Model { network, isa, .. } = self.model.get();

@@ -13,6 +13,8 @@ use crate::update::{self, Clip};
 pub(super) struct Gathered<T> {
     pub grads: Buffer<T>,
     pub batches: usize,
+    /// Norm of the gradient of the latest update, before it was clipped, where that needs it.
+    pub norm: Option<f64>,
 }
 
 impl<T: Element> Gathered<T> {
@@ -83,6 +85,7 @@ impl<T: Element> Gathered<T> {
             let (step, lr) = (optimizer.steps, optimizer.config.lr());
             return Err(Error::Diverged { loss: f64::INFINITY, step, lr });
         }
+        self.norm = matches!(clip, Some(Clip::Norm(_))).then_some(norm * factor);
         update::clip(isa, &mut self.grads, factor, norm, clip);
         let company = along.share(!ahead, optimizer.steps);
         update::step(isa, params, &self.grads, optimizer, company);

@@ -103,7 +103,7 @@ impl<T: Element> Trainer<T> {
     }
 
     fn plain(objective: Objective<T>, options: StepOptions) -> Self {
-        let gathered = Gathered { grads: Buffer::empty(), batches: 0 };
+        let gathered = Gathered { grads: Buffer::empty(), batches: 0, norm: None };
         Trainer {
             objective,
             options,
@@ -134,7 +134,7 @@ impl<T: Element> Trainer<T> {
 
     /// The sum of gradients that were gathered for an update to come, in public order, and of how many batches.
     pub fn gathered(&self, network: &Network, isa: Isa) -> Option<(Vec<T>, usize)> {
-        let Gathered { grads, batches } = &self.gathered;
+        let Gathered { grads, batches, .. } = &self.gathered;
         (*batches > 0).then(|| {
             let mut flat = vec![T::ZERO; network.num_parameters()];
             network.export(isa, grads, &mut flat);
@@ -166,8 +166,13 @@ impl<T: Element> Trainer<T> {
         }
         let mut grads = Buffer::zeroed("gradients", network.arena_len())?;
         network.import(isa, flat, &mut grads);
-        self.gathered = Gathered { grads, batches };
+        self.gathered = Gathered { grads, batches, norm: self.gathered.norm };
         Ok(())
+    }
+
+    /// Norm of the gradient of the latest update, before it was clipped; of trainers that clip by the norm.
+    pub fn grad_norm(&self) -> Option<f64> {
+        self.gathered.norm
     }
 
     /// Forgets gradients that were gathered for an update to come.
