@@ -651,7 +651,7 @@ def test_a_last_batch_of_one_row_is_named_before_anything_is_trained():
         (optim.Adam, "update_step", "a loop by hand"),  # Keras
         (optim.schedules.Schedule, "__call__", r"schedules\.LambdaLR\(lambda t: \.\.\.\)"),
         (optim.schedules.StepLR, "get_lr", "LambdaLR"),
-        (tw.Trainer, "step", r"on_step_end.*trainer\.optimizer\.step\(model\)"),
+        (tw.Trainer, "step", r"on_step_end.*trainer\.update\(\)"),
         (tw.Trainer, "training_step", "on_step_end"),  # Lightning
     ],
 )

@@ -1,5 +1,7 @@
 """What goes along with updates: a quadratic penalty, the path integral, parameters that stay."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -223,12 +225,48 @@ def test_what_is_no_penalty_is_refused(arguments, error, message):
     assert trainer.penalty == 0
 
 
-def test_a_custom_loss_has_none():
-    trainer = tw.Trainer(
-        nn.Sequential(nn.Linear(1, 1)), loss=lambda f, y: (0.0, f * 0), optimizer=optim.SGD(lr=1)
-    )
-    with pytest.raises(tw.UnsupportedError, match="penalty"):
-        trainer.set_penalty(np.ones(2))
+def squares(output, target):
+    return np.mean((output - target) ** 2), 2 * (output - target) / output.size
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"clip_grad_norm": 0.05}, {"accumulate_grad_batches": 2}, {"average": optim.EMA(0.9)}],
+    ids=lambda options: ", ".join(options) or "plain",
+)
+@pytest.mark.parametrize("kind", [optim.SGD, optim.AdamW, optim.LAMB])
+def test_with_a_function_as_loss_it_is_the_same(kind, options, rng, tmp_path):
+    x, y = rng.standard_normal((40, 3)), rng.standard_normal((40, 2))
+
+    def train(loss):
+        model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2), dtype="float64", seed=1)
+        trainer = tw.Trainer(model, loss=loss, optimizer=kind(lr=0.02), **options)
+        n = model.num_parameters
+        trainer.set_penalty(np.linspace(0, 2, n), np.linspace(-1, 1, n), 0.5)
+        history = trainer.fit(x, y, epochs=5, batch_size=10)
+        if loss is squares:  # what is saved or pickled goes on with it
+            trainer.save(tmp_path / "trainer")
+            trainer = tw.Trainer.load(tmp_path / "trainer", loss=squares)
+            trainer = pickle.loads(pickle.dumps(trainer)).copy()
+        trainer.step(x, y)
+        trainer.step(x, y)
+        return trainer, history
+
+    (trainer, history), (twin, expected) = train(squares), train(nn.MSELoss())
+    assert off(trainer.model.flat_parameters, twin.model.flat_parameters) < 1e-11
+    assert trainer.penalty == pytest.approx(twin.penalty, rel=1e-10)
+    for name in ("loss", "penalty"):  # losses are without it
+        np.testing.assert_allclose(history[name], expected[name], rtol=1e-10)
+    trainer.set_penalty(None)
+    assert trainer.penalty == 0
+
+
+def test_optimizers_of_all_data_have_none():
+    model = nn.Sequential(nn.Linear(1, 1))
+    for loss in (nn.MSELoss(), squares):
+        trainer = tw.Trainer(model, loss=loss, optimizer=optim.LBFGS())
+        with pytest.raises(tw.UnsupportedError, match="penalty is not there for LBFGS"):
+            trainer.set_penalty(np.ones(2))
 
 
 @pytest.mark.parametrize("name", ["LAMB", "Lion", "RMSprop", "AdamW"])

@@ -246,8 +246,9 @@ class CustomTrainer:
         """As the core's."""
         self.core.set_average(values, count)
 
-    def penalty_value(self) -> None:
-        """There is none."""
+    def penalty_value(self) -> float | None:
+        """As the core's."""
+        return self.core.penalty_value()
 
     def plan(self, batch_size: int) -> str:
         """There is none."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _checks, _core
+from thalweg import _checks
 from thalweg._trainer import Trainer
 from thalweg.errors import ArgumentError, DataError, DivergedError, UnsupportedError
 from thalweg.optim import SGD, Optimizer
@@ -308,8 +308,9 @@ def _plain(trainer: Trainer, optimizer: Optimizer | None = None) -> Trainer:
     plain = {"schedule": None, "accumulate_grad_batches": 1, "average": None}
     spec = trainer._description() | plain
     made = Trainer(trainer.model, **spec | ({"optimizer": optimizer} if optimizer else {}))
-    if isinstance(trainer._core, _core.Trainer) and isinstance(made._core, _core.Trainer):
-        made._core.set_penalty(trainer._core.penalty())
+    of, to = trainer._updating(), made._updating()
+    if of is not None and to is not None:
+        to.set_penalty(of.penalty())
     return made
 
 

@@ -180,6 +180,11 @@ class TrainerBase(Guided):
         optimizer._lr_by_hand = None  # what it is now counts
         _logits.check(model, loss)
 
+    def _updating(self) -> _core.Trainer | None:
+        """Give the core's trainer, if each of its updates is of one gradient, whoever found it."""
+        core = self._core.core if isinstance(self._core, CustomTrainer) else self._core
+        return core if isinstance(core, _core.Trainer) else None
+
     def _full_batch(
         self, core: _core.Trainer | CustomTrainer, optimizer: FullBatchOptimizer
     ) -> FullBatchTrainer:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Self, TypeAlias, TypeVar
 
-from thalweg import _arrays, _checks, _core, _habits, _safetensors, _spec, optim
+from thalweg import _arrays, _checks, _habits, _safetensors, _spec, optim
 from thalweg._arrays import Array
 from thalweg._history import History
 from thalweg._rates import Rates
@@ -262,9 +262,9 @@ class Resumable(TrainerBase):
 
     def _held(self) -> Held:
         """Give what the core has beside: the average, a penalty, gradients that wait."""
-        core = self._core
-        penalty = core.penalty() if isinstance(core, _core.Trainer) else None
-        return core.average(), penalty, core.gathered()
+        core = self._updating()
+        penalty = None if core is None else core.penalty()
+        return self._core.average(), penalty, self._core.gathered()
 
     def _become(self, other: Self) -> None:
         """Go on from where another trainer is that was made in the same way."""
@@ -283,8 +283,8 @@ class Resumable(TrainerBase):
         average, penalty, gathered = held
         if average is not None:
             self._core.set_average(*average)
-        if isinstance(self._core, _core.Trainer):
-            self._core.set_penalty(penalty)
+        if (core := self._updating()) is not None:
+            core.set_penalty(penalty)
         if gathered is not None:
             self._core.set_gathered(*gathered)
         for group in counts["groups"]:

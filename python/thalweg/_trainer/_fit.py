@@ -269,10 +269,10 @@ class Fitting(TrainerBase):
                 )
             if isinstance(lr, str):
                 raise ArgumentError(
-                    f"for an iterable of batches lr is a number; got {lr!r}: what is measured, is "
-                    "measured on arrays"
+                    f"for an iterable of batches lr is a number; got {lr!r}, for which arrays are "
+                    "needed"
                 )
-            self._begin_with(lr)
+            self._set_base_lr(lr)
             validation = None if vx is None else (vx, vy, validation_weight)
             run = self._stream(x, source, epochs, validation)
             return self._validated(run, held_out)
@@ -288,7 +288,7 @@ class Fitting(TrainerBase):
         if isinstance(lr, str):
             _checks.one_of("lr, if it is no number,", lr, ["auto"])
             lr = safe_lr(cast("Trainer", self), x, y, weight, batch_size)
-        self._begin_with(lr)
+        self._set_base_lr(lr)
         run = self._arrays_fit(x, y, weight, vx, vy, validation_weight, epochs, batch_size, shuffle)
         return self._validated(run, held_out)
 
@@ -300,8 +300,8 @@ class Fitting(TrainerBase):
         of_penalty = ["penalty"] if core.penalty_value() is not None else []
         return [*of_both, *of_penalty, *held_out, "seconds", *self._optimizer._figures]
 
-    def _begin_with(self, lr: Any) -> None:
-        """Set the rate that a fit begins with, if there is a new one."""
+    def _set_base_lr(self, lr: Any) -> None:
+        """Set the rate that a fit is based on, or warn of one that a schedule would undo."""
         optimizer = self._optimizer
         if lr is not None:
             optimizer.lr = lr  # which checks it

@@ -34,7 +34,7 @@ class Penalized(TrainerBase):
         ArgumentError, ShapeError, DataError, DtypeError
             If the arrays do not fit the model, or a number is negative.
         UnsupportedError
-            If the loss is one of your own.
+            For optimizers that take all data at once.
 
         Notes
         -----
@@ -88,17 +88,16 @@ class Penalized(TrainerBase):
         self._elementary("mask").set_mask(free)
 
     def _elementary(self, what: str) -> _core.Trainer:
-        """Give the core's trainer, which makes each update by itself."""
-        if not isinstance(self._core, _core.Trainer):
+        """Give the core's trainer, if it makes the updates, each of a gradient."""
+        core = self._updating()
+        if core is None:
             raise UnsupportedError(
-                f"a {what} is not there for a loss of one's own, nor for optimizers that take all "
-                "data at once"
+                f"a {what} is not there for {type(self._optimizer).__name__}, which takes all data "
+                "at once"
             )
-        return self._core
+        return core
 
     @property
     def penalty(self) -> float:
         """The penalty of the parameters as they are; 0 if there is none."""
-        if not isinstance(self._core, _core.Trainer):
-            return 0.0
         return self._core.penalty_value() or 0.0

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import _checks
+from thalweg import _checks, _core
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches
@@ -53,7 +53,12 @@ class Projecting(Strategy):
     @contextlib.contextmanager
     def _projecting(self, rows: int | None) -> Iterator[Any]:
         """Give the core's trainer, which projects gradients until the block ends."""
-        core = self.trainer._elementary("projection of gradients")
+        core = self.trainer._core
+        if not isinstance(core, _core.Trainer):
+            raise UnsupportedError(
+                "a projection of gradients is not there for a loss of one's own, nor for "
+                "optimizers that take all data at once"
+            )
         try:
             self._hand_over(core, rows)
             yield core

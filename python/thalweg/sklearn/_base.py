@@ -21,7 +21,7 @@ from thalweg.errors import ArgumentError, DataError, DivergedError, ShapeError
 from thalweg.nn._losses import CoreLoss, FunctionLoss
 from thalweg.nn._sequential._base import dtype_name
 from thalweg.optim._full_batch import FullBatchOptimizer
-from thalweg.sklearn import _arguments, _network, _penalty
+from thalweg.sklearn import _arguments, _network
 from thalweg.sklearn._stopping import Stopping
 
 #: Formats in which sparse samples are taken, from which rows are made as they are.
@@ -355,7 +355,8 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
             # partial_fit differ.
             marks = _network.penalized(trainer.model)
             strength = self._decay(size, weight) / objective.scale
-            penalty = _penalty.pull(trainer, marks, strength)
+            trainer.set_penalty(marks, np.zeros_like(marks), strength)
+            penalty = trainer.penalty
         self.n_iter_ = 0
         stopping = Stopping(self, objective, len(x), penalty, held_out)
         try:
