@@ -352,6 +352,17 @@ def kronecker(
     seed: int = 0,
 ) -> list[tuple[str, _Array, _Array]]: ...
 
+# The loss of outputs that are there, those of their rows, and the gradient by the outputs, if it is
+# wanted.
+def loss_of(
+    loss: tuple[Any, ...],
+    output: _Array,
+    target: Any,
+    sample_weight: _Array | None = None,
+    *,
+    gradient: bool,
+) -> tuple[float, _Array, _Array | None]: ...
+
 # The order in which an epoch, counted from 0, takes the rows.
 def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.uint32]: ...
 def set_num_threads(n: int) -> None: ...

@@ -9,8 +9,8 @@ use thalweg_core::{Dtype, Error};
 
 use crate::arrays::{Answers, Matrix, Weights, matrix_out, vector_out};
 use crate::errors::translate;
+use crate::loss::parse_loss;
 use crate::model::Model;
-use crate::trainer::parse_loss;
 
 /// Parameters that are checked before a look for Ctrl-C.
 const CHUNK: usize = 512;

@@ -12,8 +12,8 @@ use crate::arrays::{Answers, Matrix, Weights, matrix_out, room, vector, vector_o
 use crate::dtype::{AnyCurvature, AnyJet, Real, with_dtype};
 use crate::errors::translate;
 use crate::locks::lock;
+use crate::loss::parse_loss;
 use crate::model::{Model, wrong_dtype};
-use crate::trainer::parse_loss;
 
 /// What products at one point have in common, kept from one to the next, in one precision.
 #[pyclass(frozen, module = "thalweg._core")]

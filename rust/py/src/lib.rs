@@ -16,6 +16,7 @@ mod errors;
 mod fit;
 mod importance;
 mod locks;
+mod loss;
 mod model;
 mod optimizer;
 mod system;
@@ -36,6 +37,8 @@ mod _core {
     use super::importance::{importance, kronecker};
     #[pymodule_export]
     use super::locks::{after_fork, before_fork};
+    #[pymodule_export]
+    use super::loss::loss_of;
     #[pymodule_export]
     use super::model::Model;
     #[pymodule_export]

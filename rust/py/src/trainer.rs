@@ -9,7 +9,7 @@ use thalweg_core::along::walk::Walk;
 use thalweg_core::along::{self, Path};
 use thalweg_core::arena::Buffer;
 use thalweg_core::gemm::Precision;
-use thalweg_core::loss::{Loss, Objective, Reduction, Targets};
+use thalweg_core::loss::{Loss, Targets};
 use thalweg_core::optim::Optimizer as CoreOptimizer;
 use thalweg_core::project::{self, Memory, Projection, Rule};
 use thalweg_core::sam::Sam;
@@ -21,6 +21,7 @@ use crate::arrays::{Answers, Features, Matrix, Weights, is_plain, vector, vector
 use crate::dtype::{AnyTrainer, Real, with_dtype};
 use crate::errors::translate;
 use crate::locks::lock;
+use crate::loss::parse_loss;
 use crate::model::Model;
 use crate::optimizer::Optimizer;
 
@@ -35,39 +36,6 @@ pub struct Trainer {
     pub optimizer: Py<Optimizer>,
     loss: Mutex<Loss>,
     inner: Mutex<AnyTrainer>,
-}
-
-/// The loss that a tuple stands for: its name, the reduction, numbers by column, and its other numbers.
-pub fn parse_loss<T: Real>(spec: &Bound<'_, PyTuple>) -> PyResult<Objective<T>> {
-    let number = |i: usize| -> PyResult<f64> { spec.get_item(3 + i)?.extract() };
-    let flag = |i: usize| -> PyResult<bool> { spec.get_item(3 + i)?.extract() };
-    let (kind, reduction): (String, String) = (spec.get_item(0)?.extract()?, spec.get_item(1)?.extract()?);
-    let constants: Vec<f64> = spec.get_item(2)?.extract()?;
-    let mut heads = Vec::new();
-    let loss = match kind.as_str() {
-        "mse" => Loss::Mse,
-        "l1" => Loss::L1,
-        "huber" => Loss::Huber { delta: number(0)? },
-        "cross_entropy" => {
-            heads = spec.get_item(5)?.extract()?;
-            Loss::CrossEntropy { smoothing: number(0)?, ignore: spec.get_item(4)?.extract()? }
-        }
-        "bce_with_logits" => Loss::BceWithLogits,
-        "gaussian_nll" => Loss::GaussianNll { full: flag(0)?, eps: number(1)? },
-        "poisson_nll" => Loss::PoissonNll { log_input: flag(0)?, full: flag(1)?, eps: number(2)? },
-        "quantile" => Loss::Quantile,
-        "distillation" => Loss::Distillation { temperature: number(0)? },
-        _ => {
-            let accepted =
-                "mse, l1, huber, cross_entropy, bce_with_logits, gaussian_nll, poisson_nll, quantile \
-                            or distillation"
-                    .into();
-            let error = Error::Argument { name: "loss", value: format!("{kind:?}"), accepted };
-            return Err(translate(spec.py(), error));
-        }
-    };
-    let reduction = if reduction == "sum" { Reduction::Sum } else { Reduction::Mean };
-    Ok(Objective { loss, reduction, constants: constants.into_iter().map(T::lit).collect(), heads })
 }
 
 impl Trainer {

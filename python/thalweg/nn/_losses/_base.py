@@ -20,7 +20,7 @@ element; these are their means over rows.)
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -168,10 +168,6 @@ class CoreLoss(Loss):
         from thalweg.nn._losses import _values
 
         return _values.gradient(self, output, target, sample_weight)
-
-    def _each(self, target: Any, output: Array) -> Iterable[Any]:
-        """Give the target of each row by itself, and None where a row does not count."""
-        return (target[row : row + 1] for row in range(len(target)))
 
     def _spec(self, outputs: int) -> tuple[Any, ...]:
         """Give the core what it makes this loss from."""

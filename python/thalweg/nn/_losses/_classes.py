@@ -1,7 +1,6 @@
 """Losses of classes: cross-entropies of several kinds."""
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import KW_ONLY
 from typing import Any, ClassVar
 
@@ -183,23 +182,6 @@ class CrossEntropyLoss(CoreLoss):
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))  # which cannot overflow
         shares: Array = powers / powers.sum(axis=1, keepdims=True)
         return shares
-
-    def _each(self, target: Any, output: Array) -> Iterable[Any]:
-        if target.ndim > 1:
-            yield from CoreLoss._each(self, target, output)
-            return
-        weight = self.weight or ()
-        for place, label in enumerate(target.tolist()):
-            if label == self.ignore_index:
-                yield None
-            elif 0 <= label < len(weight) and weight[label] == 0:
-                # Such a label does not count, but with smoothing other classes do: as a row it has
-                # the same loss.
-                shares = np.zeros_like(output[:1])
-                shares[0, label] = 1
-                yield shares
-            else:
-                yield target[place : place + 1]
 
     def _competing(self, output: Any, head: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Give logits as an array, and which of them compete."""

@@ -28,7 +28,7 @@ pub use second::Second;
 
 use crate::element::Element;
 use crate::error::Error;
-use crate::simd::{Isa, MAX_LANES, Op, Simd, dispatch};
+use crate::simd::{FlushDenormals, Isa, MAX_LANES, Op, Simd, dispatch};
 use crate::view::{MatMut, MatRef};
 
 /// A loss with its numbers.
@@ -254,7 +254,7 @@ impl<T: Element> Objective<T> {
     }
 
     /// Elements of a row that the mean is taken of.
-    fn elements(&self, outputs: usize) -> usize {
+    pub fn elements(&self, outputs: usize) -> usize {
         match self.loss {
             Loss::CrossEntropy { .. } | Loss::Distillation { .. } => 1,
             Loss::GaussianNll { .. } => outputs / 2,
@@ -406,6 +406,37 @@ impl<T: Element> Objective<T> {
     #[inline(always)]
     fn class_weight(&self, class: usize) -> f64 {
         self.constants.get(class).map_or(1.0, |w| w.to_f64())
+    }
+
+    /// The loss of outputs that are there; those of rows, times their weights, go into `losses`, and `grad` ← ∂L/∂output.
+    ///
+    /// # Errors
+    /// If targets or weights do not fit, or there is no mean since no row counts.
+    ///
+    /// # Panics
+    /// If there are not as many `losses` as rows.
+    pub fn of_outputs(
+        &self,
+        isa: Isa,
+        output: MatRef<'_, T>,
+        goals: Goals<'_, T>,
+        grad: Option<MatMut<'_, T>>,
+        losses: &mut [RowLoss],
+    ) -> Result<f64, Error> {
+        let (rows, outputs) = (output.rows(), output.cols());
+        let uneven = self.check(&goals, rows, outputs)?;
+        self.check_values(&goals, isa)?;
+        let totals = self.totals(&goals, |r| r, rows, outputs, uneven);
+        if totals.loss == 0.0 && self.reduction == Reduction::Mean {
+            return Err(Error::NothingCounts);
+        }
+        let _mode = FlushDenormals::new(); // as in training
+        self.rows(isa, &Rows { output, goals, at: &|r| r, scale: self.scale(totals) }, grad, losses);
+        let sum: f64 = losses.iter().map(|row| row.loss).sum();
+        Ok(match self.reduction {
+            Reduction::Mean => sum / totals.loss,
+            Reduction::Sum => sum,
+        })
     }
 
     /// The losses of rows, into `losses`; and `grad` ← scale · ∂loss/∂output.
