@@ -31,6 +31,7 @@ __all__ = [
     "importance",
     "jvp",
     "kronecker",
+    "loss_of",
     "losses_along",
     "losses_along_of",
     "set_num_threads",

@@ -357,7 +357,7 @@ impl<'a, T: Element> Pass<'a, T> {
         let k = if *forward { weight.k() } else { weight.n() };
         let into = whole.start + split_len(cols.start, k, parts);
         let into = into..into + split_len(cols.len(), k, parts);
-        let into = self.values.ptr(into.clone(), [0..into.len()]);
+        let into = self.values.ptr(into.clone(), std::iter::once(0..into.len()));
         // SAFETY: the item's own panels.
         unsafe { split_weight(bf16(), weight, *forward, cols, parts, into) };
     }
