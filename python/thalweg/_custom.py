@@ -250,7 +250,7 @@ class CustomTrainer:
         """As the core's."""
         return self.core.penalty_value()
 
-    def plan(self, batch_size: int) -> str:
+    def plan(self, batch_size: int) -> tuple[str, int]:
         """There is none."""
         raise UnsupportedError(
             "a step with a custom loss is a forward pass, a call of the function and a backward "

@@ -102,7 +102,7 @@ class FullBatchTrainer:
         """Nothing is gathered here; a fit that begins may warn again."""
         self._told = False
 
-    def plan(self, batch_size: int) -> str:
+    def plan(self, batch_size: int) -> tuple[str, int]:
         """Plan one of the passes."""
         return self.core.plan(batch_size)
 

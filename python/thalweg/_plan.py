@@ -7,8 +7,9 @@ class Plan:
     Made by `Trainer.plan`. It is decided from shapes alone, before any number is computed.
     """
 
-    def __init__(self, text: str) -> None:
-        self._text = text
+    def __init__(self, text: str, workspace_bytes: int) -> None:
+        self._text = f"{text}\nworkspace: {workspace_bytes} bytes"
+        self._bytes = workspace_bytes
 
     def explain(self) -> None:
         """Print what will run, and why; the last line tells the bytes of memory for it."""
@@ -27,7 +28,7 @@ class Plan:
         >>> trainer.plan(256).workspace_bytes < trainer.plan(2048).workspace_bytes
         True
         """
-        return int(self._text.rpartition("workspace: ")[2].split()[0])
+        return self._bytes
 
     def __str__(self) -> str:
         return self._text

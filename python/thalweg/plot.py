@@ -402,7 +402,9 @@ def tasks(result: "Result | Sequence[Result]", ax: "Axes | None" = None) -> "Axe
     ArgumentError
         If no task was judged yet, or runs were not judged at the same steps.
     """
-    results = _results(result)
+    from thalweg.continual._result import of_the_same_tasks
+
+    results = of_the_same_tasks(result, "result")
     result = results[0]
     _judged(result, len(result.scores))
     if any((one.steps, one.ends) != (result.steps, result.ends) for one in results):
@@ -452,27 +454,6 @@ def _band(ax: Any, steps: Any, curves: Any, **style: Any) -> None:
         ax.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.2, lw=0)
 
 
-def _results(result: Any) -> "tuple[Result, ...]":
-    """Give the figures of one or several runs of the same tasks; or raise."""
-    from thalweg.continual import Result
-
-    results = (result,) if isinstance(result, Result) else _checks.sequence("result", result)
-    for one in results:
-        if not isinstance(one, Result):
-            raise ArgumentError(
-                "result must be a Result, as continual.run gives, or a sequence of them; got "
-                f"{_checks.given(one)}"
-            )
-        if (one.names, one.metric) != (results[0].names, results[0].metric):
-            raise ArgumentError(
-                f"the runs must be of the same tasks and metric; got {results[0].names} by"
-                f" {results[0].metric} and {one.names} by {one.metric}"
-            )
-    if not results:
-        raise ArgumentError("result must hold at least one Result; got none")
-    return tuple(results)
-
-
 def task_matrix(result: "Result | Sequence[Result]", ax: "Axes | None" = None) -> "Axes":
     """Draws the score on each task (columns) after each task was learned (rows).
 
@@ -494,7 +475,9 @@ def task_matrix(result: "Result | Sequence[Result]", ax: "Axes | None" = None) -
     ArgumentError
         If no task was learned yet, or runs are not of the same tasks.
     """
-    results = _results(result)
+    from thalweg.continual._result import of_the_same_tasks
+
+    results = of_the_same_tasks(result, "result")
     result = results[0]
     for one in results:
         _judged(one, len(one.ends))

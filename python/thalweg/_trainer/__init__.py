@@ -212,7 +212,7 @@ class Trainer(Fitting, Penalized, Resumable):
         Plan
             ``plan.explain()`` prints it, and ``plan.workspace_bytes`` is the memory that it takes.
         """
-        return Plan(self._core.plan(_checks.integer("batch_size", batch_size, 1)))
+        return Plan(*self._core.plan(_checks.integer("batch_size", batch_size, 1)))
 
     def __repr__(self) -> str:
         given = {**self._description(), "loss": None, "optimizer": None}

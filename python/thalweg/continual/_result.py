@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from thalweg import _checks
 from thalweg._atomic import replacing
 from thalweg._history import History
 from thalweg.continual import metrics
 from thalweg.continual._elsewhere import OF_RESULTS, no_attribute
-from thalweg.errors import DataError
+from thalweg.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -259,3 +260,22 @@ class Result:
     def _of_plain(cls, plain: dict[str, Any]) -> "Result":
         histories = [History(history) for history in plain["histories"]]
         return cls(**{**plain, "names": tuple(plain["names"]), "histories": histories})
+
+
+def of_the_same_tasks(results: Any, name: str) -> tuple[Result, ...]:
+    """Give one or several runs of the same tasks, the argument `name`, as a tuple; or raise."""
+    found = (results,) if isinstance(results, Result) else _checks.sequence(name, results)
+    for one in found:
+        if not isinstance(one, Result):
+            raise ArgumentError(
+                f"{name} must be a sequence of Result, as continual.run gives; got "
+                f"{_checks.given(one)} in it"
+            )
+        if (one.names, one.metric) != (found[0].names, found[0].metric):
+            raise ArgumentError(
+                f"the runs must be of the same tasks and metric; got {found[0].names} by"
+                f" {found[0].metric} and {one.names} by {one.metric}"
+            )
+    if not found:
+        raise ArgumentError(f"{name} must hold at least one Result; got none")
+    return tuple(found)

@@ -261,18 +261,9 @@ def summary(results: "Sequence[Result]") -> dict[str, tuple[float, float]]:
     >>> f"{mean:.3f} ± {deviation:.3f}"
     '0.850 ± 0.071'
     """
-    runs = _checks.sequence("results", results)
-    for run in runs:
-        if not hasattr(run, "metrics") or not hasattr(run, "names"):
-            raise ArgumentError(
-                "results must be a sequence of Result, as continual.run gives; got "
-                f"{_checks.given(run)} in it"
-            )
-        if (run.names, run.metric) != (runs[0].names, runs[0].metric):
-            raise ArgumentError(
-                f"the runs must be of the same tasks and metric; got {runs[0].names} by"
-                f" {runs[0].metric} and {run.names} by {run.metric}"
-            )
+    from thalweg.continual._result import of_the_same_tasks  # which is made of this
+
+    runs = of_the_same_tasks(results, "results")
     if len(runs) < 2:
         raise ArgumentError(f"a deviation is of at least 2 runs; got {len(runs)}")
     found = [run.metrics() for run in runs]

@@ -559,12 +559,13 @@ impl Trainer {
         })
     }
 
-    fn plan(&self, py: Python<'_>, batch_size: usize) -> PyResult<String> {
+    /// What a step will run, in words, and the bytes of its workspace.
+    fn plan(&self, py: Python<'_>, batch_size: usize) -> PyResult<(String, usize)> {
         with_dtype!(self.model.get().dtype, T => {
             let plan = |trainer: &mut CoreTrainer<T>| {
                 self.model.get().locked::<T, _>(|m| {
                     let (plan, bytes) = trainer.plan(m, batch_size.max(1));
-                    Ok(format!("{plan}\nworkspace: {bytes} bytes"))
+                    Ok((plan.to_string(), bytes))
                 })
             };
             self.detached::<T, _>(py, plan).map_err(|e| translate(py, e))

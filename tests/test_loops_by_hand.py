@@ -1,4 +1,4 @@
-"""`Trainer.update`: the update of a step, from gradients that the model holds."""
+"""Loops by hand: `Trainer.update`, an update of gradients that the model holds, and what waits."""
 
 import copy
 import pickle
