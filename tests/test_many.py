@@ -25,6 +25,26 @@ def test_every_fit_is_what_it_would_have_been_alone(workers, blobs):
         np.testing.assert_array_equal(alone.model.flat_parameters, trainer.model.flat_parameters)
 
 
+@pytest.mark.parametrize(("workers", "share"), [(2, 4), (3, 2), (16, 1)])
+def test_every_fit_has_its_share_of_the_threads(workers, share, blobs):
+    seen = set()
+
+    class Look:
+        def on_epoch_end(self, trainer, record):
+            seen.add(tw.get_num_threads())
+
+    before = tw.get_num_threads()
+    tw.set_num_threads(8)
+    try:
+        trainers = [make(seed) for seed in range(16)]
+        tw.train_many(trainers, blobs.x, blobs.y, workers=workers, epochs=1,
+                      callbacks=lambda _: [Look()])  # fmt: skip
+        assert seen == {share}
+        assert tw.get_num_threads() == 8, "of the thread that called, nothing changes"
+    finally:
+        tw.set_num_threads(before)
+
+
 def test_fits_run_at_the_same_time(blobs):
     """Each waits at the end of its first epoch until the other is there, too."""
     both = threading.Barrier(2, timeout=20)

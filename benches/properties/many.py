@@ -1,7 +1,7 @@
 """What `train_many` gains: several small networks at once, beside one after another.
 
 A round fits copies of the same trainers both ways, one right after the other, so that a ratio does
-not see the machine drift. Alone, a net of this size runs on one thread whatever there is.
+not see the machine drift. Alone, a net of this size has one thread, or two if that is sooner; together, each has one.
 """
 
 from __future__ import annotations

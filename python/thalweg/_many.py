@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thalweg import _checks
+from thalweg import _checks, _core
 from thalweg import callbacks as _callbacks
 from thalweg._config import get_num_threads
 from thalweg._history import History
@@ -29,8 +29,9 @@ def train_many(
 ) -> list[History]:
     """Fit several trainers, to the same data or each to its own, each on a thread of its own.
 
-    Small networks do not gain from several threads each; this is how to keep all CPUs busy with
-    them. Every fit is, to the last bit, what it would have been alone.
+    Small networks gain little from several threads each; this is how to keep all CPUs busy with
+    them. Every fit is, to the last bit, what it would have been alone. It has its share of the
+    threads that `get_num_threads` says, which is one by default.
 
     Parameters
     ----------
@@ -67,7 +68,7 @@ def train_many(
 
     Notes
     -----
-    Wide networks use several threads by themselves: fit those one after another. So do with fits of
+    Wide networks use all threads by themselves: fit those one after another. So do with fits of
     less than a millisecond or two, which are over before another thread has begun.
 
     Trainers that differ in nothing, the seeds of their models included (which are 0 if they were
@@ -130,7 +131,10 @@ def train_many(
             )
     if all(given is each[0] for given in each):
         _warn_of_twins(trainers)
-    with ThreadPoolExecutor(min(workers, len(trainers)), "thalweg-fit") as pool:
+    workers = min(workers, len(trainers))
+    # They would take CPUs from each other.
+    own = max(1, get_num_threads() // workers)
+    with ThreadPoolExecutor(workers, "thalweg-fit", _core.limit_own_threads, (own,)) as pool:
         fits = [
             pool.submit(cancel.guard, trainer, {**given, "callbacks": (*mine, cancel)})
             for trainer, given, mine in zip(trainers, each, of, strict=True)

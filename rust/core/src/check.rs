@@ -297,7 +297,7 @@ impl Check {
             _ => None,
         };
         let weights = gradient.then_some(weights);
-        let pass = Pass {
+        let mut pass = Pass {
             draw,
             check_finite: false,
             keep_input: task.is_none(), // a second pass goes back
@@ -305,7 +305,7 @@ impl Check {
             weights: weights.filter(|_| task.is_some()),
             ..Pass::new(network, &mut self.workspace, params.share(), averages, Some(x.into()), Rows::From(0))
         };
-        threads::run(&pass, pass.plan.threads);
+        pass.run();
 
         let Workspace { layout, values, losses, .. } = &self.workspace;
         let last = layout.stages[layout.stages.len() - 1].output;
@@ -327,13 +327,13 @@ impl Check {
             Source::Function(f) => {
                 let mut slope = vec![0.0; rows * outputs];
                 let value = f(output, Some(&mut slope));
-                let pass = Pass {
+                let mut pass = Pass {
                     check_finite: false,
                     output_gradient: Some(MatRef::new(&slope, rows, outputs)),
                     weights,
                     ..Pass::new(network, &mut self.workspace, params.share(), averages, None, Rows::From(0))
                 };
-                threads::run(&pass, pass.plan.threads);
+                pass.run();
                 value
             }
         }

@@ -329,11 +329,11 @@ impl<T: Element> Model<T> {
         self.network.check_input(x)?;
         assert_eq!(output.len(), x.rows() * self.network.outputs());
         let workspace = self.workspaces.get(&self.network, self.isa, Mode::Inference, x.rows())?;
-        let pass = Pass {
+        let mut pass = Pass {
             output: Some(Shared::new(&mut *output)),
             ..Pass::new(&self.network, workspace, self.params.share(), &self.averages, Some(x), Rows::From(0))
         };
-        threads::run(&pass, pass.plan.threads);
+        pass.run();
         if pass.stopped.load(Ordering::Relaxed) {
             x.check_finite("x", self.isa)?;
             return Err(Error::VarianceOverflow);
@@ -364,7 +364,7 @@ impl<T: Element> Model<T> {
                 Workspace::new(&self.network, plan)?
             }
         };
-        let pass = Pass {
+        let mut pass = Pass {
             draw: self.draw,
             keep_input: true,
             ..Pass::new(
@@ -376,7 +376,7 @@ impl<T: Element> Model<T> {
                 Rows::From(0),
             )
         };
-        threads::run(&pass, pass.plan.threads);
+        pass.run();
         if pass.stopped.load(Ordering::Relaxed) {
             x.check_finite("x", self.isa)?;
             return Err(Error::VarianceOverflow);
@@ -407,7 +407,7 @@ impl<T: Element> Model<T> {
         for (batch, start) in starts.enumerate() {
             let rows = batch_rows.min(x.rows() - start);
             let workspace = self.workspaces.get(&self.network, self.isa, Mode::Apart, rows)?;
-            let pass = Pass {
+            let mut pass = Pass {
                 draw: self.draw,
                 ..Pass::new(
                     &self.network,
@@ -418,7 +418,7 @@ impl<T: Element> Model<T> {
                     Rows::From(start),
                 )
             };
-            threads::run(&pass, pass.plan.threads);
+            pass.run();
             if pass.stopped.load(Ordering::Relaxed) {
                 self.averages.copy_from_slice(&before);
                 return Err(Error::VarianceOverflow);
@@ -457,14 +457,14 @@ impl<T: Element> Model<T> {
         let size = AtomicU64::new(0);
         let weights =
             WeightTask { accumulate: true, size: Some(&size), ..WeightTask::gradients(self.grads.share()) };
-        let pass = Pass {
+        let mut pass = Pass {
             check_finite: false,
             output_gradient: Some(output_gradient),
             input_gradient: input_gradient.map(Shared::new),
             weights: parameters.then_some(weights),
             ..Pass::new(&self.network, workspace, self.params.share(), &self.averages, None, Rows::From(0))
         };
-        threads::run(&pass, pass.plan.threads);
+        pass.run();
         if parameters {
             self.grads_size = f64::from_bits(size.into_inner());
         }

@@ -10,7 +10,7 @@ use crate::layer::batch_norm::{COLUMNS, GROUP};
 use crate::loss::RowLoss;
 use crate::network::{Identity, Network};
 use crate::plan::{Mode, Plan};
-use crate::threads;
+use crate::threads::{self, Trial};
 
 /// Where the parts of a stage start in the workspace. A part that is not needed has no elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -155,6 +155,26 @@ impl Layout {
     }
 }
 
+/// The plan for one thread alone, of a step that may be sooner so. Forward and backward apart, which have to run in the
+/// same place, go by the plan that they have.
+fn alone<T: Element>(network: &Network, plan: &Plan) -> Option<(Plan, Layout)> {
+    (plan.is_short() && plan.mode == Mode::Step).then(|| {
+        let target = (plan.isa, plan.precision);
+        let alone = Plan::in_precision::<T>(network, plan.mode, plan.rows, target, 1);
+        let layout = Layout::new::<T>(network, &alone);
+        (Plan { asked: plan.asked, ..alone }, layout)
+    })
+}
+
+fn len(layout: &Layout, other: &Option<(Plan, Layout)>) -> usize {
+    layout.len.max(other.as_ref().map_or(0, |(_, other)| other.len))
+}
+
+/// Elements that the workspace of a plan takes.
+pub fn elements<T: Element>(network: &Network, plan: &Plan) -> usize {
+    len(&Layout::new::<T>(network, plan), &alone::<T>(network, plan))
+}
+
 /// A plan with its memory.
 pub struct Workspace<T> {
     /// The network that it is of.
@@ -163,10 +183,15 @@ pub struct Workspace<T> {
     pub plan: Plan,
     /// Where its data are.
     pub layout: Layout,
+    /// What else may run, with its data in the same memory: a short step has a plan for all threads that it may be
+    /// worth, and one for a thread alone.
+    other: Option<(Plan, Layout)>,
     /// The memory.
     pub values: Buffer<T>,
     /// The loss of each row.
     pub losses: Vec<RowLoss>,
+    /// Which is sooner.
+    pub trial: Trial,
 }
 
 impl<T: Element> Workspace<T> {
@@ -176,9 +201,23 @@ impl<T: Element> Workspace<T> {
     /// If there is not enough memory.
     pub fn new(network: &Network, plan: Plan) -> Result<Self, Error> {
         let layout = Layout::new::<T>(network, &plan);
-        let values = Buffer::zeroed("the workspace of a pass", layout.len)?;
+        let other = alone::<T>(network, &plan);
+        let values = Buffer::zeroed("the workspace of a pass", len(&layout, &other))?;
         let losses = vec![RowLoss::default(); plan.rows];
-        Ok(Workspace { network: network.identity(), plan, layout, values, losses })
+        let (network, trial) = (network.identity(), Trial::default());
+        Ok(Workspace { network, plan, layout, other, values, losses, trial })
+    }
+
+    /// Turns to the plan for as many threads as the next pass should have. Whether that is being found out.
+    pub fn turn(&mut self) -> bool {
+        let Workspace { plan, layout, other, trial, .. } = self;
+        if let Some(other) = other
+            && trial.alone() != (plan.threads == 1)
+        {
+            std::mem::swap(plan, &mut other.0);
+            std::mem::swap(layout, &mut other.1);
+        }
+        other.is_some() || plan.is_short()
     }
 
     /// Whether it is for such a pass over this network, on as many threads as are allowed now.
@@ -201,6 +240,42 @@ mod tests {
     use super::*;
     use crate::layer::{Activation, Init, Layer, Linear};
     use crate::simd::Isa;
+
+    #[test]
+    fn a_short_step_has_turns_of_one_thread_in_the_same_memory() {
+        let linear = |inputs, outputs| {
+            Layer::Linear(Linear { inputs, outputs, bias: true, init: Init::KaimingUniform })
+        };
+        let network = Network::new(vec![linear(4, 64), linear(64, 64), linear(64, 2)]).unwrap();
+        let workspace = |mode, rows| {
+            let plan = Plan::new::<f32>(&network, mode, rows, Isa::Scalar, 2);
+            let elements = elements::<f32>(&network, &plan);
+            let workspace = Workspace::<f32>::new(&network, plan).unwrap();
+            assert_eq!(workspace.values.len(), elements);
+            workspace
+        };
+        let threads = |mut workspace: Workspace<f32>| -> (bool, String) {
+            let mut tried = false;
+            let threads = (0..10).map(|_| {
+                tried |= workspace.turn();
+                workspace.trial.run(|| ());
+                let own = workspace.layout.own(workspace.plan.threads);
+                assert!(workspace.layout.len == own && own <= workspace.values.len());
+                char::from_digit(workspace.plan.threads as u32, 10).unwrap()
+            });
+            let threads = threads.collect();
+            (tried, threads)
+        };
+        assert_eq!(threads(workspace(Mode::Step, 64)), (true, "2222211111".into()));
+        assert_eq!(threads(workspace(Mode::Step, 200)), (true, "2222211111".into()), "in shards");
+        assert_eq!(
+            threads(workspace(Mode::Apart, 200)),
+            (true, "2222222222".into()),
+            "the plan is one for both passes"
+        );
+        assert_eq!(threads(workspace(Mode::Step, 5000)), (false, "2222222222".into()), "a long one");
+        assert_eq!(threads(workspace(Mode::Step, 5)), (false, "1111111111".into()), "next to nothing");
+    }
 
     #[test]
     fn a_workspace_is_as_large_as_the_formula_says() {

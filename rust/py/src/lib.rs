@@ -44,7 +44,7 @@ mod _core {
     #[pymodule_export]
     use super::optimizer::Optimizer;
     #[pymodule_export]
-    use super::system::{config, get_num_threads, set_num_threads};
+    use super::system::{config, get_num_threads, limit_own_threads, set_num_threads};
     #[pymodule_export]
     use super::trainer::Trainer;
 

@@ -21,6 +21,11 @@ pub fn set_num_threads(py: Python<'_>, n: usize) -> PyResult<()> {
 }
 
 #[pyfunction]
+pub fn limit_own_threads(n: usize) {
+    threads::limit_own_threads(n.max(1));
+}
+
+#[pyfunction]
 pub fn get_num_threads() -> usize {
     threads::num_threads().0
 }

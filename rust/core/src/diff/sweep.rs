@@ -69,11 +69,11 @@ impl<T: Element> Sweep<T> {
         self.start = rows.start;
         let workspace = self.workspace.as_mut().expect("made");
         let Parts { network, params, averages, .. } = model.still_parts();
-        let pass = Pass {
+        let mut pass = Pass {
             keep_input: true,
             ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::From(rows.start))
         };
-        threads::run(&pass, pass.plan.threads);
+        pass.run();
         if pass.stopped.load(Ordering::Relaxed) {
             x.check_finite("x", isa)?;
         }
@@ -98,25 +98,25 @@ impl<T: Element> Sweep<T> {
         let (len, outputs) = (self.slope.len() / network.outputs(), network.outputs());
         self.slopes.write(k, scale, self.start, y, &mut self.slope, outputs);
         let workspace = self.workspace.as_mut().expect("rows went forward");
-        let pass = Pass {
+        let mut pass = Pass {
             power,
             packed: k > 0,
             check_finite: false,
             output_gradient: Some(MatRef::new(&self.slope, len, outputs)),
             ..Pass::new(network, workspace, params.share(), averages, None, Rows::From(0))
         };
-        threads::run(&pass, pass.plan.threads);
+        pass.run();
     }
 
     /// Gradients of what the workspace holds by now.
     pub fn weights(&mut self, model: &mut Model<T>, task: WeightTask<'_, T>) {
         let Parts { network, params, averages, .. } = model.parts();
         let workspace = self.workspace.as_mut().expect("rows went forward");
-        let pass = Pass {
+        let mut pass = Pass {
             check_finite: false,
             weights: Some(task),
             ..Pass::new(network, workspace, params.share(), averages, None, Rows::From(0))
         };
-        threads::run(&pass, pass.plan.threads);
+        pass.run();
     }
 }

@@ -42,7 +42,7 @@ use crate::network::{Network, Stage};
 use crate::optim;
 use crate::plan::{Columns, Mode, PanelItem, Phase, Plan, RowStep, StagePlan};
 use crate::simd::{Bf16, Isa, all_finite, max_abs};
-use crate::threads::Job;
+use crate::threads::{self, Job, Trial};
 use crate::view::{MatMut, MatRef};
 use crate::workspace::{Layout, Workspace};
 
@@ -163,6 +163,8 @@ pub struct Pass<'a, T> {
     pub weights: Option<WeightTask<'a, T>>,
     /// Set by the pass if it met something that is not finite; the update is then not done.
     pub stopped: AtomicBool,
+    /// Finds out on how many threads it should run, if that is not clear.
+    pub trial: Option<&'a mut Trial>,
 }
 
 impl<'a, T: Element> Pass<'a, T> {
@@ -176,7 +178,8 @@ impl<'a, T: Element> Pass<'a, T> {
         input: Option<Samples<'a, T>>,
         rows: Rows<'a>,
     ) -> Self {
-        let Workspace { plan, layout, values, losses, .. } = workspace;
+        let tried = workspace.turn();
+        let Workspace { plan, layout, values, losses, trial, .. } = workspace;
         Pass {
             network,
             plan,
@@ -200,6 +203,18 @@ impl<'a, T: Element> Pass<'a, T> {
             input_gradient: None,
             weights: None,
             stopped: AtomicBool::new(false),
+            trial: tried.then_some(trial),
+        }
+    }
+
+    /// Runs it on the threads of its plan, or on one alone.
+    pub fn run(&mut self) {
+        match self.trial.take() {
+            None => threads::run(self, self.plan.threads),
+            Some(trial) => {
+                let threads = if trial.alone() { 1 } else { self.plan.threads };
+                trial.run(|| threads::run(self, threads));
+            }
         }
     }
 }

@@ -22,6 +22,12 @@ const WAVE_BYTES: usize = 3 << 19;
 const WAVE_ROWS: usize = 128;
 /// Multiply-adds that a thread must get before waking it pays (some tens of microseconds).
 pub(super) const WORK_PER_THREAD: usize = 4_000_000;
+/// Multiply-adds of a step from which a second thread may pay, if it is awake and near by, which is found out by trying:
+/// some microseconds.
+pub(super) const PAIR_WORK: usize = 300_000;
+/// Multiply-adds from which several threads pay wherever they are, and even if they have to be woken: some 200
+/// microseconds.
+pub(super) const SURE_WORK: usize = 40_000_000;
 /// Multiply-adds from which a pass is in shards: a second thread pays for the copy of the gradients.
 const SHARDED_WORK: usize = 1_000_000;
 /// From where it pays with fewer rows than [`MANY_ROWS`].
@@ -66,7 +72,8 @@ impl Cut {
         };
         let enough =
             if shards > 1 { shards.min(work * SHARDS.0 / SHARDED_WORK) } else { work / WORK_PER_THREAD };
-        let threads = threads.min(enough).max(1);
+        let least = if mode == Mode::Step && work >= PAIR_WORK { 2 } else { 1 };
+        let threads = threads.min(enough.max(least));
         // As few waves as fit the cache, of equal rows; one if weights outweigh activations so far that
         // fewer rows than are worth a wave would fit.
         let row: usize = network.stages().iter().map(|s| 2 * s.outputs).sum::<usize>() + network.inputs();

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::cut::WORK_PER_THREAD;
+use super::cut::{PAIR_WORK, WORK_PER_THREAD};
 use super::{Mode, Plan, RowStep};
 use crate::gemm::split::LANES;
 use crate::gemm::{GemmPlan, Precision};
@@ -33,12 +33,21 @@ impl fmt::Display for Plan {
                 self.asked, self.shards
             )?;
         } else if self.threads < self.asked {
-            let (work, least) = (self.work as f64 / 1e6, WORK_PER_THREAD as f64 / 1e6);
+            let least =
+                if self.mode == Mode::Step && self.threads == 1 { PAIR_WORK / 2 } else { WORK_PER_THREAD };
+            let (work, least) = (self.work as f64 / 1e6, least as f64 / 1e6);
             writeln!(
                 f,
                 "  of {} threads allowed: its {work:.1} million multiply-adds are too few for more, at \
-                 {least:.0} million each to be worth waking",
+                 {least} million each to be worth waking",
                 self.asked
+            )?;
+        }
+        if self.is_short() {
+            writeln!(
+                f,
+                "  or on one alone, which is tried now and then: sooner where threads have to be woken, are far apart, \
+                 or others work there"
             )?;
         }
         let waves = self.rows.div_ceil(self.wave_rows);

@@ -507,6 +507,11 @@ impl Plan {
         });
     }
 
+    /// Whether it has several threads, but so little for them to do that one alone may be sooner.
+    pub fn is_short(&self) -> bool {
+        self.threads > 1 && self.work < cut::SURE_WORK && matches!(self.mode, Mode::Step | Mode::Apart)
+    }
+
     /// Number of blocks of rows.
     pub fn blocks(&self) -> usize {
         self.rows.div_ceil(self.block_rows)

@@ -15,11 +15,23 @@ fn network(widths: &[usize]) -> Network {
 const TRAINING: Mode = Mode::Step;
 
 #[test]
-fn small_work_stays_on_the_caller() {
-    let plan = Plan::new::<f32>(&network(&[4, 64, 64, 2]), TRAINING, 64, Isa::Scalar, 8);
-    assert_eq!((plan.threads, plan.blocks()), (1, 1));
-    let plan = Plan::new::<f32>(&network(&[784, 400, 400, 10]), TRAINING, 128, Isa::Scalar, 2);
-    assert_eq!((plan.threads, plan.blocks(), plan.block_rows), (2, 2, 64));
+fn the_less_there_is_to_do_the_fewer_threads_do_it() {
+    let plan = |widths: &[usize], mode, rows, threads| {
+        let plan = Plan::new::<f32>(&network(widths), mode, rows, Isa::Scalar, threads);
+        (plan.threads, plan.is_short())
+    };
+    // Next to nothing is for the caller, a little for two at most, if they do not have to be woken.
+    assert_eq!(plan(&[4, 32, 32, 2], TRAINING, 64, 8), (1, false));
+    assert_eq!(plan(&[4, 64, 64, 2], TRAINING, 64, 8), (2, true));
+    assert_eq!(plan(&[4, 64, 64, 2], TRAINING, 64, 1), (1, false));
+    assert_eq!(plan(&[784, 128, 10], TRAINING, 1, 8), (2, true));
+    assert_eq!(plan(&[784, 128, 10], TRAINING, 40, 8), (3, true));
+    assert_eq!(plan(&[784, 400, 400, 10], TRAINING, 128, 8), (8, false));
+    // Nobody tries that where only outputs are wanted.
+    assert_eq!(plan(&[4, 64, 64, 2], Mode::Inference, 64, 8), (1, false));
+    assert_eq!(plan(&[784, 128, 10], Mode::Inference, 100, 8), (2, false));
+    let long = Plan::new::<f32>(&network(&[784, 400, 400, 10]), TRAINING, 128, Isa::Scalar, 2);
+    assert_eq!((long.threads, long.blocks(), long.block_rows), (2, 2, 64));
 }
 
 #[test]
@@ -152,10 +164,21 @@ fn a_plan_prints_what_will_run() {
     let plan = Plan::new::<f32>(&network(&[784, 400, 10]), TRAINING, 128, Isa::Scalar, 2);
     let text = plan.to_string();
     assert!(text.starts_with("training step of 128 rows on 2 threads, scalar kernels of 4×8"), "{text}");
-    assert!(text.contains("rows: 2 blocks of 64"), "{text}");
+    assert!(text.contains("rows: 2 blocks of 64") && !text.contains("or on one alone"), "{text}");
     let text = Plan::new::<f32>(&network(&[64, 100, 10]), TRAINING, 200, Isa::Scalar, 8).to_string();
     assert!(text.contains("of 8 threads allowed: its 2 shards are too few for more"), "{text}");
     assert!(text.contains("rows: 2 shards of 100") && text.contains("of 2 shards are added up"), "{text}");
+    assert!(text.contains("or on one alone, which is tried now and then"), "{text}");
+    let text =
+        |widths: &[usize]| Plan::new::<f32>(&network(widths), TRAINING, 64, Isa::Scalar, 8).to_string();
+    assert!(
+        text(&[4, 20, 2])
+            .contains("its 0.0 million multiply-adds are too few for more, at 0.15 million each")
+    );
+    assert!(
+        text(&[4, 64, 64, 2])
+            .contains("its 0.9 million multiply-adds are too few for more, at 4 million each")
+    );
 }
 
 #[test]

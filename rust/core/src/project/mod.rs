@@ -27,7 +27,6 @@ use crate::parallel;
 use crate::pass::{LossTask, Pass, Rows, WeightTask};
 use crate::plan::Mode;
 use crate::simd::{Isa, Op, Simd, add_scaled, dispatch, max_abs};
-use crate::threads;
 use crate::view::MatRef;
 
 /// How the coefficients follow from gradients.
@@ -224,13 +223,13 @@ impl<T: Element> Projection<T> {
             let draw = Draw { seed: !model.draw.seed ^ ((number as u64) << 32), ..model.draw };
             let Parts { network, params, averages, .. } = model.parts();
             let x = memory.samples();
-            let pass = Pass {
+            let mut pass = Pass {
                 draw,
                 loss: Some(LossTask { objective, goals: y, scale: objective.scale(totals), backward: true }),
                 weights: Some(WeightTask::gradients(direction.share())),
                 ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::Listed(rows))
             };
-            threads::run(&pass, pass.plan.threads);
+            pass.run();
             if pass.stopped.into_inner() {
                 let (step, lr) = (optimizer.steps, optimizer.config.lr());
                 return Err(Error::Diverged { loss: f64::INFINITY, step, lr });

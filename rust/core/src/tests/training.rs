@@ -384,6 +384,37 @@ fn the_same_bits_for_any_number_of_threads() {
     }
 }
 
+/// In the first ten steps of a shape, all threads and one alone have turns, in memory that the other left behind.
+#[test]
+fn the_same_bits_by_turns() {
+    let _turn = THREADS.lock().unwrap();
+    for (widths, rows) in [(&[5, 64, 64, 3][..], 64), (&[5, 64, 64, 3], 200), (&[300, 130, 3], 9)] {
+        let run = |threads, poison: bool| {
+            set_num_threads(threads);
+            let loss = Loss::Mse;
+            let data = Data::<f32>::new(rows, widths[0], 3);
+            let mut model = Model::new(layers(widths, Activation::Tanh), 0).unwrap();
+            let mut trainer = Trainer::new(loss);
+            assert_eq!(trainer.plan(&model, rows).0.is_short(), threads > 1);
+            let mut optimizer = Optimizer::new(momentum(0.05), model.network()).unwrap();
+            let losses: Vec<_> = (0..12)
+                .map(|_| {
+                    if poison {
+                        trainer.poison();
+                    }
+                    trainer.step(&mut model, &mut optimizer, data.x(), data.set(loss).y).unwrap().to_bits()
+                })
+                .collect();
+            (bits(&parameters(&model)), losses)
+        };
+        let alone = run(1, false);
+        for threads in [2, 3, 64] {
+            assert_eq!(alone, run(threads, false), "{widths:?} on {threads}");
+            assert_eq!(alone, run(threads, true), "{widths:?} on {threads}, poisoned");
+        }
+    }
+}
+
 #[test]
 fn a_fit_that_is_left_and_resumed_gives_the_same_bits() {
     let _turn = THREADS.lock().unwrap();

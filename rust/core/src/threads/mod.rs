@@ -12,19 +12,22 @@
 //!
 //! Results cannot depend on who runs an item: items are independent, and each has its order fixed.
 //!
-//!
-//! Here is what others see: how many threads there are, and [`run`]; `pool` has the threads and their protocol.
+//! Here is what others see: how many threads there are, and [`run`]; `pool` has the threads and their protocol, and
+//! `trial` finds out whether a short job should have them at all.
 
 mod pool;
 #[cfg(test)]
 mod tests;
+mod trial;
 #[cfg(test)]
 pub(crate) mod witness;
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{OnceLock, TryLockError};
 
 use self::pool::Pool;
+pub use self::trial::Trial;
 use crate::simd::FlushDenormals;
 
 /// Work in phases of independent items.
@@ -53,8 +56,18 @@ pub enum ThreadsFrom {
     Cpus,
 }
 
-/// How many threads a region may use, and why.
+thread_local! {
+    /// How many threads regions of this caller may use, at most.
+    static OWN: Cell<usize> = const { Cell::new(MAX_THREADS) };
+}
+
+/// How many threads a region of this caller may use, and why.
 pub fn num_threads() -> (usize, ThreadsFrom) {
+    let (n, from) = requested();
+    (n.min(OWN.get()), from)
+}
+
+fn requested() -> (usize, ThreadsFrom) {
     static DEFAULT: OnceLock<(usize, ThreadsFrom)> = OnceLock::new();
     match REQUESTED.load(Ordering::Relaxed) {
         0 => DEFAULT
@@ -86,6 +99,16 @@ pub fn available_cpus() -> usize {
 pub fn set_num_threads(n: usize) {
     assert!((1..=MAX_THREADS).contains(&n));
     REQUESTED.store(n, Ordering::Relaxed);
+}
+
+/// Sets how many threads regions of the calling thread may use, at most: others that call at the same time are to have
+/// CPUs too.
+///
+/// # Panics
+/// If `n` is 0.
+pub fn limit_own_threads(n: usize) {
+    assert!(n > 0);
+    OWN.set(n);
 }
 
 /// Forgets the pool, whose threads did not survive a fork. To be called in the child.

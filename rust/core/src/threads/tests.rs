@@ -45,6 +45,17 @@ impl Job for Counting {
 }
 
 #[test]
+fn a_caller_may_have_less_than_others() {
+    let all = super::num_threads().0;
+    let own = std::thread::spawn(|| {
+        super::limit_own_threads(1);
+        super::num_threads().0
+    });
+    assert_eq!(own.join().unwrap(), 1);
+    assert_eq!(super::num_threads().0, all);
+}
+
+#[test]
 fn every_item_runs_once_and_phases_follow_each_other() {
     for threads in [1, 2, 3, 8, 64] {
         for items in [&[1][..], &[0, 3, 0], &[7, 1, 5], &[64, 2, 64], &[5000, 3], &[]] {

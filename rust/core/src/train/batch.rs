@@ -17,7 +17,6 @@ use crate::pass::{LossTask, Pass, Rows, WeightTask};
 use crate::plan::Mode;
 use crate::sam::Ascent;
 use crate::simd::{Isa, max_abs};
-use crate::threads;
 use crate::update;
 use crate::workspace::Workspace;
 
@@ -319,14 +318,14 @@ impl<T: Element> BatchPass<'_, T> {
         let BatchPass { batch, totals, objective, network, draw, .. } = *self;
         let Batch { x, y, rows, checked, .. } = batch;
         let scale = objective.scale(totals);
-        let pass = Pass {
+        let mut pass = Pass {
             draw,
             checked,
             loss: Some(LossTask { objective, goals: y, scale, backward: true }),
             weights: Some(weights),
             ..Pass::new(network, self.workspace, params.share(), averages, Some(x), rows)
         };
-        threads::run(&pass, pass.plan.threads);
+        pass.run();
         !pass.stopped.load(Ordering::Relaxed)
     }
 

@@ -10,7 +10,6 @@ use crate::loss::{Goals, Objective};
 use crate::model::{Model, Parts};
 use crate::pass::{LossTask, Pass, Rows};
 use crate::plan::Mode;
-use crate::threads;
 
 /// Rows that an evaluation takes at once: bounds its memory, enough to keep every thread busy.
 const EVALUATION_ROWS: usize = 16 * 1024;
@@ -39,7 +38,7 @@ impl<T: Element> Trainer<T> {
             let isa = model.isa();
             let workspace = self.workspaces.get(model.network(), isa, Mode::Inference, len)?;
             let Parts { network, params, averages, .. } = model.still_parts();
-            let pass = Pass {
+            let mut pass = Pass {
                 loss: Some(LossTask {
                     objective: &self.objective,
                     goals: y,
@@ -48,7 +47,7 @@ impl<T: Element> Trainer<T> {
                 }),
                 ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::From(start))
             };
-            threads::run(&pass, pass.plan.threads);
+            pass.run();
             if pass.stopped.load(Ordering::Relaxed) {
                 check_values(&self.objective, isa, x, &y)?;
                 // Of what was passed over there are no losses.

@@ -32,7 +32,7 @@ use crate::sam::{Ascent, Sam};
 use crate::simd::Isa;
 use crate::threads;
 use crate::update::{Average, Clip};
-use crate::workspace::Layout;
+use crate::workspace;
 
 /// Runs steps with one loss, keeping the memory of its plans.
 pub struct Trainer<T: Element> {
@@ -209,7 +209,7 @@ impl<T: Element> Trainer<T> {
         let threads = threads::num_threads().0;
         let target = (model.isa(), self.options.precision);
         let plan = Plan::in_precision::<T>(model.network(), Mode::Step, rows, target, threads);
-        let bytes = Layout::new::<T>(model.network(), &plan).len * size_of::<T>();
+        let bytes = workspace::elements::<T>(model.network(), &plan) * size_of::<T>();
         (plan, bytes)
     }
 }
