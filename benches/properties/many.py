@@ -1,7 +1,8 @@
 """What `train_many` gains: several small networks at once, beside one after another.
 
 A round fits copies of the same trainers both ways, one right after the other, so that a ratio does
-not see the machine drift. Alone, a net of this size has one thread, or two if that is sooner; together, each has one.
+not see the machine drift. Alone, a net of this size has one thread, or two if that is sooner;
+together, each has one.
 """
 
 from __future__ import annotations

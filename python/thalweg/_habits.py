@@ -94,6 +94,9 @@ METRICS = (
     'adds another to the history: record["auc"] = ...'
 )
 
+#: What is said where others take weights of classes.
+CLASS_WEIGHT = "nn.CrossEntropyLoss(weight=[...]) has weights of classes"
+
 #: What other libraries call arguments of layers, losses and schedules.
 OF_LAYERS: Mapping[str, str] = {
     **dict.fromkeys(("units", "out_dim"), "it is out_features"),

@@ -1,7 +1,8 @@
 """Training: a model, a loss and an optimizer put together.
 
-Here is `Trainer` and what can be read of it. `_base` makes one and makes data ready,
-`_fit` trains and evaluates, `_penalty` pulls parameters to given values, `_file` saves and resumes.
+Here is `Trainer` and what can be read of it. `_base` makes one and makes data ready, `_batch` is
+what it does with a batch, `_fit` with epochs of them, `_penalty` pulls parameters to given values,
+`_file` saves and resumes.
 """
 
 from thalweg import _checks, _core, _habits
@@ -9,6 +10,7 @@ from thalweg._custom import CustomTrainer
 from thalweg._history import History
 from thalweg._plan import Plan
 from thalweg._trainer._base import TrainerBase
+from thalweg._trainer._batch import Batching
 from thalweg._trainer._file import Resumable
 from thalweg._trainer._fit import Fitting
 from thalweg._trainer._penalty import Penalized
@@ -19,7 +21,7 @@ from thalweg.optim import Optimizer
 from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
 
-class Trainer(Fitting, Penalized, Resumable):
+class Trainer(Batching, Fitting, Penalized, Resumable):
     r"""Trains a model.
 
     Parameters
@@ -227,4 +229,4 @@ class Trainer(Fitting, Penalized, Resumable):
         )
 
 
-_habits.name_methods("Trainer", TrainerBase, Fitting, Penalized, Resumable)
+_habits.name_methods("Trainer", TrainerBase, Batching, Fitting, Penalized, Resumable)
