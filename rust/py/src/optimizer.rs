@@ -126,6 +126,11 @@ impl Optimizer {
     }
 
     #[getter]
+    fn is_elementwise(&self, py: Python<'_>) -> bool {
+        py.detach(|| lock(&self.inner).config.is_elementwise())
+    }
+
+    #[getter]
     fn steps(&self, py: Python<'_>) -> u64 {
         py.detach(|| match &lock(&self.inner).bond {
             Some(bond) => either!(&bond.state, state => state.steps),

@@ -61,6 +61,13 @@ macro_rules! optimizers {
     (elements: $($one:literal => $One:ident),+; wholes: $($all:literal => $All:ident),+ $(;)?) => {
         optimizers! { @list $($one => $One,)+ $($all => $All,)+ }
 
+        impl Config {
+            /// Whether it moves each parameter by its own gradient and state alone.
+            pub fn is_elementwise(&self) -> bool {
+                matches!(self, $(Config::$One(_))|+)
+            }
+        }
+
         impl Constants {
             #[inline(always)]
             fn update<T: Element, S: Simd<T>>(
@@ -323,7 +330,7 @@ impl<T: Element> Optimizer<T> {
 
     /// Whether a gradient can be used up tile by tile, while others are not known yet.
     pub fn is_elementwise(&self) -> bool {
-        self.room.is_none()
+        self.config.is_elementwise()
     }
 
     /// What the next step will do to parameters that are in no group.
