@@ -198,10 +198,10 @@ def markdown(rows: list[Row]) -> str:
     return section(
         "Contention",
         [
-            f"A step alone, and beside {BUSY_PROCESSES} busy processes on the same CPUs; each"
+            f"A step alone, and next to {BUSY_PROCESSES} busy processes on the same CPUs; each"
             " library in a process",
-            f"of its own. Threads, and CPUs: {threads}. With as many threads as busy processes, a",
-            "fair scheduler alone makes the mean step take twice as long.",
+            f"of its own, with {threads} threads on {threads} CPUs. With as many threads as busy",
+            "processes, a fair scheduler alone doubles the mean time of a step.",
         ],
         ["workload", "library", *columns, "median slower", "mean slower"],
         body,

@@ -210,10 +210,10 @@ def markdown(rows: list[Row]) -> str:
     return section(
         "Products with second derivatives",
         [
-            "Tanh nets with softmax cross-entropy; products as multiples of a gradient, which is a",
-            "step of SGD. At a new point a product computes what the ones after it have in common;",
-            "a new operator asks the system for memory as well. The last column is PyTorch's",
-            "product over ours.",
+            "Tanh networks with softmax cross-entropy. Times of products are multiples of that of",
+            "a gradient, which is a step of SGD. At a new point, a product also computes what",
+            "later ones reuse; a new operator allocates memory as well. The last column is PyTorch's",
+            "time divided by thalweg's.",
         ],
         [
             "net",

@@ -199,8 +199,9 @@ def markdown(rows: list[Row]) -> str:
     return section(
         "Derivatives by the inputs",
         [
-            "A step of Adam on what Burgers' equation leaves over, float32: values, derivatives",
-            "along both inputs, the second one by x, and the gradient of it all.",
+            "A step of Adam on the residual of Burgers' equation, in float32: values, first",
+            "derivatives with respect to both inputs, the second derivative with respect to x, and",
+            "the gradient of all of it.",
         ],
         ["net", "points", "threads", "thalweg", "PyTorch", "JAX", "best peer ÷ thalweg"],
         body,

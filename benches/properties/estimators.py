@@ -78,8 +78,8 @@ def markdown(rows: list[Row]) -> str:
     return section(
         "Estimators",
         [
-            f"`fit` of `MLPClassifier` on the digits for {EPOCHS} epochs, ReLU, Adam, batch 200,",
-            "float32. In the last column scikit-learn's time over ours.",
+            f"`fit` of `MLPClassifier` on the digits for {EPOCHS} epochs, with ReLU, Adam and",
+            "batch 200, in float32. The last column is scikit-learn's time divided by thalweg's.",
         ],
         ["network", "thalweg", "scikit-learn", "ratio"],
         [[r.label, duration(r.seconds), duration(r.theirs), f"{r.ratio:.1f}x"] for r in rows],

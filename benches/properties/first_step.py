@@ -100,10 +100,9 @@ def markdown(rows: list[Row]) -> str:
     return section(
         "First step",
         [
-            f"The very first `Trainer.step` of a process; medians of {processes} processes, and the"
-            " slowest.",
-            f"`make` is model and trainer before it, `later` the median of {LATER_STEPS} steps"
-            " after it.",
+            f"The very first `Trainer.step` of a process: median of {processes} processes, and the",
+            "slowest of them. `make` is the time to construct model and trainer before it, `later`",
+            f"the median of the {LATER_STEPS} steps after it.",
         ],
         ["workload", "make", "first", "slowest first", "target", "later", "first / later"],
         body,

@@ -154,8 +154,8 @@ def markdown(rows: list[Row]) -> str:
     return section(
         "Fisher information",
         [
-            f"Diagonal, of {'-'.join(map(str, WIDTHS))} with ReLU and softmax, float32; time per",
-            "sample, and in brackets how many times thalweg's it is.",
+            f"Diagonal for {'-'.join(map(str, WIDTHS))} with ReLU and softmax, in float32: time",
+            "per sample, in brackets as a multiple of thalweg's.",
         ],
         ["kind", "thalweg", "torch, vmap", "torch, sample by sample"],
         body,

@@ -106,8 +106,8 @@ def markdown(rows: list[Row]) -> str:
     return section(
         "Checking gradients",
         [
-            f"Softmax cross-entropy of {ROWS} rows, a float32 model: its float64 copy is checked",
-            "by differences, and its own gradient against that of the copy.",
+            f"Softmax cross-entropy of {ROWS} rows, with a float32 model: its float64 copy is",
+            "checked by finite differences, and its own gradient against that of the copy.",
         ],
         ["net", "parameters", "threads", "three directions a block", "every parameter"],
         body,

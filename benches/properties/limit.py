@@ -193,12 +193,11 @@ def markdown(rows: list[Row]) -> str:
     return section(
         "Fraction of the machine's limit",
         [
-            "`limit` is the longer of two times: the FLOP of the matrix products at the peak rate;"
-            " and, at",
-            "the bandwidth of memory, 20 bytes a parameter for SGD with momentum, 28 for Adam, none"
-            " if",
-            f"weights and moments fit the {found.private >> 20} MiB of the cores' own caches. Both",
-            "are probed anew beside each turn of steps.",
+            "`limit` is the longer of two times: that of the FLOP of the matrix products at the",
+            "peak rate, and that of moving 20 bytes per parameter for SGD with momentum, or 28 for",
+            "Adam, at memory bandwidth (none if weights and moments fit the",
+            f"{found.private >> 20} MiB of the cores' own caches). Peak and bandwidth are measured",
+            "anew with each turn of steps.",
             f"Peak: at best {found.peak / 1e9:.0f} GFLOP/s, NumPy's matmul (float32,"
             f" {found.peak_size} square, same threads).",
             f"Bandwidth: at best {found.bandwidth / 1e9:.1f} GB/s, reading and writing"

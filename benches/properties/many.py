@@ -85,8 +85,8 @@ def markdown(rows: list[Row]) -> str:
     return section(
         "Many at once",
         [
-            f"`train_many` with {NETS} nets, batch {BATCH}, {threads} threads, beside `fit` of one",
-            "after another.",
+            f"`train_many` with {NETS} networks, batch {BATCH}, {threads} threads, compared with",
+            "calling `fit` on one after another.",
         ],
         ["nets", "one after another", "at once", "gain"],
         [[r.label, duration(r.alone), duration(r.together), f"{r.gain:.2f}x"] for r in rows],

@@ -139,8 +139,9 @@ def markdown(rows: list[Row]) -> str:
             if own > SHARE * other:
                 misses.append(f"{row.label}, {mib(own)} against {mib(other)}")
     about = [
-        "Peak resident memory of a process that imports one library and trains. `above NumPy` is",
-        "without what was there once NumPy was imported, `of it import` what the import took.",
+        "Peak resident memory of a process that imports one library and trains. `above NumPy`",
+        "excludes what was in use after NumPy had been imported; `of it import` is the part taken",
+        "by importing the library.",
     ]
     head = ["workload", "library", "peak", "above NumPy", "of it import", "workspace"]
     return section(

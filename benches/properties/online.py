@@ -153,8 +153,8 @@ def markdown(rows: list[Row]) -> str:
     return section(
         "Learning sample by sample",
         [
-            "One step on one row, ReLU, SGD, squared error, float32; medians, and for thalweg what",
-            "one sample in a hundred exceeds. In brackets how many times thalweg's time it is.",
+            "One step on one row with ReLU, SGD and squared error, in float32: medians, and for",
+            "thalweg also the 99th percentile. In brackets: the time as a multiple of thalweg's.",
         ],
         ["network", "thalweg", "99 %", "torch", "scikit-learn"],
         body,

@@ -145,12 +145,13 @@ def markdown(rows: list[Row]) -> str:
     return section(
         "Optimizers",
         [
-            f"`optimizer.step(model)` of {rows[0].parameters / 1e6:.1f} million float32 parameters",
-            "beside its bytes at the bandwidth of memory"
-            f" (at best {found.bandwidth / 1e9:.1f} GB/s, reading and writing in place). Muon",
-            "and Shampoo: of 1.0 million, and 0.3 million with roots each step, beside their",
-            f"operations at the peak of arithmetic (at best {found.peak / 1e9:.0f} GFLOP/s).",
-            "Bandwidth and peak are probed in turns with the steps.",
+            f"`optimizer.step(model)` on {rows[0].parameters / 1e6:.1f} million float32",
+            "parameters, compared with the time to move its bytes at memory bandwidth"
+            f" (at best {found.bandwidth / 1e9:.1f} GB/s,",
+            "reading and writing in place). Muon and Shampoo have 1.0 million parameters, or 0.3",
+            "million with roots in each step, and are compared with the time of their operations",
+            f"at peak arithmetic (at best {found.peak / 1e9:.0f} GFLOP/s). Measurements of",
+            "bandwidth and peak alternate with the steps.",
         ],
         ["optimizer", "a parameter", "step", "bound", "step / bound"],
         body,

@@ -152,8 +152,8 @@ def markdown(rows: list[Row]) -> str:
     return section(
         "Precisions",
         [
-            "A training step (ReLU, MSE, Adam) by the precision of its products; and the distance",
-            "of the first gradient from float64's, of the same net with tanh.",
+            "A training step (ReLU, MSE, Adam) in each precision of the products, and the error of",
+            "the first gradient, relative to that in float64, for the same network with tanh.",
         ],
         ["net", "precision", "step", "float32 / it", "error of the gradient", "PyTorch / it"],
         body,

@@ -78,8 +78,9 @@ def markdown(rows: list[Row]) -> str:
     return section(
         "Scaling",
         [
-            f"From {BASE.label}: batch, hidden width and number of hidden layers each double.",
-            "Ratios are against the row before; `FLOP` counts the matrix products of a step.",
+            f"Starting from {BASE.label}, either the batch, the hidden width or the number of",
+            "hidden layers doubles from row to row. Ratios are relative to the row before; `FLOP`",
+            "counts the matrix products of a step.",
         ],
         ["doubles", "workload", "step", "time", "FLOP", ""],
         body,

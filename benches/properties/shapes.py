@@ -167,9 +167,11 @@ def markdown(rows: list[Row]) -> str:
         "Odd shapes",
         [
             "One size at a time grows by one. `worst up`: how much longer a step takes at n + 1",
-            "than at n; `worst down`: how much longer at n than at n + 1. In brackets what the",
-            f"work grows by. `!` is more than {MOST_JUMP:g}x; a cell shows up to {CONFIRMED} such.",
-            f"The worst {CONFIRMED} each way were measured again: figures are of the second time.",
+            "than at n; `worst down`: how much longer at n than at n + 1. In brackets: the factor",
+            f"by which the work changes. `!` marks more than {MOST_JUMP:g}x; a cell shows up to"
+            f" {CONFIRMED} of these.",
+            f"The worst {CONFIRMED} in each direction were measured again, and the figures are",
+            "from the second time.",
         ],
         ["what grows", "sizes", "worst up", "worst down"],
         body,

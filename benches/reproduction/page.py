@@ -18,11 +18,11 @@ HEAD = """# Published figures, and ours
 <!-- Made by `make reproduce` from results.csv and published.csv: change those, or
      benches/reproduction/. -->
 
-Figures are the mean accuracy on all tasks at the end, in per cent, ± the standard error over seeds.
-Our seeds are {first} to {last}, fixed before the first run; `n` says how many of them have been run
-so far. The last column is the distance from the published figure in standard errors of the
-difference. Seconds are the median of
-whole runs, of one thread and often beside others on the same CPUs.
+Figures are the mean accuracy over all tasks at the end, in per cent, ± the standard error over
+seeds. Our seeds are {first} to {last}, fixed before the first run; `n` is the number of them that
+have been run so far. The last column is the distance from the published figure, in standard errors
+of the difference. Seconds are medians of whole runs on one thread, often while other runs used the
+same CPUs.
 
 ```sh
 make reproduce DATA=mnist.npz             # or a directory with MNIST's own four files
@@ -31,27 +31,27 @@ make reproduce                            # Fashion-MNIST from Debian's dataset-
 make reproduce ARGS="--protocols split --methods er,lwf --seeds 1-5"
 ```
 
-A run that is stopped goes on where it was; a figure that is there is not computed again.
+A run that was stopped continues where it was; existing figures are not computed again.
 """
 
 #: What was done about a published figure: how it is marked, and what that means.
 CHECKED = {
     "yes": ("", ""),
-    "copy": (" ‡", "Compared with a copy of the article's table in another repository."),
-    "no": (" †", "Noted from memory, not yet compared with the article."),
+    "copy": (" ‡", "Checked against a copy of the article's table in another repository."),
+    "no": (" †", "Noted from memory, not yet checked against the article."),
 }
 
 TAIL = """
 ## How to read it
 
-- EWC and SI near 20 % in class-incremental learning are no mistake: penalties on weights keep what
-  was known of the old classes, but nothing tells them from the new ones. The published figures say
-  the same. `class_all` is class-incremental learning, too, with all outputs in the softmax from the
-  beginning.
-- An error of two seeds is itself known to a factor of two only: distances in units of it say
-  little.
+- EWC and SI near 20 % in class-incremental learning are not a mistake: penalties on weights
+  preserve what was known of the old classes, but nothing tells these from the new ones. The
+  published figures show the same. `class_all` is also class-incremental learning, with all outputs
+  in the softmax from the beginning.
+- A standard error from two seeds is itself uncertain by a factor of two, so distances in units of
+  it mean little.
 - Without any strategy, task-incremental figures vary by several per cent between seeds; compare
-  means with their standard errors.
+  means, with their standard errors.
 """
 
 

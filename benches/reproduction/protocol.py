@@ -128,16 +128,16 @@ PROTOCOLS = {
     "split": Protocol(
         "Three types of incremental learning",
         """\
-Split MNIST as van de Ven, Tuytelaars & Tolias 2022 have it ("Three types of incremental
-learning", Nature Machine Intelligence 4, Table 2): five tasks of two classes, a network
-784-400-400 with ReLU, 2000 steps per task on batches of 128, Adam with rate 0.001, not reset
-between tasks. λ is 1e5, 1e10, 1e9 for EWC (exact Fisher information, one penalty per task) and c
-is 10, 5e4, 5e3 for SI, in task-, domain- and class-incremental learning, as in the authors' code.
-Class-incremental learning is there twice: in `class` the classes so far compete while a task is
-learned, in `class_all` all ten do from the beginning, which is the default of the authors' code
-since 2022 (`--active-classes=all`) and what the article's figures are of. What differs from it:
-replay draws from all the earlier tasks' samples together, also where the authors draw as many of
-each task; random numbers are others, of course.""",
+Split MNIST as in van de Ven, Tuytelaars & Tolias 2022 ("Three types of incremental learning",
+Nature Machine Intelligence 4, Table 2): five tasks of two classes, a network 784-400-400 with ReLU,
+2000 steps per task on batches of 128, Adam with learning rate 0.001, not reset between tasks. In
+task-, domain- and class-incremental learning, λ is 1e5, 1e10, 1e9 for EWC (exact Fisher
+information, one penalty per task) and c is 10, 5e4, 5e3 for SI, as in the authors' code.
+Class-incremental learning appears twice: in `class`, the classes so far compete while a task is
+learned; in `class_all`, all ten do from the beginning, which is the default of the authors' code
+since 2022 (`--active-classes=all`) and the setting of the article's figures. Differences from the
+article: replay draws from the samples of all earlier tasks together, even where the authors draw
+equally many from each task; and random numbers differ, of course.""",
         ("task", "domain", "class", "class_all"),
         {
             "none": Method("None", naive),
@@ -162,46 +162,46 @@ each task; random numbers are others, of course.""",
         1e-3,
         {"steps": 2000, "drop_last": True},
         """\
-Where the published figures are from: those of None, EWC, LwF, A-GEM and joint training agree,
-errors and all, with a copy of Table 2 in another repository, a student's report
+Sources of the published figures: those of None, EWC, LwF, A-GEM and joint training agree, including
+errors, with a copy of Table 2 in another repository, a student's report
 (Tonagame/splitmnist-continual-learning-report), and so do the means of ER in domain- and
-class-incremental learning; SI, the errors of ER and online EWC (van de Ven & Tolias 2019, Table 4)
-were not found anywhere to compare. The authors' own picture of such a comparison
+class-incremental learning. For SI, the errors of ER, and online EWC (van de Ven & Tolias 2019,
+Table 4), nothing was found to compare with. The authors' own plot of such a comparison
 (`figures/splitMNIST_results_tutorial.png` in GMvandeVen/continual-learning; other runs, 20 seeds,
-read off the pixels to about 0.3) has, domain-incremental: None 59.7, EWC 62.1, SI 68.3, LwF
-71.9, ER 93.7, joint 98.5; class-incremental: EWC 20.2, SI about 23, LwF 22.1, ER 89.3, joint
-98.1; and None 83.8 where the task is known. DER++ is not in the article.
+read off the pixels to about 0.3) shows, for domain-incremental learning, None 59.7, EWC 62.1, SI
+68.3, LwF 71.9, ER 93.7, joint 98.5; for class-incremental learning, EWC 20.2, SI about 23, LwF
+22.1, ER 89.3, joint 98.1; and None 83.8 where the task is known. DER++ is not in the article.
 
-In class-incremental learning the rows `class` are below the article, EWC by 0.9 points and SI by
-1.5; the rows `class_all` are so by 0.4 and 0.3, which is less than our standard errors. The two
-differ in which outputs compete. The rows `class` have the classes so far in the softmax, as van de
-Ven & Tolias 2019 and their code of that time; the code of the 2022 article, read at its commits of
-August to October 2022, has all ten (`--active-classes`, default `all`; `compare.py` changes it for
-iCaRL only). Outputs of classes to come are then driven down by all tasks before, and important
-weights hold them down. With that alone changed, seeds 1 to 10, EWC is 20.27 ± 0.50 % (19.4 to 20.0
-in nine runs, 24.8 in one), where the article has 20.64 ± 0.52, and SI is 20.93 ± 0.34 % (19.9 to
-22.6), where it has 21.20. With the authors' g as well, that of the loss with the penalty, SI is
-21.74 ± 1.08 % (15.0 to 27.0): ten seeds do not tell the two apart. Earlier runs, with an earlier
-core whose last bits differ, had 19.99 ± 0.15 % for SI (seeds 1 to 5), and 21.85 ± 0.71 % with the
-authors' g (10 seeds, 19.1 to 27.0): a seed fixes a run only as far as the core is the same. A
-strength ten or a hundred times larger does not move EWC (19.8 to 19.9 %, seeds 1 and 2). Such
-figures are means of many runs at 20 % and a few that are far off, so that ten seeds, and twenty,
-leave them uncertain by half a point or more.
+In class-incremental learning, the rows `class` are below the article, EWC by 0.9 points and SI by
+1.5; the rows `class_all` are below it by 0.4 and 0.3, which is less than our standard errors. The
+two differ in which outputs compete. The rows `class` have the classes so far in the softmax, as do
+van de Ven & Tolias 2019 and their code of that time; the code of the 2022 article, read at its
+commits of August to October 2022, has all ten (`--active-classes`, default `all`; `compare.py`
+changes it only for iCaRL). Outputs of later classes are then driven down by all earlier tasks, and
+important weights hold them down. With only that changed, and seeds 1 to 10, EWC is at 20.27 ±
+0.50 % (19.4 to 20.0 in nine runs, 24.8 in one), compared with 20.64 ± 0.52 in the article, and SI
+at 20.93 ± 0.34 % (19.9 to 22.6), compared with 21.20. If g is also that of the authors, the
+gradient of the loss including the penalty, SI is at 21.74 ± 1.08 % (15.0 to 27.0): ten seeds do not
+tell the two apart. Earlier runs, with a version of thalweg whose last bits differ, had 19.99 ±
+0.15 % for SI (seeds 1 to 5), and 21.85 ± 0.71 % with the authors' g (10 seeds, 19.1 to 27.0): a
+seed determines a run only for the same version. A strength ten or a hundred times larger does not
+change EWC (19.8 to 19.9 %, seeds 1 and 2). Such figures are means of many runs at 20 % and a few
+that are far off, so that ten seeds, or even twenty, leave them uncertain by half a point or more.
 
-Compared line by line with that code and not the cause, since they are the same: initialization
-(uniform in ± 1/√fan-in), Adam's betas, no reset between tasks, batches without the short last one,
-pixels in [0, 1], an order of classes for each seed, Fisher information of all samples and all
-labels, penalties on all parameters with biases, ξ = 0.1, ω consolidated at the end of each task,
-judging on all test samples.""",
+The following were compared with that code line by line and are the same, so they are not the cause:
+initialization (uniform in ± 1/√fan-in), Adam's betas, no reset between tasks, dropping a short last
+batch, pixels in [0, 1], an order of classes for each seed, Fisher information from all samples and
+all labels, penalties on all parameters including biases, ξ = 0.1, ω consolidated at the end of each
+task, evaluation on all test samples.""",
     ),
     "fisher": Protocol(
         "How the Fisher information is computed",
         """\
-The study of van de Ven 2025 ("On the computation of the Fisher information in continual
-learning", ICLR blog posts, arXiv:2502.11756): the task-incremental protocol above, with online
-EWC (γ = 1) and λ the best power of ten for each kind. The authors looked for it with
-the 30 seeds that they report, we with seeds 101 and 102: 1e5 for the exact Fisher information, 1e9
-for the sampled and the empirical one, 1e10 for batches.""",
+The study of van de Ven 2025 ("On the computation of the Fisher information in continual learning",
+ICLR blog posts, arXiv:2502.11756): the task-incremental protocol above with online EWC (γ = 1),
+where λ is the best power of ten for each kind. The authors chose it with the 30 seeds that they
+report, we with seeds 101 and 102: 1e5 for the exact Fisher information, 1e9 for the sampled and the
+empirical one, 1e10 for the batched one.""",
         ("task",),
         {
             "none": Method("None", naive),
@@ -223,17 +223,17 @@ for the sampled and the empirical one, 1e10 for batches.""",
     "hsu": Protocol(
         "Re-evaluating continual learning scenarios",
         """\
-Hsu, Liu, Ramasamy & Kira 2018 (arXiv:1810.12488, Table 2): split MNIST with the classes in their
-order, images of 32 × 32 that are standardized, 1024-400-400, 4 epochs per task on batches of 128,
-Adam with rate 0.001. Strengths are those of the authors' scripts, in task-, domain- and
-class-incremental learning: 1, 1e4, 1 for MAS; 300, 3000, 600 for SI; 0.01, 0.5, 100 for L2, 100,
-100, 600 for EWC and 400, 700, 100 for online EWC, these three here twice as much, since our formula
-has a half. Their Fisher information is of the most probable label of each sample
-(`fisher="predicted"`). Our MAS takes gradients of single
-samples and of the sum over outputs, as its paper has it; the authors' code those of means over
-batches and outputs. Rehearsal has 64 new samples and 64 kept ones in each step, where the authors
-mix both and take 128 of the mixture. They give standard deviations; the errors here are those over
-the root of their 10 seeds.""",
+Hsu, Liu, Ramasamy & Kira 2018 (arXiv:1810.12488, Table 2): split MNIST with the classes in
+numerical order, standardized images of 32 × 32, 1024-400-400, 4 epochs per task on batches of 128,
+Adam with learning rate 0.001. Strengths are those of the authors' scripts, in task-, domain- and
+class-incremental learning: 1, 1e4, 1 for MAS; 300, 3000, 600 for SI; 0.01, 0.5, 100 for L2; 100,
+100, 600 for EWC; and 400, 700, 100 for online EWC. The last three are doubled here, since our
+formula has a factor of one half. The authors' Fisher information uses the most probable label of
+each sample (`fisher="predicted"`). Our MAS uses gradients of single samples and of the sum over
+outputs, as in its paper; the authors' code uses those of means over batches and outputs. Rehearsal
+has 64 new and 64 stored samples in each step; the authors mix both and take 128 from the mixture.
+The authors report standard deviations; the errors here are these divided by the square root of
+their 10 seeds.""",
         ("task", "domain", "class"),
         {
             "none": Method("None", naive),
@@ -252,30 +252,31 @@ the root of their 10 seeds.""",
         1e-3,
         {"epochs": 4},
         """\
-Online EWC in domain-incremental learning keeps more here than in the article, which is a matter
-of strength: with 100 instead of the script's 700 it is 58.1 ± 1.1 %, with 35 57.7 ± 0.8 %, with
-3500 60.3 ± 0.7 %; with 700 and labels that are drawn instead of the most probable ones 59.9 ± 0.7
-%, with gradients of whole batches 56.4 ± 0.8 % (seeds 1 to 3). So the published figure is that of
-a weaker penalty than the script, as it is now, asks for; which one it was is not known.
+Online EWC in domain-incremental learning retains more here than in the article. This is a matter of
+strength: with 100 instead of the script's 700, it is at 58.1 ± 1.1 %, with 35 at 57.7 ± 0.8 %, with
+3500 at 60.3 ± 0.7 %; with 700 and sampled instead of most probable labels at 59.9 ± 0.7 %, and with
+gradients of whole batches at 56.4 ± 0.8 % (seeds 1 to 3). The published figure is thus that of a
+weaker penalty than the present script sets; how strong it was is not known.
 
-Three more are two standard errors off, and were run as the authors' code has them, written anew
-in PyTorch (`python -m benches.reproduction.in_torch`, seeds 1 to 10): a head for each task with
-weights of its own, importances of whole batches, new and kept samples mixed in one data set. SI in
-task-incremental learning is 99.05 ± 0.07 % there (99.00 here, published 98.56), MAS in
-class-incremental learning 19.74 ± 0.02 % (19.71; 19.52), at the 20 % of the latest task alone. So
-these differences are not of this library; what was otherwise in 2018 is not known. Naive rehearsal
-in domain-incremental learning is 95.01 ± 0.18 % there, between ours and the published 95.16:
-the mixture is more than half of the difference. Of 24 figures one is expected to be more
-than two standard errors off by chance.""",
+Three more figures are two standard errors off. They were run again with the authors' procedure,
+reimplemented in PyTorch (`python -m benches.reproduction.in_torch`, seeds 1 to 10): a separate head
+for each task, importances of whole batches, new and stored samples mixed in one data set. There, SI
+in task-incremental learning is at 99.05 ± 0.07 % (99.00 here, published 98.56), and MAS in
+class-incremental learning at 19.74 ± 0.02 % (19.71; 19.52), which is the 20 % of the latest task
+alone. These differences are therefore not due to this library; what was different in 2018 is not
+known. Naive rehearsal in domain-incremental learning is at 95.01 ± 0.18 % there, between ours and
+the published 95.16: the mixture explains more than half of the difference. Of 24 figures, one is
+expected to be more than two standard errors off by chance.""",
     ),
     "permuted": Protocol(
         "Permuted MNIST",
         """\
-As van de Ven & Tolias 2018 have it (arXiv:1809.10635, Table 4; 20 seeds): ten permutations of
-images of 32 × 32, 1024-1000-1000, 5000 steps per task on batches of 128, Adam with rate 0.0001,
-domain-incremental. λ is 100 for EWC and for online EWC (exact Fisher information of 1000 samples),
-c is 10 for SI: the defaults of the authors' code as it is now, which need not be what was found by
-the grid search of the article. A run takes some 8 to 20 minutes of one CPU here.""",
+As in van de Ven & Tolias 2018 (arXiv:1809.10635, Table 4; 20 seeds): ten permutations of images of
+32 × 32, 1024-1000-1000, 5000 steps per task on batches of 128, Adam with learning rate 0.0001,
+domain-incremental. λ is 100 for EWC and for online EWC (exact Fisher information from 1000
+samples), and c is 10 for SI: the defaults of the authors' present code, which need not be what the
+grid search of the article found. The fastest run of each method took 6 to 12 minutes of one CPU;
+most ran next to others and took longer.""",
         ("domain",),
         {
             "none": Method("None", naive),

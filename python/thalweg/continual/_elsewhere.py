@@ -1,4 +1,4 @@
-"""What other libraries call what is here, and what is said of calls that miss something."""
+"""Names that other libraries use for what is here, and errors for incomplete calls."""
 
 import functools
 import inspect
@@ -13,7 +13,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 _LEARNS = "strategy.fit(task) learns one task, and continual.run(strategy, scenario) all of them"
 _JUDGES = "continual.run judges all tasks after each, and strategy.predict(x) gives classes"
-#: What belongs to a name of Avalanche's, mammoth's or scikit-learn's.
+#: Advice for attribute names of Avalanche, mammoth or scikit-learn.
 ELSEWHERE = {
     **dict.fromkeys(("train", "train_task", "observe", "train_experience"), _LEARNS),
     **dict.fromkeys(("eval", "evaluate", "test", "score", "accuracy"), _JUDGES),
@@ -25,7 +25,7 @@ ELSEWHERE = {
     **dict.fromkeys(
         ("save_checkpoint", "checkpoint"),
         "continual.run(..., checkpoint=path, resume=True) keeps everything; strategy.save(path)"
-        " has what was gathered, without the trainer",
+        " has what was gathered, and the trainer",
     ),
     **dict.fromkeys(("mem_size", "storage_policy", "memory"), "it is strategy.buffer"),
     **dict.fromkeys(("ewc_lambda", "lambda_e", "e_lambda", "reg_strength"), "it is .strength"),
@@ -33,7 +33,7 @@ ELSEWHERE = {
 
 _STEPS = "it is of continual.run, or of strategy.fit: how long a task is learned, in what batches"
 _BUFFER = "it is buffer: a number of samples, or one of the buffers in continual"
-#: The same of what their makers take.
+#: The same for arguments of their constructors.
 ARGUMENTS = {
     **dict.fromkeys(
         ("ewc_lambda", "e_lambda", "lambda_e", "si_lambda", "lambda_reg", "reg_strength", "lam"),
@@ -69,7 +69,7 @@ _A_TASK = "a strategy learns a Task, as Task(x, y, x_test, y_test)"
 _HELD_OUT = (
     "tasks have what is held out: Task(x, y, x_test, y_test), and continual.run judges by it"
 )
-#: What others give to that which learns one task.
+#: Arguments that others pass to functions that learn one task.
 OF_FITS = {
     **_LONG,
     **dict.fromkeys(("x", "y", "X", "experience", "dataset", "data"), _A_TASK),
@@ -77,7 +77,7 @@ OF_FITS = {
     **dict.fromkeys(("progress", "verbose"), "continual.run(..., progress=True) shows a bar"),
     **{name: f"it is the task's: Task(..., {name}=...)" for name in ("sample_weight", "classes")},
 }
-#: And to that which learns all.
+#: To functions that learn all tasks.
 OF_RUNS = {
     **_LONG,
     **dict.fromkeys(
@@ -103,7 +103,7 @@ _ARRAYS = {
     **dict.fromkeys(("y_val", "y_valid", "y_eval"), "it is y_test"),
 }
 _KIND = dict.fromkeys(("scenario", "setting", "mode", "incremental"), "it is kind")
-#: And to that which makes scenarios, of arrays that all tasks have in common,
+#: To functions that make scenarios, from arrays that all tasks share.
 OF_SCENARIOS = {
     **_KIND,
     **dict.fromkeys(
@@ -119,7 +119,7 @@ OF_SCENARIOS = {
     ),
     **_ARRAYS,
 }
-#: or of those of each.
+#: To functions that make scenarios, from each task's own arrays.
 OF_ARRAYS = {
     **_KIND,
     **dict.fromkeys(
@@ -127,14 +127,14 @@ OF_ARRAYS = {
     ),
     **dict.fromkeys(("task_names", "labels"), "it is names"),
 }
-#: And to a task.
+#: To `Task`.
 OF_TASKS = {
     **_ARRAYS,
     **dict.fromkeys(("task_id", "task_label"), "it is index"),
     **dict.fromkeys(("weights", "weight"), "it is sample_weight"),
 }
 
-#: Names of things of others', in the module.
+#: Names that others have in the module.
 NAMES = {
     **dict.fromkeys(("SI", "PathIntegral"), "it is SynapticIntelligence"),
     **dict.fromkeys(
@@ -179,7 +179,7 @@ NAMES = {
     ),
 }
 
-#: Names that figures of a run have elsewhere.
+#: Names that others use for the results of a run.
 OF_RESULTS = {
     **dict.fromkeys(
         ("accuracy", "acc", "average_accuracy", "final_accuracy", "mean_accuracy", "score"),
@@ -199,7 +199,7 @@ OF_RESULTS = {
     "time": "it is result.seconds",
 }
 
-#: What may be known when a sample is judged, by short names and Avalanche's.
+#: Kinds of scenarios, by their abbreviations and Avalanche's names.
 _KINDS = {
     **dict.fromkeys(("til", "taskil", "taskincremental", "multihead"), "task"),
     **dict.fromkeys(("dil", "domainil", "domainincremental", "ni"), "domain"),
@@ -208,7 +208,7 @@ _KINDS = {
 
 
 def kind_of(kind: Any, known: tuple[str, ...]) -> str:
-    """`kind`, if it is one of those that are known; what it is by another name is said."""
+    """Return `kind` if it is known; otherwise raise an error that translates other names."""
     plain = "".join(letter for letter in str(kind).lower() if letter.isalnum())
     if isinstance(kind, str) and kind not in known and plain in _KINDS:
         listed = ", ".join(f'"{it}"' for it in known)
@@ -219,16 +219,16 @@ def kind_of(kind: Any, known: tuple[str, ...]) -> str:
 
 
 def no_attribute(thing: Any, name: str, elsewhere: Mapping[str, str]) -> AttributeError:
-    """Make the error of a wrong name, with what it may have meant."""
+    """Make the error for an unknown attribute, with a suggestion of what was meant."""
     more = ""
-    if not name.startswith("_"):  # as the names that Python's protocols look for
+    if not name.startswith("_"):  # Python's protocols look for such names
         more = advice(name, elsewhere, [known for known in dir(thing) if not known.startswith("_")])
     text = f"{type(thing).__name__} has no attribute {name!r}{more}"
     return AttributeError(text, name=name, obj=thing)
 
 
 _JUDGED_BY = "by which it is judged (x and y again, if nothing is held out)"
-#: What arguments are that have to be given, and how they may be written.
+#: What required arguments are, and how they may be written.
 _NEEDED = {
     "inner": ("what does the training: a trainer, or another strategy", "trainer"),
     "strength": ("how much its penalty counts beside the loss", "strength=1.0"),
@@ -248,8 +248,8 @@ def called(
 ) -> Callable[[_F], _F]:
     """Let a function say what is wrong with a call, and what is missing, before Python does.
 
-    Of a method, `first` looks at the first argument before the others are counted: there may be too
-    many because it is another thing.
+    For a method, `first` checks the first argument before the others are counted: if there are too
+    many, that may be because it is the wrong kind of thing.
     """
 
     def decorate(function: _F) -> _F:
