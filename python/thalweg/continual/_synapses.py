@@ -98,7 +98,8 @@ class SynapticIntelligence(Consolidating):
     Parameters
     ----------
     inner : Trainer or Strategy
-        What does the training. With clipping or accumulation, g is the gradient that is used.
+        What does the training. With accumulation, g is the mean gradient of the batches; limits and
+        projections of the gradient that the update uses do not change it.
     strength : float
         c.
     xi : float, keyword only, optional

@@ -10,10 +10,10 @@ use crate::error::Error;
 use crate::pages;
 use crate::view::{MatMut, MatRef};
 
-/// Where blocks of an arena start: a cache line, and the widest vector.
+/// Alignment of the blocks of an arena, in bytes: a cache line, and the widest vector.
 pub const ALIGN: usize = 64;
 
-/// The smallest multiple of a cache line that holds `len` elements of `T`, in elements.
+/// The smallest number of elements of `T`, at least `len`, that fills whole cache lines.
 pub const fn padded<T>(len: usize) -> usize {
     len.next_multiple_of(ALIGN / size_of::<T>())
 }
@@ -24,13 +24,13 @@ pub struct Buffer<T> {
     len: usize,
 }
 
-// SAFETY: a Buffer owns its elements, as a Vec does.
+// SAFETY: a Buffer owns its elements exclusively, as a Vec does, so it may be sent if they may.
 unsafe impl<T: Send> Send for Buffer<T> {}
-// SAFETY: as above.
+// SAFETY: a `&Buffer` gives only shared access to the elements, which are `Sync`.
 unsafe impl<T: Sync> Sync for Buffer<T> {}
 
 impl<T: Element> Buffer<T> {
-    /// `len` zeros, for `what` (in the error's text).
+    /// Allocates `len` zeros for `what` (used in the error's text).
     ///
     /// # Errors
     /// If there is not enough memory.
@@ -49,7 +49,7 @@ impl<T: Element> Buffer<T> {
         NonNull::new(ptr.cast::<T>()).map(|ptr| Buffer { ptr, len }).ok_or(failed)
     }
 
-    /// None.
+    /// A buffer without elements.
     pub fn empty() -> Self {
         Buffer { ptr: NonNull::dangling(), len: 0 }
     }
@@ -71,9 +71,10 @@ impl<T> Drop for Buffer<T> {
         if let Some(layout) = Self::layout(self.len).filter(|_| self.len > 0) {
             let ptr = self.ptr.as_ptr().cast::<u8>();
             match pages::wanted(layout.size()) {
-                // SAFETY: it was mapped with this size; f32 and f64 need no drop.
+                // SAFETY: `zeroed` mapped this memory with this size, and nobody can use it any more; f32 and
+                // f64 need no drop.
                 true => unsafe { pages::unmap(ptr, layout.size()) },
-                // SAFETY: it was allocated with this layout.
+                // SAFETY: `zeroed` allocated this memory with this layout, and nobody can use it any more.
                 false => unsafe { dealloc(ptr, layout) },
             }
         }
@@ -83,22 +84,23 @@ impl<T> Drop for Buffer<T> {
 impl<T> Deref for Buffer<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
-        // SAFETY: len elements are allocated and initialized.
+        // SAFETY: `ptr` points to `len` elements, which `zeroed` allocated and initialized (or is dangling,
+        // with `len` 0).
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
     }
 }
 
 impl<T> DerefMut for Buffer<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        // SAFETY: len elements are allocated and initialized, and we hold them exclusively.
+        // SAFETY: as in `deref`, and `&mut self` makes the access exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
     }
 }
 
-/// A buffer lent to the threads of one region, which work on different parts of it.
+/// A buffer lent to the threads of one region, which work on disjoint parts of it.
 ///
-/// The borrow checker cannot see that the items of a phase write disjoint tiles; a plan arranges it,
-/// and whoever calls the unsafe methods here promises it. Bounds are always checked.
+/// The borrow checker cannot see that the items of a phase write disjoint tiles: the plan arranges it, and
+/// callers of the unsafe methods here promise it. Bounds are always checked.
 #[derive(Clone, Copy)]
 pub struct Shared<'a, T> {
     ptr: *mut T,
@@ -106,9 +108,10 @@ pub struct Shared<'a, T> {
     life: PhantomData<&'a mut T>,
 }
 
-// SAFETY: access goes through unsafe methods whose callers promise that it is free of races.
+// SAFETY: elements are accessed only through unsafe methods or raw pointers, whose users promise that there
+// are no races.
 unsafe impl<T: Send> Send for Shared<'_, T> {}
-// SAFETY: as above.
+// SAFETY: as for `Send`; several threads may read the same element, so `T` must be `Sync` too.
 unsafe impl<T: Send + Sync> Sync for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {
@@ -125,11 +128,11 @@ impl<'a, T> Shared<'a, T> {
     /// Elements to read.
     ///
     /// # Safety
-    /// No thread may write them while the slice is in use.
+    /// No thread may write these elements while the slice is in use.
     pub unsafe fn slice(&self, range: Range<usize>) -> &'a [T] {
         assert!(range.start <= range.end && range.end <= self.len);
         self.lent(range.start, (1, range.len(), 0), false);
-        // SAFETY: inside the buffer; the caller excludes writers.
+        // SAFETY: the range is inside the buffer, as checked above; the caller excludes writers.
         unsafe { std::slice::from_raw_parts(self.ptr.add(range.start), range.len()) }
     }
 
@@ -141,11 +144,11 @@ impl<'a, T> Shared<'a, T> {
     pub unsafe fn slice_mut(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.len);
         self.lent(range.start, (1, range.len(), 0), true);
-        // SAFETY: inside the buffer; the caller excludes all other use.
+        // SAFETY: the range is inside the buffer, as checked above; the caller excludes all other use.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(range.start), range.len()) }
     }
 
-    /// Tells tests of rows of elements that are lent.
+    /// Tells the witness, in tests, about rows of elements that are lent.
     #[inline(always)]
     fn lent(&self, start: usize, rows: (usize, usize, usize), write: bool) {
         #[cfg(test)]
@@ -159,7 +162,7 @@ impl<'a, T> Shared<'a, T> {
         self.len == 0
     }
 
-    /// Where elements start, for whoever writes `runs` of them, which are counted from there.
+    /// Pointer to the start of `range`, for callers that write the given `runs`, counted from there.
     pub fn ptr(&self, range: Range<usize>, runs: impl IntoIterator<Item = Range<usize>>) -> *mut T {
         assert!(range.start <= range.end && range.end <= self.len);
         if cfg!(test) {
@@ -171,12 +174,12 @@ impl<'a, T> Shared<'a, T> {
         self.ptr.wrapping_add(range.start)
     }
 
-    /// [`slice_mut`](Self::slice_mut), or nothing if the buffer is empty.
+    /// [`slice_mut`](Self::slice_mut), or an empty slice if the buffer is empty.
     ///
     /// # Safety
-    /// As there.
+    /// As for [`slice_mut`](Self::slice_mut).
     pub unsafe fn slice_mut_or_empty(&self, range: Range<usize>) -> &'a mut [T] {
-        // SAFETY: handed on from the caller.
+        // SAFETY: the caller makes the promise that `slice_mut` asks for.
         unsafe { self.slice_mut(if self.len == 0 { 0..0 } else { range }) }
     }
 }
@@ -185,22 +188,22 @@ impl<'a, T: Element> Shared<'a, T> {
     /// A matrix to read, its rows contiguous.
     ///
     /// # Safety
-    /// No thread may write its elements while the matrix is in use.
+    /// No thread may write the elements of the matrix while it is in use.
     pub unsafe fn mat(&self, start: usize, rows: usize, cols: usize, row_stride: usize) -> MatRef<'a, T> {
         self.check(start, rows, cols, row_stride);
         self.lent(start, (rows, cols, row_stride), false);
-        // SAFETY: inside the buffer; the caller excludes writers.
+        // SAFETY: the matrix is inside the buffer, as checked above; the caller excludes writers.
         unsafe { MatRef::from_raw(self.ptr.add(start), rows, cols, row_stride) }
     }
 
     /// A matrix to write, its rows contiguous.
     ///
     /// # Safety
-    /// Nothing else may use its elements while the matrix is in use.
+    /// Nothing else may read or write the elements of the matrix while it is in use.
     pub unsafe fn mat_mut(&self, start: usize, rows: usize, cols: usize, row_stride: usize) -> MatMut<'a, T> {
         self.check(start, rows, cols, row_stride);
         self.lent(start, (rows, cols, row_stride), true);
-        // SAFETY: inside the buffer; the caller excludes all other use.
+        // SAFETY: the matrix is inside the buffer, as checked above; the caller excludes all other use.
         unsafe { MatMut::from_raw(self.ptr.add(start), rows, cols, row_stride) }
     }
 
@@ -222,7 +225,7 @@ mod tests {
             assert_eq!(b.len(), len);
             assert!(len == 0 || (b.as_ptr() as usize).is_multiple_of(ALIGN));
             assert!(b.iter().all(|x| *x == 0.0));
-            // All of it can be written.
+            // All elements can be written.
             b.fill(1.0);
         }
         assert_eq!((padded::<f32>(1), padded::<f32>(16), padded::<f64>(9)), (16, 16, 16));
@@ -239,7 +242,7 @@ mod tests {
     #[should_panic]
     fn a_share_checks_bounds() {
         let mut b = Buffer::<f32>::zeroed("a test", 10).unwrap();
-        // SAFETY: panics before anything is made.
+        // SAFETY: panics before a reference is made.
         unsafe { b.share().mat(1, 2, 5, 5) };
     }
 }

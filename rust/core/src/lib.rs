@@ -1,8 +1,8 @@
 //! The core of thalweg: dense neural networks on CPUs, with no Python in it.
 //!
-//! A [`Model`] is a [`Network`](network::Network) (layers over one flat parameter arena) with its
-//! numbers. A [`Plan`](plan::Plan) says how a pass over it will run; `pass` runs it on the
-//! [`threads`] over a [`Workspace`](workspace::Workspace); [`Trainer`] and [`Fit`] turn passes into training.
+//! A [`Model`] is a [`Network`](network::Network) (layers over one flat parameter arena) together with its
+//! parameter values. A [`Plan`](plan::Plan) says how a pass over it will run; `pass` runs it on the
+//! [`threads`] in a [`Workspace`](workspace::Workspace); [`Trainer`] and [`Fit`] turn passes into training.
 //!
 //! ```
 //! use thalweg_core::layer::{Activation, Init, Layer, Linear};

@@ -1,5 +1,5 @@
-//! Loops on all threads: over long arrays in runs, and over pieces of work that share nothing. A run or a piece is
-//! worked on by one thread, and knows of no other: what comes out cannot depend on the number of threads.
+//! Loops on all threads: over long arrays in runs, and over independent pieces of work. Each run or piece is
+//! processed by one thread, independently of all others, so results cannot depend on the number of threads.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -7,9 +7,9 @@ use std::sync::Mutex;
 use crate::arena::Shared;
 use crate::threads::{self, Job};
 
-/// Elements of a run: so many that starting one costs nothing beside it.
+/// Elements of a run: so many that the cost of starting one is negligible.
 pub const RUN: usize = 64 * 1024;
-/// Most runs that sums are kept of.
+/// Most runs for which sums are kept.
 const MAX_SUMS: usize = 1024;
 
 struct Loop<F>(usize, F);
@@ -26,21 +26,21 @@ impl<F: Fn(usize) + Sync> Job for Loop<F> {
     }
 }
 
-/// Calls `f` with each run of `0..len`, of `run` elements but for the last.
+/// Calls `f` with each run of `0..len`; all but the last have `run` elements.
 pub fn runs(len: usize, run: usize, f: impl Fn(Range<usize>) + Sync) {
     let count = len.div_ceil(run);
     let job = Loop(count, |item| f(item * run..len.min((item + 1) * run)));
     threads::run(&job, threads::num_threads().0.min(count));
 }
 
-/// The same with the part of a slice that is the run's own.
+/// The same, also passing the part of a slice that belongs to the run.
 pub fn runs_mut<T: Send + Sync>(slice: &mut [T], run: usize, f: impl Fn(Range<usize>, &mut [T]) + Sync) {
     let (len, shared) = (slice.len(), Shared::new(slice));
-    // SAFETY: runs do not overlap.
+    // SAFETY: `runs` calls `f` once for each run, and runs do not overlap.
     runs(len, run, |range| f(range.clone(), unsafe { shared.slice_mut(range) }));
 }
 
-/// The sum over the runs of `0..len` of what `f` gives for each, in their order.
+/// Sums what `f` returns for each run of `0..len`, in the order of the runs.
 pub fn sum(len: usize, f: impl Fn(Range<usize>) -> f64 + Sync) -> f64 {
     let run = RUN.max(len.div_ceil(MAX_SUMS));
     let mut sums = [0.0; MAX_SUMS];
@@ -49,10 +49,10 @@ pub fn sum(len: usize, f: impl Fn(Range<usize>) -> f64 + Sync) -> f64 {
     sums.iter().sum()
 }
 
-/// Calls `f` with each of some pieces of work, on at most `threads` threads.
+/// Calls `f` with each of the pieces of work, on at most `threads` threads.
 pub fn pieces<W: Send>(pieces: &mut [W], threads: usize, f: impl Fn(&mut W) + Sync) {
     let pieces: Vec<_> = pieces.iter_mut().map(Mutex::new).collect();
-    // Nobody else asks for a piece: an item runs once.
+    // The lock is never contended: each piece is an item, and an item runs once.
     let job = Loop(pieces.len(), |item: usize| f(&mut pieces[item].lock().expect("an item runs once")));
     threads::run(&job, threads);
 }

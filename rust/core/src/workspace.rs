@@ -1,4 +1,4 @@
-//! All memory of a plan, allocated once: where everything is, in one flat buffer.
+//! All memory of a plan, allocated once as one flat buffer, and where everything lies in it.
 
 use std::ops::Range;
 
@@ -21,55 +21,56 @@ pub struct StageSlots {
     pub saved: Option<usize>,
     /// Input of the normalization, rows × outputs.
     pub before_norm: Option<usize>,
-    /// What is known of the normalization's columns, see [`batch_norm::Columns`](crate::layer::batch_norm::Columns).
+    /// What is known about each column of the normalization; see
+    /// [`batch_norm::Columns`](crate::layer::batch_norm::Columns).
     pub columns: usize,
-    /// Two sums of each group of rows of the batch for each column of the normalization.
+    /// Two sums per group of batch rows and per column of the normalization.
     pub groups: usize,
-    /// Mean and inverse deviation of each row, for a normalization of rows; rows × 2.
+    /// Mean and inverse deviation of each row, for a normalization over rows; rows × 2.
     pub moments: usize,
-    /// Gradient of the loss by what the activation takes, rows × outputs.
+    /// Gradient of the loss with respect to the activation's input, rows × outputs.
     pub delta: usize,
-    /// Weights in parts for the forward product, if that is in such.
+    /// Weights split into parts for the forward product, if it uses parts.
     pub split: usize,
-    /// The stage's input, transposed in panels for the weight gradient.
+    /// The stage's input, transposed into panels for the weight gradient.
     pub input_panels: usize,
-    /// `delta` in panels for the weight gradient.
+    /// `delta` copied into panels for the weight gradient.
     pub delta_panels: usize,
-    /// Weights transposed for the backward product, in parts if that is in such; each thread's own if the pass is
-    /// in shards.
+    /// Weights transposed for the backward product, split into parts if it uses parts. In shards each thread
+    /// has its own copy, and this counts from the start of the thread's part.
     pub transposed: usize,
 }
 
-/// Bytes between the memory of two threads: what is fetched ahead at the end of one's would take lines from
-/// the other, who has to wait for them as if they were shared.
+/// Bytes between the memory of two threads: prefetching beyond the end of one thread's part would take cache
+/// lines from the next thread, which would then wait for them as if they were shared.
 const APART: usize = 4096;
 
-/// Where everything is.
+/// Where everything lies.
 ///
-/// Each thread has a part of its own, with its scratch. In shards it also has its transposed weights there, and rows
-/// if they [take turns](Plan::by_turns); all those places are counted from the part's start.
+/// Each thread has a part of its own, which holds its scratch and, in shards, its transposed weights and, if
+/// blocks [take turns](Plan::by_turns), its rows. All these places are counted from the start of the part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Rows of a wave, gathered: rows × inputs.
     pub input: usize,
-    /// By stage.
+    /// The slots of each stage.
     pub stages: Vec<StageSlots>,
-    /// Where thread 0's own part starts; thread t's is t times `own_len` behind.
+    /// Where thread 0's part starts; that of thread t starts t · `own_len` later.
     own: usize,
-    /// Elements from one thread's part to the next.
+    /// Elements from the start of one thread's part to the next.
     own_len: usize,
-    /// A thread's scratch, in its part.
+    /// A thread's scratch, within its part.
     scratch: Range<usize>,
-    /// Gradients that add up from wave to wave, in the order of the arena, or those of each shard; empty if
-    /// there is one wave.
+    /// Gradients summed from wave to wave, in the order of the arena, or the gradients of each shard; empty
+    /// if there are neither waves nor shards.
     pub gradients: Range<usize>,
-    /// Elements in all.
+    /// Number of elements in total.
     pub len: usize,
 }
 
 impl Layout {
-    /// Lays out the workspace of a plan. For a step of B rows that are in it at once (a wave, or the batch)
-    /// on t threads that is, in elements and but for rounding up to cache lines:
+    /// Lays out the workspace of a plan. For a step with B rows in the workspace at once (a wave, or the
+    /// batch) on t threads, it takes this many elements, not counting padding to cache lines:
     ///
     /// ```text
     /// B·in + Σ over stages (2·B·out + B·in, if the input is copied + B·out, if its gradient is)
@@ -78,11 +79,11 @@ impl Layout {
     ///      + all parameters, if there are several waves, or for each shard
     /// ```
     ///
-    /// In shards, B is the rows of a block for each thread, and so are transposed weights; a pass forward and backward
-    /// apart keeps all rows. To these come derivatives that activations save, and of normalizations their input, B·out,
-    /// and sums over groups of rows.
-    /// Where products are in p parts, numbers that are copied or transposed take p/2 elements each, and
-    /// weights are there as they are, too.
+    /// In shards, B is the number of rows of a block, for each thread, and each thread has its own transposed
+    /// weights; if forward and backward are separate passes, all rows are kept. Added to this are the
+    /// derivatives that activations save and the inputs of normalizations, B·out each, and sums over groups
+    /// of rows. Where products use p parts, numbers that are copied or transposed take p/2 elements each, and
+    /// the weights are also split untransposed.
     pub fn new<T: Element>(network: &Network, plan: &Plan) -> Self {
         let (mut len, mut own_len) = (0, 0);
         let mut place = |own: bool, elements: usize| {
@@ -144,7 +145,7 @@ impl Layout {
         }
     }
 
-    /// Where a thread's own part starts.
+    /// Where a thread's part starts.
     pub fn own(&self, worker: usize) -> usize {
         self.own + worker * self.own_len
     }
@@ -155,8 +156,8 @@ impl Layout {
     }
 }
 
-/// The plan for one thread alone, of a step that may be sooner so. Forward and backward apart, which have to run in the
-/// same place, go by the plan that they have.
+/// The plan of a short step for one thread alone, which may be sooner. Separate forward and backward passes
+/// must find data in the same places, so they keep the plan they have.
 fn alone<T: Element>(network: &Network, plan: &Plan) -> Option<(Plan, Layout)> {
     (plan.is_short() && plan.mode == Mode::Step).then(|| {
         let target = (plan.isa, plan.precision);
@@ -170,27 +171,27 @@ fn len(layout: &Layout, other: &Option<(Plan, Layout)>) -> usize {
     layout.len.max(other.as_ref().map_or(0, |(_, other)| other.len))
 }
 
-/// Elements that the workspace of a plan takes.
+/// Number of elements that the workspace of a plan takes.
 pub fn elements<T: Element>(network: &Network, plan: &Plan) -> usize {
     len(&Layout::new::<T>(network, plan), &alone::<T>(network, plan))
 }
 
 /// A plan with its memory.
 pub struct Workspace<T> {
-    /// The network that it is of.
+    /// The network that the plan is for.
     network: Identity,
-    /// What runs.
+    /// The plan that the next pass runs.
     pub plan: Plan,
-    /// Where its data are.
+    /// Where its data lie.
     pub layout: Layout,
-    /// What else may run, with its data in the same memory: a short step has a plan for all threads that it may be
-    /// worth, and one for a thread alone.
+    /// The alternative, which uses the same memory: a short step has one plan for all the threads that may be
+    /// worth it, and one for a single thread.
     other: Option<(Plan, Layout)>,
     /// The memory.
     pub values: Buffer<T>,
     /// The loss of each row.
     pub losses: Vec<RowLoss>,
-    /// Which is sooner.
+    /// Finds out which of the two plans is faster.
     pub trial: Trial,
 }
 
@@ -208,7 +209,8 @@ impl<T: Element> Workspace<T> {
         Ok(Workspace { network, plan, layout, other, values, losses, trial })
     }
 
-    /// Turns to the plan for as many threads as the next pass should have. Whether that is being found out.
+    /// Switches to the plan with as many threads as the next pass should have. Returns whether the choice is
+    /// still being tried out.
     pub fn turn(&mut self) -> bool {
         let Workspace { plan, layout, other, trial, .. } = self;
         if let Some(other) = other
@@ -220,14 +222,14 @@ impl<T: Element> Workspace<T> {
         other.is_some() || plan.is_short()
     }
 
-    /// Whether it is for such a pass over this network, on as many threads as are allowed now.
+    /// Whether this workspace fits such a pass over this network, with as many threads as are allowed now.
     pub fn serves(&self, network: &Network, mode: Mode, rows: usize) -> bool {
         let Plan { mode: planned, rows: kept, asked, .. } = self.plan;
         let threads = threads::num_threads().0;
         self.network.is(network.identity()) && (planned, kept, asked) == (mode, rows, threads)
     }
 
-    /// Fills everything with NaN, so that a test sees whatever is read before it is written.
+    /// Fills everything with NaN, so that a test notices whatever is read before it is written.
     #[cfg(test)]
     pub fn poison(&mut self) {
         self.values.fill(T::lit(f64::NAN));

@@ -82,9 +82,19 @@ impl<T: Element> Along<T> {
         self.penalty.is_some() || self.coupled.is_some()
     }
 
-    /// Lends it to the threads of a region, for the update that follows so many; without the penalties where
-    /// gradients have them already. `None` if there is nothing.
-    pub fn share(&mut self, penalty: bool, updates: u64) -> Option<Company<'_, T>> {
+    /// Whether it needs the gradient of the loss itself along the way.
+    pub fn follows(&self) -> bool {
+        self.path.is_some() || self.walk.is_some()
+    }
+
+    /// Lends it to the threads of a region, for the update that comes after `updates` others. `None` if there is nothing
+    /// to lend.
+    ///
+    /// The update's gradients are those of the loss, unless penalties, projections and limits have been applied to them
+    /// before: then `loss` are those of the loss (which nobody reads if nothing [follows](Self::follows)).
+    pub fn share<'a>(&'a mut self, loss: Option<&'a [T]>, updates: u64) -> Option<Company<'a, T>> {
+        let penalty = loss.is_none() || self.follows();
+        let loss = loss.filter(|_| self.follows());
         let Along { penalty: pull, coupled, path, walk, mask } = self;
         let shift = coupled.as_ref().filter(|_| penalty).map(|c| &*c.shift);
         let pull = pull.as_ref().filter(|_| penalty).map(|p| Pull {
@@ -96,7 +106,7 @@ impl<T: Element> Along<T> {
         let walk = walk.as_mut().map(|walk| walk.share(updates));
         let mask = mask.as_deref();
         let there = pull.is_some() || shift.is_some() || path.is_some() || walk.is_some() || mask.is_some();
-        there.then_some(Company { pull, shift, path, walk, mask })
+        there.then_some(Company { pull, shift, loss, path, walk, mask })
     }
 }
 
@@ -112,6 +122,8 @@ struct Pull<'a, T> {
 pub struct Company<'a, T> {
     pull: Option<Pull<'a, T>>,
     shift: Option<&'a [T]>,
+    /// The gradient of the loss, if that of the update is complete.
+    loss: Option<&'a [T]>,
     path: Option<(Shared<'a, T>, bool)>,
     walk: Option<Pace<'a, T>>,
     mask: Option<&'a [T]>,
@@ -137,14 +149,15 @@ impl<T: Element> Company<'_, T> {
         grads: &[T],
         mut state: [&mut [T]; MAX_STATE],
     ) {
-        let [mut g, mut before] = [[T::ZERO; PART]; 2];
+        let [mut g, mut complete, mut before] = [[T::ZERO; PART]; 3];
         for from in (0..range.len()).step_by(PART) {
             let part = from..range.len().min(from + PART);
             let place = range.start + part.start..range.start + part.end;
             let n = part.len();
             let (g, before) = (&mut g[..n], &mut before[..n]);
             let (params, grads) = (&mut params[part.clone()], &grads[part.clone()]);
-            g.copy_from_slice(grads);
+            let loss = self.loss.map(|loss| &loss[place.clone()]);
+            g.copy_from_slice(loss.unwrap_or(grads));
             before.copy_from_slice(params);
             if let Some(pull) = self.pull {
                 dispatch(isa, Add { grads: &mut *g, params, pull: pull.part(place.clone()) });
@@ -152,25 +165,37 @@ impl<T: Element> Company<'_, T> {
             if let Some(shift) = self.shift {
                 add(isa, g, &shift[place.clone()]);
             }
+            // From here on, `g` is the gradient of the loss and the penalties, and `used` what the optimizer takes.
+            let used = match loss {
+                None => &mut *g,
+                Some(_) => &mut complete[..n],
+            };
+            if loss.is_some() {
+                used.copy_from_slice(grads);
+            }
             let mask = self.mask.map(|mask| &mask[place.clone()]);
             if let Some(mask) = mask {
-                g.iter_mut().zip(mask).filter(|(_, free)| **free == T::ZERO).for_each(|(g, _)| *g = T::ZERO);
+                used.iter_mut()
+                    .zip(mask)
+                    .filter(|(_, free)| **free == T::ZERO)
+                    .for_each(|(g, _)| *g = T::ZERO);
             }
             let state = state.each_mut().map(|s| if s.is_empty() { &mut [] } else { &mut s[part.clone()] });
-            step.update(isa, params, g, state);
+            step.update(isa, params, used, state);
             if let Some(mask) = mask {
                 for ((p, was), free) in params.iter_mut().zip(&*before).zip(mask) {
                     *p = if *free == T::ZERO { *was } else { *p };
                 }
             }
+            let loss = loss.unwrap_or(grads);
             if let Some(walk) = &self.walk {
                 // SAFETY: the caller's own range.
-                unsafe { walk.step(isa, place.clone(), grads, before, params) };
+                unsafe { walk.step(isa, place.clone(), loss, before, params) };
             }
             if let Some((path, with_penalty)) = self.path {
                 // SAFETY: the caller's own range.
                 let path = unsafe { path.slice_mut(place) };
-                let slope = if with_penalty { &*g } else { grads };
+                let slope = if with_penalty { &*g } else { loss };
                 dispatch(isa, Gain { path, slope, before, after: params });
             }
         }

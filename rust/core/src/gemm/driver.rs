@@ -41,7 +41,7 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
     let (a_scratch, b_scratch) = scratch.split_at_mut(plan.a_scratch());
     let b_scratch = &mut b_scratch[..plan.b_scratch()];
     let nr = S::NV * S::N;
-    // Its tile has all rows; so must the plan's.
+    // The kernel's wide tile covers all rows of A, so the plan's tile must, too.
     let wide = if plan.pack_b || plan.rows < m { None } else { kernel::wide(m).map(|nv| nv * S::N) };
     let (c_ptr, c_row) = (c.as_mut_ptr(), c.row_stride());
     let tiles = m.div_ceil(plan.rows) * n.div_ceil(nr) * k.div_ceil(plan.kc);
@@ -87,7 +87,7 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                     Rhs::Split(_) => unreachable!("refused above"),
                 };
                 let start = if k0 == 0 { Start::at(&init, j0) } else { Start::Accumulate };
-                // The next panel of B lies behind this one, if it does not begin a new block.
+                // The next panel of B follows this one, unless a new block of k begins.
                 let (next, next_bytes): (*const u8, usize) = match &b {
                     Rhs::Panels(_) if ahead.is_empty() && (j0 + cols).is_multiple_of(PANEL) => {
                         (b_ptr.wrapping_add(b_panel).cast(), kc * b_step * size_of::<T>())
@@ -108,7 +108,7 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                     };
                     let (hint, bytes) = match &b {
                         _ if !ahead.is_empty() => hints.next(),
-                        // The squares that the next panel is made of, or as many as there are tiles.
+                        // The squares that make up the next panel, or as many of them as there are tiles.
                         Rhs::Transposed(b) => {
                             let square = b.square(k0 + kc / PANEL * t / count * PANEL, j0 + cols);
                             (square.cast(), cols * PANEL * size_of::<T>())
@@ -117,7 +117,7 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                     };
                     let c_tile = c_ptr.wrapping_add((i0 + i) * c_row + j0);
                     if k0 > 0 {
-                        // The sums that the next tile goes on from.
+                        // The sums that the next tile continues.
                         for r in 0..rows {
                             let row = c_tile.wrapping_add((rows + r) * c_row);
                             prefetch_later::<T, false>(row);
@@ -161,7 +161,8 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                         ahead_step: bytes.div_ceil(kc.max(1)),
                     };
                     // SAFETY: rows × cols of C, rows × kc of A and kc × cols of B lie inside the views (or
-                    // their packed copies) whose shapes were checked above; C is exclusively ours.
+                    // their packed copies), whose shapes were checked above; `c` is a `MatMut`, so C is
+                    // exclusively ours.
                     unsafe { s.tile(rows, tile) };
                     if last_block && !in_registers {
                         let tile = Place { row: i0 + i, rows, col: j0, cols };
@@ -178,7 +179,7 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
     }
 }
 
-/// Deals out spans of memory to the tiles of a product, evenly.
+/// Distributes spans of memory evenly over the tiles of a product, to be prefetched.
 pub(super) struct Hints<'a> {
     pub spans: &'a [Ahead],
     pub tiles: usize,
@@ -203,8 +204,8 @@ pub(super) struct Place {
     pub cols: usize,
 }
 
-/// The epilogue on one tile, still in the first-level cache. A function of its own, so that the
-/// loops above stay small.
+/// The epilogue on one tile that is still in the first-level cache. A separate function, so that the loops
+/// above stay small.
 pub(super) struct Finish<'f, 'a, T>(pub &'f mut Epilogue<'a, T>, pub &'f mut MatMut<'a, T>, pub Place);
 
 impl<T: Element> Op<T> for Finish<'_, '_, T> {

@@ -9,12 +9,12 @@
 //! C[i, j] = acc[i][j]
 //! ```
 //!
-//! `MR × NV` accumulators, `NV` vectors of B and one broadcast of A fill the register file of the
-//! ISA. Narrower edges use smaller instantiations of the same code; the last vector is masked.
-//! One and two rows have wide tiles of their own: `MR · NV` chains of additions must hide the latency
-//! of one, and with so few rows they have to lie side by side.
+//! `MR × NV` accumulators, `NV` vectors of B and one broadcast of A fill the register file of the ISA.
+//! Narrower edges use smaller instantiations of the same code; the last vector is masked. One and two rows
+//! have wider tiles: `MR · NV` independent chains of additions must hide the latency of one addition, and
+//! with so few rows they must lie side by side.
 //!
-//! A tile also asks for memory that a later one will need: one cache line, or a part of one, per step.
+//! A tile also prefetches memory that a later one will need: one cache line, or a part of one, per step.
 
 use super::Init;
 use crate::element::Element;
@@ -39,31 +39,31 @@ pub(super) struct Tile<T> {
     pub c: *mut T,
     pub c_row: usize,
     pub start: Start<T>,
-    /// What becomes of complete sums before they are stored.
+    /// What is done to complete sums before they are stored.
     pub last: Last<T>,
     /// Columns of the tile.
     pub cols: usize,
-    /// What to ask for ahead of its use, which need not exist, and bytes to go on in every step.
+    /// Address to prefetch, which need not be valid, and the bytes by which it advances in every step.
     pub ahead: *const u8,
     pub ahead_step: usize,
-    /// Whether that will be written. (Asked for by tiles whose rows of A are neighbours only.)
+    /// Whether that memory will be written. (Only tiles whose rows of A are adjacent look at this.)
     pub ahead_write: bool,
 }
 
-/// What is done to a tile while it is in registers: the epilogues that are a few instructions. Pointers are
-/// to the tile's first element in another matrix, with the distance of its rows.
+/// What is done to a tile while it is in registers: the epilogues that take a few instructions. The pointers
+/// are to the tile's first element in another matrix, and come with that matrix's row stride.
 #[derive(Clone, Copy)]
 pub(super) enum Last<T> {
     Nothing,
-    /// That of [`Relu`] forward,
+    /// ReLU forward,
     Relu,
-    /// backward from the layer's output,
+    /// ReLU backward, from the layer's output,
     ReluSlope(*const T, usize),
-    /// and likewise of [`Tanh`].
+    /// and tanh backward, from the layer's output.
     TanhSlope(*const T, usize),
 }
 
-/// [`Init`] at a tile: pointers are to its first column.
+/// [`Init`] for one tile: pointers are to the tile's first column.
 #[derive(Clone, Copy)]
 pub(super) enum Start<T> {
     Zero,
@@ -72,7 +72,7 @@ pub(super) enum Start<T> {
 }
 
 impl<T: Element> Start<T> {
-    /// At column `j`, where `j` is less than the number of columns.
+    /// At column `j`, which must be less than the number of columns.
     pub fn at(init: &Init<'_, T>, j: usize) -> Self {
         match init {
             Init::Zero => Start::Zero,
@@ -82,24 +82,24 @@ impl<T: Element> Start<T> {
     }
 }
 
-/// The tile shapes of an ISA, implemented for each token beside its registers' number.
+/// The tile shapes of an ISA, implemented for each token according to its number of registers.
 pub trait Kernels<T: Element>: Sized {
     /// Rows of the full tile.
     const MR: usize;
     /// Vectors in a row of the full tile.
     const NV: usize;
-    /// Computes a tile of `rows` rows, at most [`MR`](Self::MR), and of columns that fill `NV` vectors at
-    /// most, or exactly the [`wide`] tile of so many rows.
+    /// Computes a tile of at most [`MR`](Self::MR) rows, and of columns that fill at most `NV` vectors, or
+    /// exactly the [`wide`] tile for that number of rows.
     ///
     /// # Safety
-    /// All elements that the tile names must be valid, those of C for writing.
+    /// All elements that the tile refers to must be valid, those of C for writing.
     #[doc(hidden)]
     #[allow(private_interfaces)]
     unsafe fn tile(self, rows: usize, tile: Tile<T>);
 }
 
 /// Vectors of the tile of `rows` rows that is wider than `NV`, if there is one: enough chains for two
-/// multiply-adds a cycle of latency four, on every ISA.
+/// multiply-adds per cycle with latency four, on every ISA.
 pub(super) fn wide(rows: usize) -> Option<usize> {
     match rows {
         1 => Some(8),
@@ -108,9 +108,9 @@ pub(super) fn wide(rows: usize) -> Option<usize> {
     }
 }
 
-/// One instantiation: `MR` rows, `NV` vectors. `MASKED`: the last vector is partial. `UNIT`: rows of
-/// A are neighbours in memory (packed or transposed), so that their offsets are immediates. `WRITE`: what
-/// is asked for ahead will be written.
+/// One instantiation: `MR` rows, `NV` vectors. `MASKED`: the last vector is partial. `UNIT`: rows of A are
+/// adjacent in memory (packed or transposed), so that their offsets are immediates. `WRITE`: what is
+/// prefetched will be written.
 struct TileOp<T, const MR: usize, const NV: usize, const MASKED: bool, const UNIT: bool, const WRITE: bool>(
     Tile<T>,
 );
@@ -124,17 +124,18 @@ impl<T: Element, const MR: usize, const NV: usize, const MASKED: bool, const UNI
     fn eval<S: Simd<T>>(self, s: S) {
         let Tile { k, a, a_row, a_step, mut b, b_step, b_panel, c, c_row, start, cols, .. } = self.0;
         let Tile { mut ahead, ahead_step, .. } = self.0;
-        // A wide tile goes over several panels.
+        // A wide tile spans several panels.
         let panel = |j: usize| if NV <= 2 { j * S::N } else { j * S::N / PANEL * b_panel + j * S::N % PANEL };
-        // Rows that are apart: a pointer per three of them, whose offsets the addressing modes hold. Opaque, and so in
-        // every step: as multiples of one stride the compiler would walk them in one chain of additions, and wait for
-        // it; with a counter in common it would keep a pointer per row, more than there are registers for.
+        // Rows that are apart: one pointer per three rows, whose offsets the addressing modes can express.
+        // The pointers are made opaque, in every step: otherwise the compiler would derive them all from one
+        // stride by a chain of additions, and wait for it; with a common counter it would keep a pointer per
+        // row, more than there are registers for.
         let group = |g: usize| if UNIT { a } else { opaque(a.wrapping_add(3 * g * a_row)) };
         let (mut a0, mut a1, mut a2, mut a3, mut a4) = (group(0), group(1), group(2), group(3), group(4));
         let last = if MASKED { cols - (NV - 1) * S::N } else { S::N };
         let mut acc = [[s.splat(T::ZERO); NV]; MR];
-        // SAFETY: `Kernels::tile`'s caller promised that the tile's elements are valid; masked loads and
-        // stores touch `last` columns of the last vector only.
+        // SAFETY: the caller of `Kernels::tile` promises that the tile's elements are valid; masked loads and
+        // stores touch only the first `last` columns of the last vector.
         unsafe {
             match start {
                 Start::Zero => {}
@@ -162,8 +163,8 @@ impl<T: Element, const MR: usize, const NV: usize, const MASKED: bool, const UNI
                 }
                 prefetch_later::<u8, WRITE>(ahead);
                 ahead = ahead.wrapping_add(ahead_step);
-                // Written out: as a loop it is too large for the compiler to unroll, and accumulators that are
-                // not unrolled live in memory.
+                // Unrolled by hand: as a loop it is too large for the compiler to unroll, and accumulators
+                // that are not unrolled live in memory.
                 macro_rules! rows {
                     ($($i:literal $group:ident)*) => {$(
                         if $i < MR {
@@ -208,14 +209,14 @@ impl<T: Element, const MR: usize, const NV: usize, const MASKED: bool, const UNI
     }
 }
 
-/// The same pointer, of which the compiler knows nothing.
+/// Returns the same pointer, but hides from the compiler where it came from.
 #[inline(always)]
 #[allow(clippy::pointers_in_nomem_asm_block)] // there is no instruction that could read through it
 fn opaque<T>(p: *const T) -> *const T {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     {
         let mut p = p;
-        // SAFETY: no instruction at all.
+        // SAFETY: the assembly contains no instruction.
         unsafe { std::arch::asm!("/* {} */", inout(reg) p, options(pure, nomem, nostack, preserves_flags)) };
         p
     }
@@ -231,7 +232,7 @@ unsafe fn load<T: Element, S: Simd<T>, const NV: usize, const MASKED: bool>(
     j: usize,
     last: usize,
 ) -> S::V {
-    // SAFETY: the caller's row has NV vectors, the last of them `last` elements if masked.
+    // SAFETY: the caller's row has NV vectors, the last of them with `last` elements if masked.
     unsafe {
         let p = row.add(j * S::N);
         if MASKED && j == NV - 1 { s.load_first(p, last) } else { s.load_ptr(p) }
@@ -249,7 +250,7 @@ unsafe fn pick<T: Element, S: Simd<T>, const MR: usize>(s: S, t: Tile<T>) {
             _ => s.run(TileOp::<T, 2, 4, false, false, false>(t)),
         };
     }
-    // Where masks are free, one instantiation serves full and partial tiles.
+    // Where masks are free, one instantiation handles full and partial tiles.
     let masked = S::FREE_MASKS || !t.cols.is_multiple_of(S::N);
     match (t.cols > S::N, masked) {
         (true, true) => walk::<T, S, MR, 2, true>(s, t),
@@ -260,7 +261,7 @@ unsafe fn pick<T: Element, S: Simd<T>, const MR: usize>(s: S, t: Tile<T>) {
     }
 }
 
-/// Picks by how A is walked, and what for.
+/// Picks the instantiation by the layout of A and the purpose of the prefetch.
 #[inline(always)]
 fn walk<T: Element, S: Simd<T>, const MR: usize, const NV: usize, const MASKED: bool>(s: S, t: Tile<T>) {
     match (t.a_row == 1 || MR == 1, t.ahead_write) {
@@ -283,7 +284,7 @@ macro_rules! kernels {
             #[allow(private_interfaces)]
             unsafe fn tile(self, rows: usize, tile: Tile<$t>) {
                 match rows {
-                    // SAFETY: handed on from the caller.
+                    // SAFETY: the caller makes the promise that `pick` needs.
                     $($rows => unsafe { pick::<$t, Self, $rows>(self, tile) },)*
                     _ => unreachable!("a tile of {rows} rows"),
                 }
@@ -292,7 +293,7 @@ macro_rules! kernels {
     };
 }
 
-// 16 registers: 4·2 accumulators, 2 for B, 1 for A, and room for the unfused product.
+// 16 registers: 4·2 accumulators, 2 for B, 1 for A, and room for the unfused products.
 kernels!(Portable, 4: 1 2 3 4);
 // 16 registers: 6·2 + 2 + 1.
 #[cfg(target_arch = "x86_64")]

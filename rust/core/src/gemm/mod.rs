@@ -1,18 +1,18 @@
-//! Matrix products on one thread: C = init + A·B, then an epilogue on each finished tile.
+//! Single-threaded matrix products: C = init + A·B, then an epilogue on each finished tile.
 //!
-//! Every element of C is **one chain of fused multiply-adds in the order of k**, begun from its
-//! initial value, whatever the tiles, the packing, the blocking of k, or the thread that ran it:
+//! Every element of C is **one chain of fused multiply-adds in the order of k**, starting from its initial
+//! value, whatever the tiles, the packing, the blocking of k, or the thread that ran it:
 //!
 //! ```text
 //! c = init(i, j);  for p in 0..k { c = fma(a[i, p], b[p, j], c) }
 //! ```
 //!
-//! So results have the same bits for every partition of the work, and on every ISA that fuses.
-//! (The price against several partial sums is a slightly larger rounding error, O(√k·ε) in practice.)
+//! So results have the same bits for every partition of the work, and on every ISA with fused multiply-add.
+//! (Compared with several partial sums, the price is a slightly larger rounding error, O(√k·ε) in practice.)
 //!
-//! Rooms: [`plan`] decides packing and blocking from the shapes, [`pack`] copies operands into
-//! panels, `kernel` multiplies one register tile, `driver` loops over tiles, [`Epilogue`] is what
-//! happens to a tile while it is in the first-level cache.
+//! Modules: [`plan`] decides packing and blocking from the shapes, [`pack`] copies operands into panels,
+//! `kernel` multiplies one register tile, and `driver` loops over tiles. [`Epilogue`] is what happens to a
+//! tile while it is in the first-level cache.
 
 mod driver;
 mod kernel;
@@ -37,11 +37,11 @@ use crate::view::{MatMut, MatRef};
 /// The left operand, m × k.
 #[derive(Clone, Copy, Debug)]
 pub enum Lhs<'a, T> {
-    /// As it lies in memory, rows or columns contiguous.
+    /// As it lies in memory, with contiguous rows or columns.
     Plain(MatRef<'a, T>),
     /// In panels of rows.
     Panels(pack::LhsPanels<'a, T>),
-    /// In parts, if the plan is for such.
+    /// Split into parts, if the plan uses parts.
     Split(SplitPanels<'a, T>),
 }
 
@@ -66,7 +66,7 @@ impl<T: Element> Lhs<'_, T> {
     /// The columns `from .. from + k`.
     ///
     /// # Panics
-    /// If there are fewer, or if it is in parts, which are taken whole.
+    /// If there are fewer, or if the operand is split into parts, which can only be used whole.
     pub fn steps(self, from: usize, k: usize) -> Self {
         match self {
             Lhs::Plain(a) => Lhs::Plain(a.block(0, a.rows(), from, k)),
@@ -86,18 +86,19 @@ pub enum Rhs<'a, T> {
     Plain(MatRef<'a, T>),
     /// In panels.
     Panels(pack::Panels<'a, T>),
-    /// The transpose of what lies in panels, copied on the way, if [the plan](GemmPlan::transposing) is for such.
+    /// The transpose of a matrix in panels, copied on the fly, if [the plan](GemmPlan::transposing) provides
+    /// for it.
     Transposed(pack::Panels<'a, T>),
-    /// In parts, if the plan is for such.
+    /// Split into parts, if the plan uses parts.
     Split(SplitPanels<'a, T>),
 }
 
-/// Memory that will be needed when a product is done, to be asked for meanwhile.
+/// Memory that will be needed when a product is done, to be prefetched meanwhile.
 #[derive(Clone, Copy, Debug)]
 pub struct Ahead {
     /// Where it starts.
     pub start: *const u8,
-    /// How long it is.
+    /// How long it is, in bytes.
     pub bytes: usize,
 }
 
@@ -108,7 +109,7 @@ pub enum Init<'a, T> {
     Zero,
     /// One value per column, the bias of a layer.
     Bias(&'a [T]),
-    /// What C holds already.
+    /// What C already holds.
     Accumulate,
 }
 
@@ -117,14 +118,14 @@ pub enum Init<'a, T> {
 pub enum Epilogue<'a, T> {
     /// Nothing.
     None,
-    /// C ← φ(C). If φ says so ([`Activation::saves_derivative`]), `saved` ← φ′(C) of the incoming C.
+    /// C ← φ(C). If φ needs it ([`Activation::saves_derivative`]), `saved` ← φ′(C), with C before φ.
     Activate(Activation, Option<MatMut<'a, T>>),
-    /// C ← C · φ′, read off the layer's output, or off what `Activate` saved.
+    /// C ← C · φ′, with φ′ read from the layer's output, or from what `Activate` saved.
     Derivative(Activation, MatRef<'a, T>),
 }
 
 impl<T: Element> Epilogue<'_, T> {
-    /// Checks its operands beside an m × n product.
+    /// Checks its operands against an m × n product.
     #[inline(always)]
     fn check(&self, m: usize, n: usize) {
         match self {
@@ -148,16 +149,16 @@ pub struct Gemm<'a, T> {
     pub c: MatMut<'a, T>,
     /// What C starts from.
     pub init: Init<'a, T>,
-    /// What is done to finished tiles.
+    /// What is done to finished tiles of C.
     pub epilogue: Epilogue<'a, T>,
-    /// What will be needed afterwards. If there is nothing, the product looks ahead in B.
+    /// What to prefetch for use afterwards. If empty, the product prefetches B instead.
     pub ahead: &'a [Ahead],
 }
 
 impl<T: Element> Gemm<'_, T> {
-    /// Computes the product as `plan` says.
+    /// Computes the product as the plan says.
     ///
-    /// `scratch` must hold [`GemmPlan::scratch_len`] elements; what is in it does not matter.
+    /// `scratch` must hold at least [`GemmPlan::scratch_len`] elements, with any content.
     ///
     /// # Panics
     /// If shapes disagree, or the scratch is too short.

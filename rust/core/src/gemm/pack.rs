@@ -1,11 +1,11 @@
 //! Operands in the order in which a kernel reads them.
 //!
 //! A right operand, k × n, lies in **panels** of [`PANEL`] columns, one after the other, each k-major:
-//! `panel[p · width + j]`. The last panel is as narrow as it is, so that panels take k · n elements
-//! and a matrix of few columns lies as it would without them. Weights are kept so, always: a layer's
-//! input by its output is what the forward product reads and what the weight gradient writes.
+//! `panel[p · width + j]`. The last panel is only as wide as necessary, so that the panels take k · n
+//! elements and a matrix with few columns lies as it would without panels. Weights are always kept this way:
+//! inputs × outputs, as the forward product reads them and the weight gradient writes them.
 //!
-//! A left operand, m × k, is copied into panels of a tile's rows: `panel[p · rows + i]`.
+//! A left operand, m × k, is copied into panels with the rows of a tile: `panel[p · rows + i]`.
 
 use crate::element::Element;
 use crate::simd::{Isa, Op, Simd, dispatch, prefetch_later};
@@ -23,7 +23,7 @@ pub struct Panels<'a, T> {
 }
 
 impl<'a, T: Element> Panels<'a, T> {
-    /// Takes the panels of a k × n matrix.
+    /// Views `data` as the panels of a k × n matrix.
     ///
     /// # Panics
     /// If there are not k · n elements.
@@ -45,7 +45,7 @@ impl<'a, T: Element> Panels<'a, T> {
         self.data
     }
 
-    /// Where row `p` of the panel that begins with column `j` lies, or would lie if there were one.
+    /// Where row `p` of the panel that begins with column `j` lies, or would lie if it existed.
     pub(super) fn square(&self, j: usize, p: usize) -> *const T {
         self.data.as_ptr().wrapping_add(j * self.k + p * PANEL.min(self.n.saturating_sub(j)))
     }
@@ -59,13 +59,13 @@ pub struct LhsPanels<'a, T> {
     rows: usize,
     /// Steps of k in each panel,
     depth: usize,
-    /// and those that are meant: the first, and how many.
+    /// and the selected ones: the first, and how many.
     from: usize,
     k: usize,
 }
 
 impl<'a, T: Element> LhsPanels<'a, T> {
-    /// Takes the panels, of `rows` rows each, of an m × k matrix.
+    /// Views `data` as the panels, of `rows` rows each, of an m × k matrix.
     ///
     /// # Panics
     /// If there are not m · k elements.
@@ -77,7 +77,7 @@ impl<'a, T: Element> LhsPanels<'a, T> {
     /// The rows `from .. from + m`.
     ///
     /// # Panics
-    /// If `from` is not the start of a panel, or the rows do not end with one.
+    /// If `from` is not the start of a panel, or the rows do not end with a panel.
     pub fn block(self, from: usize, m: usize) -> Self {
         assert!(from.is_multiple_of(self.rows) && from + m <= self.m);
         assert!(m.is_multiple_of(self.rows) || from + m == self.m);
@@ -93,7 +93,7 @@ impl<'a, T: Element> LhsPanels<'a, T> {
         LhsPanels { from: self.from + from, k, ..self }
     }
 
-    /// Where step `p` of the panel of `rows` rows from `i` on lies.
+    /// Where step `p` of the panel with `rows` rows that starts at row `i` lies.
     pub(super) fn at(&self, i: usize, p: usize, rows: usize) -> *const T {
         self.data.as_ptr().wrapping_add(i * self.depth + (self.from + p) * rows)
     }
@@ -119,11 +119,11 @@ pub fn offset(k: usize, n: usize, p: usize, j: usize) -> usize {
     panel * k + p * PANEL.min(n - panel) + j % PANEL
 }
 
-/// Copies the columns `from ..` of the transpose of `b`, k × n in panels, into panels, as many as `into`
-/// holds; `from` is the start of a panel.
+/// Copies columns `from ..` of the transpose of `b`, k × n in panels, into panels, as many columns as `into`
+/// holds; `from` must be the start of a panel.
 ///
 /// # Panics
-/// If `into` does not end with a panel.
+/// If `into` does not end with a whole panel.
 pub fn pack_transposed<T: Element>(isa: Isa, b: Panels<'_, T>, from: usize, into: &mut [T]) {
     struct Run<'a, 'i, T>(Panels<'a, T>, usize, &'i mut [T]);
     impl<T: Element> Op<T> for Run<'_, '_, T> {
@@ -147,7 +147,7 @@ pub fn pack_transposed<T: Element>(isa: Isa, b: Panels<'_, T>, from: usize, into
     dispatch(isa, Run(b, from, into));
 }
 
-/// Copies a part of the transpose of `b`, `k` rows from `k0` and `n` columns from `j0` on, as one panel.
+/// Copies a part of the transpose of `b`, `k` rows from `k0` and `n` columns from `j0`, as one panel.
 ///
 /// # Panics
 /// If `k0` is not the start of a panel of `b`, or `k0 + k` not the end of one.
@@ -164,7 +164,7 @@ pub(super) fn pack_transposed_panel<T: Element, S: Simd<T>>(
         let depth = PANEL.min(k - p);
         let square = &b.data[offset(b.k, b.n, j0, k0 + p)..][..n * depth];
         if p + 2 * PANEL < k {
-            // Squares are a panel apart, which is too far for the hardware to foresee.
+            // Squares are a panel apart, too far for the hardware prefetcher.
             let ahead = b.square(k0 + p + 2 * PANEL, j0);
             for line in (0..n * PANEL).step_by(64 / size_of::<T>()) {
                 prefetch_later::<T, false>(ahead.wrapping_add(line));
@@ -174,10 +174,10 @@ pub(super) fn pack_transposed_panel<T: Element, S: Simd<T>>(
     }
 }
 
-/// Copies a matrix, of contiguous rows, transposed: `into[j · rows + i] = m[i, j]`.
+/// Copies a matrix with contiguous rows, transposed: `into[j · rows + i] = m[i, j]`.
 ///
 /// # Panics
-/// If `into` has another length than the matrix has elements.
+/// If `into` and the matrix differ in the number of elements.
 pub fn transpose<T: Element>(isa: Isa, m: MatRef<'_, T>, into: &mut [T]) {
     struct Run<'a, 'i, T>(MatRef<'a, T>, &'i mut [T]);
     impl<T: Element> Op<T> for Run<'_, '_, T> {
@@ -190,11 +190,11 @@ pub fn transpose<T: Element>(isa: Isa, m: MatRef<'_, T>, into: &mut [T]) {
     dispatch(isa, Run(m, into));
 }
 
-/// Copies rows `from ..` of a row-major k × n matrix, `part`, to where they belong in the panels of
-/// `width` columns of the whole, which start at `into`.
+/// Copies `part`, rows `from ..` of a row-major k × n matrix, to its place in the panels, `width` columns
+/// each, of the whole matrix, which start at `into`.
 ///
 /// # Safety
-/// The k · n elements at `into` must be valid, and those of these rows be nobody else's.
+/// The k · n elements at `into` must be valid, and nobody else may use those of these rows meanwhile.
 pub unsafe fn pack_rows<T: Element>(
     isa: Isa,
     part: MatRef<'_, T>,
@@ -207,7 +207,8 @@ pub unsafe fn pack_rows<T: Element>(
         type Output = ();
         #[inline(always)]
         fn eval<S: Simd<T>>(self, s: S) {
-            /// Rows taken at once: each panel gets so many runs, each row gives up its lines once.
+            /// Rows copied at once: this many runs go to each panel, and each cache line of a row is read
+            /// once.
             const ROWS: usize = 32;
             let Run(part, width, from, k, into) = self;
             let n = part.cols();
@@ -215,8 +216,8 @@ pub unsafe fn pack_rows<T: Element>(
                 for j in (0..n).step_by(width) {
                     let w = width.min(n - j);
                     for r in r..part.rows().min(r + ROWS) {
-                        // SAFETY: w elements of row from + r of panel j / width, which `pack_rows`' caller
-                        // gave us.
+                        // SAFETY: w elements of row from + r of panel j / width, which the caller of
+                        // `pack_rows` gave us.
                         unsafe { copy_run(s, &part.row(r)[j..j + w], into.add(j * k + (from + r) * w)) };
                     }
                 }
@@ -230,7 +231,7 @@ pub unsafe fn pack_rows<T: Element>(
 /// Copies all columns of `b` into panels.
 ///
 /// # Panics
-/// If `into` has another length than `b` has elements.
+/// If `into` and `b` differ in the number of elements.
 #[inline(always)]
 pub fn pack_rhs<T: Element, S: Simd<T>>(s: S, b: MatRef<'_, T>, mut into: &mut [T]) {
     let (k, n) = (b.rows(), b.cols());
@@ -243,10 +244,10 @@ pub fn pack_rhs<T: Element, S: Simd<T>>(s: S, b: MatRef<'_, T>, mut into: &mut [
     assert!(into.is_empty());
 }
 
-/// Copies the rows of `a` (m × k) into panels of `rows`, the last of what is left.
+/// Copies the rows of `a` (m × k) into panels of `rows` rows; the last has the rows that are left.
 ///
 /// # Panics
-/// If `into` is shorter than that.
+/// If `into` is shorter than `a`.
 #[inline(always)]
 pub fn pack_lhs<T: Element, S: Simd<T>>(s: S, a: MatRef<'_, T>, rows: usize, into: &mut [T]) {
     let (m, k) = (a.rows(), a.cols());
@@ -256,10 +257,10 @@ pub fn pack_lhs<T: Element, S: Simd<T>>(s: S, a: MatRef<'_, T>, rows: usize, int
     }
 }
 
-/// `panel[p · lanes + i] = m[i, p]` for a matrix of so many lanes.
+/// `panel[p · lanes + i] = m[i, p]`, where `lanes` is the number of rows of `m`.
 ///
 /// # Panics
-/// If the panel has another length than the matrix has elements.
+/// If the panel and the matrix differ in the number of elements.
 #[inline(always)]
 pub(crate) fn copy_panel<T: Element, S: Simd<T>>(s: S, m: MatRef<'_, T>, panel: &mut [T]) {
     let (lanes, k) = (m.rows(), m.cols());
@@ -268,7 +269,7 @@ pub(crate) fn copy_panel<T: Element, S: Simd<T>>(s: S, m: MatRef<'_, T>, panel: 
         return;
     }
     if m.row_stride() == 1 && m.col_stride() != 1 {
-        // Lanes are neighbours in memory: copy a run per step.
+        // Lanes are adjacent in memory: copy one run per step.
         for (p, run) in panel.chunks_exact_mut(lanes).enumerate() {
             // SAFETY: lane i < lanes = m.rows() of column p < k; the lanes are contiguous.
             unsafe {
@@ -278,12 +279,12 @@ pub(crate) fn copy_panel<T: Element, S: Simd<T>>(s: S, m: MatRef<'_, T>, panel: 
         }
         return;
     }
-    // In squares, so that both the lines read and the lines written stay in cache.
+    // In squares, so that both the cache lines read and those written stay in the cache.
     assert_eq!(m.col_stride(), 1);
     for p in (0..k).step_by(S::N) {
         for i in (0..lanes).step_by(S::N) {
             let (rows, cols) = (S::N.min(lanes - i), S::N.min(k - p));
-            // SAFETY: the square lies inside of m, and its transpose inside of the panel.
+            // SAFETY: the square lies inside `m`, and its transpose inside the panel.
             unsafe {
                 let from = m.as_ptr().add(i * m.row_stride() + p);
                 let into = panel.as_mut_ptr().add(p * lanes + i);
@@ -296,11 +297,11 @@ pub(crate) fn copy_panel<T: Element, S: Simd<T>>(s: S, m: MatRef<'_, T>, panel: 
 /// Copies a short run of elements.
 ///
 /// # Safety
-/// As many elements must be valid for writing at `into`.
+/// `from.len()` elements must be valid for writing at `into`.
 #[inline(always)]
 unsafe fn copy_run<T: Element, S: Simd<T>>(s: S, from: &[T], into: *mut T) {
     let full = from.len() - from.len() % S::N;
-    // SAFETY: all inside of the slice, and of what the caller promised.
+    // SAFETY: all accesses are inside the slice, or inside the elements that the caller promised.
     unsafe {
         let mut i = 0;
         while i < full {

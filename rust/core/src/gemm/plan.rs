@@ -1,25 +1,26 @@
-//! How a product will be computed: what is packed, and how k is blocked. Plain data, decided from
-//! shapes alone, so that the decision can be read, compared and tested without arithmetic.
+//! How a product will be computed: what is packed, and how k is blocked. Plain data, decided from shapes
+//! alone, so that the decision can be read, compared and tested without doing arithmetic.
 
 use super::pack::PANEL;
 use super::split::{self, Precision};
 use crate::element::Element;
 use crate::simd::{Amx, Isa, Op, Simd, dispatch};
 
-/// Bytes of a column of a packed block of B, more or less. Half of that would keep a panel in the first-level cache,
-/// but then sums wait in C twice as often, which costs more than loads from the second level: in float32 with AVX-512,
-/// blocks of 512 are 2 to 4 % faster than of 256, and as fast with AVX2; in float64, half of that is.
+/// Approximate size of a column of a packed block of B, in bytes. Half of that would keep a panel in the
+/// first-level cache, but then sums are stored to C twice as often, which costs more than loads from the
+/// second level. In float32, blocks of 512 are 2 to 4 % faster than blocks of 256 with AVX-512, and as fast
+/// with AVX2; in float64, the same holds for half those sizes.
 const COLUMN_BYTES: usize = 2048;
-/// In products deeper than that, rows of A are copied though they are contiguous.
+/// In products deeper than that, rows of A are copied even if they are contiguous.
 const DEEP: usize = 512;
-/// Elements of a packed block of A at most: a quarter of a 2 MB second-level cache in float32. All
-/// panels of B pass by each block once.
+/// Most elements of a packed block of A: a quarter of a 2 MB second-level cache in float32. All panels of B
+/// pass by each block once.
 const BLOCK_ELEMENTS: usize = 128 * 1024;
-/// A row stride, in bytes, from which walking down a column costs a TLB entry and an associativity
-/// conflict per step; packing pays from here on.
+/// Row stride in bytes from which reading down a column costs a TLB entry and an associativity conflict per
+/// step, so that packing pays off.
 pub(crate) const LONG_STRIDE: usize = 1024;
 
-/// Steps of a block of k: all of them, or blocks of much the same depth that begin where panels do.
+/// Steps of a block of k: all of them, or blocks of about the same depth that begin where panels do.
 fn depth<T: Element>(k: usize) -> usize {
     let most = COLUMN_BYTES / size_of::<T>();
     let blocks = (k + most / 2).saturating_sub(1) / most;
@@ -36,7 +37,7 @@ pub struct TileShape {
 }
 
 impl TileShape {
-    /// The tile of an ISA for a type.
+    /// The tile of an ISA for an element type.
     pub fn of<T: Element>(isa: Isa) -> Self {
         struct Shape;
         impl<T: Element> Op<T> for Shape {
@@ -55,24 +56,24 @@ impl TileShape {
 pub struct GemmPlan {
     /// The register tile.
     pub tile: TileShape,
-    /// Rows of the tiles that are used: the rows of A divided evenly, since a low tile at the end would
-    /// take nearly as long as a full one.
+    /// Rows of the tiles actually used: the rows of A divided evenly, since a tile with few rows at the end
+    /// would take nearly as long as a full one.
     pub rows: usize,
-    /// Depth of a block of k; the whole of k if nothing is packed on the way.
+    /// Depth of a block of k; the whole of k if nothing is packed during the product.
     pub kc: usize,
-    /// Rows of a block of A: a number of tiles.
+    /// Rows of a block of A: a whole number of tiles.
     pub mc: usize,
     /// Whether blocks of A are copied into panels.
     pub pack_a: bool,
     /// Whether columns of a plain or transposed B are copied.
     pub pack_b: bool,
-    /// In which precision; unless in full, panels of parts are used, and of the above only `rows`.
+    /// The precision. Unless it is full, panels of parts are used, and of the fields above only `rows`.
     pub precision: Precision,
-    /// Whether parts are multiplied by the tile unit, else in vectors.
+    /// Whether parts are multiplied by the tile unit; otherwise in vectors.
     pub tiles: bool,
 }
 
-/// Shapes and strides of a product, all that a plan depends on.
+/// Shapes and strides of a product: all that a plan depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GemmShape {
     /// Rows of A and C.
@@ -81,22 +82,22 @@ pub struct GemmShape {
     pub n: usize,
     /// Columns of A, rows of B.
     pub k: usize,
-    /// Elements between neighbours in a column of A.
+    /// Elements from one row of A to the next.
     pub a_row_stride: usize,
-    /// Elements between neighbours in a row of A.
+    /// Elements from one column of A to the next.
     pub a_col_stride: usize,
-    /// Elements between rows of a plain B; `None` if B comes in panels.
+    /// Elements from one row of a plain B to the next; `None` if B comes in panels.
     pub b_row_stride: Option<usize>,
 }
 
 impl GemmPlan {
-    /// Decides for a shape.
+    /// Makes a plan for a shape.
     pub fn choose<T: Element>(isa: Isa, shape: GemmShape) -> Self {
         let tile = TileShape::of::<T>(isa);
         let GemmShape { m, n, k, .. } = shape;
         let long = |stride: usize| stride * size_of::<T>() >= LONG_STRIDE;
-        // A copy of A is used once per panel of B, a copy of B once per tile of rows: without reuse it
-        // cannot pay. Rows of A that are contiguous must be transposed, which takes more reuse to pay off.
+        // A copy of A is used once per panel of B, a copy of B once per tile of rows: without reuse it cannot
+        // pay off. Rows of A that are contiguous must be transposed, which needs more reuse to pay off.
         let a_reused = n > if shape.a_col_stride == 1 { 16 * tile.nr } else { 2 * tile.nr };
         let b_reused = m > 2 * tile.mr;
         let deep = k > DEEP;
@@ -107,21 +108,21 @@ impl GemmPlan {
         Self::blocked(tile, (m, k), (mc, kc), pack_a, pack_b)
     }
 
-    /// The same plan for a right operand that is [transposed](super::Rhs::Transposed) on the way.
+    /// The same plan for a right operand that is [transposed](super::Rhs::Transposed) during the product.
     pub fn transposing(self) -> Self {
         GemmPlan { pack_b: true, ..self }
     }
 
-    /// A plan for the weight gradient of a tile, whose operands have been copied before if that pays, with
-    /// register tiles that share `m` rows evenly.
+    /// A plan for the weight gradient of a tile, whose operands have already been copied if that pays off,
+    /// with register tiles that share `m` rows evenly.
     pub fn gradient<T: Element>(isa: Isa, m: usize, k: usize) -> Self {
         let plan = Self::blocked(TileShape::of::<T>(isa), (m, k), (m, depth::<T>(k)), false, false);
-        // The product of a tile at the edge has fewer rows.
+        // The product of a tile at the edge may have fewer rows.
         GemmPlan { mc: usize::MAX / plan.rows * plan.rows, ..plan }
     }
 
-    /// A plan for a product of parts of at most m × k numbers of A, which are split on the way, or have been before,
-    /// as B always has.
+    /// A plan for a product of parts, of at most m × k numbers of A, which are split during the product or
+    /// before; B is always split before.
     pub fn split<T: Element>(
         isa: Isa,
         precision: Precision,
@@ -133,7 +134,7 @@ impl GemmPlan {
         GemmPlan { rows: split::LANES, kc: split::BLOCK.min(k), mc: m, precision, tiles, ..plan }
     }
 
-    /// A plan for an A of `m` × `k` in blocks of `mc` × `kc` or less.
+    /// A plan for an `m` × `k` matrix A in blocks of at most `mc` × `kc`.
     pub(super) fn blocked(
         tile: TileShape,
         (m, k): (usize, usize),
@@ -149,7 +150,7 @@ impl GemmPlan {
         GemmPlan { tile, rows, kc, mc, pack_a, pack_b, precision, tiles: false }
     }
 
-    /// Elements of scratch that [`Gemm::run`](super::Gemm::run) needs.
+    /// Elements of scratch that [`Gemm::run`](super::Gemm::run) needs with this plan.
     pub fn scratch_len(&self) -> usize {
         match self.precision {
             Precision::Full => self.a_scratch() + self.b_scratch(),

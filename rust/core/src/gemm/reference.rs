@@ -1,11 +1,11 @@
-//! The naive product, to compare kernels with.
+//! The naive product, against which kernels are compared.
 
 use super::Init;
 use crate::element::Element;
 use crate::view::MatRef;
 
-/// What [`Gemm::run`](super::Gemm::run) must give to the last bit, without its epilogue: one chain per
-/// element, fused as the ISA does.
+/// What [`Gemm::run`](super::Gemm::run) without an epilogue must give, to the last bit: one chain per
+/// element, fused if the ISA fuses.
 pub fn product<T: Element>(
     a: MatRef<'_, T>,
     b: MatRef<'_, T>,
@@ -30,7 +30,7 @@ pub fn product<T: Element>(
     out
 }
 
-/// The same in double precision, for the error of the chain itself, with Σ|a·b| per element.
+/// The same in double precision, to measure the error of the chain itself, with Σ|a·b| per element.
 pub fn exact<T: Element>(a: MatRef<'_, T>, b: MatRef<'_, T>) -> Vec<(f64, f64)> {
     let mut out = Vec::new();
     for i in 0..a.rows() {

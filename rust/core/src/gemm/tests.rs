@@ -1,5 +1,5 @@
-//! Every kernel of every ISA against the naive product: to the bit, because the order of additions
-//! is part of the contract.
+//! Every kernel of every ISA against the naive product: bit for bit, because the order of additions is part
+//! of the contract.
 
 use super::pack::{LhsPanels, PANEL, Panels, offset, pack_rows, pack_transposed};
 use super::plan::{GemmShape, TileShape};
@@ -30,12 +30,12 @@ enum Layout {
     Plain,
     Transposed,
     Panels,
-    /// The transpose in panels, of the right operand.
+    /// The right operand's transpose, in panels.
     TransposedPanels,
 }
 
-/// One product on one ISA, with operands in every layout, strides longer than the rows, and a canary
-/// around C; compared with the reference.
+/// One product on one ISA, with operands in every layout, strides longer than the rows, and canaries around
+/// C, compared with the reference.
 #[derive(Clone, Debug)]
 struct Case {
     m: usize,
@@ -74,7 +74,7 @@ fn check<T: Element>(isa: Isa, case: &Case) {
         },
     );
     if let Some((kc, mc, pack_a, pack_b)) = case.plan {
-        // What is transposed comes in whole panels.
+        // Blocks of what is transposed consist of whole panels.
         let kc = if case.b == Layout::TransposedPanels { kc.next_multiple_of(PANEL) } else { kc };
         let pack_b = pack_b && case.b == Layout::Plain;
         plan = GemmPlan::blocked(tile, (m, k), (mc * tile.mr, kc), pack_a, pack_b);
@@ -119,7 +119,7 @@ fn check_all(case: &Case) {
 
 #[test]
 fn every_remainder_of_every_tile() {
-    // Every number of rows and columns up to two tiles, which walks through every instantiation.
+    // Every number of rows and columns up to two tiles, which covers every instantiation.
     for isa in Isa::available() {
         let tile = TileShape::of::<f32>(isa);
         for m in 0..=tile.mr + 2 {
@@ -185,7 +185,7 @@ fn copies_in_panels_hold_every_element_where_it_belongs() {
         for (k, n) in [(1, 1), (5, 31), (40, 32), (33, 33), (64, 100), (100, 10)] {
             let data: Vec<f32> = (0..k * n).map(|i| i as f32).collect();
             let b = MatRef::new(&data, k, n);
-            // Parts of rows, one after the other, in panels of a right and of a left operand.
+            // Parts of the rows, one after the other, in panels of a right and of a left operand.
             for width in [PANEL, 13] {
                 let mut copy = vec![f32::NAN; k * n];
                 for from in (0..k).step_by(7) {
@@ -220,12 +220,12 @@ fn a_left_operand_in_panels_gives_the_same_bits() {
             let tile = TileShape::of::<f32>(isa);
             let plan = GemmPlan::gradient::<f32>(isa, tile.mr, 64);
             let mut panels = vec![f32::NAN; m * k];
-            // SAFETY: as many elements as the matrix has.
+            // SAFETY: `panels` has as many elements as the matrix.
             unsafe { pack_rows(isa, x, plan.rows, (0, k), panels.as_mut_ptr()) };
             let whole = LhsPanels::new(&panels, m, k, plan.rows);
             let cut = m / 2 / plan.rows * plan.rows;
             let mut c = vec![f32::NAN; m * n];
-            // In four parts: of the rows, and of the steps, of which the second go on from the first.
+            // In four parts: by rows, and by steps, where the second part continues the first.
             for ((from, to), (first, last)) in
                 [(0, cut), (cut, m)].into_iter().flat_map(|rows| [(0, k / 3), (k / 3, k)].map(|k| (rows, k)))
             {
@@ -274,7 +274,7 @@ fn nan_and_infinity_stay_in_their_rows_and_columns() {
     }
 }
 
-/// A plan may be for another shape, as long as its scratch suffices: also that of a row for two.
+/// A plan may be for another shape if its scratch suffices: here, a plan for one row serves two.
 #[test]
 fn a_plan_for_fewer_rows_gives_the_same() {
     let (m, n, k) = (2, 64, 5);
@@ -317,7 +317,7 @@ fn the_error_of_a_chain_is_within_its_bound() {
             ahead: &[],
         };
         gemm.run(isa, &plan, &mut vec![0.0; plan.scratch_len()]);
-        // |error| ≤ k·u·Σ|ab| always (Higham, ch. 3); random signs stay below a few √k·u.
+        // Always |error| ≤ k·u·Σ|ab| (Higham, ch. 3); with random signs it stays below a few √k·u.
         let unit = f64::from(f32::EPSILON) / 2.0;
         for (got, (want, size)) in c.iter().zip(reference::exact(a, b)) {
             assert!((f64::from(*got) - want).abs() <= 4.0 * (k as f64).sqrt() * unit * size);
@@ -327,7 +327,7 @@ fn the_error_of_a_chain_is_within_its_bound() {
 
 #[test]
 fn an_epilogue_sees_every_element_once_when_it_is_complete() {
-    // Leaky slope 2: applied twice, or before the last block of k, it would show.
+    // Leaky slope 2: if it were applied twice, or before the last block of k, the result would show it.
     let act = Activation::LeakyRelu(2.0);
     for isa in Isa::available() {
         for (m, n, k) in [(33, 70, 40), (5, 3, 1), (1, 1, 0)] {

@@ -1,4 +1,4 @@
-//! Rows backward: gradients from the output to the input.
+//! Rows go backward: gradients from the output to the input.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use crate::simd::{Op, Simd, add, dispatch};
 use crate::view::{MatMut, MatRef};
 
 impl<'a, T: Element> Pass<'a, T> {
-    /// The gradient by the output, given or left by the loss, through the last activation.
+    /// The gradient with respect to the output, given or left by the loss, back through the last activation.
     pub(super) fn slope(&self, index: usize, rows: &Range<usize>, local: &Local) {
         let outputs = self.network.stages()[index].outputs;
         let mut delta = self.rows_mut(self.layout.stages[index].delta, local, outputs);
@@ -24,7 +24,7 @@ impl<'a, T: Element> Pass<'a, T> {
         self.through_activation(index, local, &mut delta);
     }
 
-    /// Gradient by a stage's input, times the derivative of the activation before it.
+    /// Gradient with respect to a stage's input, times the derivative of the activation before it.
     pub(super) fn propagate(&self, index: usize, rows: &Range<usize>, local: &Local, worker: usize) {
         let (stage, slots) = (&self.network.stages()[index], &self.layout.stages);
         let delta = self.rows_ref(slots[index].delta, local, stage.outputs);
@@ -43,10 +43,10 @@ impl<'a, T: Element> Pass<'a, T> {
             self.rows_mut(slots[index - 1].delta, local, stage.inputs)
         } else {
             let gradient = self.input_gradient.expect("what is in front of the first stage");
-            // SAFETY: the block's own rows.
+            // SAFETY: these rows of the gradient belong to this block alone.
             unsafe { gradient.mat_mut(rows.start * stage.inputs, rows.len(), stage.inputs, stage.inputs) }
         };
-        // Where a block begins, the gradient of its output comes along the sum, too.
+        // Where a residual block begins, the gradient of its output is added.
         let mut init = Init::Zero;
         for end in self.network.ends(index) {
             let along = self.rows_ref(slots[end].delta, local, stage.inputs);
@@ -87,7 +87,7 @@ impl<'a, T: Element> Pass<'a, T> {
         gemm.run(self.plan.isa, &plan, self.scratch(worker));
     }
 
-    /// Puts rows where nothing is yet, or else adds them.
+    /// Copies rows if nothing is there yet, otherwise adds them.
     fn put(&self, rows: MatRef<'_, T>, into: &mut MatMut<'_, T>, init: &mut Init<'_, T>) {
         for r in 0..rows.rows() {
             let (into, row) = (into.row_mut(r), rows.row(r));
@@ -99,7 +99,7 @@ impl<'a, T: Element> Pass<'a, T> {
         *init = Init::Accumulate;
     }
 
-    /// What the derivative of a stage's activation is read from.
+    /// What the derivative of a stage's activation is computed from.
     fn derivative(&self, index: usize, local: &Local) -> MatRef<'a, T> {
         let slots = &self.layout.stages[index];
         self.rows_ref(slots.saved.unwrap_or(slots.output), local, self.network.stages()[index].outputs)

@@ -1,4 +1,4 @@
-//! What a pass does for layers that take rows of another kind: features of Fourier, scales, and categories.
+//! What a pass does for layers that encode their input: Fourier features, scales, and categories.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -27,7 +27,8 @@ impl<T: Element> Pass<'_, T> {
                 let table = |k: usize| {
                     let category = &layer.categories[k];
                     let range = starts[k]..starts[k] + category.codes * category.dim;
-                    // SAFETY: parameters are written in the last phase of weights only.
+                    // SAFETY: parameters are written only in the pass's last phase (weights or update), and
+                    // this is another.
                     unsafe { self.params.slice(range) }
                 };
                 for r in 0..x.rows() {
@@ -65,7 +66,7 @@ impl<T: Element> Pass<'_, T> {
         }
     }
 
-    /// Gradients and update of a part of a table: sums over the rows of each code, in their order.
+    /// Gradients and update of a part of a table: for each code, sums over its rows, in their order.
     pub(super) fn table(&self, item: &TableItem, worker: usize) {
         let Some(task) = self.weights else { return };
         if self.stopped.load(Ordering::Relaxed) {
@@ -77,12 +78,12 @@ impl<T: Element> Pass<'_, T> {
         if !task.wants(start) {
             return;
         }
-        // A panel of codes lies together.
+        // The codes of a panel lie together.
         let base = codes.start * category.dim;
         let range = start + base..start + codes.end * category.dim;
         let grads = match task.update {
             Some(_) => &mut self.scratch(worker)[padded::<T>(self.plan.scratch)..][..range.len()],
-            // SAFETY: the item's own part of the table.
+            // SAFETY: this part of the table belongs to this item alone.
             None => unsafe { task.grads.slice_mut(range.clone()) },
         };
         if task.update.is_some() || !task.accumulate {

@@ -1,4 +1,4 @@
-//! Rows forward: from the data through the stages to the loss.
+//! Rows go forward: from the data through the stages to the loss.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -15,12 +15,12 @@ use crate::plan::Mode;
 use crate::simd::add;
 use crate::view::{MatMut, MatRef};
 
-/// Rows that are asked for ahead of the one that is copied, where they are in no order.
+/// How many rows ahead of the copied one are prefetched, if rows are in no order.
 const AHEAD: usize = 4;
 
 impl<'a, T: Element> Pass<'a, T> {
-    /// Copies a block's rows of the data together, unless they can be read where they lie; and looks for
-    /// what is not finite.
+    /// Gathers a block's rows of the data, unless they can be read where they lie, and checks that they are
+    /// finite.
     pub(super) fn gather(&self, rows: &Range<usize>, local: &Local) {
         let Some(data) = self.input else { return };
         if !self.in_place() {
@@ -47,7 +47,7 @@ impl<'a, T: Element> Pass<'a, T> {
         native && matches!(self.rows, Rows::From(_)) && !self.keep_input
     }
 
-    /// Rows of the data, in place or as gathered.
+    /// Rows of the data, in place or gathered.
     fn input_rows(&self, rows: &Range<usize>, local: &Local) -> MatRef<'a, T> {
         match (self.input.and_then(|data| data.native()), self.rows) {
             (Some(data), Rows::From(start)) if self.in_place() => {
@@ -101,7 +101,7 @@ impl<'a, T: Element> Pass<'a, T> {
         }
     }
 
-    /// The dense layer of a stage, or the sum with `skip`, if it has one, and an activation.
+    /// The dense layer of a stage, or the sum with `skip`, if it has either, and an activation.
     #[allow(clippy::too_many_arguments)]
     fn through(
         &self,
@@ -125,7 +125,8 @@ impl<'a, T: Element> Pass<'a, T> {
             return act.forward(self.plan.isa, y, saved);
         };
         let init = match dense.bias {
-            // SAFETY: parameters are written in the last phase of weights only.
+            // SAFETY: parameters are written only in the pass's last phase (weights or update), and this is
+            // another.
             Some(start) => Init::Bias(unsafe { self.params.slice(start..start + stage.outputs) }),
             None => Init::Zero,
         };
@@ -140,7 +141,7 @@ impl<'a, T: Element> Pass<'a, T> {
         gemm.run(self.plan.isa, &self.planned(index).forward, scratch);
     }
 
-    /// A block in inference: activations take turns in the thread's scratch.
+    /// A block in inference: activations alternate between two buffers in the thread's scratch.
     pub(super) fn infer(&self, rows: &Range<usize>, worker: usize) {
         let Some(data) = self.input else { return };
         let Rows::From(start) = self.rows else { unreachable!("inference takes rows in order") };
@@ -154,7 +155,7 @@ impl<'a, T: Element> Pass<'a, T> {
         let (scratch, halves) = scratch.split_at_mut(scratch.len() - (2 + depth) * half);
         let (mut front, halves) = halves.split_at_mut(half);
         let (mut back, blocks) = halves.split_at_mut(half);
-        // Inputs of the blocks that are not at their end yet, the outermost first.
+        // Inputs of the residual blocks that have not ended yet, outermost first.
         let mut waiting = 0;
         let width = data.cols();
         let mut x = match data.native() {
@@ -186,7 +187,7 @@ impl<'a, T: Element> Pass<'a, T> {
             });
             let mut y = match self.output {
                 Some(output) if index == last => {
-                    // SAFETY: the block's own rows of the output.
+                    // SAFETY: these rows of the output belong to this block alone.
                     unsafe { output.mat_mut(rows.start * n, m, n, n) }
                 }
                 _ => MatMut::new(&mut front[..m * n], m, n),
@@ -210,7 +211,7 @@ impl<'a, T: Element> Pass<'a, T> {
 
     pub(super) fn losses(&self, output: MatRef<'_, T>, grad: Option<MatMut<'_, T>>, rows: &Range<usize>) {
         let Some(task) = &self.loss else { return };
-        // SAFETY: the block's own rows.
+        // SAFETY: the losses of these rows belong to this block alone.
         let losses = unsafe { self.losses.slice_mut(rows.clone()) };
         let at = |r| self.rows.at(rows.start + r);
         let rows = loss::Rows { output, goals: task.goals, at: &at, scale: task.scale };

@@ -1,21 +1,21 @@
 //! A pass over the network, as a [`Job`]: what the items of a plan do.
 //!
-//! This is the one place where the plan's disjoint parts turn into `&mut`. The rules that make it sound:
+//! Only here do the plan's disjoint parts turn into `&mut`. The rules that make this sound:
 //!
-//! * packing writes weights, transposed or in parts, each item its own panels, and reads parameters;
+//! * a packing item writes its own panels of weights, transposed or split into parts, and reads parameters;
 //! * a block writes its rows of activations, gradients and their copies in panels, and its thread's own
 //!   scratch; it reads parameters and transposed weights;
-//! * a tile writes its part of gradients, parameters and optimizer state, and its thread's scratch; it
-//!   reads activations and their gradients;
-//! * a shard is some blocks, which take turns in rows of the thread's own if nobody asks for them later, and that
-//!   also write the thread's transposed weights and the shard's gradients; a part of the update writes its
-//!   part of parameters and state, and reads gradients of all shards.
+//! * a tile writes its part of gradients, parameters and optimizer state, and its thread's scratch; it reads
+//!   activations and their gradients;
+//! * a shard is a sequence of blocks, which take turns in rows of the thread's own if nobody needs them
+//!   later, and which also write the thread's transposed weights and the shard's gradients; a part of the
+//!   update writes its part of parameters and state, and reads the gradients of all shards.
 //!
-//! No phase reads what another item of it writes, [`threads::run`](crate::threads::run) separates the
-//! phases, and an item runs on one thread at a time.
+//! No item reads what another item of the same phase writes, [`threads::run`](crate::threads::run) separates
+//! the phases, and each item runs on one thread only.
 //!
-//! Here is what a pass is and who does which part of it: `forward` and `backward` take rows through the stages,
-//! `norms` and `encode` what is special in some of them, `weights` has gradients and updates.
+//! This module defines passes and assigns the work: `forward` and `backward` take rows through the stages,
+//! `norms` and `encode` do what is special to some stages, and `weights` takes gradients and updates.
 
 mod backward;
 mod encode;
@@ -46,7 +46,7 @@ use crate::threads::{self, Job, Trial};
 use crate::view::{MatMut, MatRef};
 use crate::workspace::{Layout, Workspace};
 
-/// Which rows of the data make the batch.
+/// Which rows of the data form the batch.
 #[derive(Clone, Copy, Debug)]
 pub enum Rows<'a> {
     /// Row r of the batch is row `start + r` of the data.
@@ -70,59 +70,60 @@ impl Rows<'_> {
 pub struct LossTask<'a, T> {
     /// Which loss.
     pub objective: &'a Objective<T>,
-    /// The data's targets; rows as for the input.
+    /// The data's targets; their rows are chosen as for the input.
     pub goals: Goals<'a, T>,
     /// Factor of the gradient.
     pub scale: f64,
-    /// Whether the pass goes on backward from the loss.
+    /// Whether the pass continues backward from the loss.
     pub backward: bool,
 }
 
 /// Gradients and update of a pass.
 #[derive(Clone, Copy)]
 pub struct WeightTask<'a, T> {
-    /// The gradient arena. Not written to if there is an update: the gradient is used up on the spot.
+    /// The gradient arena. Not written to if there is an update, which uses each gradient as soon as it is
+    /// computed.
     pub grads: Shared<'a, T>,
-    /// Whether gradients add to what is there.
+    /// Whether gradients are added to what is there.
     pub accumulate: bool,
-    /// Raised to the bits of the largest absolute gradient, in double precision, if anybody asks.
+    /// If present, raised to the bits of the largest absolute gradient, in double precision.
     pub size: Option<&'a AtomicU64>,
-    /// What the optimizer does to which parameters, if there is one: none are wanted of those that it
-    /// leaves alone.
+    /// What the optimizer does to which parameters, if there is one; gradients of parameters that it leaves
+    /// alone are not taken.
     pub steps: Option<optim::Steps<'a>>,
-    /// The optimizer's state, if the parameters are to be updated; then nothing accumulates.
+    /// The optimizer's state, if the parameters are to be updated; gradients are then not accumulated.
     pub update: Option<[Shared<'a, T>; optim::MAX_STATE]>,
-    /// What goes along with an update.
+    /// What accompanies an update.
     pub along: Option<Company<'a, T>>,
 }
 
 impl<'a, T: Element> WeightTask<'a, T> {
-    /// Gradients alone, of all parameters, in place of what is there.
+    /// Gradients only, of all parameters, replacing what is there.
     pub fn gradients(grads: Shared<'a, T>) -> Self {
         WeightTask { grads, accumulate: false, size: None, steps: None, update: None, along: None }
     }
 
-    /// Whether gradients of the block that starts there are wanted.
+    /// Whether gradients of the block that starts at this offset are wanted.
     fn wants(&self, block: usize) -> bool {
         self.steps.is_none_or(|steps| steps.at(block).is_some())
     }
 
-    /// Raises [`size`](Self::size) to that of some gradients.
+    /// Raises [`size`](Self::size) to the size of some gradients.
     fn note_size(&self, isa: Isa, grads: &[T]) {
         if let Some(size) = self.size {
-            // The bits of numbers ≥ 0 are in the order of the numbers, NaN above all.
+            // As integers, the bits of numbers ≥ 0 have the order of the numbers, with NaN above all.
             size.fetch_max(max_abs(isa, grads).to_f64().abs().to_bits(), Ordering::Relaxed);
         }
     }
 }
 
-/// A pass: which of forward, loss, backward and update are done, on what.
+/// A pass: which of forward, loss, backward and update are done, and on what.
 pub struct Pass<'a, T> {
     /// The network.
     pub network: &'a Network,
     /// The plan.
     pub plan: &'a Plan,
-    /// Where its data are.
+    /// Where the plan's data lie in the workspace.
     pub layout: &'a Layout,
     /// The workspace.
     pub values: Shared<'a, T>,
@@ -132,44 +133,44 @@ pub struct Pass<'a, T> {
     pub params: Shared<'a, T>,
     /// Running averages of normalizations.
     pub averages: &'a [T],
-    /// The data, whole; `None` if the pass goes on from an earlier one (backward only).
+    /// The whole data; `None` if the pass continues an earlier one (backward only).
     pub input: Option<Samples<'a, T>>,
     /// Which rows of the data.
     pub rows: Rows<'a>,
-    /// What a training pass draws from.
+    /// The source of a training pass's random numbers.
     pub draw: Draw,
-    /// Whether the rows are copied into the workspace even if they lie in order, because the data will
-    /// be gone when a later pass goes backward.
+    /// Whether the rows are copied into the workspace even if they lie in order, because the data will be
+    /// gone by the time a later pass goes backward.
     pub keep_input: bool,
-    /// Whether NaN and infinity in the input, or in the loss, stop the pass before the update.
+    /// Whether NaN or infinity in the input or the loss stops the pass before the update.
     pub check_finite: bool,
-    /// Whether the input is known to be finite, and is not looked at again.
+    /// Whether the input is known to be finite, so that it is not checked again.
     pub checked: bool,
-    /// Where outputs go in inference, rows × outputs; empty if nobody wants them.
+    /// Where outputs go in inference, rows × outputs; `None` if nobody wants them.
     pub output: Option<Shared<'a, T>>,
     /// Loss, if there is one.
     pub loss: Option<LossTask<'a, T>>,
-    /// What is taken of each row's gradient by scale and shift of a normalization before it is summed.
+    /// Power to which each row's gradient of a normalization's scale and shift is raised before it is summed.
     pub power: Power,
-    /// Whether transposed weights are there from an earlier pass with the same parameters.
+    /// Whether transposed weights remain from an earlier pass with the same parameters.
     pub packed: bool,
-    /// Threads that have transposed weights for their shards, a bit each.
+    /// Threads that have transposed the weights for their shards, one bit each.
     pub transposed: AtomicU64,
-    /// The gradient by the outputs, where it is given instead of computed from a loss.
+    /// The gradient with respect to the outputs, if it is given instead of computed from a loss.
     pub output_gradient: Option<MatRef<'a, T>>,
-    /// Where the gradient by the input goes, rows × inputs.
+    /// Where the gradient with respect to the input goes, rows × inputs.
     pub input_gradient: Option<Shared<'a, T>>,
-    /// Gradients by parameters, if wanted.
+    /// Gradients of the parameters, if wanted.
     pub weights: Option<WeightTask<'a, T>>,
-    /// Set by the pass if it met something that is not finite; the update is then not done.
+    /// Set by the pass if it met something that is not finite; the update is then skipped.
     pub stopped: AtomicBool,
-    /// Finds out on how many threads it should run, if that is not clear.
+    /// Finds out on how many threads the pass should run, if that is not clear.
     pub trial: Option<&'a mut Trial>,
 }
 
 impl<'a, T: Element> Pass<'a, T> {
-    /// A forward pass over rows of `input`, or over what an earlier pass left, with nothing behind it: to
-    /// be completed with `..`.
+    /// A forward pass over rows of `input`, or over what an earlier pass left, and nothing else: to be
+    /// completed with `..`.
     pub fn new(
         network: &'a Network,
         workspace: &'a mut Workspace<T>,
@@ -207,7 +208,7 @@ impl<'a, T: Element> Pass<'a, T> {
         }
     }
 
-    /// Runs it on the threads of its plan, or on one alone.
+    /// Runs the pass on the threads of its plan, or on one alone.
     pub fn run(&mut self) {
         match self.trial.take() {
             None => threads::run(self, self.plan.threads),
@@ -278,22 +279,23 @@ impl<T: Element> Job for Pass<'_, T> {
 /// Rows of the batch, as rows of the workspace.
 #[derive(Clone)]
 struct Local {
-    /// Which they are of the wave, or of the thread's own.
+    /// Their positions in the wave, or in the thread's own rows.
     rows: Range<usize>,
-    /// How many the wave has.
+    /// Number of rows in the wave.
     wave: usize,
-    /// Where places in the workspace are counted from.
+    /// Start of the workspace part from which places are counted.
     base: usize,
 }
 
 impl<'a, T: Element> Pass<'a, T> {
     /// A thread's scratch.
     fn scratch(&self, worker: usize) -> &'a mut [T] {
-        // SAFETY: every thread of a region has another number, and runs one item at a time.
+        // SAFETY: threads of a region have different numbers, a thread runs one item at a time, and an item
+        // takes its scratch only once at a time; no other data lie in `layout.scratch(worker)`.
         unsafe { self.values.slice_mut(self.layout.scratch(worker)) }
     }
 
-    /// Rows of the batch as rows of the workspace.
+    /// Converts rows of the batch to rows of the workspace.
     fn local(&self, rows: &Range<usize>, worker: usize) -> Local {
         if self.plan.by_turns() {
             return Local { rows: 0..rows.len(), wave: rows.len(), base: self.layout.own(worker) };
@@ -305,12 +307,12 @@ impl<'a, T: Element> Pass<'a, T> {
 
     // --- Packing -------------------------------------------------------------------------------
 
-    /// Whether this pass needs an item of packing.
+    /// Whether this pass needs a packing item.
     fn packs(&self, item: &PanelItem) -> bool {
         if item.forward { self.input.is_some() } else { self.goes_back() && self.goes_beyond(item.stage) }
     }
 
-    /// Where a stage's weights are for a product that does not read them as they lie in the arena.
+    /// Where a stage's weights lie for a product that does not read them from the parameter arena.
     fn weights_at(&self, index: usize, forward: bool, worker: usize) -> Range<usize> {
         let (stage, slots) = (&self.network.stages()[index], &self.layout.stages[index]);
         let (k, n) = if forward { (stage.inputs, stage.outputs) } else { (stage.outputs, stage.inputs) };
@@ -326,7 +328,7 @@ impl<'a, T: Element> Pass<'a, T> {
         start..start + len
     }
 
-    /// The right operand of a product with a stage's weights.
+    /// The right operand, made of a stage's weights, of a product.
     fn weights_for(&self, index: usize, forward: bool, worker: usize) -> Rhs<'a, T> {
         let stage = &self.network.stages()[index];
         let (k, n) = if forward { (stage.inputs, stage.outputs) } else { (stage.outputs, stage.inputs) };
@@ -337,7 +339,8 @@ impl<'a, T: Element> Pass<'a, T> {
         if !forward && self.planned(index).backward.is_some_and(|b| b.pack_b) {
             return Rhs::Transposed(self.weight(stage));
         }
-        // SAFETY: written while packing, or before by this thread, only.
+        // SAFETY: written only in the packing phase, before any phase that reads it; or, in shards, by this
+        // thread, before it reads it.
         let data = unsafe { self.values.slice(self.weights_at(index, forward, worker)) };
         match parts {
             0 => Rhs::Panels(Panels::new(data, k, n)),
@@ -345,7 +348,7 @@ impl<'a, T: Element> Pass<'a, T> {
         }
     }
 
-    /// Transposes all weights for the shards that this thread takes, once.
+    /// Transposes all weights for the shards that this thread takes, once per pass.
     fn transpose(&self, worker: usize) {
         let bit = 1 << worker;
         if self.transposed.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
@@ -364,7 +367,8 @@ impl<'a, T: Element> Pass<'a, T> {
         let whole = self.weights_at(*index, *forward, worker);
         if parts == 0 {
             let k = weight.n();
-            // SAFETY: the item's own panels.
+            // SAFETY: these panels belong to this item alone, or, in shards, to this thread; nobody reads
+            // them yet.
             let into =
                 unsafe { self.values.slice_mut(whole.start + cols.start * k..whole.start + cols.end * k) };
             return pack_transposed(self.plan.isa, weight, cols.start, into);
@@ -373,33 +377,35 @@ impl<'a, T: Element> Pass<'a, T> {
         let into = whole.start + split_len(cols.start, k, parts);
         let into = into..into + split_len(cols.len(), k, parts);
         let into = self.values.ptr(into.clone(), std::iter::once(0..into.len()));
-        // SAFETY: the item's own panels.
+        // SAFETY: the range was checked by `Shared::ptr`, and these panels belong to this item alone; nobody
+        // reads them yet.
         unsafe { split_weight(bf16(), weight, *forward, cols, parts, into) };
     }
 
-    /// The weight of a dense stage, to be read while rows go through it.
+    /// The weight of a dense stage, for reading while rows go through it.
     fn weight(&self, stage: &Stage) -> Panels<'a, T> {
         let dense = stage.dense.expect("only dense layers have weights");
         let len = stage.inputs * stage.outputs;
-        // SAFETY: parameters are written in the last phase of weights only, and not read there.
+        // SAFETY: parameters are written only in the pass's last phase (weights or update), which does not
+        // call this.
         let data = unsafe { self.params.slice(dense.weight..dense.weight + len) };
         Panels::new(data, stage.inputs, stage.outputs)
     }
 
     // --- Rows ----------------------------------------------------------------------------------
 
-    /// Whether the pass goes back from the output.
+    /// Whether the pass goes backward from the output.
     fn goes_back(&self) -> bool {
         self.output_gradient.is_some() || self.loss.is_some_and(|task| task.backward)
     }
 
-    /// Whether somebody wants what goes back through a stage: its input's gradient, or that of a parameter in front of
-    /// it. Nobody does where all those are frozen.
+    /// Whether anybody wants what goes back through a stage: its input's gradient, or that of a parameter in
+    /// an earlier stage. Nobody does if all those parameters are frozen.
     fn goes_beyond(&self, index: usize) -> bool {
         if self.input_gradient.is_some() {
             return true;
         }
-        // Without weights, the slopes at all stages are what is wanted.
+        // Without a weight task, the gradients `delta` at all stages are what is wanted.
         let Some(task) = self.weights else { return index > 0 };
         self.network.stages()[..index].iter().any(|stage| {
             let dense = stage.dense.map(|dense| [Some(dense.weight), dense.bias]);
@@ -410,7 +416,7 @@ impl<'a, T: Element> Pass<'a, T> {
         })
     }
 
-    /// Whether a step is a part of this pass.
+    /// Whether this pass includes a step.
     fn does(&self, step: RowStep) -> bool {
         match step {
             RowStep::Input | RowStep::Forward(_) | RowStep::Measure(_) | RowStep::Normalize(_) => {
@@ -418,7 +424,8 @@ impl<'a, T: Element> Pass<'a, T> {
             }
             RowStep::Loss => self.loss.is_some(),
             RowStep::Slope(_) | RowStep::Transpose => self.goes_back(),
-            // What goes beyond the stage comes through it, and so does the gradient of its own parameters.
+            // What goes back beyond the stage passes through its normalization; the gradient of its own
+            // parameters comes from there.
             RowStep::Collect(index) | RowStep::Denormalize(index) | RowStep::Backward(index) => {
                 self.goes_back() && self.goes_beyond(index + 1)
             }
@@ -461,7 +468,7 @@ impl<'a, T: Element> Pass<'a, T> {
         }
     }
 
-    /// Copies a block's rows into the panels, of `width` columns, of all rows of the wave.
+    /// Copies a block's rows into the panels, `width` columns wide, of all rows of the wave.
     fn pack_rows(&self, part: MatRef<'_, T>, width: usize, start: usize, local: &Local) {
         let (start, cols) = (local.base + start, part.cols());
         let runs = (0..cols).step_by(width).map(|col| {
@@ -469,12 +476,13 @@ impl<'a, T: Element> Pass<'a, T> {
             col * local.wave + local.rows.start * width..col * local.wave + local.rows.end * width
         });
         let into = self.values.ptr(start..start + local.wave * cols, runs);
-        // SAFETY: the block's own rows of the panels, which lie inside of the range.
+        // SAFETY: these rows of the panels belong to this block alone; `Shared::ptr` checked that they are
+        // inside the range.
         unsafe { pack_rows(self.plan.isa, part, width, (local.rows.start, local.wave), into) };
     }
 
-    /// Splits a block's rows to where they belong in the panels, as an operand that is summed over all rows of the
-    /// wave.
+    /// Splits a block's rows into their place in the panels, as an operand that is summed over all rows of
+    /// the wave.
     fn split_rows(&self, part: MatRef<'_, T>, side: Side, precision: Precision, start: usize, local: &Local) {
         let (lanes, parts) = (part.cols(), precision.parts());
         let step = split_len(LANES, DEPTH, parts);
@@ -483,7 +491,8 @@ impl<'a, T: Element> Pass<'a, T> {
             panel + local.rows.start / DEPTH * step..panel + local.rows.end.div_ceil(DEPTH) * step
         });
         let into = self.values.ptr(start..start + split_len(lanes, local.wave, parts), runs);
-        // SAFETY: the block's own steps of the panels: blocks are whole steps, but for the last.
+        // SAFETY: these steps of the panels belong to this block alone, since blocks consist of whole steps,
+        // except the last; `Shared::ptr` checked that they are inside the range.
         unsafe { split(bf16(), part.t(), side, parts, (local.rows.start, local.wave), into) };
     }
 
@@ -494,17 +503,18 @@ impl<'a, T: Element> Pass<'a, T> {
     }
 
     fn rows_ref(&self, start: usize, Local { rows, base, .. }: &Local, width: usize) -> MatRef<'a, T> {
-        // SAFETY: while rows go through, the block's own; in phases of weights nobody writes rows.
+        // SAFETY: while rows go through, only the block itself (or the thread that owns them) writes these
+        // rows; in phases of weights nobody writes rows.
         unsafe { self.values.mat(base + start + rows.start * width, rows.len(), width, width) }
     }
 
     fn rows_mut(&self, start: usize, Local { rows, base, .. }: &Local, width: usize) -> MatMut<'a, T> {
-        // SAFETY: called while rows go through only, for the block's own.
+        // SAFETY: called only while rows go through, for the block's own rows, which no other item uses.
         unsafe { self.values.mat_mut(base + start + rows.start * width, rows.len(), width, width) }
     }
 }
 
-/// The token of bfloat16, in passes that use it.
+/// The bfloat16 token, in passes that use it.
 fn bf16() -> Bf16 {
     Bf16::new().expect("planned where there is bfloat16")
 }

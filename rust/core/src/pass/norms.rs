@@ -1,6 +1,6 @@
-//! What a pass does for normalizations: sums over groups of rows while rows go through, what comes from
-//! them for all rows, and the update of scale and shift. One of rows needs such sums for its scale and
-//! shift only.
+//! What a pass does for normalizations: sums over groups of rows while rows go through, what follows from
+//! these for all rows, and the update of scale and shift. A normalization over rows needs such sums only for
+//! its scale and shift.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -16,7 +16,7 @@ use crate::simd::{Op, Simd, dispatch};
 use crate::view::{MatMut, MatRef};
 
 impl<'a, T: Element> Pass<'a, T> {
-    /// Where what is known of some columns of a stage's normalization lies.
+    /// Where the known quantities of some columns of a stage's normalization lie.
     pub(super) fn known(&self, index: usize, cols: Range<usize>) -> batch_norm::Columns<Range<usize>> {
         let (start, n) = (self.layout.stages[index].columns, self.network.stages()[index].outputs);
         batch_norm::Columns::from_fn(|i| start + i * n + cols.start..start + i * n + cols.end)
@@ -25,11 +25,12 @@ impl<'a, T: Element> Pass<'a, T> {
     /// The same for all columns, to read.
     pub(super) fn known_ref(&self, index: usize) -> batch_norm::Columns<&'a [T]> {
         let all = self.known(index, 0..self.network.stages()[index].outputs);
-        // SAFETY: columns are written in phases of their own.
+        // SAFETY: columns are written in phases of their own, or, without statistics of the batch, by the
+        // item that calls this.
         all.map(|range| unsafe { self.values.slice(range) })
     }
 
-    /// What a normalization must know of all rows, for one panel of its columns.
+    /// Computes what a normalization must know of all rows, for one panel of its columns.
     pub(super) fn columns(&self, index: usize, what: Columns, item: usize) {
         if self.stopped.load(Ordering::Relaxed) {
             return;
@@ -38,9 +39,10 @@ impl<'a, T: Element> Pass<'a, T> {
         let norm = stage.norm.expect("columns are of normalizations");
         let Over::Batch { layer, running } = norm.over else { unreachable!("a row has no columns") };
         let cols = item * PANEL..stage.outputs.min((item + 1) * PANEL);
-        // SAFETY: the item's own columns.
+        // SAFETY: these columns belong to this item alone.
         let mut to = self.known(index, cols.clone()).map(|range| unsafe { self.values.slice_mut(range) });
-        // SAFETY: parameters are written in the last phase of weights only.
+        // SAFETY: parameters are written only in the pass's last phase (weights or update), and this is
+        // another.
         let part = |start: usize| unsafe { self.params.slice(start + cols.start..start + cols.end) };
         let affine = norm.scale.map(part).zip(norm.shift.map(part));
         if what == Columns::Averages {
@@ -50,7 +52,7 @@ impl<'a, T: Element> Pass<'a, T> {
             for (j, variance) in variance.iter().enumerate() {
                 batch_norm::constants(&layer, affine, &mut to, j, variance.to_f64());
             }
-            // Averages do not depend on the rows: no gradient goes back through them.
+            // Running averages do not depend on the rows: no gradient goes back through them.
             to.scale_grad.fill(T::ZERO);
             to.shift_grad.fill(T::ZERO);
             return;
@@ -59,7 +61,7 @@ impl<'a, T: Element> Pass<'a, T> {
             Columns::Statistics => {
                 let (rows, groups) = (self.plan.rows, self.group_sums(index, cols));
                 batch_norm::statistics(&layer, rows, groups, affine, &mut to);
-                // An infinite variance would make all of its column 0, and hide itself from the loss.
+                // An infinite variance would make its whole column 0, and so not show up in the loss.
                 if !to.mean.iter().chain(&*to.unbiased).all(|x| x.is_finite()) {
                     self.stopped.store(true, Ordering::Relaxed);
                 }
@@ -68,16 +70,16 @@ impl<'a, T: Element> Pass<'a, T> {
         }
     }
 
-    /// Gradients of some columns' scale and shift, from the sums of all groups.
+    /// Gradients of the scale and shift of some columns, from the sums of all groups.
     fn scale_gradients(&self, index: usize, cols: Range<usize>, to: &mut batch_norm::Columns<&mut [T]>) {
         batch_norm::gradients(self.plan.rows.div_ceil(GROUP), self.group_sums(index, cols), to);
     }
 
-    /// The two sums of a group for some columns, by the number of the group.
+    /// The two sums of a group for some columns, as a function of the group's number.
     fn group_sums(&self, index: usize, cols: Range<usize>) -> impl Fn(usize) -> (&'a [T], &'a [T]) {
         move |g| {
             let (first, second) = self.groups(index, g);
-            // SAFETY: written while rows went through.
+            // SAFETY: sums are written only while rows go through, in an earlier phase.
             let part =
                 |r: Range<usize>| unsafe { self.values.slice(r.start + cols.start..r.start + cols.end) };
             (part(first), part(second))
@@ -91,15 +93,15 @@ impl<'a, T: Element> Pass<'a, T> {
         (start..start + n, start + n..start + 2 * n)
     }
 
-    /// Sums over each group of a block's rows, for the statistics or the gradients of a normalization.
-    /// Groups are those of the batch, so that waves do not matter.
+    /// Sums over each group of a block's rows, for the statistics or the gradients of a normalization. Groups
+    /// are counted from the start of the batch, so that waves do not matter.
     pub(super) fn sum_groups(&self, step: RowStep, index: usize, rows: &Range<usize>, local: &Local) {
         let (stage, slots) = (&self.network.stages()[index], &self.layout.stages[index]);
         for from in (0..rows.len()).step_by(GROUP) {
             let to = rows.len().min(from + GROUP);
             let group = Local { rows: local.rows.start + from..local.rows.start + to, ..*local };
             let (first, second) = self.groups(index, (rows.start + from) / GROUP);
-            // SAFETY: the group is this block's alone.
+            // SAFETY: blocks are whole groups, so this group belongs to this block alone.
             let into = unsafe { (self.values.slice_mut(first), self.values.slice_mut(second)) };
             let z = self.rows_ref(slots.before_norm.expect("kept while training"), &group, stage.outputs);
             let what = match (step, stage.norm.map(|n| n.over)) {
@@ -113,12 +115,12 @@ impl<'a, T: Element> Pass<'a, T> {
         }
     }
 
-    /// The gradient by what a stage's activation takes.
+    /// The gradient with respect to the activation's input.
     fn delta(&self, index: usize, local: &Local) -> MatRef<'a, T> {
         self.rows_ref(self.layout.stages[index].delta, local, self.network.stages()[index].outputs)
     }
 
-    /// The normalization of a block and the activation behind it.
+    /// The normalization of a block, and the activation after it.
     pub(super) fn normalize(&self, index: usize, local: &Local) {
         let (stage, slots) = (&self.network.stages()[index], &self.layout.stages[index]);
         let z = self.rows_ref(slots.before_norm.expect("kept while training"), local, stage.outputs);
@@ -129,7 +131,7 @@ impl<'a, T: Element> Pass<'a, T> {
         self.normalize_rows(index, Some(z), u, saved, moments);
     }
 
-    /// The same from `z`, or for rows in their place.
+    /// The same from `z`, or in place.
     pub(super) fn normalize_rows(
         &self,
         index: usize,
@@ -142,7 +144,7 @@ impl<'a, T: Element> Pass<'a, T> {
         dispatch(self.plan.isa, Normalize { of: self.formula(index), act, z, u, saved, moments });
     }
 
-    /// A block's gradient through a normalization, in its place.
+    /// A block's gradient, back through a normalization, in place.
     pub(super) fn denormalize(&self, index: usize, local: &Local) {
         let (stage, slots) = (&self.network.stages()[index], &self.layout.stages[index]);
         let z = self.rows_ref(slots.before_norm.expect("kept while training"), local, stage.outputs);
@@ -153,14 +155,15 @@ impl<'a, T: Element> Pass<'a, T> {
         dispatch(self.plan.isa, Denormalize { of: self.formula(index), z, du, moments, n });
     }
 
-    /// What it takes to normalize rows.
+    /// What is needed to normalize rows.
     fn formula(&self, index: usize) -> Formula<'a, T> {
         let stage = &self.network.stages()[index];
         let norm = stage.norm.expect("asked of normalizations");
         match norm.over {
             Over::Batch { .. } => Formula::Batch(self.known_ref(index)),
             Over::Row(layer) => {
-                // SAFETY: parameters are written in the last phase of weights only.
+                // SAFETY: parameters are written only in the pass's last phase (weights or update), and this
+                // is another.
                 let part = |start: usize| unsafe { self.params.slice(start..start + stage.outputs) };
                 Formula::Row(layer, norm.scale.map(part), norm.shift.map(part))
             }
@@ -177,7 +180,8 @@ impl<'a, T: Element> Pass<'a, T> {
         let Some(norm) = stage.norm else { return };
         if !norm.over_batch() || self.plan.mode == Mode::Frozen {
             let all = 0..stage.outputs;
-            // SAFETY: nobody else has to do with the columns of a normalization of rows.
+            // SAFETY: without statistics of the batch, gradients of these columns are taken here only, and no
+            // other item of this phase uses the stage's columns.
             let mut to = self.known(index, all.clone()).map(|range| unsafe { self.values.slice_mut(range) });
             self.scale_gradients(index, all, &mut to);
         }
@@ -192,7 +196,7 @@ impl<'a, T: Element> Pass<'a, T> {
             if !task.wants(start) {
                 continue;
             }
-            // SAFETY: the parameters of this item.
+            // SAFETY: these parameters, and their gradients, belong to this item alone.
             let grads = unsafe { task.grads.slice_mut(range) };
             for (grad, sum) in grads.iter_mut().zip(sums) {
                 *grad = if task.accumulate { *grad + *sum } else { *sum };
@@ -202,13 +206,13 @@ impl<'a, T: Element> Pass<'a, T> {
     }
 }
 
-/// What normalizes rows: what is known of all columns, or the layer with its scale and shift.
+/// What normalizes rows: the known quantities of all columns, or the layer with its scale and shift.
 enum Formula<'a, T> {
     Batch(batch_norm::Columns<&'a [T]>),
     Row(RowNorm, Option<&'a [T]>, Option<&'a [T]>),
 }
 
-/// Which sums over a group of rows: of the rows themselves, or of gradients.
+/// What is summed over a group of rows: the rows themselves, or gradients.
 enum Sums<'c, T> {
     Statistics,
     BatchGradients(MatRef<'c, T>, batch_norm::Columns<&'c [T]>),
@@ -240,7 +244,7 @@ impl<T: Element> Op<T> for GroupSums<'_, T> {
     }
 }
 
-/// A normalization of rows in their place, and an activation.
+/// A normalization of rows in place, and an activation.
 struct Normalize<'c, T> {
     of: Formula<'c, T>,
     act: Activation,
@@ -269,14 +273,14 @@ impl<T: Element> Op<T> for Normalize<'_, T> {
                     }
                 }
             }
-            // While the row is in the first-level cache.
+            // While the row is still in the first-level cache.
             let saved = self.saved.as_mut().map(|saved| saved.block(r, 1, 0, n));
             self.act.forward_in(s, self.u.block(r, 1, 0, n), saved);
         }
     }
 }
 
-/// The gradient of rows through their normalization.
+/// The gradient of rows, back through their normalization.
 struct Denormalize<'c, T> {
     of: Formula<'c, T>,
     z: MatRef<'c, T>,

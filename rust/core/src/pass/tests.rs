@@ -5,8 +5,8 @@ use crate::optim::{Config, Group, Optimizer, Sgd};
 use crate::train::StepOptions;
 use crate::{Model, Trainer, loss::Loss, loss::Targets};
 
-/// Parameters after two steps; `poison` fills the workspaces with NaN before the second. The network has layers
-/// wide enough for copies in panels, and goes in shards or not.
+/// Parameters after two steps; `poison` fills the workspaces with NaN before the second. The network has
+/// layers wide enough for copies in panels, and runs in shards or not.
 fn two_steps(isa: Isa, act: Activation, shards: bool, poison: bool) -> Vec<f64> {
     let wide = if shards { 200 } else { 600 };
     let linear =
@@ -47,7 +47,7 @@ fn two_steps(isa: Isa, act: Activation, shards: bool, poison: bool) -> Vec<f64> 
     flat
 }
 
-/// Nothing goes back through layers that are frozen, unless somebody in front of them is not.
+/// Nothing goes back through frozen layers, unless an earlier layer needs it.
 #[test]
 fn a_pass_goes_back_as_far_as_somebody_wants_it() {
     let linear =

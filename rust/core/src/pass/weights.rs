@@ -1,4 +1,4 @@
-//! What a pass does for weights: gradients over the rows of a wave or a shard, tile by tile, and updates.
+//! What a pass does for weights: gradients over the rows of a wave or shard, tile by tile, and updates.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -14,11 +14,12 @@ use crate::plan::TileItem;
 use crate::simd::{Op, Simd, add, dispatch};
 use crate::view::{MatMut, MatRef};
 
-/// Where gradients go: there, in the order of the arena from a place on, or to the thread's scratch.
+/// Where gradients go: into a buffer, in the order of the arena from some offset on, or into the thread's
+/// scratch.
 #[derive(Clone, Copy)]
 pub(super) struct Sums<'a, T> {
     into: Option<(Shared<'a, T>, usize)>,
-    /// Whether they add to what is there.
+    /// Whether they are added to what is there.
     goes_on: bool,
 }
 
@@ -26,13 +27,13 @@ impl<'a, T: Element> Sums<'a, T> {
     /// The place for a range of the arena; `own` is the thread's scratch.
     ///
     /// # Safety
-    /// Nobody else uses that range meanwhile.
+    /// Nobody else may use that range of the buffer meanwhile.
     unsafe fn place<'s>(&self, range: &Range<usize>, own: &'s mut [T]) -> &'s mut [T]
     where
         'a: 's,
     {
         match self.into {
-            // SAFETY: the caller's word.
+            // SAFETY: the caller promises that nobody else uses this range.
             Some((grads, base)) => unsafe { grads.slice_mut(base + range.start..base + range.end) },
             None => &mut own[..range.len()],
         }
@@ -40,8 +41,8 @@ impl<'a, T: Element> Sums<'a, T> {
 }
 
 impl<'a, T: Element> Pass<'a, T> {
-    /// Where the gradients of a phase of weights go. One that is used up by an update, and complete with this
-    /// wave's rows, stays in the thread's scratch, and so in its cache.
+    /// Where the gradients of a phase of weights go. Gradients that this wave completes and an update
+    /// consumes stay in the thread's scratch, and so in its cache.
     pub(super) fn sums(&self, first: bool) -> Sums<'a, T> {
         let Some(task) = self.weights else { return Sums { into: None, goes_on: false } };
         let into = match task.update {
@@ -52,7 +53,7 @@ impl<'a, T: Element> Pass<'a, T> {
         Sums { into, goes_on: task.accumulate || !first }
     }
 
-    /// Gradients of all weights over a block of rows of a shard.
+    /// Gradients of all weights over one block of a shard's rows.
     pub(super) fn gradients(&self, rows: &Range<usize>, worker: usize) {
         let (shard, row) = (rows.start / self.plan.shard_rows(), rows.start % self.plan.shard_rows());
         let into = Some((self.values, self.shard_gradients(shard)));
@@ -61,18 +62,18 @@ impl<'a, T: Element> Pass<'a, T> {
         }
     }
 
-    /// Where a shard's gradients start, which lie as the arena does.
+    /// Where a shard's gradients start; they are laid out like the arena.
     fn shard_gradients(&self, shard: usize) -> usize {
         self.layout.gradients.start + shard * self.network.arena_len()
     }
 
-    /// Adds up what the shards have for a part of the parameters, and updates them.
+    /// Sums the shards' gradients of a part of the parameters, and updates these.
     pub(super) fn combine(&self, item: usize, worker: usize) {
         let Some(task) = self.weights else { return };
         if self.stopped.load(Ordering::Relaxed) {
             return;
         }
-        // Whole cache lines, so that threads do not meet in one.
+        // Whole cache lines, so that no two threads write to the same one.
         let part = padded::<T>(self.network.arena_len().div_ceil(self.plan.threads));
         let part = item * part..(item + 1) * part;
         let own = &mut self.scratch(worker)[padded::<T>(self.plan.scratch)..];
@@ -83,12 +84,14 @@ impl<'a, T: Element> Pass<'a, T> {
                 let len = range.len();
                 let (into, mut goes_on) = match task.update {
                     Some(_) => (&mut own[..len], false),
-                    // SAFETY: the item's own part.
+                    // SAFETY: the items' parts of the arena are disjoint, and nothing else uses its gradients
+                    // in this phase.
                     None => (unsafe { task.grads.slice_mut(range.clone()) }, task.accumulate),
                 };
                 for shard in 0..self.plan.shards {
                     let start = self.shard_gradients(shard) + range.start;
-                    // SAFETY: written while rows went through, and read only now.
+                    // SAFETY: gradients of shards are written only while rows go through, in an earlier
+                    // phase.
                     let grads = unsafe { self.values.slice(start..start + len) };
                     match goes_on {
                         true => add(self.plan.isa, into, grads),
@@ -101,7 +104,7 @@ impl<'a, T: Element> Pass<'a, T> {
         }
     }
 
-    /// A tile of weights, panel by panel: gradient over some rows and, if that is all there is to it, update.
+    /// A tile of weights, panel by panel: the gradient over some rows and, if that completes it, the update.
     pub(super) fn tile(
         &self,
         item: &TileItem,
@@ -132,8 +135,8 @@ impl<'a, T: Element> Pass<'a, T> {
         let (scratch, own) = self.scratch(worker).split_at_mut(padded::<T>(self.plan.scratch));
         let (own, own_bias) = own.split_at_mut(own.len() - PANEL.min(stage.outputs));
 
-        // Of many rows, a block passes by all panels before the next one does: so its part of the input comes from
-        // the second-level cache.
+        // With many rows, a block of rows is used for all panels before the next block is: so its part of the
+        // input comes from the second-level cache.
         let depth = if parts == 0 { planned.weight.kc } else { k };
         for from in (0..k).step_by(depth) {
             let steps = depth.min(k - from);
@@ -143,12 +146,14 @@ impl<'a, T: Element> Pass<'a, T> {
                 let n = PANEL.min(stage.outputs - col);
                 let start = dense.weight + offset(stage.inputs, stage.outputs, item.rows.start, col);
                 let range = start..start + m * n;
-                // SAFETY: this panel of the item, which no other serves.
+                // SAFETY: this panel of the arena belongs to this item alone; in shards, the buffer is the
+                // gradients of this item's shard.
                 let weight =
                     unsafe { sums.place(&range, &mut own[if depth < k { panel * m * PANEL } else { 0 }..]) };
                 let delta = if planned.pack_delta && parts == 0 {
                     let from = all.base + slots.delta_panels + col * all.wave;
-                    // SAFETY: written while rows went through.
+                    // SAFETY: written only while rows went through: in an earlier phase or, in shards,
+                    // earlier in this item.
                     let panel = unsafe { self.values.slice(from..from + all.wave * n) };
                     MatRef::new(panel, all.wave, n).block(all.rows.start, k, 0, n)
                 } else {
@@ -188,7 +193,8 @@ impl<'a, T: Element> Pass<'a, T> {
                     && last
                 {
                     let range = bias + col..bias + col + n;
-                    // SAFETY: the bias of the panel's columns, likewise.
+                    // SAFETY: of all tiles of these columns, only the one with `item.bias` handles their
+                    // bias, as with the panel above.
                     let sum = unsafe { sums.place(&range, own_bias) };
                     if !sums.goes_on {
                         sum.fill(T::ZERO);
@@ -202,13 +208,13 @@ impl<'a, T: Element> Pass<'a, T> {
         }
     }
 
-    /// The inputs of a tile, as the left operand of its gradient.
+    /// The tile's inputs, as the left operand of its gradient.
     fn inputs_of(&self, item: &TileItem, x: MatRef<'a, T>, all: &Local) -> Lhs<'a, T> {
         let (inputs, planned) = (self.network.stages()[item.stage].inputs, self.planned(item.stage));
         let (start, k, m) = (all.base + self.layout.stages[item.stage].input_panels, x.rows(), x.cols());
         match planned.weight.precision.parts() {
             0 if planned.pack_input => {
-                // SAFETY: written while rows went through.
+                // SAFETY: as for the panels of `delta` in `tile`.
                 let panels = unsafe { self.values.slice(start..start + all.wave * inputs) };
                 let panels = LhsPanels::new(panels, inputs, all.wave, planned.weight.rows);
                 Lhs::Panels(panels.block(item.rows.start, m)).steps(all.rows.start, k)
@@ -218,20 +224,20 @@ impl<'a, T: Element> Pass<'a, T> {
         }
     }
 
-    /// Rows in parts of bfloat16, which lie there since they went through.
+    /// Rows split into bfloat16 parts, which have been there since the rows went through.
     fn split_panels(&self, start: usize, lanes: usize, k: usize, parts: usize) -> SplitPanels<'a, T> {
-        // SAFETY: written while rows went through.
+        // SAFETY: as for the panels of `delta` in `tile`.
         let panels = unsafe { self.values.slice(start..start + split_len(lanes, k, parts)) };
         SplitPanels::new(panels, lanes, k, parts)
     }
 
-    /// What is done with gradients that are complete.
+    /// What is done with complete gradients.
     pub(super) fn complete(&self, task: &WeightTask<'a, T>, range: Range<usize>, grads: &[T]) {
         task.note_size(self.plan.isa, grads);
         self.update(task, range, grads);
     }
 
-    /// What the update of some weights will need.
+    /// Memory that the update of some weights will need.
     fn ahead(
         &self,
         task: &WeightTask<'a, T>,
@@ -249,8 +255,9 @@ impl<'a, T: Element> Pass<'a, T> {
         (ahead, count)
     }
 
-    /// The gradient of a panel of few columns: as its transpose, so that vectors lie along the inputs
-    /// instead of being filled by a few outputs. Every element is the same chain as ever.
+    /// The gradient of a panel with few columns, computed as its transpose, so that vectors lie along the
+    /// inputs instead of being only partly filled by the few outputs. Every element is the same chain as
+    /// otherwise.
     pub(super) fn narrow_gradient(
         &self,
         x: MatRef<'_, T>,
@@ -276,26 +283,28 @@ impl<'a, T: Element> Pass<'a, T> {
         transpose(self.plan.isa, MatRef::new(transposed, n, m), weight);
     }
 
-    /// The optimizer's step, if there is one, for some parameters of one block, which are the item's own.
+    /// The optimizer's step, if there is one, for some parameters of one block, which belong to the item
+    /// alone.
     pub(super) fn update(&self, task: &WeightTask<'a, T>, range: Range<usize>, grads: &[T]) {
         let (Some(steps), Some(state)) = (&task.steps, &task.update) else { return };
         let Some(step) = steps.at(range.start) else { return };
         let at = range.clone();
-        // SAFETY: this item's elements, in parameters and state alike; optimizers without state share an
-        // empty buffer.
+        // SAFETY: this range belongs to the item alone, in parameters and in state, and nobody reads
+        // parameters in this phase; optimizers without state share an empty buffer, of which no element is
+        // lent.
         let (params, state) = unsafe {
             let state = state.map(|s| s.slice_mut_or_empty(range.clone()));
             (self.params.slice_mut(range), state)
         };
         match &task.along {
             None => step.update(self.plan.isa, params, grads, state),
-            // SAFETY: this item's elements, of the path too.
+            // SAFETY: likewise for the company's arrays: this range belongs to the item alone.
             Some(along) => unsafe { along.step(self.plan.isa, step, at, params, grads, state) },
         }
     }
 }
 
-/// into ← into + the sum of rows, in their order.
+/// into ← into + the sum of the rows, in their order.
 struct SumRows<'r, T> {
     rows: MatRef<'r, T>,
     into: &'r mut [T],
@@ -306,7 +315,7 @@ impl<T: Element> Op<T> for SumRows<'_, T> {
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
         let Self { rows, into } = self;
-        // Sums stay in registers: some columns over all rows, then the next.
+        // Sums stay in registers: some columns over all rows, then the next columns.
         let mut col = 0;
         while col < into.len() {
             let left = into.len() - col;

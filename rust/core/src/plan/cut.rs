@@ -1,4 +1,4 @@
-//! How a batch is cut up: into shards or waves, those into blocks, and for how many threads.
+//! How a batch is divided: into shards or waves, those into blocks, and for how many threads.
 
 use super::{Mode, weights};
 use crate::element::Element;
@@ -7,42 +7,42 @@ use crate::gemm::split::DEPTH;
 use crate::layer::batch_norm::GROUP;
 use crate::network::Network;
 
-/// Rows of a block: enough to reuse a panel of weights, few enough that the block's activations stay
-/// in the second-level cache.
+/// Rows of a block: enough to reuse a panel of weights, few enough for the block's activations to stay in the
+/// second-level cache.
 const BLOCK_ROWS: usize = 128;
-/// Rows of a block where layers are so wide that activations leave that cache anyway, and weights are
-/// what passes by.
+/// Rows of a block where layers are so wide that activations leave that cache anyway: then more rows share
+/// each read of the weights.
 const WIDE_BLOCK_ROWS: usize = 256;
 /// Layers from this width on are wide.
 const WIDE: usize = 1024;
-/// Bytes of activations and their gradients that a thread's rows of a wave may take: the larger part of
-/// a second-level cache of 2 MB, or all of one of 1 MB.
+/// Bytes that the activations of a thread's rows of a wave, and their gradients, may take: most of a
+/// second-level cache of 2 MB, or more than all of one of 1 MB.
 const WAVE_BYTES: usize = 3 << 19;
-/// Rows that a thread must get of a wave, since every wave reads and writes all weight gradients.
+/// Rows of a wave that each thread must get, since every wave reads and writes all weight gradients.
 const WAVE_ROWS: usize = 128;
-/// Multiply-adds that a thread must get before waking it pays (some tens of microseconds).
+/// Multiply-adds that each thread must get for waking it to pay off (some tens of microseconds).
 pub(super) const WORK_PER_THREAD: usize = 4_000_000;
-/// Multiply-adds of a step from which a second thread may pay, if it is awake and near by, which is found out by trying:
-/// some microseconds.
+/// Multiply-adds of a step from which a second thread may pay off if it is awake and near; trials find out
+/// whether it does. Some microseconds.
 pub(super) const PAIR_WORK: usize = 300_000;
-/// Multiply-adds from which several threads pay wherever they are, and even if they have to be woken: some 200
-/// microseconds.
+/// Multiply-adds from which several threads pay off wherever they run, even if they have to be woken: some
+/// 200 microseconds.
 pub(super) const SURE_WORK: usize = 40_000_000;
-/// Multiply-adds from which a pass is in shards: a second thread pays for the copy of the gradients.
+/// Multiply-adds from which a pass runs in shards: a second thread is then worth a copy of the gradients.
 const SHARDED_WORK: usize = 1_000_000;
-/// From where it pays with fewer rows than [`MANY_ROWS`].
+/// The same with fewer than [`MANY_ROWS`] rows.
 const SHARDED_WORK_OF_FEW: usize = 2_000_000;
-/// Rows from which a copy of the gradients is little beside the work on them.
+/// Rows from which copying the gradients costs little compared with computing them.
 const MANY_ROWS: usize = 96;
-/// Shards of a pass that is in shards, at least and at most.
+/// Least and largest number of shards, if there are shards.
 const SHARDS: (usize, usize) = (2, 64);
-/// Rows of each, at least: of the first two; of others up to [`SHARDS_FOR_THREADS`], when a copy of the gradients is
-/// little; and of more, when it is next to nothing.
+/// Least number of rows per shard: for the first two shards; for up to [`SHARDS_FOR_THREADS`], where a copy
+/// of the gradients costs little; and for more, where it costs next to nothing.
 const SHARD_ROWS: [usize; 3] = [16, 128, 256];
-/// Shards that let as many threads take part; more even their work out.
+/// Enough shards for as many threads to take part; more only balance their work.
 const SHARDS_FOR_THREADS: usize = 8;
-/// Weights of a network whose passes are in shards, at most: so that copies of their gradients cost little
-/// beside the products.
+/// Most weights of a network whose passes run in shards, so that copies of the gradients cost little compared
+/// with the products.
 const SHARDED_WEIGHTS: usize = 32 * 1024;
 
 /// How a batch is cut up.
@@ -53,7 +53,7 @@ pub(super) struct Cut {
     pub shards: usize,
     /// Rows of a block.
     pub block_rows: usize,
-    /// Rows of a wave, whole blocks; at least the batch if there is one wave.
+    /// Rows of a wave, whole blocks; no fewer than the batch if there is one wave.
     pub wave_rows: usize,
 }
 
@@ -74,18 +74,18 @@ impl Cut {
             if shards > 1 { shards.min(work * SHARDS.0 / SHARDED_WORK) } else { work / WORK_PER_THREAD };
         let least = if mode == Mode::Step && work >= PAIR_WORK { 2 } else { 1 };
         let threads = threads.min(enough.max(least));
-        // As few waves as fit the cache, of equal rows; one if weights outweigh activations so far that
-        // fewer rows than are worth a wave would fit.
+        // As few waves as fit the cache, of equally many rows; only one if weights outweigh activations so
+        // much that fewer rows would fit than make a wave worthwhile.
         let row: usize = network.stages().iter().map(|s| 2 * s.outputs).sum::<usize>() + network.inputs();
         let fit = WAVE_BYTES / (row * size_of::<T>());
-        // A normalization has to see all rows first; gradients of tables are taken over all at once.
+        // A normalization has to see all rows first; gradients of tables are taken over all rows at once.
         let together = network.couples_rows() || network.table().is_some();
         let waves = match mode {
             Mode::Step if shards == 1 && fit >= WAVE_ROWS && !together => rows.div_ceil(fit * threads),
             _ => 1,
         };
         let share = rows.div_ceil(waves * shards);
-        // Blocks of equal rows, as many for each thread.
+        // Blocks of equally many rows, and equally many blocks for each thread.
         let most = if network.max_width() >= WIDE { WIDE_BLOCK_ROWS } else { BLOCK_ROWS };
         let blocks = share.div_ceil(most).max(1).next_multiple_of(if shards > 1 { 1 } else { threads });
         let mut block_rows = share.div_ceil(blocks).max(1);
@@ -103,7 +103,8 @@ impl Cut {
     }
 }
 
-/// In how many shards a pass is: a question of shapes alone, since sums are rounded otherwise in each.
+/// How many shards a pass has. This depends on shapes alone, since sums round differently for each number of
+/// shards.
 fn shards(network: &Network, mode: Mode, rows: usize, work: usize) -> usize {
     let training = matches!(mode, Mode::Step | Mode::Apart);
     let dense = !network.has_norms() && network.table().is_none();

@@ -1,4 +1,4 @@
-//! A plan in words, for who asks what will run, where, and why.
+//! Describes a plan in words: what will run, where, and why.
 
 use std::fmt;
 

@@ -1,49 +1,49 @@
-//! Decides how a pass over the network runs, from the structure, the number of rows, the ISA and the
-//! number of threads. A plan is plain data; nothing is computed here.
+//! Decides how a pass over the network runs, from the network's structure, the number of rows, the ISA and
+//! the number of threads. A plan is plain data; nothing is computed here.
 //!
-//! A pass goes over the network in **phases**, separated by barriers; within a phase, **items** run in any
-//! order on any thread:
+//! A pass consists of **phases**, separated by barriers; within a phase, **items** run in any order on any
+//! thread:
 //!
 //! ```text
-//! pack      what a gradient by the input will read: weights, transposed             item: some panels
-//! rows      blocks of rows through the layers: forward, the loss, and back           item: a block
-//! columns   what a normalization must know of all rows: statistics, sums of gradients item: a panel
-//! weights   the gradient of a part of a weight matrix, or table, over these rows, its update  item: a tile
+//! pack      transposes the weights that gradients of inputs will read                     item: some panels
+//! rows      takes blocks of rows through the layers: forward, the loss, and back          item: a block
+//! columns   what a normalization must know of all rows: statistics, sums of gradients     item: a panel
+//! weights   gradient of a part of a weight matrix, or table, over these rows, its update  item: a tile
 //! ```
 //!
-//! Weights that are too large for a cache are not packed: the product transposes them on its way.
+//! Weights that are too large for a cache are not packed: the product transposes them on the fly.
 //!
-//! What a block does is a list of **steps**; `rows` runs all of it in one go, unless a normalization cuts
-//! it, once on the way forward and once on the way back.
+//! What a block does is a list of **steps**. `rows` runs all of them at once, unless a normalization splits
+//! the list, once on the way forward and once on the way back.
 //!
-//! A fused step of many rows goes in **waves**: some rows through `rows` and `weights`, then the next, so
-//! that activations never leave the second-level cache. Gradients add up from wave to wave, and the
-//! update is in the last.
+//! A fused step of many rows runs in **waves**: some rows go through `rows` and `weights`, then the next
+//! rows, so that activations never leave the second-level cache. Gradients are summed from wave to wave, and
+//! the last wave does the update.
 //!
-//! A training pass of a network with few weights is in **shards** instead: a shard goes through all layers,
-//! forward and back, block of rows by block, and takes the gradients of all weights over its rows; then
-//! parts of the parameters add those up and update:
+//! A training pass of a network with few weights runs in **shards** instead. A shard goes through all layers,
+//! forward and back, one block of rows after the other, and computes the gradients of all weights over its
+//! rows. Then each part of the parameters sums the gradients of the shards and is updated:
 //!
 //! ```text
 //! rows      a shard: weights transposed for the thread, forward, the loss, back, gradients   item: a shard
 //! update    gradients of the shards added up, and the update                                  item: a part
 //! ```
 //!
-//! So all that passes from core to core is a copy of the gradients and the new weights, behind one
-//! barrier, and a step keeps activations of one block for each thread. On their way between cores, they can take
-//! longer than the arithmetic that a second core saves: to write what another core has read waits for that
-//! core, which may be on another chip.
+//! So all that passes from core to core is a copy of the gradients and the new weights, with one barrier
+//! between, and a step keeps the activations of only one block per thread. Those transfers can still take
+//! longer than the arithmetic that a second core saves: writing what another core has read means waiting for
+//! that core, which may be on another chip.
 //!
-//! In a precision that splits numbers (see [`gemm::split`](crate::gemm::split)), dense layers that are large enough
-//! have their products taken by the tile unit: `pack` splits weights, both as they are and transposed, and
+//! In a precision that splits numbers (see [`gemm::split`](crate::gemm::split)), the products of dense layers
+//! that are large enough use split numbers: `pack` splits weights, both as they are and transposed, and
 //! blocks of rows split the layers' inputs and gradients.
 //!
-//! Rooms: here is what a plan is and how it is made, `cut` decides how the batch is cut up, `explain` puts the plan into
-//! words.
+//! This module defines plans and makes them; `cut` decides how the batch is divided, `explain` puts a plan
+//! into words.
 //!
-//! Nothing here can change a result's bits but the precision, and the number of shards, which depends on shapes alone:
-//! products are the same for any tiling (see [`gemm`](crate::gemm)), rows do not know each other, and sums
-//! over rows are taken in order, those of shards in the order of shards.
+//! Only two choices here can change a result's bits: the precision, and the number of shards, which depends
+//! on shapes alone. Products are the same for any tiling (see [`gemm`](crate::gemm)), rows are independent of
+//! each other, and sums over rows are taken in order, those of shards in the order of the shards.
 
 mod cut;
 mod explain;
@@ -62,37 +62,38 @@ use crate::layer::{Category, TabularInput};
 use crate::network::Network;
 use crate::simd::Isa;
 
-/// Most rows of a tile of weights: its part of the layer's input stays in the second-level cache.
+/// Most rows of a tile of weights: with these, its part of the layer's input stays in the second-level cache.
 const TILE_ROWS: usize = 448;
-/// Elements of a tile of weights: at most, and at least, since less is not worth handing out.
+/// Elements of a tile of weights: at most, and at least, since fewer are not worth handing out.
 const TILE_ELEMENTS: (usize, usize) = (32 * 1024, 1024);
-/// Multiply-adds that take as long as the gradient and the update of an element of a table.
+/// Number of multiply-adds that take as long as the gradient and update of one element of a table.
 const TABLE_WORK: usize = 32;
-/// Elements of a part of a table for each row of the batch, at least.
+/// Least number of elements of a part of a table per row of the batch.
 const TABLE_ELEMENTS_A_ROW: usize = 32;
-/// Tiles that each thread should get, so that all end at about the same time.
+/// Tiles that each thread should get, so that all finish at about the same time.
 const TILES_A_THREAD: usize = 6;
 /// Elements of a packing item.
 const PANEL_ELEMENTS: usize = 16 * 1024;
-/// Bytes from which a weight matrix is transposed on the way through a product: one that does not stay in a
-/// second-level cache costs more to write down transposed, and to read again, than to transpose for each block of rows.
+/// Bytes above which a weight matrix is transposed within the product: writing down the transpose of a matrix
+/// that does not stay in a second-level cache and reading it again costs more than transposing it for each
+/// block of rows.
 const TRANSPOSED_BYTES: usize = 2 << 20;
 
-/// Inputs, outputs and rows from which products are taken in parts: less would leave tiles half empty.
+/// Inputs, outputs and rows from which products use parts: with fewer, tiles would be half empty.
 const SPLIT_LEAST: usize = 32;
 
 /// What a pass is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
-    /// Outputs, and nothing kept.
+    /// Outputs only; nothing is kept.
     Inference,
-    /// Forward, loss, backward and update in one go. Activations are not kept longer than needed.
+    /// Forward, loss, backward and update in one pass. Activations are not kept longer than needed.
     Step,
-    /// Forward and backward as passes of their own, activations kept in between; the gradient by the
-    /// input is wanted too.
+    /// Forward and backward as separate passes, with activations kept in between; the gradient with respect
+    /// to the input is also wanted.
     Apart,
-    /// The same in evaluation: normalizations by their running averages, nothing dropped, so that rows do
-    /// not know each other; and without the gradient by the input.
+    /// The same in evaluation mode: normalizations use their running averages and nothing is dropped, so that
+    /// rows are independent; and without the gradient with respect to the input.
     Frozen,
 }
 
@@ -105,43 +106,43 @@ pub struct StagePlan {
     pub backward: Option<GemmPlan>,
     /// dW from x and dy.
     pub weight: GemmPlan,
-    /// Whether x is copied, transposed, for the weight gradient, because walking down its columns is slow.
+    /// Whether x is copied, transposed, for the weight gradient, because reading down its columns is slow.
     pub pack_input: bool,
-    /// Whether dy is copied into panels for it.
+    /// Whether dy is copied into panels for the weight gradient.
     pub pack_delta: bool,
 }
 
-/// What a block of rows does, in order. Numbers are those of stages.
+/// What a block of rows does, in order. The numbers are those of stages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowStep {
-    /// Takes its rows of the data.
+    /// Takes the block's rows of the data.
     Input,
-    /// The dense layer, and the activation if there is no normalization between.
+    /// The dense layer, and the activation if no normalization comes between.
     Forward(usize),
     /// Sums over the block's groups of rows, for the statistics of a normalization.
     Measure(usize),
-    /// The normalization by what is known of all rows, and the activation.
+    /// The normalization, using what is known of all rows, and the activation.
     Normalize(usize),
-    /// The loss, and its gradient by the output.
+    /// The loss, and its gradient with respect to the output.
     Loss,
-    /// The gradient by the output, through the last activation.
+    /// The gradient with respect to the output, back through the last activation.
     Slope(usize),
     /// Sums over the block's groups of rows, for the gradients of a normalization.
     Collect(usize),
-    /// The gradient through a normalization.
+    /// The gradient, back through a normalization.
     Denormalize(usize),
-    /// The gradient by the stage's input, through the activation before it.
+    /// The gradient with respect to the stage's input, back through the activation before it.
     Backward(usize),
-    /// Weights, transposed for the thread's own use.
+    /// Transposes weights for the thread's own use.
     Transpose,
     /// Gradients of all weights over the block's rows.
     Gradients,
 }
 
-/// What of all rows a normalization needs.
+/// What a normalization needs from all rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Columns {
-    /// Nothing: its running averages.
+    /// Nothing: it uses its running averages.
     Averages,
     /// Mean and variance of its input.
     Statistics,
@@ -152,43 +153,43 @@ pub enum Columns {
 /// What runs between two barriers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Weights are transposed.
+    /// Weights are transposed or split.
     Pack,
-    /// Blocks of rows, or shards, go through layers.
+    /// Blocks of rows, or shards, go through the layers.
     Rows {
-        /// Which.
+        /// Which blocks or shards.
         blocks: Range<usize>,
         /// Which of the plan's steps.
         steps: Range<usize>,
     },
-    /// Columns of a stage's normalization over all rows.
+    /// A stage's normalization reduces its columns over all rows.
     Columns {
         /// The stage.
         stage: usize,
-        /// What for.
+        /// What it needs.
         what: Columns,
     },
-    /// Gradients of weights over the rows of a wave.
+    /// Gradients of weights over the rows of a wave are taken.
     Weights {
         /// The rows.
         rows: Range<usize>,
-        /// Whether gradients begin here (or go on from what was before the pass).
+        /// Whether this is the first wave (otherwise gradients add to those of earlier waves).
         first: bool,
-        /// Whether they are complete.
+        /// Whether this is the last wave, which completes them.
         last: bool,
     },
-    /// Gradients of the shards are added up, and parameters updated.
+    /// Gradients of the shards are summed, and parameters updated.
     Update,
 }
 
-/// An item of packing: some panels of one weight matrix, for one of the products that read it.
+/// A packing item: some panels of one weight matrix, for one of the products that read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PanelItem {
     /// The stage.
     pub stage: usize,
-    /// Whether for the product forward, or transposed for that backward.
+    /// Whether they are for the forward product, or transposed for the backward one.
     pub forward: bool,
-    /// Which columns of that product, whole panels.
+    /// Which columns of that product; whole panels.
     pub cols: Range<usize>,
 }
 
@@ -199,20 +200,20 @@ pub struct TileItem {
     pub stage: usize,
     /// Inputs.
     pub rows: Range<usize>,
-    /// Outputs, whole panels.
+    /// Outputs; whole panels.
     pub cols: Range<usize>,
-    /// Whether this tile also serves the bias of its columns.
+    /// Whether this tile also handles the bias of its columns.
     pub bias: bool,
 }
 
-/// A part of the table of a category.
+/// A part of the table of one category.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableItem {
     /// Which category.
     pub category: usize,
     /// Where its vectors begin in the output of the first stage.
     pub first: usize,
-    /// Codes, whole panels.
+    /// Codes; whole panels.
     pub codes: Range<usize>,
 }
 
@@ -223,11 +224,11 @@ pub struct Plan {
     pub mode: Mode,
     /// The instruction set of all kernels.
     pub isa: Isa,
-    /// The precision of products, where that is not [`Full`](Precision::Full) of those of large stages.
+    /// Precision of the products; if it is not [`Full`](Precision::Full), that of the large stages only.
     pub precision: Precision,
     /// Rows of the batch.
     pub rows: usize,
-    /// Threads that it was allowed.
+    /// Threads that the plan was allowed.
     pub asked: usize,
     /// Threads that take part.
     pub threads: usize,
@@ -237,10 +238,10 @@ pub struct Plan {
     pub tile: TileShape,
     /// Rows of a block.
     pub block_rows: usize,
-    /// Parts of the batch that take gradients of their own, which are added up afterwards; 1 if the pass is not in
-    /// shards.
+    /// Parts of the batch that compute gradients separately, which are summed afterwards; 1 if the pass does
+    /// not run in shards.
     pub shards: usize,
-    /// Rows of a wave, whole blocks; at least the batch if there is one wave.
+    /// Rows of a wave, whole blocks; no fewer than the batch if there is one wave.
     pub wave_rows: usize,
     /// How each stage runs; `None` for stages without a dense layer.
     pub stages: Vec<Option<StagePlan>>,
@@ -248,21 +249,21 @@ pub struct Plan {
     pub phases: Vec<Phase>,
     /// What a block of rows does.
     pub steps: Vec<RowStep>,
-    /// Parts of tables, which run in phases of weights behind the tiles.
+    /// Parts of tables, which run in the weight phases after the tiles.
     pub tables: Vec<TableItem>,
-    /// Stages with a scale and a shift to train, which run behind those.
+    /// Stages whose normalization has a scale and shift to train, which run after those.
     pub norms: Vec<usize>,
-    /// Items of packing.
+    /// The packing items.
     pub panels: Vec<PanelItem>,
-    /// Tiles of weights, all of which run in each phase of weights.
+    /// Tiles of weights, all of which run in each weight phase.
     pub tiles: Vec<TileItem>,
     /// Elements of a tile of weights.
     pub tile_elements: usize,
-    /// Columns up to which the gradient of a panel of weights is computed as its transpose.
+    /// Most columns of a panel of weights whose gradient is computed as its transpose.
     pub narrow: usize,
     /// Elements of scratch that each thread needs for packing.
     pub scratch: usize,
-    /// Elements of the largest gradient that a tile works on at once, and of its bias.
+    /// Elements of the largest gradient that a tile works on at once, plus its bias.
     pub tile_scratch: usize,
 }
 
@@ -272,7 +273,7 @@ impl Plan {
         Self::in_precision::<T>(network, mode, rows, (isa, Precision::Full), threads)
     }
 
-    /// The same in another precision, if it is for training: nothing else is.
+    /// The same in another precision, which is used only for training.
     pub fn in_precision<T: Element>(
         network: &Network,
         mode: Mode,
@@ -313,7 +314,7 @@ impl Plan {
                 1 => TILE_ELEMENTS.0,
                 n => (weights(network) / (n * TILES_A_THREAD)).clamp(TILE_ELEMENTS.1, TILE_ELEMENTS.0),
             },
-            // From half a vector on, vectors of outputs are as good.
+            // From half a vector of outputs on, vectors along the outputs are as good.
             narrow: tile.nr / 2 - 1,
             scratch: 0,
             tile_scratch: 0,
@@ -326,7 +327,8 @@ impl Plan {
             plan.add_tables(table);
         }
         if mode == Mode::Inference {
-            // Activations take turns in two buffers of the thread's own; inputs of blocks wait in others.
+            // Activations alternate between two buffers of the thread; inputs of residual blocks wait in the
+            // others.
             plan.scratch = padded::<T>(plan.scratch);
             plan.scratch += (2 + network.depth()) * padded::<T>(plan.block_rows * network.max_width());
         } else if shards == 1 {
@@ -337,7 +339,7 @@ impl Plan {
         plan
     }
 
-    /// Lists what runs, of steps that are cut by phases which need all rows.
+    /// Lists the phases, given where the list of steps is cut by phases that need all rows.
     fn add_phases(&mut self, cuts: &[(usize, Phase)]) {
         for start in (0..self.rows).step_by(self.wave_rows) {
             let end = self.rows.min(start + self.wave_rows);
@@ -361,7 +363,7 @@ impl Plan {
         }
     }
 
-    /// Lists what a block does; gives where that is cut by phases that need all rows.
+    /// Lists what a block does; returns where the list is cut by phases that need all rows.
     fn add_steps(&mut self, network: &Network) -> Vec<(usize, Phase)> {
         let stages = network.stages();
         let mut cuts = Vec::new();
@@ -446,7 +448,8 @@ impl Plan {
         let long = |width: usize| width * size_of::<T>() >= LONG_STRIDE;
         let pack_input = split || long(inputs) && outputs > 2 * PANEL;
         let pack_delta = split || long(outputs) && inputs > 2 * self.tile.mr;
-        // Tiles of equal rows, whole register tiles each; lower ones where panels alone are too few to share.
+        // Tiles of equally many rows, whole register tiles each; fewer rows if panels alone are too few to
+        // share.
         let most = (self.tile_elements / PANEL.min(outputs)).clamp(4 * self.tile.mr, TILE_ROWS);
         let part = inputs.div_ceil(inputs.div_ceil(most));
         let depth = if self.in_shards() { self.block_rows } else { self.kept_rows() };
@@ -468,7 +471,7 @@ impl Plan {
         StagePlan { forward, backward, weight, pack_input, pack_delta }
     }
 
-    /// Items that pack a k × n weight matrix for a product.
+    /// Adds the items that pack a k × n weight matrix for a product.
     fn add_panels(&mut self, stage: usize, forward: bool, k: usize, n: usize) {
         let step = (PANEL_ELEMENTS / k).max(1).next_multiple_of(PANEL);
         for from in (0..n).step_by(step) {
@@ -476,7 +479,8 @@ impl Plan {
         }
     }
 
-    /// Tiles of so many rows of a weight matrix. `whole`: all their panels are worked on by turns.
+    /// Adds the tiles, each of `rows` rows, of a weight matrix. `whole`: a tile works on all its panels in
+    /// turn.
     fn add_tiles(&mut self, stage: usize, (inputs, outputs): (usize, usize), rows: usize, whole: bool) {
         let (panels, most) = (outputs.div_ceil(PANEL), (self.tile_elements / (rows * PANEL)).max(1));
         let cols = panels.div_ceil(panels.div_ceil(most)) * PANEL;
@@ -494,9 +498,9 @@ impl Plan {
         }
     }
 
-    /// Parts of the tables of the first stage, whole panels of codes.
+    /// Adds the parts of the tables of the first stage; whole panels of codes.
     fn add_tables(&mut self, table: &TabularInput) {
-        // Each looks at the codes of all rows: it should have more to do with its own.
+        // Every part reads the codes of all rows, so it should have more work to do on its own elements.
         let most = TILE_ELEMENTS.0.max(TABLE_ELEMENTS_A_ROW * self.rows);
         table.each_category(|category, &Category { codes, dim, .. }, first| {
             let step = (most / dim).max(1).next_multiple_of(PANEL).min(codes);
@@ -507,7 +511,7 @@ impl Plan {
         });
     }
 
-    /// Whether it has several threads, but so little for them to do that one alone may be sooner.
+    /// Whether the plan has several threads, but so little work for them that a single one may be sooner.
     pub fn is_short(&self) -> bool {
         self.threads > 1 && self.work < cut::SURE_WORK && matches!(self.mode, Mode::Step | Mode::Apart)
     }
@@ -535,28 +539,28 @@ impl Plan {
         (from..end).step_by(rows).map(move |from| from..end.min(from + rows))
     }
 
-    /// Whether blocks take turns in memory of the thread's own: nobody asks for their rows later.
+    /// Whether blocks take turns in the thread's own memory, because nobody needs their rows later.
     pub fn by_turns(&self) -> bool {
         self.in_shards() && self.mode == Mode::Step
     }
 
-    /// Rows that are in the workspace, or in each thread's part of it, at once.
+    /// Rows that are in the workspace, or in each thread's part of it, at the same time.
     pub fn kept_rows(&self) -> usize {
         if self.by_turns() { self.block_rows } else { self.wave_rows.min(self.rows) }
     }
 
-    /// Whether gradients are taken block by block and added up afterwards.
+    /// Whether gradients are taken shard by shard and summed afterwards.
     pub fn in_shards(&self) -> bool {
         self.shards > 1
     }
 
-    /// Whether gradients add up over several waves.
+    /// Whether gradients are summed over several waves.
     pub fn in_waves(&self) -> bool {
         self.wave_rows < self.rows
     }
 }
 
-/// Weights of all dense layers.
+/// Number of weights of all dense layers.
 fn weights(network: &Network) -> usize {
     network.stages().iter().filter(|s| s.dense.is_some()).map(|s| s.inputs * s.outputs).sum()
 }

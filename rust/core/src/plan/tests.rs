@@ -20,14 +20,15 @@ fn the_less_there_is_to_do_the_fewer_threads_do_it() {
         let plan = Plan::new::<f32>(&network(widths), mode, rows, Isa::Scalar, threads);
         (plan.threads, plan.is_short())
     };
-    // Next to nothing is for the caller, a little for two at most, if they do not have to be woken.
+    // Very little work is for the caller alone; a little is for two threads at most, if they need not be
+    // woken.
     assert_eq!(plan(&[4, 32, 32, 2], TRAINING, 64, 8), (1, false));
     assert_eq!(plan(&[4, 64, 64, 2], TRAINING, 64, 8), (2, true));
     assert_eq!(plan(&[4, 64, 64, 2], TRAINING, 64, 1), (1, false));
     assert_eq!(plan(&[784, 128, 10], TRAINING, 1, 8), (2, true));
     assert_eq!(plan(&[784, 128, 10], TRAINING, 40, 8), (3, true));
     assert_eq!(plan(&[784, 400, 400, 10], TRAINING, 128, 8), (8, false));
-    // Nobody tries that where only outputs are wanted.
+    // Where only outputs are wanted, this is not tried.
     assert_eq!(plan(&[4, 64, 64, 2], Mode::Inference, 64, 8), (1, false));
     assert_eq!(plan(&[784, 128, 10], Mode::Inference, 100, 8), (2, false));
     let long = Plan::new::<f32>(&network(&[784, 400, 400, 10]), TRAINING, 128, Isa::Scalar, 2);
@@ -51,13 +52,13 @@ fn small_networks_go_in_shards_whatever_the_threads() {
             assert_eq!(plan(widths, rows, Mode::Step, threads).shards, 1, "{widths:?}");
         }
         assert_eq!(plan(&[64, 100, 10], 600, Mode::Inference, threads).shards, 1);
-        // Wide ones as well, if they have few weights.
+        // Wide networks too, if they have few weights.
         let wide = plan(&[300, 80, 9], 128, Mode::Step, threads);
         assert!(wide.shards == 2 && wide.stages[0].unwrap().pack_input);
-        // Some more rows: some more threads.
+        // A few more rows, a few more threads.
         let more = plan(&[64, 100, 10], 600, Mode::Step, threads);
         assert_eq!((more.shards, more.shard_rows(), more.threads), (4, 150, threads.min(4)));
-        // Many rows: more threads have something to do, and none keeps more than a block's activations.
+        // Many rows: more threads have work, and each keeps the activations of one block only.
         let many = plan(&[64, 100, 10], 5000, Mode::Step, threads);
         assert_eq!((many.shards, many.shard_rows(), many.block_rows, many.threads), (16, 313, 105, threads));
         assert_eq!(many.kept_rows(), 105);
@@ -107,7 +108,7 @@ fn many_rows_go_in_waves_unless_a_normalization_needs_them_all() {
     let waves = plan.phases.iter().filter(|p| matches!(p, Phase::Weights { .. })).count();
     assert_eq!(waves, 4096usize.div_ceil(plan.wave_rows));
     assert!(!Plan::new::<f32>(&narrow, Mode::Apart, 4096, Isa::Scalar, 2).in_waves());
-    // Weights by far the larger part: a wave would cost more than it saves.
+    // Weights outweigh activations by far: a wave would cost more than it saves.
     assert!(!Plan::new::<f32>(&network(&[9, 4000, 4000, 3]), Mode::Step, 512, Isa::Scalar, 2).in_waves());
 
     let linear = Linear { inputs: 256, outputs: 256, bias: true, init: Init::KaimingUniform };
@@ -152,7 +153,7 @@ fn weights_too_large_for_the_cache_are_transposed_on_the_way() {
         assert!(layout.gradients.start - layout.stages[2].transposed >= 700 * 5);
         assert!(plan.to_string().contains("weights transposed on the way"));
 
-        // Of so many rows, a tile keeps the sums of all its panels.
+        // With so many rows, a tile keeps the sums of all its panels.
         assert!(!plan.in_waves() && plan.stages[1].unwrap().weight.kc < 800);
         let most = plan.tiles.iter().map(|t| t.rows.len() * t.cols.len()).max().unwrap();
         assert!(plan.tile_scratch >= most);
@@ -195,7 +196,8 @@ fn large_layers_are_taken_in_parts_and_no_two_blocks_share_a_tile() {
                 |plan: &Plan| plan.stages.iter().map(|s| s.unwrap().weight.precision).collect::<Vec<_>>();
             let full = Precision::Full;
             assert_eq!(of(&step), [precision, full, full, full], "to 31, from 31, and to 10");
-            // Weights of the only such layer are split as they are; nothing goes back through it.
+            // Weights of the only layer with such a product are split untransposed; nothing goes back through
+            // it.
             assert!(step.panels.iter().all(|item| item.forward == (item.stage == 0)));
             let text = step.to_string();
             assert!(text.contains(&format!("split into {} bfloat16", precision.parts())), "{text}");

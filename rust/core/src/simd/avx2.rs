@@ -25,12 +25,13 @@ impl Avx2 {
     }
 }
 
-// Loading 8 (4) elements from index 8 − n (4 − n) gives a mask of the first n lanes.
+// Loading 8 (or 4) elements from index 8 − n (or 4 − n) gives a mask of the first n lanes.
 static MASK32: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
 static MASK64: [i64; 8] = [-1, -1, -1, -1, 0, 0, 0, 0];
 
-// SAFETY, for every block in this macro: the token proves that the CPU has AVX2 and FMA, so the
-// intrinsics may run; pointers are valid as far as they are used by the contract of `Simd`.
+// SAFETY, for every block in this macro: the token proves that the CPU has AVX2 and FMA, so the intrinsics
+// may run; pointers are valid for as many elements as are used, which the contract of `Simd` demands of the
+// caller.
 macro_rules! avx2 {
     ($t:ident, $n:literal, $v:ident, $mask:ident, $maskload:ident, $maskstore:ident,
      $set1:ident, $loadu:ident, $storeu:ident, $add:ident, $sub:ident, $mul:ident, $div:ident,
@@ -250,7 +251,8 @@ impl Simd<f64> for Avx2 {
             let bits = _mm256_castpd_si256(a);
             let mantissa = _mm256_and_si256(bits, _mm256_set1_epi64x(0x000f_ffff_ffff_ffff));
             let m = _mm256_or_si256(mantissa, _mm256_set1_epi64x(0x3ff0_0000_0000_0000));
-            // The biased exponent in the low bits of 2⁵² turns into a number by subtracting 2⁵².
+            // ORing the biased exponent into the low bits of 2⁵² and subtracting 2⁵² turns it into a
+            // floating-point number.
             let magic = _mm256_set1_epi64x(0x4330_0000_0000_0000);
             let e = _mm256_castsi256_pd(_mm256_or_si256(_mm256_srli_epi64::<52>(bits), magic));
             (_mm256_castsi256_pd(m), _mm256_sub_pd(e, _mm256_set1_pd(4_503_599_627_370_496.0 + 1023.0)))

@@ -11,10 +11,10 @@ use crate::element::Element;
 pub struct Avx512(());
 
 impl Avx512 {
-    /// The token, if this CPU has AVX-512 F, BW, DQ and VL (and AVX2 with FMA below them).
+    /// The token, if this CPU has AVX-512 F, BW, DQ and VL (and AVX2 with FMA, as they imply).
     #[inline]
     pub fn new() -> Option<Self> {
-        // One look instead of six: every call of a kernel begins here.
+        // One check instead of six: every call of a kernel begins here.
         static HERE: LazyLock<bool> = LazyLock::new(|| {
             is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512bw")
@@ -35,9 +35,9 @@ impl Avx512 {
     }
 }
 
-// SAFETY, for every block in this macro: the token proves that the CPU has the AVX-512 subsets
-// named above, so the intrinsics may run; pointers are valid as far as they are used by the
-// contract of `Simd`.
+// SAFETY, for every block in this macro: the token proves that the CPU has the AVX-512 subsets named above,
+// so the intrinsics may run; pointers are valid for as many elements as are used, which the contract of
+// `Simd` demands of the caller.
 macro_rules! avx512 {
     ($t:ident, $n:literal, $v:ident, $m:ident,
      $set1:ident, $loadu:ident, $storeu:ident, $maskload:ident, $maskstore:ident,
@@ -203,7 +203,7 @@ impl Simd<f32> for Avx512 {
         _mm512_reduce_max_ps
     );
 
-    /// Newton's method from an estimate of 14 bits, since the divider takes sixteen cycles a vector.
+    /// Newton's method from a 14-bit estimate, since the divider takes sixteen cycles per vector.
     #[inline(always)]
     fn quotient(self, a: __m512, b: __m512) -> __m512 {
         // SAFETY: see above.
@@ -217,9 +217,9 @@ impl Simd<f32> for Avx512 {
 
     #[inline(always)]
     fn pieces<const K: usize>(self, a: __m512, table: &[[f32; 32]; K]) -> Option<[__m512; K]> {
-        /// Bits of ⅛ from the upper two of the mantissa on, less one for the column below.
+        /// Bits of ⅛, down to the upper two of the mantissa, minus one for the column below ⅛.
         const FIRST: i32 = (127 - 3) * 4 - 1;
-        // SAFETY: see above; rows have two vectors.
+        // SAFETY: as in the macro above; rows of the table have two vectors.
         unsafe {
             let quarters = _mm512_srli_epi32::<21>(_mm512_castps_si512(a));
             let column = _mm512_sub_epi32(quarters, _mm512_set1_epi32(FIRST));
@@ -243,10 +243,10 @@ impl Simd<f32> for Avx512 {
         rows: usize,
         cols: usize,
     ) {
-        // Four rounds of a butterfly: after round b, lane i of vector r holds what has bit b of i and r
-        // exchanged.
-        // SAFETY: the token proves the instructions; only `cols` lanes of `rows` rows are read, and the
-        // reverse written, which the caller promised to be valid.
+        // Four rounds of a butterfly: after round b, lane i of vector r holds the element at which bit b of i
+        // and r are exchanged.
+        // SAFETY: the token proves that the CPU has the instructions; only `cols` lanes of `rows` rows are
+        // read and only their transpose is written, which the caller promises to be valid.
         unsafe {
             let read = ((1u32 << cols) - 1) as __mmask16;
             let mut v = [_mm512_setzero_ps(); 16];

@@ -1,18 +1,18 @@
-//! Denormal numbers cost a hundred times an ordinary operation on many CPUs, and optimizer states
-//! decay into them. While a [`FlushDenormals`] lives, its thread treats them as zero.
+//! Operations on denormal numbers take a hundred times as long as others on many CPUs, and optimizer states
+//! decay into them. While a [`FlushDenormals`] exists, its thread treats them as zero.
 
 use std::marker::PhantomData;
 
-/// Sets the mode of this thread; restores what it was when dropped.
+/// Sets the mode of this thread, and restores the previous one when dropped.
 #[derive(Debug)]
 pub struct FlushDenormals {
     saved: u64,
-    /// The mode is a thread's: the guard must not move to another.
+    /// The mode belongs to the thread, so the guard must not move to another.
     thread: PhantomData<*const ()>,
 }
 
 impl FlushDenormals {
-    /// Flushes from now on.
+    /// Starts to flush denormals.
     #[inline]
     #[allow(clippy::new_without_default)] // it acts
     pub fn new() -> Self {
@@ -39,7 +39,7 @@ mod register {
     #[inline]
     pub fn control() -> u64 {
         let mut mxcsr = 0u32;
-        // SAFETY: stores the register into a local; SSE is in the baseline of x86-64.
+        // SAFETY: stores the register into a local variable; SSE is in the baseline of x86-64.
         unsafe { asm!("stmxcsr [{}]", in(reg) &mut mxcsr, options(nostack, preserves_flags)) };
         u64::from(mxcsr)
     }
@@ -47,9 +47,10 @@ mod register {
     #[inline]
     pub fn set_control(value: u64) {
         let mxcsr = value as u32;
-        // SAFETY: loads a value that was read from the register, but for the two flush bits. Rust assumes the default
-        // mode, so that arithmetic which it moved across this could come out either way, within its error. What a
-        // region computes is behind calls through pointers, which it cannot look into: there, nothing moves.
+        // SAFETY: loads a value that was read from the register, with only the two flush bits changed. Rust
+        // assumes the default mode, so arithmetic that the compiler moved across this could be done in either
+        // mode, within its error. What a region computes is behind calls through pointers, into which the
+        // compiler cannot see, so it moves nothing there.
         unsafe { asm!("ldmxcsr [{}]", in(reg) &mxcsr, options(nostack, preserves_flags)) };
     }
 }
@@ -71,14 +72,14 @@ mod register {
 
     #[inline]
     pub fn set_control(value: u64) {
-        // SAFETY: writes what was read, but for the flush bit.
+        // SAFETY: writes back what was read, with only the flush bit changed; as on x86-64.
         unsafe { asm!("msr fpcr, {}", in(reg) value, options(nostack, preserves_flags)) };
     }
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod register {
-    /// No such mode is known here; denormals are computed with.
+    /// No such mode is known here; denormals are not flushed.
     pub const FLUSH: u64 = 0;
     pub fn control() -> u64 {
         0

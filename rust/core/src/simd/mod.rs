@@ -1,17 +1,16 @@
 //! Vectors of the machine behind one trait, and the instruction sets (ISAs) that provide them.
 //!
-//! An algorithm is written once, generic over a token `S: Simd<T>`, as safe code over slices
-//! ([`zip_map`], [`Simd::load`]). A token can be constructed only where the CPU has its
-//! instructions, so code that holds one is safe to run. [`Simd::run`] is the only door: it enters a
-//! function that is compiled with the ISA's target features, and everything called from there
-//! that is `#[inline(always)]` is compiled with them too.
+//! An algorithm is written once, generic over a token `S: Simd<T>`, as safe code over slices ([`zip_map`],
+//! [`Simd::load`]). A token can be constructed only if the CPU has its instructions, so code that holds one
+//! is safe to run. [`Simd::run`] is the only entry: it enters a function that is compiled with the ISA's
+//! target features, and everything called from there that is `#[inline(always)]` is compiled with them too.
 //!
 //! ```text
 //! dispatch(isa, op)  ─►  token.run(op)  ─►  #[target_feature] fn  ─►  op.eval(token)   (inlined)
 //! ```
 //!
-//! Here are the trait, the loops and the list of sets; each set has a room of its own, and `vectors` has what is done to
-//! arrays of numbers all over the place.
+//! This module has the trait, the loops and the list of ISAs; each ISA has a module of its own, and `vectors`
+//! has common operations on arrays.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -42,10 +41,10 @@ pub use neon::Neon;
 pub use portable::Portable;
 pub use vectors::{add, add_scaled, all_finite, lerp, max_abs};
 
-/// Tokens of what this platform cannot have.
+/// Tokens that cannot exist on this platform.
 #[cfg(not(target_arch = "x86_64"))]
 mod bf16 {
-    /// Token of products of bfloat16.
+    /// Token of bfloat16 products.
     #[derive(Clone, Copy, Debug)]
     pub struct Bf16(());
     /// Token of Intel's tile unit.
@@ -67,7 +66,7 @@ mod bf16 {
     }
 }
 
-/// No vector has more lanes than this.
+/// Largest number of lanes of any vector.
 pub const MAX_LANES: usize = 16;
 
 /// An operation that can run with any token: the body of a `#[target_feature]` function.
@@ -75,7 +74,7 @@ pub const MAX_LANES: usize = 16;
 /// `eval` must be `#[inline(always)]`, and so must all that it calls per vector, down to the trait
 /// methods: a function boundary in between would be compiled for the baseline and be slow.
 pub trait Op<T: Element> {
-    /// What the operation gives back.
+    /// What the operation returns.
     type Output;
     /// Runs the operation.
     fn eval<S: Simd<T>>(self, s: S) -> Self::Output;
@@ -83,8 +82,8 @@ pub trait Op<T: Element> {
 
 /// Vectors of `T` on one instruction set. The token itself is a zero-sized proof that the CPU has it.
 ///
-/// All arithmetic is IEEE 754 per lane. [`fma`](Simd::fma) is fused where the ISA can fuse, which
-/// [`FUSED`](Simd::FUSED) tells.
+/// All arithmetic is IEEE 754 per lane. [`fma`](Simd::fma) is fused if the ISA can fuse, as
+/// [`FUSED`](Simd::FUSED) says.
 pub trait Simd<T: Element>: Kernels<T> + Copy + Send + Sync + 'static {
     /// A vector of `N` lanes.
     type V: Copy;
@@ -125,8 +124,8 @@ pub trait Simd<T: Element>: Kernels<T> + Copy + Send + Sync + 'static {
     /// `p` must be valid for writing `n` elements.
     unsafe fn store_first(self, p: *mut T, n: usize, v: Self::V);
 
-    /// `to[j, i] = from[i, j]` for `rows` × `cols` elements of `from`, at most N of each; both matrices
-    /// have contiguous rows, so many elements apart.
+    /// `to[j, i] = from[i, j]` for the `rows` × `cols` elements of `from`, at most N of each. Both matrices
+    /// have contiguous rows, `from_row` and `to_row` elements apart.
     ///
     /// # Safety
     /// The elements of both must be valid, those of `to` for writing.
@@ -142,7 +141,7 @@ pub trait Simd<T: Element>: Kernels<T> + Copy + Send + Sync + 'static {
     ) {
         for i in 0..rows {
             for j in 0..cols {
-                // SAFETY: handed on from the caller.
+                // SAFETY: i < rows and j < cols, and the caller promises that those elements are valid.
                 unsafe { *to.add(j * to_row + i) = *from.add(i * from_row + j) };
             }
         }
@@ -156,8 +155,8 @@ pub trait Simd<T: Element>: Kernels<T> + Copy + Send + Sync + 'static {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a / b`
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
-    /// `a / b` where b and the quotient are normal numbers of moderate size; rounded as division does but
-    /// in rare cases, where it may be the neighbour.
+    /// `a / b` where b and the quotient are normal numbers of moderate size; rounded as by division, except
+    /// in rare cases, where it may be the neighbouring number.
     #[inline(always)]
     fn quotient(self, a: Self::V, b: Self::V) -> Self::V {
         self.div(a, b)
@@ -180,9 +179,9 @@ pub trait Simd<T: Element>: Kernels<T> + Copy + Send + Sync + 'static {
     fn scale(self, a: Self::V, n: Self::V) -> Self::V;
     /// `(m, e)` with `a = m · 2^e`, `m ∈ [1, 2)`, for normal positive `a`.
     fn split_exponent(self, a: Self::V) -> (Self::V, Self::V);
-    /// For each lane a column of `table`: the number of quarters of octaves from ⅛ up to `a` ≥ 0, or the first
-    /// below that. `a` is less than 32 quarters above, or NaN, which gives any. `None` where there are no
-    /// instructions for tables in registers.
+    /// For each lane, a column of `table`: that of the quarter octave, counted from ⅛, in which `a` ≥ 0 lies,
+    /// or the first column below ⅛. `a` must be below the end of the table; NaN gives any column. `None` if
+    /// there are no instructions for tables in registers.
     #[inline(always)]
     fn pieces<const K: usize>(self, a: Self::V, table: &[[T; 32]; K]) -> Option<[Self::V; K]> {
         let _ = (a, table);
@@ -192,7 +191,7 @@ pub trait Simd<T: Element>: Kernels<T> + Copy + Send + Sync + 'static {
     fn lt(self, a: Self::V, b: Self::V) -> Self::M;
     /// Per lane `yes` where `m` is set, else `no`.
     fn select(self, m: Self::M, yes: Self::V, no: Self::V) -> Self::V;
-    /// The sum over the lanes, added pairwise: a tree that the lane count fixes.
+    /// The sum of the lanes, added pairwise in a tree fixed by the lane count.
     fn reduce_add(self, v: Self::V) -> T;
     /// The largest lane (unspecified with a NaN).
     fn reduce_max(self, v: Self::V) -> T;
@@ -201,7 +200,7 @@ pub trait Simd<T: Element>: Kernels<T> + Copy + Send + Sync + 'static {
     #[inline(always)]
     fn load(self, from: &[T]) -> Self::V {
         assert!(from.len() >= Self::N);
-        // SAFETY: the slice holds at least N elements.
+        // SAFETY: the slice holds at least N elements, as just checked.
         unsafe { self.load_ptr(from.as_ptr()) }
     }
 
@@ -209,7 +208,7 @@ pub trait Simd<T: Element>: Kernels<T> + Copy + Send + Sync + 'static {
     #[inline(always)]
     fn load_partial(self, from: &[T]) -> Self::V {
         assert!(from.len() <= Self::N);
-        // SAFETY: exactly the slice's elements are read.
+        // SAFETY: exactly the slice's elements are read, at most N as just checked.
         unsafe { self.load_first(from.as_ptr(), from.len()) }
     }
 
@@ -217,7 +216,7 @@ pub trait Simd<T: Element>: Kernels<T> + Copy + Send + Sync + 'static {
     #[inline(always)]
     fn store(self, into: &mut [T], v: Self::V) {
         assert!(into.len() >= Self::N);
-        // SAFETY: the slice holds at least N elements.
+        // SAFETY: the slice holds at least N elements, as just checked.
         unsafe { self.store_ptr(into.as_mut_ptr(), v) }
     }
 
@@ -225,7 +224,7 @@ pub trait Simd<T: Element>: Kernels<T> + Copy + Send + Sync + 'static {
     #[inline(always)]
     fn store_partial(self, into: &mut [T], v: Self::V) {
         assert!(into.len() <= Self::N);
-        // SAFETY: exactly the slice's elements are written.
+        // SAFETY: exactly the slice's elements are written, at most N as just checked.
         unsafe { self.store_first(into.as_mut_ptr(), into.len(), v) }
     }
 
@@ -246,10 +245,10 @@ pub trait Simd<T: Element>: Kernels<T> + Copy + Send + Sync + 'static {
     }
 }
 
-/// `writes ← f(writes, reads)` over slices of one length, a vector at a time, the rest masked.
+/// `writes ← f(writes, reads)` over slices of the same length, a vector at a time, with the rest masked.
 ///
-/// Lanes behind the end hold zero while `f` runs and are not stored. `f` should be
-/// `#[inline(always)]`, see [`Op`].
+/// Lanes beyond the end hold zero while `f` runs and are not stored. `f` should be `#[inline(always)]`, see
+/// [`Op`].
 ///
 /// # Panics
 /// If the slices differ in length.
@@ -269,8 +268,8 @@ pub fn zip_map<T: Element, S: Simd<T>, const W: usize, const R: usize>(
     );
 }
 
-/// [`zip_map`] for slices that may be too long for the caches: where they are, it asks for what lies
-/// 2 KB ahead, because several streams side by side are more than hardware foresees.
+/// [`zip_map`] for slices that may be too long for the caches: for those it prefetches 2 KB ahead, because
+/// several parallel streams are too much for the hardware prefetcher.
 ///
 /// # Panics
 /// If the slices differ in length.
@@ -290,11 +289,11 @@ pub fn stream_map<T: Element, S: Simd<T>, const W: usize, const R: usize>(
     );
 }
 
-/// [`stream_map`] with sums over all elements of what `f` gives beside: of short runs in `T`, over these in
-/// double precision. Lanes behind the end count too; `f` must give 0 for zeros.
+/// [`stream_map`], which also sums over all elements what `f` returns besides: over short runs in `T`, over
+/// the runs in double precision. Lanes beyond the end count too, so `f` must return 0 for zeros.
 ///
 /// # Panics
-/// If the slices differ in length, or there are none.
+/// If the slices differ in length, or there are no slices.
 #[inline(always)]
 pub fn stream_sum<T: Element, S: Simd<T>, const W: usize, const R: usize, const K: usize>(
     s: S,
@@ -310,12 +309,12 @@ pub fn stream_sum<T: Element, S: Simd<T>, const W: usize, const R: usize, const 
     }
 }
 
-/// Bytes ahead of the work that [`stream_map`] asks for.
+/// How far ahead [`stream_map`] prefetches, in bytes.
 const AHEAD: usize = 2048;
-/// Bytes of a slice from which [`stream_map`] looks ahead: below, the streams fit the second-level cache.
+/// Bytes of a slice from which [`stream_map`] prefetches: below, the streams fit the second-level cache.
 const LONG: usize = 128 * 1024;
 
-/// Vectors whose sum is taken before it is added to that of others in double precision.
+/// Vectors that are summed before their sum is added to the others in double precision.
 const SUMMED: usize = 64;
 
 #[inline(always)]
@@ -332,8 +331,8 @@ fn zip<T: Element, S: Simd<T>, const W: usize, const R: usize, const K: usize, c
     let full = len - len % S::N;
     let mut totals = [0.0; K];
     let mut sums = [s.splat(T::ZERO); K];
-    // SAFETY: all slices have `len` elements; [i, i + N) lies below `full`, the tail in [full, len).
-    // The mutable slices are disjoint from all others because they came in as references.
+    // SAFETY: all slices have `len` elements; [i, i + N) lies below `full`, the tail in [full, len). The
+    // mutable slices are disjoint from all others, since they came in as references.
     unsafe {
         let mut i = 0;
         while i < full {
@@ -368,7 +367,7 @@ fn zip<T: Element, S: Simd<T>, const W: usize, const R: usize, const K: usize, c
     totals
 }
 
-/// Adds sums to totals, and sets them back.
+/// Adds sums to totals, and resets the sums to zero.
 #[inline(always)]
 fn take<T: Element, S: Simd<T>, const K: usize>(s: S, sums: &mut [S::V; K], totals: &mut [f64; K]) {
     for (sum, total) in sums.iter_mut().zip(totals) {
@@ -377,11 +376,11 @@ fn take<T: Element, S: Simd<T>, const K: usize>(s: S, sums: &mut [S::V; K], tota
     }
 }
 
-/// Asks for the cache line of an address, which need not exist.
+/// Prefetches the cache line of an address, which need not be valid.
 #[inline(always)]
 pub(crate) fn prefetch<T>(p: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint, which reads nothing; SSE is in the baseline.
+    // SAFETY: a prefetch is a hint, which is allowed for any address; SSE is in the baseline of x86-64.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast())
     }
@@ -389,12 +388,12 @@ pub(crate) fn prefetch<T>(p: *const T) {
     let _ = p; // no stable intrinsic; such CPUs prefetch several streams themselves
 }
 
-/// The same for what only later thousands of cycles need. `WRITE`: it will be written, and no other core
-/// shall keep it.
+/// The same for what is needed only thousands of cycles later. `WRITE`: it will be written, so no other core
+/// should keep it.
 #[inline(always)]
 pub(crate) fn prefetch_later<T, const WRITE: bool>(p: *const T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: hints, which read nothing; CPUs that do not know `prefetchw` take it for a no-operation.
+    // SAFETY: hints, which are allowed for any address; CPUs without `prefetchw` treat it as a no-operation.
     unsafe {
         if WRITE {
             std::arch::asm!("prefetchw [{}]", in(reg) p, options(nostack, preserves_flags, readonly));
@@ -406,7 +405,7 @@ pub(crate) fn prefetch_later<T, const WRITE: bool>(p: *const T) {
     let _ = p;
 }
 
-/// An instruction set that kernels exist for, from the plainest to the widest.
+/// An instruction set for which there are kernels, from the plainest to the widest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
     /// Plain Rust that the compiler vectorizes for the platform's baseline.
@@ -420,7 +419,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// The lower-case name, as `THALWEG_ISA` takes it.
+    /// The lower-case name, as in `THALWEG_ISA`.
     pub const fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
@@ -430,7 +429,7 @@ impl Isa {
         }
     }
 
-    /// What this CPU can run, from the plainest to the widest.
+    /// The ISAs that this CPU can run, from the plainest to the widest.
     pub fn available() -> Vec<Isa> {
         [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512]
             .into_iter()
@@ -453,7 +452,7 @@ impl Isa {
         }
     }
 
-    /// The cap that `THALWEG_ISA` sets, as it was written, if it was set.
+    /// The cap that `THALWEG_ISA` sets, as written, if it is set.
     pub fn cap() -> Option<String> {
         std::env::var("THALWEG_ISA").ok().filter(|v| !v.is_empty())
     }
@@ -461,7 +460,7 @@ impl Isa {
     /// The ISA that kernels use: the widest available one, capped by `THALWEG_ISA`; read once.
     ///
     /// # Errors
-    /// If `THALWEG_ISA` is not a name of an ISA; the text says which there are.
+    /// If `THALWEG_ISA` is not the name of an ISA; the text lists the names.
     pub fn detect() -> Result<Isa, String> {
         static DETECTED: OnceLock<Result<Isa, String>> = OnceLock::new();
         DETECTED
@@ -489,13 +488,13 @@ impl fmt::Display for Isa {
     }
 }
 
-/// Runs `op` with the token of `isa`, or of the portable code where the CPU lacks it.
+/// Runs `op` with the token of `isa`, or of the portable code if the CPU lacks that ISA.
 #[inline]
 pub fn dispatch<T: Element, O: Op<T>>(isa: Isa, op: O) -> O::Output {
     T::dispatch(isa, op)
 }
 
-/// The body of [`Element::dispatch`], which is where both the type and the token are known.
+/// The body of [`Element::dispatch`], where both the type and the token are known.
 macro_rules! dispatch_body {
     ($isa:ident, $op:ident) => {
         match $isa {

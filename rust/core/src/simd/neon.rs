@@ -25,8 +25,8 @@ impl Neon {
     }
 }
 
-// SAFETY, for every block in this macro: the token proves that the CPU has NEON, so the intrinsics
-// may run; pointers are valid as far as they are used by the contract of `Simd`.
+// SAFETY, for every block in this macro: the token proves that the CPU has NEON, so the intrinsics may run;
+// pointers are valid for as many elements as are used, which the contract of `Simd` demands of the caller.
 macro_rules! neon {
     ($t:ident, $n:literal, $v:ident, $m:ident, $dup:ident, $ld1:ident, $st1:ident,
      $add:ident, $sub:ident, $mul:ident, $div:ident, $sqrt:ident, $fma:ident,
@@ -115,7 +115,7 @@ macro_rules! neon {
         }
         #[inline(always)]
         fn max(self, a: Self::V, b: Self::V) -> Self::V {
-            // A select, because NEON's own maximum treats NaN otherwise than x86's.
+            // A select, because NEON's own maximum treats NaN differently from x86's.
             // SAFETY: see above.
             unsafe { $bsl($clt(b, a), a, b) }
         }
@@ -151,7 +151,7 @@ macro_rules! neon {
                 let bits = $as_int(a);
                 let mantissa = $and_int(bits, $dup_int((1 << $mantissa) - 1));
                 let m = $or_int(mantissa, $dup_int((1.0 as $t).to_bits() as $bits));
-                // The sign bit is zero (a > 0), so that the arithmetic shift is a logical one.
+                // The sign bit is zero (a > 0), so the arithmetic shift acts as a logical one.
                 ($as_float(m), $from_int($sub_int($shr::<$mantissa>(bits), $dup_int($bias))))
             }
         }

@@ -1,4 +1,4 @@
-//! The plain ISA: short arrays that the compiler maps to whatever the platform's baseline has.
+//! The plain ISA: short arrays that the compiler maps to whatever the platform's baseline offers.
 
 use super::{Isa, Op, Simd};
 
@@ -17,8 +17,8 @@ macro_rules! portable {
 
             #[inline(always)]
             fn run<O: Op<$t>>(self, op: O) -> O::Output {
-                // A function of its own, as where there are target features: else operations that run others
-                // grow without end.
+                // A separate function, as for ISAs with target features: otherwise operations that run others
+                // would grow without limit.
                 #[inline(never)]
                 fn enter<O: Op<$t>>(s: Portable, op: O) -> O::Output {
                     op.eval(s)
@@ -81,7 +81,7 @@ macro_rules! portable {
             }
             #[inline(always)]
             fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-                // Not fused: without the instruction a fused result takes a library call per lane.
+                // Not fused: without the instruction, a fused result would take a library call per lane.
                 std::array::from_fn(|i| a[i] * b[i] + c[i])
             }
             #[inline(always)]

@@ -1,4 +1,4 @@
-//! Every operation of every available ISA, lane by lane, against the same operation on one number.
+//! Every operation of every available ISA, lane by lane, against the same operation on single numbers.
 
 use super::*;
 
@@ -83,7 +83,7 @@ impl<T: Element> Op<T> for Check {
         let root = Self::lanes(s, s.sqrt(s.splat(T::lit(2.0))));
         assert_eq!(root[0], T::lit(if T::EPSILON > 1e-10 { 2f32.sqrt() as f64 } else { 2f64.sqrt() }));
 
-        // Masked edges neither read nor write behind n; reductions take every lane.
+        // Masked edges neither read nor write beyond n; reductions include every lane.
         for k in 0..=n {
             let source: Vec<T> = (0..k).map(|i| T::lit(i as f64 + 1.0)).collect();
             let v = s.load_partial(&source);
@@ -109,11 +109,11 @@ impl<T: Element> Op<T> for Check {
             assert!(is_nan(max_abs(S::ISA, &values)) && !all_finite(S::ISA, &values));
         }
 
-        // Every transpose of a part of a square, which writes nothing else.
+        // Transposes of every part of a square, which write nothing else.
         for (rows, cols) in (0..=n).flat_map(|r| (0..=n).map(move |c| (r, c))) {
             let from: Vec<T> = (0..rows * (cols + 2)).map(|i| T::lit(i as f64)).collect();
             let mut to = vec![nan; cols * (rows + 1)];
-            // SAFETY: both hold so many rows of so many elements.
+            // SAFETY: both hold that many rows of that many elements.
             unsafe { s.transpose(from.as_ptr(), cols + 2, to.as_mut_ptr(), rows + 1, rows, cols) };
             for (place, x) in to.iter().enumerate() {
                 match (place / (rows + 1), place % (rows + 1)) {
@@ -123,7 +123,7 @@ impl<T: Element> Op<T> for Check {
             }
         }
 
-        // zip_map over every length around two vectors; stream_map also where it looks ahead.
+        // zip_map with every length up to two vectors and a bit; stream_map also where it prefetches.
         for len in (0..=2 * n + 1).chain([100_003]) {
             let a: Vec<T> = (0..len).map(|i| T::lit((i % 1000) as f64)).collect();
             let (mut sum, mut streamed) = (vec![T::ONE; len], vec![T::ONE; len]);

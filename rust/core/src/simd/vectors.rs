@@ -1,4 +1,4 @@
-//! What is done to arrays of numbers all over the place.
+//! Common operations on arrays of numbers.
 
 use super::{Isa, Op, Simd, dispatch, stream_map};
 use crate::element::Element;
@@ -71,14 +71,14 @@ pub fn lerp<T: Element>(isa: Isa, into: &mut [T], tau: f64, from: &[T]) {
     dispatch(isa, Lerp(into, tau, from));
 }
 
-/// Whether no element is NaN or infinite.
+/// Whether all elements are finite.
 pub fn all_finite<T: Element>(isa: Isa, values: &[T]) -> bool {
     struct AllFinite<'a, T>(&'a [T]);
     impl<T: Element> Op<T> for AllFinite<'_, T> {
         type Output = bool;
         #[inline(always)]
         fn eval<S: Simd<T>>(self, s: S) -> bool {
-            // x·0 is 0 for finite x and NaN else, and a NaN survives addition.
+            // x·0 is 0 for finite x and NaN otherwise, and a NaN survives addition.
             let zero = s.splat(T::ZERO);
             let mut sums = [zero; 4];
             let blocks = self.0.chunks_exact(4 * S::N);
@@ -98,7 +98,7 @@ pub fn all_finite<T: Element>(isa: Isa, values: &[T]) -> bool {
     dispatch(isa, AllFinite(values))
 }
 
-/// The largest absolute value, 0 of none; NaN or infinite if an element is.
+/// The largest absolute value, or 0 if there are no elements; not finite if an element is not.
 pub fn max_abs<T: Element>(isa: Isa, values: &[T]) -> T {
     struct MaxAbs<'a, T>(&'a [T]);
     impl<T: Element> Op<T> for MaxAbs<'_, T> {

@@ -1,19 +1,22 @@
-//! The pool: runs the phases of a job on several threads, with as little waiting as can be.
+//! The thread pool: runs the phases of a job on several threads, with as little waiting as possible.
 //!
-//! A [`Job`] is a sequence of phases; a phase is a number of items that may run in any order, on any
-//! thread. A phase begins when all items of the one before are done.
+//! A [`Job`] is a sequence of phases; a phase is a number of items that may run in any order, on any thread.
+//! A phase begins when all items of the previous one are done.
 //!
-//! * **Nobody waits for a thread, only for work that a thread has begun.** Items are claimed one by
-//!   one; a worker that the system has put aside holds no item, and the caller finishes alone.
-//! * Each thread has a share of the items, the same in every phase of so many, so that the same rows tend
-//!   to meet the same cache; when it is done, and the others are not soon after, it helps them.
+//! * **Nobody waits for a thread, only for work that a thread has begun.** Items are claimed one by one, so a
+//!   worker that the operating system has suspended holds back nothing that it has not begun, and the caller
+//!   can finish alone.
+//! * Each thread has a share of the items, the same in every phase with the same number of items, so that the
+//!   same rows tend to find the same cache. A thread that is done helps the others if they do not finish soon
+//!   after.
 //! * Workers spin for some tens of microseconds after their last item, then park.
 //! * If the pool is busy with another caller's job, the job runs on the caller alone.
 //!
-//! Results cannot depend on who runs an item: items are independent, and each has its order fixed.
+//! Results cannot depend on who runs an item: items are independent, and the order of work within each is
+//! fixed.
 //!
-//! Here is what others see: how many threads there are, and [`run`]; `pool` has the threads and their protocol, and
-//! `trial` finds out whether a short job should have them at all.
+//! This module has what callers need: the number of threads, and [`run`]. `pool` has the threads and their
+//! protocol; `trial` finds out whether a short job should run on several threads at all.
 
 mod pool;
 #[cfg(test)]
@@ -30,7 +33,7 @@ use self::pool::Pool;
 pub use self::trial::Trial;
 use crate::simd::FlushDenormals;
 
-/// Work in phases of independent items.
+/// Work divided into phases of independent items.
 pub trait Job: Sync {
     /// Number of phases.
     fn phases(&self) -> usize;
@@ -40,7 +43,7 @@ pub trait Job: Sync {
     fn run(&self, phase: usize, item: usize, worker: usize);
 }
 
-/// Most threads of a region.
+/// Largest number of threads of a region (one call of [`run`]).
 pub const MAX_THREADS: usize = 256;
 
 static REQUESTED: AtomicUsize = AtomicUsize::new(0);
@@ -57,11 +60,11 @@ pub enum ThreadsFrom {
 }
 
 thread_local! {
-    /// How many threads regions of this caller may use, at most.
+    /// Upper limit on the threads of regions that the calling thread starts.
     static OWN: Cell<usize> = const { Cell::new(MAX_THREADS) };
 }
 
-/// How many threads a region of this caller may use, and why.
+/// How many threads a region of the calling thread may use, and where that number came from.
 pub fn num_threads() -> (usize, ThreadsFrom) {
     let (n, from) = requested();
     (n.min(OWN.get()), from)
@@ -73,7 +76,7 @@ fn requested() -> (usize, ThreadsFrom) {
         0 => DEFAULT
             .get_or_init(|| {
                 for name in ["THALWEG_NUM_THREADS", "OMP_NUM_THREADS"] {
-                    // OpenMP allows a list, one number a nesting level; the first is ours.
+                    // OpenMP allows a list, one number per nesting level; the first is ours.
                     let value = std::env::var(name).ok();
                     let first = value.as_deref().and_then(|v| v.split(',').next());
                     if let Some(n) = first.and_then(|v| v.trim().parse::<usize>().ok()).filter(|&n| n > 0) {
@@ -95,14 +98,14 @@ pub fn available_cpus() -> usize {
 /// Sets how many threads regions may use, from 1 to [`MAX_THREADS`].
 ///
 /// # Panics
-/// If `n` is outside of that.
+/// If `n` is outside that range.
 pub fn set_num_threads(n: usize) {
     assert!((1..=MAX_THREADS).contains(&n));
     REQUESTED.store(n, Ordering::Relaxed);
 }
 
-/// Sets how many threads regions of the calling thread may use, at most: others that call at the same time are to have
-/// CPUs too.
+/// Limits how many threads regions of the calling thread may use, so that threads that call at the same time
+/// get CPUs too.
 ///
 /// # Panics
 /// If `n` is 0.
@@ -111,17 +114,17 @@ pub fn limit_own_threads(n: usize) {
     OWN.set(n);
 }
 
-/// Forgets the pool, whose threads did not survive a fork. To be called in the child.
+/// Forgets the pool, whose threads do not survive a fork. To be called in the child process.
 pub fn after_fork() {
     Pool::forget();
 }
 
 /// Runs all phases of `job` on at most `threads` threads, the caller among them.
 ///
-/// Denormal numbers are flushed to zero meanwhile; the caller's mode is restored.
+/// Denormal numbers are flushed to zero meanwhile; the caller's mode is restored afterwards.
 ///
 /// # Panics
-/// With the first panic of an item, after all threads have left the job; later phases are not begun.
+/// With the first panic of an item, after all threads have left the job; later phases do not begin.
 pub fn run(job: &dyn Job, threads: usize) {
     let _mode = FlushDenormals::new();
     #[cfg(test)]
@@ -131,7 +134,7 @@ pub fn run(job: &dyn Job, threads: usize) {
     if threads > 1 {
         let pool = Pool::get();
         let region = match pool.region().try_lock() {
-            // A panic came out there, after all threads had left the job.
+            // A job of another caller panicked, after all threads had left it: the pool itself is intact.
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             other => other.ok(),
         };

@@ -1,18 +1,18 @@
-//! The threads of the pool, and the protocol by which phases pass among them.
+//! The threads of the pool, and the protocol by which they pass from phase to phase.
 //!
-//! One word, `phase`, holds a stamp that grows with every phase, the number of threads
-//! that may take part, and the number of items. Each thread's share has a word of its own, with the stamp
-//! of the phase that it was last used in and how many of its items have been claimed then. An item is
-//! claimed by exchanging that word for the phase's stamp and one item more; an older stamp counts as none
-//! claimed, so that nobody has to set the words back. Once a phase has ended, every share that has items
-//! says that all are claimed, or has a later stamp: a late thread with an old phase gets nothing. Threads
-//! count what they have completed; who completes the last item publishes the next phase. The job itself
-//! is read only by a thread that holds a claim which is not counted yet, which proves that the caller is
-//! still there.
+//! One word, `phase`, holds a stamp that grows with every phase, the number of threads that may take part,
+//! and the number of items. Each thread's share has a word of its own, which holds the stamp of the phase it
+//! was last used in and how many of its items have been claimed in that phase. An item is claimed by
+//! exchanging that word for one with the current phase's stamp and one more item; an older stamp counts as
+//! nothing claimed, so nobody has to reset the words. Once a phase has ended, the word of every share that
+//! had items says that all are claimed, or has a later stamp, so a late thread that still has the old phase
+//! gets nothing. Threads count the items they have completed; the thread that completes the last one
+//! publishes the next phase. Only a thread that holds a claim not yet counted reads the job itself: such a
+//! claim proves that the caller is still there.
 //!
-//! What limits a short phase is how often a cache line must pass from core to core. So a share's word is
-//! touched by its own thread only, unless somebody helps; a thread counts its items in one go; and that
-//! count, the phase and where the job is share a line.
+//! What limits a short phase is how often a cache line must pass from core to core. So the word of a share is
+//! touched by its own thread only, unless somebody helps; a thread counts all its items at once; and that
+//! count, the phase and the pointer to the job share one cache line.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -25,20 +25,20 @@ use std::time::{Duration, Instant};
 use super::{Job, MAX_THREADS};
 use crate::simd::FlushDenormals;
 
-/// Claims that a phase has room for; phases with more items hand them out in runs.
+/// Most claims in a phase; phases with more items hand them out in runs.
 pub(super) const MAX_CLAIMS: usize = 1024;
-/// Looks at the phase, some nanoseconds each, before a thread pauses between them: a pause takes longer than
-/// a line needs to pass between cores.
+/// How often a thread looks at the phase, some nanoseconds each, before it pauses between looks: a pause
+/// takes longer than a cache line needs to pass between cores.
 const EAGER: u32 = 1000;
-/// Looks at the phase before a thread helps others with their shares: a fraction of a microsecond, which an item that
-/// is worth it outlasts.
+/// How often a thread looks at the phase before it helps others with their shares: a fraction of a
+/// microsecond. An item worth helping with takes longer.
 const PATIENCE: u32 = 300;
 const ITEM_BITS: u32 = 11;
 const WIDTH_BITS: u32 = 9;
 /// How long a worker looks for work before it parks.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// A phase as it is published.
+/// A phase, as published.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) struct Phase {
     pub stamp: u64,
@@ -64,19 +64,19 @@ impl Phase {
 #[derive(Clone, Copy)]
 struct Current {
     job: *const (dyn Job + 'static),
-    /// Stamp of the job's first phase.
+    /// Stamp of the job's phase 0, whether or not that phase has items.
     first: u64,
 }
 
-#[repr(align(128))] // a line of its own, and the neighbour that the prefetcher brings along
+#[repr(align(128))] // a cache line of its own, and the neighbour that the prefetcher fetches with it
 struct Line<T>(T);
 
 /// What the phases of a region pass through.
 struct Board {
     phase: AtomicU64,
-    /// Claims of the phase that are completed and counted.
+    /// Claims of the phase that have been completed and counted.
     done: AtomicU32,
-    /// Whether an item of the region panicked: what is left is counted, and not run.
+    /// Whether an item of the region panicked: the remaining claims are counted, but not run.
     failed: AtomicBool,
     current: UnsafeCell<Option<Current>>,
 }
@@ -84,7 +84,8 @@ struct Board {
 pub(super) struct Pool {
     region: Mutex<()>,
     board: Line<Board>,
-    /// By thread: stamp of the phase that its share was last used in, and the claims made of it then.
+    /// For each thread, the stamp of the phase its share was last used in, and how many claims were made in
+    /// that phase.
     shares: Box<[Line<AtomicU64>]>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     workers: AtomicUsize,
@@ -92,16 +93,18 @@ pub(super) struct Pool {
     parked: Box<[Line<Parked>]>,
 }
 
-/// A worker's bed.
+/// Where a worker sleeps.
 struct Parked {
     asleep: AtomicBool,
     thread: OnceLock<Thread>,
 }
 
-// SAFETY: `current` is written by the caller between regions, when no claim is open, and read only by
-// threads that hold a claim of the region; see the module's text.
+// SAFETY: the only field that is not `Sync` is `current`. The caller that holds the region lock writes it
+// between regions, when no claim is open; threads read it only while they hold an uncounted claim of the
+// region, which they can get only after an acquiring load of the phase that the caller published after
+// writing. See the module's text.
 unsafe impl Sync for Pool {}
-// SAFETY: as above; nothing in it is bound to a thread.
+// SAFETY: `current` points to a `Job`, which is `Sync`; nothing else is bound to a thread.
 unsafe impl Send for Pool {}
 
 static POOL: AtomicPtr<Pool> = AtomicPtr::new(std::ptr::null_mut());
@@ -109,16 +112,16 @@ static POOL: AtomicPtr<Pool> = AtomicPtr::new(std::ptr::null_mut());
 impl Pool {
     /// Forgets the pool.
     pub fn forget() {
-        // Leaked: its locks may be held by threads that no longer exist.
+        // Leaked, not dropped: its locks may be held by threads that no longer exist.
         POOL.store(std::ptr::null_mut(), Ordering::Release);
     }
 
-    /// Held by the caller whose region runs.
+    /// Lock held by the caller whose region is running.
     pub fn region(&self) -> &Mutex<()> {
         &self.region
     }
 
-    /// The pool, made if need be.
+    /// The pool, created if necessary.
     pub fn get() -> &'static Pool {
         let existing = POOL.load(Ordering::Acquire);
         let pool = if existing.is_null() {
@@ -126,7 +129,8 @@ impl Pool {
             match POOL.compare_exchange(std::ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => fresh,
                 Err(other) => {
-                    // SAFETY: `fresh` came from Box::into_raw and was seen by nobody else.
+                    // SAFETY: `fresh` came from Box::into_raw, and the exchange failed, so nobody else has
+                    // seen it.
                     drop(unsafe { Box::from_raw(fresh) });
                     other
                 }
@@ -134,7 +138,7 @@ impl Pool {
         } else {
             existing
         };
-        // SAFETY: a published pool is never freed.
+        // SAFETY: the pointer came from Box::into_raw, and a published pool is never freed.
         unsafe { &*pool }
     }
 
@@ -156,7 +160,7 @@ impl Pool {
         }
     }
 
-    /// Sees to it that workers 1 .. threads exist. Fewer are no error: the caller can finish alone.
+    /// Makes workers 1 .. threads exist. Having fewer is not an error: the caller can finish alone.
     fn grow(&'static self, threads: usize) {
         if self.workers.load(Ordering::Relaxed) + 1 >= threads {
             return;
@@ -171,15 +175,17 @@ impl Pool {
         }
     }
 
-    /// The caller's part of a region. The region lock is held.
+    /// The caller's part of a region. The caller must hold the region lock.
     pub fn run(&'static self, job: &dyn Job, threads: usize) {
         let phases = job.phases();
         let Some(start) = (0..phases).find(|&p| job.items(p) > 0) else { return };
         self.grow(threads);
         let before = Phase::unpack(self.board.0.phase.load(Ordering::Relaxed)).stamp;
         let first = before + 1;
-        // SAFETY: the lifetime is extended for as long as claims of this region can be held, and this
-        // function returns only when all are done. Nobody reads `current` now: no claim is open.
+        // SAFETY: the job is dereferenced only by holders of uncounted claims of this region, and this
+        // function returns only when all claims are counted, so the extended lifetime is never used. The
+        // write does not race: this thread holds the region lock, and no claim is open, so nobody reads
+        // `current` now.
         unsafe {
             let job: *const (dyn Job + '_) = job;
             let job = std::mem::transmute::<*const (dyn Job + '_), *const (dyn Job + 'static)>(job);
@@ -187,7 +193,7 @@ impl Pool {
         }
         self.publish(Phase { stamp: first + start as u64, width: threads, claims: claims(job.items(start)) });
 
-        // The stamp behind the last phase says that the region has ended.
+        // The stamp after that of the last phase says that the region has ended.
         let end = first + phases as u64;
         let mut helped = 0;
         loop {
@@ -205,7 +211,7 @@ impl Pool {
         }
     }
 
-    /// The caller's wait for a phase behind one that it can do nothing for any more.
+    /// Lets the caller wait for a phase after the one in which it can do nothing more.
     fn next_stamp(&self, helped: u64) -> Phase {
         let mut waited = 0;
         loop {
@@ -217,10 +223,11 @@ impl Pool {
         }
     }
 
-    /// Runs what it can of a phase: its own share, then that of others.
+    /// Does what it can in a phase: the thread's own share, then those of others.
     fn help(&self, phase: Phase, worker: usize) {
         self.share(phase, worker, worker);
-        // Whoever is about to finish should not lose the line of their share to a look at it.
+        // Looking at a share takes its cache line away from its thread, which may be about to finish: wait a
+        // little.
         for _ in 0..PATIENCE {
             if Phase::unpack(self.board.0.phase.load(Ordering::Acquire)).stamp != phase.stamp {
                 return;
@@ -234,7 +241,8 @@ impl Pool {
     /// Runs what is left of a share.
     fn share(&self, phase: Phase, of: usize, worker: usize) {
         let Some(claim) = self.claim(phase, of) else { return };
-        // SAFETY: the claim is ours and not counted, so the phase has not ended and the job is alive.
+        // SAFETY: we hold a claim that is not counted, so the phase has not ended: the job is alive, and
+        // nobody writes `current`.
         let Current { job, first } = unsafe { (*self.board.0.current.get()).expect("a region is under way") };
         // SAFETY: as above.
         let job = unsafe { &*job };
@@ -259,7 +267,7 @@ impl Pool {
             completed += 1;
             next = self.claim(phase, of);
         }
-        // The job may be gone once the last claim is counted: look ahead before.
+        // The job may be gone once the last claim is counted, so find the next phase first.
         let next = (index + 1..job.phases()).find(|&p| job.items(p) > 0);
         let next = match next {
             Some(p) => Phase { stamp: first + p as u64, claims: claims(job.items(p)), ..phase },
@@ -272,7 +280,7 @@ impl Pool {
 
     /// Claims the next item, or run of items, of a thread's share of a phase.
     fn claim(&self, phase: Phase, of: usize) -> Option<usize> {
-        // Where there are few, they are the first threads': a single one is the caller's.
+        // Few items go to the first threads: a single one goes to the caller.
         let begin = |thread: usize| (phase.claims * thread).div_ceil(phase.width);
         let (from, to) = (begin(of), begin(of + 1));
         let word = &self.shares[of].0;
@@ -307,7 +315,7 @@ impl Pool {
         }
     }
 
-    /// A worker's life.
+    /// The loop of a worker.
     fn work(&self, worker: usize) {
         let _mode = FlushDenormals::new();
         let mut seen = 0;
@@ -321,7 +329,7 @@ impl Pool {
         }
     }
 
-    /// Waits until the phase is another than `seen`: spinning first, then asleep.
+    /// Waits until the phase is no longer `seen`: spins first, then sleeps.
     fn next_phase(&self, seen: u64, worker: usize) -> u64 {
         let Parked { asleep, .. } = &self.parked[worker].0;
         loop {
@@ -338,7 +346,7 @@ impl Pool {
                 }
             }
             asleep.store(true, Ordering::SeqCst);
-            // A phase published since the last look might have missed the flag.
+            // Whoever published a phase since the last look may not have seen the flag: look again.
             while self.board.0.phase.load(Ordering::SeqCst) == seen && asleep.load(Ordering::SeqCst) {
                 std::thread::park();
             }
@@ -347,13 +355,13 @@ impl Pool {
     }
 }
 
-/// Claims that a number of items is handed out in.
+/// How many claims a number of items is handed out in.
 fn claims(items: usize) -> usize {
     let run = items.div_ceil(MAX_CLAIMS).max(1);
     items.div_ceil(run)
 }
 
-/// Waits a moment: not at all first, then busily, then giving the CPU to whoever holds the item.
+/// Waits a moment: at first not at all, then spinning, then giving up the CPU to whoever holds the item.
 fn relax(waited: &mut u32) {
     *waited = waited.saturating_add(1);
     match *waited {

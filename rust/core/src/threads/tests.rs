@@ -107,7 +107,7 @@ fn a_panic_comes_out_at_the_caller_and_the_pool_survives() {
             assert!(item != 2, "item two");
         }
     }
-    /// Whether another thread than the caller took part.
+    /// Whether a thread other than the caller took part.
     struct Shared(AtomicBool);
     impl Job for Shared {
         fn phases(&self) -> usize {
@@ -129,7 +129,7 @@ fn a_panic_comes_out_at_the_caller_and_the_pool_survives() {
     let job = Counting::new(&[4, 4], 0);
     run(&job, 2);
     job.check();
-    // Regions of other tests may have the pool now, but not for ever.
+    // Regions of other tests may hold the pool now, but not forever.
     let begin = Instant::now();
     let job = Shared(AtomicBool::new(false));
     while !job.0.load(Ordering::Relaxed) {

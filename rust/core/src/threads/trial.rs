@@ -1,44 +1,45 @@
-//! Whether a short job is done sooner by one thread or by several: that is tried, now and then.
+//! Finds out, by trying now and then, whether a short job is done sooner by one thread or by several.
 //!
-//! It depends on what nobody can know beforehand, and what changes while a program runs: how far apart the cores are that
-//! the system gives it, whether others work on them, and whether the caller comes back so soon that workers are still
-//! awake, or has to wake them each time. Who runs a job does not change its result, so there is nothing to lose but the
-//! time of the trials.
+//! That depends on what cannot be known in advance and changes while a program runs: how far apart the cores
+//! are that the operating system gives it, whether other processes use them, and whether the caller comes
+//! back so soon that workers are still awake or has to wake them each time. Who runs a job does not change
+//! its result, so trials cost nothing but time.
 
 use std::time::{Duration, Instant};
 
-/// Runs of each kind in a trial.
+/// Runs of each kind (usual and other) in a trial.
 const EACH: u32 = 5;
-/// First ones of these that say nothing: data are still in the caches of other cores.
+/// How many of these are ignored at the start: data are still in the caches of other cores.
 const COLD: u32 = 2;
-/// Runs from the start of a trial to that of the next: what the slower kind costs is lost in them.
+/// Runs from the start of one trial to that of the next: enough that the cost of the slower runs is
+/// negligible.
 const PERIOD: u32 = 1000;
-/// How much of the time the other kind may take at most for a change to it.
+/// The other kind becomes the usual one if it takes less than this fraction of the time.
 const SOONER: f64 = 0.97;
 
-/// Trials of a job that runs again and again. The first are with all threads.
+/// Trials of a job that runs again and again. The first runs use all threads.
 #[derive(Clone, Debug, Default)]
 pub struct Trial {
     /// Runs since the trial began.
     runs: u32,
     /// Whether one thread was found to be sooner.
     alone: bool,
-    /// Least time of what is usual now, and of the other kind.
+    /// Shortest time of the usual kind, and of the other.
     least: [Duration; 2],
 }
 
 impl Trial {
-    /// Whether the next run should be by one thread.
+    /// Whether the next run should be on one thread.
     pub fn alone(&self) -> bool {
         self.alone ^ (self.kind() == Some(1))
     }
 
-    /// Which kind the next run tries: 0 for what is usual, 1 for the other.
+    /// Which kind the next run times: 0 for the usual one, 1 for the other; `None` outside a trial.
     fn kind(&self) -> Option<usize> {
         (self.runs < 2 * EACH).then_some((self.runs / EACH) as usize)
     }
 
-    /// Runs it, by as many threads as [`alone`](Self::alone) asked for.
+    /// Runs the job, which is to use as many threads as [`alone`](Self::alone) asked for.
     pub fn run(&mut self, job: impl FnOnce()) {
         if self.runs >= 2 * EACH || self.runs % EACH < COLD {
             job();
@@ -67,7 +68,7 @@ impl Trial {
 mod tests {
     use super::*;
 
-    /// Runs jobs that would take so many microseconds on one thread and on several. Gives how many were on one.
+    /// Runs jobs that take the given microseconds on one thread and on several. Returns how many ran on one.
     fn runs(trial: &mut Trial, count: u32, one: u64, several: u64) -> u32 {
         (0..count)
             .map(|_| {

@@ -1,9 +1,9 @@
-//! A witness of what the items of jobs touch, for tests of the promise that passes and updates rest their unsafe code
-//! on: within a phase, no item touches what another one writes.
+//! Records what the items of jobs touch, for tests of the promise on which passes and updates base their
+//! unsafe code: within a phase, no item touches what another one writes.
 //!
-//! [`Shared`](crate::arena::Shared) tells it of every slice and matrix that it lends. Items take turns on the thread
-//! that watches, under the numbers of several workers, whose scratch is their own: what two items of one number share
-//! is let pass.
+//! [`Shared`](crate::arena::Shared) reports every slice and matrix that it lends. The items run one after the
+//! other on the watching thread, under the numbers of several workers. Each worker has its own scratch, so
+//! two items of the same worker may touch the same memory.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -21,7 +21,7 @@ struct Touch {
 
 #[derive(Default)]
 struct Log {
-    /// The item that runs, and its worker.
+    /// The item that is running, and its worker.
     now: Option<(usize, usize)>,
     touches: Vec<Touch>,
     seen: usize,
@@ -32,7 +32,7 @@ thread_local! {
     static LOG: RefCell<Option<Log>> = const { RefCell::new(None) };
 }
 
-/// What was found while `f` ran: how many slices were lent to items, and the first two that are in conflict.
+/// What was found while `f` ran: how many slices were lent to items, and the first two that conflict.
 pub fn watch(f: impl FnOnce()) -> (usize, Option<String>) {
     LOG.replace(Some(Log::default()));
     f();
@@ -40,7 +40,7 @@ pub fn watch(f: impl FnOnce()) -> (usize, Option<String>) {
     (log.seen, log.conflict)
 }
 
-/// Notes rows of memory that are lent.
+/// Records rows of memory that are lent.
 pub fn touch<T>(start: *const T, (rows, len, stride): (usize, usize, usize), write: bool) {
     LOG.with_borrow_mut(|log| {
         let Some(Log { now: Some((item, worker)), touches, .. }) = log else { return };
@@ -52,12 +52,12 @@ pub fn touch<T>(start: *const T, (rows, len, stride): (usize, usize, usize), wri
     });
 }
 
-/// Runs a job, if this thread watches.
+/// Runs a job, if this thread is watching.
 pub fn run(job: &dyn Job, threads: usize) -> bool {
     if LOG.with_borrow(Option::is_none) {
         return false;
     }
-    // A job within an item of another: that goes on behind it.
+    // A job within an item of another job: the outer item goes on afterwards.
     let outer = LOG.with_borrow_mut(|log| {
         let Log { now, touches, .. } = log.as_mut().expect("watched");
         (now.take(), std::mem::take(touches))
@@ -78,14 +78,14 @@ pub fn run(job: &dyn Job, threads: usize) -> bool {
 }
 
 impl Log {
-    /// Looks for conflicts of a phase.
+    /// Looks for conflicts within a phase.
     fn end(&mut self, phase: usize) {
         self.now = None;
         let mut touches = std::mem::take(&mut self.touches);
         self.seen += touches.len();
         touches.retain(|touch| !touch.bytes.is_empty());
         touches.sort_by_key(|touch| touch.bytes.start);
-        // Those that reach furthest of all before, by worker, of writes and of all.
+        // Of the touches so far, those that reach furthest, by worker: of writes, and of all touches.
         let mut open: Vec<Touch> = Vec::new();
         for touch in touches {
             open.retain(|before| before.bytes.end > touch.bytes.start);
@@ -103,7 +103,7 @@ impl Log {
                     touch.bytes.start - before.bytes.start
                 ));
             }
-            // One of the same worker and kind that ends later stands for this one, too.
+            // A touch of the same worker and kind that ends later also stands for this one.
             let covered = |t: &Touch| {
                 t.worker == touch.worker && t.write == touch.write && t.bytes.end >= touch.bytes.end
             };
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
     use crate::arena::Shared;
 
-    /// Items that each write some numbers from a multiple of 10 on, and read the one before these.
+    /// Items that each write some numbers starting at a multiple of 10, and read the one before these.
     struct Writes<'a>(Shared<'a, f32>, usize, bool);
     impl Job for Writes<'_> {
         fn phases(&self) -> usize {
@@ -128,7 +128,8 @@ mod tests {
             5
         }
         fn run(&self, _: usize, item: usize, _: usize) {
-            // SAFETY: items take turns here.
+            // SAFETY: the witness runs items one after the other, so no two slices are in use at the same
+            // time.
             unsafe {
                 self.0.slice_mut(10 * item..10 * item + self.1)[0] += 1.0;
                 if self.2 && item > 0 {

@@ -193,7 +193,7 @@ impl<T: Element> Trainer<T> {
             size: None,
             steps: Some(steps),
             update: fused.then_some(state),
-            along: self.along.share(true, taken).filter(|_| fused),
+            along: self.along.share(None, taken).filter(|_| fused),
         };
         if !pass.run(params, averages, task) {
             self.gathered.batches = 0;

@@ -13,6 +13,8 @@ use crate::update::{self, Clip};
 pub(super) struct Gathered<T> {
     pub grads: Buffer<T>,
     pub batches: usize,
+    /// The gradient of the loss itself, while that of an update is another.
+    pub loss: Buffer<T>,
     /// Norm of the gradient of the latest update, before it was clipped, where that needs it.
     pub norm: Option<f64>,
 }
@@ -62,9 +64,15 @@ impl<T: Element> Gathered<T> {
         let mut factor = 1.0 / std::mem::take(&mut self.batches) as f64;
         // What is projected and clipped is all of the gradient; some optimizers need to see all of it anyway.
         let whole = clip.is_some() || projection.is_some() || !optimizer.is_elementwise();
-        let ahead = whole && along.pulls();
-        if ahead || projection.is_some() {
+        let (ahead, follows) = (whole && along.pulls(), whole && along.follows());
+        if ahead || follows || projection.is_some() {
             update::clip(isa, &mut self.grads, std::mem::replace(&mut factor, 1.0), 0.0, None);
+        }
+        if follows {
+            if self.loss.len() != self.grads.len() {
+                self.loss = Buffer::zeroed("gradients of the loss", self.grads.len())?;
+            }
+            update::copy(&mut self.loss, &self.grads);
         }
         if ahead {
             if let Some(penalty) = &along.penalty {
@@ -87,7 +95,8 @@ impl<T: Element> Gathered<T> {
         }
         self.norm = matches!(clip, Some(Clip::Norm(_))).then_some(norm * factor);
         update::clip(isa, &mut self.grads, factor, norm, clip);
-        let company = along.share(!ahead, optimizer.steps);
+        let made = whole.then_some(&*self.loss);
+        let company = along.share(made, optimizer.steps);
         update::step(isa, params, &self.grads, optimizer, company);
         projection.into_iter().for_each(Projection::advance);
         Ok(())

@@ -103,7 +103,7 @@ impl<T: Element> Trainer<T> {
     }
 
     fn plain(objective: Objective<T>, options: StepOptions) -> Self {
-        let gathered = Gathered { grads: Buffer::empty(), batches: 0, norm: None };
+        let gathered = Gathered { grads: Buffer::empty(), batches: 0, loss: Buffer::empty(), norm: None };
         Trainer {
             objective,
             options,
@@ -166,7 +166,7 @@ impl<T: Element> Trainer<T> {
         }
         let mut grads = Buffer::zeroed("gradients", network.arena_len())?;
         network.import(isa, flat, &mut grads);
-        self.gathered = Gathered { grads, batches, norm: self.gathered.norm };
+        (self.gathered.grads, self.gathered.batches) = (grads, batches);
         Ok(())
     }
 

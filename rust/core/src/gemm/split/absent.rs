@@ -1,5 +1,5 @@
-//! What [`pack`](super) and the driver are on platforms that have no products of bfloat16: nothing that could be called, for lack
-//! of a token.
+//! Replaces [`pack`](super) and the driver on platforms without bfloat16 products. Nothing here can be
+//! called, since there is no token.
 
 use std::ops::Range;
 
@@ -14,18 +14,18 @@ pub fn run<T: Element, S: Simd<T>>(_: S, _: Bf16, _: Gemm<'_, T>, _: &GemmPlan, 
     unreachable!("there is no token of bfloat16")
 }
 
-/// Nothing.
+/// Never called.
 ///
 /// # Safety
-/// None is needed.
+/// There are no conditions.
 pub unsafe fn split<T: Element>(_: Bf16, _: MatRef<'_, T>, _: Side, _: usize, _: (usize, usize), _: *mut T) {
     unreachable!("there is no token of bfloat16")
 }
 
-/// Nothing.
+/// Never called.
 ///
 /// # Safety
-/// None is needed.
+/// There are no conditions.
 pub unsafe fn split_weight<T: Element>(
     _: Bf16,
     _: Panels<'_, T>,

@@ -16,11 +16,11 @@ use crate::gemm::driver::{Finish, Hints, Place};
 use crate::gemm::{Gemm, GemmPlan, Init, Lhs, Rhs};
 use crate::simd::{Bf16, Simd};
 
-/// Room for a block that is not whole in C, on cache lines of its own.
+/// Space for a block that is not whole in C, with cache lines of its own.
 #[repr(align(64))]
 struct Aside<T>([T; LANES * LANES]);
 
-/// A row to start from.
+/// A row of zeros to start from.
 static ZEROS: Aside<f32> = Aside([0.0; LANES * LANES]);
 
 #[inline(always)]
@@ -54,7 +54,8 @@ pub fn run<T: Element, S: Simd<T>>(s: S, bf16: Bf16, gemm: Gemm<'_, T>, plan: &G
             Lhs::Split(a) => (a.data()[k0 / DEPTH * step..].as_ptr(), panel),
             Lhs::Plain(a) => {
                 let block = &mut scratch[..split_len(m, kc, parts)];
-                // SAFETY: the panels of this block, which are ours.
+                // SAFETY: the panels of this block are a slice of our scratch of exactly the length that
+                // `split` fills.
                 unsafe { split(bf16, a.block(0, m, k0, kc), Side::A, parts, (0, kc), block.as_mut_ptr()) };
                 (block.as_ptr(), split_len(LANES, kc, parts))
             }
@@ -70,7 +71,7 @@ pub fn run<T: Element, S: Simd<T>>(s: S, bf16: Bf16, gemm: Gemm<'_, T>, plan: &G
                     steps,
                     a: a_data.wrapping_add(ip * a_panel).cast(),
                     b: b_data.cast(),
-                    // The next panel of B, if there is nothing that is wanted more.
+                    // The next panel of B, unless the caller asked for something else.
                     ahead: match ahead {
                         [] => b_data.wrapping_add(panel + ip * steps * step / 4).cast(),
                         _ => hints.next().0,
@@ -85,7 +86,8 @@ pub fn run<T: Element, S: Simd<T>>(s: S, bf16: Bf16, gemm: Gemm<'_, T>, plan: &G
                         Some(bias) => Start { data: bias.as_ptr().cast(), row: 0 },
                         None => Start { data: ZEROS.0.as_ptr(), row: 0 },
                     };
-                    // SAFETY: panels of so many steps, of four bytes an element, and a whole block of C.
+                    // SAFETY: both panels have `steps` steps from there on, since `a` and `b` have k steps of
+                    // four-byte elements; C has a whole block here, and so does `start`.
                     unsafe { unit.multiply(operands, start, into) };
                 } else {
                     for (r, row) in aside.0.chunks_exact_mut(LANES).take(place.rows).enumerate() {
@@ -97,7 +99,7 @@ pub fn run<T: Element, S: Simd<T>>(s: S, bf16: Bf16, gemm: Gemm<'_, T>, plan: &G
                         }
                     }
                     let into = Block { data: aside.0.as_mut_ptr().cast(), row: LANES };
-                    // SAFETY: as above, and the block is our own.
+                    // SAFETY: as above, and the block is our own `aside`.
                     unsafe { unit.multiply(operands, Start { data: into.data, row: into.row }, into) };
                     for (r, row) in aside.0.chunks_exact(LANES).take(place.rows).enumerate() {
                         block.row_mut(r).copy_from_slice(&row[..place.cols]);

@@ -1,5 +1,5 @@
-//! What both micro-kernels do: 32 × 32 sums over some steps of k, in `tiles` where there are such, else in
-//! `vectors`.
+//! What both micro-kernels do: 32 × 32 sums over some steps of k, in `tiles` where the CPU has them,
+//! otherwise in `vectors`.
 
 use super::{tiles::Tiles, vectors};
 use crate::simd::{Amx, Bf16};
@@ -8,18 +8,18 @@ use crate::simd::{Amx, Bf16};
 #[derive(Clone, Copy)]
 pub(super) struct Block {
     pub data: *mut f32,
-    /// Elements from one row to the next.
+    /// Elements from the start of one row to that of the next.
     pub row: usize,
 }
 
-/// What sums start from: as many numbers a row, and elements from one row to the next, which may be none.
+/// What sums start from: rows as long as C's, and the elements from one row to the next, which may be 0.
 #[derive(Clone, Copy)]
 pub(super) struct Start {
     pub data: *const f32,
     pub row: usize,
 }
 
-/// What one product of steps takes.
+/// The operands of one product over some steps of k.
 pub(super) struct Operands {
     /// Parts of a number.
     pub parts: usize,
@@ -29,19 +29,19 @@ pub(super) struct Operands {
     pub a: *const f32,
     /// and in one of B.
     pub b: *const f32,
-    /// Memory that will be needed later, which need not exist: lines of it are asked for one after the
-    /// other, a quarter as many as one of the operands has.
+    /// Memory that will be needed later and need not exist: a quarter as many cache lines of it as an operand
+    /// has are prefetched in sequence.
     pub ahead: *const u8,
 }
 
-/// What multiplies.
+/// What does the multiplication.
 pub(super) enum Unit {
     Tiles(Tiles),
     Vectors(Bf16),
 }
 
 impl Unit {
-    /// The one that a plan is for.
+    /// The unit that a plan is for.
     pub fn of(bf16: Bf16, tiles: bool) -> Self {
         match tiles {
             true => Unit::Tiles(Tiles::configure(Amx::new().expect("planned where there are tiles"))),
@@ -52,11 +52,11 @@ impl Unit {
     /// C = start + the sums over some steps of k, one after the other.
     ///
     /// # Safety
-    /// Both panels must have so many steps there, and both `start` and C be 32 × 32 elements, C's for
-    /// writing.
+    /// Both panels must have `steps` steps from there on, and both `start` and C must be 32 × 32 elements,
+    /// C's for writing.
     #[inline]
     pub unsafe fn multiply(&self, operands: Operands, start: Start, c: Block) {
-        // SAFETY: handed on from the caller.
+        // SAFETY: the caller makes the promise that both units need.
         unsafe {
             match self {
                 Unit::Tiles(tiles) => tiles.multiply(operands, start, c),

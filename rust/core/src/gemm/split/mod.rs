@@ -1,8 +1,8 @@
-//! Products of float32 numbers by those of bfloat16.
+//! Products of float32 matrices, computed with bfloat16 products.
 //!
-//! A number is written as a sum of parts with eight bits each, x = x₀ + x₁ + x₂ + …, every part what bfloat16
-//! makes of what the earlier ones left over. A product of two numbers is then the sum of products of
-//! parts, of which the small ones are left out:
+//! A number is written as a sum of parts with eight bits each, x = x₀ + x₁ + x₂ + …, where each part is what
+//! the earlier ones left over, rounded to bfloat16. A product of two numbers is then the sum of the products
+//! of their parts, of which the small ones are left out:
 //!
 //! ```text
 //!                                                                       error of a product, at most
@@ -11,19 +11,20 @@
 //! bf16x6     3 parts    x₂y₀ + x₁y₀ + x₁y₁ + x₀y₁ + x₀y₂ + x₀y₀           4·2⁻²⁴
 //! ```
 //!
-//! Products of parts are exact in float32, where they are added up. With three parts sums are as good as those of
-//! float32, as Henry, Tang & Heinecke 2019 found ("Leveraging
-//! the bfloat16 artificial intelligence datatype for higher-precision computations", arXiv:1904.06376), and
-//! the sixteen times as many products a cycle of a tile unit leave a gain of two or so. Vectors of AVX-512 BF16 take
-//! twice as many as those of float32: there one part gains, and more would lose.
+//! Products of parts are exact in float32, in which they are summed. With three parts, sums are as good as
+//! those of float32, as Henry, Tang & Heinecke 2019 found ("Leveraging the bfloat16 artificial intelligence
+//! datatype for higher-precision computations", arXiv:1904.06376), and since a tile unit does sixteen times
+//! as many products per cycle, a gain of about two remains. AVX-512 BF16 vectors do only twice as many
+//! products as float32 vectors: with them one part gains, and more parts would lose.
 //!
-//! Every element of C is one chain of what the unit does in a step, begun from its initial value, in the order of
-//! k: the same bits for every partition of the work. Numbers below 2⁻¹²⁶ count as 0, parts that are too small
-//! likewise. In one part, numbers above 3.39·10³⁸ round to infinity, and what is infinite stays so; in more, it gives
-//! NaN, which is infinite minus itself.
+//! Every element of C is one chain of the unit's steps, starting from its initial value, in the order of k:
+//! the same bits for every partition of the work. Numbers below 2⁻¹²⁶ count as 0, and so do parts that are
+//! too small. With one part, numbers above 3.39·10³⁸ round to infinity, and infinity stays infinite; with
+//! more parts it gives NaN, since infinity minus itself is NaN.
 //!
-//! Rooms: `panels` says how operands lie, `pack` splits them so, `kernel` multiplies one block of them, in `tiles` or
-//! `vectors`, `driver` loops; `absent` stands for them where there can be neither.
+//! Modules: `panels` describes how operands lie in memory, `pack` splits them into that layout, `kernel`
+//! multiplies one block, in `tiles` or `vectors`, `driver` has the loops; `absent` replaces them on platforms
+//! with neither.
 
 #[cfg(not(target_arch = "x86_64"))]
 mod absent;
@@ -54,11 +55,11 @@ use crate::element::{Dtype, Element};
 use crate::error::Error;
 use crate::simd::{Amx, Bf16, Isa};
 
-/// Lanes of a panel: rows of A or columns of B, two tiles of sixteen.
+/// Lanes of a panel, rows of A or columns of B: two tiles of sixteen.
 pub const LANES: usize = 32;
 /// Steps of k in a tile.
 pub const DEPTH: usize = 32;
-/// Steps of k that are taken together: their panels stay in the second-level cache.
+/// Steps of k that are processed together: their panels stay in the second-level cache.
 pub const BLOCK: usize = 256;
 
 /// How the products of a network's dense layers are computed.
@@ -69,17 +70,17 @@ pub enum Precision {
     Full,
     /// Operands are rounded to bfloat16.
     Bf16,
-    /// Operands are split into two parts, three products of which are taken.
+    /// Operands are split into two parts, and three products of parts are taken.
     Bf16x3,
-    /// Into three parts, and six products.
+    /// Operands are split into three parts, and six products of parts are taken.
     Bf16x6,
 }
 
 impl Precision {
-    /// All that split operands.
+    /// All precisions that split operands.
     pub const SPLIT: [Precision; 3] = [Precision::Bf16, Precision::Bf16x3, Precision::Bf16x6];
 
-    /// The name that users write; of `Full` that of the type.
+    /// The name that users write; for `Full`, that of the type.
     pub const fn name(self) -> &'static str {
         match self {
             Precision::Full => "full",
@@ -89,10 +90,10 @@ impl Precision {
         }
     }
 
-    /// Checks that products of `T` with kernels of `isa` can be taken so on this machine.
+    /// Checks that this machine can compute products of `T` this way with kernels of `isa`.
     ///
     /// # Errors
-    /// What is missing.
+    /// If it cannot; the error says what is missing.
     pub fn check<T: Element>(self, isa: Isa) -> Result<(), Error> {
         let name = self.name();
         let failed = |why: String| Err(Error::Unsupported(why));
@@ -119,7 +120,7 @@ impl Precision {
         }
     }
 
-    /// Parts of an operand; none if it stays whole.
+    /// Parts of an operand; 0 if it stays whole.
     pub const fn parts(self) -> usize {
         match self {
             Precision::Full => 0,

@@ -10,12 +10,13 @@ use crate::gemm::pack::{PANEL, Panels};
 use crate::simd::{Bf16, Simd};
 use crate::view::MatRef;
 
-/// Splits the numbers `from ..` of lanes of `k`, `m`, to where they belong in panels that start at `into`. `from` is
-/// a multiple of [`DEPTH`]; all of the last step is written, so that the numbers behind it are none or go
-/// on from the next step.
+/// Splits `m`, the numbers `from ..` of lanes that have `k` numbers, into their place in the panels that
+/// start at `into`. `from` must be a multiple of [`DEPTH`]; the last step is written whole, so `m` must end
+/// with the lanes or at the end of a step.
 ///
 /// # Safety
-/// The elements of the panels must be valid for writing, and those of these steps be nobody else's.
+/// The elements of the panels must be valid for writing, and nobody else may use those of these steps
+/// meanwhile.
 pub unsafe fn split<T: Element>(
     bf16: Bf16,
     m: MatRef<'_, T>,
@@ -36,7 +37,8 @@ pub unsafe fn split<T: Element>(
     };
     let panel = split_len(LANES, k, parts);
     let into = into.wrapping_add(from / DEPTH * split_len(LANES, DEPTH, parts)).cast::<f32>();
-    // SAFETY: the token proves AVX-512 with bfloat16; the caller promised the memory.
+    // SAFETY: the token proves that the CPU has AVX-512 and bfloat16; the caller promises that the memory is
+    // valid.
     unsafe {
         match parts {
             1 => split_lanes::<1>(bf16, lanes, side, panel, into),
@@ -46,7 +48,7 @@ pub unsafe fn split<T: Element>(
     }
 }
 
-/// Splits the columns `cols`, whole panels, of a weight matrix in panels, or of its transpose, to `into`.
+/// Splits columns `cols`, whole panels, of a weight matrix in panels, or of its transpose, into `into`.
 ///
 /// # Safety
 /// As [`split`].
@@ -67,38 +69,38 @@ pub unsafe fn split_weight<T: Element>(
     if forward {
         for j in cols.clone().step_by(PANEL) {
             let into = into.wrapping_add(split_len(j - cols.start, k, parts));
-            // SAFETY: handed on from the caller.
+            // SAFETY: the caller promises that `into` is valid and ours.
             unsafe { split(bf16, panel(j).t(), Side::B, parts, (0, k), into) };
         }
     } else {
         for j in (0..n).step_by(PANEL) {
             let rows = panel(j).block(cols.start, cols.len(), 0, PANEL.min(n - j));
-            // SAFETY: handed on from the caller.
+            // SAFETY: the caller promises that `into` is valid and ours.
             unsafe { split(bf16, rows, Side::B, parts, (j, n), into) };
         }
     }
 }
 
-/// Lanes in memory.
+/// Lanes, as they lie in memory.
 #[derive(Clone, Copy)]
 struct Lanes {
     data: *const f32,
     lanes: usize,
     k: usize,
     lane_stride: usize,
-    /// Whether numbers of a lane are neighbours; else lanes are.
+    /// Whether the numbers of a lane are adjacent; otherwise lanes are.
     along: bool,
     k_stride: usize,
 }
 
-/// Lanes of a tile, pairs of one, and elements of a row of one.
+/// Lanes of a tile, pairs in a row of one, and elements of one.
 const HALF: usize = 16;
 const TILE: usize = HALF * HALF;
 
 /// As [`split`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
 unsafe fn split_lanes<const PARTS: usize>(bf16: Bf16, m: Lanes, side: Side, panel: usize, into: *mut f32) {
-    // Rows of a tile are what lies in memory as it is, or have to be turned.
+    // Rows of a tile are as they lie in memory, or have to be transposed.
     let turned = m.along == (side == Side::B);
     let mut aside = Aside([0.0; 3 * TILE]);
     for first in (0..m.lanes.next_multiple_of(LANES)).step_by(HALF) {
@@ -109,7 +111,8 @@ unsafe fn split_lanes<const PARTS: usize>(bf16: Bf16, m: Lanes, side: Side, pane
             let into = into.wrapping_add(group * panel + (from / DEPTH * PARTS * 2 + half) * TILE);
             let data = m.data.wrapping_add(first * m.lane_stride + from * m.k_stride);
             let (to, part) = if turned { (aside.0.as_mut_ptr(), TILE) } else { (into, 2 * TILE) };
-            // SAFETY: lanes × depth numbers are inside of what the caller promised, and so are the tiles.
+            // SAFETY: the lanes × depth numbers are inside `m`, and the tiles inside the panels that the
+            // caller promised.
             unsafe {
                 if m.along {
                     along::<PARTS>(data, m.lane_stride, lanes, depth, to, part);
@@ -127,15 +130,15 @@ unsafe fn split_lanes<const PARTS: usize>(bf16: Bf16, m: Lanes, side: Side, pane
     }
 }
 
-/// Tiles on their way.
+/// Tiles that are still to be transposed.
 #[repr(align(64))]
 struct Aside([f32; 3 * TILE]);
 
-/// What bfloat16 makes of each number, and what is left of it.
+/// Each number rounded to bfloat16, and what is left of it.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
 fn cut(x: __m512) -> (__m256i, __m512) {
-    // SAFETY: both are 256 bits of anything.
+    // SAFETY: both types have 256 bits, of which every pattern is valid.
     let high: __m256i = unsafe { std::mem::transmute(_mm512_cvtneps_pbh(x)) };
     let value = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high));
     (high, _mm512_sub_ps(x, _mm512_castsi512_ps(value)))
@@ -145,7 +148,8 @@ fn first(n: usize) -> __mmask16 {
     ((1u32 << n.min(HALF)) - 1) as __mmask16
 }
 
-/// A row per lane, pairs of neighbours in k: numbers as they lie. A tile per part, so far apart.
+/// Tiles with a row per lane, made of pairs adjacent in k, as the numbers lie in memory. One tile per part,
+/// `apart` elements from each other.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
 unsafe fn along<const PARTS: usize>(
@@ -160,7 +164,8 @@ unsafe fn along<const PARTS: usize>(
     for i in 0..HALF {
         let row = data.wrapping_add(i * stride);
         let (low, high) = if i < lanes { (low, high) } else { (0, 0) };
-        // SAFETY: masked loads of what the caller promised, and a row of its tiles.
+        // SAFETY: masked loads from `m`, and stores to a row of the tiles, both of which the caller promises
+        // to be valid.
         unsafe {
             let mut x = _mm512_maskz_loadu_ps(low, row);
             let mut y = _mm512_maskz_loadu_ps(high, row.wrapping_add(HALF));
@@ -174,7 +179,8 @@ unsafe fn along<const PARTS: usize>(
     }
 }
 
-/// A row per pair of neighbours in k, a pair per lane: of two rows in memory. Tiles as above.
+/// Tiles with a row per pair of neighbours in k, made from two rows in memory, a pair per lane. Tiles as
+/// above.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
 unsafe fn down<const PARTS: usize>(
@@ -189,7 +195,8 @@ unsafe fn down<const PARTS: usize>(
     for p in 0..HALF {
         let row = data.wrapping_add(2 * p * stride);
         let of = |k: usize| if k < depth { mask } else { 0 };
-        // SAFETY: masked loads of what the caller promised, and a row of its tiles.
+        // SAFETY: masked loads from `m`, and stores to a row of the tiles, both of which the caller promises
+        // to be valid.
         unsafe {
             let mut x = _mm512_maskz_loadu_ps(of(2 * p), row);
             let mut y = _mm512_maskz_loadu_ps(of(2 * p + 1), row.wrapping_add(stride));

@@ -1,15 +1,15 @@
-//! Operands in parts, in the order in which tiles are read.
+//! Operands split into parts, in the order in which tiles are read.
 //!
-//! A left operand is m × k, a right one k × n; both are seen here as **lanes** (rows of A, columns of B) of k
+//! A left operand is m × k, a right one k × n; here both are seen as **lanes** (rows of A, columns of B) of k
 //! numbers. Panels of [`LANES`] lanes come one after the other, each
 //!
 //! ```text
 //! for each step of DEPTH of k; for each part; for each half of the lanes: a tile of 1 KB
 //! ```
 //!
-//! A tile of A has a row per lane, one of B a row per pair of neighbours in k, and both hold such pairs:
-//! `A[i][p] = (a(i, 2p), a(i, 2p+1))`, `B[p][j] = (b(2p, j), b(2p+1, j))`. What is beyond the last lane or the last
-//! of k is 0.
+//! A tile of A has a row per lane, a tile of B a row per pair of neighbours in k; both hold such pairs:
+//! `A[i][p] = (a(i, 2p), a(i, 2p+1))`, `B[p][j] = (b(2p, j), b(2p+1, j))`. Beyond the last lane, and beyond
+//! the end of k, they hold 0.
 
 use super::{DEPTH, LANES};
 use crate::element::Element;
@@ -23,7 +23,7 @@ pub enum Side {
     B,
 }
 
-/// Elements, of four bytes, of the panels of an operand.
+/// Four-byte elements that the panels of an operand take.
 pub fn split_len(lanes: usize, k: usize, parts: usize) -> usize {
     lanes.next_multiple_of(LANES) * k.next_multiple_of(DEPTH) * parts / 2
 }
@@ -50,7 +50,7 @@ impl<'a, T: Element> SplitPanels<'a, T> {
     /// The lanes `from .. from + lanes`.
     ///
     /// # Panics
-    /// If `from` is not the start of a panel, or the lanes do not end with one.
+    /// If `from` is not the start of a panel, or the lanes do not end with a panel.
     pub fn block(self, from: usize, lanes: usize) -> Self {
         assert!(from.is_multiple_of(LANES) && from + lanes <= self.lanes);
         assert!(lanes.is_multiple_of(LANES) || from + lanes == self.lanes);
@@ -58,7 +58,7 @@ impl<'a, T: Element> SplitPanels<'a, T> {
         SplitPanels { data: &self.data[at(from)..at(from + lanes)], lanes, ..self }
     }
 
-    /// Lanes.
+    /// Number of lanes.
     pub fn lanes(&self) -> usize {
         self.lanes
     }

@@ -1,5 +1,5 @@
-//! Products of parts against float64, over shapes that leave blocks partly empty, by every unit that the CPU has.
-//! Where it has none, what is left to see is that it says so.
+//! Products of parts against float64, over shapes that leave blocks partly empty, by every unit that the CPU
+//! has. If it has none, the tests check that it says so.
 
 use super::*;
 use crate::gemm::pack::{PANEL, Panels, offset};
@@ -8,7 +8,8 @@ use crate::layer::Activation;
 use crate::rng::{Purpose, Stream};
 use crate::view::{MatMut, MatRef};
 
-/// The token and whether to take tiles, for every unit; or a line in the test's output on what is not there.
+/// The token and whether to use tiles, for every unit; for those that are missing, a line in the test's
+/// output.
 fn units() -> Vec<(Bf16, bool)> {
     let (bf16, tiles) = (Bf16::new(), Amx::new().is_some());
     for (unit, there) in [("vectors", bf16.is_some()), ("tiles", tiles)] {
@@ -30,7 +31,7 @@ fn random(seed: u64, len: usize) -> Vec<f32> {
     (0..len).map(|_| rng.normal() as f32).collect()
 }
 
-/// Largest relative error of a product of numbers in parts: bfloat16 rounds to eight bits.
+/// Largest relative error of a product of numbers in parts: bfloat16 has eight bits.
 fn error_of(precision: Precision) -> f64 {
     let unit = 2f64.powi(-8);
     match precision {
@@ -40,7 +41,7 @@ fn error_of(precision: Precision) -> f64 {
     }
 }
 
-/// How the operands come: as they lie or across, and split on the way or before.
+/// How the operands come: as they are or transposed, and split during the product or before.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     m: usize,
@@ -55,17 +56,17 @@ struct Case {
 fn panels(bf16: Bf16, lanes: MatRef<'_, f32>, side: Side, parts: usize) -> Vec<f32> {
     let k = lanes.cols();
     let mut panels = vec![f32::NAN; split_len(lanes.rows(), k, parts)];
-    // In two goes, as blocks of rows do it.
+    // In two calls, as blocks of rows do it.
     let cut = (k / 2).next_multiple_of(DEPTH).min(k);
     for (from, to) in [(0, cut), (cut, k)].into_iter().filter(|(from, to)| from < to) {
         let part = lanes.block(0, lanes.rows(), from, to - from);
-        // SAFETY: our own panels.
+        // SAFETY: `panels` is ours, and as long as `split_len` says.
         unsafe { split(bf16, part, side, parts, (from, k), panels.as_mut_ptr()) };
     }
     panels
 }
 
-/// One product: C and what it should be, with the sum of the absolute products beside it.
+/// One product: C and what it should be, together with the sum of the absolute products.
 fn product(
     (bf16, tiles): (Bf16, bool),
     precision: Precision,
@@ -126,7 +127,7 @@ fn products_are_as_exact_as_their_parts() {
                 let (c, exact) = product(unit, precision, case, bits % 3);
                 for (c, (want, size)) in c.iter().zip(exact) {
                     let error = (f64::from(*c) - want).abs();
-                    // Sums of k products in float32 lose their part, too.
+                    // Sums of k products in float32 add a rounding error of their own.
                     let rounding = 2f64.powi(-24) * (3.0 + (k as f64).sqrt());
                     assert!(
                         error <= size * (error_of(precision) + rounding),
@@ -136,14 +137,14 @@ fn products_are_as_exact_as_their_parts() {
                 }
             }
         }
-        // The bound is none that anything would keep.
+        // The bound is not so loose that anything would pass.
         assert!(worst > error_of(precision) / 30.0, "{precision:?}: {worst:e}");
     }
 }
 
 #[test]
 fn three_parts_are_as_good_as_float32() {
-    // In tiles. Vectors round after every product, six times as often as float32's multiply-adds.
+    // In tiles only: vectors round after every product, six times as often as float32's multiply-adds.
     units().into_iter().filter(|(_, tiles)| *tiles).for_each(as_good_as_float32);
 }
 
@@ -251,7 +252,7 @@ fn weights_are_split_as_they_are_and_transposed() {
                     let cols = from..n.min(from + PANEL);
                     let weight = Panels::new(&in_panels, plain.rows(), plain.cols());
                     let into = found[split_len(from, k, parts)..].as_mut_ptr();
-                    // SAFETY: our own panels.
+                    // SAFETY: `into` is ours, and as long as `split_len` says.
                     unsafe { split_weight(bf16, weight, forward, &cols, parts, into) };
                 }
                 let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();

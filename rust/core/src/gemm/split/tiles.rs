@@ -1,13 +1,13 @@
-//! The micro-kernel of the tile unit: sums are in four of the eight tile registers.
+//! The micro-kernel of the tile unit: sums take four of the eight tile registers.
 //!
-//! Two tiles of A and two of B are in the other four. The products of parts come in an order in which each
-//! needs no more than one of the operands anew, small ones first.
+//! Two tiles of A and two of B take the other four. The products of parts are ordered so that each one loads
+//! at most one of the operands anew, small products first.
 
 use super::kernel::{Block, Operands, Start};
 use super::{DEPTH, LANES};
 use crate::simd::Amx;
 
-/// Tile registers in use: until this is dropped, they are all 16 rows of 64 bytes.
+/// Tile registers in use: until this is dropped, each is 16 rows of 64 bytes.
 pub(super) struct Tiles(());
 
 impl Tiles {
@@ -24,8 +24,8 @@ impl Tiles {
         row_bytes[..8].fill(64);
         rows[..8].fill(16);
         let config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows };
-        // SAFETY: the token proves that there are tiles and that we may use them; the configuration is one of
-        // palette 1.
+        // SAFETY: the token proves that the CPU has tiles and that this process may use them; the
+        // configuration is valid for palette 1.
         unsafe {
             std::arch::asm!("ldtilecfg [{}]", in(reg) &raw const config, options(readonly, nostack, preserves_flags));
         }
@@ -35,13 +35,13 @@ impl Tiles {
     /// C = start + the sums over some steps of k, one after the other.
     ///
     /// # Safety
-    /// Both panels must have so many steps there, and both `start` and C be 32 × 32 elements, C's for
-    /// writing.
+    /// Both panels must have `steps` steps from there on, and both `start` and C must be 32 × 32 elements,
+    /// C's for writing.
     #[inline]
     pub unsafe fn multiply(&self, Operands { parts, steps, a, b, ahead }: Operands, start: Start, c: Block) {
         const { assert!(LANES == 32 && DEPTH == 32) };
         assert!(steps > 0);
-        // Both halves of a part of an operand, and the products of those that are loaded.
+        // Loads both halves of a part of an operand, and adds the products of the parts that are loaded.
         macro_rules! a {
             ($part:literal) => {
                 concat!(
@@ -69,7 +69,7 @@ impl Tiles {
                 )
             };
         }
-        // Four lines more, where there are fewer products than parts' lines.
+        // Prefetches four more lines, where there are fewer products than lines per part.
         macro_rules! more {
             () => {
                 concat!(
@@ -80,7 +80,8 @@ impl Tiles {
         }
         macro_rules! block {
             ($parts:literal: $($step:expr),*) => {
-                // SAFETY: the tiles are configured, and the caller promised the panels.
+                // SAFETY: `self` proves that the tiles are configured, and the caller promises the panels,
+                // `start` and C; `ahead` is only prefetched.
                 unsafe {
                     std::arch::asm!(
                         "tileloadd tmm0, [{from} + {from_row}*4]",
@@ -127,7 +128,7 @@ impl Tiles {
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        // SAFETY: they were configured, and nobody reads them any more.
+        // SAFETY: `configure` set the tiles up, and nobody reads them any more.
         unsafe {
             std::arch::asm!("tilerelease", options(nostack, preserves_flags));
         }
