@@ -16,7 +16,7 @@ impl Job for Empty {
     fn items(&self, _: usize) -> usize {
         self.items
     }
-    fn run(&self, _: usize, item: usize, _: usize) {
+    unsafe fn run(&self, _: usize, item: usize, _: usize) {
         std::hint::black_box(item);
     }
 }

@@ -97,6 +97,28 @@ impl<T> DerefMut for Buffer<T> {
     }
 }
 
+/// `len` default values, for `what` (in the error's text).
+///
+/// # Errors
+/// If there is not enough memory.
+pub fn zeros<T: Clone + Default>(what: &'static str, len: usize) -> Result<Vec<T>, Error> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(len).map_err(|_| Error::Memory { what, elements: len })?;
+    values.resize(len, T::default());
+    Ok(values)
+}
+
+/// A copy of `from`, for `what` (in the error's text).
+///
+/// # Errors
+/// If there is not enough memory.
+pub fn copied<T: Copy>(what: &'static str, from: &[T]) -> Result<Vec<T>, Error> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(from.len()).map_err(|_| Error::Memory { what, elements: from.len() })?;
+    values.extend_from_slice(from);
+    Ok(values)
+}
+
 /// A buffer lent to the threads of one region, which work on disjoint parts of it.
 ///
 /// The borrow checker cannot see that the items of a phase write disjoint tiles: the plan arranges it, and

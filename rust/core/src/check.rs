@@ -1,4 +1,4 @@
-//! Gradients by backpropagation beside the same by central differences.
+//! Compares gradients by backpropagation with central differences.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -18,19 +18,20 @@ use crate::train::{Tally, Trainer};
 use crate::view::MatRef;
 use crate::workspace::Workspace;
 
-/// What a check of one parameter found.
+/// The result of checking one parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Difference {
     /// ∂loss/∂θ by backpropagation.
     pub analytic: f64,
-    /// (loss(θ + h) − loss(θ − h)) / 2h, with the step that was really taken.
+    /// (loss(θ + h) − loss(θ − h)) / 2h, with the step as it was actually taken.
     pub numeric: f64,
-    /// Whether an activation with a kink is on another side at θ + h than at θ − h, so that the
+    /// Whether an activation with a kink is on different sides of it at θ + h and θ − h, so that the
     /// difference says nothing.
     pub crossed: bool,
 }
 
-/// A loss that the core does not know: its value for some outputs; with a place for it, also its gradient.
+/// A loss that the core does not know: returns its value for some outputs and, if given a place for it,
+/// writes its gradient.
 pub type Function<'f> = dyn FnMut(MatRef<'_, f64>, Option<&mut [f64]>) -> f64 + 'f;
 
 /// Where the loss comes from.
@@ -41,17 +42,17 @@ enum Source<'s, 'f> {
     Function(&'s mut Function<'f>),
 }
 
-/// Parameters that a thread takes at a time.
+/// Parameters that a thread checks at a time.
 const PIECE: usize = 16;
 
-/// A check under way: the loss of a model on a batch, as a function of its parameters.
+/// A check in progress: the loss of a model on a batch, as a function of its parameters.
 pub struct Check {
     objective: Option<Objective<f64>>,
     workspace: Workspace<f64>,
     grads: Buffer<f64>,
     /// Arena index by public index.
     places: Vec<usize>,
-    /// Between which of its kinks each activation was in the last pass, and each output.
+    /// Between which of its kinks each activation was in the last pass, for each output.
     pattern: Vec<u8>,
     /// The same at the parameters themselves.
     home: Vec<u8>,
@@ -60,7 +61,7 @@ pub struct Check {
 }
 
 impl Check {
-    /// Computes the gradient by backpropagation. The model's own gradients are left alone.
+    /// Computes the gradient by backpropagation. The model's own gradients are left unchanged.
     ///
     /// # Errors
     /// If shapes, labels or weights do not fit, or something is not finite.
@@ -123,15 +124,15 @@ impl Check {
         self.places.is_empty()
     }
 
-    /// Checks some parameters, by public index, at the step h·max(1, |θ|): parameters, data and all else as they were
-    /// in [`new`](Self::new). Losses come from a [`Replay`], which is another forward pass than that whose gradient
-    /// is checked.
+    /// Checks some parameters, by public index, with the step h·max(1, |θ|). Parameters, data and everything
+    /// else must be as in [`new`](Self::new). Losses come from a [`Replay`], a forward pass other than the
+    /// one whose gradient is checked.
     ///
     /// # Errors
     /// If there is not enough memory.
     ///
     /// # Panics
-    /// If the batch has other rows than that of [`new`](Self::new), or there is no such parameter.
+    /// If the batch has a different number of rows than in [`new`](Self::new), or there is no such parameter.
     pub fn run<'t>(
         &mut self,
         model: &mut Model<f64>,
@@ -161,17 +162,17 @@ impl Check {
         self.differences(model, x, Source::Function(f), h, range)
     }
 
-    /// The gradient by backpropagation, in the public order.
+    /// The gradient by backpropagation, in public order.
     pub fn gradient(&self) -> Vec<f64> {
         self.places.iter().map(|&place| self.grads[place]).collect()
     }
 
-    /// The loss at θ + s·v for each step s, and whether an activation is on another side of a kink
-    /// there than at θ. `direction` is v, for the parameters from the public index `start` on. The
-    /// model is as before.
+    /// The loss at θ + s·v for each step s, and whether an activation is on a different side of a kink there
+    /// than at θ. `direction` is v, for the parameters from public index `start` on. The model is left
+    /// unchanged.
     ///
     /// # Panics
-    /// As [`run`](Self::run).
+    /// As for [`run`](Self::run).
     pub fn along<'t>(
         &mut self,
         model: &mut Model<f64>,
@@ -187,7 +188,7 @@ impl Check {
     /// The same after [`of_function`](Self::of_function).
     ///
     /// # Panics
-    /// As [`run`](Self::run).
+    /// As for [`run`](Self::run).
     pub fn along_function(
         &mut self,
         model: &mut Model<f64>,
@@ -235,7 +236,7 @@ impl Check {
         h: f64,
         range: Range<usize>,
     ) -> Result<Vec<Difference>, Error> {
-        // A function of somebody else's runs on the caller alone.
+        // A function from outside runs on the caller only.
         let threads = if let Source::Goals(_) = source { threads::num_threads().0 } else { 1 };
         while self.replays.len() < threads {
             self.replays.push(Replay::new(model, x)?);
@@ -263,7 +264,7 @@ impl Check {
         };
         let from: Vec<_> = range.clone().step_by(PIECE).collect();
         let mut pieces: Vec<_> = from.iter().map(|from| (*from, Vec::new())).collect();
-        // Who has which replay does not matter: they are all alike.
+        // Replays are interchangeable.
         let idle = Mutex::new(replays.iter_mut().collect::<Vec<_>>());
         let lock = || idle.lock().expect("nothing panics with it");
         parallel::pieces(&mut pieces, threads, |(from, found)| {
@@ -275,7 +276,7 @@ impl Check {
         Ok(pieces.into_iter().flat_map(|(_, found)| found).collect())
     }
 
-    /// The loss; with `gradient` also its gradient.
+    /// Computes the loss and, with `gradient`, its gradient.
     fn pass(
         &mut self,
         model: &mut Model<f64>,
@@ -283,7 +284,7 @@ impl Check {
         source: &mut Source<'_, '_>,
         gradient: bool,
     ) -> f64 {
-        let draw = model.draw; // the same for all passes: what is dropped stays
+        let draw = model.draw; // the same for all passes: the same elements are dropped
         let Parts { network, params, averages, .. } = model.parts();
         let weights = WeightTask::gradients(self.grads.share());
         let (rows, outputs) = (x.rows(), network.outputs());
@@ -300,7 +301,7 @@ impl Check {
         let mut pass = Pass {
             draw,
             check_finite: false,
-            keep_input: task.is_none(), // a second pass goes back
+            keep_input: task.is_none(), // a second pass goes backward
             loss: task,
             weights: weights.filter(|_| task.is_some()),
             ..Pass::new(network, &mut self.workspace, params.share(), averages, Some(x.into()), Rows::From(0))
@@ -340,7 +341,7 @@ impl Check {
     }
 }
 
-/// The loss of what a replay gave, and the pattern of what may have changed: the outputs of some stages.
+/// The loss of a replay's result, and the pattern of what may have changed: the outputs of some stages.
 fn replayed(
     network: &Network,
     isa: Isa,

@@ -1,5 +1,5 @@
-//! The Jacobian of a small network's outputs by its parameters: one row of x after another, forward, and
-//! back from each output. For methods that need more of a batch than the sum of its gradients.
+//! The Jacobian of a small network's outputs with respect to its parameters: forward for one row of x after
+//! another, and back from each output. For methods that need more of a batch than the sum of its gradients.
 
 use std::sync::atomic::Ordering;
 
@@ -16,12 +16,12 @@ use crate::view::MatRef;
 use crate::workspace::Workspace;
 
 impl<T: Element> Model<T> {
-    /// Writes the outputs, rows × outputs, and their derivatives by the parameters, (rows · outputs) ×
-    /// parameters in public order. Gradients stay as they are.
+    /// Writes the outputs, rows × outputs, and their derivatives with respect to the parameters, (rows ·
+    /// outputs) × parameters in public order. Gradients are left unchanged.
     ///
     /// # Errors
-    /// If the input has another width, NaN or infinity; or the network has layers whose outputs are not a
-    /// function of one row alone: `BatchNorm1d`, `Dropout`.
+    /// If the input has another width, NaN or infinity, or the network has layers whose outputs do not depend
+    /// on a single row only: `BatchNorm1d`, `Dropout`.
     ///
     /// # Panics
     /// If `output` or `jacobian` has another length.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::arena::{Buffer, Shared};
+use crate::arena::{Buffer, Shared, copied};
 use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
@@ -40,8 +40,10 @@ pub struct Model<T> {
     /// The largest absolute gradient, NaN if one is.
     grads_size: f64,
     workspaces: Workspaces<T>,
-    /// The forward pass that [`backward`](Self::backward) belongs to.
-    pending: Option<Workspace<T>>,
+    /// What the latest forward pass left; kept for the next of its shape.
+    apart: Option<Workspace<T>>,
+    /// Whether [`backward`](Self::backward) may go back from there: the parameters are still those of that pass.
+    pending: bool,
 }
 
 impl<T: Element> Model<T> {
@@ -78,7 +80,8 @@ impl<T: Element> Model<T> {
             draw: Draw { seed, pass: 0 },
             grads_size: 0.0,
             workspaces: Workspaces::default(),
-            pending: None,
+            apart: None,
+            pending: false,
         })
     }
 
@@ -95,7 +98,7 @@ impl<T: Element> Model<T> {
     /// Everything, to work on at the same time. A forward pass that waits for its backward pass is
     /// forgotten: parameters may be other ones afterwards.
     pub(crate) fn parts(&mut self) -> Parts<'_, T> {
-        self.pending = None;
+        self.pending = false;
         self.still_parts()
     }
 
@@ -181,7 +184,7 @@ impl<T: Element> Model<T> {
     pub fn set_parameters(&mut self, flat: &[T]) -> Result<(), Error> {
         check_flat("parameters", flat)?;
         self.network.import(self.isa, flat, &mut self.params);
-        self.pending = None;
+        self.pending = false;
         Ok(())
     }
 
@@ -214,7 +217,7 @@ impl<T: Element> Model<T> {
         for (own, others) in [(&mut self.params, &other.params), (&mut self.averages, &other.averages)] {
             parallel::runs_mut(own, RUN, |run, own| lerp(isa, own, tau, &others[run]));
         }
-        self.pending = None;
+        self.pending = false;
         Ok(())
     }
 
@@ -256,9 +259,12 @@ impl<T: Element> Model<T> {
         }
         // A step that might overflow is taken on trial: with a copy to go back to.
         let risky = size * optimizer.largest_lr().max(1.0) > RISKY;
-        let before = if risky { Some((self.params.to_vec(), optimizer.save(None)?)) } else { None };
+        let before = match risky {
+            true => Some((copied("a copy of the parameters", &self.params)?, optimizer.save(None)?)),
+            false => None,
+        };
         update::step(self.isa, &mut self.params, &self.grads, optimizer, None);
-        self.pending = None;
+        self.pending = false;
         if let Some((params, optimizer_before)) = before
             && let Err(error) = self.check_step(optimizer)
         {
@@ -356,7 +362,8 @@ impl<T: Element> Model<T> {
         assert_eq!(output.len(), x.rows() * outputs);
         self.network.check_training_rows(x.rows())?;
         let mode = Mode::Apart;
-        let mut workspace = match self.pending.take() {
+        self.pending = false;
+        let mut workspace = match self.apart.take() {
             Some(w) if w.serves(&self.network, mode, x.rows()) => w,
             _ => {
                 let threads = threads::num_threads().0;
@@ -387,7 +394,7 @@ impl<T: Element> Model<T> {
         check_output(self.isa, output, outputs)?;
         update_averages(&self.network, &workspace, &mut self.averages, None);
         self.draw.pass += 1;
-        self.pending = Some(workspace);
+        (self.apart, self.pending) = (Some(workspace), true);
         Ok(())
     }
 
@@ -453,7 +460,7 @@ impl<T: Element> Model<T> {
         Samples::from(output_gradient).check_finite("grad_output", self.isa)?;
         let inputs = rows * self.network.inputs();
         assert!(input_gradient.as_ref().is_none_or(|gradient| gradient.len() == inputs));
-        let Some(workspace) = &mut self.pending else { unreachable!("pending_rows said so") };
+        let Some(workspace) = &mut self.apart else { unreachable!("pending_rows said so") };
         let size = AtomicU64::new(0);
         let weights =
             WeightTask { accumulate: true, size: Some(&size), ..WeightTask::gradients(self.grads.share()) };
@@ -476,9 +483,9 @@ impl<T: Element> Model<T> {
     /// # Errors
     /// If there was none, or the parameters were set since.
     pub fn pending_rows(&self) -> Result<usize, Error> {
-        match &self.pending {
-            Some(workspace) => Ok(workspace.plan.rows),
-            None => Err(Error::Mismatch(
+        match &self.apart {
+            Some(workspace) if self.pending => Ok(workspace.plan.rows),
+            _ => Err(Error::Mismatch(
                 "backward needs a forward pass before it, with the parameters as they are now: call \
                  model.forward(x, training=True) first"
                     .into(),

@@ -21,7 +21,7 @@ impl<F: Fn(usize) + Sync> Job for Loop<F> {
     fn items(&self, _: usize) -> usize {
         self.0
     }
-    fn run(&self, _: usize, item: usize, _: usize) {
+    unsafe fn run(&self, _: usize, item: usize, _: usize) {
         self.1(item);
     }
 }

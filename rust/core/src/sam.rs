@@ -1,4 +1,4 @@
-//! Sharpness-aware minimization: the gradient is taken where the loss of the batch is about largest near by.
+//! Sharpness-aware minimization: the gradient is taken where the batch's loss is about largest nearby.
 //!
 //! ```text
 //! g = ∇L(θ),  ε = ρ·g/(‖g‖ + 10⁻¹²);  adaptive: ε = ρ·θ²g/(‖|θ|g‖ + 10⁻¹²);  the update is from ∇L(θ + ε)
@@ -16,12 +16,12 @@ use crate::parallel::{self, RUN};
 use crate::simd::Isa;
 use crate::update::{copy, norm};
 
-/// How far the gradient is looked for.
+/// How far away the gradient is taken.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sam {
     /// The radius ρ.
     pub rho: f64,
-    /// Whether it is measured relative to each parameter.
+    /// Whether the radius is relative to the size of each parameter.
     pub adaptive: bool,
 }
 
@@ -29,7 +29,7 @@ impl Sam {
     /// Checks the radius.
     ///
     /// # Errors
-    /// If it is not a number from 0 on.
+    /// If it is negative or not finite.
     pub fn check(self) -> Result<(), Error> {
         if self.rho >= 0.0 && self.rho.is_finite() {
             return Ok(());
@@ -39,7 +39,7 @@ impl Sam {
     }
 }
 
-/// A way up, and back.
+/// The step to θ + ε, and back.
 pub(crate) struct Ascent<T> {
     sam: Sam,
     /// Gradients at the parameters.
@@ -58,7 +58,7 @@ impl<T: Element> Ascent<T> {
         })
     }
 
-    /// Moves the parameters by ε, but for the `frozen` ones. False if the gradient is not finite.
+    /// Moves the parameters by ε, except for the `frozen` ones. Returns false if the gradient is not finite.
     pub fn up(
         &mut self,
         isa: Isa,
@@ -91,12 +91,12 @@ impl<T: Element> Ascent<T> {
         true
     }
 
-    /// Moves the parameters back, to the last bit.
+    /// Restores the parameters exactly.
     pub fn down(&self, params: &mut Buffer<T>) {
         copy(params, &self.params);
     }
 
-    /// The same, and the running averages, after an error.
+    /// The same after an error, and restores the running averages.
     pub fn undo(&self, params: &mut Buffer<T>, averages: &mut Buffer<T>) {
         self.down(params);
         averages.copy_from_slice(&self.averages);

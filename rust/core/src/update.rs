@@ -1,9 +1,9 @@
-//! What is done with all gradients or parameters at once: clipping and the optimizer's step, where
-//! gradients are not used up tile by tile, and averages of parameters over the steps.
+//! What is done with all gradients or parameters at once: clipping and the optimizer's step, where gradients
+//! are not applied tile by tile, and averages of parameters over the steps.
 //!
 //! ```text
 //! norm    g ← g · min(1, c/(‖g‖ + 10⁻⁶)),  ‖g‖ over all parameters together
-//! value   g ← max(−c, min(c, g))           one by one
+//! value   g ← max(−c, min(c, g))           element by element
 //! ```
 //!
 //! PyTorch's `clip_grad_norm_` (Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063), with its 10⁻⁶, and
@@ -15,14 +15,14 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::optim::{self, Optimizer};
 use crate::parallel::{self, RUN};
-use crate::simd::{self, Isa, Op, Simd, all_finite, dispatch, max_abs, stream_map, zip_map};
+use crate::simd::{self, Isa, Op, Simd, all_finite, dispatch, max_abs, stream_map, sum_of, zip_map};
 
 /// How gradients are clipped.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Clip {
-    /// Their norm to at most this.
+    /// Limits their norm.
     Norm(f64),
-    /// Each to at most this in size.
+    /// Limits the absolute value of each.
     Value(f64),
 }
 
@@ -30,7 +30,7 @@ impl Clip {
     /// Checks the limit.
     ///
     /// # Errors
-    /// If it is not a number above 0.
+    /// If it is not above 0.
     pub fn check(self) -> Result<(), Error> {
         let (name, limit) = match self {
             Clip::Norm(limit) => ("clip_grad_norm", limit),
@@ -43,14 +43,14 @@ impl Clip {
     }
 }
 
-/// The norm of gradients: put together from those of runs, in their order, in double precision, so that it
-/// is the same for any number of threads. Infinite or NaN if a gradient is.
+/// The norm of gradients, combined from those of runs in their order and in double precision, so that it is
+/// the same for any number of threads. Infinite or NaN if a gradient is.
 pub fn norm<T: Element>(isa: Isa, grads: &[T]) -> f64 {
     let sum = squares(isa, grads, 1.0);
     if sum.is_finite() {
         return sum.sqrt();
     }
-    // Squares overflow where the numbers do not.
+    // Squares may overflow where the numbers do not.
     let largest = max_abs(isa, grads).to_f64();
     if largest.is_finite() { squares(isa, grads, 1.0 / largest).sqrt() * largest } else { f64::NAN }
 }
@@ -65,19 +65,20 @@ pub fn is_finite<T: Element>(isa: Isa, of: &[T]) -> bool {
     parallel::sum(of.len(), |run| f64::from(u8::from(!all_finite(isa, &of[run])))) == 0.0
 }
 
-/// Copies one buffer over another of its length, on all threads: one alone does not fill the way to memory.
+/// Copies a buffer to another of the same length, on all threads: one alone does not saturate the memory
+/// bandwidth.
 pub fn copy<T: Element>(into: &mut [T], from: &[T]) {
     assert_eq!(into.len(), from.len());
     parallel::runs_mut(into, RUN, |run, into| into.copy_from_slice(&from[run]));
 }
 
-/// Adds one buffer to another of its length, on all threads.
+/// Adds a buffer to another of the same length, on all threads.
 pub fn add<T: Element>(isa: Isa, into: &mut [T], from: &[T]) {
     assert_eq!(into.len(), from.len());
     parallel::runs_mut(into, RUN, |run, into| simd::add(isa, into, &from[run]));
 }
 
-/// Multiplies gradients by `factor` and clips them; `norm` is theirs before.
+/// Multiplies gradients by `factor` and clips them; `norm` is their norm before.
 pub fn clip<T: Element>(isa: Isa, grads: &mut [T], factor: f64, norm: f64, clip: Option<Clip>) {
     let (factor, limit) = match clip {
         Some(Clip::Norm(most)) => (factor * (most / (factor * norm + 1e-6)).min(1.0), f64::INFINITY),
@@ -89,9 +90,9 @@ pub fn clip<T: Element>(isa: Isa, grads: &mut [T], factor: f64, norm: f64, clip:
     }
 }
 
-/// The optimizer's step over the whole arena, and what goes along with it.
+/// The optimizer's step over the whole arena, and what accompanies it.
 ///
-/// Only an optimizer that works element by element takes anything along.
+/// Only for an optimizer that works element by element may anything accompany the step.
 ///
 /// # Panics
 /// If the optimizer's state was made for an arena of another length.
@@ -110,7 +111,8 @@ pub fn step<T: Element>(
     parallel::runs(grads.len(), RUN, |run| {
         for (range, step) in steps.parts(run) {
             let Some(step) = step else { continue };
-            // SAFETY: every run has its own parameters, state and path.
+            // SAFETY: runs are disjoint, and each has its own range of parameters, state and the company's
+            // arrays.
             unsafe {
                 let params = params.slice_mut(range.clone());
                 let state = state.map(|s| s.slice_mut_or_empty(range.clone()));
@@ -125,7 +127,7 @@ pub fn step<T: Element>(
     optimizer.advance();
 }
 
-/// How parameters are averaged over the steps: ā ← ā + w·(θ − ā), at first ā = θ.
+/// How parameters are averaged over the steps: ā ← ā + w·(θ − ā), starting with ā = θ.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Averaging {
     /// w = 1 − decay: an exponential moving average.
@@ -136,21 +138,21 @@ pub enum Averaging {
 
 /// An average of parameters.
 pub struct Average<T> {
-    /// How.
+    /// The kind of average.
     pub averaging: Averaging,
-    /// Updates to let pass first.
+    /// Updates to skip at the start.
     pub start: u64,
-    /// Updates from one to the next that is taken in.
+    /// Number of updates from one that is included to the next.
     pub every: u64,
     /// The average, in the arena's order.
     pub values: Buffer<T>,
-    /// How many it is of.
+    /// Number of parameter values in the average.
     pub count: u64,
 }
 
 impl<T: Element> Average<T> {
-    /// Takes the parameters after so many updates in, if it is their turn and they are finite: an average that was
-    /// infinite once would be so for ever, and the next pass says what happened.
+    /// Includes the parameters after `updates` updates, if it is their turn and they are finite: an average
+    /// that was infinite once would stay so forever, and the next pass reports the problem anyway.
     pub fn follow(&mut self, isa: Isa, params: &[T], updates: u64) {
         if updates <= self.start || !(updates - self.start - 1).is_multiple_of(self.every) {
             return;
@@ -192,24 +194,24 @@ impl<T: Element> Op<T> for Blend<'_, T> {
     }
 }
 
-/// Sum of squares of numbers times a scale, of blocks in single precision and over blocks in double.
+/// Sum of the squares of scaled numbers, within blocks in the numbers' precision and over blocks in double
+/// precision.
 struct Squares<'a, T>(&'a [T], f64);
 
 impl<T: Element> Op<T> for Squares<'_, T> {
     type Output = f64;
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) -> f64 {
-        let (mut total, scale) = (0.0, s.splat(T::lit(self.1)));
-        for block in self.0.chunks(64 * S::N) {
-            let mut sums = [s.splat(T::ZERO); 4];
-            for (i, x) in block.chunks(S::N).enumerate() {
-                let x = if x.len() == S::N { s.load(x) } else { s.load_partial(x) };
+        let scale = s.splat(T::lit(self.1));
+        sum_of(
+            s,
+            [self.0],
+            #[inline(always)]
+            |[x], sum| {
                 let x = s.mul(scale, x);
-                sums[i % 4] = s.fma(x, x, sums[i % 4]);
-            }
-            total += s.reduce_add(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]))).to_f64();
-        }
-        total
+                s.fma(x, x, sum)
+            },
+        )
     }
 }
 
@@ -271,7 +273,7 @@ mod tests {
                     let mut after = before.clone();
                     clip(isa, &mut after, factor, found, Some(Clip::Norm(most)));
                     let scale = factor * (most / (factor * exact + 1e-6)).min(1.0);
-                    // The scale is as accurate as the norm.
+                    // The scale is only as accurate as the norm.
                     let close = |(a, b): (&f64, &f64)| (a - scale * b).abs() <= 2e-13 * b.abs();
                     assert!(after.iter().zip(&before).all(close), "{isa} {n} {factor} {most}");
                 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::arena::{Buffer, padded};
+use crate::arena::{Buffer, padded, zeros};
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::split::split_len;
@@ -191,8 +191,8 @@ pub struct Workspace<T> {
     pub values: Buffer<T>,
     /// The loss of each row.
     pub losses: Vec<RowLoss>,
-    /// Finds out which of the two plans is faster.
-    pub trial: Trial,
+    /// Which of the two is faster, measured: for passes that start from the input, and for backward passes of their own.
+    pub trials: [Trial; 2],
 }
 
 impl<T: Element> Workspace<T> {
@@ -204,15 +204,15 @@ impl<T: Element> Workspace<T> {
         let layout = Layout::new::<T>(network, &plan);
         let other = alone::<T>(network, &plan);
         let values = Buffer::zeroed("the workspace of a pass", len(&layout, &other))?;
-        let losses = vec![RowLoss::default(); plan.rows];
-        let (network, trial) = (network.identity(), Trial::default());
-        Ok(Workspace { network, plan, layout, other, values, losses, trial })
+        let losses = zeros("losses of rows", plan.rows)?;
+        let (network, trials) = (network.identity(), Default::default());
+        Ok(Workspace { network, plan, layout, other, values, losses, trials })
     }
 
     /// Switches to the plan with as many threads as the next pass should have. Returns whether the choice is
     /// still being tried out.
     pub fn turn(&mut self) -> bool {
-        let Workspace { plan, layout, other, trial, .. } = self;
+        let Workspace { plan, layout, other, trials: [trial, _], .. } = self;
         if let Some(other) = other
             && trial.alone() != (plan.threads == 1)
         {
@@ -260,7 +260,7 @@ mod tests {
             let mut tried = false;
             let threads = (0..10).map(|_| {
                 tried |= workspace.turn();
-                workspace.trial.run(|| ());
+                workspace.trials[0].run(|| ());
                 let own = workspace.layout.own(workspace.plan.threads);
                 assert!(workspace.layout.len == own && own <= workspace.values.len());
                 char::from_digit(workspace.plan.threads as u32, 10).unwrap()

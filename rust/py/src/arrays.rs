@@ -8,12 +8,13 @@ use numpy::{
 use pyo3::PyTypeInfo;
 use pyo3::prelude::*;
 use thalweg_core::Error;
+use thalweg_core::arena::zeros;
 use thalweg_core::data::Samples;
 use thalweg_core::loss::{Goals, Targets};
 use thalweg_core::view::MatRef;
 
 use crate::dtype::Real;
-use crate::errors::raise;
+use crate::errors::{raise, translate};
 
 /// A borrowed matrix. While it lives, the array stays where it is.
 pub struct Matrix<'py, T: Real>(PyReadonlyArray2<'py, T>);
@@ -165,16 +166,16 @@ pub fn vector<T: Real>(argument: &str, array: &Bound<'_, PyAny>, len: usize) -> 
         let message = format!("{argument} has shape ({},), expected ({len},)", array.len());
         return Err(raise(py, "ShapeError", message));
     }
-    Ok(array.readonly().as_array().to_vec())
+    let array = array.try_readonly().map_err(|e| raise(py, "DtypeError", format!("{argument}: {e}")))?;
+    let from = array.as_array();
+    let mut values = zeros("a copy of an array", len).map_err(|e| translate(py, e))?;
+    values.iter_mut().zip(from).for_each(|(into, x)| *into = *x);
+    Ok(values)
 }
 
 /// Zeros for rows × cols numbers, for `what` in the error's text, if there is memory for them.
 pub fn room<T: Real>(what: &'static str, rows: usize, cols: usize) -> Result<Vec<T>, Error> {
-    let mut values = Vec::new();
-    let elements = rows.saturating_mul(cols);
-    values.try_reserve_exact(elements).map_err(|_| Error::Memory { what, elements })?;
-    values.resize(elements, T::default());
-    Ok(values)
+    zeros(what, rows.saturating_mul(cols))
 }
 
 /// A new rows × cols array.

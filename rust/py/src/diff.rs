@@ -76,7 +76,7 @@ pub fn curvature_product(
         let weights = Weights::<T>::new("sample_weight", sample_weight)?;
         let v = vector::<T>("v", v, model.network.num_parameters())?;
         let (x, y) = (x.view(), weights.with(y.view()));
-        let mut into = vec![T::default(); v.len()];
+        let mut into = room("the product", v.len(), 1).map_err(|e| translate(py, e))?;
         let point = point.get();
         let mut kept = point.take::<T>();
         let done = model.detached::<T, _>(py, |m| {

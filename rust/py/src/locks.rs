@@ -81,12 +81,17 @@ pub fn lock<T>(mutex: &Mutex<T>) -> Guard<'_, T> {
     Guard { data: mutex.lock().unwrap_or_else(PoisonError::into_inner), _hold: hold }
 }
 
-/// Waits until no call is under way, and holds new ones up. Detached, since calls may have to attach before they end.
+/// Whether this thread is among the holders: it forks in a function that a call of ours called.
+fn own() -> usize {
+    usize::from(HELD.get() > 0)
+}
+
+/// Waits until no other call is under way, and holds new ones up. Detached, since calls may have to attach before they end.
 #[pyfunction]
 pub fn before_fork(py: Python<'_>) {
     FORKS.fetch_add(1, SeqCst);
     py.detach(|| {
-        while HOLDERS.load(SeqCst) > 0 {
+        while HOLDERS.load(SeqCst) > own() {
             std::thread::sleep(POLL);
         }
     });
@@ -99,7 +104,7 @@ pub fn after_fork(child: bool) {
         threads::after_fork();
         // Also those of other threads, which are gone: forks that they were about to make, looks that they had.
         FORKS.store(0, SeqCst);
-        HOLDERS.store(0, SeqCst);
+        HOLDERS.store(own(), SeqCst);
     } else {
         FORKS.fetch_sub(1, SeqCst);
     }

@@ -193,8 +193,11 @@ impl Model {
 
     fn parameters(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         with_dtype!(self.dtype, T => {
-            let mut flat = vec![T::default(); self.network.num_parameters()];
-            self.detached::<T, _>(py, |m| { m.parameters(&mut flat); Ok(()) })?;
+            let flat = self.detached::<T, _>(py, |m| {
+                let mut flat = room("a copy of the parameters", self.network.num_parameters(), 1)?;
+                m.parameters(&mut flat);
+                Ok(flat)
+            })?;
             Ok(vector_out(py, flat))
         })
     }
@@ -226,8 +229,11 @@ impl Model {
 
     fn gradients(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         with_dtype!(self.dtype, T => {
-            let mut flat = vec![T::default(); self.network.num_parameters()];
-            self.detached::<T, _>(py, |m| { m.gradients(&mut flat); Ok(()) })?;
+            let flat = self.detached::<T, _>(py, |m| {
+                let mut flat = room("a copy of the gradients", self.network.num_parameters(), 1)?;
+                m.gradients(&mut flat);
+                Ok(flat)
+            })?;
             Ok(vector_out(py, flat))
         })
     }

@@ -561,6 +561,11 @@ impl Trainer {
 
     /// What a step will run, in words, and the bytes of its workspace.
     fn plan(&self, py: Python<'_>, batch_size: usize) -> PyResult<(String, usize)> {
+        if u32::try_from(batch_size).is_err() {
+            // A plan lists its waves: for more rows than any fit has, that list would not fit into memory.
+            let (value, accepted) = (batch_size.to_string(), "a batch has at most 4294967295 rows".into());
+            return Err(translate(py, Error::Argument { name: "batch_size", value, accepted }));
+        }
         with_dtype!(self.model.get().dtype, T => {
             let plan = |trainer: &mut CoreTrainer<T>| {
                 self.model.get().locked::<T, _>(|m| {

@@ -4,12 +4,13 @@
 //! ½·s·Σ_blocks Σ_k tr(Dᵀ·G_k·D·A_k),   D = W − W*        its gradient is s·Σ_k G_k·D·A_k
 //! ```
 //!
-//! For Kronecker factors of the curvature a block is a layer's weight with its bias as a last column (Ritter,
-//! Botev and Barber 2018, arXiv:1805.07810); for a whole matrix, it is one column of all parameters, and A = 1.
+//! For Kronecker factors of the curvature, a block is a layer's weight with its bias as the last column
+//! (Ritter, Botev and Barber 2018, arXiv:1805.07810); for a whole matrix, it is a single column of all
+//! parameters, and A = 1.
 //!
-//! The gradient is computed once before an update, two products for each pair of factors; it is added to that of
-//! the loss where the update happens, while the parameter is in cache. Rows of a block are independent given D, so
-//! that the result is the same for any number of threads. Nothing is allocated by an update.
+//! The gradient is computed once before an update, with two products for each pair of factors; it is added to
+//! that of the loss where the update happens, while the parameter is in the cache. Given D, the rows of a
+//! block are independent, so the result is the same for any number of threads. Updates allocate nothing.
 
 use std::ops::Range;
 
@@ -23,35 +24,35 @@ use crate::simd::Isa;
 use crate::threads::{self, Job};
 use crate::view::{MatMut, MatRef};
 
-/// Rows of an item, which one thread takes.
+/// Rows of an item, which one thread processes.
 const ROWS: usize = 32;
 
 /// Two symmetric factors of a block's curvature.
 #[derive(Clone, Debug)]
 pub struct Factors<T> {
-    /// Over the columns of the block; none is 1.
+    /// The factor for the columns of the block; `None` is the identity.
     pub a: Option<Vec<T>>,
-    /// Over its rows.
+    /// The factor for its rows.
     pub g: Vec<T>,
 }
 
 /// Parameters that depend on each other, in public order.
 #[derive(Clone, Debug)]
 pub struct Block<T> {
-    /// Where its weights begin, row by row.
+    /// Where its weights start; they lie row by row.
     pub weight: usize,
-    /// Where its last column begins, if that is a bias.
+    /// Where its last column starts, if that is a bias.
     pub bias: Option<usize>,
     /// Rows.
     pub rows: usize,
-    /// Columns, with the bias.
+    /// Columns, including the bias.
     pub cols: usize,
-    /// Whose products are added.
+    /// The pairs whose products are summed.
     pub factors: Vec<Factors<T>>,
 }
 
 impl<T> Block<T> {
-    /// The places of a row in public order, column by column.
+    /// The places of a row's elements in public order, column by column.
     fn places(&self, row: usize) -> impl Iterator<Item = usize> {
         let width = self.cols - usize::from(self.bias.is_some());
         let start = self.weight + row * width;
@@ -59,7 +60,7 @@ impl<T> Block<T> {
     }
 }
 
-/// Rows of a block, and where the numbers of the block begin among those of all.
+/// Rows of a block, and where the block's numbers start among those of all blocks.
 #[derive(Clone, Debug)]
 struct Item {
     block: usize,
@@ -67,7 +68,7 @@ struct Item {
     rows: Range<usize>,
 }
 
-/// The penalty, with room for its gradient.
+/// The penalty, with memory for its gradient.
 pub struct Coupled<T> {
     blocks: Vec<Block<T>>,
     /// W*, in public order.
@@ -76,21 +77,21 @@ pub struct Coupled<T> {
     items: Vec<Item>,
     /// The parameters, then the gradient, in public order.
     flat: Vec<T>,
-    /// D, G·D and the products' sum, block by block.
+    /// D, G·D and the sum of the products, block by block.
     parts: [Vec<T>; 3],
     scratch: Vec<T>,
-    /// Scratch of an item.
+    /// Elements of scratch of an item.
     room: usize,
     /// The gradient, in the arena's order.
     pub shift: Buffer<T>,
 }
 
 impl<T: Element> Coupled<T> {
-    /// A penalty.
+    /// Makes a penalty.
     ///
     /// # Errors
-    /// If blocks are not such of the network, a number is not finite, the strength is negative, or there is not
-    /// enough memory.
+    /// If blocks are not blocks of the network, a number is not finite, the strength is negative, or there is
+    /// not enough memory.
     pub fn new(
         network: &Network,
         isa: Isa,
@@ -142,7 +143,7 @@ impl<T: Element> Coupled<T> {
         })
     }
 
-    /// Computes the gradient at parameters.
+    /// Computes the gradient at the given parameters.
     pub fn pull(&mut self, network: &Network, isa: Isa, params: &[T]) {
         self.products(network, isa, params);
         self.flat.fill(T::ZERO);
@@ -158,7 +159,7 @@ impl<T: Element> Coupled<T> {
         network.import(isa, &self.flat, &mut self.shift);
     }
 
-    /// The penalty at parameters.
+    /// The penalty at the given parameters.
     pub fn value(&mut self, network: &Network, isa: Isa, params: &[T]) -> f64 {
         self.products(network, isa, params);
         let [d, _, gda] = &self.parts;
@@ -209,13 +210,13 @@ impl<T: Element> Job for Products<'_, T> {
     fn items(&self, _: usize) -> usize {
         self.items.len()
     }
-    fn run(&self, _: usize, item: usize, _: usize) {
+    unsafe fn run(&self, _: usize, item: usize, _: usize) {
         let Item { block, start, rows } = &self.items[item];
         let Block { rows: all, cols, factors, .. } = &self.blocks[*block];
         let (m, n) = (rows.len(), *cols);
         let mine = start + rows.start * n..start + rows.end * n;
         let room = item * self.room..(item + 1) * self.room;
-        // SAFETY: every item has its own rows, and its own scratch.
+        // SAFETY: items have disjoint rows, and each has its own scratch.
         let (gd, sum, scratch) = unsafe {
             (self.gd.slice_mut(mine.clone()), self.sum.slice_mut(mine), self.scratch.slice_mut(room))
         };
@@ -249,7 +250,7 @@ mod tests {
         (0..n * n).map(|at| (frequency * ((at / n + 1) * (at % n + 1)) as f64).cos()).collect()
     }
 
-    /// Σ_k G_k·D·A_k by loops.
+    /// Σ_k G_k·D·A_k, computed with loops.
     fn by_loops(factors: &[Factors<f64>], d: &[f64], m: usize, n: usize) -> Vec<f64> {
         let element = |f: &Factors<f64>, i: usize, j: usize| {
             let a = f.a.as_ref().unwrap();
@@ -297,7 +298,7 @@ mod tests {
                 for (at, e) in expected.iter().enumerate() {
                     assert!((pull[place(at)] - 1.5 * e).abs() <= 1e-12 * size, "{isa} {at}");
                 }
-                // Another penalty does not see what the first one left behind.
+                // A second evaluation does not see what the first one left behind.
                 model.set_parameters(&anchor).unwrap();
                 assert_eq!(penalty.value(model.network(), isa, &model.params), 0.0);
             }

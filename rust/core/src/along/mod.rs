@@ -1,17 +1,17 @@
-//! What goes along with an optimizer's step, parameter by parameter, for those who learn one task after another.
+//! What accompanies an optimizer's step, parameter by parameter, for learning one task after another.
 //!
 //! ```text
 //! penalty   ½·s·Σ A_j·(θ_j − a_j)²        g ← g + s·A·(θ − a)       importance A, anchor a, strength s
-//! mask      θ_j stays as it is where it is not free, and g_j counts as 0
-//! path      ω_j ← ω_j − g_j·Δθ_j          what each parameter's moves have gained (Zenke, Poole and
+//! mask      θ_j stays as it is if it is not free, and g_j counts as 0
+//! path      ω_j ← ω_j − g_j·Δθ_j          what the moves of each parameter have gained (Zenke, Poole and
 //!                                         Ganguli 2017, arXiv:1703.04200)
-//! walk      see `walk`; and what `coupled` computes before, g ← g + p
+//! walk      see `walk`; and what `coupled` has computed in advance, g ← g + p
 //! ```
 //!
-//! Several quadratic penalties are one: Σ_k A_k·(θ − a_k)² = A·(θ − a)² + a constant, with A = Σ A_k and
-//! a = Σ A_k·a_k / A. So any number of tasks takes the memory of one.
+//! Several quadratic penalties combine into one: Σ_k A_k·(θ − a_k)² = A·(θ − a)² + a constant, with A = Σ A_k
+//! and a = Σ A_k·a_k / A. So any number of tasks takes the memory of one.
 //!
-//! All of it happens while a tile's gradient and parameters are in cache. Nothing is allocated.
+//! All this happens while a tile's gradient and parameters are in the cache. Nothing is allocated.
 
 pub mod coupled;
 pub mod walk;
@@ -26,12 +26,12 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::optim::{MAX_STATE, Step};
 use crate::parallel::{self, RUN};
-use crate::simd::{Isa, Op, Simd, add, dispatch, zip_map};
+use crate::simd::{Isa, Op, Simd, add, dispatch, sum_of, zip_map};
 use crate::update;
 
 /// A quadratic penalty.
 pub struct Penalty<T> {
-    /// A, in the arena's order. One that is negative drives its parameter away.
+    /// A, in the arena's order. A negative one pushes its parameter away.
     pub importance: Buffer<T>,
     /// a
     pub anchor: Buffer<T>,
@@ -40,7 +40,7 @@ pub struct Penalty<T> {
 }
 
 impl<T: Element> Penalty<T> {
-    /// ½·s·Σ A·(θ − a)²: the same for any number of threads.
+    /// ½·s·Σ A·(θ − a)², the same for any number of threads.
     pub fn value(&self, isa: Isa, params: &[T]) -> f64 {
         let pull = Pull { importance: &self.importance, anchor: &self.anchor, strength: self.strength };
         let distance = |run: Range<usize>| Distance { params: &params[run.clone()], pull: pull.part(run) };
@@ -48,25 +48,25 @@ impl<T: Element> Penalty<T> {
     }
 }
 
-/// The integral of the gradient along the way of each parameter.
+/// The integral of the gradient along the path of each parameter.
 pub struct Path<T> {
     /// ω, in the arena's order.
     pub values: Buffer<T>,
-    /// Whether the penalty's gradient is a part of g.
+    /// Whether g includes the penalty's gradient.
     pub with_penalty: bool,
 }
 
-/// All that goes along with a trainer's steps.
+/// All that accompanies a trainer's steps.
 pub struct Along<T> {
-    /// Pulls parameters back.
+    /// A penalty that pulls parameters back.
     pub penalty: Option<Penalty<T>>,
-    /// The same, where they depend on each other.
+    /// The same, with parameters that depend on each other.
     pub coupled: Option<Coupled<T>>,
-    /// Follows them.
+    /// Sums up what the moves of parameters gain.
     pub path: Option<Path<T>>,
-    /// Follows them, too, and measures how far they go.
+    /// Also measures how far parameters move.
     pub walk: Option<Walk<T>>,
-    /// 1 where a parameter is free, 0 where it stays.
+    /// 1 where a parameter is free, 0 where it must not move.
     pub mask: Option<Buffer<T>>,
 }
 
@@ -82,16 +82,17 @@ impl<T: Element> Along<T> {
         self.penalty.is_some() || self.coupled.is_some()
     }
 
-    /// Whether it needs the gradient of the loss itself along the way.
+    /// Whether the gradient of the loss itself is needed.
     pub fn follows(&self) -> bool {
         self.path.is_some() || self.walk.is_some()
     }
 
-    /// Lends it to the threads of a region, for the update that comes after `updates` others. `None` if there is nothing
-    /// to lend.
+    /// Lends this to the threads of a region, for the update that comes after `updates` others. `None` if
+    /// there is nothing to lend.
     ///
-    /// The update's gradients are those of the loss, unless penalties, projections and limits have been applied to them
-    /// before: then `loss` are those of the loss (which nobody reads if nothing [follows](Self::follows)).
+    /// The update's gradients are those of the loss, unless penalties, projections and limits have already
+    /// been applied to them: then `loss` has the gradients of the loss (which are not read if nothing
+    /// [follows](Self::follows)).
     pub fn share<'a>(&'a mut self, loss: Option<&'a [T]>, updates: u64) -> Option<Company<'a, T>> {
         let penalty = loss.is_none() || self.follows();
         let loss = loss.filter(|_| self.follows());
@@ -122,24 +123,24 @@ struct Pull<'a, T> {
 pub struct Company<'a, T> {
     pull: Option<Pull<'a, T>>,
     shift: Option<&'a [T]>,
-    /// The gradient of the loss, if that of the update is complete.
+    /// The gradient of the loss, if that of the update already includes everything.
     loss: Option<&'a [T]>,
     path: Option<(Shared<'a, T>, bool)>,
     walk: Option<Pace<'a, T>>,
     mask: Option<&'a [T]>,
 }
 
-/// Elements that are worked on at once, from copies on the stack.
+/// Elements that are processed at once, with copies on the stack.
 const PART: usize = 512;
 
 impl<T: Element> Company<'_, T> {
-    /// An optimizer's step on the parameters of some range of the arena, and what goes along with it.
+    /// An optimizer's step on the parameters of a range of the arena, and what accompanies it.
     ///
     /// # Safety
     /// Nobody else may use this range of the path and the walk meanwhile.
     ///
     /// # Panics
-    /// If lengths are not that of the range.
+    /// If a length is not that of the range.
     pub unsafe fn step(
         &self,
         isa: Isa,
@@ -165,7 +166,8 @@ impl<T: Element> Company<'_, T> {
             if let Some(shift) = self.shift {
                 add(isa, g, &shift[place.clone()]);
             }
-            // From here on, `g` is the gradient of the loss and the penalties, and `used` what the optimizer takes.
+            // From here on, `g` is the gradient of the loss and the penalties, and `used` the one that the
+            // optimizer gets.
             let used = match loss {
                 None => &mut *g,
                 Some(_) => &mut complete[..n],
@@ -189,11 +191,11 @@ impl<T: Element> Company<'_, T> {
             }
             let loss = loss.unwrap_or(grads);
             if let Some(walk) = &self.walk {
-                // SAFETY: the caller's own range.
+                // SAFETY: the caller promises that nobody else uses this range.
                 unsafe { walk.step(isa, place.clone(), loss, before, params) };
             }
             if let Some((path, with_penalty)) = self.path {
-                // SAFETY: the caller's own range.
+                // SAFETY: the caller promises that nobody else uses this range.
                 let path = unsafe { path.slice_mut(place) };
                 let slope = if with_penalty { &*g } else { loss };
                 dispatch(isa, Gain { path, slope, before, after: params });
@@ -208,12 +210,13 @@ impl<'a, T> Pull<'a, T> {
     }
 }
 
-/// Adds the gradient of a penalty that was computed before to gradients, where the update is not on the spot.
+/// Adds the gradient of a penalty that was computed in advance to gradients that are not applied tile by
+/// tile.
 pub fn add_coupled<T: Element>(isa: Isa, coupled: &Coupled<T>, grads: &mut [T]) {
     update::add(isa, grads, &coupled.shift);
 }
 
-/// Adds a penalty's gradient to gradients, where the update is not on the spot.
+/// Adds a penalty's gradient to gradients that are not applied tile by tile.
 pub fn add_penalty<T: Element>(isa: Isa, penalty: &Penalty<T>, params: &[T], grads: &mut [T]) {
     let pull = Pull { importance: &penalty.importance, anchor: &penalty.anchor, strength: penalty.strength };
     parallel::runs_mut(grads, RUN, |run, grads| {
@@ -267,7 +270,7 @@ impl<T: Element> Op<T> for Gain<'_, T> {
     }
 }
 
-/// Σ A·(θ − a)², of blocks in the precision of the numbers and over blocks in double.
+/// Σ A·(θ − a)², within blocks in the numbers' precision and over blocks in double precision.
 struct Distance<'a, T> {
     params: &'a [T],
     pull: Pull<'a, T>,
@@ -277,23 +280,19 @@ impl<T: Element> Op<T> for Distance<'_, T> {
     type Output = f64;
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) -> f64 {
-        let Distance { params, pull } = self;
-        let mut total = 0.0;
-        for from in (0..params.len()).step_by(64 * S::N) {
-            let mut sum = s.splat(T::ZERO);
-            for i in (from..params.len().min(from + 64 * S::N)).step_by(S::N) {
-                let place = i..params.len().min(i + S::N);
-                let at = |x: &[T]| s.load_partial(&x[place.clone()]);
-                let d = s.sub(at(params), at(pull.anchor));
-                sum = s.fma(s.mul(at(pull.importance), d), d, sum);
-            }
-            total += s.reduce_add(sum).to_f64();
-        }
-        total
+        sum_of(
+            s,
+            [self.params, self.pull.anchor, self.pull.importance],
+            #[inline(always)]
+            |[theta, anchor, importance], sum| {
+                let d = s.sub(theta, anchor);
+                s.fma(s.mul(importance, d), d, sum)
+            },
+        )
     }
 }
 
-/// Checks a penalty's numbers and gives it in the arena's order.
+/// Checks a penalty's numbers and converts it to the arena's order.
 ///
 /// # Errors
 /// If something is not finite, the strength is negative, or there is not enough memory.

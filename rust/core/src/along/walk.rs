@@ -1,4 +1,4 @@
-//! How far each parameter's moves have carried, measured by the Fisher information: RWalk's score.
+//! How far the moves of each parameter have carried, measured by the Fisher information: RWalk's score.
 //!
 //! ```text
 //! F ← α·g² + (1 − α)·F     at every update; at the very first F = g²
@@ -6,8 +6,8 @@
 //! every Δt updates:  s ← s + ω/(½·F·(θ − θ̂)² + ε),  ω ← 0,  θ̂ ← θ
 //! ```
 //!
-//! with the gradient g of the loss alone. Chaudhry, Dokania, Ajanthan and Torr 2018, arXiv:1801.10112, equations 6
-//! and 7. All of it happens while a tile's gradient and parameters are in cache.
+//! with the gradient g of the loss only. Chaudhry, Dokania, Ajanthan and Torr 2018, arXiv:1801.10112,
+//! equations 6 and 7. All this happens while a tile's gradient and parameters are in the cache.
 
 use std::ops::Range;
 
@@ -17,10 +17,10 @@ use crate::error::Error;
 use crate::model::Model;
 use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
 
-/// Numbers of [`Walk::parts`].
+/// Number of arrays in [`Walk::parts`].
 pub const PARTS: usize = 4;
 
-/// Scores under way.
+/// Scores in progress.
 pub struct Walk<T> {
     /// F, ω, s and θ̂, in the arena's order.
     pub parts: [Buffer<T>; PARTS],
@@ -30,14 +30,14 @@ pub struct Walk<T> {
     pub eps: f64,
     /// Δt
     pub every: u64,
-    /// Updates of the optimizer when this began.
+    /// Number of the optimizer's updates when this began.
     pub begun: u64,
-    /// Whether F was nothing then.
+    /// Whether there was no F then.
     pub fresh: bool,
 }
 
 impl<T: Element> Walk<T> {
-    /// One that begins where the parameters are.
+    /// Scores that start at the current parameters.
     ///
     /// # Errors
     /// If there is not enough memory.
@@ -48,7 +48,7 @@ impl<T: Element> Walk<T> {
         Ok(Walk { parts, alpha, eps, every: every.max(1), begun, fresh: true })
     }
 
-    /// Lends it to the threads of a region, for the update that follows so many.
+    /// Lends this to the threads of a region, for the update that comes after `updates` others.
     pub fn share(&mut self, updates: u64) -> Pace<'_, T> {
         let since = updates.saturating_sub(self.begun);
         let part = if self.fresh && since == 0 { 1.0 } else { self.alpha };
@@ -67,12 +67,12 @@ pub struct Pace<'a, T> {
 }
 
 impl<T: Element> Pace<'_, T> {
-    /// Takes an update of a range in.
+    /// Includes an update of a range.
     ///
     /// # Safety
-    /// Nobody else may use this range meanwhile.
+    /// Nobody else may use this range of the arrays meanwhile.
     pub unsafe fn step(&self, isa: Isa, range: Range<usize>, slope: &[T], before: &[T], after: &[T]) {
-        // SAFETY: handed on from the caller.
+        // SAFETY: the caller promises that nobody else uses this range.
         let [fisher, gain, score, from] = self.parts.map(|p| unsafe { p.slice_mut(range.clone()) });
         dispatch(isa, Gather { fisher, gain: &mut *gain, slope, before, after, part: self.part });
         if self.ends {

@@ -1,6 +1,6 @@
-//! What happens to a block of rows, stage by stage: here its numbers, in [`tangent`](super::tangent) what goes along
-//! with them. A block has memory of its own, so that blocks need nothing of each other but the sums that batch
-//! normalization takes over all of them.
+//! Processes a block of rows stage by stage: here its numbers, in [`tangent`](super::tangent) their tangents.
+//! A block has its own memory, and needs nothing from other blocks except the sums that batch normalization
+//! takes over all of them.
 
 use super::Site;
 use super::norm::{Columns, Of, OfRows, Task, Work};
@@ -13,7 +13,7 @@ use crate::network::{Over, Stage};
 use crate::simd::{Isa, Op, Simd, add, dispatch, zip_map};
 use crate::view::{MatMut, MatRef};
 
-/// Rows of a block: enough for the products to be efficient, and few enough for a block's numbers to stay in a
+/// Rows of a block: enough for the products to be efficient, few enough for a block's numbers to stay in a
 /// second-level cache.
 pub const BLOCK: usize = 64;
 
@@ -22,57 +22,57 @@ pub const BLOCK: usize = 64;
 pub struct Block<T> {
     /// Its first row.
     pub first: usize,
-    /// How many.
+    /// Number of rows.
     pub rows: usize,
     /// x
     pub x: Vec<T>,
-    /// ẋ; none if it is 0.
+    /// ẋ; `None` if it is 0.
     pub x_dot: Option<Vec<T>>,
-    /// What was computed of each stage.
+    /// What was computed for each stage.
     pub slots: Vec<Slots<T>>,
-    /// The gradient by a stage's output, on the way back, and its tangent.
+    /// The gradient with respect to a stage's output, on the way back, and its tangent.
     pub back: [Vec<T>; 2],
-    /// What the second derivatives of the loss by the outputs are made of, see
+    /// What the second derivatives of the loss with respect to the outputs are made of, see
     /// [`Objective::bends`](crate::loss::Objective::bends).
     pub bends: [Vec<T>; 2],
-    /// For products.
+    /// Scratch for products.
     pub(super) scratch: Vec<T>,
-    /// For what nobody reads.
+    /// For results that nobody reads.
     spare: Vec<T>,
 }
 
-/// A block's numbers of a stage: where there are two halves, of rows × outputs each, the first is of numbers and
-/// the second of tangents; but `delta` is the other way round.
+/// A block's numbers for a stage. Where there are two halves, of rows × outputs each, the first holds numbers
+/// and the second tangents; `delta` is the other way round.
 #[derive(Default)]
 pub struct Slots<T> {
-    /// What it gives, in two halves.
+    /// Output, in two halves.
     pub y: Vec<T>,
-    /// φ′; none if φ is the identity.
+    /// φ′; empty if φ is the identity.
     pub slope: Vec<T>,
-    /// φ″ and, once gradients are known, φ″·dy; none if gradients are not wanted, or φ″ is 0.
+    /// φ″ and, once gradients are known, φ″·dy; empty if gradients are not wanted, or φ″ is 0.
     pub turn: Vec<T>,
-    /// The tangent of what φ takes, if there is a `turn`.
+    /// The tangent of φ's input, if there is a `turn`.
     pub moved: Vec<T>,
-    /// The tangent of the gradient by what the dense layer gives; then that gradient itself.
+    /// The tangent of the gradient with respect to the dense layer's output; then that gradient itself.
     pub delta: Vec<T>,
-    /// ẑ, in two halves, of a normalization.
+    /// ẑ of a normalization, in two halves.
     pub hat: Vec<T>,
-    /// The gradient by what a normalization gives.
+    /// The gradient with respect to a normalization's output.
     pub du: Vec<T>,
-    /// Of a normalization of rows.
+    /// For a normalization over rows.
     pub of_rows: OfRows<T>,
     /// Sums over the block's rows, by column, for a normalization.
     pub sums: [Vec<T>; 2],
 }
 
-/// Two halves.
+/// Splits into two halves.
 pub fn halves<T>(of: &mut [T]) -> (&mut [T], &mut [T]) {
     of.split_at_mut(of.len() / 2)
 }
 
 impl<T: Element> Block<T> {
-    /// One for rows of that network, with nothing computed, in the memory of another: whatever is in there, it is
-    /// written before it is read.
+    /// A block for rows of that network, with nothing computed, in the memory of an old block. Whatever that
+    /// holds is overwritten before it is read.
     pub fn new(
         site: &Site<'_, T>,
         x: MatRef<'_, T>,
@@ -121,7 +121,7 @@ impl<T: Element> Block<T> {
         block
     }
 
-    /// Elements that it holds, about.
+    /// Approximate number of elements that it holds.
     pub fn len(&self) -> usize {
         let slots = self.slots.iter().map(|slots| {
             let Slots { y, slope, turn, moved, delta, hat, du, .. } = slots;
@@ -130,7 +130,7 @@ impl<T: Element> Block<T> {
         slots.sum::<usize>() + self.x.len() + self.back.iter().map(Vec::len).sum::<usize>()
     }
 
-    /// A stage forward, up to its normalization if it has one: z.
+    /// Takes a stage forward up to its normalization, if it has one: computes z.
     pub fn enter(&mut self, site: &Site<'_, T>, index: usize) {
         let stage = &site.network.stages()[index];
         if let Some(encoder) = stage.encoder {
@@ -156,7 +156,7 @@ impl<T: Element> Block<T> {
         multiply(site.isa, input(index), weight, z, self.rows, init, &mut self.scratch);
     }
 
-    /// The rest of a stage forward: from z to y. `columns` are those of a batch normalization.
+    /// Takes the rest of a stage forward, from z to y. `columns` are those of a batch normalization.
     pub fn leave(&mut self, site: &Site<'_, T>, index: usize, columns: &Columns<T>) {
         let stage = &site.network.stages()[index];
         let n = stage.outputs;
@@ -191,8 +191,8 @@ impl<T: Element> Block<T> {
         &self.slots[index].y[..self.slots[index].y.len() / 2]
     }
 
-    /// Back through the activation, from the gradient by the output: du, and the sums that a batch normalization
-    /// takes of it.
+    /// Goes back through the activation, from the gradient with respect to the output: computes du, and the
+    /// sums over it that a batch normalization needs.
     pub fn leave_back(&mut self, site: &Site<'_, T>, index: usize) {
         let stage = &site.network.stages()[index];
         let Slots { slope, turn, delta, hat, sums, .. } = &mut self.slots[index];
@@ -205,8 +205,8 @@ impl<T: Element> Block<T> {
         }
     }
 
-    /// Back through the rest of a stage: dz, and unless it is the first, the gradient by the stage's input.
-    /// `columns` are those of a batch normalization.
+    /// Goes back through the rest of a stage: computes dz and, except for the first stage, the gradient with
+    /// respect to the stage's input. `columns` are those of a batch normalization.
     pub fn enter_back(&mut self, site: &Site<'_, T>, index: usize, columns: &Columns<T>) {
         let stage = &site.network.stages()[index];
         let Slots { delta, hat, du, of_rows, .. } = &mut self.slots[index];
@@ -278,8 +278,8 @@ pub fn run<T: Element>(
     Gemm { a, b, c, init, epilogue: Epilogue::None, ahead: &[] }.run(isa, &plan, scratch);
 }
 
-/// Adds to a part of a weight's gradient what rows give: into ← into + xᵀ·dz, for columns of x from the first of `at`
-/// on, and of dz from the second on, as many as `into` has rows and columns.
+/// Adds the contribution of rows to a part of a weight's gradient: into ← into + xᵀ·dz, for as many columns
+/// of x and dz, starting at those in `at`, as `into` has rows and columns.
 pub fn outer<T: Element>(
     isa: Isa,
     [x, dz]: [&[T]; 2],
@@ -297,7 +297,7 @@ pub fn outer<T: Element>(
     run(isa, shape, Lhs::Plain(a), Rhs::Plain(b), into, Init::Accumulate, scratch);
 }
 
-/// du ← φ′·dy and, where there is a φ″, turn ← φ″·dy.
+/// du ← φ′·dy and, if there is a φ″, turn ← φ″·dy.
 struct Sloped<'m, T> {
     slope: &'m [T],
     turn: &'m mut [T],
@@ -330,7 +330,7 @@ impl<T: Element> Op<T> for Sloped<'_, T> {
     }
 }
 
-/// The inputs and weights of a stage that has some.
+/// Number of weights of a stage's dense layer; 0 if it has none.
 pub fn dense_len(stage: &Stage) -> usize {
     if stage.dense.is_some() { stage.inputs * stage.outputs } else { 0 }
 }

@@ -1,4 +1,4 @@
-//! What a block does in the stage of an encoder: features of Fourier, scales, and categories.
+//! What a block does in an encoder's stage: Fourier features, scales, and categories.
 
 use super::block::{Block, halves};
 use super::{Site, Weights};
@@ -8,13 +8,13 @@ use crate::layer::{Category, fourier};
 use crate::network::{Encoder, Stage};
 use crate::view::{MatMut, MatRef};
 
-/// The parts that a row has in matrices of so many columns.
+/// The range of row r in a matrix with n columns.
 fn part(r: usize, n: usize) -> std::ops::Range<usize> {
     r * n..(r + 1) * n
 }
 
 impl<T: Element> Block<T> {
-    /// y
+    /// Computes y.
     pub fn encode(&mut self, site: &Site<'_, T>, index: usize, encoder: usize) {
         let stage = &site.network.stages()[index];
         let (before, rest) = self.slots.split_at_mut(index);
@@ -40,7 +40,7 @@ impl<T: Element> Block<T> {
         }
     }
 
-    /// ẏ. The derivative by a code is 0: it does not change by small amounts.
+    /// Computes ẏ. The derivative with respect to a code is 0: codes do not change by small amounts.
     pub fn encode_dot(&mut self, site: &Site<'_, T>, way: &Weights<T>, index: usize, encoder: usize) {
         let stage = &site.network.stages()[index];
         let (before, rest) = self.slots.split_at_mut(index);
@@ -83,7 +83,7 @@ impl<T: Element> Block<T> {
         }
     }
 
-    /// Adds the gradient by what the encoder takes to `back`.
+    /// Adds the gradient with respect to the encoder's input to `back`.
     pub fn decode(&mut self, site: &Site<'_, T>, index: usize, encoder: usize) {
         let &Stage { inputs, outputs, .. } = &site.network.stages()[index];
         let slots = &mut self.slots[index];
@@ -98,11 +98,11 @@ impl<T: Element> Block<T> {
             Encoder::Standardize { layer, starts } => {
                 Scales::of(layer, *starts, site.averages).slope(site.isa, dy, dx, true);
             }
-            Encoder::Tabular { .. } => {} // Categories are an input: nothing is behind them.
+            Encoder::Tabular { .. } => {} // Categories are the network's input: nothing comes before.
         }
     }
 
-    /// Adds the tangent of that.
+    /// Adds the tangent of that gradient.
     pub fn decode_dot(&mut self, site: &Site<'_, T>, index: usize, encoder: usize) {
         let &Stage { inputs, outputs, .. } = &site.network.stages()[index];
         let (layer, start) = match &site.network.encoders()[encoder] {
@@ -126,7 +126,7 @@ impl<T: Element> Block<T> {
         }
     }
 
-    /// Adds the block's part to the tangent of the gradient by the table of a category, whose vectors stand in the
+    /// Adds the block's part to the tangent of the gradient of a category's table, whose vectors are in the
     /// output from column `first` on.
     pub fn table(&self, site: &Site<'_, T>, index: usize, category: &Category, first: usize, into: &mut [T]) {
         let stage = &site.network.stages()[index];

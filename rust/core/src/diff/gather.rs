@@ -1,5 +1,5 @@
-//! The last part of a product: the tangents of the gradients by the parameters, from all blocks; and the pieces that
-//! such sums over blocks are worked on in.
+//! The last part of a product: the tangents of the parameters' gradients, from all blocks; and the pieces
+//! into which such sums over blocks are divided.
 
 use super::Site;
 use super::block::Block;
@@ -10,20 +10,20 @@ use crate::network::{Encoder, Network};
 use crate::parallel;
 use crate::view::MatMut;
 
-/// Rows of a weight that are worked on together.
+/// Rows of a weight that are processed together.
 const TILE: usize = 256;
 
 /// What a piece of the result belongs to.
 #[derive(Clone, Copy)]
 pub enum Part {
-    /// Vectors of a category, which stand in the output from a column on.
+    /// Vectors of a category, which are in the output from a column on.
     Table {
-        /// Which.
+        /// Which category.
         category: Category,
         /// That column.
         first: usize,
     },
-    /// Rows of a panel of a weight.
+    /// Rows of one panel of a weight.
     Weight {
         /// The first of the rows.
         from: usize,
@@ -40,7 +40,7 @@ pub enum Part {
     Shift,
 }
 
-/// Sums over the rows of all blocks, in their order and in double precision.
+/// Sums over the rows of all blocks, in the order of blocks and in double precision.
 pub fn sums<T: Element>(blocks: &[Block<T>], index: usize, which: usize) -> Vec<f64> {
     let mut total = vec![0.0; blocks[0].slots[index].sums[which].len()];
     for block in blocks {
@@ -49,7 +49,8 @@ pub fn sums<T: Element>(blocks: &[Block<T>], index: usize, which: usize) -> Vec<
     total
 }
 
-/// Takes `result`, which is in the order of the arena, apart: what belongs to which stage.
+/// Divides `result`, which is in the order of the arena, into pieces: their stage, what they are, and the
+/// piece.
 pub fn parts<'r, T: Element>(network: &Network, result: &'r mut [T]) -> Vec<(usize, Part, &'r mut [T])> {
     let mut parts = Vec::new();
     let (mut rest, mut at) = (result, 0);
@@ -90,7 +91,7 @@ pub fn parts<'r, T: Element>(network: &Network, result: &'r mut [T]) -> Vec<(usi
     parts
 }
 
-/// into ← into + the sums over the rows of some columns.
+/// into ← into + the sum of rows.
 pub fn add_rows<T: Element>(into: &mut [T], rows: &[T]) {
     for row in rows.chunks_exact(into.len()) {
         into.iter_mut().zip(row).for_each(|(into, d)| *into += *d);
@@ -98,7 +99,7 @@ pub fn add_rows<T: Element>(into: &mut [T], rows: &[T]) {
 }
 
 impl<T: Element> Site<'_, T> {
-    /// Adds the tangents of the gradients by the parameters, over the rows of the blocks, to `result`, which is in
+    /// Adds the tangents of the parameters' gradients, over the rows of the blocks, to `result`, which is in
     /// the order of the arena.
     pub fn gather(&self, blocks: &[Block<T>], result: &mut [T]) {
         let mut parts = parts(self.network, result);

@@ -1,18 +1,19 @@
-//! Kronecker factors of Fisher information (K-FAC): for each dense layer, second moments of what it takes and of
-//! the slopes by what it gives.
+//! Kronecker factors of the Fisher information (K-FAC): for each dense layer, second moments of its input and
+//! of the slopes with respect to its output.
 //!
-//! Sample n's gradient by a weight and its bias is an outer product, δ_n·ā_nᵀ, of the slope by what the layer gives
-//! and of what it takes with a 1 behind it for the bias. The layer's block of the Fisher information is the mean of
-//! Kronecker products; K-FAC takes the product of the means instead (Martens and Grosse 2015, arXiv:1503.05671):
+//! Sample n's gradient of a weight and its bias is an outer product, δ_n·ā_nᵀ, of the slope with respect to
+//! the layer's output and its input, extended by a 1 for the bias. The layer's block of the Fisher
+//! information is the mean of Kronecker products; K-FAC takes the product of the means instead (Martens and
+//! Grosse 2015, arXiv:1503.05671):
 //!
 //! ```text
 //! F = 1/N·Σ_n Σ_k (δ_nk·δ_nkᵀ) ⊗ (ā_n·ā_nᵀ)  ≈  G ⊗ A
 //! A = 1/N·Σ_n ā_n·ā_nᵀ            G = 1/N·Σ_n Σ_k δ_nk·δ_nkᵀ
 //! ```
 //!
-//! k counts the slopes by the outputs that a row has (see [`likelihood`](super::likelihood)). The passes are those
-//! of a [`sweep`](super::sweep). Both sums are products of matrices; as they are symmetric, tiles below the diagonal
-//! are not computed.
+//! k counts a row's slopes with respect to the outputs (see [`likelihood`](super::likelihood)). The passes
+//! are those of a [`sweep`](super::sweep). Both sums are matrix products; since they are symmetric, tiles
+//! below the diagonal are not computed.
 
 use std::ops::Range;
 
@@ -35,18 +36,18 @@ use crate::workspace::Workspace;
 
 /// Rows and columns of a tile.
 const TILE: usize = 128;
-/// Multiply-adds from which a further thread pays.
+/// Multiply-adds per thread from which another thread pays off.
 const WORK_PER_THREAD: usize = 1 << 17;
 
-/// Factors of a dense layer, each whole, row by row.
+/// Factors of a dense layer, as full matrices, row by row.
 pub struct Factors {
-    /// The layer's place among the network's, as in the names of its parameters: `"0"`, `"2.1"`.
+    /// The layer's place in the network, as in the names of its parameters: `"0"`, `"2.1"`.
     pub layer: String,
-    /// Second moments of the inputs, and of the 1 behind them if there is a bias.
+    /// Second moments of the inputs, extended by a 1 if there is a bias.
     pub a: Vec<f64>,
     /// Second moments of the slopes.
     pub g: Vec<f64>,
-    /// Rows of either.
+    /// Number of rows of each.
     pub sizes: [usize; 2],
 }
 
@@ -57,18 +58,18 @@ enum Side {
     Slopes,
 }
 
-/// A part of a factor: rows of the one range, columns of the other.
+/// A part of a factor: a range of rows and a range of columns.
 struct Tile<T> {
     stage: usize,
     side: Side,
     rows: Range<usize>,
     cols: Range<usize>,
-    /// The sum over a chunk, and over all.
+    /// The sum over a chunk, and over everything.
     sum: Vec<T>,
     total: Vec<f64>,
 }
 
-/// Sums under way.
+/// Sums in progress.
 pub struct Kronecker<T: Element> {
     sweep: Sweep<T>,
     tiles: Vec<Tile<T>>,
@@ -78,7 +79,7 @@ pub struct Kronecker<T: Element> {
 }
 
 impl<T: Element> Kronecker<T> {
-    /// Of nothing yet.
+    /// Sums over nothing yet.
     pub fn new(network: &Network, slopes: Slopes) -> Self {
         let (mut tiles, mut sums) = (Vec::new(), Vec::new());
         for (stage, s) in network.stages().iter().enumerate() {
@@ -107,10 +108,10 @@ impl<T: Element> Kronecker<T> {
         Kronecker { sweep: Sweep::new(slopes), tiles, sums, count: 0 }
     }
 
-    /// Adds some rows of the data; targets are those of all of it.
+    /// Adds some rows of the data; targets are those of all rows.
     ///
     /// # Errors
-    /// If shapes do not fit or something is not finite; nothing was added then.
+    /// If shapes do not fit or something is not finite; nothing is added then.
     pub fn add<'s>(
         &mut self,
         model: &mut Model<T>,
@@ -140,7 +141,7 @@ impl<T: Element> Kronecker<T> {
         Ok(())
     }
 
-    /// Adds the rows at hand to the tiles of one side.
+    /// Adds the current rows to the tiles of one side.
     fn multiply(&mut self, model: &Model<T>, side: Side) {
         let workspace = &*self.sweep.workspace();
         let (network, isa, k) = (model.network(), model.isa(), workspace.plan.rows);
@@ -161,7 +162,7 @@ impl<T: Element> Kronecker<T> {
         });
     }
 
-    /// The means over all that was added, layer by layer.
+    /// The means over everything that was added, layer by layer.
     ///
     /// # Errors
     /// If they are not finite: inputs or slopes are too large for the model's precision.
@@ -204,7 +205,7 @@ impl<T: Element> Kronecker<T> {
     }
 }
 
-/// What a dense stage takes, or the slopes by what it gives, of the rows at hand.
+/// A dense stage's inputs, or the slopes with respect to its outputs, for the current rows.
 fn matrix<'w, T: Element>(
     network: &Network,
     workspace: &'w Workspace<T>,

@@ -1,4 +1,4 @@
-//! Slopes by a network's outputs f whose outer products add up to a Fisher information.
+//! Slopes with respect to a network's outputs f, whose outer products sum to a Fisher information.
 //!
 //! ```text
 //! categorical   p = softmax(f)    −ln p_y         slope p − e_y      exact: diag(p) − p·pᵀ = Σ l_k·l_kᵀ, k < C
@@ -6,13 +6,13 @@
 //! Gaussian      mean f, variance 1                slope f − y        exact: e_k
 //! ```
 //!
-//! *Exact* takes the expectation over what the model itself says of y, a sum over the C outputs, or over the C − 1
-//! columns l_k of the Cholesky factor of the same matrix: with the sums s_k = p_k + … + p_C, l_k is
-//! √(p_k/s_k)·(√s_{k+1} at k, −p_j/√s_{k+1} at j > k), in which nothing cancels (Tanabe and Sagae 1992, "An exact
-//! Cholesky decomposition and the generalized inverse of the variance-covariance matrix of the multinomial
-//! distribution", J. R. Statist. Soc. B 54). So one pass of slopes less is needed, and two classes take one. *Sampled*
-//! draws one y per row from the model, *empirical* takes the labels of the data. Their squares have different
-//! meanings and sizes (Kunstner, Balles and Hennig 2019, arXiv:1905.12558).
+//! *Exact* takes the expectation over the model's own distribution of y: a sum over the C outputs, or over
+//! the C − 1 columns l_k of the Cholesky factor of the same matrix. With the sums s_k = p_k + … + p_C, l_k is
+//! √(p_k/s_k)·(√s_{k+1} at k, −p_j/√s_{k+1} at j > k), in which nothing cancels (Tanabe and Sagae 1992, "An
+//! exact Cholesky decomposition and the generalized inverse of the variance-covariance matrix of the
+//! multinomial distribution", J. R. Statist. Soc. B 54). That saves one pass of slopes, so two classes take a
+//! single one. *Sampled* draws one y per row from the model, *empirical* takes the labels of the data. Their
+//! squares have different meanings and sizes (Kunstner, Balles and Hennig 2019, arXiv:1905.12558).
 
 use crate::element::Element;
 use crate::error::Error;
@@ -20,47 +20,48 @@ use crate::loss::Targets;
 use crate::rng::{Purpose, Stream};
 use crate::view::MatRef;
 
-/// What a network's outputs say of y.
+/// The distribution of y that a network's outputs describe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Likelihood {
-    /// One of several classes, outputs are logits.
+    /// One of several classes; outputs are logits.
     Categorical,
     /// Yes or no for each output, which is its logit.
     Bernoulli,
-    /// Normal with the outputs as means and variance 1.
+    /// Normal, with the outputs as means and variance 1.
     Gaussian,
 }
 
-/// Which slopes.
+/// Which slopes are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Of the log-likelihood, for every y by its probability.
+    /// Of the log-likelihood, for every y, weighted by its probability.
     Exact,
     /// For a y drawn from the model.
     Sampled {
-        /// What it is drawn by, with the row's place in the data.
+        /// Seed of the draw, which also depends on the row's place in the data.
         seed: u64,
     },
     /// For the y of the data.
     Empirical,
-    /// The same times √p_y, for one of several classes: its square counts by the probability of the label.
+    /// The same times √p_y, for one of several classes: its square is weighted by the probability of the
+    /// label.
     Weighted,
-    /// 2f: of the outputs' squared norm.
+    /// 2f, the slope of the outputs' squared norm.
     Norm,
 }
 
-/// Slopes by the outputs of some rows, one after another.
+/// Slopes with respect to the outputs of some rows, one after another.
 pub struct Slopes {
     likelihood: Likelihood,
     kind: Kind,
-    /// The outputs that count, all others have slope 0.
+    /// The outputs that count; all others have slope 0.
     columns: Vec<usize>,
-    /// For the rows at hand, by counted output: probabilities, or means.
+    /// For the current rows, by counted output: probabilities, or means.
     says: Vec<f64>,
 }
 
 impl Slopes {
-    /// Slopes of the given outputs of a network that has `outputs`; `None` is all of them.
+    /// Slopes of the given outputs of a network with `outputs` outputs; `None` means all.
     ///
     /// # Errors
     /// If there is no such output, or one is listed twice.
@@ -94,7 +95,7 @@ impl Slopes {
     /// Checks targets of `rows` rows, if they are needed.
     ///
     /// # Errors
-    /// If there are none, or they do not fit.
+    /// If they are missing or do not fit.
     pub fn check<T: Element>(
         &self,
         y: Option<&Targets<'_, T>>,
@@ -141,7 +142,7 @@ impl Slopes {
         }
     }
 
-    /// Takes the outputs of the rows at hand.
+    /// Receives the outputs of the current rows.
     pub fn begin<T: Element>(&mut self, output: MatRef<'_, T>) {
         self.says.clear();
         for r in 0..output.rows() {
@@ -162,8 +163,8 @@ impl Slopes {
         }
     }
 
-    /// Writes the k-th slope of each row at hand times `scale`, rows × outputs; they are the rows of the data
-    /// from `start` on, with targets `y` (whole).
+    /// Writes the k-th slope of each current row times `scale`, rows × outputs; the rows are those of the
+    /// data from `start` on, with targets `y` for all of the data.
     pub fn write<T: Element>(
         &self,
         k: usize,
@@ -232,7 +233,7 @@ impl Slopes {
     }
 }
 
-/// 1 − p_k as the sum of the others, where the difference would cancel.
+/// 1 − p_k, as the sum of the others where the difference would cancel.
 fn rest(p: &[f64], k: usize) -> f64 {
     if p[k] < 0.5 {
         return 1.0 - p[k];

@@ -1,29 +1,32 @@
-//! Derivatives beyond the gradient, exact ones: forward mode, and products of matrices of second derivatives with
+//! Exact derivatives beyond the gradient: forward mode, and products of matrices of second derivatives with
 //! vectors.
 //!
-//! * **Tangents** ([`jvp`]): every number of a pass goes along with its derivative in one direction v, marked by a
-//!   dot: for a dense layer z = x·W + b, ż = ẋ·W + x·Ẇ + ḃ.
-//! * **The Hessian times v** ([`product`]) is the derivative of the gradient in the direction v. So the backward
-//!   pass goes along with its tangents, too: where dW = xᵀ·dz, the tangent is ẋᵀ·dz + xᵀ·dz˙. (Pearlmutter 1994,
-//!   "Fast exact multiplication by the Hessian", calls it the R-operator; elsewhere it is forward over reverse.)
-//! * **The Gauss-Newton matrix times v**, Jᵀ·H·J·v with J the Jacobian of the outputs by the parameters and H the
-//!   second derivatives of the loss by the outputs, goes the same way with a gradient of 0: what comes back from
-//!   H·ẏ is its tangent alone (Schraudolph 2002, "Fast curvature matrix-vector products"). With the Fisher
-//!   information of the outputs for H it is the Fisher information of the parameters.
+//! * **Tangents** ([`jvp`]): every number of a pass is accompanied by its derivative in a direction v, marked
+//!   by a dot: for a dense layer z = x·W + b, ż = ẋ·W + x·Ẇ + ḃ.
+//! * **The Hessian times v** ([`product`]) is the derivative of the gradient in the direction v. So the
+//!   backward pass carries tangents, too: where dW = xᵀ·dz, the tangent is ẋᵀ·dz + xᵀ·dz˙. (Pearlmutter 1994,
+//!   "Fast exact multiplication by the Hessian", calls this the R-operator; elsewhere it is called forward
+//!   over reverse.)
+//! * **The Gauss-Newton matrix times v**, Jᵀ·H·J·v with J the Jacobian of the outputs with respect to the
+//!   parameters and H the second derivatives of the loss with respect to the outputs, is computed the same
+//!   way with a gradient of 0: only the tangent H·ẏ goes back (Schraudolph 2002, "Fast curvature
+//!   matrix-vector products"). With the Fisher information of the outputs as H, the result is that of the
+//!   parameters.
 //!
-//! Nothing here is a difference. Beside 3 matrix products a layer for a gradient a product takes 6, once what depends
-//! on the point alone is there: outputs, gradients and the derivatives φ′ and φ″, which a [`Curvature`] keeps from one
-//! product to the next. Rows that do not depend on each other go by in waves.
+//! No finite differences are used. Where a gradient takes 3 matrix products per layer, a product takes 6,
+//! once what depends only on the point is available: outputs, gradients and the derivatives φ′ and φ″, which
+//! a [`Curvature`] keeps from one product to the next. Rows that are independent are processed in waves.
 //!
-//! * **Sums of squared gradients of single rows** ([`squares`]), such as the diagonal of the Fisher information
-//!   for what [`likelihood`] says of the outputs: they take one product of squared matrices per layer.
+//! * **Sums of squared per-row gradients** ([`squares`]), such as the diagonal of the Fisher information for
+//!   a [`likelihood`] of the outputs: they take one product of squared matrices per layer.
 //! * **Kronecker factors** ([`kronecker`]) of each dense layer's block of that matrix: two products per layer.
-//! * **Derivatives by the inputs** up to the second ([`jet`]), and the gradients of what is made of them.
+//! * **Derivatives with respect to the inputs** up to the second ([`jet`]), and the gradients of functions of
+//!   them.
 //!
-//! Passes that train are fused (`pass`); these are not. A `point` is a network on a batch; `block` does a
-//! stage of some rows, `tangent` what goes along with it, `norm` is what normalizations add, and `gather`
-//! the last part. [`Replay`] runs the numbers alone again and again, for differences. As there, every number is computed
-//! by one thread in an order that shapes alone decide.
+//! Passes that train are fused (`pass`); these are not. A `point` is a network on a batch; `block` processes
+//! a stage for some rows, `tangent` the accompanying tangents, `norm` has the formulas of normalizations, and
+//! `gather` the last part. [`Replay`] runs only the numbers again and again, for differences. As in `pass`,
+//! every number is computed by one thread in an order that depends on shapes only.
 
 mod block;
 mod encode;
@@ -65,28 +68,29 @@ pub use replay::Replay;
 /// Which matrix a vector is multiplied by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Matrix {
-    /// Second derivatives of the loss by the parameters.
+    /// Second derivatives of the loss with respect to the parameters.
     Hessian,
-    /// Jᵀ·H·J with the second derivatives H of the loss by the outputs.
+    /// Jᵀ·H·J with the second derivatives H of the loss with respect to the outputs.
     GaussNewton,
     /// Jᵀ·F·J with the Fisher information F of the outputs.
     Fisher,
 }
 
-/// Rows that are at work at the same time, if rows do not depend on each other.
+/// Rows that are processed at the same time, if rows are independent.
 const WAVE: usize = 2048;
 /// Multiply-adds from which a further thread pays.
 const WORK_PER_THREAD: usize = 1 << 17;
 
-/// (∂²L/∂θ²)·v or what else [`Matrix`] says, into `into`; both in public order. L is the loss of the batch as a
-/// training step takes it; `training` says whether the network is as in training, with statistics of the batch and
-/// with what the next pass would drop, or as in evaluation. For several v, see [`Curvature`].
+/// Computes (∂²L/∂θ²)·v, or the product with another [`Matrix`], into `into`; both vectors are in public
+/// order. L is the loss of the batch as in a training step; `training` says whether the network is in
+/// training mode, with statistics of the batch and the elements dropped that the next pass would drop, or in
+/// evaluation mode. For several v, see [`Curvature`].
 ///
 /// # Errors
-/// If shapes, labels or weights do not fit, or something is not finite, or there is no Fisher information.
+/// If shapes, labels or weights do not fit, something is not finite, or there is no Fisher information.
 ///
 /// # Panics
-/// If v or `into` has another length than the number of parameters.
+/// If the length of v or `into` is not the number of parameters.
 pub fn product<'t, T: Element + 't>(
     model: &mut Model<T>,
     objective: &Objective<T>,
@@ -100,13 +104,14 @@ pub fn product<'t, T: Element + 't>(
     Curvature::default().product(model, objective, x, y, matrix, training, v, into)
 }
 
-/// Outputs, and their derivative in a direction of parameters and, if there is a `x_dot`, inputs.
+/// Computes outputs, and their derivative in a direction of parameters and, if there is an `x_dot`, of
+/// inputs.
 ///
 /// # Errors
 /// If shapes do not fit, or something is not finite.
 ///
 /// # Panics
-/// If v has another length than the number of parameters, or `output` or `dot` than rows × outputs.
+/// If the length of v is not the number of parameters, or that of `output` or `dot` is not rows × outputs.
 pub fn jvp<T: Element>(
     model: &mut Model<T>,
     x: MatRef<'_, T>,
@@ -165,25 +170,25 @@ fn check_rows<T: Element>(model: &Model<T>, x: MatRef<'_, T>, training: bool) ->
     if training { model.network().check_training_rows(x.rows()) } else { Ok(()) }
 }
 
-/// How many threads are worth it.
+/// How many threads are worthwhile.
 fn team(network: &Network, rows: usize) -> usize {
     let work = rows * network.stages().iter().map(dense_len).sum::<usize>();
     threads::num_threads().0.min(work / WORK_PER_THREAD).max(1)
 }
 
-/// Parameters, or a direction of them, as blocks read them.
+/// Parameters, or a direction in parameter space, as blocks read them.
 struct Weights<T> {
     /// In the order of the arena.
     arena: Buffer<T>,
-    /// By stage, of its normalization.
+    /// The normalization's scale and shift, by stage.
     affine: Vec<Affine<T>>,
-    /// By stage, its transposed weight; none of the first.
+    /// Transposed weights by stage; the first stage has none.
     transposed: Vec<Vec<T>>,
 }
 
 impl<T: Element> Weights<T> {
-    /// Those that `write` gives in the order of the arena, in the memory of others that nobody needs. `scale` is that
-    /// of normalizations which have none; `back` says whether transposed weights are needed.
+    /// Makes those that `write` provides in the order of the arena, reusing the memory of others. `scale` is
+    /// the scale of normalizations without one; `back` says whether transposed weights are needed.
     ///
     /// # Errors
     /// If there is not enough memory.
@@ -198,7 +203,7 @@ impl<T: Element> Weights<T> {
         let len = network.arena_len();
         let (mut arena, mut transposed) = match spare.filter(|spare| spare.arena.len() == len) {
             Some(Weights { mut arena, transposed, .. }) => {
-                arena.fill(T::ZERO); // What lies between blocks is 0.
+                arena.fill(T::ZERO); // padding between blocks is 0
                 (arena, transposed)
             }
             None => (Buffer::zeroed("parameters", len)?, Vec::new()),
@@ -229,7 +234,7 @@ impl<T: Element> Weights<T> {
     }
 }
 
-/// A network at its parameters on a batch: what blocks of rows are told of it.
+/// A network at its parameters on a batch: what blocks of rows need to know.
 struct Site<'a, T> {
     network: &'a Network,
     isa: Isa,
@@ -240,21 +245,21 @@ struct Site<'a, T> {
     draw: Draw,
     /// Rows of the batch.
     rows: usize,
-    /// Whether there are gradients, which go along with their tangents.
+    /// Whether gradients are computed, and carry tangents.
     curved: bool,
     /// Whether anything goes backward.
     back: bool,
-    /// Whether outputs are all that is wanted, and no derivatives.
+    /// Whether only outputs are wanted, and no derivatives.
     plain: bool,
     threads: usize,
 }
 
-/// What is done to a block, in stages.
+/// An action on a block, at a stage.
 #[derive(Clone, Copy)]
 enum Act {
     Enter(usize),
     Leave(usize),
-    /// What comes in at the outputs.
+    /// Takes what comes in at the outputs.
     Turn,
     LeaveBack(usize),
     EnterBack(usize),
@@ -269,17 +274,17 @@ impl<T: Element> Site<'_, T> {
         }
     }
 
-    /// Whether φ″ is 0 for one reason or another.
+    /// Whether φ″ is 0 everywhere.
     fn is_linear(&self, act: Activation) -> bool {
         matches!(act, Activation::Identity | Activation::Dropout(_))
     }
 
-    /// Whether a stage takes statistics over the batch.
+    /// Whether a stage computes statistics over the batch.
     fn couples(&self, index: usize) -> bool {
         self.training && self.network.stages()[index].norm.is_some_and(|norm| norm.over_batch())
     }
 
-    /// Rows that can go through the network on their own.
+    /// Ranges of rows that can go through the network independently.
     fn waves(&self) -> impl Iterator<Item = Range<usize>> + use<T> {
         let rows = self.rows;
         let wave = if self.training && self.network.couples_rows() { rows } else { WAVE };
@@ -299,8 +304,8 @@ impl<T: Element> Site<'_, T> {
         starts.map(|first| Block::new(self, x, x_dot, first, spare.pop().unwrap_or_default())).collect()
     }
 
-    /// All that is done to a block on its way, in runs. Each run but the last ends where a batch normalization needs
-    /// sums over all blocks.
+    /// All actions on a block, in order, divided into runs. Every run but the last ends where a batch
+    /// normalization needs sums over all blocks.
     fn runs(&self, back: bool) -> Vec<Vec<Act>> {
         let (count, mut runs) = (self.network.stages().len(), vec![Vec::new()]);
         let mut act = |act: Act, ends: bool| {
@@ -323,8 +328,8 @@ impl<T: Element> Site<'_, T> {
         runs
     }
 
-    /// What is known of the columns of normalizations before a pass, by stage: those that have running averages, in
-    /// evaluation.
+    /// What is known of the normalizations' columns before a pass, by stage: in evaluation, those with
+    /// running averages.
     fn columns(&self) -> Vec<Columns<T>> {
         let of = |stage: &crate::network::Stage| {
             let Some(Norm { over: Over::Batch { layer, running }, .. }) = stage.norm else {
@@ -338,7 +343,8 @@ impl<T: Element> Site<'_, T> {
         self.network.stages().iter().map(of).collect()
     }
 
-    /// The numbers of blocks: forward, and if there are gradients backward from what `turn` writes.
+    /// Computes the numbers of blocks: forward, and if gradients are wanted, backward from what `turn`
+    /// writes.
     fn values(
         &self,
         blocks: &mut [Block<T>],
@@ -367,7 +373,8 @@ impl<T: Element> Site<'_, T> {
         }
     }
 
-    /// The tangents of blocks in a direction: forward, and if anything goes backward, from what `turn` writes.
+    /// Computes the tangents of blocks in a direction: forward, and if anything goes backward, back from what
+    /// `turn` writes.
     fn tangents(
         &self,
         way: &Weights<T>,
@@ -410,12 +417,13 @@ impl<T: Element> Site<'_, T> {
         }
     }
 
-    /// The means over the batch of what blocks have summed up.
+    /// The batch means of what blocks have summed.
     fn means(&self, blocks: &[Block<T>], index: usize, which: usize) -> Vec<T> {
         gather::sums(blocks, index, which).iter().map(|sum| T::lit(sum / self.rows as f64)).collect()
     }
 
-    /// The statistics of a batch normalization over all rows: means, and then squares of the distances from them.
+    /// Computes the statistics of a batch normalization over all rows: means first, then squared distances
+    /// from them.
     fn measure(&self, blocks: &mut [Block<T>], index: usize, columns: &mut Columns<T>) {
         let stage = &self.network.stages()[index];
         let Some(Norm { over: Over::Batch { layer, .. }, .. }) = stage.norm else { return };

@@ -1,7 +1,7 @@
 //! Normalizations of a block of rows: forward and backward, and the tangents of both.
 //!
-//! Batch normalization and normalizations of rows are one formula, with means over the rows of the batch or over
-//! the columns of a row; dots are tangents, and s = 1/√(σ² + ε):
+//! Batch normalization and normalizations over rows have the same formula, with means over the rows of the
+//! batch or over the columns of a row. Dots are tangents, and s = 1/√(σ² + ε):
 //!
 //! ```text
 //! forward      ẑ = s·(z − μ)                    u = γ·ẑ + β
@@ -11,9 +11,9 @@
 //! parameters   dβ˙ = Σ du˙                       dγ˙ = Σ du˙·ẑ + du·ẑ˙
 //! ```
 //!
-//! RMSNorm is without μ and without the means of w. With running averages in place of statistics, in evaluation,
-//! q and all means are 0. Sums over columns are taken by blocks of rows, and of the blocks in their order and in
-//! double precision. Without a gradient du, as for the Gauss-Newton matrix, its terms are left out.
+//! RMSNorm omits μ and the mean of w. With running averages in place of statistics, in evaluation, q and all
+//! means are 0. Sums over columns are taken by blocks of rows, and blocks are summed in their order and in
+//! double precision. Without a gradient du, as for the Gauss-Newton matrix, its terms are omitted.
 
 use crate::element::Element;
 use crate::layer::RowNorm;
@@ -21,10 +21,10 @@ use crate::layer::batch_norm::sums;
 use crate::layer::row_norm::total;
 use crate::simd::{Op, Simd, zip_map};
 
-/// Scale and shift, γ and β, or their tangents: 1 and 0, or 0, where there are none.
+/// Scale and shift, γ and β, or their tangents; if there are none, these are 1 and 0, and 0 for tangents.
 pub type Affine<T> = [Vec<T>; 2];
 
-/// What the columns of a batch normalization have, by column: as numbers, or as tangents.
+/// What is known of the columns of a batch normalization: as numbers, or as tangents.
 #[derive(Clone, Default)]
 pub struct Columns<T> {
     /// μ, or μ̇
@@ -36,14 +36,14 @@ pub struct Columns<T> {
 }
 
 impl<T: Element> Columns<T> {
-    /// All 0.
+    /// All zeros.
     pub fn zeros(n: usize) -> Self {
         let zeros = || vec![T::ZERO; n];
         Columns { mean: zeros(), factor: zeros(), slope: [zeros(), zeros()] }
     }
 }
 
-/// What the rows of a block have that are normalized each by itself.
+/// What is known of the rows of a block that are normalized one by one.
 #[derive(Default)]
 pub struct OfRows<T> {
     /// s
@@ -54,18 +54,25 @@ pub struct OfRows<T> {
     pub slope: Vec<T>,
 }
 
+impl<T: Element> OfRows<T> {
+    /// s, q and the mean of w·ẑ of a row; 0 for those that were not computed.
+    fn at(&self, r: usize) -> [T; 3] {
+        [&self.inverse, &self.along, &self.slope].map(|of| of.get(r).copied().unwrap_or(T::ZERO))
+    }
+}
+
 /// Numbers and their tangents.
 pub type Pair<S> = [S; 2];
 
-/// Some work on a block of rows of n columns. `Batch` variants take what is known of the columns.
+/// An operation on a block of rows with n columns. `Batch` variants take what is known of the columns.
 pub enum Task<'m, T> {
-    /// z becomes u, ẑ goes beside it.
+    /// z becomes u; ẑ is kept in `hat`.
     Forward { z: &'m mut [T], hat: &'m mut [T], of: Of<'m, T>, affine: &'m Affine<T> },
-    /// ż becomes u̇, ẑ˙ goes beside it.
+    /// ż becomes u̇; ẑ˙ is kept in `hat`.
     Tangent { dot: &'m mut [T], hat: Pair<&'m mut [T]>, of: OfDots<'m, T>, affine: Pair<&'m Affine<T>> },
     /// du becomes dz, and is kept.
     Backward { dz: &'m mut [T], du: &'m mut [T], hat: &'m [T], of: Of<'m, T>, affine: &'m Affine<T> },
-    /// du˙ becomes dz˙; du, dz and ẑ˙ if there is a gradient.
+    /// du˙ becomes dz˙; with du, dz and ẑ˙ if there is a gradient.
     Curve {
         dz_dot: &'m mut [T],
         slope: Option<[&'m [T]; 3]>,
@@ -77,7 +84,7 @@ pub enum Task<'m, T> {
     Sums { z: &'m [T], into: &'m mut [T] },
     /// Σ (z − μ)²
     Squares { z: &'m [T], mean: &'m [T], into: &'m mut [T] },
-    /// Σ a, and Σ a·ẑ + b·ẑ˙ if there is such a pair.
+    /// Σ a, and Σ a·ẑ, or Σ (a·ẑ + b·ẑ˙) if there is a pair `with`.
     Collect { a: &'m [T], hat: &'m [T], with: Option<[&'m [T]; 2]>, into: &'m mut [Vec<T>; 2] },
 }
 
@@ -93,7 +100,7 @@ pub enum OfDots<'m, T> {
     Rows(&'m RowNorm, &'m mut OfRows<T>),
 }
 
-/// A [`Task`] on rows of so many columns.
+/// A [`Task`] on rows with this many columns.
 pub struct Work<'m, T>(pub usize, pub Task<'m, T>);
 
 impl<T: Element> Op<T> for Work<'_, T> {
@@ -194,16 +201,13 @@ fn forward<T: Element, S: Simd<T>>(
             ),
             Of::Rows(norm, of) => {
                 let count = n as f64;
-                let mean = match norm.centred {
-                    true => total(
-                        s,
-                        [&*z],
-                        #[inline(always)]
-                        |[z]| z,
-                    ),
-                    false => 0.0,
-                };
-                let mean = s.splat(T::lit(mean / count));
+                let mean = mean_of(
+                    s,
+                    norm,
+                    [&*z],
+                    #[inline(always)]
+                    |[z]| z,
+                );
                 let squares = total(
                     s,
                     [&*z],
@@ -230,7 +234,19 @@ fn forward<T: Element, S: Simd<T>>(
     }
 }
 
-/// 1/√(σ² + ε), NaN where the variance overflows: 0 would hide it from the loss.
+/// The mean of f over a row's columns; 0 for a normalization that subtracts no mean.
+#[inline(always)]
+fn mean_of<T: Element, S: Simd<T>, const R: usize>(
+    s: S,
+    norm: &RowNorm,
+    reads: [&[T]; R],
+    f: impl Fn([S::V; R]) -> S::V,
+) -> S::V {
+    let sum = if norm.centred { total(s, reads, f) } else { 0.0 };
+    s.splat(T::lit(sum / norm.features as f64))
+}
+
+/// 1/√(σ² + ε), NaN if the variance overflows: 0 would hide that from the loss.
 pub fn inverse(variance: f64, eps: f64) -> f64 {
     if variance.is_finite() { 1.0 / (variance + eps).sqrt() } else { f64::NAN }
 }
@@ -259,16 +275,13 @@ fn tangent<T: Element, S: Simd<T>>(
             ),
             OfDots::Rows(norm, of) => {
                 let count = n as f64;
-                let mean = match norm.centred {
-                    true => total(
-                        s,
-                        [&*dot],
-                        #[inline(always)]
-                        |[dot]| dot,
-                    ),
-                    false => 0.0,
-                };
-                let mean = s.splat(T::lit(mean / count));
+                let mean = mean_of(
+                    s,
+                    norm,
+                    [&*dot],
+                    #[inline(always)]
+                    |[dot]| dot,
+                );
                 let along = total(
                     s,
                     [hat, &*dot],
@@ -317,15 +330,13 @@ fn backward<T: Element, S: Simd<T>>(
             ),
             Of::Rows(norm, of) => {
                 let count = n as f64;
-                let mean = match norm.centred {
-                    true => total(
-                        s,
-                        [&*dz, gamma],
-                        #[inline(always)]
-                        |[d, gamma]| s.mul(d, gamma),
-                    ),
-                    false => 0.0,
-                };
+                let mean = mean_of(
+                    s,
+                    norm,
+                    [&*dz, gamma],
+                    #[inline(always)]
+                    |[d, gamma]| s.mul(d, gamma),
+                );
                 let slope = total(
                     s,
                     [&*dz, gamma, hat],
@@ -333,8 +344,7 @@ fn backward<T: Element, S: Simd<T>>(
                     |[d, gamma, hat]| s.mul(s.mul(d, gamma), hat),
                 );
                 of.slope[r] = T::lit(slope / count);
-                let (mean, slope) = (s.splat(T::lit(mean / count)), s.splat(of.slope[r]));
-                let inverse = s.splat(of.inverse[r]);
+                let (slope, inverse) = (s.splat(of.slope[r]), s.splat(of.inverse[r]));
                 zip_map(
                     s,
                     [dz, du],
@@ -358,117 +368,127 @@ fn curve<T: Element, S: Simd<T>>(
     slope: Option<[&[T]; 3]>,
     hat: &[T],
     mut of: OfDots<'_, T>,
-    [[gamma, _], [gamma_dot, _]]: Pair<&Affine<T>>,
+    affine: Pair<&Affine<T>>,
 ) {
     for r in 0..dz_dot.len() / n {
         let (d, hat) = (row_mut(dz_dot, r, n), row(hat, r, n));
         let slope = slope.map(|parts| parts.map(|part| row(part, r, n)));
-        match (&mut of, slope) {
-            (OfDots::Batch([at, dots]), None) => zip_map(
-                s,
-                [d],
-                [hat, gamma, &at.factor, &dots.slope[0], &dots.slope[1]],
-                #[inline(always)]
-                |[d], [hat, gamma, inverse, mean, along]| {
-                    [s.mul(s.mul(gamma, inverse), s.sub(s.sub(d, mean), s.mul(hat, along)))]
-                },
-            ),
-            (OfDots::Batch([at, dots]), Some([du, dz, hat_dot])) => zip_map(
-                s,
-                [d],
-                [
-                    du,
-                    dz,
-                    hat,
-                    hat_dot,
-                    gamma,
-                    gamma_dot,
-                    &at.factor,
-                    &dots.factor,
-                    &at.slope[0],
-                    &at.slope[1],
-                    &dots.slope[0],
-                    &dots.slope[1],
-                ],
-                #[inline(always)]
-                |[d], [du, dz, hat, hat_dot, gamma, gamma_dot, inverse, along, a, b, a_dot, b_dot]| {
-                    // γ·(du˙ − A˙ − ẑ·B˙ − ẑ˙·B) + γ̇·(du − A − ẑ·B), with means A of du and B of du·ẑ.
-                    let still = s.sub(s.sub(du, a), s.mul(hat, b));
-                    let moved = s.sub(s.sub(s.sub(d, a_dot), s.mul(hat, b_dot)), s.mul(hat_dot, b));
-                    let moved = s.fma(gamma, moved, s.mul(gamma_dot, still));
-                    [s.mul(inverse, s.sub(moved, s.mul(along, dz)))]
-                },
-            ),
-            (OfDots::Rows(norm, of), slope) => {
-                let count = n as f64;
-                // ẇ, in the place of du˙.
-                match slope {
-                    Some([du, ..]) => zip_map(
-                        s,
-                        [&mut *d],
-                        [du, gamma, gamma_dot],
-                        #[inline(always)]
-                        |[d], [du, gamma, gamma_dot]| [s.fma(gamma, d, s.mul(gamma_dot, du))],
-                    ),
-                    None => zip_map(
-                        s,
-                        [&mut *d],
-                        [gamma],
-                        #[inline(always)]
-                        |[d], [gamma]| [s.mul(gamma, d)],
-                    ),
-                }
-                let mean = match norm.centred {
-                    true => total(
-                        s,
-                        [&*d],
-                        #[inline(always)]
-                        |[w]| w,
-                    ),
-                    false => 0.0,
-                };
-                let mean = s.splat(T::lit(mean / count));
-                let inverse = s.splat(of.inverse[r]);
-                match slope {
-                    None => {
-                        let moved = total(
-                            s,
-                            [&*d, hat],
-                            #[inline(always)]
-                            |[w, hat]| s.mul(w, hat),
-                        );
-                        let moved = s.splat(T::lit(moved / count));
-                        zip_map(
-                            s,
-                            [d],
-                            [hat],
-                            #[inline(always)]
-                            |[w], [hat]| [s.mul(inverse, s.sub(s.sub(w, mean), s.mul(hat, moved)))],
-                        );
-                    }
-                    Some([du, dz, hat_dot]) => {
-                        let moved = total(
-                            s,
-                            [&*d, hat, du, gamma, hat_dot],
-                            #[inline(always)]
-                            |[w, hat, du, gamma, hat_dot]| s.fma(s.mul(gamma, du), hat_dot, s.mul(w, hat)),
-                        );
-                        let moved = s.splat(T::lit(moved / count));
-                        let (slope, along) = (s.splat(of.slope[r]), s.splat(of.along[r]));
-                        zip_map(
-                            s,
-                            [d],
-                            [dz, hat, hat_dot],
-                            #[inline(always)]
-                            |[w], [dz, hat, hat_dot]| {
-                                let rest = s.fma(hat_dot, slope, s.mul(hat, moved));
-                                let moved = s.sub(s.sub(w, mean), s.fma(along, dz, rest));
-                                [s.mul(inverse, moved)]
-                            },
-                        );
-                    }
-                }
-            }
+        match &mut of {
+            OfDots::Batch(of) => curve_by_columns(s, d, slope, hat, *of, affine),
+            OfDots::Rows(norm, of) => curve_by_row(s, d, slope, hat, norm, of.at(r), affine),
         }
+    }
+}
+
+/// [`curve`] for a row of a batch normalization.
+#[inline(always)]
+fn curve_by_columns<T: Element, S: Simd<T>>(
+    s: S,
+    d: &mut [T],
+    slope: Option<[&[T]; 3]>,
+    hat: &[T],
+    [at, dots]: Pair<&Columns<T>>,
+    [[gamma, _], [gamma_dot, _]]: Pair<&Affine<T>>,
+) {
+    let [a, b] = &at.slope;
+    let [a_dot, b_dot] = &dots.slope;
+    match slope {
+        None => zip_map(
+            s,
+            [d],
+            [hat, gamma, &at.factor, a_dot, b_dot],
+            #[inline(always)]
+            |[d], [hat, gamma, inverse, a_dot, b_dot]| {
+                [s.mul(s.mul(gamma, inverse), s.sub(s.sub(d, a_dot), s.mul(hat, b_dot)))]
+            },
+        ),
+        Some([du, dz, hat_dot]) => zip_map(
+            s,
+            [d],
+            [du, dz, hat, hat_dot, gamma, gamma_dot, &at.factor, &dots.factor, a, b, a_dot, b_dot],
+            #[inline(always)]
+            |[d], [du, dz, hat, hat_dot, gamma, gamma_dot, inverse, along, a, b, a_dot, b_dot]| {
+                // γ·(du˙ − A˙ − ẑ·B˙ − ẑ˙·B) + γ̇·(du − A − ẑ·B), with means A of du and B of du·ẑ.
+                let still = s.sub(s.sub(du, a), s.mul(hat, b));
+                let moved = s.sub(s.sub(s.sub(d, a_dot), s.mul(hat, b_dot)), s.mul(hat_dot, b));
+                let moved = s.fma(gamma, moved, s.mul(gamma_dot, still));
+                [s.mul(inverse, s.sub(moved, s.mul(along, dz)))]
+            },
+        ),
+    }
+}
+
+/// [`curve`] for a row that is normalized by itself, for which s, q and the mean of w·ẑ are known.
+#[inline(always)]
+fn curve_by_row<T: Element, S: Simd<T>>(
+    s: S,
+    d: &mut [T],
+    slope: Option<[&[T]; 3]>,
+    hat: &[T],
+    norm: &RowNorm,
+    [inverse, along, slope_mean]: [T; 3],
+    [[gamma, _], [gamma_dot, _]]: Pair<&Affine<T>>,
+) {
+    let count = norm.features as f64;
+    let [inverse, along, slope_mean] = [inverse, along, slope_mean].map(|x| s.splat(x));
+    // ẇ, in place of du˙, and its part in the second mean.
+    let moved = match slope {
+        None => {
+            zip_map(
+                s,
+                [&mut *d],
+                [gamma],
+                #[inline(always)]
+                |[d], [gamma]| [s.mul(gamma, d)],
+            );
+            total(
+                s,
+                [&*d, hat],
+                #[inline(always)]
+                |[w, hat]| s.mul(w, hat),
+            )
+        }
+        Some([du, _, hat_dot]) => {
+            zip_map(
+                s,
+                [&mut *d],
+                [du, gamma, gamma_dot],
+                #[inline(always)]
+                |[d], [du, gamma, gamma_dot]| [s.fma(gamma, d, s.mul(gamma_dot, du))],
+            );
+            total(
+                s,
+                [&*d, hat, du, gamma, hat_dot],
+                #[inline(always)]
+                |[w, hat, du, gamma, hat_dot]| s.fma(s.mul(gamma, du), hat_dot, s.mul(w, hat)),
+            )
+        }
+    };
+    let moved = s.splat(T::lit(moved / count));
+    let mean = mean_of(
+        s,
+        norm,
+        [&*d],
+        #[inline(always)]
+        |[w]| w,
+    );
+    match slope {
+        None => zip_map(
+            s,
+            [d],
+            [hat],
+            #[inline(always)]
+            |[w], [hat]| [s.mul(inverse, s.sub(s.sub(w, mean), s.mul(hat, moved)))],
+        ),
+        Some([_, dz, hat_dot]) => zip_map(
+            s,
+            [d],
+            [dz, hat, hat_dot],
+            #[inline(always)]
+            |[w], [dz, hat, hat_dot]| {
+                let rest = s.fma(hat_dot, slope_mean, s.mul(hat, moved));
+                [s.mul(inverse, s.sub(s.sub(w, mean), s.fma(along, dz, rest)))]
+            },
+        ),
     }
 }

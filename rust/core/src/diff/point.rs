@@ -1,4 +1,4 @@
-//! Products with one matrix after another vector: what depends on the point alone is computed once.
+//! Products of one matrix with several vectors: what depends only on the point is computed once.
 
 use super::{Block, Matrix, Site, Weights, check_rows, team, too_large};
 use crate::arena::Buffer;
@@ -15,12 +15,12 @@ use crate::view::{MatMut, MatRef};
 
 use super::norm::Columns;
 
-/// What is kept of a point at most, in bytes. With more rows than that takes, each product computes all anew.
+/// Most bytes kept for a point. With more rows than fit, each product computes everything anew.
 const KEPT: usize = if cfg!(test) { 1 << 20 } else { 256 << 20 };
 
-/// Multiplies vectors by a matrix of second derivatives. What all products at a point have in common, such as the
-/// network's outputs and the gradient, is kept until parameters, data or anything else are not what they were, which
-/// is looked at each time.
+/// Multiplies vectors by a matrix of second derivatives. What all products at a point have in common, such as
+/// the network's outputs and the gradient, is kept until parameters, data or anything else change, which is
+/// checked each time.
 pub struct Curvature<T> {
     point: Option<Point<T>>,
 }
@@ -62,13 +62,13 @@ impl<T: Element> Curvature<T> {
         let point = self.point.as_mut().expect("made");
         let done = point.times(model, &task, v, into);
         if done.is_err() {
-            self.point = None; // It may be half done.
+            self.point = None; // It may be incomplete.
         }
         done
     }
 }
 
-/// What a product is asked for, but for the vector.
+/// A product's arguments, except for the vector.
 struct Task<'a, T> {
     objective: &'a Objective<T>,
     x: MatRef<'a, T>,
@@ -77,13 +77,13 @@ struct Task<'a, T> {
     training: bool,
 }
 
-/// Targets of one's own.
+/// Our own copy of the targets.
 enum Kept<T> {
     Values(Vec<T>),
     Labels(Vec<i64>),
 }
 
-/// A network at its parameters on a batch, and all that products there have in common.
+/// A network at its parameters on a batch, and everything that products there have in common.
 struct Point<T> {
     network: Network,
     objective: Objective<T>,
@@ -99,13 +99,13 @@ struct Point<T> {
     /// Factor of the loss.
     scale: f64,
     columns: Vec<Columns<T>>,
-    /// By wave, once they are `known`: after the first product, if all can be kept.
+    /// Blocks by wave, once they are `known`: after the first product, if all can be kept.
     waves: Vec<Vec<Block<T>>>,
     known: bool,
     memory: Memory<T>,
 }
 
-/// Memory that a point leaves to the next, which need not ask the system for it.
+/// Memory that a point leaves to the next, which then need not allocate it.
 struct Memory<T> {
     at: Option<Weights<T>>,
     way: Option<Weights<T>>,
@@ -119,10 +119,11 @@ impl<T> Default for Memory<T> {
     }
 }
 
-/// Whether numbers are the same, bit by bit.
+/// Whether numbers are identical, bit for bit.
 fn same<T: Element>(a: &[T], b: &[T]) -> bool {
     fn bytes<T>(of: &[T]) -> &[u8] {
-        // SAFETY: floats have no padding: all their bytes may be read.
+        // SAFETY: `of` is a valid slice of f32 or f64, which have no padding, so all of its bytes may be
+        // read.
         unsafe { std::slice::from_raw_parts(of.as_ptr().cast::<u8>(), size_of_val(of)) }
     }
     bytes(a) == bytes(b)
@@ -168,14 +169,14 @@ impl<T: Element> Point<T> {
         Ok(point)
     }
 
-    /// What is left of a point that is not needed any more.
+    /// What remains of a point that is no longer needed.
     fn leave(self) -> Memory<T> {
         let mut memory = self.memory;
         memory.blocks.extend(self.waves.into_iter().flatten());
         Memory { at: Some(self.at), ..memory }
     }
 
-    /// Whether all is as it was.
+    /// Whether everything is unchanged.
     fn is_at(&self, model: &Model<T>, task: &Task<'_, T>) -> bool {
         let matrix = |kept: &[T], m: MatRef<'_, T>| {
             let n = m.cols();
@@ -259,7 +260,7 @@ impl<T: Element> Point<T> {
             parallel::pieces(&mut blocks, site.threads, |block| self.bend(&site, task, block));
             site.tangents(&way, &mut blocks, &columns, turn);
             site.gather(&blocks, &mut result);
-            // All waves or none: the first is as long as any.
+            // Keep all waves or none: the first one is the longest.
             let held = || blocks.iter().map(Block::len).sum::<usize>() * size_of::<T>();
             if *keep.get_or_insert_with(|| held() * site.rows.div_ceil(rows) <= KEPT) {
                 waves.push(blocks);
@@ -279,7 +280,7 @@ impl<T: Element> Point<T> {
         Ok(())
     }
 
-    /// The gradient of the loss by the outputs of a block.
+    /// The gradient of the loss with respect to the outputs of a block.
     fn slopes(&self, site: &Site<'_, T>, task: &Task<'_, T>, block: &mut Block<T>) {
         let (n, first) = (site.network.outputs(), block.first);
         let len = block.rows * n;
@@ -290,7 +291,7 @@ impl<T: Element> Point<T> {
         task.objective.rows(site.isa, &rows, Some(grad), &mut losses);
     }
 
-    /// What its second derivatives are made of.
+    /// What the loss's second derivatives are made of.
     fn bend(&self, site: &Site<'_, T>, task: &Task<'_, T>, block: &mut Block<T>) {
         let (n, first) = (site.network.outputs(), block.first);
         let output = MatRef::new(block.output(site.network.stages().len() - 1), block.rows, n);

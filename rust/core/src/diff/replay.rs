@@ -1,7 +1,7 @@
-//! Outputs of a network with one parameter changed, for differences by every parameter: what lies before the stage
-//! that the parameter belongs to stays, of that stage's product one column is taken anew, and the rest runs as ever.
+//! Outputs of a network with one parameter changed, for differences in every parameter. What lies before the
+//! parameter's stage is kept, one column of that stage's product is recomputed, and the rest runs as usual.
 //!
-//! The column is one chain of fused multiply-adds, which is what a [product](crate::gemm) promises to be, whatever
+//! The column is one chain of fused multiply-adds, as a [product](crate::gemm) promises to be, whatever
 //! kernel it runs on.
 
 use std::ops::Range;
@@ -18,7 +18,7 @@ use crate::network::{Encoder, Network};
 use crate::simd::{Isa, Op, Simd, dispatch};
 use crate::view::MatRef;
 
-/// A network in training mode on a batch, at its parameters and beside them.
+/// A network in training mode on a batch, at its parameters and near them.
 pub struct Replay<T> {
     at: Weights<T>,
     averages: Vec<T>,
@@ -27,20 +27,20 @@ pub struct Replay<T> {
     rows: usize,
     columns: Vec<Columns<T>>,
     blocks: Vec<Block<T>>,
-    /// By stage and block: what comes before its normalization and activation, at the parameters themselves.
+    /// By stage and block: the input of its normalization and activation, at the parameters themselves.
     home: Vec<Vec<Vec<T>>>,
-    /// From this stage on numbers are of other parameters.
+    /// From this stage on, numbers belong to changed parameters.
     moved: usize,
 }
 
-/// What of a stage a parameter changes.
+/// The part of a stage that a parameter changes.
 #[derive(Clone, Copy)]
 enum What {
     /// A column of its product.
     Column(usize),
-    /// Scale or shift of its normalization, with the column.
+    /// Scale or shift of its normalization, and the column.
     Affine(usize, usize),
-    /// All of what an encoder gives.
+    /// The whole output of an encoder.
     All,
 }
 
@@ -97,8 +97,8 @@ impl<T: Element> Replay<T> {
         (site, blocks, columns)
     }
 
-    /// Runs the network with the parameter at `place` of the arena set to `value`; gives the stages whose outputs may
-    /// be other ones.
+    /// Runs the network with the parameter at `place` of the arena set to `value`; returns the stages whose
+    /// outputs may have changed.
     pub fn run(&mut self, network: &Network, place: usize, value: T) -> Range<usize> {
         let (index, what) = owner(network, place);
         for before in self.moved..index {
@@ -127,7 +127,7 @@ impl<T: Element> Replay<T> {
         stages
     }
 
-    /// Sets a parameter; gives what it was.
+    /// Sets a parameter, and returns its previous value.
     fn set(&mut self, index: usize, what: What, place: usize, value: T) -> T {
         if let What::Affine(which, column) = what {
             self.at.affine[index][which][column] = value;
@@ -148,7 +148,7 @@ fn leave<T: Element>(site: &Site<'_, T>, blocks: &mut [Block<T>], columns: &mut 
     blocks.iter_mut().for_each(|block| block.leave(site, index, &columns[index]));
 }
 
-/// The stage that a parameter belongs to, and what of it.
+/// The stage that a parameter belongs to, and which part of it.
 fn owner(network: &Network, place: usize) -> (usize, What) {
     for (index, stage) in network.stages().iter().enumerate() {
         let (k, n) = (stage.inputs, stage.outputs);
@@ -180,7 +180,7 @@ fn owner(network: &Network, place: usize) -> (usize, What) {
     unreachable!("every parameter belongs to a stage")
 }
 
-/// One column of a stage's product.
+/// Computes one column of a stage's product.
 fn enter_column<T: Element>(site: &Site<'_, T>, block: &mut Block<T>, index: usize, column: usize) {
     let stage = &site.network.stages()[index];
     let (Some(dense), k, n) = (stage.dense, stage.inputs, stage.outputs) else { return };
@@ -209,12 +209,12 @@ impl<T: Element> Op<T> for Chains<'_, T> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(self, _: S) {
-        /// Chains side by side, for one would wait for itself.
+        /// Chains that run side by side, since a single one would wait for its own results.
         const SIDE: usize = 8;
         let Chains { x, k, rows, weight, step, start, z, n } = self;
         for from in (0..rows).step_by(SIDE) {
             let count = SIDE.min(rows - from);
-            // A row beyond the end is the last one once more.
+            // Beyond the end, the last row is repeated.
             let x: [&[T]; SIDE] = std::array::from_fn(|r| &x[(from + r.min(count - 1)) * k..][..k]);
             let mut sums = [start; SIDE];
             for p in 0..k {

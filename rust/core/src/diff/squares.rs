@@ -1,18 +1,20 @@
-//! Sums over samples of the squares, or sizes, of each sample's own gradient, without ever having that gradient.
+//! Sums over samples of the squares, or absolute values, of each sample's own gradient, without computing
+//! that gradient.
 //!
-//! The gradient of sample n by a weight is a product, δ_no·a_ni, of the slope by what the layer gives and of what
-//! it takes. So is its square, and the sum over the samples is one product of matrices, as for the usual gradient
-//! (Goodfellow 2015, arXiv:1510.01799):
+//! The gradient of a weight for sample n is a product, δ_no·a_ni, of the slope with respect to the layer's
+//! output and the layer's input. So is its square, and the sum over the samples is one matrix product, as for
+//! the usual gradient (Goodfellow 2015, arXiv:1510.01799):
 //!
 //! ```text
 //! Σ_n g_n²  = (δ²)ᵀ·(a²)      Σ_n |g_n| = |δ|ᵀ·|a|      biases: Σ_n δ_n², Σ_n |δ_n|
 //! ```
 //!
-//! If each sample has several slopes k by the outputs (see [`likelihood`](super::likelihood)), δ² is Σ_k δ_k²:
-//! only the slopes go back through the network once more, there is still one product per layer.
+//! If each sample has several slopes k with respect to the outputs (see [`likelihood`](super::likelihood)),
+//! δ² is Σ_k δ_k²: only the slopes go back through the network again, and there is still one product per
+//! layer.
 //!
 //! What a pass left in its workspace is squared element by element, whatever its layout, and then the usual
-//! phase of weights runs over it. The passes are those of a [`sweep`](super::sweep), so that each row's gradient is
+//! weight phase runs over it. The passes are those of a [`sweep`](super::sweep), so each row's gradient is
 //! its own.
 
 use std::ops::Range;
@@ -41,11 +43,11 @@ const RUN: usize = 16 * 1024;
 pub enum Sum {
     /// Squares of each sample's gradient, over the samples.
     Squares,
-    /// Sizes of each sample's gradient, over the samples.
+    /// Absolute values of each sample's gradient, over the samples.
     Sizes,
-    /// Squares of the mean gradient of all samples that are added at once, over such batches.
+    /// Squares of the mean gradient of all samples that are added together, over such batches.
     Batches,
-    /// Sizes of it, over such batches.
+    /// Absolute values of that gradient, over such batches.
     BatchSizes,
 }
 
@@ -59,21 +61,21 @@ impl Sum {
         }
     }
 
-    /// Whether it is over batches, not over samples.
+    /// Whether the sum is over batches rather than samples.
     pub fn over_batches(self) -> bool {
         matches!(self, Sum::Batches | Sum::BatchSizes)
     }
 }
 
-/// A sum under way.
+/// A sum in progress.
 pub struct Squares<T: Element> {
     sum: Sum,
     sweep: Sweep<T>,
-    /// Where in the workspace weights' gradients come from, in runs.
+    /// Where in the workspace the inputs of weights' gradients lie, in runs.
     inputs: Vec<Range<usize>>,
-    /// Slopes, that the power has not been taken of, and sums over groups of rows, that it has been.
+    /// Slopes, to which the power has not been applied, and sums over groups of rows, to which it has.
     deltas: Vec<(Range<usize>, bool)>,
-    /// Their sums over the slopes of the rows at hand, one run after another.
+    /// Their sums over the slopes of the current rows, one run after another.
     kept: Buffer<T>,
     grads: Buffer<T>,
     total: Vec<f64>,
@@ -81,7 +83,7 @@ pub struct Squares<T: Element> {
 }
 
 impl<T: Element> Squares<T> {
-    /// Of nothing yet.
+    /// A sum over nothing yet.
     ///
     /// # Errors
     /// If there is not enough memory.
@@ -99,10 +101,10 @@ impl<T: Element> Squares<T> {
         })
     }
 
-    /// Adds some rows of the data; targets are those of all of it.
+    /// Adds some rows of the data; targets are those of all rows.
     ///
     /// # Errors
-    /// If shapes do not fit or something is not finite; nothing was added then.
+    /// If shapes do not fit or something is not finite; nothing is added then.
     pub fn add<'s>(
         &mut self,
         model: &mut Model<T>,
@@ -155,7 +157,7 @@ impl<T: Element> Squares<T> {
         Ok(())
     }
 
-    /// The mean over all that was added, in public order.
+    /// The mean over everything that was added, in public order.
     ///
     /// # Errors
     /// If it is not finite: the slopes are too large for the model's precision.
@@ -170,7 +172,7 @@ impl<T: Element> Squares<T> {
         Err(Error::Mismatch(text.into()))
     }
 
-    /// What of a new workspace is squared.
+    /// Finds what of a new workspace is squared.
     fn prepare(&mut self, network: &Network) -> Result<(), Error> {
         let workspace = self.sweep.workspace();
         let rows = workspace.plan.rows;
@@ -178,7 +180,7 @@ impl<T: Element> Squares<T> {
         let runs = |start: usize, len: usize| {
             (start..start + len).step_by(RUN).map(move |from| from..(from + RUN).min(start + len))
         };
-        // What an encoder takes is in no product: codes of categories stay codes.
+        // The input of an encoder is in no product: codes of categories stay codes.
         if network.stages()[0].encoder.is_none() {
             inputs.extend(runs(workspace.layout.input, rows * network.inputs()));
         }
@@ -204,7 +206,7 @@ impl<T: Element> Squares<T> {
     }
 }
 
-/// Which of a row's slopes it is.
+/// Which of a row's slopes this is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
     Only,
@@ -213,7 +215,7 @@ enum Turn {
     Last,
 }
 
-/// Takes the power of slopes and adds them to those before; the last leaves the sum in their place.
+/// Applies the power to slopes and adds them to the earlier ones; the last slope leaves the sum in its place.
 struct Gather<'a, T> {
     isa: Isa,
     power: Power,
@@ -230,11 +232,11 @@ impl<T: Element> Job for Gather<'_, T> {
     fn items(&self, _: usize) -> usize {
         self.runs.len()
     }
-    fn run(&self, _: usize, item: usize, _: usize) {
+    unsafe fn run(&self, _: usize, item: usize, _: usize) {
         let (run, raw) = self.runs[item].clone();
         let power = if raw { self.power } else { Power::One };
         let to = item * RUN..item * RUN + run.len();
-        // SAFETY: every item has its own run of both.
+        // SAFETY: the runs of both buffers are disjoint, and every item has its own.
         let (values, kept) = unsafe { (self.values.slice_mut(run), self.kept.slice_mut_or_empty(to)) };
         dispatch(self.isa, Add { power, turn: self.turn, values, kept });
     }
@@ -285,7 +287,7 @@ impl<T: Element> Op<T> for Add<'_, T> {
     }
 }
 
-/// Takes the power of what layers took.
+/// Applies the power to layers' inputs.
 struct Raise<'a, T> {
     isa: Isa,
     power: Power,
@@ -300,8 +302,8 @@ impl<T: Element> Job for Raise<'_, T> {
     fn items(&self, _: usize) -> usize {
         if self.power == Power::One { 0 } else { self.runs.len() }
     }
-    fn run(&self, _: usize, item: usize, _: usize) {
-        // SAFETY: every item has its own run.
+    unsafe fn run(&self, _: usize, item: usize, _: usize) {
+        // SAFETY: runs are disjoint, and every item has its own.
         let values = unsafe { self.values.slice_mut(self.runs[item].clone()) };
         dispatch(self.isa, Add { power: self.power, turn: Turn::Only, values, kept: &mut [] });
     }

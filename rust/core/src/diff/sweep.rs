@@ -1,5 +1,5 @@
-//! Slopes that go back through a network for a part of the data at a time, each row's on its own: normalizations
-//! use their running averages and nothing is dropped, as in evaluation ([`Mode::Frozen`]).
+//! Slopes that go back through a network for a part of the data at a time, independently for each row:
+//! normalizations use their running averages and nothing is dropped, as in evaluation ([`Mode::Frozen`]).
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -17,22 +17,22 @@ use crate::threads;
 use crate::view::MatRef;
 use crate::workspace::Workspace;
 
-/// Rows that go through the network at once. Sums over them are in the model's precision; over the chunks in
-/// double precision.
+/// Rows that go through the network together. Sums over them are in the model's precision; sums over such
+/// chunks in double precision.
 pub const CHUNK: usize = 1024;
 
-/// Forward once, and then backward as often as there are slopes.
+/// Goes forward once, and then backward for each of the slopes.
 pub struct Sweep<T: Element> {
     slopes: Slopes,
     workspace: Option<Workspace<T>>,
-    /// A slope by the outputs of the rows at hand.
+    /// A slope with respect to the outputs of the current rows.
     slope: Vec<T>,
-    /// The first of the rows at hand.
+    /// The first of the current rows.
     start: usize,
 }
 
 impl<T: Element> Sweep<T> {
-    /// Of no rows yet.
+    /// Without rows yet.
     pub fn new(slopes: Slopes) -> Self {
         Sweep { slopes, workspace: None, slope: Vec::new(), start: 0 }
     }
@@ -47,7 +47,7 @@ impl<T: Element> Sweep<T> {
         self.workspace.as_mut().expect("rows went forward")
     }
 
-    /// Takes some rows of the data forward; gives whether they are in a new workspace.
+    /// Takes some rows of the data forward; returns whether they are in a new workspace.
     ///
     /// # Errors
     /// If shapes do not fit or something is not finite.
@@ -84,8 +84,8 @@ impl<T: Element> Sweep<T> {
         Ok(new)
     }
 
-    /// Takes the k-th slope of the rows at hand, times `scale`, back to every stage. Targets are those of all of
-    /// the data; `power` is what normalizations sum up.
+    /// Takes the k-th slope of the current rows, times `scale`, back to every stage. Targets are those of all
+    /// rows of the data; `power` is what normalizations apply before they sum.
     pub fn backward(
         &mut self,
         model: &mut Model<T>,
@@ -108,7 +108,7 @@ impl<T: Element> Sweep<T> {
         pass.run();
     }
 
-    /// Gradients of what the workspace holds by now.
+    /// Gradients of what is now in the workspace.
     pub fn weights(&mut self, model: &mut Model<T>, task: WeightTask<'_, T>) {
         let Parts { network, params, averages, .. } = model.parts();
         let workspace = self.workspace.as_mut().expect("rows went forward");

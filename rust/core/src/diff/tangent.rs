@@ -1,6 +1,6 @@
-//! What goes along with a block's numbers in a direction of the parameters, stage by stage: the tangents of its
-//! outputs forward, and of its gradients backward. All but a few loops here are products of matrices: what depends
-//! on the numbers alone, such as φ′ and φ″, is there already.
+//! The tangents of a block's numbers in a direction of the parameters, stage by stage: those of its outputs
+//! forward, and of its gradients backward. All but a few loops here are matrix products: what depends only on
+//! the numbers, such as φ′ and φ″, is already available.
 
 use super::block::{Block, Slots, halves, multiply, outer};
 use super::norm::{Columns, OfDots, Pair, Task, Work};
@@ -13,7 +13,7 @@ use crate::simd::{Op, Simd, add, dispatch, zip_map};
 use crate::view::MatMut;
 
 impl<T: Element> Block<T> {
-    /// ż
+    /// Computes ż.
     pub fn enter_dot(&mut self, site: &Site<'_, T>, way: &Weights<T>, index: usize) {
         let stage = &site.network.stages()[index];
         if let Some(encoder) = stage.encoder {
@@ -51,7 +51,7 @@ impl<T: Element> Block<T> {
         }
     }
 
-    /// The sums over the block's rows of ż and ẑ·ż.
+    /// Sums ż and ẑ·ż over the block's rows.
     pub fn measure_dot(&mut self, site: &Site<'_, T>, index: usize) {
         let n = site.network.stages()[index].outputs;
         let Slots { y, hat, sums, .. } = &mut self.slots[index];
@@ -59,7 +59,7 @@ impl<T: Element> Block<T> {
         dispatch(site.isa, Work(n, Task::Collect { a, hat, with: None, into: sums }));
     }
 
-    /// From ż to ẏ. `columns` are those of a batch normalization, and their tangents.
+    /// Goes from ż to ẏ. `columns` are those of a batch normalization, and their tangents.
     pub fn leave_dot(
         &mut self,
         site: &Site<'_, T>,
@@ -88,7 +88,7 @@ impl<T: Element> Block<T> {
         self.slots[index].y.split_at(self.slots[index].y.len() / 2).into()
     }
 
-    /// du˙, and what a normalization collects of it.
+    /// Computes du˙, and what a normalization collects from it.
     pub fn leave_back_dot(&mut self, site: &Site<'_, T>, index: usize) {
         let stage = &site.network.stages()[index];
         let Slots { slope, turn, moved, delta, hat, du, sums, .. } = &mut self.slots[index];
@@ -103,8 +103,8 @@ impl<T: Element> Block<T> {
         }
     }
 
-    /// dz˙ and, unless it is the first stage, the tangent of the gradient by its input. `columns` are those of a batch
-    /// normalization, and their tangents.
+    /// Computes dz˙ and, except for the first stage, the tangent of the gradient with respect to its input.
+    /// `columns` are those of a batch normalization, and their tangents.
     pub fn enter_back_dot(
         &mut self,
         site: &Site<'_, T>,
@@ -158,14 +158,14 @@ impl<T: Element> Block<T> {
             multiply(site.isa, dz, weight, dx, self.rows, init, &mut self.scratch);
         };
         product(dz_dot, site.at, init);
-        // Without a gradient, as for the Gauss-Newton matrix, its tangent is all there is.
+        // Without a gradient, as for the Gauss-Newton matrix, there is only its tangent.
         if site.curved {
             product(dz, way, Init::Accumulate);
         }
     }
 
-    /// Adds the block's part to the tangent of the gradient of some rows and columns of a weight; `into` is that
-    /// part of a panel.
+    /// Adds the block's part to the tangent of the gradient of some rows and columns of a weight; `into` is
+    /// that part of a panel.
     pub fn weights(
         &self,
         site: &Site<'_, T>,
@@ -175,7 +175,7 @@ impl<T: Element> Block<T> {
         scratch: &mut Vec<T>,
     ) {
         let stage = &site.network.stages()[index];
-        // One product of twice the depth: rows of x with dz˙, and below them ẋ with dz.
+        // One product of twice the depth: rows of x with dz˙, followed by ẋ with dz.
         let both = site.curved && index > 0;
         let depth = if both { 2 * self.rows } else { self.rows };
         let x = if index == 0 { &self.x } else { &self.slots[index - 1].y };

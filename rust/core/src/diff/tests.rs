@@ -1,5 +1,6 @@
-//! Exact derivatives on every instruction set: beside the Jacobian, which [`jacobian`](crate::jacobian) forms row
-//! by row with the usual backward pass, and beside differences of the gradient where rows depend on each other.
+//! Exact derivatives on every instruction set: compared with the Jacobian, which
+//! [`jacobian`](crate::jacobian) computes row by row with the usual backward pass, and with differences of
+//! the gradient where rows depend on each other.
 
 use super::jet::Jet;
 use super::likelihood::{Kind, Likelihood, Slopes};
@@ -17,7 +18,7 @@ use crate::{Element, Model};
 const ROWS: usize = 70;
 const WIDTHS: [usize; 4] = [5, 37, 18, 3];
 
-/// What stands behind each hidden dense layer.
+/// What follows each hidden dense layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Behind {
     Nothing,
@@ -70,7 +71,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// Outputs, and their derivatives by the parameters, (rows · outputs) × parameters.
+/// Outputs, and their derivatives with respect to the parameters, (rows · outputs) × parameters.
 fn jacobian(model: &mut Model<f64>, x: MatRef<'_, f64>) -> (Vec<f64>, Vec<f64>) {
     let n = x.rows() * WIDTHS[3];
     let (mut output, mut found) = (vec![0.0; n], vec![0.0; n * model.network().num_parameters()]);
@@ -143,7 +144,7 @@ fn the_hessian_is_the_derivative_of_the_gradient_and_symmetric() {
             let scale = dot(&hu, &hu).sqrt() * dot(&v, &v).sqrt();
             assert!((dot(&v, &hu) - dot(&u, &hv)).abs() < 1e-13 * scale, "{isa} {behind:?}");
 
-            let h = 1e-6; // v is some thirty long
+            let h = 1e-6; // v has a length of about thirty
             let mut slope = |step: f64| {
                 let moved: Vec<f64> = point.iter().zip(&v).map(|(p, v)| p + step * v).collect();
                 model.set_parameters(&moved).unwrap();
@@ -305,7 +306,7 @@ fn a_replay_is_the_pass_with_that_parameter_in_any_order() {
             let size = model.network().num_parameters();
             let mut places = vec![0; size];
             model.network().translate(|public, inner| places[public] = inner);
-            // All over the network, and back.
+            // Parameters all over the network, and not in order.
             for public in (0..size).map(|i| i * 307 % size).step_by(23) {
                 let place = places[public];
                 let (was, value) = (model.params[place], model.params[place] + 0.25);
@@ -339,7 +340,8 @@ fn squares_are_those_of_the_jacobian_s_rows() {
             let add = |into: &mut [f64], row: &[f64]| into.iter_mut().zip(row).for_each(|(e, d)| *e += d * d);
             let [mut exact, mut empirical] = [vec![0.0; size], vec![0.0; size]];
             for (n, rows) in j.chunks_exact(size * WIDTHS[3]).enumerate() {
-                // Of a normal distribution with variance 1 the slope by a mean is y - f, and its square 1.
+                // For a normal distribution with variance 1 the slope with respect to a mean is y - f, and
+                // its square is 1.
                 let mut own = vec![0.0; size];
                 for (k, row) in rows.chunks_exact(size).enumerate() {
                     add(&mut exact, row);
@@ -372,7 +374,7 @@ fn float32_has_its_digits_on_every_isa() {
             let layers = network(behind, Activation::Tanh);
             let found = hessian_product::<f32>(Model::with_isa(layers.clone(), 3, isa).unwrap(), &labels);
             if reference.is_empty() {
-                // The weights of both are drawn alike, and rounded.
+                // The weights of both are drawn alike, but rounded here.
                 reference = hessian_product::<f64>(Model::with_isa(layers, 3, isa).unwrap(), &labels);
             }
             let error = distance(&found, &reference);
@@ -390,8 +392,8 @@ fn hessian_product<T: Element>(mut model: Model<T>, labels: &[i64]) -> Vec<f64> 
     found.iter().map(|x| x.to_f64()).collect()
 }
 
-/// Networks that jets go through: one dense layer after another, and with features in front, scales, a block and no
-/// bias.
+/// Networks that jets go through: a sequence of dense layers, and one with features in front, scales, a block
+/// and no bias.
 fn jet_networks(act: Activation) -> [Vec<Layer>; 2] {
     let dense =
         |inputs, outputs, bias| Layer::Linear(Linear { inputs, outputs, bias, init: Init::KaimingUniform });
@@ -426,7 +428,7 @@ fn jets_are_derivatives_of_the_outputs_along_each_direction() {
             let here = at(0, 0.0);
             for k in 0..2 {
                 let (up, down) = (at(k, h), at(k, -h));
-                // Of the numbers, and of the first derivatives along the same direction.
+                // From the numbers, and from the first derivatives along the same direction.
                 for (part, below) in [(1 + k, 0), (3 + k, 1 + k)] {
                     let [part, below] = [part, below].map(|part| part * size..(part + 1) * size);
                     let pairs = up[below.clone()].iter().zip(&down[below]);
@@ -483,7 +485,7 @@ fn what_goes_back_from_a_jet_is_the_gradient() {
                 let weights = draw::<f64>(parts * rows * WIDTHS[3], 8);
                 let mut output = vec![0.0; weights.len()];
                 jet.forward(&model, x, &mut output).unwrap();
-                // What was there is added to.
+                // The result is added to what was there.
                 model.set_gradients(&vec![1.0; n]).unwrap();
                 jet.backward(&mut model, MatRef::new(&weights, parts * rows, WIDTHS[3])).unwrap();
                 let (mut gradient, mut theta) = (vec![0.0; n], vec![0.0; n]);
@@ -498,7 +500,7 @@ fn what_goes_back_from_a_jet_is_the_gradient() {
                     jet.forward(&model, x, &mut output).unwrap();
                     dot(&output, &weights)
                 };
-                // Of fourth order: third derivatives of second derivatives are large.
+                // A difference of fourth order: third derivatives of second derivatives are large.
                 let numeric = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
                 let found = dot(&gradient, &v);
                 let error = (found - numeric).abs() / numeric.abs();

@@ -124,25 +124,7 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                             prefetch_later::<T, false>(row.wrapping_add(cols - 1));
                         }
                     }
-                    let from = |m: &MatRef<'_, T>| {
-                        let row = m.row_stride();
-                        (m.as_ptr().wrapping_add((i0 + i) * row + j0), row)
-                    };
-                    let (last, in_registers) = match &epilogue {
-                        _ if !last_block => (Last::Nothing, false),
-                        Epilogue::None | Epilogue::Activate(Activation::Identity, _) => (Last::Nothing, true),
-                        Epilogue::Derivative(Activation::Identity, _) => (Last::Nothing, true),
-                        Epilogue::Activate(Activation::Relu, _) => (Last::Relu, true),
-                        Epilogue::Derivative(Activation::Relu, y) => {
-                            let (y, row) = from(y);
-                            (Last::ReluSlope(y, row), true)
-                        }
-                        Epilogue::Derivative(Activation::Tanh, y) => {
-                            let (y, row) = from(y);
-                            (Last::TanhSlope(y, row), true)
-                        }
-                        _ => (Last::Nothing, false),
-                    };
+                    let in_registers = if last_block { epilogue.in_registers(i0 + i, j0) } else { None };
                     let tile = Tile {
                         k: kc,
                         a: a_ptr,
@@ -154,7 +136,7 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                         c: c_tile,
                         c_row,
                         start,
-                        last,
+                        last: in_registers.unwrap_or(Last::Nothing),
                         cols,
                         ahead: hint,
                         ahead_write: !ahead.is_empty(),
@@ -164,7 +146,7 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
                     // their packed copies), whose shapes were checked above; `c` is a `MatMut`, so C is
                     // exclusively ours.
                     unsafe { s.tile(rows, tile) };
-                    if last_block && !in_registers {
+                    if last_block && in_registers.is_none() {
                         let tile = Place { row: i0 + i, rows, col: j0, cols };
                         s.run(Finish(&mut epilogue, &mut c, tile));
                     }
@@ -175,6 +157,23 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
         k0 += kc;
         if last_block {
             break;
+        }
+    }
+}
+
+impl<T: Element> Epilogue<'_, T> {
+    /// What the kernel does with the tile at (i, j) while it is in registers; `None` if the epilogue is not done there.
+    #[inline(always)]
+    fn in_registers(&self, i: usize, j: usize) -> Option<Last<T>> {
+        let at = |y: &MatRef<'_, T>| y.as_ptr().wrapping_add(i * y.row_stride() + j);
+        match self {
+            Epilogue::None => Some(Last::Nothing),
+            Epilogue::Activate(Activation::Identity, _) => Some(Last::Nothing),
+            Epilogue::Derivative(Activation::Identity, _) => Some(Last::Nothing),
+            Epilogue::Activate(Activation::Relu, _) => Some(Last::Relu),
+            Epilogue::Derivative(Activation::Relu, y) => Some(Last::ReluSlope(at(y), y.row_stride())),
+            Epilogue::Derivative(Activation::Tanh, y) => Some(Last::TanhSlope(at(y), y.row_stride())),
+            _ => None,
         }
     }
 }

@@ -181,13 +181,18 @@ proptest! {
 
 #[test]
 fn copies_in_panels_hold_every_element_where_it_belongs() {
+    in_panels_of::<f32>();
+    in_panels_of::<f64>();
+}
+
+fn in_panels_of<T: Element>() {
     for isa in Isa::available() {
         for (k, n) in [(1, 1), (5, 31), (40, 32), (33, 33), (64, 100), (100, 10)] {
-            let data: Vec<f32> = (0..k * n).map(|i| i as f32).collect();
+            let data: Vec<T> = (0..k * n).map(|i| T::lit(i as f64)).collect();
             let b = MatRef::new(&data, k, n);
             // Parts of the rows, one after the other, in panels of a right and of a left operand.
             for width in [PANEL, 13] {
-                let mut copy = vec![f32::NAN; k * n];
+                let mut copy = vec![T::lit(f64::NAN); k * n];
                 for from in (0..k).step_by(7) {
                     let part = b.block(from, 7.min(k - from), 0, n);
                     // SAFETY: the copy has k · n elements.
@@ -201,30 +206,38 @@ fn copies_in_panels_hold_every_element_where_it_belongs() {
             }
             // The transpose, in two parts.
             let source = in_panels(b);
-            let (cut, mut copy) = (k.min(PANEL), vec![f32::NAN; k * n]);
+            let (cut, mut copy) = (k.min(PANEL), vec![T::lit(f64::NAN); k * n]);
             let (first, second) = copy.split_at_mut(cut * n);
             pack_transposed(isa, Panels::new(&source, k, n), 0, first);
             pack_transposed(isa, Panels::new(&source, k, n), PANEL, second);
             assert_eq!(copy, in_panels(b.t()), "{isa} {k} × {n}");
+            let mut turned = vec![T::lit(f64::NAN); k * n];
+            pack::transpose(isa, b, &mut turned);
+            assert!((0..k * n).all(|at| turned[at] == b.at(at % k, at / k)), "{isa} {k} × {n}");
         }
     }
 }
 
 #[test]
 fn a_left_operand_in_panels_gives_the_same_bits() {
+    left_in_panels::<f32>();
+    left_in_panels::<f64>();
+}
+
+fn left_in_panels<T: Element>() {
     for isa in Isa::available() {
         for (m, n, k) in [(100, 32, 300), (29, 7, 5), (784, 20, 130)] {
             let mut rng = Stream::new(3, Purpose::Init, m as u64);
-            let (x, b) = (random::<f32>(&mut rng, k * m), random::<f32>(&mut rng, k * n));
+            let (x, b) = (random::<T>(&mut rng, k * m), random::<T>(&mut rng, k * n));
             let (x, b) = (MatRef::new(&x, k, m), MatRef::new(&b, k, n));
-            let tile = TileShape::of::<f32>(isa);
-            let plan = GemmPlan::gradient::<f32>(isa, tile.mr, 64);
-            let mut panels = vec![f32::NAN; m * k];
+            let tile = TileShape::of::<T>(isa);
+            let plan = GemmPlan::gradient::<T>(isa, tile.mr, 64);
+            let mut panels = vec![T::lit(f64::NAN); m * k];
             // SAFETY: `panels` has as many elements as the matrix.
             unsafe { pack_rows(isa, x, plan.rows, (0, k), panels.as_mut_ptr()) };
             let whole = LhsPanels::new(&panels, m, k, plan.rows);
             let cut = m / 2 / plan.rows * plan.rows;
-            let mut c = vec![f32::NAN; m * n];
+            let mut c = vec![T::lit(f64::NAN); m * n];
             // In four parts: by rows, and by steps, where the second part continues the first.
             for ((from, to), (first, last)) in
                 [(0, cut), (cut, m)].into_iter().flat_map(|rows| [(0, k / 3), (k / 3, k)].map(|k| (rows, k)))
@@ -235,7 +248,7 @@ fn a_left_operand_in_panels_gives_the_same_bits() {
                     c: MatMut::new(&mut c[from * n..to * n], to - from, n),
                     init: if first == 0 { Init::Zero } else { Init::Accumulate },
                     epilogue: Epilogue::None,
-                    ahead: &[Ahead { start: panels.as_ptr().cast(), bytes: 4 * m * k }],
+                    ahead: &[Ahead { start: panels.as_ptr().cast(), bytes: size_of::<T>() * m * k }],
                 };
                 gemm.run(isa, &plan, &mut []);
             }
@@ -353,6 +366,128 @@ fn an_epilogue_sees_every_element_once_when_it_is_complete() {
             product(&mut d, Epilogue::Derivative(act, MatRef::new(&c, m, n)));
             let want: Vec<f64> = plain.iter().map(|z| if *z > 0.0 { *z } else { 2.0 * z }).collect();
             assert_eq!(d, want, "{isa}");
+        }
+    }
+}
+
+/// φ by name, as a scalar that rounds as the kernels do; its derivative from the output.
+fn slope<T: Element>(act: Activation, y: T, fused: bool) -> T {
+    match act {
+        Activation::Identity => T::ONE,
+        Activation::Relu if y > T::ZERO => T::ONE,
+        Activation::Relu => T::ZERO,
+        Activation::Tanh => (-y).mul_add(y, T::ONE, fused),
+        _ => unreachable!("not one of the epilogues in registers"),
+    }
+}
+
+/// The epilogues that are done in registers, in every instantiation: all remainders of rows and columns, wide tiles,
+/// several blocks of k, every start.
+#[test]
+fn epilogues_in_registers_are_those_of_the_formulas() {
+    fn check<T: Element>(isa: Isa, (m, n, k): (usize, usize, usize), init: usize, write: bool) {
+        let fused = isa != Isa::Scalar;
+        let mut rng = Stream::new(5, Purpose::Init, (m * 1009 + n * 31 + k) as u64);
+        let (slack, tile) = (3, TileShape::of::<T>(isa));
+        let (a, b) = (random::<T>(&mut rng, m * k), random::<T>(&mut rng, k * n));
+        let (a, b) = (MatRef::new(&a, m, k), MatRef::new(&b, k, n));
+        let (bias, before) = (random::<T>(&mut rng, n), random::<T>(&mut rng, m * n));
+        // What derivatives are read from: in (-1, 1), with zeros of both signs and a NaN, in rows that are apart.
+        let mut y: Vec<T> =
+            random::<T>(&mut rng, m * (n + slack)).iter().map(|x| T::lit(x.to_f64().sin())).collect();
+        y.iter_mut().step_by(7).for_each(|y| *y = T::ZERO);
+        y.iter_mut().skip(3).step_by(11).for_each(|y| *y = T::lit(-0.0));
+        y.iter_mut().skip(5).step_by(97).for_each(|y| *y = T::lit(f64::NAN));
+        let y = MatRef::strided(&y, m, n, n + slack, 1);
+        let init = [Init::Zero, Init::Bias(&bias), Init::Accumulate][init];
+        let sums = reference::product(a, b, MatRef::new(&before, m, n), init, fused);
+        let ahead = [Ahead { start: bias.as_ptr().cast(), bytes: size_of_val(&bias[..]) }];
+        for (act, forward) in [
+            (Activation::Relu, true),
+            (Activation::Relu, false),
+            (Activation::Tanh, false),
+            (Activation::Identity, true),
+            (Activation::Identity, false),
+        ] {
+            for kc in [k.max(1), 2] {
+                let plan = GemmPlan::blocked(tile, (m, k), (m, kc), kc < k, false);
+                let mut c = before.clone();
+                let epilogue =
+                    if forward { Epilogue::Activate(act, None) } else { Epilogue::Derivative(act, y) };
+                Gemm {
+                    a: Lhs::Plain(a),
+                    b: Rhs::Plain(b),
+                    c: MatMut::new(&mut c, m, n),
+                    init,
+                    epilogue,
+                    ahead: &ahead[..usize::from(write)],
+                }
+                .run(isa, &plan, &mut vec![T::lit(f64::NAN); plan.scratch_len()]);
+                let want: Vec<T> = (0..m * n)
+                    .map(|at| match (act, forward) {
+                        (Activation::Relu, true) if sums[at] < T::ZERO => T::ZERO,
+                        (_, true) => sums[at],
+                        (Activation::Relu, false) if slope(act, y.at(at / n, at % n), fused) == T::ZERO => {
+                            T::ZERO
+                        }
+                        (_, false) => sums[at] * slope(act, y.at(at / n, at % n), fused),
+                    })
+                    .collect();
+                assert_eq!(bits(&c), bits(&want), "{isa} {m} × {n} × {k} by {kc}: {} {forward}", act.name());
+            }
+        }
+    }
+    for isa in Isa::available() {
+        let (single, double) = (TileShape::of::<f32>(isa), TileShape::of::<f64>(isa));
+        for m in 1..=single.mr + 2 {
+            for n in (1..=single.nr + 3).chain([129, 300].into_iter().filter(|_| m <= 2)) {
+                check::<f32>(isa, (m, n, 5), (m + n) % 3, n % 2 == 0);
+            }
+            for n in (1..=double.nr + 3).chain([65, 150].into_iter().filter(|_| m <= 2)) {
+                check::<f64>(isa, (m, n, 5), (m + n) % 3, n % 2 == 0);
+            }
+        }
+    }
+}
+
+/// What an activation saves, and a derivative that is read from that, in all blocks and remainders.
+#[test]
+fn an_activation_saves_what_its_derivative_is_read_from() {
+    fn check<T: Element>(isa: Isa, (m, n, k): (usize, usize, usize)) {
+        let mut rng = Stream::new(6, Purpose::Init, (m * 1009 + n) as u64);
+        let (a, b) = (random::<T>(&mut rng, m * k), random::<T>(&mut rng, k * n));
+        let (a, b) = (MatRef::new(&a, m, k), MatRef::new(&b, k, n));
+        let plan = GemmPlan::blocked(TileShape::of::<T>(isa), (m, k), (m, 4), true, true);
+        let slack = 2;
+        let run = |epilogue: Epilogue<'_, T>| {
+            let mut c = vec![T::lit(f64::NAN); m * n];
+            let (a, b, into) = (Lhs::Plain(a), Rhs::Plain(b), MatMut::new(&mut c, m, n));
+            let gemm = Gemm { a, b, c: into, init: Init::Zero, epilogue, ahead: &[] };
+            gemm.run(isa, &plan, &mut vec![T::lit(f64::NAN); plan.scratch_len()]);
+            c
+        };
+        let sums = run(Epilogue::None);
+        let (mut want, mut slopes) = (sums.clone(), vec![T::ZERO; m * n]);
+        let all = MatMut::new(&mut want, m, n);
+        Activation::Gelu.forward(isa, all, Some(MatMut::new(&mut slopes, m, n)));
+
+        let mut saved = vec![T::lit(f64::NAN); m * (n + slack)];
+        let into = MatMut::strided(&mut saved, m, n, n + slack);
+        let found = run(Epilogue::Activate(Activation::Gelu, Some(into)));
+        assert_eq!(bits(&found), bits(&want), "{isa} {m} × {n}");
+        for (i, row) in saved.chunks(n + slack).enumerate() {
+            assert_eq!(bits(&row[..n]), bits(&slopes[i * n..(i + 1) * n]), "{isa} {m} × {n}");
+            assert!(row[n..].iter().all(|x| x.to_f64().is_nan()), "{isa} wrote behind row {i}");
+        }
+        let from = MatRef::strided(&saved, m, n, n + slack, 1);
+        let found = run(Epilogue::Derivative(Activation::Gelu, from));
+        let want: Vec<T> = sums.iter().zip(&slopes).map(|(z, slope)| *z * *slope).collect();
+        assert_eq!(bits(&found), bits(&want), "{isa} {m} × {n}");
+    }
+    for isa in Isa::available() {
+        for shape in [(1, 300, 9), (2, 131, 9), (15, 33, 9), (30, 70, 3)] {
+            check::<f32>(isa, shape);
+            check::<f64>(isa, shape);
         }
     }
 }

@@ -1,13 +1,13 @@
 //! The error function erf x = 2/√π · ∫₀ˣ exp(−t²) dt
 //!
-//! Below a cut, erf |x| = |x| + |x|·p(x²), accurate relative to itself down to 0. Above it,
-//! erf |x| = 1 − exp(b(|x|)) with the polynomial b ≈ ln erfc, which only has to be accurate as far as
-//! erfc matters beside 1; no division and no second rounding of x². Both are computed and selected.
+//! Below a cut, erf |x| = |x| + |x|·p(x²), with a small relative error down to 0. Above it, erf |x| = 1 −
+//! exp(b(|x|)) with the polynomial b ≈ ln erfc, which only has to be as accurate as erfc matters relative to
+//! 1; this needs no division and no second rounding of x². Both are computed, and one is selected.
 //!
-//! Error: half an ulp from the last addition of each branch; below the cut up to 0.3 ulp more from the product,
-//! above it the error of b and of the exponential, damped by erfc/erf < 0.3.
+//! Error: half an ulp from the last addition of each branch; below the cut up to 0.3 ulp more from the
+//! product, above it the errors of b and of the exponential, damped by erfc/erf < 0.3.
 //!
-//! erf is odd, also in −0, and ±1 from where erfc is below half an ulp.
+//! erf is odd, including the sign of 0, and ±1 where erfc is below half an ulp.
 
 use crate::element::Element;
 use crate::simd::Simd;
@@ -72,7 +72,7 @@ const BIG64: [f64; 19] = [
 
 #[inline(always)]
 fn any<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
-    // Behind the limit, where the fit ends, 1 − erfc rounds to 1.
+    // Beyond the limit, where the fit ends, 1 − erfc rounds to 1.
     let a = s.min(constant(s, 4.0, 6.0), s.abs(x));
     let small = s.fma(a, polynomial(s, s.mul(a, a), SMALL32, SMALL64), a);
     let erfc = exp::moderate(s, polynomial(s, a, BIG32, BIG64));

@@ -1,9 +1,9 @@
 //! eˣ
 //!
-//! x = n·ln 2 + r with whole n and |r| ≤ ½ ln 2, so eˣ = 2ⁿ·eʳ and eʳ = 1 + (r + r²·q(r)).
-//! ln 2 is split in two: n·LN2_HIGH is exact, because LN2_HIGH has few bits, and x − n·LN2_HIGH is
-//! exact, because the two are close; so r carries half an ulp of its own (Cody and Waite, "Software
-//! Manual for the Elementary Functions", 1980).
+//! x = n·ln 2 + r with integer n and |r| ≤ ½ ln 2, so eˣ = 2ⁿ·eʳ and eʳ = 1 + (r + r²·q(r)). ln 2 is split in
+//! two: n·LN2_HIGH is exact, because LN2_HIGH has few bits, and x − n·LN2_HIGH is exact, because the two are
+//! close; so r has an error of only half an ulp of itself (Cody and Waite, "Software Manual for the
+//! Elementary Functions", 1980).
 //!
 //! Error: rounding r gives up to 0.25 ulp of eʳ, r + r²·q another 0.25, the last addition 0.5, the
 //! polynomial 0.01. Scaling by 2ⁿ is exact.
@@ -42,32 +42,32 @@ const Q64: [f64; 11] = [
 #[inline(always)]
 pub(super) fn reduce<T: Element, S: Simd<T>>(s: S, x: S::V) -> (S::V, S::V) {
     let n = s.round(s.mul(x, s.splat(T::lit(std::f64::consts::LOG2_E))));
-    // −ln 2 = −high − low. `high` has 9 bits in f32 and n has 8; 22 and 11 in f64.
+    // −ln 2 = −high − low. `high` has 9 bits and n has 8 in f32; 22 and 11 in f64.
     let r = s.fma(n, constant(s, -0.693359375, -0.6931471824645996), x);
     (n, s.fma(n, constant(s, 2.1219444005469058e-4, 1.904654299957768e-09), r))
 }
 
-/// eʳ − 1 for |r| ≤ ½ ln 2, with a small error relative to itself also near 0.
+/// eʳ − 1 for |r| ≤ ½ ln 2, with a small relative error even near 0.
 #[inline(always)]
 pub(super) fn minus_one<T: Element, S: Simd<T>>(s: S, r: S::V) -> S::V {
     s.fma(s.mul(r, r), polynomial(s, r, Q32, Q64), r)
 }
 
-/// eˣ for x of which both x/ln 2 and eˣ are far from the limits of the exponent.
+/// eˣ for x such that neither x/ln 2 nor eˣ is near the limits of the exponent.
 #[inline(always)]
 pub(super) fn moderate<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
     let (n, r) = reduce(s, x);
     s.scale(s.add(s.splat(T::ONE), minus_one(s, r)), n)
 }
 
-/// The largest argument of [`decay`]: e⁻ᵘ is there far below the smallest denormal number, also u·e⁻ᵘ is.
+/// The largest argument of [`decay`]: there e⁻ᵘ, and even u·e⁻ᵘ, is far below the smallest denormal number.
 #[inline(always)]
 pub(super) fn decayed<T: Element, S: Simd<T>>(s: S) -> S::V {
     constant(s, 120.0, 760.0)
 }
 
-/// `(2ᵏ·e⁻ᵘ, 2⁻ᵏ)` for 0 ≤ u ≤ [`decayed`]: k is such that no bit of the first is lost to underflow, so
-/// that it can be multiplied by something large before the second scales it down.
+/// `(2ᵏ·e⁻ᵘ, 2⁻ᵏ)` for 0 ≤ u ≤ [`decayed`]. k is such that the first loses no bit to underflow, so that it
+/// can be multiplied by something large before the second scales it down.
 #[inline(always)]
 pub(super) fn decay<T: Element, S: Simd<T>>(s: S, u: S::V) -> (S::V, S::V) {
     let (n, r) = reduce(s, s.neg(u));
@@ -78,12 +78,12 @@ pub(super) fn decay<T: Element, S: Simd<T>>(s: S, u: S::V) -> (S::V, S::V) {
 
 #[inline(always)]
 fn any<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
-    // From here on eˣ is a normal number, and at the other end infinite.
+    // Bounds of x: from `low` on eˣ is a normal number; at `high` it is infinite.
     let low = constant(s, -87.33654, -708.396418532264);
     let high = constant(s, 89.0, 710.0);
     let (n, r) = reduce(s, s.max(low, s.min(high, x)));
     let y = s.add(s.splat(T::ONE), minus_one(s, r));
-    // n may be one above the largest exponent: the last doubling apart.
+    // n may be one above the largest exponent: the last doubling is done separately.
     let m = s.min(constant(s, 127.0, 1023.0), n);
     let y = s.scale(y, m);
     let y = s.fma(y, s.sub(n, m), y);

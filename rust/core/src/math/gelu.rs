@@ -1,17 +1,17 @@
 //! GELU, x·Φ(x) with the normal distribution Φ, and its derivative Φ(x) + x·φ(x)
 //! (Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016, arXiv:1606.08415; the exact form, not the tanh one).
 //!
-//! The usual x/2·(1 + erf(x/√2)) cancels for x < 0. Here the small tail comes first: with u = |x|,
-//! Φ(−u) = exp(−u²/2)·t·w(t − ½), t = 1/(1 + c·u), where w is a polynomial. Then Φ(x) is Φ(−u) for
-//! x < 0 and 1 − Φ(−u) otherwise, and the same exponential gives φ(x) = exp(−u²/2)/√(2π).
-//! The rounding error of u², which the exponential would magnify, is found with a fused
-//! multiply-add and taken back out: exp(−(u² + ε)/2) ≈ exp(−u²/2)·(1 − ε/2). Where the ISA cannot
-//! fuse, ε comes out as 0, and up to x²/2 ulp stay in the tail.
+//! The usual x/2·(1 + erf(x/√2)) suffers cancellation for x < 0. Here the small tail is computed first: with
+//! u = |x|, Φ(−u) = exp(−u²/2)·t·w(t − ½), t = 1/(1 + c·u), where w is a polynomial. Then Φ(x) is Φ(−u) for x
+//! < 0 and 1 − Φ(−u) otherwise, and the same exponential gives φ(x) = exp(−u²/2)/√(2π). The rounding error ε
+//! of u², which the exponential would magnify, is found with a fused multiply-add and corrected: exp(−(u² +
+//! ε)/2) ≈ exp(−u²/2)·(1 − ε/2). Where the ISA cannot fuse, ε comes out as 0, and an error of up to x²/2 ulp
+//! remains in the tail.
 //!
-//! Error: GELU is accurate relative to itself on both sides. The derivative has a zero near −0.752 and
-//! is accurate relative to the larger of |gelu'(x)| and |x|·φ(x), its larger term. Where Φ(x) is below the
-//! smallest normal number (x < −12.9, in double precision x < −37.5) both may be 0, an absolute error
-//! of at most 40 times that number.
+//! Error: GELU has a small relative error on both sides. The derivative has a zero near −0.752; its error is
+//! small relative to the larger of |gelu'(x)| and |x|·φ(x), its larger term. Where Φ(x) is below the smallest
+//! normal number (x < −12.9, in double precision x < −37.5) both may be 0, an absolute error of at most 40
+//! times that number.
 //!
 //! In the limits: gelu(−∞) = −0, not the NaN of −∞·0; gelu(∞) = ∞; the derivative is 0 and 1.
 
@@ -20,10 +20,10 @@ use crate::simd::Simd;
 
 use super::{constant, polynomial};
 
-/// Largest error of [`with_derivative`] in `f32`, in ulps as said above, with fused arithmetic.
+/// Largest error of [`with_derivative`] in `f32`, in ulps as defined above, with fused arithmetic.
 pub const MAX_ULP_F32: f64 = 10.0;
-/// Largest error of [`with_derivative`] in `f64`, in ulps as said above, with fused arithmetic. The
-/// largest that was found is 10.3, of the derivative at −0.351334, where Φ(x) and x·φ(x) cancel by half.
+/// Largest error of [`with_derivative`] in `f64`, in ulps as defined above, with fused arithmetic. The
+/// largest found is 10.3, of the derivative at −0.351334, where half of Φ(x) and x·φ(x) cancels.
 pub const MAX_ULP_F64: f64 = 12.0;
 
 /// w(v) for c = 0.265625, u ≤ 14; relative error 1.2e-8.
@@ -65,11 +65,11 @@ const W64: [f64; 23] = [
     -0.0008294413023647156,
 ];
 
-/// `(gelu(x), gelu'(x))`; what is not used of the pair costs nothing.
+/// `(gelu(x), gelu'(x))`; a result that is not used costs nothing.
 #[inline(always)]
 pub fn with_derivative<T: Element, S: Simd<T>>(s: S, x: S::V) -> (S::V, S::V) {
     let (zero, one, half) = (s.splat(T::ZERO), s.splat(T::ONE), s.splat(T::lit(0.5)));
-    // The exponential is 0 from below this limit on, and the fit of w ends here.
+    // Below −limit the exponential is 0; the fit of w ends at the limit.
     let limit = constant(s, 14.0, 39.0);
     let u = s.min(limit, s.abs(x));
     let square = s.mul(u, u);
@@ -79,7 +79,7 @@ pub fn with_derivative<T: Element, S: Simd<T>>(s: S, x: S::V) -> (S::V, S::V) {
     let t = s.div(one, s.fma(u, constant(s, 0.265625, 0.234375), one));
     let tail = s.mul(s.mul(e, t), polynomial(s, s.sub(t, half), W32, W64));
     let cdf = s.select(s.lt(x, zero), tail, s.sub(one, tail));
-    // −∞·0 is avoided: below −limit the tail is 0 whatever x is.
+    // Avoids −∞·0: below −limit the tail is 0 whatever x is.
     let gelu = s.mul(s.max(s.neg(limit), x), cdf);
     let density = s.mul(e, s.splat(T::lit(FRAC_1_SQRT_2PI)));
     (gelu, s.fma(s.copysign(u, x), density, cdf))

@@ -1,14 +1,13 @@
 //! ln x
 //!
-//! x = 2ᵏ·m with m in [√½, √2), and with f = m − 1, s = f/(2 + f):
-//! ln m = 2·atanh s = 2s + s³·l(s²). Because 2s = f − s·f, and f² = s·f·(2 + f), that is
-//! f − (h − s·(h + s²·l(s²))) with h = f²/2: a correction to f, which is exact, so the result is
-//! accurate relative to itself also near x = 1 (the form is that of FreeBSD's msun `log`).
-//! k·ln 2 is added in two parts, of which the larger is exact.
+//! x = 2ᵏ·m with m in [√½, √2), and with f = m − 1, s = f/(2 + f): ln m = 2·atanh s = 2s + s³·l(s²). Because
+//! 2s = f − s·f, and f² = s·f·(2 + f), that is f − (h − s·(h + s²·l(s²))) with h = f²/2: f, which is exact,
+//! with a correction, so the relative error is small even near x = 1 (the form is that of FreeBSD's msun
+//! `log`). k·ln 2 is added in two parts, of which the larger is exact.
 //!
 //! Error: half an ulp from the last addition, the rest from the correction, which is at most a fifth of f.
 //!
-//! ln 0 = −∞, ln of a negative number is NaN, denormal arguments are treated as what they are.
+//! ln 0 = −∞, ln of a negative number is NaN, and denormal arguments are handled exactly.
 
 use crate::element::Element;
 use crate::simd::Simd;
@@ -61,7 +60,7 @@ fn any<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
 
     let y = s.select(s.lt(zero, x), y, s.splat(T::lit(f64::NEG_INFINITY)));
     let y = s.select(s.lt(x, zero), s.splat(T::lit(f64::NAN)), y);
-    // ∞ and NaN are their own logarithms.
+    // ∞ and NaN are returned as they are.
     s.select(s.lt(x, s.splat(T::lit(f64::INFINITY))), y, x)
 }
 

@@ -1,13 +1,14 @@
-//! Vector functions of one argument, one per file: accurate to a stated number of ulps, and safe code.
+//! Vector functions of one argument, one per file: accurate to a stated number of ulps, and written in safe
+//! code.
 //!
-//! Each file states its formula, its range reduction and its error analysis, and has a function
-//! `f32` and a function `f64` that hold for every ISA: the algorithm is one, its polynomials have
-//! the degree that the type needs. `MAX_ULP_F32` and `MAX_ULP_F64` bound the error on every ISA,
-//! |result − exact| in units of the last place of the exact result. In single precision they are the
-//! largest errors over all 2³² arguments, rounded up; in double precision the largest over a million
-//! arguments, with a margin. The tests hold the code to them.
+//! Each file states its formula, its range reduction and its error analysis, and has a function `f32` and a
+//! function `f64` that serve every ISA: the algorithm is the same, with polynomials of the degree that the
+//! type needs. `MAX_ULP_F32` and `MAX_ULP_F64` bound the error on every ISA, |result − exact| in units in the
+//! last place of the exact result. In single precision they are the largest errors over all 2³² arguments,
+//! rounded up; in double precision the largest over a million arguments, with a margin. The tests check these
+//! bounds.
 //!
-//! What holds for all of them:
+//! All of them share these properties:
 //! - NaN gives NaN, and a NaN in one lane leaves the others alone.
 //! - No lane branches: all cases are computed and selected, so the time does not depend on the data.
 //! - Where the CPU flushes denormals, denormal arguments and results count as zero.
@@ -28,7 +29,7 @@ pub mod tanh;
 use crate::element::{Dtype, Element};
 use crate::simd::Simd;
 
-/// The constant of the type.
+/// The constant for the type.
 #[inline(always)]
 fn constant<T: Element, S: Simd<T>>(s: S, c32: f64, c64: f64) -> S::V {
     s.splat(T::lit(match T::DTYPE {
@@ -37,7 +38,7 @@ fn constant<T: Element, S: Simd<T>>(s: S, c32: f64, c64: f64) -> S::V {
     }))
 }
 
-/// The polynomial of the type, see [`Simd::polynomial`].
+/// The polynomial for the type; see [`Simd::polynomial`].
 #[inline(always)]
 fn polynomial<T: Element, S: Simd<T>, const K32: usize, const K64: usize>(
     s: S,

@@ -1,5 +1,5 @@
-//! Double-double arithmetic (some 31 digits), and with it the functions of this directory: what the
-//! double-precision ones are measured against. Plain series; none of the tricks of the code under test.
+//! Double-double arithmetic (some 31 digits) and, based on it, the functions of this directory, against which
+//! the double-precision ones are measured. Plain series; none of the tricks of the code under test.
 
 use std::ops::{Add, Div, Mul, Sub};
 
@@ -40,7 +40,7 @@ impl Wide {
         Wide { high: libm::ldexp(self.high, n), low: libm::ldexp(self.low, n) }
     }
 
-    /// |got − self| in units of the last place of `unit`; denormals are spaced by the smallest one.
+    /// |got − self| in units in the last place of `unit`; for denormals, in units of the smallest denormal.
     pub fn ulps(self, got: f64, unit: Self) -> f64 {
         let exponent = libm::ilogb(unit.high).max(-1022);
         // The spacing 2^(exponent − 52) may be denormal, so both sides are scaled up instead.
@@ -62,7 +62,7 @@ impl Wide {
     pub fn ln(self) -> Self {
         let k = libm::ilogb(self.high);
         let m = self.scale(-k);
-        // Newton's step doubles the digits of the platform's logarithm: y + m·e⁻ʸ − 1.
+        // Newton's step doubles the number of correct digits of the platform's logarithm: y + m·e⁻ʸ − 1.
         let mut y = Wide::new(m.high.ln());
         for _ in 0..2 {
             y = y + (m * (Wide::new(0.0) - y).exp() - Wide::new(1.0));
@@ -82,7 +82,7 @@ impl Wide {
         sum
     }
 
-    /// From their series, behind a reduction by π/2 in three doubles.
+    /// From their series, after a reduction by π/2 in three doubles.
     pub fn sin_cos(self) -> (Self, Self) {
         let n = (self.high / HALF_PI[0]).round();
         let r = HALF_PI.into_iter().fold(self, |r, part| r - Wide::new(part) * Wide::new(n));
@@ -102,7 +102,7 @@ impl Wide {
         }
     }
 
-    /// From the series of sinh and cosh, which have no cancellation, for small arguments.
+    /// For small arguments from the series of sinh and cosh, which have no cancellation.
     pub fn tanh(self) -> Self {
         let x = self.abs();
         let y = if x.high < 1.0 {
@@ -161,8 +161,7 @@ impl Wide {
         if self.high < 0.0 { Wide::new(0.0) - y } else { y }
     }
 
-    /// erfc x for x ≥ 0; far out from the continued fraction
-    /// exp(−x²)/√π·1/(x + ½/(x + 1/(x + 3⁄2/(x + …)))).
+    /// erfc x for x ≥ 0; far out from the continued fraction exp(−x²)/√π·1/(x + ½/(x + 1/(x + 3⁄2/(x + …)))).
     pub fn erfc(self) -> Self {
         if self.high < 3.0 {
             return Wide::new(1.0) - self.erf();
@@ -174,7 +173,7 @@ impl Wide {
         (Wide::new(0.0) - self * self).exp() / SQRT_PI / y
     }
 
-    /// GELU, its derivative and the larger term of that.
+    /// GELU, its derivative, and the larger term of the derivative.
     pub fn gelu(self) -> (Self, Self, Self) {
         let tail = (self.abs() * SQRT_HALF).erfc().scale(-1);
         let cdf = if self.high < 0.0 { tail } else { Wide::new(1.0) - tail };
@@ -184,7 +183,7 @@ impl Wide {
         (self * cdf, slope, if slope.abs().high < term.high { term } else { slope.abs() })
     }
 
-    /// SiLU, its derivative and the larger of that and its second term.
+    /// SiLU, its derivative, and the larger of the derivative and its second term.
     pub fn silu(self) -> (Self, Self, Self) {
         let sigma = self.sigmoid();
         let term = self * sigma * (Wide::new(0.0) - self).sigmoid();

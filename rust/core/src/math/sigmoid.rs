@@ -1,10 +1,10 @@
 //! The logistic function σ(x) = 1/(1 + e⁻ˣ)
 //!
-//! Computed as written: for x ≪ 0 it is 1/e⁻ˣ, accurate relative to itself down to where e⁻ˣ
-//! overflows, just below the smallest normal number; from there on it is 0.
+//! Computed as written: for x ≪ 0 it is 1/e⁻ˣ, with a small relative error down to where e⁻ˣ overflows, just
+//! below the smallest normal number; from there on it is 0.
 //!
-//! Error: that of [`exp`](super::exp), and half an ulp each for the sum and the quotient; an ulp of
-//! the denominator may be up to two of the quotient, when one lies just above a power of two and the other below.
+//! Error: that of [`exp`](super::exp), and half an ulp each for the sum and the quotient; an ulp of the
+//! denominator may be up to two of the quotient if one is just above a power of two and the other just below.
 
 use crate::element::Element;
 use crate::simd::Simd;

@@ -1,20 +1,20 @@
 //! sin x and cos x, both from one reduction.
 //!
-//! |x| = n·π/2 + r with whole n and |r| ≤ π/4; then sin |x| is sin r, cos r, −sin r or −cos r, by n mod 4, and
-//! cos |x| the next of them. π/2 is split in four parts, of which the first three have so few bits that
-//! their products with n are exact, and so are the differences as far as they cancel (Cody and
-//! Waite, "Software Manual for the Elementary Functions", 1980): r is accurate relative to itself also
+//! |x| = n·π/2 + r with integer n and |r| ≤ π/4; then sin |x| is sin r, cos r, −sin r or −cos r, depending on
+//! n mod 4, and cos |x| is the next one in that cycle. π/2 is split in four parts. The first three have so
+//! few bits that their products with n are exact, and so are the differences as far as they cancel (Cody and
+//! Waite, "Software Manual for the Elementary Functions", 1980), so the relative error of r is small even
 //! next to multiples of π/2.
 //!
-//! That holds as long as n has 11 bits, in double precision 20. Arguments beyond, |x| > 3200 or
-//! 1 600 000, are rare and take a way of their own: `libm`, in double precision, with as many digits of π as
-//! it takes (Payne and Hanek, 1983). A vector without any does not go there; one with some is slow, and its
-//! other lanes are as they were.
+//! That holds as long as n has 11 bits, in double precision 20. Larger arguments, |x| > 3200 or 1 600 000,
+//! are rare and take another path: `libm`, in double precision, with as many digits of π as necessary (Payne
+//! and Hanek, 1983). A vector without such arguments skips that path; one with some is slow, and its other
+//! lanes are unaffected.
 //!
-//! Error: rounding r in two of the four steps gives up to 1 ulp of r, which may be 1.8 ulp of sin r, where r is just
-//! above a half and sin r below; the last addition 0.5.
+//! Error: rounding r in two of the four steps gives up to 1 ulp of r, which may be 1.8 ulp of sin r if r is
+//! just above one half and sin r below; the last addition gives 0.5.
 //!
-//! sin is odd, also in −0, cos is even. Of infinity both are NaN.
+//! sin is odd, including the sign of 0; cos is even. Both are NaN for infinity.
 
 use crate::element::Element;
 use crate::simd::{MAX_LANES, Simd};
@@ -61,7 +61,7 @@ pub fn sin_cos<T: Element, S: Simd<T>>(s: S, x: S::V) -> (S::V, S::V) {
     let (one, zero) = (s.splat(T::ONE), s.splat(T::ZERO));
     let limit = constant(s, 3200.0, 1.6e6);
     let far = s.lt(limit, s.abs(x));
-    // min in this order keeps a NaN.
+    // In this order, min keeps a NaN.
     let u = s.min(limit, s.abs(x));
     let n = s.round(s.mul(u, s.splat(T::lit(std::f64::consts::FRAC_2_PI))));
     let mut r = u;
@@ -93,7 +93,7 @@ pub fn sin_cos<T: Element, S: Simd<T>>(s: S, x: S::V) -> (S::V, S::V) {
     (sin_x, cos_x)
 }
 
-/// x ← sin x, and cos x, of any numbers.
+/// x ← sin x, and cos x, for arguments of any size.
 #[cold]
 #[inline(never)]
 fn exactly<T: Element>(x: &mut [T], cosines: &mut [T]) {

@@ -1,17 +1,17 @@
 //! tanh x
 //!
-//! tanh |x| = t/(t + 2) with t = e^(2|x|) − 1 = 2ⁿ·(eʳ − 1) + (2ⁿ − 1), where 2|x| = n·ln 2 + r as
-//! in [`exp`](super::exp). Near 0, n = 0 and t = eʳ − 1 is accurate relative to itself, so tanh is.
+//! tanh |x| = t/(t + 2) with t = e^(2|x|) − 1 = 2ⁿ·(eʳ − 1) + (2ⁿ − 1), where 2|x| = n·ln 2 + r as in
+//! [`exp`](super::exp). Near 0, n = 0 and t = eʳ − 1 has a small relative error, so tanh has, too.
 //!
-//! Error: t has up to 1.5 ulp (the sum at n = 1, where the terms may have opposite signs), of which
-//! the quotient takes the part 2/(t + 2); t + 2 and the quotient round with half an ulp each.
+//! Error: t has up to 1.5 ulp (the sum at n = 1, where the terms may have opposite signs), which enters the
+//! quotient with the factor 2/(t + 2); t + 2 and the quotient round with half an ulp each.
 //!
-//! tanh is odd, also in −0, and ±1 from where 1 − tanh|x| is below half an ulp.
+//! tanh is odd, including the sign of 0, and ±1 where 1 − tanh|x| is below half an ulp.
 //!
-//! Where 32 numbers can be looked up in registers (single precision, AVX-512), tanh |x| is instead a polynomial
-//! in |x| − m on each quarter of an octave from ⅛ to 10, and an odd one below; behind that it is 1.
-//! |x| − m is exact, since m is in the same quarter. Error: half an ulp from the last addition and little
-//! more, since m is where tanh m is almost a single-precision number; in all 1.1 ulp.
+//! Where 32 numbers can be looked up in registers (single precision, AVX-512), tanh |x| is instead a
+//! polynomial in |x| − m on each quarter octave from ⅛ to 10, an odd polynomial below, and 1 beyond. |x| − m
+//! is exact, since m is in the same quarter. Error: half an ulp from the last addition and little more, since
+//! m is chosen where tanh m is almost a single-precision number; in total 1.1 ulp.
 
 use crate::element::Element;
 use crate::simd::Simd;
@@ -24,13 +24,13 @@ pub const MAX_ULP_F32: f64 = 2.5;
 /// Largest error of [`f64()`] in ulps.
 pub const MAX_ULP_F64: f64 = 2.6;
 
-/// Rows of it are whole cache lines.
+/// Aligned so that rows are whole cache lines.
 #[repr(align(64))]
 struct Table([[f32; 32]; 7]);
 
-/// By column: m, then the coefficients.
+/// Each column has m, then the coefficients.
 #[rustfmt::skip]
-#[allow(clippy::excessive_precision)] // nine digits name every number, some in one way of several
+#[allow(clippy::excessive_precision)] // nine digits identify every number, some in more than one way
 static PIECES: Table = Table([
     [
         0.0, 0.139923096, 0.172393799, 0.203948975, 0.233917236, 0.279663086, 0.345153809, 0.405212402,
@@ -79,7 +79,7 @@ static PIECES: Table = Table([
 #[inline(always)]
 fn any<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
     let (one, two) = (s.splat(T::ONE), s.splat(T::lit(2.0)));
-    // Behind the limit the quotient rounds to 1.
+    // Beyond the limit the quotient rounds to 1.
     let a = s.min(constant(s, 10.0, 20.0), s.abs(x));
     let (n, r) = reduce(s, s.add(a, a));
     let power = s.scale(one, n);
@@ -90,7 +90,7 @@ fn any<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
 /// tanh x in single precision.
 #[inline(always)]
 pub fn f32<S: Simd<f32>>(s: S, x: S::V) -> S::V {
-    // In this order a NaN comes through.
+    // In this order, a NaN stays a NaN.
     let a = s.min(s.splat(10.0), s.abs(x));
     let Some([m, c0, c1, c2, c3, c4, c5]) = s.pieces(a, &PIECES.0) else { return any(s, x) };
     let t = s.sub(a, m);

@@ -1,5 +1,5 @@
-//! Each function, on each ISA, in each precision: largest error over dense samples (and, on request,
-//! over all numbers), special values, odd symmetry.
+//! Each function, on each ISA, in each precision: largest error over dense samples (and, on request, over all
+//! numbers), special values, odd symmetry.
 
 use super::oracle::Wide;
 use super::*;
@@ -56,7 +56,7 @@ impl<T: Element> Op<T> for Apply<'_, T> {
             Gelu => map!(x => gelu::with_derivative(s, x).0),
             GeluSlope => map!(x => gelu::with_derivative(s, x).1),
             Softplus => map!(x => softplus::softplus(s, x)),
-            // From the value, as a layer has it.
+            // Computed from the value, as a layer does it.
             SoftplusSlope => map!(x => softplus::derivative(s, softplus::softplus(s, x))),
             Silu => map!(x => silu::with_derivative(s, x).0),
             SiluSlope => map!(x => silu::with_derivative(s, x).1),
@@ -73,12 +73,12 @@ fn apply<T: Element>(function: Function, isa: Isa, x: &[T]) -> Vec<T> {
     out
 }
 
-/// The error in ulps that the file of the function promises.
+/// The error in ulps that the function's file promises.
 fn bound<T: Element>(function: Function, isa: Isa, x: f64) -> f64 {
     let (single, double) = match function {
         Exp => (exp::MAX_ULP_F32, exp::MAX_ULP_F64),
         Ln => (ln::MAX_ULP_F32, ln::MAX_ULP_F64),
-        // By tables in registers, see tanh.rs.
+        // With tables in registers, see tanh.rs.
         Tanh if isa == Isa::Avx512 => (1.1, tanh::MAX_ULP_F64),
         Tanh => (tanh::MAX_ULP_F32, tanh::MAX_ULP_F64),
         Sigmoid => (sigmoid::MAX_ULP_F32, sigmoid::MAX_ULP_F64),
@@ -93,15 +93,16 @@ fn bound<T: Element>(function: Function, isa: Isa, x: f64) -> f64 {
         Dtype::F32 => single,
         Dtype::F64 => double,
     };
-    // See gelu.rs: what stays of the error of x² in the left tail.
+    // See gelu.rs: what remains of the error of x² in the left tail.
     let tail = matches!(function, Gelu | GeluSlope) && isa == Isa::Scalar && x < 0.0;
     if tail { ulps + x * x / 2.0 } else { ulps }
 }
 
-/// The exact value and the number whose last place is the unit of error, in double precision, for
-/// the functions in single precision.
+/// The exact value, and the number whose last place is the unit of error, in double precision; for the
+/// functions in single precision.
 fn exact(function: Function, x: f64) -> (f64, f64) {
-    // Where Φ may flush, see gelu.rs: 10 last places of this are 40 times the smallest normal number.
+    // Where Φ may be flushed to 0, see gelu.rs: 10 last places of this number are 40 times the smallest
+    // normal number.
     let floor = if x < -12.9 { f64::exp2(-101.0) } else { 0.0 };
     let y = match function {
         Exp => libm::exp(x),
@@ -165,13 +166,13 @@ fn exact_wide(function: Function, x: f64) -> (Wide, Wide) {
     (y, y)
 }
 
-/// |got − want| in units of the last place that `unit` has in single precision. Zero for a denormal
-/// is right: the functions may flush.
+/// |got − want| in units in the last place that `unit` has in single precision. Zero is correct for a
+/// denormal: the functions may flush it.
 fn ulps_f32(got: f32, want: f64, unit: f64) -> f64 {
     if want.is_nan() || got.is_nan() {
         return if want.is_nan() && got.is_nan() { 0.0 } else { f64::INFINITY };
     }
-    // Infinity stands in the place of the next number, 2¹²⁸.
+    // Infinity takes the place of the next number, 2¹²⁸.
     const NEXT: f64 = 340_282_366_920_938_463_463_374_607_431_768_211_456.0;
     let (got, want, unit) =
         (f64::from(got).clamp(-NEXT, NEXT), want.clamp(-NEXT, NEXT), unit.abs().min(NEXT));
@@ -216,7 +217,7 @@ fn hold<T: Element + std::fmt::LowerExp>(function: Function, worst: Vec<(Isa, f6
 #[test]
 fn single_precision_keeps_its_bounds_on_a_sample_of_every_exponent() {
     for function in ALL {
-        // A prime stride meets every exponent with either sign some 5000 times.
+        // A prime stride hits every exponent with either sign some 5000 times.
         hold(function, worst_f32(function, (0..=u32::MAX).step_by(1597)));
     }
 }
@@ -247,8 +248,8 @@ exhaustive! {
     exhaustive_cos Cos,
 }
 
-/// Equidistant arguments over the range where something happens (down to results of 1e-287, below
-/// which the oracle itself loses its low parts), and all magnitudes from there down to the smallest.
+/// Equidistant arguments over the range where the function varies (down to results of 1e-287, below which the
+/// oracle itself loses its low parts), and all magnitudes from there down to the smallest.
 fn arguments(function: Function, count: usize) -> Vec<f64> {
     let (low, high) = match function {
         Exp => (-660.0, 709.78),
@@ -258,16 +259,16 @@ fn arguments(function: Function, count: usize) -> Vec<f64> {
         Erf => (-6.5, 6.5),
         Gelu | GeluSlope => (-36.0, 10.0),
         Expm1 => (-40.0, 2.0),
-        // Where the reduction is our own, and not the platform's.
+        // Where the reduction is our own, not `libm`'s.
         Sin | Cos => (-1.6e6, 1.6e6),
     };
     let line = (0..count).map(|i| low + (high - low) * (i as f64 + 0.5) / count as f64);
     let magnitudes = (0..count).flat_map(|i| {
-        // 2⁻¹⁰²² … 2¹⁰²³, each with another mantissa.
+        // 2⁻¹⁰²² … 2¹⁰²³, each with a different mantissa.
         let x = libm::ldexp(1.0 + (i as f64 * 0.618_033_988_749_894_9).fract(), (i * 7 % 2046) as i32 - 1022);
         if function == Ln { vec![x] } else { vec![x, -x] }
     });
-    // Where a search through more arguments than a test should take found the largest error.
+    // Where a search through more arguments than a test should try found the largest error.
     let found: &[f64] = if function == GeluSlope { &[-0.35133400000000137] } else { &[] };
     line.chain(magnitudes.filter(|x| function == Ln || (low..=high).contains(x)))
         .chain(found.iter().copied())
@@ -358,7 +359,7 @@ fn special_values<T: Element>() {
     for isa in Isa::available() {
         for (function, cases) in SPECIAL {
             for (x, want) in cases {
-                // Between NaNs: neither they nor the tail of the slice may leak into a lane.
+                // Placed between NaNs: neither they nor the tail of the slice may leak into a lane.
                 let x = [NAN, x, NAN].map(T::lit).repeat(7);
                 for (x, y) in x.iter().zip(apply(function, isa, &x)) {
                     let want = if x.to_f64().is_nan() { NAN } else { want };
@@ -411,7 +412,7 @@ fn tanh_erf_and_sin_are_odd_and_within_one() {
 
 #[test]
 fn a_lane_does_not_depend_on_its_neighbours() {
-    // A huge argument sends its vector another way, but not the other lanes.
+    // A huge argument sends its vector along another path, which must leave the other lanes as they are.
     for isa in Isa::available() {
         let x: Vec<f32> = (0..64).map(|i| if i % 5 == 0 { 1e9 } else { i as f32 * 3.7 }).collect();
         let tame: Vec<f32> = x.iter().map(|x| if *x > 1e8 { 0.5 } else { *x }).collect();
@@ -424,8 +425,8 @@ fn a_lane_does_not_depend_on_its_neighbours() {
 
 #[test]
 fn the_fused_results_do_not_depend_on_the_width() {
-    // AVX2 and AVX-512 do the same operations in the same order, so all bits agree; but for tanh, for which
-    // only the latter has tables in registers.
+    // AVX2 and AVX-512 do the same operations in the same order, so all bits agree; except for tanh, for
+    // which only the latter has tables in registers.
     let x: Vec<f32> = (0..30_000).map(|i| (i as f32 - 15_000.0) * 0.005).collect();
     let fused: Vec<Isa> = Isa::available().into_iter().filter(|&isa| isa > Isa::Scalar).collect();
     for function in ALL.into_iter().filter(|&function| function != Tanh) {

@@ -25,7 +25,7 @@ pub struct Adadelta {
     pub lr: f64,
     /// Decay of the averages, in [0, 1).
     pub rho: f64,
-    /// Added inside of both roots, ≥ 0; from 0 nothing ever moves.
+    /// Added under both roots, ≥ 0; with 0, nothing ever moves.
     pub eps: f64,
     /// Weight decay, ≥ 0.
     pub weight_decay: f64,

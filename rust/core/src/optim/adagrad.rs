@@ -19,7 +19,7 @@ use crate::simd::{Simd, stream_map};
 pub struct Adagrad {
     /// Learning rate, ≥ 0.
     pub lr: f64,
-    /// How fast it falls, ≥ 0.
+    /// How fast the learning rate falls, ≥ 0.
     pub lr_decay: f64,
     /// Weight decay, ≥ 0.
     pub weight_decay: f64,

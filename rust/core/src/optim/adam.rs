@@ -10,10 +10,10 @@
 //! θ ← θ − lr/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + ε)
 //! ```
 //!
-//! ε is added after the bias correction and outside of the root. Keras adds it before the correction (ε̂ of
-//! the paper), θ ← θ − lr·√(1 − β₂ᵗ)/(1 − β₁ᵗ) · m/(√v + ε), and always decouples the decay. Optax takes the
-//! maximum of corrected squares, u ← max(u, v/(1 − β₂ᵗ)). AMSGrad's paper ("textbook") corrects nothing,
-//! θ ← θ − lr·m/(√u + ε); without AMSGrad that convention is the first one.
+//! ε is added after the bias correction and outside the root. Keras adds it before the correction (ε̂ in the
+//! paper), θ ← θ − lr·√(1 − β₂ᵗ)/(1 − β₁ᵗ) · m/(√v + ε), and always decouples the decay. Optax takes the
+//! maximum of the corrected squares, u ← max(u, v/(1 − β₂ᵗ)). AMSGrad's paper ("textbook") has no correction,
+//! θ ← θ − lr·m/(√u + ε); without AMSGrad, that convention is Adam as PyTorch has it.
 
 use super::MAX_STATE;
 use super::method::{
@@ -37,9 +37,9 @@ pub struct Adam {
     pub eps: f64,
     /// Weight decay, ≥ 0.
     pub weight_decay: f64,
-    /// Whether the denominator never falls.
+    /// Whether the denominator never decreases (AMSGrad).
     pub amsgrad: bool,
-    /// AdamW.
+    /// Whether weight decay is decoupled (AdamW).
     pub decoupled_weight_decay: bool,
     /// PyTorch's, Optax', Keras' or the paper's.
     pub convention: Convention,
@@ -64,14 +64,14 @@ impl Default for Adam {
 #[derive(Clone, Copy)]
 pub struct Step {
     pub(super) decay: Decay,
-    /// Of m over the denominator in θ.
+    /// Factor of m over the denominator, in the step of θ.
     pub(super) rate: f64,
     pub(super) mean: Average,
     pub(super) square: Average,
     pub(super) amsgrad: bool,
-    /// Of v, before the maximum is taken.
+    /// Factor of v, before the maximum is taken.
     pub(super) unbias: f64,
-    /// Of the root.
+    /// Factor of the root.
     pub(super) correction: f64,
     pub(super) eps: f64,
 }

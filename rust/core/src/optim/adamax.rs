@@ -7,7 +7,7 @@
 //! θ ← θ − lr/(1 − β₁ᵗ) · m/u
 //! ```
 //!
-//! Keras has u ← max(β₂·u, |g|) and divides by u + ε, and decouples the weight decay, θ ← (1 − lr·wd)·θ. The
+//! Keras has u ← max(β₂·u, |g|), divides by u + ε, and decouples the weight decay, θ ← (1 − lr·wd)·θ. The
 //! paper has no ε.
 
 use super::MAX_STATE;

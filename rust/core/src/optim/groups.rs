@@ -1,4 +1,5 @@
-//! Groups of parameters: other hyper-parameters for those whose name matches a pattern, or none at all.
+//! Parameter groups: different hyper-parameters, or no training at all, for parameters whose names match a
+//! pattern.
 
 use std::ops::Range;
 
@@ -6,20 +7,21 @@ use super::{Config, Step};
 use crate::error::Error;
 use crate::network::Block;
 
-/// Parameters with a rule of their own.
+/// Parameters with hyper-parameters of their own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
-    /// Names that it is for, as `0.*` or `*.bias`: `*` stands for any characters, `?` for one.
+    /// Names that belong to the group, such as `0.*` or `*.bias`: `*` stands for any characters, `?` for one.
     pub pattern: String,
-    /// Its hyper-parameters, of the optimizer's kind; but for the learning rate, which is the optimizer's.
+    /// Its hyper-parameters, of the same kind of optimizer, except for the learning rate, which is the
+    /// optimizer's.
     pub config: Config,
-    /// Factor of the optimizer's learning rate.
+    /// Factor applied to the optimizer's learning rate.
     pub lr_scale: f64,
-    /// Whether they stay as they are.
+    /// Whether these parameters stay as they are.
     pub frozen: bool,
 }
 
-/// A block of the arena that is in a group.
+/// A block of the arena that belongs to a group.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Member {
     /// Its place.
@@ -28,8 +30,8 @@ pub(super) struct Member {
     pub(super) group: usize,
 }
 
-/// Finds the members of groups among the blocks of a network, in the arena's order. Of several groups
-/// that match, the last counts.
+/// Finds the members of groups among the blocks of a network, in the arena's order. If several groups match,
+/// the last one counts.
 pub(super) fn members(groups: &[Group], blocks: &[Block]) -> Result<Vec<Member>, Error> {
     for group in groups {
         if !blocks.iter().any(|b| matches(&group.pattern, &b.name)) {
@@ -66,13 +68,13 @@ fn matches(pattern: &str, name: &str) -> bool {
 #[derive(Clone, Copy)]
 pub struct Steps<'a> {
     pub(super) usual: Step,
-    /// By group; `None` if it is frozen.
+    /// What it does to each group; `None` if the group is frozen.
     pub(super) groups: &'a [Option<Step>],
     pub(super) members: &'a [Member],
 }
 
 impl Steps<'_> {
-    /// What is done to the block that an element of the arena is in; `None` is nothing.
+    /// What is done to the block that contains an element of the arena; `None` if nothing is.
     pub fn at(&self, element: usize) -> Option<&Step> {
         match self.find(element).ok() {
             None => Some(&self.usual),
@@ -80,7 +82,7 @@ impl Steps<'_> {
         }
     }
 
-    /// Cuts a part of the arena where what is done changes.
+    /// Splits a part of the arena where what is done changes.
     pub fn parts(&self, range: Range<usize>) -> impl Iterator<Item = (Range<usize>, Option<&Step>)> {
         let mut from = range.start;
         std::iter::from_fn(move || {
@@ -97,7 +99,7 @@ impl Steps<'_> {
         })
     }
 
-    /// The member that an element is in, or the first behind it.
+    /// The member that contains an element, or else the next one after it.
     fn find(&self, element: usize) -> Result<usize, usize> {
         let behind = self.members.partition_point(|m| m.range.end <= element);
         match self.members.get(behind) {

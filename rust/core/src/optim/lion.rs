@@ -17,9 +17,9 @@ use crate::simd::{Simd, stream_map};
 pub struct Lion {
     /// Learning rate, ≥ 0.
     pub lr: f64,
-    /// Of the average in the step, in [0, 1).
+    /// Decay of the average used in the step, in [0, 1).
     pub beta1: f64,
-    /// Decay of the average, in [0, 1).
+    /// Decay of the average that is kept, in [0, 1).
     pub beta2: f64,
     /// Weight decay, ≥ 0.
     pub weight_decay: f64,
@@ -36,7 +36,7 @@ impl Default for Lion {
 pub struct Step {
     decay: Decay,
     rate: f64,
-    /// In the step, and kept.
+    /// The averages used in the step, and kept.
     means: [Average; 2],
 }
 

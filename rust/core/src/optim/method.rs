@@ -1,5 +1,5 @@
-//! What the files of optimizers share: what an optimizer has to say of itself, options by name, their
-//! ranges, conventions, and the parts that formulas have in common.
+//! What the optimizers' files share: what an optimizer must declare, options by name, their ranges,
+//! conventions, and common parts of formulas.
 
 use std::collections::BTreeMap;
 
@@ -13,16 +13,16 @@ pub(super) trait Method: Copy + Default {
     /// Constants of one step: a [`Formula`], or a [`Whole`](super::whole::Whole).
     type Step: Copy;
 
-    /// Takes the hyper-parameters from options of the same names.
+    /// Reads the hyper-parameters from options of the same names.
     fn read(options: &Options) -> Result<Self, Error>;
 
-    /// The first that is out of range.
+    /// Reports the first one that is out of range.
     fn check(&self) -> Result<(), Error>;
 
-    /// The arrays that it keeps, in the order in which [`Formula::update`] gets them.
+    /// The arrays that it keeps, in the order in which [`Formula::update`] receives them.
     fn slots(&self) -> Vec<Slot>;
 
-    /// Whether it keeps sums over rows and columns of a block, instead of a number for each element.
+    /// Whether it keeps sums over the rows and columns of a block, instead of a number for each element.
     fn factors(&self, _shape: &[usize]) -> bool {
         false
     }
@@ -32,35 +32,35 @@ pub(super) trait Method: Copy + Default {
         0
     }
 
-    /// The single numbers that it keeps.
+    /// The scalars that it keeps.
     fn scalars(&self) -> Vec<Scalar> {
         Vec::new()
     }
 
-    /// Makes those numbers what they are in step `t`, as far as that depends on nothing but the time.
+    /// Advances the scalars to step `t`, as far as they depend on time only.
     fn advance(&self, _t: u64, _scalars: &mut Scalars) {}
 
-    /// What step `t` = 1, 2, … does, given the numbers as `advance` left them: those of the optimizer, also
-    /// for a group with hyper-parameters of its own.
+    /// What step `t` = 1, 2, … does, given the scalars as `advance` left them. These are the optimizer's,
+    /// even for a group with hyper-parameters of its own.
     fn at(&self, t: u64, scalars: &Scalars) -> Self::Step;
 }
 
-/// Single numbers of an optimizer's state.
+/// The scalars of an optimizer's state.
 pub type Scalars = [f64; MAX_SCALARS];
 
-/// A single number of state.
+/// A scalar of the state.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scalar {
     /// Its name.
     pub name: &'static str,
-    /// Before the first step.
+    /// Its value before the first step.
     pub initial: f64,
-    /// The smallest and the largest that it can be.
+    /// Its smallest and largest permitted values.
     pub range: (f64, f64),
 }
 
 impl Scalar {
-    /// Checks a number that shall become its value.
+    /// Checks a new value.
     ///
     /// # Errors
     /// If it is out of range.
@@ -85,66 +85,66 @@ pub(super) trait Formula: Copy {
     );
 }
 
-/// What an array of state has elements for.
+/// What the elements of a state array correspond to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
-    /// Each parameter, where that is in the arena.
+    /// Each parameter, at its place in the arena.
     Arena,
-    /// Each output of the weights that are factored, block by block.
+    /// Each output of the factored weights, block by block.
     Outputs,
-    /// Each input of those.
+    /// Each input of the factored weights.
     Inputs,
-    /// Each parameter of the other blocks, each block as in the arena.
+    /// Each parameter of the other blocks, each block laid out as in the arena.
     Rest,
-    /// Square matrices as large as sides of a block, block by block.
+    /// Square matrices of the size of a side of a block, block by block.
     Squares,
 }
 
-/// An array of state.
+/// A state array.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Slot {
-    /// Its name, PyTorch's.
+    /// Its name, as in PyTorch.
     pub name: &'static str,
-    /// Every element before the first step.
+    /// Value of every element before the first step.
     pub initial: f64,
     /// Whether it may hold negative numbers.
     pub signed: bool,
     /// Whether these hyper-parameters need it. If not, it has no elements.
     pub kept: bool,
-    /// What it has elements for.
+    /// What its elements correspond to.
     pub extent: Extent,
 }
 
 impl Slot {
-    /// From zero, of either sign; always kept.
+    /// Starts from zero and may have either sign; always kept.
     pub(super) fn signed(name: &'static str) -> Self {
         Slot { name, initial: 0.0, signed: true, kept: true, extent: Extent::Arena }
     }
 
-    /// From zero, never below; always kept.
+    /// Starts from zero and is never negative; always kept.
     pub(super) fn positive(name: &'static str) -> Self {
         Slot { signed: false, ..Self::signed(name) }
     }
 
-    /// Starts from another value.
+    /// Sets another initial value.
     pub(super) fn from(self, initial: f64) -> Self {
         Slot { initial, ..self }
     }
 
-    /// Has elements for less than all parameters.
+    /// Sets what the elements correspond to, if not all parameters.
     pub(super) fn of(self, extent: Extent) -> Self {
         Slot { extent, ..self }
     }
 
-    /// Is kept under a condition.
+    /// Makes it depend on a condition whether the array is kept.
     pub(super) fn only_if(self, kept: bool) -> Self {
         Slot { kept, ..self }
     }
 
-    /// Checks numbers that shall become its elements.
+    /// Checks new values of its elements.
     ///
     /// # Errors
-    /// If one is negative and must not be.
+    /// If one is negative but must not be.
     pub fn check<T: Element>(&self, values: &[T]) -> Result<(), Error> {
         match values.iter().find(|x| !self.signed && **x < T::ZERO) {
             Some(x) => Err(argument(self.name, format!("partly negative ({x})"), "numbers ≥ 0 are needed")),
@@ -161,13 +161,13 @@ pub type Options = BTreeMap<String, Value>;
 /// A hyper-parameter's value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// A number, or 0 and 1 for no and yes.
+    /// A number, or 0 and 1 for false and true.
     Number(f64),
-    /// The name of one of several ways.
+    /// The name of one of several choices.
     Name(String),
 }
 
-/// What hyper-parameters are made of.
+/// A type that a hyper-parameter can have.
 pub(super) trait Field: Sized {
     fn read(name: &'static str, value: &Value) -> Result<Self, Error>;
 }
@@ -197,7 +197,7 @@ impl Field for u32 {
     }
 }
 
-/// A number, or "auto" for one that the method finds.
+/// A number, or "auto" to let the method choose.
 impl Field for Option<f64> {
     fn read(name: &'static str, value: &Value) -> Result<Self, Error> {
         match value {
@@ -219,7 +219,7 @@ impl Field for Convention {
     }
 }
 
-/// A field that is one of several names.
+/// Reads a field that is one of several names.
 pub(super) fn named<V: Copy>(name: &'static str, value: &Value, known: &[(&str, V)]) -> Result<V, Error> {
     let text = match value {
         Value::Name(text) => text.clone(),
@@ -230,7 +230,7 @@ pub(super) fn named<V: Copy>(name: &'static str, value: &Value, known: &[(&str, 
     found.ok_or_else(|| argument(name, format!("{text:?}"), format!("one of {} is needed", names.join(", "))))
 }
 
-/// The field of that name.
+/// Reads the field with this name.
 pub(super) fn field<F: Field>(options: &Options, name: &'static str) -> Result<F, Error> {
     let value = options.get(name).ok_or_else(|| argument(name, "missing".into(), "it is needed"))?;
     F::read(name, value)
@@ -258,7 +258,7 @@ pub(super) fn argument(name: &'static str, value: String, accepted: impl Into<St
     Error::Argument { name, value, accepted: accepted.into() }
 }
 
-/// `Ok` if a non-negative, finite number.
+/// `Ok` if it is a finite number ≥ 0.
 pub(super) fn non_negative(name: &'static str, value: f64) -> Result<(), Error> {
     if value.is_finite() && value >= 0.0 {
         return Ok(());
@@ -266,7 +266,7 @@ pub(super) fn non_negative(name: &'static str, value: f64) -> Result<(), Error> 
     Err(argument(name, value.to_string(), "a number ≥ 0 is needed"))
 }
 
-/// `Ok` if in [0, 1).
+/// `Ok` if it is in [0, 1).
 pub(super) fn fraction(name: &'static str, value: f64) -> Result<(), Error> {
     if (0.0..1.0).contains(&value) {
         return Ok(());
@@ -274,7 +274,7 @@ pub(super) fn fraction(name: &'static str, value: f64) -> Result<(), Error> {
     Err(argument(name, value.to_string(), "a number in [0, 1) is needed"))
 }
 
-/// `Ok` if zero, because the convention has no such thing.
+/// `Ok` if it is zero, because the convention does not have this option.
 pub(super) fn absent(name: &'static str, value: f64, convention: Convention) -> Result<(), Error> {
     if value == 0.0 {
         return Ok(());
@@ -293,7 +293,7 @@ pub enum Convention {
     Optax,
     /// Keras'; weight decay is always decoupled there.
     Keras,
-    /// That of the paper or of textbooks, where no library has it.
+    /// That of the paper or of textbooks, which no library follows.
     Textbook,
     /// Momentum as an average of gradients.
     Ema,
@@ -313,7 +313,7 @@ impl Convention {
         }
     }
 
-    /// `Ok` if it is one of those that a method has.
+    /// `Ok` if it is one of those that a method supports.
     pub(super) fn among(self, known: &[Self]) -> Result<(), Error> {
         if known.contains(&self) {
             return Ok(());
@@ -329,7 +329,7 @@ fn refused(name: &'static str, value: String, known: &[Convention]) -> Error {
 
 // --- Parts of formulas -----------------------------------------------------------------------------
 
-/// Where ε stands in a denominator: √(x + inside) + outside.
+/// Where ε is added in a denominator: √(x + inside) + outside.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Eps<V = f64> {
     pub inside: V,
@@ -337,7 +337,7 @@ pub(super) struct Eps<V = f64> {
 }
 
 impl Eps {
-    /// PyTorch adds ε to the root, Optax and Keras add it to what the root is taken of.
+    /// PyTorch adds ε to the root; Optax and Keras add it under the root.
     pub fn new(eps: f64, convention: Convention) -> Self {
         match convention {
             Convention::Optax | Convention::Keras => Eps { inside: eps, outside: 0.0 },
@@ -361,8 +361,8 @@ impl<V: Copy> Eps<V> {
 
 /// Weight decay: θ ← θ − fade·θ, then g ← g + l2·θ. One of the two does nothing.
 ///
-/// Not θ ← (1 − fade)·θ: in single precision that factor is off by up to 3e-8, always to the same side, which is
-/// 6e-6 of θ after 200 steps.
+/// Not θ ← (1 − fade)·θ: in single precision that factor is off by up to 3e-8, always in the same direction,
+/// which adds up to 6e-6 of θ after 200 steps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Decay<V = f64> {
     fade: V,
@@ -425,11 +425,11 @@ impl<V: Copy> Average<V> {
 }
 
 /// a / b for b ≥ 0, but 0 where both are 0: parameters that never had a gradient, and the arena's padding,
-/// stay where they are without ε, too. Denominators below the root of the smallest number, which no square
-/// has, count as that root.
+/// stay where they are even without ε. Denominators below the root of the smallest number, which no square
+/// can have, count as that root.
 #[inline(always)]
 pub(super) fn ratio<T: Element, S: Simd<T>>(s: S, a: S::V, b: S::V) -> S::V {
-    s.div(a, s.max(s.splat(T::lit(least_root::<T>())), b)) // in this order, a NaN goes through
+    s.div(a, s.max(s.splat(T::lit(least_root::<T>())), b)) // in this order, a NaN stays a NaN
 }
 
 /// The root of the smallest number that is not flushed to zero.
@@ -441,13 +441,13 @@ pub(super) fn least_root<T: Element>() -> f64 {
     }
 }
 
-/// −1, 0 or 1; NaN of NaN.
+/// −1, 0 or 1; NaN for NaN.
 #[inline(always)]
 pub(super) fn sign<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
     s.select(s.lt(s.splat(T::ZERO), s.abs(x)), s.copysign(s.splat(T::ONE), x), x)
 }
 
-/// 1 − βᵗ, by which an average over t steps from 0 is short.
+/// 1 − βᵗ, the factor by which an average over t steps from 0 falls short.
 pub(super) fn filled(beta: f64, t: u64) -> f64 {
     1.0 - beta.powf(t as f64)
 }

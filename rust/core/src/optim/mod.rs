@@ -1,11 +1,11 @@
-//! Optimizers: what a step does to parameters, given gradients and state.
+//! Optimizers: how a step changes parameters, given gradients and state.
 //!
-//! One file per optimizer: its hyper-parameters, their ranges, its state, its formula; and a line in the
-//! list below. A [`Step`] holds what a step's index decides, computed once in double precision.
+//! There is one file per optimizer, with its hyper-parameters, their ranges, its state and its formula, and
+//! one line in the list below. A [`Step`] holds the constants of one step, computed once in double precision.
 //!
-//! Most work element by element: [`Step::update`] runs on any part of the arena, so that a plan can update
-//! a tile while its gradient is in cache. Those that have to see more at once, a norm or a whole matrix, are
-//! in `whole` and run behind the pass.
+//! Most work element by element: [`Step::update`] runs on any part of the arena, so that a plan can update a
+//! tile while its gradient is in the cache. Those that need more at once, a norm or a whole matrix, are in
+//! `whole` and run after the pass.
 
 mod adadelta;
 mod adagrad;
@@ -51,18 +51,19 @@ use crate::network::Network;
 use crate::simd::{Isa, Op, Simd, dispatch};
 use crate::update;
 
-/// Most arrays of state that any optimizer keeps.
+/// Largest number of state arrays that any optimizer keeps.
 pub const MAX_STATE: usize = 4;
-/// Most single numbers of state.
+/// Largest number of state scalars.
 pub const MAX_SCALARS: usize = 2;
 
-/// The list of optimizers: name, hyper-parameters; those that work element by element, and the others.
+/// The list of optimizers, name and hyper-parameters: first those that work element by element, then the
+/// others.
 macro_rules! optimizers {
     (elements: $($one:literal => $One:ident),+; wholes: $($all:literal => $All:ident),+ $(;)?) => {
         optimizers! { @list $($one => $One,)+ $($all => $All,)+ }
 
         impl Config {
-            /// Whether it moves each parameter by its own gradient and state alone.
+            /// Whether each parameter's update depends only on its own gradient and state.
             pub fn is_elementwise(&self) -> bool {
                 matches!(self, $(Config::$One(_))|+)
             }
@@ -83,7 +84,7 @@ macro_rules! optimizers {
                 }
             }
 
-            /// A method that does not work element by element.
+            /// The method, if it does not work element by element.
             fn whole<T: Element>(&self) -> Option<&dyn Whole<T>> {
                 match self {
                     $(Constants::$All(c) => Some(c),)+
@@ -105,13 +106,13 @@ macro_rules! optimizers {
         }
 
         impl Config {
-            /// The names that [`new`](Self::new) knows.
+            /// The names that [`new`](Self::new) accepts.
             pub const KINDS: &[&str] = &[$($kind),+];
 
-            /// An optimizer by name, with all its hyper-parameters by theirs.
+            /// An optimizer by name, with all its hyper-parameters by name.
             ///
             /// # Errors
-            /// If a name is not known, or missing, or a hyper-parameter is out of range.
+            /// If a name is unknown or missing, or a hyper-parameter is out of range.
             pub fn new(kind: &str, options: &Options) -> Result<Self, Error> {
                 let config = match kind {
                     $($kind => Config::$Config($Config::read(options)?),)+
@@ -147,12 +148,12 @@ macro_rules! optimizers {
             /// Checks every hyper-parameter.
             ///
             /// # Errors
-            /// The first that is out of range.
+            /// Names the first one that is out of range.
             pub fn check(&self) -> Result<(), Error> {
                 match self { $(Config::$Config(c) => c.check(),)+ }
             }
 
-            /// Its arrays of state, also those that it does not keep.
+            /// Its state arrays, including those that it does not keep.
             pub fn slots(&self) -> Vec<Slot> {
                 match self { $(Config::$Config(c) => c.slots(),)+ }
             }
@@ -165,7 +166,7 @@ macro_rules! optimizers {
                 match self { $(Config::$Config(c) => c.squares(shape),)+ }
             }
 
-            /// The single numbers of its state.
+            /// The scalars of its state.
             pub fn scalars(&self) -> Vec<Scalar> {
                 match self { $(Config::$Config(c) => c.scalars(),)+ }
             }
@@ -202,26 +203,26 @@ optimizers! {
     "shampoo" => Shampoo;
 }
 
-/// An optimizer at work on one model: hyper-parameters, state over the arena, steps taken.
+/// An optimizer at work on one model: hyper-parameters, state over the arena, and the number of steps taken.
 pub struct Optimizer<T: Element> {
     /// Kind and hyper-parameters.
     pub config: Config,
-    /// Arrays of state, a [slot](Config::slots) each.
+    /// State arrays, one for each [slot](Config::slots).
     pub state: Vec<Buffer<T>>,
-    /// The [single numbers](Config::scalars) of its state.
+    /// The [scalars](Config::scalars) of its state.
     pub scalars: Scalars,
-    /// Steps taken.
+    /// Number of steps taken.
     pub steps: u64,
     groups: Vec<Group>,
     members: Vec<Member>,
-    /// What the step under way does to each group.
+    /// What the current step does to each group.
     prepared: Vec<Option<Step>>,
-    /// Where a method works that does not do so element by element.
+    /// Workspace of a method that does not work element by element.
     room: Option<Room<T>>,
 }
 
 impl<T: Element> Optimizer<T> {
-    /// At the beginning, for a network.
+    /// A new optimizer for a network, before its first step.
     ///
     /// # Errors
     /// If there is not enough memory.
@@ -251,10 +252,10 @@ impl<T: Element> Optimizer<T> {
         Ok(optimizer)
     }
 
-    /// Sets groups of parameters.
+    /// Sets the parameter groups.
     ///
     /// # Errors
-    /// If a pattern matches none, or there is not enough memory; nothing is changed then.
+    /// If a pattern matches nothing, or there is not enough memory; nothing is changed then.
     pub fn set_groups(&mut self, groups: &[Group], network: &Network) -> Result<(), Error> {
         let members = groups::members(groups, network.blocks())?;
         let before = (
@@ -276,7 +277,7 @@ impl<T: Element> Optimizer<T> {
         Ok(())
     }
 
-    /// A copy of its state, in the memory of an old one if that fits.
+    /// A copy of its state, in the memory of an old copy if that fits.
     ///
     /// # Errors
     /// If there is not enough memory.
@@ -295,7 +296,7 @@ impl<T: Element> Optimizer<T> {
         Ok(Saved { config: self.config, state, scalars: self.scalars, steps: self.steps })
     }
 
-    /// Becomes again what it was, but for its groups.
+    /// Restores a saved state; groups stay as they are.
     ///
     /// # Panics
     /// If that state has another size.
@@ -311,15 +312,15 @@ impl<T: Element> Optimizer<T> {
         self.config.lr() * scales.fold(1.0, f64::max)
     }
 
-    /// Parts of the arena that stay as they are.
+    /// Parts of the arena that are frozen.
     pub fn frozen(&self) -> impl Iterator<Item = Range<usize>> {
         self.members.iter().filter(|m| self.groups[m.group].frozen).map(|m| m.range.clone())
     }
 
-    /// Sets the [single numbers](Config::scalars) of its state.
+    /// Sets the [scalars](Config::scalars) of its state.
     ///
     /// # Errors
-    /// If one is out of its range; nothing is changed then.
+    /// If one is out of range; nothing is changed then.
     pub fn set_scalars(&mut self, values: &[f64]) -> Result<(), Error> {
         let scalars = self.config.scalars();
         assert_eq!(scalars.len(), values.len());
@@ -328,12 +329,12 @@ impl<T: Element> Optimizer<T> {
         Ok(())
     }
 
-    /// Whether a gradient can be used up tile by tile, while others are not known yet.
+    /// Whether gradients can be applied tile by tile, before all are known.
     pub fn is_elementwise(&self) -> bool {
         self.config.is_elementwise()
     }
 
-    /// What the next step will do to parameters that are in no group.
+    /// What the next step will do to parameters that are not in any group.
     pub fn next_step(&self) -> Step {
         self.config.at(self.steps + 1, &self.next_scalars())
     }
@@ -344,7 +345,8 @@ impl<T: Element> Optimizer<T> {
         scalars
     }
 
-    /// What the next step will do; and the state, lent to the threads of a region, empty where there is none.
+    /// What the next step will do, and the state arrays, lent to the threads of a region; an array that is
+    /// not kept is empty.
     pub fn begin(&mut self) -> (Steps<'_>, [Shared<'_, T>; MAX_STATE]) {
         let scalars = self.next_scalars();
         let usual = self.config.at(self.steps + 1, &scalars);
@@ -357,14 +359,14 @@ impl<T: Element> Optimizer<T> {
         (Steps { usual, groups: &self.prepared, members: &self.members }, state)
     }
 
-    /// Notes that the next step was done.
+    /// Records that the step was done.
     pub fn advance(&mut self) {
         self.steps += 1;
         self.config.advance(self.steps, &mut self.scalars);
     }
 }
 
-/// An optimizer's state at some time.
+/// A saved state of an optimizer.
 pub struct Saved<T> {
     config: Config,
     state: Vec<Buffer<T>>,
@@ -377,10 +379,10 @@ pub struct Saved<T> {
 pub struct Step(Constants);
 
 impl Step {
-    /// Updates parameters and state from gradients: slices of one length, any part of the arena.
+    /// Updates parameters and state from gradients: slices of the same length, for any part of the arena.
     ///
     /// # Panics
-    /// If lengths differ or the state is another optimizer's.
+    /// If lengths differ, or the state is that of another optimizer.
     pub fn update<T: Element>(&self, isa: Isa, params: &mut [T], grads: &[T], state: [&mut [T]; MAX_STATE]) {
         struct Update<'a, T>(&'a Step, &'a mut [T], &'a [T], [&'a mut [T]; MAX_STATE]);
         impl<T: Element> Op<T> for Update<'_, T> {

@@ -69,7 +69,7 @@ impl Nadam {
 #[derive(Clone, Copy)]
 pub struct Step {
     decay: Decay,
-    /// Of mean and gradient over the denominator in θ.
+    /// Factors of mean and gradient, over the denominator, in the step of θ.
     rates: [f64; 2],
     mean: Average,
     square: Average,

@@ -3,15 +3,15 @@
 //! ```text
 //! g ← g + wd·θ
 //! v ← α·v + (1 − α)·g²
-//! m ← α·m + (1 − α)·g             centered (Graves 2013, arXiv:1308.0850): v − m² stands for v below
+//! m ← α·m + (1 − α)·g             centered (Graves 2013, arXiv:1308.0850): v − m² replaces v below
 //! b ← momentum·b + g/(√v + ε)
 //! θ ← θ − lr·b
 //! ```
 //!
-//! Optax and Keras divide by √(v + ε) and have the learning rate in the buffer, b ← momentum·b + lr·g/√(v + ε),
-//! θ ← θ − b; Keras decouples the weight decay, θ ← (1 − lr·wd)·θ.
+//! Optax and Keras divide by √(v + ε) and apply the learning rate in the buffer, b ← momentum·b + lr·g/√(v +
+//! ε), θ ← θ − b; Keras decouples the weight decay, θ ← (1 − lr·wd)·θ.
 //!
-//! Where rounding makes v − m² negative, it counts as 0.
+//! If rounding makes v − m² negative, it counts as 0.
 
 use super::MAX_STATE;
 use super::method::{
@@ -34,7 +34,7 @@ pub struct Rmsprop {
     pub weight_decay: f64,
     /// Momentum, in [0, 1).
     pub momentum: f64,
-    /// Whether gradients are divided by their deviation instead of their mean square.
+    /// Whether gradients are divided by their standard deviation instead of their root mean square.
     pub centered: bool,
     /// PyTorch's, Optax' or Keras'.
     pub convention: Convention,
@@ -62,7 +62,7 @@ pub struct Step {
     eps: Eps,
     centered: bool,
     momentum: f64,
-    /// Of the scaled gradient in the buffer, and of the buffer in θ.
+    /// Factors of the scaled gradient in the buffer, and of the buffer in the step of θ.
     rates: [f64; 2],
 }
 
@@ -166,5 +166,5 @@ impl Formula for Step {
 /// v − m², not below 0.
 #[inline(always)]
 fn variance<T: Element, S: Simd<T>>(s: S, v: S::V, m: S::V) -> S::V {
-    s.max(s.splat(T::ZERO), s.fma(s.neg(m), m, v)) // in this order, a NaN goes through
+    s.max(s.splat(T::ZERO), s.fma(s.neg(m), m, v)) // in this order, a NaN stays a NaN
 }

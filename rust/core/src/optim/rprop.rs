@@ -1,7 +1,7 @@
 //! Rprop (Riedmiller & Braun 1993; without weight-backtracking: Igel & Hüsken 2000, iRprop⁻), as in PyTorch:
 //!
 //! ```text
-//! c = sign(g·h)                         h: the gradient of the step before
+//! c = sign(g·h)                         h: the gradient of the previous step
 //! s ← clamp(s·η₊ if c > 0, s·η₋ if c < 0, s else; low, high)     s = lr before the first step
 //! g ← 0                                 if c < 0
 //! θ ← θ − s·sign(g)
@@ -17,7 +17,7 @@ use crate::simd::{Simd, stream_map};
 /// Hyper-parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rprop {
-    /// The first size of steps, ≥ 0; without effect later.
+    /// The initial step size, ≥ 0; without effect later.
     pub lr: f64,
     /// η₋, in (0, 1).
     pub eta1: f64,
@@ -39,7 +39,7 @@ impl Default for Rprop {
 #[derive(Clone, Copy)]
 pub struct Step {
     config: Rprop,
-    /// Whether it is the first, which sets out from the learning rate as it is then.
+    /// Whether this is the first step, which starts from the learning rate at that time.
     first: bool,
 }
 
@@ -93,7 +93,7 @@ impl Formula for Step {
             [grads],
             #[inline(always)]
             |[p, h, size], [g]| {
-                let change = s.mul(sign(s, g), sign(s, h)); // of signs: g·h might underflow
+                let change = s.mul(sign(s, g), sign(s, h)); // signs, since g·h might underflow
                 let (same, turned) = (s.lt(zero, change), s.lt(change, zero));
                 let factor = s.select(same, grow, s.select(turned, shrink, one));
                 let size = if first { lr } else { size };

@@ -1,6 +1,6 @@
-//! Schedule-Free AdamW (Defazio et al. 2024, arXiv:2405.15682, algorithm 1), as the authors' code and Optax
-//! have it: Adam without a mean, whose momentum comes from averaging. Three sequences: gradients are taken
-//! at y = (1 − β₁)·z + β₁·x, z takes the steps, and x, the average of z, is the result.
+//! Schedule-Free AdamW (Defazio et al. 2024, arXiv:2405.15682, algorithm 1), as in the authors' code and
+//! Optax: Adam without a running mean, whose momentum comes from averaging. There are three sequences:
+//! gradients are taken at y = (1 − β₁)·z + β₁·x, z takes the steps, and x, the average of z, is the result.
 //!
 //! ```text
 //! v ← β₂·v + (1 − β₂)·g²
@@ -10,8 +10,8 @@
 //! y ← (1 − β₁)·z + β₁·x
 //! ```
 //!
-//! Parameters are y. What is kept is δ = z − y, which is 0 at first and from which x = y − δ·(1 − β₁)/β₁
-//! follows. In terms of it the last three lines are
+//! The parameters are y. What is kept is δ = z − y, which is 0 at first and determines x = y − δ·(1 − β₁)/β₁.
+//! In terms of δ, the last three lines are
 //!
 //! ```text
 //! δ′ = (1 − c)·(δ − β₁·u),   y ← y + δ − u − δ′
@@ -30,7 +30,7 @@ use crate::simd::{Simd, stream_map};
 pub struct ScheduleFree {
     /// Learning rate, ≥ 0.
     pub lr: f64,
-    /// Where between z and x gradients are taken, in (0, 1).
+    /// Point between z and x at which gradients are taken, in (0, 1).
     pub beta1: f64,
     /// Decay of the mean square, in [0, 1).
     pub beta2: f64,

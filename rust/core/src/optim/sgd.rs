@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Textbooks (Polyak 1964; Sutskever et al. 2013; Goodfellow, Bengio & Courville 2016, algorithms 8.2 and
-//! 8.3, at the point that Nesterov's gradient is taken at) and Keras have the learning rate in the velocity,
-//! which makes a difference where it changes:
+//! 8.3, at the point at which Nesterov's gradient is taken) and Keras include the learning rate in the
+//! velocity, which makes a difference when it changes:
 //!
 //! ```text
 //! v ← momentum·v − lr·g
@@ -20,7 +20,7 @@
 //! θ ← θ + v                               else
 //! ```
 //!
-//! "ema" is momentum as an average of gradients: v ← momentum·v + (1 − momentum)·g from 0, θ ← θ − lr·v.
+//! "ema" averages gradients: v ← momentum·v + (1 − momentum)·g starting from 0, θ ← θ − lr·v.
 
 use super::MAX_STATE;
 use super::method::{
@@ -43,7 +43,7 @@ pub struct Sgd {
     pub weight_decay: f64,
     /// Nesterov's form; needs momentum > 0 and dampening = 0.
     pub nesterov: bool,
-    /// Any.
+    /// Any convention.
     pub convention: Convention,
 }
 
@@ -66,9 +66,9 @@ pub struct Step {
     decay: Decay,
     lr: f64,
     momentum: f64,
-    /// Of the gradient in the velocity.
+    /// Factor of the gradient in the velocity.
     take: f64,
-    /// What of velocity and gradient is added to θ.
+    /// Factors of velocity and gradient in what is added to θ.
     along: [f64; 2],
 }
 
@@ -116,7 +116,7 @@ impl Method for Sgd {
                 (take, if nesterov { [-lr * momentum, -lr] } else { [-lr, 0.0] })
             }
         };
-        // Without momentum, it is the same decoupled or not.
+        // Without momentum, decoupled decay is the same.
         let decoupled = convention == Convention::Keras && momentum != 0.0;
         let decay = Decay::new(self.weight_decay, decoupled, lr);
         Step { decay, lr, momentum, take, along }

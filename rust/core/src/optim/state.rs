@@ -1,4 +1,4 @@
-//! Arrays of state and the blocks that their elements belong to.
+//! State arrays, and the blocks to which their elements belong.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use crate::network::{Block, Network};
 use crate::simd::Isa;
 
 impl Config {
-    /// How many elements an array of state has for a block of parameters.
+    /// How many elements a state array has for a block of parameters.
     pub(super) fn share(&self, slot: &Slot, block: &Block) -> usize {
         match (slot.extent, self.factors(&block.shape)) {
             (Extent::Arena, _) | (Extent::Rest, false) => block.len(),
@@ -19,7 +19,7 @@ impl Config {
         }
     }
 
-    /// How many elements an array of state has in memory.
+    /// How many elements a state array has in memory.
     pub(super) fn length(&self, slot: &Slot, network: &Network) -> usize {
         match slot.extent {
             _ if !slot.kept => 0,
@@ -28,14 +28,14 @@ impl Config {
         }
     }
 
-    /// How many elements an array of state has for users.
+    /// How many elements a state array has for users.
     pub fn public_length(&self, slot: &Slot, network: &Network) -> usize {
         network.blocks().iter().map(|block| self.share(slot, block)).sum()
     }
 
-    /// Copies an array of state out: blocks one after the other, weights as (out, in).
+    /// Copies out a state array: blocks one after the other, weights as (out, in).
     ///
-    /// # Panics
+    /// If the lengths are not those of this network.
     /// If lengths are not those of this network.
     pub fn export<T: Element>(&self, isa: Isa, slot: &Slot, network: &Network, array: &[T], flat: &mut [T]) {
         for (block, public, inner) in self.places(slot, network) {
@@ -48,7 +48,7 @@ impl Config {
 
     /// The reverse of [`export`](Self::export).
     ///
-    /// # Panics
+    /// If the lengths are not those of this network.
     /// If lengths are not those of this network.
     pub fn import<T: Element>(&self, isa: Isa, slot: &Slot, network: &Network, flat: &[T], array: &mut [T]) {
         for (block, public, inner) in self.places(slot, network) {
@@ -59,7 +59,8 @@ impl Config {
         }
     }
 
-    /// Where each block's share lies for users, and in memory; with the block, if it lies there as a block does.
+    /// Where each block's share lies for users and in memory; and the block itself, if the share is laid out
+    /// like it.
     fn places<'n>(
         &'n self,
         slot: &'n Slot,

@@ -1,4 +1,4 @@
-//! Optimizers against their formulas, written out on single numbers.
+//! Optimizers against their formulas, written out for single numbers.
 
 use super::Convention::{Ema, Keras, Optax, Textbook, Torch};
 use super::*;
@@ -8,10 +8,10 @@ use crate::simd::Isa;
 
 const STEPS: u64 = 60;
 
-/// What one number of the reference remembers: as many as the method needs, in its own order.
+/// The reference's state for one number: as many entries as the method needs, in its own order.
 type Memory = [f64; 4];
 
-/// θ after step `t`, from the papers and the manuals of the peers.
+/// θ after step `t`, according to the papers and the documentation of other libraries.
 fn formula(config: Config, t: i32, p: f64, g: f64, memory: &mut Memory) -> f64 {
     let first = t == 1;
     let [a, b, c, product] = memory;
@@ -152,14 +152,14 @@ fn formula(config: Config, t: i32, p: f64, g: f64, memory: &mut Memory) -> f64 {
             if g == 0.0 { p } else { p - *b * g.signum() }
         }
         Config::ScheduleFree(o) => {
-            // a: z, b: v, c: x, which begin as the parameter.
+            // a: z, b: v, c: x; z and x begin as the parameter.
             if first {
                 (*a, *c) = (p, p);
             }
             *b = o.beta2 * *b + (1.0 - o.beta2) * g * g;
             let direction = g / ((*b / (1.0 - o.beta2.powi(t))).sqrt() + o.eps) + o.weight_decay * p;
             *a -= o.lr * direction;
-            // The largest rate so far is always the first: weights are equal.
+            // The learning rate never exceeds the first one, so the weights are equal.
             *c += (*a - *c) / f64::from(t);
             (1.0 - o.beta1) * *a + o.beta1 * *c
         }
@@ -224,7 +224,7 @@ fn configs() -> Vec<Config> {
             if convention != Keras {
                 let rest = Radam { convention, decoupled_weight_decay, ..radam };
                 all.push(Config::Radam(rest));
-                // Rectified from the sixth step on, and never.
+                // Rectified from the sixth step on, and never rectified.
                 all.push(Config::Radam(Radam { beta2: 0.9, eps: 0.1, weight_decay, ..rest }));
                 all.push(Config::Radam(Radam { beta2: 0.5, ..rest }));
             }
@@ -249,7 +249,7 @@ fn configs() -> Vec<Config> {
     all
 }
 
-/// θ after each step; from the middle on with a tenth of the learning rate.
+/// θ after each step; the second half uses a tenth of the learning rate.
 fn trajectory<T: Element>(isa: Isa, config: Config, theta: &[f64], grads: &[Vec<f64>]) -> Vec<Vec<T>> {
     let linear = Linear { inputs: theta.len(), outputs: 1, bias: false, init: Init::Zeros };
     let network = Network::new(vec![Layer::Linear(linear)]).unwrap();
@@ -279,7 +279,7 @@ fn trajectory<T: Element>(isa: Isa, config: Config, theta: &[f64], grads: &[Vec<
 fn every_optimizer_follows_its_formula() {
     let mut rng = Stream::new(5, Purpose::Init, 0);
     let n = 37; // vectors and a remainder on every ISA
-    // Numbers of float32, so that both precisions get the same.
+    // Numbers representable in float32, so that both precisions get the same.
     let mut draw = || (0..n).map(|_| f64::from(rng.normal() as f32)).collect::<Vec<_>>();
     let (theta, grads) = (draw(), (0..STEPS).map(|_| draw()).collect::<Vec<_>>());
     for config in configs() {
@@ -322,7 +322,7 @@ fn the_first_step_of_adam_is_the_sign_of_the_gradient() {
     }
 }
 
-/// Every method, with no ε to keep denominators from zero.
+/// Every method, without an ε that keeps denominators from zero.
 fn without_eps() -> Vec<Config> {
     let without = |config| match config {
         Config::Adagrad(c) => Config::Adagrad(Adagrad { eps: 0.0, initial_accumulator_value: 0.0, ..c }),

@@ -15,7 +15,8 @@ impl<'a, T: Element> Pass<'a, T> {
     /// The gradient with respect to the output, given or left by the loss, back through the last activation.
     pub(super) fn slope(&self, index: usize, rows: &Range<usize>, local: &Local) {
         let outputs = self.network.stages()[index].outputs;
-        let mut delta = self.rows_mut(self.layout.stages[index].delta, local, outputs);
+        // SAFETY: the block's own.
+        let mut delta = unsafe { self.rows_mut(self.layout.stages[index].delta, local, outputs) };
         if let Some(gradient) = self.output_gradient {
             for r in 0..rows.len() {
                 delta.row_mut(r).copy_from_slice(gradient.row(rows.start + r));
@@ -40,7 +41,8 @@ impl<'a, T: Element> Pass<'a, T> {
             return;
         }
         let mut into = if index > 0 {
-            self.rows_mut(slots[index - 1].delta, local, stage.inputs)
+            // SAFETY: the block's own; what is read of gradients are those of later stages.
+            unsafe { self.rows_mut(slots[index - 1].delta, local, stage.inputs) }
         } else {
             let gradient = self.input_gradient.expect("what is in front of the first stage");
             // SAFETY: these rows of the gradient belong to this block alone.
@@ -84,7 +86,8 @@ impl<'a, T: Element> Pass<'a, T> {
             epilogue,
             ahead: &[],
         };
-        gemm.run(self.plan.isa, &plan, self.scratch(worker));
+        // SAFETY: the thread's own, of which there is no other part in use.
+        gemm.run(self.plan.isa, &plan, unsafe { self.scratch(worker) });
     }
 
     /// Copies rows if nothing is there yet, otherwise adds them.

@@ -82,8 +82,9 @@ impl<T: Element> Pass<'_, T> {
         let base = codes.start * category.dim;
         let range = start + base..start + codes.end * category.dim;
         let grads = match task.update {
-            Some(_) => &mut self.scratch(worker)[padded::<T>(self.plan.scratch)..][..range.len()],
-            // SAFETY: this part of the table belongs to this item alone.
+            // SAFETY: the thread's own, of which there is no other part in use.
+            Some(_) => unsafe { &mut self.scratch(worker)[padded::<T>(self.plan.scratch)..][..range.len()] },
+            // SAFETY: the item's own part of the table.
             None => unsafe { task.grads.slice_mut(range.clone()) },
         };
         if task.update.is_some() || !task.accumulate {

@@ -24,7 +24,8 @@ impl<'a, T: Element> Pass<'a, T> {
     pub(super) fn gather(&self, rows: &Range<usize>, local: &Local) {
         let Some(data) = self.input else { return };
         if !self.in_place() {
-            let mut into = self.rows_mut(self.layout.input, local, data.cols());
+            // SAFETY: the block's own.
+            let mut into = unsafe { self.rows_mut(self.layout.input, local, data.cols()) };
             let at = |r: usize| self.rows.at(rows.start + r);
             if let Rows::Listed(_) = self.rows {
                 (0..AHEAD.min(rows.len())).for_each(|r| data.prefetch_row(at(r)));
@@ -85,8 +86,10 @@ impl<'a, T: Element> Pass<'a, T> {
             Some(start) => (start, Activation::Identity, None),
             None => (slots.output, stage.act, slots.saved),
         };
-        let y = self.rows_mut(y, local, stage.outputs);
-        let saved = saved.map(|start| self.rows_mut(start, local, stage.outputs));
+        // SAFETY: the block's own, in two slots; the stage reads others.
+        let y = unsafe { self.rows_mut(y, local, stage.outputs) };
+        // SAFETY: likewise.
+        let saved = saved.map(|start| unsafe { self.rows_mut(start, local, stage.outputs) });
         match (act, saved) {
             (Activation::Dropout(p), Some(factors)) => {
                 let p = if self.plan.mode == Mode::Frozen { 0.0 } else { p };
@@ -96,7 +99,9 @@ impl<'a, T: Element> Pass<'a, T> {
             }
             (_, saved) => {
                 let skip = stage.skip.map(|first| self.stage_input(first, rows, local));
-                self.through(index, x, skip, y, act, saved, self.scratch(worker));
+                // SAFETY: the thread's own, of which there is no other part in use.
+                let scratch = unsafe { self.scratch(worker) };
+                self.through(index, x, skip, y, act, saved, scratch);
             }
         }
     }
@@ -150,7 +155,8 @@ impl<'a, T: Element> Pass<'a, T> {
             return;
         }
         let half = padded::<T>(self.plan.block_rows * self.network.max_width());
-        let scratch = self.scratch(worker);
+        // SAFETY: the thread's own, of which there is no other part in use.
+        let scratch = unsafe { self.scratch(worker) };
         let depth = self.network.depth();
         let (scratch, halves) = scratch.split_at_mut(scratch.len() - (2 + depth) * half);
         let (mut front, halves) = halves.split_at_mut(half);

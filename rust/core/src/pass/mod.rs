@@ -180,7 +180,8 @@ impl<'a, T: Element> Pass<'a, T> {
         rows: Rows<'a>,
     ) -> Self {
         let tried = workspace.turn();
-        let Workspace { plan, layout, values, losses, trial, .. } = workspace;
+        let Workspace { plan, layout, values, losses, trials: [forth, back], .. } = workspace;
+        let trial = if input.is_some() { forth } else { back };
         Pass {
             network,
             plan,
@@ -250,7 +251,7 @@ impl<T: Element> Job for Pass<'_, T> {
         }
     }
 
-    fn run(&self, phase: usize, item: usize, worker: usize) {
+    unsafe fn run(&self, phase: usize, item: usize, worker: usize) {
         match &self.plan.phases[phase] {
             Phase::Pack => self.pack(item, worker),
             Phase::Rows { steps, .. } if self.plan.in_shards() => {
@@ -289,9 +290,11 @@ struct Local {
 
 impl<'a, T: Element> Pass<'a, T> {
     /// A thread's scratch.
-    fn scratch(&self, worker: usize) -> &'a mut [T] {
-        // SAFETY: threads of a region have different numbers, a thread runs one item at a time, and an item
-        // takes its scratch only once at a time; no other data lie in `layout.scratch(worker)`.
+    ///
+    /// # Safety
+    /// The thread must be in an item under this number, and have no other hold on its scratch.
+    unsafe fn scratch(&self, worker: usize) -> &'a mut [T] {
+        // SAFETY: every thread of a region has another number, and the caller no second hold.
         unsafe { self.values.slice_mut(self.layout.scratch(worker)) }
     }
 
@@ -452,7 +455,8 @@ impl<'a, T: Element> Pass<'a, T> {
                 RowStep::Loss => {
                     let last = self.layout.stages.len() - 1;
                     let outputs = self.network.outputs();
-                    let delta = self.rows_mut(self.layout.stages[last].delta, &local, outputs);
+                    // SAFETY: the block's own.
+                    let delta = unsafe { self.rows_mut(self.layout.stages[last].delta, &local, outputs) };
                     let output = self.rows_ref(self.layout.stages[last].output, &local, outputs);
                     self.losses(output, self.goes_back().then_some(delta), rows);
                 }
@@ -502,14 +506,19 @@ impl<'a, T: Element> Pass<'a, T> {
         self.plan.stages[index].as_ref().expect("planned for dense layers")
     }
 
+    /// Rows of a slot, to read: the block's own while rows go through, any in phases of weights, where nobody writes rows.
     fn rows_ref(&self, start: usize, Local { rows, base, .. }: &Local, width: usize) -> MatRef<'a, T> {
         // SAFETY: while rows go through, only the block itself (or the thread that owns them) writes these
         // rows; in phases of weights nobody writes rows.
         unsafe { self.values.mat(base + start + rows.start * width, rows.len(), width, width) }
     }
 
-    fn rows_mut(&self, start: usize, Local { rows, base, .. }: &Local, width: usize) -> MatMut<'a, T> {
-        // SAFETY: called only while rows go through, for the block's own rows, which no other item uses.
+    /// The same to write.
+    ///
+    /// # Safety
+    /// The item must be the one whose block these rows are, and have no other hold on them in this slot.
+    unsafe fn rows_mut(&self, start: usize, Local { rows, base, .. }: &Local, width: usize) -> MatMut<'a, T> {
+        // SAFETY: the caller's word.
         unsafe { self.values.mat_mut(base + start + rows.start * width, rows.len(), width, width) }
     }
 }

@@ -124,10 +124,13 @@ impl<'a, T: Element> Pass<'a, T> {
     pub(super) fn normalize(&self, index: usize, local: &Local) {
         let (stage, slots) = (&self.network.stages()[index], &self.layout.stages[index]);
         let z = self.rows_ref(slots.before_norm.expect("kept while training"), local, stage.outputs);
-        let u = self.rows_mut(slots.output, local, stage.outputs);
-        let saved = slots.saved.map(|start| self.rows_mut(start, local, stage.outputs));
+        // SAFETY: the block's own, in slots apart from each other and from z.
+        let u = unsafe { self.rows_mut(slots.output, local, stage.outputs) };
+        // SAFETY: likewise.
+        let saved = slots.saved.map(|start| unsafe { self.rows_mut(start, local, stage.outputs) });
         let over_rows = stage.norm.is_some_and(|n| !n.over_batch());
-        let moments = over_rows.then(|| self.rows_mut(slots.moments, local, 2));
+        // SAFETY: likewise.
+        let moments = over_rows.then(|| unsafe { self.rows_mut(slots.moments, local, 2) });
         self.normalize_rows(index, Some(z), u, saved, moments);
     }
 
@@ -148,7 +151,8 @@ impl<'a, T: Element> Pass<'a, T> {
     pub(super) fn denormalize(&self, index: usize, local: &Local) {
         let (stage, slots) = (&self.network.stages()[index], &self.layout.stages[index]);
         let z = self.rows_ref(slots.before_norm.expect("kept while training"), local, stage.outputs);
-        let du = self.rows_mut(slots.delta, local, stage.outputs);
+        // SAFETY: the block's own.
+        let du = unsafe { self.rows_mut(slots.delta, local, stage.outputs) };
         let over_rows = stage.norm.is_some_and(|n| !n.over_batch());
         let moments = over_rows.then(|| self.rows_ref(slots.moments, local, 2));
         let n = self.plan.rows;

@@ -76,7 +76,8 @@ impl<'a, T: Element> Pass<'a, T> {
         // Whole cache lines, so that no two threads write to the same one.
         let part = padded::<T>(self.network.arena_len().div_ceil(self.plan.threads));
         let part = item * part..(item + 1) * part;
-        let own = &mut self.scratch(worker)[padded::<T>(self.plan.scratch)..];
+        // SAFETY: the thread's own, of which there is no other part in use.
+        let own = unsafe { &mut self.scratch(worker)[padded::<T>(self.plan.scratch)..] };
         for block in self.network.blocks().iter().filter(|b| task.wants(b.offset)) {
             let (from, to) = (part.start.max(block.offset), part.end.min(block.offset + block.len()));
             for from in (from..to).step_by(own.len()) {
@@ -132,7 +133,9 @@ impl<'a, T: Element> Pass<'a, T> {
         let parts = planned.weight.precision.parts();
         let a = self.inputs_of(item, x, &all);
         let delta = self.rows_ref(slots.delta, &all, stage.outputs);
-        let (scratch, own) = self.scratch(worker).split_at_mut(padded::<T>(self.plan.scratch));
+        // SAFETY: as in `combine`.
+        let scratch = unsafe { self.scratch(worker) };
+        let (scratch, own) = scratch.split_at_mut(padded::<T>(self.plan.scratch));
         let (own, own_bias) = own.split_at_mut(own.len() - PANEL.min(stage.outputs));
 
         // With many rows, a block of rows is used for all panels before the next block is: so its part of the
@@ -150,18 +153,10 @@ impl<'a, T: Element> Pass<'a, T> {
                 // gradients of this item's shard.
                 let weight =
                     unsafe { sums.place(&range, &mut own[if depth < k { panel * m * PANEL } else { 0 }..]) };
-                let delta = if planned.pack_delta && parts == 0 {
-                    let from = all.base + slots.delta_panels + col * all.wave;
-                    // SAFETY: written only while rows went through: in an earlier phase or, in shards,
-                    // earlier in this item.
-                    let panel = unsafe { self.values.slice(from..from + all.wave * n) };
-                    MatRef::new(panel, all.wave, n).block(all.rows.start, k, 0, n)
-                } else {
-                    delta.block(0, k, col, n)
-                };
+                let panel = self.slopes_of(item.stage, (col, n), delta, &all);
                 let now = complete && last;
                 if wanted {
-                    let rows = delta.block(from, steps, 0, n);
+                    let rows = panel.block(from, steps, 0, n);
                     if n <= self.plan.narrow && parts == 0 {
                         let x = x.block(from, steps, 0, m);
                         let (transposed, scratch) = scratch.split_at_mut(n * m);
@@ -192,19 +187,49 @@ impl<'a, T: Element> Pass<'a, T> {
                 if let Some(bias) = dense_bias
                     && last
                 {
-                    let range = bias + col..bias + col + n;
-                    // SAFETY: of all tiles of these columns, only the one with `item.bias` handles their
-                    // bias, as with the panel above.
-                    let sum = unsafe { sums.place(&range, own_bias) };
-                    if !sums.goes_on {
-                        sum.fill(T::ZERO);
-                    }
-                    dispatch(self.plan.isa, SumRows { rows: delta, into: &mut *sum });
-                    if complete {
-                        self.complete(&task, range, sum);
-                    }
+                    self.bias(&task, bias + col..bias + col + n, panel, sums, complete, own_bias);
                 }
             }
+        }
+    }
+
+    /// A panel of the gradient with respect to a stage's output, over the tile's rows: from its copy in panels, if
+    /// there is one.
+    fn slopes_of(
+        &self,
+        index: usize,
+        (col, n): (usize, usize),
+        delta: MatRef<'a, T>,
+        all: &Local,
+    ) -> MatRef<'a, T> {
+        let planned = self.planned(index);
+        if !planned.pack_delta || planned.weight.precision.parts() > 0 {
+            return delta.block(0, delta.rows(), col, n);
+        }
+        let from = all.base + self.layout.stages[index].delta_panels + col * all.wave;
+        // SAFETY: written only while rows went through: in an earlier phase or, in shards, earlier in this item.
+        let panel = unsafe { self.values.slice(from..from + all.wave * n) };
+        MatRef::new(panel, all.wave, n).block(all.rows.start, delta.rows(), 0, n)
+    }
+
+    /// The gradient of a panel's bias, which is the sum of the rows, and its update if that is `complete`.
+    fn bias(
+        &self,
+        task: &WeightTask<'a, T>,
+        range: Range<usize>,
+        rows: MatRef<'_, T>,
+        sums: Sums<'a, T>,
+        complete: bool,
+        own: &mut [T],
+    ) {
+        // SAFETY: of all tiles of these columns, only the one with `item.bias` handles their bias.
+        let sum = unsafe { sums.place(&range, own) };
+        if !sums.goes_on {
+            sum.fill(T::ZERO);
+        }
+        dispatch(self.plan.isa, SumRows { rows, into: &mut *sum });
+        if complete {
+            self.complete(task, range, sum);
         }
     }
 
@@ -338,5 +363,29 @@ impl<T: Element> Op<T> for SumRows<'_, T> {
                 col += n;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::Isa;
+
+    #[test]
+    fn sums_of_rows_start_from_what_is_there() {
+        fn check<T: Element>() {
+            for isa in Isa::available() {
+                for cols in 1..=3 * 16 + 1 {
+                    let data: Vec<T> = (0..5 * cols).map(|i| T::lit((i as f64).sin())).collect();
+                    let mut into: Vec<T> = (0..cols).map(|j| T::lit(j as f64)).collect();
+                    let mut want = into.clone();
+                    data.chunks(cols).for_each(|row| want.iter_mut().zip(row).for_each(|(w, x)| *w += *x));
+                    dispatch(isa, SumRows { rows: MatRef::new(&data, 5, cols), into: &mut into });
+                    assert_eq!(into, want, "{isa} {cols}");
+                }
+            }
+        }
+        check::<f32>();
+        check::<f64>();
     }
 }

@@ -29,13 +29,13 @@ pub(super) const PAIR_WORK: usize = 300_000;
 /// 200 microseconds.
 pub(super) const SURE_WORK: usize = 40_000_000;
 /// Multiply-adds from which a pass runs in shards: a second thread is then worth a copy of the gradients.
-const SHARDED_WORK: usize = 1_000_000;
+pub(super) const SHARDED_WORK: usize = 1_000_000;
 /// The same with fewer than [`MANY_ROWS`] rows.
 const SHARDED_WORK_OF_FEW: usize = 2_000_000;
 /// Rows from which copying the gradients costs little compared with computing them.
 const MANY_ROWS: usize = 96;
 /// Least and largest number of shards, if there are shards.
-const SHARDS: (usize, usize) = (2, 64);
+pub(super) const SHARDS: (usize, usize) = (2, 64);
 /// Least number of rows per shard: for the first two shards; for up to [`SHARDS_FOR_THREADS`], where a copy
 /// of the gradients costs little; and for more, where it costs next to nothing.
 const SHARD_ROWS: [usize; 3] = [16, 128, 256];

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::cut::{PAIR_WORK, WORK_PER_THREAD};
+use super::cut::{PAIR_WORK, SHARDED_WORK, SHARDS, WORK_PER_THREAD};
 use super::{Mode, Plan, RowStep};
 use crate::gemm::split::LANES;
 use crate::gemm::{GemmPlan, Precision};
@@ -26,15 +26,18 @@ impl fmt::Display for Plan {
             self.tile.mr,
             self.tile.nr
         )?;
-        if self.in_shards() && self.threads < self.asked {
+        if self.threads == self.shards && self.in_shards() && self.threads < self.asked {
             writeln!(
                 f,
                 "  of {} threads allowed: its {} shards are too few for more",
                 self.asked, self.shards
             )?;
         } else if self.threads < self.asked {
-            let least =
-                if self.mode == Mode::Step && self.threads == 1 { PAIR_WORK / 2 } else { WORK_PER_THREAD };
+            let least = match self.mode {
+                _ if self.in_shards() => SHARDED_WORK / SHARDS.0,
+                Mode::Step if self.threads == 1 => PAIR_WORK / 2,
+                _ => WORK_PER_THREAD,
+            };
             let (work, least) = (self.work as f64 / 1e6, least as f64 / 1e6);
             writeln!(
                 f,

@@ -286,9 +286,10 @@ impl Plan {
             _ => Precision::Full,
         };
         let tile = TileShape::of::<T>(isa);
-        let work = rows * weights(network) * if mode == Mode::Inference { 1 } else { 3 };
+        let each = if mode == Mode::Inference { 1 } else { 3 };
+        let work = weights(network).saturating_mul(rows).saturating_mul(each);
         let tables = network.table().map_or(0, |t| t.categories.iter().map(|c| c.codes * c.dim).sum());
-        let worth = work + if mode == Mode::Inference { 0 } else { TABLE_WORK * tables };
+        let worth = work.saturating_add(if mode == Mode::Inference { 0 } else { TABLE_WORK * tables });
         let cut = Cut::new::<T>(network, mode, rows, worth, precision, threads);
         let Cut { threads: used, shards, block_rows, wave_rows } = cut;
         let mut plan = Plan {

@@ -26,7 +26,7 @@ use crate::optim::Optimizer;
 use crate::parallel;
 use crate::pass::{LossTask, Pass, Rows, WeightTask};
 use crate::plan::Mode;
-use crate::simd::{Isa, Op, Simd, add_scaled, dispatch, max_abs};
+use crate::simd::{Isa, Op, Simd, add_scaled, dispatch, max_abs, sum_of};
 use crate::view::MatRef;
 
 /// How the coefficients follow from gradients.
@@ -333,16 +333,12 @@ impl<T: Element> Op<T> for Dot<'_, T> {
     type Output = f64;
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) -> f64 {
-        let mut total = 0.0;
-        for (a, b) in self.0.chunks(64 * S::N).zip(self.1.chunks(64 * S::N)) {
-            let mut sums = [s.splat(T::ZERO); 4];
-            for (i, (a, b)) in a.chunks(S::N).zip(b.chunks(S::N)).enumerate() {
-                let at = |x: &[T]| if x.len() == S::N { s.load(x) } else { s.load_partial(x) };
-                sums[i % 4] = s.fma(at(a), at(b), sums[i % 4]);
-            }
-            total += s.reduce_add(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]))).to_f64();
-        }
-        total
+        sum_of(
+            s,
+            [self.0, self.1],
+            #[inline(always)]
+            |[a, b], sum| s.fma(a, b, sum),
+        )
     }
 }
 

@@ -243,8 +243,8 @@ impl Simd<f32> for Avx512 {
         rows: usize,
         cols: usize,
     ) {
-        // Four rounds of a butterfly: after round b, lane i of vector r holds the element at which bit b of i
-        // and r are exchanged.
+        // Four rounds of a butterfly: round b exchanges bit b of an element's lane index with bit b of its
+        // vector index.
         // SAFETY: the token proves that the CPU has the instructions; only `cols` lanes of `rows` rows are
         // read and only their transpose is written, which the caller promises to be valid.
         unsafe {

@@ -310,6 +310,34 @@ pub fn stream_sum<T: Element, S: Simd<T>, const W: usize, const R: usize, const 
 }
 
 /// How far ahead [`stream_map`] prefetches, in bytes.
+/// Σ f over the elements of slices of one length: of blocks in `T`, in four chains side by side, and over these in double
+/// precision. Lanes behind the end count too; `f(x, sum)` must leave `sum` as it is for zeros.
+///
+/// # Panics
+/// If the slices differ in length.
+#[inline(always)]
+pub fn sum_of<T: Element, S: Simd<T>, const R: usize>(
+    s: S,
+    reads: [&[T]; R],
+    f: impl Fn([S::V; R], S::V) -> S::V,
+) -> f64 {
+    let len = reads[0].len();
+    assert!(reads.iter().all(|r| r.len() == len));
+    let mut total = 0.0;
+    for from in (0..len).step_by(SUMMED * S::N) {
+        let mut sums = [s.splat(T::ZERO); 4];
+        for (k, i) in (from..len.min(from + SUMMED * S::N)).step_by(S::N).enumerate() {
+            let x = match i + S::N <= len {
+                true => reads.map(|r| s.load(&r[i..])),
+                false => reads.map(|r| s.load_partial(&r[i..])),
+            };
+            sums[k % 4] = f(x, sums[k % 4]);
+        }
+        total += s.reduce_add(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]))).to_f64();
+    }
+    total
+}
+
 const AHEAD: usize = 2048;
 /// Bytes of a slice from which [`stream_map`] prefetches: below, the streams fit the second-level cache.
 const LONG: usize = 128 * 1024;

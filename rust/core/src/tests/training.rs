@@ -8,9 +8,11 @@ use crate::layer::{Activation, BatchNorm, Init, Layer, Linear, RowNorm};
 use crate::loss::{Loss, Targets};
 use crate::optim::{Adam, Config, Optimizer, Sgd};
 use crate::rng::{Purpose, Stream};
+use crate::sam::Sam;
 use crate::simd::Isa;
 use crate::threads::set_num_threads;
 use crate::train::{DataSet, StepOptions};
+use crate::update::Clip;
 use crate::view::MatRef;
 use crate::{Element, Error, Fit, FitOptions, Model, Trainer};
 
@@ -388,13 +390,29 @@ fn the_same_bits_for_any_number_of_threads() {
 #[test]
 fn the_same_bits_by_turns() {
     let _turn = THREADS.lock().unwrap();
-    for (widths, rows) in [(&[5, 64, 64, 3][..], 64), (&[5, 64, 64, 3], 200), (&[300, 130, 3], 9)] {
+    let small = &[5, 64, 64, 3][..];
+    let clipped = StepOptions { clip: Some(Clip::Norm(0.1)), accumulate: 2, ..StepOptions::default() };
+    let sharp = StepOptions { sam: Some(Sam { rho: 0.1, adaptive: false }), ..StepOptions::default() };
+    let in_parts = StepOptions { precision: Precision::Bf16, ..StepOptions::default() };
+    for (widths, rows, extra, options) in [
+        (small, 64, NOTHING, StepOptions::default()),
+        (small, 200, NOTHING, StepOptions::default()), // in shards
+        (&[300, 130, 3], 9, NOTHING, StepOptions::default()),
+        (small, 130, BATCH_NORM, StepOptions::default()),
+        (small, 130, ROW_NORMS, StepOptions::default()),
+        (small, 130, DROPOUT, StepOptions::default()),
+        (small, 64, NOTHING, clipped),
+        (small, 64, BATCH_NORM, sharp),
+        (&[40, 64, 64, 40], 70, NOTHING, in_parts),
+    ] {
         let run = |threads, poison: bool| {
             set_num_threads(threads);
             let loss = Loss::Mse;
-            let data = Data::<f32>::new(rows, widths[0], 3);
-            let mut model = Model::new(layers(widths, Activation::Tanh), 0).unwrap();
-            let mut trainer = Trainer::new(loss);
+            let data = Data::<f32>::new(rows, widths[0], widths[widths.len() - 1]);
+            let mut net = layers(widths, Activation::Tanh);
+            net.splice(1..1, extra(widths[1]));
+            let mut model = Model::new(net, 0).unwrap();
+            let mut trainer = Trainer::with_options(loss, options).ok()?;
             assert_eq!(trainer.plan(&model, rows).0.is_short(), threads > 1);
             let mut optimizer = Optimizer::new(momentum(0.05), model.network()).unwrap();
             let losses: Vec<_> = (0..12)
@@ -405,7 +423,7 @@ fn the_same_bits_by_turns() {
                     trainer.step(&mut model, &mut optimizer, data.x(), data.set(loss).y).unwrap().to_bits()
                 })
                 .collect();
-            (bits(&parameters(&model)), losses)
+            Some((bits(&parameters(&model)), bits(&model.averages()), losses))
         };
         let alone = run(1, false);
         for threads in [2, 3, 64] {

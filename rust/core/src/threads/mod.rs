@@ -40,7 +40,11 @@ pub trait Job: Sync {
     /// Number of items in a phase.
     fn items(&self, phase: usize) -> usize;
     /// Runs an item, on thread `worker` (the caller is 0).
-    fn run(&self, phase: usize, item: usize, worker: usize);
+    ///
+    /// # Safety
+    /// All items of the phases before must have ended, and no thread be in this item, in an item of another phase, or in
+    /// any item under this number.
+    unsafe fn run(&self, phase: usize, item: usize, worker: usize);
 }
 
 /// Largest number of threads of a region (one call of [`run`]).
@@ -144,7 +148,8 @@ pub fn run(job: &dyn Job, threads: usize) {
     }
     for phase in 0..job.phases() {
         for item in 0..job.items(phase) {
-            job.run(phase, item, 0);
+            // SAFETY: one after the other, on one thread.
+            unsafe { job.run(phase, item, 0) };
         }
     }
 }

@@ -35,6 +35,8 @@ const EAGER: u32 = 1000;
 const PATIENCE: u32 = 300;
 const ITEM_BITS: u32 = 11;
 const WIDTH_BITS: u32 = 9;
+/// Stamps after which a pool makes room for a new one: long before they wrap, which takes some months of short steps.
+const WORN: u64 = 1 << (63 - ITEM_BITS - WIDTH_BITS);
 /// How long a worker looks for work before it parks.
 const SPIN: Duration = Duration::from_micros(50);
 
@@ -89,8 +91,17 @@ pub(super) struct Pool {
     shares: Box<[Line<AtomicU64>]>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     workers: AtomicUsize,
-    growing: Mutex<()>,
     parked: Box<[Line<Parked>]>,
+}
+
+/// Ends the process if a panic passes by. Whoever unwinds with claims that are not counted would leave the caller waiting
+/// for ever, or, if it is the caller, others at work on a job that is gone.
+struct Uncounted;
+
+impl Drop for Uncounted {
+    fn drop(&mut self) {
+        std::process::abort();
+    }
 }
 
 /// Where a worker sleeps.
@@ -155,17 +166,13 @@ impl Pool {
             shares: (0..MAX_THREADS).map(|_| Line(AtomicU64::new(0))).collect(),
             panic: Mutex::new(None),
             workers: AtomicUsize::new(0),
-            growing: Mutex::new(()),
             parked: (0..MAX_THREADS).map(|_| parked()).collect(),
         }
     }
 
-    /// Makes workers 1 .. threads exist. Having fewer is not an error: the caller can finish alone.
+    /// Makes workers 1 .. threads exist. Having fewer is not an error: the caller can finish alone. The
+    /// region lock is held.
     fn grow(&'static self, threads: usize) {
-        if self.workers.load(Ordering::Relaxed) + 1 >= threads {
-            return;
-        }
-        let _growing = self.growing.lock().unwrap_or_else(|e| e.into_inner());
         while self.workers.load(Ordering::Relaxed) + 1 < threads {
             let worker = self.workers.load(Ordering::Relaxed) + 1;
             let builder = std::thread::Builder::new().name(format!("thalweg-{worker}"));
@@ -182,6 +189,9 @@ impl Pool {
         self.grow(threads);
         let before = Phase::unpack(self.board.0.phase.load(Ordering::Relaxed)).stamp;
         let first = before + 1;
+        if first > WORN {
+            Pool::forget();
+        }
         // SAFETY: the job is dereferenced only by holders of uncounted claims of this region, and this
         // function returns only when all claims are counted, so the extended lifetime is never used. The
         // write does not race: this thread holds the region lock, and no claim is open, so nobody reads
@@ -241,6 +251,7 @@ impl Pool {
     /// Runs what is left of a share.
     fn share(&self, phase: Phase, of: usize, worker: usize) {
         let Some(claim) = self.claim(phase, of) else { return };
+        let uncounted = Uncounted;
         // SAFETY: we hold a claim that is not counted, so the phase has not ended: the job is alive, and
         // nobody writes `current`.
         let Current { job, first } = unsafe { (*self.board.0.current.get()).expect("a region is under way") };
@@ -257,7 +268,9 @@ impl Pool {
                     if self.board.0.failed.load(Ordering::Relaxed) {
                         return;
                     }
-                    job.run(index, item, worker);
+                    // SAFETY: the claim is ours alone; phases begin when all claims of the one before are counted; every
+                    // thread has a number of its own, and is in one item.
+                    unsafe { job.run(index, item, worker) };
                 }
             }));
             if let Err(payload) = result {
@@ -276,6 +289,7 @@ impl Pool {
         if self.board.0.done.fetch_add(completed, Ordering::AcqRel) + completed == phase.claims as u32 {
             self.publish(next);
         }
+        std::mem::forget(uncounted);
     }
 
     /// Claims the next item, or run of items, of a thread's share of a phase.

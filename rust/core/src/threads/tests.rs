@@ -33,7 +33,7 @@ impl Job for Counting {
     fn items(&self, phase: usize) -> usize {
         self.items[phase]
     }
-    fn run(&self, phase: usize, item: usize, _: usize) {
+    unsafe fn run(&self, phase: usize, item: usize, _: usize) {
         for earlier in &self.counts[..phase] {
             assert!(earlier.iter().all(|c| c.load(Ordering::Relaxed) == 1), "a phase began too early");
         }
@@ -102,7 +102,7 @@ fn a_panic_comes_out_at_the_caller_and_the_pool_survives() {
         fn items(&self, _: usize) -> usize {
             4
         }
-        fn run(&self, phase: usize, item: usize, _: usize) {
+        unsafe fn run(&self, phase: usize, item: usize, _: usize) {
             self.0.fetch_or(phase > 0, Ordering::Relaxed);
             assert!(item != 2, "item two");
         }
@@ -116,7 +116,7 @@ fn a_panic_comes_out_at_the_caller_and_the_pool_survives() {
         fn items(&self, _: usize) -> usize {
             2
         }
-        fn run(&self, _: usize, _: usize, worker: usize) {
+        unsafe fn run(&self, _: usize, _: usize, worker: usize) {
             self.0.fetch_or(worker > 0, Ordering::Relaxed);
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -148,7 +148,7 @@ fn denormals_are_flushed_inside_and_not_outside() {
         fn items(&self, _: usize) -> usize {
             8
         }
-        fn run(&self, _: usize, _: usize, _: usize) {
+        unsafe fn run(&self, _: usize, _: usize, _: usize) {
             let tiny = std::hint::black_box(f32::MIN_POSITIVE) * std::hint::black_box(0.5);
             if tiny == 0.0 {
                 self.0.fetch_add(1, Ordering::Relaxed);

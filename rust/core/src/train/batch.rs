@@ -1,4 +1,4 @@
-//! One batch: a step of the optimizer, a share of one, or gradients alone.
+//! One batch: a step of the optimizer, a part of one, or gradients only.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,11 +21,11 @@ use crate::update;
 use crate::workspace::Workspace;
 
 impl<T: Element> Trainer<T> {
-    /// One step on one batch: forward, loss, backward, update. Gives the loss before the update.
+    /// One step on one batch: forward, loss, backward, update. Returns the loss before the update.
     ///
     /// # Errors
-    /// If shapes, labels or weights do not fit, no row counts, something in x or y is not finite, or the loss
-    /// is not; the model and the optimizer are then as they were.
+    /// If shapes, labels or weights do not fit, no row counts, or something in x or y, or the loss, is not
+    /// finite; the model and the optimizer are then unchanged.
     pub fn step<'s, 't>(
         &mut self,
         model: &mut Model<T>,
@@ -43,11 +43,11 @@ impl<T: Element> Trainer<T> {
         tally.map(|tally| tally.value()).ok_or(Error::NothingCounts)
     }
 
-    /// One batch of an epoch whose end is not known yet: [`flush`](Self::flush) is. Gives what its losses add
-    /// up to, or nothing if no row counts.
+    /// One batch of an epoch whose end is not known yet; [`flush`](Self::flush) marks the end. Returns the
+    /// sum of its losses, or nothing if no row counts.
     ///
     /// # Errors
-    /// As [`step`](Self::step), but for rows that do not count.
+    /// As for [`step`](Self::step), but rows that all do not count are no error.
     pub fn train<'s, 't>(
         &mut self,
         model: &mut Model<T>,
@@ -64,11 +64,11 @@ impl<T: Element> Trainer<T> {
         self.batch(model, optimizer, Batch::whole(x, y, uneven), false)
     }
 
-    /// One batch whose gradients somebody else has found, those that the model holds: they wait for an update,
-    /// or are one. That leaves in the model what it was made from.
+    /// One batch whose gradients were computed elsewhere and are in the model: they wait for an update, or
+    /// make one. An update leaves in the model the gradients it was made from.
     ///
     /// # Errors
-    /// If one of them is not finite; nothing is changed then, but gradients that waited are forgotten.
+    /// If one of them is not finite; nothing is changed then, but gradients that waited are discarded.
     pub fn take(&mut self, model: &mut Model<T>, optimizer: &mut Optimizer<T>) -> Result<(), Error> {
         let isa = model.isa();
         let updates = self.gathered.batches + 1 >= self.options.accumulate;
@@ -95,7 +95,7 @@ impl<T: Element> Trainer<T> {
         Ok(())
     }
 
-    /// An update from gradients that wait for one, at the end of an epoch.
+    /// Makes an update from gradients that wait for one, at the end of an epoch.
     ///
     /// # Errors
     /// If one of them is not finite; nothing is changed then.
@@ -114,10 +114,11 @@ impl<T: Element> Trainer<T> {
         Ok(())
     }
 
-    /// Gradients of what is remembered, and of a penalty that takes products, for the update to come.
+    /// Computes the gradients of remembered samples, and of a penalty that takes products, for the next
+    /// update.
     ///
     /// # Errors
-    /// If that is not possible, or one of them is not finite; gradients that waited are forgotten then.
+    /// If that is not possible, or one of them is not finite; gradients that waited are then discarded.
     fn recall(&mut self, model: &mut Model<T>, optimizer: &Optimizer<T>) -> Result<(), Error> {
         if let Some(coupled) = &mut self.along.coupled {
             coupled.pull(model.network(), model.isa(), &model.params);
@@ -136,8 +137,8 @@ impl<T: Element> Trainer<T> {
         recalled
     }
 
-    /// One batch, unless none of its rows counts; and an update, if it is the `last` that there is or enough have been
-    /// gathered.
+    /// One batch, unless none of its rows counts; and an update if this is the `last` batch or enough have
+    /// been gathered.
     pub(super) fn batch(
         &mut self,
         model: &mut Model<T>,
@@ -182,7 +183,7 @@ impl<T: Element> Trainer<T> {
                 return Err(pass.why_not(params, optimizer));
             }
             at_params = Some(pass.tally());
-            // Of this pass: the one that follows is a step of the method, not of the data.
+            // From this pass: the one that follows is a step of the method, not of the data.
             update_averages(network, pass.workspace, averages, None);
         }
         let taken = optimizer.steps;
@@ -232,11 +233,10 @@ impl<T: Element> Trainer<T> {
         Ok(Some(tally))
     }
 
-    /// A step without its update: gives what the losses of a batch add up to, and adds its gradients to the
-    /// model's.
+    /// A step without its update: returns the sum of a batch's losses, and adds its gradients to the model's.
     ///
     /// # Errors
-    /// As [`step`](Self::step); gradients are then as they were.
+    /// As for [`step`](Self::step); gradients are then unchanged.
     pub fn backward<'s, 't>(
         &mut self,
         model: &mut Model<T>,
@@ -255,7 +255,8 @@ impl<T: Element> Trainer<T> {
             return Err(Error::NothingCounts);
         }
         let (isa, draw, size) = (model.isa(), model.draw, AtomicU64::new(0));
-        // Not in waves, of which a later one could stop when gradients of the first are written already.
+        // Not in waves: a later one could stop the pass when gradients of the first have already been
+        // written.
         let workspace = self.workspaces.get(model.network(), isa, Mode::Apart, batch.len)?;
         let Parts { network, params, grads, averages } = model.still_parts();
         let mut pass = BatchPass { batch, totals, objective: &self.objective, network, isa, draw, workspace };
@@ -280,11 +281,11 @@ pub(super) struct Batch<'a, T> {
     pub y: Goals<'a, T>,
     /// Which rows.
     pub rows: Rows<'a>,
-    /// How many.
+    /// Number of rows.
     pub len: usize,
-    /// Whether some row may count more than another.
+    /// Whether some rows may count more than others.
     pub uneven: bool,
-    /// Whether the data were found to be finite.
+    /// Whether the data are known to be finite.
     pub checked: bool,
 }
 
@@ -293,14 +294,14 @@ impl<'a, T: Element> Batch<'a, T> {
         Batch { x, y, rows: Rows::From(0), len: x.rows(), uneven, checked: false }
     }
 
-    /// What its rows count.
+    /// What its rows count in total.
     fn totals(&self, objective: &Objective<T>, network: &Network) -> Totals {
         let Batch { y, rows, len, uneven, .. } = self;
         objective.totals(y, |r| rows.at(r), *len, network.outputs(), *uneven)
     }
 }
 
-/// A batch on its way through a network, to the gradients and on to what is done with them.
+/// A batch that goes through a network to the gradients, and on to what is done with them.
 struct BatchPass<'a, T> {
     batch: Batch<'a, T>,
     totals: Totals,
@@ -312,8 +313,8 @@ struct BatchPass<'a, T> {
 }
 
 impl<T: Element> BatchPass<'_, T> {
-    /// Forward, loss, backward, and what is to be done about weights. False if it met something that is not finite, and
-    /// left them.
+    /// Forward, loss, backward, and what is to be done with weights. Returns false if it met something that
+    /// is not finite and left the weights alone.
     fn run(&mut self, params: &mut Buffer<T>, averages: &[T], weights: WeightTask<'_, T>) -> bool {
         let BatchPass { batch, totals, objective, network, draw, .. } = *self;
         let Batch { x, y, rows, checked, .. } = batch;
@@ -329,12 +330,12 @@ impl<T: Element> BatchPass<'_, T> {
         !pass.stopped.load(Ordering::Relaxed)
     }
 
-    /// What the losses add up to.
+    /// The sum of the losses.
     fn tally(&self) -> Tally {
         Tally::new(self.objective.reduction, &self.workspace.losses, self.totals)
     }
 
-    /// Which number was not finite: one in the data, or a parameter, or the loss alone.
+    /// Which number was not finite: one in the data, a parameter, or only the loss.
     fn why_not(&self, params: &[T], optimizer: &Optimizer<T>) -> Error {
         let BatchPass { batch: Batch { x, y, .. }, objective, network, isa, .. } = *self;
         let checked = objective.check(&y, x.rows(), network.outputs());

@@ -1,4 +1,4 @@
-//! Loss and accuracy of a data set, from which nothing is learned.
+//! Loss and accuracy on a data set, without learning.
 
 use std::sync::atomic::Ordering;
 
@@ -11,7 +11,8 @@ use crate::model::{Model, Parts};
 use crate::pass::{LossTask, Pass, Rows};
 use crate::plan::Mode;
 
-/// Rows that an evaluation takes at once: bounds its memory, enough to keep every thread busy.
+/// Rows that an evaluation processes at once: few enough to bound its memory, enough to keep every thread
+/// busy.
 const EVALUATION_ROWS: usize = 16 * 1024;
 
 impl<T: Element> Trainer<T> {
@@ -50,7 +51,7 @@ impl<T: Element> Trainer<T> {
             pass.run();
             if pass.stopped.load(Ordering::Relaxed) {
                 check_values(&self.objective, isa, x, &y)?;
-                // Of what was passed over there are no losses.
+                // Batches that were skipped have no losses.
                 let losses = workspace.losses.iter().map(|row| row.loss);
                 return Err(too_large(losses.into_iter().find(|l| !l.is_finite()).unwrap_or(f64::NAN)));
             }
@@ -67,7 +68,7 @@ impl<T: Element> Trainer<T> {
     }
 }
 
-/// Why a loss is not finite where the data are.
+/// The error for a loss that is not finite although the data are.
 fn too_large(loss: f64) -> Error {
     Error::Mismatch(format!(
         "the loss is {loss} although the data are finite: the weights are too large; retrain with a smaller \

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::batch::Batch;
 use super::snapshot::Snapshot;
 use super::{Tally, Trainer, check_values};
+use crate::arena::{copied, zeros};
 use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
@@ -20,22 +21,22 @@ use crate::rng::{Purpose, Stream};
 pub struct FitOptions {
     /// Passes through the data.
     pub epochs: usize,
-    /// Rows of a step; the last of an epoch has what is left.
+    /// Rows of a step; the last step of an epoch takes what is left.
     pub batch_size: usize,
-    /// Whether each epoch has a random order of its own.
+    /// Whether each epoch has its own random order.
     pub shuffle: bool,
-    /// Decides the orders.
+    /// Determines the orders.
     pub seed: u64,
 }
 
-/// What an epoch gave.
+/// The results of an epoch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EpochRecord {
     /// Its number, from 1.
     pub epoch: usize,
     /// Over the training rows, each before its own update.
     pub training: Tally,
-    /// What the parameters' penalty is at the end of the epoch, if there is one.
+    /// The penalty on the parameters at the end of the epoch, if there is one.
     pub penalty: Option<f64>,
     /// Over the validation rows, at the end of the epoch.
     pub validation: Option<Tally>,
@@ -43,29 +44,29 @@ pub struct EpochRecord {
     pub time: Duration,
 }
 
-/// Data to fit or to validate on.
+/// Data for fitting or validation.
 #[derive(Clone, Copy, Debug)]
 pub struct DataSet<'a, T> {
-    /// Inputs, a row per sample.
+    /// Inputs, one row per sample.
     pub x: Samples<'a, T>,
     /// Targets, and how much each row counts.
     pub y: Goals<'a, T>,
 }
 
-/// The order of the rows in an epoch, counted from 0. It depends on the seed and the epoch's number alone, not
-/// on the order in the one before.
+/// Shuffles the rows for an epoch, counted from 0. The order depends only on the seed and the epoch's number,
+/// not on earlier orders.
 pub fn shuffle(seed: u64, epoch: usize, order: &mut [u32]) {
     order.iter_mut().zip(0..).for_each(|(o, i)| *o = i);
     Stream::new(seed, Purpose::Shuffle, epoch as u64).shuffle(order);
 }
 
-/// A fit under way. It can be left between steps and resumed.
+/// A fit in progress. It can be interrupted between steps and resumed.
 pub struct Fit<T: Element> {
     options: FitOptions,
     /// The loss that targets were checked for.
     objective: Objective<T>,
     rows: usize,
-    /// Whether some row may count more than another.
+    /// Whether some rows may count more than others.
     uneven: bool,
     order: Vec<u32>,
     epoch: usize,
@@ -74,25 +75,25 @@ pub struct Fit<T: Element> {
     /// Loss of the last batch.
     last_loss: f64,
     time: Duration,
-    /// Epochs that other fits did before, so that orders go on where theirs ended.
+    /// Epochs already done by other fits, so that the sequence of orders continues.
     first_epoch: usize,
-    /// Learning rates of the updates to come, one each, if they are not the optimizer's own.
+    /// Learning rates of the coming updates, one each, if they are not the optimizer's own.
     rates: Option<Vec<f64>>,
-    /// Whether those are of epochs.
+    /// Whether the rates are per epoch.
     rates_by_epoch: bool,
-    /// Updates done.
+    /// Number of updates done.
     updates: usize,
-    /// Epochs that ended and were not handed out.
+    /// Epochs that have ended and have not been handed out.
     ended: Vec<EpochRecord>,
-    /// How it was before the first step.
+    /// The state before the first step.
     before: Option<Snapshot<T>>,
 }
 
 impl<T: Element> Fit<T> {
-    /// Checks everything that can be wrong with the data and the options, before the first step.
+    /// Checks everything that can be wrong with the data and the options before the first step.
     ///
     /// # Errors
-    /// What is wrong.
+    /// If something is wrong; the error says what.
     pub fn new(
         options: FitOptions,
         trainer: &Trainer<T>,
@@ -128,7 +129,7 @@ impl<T: Element> Fit<T> {
             value: format!("an array of {rows} rows"),
             accepted: "at most 4294967295 rows are taken at once".into(),
         })?;
-        let order = if options.shuffle { (0..last).collect() } else { Vec::new() };
+        let order = zeros("the order of the rows", if options.shuffle { last as usize } else { 0 })?;
         let tally = Tally { reduction: trainer.objective.reduction, ..Tally::default() };
         Ok(Fit {
             options,
@@ -150,16 +151,16 @@ impl<T: Element> Fit<T> {
         })
     }
 
-    /// With the orders of the epochs that follow `epochs` earlier ones.
+    /// Uses the orders of the epochs that follow `epochs` earlier ones.
     pub fn after(mut self, epochs: usize) -> Self {
         self.first_epoch = epochs;
         self
     }
 
-    /// With a learning rate for each update, or for each epoch.
+    /// Sets a learning rate for each update, or for each epoch.
     ///
     /// # Errors
-    /// If they are not as many as there will be, or one is negative or not finite.
+    /// If their number is wrong, or one is negative or not finite.
     pub fn with_rates(
         mut self,
         trainer: &Trainer<T>,
@@ -182,12 +183,12 @@ impl<T: Element> Fit<T> {
         self.epoch == self.options.epochs
     }
 
-    /// Epochs ended, batches done in this one, batches an epoch, and what this epoch gave so far.
+    /// Epochs ended, batches done in this one, batches per epoch, and this epoch's tally so far.
     pub fn progress(&self) -> (usize, usize, usize, Tally) {
         (self.epoch, self.batch, self.batches(), self.tally)
     }
 
-    /// Loss of the last batch, before its update; NaN if it was passed over.
+    /// Loss of the last batch, before its update; NaN if the batch was skipped.
     pub fn last_loss(&self) -> f64 {
         self.last_loss
     }
@@ -196,14 +197,14 @@ impl<T: Element> Fit<T> {
         self.rows.div_ceil(self.options.batch_size)
     }
 
-    /// Steps until all epochs are over, or `until` says so: it is asked after every batch, with the
-    /// number of epochs that ended in this call. Gives those epochs.
+    /// Takes steps until all epochs are over, or `until` returns true: it is called after every batch with
+    /// the number of epochs that have ended in this call. Returns these epochs.
     ///
     /// The data must be those of [`new`](Self::new).
     ///
     /// # Errors
-    /// If training diverges. Model and optimizer are then as they were before the fit, and
-    /// [`take_ended`](Self::take_ended) gives the epochs that had ended in this call.
+    /// If training diverges. Model and optimizer are then as before the fit, and
+    /// [`take_ended`](Self::take_ended) returns the epochs that had ended in this call.
     pub fn run(
         &mut self,
         trainer: &mut Trainer<T>,
@@ -215,11 +216,21 @@ impl<T: Element> Fit<T> {
     ) -> Result<Vec<EpochRecord>, Error> {
         if self.before.is_none() {
             let mut before = Snapshot::take(trainer.spare.take(), model, optimizer)?;
-            // What an interrupted fit left behind is not of this one.
+            // Gradients that an interrupted fit left behind do not belong to this one.
             trainer.forget();
-            before.average = trainer.average.as_ref().map(|a| (a.values.to_vec(), a.count));
-            before.path = trainer.along.path.as_ref().map(|p| p.values.to_vec());
-            before.walk = trainer.along.walk.as_ref().map(|w| w.parts.each_ref().map(|p| p.to_vec()));
+            let copy = |values: &[T]| copied("a copy of what follows the parameters", values);
+            before.average = match &trainer.average {
+                Some(average) => Some((copy(&average.values)?, average.count)),
+                None => None,
+            };
+            before.path = trainer.along.path.as_ref().map(|p| copy(&p.values)).transpose()?;
+            before.walk = match &trainer.along.walk {
+                Some(walk) => {
+                    let [f, gain, score, place] = &walk.parts;
+                    Some([copy(f)?, copy(gain)?, copy(score)?, copy(place)?])
+                }
+                None => None,
+            };
             before.place = trainer.projection.as_ref().map(Projection::place);
             self.before = Some(before);
         }
@@ -251,7 +262,7 @@ impl<T: Element> Fit<T> {
         result.map(|()| self.take_ended())
     }
 
-    /// Epochs that ended and were not handed out.
+    /// Returns the epochs that have ended and have not been handed out.
     pub fn take_ended(&mut self) -> Vec<EpochRecord> {
         std::mem::take(&mut self.ended)
     }
@@ -291,10 +302,10 @@ impl<T: Element> Fit<T> {
                 let at = if self.rates_by_epoch { self.epoch } else { self.updates };
                 optimizer.config.set_lr(rates[at.min(rates.len() - 1)])?;
             }
-            // Gradients are not carried into another epoch.
+            // Gradients are not carried over into another epoch.
             let last = self.batch + 1 == self.batches();
             let before = optimizer.steps;
-            // A batch of rows that all weigh nothing is passed over.
+            // A batch whose rows all have weight 0 is skipped.
             let (DataSet { x, y }, uneven) = (training, self.uneven);
             let batch = Batch { x, y, rows, len, uneven, checked: true };
             self.last_loss = f64::NAN;

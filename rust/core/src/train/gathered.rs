@@ -1,4 +1,4 @@
-//! Gradients of several batches that wait for one update.
+//! Gradients of several batches that wait for a common update.
 
 use crate::along::{self, Along};
 use crate::arena::Buffer;
@@ -9,19 +9,19 @@ use crate::project::Projection;
 use crate::simd::Isa;
 use crate::update::{self, Clip};
 
-/// The sum of some batches' gradients.
+/// The sum of the gradients of some batches.
 pub(super) struct Gathered<T> {
     pub grads: Buffer<T>,
     pub batches: usize,
-    /// The gradient of the loss itself, while that of an update is another.
+    /// The gradient of the loss itself, where the update's gradient differs from it.
     pub loss: Buffer<T>,
-    /// Norm of the gradient of the latest update, before it was clipped, where that needs it.
+    /// Norm of the latest update's gradient before clipping, if clipping needs it.
     pub norm: Option<f64>,
 }
 
 impl<T: Element> Gathered<T> {
-    /// Makes room for a batch's gradients. Nobody writes those of frozen parameters, and what they were before must not
-    /// count.
+    /// Makes room for a batch's gradients. Nobody writes those of frozen parameters, whose old values must
+    /// not count.
     ///
     /// # Errors
     /// If there is not enough memory.
@@ -35,10 +35,10 @@ impl<T: Element> Gathered<T> {
         Ok(())
     }
 
-    /// Takes in the gradients of a batch.
+    /// Adds the gradients of a batch.
     ///
     /// # Panics
-    /// If they are not as many.
+    /// If their number differs.
     pub fn add(&mut self, isa: Isa, grads: &[T]) {
         if self.batches == 0 {
             update::copy(&mut self.grads, grads);
@@ -48,7 +48,7 @@ impl<T: Element> Gathered<T> {
         self.batches += 1;
     }
 
-    /// An update from the mean of what was gathered.
+    /// Makes an update from the mean of what was gathered.
     ///
     /// # Errors
     /// If a gradient is not finite; nothing is changed then.
@@ -62,7 +62,7 @@ impl<T: Element> Gathered<T> {
         mut projection: Option<&mut Projection<T>>,
     ) -> Result<(), Error> {
         let mut factor = 1.0 / std::mem::take(&mut self.batches) as f64;
-        // What is projected and clipped is all of the gradient; some optimizers need to see all of it anyway.
+        // Projection and clipping apply to the whole gradient; some optimizers need all of it anyway.
         let whole = clip.is_some() || projection.is_some() || !optimizer.is_elementwise();
         let (ahead, follows) = (whole && along.pulls(), whole && along.follows());
         if ahead || follows || projection.is_some() {
@@ -86,7 +86,7 @@ impl<T: Element> Gathered<T> {
         let projected = projection.as_mut().is_none_or(|p| p.apply(isa, &mut self.grads));
         let norm = match clip {
             Some(Clip::Norm(_)) => update::norm(isa, &self.grads),
-            _ if update::is_finite(isa, &self.grads) => 0.0, // not looked at
+            _ if update::is_finite(isa, &self.grads) => 0.0, // not used
             _ => f64::NAN,
         };
         if !projected || !norm.is_finite() {

@@ -1,8 +1,8 @@
-//! Training: steps, epochs, evaluation. Everything per batch happens here, nothing in Python.
+//! Training: steps, epochs, evaluation. All work per batch happens here, none in Python.
 //!
-//! Here is what a trainer is; `batch` has its steps, `gathered` the updates that wait for more batches, `fit` its
-//! epochs and `snapshot` the way back from them, `evaluate` what it gives without learning, and `tally` the
-//! sums of losses that all of them give.
+//! This module defines the trainer. `batch` has its steps, `gathered` the updates that wait for more batches,
+//! `fit` its epochs and `snapshot` the way back from them, `evaluate` losses without learning, and `tally`
+//! sums of losses.
 
 mod batch;
 mod evaluate;
@@ -34,47 +34,48 @@ use crate::threads;
 use crate::update::{Average, Clip};
 use crate::workspace;
 
-/// Runs steps with one loss, keeping the memory of its plans.
+/// Runs steps with one loss, and keeps the memory of its plans.
 pub struct Trainer<T: Element> {
     objective: Objective<T>,
     options: StepOptions,
     workspaces: Workspaces<T>,
-    /// Gradients on their way from batches to an update, where the two are apart.
+    /// Gradients gathered for an update, if batches and updates are separate.
     gathered: Gathered<T>,
-    /// Where gradients are taken, if not at the parameters.
+    /// Where gradients are taken, if not at the parameters (SAM).
     ascent: Option<Ascent<T>>,
-    /// An average of the parameters over the steps, if one is wanted.
+    /// A running average of the parameters, if one is wanted.
     pub average: Option<Average<T>>,
-    /// What goes along with its updates.
+    /// What accompanies its updates.
     pub along: Along<T>,
-    /// What gradients are kept from, if anything.
+    /// What gradients are projected away from, if anything.
     pub projection: Option<Projection<T>>,
-    /// Memory of the last fit's [`Snapshot`], for the next.
+    /// Memory of the last fit's [`Snapshot`], for reuse.
     spare: Option<Snapshot<T>>,
 }
 
-/// What comes between a batch's gradient and the update.
+/// What happens between a batch's gradient and the update.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepOptions {
     /// Whether and how gradients are clipped.
     pub clip: Option<Clip>,
-    /// Batches whose gradients are averaged for one update.
+    /// Number of batches whose gradients are averaged for one update.
     pub accumulate: usize,
-    /// Whether gradients are taken where the loss is about largest near by.
+    /// Whether gradients are taken where the loss is about largest nearby.
     pub sam: Option<Sam>,
-    /// How the products of steps are computed; losses without learning are in full precision.
+    /// How the products of steps are computed; losses without learning use full precision.
     pub precision: Precision,
 }
 
 impl Default for StepOptions {
-    /// An update for every batch, from its gradient as it is.
+    /// An update after every batch, from its gradient as it is.
     fn default() -> Self {
         StepOptions { clip: None, accumulate: 1, sam: None, precision: Precision::Full }
     }
 }
 
 impl StepOptions {
-    /// Whether gradients are used up while they are computed: nothing has to be known of all of them.
+    /// Whether gradients can be applied while they are being computed, because nothing depends on all of
+    /// them.
     fn fused<T: Element>(&self, optimizer: &Optimizer<T>) -> bool {
         let StepOptions { clip, accumulate, sam, .. } = self;
         clip.is_none() && *accumulate == 1 && sam.is_none() && optimizer.is_elementwise()
@@ -82,7 +83,7 @@ impl StepOptions {
 }
 
 impl<T: Element> Trainer<T> {
-    /// A trainer for a loss, with an update for every batch.
+    /// A trainer for a loss, with an update after every batch.
     pub fn new(objective: impl Into<Objective<T>>) -> Self {
         Self::plain(objective.into(), StepOptions::default())
     }
@@ -90,7 +91,7 @@ impl<T: Element> Trainer<T> {
     /// A trainer for a loss.
     ///
     /// # Errors
-    /// If a limit is not a number above 0, or this machine does not have the precision.
+    /// If a limit is not above 0, or this machine does not support the precision.
     pub fn with_options(objective: impl Into<Objective<T>>, options: StepOptions) -> Result<Self, Error> {
         if let Some(clip) = options.clip {
             clip.check()?;
@@ -122,17 +123,17 @@ impl<T: Element> Trainer<T> {
         &self.objective
     }
 
-    /// Goes on with another loss; not while a fit is under way.
+    /// Continues with another loss; must not be called during a fit.
     ///
     /// # Errors
-    /// If the model's outputs do not suit it; nothing is changed then.
+    /// If the model's outputs do not suit the loss; nothing is changed then.
     pub fn set_objective(&mut self, objective: Objective<T>, model: &Model<T>) -> Result<(), Error> {
         objective.check_outputs(model.network().outputs())?;
         self.objective = objective;
         Ok(())
     }
 
-    /// The sum of gradients that were gathered for an update to come, in public order, and of how many batches.
+    /// The sum of the gradients gathered for the next update, in public order, and of how many batches it is.
     pub fn gathered(&self, network: &Network, isa: Isa) -> Option<(Vec<T>, usize)> {
         let Gathered { grads, batches, .. } = &self.gathered;
         (*batches > 0).then(|| {
@@ -142,14 +143,14 @@ impl<T: Element> Trainer<T> {
         })
     }
 
-    /// Goes on from such gradients.
+    /// Restores such gradients.
     ///
     /// # Errors
-    /// If one is not finite, they would have been an update long ago, or there is not enough memory; nothing is changed
-    /// then.
+    /// If one is not finite, so many batches would already have made an update, or there is not enough
+    /// memory; nothing is changed then.
     ///
     /// # Panics
-    /// If they are not as many as the parameters.
+    /// If their number is not that of the parameters.
     pub fn set_gathered(
         &mut self,
         network: &Network,
@@ -170,27 +171,27 @@ impl<T: Element> Trainer<T> {
         Ok(())
     }
 
-    /// Norm of the gradient of the latest update, before it was clipped; of trainers that clip by the norm.
+    /// Norm of the latest update's gradient before clipping, for trainers that clip by norm.
     pub fn grad_norm(&self) -> Option<f64> {
         self.gathered.norm
     }
 
-    /// Forgets gradients that were gathered for an update to come.
+    /// Discards gradients gathered for the next update.
     pub fn forget(&mut self) {
         self.gathered.batches = 0;
     }
 
-    /// Checks shapes, labels and weights of a batch or a data set. Gives whether some row may count more
-    /// than another.
+    /// Checks shapes, labels and weights of a batch or a data set. Returns whether some rows may count more
+    /// than others.
     ///
     /// # Errors
-    /// What does not fit.
+    /// If something does not fit.
     pub fn check(&self, model: &Model<T>, x: Samples<'_, T>, y: &Goals<'_, T>) -> Result<bool, Error> {
         model.network().check_input(x)?;
         self.objective.check(y, x.rows(), model.network().outputs())
     }
 
-    /// The penalty of a model's parameters, if there is one.
+    /// The penalty on a model's parameters, if there is one.
     pub fn penalty(&mut self, model: &Model<T>) -> Option<f64> {
         let (network, isa, params) = (model.network(), model.isa(), &model.params);
         let alone = self.along.penalty.as_ref().map(|p| p.value(isa, params));
@@ -204,7 +205,7 @@ impl<T: Element> Trainer<T> {
         self.workspaces.poison();
     }
 
-    /// The plan of a training step on `rows` rows, and the bytes of its workspace.
+    /// The plan of a training step on `rows` rows, and the size of its workspace in bytes.
     pub fn plan(&self, model: &Model<T>, rows: usize) -> (Plan, usize) {
         let threads = threads::num_threads().0;
         let target = (model.isa(), self.options.precision);
@@ -214,7 +215,7 @@ impl<T: Element> Trainer<T> {
     }
 }
 
-/// Checks that a data set is finite, and its targets such as the loss takes them.
+/// Checks that a data set is finite, and that its targets are permitted by the loss.
 fn check_values<T: Element>(
     objective: &Objective<T>,
     isa: Isa,

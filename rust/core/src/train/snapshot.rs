@@ -1,4 +1,4 @@
-//! What a fit goes back to if training diverges.
+//! What a fit returns to if training diverges.
 
 use crate::along::walk;
 use crate::arena::Buffer;
@@ -9,24 +9,24 @@ use crate::optim::{Optimizer, Saved};
 use crate::project::Place;
 use crate::update::copy;
 
-/// Parameters and optimizer before a fit, to go back to if training diverges.
+/// Parameters and optimizer before a fit, to be restored if training diverges.
 pub(super) struct Snapshot<T: Element> {
     pub params: Buffer<T>,
     pub averages: Buffer<T>,
     pub passes: u64,
     pub optimizer: Saved<T>,
-    /// The average of parameters, and of how many.
+    /// The average of the parameters, and of how many steps it is.
     pub average: Option<(Vec<T>, u64)>,
-    /// What parameters have gained on their way.
+    /// What moves of the parameters have gained.
     pub path: Option<Vec<T>>,
-    /// How far they went.
+    /// How far the parameters went.
     pub walk: Option<[Vec<T>; walk::PARTS]>,
-    /// What of remembered samples came next.
+    /// Which remembered samples come next.
     pub place: Option<Place>,
 }
 
 impl<T: Element> Snapshot<T> {
-    /// Takes one, in the memory of an old one if that fits.
+    /// Takes a snapshot, in the memory of an old one if that fits.
     pub fn take(spare: Option<Self>, model: &Model<T>, optimizer: &Optimizer<T>) -> Result<Self, Error> {
         let Model { params, averages, .. } = model;
         let fits = |s: &Self| s.params.len() == params.len() && s.averages.len() == averages.len();

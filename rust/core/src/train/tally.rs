@@ -1,17 +1,17 @@
-//! Sums of losses, which become means in the end.
+//! Sums of losses, from which means are computed in the end.
 
 use crate::loss::{Reduction, RowLoss, Totals};
 
 /// A sum of row losses.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Tally {
-    /// Whether the loss is a mean in the end.
+    /// Whether the result is a mean.
     pub reduction: Reduction,
     /// Sum of losses, in the order of the rows.
     pub loss: f64,
-    /// Sum of what was right of rows.
+    /// Sum of what is right, over the rows.
     pub right: f64,
-    /// What the rows count.
+    /// What the rows count in total.
     pub totals: Totals,
 }
 
@@ -32,7 +32,7 @@ impl Tally {
         self.totals.accuracy += other.totals.accuracy;
     }
 
-    /// The loss of all rows as if they were one batch: its mean, or its sum.
+    /// The loss of all rows as if they were a single batch: its mean, or its sum.
     pub fn value(&self) -> f64 {
         match self.reduction {
             Reduction::Mean => self.loss / self.totals.loss,
@@ -40,7 +40,7 @@ impl Tally {
         }
     }
 
-    /// Share of rows that were right, in their weights.
+    /// Weighted fraction of rows that were right.
     pub fn accuracy(&self) -> f64 {
         self.right / self.totals.accuracy
     }

@@ -1,4 +1,4 @@
-//! What happens to jets element by element: Fourier features of the inputs, and activations, forward and backward.
+//! Element-wise operations on jets: Fourier features of the inputs, and activations, forward and backward.
 
 use super::Way;
 use crate::element::Element;
@@ -6,8 +6,8 @@ use crate::layer::fourier;
 use crate::simd::{Isa, Op, Simd, zip_map};
 use crate::view::{MatMut, MatRef};
 
-/// Features of Fourier of the inputs, whose second derivatives are 0. With u̇ = 2πẋB it is ẏ = (c·u̇, −s·u̇) and
-/// ÿ = −y·u̇², where u̇² is the sum of the squares of both halves of ẏ.
+/// Fourier features of the inputs, whose second derivatives are 0. With u̇ = 2πẋB, ẏ = (c·u̇, −s·u̇) and ÿ =
+/// −y·u̇², where u̇² is the sum of the squares of both halves of ẏ.
 pub fn encode<T: Element>(
     isa: Isa,
     ways: &[Way],

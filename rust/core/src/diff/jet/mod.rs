@@ -1,27 +1,30 @@
-//! Outputs with their first and second derivatives along directions of the inputs, and the gradients by the parameters
-//! of what is made of these: what a differential equation asks of a network.
+//! Outputs with their first and second derivatives along directions of the inputs, and the parameters'
+//! gradients of functions of these: what a differential equation asks of a network.
 //!
-//! A row goes through the network as a jet: its numbers y and, for each direction, their first derivative ẏ and second
-//! derivative ÿ along it ("Taylor mode": Griewank & Walther, "Evaluating derivatives", 2nd ed., chapter 13). A dense
-//! layer takes each of these parts by itself, which is one product of more rows; an activation mixes them:
+//! A row goes through the network as a jet: its numbers y and, for each direction, their first derivative ẏ
+//! and second derivative ÿ along it ("Taylor mode": Griewank & Walther, "Evaluating derivatives", 2nd ed.,
+//! chapter 13). A dense layer takes each of these parts separately, which is one product with more rows; an
+//! activation mixes them:
 //!
 //! ```text
 //! z = y·W + b    ż = ẏ·W     z̈ = ÿ·W
 //! y = φ(z)       ẏ = φ′·ż    ÿ = φ″·ż² + φ′·z̈
 //! ```
 //!
-//! Backward, from the gradients g, ġ and g̈ by y, ẏ and ÿ, with sums over the directions:
+//! Backward, from the gradients g, ġ and g̈ with respect to y, ẏ and ÿ, with sums over the directions:
 //!
 //! ```text
 //! dz̈ = φ′·g̈    dż = φ′·ġ + 2φ″·ż·g̈    dz = φ′·g + Σ φ″·(ż·ġ + z̈·g̈) + φ‴·ż²·g̈
 //! ```
 //!
-//! The gradient by W is that of all parts together, which is one product of more rows again.
+//! The gradient of W is the sum over all parts, which again is one product with more rows.
 //!
-//! Rows go through all layers in blocks that stay in a second-level cache. Of a block is kept what activations take, z and
-//! its derivatives, and nothing else: the way back makes the rest anew, which is faster than to fetch it from memory.
+//! Rows go through all layers in blocks that stay in a second-level cache. For a block, only the inputs of
+//! activations are kept, z and its derivatives: the way back recomputes the rest, which is faster than
+//! fetching it from memory.
 //!
-//! Here is what a jet is and who works on it; `work` takes blocks through stages, `kernels` has their arithmetic.
+//! This module defines jets and divides the work; `work` takes blocks through stages, `kernels` has the
+//! arithmetic.
 
 mod kernels;
 mod work;
@@ -39,32 +42,32 @@ use crate::simd::{Isa, all_finite, max_abs};
 use crate::update;
 use crate::view::MatRef;
 
-/// Derivatives along some directions, and what the way back needs of the last rows that went forward.
+/// Derivatives along some directions, and what the way back needs of the rows that went forward last.
 pub struct Jet<T> {
     /// Directions, one after the other.
     along: Vec<T>,
-    /// Their derivatives.
+    /// The derivatives along each.
     ways: Vec<Way>,
-    /// Rows that went forward, and may go back.
+    /// Number of rows that went forward and may go back.
     pending: Option<usize>,
     at: Option<Weights<T>>,
     shards: Vec<Shard<T>>,
 }
 
-/// Which parts are the derivatives along a direction. Part 0 are the numbers; then there are the first derivatives along
-/// all directions, and then the second ones that are wanted.
+/// Which parts are the derivatives along a direction. Part 0 holds the numbers; then come the first
+/// derivatives along all directions, and then the second derivatives that are wanted.
 #[derive(Clone, Copy, Debug)]
 struct Way {
     first: usize,
     second: Option<usize>,
 }
 
-/// How many parts there are.
+/// Number of parts.
 fn parts(ways: &[Way]) -> usize {
     1 + ways.len() + ways.iter().filter(|way| way.second.is_some()).count()
 }
 
-/// What blocks are told of the network.
+/// What blocks need to know of the network.
 struct Site<'a, T> {
     network: &'a Network,
     isa: Isa,
@@ -75,11 +78,12 @@ struct Site<'a, T> {
 }
 
 impl<T: Element> Jet<T> {
-    /// Along directions, each as wide as the network's input, with derivatives up to an order for each.
+    /// Along directions, each as wide as the network's input, with derivatives up to the given order for
+    /// each.
     ///
     /// # Errors
-    /// If there is a layer that jets do not go through, or there are not as many orders as directions, or one is not 1
-    /// or 2, or there is no direction, or one is not finite.
+    /// If there is a layer that jets do not go through, the number of orders is not that of directions, an
+    /// order is not 1 or 2, there is no direction, or one is not finite.
     pub fn new(network: &Network, along: MatRef<'_, T>, orders: &[usize]) -> Result<Self, Error> {
         let inputs = network.inputs();
         let wrong = |name, value, accepted: String| Err(Error::Argument { name, value, accepted });
@@ -112,18 +116,19 @@ impl<T: Element> Jet<T> {
         Ok(Jet { along, ways, pending: None, at: None, shards: Vec::new() })
     }
 
-    /// Parts of an output: itself, its first derivatives along each direction, and then the second ones.
+    /// Number of parts of an output: itself, its first derivatives along each direction, and then the second
+    /// ones.
     pub fn parts(&self) -> usize {
         parts(&self.ways)
     }
 
-    /// The parts one after the other, each rows × outputs.
+    /// Computes the parts, one after the other, each rows × outputs.
     ///
     /// # Errors
     /// If the input has another width, no rows, or NaN or infinity in it, or something overflows.
     ///
     /// # Panics
-    /// If `output` has another length, or the network is not as that which this was made for.
+    /// If `output` has another length, or the network differs from the one that this was made for.
     pub fn forward(&mut self, model: &Model<T>, x: MatRef<'_, T>, output: &mut [T]) -> Result<(), Error> {
         self.pending = None;
         let (network, isa, rows) = (model.network(), model.isa(), x.rows());
@@ -148,15 +153,16 @@ impl<T: Element> Jet<T> {
         Ok(())
     }
 
-    /// Back from the gradients by all parts of the outputs, laid out as these: adds to the model's gradients what they are
-    /// by the parameters, as those were on the way forward.
+    /// Goes back from the gradients with respect to all parts of the outputs, laid out like these: adds the
+    /// resulting gradients of the parameters to the model's, for the parameters as they were on the way
+    /// forward.
     ///
     /// # Errors
-    /// If nothing went forward before, or the gradient is not as long as the outputs or not finite; nothing is changed
-    /// then.
+    /// If nothing went forward before, or the gradient is not as long as the outputs or not finite; nothing
+    /// is changed then.
     ///
     /// # Panics
-    /// If the network is not as that which this was made for.
+    /// If the network differs from the one that this was made for.
     pub fn backward(&mut self, model: &mut Model<T>, gradient: MatRef<'_, T>) -> Result<(), Error> {
         let (isa, parts) = (model.isa(), self.parts());
         let Jet { along, ways, shards, pending, at } = self;

@@ -1,4 +1,4 @@
-//! Blocks of rows on their way through the stages and back.
+//! Blocks of rows that go through the stages and back.
 
 use std::ops::Range;
 
@@ -17,14 +17,14 @@ use crate::network::{Encoder, Stage};
 use crate::simd::{add, dispatch};
 use crate::view::{MatMut, MatRef};
 
-/// Rows of a block, those of all parts: few enough for their numbers to stay in a second-level cache.
+/// Rows of a block, over all parts: few enough for their numbers to stay in a second-level cache.
 const BLOCK: usize = 192;
-/// Shards at most: each has a copy of the gradients.
+/// Most shards: each has a copy of the gradients.
 const SHARDS: usize = 16;
-/// Shards, if there are blocks enough, however large these copies are.
+/// This many shards are allowed, if there are enough blocks, however large these copies are.
 const LEAST_SHARDS: usize = 4;
 
-/// Rows that are worked on by one thread at a time, and whose gradients are added up in their order.
+/// Rows that one thread processes at a time; the gradients of shards are summed in their order.
 pub struct Shard<T> {
     rows: Range<usize>,
     blocks: Vec<Block<T>>,
@@ -38,23 +38,23 @@ pub struct Shard<T> {
 struct Block<T> {
     rows: usize,
     x: Vec<T>,
-    /// By stage, what its activation takes, or what it gives if it has none.
+    /// By stage, the input of its activation, or its output if it has none.
     z: Vec<Vec<T>>,
     output: Vec<T>,
 }
 
-/// What is made of the block that is worked on, in the same layout.
+/// What is recomputed for the current block, in the same layout.
 #[derive(Default)]
 struct Desk<T> {
-    /// By stage, what its activation gives.
+    /// By stage, the output of its activation.
     y: Vec<Vec<T>>,
-    /// φ′, φ″ and φ‴ of the last of them.
+    /// φ′, φ″ and φ‴ of the last of these.
     slopes: [Vec<T>; 3],
-    /// By stage, the gradient by z.
+    /// By stage, the gradient with respect to z.
     dz: Vec<Vec<T>>,
-    /// The gradient by a stage's output.
+    /// The gradient with respect to a stage's output.
     back: Vec<T>,
-    /// For products.
+    /// Scratch for products.
     scratch: Vec<T>,
 }
 
@@ -63,14 +63,15 @@ fn acts(stage: &Stage) -> bool {
     stage.act != Activation::Identity
 }
 
-/// Shares rows out, by their number and the network alone, so that sums do not depend on who takes which.
+/// Distributes rows, depending only on their number and the network, so that sums do not depend on who takes
+/// which.
 ///
 /// # Errors
 /// If there is not enough memory.
 pub fn share<T: Element>(shards: &mut Vec<Shard<T>>, site: &Site<'_, T>, rows: usize) -> Result<(), Error> {
     let block_rows = (BLOCK / parts(site.ways)).max(1);
     let blocks = rows.div_ceil(block_rows);
-    // Copies of the gradients are not to be larger than all else.
+    // Copies of the gradients should not be larger than everything else.
     let kept = rows * parts(site.ways) * site.network.stages().iter().map(|s| s.outputs).sum::<usize>();
     let most = SHARDS.min((kept / site.network.arena_len()).max(LEAST_SHARDS));
     let shard_rows = blocks.div_ceil(most) * block_rows;
@@ -92,7 +93,7 @@ pub fn share<T: Element>(shards: &mut Vec<Shard<T>>, site: &Site<'_, T>, rows: u
 }
 
 impl<T: Element> Shard<T> {
-    /// Takes its rows of x through the network.
+    /// Takes the shard's rows of x through the network.
     pub fn forward(&mut self, site: &Site<'_, T>, x: MatRef<'_, T>) {
         let mut first = self.rows.start;
         for block in &mut self.blocks {
@@ -108,7 +109,7 @@ impl<T: Element> Shard<T> {
         }
     }
 
-    /// Writes its rows of one part of the outputs, of so many columns, to where they belong in that of all rows.
+    /// Writes the shard's rows of one part of the outputs, with n columns, to their place among all rows.
     pub fn outputs(&self, which: usize, n: usize, into: &mut [T]) {
         let mut first = self.rows.start;
         for block in &self.blocks {
@@ -118,8 +119,8 @@ impl<T: Element> Shard<T> {
         }
     }
 
-    /// Takes the gradients by all parts of the outputs of `rows` rows back, as far as they are of its own, and sums the
-    /// gradients by the parameters up.
+    /// Takes the gradients with respect to all parts of the outputs back, for the shard's own rows out of
+    /// `rows`, and sums the gradients of the parameters.
     pub fn backward(&mut self, site: &Site<'_, T>, gradient: MatRef<'_, T>, rows: usize) {
         let Shard { rows: own, blocks, desk, grads } = self;
         grads.fill(T::ZERO);
@@ -158,7 +159,8 @@ impl<T: Element> Shard<T> {
 }
 
 impl<T: Element> Block<T> {
-    /// Takes rows in, and makes room for what comes of them: whatever is in there, it is written before it is read.
+    /// Receives rows, and makes room for their results. Whatever the memory holds is overwritten before it is
+    /// read.
     fn fit(&mut self, site: &Site<'_, T>, x: MatRef<'_, T>) {
         let parts = parts(site.ways);
         self.x.clear();
@@ -188,17 +190,17 @@ impl<T: Element> Desk<T> {
         self.back.resize(rows * site.network.max_width(), T::ZERO);
     }
 
-    /// What a stage gives.
+    /// A stage's output.
     fn given<'d>(&'d self, site: &Site<'_, T>, block: &'d Block<T>, index: usize) -> &'d [T] {
         if acts(&site.network.stages()[index]) { &self.y[index] } else { &block.z[index] }
     }
 
-    /// What it takes.
+    /// A stage's input.
     fn taken<'d>(&'d self, site: &Site<'_, T>, block: &'d Block<T>, index: usize) -> &'d [T] {
         if index == 0 { &block.x } else { self.given(site, block, index - 1) }
     }
 
-    /// Through a stage.
+    /// Goes forward through a stage.
     fn forward(&mut self, site: &Site<'_, T>, block: &mut Block<T>, index: usize) {
         let stage = &site.network.stages()[index];
         let mut z = std::mem::take(&mut block.z[index]);
@@ -227,7 +229,7 @@ impl<T: Element> Desk<T> {
                 let weight = Panels::new(weight, stage.inputs, stage.outputs);
                 multiply(site.isa, x, weight, into, x.len() / stage.inputs, init, &mut scratch);
             };
-            // The bias is a part of the numbers, and of no derivative.
+            // The bias belongs to the numbers only, not to derivatives.
             let bias = dense.bias.map_or(Init::Zero, |b| Init::Bias(&arena[b..b + stage.outputs]));
             let ((x, x_dots), (z, dots)) =
                 (self.taken(site, block, index).split_at(block.rows * stage.inputs), z.split_at_mut(part));
@@ -242,7 +244,7 @@ impl<T: Element> Desk<T> {
         self.turn(site, block, index);
     }
 
-    /// y of a stage's activation, and the slopes of the numbers.
+    /// Computes y of a stage's activation, and the slopes at the numbers.
     fn turn(&mut self, site: &Site<'_, T>, block: &Block<T>, index: usize) {
         let stage = &site.network.stages()[index];
         if !acts(stage) {
@@ -256,7 +258,7 @@ impl<T: Element> Desk<T> {
         dispatch(site.isa, Forth { ways: site.ways, z, slopes: &self.slopes, y });
     }
 
-    /// Back through a stage's activation, whose slopes are at hand.
+    /// Goes back through a stage's activation, whose slopes are known.
     fn leave(&mut self, site: &Site<'_, T>, block: &Block<T>, index: usize) {
         let Desk { slopes, dz, back, .. } = self;
         let dz = &mut dz[index];
@@ -267,7 +269,7 @@ impl<T: Element> Desk<T> {
         }
     }
 
-    /// Adds to a piece of the gradients by a stage's parameters what the block gives.
+    /// Adds the block's contribution to a piece of the gradients of a stage's parameters.
     fn gather(&mut self, site: &Site<'_, T>, block: &Block<T>, index: usize, part: Part, into: &mut [T]) {
         let (outputs, mut scratch) =
             (site.network.stages()[index].outputs, std::mem::take(&mut self.scratch));
@@ -284,7 +286,7 @@ impl<T: Element> Desk<T> {
         self.scratch = scratch;
     }
 
-    /// Back through the rest of a stage, to the gradient by what it takes.
+    /// Goes back through the rest of a stage, to the gradient with respect to its input.
     fn enter(&mut self, site: &Site<'_, T>, index: usize) {
         let stage = &site.network.stages()[index];
         let Desk { dz, back, scratch, .. } = self;

@@ -29,6 +29,9 @@ pub fn run<T: Element, S: Simd<T>>(s: S, bf16: Bf16, gemm: Gemm<'_, T>, plan: &G
     let (m, n, k, parts) = (c.rows(), c.cols(), a.cols(), plan.precision.parts());
     let Rhs::Split(b) = b else { panic!("the right operand comes in parts") };
     assert!(T::DTYPE == Dtype::F32 && b.parts() == parts);
+    if let Lhs::Split(a) = &a {
+        assert_eq!(a.parts(), parts);
+    }
     assert!(
         a.rows() == m && b.lanes() == n && b.k() == k,
         "({} × {k}) · ({} × {}) → {m} × {n}",

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::gemm::pack::{PANEL, Panels, offset};
-use crate::gemm::{Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
+use crate::gemm::{Ahead, Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
 use crate::layer::Activation;
 use crate::rng::{Purpose, Stream};
 use crate::view::{MatMut, MatRef};
@@ -278,4 +278,63 @@ fn a_precision_that_is_not_there_is_an_error_that_says_why() {
             assert!(why(precision.check::<f32>(Isa::Avx512)).contains(wanted));
         }
     }
+}
+
+/// Epilogues, starts and hints of products in parts: beside what the same sums give without them.
+#[test]
+fn what_goes_with_a_product_in_parts_is_what_it_says() {
+    for ((bf16, tiles), precision) in units().into_iter().flat_map(|unit| Precision::SPLIT.map(|p| (unit, p)))
+    {
+        let parts = precision.parts();
+        for (m, n, k) in [(64, 64, 300), (33, 70, 65), (5, 3, 33)] {
+            let (a, b, before) = (random(1, m * k), random(2, k * n), random(3, m * n));
+            let left = panels(bf16, MatRef::new(&a, m, k), Side::A, parts);
+            let right = panels(bf16, MatRef::new(&b, k, n).t(), Side::B, parts);
+            let plan = plan_for(precision, (m, k), false, tiles);
+            let hints = [Ahead { start: a.as_ptr().cast(), bytes: 4 * a.len() }; 2];
+            let run = |epilogue: Epilogue<'_, f32>, ahead: &[Ahead]| {
+                let mut c = before.clone();
+                let gemm = Gemm {
+                    a: Lhs::Split(SplitPanels::new(&left, m, k, parts)),
+                    b: Rhs::Split(SplitPanels::new(&right, n, k, parts)),
+                    c: MatMut::new(&mut c, m, n),
+                    init: Init::Accumulate,
+                    epilogue,
+                    ahead,
+                };
+                gemm.run(Isa::Avx512, &plan, &mut []);
+                c
+            };
+            let sums = run(Epilogue::None, &[]);
+            assert_eq!(sums, run(Epilogue::None, &hints), "hints change nothing");
+            let (mut want, mut slopes) = (sums.clone(), vec![0.0; m * n]);
+            let all = MatMut::new(&mut want, m, n);
+            Activation::Gelu.forward(Isa::Avx512, all, Some(MatMut::new(&mut slopes, m, n)));
+            let mut saved = vec![f32::NAN; m * n];
+            let into = MatMut::new(&mut saved, m, n);
+            assert_eq!(want, run(Epilogue::Activate(Activation::Gelu, Some(into)), &hints));
+            assert_eq!(saved, slopes);
+            let want: Vec<f32> = sums.iter().zip(&slopes).map(|(z, slope)| z * slope).collect();
+            assert_eq!(want, run(Epilogue::Derivative(Activation::Gelu, MatRef::new(&saved, m, n)), &[]));
+        }
+    }
+}
+
+#[test]
+#[should_panic]
+fn operands_in_other_parts_than_the_plan_is_for_are_refused() {
+    let Some((bf16, tiles)) = units().pop() else { panic!("no unit here") };
+    let numbers = random(1, 64 * 64);
+    let m = MatRef::new(&numbers, 64, 64);
+    let (left, right) = (panels(bf16, m, Side::A, 1), panels(bf16, m.t(), Side::B, 3));
+    let mut c = vec![0.0; 64 * 64];
+    let gemm = Gemm {
+        a: Lhs::Split(SplitPanels::new(&left, 64, 64, 1)),
+        b: Rhs::Split(SplitPanels::new(&right, 64, 64, 3)),
+        c: MatMut::new(&mut c, 64, 64),
+        init: Init::Zero,
+        epilogue: Epilogue::None,
+        ahead: &[],
+    };
+    gemm.run(Isa::Avx512, &plan_for(Precision::Bf16x6, (64, 64), false, tiles), &mut []);
 }

@@ -1,5 +1,5 @@
-//! Adafactor (Shazeer & Stern 2018, arXiv:1804.04235, algorithms 4 and 5): of the squares of a weight's
-//! gradients only the means of rows and columns are kept.
+//! Adafactor (Shazeer & Stern 2018, arXiv:1804.04235, algorithms 4 and 5): of a weight's squared gradients,
+//! only the means of rows and columns are kept.
 //!
 //! ```text
 //! βₜ = 1 − t^τ
@@ -10,12 +10,12 @@
 //! û = u / max(1, rms(u)/d)
 //! ```
 //!
-//! PyTorch keeps ε₁ out of the means: mean(r) is at least ε₁ and v at least ε₁². It steps by
-//! θ ← (1 − lr·wd)·θ − max(ε₂, rms(θ))·min(lr, 1/√t)·û. Optax adds ε₁ to g², as the paper does, leaves
-//! blocks whole that have fewer than 128 inputs or outputs, and steps by θ ← (1 − wd)·θ − max(ε₂, rms(θ))·lr·û.
+//! PyTorch does not add ε₁ to the means: mean(r) is at least ε₁ and v at least ε₁². It steps by θ ← (1 −
+//! lr·wd)·θ − max(ε₂, rms(θ))·min(lr, 1/√t)·û. Optax adds ε₁ to g², as the paper does, does not factor blocks
+//! with fewer than 128 inputs or outputs, and steps by θ ← (1 − wd)·θ − max(ε₂, rms(θ))·lr·û.
 //!
-//! Of a factored v, roots are taken of r and of c/mean(r): u = g·min(r⁻½·(c/mean(r))⁻½, ε₁⁻¹). To divide by the
-//! root of each element would take longer than to move it.
+//! For a factored v, roots are taken of r and of c/mean(r): u = g·min(r⁻½·(c/mean(r))⁻½, ε₁⁻¹). Dividing by
+//! the root of each element would take longer than the update of the element.
 //!
 //! Phases: sums over parts of rows and columns; their means, and roots; rms(u); the step.
 
@@ -31,7 +31,7 @@ use crate::simd::{Op, Simd, dispatch, stream_map, stream_sum, zip_map};
 /// Hyper-parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adafactor {
-    /// Learning rate, ≥ 0; in PyTorch's convention the largest that there is.
+    /// Learning rate, ≥ 0; in PyTorch's convention an upper limit.
     pub lr: f64,
     /// τ ≤ 0
     pub beta2_decay: f64,
@@ -43,7 +43,7 @@ pub struct Adafactor {
     pub d: f64,
     /// Weight decay, ≥ 0.
     pub weight_decay: f64,
-    /// Inputs and outputs that a weight must have to be factored.
+    /// Least number of inputs and of outputs of a weight that is factored.
     pub min_dim_size_to_factor: u32,
     /// PyTorch's or Optax'.
     pub convention: Convention,
@@ -70,9 +70,9 @@ pub struct Step {
     method: Adafactor,
     /// 1 − βₜ
     take: f64,
-    /// Learning rate before it is scaled by a block.
+    /// Learning rate before it is scaled for a block.
     rate: f64,
-    /// What θ loses of itself.
+    /// Fraction that θ loses to weight decay.
     fade: f64,
 }
 
@@ -139,8 +139,8 @@ impl Step {
     }
 }
 
-/// Where sums over parts are in the block's scratch: of each panel's outputs by input, then of each chunk of
-/// inputs by output.
+/// Where sums over parts lie in the block's scratch: first those over each panel's outputs, for each input,
+/// then those over each chunk of inputs, for each output.
 fn scratch_of(place: &Place) -> (usize, usize) {
     let (inputs, outputs) = (place.inputs, place.outputs);
     (outputs.div_ceil(PANEL) * inputs, place.chunks * outputs)
@@ -224,7 +224,7 @@ impl<T: Element> Whole<T> for Step {
                 *mean += take * (*sum * n + added - *mean);
             }
         }
-        // Roots, where the sums were.
+        // Roots, in place of the sums.
         let [rows, cols] = [ROWS, COLS].map(|state| work.kept(place, state));
         let mean = rows.iter().map(|x| x.to_f64()).sum::<f64>() / outputs as f64;
         let mean = mean.max(least_mean);
@@ -238,7 +238,7 @@ impl<T: Element> Whole<T> for Step {
     }
 }
 
-/// Gives the sum of squares.
+/// Computes the sum of squares.
 struct Square<'a, T>(&'a [T]);
 
 impl<T: Element> Op<T> for Square<'_, T> {
@@ -306,19 +306,19 @@ impl<T: Element> Op<T> for Mean<'_, T> {
     }
 }
 
-/// v of a piece.
+/// The estimate v for a piece.
 #[derive(Clone, Copy)]
 enum Estimate<'a, T> {
     /// As it is.
     Whole { v: &'a [T], least: f64 },
-    /// Its inverse root, not above `most`: `rows` times one of `cols` for each input.
+    /// The inverse root of v, at most `most`: `rows` times one element of `cols` for each input.
     Factors { rows: &'a [T], cols: &'a [T], most: f64 },
 }
 
-/// Rows of a piece whose squares are added up before they are added to others in double precision.
+/// Rows of a piece whose squares are summed before the sum is added to the others in double precision.
 const SUMMED: usize = 64;
 
-/// Gives the sum of u².
+/// Computes the sum of u².
 struct Length<'a, T> {
     grads: &'a [T],
     v: Estimate<'a, T>,

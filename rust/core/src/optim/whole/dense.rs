@@ -1,7 +1,7 @@
-//! A weight as a dense matrix, its long side first: tall × wide; and tiles of products of such matrices.
+//! A weight as a dense matrix with its long side first, tall × wide; and tiles of products of such matrices.
 //!
-//! A weight lies in panels of outputs; products want rows. Whichever of W, as (out, in), and its transpose is
-//! not wide is written down, so that what follows has one orientation to deal with.
+//! A weight lies in panels of outputs, but products want rows. The weight is written either as (out, in) or
+//! transposed, whichever is not wider than tall, so that what follows only deals with one orientation.
 
 use super::{Piece, Place, TILE, Tile, Work};
 use crate::element::Element;
@@ -9,12 +9,12 @@ use crate::gemm::{Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs, plan::GemmShape};
 use crate::simd::Isa;
 use crate::view::{MatMut, MatRef};
 
-/// Its shape.
+/// The shape of such a matrix.
 #[derive(Clone, Copy)]
 pub(super) struct Dense {
     pub(super) tall: usize,
     pub(super) wide: usize,
-    /// Whether it is W as (out, in), and not its transpose.
+    /// Whether it holds W as (out, in), rather than the transpose.
     pub(super) turned: bool,
 }
 
@@ -24,12 +24,12 @@ impl Dense {
         Dense { tall, wide, turned: place.inputs < place.outputs }
     }
 
-    /// Elements.
+    /// Number of elements.
     pub(super) fn len(self) -> usize {
         self.tall * self.wide
     }
 
-    /// Where a row of a piece is in the matrix that starts at `start`, and how far its elements are apart.
+    /// Where a row of a piece lies in the matrix that starts at `start`, and the distance of its elements.
     pub(super) fn row(self, start: usize, piece: &Piece, input: usize) -> (usize, usize) {
         match self.turned {
             true => (start + piece.column * self.wide + input, self.wide),
@@ -37,7 +37,7 @@ impl Dense {
         }
     }
 
-    /// The same in its transpose.
+    /// The same for the transposed matrix.
     pub(super) fn row_of_transpose(self, start: usize, piece: &Piece, input: usize) -> (usize, usize) {
         match self.turned {
             true => (start + input * self.tall + piece.column, 1),
@@ -46,7 +46,8 @@ impl Dense {
     }
 }
 
-/// A tile of `m` × `n` of a product over `k`, of matrices whose rows are so long; the left one transposed or not.
+/// An `m` × `n` tile of a product over `k` of matrices with rows of the given lengths; the left one
+/// transposed or not.
 pub(super) fn shape(
     (m, n, k): (usize, usize, usize),
     (left, right): (usize, usize),
@@ -56,13 +57,14 @@ pub(super) fn shape(
     GemmShape { m, n, k, a_row_stride, a_col_stride, b_row_stride: Some(right) }
 }
 
-/// What a thread needs to multiply such tiles, and what is left at the edges, on any instruction set.
+/// Scratch that a thread needs to multiply such tiles and the remainders at the edges, on any instruction
+/// set.
 pub(super) fn packs<T: Element>(shapes: &[GemmShape]) -> usize {
     let len = |isa| shapes.iter().map(move |shape| GemmPlan::choose::<T>(isa, *shape).scratch_len());
     Isa::available().into_iter().flat_map(len).max().unwrap_or(0)
 }
 
-/// The tile `c` of a product.
+/// Computes the tile `c` of a product.
 pub(super) fn multiply<T: Element>(
     work: &Work<'_, T>,
     (left, right): (MatRef<'_, T>, MatRef<'_, T>),
@@ -74,7 +76,7 @@ pub(super) fn multiply<T: Element>(
     let (m, n, k) = (tile.rows.len(), tile.cols.len(), left.cols());
     let transposed = left.col_stride() != 1;
     let long = left.row_stride().max(left.col_stride());
-    // That of a full tile also at the edges, since it is what there is scratch for.
+    // Tiles at the edges use the plan of a full tile, too, since the scratch is sized for it.
     let full = (m.max(TILE.min(left.rows())), n.max(TILE.min(right.cols())), k);
     let plan = GemmPlan::choose::<T>(work.isa, shape(full, (long, right.row_stride()), transposed));
     let gemm = Gemm {

@@ -1,31 +1,32 @@
-//! Eigenvalues and eigenvectors of a symmetric matrix, A = Σ λᵢ·zᵢ·zᵢᵀ, in its own memory.
+//! Eigenvalues and eigenvectors of a symmetric matrix, A = Σ λᵢ·zᵢ·zᵢᵀ, in place.
 //!
-//! The way of EISPACK's `tred2` and `tql2` (Martin, Reinsch & Wilkinson 1968; Bowdler et al. 1968):
+//! The method of EISPACK's `tred2` and `tql2` (Martin, Reinsch & Wilkinson 1968; Bowdler et al. 1968):
 //!
 //! ```text
 //! T = Qᵀ·A·Q, Q = H₀·H₁·…, H = I − v·vᵀ    reflections: tridiagonal
 //! Q                                        from the last reflection back, in growing blocks
-//! T = G·diag(λ)·Gᵀ                         QL with implicit shifts, a rotation after the other
+//! T = G·diag(λ)·Gᵀ                         QL with implicit shifts, one rotation after the other
 //! ```
 //!
-//! Rows of Qᵀ become the eigenvectors, so that every inner loop goes over neighbours in memory. Errors of
-//! eigenvalues are some ε·‖A‖. One thread does it all, in an order that follows from the numbers alone.
+//! Rows of Qᵀ become the eigenvectors, so that every inner loop runs along contiguous memory. The errors of
+//! the eigenvalues are about ε·‖A‖. One thread does everything, in an order determined by the numbers alone.
 
 use std::cmp::Ordering;
 
 use crate::element::Element;
 use crate::simd::{Op, Simd, stream_sum, zip_map};
 
-/// Most rounds for an eigenvalue, which takes 1 or 2.
+/// Most rounds for an eigenvalue, which usually takes 1 or 2.
 const ROUNDS: usize = 60;
 
-/// Turns the rows of a matrix into eigenvectors of length 1, and `values` into their eigenvalues, in no order.
+/// Turns the rows of a matrix into eigenvectors of length 1, and `values` into their eigenvalues, in no
+/// particular order.
 pub(super) struct Eigen<'a, T> {
     /// The matrix, n × n.
     pub(super) a: &'a mut [T],
     /// n numbers.
     pub(super) values: &'a mut [T],
-    /// 2·n numbers to work with.
+    /// 2·n numbers of scratch.
     pub(super) spare: &'a mut [T],
 }
 
@@ -35,7 +36,7 @@ impl<T: Element> Op<T> for Eigen<'_, T> {
     fn eval<S: Simd<T>>(self, s: S) {
         let (a, d) = (self.a, self.values);
         let (e, w) = self.spare.split_at_mut(d.len());
-        // At most 1, lest squares overflow or vanish.
+        // Scaled to at most 1, so that squares neither overflow nor vanish.
         let largest = a.iter().map(|x| x.to_f64().abs()).fold(0.0, f64::max);
         let size = if largest > 0.0 { largest } else { 1.0 };
         scale(s, 1.0 / size, a);
@@ -84,7 +85,8 @@ fn add<T: Element, S: Simd<T>>(s: S, by: T, x: &[T], y: &mut [T]) {
     );
 }
 
-/// Makes x the v of the reflection that leaves of it its first element only, and gives that one.
+/// Turns x into the v of the reflection that maps x to a multiple of the first unit vector, and returns that
+/// multiple.
 #[inline(always)]
 fn reflection<T: Element, S: Simd<T>>(s: S, x: &mut [T]) -> T {
     let (first, rest) = (x[0].to_f64(), dot(s, &x[1..], &x[1..]));
@@ -98,7 +100,8 @@ fn reflection<T: Element, S: Simd<T>>(s: S, x: &mut [T]) -> T {
     T::lit(left)
 }
 
-/// d and e: the diagonal of T, and what is beside it; in row k of A, right of the diagonal, the v of Hₖ.
+/// Computes d and e, the diagonal and subdiagonal of T; in row k of A, right of the diagonal, remains the v
+/// of Hₖ.
 #[inline(always)]
 fn tridiagonal<T: Element, S: Simd<T>>(s: S, a: &mut [T], d: &mut [T], e: &mut [T], w: &mut [T]) {
     let n = d.len();
@@ -129,7 +132,7 @@ fn tridiagonal<T: Element, S: Simd<T>>(s: S, a: &mut [T], d: &mut [T], e: &mut [
     }
 }
 
-/// Q, where the v of its reflections are now.
+/// Computes Q in place of the v of its reflections.
 #[inline(always)]
 fn product_of_reflections<T: Element, S: Simd<T>>(s: S, a: &mut [T], u: &mut [T]) {
     let n = u.len();
@@ -166,7 +169,7 @@ fn diagonal<T: Element, S: Simd<T>>(s: S, z: &mut [T], d: &mut [T], e: &mut [T])
         for _ in 0..ROUNDS {
             let is_small = |i: &usize| {
                 let [e, a, b] = [e[*i], d[*i], d[*i + 1]].map(|x| x.to_f64().abs());
-                // Also where one is NaN, which would never become small.
+                // Also true if one is NaN, which would never become small.
                 e.partial_cmp(&(T::EPSILON * (a + b))) != Some(Ordering::Greater)
             };
             let m = (l..n - 1).find(is_small).unwrap_or(n - 1);
@@ -178,7 +181,7 @@ fn diagonal<T: Element, S: Simd<T>>(s: S, z: &mut [T], d: &mut [T], e: &mut [T])
     }
 }
 
-/// A round of QL on the rows l to m of T, shifted by about an eigenvalue.
+/// One QL round on rows l to m of T, shifted by approximately an eigenvalue.
 #[inline(always)]
 fn round<T: Element, S: Simd<T>>(s: S, (l, m): (usize, usize), z: &mut [T], d: &mut [T], e: &mut [T]) {
     let n = d.len();
@@ -191,7 +194,7 @@ fn round<T: Element, S: Simd<T>>(s: S, (l, m): (usize, usize), z: &mut [T], d: &
         let r = (f * f + g * g).sqrt();
         e[i + 1] = T::lit(r);
         if r == 0.0 {
-            // T falls apart here.
+            // T splits here.
             d[i + 1] = T::lit(at(d, i + 1) - p);
             e[m] = T::ZERO;
             return;
@@ -289,7 +292,7 @@ mod tests {
         }
     }
 
-    /// 2 on the diagonal, -1 beside it: 2 - 2·cos(iπ/(n + 1)).
+    /// 2 on the diagonal, -1 beside it: eigenvalues 2 - 2·cos(iπ/(n + 1)).
     #[test]
     fn eigenvalues_of_a_string_of_springs() {
         let n = 50;

@@ -1,5 +1,5 @@
-//! LAMB (You et al. 2020, arXiv:1904.00962, algorithm 2), as Optax computes it: Adam's direction, made as
-//! long as each block of parameters is itself.
+//! LAMB (You et al. 2020, arXiv:1904.00962, algorithm 2), as Optax computes it: Adam's direction, scaled to
+//! the length of each block of parameters.
 //!
 //! ```text
 //! m ← m + (1 − β₁)·(g − m)
@@ -8,7 +8,7 @@
 //! θ ← θ − lr·‖θ‖/‖u‖ · u            norms of a block; the ratio is 1 where one of them is 0
 //! ```
 //!
-//! The first phase takes the averages and both norms, the second one computes u again and moves θ.
+//! The first phase computes the averages and both norms, the second one computes u again and updates θ.
 
 use super::{Piece, Whole, Work};
 use crate::element::Element;
@@ -44,7 +44,7 @@ pub struct Step {
     lr: f64,
     mean: Average,
     square: Average,
-    /// Of m and of the root.
+    /// Bias corrections of m and of the root.
     corrections: [f64; 2],
     eps: f64,
     weight_decay: f64,
@@ -108,7 +108,7 @@ impl<T: Element> Whole<T> for Step {
     }
 }
 
-/// The averages; gives the sums of θ² and u².
+/// Updates the averages; computes the sums of θ² and u².
 struct Look<'a, T> {
     step: &'a Step,
     params: &'a [T],

@@ -1,13 +1,13 @@
 //! Methods that cannot work element by element: they need a norm of a block, sums over its rows and columns,
 //! products of matrices, or one number for all parameters.
 //!
-//! Such a step runs behind the pass, when all gradients are there, as a job of several [phases](threads::Job).
-//! Most phases go over *pieces*, runs of one block's elements. What pieces find out for a later phase are
-//! sums, which each notes in double precision and which are added up in the order of the pieces: results are
-//! the same for any number of threads. Everything that is needed in between is allocated once, in a [`Room`].
+//! Such a step runs after the pass, when all gradients are known, as a job of several [phases](threads::Job).
+//! Most phases go over *pieces*, runs of elements of one block. What pieces compute for a later phase are
+//! sums; each piece records its own in double precision, and they are added in the order of the pieces, so
+//! results are the same for any number of threads. All intermediate memory is allocated once, in a [`Room`].
 //!
-//! A block is a weight or a vector. Weights lie by input and output in panels of 32 outputs (see
-//! [`crate::gemm::pack`]); a piece of one is a run of rows of one panel.
+//! A block is a weight or a vector. Weights lie as inputs × outputs in panels of 32 outputs (see
+//! [`crate::gemm::pack`]); a piece of a weight is a run of rows of one panel.
 
 mod adafactor;
 mod dense;
@@ -37,12 +37,12 @@ use crate::parallel::RUN;
 use crate::simd::Isa;
 use crate::threads;
 
-/// Sums that a piece notes at most.
+/// Most sums that a piece records.
 const SUMS: usize = 2;
 /// Rows and columns of the tiles of a product.
 const TILE: usize = 256;
 
-/// What a phase goes over.
+/// What the items of a phase are.
 pub(super) enum Items {
     /// Pieces of blocks.
     Pieces,
@@ -50,13 +50,14 @@ pub(super) enum Items {
     Blocks,
     /// Tiles of products of matrices.
     Tiles(Product),
-    /// Sides of blocks: what a block has for its inputs, and for its outputs.
+    /// Sides of blocks: what a block keeps for its inputs, and for its outputs.
     Sides,
-    /// All at once.
+    /// A single item for everything.
     Once,
 }
 
-/// A product of a block's matrices, by the shape of its result. The long side of a weight is called tall.
+/// A product of a block's matrices, named after the shape of its result. The long side of a weight is called
+/// tall.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Product {
     /// Wide × wide.
@@ -67,12 +68,12 @@ pub(super) enum Product {
     Tall,
 }
 
-/// One step of such a method. No two items of a phase write the same.
+/// One step of such a method. No item of a phase may use what another item of the phase writes.
 pub(super) trait Whole<T: Element> {
     /// How many phases it takes.
     fn phases(&self) -> usize;
 
-    /// What a phase goes over.
+    /// What the items of a phase are.
     fn items(&self, _phase: usize) -> Items {
         Items::Pieces
     }
@@ -86,33 +87,33 @@ pub(super) trait Whole<T: Element> {
     /// What a phase does to a tile, on thread `worker`.
     fn tile(&self, _phase: usize, _place: &Place, _tile: &Tile, _work: &Work<'_, T>, _worker: usize) {}
 
-    /// What a phase does to all at once.
+    /// What a phase does that has a single item.
     fn once(&self, _phase: usize, _work: &Work<'_, T>) {}
 
-    /// What a phase does to a side of a block, the wide one or the tall one, on thread `worker`.
+    /// What a phase does to a side of a block, the wide or the tall one, on thread `worker`.
     fn side(&self, _phase: usize, _place: &Place, _tall: bool, _work: &Work<'_, T>, _worker: usize) {}
 
-    /// Numbers that it needs in between for a block.
+    /// Elements of scratch that it needs for a block.
     fn scratch(&self, _place: &Place) -> usize {
         0
     }
 
-    /// Which products of the block's matrices it needs.
+    /// Products of the block's matrices that it needs.
     fn products(&self, _place: &Place) -> &[Product] {
         &[]
     }
 
-    /// Whether it does something to the sides of the block.
+    /// Whether it does something to each side of the block.
     fn has_sides(&self, _place: &Place) -> bool {
         false
     }
 
-    /// Numbers that a thread needs to multiply.
+    /// Elements of scratch that a thread needs for products.
     fn packs(&self, _place: &Place) -> usize {
         0
     }
 
-    /// Whether it makes no sense without a matrix to multiply.
+    /// Whether it makes no sense without a matrix to work on.
     fn needs_matrices(&self) -> bool {
         false
     }
@@ -126,12 +127,12 @@ pub(super) struct Piece {
     block: usize,
     /// Its place in the arena.
     range: Range<usize>,
-    /// Its inputs.
+    /// Its range of inputs.
     rows: Range<usize>,
     /// Its first output, and how many it has.
     column: usize,
     width: usize,
-    /// How many pieces of its panel are before it.
+    /// How many pieces of its panel precede it.
     chunk: usize,
 }
 
@@ -147,10 +148,10 @@ pub(super) struct Place {
     hidden: bool,
     /// Where it starts in the arena.
     start: usize,
-    /// Its pieces, and how many a panel has.
+    /// Its pieces, and how many of them a panel has.
     pieces: Range<usize>,
     chunks: usize,
-    /// Where its elements start in each array of state.
+    /// Where its elements start in each state array.
     state: Vec<usize>,
     /// Where its scratch starts.
     scratch: usize,
@@ -163,7 +164,7 @@ pub(super) struct Tile {
     cols: Range<usize>,
 }
 
-/// How the arena is cut.
+/// How the arena is divided.
 #[derive(Default)]
 struct Plan {
     pieces: Vec<Piece>,
@@ -175,20 +176,20 @@ struct Plan {
     sides: Vec<usize>,
 }
 
-/// Where such a method works.
+/// Workspace of such a method.
 pub(super) struct Room<T> {
     plan: Plan,
-    /// Of pieces.
+    /// Sums recorded by pieces.
     sums: Buffer<f64>,
     scratch: Buffer<T>,
-    /// For products, of each thread.
+    /// Scratch for products, for each thread.
     packs: Buffer<T>,
     threads: usize,
     lacks_matrices: bool,
 }
 
 impl<T: Element> Room<T> {
-    /// For an optimizer and its network, if it is such a method.
+    /// For an optimizer and its network; `None` if the optimizer works element by element.
     ///
     /// # Errors
     /// If there is not enough memory.
@@ -308,10 +309,10 @@ impl Plan {
     }
 }
 
-/// The step of an optimizer that does not work element by element.
+/// Takes a step with an optimizer that does not work element by element.
 ///
 /// # Panics
-/// If it does, or was made for an arena of another length.
+/// If the optimizer does work element by element, or was made for an arena of another length.
 pub fn step<T: Element>(isa: Isa, params: &mut Buffer<T>, grads: &[T], optimizer: &mut Optimizer<T>) {
     let mut room = optimizer.room.take().expect("of such a method");
     let mut scalars = optimizer.scalars;
@@ -344,7 +345,7 @@ impl<T: Element> Job<'_, T> {
         self.0.steps.usual.0.whole::<T>().expect("of such a method")
     }
 
-    /// The block, and what is done to it, unless it is frozen.
+    /// The block and its method, unless the block is frozen.
     fn of(&self, block: usize) -> Option<(&Place, &dyn Whole<T>)> {
         let place = &self.0.plan.places[block];
         self.0.steps.at(place.start).and_then(|step| step.0.whole::<T>()).map(|method| (place, method))
@@ -367,7 +368,7 @@ impl<T: Element> threads::Job for Job<'_, T> {
         }
     }
 
-    fn run(&self, phase: usize, item: usize, worker: usize) {
+    unsafe fn run(&self, phase: usize, item: usize, worker: usize) {
         let (work, plan) = (&self.0, self.0.plan);
         match self.method().items(phase) {
             Items::Pieces => {

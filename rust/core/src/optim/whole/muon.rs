@@ -1,5 +1,6 @@
 //! Muon (Jordan 2024, <https://kellerjordan.github.io/posts/muon>): momentum whose singular values are all
-//! made about 1 by five steps of a Newton–Schulz iteration. For hidden weights; the rest takes steps of AdamW.
+//! brought close to 1 by five steps of a Newton–Schulz iteration. For hidden weights; other parameters take
+//! steps of AdamW.
 //!
 //! ```text
 //! B ← B + (1 − μ)·(G − B)
@@ -9,13 +10,14 @@
 //! W ← (1 − lr·wd)·W − lr·s·X
 //! ```
 //!
-//! with s = √max(1, out/in), or 0.2·√max(out, in). That is PyTorch; Optax corrects the bias of U, adds ε to the
-//! norm, and steps by Nesterov's Adam elsewhere.
+//! with s = √max(1, out/in), or 0.2·√max(out, in). That is PyTorch's version; Optax corrects the bias of U,
+//! adds ε to the norm, and uses Nesterov's Adam for other parameters.
 //!
-//! The iteration commutes with transposition, so that it runs on whichever of W and Wᵀ is not wide: then every
-//! product reads its operands as they lie, X ← a·X + X·(b·A + c·A²) with A = Xᵀ·X.
+//! The iteration commutes with transposition, so it runs on whichever of W and Wᵀ is not wide: then every
+//! product reads its operands as they lie in memory, X ← a·X + X·(b·A + c·A²) with A = Xᵀ·X.
 //!
-//! Phases: momentum, and what AdamW does; X; three products for each step of the iteration; the step of W.
+//! Phases: momentum, and AdamW for other parameters; X; three products for each step of the iteration; the
+//! step of W.
 
 use super::dense::{Dense, multiply, packs, shape};
 use super::{Items, Piece, Place, Product, TILE, Tile, Whole, Work};
@@ -39,7 +41,7 @@ pub struct Muon {
     pub weight_decay: f64,
     /// μ, in [0, 1).
     pub momentum: f64,
-    /// Whether the momentum looks ahead.
+    /// Whether to use Nesterov momentum.
     pub nesterov: bool,
     /// a
     pub ns_coefficient1: f64,
@@ -49,11 +51,11 @@ pub struct Muon {
     pub ns_coefficient3: f64,
     /// ε, ≥ 0.
     pub eps: f64,
-    /// Steps of the iteration, below 100.
+    /// Number of steps of the iteration, below 100.
     pub ns_steps: u32,
-    /// Which s.
+    /// Which s to use.
     pub adjust_lr_fn: Scale,
-    /// Which parameters it is for.
+    /// Which parameters take steps of Muon.
     pub matrices: Matrices,
     /// AdamW's decay of the mean, in [0, 1).
     pub adam_beta1: f64,
@@ -61,25 +63,25 @@ pub struct Muon {
     pub adam_beta2: f64,
     /// AdamW's ε, ≥ 0.
     pub adam_eps: f64,
-    /// AdamW's learning rate, in that of Muon, ≥ 0.
+    /// AdamW's learning rate relative to Muon's, ≥ 0.
     pub adam_lr_scale: f64,
     /// PyTorch's or Optax'.
     pub convention: Convention,
 }
 
-/// How long the step of a matrix is.
+/// How the step of a matrix is scaled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
     /// √max(1, out/in)
     Original,
-    /// 0.2·√max(out, in): as large as a step of AdamW.
+    /// 0.2·√max(out, in): steps as large as those of AdamW.
     MatchRmsAdamw,
 }
 
 /// Which parameters take steps of Muon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Matrices {
-    /// Weights but those of the first and of the last layer.
+    /// Weights except those of the first and the last layer.
     Hidden,
     /// All weights.
     All,
@@ -128,12 +130,12 @@ impl Default for Muon {
 pub struct Step {
     method: Muon,
     mean: Average,
-    /// U = these times B and G.
+    /// Coefficients of B and G in U.
     blend: [f64; 2],
     rest: Rest,
 }
 
-/// What the other parameters do.
+/// What other parameters do.
 #[derive(Clone, Copy)]
 enum Rest {
     Adam(adam::Step),
@@ -203,7 +205,7 @@ impl Method for Muon {
                 decoupled_weight_decay: true,
                 convention: Convention::Optax,
             };
-            Rest::Nadam(nadam.at(t, &[beta1.powf(t as f64), 0.0])) // the product of its momenta
+            Rest::Nadam(nadam.at(t, &[beta1.powf(t as f64), 0.0])) // the product of its momentum factors
         } else {
             let decoupled_weight_decay = true;
             let adam =
@@ -232,7 +234,7 @@ impl Step {
         move |buffer, grad| s.fma(b, buffer, s.mul(g, grad))
     }
 
-    /// Learning rate of a matrix.
+    /// Learning rate for a matrix.
     fn rate(&self, place: &Place) -> f64 {
         let (out, inputs) = (place.outputs as f64, place.inputs as f64);
         self.method.lr
@@ -243,8 +245,8 @@ impl Step {
     }
 }
 
-/// Where the matrices of a block are in its scratch: X of `tall` × `wide`, another one for the next X, A and
-/// b·A + c·A², of `wide` × `wide`.
+/// Where the matrices of a block lie in its scratch: X, `tall` × `wide`, and another for the next X; A and
+/// b·A + c·A², `wide` × `wide`.
 struct Desk {
     dense: Dense,
     x: [usize; 2],
@@ -376,7 +378,7 @@ impl<T: Element> Whole<T> for Step {
     }
 }
 
-/// The step of a parameter that is not Muon's.
+/// The step of a parameter that does not use Muon.
 struct Other<'a, T> {
     rest: &'a Rest,
     params: &'a mut [T],
@@ -395,7 +397,7 @@ impl<T: Element> Op<T> for Other<'_, T> {
     }
 }
 
-/// B; gives ‖U‖².
+/// Updates B; computes ‖U‖².
 struct Momentum<'a, T> {
     step: &'a Step,
     buffer: &'a mut [T],

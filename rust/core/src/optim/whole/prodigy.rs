@@ -1,19 +1,20 @@
-//! Prodigy (Mishchenko & Defazio 2023, arXiv:2306.06101, algorithm 4, Adam's form), as the authors' code has
-//! it, and Optax with bias correction: Adam whose rate follows from an estimate d of how far the solution is.
+//! Prodigy (Mishchenko & Defazio 2023, arXiv:2306.06101, algorithm 4, Adam's form), as in the authors' code
+//! and, with bias correction, in Optax: Adam whose learning rate follows from an estimate d of the distance
+//! to the solution.
 //!
 //! ```text
 //! a = d·lr, with bias correction times √(1 − β₂ᵗ)/(1 − β₁ᵗ)
 //! m ← β₁·m + (1 − β₁)·d·g
 //! v ← β₂·v + (1 − β₂)·d²·g²
-//! s ← β₃·s + (d/d₀)·a·g                     with safeguarded warm-up d in place of a
+//! s ← β₃·s + (d/d₀)·a·g                     with safeguarded warm-up, d in place of a
 //! r ← β₃·r + (d/d₀)·a·⟨g, θ₀ − θ⟩
 //! d′ = max(d, c·r/‖s‖₁)                     over all parameters
 //! θ ← θ − a·(m/(√v + d′·ε) + wd·θ)
 //! d ← d′
 //! ```
 //!
-//! What is kept of θ₀ is the way from θ to it. The first phase does all up to the sums, the second adds them
-//! up, the third one moves θ.
+//! Instead of θ₀, θ₀ − θ is kept. The first phase does everything up to the sums, the second adds them up,
+//! the third updates θ.
 
 use super::{Items, Piece, Whole, Work};
 use crate::element::Element;
@@ -27,7 +28,7 @@ use crate::simd::{Op, Simd, dispatch, stream_map, stream_sum};
 /// Hyper-parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prodigy {
-    /// Factor of the rate that is found, ≥ 0.
+    /// Factor of the learning rate that is found, ≥ 0.
     pub lr: f64,
     /// Decay of the mean, in [0, 1).
     pub beta1: f64,
@@ -41,11 +42,11 @@ pub struct Prodigy {
     pub weight_decay: f64,
     /// The first estimate, above 0.
     pub d0: f64,
-    /// Factor of estimates, c, above 0.
+    /// Factor c of estimates, above 0.
     pub d_coef: f64,
-    /// Whether the rate is corrected as Adam's.
+    /// Whether the rate is bias-corrected as in Adam.
     pub use_bias_correction: bool,
-    /// Whether s leaves the learning rate out.
+    /// Whether s omits the learning rate.
     pub safeguard_warmup: bool,
 }
 
@@ -77,9 +78,9 @@ pub struct Step {
     mean: Average,
     square: Average,
     beta3: f64,
-    /// Of g in s.
+    /// Factor of g in s.
     gain: f64,
-    /// Of ⟨g, θ₀ − θ⟩ in r.
+    /// Factor of ⟨g, θ₀ − θ⟩ in r.
     weight: f64,
     eps: f64,
     weight_decay: f64,
@@ -165,13 +166,13 @@ impl<T: Element> Whole<T> for Step {
     fn once(&self, _: usize, work: &Work<'_, T>) {
         let [toward, size] = [0, 1].map(|k| work.total_of_all(k));
         let numerator = self.kept + toward;
-        // Without a gradient or a rate so far, there is nothing to estimate from.
+        // As long as all gradients, or all learning rates, have been 0, there is nothing to estimate from.
         let found = if size > 0.0 { self.d_coef * numerator / size } else { 0.0 };
         work.set_scalars([self.d.max(found), numerator]);
     }
 }
 
-/// The averages; gives ⟨g, θ₀ − θ⟩ and ‖s‖₁.
+/// Updates the averages; computes ⟨g, θ₀ − θ⟩ and ‖s‖₁.
 struct Look<'a, T> {
     step: &'a Step,
     grads: &'a [T],

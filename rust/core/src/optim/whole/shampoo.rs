@@ -1,6 +1,6 @@
-//! Shampoo (Gupta, Koren & Singer 2018, arXiv:1802.09568), as PyTorch's Distributed Shampoo has it (Shi et al.
-//! 2023, arXiv:2309.06497): gradients of weights are multiplied, from both sides, by inverse fourth roots of
-//! the sums of their squares, as matrices.
+//! Shampoo (Gupta, Koren & Singer 2018, arXiv:1802.09568), as in PyTorch's Distributed Shampoo (Shi et al.
+//! 2023, arXiv:2309.06497): gradients of weights are multiplied from both sides by inverse fourth roots of
+//! the sums of their squares, taken as matrices.
 //!
 //! ```text
 //! L ← β₂·L + (1 − β₂)·G·Gᵀ,  R ← β₂·R + (1 − β₂)·Gᵀ·G       β₂ = 1: L + G·Gᵀ, R + Gᵀ·G
@@ -9,14 +9,15 @@
 //! W ← (1 − lr·wd)·W − lr·s·U
 //! ```
 //!
-//! with s = 1, or ‖A‖/‖U‖ for the direction A of Adam ("grafting"). A side that is too large has no factor, and
-//! then the other one's root is the second. All other parameters take steps of AdamW, and so do weights
-//! before `start_preconditioning_step`.
+//! with s = 1, or ‖A‖/‖U‖ for the direction A of Adam ("grafting"). A side that is too large has no factor;
+//! the root of the other side's factor is then a square root. All other parameters take steps of AdamW, and
+//! so do weights before `start_preconditioning_step`.
 //!
-//! Roots are taken of eigenvalues (see [`eigen`](super::eigen)). Those below n·u of the largest one, with the
-//! rounding error u, are rounding errors: they count as 0, and with ε as so much at least; not at all if ε is 0.
+//! Roots are computed from eigenvalues (see [`eigen`](super::eigen)). Eigenvalues below n·u times the largest
+//! one, where u is the unit roundoff, are rounding errors: they count as 0, with ε raised to at least that
+//! bound; if ε is 0 they are left out.
 //!
-//! Phases: averages, G and M as matrices; both factors; their roots; U by two products; its norm; the step.
+//! Phases: averages, G and M as matrices; both factors; their roots; U as two products; its norm; the step.
 
 use super::dense::{Dense, multiply, packs, shape};
 use super::eigen::Eigen;
@@ -39,29 +40,29 @@ pub struct Shampoo {
     pub lr: f64,
     /// Decay of the mean, in [0, 1).
     pub beta1: f64,
-    /// Decay of the factors, in [0, 1]; 1 is their sum.
+    /// Decay of the factors, in [0, 1]; with 1 they are sums.
     pub beta2: f64,
     /// Added to eigenvalues, ≥ 0.
     pub eps: f64,
     /// Weight decay, ≥ 0; decoupled.
     pub weight_decay: f64,
-    /// The longest side that has a factor, ≥ 1.
+    /// Length of the longest side that has a factor, ≥ 1.
     pub max_preconditioner_dim: u32,
-    /// Steps from roots to roots, ≥ 1.
+    /// Steps between computations of the roots, ≥ 1.
     pub precondition_frequency: u32,
-    /// The first step with roots, ≥ 1.
+    /// The first step that uses roots, ≥ 1.
     pub start_preconditioning_step: u32,
-    /// Which s.
+    /// Which s to use.
     pub grafting: Grafting,
     /// AdamW's decay of the mean square, in [0, 1).
     pub adam_beta2: f64,
     /// AdamW's ε, ≥ 0.
     pub adam_eps: f64,
-    /// AdamW's learning rate, in that of Shampoo, ≥ 0.
+    /// AdamW's learning rate relative to Shampoo's, ≥ 0.
     pub adam_lr_scale: f64,
 }
 
-/// Whose length a step of a weight has.
+/// Which method determines the length of a weight's step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grafting {
     /// Its own.
@@ -95,7 +96,7 @@ impl Default for Shampoo {
     }
 }
 
-/// The arrays of state: those of Adam, factors, and their roots.
+/// Indices of state arrays: those of Adam, then factors and their roots.
 const FACTORS: usize = 2;
 const ROOTS: usize = 3;
 
@@ -103,15 +104,15 @@ const ROOTS: usize = 3;
 #[derive(Clone, Copy)]
 pub struct Step {
     method: Shampoo,
-    /// What parameters without factors do, and all before the first roots.
+    /// The step of parameters without factors, and of all parameters before the first roots.
     adam: adam::Step,
-    /// Of M.
+    /// Bias correction of M.
     unbias: f64,
-    /// Of the factors.
+    /// Bias correction of the factors.
     corrections: f64,
     /// Whether there are no roots yet.
     is_early: bool,
-    /// Whether roots are taken anew.
+    /// Whether roots are recomputed.
     is_renewed: bool,
 }
 
@@ -195,7 +196,7 @@ impl Shampoo {
     }
 }
 
-/// A factor of a block, and where it lies from the beginning of the block's state.
+/// A factor of a block, and where it lies relative to the start of the block's state.
 struct Factor {
     n: usize,
     from: usize,
@@ -203,8 +204,8 @@ struct Factor {
     order: f64,
 }
 
-/// Where the matrices of a block are in its scratch: those that U is made of, and per side what its
-/// eigenvalues take. State has the factor of outputs before that of inputs.
+/// Where the matrices of a block lie in its scratch: those that make up U, and per side what its eigenvalues
+/// need. State has the factor of outputs before that of inputs.
 struct Desk {
     dense: Dense,
     wide: Option<Factor>,
@@ -226,7 +227,7 @@ impl Desk {
         let outputs = method.square(place.outputs);
         let has = |n: usize| method.square(n) > 0;
         let order = 2.0 * [tall, wide].into_iter().filter(|n| has(*n)).count() as f64;
-        // `turned`: the tall side is that of outputs.
+        // `turned`: the outputs are the tall side.
         let side = |n: usize, is_outputs: bool| {
             has(n).then_some(Factor { n, from: if is_outputs { 0 } else { outputs }, order })
         };
@@ -247,7 +248,7 @@ impl Desk {
         }
     }
 
-    /// Where U is in the end.
+    /// Where the final U is.
     fn result(&self) -> usize {
         if self.tall.is_some() { self.g } else { self.half }
     }
@@ -427,7 +428,7 @@ impl<T: Element> Whole<T> for Step {
             row.iter_mut().zip(factor.row(i)).for_each(|(z, x)| *z = correction * *x);
         }
         dispatch(work.isa, Eigen { a: z, values, spare });
-        // The root is Zᵀ·Z, where each z is multiplied by that of λ^(-1/order).
+        // The root is Zᵀ·Z, with each z scaled so that z·zᵀ is multiplied by λ^(-1/order).
         let noise = values.iter().map(|x| x.to_f64()).fold(0.0, f64::max) * T::EPSILON * n as f64;
         for (row, value) in z.chunks_exact_mut(n).zip(&*values) {
             let by = match value.to_f64() {
@@ -446,7 +447,7 @@ impl<T: Element> Whole<T> for Step {
 }
 
 impl Step {
-    /// Writes G down, as often as factors need it, times √(1 − β₂).
+    /// Writes down G, as often as factors need it, times √(1 − β₂).
     fn write<T: Element>(&self, piece: &Piece, work: &Work<'_, T>, grads: &[T]) {
         let desk = self.desk(work.place(piece));
         let share = 1.0 - self.method.beta2;
@@ -460,7 +461,7 @@ impl Step {
         }
     }
 
-    /// Writes M down.
+    /// Writes down M.
     fn write_mean<T: Element>(&self, piece: &Piece, work: &Work<'_, T>, means: &[T]) {
         let desk = self.desk(work.place(piece));
         let unbias = T::lit(self.unbias);
@@ -487,7 +488,7 @@ impl<T: Element> Op<T> for Other<'_, T> {
     }
 }
 
-/// Adam's averages; gives ‖A‖².
+/// Updates Adam's averages; computes ‖A‖².
 struct Averages<'a, T> {
     step: &'a Step,
     means: &'a mut [T],
