@@ -1,4 +1,5 @@
-//! Time of a region of empty phases, in nanoseconds: `cargo run --release --example pool [threads]`.
+//! Measures the time of a region of empty phases, in nanoseconds: `cargo run --release --example pool
+//! [threads]`.
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,8 @@
-//! Rates of the products of dense layers, in GFLOP/s on one thread: `cargo run --release --example rates`.
+//! Measures the speed of dense layers' products, in GFLOP/s on one thread: `cargo run --release --example
+//! rates`.
 //!
-//! For each shape (rows × inputs × outputs) the three products of a training step, planned as a pass
-//! plans them, on every instruction set of this machine.
+//! For each shape (rows × inputs × outputs), the three products of a training step, planned as in a pass, on
+//! every instruction set of this machine.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -78,8 +79,8 @@ fn table<T: Element>(isa: Isa) {
     }
 }
 
-/// The rate of a product in parts, its right operand split before, as weights are, and the left one on the way
-/// or, if `split_left`, before as well.
+/// The speed of a product in parts. Its right operand is split in advance, as weights are; the left one
+/// during the product or, if `split_left`, also in advance.
 fn split_rate(
     bf16: Bf16,
     precision: Precision,
@@ -91,7 +92,7 @@ fn split_rate(
     let plan = GemmPlan::split::<f32>(Isa::Avx512, precision, (m, k), !split_left);
     let in_panels = |lanes: MatRef<'_, f32>, side| {
         let mut panels = Buffer::<f32>::zeroed("panels", split_len(lanes.rows(), k, parts)).unwrap();
-        // SAFETY: our own panels.
+        // SAFETY: `panels` is ours, and as long as `split_len` says.
         unsafe { split(bf16, lanes, side, parts, (0, k), panels.as_mut_ptr()) };
         panels
     };

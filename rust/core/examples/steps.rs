@@ -1,7 +1,8 @@
-//! Times of whole training steps, in microseconds: `cargo run --release --example steps [threads] [filter] [precision]`.
+//! Measures training steps, in microseconds: `cargo run --release --example steps [threads] [filter]
+//! [precision]`.
 //!
-//! The networks of the benchmarks, without Python and without peers; the rate counts the multiply-adds
-//! of all products, so that it can be set against what `rates` shows for one product.
+//! The networks are those of the benchmarks, without Python and other libraries. The rate counts the
+//! multiply-adds of all products, so that it can be compared with what `rates` shows for one product.
 
 use std::time::{Duration, Instant};
 

@@ -97,7 +97,7 @@ impl<T> DerefMut for Buffer<T> {
     }
 }
 
-/// `len` default values, for `what` (in the error's text).
+/// Allocates `len` default values for `what` (used in the error's text).
 ///
 /// # Errors
 /// If there is not enough memory.
@@ -108,7 +108,7 @@ pub fn zeros<T: Clone + Default>(what: &'static str, len: usize) -> Result<Vec<T
     Ok(values)
 }
 
-/// A copy of `from`, for `what` (in the error's text).
+/// Allocates a copy of `from` for `what` (used in the error's text).
 ///
 /// # Errors
 /// If there is not enough memory.
@@ -161,7 +161,7 @@ impl<'a, T> Shared<'a, T> {
     /// Elements to write.
     ///
     /// # Safety
-    /// Nothing else may use them while the slice is in use.
+    /// Nothing else may read or write these elements while the slice is in use.
     #[allow(clippy::mut_from_ref)]
     pub unsafe fn slice_mut(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.len);

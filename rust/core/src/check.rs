@@ -147,10 +147,10 @@ impl Check {
     /// The same after [`of_function`](Self::of_function).
     ///
     /// # Errors
-    /// As `run`.
+    /// As for [`run`](Self::run).
     ///
     /// # Panics
-    /// As `run`.
+    /// As for [`run`](Self::run).
     pub fn run_function(
         &mut self,
         model: &mut Model<f64>,

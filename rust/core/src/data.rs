@@ -1,5 +1,5 @@
-//! What networks are fed with: rows of features in the model's precision, which are read where they lie,
-//! or in another, which are converted as they are gathered, a batch at a time.
+//! The input of networks: rows of features. Those in the model's precision are read where they lie; others
+//! are converted as they are gathered, one batch at a time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,13 +17,13 @@ use crate::view::MatRef;
 pub enum Samples<'a, T> {
     /// In the model's precision.
     Native(MatRef<'a, T>),
-    /// Bytes, as images have them; the number 255 is 255.
+    /// Bytes, as in images; the byte 255 becomes 255.
     Bytes(MatRef<'a, u8>),
     /// IEEE 754 binary16.
     Half(MatRef<'a, f16>),
-    /// Single precision, for a model of double.
+    /// Single precision, for a double-precision model.
     Single(MatRef<'a, f32>),
-    /// Double precision, for a model of single.
+    /// Double precision, for a single-precision model.
     Double(MatRef<'a, f64>),
 }
 
@@ -68,7 +68,7 @@ impl<'a, T: Element> Samples<'a, T> {
     /// An element, in double precision.
     ///
     /// # Panics
-    /// If there is none there.
+    /// If there is no such element.
     pub fn at(&self, i: usize, j: usize) -> f64 {
         match self {
             Samples::Native(m) => m.at(i, j).to_f64(),
@@ -79,10 +79,10 @@ impl<'a, T: Element> Samples<'a, T> {
         }
     }
 
-    /// Converts a row, rounded to nearest.
+    /// Converts a row, rounding to nearest.
     ///
     /// # Panics
-    /// If there is no such row, or `into` is not as long.
+    /// If there is no such row, or `into` has another length.
     pub fn copy_row(&self, i: usize, into: &mut [T]) {
         assert_eq!(into.len(), self.cols());
         match self {
@@ -91,7 +91,7 @@ impl<'a, T: Element> Samples<'a, T> {
             Samples::Single(m) => convert(m.row(i), into, T::from_f32),
             Samples::Double(m) => convert(m.row(i), into, T::lit),
             Samples::Half(m) => {
-                // The library converts slices with the CPU's own instructions.
+                // The `half` crate converts slices with the CPU's own instructions.
                 let mut part = [0f32; 64];
                 for (from, into) in m.row(i).chunks(part.len()).zip(into.chunks_mut(part.len())) {
                     from.convert_to_f32_slice(&mut part[..from.len()]);
@@ -101,7 +101,7 @@ impl<'a, T: Element> Samples<'a, T> {
         }
     }
 
-    /// Asks for the beginning of row `i`, which will soon be copied; the CPU foresees the rest.
+    /// Prefetches the beginning of row `i`, which will soon be copied; the CPU prefetches the rest.
     ///
     /// # Panics
     /// If there is no such row.
@@ -115,12 +115,12 @@ impl<'a, T: Element> Samples<'a, T> {
         }
     }
 
-    /// The first number that is NaN, infinite, or becomes so when it is converted.
+    /// The first number that is NaN or infinite, or becomes so when it is converted.
     pub fn first_not_finite(&self, isa: Isa) -> Option<(usize, usize, f64)> {
         if let Samples::Bytes(_) = self {
             return None;
         }
-        // On all threads first, since nearly always there is none.
+        // First on all threads, since there is nearly never one.
         let bad = AtomicBool::new(false);
         parallel::runs(self.rows(), (RUN / self.cols().max(1)).max(1), |rows| {
             let finite = match self {
@@ -155,7 +155,7 @@ impl<'a, T: Element> Samples<'a, T> {
     /// Checks that all numbers are finite.
     ///
     /// # Errors
-    /// The first that is not.
+    /// Names the first that is not.
     pub fn check_finite(&self, argument: &'static str, isa: Isa) -> Result<(), Error> {
         match self.first_not_finite(isa) {
             Some((row, column, value)) => Err(Error::NotFinite { argument, row, column, value }),
@@ -164,7 +164,7 @@ impl<'a, T: Element> Samples<'a, T> {
     }
 }
 
-/// Bytes of a row that are asked for ahead of its copy.
+/// Bytes of a row that are prefetched before it is copied.
 const ASKED: usize = 1024;
 
 fn prefetch_lines<S>(row: &[S]) {
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn rows_of_every_kind_become_the_same_numbers() {
-        // Whole numbers up to 255 are exact in all of them.
+        // Integers up to 255 are exact in all of these types.
         let numbers: Vec<f64> = (0..2 * 131).map(|i| (i % 256) as f64).collect();
         let bytes: Vec<u8> = numbers.iter().map(|x| *x as u8).collect();
         let halves: Vec<f16> = numbers.iter().map(|x| f16::from_f64(*x)).collect();

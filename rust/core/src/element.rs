@@ -24,7 +24,8 @@ impl Dtype {
     }
 }
 mod sealed {
-    /// Nobody else may: buffers and casts rest on there being two types, of which all bytes zero are a number.
+    /// Sealed: buffers and casts rely on there being only these two types, for which zero bytes are a valid
+    /// number.
     pub trait Sealed {}
     impl Sealed for f32 {}
     impl Sealed for f64 {}
@@ -32,8 +33,8 @@ mod sealed {
 
 /// A floating-point type that the core computes with. Implemented for `f32` and `f64` only.
 ///
-/// Beside plain arithmetic it names the vector functions whose algorithm depends on the precision
-/// (each lives in a file of [`math`]).
+/// Besides plain arithmetic, it names the vector functions whose algorithm depends on the precision (each has
+/// its own file in [`math`]).
 pub trait Element:
     sealed::Sealed
     + Copy
@@ -70,7 +71,7 @@ pub trait Element:
     fn to_f64(self) -> f64;
     /// Neither NaN nor infinite.
     fn is_finite(self) -> bool;
-    /// `self · b + c`, rounded once if `fused`; what one lane of [`Simd::fma`] does.
+    /// `self · b + c`, rounded once if `fused`: what [`Simd::fma`] does in one lane.
     fn mul_add(self, b: Self, c: Self, fused: bool) -> Self;
 
     /// Runs `op` with the token of `isa`; see [`simd::dispatch`](crate::simd::dispatch).

@@ -2,27 +2,27 @@
 
 use std::fmt;
 
-/// An error of the core. Whatever returns one has changed nothing.
+/// An error of the core. A call that returns one has changed nothing, unless its documentation says so.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Error {
     /// Consecutive layers do not fit.
     LayerWidth {
-        /// Place of the layer that cannot take its input: `2`, or `2.0` inside of a block.
+        /// Place of the layer that cannot take its input: `2`, or `2.0` inside a block.
         layer: String,
-        /// What it is, as `Linear 64→10`.
+        /// What it is, for example `Linear 64→10`.
         name: String,
         /// The width it expects.
         expected: usize,
         /// The width it would get.
         found: usize,
     },
-    /// A block gives another width than it takes, and the two cannot be added.
+    /// A block's output has another width than its input, so the two cannot be added.
     BlockWidth {
         /// Place of the block.
         layer: String,
-        /// The width that it takes.
+        /// The width of its input.
         inputs: usize,
-        /// The width that it gives.
+        /// The width of its output.
         outputs: usize,
     },
     /// The input is not as wide as the first layer expects.
@@ -40,7 +40,7 @@ pub enum Error {
     },
     /// There are no rows.
     Empty,
-    /// x and what belongs to it are not of one length.
+    /// x and what belongs to it differ in length.
     Lengths {
         /// Rows of x.
         x: usize,
@@ -49,23 +49,23 @@ pub enum Error {
         /// Its rows.
         found: usize,
     },
-    /// The targets are not as wide as the loss takes them.
+    /// The targets do not have the width that the loss needs.
     TargetWidth {
         /// The loss.
         loss: &'static str,
         /// The network's outputs.
         outputs: usize,
-        /// The width that belongs to them.
+        /// The width of the targets that belongs to them.
         wanted: usize,
         /// Width of the targets.
         found: usize,
     },
-    /// The loss wants numbers and got labels.
+    /// The loss needs numbers and got labels.
     TargetKind {
         /// The loss.
         loss: &'static str,
     },
-    /// A target that the loss is not defined for.
+    /// A target for which the loss is not defined.
     Target {
         /// The loss.
         loss: &'static str,
@@ -78,7 +78,7 @@ pub enum Error {
         /// What is accepted.
         accepted: &'static str,
     },
-    /// The network has not as many outputs as the loss needs.
+    /// The network does not have as many outputs as the loss needs.
     LossOutputs {
         /// The loss.
         loss: &'static str,
@@ -94,16 +94,16 @@ pub enum Error {
         /// The weight.
         value: f64,
     },
-    /// No row counts, so that there is no mean.
+    /// No row counts, so there is no mean.
     NothingCounts,
-    /// A label is a class that does not compete.
+    /// A label is a class that does not take part.
     Inactive {
         /// Its row.
         row: usize,
         /// The label.
         label: i64,
     },
-    /// A number in a column of categories is no code.
+    /// A number in a category column is not a code.
     Code {
         /// Its row.
         row: usize,
@@ -152,9 +152,9 @@ pub enum Error {
         /// The learning rate.
         lr: f64,
     },
-    /// A variance in front of a BatchNorm1d is not finite, although the input is.
+    /// A variance before a BatchNorm1d is not finite, although the input is.
     VarianceOverflow,
-    /// An update made a parameter, or what the optimizer keeps, infinite.
+    /// An update made a parameter, or the optimizer's state, infinite.
     StepOverflow {
         /// Which of them.
         what: &'static str,
@@ -163,7 +163,7 @@ pub enum Error {
         /// Its learning rate.
         lr: f64,
     },
-    /// Parameters are NaN or infinite since an earlier call.
+    /// Parameters have been NaN or infinite since an earlier call.
     Lost {
         /// The learning rate.
         lr: f64,
@@ -177,7 +177,7 @@ pub enum Error {
         /// The output.
         value: f64,
     },
-    /// A gradient by the output that is not of the output's shape.
+    /// A gradient with respect to the output does not have the output's shape.
     GradientShape {
         /// Its shape.
         found: (usize, usize),
@@ -186,9 +186,9 @@ pub enum Error {
     },
     /// Something is wrong with the validation data.
     Validation(Box<Error>),
-    /// An array that does not fit into memory.
+    /// An array does not fit into memory.
     Memory {
-        /// What it was for.
+        /// What it is for.
         what: &'static str,
         /// Its elements.
         elements: usize,
@@ -202,7 +202,7 @@ pub enum Error {
         /// What is accepted.
         accepted: String,
     },
-    /// Two things that belong together do not: an optimizer and another model, a gradient and no forward pass.
+    /// Two things do not belong together: an optimizer and another model, a gradient and no forward pass.
     Mismatch(String),
     /// The machine or this build cannot do it.
     Unsupported(String),
@@ -337,7 +337,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The ending of a noun after a number.
+/// The plural ending of a noun after a number.
 fn plural(count: usize) -> &'static str {
     if count == 1 { "" } else { "s" }
 }

@@ -1,4 +1,4 @@
-//! A network with its numbers, and the passes that need no loss.
+//! A network with its parameter values, and the passes that need no loss.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,7 +22,7 @@ use crate::view::MatRef;
 use crate::workspace::Workspace;
 
 /// Gradients (times the learning rate, if that is above 1) beyond this make a step that might overflow
-/// float32: squares of it do not yet.
+/// float32: squares of smaller ones do not.
 const RISKY: f64 = 1e15;
 
 /// Layers, parameters and gradients.
@@ -35,14 +35,15 @@ pub struct Model<T> {
     pub(crate) grads: Buffer<T>,
     /// Running averages of normalizations, in an order of their own.
     pub(crate) averages: Buffer<T>,
-    /// What the next training pass draws from.
+    /// The source of the next training pass's random numbers.
     pub(crate) draw: Draw,
-    /// The largest absolute gradient, NaN if one is.
+    /// The largest absolute gradient, or NaN if one is.
     grads_size: f64,
     workspaces: Workspaces<T>,
-    /// What the latest forward pass left; kept for the next of its shape.
+    /// What the latest forward pass left, kept for the next one of its shape.
     apart: Option<Workspace<T>>,
-    /// Whether [`backward`](Self::backward) may go back from there: the parameters are still those of that pass.
+    /// Whether [`backward`](Self::backward) may go back from there: the parameters are still those of that
+    /// pass.
     pending: bool,
 }
 
@@ -95,32 +96,32 @@ impl<T: Element> Model<T> {
         self.isa
     }
 
-    /// Everything, to work on at the same time. A forward pass that waits for its backward pass is
-    /// forgotten: parameters may be other ones afterwards.
+    /// All parts, for simultaneous use. Discards a forward pass that waits for its backward pass, since
+    /// parameters may be changed afterwards.
     pub(crate) fn parts(&mut self) -> Parts<'_, T> {
         self.pending = false;
         self.still_parts()
     }
 
-    /// Everything, for passes that leave parameters and averages as they are.
+    /// All parts, for passes that leave parameters and averages unchanged.
     pub(crate) fn still_parts(&mut self) -> Parts<'_, T> {
         let Model { network, params, grads, averages, .. } = self;
         Parts { network, params, grads, averages }
     }
 
-    /// Training passes so far, of [`forward`](Self::forward) and of steps: with the seed, what decides which
-    /// elements the next one drops.
+    /// Number of training passes so far, of [`forward`](Self::forward) and of steps. With the seed, it
+    /// determines which elements the next one drops.
     pub fn passes(&self) -> u64 {
         self.draw.pass
     }
 
-    /// Sets that number, to go on from where another model was.
+    /// Sets that number, to continue where another model was.
     pub fn set_passes(&mut self, passes: u64) {
         self.draw.pass = passes;
     }
 
-    /// Copies the running averages of normalizations out, one after the other, as
-    /// [`Network::averages`] lists them.
+    /// Copies out the running averages of normalizations, one after the other, as [`Network::averages`] lists
+    /// them.
     pub fn averages(&self) -> Vec<T> {
         let part = |b: &Block| self.averages[b.offset..b.offset + b.len()].to_vec();
         self.network.averages().iter().flat_map(part).collect()
@@ -152,7 +153,7 @@ impl<T: Element> Model<T> {
                 let text = format!("{} holds a negative number, and is a variance", block.name);
                 return Err(Error::Mismatch(text));
             }
-            // What divides is a deviation; whether 1/σ is finite decides as it does when a layer is made.
+            // The divisor is a standard deviation; as when the layer is made, 1/σ must be finite.
             if block.name.ends_with(".std")
                 && part.iter().any(|v| !(*v > T::ZERO && (T::ONE / *v).is_finite()))
             {
@@ -166,10 +167,10 @@ impl<T: Element> Model<T> {
         Ok(())
     }
 
-    /// Copies the parameters out, in public order.
+    /// Copies out the parameters, in public order.
     ///
     /// # Panics
-    /// If `flat` has another length than the number of parameters.
+    /// If the length of `flat` is not the number of parameters.
     pub fn parameters(&self, flat: &mut [T]) {
         self.network.export(self.isa, &self.params, flat);
     }
@@ -180,7 +181,7 @@ impl<T: Element> Model<T> {
     /// If one is NaN or infinite; nothing is changed then.
     ///
     /// # Panics
-    /// If `flat` has another length than the number of parameters.
+    /// If the length of `flat` is not the number of parameters.
     pub fn set_parameters(&mut self, flat: &[T]) -> Result<(), Error> {
         check_flat("parameters", flat)?;
         self.network.import(self.isa, flat, &mut self.params);
@@ -188,11 +189,11 @@ impl<T: Element> Model<T> {
         Ok(())
     }
 
-    /// Goes a part of the way to another model of the same layers: θ ← (1 − τ)·θ + τ·θ_other, for parameters and
+    /// Moves towards another model with the same layers: θ ← (1 − τ)·θ + τ·θ_other, for parameters and
     /// running averages.
     ///
     /// # Errors
-    /// If `tau` is not from 0 to 1, or the other model is of other shapes; nothing is changed then.
+    /// If `tau` is not between 0 and 1, or the other model has other shapes; nothing is changed then.
     pub fn follow(&mut self, other: &Model<T>, tau: f64) -> Result<(), Error> {
         if !(0.0..=1.0).contains(&tau) {
             let accepted = "a number from 0 to 1".to_string();
@@ -221,10 +222,10 @@ impl<T: Element> Model<T> {
         Ok(())
     }
 
-    /// Copies the gradients out, in public order.
+    /// Copies out the gradients, in public order.
     ///
     /// # Panics
-    /// If `flat` has another length than the number of parameters.
+    /// If the length of `flat` is not the number of parameters.
     pub fn gradients(&self, flat: &mut [T]) {
         self.network.export(self.isa, &self.grads, flat);
     }
@@ -235,7 +236,7 @@ impl<T: Element> Model<T> {
     /// If one is NaN or infinite; nothing is changed then.
     ///
     /// # Panics
-    /// If `flat` has another length than the number of parameters.
+    /// If the length of `flat` is not the number of parameters.
     pub fn set_gradients(&mut self, flat: &[T]) -> Result<(), Error> {
         check_flat("gradients", flat)?;
         self.network.import(self.isa, flat, &mut self.grads);
@@ -243,7 +244,7 @@ impl<T: Element> Model<T> {
         Ok(())
     }
 
-    /// The optimizer's step from the gradients that are there.
+    /// Takes the optimizer's step from the current gradients.
     ///
     /// # Errors
     /// If a gradient is NaN or infinite, or the step would make a parameter so; nothing is changed then.
@@ -257,7 +258,7 @@ impl<T: Element> Model<T> {
             self.gradients(&mut flat);
             return check_flat("gradients", &flat);
         }
-        // A step that might overflow is taken on trial: with a copy to go back to.
+        // A step that might overflow is tried with a copy to return to.
         let risky = size * optimizer.largest_lr().max(1.0) > RISKY;
         let before = match risky {
             true => Some((copied("a copy of the parameters", &self.params)?, optimizer.save(None)?)),
@@ -275,10 +276,10 @@ impl<T: Element> Model<T> {
         Ok(())
     }
 
-    /// Looks for numbers that steps of an optimizer made infinite.
+    /// Checks whether an optimizer's steps made numbers infinite.
     ///
     /// # Errors
-    /// If there is one.
+    /// If they did.
     pub fn check_step(&self, optimizer: &Optimizer<T>) -> Result<(), Error> {
         let what = if !all_finite(self.isa, &self.params) {
             "a parameter"
@@ -290,10 +291,10 @@ impl<T: Element> Model<T> {
         Err(Error::StepOverflow { what, step: optimizer.steps, lr: optimizer.config.lr() })
     }
 
-    /// Clips the gradients, of which those in `frozen` are 0 afterwards; gives their norm before.
+    /// Clips the gradients, and sets those in `frozen` to 0; returns their norm before clipping.
     ///
     /// # Errors
-    /// If the limit is not a number above 0, or a gradient is NaN or infinite; nothing is changed then.
+    /// If the limit is not above 0, or a gradient is NaN or infinite; nothing is changed then.
     pub fn clip_gradients(
         &mut self,
         clip: Clip,
@@ -312,7 +313,7 @@ impl<T: Element> Model<T> {
         Ok(norm)
     }
 
-    /// Notes the largest absolute gradient, of those that somebody else wrote.
+    /// Records the largest absolute gradient, if gradients were written from outside.
     pub(crate) fn note_gradients(&mut self, size: f64) {
         self.grads_size = size;
     }
@@ -323,7 +324,7 @@ impl<T: Element> Model<T> {
         self.grads_size = 0.0;
     }
 
-    /// Outputs for rows of input, written to `output`, rows × outputs.
+    /// Computes outputs for rows of input, written to `output`, rows × outputs.
     ///
     /// # Errors
     /// If the input has another width, no rows, or NaN or infinity in it.
@@ -347,14 +348,14 @@ impl<T: Element> Model<T> {
         check_output(self.isa, output, self.network.outputs())
     }
 
-    /// The forward pass of a hand-written training loop: as [`predict`](Self::predict), and keeps what
+    /// The forward pass of a hand-written training loop: as [`predict`](Self::predict), but keeps what
     /// [`backward`](Self::backward) needs.
     ///
     /// # Errors
-    /// As `predict`.
+    /// As for `predict`.
     ///
     /// # Panics
-    /// As `predict`.
+    /// As for `predict`.
     pub fn forward<'s>(&mut self, x: impl Into<Samples<'s, T>>, output: &mut [T]) -> Result<(), Error> {
         let x = x.into();
         self.network.check_input(x)?;
@@ -398,8 +399,8 @@ impl<T: Element> Model<T> {
         Ok(())
     }
 
-    /// Sets the running averages of normalizations to the means of their statistics over batches of so many
-    /// rows of x, for parameters that no training pass has seen.
+    /// Sets the running averages of normalizations to the means of their statistics over batches of
+    /// `batch_rows` rows of x, for parameters that no training pass has seen.
     ///
     /// # Errors
     /// If the input has another width, NaN or infinity, or too few rows; nothing is changed then.
@@ -409,7 +410,7 @@ impl<T: Element> Model<T> {
         self.network.check_training_rows(x.rows().min(batch_rows))?;
         x.check_finite("x", self.isa)?;
         let before = self.averages.to_vec();
-        // A single row that is left has no statistics.
+        // A single remaining row has no statistics.
         let starts = (0..x.rows()).step_by(batch_rows).filter(|start| x.rows() - start > 1);
         for (batch, start) in starts.enumerate() {
             let rows = batch_rows.min(x.rows() - start);
@@ -436,12 +437,13 @@ impl<T: Element> Model<T> {
         Ok(())
     }
 
-    /// The backward pass from the gradient by the output: adds to the gradients, if those by `parameters` are
-    /// wanted, and writes the gradient by the input, rows × inputs, if there is a place for it.
+    /// The backward pass, from the gradient with respect to the output: adds to the parameters' gradients, if
+    /// those are wanted (`parameters`), and writes the gradient with respect to the input, rows × inputs, if
+    /// there is a place for it.
     ///
     /// # Errors
-    /// If no forward pass went before, or the gradient's shape is not that of its output, or it holds
-    /// NaN or infinity.
+    /// If there was no forward pass, or the gradient does not have the shape of its output, or contains NaN
+    /// or infinity.
     ///
     /// # Panics
     /// If `input_gradient` has another length.
@@ -478,10 +480,10 @@ impl<T: Element> Model<T> {
         Ok(())
     }
 
-    /// Rows of the forward pass that `backward` would go back from.
+    /// Number of rows of the forward pass from which `backward` would go back.
     ///
     /// # Errors
-    /// If there was none, or the parameters were set since.
+    /// If there was none, or the parameters have been set since.
     pub fn pending_rows(&self) -> Result<usize, Error> {
         match &self.apart {
             Some(workspace) if self.pending => Ok(workspace.plan.rows),
@@ -502,8 +504,8 @@ pub(crate) struct Parts<'a, T> {
     pub averages: &'a mut Buffer<T>,
 }
 
-/// Moves running averages towards the statistics that a training pass left in its workspace: by `part` of
-/// the way, or by each normalization's own.
+/// Moves running averages towards the statistics that a training pass left in its workspace: by the fraction
+/// `part`, or by each normalization's own.
 pub(crate) fn update_averages<T: Element>(
     network: &Network,
     workspace: &Workspace<T>,
@@ -540,8 +542,8 @@ pub(crate) fn check_flat<T: Element>(argument: &'static str, flat: &[T]) -> Resu
     }
 }
 
-/// The plans and memories of the last few shapes: a training loop has two (the last batch is shorter),
-/// inference some more.
+/// The plans and workspaces of the last few shapes: a training loop has two (the last batch is shorter),
+/// inference more.
 pub(crate) struct Workspaces<T> {
     recent: Vec<Workspace<T>>,
     precision: Precision,
@@ -554,17 +556,17 @@ impl<T> Default for Workspaces<T> {
 }
 
 impl<T: Element> Workspaces<T> {
-    /// So many are kept in any case, and so many at most.
+    /// How many are kept in any case, and how many at most.
     const KEPT: (usize, usize) = (4, 32);
-    /// Elements that all of them may take, where there are more than the least.
+    /// Elements that all of them together may take, if there are more than the minimum.
     const KEPT_ELEMENTS: usize = 1 << 22;
 
-    /// None yet, for passes that train in this precision.
+    /// Without workspaces yet, for passes that train in this precision.
     pub fn of(precision: Precision) -> Self {
         Workspaces { precision, ..Self::default() }
     }
 
-    /// The workspace for a mode and a number of rows, made if need be.
+    /// The workspace for a mode and a number of rows, created if necessary.
     ///
     /// # Errors
     /// If there is not enough memory, or this machine lacks the precision.
@@ -591,7 +593,7 @@ impl<T: Element> Workspaces<T> {
                 self.recent.len() - 1
             }
         };
-        self.recent[..=index].rotate_right(1); // the latest first
+        self.recent[..=index].rotate_right(1); // most recent first
         Ok(&mut self.recent[0])
     }
 

@@ -1,7 +1,7 @@
-//! Random numbers by counting: Philox 4×32-10 (Salmon et al., SC 2011).
+//! Counter-based random numbers: Philox 4×32-10 (Salmon et al., SC 2011).
 //!
-//! The n-th number of a stream is a function of (seed, stream, n) and nothing else, so that any
-//! thread can draw any of them, in any order, and a run can be resumed anywhere.
+//! The n-th number of a stream is a function of (seed, stream, n) and nothing else, so any thread can draw
+//! any of them, in any order, and a run can be resumed anywhere.
 
 use crate::simd::{Isa, Op, Simd, dispatch};
 
@@ -22,8 +22,8 @@ pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     c
 }
 
-/// [`philox`] of `N` counters that follow one another in their first word: word j of counter i is `[j][i]`.
-/// Plain loops over lanes, which the compiler turns into vectors of the ISA that this is inlined for.
+/// [`philox`] of `N` counters with consecutive first words: word j of counter i is `[j][i]`. Plain loops over
+/// lanes, which the compiler vectorizes for the ISA into which this is inlined.
 #[inline(always)]
 pub fn philox_lanes<const N: usize>(counter: [u32; 4], key: [u32; 2]) -> [[u32; N]; 4] {
     let mut c = counter.map(|word| [word; N]);
@@ -47,7 +47,7 @@ pub fn philox_lanes<const N: usize>(counter: [u32; 4], key: [u32; 2]) -> [[u32; 
     c
 }
 
-/// What numbers are drawn for: part of the key, so that uses never share a stream.
+/// What numbers are drawn for. This is part of the key, so that uses never share a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Initial parameters; the index is the layer's.
@@ -56,7 +56,7 @@ pub enum Purpose {
     Shuffle,
     /// Which elements a layer drops, see [`dropout`](crate::layer::dropout).
     Dropout,
-    /// What a model itself says of a row; the index is the row's.
+    /// Labels drawn from the model's own distribution; the index is the row's.
     Label,
 }
 
@@ -71,10 +71,10 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The stream of `(seed, purpose, index)`, from its beginning.
+    /// The stream of `(seed, purpose, index)`, from its start.
     pub fn new(seed: u64, purpose: Purpose, index: u64) -> Self {
         let key = [seed as u32, (seed >> 32) as u32];
-        // 24 bits of the index' upper half suffice: 2⁵⁶ epochs.
+        // 24 bits of the index's upper half suffice: 2⁵⁶ epochs.
         let head = [index as u32, (purpose as u32) << 24 | (index >> 32) as u32 & 0x00ff_ffff];
         Stream { key, head, block: 0, words: [0; 4], used: 4 }
     }
@@ -101,7 +101,7 @@ impl Stream {
         unit(self.next_u64())
     }
 
-    /// [`unit`](Self::unit) as often as there are places, many at once.
+    /// Fills a slice with [`unit`](Self::unit) numbers, many at a time.
     pub fn units(&mut self, isa: Isa, mut into: &mut [f64]) {
         while !into.is_empty() {
             let whole = into.len() / (2 * LANES);
@@ -110,7 +110,7 @@ impl Stream {
                 into = &mut into[1..];
                 continue;
             }
-            // Lanes count in the first word alone, which must not begin anew among them.
+            // Lanes count in the first word only, which must not wrap around within them.
             let count = whole.min((u32::MAX - self.block as u32) as usize / LANES);
             let (now, rest) = into.split_at_mut(count * 2 * LANES);
             let counter = [self.block as u32, (self.block >> 32) as u32, self.head[0], self.head[1]];
@@ -147,10 +147,10 @@ impl Stream {
     }
 }
 
-/// Counters that are worked on at once.
+/// Counters that are processed at once.
 const LANES: usize = 16;
 
-/// Two numbers of each block from a counter on, for whole groups of blocks.
+/// The two numbers of each block from a counter on, for whole groups of blocks.
 struct Units<'i> {
     counter: [u32; 4],
     key: [u32; 2],
@@ -179,7 +179,7 @@ fn unit(bits: u64) -> f64 {
     (bits >> 11) as f64 * f64::exp2(-53.0)
 }
 
-/// Standard normal from two numbers that are uniform in [0, 1).
+/// Standard normal, from two numbers uniform in [0, 1).
 pub fn normal([first, second]: [f64; 2]) -> f64 {
     (-2.0 * libm::log(1.0 - first)).sqrt() * libm::cos(std::f64::consts::TAU * second)
 }
@@ -191,7 +191,8 @@ mod tests {
     #[test]
     fn many_at_once_are_those_one_by_one() {
         for isa in Isa::available() {
-            // From the middle of a block and of a number, over the end of the counter's first word, and in parts.
+            // Starting within a block and within a number, across the wrap-around of the counter's first
+            // word, and in parts.
             for (block, skipped) in
                 [(0, 0), (0, 1), (7, 2), (u64::from(u32::MAX) - 40, 0), (u64::from(u32::MAX), 0)]
             {

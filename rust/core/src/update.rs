@@ -92,7 +92,7 @@ pub fn clip<T: Element>(isa: Isa, grads: &mut [T], factor: f64, norm: f64, clip:
 
 /// The optimizer's step over the whole arena, and what accompanies it.
 ///
-/// Only for an optimizer that works element by element may anything accompany the step.
+/// If the optimizer does not work element by element, nothing accompanies the step: `along` is ignored.
 ///
 /// # Panics
 /// If the optimizer's state was made for an arena of another length.
@@ -146,7 +146,7 @@ pub struct Average<T> {
     pub every: u64,
     /// The average, in the arena's order.
     pub values: Buffer<T>,
-    /// Number of parameter values in the average.
+    /// How many updates' parameters it includes.
     pub count: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Matrices in somebody else's memory: shape, strides, and a pointer that was checked once.
+//! Matrices in borrowed memory: shape, strides, and a pointer that was checked once.
 
 use std::marker::PhantomData;
 
@@ -25,14 +25,14 @@ pub struct MatMut<'a, T> {
     life: PhantomData<&'a mut T>,
 }
 
-// SAFETY: a MatRef is a shared reference to elements, a MatMut an exclusive one, in all but their type.
+// SAFETY: except for its type, a MatRef is a shared reference to its elements, and a MatMut an exclusive one.
 unsafe impl<T: Sync> Send for MatRef<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Sync> Sync for MatRef<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Send for MatMut<'_, T> {}
 
-/// Elements between the first and the last of a matrix, both included; `None` if they are beyond counting.
+/// Number of elements from the first to the last of a matrix, inclusive; `None` if it overflows.
 fn span(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> Option<usize> {
     if rows == 0 || cols == 0 {
         return Some(0);
@@ -40,7 +40,7 @@ fn span(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> Optio
     (rows - 1).checked_mul(row_stride)?.checked_add((cols - 1).checked_mul(col_stride)?)?.checked_add(1)
 }
 
-/// Whether `count` from `from` on are inside of `all`.
+/// Whether `count` elements starting at `from` are within `all` elements.
 fn inside(from: usize, count: usize, all: usize) -> bool {
     from <= all && count <= all - from
 }
@@ -49,7 +49,7 @@ impl<'a, T: Copy> MatRef<'a, T> {
     /// A row-major matrix over a whole slice.
     ///
     /// # Panics
-    /// If the slice has not exactly `rows · cols` elements.
+    /// If the slice does not have exactly `rows · cols` elements.
     pub fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
         assert_eq!(Some(data.len()), rows.checked_mul(cols), "a {rows} × {cols} matrix");
         Self::strided(data, rows, cols, cols, 1)
@@ -68,7 +68,7 @@ impl<'a, T: Copy> MatRef<'a, T> {
     /// A matrix at a raw address.
     ///
     /// # Safety
-    /// All its elements must be readable, and not be written, for `'a`.
+    /// All its elements must be readable, and must not be written, for `'a`.
     pub(crate) unsafe fn from_raw(ptr: *const T, rows: usize, cols: usize, row_stride: usize) -> Self {
         MatRef { ptr, rows, cols, row_stride, col_stride: 1, life: PhantomData }
     }
@@ -123,15 +123,16 @@ impl<'a, T: Copy> MatRef<'a, T> {
     /// The same elements as a single row.
     ///
     /// # Panics
-    /// If they do not lie so in memory.
+    /// If they do not lie that way in memory.
     pub fn joined(self) -> Self {
         assert!(self.is_dense());
         MatRef { rows: 1, cols: self.rows * self.cols, ..self }
     }
 
-    /// All elements, row by row, if they lie so in memory.
+    /// All elements, row by row, if they lie that way in memory.
     pub fn as_slice(&self) -> Option<&'a [T]> {
-        // SAFETY: the elements are readable for 'a, by construction, and are all there is in between.
+        // SAFETY: whoever made the view promised that its elements are readable for 'a, and dense rows have
+        // nothing between them.
         self.is_dense().then(|| unsafe { std::slice::from_raw_parts(self.ptr, self.rows * self.cols) })
     }
 
@@ -141,7 +142,7 @@ impl<'a, T: Copy> MatRef<'a, T> {
     /// If there is no such row or its elements are not contiguous.
     pub fn row(&self, i: usize) -> &'a [T] {
         assert!(i < self.rows && self.col_stride == 1);
-        // SAFETY: the row's elements are readable for 'a, by construction.
+        // SAFETY: i is checked above; whoever made the view promised that its elements are readable for 'a.
         unsafe { std::slice::from_raw_parts(self.ptr.add(i * self.row_stride), self.cols) }
     }
 
@@ -151,7 +152,8 @@ impl<'a, T: Copy> MatRef<'a, T> {
     /// If there is none.
     pub fn at(&self, i: usize, j: usize) -> T {
         assert!(i < self.rows && j < self.cols);
-        // SAFETY: the element is readable for 'a, by construction.
+        // SAFETY: i and j are checked above; whoever made the view promised that its elements are readable
+        // for 'a.
         unsafe { *self.ptr.add(i * self.row_stride + j * self.col_stride) }
     }
 }
@@ -160,7 +162,7 @@ impl<'a, T: Element> MatMut<'a, T> {
     /// A row-major matrix over a whole slice.
     ///
     /// # Panics
-    /// If the slice has not exactly `rows · cols` elements.
+    /// If the slice does not have exactly `rows · cols` elements.
     pub fn new(data: &'a mut [T], rows: usize, cols: usize) -> Self {
         assert_eq!(Some(data.len()), rows.checked_mul(cols), "a {rows} × {cols} matrix");
         MatMut { ptr: data.as_mut_ptr(), rows, cols, row_stride: cols, life: PhantomData }
@@ -179,7 +181,7 @@ impl<'a, T: Element> MatMut<'a, T> {
     /// A matrix at a raw address.
     ///
     /// # Safety
-    /// All its elements must be readable and writable, and used through nothing else, for `'a`.
+    /// All its elements must be readable and writable, and accessed through nothing else, for `'a`.
     pub(crate) unsafe fn from_raw(ptr: *mut T, rows: usize, cols: usize, row_stride: usize) -> Self {
         MatMut { ptr, rows, cols, row_stride, life: PhantomData }
     }
@@ -248,7 +250,8 @@ impl<'a, T: Element> MatMut<'a, T> {
     /// If there is no such row.
     pub fn row_mut(&mut self, i: usize) -> &mut [T] {
         assert!(i < self.rows);
-        // SAFETY: the row's elements are ours for 'a, by construction, and borrowed from self meanwhile.
+        // SAFETY: i is checked above; whoever made the view promised exclusive access for 'a, and self is
+        // borrowed meanwhile.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(i * self.row_stride), self.cols) }
     }
 }

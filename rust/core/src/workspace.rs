@@ -74,7 +74,7 @@ impl Layout {
     ///
     /// ```text
     /// B·in + Σ over stages (2·B·out + B·in, if the input is copied + B·out, if its gradient is)
-    ///      + Σ over all but the first in·out            transposed weights, up to 2 MiB
+    ///      + Σ over all but the first in·out            transposed weights of up to 2 MiB each
     ///      + t·scratch                                  a tile, and blocks of rows
     ///      + all parameters, if there are several waves, or for each shard
     /// ```
@@ -191,7 +191,8 @@ pub struct Workspace<T> {
     pub values: Buffer<T>,
     /// The loss of each row.
     pub losses: Vec<RowLoss>,
-    /// Which of the two is faster, measured: for passes that start from the input, and for backward passes of their own.
+    /// Measure which of the two plans is faster: for passes that start from the input, and for separate
+    /// backward passes.
     pub trials: [Trial; 2],
 }
 

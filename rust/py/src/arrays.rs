@@ -1,9 +1,9 @@
-//! NumPy arrays, borrowed: C-contiguous and of the model's precision, or an error.
+//! NumPy arrays, borrowed: they must be C-contiguous and in the model's precision.
 
 use half::f16;
 use numpy::{
-    Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArray,
-    PyUntypedArrayMethods,
+    Element, PyArray1, PyArray2, PyArrayDyn, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2,
+    PyUntypedArray, PyUntypedArrayMethods,
 };
 use pyo3::PyTypeInfo;
 use pyo3::prelude::*;
@@ -16,7 +16,7 @@ use thalweg_core::view::MatRef;
 use crate::dtype::Real;
 use crate::errors::{raise, translate};
 
-/// A borrowed matrix. While it lives, the array stays where it is.
+/// A borrowed matrix. While it exists, the array stays where it is.
 pub struct Matrix<'py, T: Real>(PyReadonlyArray2<'py, T>);
 
 impl<'py, T: Real> Matrix<'py, T> {
@@ -91,20 +91,27 @@ fn view<'a, E: Element + Copy>(array: &'a PyReadonlyArray2<'_, E>) -> MatRef<'a,
     MatRef::new(array.as_slice().expect("checked when it was borrowed"), rows, cols)
 }
 
-/// Whether something is an aligned array, and no subclass: a masked array is more than its values.
+/// Whether something is an aligned array, and not of a subclass: a masked array is more than its values.
 pub fn is_plain(array: &Bound<'_, PyAny>) -> bool {
     let exact = array.get_type().is(PyUntypedArray::type_object(array.py()));
     exact && array.cast::<PyUntypedArray>().is_ok_and(|a| a.is_aligned())
 }
 
-/// Borrowed targets.
+/// Targets, borrowed or converted.
 pub enum Answers<'py, T: Real> {
     Values(Matrix<'py, T>),
+    /// One number per row.
+    Column(PyReadonlyArray1<'py, T>),
+    /// Numbers converted from the other precision.
+    Converted {
+        values: Vec<T>,
+        rows: usize,
+    },
     Labels(PyReadonlyArray1<'py, i64>),
 }
 
 impl<'py, T: Real> Answers<'py, T> {
-    /// Borrows labels if the array is one of int64, else numbers.
+    /// Borrows labels if the array is int64, otherwise numbers.
     pub fn new(argument: &str, array: &Bound<'py, PyAny>) -> PyResult<Self> {
         match array.cast::<PyArray1<i64>>() {
             Ok(labels) if labels.is_c_contiguous() => {
@@ -116,10 +123,32 @@ impl<'py, T: Real> Answers<'py, T> {
         }
     }
 
+    /// The same for a single step: also accepts the other precision and, if `column` says that it cannot mean
+    /// anything else, a one-dimensional array. `None` if a closer look is necessary.
+    pub fn for_step(array: &Bound<'py, PyAny>, column: impl Fn() -> bool) -> Option<Self> {
+        if array.cast::<PyArray2<T>>().is_ok() || array.cast::<PyArray1<i64>>().is_ok() {
+            return Self::new("y", array).ok();
+        }
+        if let Some(numbers) = borrow(array) {
+            return column().then_some(Answers::Column(numbers));
+        }
+        let values = converted(array)?;
+        let &[rows, ref cols @ ..] = array.cast::<PyUntypedArray>().ok()?.shape() else { return None };
+        let as_rows = cols.len() == 1 || cols.is_empty() && column();
+        (rows > 0 && as_rows).then_some(Answers::Converted { values, rows })
+    }
+
     /// The core's view of them.
     pub fn view(&self) -> Targets<'_, T> {
         match self {
             Answers::Values(matrix) => Targets::Values(matrix.view()),
+            Answers::Column(numbers) => {
+                let numbers = numbers.as_slice().expect("checked when it was borrowed");
+                Targets::Values(MatRef::new(numbers, numbers.len(), 1))
+            }
+            Answers::Converted { values, rows } => {
+                Targets::Values(MatRef::new(values, *rows, values.len() / (*rows).max(1)))
+            }
             Answers::Labels(labels) => {
                 Targets::Labels(labels.as_slice().expect("checked when it was borrowed"))
             }
@@ -127,13 +156,34 @@ impl<'py, T: Real> Answers<'py, T> {
     }
 }
 
-/// Borrowed weights of rows, if there are any.
-pub struct Weights<'py, T: Real>(Option<PyReadonlyArray1<'py, T>>);
+/// Borrows a contiguous vector.
+fn borrow<'py, E: Element>(array: &Bound<'py, PyAny>) -> Option<PyReadonlyArray1<'py, E>> {
+    let array = array.cast::<PyArray1<E>>().ok().filter(|a| a.is_c_contiguous())?;
+    array.try_readonly().ok()
+}
+
+/// Converts a contiguous array of the other precision, if all its numbers are finite in this one.
+fn converted<T: Real>(array: &Bound<'_, PyAny>) -> Option<Vec<T>> {
+    fn of<T: Real, E: Real>(array: &Bound<'_, PyAny>) -> Option<Vec<T>> {
+        let array = array.cast::<PyArrayDyn<E>>().ok().filter(|a| a.is_c_contiguous())?;
+        let array = array.try_readonly().ok()?;
+        let values: Vec<T> = array.as_slice().ok()?.iter().map(|x| T::lit(x.to_f64())).collect();
+        values.iter().all(|x| x.is_finite()).then_some(values)
+    }
+    of::<T, f64>(array).or_else(|| of::<T, f32>(array))
+}
+
+/// Weights of rows, if there are any, borrowed or converted.
+pub enum Weights<'py, T: Real> {
+    None,
+    Borrowed(PyReadonlyArray1<'py, T>),
+    Converted(Vec<T>),
+}
 
 impl<'py, T: Real> Weights<'py, T> {
-    /// Borrows an array; `None` is no weights.
+    /// Borrows an array; `None` means no weights.
     pub fn new(argument: &str, array: Option<&Bound<'py, PyAny>>) -> PyResult<Self> {
-        let Some(array) = array.filter(|a| !a.is_none()) else { return Ok(Weights(None)) };
+        let Some(array) = array.filter(|a| !a.is_none()) else { return Ok(Weights::None) };
         let refuse = || {
             let name = T::DTYPE.name();
             raise(
@@ -146,17 +196,33 @@ impl<'py, T: Real> Weights<'py, T> {
         if !weights.is_c_contiguous() {
             return Err(refuse());
         }
-        Ok(Weights(Some(weights.try_readonly().map_err(|_| refuse())?)))
+        Ok(Weights::Borrowed(weights.try_readonly().map_err(|_| refuse())?))
     }
 
-    /// The core's view of them and of the targets that they belong to.
+    /// The same for a single step, in either precision; see [`Answers::for_step`].
+    pub fn for_step(array: Option<&Bound<'py, PyAny>>) -> Option<Self> {
+        let Some(array) = array.filter(|a| !a.is_none()) else { return Some(Weights::None) };
+        match borrow(array) {
+            Some(weights) => Some(Weights::Borrowed(weights)),
+            None if array.cast::<PyUntypedArray>().ok()?.ndim() == 1 => {
+                converted(array).map(Weights::Converted)
+            }
+            None => None,
+        }
+    }
+
+    /// The core's view of these weights and of the targets that they belong to.
     pub fn with<'a>(&'a self, targets: Targets<'a, T>) -> Goals<'a, T> {
-        let weights = self.0.as_ref().map(|w| w.as_slice().expect("checked when it was borrowed"));
+        let weights = match self {
+            Weights::None => None,
+            Weights::Borrowed(w) => Some(w.as_slice().expect("checked when it was borrowed")),
+            Weights::Converted(w) => Some(&w[..]),
+        };
         Goals { targets, weights }
     }
 }
 
-/// Copies a vector of a given length out of Python.
+/// Copies a vector of a given length from Python.
 pub fn vector<T: Real>(argument: &str, array: &Bound<'_, PyAny>, len: usize) -> PyResult<Vec<T>> {
     let py = array.py();
     let array = array.cast::<PyArray1<T>>().map_err(|_| {
@@ -173,7 +239,7 @@ pub fn vector<T: Real>(argument: &str, array: &Bound<'_, PyAny>, len: usize) -> 
     Ok(values)
 }
 
-/// Zeros for rows × cols numbers, for `what` in the error's text, if there is memory for them.
+/// Zeros for rows × cols numbers, if there is enough memory; `what` is used in the error's text.
 pub fn room<T: Real>(what: &'static str, rows: usize, cols: usize) -> Result<Vec<T>, Error> {
     zeros(what, rows.saturating_mul(cols))
 }

@@ -1,4 +1,4 @@
-//! The core of the gradient checker: gradients beside central differences.
+//! The core of the gradient checker: compares gradients with central differences.
 
 use numpy::PyArray1;
 use pyo3::prelude::*;
@@ -12,10 +12,10 @@ use crate::errors::translate;
 use crate::loss::parse_loss;
 use crate::model::Model;
 
-/// Parameters that are checked before a look for Ctrl-C.
+/// Parameters that are checked between two polls for Ctrl-C.
 const CHUNK: usize = 512;
 
-/// By backpropagation, by differences, and whether a kink was crossed; by parameter.
+/// For each parameter: by backpropagation, by differences, and whether a kink was crossed.
 type Columns = (Py<PyAny>, Py<PyAny>, Py<PyAny>);
 
 /// For a loss of the core.
@@ -45,8 +45,8 @@ pub fn central_differences(
     Ok(columns(py, &all))
 }
 
-/// For a function of the outputs that gives the loss and its gradient by them. It must not use the model,
-/// which is at work.
+/// For a function of the outputs that returns the loss and its gradient with respect to them. It must not use
+/// the model, which is in use.
 #[pyfunction]
 pub fn central_differences_of(
     py: Python<'_>,
@@ -74,13 +74,13 @@ pub fn central_differences_of(
     }
 }
 
-/// The gradient by backpropagation; losses at θ + s·v; whether a kink lies between there and θ.
+/// The gradient by backpropagation; losses at θ + s·v; and whether a kink lies between there and θ.
 type Line = (Py<PyAny>, Py<PyAny>, Py<PyAny>);
 
 /// The loss along a line, for a loss of the core.
 #[pyfunction]
 #[pyo3(signature = (model, loss, x, y, start, direction, steps, sample_weight=None))]
-#[allow(clippy::too_many_arguments)] // that is what Python passes
+#[allow(clippy::too_many_arguments)] // these are what Python passes
 pub fn losses_along(
     py: Python<'_>,
     model: &Bound<'_, Model>,
@@ -157,7 +157,7 @@ fn line(py: Python<'_>, gradient: Vec<f64>, all: &[(f64, bool)]) -> Line {
     )
 }
 
-/// A function of Python as one of the core; after its first error it is not called any more.
+/// Turns a Python function into one for the core; after its first error it is not called again.
 fn caller<'f>(
     function: &'f Py<PyAny>,
     failed: &'f mut Option<PyErr>,
@@ -173,7 +173,7 @@ fn caller<'f>(
     }
 }
 
-/// Calls a function of Python for the loss of some outputs, and copies its gradient, if that is wanted.
+/// Calls a Python function for the loss of some outputs, and copies its gradient, if that is wanted.
 fn call(function: &Bound<'_, PyAny>, output: MatRef<'_, f64>, gradient: Option<&mut [f64]>) -> PyResult<f64> {
     let py = function.py();
     py.check_signals()?;

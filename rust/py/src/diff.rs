@@ -15,13 +15,13 @@ use crate::locks::lock;
 use crate::loss::parse_loss;
 use crate::model::{Model, wrong_dtype};
 
-/// What products at one point have in common, kept from one to the next, in one precision.
+/// What products at the same point have in common, kept from one to the next, in one precision.
 #[pyclass(frozen, module = "thalweg._core")]
 pub struct Point(Mutex<Option<AnyCurvature>>);
 
 #[pymethods]
 impl Point {
-    /// Of nothing yet.
+    /// Without anything yet.
     #[new]
     fn new() -> Self {
         Point(Mutex::new(None))
@@ -29,7 +29,8 @@ impl Point {
 }
 
 impl Point {
-    /// Takes what is kept; a new one if nothing is, or it is of the other precision, or somebody else is at it.
+    /// Takes what is kept, or a new one if nothing is, if it has the other precision, or if another thread is
+    /// using it.
     fn take<T: Real>(&self) -> Curvature<T> {
         let kept = self.0.try_lock().ok().and_then(|mut kept| kept.take());
         kept.and_then(T::out_of).unwrap_or_default()
@@ -43,8 +44,8 @@ impl Point {
     }
 }
 
-/// A matrix of second derivatives of the loss on a batch, times v. What `point` has kept of the product before is used
-/// if all but v is the same, bit by bit.
+/// A matrix of second derivatives of the loss on a batch, times v. What `point` has kept from the previous
+/// product is used if everything but v is the same, bit for bit.
 #[pyfunction]
 #[pyo3(signature = (point, model, loss, x, y, v, matrix, training, sample_weight=None))]
 pub fn curvature_product(
@@ -88,7 +89,7 @@ pub fn curvature_product(
     })
 }
 
-/// Outputs, and their derivative in the direction `v` of the parameters and, if it is there, `dx` of the inputs.
+/// Outputs, and their derivative in the direction `v` of the parameters and, if given, `dx` of the inputs.
 #[pyfunction]
 #[pyo3(signature = (model, x, v, training, dx=None))]
 pub fn jvp(
@@ -123,7 +124,7 @@ pub struct Jet {
 }
 
 impl Jet {
-    /// Runs `f` on the jet and the model, detached: the lock of the jet goes before that of the model.
+    /// Runs `f` on the jet and the model, detached: the jet's lock is taken before the model's.
     fn detached<T: Real, R: Send>(
         &self,
         py: Python<'_>,
@@ -140,7 +141,7 @@ impl Jet {
 
 #[pymethods]
 impl Jet {
-    /// Along the rows of `along`, up to derivatives of an order of 1 or 2 for each.
+    /// Along the rows of `along`, with derivatives up to order 1 or 2 for each.
     #[new]
     fn new(model: &Bound<'_, Model>, along: &Bound<'_, PyAny>, orders: Vec<usize>) -> PyResult<Self> {
         let py = model.py();
@@ -152,7 +153,7 @@ impl Jet {
         Ok(Jet { model: model.clone().unbind(), inner: Mutex::new(inner) })
     }
 
-    /// Outputs, first and then second derivatives, one below the other.
+    /// Outputs, then first and second derivatives, one below the other.
     fn forward(&self, py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         let model = self.model.get();
         with_dtype!(model.dtype, T => {
@@ -167,7 +168,8 @@ impl Jet {
         })
     }
 
-    /// Adds the gradient by the parameters to the model's, from that by all that `forward` gave.
+    /// Adds the parameters' gradient to the model's, given the gradient with respect to all that `forward`
+    /// returned.
     fn backward(&self, py: Python<'_>, gradient: &Bound<'_, PyAny>) -> PyResult<()> {
         with_dtype!(self.model.get().dtype, T => {
             let gradient = Matrix::<T>::new("the gradient", gradient)?;

@@ -5,13 +5,13 @@ use thalweg_core::diff::jet::Jet;
 use thalweg_core::optim::Optimizer;
 use thalweg_core::{Dtype, Element, Fit, Model, Trainer};
 
-/// A type that the core has for each precision.
+/// A type that the core has in each precision.
 pub trait Kind {
-    /// That of a precision.
+    /// The type in one precision.
     type Of<T: Real>;
 }
 
-/// One of either precision.
+/// An object of either precision.
 pub enum Any<K: Kind> {
     /// float32
     F32(K::Of<f32>),
@@ -40,13 +40,13 @@ kinds! {
     Jet as Jets, AnyJet;
 }
 
-/// A precision, and how to get at objects of it.
+/// A precision, and how to access objects of it.
 pub trait Real: Element + numpy::Element {
-    /// What is inside, if it is of this precision.
+    /// The object inside, if it has this precision.
     fn of<K: Kind>(any: &mut Any<K>) -> Option<&mut K::Of<Self>>;
     /// The same, taken out.
     fn out_of<K: Kind>(any: Any<K>) -> Option<K::Of<Self>>;
-    /// The other way.
+    /// Puts an object inside.
     fn wrap<K: Kind>(inner: K::Of<Self>) -> Any<K>;
 }
 
@@ -69,7 +69,7 @@ macro_rules! real {
 real!(f32, F32);
 real!(f64, F64);
 
-/// An expression of what is inside of [`Any`], whichever it is.
+/// Evaluates an expression with the object inside [`Any`], in whichever precision it is.
 macro_rules! either {
     ($any:expr, $inner:ident => $body:expr) => {
         match $any {
@@ -80,7 +80,7 @@ macro_rules! either {
 }
 pub(crate) use either;
 
-/// Runs an expression with `$t` standing for the precision of a [`Dtype`].
+/// Evaluates an expression in which `$t` stands for the type of a [`Dtype`].
 macro_rules! with_dtype {
     ($dtype:expr, $t:ident => $body:expr) => {
         match $dtype {

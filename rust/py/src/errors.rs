@@ -1,10 +1,10 @@
-//! Core errors as Python exceptions. The classes live in `thalweg.errors`.
+//! Core errors as Python exceptions. The classes are in `thalweg.errors`.
 
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 use thalweg_core::Error;
 
-/// An instance of a class of `thalweg.errors`.
+/// Makes an instance of a class of `thalweg.errors`.
 pub fn raise(py: Python<'_>, class: &str, message: String) -> PyErr {
     let found =
         py.import("thalweg.errors").and_then(|m| m.getattr(class)).and_then(|c| Ok(c.cast_into::<PyType>()?));

@@ -1,4 +1,4 @@
-//! `Fit`: one call of `Trainer.fit`, which Python can leave and re-enter.
+//! `Fit`: one call of `Trainer.fit`, which can be interrupted and continued from Python.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,20 +14,20 @@ use crate::errors::translate;
 use crate::locks::lock;
 use crate::trainer::Trainer;
 
-/// How long the core runs before it looks for Ctrl-C. It stops between two steps.
+/// How long the core runs between two polls for Ctrl-C. It stops between two steps.
 const POLL: Duration = Duration::from_millis(50);
 
 /// (epoch, loss, accuracy, penalty, val_loss, val_accuracy, seconds)
 type Record = (usize, f64, Option<f64>, Option<f64>, Option<f64>, Option<f64>, f64);
 
-/// A fit under way.
+/// A fit in progress.
 #[pyclass(frozen, module = "thalweg._core")]
 pub struct Fit {
     trainer: Py<Trainer>,
     training: Arrays,
     validation: Option<Arrays>,
     inner: Mutex<AnyFit>,
-    /// Epochs that ended and were not handed out yet.
+    /// Epochs that have ended and have not been handed out.
     ended: Mutex<Vec<Record>>,
 }
 
@@ -143,7 +143,7 @@ impl Fit {
             let (data, held_out) = (borrowed.view(), held_out.as_ref().map(Borrowed::view));
             let mut epochs = 0;
             loop {
-                // One slice: until the next look for Ctrl-C.
+                // One slice: until the next poll for Ctrl-C.
                 let slice = || -> Result<(usize, bool), Error> {
                     let mut fit = lock(&self.inner);
                     let fit = T::of(&mut fit).expect("of the model's precision");
@@ -154,7 +154,7 @@ impl Fit {
                             over(epochs + n) || slice.elapsed() >= POLL
                         })
                     });
-                    // Also those before an error.
+                    // Including epochs that ended before an error.
                     let records = result.as_ref().map_or_else(|_| fit.take_ended(), Vec::clone);
                     lock(&self.ended).extend(records.iter().map(|r| record(r, has_accuracy)));
                     result.map(|_| (records.len(), fit.done()))
@@ -169,7 +169,7 @@ impl Fit {
         })
     }
 
-    /// Epochs that ended and were not handed out, because `run` was interrupted.
+    /// Returns the epochs that have ended and have not been handed out because `run` was interrupted.
     fn take_ended(&self) -> Vec<Record> {
         std::mem::take(&mut lock(&self.ended))
     }

@@ -12,7 +12,7 @@ use crate::dtype::{Real, with_dtype};
 use crate::errors::translate;
 use crate::model::Model;
 
-/// The mean over samples (over batches, for "batched") by parameter, in public order.
+/// The mean over samples (over batches for "batched"), per parameter, in public order.
 #[pyfunction]
 #[pyo3(signature = (model, x, y, likelihood, kind, classes=None, seed=0, batch_size=1))]
 #[allow(clippy::too_many_arguments)]
@@ -54,7 +54,7 @@ pub fn importance(
 /// A layer's place, its A and its G.
 type Triple = (String, Py<PyAny>, Py<PyAny>);
 
-/// Kronecker factors of the Fisher information, by dense layer.
+/// Kronecker factors of the Fisher information, per dense layer.
 #[pyfunction]
 #[pyo3(signature = (model, x, y, likelihood, kind, classes=None, seed=0))]
 #[allow(clippy::too_many_arguments)]
@@ -95,7 +95,7 @@ pub fn kronecker(
     })
 }
 
-/// In the model's precision.
+/// Converts to the model's precision.
 fn narrow<T: Real>(values: Vec<f64>) -> Vec<T> {
     values.into_iter().map(T::lit).collect()
 }

@@ -1,10 +1,10 @@
-//! The Python face of `thalweg-core`: it borrows arrays, translates errors and polls for Ctrl-C.
-//! There is no arithmetic here, and no `unsafe`.
+//! The Python interface of `thalweg-core`: it borrows arrays, translates errors and polls for Ctrl-C. There
+//! is no arithmetic here, and no `unsafe`.
 //!
 //! Everything that may take time runs with the interpreter detached (the GIL released). Locks that are held
-//! meanwhile are taken there too, never while attached, so that a thread which waits for one cannot hold up
-//! the interpreter; and always in the order fit, trainer, jet, model, optimizer. The lock of a trainer's loss is held
-//! for a glance only, and may be taken while attached. `locks` says what a fork does.
+//! meanwhile are also taken there, never while attached, so that a thread that waits for one cannot block the
+//! interpreter; and always in the order fit, trainer, jet, model, optimizer. The lock of a trainer's loss is
+//! held only for a moment, and may be taken while attached. `locks` describes what happens on a fork.
 
 #![forbid(unsafe_code)]
 

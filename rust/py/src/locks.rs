@@ -1,6 +1,6 @@
-//! Locks that a fork waits for. A child process has none of its parent's threads: what one of them had locked would
-//! stay so, and be half changed. So `fork` lets all calls end before it, and holds new ones up meanwhile, as C
-//! libraries do for their memory; Python calls [`before_fork`] and [`after_fork`] around it.
+//! Locks that a fork waits for. A child process has none of its parent's threads: what one of them had locked
+//! would stay locked and half changed. So `fork` waits for all calls to end, and holds up new ones meanwhile,
+//! as C libraries do for their memory; Python calls [`before_fork`] and [`after_fork`] around it.
 
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
@@ -11,19 +11,19 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use thalweg_core::threads;
 
-/// Threads that hold locks.
+/// Number of threads that hold locks.
 static HOLDERS: AtomicUsize = AtomicUsize::new(0);
-/// Forks that are under way.
+/// Number of forks in progress.
 static FORKS: AtomicUsize = AtomicUsize::new(0);
-/// How often either is looked at.
+/// How often either is polled.
 const POLL: Duration = Duration::from_micros(50);
 
 thread_local! {
-    /// Locks that this thread holds.
+    /// Number of locks that this thread holds.
     static HELD: Cell<usize> = const { Cell::new(0) };
 }
 
-/// What keeps a fork waiting.
+/// Keeps a fork waiting while it exists.
 struct Hold;
 
 impl Hold {
@@ -31,16 +31,17 @@ impl Hold {
         let held = HELD.get();
         HELD.set(held + 1);
         if held > 0 {
-            return Hold; // It is waited for, and must go on.
+            return Hold; // A fork waits for this thread, which must go on.
         }
         loop {
-            // Counted before it looks, and a fork looks after it has said so: one of the two sees the other.
+            // We count first and look for forks then, and a fork announces itself first and looks then: one
+            // of the two sees the other.
             HOLDERS.fetch_add(1, SeqCst);
             if FORKS.load(SeqCst) == 0 {
                 return Hold;
             }
             HOLDERS.fetch_sub(1, SeqCst);
-            // Detached, also if it was not: who forks has to attach before it can go on.
+            // Detached, even if it was before: the thread that forks has to attach before it can go on.
             Python::attach(|py| py.detach(|| std::thread::sleep(POLL)));
         }
     }
@@ -57,7 +58,7 @@ impl Drop for Hold {
 
 /// A lock that is held.
 pub struct Guard<'a, T> {
-    // In this order: what keeps a fork waiting goes last.
+    // In this order: the field that keeps a fork waiting is dropped last.
     data: MutexGuard<'a, T>,
     _hold: Hold,
 }
@@ -75,18 +76,19 @@ impl<T> DerefMut for Guard<'_, T> {
     }
 }
 
-/// Takes a lock, also after a panic of its last holder: the data behind our locks are plain numbers.
+/// Takes a lock, even after a panic of its last holder: the data behind our locks are plain numbers.
 pub fn lock<T>(mutex: &Mutex<T>) -> Guard<'_, T> {
     let hold = Hold::new();
     Guard { data: mutex.lock().unwrap_or_else(PoisonError::into_inner), _hold: hold }
 }
 
-/// Whether this thread is among the holders: it forks in a function that a call of ours called.
+/// 1 if this thread is among the holders, because it forks in a function that one of our calls called.
 fn own() -> usize {
     usize::from(HELD.get() > 0)
 }
 
-/// Waits until no other call is under way, and holds new ones up. Detached, since calls may have to attach before they end.
+/// Waits until no other call is in progress, and holds up new ones. Detached, since calls may have to attach
+/// before they end.
 #[pyfunction]
 pub fn before_fork(py: Python<'_>) {
     FORKS.fetch_add(1, SeqCst);
@@ -97,12 +99,13 @@ pub fn before_fork(py: Python<'_>) {
     });
 }
 
-/// Goes on: in the child with threads of its own.
+/// Lets calls go on; in the child, with new threads.
 #[pyfunction]
 pub fn after_fork(child: bool) {
     if child {
         threads::after_fork();
-        // Also those of other threads, which are gone: forks that they were about to make, looks that they had.
+        // Also resets what other threads, now gone, had counted: forks they were about to make, and locks
+        // they held.
         FORKS.store(0, SeqCst);
         HOLDERS.store(own(), SeqCst);
     } else {

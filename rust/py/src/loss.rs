@@ -1,4 +1,4 @@
-//! Losses: of the tuples that stand for them, and of outputs that are there already.
+//! Losses: parsed from the tuples that represent them, and evaluated on given outputs.
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -11,7 +11,7 @@ use crate::arrays::{Answers, Matrix, Weights, matrix_out, room, vector_out};
 use crate::dtype::{Real, with_dtype};
 use crate::errors::translate;
 
-/// The loss that a tuple stands for: its name, the reduction, numbers by column, and its other numbers.
+/// The loss that a tuple represents: its name, the reduction, per-column numbers, and its other numbers.
 pub fn parse_loss<T: Real>(spec: &Bound<'_, PyTuple>) -> PyResult<Objective<T>> {
     let number = |i: usize| -> PyResult<f64> { spec.get_item(3 + i)?.extract() };
     let flag = |i: usize| -> PyResult<bool> { spec.get_item(3 + i)?.extract() };
@@ -44,7 +44,8 @@ pub fn parse_loss<T: Real>(spec: &Bound<'_, PyTuple>) -> PyResult<Objective<T>> 
     Ok(Objective { loss, reduction, constants: constants.into_iter().map(T::lit).collect(), heads })
 }
 
-/// The loss of outputs, those of single rows, and, if it is wanted, the gradient by the outputs.
+/// The loss of given outputs, the losses of single rows and, if wanted, the gradient with respect to the
+/// outputs.
 #[pyfunction]
 #[pyo3(signature = (loss, output, target, sample_weight=None, *, gradient))]
 pub fn loss_of(

@@ -1,4 +1,4 @@
-//! `Model`: a network with its numbers.
+//! `Model`: a network with its parameter values.
 
 use std::sync::Mutex;
 
@@ -22,7 +22,7 @@ use crate::locks::lock;
 #[pyclass(frozen, module = "thalweg._core")]
 pub struct Model {
     pub dtype: Dtype,
-    /// The structure never changes, so that it can be read while the model is at work.
+    /// The structure never changes, so it can be read while the model is in use.
     pub network: Network,
     pub isa: Isa,
     inner: Mutex<AnyModel>,
@@ -38,7 +38,7 @@ impl Model {
         py.detach(|| self.locked(f)).map_err(|e| translate(py, e))
     }
 
-    /// Runs `f` on the model; to be called detached.
+    /// Runs `f` on the model; must be called detached.
     pub fn locked<T: Real, R>(
         &self,
         f: impl FnOnce(&mut CoreModel<T>) -> Result<R, Error>,
@@ -50,7 +50,7 @@ impl Model {
     }
 }
 
-/// Two objects of different precision were brought together.
+/// The error if two objects of different precision meet.
 pub fn wrong_dtype<T: Real>(what: &str, dtype: Dtype) -> Error {
     Error::Mismatch(format!("the {what} is {}, but {} is needed here", dtype.name(), T::DTYPE.name()))
 }
@@ -209,14 +209,14 @@ impl Model {
         })
     }
 
-    /// Goes a part of the way to another model.
+    /// Moves towards another model.
     fn follow(&self, py: Python<'_>, other: &Model, tau: f64) -> PyResult<()> {
         if std::ptr::eq(self, other) {
-            return Ok(()); // It is there.
+            return Ok(()); // already there
         }
         with_dtype!(self.dtype, T => {
             let run = || {
-                // Always in one order, so that two models may follow each other from two threads.
+                // Always in the same order, so that two models may follow each other from two threads.
                 let order = std::ptr::from_ref(self) < std::ptr::from_ref(other);
                 match order {
                     true => self.locked::<T, _>(|m| other.locked::<T, _>(|o| m.follow(o, tau))),
@@ -254,7 +254,7 @@ impl Model {
         with_dtype!(self.dtype, T => self.detached::<T, _>(py, |m| { m.zero_grad(); Ok(()) }))
     }
 
-    /// Outputs if the array can be read as it is, else `None`, as for `Trainer.step`.
+    /// Outputs if the array can be read as it is, otherwise `None`, as for `Trainer.step`.
     fn predict(&self, py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<Option<Py<PyAny>>> {
         if !is_plain(x) {
             return Ok(None);
@@ -282,7 +282,8 @@ impl Model {
         })
     }
 
-    /// Outputs, and their derivatives by the parameters, a row for each output of each row of x.
+    /// Outputs, and their derivatives with respect to the parameters, with a row for each output of each row
+    /// of x.
     fn jacobian(&self, py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<(Py<PyAny>, Py<PyAny>)> {
         with_dtype!(self.dtype, T => {
             let x = Features::<T>::new("x", x)?;
@@ -304,7 +305,8 @@ impl Model {
         })
     }
 
-    /// Gradients by parameters, if they are wanted, are added to those there; that by the input is given.
+    /// Adds to the parameters' gradients, if these are wanted; returns the gradient with respect to the
+    /// input.
     fn backward(
         &self,
         py: Python<'_>,

@@ -17,7 +17,7 @@ use crate::errors::translate;
 use crate::locks::lock;
 use crate::model::Model;
 
-/// The state, and whose it is.
+/// The state, and the model that it belongs to.
 struct Bond {
     model: Py<Model>,
     state: AnyOptimizer,
@@ -29,13 +29,13 @@ struct Inner {
     bond: Option<Bond>,
 }
 
-/// An optimizer. It takes its model at its first step.
+/// An optimizer. Its first step binds it to a model.
 #[pyclass(frozen, module = "thalweg._core")]
 pub struct Optimizer {
     inner: Mutex<Inner>,
 }
 
-/// A hyper-parameter as Python gives it.
+/// A hyper-parameter as given by Python.
 #[derive(FromPyObject)]
 enum Given {
     Number(f64),
@@ -52,7 +52,7 @@ impl From<Given> for Value {
 }
 
 impl Optimizer {
-    /// Runs `f` on the optimizer's state for `model`; to be called detached.
+    /// Runs `f` on the optimizer's state for `model`; must be called detached.
     pub fn locked<T: Real, R>(
         &self,
         model: &Py<Model>,
@@ -66,7 +66,7 @@ impl Optimizer {
                 let mut state = CoreOptimizer::new(*config, &model.get().network)?;
                 state.set_groups(groups, &model.get().network)?;
                 let state = T::wrap(state);
-                // Attached for the blink of counting a reference. No lock is taken while attached, so
+                // Attached only for the moment of counting a reference. No lock is taken while attached, so
                 // nobody can wait for this one there.
                 let model = Python::attach(|py| model.clone_ref(py));
                 empty.insert(Bond { model, state })
@@ -94,7 +94,7 @@ impl Optimizer {
         Ok(Optimizer { inner: Mutex::new(Inner { config, groups: Vec::new(), bond: None }) })
     }
 
-    /// Adds a group of parameters; `options` as for a new optimizer of this kind.
+    /// Adds a parameter group; `options` as for a new optimizer of this kind.
     fn add_group(
         &self,
         py: Python<'_>,
@@ -142,7 +142,7 @@ impl Optimizer {
         py.detach(|| lock(&self.inner).config.set_lr(lr)).map_err(|e| translate(py, e))
     }
 
-    /// Clips a model's gradients, of which those of frozen parameters are none.
+    /// Clips a model's gradients, without those of frozen parameters.
     fn clip(
         &self,
         py: Python<'_>,
@@ -157,7 +157,7 @@ impl Optimizer {
         }))
     }
 
-    /// Whether it has stepped this model.
+    /// Whether its state belongs to this model.
     fn belongs(&self, py: Python<'_>, model: &Bound<'_, Model>) -> bool {
         let owner = model.as_ptr() as usize;
         py.detach(|| {
@@ -189,7 +189,7 @@ impl Optimizer {
             });
             arrays.collect()
         }
-        // Copied detached, because the lock may be held by a fit; turned into arrays attached.
+        // Copied detached, because a fit may hold the lock; turned into arrays attached.
         let copy = py.detach(|| {
             let inner = lock(&self.inner);
             let scalars = inner.config.scalars();

@@ -1,4 +1,4 @@
-//! Threads, and what this build and machine have.
+//! Threads, and what this build and this machine support.
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -55,6 +55,7 @@ pub fn config(py: Python<'_>) -> PyResult<Py<PyDict>> {
             ThreadsFrom::Call => "set_num_threads",
             ThreadsFrom::Environment(name) => name,
             ThreadsFrom::Cpus => "available CPUs",
+            ThreadsFrom::Share => "this fit's share in train_many",
         },
     )?;
     dict.set_item("cpus", threads::available_cpus())?;

@@ -1,4 +1,4 @@
-//! `Trainer`: a model, a loss and an optimizer, brought together.
+//! `Trainer`: connects a model, a loss and an optimizer.
 
 use std::sync::Mutex;
 
@@ -25,7 +25,7 @@ use crate::loss::parse_loss;
 use crate::model::Model;
 use crate::optimizer::Optimizer;
 
-/// Weight, bias, rows, columns, and the factors A (none is 1) and G.
+/// Weight, bias, rows, columns, and the factors A (`None` is the identity) and G.
 type Coupling<'py> =
     (usize, Option<usize>, usize, usize, Vec<(Option<Bound<'py, PyAny>>, Bound<'py, PyAny>)>);
 
@@ -39,12 +39,12 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Whether a row can be right or wrong, so that there is an accuracy.
+    /// Whether rows can be right or wrong, so that there is an accuracy.
     pub fn has_accuracy(&self) -> bool {
         lock(&self.loss).has_accuracy()
     }
 
-    /// Runs `f` on the trainer, its model and its optimizer; to be called detached.
+    /// Runs `f` on the trainer, its model and its optimizer; must be called detached.
     pub fn locked<T: Real, R>(
         &self,
         f: impl FnOnce(&mut CoreTrainer<T>, &mut CoreModel<T>, &mut CoreOptimizer<T>) -> Result<R, Error>,
@@ -66,7 +66,7 @@ impl Trainer {
         py.detach(|| f(T::of(&mut lock(&self.inner)).expect("of the model's precision")))
     }
 
-    /// Numbers of the arena in public order.
+    /// Converts numbers of the arena to public order.
     fn public<T: Real>(&self, arena: &[T]) -> Vec<T> {
         let Model { network, isa, .. } = self.model.get();
         let mut flat = vec![T::default(); network.num_parameters()];
@@ -106,7 +106,7 @@ impl Trainer {
         })
     }
 
-    /// Goes on with another loss.
+    /// Continues with another loss.
     fn set_loss(&self, py: Python<'_>, loss: &Bound<'_, PyTuple>) -> PyResult<()> {
         with_dtype!(self.model.get().dtype, T => {
             let objective = parse_loss::<T>(loss)?;
@@ -118,8 +118,8 @@ impl Trainer {
         })
     }
 
-    /// A step if all arrays can be read as they are, else `None`: then the caller converts them. This is
-    /// quicker than to ask from Python whether they can, and steps may take microseconds.
+    /// Takes a step if all arrays can be read as they are; otherwise returns `None`, and the caller converts
+    /// them. This is quicker than asking from Python whether they can, and steps may take only microseconds.
     #[pyo3(signature = (x, y, sample_weight=None))]
     fn step(
         &self,
@@ -132,10 +132,13 @@ impl Trainer {
             return Ok(None);
         }
         with_dtype!(self.model.get().dtype, T => {
-            let weights = Weights::<T>::new("sample_weight", sample_weight);
-            let (Ok(x), Ok(y), Ok(w)) = (Features::<T>::new("x", x), Answers::<T>::new("y", y), weights) else {
-                return Ok(None);
+            let column = || {
+                let outputs = self.model.get().network.outputs();
+                !lock(&self.loss).takes_labels()
+                    && self.detached::<T, _>(py, |t| t.objective().target_width(outputs) == 1)
             };
+            let (y, w) = (Answers::<T>::for_step(y, column), Weights::<T>::for_step(sample_weight));
+            let (Ok(x), Some(y), Some(w)) = (Features::<T>::new("x", x), y, w) else { return Ok(None) };
             let (x, y) = (x.view(), y.view());
             if matches!(y, Targets::Labels(_)) && !lock(&self.loss).takes_labels() {
                 return Ok(None);
@@ -183,8 +186,8 @@ impl Trainer {
         })
     }
 
-    /// One batch of an epoch; what to add up: (loss, right, rows for the loss, rows for the accuracy), in their
-    /// weights.
+    /// One batch of an epoch; returns what is to be added up: (loss, right, rows for the loss, rows for the
+    /// accuracy), all weighted.
     #[pyo3(signature = (x, y, sample_weight=None))]
     fn train(
         &self,
@@ -204,32 +207,32 @@ impl Trainer {
         })
     }
 
-    /// One batch, whose gradients the model holds.
+    /// One batch whose gradients are in the model.
     fn take(&self, py: Python<'_>) -> PyResult<()> {
         with_dtype!(self.model.get().dtype, T => {
             py.detach(|| self.locked::<T, _>(|t, m, o| t.take(m, o))).map_err(|e| translate(py, e))
         })
     }
 
-    /// An update from gradients that wait for one.
+    /// Makes an update from gradients that wait for one.
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
         with_dtype!(self.model.get().dtype, T => {
             py.detach(|| self.locked::<T, _>(|t, m, o| t.flush(m, o))).map_err(|e| translate(py, e))
         })
     }
 
-    /// Whether a row can be right or wrong, so that there is an accuracy.
+    /// Whether rows can be right or wrong, so that there is an accuracy.
     #[getter(has_accuracy)]
     fn py_has_accuracy(&self) -> bool {
         self.has_accuracy()
     }
 
-    /// Forgets gradients that were gathered for an update to come.
+    /// Discards gradients gathered for the next update.
     fn forget(&self, py: Python<'_>) {
         with_dtype!(self.model.get().dtype, T => self.detached::<T, _>(py, CoreTrainer::forget))
     }
 
-    /// Begins an average of the parameters; `decay` is `None` for equal weights.
+    /// Starts an average of the parameters; `decay` is `None` for equal weights.
     fn start_average(&self, py: Python<'_>, decay: Option<f64>, start: u64, every: u64) -> PyResult<()> {
         let averaging = decay.map_or(Averaging::Equal, Averaging::Exponential);
         let len = self.model.get().network.arena_len();
@@ -243,7 +246,7 @@ impl Trainer {
         })
     }
 
-    /// The average in public order and of how many it is, if there is one.
+    /// The average in public order and the number of its terms, if there is one.
     fn average(&self, py: Python<'_>) -> Option<(Py<PyAny>, u64)> {
         let Model { network, isa, .. } = self.model.get();
         with_dtype!(self.model.get().dtype, T => {
@@ -271,12 +274,12 @@ impl Trainer {
         })
     }
 
-    /// Norm of the gradient of the latest update, before it was clipped by it.
+    /// Norm of the latest update's gradient, before clipping by norm.
     fn grad_norm(&self, py: Python<'_>) -> Option<f64> {
         with_dtype!(self.model.get().dtype, T => self.detached::<T, _>(py, |t| t.grad_norm()))
     }
 
-    /// Gradients that wait for an update, in public order, and of how many batches, if there are some.
+    /// Gradients that wait for an update, in public order, and of how many batches, if there are any.
     fn gathered(&self, py: Python<'_>) -> Option<(Py<PyAny>, usize)> {
         let Model { network, isa, .. } = self.model.get();
         with_dtype!(self.model.get().dtype, T => {
@@ -328,19 +331,19 @@ impl Trainer {
         })
     }
 
-    /// Whether there is a penalty of parameters that depend on each other.
+    /// Whether there is a penalty on parameters that depend on each other.
     fn has_coupled_penalty(&self, py: Python<'_>) -> bool {
         with_dtype!(self.model.get().dtype, T => self.detached::<T, _>(py, |t| t.along.coupled.is_some()))
     }
 
-    /// The penalty of the parameters as they are.
+    /// The penalty on the current parameters.
     fn penalty_value(&self, py: Python<'_>) -> PyResult<Option<f64>> {
         with_dtype!(self.model.get().dtype, T => {
             py.detach(|| self.locked::<T, _>(|t, m, _| Ok(t.penalty(m)))).map_err(|e| translate(py, e))
         })
     }
 
-    /// Begins a path integral of the gradient anew; `None` ends it.
+    /// Starts a new path integral of the gradient; `None` ends it.
     fn start_path(&self, py: Python<'_>, with_penalty: Option<bool>) -> PyResult<()> {
         let len = self.model.get().network.arena_len();
         with_dtype!(self.model.get().dtype, T => {
@@ -379,7 +382,7 @@ impl Trainer {
         })
     }
 
-    /// Which parameters may move, 1 or 0 each; `None` is all.
+    /// Which parameters may move, as 1 or 0; `None` means all.
     fn set_mask(&self, py: Python<'_>, free: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let Model { network, isa, .. } = self.model.get();
         with_dtype!(self.model.get().dtype, T => {
@@ -398,8 +401,8 @@ impl Trainer {
         })
     }
 
-    /// Sets the penalty of parameters that depend on each other: blocks (weight, bias, rows, columns, factors)
-    /// with places in public order and matrices as vectors, row by row; then anchor and strength.
+    /// Sets the penalty on parameters that depend on each other: blocks (weight, bias, rows, columns,
+    /// factors) with places in public order and matrices as vectors, row by row; then anchor and strength.
     fn set_coupled(
         &self,
         py: Python<'_>,
@@ -431,7 +434,7 @@ impl Trainer {
         })
     }
 
-    /// Begins scores of how far parameters go anew, where they are; `None` ends them.
+    /// Starts new scores of how far parameters move, from where they are; `None` ends them.
     fn start_walk(&self, py: Python<'_>, options: Option<(f64, f64, u64)>) -> PyResult<()> {
         with_dtype!(self.model.get().dtype, T => {
             let begin = || self.locked::<T, _>(|t, m, o| {
@@ -447,8 +450,8 @@ impl Trainer {
         })
     }
 
-    /// F, the gain, the score and the place of the last one, in public order; the optimizer's steps when they
-    /// began, and whether F was nothing then.
+    /// F, the gain, the score and the place of the last score, in public order; the optimizer's steps when
+    /// they began, and whether there was no F then.
     fn walk(&self, py: Python<'_>) -> Option<(Vec<Py<PyAny>>, u64, bool)> {
         with_dtype!(self.model.get().dtype, T => {
             let copy = self.detached::<T, _>(py, |t| {
@@ -520,7 +523,7 @@ impl Trainer {
         })
     }
 
-    /// Which rows of a memory make the gradients to come, `size` each.
+    /// Which rows of a memory the coming gradients come from, `size` each.
     fn recall(&self, py: Python<'_>, memory: usize, rows: Vec<u32>, size: usize) -> PyResult<()> {
         with_dtype!(self.model.get().dtype, T => {
             let set = |t: &mut CoreTrainer<T>| {
@@ -531,7 +534,7 @@ impl Trainer {
         })
     }
 
-    /// Keeps gradients orthogonal to orthonormal directions, one after the other in public order; none ends
+    /// Keeps gradients orthogonal to orthonormal directions, one after the other in public order; `None` ends
     /// any projection.
     #[pyo3(signature = (directions=None))]
     fn project_out(&self, py: Python<'_>, directions: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
@@ -552,14 +555,15 @@ impl Trainer {
         })
     }
 
-    /// Updates since gradients are projected, and how many of those changed one; `None` if they are not.
+    /// Updates since projection began, and how many of them had their gradient changed; `None` without
+    /// projection.
     fn projected(&self, py: Python<'_>) -> Option<(u64, u64)> {
         with_dtype!(self.model.get().dtype, T => {
             self.detached::<T, _>(py, |t| t.projection.as_ref().map(|p| p.counts))
         })
     }
 
-    /// What a step will run, in words, and the bytes of its workspace.
+    /// What a step will run, in words, and the size of its workspace in bytes.
     fn plan(&self, py: Python<'_>, batch_size: usize) -> PyResult<(String, usize)> {
         if u32::try_from(batch_size).is_err() {
             // A plan lists its waves: for more rows than any fit has, that list would not fit into memory.

@@ -19,7 +19,8 @@
 //!
 //! * **Sums of squared per-row gradients** ([`squares`]), such as the diagonal of the Fisher information for
 //!   a [`likelihood`] of the outputs: they take one product of squared matrices per layer.
-//! * **Kronecker factors** ([`kronecker`]) of each dense layer's block of that matrix: two products per layer.
+//! * **Kronecker factors** ([`kronecker`]) of each dense layer's block of the Fisher information: two
+//!   products per layer.
 //! * **Derivatives with respect to the inputs** up to the second ([`jet`]), and the gradients of functions of
 //!   them.
 //!
@@ -291,7 +292,7 @@ impl<T: Element> Site<'_, T> {
         (0..rows).step_by(wave.max(1)).map(move |start| start..rows.min(start + wave))
     }
 
-    /// Blocks of a wave's rows, in the memory of some that nobody needs, which are taken from `spare`.
+    /// Blocks of a wave's rows, in the memory of old blocks, which are taken from `spare`.
     fn blocks(
         &self,
         x: MatRef<'_, T>,

@@ -35,10 +35,10 @@ impl<T: Element> Curvature<T> {
     /// See [`product`](super::product).
     ///
     /// # Errors
-    /// As there.
+    /// As for [`product`](super::product).
     ///
     /// # Panics
-    /// As there.
+    /// As for [`product`](super::product).
     pub fn product<'t>(
         &mut self,
         model: &mut Model<T>,

@@ -14,7 +14,7 @@ use crate::simd::Isa;
 use crate::view::MatRef;
 use crate::{Element, Model};
 
-/// More rows than a block of work has, and widths with remainders for every kernel.
+/// More rows than a block has, and widths with remainders for every kernel.
 const ROWS: usize = 70;
 const WIDTHS: [usize; 4] = [5, 37, 18, 3];
 

@@ -162,7 +162,8 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
 }
 
 impl<T: Element> Epilogue<'_, T> {
-    /// What the kernel does with the tile at (i, j) while it is in registers; `None` if the epilogue is not done there.
+    /// What the kernel does with the tile at (i, j) while it is in registers; `None` if the epilogue is
+    /// applied later.
     #[inline(always)]
     fn in_registers(&self, i: usize, j: usize) -> Option<Last<T>> {
         let at = |y: &MatRef<'_, T>| y.as_ptr().wrapping_add(i * y.row_stride() + j);

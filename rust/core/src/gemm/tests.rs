@@ -370,7 +370,7 @@ fn an_epilogue_sees_every_element_once_when_it_is_complete() {
     }
 }
 
-/// φ by name, as a scalar that rounds as the kernels do; its derivative from the output.
+/// The derivative of φ from its output, for a scalar, rounded as in the kernels.
 fn slope<T: Element>(act: Activation, y: T, fused: bool) -> T {
     match act {
         Activation::Identity => T::ONE,
@@ -381,8 +381,8 @@ fn slope<T: Element>(act: Activation, y: T, fused: bool) -> T {
     }
 }
 
-/// The epilogues that are done in registers, in every instantiation: all remainders of rows and columns, wide tiles,
-/// several blocks of k, every start.
+/// The epilogues that are applied in registers, in every instantiation: all remainders of rows and columns,
+/// wide tiles, several blocks of k, every start.
 #[test]
 fn epilogues_in_registers_are_those_of_the_formulas() {
     fn check<T: Element>(isa: Isa, (m, n, k): (usize, usize, usize), init: usize, write: bool) {
@@ -392,7 +392,7 @@ fn epilogues_in_registers_are_those_of_the_formulas() {
         let (a, b) = (random::<T>(&mut rng, m * k), random::<T>(&mut rng, k * n));
         let (a, b) = (MatRef::new(&a, m, k), MatRef::new(&b, k, n));
         let (bias, before) = (random::<T>(&mut rng, n), random::<T>(&mut rng, m * n));
-        // What derivatives are read from: in (-1, 1), with zeros of both signs and a NaN, in rows that are apart.
+        // What derivatives are computed from: in (-1, 1), with zeros of both signs and NaN, in separated rows.
         let mut y: Vec<T> =
             random::<T>(&mut rng, m * (n + slack)).iter().map(|x| T::lit(x.to_f64().sin())).collect();
         y.iter_mut().step_by(7).for_each(|y| *y = T::ZERO);
@@ -450,7 +450,7 @@ fn epilogues_in_registers_are_those_of_the_formulas() {
     }
 }
 
-/// What an activation saves, and a derivative that is read from that, in all blocks and remainders.
+/// What an activation saves, and a derivative computed from that, in all blocks and remainders.
 #[test]
 fn an_activation_saves_what_its_derivative_is_read_from() {
     fn check<T: Element>(isa: Isa, (m, n, k): (usize, usize, usize)) {

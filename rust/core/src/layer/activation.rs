@@ -1,41 +1,41 @@
-//! What an element-wise layer is, and the list of them.
+//! The trait of element-wise layers, and the list of them.
 
 use crate::element::Element;
 use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
 use crate::view::{MatMut, MatRef};
 
-/// An element-wise function φ of one file: its value, its derivative, and what is said about it.
+/// An element-wise function φ, one per file: its value, its derivatives, and its properties.
 pub trait Function: Copy {
     /// The layer's name, as users write it.
     const NAME: &'static str;
-    /// Whether the forward pass must save φ′, because it cannot be had from φ, or not as accurately.
+    /// Whether the forward pass must save φ′, because it cannot be computed from φ, or not as accurately.
     const SAVES_DERIVATIVE: bool = false;
 
-    /// What is wrong with its parameters: the name of one, its value, and what is accepted.
+    /// An invalid parameter, if there is one: its name, its value, and what is accepted.
     fn wrong(self) -> Option<(&'static str, f64, &'static str)> {
         None
     }
 
-    /// Where φ has kinks, where finite differences say nothing: between which of them y = φ(z) lies.
+    /// If φ has kinks, at which finite differences say nothing: between which of them y = φ(z) lies.
     fn piece(self, _y: f64) -> Option<u8> {
         None
     }
 
-    /// [φ(z), φ′(z)]; the second is not looked at if φ′ is not saved.
+    /// [φ(z), φ′(z)]; the second is ignored if φ′ is not saved.
     fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2];
 
-    /// dy · φ′, from what was saved, or else from y.
+    /// dy · φ′, from what was saved, or otherwise from y.
     #[inline(always)]
     fn backward<T: Element, S: Simd<T>>(self, s: S, dy: S::V, saved: S::V) -> S::V {
         s.mul(dy, saved)
     }
 
-    /// [φ′(z), φ″(z), φ‴(z)], for derivatives beyond the first ([`diff`](crate::diff)). At a kink φ′ is that of the
-    /// negative side, as [`backward`](Self::backward) has it, and the others are those of one of the sides.
+    /// [φ′(z), φ″(z), φ‴(z)], for derivatives beyond the first ([`diff`](crate::diff)). At a kink, φ′ is that
+    /// of the negative side, as in [`backward`](Self::backward), and the others are those of either side.
     fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3];
 }
 
-/// Makes the enum of all element-wise layers, and its methods, which hand on to their files.
+/// Makes the enum of all element-wise layers, and its methods, which call those in the layers' files.
 macro_rules! activations {
     ($($(#[$doc:meta])* $file:ident::$Name:ident $(($($parameter:ident: $t:ty),+))?,)*) => {
         /// An element-wise function φ.
@@ -45,10 +45,10 @@ macro_rules! activations {
         }
 
         impl Activation {
-            /// The names of all at the border to other languages: those of their files.
+            /// The names that other languages use for them: those of their files.
             pub const KINDS: &[&str] = &[$(stringify!($file)),*];
 
-            /// The one of a name, with its parameters in order; `None` if there is no such.
+            /// The activation with this name, with its parameters in order; `None` if there is none.
             pub fn of_kind(kind: &str, parameters: &[f64]) -> Option<Self> {
                 match (kind, parameters) {
                     $((stringify!($file), &[$($($parameter),+)?]) => {
@@ -90,7 +90,7 @@ macro_rules! activations {
                 }
             }
 
-            /// z ← φ(z); and saved ← φ′(z), if it [saves](Self::saves_derivative) and there is room.
+            /// z ← φ(z); and saved ← φ′(z), if φ [saves](Self::saves_derivative) it and there is room.
             #[inline(always)]
             pub fn forward_in<T: Element, S: Simd<T>>(
                 self,
@@ -108,7 +108,7 @@ macro_rules! activations {
                 }
             }
 
-            /// dy ← dy · φ′, read from the output y or from what [`forward`](Self::forward) saved.
+            /// dy ← dy · φ′, computed from the output y or from what [`forward`](Self::forward) saved.
             #[inline(always)]
             pub fn backward<T: Element, S: Simd<T>>(self, s: S, dy: MatMut<'_, T>, from: MatRef<'_, T>) {
                 if let Activation::Identity = self {
@@ -121,8 +121,8 @@ macro_rules! activations {
                 }
             }
 
-            /// φ and its first three derivatives: from z in the first of the slices, which are of one length, φ(z),
-            /// and φ′(z), φ″(z) and φ‴(z) in the others.
+            /// φ and its first three derivatives: from z in the first of the slices, which have the same
+            /// length, φ(z), and φ′(z), φ″(z) and φ‴(z) in the others.
             pub fn jet<T: Element>(self, isa: Isa, z: [&mut [T]; 4]) {
                 match self {
                     $(Activation::$Name $(($($parameter),+))? => {
@@ -135,7 +135,7 @@ macro_rules! activations {
 }
 
 impl Activation {
-    /// [`forward_in`](Self::forward_in), on an instruction set that is entered for it.
+    /// [`forward_in`](Self::forward_in), on an instruction set that it enters for this.
     pub fn forward<T: Element>(self, isa: Isa, z: MatMut<'_, T>, saved: Option<MatMut<'_, T>>) {
         struct Enter<'m, T>(Activation, MatMut<'m, T>, Option<MatMut<'m, T>>);
         impl<T: Element> Op<T> for Enter<'_, T> {
@@ -149,8 +149,8 @@ impl Activation {
     }
 }
 
-/// One function on the elements of a matrix. Through [`Simd::run`] it is a piece of code of its own, of which
-/// there is one for all who use it.
+/// Applies a function to the elements of a matrix. Through [`Simd::run`] this is compiled as separate code,
+/// shared by all callers.
 struct Forward<'m, F, T>(F, MatMut<'m, T>, Option<MatMut<'m, T>>);
 
 impl<F: Function, T: Element> Op<T> for Forward<'_, F, T> {
@@ -271,6 +271,6 @@ activations! {
     hardsigmoid::Hardsigmoid,
     /// φ(z) = z·min(max(z/6 + ½, 0), 1)
     hardswish::Hardswish,
-    /// φ(z) = z; while training each element is 0 with probability p, else z/(1 − p).
+    /// φ(z) = z; in training, each element is 0 with probability p, else z/(1 − p).
     dropout::Dropout(p: f64),
 }

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! training     μ = mean of z over the batch, σ² = mean of (z − μ)²         per column
-//! evaluation   μ, σ² = running averages, r ← (1 − momentum)·r + momentum·batch, of which the variance
-//!              takes the unbiased one, σ²·n/(n − 1)
+//! evaluation   μ, σ² = running averages, r ← (1 − momentum)·r + momentum·batch, where the variance
+//!              is the unbiased one, σ²·n/(n − 1)
 //! forward      ẑ = (z − μ)/√(σ² + ε),  u = γ·ẑ + β
 //! backward     dβ = Σ du,  dγ = Σ du·ẑ,  dz = γ/√(σ² + ε) · (du − dβ/n − ẑ·dγ/n)
 //! ```
 //!
-//! Sums over a batch are put together from those over groups of rows, in double precision and in the order
-//! of the groups, whoever took them. The variance within a group is taken in a second pass over the centred
+//! Sums over a batch are combined from sums over groups of rows, in double precision and in the order of the
+//! groups, whoever computed them. The variance within a group is computed in a second pass over the centred
 //! column, so that nothing cancels.
 
 use crate::element::Element;
@@ -26,17 +26,17 @@ pub struct BatchNorm {
     pub features: usize,
     /// ε
     pub eps: f64,
-    /// Part of a batch in the running averages.
+    /// Weight of a batch in the running averages.
     pub momentum: f64,
     /// Whether there are γ and β.
     pub affine: bool,
 }
 
 impl BatchNorm {
-    /// Checks itself as layer `place` behind `width` columns.
+    /// Checks itself as layer `place`, which follows `width` columns.
     ///
     /// # Errors
-    /// What does not fit.
+    /// If something does not fit.
     pub fn check(&self, place: &str, width: usize, name: &str) -> Result<(), Error> {
         if self.features != width {
             let name = name.into();
@@ -61,7 +61,7 @@ impl BatchNorm {
     }
 }
 
-/// What a pass knows of a normalization: slices of so many columns, to read or to write.
+/// What a pass knows of a normalization: slices with an element per column, to read or to write.
 pub struct Columns<S> {
     /// μ
     pub mean: S,
@@ -79,11 +79,11 @@ pub struct Columns<S> {
     pub unbiased: S,
 }
 
-/// Number of columns of [`Columns`].
+/// Number of fields of [`Columns`].
 pub const COLUMNS: usize = 7;
 
 impl<S> Columns<S> {
-    /// Of seven, by number.
+    /// Made from seven values, by number.
     pub fn from_fn(mut f: impl FnMut(usize) -> S) -> Self {
         Columns {
             mean: f(0),
@@ -96,7 +96,7 @@ impl<S> Columns<S> {
         }
     }
 
-    /// Of others, one by one.
+    /// Made by mapping each value.
     pub fn map<R>(self, mut f: impl FnMut(S) -> R) -> Columns<R> {
         Columns {
             mean: f(self.mean),
@@ -110,13 +110,13 @@ impl<S> Columns<S> {
     }
 }
 
-/// Rows of a group: each group has sums of its own, taken while its rows are at hand, and the sums of all
-/// groups are put together in their order.
+/// Rows of a group: each group has sums of its own, computed while its rows are in the cache, and the sums of
+/// all groups are combined in their order.
 pub const GROUP: usize = 64;
-/// Columns whose sums over groups are taken at once.
+/// Columns whose sums over groups are computed together.
 const TOGETHER: usize = 64;
 
-/// Sums over the rows of a group of K vectors that `f(row, first column, columns)` gives.
+/// Sums, over the rows of a group, K vectors that `f(row, first column, columns)` returns.
 #[inline(always)]
 pub(crate) fn sums<T: Element, S: Simd<T>, const K: usize>(
     s: S,
@@ -125,7 +125,7 @@ pub(crate) fn sums<T: Element, S: Simd<T>, const K: usize>(
     f: impl Fn(usize, usize, usize) -> [S::V; K],
 ) {
     let cols = into[0].len();
-    // Two vectors side by side: one chain of additions would wait for itself.
+    // Two vectors side by side: a single chain of additions would wait for itself.
     for col in (0..cols).step_by(2 * S::N) {
         let n = [S::N.min(cols - col), S::N.min((cols - col).saturating_sub(S::N))];
         let mut sum = [[s.splat(T::ZERO); K]; 2];
@@ -172,7 +172,7 @@ pub fn group_statistics<T: Element, S: Simd<T>>(s: S, z: MatRef<'_, T>, total: &
     );
 }
 
-/// Sums of a group's rows of du, and of du·ẑ, or of a power of them.
+/// Sums du and du·ẑ, or a power of them, over a group's rows.
 #[inline(always)]
 pub fn group_gradients<T: Element, S: Simd<T>>(
     s: S,
@@ -200,7 +200,8 @@ pub fn group_gradients<T: Element, S: Simd<T>>(
     );
 }
 
-/// What comes from the variance of column j: everything that the forward formula needs beside the mean.
+/// Computes everything that follows from the variance of column j: what the forward formula needs besides the
+/// mean.
 pub fn constants<T: Element>(
     norm: &BatchNorm,
     affine: Option<(&[T], &[T])>,
@@ -215,11 +216,11 @@ pub fn constants<T: Element>(
     to.shift[j] = beta;
 }
 
-/// Statistics of a batch of `rows` rows from those of its groups, and what comes from them. `groups`
-/// gives the two sums of group g for all columns.
+/// Computes statistics of a batch of `rows` rows from those of its groups, and what follows from them.
+/// `groups` returns the two sums of group g for all columns.
 ///
-/// Squares of groups are put together by Chan, Golub and LeVeque's formula (1979): what is within the
-/// groups and what is between their means.
+/// Squares of groups are combined by Chan, Golub and LeVeque's formula (1979): the part within the groups and
+/// the part between their means.
 pub fn statistics<'g, T: Element>(
     norm: &BatchNorm,
     rows: usize,
@@ -253,7 +254,7 @@ pub fn statistics<'g, T: Element>(
     }
 }
 
-/// u = γ·ẑ + β from z in its place, a row.
+/// u = γ·ẑ + β from z, in place, for one row.
 #[inline(always)]
 pub fn forward<T: Element, S: Simd<T>>(s: S, u: &mut [T], of: &Columns<&[T]>) {
     zip_map(
@@ -286,7 +287,7 @@ pub fn gradients<'g, T: Element>(
     }
 }
 
-/// dz from du in its place, a row of a batch of n.
+/// dz from du, in place, for one row of a batch of n.
 #[inline(always)]
 pub fn backward<T: Element, S: Simd<T>>(s: S, du: &mut [T], z: &[T], of: &Columns<&[T]>, n: usize) {
     let part = s.splat(T::lit(-1.0 / n as f64));

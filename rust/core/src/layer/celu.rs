@@ -1,7 +1,7 @@
 //! CELU: y = z for z > 0, else α·(e^(z/α) − 1); φ′ = 1 for z > 0, else e^(z/α), saved as for
 //! [ELU](super::elu); φ″ = φ′/α and φ‴ = φ″/α for z ≤ 0.
 //!
-//! Other than ELU it has no kink at 0 for any α. Barron, arXiv:1704.07483.
+//! Unlike ELU, it has no kink at 0 for any α. Barron, arXiv:1704.07483.
 
 use super::{Function, elu};
 use crate::element::Element;

@@ -1,11 +1,11 @@
-//! Dropout: while training, y = z·m with a factor m that is 0 with probability p, else 1/(1 − p), drawn for each
-//! element; dz = dy·m. In evaluation y = z.
+//! Dropout: in training, y = z·m with a factor m that is 0 with probability p, else 1/(1 − p), drawn for each
+//! element; dz = dy·m. In evaluation, y = z.
 //!
-//! As an element-wise layer it is the identity that saves its derivative; a training pass puts the factors in
-//! the place of that. Each is a function of the model's seed, the number of the training pass, the
-//! layer, the row's place in the batch and the column, and of nothing else: not of the threads, nor of waves.
+//! As an element-wise layer, it is the identity with a saved derivative; a training pass stores the factors
+//! in its place. Each factor is a function of the model's seed, the number of the training pass, the layer,
+//! the row's place in the batch and the column only: it does not depend on threads or waves.
 //!
-//! Srivastava, Hinton, Krizhevsky, Sutskever & Salakhutdinov, JMLR 15, 2014; the scaling while training
+//! Srivastava, Hinton, Krizhevsky, Sutskever & Salakhutdinov, JMLR 15, 2014; the scaling in training
 //! ("inverted") is PyTorch's.
 
 use super::Function;
@@ -14,7 +14,7 @@ use crate::rng::{Purpose, philox_lanes};
 use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
 use crate::view::MatMut;
 
-/// As an element-wise layer: what it is in evaluation.
+/// Dropout as an element-wise layer, as it is in evaluation.
 #[derive(Clone, Copy)]
 pub struct Dropout(pub f64);
 
@@ -41,16 +41,16 @@ impl Function for Dropout {
 /// What the factors of a training pass are drawn from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Draw {
-    /// The model's.
+    /// The model's seed.
     pub seed: u64,
     /// Number of the training pass.
     pub pass: u64,
 }
 
-/// Counters that are worked on at once.
+/// Counters that are processed at once.
 const LANES: usize = 16;
 
-/// z ← z·m, factors ← m, for rows of a batch from `first` on.
+/// z ← z·m, factors ← m, for rows of a batch starting at `first`.
 pub fn forward<T: Element>(
     isa: Isa,
     (p, draw, layer, first): (f64, Draw, usize, usize),
@@ -75,11 +75,11 @@ fn rows<T: Element, S: Simd<T>>(
     mut z: MatMut<'_, T>,
     mut factors: MatMut<'_, T>,
 ) {
-    // 2³² is out of reach: there p is 1 to nine digits.
+    // 2³² is out of range; the largest threshold makes p equal to 1 in nine digits.
     let threshold = (p * f64::exp2(32.0)).round().min(u32::MAX.into()) as u32;
     let kept = if p < 1.0 { T::lit(1.0 / (1.0 - p)) } else { T::ZERO };
     let key = [draw.seed as u32, (draw.seed >> 32) as u32];
-    // 40 bits of the pass are 10¹² steps; 16 of the layer.
+    // 40 bits of the pass allow for 10¹² steps; 16 bits are for the layer.
     let [purpose, layer] = [Purpose::Dropout as u32, layer as u32 & 0xffff];
     let high = (purpose << 24) | (layer << 8) | ((draw.pass >> 32) as u32 & 0xff);
     for r in 0..z.rows() {

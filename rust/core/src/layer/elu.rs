@@ -1,6 +1,6 @@
 //! ELU: y = z for z > 0, else α·(eᶻ − 1); φ′ = 1 for z > 0, else α·eᶻ.
 //!
-//! φ′ = y + α for z ≤ 0, but that cancels where y is near −α: it is saved instead, as accurate as eᶻ.
+//! φ′ = y + α for z ≤ 0, but that cancels where y is near −α: φ′ is saved instead, as accurate as eᶻ.
 //! Clevert, Unterthiner & Hochreiter, arXiv:1511.07289.
 
 use super::Function;

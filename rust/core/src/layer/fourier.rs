@@ -1,7 +1,7 @@
 //! Random Fourier features (Tancik et al. 2020, "Fourier features let networks learn high frequency functions
-//! in low dimensional domains"): y = (sin 2πxB, cos 2πxB) with frequencies B (inputs × m) that are not trained.
-//! With s and c the two halves of y, and dy = (ds, dc): dx = 2π·(ds·c − dc·s)·Bᵀ. Backward reads its own
-//! output only. In a direction ẋ it is ẏ = (c·u̇, −s·u̇) with u̇ = 2πẋB.
+//! in low dimensional domains"): y = (sin 2πxB, cos 2πxB) with untrained frequencies B (inputs × m). With s
+//! and c the two halves of y, and dy = (ds, dc): dx = 2π·(ds·c − dc·s)·Bᵀ, so backward needs only the layer's
+//! own output. In a direction ẋ, ẏ = (c·u̇, −s·u̇) with u̇ = 2πẋB.
 
 use crate::element::Element;
 use crate::math::sin;
@@ -21,14 +21,14 @@ pub struct Fourier {
 /// Where frequencies come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Frequencies {
-    /// `count` vectors of normal numbers with this deviation.
+    /// `count` vectors of normal random numbers with this standard deviation.
     Normal {
-        /// How many.
+        /// How many vectors.
         count: usize,
         /// σ
         sigma: f64,
     },
-    /// These along each axis.
+    /// These frequencies along each axis.
     Axes(Vec<f64>),
 }
 
@@ -57,7 +57,7 @@ impl Fourier {
     }
 }
 
-/// y of rows x.
+/// y for rows x.
 pub fn forward<T: Element>(isa: Isa, x: MatRef<'_, T>, frequencies: &[T], y: MatMut<'_, T>) {
     struct Forward<'r, T>(MatRef<'r, T>, &'r [T], MatMut<'r, T>);
     impl<T: Element> Op<T> for Forward<'_, T> {
@@ -73,7 +73,7 @@ pub fn forward<T: Element>(isa: Isa, x: MatRef<'_, T>, frequencies: &[T], y: Mat
     dispatch(isa, Forward(x, frequencies, y));
 }
 
-/// dx ← dx + its gradient, of rows.
+/// dx ← dx + its gradient, for rows.
 pub fn backward<T: Element>(
     isa: Isa,
     y: MatRef<'_, T>,
@@ -117,7 +117,8 @@ fn row_forward<T: Element, S: Simd<T>>(s: S, x: &[T], frequencies: &[T], y: &mut
         [],
         #[inline(always)]
         |[z, _], []| {
-            // Whole turns are taken off first, exactly: of an angle of many turns little would be left after 2π.
+            // Whole turns are subtracted first, exactly: for an angle of many turns, multiplying by 2π would
+            // leave little accuracy.
             let (sin, cos) = sin::sin_cos(s, s.mul(tau, s.sub(z, s.round(z))));
             [sin, cos]
         },
@@ -139,7 +140,7 @@ fn row_backward<T: Element, S: Simd<T>>(s: S, y: &[T], dy: &[T], frequencies: &[
             sum = s.fma(slope, s.load(&b[j..]), sum);
         }
         if full < m {
-            // What is beyond the end is loaded as 0.
+            // Elements beyond the end are loaded as 0.
             let [ds, dc, y, x, b] = [dsin, dcos, sin, cos, b].map(
                 #[inline(always)]
                 |part| s.load_partial(&part[full..]),
@@ -150,7 +151,7 @@ fn row_backward<T: Element, S: Simd<T>>(s: S, y: &[T], dy: &[T], frequencies: &[
     }
 }
 
-/// ẏ of one row from ẋ.
+/// ẏ for one row, from ẋ.
 pub fn tangent<T: Element>(y: &[T], x_dot: &[T], frequencies: &[T], y_dot: &mut [T]) {
     let m = y.len() / 2;
     let ((sin, cos), (sin_dot, cos_dot)) = (y.split_at(m), y_dot.split_at_mut(m));
@@ -164,7 +165,7 @@ pub fn tangent<T: Element>(y: &[T], x_dot: &[T], frequencies: &[T], y_dot: &mut 
     }
 }
 
-/// dx ← dx + its gradient and dx˙ ← dx˙ + the tangent of that, of one row, from y and ẏ, dy and dy˙.
+/// dx ← dx + its gradient and dx˙ ← dx˙ + its tangent, for one row, from y and ẏ, dy and dy˙.
 pub fn curve<T: Element>(
     [y, y_dot]: [&[T]; 2],
     [dy, dy_dot]: [&[T]; 2],

@@ -1,7 +1,7 @@
 //! GELU: y = z·Φ(z) with Φ(z) = ½(1 + erf(z/√2)); φ′ = Φ(z) + z·e^(−z²/2)/√(2π);
 //! φ″ = (2 − z²)·e^(−z²/2)/√(2π); φ‴ = z·(z² − 4)·e^(−z²/2)/√(2π).
 //!
-//! φ is not monotonic, so φ′ cannot be had from y: the forward pass saves it, dz = dy·φ′.
+//! φ is not monotonic, so φ′ cannot be computed from y: the forward pass saves it, dz = dy·φ′.
 //! Hendrycks & Gimpel, arXiv:1606.08415; PyTorch's `approximate="none"`.
 
 use super::Function;
@@ -26,14 +26,14 @@ impl Function for Gelu {
 
     #[inline(always)]
     fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3] {
-        // Beyond this e^(−z²/2) is 0; −∞·0 is avoided.
+        // Beyond this e^(−z²/2) is 0; avoids −∞·0.
         let u = s.min(s.splat(T::lit(40.0)), s.abs(z));
         let square = s.mul(u, u);
         let density =
             s.mul(T::exp(s, s.mul(square, s.splat(T::lit(-0.5)))), s.splat(T::lit(FRAC_1_SQRT_2PI)));
         let second = s.mul(density, s.sub(s.splat(T::lit(2.0)), square));
         let third = s.mul(s.mul(density, u), s.sub(square, s.splat(T::lit(4.0))));
-        // It is odd: of |z|, with the sign of z.
+        // φ‴ is odd: computed for |z|, then given the sign of z.
         [self.forward(s, z)[1], second, s.select(s.lt(z, s.splat(T::ZERO)), s.neg(third), third)]
     }
 }

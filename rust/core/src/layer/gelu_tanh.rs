@@ -1,8 +1,8 @@
 //! GELU's approximation: y = z/2·(1 + tanh u) = z·σ(2u), u = √(2/π)·(z + a·z³), a = 0.044715;
 //! φ′ = σ(2u) + z·σ(2u)·(1 − σ(2u))·2u′, u′ = √(2/π)·(1 + 3a·z²).
 //!
-//! In terms of σ nothing cancels where tanh u is next to −1. Both factors of σ(1 − σ) come from one exponential:
-//! with e = e^(−2|u|), σ is 1/(1 + e) or e/(1 + e), and 1 − σ the other.
+//! In terms of σ nothing cancels where tanh u is close to −1. Both factors of σ(1 − σ) come from one
+//! exponential: with e = e^(−2|u|), σ is 1/(1 + e) or e/(1 + e), and 1 − σ is the other one.
 //! Hendrycks & Gimpel, arXiv:1606.08415; PyTorch's `approximate="tanh"`.
 
 use super::Function;
@@ -12,7 +12,7 @@ use crate::simd::Simd;
 /// 2·√(2/π)
 const TWICE: f64 = 1.595_769_121_605_730_7;
 const CUBIC: f64 = 0.044715;
-/// From here on e^(−2|u|) is 0, for which u need not be known.
+/// From here on e^(−2|u|) is 0, so u is not needed.
 const END: f64 = 30.0;
 
 #[derive(Clone, Copy)]
@@ -26,7 +26,7 @@ impl Function for GeluTanh {
     fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
         let (one, zero) = (s.splat(T::ONE), s.splat(T::ZERO));
         let twice = s.splat(T::lit(TWICE));
-        // −∞·0 is avoided.
+        // Avoids −∞·0.
         let x = s.max(s.splat(T::lit(-END)), z);
         let a = s.min(s.splat(T::lit(END)), s.abs(z));
         let square = s.mul(a, a);
@@ -44,8 +44,9 @@ impl Function for GeluTanh {
 
     #[inline(always)]
     fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3] {
-        // With v = 2u, q = σ·(1 − σ) and o = 1 − 2σ, σ(v) has the derivatives q·v′, q·(o·v′² + v″) and
-        // q·((1 − 6q)·v′³ + 3o·v′·v″ + v‴); of z·σ it is n times one before, and z times its own.
+        // With v = 2u, q = σ·(1 − σ) and o = 1 − 2σ, σ(v) has the derivatives q·v′, q·(o·v′² + v″) and q·((1
+        // − 6q)·v′³ + 3o·v′·v″ + v‴). The n-th derivative of z·σ is n times the previous one of σ, plus z
+        // times the n-th.
         let (one, end) = (s.splat(T::ONE), s.splat(T::lit(END)));
         let z = s.max(s.neg(end), s.min(end, z));
         let (square, twice) = (s.mul(z, z), s.splat(T::lit(TWICE)));

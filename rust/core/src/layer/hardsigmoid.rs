@@ -19,7 +19,7 @@ impl Function for Hardsigmoid {
 
     #[inline(always)]
     fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
-        // (z + 3)/6, whose sum is exact where it is small.
+        // (z + 3)/6, where the sum is exact if it is small.
         let line = s.mul(s.add(z, s.splat(T::lit(3.0))), s.splat(T::lit(1.0 / 6.0)));
         CLAMP.forward(s, line)
     }

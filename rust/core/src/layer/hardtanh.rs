@@ -21,7 +21,7 @@ impl Function for Hardtanh {
 
     #[inline(always)]
     fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
-        // In this order a NaN stays a NaN.
+        // In this order, a NaN stays a NaN.
         [s.min(s.splat(T::lit(self.1)), s.max(s.splat(T::lit(self.0)), z)), z]
     }
 

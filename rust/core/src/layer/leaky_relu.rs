@@ -1,6 +1,6 @@
 //! Leaky ReLU: y = z for z > 0, else slope·z; dz = dy for y > 0, else slope·dy.
 //!
-//! With slope ≥ 0 the sign of y tells the branch, so that nothing need be saved.
+//! With slope ≥ 0, the sign of y tells the branch, so nothing needs to be saved.
 
 use super::Function;
 use crate::element::Element;

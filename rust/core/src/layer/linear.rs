@@ -1,8 +1,8 @@
 //! Linear: y = x·Wᵀ + b, W (out, in); dx = dy·W, dW = dyᵀ·x, db = Σ dy over the rows.
 //!
-//! In the arena W lies transposed, (in, out): then the forward product and the weight gradient
-//! read and write it in its own order, and only dx needs a packed copy. [`Network`](crate::Network)
-//! translates at the border.
+//! In the arena W is stored transposed, (in, out): then the forward product and the weight gradient read and
+//! write it in its own order, and only dx needs a packed copy. [`Network`](crate::network::Network) converts
+//! at the boundary.
 
 use crate::element::Element;
 use crate::gemm::pack::PANEL;
@@ -22,8 +22,8 @@ pub struct Linear {
     pub init: Init,
 }
 
-/// How the weights of a dense layer are drawn. Biases are drawn from U(±1/√in), as in PyTorch,
-/// whatever the weights (but zero with [`Zeros`](Init::Zeros)).
+/// How the weights of a dense layer are initialized. Biases are drawn from U(±1/√in), as in PyTorch, whatever
+/// the weights (but are zero with [`Zeros`](Init::Zeros)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Init {
     /// U(±1/√in): PyTorch's default for `Linear`, there written `kaiming_uniform_(a=√5)`.
@@ -32,7 +32,7 @@ pub enum Init {
     KaimingNormal,
     /// U(±√(6/(in + out))): Glorot & Bengio 2010.
     XavierUniform,
-    /// N(0, 2/(in + out)): the same, normal.
+    /// N(0, 2/(in + out)): the normal version of it.
     XavierNormal,
     /// N(0, 1/in): LeCun et al. 1998, for SELU and tanh.
     LecunNormal,
@@ -40,12 +40,12 @@ pub enum Init {
     SirenFirst,
     /// U(±√(6/in)/30): its other layers. Sitzmann et al. 2020, arXiv:2006.09661.
     Siren,
-    /// Zeros, also the bias.
+    /// Zeros, including the bias.
     Zeros,
 }
 
 impl Init {
-    /// All, in the order of the documentation.
+    /// All of them, in the order of the documentation.
     pub const ALL: [Init; 8] = [
         Init::KaimingUniform,
         Init::KaimingNormal,
@@ -73,7 +73,8 @@ impl Init {
 }
 
 impl Init {
-    /// Draws weights in the order of the public layout (out, in), stored as (in, out) in panels, then the bias.
+    /// Draws weights in the order of the public layout (out, in), stored as (in, out) in panels, then the
+    /// bias.
     pub fn draw<T: Element>(
         self,
         isa: Isa,
@@ -110,11 +111,11 @@ impl Init {
     }
 }
 
-/// How numbers are distributed.
+/// A distribution of random numbers.
 enum Law {
-    /// Evenly, between minus that and that.
+    /// Uniform between plus and minus this number.
     Uniform(f64),
-    /// Normally, with this standard deviation.
+    /// Normal with this standard deviation.
     Normal(f64),
     Zero,
 }

@@ -1,7 +1,8 @@
 //! Mish: y = z·tanh ln(1 + eᶻ); Misra, arXiv:1908.08681.
 //!
 //! With e = eᶻ and n = e·(e + 2), tanh ln(1 + e) = n/(n + 2) and φ′ = n/(n + 2) + 4z·e·(1 + e)/(n + 2)², in
-//! which nothing cancels but the two terms of φ′ where it is 0, near z = −1.192. φ is not monotonic: φ′ is saved.
+//! which nothing cancels except the two terms of φ′ near its zero, z = −1.192. φ is not monotonic: φ′ is
+//! saved.
 
 use super::Function;
 use crate::element::{Dtype, Element};
@@ -17,7 +18,7 @@ impl Function for Mish {
     #[inline(always)]
     fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
         let (one, two) = (s.splat(T::ONE), s.splat(T::lit(2.0)));
-        // From here on y = z and φ′ = 1 to all digits; and on the other side eᶻ = 0, where −∞·0 is avoided.
+        // From `high` on, y = z and φ′ = 1 to all digits; below `low`, eᶻ = 0, and −∞·0 is avoided.
         let (high, low) = match T::DTYPE {
             Dtype::F32 => (15.0, -100.0),
             Dtype::F64 => (30.0, -750.0),

@@ -1,9 +1,9 @@
-//! Layers: what users name, and the formulas of those that work element by element.
+//! Layers: those that users name, and the formulas of those that work element by element.
 //!
-//! One file per layer, its forward formula beside its backward formula. An element-wise layer runs
-//! as an epilogue of the product before it; backward it reads its own output `y`, or, where φ′ cannot
-//! be had from `y`, the derivative that it saved on the way forward. A new one takes a file that says what
-//! a [`Function`] says, and a line in the list of `activation.rs`.
+//! There is one file per layer, with the forward formula next to the backward formula. An element-wise layer
+//! runs as an epilogue of the product before it. Backward, it reads its own output `y` or, where φ′ cannot be
+//! computed from `y`, the derivative that it saved on the way forward. A new one needs a file that implements
+//! [`Function`], and a line in the list of `activation.rs`.
 
 mod activation;
 pub mod batch_norm;
@@ -46,7 +46,7 @@ pub use row_norm::RowNorm;
 pub use standardize::Standardize;
 pub use tabular::{Category, Pieces, TabularInput};
 
-/// What is taken of each row's gradient before rows are summed.
+/// What is applied to each row's gradient before rows are summed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Power {
     /// g
@@ -58,7 +58,7 @@ pub enum Power {
 }
 
 impl Power {
-    /// Of each lane.
+    /// Applies it to each lane.
     #[inline(always)]
     pub fn of<T: Element, S: Simd<T>>(self, s: S, g: S::V) -> S::V {
         match self {
@@ -78,20 +78,20 @@ pub enum Layer {
     Activation(Activation),
     /// y = γ·(x − μ)/√(σ² + ε) + β, column by column.
     BatchNorm(BatchNorm),
-    /// The same row by row, with or without the mean.
+    /// The same row by row, with or without subtracting the mean.
     RowNorm(RowNorm),
-    /// y = (sin 2πxB, cos 2πxB), B not trained.
+    /// y = (sin 2πxB, cos 2πxB), with B not trained.
     Fourier(Fourier),
-    /// y = (x − μ)/σ or back, μ and σ not trained.
+    /// y = (x − μ)/σ or its inverse, with μ and σ not trained.
     Standardize(Standardize),
-    /// Numbers as they are, and vectors for the codes of categories; the first layer.
+    /// Numbers as they are, and vectors for category codes; must be the first layer.
     Tabular(TabularInput),
-    /// y = x + f(x), f these layers one after another.
+    /// y = x + f(x), where f is these layers one after another.
     Residual(Vec<Layer>),
 }
 
 impl Layer {
-    /// A layer for messages: `Linear 64→10`.
+    /// A layer's name in messages: `Linear 64→10`.
     pub fn name(&self) -> String {
         match self {
             Layer::Linear(l) => format!("Linear {}→{}", l.inputs, l.outputs),

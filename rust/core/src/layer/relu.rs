@@ -16,7 +16,7 @@ impl Function for Relu {
 
     #[inline(always)]
     fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
-        [s.max(s.splat(T::ZERO), z), z] // in this order a NaN stays a NaN
+        [s.max(s.splat(T::ZERO), z), z] // in this order, a NaN stays a NaN
     }
 
     #[inline(always)]

@@ -1,5 +1,5 @@
-//! Normalizations of each row by itself, in PyTorch's conventions: LayerNorm (Ba, Kiros and Hinton, 2016,
-//! arXiv:1607.06450), and RMSNorm (Zhang and Sennrich, 2019, arXiv:1910.07467), for which μ is 0.
+//! Normalizations of each row by itself, with PyTorch's conventions: LayerNorm (Ba, Kiros and Hinton, 2016,
+//! arXiv:1607.06450), and RMSNorm (Zhang and Sennrich, 2019, arXiv:1910.07467), in which μ is 0.
 //!
 //! ```text
 //! forward      μ = mean of z over the row's n columns, σ² = mean of (z − μ)²
@@ -8,9 +8,9 @@
 //!              dẑ = γ·du,  dz = (dẑ − mean of dẑ − ẑ·mean of dẑ·ẑ)/√(σ² + ε)
 //! ```
 //!
-//! Where μ is 0, the mean of dẑ is not taken away. The variance is taken in a second pass over the centred row,
-//! so that nothing cancels. Gradients of γ and β are summed as those of a
-//! [batch normalization](super::batch_norm): by groups of rows, and the groups in their order.
+//! For RMSNorm, the mean of dẑ is not subtracted either. The variance is computed in a second pass over the
+//! centred row, so that nothing cancels. Gradients of γ and β are summed as for [batch
+//! normalization](super::batch_norm): by groups of rows, and over the groups in their order.
 
 use crate::element::Element;
 use crate::error::Error;
@@ -20,14 +20,14 @@ use crate::view::MatRef;
 use super::Power;
 use super::batch_norm::sums;
 
-/// A normalization of rows as the user wrote it.
+/// A normalization over rows, as the user wrote it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RowNorm {
     /// Number of columns.
     pub features: usize,
     /// ε; if `None`, that of the precision.
     pub eps: Option<f64>,
-    /// Whether the mean is taken away: LayerNorm, else RMSNorm.
+    /// Whether the mean is subtracted (LayerNorm) or not (RMSNorm).
     pub centred: bool,
     /// Whether there is a γ.
     pub scale: bool,
@@ -41,10 +41,10 @@ impl RowNorm {
         if self.centred { "LayerNorm" } else { "RMSNorm" }
     }
 
-    /// Checks itself as layer `place` behind `width` columns.
+    /// Checks itself as layer `place`, which follows `width` columns.
     ///
     /// # Errors
-    /// What does not fit.
+    /// If something does not fit.
     pub fn check(&self, place: &str, width: usize, name: &str) -> Result<(), Error> {
         if self.features != width {
             let name = name.into();
@@ -71,7 +71,7 @@ impl RowNorm {
     }
 }
 
-/// The sum of f over the elements of slices of one length: lane by lane, then over the lanes.
+/// The sum of f over the elements of slices of the same length: lane by lane, then over the lanes.
 #[inline(always)]
 pub(crate) fn total<T: Element, S: Simd<T>, const R: usize>(
     s: S,
@@ -79,7 +79,7 @@ pub(crate) fn total<T: Element, S: Simd<T>, const R: usize>(
     f: impl Fn([S::V; R]) -> S::V,
 ) -> f64 {
     let n = reads[0].len();
-    // Two sums side by side: one chain of additions would wait for itself.
+    // Two sums side by side: a single chain of additions would wait for itself.
     let mut sum = [s.splat(T::ZERO); 2];
     let mut i = 0;
     while i + 2 * S::N <= n {
@@ -90,7 +90,7 @@ pub(crate) fn total<T: Element, S: Simd<T>, const R: usize>(
     }
     while i < n {
         let len = S::N.min(n - i);
-        // Lanes behind the end count nothing, whatever f makes of them.
+        // Lanes beyond the end do not count, whatever f returns for them.
         let mut lanes = [T::ZERO; MAX_LANES];
         s.store_partial(&mut lanes[..len], f(reads.map(|r| s.load_partial(&r[i..i + len]))));
         sum[0] = s.add(sum[0], s.load(&lanes));
@@ -99,9 +99,10 @@ pub(crate) fn total<T: Element, S: Simd<T>, const R: usize>(
     s.reduce_add(s.add(sum[0], sum[1])).to_f64()
 }
 
-/// u from z in its place, a row; gives μ and 1/√(σ² + ε).
+/// Computes u from z, in place, for one row; returns μ and 1/√(σ² + ε).
 ///
-/// The latter is NaN where the variance overflows: at 0 it would make the row β, and hide itself.
+/// The latter is NaN if the variance overflows: 0 would make the row equal to β, and hide the overflow from
+/// the loss.
 #[inline(always)]
 pub fn forward<T: Element, S: Simd<T>>(
     s: S,
@@ -159,7 +160,7 @@ pub fn forward<T: Element, S: Simd<T>>(
     [mean, inverse]
 }
 
-/// dz from du in its place, a row, and what `forward` gave for it.
+/// Computes dz from du, in place, for one row, with what `forward` returned for it.
 #[inline(always)]
 pub fn backward<T: Element, S: Simd<T>>(
     s: S,
@@ -208,7 +209,7 @@ pub fn backward<T: Element, S: Simd<T>>(
     );
 }
 
-/// Sums of a group's rows of du, and of du·ẑ, or of a power of them.
+/// Sums du and du·ẑ, or a power of them, over a group's rows.
 #[inline(always)]
 pub fn group_gradients<T: Element, S: Simd<T>>(
     s: S,

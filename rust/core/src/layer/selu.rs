@@ -1,7 +1,7 @@
 //! SELU: y = λ·z for z > 0, else λα·(eᶻ − 1); φ′ = λ for z > 0, else λα·eᶻ, saved as for [ELU](super::elu).
 //!
-//! λ and α are those for which mean 0 and variance 1 are a fixed point of a layer with weights of
-//! variance 1/in (`lecun_normal`). Klambauer, Unterthiner, Mayr & Hochreiter, arXiv:1706.02515, eq. 14.
+//! λ and α are chosen so that mean 0 and variance 1 are a fixed point of a layer with weights of variance
+//! 1/in (`lecun_normal`). Klambauer, Unterthiner, Mayr & Hochreiter, arXiv:1706.02515, eq. 14.
 
 use super::{Function, elu};
 use crate::element::Element;

@@ -1,7 +1,7 @@
 //! SiLU: y = z·σ(z) with σ(z) = 1/(1 + e⁻ᶻ); φ′ = σ(z)·(1 + z·(1 − σ(z)));
 //! φ″ = q·(2 + z·(1 − 2σ(z))) with q = σ(z)·(1 − σ(z)); φ‴ = q·(3·(1 − 2σ(z)) + z·(1 − 6q)).
 //!
-//! φ is not monotonic, so φ′ cannot be had from y: the forward pass saves it, dz = dy·φ′.
+//! φ is not monotonic, so φ′ cannot be computed from y: the forward pass saves it, dz = dy·φ′.
 //! Elfwing, Uchibe & Doya, arXiv:1702.03118; Ramachandran, Zoph & Le call it Swish, arXiv:1710.05941.
 
 use super::Function;

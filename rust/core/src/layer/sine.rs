@@ -1,7 +1,7 @@
 //! Sine: y = sin ωz; φ′ = ω·cos ωz, saved; φ″ = −ω²·sin ωz; φ‴ = −ω³·cos ωz.
 //!
-//! The activation of SIREN: Sitzmann, Martel, Bergman, Lindell & Wetzstein, arXiv:2006.09661. What goes with it
-//! are the first weights: [`Init::SirenFirst`](super::Init::SirenFirst) and [`Init::Siren`](super::Init::Siren).
+//! The activation of SIREN: Sitzmann, Martel, Bergman, Lindell & Wetzstein, arXiv:2006.09661. It goes with
+//! the initializations [`Init::SirenFirst`](super::Init::SirenFirst) and [`Init::Siren`](super::Init::Siren).
 
 use super::Function;
 use crate::element::Element;

@@ -1,11 +1,11 @@
 //! Softplus: y = ln(1 + e^(βz))/β (in [`math`](crate::math)); dz = dy·σ(βz) = dy·(1 − e^(−βy));
 //! φ″ = β·σ(βz)·σ(−βz); φ‴ = β·φ″·(σ(−βz) − σ(βz)).
 //!
-//! φ grows everywhere, so that nothing need be saved; computed without cancellation, 1 − e⁻ʸ has
-//! about the relative error of y.
+//! φ is increasing, so nothing needs to be saved; computed without cancellation, 1 − e⁻ʸ has about the
+//! relative error of y.
 //!
-//! There is no threshold beyond which y is z: PyTorch has it against overflow, which does not happen here,
-//! and its default of 20 is off by e⁻²⁰/β.
+//! There is no threshold beyond which y is z: PyTorch has one to avoid overflow, which does not happen here,
+//! and its default of 20 causes an error of e⁻²⁰/β.
 
 use super::Function;
 use crate::element::Element;

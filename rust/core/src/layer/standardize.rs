@@ -1,5 +1,5 @@
-//! Columns on their common scale, y = (x − μ)/σ, or back on their own, y = σ·x + μ, with μ and σ that are given and not
-//! trained. In a direction ẋ it is ẏ = ẋ/σ, or σ·ẋ; backward likewise, since it works column by column.
+//! Scales columns to a common scale, y = (x − μ)/σ, or back, y = σ·x + μ, with given μ and σ that are not
+//! trained. In a direction ẋ, ẏ = ẋ/σ, or σ·ẋ; backward is the same, since columns are independent.
 
 use crate::element::Element;
 use crate::error::Error;
@@ -11,9 +11,9 @@ use crate::view::{MatMut, MatRef};
 pub struct Standardize {
     /// μ, a number for each column.
     pub mean: Vec<f64>,
-    /// σ > 0, likewise.
+    /// σ > 0, one for each column.
     pub std: Vec<f64>,
-    /// Whether it goes back from the common scale.
+    /// Whether it is the inverse, from the common scale back.
     pub inverse: bool,
 }
 
@@ -21,7 +21,7 @@ impl Standardize {
     /// Checks itself as layer `place`.
     ///
     /// # Errors
-    /// If μ and σ are not of one length, are not finite, or σ is not above 0.
+    /// If μ and σ differ in length, are not finite, or σ is not above 0.
     pub fn check(&self, place: &str) -> Result<(), Error> {
         let wrong = |name, value: String, accepted: &str| {
             let value = format!("{value} in layer {place} (Standardize)");
@@ -40,10 +40,10 @@ impl Standardize {
         }
     }
 
-    /// Checks that μ and σ are numbers of a precision that can be divided by.
+    /// Checks that μ and σ are usable in a precision.
     ///
     /// # Errors
-    /// If one is infinite there, or a σ is 0 or so small that 1/σ is infinite.
+    /// If one becomes infinite, or a σ becomes 0 or so small that 1/σ is infinite.
     pub fn check_precision<T: Element>(&self) -> Result<(), Error> {
         let one = T::ONE;
         let fits = |x: &f64| T::lit(*x).is_finite() && (one / T::lit(*x)).is_finite();
@@ -69,18 +69,18 @@ pub struct Scales<'a, T> {
 }
 
 impl<'a, T: Element> Scales<'a, T> {
-    /// Those of a layer, as they start in the arena of averages.
+    /// Those of a layer, given where they start in the arena of averages.
     pub fn of(layer: &Standardize, [mean, std]: [usize; 2], averages: &'a [T]) -> Self {
         let n = layer.mean.len();
         Scales { mean: &averages[mean..mean + n], std: &averages[std..std + n], inverse: layer.inverse }
     }
 
-    /// y of rows x.
+    /// y for rows x.
     pub fn forward(self, isa: Isa, x: MatRef<'_, T>, y: MatMut<'_, T>) {
         dispatch(isa, Forward(self, x, y));
     }
 
-    /// ẏ of rows ẋ, or dx of rows dy, which are the same; added to what is there, or in place of it.
+    /// ẏ for rows ẋ, or dx for rows dy, which are the same; added to what is there, or replacing it.
     pub fn slope(self, isa: Isa, x_dot: MatRef<'_, T>, y_dot: MatMut<'_, T>, adds: bool) {
         dispatch(isa, Slope(self, x_dot, y_dot, adds));
     }

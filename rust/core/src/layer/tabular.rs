@@ -1,10 +1,11 @@
-//! Rows of a table: numbers, and integer codes of categories, each of which stands for a learned vector
-//! (Guo & Berkhahn 2016, "Entity embeddings of categorical variables"). The output has the columns of numbers
-//! first, then the vectors. The gradient of a vector is the sum over the rows with its code.
+//! Rows of a table: numbers, and integer category codes, each of which stands for a learned vector (Guo &
+//! Berkhahn 2016, "Entity embeddings of categorical variables"). The output has the columns of numbers first,
+//! then the vectors. The gradient of a vector is the sum over the rows with its code.
 //!
-//! A number may be spread over pieces of its range (Gorishniy, Rubachev & Babenko 2022, "On embeddings for numerical
-//! features in tabular deep learning"): with edges b₀ < … < b_T it becomes T numbers y_t = (x − b_{t−1}) / (b_t −
-//! b_{t−1}), at least 0 except the first and at most 1 except the last. At an edge, dx is that of the piece above.
+//! A number may be encoded piecewise linearly (Gorishniy, Rubachev & Babenko 2022, "On embeddings for
+//! numerical features in tabular deep learning"): with edges b₀ < … < b_T it becomes T numbers y_t = (x −
+//! b_{t−1}) / (b_t − b_{t−1}), bounded by 0 below except for the first, and by 1 above except for the last.
+//! At an edge, dx is that of the piece above.
 
 use crate::element::Element;
 use crate::error::Error;
@@ -17,21 +18,21 @@ pub struct TabularInput {
     pub inputs: usize,
     /// The columns of codes, in their order.
     pub categories: Vec<Category>,
-    /// The columns of numbers that are spread, in their order.
+    /// The columns of numbers that are encoded in pieces, in their order.
     pub pieces: Vec<Pieces>,
 }
 
-/// A column of numbers whose range is cut.
+/// A column of numbers whose range is divided into pieces.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pieces {
     /// Which column of the input.
     pub column: usize,
-    /// Ends of the pieces, rising.
+    /// Ends of the pieces, in increasing order.
     pub edges: Vec<f64>,
 }
 
 impl Pieces {
-    /// How many.
+    /// Number of pieces.
     pub fn count(&self) -> usize {
         self.edges.len() - 1
     }
@@ -74,23 +75,23 @@ impl Pieces {
 pub struct Category {
     /// Which column of the input.
     pub column: usize,
-    /// How many codes there are: from 0 on.
+    /// Number of codes, which start at 0.
     pub codes: usize,
-    /// Numbers of a vector.
+    /// Length of a vector.
     pub dim: usize,
 }
 
 impl Category {
-    /// Where the j-th number of a code's vector lies in the table, which is stored as a weight is.
+    /// Where the j-th number of a code's vector lies in the table, which is stored like a weight.
     #[inline(always)]
     pub fn place(&self, code: usize, j: usize) -> usize {
         offset(self.dim, self.codes, j, code)
     }
 
-    /// The code that a number is, if it is one.
+    /// The code that a number represents, if any.
     #[inline(always)]
     pub fn code(&self, x: f64) -> Option<usize> {
-        let code = x as usize; // NaN becomes 0, what is negative too
+        let code = x as usize; // NaN and negative numbers become 0
         (code as f64 == x && code < self.codes).then_some(code)
     }
 }
@@ -107,10 +108,10 @@ impl TabularInput {
         self.numbers() + self.categories.iter().map(|c| c.dim).sum::<usize>()
     }
 
-    /// Checks itself.
+    /// Checks its own parameters.
     ///
     /// # Errors
-    /// What is wrong.
+    /// If something is wrong; the error says what.
     pub fn check(&self) -> Result<(), Error> {
         let ordered = self.categories.is_sorted_by(|a, b| a.column < b.column);
         let inside = self.categories.iter().all(|c| c.column < self.inputs && c.codes > 0 && c.dim > 0);
@@ -137,10 +138,10 @@ impl TabularInput {
         })
     }
 
-    /// Checks that edges and codes are still apart as numbers of a precision.
+    /// Checks that edges and codes remain distinct in a precision.
     ///
     /// # Errors
-    /// If two edges, or two codes, are the same number.
+    /// If two edges, or two codes, become the same number.
     pub fn check_precision<T: Element>(&self) -> Result<(), Error> {
         let name = T::DTYPE.name();
         let apart = |p: &Pieces| {
@@ -191,7 +192,7 @@ impl TabularInput {
         }
     }
 
-    /// The part of ẏ that comes from the numbers of one row; without ẋ it is 0.
+    /// The part of ẏ that comes from the numbers of one row; 0 without ẋ.
     pub fn tangent<T: Element>(&self, x: &[T], x_dot: Option<&[T]>, y_dot: &mut [T]) {
         self.each_number(|from, pieces, to| {
             let dot = x_dot.map_or(T::ZERO, |dot| dot[from]);
@@ -202,7 +203,7 @@ impl TabularInput {
         });
     }
 
-    /// dx ← dx + its gradient, of one row. Codes have none.
+    /// dx ← dx + its gradient, for one row. Codes have none.
     pub fn backward<T: Element>(&self, x: &[T], dy: &[T], dx: &mut [T]) {
         self.each_number(|from, pieces, to| {
             dx[from] += match pieces {
@@ -212,14 +213,14 @@ impl TabularInput {
         });
     }
 
-    /// y of one row; `table` gives the k-th table.
+    /// y for one row; `table` returns the k-th table.
     pub fn forward<'t, T: Element>(&self, x: &[T], y: &mut [T], table: impl Fn(usize) -> &'t [T]) {
         self.each_number(|from, pieces, to| match pieces {
             Some(pieces) => pieces.forward(x[from], &mut y[to..to + pieces.count()]),
             None => y[to] = x[from],
         });
         self.each_category(|k, category, to| {
-            // Codes were checked; a row that was changed since is nobody's.
+            // Codes were checked earlier; a code that has been changed since belongs to no vector.
             let code = category.code(x[category.column].to_f64());
             for (j, y) in y[to..to + category.dim].iter_mut().enumerate() {
                 *y = code.map_or(T::lit(f64::NAN), |code| table(k)[category.place(code, j)]);
@@ -288,7 +289,7 @@ mod tests {
         let layer = TabularInput { inputs: 2, categories: vec![], pieces: vec![pieces] };
         assert_eq!((layer.numbers(), layer.outputs()), (4, 4));
         for (x, expected, slope) in [
-            (-3.0, [-2.0, 0.0, 0.0], [1.0, 0.0, 0.0]), // the first piece goes on downwards
+            (-3.0, [-2.0, 0.0, 0.0], [1.0, 0.0, 0.0]), // the first piece extends downwards
             (-0.5, [0.5, 0.0, 0.0], [1.0, 0.0, 0.0]),
             (0.0, [1.0, 0.0, 0.0], [0.0, 0.5, 0.0]),
             (1.5, [1.0, 0.75, 0.0], [0.0, 0.5, 0.0]),

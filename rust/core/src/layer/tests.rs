@@ -6,12 +6,12 @@ use crate::simd::{Isa, Op, Simd, dispatch};
 use crate::tests::ACTIVATIONS;
 use crate::view::{MatMut, MatRef};
 
-/// All of them, and dropout as in evaluation.
+/// All of them, including dropout as in evaluation.
 fn all() -> impl Iterator<Item = Activation> {
     ACTIVATIONS.into_iter().chain([Activation::Dropout(0.3)])
 }
 
-/// φ on one number, from the definition.
+/// φ of one number, from the definition.
 fn formula(act: Activation, z: f64) -> f64 {
     match act {
         Activation::Identity | Activation::Dropout(_) => z,
@@ -31,7 +31,7 @@ fn formula(act: Activation, z: f64) -> f64 {
         Activation::Elu(alpha) if z <= 0.0 => alpha * libm::expm1(z),
         Activation::Celu(alpha) if z <= 0.0 => alpha * libm::expm1(z / alpha),
         Activation::Elu(_) | Activation::Celu(_) => z,
-        // The constants of PyTorch.
+        // PyTorch's constants.
         Activation::Selu => {
             let elu = if z > 0.0 { z } else { 1.673_263_242_354_377_2 * libm::expm1(z) };
             1.050_700_987_355_480_5 * elu
@@ -72,7 +72,7 @@ fn run<T: Element>(isa: Isa, act: Activation, z: &[T], dy: T) -> (Vec<T>, Vec<T>
 }
 
 fn points() -> Vec<f64> {
-    // An odd number, none of them a kink, from the flat ends to the middle.
+    // An odd number of points, none at a kink, from the flat ends to the middle.
     (-150..=150).map(|i| f64::from(i) * 0.061 + 0.0007).collect()
 }
 
@@ -125,7 +125,7 @@ fn each_derivative_is_that_of_the_one_before() {
                 assert!((here[1][i] - grad[i]).abs() < 1e-14, "{place}: {} {}", here[1][i], grad[i]);
                 for order in [2, 3] {
                     let numeric = (up[order - 1][i] - down[order - 1][i]) / (2.0 * h);
-                    // The sine of the list turns three times as fast: each derivative is larger than the one before.
+                    // The list's sine has ω = 3: each derivative is larger than the one before.
                     let bound = 1e-8 * if order == 3 { 30.0 } else { 1.0 };
                     let found = here[order][i];
                     assert!((found - numeric).abs() < bound, "{place}, {order}: {found} {numeric}");
@@ -141,11 +141,11 @@ fn at_a_kink_the_derivative_is_that_of_the_negative_side() {
         assert_eq!(run::<f64>(isa, Activation::Relu, &[0.0, -0.0], 1.0).1, [0.0, 0.0]);
         assert_eq!(run::<f64>(isa, Activation::LeakyRelu(0.5), &[0.0, -0.0], 1.0).1, [0.5, 0.5]);
         assert_eq!(run::<f64>(isa, Activation::Elu(0.5), &[0.0, -0.0], 1.0).1, [0.5, 0.5]);
-        // Hard ones are flat at both ends of their slope.
+        // Hard functions are flat at both ends of their slope.
         assert_eq!(run::<f64>(isa, Activation::Relu6, &[0.0, 1.0, 6.0], 1.0).1, [0.0, 1.0, 0.0]);
         assert_eq!(run::<f64>(isa, Activation::Hardtanh(-1.0, 2.0), &[-1.0, 2.0], 1.0).1, [0.0, 0.0]);
         assert_eq!(run::<f64>(isa, Activation::Hardswish, &[-3.0, 3.0], 1.0).1, [0.0, 1.0]);
-        // A slope of zero is ReLU.
+        // With slope zero it is ReLU.
         assert_eq!(run::<f64>(isa, Activation::LeakyRelu(0.0), &[-2.0, 3.0], 1.0).1, [0.0, 1.0]);
     }
 }
@@ -213,7 +213,7 @@ fn every_kind_is_found_by_its_name_and_parameters() {
     assert_eq!(Activation::of_kind("linear", &[]), None);
 }
 
-/// Features of Fourier are as accurate after many turns as in the first: their angle is exact here.
+/// Fourier features are as accurate after many turns as in the first: their angle is exact here.
 #[test]
 fn features_of_many_turns_are_accurate() {
     for isa in Isa::available() {

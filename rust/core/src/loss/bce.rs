@@ -1,8 +1,8 @@
-//! Cross-entropy of the probability t under σ(o) = 1/(1 + e⁻ᵒ), where what is positive weighs p:
-//! ℓ = Σ pⱼ·tⱼ·softplus(−oⱼ) + (1 − tⱼ)·softplus(oⱼ),  ∂ℓ/∂oⱼ = (1 − tⱼ)·σ(oⱼ) − pⱼ·tⱼ·σ(−oⱼ).
+//! Cross-entropy of the probability t under σ(o) = 1/(1 + e⁻ᵒ), with weight p for positives: ℓ = Σ
+//! pⱼ·tⱼ·softplus(−oⱼ) + (1 − tⱼ)·softplus(oⱼ),  ∂ℓ/∂oⱼ = (1 − tⱼ)·σ(oⱼ) − pⱼ·tⱼ·σ(−oⱼ).
 //!
-//! As softplus(±o) = max(±o, 0) + softplus(−|o|), and no term is negative, nothing overflows or cancels.
-//! Right is an output > 0 for t > ½, and one ≤ 0 for t ≤ ½.
+//! Since softplus(±o) = max(±o, 0) + softplus(−|o|), and no term is negative, nothing overflows or cancels.
+//! An output is right if it is > 0 for t > ½, or ≤ 0 for t ≤ ½.
 
 use super::elements::elements;
 use super::{Row, RowLoss};
@@ -43,7 +43,7 @@ fn element<T: Element, S: Simd<T>>(s: S, o: S::V, t: S::V, p: S::V) -> ([S::V; 2
     let [below, above] = [s.add(s.max(s.neg(o), zero), lower), s.add(s.max(o, zero), lower)];
     let (yes, no) = (s.mul(p, t), s.sub(one, t));
     let value = s.fma(yes, below, s.mul(no, above));
-    // σ(−|o|) is at most ½, so that the other does not suffer from the difference.
+    // σ(−|o|) is at most ½, so the difference does not make the other inaccurate.
     let small = derivative(s, lower);
     let large = s.sub(one, small);
     let negative = s.lt(o, zero);

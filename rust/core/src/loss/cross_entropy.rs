@@ -21,7 +21,7 @@ pub fn rows<T: Element, S: Simd<T>>(
         return few(s, objective, rows, labels, grad, losses);
     }
     let lanes = lanes(s);
-    // Logarithms are taken of many rows at once.
+    // Logarithms are computed for many rows at once.
     for (chunk, losses) in losses.chunks_mut(S::N).enumerate() {
         let mut sums = [T::ONE; MAX_LANES];
         let mut weights = [0.0; MAX_LANES];
@@ -54,7 +54,7 @@ pub fn rows<T: Element, S: Simd<T>>(
     }
 }
 
-/// Rows of few classes, without heads or weights of classes: many rows at once, one in each lane.
+/// Rows with few classes, without heads or class weights: many rows at once, one in each lane.
 #[inline(always)]
 fn few<T: Element, S: Simd<T>>(
     s: S,
@@ -129,7 +129,7 @@ fn few<T: Element, S: Simd<T>>(
     }
 }
 
-/// The loss of a row but for its logarithm, whose argument comes beside it.
+/// The loss of a row without its logarithm, whose argument is returned as well.
 #[inline(always)]
 fn row<T: Element, S: Simd<T>>(
     s: S,
@@ -141,7 +141,7 @@ fn row<T: Element, S: Simd<T>>(
     scale: f64,
 ) -> (RowLoss, T) {
     let full = output.len() - output.len() % S::N;
-    // The last, partial vector is filled up with −∞: no maximum, and e^−∞ = 0.
+    // The last, partial vector is padded with −∞: never the maximum, and e^−∞ = 0.
     let tail = match full < output.len() {
         true => vector(s, lanes, output, weights, full),
         false => s.splat(T::lit(f64::NEG_INFINITY)),
@@ -163,7 +163,7 @@ fn row<T: Element, S: Simd<T>>(
             s.reduce_add(s.add(sum, last))
         }
         Some(grad) => {
-            // The exponentials wait in the gradient's place until their sum is known.
+            // The exponentials are stored in the gradient's place until their sum is known.
             let (places, end) = grad.split_at_mut(full);
             for (j, place) in places.chunks_exact_mut(S::N).enumerate() {
                 let e = T::exp(s, s.sub(vector(s, lanes, output, weights, j * S::N), shift));

@@ -1,6 +1,6 @@
 //! Knowledge distillation (Hinton, Vinyals & Dean 2015, "Distilling the knowledge in a neural network"): with
 //! p = softmax(o/τ) of the outputs and q = softmax(t/τ) of the teacher's logits, ℓ = τ²·Σ qⱼ·(ln qⱼ − ln pⱼ),
-//! ∂ℓ/∂oⱼ = τ·(pⱼ − qⱼ). The factor τ² keeps gradients of one size for every temperature τ.
+//! ∂ℓ/∂oⱼ = τ·(pⱼ − qⱼ). The factor τ² keeps gradients of similar size for every temperature τ.
 
 use super::elements::elements;
 use super::{Row, RowLoss, max_of};
@@ -42,7 +42,7 @@ pub fn row<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, temperature: f64) -> R
     RowLoss { loss: temperature * temperature * divergence, right: 0.0 }
 }
 
-/// Logits below their maximum, over the temperature.
+/// Logits minus their maximum, divided by the temperature.
 #[inline(always)]
 fn cooled<T: Element, S: Simd<T>>(s: S, both: [S::V; 2], tops: [S::V; 2], cold: S::V) -> [S::V; 2] {
     [s.mul(s.sub(both[0], tops[0]), cold), s.mul(s.sub(both[1], tops[1]), cold)]

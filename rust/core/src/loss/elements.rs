@@ -1,11 +1,11 @@
-//! Sums over the elements of a row, and the gradients beside them, in one go.
+//! Sums over the elements of a row, together with their gradients, in one loop.
 
 use super::lanes;
 use crate::element::Element;
 use crate::simd::Simd;
 
-/// Goes through slices of one length together: `f` gives for each place the values that are summed up, N
-/// of them, and the slopes by the outputs, which go to `grads` times `scale`.
+/// Goes through slices of the same length together: for each place, `f` returns the N values to be summed,
+/// and the slopes with respect to the outputs, which are stored in `grads` times `scale`.
 #[inline(always)]
 pub fn elements<T: Element, S: Simd<T>, const R: usize, const N: usize, const W: usize>(
     s: S,

@@ -1,7 +1,7 @@
-//! Heads: groups of columns with a softmax each, one per task; and classes that do not compete.
+//! Heads: groups of columns with a softmax each, one per task; and classes that do not take part.
 //!
-//! A label belongs to one head, which its row's loss and gradient are of; the gradient of all other columns
-//! is 0. So one batch may hold rows of several tasks, and nobody says which.
+//! A label belongs to one head, which alone determines the row's loss; the gradient of all other columns is
+//! 0. So one batch may hold rows of several tasks, without saying which.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use super::{Objective, Row};
 use crate::element::Element;
 
 impl<T: Element> Objective<T> {
-    /// Whether the heads are the outputs cut into groups.
+    /// Whether the heads partition the outputs.
     pub(super) fn heads_fit(&self, outputs: usize) -> bool {
         let ends = &self.heads;
         ends.last().is_none_or(|last| *last == outputs && ends[0] > 0 && ends.is_sorted_by(|a, b| a < b))
@@ -27,7 +27,7 @@ impl<T: Element> Objective<T> {
         self.constants.get(class).is_none_or(|weight| *weight >= T::ZERO)
     }
 
-    /// The columns of a label's head, and the weights of its classes, if there are some.
+    /// The columns of a label's head, and the weights of its classes, if there are any.
     #[inline(always)]
     pub(super) fn head(&self, label: usize, outputs: usize) -> (Range<usize>, &[T]) {
         let columns = match &self.heads[..] {
@@ -43,7 +43,7 @@ impl<T: Element> Objective<T> {
 }
 
 impl<'a, T: Element> Row<'a, T> {
-    /// The part of a row that is of a head; the rest of its gradient is 0.
+    /// The part of a row that belongs to a head; the rest of its gradient is 0.
     #[inline(always)]
     pub(super) fn within(self, head: &Range<usize>) -> Row<'a, T> {
         Row {
@@ -55,7 +55,7 @@ impl<'a, T: Element> Row<'a, T> {
     }
 }
 
-/// The part of a row's gradient that is of a head; the rest ← 0.
+/// The part of a row's gradient that belongs to a head; the rest ← 0.
 #[inline(always)]
 pub(super) fn within<'g, T: Element>(grad: &'g mut [T], head: &Range<usize>) -> &'g mut [T] {
     let (before, rest) = grad.split_at_mut(head.start);

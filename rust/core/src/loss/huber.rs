@@ -1,5 +1,5 @@
-//! Huber's loss (Huber 1964, "Robust estimation of a location parameter"): with d = oⱼ − tⱼ and
-//! c = min(|d|, δ), ℓ = Σ c·(|d| − c/2), which is d²/2 up to δ and linear beyond; ∂ℓ/∂oⱼ = c·sign d.
+//! Huber loss (Huber 1964, "Robust estimation of a location parameter"): with d = oⱼ − tⱼ and c = min(|d|,
+//! δ), ℓ = Σ c·(|d| − c/2), which is d²/2 up to δ and linear beyond; ∂ℓ/∂oⱼ = c·sign d.
 
 use super::elements::elements;
 use super::{Row, RowLoss};

@@ -1,14 +1,15 @@
-//! Losses: a number per row and its gradient by the network's output, in one pass over the rows.
+//! Losses: a number per row and its gradient with respect to the network's output, in one pass over the rows.
 //!
-//! One file per loss, its formula beside its gradient. Files give the *sum* over a row's elements; what
-//! it is divided by, and the weights of rows, are the same for all and here. The loss of a batch is
+//! There is one file per loss, with its formula next to its gradient. Files compute the *sum* over a row's
+//! elements; the divisor and the weights of rows are the same for all losses and handled here. The loss of a
+//! batch is
 //!
 //! ```text
 //! L = Σᵢ wᵢ·ℓᵢ / D      D = Σᵢ wᵢ·nᵢ for "mean", 1 for "sum"
 //! ```
 //!
-//! with ℓᵢ the sum of row i, wᵢ its weight and nᵢ the number of its elements that the loss takes the
-//! mean of. D depends on targets and weights alone: it is known before the pass ([`Objective::totals`]).
+//! with ℓᵢ the sum of row i, wᵢ its weight and nᵢ the number of its elements over which the loss averages. D
+//! depends only on targets and weights: it is known before the pass ([`Objective::totals`]).
 
 mod bce;
 mod cross_entropy;
@@ -31,7 +32,7 @@ use crate::error::Error;
 use crate::simd::{FlushDenormals, Isa, MAX_LANES, Op, Simd, dispatch};
 use crate::view::{MatMut, MatRef};
 
-/// A loss with its numbers.
+/// A loss with its parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Loss {
     /// Squared differences.
@@ -44,61 +45,61 @@ pub enum Loss {
         delta: f64,
     },
     /// Cross-entropy of a label, or of one probability per class, under the softmax of the outputs.
-    /// [Constants](Objective::constants): a weight per class, below 0 for those that do not compete.
+    /// [Constants](Objective::constants): a weight per class, below 0 for classes that do not take part.
     CrossEntropy {
-        /// The part of a target that is spread evenly over the classes, in [0, 1].
+        /// The fraction of a target that is spread evenly over the classes, in [0, 1].
         smoothing: f64,
         /// Rows with this label do not count.
         ignore: i64,
     },
-    /// Cross-entropy of a probability under the logistic function of each output.
-    /// Constants: a weight per output for what is positive.
+    /// Cross-entropy of a probability under the logistic function of each output. Constants: a weight per
+    /// output for positives.
     BceWithLogits,
     /// Negative log-likelihood of a normal distribution: the outputs are means, then log-variances.
     GaussianNll {
-        /// Whether ½·ln 2π belongs to it.
+        /// Whether ½·ln 2π is included.
         full: bool,
-        /// The least variance; > 0.
+        /// The smallest variance; > 0.
         eps: f64,
     },
     /// Negative log-likelihood of a Poisson distribution.
     PoissonNll {
         /// Whether the output is the logarithm of the rate.
         log_input: bool,
-        /// Whether Stirling's approximation of ln t! belongs to it.
+        /// Whether Stirling's approximation of ln t! is included.
         full: bool,
         /// Added to a rate before its logarithm is taken; > 0.
         eps: f64,
     },
     /// Pinball loss. Constants: the quantiles; the outputs are a block of columns for each.
     Quantile,
-    /// Divergence of the softmax of the outputs from that of a teacher's logits, both at a temperature.
+    /// Divergence of the softmax of the outputs from that of a teacher's logits, both with a temperature.
     Distillation {
         /// Divides the logits; > 0.
         temperature: f64,
     },
 }
 
-/// What becomes of the sum over the elements.
+/// What happens to the sum over the elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reduction {
-    /// It is divided by their weights.
+    /// It is divided by the sum of their weights.
     #[default]
     Mean,
     /// Nothing.
     Sum,
 }
 
-/// What training makes small.
+/// What training minimizes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Objective<T> {
     /// The loss.
     pub loss: Loss,
     /// Mean or sum.
     pub reduction: Reduction,
-    /// Numbers of the loss that differ from column to column; none where all would be 1.
+    /// Numbers of the loss that differ from column to column; empty if all would be 1.
     pub constants: Vec<T>,
-    /// Where groups of columns end that have a softmax each; none where all columns are one group.
+    /// Where groups of columns end that have a softmax each; empty if all columns are one group.
     pub heads: Vec<usize>,
 }
 
@@ -111,14 +112,14 @@ impl<T> From<Loss> for Objective<T> {
 /// What the network's output is compared with, a row per sample.
 #[derive(Clone, Copy, Debug)]
 pub enum Targets<'a, T> {
-    /// Numbers, as many a row as the loss compares with.
+    /// Numbers, as many per row as the loss needs.
     Values(MatRef<'a, T>),
     /// Classes.
     Labels(&'a [i64]),
 }
 
 impl<T: Element> Targets<'_, T> {
-    /// How many.
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         match self {
             Targets::Values(y) => y.rows(),
@@ -132,7 +133,7 @@ impl<T: Element> Targets<'_, T> {
 pub struct Goals<'a, T> {
     /// The targets.
     pub targets: Targets<'a, T>,
-    /// A weight ≥ 0 per row; all are 1 if there are none.
+    /// A weight ≥ 0 per row; `None` if all are 1.
     pub weights: Option<&'a [T]>,
 }
 
@@ -142,12 +143,12 @@ impl<'a, T> From<Targets<'a, T>> for Goals<'a, T> {
     }
 }
 
-/// What rows count in sum.
+/// What rows count in total.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Totals {
-    /// What the mean of the loss is divided by.
+    /// What the loss is divided by for the mean.
     pub loss: f64,
-    /// What the number of right elements is.
+    /// What the number of right elements is divided by.
     pub accuracy: f64,
 }
 
@@ -156,12 +157,12 @@ pub struct Totals {
 pub struct RowLoss {
     /// The loss, summed over the row's elements.
     pub loss: f64,
-    /// How many of its elements are right; 0 where nothing can be right or wrong.
+    /// How many of its elements are right; 0 if there is no right or wrong.
     pub right: f64,
 }
 
 impl RowLoss {
-    /// Of a row whose target makes no sense.
+    /// The loss of a row with an invalid target.
     const WRONG: RowLoss = RowLoss { loss: f64::NAN, right: 0.0 };
 }
 
@@ -185,16 +186,16 @@ impl<T: Element> Rows<'_, T> {
     }
 }
 
-/// What a label says.
+/// The meaning of a label.
 enum Class {
     /// Its row does not count.
     Ignored,
-    /// There is no such class. Labels are checked before a training; but who holds them may write to them meanwhile.
+    /// There is no such class. Labels are checked before training, but their owner may change them meanwhile.
     Wrong,
     Is(usize),
 }
 
-/// One row, for a loss of the kind that takes numbers.
+/// One row, for a loss that takes numbers.
 struct Row<'a, T> {
     output: &'a [T],
     target: &'a [T],
@@ -204,7 +205,7 @@ struct Row<'a, T> {
 }
 
 impl Loss {
-    /// Cross-entropy with all options as they are if nobody says otherwise.
+    /// Cross-entropy with the default options.
     pub const CROSS_ENTROPY: Loss = Loss::CrossEntropy { smoothing: 0.0, ignore: -100 };
 
     /// The name that users write.
@@ -222,17 +223,17 @@ impl Loss {
         }
     }
 
-    /// Whether it takes labels too.
+    /// Whether it also takes labels.
     pub fn takes_labels(self) -> bool {
         matches!(self, Loss::CrossEntropy { .. })
     }
 
-    /// Whether a row can be right or wrong, so that there is an accuracy.
+    /// Whether rows can be right or wrong, so that there is an accuracy.
     pub fn has_accuracy(self) -> bool {
         matches!(self, Loss::CrossEntropy { .. } | Loss::BceWithLogits)
     }
 
-    /// The targets it takes, where they are not any finite numbers: the interval, and in words.
+    /// The permitted targets, if not all finite numbers: the interval, and a description.
     fn domain(self) -> Option<(f64, f64, &'static str)> {
         match self {
             Loss::CrossEntropy { .. } => Some((0.0, f64::INFINITY, "numbers >= 0")),
@@ -244,7 +245,7 @@ impl Loss {
 }
 
 impl<T: Element> Objective<T> {
-    /// Columns of the targets for a network of so many outputs.
+    /// Columns of the targets, for a network with this many outputs.
     pub fn target_width(&self, outputs: usize) -> usize {
         match self.loss {
             Loss::GaussianNll { .. } => outputs / 2,
@@ -253,7 +254,7 @@ impl<T: Element> Objective<T> {
         }
     }
 
-    /// Elements of a row that the mean is taken of.
+    /// Elements of a row over which the mean is taken.
     pub fn elements(&self, outputs: usize) -> usize {
         match self.loss {
             Loss::CrossEntropy { .. } | Loss::Distillation { .. } => 1,
@@ -262,7 +263,7 @@ impl<T: Element> Objective<T> {
         }
     }
 
-    /// Checks that a network of so many outputs suits the loss.
+    /// Checks that the loss suits a network with this many outputs.
     ///
     /// # Errors
     /// If it does not.
@@ -285,12 +286,12 @@ impl<T: Element> Objective<T> {
         Err(Error::LossOutputs { loss, wanted, outputs })
     }
 
-    /// Checks that targets and weights are of the right kind, shape and range for `rows` rows of `outputs`
-    /// outputs; of the numbers only what [`rows`](Self::rows) relies on. Gives whether some row may count
-    /// more than another.
+    /// Checks that targets and weights have the right kind, shape and range for `rows` rows of `outputs`
+    /// outputs; numbers are only checked as far as [`rows`](Self::rows) relies on them. Returns whether some
+    /// rows may count more than others.
     ///
     /// # Errors
-    /// What is wrong, and where.
+    /// If something is wrong; the error says what, and where.
     pub fn check(&self, goals: &Goals<'_, T>, rows: usize, outputs: usize) -> Result<bool, Error> {
         self.check_outputs(outputs)?;
         let found = goals.targets.rows();
@@ -328,11 +329,11 @@ impl<T: Element> Objective<T> {
         Ok(uneven || goals.weights.is_some())
     }
 
-    /// Checks that all target values are finite and what the loss is defined for. Where they are not, the
-    /// loss of the row is NaN: nobody need look as long as losses are finite.
+    /// Checks that all target values are finite and permitted by the loss. If one is not, the loss of its row
+    /// is NaN, so there is no need to check as long as losses are finite.
     ///
     /// # Errors
-    /// The first that is not.
+    /// Names the first that is not.
     pub fn check_values(&self, goals: &Goals<'_, T>, isa: crate::simd::Isa) -> Result<(), Error> {
         let Targets::Values(y) = goals.targets else { return Ok(()) };
         crate::data::Samples::from(y).check_finite("y", isa)?;
@@ -353,8 +354,8 @@ impl<T: Element> Objective<T> {
         Ok(())
     }
 
-    /// What `len` rows count, the r-th of which is row `at(r)` of the targets. `uneven` as
-    /// [`check`](Self::check) said.
+    /// What `len` rows count in total, where the r-th is row `at(r)` of the targets. `uneven` is what
+    /// [`check`](Self::check) returned.
     pub fn totals(
         &self,
         goals: &Goals<'_, T>,
@@ -384,7 +385,7 @@ impl<T: Element> Objective<T> {
         totals
     }
 
-    /// The factor of the gradient of a batch whose rows count so much.
+    /// The factor of the gradient for a batch whose rows count this much.
     pub fn scale(&self, totals: Totals) -> f64 {
         match self.reduction {
             Reduction::Mean => 1.0 / totals.loss,
@@ -392,7 +393,7 @@ impl<T: Element> Objective<T> {
         }
     }
 
-    /// What a label says.
+    /// Interprets a label.
     #[inline(always)]
     fn class(&self, label: i64, outputs: usize) -> Class {
         let Loss::CrossEntropy { ignore, .. } = self.loss else { unreachable!("only it takes labels") };
@@ -408,13 +409,14 @@ impl<T: Element> Objective<T> {
         self.constants.get(class).map_or(1.0, |w| w.to_f64())
     }
 
-    /// The loss of outputs that are there; those of rows, times their weights, go into `losses`, and `grad` ← ∂L/∂output.
+    /// The loss of given outputs; those of rows, times their weights, are written to `losses`, and `grad` ←
+    /// ∂L/∂output.
     ///
     /// # Errors
-    /// If targets or weights do not fit, or there is no mean since no row counts.
+    /// If targets or weights do not fit, or there is no mean because no row counts.
     ///
     /// # Panics
-    /// If there are not as many `losses` as rows.
+    /// If the number of `losses` is not that of the rows.
     pub fn of_outputs(
         &self,
         isa: Isa,
@@ -439,10 +441,10 @@ impl<T: Element> Objective<T> {
         })
     }
 
-    /// The losses of rows, into `losses`; and `grad` ← scale · ∂loss/∂output.
+    /// Writes the losses of rows to `losses`; and `grad` ← scale · ∂loss/∂output.
     ///
     /// # Panics
-    /// If the targets are of the other kind or shape; [`check`](Self::check) them first.
+    /// If the targets have the wrong kind or shape; [`check`](Self::check) them first.
     pub fn rows(&self, isa: Isa, rows: &Rows<'_, T>, grad: Option<MatMut<'_, T>>, losses: &mut [RowLoss]) {
         struct Enter<'a, 'r, T>(&'a Objective<T>, &'a Rows<'r, T>, Option<MatMut<'a, T>>, &'a mut [RowLoss]);
         impl<T: Element> Op<T> for Enter<'_, '_, T> {
@@ -508,7 +510,7 @@ impl<T: Element> Objective<T> {
         }
     }
 
-    /// On which side of each kink of the loss a row is, if it has kinks: appended to `sides`.
+    /// On which side of each kink of the loss a row is, if the loss has kinks: appended to `sides`.
     pub fn sides(&self, output: &[T], target: &[T], sides: &mut Vec<u8>) {
         let pairs = || output.iter().zip(target.iter().cycle());
         match self.loss {
@@ -526,7 +528,7 @@ impl<T: Element> Objective<T> {
     }
 }
 
-/// Runs a loss row by row: `target` gives the targets of row i, `None` if the row does not count.
+/// Applies a loss row by row: `target` returns the targets of row i, or `None` if the row does not count.
 #[inline(always)]
 fn each<'t, T: Element>(
     rows: &Rows<'_, T>,
@@ -560,8 +562,8 @@ fn lanes<T: Element, S: Simd<T>>(s: S) -> S::V {
     s.load(&lanes)
 }
 
-/// The vector of numbers from place j on, −∞ beyond the last and for classes that do not compete: `weights`
-/// are one per number, or none.
+/// The vector of numbers starting at place j, with −∞ beyond the last and for classes that do not take part:
+/// `weights` has one per number, or none.
 #[inline(always)]
 fn vector<T: Element, S: Simd<T>>(s: S, lanes: S::V, values: &[T], weights: &[T], j: usize) -> S::V {
     let (lowest, whole) = (s.splat(T::lit(f64::NEG_INFINITY)), values.len() - j >= S::N);
@@ -578,7 +580,7 @@ fn vector<T: Element, S: Simd<T>>(s: S, lanes: S::V, values: &[T], weights: &[T]
     v
 }
 
-/// Index of the first element that is not below `max`, as for `argmax`; of the classes that compete.
+/// Index of the first element that is not below `max`, as for `argmax`, among the classes that take part.
 #[inline(always)]
 fn first_of<T: Element, S: Simd<T>>(s: S, values: &[T], weights: &[T], max: T) -> T {
     let lowest = s.splat(T::lit(f64::NEG_INFINITY));
@@ -593,7 +595,7 @@ fn first_of<T: Element, S: Simd<T>>(s: S, values: &[T], weights: &[T], max: T) -
     T::ZERO - first
 }
 
-/// The largest element, of the classes that compete.
+/// The largest element, among the classes that take part.
 #[inline(always)]
 fn max_of<T: Element, S: Simd<T>>(s: S, values: &[T], weights: &[T]) -> T {
     let lanes = lanes(s);

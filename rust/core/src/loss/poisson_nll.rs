@@ -1,9 +1,8 @@
-//! Negative log-likelihood of counts t under Poisson distributions, where the output is the logarithm of
-//! the rate, ℓ = Σ e^oⱼ − tⱼ·oⱼ, ∂ℓ/∂oⱼ = e^oⱼ − tⱼ, or the rate, ℓ = Σ oⱼ − tⱼ·ln(oⱼ + ε),
-//! ∂ℓ/∂oⱼ = 1 − tⱼ/(oⱼ + ε).
+//! Negative log-likelihood of counts t under Poisson distributions. The output is the logarithm of the rate,
+//! ℓ = Σ e^oⱼ − tⱼ·oⱼ, ∂ℓ/∂oⱼ = e^oⱼ − tⱼ, or the rate, ℓ = Σ oⱼ − tⱼ·ln(oⱼ + ε), ∂ℓ/∂oⱼ = 1 − tⱼ/(oⱼ + ε).
 //!
-//! What is left out of it, ln t!, depends on the target alone. If it is full, Stirling's approximation
-//! t·ln t − t + ½·ln 2πt is added for t > 1, as PyTorch does.
+//! The omitted term, ln t!, depends only on the target. If `full`, Stirling's approximation t·ln t − t + ½·ln
+//! 2πt is added for t > 1, as in PyTorch.
 
 use super::elements::elements;
 use super::{Row, RowLoss};
@@ -58,12 +57,12 @@ fn counted<T: Element, S: Simd<T>>(s: S, t: S::V, full: bool, value: S::V) -> S:
     s.select(s.lt(t, zero), s.splat(T::lit(f64::NAN)), value)
 }
 
-/// ∂²ℓ/∂oⱼ² where the output is the logarithm of the rate, e^oⱼ; of any target.
+/// ∂²ℓ/∂oⱼ² where the output is the logarithm of the rate: e^oⱼ, for any target.
 pub fn log_rate_bend(o: f64) -> f64 {
     libm::exp(o)
 }
 
-/// ∂²ℓ/∂oⱼ² where the output is the rate, tⱼ/(oⱼ + ε)².
+/// ∂²ℓ/∂oⱼ² where the output is the rate: tⱼ/(oⱼ + ε)².
 pub fn rate_bend(o: f64, t: f64, eps: f64) -> f64 {
     t / ((o + eps) * (o + eps))
 }

@@ -1,13 +1,14 @@
-//! Second derivatives of losses by the outputs, row by row, and what they make of a vector; each loss in its file.
+//! Second derivatives of losses with respect to the outputs, row by row, and their products with a vector;
+//! each loss in its own file.
 //!
-//! A row is a few numbers, of which none is a product of matrices: this is plain code in double precision.
+//! A row is a few numbers and involves no matrix product, so this is plain code in double precision.
 
 use super::*;
 
-/// Which matrix of second derivatives by the outputs.
+/// Which matrix of second derivatives with respect to the outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Second {
-    /// That of the loss, at its targets. Kinks are passed over: a loss that is made of straight lines has 0.
+    /// That of the loss, at its targets. Kinks are ignored: it is 0 for a piecewise linear loss.
     Hessian,
     /// Its mean over targets from the distribution whose negative log-likelihood the loss is: the Fisher
     /// information of the outputs.
@@ -33,17 +34,18 @@ impl<T: Element> Objective<T> {
         }
     }
 
-    /// What the second derivatives by the outputs of some rows are made of, times `scale`: two matrices, a and b, of
-    /// which the second is empty for most losses. [`bent`](Self::bent) multiplies by them.
+    /// What the second derivatives with respect to the outputs of some rows are made of, times `scale`: two
+    /// matrices, a and b, of which the second is empty for most losses. [`bent`](Self::bent) multiplies with
+    /// them.
     ///
     /// ```text
     /// softmax             a = p         H·v = a∘(v − Σ a∘v / Σ a), by heads
-    /// GaussianNLLLoss     a, b          H·v = a∘v + b∘(v with means and logarithms exchanged)
+    /// GaussianNLLLoss     a, b          H·v = a∘v + b∘(v with means and log-variances exchanged)
     /// all others          a             H·v = a∘v
     /// ```
     ///
     /// # Panics
-    /// If the targets are of the other kind or shape; [`check`](Self::check) them first.
+    /// If the targets have the wrong kind or shape; [`check`](Self::check) them first.
     pub fn bends(&self, kind: Second, rows: &Rows<'_, T>) -> [Vec<T>; 2] {
         let (count, n) = (rows.output.rows(), rows.output.cols());
         let pairs = matches!(self.loss, Loss::GaussianNll { .. });
@@ -67,7 +69,7 @@ impl<T: Element> Objective<T> {
         bends
     }
 
-    /// into ← (∂²loss/∂output²)·v for rows of n outputs, from what [`bends`](Self::bends) gave for them.
+    /// into ← (∂²loss/∂output²)·v for rows of n outputs, from what [`bends`](Self::bends) returned for them.
     pub fn bent(&self, [own, cross]: [&[T]; 2], v: &[T], into: &mut [T], n: usize) {
         match self.loss {
             Loss::CrossEntropy { .. } | Loss::Distillation { .. } => {
@@ -125,7 +127,7 @@ impl<T: Element> Objective<T> {
             Loss::CrossEntropy { smoothing, .. } => {
                 for head in self.heads_of(y.len()) {
                     let y = &y[head.clone()];
-                    // As in the loss itself, a head without shares has no part in it.
+                    // As in the loss itself, a head without shares does not contribute.
                     if self.heads.is_empty() || y.iter().any(|t| *t != T::ZERO) {
                         let weights = self.constants.get(head.clone()).unwrap_or_default();
                         let mass = soft_cross_entropy::mass(|j| y[j].to_f64(), y.len(), weights, smoothing);
@@ -134,7 +136,7 @@ impl<T: Element> Objective<T> {
                     }
                 }
             }
-            // τ²·KL: one τ goes with each derivative.
+            // τ²·KL: each derivative takes one τ.
             Loss::Distillation { temperature } => {
                 soft_cross_entropy::probabilities(output, &[], 1.0 / temperature, into, factor);
             }

@@ -1,14 +1,14 @@
-//! Cross-entropy of shares tⱼ ≥ 0 of the classes under softmax, with class weights wⱼ and label smoothing ε
-//! (Szegedy et al. 2016): with aⱼ = wⱼ·((1 − ε)·tⱼ + ε/n), A = Σ aⱼ, m = max oⱼ and Z = Σ e^(oⱼ−m),
-//! ℓ = A·ln Z + Σ aⱼ·(m − oⱼ),  ∂ℓ/∂oⱼ = A·e^(oⱼ−m)/Z − aⱼ,
-//! ∂²ℓ/∂oᵢ∂oⱼ = A·(pⱼ·[i = j] − pᵢ·pⱼ) with p = e^(o−m)/Z. No term of the loss is negative.
+//! Cross-entropy of class shares tⱼ ≥ 0 under softmax, with class weights wⱼ and label smoothing ε (Szegedy
+//! et al. 2016): with aⱼ = wⱼ·((1 − ε)·tⱼ + ε/n), A = Σ aⱼ, m = max oⱼ and Z = Σ e^(oⱼ−m), ℓ = A·ln Z + Σ
+//! aⱼ·(m − oⱼ), ∂ℓ/∂oⱼ = A·e^(oⱼ−m)/Z − aⱼ, ∂²ℓ/∂oᵢ∂oⱼ = A·(pⱼ·[i = j] − pᵢ·pⱼ) with p = e^(o−m)/Z. No term
+//! of the loss is negative.
 
 use super::elements::elements;
 use super::{Row, RowLoss, first_of, max_of};
 use crate::element::Element;
 use crate::simd::{Simd, zip_map};
 
-/// Of shares, with a softmax of its own for each head that has some.
+/// For shares, with a softmax of its own for each head that has some.
 #[inline(always)]
 pub fn shares<T: Element, S: Simd<T>>(
     s: S,
@@ -33,7 +33,7 @@ pub fn shares<T: Element, S: Simd<T>>(
         let grad = grad.as_mut().map(|g| &mut g[head]);
         let RowLoss { loss, right } = one_head(s, Row { output, target, grad, scale }, weights, smoothing);
         sum.loss += loss;
-        // Right or wrong is the head with the largest share.
+        // The head with the largest share decides what is right or wrong.
         let share = max_of(s, target, weights);
         if share > top {
             (top, sum.right) = (share, right);
@@ -72,7 +72,7 @@ fn one_head<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, weights: &[T], smooth
             #[inline(always)]
             |[_, t, w], e| {
                 let share = smoothed(s, t, kept, spread);
-                // Of a class that does not compete 0, and NaN if there is a share of it.
+                // For a class that does not take part 0, or NaN if it has a share.
                 let lost = s.lt(s.splat(T::ZERO), t);
                 let none = s.select(lost, s.splat(T::lit(f64::NAN)), s.sub(share, share));
                 let inactive = s.lt(w, s.splat(T::ZERO));
@@ -83,7 +83,7 @@ fn one_head<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, weights: &[T], smooth
     RowLoss { loss, right: f64::from(right) }
 }
 
-/// ε/n, for n classes that compete.
+/// ε/n, for the n classes that take part.
 #[inline(always)]
 fn spread<T: Element, S: Simd<T>>(s: S, output: &[T], weights: &[T], smoothing: f64) -> S::V {
     let classes = match weights {
@@ -93,13 +93,13 @@ fn spread<T: Element, S: Simd<T>>(s: S, output: &[T], weights: &[T], smoothing: 
     s.splat(T::lit(smoothing / classes as f64))
 }
 
-/// (1 − ε)·t + ε/n, NaN for a negative share.
+/// (1 − ε)·t + ε/n, or NaN for a negative share.
 #[inline(always)]
 fn smoothed<T: Element, S: Simd<T>>(s: S, t: S::V, kept: S::V, spread: S::V) -> S::V {
     s.select(s.lt(t, s.splat(T::ZERO)), s.splat(T::lit(f64::NAN)), s.fma(kept, t, spread))
 }
 
-/// Of a label.
+/// For a label.
 #[inline(always)]
 pub fn label<T: Element, S: Simd<T>>(
     s: S,
@@ -145,7 +145,8 @@ pub fn label<T: Element, S: Simd<T>>(
 }
 
 /// The loss of shares that `terms` computes, a vector at a time, from `reads`, of which the first is the
-/// output; and of one class' share more. `terms` takes the exponentials too, and gives those that compete.
+/// output; and of an additional share of one class. `terms` also receives the exponentials, and returns those
+/// of the classes that take part.
 #[inline(always)]
 fn of_shares<T: Element, S: Simd<T>, const R: usize>(
     s: S,
@@ -157,7 +158,7 @@ fn of_shares<T: Element, S: Simd<T>, const R: usize>(
     terms: impl Fn([S::V; R], S::V) -> [S::V; 2],
 ) -> f64 {
     let top = s.splat(max);
-    // The exponentials wait in the gradient's place until their sum is known.
+    // The exponentials are stored in the gradient's place until their sum is known.
     let [sum, mut shares, mut loss] = elements(
         s,
         reads,
@@ -190,7 +191,7 @@ fn of_shares<T: Element, S: Simd<T>, const R: usize>(
     shares * libm::log(sum) + loss
 }
 
-/// A, what the shares weigh in sum.
+/// A, the total weight of the shares.
 pub fn mass<T: Element>(share: impl Fn(usize) -> f64, n: usize, weights: &[T], smoothing: f64) -> f64 {
     let weight = |j: usize| weights.get(j).map_or(1.0, |w| w.to_f64());
     let competing = || (0..n).filter(|j| weight(*j) >= 0.0);
@@ -198,8 +199,8 @@ pub fn mass<T: Element>(share: impl Fn(usize) -> f64, n: usize, weights: &[T], s
     competing().map(|j| weight(j) * ((1.0 - smoothing) * share(j) + spread)).sum()
 }
 
-/// into ← factor·p with p = softmax(o) of the classes that compete, which the second derivatives of all losses of a
-/// softmax are made of.
+/// into ← factor·p with p = softmax(o) of the classes that take part, from which the second derivatives of
+/// all softmax losses are made.
 pub fn probabilities<T: Element>(output: &[T], weights: &[T], cold: f64, into: &mut [T], factor: f64) {
     let logit = |(j, o): (usize, &T)| match weights.get(j) {
         Some(weight) if *weight < T::ZERO => f64::NEG_INFINITY,

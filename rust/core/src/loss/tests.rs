@@ -3,7 +3,7 @@
 use super::*;
 use crate::simd::Isa;
 
-/// Cross-entropy of rows at once, or one by one as with weights of classes, gives about the same.
+/// Cross-entropy of many rows at once, or one by one as with class weights, gives about the same.
 #[test]
 fn few_classes_are_taken_many_rows_at_once() {
     for isa in Isa::available() {
@@ -42,7 +42,7 @@ fn few_classes_are_taken_many_rows_at_once() {
     }
 }
 
-/// The sum over the elements, of the outputs.
+/// The sum over the elements, as a function of the outputs.
 type Formula = Box<dyn Fn(&[f64]) -> f64>;
 
 /// A loss with targets, and its formula.
@@ -64,7 +64,7 @@ fn sum(o: &[f64], t: &[f64], f: impl Fn(f64, f64) -> f64) -> f64 {
     o.iter().zip(t).map(|(o, t)| f(*o, *t)).sum()
 }
 
-/// Every loss for `n` outputs, where it takes so many.
+/// Every loss for `n` outputs, if it supports that many.
 fn cases(n: usize) -> Vec<Case> {
     let numbers: Vec<f64> = (0..n).map(|i| 2.0 * (i as f64).cos()).collect();
     let part: Vec<f64> = (0..n).map(|i| 0.5 + 0.5 * (2.3 * i as f64).cos()).collect();
@@ -152,7 +152,8 @@ fn cases(n: usize) -> Vec<Case> {
             formula: Box::new(formula),
         });
     }
-    // Two heads, and every third class inactive but for the label: of labels, and of shares in both heads.
+    // Two heads, and every third class inactive except for the label: with labels, and with shares in both
+    // heads.
     let competes = move |j: usize| j == label || j == 0 || j % 3 != 2;
     for (smoothing, weighted) in [(0.0, false), (0.0, true), (0.3, false), (0.3, true)] {
         let w: Vec<f64> = (0..n).map(|j| if weighted { weights[j] } else { 1.0 }).collect();
@@ -288,7 +289,7 @@ fn huge_and_equal_logits_are_no_trouble() {
         assert_eq!(grad, [0.0, 0.0, 0.0]);
         let (row, _) = cross_entropy(isa, &huge, 1);
         assert_eq!((row.loss, row.right), (2e4, 0.0));
-        // Of equal maxima the first counts.
+        // Of several equal maxima, the first counts.
         assert_eq!(cross_entropy(isa, &[2.0, 2.0], 0).0.right, 1.0);
         assert_eq!(cross_entropy(isa, &[2.0, 2.0], 1).0.right, 0.0);
         for bad in [f64::NAN, f64::INFINITY] {
@@ -362,7 +363,7 @@ fn rows_that_do_not_count_have_no_loss_and_no_gradient() {
             let (row, _, grad) = run(isa, &loss.into(), &[1.0, 2.0], goals, 1.0);
             assert_eq!((row, grad), (zero, vec![0.0, 0.0]));
         }
-        // Whatever the network makes of it; few classes and many go different ways.
+        // Whatever the network's output; few classes and many take different paths.
         for output in [&[f64::INFINITY, 2.0][..], &[f64::NAN; 20]] {
             let goals = Goals { targets: Targets::Labels(&[1]), weights: Some(&[0.0]) };
             let (row, _, grad) = run(isa, &Loss::CROSS_ENTROPY.into(), output, goals, 1.0);
@@ -371,7 +372,7 @@ fn rows_that_do_not_count_have_no_loss_and_no_gradient() {
     }
 }
 
-/// Labels are checked before; here is what becomes of one that was changed since.
+/// Labels are checked earlier; this tests one that was changed since.
 #[test]
 fn the_loss_of_a_label_out_of_range_is_nan() {
     let plain = Loss::CrossEntropy { smoothing: 0.0, ignore: -100 };

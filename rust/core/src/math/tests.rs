@@ -432,7 +432,7 @@ fn the_fused_results_do_not_depend_on_the_width() {
     for function in ALL.into_iter().filter(|&function| function != Tanh) {
         let bits = |isa| apply(function, isa, &x).into_iter().map(f32::to_bits).collect::<Vec<_>>();
         for pair in fused.windows(2) {
-            // The NaN of a negative logarithm has a free sign.
+            // The sign of NaN, here the logarithm of a negative number, is unspecified.
             let x_positive = |i: &usize| function != Ln || x[*i] > 0.0;
             let (a, b) = (bits(pair[0]), bits(pair[1]));
             assert!((0..x.len()).filter(x_positive).all(|i| a[i] == b[i]), "{function:?}");

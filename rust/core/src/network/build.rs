@@ -1,11 +1,11 @@
-//! From layers as the user listed them to stages, and to places in the arena.
+//! Turns layers as the user listed them into stages, and gives parameters their places in the arena.
 
 use super::{Block, Dense, Encoder, Identity, Network, Norm, Over, Stage};
 use crate::arena::padded;
 use crate::error::Error;
 use crate::layer::{Activation, Layer, Linear};
 
-/// The first layer that says how wide its input is: its place, itself, and that width.
+/// The first layer that determines its input width: its place, the layer, and that width.
 pub(super) fn first_wide<'l>(path: &str, layers: &'l [Layer]) -> Option<(String, &'l Layer, usize)> {
     layers.iter().enumerate().find_map(|(index, layer)| {
         let place = format!("{path}{index}");
@@ -22,7 +22,7 @@ pub(super) fn first_wide<'l>(path: &str, layers: &'l [Layer]) -> Option<(String,
     })
 }
 
-/// Places in an arena, given out one after the other.
+/// Places in an arena, assigned one after the other.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Places {
     pub blocks: Vec<Block>,
@@ -31,10 +31,10 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// A place for numbers of a shape; gives where it starts. Places start on cache lines of either type, so that both
-    /// have one layout.
+    /// Assigns a place to an array of this shape; returns where it starts. Places start on cache lines for
+    /// either type, so that both types have the same layout.
     fn lay(&mut self, name: String, shape: Vec<usize>) -> Result<usize, Error> {
-        // Half of the address space is out of reach anyway, and leaves room for rounding up.
+        // Half of the address space is unusable anyway, and leaves room for rounding up.
         let count = shape.iter().try_fold(1usize, |n, &side| n.checked_mul(side));
         let end = count.and_then(|count| self.len.checked_add(count)).filter(|end| *end < usize::MAX / 2);
         let Some(end) = end else {
@@ -49,7 +49,7 @@ impl Places {
     }
 }
 
-/// What runs of `width` columns and leaves them as they are: a stage to be completed.
+/// A stage that leaves `width` columns as they are, to be completed.
 fn alone(width: usize) -> Stage {
     Stage {
         dense: None,
@@ -62,7 +62,7 @@ fn alone(width: usize) -> Stage {
     }
 }
 
-/// Checks that a layer takes what comes.
+/// Checks that a layer accepts its input.
 fn check_width(place: &str, layer: &Layer, expected: usize, found: usize) -> Result<(), Error> {
     if expected == found {
         return Ok(());
@@ -74,7 +74,7 @@ impl Network {
     /// Checks the layers and lays out the arena.
     ///
     /// # Errors
-    /// If a layer does not fit the one before, is of width 0, or no layer is dense.
+    /// If a layer does not fit the previous one, has width 0, or no layer is dense.
     pub fn new(layers: Vec<Layer>) -> Result<Self, Error> {
         let mut network = Network {
             identity: Identity::new(),
@@ -98,8 +98,9 @@ impl Network {
         Ok(network)
     }
 
-    /// Adds layers behind `width` columns, as stages; gives the width behind them. `path` stands before
-    /// their places, and `drawn` counts the layers, inside of blocks and out, by which weights are drawn.
+    /// Adds layers that follow `width` columns, as stages; returns the width after them. `path` precedes
+    /// their places, and `drawn` counts the layers, inside and outside of blocks, which determines their
+    /// random streams.
     fn add(
         &mut self,
         path: &str,
@@ -107,7 +108,7 @@ impl Network {
         mut width: usize,
         drawn: &mut u64,
     ) -> Result<usize, Error> {
-        // What was before a block ends there: the block's input is needed as it is.
+        // Stages do not extend across the start of a block, whose input is needed as it is.
         let start = self.stages.len();
         for (index, layer) in layers.iter().enumerate() {
             let place = format!("{path}{index}");
@@ -135,7 +136,7 @@ impl Network {
                         });
                     }
                     match self.stages[start..].last_mut() {
-                        // Dropout is alone: what comes before it reads its own output on the way back.
+                        // Dropout is alone: the layer before it reads its own output on the way back.
                         Some(stage) if stage.is_open() && !matches!(act, Activation::Dropout(_)) => {
                             stage.act = *act
                         }
@@ -187,7 +188,7 @@ impl Network {
         Ok(width)
     }
 
-    /// Adds the stage of a dense layer behind `width` columns.
+    /// Adds the stage of a dense layer that follows `width` columns.
     fn add_linear(&mut self, place: &str, number: u64, linear: &Linear, width: usize) -> Result<(), Error> {
         let &Linear { inputs, outputs, bias, init } = linear;
         let layer = Layer::Linear(linear.clone());
@@ -211,7 +212,7 @@ impl Network {
         Ok(())
     }
 
-    /// Adds the stage of an encoder behind `inputs` columns.
+    /// Adds the stage of an encoder that follows `inputs` columns.
     fn encode(&mut self, encoder: Encoder, inputs: usize) {
         let outputs = match &encoder {
             Encoder::Fourier { layer, .. } => 2 * layer.count(),
@@ -222,7 +223,7 @@ impl Network {
         self.encoders.push(encoder);
     }
 
-    /// Checks a normalization behind `n` columns, and gives it its places.
+    /// Checks a normalization that follows `n` columns, and assigns its places.
     fn place_norm(&mut self, path: &str, n: usize, layer: &Layer) -> Result<Norm, Error> {
         let name = layer.name();
         let lay = |places: &mut Places, name: &str| places.lay(format!("{path}.{name}"), vec![n]);

@@ -1,5 +1,5 @@
-//! A network: layers as the user listed them, stages as they run, and one flat arena of parameters. `build` makes stages
-//! of layers, and `transfer` carries parameters between the arena and the order that users see.
+//! A network: layers as the user listed them, stages as they run, and one flat arena of parameters. `build`
+//! turns layers into stages, and `transfer` copies parameters between the arena and the order that users see.
 
 mod build;
 #[cfg(test)]
@@ -20,13 +20,13 @@ use crate::simd::Isa;
 /// A dense layer's place in the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dense {
-    /// Where its weight (in, out) starts, which lies in panels ([`gemm::pack`](crate::gemm::pack)).
+    /// Where its weight (in, out) starts, which is stored in panels ([`gemm::pack`](crate::gemm::pack)).
     pub weight: usize,
     /// Where its bias starts, if it has one.
     pub bias: Option<usize>,
-    /// How both are drawn at first.
+    /// How both are initialized.
     pub init: Init,
-    /// Its number among all layers, which they are drawn by.
+    /// Its number among all layers, which determines its random stream.
     pub number: u64,
 }
 
@@ -48,64 +48,64 @@ impl Norm {
     }
 }
 
-/// What a normalization takes its statistics over.
+/// What the statistics of a normalization are taken over.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Over {
     /// The rows of a batch.
     Batch {
-        /// What it is.
+        /// The layer.
         layer: BatchNorm,
         /// Where its running mean and variance start in the arena of averages.
         running: (usize, usize),
     },
-    /// The columns of a row.
+    /// The columns of each row.
     Row(RowNorm),
 }
 
-/// A layer that makes rows of another kind, by itself in its stage.
+/// A layer that turns rows into others of a different kind, alone in its stage.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Encoder {
-    /// Features of Fourier.
+    /// Fourier features.
     Fourier {
-        /// What it is.
+        /// The layer.
         layer: Fourier,
         /// Where its frequencies start in the arena of averages.
         start: usize,
-        /// Its number among all layers, which they are drawn by.
+        /// Its number among all layers, which determines its random stream.
         number: u64,
     },
-    /// Columns on their common scale, or back.
+    /// Columns scaled to a common scale, or back.
     Standardize {
-        /// What it is.
+        /// The layer.
         layer: Standardize,
         /// Where its means and deviations start in the arena of averages.
         starts: [usize; 2],
     },
     /// Numbers and categories.
     Tabular {
-        /// What it is.
+        /// The layer.
         layer: TabularInput,
         /// Where its tables start in the arena of parameters.
         starts: Vec<usize>,
-        /// Its number among all layers, which they are drawn by.
+        /// Its number among all layers, which determines its random stream.
         number: u64,
     },
 }
 
-/// What runs in one go: a dense layer with the normalization and the element-wise layer behind it, or
-/// some of the three alone. The sum at the end of a block stands where a dense layer would.
+/// What runs as a unit: a dense layer with the normalization and the element-wise layer after it, or some of
+/// the three alone. The sum at the end of a residual block takes the place of a dense layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stage {
     /// The dense layer, if there is one.
     pub dense: Option<Dense>,
-    /// The encoder, if it is one, by its number; there is nothing else then.
+    /// The number of the encoder, if the stage is one; then there is nothing else.
     pub encoder: Option<usize>,
     /// The normalization, if there is one.
     pub norm: Option<Norm>,
-    /// Which stage's input is added to this one's, if this ends a block: that of the block's first, or of
-    /// this one if nothing runs in the block.
+    /// If this ends a residual block, the stage whose input is added to this one's: the block's first stage,
+    /// or this one if nothing runs in the block.
     pub skip: Option<usize>,
-    /// What follows, [`Activation::Identity`] if nothing does.
+    /// The activation; [`Activation::Identity`] if there is none.
     pub act: Activation,
     /// Width of the input.
     pub inputs: usize,
@@ -114,13 +114,13 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Whether an activation or a normalization behind it can be a part of it.
+    /// Whether an activation or a normalization that follows can become part of it.
     fn is_open(&self) -> bool {
         self.encoder.is_none() && self.act == Activation::Identity
     }
 }
 
-/// A parameter as users see it.
+/// A parameter array as users see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
     /// `"0.weight"`, as in PyTorch's state dicts.
@@ -143,7 +143,7 @@ impl Block {
     }
 }
 
-/// The structure of a network, without its numbers.
+/// The structure of a network, without parameter values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Network {
     identity: Identity,
@@ -154,7 +154,8 @@ pub struct Network {
     averages: Places,
 }
 
-/// Which network something was made for: a number that no other has but copies, which are of one structure.
+/// Identifies the network that something was made for: a number shared only with copies, which have the same
+/// structure.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity(u64);
 
@@ -164,13 +165,13 @@ impl Identity {
         Identity(MADE.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Whether both are of one network, or of copies of one.
+    /// Whether both identify the same network, or copies of one.
     pub fn is(self, other: Self) -> bool {
         self.0 == other.0
     }
 }
 
-/// Networks are equal if their structures are, whoever made them.
+/// Networks are equal if their structures are, so identities do not count.
 impl PartialEq for Identity {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -178,7 +179,7 @@ impl PartialEq for Identity {
 }
 
 impl Network {
-    /// Which it is.
+    /// Its identity.
     pub fn identity(&self) -> Identity {
         self.identity
     }
@@ -186,7 +187,7 @@ impl Network {
     pub fn layers(&self) -> &[Layer] {
         &self.layers
     }
-    /// What runs.
+    /// The stages, in the order in which they run.
     pub fn stages(&self) -> &[Stage] {
         &self.stages
     }
@@ -201,14 +202,14 @@ impl Network {
             Encoder::Fourier { .. } | Encoder::Standardize { .. } => &[],
         }
     }
-    /// The tables that the input's codes are of, if there are some.
+    /// The tables of the input's codes, if there are any.
     pub fn table(&self) -> Option<&TabularInput> {
         match self.encoders.first() {
             Some(Encoder::Tabular { layer, .. }) => Some(layer),
             _ => None,
         }
     }
-    /// The parameters in their public order.
+    /// The parameter arrays, in public order.
     pub fn blocks(&self) -> &[Block] {
         &self.params.blocks
     }
@@ -232,12 +233,12 @@ impl Network {
     pub fn has_norms(&self) -> bool {
         self.stages.iter().any(|s| s.norm.is_some())
     }
-    /// The stages that end a block with the input of stage `first` to add.
+    /// The stages that end a block whose first stage is `first`, and add its input.
     pub fn ends(&self, first: usize) -> impl Iterator<Item = usize> + '_ {
         let ends = move |(index, stage): (usize, &Stage)| (stage.skip == Some(first)).then_some(index);
         self.stages.iter().enumerate().filter_map(ends)
     }
-    /// How many blocks' inputs wait for their ends at most at the same time: how deep blocks are nested.
+    /// Most blocks whose inputs wait for their ends at the same time: how deeply blocks are nested.
     pub fn depth(&self) -> usize {
         let waiting = |index| {
             let over = |(end, s): (usize, &Stage)| end >= index && s.skip.is_some_and(|first| first <= index);
@@ -257,15 +258,15 @@ impl Network {
     pub fn outputs(&self) -> usize {
         self.stages[self.stages.len() - 1].outputs
     }
-    /// The widest that rows get, the input included.
+    /// The largest width of rows, including the input.
     pub fn max_width(&self) -> usize {
         self.stages.iter().map(|s| s.outputs).chain([self.inputs()]).max().unwrap_or(0)
     }
 
-    /// Checks the shape of an input, and the codes of categories in it.
+    /// Checks the shape of an input, and its category codes.
     ///
     /// # Errors
-    /// If it has no rows or another width, or a number is no code.
+    /// If it has no rows or another width, or a number is not a code.
     pub fn check_input<T: Element>(&self, x: Samples<'_, T>) -> Result<(), Error> {
         let (rows, width) = (x.rows(), x.cols());
         if width != self.inputs() {
@@ -289,10 +290,10 @@ impl Network {
         Ok(())
     }
 
-    /// Checks that a batch has rows enough to train on.
+    /// Checks that a batch has enough rows for training.
     ///
     /// # Errors
-    /// If it has one, and there are statistics to take over rows.
+    /// If it has only one, and statistics are taken over rows.
     pub fn check_training_rows(&self, rows: usize) -> Result<(), Error> {
         if rows == 1 && self.couples_rows() {
             let accepted =
@@ -306,10 +307,10 @@ impl Network {
         Ok(())
     }
 
-    /// Checks that what its encoders are given are numbers of use in a precision.
+    /// Checks that the encoders' constants are usable in a precision.
     ///
     /// # Errors
-    /// If two of them that must differ are the same, or one is too large or too small.
+    /// If two that must differ become equal, or one is too large or too small.
     pub fn check_precision<T: Element>(&self) -> Result<(), Error> {
         self.encoders.iter().try_for_each(|encoder| match encoder {
             Encoder::Fourier { .. } => Ok(()),
@@ -318,7 +319,7 @@ impl Network {
         })
     }
 
-    /// Draws initial parameters into an arena, and sets running averages to those of standard numbers.
+    /// Draws initial parameters into an arena, and initializes running averages as for standardized inputs.
     pub fn initialize<T: Element>(
         &self,
         isa: Isa,

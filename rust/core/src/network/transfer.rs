@@ -1,4 +1,4 @@
-//! Parameters between the arena, where kernels want them, and the order that users see.
+//! Copies parameters between the arena, in the layout that kernels need, and the order that users see.
 
 use super::{Block, Network};
 use crate::element::Element;
@@ -7,10 +7,10 @@ use crate::simd::Isa;
 use crate::view::MatRef;
 
 impl Block {
-    /// Copies the block, as it lies in the arena, into public order: a weight as (out, in).
+    /// Copies the block from its layout in the arena into public order: a weight as (out, in).
     ///
     /// # Panics
-    /// If a length is not the block's.
+    /// If a length differs from the block's.
     pub fn export<T: Element>(&self, isa: Isa, inner: &[T], public: &mut [T]) {
         assert!(inner.len() == self.len() && public.len() == self.len());
         match self.shape[..] {
@@ -27,7 +27,7 @@ impl Block {
     /// The reverse of [`export`](Self::export).
     ///
     /// # Panics
-    /// If a length is not the block's.
+    /// If a length differs from the block's.
     pub fn import<T: Element>(&self, isa: Isa, public: &[T], inner: &mut [T]) {
         assert!(inner.len() == self.len() && public.len() == self.len());
         match self.shape[..] {
@@ -46,7 +46,7 @@ impl Network {
     /// Copies an arena into public order: blocks one after the other, weights as (out, in).
     ///
     /// # Panics
-    /// If lengths are not those of this network.
+    /// If the lengths do not match this network.
     pub fn export<T: Element>(&self, isa: Isa, arena: &[T], flat: &mut [T]) {
         assert_eq!(flat.len(), self.num_parameters());
         let mut rest = flat;
@@ -60,7 +60,7 @@ impl Network {
     /// The reverse of [`export`](Self::export).
     ///
     /// # Panics
-    /// If lengths are not those of this network.
+    /// If the lengths do not match this network.
     pub fn import<T: Element>(&self, isa: Isa, flat: &[T], arena: &mut [T]) {
         assert_eq!(flat.len(), self.num_parameters());
         let mut rest = flat;
@@ -71,7 +71,7 @@ impl Network {
         }
     }
 
-    /// Calls `f(public index, arena index)` for every parameter, for those who look at some by their places.
+    /// Calls `f(public index, arena index)` for every parameter, for callers that access single ones.
     pub fn translate(&self, mut f: impl FnMut(usize, usize)) {
         let mut public = 0;
         for block in self.blocks() {

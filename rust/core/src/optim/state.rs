@@ -35,8 +35,8 @@ impl Config {
 
     /// Copies out a state array: blocks one after the other, weights as (out, in).
     ///
+    /// # Panics
     /// If the lengths are not those of this network.
-    /// If lengths are not those of this network.
     pub fn export<T: Element>(&self, isa: Isa, slot: &Slot, network: &Network, array: &[T], flat: &mut [T]) {
         for (block, public, inner) in self.places(slot, network) {
             match block {
@@ -48,8 +48,8 @@ impl Config {
 
     /// The reverse of [`export`](Self::export).
     ///
+    /// # Panics
     /// If the lengths are not those of this network.
-    /// If lengths are not those of this network.
     pub fn import<T: Element>(&self, isa: Isa, slot: &Slot, network: &Network, flat: &[T], array: &mut [T]) {
         for (block, public, inner) in self.places(slot, network) {
             match block {

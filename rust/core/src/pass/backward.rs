@@ -15,7 +15,7 @@ impl<'a, T: Element> Pass<'a, T> {
     /// The gradient with respect to the output, given or left by the loss, back through the last activation.
     pub(super) fn slope(&self, index: usize, rows: &Range<usize>, local: &Local) {
         let outputs = self.network.stages()[index].outputs;
-        // SAFETY: the block's own.
+        // SAFETY: the block's own rows, to which this item has no other reference here.
         let mut delta = unsafe { self.rows_mut(self.layout.stages[index].delta, local, outputs) };
         if let Some(gradient) = self.output_gradient {
             for r in 0..rows.len() {
@@ -41,7 +41,7 @@ impl<'a, T: Element> Pass<'a, T> {
             return;
         }
         let mut into = if index > 0 {
-            // SAFETY: the block's own; what is read of gradients are those of later stages.
+            // SAFETY: the block's own rows; the gradients that are read meanwhile are those of later stages.
             unsafe { self.rows_mut(slots[index - 1].delta, local, stage.inputs) }
         } else {
             let gradient = self.input_gradient.expect("what is in front of the first stage");
@@ -86,7 +86,7 @@ impl<'a, T: Element> Pass<'a, T> {
             epilogue,
             ahead: &[],
         };
-        // SAFETY: the thread's own, of which there is no other part in use.
+        // SAFETY: the thread's own scratch, to which this item has no other reference.
         gemm.run(self.plan.isa, &plan, unsafe { self.scratch(worker) });
     }
 

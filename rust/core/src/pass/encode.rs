@@ -82,9 +82,9 @@ impl<T: Element> Pass<'_, T> {
         let base = codes.start * category.dim;
         let range = start + base..start + codes.end * category.dim;
         let grads = match task.update {
-            // SAFETY: the thread's own, of which there is no other part in use.
+            // SAFETY: the thread's own scratch, to which this item has no other reference.
             Some(_) => unsafe { &mut self.scratch(worker)[padded::<T>(self.plan.scratch)..][..range.len()] },
-            // SAFETY: the item's own part of the table.
+            // SAFETY: this part of the table belongs to this item alone.
             None => unsafe { task.grads.slice_mut(range.clone()) },
         };
         if task.update.is_some() || !task.accumulate {

@@ -24,7 +24,7 @@ impl<'a, T: Element> Pass<'a, T> {
     pub(super) fn gather(&self, rows: &Range<usize>, local: &Local) {
         let Some(data) = self.input else { return };
         if !self.in_place() {
-            // SAFETY: the block's own.
+            // SAFETY: the block's own rows, to which this item has no other reference here.
             let mut into = unsafe { self.rows_mut(self.layout.input, local, data.cols()) };
             let at = |r: usize| self.rows.at(rows.start + r);
             if let Rows::Listed(_) = self.rows {
@@ -86,7 +86,7 @@ impl<'a, T: Element> Pass<'a, T> {
             Some(start) => (start, Activation::Identity, None),
             None => (slots.output, stage.act, slots.saved),
         };
-        // SAFETY: the block's own, in two slots; the stage reads others.
+        // SAFETY: the block's own rows, in two different slots; what the stage reads is in other slots.
         let y = unsafe { self.rows_mut(y, local, stage.outputs) };
         // SAFETY: likewise.
         let saved = saved.map(|start| unsafe { self.rows_mut(start, local, stage.outputs) });
@@ -99,7 +99,7 @@ impl<'a, T: Element> Pass<'a, T> {
             }
             (_, saved) => {
                 let skip = stage.skip.map(|first| self.stage_input(first, rows, local));
-                // SAFETY: the thread's own, of which there is no other part in use.
+                // SAFETY: the thread's own scratch, to which this item has no other reference.
                 let scratch = unsafe { self.scratch(worker) };
                 self.through(index, x, skip, y, act, saved, scratch);
             }
@@ -155,7 +155,7 @@ impl<'a, T: Element> Pass<'a, T> {
             return;
         }
         let half = padded::<T>(self.plan.block_rows * self.network.max_width());
-        // SAFETY: the thread's own, of which there is no other part in use.
+        // SAFETY: the thread's own scratch, to which this item has no other reference.
         let scratch = unsafe { self.scratch(worker) };
         let depth = self.network.depth();
         let (scratch, halves) = scratch.split_at_mut(scratch.len() - (2 + depth) * half);

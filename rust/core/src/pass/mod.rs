@@ -11,8 +11,8 @@
 //!   later, and which also write the thread's transposed weights and the shard's gradients; a part of the
 //!   update writes its part of parameters and state, and reads the gradients of all shards.
 //!
-//! No item reads what another item of the same phase writes, [`threads::run`](crate::threads::run) separates
-//! the phases, and each item runs on one thread only.
+//! No item reads what another item of the same phase writes, [`threads::run`] separates the phases, and each
+//! item runs on one thread only.
 //!
 //! This module defines passes and assigns the work: `forward` and `backward` take rows through the stages,
 //! `norms` and `encode` do what is special to some stages, and `weights` takes gradients and updates.
@@ -292,9 +292,10 @@ impl<'a, T: Element> Pass<'a, T> {
     /// A thread's scratch.
     ///
     /// # Safety
-    /// The thread must be in an item under this number, and have no other hold on its scratch.
+    /// The calling thread must be running an item under this number, with no other reference to its scratch.
     unsafe fn scratch(&self, worker: usize) -> &'a mut [T] {
-        // SAFETY: every thread of a region has another number, and the caller no second hold.
+        // SAFETY: threads of a region have different numbers, and the caller promises that there is no other
+        // reference; the layout places nothing else there.
         unsafe { self.values.slice_mut(self.layout.scratch(worker)) }
     }
 
@@ -455,7 +456,7 @@ impl<'a, T: Element> Pass<'a, T> {
                 RowStep::Loss => {
                     let last = self.layout.stages.len() - 1;
                     let outputs = self.network.outputs();
-                    // SAFETY: the block's own.
+                    // SAFETY: the block's own rows; `output` is another slot.
                     let delta = unsafe { self.rows_mut(self.layout.stages[last].delta, &local, outputs) };
                     let output = self.rows_ref(self.layout.stages[last].output, &local, outputs);
                     self.losses(output, self.goes_back().then_some(delta), rows);
@@ -506,19 +507,21 @@ impl<'a, T: Element> Pass<'a, T> {
         self.plan.stages[index].as_ref().expect("planned for dense layers")
     }
 
-    /// Rows of a slot, to read: the block's own while rows go through, any in phases of weights, where nobody writes rows.
+    /// Rows of a slot, for reading: the block's own while rows go through; any rows in phases of weights, in
+    /// which nobody writes rows.
     fn rows_ref(&self, start: usize, Local { rows, base, .. }: &Local, width: usize) -> MatRef<'a, T> {
         // SAFETY: while rows go through, only the block itself (or the thread that owns them) writes these
         // rows; in phases of weights nobody writes rows.
         unsafe { self.values.mat(base + start + rows.start * width, rows.len(), width, width) }
     }
 
-    /// The same to write.
+    /// The same, for writing.
     ///
     /// # Safety
-    /// The item must be the one whose block these rows are, and have no other hold on them in this slot.
+    /// The rows must belong to the block of the calling item, which must have no other reference to them in
+    /// this slot.
     unsafe fn rows_mut(&self, start: usize, Local { rows, base, .. }: &Local, width: usize) -> MatMut<'a, T> {
-        // SAFETY: the caller's word.
+        // SAFETY: the caller promises that these rows are the item's own, without another reference.
         unsafe { self.values.mat_mut(base + start + rows.start * width, rows.len(), width, width) }
     }
 }

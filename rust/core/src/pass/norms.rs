@@ -124,7 +124,7 @@ impl<'a, T: Element> Pass<'a, T> {
     pub(super) fn normalize(&self, index: usize, local: &Local) {
         let (stage, slots) = (&self.network.stages()[index], &self.layout.stages[index]);
         let z = self.rows_ref(slots.before_norm.expect("kept while training"), local, stage.outputs);
-        // SAFETY: the block's own, in slots apart from each other and from z.
+        // SAFETY: the block's own rows, in slots that differ from each other and from that of z.
         let u = unsafe { self.rows_mut(slots.output, local, stage.outputs) };
         // SAFETY: likewise.
         let saved = slots.saved.map(|start| unsafe { self.rows_mut(start, local, stage.outputs) });
@@ -151,7 +151,7 @@ impl<'a, T: Element> Pass<'a, T> {
     pub(super) fn denormalize(&self, index: usize, local: &Local) {
         let (stage, slots) = (&self.network.stages()[index], &self.layout.stages[index]);
         let z = self.rows_ref(slots.before_norm.expect("kept while training"), local, stage.outputs);
-        // SAFETY: the block's own.
+        // SAFETY: the block's own rows; z and the moments are in other slots.
         let du = unsafe { self.rows_mut(slots.delta, local, stage.outputs) };
         let over_rows = stage.norm.is_some_and(|n| !n.over_batch());
         let moments = over_rows.then(|| self.rows_ref(slots.moments, local, 2));

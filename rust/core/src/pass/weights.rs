@@ -76,7 +76,7 @@ impl<'a, T: Element> Pass<'a, T> {
         // Whole cache lines, so that no two threads write to the same one.
         let part = padded::<T>(self.network.arena_len().div_ceil(self.plan.threads));
         let part = item * part..(item + 1) * part;
-        // SAFETY: the thread's own, of which there is no other part in use.
+        // SAFETY: the thread's own scratch, to which this item has no other reference.
         let own = unsafe { &mut self.scratch(worker)[padded::<T>(self.plan.scratch)..] };
         for block in self.network.blocks().iter().filter(|b| task.wants(b.offset)) {
             let (from, to) = (part.start.max(block.offset), part.end.min(block.offset + block.len()));
@@ -193,8 +193,8 @@ impl<'a, T: Element> Pass<'a, T> {
         }
     }
 
-    /// A panel of the gradient with respect to a stage's output, over the tile's rows: from its copy in panels, if
-    /// there is one.
+    /// A panel of the gradient with respect to a stage's output, over the tile's rows: taken from the copy in
+    /// panels, if there is one.
     fn slopes_of(
         &self,
         index: usize,
@@ -207,12 +207,13 @@ impl<'a, T: Element> Pass<'a, T> {
             return delta.block(0, delta.rows(), col, n);
         }
         let from = all.base + self.layout.stages[index].delta_panels + col * all.wave;
-        // SAFETY: written only while rows went through: in an earlier phase or, in shards, earlier in this item.
+        // SAFETY: written only while rows went through: in an earlier phase or, in shards, earlier in this
+        // item.
         let panel = unsafe { self.values.slice(from..from + all.wave * n) };
         MatRef::new(panel, all.wave, n).block(all.rows.start, delta.rows(), 0, n)
     }
 
-    /// The gradient of a panel's bias, which is the sum of the rows, and its update if that is `complete`.
+    /// The gradient of a panel's bias, the sum of the rows, and its update if the gradient is `complete`.
     fn bias(
         &self,
         task: &WeightTask<'a, T>,
@@ -239,7 +240,8 @@ impl<'a, T: Element> Pass<'a, T> {
         let (start, k, m) = (all.base + self.layout.stages[item.stage].input_panels, x.rows(), x.cols());
         match planned.weight.precision.parts() {
             0 if planned.pack_input => {
-                // SAFETY: as for the panels of `delta` in `tile`.
+                // SAFETY: written only while rows went through: in an earlier phase or, in shards, earlier in
+                // this item.
                 let panels = unsafe { self.values.slice(start..start + all.wave * inputs) };
                 let panels = LhsPanels::new(panels, inputs, all.wave, planned.weight.rows);
                 Lhs::Panels(panels.block(item.rows.start, m)).steps(all.rows.start, k)
@@ -251,7 +253,7 @@ impl<'a, T: Element> Pass<'a, T> {
 
     /// Rows split into bfloat16 parts, which have been there since the rows went through.
     fn split_panels(&self, start: usize, lanes: usize, k: usize, parts: usize) -> SplitPanels<'a, T> {
-        // SAFETY: as for the panels of `delta` in `tile`.
+        // SAFETY: written only while rows went through, in an earlier phase: nothing is split in shards.
         let panels = unsafe { self.values.slice(start..start + split_len(lanes, k, parts)) };
         SplitPanels::new(panels, lanes, k, parts)
     }

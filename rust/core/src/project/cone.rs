@@ -1,28 +1,28 @@
-//! The least of a small quadratic function where no variable is negative.
+//! Minimizes a small quadratic function over nonnegative variables.
 //!
 //! ```text
 //! min ½·uᵀPu + qᵀu,  u ≥ 0,   P symmetric, positive semidefinite
 //! ```
 //!
-//! The active-set method of Lawson and Hanson, "Solving Least Squares Problems", 1974, chapter 23, with P and q
-//! in the place of AᵀA and −Aᵀb. It ends after finitely many steps, with variables that are exactly 0 or solve
+//! The active-set method of Lawson and Hanson, "Solving Least Squares Problems", 1974, chapter 23, with P and
+//! q in place of AᵀA and −Aᵀb. It ends after finitely many steps, with variables that are exactly 0 or solve
 //! their equations.
 
-/// Room for problems of one size, so that solving one allocates nothing.
+/// Memory for problems of one size, so that solving one allocates nothing.
 #[derive(Debug, Default)]
 pub struct Cone {
     /// u, the solution.
     pub u: Vec<f64>,
     /// Variables that are above 0.
     free: Vec<usize>,
-    /// Those that may not become so in this round.
+    /// Variables that may not become positive in this round.
     barred: Vec<bool>,
     factor: Vec<f64>,
     z: Vec<f64>,
 }
 
 impl Cone {
-    /// Room for `n` variables.
+    /// Memory for `n` variables.
     pub fn new(n: usize) -> Self {
         Cone {
             u: vec![0.0; n],
@@ -33,10 +33,10 @@ impl Cone {
         }
     }
 
-    /// Solves one: P row by row, all numbers finite.
+    /// Solves a problem: P row by row, all numbers finite.
     ///
     /// # Panics
-    /// If P or q are of another size.
+    /// If P or q has another size.
     pub fn solve(&mut self, p: &[f64], q: &[f64]) {
         let n = self.u.len();
         assert_eq!((p.len(), q.len()), (n * n, n));
@@ -45,8 +45,8 @@ impl Cone {
         self.barred.fill(false);
         let size = |x: &[f64]| x.iter().fold(0.0f64, |m, x| m.max(x.abs()));
         let (size_p, size_q) = (size(p), size(q));
-        // Each round makes the function less, so that no set of free variables comes twice; the limit is for
-        // the rounding of numbers only.
+        // Each round decreases the function, so no set of free variables comes twice; the limit only guards
+        // against rounding.
         for _ in 0..10 * n + 10 {
             let noise = 4.0 * n as f64 * f64::EPSILON * (size_p * size(&self.u) + size_q);
             let slope = |j: usize| -q[j] - (0..n).map(|k| p[j * n + k] * self.u[k]).sum::<f64>();
@@ -61,7 +61,7 @@ impl Cone {
             let Some((j, _)) = best else { return };
             self.free.push(j);
             if !self.equations(p, q) || self.z[self.free.len() - 1] <= 0.0 {
-                // It depends on others that are free already, or gains nothing but rounding.
+                // It depends on others that are already free, or gains nothing beyond rounding.
                 self.free.pop();
                 self.barred[j] = true;
                 continue;
@@ -71,8 +71,8 @@ impl Cone {
         }
     }
 
-    /// Moves u towards the solution of the equations of what is free, and takes that out which would become
-    /// negative, until nothing would.
+    /// Moves u towards the solution of the free variables' equations, and removes variables that would become
+    /// negative, until none would.
     fn inside(&mut self, p: &[f64], q: &[f64]) {
         loop {
             let Cone { u, free, z, .. } = self;
@@ -101,7 +101,8 @@ impl Cone {
         }
     }
 
-    /// Solves P·z = −q for what is free, by Cholesky's method. False if a row depends on those before.
+    /// Solves P·z = −q for the free variables, by Cholesky's method. Returns false if a row depends on
+    /// earlier ones.
     fn equations(&mut self, p: &[f64], q: &[f64]) -> bool {
         let Cone { u, free, factor, z, .. } = self;
         let (n, m) = (u.len(), free.len());
@@ -136,7 +137,7 @@ mod tests {
     use super::*;
     use crate::rng::{Purpose, Stream};
 
-    /// P = MMᵀ of `n` random rows of `d` numbers, of which `twins` are there twice, and a random q.
+    /// P = MMᵀ of `n` random rows of `d` numbers, of which `twins` occur twice, and a random q.
     fn problem(n: usize, d: usize, twins: usize, seed: u64) -> (Vec<f64>, Vec<f64>) {
         let mut stream = Stream::new(seed, Purpose::Init, 0);
         let mut number = || 2.0 * stream.unit() - 1.0;
@@ -159,7 +160,7 @@ mod tests {
                 let (p, q) = problem(n, d, twins, seed);
                 let mut cone = Cone::new(n);
                 for _ in 0..2 {
-                    cone.solve(&p, &q); // the second time as the first
+                    cone.solve(&p, &q); // the second time gives the same as the first
                     for i in 0..n {
                         let slope = q[i] + (0..n).map(|k| p[i * n + k] * cone.u[k]).sum::<f64>();
                         assert!(cone.u[i] >= 0.0 && slope >= -1e-9, "{seed} {d} {twins}: {slope}");

@@ -1,4 +1,4 @@
-//! Gradients that are kept from going against others: g ← g + Σ c_k·r_k before every update.
+//! Keeps gradients from going against others: g ← g + Σ c_k·r_k before every update.
 //!
 //! ```text
 //! average     d = g·r < 0:   c = −d/(‖r‖² + ε)                            A-GEM, Chaudhry et al. 2019
@@ -6,9 +6,9 @@
 //! orthogonal  c_k = −g·r_k, with rows r_k that are orthonormal            OGD, Farajtabar et al. 2020
 //! ```
 //!
-//! Of the first two, r_k is the gradient of the loss of remembered samples at the parameters of the moment, which
-//! takes a pass over them before every update; of the third, it stays. Sums are put together from those of runs,
-//! in their order, so that they are the same for any number of threads. Nothing is allocated by an update.
+//! In the first two, r_k is the gradient of the loss on remembered samples at the current parameters, which
+//! takes a pass over them before every update; in the third it is fixed. Sums are combined from those of
+//! runs, in their order, so that they are the same for any number of threads. Updates allocate nothing.
 
 pub mod cone;
 
@@ -37,16 +37,16 @@ pub enum Rule {
         /// ε, in units of a squared gradient.
         eps: f64,
     },
-    /// Several.
+    /// Several such directions.
     Each {
-        /// γ, which is added to the solution; or, as a `bound`, what v is not less than.
+        /// γ, which is added to the solution; or, with `bound`, the lower bound of v.
         margin: f64,
         /// ε
         eps: f64,
         /// See `margin`.
         bound: bool,
     },
-    /// Nothing of the directions is left.
+    /// Removes the components along all directions.
     Orthogonal,
 }
 
@@ -59,29 +59,29 @@ pub enum Answers<T> {
     Labels(Vec<i64>),
 }
 
-/// Remembered samples, and which of them make the next gradients.
+/// Remembered samples, and which of them the next gradients come from.
 #[derive(Clone, Debug)]
 pub struct Memory<T> {
     x: Vec<T>,
     y: Answers<T>,
     rows: usize,
-    /// Rows of the batches to come, one after the other; after the last comes the first.
+    /// Rows of the coming batches, one after the other; after the last, the first comes again.
     order: Vec<u32>,
     size: usize,
     next: usize,
 }
 
 impl<T: Element> Memory<T> {
-    /// `rows` samples, all of which make every gradient.
+    /// `rows` samples, all of which are used for every gradient.
     pub fn new(x: Vec<T>, y: Answers<T>, rows: usize) -> Self {
         let all = u32::try_from(rows).expect("a memory has fewer than 2³² rows");
         Memory { x, y, rows, order: (0..all).collect(), size: rows, next: 0 }
     }
 
-    /// Sets which rows make the gradients to come, `size` of them each.
+    /// Sets which rows the coming gradients come from, `size` rows each.
     ///
     /// # Errors
-    /// If they are no batches of that size, or there is no such row.
+    /// If their number is not a multiple of that size, or there is no such row.
     pub fn set_order(&mut self, order: Vec<u32>, size: usize) -> Result<(), Error> {
         let fits = size > 0 && !order.is_empty() && order.len().is_multiple_of(size);
         if !fits || order.iter().any(|row| *row as usize >= self.rows) {
@@ -106,7 +106,7 @@ impl<T: Element> Memory<T> {
     }
 }
 
-/// Where a projection stands.
+/// The position of a projection.
 pub(crate) struct Place {
     next: Vec<usize>,
     counts: (u64, u64),
@@ -115,7 +115,7 @@ pub(crate) struct Place {
 /// What gradients are kept from, and how.
 pub struct Projection<T> {
     rule: Rule,
-    /// What directions are computed from, one each; none if they stay.
+    /// What directions are computed from, one memory each; empty if they are fixed.
     memories: Vec<Memory<T>>,
     directions: Vec<Buffer<T>>,
     workspaces: Workspaces<T>,
@@ -126,12 +126,12 @@ pub struct Projection<T> {
     /// c
     weights: Vec<f64>,
     cone: Cone,
-    /// Updates so far, and those whose gradient was changed.
+    /// Number of updates so far, and how many of them had their gradient changed.
     pub counts: (u64, u64),
 }
 
 impl<T: Element> Projection<T> {
-    /// From gradients of remembered samples.
+    /// A projection against gradients of remembered samples.
     ///
     /// # Errors
     /// If samples do not fit the model or the loss, a number is not finite, or there is not enough memory.
@@ -156,7 +156,7 @@ impl<T: Element> Projection<T> {
         Ok(Self::new(rule, memories, directions))
     }
 
-    /// From directions that stay: orthonormal rows in public order, one after the other.
+    /// A projection against fixed directions: orthonormal rows in public order, one after the other.
     ///
     /// # Errors
     /// If a number is not finite, or there is not enough memory.
@@ -192,13 +192,13 @@ impl<T: Element> Projection<T> {
         }
     }
 
-    /// The memories, to set what comes next.
+    /// A memory, to set what comes next.
     pub fn memory(&mut self, number: usize) -> Option<&mut Memory<T>> {
         self.memories.get_mut(number)
     }
 
-    /// Computes the gradients of the memories at the parameters. Running averages and what comes next in the
-    /// model's own draws stay as they are.
+    /// Computes the gradients of the memories at the parameters. Running averages and the model's own random
+    /// draws are left unchanged.
     ///
     /// # Errors
     /// If a loss is not finite.
@@ -219,7 +219,7 @@ impl<T: Element> Projection<T> {
                 continue;
             }
             let workspace = self.workspaces.get(model.network(), isa, Mode::Step, rows.len())?;
-            // A stream of its own for each memory.
+            // A separate random stream for each memory.
             let draw = Draw { seed: !model.draw.seed ^ ((number as u64) << 32), ..model.draw };
             let Parts { network, params, averages, .. } = model.parts();
             let x = memory.samples();
@@ -234,32 +234,32 @@ impl<T: Element> Projection<T> {
                 let (step, lr) = (optimizer.steps, optimizer.config.lr());
                 return Err(Error::Diverged { loss: f64::INFINITY, step, lr });
             }
-            // Nobody writes these.
+            // Nobody writes these parts.
             optimizer.frozen().for_each(|range| direction[range].fill(T::ZERO));
         }
         Ok(())
     }
 
-    /// Says that an update was made with what was [recalled](Self::recall): other samples come next.
+    /// Records that an update was made with what was [recalled](Self::recall): other samples come next.
     pub(crate) fn advance(&mut self) {
         for memory in &mut self.memories {
             memory.next = (memory.next + 1) % (memory.order.len() / memory.size);
         }
     }
 
-    /// Where it stands: what comes next of each memory, and its counts.
+    /// The position: what comes next of each memory, and the counts.
     pub(crate) fn place(&self) -> Place {
         Place { next: self.memories.iter().map(|memory| memory.next).collect(), counts: self.counts }
     }
 
-    /// Goes back to where it stood.
+    /// Returns to a position.
     pub(crate) fn go_back(&mut self, place: &Place) {
         self.memories.iter_mut().zip(&place.next).for_each(|(memory, next)| memory.next = *next);
         self.counts = place.counts;
     }
 
-    /// Keeps a gradient from going against the directions. False if something is not finite; the gradient is
-    /// then as it was.
+    /// Keeps a gradient from going against the directions. Returns false if something is not finite; the
+    /// gradient is then unchanged.
     pub(crate) fn apply(&mut self, isa: Isa, grads: &mut Buffer<T>) -> bool {
         let n = self.directions.len();
         let Projection { directions, dots, gram, weights, .. } = self;
@@ -273,7 +273,8 @@ impl<T: Element> Projection<T> {
                 return true;
             }
             Rule::Average { eps } => {
-                // Where the direction counts and not its length, squares that are lost would make it infinite.
+                // The direction's length does not matter, if ε is scaled with it; but squares that underflow
+                // would make the coefficient infinite.
                 let mut eps = eps;
                 let size = max_abs(isa, &directions[0]).to_f64();
                 if size < T::TINY.sqrt() / T::EPSILON {
@@ -319,14 +320,14 @@ impl<T: Element> Projection<T> {
     }
 }
 
-/// `into[k]` ← one · others[k]
+/// `into[k] ← one · others[k]`
 fn products<T: Element>(isa: Isa, one: &[T], others: &[Buffer<T>], into: &mut [f64]) {
     for (dot, other) in into.iter_mut().zip(others) {
         *dot = parallel::sum(one.len(), |run| dispatch(isa, Dot(&one[run.clone()], &other[run])));
     }
 }
 
-/// a·b, of blocks in the precision of the numbers and over blocks in double.
+/// a·b, within blocks in the numbers' precision and over blocks in double precision.
 struct Dot<'a, T>(&'a [T], &'a [T]);
 
 impl<T: Element> Op<T> for Dot<'_, T> {
@@ -342,7 +343,7 @@ impl<T: Element> Op<T> for Dot<'_, T> {
     }
 }
 
-/// Elements of a gradient that stay in cache while all directions are added to them.
+/// Elements of a gradient that stay in the cache while all directions are added to them.
 const PART: usize = 4096;
 
 #[cfg(test)]

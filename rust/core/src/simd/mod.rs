@@ -309,9 +309,9 @@ pub fn stream_sum<T: Element, S: Simd<T>, const W: usize, const R: usize, const 
     }
 }
 
-/// How far ahead [`stream_map`] prefetches, in bytes.
-/// Σ f over the elements of slices of one length: of blocks in `T`, in four chains side by side, and over these in double
-/// precision. Lanes behind the end count too; `f(x, sum)` must leave `sum` as it is for zeros.
+/// Sums f over the elements of slices of the same length: within blocks in `T`, in four chains side by side,
+/// and over the blocks in double precision. Lanes beyond the end count too, so `f(x, sum)` must return `sum`
+/// unchanged for zeros.
 ///
 /// # Panics
 /// If the slices differ in length.
@@ -338,6 +338,7 @@ pub fn sum_of<T: Element, S: Simd<T>, const R: usize>(
     total
 }
 
+/// How far ahead [`stream_map`] prefetches, in bytes.
 const AHEAD: usize = 2048;
 /// Bytes of a slice from which [`stream_map`] prefetches: below, the streams fit the second-level cache.
 const LONG: usize = 128 * 1024;

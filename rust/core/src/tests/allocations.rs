@@ -19,15 +19,15 @@ struct Counting;
 
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: hands everything on to the system's allocator.
+// SAFETY: every call is passed on unchanged to the system's allocator, which fulfils the contract.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: handed on from the caller.
+        // SAFETY: the caller makes the promises that `System.alloc` needs.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: handed on from the caller.
+        // SAFETY: the caller makes the promises that `System.dealloc` needs; the memory came from it.
         unsafe { System.dealloc(ptr, layout) }
     }
 }
@@ -35,7 +35,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Counts are of a whole process, and other tests run beside this one: so it runs in a process of its own.
+/// Counts are of the whole process, in which other tests run at the same time: so this one runs in a process
+/// of its own.
 #[test]
 fn steps_and_predictions_allocate_nothing_once_their_shape_was_seen() {
     const ALONE: &str = "THALWEG_TEST_ALONE";
@@ -114,8 +115,8 @@ fn count() {
         };
         round();
         round();
-        // Something that allocates in steps would show in every window; a thread of the pool or of the
-        // test harness that is only just starting shows in one.
+        // If steps allocated, that would show in every window; a thread of the pool or of the test harness
+        // that is just starting shows in only one.
         let windows = [(); 3].map(|()| {
             let before = ALLOCATIONS.load(Ordering::Relaxed);
             (0..times).for_each(|_| round());

@@ -1,5 +1,6 @@
-//! The promise that the unsafe code of passes and updates rests on: within a phase, no item touches what another one
-//! writes. The [`witness`](crate::threads::witness) sees every slice and matrix that items are lent.
+//! The promise on which the unsafe code of passes and updates rests: within a phase, no item touches what
+//! another one writes. The [`witness`](crate::threads::witness) sees every slice and matrix that is lent to
+//! items.
 
 use super::THREADS;
 use crate::along::{Path, Penalty};
@@ -21,8 +22,8 @@ use crate::update::Clip;
 use crate::view::MatRef;
 use crate::{Model, Trainer};
 
-/// Runs `f` for several numbers of threads, since two items of one worker are not told apart. Gives how many slices
-/// items were lent.
+/// Runs `f` with several numbers of threads, since two items of the same worker are not told apart. Returns
+/// how many slices were lent to items.
 fn check(what: &str, f: impl Fn()) -> usize {
     let (before, mut seen) = (num_threads().0, 0);
     for threads in [2, 3, 5] {
@@ -39,7 +40,7 @@ fn dense(inputs: usize, outputs: usize) -> Layer {
     Layer::Linear(Linear { inputs, outputs, bias: true, init: Init::KaimingUniform })
 }
 
-/// Networks of all kinds of stages, with rows of input: in tiles, in waves and in shards.
+/// Networks with all kinds of stages, and rows of input: in tiles, in waves and in shards.
 fn works() -> Vec<(&'static str, Vec<Layer>, Vec<f32>, usize)> {
     let relu = || Layer::Activation(Activation::Relu);
     let norm = |features| Layer::BatchNorm(BatchNorm { features, eps: 1e-5, momentum: 0.1, affine: true });
@@ -122,7 +123,7 @@ fn items_of_steps_are_disjoint() {
     }
 }
 
-/// Every kind of plan, each kind of update: what lies in the memory of an earlier step is nowhere read.
+/// For every kind of plan and of update: nothing is read that an earlier step left in the memory.
 #[test]
 fn a_step_reads_what_it_has_written() {
     let _turn = THREADS.lock().unwrap();
@@ -179,7 +180,7 @@ fn items_of_products_in_parts_are_disjoint() {
     }
 }
 
-/// The same of all works, for a network and its rows.
+/// Does the same with all networks and their rows.
 fn check_works(f: impl Fn(&mut Model<f32>, MatRef<'_, f32>)) {
     let _turn = THREADS.lock().unwrap();
     for (name, layers, x, rows) in works() {

@@ -1,5 +1,5 @@
-//! Tests of the core as a whole. They stand here, and not beside `src`, since a binary of their own would compile
-//! every kernel once more, which takes minutes.
+//! Tests of the core as a whole. They are here rather than next to `src`, since a binary of their own would
+//! compile every kernel again, which takes minutes.
 
 mod allocations;
 mod disjoint;
@@ -9,10 +9,10 @@ use std::sync::Mutex;
 
 use crate::layer::Activation;
 
-/// The number of threads is the process' own: tests that set it take turns.
+/// The number of threads belongs to the process: tests that set it take turns.
 pub static THREADS: Mutex<()> = Mutex::new(());
 
-/// Activations, with parameters other than the usual ones.
+/// Activations, with unusual parameters.
 pub const ACTIVATIONS: [Activation; 21] = [
     Activation::Identity,
     Activation::Relu,

@@ -1,4 +1,4 @@
-//! Whole passes and whole trainings: right gradients, the same bits for any number of threads, nothing
+//! Whole passes and whole training runs: correct gradients, the same bits for any number of threads, nothing
 //! lost on errors.
 
 use super::{ACTIVATIONS, THREADS};
@@ -28,7 +28,7 @@ fn row_norm(features: usize, centred: bool, scale: bool) -> Layer {
     Layer::RowNorm(RowNorm { features, eps: Some(1e-5), centred, scale, shift: centred && scale })
 }
 
-/// What stands behind the first dense layer of a test.
+/// What follows the first dense layer of a test.
 type Extra = fn(usize) -> Vec<Layer>;
 const NOTHING: Extra = |_| vec![];
 const BATCH_NORM: Extra = |n| vec![norm(n, true)];
@@ -136,7 +136,8 @@ fn layers_in_unusual_orders_have_right_gradients() {
         vec![norm(3, false), linear(3, 4, false), act(Activation::Tanh), norm(4, true), linear(4, 2, true)],
         vec![linear(3, 5, true), norm(5, true), norm(5, true), linear(5, 2, true), norm(2, true)],
         vec![linear(3, 4, true), row_norm(4, true, true), act(Activation::Gelu), linear(4, 2, true)],
-        // Wide enough that no row is nearly constant, where differences see curvature instead of slopes.
+        // Wide enough that no row is nearly constant, where differences would see curvature instead of
+        // slopes.
         vec![row_norm(3, false, false), linear(3, 6, false), row_norm(6, true, false), linear(6, 2, true)],
         vec![linear(3, 5, true), row_norm(5, false, true), norm(5, true), linear(5, 2, true)],
         vec![linear(3, 5, true), act(Activation::Dropout(0.4)), norm(5, true), linear(5, 2, true)],
@@ -186,7 +187,7 @@ fn forward_and_backward_by_hand_are_the_step_and_accumulate() {
         model.predict(data.x(), &mut predicted).unwrap();
         assert_eq!(bits(&output), bits(&predicted), "both passes compute the same");
 
-        // loss = Σ cᵢ·outputᵢ, so that the gradient by the output is c.
+        // loss = Σ cᵢ·outputᵢ, so the gradient with respect to the output is c.
         let c: Vec<f64> = (0..27).map(|i| (i as f64).sin()).collect();
         let mut by_input = vec![0.0; 9 * 4];
         model.backward(MatRef::new(&c, 9, 3), Some(&mut by_input), true).unwrap();
@@ -217,8 +218,8 @@ fn forward_and_backward_by_hand_are_the_step_and_accumulate() {
     }
 }
 
-/// Weights of more than a second-level cache are transposed on the way, and of many rows some at a time pass by the
-/// panels of a tile: what smaller ones never do.
+/// Weights larger than a second-level cache are transposed within the product, and with many rows only some
+/// at a time pass by the panels of a tile: smaller networks never do either.
 #[test]
 fn gradients_of_wide_layers_over_many_rows_are_right() {
     let _turn = THREADS.lock().unwrap();
@@ -231,7 +232,7 @@ fn gradients_of_wide_layers_over_many_rows_are_right() {
     let wide = plan.stages[1].unwrap();
     assert!(wide.backward.unwrap().pack_b && !plan.in_waves() && wide.weight.kc < parts * rows);
 
-    // Back through the wide layer, beside differences.
+    // Back through the wide layer, against differences.
     let part = |from: usize| data.x().block(from, rows, 0, 3);
     let goals = |from| Targets::Values(MatRef::new(&data.y, parts * rows, 2).block(from, rows, 0, 2));
     let mut model = fresh();
@@ -239,11 +240,12 @@ fn gradients_of_wide_layers_over_many_rows_are_right() {
     let found = check.run(&mut model, part(0), goals(0), f64::EPSILON.cbrt(), 0..40).unwrap();
     let analytic: Vec<f64> = found.iter().map(|d| d.analytic).collect();
     let numeric: Vec<f64> = found.iter().map(|d| d.numeric).collect();
-    // Gradients of single weights are some thousandths of the loss, whose last bits the differences are made of.
+    // Gradients of single weights are some thousandths of the loss, and the differences consist of its last
+    // bits.
     let error = distance(&analytic, &numeric);
     assert!(error < 1e-6, "{error:e}");
 
-    // And over many rows, beside sums over few.
+    // And over many rows, against sums over few.
     let gradients = |model: &Model<f64>| {
         let mut flat = vec![0.0; model.network().num_parameters()];
         model.gradients(&mut flat);
@@ -259,7 +261,7 @@ fn gradients_of_wide_layers_over_many_rows_are_right() {
         }
         let mean: Vec<f64> = gradients(&apart).iter().map(|g| g / parts as f64).collect();
         assert!(distance(&gradients(&whole), &mean) < 1e-14, "on {threads}");
-        // A step takes the same gradient, panel by panel, with the update behind it.
+        // A step computes the same gradient panel by panel, each followed by its update.
         let once = gradients(&whole);
         let mut stepped = fresh();
         let mut optimizer = Optimizer::new(momentum(0.1), stepped.network()).unwrap();
@@ -306,7 +308,7 @@ fn shards_add_up(parts: usize) {
         let mean: Vec<f64> = gradients(&apart).iter().map(|g| g / parts as f64).collect();
         assert!(distance(&gradients(&whole), &mean) < 1e-14, "on {threads}");
 
-        // They add to what is there, and a step uses the same.
+        // They are added to what is there, and a step uses the same.
         let once = gradients(&whole);
         let mut stepped = fresh();
         trainer.step(&mut stepped, &mut optimizer(&fresh()), data.x(), data.y(loss)).unwrap();
@@ -355,9 +357,9 @@ fn trained<T: Element>(
 #[test]
 fn the_same_bits_for_any_number_of_threads() {
     let _turn = THREADS.lock().unwrap();
-    // Small, wide and deep enough that all kinds of plans occur; a last batch that is short and odd. The
-    // fourth goes in waves on few threads, and in one on many; the last four in shards, the last
-    // two in several blocks and with copies in panels.
+    // Small, wide and deep enough for all kinds of plans to occur; the last batch is short and odd. The
+    // fourth runs in waves on few threads, and in a single one on many; the last four in shards, of these the
+    // last two in several blocks and with copies in panels.
     let cases: [(&[usize], usize, usize, Activation, Extra); 15] = [
         (&[5, 7, 3], 40, 13, Activation::Tanh, NOTHING),
         (&[64, 300, 300, 10], 500, 201, Activation::Gelu, NOTHING),
@@ -386,7 +388,8 @@ fn the_same_bits_for_any_number_of_threads() {
     }
 }
 
-/// In the first ten steps of a shape, all threads and one alone have turns, in memory that the other left behind.
+/// In the first ten steps of a shape, all threads and one alone take turns, in memory that the other left
+/// behind.
 #[test]
 fn the_same_bits_by_turns() {
     let _turn = THREADS.lock().unwrap();
@@ -467,8 +470,8 @@ fn a_fit_that_is_left_and_resumed_gives_the_same_bits() {
 #[test]
 fn an_epoch_sees_every_row_once_in_an_order_of_its_own() {
     let _turn = THREADS.lock().unwrap();
-    // One linear unit on one-hot rows with learning rate 1 and zero targets: each row's step of SGD sets
-    // its own weight to w·(1 − 2) = −w, so that after an epoch every weight has changed its sign once.
+    // One linear unit on one-hot rows with learning rate 1 and zero targets: each row's SGD step sets its own
+    // weight to w·(1 − 2) = −w, so after an epoch every weight has changed its sign once.
     let n = 12;
     let mut x = vec![0.0f64; n * n];
     (0..n).for_each(|i| x[i * n + i] = 1.0);
@@ -564,7 +567,7 @@ fn bad_data_are_named_and_change_nothing() {
 #[test]
 fn single_precision_follows_double_precision() {
     let _turn = THREADS.lock().unwrap();
-    // Float32 kernels are compared with float64 ones, at 2e-6·√depth of the gradient.
+    // Float32 kernels are compared with float64 ones, with an error of 2e-6·√depth of the gradient.
     for isa in Isa::available() {
         for act in ACTIVATIONS {
             let data = Data::<f64>::new(33, 20, 5);
@@ -600,7 +603,7 @@ fn single_precision_follows_double_precision() {
     }
 }
 
-/// A trainer in another precision, if this machine has it.
+/// A trainer in another precision, if this machine supports it.
 fn in_precision(precision: Precision, loss: Loss) -> Option<Trainer<f32>> {
     let options = StepOptions { precision, ..StepOptions::default() };
     match Trainer::with_options(loss, options) {
@@ -650,7 +653,7 @@ fn gradients_in_parts_are_as_exact_as_their_precision() {
             square(&|i| f64::from(found[i]) - want[i]) / square(&|i| want[i])
         };
         let float32 = error_of(&mut Trainer::new(loss));
-        // In sums as short as these, what three parts leave out of a product is more than float32 rounds away.
+        // In sums as short as these, what three parts omit of a product is more than float32 rounds away.
         for (precision, bound) in
             [(Precision::Bf16x6, 8.0 * float32), (Precision::Bf16x3, 3e-5), (Precision::Bf16, 3e-2)]
         {
@@ -697,7 +700,7 @@ fn the_same_bits_for_any_number_of_threads_in_parts() {
 
 #[test]
 fn a_trainer_of_two_networks_steps_each_as_one_of_its_own_would() {
-    // As many rows, and as much arithmetic: nothing but the network tells their plans apart.
+    // Equally many rows, and equally much arithmetic: only the network distinguishes their plans.
     let widths: [&[usize]; 2] = [&[7, 64, 32, 3], &[7, 32, 64, 3]];
     let data = Data::<f32>::new(40, 7, 3);
     let loss = Loss::CROSS_ENTROPY;

@@ -42,8 +42,8 @@ pub trait Job: Sync {
     /// Runs an item, on thread `worker` (the caller is 0).
     ///
     /// # Safety
-    /// All items of the phases before must have ended, and no thread be in this item, in an item of another phase, or in
-    /// any item under this number.
+    /// All items of earlier phases must have ended, and no other thread may run this item, an item of another
+    /// phase, or any item under the same `worker` number.
     unsafe fn run(&self, phase: usize, item: usize, worker: usize);
 }
 
@@ -59,6 +59,8 @@ pub enum ThreadsFrom {
     Call,
     /// An environment variable.
     Environment(&'static str),
+    /// [`limit_own_threads`], since other threads call at the same time.
+    Share,
     /// The CPUs that this process may use: affinity and control-group quota.
     Cpus,
 }
@@ -70,8 +72,10 @@ thread_local! {
 
 /// How many threads a region of the calling thread may use, and where that number came from.
 pub fn num_threads() -> (usize, ThreadsFrom) {
-    let (n, from) = requested();
-    (n.min(OWN.get()), from)
+    match (requested(), OWN.get()) {
+        ((n, _), own) if own < n => (own, ThreadsFrom::Share),
+        (requested, _) => requested,
+    }
 }
 
 fn requested() -> (usize, ThreadsFrom) {
@@ -148,7 +152,7 @@ pub fn run(job: &dyn Job, threads: usize) {
     }
     for phase in 0..job.phases() {
         for item in 0..job.items(phase) {
-            // SAFETY: one after the other, on one thread.
+            // SAFETY: this thread runs all items, one after the other and phase by phase.
             unsafe { job.run(phase, item, 0) };
         }
     }

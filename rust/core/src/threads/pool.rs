@@ -35,7 +35,8 @@ const EAGER: u32 = 1000;
 const PATIENCE: u32 = 300;
 const ITEM_BITS: u32 = 11;
 const WIDTH_BITS: u32 = 9;
-/// Stamps after which a pool makes room for a new one: long before they wrap, which takes some months of short steps.
+/// Number of stamps after which a pool is replaced by a new one: long before they wrap around, which takes
+/// some months of short steps.
 const WORN: u64 = 1 << (63 - ITEM_BITS - WIDTH_BITS);
 /// How long a worker looks for work before it parks.
 const SPIN: Duration = Duration::from_micros(50);
@@ -62,7 +63,7 @@ impl Phase {
     }
 }
 
-/// The job of the region that is under way.
+/// The job of the current region.
 #[derive(Clone, Copy)]
 struct Current {
     job: *const (dyn Job + 'static),
@@ -94,8 +95,8 @@ pub(super) struct Pool {
     parked: Box<[Line<Parked>]>,
 }
 
-/// Ends the process if a panic passes by. Whoever unwinds with claims that are not counted would leave the caller waiting
-/// for ever, or, if it is the caller, others at work on a job that is gone.
+/// Aborts the process if dropped by a panic. A thread that unwinds with uncounted claims would leave the
+/// caller waiting forever or, if it is the caller, others working on a job that is gone.
 struct Uncounted;
 
 impl Drop for Uncounted {
@@ -171,7 +172,7 @@ impl Pool {
     }
 
     /// Makes workers 1 .. threads exist. Having fewer is not an error: the caller can finish alone. The
-    /// region lock is held.
+    /// caller must hold the region lock.
     fn grow(&'static self, threads: usize) {
         while self.workers.load(Ordering::Relaxed) + 1 < threads {
             let worker = self.workers.load(Ordering::Relaxed) + 1;
@@ -268,8 +269,8 @@ impl Pool {
                     if self.board.0.failed.load(Ordering::Relaxed) {
                         return;
                     }
-                    // SAFETY: the claim is ours alone; phases begin when all claims of the one before are counted; every
-                    // thread has a number of its own, and is in one item.
+                    // SAFETY: the claim is ours alone, a phase begins only when all claims of the previous
+                    // one are counted, and each thread has its own number and runs one item at a time.
                     unsafe { job.run(index, item, worker) };
                 }
             }));

@@ -66,7 +66,7 @@ pub fn run(job: &dyn Job, threads: usize) -> bool {
         for item in 0..job.items(phase) {
             let worker = item % threads;
             LOG.with_borrow_mut(|log| log.as_mut().expect("watched").now = Some((item, worker)));
-            // SAFETY: one after the other, on one thread.
+            // SAFETY: this thread runs all items, one after the other and phase by phase.
             unsafe { job.run(phase, item, worker) };
         }
         LOG.with_borrow_mut(|log| log.as_mut().expect("watched").end(phase));

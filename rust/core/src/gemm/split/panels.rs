@@ -38,7 +38,7 @@ pub struct SplitPanels<'a, T> {
 }
 
 impl<'a, T: Element> SplitPanels<'a, T> {
-    /// Takes the panels of so many lanes of k numbers.
+    /// Views `data` as the panels of `lanes` lanes of k numbers.
     ///
     /// # Panics
     /// If there are not [`split_len`] elements.

@@ -280,7 +280,7 @@ fn a_precision_that_is_not_there_is_an_error_that_says_why() {
     }
 }
 
-/// Epilogues, starts and hints of products in parts: beside what the same sums give without them.
+/// Epilogues, starts and hints of products in parts, compared with the same sums without them.
 #[test]
 fn what_goes_with_a_product_in_parts_is_what_it_says() {
     for ((bf16, tiles), precision) in units().into_iter().flat_map(|unit| Precision::SPLIT.map(|p| (unit, p)))
