@@ -8,7 +8,7 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 collect_ignore = ["docs/conf.py"]
-# Their examples need these packages, which are not everywhere.
+# The examples of these modules need packages that may not be installed.
 collect_ignore += [
     str(path)
     for package in ("onnx", "sklearn", "torch")

@@ -1,1 +1,1 @@
-"""Benchmarks of thalweg beside its peers; see README.md."""
+"""Benchmarks of thalweg and its peers; see README.md."""

@@ -1,10 +1,10 @@
-"""How the benchmarks are timed and told: options, the order of turns, and the table at the end.
+"""How the benchmarks are timed and reported: options, the order of turns, and the final table.
 
-pytest-benchmark times one function at a time, one after another. On a shared or throttling machine
-that compares the first minute with the tenth. So every test here is one short turn of one library
+pytest-benchmark times one function after another. On a shared or throttling machine, that compares
+the first minute with the tenth. Every test here is therefore one short turn of one library
 (`benchmark.pedantic`, one round), and tests are ordered in rounds that alternate between the
-libraries, each round starting with the next one. The table takes the median over rounds; whatever
-drifts, drifts for all. pytest-benchmark's own listing would have a line per turn and is left out;
+libraries, each round starting with the next one. The table takes the median over rounds, so that
+drift affects all alike. pytest-benchmark's own listing would have a line per turn and is omitted;
 `--benchmark-json` still writes all of it.
 """
 
@@ -20,7 +20,7 @@ import pytest
 
 from . import machine
 
-# The peers' modules import their libraries; nothing there is for doctests or unit tests to collect.
+# The peers' modules import their libraries; they contain no doctests or tests to collect.
 collect_ignore = ["peers", "properties"]
 
 ROUNDS, HEAVY_ROUNDS, QUICK_ROUNDS = 15, 7, 5
@@ -43,11 +43,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "work(*workloads): what a benchmark is run on")
-    # A peer's own warnings are no failures of ours.
+    # A peer's own warnings are not failures.
     config.addinivalue_line("filterwarnings", "default")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    # Before any library is imported: all of them, also JAX and BLAS, which take no other orders,
-    # then see the same CPUs.
+    # Before any library is imported, so that all see the same CPUs, including JAX and BLAS, which
+    # cannot be configured otherwise.
     allowed = machine.allowed_cpus()
     threads = config.getoption("threads") or len(allowed)
     if not 1 <= threads <= len(allowed):
@@ -61,7 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One test per workload, round and mode, in this order, the modes rotated by the round."""
+    """Make one test per workload, round and mode, in this order, rotating modes by round."""
     marker = metafunc.definition.get_closest_marker("work")
     if marker is None:
         return
@@ -79,7 +79,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def field_of(pytestconfig):
-    """`field_of(work)`: the contestants of this workload; those of the one before are let go."""
+    """Return `field_of(work)`, which gives a workload's contestants and frees the previous ones."""
     from .field import Field
 
     fields: dict[str, Field] = {}
@@ -98,7 +98,7 @@ def field_of(pytestconfig):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_benchmark_group_stats(config: pytest.Config, benchmarks: list[dict]) -> list:
-    """All turns are in: make the table of them, and leave pytest-benchmark nothing to list."""
+    """Make the table when all turns are done, and leave pytest-benchmark nothing to list."""
     from .table import Row, Table
     from .workloads import INFERENCE, TRAINING, UPDATE
 

@@ -1,4 +1,4 @@
-"""Those who run one workload: set up alike, held to the same answers, timed in short turns."""
+"""The contestants of one workload: same setup, checked for same answers, timed in short turns."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from .machine import rest
 from .peers import Contestant, Mode
 from .workloads import Data, Inference, Training, Update, Work
 
-# Losses and outputs of float32 sums in different orders differ by some 1e-6. What the optimizer did
-# to the weights tells more: a rate 2 % off changes it by 1e-2 to 8e-2, and the losses hardly. But
-# Adam makes full steps of the smallest gradients, so rounding alone comes to as much as 6e-3.
+# Losses and outputs of float32 sums in different orders differ by some 1e-6. The optimizer's effect
+# on the weights is more sensitive: a rate that is 2 % off changes it by 1e-2 to 8e-2, but hardly
+# the losses. Adam takes full steps even for tiny gradients, so rounding alone causes up to 6e-3.
 AGREEMENT = {"losses": 1e-4, "outputs": 1e-4, "steps in the first weight": 1.5e-2}
-# Of an update on given gradients nothing is left to rounding.
+# An update with given gradients leaves little to rounding.
 UPDATE_AGREEMENT = {"steps in the first weight": 1e-4}
 STEPS_TO_AGREE_ON = 8
 UPDATES_TO_AGREE_ON = 4
 
 
 class Field:
-    """One workload, and its contestants as they are asked for.
+    """One workload, and its contestants, made on demand.
 
     Parameters
     ----------
     work : Work
     reference : Mode
-        The mode whose answers all others must give.
+        The mode whose answers all others must match.
     threads : int
     turn_seconds : float
         How long one timed turn should take; a turn has at least one pass over the batches.
@@ -42,10 +42,10 @@ class Field:
         self._refused: set[str] = set()
 
     def turn(self, mode: Mode, benchmark) -> None:
-        """One timed turn: rest, start again from the first weights, warm up, then the clock.
+        """Run one timed turn: rest, restart from the initial weights, warm up, start the clock.
 
-        Starting again keeps the numbers ordinary: after many thousand steps on a few batches a
-        fast library would be timed on a fitted net and decayed moments, a slow one on fresh ones.
+        Restarting keeps the numbers typical: after many thousand steps on a few batches, a fast
+        library would be timed on a fitted net and decayed moments, a slow one on fresh ones.
         """
         contestant, passes = self._contestant(mode)
         run = self._run(contestant)
@@ -55,7 +55,7 @@ class Field:
             contestant.reset()
             run(max(1, passes // 4))
 
-        # A call of `update` is one step whatever the number of batches.
+        # A call of `update` is one step, whatever the number of batches.
         batches = self.work.batches if isinstance(self.work, Training | Inference) else 1
         benchmark.group = self.work.label
         benchmark.extra_info.update(work=self.work.name, mode=mode.name, steps=passes * batches)
@@ -67,7 +67,7 @@ class Field:
         return contestant.predict if isinstance(self.work, Inference) else contestant.update
 
     def _contestant(self, mode: Mode) -> tuple[Contestant, int]:
-        """Made, checked and calibrated at its first turn."""
+        """Return the contestant, made, checked and calibrated at its first turn."""
         if mode.name in self._refused:
             pytest.skip(f"{mode.name} did other work than the rest, see its first turn")
         if mode.name not in self._ready:
@@ -79,7 +79,7 @@ class Field:
         return self._ready[mode.name]
 
     def _answers(self, contestant: Contestant) -> dict[str, np.ndarray]:
-        """What all must agree on: first losses and steps, or outputs, or what an update did."""
+        """Compute what all must agree on: first losses and steps, outputs, or update effects."""
         work, start = self.work, self.data.weights[0][0]
         if isinstance(work, Inference):
             return {"outputs": np.array(contestant.predict(1)).reshape(work.batch, -1)}
@@ -104,7 +104,7 @@ class Field:
             )
 
     def _calibrate(self, contestant: Contestant) -> int:
-        """Passes that fill a turn, from the fastest of a few single ones."""
+        """Estimate how many passes fill a turn, from the fastest of a few single ones."""
         run, times = self._run(contestant), []
         rest()
         contestant.reset()

@@ -1,4 +1,4 @@
-"""What is measured, and where: CPUs and caches, and whether somebody else uses them."""
+"""What is measured, and where: CPUs and caches, and whether other processes use them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import subprocess
 import time
 from pathlib import Path
 
-BUSY = 0.5  # more load from others than this and threads start to wait for each other
+BUSY = 0.5  # beyond this load from others, threads start to wait for each other
 
-# Idle threads of OpenMP and OpenBLAS spin for a while after their last work, and would take the
-# CPUs from whoever comes next. A rest lasts until this process uses next to none for a moment.
+# Idle threads of OpenMP and OpenBLAS spin for a while after their last work, and would take CPUs
+# from the next library. A rest lasts until this process uses almost no CPU for a moment.
 REST_SECONDS, LONGEST_REST_SECONDS, QUIET = 0.02, 1.0, 0.1
 
 CPUS = Path("/sys/devices/system/cpu")
 
 
 def rest() -> None:
-    """Wait until the threads of whoever ran before have gone to sleep."""
+    """Wait until the threads of the previous library have gone to sleep."""
     deadline = time.perf_counter() + LONGEST_REST_SECONDS
     while time.perf_counter() < deadline:
         start = time.process_time()
@@ -35,9 +35,9 @@ def allowed_cpus() -> list[int]:
 
 
 def confine(cpus: list[int]) -> None:
-    """Let this process and its children run on these CPUs only, where the system can do that.
+    """Let this process and its children run on these CPUs only, if the system supports that.
 
-    Threads that are there already keep what they had: call it before a library is imported.
+    Existing threads are not affected: call it before a library is imported.
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cpus)
@@ -57,7 +57,7 @@ def cpu_line() -> str:
 
 
 def commit() -> str:
-    """The commit of this checkout, with a + if it was changed since; a ? if nobody knows."""
+    """Return the commit of this checkout, with a + if it was modified; a ? if unknown."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -66,7 +66,7 @@ def commit() -> str:
 
 
 def caches(cpu: int) -> tuple[int, int] | None:
-    """Bytes of the largest cache that a core has for itself, and of the largest it can use.
+    """Return the sizes in bytes of a core's largest private cache, and of the largest it can use.
 
     None where the system does not tell.
     """
@@ -83,10 +83,10 @@ def caches(cpu: int) -> tuple[int, int] | None:
 
 
 class Others:
-    """How many of these CPUs were busy, on average, with what is not of this process.
+    """How many of these CPUs were busy, on average, with other processes, since creation.
 
-    Counted from when this is made. Children belong to this process once they have ended. The load
-    average would not do: it remembers a minute, and whose load it was it does not say.
+    Children count as part of this process once they have ended. The load average would not do: it
+    covers a minute, and does not tell whose load it was.
     """
 
     def __init__(self, cpus: list[int]) -> None:
@@ -94,12 +94,12 @@ class Others:
         self._wall, self._foreign = self._now()
 
     def used(self) -> float:
-        """NaN where nobody counts."""
+        """Return the number of busy CPUs; NaN if the system does not count."""
         wall, foreign = self._now()
         return max(0.0, foreign - self._foreign) / (wall - self._wall)
 
     def _now(self) -> tuple[float, float]:
-        """Seconds of a clock, and all that these CPUs have worked less what was our own."""
+        """Return a clock's seconds, and the CPU seconds of these CPUs less our own."""
         stat = Path("/proc/stat")
         if not stat.exists():
             return time.perf_counter(), math.nan

@@ -1,4 +1,4 @@
-"""From timed turns to one table: medians, ratios, and where thalweg is the slower one."""
+"""From timed turns to one table: medians, ratios, and where thalweg is slower."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Row:
         return statistics.median(self.turns[mode]) if mode in self.turns else None
 
     def rival(self, mode: str, whole_epochs: Iterable[str]) -> str:
-        """The mode of thalweg that a peer is measured against: calls per batch, or per epoch."""
+        """Return the thalweg mode that a peer is compared with: calls per batch, or per epoch."""
         return FIT if mode in whole_epochs and FIT in self.turns else STEP
 
     def ratio(self, peer: str, own: str) -> float | None:
-        """How many times as long as `own` the peer takes: above 1, thalweg is faster."""
+        """Return the peer's time divided by that of `own`: above 1, thalweg is faster."""
         a, b = self.seconds(peer), self.seconds(own)
         return None if a is None or b is None else a / b
 
@@ -37,10 +37,10 @@ class Row:
 
 @dataclass
 class Table:
-    """All rows, and what must stand beside them.
+    """All rows, and what must accompany them.
 
-    modes : the columns' names, thalweg's first; whole_epochs : those that get many batches a call
-    about : what was measured on what, a line each; missing : why columns are not there
+    modes : the columns' names, thalweg's first; whole_epochs : those with many batches per call
+    about : what was measured on what, one line each; missing : why columns are missing
     """
 
     rows: list[Row]
@@ -54,18 +54,32 @@ class Table:
         return [m for m in self.modes if m not in (STEP, FIT)]
 
     def headline(self, row: Row) -> dict[str, float | None]:
-        """Best peer / thalweg: a step against the calls per batch, fit against every peer."""
+        """Return best peer / thalweg: a step against calls per batch, fit against every peer."""
         per_call = [p for p in self.peers if row.rival(p, self.whole_epochs) == STEP]
         return {STEP: row.best(STEP, per_call), FIT: row.best(FIT, self.peers)}
 
     def losses(self) -> list[str]:
-        """Where the best peer is faster, worst first."""
+        """List where the best peer is faster, worst first."""
         found = []
         for row in self.rows:
             for own, ratio in self.headline(row).items():
                 if ratio is not None and ratio < 1:
                     found.append((ratio, f"{row.work.label}, {own}: {ratio:.2f}x"))
         return [text for _, text in sorted(found)]
+
+    def targets(self) -> tuple[int, list[str]]:
+        """Return how many steps have a target, and which ones miss it."""
+        found = []
+        for row in self.rows:
+            ratio = self.headline(row)[STEP]
+            if row.work.target is not None and ratio is not None:
+                found.append((row.work.target, ratio, row.work.label))
+        missed = [
+            f"{what}: {ratio:.2f}x of {target:g}x"
+            for target, ratio, what in found
+            if ratio < target
+        ]
+        return len(found), missed
 
     def markdown(self) -> str:
         own = [m for m in self.modes if m in (STEP, FIT)]
@@ -100,6 +114,14 @@ class Table:
             lines += ["Where thalweg loses, worst first:", "", *(f"- {loss}" for loss in losses)]
         else:
             lines.append("thalweg loses nowhere here.")
+        count, missed = self.targets()
+        if count:
+            kept = f"Targets of a step against the best peer: {count - len(missed)} of {count} met."
+            lines += [
+                "",
+                kept,
+                *([] if not missed else ["Missed:", "", *(f"- {m}" for m in missed)]),
+            ]
         lines += [
             "",
             *(f"- {key}: {value}" for key, value in {**self.about, **self.missing}.items()),
@@ -107,7 +129,7 @@ class Table:
         return "\n".join(lines)
 
     def as_dict(self) -> dict:
-        """The same for programs; times in seconds."""
+        """Return the same for programs, with times in seconds."""
         rows = []
         for row in self.rows:
             rows.append(
@@ -132,7 +154,7 @@ class Table:
 
 
 def duration(seconds: float | None) -> str:
-    """In the unit that suits it, with three digits."""
+    """Format a duration in a suitable unit, with three digits."""
     if seconds is None:
         return "-"
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
@@ -142,7 +164,7 @@ def duration(seconds: float | None) -> str:
 
 
 def grid(rows: list[list[str]]) -> list[str]:
-    """A Markdown table whose columns also line up in a terminal."""
+    """Format a Markdown table whose columns also line up in a terminal."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     first, *rest = (
         "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"

@@ -1,4 +1,4 @@
-"""Outputs of a network that is there already, from one row to a thousand."""
+"""Outputs of an existing network, for one row up to a thousand."""
 
 import pytest
 

@@ -1,9 +1,9 @@
-"""Balance a pole by reinforcement learning: a training loop of one's own, with two networks.
+"""Balance a pole by reinforcement learning: a custom training loop with two networks.
 
 Proximal policy optimization (Schulman et al. 2017, arXiv:1707.06347) on the cart and pole of Barto,
-Sutton & Anderson 1983, 32 of them at a time. The gradient of the actor is written by hand: its loss
-compares no outputs with targets. That of the critic does, so a Trainer makes its steps. Needs
-nothing but thalweg and NumPy.
+Sutton & Anderson 1983, 32 of them at a time. The gradient of the actor is written by hand, as its
+loss does not compare outputs with targets. The critic's loss does, so a Trainer takes its steps.
+Needs only thalweg and NumPy.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from thalweg import nn, optim
 
 CARTS, STEPS, UPDATES, EPOCHS, BATCH = 32, 128, 40, 4, 512
 GAMMA, LAMBDA, CLIP, ENTROPY = 0.99, 0.95, 0.2, 0.01
-LONGEST = 500  # steps of an episode
+LONGEST = 500  # the most steps in an episode
 
 rng = np.random.default_rng(0)
 
@@ -23,7 +23,7 @@ def start(count):
 
 
 def push(state, right):
-    """Move all carts on by 0.02 s; the state is position, speed, angle and angular speed."""
+    """Advance all carts by 0.02 s; the state is position, speed, angle and angular speed."""
     _, speed, angle, turn = state.T
     force, sin, cos = np.where(right, 10.0, -10.0), np.sin(angle), np.cos(angle)
     pull = (force + 0.05 * turn**2 * sin) / 1.1
@@ -48,7 +48,7 @@ critic_trainer = tw.Trainer(critic, loss=nn.MSELoss(), optimizer=optim.Adam(lr=3
 
 
 def play(state, age):
-    """Let all carts run; give what was seen and done, and how long episodes were that ended."""
+    """Let all carts run; return what was seen and done, and the lengths of ended episodes."""
     seen, done, logs, ended, lengths = [], [], [], [], []
     for _ in range(STEPS):
         logp = log_softmax(actor(state))
@@ -81,7 +81,7 @@ def train_actor(states, actions, old, advantage):
     p, rows = np.exp(logp), np.arange(len(states))
     ratio = np.exp(logp[rows, actions] - old)
     free = np.where(advantage > 0, ratio < 1 + CLIP, ratio > 1 - CLIP)
-    by_log = -advantage * ratio * free  # of the objective by the logarithm of the probability
+    by_log = -advantage * ratio * free  # derivative with respect to the log-probability
     entropy = -(p * logp).sum(axis=1, keepdims=True)
     gradient = by_log[:, None] * (np.eye(2)[actions] - p) + ENTROPY * p * (logp + entropy)
     actor.zero_grad()
@@ -104,7 +104,7 @@ for update in range(1, UPDATES + 1):
     if update % 10 == 0:
         print(f"update {update}: episodes last {np.mean(lengths):.0f} steps")
 
-# What it has learned, without chance: the likelier action, from 100 new starts.
+# What it has learned, without randomness: always the likelier action, from 100 new starts.
 state, standing = start(100), np.ones(100, bool)
 for _ in range(LONGEST):
     state = push(state, actor(state).argmax(axis=1) == 1)

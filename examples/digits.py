@@ -43,5 +43,5 @@ print(f"mean held-out accuracy: {mean:.2%}")
 report = tw.gradcheck(make_model(0), x_train[:16], y_train[:16], loss=nn.CrossEntropyLoss())
 print(report)
 
-predicted = model(x_test).argmax(axis=1)  # of the last seed
+predicted = model(x_test).argmax(axis=1)  # for the last seed
 tw.plot.training(histories, x_test, y_test, predicted, "thalweg-digits.png")

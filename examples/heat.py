@@ -1,7 +1,7 @@
-"""How well does a rod conduct heat? Found from noisy measurements, with a physics-informed network.
+"""How well does a rod conduct heat? A physics-informed network finds out from noisy measurements.
 
-The network is u(x, t), the temperature. It is to agree with measurements, and to obey the heat
-equation u_t = k u_xx, whose k nobody knows. A second output is log k: one number, so that the loss
+The network is u(x, t), the temperature. It shall agree with measurements, and obey the heat
+equation u_t = k u_xx, whose k is unknown. A second output is log k: as this is one number, the loss
 takes its mean over the rows. It is trained, saved and evaluated with the rest of the network.
 """
 
@@ -11,27 +11,27 @@ import thalweg as tw
 from thalweg import nn, optim
 
 TRUE_K = 0.2
-NOISE, LEFT_OVER = 0.01, 0.3  # what measurements, and the equation, may be off by
+NOISE, LEFT_OVER = 0.01, 0.3  # tolerated errors of measurements and equation
 MEASURED, INSIDE = 200, 400
-ORDER = 2, 1  # the highest derivatives by x and by t
+ORDER = 2, 1  # the highest derivatives with respect to x and t
 
 
 def temperature(points):
-    """What the rod does, from the sine of the beginning on, with both ends kept cold."""
+    """The true temperature, starting from a sine, with both ends kept cold."""
     x, t = points[:, :1], points[:, 1:]
     return np.exp(-TRUE_K * np.pi**2 * t) * np.sin(np.pi * x)
 
 
 def loss(outputs, slopes, curvatures, measured):
-    """Squares of what is off the measurements, and off the equation, in units of what may be.
+    """Squared errors of the measurements and of the equation, in units of tolerated errors.
 
-    Any rows will do, in any order: those where nothing was measured are NaN.
+    Accepts any rows, in any order: `measured` is NaN where nothing was measured.
     """
     u, u_t, u_xx = outputs[:, :1], slopes[1, :, :1], curvatures[0, :, :1]
     k, known = np.exp(outputs[:, 1].mean()), ~np.isnan(measured)
     off, left_over = np.where(known, u - measured, 0) / NOISE, (u_t - k * u_xx) / LEFT_OVER
     figures = {"off": np.sum(off**2) / len(u), "left_over": np.sum(left_over**2) / len(u), "k": k}
-    # The way back, to all that came in.
+    # The backward pass, to all inputs.
     by_off, by_left_over = 2 * off / NOISE / len(u), 2 * left_over / LEFT_OVER / len(u)
     by_outputs, by_slopes, by_curvatures = map(np.zeros_like, (outputs, slopes, curvatures))
     by_outputs[:, :1] = by_off
@@ -46,13 +46,13 @@ def main():
     rng = np.random.default_rng(0)
     points = rng.random((MEASURED + INSIDE, 2))  # x and t, both from 0 to 1
     measured = temperature(points) + NOISE * rng.standard_normal((len(points), 1))
-    measured[MEASURED:] = np.nan  # there only the equation holds
+    measured[MEASURED:] = np.nan  # only the equation applies there
     model = nn.Sequential(
         nn.Linear(2, 20), nn.Tanh(), nn.Linear(20, 20), nn.Tanh(), nn.Linear(20, 2),
         dtype="float64",
     )  # fmt: skip
     trainer = tw.Trainer(model, loss=nn.DerivativeLoss(loss, order=ORDER), optimizer=optim.LBFGS())
-    # This optimizer takes all rows at once; with others batches of them, shuffled, do as well.
+    # This optimizer needs all rows at once; with others, shuffled batches work as well.
     trainer.fit(points, measured, epochs=60, batch_size=None, progress=True)
     figures = trainer.evaluate(points, measured)
     error = np.sqrt(np.mean((model(points)[:, :1] - temperature(points)) ** 2))

@@ -1,4 +1,4 @@
-"""The smallest example: exclusive or. Needs nothing but thalweg and NumPy."""
+"""The smallest example: exclusive or. Needs only thalweg and NumPy."""
 
 import numpy as np
 

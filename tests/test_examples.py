@@ -47,7 +47,9 @@ def is_picture(path):
 
 
 def test_every_example_has_a_test():
-    assert [path.name for path in EXAMPLES] == ["cartpole.py", "digits.py", "heat.py", "xor.py"]
+    assert [path.name for path in EXAMPLES] == [
+        "cartpole.py", "digits.py", "heat.py", "pendulum.py", "xor.py",
+    ]  # fmt: skip
 
 
 def test_xor(tmp_path):
@@ -96,6 +98,16 @@ def test_cartpole(tmp_path):
     lasting = [int(steps) for steps in re.findall(r"episodes last (\d+) steps", text)]
     assert lasting[-1] > 400
     assert int(re.search(r"(\d+) of 100 poles stand", text)[1]) >= 95
+
+
+def test_pendulum(tmp_path):
+    """It swings up and stays there; at random, an episode returns some -1200."""
+    text = run([ROOT / "examples" / "pendulum.py"], tmp_path).stdout
+    assert "\npassed (central differences" in text  # the gradient of the random actions
+    returns = [int(mean) for mean in re.findall(r"episodes returned (-\d+)", text)]
+    assert returns[0] < -1000
+    assert returns[-1] > -400
+    assert int(re.search(r"(\d+) of 10 pendulums", text)[1]) >= 9
 
 
 def test_digits(tmp_path):

@@ -1,5 +1,7 @@
 """The diagonal of the Fisher information, beside one that is put together sample by sample."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -203,6 +205,28 @@ def test_it_is_that_of_the_model_in_evaluation(rng):
     assert off(found["1.weight"], np.mean(np.array(by_row) * z**2, axis=0)) < 1e-12
 
 
+@pytest.mark.parametrize("remedy", ["recalibrate", "train"])
+def test_averages_that_nothing_has_set_are_warned_of(remedy, rng):
+    x, y = rng.standard_normal((40, 6)), rng.integers(0, 4, 40)
+    layers = nn.Linear(6, 6), nn.Residual(nn.BatchNorm1d(6), nn.Tanh()), nn.Linear(6, 4)
+    model = nn.Sequential(*layers, dtype="float64", seed=2)
+    with pytest.warns(
+        UserWarning, match=r"layer 1\.0, BatchNorm1d.* model\.recalibrate\(x\)"
+    ) as told:
+        untrained = fisher_diagonal(model, x)
+    assert len(told) == 1
+    assert told[0].filename == __file__
+    if remedy == "recalibrate":
+        model.recalibrate(x)
+    else:
+        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=tw.optim.SGD(lr=0.1))
+        trainer.step(x, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not np.array_equal(fisher_diagonal(model, x), untrained)
+        fisher_diagonal(make("norms"), x)  # statistics of each row
+
+
 def model_blocks(model, flat):
     """A flat vector by the names of parameters."""
     names, start = {}, 0
@@ -228,6 +252,7 @@ def test_tables_of_categories_have_one_too(rng):
 def test_the_bits_are_the_same_for_any_number_of_threads(kind, rng):
     model = nn.Sequential(nn.Linear(30, 200), nn.BatchNorm1d(200), nn.ReLU(), nn.Linear(200, 10))
     x, y = rng.standard_normal((1500, 30)).astype("float32"), rng.integers(0, 10, 1500)
+    model.recalibrate(x)
     before, found = tw.get_num_threads(), []
     try:
         for threads in (1, 2, 3):

@@ -30,6 +30,11 @@ from thalweg import callbacks, continual, curvature, nn, optim
         ("half", 'precision="bfloat16"'),
         ("to_onnx", r"tw\.onnx\.export\(model, path\)"),
         ("to_torch", r"tw\.torch\.to_torch\(model\)"),
+        ("soft_update", r"target\.follow\(model, tau\)"),
+        ("polyak", r"target\.follow\(model, tau\)"),
+        ("lerp", r"target\.follow\(model, tau\)"),
+        ("update_target", r"target\.follow\(model, tau\)"),
+        ("copy_", r"target\.follow\(model\) all of it"),
         ("num_params", r"did you mean num_parameters\?"),  # a slip
     ],
 )
@@ -122,6 +127,7 @@ def test_what_trainers_of_others_have(name, advice, regressor):
         (tw, "Sequential", "it is nn.Sequential"),
         (tw, "AdamW", "it is optim.AdamW"),
         (tw, "no_grad", "records nothing"),
+        (tw, "distributions", r"nn\.CustomLoss, or in a loop by hand"),
         (tw, "set_seed", "seed=0"),
         (tw, "Tensor", "NumPy arrays"),
         (tw, "DataLoader", r"trainer\.fit\(x, y, batch_size=32\)"),
@@ -303,6 +309,12 @@ def test_layers_of_pytorchs_are_named():
 )
 def test_initializations_by_their_other_names(name, meant):
     with pytest.raises(tw.ArgumentError, match=f"init is '{name}'.*\"{meant}"):
+        nn.Linear(2, 2, init=name)
+
+
+@pytest.mark.parametrize("name", ["orthogonal", "Orthogonal_", ("orthogonal", 0.01)])
+def test_orthogonal_weights_are_made_by_hand(name):
+    with pytest.raises(tw.ArgumentError, match=r"init is .*rthogonal.* as nn\.init shows: model"):
         nn.Linear(2, 2, init=name)
 
 
@@ -514,9 +526,11 @@ def test_names_of_arguments_of_others(call, message):
         (lambda: optim.schedules.StepLR(3), "step", r"schedule=\.\.\.\) sets the rate"),
         (lambda: optim.schedules.StepLR(3), "get_last_lr", r"trainer\.optimizer\.lr"),
         (optim.schedules.ReduceLROnPlateau, "step", r"schedule=\.\.\.\) sets the rate"),
+        (optim.Adam, "save", r"pickle\.dumps\(\(model, optimizer\)\)"),
+        (optim.Adam, "load", r"trainer\.save\(path\) writes it with its model"),
     ],
 )
-def test_what_losses_and_schedules_of_others_have(make, name, advice):
+def test_what_losses_schedules_and_optimizers_of_others_have(make, name, advice):
     thing = make()
     with pytest.raises(AttributeError, match=f"has no attribute '{name}'.*{advice}"):
         getattr(thing, name)

@@ -20,9 +20,8 @@ def squares(output, target):
 
 def make(loss=None, optimizer=None, *, penalty=False, **options):
     model = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1), dtype="float64", seed=2)
-    trainer = tw.Trainer(
-        model, loss=loss or nn.MSELoss(), optimizer=optimizer or optim.Adam(lr=0.02), **options
-    )
+    loss = {None: nn.MSELoss(), "none": None}.get(loss, loss)
+    trainer = tw.Trainer(model, loss=loss, optimizer=optimizer or optim.Adam(lr=0.02), **options)
     if penalty:
         size = model.num_parameters
         trainer.set_penalty(np.linspace(0, 2, size), np.linspace(-1, 1, size), strength=0.3)
@@ -145,3 +144,101 @@ def test_gradients_that_wait_for_an_update_are_kept(loss, way, tmp_path):
             one.step(X[start : start + 10], Y[start : start + 10])
         assert one.optimizer.steps == 2
     np.testing.assert_array_equal(twin.model.flat_parameters, trainer.model.flat_parameters)
+
+
+def by_hand(trainer, rows):
+    """The update of a squared error, whose gradient the trainer is given."""
+    model = trainer.model
+    model.zero_grad()
+    error = model.forward(X[rows]) - Y[rows]
+    model.backward(2 * error / error.size, inputs=False)
+    trainer.update()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_trainer_without_a_loss_makes_updates(way, tmp_path):
+    """With all else that a trainer has, and goes on after it was saved, copied or pickled."""
+    options = {
+        "clip_grad_norm": 0.3, "accumulate_grad_batches": 3, "schedule": schedules.StepLR(4),
+        "average": optim.EMA(0.8), "penalty": True,
+    }  # fmt: skip
+    stepped, updated = make(**options), make("none", **options)
+    assert updated.loss is None
+    assert "loss=None" in repr(updated)
+    for start in range(0, 360, 9):
+        rows = np.arange(start, start + 9) % 40
+        stepped.step(X[rows], Y[rows])
+        by_hand(updated, rows)
+        if start == 180:
+            updated = WAYS[way](updated, tmp_path)
+            assert updated.loss is None
+    assert updated.optimizer.steps == stepped.optimizer.steps == 13
+    assert updated.grad_norm == pytest.approx(stepped.grad_norm, rel=1e-9)
+    for one, other in ((updated, stepped), (updated.average_model(), stepped.average_model())):
+        one, other = (getattr(it, "model", it).flat_parameters for it in (one, other))
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda t: t.step(X, Y),
+        lambda t: t.fit(X, Y),
+        lambda t: t.fit([(X, Y)]),
+        lambda t: t.fit(X, Y, lr="auto"),
+        lambda t: t.evaluate(X, Y),
+        lambda t: t.evaluate([(X, Y)]),
+        lambda t: t.backward(X, Y),
+        lambda t: tw.find_lr(t, X, Y),
+        lambda t: tw.gradcheck(t.model, X, Y, loss=t.loss),
+    ],
+)
+def test_what_needs_a_loss_says_so(call):
+    trainer = make("none")
+    before = trainer.model.flat_parameters
+    with pytest.raises(tw.UnsupportedError, match=r"no loss here, loss=None: trainer\.update\(\)"):
+        call(trainer)
+    np.testing.assert_array_equal(trainer.model.flat_parameters, before)
+    with pytest.raises(tw.UnsupportedError, match="no plan"):
+        trainer.plan(3)
+
+
+def test_a_file_of_a_trainer_without_a_loss_takes_none(tmp_path):
+    make("none").save(tmp_path / "trainer")
+    with pytest.raises(tw.ArgumentError, match="has none: leave loss out"):
+        tw.Trainer.load(tmp_path / "trainer", loss=squares)
+
+
+class Agent:
+    """Models, optimizers, trainers and a generator, as in reinforcement learning."""
+
+    def __init__(self):
+        def network(seed):
+            return nn.Sequential(nn.Linear(1, 16), nn.Dropout(0.1), nn.Linear(16, 1), seed=seed)
+
+        self.rng = np.random.default_rng(0)
+        self.actor, self.critic, self.target = network(0), network(1), network(2)
+        self.adam = optim.Adam(lr=0.01)
+        self.trainer = tw.Trainer(self.critic, loss=squares, optimizer=optim.Adam(lr=0.01))
+        self.updates = tw.Trainer(self.target, loss=None, optimizer=optim.SGD(momentum=0.9))
+
+    def learn(self):
+        for _ in range(5):
+            x = self.rng.uniform(-1, 1, (10, 1)).astype("float32")
+            self.trainer.step(x, np.sin(x))
+            for model, step in ((self.actor, self.adam.step), (self.target, None)):
+                model.zero_grad()
+                model.backward(model.forward(x) - self.critic(x), inputs=False)
+                step(model) if step else self.updates.update()
+            self.target.follow(self.critic, 0.1)
+        return [m.flat_parameters for m in (self.actor, self.critic, self.target)]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_an_agent_that_is_copied_or_pickled_goes_on_bit_for_bit(copied):
+    agent = Agent()
+    agent.learn()
+    twin = copied(agent)
+    assert twin.trainer.model is twin.critic
+    assert twin.updates.model is twin.target
+    np.testing.assert_array_equal(twin.learn(), agent.learn())

@@ -339,9 +339,31 @@ def test_a_schedule_without_a_length_is_as_long_as_each_fit():
 
 def test_a_schedule_without_a_length_has_none_in_steps_by_hand():
     trainer, batch = make(schedules.OneCycleLR(0.1))
-    with pytest.raises(tw.ArgumentError, match="total_steps was left out"):
+    text = r"total_steps was left out, .*make the schedule with total_steps=\.\.\., or in a call of"
+    with pytest.raises(tw.ArgumentError, match=text):
         trainer.step(*batch())
     assert trainer.model.flat_parameters[0] == 0
+
+
+def test_a_fit_that_mostly_stands_still_is_a_warning():
+    """PyTorch's default length is 5: a line to 0 ends there, and fits are mostly longer."""
+    text = r"^LinearLR\(.*\) gives a rate of 0 for 25 of the 30 updates of this fit.*s=None makes"
+    trainer, _ = make(schedules.LinearLR(1.0, 0.0))
+    with pytest.warns(UserWarning, match=text) as caught:
+        trainer.fit(X, Y, epochs=30, batch_size=10)
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match="for 15 of the 20 epochs"):
+        make(schedules.PolynomialLR(per="epoch"))[0].fit([(X, Y)], epochs=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer.fit(X, Y, epochs=30, batch_size=10)  # it has been said
+        for schedule in (
+            schedules.LinearLR(1.0, 0.0, None), schedules.LinearLR(), schedules.PolynomialLR(15),
+            schedules.LinearWarmup(40),
+        ):  # fmt: skip
+            make(schedule)[0].fit(X, Y, epochs=30, batch_size=10)
+        make(schedules.LinearWarmup(40))[0].fit(X, Y)  # of one update, at a rate of 0
+        make(schedules.LinearLR(1.0, 0.0), lr=0.0)[0].fit(X, Y, epochs=30)  # as it was asked to
 
 
 def test_a_plateau_lowers_the_rate_at_the_end_of_an_epoch():

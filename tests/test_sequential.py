@@ -109,6 +109,17 @@ def test_backward_without_forward_is_an_error(model):
         model.backward(np.ones((1, 3)))
 
 
+def test_backward_after_a_pass_that_failed_says_so(model, rng):
+    x, y = rng.standard_normal((5, 4)), rng.standard_normal((5, 3))
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=tw.optim.SGD(lr=0.1))
+    for fail in (lambda: trainer.step(x, np.nan * y), lambda: model.forward(np.nan * x)):
+        model.forward(x)
+        with pytest.raises(tw.DataError):
+            fail()
+        with pytest.raises(tw.ArgumentError, match="a step or a forward pass that failed since"):
+            model.backward(y)
+
+
 def test_backward_after_the_parameters_changed_is_an_error(model, rng):
     """What `forward` remembered belongs to other parameters: the gradient would be of neither."""
     x, y = rng.standard_normal((5, 4)), rng.standard_normal((5, 3))
@@ -313,11 +324,16 @@ def test_a_model_follows_none_of_other_layers():
     wider = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 5))
     deeper = nn.Sequential(*model.layers, nn.Tanh(), nn.Linear(2, 2))
     double = nn.Sequential(*model.layers, dtype="float64")
-    with pytest.raises(tw.ArgumentError, match=r"2\.weight of shape \[2, 4\].* \[5, 4\]"):
+    averaged = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False), nn.Linear(4, 2))
+    with pytest.raises(tw.ArgumentError, match=r"2\.weight of shape \(2, 4\).* \(5, 4\)"):
         model.follow(wider, 0.5)
+    with pytest.raises(tw.ArgumentError, match=r"no more, where .* 1\.running_mean .* \(4,\)"):
+        model.follow(averaged, 0.5)
     with pytest.raises(tw.ArgumentError, match=r"no more, where the other has 4\.weight"):
         model.follow(deeper, 0.5)
-    with pytest.raises(tw.ArgumentError, match="float64"):
+    with pytest.raises(
+        tw.ArgumentError, match=r'this one is float32, the other float64.*astype\("float64"\)'
+    ):
         model.follow(double, 0.5)
     for tau in (-0.1, 1.5, float("nan"), "0.5"):
         with pytest.raises(tw.ArgumentError, match="tau"):

@@ -179,6 +179,68 @@ def test_partial_fit_is_scikit_learns(kind, solver):
     assert len(estimators[0].loss_curve_) == 3
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", PAIRS)
+def test_arrays_that_fit_go_without_scikit_learns_checks(kind, dtype, monkeypatch):
+    """Which take far longer than a step; results are the same to the bit."""
+    x, y = data(kind)
+    more = {}
+    if PAIRS[kind][0] is MLPClassifier:
+        more = {"classes": range(3) if kind == "several labels" else np.unique(y)}
+    checked, quick = (
+        PAIRS[kind][0](hidden_layer_sizes=8, random_state=3).partial_fit(x, y, **more)
+        for _ in range(2)
+    )
+    x = x.astype(dtype)
+    for rows in (slice(1), slice(0, 90, 3), slice(40)):
+        checked.partial_fit(x[rows].tolist(), y[rows].tolist())
+    expected = checked.predict(x.tolist())
+    with monkeypatch.context() as patch:
+        patch.setattr("thalweg.sklearn._base.validate_data", None)  # not called
+        for rows in (slice(1), slice(0, 90, 3), slice(40)):
+            quick.partial_fit(x[rows], y[rows])
+        np.testing.assert_array_equal(quick.predict(x), expected)
+    assert_same_weights(quick, checked, tolerance=0)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (np.ones((2, 4)), np.ones(2), "X has 4 features, but MLPRegressor is expecting 5"),
+        (np.ones(5), np.ones(1), "Expected 2D array"),
+        (np.ones((0, 5)), np.ones(0), "0 sample"),
+        (np.full((2, 5), np.nan), np.ones(2), "X contains NaN"),
+        (np.full((2, 5), 1e300), np.ones(2), "X contains infinity"),
+        (np.ones((2, 5)), np.full(2, np.inf), "y contains infinity"),
+        (np.ones((2, 5)), np.ones(3), "inconsistent numbers of samples"),
+        (np.ones((2, 5)) + 0j, np.ones(2), "Complex data not supported"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_told_in_scikit_learns_words(x, y, message):
+    network = MLPRegressor(hidden_layer_sizes=3).partial_fit(*data("a number"))
+    before = network.model_.flat_parameters
+    with pytest.raises(ValueError, match=message):
+        network.partial_fit(x, y)
+    np.testing.assert_array_equal(network.model_.flat_parameters, before)
+    if "y" not in message.split() and "inconsistent" not in message:
+        with pytest.raises(ValueError, match=message):
+            network.predict(x)
+
+
+def test_the_penalty_is_that_of_the_batch_after_an_error_too():
+    """It depends on the number of rows, and is set only where that changes."""
+    x, y = data("a number")
+    options = {"solver": "sgd", "alpha": 0.5, "hidden_layer_sizes": 8, "random_state": 3}
+    network, twin = (MLPRegressor(**options).partial_fit(x[:40], y[:40]) for _ in range(2))
+    with pytest.raises(tw.DivergedError):
+        network.partial_fit(x[:10], np.full(10, 1e30))
+    for it in (network, twin):
+        it.partial_fit(x[:40], y[:40])
+    assert_same_weights(network, twin, tolerance=0)
+    assert network.loss_curve_ == twin.loss_curve_
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"), [(MLPClassifier, TheirClassifier), (MLPRegressor, TheirRegressor)]
 )

@@ -1,9 +1,9 @@
 """The same experiment with EWC in thalweg and in Avalanche, side by side in one run.
 
-Permuted images, one head; the same arrays, permutations, initial weights, batches' size, number of
-steps, Adam, and the same penalty: lambda times the sum over all tasks before, with the Fisher
-information as Avalanche computes it, of batches, in its own order. Rows are shuffled by each
-library's own random numbers. Seconds are of training and importances, without judging; each library
+Permuted images, one head; the same arrays, permutations, initial weights, batch size, number of
+steps, Adam, and the same penalty: lambda times the sum over all earlier tasks, with the Fisher
+information computed as Avalanche does, from batches in its own order. Each library shuffles rows by
+its own random numbers. Times include training and importances, but not evaluation; each library
 runs once for each seed, in turns.
 """
 
@@ -40,13 +40,13 @@ def arguments():
 
 
 def tasks_of(arrays, args, seed):
-    """(x, y, x_test, y_test) for each task; the first one has its pixels where they were."""
+    """Return (x, y, x_test, y_test) for each task; the first one keeps the order of pixels."""
     x, y, x_test, y_test = arrays
     rng = np.random.default_rng(seed)
     rows = rng.permutation(len(x))[: args.rows]
     orders = [np.arange(x.shape[1])]
     orders += [rng.permutation(x.shape[1]) for _ in range(args.tasks - 1)]
-    # By `take`, since indexing by columns gives arrays that lie column by column.
+    # `take`, as indexing columns would give arrays in column-major order.
     x, y = x[rows], y[rows]
     return [(x.take(order, 1), y, x_test.take(order, 1), y_test) for order in orders]
 

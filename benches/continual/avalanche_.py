@@ -22,7 +22,7 @@ def versions():
 
 
 def network_of(model):
-    """The same network in PyTorch."""
+    """Make the same network in PyTorch."""
     net = torch.nn.Sequential(
         *(
             torch.nn.Linear(layer.in_features, layer.out_features)
@@ -56,7 +56,7 @@ def run(tasks, args, seed):
         ewc_lambda=args.strength,
         train_mb_size=args.batch_size,
         train_epochs=args.epochs,
-        evaluator=EvaluationPlugin(),  # nothing is measured or printed while the clock runs
+        evaluator=EvaluationPlugin(),  # no metrics or output while the clock runs
     )
     start = time.perf_counter()
     for experience in benchmark.train_stream:

@@ -15,7 +15,7 @@ def versions():
 
 
 def network(tasks, args, seed):
-    """The network that both libraries begin with."""
+    """Make the network that both libraries start from."""
     x, y, _, _ = tasks[0]
     widths = [x.shape[1], *args.hidden, int(y.max()) + 1]
     layers = []
@@ -35,7 +35,7 @@ def run(tasks, args, seed):
     scenario = continual.from_arrays(tasks)
     start = time.perf_counter()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a strength that is too small: it is what was asked for
+        warnings.simplefilter("ignore")  # about a strength that is too small
         for task in scenario:
             strategy.fit(task, epochs=args.epochs, batch_size=args.batch_size)
     seconds = time.perf_counter() - start

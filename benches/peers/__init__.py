@@ -1,7 +1,7 @@
 """The libraries, one module each, behind one small interface.
 
 A module `peers/<library>.py` imports the library at its top (so a missing one is an ImportError)
-and has `VERSION` and `MODES`, the ways in which a user of that library would do the work.
+and defines `VERSION` and `MODES`, the ways in which a user of that library would do the work.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ LIBRARIES = ("thalweg", "torch", "jax", "sklearn")
 class Contestant(Protocol):
     """One library, set up for one workload. A mode needs only the methods of the work it supports.
 
-    What they give back is what all libraries must agree on before anything is timed.
+    All libraries must agree on the results before anything is timed.
     """
 
     def reset(self) -> None:
-        """Back to the first weights and a fresh optimizer."""
+        """Restore the initial weights and a fresh optimizer."""
 
     def train(self, passes: int) -> float:
-        """Take `passes * work.batches` steps, batches in order; the last pass's mean loss."""
+        """Take `passes * work.batches` steps, in order; return the last pass's mean loss."""
 
     def predict(self, passes: int) -> np.ndarray:
-        """Predict every batch `passes` times, all results being there at the end; the last one."""
+        """Predict every batch `passes` times, complete on return; return the last result."""
 
     def update(self, passes: int) -> None:
-        """`passes` optimizer steps on the gradients made by `reset`."""
+        """Take `passes` optimizer steps with the gradients made by `reset`."""
 
     def first_weight(self) -> np.ndarray:
-        """The first layer's weight, shape (out, in)."""
+        """Return the first layer's weight, shape (out, in)."""
 
 
 @dataclass(frozen=True)
 class Mode:
     """A column of the table.
 
-    `make(work, data, threads)` gives a Contestant. `whole_epochs` marks one call for many batches,
-    in contrast to one call per batch.
+    `make(work, data, threads)` returns a Contestant. `whole_epochs` marks modes with one call for
+    many batches, rather than one call per batch.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Library:
 
 
 def load(name: str) -> Library:
-    """Import one peer; a library that is not there has no modes and says so."""
+    """Import one peer; a library that is not installed has no modes and says so."""
     try:
         module = importlib.import_module(f".{name}", __name__)
     except ModuleNotFoundError as error:

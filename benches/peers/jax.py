@@ -1,8 +1,8 @@
 """JAX on the CPU: one jitted step per batch, and one jitted `lax.scan` over all batches of a pass.
 
 Parameters and optimizer state are donated, so that updates happen in place. Steps are dispatched
-without waiting, as JAX's guides advise; `block_until_ready` stands at the end of each pass, where
-the losses are read. The optimizers are written out (they compile to what optax compiles to).
+without waiting, as JAX's guides advise; `block_until_ready` comes at the end of each pass, where
+the losses are read. The optimizers are written out (they compile to the same code as optax's).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def linear(x, weight, bias):
 
 
 def batchnorm(x, scale, shift):
-    """By the batch's statistics; running averages, which the others keep too, are left out."""
+    """Normalize by batch statistics; unlike the others, this keeps no running averages."""
     mean, variance = x.mean(axis=0), x.var(axis=0)
     return (x - mean) * (scale * jax.lax.rsqrt(variance + 1e-5)) + shift
 
@@ -54,7 +54,7 @@ LOSSES = {"cross_entropy": cross_entropy, "mse": mse}
 
 
 def update_rule(o: Optimizer):
-    """`(state of zeros from weights, update(weights, state, gradients) -> weights, state)`."""
+    """Return `(zeros(weights) -> state, update(weights, state, gradients) -> weights, state)`."""
     tree = jax.tree_util.tree_map
 
     def zeros(weights):
@@ -85,10 +85,10 @@ def update_rule(o: Optimizer):
 
 
 class Jax:
-    """Batches are device arrays from the start; weights are (in, out), as JAX users have them."""
+    """Batches are device arrays from the start; weights are (in, out), as usual in JAX."""
 
     def __init__(self, work: Work, data: Data, threads: int, scan: bool = False) -> None:
-        # JAX has no call that sets its threads: it takes the CPUs that the process may use.
+        # JAX has no call that sets its threads: it uses the CPUs that the process may use.
         self.work, self.data, self.scan = work, data, scan
         self.xs = jnp.array(data.xs)
         net = partial(outputs, work.hidden)
@@ -152,7 +152,7 @@ class Jax:
     def predict(self, passes: int) -> np.ndarray:
         for _ in range(passes):
             for x in self.batches:
-                # A caller wants each answer before it goes on.
+                # A caller would wait for each answer.
                 out = self.outputs(self.weights, x).block_until_ready()
         return np.asarray(out)
 

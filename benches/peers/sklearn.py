@@ -1,10 +1,10 @@
 """scikit-learn's MLP: its own epoch loop inside one `fit`, quiet, without shuffling.
 
-Its squared error is half the mean over outputs while its gradient is the sum over them: against
-the mean squared error of the others that is a factor of outputs / 2. Dividing SGD's rate by that
-factor, or multiplying Adam's eps with it, gives exactly the same updates. Its Adam adds eps to
-sqrt(v) before correcting v's bias: eps * sqrt(1 - beta2) is the others' eps at the first step, and
-later a smaller one.
+Its squared error is half the mean over outputs, while its gradient is the sum over them: compared
+with the mean squared error of the others, that is a factor of outputs / 2. Dividing SGD's rate by
+that factor, or multiplying Adam's eps by it, gives exactly the same updates. Its Adam adds eps to
+sqrt(v) before correcting v's bias: eps * sqrt(1 - beta2) corresponds to the others' eps at the
+first step, and to a smaller one later.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NEVER = 10**9
 
 
 class Sklearn:
-    """Threads are those of NumPy's BLAS: the CPUs that the process could use when it started."""
+    """Threads are those of NumPy's BLAS: the CPUs available to the process when it started."""
 
     def __init__(self, work: Work, data: Data, threads: int) -> None:
         self.work, self.data = work, data
@@ -37,7 +37,7 @@ class Sklearn:
             "batch_size": work.batch,
             "alpha": 0.0,
             "shuffle": False,
-            "warm_start": True,  # fit starts from the weights that reset puts in
+            "warm_start": True,  # fit starts from the weights that reset sets
             "n_iter_no_change": NEVER,
             "max_iter": 1,
         }
@@ -66,7 +66,7 @@ class Sklearn:
         if not classifies and work.widths[-1] == 1:
             self.y = self.y.ravel()
         self.model = (MLPClassifier if classifies else MLPRegressor)(**options)
-        self._fit(1)  # makes its weights
+        self._fit(1)  # creates its weights
         self.reset()
 
     def _fit(self, passes: int) -> None:

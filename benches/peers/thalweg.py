@@ -1,4 +1,4 @@
-"""thalweg, the two ways that a user trains: `Trainer.step` per batch, and `Trainer.fit`."""
+"""thalweg, in the two ways that users train: `Trainer.step` per batch, and `Trainer.fit`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def model_of(work: Work) -> nn.Sequential:
 
 
 class Thalweg:
-    """Inputs and results are NumPy arrays, as users have them: there is no other form."""
+    """Inputs and results are NumPy arrays, as for users: there is no other form."""
 
     def __init__(self, work: Work, data: Data, threads: int, fit: bool = False) -> None:
         tw.set_num_threads(threads)
@@ -74,7 +74,7 @@ class Thalweg:
 
     def train(self, passes: int) -> float:
         if self.fit:
-            # Batches in order, since the peers do not shuffle either.
+            # Batches in order, as the peers do not shuffle either.
             size = self.work.batch
             fit = self.trainer.fit(self.x, self.y, epochs=passes, batch_size=size, shuffle=False)
             return fit["loss"][-1]

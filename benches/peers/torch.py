@@ -1,8 +1,8 @@
 """PyTorch on the CPU: eager, and with `torch.compile`.
 
-As its own guides advise: fused optimizers, `zero_grad(set_to_none=True)`, `inference_mode`, one
-intra-op pool of the given size, denormals flushed. The only synchronisation in a step is the
-`loss.item()` that hands the loss to Python, which thalweg's step does too.
+As its guides advise: fused optimizers, `zero_grad(set_to_none=True)`, `inference_mode`, one
+intra-op pool of the given size, denormals flushed. The only synchronization in a step is the
+`loss.item()` that passes the loss to Python, which thalweg's step does, too.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Torch:
     """Batches are tensors from the start."""
 
     def __init__(self, work: Work, data: Data, threads: int, compiled: bool = False) -> None:
-        # Before the pool's first use: its threads take the mode of the thread that makes them.
+        # Before the pool's first use: its threads inherit the mode of the thread that creates them.
         torch.set_flush_denormal(True)
         torch.set_num_threads(threads)
         self.work, self.data = work, data
@@ -65,8 +65,8 @@ class Torch:
             self.ys = list(torch.from_numpy(data.ys))
             self.loss = lambda x, y: loss(model(x), y)
         if compiled:
-            # Graphs of the workload before count against the recompilation limit, after which
-            # torch would quietly run eager code.
+            # Graphs of earlier workloads count against the recompilation limit, beyond which torch
+            # would silently run eager code.
             torch.compiler.reset()
             if isinstance(work, Training):
                 self.loss = torch.compile(self.loss, fullgraph=True)
@@ -81,7 +81,7 @@ class Torch:
                     layer.bias.copy_(torch.from_numpy(bias))
             for layer in self.model:
                 if isinstance(layer, nn.BatchNorm1d):
-                    layer.reset_parameters()  # its running averages too
+                    layer.reset_parameters()  # and its running averages
         if isinstance(self.work, Training):
             self.optimizer = optimizer_of(self.work.optimizer, self.model.parameters())
         elif isinstance(self.work, Update):

@@ -1,13 +1,13 @@
-"""Properties of thalweg that are not one ratio; `python -m benches.properties`, see README.md.
+"""Properties of thalweg that are not a single ratio; `python -m benches.properties`, see README.md.
 
-A module per table. Each has
+One module per table. Each has
 
-- `measure(options) -> rows`, a list of dataclasses, which tells its progress on stderr,
+- `measure(options) -> rows`, a list of dataclasses; it reports progress on stderr,
 - `markdown(rows) -> str`, the table, with its target as the last line,
-- and, where something needs a process of its own, `in_child(**arguments)`, see child.py.
+- and, if something needs a separate process, `in_child(**arguments)`, see child.py.
 """
 
-# In this order they run, the quiet ones first: contention leaves a warm machine.
+# They run in this order, the quiet ones first: contention leaves the machine warm.
 TABLES = (
     "first_step",
     "memory",

@@ -1,4 +1,4 @@
-"""The command line: which tables, on how many CPUs, and where they go."""
+"""The command line: which tables, on how many CPUs, and where the output goes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main() -> None:
     if not 1 <= threads <= len(cpus):
         raise SystemExit(f"--threads must be from 1 to {len(cpus)}, got {threads}")
     cpus = cpus[:threads]
-    # Before NumPy is imported here or in a child: its BLAS asks once, and only for these.
+    # Before NumPy is imported here or in a child: its BLAS reads only these variables, once.
     machine.confine(cpus)
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(threads)
@@ -45,7 +45,7 @@ def main() -> None:
             )
         raw[name] = {"used_by_others": others, "rows": [dataclasses.asdict(row) for row in rows]}
         parts.append(text)
-        # Each as soon as it is there; the last ones may take a while.
+        # Each table as soon as it is done; the last ones may take a while.
         print(parts[-1] if len(parts) > 2 else "\n\n".join(parts), end="\n\n", flush=True)
     if arguments.table:
         Path(f"{arguments.table}.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")

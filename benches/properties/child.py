@@ -1,7 +1,7 @@
-"""One measurement in a process of its own: `fresh` starts it, `python -m` this module is it.
+"""One measurement in a separate process, started by `fresh`, which runs this module by `python -m`.
 
-What a table's `in_child(**arguments)` gives back comes over as JSON. The module is imported in
-the child before any library is, so it can watch that happen.
+The result of a table's `in_child(**arguments)` is passed back as JSON. The module is imported in
+the child before any library is, so it can observe those imports.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]  # `-m` finds this package from there
 
 
 def fresh(table: str, **arguments: Any) -> dict[str, Any]:
-    """`in_child(**arguments)` of a table, in a new process on the same CPUs."""
+    """Run `in_child(**arguments)` of a table in a new process on the same CPUs."""
     command = [sys.executable, "-m", __name__, table, json.dumps(arguments)]
     done = subprocess.run(
         command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=LONGEST_SECONDS, check=True

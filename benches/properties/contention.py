@@ -1,10 +1,10 @@
-"""What a step takes while two other processes want the same CPUs, thalweg and PyTorch.
+"""How long a step takes while two other processes compete for the CPUs, thalweg and PyTorch.
 
-Each library has a process of its own, with two threads on two CPUs, one library after the other:
-alone, then beside two loops of pure Python that never sleep. A scheduler that is fair gives each of
-the two sides half of the time, so that the mean step takes twice as long; more than that is threads
-that wait for one another. The median looks better than the mean where whole time slices fall
-between steps, so both are shown.
+Each library has its own process, with two threads on two CPUs, one library after the other: alone,
+then with two pure Python loops that never sleep. A fair scheduler gives each of the two sides half
+of the time, so that the mean step takes twice as long; anything more is threads waiting for one
+another. The median looks better than the mean if whole time slices fall between steps, so both are
+shown.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ THREADS = BUSY_PROCESSES = 2
 ROUNDS, QUICK_ROUNDS = 5, 1
 SECONDS, QUICK_SECONDS = 2.0, 0.5
 WARM_SECONDS = 0.2
-# Twice is what a fair scheduler alone makes of it.
+# A fair scheduler alone makes steps twice as long.
 MOST = 3.0
 
-# Ends by itself if whoever started it is gone, however that went.
+# Ends by itself when its parent process is gone, for whatever reason.
 BUSY_LOOP = """
 import os
 parent = os.getppid()
@@ -51,7 +51,7 @@ while os.getppid() == parent:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of a step, medians over rounds of the median, the 90th percentile and the mean."""
+    """Seconds of a step: medians over rounds of the median, the 90th percentile and the mean."""
 
     median: float
     p90: float
@@ -75,7 +75,7 @@ class Row:
 
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[None]:
-    """`count` processes that want a CPU all the time; gone at the end, whatever happens."""
+    """Run `count` processes that keep a CPU busy, and end them whatever happens."""
     with contextlib.ExitStack() as stack:
         for _ in range(count):
             loop = subprocess.Popen([sys.executable, "-c", BUSY_LOOP])
@@ -88,7 +88,7 @@ def busy(count: int) -> Iterator[None]:
 def measure(options: Options) -> list[Row]:
     allowed = machine.allowed_cpus()
     threads = min(THREADS, options.threads)
-    # Children and loops are confined to the same two CPUs, but none of them to one.
+    # Children and loops are confined to the same two CPUs, but not to one each.
     machine.confine(allowed[:threads])
     try:
         return [
@@ -136,7 +136,7 @@ def in_child(library: str, key: str, threads: int, seconds: float) -> dict[str, 
     batches = itertools.cycle(list(zip(xs, ys, strict=True)))
 
     def run(seconds: float) -> list[float]:
-        # A pass at a time: the clock of the whole must not be asked between two steps.
+        # One pass at a time, so that the overall clock is not read between steps.
         times: list[float] = []
         deadline = time.perf_counter() + seconds
         while time.perf_counter() < deadline:
@@ -153,7 +153,7 @@ def in_child(library: str, key: str, threads: int, seconds: float) -> dict[str, 
 
 
 def torch_step(contestant: Any) -> Any:
-    """One step as peers/torch.py has it within its loop."""
+    """Take one step, as peers/torch.py does within its loop."""
     loss_of, optimizer = contestant.loss, contestant.optimizer
     contestant.model.train()
 

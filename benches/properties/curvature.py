@@ -1,11 +1,11 @@
-"""What products with second derivatives cost, beside a gradient, and beside PyTorch's.
+"""What products with second derivatives cost, compared with a gradient and with PyTorch.
 
-gradient : `Trainer.step` with SGD, the fastest way to a gradient that there is here, its update
-    included. Over the slower `Trainer.backward` all ratios would be smaller.
+gradient : `Trainer.step` with SGD, including its update: the fastest way to a gradient here.
+    Relative to the slower `Trainer.backward`, all ratios would be smaller.
 jvp : the outputs' derivative along a direction of the parameters, in training mode.
 GNVP, HVP : `curvature.Operator` of either kind, one vector after another at one point.
-new point : one of them after the data have changed, where nothing is known of the point yet.
-new operator : a new one's first HVP, which asks the system for its memory as well, as the first
+new point : an HVP after the data have changed, where nothing is cached for the point yet.
+new operator : a new operator's first HVP, which also allocates memory from the system, as the first
     step of a trainer does.
 PyTorch : forward over reverse, `torch.func.jvp` of `torch.func.grad`, without compilation.
 
@@ -47,7 +47,7 @@ AGREE = {"float32": 1e-3, "float64": 1e-10}
 
 @dataclass(frozen=True)
 class Row:
-    """Seconds of a gradient, and how many of them each product takes; `peer` over our HVP."""
+    """Seconds of a gradient; products as multiples of it; `peer` as a multiple of our HVP."""
 
     net: str
     dtype: str
@@ -61,7 +61,7 @@ class Row:
 
 
 def layers(of: Any, widths: tuple[int, ...], norm: str) -> list[Any]:
-    """Linear, norm and tanh, of thalweg's `nn` or PyTorch's."""
+    """Make layers (linear, norm, tanh) from thalweg's `nn` or PyTorch's."""
     parts: list[Any] = []
     for inputs, outputs in itertools.pairwise(widths):
         parts += [of.Linear(inputs, outputs), *NORMS[norm](of, outputs), of.Tanh()]
@@ -101,7 +101,7 @@ def measure(options: Options) -> list[Row]:
             calls["peer"] = peer
 
         def move(x: Any = x) -> None:
-            x[0, 0] = -x[0, 0]  # the operators see it: they have no copies
+            x[0, 0] = -x[0, 0]  # operators see the change: they hold no copies
 
         turns: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(QUICK_ROUNDS if options.quick else ROUNDS):
@@ -135,9 +135,9 @@ def measure(options: Options) -> list[Row]:
 
 
 def _turn(call: Callable[[], Any], before: Callable[[], None] | None) -> float:
-    """Give the median time of a call; the first of a turn finds the caches of the turn before.
+    """Return the median time of a call, after a first one that warms the caches.
 
-    `before` is done before each call, while the clock stands.
+    `before` runs before each call, with the clock stopped.
     """
     times: list[float] = []
     call()
@@ -164,7 +164,7 @@ def _peer(
     net = torch.nn.Sequential(*layers(torch.nn, widths, norm)).to(getattr(torch, model.dtype.name))
     state = {k: torch.from_numpy(np.array(values)) for k, values in model.state_dict().items()}
     net.load_state_dict(state, strict=False)
-    for part in net:  # in training mode, but running averages would be written to
+    for part in net:  # functorch cannot write to running averages
         if isinstance(part, torch.nn.BatchNorm1d):
             part.track_running_stats, part.running_mean, part.running_var = False, None, None
     xs, ys = torch.from_numpy(x), torch.from_numpy(y)
@@ -212,8 +212,8 @@ def markdown(rows: list[Row]) -> str:
         [
             "Tanh networks with softmax cross-entropy. Times of products are multiples of that of",
             "a gradient, which is a step of SGD. At a new point, a product also computes what",
-            "later ones reuse; a new operator allocates memory as well. The last column is PyTorch's",
-            "time divided by thalweg's.",
+            "later ones reuse; a new operator allocates memory as well. The last column is",
+            "PyTorch's time divided by thalweg's.",
         ],
         [
             "net",

@@ -1,10 +1,10 @@
-"""Training on derivatives by the inputs: what a step of a physics-informed network takes.
+"""Training on derivatives with respect to the inputs: how long a step of such a network takes.
 
-torch : gradients of gradients, `torch.autograd.grad(..., create_graph=True)`, as most do it.
+torch : gradients of gradients, `torch.autograd.grad(..., create_graph=True)`, the usual way.
 jax : `jax.jvp` of `jax.jvp` along each input, and the gradient of it all, one jitted step.
 
-The equation is that of Burgers, u_t + u u_x = ν u_xx, whose left-over is squared; a step is of
-Adam on all points. Gradients must agree to 1e-3 before the clock starts. Times are medians, in
+The equation is Burgers', u_t + u u_x = ν u_xx, whose residual is squared; a step is one of Adam on
+all points. Gradients must agree to 1e-3 before the clock starts. Times are medians, measured in
 turns.
 """
 
@@ -59,7 +59,7 @@ def measure(options: Options) -> list[Row]:
             )
             trainer.backward(x, x)
             peers = {"torch": with_torch(model, x, threads)}
-            if threads == options.threads:  # JAX takes all CPUs of the process
+            if threads == options.threads:  # JAX uses all CPUs of the process
                 peers["jax"] = with_jax(model, x)
             steps = {"thalweg": lambda t=trainer, x=x: t.step(x, x)}
             for name, (gradient, step) in ((n, p) for n, p in peers.items() if p):
@@ -88,7 +88,7 @@ def burgers(u: Any, du: Any, d2u: Any, _: Any) -> tuple[float, Any]:
 
 
 def in_turns(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Seconds of a step of each, of which each round takes as many as there is time for."""
+    """Measure the seconds of a step of each; a round takes as many steps as time permits."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():

@@ -1,8 +1,8 @@
-"""The whole `fit` of an estimator beside that of scikit-learn's, checks of its data and all.
+"""The whole `fit` of an estimator compared with scikit-learn's, including checks of the data.
 
-Both begin at the same weights and take as many steps of Adam, with the defaults of both but for the
-number of epochs. Data are of float32, in which scikit-learn is faster than in float64. A round fits
-one right after the other, so that a ratio does not see the machine drift.
+Both start from the same weights and take the same number of Adam steps, with the defaults of both
+except the number of epochs. Data are float32, in which scikit-learn is faster than in float64. A
+round fits one right after the other, so that drift of the machine does not affect the ratio.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .report import Options, say, section, verdict
 TARGET = 2  # times as fast as scikit-learn's
 EPOCHS, QUICK_EPOCHS = 20, 2
 ROUNDS, QUICK_ROUNDS = 9, 3
-#: Hidden layers, and what else is asked for; of the digits, 1797 rows of 64 pixels.
+#: Hidden layers, and other arguments; on the digits, 1797 rows of 64 pixels.
 WORK: tuple[tuple[tuple[int, ...], dict[str, Any]], ...] = (
     ((100,), {}),
     ((100,), {"early_stopping": True}),

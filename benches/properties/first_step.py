@@ -1,8 +1,8 @@
 """How long a user waits for the first step of a new trainer, which has nothing to compile.
 
-Each in a fresh process. On the clock of `first` is `Trainer.step` alone: it plans, allocates,
-starts threads, and touches each page for the first time. `make` is what stands before it: the
-model with its first weights, the optimizer and the trainer. Arrays are ready before.
+Each in a fresh process. `first` times `Trainer.step` alone: it plans, allocates, starts threads,
+and touches each page for the first time. `make` is what precedes it: creating the model with its
+initial weights, the optimizer and the trainer. Arrays are ready beforehand.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LATER_STEPS = 30
 
 @dataclass(frozen=True)
 class Row:
-    """Seconds, one of each per process."""
+    """Times in seconds, one of each per process."""
 
     label: str
     parameters: int
@@ -65,8 +65,8 @@ def in_child(name: str, threads: int) -> dict[str, float]:
     data = Data(work)
     batches = itertools.cycle(list(zip(data.xs, data.ys, strict=True)))
     start = time.perf_counter()
-    # As a user does it. Putting weights in, as comparisons do, would hand the core its first array
-    # and so take some of the first step's work off the clock.
+    # As a user does it. Loading weights, as comparisons do, would pass the core its first array and
+    # so take some of the first step's work off the clock.
     tw.set_num_threads(threads)
     trainer = tw.Trainer(
         model_of(work), loss=LOSSES[work.loss](), optimizer=optimizer_of(work.optimizer)

@@ -1,11 +1,11 @@
-"""What it takes to check the gradient of a net of 100 000 parameters.
+"""How long it takes to check the gradient of a net of 100 000 parameters.
 
 directions : three random directions in each block, which is what `tw.gradcheck` does from 10 000
     parameters on.
-every : each parameter by itself, ``directions=0``: four evaluations of the loss for each.
+every : each parameter separately, ``directions=0``: four evaluations of the loss for each.
 
-On one thread, and on all. A wrong gradient is checked as well, for a checker that is quick because
-it sees nothing would not be one.
+On one thread, and on all. A wrong gradient is checked, too, as a checker that is fast because it
+detects nothing would be useless.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from ..table import duration
 from .report import Options, say, section, verdict
 
 ROWS = 10
-#: All in one layer, and in layers one behind the other.
+#: With most parameters in one layer, and spread over several.
 NETS = ((784, 126, 10), (64, 256, 256, 64, 10))
-#: Seconds that "seconds" are.
+#: What "within seconds" means, in seconds.
 TARGET = 10.0
 ROUNDS, QUICK_ROUNDS = 3, 1
 
@@ -78,7 +78,7 @@ def _time(model: nn.Sequential, x: Any, y: Any, directions: int, rounds: int) ->
 
 
 def _sees(model: nn.Sequential, x: Any, y: Any) -> None:
-    """Stop unless a loss whose gradient is off by a part in 100 000 fails."""
+    """Stop unless a gradient with a relative error of 1e-5 fails the check."""
 
     def wrong(output: Any, target: Any) -> tuple[float, Any]:
         shifted = np.exp(output - output.max(axis=1, keepdims=True))

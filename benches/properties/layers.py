@@ -1,8 +1,8 @@
 """What each kind of layer adds to a training step, here and in PyTorch.
 
-The net is 256-256-256-256, batch 256, MSE and SGD, with the layer after each hidden Linear; what is
-told is the time of a step, and that of PyTorch's (eager, fused optimizer) over it. Both libraries
-take turns on each layer. Formulas that PyTorch has no module for are not in the list.
+The net is 256-256-256-256, batch 256, MSE and SGD, with the layer after each hidden Linear. The
+table shows the time of a step, and that of PyTorch's (eager, fused optimizer) divided by it. Both
+libraries take turns on each layer. Layers that PyTorch has no module for are not in the list.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ LAYERS: dict[str, Callable[[Any], Any]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """`peer` is PyTorch's step, None where it is not installed."""
+    """`peer` is PyTorch's step, None if it is not installed."""
 
     label: str
     seconds: float
@@ -98,7 +98,7 @@ def turn(step: Callable[[Any, Any], Any], x: Any, y: Any, count: int) -> float:
     for i in range(count + 3):
         start = time.perf_counter()
         step(x, y)
-        if i >= 3:  # the caches are those of the turn before
+        if i >= 3:  # at first, caches hold the previous turn's data
             times.append(time.perf_counter() - start)
     return statistics.median(times)
 

@@ -1,20 +1,20 @@
-"""How near a training step comes to what the machine can do at all.
+"""How close a training step comes to the limits of the machine.
 
     limit = max(flop / peak, bytes / bandwidth)
 
 flop : the multiplications and additions of the step's matrix products; activations, the loss and
-    the optimizer count nothing.
-peak : the best rate of NumPy's float32 matmul over a few square sizes, with the same threads. It is
-    a probe by somebody else's kernels: where those are bad, a fraction may pass 1.
+    the optimizer count as 0.
+peak : the best rate of NumPy's float32 matmul over a few square sizes, with the same threads. The
+    probe uses another library's kernels: where those are slow, the fraction may exceed 1.
 bytes : parameters x bytes per parameter. Weights and moments are read and written once, and
     weights read once more (by the forward pass, long before the update): 20 for SGD with
-    momentum, 28 for Adam. They count as 0 if weights and moments (8 or 12 bytes) fit the caches
-    that the cores have for themselves. Batches and activations count nothing.
-bandwidth : adding 1 in place, all threads, to an array that is larger than the caches. What lies in
-    a large shared cache comes faster than that, so this may pass 1, too.
+    momentum, 28 for Adam. They count as 0 if weights and moments (8 or 12 bytes) fit the cores'
+    private caches. Batches and activations count as 0.
+bandwidth : adding 1 in place, with all threads, to an array larger than the caches. Data in a large
+    shared cache arrive faster, so this fraction may exceed 1, too.
 
-Both are probed once for the size of matrices, and then again beside every turn of steps: what slows
-the machine for a while slows both.
+Both are probed once to find the best matrix size, and then again along with every turn of steps, so
+that whatever slows the machine for a while slows both.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ ROUNDS, QUICK_ROUNDS = 5, 2
 TURN_SECONDS, QUICK_TURN_SECONDS = 0.1, 0.02
 MATMUL_SIZES, QUICK_MATMUL_SIZES = (256, 512, 1024, 2048, 4096), (512, 1024)
 MATMUL_SECONDS, QUICK_MATMUL_SECONDS = 0.5, 0.1
-PROBE_SECONDS = 0.02  # beside a turn
+PROBE_SECONDS = 0.02  # along with a turn
 STREAM_PASSES, QUICK_STREAM_PASSES = 8, 4
 STREAM_BYTES, MOST_STREAM_BYTES, QUICK_STREAM_BYTES = 256 << 20, 2 << 30, 128 << 20
-GUESSED_CACHE = 1 << 20  # of a core, where the system does not tell
+GUESSED_CACHE = 1 << 20  # per core, if the system does not tell
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The best FLOP/s and bytes/s, what they were found with, and bytes of all private caches."""
+    """The best FLOP/s and bytes/s, how they were found, and bytes of all private caches."""
 
     peak: float
     peak_size: int
@@ -58,7 +58,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Row:
-    """Medians over turns, of seconds; `fraction` is that of the turns' own."""
+    """Medians over turns, in seconds; `fraction` is the median of the turns' fractions."""
 
     label: str
     seconds: float
@@ -99,14 +99,14 @@ def measure(options: Options) -> list[Row]:
 
 
 def traffic(parameters: int, optimizer: Optimizer, private: int) -> int:
-    """Bytes that must come from beyond the cores' own caches in a step."""
+    """Count the bytes of a step that must come from beyond the cores' private caches."""
     if parameters * RESIDENT[optimizer.kind] <= private:
         return 0
     return parameters * TRAFFIC[optimizer.kind]
 
 
 class Probe:
-    """What the machine does at all, now and at best."""
+    """The speed of the machine, now and at best."""
 
     def __init__(self, options: Options) -> None:
         quick = options.quick
@@ -121,7 +121,7 @@ class Probe:
         say("  probing the bandwidth of memory")
         private, largest = machine.caches(machine.allowed_cpus()[0]) or (GUESSED_CACHE, 0)
         self.private = options.threads * private
-        # Twice the largest cache, as half of what lies there could still be found again.
+        # Twice the largest cache, as part of a smaller array could still be in it.
         size = min(max(STREAM_BYTES, 2 * largest), MOST_STREAM_BYTES)
         self._stream = Stream(QUICK_STREAM_BYTES if quick else size, options.threads)
         passes = QUICK_STREAM_PASSES if quick else STREAM_PASSES
@@ -133,20 +133,20 @@ class Probe:
         )
 
     def peak(self) -> float:
-        """FLOP/s, now."""
+        """Measure the current FLOP/s."""
         rate = self._matmul.best(PROBE_SECONDS)
         self._best_peak = max(self._best_peak, rate)
         return rate
 
     def bandwidth(self) -> float:
-        """Bytes/s, now."""
+        """Measure the current bytes/s."""
         rate = self._stream.rate()
         self._best_bandwidth = max(self._best_bandwidth, rate)
         return rate
 
 
 class Matmul:
-    """NumPy's product of two float32 matrices of side n."""
+    """NumPy's product of two float32 n × n matrices."""
 
     def __init__(self, n: int) -> None:
         rng = np.random.default_rng(0)
@@ -154,7 +154,7 @@ class Matmul:
         self._out = np.empty_like(self._a)
 
     def best(self, seconds: float) -> float:
-        """The best FLOP/s in that time."""
+        """Return the best FLOP/s within the given time."""
         best = np.inf
         deadline = time.perf_counter() + seconds
         while best == np.inf or time.perf_counter() < deadline:
@@ -165,7 +165,7 @@ class Matmul:
 
 
 class Stream:
-    """Adding to an array in place; NumPy lets go of the GIL there."""
+    """Adding to an array in place, for which NumPy releases the GIL."""
 
     def __init__(self, size: int, threads: int) -> None:
         self.size = size
@@ -173,7 +173,7 @@ class Stream:
         self._pool = ThreadPoolExecutor(threads)
 
     def rate(self) -> float:
-        """Bytes/s, read and written."""
+        """Return the bytes/s read and written."""
         start = time.perf_counter()
         list(self._pool.map(self._add, self._parts))
         return 2 * self.size / (time.perf_counter() - start)

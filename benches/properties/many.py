@@ -1,8 +1,8 @@
-"""What `train_many` gains: several small networks at once, beside one after another.
+"""What `train_many` gains: several small networks at once, compared with one after another.
 
-A round fits copies of the same trainers both ways, one right after the other, so that a ratio does
-not see the machine drift. Alone, a net of this size has one thread, or two if that is sooner;
-together, each has one.
+A round fits copies of the same trainers both ways, one right after the other, so that drift of the
+machine does not affect the ratio. Alone, a net of this size uses one thread, or two if that is
+faster; together, each uses one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from thalweg import nn, optim
 from ..table import duration
 from .report import Options, say, section, verdict
 
-TARGET = 0.9  # of as many times as there are CPUs
+TARGET = 0.9  # times the number of CPUs
 NETS, ROWS, BATCH = 8, 2048, 32
 EPOCHS, QUICK_EPOCHS = 40, 4
 ROUNDS, QUICK_ROUNDS = 9, 3

@@ -1,7 +1,7 @@
-"""The most memory that a process has had in its hands when it has trained, thalweg and PyTorch.
+"""The peak memory of a process that trains, with thalweg and with PyTorch.
 
-A fresh process each; the whole of it is counted, the interpreter and the batches too, as a user's
-system counts it. All import the same up to NumPy, so what is above that is the library's own.
+Each in a fresh process; everything is counted, including the interpreter and the batches, as a
+user's system counts it. All import the same up to NumPy, so what exceeds that is the library's own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHARE = 0.25
 LIBRARIES = ("thalweg", "torch")
 PROCESSES, QUICK_PROCESSES = 5, 1
 PASSES = 20
-TIMED = False  # who else uses the CPUs does not matter here
+TIMED = False  # load from other processes does not matter here
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Row:
     """One library on one net; bytes, medians over processes.
 
     numpy : with NumPy and the workload's module imported; imported : with the library, too
-    peak : the most, at the end of training; workspace : that of the trainer, where it is told
+    peak : the peak at the end of training; workspace : the trainer's, if it tells
     """
 
     label: str
@@ -89,10 +89,10 @@ def in_child(library: str, key: str, threads: int) -> dict[str, Any]:
 
 
 def peak_bytes() -> int:
-    """The largest resident set of this process so far.
+    """Return the largest resident set of this process so far.
 
-    Linux hands `ru_maxrss` on from the process that started this one, so there it is VmHWM, which
-    starts anew with each program.
+    On Linux, a process inherits `ru_maxrss` from its parent, so this reads VmHWM, which restarts
+    with each program.
     """
     status = Path("/proc/self/status")
     if status.exists():

@@ -1,21 +1,21 @@
-"""What a step of each optimizer costs, beside what moving its numbers costs.
+"""What a step of each optimizer costs, compared with moving its data through memory.
 
     bound = bytes / bandwidth
 
-bytes : the gradient is read, parameters and every array of state are read and written: 4 bytes a
+bytes : the gradient is read, parameters and every array of state are read and written: 4 bytes per
     parameter and direction, in float32. The arrays are those of `state_dict`.
-    Those that need sums over a block first read some of it twice, see `BYTES`.
-bandwidth : of adding 1 in place, all threads, to an array larger than the caches, as in `limit`,
-    in turns with the steps: the ratio is the median of the turns' own.
+    Optimizers that first need sums over a block read some of it twice, see `BYTES`.
+bandwidth : of adding 1 in place, with all threads, to an array larger than the caches, as in
+    `limit`, in turns with the steps: the ratio is the median of the turns' ratios.
 
-Muon and Shampoo are bound by arithmetic, at the peak of NumPy's matmul, as in `limit`. For a square
-matrix of side n:
+Muon and Shampoo are bound by arithmetic, at the peak of NumPy's matmul, as in `limit`. For an n × n
+matrix:
 
 Muon : 5 steps of 3 products of 2·n³ operations.
-Shampoo : 4 products, of the factors and by their roots. Where roots are taken anew, 2 more, and
-    10·n³ for the eigenvectors of each side, which are no products: one thread does each side.
+Shampoo : 4 products, for the factors and with their roots. When roots are recomputed, 2 more, and
+    10·n³ for the eigenvectors of each side, which are not products: one thread does each side.
 
-The step is that of loops written by hand, on gradients that lie in memory: `optimizer.step(model)`.
+The step is that of manual loops, on gradients that are in memory: `optimizer.step(model)`.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ OPTIMIZERS = {
     "Shampoo, roots each step": optim.Shampoo,
 }
 
-#: Widths, and operations a step of a square matrix in units of n³.
+#: Widths, and operations per step on an n × n matrix, in units of n³.
 FLOP = {"Muon": (1024, 5 * 6), "Shampoo": (1024, 8), "Shampoo, roots each step": (512, 32)}
 
-#: Bytes a parameter, of those that go over the parameters more than once: each pass's in turn.
+#: Bytes per parameter for optimizers that pass over the parameters more than once, pass by pass.
 BYTES = {
     "LAMB": 24 + 16,  # gradient, parameter, both moments; parameter, both moments
     "Adafactor": 8 + 4 + 12,  # gradient, parameter; gradient; gradient, parameter
@@ -91,7 +91,7 @@ class Row:
 
     @property
     def each(self) -> str:
-        """What a parameter takes."""
+        """Return the time per parameter."""
         if self.flop:
             return f"{self.flop / self.parameters / 1e3:.1f} kFLOP"
         return f"{self.bytes_each} B"

@@ -1,9 +1,9 @@
-"""What a training step costs in each precision, and how exact its gradients are.
+"""What a training step costs in each precision, and how accurate its gradients are.
 
-The libraries and precisions take turns on each net; told are the time of a step, that of float32
-over it in the same round, and the distance of the gradients from float64's, relative to these. The
-peer is PyTorch (eager, fused Adam), in float32 and in bfloat16 by autocast, each beside the
-precisions that are as exact. Precisions that the CPU has not are left out.
+Libraries and precisions take turns on each net. The table shows the time of a step, that of float32
+in the same round divided by it, and the relative distance of the gradients from float64's. The peer
+is PyTorch (eager, fused Adam), in float32 and, by autocast, in bfloat16, each compared with the
+precisions of similar accuracy. Precisions that the CPU does not support are left out.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ NETS = {
     "784-2000-2000-10": ([784, 2000, 2000, 10], 256),
     "1024-4096-4096-1024": ([1024, 4096, 4096, 1024], 512),
 }
-#: Each with PyTorch's that is about as exact.
+#: Each with the PyTorch precision of about the same accuracy.
 PEERS = {"float32": "float32", "bf16x6": "float32", "bf16x3": "float32", "bfloat16": "bfloat16"}
 ROUNDS, QUICK_ROUNDS = 7, 2
-SECONDS = 0.3  # of a turn, about
+SECONDS = 0.3  # of a turn, approximately
 
 
 @dataclass(frozen=True)
 class Row:
-    """`peer` is the time of PyTorch's step over ours; None where it is not installed."""
+    """`peer` is the time of PyTorch's step divided by ours; None if it is not installed."""
 
     net: str
     precision: str
@@ -55,7 +55,7 @@ def ours(widths: list[int], precision: str, act: type[nn.Layer] = nn.ReLU) -> tw
         layers += [nn.Linear(before, after), act()]
     dtype = "float64" if precision == "float64" else "float32"
     model = nn.Sequential(*layers[:-1], dtype=dtype)
-    if dtype == "float64":  # the same start
+    if dtype == "float64":  # the same initial weights
         model.flat_parameters = ours(widths, "float32", act).model.flat_parameters
     loss, adam = nn.MSELoss(), optim.Adam(lr=1e-4)
     return tw.Trainer(model, loss=loss, optimizer=adam, precision=precision)
@@ -90,7 +90,7 @@ def torchs(widths: list[int], precision: str, threads: int) -> Callable[[Any, An
 def gradient_error(widths: list[int], precision: str, x: Any, y: Any) -> float:
     found = []
     for each in ("float64", precision):
-        trainer = ours(widths, each, nn.Tanh)  # which has no kinks to be on either side of
+        trainer = ours(widths, each, nn.Tanh)  # no kinks, where rounding decides the side
         trainer.backward(x, y)
         found.append(trainer.model.flat_gradients.astype(np.float64))
     exact, gradient = found

@@ -1,4 +1,4 @@
-"""What the tables share: options, progress, and one form of Markdown."""
+"""What the tables share: options, progress, and the form of the Markdown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..table import grid
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line said; `threads` are also all CPUs that this process may use."""
+    """Command-line options; `threads` equals the number of CPUs that this process may use."""
 
     quick: bool
     threads: int
@@ -28,15 +28,15 @@ def section(
     body: Iterable[Sequence[str]],
     target: str,
 ) -> str:
-    """A heading, lines on how to read it, the table, and whether the target is met."""
+    """Return a heading, lines on how to read it, the table, and whether the target is met."""
     lines = [f"## {title}", "", *about, "", *grid([list(head), *map(list, body)]), "", target]
     return "\n".join(lines)
 
 
 def verdict(target: str, misses: Sequence[str], judged: int) -> str:
-    """The table's last line.
+    """Return the table's last line.
 
-    target : what is wanted; misses : where it is not so; judged : how many could be told at all
+    target : what is wanted; misses : where it is missed; judged : how many could be judged at all
     """
     if not judged:
         return f"Target: {target}. NOT JUDGED: there is nothing to compare here."

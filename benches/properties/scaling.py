@@ -1,4 +1,4 @@
-"""What a step costs when the batch, the width or the depth doubles, beside its multiplications."""
+"""What a step costs when batch, width or depth doubles, compared with its multiplications."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ DOUBLINGS = {"batch": 5, "width": 3, "depth": 4}
 QUICK_DOUBLINGS = 2
 ROUNDS, QUICK_ROUNDS = 15, 5
 TURN_SECONDS, QUICK_TURN_SECONDS = 0.05, 0.01
-# Time may grow as FLOP does and this much more, for noise.
+# Time may grow as FLOP do, times this factor, for noise.
 SLACK = 1.1
 
 
 @dataclass(frozen=True)
 class Row:
-    """`time_ratio` and `flop_ratio` are against the row before, None in the first of a series."""
+    """`time_ratio` and `flop_ratio` are relative to the previous row, None in a series' first."""
 
     series: str
     label: str

@@ -1,12 +1,12 @@
-"""Odd shapes: no size at which one more, or one less, of something makes a step much slower.
+"""Odd shapes: there should be no size at which one more, or one less, makes a step much slower.
 
-From two base networks one size at a time grows by one: over runs of neighbours around the sizes of
-registers, tiles and blocks. What is reported of a run is its worst step up, t(n+1) / t(n), and its
-worst step down, t(n) / t(n+1), which is a size that is slower than a larger one.
+Starting from two base networks, one size at a time grows by one, over runs of neighbors around the
+sizes of registers, tiles and blocks. Reported for each run are its worst step up, t(n+1) / t(n),
+and its worst step down, t(n) / t(n+1), where a size is slower than a larger one.
 
-Times of neighbours are taken within the same round and compared there. The worst of a hundred
-noisy ratios is noise, so the worst few of each row are measured once more, longer, and the figures
-are from that second time alone.
+Times of neighbors are taken within the same round and compared there. The worst of a hundred noisy
+ratios is noise, so the worst few of each row are measured once more, longer, and the figures are
+from that second measurement only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .report import Options, section, verdict
 from .steps import in_rounds, ratio
 
 MOST_JUMP = 1.25
-CONFIRMED = 3  # so many of the worst of each row are measured again
+CONFIRMED = 3  # how many of the worst of each row are measured again
 ROUNDS, CONFIRM_ROUNDS, QUICK_ROUNDS = 15, 31, 5
 TURN_SECONDS, QUICK_TURN_SECONDS = 0.004, 0.001
 
@@ -35,7 +35,7 @@ def through(first: int, last: int) -> Run:
 HIDDEN = (through(31, 50), through(62, 67), through(97, 104), through(127, 131), through(255, 258))
 OUTPUTS = (through(1, 17),)
 BATCH = (through(1, 8), through(13, 18), through(31, 34), through(63, 66))
-# After the first nine, primes between their neighbours.
+# After the first nine, primes between their neighbors.
 INPUTS = (through(1, 9), *(through(p - 1, p + 1) for p in (13, 17, 31, 47, 61, 97, 127, 211)))
 QUICK_RUNS = 1
 
@@ -71,7 +71,7 @@ PAIR = tuple(work for work in TRAINING if work.name in ("w45", "w46"))
 
 @dataclass(frozen=True)
 class Jump:
-    """From one size to another, `ratio` times as slow, for `flop` times the work."""
+    """From one size to another: `ratio` times the time for `flop` times the work."""
 
     start: int
     end: int
@@ -91,7 +91,7 @@ class Jump:
 
 @dataclass(frozen=True)
 class Row:
-    """The worst of t(n+1) / t(n) and of t(n) / t(n+1), worst first, those measured twice only."""
+    """The worst t(n+1) / t(n) and t(n) / t(n+1), worst first, of those measured twice."""
 
     label: str
     sizes: str
@@ -101,14 +101,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Series:
-    """Sizes that grow by one within each run, and the workload that belongs to a size."""
+    """Sizes that grow by one within each run, and the workload for a size."""
 
     label: str
     runs: tuple[Run, ...]
     work: Callable[[int], Training]
 
     def jumps(self, options: Options, pairs: list[tuple[int, int]], rounds: int) -> list[Jump]:
-        """Upward jumps of these pairs, which are neighbours, both sizes measured anew."""
+        """Measure the upward jumps of these pairs of neighbors, with both sizes measured anew."""
         sizes = sorted({size for pair in pairs for size in pair})
         seconds = QUICK_TURN_SECONDS if options.quick else TURN_SECONDS
         works = [self.work(size) for size in sizes]
@@ -152,7 +152,7 @@ def measure(options: Options) -> list[Row]:
 
 def markdown(rows: list[Row]) -> str:
     def told(jumps: list[Jump]) -> str:
-        """The worst, and what else is too much."""
+        """Describe the worst, and whatever else exceeds the target."""
         shown = [jumps[0], *(jump for jump in jumps[1:] if jump.marked)]
         return ", ".join(f"{jump}{' !' if jump.marked else ''}" for jump in shown)
 

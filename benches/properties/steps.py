@@ -13,7 +13,7 @@ from ..peers.thalweg import Thalweg
 from ..workloads import Data, Training
 from .report import say
 
-# A turn warms up, as the workload before has left its own data in the caches.
+# A turn warms up first, as the previous workload has left its data in the caches.
 WARM_STEPS = 4
 FEWEST_STEPS, MOST_STEPS = 5, 400
 
@@ -22,7 +22,7 @@ Batches = Iterator[tuple[Any, Any]]
 
 
 def timed(step: Step, batches: Batches, count: int) -> list[float]:
-    """Seconds of each of `count` steps."""
+    """Return the seconds of each of `count` steps."""
     clock, times = time.perf_counter, []
     collects = gc.isenabled()
     gc.disable()
@@ -52,12 +52,12 @@ class Steps:
         data = Data(work)
         self._step: Step = Thalweg(work, data, threads).trainer.step
         self._batches: Batches = itertools.cycle(list(zip(data.xs, data.ys, strict=True)))
-        # The first step allocates and plans; the second one tells how many fit.
+        # The first step allocates and plans; the second one tells how many fit into a turn.
         second = timed(self._step, self._batches, 2)[1]
         self._count = min(MOST_STEPS, max(FEWEST_STEPS, round(turn_seconds / second)))
 
     def turn(self) -> float:
-        """Median seconds of a step, over one turn."""
+        """Return the median seconds of a step in one turn."""
         timed(self._step, self._batches, WARM_STEPS)
         return statistics.median(timed(self._step, self._batches, self._count))
 
@@ -65,10 +65,10 @@ class Steps:
 def in_rounds(
     works: Sequence[Training], threads: int, rounds: int, turn_seconds: float
 ) -> list[list[float]]:
-    """For each workload the seconds of a step in each round.
+    """Measure, for each workload, the seconds of a step in each round.
 
-    A round goes once through all of them, the next one back again: neighbours are timed within the
-    same blink, so that a ratio of theirs within a round does not see the machine drift.
+    A round goes once through all workloads, the next one in reverse: neighbors are timed within
+    moments of each other, so that drift of the machine does not affect their ratio in a round.
     """
     say(f"  {len(works)} shapes from {works[0].label}, {rounds} rounds")
     steps = [Steps(work, threads, turn_seconds) for work in works]
@@ -81,5 +81,5 @@ def in_rounds(
 
 
 def ratio(after: Sequence[float], before: Sequence[float]) -> float:
-    """Median over rounds of the ratio within a round."""
+    """Return the median over rounds of the ratio within a round."""
     return statistics.median(a / b for a, b in zip(after, before, strict=True))

@@ -5,6 +5,7 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
+from benches import machine
 from benches.reproduction import data, page, protocol
 from thalweg import __version__
 
@@ -61,6 +62,7 @@ def main():
         path = data.download(Path(__file__).parent / "mnist")
     arrays = data.load(path)
     args.out.mkdir(parents=True, exist_ok=True)
+    version = f"{__version__} {machine.commit()}"  # of the code that was loaded, not at a run's end
     for which in args.protocols:
         for seed in args.seeds:  # a figure for every method first, then better ones
             for method in protocol.PROTOCOLS[which].methods:
@@ -68,7 +70,7 @@ def main():
                     asked = method in args.methods and kind in args.scenarios
                     if asked and kind not in protocol.PROTOCOLS[which].methods[method].without:
                         case = Case(which, args.name or name, kind, method, seed, args.steps)
-                        run(case, arrays, args.out)
+                        run(case, arrays, args.out, version)
 
 
 class Case(NamedTuple):
@@ -85,7 +87,7 @@ class Case(NamedTuple):
         return {name: "" if v is None else str(v) for name, v in self._asdict().items()}
 
 
-def run(case, arrays, out):
+def run(case, arrays, out, version):
     """Run what is asked for, unless there is a figure already."""
     results, key = out / "results.csv", case.key()
     if any(key.items() <= row.items() for row in page.read(results)):
@@ -101,7 +103,7 @@ def run(case, arrays, out):
         "accuracy": f"{figures['average_accuracy']:.6f}",
         "forgetting": f"{figures['forgetting_max']:.6f}",
         "seconds": f"{result.seconds:.1f}",
-        "version": __version__,
+        "version": version,
     }
     append(results, row)
     unfinished.unlink(missing_ok=True)

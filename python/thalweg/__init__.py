@@ -1,6 +1,6 @@
 """Dense neural networks on CPUs: layers, losses, optimizers and training in a compiled core.
 
-Importing this needs NumPy only; what needs more, such as `thalweg.plot`, loads it when used.
+Importing this needs only NumPy; modules that need more, such as `thalweg.plot`, are loaded on use.
 """
 
 import os as _os
@@ -26,7 +26,7 @@ from thalweg.errors import ShapeError as ShapeError
 from thalweg.errors import ThalwegError as ThalwegError
 from thalweg.errors import UnsupportedError as UnsupportedError
 
-if _typing.TYPE_CHECKING:  # at run time these come from __getattr__ below
+if _typing.TYPE_CHECKING:  # at run time, these come from __getattr__ below
     from thalweg import continual as continual
     from thalweg import curvature as curvature
     from thalweg import datasets as datasets
@@ -47,7 +47,7 @@ if _typing.TYPE_CHECKING:  # at run time these come from __getattr__ below
     from thalweg._lr_finder import find_lr as find_lr
     from thalweg._many import train_many as train_many
 
-# Not every program draws, or checks gradients: what few need is imported when first asked for.
+# Not every program plots or checks gradients: what few need is imported on first use.
 _MODULES = (
     "continual", "curvature", "datasets", "diagnostics", "onnx", "plot", "sklearn", "solve",
     "torch",
@@ -77,7 +77,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             return importlib.import_module(f"thalweg.{name}")
         if name in _NAMES:
             value = getattr(importlib.import_module(f"thalweg.{_NAMES[name]}"), name)
-            globals()[name] = value  # asked for once
+            globals()[name] = value  # found directly the next time
             return value
         import sys
 
@@ -126,6 +126,8 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             "losses": "they are in nn",
             "layers": "they are in nn",
             "metrics": _habits.METRICS,
+            "distributions": "log-probabilities and their gradients are a few lines of NumPy in a "
+            "loss of your own, see nn.CustomLoss, or in a loop by hand",
             "vmap": "tw.train_many trains several models at a time",
             "load": "nn.Sequential.load reads models, Trainer.load trainings",
             "save": "models and trainers have a method save",
@@ -142,8 +144,8 @@ def __dir__() -> list[str]:
 
 _check_environment()
 
-# A child process has none of its parent's threads: no call may be under way when it is made, and
-# the core must start threads of its own there.
+# A child process has none of its parent's threads: no call may be in progress at the fork, and the
+# core must start its own threads in the child.
 if hasattr(_os, "register_at_fork"):
     _os.register_at_fork(
         before=_core.before_fork,

@@ -1,4 +1,4 @@
-"""``python -m thalweg``: the demonstration, and what a bug report needs."""
+"""``python -m thalweg``: the demonstration, and the information for a bug report."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from thalweg._core import __version__
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what the command line asks for; give the exit status."""
+    """Do what the command line asks for; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m thalweg",
         description="Trains a small network on real handwritten digits, checks its gradient, and "
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         _demo.main()
-    except ImportError as error:  # it names the extra: nothing else in the traceback helps
+    except ImportError as error:  # its text names the extra; a traceback would not help
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""What is wrong with an array, and how to write what was meant; imported once something is."""
+"""What is wrong with an array, and how to fix it; imported only after an error."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from thalweg._arrays import is_real
 
 
 def code(value: Any, name: str) -> str:
-    """How a user writes `value` as an array: not all that becomes one has an array's methods."""
+    """Return the code that converts `value` to an array: some lack an array's methods."""
     name = name.rpartition(" ")[2]  # of "validation x"
     if hasattr(value, "to_numpy"):  # pandas, Polars
         return f"{name}.to_numpy()"
@@ -17,13 +17,13 @@ def code(value: Any, name: str) -> str:
 
 
 def column(value: Any, place: tuple[int, ...]) -> str:
-    """``", of column 'city',"`` for a place in a table whose columns have names, or nothing."""
-    names = getattr(value, "columns", None)  # of pandas, Polars
+    """Return ``", of column 'city',"`` for a place in a table with named columns, or nothing."""
+    names = getattr(value, "columns", None)  # pandas, Polars
     return "" if names is None or len(place) != 2 else f", of column {names[place[1]]!r},"
 
 
 def not_finite(value: Any, array: npt.NDArray[Any], name: str) -> str:
-    """Say what is in a table whose columns have names, and is NaN or infinite."""
+    """Describe what is NaN or infinite in a table with named columns."""
     off = ~np.isfinite(array)
     row, place = (int(k) for k in np.argwhere(off)[0])
     kind = "NaN" if np.isnan(array[row, place]) else "infinite"
@@ -35,7 +35,7 @@ def not_finite(value: Any, array: npt.NDArray[Any], name: str) -> str:
 
 
 def not_numbers(value: Any, array: npt.NDArray[Any], name: str, labels: bool) -> str:
-    """Say what is in an array that does not hold real numbers."""
+    """Describe the contents of an array that does not hold real numbers."""
     if value is None:
         return f"{name} is None; an array is needed"
     if array.dtype.kind == "O" and array.ndim == 0:
@@ -64,7 +64,7 @@ def not_numbers(value: Any, array: npt.NDArray[Any], name: str, labels: bool) ->
 
 
 def of_tensor(value: Any, name: str) -> str:
-    """Say how to write a tensor of PyTorch's that is not made an array."""
+    """Say how to convert a PyTorch tensor that NumPy cannot."""
     short = name.rpartition(" ")[2]
     written = f"{short}.detach()" if getattr(value, "requires_grad", False) else short
     if str(getattr(value, "dtype", "")) == "torch.bfloat16":
@@ -73,9 +73,9 @@ def of_tensor(value: Any, name: str) -> str:
 
 
 def not_rows(value: Any, array: npt.NDArray[Any], name: str) -> str:
-    """Say how to make an array that is not 2-D one of rows."""
+    """Say how to convert an array that is not 2-D to rows."""
     written = code(value, name)
-    if array.ndim == 1:  # which of the two is meant only the user knows
+    if array.ndim == 1:  # only the user knows which of the two is meant
         return (
             f"; reshape it with {written}.reshape(-1, 1) if its values are rows of one feature, "
             f"or {written}.reshape(1, -1) if they are one row"

@@ -1,16 +1,17 @@
-"""Turns what users have into what the core reads: C-contiguous, aligned, 2-D, of one dtype.
+"""Converts user data to what the core reads: C-contiguous, aligned, 2-D, of one dtype.
 
-An array that is so already passes through untouched, without a copy; read-only is fine. So do
-samples of uint8, float16, float32 and float64, which the core converts a batch at a time. Anything
-else is converted by one rule:
+An array of that kind passes through without a copy; it may be read-only. So do samples of uint8,
+float16, float32 and float64, which the core converts one batch at a time. Everything else is
+converted by these rules:
 
 - booleans, integers and floats of any width become the model's dtype, rounded to nearest;
-- a finite value that would become infinite is an error that names its place;
-- so do objects that are such numbers one and all, as pandas makes of columns of different kinds;
-- other objects, strings, dates, complex numbers and masked entries are errors: what they should
-  become is for the user to say.
+- a finite value that would become infinite is an error that names its position;
+- arrays of objects that are all such numbers are converted too: pandas makes them from columns of
+  different kinds;
+- other objects, strings, dates, complex numbers and masked entries are errors: the user has to say
+  what they should become.
 
-The core has to read every value anyway: it looks for NaN and infinity, and sees that widths and
+The core has to read every value anyway, so it checks for NaN and infinity, and that widths and
 lengths fit.
 """
 
@@ -26,14 +27,14 @@ Array: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Samples: TypeAlias = Array | npt.NDArray[np.uint8] | npt.NDArray[np.float16]
 Labels: TypeAlias = npt.NDArray[np.int64]
 
-#: What the core converts by itself.
+#: Dtypes that the core converts itself.
 _CONVERTED = tuple(np.dtype(kind) for kind in ("uint8", "float16", "float32", "float64"))
 
 
 def is_ready(array: Any, dtype: np.dtype[Any], ndim: int) -> bool:
-    """Whether the core can read `array` as it is."""
+    """Return whether the core can read `array` as it is."""
     return (
-        # Subclasses take the long way: a masked array is more than its values.
+        # Subclasses need a closer look: a masked array is more than its values.
         type(array) is np.ndarray
         and array.dtype == dtype
         and array.ndim == ndim
@@ -43,9 +44,9 @@ def is_ready(array: Any, dtype: np.dtype[Any], ndim: int) -> bool:
 
 
 def as_numeric(value: Any, name: str, *, labels: bool = False) -> npt.NDArray[Any]:
-    """`value` as an array of booleans, integers or floats, of whatever shape.
+    """Return `value` as an array of booleans, integers or floats, of any shape.
 
-    With `labels` they are to be class labels, which errors then say.
+    With `labels`, errors speak of class labels.
 
     Raises
     ------
@@ -67,14 +68,14 @@ def as_numeric(value: Any, name: str, *, labels: bool = False) -> npt.NDArray[An
 
 
 def as_array(value: Any, name: str) -> npt.NDArray[Any]:
-    """`value` as an array of whatever it holds.
+    """Return `value` as an array, whatever it holds.
 
     Raises
     ------
     ShapeError
         If nested sequences have rows of different lengths.
     DtypeError
-        If it is sparse, or a tensor that cannot be an array.
+        If it is sparse, or a tensor that cannot be converted.
     DataError
         If it is a masked array with masked entries.
     """
@@ -98,7 +99,7 @@ def as_array(value: Any, name: str) -> npt.NDArray[Any]:
 
 
 def _of_objects(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-    """`array` of objects as one of numbers, if all are: pandas makes such of mixed columns."""
+    """Convert an array of objects to numbers, if all are: pandas makes such of mixed columns."""
     kinds = set(map(type, array.ravel()))
     if not array.ndim or not all(is_real(kind) for kind in kinds):
         return array
@@ -114,14 +115,14 @@ def _of_objects(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
 
 
 def is_real(kind: type) -> bool:
-    """Whether objects of this class are numbers that a float can stand for, or booleans."""
+    """Return whether objects of this class are booleans or numbers that convert to float."""
     if issubclass(kind, (numbers.Real, np.bool_)):
         return True
     return issubclass(kind, numbers.Number) and not issubclass(kind, numbers.Complex)  # Decimal
 
 
 def as_dtype(array: npt.NDArray[Any], dtype: np.dtype[Any], name: str) -> Array:
-    """`array` of real numbers as C-contiguous, aligned `dtype`; copied only if it is not so yet.
+    """Return real numbers as C-contiguous, aligned `dtype`; copied only if necessary.
 
     Raises
     ------
@@ -133,7 +134,7 @@ def as_dtype(array: npt.NDArray[Any], dtype: np.dtype[Any], name: str) -> Array:
     # Only a wider float can overflow.
     if array.dtype.kind != "f" or array.dtype.itemsize <= dtype.itemsize:
         return array.astype(dtype, order="C")
-    with np.errstate(over="ignore"):  # looked for below, with its place
+    with np.errstate(over="ignore"):  # checked below, with its position
         result: Array = array.astype(dtype, order="C")
     infinite = np.isinf(result)
     if infinite.any():
@@ -149,7 +150,7 @@ def as_dtype(array: npt.NDArray[Any], dtype: np.dtype[Any], name: str) -> Array:
 
 
 def matrix(value: Any, dtype: np.dtype[Any], name: str) -> Array:
-    """`value` as rows of features, shape (n, k), ready for the core.
+    """Return `value` as rows of features, shape (n, k), ready for the core.
 
     Raises
     ------
@@ -172,26 +173,27 @@ def matrix(value: Any, dtype: np.dtype[Any], name: str) -> Array:
 
 
 def samples(value: Any, dtype: np.dtype[Any], name: str) -> Samples:
-    """`value` as rows of features, shape (n, k), for the core to read and convert batch by batch.
+    """Return `value` as rows of features, shape (n, k), which the core converts batch by batch.
 
-    Arrays of uint8, float16, float32 and float64 pass through, since the core converts them as it
-    goes; all else is converted here.
+    Arrays of uint8, float16, float32 and float64 pass through, since the core converts them on the
+    fly; everything else is converted here.
 
     Raises
     ------
     ShapeError, DtypeError
-        As `matrix` does.
+        As in `matrix`.
     DataError
-        Likewise; and if columns have names, so that the one with NaN or infinity can be named.
+        As in `matrix`; also if a value is NaN or infinite and columns have names, which the error
+        gives.
     """
-    if is_ready(value, dtype, 2):  # as mostly
+    if is_ready(value, dtype, 2):  # the usual case
         return value  # type: ignore[no-any-return]
     if type(value) is np.memmap:
-        value = np.asarray(value)  # the same memory; what it has beside its values is a file's name
+        value = np.asarray(value)  # a memory map: the same memory without the file's name
     if any(is_ready(value, kind, 2) for kind in _CONVERTED):
         return value  # type: ignore[no-any-return]
     array = matrix(value, dtype, name)
-    if hasattr(value, "columns") and not np.isfinite(array).all():  # the core knows no names
+    if hasattr(value, "columns") and not np.isfinite(array).all():  # the core has no names
         from thalweg import _advice
 
         raise DataError(_advice.not_finite(value, array, name))
@@ -199,14 +201,14 @@ def samples(value: Any, dtype: np.dtype[Any], name: str) -> Samples:
 
 
 def labels(value: Any, name: str) -> Labels:
-    """`value` as class labels, shape (n,), int64, ready for the core.
+    """Return `value` as class labels, shape (n,), int64, ready for the core.
 
-    Booleans are taken as 0 and 1. Whether a label is one of the classes is checked by the core.
+    Booleans become 0 and 1. The core checks whether each label is one of the classes.
 
     Raises
     ------
     ShapeError
-        If it is not 1-D: a column (n, 1) is refused, as PyTorch does.
+        If it is not 1-D: a column (n, 1) is rejected, as in PyTorch.
     DataError
         If one does not fit into int64.
     DtypeError
@@ -228,7 +230,7 @@ def labels(value: Any, name: str) -> Labels:
             f"{text}shape {array.shape}; from one-hot rows or probabilities, "
             f"pass {written}.argmax(axis=1)"
         )
-    if array.dtype.kind == "f" and array.size:  # an empty list is one of floats
+    if array.dtype.kind == "f" and array.size:  # an empty list becomes floats
         text = f"{name} has dtype {array.dtype}, but class labels are integers; "
         if np.isnan(array).any():
             row = int(np.isnan(array).argmax())
@@ -237,7 +239,7 @@ def labels(value: Any, name: str) -> Labels:
             f'{text}if its values are whole numbers, pass {name}.astype("int64"); to fit numbers, '
             "use MSELoss"
         )
-    # Everything else fits into int64; wrapped around, it would be reported with a wrong value.
+    # All else fits into int64; a wrapped-around value would be reported wrongly.
     if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
         place = int(array.argmax())
         raise DataError(f"{name}[{place}] = {array[place]} is not a class label")
@@ -245,12 +247,12 @@ def labels(value: Any, name: str) -> Labels:
 
 
 def labels_or_shares(value: Any, dtype: np.dtype[Any], name: str) -> Labels | Array:
-    """`value` as class labels, or as rows of numbers with one per class if it is such.
+    """Return `value` as class labels, or as rows with one number per class if it is 2-D.
 
     Raises
     ------
     ShapeError, DataError, DtypeError
-        As `labels` and `matrix` do.
+        As in `labels` and `matrix`.
     """
     if is_ready(value, dtype, 2) or is_ready(value, np.dtype(np.int64), 1):
         return value  # type: ignore[no-any-return]
@@ -261,21 +263,21 @@ def labels_or_shares(value: Any, dtype: np.dtype[Any], name: str) -> Labels | Ar
 
 
 def weights(value: Any, dtype: np.dtype[Any], name: str) -> Array | None:
-    """`value` as one weight per row, shape (n,), ready for the core; None is no weights.
+    """Return `value` as one weight per row, shape (n,), ready for the core, or None for None.
 
     Raises
     ------
     ShapeError
         If it is not 1-D.
     DataError
-        If a value is too large for `dtype`, or so small that it would count as 0.
+        If a value is negative, too large for `dtype`, or so small that it would count as 0.
     DtypeError
         If its values are not real numbers.
     """
     if value is None:
         return None
     if is_ready(value, dtype, 1):
-        _check_small(value, dtype, name)
+        _check_weights(value, dtype, name)
         return value  # type: ignore[no-any-return]
     if isinstance(value, (str, dict)):
         raise DtypeError(
@@ -290,15 +292,21 @@ def weights(value: Any, dtype: np.dtype[Any], name: str) -> Array | None:
             f"{name} must be 1-D, (rows,); got shape {array.shape}"
             + (f": pass {name.rpartition(' ')[2]}.ravel()" if column else "")
         )
-    _check_small(array, dtype, name)
+    _check_weights(array, dtype, name)
     return as_dtype(array, dtype, name)
 
 
-def _check_small(array: npt.NDArray[Any], dtype: np.dtype[Any], name: str) -> None:
-    """Raise if a weight above 0 is none in arithmetic without subnormal numbers, as the core's."""
+def _check_weights(array: npt.NDArray[Any], dtype: np.dtype[Any], name: str) -> None:
+    """Raise if a weight is negative, or subnormal: the core's arithmetic treats those as 0."""
     least = _LEAST[dtype.itemsize]
-    if not array.size or not array.min() < least:  # as mostly
+    if not array.size or not array.min() < least:  # the usual case
         return
+    if array.min() < 0:
+        row = int((array < 0).argmax())
+        raise DataError(
+            f"{name}[{row}] is {array[row]:g}; a finite number >= 0 is needed. Advantages, which "
+            "may be negative, are not weights: they belong in a loss of your own, see nn.CustomLoss"
+        )
     small = (array > 0) & (array < least)
     if small.any():
         row = int(small.argmax())
@@ -310,19 +318,19 @@ def _check_small(array: npt.NDArray[Any], dtype: np.dtype[Any], name: str) -> No
         )
 
 
-#: The smallest number that is not subnormal, by the size of a dtype.
+#: The smallest normal number, by item size.
 _LEAST = {kind().itemsize: float(np.finfo(kind).tiny) for kind in (np.float32, np.float64)}
 
 
 def targets(value: Any, dtype: np.dtype[Any], width: int, name: str) -> Array:
-    """`value` as rows of target values, shape (n, width), ready for the core.
+    """Return `value` as rows of target values, shape (n, width), ready for the core.
 
-    A 1-D array is the column (n, 1) if the width is 1: nothing else can be meant.
+    A 1-D array becomes the column (n, 1) if the width is 1: nothing else can be meant.
 
     Raises
     ------
     ShapeError, DataError, DtypeError
-        As `matrix` does.
+        As in `matrix`.
     """
     if is_ready(value, dtype, 2):
         return value  # type: ignore[no-any-return]
@@ -338,7 +346,7 @@ def targets(value: Any, dtype: np.dtype[Any], width: int, name: str) -> Array:
 
 
 def flat(value: Any, dtype: np.dtype[Any], size: int, name: str) -> Array:
-    """`value` as one number per parameter, shape (size,), ready for the core.
+    """Return `value` as one number per parameter, shape (size,), ready for the core.
 
     Raises
     ------
@@ -356,16 +364,16 @@ def flat(value: Any, dtype: np.dtype[Any], size: int, name: str) -> Array:
 
 
 def finite(array: Array, name: str) -> Array:
-    """`array` itself if all its values are finite; else `DataError` with the first place."""
+    """Return `array` itself if all its values are finite; else raise, naming the position."""
     if found := not_finite(array, name):
         raise DataError(f"{found}; only finite numbers are accepted")
     return array
 
 
 def not_finite(array: Array, name: str) -> str:
-    """Say which number of `array` is the first that is not finite; nothing if all are."""
+    """Say which number of `array` is the first that is not finite, or nothing."""
     good = np.isfinite(array)
-    if good.all():
+    if np.count_nonzero(good) == good.size:  # sooner than all()
         return ""
     place = tuple(int(i) for i in np.argwhere(~good)[0])
     where = f"{name}[{', '.join(map(str, place))}]" if place else name

@@ -1,4 +1,4 @@
-"""The first half of a step of `optim.SAM` with a loss of one's own."""
+"""The first half of a step of `optim.SAM` with a custom loss."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from thalweg.optim import SAM
 
 
 class Ascent:
-    r"""Where `SAM` takes its gradient: :math:`\theta + \epsilon`, of the gradient at hand.
+    r"""Moves to :math:`\theta + \epsilon`, where `SAM` takes its gradient, and back.
 
-    With the losses of the core it does this by itself.
+    For thalweg's own losses, the core does this itself.
     """
 
     def __init__(self, model: Sequential, sam: SAM) -> None:
@@ -21,14 +21,14 @@ class Ascent:
         self._theta: Array | None = None
 
     def up(self) -> None:
-        """Move the parameters along the model's gradients, but for the frozen ones."""
+        """Move the parameters along the model's gradients, except frozen ones."""
         core, theta = self._model._core, self._model._core.parameters()
         rho, adaptive = self._sam._rho, self._sam._adaptive
         size: Any = np.abs(theta) if adaptive else 1.0
         try:
             if adaptive:
                 core.set_gradients(core.gradients() * size)
-            # A limit that is never reached: it sets what is frozen to 0, and gives the norm.
+            # A limit that is never reached: the call zeroes frozen gradients and returns the norm.
             norm = self._sam._core.clip(core, float(np.finfo(np.float64).max), None)
             moved: Any = theta + theta.dtype.type(rho / (norm + 1e-12)) * size * core.gradients()
             if np.isfinite(norm):
@@ -43,7 +43,7 @@ class Ascent:
         )
 
     def down(self) -> None:
-        """Move them back, to the last bit, if they have been moved."""
+        """Move them back, bit for bit, if they have been moved."""
         if self._theta is not None:
             self._model._core.set_parameters(self._theta)
             self._theta = None

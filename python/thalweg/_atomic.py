@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import contextlib
 import os
@@ -8,16 +8,16 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Give a file to write to, which gets its name when it is complete.
+    """Open a file for writing that gets its name only once it is complete.
 
-    A file that was there is replaced then; after an error it is as it was.
+    An existing file is then replaced; after an error, it is unchanged.
 
     Raises
     ------
     OSError
         If the file cannot be written.
     """
-    import threading  # most programs write no file: they need not wait for it
+    import threading  # most programs write no file
 
     target = os.fsdecode(path)
     temporary = f"{target}.{os.getpid()}-{threading.get_ident()}.part"
@@ -25,8 +25,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with open(temporary, "wb") as file:
             yield file
         os.replace(temporary, target)
-    except OSError as error:  # the user knows of one file only
+    except OSError as error:  # the user only knows the target
         raise type(error)(error.errno, error.strerror, target) from None
     finally:
-        with contextlib.suppress(FileNotFoundError):  # it has its name by now
+        with contextlib.suppress(FileNotFoundError):  # it has been renamed by now
             os.unlink(temporary)

@@ -1,7 +1,7 @@
-"""Checks of single arguments. Each gives the value in its plain Python type, or raises.
+"""Checks of single arguments. Each returns the value in its plain Python type, or raises.
 
-What is raised is an `ArgumentError`. The messages have one form: the argument, what is accepted,
-what was given.
+They raise `ArgumentError`, with messages of one form: the argument, what is accepted, what was
+given.
 """
 
 import math
@@ -17,12 +17,12 @@ from thalweg.errors import ArgumentError
 
 
 def given(value: Any) -> str:
-    """How an error shows what was given where an object is needed."""
+    """Return how an error shows what was given where an object is needed."""
     return f"the class {value.__name__}" if isinstance(value, type) else repr(value)
 
 
 def one_of(name: str, value: Any, known: Iterable[str]) -> str:
-    """`value`, if it is one of the `known` names."""
+    """Return `value` if it is one of the `known` names."""
     known = list(known)
     if isinstance(value, str) and value in known:
         return value
@@ -33,7 +33,7 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> str:
 
 
 def integer(name: str, value: Any, low: int, high: int = sys.maxsize) -> int:
-    """`value` as an int with ``low <= value <= high``; by default, as many as there can be."""
+    """Return `value` as an int with ``low <= value <= high``; by default, up to `sys.maxsize`."""
     wanted = f"an integer >= {low}" if high == sys.maxsize else f"an integer from {low} to {high}"
     # True is 1 to Python, but nobody means epochs=True.
     if isinstance(value, bool):
@@ -51,13 +51,13 @@ def integer(name: str, value: Any, low: int, high: int = sys.maxsize) -> int:
 def real(
     name: str, value: Any, low: float = -math.inf, high: float = math.inf, closed: str = "[)"
 ) -> float:
-    """`value` as a finite float in the interval from `low` to `high`.
+    """Return `value` as a finite float in the interval from `low` to `high`.
 
-    `closed` says which ends belong to it, in the notation of mathematics: ``"[)"`` is
+    `closed` tells which ends are included, in mathematical notation: ``"[)"`` is
     ``low <= value < high``.
     """
     try:
-        # Text that reads as a number is a mistake in a configuration file, not a number.
+        # Text that could be parsed is a mistake in a configuration file, not a number.
         number = math.nan if isinstance(value, (str, bytes, bool)) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
@@ -72,21 +72,21 @@ def real(
 
 
 def sequence(name: str, value: Any) -> tuple[Any, ...]:
-    """`value` as a tuple, if it is a sequence (and not text)."""
+    """Return `value` as a tuple, if it is a sequence (and not text)."""
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
         return tuple(value)
     raise ArgumentError(f"{name} must be a sequence; got {value!r}")
 
 
 def function(name: str, value: Any, of: str = "theta") -> Callable[..., Any]:
-    """`value`, if it can be called; `of` says with what it will be."""
+    """Return `value` if it can be called; `of` names its argument."""
     if callable(value):
         return value  # type: ignore[no-any-return]
     raise ArgumentError(f"{name} must be a function of {of}; got {value!r}")
 
 
 def flag(name: str, value: Any) -> bool:
-    """`value`, if it is True or False (Python's or NumPy's)."""
+    """Return `value` if it is True or False (Python's or NumPy's)."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     raise ArgumentError(f"{name} must be True or False; got {value!r}")

@@ -6,7 +6,7 @@ from thalweg import _checks, _core
 
 
 def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] | None:
-    """Show the instruction sets, kernels and threads in use, as bug reports need it.
+    """Show the instruction sets, kernels and threads in use, as needed for bug reports.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     Raises
     ------
     ArgumentError
-        If the mode is another one.
+        If the mode is unknown.
     """
     _checks.one_of("mode", mode, ("stdout", "dicts"))
     config = _core.config()
@@ -37,7 +37,7 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
 
 
 def check_environment() -> None:
-    """Warn of a number of threads in the environment that is none, and so is not used."""
+    """Warn if the environment sets an invalid number of threads, which is then ignored."""
     import os
 
     value = os.environ.get("THALWEG_NUM_THREADS", "")
@@ -58,7 +58,7 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        At least 1. Results do not depend on it: they are the same bit by bit.
+        At least 1. Results do not depend on it: they are the same bit for bit.
 
     Raises
     ------
@@ -69,9 +69,9 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """How many threads the core uses.
+    """Return how many threads the core uses.
 
-    At the start that is ``THALWEG_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the number of CPUs
+    Initially, this is ``THALWEG_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the number of CPUs
     that this process may use.
     """
     return _core.get_num_threads()

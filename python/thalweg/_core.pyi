@@ -1,9 +1,9 @@
-"""The compiled core, as the Python face sees it. Private: use the names in ``thalweg``.
+"""The compiled core, as Python sees it. Private: use the names in ``thalweg``.
 
-Arrays that cross this border are C-contiguous, of the model's dtype, and 2-D (rows, features);
-``thalweg._arrays`` makes them so. Samples may also be uint8, float16, float32 or float64 whatever
-the model is: they are converted batch by batch. Labels are 1-D int64. Whatever is wrong raises a
-subclass of ``thalweg.ThalwegError`` and leaves the model as it was.
+Arrays passed to the core are C-contiguous, of the model's dtype, and 2-D (rows, features);
+``thalweg._arrays`` makes them so. Samples may also be uint8, float16, float32 or float64, whatever
+the model's dtype: they are converted batch by batch. Labels are 1-D int64. Anything wrong raises a
+subclass of ``thalweg.ThalwegError`` and leaves the model unchanged.
 """
 
 from collections.abc import Callable, Sequence
@@ -74,7 +74,7 @@ class Model:
     def blocks(self) -> list[tuple[str, tuple[int, ...]]]: ...
     # ("1.running_mean", (features,)) in the order of averages()
     def average_blocks(self) -> list[tuple[str, tuple[int, ...]]]: ...
-    # training passes so far, which dropout counts on
+    # number of training passes so far, on which dropout depends
     def passes(self) -> int: ...
     def set_passes(self, passes: int) -> None: ...
     def averages(self) -> _Array: ...
@@ -84,16 +84,16 @@ class Model:
     def follow(self, other: Model, tau: float) -> None: ...
     def gradients(self) -> _Array: ...
     def set_gradients(self, values: _Array) -> None: ...
-    # One of the two limits; gives the norm before.
+    # With one of the two limits; returns the norm before.
     def clip_gradients(self, norm: float | None, value: float | None) -> float: ...
     def zero_grad(self) -> None: ...
-    # None if the array is not as it must be: convert it first
+    # None if the array is not as required: convert it first
     def predict(self, x: Any) -> _Array | None: ...
     def forward(self, x: _Samples) -> _Array: ...
-    # (outputs, their derivatives by the parameters: a row for each output of each row of x)
+    # (outputs, their Jacobian with respect to the parameters: a row per output and row of x)
     def jacobian(self, x: _Samples) -> tuple[_Array, _Array]: ...
     def recalibrate(self, x: _Samples, batch_rows: int) -> None: ...
-    # the gradient by the input, if that is wanted
+    # the gradient with respect to the input, if requested
     def backward(self, grad_output: _Array, parameters: bool, inputs: bool) -> _Array | None: ...
 
 @final
@@ -101,7 +101,7 @@ class Optimizer:
     def __new__(cls, kind: str, options: dict[str, float | bool | str]) -> Optimizer: ...
     @property
     def lr(self) -> float: ...
-    # Whether it moves each parameter by its own gradient and state alone.
+    # Whether each parameter moves by its own gradient and state alone.
     @property
     def is_elementwise(self) -> bool: ...
     @property
@@ -115,7 +115,7 @@ class Optimizer:
         frozen: bool,
     ) -> None: ...
     def set_lr(self, lr: float) -> None: ...
-    # One of the two limits; gives the norm before.
+    # With one of the two limits; returns the norm before.
     def clip(self, model: Model, norm: float | None, value: float | None) -> float: ...
     def step(self, model: Model) -> None: ...
     # Whether it has stepped this model.
@@ -145,48 +145,48 @@ class Trainer:
         precision: str | None = None,  # one that splits numbers
     ) -> Trainer: ...
     def set_loss(self, loss: _LossSpec) -> None: ...
-    # None if the arrays are not as they must be: convert them first
+    # None if the arrays are not as required: convert them first
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float | None: ...
-    # Adds gradients to the model's; gives loss and accuracy.
+    # Adds gradients to the model's; returns loss and accuracy.
     def backward(
         self, x: _Samples, y: _Array | _Labels, sample_weight: _Array | None = None
     ) -> tuple[float, float | None]: ...
     def evaluate(
         self, x: _Samples, y: _Array | _Labels, sample_weight: _Array | None = None
     ) -> tuple[float, float | None]: ...
-    # One batch of an epoch: sums of losses, of right rows, and of the weights for the two means;
-    # None if no row counts.
+    # Trains on one batch of an epoch; returns the sums of losses, of correct rows, and of weights
+    # for the two means, or None if every weight is 0.
     def train(
         self, x: _Samples, y: _Array | _Labels, sample_weight: _Array | None = None
     ) -> tuple[float, float, float, float] | None: ...
-    # One batch, whose gradients the model holds: they wait for an update, or are one.
+    # Uses the gradients in the model as those of one batch: accumulates them, or makes an update.
     def take(self) -> None: ...
-    # An update from gradients that wait for one.
+    # Makes an update from accumulated gradients.
     def flush(self) -> None: ...
     @property
     def has_accuracy(self) -> bool: ...
-    # Gradients that were gathered for an update to come.
+    # Discards gradients accumulated for the next update.
     def forget(self) -> None: ...
     # decay None: equal weights
     def start_average(self, decay: float | None, start: int, every: int) -> None: ...
-    # (parameters, of how many), if there is an average
+    # (parameters, number of updates), if there is an average
     def average(self) -> tuple[_Array, int] | None: ...
     def set_average(self, values: _Array, count: int) -> None: ...
     def grad_norm(self) -> float | None: ...
-    # (gradients, of how many batches), if some wait for an update
+    # (gradients, number of batches), if any are accumulated
     def gathered(self) -> tuple[_Array, int] | None: ...
     def set_gathered(self, values: _Array, batches: int) -> None: ...
-    # Importance, anchor and strength of the quadratic penalty; None is none.
+    # Importance, anchor and strength of the quadratic penalty; None removes it.
     def set_penalty(self, penalty: tuple[_Array, _Array, float] | None) -> None: ...
     def penalty(self) -> tuple[_Array, _Array, float] | None: ...
-    # Whether there is one of parameters that depend on each other.
+    # Whether there is a penalty that couples parameters.
     def has_coupled_penalty(self) -> bool: ...
     def penalty_value(self) -> float | None: ...
-    # The integral of -gradient along the way of each parameter; with_penalty None ends it.
+    # The integral of -gradient along the path of each parameter; with_penalty=None ends it.
     def start_path(self, with_penalty: bool | None) -> None: ...
     def path(self) -> _Array | None: ...
     def set_path(self, values: _Array) -> None: ...
-    # 1 where a parameter may move, 0 where it stays.
+    # 1 where a parameter may move, 0 where it is fixed.
     def set_mask(self, free: _Array | None) -> None: ...
     # Blocks (weight, bias, rows, columns, [(A, G)]), matrices as vectors; anchor and strength.
     def set_coupled(
@@ -207,13 +207,13 @@ class Trainer:
     def project(
         self, rule: tuple[str, float, float], memories: list[tuple[_Samples, _Array | _Labels]]
     ) -> None: ...
-    # Rows of a memory for the updates to come, `size` each.
+    # Rows of a memory for the next updates, `size` each.
     def recall(self, memory: int, rows: Sequence[int], size: int) -> None: ...
     # Orthonormal rows; None ends any projection.
     def project_out(self, directions: _Array | None = None) -> None: ...
     # Updates, and those whose gradient was changed.
     def projected(self) -> tuple[int, int] | None: ...
-    # what a step will run, in words, and the bytes of its workspace
+    # a description of what a step will run, and the bytes of its workspace
     def plan(self, batch_size: int) -> tuple[str, int]: ...
 
 @final
@@ -235,24 +235,24 @@ class Fit:
         validation_weight: _Array | None = None,
         rates: Sequence[float] | None = None,  # a learning rate for each update, or epoch
         rates_by_epoch: bool = False,
-        earlier_epochs: int = 0,  # of other fits: orders go on where theirs ended
+        earlier_epochs: int = 0,  # of previous fits: row orders continue from there
     ) -> Fit: ...
-    # Runs until all is done, or max_epochs more epochs have ended, or max_seconds have passed, or
-    # max_batches more are done; gives the epochs that ended.
+    # Runs until everything is done, max_epochs more epochs have ended, max_seconds have passed, or
+    # max_batches more are done; returns the epochs that ended.
     def run(
         self,
         max_epochs: int | None = None,
         max_seconds: float | None = None,
         max_batches: int | None = None,
     ) -> list[_EpochRecord]: ...
-    # Epochs that ended and were not handed out, because run() was interrupted.
+    # Epochs that ended but were not returned, because run() was interrupted.
     def take_ended(self) -> list[_EpochRecord]: ...
     @property
     def done(self) -> bool: ...
     # Loss of the last batch, before its update.
     @property
     def last_loss(self) -> float: ...
-    # (epochs ended, batches done in this epoch, batches an epoch, mean loss so far in this epoch,
+    # (epochs ended, batches done in this epoch, batches per epoch, mean loss so far in this epoch,
     # accuracy so far or None)
     @property
     def progress(self) -> tuple[int, int, int, float, float | None]: ...
@@ -269,8 +269,8 @@ def central_differences(
     sample_weight: _Array | None = None,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]: ...
 
-# The same for a function of the outputs that gives (loss, gradient by the outputs), and must not
-# use the model.
+# The same for a function of the outputs that returns (loss, gradient with respect to the outputs),
+# and must not use the model.
 def central_differences_of(
     model: Model,
     function: Callable[[npt.NDArray[np.float64]], tuple[float, npt.NDArray[np.float64]]],
@@ -278,7 +278,7 @@ def central_differences_of(
     h: float,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]: ...
 
-# Gradient of the loss by backpropagation; its values at theta + step * direction, where direction
+# Gradient of the loss by backpropagation; loss values at theta + step * direction, where direction
 # is for the parameters from `start` on; and whether a ReLU-like kink lies between there and theta.
 # float64 models only.
 def losses_along(
@@ -302,12 +302,12 @@ def losses_along_of(
     steps: npt.NDArray[np.float64],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]: ...
 
-# What products with one matrix have in common, kept from one to the next.
+# Intermediate results that products with the same matrix share.
 @final
 class Point:
     def __new__(cls) -> Point: ...
 
-# "hessian", "gauss_newton" or "fisher" of the loss on a batch, times v; both in public order.
+# "hessian", "gauss_newton" or "fisher" of the loss on a batch, times v; all in public order.
 def curvature_product(
     point: Point,
     model: Model,
@@ -320,22 +320,22 @@ def curvature_product(
     sample_weight: _Array | None = None,
 ) -> _Array: ...
 
-# Outputs, and their derivative in the direction v of the parameters and dx of the inputs.
+# Outputs, and their derivative along v for the parameters and dx for the inputs.
 def jvp(
     model: Model, x: _Array, v: _Array, training: bool, dx: _Array | None = None
 ) -> tuple[_Array, _Array]: ...
 
-# Outputs with derivatives along the rows of `along`, up to order 1 or 2. `forward` gives one below
-# the other: outputs, first derivatives, direction by direction, and second ones; `backward` takes
-# the gradient by all of them.
+# Outputs with derivatives along the rows of `along`, up to order 1 or 2. `forward` stacks outputs,
+# first derivatives, direction by direction, and second derivatives; `backward` takes the gradient
+# with respect to all of them.
 @final
 class Jet:
     def __new__(cls, model: Model, along: _Array, orders: list[int]) -> Jet: ...
     def forward(self, x: _Array) -> _Array: ...
     def backward(self, gradient: _Array) -> None: ...
 
-# The mean over samples, in public order, of squared slopes: those of ln p by the likelihood, or, of
-# kind "norm", the sizes of those of the outputs' squared norm; "batched" is over batches.
+# The mean over samples, in public order, of squared derivatives of ln p under the likelihood, or
+# for kind "norm", of absolute derivatives of the outputs' squared norm; "batched" is over batches.
 def importance(
     model: Model,
     x: _Samples,
@@ -347,7 +347,7 @@ def importance(
     batch_size: int = 1,
 ) -> _Array: ...
 
-# For each dense layer: its place, second moments of inputs, and of slopes.
+# For each dense layer: its position, and second moments of its inputs and of its output gradients.
 def kronecker(
     model: Model,
     x: _Samples,
@@ -358,8 +358,8 @@ def kronecker(
     seed: int = 0,
 ) -> list[tuple[str, _Array, _Array]]: ...
 
-# The loss of outputs that are there, those of their rows, and the gradient by the outputs, if it is
-# wanted.
+# The loss of precomputed outputs, the losses of their rows, and if requested the gradient with
+# respect to the outputs.
 def loss_of(
     loss: tuple[Any, ...],
     output: _Array,
@@ -369,7 +369,7 @@ def loss_of(
     gradient: bool,
 ) -> tuple[float, _Array, _Array | None]: ...
 
-# The order in which an epoch, counted from 0, takes the rows.
+# The order of rows in an epoch, counted from 0.
 def epoch_order(rows: int, seed: int, epoch: int) -> npt.NDArray[np.uint32]: ...
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...

@@ -1,21 +1,22 @@
-"""Training with a loss that is a Python function: the core's interface, over its separate passes.
+"""Training with a loss that is a Python function, on the core's separate passes.
 
-`CustomTrainer` stands where `_core.Trainer` stands for the losses that the core computes.
+`CustomTrainer` takes the place of `_core.Trainer`, which is for losses that the core computes.
 """
 
 import contextlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from thalweg import _arrays, _core, _figures, _habits
+from thalweg import _arrays, _core, _figures
 from thalweg._arrays import Array, Samples
 from thalweg._ascent import Ascent
 from thalweg._figures import Figures
 from thalweg._jets import NAMES, Jets
+from thalweg._targets import parts, shown, targets
 from thalweg._warn import warn_maker
 from thalweg.errors import (
     ArgumentError,
@@ -45,27 +46,27 @@ from thalweg.optim import SAM, Optimizer
 
 
 class Passes(Protocol):
-    """What a loss is of, and the way back from there."""
+    """What a loss takes, and the backward pass from there."""
 
     def forward(self, x: Any) -> tuple[Array, ...]:
-        """Give what the loss is of, for training."""
+        """Return what the loss takes, in training mode; `x` is prepared for the core."""
 
     def backward(self, gradients: Sequence[Array]) -> None:
-        """Add to the model's gradients, from those by what `forward` gave."""
+        """Add to the model's gradients, given those with respect to the result of `forward`."""
 
     def predict(self, x: Any) -> tuple[Array, ...]:
-        """Give what the loss is of, in evaluation mode."""
+        """Return what the loss takes, in evaluation mode."""
 
 
 class Outputs:
-    """The passes of a `CustomLoss`, which is of a model's outputs."""
+    """The passes of a `CustomLoss`, which takes the model's outputs."""
 
     def __init__(self, model: Sequential) -> None:
         self._model = model
 
     def forward(self, x: Any) -> tuple[Array, ...]:
         """See `Passes`."""
-        return (self._model.forward(x, training=True),)
+        return (self._model._core.forward(x),)
 
     def backward(self, gradients: Sequence[Array]) -> None:
         """See `Passes`."""
@@ -77,16 +78,17 @@ class Outputs:
 
 
 def passes(loss: FunctionLoss, model: Sequential) -> Passes:
-    """Those that belong to a loss."""
+    """Return the passes for a loss."""
     if isinstance(loss, DerivativeLoss):
         return Jets(model, loss.order, loss.along)
     return Outputs(model)
 
 
 class CustomTrainer:
-    """Steps and evaluations with a loss that is a function; `ready` converts what has to be.
+    """Steps and evaluations with a loss that is a function; `ready` converts the data.
 
-    `core` makes updates of gradients: it gathers, clips, steps and averages. It never sees a loss.
+    `core` makes updates from gradients: it accumulates, clips, steps and averages. It never sees a
+    loss.
     """
 
     whole = False
@@ -108,27 +110,27 @@ class CustomTrainer:
         self._ascent = Ascent(model, optimizer) if isinstance(optimizer, SAM) else None
 
     def set_loss(self, loss: FunctionLoss) -> None:
-        """Take a loss, if its passes go through the model."""
+        """Set a loss, if its passes go through the model."""
         self.passes: Passes = passes(loss, self.model)
         self.loss = loss
         if isinstance(loss, DerivativeLoss) and "d2u" in names_of(loss):
             _warn_of_kinks(self.model)
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
-        """Forward, the function, backward, update; gives the loss before it."""
+        """Run forward, the function, backward and update; return the loss before the update."""
         data = self.ready(x, y, sample_weight)
         gradients = self.model._core.gradients()
         try:
             return self.train(*data)[0]
         except BaseException:
-            with contextlib.suppress(DataError):  # they were not finite, which cannot be set
+            with contextlib.suppress(DataError):  # non-finite ones cannot be set
                 self.model._core.set_gradients(gradients)
             raise
 
     def train(self, x: Samples, y: Any, sample_weight: Array | None) -> tuple[float, None, Figures]:
-        """As `step`, but that gradients after an error are whatever they are.
+        """Do the same as `step`, but leave gradients undefined after an error.
 
-        Gives the figures of the function, too; there is no accuracy.
+        Also returns the function's figures; there is no accuracy.
         """
         core = self.model._core
         before = core.averages(), core.passes()
@@ -137,14 +139,14 @@ class CustomTrainer:
         try:
             value, figures = self._differentiate(*data)
             if ascent is not None:
-                averages = core.averages()  # they take in the first of the two passes
+                averages = core.averages()  # they include only the first of the two passes
                 ascent.up()
-                core.set_passes(before[1])  # what is dropped is the same
+                core.set_passes(before[1])  # so that dropout drops the same
                 self._differentiate(*data)
                 ascent.down()
                 core.set_averages(averages)
             self.core.take()
-        except BaseException as error:  # Ctrl-C, too
+        except BaseException as error:  # also Ctrl-C
             if ascent is not None:
                 ascent.down()
             self._restore(*before)
@@ -156,7 +158,7 @@ class CustomTrainer:
     def _differentiate(
         self, x: Samples, y: Any, sample_weight: Array | None
     ) -> tuple[float, Figures]:
-        """Leave the gradients of a batch in the model; gives its loss and figures."""
+        """Write the gradients of a batch to the model; return its loss and figures."""
         value, gradients, figures = self._forward(x, y, sample_weight)
         self.model.zero_grad()
         self.passes.backward(gradients)
@@ -165,7 +167,7 @@ class CustomTrainer:
     def sums(
         self, x: Samples, y: Any, sample_weight: Array | None = None
     ) -> tuple[float, float, float, float, Figures] | None:
-        """As `train` of the core's, with figures: a batch counts as much as its rows together."""
+        """Train as the core does, with figures: a batch counts as much as its rows together."""
         if sample_weight is not None and not sample_weight.any():
             return None
         share = total(x, sample_weight)
@@ -178,7 +180,7 @@ class CustomTrainer:
         check_arguments(self.loss, sample_weight is not None)
 
     def backward(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[float, None, Figures]:
-        """Forward, the function, backward; gives the loss, and adds to the model's gradients."""
+        """Run forward, the function and backward, adding to the gradients; return the loss."""
         before = self.model._core.averages(), self.model._core.passes()
         try:
             value, gradients, figures = self._forward(x, y, sample_weight)
@@ -193,61 +195,62 @@ class CustomTrainer:
         self.model._core.set_passes(passes)
 
     def _forward(self, x: Any, y: Any, sample_weight: Any) -> tuple[float, list[Array], Figures]:
-        """Give the loss, its gradients by what a training pass gives, and figures."""
+        """Return the loss, its gradients with respect to the passes' result, and figures."""
         check(self.model, x, y, sample_weight)
         value, gradients, figures = call(self.loss, self.passes.forward(x), y, sample_weight)
-        if not np.isfinite(value):
+        if not math.isfinite(value):
+            why = "the learning rate is too large, or the loss is not defined for these outputs"
             raise DivergedError(
-                f"the loss became {value} with lr={self.optimizer.lr}: the learning rate is "
-                "too large, or the loss is not defined for these outputs. Weights and "
-                "optimizer are as they were before this call"
+                f"the loss became {value} with lr={self.optimizer.lr}: "
+                f"{_not_finite(y) or why}. Weights and optimizer are as they were before this call"
             )
         return value, gradients, figures
 
     def evaluate(
         self, x: Samples, y: Any, sample_weight: Array | None = None
     ) -> tuple[float, None, Figures]:
-        """Give loss and figures of all rows in one call, in evaluation mode; no accuracy."""
+        """Return loss and figures of all rows in one call, in evaluation mode; no accuracy."""
         check(self.model, x, y, sample_weight)
         value, _, figures = call(self.loss, self.passes.predict(x), y, sample_weight)
-        if not np.isfinite(value):
-            raise ArgumentError(f"the loss is {value} although the data are finite")
+        if not math.isfinite(value):
+            why = _not_finite(y)
+            raise ArgumentError(f"the loss is {value}{f': {why}' if why else ', of finite data'}")
         return value, None, figures
 
     def take(self) -> None:
-        """As the core's."""
+        """Do as the core does."""
         self.core.take()
 
     def flush(self) -> None:
-        """As the core's."""
+        """Do as the core does."""
         self.core.flush()
 
     def forget(self) -> None:
-        """As the core's."""
+        """Do as the core does."""
         self.core.forget()
 
     def average(self) -> tuple[Array, int] | None:
-        """As the core's."""
+        """Do as the core does."""
         return self.core.average()
 
     def grad_norm(self) -> float | None:
-        """As the core's."""
+        """Do as the core does."""
         return self.core.grad_norm()
 
     def gathered(self) -> tuple[Array, int] | None:
-        """As the core's."""
+        """Do as the core does."""
         return self.core.gathered()
 
     def set_gathered(self, values: Array, batches: int) -> None:
-        """As the core's."""
+        """Do as the core does."""
         self.core.set_gathered(values, batches)
 
     def set_average(self, values: Array, count: int) -> None:
-        """As the core's."""
+        """Do as the core does."""
         self.core.set_average(values, count)
 
     def penalty_value(self) -> float | None:
-        """As the core's."""
+        """Do as the core does."""
         return self.core.penalty_value()
 
     def plan(self, batch_size: int) -> tuple[str, int]:
@@ -259,12 +262,12 @@ class CustomTrainer:
 
 
 _AFFINE = (Linear, Standardize, Flatten, Identity)
-#: Layers that are linear, piece by piece: second derivatives do not come from them.
+#: Piecewise linear layers, whose second derivatives are 0.
 _STRAIGHT = (*_AFFINE, ReLU, LeakyReLU, ReLU6, Hardtanh, Hardsigmoid)
 
 
 def _warn_of_kinks(model: Sequential) -> None:
-    """Warn if second derivatives are 0 wherever they are."""
+    """Warn if all second derivatives are 0 where they exist."""
     layers = list(with_inner(model.layers))
     if not all(isinstance(layer, _STRAIGHT) for layer in layers):
         return
@@ -278,36 +281,8 @@ def _warn_of_kinks(model: Sequential) -> None:
 
 
 def total(x: Samples, sample_weight: Array | None) -> float:
-    """How much rows count together in a mean."""
+    """Return the total weight of the rows in a mean."""
     return float(len(x) if sample_weight is None else sample_weight.sum(dtype=np.float64))
-
-
-def targets(y: Any, name: str) -> Any:
-    """`y` as an array whose rows can be picked; several arrays by name are one of records."""
-    if isinstance(y, Mapping):
-        return _records(y, name)
-    array = _arrays.as_array(y, name)
-    if array.ndim == 0:
-        raise ShapeError(f"{name} must have a row for each row of x; got {_habits.shown(y)}")
-    return array
-
-
-def _records(parts: Mapping[Any, Any], name: str) -> npt.NDArray[Any]:
-    """Arrays of the same rows as one, which has each of them by its name."""
-    if not parts or not all(isinstance(key, str) and key for key in parts):
-        raise ArgumentError(
-            f"{name} is a dict, and must have names, each with an array; got {list(parts)}"
-        )
-    columns = {key: targets(part, f"{name}[{key!r}]") for key, part in parts.items()}
-    lengths = {key: len(column) for key, column in columns.items()}
-    rows = next(iter(lengths.values()))
-    if set(lengths.values()) != {rows}:
-        raise ShapeError(f"all arrays of {name} must have the same number of rows; got {lengths}")
-    fields = [(key, column.dtype, column.shape[1:]) for key, column in columns.items()]
-    records = np.empty(rows, np.dtype(fields, align=True))
-    for key, column in columns.items():
-        records[key] = column
-    return records
 
 
 def check(
@@ -318,7 +293,7 @@ def check(
     finite: bool = False,
     prefix: str = "",
 ) -> None:
-    """Check that lengths agree and weights are such; with `finite` also all of x."""
+    """Check that lengths match and weights are valid; with `finite`, also all of x."""
     for name, array in (("y", y), ("sample_weight", sample_weight)):
         if array is not None and len(array) != len(x):
             raise ShapeError(
@@ -327,39 +302,29 @@ def check(
             )
     if len(x) == 0:
         raise DataError(f"{prefix}x has no rows; at least one is needed")
-    if finite:  # a prediction looks at every number, and at the width
+    if finite:  # a prediction checks every number, and the width
         try:
             model(x)
         except ThalwegError as error:
             raise type(error)(f"{prefix}{error}") from None
     if sample_weight is not None:
         _arrays.finite(sample_weight, f"{prefix}sample_weight")
-        if (sample_weight < 0).any():
-            row = int((sample_weight < 0).argmax())
-            raise DataError(
-                f"{prefix}sample_weight[{row}] is {sample_weight[row]}; a finite number >= 0 is "
-                "needed"
-            )
         if not sample_weight.any():
             raise DataError(f"{prefix}no row counts: each has a sample_weight of 0")
 
 
-def value(loss: FunctionLoss, outputs: Any, target: Any) -> float:
-    """Give the loss of what it is of, which is there already."""
-    return call(loss, _copies(loss, outputs), targets(target, "target"), None)[0]
-
-
-def gradients(
+def of_outputs(
     loss: FunctionLoss, outputs: Any, target: Any, sample_weight: Any
-) -> tuple[Array, ...]:
-    """Give the derivatives of the loss by what it is of, which is there already."""
+) -> tuple[float, tuple[Array, ...]]:
+    """Return the loss of precomputed outputs, and its gradients with respect to them."""
     arrays = _copies(loss, outputs)
     weight = _arrays.weights(sample_weight, arrays[0].dtype, "sample_weight")
-    return tuple(call(loss, arrays, targets(target, "target"), weight)[1])
+    value, gradients, _ = call(loss, arrays, targets(target, "target"), weight)
+    return value, tuple(gradients)
 
 
 def _copies(loss: FunctionLoss, outputs: Any) -> tuple[Array, ...]:
-    """Give copies of what a loss is of, for the function may write to them."""
+    """Return copies of a loss's arguments, since the function may write to them."""
     names = names_of(loss)
     if not isinstance(outputs, (tuple, list)) or len(outputs) != len(names):
         raise ArgumentError(
@@ -371,18 +336,18 @@ def _copies(loss: FunctionLoss, outputs: Any) -> tuple[Array, ...]:
 
 
 def names_of(loss: FunctionLoss) -> tuple[str, ...]:
-    """Name what a loss is of."""
+    """Name the arrays that a loss takes."""
     if not isinstance(loss, DerivativeLoss):
         return ("output",)
     return NAMES[: 1 + (loss.order if isinstance(loss.order, int) else max(loss.order))]
 
 
 def check_arguments(loss: FunctionLoss, weighted: bool) -> None:
-    """Raise unless the function of a loss can be called with as many arrays as it is given."""
+    """Raise unless a loss's function accepts as many arrays as it is given."""
     try:
-        # Not what it wraps, which is called in another way.
+        # Not that of a wrapped function, which is called differently.
         signature = inspect.signature(loss.function, follow_wrapped=False)
-    except (TypeError, ValueError):  # it is compiled, and does not say
+    except (TypeError, ValueError):  # compiled functions may not tell
         return
     names = (*names_of(loss), "target")
 
@@ -413,13 +378,13 @@ def check_arguments(loss: FunctionLoss, weighted: bool) -> None:
 def call(
     loss: FunctionLoss, outputs: tuple[Array, ...], target: Any, weight: Array | None
 ) -> tuple[float, list[Array], Figures]:
-    """Call the function of a loss, and see that it gives what it should."""
-    expected = [(output.shape, output.dtype) for output in outputs]  # it may write to them
+    """Call the function of a loss, and check what it returns."""
+    expected = [(output.shape, output.dtype) for output in outputs]  # the function may write to it
     more = () if weight is None else (weight,)
     try:
-        result: Any = loss.function(*outputs, target, *more)  # whatever it really gives
+        result: Any = loss.function(*outputs, shown(target), *more)  # may be anything
     except TypeError:
-        check_arguments(loss, weight is not None)  # Python names no weights
+        check_arguments(loss, weight is not None)  # Python's error would not mention weights
         raise
     several = isinstance(loss, DerivativeLoss)
     by = "gradients" if several else "gradient"
@@ -428,36 +393,98 @@ def call(
             f"the loss function must give a tuple (loss, {by}), or (loss, {by}, figures) with a "
             f"dict of numbers for the history; it gave {_number_of(result)}"
         )
-    number = _arrays.as_numeric(result[0], "the loss")
+    value = _one_number(result[0])
+    finite = math.isfinite(value)
+    if several:
+        ready = _gradients(names_of(loss), result[1], expected, target, finite)
+    else:
+        what = "the gradient of the loss", "the output"
+        ready = [_gradient(what, result[1], *expected[0], target, finite)]
+    # If the loss is not finite, figures may be anything.
+    figures = _figures.checked(result[2]) if len(result) == 3 and finite else {}
+    return value, ready, figures
+
+
+def _one_number(given: Any) -> float:
+    """Return a function's loss as a float."""
+    if isinstance(given, float):  # the usual case
+        return float(given)
+    number = _arrays.as_numeric(given, "the loss")
     if number.size != 1:
         raise ShapeError(f"the loss must be one number; its shape is {number.shape}")
-    names = names_of(loss)
-    gradients = result[1] if several else (result[1],)
-    if not isinstance(gradients, (tuple, list)) or len(gradients) != len(names):
+    return float(number.item())
+
+
+def _gradients(
+    names: tuple[str, ...],
+    given: Any,
+    expected: Sequence[tuple[tuple[int, ...], np.dtype[Any]]],
+    target: Any,
+    finite: bool,
+) -> list[Array]:
+    """Return a function's gradients with respect to several arrays, if they fit."""
+    if not isinstance(given, (tuple, list)) or len(given) != len(names):
         raise ArgumentError(
             f"the gradients of the loss must be a tuple of those by {', '.join(names)}, None where "
-            f"there is none; the function gave {_number_of(gradients)}"
+            f"there is none; the function gave {_number_of(given)}"
         )
-    value = float(number.item())
-    ready = []
-    for gradient, name, (shape, dtype) in zip(gradients, names, expected, strict=True):
-        if several and gradient is None:
-            ready.append(np.zeros(shape, dtype))
-            continue
-        what = f"the gradient of the loss by {name}" if several else "the gradient of the loss"
-        gradient = _arrays.as_numeric(gradient, what)
-        if gradient.shape != shape:
-            whose = name if several else "the output"
-            raise ShapeError(f"{what} has shape {gradient.shape}, but {whose} has {shape}")
-        if gradient.dtype.kind != "f":
-            raise DtypeError(f"{what} has dtype {gradient.dtype}; floats are needed")
-        gradient = _arrays.as_dtype(gradient, dtype, what)
-        if np.isfinite(value):  # if it is not, that is the news
-            _arrays.finite(gradient, what)
-        ready.append(gradient)
-    # Of a loss that is not finite figures may be anything.
-    figures = _figures.checked(result[2]) if len(result) == 3 and np.isfinite(value) else {}
-    return value, ready, figures
+    return [
+        np.zeros(*of)
+        if gradient is None
+        else _gradient((f"the gradient of the loss by {name}", name), gradient, *of, target, finite)
+        for gradient, name, of in zip(given, names, expected, strict=True)
+    ]
+
+
+def _gradient(
+    what: tuple[str, str],
+    given: Any,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    target: Any,
+    finite: bool,
+) -> Array:
+    """Return a function's gradient, if it fits."""
+    name, by = what
+    gradient = _arrays.as_numeric(given, name)
+    if gradient.shape != shape:
+        text = f"{name} has shape {gradient.shape}, but {by} has {shape}"
+        raise ShapeError(text + _of_broadcasting(gradient.shape, shape, target))
+    if gradient.dtype.kind != "f":
+        raise DtypeError(f"{name} has dtype {gradient.dtype}; floats are needed")
+    ready = _arrays.as_dtype(gradient, dtype, name)
+    if finite and (found := _arrays.not_finite(ready, name)):  # otherwise report that first
+        raise DataError(
+            f"{found}, although the loss is finite. Usual causes are a square root or a logarithm "
+            "at 0, 0/0, and an overflow in what np.where or a mask leaves out of the loss"
+        )
+    return ready
+
+
+def _of_broadcasting(found: tuple[int, ...], shape: tuple[int, ...], target: Any) -> str:
+    """Say which target was broadcast as a row, although it was meant as a column."""
+    rows = shape[0]
+    if shape != (rows, 1) or found != (rows, rows):
+        return ""
+    for name, array in parts(target).items():
+        if np.shape(array) == (rows,):
+            written = name.replace("y", "target", 1)
+            return (
+                f": {name} of shape ({rows},) was broadcast to a row; take {written}[:, None], "
+                "which is a column as the output is"
+            )
+    return ""
+
+
+def _not_finite(target: Any) -> str:
+    """Say which target is not finite, or nothing."""
+    for name, array in parts(target).items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            off = ~np.isfinite(array).reshape(len(array), -1)
+            row = int(off.any(axis=1).argmax())
+            kind = "NaN" if np.isnan(array[row]).any() else "an infinite number"
+            return f"{name} has {kind} in row {row} of the batch"
+    return ""
 
 
 def _number_of(given: Any) -> str:

@@ -1,10 +1,10 @@
-"""The demonstration: real digits, end to end, beside scikit-learn on the same work.
+"""The demonstration: real digits, end to end, compared with scikit-learn on the same work.
 
-No network sees a held-out digit while it trains, and the figures printed are those of the last
+No network sees a held-out digit during training, and the figures printed are those of the last
 epoch, not of the best. The settings (initialization, learning rate, batch size, epochs) are among
-the best of a cross-validation inside the training part of the first split; held-out accuracies of
-several splits were seen while settling on them, so they are a demonstration and not a benchmark of
-generalization. A seed stands for a split and a network.
+the best in a cross-validation within the training part of the first split. Held-out accuracies of
+several splits were seen when choosing them, so this is a demonstration and not a benchmark of
+generalization. A seed determines a split and a network.
 """
 
 import importlib.util
@@ -22,16 +22,16 @@ EPOCHS = 40
 BATCH_SIZE = 32
 LEARNING_RATE = 5e-3
 PICTURE = "thalweg-digits.png"
-#: Packages that the demonstration imports, and what they are called where they are installed from.
+#: Packages that the demonstration imports, and their names on PyPI.
 NEEDS = {"sklearn": "scikit-learn", "tqdm": "tqdm", "matplotlib": "matplotlib"}
 
-#: Rounds and epochs of the comparison; the two take turns, and the median round counts.
+#: Rounds and epochs of the comparison; the two libraries alternate, and the median round counts.
 ROUNDS = 5
 ROUND_EPOCHS = 10
 
 
 def make_model(seed: int) -> nn.Sequential:
-    """Make the network of the demonstration, 64-128-64-10 with ReLU."""
+    """Make the demonstration's network, 64-128-64-10 with ReLU."""
     return nn.Sequential(
         nn.Linear(64, 128, init="kaiming_normal"),
         nn.ReLU(),
@@ -43,7 +43,7 @@ def make_model(seed: int) -> nn.Sequential:
 
 
 def train(data: datasets.Digits, seed: int, *, epochs: int = EPOCHS, progress: bool) -> Trainer:
-    """Train one network, watched but not guided by the held-out digits."""
+    """Train one network, monitored but not guided by the held-out digits."""
     trainer = Trainer(
         make_model(seed), loss=nn.CrossEntropyLoss(), optimizer=optim.AdamW(lr=LEARNING_RATE)
     )
@@ -59,7 +59,7 @@ def train(data: datasets.Digits, seed: int, *, epochs: int = EPOCHS, progress: b
 
 
 def check(data: datasets.Digits) -> GradcheckReport:
-    """Check the gradient of a fresh network for every one of its parameters."""
+    """Check the gradient of a fresh network for every parameter."""
     rows = slice(0, 16)
     return gradcheck(
         make_model(SEEDS[0]), data.x_train[rows], data.y_train[rows], loss=nn.CrossEntropyLoss()
@@ -75,7 +75,7 @@ def compare(data: datasets.Digits) -> tuple[float, float]:
     Returns
     -------
     tuple of two floats
-        Seconds per step: of thalweg, of scikit-learn. Medians over rounds that take turns.
+        Seconds per step of thalweg and of scikit-learn: medians over alternating rounds.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
@@ -99,7 +99,7 @@ def compare(data: datasets.Digits) -> tuple[float, float]:
             random_state=seed,
         )
         start = time.perf_counter()
-        with warnings.catch_warnings():  # it is stopped on purpose before it converges
+        with warnings.catch_warnings():  # deliberately stopped before it converges
             warnings.simplefilter("ignore", ConvergenceWarning)
             peer.fit(data.x_train, data.y_train)
         theirs.append((time.perf_counter() - start) / steps)
@@ -107,9 +107,9 @@ def compare(data: datasets.Digits) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Train, check, compare, draw; print what comes out."""
+    """Train, check, compare and plot; print the results."""
     missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
-    if missing:  # before anything is trained, not when it is to be drawn
+    if missing:  # before training, not when it is time to plot
         raise ImportError(
             f"the demonstration needs {', '.join(NEEDS.values())}; not all are there: "
             f"pip install {' '.join(NEEDS.values())}"

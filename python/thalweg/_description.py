@@ -1,10 +1,10 @@
-"""Frozen dataclasses that cost little to make: what layers, losses and schedules are.
+"""Frozen dataclasses that are cheap to define: the form of layers, losses and schedules.
 
-`dataclasses.dataclass` writes and compiles the methods of each class when it makes it, which takes
-some ten times as long as the class itself. There are about sixty such classes here, all of them
-made by ``import thalweg``. So they inherit their methods, and are dataclasses in all other
-respects: for `dataclasses.fields`, for type checkers and for `match`, and for `replace`, but of
-those with an ``__init__`` of their own, `nn.Residual` for instance.
+`dataclasses.dataclass` generates and compiles methods for each class it defines, which takes some
+ten times as long as the class itself. There are about sixty such classes here, all defined by
+``import thalweg``. So they inherit their methods. In all other respects they are dataclasses: for
+`dataclasses.fields`, for type checkers and for `match`, and for `replace`, except those with their
+own ``__init__``, for instance `nn.Residual`.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ _Kind = TypeVar("_Kind", bound="Description")
 
 
 class _SignatureOfFields:
-    """Tells `inspect.signature`, and with it `help`, what a class takes: its fields."""
+    """Tells `inspect.signature`, and thus `help`, what a class takes: its fields."""
 
     def __get__(self, instance: object, owner: type["Description"]) -> inspect.Signature:
         if owner.__init__ is not Description.__init__:
-            raise AttributeError("__signature__")  # it is written out
+            raise AttributeError("__signature__")  # the class defines its own
         given, named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
         parameters = [
             inspect.Parameter(
@@ -35,15 +35,15 @@ class _SignatureOfFields:
             )
             for field in _fields(owner)
         ]
-        # A base's come first, but what is by keyword only stands last.
+        # A base's fields come first, but keyword-only ones must be last.
         return inspect.Signature(sorted(parameters, key=lambda parameter: parameter.kind))
 
 
 class Description(_habits.Extended):
-    """Base of the classes that `description` makes: equal, and of one hash, if their fields are."""
+    """Base of the classes made by `description`; equality and hash follow from their fields."""
 
     __slots__ = ()
-    #: What takes one, if its likes in other libraries are made with a model or an optimizer.
+    #: Where an object goes, if other libraries construct it from a model or an optimizer.
     _goes_to: ClassVar[str] = ""
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
     __signature__ = _SignatureOfFields()
@@ -68,10 +68,10 @@ class Description(_habits.Extended):
             self.__post_init__()
 
     def __post_init__(self) -> None:
-        """Check the fields, and make each of its kind."""
+        """Check the fields, and convert each to its type."""
 
     def _set(self, **values: Any) -> None:
-        """Set fields while it is being made."""
+        """Set fields during construction."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -113,5 +113,5 @@ def description(kind: type[_Kind]) -> type[_Kind]:
 
 
 def _fields(kind: type[Description]) -> tuple[dataclasses.Field[Any], ...]:
-    # A base, such as `nn.Layer`, need not have been made a dataclass.
+    # A base, such as `nn.Layer`, need not be a dataclass itself.
     return dataclasses.fields(kind) if hasattr(kind, "__dataclass_fields__") else ()

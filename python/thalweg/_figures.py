@@ -1,4 +1,4 @@
-"""Figures that a loss of the user's own gives beside the loss, and their means over batches."""
+"""Figures that a custom loss returns beside the loss, and their means over batches."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ Evaluation: TypeAlias = tuple[float, float | None, Figures]
 
 
 def checked(given: Any) -> Figures:
-    """Give the third item of what a function gave, if it is figures."""
+    """Return the third item of a function's result, if it is a valid dict of figures."""
     if not isinstance(given, Mapping):
         raise ArgumentError(
             "the third item that the loss function gives, if there is one, must be a dict of "
@@ -46,33 +46,33 @@ def _number(name: str, figure: Any) -> float:
 
 
 def complete(evaluation: tuple[Any, ...]) -> Evaluation:
-    """Add figures where there are none: the core gives loss and accuracy alone."""
+    """Add empty figures where there are none: the core returns only loss and accuracy."""
     loss, accuracy, *figures = evaluation
     return loss, accuracy, figures[0] if figures else {}
 
 
 def of_validation(figures: Figures) -> dict[str, float]:
-    """Name figures as those of validation data."""
+    """Rename figures as those of validation data."""
     return {f"val_{name}": figure for name, figure in figures.items()}
 
 
 class Means:
-    """Means of figures over batches, as these count; what is NaN or not there is left out."""
+    """Weighted means of figures over batches; NaN and missing ones do not count."""
 
     def __init__(self) -> None:
-        self._means: dict[str, tuple[float, float]] = {}  # and how much counted so far
+        self._means: dict[str, tuple[float, float]] = {}  # mean and total weight so far
 
     def add(self, figures: Figures, count: float) -> None:
-        """Take in the figures of a batch that counts as much."""
+        """Add the figures of a batch with this weight."""
         for name, figure in figures.items():
             mean, so_far = self._means.get(name, (math.nan, 0.0))
             if not math.isnan(figure):
                 so_far += count
-                # A step towards it, so that the mean over one batch is exactly its figure.
+                # Move towards the figure, so that the mean over one batch is exactly its figure.
                 mean = figure if so_far == count else mean + (figure - mean) * count / so_far
             self._means[name] = mean, so_far
 
     def take(self) -> Figures:
-        """Give the means, and begin anew."""
+        """Return the means, and start again."""
         means, self._means = self._means, {}
         return {name: mean for name, (mean, _) in means.items()}

@@ -1,4 +1,4 @@
-"""Training with optimizers that look at all data in each step."""
+"""Training with optimizers that use all data in each step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,18 +32,18 @@ class FullBatchTrainer:
         self.optimizer = optimizer
         self._reduction = reduction
         self._ready = ready
-        self._told = False  # that a step has changed nothing
+        self._told = False  # whether a warning has been given
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
-        """One step of the optimizer; gives the loss before it."""
+        """Take one step of the optimizer; return the loss before it."""
         return self.train(*self._ready(x, y, sample_weight))[0]
 
     def train(self, x: Samples, y: Any, sample_weight: Array | None) -> Evaluation:
-        """Do the same, and give accuracy and other figures, too."""
+        """Do the same, and also return accuracy and other figures."""
         problem = _Batch(self.core, self.model, x, y, sample_weight, self._reduction)
         try:
             progress = self.optimizer._advance(problem)
-        except BaseException:  # Ctrl-C, too
+        except BaseException:  # also Ctrl-C
             problem.leave()
             raise
         problem.leave(progress.theta)
@@ -62,11 +62,11 @@ class FullBatchTrainer:
             raise type(error)(f"{prefix}{error}") from None
 
     def backward(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Evaluation:
-        """As the core's."""
+        """Do as the core does."""
         return complete(self.core.backward(x, y, sample_weight))
 
     def evaluate(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Evaluation:
-        """As the core's."""
+        """Do as the core does."""
         return complete(self.core.evaluate(x, y, sample_weight))
 
     def penalty_value(self) -> None:
@@ -74,32 +74,32 @@ class FullBatchTrainer:
 
     @property
     def has_accuracy(self) -> bool:
-        """As the core's."""
+        """Whether there is an accuracy, as in the core."""
         return self.core.has_accuracy
 
     def average(self) -> None:
         """There is none."""
 
     def grad_norm(self) -> None:
-        """None: nothing is clipped here."""
+        """Return None: nothing is clipped here."""
 
     def gathered(self) -> None:
-        """Nothing is gathered here."""
+        """Return None: nothing is accumulated here."""
 
     def set_gathered(self, values: Array, batches: int) -> None:
-        """Nothing is gathered here."""
+        """Do nothing: nothing is accumulated here."""
 
     def set_average(self, values: Array, count: int) -> None:
         """There is none to be set."""
 
     def take(self) -> None:
-        """Make an update of gradients that are there; `Trainer.update` refuses that before."""
+        """Do nothing: `Trainer.update` rejects these optimizers."""
 
     def flush(self) -> None:
-        """Nothing is gathered here."""
+        """Do nothing: nothing is accumulated here."""
 
     def forget(self) -> None:
-        """Nothing is gathered here; a fit that begins may warn again."""
+        """Allow another warning in the next fit; nothing is accumulated here."""
         self._told = False
 
     def plan(self, batch_size: int) -> tuple[str, int]:
@@ -108,9 +108,9 @@ class FullBatchTrainer:
 
 
 class _Batch:
-    """The loss of some rows as a function of the parameters; `leave` ends it.
+    """The loss of some rows as a function of the parameters, until `leave`.
 
-    All points see the same `Dropout`; running averages and counts move once, with the first.
+    All points see the same `Dropout`; running averages and counts are updated once, at the first.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class _Batch:
     ) -> None:
         self.model = model
         self.accuracy: float | None = None
-        self.figures: Figures = {}  # of the function, where the loss is one
+        self.figures: Figures = {}  # if the loss is a function
         self._core, self._reduction = core, reduction
         self._x, self._y, self._weight = x, y, sample_weight
         inner = model._core
@@ -134,7 +134,7 @@ class _Batch:
         self._roots: Vector | None = None
 
     def gradient(self, theta: Array) -> tuple[float, Array | None]:
-        """Loss and gradient at `theta`."""
+        """Return loss and gradient at `theta`."""
         inner = self.model._core
         first = self._after is None
         if not np.isfinite(theta).all():
@@ -156,19 +156,19 @@ class _Batch:
         return (loss, gradient) if np.isfinite(gradient).all() else (np.inf, None)
 
     def residual(self, theta: Vector) -> Vector | None:
-        """Residuals at `theta`, which the model keeps; scaled so that their squares add up."""
+        """Return residuals at `theta`, which the model keeps; their squares sum to the loss."""
         inner = self.model._core
         with np.errstate(over="ignore"):
             rounded: Any = theta.astype(self.model.dtype)
         if not np.isfinite(rounded).all():
             return None
         inner.set_parameters(rounded)
-        if self._after is None:  # looks at the data, too
+        if self._after is None:  # also checks the data
             self._core.evaluate(self._x, self._y, self._weight)
             self._after = self._before[0], self._before[1] + 1
         try:
             output = self.model(self._x)
-        except ThalwegError:  # it overflows
+        except ThalwegError:  # overflow
             return None
         if self._roots is None:
             weight = np.ones(len(output))
@@ -183,15 +183,15 @@ class _Batch:
             return residual if np.isfinite(residual @ residual) else None
 
     def jacobian(self) -> Vector:
-        """Of the residuals, at the parameters that `residual` was called with."""
-        assert self._roots is not None  # residual goes first
+        """Return the Jacobian of the residuals, at the parameters passed to `residual`."""
+        assert self._roots is not None  # residual is called first
         _, slope = self.model._core.jacobian(self._x)
         roots = np.repeat(self._roots.ravel(), len(slope) // len(self._roots))
         scaled: Vector = roots[:, np.newaxis] * slope.astype(np.float64, copy=False)
         return scaled
 
     def leave(self, theta: Array | None = None) -> None:
-        """Set the parameters that were found, or after an error all that there was."""
+        """Set the parameters found, or after an error restore everything."""
         inner = self.model._core
         inner.set_parameters(self._theta if theta is None else theta.astype(self.model.dtype))
         inner.set_gradients(self._gradients)

@@ -1,9 +1,9 @@
-"""Names that are nearly right, or another library's, and what here they may stand for.
+"""Help with names that are nearly right, or another library's.
 
-Names of attributes: Python would only say that there is no such name. And it would let it be
-assigned to, so that a ``trainer.lr = 0.1`` would do nothing, without a word. Names of methods that
-a class of the user's own has, and that a fit would never call. Names that are values, as in
-``mode="mni"``. And names of things where the thing itself is needed, ``optimizer="adam"``.
+This covers names of attributes, where Python would only say that there is no such name, and would
+silently allow an assignment such as ``trainer.lr = 0.1`` that has no effect; methods of a user's
+class that a fit would never call; names as values, as in ``mode="mni"``; and names in place of the
+thing itself, ``optimizer="adam"``.
 """
 
 import functools
@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-#: What belongs to names of other libraries', by the modules in which they are looked for.
+#: Advice on names from other libraries, by the modules in which they are looked up.
 _OF_MODULES: dict[str, Mapping[str, str]] = {}
 
 
 class Extended:
-    """Base of classes that refuse methods of a user's own which would never be called."""
+    """Base of classes that reject methods of a user's subclass which would never be called."""
 
     __slots__ = ()
 
-    #: Such methods, and what does that instead.
+    #: Such methods, and what to use instead.
     _uncalled: ClassVar[Mapping[str, str]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Look at the methods of a class, and of those that it is mixed with."""
+        """Check the methods of a subclass, and of the classes it is mixed with."""
         super().__init_subclass__(**options)
         for name, instead in cls._uncalled.items():
             owner = next((kind for kind in cls.__mro__ if name in vars(kind)), cls)
@@ -40,35 +40,35 @@ class Extended:
 
 
 def _is_ours(kind: type) -> bool:
-    """Whether a class is one of thalweg's."""
+    """Return whether a class is one of thalweg's."""
     return kind.__module__.startswith("thalweg.")
 
 
 class Guided(Extended):
-    """Base of classes that tell what a wrong name may have meant, and let none be assigned to."""
+    """Base of classes that explain wrong names, and do not allow assigning to them."""
 
     __slots__ = ()
 
-    #: What belongs to a name of another library's.
+    #: Advice on names from other libraries.
     _elsewhere: ClassVar[Mapping[str, str]] = {}
 
     def _advice(self, name: str) -> str:
-        """Say what a wrong name may have meant, or nothing."""
+        """Say what a wrong name may have meant, or return an empty string."""
         there = (known for known in dir(type(self)) if not known.startswith("_"))
         return advice(name, self._elsewhere, there)
 
     if not TYPE_CHECKING:  # type checkers would take every name for one that is there
 
         def __getattr__(self, name: str) -> Any:
-            """Say where it is."""
+            """Say where to find it."""
             what = type(self).__name__
-            # Protocols of Python's look for names of theirs: they need no advice.
+            # Python's protocols look up their own names, which need no advice.
             more = "" if name.startswith("_") else self._advice(name)
             raise AttributeError(f"{what} has no attribute {name!r}{more}", name=name, obj=self)
 
         def __setattr__(self, name: str, value: Any) -> None:
-            """Set what there is, and let a class of the user's own have what it likes."""
-            if name.startswith("_"):  # ours, at each fit
+            """Set an existing attribute; a user's subclass may set anything."""
+            if name.startswith("_"):  # thalweg's own, set in every fit
                 return object.__setattr__(self, name, value)
             there = getattr(type(self), name, None)
             if isinstance(there, property) and there.fset is None:
@@ -88,16 +88,16 @@ class Guided(Extended):
             )
 
 
-#: What is said where others take metrics.
+#: Advice where other libraries take metrics.
 METRICS = (
     "trainer.evaluate gives the loss, and of classifiers the accuracy; a callback's on_epoch_end "
     'adds another to the history: record["auc"] = ...'
 )
 
-#: What is said where others take weights of classes.
+#: Advice where other libraries take class weights.
 CLASS_WEIGHT = "nn.CrossEntropyLoss(weight=[...]) has weights of classes"
 
-#: What other libraries call arguments of layers, losses and schedules.
+#: Other libraries' names for arguments of layers, losses and schedules.
 OF_LAYERS: Mapping[str, str] = {
     **dict.fromkeys(("units", "out_dim"), "it is out_features"),
     **dict.fromkeys(("input_dim", "input_shape"), "it is in_features"),
@@ -120,7 +120,7 @@ OF_LAYERS: Mapping[str, str] = {
 
 
 def name_methods(whole: str, *parts: type) -> None:
-    """Let errors of Python's name the class that users know, not that part of it."""
+    """Make Python's errors name the class that users know, and not the part of it."""
     for part in parts:
         for name, thing in vars(part).items():
             method = getattr(thing, "__func__", thing)
@@ -130,7 +130,7 @@ def name_methods(whole: str, *parts: type) -> None:
 
 
 def argument_names(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Names of the arguments that users give a function."""
+    """Return the names of a function's arguments that users pass."""
     return tuple(
         name for name in inspect.signature(function).parameters if name not in ("self", "cls")
     )
@@ -139,7 +139,7 @@ def argument_names(function: Callable[..., Any]) -> tuple[str, ...]:
 def refuse_unknown(
     what: str, known: Iterable[str], given: Iterable[str], elsewhere: Mapping[str, str]
 ) -> None:
-    """Raise if a name that is given is not known, with what it may have meant."""
+    """Raise if a given name is unknown, and say what it may have meant."""
     for name in given:
         if name not in known:
             raise TypeError(
@@ -149,7 +149,7 @@ def refuse_unknown(
 
 
 def takes(what: str, elsewhere: Mapping[str, str]) -> Callable[[_F], _F]:
-    """Let a function say what a wrong name of an argument may have meant, and what needs a name."""
+    """Make a function explain wrong argument names, and arguments that must be named."""
 
     def decorate(function: _F) -> _F:
         known = argument_names(function)
@@ -176,9 +176,10 @@ def takes(what: str, elsewhere: Mapping[str, str]) -> Callable[[_F], _F]:
 
 
 def knows_no_unknown(function: _F) -> _F:
-    """Hide ``**unknown``, of which a function only says what was meant, from its signature.
+    """Hide ``**unknown``, which only serves to explain wrong names, from a function's signature.
 
-    A function that is called very often catches wrong names so, without the detour of `takes`.
+    Functions that are called very often catch wrong names this way, without the overhead of
+    `takes`.
     """
     signature = inspect.signature(function)
     kept = [it for it in signature.parameters.values() if it.kind is not it.VAR_KEYWORD]
@@ -187,25 +188,25 @@ def knows_no_unknown(function: _F) -> _F:
 
 
 def is_part(value: Any) -> bool:
-    """Whether `value` is a model, a trainer or an optimizer, ours or another library's."""
+    """Return whether `value` is a model, trainer or optimizer, thalweg's or another library's."""
     theirs = ("parameters", "param_groups", "trainable_variables")
     return isinstance(value, Guided) or any(hasattr(value, name) for name in theirs)
 
 
 def is_parameters(value: Any) -> bool:
-    """Whether `value` is what PyTorch's optimizers are given: parameters, or who has them."""
+    """Return whether `value` is what PyTorch's optimizers take: parameters, or a model."""
     number = isinstance(value, (str, bytes)) or hasattr(value, "__float__")  # or is meant as one
     return is_part(value) or (isinstance(value, Iterable) and not number)
 
 
 def named(value: Any) -> str:
-    """How an error names a thing that is long to show."""
+    """Return how an error refers to an object too long to show."""
     kind = type(value).__name__
     return f"{'an' if kind[0] in 'AEIOaeio' else 'a'} {kind}"
 
 
 def shown(value: Any) -> str:
-    """How an error shows what may be short, such as text, or an object that is long to show."""
+    """Return how an error shows a value, or refers to it if it is too long to show."""
     short = value is None or isinstance(value, (str, bytes, bool, int, float))
     return repr(value) if short else named(value)
 
@@ -213,7 +214,7 @@ def shown(value: Any) -> str:
 def of_module(
     module: types.ModuleType, elsewhere: Mapping[str, str], more: Iterable[str] = ()
 ) -> Callable[[str], Any]:
-    """Make the ``__getattr__`` of a module, which tells what a wrong name may have meant."""
+    """Make the ``__getattr__`` of a module, which says what a wrong name may have meant."""
     _OF_MODULES[module.__name__] = elsewhere
 
     def missing(name: str) -> Any:
@@ -227,21 +228,21 @@ def of_module(
 
 
 def said_of(name: str, module: str) -> str:
-    """Give what a module, such as ``"nn"``, says of a name of another library's, or nothing."""
+    """Return the advice of a module, such as ``"nn"``, on another library's name, or nothing."""
     return advice(name, _OF_MODULES.get(f"thalweg.{module}", {}), ())
 
 
 def advice(name: str, elsewhere: Mapping[str, str], there: Iterable[str]) -> str:
-    """``'; did you mean fit?'``, or what is said of `name` in `elsewhere`, or nothing."""
+    """Return ``'; did you mean fit?'``, the advice on `name` in `elsewhere`, or nothing."""
     if name in elsewhere:
         return f": {elsewhere[name]}"
-    # Attributes are many: some name is somewhat like any other.
+    # There are many attributes: any name resembles some of them a little.
     meant = nearest(name, there, cutoff=0.75)
     return f"; did you mean {meant}?" if meant else ""
 
 
 def did_you_mean(value: Any, known: Iterable[str]) -> str:
-    """``'; did you mean "mean"?'`` if a known name is close to `value`, or nothing."""
+    """Return ``'; did you mean "mean"?'`` if a known name is close to `value`, or nothing."""
     meant = nearest(str(value), known)
     return f'; did you mean "{meant}"?' if meant else ""
 
@@ -249,17 +250,18 @@ def did_you_mean(value: Any, known: Iterable[str]) -> str:
 def kind_meant(
     value: Any, base: type, module: str, *more: type, aliases: Mapping[str, str] | None = None
 ) -> str:
-    """``'; did you mean optim.Adam(...)?'`` for a name or a class where a `base` is needed.
+    """Return ``'; did you mean optim.Adam(...)?'`` for a name or class instead of a `base`.
 
-    Or what the module says of a name of another library's, or nothing. `module` is where users find
-    the kinds, such as ``"optim"``; `more` are kinds that are taken, too, without being derived from
-    `base`; `aliases` have what others call them, without case and underscores.
+    Otherwise return the module's advice on a name from another library, or nothing. `module` is
+    where users find the kinds, such as ``"optim"``; `more` are kinds that are accepted without
+    being derived from `base`; `aliases` are other libraries' names, in lower case without
+    underscores.
     """
     place = module.rpartition(".")[2]
     if isinstance(value, type) and issubclass(value, (base, *more)):
         return f"; make one: {place}.{value.__name__}(...)"
     name = value if isinstance(value, str) else str(getattr(value, "__name__", ""))
-    if not isinstance(value, str) and not name.isidentifier():  # "<lambda>" is none
+    if not isinstance(value, str) and not name.isidentifier():  # such as "<lambda>"
         return ""
     kinds = [
         kind
@@ -278,22 +280,22 @@ def kind_meant(
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Give the known name that is `name` but for its writing, or begins with it, or is like it.
+    """Return the known name that equals `name` up to spelling, begins with it, or resembles it.
 
-    What is like it is told by the share of common letters, of which `cutoff` is the least.
+    Resemblance is the fraction of common letters, which must be at least `cutoff`.
     """
-    import difflib  # only needed once something is wrong already
+    import difflib  # only needed for errors
 
     plain = {_plain(it): it for it in known}
     short = _plain(name)
     if short in plain:
         return plain[short]
-    # Anything begins with a letter or two.
+    # One or two letters begin too many names.
     whole = [it for it in plain if len(short) > 2 and it.startswith(short)]
     close = sorted(whole, key=len) or difflib.get_close_matches(short, list(plain), 1, cutoff)
     return plain[close[0]] if close else None
 
 
 def _plain(name: str) -> str:
-    """Give a name without case, underscores and spaces."""
+    """Return a name in lower case, without underscores and spaces."""
     return "".join(letter for letter in name.lower() if letter.isalnum())

@@ -10,22 +10,21 @@ from thalweg.errors import ArgumentError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: The keys in the order in which they are shown; the core gives them in this order too.
+#: The keys in display order, which is also the order in which the core gives them.
 KEYS = ("loss", "accuracy", "penalty", "val_loss", "val_accuracy", "seconds")
 
 
 class History(dict[str, list[float]]):
     """A dict of lists with one number per epoch.
 
-    Keys are ``"loss"`` (mean over the samples of the epoch, each taken just before the step that
-    used it, as in Keras; weighted if they are, and a sum if the loss is), ``"accuracy"`` (likewise,
-    for losses that have one), ``"penalty"`` (at the end of the epoch, where
-    `Trainer.set_penalty` set one), ``"val_loss"`` and
-    ``"val_accuracy"`` (at the end of the epoch, where validation data was given) and ``"seconds"``;
-    with `optim.LevenbergMarquardt` also ``"damping"``, before the step, and ``"rejected"`` steps.
-    Others are figures that a loss of your own gives (`nn.CustomLoss`), and what callbacks add to
-    the record of an epoch, see `callbacks.Callback.on_epoch_end`; where one is missing in an epoch,
-    it is NaN.
+    The keys are ``"loss"`` (mean over the samples of the epoch, each taken just before the step
+    that used it, as in Keras; weighted if the samples are, and a sum if the loss is),
+    ``"accuracy"`` (likewise, for losses that have one), ``"penalty"`` (at the end of the epoch, if
+    `Trainer.set_penalty` has set one), ``"val_loss"`` and ``"val_accuracy"`` (at the end of the
+    epoch, if validation data are given) and ``"seconds"``; with `optim.LevenbergMarquardt` also
+    ``"damping"``, before the step, and ``"rejected"``, the number of rejected steps. Further keys
+    are figures returned by a custom loss (`nn.CustomLoss`) and those that callbacks add to the
+    record of an epoch, see `callbacks.Callback.on_epoch_end`. A figure missing in an epoch is NaN.
 
     Examples
     --------
@@ -37,7 +36,7 @@ class History(dict[str, list[float]]):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Say where it is."""
+            """Say where to find it."""
             if name == "history":
                 more = ': this is the dict itself, history["loss"]'
             elif name in self:
@@ -48,7 +47,7 @@ class History(dict[str, list[float]]):
 
     @property
     def epochs(self) -> int:
-        """How many epochs there are figures for."""
+        """The number of epochs recorded."""
         return len(self.get("loss", ()))
 
     def __missing__(self, key: str) -> list[float]:
@@ -61,7 +60,7 @@ class History(dict[str, list[float]]):
         raise KeyError(f"there are no figures {key!r}; there are {there}{more}")
 
     def append(self, record: dict[str, float]) -> None:
-        """Add the figures of one epoch; its number is its position and not kept."""
+        """Add the figures of one epoch; its number is its position and is not stored."""
         epochs = self.epochs
         self._add({})
         for key in [*KEYS, *(key for key in record if key not in KEYS)]:
@@ -69,7 +68,7 @@ class History(dict[str, list[float]]):
                 self.setdefault(key, [math.nan] * epochs).append(record[key])
 
     def _add(self, more: Mapping[str, Any]) -> None:
-        """Add figures of callbacks to the latest epoch, so that each has a number for all."""
+        """Add callbacks' figures to the latest epoch, and pad so that each has one per epoch."""
         for key, value in more.items():
             if not _arrays.is_real(type(value)):
                 raise ArgumentError(
@@ -83,12 +82,12 @@ class History(dict[str, list[float]]):
             figures += [math.nan] * (self.epochs - len(figures))
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draws the losses over the epochs; see `thalweg.plot.history`.
+        """Draw the losses against the epochs; see `thalweg.plot.history`.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Where to draw; a new figure by default.
+            Where to draw; by default a new figure.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Outputs of a model with their derivatives by the inputs: what a `nn.DerivativeLoss` is of."""
+"""Outputs of a model with their derivatives with respect to the inputs, for `DerivativeLoss`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,15 +10,15 @@ from thalweg._arrays import Array
 from thalweg.errors import ArgumentError, ShapeError
 from thalweg.nn import Sequential
 
-#: Outputs, and their first and second derivatives, as users see them.
+#: Users' names for the outputs and their first and second derivatives.
 NAMES = ("u", "du", "d2u")
 
 
 class Jets:
-    """Passes forward of a model that derivatives go along with, and backward from all of that.
+    """Forward passes of a model that also propagate derivatives, and backward passes from them.
 
-    `along` has a direction in each row, those of the inputs one by one by default; `order` is the
-    highest derivative, of all of them or of each.
+    `along` has one direction per row, by default those of the inputs, one by one; `order` is the
+    highest derivative, for all directions or for each.
     """
 
     def __init__(self, model: Sequential, order: int | Sequence[int], along: Any = None) -> None:
@@ -43,9 +43,9 @@ class Jets:
         self._core = _core.Jet(model._core, np.ascontiguousarray(directions), orders)
 
     def forward(self, x: Any) -> tuple[Array, ...]:
-        """Give outputs (n, out_features), and derivatives (directions, n, out_features).
+        """Return outputs (n, out_features), and derivatives (directions, n, out_features).
 
-        Second ones are of those directions whose order is 2, and left out if there is none.
+        Second derivatives are those along directions of order 2, and left out if there are none.
         """
         x = self._model._matrix(x, "x")
         if len(x) == 0:
@@ -55,11 +55,11 @@ class Jets:
         firsts, seconds = parts[1 : 1 + self._count], parts[1 + self._count :]
         return (parts[0], firsts) if self._highest == 1 else (parts[0], firsts, seconds)
 
-    #: A network in evaluation is the same: what makes a difference is not let through.
+    #: The same in evaluation: layers that would behave differently there are rejected.
     predict = forward
 
     def backward(self, gradients: Sequence[Array]) -> None:
-        """Add the gradient by the parameters to the model's, from those by what `forward` gave."""
+        """Add to the model's gradients, given those with respect to the result of `forward`."""
         rows = [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients]
         flat: Any = np.concatenate(rows)
         self._core.backward(flat)

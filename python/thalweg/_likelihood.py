@@ -1,4 +1,4 @@
-"""Arguments of what is known of a model's Fisher information: samples, labels, and a likelihood."""
+"""Arguments of functions on a model's Fisher information: samples, labels, a likelihood."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ _LIKELIHOODS = {
 
 
 class Prepared(NamedTuple):
-    """What the core takes."""
+    """The arguments as the core takes them."""
 
     samples: Samples
     y: Labels | Array | None
@@ -38,7 +38,7 @@ def prepare(
     classes: Sequence[int] | None,
     seed: int,
 ) -> Prepared:
-    """Check and convert; `labelled` says whether `y` is looked at."""
+    """Check and convert arguments; `labelled` says whether `y` is used."""
     if not isinstance(model, Sequential):
         raise ArgumentError(f"model must be an nn.Sequential; got {model!r}")
     likelihood = likelihood_of(loss)
@@ -70,7 +70,7 @@ def prepare(
 
 
 def likelihood_of(loss: Loss | None) -> str:
-    """Name what the outputs say of y."""
+    """Return the name of the likelihood that belongs to a loss."""
     if loss is None:
         return "categorical"
     found = _LIKELIHOODS.get(type(loss))

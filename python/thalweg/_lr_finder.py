@@ -17,36 +17,36 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-#: A loss that has risen by so many times the size of the losses, from where it was best, has
-#: diverged.
+#: A loss has diverged if it has risen from its best value by this many times the typical size of
+#: the losses.
 _DIVERGED = 3.0
 
-#: From one update of a copy to its next the rate grows by this factor or the one of the grid that
-#: is nearest: all updates before together have then gone as far as this one.
+#: Between consecutive updates of a copy, the rate grows by this factor, or by the nearest one on
+#: the grid. The earlier updates together have then moved the copy as far as the current one does.
 _RISE = 2.0
 
 
 @dataclass(frozen=True, eq=False)
 class LRFinder:
-    """What `find_lr` saw.
+    """The result of `find_lr`.
 
     Attributes
     ----------
     lr : ndarray, shape (n,)
-        Rates that were tried, rising.
+        The rates that were tried, in ascending order.
     before, after : ndarray, shape (n,)
         Loss of a batch that the update did not use, before and after the update.
     gain : ndarray, shape (n,)
-        What the update took from it, averaged over neighbouring rates.
+        How much the update reduced that loss, averaged over neighbouring rates.
     suggestion : float
-        The rate with the largest gain, up to that after which the loss was lowest.
+        The rate with the largest gain, among those up to the one after which the loss was lowest.
     diverged_at : float or None
-        The first rate after which the loss of a batch was not finite, or had risen by more than
-        three times the mean size of losses from where it was best, each measured from that batch's
-        loss at the start; None if there was none. It is not among `lr`.
+        The first rate after which the loss of a batch was not finite, or had risen from its best
+        value by more than three times the mean size of the losses, all relative to the same batch's
+        loss at the start; None if there was none. It is not included in `lr`.
     unstable_at : float or None
-        With ``sharpness=True``, the first rate of the grid that is at or beyond the largest stable
-        one, of the start and of the first batch; None if all are below.
+        With ``sharpness=True``, the first rate of the grid that is at or above the largest stable
+        rate at the start, on the first batch; None if all are below.
     """
 
     lr: npt.NDArray[np.float64]
@@ -59,21 +59,22 @@ class LRFinder:
 
     @property
     def at_edge(self) -> str | None:
-        """The argument that `suggestion` is at, ``"min_lr"`` or ``"max_lr"``; None if at neither.
+        """The limit that `suggestion` is at, ``"min_lr"`` or ``"max_lr"``; None if at neither.
 
-        There the gain is largest at the end of the range, and beyond may be larger yet: widen it.
+        The gain is then largest at the end of the range and may be larger beyond it: widen the
+        range.
         """
         if self.suggestion == self.lr[-1] and self.diverged_at is None:
             return "max_lr"
         return "min_lr" if self.suggestion == self.lr[0] else None
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draws loss and gain over the rate; see `thalweg.plot.lr_finder`.
+        """Draw loss and gain against the rate; see `thalweg.plot.lr_finder`.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Where to draw; a new figure by default.
+            Where to draw; by default a new figure.
 
         Returns
         -------
@@ -111,73 +112,76 @@ def find_lr(
     smooth: float = 3.0,
     sharpness: bool = False,
 ) -> LRFinder:
-    r"""Try learning rates, each a little larger than the one before, and see how the loss takes it.
+    r"""Try a series of increasing learning rates and measure how each affects the loss.
 
-    The `k`-th of `steps` updates has the rate
+    Update `k` of `steps` has the rate
     :math:`\eta_k = \eta_{\min} (\eta_{\max}/\eta_{\min})^{k/(n-1)}`, until the loss is far above
-    the best one. Copies of the trainer take turns with them, as many as it takes for the rate of
-    each to double, or nearly so, from one of its updates to the next; the trainer itself is not
-    touched. Of each update is measured what it takes from the loss of the *next* batch, which it
-    has not seen; the rate with the largest such gain is suggested.
+    the best one. Copies of the trainer take turns, as many as needed for the rate of each copy to
+    about double from one of its updates to the next; the trainer itself is not changed. For each
+    update, the decrease in loss on the *next* batch, which it has not seen, is measured; the rate
+    with the largest such gain is suggested.
 
     Parameters
     ----------
     trainer : Trainer
-        What is to be trained, usually before its first step. Its schedule, its average and its
-        accumulation are left out here; a penalty (`Trainer.set_penalty`) counts in the updates.
+        The trainer, usually before its first step. Its schedule, average and gradient accumulation
+        are not used here; a penalty (`Trainer.set_penalty`) is included in the updates.
     x, y : array_like
-        As for `Trainer.fit`. Batches are drawn in an order that the model's seed decides.
+        As for `Trainer.fit`. Batches are drawn in an order determined by the model's seed.
     sample_weight : array_like, shape (n,), optional
         As for `Trainer.fit`. Rows of weight 0 are left out.
     min_lr, max_lr : float, keyword only, default 1e-7 and 10
         The range, above 0.
     steps : int, keyword only, default 100
-        How many rates, at least 10.
+        Number of rates, at least 10.
     batch_size : int or None, keyword only, default 32
-        As it will be in training: the rate that fits depends on it. None is all rows, as in
-        `Trainer.fit`; then each update is measured on the rows that it used.
+        As in the training to come: the best rate depends on it. None means all rows, as in
+        `Trainer.fit`; each update is then measured on the same rows it used.
     smooth : float, keyword only, default 3
         Gains are averaged with weights :math:`e^{-d^2/2s^2}` at a distance of `d` updates, where
-        `s` is this, at most `steps`; 0 is no average.
+        `s` is this value, at most `steps`; 0 means no averaging.
     sharpness : bool, keyword only, default False
-        Whether to measure the largest stable rate as well, by `thalweg.curvature.max_stable_lr`,
-        for optimizers and losses that it knows.
+        Whether to measure the largest stable rate as well, with `thalweg.curvature.max_stable_lr`,
+        for the optimizers and losses that it supports.
 
     Returns
     -------
     LRFinder
-        With the suggestion, whether it is at an end of the range, and a plot to judge it by.
+        The suggestion, whether it is at an end of the range, and a plot to judge it by.
 
     Raises
     ------
     ArgumentError
-        If an argument is out of range, or there is a gain at none of the rates; with `sharpness`
-        also for an optimizer that divides its steps, before its first one.
+        If an argument is out of range, or no rate has a gain; with `sharpness`, also for an
+        optimizer that rescales its steps, before its first step.
     UnsupportedError
-        For `optim.LBFGS` and `optim.LevenbergMarquardt`; and with `sharpness`, for what
-        `thalweg.curvature.max_stable_lr` does not know.
+        For `optim.LBFGS` and `optim.LevenbergMarquardt`; with `sharpness`, also for what
+        `thalweg.curvature.max_stable_lr` does not support.
     ShapeError, DataError, DtypeError
-        As `Trainer.fit` does.
+        As in `Trainer.fit`.
 
     Notes
     -----
-    Others look at where the curve of the batches' losses is steepest (Smith 2017). Batches differ
-    more from each other than an update changes one of them, so that this depends on chance and on
-    how the curve is smoothed; comparing each batch with itself does not.
+    Other implementations look for where the curve of the batch losses is steepest (Smith 2017).
+    Batches differ more from each other than an update changes any one of them, so that the result
+    depends on chance and on how the curve is smoothed. Comparing each batch with itself avoids
+    this.
 
-    What is easily learned is learned on the way up, and a rate can gain only what the ones before
-    have left. On a valley of curvature :math:`\lambda` a single copy, whose rate grows by a factor
-    :math:`r` per update, would gain most at about :math:`\ln r / 2\lambda`: ever less, the finer
-    the grid. Copies whose rates double have done as much before as the update at hand does, with
-    any grid; a finer one has more copies (four for 100 rates of eight decades), each in memory.
+    What is easily learned is learned on the way up, and a rate can gain only what the earlier ones
+    have left. In a valley of curvature :math:`\lambda`, a single copy whose rate grows by a factor
+    :math:`r` per update would gain most at about :math:`\ln r / 2\lambda`: the finer the grid, the
+    smaller the rate. In copies whose rates double, the earlier updates together have done as much
+    as the current one does, whatever the grid; a finer grid needs more copies (four for 100 rates
+    over eight decades), each in memory.
 
-    The test sees a rate for one update only, so it is a start, not a verdict. An instability takes
-    some updates to grow, and is seen in the loss at several times the largest stable rate only;
-    `sharpness` tells of it at once. With momentum most of what an update does comes in those after
-    it, which have other rates, so that the suggestion can be far too low, by a factor of fifty in
-    one example: for `SGD` with momentum take ``trainer.fit(x, y, lr="auto")``, whose trials are of
-    100 updates each. With `Adam` and others that divide their steps, what gains most at first may
-    be several times the constant rate that ends lowest: let a schedule bring it down.
+    The test tries each rate for one update only, so it gives a starting point, not a verdict. An
+    instability takes some updates to grow, and shows in the loss only at several times the largest
+    stable rate; `sharpness` shows it at once. With momentum, most of the effect of an update comes
+    in the updates after it, which have other rates, so the suggestion can be far too low, by a
+    factor of fifty in one example: for `SGD` with momentum, use ``trainer.fit(x, y, lr="auto")``,
+    whose trials take 100 updates each. With `Adam` and other optimizers that rescale their steps,
+    the rate that gains most at first may be several times the constant rate with the lowest final
+    loss: let a schedule lower it.
 
     References
     ----------
@@ -214,18 +218,18 @@ def find_lr(
         )
     x, y, weight = trainer._ready(x, y, sample_weight)
     if weight is not None or len(x) != len(y) or len(x) == 0:
-        trainer.evaluate(x, y, weight)  # raises if something is wrong, and says what
+        trainer.evaluate(x, y, weight)  # raises if something is wrong
 
     rates = np.geomspace(min_lr, max_lr, steps)
     order = np.random.default_rng(trainer.model.seed).permutation(len(x))
     if weight is not None:
         order = order[weight[order] > 0]
     batch_size = len(order) if batch_size is None else min(batch_size, len(order))
-    # How often it can do so; where not even once, each rate but the last has a copy of its own.
+    # How often the rate can rise; if not even once, each rate but the last has a copy of its own.
     rises = math.log(max_lr / min_lr) / math.log(_RISE)
     ramps = max(1, round((steps - 1) / max(rises, 1.0)))
     trials = [_plain(trainer._twin()) for _ in range(ramps)]
-    # Their steps are losses in training mode, and nothing else.
+    # Their steps only return losses in training mode.
     probes = [_plain(trial, SGD(lr=0.0)) for trial in trials]
     start = _plain(trainer._twin(), SGD(lr=0.0))
 
@@ -250,7 +254,7 @@ def find_lr(
         core = trial.model._core
         passes = core.passes()
         try:
-            start.model._core.set_passes(passes)  # dropout drops the same in all three
+            start.model._core.set_passes(passes)  # the same dropout in all three steps
             own = start.step(*batch(k + 1))
             first = probe.step(*batch(k + 1))
             trial.step(*batch(k))
@@ -259,11 +263,11 @@ def find_lr(
         except DivergedError:
             own = first = second = math.inf
         except DataError:
-            trainer.evaluate(x, y, weight)  # raises, and names the row of x, not of the batch
+            trainer.evaluate(x, y, weight)  # raises, and names the row in x, not in the batch
             raise
         core.set_passes(passes + 2)
-        # Batches differ, and those of a trained model by more than an update changes them: each is
-        # compared with itself at the start. On the scale of the losses, which may be negative.
+        # Batches differ, and those of a trained model by more than an update changes them, so each
+        # is compared with itself at the start. The scale is the losses' own; they may be negative.
         sizes.append(abs(own))
         best = min(best, first - own)
         diverged = not second - own - best <= _DIVERGED * np.mean(sizes)
@@ -292,19 +296,19 @@ def find_lr(
 def _best(
     before: npt.NDArray[np.float64], after: npt.NDArray[np.float64], smooth: float
 ) -> tuple[npt.NDArray[np.float64], int] | None:
-    """Give the averaged gains and where the largest is; None if there is none above 0."""
+    """Return the averaged gains and the index of the largest; None if none is above 0."""
     if not len(before):
         return None
-    # The last rates before a divergence may spoil much: at most as much counts as was there.
+    # The last rates before a divergence may do great harm: count at most the loss there was.
     gain = _smooth(np.maximum(before - after, -np.abs(before)), smooth)
-    # Beyond the lowest loss, a gain may be what the update before had spoilt.
+    # Beyond the lowest loss, a gain may only undo the harm of the previous update.
     end = int(_smooth(np.minimum(after, before[0]), smooth).argmin()) + 1
     place = int(gain[:end].argmax())
     return (gain, place) if gain[place] > 0 else None
 
 
 def _plain(trainer: Trainer, optimizer: Optimizer | None = None) -> Trainer:
-    """Train the same model without what comes between gradients and updates over time."""
+    """Make a trainer of the same model without schedule, average and accumulation."""
     plain = {"schedule": None, "accumulate_grad_batches": 1, "average": None}
     spec = trainer._description() | plain
     made = Trainer(trainer.model, **spec | ({"optimizer": optimizer} if optimizer else {}))
@@ -315,7 +319,7 @@ def _plain(trainer: Trainer, optimizer: Optimizer | None = None) -> Trainer:
 
 
 def _smooth(values: npt.NDArray[np.float64], width: float) -> npt.NDArray[np.float64]:
-    """Average over neighbours; the first and the last value go on beyond the ends."""
+    """Average over neighbours, extending the first and the last value beyond the ends."""
     if width == 0:
         return values
     reach = math.ceil(4 * width)

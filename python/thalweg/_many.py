@@ -1,4 +1,4 @@
-"""Several trainings at once: ensembles, seeds, sweeps."""
+"""Training several models at once: ensembles, seeds, sweeps."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -27,52 +27,52 @@ def train_many(
     callbacks: "Callable[[Trainer], Sequence[AnyCallback]] | None" = None,
     **options: Any,
 ) -> list[History]:
-    """Fit several trainers, to the same data or each to its own, each on a thread of its own.
+    """Fit several trainers, each on a thread of its own, to the same data or to different data.
 
-    Small networks gain little from several threads each; this is how to keep all CPUs busy with
-    them. Every fit is, to the last bit, what it would have been alone. It has its share of the
-    threads that `get_num_threads` says, which is one by default.
+    Small networks gain little from several threads each; this keeps all CPUs busy with them. Every
+    fit gives bit for bit the result it would give alone. Each has its share of the threads given by
+    `get_num_threads`, which by default is one.
 
     Parameters
     ----------
     trainers : sequence of Trainer
-        With models of their own, made with different seeds, for instance.
+        Each with its own model, for instance made with different seeds.
     x, y : array_like, or list of arrays
         As for `Trainer.fit`; they are shared, not copied. Batches, with None for `y`, come from a
-        function, or from an iterable that several fits can go through at a time. If both are lists
-        of arrays with rows of samples and of targets, one for each trainer, then each has its own
-        data; and of its own are then ``sample_weight``, a list of arrays too, and
-        ``validation_data``, if it is a list of tuples. A tuple of validation data is for all.
+        function, or from an iterable that several fits can go through at the same time. If both `x`
+        and `y` are lists of arrays, one per trainer, whose rows are samples and targets, each
+        trainer has its own data. Then ``sample_weight`` is a list of arrays too, and
+        ``validation_data`` may be a list of tuples; a single tuple of validation data is for all.
     workers : int, keyword only, optional
-        How many fits run at a time; by default as many as `get_num_threads` says.
+        How many fits run at the same time; by default `get_num_threads`.
     callbacks : callable, keyword only, optional
-        Gives the callbacks of a trainer, e.g. ``lambda trainer: [EarlyStopping(patience=5)]``: each
-        fit needs its own, which are called from its thread.
+        Returns the callbacks of a trainer, e.g. ``lambda trainer: [EarlyStopping(patience=5)]``.
+        Each fit needs its own; they are called from its thread.
     **options
         Other arguments of `Trainer.fit`.
 
     Returns
     -------
     list of History
-        In the order of the trainers.
+        In the order of `trainers`.
 
     Raises
     ------
     ArgumentError
-        If something is no trainer, or two of them share a model, an optimizer or a callback, or
-        data are an iterator, or such of their own are not as many as the trainers, or `callbacks`
-        gives something else. Nothing is trained then.
+        If something is not a trainer; if two trainers share a model, an optimizer or a callback; if
+        the data are an iterator, or lists of data differ in length from `trainers`; or if
+        `callbacks` returns something else. Nothing is trained then.
     ThalwegError
-        The first error of a fit, with a note of whose it was. Other fits end after their current
-        epoch; what they have learned stays.
+        The first error of a fit, with a note that says whose it is. Other fits end after their
+        current epoch; what they have learned is kept.
 
     Notes
     -----
-    Wide networks use all threads by themselves: fit those one after another. So do with fits of
-    less than a millisecond or two, which are over before another thread has begun.
+    Wide networks use all threads by themselves, so fit them one after another. Do the same with
+    fits shorter than a millisecond or two, which end before another thread has begun.
 
-    Trainers that differ in nothing, the seeds of their models included (which are 0 if they were
-    left out), learn the same from the same data: that is a warning.
+    Trainers that are identical, including the seeds of their models (0 if not given), learn the
+    same from the same data; this gives a warning.
 
     Examples
     --------
@@ -88,7 +88,7 @@ def train_many(
     >>> spread.shape
     (64, 1)
 
-    Each half of the data for a trainer of its own:
+    Train each trainer on its own half of the data:
 
     >>> halves = np.array_split(x, 2)
     >>> histories = tw.train_many(trainers[:2], halves, [np.sin(3 * half) for half in halves])
@@ -121,7 +121,7 @@ def train_many(
                 "function that makes a new one for each"
             )
     of = [_callbacks.check(callbacks(trainer)) if callbacks else () for trainer in trainers]
-    # Each only once per fit, where it may stand twice.
+    # List each callback once per fit, although it may appear twice there.
     all_of = [callback for mine in of for callback in {id(c): c for c in mine}.values()]
     for index, callback in enumerate(all_of):
         if any(callback is other for other in all_of[:index]):
@@ -132,7 +132,7 @@ def train_many(
     if all(given is each[0] for given in each):
         _warn_of_twins(trainers)
     workers = min(workers, len(trainers))
-    # They would take CPUs from each other.
+    # Otherwise, the fits would compete for CPUs.
     own = max(1, get_num_threads() // workers)
     with ThreadPoolExecutor(workers, "thalweg-fit", _core.limit_own_threads, (own,)) as pool:
         fits = [
@@ -141,7 +141,7 @@ def train_many(
         ]
         try:
             wait(fits, return_when=FIRST_EXCEPTION)
-        finally:  # Ctrl-C comes to this thread only
+        finally:  # only this thread receives Ctrl-C
             cancel.now = any(not fit.done() for fit in fits)
             for fit in fits:
                 fit.cancel()
@@ -153,8 +153,8 @@ def train_many(
 
 
 def _warn_of_twins(trainers: tuple[Trainer, ...]) -> None:
-    """Warn if two fits to the same data are the same."""
-    from thalweg._warn import warn  # few have reason to
+    """Warn if two fits to the same data are identical."""
+    from thalweg._warn import warn  # rarely needed
 
     seen: dict[str, list[int]] = {}
     for index, trainer in enumerate(trainers):
@@ -175,7 +175,7 @@ def _warn_of_twins(trainers: tuple[Trainer, ...]) -> None:
 
 
 def _data_of_each(trainers: int, shared: dict[str, Any]) -> list[dict[str, Any]]:
-    """Give the arguments of each fit, where lists of data have one for each."""
+    """Return the arguments of each fit, where lists of data have one entry per fit."""
     x, y = shared["x"], shared["y"]
     if not (_is_of_arrays(x, 2) and _is_of_arrays(y, 1)):
         return [shared] * trainers
@@ -195,7 +195,7 @@ def _data_of_each(trainers: int, shared: dict[str, Any]) -> list[dict[str, Any]]
 
 
 def _is_of_arrays(value: Any, least: int) -> bool:
-    """Whether `value` is a list of arrays of so many dimensions or more, or of dicts of arrays."""
+    """Return whether `value` is a list of arrays of `least` or more dimensions, or of dicts."""
     return (
         isinstance(value, list)
         and len(value) > 0

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def length(v: Any) -> float:
-    """Give the Euclidean norm, of numbers of any size: squares of 1e200 or 1e-200 are none."""
+    """Return the Euclidean norm, even if squares overflow or underflow, as of 1e200 or 1e-200."""
     largest = float(np.abs(v).max(initial=0.0))
     if largest == 0 or not np.isfinite(largest):
         return largest

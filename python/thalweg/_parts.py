@@ -1,4 +1,4 @@
-"""Pieces of a model, and models without randomness, as float64 models of their own."""
+"""Parts of a model, and models without randomness, as separate float64 models."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,9 +22,9 @@ from thalweg.nn._layers import Layer, scale_and_shift
 
 
 def checked(model: Any) -> Sequential:
-    """`model`, if it is one."""
+    """Return `model` if it is one."""
     if not isinstance(model, Sequential):
-        # A trainer has one, and an estimator of tw.sklearn that was fitted.
+        # A trainer has one, and so does a fitted estimator of tw.sklearn.
         places = [it for it in ("model", "model_") if isinstance(getattr(model, it, 0), Sequential)]
         got = f"{_habits.named(model)}: pass its .{places[0]}" if places else _habits.shown(model)
         if not places and hasattr(model, "steps") and hasattr(model, "named_steps"):
@@ -37,7 +37,7 @@ def checked(model: Any) -> Sequential:
 
 
 def width(model: Sequential, index: int) -> int:
-    """How wide the input of a layer is; with the number of layers, the output of the last."""
+    """Return the input width of a layer; for the number of layers, the last one's output width."""
     found = model.in_features
     for layer in model.layers[:index]:
         found = getattr(layer, "out_features", found)
@@ -45,10 +45,11 @@ def width(model: Sequential, index: int) -> int:
 
 
 def part(model: Sequential, start: int, stop: int) -> Sequential:
-    """Copy the layers from `start` to before `stop`, with their numbers.
+    """Copy layers `start` up to but not including `stop`, with their numbers.
 
-    Only a `Linear` says how wide its input is. Before others stands one that does nothing: its
-    weight is the identity. Behind a table, which has to be first, it stands if there is no other.
+    Only a `Linear` determines the width of the input. If another layer comes first, a `Linear` with
+    the identity as its weight is put before it. A table has to be first; if there is no other
+    `Linear`, one is put after it.
     """
     layers = model.layers[start:stop]
     first = layers[0] if layers else None
@@ -71,10 +72,10 @@ def part(model: Sequential, start: int, stop: int) -> Sequential:
 
 
 def frozen(model: Sequential) -> Sequential:
-    """Copy a model as evaluation sees it: each row by itself, nothing random.
+    """Copy a model as in evaluation: each row separately, nothing random.
 
     A `BatchNorm1d` becomes the affine map of its running averages, a `Dropout` an `Identity`. So
-    gradients of this copy are those of what the model computes when it is called.
+    gradients of this copy are those of what calling the model computes.
     """
     state: dict[str, Array] = {}
     layers = _frozen(model.layers, "", model.state_dict(), state)

@@ -1,10 +1,10 @@
-"""What a training step will run, as text."""
+"""A description of what a training step will run."""
 
 
 class Plan:
     """How the core runs a step of one batch size: kernels, tiles, threads.
 
-    Made by `Trainer.plan`. It is decided from shapes alone, before any number is computed.
+    Made by `Trainer.plan`. It follows from shapes alone, before any number is computed.
     """
 
     def __init__(self, text: str, workspace_bytes: int) -> None:
@@ -12,7 +12,7 @@ class Plan:
         self._bytes = workspace_bytes
 
     def explain(self) -> None:
-        """Print what will run, and why; the last line tells the bytes of memory for it."""
+        """Print what will run, and why; the last line gives the memory it takes, in bytes."""
         print(self._text)
 
     @property

@@ -26,7 +26,7 @@ class ProgressBar:
             raise ImportError("progress=True needs tqdm: pip install tqdm") from None
         self._fit = fit
         self._epochs = epochs
-        total = epochs * fit.progress[2] or None  # of an iterable it is not known
+        total = epochs * fit.progress[2] or None  # unknown for an iterable
         self._bar: Any = tqdm(total=total, unit="batch", miniters=1, dynamic_ncols=True)
 
     def __enter__(self) -> Self:
@@ -41,9 +41,9 @@ class ProgressBar:
         self._bar.close()
 
     def update(self, history: History) -> None:
-        """Draw where the fit is now; `history` has the epochs that ended."""
+        """Show the fit's progress; `history` has the completed epochs."""
         ended, batch, batches, loss, accuracy = self._fit.progress
-        # Figures of the validation data there are only at the end of an epoch.
+        # Validation figures exist only at the end of an epoch.
         figures = {key: values[-1] for key, values in history.items()}
         if batch:
             figures["loss"] = loss

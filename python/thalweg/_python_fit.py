@@ -1,7 +1,7 @@
-"""The loop of a fit whose steps are taken in Python: with custom losses and full-batch optimizers.
+"""The loop of fits whose steps are taken in Python: custom losses, full-batch optimizers.
 
-`PythonFit` stands where `_core.Fit` stands for all else. It goes through the data as that does: the
-same rows in the same order.
+`PythonFit` takes the place of `_core.Fit`, which is for everything else. It goes through the data
+in the same way: the same rows in the same order.
 """
 
 import itertools
@@ -26,34 +26,34 @@ Record: TypeAlias = tuple[
 
 
 class PythonTrainer(Averaging, Protocol):
-    """What `PythonFit` needs of a trainer."""
+    """What `PythonFit` needs from a trainer."""
 
     model: Sequential
-    #: Whether a step is of all rows at once.
+    #: Whether a step uses all rows at once.
     whole: bool
 
     @property
     def optimizer(self) -> Optimizer:
-        """What takes the steps."""
+        """The optimizer that takes the steps."""
 
     def check(self, x: Samples, y: Any, sample_weight: Array | None, prefix: str = "") -> None:
-        """Raise unless these data can be trained on, or validated with."""
+        """Raise unless these data can be used for training or validation."""
 
     def train(self, x: Samples, y: Any, sample_weight: Array | None) -> Evaluation:
-        """Use a batch; give its loss, its accuracy and other figures."""
+        """Train on a batch; return its loss, accuracy and other figures."""
 
     def evaluate(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Evaluation:
-        """Loss, accuracy and other figures, in evaluation mode."""
+        """Return loss, accuracy and other figures, in evaluation mode."""
 
     def penalty_value(self) -> float | None:
-        """Give the penalty of the parameters as they are, if there is one."""
+        """Return the penalty of the current parameters, if there is one."""
 
     def flush(self) -> None:
-        """Make an update of gradients that wait for one."""
+        """Make an update from accumulated gradients."""
 
 
 class PythonFit:
-    """One fit; can be left between steps and resumed, as `_core.Fit` can."""
+    """A fit that can be left between steps and resumed, like `_core.Fit`."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class PythonFit:
         self._epoch = self._batch = 0
         self.last_loss = np.nan
         self._order: Any = None
-        #: How much each batch counts, its loss and its accuracy.
+        #: Weight, loss and accuracy of each batch.
         self._losses: list[tuple[float, float, float | None]] = []
         self._figures = Means()
         self._seconds = 0.0
@@ -101,7 +101,7 @@ class PythonFit:
 
     @property
     def progress(self) -> tuple[int, int, int, float, float | None]:
-        """As `_core.Fit.progress`."""
+        """The same as `_core.Fit.progress`."""
         batches = -(-len(self._data[0]) // self._batch_size)
         return self._epoch, self._batch, batches, *self._means()
 
@@ -111,13 +111,13 @@ class PythonFit:
         max_seconds: float | None = None,
         max_batches: int | None = None,
     ) -> list[Record]:
-        """As `_core.Fit.run`; after an error model and optimizer are as before the fit."""
+        """Do as `_core.Fit.run`; after an error, restore model and optimizer."""
         end = self._epochs if max_epochs is None else min(self._epochs, self._epoch + max_epochs)
         begin = time.perf_counter()
         batches = itertools.count(1)
         if not self._begun:
             self._begun = True
-            self._trainer.forget()  # what an interrupted fit left behind is not of this one
+            self._trainer.forget()  # discard what an interrupted fit left behind
         try:
             while self._epoch < end:
                 self._step()
@@ -132,12 +132,12 @@ class PythonFit:
         return self.take_ended()
 
     def take_ended(self) -> list[Record]:
-        """As `_core.Fit.take_ended`."""
+        """Do as `_core.Fit.take_ended`."""
         ended, self._ended = self._ended, []
         return ended
 
     def _means(self) -> tuple[float, float | None]:
-        """Loss and accuracy so far in this epoch: means over the rows, as these weigh."""
+        """Return loss and accuracy so far in this epoch: weighted means over the rows."""
         all_of = sum(n for n, _, _ in self._losses) or 1.0
         loss = sum(n * loss for n, loss, _ in self._losses) / all_of
         right = [n * accuracy for n, _, accuracy in self._losses if accuracy is not None]
@@ -158,14 +158,14 @@ class PythonFit:
             optimizer._core.set_lr(self._rates[at])
         self.last_loss = np.nan
         before = optimizer.steps
-        if w is None or w.any():  # a batch of rows that all weigh nothing is passed over
+        if w is None or w.any():  # skip batches in which every weight is 0
             loss, accuracy, figures = self._trainer.train(x[rows], y[rows], w)
             self.last_loss = loss
             count = total(x[rows], w)
             self._losses.append((count, loss, accuracy))
             self._figures.add(figures, count)
         if stop == len(x):
-            self._trainer.flush()  # gradients are not carried into another epoch
+            self._trainer.flush()  # gradients are not carried over to the next epoch
             self._before.check()
         self._updates += optimizer.steps - before
         self._batch += 1

@@ -1,8 +1,8 @@
-"""Named arrays and some text in one file, in the format of safetensors.
+"""Named arrays and some text in one file, in the safetensors format.
 
-Eight bytes give the length of a JSON header (little-endian), the header gives name, dtype, shape
-and place of each array, then come their bytes, one array after the other. Nothing in it can run
-code, and other libraries read it. https://github.com/huggingface/safetensors
+Eight bytes give the length of a JSON header (little-endian); the header gives name, dtype, shape
+and position of each array; then follow the bytes of the arrays, one after another. Nothing in a
+file can run code, and other libraries can read it. https://github.com/huggingface/safetensors
 """
 
 import contextlib
@@ -32,21 +32,21 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
-#: What Python raises where something in a file is not what it should be.
+#: What Python raises if something in a file is invalid.
 _OF_DAMAGE = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 def save(
     path: str | os.PathLike[str], arrays: Mapping[str, npt.NDArray[Any]], text: Mapping[str, str]
 ) -> None:
-    """Write arrays and text, all or nothing: a file that was there is replaced at the end.
+    """Write arrays and text, all or nothing: an existing file is replaced at the end.
 
     Raises
     ------
     OSError
         If the file cannot be written.
     """
-    import json  # most programs write and read no file: they need not wait for what it takes
+    import json  # most programs write and read no file
 
     header: dict[str, Any] = {"__metadata__": dict(text)}
     data: list[npt.NDArray[Any]] = []
@@ -67,9 +67,9 @@ def save(
 
 @contextlib.contextmanager
 def whole(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Let errors that come from what a file says be such of the file, `DataError`.
+    """Turn errors caused by the contents of a file into a `DataError` about the file.
 
-    `UnsupportedError` stays: a file of a later version is not damaged.
+    `UnsupportedError` is kept: a file from a later version is not damaged.
     """
     try:
         yield
@@ -88,7 +88,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dic
     OSError
         If the file cannot be read.
     DataError
-        If it is not such a file, or cut short.
+        If it is not such a file, or truncated.
     """
     import json
 

@@ -1,4 +1,4 @@
-"""What fits whose loop is Python's go back to, and what they must not end an epoch with."""
+"""What fits with a Python loop restore after an error, and check at the end of an epoch."""
 
 import contextlib
 from typing import Protocol
@@ -13,28 +13,28 @@ _AS_BEFORE = "Weights and optimizer are as they were before this call"
 
 
 class Averaging(Protocol):
-    """What a snapshot needs of a trainer's core."""
+    """What a snapshot needs from a trainer's core."""
 
     def forget(self) -> None:
-        """Forget gradients that wait for an update."""
+        """Discard accumulated gradients."""
 
     def average(self) -> tuple[Array, int] | None:
-        """Averaged parameters and of how many they are, if there is an average."""
+        """Return the averaged parameters and their number of updates, if there is an average."""
 
     def set_average(self, values: Array, count: int) -> None:
         """Set the average."""
 
 
 class Snapshot:
-    """Model, its gradients, optimizer and average as they are before a fit.
+    """Model, gradients, optimizer and average as they are before a fit.
 
-    `restore` runs while an error is on its way, and raises none of its own: the state of
-    the optimizer goes back as it was, overflowed or not, and parameters were finite.
+    `restore` runs while an error is propagating, and raises none of its own: the state of the
+    optimizer is restored as it was, overflowed or not, and parameters were finite.
 
     Raises
     ------
     DivergedError
-        If parameters are not finite, which no step could change.
+        If parameters are not finite, which no step could repair.
     """
 
     def __init__(self, core: Averaging, model: Sequential, optimizer: Optimizer) -> None:
@@ -50,20 +50,20 @@ class Snapshot:
         self._lr, self._state, self._average = optimizer.lr, optimizer._state(), core.average()
 
     def restore(self) -> None:
-        """Make all as it was; gradients that wait for an update are of what failed."""
+        """Restore everything; accumulated gradients belong to what failed."""
         self._core.forget()
         inner, (parameters, averages, passes) = self._model._core, self._before
         inner.set_parameters(parameters)
         inner.set_averages(averages)
         inner.set_passes(passes)
-        with contextlib.suppress(DataError):  # they were not finite, which cannot be set
+        with contextlib.suppress(DataError):  # non-finite ones cannot be set
             inner.set_gradients(self._gradients)
         self._optimizer._set_state(self._model, self._lr, *self._state)
         if self._average is not None:
             self._core.set_average(*self._average)
 
     def check(self) -> None:
-        """Raise `DivergedError` if an update has left a number that is not finite."""
+        """Raise `DivergedError` if an update has made a number infinite or NaN."""
         optimizer = self._optimizer
         if _arrays.not_finite(self._model._core.parameters(), "flat_parameters"):
             raise DivergedError(

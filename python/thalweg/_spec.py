@@ -1,4 +1,4 @@
-"""Descriptions of layers, losses and schedules as plain data, which files can hold, and back."""
+"""Descriptions of layers, losses and schedules as plain data for files, and back."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,17 +8,17 @@ from thalweg.errors import UnsupportedError
 
 
 def describe(thing: Any) -> Any:
-    """`thing` as what JSON knows.
+    """Return `thing` in terms of JSON types.
 
-    A dataclass becomes a dict of its fields, with its ``"type"``; an optimizer one of the arguments
-    that it was made with.
+    A dataclass becomes a dict of its fields, with its ``"type"``; an optimizer becomes a dict of
+    the arguments it was made with.
 
     Raises
     ------
     UnsupportedError
-        If it, or something in it, is neither that nor a plain value: a function, for instance.
+        If it, or something in it, is none of these: a function, for instance.
     """
-    # A class of the user's could be written, but not be found again.
+    # A class of the user's could be written, but not found again.
     if dataclasses.is_dataclass(thing) and type(thing).__module__.startswith("thalweg."):
         fields = dataclasses.fields(thing)
         values = {f.name: describe(getattr(thing, f.name)) for f in fields}
@@ -38,14 +38,14 @@ def describe(thing: Any) -> Any:
 
 
 def classes(*modules: Any) -> dict[str, type]:
-    """Classes of thalweg's in some modules, by name."""
+    """Return thalweg's classes in some modules, by name."""
     found = [thing for module in modules for thing in vars(module).values()]
     mine = [x for x in found if isinstance(x, type) and x.__module__.startswith("thalweg.")]
     return {kind.__name__: kind for kind in mine}
 
 
 def rebuild(spec: Any, known: Mapping[str, Any]) -> Any:
-    """Make what was described; `known` has the classes that may be.
+    """Make what was described; `known` has the permitted classes.
 
     Raises
     ------
@@ -64,5 +64,5 @@ def rebuild(spec: Any, known: Mapping[str, Any]) -> Any:
             f"the file holds a {name!r}, which this version of thalweg does not know"
         )
     arguments = {k: rebuild(v, known) for k, v in spec.items() if k != "type"}
-    # What a layer has of layers inside, it takes as ``*layers``.
+    # A layer takes its inner layers as ``*layers``.
     return known[name](*arguments.pop("layers", ()), **arguments)

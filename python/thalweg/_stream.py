@@ -1,4 +1,4 @@
-"""The loop of a fit whose data come batch by batch, from an iterable."""
+"""The loop of a fit whose data come in batches from an iterable."""
 
 import itertools
 import numbers
@@ -18,7 +18,7 @@ from thalweg.nn import Loss, Sequential
 from thalweg.optim import Optimizer
 
 Ready: TypeAlias = tuple[Samples, Any, Array | None]
-#: Epoch, loss, accuracy, penalty, val_loss, val_accuracy, seconds; as of `_core.Fit`. And figures.
+#: Epoch, loss, accuracy, penalty, val_loss, val_accuracy, seconds, as in `_core.Fit`; and figures.
 _Record: TypeAlias = tuple[
     int, float, float | None, float | None, float | None, float | None, float, Figures
 ]
@@ -27,7 +27,7 @@ _Record: TypeAlias = tuple[
 def batches_of(
     source: Any, epochs: int, name: str = "x", method: str = "fit"
 ) -> Callable[[], Iterable[Any]]:
-    """Give what makes an epoch's batches; `source` is iterable, or a function that gives such."""
+    """Return a function that makes an epoch's batches, from an iterable or such a function."""
     is_array = hasattr(source, "__array__")
     if callable(source) and not is_array and not hasattr(source, "__iter__"):
         return source  # type: ignore[no-any-return]
@@ -45,7 +45,7 @@ def batches_of(
 
 
 def pair_of(batch: Any, place: str) -> tuple[Any, ...] | list[Any]:
-    """Give a batch, if it is a pair (x, y) or has weights, too."""
+    """Return a batch, if it is a pair (x, y), or a triple with weights."""
     if isinstance(batch, (tuple, list)) and len(batch) in (2, 3):
         return batch
     what = f"{len(batch)} items" if isinstance(batch, (tuple, list)) else repr(type(batch))
@@ -53,7 +53,7 @@ def pair_of(batch: Any, place: str) -> tuple[Any, ...] | list[Any]:
 
 
 def _is_of_rows(source: Any) -> bool:
-    """Whether `source` is a list of rows of numbers, and no batches."""
+    """Return whether `source` is a list of rows of numbers instead of batches."""
     if not isinstance(source, (list, tuple)) or not source:
         return False
     row = source[0]
@@ -61,10 +61,10 @@ def _is_of_rows(source: Any) -> bool:
 
 
 class StreamFit:
-    """One fit; can be left between steps and resumed, as `_core.Fit` can.
+    """A fit that can be left between steps and resumed, like `_core.Fit`.
 
-    No batch is asked for before the one before it has been used, so that a source may fill the same
-    array again and again; the end of an epoch is noticed when no other batch comes.
+    A batch is requested only after the previous one has been used, so that a source may reuse the
+    same array; the end of an epoch is noticed when no further batch comes.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class StreamFit:
 
     @property
     def progress(self) -> tuple[int, int, int, float, float | None]:
-        """As `_core.Fit.progress`; batches an epoch as far as they are known."""
+        """The same as `_core.Fit.progress`; batches per epoch as far as known."""
         return self._epoch, self._batch, self._longest, *self._means()
 
     def run(
@@ -117,7 +117,7 @@ class StreamFit:
         max_seconds: float | None = None,
         max_batches: int | None = None,
     ) -> list[_Record]:
-        """As `_core.Fit.run`; after an error model and optimizer are as before the fit."""
+        """Do as `_core.Fit.run`; after an error, restore model and optimizer."""
         end = self._epochs if max_epochs is None else min(self._epochs, self._epoch + max_epochs)
         begin = time.perf_counter()
         turns = itertools.count(1)
@@ -136,12 +136,12 @@ class StreamFit:
         return self.take_ended()
 
     def take_ended(self) -> list[_Record]:
-        """As `_core.Fit.take_ended`."""
+        """Do as `_core.Fit.take_ended`."""
         ended, self._ended = self._ended, []
         return ended
 
     def _turn(self) -> None:
-        """Use a batch, or end the epoch if there is none."""
+        """Train on a batch, or end the epoch if there is none."""
         begin = time.perf_counter()
         if self._iterator is None:
             batches = self._source()
@@ -177,16 +177,16 @@ class StreamFit:
             ready = self._ready(batch[0], batch[1], (*batch, None)[2])
             if not self._begun:
                 self._begun = True
-                self._core.forget()  # what an interrupted fit left behind is not of this one
+                self._core.forget()  # discard what an interrupted fit left behind
             self._set_rate()
             sums = self._train(*ready)
         except DivergedError:
             raise
         except ThalwegError as error:
             raise type(error)(f"{place}: {error}") from None
-        if sums is not None:  # else all its rows weigh nothing
+        if sums is not None:  # None if every weight is 0
             self._sums = [a + b for a, b in zip(self._sums, sums[:4], strict=True)]
-            if len(sums) == 5:  # those of the core have no figures
+            if len(sums) == 5:  # the core's have no figures
                 self._figures.add(sums[4], sums[2])
             self.last_loss = self._mean(sums[0], sums[2])
         self._updates += self._optimizer.steps - before
@@ -194,7 +194,7 @@ class StreamFit:
         self._longest = max(self._longest, self._batch)
 
     def _end(self) -> tuple[float | None, float | None, Figures]:
-        """End the epoch; give loss, accuracy and figures of the validation data."""
+        """End the epoch; return loss, accuracy and figures of the validation data."""
         if self._batch == 0:
             raise DataError(f"there was no batch in epoch {self._epoch + 1}")
         if self._sums[2] == 0:

@@ -1,4 +1,4 @@
-"""Evaluation of data that come batch by batch, by itself and at the end of a fit's epochs."""
+"""Evaluation of data that come in batches, directly and at the end of a fit's epochs."""
 
 import dataclasses
 import time
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def is_source(data: Any) -> bool:
-    """Whether validation data are batches, and no tuple or list [x, y] of arrays."""
+    """Return whether validation data are batches, and not a tuple or list [x, y] of arrays."""
     if isinstance(data, list):
         return len(data) > 0 and all(isinstance(batch, tuple) for batch in data)
     if isinstance(data, (tuple, str, bytes, dict)) or hasattr(data, "__array__"):
@@ -33,9 +33,9 @@ def is_source(data: Any) -> bool:
 def evaluate(
     trainer: "TrainerBase", source: Callable[[], Iterable[Any]], name: str = ""
 ) -> Evaluation:
-    """Loss, accuracy and figures of all batches, in evaluation mode; errors name the batch.
+    """Return loss, accuracy and figures of all batches, in evaluation mode; errors name the batch.
 
-    Means are put together by what their rows count, and so are those of all rows to rounding.
+    Means are combined by the weights of their rows, and so equal those of all rows up to rounding.
     """
     batches = source()
     if not hasattr(batches, "__iter__"):
@@ -52,8 +52,8 @@ def evaluate(
         try:
             x, y, w = trainer._ready(x, y, weight[0] if weight else None)
             rows, counted = _totals(loss, x, y, w, dtype)
-            if len(x) and rows == 0:  # as in training, such a batch is passed over
-                if counted:  # what weighs nothing are its classes, which accuracies do not ask for
+            if len(x) and rows == 0:  # such a batch is skipped, as in training
+                if counted:  # class weights of 0 do not affect accuracies
                     accuracy = _accuracy(trainer, x, y, w)
                     sums += 0, 0, accuracy * counted, counted
                 continue
@@ -73,7 +73,7 @@ def evaluate(
 
 
 def _accuracy(trainer: "TrainerBase", x: Any, y: Any, weight: Array | None) -> float:
-    """Accuracy of rows whose classes weigh nothing, of which there is no loss."""
+    """Return the accuracy of rows with class weights of 0, which have no loss."""
     model = trainer._model
     loss = dataclasses.replace(cast("CrossEntropyLoss", trainer._loss), weight=None)
     core = _core.Trainer(model._core, loss._spec(model.out_features), trainer._optimizer._core)
@@ -83,24 +83,24 @@ def _accuracy(trainer: "TrainerBase", x: Any, y: Any, weight: Array | None) -> f
 def _totals(
     loss: Loss, x: Any, y: Any, weight: Array | None, dtype: np.dtype[Any]
 ) -> tuple[float, float]:
-    """Give what rows count in the mean of the loss, and in that of the accuracy, as the core."""
+    """Return the weight of the rows in the mean loss, and in the accuracy, as in the core."""
     rows = total(x, weight)
     if not isinstance(loss, CrossEntropyLoss) or y.ndim != 1 or len(y) != len(x):
         return rows, rows
     each = np.ones(len(y)) if weight is None else weight.astype(np.float64)
-    if len(each) != len(y):  # an error that the core names
+    if len(each) != len(y):  # the core raises the error
         return rows, rows
     each = np.where(y == loss.ignore_index, 0.0, each)
     classes = np.ones(1) if loss.weight is None else np.asarray(loss.weight, dtype)
-    # A label that is no class is an error that the core names; any weight will do.
+    # A label that is not a class is an error raised by the core; any weight will do here.
     return float(each @ classes[y.clip(0, len(classes) - 1)]), float(each.sum())
 
 
 class ValidatedFit:
-    """A fit whose validation data come batch by batch: it stands where the fit itself would.
+    """A fit whose validation data come in batches; takes the place of the fit itself.
 
-    The fit knows nothing of them. At the end of each epoch they are evaluated, before anybody sees
-    its figures.
+    The inner fit does not know about them. They are evaluated at the end of each epoch, before
+    anything sees its figures.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class ValidatedFit:
 
     @property
     def progress(self) -> tuple[int, int, int, float, float | None]:
-        """As `_core.Fit.progress`."""
+        """The same as `_core.Fit.progress`."""
         return self._fit.progress
 
     def run(
@@ -133,7 +133,7 @@ class ValidatedFit:
         max_seconds: float | None = None,
         max_batches: int | None = None,
     ) -> list[tuple[Any, ...]]:
-        """As `_core.Fit.run`, for one epoch at most; after an error all is as before the fit."""
+        """Do as `_core.Fit.run`, for one epoch at most; after an error, restore everything."""
         for record in self._fit.run(1, max_seconds, max_batches):
             begin = time.perf_counter()
             try:
@@ -147,6 +147,6 @@ class ValidatedFit:
         return self.take_ended()
 
     def take_ended(self) -> list[tuple[Any, ...]]:
-        """As `_core.Fit.take_ended`; an epoch whose validation was interrupted has no figures."""
+        """Do as `_core.Fit.take_ended`; without epochs whose validation was interrupted."""
         ended, self._ended = self._ended, []
         return ended

@@ -1,4 +1,4 @@
-"""What `Trainer.fit` calls while it runs."""
+"""Callbacks, which `Trainer.fit` calls while it runs."""
 
 import errno
 import math
@@ -15,7 +15,7 @@ from thalweg._history import KEYS
 from thalweg.errors import ArgumentError
 from thalweg.optim import schedules as _schedules
 
-if TYPE_CHECKING:  # the trainer calls callbacks; at run time they need not know it
+if TYPE_CHECKING:  # at run time, callbacks need not know the trainer
     from typing import Protocol, TypeAlias
 
     from thalweg._trainer import Trainer
@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # the trainer calls callbacks; at run time they need not know
     class _SeesDivergence(Protocol):
         def on_diverged(self, trainer: Trainer, error: DivergedError, /) -> None: ...
 
-    #: What `thalweg.Trainer.fit` takes: anything that has one of the methods of `Callback`.
+    #: What `thalweg.Trainer.fit` accepts: anything with at least one of the methods of `Callback`.
     AnyCallback: TypeAlias = _SeesBegin | _SeesSteps | _SeesEpochs | _SeesEnd | _SeesDivergence
 
 __all__ = ["Callback", "EarlyStopping", "ModelCheckpoint", "StabilityMonitor"]
@@ -46,7 +46,7 @@ __all__ = ["Callback", "EarlyStopping", "ModelCheckpoint", "StabilityMonitor"]
 if not TYPE_CHECKING:  # type checkers would take every name for one that is there
 
     def __getattr__(name: str) -> Any:
-        # Who does not measure curvature need not import what it takes.
+        # Import what measures curvature only for those who use it.
         if name == "StabilityMonitor":
             from thalweg.curvature import StabilityMonitor
 
@@ -71,21 +71,21 @@ if not TYPE_CHECKING:  # type checkers would take every name for one that is the
 
 
 class Callback:
-    """Base of all callbacks; deriving from it is not needed, one of its methods is enough.
+    """Base of all callbacks. Deriving from it is optional; any one of its methods is enough.
 
-    While callbacks look at epochs only, whole epochs run in the compiled core. One with an
-    `on_step_end` makes `fit` come back to Python after every batch, which takes a few microseconds.
+    If callbacks look at epochs only, whole epochs run in the compiled core. One with `on_step_end`
+    makes `fit` return to Python after every batch, which takes a few microseconds.
 
     Examples
     --------
-    Stop as soon as the loss on the validation data is small enough:
+    Stop as soon as the validation loss is small enough:
 
     >>> class Enough:
     ...     def on_epoch_end(self, trainer, record):
     ...         return record["val_loss"] < 0.1
 
-    A metric of your own, which is a key of the history like any other, and which `EarlyStopping`
-    can monitor if it comes behind:
+    A metric of your own becomes a key of the history like any other. `EarlyStopping` can monitor it
+    if it comes later in the list:
 
     >>> class Largest:
     ...     def on_epoch_end(self, trainer, record):
@@ -93,7 +93,7 @@ class Callback:
     """
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
-        """Prepare for a fit; all its arguments have been checked.
+        """Prepare for a fit, after all its arguments have been checked.
 
         Parameters
         ----------
@@ -104,7 +104,7 @@ class Callback:
     def on_step_end(self, trainer: "Trainer", record: dict[str, float]) -> bool | None:
         """Look at a batch that has just been used.
 
-        After the last batch of an epoch the validation has been done already.
+        After the last batch of an epoch, validation has already been done.
 
         Parameters
         ----------
@@ -125,11 +125,11 @@ class Callback:
         Parameters
         ----------
         trainer : Trainer
-            ``trainer.history`` includes this epoch already. The model may be used and changed.
+            ``trainer.history`` already includes this epoch. The model may be used and changed.
         record : dict of str to float
             ``"epoch"`` (from 1) and the figures of this epoch under the keys of `History`. Numbers
-            that are added to it under other keys are seen by the callbacks that come next, and are
-            in the history afterwards.
+            added to it under other keys are seen by the callbacks after this one, and are recorded
+            in the history.
 
         Returns
         -------
@@ -138,7 +138,7 @@ class Callback:
         """
 
     def on_fit_end(self, trainer: "Trainer") -> None:
-        """Finish, after the last epoch or a stop; not after an error or Ctrl-C.
+        """Finish, after the last epoch or an early stop, but not after an error or Ctrl-C.
 
         Parameters
         ----------
@@ -147,15 +147,15 @@ class Callback:
         """
 
     def on_diverged(self, trainer: "Trainer", error: "DivergedError") -> None:
-        """Look at the error that is about to end a fit whose loss became infinite or NaN.
+        """Look at the error that will end a fit whose loss became infinite or NaN.
 
         Parameters
         ----------
         trainer : Trainer
-            Model and optimizer are as they were before the fit; `history` has the epochs that
-            ended.
+            Model and optimizer are restored to their state before the fit; `history` has the
+            completed epochs.
         error : DivergedError
-            May be told more with ``error.add_note(text)``.
+            Add information with ``error.add_note(text)``.
         """
 
 
@@ -164,14 +164,14 @@ METHODS = ("on_fit_begin", "on_step_end", "on_epoch_end", "on_fit_end", "on_dive
 
 
 def method(callback: Any, name: str) -> Any:
-    """Give a callback's method, or None if it has none of that name or only the empty one."""
+    """Return a callback's method, or None if it is missing or the empty one of `Callback`."""
     if getattr(type(callback), name, None) is getattr(Callback, name):
         return None
     return getattr(callback, name, None)
 
 
 def check(callbacks: "Iterable[AnyCallback]") -> "tuple[AnyCallback, ...]":
-    """Make the callbacks a tuple, each seen to be one."""
+    """Return the callbacks as a tuple, after checking each."""
 
     def is_callback(value: Any) -> bool:
         has = any(callable(getattr(value, name, None)) for name in METHODS)
@@ -193,7 +193,7 @@ def check(callbacks: "Iterable[AnyCallback]") -> "tuple[AnyCallback, ...]":
     return found
 
 
-#: Methods that callbacks of Keras and Lightning have, and what is called here at that time.
+#: Methods of callbacks in Keras and Lightning, and what is called here at that time.
 _ELSEWHERE = {
     **dict.fromkeys(
         ("on_train_begin", "on_train_start", "on_fit_start", "on_training_start"), "on_fit_begin"
@@ -216,7 +216,7 @@ _ELSEWHERE = {
 
 
 def _refuse_others(callback: Any) -> None:
-    """Raise if a method of a callback would never be called, by the names that others have."""
+    """Raise if a callback's method would never be called because its name is another library's."""
     for name, ours in _ELSEWHERE.items():
         if callable(getattr(callback, name, None)):
             instead = f"it is {ours} here" if ours else f"there are {', '.join(METHODS)}"
@@ -237,7 +237,7 @@ def _meant(value: Any) -> str:
 
 
 class Watch:
-    """The callbacks of a fit, sorted by what they want to see."""
+    """The callbacks of a fit, sorted by the events they want to see."""
 
     def __init__(self, trainer: "Trainer", callbacks: "tuple[AnyCallback, ...]") -> None:
         self._trainer = trainer
@@ -245,7 +245,7 @@ class Watch:
             name: [m for c in callbacks if (m := method(c, name)) is not None] for name in METHODS
         }
         self.steps = bool(self._of["on_step_end"])
-        # A schedule that follows a figure looks at every epoch, too.
+        # A schedule that follows a figure also looks at every epoch.
         plateau = isinstance(trainer.schedule, _schedules.ReduceLROnPlateau)
         self.epochs = plateau or bool(self._of["on_epoch_end"])
 
@@ -254,17 +254,17 @@ class Watch:
             method(self._trainer)
 
     def step(self, run: Any, ended: bool) -> bool:
-        """Show a batch, which was its epoch's last if that has ended; whether somebody stops."""
+        """Show a batch, and whether it ended its epoch; return whether a callback stops the fit."""
         epochs, batch, batches, *_ = run.progress
         if ended:
             epochs, batch = epochs - 1, batches
-        if math.isnan(run.last_loss):  # a batch that was passed over
+        if math.isnan(run.last_loss):  # a skipped batch
             return False
         record = {"epoch": epochs + 1, "batch": batch, "loss": run.last_loss}
         return self._ask("on_step_end", record)
 
     def epoch(self, record: dict[str, float]) -> bool:
-        """Show an epoch; whether somebody stops here."""
+        """Show an epoch; return whether a callback stops the fit."""
         return self._ask("on_epoch_end", record)
 
     def end(self) -> None:
@@ -276,8 +276,8 @@ class Watch:
             method(self._trainer, error)
 
     def _ask(self, name: str, record: dict[str, float]) -> bool:
-        # Every callback is told of it, also when an earlier one stops here. 1 is not True: it may
-        # be a figure that a function happens to return.
+        # Ask every callback, even after an earlier one has stopped the fit. 1 does not count as
+        # True: it may be a figure that a function happens to return.
         answers = [method(self._trainer, record) for method in self._of[name]]
         return any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers)
 
@@ -285,10 +285,10 @@ class Watch:
 def check_figures(
     callbacks: "Sequence[AnyCallback]", schedule: Any, there: Sequence[str], own_loss: bool
 ) -> None:
-    """Raise if something needs a figure of an epoch that cannot come.
+    """Raise if something monitors a figure that an epoch cannot have.
 
-    A fit has those that are `there`; callbacks may add others, for those behind them to see, and so
-    may a loss of the user's own, which is known once it was called.
+    A fit itself has the figures in `there`. Callbacks may add others for the callbacks after them,
+    and so may a user-defined loss, whose figures are known only once it has been called.
     """
     if isinstance(schedule, _schedules.ReduceLROnPlateau):
         key = schedule.monitor
@@ -303,7 +303,7 @@ def check_figures(
 
 
 def _missing(watcher: Any, key: str, there: Iterable[str]) -> ArgumentError:
-    """Make the error that a figure is not there, which says what would make it."""
+    """Make the error for a missing figure, which says how to get it."""
     text = f"{type(watcher).__name__} monitors {key!r}"
     figures = [name for name in there if name not in ("epoch", "seconds")]
     comes = key not in KEYS or key.removeprefix("val_") in figures
@@ -321,7 +321,7 @@ def _missing(watcher: Any, key: str, there: Iterable[str]) -> ArgumentError:
     return ArgumentError(text)
 
 
-#: What others call arguments of callbacks.
+#: Other libraries' names for arguments of callbacks.
 _OF_CALLBACKS = {
     **dict.fromkeys(("metric", "key"), "it is monitor"),
     **dict.fromkeys(("tol", "delta", "threshold"), "it is min_delta"),
@@ -332,7 +332,7 @@ _OF_CALLBACKS = {
 }
 
 
-#: Words in the names of figures of which less is better, and more.
+#: Words in the names of figures for which smaller is better, and larger.
 _LESS = {
     "loss", "logloss", "error", "err", "mse", "rmse", "msle", "mae", "mape", "nll", "perplexity",
     "ppl", "brier", "penalty", "damping", "rejected", "sharpness", "seconds", "time",
@@ -344,17 +344,17 @@ _MORE = {
 
 
 def _auto(monitor: str) -> str | None:
-    """Say whether smaller or larger is better of a figure, if its name tells."""
+    """Say whether smaller or larger is better for a figure, if its name tells."""
     words = set(re.split(r"[^a-z0-9]+", monitor.lower()))
     less, more = bool(words & _LESS), bool(words & _MORE)
-    # A negative error, as scikit-learn has them, is one of which more is better.
+    # For negated errors, as scikit-learn has them, larger is better.
     if less == more or words & {"neg", "negative", "minus"}:
         return None
     return "min" if less else "max"
 
 
 class _Monitor(Callback):
-    """What callbacks that follow a figure have in common: which is better, and the best so far."""
+    """Base of callbacks that monitor a figure: which values are better, and the best so far."""
 
     def __init__(self, monitor: str, mode: str, min_delta: float) -> None:
         kind = type(self).__name__
@@ -379,7 +379,7 @@ class _Monitor(Callback):
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in self._shown().items())})"
 
     def _shown(self) -> dict[str, Any]:
-        """Give what `repr` shows: arguments, under their names, if they are not the usual ones."""
+        """Return what `repr` shows: the arguments by name, if they differ from the defaults."""
         mode = "min" if self._sign > 0 else "max"
         usual = {"mode": _auto(self.monitor), "min_delta": 0.0}
         given = {"mode": mode, "min_delta": self._min_delta}
@@ -389,18 +389,18 @@ class _Monitor(Callback):
         self.best = None
 
     def _check(self, there: Sequence[str], own_loss: bool, adds: bool) -> None:
-        """Raise if the figure cannot come: from the fit, a loss of one's own, or a callback."""
+        """Raise if no fit, user-defined loss or callback can supply the figure."""
         key = self.monitor
-        # The fit itself has these, where it is given validation data.
+        # The fit itself has these if it is given validation data.
         of_fit = key == "val_loss" or (key == "val_accuracy" and "accuracy" in there)
         may_come = (adds and not of_fit) or (own_loss and key not in KEYS)
         if key not in there and not may_come:
             raise _missing(self, key, there)
 
     def _improves(self, record: dict[str, float]) -> bool:
-        """Whether an epoch is the best so far; it is then remembered."""
+        """Return whether an epoch is the best so far, and remember it if so."""
         figure = monitored(record, self.monitor, self)
-        if math.isnan(figure):  # no number would be better than it
+        if math.isnan(figure):  # no number would compare as better
             return False
         if self.best is not None:
             least = self._sign * self.best - self._min_delta
@@ -411,54 +411,54 @@ class _Monitor(Callback):
 
 
 def monitored(record: dict[str, float], key: str, watcher: Any) -> float:
-    """Give a figure of an epoch, or `ArgumentError` that says which there are."""
+    """Return a figure of an epoch, or raise `ArgumentError` and list the ones there are."""
     if key not in record:
         raise _missing(watcher, key, record)
     return record[key]
 
 
 class EarlyStopping(_Monitor):
-    """Ends the training when a figure has stopped getting better.
+    """Ends the training when a figure has stopped improving.
 
     Parameters
     ----------
     monitor : str, default "val_loss"
-        A key of `History`, also one that a callback before this one adds.
+        A key of `History`, including those added by callbacks before this one.
     min_delta : float, keyword only, default 0
-        What is better by less than this is not better.
+        An improvement by less than this does not count.
     patience : int, keyword only, default 0
-        Epochs without improvement that are let pass: training stops after ``patience`` of them in
-        a row, or after the first one if it is 0.
+        Number of epochs without improvement to tolerate: training stops after ``patience`` of them
+        in a row, or after the first one if it is 0.
     mode : {"auto", "min", "max"}, keyword only
-        Whether smaller or larger is better; by default what the words in the figure's name tell,
-        such as ``loss``, ``error`` and ``rmse``, or ``accuracy``, ``auc`` and ``score``. Of others
-        it must be given.
+        Whether smaller or larger is better; by default, this follows from words in the figure's
+        name, such as ``loss``, ``error`` and ``rmse``, or ``accuracy``, ``auc`` and ``score``. For
+        other names it is required.
     restore_best_weights : bool, keyword only, default False
-        Whether the model gets back the weights and running averages of its best epoch when the fit
-        ends, stopped early or not. The optimizer stays as it is, and so does an ``average`` of the
-        trainer's; but a `optim.ScheduleFreeAdamW`, which holds the average of the weights, goes
-        back with them.
+        Whether to restore the weights and running averages of the best epoch when the fit ends,
+        whether stopped early or not. The optimizer is not restored, nor is the trainer's
+        ``average``, except that `optim.ScheduleFreeAdamW`, which holds the average of the weights,
+        is restored with them.
     start_from_epoch : int, keyword only, default 0
-        Epochs at the beginning that are not looked at.
+        Number of initial epochs to ignore.
 
     Attributes
     ----------
     best : float or None
         The best figure of the latest fit.
     best_epoch : int
-        Its epoch, from 1; 0 if there was none.
+        Its epoch, from 1; 0 if there is none.
     stopped_epoch : int
-        The epoch after which training was stopped; 0 if it was not.
+        The epoch after which training stopped; 0 if it was not stopped.
 
     Raises
     ------
     ArgumentError
-        If an argument is out of range, or `mode` is missing; before the first step, if the figure
-        cannot come; after the first epoch, if no callback has added it.
+        If an argument is out of range, or `mode` is required but missing; before the first step, if
+        nothing can supply the figure; after the first epoch, if no callback has added it.
 
     Notes
     -----
-    Names and defaults are those of Keras; epochs are counted from 1. NaN is never an improvement.
+    Names and defaults follow Keras, but epochs are counted from 1. NaN is never an improvement.
 
     Examples
     --------
@@ -490,14 +490,14 @@ class EarlyStopping(_Monitor):
         return {**super()._shown(), "patience": self._patience, **restore}
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
-        """Forget the fit before."""
+        """Reset the state of the previous fit."""
         super().on_fit_begin(trainer)
         self.best_epoch = self.stopped_epoch = 0
         self._weights = self._state = None
         self._waited = 0
 
     def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> bool:
-        """Look at the figure; True if patience has run out."""
+        """Check the figure; return True if patience has run out."""
         epoch = int(record["epoch"])
         if epoch <= self._from:
             return False
@@ -515,7 +515,7 @@ class EarlyStopping(_Monitor):
         return True
 
     def on_fit_end(self, trainer: "Trainer") -> None:
-        """Give the best weights back."""
+        """Restore the best weights."""
         if self._weights is not None:
             trainer.model.load_state_dict(self._weights)
             if self._state is not None:
@@ -525,27 +525,28 @@ class EarlyStopping(_Monitor):
 
 
 class ModelCheckpoint(_Monitor):
-    """Saves the model at the end of epochs, to be loaded with ``nn.Sequential.load``.
+    """Saves the model at the end of epochs; load it with ``nn.Sequential.load``.
 
     Parameters
     ----------
     path : str or path-like
-        Where to, as ``"model-{epoch:03d}-{val_loss:.3f}.safetensors"``; the figures of the epoch
-        are filled in. Without any, each save replaces the one before. The folder must be there.
+        The file, e.g. ``"model-{epoch:03d}-{val_loss:.3f}.safetensors"``, into which the figures of
+        the epoch are filled. Without placeholders, each save replaces the last. The folder must
+        exist.
     monitor : str, keyword only, default "val_loss"
-        A key of `History`; needed with ``save_best_only`` only.
+        A key of `History`; needed only with ``save_best_only``.
     save_best_only : bool, keyword only, default False
-        Whether to save only when the figure is better than ever before in this fit.
+        Whether to save only when the figure is the best so far in this fit.
     mode : {"auto", "min", "max"}, keyword only
         Whether smaller or larger is better, as for `EarlyStopping`.
 
     Raises
     ------
     ArgumentError
-        If an argument is of the wrong kind, or `mode` is missing; before the first step, if the
-        path cannot be filled in, or a figure cannot come.
+        If an argument is of the wrong kind, or `mode` is required but missing; before the first
+        step, if the placeholders of the path or the figure cannot be supplied.
     FileNotFoundError
-        Before the first step, if the folder is not there.
+        Before the first step, if the folder does not exist.
     OSError
         During the fit, if the file cannot be written.
     """
@@ -577,7 +578,7 @@ class ModelCheckpoint(_Monitor):
         self._filled(defaultdict(float, figures) if own_loss or adds else figures)
 
     def _filled(self, figures: dict[str, float]) -> str:
-        """Give the path of an epoch."""
+        """Return the path for an epoch."""
         try:
             return self._path.format_map(figures | {"epoch": int(figures["epoch"])})
         except (LookupError, ValueError, TypeError, AttributeError) as error:
@@ -587,9 +588,9 @@ class ModelCheckpoint(_Monitor):
             ) from None
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
-        """Forget the fit before, and look for the folder."""
+        """Reset the state of the previous fit, and check that the folder exists."""
         super().on_fit_begin(trainer)
-        # Up to the first figure that is not known yet.
+        # Up to the first placeholder whose figure is not known yet.
         folder = os.path.dirname(re.split(r"\{(?!epoch\b)", self._path)[0]).format(epoch=1)
         if folder and not os.path.isdir(folder):
             raise FileNotFoundError(
@@ -597,6 +598,6 @@ class ModelCheckpoint(_Monitor):
             )
 
     def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> None:
-        """Save, if it is time."""
+        """Save the model, if this epoch calls for it."""
         if not self.save_best_only or self._improves(record):
             trainer.model.save(self._filled(record))

@@ -1,4 +1,4 @@
-"""Data to try things on."""
+"""Data for trying things out."""
 
 from typing import NamedTuple
 
@@ -22,12 +22,12 @@ class Digits(NamedTuple):
 
 
 def digits(test_fraction: float = 1 / 3, seed: int = 0) -> Digits:
-    """Real handwritten digits: 1797 images of 8 x 8 pixels, 10 classes, from scikit-learn.
+    """Load real handwritten digits: 1797 images of 8 x 8 pixels, 10 classes, from scikit-learn.
 
     Parameters
     ----------
     test_fraction : float, default 1/3
-        Share of the images that is held out, above 0 and below 1.
+        Fraction of the images to hold out, above 0 and below 1.
     seed : int, default 0
         Seed of the random split.
 

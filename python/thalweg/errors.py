@@ -1,8 +1,8 @@
 """Every error that thalweg raises on purpose.
 
-All derive from `ThalwegError`, so one ``except`` catches them; each also derives from the built-in
+All derive from `ThalwegError`, so one ``except`` catches them. Each also derives from the built-in
 exception that Python programmers would expect, so code that catches ``ValueError`` keeps working.
-After any of them the model is as it was before the call.
+After any of them, the model is as it was before the call.
 """
 
 
@@ -15,24 +15,24 @@ class ShapeError(ThalwegError, ValueError):
 
 
 class DataError(ThalwegError, ValueError):
-    """Values that cannot be trained on: NaN, infinities, no rows, labels out of range."""
+    """The data cannot be trained on: NaN, infinities, no rows, labels out of range."""
 
 
 class ArgumentError(ThalwegError, ValueError):
-    """An option makes no sense; the message names it, its value and what is accepted."""
+    """An option is invalid; the message names it, its value and what is accepted."""
 
 
 class DtypeError(ThalwegError, TypeError):
-    """An array has a dtype that has no meaning here; the message says how to convert it."""
+    """An array has an unsuitable dtype; the message says how to convert it."""
 
 
 class DivergedError(ThalwegError, ArithmeticError):
-    """The loss became infinite or NaN while training: usually the learning rate is too large.
+    """The loss became infinite or NaN in training: usually the learning rate is too large.
 
-    So may parameters, or what the optimizer keeps, where gradients are too large. Model and
-    optimizer are as they were before the call, a whole `Trainer.fit` for instance.
+    Also raised if parameters or the optimizer's state become so, because gradients are too large.
+    Model and optimizer are as they were before the call, e.g. a whole `Trainer.fit`.
     """
 
 
 class UnsupportedError(ThalwegError, RuntimeError):
-    """What was asked be done by this machine or version; the message names what is there."""
+    """What was asked is not supported by this machine or version; the message says what is."""

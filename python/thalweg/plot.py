@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from thalweg.curvature import SpectralDensity
     from thalweg.diagnostics import SpectralBias
 
-#: How many blocks `gradcheck` draws at most.
+#: Maximum number of blocks that `gradcheck` draws.
 _CURVES = 8
 
-#: At how many places `spectrum` draws a density: about one a pixel.
+#: Number of points at which `spectrum` draws a density: about one per pixel.
 _PLACES = 1000
 
-#: How many misclassified images `training` shows at most.
+#: Maximum number of misclassified images that `training` shows.
 _SHOWN = 24
 
-#: How many colours matplotlib's lines have before they begin again.
+#: Number of colours of matplotlib's lines before they repeat.
 _COLORS = 10
 
-#: What the scores of a run of continual learning are called on an axis.
+#: Axis labels for the scores of a run of continual learning.
 _NAMES = {"r2": "R²"}
 
 
@@ -48,19 +48,19 @@ def _pyplot() -> Any:
 
 
 def _axes(ax: "Axes | None") -> Any:
-    """Give the axes to draw on: those given, or those of a new figure."""
+    """Return the axes to draw on: those given, or those of a new figure."""
     return _pyplot().figure(layout="constrained").add_subplot() if ax is None else ax
 
 
 def lr_finder(found: LRFinder, ax: "Axes | None" = None) -> "Axes":
-    """Draws what a range test of learning rates saw, and its suggestion.
+    """Draw the result of a range test of learning rates, and its suggestion.
 
     Parameters
     ----------
     found : LRFinder
         From `thalweg.find_lr`.
     ax : matplotlib Axes, optional
-        Where to draw; a new figure by default.
+        Where to draw; by default a new figure.
 
     Returns
     -------
@@ -91,17 +91,17 @@ def lr_finder(found: LRFinder, ax: "Axes | None" = None) -> "Axes":
 def spectrum(
     found: "SpectralDensity", ax: "Axes | None" = None, *, sigma: float | None = None
 ) -> "Axes":
-    """Draws a density of eigenvalues, on a logarithmic scale that shows single ones, too.
+    """Draw a density of eigenvalues, on a logarithmic scale that also shows single ones.
 
     Parameters
     ----------
     found : SpectralDensity
         From `thalweg.curvature.spectral_density`.
     ax : matplotlib Axes, optional
-        Where to draw; a new figure by default.
+        Where to draw; by default a new figure.
     sigma : float, keyword only, optional
-        How much nodes are blurred; by default as in `SpectralDensity.density`, and by a thousandth
-        of the width of the picture at least. With less, nodes may fall between its pixels.
+        Width by which nodes are blurred; by default as in `SpectralDensity.density`, but at least a
+        thousandth of the width of the plot. With less, nodes may fall between pixels.
 
     Returns
     -------
@@ -115,7 +115,7 @@ def spectrum(
         If `sigma` is not above 0.
     """
     low, high = found.range
-    # Of a single eigenvalue, rounded differently by each probe, the range is that rounding.
+    # For a single eigenvalue, rounded differently by each probe, the range is just that rounding.
     room = max(0.05 * (high - low), 1e-3 * max(abs(low), abs(high))) or 1.0
     at = np.linspace(low - room, high + room, _PLACES)
     if sigma is None:
@@ -123,7 +123,7 @@ def spectrum(
     density = found.density(at, sigma)
     own, ax = ax is None, _axes(ax)
     ax.semilogy(at, density, color="C0")
-    # Below a thousandth of an eigenvalue there is nothing but the tails of the blur.
+    # Below a thousandth of an eigenvalue, there are only the tails of the blur.
     ax.set(xlabel="eigenvalue", ylabel="density")
     if own:
         ax.locator_params(axis="x", nbins=5)  # numbers near a single eigenvalue are long
@@ -134,7 +134,7 @@ def spectrum(
 def schedule(
     *shown: Schedule, base: float = 1.0, steps: int = 1000, ax: "Axes | None" = None
 ) -> "Axes":
-    """Draws learning rates over time.
+    """Draw learning rates against time.
 
     Parameters
     ----------
@@ -143,24 +143,24 @@ def schedule(
     base : float, keyword only, default 1
         The optimizer's own learning rate.
     steps : int, keyword only, default 1000
-        How far, in updates or epochs; also the length of schedules that leave theirs out.
+        Duration, in updates or epochs; also the length of schedules without a length of their own.
     ax : matplotlib Axes, optional
-        Where to draw; a new figure by default.
+        Where to draw; by default a new figure.
 
     Returns
     -------
     matplotlib Axes
-        In a new figure, the legend stands beside the curves, which go everywhere.
+        In a new figure, the legend is beside the axes, since curves can be anywhere.
 
     Raises
     ------
     ImportError
         If matplotlib is not installed.
     ArgumentError
-        If no schedule is given, or something that is none; or `base`, `steps` or a schedule of
-        that length makes no sense.
+        If no schedule is given, something is not a schedule, or `base`, `steps` or a schedule of
+        that length is invalid.
     UnsupportedError
-        If a schedule of your own gives no rates.
+        If a user-defined schedule gives no rates.
     """
     if not shown:
         raise ArgumentError("there is nothing to draw: give a schedule of thalweg.optim.schedules")
@@ -186,7 +186,7 @@ def schedule(
 
 
 def _name(schedule: Schedule) -> str:
-    """Give what a schedule is called in a legend."""
+    """Return the name of a schedule in a legend."""
     name = type(schedule).__name__
     if isinstance(schedule, LinearWarmup) and schedule.then is not None:
         return f"{name},\nthen {_name(schedule.then)}"
@@ -194,19 +194,19 @@ def _name(schedule: Schedule) -> str:
 
 
 def gradcheck(report: "GradcheckReport", ax: "Axes | None" = None) -> "Axes":
-    """Draws the error of differences over their step, a curve for each of up to eight blocks.
+    """Draw the error of differences against their step, a curve for each of up to eight blocks.
 
-    A right gradient makes a V: round-off falls with the slope -1, truncation rises with the order
-    of the difference. A wrong one ends on a plateau, as high as it is wrong. Of more than eight
-    blocks, those that did not pass come first, then those with the largest norm-relative errors,
-    and the legend says how many there are. Slopes are those of the first curve.
+    A correct gradient gives a V: round-off falls with slope -1, and truncation rises with the order
+    of the difference. A wrong one ends on a plateau, at the size of its error. If there are more
+    than eight blocks, those that did not pass come first, then those with the largest norm-relative
+    errors, and the legend gives the total. The slopes shown are those of the first curve.
 
     Parameters
     ----------
     report : GradcheckReport
-        Of a check in this process; see `thalweg.GradcheckReport.curve`.
+        From a check in this process; see `thalweg.GradcheckReport.curve`.
     ax : matplotlib Axes, optional
-        Where to draw; a new figure by default.
+        Where to draw; by default a new figure.
 
     Returns
     -------
@@ -245,22 +245,22 @@ def gradcheck(report: "GradcheckReport", ax: "Axes | None" = None) -> "Axes":
 
 
 def _urgency(block: "BlockReport") -> tuple[bool, float]:
-    """Give a key that sorts blocks from the worst on."""
+    """Return a key that sorts blocks from the worst to the best."""
     error = block.norm_rel_error
     return block.passed, -math.inf if math.isnan(error) else -error
 
 
 def spectral_bias(found: "SpectralBias", ax: "Axes | None" = None) -> "Axes":
-    """Draws how much of each frequency is still missing, over the updates.
+    """Draw how much of each frequency is still missing, against the updates.
 
-    White marks are where less than a tenth is missing for the first time.
+    White marks show where less than a tenth is missing for the first time.
 
     Parameters
     ----------
     found : SpectralBias
         From `thalweg.diagnostics.spectral_bias`, or a callback after a fit.
     ax : matplotlib Axes, optional
-        Where to draw; a new figure by default.
+        Where to draw; by default a new figure.
 
     Returns
     -------
@@ -271,7 +271,7 @@ def spectral_bias(found: "SpectralBias", ax: "Axes | None" = None) -> "Axes":
     ImportError
         If matplotlib is not installed.
     ArgumentError
-        If nothing was recorded yet.
+        If nothing has been recorded yet.
     """
     if not found.steps:
         raise ArgumentError(
@@ -279,8 +279,8 @@ def spectral_bias(found: "SpectralBias", ax: "Axes | None" = None) -> "Axes":
         )
     ax = _axes(ax)
     rows = np.arange(len(found.frequencies) + 1) - 0.5
-    # A record stands for the updates until the next. The last has none, and is given the width of
-    # the one before it; a single one, of a fit that ended early, that of those that did not come.
+    # A record covers the updates until the next one. The last gets the width of the one before it;
+    # a single one, from a fit that ended early, gets the planned interval.
     last = int(np.diff(found.steps)[-1]) if len(found.steps) > 1 else found._every
     edges = np.append(found.steps, found.steps[-1] + last)
     mesh = ax.pcolormesh(
@@ -298,18 +298,18 @@ def spectral_bias(found: "SpectralBias", ax: "Axes | None" = None) -> "Axes":
 def history(
     run: History | Sequence[History] | Mapping[Any, History], ax: "Axes | None" = None
 ) -> "Axes":
-    """Draws the losses of one or several runs over the epochs.
+    """Draw the losses of one or several runs against the epochs.
 
     The scale is logarithmic if every finite loss is above 0. Otherwise it is linear: likelihoods
-    may be negative, and a logarithm would leave those losses out.
+    may be negative, and a logarithmic scale would leave those losses out.
 
     Parameters
     ----------
     run : History, sequence of History, or mapping of labels to History
-        Runs are told apart by colour, and by their labels if they have some, as in
+        Runs are distinguished by colour, and by their labels if given, as in
         ``{"Adam": first, "SGD": second}``; losses on validation data are dashed.
     ax : matplotlib Axes, optional
-        Where to draw; a new figure by default.
+        Where to draw; by default a new figure.
 
     Returns
     -------
@@ -320,9 +320,9 @@ def history(
     ImportError
         If matplotlib is not installed.
     ArgumentError
-        If `run` is neither a History nor a sequence or mapping of such.
+        If `run` is neither a History nor a sequence or mapping of them.
     ShapeError, DtypeError
-        If losses are not one number an epoch.
+        If losses are not one number per epoch.
     """
     runs = {name: _losses(one) for name, one in _runs(run).items()}
     ax = _axes(ax)
@@ -336,13 +336,13 @@ def history(
                 ax.plot(epochs, losses, style, color=f"C{index}", label=label + name)
                 positive &= bool((losses[np.isfinite(losses)] > 0).all())
     ax.set(xlabel="epoch", ylabel="loss", yscale="log" if positive else "linear")
-    if ax.lines:  # a fit that failed has no epochs, and matplotlib warns of a legend of nothing
+    if ax.lines:  # a failed fit has no epochs, and matplotlib warns of empty legends
         ax.legend()
     return ax
 
 
 def _runs(run: Any) -> dict[Any, History]:
-    """Give the histories of one or several runs by their labels, None of a single one; or raise."""
+    """Return the histories of one or several runs by label, None for a single one."""
     if isinstance(run, History) or not isinstance(run, Iterable):
         runs: dict[Any, Any] = {None: run}
     elif not isinstance(run, Mapping):
@@ -366,7 +366,7 @@ def _runs(run: Any) -> dict[Any, History]:
 
 
 def _losses(run: History) -> dict[str, npt.NDArray[Any]]:
-    """Give the losses of a run by their names, or raise."""
+    """Return the losses of a run by name."""
     found = {}
     for key in ("loss", "val_loss"):
         if key in run:
@@ -379,28 +379,30 @@ def _losses(run: History) -> dict[str, npt.NDArray[Any]]:
 
 
 def tasks(result: "Result | Sequence[Result]", ax: "Axes | None" = None) -> "Axes":
-    """Draws the score on each task over the steps of a run of continual learning, and their mean.
+    """Draw the score on each task over the steps of a run of continual learning, and their mean.
 
     Parameters
     ----------
     result : Result or sequence of Result
-        From `thalweg.continual.run`; with ``evaluate_every`` the lines have more points. Of several
-        runs, as with other seeds, lines are means, in bands of a standard deviation to each side.
+        From `thalweg.continual.run`; with ``evaluate_every``, lines have more points. For several
+        runs, e.g. with different seeds, lines are means, with bands of one standard deviation on
+        each side.
     ax : matplotlib Axes, optional
-        Where to draw; a new figure by default.
+        Where to draw; by default a new figure.
 
     Returns
     -------
     matplotlib Axes
-        A task's line is dotted until it is learned, and bold while it is. The black line is the
-        mean over the tasks that are being learned or were. An R² below -1 is below the picture.
+        A task's line is dotted until the task is learned, and bold while it is being learned. The
+        black line is the mean over the tasks learned so far, including the current one. An R² below
+        -1 is outside the axes.
 
     Raises
     ------
     ImportError
         If matplotlib is not installed.
     ArgumentError
-        If no task was judged yet, or runs were not judged at the same steps.
+        If no task has been evaluated yet, or runs were not evaluated at the same steps.
     """
     from thalweg.continual._result import of_the_same_tasks
 
@@ -418,7 +420,7 @@ def tasks(result: "Result | Sequence[Result]", ax: "Axes | None" = None) -> "Axe
     many = len(begins) > _COLORS
     for task, begin in enumerate(begins):
         end = result.ends[task] if task < len(result.ends) else steps[-1]
-        # More tasks than colours: from the first, dark, to the last, bright.
+        # If there are more tasks than colours: from the first, dark, to the last, bright.
         color = _viridis(task / (len(begins) - 0.5)) if many else f"C{task}"
         named = task % -(-len(begins) // _COLORS) == 0 or task == len(begins) - 1
         label = result.names[task] if named else None
@@ -437,7 +439,7 @@ def tasks(result: "Result | Sequence[Result]", ax: "Axes | None" = None) -> "Axe
         ax.set_ylim(-0.02, 1.02)
     elif result.metric == "r2":
         ax.set_ylim(max(-1.05, ax.get_ylim()[0]), 1.05)
-    # Lines go anywhere, so that the legend stands beside them if there is room for it.
+    # Lines can be anywhere, so the legend is beside them if there is room for it.
     if own:
         ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     else:
@@ -446,7 +448,7 @@ def tasks(result: "Result | Sequence[Result]", ax: "Axes | None" = None) -> "Axe
 
 
 def _band(ax: Any, steps: Any, curves: Any, **style: Any) -> None:
-    """Draw the mean of curves, shape (runs, steps), and of several their standard deviation."""
+    """Draw the mean of curves, shape (runs, steps), and if several their standard deviation."""
     mean = curves.mean(axis=0)
     (line,) = ax.plot(steps, mean, **style)
     if len(curves) > 1:
@@ -455,14 +457,15 @@ def _band(ax: Any, steps: Any, curves: Any, **style: Any) -> None:
 
 
 def task_matrix(result: "Result | Sequence[Result]", ax: "Axes | None" = None) -> "Axes":
-    """Draws the score on each task (columns) after each task was learned (rows).
+    """Draw the score on each task (columns) after each task was learned (rows).
 
     Parameters
     ----------
     result : Result or sequence of Result
-        From `thalweg.continual.run`; of several runs, as with other seeds, it is the mean.
+        From `thalweg.continual.run`; for several runs, e.g. with different seeds, the mean is
+        shown.
     ax : matplotlib Axes, optional
-        Where to draw; a new figure by default.
+        Where to draw; by default a new figure.
 
     Returns
     -------
@@ -473,7 +476,7 @@ def task_matrix(result: "Result | Sequence[Result]", ax: "Axes | None" = None) -
     ImportError
         If matplotlib is not installed.
     ArgumentError
-        If no task was learned yet, or runs are not of the same tasks.
+        If no task has been learned yet, or runs do not have the same tasks.
     """
     from thalweg.continual._result import of_the_same_tasks
 
@@ -488,10 +491,10 @@ def task_matrix(result: "Result | Sequence[Result]", ax: "Axes | None" = None) -
         bounds = max(min(bounds[0], 0.0), -1.0), 1.0
     ax.imshow(matrix, cmap="viridis", vmin=bounds[0], vmax=bounds[1])
     places = range(len(matrix))
-    size = min(8, 100 / len(matrix))  # of a hundred tasks colours say enough
+    size = min(8, 100 / len(matrix))  # for a hundred tasks, colours say enough
     for row, column in np.argwhere(np.isfinite(matrix)).tolist() if size > 2 else ():
         value = matrix[row, column]
-        # Dark letters on bright squares.
+        # Dark text on bright squares.
         color = "k" if value - bounds[0] > 0.6 * (bounds[1] - bounds[0]) else "w"
         ax.text(column, row, f"{value:.2f}", ha="center", va="center", color=color, size=size)
     ax.set(xlabel="task that is judged", ylabel="after learning")
@@ -501,7 +504,7 @@ def task_matrix(result: "Result | Sequence[Result]", ax: "Axes | None" = None) -
 
 
 def _viridis(share: float) -> Any:
-    """Give a colour for a place between first and last."""
+    """Return a colour for a position between first and last."""
     from matplotlib import colormaps
 
     return colormaps["viridis"](share)
@@ -519,18 +522,18 @@ def training(
     predicted: npt.ArrayLike,
     path: str | os.PathLike[str] | None = None,
 ) -> "Figure":
-    """Draws loss curves beside the images that a classifier got wrong.
+    """Draw loss curves beside the images that a classifier got wrong.
 
     Parameters
     ----------
     run : History, sequence of History, or mapping of labels to History
         As in `history`.
     images : array_like, shape (n, side * side), real numbers
-        Square images, one a row.
+        Square images, one per row.
     labels, predicted : array_like, shape (n,)
-        The right classes and the ones that were predicted: numbers or names.
+        The correct classes and the predicted ones: numbers or names.
     path : path-like, optional
-        Where to save the figure; the format follows from the name.
+        Where to save the figure; the format follows from the file name.
 
     Returns
     -------
@@ -541,12 +544,12 @@ def training(
     ImportError
         If matplotlib is not installed.
     ArgumentError
-        If `run` is neither a History nor a sequence or mapping of such.
+        If `run` is neither a History nor a sequence or mapping of them.
     ShapeError
         If images are not square, there are not as many labels and predictions as images, or losses
-        are not one number an epoch.
+        are not one number per epoch.
     DataError, DtypeError
-        If images have masked entries, or these or losses are no numbers.
+        If images have masked entries, or images or losses are not numbers.
     """
     run = _runs(run)
     for one in run.values():
@@ -585,11 +588,11 @@ def training(
 
 
 def _classes(value: npt.ArrayLike, name: str, rows: int) -> npt.NDArray[Any]:
-    """Give classes, numbers or names, one for each image; or raise."""
+    """Return classes, numbers or names, one for each image."""
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):
-        array = _arrays.as_numeric(value, name, labels=True)  # raises, and says why
+        array = _arrays.as_numeric(value, name, labels=True)  # raises
     if array.ndim != 1:
         from thalweg import _advice
 

@@ -1,4 +1,4 @@
-"""What is gathered along the way is of the loss's own gradient, whatever an update makes of that."""
+"""What is gathered along the way is of the loss's own gradient, whatever an update makes of it."""
 
 import numpy as np
 import pytest

@@ -186,13 +186,30 @@ def test_steps_are_on_batches(optimizer):
             make(trainer)
 
 
-@pytest.mark.parametrize("make", [continual.LwF, lambda t: continual.GDumb(t, 9)])
-def test_what_goes_by_the_beginning_of_each_task_says_so(make):
-    """Without, LwF would have no teacher, and GDumb another task's memory."""
-    strategy, (first, second) = make(learner()), scenario()
-    strategy.fit(first)
-    with pytest.raises(ArgumentError, match="task 1 is to be learned, but has not begun"):
-        strategy.learn(second, steps=1)
+@pytest.mark.filterwarnings("ignore:task 1 brings new classes", "ignore:the penalty of")
+@pytest.mark.parametrize(
+    "make",
+    [
+        continual.Strategy,
+        continual.LwF,
+        lambda t: continual.GDumb(t, 9),
+        lambda t: continual.DER(t, 9),
+        lambda t: continual.EWC(t, 1),
+        lambda t: continual.L2Init(t, 1),
+        lambda t: continual.Naive(continual.L2Init(continual.Replay(t, 9), 1)),
+    ],
+)
+def test_a_task_is_learned_between_its_beginning_and_its_end(make):
+    """Else LwF has no teacher, GDumb another task's memory, and L2Init nothing to pull to."""
+    strategy = make(learner())
+    for task in scenario():
+        before = strategy.trainer.model.flat_parameters
+        with pytest.raises(ArgumentError, match=r"to be learned, but has not begun: call begin"):
+            strategy.learn(task, steps=1)
+        np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+        strategy.begin(task)
+        assert len(strategy.learn(task, steps=1)["loss"]) == 1
+        strategy.end(task)
 
 
 @pytest.mark.parametrize(

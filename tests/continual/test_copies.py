@@ -187,7 +187,7 @@ def test_what_would_do_nothing_is_refused(make, why, scenario):
     lambda t: continual.Replay(t, continual.BalancedBuffer(20)),
     lambda t: continual.AGEM(t, 20),
     lambda t: continual.DERpp(t, 20),
-    lambda t: continual.L2(continual.Replay(t, 20), 1),
+    lambda t: continual.L2Init(continual.Replay(t, 20), 1),
     continual.ContinualBackprop,
 ])  # fmt: skip
 def test_what_learns_a_stream_is_saved_and_goes_on(make, scenario, tmp_path):

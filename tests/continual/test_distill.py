@@ -157,7 +157,9 @@ def test_steps_of_der(alpha, beta, scenario):
     trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
     strategy = continual.DER(trainer, 15, alpha=alpha, beta=beta, batch_size=4)
     twin = continual.ReservoirBuffer(15)
-    task = scenario[0]
+    x, y = scenario[0].x, scenario[0].y
+    task = continual.Task(x, y, x, y)  # all outputs compete
+    strategy.begin(task)
     for step in range(6):
         before = model.flat_parameters.copy()
         x, y = task.x[9 * step : 9 * step + 9], task.y[9 * step : 9 * step + 9]

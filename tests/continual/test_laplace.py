@@ -201,26 +201,6 @@ def test_rwalk_is_its_formula(every, alpha, rng):
     assert trainer._core.walk() is None  # nothing is left of it after a task
 
 
-def test_any_number_of_threads_gives_the_same_bits(rng):
-    x, y = rng.standard_normal((60, 70)).astype("float32"), rng.integers(0, 5, 60)
-    before, found = tw.get_num_threads(), {}
-    makes = (lambda t: OnlineLaplace(t, 1.0), lambda t: continual.RWalk(t, 1.0, every=2))
-    try:
-        for threads in (1, 3):
-            tw.set_num_threads(threads)
-            for number, make in enumerate(makes):
-                model = nn.Sequential(nn.Linear(70, 130), nn.ReLU(), nn.Linear(130, 5), seed=1)
-                strategy = make(
-                    tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
-                )
-                for index in range(2):
-                    strategy.fit(task(x, y, index), batch_size=20)
-                found.setdefault(number, set()).add(model.flat_parameters.tobytes())
-    finally:
-        tw.set_num_threads(before)
-    assert [len(bits) for bits in found.values()] == [1, 1]
-
-
 def test_permuted_digits_are_remembered():
     """Margins of the mean accuracy over three tasks and seeds; measured: .16, .06."""
     pytest.importorskip("sklearn")

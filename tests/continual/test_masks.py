@@ -9,7 +9,7 @@ import pytest
 
 import thalweg as tw
 from thalweg import continual, nn, optim
-from thalweg.continual import EWC, MAS, PackNet, SynapticIntelligence, XdG, _units
+from thalweg.continual import EWC, MAS, PackNet, SynapticIntelligence, XdG, _batches, _units
 from thalweg.errors import ArgumentError, UnsupportedError
 
 
@@ -289,6 +289,43 @@ def test_packnet_retrains_as_long_as_it_was_asked_in_all(by_task):
             strategy.learn(task, steps=4, batch_size=8)
         strategy.end(task)
         assert strategy.trainer.optimizer.steps == before + 12 + 6
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_packnet_retrains_after_steps_as_after_learn(stopped, by_task, tmp_path):
+    """In batches as large as those of the steps, also if one of them was stopped and resumed."""
+    stepped, learned = (PackNet(make(nn.CrossEntropyLoss(heads=by_task.heads))) for _ in range(2))
+    for task in by_task[:2]:
+        before = stepped.trainer.optimizer.steps
+        stepped.begin(task)
+        batches = list(_batches.chunks(task, seed=3, steps=12, batch_size=40, most=1))
+        for at, (x, y, _) in enumerate(batches):
+            stepped.step(x, y)
+            if stopped and at == 5:
+                stepped.save(tmp_path / "stopped")
+                stepped = PackNet(make(nn.CrossEntropyLoss(heads=by_task.heads)))
+                stepped.load(tmp_path / "stopped")
+        stepped.end(task)
+        assert stepped.trainer.optimizer.steps == before + 12 + 6
+        learned.begin(task)
+        learned.learn(task, steps=12, batch_size=40)
+        learned.end(task)
+        np.testing.assert_array_equal(
+            stepped.trainer.model.flat_parameters, learned.trainer.model.flat_parameters
+        )
+        np.testing.assert_array_equal(stepped.owner, learned.owner)
+
+
+def test_packnet_retrains_in_batches_that_its_steps_could_have_been(by_task):
+    """A last batch of one row has no statistics, and is left out."""
+    task = by_task[0].with_data(by_task[0].x[:41], by_task[0].y[:41])
+    model = nn.Sequential(nn.Linear(2, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, 6))
+    strategy = PackNet(tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam()))
+    strategy.begin(task)
+    for at in (0, 10, 20, 30, 0, 10, 20, 30):
+        strategy.step(task.x[at : at + 10], task.y[at : at + 10])
+    strategy.end(task)
+    assert strategy.trainer.optimizer.steps == 8 + 4
 
 
 def test_packnet_gives_back_the_smallest_weights_of_each_layer(by_task):

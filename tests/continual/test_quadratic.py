@@ -315,6 +315,51 @@ def test_l2_keeps_the_end_and_l2_init_the_beginning(rng):
             assert strategy.trainer.penalty == 0  # the anchor has moved to the end of this one
 
 
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+@pytest.mark.parametrize("first", ["step", "begin"])
+def test_l2_init_needs_no_tasks(first, optimizer, rng):
+    """On a stream, it pulls to the parameters at the first step, or at `begin` if that is first."""
+    xs, ys, strength = rng.standard_normal((30, 5, 4)), rng.standard_normal((30, 5)), 1.5
+    trainer = linear(4)
+    if optimizer == "Adam":
+        trainer = tw.Trainer(trainer.model, loss=nn.MSELoss(), optimizer=optim.Adam(lr=0.05))
+    init, model = L2Init(trainer, strength), trainer.model
+    trainer.step(xs[0], ys[0])  # not by the strategy
+    start = theta = model.flat_parameters.copy()
+    mean, square = np.zeros(4), np.zeros(4)
+    if first == "begin":
+        init.begin(task(xs[0], ys[0]))
+    else:
+        with pytest.raises(tw.ShapeError):
+            init.step(xs[0, :, :3], ys[0])
+        assert init.anchor is None  # a step that is refused has changed nothing
+    if optimizer == "Adam":
+        gathered = trainer.optimizer.state_dict()["arrays"]
+        mean, square = (np.array(gathered[name]) for name in ("exp_avg", "exp_avg_sq"))
+    for t, (x, y) in enumerate(zip(xs, ys, strict=True), 2):
+        loss = init.step(x, y)
+        error = x @ theta - y
+        assert loss == pytest.approx(np.mean(error**2), rel=1e-9)  # without the penalty
+        g = 2 * x.T @ error / len(y) + strength * (theta - start)
+        if optimizer == "Adam":
+            mean, square = 0.9 * mean + 0.1 * g, 0.999 * square + 0.001 * g**2
+            g = mean / (1 - 0.9**t) / (np.sqrt(square / (1 - 0.999**t)) + 1e-8)
+        theta = theta - 0.05 * g
+        np.testing.assert_allclose(model.flat_parameters, theta, rtol=1e-9)
+        d = theta - start
+        assert trainer.penalty == pytest.approx(strength / 2 * d @ d, rel=1e-9)
+    np.testing.assert_array_equal(init.anchor, start)
+    init.fit(task(xs[0], ys[0], 1))
+    np.testing.assert_array_equal(init.anchor, start)  # a task does not begin it anew
+
+
+def test_l2_init_does_not_replace_a_penalty_of_others(rng):
+    init = L2Init(linear(4), 1.0)
+    init.trainer.set_penalty(np.ones(4))
+    with pytest.raises(tw.UnsupportedError, match="not the one of this L2Init"):
+        init.step(rng.standard_normal((5, 4)), rng.standard_normal(5))
+
+
 def test_a_pull_to_the_beginning_says_nothing_of_forgetting(rng):
     """L2Init keeps a network able to learn, and does not hold on to what it knows."""
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 4))
@@ -389,6 +434,46 @@ def test_a_penalty_that_hardly_matters_is_warned_about(rng):
     assert ewc.ratios[-1] == history["penalty"][-1] / history["loss"][-1] < 1e-4
 
 
+def test_a_penalty_that_hardly_matters_to_steps_is_warned_about(rng, tmp_path):
+    """As after `learn`: the penalty at the end, over the mean loss of the steps of the task."""
+    tasks = [task(rng.standard_normal((20, 4)), rng.standard_normal(20), k) for k in (0, 1)]
+    found = []
+    for stopped in (False, True):
+        ewc = EWC(linear(4), strength=1e-7)
+        losses = []
+        for one in tasks:
+            ewc.begin(one)
+            for at in range(0, 20, 4):
+                losses.append(ewc.step(one.x[at : at + 4], one.y[at : at + 4]))
+                if stopped and at == 8:
+                    ewc.save(tmp_path / "ewc")
+                    ewc = EWC(linear(4), strength=1e-7)
+                    ewc.load(tmp_path / "ewc")
+            if one is tasks[0]:
+                ewc.end(one)
+                assert ewc.ratios == []  # there was no penalty
+        penalty = ewc.trainer.penalty
+        with pytest.warns(UserWarning, match=r"of task 1, .*strength=1e-07 is too small"):
+            ewc.end(tasks[1])
+        assert ewc.ratios == [pytest.approx(penalty / np.mean(losses[5:]), rel=1e-12)]
+        found += ewc.ratios
+    assert found[0] == found[1]
+
+
+def test_a_part_of_steps_ends_where_learn_goes_on(rng):
+    one, two = (task(rng.standard_normal((20, 4)), rng.standard_normal(20), k) for k in (0, 1))
+    ewc = EWC(linear(4), strength=10.0)
+    ewc.fit(one)
+    ewc.step(two.x, two.y)  # of no task
+    ewc.begin(two)
+    losses = [ewc.step(two.x, two.y) for _ in range(3)]
+    by_steps = ewc.trainer.penalty / np.mean(losses)
+    history = ewc.learn(two, steps=5)
+    by_learn = history["penalty"][-1] / history["loss"][-1]
+    ewc.end(two)
+    assert ewc.ratios == pytest.approx([by_steps, by_learn], rel=1e-12)
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -434,7 +519,12 @@ def test_a_run_that_is_stopped_in_a_task_goes_on_the_same(make, rng, tmp_path):
 
 
 def test_permuted_digits_are_remembered():
-    """The margins of the mean accuracy over three tasks and seeds: plain, L2 at its best, EWC."""
+    """Margins of the mean accuracy over three tasks and seeds: plain, L2 at its best, EWC.
+
+    Measured: 0.601; 0.784, 0.799 and 0.779 for the strengths of L2; 0.814. Its best one is near the
+    middle: 2e-2 and 4e-2 reach 0.797 and 0.796. The margin over L2 is small: over ten seeds, EWC
+    reaches 0.808 (standard error 0.014) and L2 0.780 (0.015).
+    """
     pytest.importorskip("sklearn")
     data = tw.datasets.digits()
 
@@ -447,16 +537,15 @@ def test_permuted_digits_are_remembered():
                 seed=seed,
             )  # fmt: skip
             trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=1e-3))
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # one of the strengths is meant to be too small
-                means.append(continual.run(make(trainer), scenario, epochs=20).r[-1].mean())
+            means.append(continual.run(make(trainer), scenario, epochs=20).r[-1].mean())
         return np.mean(means)
 
     plain = accuracy(continual.Strategy)
-    kept_alike = accuracy(lambda t: L2(t, 1e-2))
+    kept_alike = [accuracy(lambda t, s=s: L2(t, s)) for s in (1e-2, 3e-2, 1e-1)]
     exact = accuracy(lambda t: EWC(t, 1e2))
+    assert max(kept_alike) == kept_alike[1]  # neither weaker nor stronger would be better
     assert exact >= plain + 0.12
-    assert exact > kept_alike
+    assert exact > max(kept_alike) + 0.005
 
 
 def test_with_a_head_for_each_task_only_its_classes_compete(rng):
@@ -618,6 +707,43 @@ def test_a_penalty_too_steep_for_a_rate_is_named(clouds):
     most = float(note.split("above a rate of ")[1].split()[0].rstrip("."))
     assert most == pytest.approx(2 / (1e6 * strategy.importance.max()), rel=0.05)
     assert most < 0.1
+
+
+def take_steps(strategy, one, how):
+    for at in range(100):
+        if how == "learn":
+            strategy.learn(one, steps=1, start=at)
+        else:
+            strategy.step(one.x, one.y)
+
+
+@pytest.mark.parametrize("how", ["learn", "step", "stream"])
+@pytest.mark.parametrize("name", ["EWC", "Replay of EWC", "L2Init"])
+def test_a_penalty_too_steep_for_steps_is_named_too(name, how, clouds):
+    one, two, _ = continual.split(*clouds.all, tasks=3, kind="domain")
+    model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2), seed=1)
+    plain = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+    pull = L2Init(plain, 1.0) if name == "L2Init" else EWC(plain, 1.0)
+    strategy = continual.Replay(pull, 30) if name.startswith("Replay") else pull
+    strategy.fit(one)
+    pull.strength = 1e6
+    if how != "stream":
+        strategy.begin(two)
+    with pytest.raises(tw.errors.DivergedError) as caught:
+        take_steps(strategy, two, how)
+    (note,) = caught.value.__notes__
+    assert note.startswith(f"The penalty of {type(pull).__name__} curves by up to")
+    assert f"a rate of {2 / (1e6 * pull.importance.max()):.1e}." in note
+
+
+@pytest.mark.parametrize("how", ["learn", "step"])
+def test_a_penalty_that_is_flat_is_not_named(how, rng):
+    pull = L2Init(linear(4, lr=1e9), 0.0)
+    one = task(rng.standard_normal((20, 4)), rng.standard_normal(20))
+    pull.begin(one)
+    with pytest.raises(tw.errors.DivergedError) as caught:
+        take_steps(pull, one, how)
+    assert not hasattr(caught.value, "__notes__")
 
 
 @pytest.mark.parametrize("make", [L2, EWC, continual.OnlineLaplace])

@@ -316,6 +316,70 @@ def test_a_stream_with_replay(scenario, trainer):
     assert np.mean(strategy.predict(x) == y) > 0.7 > np.mean(plain.model(x).argmax(1) == y)
 
 
+#: Strategies that store a task's samples when it ends, with room for all of them.
+KEEP = {
+    "Replay": lambda t: continual.Replay(t, 400),
+    "Replay balanced": lambda t: continual.Replay(t, BalancedBuffer(400)),
+    "AGEM": lambda t: continual.AGEM(t, 400),
+    "AGEM of Replay": lambda t: continual.AGEM(continual.Replay(t, 400), 400),
+    "EWC of Replay": lambda t: continual.EWC(continual.Replay(t, 400), 1.0),
+    "Replay of EWC": lambda t: continual.Replay(continual.EWC(t, 1.0), 400),
+}
+
+
+def buffers(strategy):
+    """What is in the buffers of a chain, and how many samples they were offered."""
+    found, link = [], strategy
+    while link is not None:
+        if "buffer" in vars(link):
+            state = link.buffer.state_dict()
+            found.append({name: state[name] for name in state if name != "generator"})
+        link = link.inner
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:the penalty of")
+@pytest.mark.parametrize("how", ["learn", "step", "both", "resumed", "neither"])
+@pytest.mark.parametrize("name", KEEP)
+def test_a_row_of_a_task_is_kept_once(name, how, scenario, trainer, tmp_path):
+    """However it was learned, and however often: as by `fit`."""
+    strategy, fitted = KEEP[name](trainer()), KEEP[name](trainer())
+    for task in scenario[:2]:
+        fitted.fit(task)
+        strategy.begin(task)
+        if how in ("learn", "both"):
+            strategy.learn(task, steps=5)
+        if how in ("step", "both", "resumed"):
+            for at in (0, 40, 80, 0, 40, 80):
+                strategy.step(task.x[at : at + 40], task.y[at : at + 40])
+        if how == "resumed":
+            strategy.save(tmp_path / "stopped")
+            strategy = KEEP[name](trainer())
+            strategy.load(tmp_path / "stopped")
+        strategy.end(task)
+        np.testing.assert_equal(buffers(strategy), buffers(fitted))
+    # Of a stream, each is kept when it comes.
+    strategy.step(scenario[1].x[:7], scenario[1].y[:7])
+    strategy.step(scenario[1].x[:7], scenario[1].y[:7])
+    holder = strategy if "buffer" in vars(strategy) else strategy.inner
+    assert len(holder.buffer) == 240 + 14
+
+
+def test_steps_of_a_task_need_no_room_besides_that_of_the_task(clouds, trainer):
+    """Its rows are of the group of the task, and not, as a stream's, of another one."""
+    _, one, two = continual.split(*clouds.all, tasks=3, kind="domain")
+    strategy = continual.Replay(trainer(outputs=2), BalancedBuffer(4))
+    strategy.fit(one), strategy.fit(two)
+    with pytest.raises(ArgumentError, match="no sample for each of 6 classes"):
+        strategy.step(two.x, two.y)
+    strategy.begin(two)
+    strategy.step(two.x, two.y)
+    with pytest.raises(ShapeError, match="rows of x of shape"):
+        strategy.step(two.x[:, :1], two.y)
+    strategy.end(two)
+    assert len(strategy.buffer) == 4
+
+
 STRATEGIES = {
     "Replay": lambda t, s: continual.Replay(t, 30, batch_size=7),
     "Replay balanced": lambda t, s: continual.Replay(t, BalancedBuffer(5, per_class=True)),

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import thalweg as tw
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -75,6 +77,9 @@ def test_figures_are_computed_once_and_shown(npz, tmp_path):
     assert {(row["method"], row["seed"]) for row in before} == {
         ("none", "1"), ("er", "1"), ("none", "2"), ("er", "2"),
     }  # fmt: skip
+    version, commit = before[0]["version"].split()
+    assert version == tw.__version__
+    assert commit  # a ? where there is no git
     # Only what is missing is run: the same figure for the same seed.
     more = reproduce(*options, "--methods", "none", "--scenarios", "class,domain")
     assert len(more.splitlines()) == 2

@@ -357,9 +357,9 @@ def test_all_that_a_checkpoint_says_is_compared(scenario, tmp_path):
         save(path, arrays, text | {"thalweg.continual": json.dumps(content)})
         with pytest.raises(ArgumentError, match=rf"run: {name} was nothing, now it is .*\. Make"):
             continual.run(_made(), scenario, checkpoint=path, resume=True)
-    content["version"] = 2
+    content["version"] = 3
     save(path, arrays, text | {"thalweg.continual": json.dumps(content)})
-    with pytest.raises(UnsupportedError, match="has format 2; this version of thalweg reads 3"):
+    with pytest.raises(UnsupportedError, match="has format 3; this version of thalweg reads 4"):
         continual.run(_made(), scenario, checkpoint=path, resume=True)
 
 

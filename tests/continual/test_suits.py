@@ -310,7 +310,9 @@ def test_replay_with_a_loss_of_its_own_works_on_streams(make, clouds, trainer):
         rows = slice(i, i + 10)
         mine = tuple(np.unique(y[rows]).tolist())
         task = continual.Task(x[rows], y[rows], x, y, classes=mine)
+        other.begin(task)
         other.learn(task, steps=1, batch_size=10, shuffle=False)
+        other.end(task)
     np.testing.assert_array_equal(
         strategy.trainer.model.flat_parameters, other.trainer.model.flat_parameters
     )
@@ -328,6 +330,7 @@ def test_steps_of_a_stream_are_projected_too(make, clouds):
         if how == "stream":
             strategy.step(tasks[1].x, tasks[1].y)
         elif how == "task":
+            strategy.begin(tasks[1])
             strategy.learn(tasks[1], steps=1, batch_size=120, shuffle=False)
         else:
             strategy.trainer.step(tasks[1].x, tasks[1].y)
@@ -336,25 +339,139 @@ def test_steps_of_a_stream_are_projected_too(make, clouds):
     assert not np.allclose(found[0], found[2])
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda t, s: continual.LwF(t),
-        lambda t, s: continual.FROMP(t, 5, 1e-3),
-        lambda t, s: continual.XdG(t),
-        lambda t, s: continual.PackNet(t),
-        lambda t, s: continual.GDumb(t, 40),
-        lambda t, s: continual.Joint(t, s),
-        lambda t, s: continual.Cumulative(t, s),
-    ],
-)
-def test_a_step_that_would_forget_what_was_gathered_is_refused(make, clouds, trainer):
-    tasks = continual.split(*clouds.all, tasks=3, kind="domain")
-    model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2), seed=1)
-    mine = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=0.01))
-    strategy = make(mine, tasks)
-    strategy.fit(tasks[0])
-    before = model.flat_parameters
-    with pytest.raises(UnsupportedError, match="cannot take a step of a stream here"):
-        strategy.step(tasks[1].x[:8], tasks[1].y[:8])
-    np.testing.assert_array_equal(model.flat_parameters, before)
+@pytest.fixture
+def domains(clouds):
+    return continual.split(*clouds.all, tasks=3, kind="domain")
+
+
+def of_domains():
+    return learner(2, nn.CrossEntropyLoss())
+
+
+#: Strategies that have a part in `learn` only, and those that have one in the steps of tasks only.
+ONLY_LEARN = {
+    "LwF": lambda t, s: continual.LwF(t),
+    "FROMP": lambda t, s: continual.FROMP(t, 5, 1e-3),
+    "GDumb": lambda t, s: continual.GDumb(t, 40),
+    "Joint": continual.Joint,
+    "Cumulative": continual.Cumulative,
+    "Naive of LwF": lambda t, s: continual.Naive(continual.LwF(t)),
+}
+ONLY_IN_TASKS = {
+    "XdG": lambda t, s: continual.XdG(t),
+    "PackNet": lambda t, s: continual.PackNet(t),
+    "FromScratch": lambda t, s: continual.FromScratch(t),
+    "ShrinkAndPerturb": lambda t, s: continual.ShrinkAndPerturb(t),
+    "AGEM of ShrinkAndPerturb": lambda t, s: continual.AGEM(continual.ShrinkAndPerturb(t), 20),
+    "L2Init of ShrinkAndPerturb": lambda t, s: continual.L2Init(continual.ShrinkAndPerturb(t), 1),
+}
+
+
+@pytest.mark.parametrize("name", [*ONLY_LEARN, *ONLY_IN_TASKS])
+def test_steps_that_a_strategy_could_have_no_part_in_are_refused(name, domains):
+    """Also before a first task, which would be learned as by `Naive`."""
+    mine = of_domains()
+    strategy = (ONLY_LEARN | ONLY_IN_TASKS)[name](mine, domains)
+    why = "a stream: it|a stream: what" if name in ONLY_LEARN else "a stream outside of a task: "
+    what = "or begin, learn and end" if name in ONLY_LEARN else "call begin and end"
+    for task in domains[:2]:
+        before, state = mine.model.flat_parameters, str(strategy.state_dict())
+        penalty = mine.penalty
+        with pytest.raises(UnsupportedError, match=rf"take a step of ({why}).*; .*{what}"):
+            strategy.step(task.x[:8], task.y[:8])
+        np.testing.assert_array_equal(mine.model.flat_parameters, before)
+        assert str(strategy.state_dict()) == state
+        assert mine.penalty == penalty
+        strategy.fit(task)
+
+
+@pytest.mark.parametrize("make", [continual.FromScratch, continual.ShrinkAndPerturb])
+def test_what_is_done_when_a_task_begins_is_done_for_its_steps(make, domains):
+    one, other = make(of_domains()), make(of_domains())
+    for task in domains:
+        for strategy in (one, other):
+            strategy.begin(task)
+            if strategy is one:
+                strategy.step(task.x, task.y)
+            else:
+                strategy.learn(task, steps=1, batch_size=len(task.x), shuffle=False)
+            strategy.end(task)
+    np.testing.assert_array_equal(
+        one.trainer.model.flat_parameters, other.trainer.model.flat_parameters
+    )
+
+
+#: Strategies that act by what they gathered when tasks ended, and those that act on any stream.
+GATHER = {
+    "EWC": lambda t: continual.EWC(t, 1.0),
+    "OnlineEWC": lambda t: continual.OnlineEWC(t, 1.0),
+    "SynapticIntelligence": lambda t: continual.SynapticIntelligence(t, 1.0),
+    "MAS": lambda t: continual.MAS(t, 1.0),
+    "RWalk": lambda t: continual.RWalk(t, 1.0),
+    "L2": lambda t: continual.L2(t, 1.0),
+    "OnlineLaplace": lambda t: continual.OnlineLaplace(t, 1.0),
+    "GEM": lambda t: continual.GEM(t, 20),
+    "OGD": lambda t: continual.OGD(t, 5),
+    "EWC of Replay": lambda t: continual.EWC(continual.Replay(t, 20), 1.0),
+    "Replay of EWC": lambda t: continual.Replay(continual.EWC(t, 1.0), 20),
+}
+ACT = {
+    "Replay": lambda t: continual.Replay(t, 20),
+    "DER": lambda t: continual.DER(t, 20),
+    "DERpp": lambda t: continual.DERpp(t, 20),
+    "ERACE": lambda t: continual.ERACE(t, 20),
+    "AGEM": lambda t: continual.AGEM(t, 20),
+    "L2Init": lambda t: continual.L2Init(t, 1.0),
+    "ContinualBackprop": lambda t: continual.ContinualBackprop(t, replacement_rate=0.1, maturity=1),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the penalty of")
+@pytest.mark.parametrize("name", GATHER)
+def test_a_stream_that_nothing_protects_yet_is_warned_about_once(name, domains):
+    first, second = domains[:2]
+    strategy, plain = GATHER[name](of_domains()), of_domains()
+    with pytest.warns(UserWarning, match=r"protects nothing yet: .*Call begin and end") as w:
+        strategy.step(first.x, first.y)
+    assert len(w) == 1
+    assert w[0].filename == __file__
+    strategy.step(first.x, first.y)
+    if "Replay" not in name:
+        for _ in range(2):
+            plain.step(first.x, first.y)
+        np.testing.assert_array_equal(
+            strategy.trainer.model.flat_parameters, plain.model.flat_parameters
+        )
+    # Nothing is said of steps of a task, nor of those after it, which are not plain ones.
+    strategy, plain = GATHER[name](of_domains()), GATHER[name](of_domains()).trainer
+    strategy.begin(first)
+    strategy.step(first.x, first.y)
+    strategy.end(first)
+    plain.step(first.x, first.y)
+    for _ in range(3):
+        for any_of_them in (strategy, plain):
+            any_of_them.step(second.x, second.y)
+    assert not np.allclose(
+        strategy.trainer.model.flat_parameters, plain.model.flat_parameters, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", ACT)
+def test_what_acts_on_streams_does_so_without_a_task(name, domains):
+    strategy, plain = ACT[name](of_domains()), of_domains()
+    for x, y in continual.stream(domains, batch_size=6):
+        strategy.step(x, y)
+        plain.step(x, y)
+    assert not np.allclose(
+        strategy.trainer.model.flat_parameters, plain.model.flat_parameters, rtol=1e-3
+    )
+
+
+def test_of_every_strategy_it_is_known_what_it_does_on_a_stream():
+    known = {*ONLY_LEARN, *ONLY_IN_TASKS, *GATHER, *ACT}
+    kinds = {
+        name for name, kind in vars(continual).items()
+        if isinstance(kind, type) and issubclass(kind, continual.Strategy)
+    }  # fmt: skip
+    # Those with which plain steps are right: NearestMean judges by what the one inside has stored.
+    assert kinds - known == {"Strategy", "Naive", "NearestMean"}

@@ -226,6 +226,25 @@ def test_a_loss_of_ones_own_is_called_as_the_others_are(rng):
         nn.CustomLoss(nn.CustomLoss(mse))
 
 
+@pytest.mark.parametrize("case", LOSSES)
+def test_a_call_takes_weights_as_evaluate_does(case, rng):
+    loss, kind = LOSSES[case]
+    model, x, y = network(), rng.standard_normal((N, 6)), targets(kind, rng)
+    weight = rng.uniform(0.5, 2, N)
+    evaluated = tw.Trainer(model, loss=loss, optimizer=optim.SGD()).evaluate(x, y, weight)
+    assert loss(model(x), y, weight) == pytest.approx(evaluated["loss"], rel=1e-13)
+    assert loss(model(x), y, sample_weight=weight) == loss(model(x), y, weight)
+    with pytest.raises(tw.ArgumentError, match="multiply the numbers"):
+        dataclasses.replace(loss, reduction="none")(model(x), y, weight)
+    with pytest.raises(tw.DataError, match=r"sample_weight\[0\] is -.*loss of your own"):
+        loss(model(x), y, -weight)
+
+
+def test_a_call_of_ones_own_loss_takes_weights():
+    loss = nn.CustomLoss(lambda o, t, w=None: (float((w * (o - t)[:, 0]).sum()), o))
+    assert loss([[1.0], [2.0]], np.zeros((2, 1)), [3, 4]) == 11
+
+
 # --- what is refused ----------------------------------------------------------------------------
 
 

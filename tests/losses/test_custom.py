@@ -204,6 +204,11 @@ BAD_RESULTS = {
     "an integer gradient": (lambda o, t: (1.0, o.astype(int)), tw.DtypeError, ["int64", "floats"]),
     "no gradient": (lambda o, t: (1.0, None), tw.DtypeError, ["gradient of the loss"]),
     "a NaN": (lambda o, t: (1.0, o * np.nan), tw.DataError, [r"gradient of the loss\[0, 0\]"]),
+    "a NaN that has causes": (
+        lambda o, t: (1.0, np.where(o > np.inf, o, np.nan)),
+        tw.DataError,
+        [r"gradient of the loss\[0, 0\] is nan, although the loss is finite. Usual causes .*log"],
+    ),
     "a loss of NaN": (lambda o, t: (np.nan, o), tw.DivergedError, ["loss became nan"]),
     "an infinite loss": (lambda o, t: (np.inf, o * np.nan), tw.DivergedError, ["became inf"]),
 }
@@ -241,6 +246,49 @@ def test_bad_results_of_a_custom_loss_change_nothing(method, case, rng):
     for pattern in patterns:
         assert caught.match(pattern)
     assert state() == before
+
+
+def test_what_was_broadcast_is_said(rng):
+    """NumPy takes (n,) for a row, so (n, 1) - (n,) is (n, n)."""
+
+    def squares(name):
+        def loss(output, target):
+            d = output - (target[name] if name else target)
+            return (d**2).mean(), 2 * d / d.size
+
+        return loss
+
+    x, y = rng.standard_normal((8, 6)), rng.standard_normal(8)
+    for name, given, written in (
+        (None, y, r"y of shape \(8,\) was broadcast .* take target\[:, None\]"),
+        ("b", {"a": x, "b": y}, r"y\['b'\] of shape \(8,\) .* take target\['b'\]\[:, None\]"),
+    ):
+        trainer = tw.Trainer(network(1), loss=squares(name), optimizer=optim.Adam())
+        with pytest.raises(tw.ShapeError, match=rf"shape \(8, 8\), but .* \(8, 1\): {written}"):
+            trainer.step(x, given)
+    trainer = tw.Trainer(network(), loss=lambda o, t: (1.0, o[:4]), optimizer=optim.Adam())
+    with pytest.raises(tw.ShapeError, match=r"has \(8, 4\)$"):
+        trainer.step(x, y)
+
+
+@pytest.mark.parametrize("method", ["step", "fit", "backward", "evaluate"])
+def test_a_loss_that_is_nan_says_which_target_was(method, rng):
+    """They may be, to a function; so it is the loss that is looked at."""
+    x, y = rng.standard_normal((8, 6)), {"value": np.zeros((8, K)), "adv": np.zeros(8)}
+
+    def loss(output, target):
+        return float(target["adv"].sum() + target["value"].sum()), output
+
+    trainer = tw.Trainer(network(), loss=loss, optimizer=optim.Adam())
+    wrong = tw.ArgumentError if method == "evaluate" else tw.DivergedError
+    call = functools.partial(trainer.fit, shuffle=False) if method == "fit" else None
+    call = call or getattr(trainer, method)
+    y["adv"][3] = np.nan
+    with pytest.raises(wrong, match=r"y\['adv'\] has NaN in row 3 of the batch"):
+        call(x, y)
+    y["value"][1, 2] = np.inf
+    with pytest.raises(wrong, match=r"y\['value'\] has an infinite number in row 1 of the batch"):
+        call(x, y)
 
 
 def weighs_always(output, target, weight):
@@ -308,7 +356,16 @@ def test_bad_data_of_a_custom_loss(rng):
         (lambda: trainer.fit(x[:, :5], y), tw.ShapeError, "9, 5"),
         (lambda: trainer.fit(x, y[:8]), tw.ShapeError, "y has 8"),
         (lambda: trainer.fit(x, y, validation_data=(bad, y)), tw.DataError, "validation x"),
-        (lambda: trainer.fit(x, y, sample_weight=-np.ones(9)), tw.DataError, r"weight\[0\] is -1"),
+        (
+            lambda: trainer.fit(x, y, sample_weight=-np.ones(9)),
+            tw.DataError,
+            r"weight\[0\] is -1; .*Advantages, .* loss of your own",
+        ),
+        (
+            lambda: trainer.step(x, (y, y[:, 0])),
+            tw.ArgumentError,
+            r'y has 2 arrays of 9 rows: several arrays go in as a dict, y=\{"action"',
+        ),
         (lambda: trainer.step(x, 3.0), tw.ShapeError, r"y must have a row.*got 3\.0$"),
         (lambda: trainer.step(x, {"a": 3.0}), tw.ShapeError, r"y\['a'\] must have a row.*got 3.0"),
         (lambda: trainer.step(x, {"a": y[1:]}), tw.ShapeError, "x has 9 rows but y has 8"),
@@ -353,11 +410,16 @@ def test_rows_that_all_weigh_nothing_are_refused(rng):
 
 
 def test_several_arrays_are_targets_by_their_names(rng):
-    """In a dict; the function reads them from one array of records."""
+    """In a dict, in which the function finds the rows of a batch."""
     x, y = rng.standard_normal((40, 6)), rng.standard_normal((40, K))
     sign = np.where(rng.random(40) < 0.5, -1, 1).astype("int8")
 
     def signed(output, target, weight=None):
+        assert {name: len(part) for name, part in target.items()} == {
+            "sign": len(output),
+            "value": len(output),
+        }
+        target["seen"] = output  # a dict of its own
         return mse(output, target["sign"][:, None] * target["value"], weight)
 
     ends = []
@@ -376,6 +438,22 @@ def test_several_arrays_are_targets_by_their_names(rng):
     many = [tw.Trainer(network(), loss=signed, optimizer=optim.Adam()) for _ in range(2)]
     first, second = tw.train_many(many, [x, x], [given, given], epochs=2, batch_size=12)
     assert first["loss"] == second["loss"]
+
+
+def test_a_name_that_no_target_has_is_said(rng):
+    x = rng.standard_normal((5, 6))
+    trainer = tw.Trainer(
+        network(), loss=lambda o, t: (1.0, o * t["advantage"]), optimizer=optim.Adam()
+    )
+    with pytest.raises(KeyError, match="y has no 'advantage'; it has action, adv"):
+        trainer.step(x, {"action": np.zeros(5), "adv": np.zeros(5)})
+
+
+def test_rows_may_come_in_a_tuple(rng):
+    """As those of ``zip(*memory)`` do; as many arrays as rows are rows."""
+    x, y = rng.standard_normal((4, 6)), rng.standard_normal((4, K))
+    trainer = tw.Trainer(network(), loss=mse, optimizer=optim.SGD(lr=0.0))
+    assert trainer.step(x, tuple(y)) == trainer.step(x, y)
 
 
 def test_gradients_are_as_they_were_after_what_failed(rng):

@@ -1,4 +1,4 @@
-r"""Compares gradients with differences of the function itself, in float64.
+r"""Gradient checks: comparing gradients with differences of the function, in float64.
 
 For each parameter :math:`\theta_i` the central difference
 
@@ -8,39 +8,39 @@ For each parameter :math:`\theta_i` the central difference
 is compared with the gradient :math:`a_i` under test. The step balances the two errors of such a
 difference: truncation, which grows as :math:`h^2`, and the round-off of subtracting two nearly
 equal numbers, which grows as :math:`1/h`. (:math:`\varepsilon = 2^{-52}`; Nocedal & Wright 2006,
-"Numerical optimization", section 8.1.) Other differences have other orders `p`, and the best step
-:math:`\varepsilon^{1/(p+1)}`.
+"Numerical optimization", section 8.1.) Other differences have another order `p`, for which the best
+step is :math:`\varepsilon^{1/(p+1)}`.
 
 A block of parameters fails unless
 
 .. math:: \lVert a - n \rVert \le \max(r \lVert n \rVert, \lVert\delta\rVert)
 
 with the tolerance `r`, 1e-7 by default, and with :math:`\delta_i`, what a difference cannot
-resolve. It is estimated without looking at `a`, from the same difference with twice the step: in
-:math:`n_i(2h) - n_i(h)` truncation is :math:`2^p - 1` times, and round-off about, what it is in
-:math:`n_i(h)`. It passes as "ok" where differences resolve `r`, and as "ok to resolution" where
-they resolve 1% of the block's gradient, or where that gradient is zero:
+resolve. :math:`\delta_i` is estimated without using `a`, from the same difference with twice the
+step: compared with :math:`n_i(h)`, :math:`n_i(2h) - n_i(h)` has :math:`2^p - 1` times the
+truncation error and about the same round-off. A block passes as "ok" if differences resolve `r`,
+and as "ok to resolution" if they resolve 1% of the block's gradient, or if that gradient is zero:
 
 - :math:`\lVert\delta\rVert \le \lVert n \rVert / 100`; or
 - the function did not move, and :math:`a = 0`; or
 - :math:`\lVert a \rVert \le \lVert\delta\rVert / 100` and :math:`\lVert\delta\rVert` is at most
-  1e-4 of the gradient of all blocks, as for a bias that a normalization takes out; or
-- near a minimum (or a saddle), :math:`\lVert\delta\rVert` is at most 1% of what the gradient
-  changes over a step, by second differences of the function. Where rounding hides a gradient
-  because the function is large, it hides these as well. There an error counts as rounding, too, up
-  to :math:`4\varepsilon` of the change over 1.
+  1e-4 of the gradient of all blocks, as for a bias that a normalization cancels; or
+- near a minimum (or a saddle), :math:`\lVert\delta\rVert` is at most 1% of the change of the
+  gradient over a step, by second differences of the function. If rounding hides a gradient
+  because the function is large, it hides these as well. There, an error also counts as rounding
+  up to :math:`4\varepsilon` of the change over 1.
 
-Else it is "unresolved", which is no pass: nearly any gradient would agree with such differences.
-With `atol` the user has said what differences resolve, and nothing is unresolved.
+Otherwise it is "unresolved", which is not a pass: nearly any gradient would agree with such
+differences. With `atol`, the user has stated what differences resolve, and nothing is unresolved.
 
-Float32 gradients cannot be checked by float32 differences, whose errors are as large as 1e-3: a
-float32 model is checked through its float64 copy, and its own gradient is then compared with that
-of the copy.
+Float32 gradients cannot be checked by float32 differences, whose errors are as large as 1e-3. A
+float32 model is therefore checked through its float64 copy, and its own gradient is then compared
+with that of the copy.
 
-Rooms: `_blocks` (names and shapes), `_differences` (the formulas), `_verdict` (the criterion
-above), `_kinks` (those that nobody knows of), `_report` (the comparison, and what it says),
-`_curve` (errors over the step), `_functions`, `_models` and `_hvp` (what is called), `_task` (a
-model's loss as a function).
+Modules: `_blocks` (names and shapes), `_differences` (the formulas), `_verdict` (the criterion
+above), `_kinks` (detecting unknown kinks), `_report` (the comparison and its table), `_curve`
+(error against step), `_functions`, `_models` and `_hvp` (the public functions), `_task` (a model's
+loss as a function).
 """
 
 from thalweg._gradcheck._curve import ErrorCurve as ErrorCurve

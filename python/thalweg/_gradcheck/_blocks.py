@@ -14,12 +14,12 @@ from thalweg.errors import ArgumentError, DataError, ShapeError
 Vector: TypeAlias = npt.NDArray[np.float64]
 Blocks: TypeAlias = list[tuple[str, tuple[int, ...]]]
 
-#: The name of a block that was given without one.
+#: The name of a block given without one.
 ALONE = "theta"
 
 
 def of(theta: Any) -> tuple[Blocks, Vector, bool]:
-    """Give the blocks of an array, or of a mapping of arrays; their values; whether they had names.
+    """Return the blocks of an array or a mapping of arrays, their values, and if they were named.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def _shape(array: Any) -> tuple[int, ...]:
 
 
 def join(arrays: Any, blocks: Blocks, what: str) -> Vector:
-    """Put the arrays of all blocks in one float64 vector, each seen to be finite and fitting."""
+    """Join the arrays of all blocks in one float64 vector; each must fit and be finite."""
     if not isinstance(arrays, Mapping) or list(arrays) != [name for name, _ in blocks]:
         raise ArgumentError(
             f"{what} must be a mapping with the keys {[name for name, _ in blocks]} in this order; "
@@ -74,19 +74,19 @@ def split(values: npt.NDArray[Any], blocks: Blocks) -> dict[str, npt.NDArray[Any
 
 
 def slices(blocks: Blocks) -> list[slice]:
-    """Where each block is in the vector."""
+    """Return the position of each block in the vector."""
     ends = np.cumsum([0, *(int(np.prod(shape)) for _, shape in blocks)])
     return [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
 
 
 def shaped(values: npt.NDArray[Any], blocks: Blocks, named: bool) -> Any:
-    """Give a copy of the vector in the form that the user's functions take."""
+    """Return a copy of the vector in the form that the user's functions take."""
     parts = split(values.copy(), blocks)
     return parts if named else parts[ALONE]
 
 
 def unit(rng: np.random.Generator, size: int) -> Vector:
-    """Draw a direction: evenly spread over the sphere."""
+    """Draw a direction uniformly from the sphere."""
     v = rng.standard_normal(size)
     length = float(np.linalg.norm(v))
     return v / length if length > 0 else np.ones(size) / np.sqrt(size)

@@ -1,4 +1,4 @@
-"""The error of differences over their step: down with the truncation, up with the round-off."""
+"""The error of differences against their step: truncation at large steps, round-off at small."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -14,34 +14,34 @@ from thalweg.errors import ArgumentError
 if TYPE_CHECKING:
     from thalweg._gradcheck._report import GradcheckReport
 
-#: Steps of a curve, and how many of them there are in a factor of ten.
+#: The range of steps of a curve, and their number per factor of ten.
 _LARGEST, _SMALLEST, _PER_DECADE = 1e0, 1e-13, 8
 
 
 @dataclass(frozen=True, eq=False)
 class ErrorCurve:
-    r"""How far differences with many steps are from the gradient, along one direction of a block.
+    r"""The error of differences for many steps, along one direction of a block.
 
-    For a right gradient the curve is a V on logarithmic axes: it falls with the slope 1 of
-    round-off, :math:`R/h`, read from small steps on, and rises with the slope `p` of truncation,
-    :math:`C h^p`. For a wrong one it ends on a plateau, the error of the gradient itself.
+    For a correct gradient, the curve is a V on logarithmic axes: from small steps on, it falls as
+    round-off, :math:`R/h`, and then rises as truncation, :math:`C h^p`. For a wrong gradient, it
+    ends on a plateau, the error of the gradient itself.
 
     Attributes
     ----------
     block : str
         Name of the block.
     h : ndarray, shape (n,)
-        The steps, falling.
+        The steps, in descending order.
     error : ndarray, shape (n,)
-        :math:`|a - n(h)| / |a|`, for the slope `a` of the gradient under test.
+        :math:`|a - n(h)| / |a|`, where `a` is the slope according to the gradient under test.
     order : int
         The order `p` of the difference.
     truncation, round_off : float
-        `C` and `R`, relative to `a`, from differences of neighbouring steps, without using `a`.
-        NaN where the curve does not show them.
+        `C` and `R`, relative to `a`, estimated from differences at neighbouring steps without using
+        `a`. NaN where the curve does not show them.
     truncation_slope, round_off_slope : float
-        Slopes of the two branches, by least squares; they should be `p` and -1. NaN where there is
-        no such branch: a quadratic has no truncation.
+        Slopes of the two branches, by least squares; they should be `p` and -1. NaN if a branch is
+        missing: a quadratic has no truncation.
     """
 
     block: str
@@ -80,7 +80,7 @@ def measure(report: "GradcheckReport", block: int) -> ErrorCurve:
             "Hessian; curves are of gradients that have just been checked"
         )
     here = report.blocks[block]
-    # Those that are no differences of one step are shown beside the central ones.
+    # Methods that are not differences of one step are shown together with central differences.
     rule = METHODS.get(report.method, METHODS["central"])
     direction = _blocks.unit(np.random.default_rng(0), here.size)
     count = round(_PER_DECADE * np.log10(_LARGEST / _SMALLEST)) + 1
@@ -99,9 +99,9 @@ def _known(values: Vector, points: Vector) -> tuple[Vector, Vector]:
 
 
 def _branches(h: Vector, found: Vector, rule: Method) -> tuple[float, float, float, float]:
-    """Give C, R and the slopes of both branches, from neighbours on the curve."""
+    """Return C, R and the slopes of both branches, from neighbours on the curve."""
     power = rule.order
-    # Every so many steps apart, neighbours are clearly of different error.
+    # Points this far apart clearly differ in error.
     apart = _PER_DECADE // 2
     change = np.abs(found[apart:] - found[:-apart])
     large, small = h[:-apart], h[apart:]
@@ -128,5 +128,5 @@ def _slope(h: Vector, error: Vector) -> float:
 
 
 def _smooth(values: Vector) -> Vector:
-    """Average over neighbours, for a single difference may be zero by chance."""
+    """Average over neighbours, since a single difference may be zero by chance."""
     return np.convolve(np.pad(values, 2, mode="edge"), np.ones(5) / 5, mode="valid")

@@ -1,6 +1,6 @@
 r"""Derivatives of a function of one number at 0, from its values near there.
 
-With a difference of the order `p` and the step `h`, the error is about
+For a difference of order `p` with step `h`, the error is about
 :math:`C h^p + R \varepsilon |f| / h`: truncation and round-off. It is smallest near
 :math:`h = \varepsilon^{1/(p+1)}`, where it is :math:`\varepsilon^{p/(p+1)}`.
 """
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 EPS = float(np.finfo(np.float64).eps)
 
-#: Values at some steps, and the steps that were really made: theta + h is rounded, too.
+#: Values at some steps, and the steps actually made: theta + h is rounded, too.
 Line: TypeAlias = Callable[
     [npt.NDArray[np.float64]], tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 ]
@@ -22,22 +22,22 @@ Line: TypeAlias = Callable[
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A way of taking differences."""
+    """A difference formula."""
 
     name: str
-    #: What it is at the step 1: where the function is evaluated. 0 is not asked for again.
+    #: Where it evaluates the function for step 1. The value at 0 is known already.
     points: tuple[float, ...]
-    #: Truncation falls as this power of the step.
+    #: Truncation decreases as this power of the step.
     order: int
-    #: R: the sum of the weights' sizes, for each value may be off by its last bit.
+    #: R: the sum of the absolute weights, since each value may be off by its last bit.
     noise: float
 
     def step(self, eps: float = EPS) -> float:
-        """Give the step that balances the errors of a function like exp at 1."""
+        """Return the step that balances the errors for a function like exp at 1."""
         return float(eps ** (1 / (self.order + 1)))
 
     def __call__(self, line: Line, h: float, value: float) -> float:
-        """Give the derivative at 0, where the function is `value`."""
+        """Return the derivative at 0, where the function is `value`."""
         f, s = line(h * np.array(self.points))
         if self.name == "forward":
             return float((f[0] - value) / s[0])
@@ -54,8 +54,8 @@ METHODS = {
     "fourth": Method("fourth", (1, -1, 2, -2), 4, 1.5),
 }
 
-#: Step of the complex-step derivative, Im f(θ + ih) / h: nothing is subtracted, so it may be so
-#: small that its square vanishes beside any number. Squire & Trapp 1998, SIAM Review 40:110.
+#: Step of the complex-step derivative, Im f(θ + ih) / h: nothing is subtracted, so the step may be
+#: so small that its square vanishes beside any number. Squire & Trapp 1998, SIAM Review 40:110.
 COMPLEX_STEP = 1e-30
 
 #: The first, largest step of Richardson's extrapolation, and how often it is halved.
@@ -63,12 +63,12 @@ RICHARDSON_STEP, HALVINGS = 0.1, 9
 
 
 def richardson(line: Line, h: float, eps: float = EPS) -> tuple[float, float]:
-    """Extrapolate central differences to the step 0; give the derivative and its error's estimate.
+    """Extrapolate central differences to step 0; return the derivative and an error estimate.
 
-    Of Romberg's table, in which each column has two orders more than the one before, the entry
-    that differs least from its neighbours. Ridders 1982, Advances in Engineering Software 4:75.
-    Here rounding of the function's values, which is `eps` of them, counts as well: neighbours may
-    agree by chance.
+    The result is the entry of Romberg's table, in which each column has two orders more than the
+    last, that differs least from its neighbours. Ridders 1982, Advances in Engineering Software
+    4:75. In addition, the estimate includes rounding of the function's values, relative to which it
+    is `eps`, since neighbours may agree by chance.
     """
     best, error = np.nan, np.inf
     before: list[float] = []

@@ -1,4 +1,4 @@
-"""Checks the gradient of any function of NumPy arrays."""
+"""Checking the gradient of any function of NumPy arrays."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ from thalweg._gradcheck._differences import (
 from thalweg._gradcheck._report import RTOL, Columns, GradcheckReport, report
 from thalweg.errors import ArgumentError, DataError, DtypeError, ShapeError
 
-#: Steps of methods that have the same for every precision.
+#: Steps of methods that use the same for every precision.
 _STEPS = {"complex": COMPLEX_STEP, "richardson": RICHARDSON_STEP}
 
 
@@ -39,49 +39,49 @@ def check_gradient(
     Parameters
     ----------
     f : callable
-        Called with something of the form of `theta`, in float64; returns a number. If that is one
-        of float32, steps and what they resolve are those of float32's :math:`ε = 2^{-23}`; without
-        `h` also where it is a Python float, if all that were seen are numbers of float32.
+        Called with an argument of the form of `theta`, in float64; returns a number. If the number
+        is float32, step and resolution are based on float32's :math:`ε = 2^{-23}`. Without `h`,
+        this also applies to Python floats if all values seen are float32 numbers.
     grad : callable or array_like or mapping
-        The gradient under test: its value at `theta`, or a function that gives it there.
+        The gradient under test: its value at `theta`, or a function that computes it there.
     theta : array_like, or mapping of str to array_like
         Where to check, converted to float64. A mapping is reported block by block.
     method : {"forward", "central", "fourth", "complex", "richardson"}, keyword only
-        How derivatives are had without `grad`; the table below has what each is good for.
+        How derivatives are computed without `grad`; see the table below.
     h : float, keyword only, optional
-        The step is ``h * max(1, abs(theta))``; by default that of the table. Below 1 it is not
-        relative: where `f` bends on a scale of 1e-6, as 1/θ does at 1e-6, pass a smaller one. At
-        least ε, which still moves `theta`; with "complex" any, with "richardson", whose last step
-        is 1/512 of it, 512 ε.
+        The step is ``h * max(1, abs(theta))``; for the default `h` see the table. Where
+        ``abs(theta)`` is below 1, the step is not relative: if `f` varies on a scale of 1e-6, as
+        1/θ does at 1e-6, pass a smaller `h`. The minimum is ε, which still moves `theta`; for
+        "richardson", whose last step is 1/512 of the first, 512 ε; for "complex" there is none.
     rtol : float, keyword only, default 1e-7
         Tolerance for the norm-relative error of a block.
     atol : float, keyword only, optional
-        Error of a single difference that is put down to the difference and not to the gradient; by
-        default it is estimated, for differences from as many evaluations again. If given, no block
-        is "unresolved".
+        Error of a single difference that is attributed to the difference and not to the gradient;
+        by default it is estimated, for differences from as many evaluations again. If given, no
+        block is "unresolved".
 
     Returns
     -------
     GradcheckReport
-        A block that differences are not exact enough to check, because rounding of a large `f`
-        hides its gradient, or `f` is noisy or bends within a step, does not pass: it is
+        A block does not pass if differences are not exact enough to check it, because rounding of a
+        large `f` hides its gradient, or because `f` is noisy or varies within a step: it is
         "unresolved", and the report says what to try.
 
-        Where the gradient is another than that of differences which are taken with a step,
-        those on both sides of the point tell whether a kink of `f` is in between. If so, and the
+        Where the gradient disagrees with differences taken with a step, differences on both sides
+        of the point are used to find out whether `f` has a kink in between. If so, and if the
         gradient lies between the two slopes, the parameter is left out and counted. Other kinks are
-        not looked for: `f` should be smooth around `theta`.
+        not searched for: `f` should be smooth around `theta`.
 
     Raises
     ------
     ArgumentError
         If `f` cannot be called, or an option is outside its range.
     ShapeError
-        If the gradient has not the shape of `theta`.
+        If the gradient does not have the shape of `theta`.
     DataError
         If `theta`, `f` or the gradient is not finite, or a block of `theta` is empty.
     DtypeError
-        If one of them is not of real numbers.
+        If one of them does not hold real numbers.
 
     Notes
     -----
@@ -95,11 +95,11 @@ def check_gradient(
     ``"complex"``     :math:`\operatorname{Im} f(θ + ih) / h`       1e-30         rounding
     ================  ============================================  ============  ==============
 
-    ε is :math:`2^{-52}`, or that of what `f` returns, if it is less exact.
+    ε is :math:`2^{-52}`, or the machine epsilon of what `f` returns if that is less exact.
 
-    ``"complex"`` subtracts nothing and so is exact to rounding, but `f` must be made of analytic
-    operations that accept complex numbers (no ``abs``, no comparison). Where `f` has kinks nearby,
-    the smallest step is the best: ``"central"``.
+    ``"complex"`` subtracts nothing and is therefore exact up to rounding, but `f` must consist of
+    analytic operations that accept complex numbers (no ``abs``, no comparison). If `f` has kinks
+    nearby, use ``"central"``, which has the smallest step.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def check_gradient(
     """
     _checks.function("f", f)
     method = _checks.one_of("method", method, (*METHODS, *_STEPS))
-    # Smaller steps do not move theta, but for the complex one.
+    # Smaller steps do not move theta, except with the complex method.
     least = {"complex": np.finfo(float).tiny, "richardson": EPS * 2**HALVINGS}.get(method, EPS)
     h = None if h is None else _checks.real("h", h, least)
     rtol = _checks.real("rtol", rtol, 0, closed="()")
@@ -163,7 +163,7 @@ def check_gradient(
         needed = 'method="complex" needs an f that carries complex numbers through; this one'
         try:
             result = evaluate(moved)
-        except TypeError as error:  # of NumPy's functions that take no complex numbers
+        except TypeError as error:  # from NumPy functions that do not accept complex numbers
             raise ArgumentError(
                 f'{needed} raised "{error}": use method="central", or other functions in f'
             ) from error
@@ -201,11 +201,11 @@ def check_gradient(
     else:
         both = [richardson(along(i), steps[i], eps) for i in places]
         numeric, estimate = (np.array(column) for column in zip(*both, strict=True))
-        # No difference resolves more than the function's own last bit at the largest step.
+        # No difference resolves more than the function's last bit at the largest step.
         estimate = np.maximum(estimate, eps * largest / steps)
         found = Columns(blocks, analytic, numeric, steps, smooth, estimate=estimate)
         order, noise = 2, 1.0
-    if single and moves and not chosen:  # Python floats that float32 has been made of
+    if single and moves and not chosen:  # Python floats computed in float32
         return check_gradient(
             lambda t: np.float32(f(t)), grad, theta, method=method, rtol=rtol, atol=atol
         )

@@ -1,4 +1,4 @@
-"""Checks products of a Hessian with vectors."""
+"""Checking products of a Hessian with vectors."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +14,7 @@ from thalweg._gradcheck._report import BlockReport, GradcheckReport
 from thalweg._gradcheck._verdict import judge, share
 from thalweg.errors import ArgumentError
 
-#: How far two products that are one number may differ, relative to the largest product.
+#: How much two products that should be equal may differ, relative to the largest product.
 _SYMMETRIC = 1e-10
 
 
@@ -35,23 +35,23 @@ def check_hvp(
 
     .. math:: \frac{\nabla f(\theta + h v) - \nabla f(\theta - h v)}{2 h}
 
-    in every block, so that a product that leaves out what couples two blocks fails; and
-    :math:`u^\top H v` with :math:`v^\top H u`, which a Hessian has equal.
+    in every block, so that a product that ignores the coupling of two blocks fails; and
+    :math:`u^\top H v` is compared with :math:`v^\top H u`, which are equal for a Hessian.
 
     Parameters
     ----------
     grad : callable
-        The gradient: of the form of `theta`, at something of that form.
+        Computes the gradient, in the form of `theta`, from an argument of that form.
     hvp : callable
-        ``hvp(theta, v)``, of that form as well.
+        ``hvp(theta, v)``, with arguments and result of that form as well.
     theta : array_like, or mapping of str to array_like
         Where to check, converted to float64.
     directions : int, keyword only, default 3
-        Directions in each block, at least 1.
+        Number of directions per block, at least 1.
     method : {"forward", "central", "fourth"}, keyword only
         As in `check_gradient`.
     h : float, keyword only, optional
-        The step is h times the larger of 1 and the norm of the block; from ε on, and by default as
+        The step is h times the larger of 1 and the norm of the block; at least ε, and by default as
         in `check_gradient`.
     rtol : float, keyword only, default 1e-6
         Tolerance for the norm-relative error of a block of :math:`H v`, over all directions.
@@ -61,7 +61,7 @@ def check_hvp(
     Returns
     -------
     GradcheckReport
-        A row for each block of :math:`H v`, and one, ``"symmetry"``, whose numbers are
+        One row for each block of :math:`H v`, and one named ``"symmetry"``, whose numbers are
         :math:`u^\top H v` and :math:`v^\top H u`; its tolerance is 1e-10.
 
     Raises
@@ -69,17 +69,17 @@ def check_hvp(
     ArgumentError
         If `grad` or `hvp` cannot be called, or an option is outside its range.
     ShapeError
-        If a result has not the form of `theta`.
+        If a result does not have the form of `theta`.
     DataError
         If something is not finite, or a block of `theta` is empty.
     DtypeError
-        If something is not of real numbers.
+        If something does not hold real numbers.
 
     Notes
     -----
-    What differences cannot resolve is estimated as in `check_gradient`, from twice the step, and
-    more than 1% of a product that they cannot resolve is no pass, either. A
-    Gauss-Newton or Fisher product in place of a Hessian fails, unless the two are equal there.
+    What differences cannot resolve is estimated as in `check_gradient`, from twice the step; if
+    this is more than 1% of a product, the block does not pass, either. A Gauss-Newton or Fisher
+    product in place of a Hessian fails, unless the two are equal at that point.
 
     Examples
     --------
@@ -126,8 +126,8 @@ def compare(
 ) -> GradcheckReport:
     """Compare products with differences of the gradient, along directions of each block.
 
-    `crosses` tells whether a kink lies on a way: such directions are drawn anew, up to ten times,
-    and then left out.
+    `crosses` tells whether a kink lies within the steps: such directions are redrawn, up to ten
+    times, and then left out.
     """
     here = slope(point)
     kinks = dict.fromkeys((name for name, _ in blocks), 0)
@@ -148,7 +148,7 @@ def compare(
                 continue
             one, two = (_slopes(rule, slope, point, v, k * step, here) for k in (1, 2))
             tried.append((v, product(v)))
-            # The last bit of the gradient is the least that there can be.
+            # It is at least the last bit of the gradient.
             spread = np.maximum(np.abs(two - one), EPS / 2 * np.abs(here) / step)
             rows.append((tried[-1][1], one, spread, step))
 
@@ -173,7 +173,7 @@ def compare(
 def _slopes(
     rule: Method, slope: Callable[[Vector], Vector], at: Vector, v: Vector, h: float, here: Vector
 ) -> Vector:
-    """Take the difference of a gradient, component by component."""
+    """Return the difference of a gradient, component by component."""
     f = [slope(at + h * k * v) for k in rule.points]
     if rule.name == "forward":
         result: Vector = (f[0] - here) / h
@@ -194,7 +194,7 @@ def _block(
 ) -> BlockReport:
     """Compare one block of the products, over all directions."""
     analytic, numeric, spread = columns
-    # An error up to this is the difference's own.
+    # Errors up to this are attributed to the differences.
     floor = 2 * np.maximum(spread, float(np.median(spread)))
     norms = (_blocks.length(v) for v in (analytic - numeric, analytic, numeric, floor))
     judged = judge(*norms, rtol=rtol, whole=whole, curvature=lambda: (0.0, 0.0))
@@ -209,7 +209,7 @@ def _symmetry(tried: list[tuple[Vector, Vector]]) -> BlockReport:
     one = np.array([u @ hv for (u, _), (_, hv) in pairs])[:, np.newaxis]
     other = np.array([v @ hu for (_, hu), (v, _) in pairs])[:, np.newaxis]
     size = max(_blocks.length(hv) for _, hv in tried)
-    # Products of two directions may cancel: the error is measured by the products of one.
+    # Products of two directions may cancel, so the error is relative to the size of Hv.
     floor = np.full_like(one, size)
     allowed = _SYMMETRIC * _blocks.length(floor)
     distance = _blocks.length(one - other)
@@ -228,7 +228,7 @@ def _compared(
     judged: tuple[float, float, str],
     truncation: float | None,
 ) -> BlockReport:
-    """Compare rows, one for each direction; smaller numbers than `least` are as if they were it."""
+    """Compare rows, one per direction; numbers smaller than `least` count as `least`."""
     error = np.abs(analytic - numeric)
     relative, resolution, verdict = judged
     worst = tuple(int(i) for i in np.unravel_index(int(error.argmax()), error.shape))

@@ -1,4 +1,4 @@
-"""Checks a model's gradients of a loss."""
+"""Checking a model's gradients of a loss."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,12 +18,12 @@ from thalweg.nn import Linear, Loss, Sequential
 if TYPE_CHECKING:
     from thalweg._trainer import Trainer
 
-#: Beyond so many parameters, directions are compared by default and not single parameters.
+#: Above this number of parameters, directions are compared by default instead of parameters.
 _MANY = 10_000
 _DIRECTIONS = 3
 
-#: Float32 gradients are within 3e-7 or so of float64 ones; this is what is let pass, times the root
-#: of the number of linear layers.
+#: Float32 gradients are within 3e-7 or so of float64 ones; this is the tolerance, to be multiplied
+#: by the root of the number of linear layers.
 _FLOAT32 = 2e-6
 
 
@@ -45,38 +45,38 @@ def gradcheck(
     Parameters
     ----------
     model : Sequential
-        Is not changed. A float32 model is checked through a float64 copy of it, and its own
-        gradient is then compared with that of the copy.
+        Not changed. A float32 model is checked through a float64 copy of it, and its own gradient
+        is then compared with that of the copy.
     x, y : array_like
-        A batch, as in `Trainer.fit`. It is evaluated four times for every parameter or direction;
-        some ten rows are enough.
+        A batch, as in `Trainer.fit`. It is evaluated four times per parameter or direction; ten
+        rows or so are enough.
     loss : Loss or callable, keyword only
-        As for `Trainer`. A custom loss is called in float64 as often, and must not use the model
-        meanwhile.
+        As for `Trainer`. A custom loss is called in float64 just as often, and must not use the
+        model in the meantime.
     sample_weight : array_like, shape (n,), keyword only, optional
         As in `Trainer.fit`.
     h : float, keyword only, optional
-        The step is ``h * max(1, abs(theta))``, with `h` from ``eps`` on, by default
-        ``eps**(1/3)``. Along a direction it is h times the larger of 1 and the block's norm.
+        The step is ``h * max(1, abs(theta))``, with `h` at least ``eps``, by default
+        ``eps**(1/3)``. Along a direction, it is h times the larger of 1 and the block's norm.
     rtol, atol : float, keyword only
         As in `check_gradient`.
     directions : int, keyword only, optional
-        Random directions *in each block* that are compared instead of every parameter, 0 for every
-        parameter. By default 0 up to 10 000 parameters, and else 3. (One direction through all
-        parameters would hide what is wrong in a small block.)
+        Number of random directions *in each block* to compare instead of every parameter; 0 for
+        every parameter. By default 0 for up to 10 000 parameters, and 3 otherwise. (A single
+        direction through all parameters would hide errors in a small block.)
     seed : int, keyword only, default 0
         Seed of the directions.
 
     Returns
     -------
     GradcheckReport
-        A block of which differences resolve too little is "unresolved" and does not pass, as in
+        A block that differences cannot resolve well enough is "unresolved" and does not pass, as in
         `check_gradient`.
 
-        Parameters for which a kink lies between the two points are left out and counted: of a
-        ReLU-like activation, or of `nn.L1Loss`, `nn.HuberLoss`, `nn.QuantileLoss` and the bound of
-        `nn.GaussianNLLLoss`. Directions for which it does are drawn anew, up to ten times. Kinks of
-        a custom loss nobody knows of: where every parameter is compared they are found as in
+        Parameters with a kink between the two points are left out and counted: a kink of a
+        ReLU-like activation, or of `nn.L1Loss`, `nn.HuberLoss`, `nn.QuantileLoss` or the bound of
+        `nn.GaussianNLLLoss`. Directions with a kink are redrawn, up to ten times. The kinks of a
+        custom loss are unknown: where every parameter is compared, they are detected as in
         `check_gradient`.
 
     Raises
@@ -88,13 +88,13 @@ def gradcheck(
 
     Notes
     -----
-    What is random stays as it is meanwhile: dropout drops the same in every evaluation, and
-    `nn.BatchNorm1d` takes the batch's statistics, as in training, but its running averages are not
-    moved.
+    Random elements are held fixed: dropout drops the same elements in every evaluation, and
+    `nn.BatchNorm1d` uses the batch's statistics, as in training, but does not update its running
+    averages.
 
-    A float32 gradient passes if its norm-relative distance from the float64 one is at most
-    2e-6 times the root of the number of linear layers, or 2^-23 of the whole gradient; it is not
-    judged if a kink is so near that rounding to float32 may cross it.
+    A float32 gradient passes if its norm-relative distance from the float64 one is at most 2e-6
+    times the root of the number of linear layers, or 2^-23 of the whole gradient; it is not judged
+    if a kink is so near that rounding to float32 may cross it.
 
     Examples
     --------
@@ -120,7 +120,7 @@ def gradcheck(
 
     own = Trainer(model.astype(model.dtype.name), loss=loss, optimizer=SGD(lr=0.0))
     x, y, weight = own._ready(x, y, sample_weight)
-    x = model._matrix(x, "x")  # rounded, if the model rounds it
+    x = model._matrix(x, "x")  # rounded as by the model
     own_data = x, y, weight
     task = _task.of(model, x, y, loss, weight)
 
@@ -162,25 +162,25 @@ def gradgradcheck(
     Parameters
     ----------
     model : Sequential
-        Is not changed. A float32 model is checked through a float64 copy of it.
+        Not changed. A float32 model is checked through a float64 copy of it.
     x, y, sample_weight
         A batch, as in `gradcheck`.
     loss : Loss, keyword only
-        One of thalweg's.
+        A loss of thalweg's.
     directions, h, rtol, seed
-        As in `check_hvp`; the differences are central ones.
+        As in `check_hvp`; the differences are central.
 
     Returns
     -------
     GradcheckReport
-        Directions on which a kink lies are drawn anew, and left out and counted after ten times.
+        Directions with a kink are redrawn, and after ten attempts left out and counted.
 
     Raises
     ------
     ArgumentError
-        If an option is outside its range, or kinks are in every direction.
+        If an option is outside its range, or there are kinks in every direction.
     UnsupportedError
-        If the loss is one of your own.
+        If the loss is a custom one.
     ShapeError, DataError, DtypeError
         If `x` and `y` do not fit the model.
 
@@ -248,7 +248,7 @@ def _directions(
                 values, crossed, gradient = task.losses(part.start, v, points)
                 if not crossed.any():
                     break
-            # Parameters are rounded: the way that was really gone is compared.
+            # Parameters are rounded: compare along the step actually taken.
             gone = [(here + s * v) - (here - s * v) for s in points[::2]]
             slopes = (values[::2] - values[1::2]) / (2 * points[::2])
             truth = float(gradient[part] @ gone[0]) / (2 * step)
@@ -275,7 +275,7 @@ def _with_float32(
     single = own.model.flat_gradients.astype(np.float64)
     layers = sum(isinstance(layer, Linear) for layer in own.model.layers)
     limit = _FLOAT32 * np.sqrt(max(layers, 1))
-    # Rounding at every parameter moves activations by about this; is a kink within reach?
+    # Rounding all parameters moves activations by about this much; is a kink within reach?
     theta = task.trainer.model.flat_parameters
     jolt = 1e-6 * np.maximum(np.abs(theta), 0.1) * rng.choice([-1.0, 1.0], theta.size)
     near = bool(task.losses(0, jolt, np.array([1.0, -1.0]))[1].any())
@@ -283,7 +283,7 @@ def _with_float32(
 
     def judged(block: BlockReport, part: slice) -> BlockReport:
         distance = _blocks.length(single[part] - gradient[part])
-        # Where terms cancel, as for a bias before BatchNorm1d, the error is that of the terms.
+        # If terms cancel, as for a bias before BatchNorm1d, the error is relative to the terms.
         size = max(_blocks.length(gradient[part]), 2**-23 / limit * whole)
         error = distance / size if size > 0 else (np.inf if distance > 0 else 0.0)
         wrong = not error <= limit and not near

@@ -1,4 +1,4 @@
-"""What a gradient check found: the comparison, and the table of it."""
+"""The result of a gradient check: the comparison, and its table."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from thalweg._gradcheck._curve import ErrorCurve
 
-#: The values of the function at theta + step * direction in one block, by its number, and the
-#: gradient's slope along it.
+#: For the block with this number, the function's values at theta + step * direction, and the
+#: gradient's slope along the direction.
 Lines: TypeAlias = Callable[[int, Vector, npt.NDArray[Any]], tuple[npt.NDArray[Any], float]]
 
-#: Names of types, by how exact their values are.
+#: Names of dtypes by machine epsilon.
 _FLOATS = {float(np.finfo(kind).eps): kind for kind in ("float16", "float32", "float64")}
 
 #: Central differences of smooth networks agree to about 1e-9; wrong formulas are off by far more.
@@ -42,43 +42,43 @@ class BlockReport:
     shape : tuple of int
         Shape of the block.
     h : tuple of two floats
-        The smallest and the largest step that was used.
+        The smallest and the largest step used.
     max_abs_error : float
         The largest :math:`|a_i - n_i|`.
     max_rel_error : float
         The largest :math:`|a_i - n_i| / \max(|a_i|, |n_i|, \delta_i / r)`. Below
-        :math:`\delta_i / r` its own errors are all that a difference shows.
+        :math:`\delta_i / r`, a difference only shows its own errors.
     norm_rel_error : float
         :math:`\lVert a - n \rVert / \lVert n \rVert`, infinite if only `n` is zero.
     resolution : float
-        :math:`\lVert\delta\rVert / \lVert n \rVert`, what differences cannot tell. The block fails
-        if `norm_rel_error` is above both `r` and this.
+        :math:`\lVert\delta\rVert / \lVert n \rVert`, what differences cannot resolve. The block
+        fails if `norm_rel_error` is above both `r` and this.
     worst_index : tuple of int
-        Where in the block the largest absolute error is; with directions, the number of that one.
+        The position of the largest absolute error in the block; with directions, the number of the
+        direction.
     worst_analytic, worst_numeric : float
         The two values there.
     truncation : float or None
-        Error of a typical difference that comes from the size of its step, estimated from that with
-        twice the step, round-off included; None if ``atol`` was given.
+        Truncation error of a typical difference, estimated from twice the step, and including
+        round-off; None if ``atol`` was given.
     round_off : float
-        The most that rounding of the function's values to their last bit does to a typical
-        difference. What rounding *inside* the function does comes on top.
+        The largest effect on a typical difference of rounding the function's values to their last
+        bit. Rounding *inside* the function comes on top.
     kinks : int
         Parameters, or directions, left out because a ReLU-like kink lies between the points.
     kink_at : tuple of int or None
-        Where in the block the first kink is that was not known of, but found by differences on both
-        sides of a parameter whose gradient is another than theirs.
+        The position in the block of the first unknown kink, detected by differences on both sides
+        of a parameter whose gradient disagrees with them.
     directions : int
-        How many random directions were compared; 0 if every parameter was.
+        Number of random directions compared; 0 if every parameter was.
     float32_error : float or None
-        For a float32 model, :math:`\\lVert a_{32} - a_{64} \\rVert / \\lVert a_{64} \\rVert`
-        of its own gradient and that of its float64 copy.
+        For a float32 model, :math:`\lVert a_{32} - a_{64} \rVert / \lVert a_{64} \rVert` for its
+        own gradient and that of its float64 copy.
     verdict : str
-        ``"ok"``; ``"ok to resolution"`` if differences are not exact enough to resolve `r`, but
-        to 1% of the gradient, or if the gradient is zero there; ``"unresolved"``, which is no pass,
-        if neither is so: any gradient of that size agrees with them; ``"FAILED"``;
-        ``"FAILED in float32"`` if only the float32 gradient is wrong; ``"all kinks"`` if nothing
-        was left to compare.
+        ``"ok"``; ``"ok to resolution"`` if differences do not resolve `r`, but resolve 1% of the
+        gradient, or if the gradient is zero; ``"unresolved"``, which is not a pass, if neither
+        holds: any gradient of that size agrees with them; ``"FAILED"``; ``"FAILED in float32"`` if
+        only the float32 gradient is wrong; ``"all kinks"`` if nothing was left to compare.
     """
 
     name: str
@@ -101,7 +101,7 @@ class BlockReport:
 
     @property
     def size(self) -> int:
-        """How many parameters the block has."""
+        """The number of parameters in the block."""
         return int(np.prod(self.shape))
 
     @property
@@ -112,18 +112,18 @@ class BlockReport:
 
 @dataclass(frozen=True, repr=False)
 class GradcheckReport:
-    """What a gradient check found; true if everything passed. Print it to see the table.
+    """The result of a gradient check; true if everything passed. Print it to see the table.
 
     Attributes
     ----------
     blocks : tuple of BlockReport
         One for each block of parameters, in order.
     method : str
-        How the numeric gradient was had.
+        How the numeric gradient was computed.
     rtol : float
         The tolerance `r`.
     value : float
-        The function, or loss, at the point of the check.
+        The function, or loss, at the point checked.
     """
 
     blocks: tuple[BlockReport, ...]
@@ -131,11 +131,11 @@ class GradcheckReport:
     rtol: float
     value: float
     _lines: Lines | None = field(default=None, compare=False)
-    #: How exact the function's values are.
+    #: The machine epsilon of the function's values.
     _eps: float = EPS
 
     def curve(self, block: str | None = None) -> "ErrorCurve":
-        """Measure the error along one random direction of a block for many steps.
+        """Measure the error along one random direction of a block, for many steps.
 
         Parameters
         ----------
@@ -146,31 +146,31 @@ class GradcheckReport:
         Returns
         -------
         ErrorCurve
-            With the slopes of truncation and round-off. The function is evaluated some hundred
-            times, as it is now.
+            With the slopes of truncation and round-off. This evaluates the function some hundred
+            times, in its present state.
 
         Raises
         ------
         ArgumentError
-            If there is no such block; or the report has no function, for it was unpickled, or is
-            one of `check_hvp` or `gradgradcheck`.
+            If there is no such block, or the report has no function, because it was unpickled or
+            comes from `check_hvp` or `gradgradcheck`.
         """
         from thalweg._gradcheck._curve import measure
 
         names = [b.name for b in self.blocks]
-        # What is zero has errors as large as itself.
+        # Errors of zero gradients are as large as the gradients.
         order = [(not b.passed, b.resolution <= LIMIT, b.norm_rel_error) for b in self.blocks]
         worst = names[order.index(max(order))]
         block = _checks.one_of("block", worst if block is None else block, names)
         return measure(self, names.index(block))
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draws errors over the step, block by block; see `thalweg.plot.gradcheck`.
+        """Draw errors against the step, block by block; see `thalweg.plot.gradcheck`.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Where to draw; a new figure by default.
+            Where to draw; by default a new figure.
 
         Returns
         -------
@@ -192,39 +192,39 @@ class GradcheckReport:
 
     @property
     def failed(self) -> tuple[str, ...]:
-        """Names of the blocks that did not pass, those that are unresolved among them."""
+        """Names of the blocks that did not pass, including unresolved ones."""
         return tuple(block.name for block in self.blocks if not block.passed)
 
     @property
     def unresolved(self) -> tuple[str, ...]:
-        """Names of the blocks whose gradient differences are not exact enough to judge."""
+        """Names of the blocks for which differences are not exact enough to judge the gradient."""
         return tuple(block.name for block in self.blocks if block.verdict == "unresolved")
 
     @property
     def max_abs_error(self) -> float:
-        """The largest absolute error of all blocks."""
+        """The largest absolute error in all blocks."""
         return max(block.max_abs_error for block in self.blocks)
 
     @property
     def max_rel_error(self) -> float:
-        """The largest relative error of all blocks; see `BlockReport`."""
+        """The largest relative error in all blocks; see `BlockReport`."""
         return max(block.max_rel_error for block in self.blocks)
 
     @property
     def norm_rel_error(self) -> float:
-        """The largest norm-relative error of all blocks, but for those that passed as zero."""
-        # There it is one rounding error relative to another.
+        """The largest norm-relative error in all blocks, except those that passed as zero."""
+        # In those, it is one rounding error relative to another.
         counted = (b for b in self.blocks if not (b.passed and b.resolution > LIMIT))
         return max((b.norm_rel_error for b in counted), default=0.0)
 
     @property
     def kinks(self) -> int:
-        """How many parameters were left out because of a kink."""
+        """The number of parameters left out because of a kink."""
         return sum(block.kinks for block in self.blocks)
 
     @property
     def float32_error(self) -> float | None:
-        """The largest error of float32 gradients; None if the model was not float32."""
+        """The largest error of a float32 gradient; None if the model was not float32."""
         return max(
             (b.float32_error for b in self.blocks if b.float32_error is not None), default=None
         )
@@ -290,12 +290,12 @@ class GradcheckReport:
         return "\n".join(lines)
 
     def _advice(self) -> list[str]:
-        """Say what to do where differences cannot tell."""
+        """Say what to do where differences do not resolve the gradient."""
         coarse = [b for b in self.blocks if not b.passed and b.resolution > LIMIT]
         rounded: list[str] = []
         bent: list[str] = []
         for b in coarse:
-            # What is above rounding is the step's, or noise. Of products nobody knows it.
+            # Errors above rounding come from the step, or from noise. For products, it is unknown.
             above = b.truncation is not None and b.truncation > 100 * b.round_off > 0
             (bent if above else rounded).append(b.name)
         advice = [
@@ -329,9 +329,9 @@ def resolution(
     blocks: Blocks,
     eps: float,
 ) -> Vector:
-    """Estimate the error of each difference from that with twice the step, without the gradient."""
-    # As an error of f, which for round-off is one number whatever the parameter and its step. The
-    # last bit of f is the least that there can be.
+    """Estimate the error of each difference from twice the step, without using the gradient."""
+    # As errors of f, which for round-off do not depend on the parameter and its step. They are at
+    # least the last bit of f.
     errors = np.abs(doubled - numeric) * steps
     floor = eps / 2 * abs(value)
     if not kinked.all():
@@ -339,9 +339,9 @@ def resolution(
     delta = np.empty_like(steps)
     for indices in _blocks.split(np.arange(steps.size), blocks).values():
         kept = errors[indices][~kinked[indices]]
-        # A median, for a kink that nobody knows of makes a single error huge. Twice that is about
-        # one and a half standard deviations: enough on average over many, and not over few, as
-        # three directions are.
+        # A median, since an unknown kink makes a single error huge. Twice the median is about one
+        # and a half standard deviations: enough on average over many, but not over few, such as
+        # three directions.
         typical = max(floor, float(np.median(kept))) if kept.size else floor
         delta[indices] = 2 * (1 + 1 / max(1, kept.size) ** 0.5) * typical / steps[indices]
     return delta
@@ -349,7 +349,7 @@ def resolution(
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Gradients and differences, one of each for every parameter or direction of all blocks."""
+    """Gradients and differences, one each per parameter or direction of all blocks."""
 
     blocks: Blocks
     analytic: Vector
@@ -357,7 +357,7 @@ class Columns:
     steps: Vector
     kinked: npt.NDArray[np.bool_]
     #: The differences with twice the step, and whether there is a kink between their points; or,
-    #: if there are none, an estimate of their errors.
+    #: without these, an estimate of the errors.
     doubled: Vector | None = None
     also_kinked: npt.NDArray[np.bool_] | None = None
     estimate: Vector | None = None
@@ -376,9 +376,9 @@ def report(
     shapes: Blocks | None = None,
     eps: float = EPS,
 ) -> GradcheckReport:
-    """Compare two gradients block by block; `shapes` are theirs, if it is along directions.
+    """Compare two gradients block by block; `shapes` are the blocks' if along directions.
 
-    `eps` is how exact the function's values are, relative to their size.
+    `eps` is the relative precision of the function's values.
     """
     parts = _blocks.slices(found.blocks)
     nothing = np.zeros_like(found.kinked)
@@ -443,7 +443,7 @@ def report(
 
 
 def _first(marks: npt.NDArray[np.bool_]) -> tuple[int, ...] | None:
-    """Give where the first mark is."""
+    """Return the position of the first mark."""
     places = np.argwhere(marks)
     return tuple(int(i) for i in places[0]) if len(places) else None
 
@@ -460,11 +460,11 @@ def _compare(
     whole: float,
     curvature: Callable[[], tuple[float, float]] | None,
 ) -> BlockReport:
-    """Compare one block; the head of this package has the criterion."""
+    """Compare one block, by the criterion in the docstring of this package."""
     kinks = int(kinked.sum())
     error = np.where(kinked, 0.0, np.abs(analytic - numeric))
     scale = np.maximum(np.maximum(np.abs(analytic), np.abs(numeric)), delta / rtol)
-    # Where even delta is zero (f = 0), equal numbers agree and all others do not.
+    # If delta is zero too (f = 0), only equal numbers agree.
     relative = np.divide(error, scale, out=np.zeros_like(error), where=scale > 0)
     worst = tuple(int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
 
@@ -502,21 +502,21 @@ def _curvature(
     value: float,
     eps: float,
 ) -> tuple[float, float]:
-    """How much the gradient changes over a step, and over the rounding of the parameters at 1.
+    """Return the gradient's change over a step, and over rounding the parameters at 1.
 
-    From second differences along one direction of the block; 0 where they are not those of a
-    parabola, but of noise, or of a function that bends within a step.
+    From second differences along one direction of the block; 0 if they are not those of a parabola,
+    but of noise, or of a function that varies within a step.
     """
     step = float(np.median(steps))
     v = _blocks.unit(np.random.default_rng(0), size)
     try:
         f, _ = line(v, step * np.array([1.0, -1.0, 2.0, -2.0]))
-    except DataError:  # further out it need not be defined
+    except DataError:  # it may be undefined further out
         return 0.0, 0.0
     with np.errstate(all="ignore"):
         f = f.real - value
         once, twice = float(f[0] + f[1]), float(f[2] + f[3])
-        if not abs(twice - 4 * once) <= 0.1 * abs(twice):  # nor if it is NaN
+        if not abs(twice - 4 * once) <= 0.1 * abs(twice):  # also if it is NaN
             return 0.0, 0.0
         change = abs(once) / step * steps.size**0.5
         return change, 4 * eps * change / step

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def of(model: Sequential, x: Any, y: Any, loss: Any, weight: Any) -> "Task":
-    """Make the data ready for a float64 copy of a model."""
+    """Prepare the data for a float64 copy of a model."""
     from thalweg._trainer import Trainer
     from thalweg.optim import SGD
 
@@ -27,8 +27,8 @@ def of(model: Sequential, x: Any, y: Any, loss: Any, weight: Any) -> "Task":
     trainer = Trainer(copy, loss=loss, optimizer=SGD(lr=0.0))
     x, y, weight = trainer._ready(x, y, weight)
     x = _arrays.finite(copy._matrix(x, "x"), "x")
-    # What targets mean to a function of the user's own is its affair; NaN may stand for none.
-    if y.dtype.kind == "f" and not isinstance(trainer._loss, FunctionLoss):
+    # A user-defined loss decides what targets mean; NaN may mark missing ones.
+    if not isinstance(trainer._loss, FunctionLoss) and y.dtype.kind == "f":
         y = _arrays.finite(y, "y")
     kind = TaskOfDerivatives if isinstance(trainer._loss, DerivativeLoss) else Task
     return kind(trainer, x, y, weight)
@@ -58,7 +58,7 @@ class Task:
     def losses(
         self, start: int, direction: Vector, steps: Vector
     ) -> tuple[Vector, npt.NDArray[np.bool_], Vector]:
-        """Values at steps along a direction, whether there are kinks between, the gradient."""
+        """Return values at steps along a direction, whether kinks lie in between, the gradient."""
         core, loss = self.trainer.model._core, self.trainer._loss
         if isinstance(loss, FunctionLoss):
             function = partial(_call, loss, self.y, self.weight)
@@ -79,7 +79,7 @@ class Task:
 
 
 class TaskOfDerivatives(Task):
-    """The same where the loss is one of derivatives. Kinks are not looked for."""
+    """The same for a `DerivativeLoss`. Kinks are not detected."""
 
     __slots__ = ()
 
@@ -89,7 +89,7 @@ class TaskOfDerivatives(Task):
         for i, here in enumerate(theta):
             ends = here + np.array([h, -h]) * max(1.0, abs(here))
             up, down = (self._value(theta, slice(i, i + 1), end) for end in ends)
-            numeric[i] = (up - down) / (ends[0] - ends[1])  # the step that is really taken
+            numeric[i] = (up - down) / (ends[0] - ends[1])  # the step actually taken
         self.trainer.model._core.set_parameters(theta)
         return gradient, numeric, np.zeros(len(theta), bool)
 
@@ -109,7 +109,7 @@ class TaskOfDerivatives(Task):
         return core
 
     def _home(self) -> tuple[Vector, Vector]:
-        """Parameters, and the gradient there by going back."""
+        """Return the parameters, and the gradient there from a backward pass."""
         model = self.trainer.model
         model.zero_grad()
         self._core.backward(self.x, self.y, self.weight)
@@ -117,7 +117,7 @@ class TaskOfDerivatives(Task):
         return theta.astype(np.float64), gradient.astype(np.float64)
 
     def _value(self, theta: Vector, part: slice, values: Any) -> float:
-        """Give the loss at parameters of which a part has these values."""
+        """Return the loss at `theta` with `values` in one part."""
         moved = theta.copy()
         moved[part] = values
         self.trainer.model._core.set_parameters(moved)

@@ -3,11 +3,10 @@
 import math
 from collections.abc import Callable
 
-#: A block is checked if its differences are exact to this part of its gradient: what is wrong by
-#: more than that fails.
+#: A block is checked if differences resolve this fraction of its gradient: larger errors fail.
 LIMIT = 1e-2
 
-#: What a block whose gradient is zero may hide, as a part of the gradient of all blocks.
+#: What a block whose gradient is zero may hide, as a fraction of the gradient of all blocks.
 _HIDDEN = 1e-4
 
 
@@ -21,12 +20,12 @@ def judge(
     whole: float,
     curvature: Callable[[], tuple[float, float]] | None,
 ) -> tuple[float, float, str]:
-    """Give the error and the resolution, relative to the numeric gradient, and the verdict.
+    """Return error and resolution, relative to the numeric gradient, and the verdict.
 
-    All but `rtol` are norms: of the difference of the two gradients, of each, of what a difference
-    cannot resolve, and of the numeric gradient of all blocks. `curvature` tells how much the
-    gradient changes over a step, and over the rounding of a parameter; None stands for a resolution
-    that the user has vouched for.
+    All positional arguments are norms: of the difference of the two gradients, of each gradient,
+    and of what differences cannot resolve; `whole` is that of the numeric gradient of all blocks.
+    `curvature` returns how much the gradient changes over a step, and over the rounding of a
+    parameter; None means that the user has vouched for the resolution.
     """
     error, resolution = share(distance, numeric), share(delta, numeric)
     if not math.isfinite(distance):
@@ -36,7 +35,7 @@ def judge(
     inside = distance <= max(rtol * numeric, delta)
     known = (
         delta <= LIMIT * numeric
-        # The function did not move at all, and so says the gradient.
+        # The function did not move at all, and the gradient agrees.
         or analytic == numeric == 0
         # As for a bias before BatchNorm1d, where terms cancel.
         or (analytic <= LIMIT * delta and delta <= _HIDDEN * whole)
@@ -44,10 +43,10 @@ def judge(
     )
     if not (inside and known) and curvature is not None:
         over_step, over_rounding = curvature()
-        # Where rounding hides the gradient because the function is large, it hides this as well: so
-        # here is a minimum, a maximum or a saddle.
+        # If rounding hides the gradient because the function is large, it hides this change too. It
+        # does not, so this is a minimum, a maximum or a saddle.
         known = known or delta <= LIMIT * over_step
-        # No gradient is more exact than its parameters are.
+        # A gradient cannot be more exact than its parameters.
         inside = inside or distance <= over_rounding
     if not inside:
         return error, resolution, "FAILED"
@@ -55,5 +54,5 @@ def judge(
 
 
 def share(part: float, whole: float) -> float:
-    """Divide; nothing of nothing is 0."""
+    """Divide; 0 divided by 0 is 0."""
     return part / whole if whole > 0 else (0.0 if part == 0 else math.inf)

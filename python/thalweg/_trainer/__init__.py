@@ -1,8 +1,8 @@
 """Training: a model, a loss and an optimizer put together.
 
-Here is `Trainer` and what can be read of it. `_base` makes one and makes data ready, `_batch` is
-what it does with a batch, `_fit` with epochs of them, `_penalty` pulls parameters to given values,
-`_file` saves and resumes.
+This module holds `Trainer` and its readable properties. `_base` constructs a trainer and prepares
+data, `_batch` handles a single batch, `_fit` handles epochs, `_penalty` pulls parameters towards
+given values, and `_file` saves and resumes.
 """
 
 from thalweg import _checks, _core, _habits
@@ -16,7 +16,7 @@ from thalweg._trainer._fit import Fitting
 from thalweg._trainer._penalty import Penalized
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Loss, Sequential
-from thalweg.nn._losses import FunctionLoss, loss_of
+from thalweg.nn._losses import FunctionLoss, NoLoss, loss_of
 from thalweg.optim import Optimizer
 from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
@@ -27,50 +27,52 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
     Parameters
     ----------
     model : Sequential
-        Is trained in place.
+        Trained in place.
     loss : Loss or callable, keyword only
         ``nn.CrossEntropyLoss()`` for class labels, ``nn.BCEWithLogitsLoss()`` for several labels at
-        once, ``nn.MSELoss()`` for numbers; or one of your own, see `nn.CustomLoss`.
+        once, ``nn.MSELoss()`` for numbers; or one of your own, see `nn.CustomLoss`. None if the
+        gradients always come from elsewhere: only `update` makes steps then.
     optimizer : Optimizer, keyword only
-        E.g. ``optim.AdamW(lr=1e-3)``; belongs to this model from now on, and another model needs
-        another one. Several trainers of one model may share it.
+        E.g. ``optim.AdamW(lr=1e-3)``. It belongs to this model from now on; another model needs an
+        optimizer of its own. Several trainers of the same model may share it.
     schedule : Schedule or ReduceLROnPlateau, keyword only, optional
         How the learning rate changes, e.g. ``schedules.OneCycleLR(max_lr=0.01)``; see
-        `thalweg.optim.schedules`. It starts from the rate that the optimizer has now, counts the
+        `thalweg.optim.schedules`. It starts from the optimizer's current rate, counts the
         optimizer's steps, and sets ``optimizer.lr`` before each of them.
     clip_grad_norm : float, keyword only, optional
         The gradient of all parameters together is scaled down to at most this Euclidean norm
         before each update: :math:`g \leftarrow g \min(1, c / (\lVert g \rVert + 10^{-6}))`,
-        as by PyTorch's ``clip_grad_norm_``.
+        as in PyTorch's ``clip_grad_norm_``.
     clip_grad_value : float, keyword only, optional
-        Each component of the gradient is kept within plus and minus this.
+        Each component of the gradient is clipped to between minus and plus this value.
     accumulate_grad_batches : int, keyword only, default 1
-        Batches whose gradients are averaged for one update; at the end of an epoch of `fit`, as
-        many as are left.
+        Number of batches whose gradients are averaged for one update. The last update of an epoch
+        of `fit` averages the batches that remain.
     average : optim.EMA or optim.SWA, keyword only, optional
-        Keeps an average of the parameters over the updates, which `average_model` gives.
+        Keeps an average of the parameters over the updates; see `average_model`.
     precision : str, keyword only, optional
-        Precision of the products of training; by default that of the model, "float32" or "float64".
-        Models of float32 can train in "bfloat16" on CPUs with AVX-512 BF16 (Xeons since 2023, AMD's
-        Zen 4 and later), and in "bf16x3" or "bf16x6" on those with tiles (AMX), see Notes.
+        Precision of the matrix products in training; by default that of the model, "float32" or
+        "float64". Models in float32 can train in "bfloat16" on CPUs with AVX-512 BF16 (Xeons since
+        2023, AMD's Zen 4 and later), and in "bf16x3" or "bf16x6" on CPUs with tiles (AMX); see
+        Notes.
 
     Raises
     ------
     ArgumentError
         If an argument is of the wrong kind, or the optimizer belongs to another model.
     ShapeError
-        If the loss needs another number of outputs.
+        If the loss needs a different number of outputs.
     UnsupportedError
-        If this machine or version does not have the precision; never is another one used silently.
+        If this machine or version does not support the precision; another is never used silently.
 
     Notes
     -----
-    Without clipping and accumulation a parameter's gradient is used up on the spot, while it is in
-    cache. With them it is written, and the update is a second pass over the parameters.
+    Without clipping and accumulation, each parameter's gradient is used immediately, while it is in
+    cache. With them, it is written to memory, and the update is a second pass over the parameters.
 
-    In a precision that splits numbers, those that a dense layer multiplies are written as sums of
-    one, two or three parts, each what bfloat16 makes of what is left, :math:`x = x_0 + x_1 + x_2`,
-    and the products of parts that matter are added up in float32:
+    In a reduced precision, the operands of a dense layer's products are written as sums of one, two
+    or three parts, each of them what remains, rounded to bfloat16, :math:`x = x_0 + x_1 + x_2`, and
+    the significant products of parts are summed in float32:
 
     ============  ==========================================================  =====================
     "bfloat16"    :math:`x_0 y_0`                                              some 0.3 % off
@@ -79,9 +81,9 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
     ============  ==========================================================  =====================
 
     (Henry, Tang & Heinecke 2019, arXiv:1904.06376; the names are those of JAX.) Parameters, their
-    updates, activations, losses and normalizations stay in float32, and so do layers of fewer than
-    32 inputs or outputs, batches of fewer than 32 rows, and all that does not train: `evaluate` and
-    the model itself. Products of bfloat16 take numbers below :math:`2^{-126}` for 0.
+    updates, activations, losses and normalizations stay in float32. So do layers with fewer than 32
+    inputs or outputs, batches of fewer than 32 rows, and everything that does not train: `evaluate`
+    and the model itself. Products in bfloat16 treat numbers below :math:`2^{-126}` as 0.
 
     Examples
     --------
@@ -95,18 +97,18 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
     array([0, 1, 1, 0])
     """
 
-    # Read-only, because the core holds on to the objects that it was made with.
+    # Read-only, because the core holds on to the objects it was made with.
     @property
     def model(self) -> Sequential:
-        """The model that is trained."""
+        """The model being trained."""
         return self._model
 
     @property
     def loss(self) -> Loss:
-        """The loss that is made small; `nn.CustomLoss` if a function was given.
+        """The loss being minimized; `nn.CustomLoss` if a function was given, None if there is none.
 
-        Another one may be set between fits and steps, e.g. with other classes active; everything
-        else goes on.
+        It may be replaced between fits and steps, e.g. by one with other active classes; everything
+        else continues.
 
         Examples
         --------
@@ -117,7 +119,7 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
         >>> trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam())
         >>> trainer.loss = dataclasses.replace(trainer.loss, active=(0, 1, 2))
         """
-        return self._loss
+        return None if isinstance(self._loss, NoLoss) else self._loss  # type: ignore[return-value]
 
     @loss.setter
     def loss(self, loss: Loss) -> None:
@@ -140,9 +142,10 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
     def optimizer(self) -> Optimizer:
         """The optimizer; its `lr` may be changed between steps and between epochs.
 
-        Not under a `schedule` that is a function of time, which sets it before each step: it is
-        based on the rate that the optimizer had when the trainer was made, or on that of
-        ``fit(..., lr=...)``. What was set in between counts for nothing, and `fit` warns of it.
+        This does not apply under a `schedule` that is a function of time, which sets the rate
+        before each step: it is based on the rate that the optimizer had when the trainer was made,
+        or on that of ``fit(..., lr=...)``. A rate set in between has no effect, and `fit` warns
+        about it.
         """
         return self._optimizer
 
@@ -153,39 +156,40 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
 
     @property
     def precision(self) -> str:
-        """The precision of the products of training."""
+        """The precision of the matrix products in training."""
         return self._precision or self._model.dtype.name
 
     @property
     def history(self) -> History:
-        """The figures of the latest `fit` alone, also if it was interrupted or failed halfway."""
+        """The figures of the latest `fit` only, even if it was interrupted or failed."""
         return self._history
 
     @property
     def grad_norm(self) -> float | None:
-        """Norm of the gradient of the latest update, before ``clip_grad_norm`` made it shorter.
+        """Norm of the gradient of the latest update, before ``clip_grad_norm`` scaled it down.
 
-        None before the first one, and for trainers that do not clip by the norm: a gradient that is
-        used up on the spot is nowhere as a whole.
+        None before the first update, and for trainers that do not clip by norm: without clipping, a
+        gradient is usually consumed part by part and never exists as a whole.
         """
         return self._core.grad_norm()
 
     def average_model(self) -> Sequential:
-        """Give the model with averaged parameters.
+        """Return the model with averaged parameters.
 
-        They are those of the ``average`` that this trainer was made with, or of
+        The average is the ``average`` that this trainer was made with, or that of
         `optim.ScheduleFreeAdamW`.
 
         Returns
         -------
         Sequential
-            A copy; the trained model stays as it is. Running averages of `nn.BatchNorm1d` are those
-            of the trained model, which fit other parameters: see `nn.Sequential.recalibrate`.
+            A copy; the trained model is unchanged. The running averages of `nn.BatchNorm1d` are
+            still those of the trained model and do not match the averaged parameters: see
+            `nn.Sequential.recalibrate`.
 
         Raises
         ------
         ArgumentError
-            If there is no average, or nothing has been taken in yet.
+            If there is no average, or it does not contain any parameters yet.
         """
         if self._averaging is not None:
             return self._averaging.average_model(self._model)
@@ -202,23 +206,23 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
         return self._model._with_parameters(values)
 
     def plan(self, batch_size: int) -> Plan:
-        """How the core runs a step of `batch_size` rows: kernels, tiles, threads.
+        """Describe how the core runs a step of `batch_size` rows: kernels, tiles, threads.
 
         Parameters
         ----------
         batch_size : int
-            Rows of the batch, at least 1.
+            Number of rows in the batch, at least 1.
 
         Returns
         -------
         Plan
-            ``plan.explain()`` prints it, and ``plan.workspace_bytes`` is the memory that it takes.
+            ``plan.explain()`` prints it, and ``plan.workspace_bytes`` is the memory it takes.
         """
         return Plan(*self._core.plan(_checks.integer("batch_size", batch_size, 1)))
 
     def __repr__(self) -> str:
         given = {**self._description(), "loss": None, "optimizer": None}
-        usual = (None, 1)  # what is not in use is not shown
+        usual = (None, 1)  # unused options are not shown
         more = "".join(f"  {name}={x!r},\n" for name, x in given.items() if x not in usual)
         model = repr(self._model).replace("\n", "\n  ")
         done = f"{self._epochs} epochs" if self._epochs != 1 else "1 epoch"

@@ -1,4 +1,4 @@
-"""A learning rate that is measured: half of the largest stable one, if a trial bears it out."""
+"""``fit(lr="auto")``: half of the largest stable rate or less, whichever passes a trial."""
 
 import math
 from collections.abc import Callable
@@ -14,25 +14,27 @@ if TYPE_CHECKING:
 #: Samples, targets, and weights or None.
 Batch: TypeAlias = tuple[Any, Any, Any]
 
-#: Updates of a trial, and how many of their batches are judged, the last ones.
+#: Updates per trial, and how many of their batches, the last ones, are judged.
 _UPDATES, _JUDGED = 100, 20
 
-#: Rates that are tried, each half of the one before; and which part of the most that any of them
-#: takes from the loss is as good. A network that dies still learns how frequent the classes are.
+#: Number of rates to try, each half of the previous one, and the fraction of the largest decrease
+#: in loss that counts as equally good. It is high because even a dying network still learns how
+#: frequent the classes are.
 _RATES, _GOOD = 10, 0.9
 
 
 def safe_lr(trainer: "Trainer", x: Any, y: Any, weight: Any, batch_size: int) -> float:
-    """Give half of the largest rate that is stable on each of three batches, or less; see `fit`.
+    """Return half of the largest rate stable on each of three batches, or less; see `fit`.
 
-    What is stable on the quadratic that the loss is nearby may kill a network within some steps:
-    it is often flat where it begins. So halves of the rate are tried, too, and the largest is taken
-    that lowers the loss as well as any, and ends where it is stable still.
+    A rate that is stable for the local quadratic model of the loss may still kill a network within
+    some steps, because the loss is often flat at the start. So halves of the rate are tried as
+    well. The largest that lowers the loss about as much as any is chosen, provided that it is still
+    stable at the point where its trial ends.
     """
     from thalweg.curvature import max_stable_lr
 
     rng = np.random.default_rng([trainer.model.seed, trainer._epochs])
-    # A batch of rows that all weigh nothing is passed over in training, and shows nothing.
+    # Training skips a batch in which every row has weight 0, so such rows show nothing.
     counted = np.arange(len(x)) if weight is None else np.flatnonzero(weight > 0)
     size = min(batch_size, len(counted))
 
@@ -63,7 +65,7 @@ def safe_lr(trainer: "Trainer", x: Any, y: Any, weight: Any, batch_size: int) ->
     while takes:
         most = max(takes.values())
         rate = max(rate for rate, taken in takes.items() if taken >= _GOOD * most)
-        end = trial.run(rate)[1]  # again, for ten copies of a large model are many
+        end = trial.run(rate)[1]  # run again: keeping ten copies could be too much
         if end is not None and rate < largest(end, 0.01):
             return float(rate)
         del takes[rate]
@@ -74,7 +76,7 @@ def safe_lr(trainer: "Trainer", x: Any, y: Any, weight: Any, batch_size: int) ->
 
 
 class Trial:
-    """Some updates of a copy, judged by what they take from the losses of the last batches."""
+    """Some updates of a copy, judged by how much they reduce the losses of the last batches."""
 
     def __init__(self, trainer: "Trainer", batch: Callable[[int], Batch]) -> None:
         self._trainer, self._batch = trainer, batch
@@ -82,7 +84,7 @@ class Trial:
         self._before = self._losses(trainer._twin())
 
     def run(self, rate: float) -> tuple[float, "Trainer | None"]:
-        """Give what the updates took, and the copy that made them, if it could."""
+        """Return the decrease in loss, and the copy that made it unless it diverged."""
         from thalweg._lr_finder import _plain
 
         copy = _plain(self._trainer._twin())
@@ -95,7 +97,7 @@ class Trial:
             return -math.inf, None
 
     def _losses(self, copy: "Trainer") -> float:
-        """Sum losses in training mode: of steps of rate 0, in which dropout drops the same."""
+        """Sum training-mode losses, from steps of rate 0, with the same units dropped each time."""
         from thalweg._lr_finder import _plain
         from thalweg.optim import SGD
 

@@ -1,27 +1,28 @@
-"""What a trainer is made of, and how data become ready for it."""
+"""Constructing a trainer and preparing data for it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from thalweg import _arrays, _checks, _core, _habits
 from thalweg._arrays import Array, Samples
-from thalweg._custom import CustomTrainer, targets
+from thalweg._custom import CustomTrainer
 from thalweg._full_batch import FullBatchTrainer
 from thalweg._habits import Guided
 from thalweg._history import History
 from thalweg._rates import Rates
+from thalweg._targets import targets
 from thalweg._trainer import _logits
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Loss, MSELoss, Sequential
-from thalweg.nn._losses import CoreLoss, FunctionLoss, loss_of
+from thalweg.nn._losses import CoreLoss, FunctionLoss, NoLoss, loss_of
 from thalweg.optim import EMA, SAM, SWA, Optimizer, ScheduleFreeAdamW, _averages
 from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim._optimizer import OWN
 from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
-#: Precisions that split the numbers of products.
+#: Precisions that split the operands of matrix products.
 _SPLIT = ("bfloat16", "bf16x3", "bf16x6")
-#: All that a trainer can have.
+#: All precisions of a trainer.
 PRECISIONS = ("float32", "float64", *_SPLIT)
 
 _WHEN_MADE = "it is fixed when a trainer is made: Trainer(..., {})"
@@ -29,7 +30,7 @@ _WHEN_MADE = "it is fixed when a trainer is made: Trainer(..., {})"
 
 _OF_FITS = "trainer.fit(..., {}=...) takes it"
 
-#: What makers of trainers of others are given.
+#: Arguments that trainers in other libraries take.
 _OF_TRAINERS = {
     **dict.fromkeys(("criterion", "loss_fn", "loss_function"), "it is loss"),
     **dict.fromkeys(("scheduler", "lr_scheduler"), "it is schedule"),
@@ -57,7 +58,7 @@ ATTRIBUTES = (
 
 
 class TrainerBase(Guided):
-    """The parts of a `thalweg.Trainer`, which documents the arguments."""
+    """Base of `thalweg.Trainer`, which documents the arguments."""
 
     _uncalled: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("step", "train_step", "training_step"),
@@ -105,7 +106,7 @@ class TrainerBase(Guided):
         self,
         model: Sequential,
         *,
-        loss: Loss | Callable[..., tuple[float, Any]],
+        loss: Loss | Callable[..., tuple[float, Any]] | None,
         optimizer: Optimizer,
         schedule: Schedule | ReduceLROnPlateau | None = None,
         clip_grad_norm: float | None = None,
@@ -117,7 +118,7 @@ class TrainerBase(Guided):
         _expect(
             "model", model, Sequential, "nn.Sequential(...) or tw.torch.from_torch(module)", "nn"
         )
-        loss = loss_of(loss)
+        loss = NoLoss() if loss is None else loss_of(loss)
         _expect("optimizer", optimizer, Optimizer, "optim.AdamW(lr=1e-3)", "optim")
         if precision == "bf16":
             raise ArgumentError('precision must be a name in full: "bfloat16"; got "bf16"')
@@ -152,7 +153,7 @@ class TrainerBase(Guided):
         self._average = average
         self._core: _core.Trainer | CustomTrainer | FullBatchTrainer
         sam = None
-        # Of a loss of one's own the core sees gradients only.
+        # With a user-defined loss, the core sees only gradients.
         if isinstance(optimizer, SAM) and not isinstance(loss, FunctionLoss):
             sam = optimizer._rho, optimizer._adaptive
         spec = (MSELoss() if isinstance(loss, FunctionLoss) else loss)._spec(model.out_features)
@@ -170,25 +171,25 @@ class TrainerBase(Guided):
             self._core = self._full_batch(self._core, optimizer)
         self._history = History()
         self._fitting = False
-        #: Whether in a fit nothing was trained yet, or all of it taken back.
+        #: Whether the current fit has trained nothing yet, or has rolled everything back.
         self._untouched = True
-        self._epochs = 0  # ended so far: each has an order of its own, and schedules count them
+        self._epochs = 0  # ended so far; decides the order of rows and the rate
         self._base_lr = optimizer.lr
         self._plateau = schedule.start() if isinstance(schedule, ReduceLROnPlateau) else {}
         self._rates = Rates(schedule, self._base_lr) if isinstance(schedule, Schedule) else None
-        optimizer._belong(model)  # nothing can fail any more
-        optimizer._lr_by_hand = None  # what it is now counts
+        optimizer._belong(model)  # nothing can fail after this
+        optimizer._lr_by_hand = None  # the current rate is the base rate
         _logits.check(model, loss)
 
     def _updating(self) -> _core.Trainer | None:
-        """Give the core's trainer, if each of its updates is of one gradient, whoever found it."""
+        """Return the core's trainer if each update uses one gradient, whatever its source."""
         core = self._core.core if isinstance(self._core, CustomTrainer) else self._core
         return core if isinstance(core, _core.Trainer) else None
 
     def _full_batch(
         self, core: _core.Trainer | CustomTrainer, optimizer: FullBatchOptimizer
     ) -> FullBatchTrainer:
-        """Put an optimizer that compares losses in front of what computes them."""
+        """Combine an optimizer that compares losses with what computes them."""
         kind = type(optimizer).__name__
         options = (self._clip_norm, self._clip_value, self._average)
         if options != (None, None, None) or self._accumulate > 1:
@@ -210,12 +211,14 @@ class TrainerBase(Guided):
     def _ready(
         self, x: Any, y: Any, sample_weight: Any, prefix: str = ""
     ) -> tuple[Samples, Any, Array | None]:
-        """Make samples, targets and weights ready for the core."""
+        """Prepare samples, targets and weights for the core."""
         model, loss = self._model, self._loss
         samples = model._samples(x, f"{prefix}x")
         name = f"{prefix}y"
         if isinstance(loss, FunctionLoss):
-            y = targets(y, name)
+            if isinstance(loss, NoLoss):
+                loss.function()  # says so
+            y = targets(y, name, len(samples))
         elif loss._labels:
             y = _arrays.labels_or_shares(y, model.dtype, name)
         else:
@@ -223,7 +226,7 @@ class TrainerBase(Guided):
         return samples, y, _arrays.weights(sample_weight, model.dtype, f"{prefix}sample_weight")
 
     def _ready_to_validate(self, data: Any) -> tuple[Samples | None, Any, Array | None]:
-        """Make the validation data ready for the core; None three times if there is none."""
+        """Prepare the validation data for the core; three times None if there is none."""
         if data is None:
             return None, None, None
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
@@ -237,7 +240,7 @@ class TrainerBase(Guided):
 
 
 def _expect(name: str, value: Any, kind: type, example: str, place: str) -> None:
-    """Raise unless `value` is a `kind`, with what to write instead."""
+    """Raise unless `value` is a `kind`, and say what to write instead."""
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIO" else "a"
         raise ArgumentError(
@@ -247,7 +250,7 @@ def _expect(name: str, value: Any, kind: type, example: str, place: str) -> None
 
 
 def _own(value: Any, kind: type) -> str:
-    """Say what there is instead of another optimizer, if `value` is meant as one."""
+    """Say what to use instead, if `value` looks like an optimizer from elsewhere."""
     if kind is not Optimizer or isinstance(value, type) or not hasattr(value, "step"):
         return ""
     theirs = type(value).__module__.partition(".")[0] in ("torch", "keras")
@@ -269,5 +272,5 @@ def _expect_schedule(value: Any) -> None:
 
 
 def _limit(name: str, value: float | None) -> float | None:
-    """Give a limit of gradients as a number above 0, if there is one."""
+    """Return a gradient limit as a number above 0, or None."""
     return None if value is None else _checks.real(name, value, 0, closed="()")

@@ -1,15 +1,15 @@
-"""What a trainer does with one batch: a step, gradients alone, an update, the loss."""
+"""What a trainer does with one batch: a step, gradients only, an update, an evaluation."""
 
 from typing import Any, Never
 
-from thalweg import _arrays, _habits
+from thalweg import _habits
 from thalweg._figures import complete
 from thalweg._trainer._base import TrainerBase
 from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
 from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim._sam import SAM
 
-#: What is a batch, and what steps of others are given beside it.
+#: The arguments that make a batch, and those that other libraries' steps take besides.
 _OF_BATCH = ("x", "y", "sample_weight")
 _OF_STEPS = {
     **dict.fromkeys(("weight", "weights"), "it is sample_weight, a number for each row"),
@@ -19,7 +19,7 @@ _OF_STEPS = {
     "lr": "it is trainer.optimizer.lr",
 }
 
-#: What other libraries' evaluations are given.
+#: Arguments that other libraries' evaluations take.
 _OF_EVALUATE = {
     **_OF_STEPS,
     "batch_size": "all rows are one batch, in any number; without y, x is an iterable of batches",
@@ -30,11 +30,11 @@ _OF_EVALUATE = {
 
 
 class Batching(TrainerBase):
-    """The part of a trainer that takes a batch at a time."""
+    """The part of a trainer that handles one batch at a time."""
 
     @_habits.knows_no_unknown
     def step(self, x: Any, y: Any, sample_weight: Any = None, **unknown: Never) -> float:
-        """One step on one batch: forward, backward and update in a single pass.
+        """Take one step on one batch: forward, backward and update in a single pass.
 
         Parameters
         ----------
@@ -53,21 +53,22 @@ class Batching(TrainerBase):
         Raises
         ------
         ShapeError, DataError, DtypeError
-            If the arrays are not such, or no row counts; the model is unchanged.
+            If the arrays do not fit, or every row has weight 0; the model is unchanged.
         DivergedError
             If the loss is infinite or NaN; the model is unchanged.
 
         Notes
         -----
-        An update that makes a parameter infinite, which takes a huge learning rate, is noticed by
-        the next step, and squares of gradients that overflow in the optimizer by `save`; `fit`
-        looks at both at the end of each epoch, and can go back.
+        An update that makes a parameter infinite, which takes a huge learning rate, is detected by
+        the next step; squared gradients that overflow in the optimizer are detected by `save`.
+        `fit` checks for both at the end of each epoch, and can roll back.
 
-        C-contiguous arrays of the model's dtype (weights too, and int64 labels) are read in place.
-        C-contiguous uint8, float16, float32 and float64 samples are converted by the core, a batch
-        at a time; others are converted in every call, so convert once what is used for many steps.
+        C-contiguous arrays of the model's dtype (also weights, and int64 labels) are read in place.
+        C-contiguous uint8, float16, float32 and float64 samples are converted by the core, one
+        batch at a time; others are converted on every call, so convert data once if many steps use
+        it.
         """
-        # The usual case takes no detour: this call is made thousands of times a second.
+        # No detours in the usual case: this may be called thousands of times per second.
         if unknown:
             _habits.refuse_unknown("Trainer.step()", _OF_BATCH, unknown, _OF_STEPS)
         before = None
@@ -76,23 +77,21 @@ class Batching(TrainerBase):
             rate = self._rates.at(self._optimizer.steps, self._epochs)
             self._optimizer._core.set_lr(rate)
         try:
-            if sample_weight is not None:
-                sample_weight = _arrays.weights(sample_weight, self._model.dtype, "sample_weight")
             loss = self._core.step(x, y, sample_weight)
             if loss is None:
                 loss = self._core.step(*self._ready(x, y, sample_weight))
-                assert loss is not None  # they are ready now
+                assert loss is not None  # prepared above
         except Exception as error:
             if before is not None:
                 self._optimizer._core.set_lr(before)
             if isinstance(error, ShapeError):
-                self._model._samples(x, "x")  # the first layer may know better what is wrong
+                self._model._samples(x, "x")  # the first layer may explain the error better
             raise
         return loss
 
     @_habits.knows_no_unknown
     def backward(self, x: Any, y: Any, sample_weight: Any = None, **unknown: Never) -> float:
-        """Compute the loss of a batch and its gradients, and leave the update to you.
+        """Compute the loss of a batch and its gradients, without updating the parameters.
 
         Parameters
         ----------
@@ -107,16 +106,16 @@ class Batching(TrainerBase):
         Raises
         ------
         ShapeError, DataError, DtypeError
-            If the arrays are not such; gradients are as they were.
+            If the arrays do not fit; the gradients are unchanged.
         DivergedError
-            If the loss is infinite or NaN; likewise.
+            If the loss is infinite or NaN; the gradients are unchanged.
 
         Notes
         -----
-        Gradients of the parameters are *added* to ``model.flat_gradients``, as by `model.backward`.
-        They are of the loss alone: penalties, limits, accumulation and schedules of this trainer
-        come with `update`. With all of it, `step` is faster, since it uses up each gradient while
-        it is in cache.
+        Gradients with respect to the parameters are *added* to ``model.flat_gradients``, as in
+        `model.backward`. They are those of the loss alone: this trainer's penalty, clipping,
+        accumulation and schedule are applied by `update`. `step` does all of this faster, since it
+        uses each gradient while it is in cache.
 
         Examples
         --------
@@ -137,30 +136,30 @@ class Batching(TrainerBase):
         return self._core.backward(*self._ready(x, y, sample_weight))[0]
 
     def update(self) -> None:
-        """Update the parameters by the gradients that the model holds, as `step` does by its own.
+        """Update the parameters from the gradients in the model, as `step` does from its own.
 
-        What comes between a batch's gradient and the update is the same: the penalty's gradient,
-        clipping, accumulation, projection, the schedule's rate, the optimizer, the average. So
-        gradients of several losses, or of a function that this trainer does not know, can be added
-        up by `backward` and `nn.Sequential.backward` first; ``optimizer.step(model)`` has none of
-        it.
+        Everything between a batch's gradient and the update is the same: the penalty's gradient,
+        clipping, accumulation, projection, the schedule's rate, the optimizer, the average. So you
+        can first add up the gradients of several losses, or of a function that this trainer does
+        not know, with `backward` and `nn.Sequential.backward`. ``optimizer.step(model)`` applies
+        none of these.
 
         Raises
         ------
         DivergedError
             If a gradient is infinite or NaN; the model is unchanged.
         UnsupportedError
-            For `optim.SAM`, `optim.LBFGS` and `optim.LevenbergMarquardt`, which look at the loss
-            more than once for an update.
+            For `optim.SAM`, `optim.LBFGS` and `optim.LevenbergMarquardt`, which evaluate the loss
+            more than once per update.
 
         Notes
         -----
-        Gradients stay in the model, as they went into the update; `nn.Sequential.zero_grad` clears
-        them for the next.
+        The gradients remain in the model, as they entered the update; clear them with
+        `nn.Sequential.zero_grad` before the next one.
 
         Examples
         --------
-        Two losses, of two sets of samples:
+        Two losses, on two sets of samples:
 
         >>> import numpy as np, thalweg as tw
         >>> from thalweg import nn, optim
@@ -193,26 +192,26 @@ class Batching(TrainerBase):
 
     @_habits.takes("Trainer.evaluate()", _OF_EVALUATE)
     def evaluate(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, float]:
-        """Compute the loss, and for classifiers the accuracy, on given data; nothing is learned.
+        """Compute the loss, and the accuracy of classifiers, without training.
 
         Parameters
         ----------
         x, y, sample_weight : array_like
-            As in `fit`; without `y`, `x` is an iterable of batches, or a function that gives one.
+            As in `fit`; without `y`, `x` is an iterable of batches, or a function that returns one.
 
         Returns
         -------
         dict of str to float
             ``"loss"``, that of all rows as one batch, and with `nn.CrossEntropyLoss` and
-            `nn.BCEWithLogitsLoss` ``"accuracy"``; the losses say of what. With a function as loss
-            also the figures that it gives.
+            `nn.BCEWithLogitsLoss` also ``"accuracy"``, as those losses define it. If the loss is a
+            function, also the figures it returns.
 
         Raises
         ------
         ShapeError, DataError, DtypeError
-            If the arrays are not such, or no row counts; if `x` without `y` yields no batches.
+            If the arrays do not fit, every row has weight 0, or `x` without `y` yields no batches.
         ArgumentError
-            If `x` without `y` is no iterable of batches.
+            If `x` without `y` is not an iterable of batches.
         """
         if y is None:
             from thalweg import _stream, _validation

@@ -1,4 +1,4 @@
-"""How a trainer is saved, loaded and copied, and goes on as if nothing had happened."""
+"""Saving, loading and copying a trainer, so that training continues unchanged."""
 
 import copy
 import dataclasses
@@ -13,13 +13,13 @@ from thalweg._rates import Rates
 from thalweg._trainer._base import ATTRIBUTES, PRECISIONS, TrainerBase
 from thalweg.errors import ArgumentError, DataError
 from thalweg.nn import CustomLoss, DerivativeLoss, Loss, Sequential, _losses
-from thalweg.nn._losses import FunctionLoss, loss_of
+from thalweg.nn._losses import FunctionLoss, NoLoss, loss_of
 from thalweg.optim._optimizer import NOT_KEPT
 
-#: How a file says that its loss is a function, which is not in it.
+#: Marks a file whose loss is a function, which the file does not contain.
 _FUNCTION = "function"
 
-#: What functions that load files are given elsewhere.
+#: Arguments that other libraries' loading functions take.
 _OF_LOAD = {
     **dict.fromkeys(("loss_fn", "criterion", "custom_objects"), "it is loss, for one of your own"),
     **dict.fromkeys(
@@ -31,46 +31,47 @@ _OF_LOAD = {
 }
 
 
-#: The average and of how many it is; importance, anchor and strength of a penalty; the sum of
-#: gradients that wait for an update, and of how many batches.
+#: The average and its number of updates; importance, anchor and strength of a penalty; the
+#: accumulated gradients and their number of batches.
 Held: TypeAlias = tuple[
     tuple[Array, int] | None, tuple[Array, Array, float] | None, tuple[Array, int] | None
 ]
 
 
 class Resumable(TrainerBase):
-    """The part of a trainer that keeps all that further training depends on."""
+    """The part of a trainer that saves everything further training depends on."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all that further training depends on to a file.
+        """Write everything that further training depends on to a file.
 
-        Model, loss, optimizer with its averages, schedule, counts and the history of the latest
-        fit: a training that is saved between two fits, or by a callback at the end of an epoch, and
-        loaded goes on as if it had never stopped, to the last bit; between steps by hand, also with
-        the gradients that were gathered for an update to come (``accumulate_grad_batches``). A
-        schedule that leaves its length out begins anew with each fit, also then. The function of a
-        loss of your own is left out, and given to `load` again. (Pickles name such a function, if
-        it can be imported.)
+        The file holds the model, the loss, the optimizer with its averages, the schedule, counts,
+        and the history of the latest fit. A training that is saved between two fits, or by a
+        callback at the end of an epoch, and loaded again continues bit for bit as if it had never
+        stopped. Between steps of a hand-written loop, this includes gradients accumulated for the
+        next update (``accumulate_grad_batches``). A schedule without a length of its own starts
+        anew with each fit, as it would have without saving. The function of a custom loss is not
+        saved; pass it to `load` again. (Pickles store such a function by name, if it can be
+        imported.)
 
         Parameters
         ----------
         path : str or path-like
-            The file; its format is that of `nn.Sequential.save`, which it can be read as too.
+            The file; its format is that of `nn.Sequential.save`, and `nn.Sequential.load` can read
+            it.
 
         Raises
         ------
         OSError
             If the file cannot be written.
         UnsupportedError
-            If something else in it is a function, or a class, of the user's own: a schedule for
-            instance.
+            If anything else in it is a user-defined function or class, for instance a schedule.
         DivergedError
-            If a number of model or optimizer is infinite or NaN. No file is changed then.
+            If a number in the model or optimizer is infinite or NaN. No file is changed then.
         """
         _safetensors.save(path, *self._content())
 
     def _content(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """Give the arrays and the text of a file."""
+        """Return the arrays and the text of a file."""
         import json
 
         spec, state = self._description(), self._optimizer.state_dict()
@@ -100,18 +101,18 @@ class Resumable(TrainerBase):
         precision: str | None = None,
         loss: Loss | Callable[..., tuple[float, Any]] | None = None,
     ) -> Self:
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Parameters
         ----------
         path : str or path-like
             The file.
         precision : str, keyword only, optional
-            Goes on in another precision than that of the file, which this machine may not have.
+            Continue in a different precision from the file's, which this machine may not support.
         loss : callable, keyword only, optional
-            The function of a loss of your own, or the `nn.CustomLoss` or `nn.DerivativeLoss` that
-            is made of it, where the file is of a training with one. It is to be the one that was
-            there; for a bare function `order` and `along` of a `nn.DerivativeLoss` are the file's.
+            The function of a custom loss, or an `nn.CustomLoss` or `nn.DerivativeLoss` made from
+            it, if the file is of a training with one. It must be the function used before; for a
+            bare function, `order` and `along` of an `nn.DerivativeLoss` come from the file.
 
         Returns
         -------
@@ -123,12 +124,12 @@ class Resumable(TrainerBase):
         OSError
             If the file cannot be read.
         DataError
-            If it is not a whole file of that kind.
+            If it is not a complete file of a trainer.
         ArgumentError
-            If the precision is another one; or a loss is missing, of another kind than the file's,
-            or given although the file has its own.
+            If the precision is unknown; or if a loss is missing, is of a different kind from the
+            file's, or is given although the file has its own.
         UnsupportedError
-            If a later version of thalweg wrote it, or this machine does not have the precision.
+            If a later version of thalweg wrote it, or this machine does not support the precision.
         """
         import json
 
@@ -144,7 +145,7 @@ class Resumable(TrainerBase):
             for name in list(arrays)
             if name.startswith("optimizer.")
         }
-        # A strategy of continual learning puts arrays of its own beside these.
+        # A strategy for continual learning adds arrays of its own to these.
         arrays = {n: array for n, array in arrays.items() if not n.startswith("strategy.")}
         with _safetensors.whole(path):
             saved = json.loads(text["thalweg.trainer"])
@@ -154,7 +155,8 @@ class Resumable(TrainerBase):
         if not is_own and loss is not None:
             raise ArgumentError(
                 f"loss is for files of trainings with a loss of your own; {os.fspath(path)!r} has "
-                f"an nn.{of_file['type']}: leave loss out, and set trainer.loss to change it"
+                f"{'none' if of_file['type'] == NoLoss.__name__ else 'an nn.' + of_file['type']}: "
+                "leave loss out, and set trainer.loss to change it"
             )
         own = _with_function(path, of_file, loss) if is_own else None
         with _safetensors.whole(path):
@@ -186,33 +188,33 @@ class Resumable(TrainerBase):
             return cls(model, **spec)._continue(state, counts, (average, penalty, gathered))
 
     def __reduce__(self) -> Any:
-        # Also what `copy.deepcopy` uses. Model and optimizer are given as they are: whatever else
-        # holds them then has the same ones afterwards.
+        # `copy.deepcopy` uses this too. Model and optimizer are passed as objects, so that anything
+        # else that refers to them refers to the same copies afterwards.
         state = {**self._counts(), "groups": []}, self._held()  # the optimizer has them
         arguments = type(self), self._model, self._description(), state
         return _again, arguments, self._added() or None
 
     def _added(self) -> dict[str, Any]:
-        """Give what a class of the user's own has beside."""
+        """Return the attributes that a user's subclass has added."""
         return {name: value for name, value in vars(self).items() if name not in ATTRIBUTES}
 
     def __copy__(self) -> Self:
         return self.copy()
 
     def copy(self) -> Self:
-        """Make a trainer that goes on from here with a model and an optimizer of its own.
+        """Make a trainer that continues from here with its own model and optimizer.
 
         Returns
         -------
         Trainer
-            What happens to either does not concern the other. `copy.deepcopy` does the same, and
-            pickles hold the same. Of a class of your own it has that class, and what that added to
+            Neither trainer affects the other. `copy.deepcopy` does the same, and pickles hold the
+            same. For a subclass, the copy has the same class and the attributes that were added to
             the trainer; its ``__init__`` is not called.
 
         Raises
         ------
         DivergedError
-            If a number of model or optimizer is infinite or NaN.
+            If a number in the model or optimizer is infinite or NaN.
         """
         memo: dict[int, Any] = {}
         twin = memo[id(self)] = self._twin(memo)
@@ -220,15 +222,15 @@ class Resumable(TrainerBase):
         return twin
 
     def _twin(self, memo: dict[int, Any] | None = None) -> Self:
-        """Copy what is thalweg's: for trials, of which nobody sees the rest."""
-        # Loss and schedule stay the same: nothing changes them, and a user's may hold much.
+        """Copy thalweg's own part, for trials, which need nothing else."""
+        # Loss and schedule are shared: nothing changes them, and a user's may be large.
         make, (kind, model, spec, (counts, held)), _ = self.__reduce__()
         model, spec["optimizer"] = copy.deepcopy((model, self._optimizer), memo)
         twin: Self = make(kind, model, spec, (copy.deepcopy(counts), held))
         return twin
 
     def _description(self) -> dict[str, Any]:
-        """Give the arguments that make this trainer, besides the model."""
+        """Return the arguments that make this trainer, besides the model."""
         return {
             "loss": self._loss,
             "optimizer": self._optimizer,
@@ -240,18 +242,18 @@ class Resumable(TrainerBase):
         } | ({} if self._precision is None else {"precision": self._precision})
 
     def _made_with(self) -> dict[str, Any]:
-        """Give what decides how training goes on, besides the model, as plain data."""
+        """Return what determines how training continues, besides the model, as plain data."""
         found: dict[str, Any] = _spec.describe(self._description())
         optimizer = found["optimizer"]
-        stepping = optimizer.get("base", optimizer)  # SAM's rate is that of the one inside
+        stepping = optimizer.get("base", optimizer)  # SAM's rate is that of its base
         if "lr" in stepping:
-            # It can have been set since it was made; under a schedule, it is on its way.
+            # The rate may have been set later; under a schedule, it varies.
             stepping["lr"] = self._optimizer.lr if self._schedule is None else self._base_lr
         groups = [repr(group) for group in self._optimizer._groups]
         return found | {"groups": groups}
 
     def _counts(self) -> dict[str, Any]:
-        """Give what has changed since it was made, besides model and optimizer, as plain data."""
+        """Return what changed since construction, besides model and optimizer, as plain data."""
         return {
             "groups": self._optimizer._groups,
             "base_lr": self._base_lr,
@@ -261,16 +263,16 @@ class Resumable(TrainerBase):
         }
 
     def _held(self) -> Held:
-        """Give what the core has beside: the average, a penalty, gradients that wait."""
+        """Return the core's other state: the average, a penalty, accumulated gradients."""
         core = self._updating()
         penalty = None if core is None else core.penalty()
         return self._core.average(), penalty, self._core.gathered()
 
     def _become(self, other: Self) -> None:
-        """Go on from where another trainer is that was made in the same way."""
+        """Take over the state of another trainer that was made in the same way."""
         self._model.load_state_dict(other._model.state_dict())
         self._model._core.set_passes(other._model._core.passes())
-        counts = {**copy.deepcopy(other._counts()), "groups": []}  # they are here already
+        counts = {**copy.deepcopy(other._counts()), "groups": []}  # this one has them already
         self._continue(other._optimizer.state_dict(), counts, other._held())
 
     def _continue(
@@ -279,7 +281,7 @@ class Resumable(TrainerBase):
         counts: dict[str, Any],
         held: Held,
     ) -> Self:
-        """Make a new trainer what another one was."""
+        """Give a new trainer the state of another one."""
         average, penalty, gathered = held
         if average is not None:
             self._core.set_average(*average)
@@ -289,7 +291,7 @@ class Resumable(TrainerBase):
             self._core.set_gathered(*gathered)
         for group in counts["groups"]:
             self._optimizer.add_group(**group)
-        if optimizer_state is not None:  # else the optimizer was one already
+        if optimizer_state is not None:  # else it was passed as an object, with its state
             self._optimizer.load_state_dict(optimizer_state, self._model)
         self._base_lr = counts["base_lr"]
         if self._rates is not None:
@@ -304,19 +306,21 @@ _Kind = TypeVar("_Kind", bound=Resumable)
 
 
 def _described(loss: Loss) -> Any:
-    """Describe a loss as plain data; of one of the user's own, all but the function."""
+    """Describe a loss as plain data; for a user-defined one, everything but the function."""
+    if isinstance(loss, NoLoss):
+        return {"type": NoLoss.__name__}
     if type(loss) not in (CustomLoss, DerivativeLoss):
         return _spec.describe(loss)
     fields = [field.name for field in dataclasses.fields(loss) if field.name != "function"]
     options = {name: _spec.describe(getattr(loss, name)) for name in fields}
-    # Versions that put no function back do not know the type, and say so.
+    # Versions that cannot restore functions do not know this type, and say so.
     return {"type": _FUNCTION, "of": type(loss).__name__, **options}
 
 
 def _with_function(
     path: str | os.PathLike[str], described: dict[str, Any], given: Any
 ) -> FunctionLoss:
-    """Put the function back into a loss of which a file holds the rest."""
+    """Restore the function of a loss whose other fields come from a file."""
     with _safetensors.whole(path):
         options = _spec.rebuild({k: v for k, v in described.items() if k != "type"}, {})
         kinds: dict[str, type[FunctionLoss]] = {
@@ -341,19 +345,19 @@ def _with_function(
 
 
 def _check_counts(counts: dict[str, Any]) -> None:
-    """Raise if counts that a file holds are none."""
+    """Raise unless the counts in a file are valid."""
     _checks.integer("epochs", counts["epochs"], 0)
     _checks.real("base_lr", counts["base_lr"], 0)
     plateau = [value for value in counts["plateau"].values() if value is not None]
     figures = {"plateau": plateau, **counts["history"]}
-    for name, values in figures.items():  # which may be NaN: the accuracy of no rows, for instance
+    for name, values in figures.items():  # may be NaN, e.g. the accuracy of no rows
         if not all(isinstance(value, (int, float)) for value in values):
             raise DataError(f"{name} must hold numbers; got {values!r}")
 
 
 def _again(kind: type[_Kind], model: Sequential, spec: dict[str, Any], state: Any) -> _Kind:
-    """Make the trainer that was pickled or copied."""
+    """Reconstruct a trainer from a pickle or copy."""
     trainer = kind.__new__(kind)
-    # Not through __init__ of a subclass, whose arguments may be others.
+    # Not through the __init__ of a subclass, whose arguments may differ.
     TrainerBase.__init__(trainer, model, **spec)
     return trainer._continue(None, *state)

@@ -1,4 +1,4 @@
-"""How a trainer fits: epochs over arrays or streams, and all that looks at them."""
+"""Fitting: epochs over arrays or streams, and everything that watches them."""
 
 import contextlib
 from collections import deque
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from thalweg._validation import ValidatedFit
     from thalweg.callbacks import AnyCallback
 
-#: How often a fit comes back to Python to move the progress bar, in seconds.
+#: How often a fit returns to Python to update the progress bar, in seconds.
 _REFRESH = 0.1
 
 
-#: What other libraries' fits are given.
+#: Arguments that other libraries' fit methods take.
 _OF_FITS = {
     **dict.fromkeys(("max_iter", "max_epochs", "n_epochs", "nb_epoch"), "it is epochs"),
     **dict.fromkeys(("loss", "optimizer", "schedule"), "tw.Trainer(model, ...) takes it"),
@@ -63,80 +63,81 @@ class Fitting(TrainerBase):
         progress: bool = False,
         lr: float | str | None = None,
     ) -> History:
-        r"""Trains for a number of epochs.
+        r"""Train for a number of epochs.
 
         Parameters
         ----------
         x : array_like, shape (n, in_features)
-            The samples, one a row. Booleans, integers and floats of any width and memory order are
-            converted to the model's dtype; an array that has it and is C-contiguous is read in
-            place.
+            The samples, one per row. Booleans, integers and floats of any width and memory order
+            are converted to the model's dtype; a C-contiguous array of that dtype is read in place.
         y : array_like
-            For `nn.CrossEntropyLoss` the labels, shape (n,), integers from 0 to out_features - 1,
-            or probabilities, shape (n, out_features). For other losses numbers, mostly of the shape
-            of the output, (n, out_features), and (n,) if there is one; each loss says which. For a
-            loss of your own any array with a row for each sample, or a dict of such arrays.
-            Without `y`, `x` is an iterable that yields batches ``(x, y)`` or
-            ``(x, y, sample_weight)``, once for each epoch, or a function that gives one: data
-            larger than memory, or made on the way. Each batch is a step, and looked at when it
-            comes; an error says which it was.
+            For `nn.CrossEntropyLoss` labels, shape (n,), integers from 0 to out_features - 1, or
+            probabilities, shape (n, out_features). For other losses numbers, usually in the shape
+            of the output, (n, out_features), or (n,) if there is one output; see each loss. For a
+            custom loss any array with one row per sample, or a dict of such arrays. Without `y`,
+            `x` is an iterable that yields batches ``(x, y)`` or ``(x, y, sample_weight)`` once per
+            epoch, or a function that returns such an iterable: for data larger than memory, or
+            generated on the fly. Each batch is one step, and is checked when it arrives; an error
+            names the batch.
         epochs : int, keyword only, default 1
-            How many times every sample is used.
+            How many times each sample is used.
         batch_size : int or None, keyword only, default 32
-            Samples per step. The last batch of an epoch holds what is left; none is dropped. None
-            takes all samples at once, in their order, as `optim.LBFGS` and
-            `optim.LevenbergMarquardt` need. Of arrays only, as are `shuffle` and `sample_weight`.
+            Samples per step. The last batch of an epoch holds what remains; none is dropped. None
+            takes all samples at once, in order, as `optim.LBFGS` and `optim.LevenbergMarquardt`
+            need. Like `shuffle` and `sample_weight`, it applies to arrays only.
         validation_data : tuple (x, y) or (x, y, sample_weight), or iterable, keyword only, optional
-            Evaluated at the end of every epoch; nothing is learned from it. A tuple is of arrays.
-            An iterable of batches, a loader or a list of tuples for instance, or a function that
-            gives one, is as `x` without `y`, whatever the training data are. Its figures are those
-            of all rows together, to rounding, and each batch is looked at when it comes.
+            Evaluated at the end of every epoch; not trained on. A tuple holds arrays. An iterable
+            of batches, such as a loader or a list of tuples, or a function that returns one, works
+            like `x` without `y`, whatever the training data are. Its figures are those of all rows
+            together, up to rounding, and each batch is checked when it arrives.
         shuffle : bool, keyword only, default True
             Whether every epoch uses the samples in a new random order. The order follows from the
             model's seed and the number of earlier epochs, so runs can be repeated exactly, and two
-            fits in a row shuffle as one of as many epochs.
+            consecutive fits shuffle as one fit with as many epochs in total would.
         sample_weight : array_like, shape (n,), keyword only, optional
-            How much each sample counts: finite numbers from 0 on, not all 0. The loss of a batch is
-            the weighted mean, sum(w * l) / sum(w), so that only ratios within a batch matter; with
-            ``reduction="sum"`` it is sum(w * l). So is that of an epoch, and accuracies are
-            weighted likewise. A batch of samples that all weigh 0 is passed over. What lies between
-            0 and the smallest normal number of the model's dtype, 1.2e-38 in float32, is an error,
-            for arithmetic would take it as 0.
+            Weight of each sample: finite numbers from 0 up, not all 0. The loss of a batch is the
+            weighted mean, sum(w * l) / sum(w), so only ratios within a batch matter; with
+            ``reduction="sum"`` it is sum(w * l). The same holds for the loss of an epoch, and
+            accuracies are weighted likewise. A batch whose weights are all 0 is skipped. Weights
+            between 0 and the smallest normal number of the model's dtype, 1.2e-38 in float32, are
+            an error, since arithmetic would treat them as 0.
         callbacks : iterable of Callback, keyword only
-            Called after every epoch in this order; one that returns True ends the training.
-            What they monitor is a figure of this fit, or one that a callback before them adds.
+            Called after every epoch, in this order; one that returns True ends the training. A
+            callback can monitor the figures of this fit and those added by callbacks before it.
         progress : bool, keyword only, default False
             Whether to show a progress bar; needs tqdm.
         lr : float or "auto", keyword only, optional
-            The optimizer's learning rate from now on, and that on which its schedule is based; by
-            default it stays as it is. "auto" measures it: half of the smallest rate at which steps
-            diverge (`curvature.max_stable_lr`) on any of three batches of this size, drawn by the
-            model's seed. For plain gradient descent that is :math:`1/\lambda`, with which an error
-            along the sharpest direction is gone after one step. Networks are often flat where they
-            begin and curve more after some steps, so that rate, and halves of it down to a
-            thousandth, are tried on copies, for 100 updates each: the largest is taken that lowers
-            the loss as well as any, and ends where it is stable still. It takes as long as some
-            thousand steps, and needs arrays. `callbacks.StabilityMonitor` watches what comes later.
+            The optimizer's learning rate from now on, which its schedule is also based on; by
+            default the rate stays as it is. "auto" measures it: half of the smallest rate at which
+            steps diverge (`curvature.max_stable_lr`) on any of three batches of this size, drawn
+            with the model's seed. For plain gradient descent that is :math:`1/\lambda`, which
+            removes an error along the sharpest direction in one step. Since the loss is often flat
+            at the start and more curved after some steps, that rate and successive halves of it,
+            down to a thousandth, are tried on copies for 100 updates each. The largest is chosen
+            that lowers the loss about as much as any and is still stable where it ends. This takes
+            about as long as a thousand steps or so, and needs arrays. `callbacks.StabilityMonitor`
+            monitors stability later on.
 
         Returns
         -------
         History
-            The figures of each epoch of this fit; also kept as `history`, until the next one.
+            The figures of each epoch of this fit; also kept as `history` until the next fit.
 
         Raises
         ------
         ShapeError, DataError, DtypeError
-            If the arrays are not such. All of them are checked before the first step: the model is
+            If the arrays do not fit. They are all checked before the first step; the model is
             unchanged.
         ArgumentError
-            If an option is outside its range, or a callback or schedule follows a figure that
-            cannot come; for ``lr="auto"`` also if nothing curves upwards, or an optimizer that
-            divides by an average of squared gradients has none yet.
+            If an option is out of range, or a callback or schedule monitors a figure that this fit
+            cannot have; for ``lr="auto"`` also if the loss curves upwards in no direction, or an
+            optimizer that divides by an average of squared gradients has no average yet.
         UnsupportedError
-            For ``lr="auto"``, where `curvature.max_stable_lr` is not there.
+            For ``lr="auto"``, where `curvature.max_stable_lr` is not available.
         DivergedError
-            If the loss, a parameter or a number of the optimizer becomes infinite or NaN. Model and
-            optimizer are then as they were before this call; `history` holds the epochs that ended.
+            If the loss, a parameter or a number in the optimizer becomes infinite or NaN. Model and
+            optimizer are then restored to their state before this call; `history` holds the
+            completed epochs.
         ImportError
             If ``progress=True`` and tqdm is not installed.
 
@@ -144,7 +145,7 @@ class Fitting(TrainerBase):
         -----
         The whole run happens in the compiled core without holding Python's global lock. Ctrl-C ends
         it between two steps: `KeyboardInterrupt` is raised, the model keeps what it has learned,
-        and `history` holds the epochs that ended.
+        and `history` holds the completed epochs.
         """
         epochs = _checks.integer("epochs", epochs, 1)
         if batch_size is not None:
@@ -171,7 +172,7 @@ class Fitting(TrainerBase):
         shuffle: bool,
         lr: Any,
     ) -> "_core.Fit | PythonFit | StreamFit | ValidatedFit":
-        """Begin a fit to arrays or to batches, if all are such."""
+        """Begin a fit to arrays or to batches, after checking them."""
         held_out = None
         if validation_data is not None and not isinstance(validation_data, tuple):
             held_out = self._batches_to_validate(validation_data, epochs)
@@ -213,7 +214,7 @@ class Fitting(TrainerBase):
         return self._validated(run, held_out)
 
     def _keys(self, validated: bool) -> list[str]:
-        """Name the figures that each epoch of a fit has of itself."""
+        """Name the figures that every epoch of a fit has without callbacks."""
         core = self._core
         of_both = ["loss", "accuracy"] if core.has_accuracy else ["loss"]
         held_out = [f"val_{name}" for name in of_both] if validated else []
@@ -221,15 +222,15 @@ class Fitting(TrainerBase):
         return [*of_both, *of_penalty, *held_out, "seconds", *self._optimizer._figures]
 
     def _set_base_lr(self, lr: Any) -> None:
-        """Set the rate that a fit is based on, or warn of one that a schedule would undo."""
+        """Set the base rate of a fit, or warn about a rate that a schedule would override."""
         optimizer = self._optimizer
         if lr is not None:
-            optimizer.lr = lr  # which checks it
+            optimizer.lr = lr  # checks it
             self._base_lr = optimizer.lr
             if self._rates is not None:
                 self._rates = Rates(self._rates.schedule, self._base_lr)
         elif self._rates and optimizer._lr_by_hand == optimizer.lr != self._base_lr:
-            from thalweg._warn import warn  # few have reason to
+            from thalweg._warn import warn  # rarely needed
 
             warn(
                 f"optimizer.lr was set to {optimizer.lr:g}, of which nothing comes: the schedule "
@@ -239,7 +240,7 @@ class Fitting(TrainerBase):
         optimizer._lr_by_hand = None
 
     def _batches_to_validate(self, data: Any, epochs: int) -> Callable[[], Evaluation] | None:
-        """Give what evaluates validation data, if they come batch by batch."""
+        """Return a function that evaluates validation data, if they come in batches."""
         from thalweg import _stream, _validation
 
         if not _validation.is_source(data):
@@ -252,7 +253,7 @@ class Fitting(TrainerBase):
         run: "_core.Fit | PythonFit | StreamFit",
         evaluate: Callable[[], Evaluation] | None,
     ) -> "_core.Fit | PythonFit | StreamFit | ValidatedFit":
-        """Put validation at the end of each epoch, where its data come batch by batch."""
+        """Add validation at the end of each epoch, if its data come in batches."""
         if evaluate is None:
             return run
         from thalweg._snapshot import Snapshot
@@ -265,7 +266,7 @@ class Fitting(TrainerBase):
         validation_weight: Array | None, epochs: int, batch_size: int, shuffle: bool,
         first: int | None = None,
     ) -> "_core.Fit | PythonFit":  # fmt: skip
-        """Begin a fit to arrays that are ready; `first` numbers the first epoch's order."""
+        """Begin a fit to prepared arrays; `first` is the number that decides the first order."""
         if len(x) % batch_size == 1 < batch_size and self._model._core.average_blocks():
             raise ArgumentError(
                 f"the last of the batches of {len(x)} rows has 1 row with batch_size={batch_size}, "
@@ -289,7 +290,7 @@ class Fitting(TrainerBase):
         return PythonFit(self._core, x, y, *options)
 
     def _pass(self, x: Any, y: Any, sample_weight: Any, batch_size: int, number: int) -> History:
-        """Train for one epoch, in the order of rows that has this number."""
+        """Train for one epoch, in the row order with this number."""
         with self._alone():
             x, y, weight = self._ready(x, y, sample_weight)
             run = self._arrays_fit(x, y, weight, None, None, None, 1, batch_size, True, number)
@@ -302,7 +303,7 @@ class Fitting(TrainerBase):
         epochs: int,
         validation: tuple[Samples, Any, Array | None] | None,
     ) -> "StreamFit":
-        """Begin a fit to batches that come from an iterable, x."""
+        """Begin a fit to batches from an iterable, x."""
         from thalweg._stream import StreamFit
 
         if isinstance(self._core, FullBatchTrainer):
@@ -342,7 +343,7 @@ class Fitting(TrainerBase):
         callbacks: "tuple[AnyCallback, ...]",
         progress: bool,
     ) -> History:
-        """Go through a fit with all that looks at it."""
+        """Run a fit with everything that watches it."""
         watch = _callbacks.Watch(cast("Trainer", self), callbacks)
 
         with _bar(run, epochs) if progress else contextlib.nullcontext() as bar:
@@ -353,16 +354,16 @@ class Fitting(TrainerBase):
                 self._history = earlier
                 raise
             stop = False
-            # Without anything to show or to ask, the whole fit is one call of the core.
+            # With nothing to show or ask, the whole fit is one call into the core.
             max_epochs = 1 if watch.epochs else None
             max_seconds = _REFRESH if progress else None
             max_batches = 1 if watch.steps else None
             slices = [max_epochs], [max_seconds], [max_batches]
             before = self._epochs
-            ended: deque[tuple[Any, ...]] = deque()  # what nobody has taken note of yet
+            ended: deque[tuple[Any, ...]] = deque()  # epochs not recorded yet
 
             def catch_up() -> None:
-                """Take note of epochs that an error has left."""
+                """Record the epochs that an error has left unrecorded."""
                 ended.extend(run.take_ended())
                 while ended:
                     self._take_note(ended, before)
@@ -372,11 +373,11 @@ class Fitting(TrainerBase):
                 self._untouched = False
                 while not (stop or run.done):
                     try:
-                        # One call from here: Ctrl-C cannot come between the end of an epoch and
-                        # its place in `ended`.
+                        # A single call as seen from here: Ctrl-C cannot fall between the end of an
+                        # epoch and its entry in `ended`.
                         ended.extend(chain.from_iterable(map(run.run, *slices)))
                     except Exception as error:
-                        self._untouched = True  # model and optimizer are as they were
+                        self._untouched = True  # model and optimizer were restored
                         if isinstance(error, DivergedError):
                             catch_up()
                             watch.diverged(error)
@@ -389,18 +390,18 @@ class Fitting(TrainerBase):
                         self._history._add({k: v for k, v in record.items() if k not in there})
                     if bar is not None:
                         bar.update(self._history)
-            finally:  # Ctrl-C and errors leave epochs that ended and that nobody has seen yet
+            finally:  # Ctrl-C and errors leave completed epochs unrecorded
                 catch_up()
                 if not self._untouched:
-                    self._core.forget()  # what a stop within an epoch has left
+                    self._core.forget()  # gradients left by a stop within an epoch
             watch.end()
         return self._history
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep out a second fit: its epochs would be counted and shown as this one's.
+        """Prevent a concurrent fit: its epochs would be counted and shown as this one's.
 
-        After an error that leaves the model untouched counts and rates are as they were, too.
+        After an error that leaves the model unchanged, counts and rates are restored too.
         """
         if self._fitting:
             raise UnsupportedError(
@@ -423,9 +424,9 @@ class Fitting(TrainerBase):
             self._fitting = False
 
     def _take_note(self, ended: deque[tuple[Any, ...]], before: int) -> dict[str, float]:
-        """Take note of the first of the epochs that ended, after so many `before` this fit.
+        """Record the first of the epochs that ended; `before` epochs preceded this fit.
 
-        Ctrl-C may come at any place: up to `popleft` all can be done once more.
+        Ctrl-C may come at any point: until `popleft`, everything can be repeated safely.
         """
         record: dict[str, float] = _record(ended[0])
         number = int(record["epoch"])
@@ -449,15 +450,15 @@ def _bar(run: Any, epochs: int) -> "ProgressBar":
 
 
 def _length(source: Any) -> int | None:
-    """Give how many batches an iterable has, if it knows."""
+    """Return the number of batches of an iterable, if it knows."""
     try:
         return len(source)
-    except TypeError:  # a loader has the method always, and raises where its data do not know
+    except TypeError:  # loaders over data of unknown length raise
         return None
 
 
 def _record(ended: tuple[Any, ...]) -> Any:
-    """Name the figures of an epoch, without those that there are not; others come last."""
+    """Name the figures of an epoch, without the missing ones; user-defined ones come last."""
     names = ("epoch", *KEYS)
     figures = zip(names, ended, strict=False)
     more = ended[len(names)] if len(ended) > len(names) else {}

@@ -1,11 +1,11 @@
-"""Activations behind the last layer that narrow what the loss takes for logits."""
+"""Final activations that restrict the range of what the loss takes as logits."""
 
 from typing import Any
 
 from thalweg import nn
 from thalweg._warn import warn_maker
 
-#: What is left of all numbers behind them.
+#: The range of each activation's outputs.
 _RANGES: dict[type, str] = {
     nn.Sigmoid: "from 0 to 1",
     nn.Hardsigmoid: "from 0 to 1",
@@ -13,7 +13,7 @@ _RANGES: dict[type, str] = {
     nn.ReLU6: "from 0 to 6",
 }
 
-#: What makes probabilities of all numbers, in losses that take such.
+#: What the losses that take logits apply to get probabilities.
 _INSIDE = {
     nn.CrossEntropyLoss: "the softmax",
     nn.BCEWithLogitsLoss: "the logistic function",
@@ -21,7 +21,7 @@ _INSIDE = {
 
 
 def check(model: nn.Sequential, loss: Any) -> None:
-    """Warn if an activation leaves a loss of logits, which are any numbers, some of them only."""
+    """Warn if a final activation restricts the logits of a loss, which may be any numbers."""
     layers = [it for it in enumerate(model.layers) if not isinstance(it[1], nn.Identity)]
     if not layers or type(loss) not in _INSIDE or type(layers[-1][1]) not in _RANGES:
         return

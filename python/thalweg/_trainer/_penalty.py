@@ -1,4 +1,4 @@
-"""Penalties of a trainer's parameters, and the integrals along their way that some come from."""
+"""Penalties on a trainer's parameters, and the path integrals that some are based on."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ class Penalized(TrainerBase):
     """The part of a trainer that pulls parameters towards given values."""
 
     def set_penalty(self, importance: Any, anchor: Any = None, strength: float = 1.0) -> None:
-        r"""Pull the parameters towards given values from now on, each as strongly as it matters.
+        r"""Pull the parameters towards given values from now on, each with its own importance.
 
-        Every update is of the loss and of
+        Every update then minimizes the loss plus
 
         .. math:: \frac{s}{2} \sum_j A_j (\theta_j - a_j)^2
 
@@ -23,11 +23,12 @@ class Penalized(TrainerBase):
         Parameters
         ----------
         importance : array_like, shape (num_parameters,), or None
-            A, numbers from 0 on, in the order of ``model.flat_parameters``; None ends the penalty.
+            A, non-negative numbers in the order of ``model.flat_parameters``; None ends the
+            penalty.
         anchor : array_like, shape (num_parameters,), optional
-            a; by default the parameters as they are now.
+            a; by default the current parameters.
         strength : float, default 1.0
-            s, from 0 on.
+            s, at least 0.
 
         Raises
         ------
@@ -38,13 +39,13 @@ class Penalized(TrainerBase):
 
         Notes
         -----
-        Only updates know of it: losses that are returned, kept and evaluated are without it. After
-        each epoch of `fit`, ``history["penalty"]`` has its value. It counts before gradients are
-        clipped. It belongs to what `save` writes.
+        Only updates include the penalty: losses that are returned, recorded and evaluated do not.
+        After each epoch of `fit`, ``history["penalty"]`` has its value. It is added before
+        gradients are clipped. `save` writes it.
 
-        The sum of several such penalties is one, but for a constant, with
+        The sum of several such penalties is again one, up to a constant, with
         :math:`A = \sum_k A_k` and :math:`a = \sum_k A_k a_k / A`: however many tasks a parameter is
-        to remember, one is enough.
+        to remember, one penalty is enough.
         """
         core = self._elementary("penalty")
         if importance is None:
@@ -71,14 +72,14 @@ class Penalized(TrainerBase):
         self._elementary("penalty").set_penalty((importance, anchor, strength))
 
     def _follow(self, with_penalty: bool | None, path: Array | None = None) -> None:
-        """Begin the integral of -gradient along the way of each parameter; None ends it."""
+        """Begin integrating -gradient along each parameter's path; None ends it."""
         core = self._elementary("path integral")
         core.start_path(with_penalty)
         if path is not None:
             core.set_path(path)
 
     def _path(self) -> Array | None:
-        """Give that integral, if it was begun."""
+        """Return that integral, if it was begun."""
         return self._elementary("path integral").path()
 
     def _hold(self, free: Any) -> None:
@@ -88,7 +89,7 @@ class Penalized(TrainerBase):
         self._elementary("mask").set_mask(free)
 
     def _elementary(self, what: str) -> _core.Trainer:
-        """Give the core's trainer, if it makes the updates, each of a gradient."""
+        """Return the core's trainer if it makes the updates, each from one gradient."""
         core = self._updating()
         if core is None:
             raise UnsupportedError(
@@ -99,5 +100,5 @@ class Penalized(TrainerBase):
 
     @property
     def penalty(self) -> float:
-        """The penalty of the parameters as they are; 0 if there is none."""
+        """The penalty of the current parameters; 0 if there is none."""
         return self._core.penalty_value() or 0.0

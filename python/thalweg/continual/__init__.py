@@ -1,7 +1,7 @@
 """Continual learning: tasks that come one after another, and ways not to forget the earlier ones.
 
 A `Scenario` is a sequence of `Task`. A `Strategy` is wrapped around a `Trainer`, or around another
-strategy, and learns one task after the other.
+strategy, and learns one task after another.
 """
 
 import typing as _typing
@@ -49,7 +49,7 @@ from thalweg.continual._task import Scenario as Scenario
 from thalweg.continual._task import Task as Task
 from thalweg.continual._walk import RWalk as RWalk
 
-if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept any name
     import sys as _sys
 
     from thalweg import _habits

@@ -1,6 +1,6 @@
-"""Asking strategies, which may be of one's own: what these forget is said, with their class's name.
+"""Calls to strategies, which may be user-defined: errors name the class and what it left out.
 
-Strategies ask those inside of them, `run` and `Strategy.fit` the outermost one.
+Each strategy calls the one inside it; `run` and `Strategy.fit` call the outermost one.
 """
 
 import inspect
@@ -20,7 +20,7 @@ def begin(strategy: Any, task: Any) -> None:
     Raises
     ------
     ArgumentError
-        If that did not reach those inside of it.
+        If the call did not reach the strategies inside it.
     """
     strategy.begin(task)
     if not strategy._begun:
@@ -28,12 +28,12 @@ def begin(strategy: Any, task: Any) -> None:
 
 
 def learn(strategy: Any, task: Any, **options: Any) -> History:
-    """Let a strategy take steps, and give their figures as a history of one entry.
+    """Let a strategy take steps, and return their figures as a history of one entry.
 
     Raises
     ------
     ArgumentError
-        If it gives others.
+        If the strategy returns anything that is not such figures.
     """
     given = strategy.learn(task, **options)
     if isinstance(given, History):
@@ -55,12 +55,12 @@ def learn(strategy: Any, task: Any, **options: Any) -> History:
 
 
 def end(strategy: Any, task: Any) -> None:
-    """Let a strategy take to heart what must not be forgotten of a task.
+    """Let a strategy record what must not be forgotten of a task.
 
     Raises
     ------
     ArgumentError
-        If that did not reach those inside of it.
+        If the call did not reach the strategies inside it.
     """
     strategy.end(task)
     if strategy._begun:
@@ -68,12 +68,12 @@ def end(strategy: Any, task: Any) -> None:
 
 
 def check_learn(cls: type[Any]) -> None:
-    """Refuse a class whose `learn` does not take what it is called with.
+    """Refuse a class whose `learn` does not take the arguments it is called with.
 
     Raises
     ------
     ArgumentError
-        If it is such a one.
+        If an argument is missing from its signature.
     """
     learn = vars(cls).get("learn")
     if not inspect.isfunction(learn):

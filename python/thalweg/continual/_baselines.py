@@ -1,4 +1,4 @@
-"""What strategies are compared with: doing nothing, keeping everything, beginning anew."""
+"""Baselines for comparison: doing nothing, keeping everything, starting over."""
 
 import dataclasses
 from typing import Any
@@ -13,7 +13,7 @@ from thalweg.errors import ArgumentError
 
 
 class Naive(Strategy):
-    """Learns one task after the other and does nothing against forgetting: the lower bound.
+    """Learns one task after another and does nothing against forgetting: the lower bound.
 
     Parameters
     ----------
@@ -23,10 +23,10 @@ class Naive(Strategy):
 
 
 class FromScratch(Strategy):
-    """Begins every task with the weights and the optimizer as they were when this was made.
+    """Starts every task with the weights and the optimizer as they were when it was created.
 
-    As Avalanche's ``FromScratchTraining``. Around `Cumulative` it is a network that is trained
-    anew on everything whenever a task comes.
+    Like Avalanche's ``FromScratchTraining``. Around `Cumulative`, it trains a fresh network on
+    all rows so far whenever a new task arrives.
 
     Parameters
     ----------
@@ -36,43 +36,46 @@ class FromScratch(Strategy):
     Raises
     ------
     UnsupportedError
-        Together with strategies that go by parameters which are gone then: penalties, `PackNet`,
-        `ContinualBackprop`, and around `LwF`.
+        If combined with strategies that depend on the discarded parameters: penalties, `PackNet`,
+        `ContinualBackprop`, or around `LwF`; in `step`, outside a task.
     """
 
     _does = ("restart",)
+    _only_in_tasks = "it resets the network when a task begins, and does nothing else"
 
     def __init__(self, inner: Trainer | Strategy) -> None:
         super().__init__(inner)
         self._initial = self.trainer.copy()
 
     def begin(self, task: Task) -> None:
-        """Take back what has been learned."""
+        """Reset the network and the optimizer to their initial state."""
         self._admit(task)
         self.trainer._become(self._initial)
         super().begin(task)
 
 
 class Cumulative(Strategy):
-    """Learns each task together with all earlier ones: what could be had without a memory limit.
+    """Learns each task together with all earlier ones: what is possible without a memory limit.
 
-    Every task takes as many steps as with any other strategy, on batches of all the rows so far.
+    Every task takes as many steps as with any other strategy, on batches drawn from all rows so
+    far.
 
     Parameters
     ----------
     inner : Trainer or Strategy
         What does the training.
     scenario : Scenario
-        Where the earlier tasks are taken from.
+        Provides the earlier tasks.
 
     Raises
     ------
     ArgumentError
-        If it is not a scenario, or a task is not of it.
+        If `scenario` is not a scenario, or a task is not part of it.
     """
 
     replays = True
     _does = ("own rows",)
+    _only_learns = "it learns a task together with others"
 
     def __init__(self, inner: Trainer | Strategy, scenario: Scenario) -> None:
         super().__init__(inner)
@@ -88,18 +91,14 @@ class Cumulative(Strategy):
         super()._check(task)
 
     def begin(self, task: Task) -> None:
-        """Put the rows together."""
+        """Combine the rows of the tasks so far."""
         super().begin(self._all(task))
 
     def _learn(self, task: Task, **options: Any) -> History:
         return super()._learn(self._all(task), **options)
 
-    def step(self, x: Any, y: Any) -> float:
-        """Refuse a step of a stream: nothing of the other tasks would be in it."""
-        raise self._no_step("it learns a task together with others")
-
     def _sources(self, task: Task) -> list[Task]:
-        """Give the tasks whose rows are learned."""
+        """Return the tasks whose rows are learned."""
         return list(self._scenario[: task.index + 1])
 
     def _check_known(self, task: Task) -> None:
@@ -114,7 +113,7 @@ class Cumulative(Strategy):
         self._known = task
 
     def _all(self, task: Task) -> Task:
-        """Give the task with the rows of all; the latest is kept."""
+        """Return the task with the rows of all sources; the latest result is cached."""
         self._check_known(task)
         if self._union is None or self._union.index != task.index:
             sources = self._sources(task)
@@ -148,10 +147,10 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 class Joint(Cumulative):
-    """Learns all tasks of a scenario together from the beginning: the upper bound.
+    """Learns all tasks of a scenario together from the start: the upper bound.
 
-    It takes the steps that other strategies take on each task, so the last row of the matrix is
-    after as many steps on everything as they took in all.
+    It takes as many steps per task as other strategies do, so the last row of the matrix comes
+    after as many steps on everything as they took in total.
 
     Parameters
     ----------
@@ -163,7 +162,7 @@ class Joint(Cumulative):
     Raises
     ------
     ArgumentError
-        If it is not a scenario, or a task is not of it.
+        If `scenario` is not a scenario, or a task is not part of it.
     """
 
     def _sources(self, task: Task) -> list[Task]:

@@ -1,8 +1,8 @@
 """Which rows each step of a task takes.
 
-Every pass over a task's rows has an order of its own, which follows from the model's seed, the
-task's index and the number of the pass alone. So a place in a task is one number, the steps taken,
-and a training that was stopped there goes on with the rows that it would have had.
+Every pass over a task's rows has its own order, determined by the model's seed, the task's index
+and the number of the pass alone. A position in a task is therefore one number, the steps taken, and
+training that stopped there resumes with the rows that would have come next.
 """
 
 import functools
@@ -16,28 +16,28 @@ from thalweg._trainer import Trainer
 from thalweg.continual._task import Task
 from thalweg.errors import ArgumentError
 
-#: Steps in one chunk at most, if they are of many rows.
+#: The most steps in one chunk, unless they are of few rows.
 MOST = 16
-#: Rows that a chunk may have in any case: a call of the core costs as much as many small steps.
+#: Rows that a chunk may always have: one call of the core costs as much as many small steps.
 _ROWS = 2048
-#: Passes over one task that have orders of their own: task t's begin at t times this.
+#: Passes per task that have their own orders: the orders of task t start at t times this.
 _PASSES = 1 << 32
 
 
 def per_pass(rows: int, batch_size: int, drop_last: bool = False) -> int:
-    """Count the batches that a pass over so many rows takes, at least 1."""
+    """Count the batches in a pass over `rows` rows, at least 1."""
     return max(1, rows // batch_size if drop_last else -(-rows // batch_size))
 
 
 def check_last(
     trainer: Trainer, rows: int, steps: int, start: int, batch_size: int, drop_last: bool
 ) -> None:
-    """Refuse steps one of which would be on a single row, where statistics are over rows.
+    """Refuse steps on a single row if the model takes statistics over rows.
 
     Raises
     ------
     ArgumentError
-        If there is such a one.
+        If one of the steps would be such a step.
     """
     batches = per_pass(rows, batch_size, drop_last)
     to_come = batches - 1 - start % batches  # until the last of a pass
@@ -51,40 +51,40 @@ def check_last(
 
 
 def steps_of_chunk(trainer: Trainer, batch_size: int) -> int:
-    """Count the steps that are gathered at once and are one fit."""
+    """Count the steps that are gathered at once and run as one fit."""
     return whole_updates(trainer, max(MOST, _ROWS // batch_size))
 
 
 def whole_updates(trainer: Trainer, most: int) -> int:
-    """Count the steps that may be one fit, so that none of its updates is of too few batches."""
+    """Count the steps that may be one fit without cutting an accumulated update short."""
     accumulate = trainer._accumulate
     return accumulate * max(1, most // accumulate)
 
 
 def end_of_update(step: int, per_pass: int, accumulate: int) -> int:
-    """Give the step at which an update ends that is under way after so many steps of a task.
+    """Return the step at which the update under way after `step` steps of a task ends.
 
-    It is of `accumulate` batches, or of what a pass has left.
+    An update takes `accumulate` batches, or what is left of a pass.
     """
     place = step % per_pass
     return step + min(-place % accumulate, per_pass - place)
 
 
 def order(task: Task, rows: int, number: int, *, seed: int, shuffle: bool = True) -> Any:
-    """Give the order of the rows in one pass over a task, its passes counted from 0."""
+    """Return the order of the rows in one pass over a task, with passes counted from 0."""
     if not shuffle:
         return np.arange(rows)
     return drawn(rows, seed, order_number(task, number))
 
 
 def order_number(task: Task, number: int) -> int:
-    """Give the number of the order of the rows in one pass over a task."""
+    """Return the number that identifies the order of the rows in one pass over a task."""
     return task.index * _PASSES + number
 
 
 @functools.lru_cache(maxsize=4)
 def drawn(rows: int, seed: int, number: int) -> Any:
-    """Give a random order of rows, to read: step by step, the same one is asked for many times."""
+    """Return a random order of rows, read-only and cached: single steps ask for it repeatedly."""
     found = _core.epoch_order(rows, seed, number)
     found.flags.writeable = False
     return found
@@ -102,7 +102,7 @@ def rows_of_steps(
     drop_last: bool = False,
     most: int = MOST,
 ) -> Iterator[Any]:
-    """Give the numbers of the rows that steps take, many steps at a time; see `chunks`.
+    """Yield the indices of the rows that steps take, many steps at a time; see `chunks`.
 
     `count` is how many rows there are.
     """
@@ -125,25 +125,25 @@ def chunks(task: Task, *, shuffle: bool = True, **options: Any) -> Iterator[tupl
     Parameters
     ----------
     task : Task
-        Whose rows.
+        The task whose rows are gathered.
     seed : int
         The model's.
     steps, start : int
-        How many steps, and how many have been taken on this task before; 0 by default.
+        How many steps to take, and how many have been taken on this task before (default 0).
     batch_size : int, default 32
         Rows of a step.
     shuffle : bool, default True
         Whether every pass has a random order.
     drop_last : bool, default False
-        Whether a last batch of a pass that would be short is left out, as PyTorch's ``DataLoader``
-        has it.
+        Whether to leave out a short last batch of a pass, as in PyTorch's ``DataLoader``.
     most : int, default 16
-        Steps in one chunk at most; 1 gives single batches. A chunk ends where a pass ends.
+        The most steps in one chunk; 1 gives single batches. A chunk ends where a pass ends.
 
     Yields
     ------
     x, y, sample_weight
-        The rows of ``ceil(len(x) / batch_size)`` steps; weights are None if the task has none.
+        The rows of ``ceil(len(x) / batch_size)`` steps; `sample_weight` is None if the task has
+        none.
     """
     arrays = [np.asarray(task.x), np.asarray(task.y)]
     if task.sample_weight is not None:
@@ -151,6 +151,6 @@ def chunks(task: Task, *, shuffle: bool = True, **options: Any) -> Iterator[tupl
     for rows in rows_of_steps(task, len(arrays[0]), shuffle=shuffle, **options):
         if shuffle:
             parts = [array.take(rows, 0) for array in arrays]
-        else:  # rows that follow each other need not be copied
+        else:  # consecutive rows need no copy
             parts = [array[int(rows[0]) : int(rows[-1]) + 1] for array in arrays]
         yield parts[0], parts[1], parts[2] if len(parts) == 3 else None

@@ -1,8 +1,8 @@
 """Memories of samples, of a fixed size.
 
-A buffer keeps rows of several arrays that belong together (``x``, ``y``, and what a strategy adds,
-such as logits), all in arrays that are made once. Its random numbers are its own, so what it keeps
-does not depend on who else draws some.
+A buffer keeps matching rows of several arrays (``x``, ``y``, and what a strategy adds, such as
+logits). It has its own random number generator, so what it keeps does not depend on random numbers
+drawn elsewhere.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +14,7 @@ from thalweg import _checks
 from thalweg.continual._task import are_labels
 from thalweg.errors import ArgumentError, DtypeError, ShapeError
 
-#: What samples belong to besides their labels.
+#: What samples belong to besides their class.
 _Group: TypeAlias = int | tuple[int, ...]
 
 
@@ -26,10 +26,10 @@ class Buffer:
     capacity : int
         How many samples it keeps.
     seed : int, keyword only, default 0
-        Of its random numbers.
+        Seed of its random numbers.
     """
 
-    #: What a state must hold.
+    #: Keys that a state must have.
     _holds: tuple[str, ...] = ()
 
     def __init__(self, capacity: int, *, seed: int = 0) -> None:
@@ -52,65 +52,68 @@ class Buffer:
         Parameters
         ----------
         group : int or tuple of int, keyword only, default 0
-            What they belong to besides their labels, the task's index mostly.
+            What they belong to besides their labels, usually the task's index.
         features : callable, keyword only, optional
-            Gives the features of samples `x`, for buffers that choose by them.
+            Computes the features of samples `x`, for buffers that select by features.
         **columns : array_like
-            ``x``, ``y`` and more, with as many rows. Samples of different types are kept in one
-            that holds all of them.
+            ``x``, ``y`` and others, all with the same number of rows. Samples of different dtypes
+            are kept in one that can hold all of them.
 
         Raises
         ------
         ShapeError, DtypeError, ArgumentError
-            If they do not go with each other or with what is kept, as numbers beside labels, or
-            there is no room for them; what is kept stays as it is.
+            If the columns do not match each other or what is kept (for example, numbers where
+            labels are kept), or there is no room for them; what is kept stays as it is.
         """
         raise NotImplementedError
 
     def rows(self) -> dict[str, Any]:
-        """Give what is kept, by column; not to be written to."""
+        """Return what is kept, by column; do not write to it."""
         raise NotImplementedError
 
     def sample(self, size: int) -> dict[str, Any]:
-        """Draw samples, all different; all of them, if there are fewer."""
+        """Draw samples without replacement; all of them if there are fewer than `size`."""
         size, there = _checks.integer("size", size, 0), len(self)
         return self._take(self._generator.choice(there, min(size, there), replace=False))
 
     def _take(self, places: Any) -> dict[str, Any]:
-        """Give the rows at some places, by column."""
+        """Return the rows at some positions, by column."""
         return {name: column[places] for name, column in self.rows().items()}
 
     def _kept(self) -> Mapping[str, Any]:
-        """Give columns with the types and the rows' shapes of what is kept; nothing before that."""
+        """Return columns with the dtypes and row shapes of what is kept; none if it is empty."""
         return self._take(np.zeros(0, np.int64)) if len(self) else {}
 
     def _labels(self) -> Any:
-        """Give the classes of which samples are kept; None, if targets are no labels."""
+        """Return the classes of which samples are kept; None if the targets are not labels."""
         y = self.rows()["y"] if len(self) else np.zeros(0, np.int64)
         return np.unique(y) if are_labels(y) else None
 
-    def _check_new(self, group: _Group, columns: Mapping[str, Any]) -> dict[str, Any]:
-        """Give new samples as arrays, if `add` will take them, perhaps with more columns."""
+    def _check_new(self, group: _Group | None, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """Return new samples as arrays, if `add` will accept them, perhaps with more columns.
+
+        Without a group, they need no room.
+        """
         kept = self._kept()
         return _columns(columns, {name: kept[name] for name in columns if name in kept})
 
     def state_dict(self) -> dict[str, Any]:
-        """Give everything, as arrays and plain data."""
+        """Return the complete state, as arrays and plain data."""
         return {"capacity": self.capacity, "generator": self._generator.bit_generator.state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave.
+        """Restore a state that `state_dict` returned.
 
         Raises
         ------
         ArgumentError
-            If it is of another kind of buffer, or one of another capacity.
+            If it is from another kind of buffer, or from one of another capacity.
         """
         self._check_state(state)
         self._generator.bit_generator.state = state["generator"]
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
-        """Refuse the state of another buffer, before anything is taken from it."""
+        """Refuse the state of an incompatible buffer before anything is loaded."""
         name = type(self).__name__
         missing = [key for key in self._holds if key not in state]
         if missing:
@@ -126,19 +129,19 @@ class Buffer:
 
 
 class ReservoirBuffer(Buffer):
-    r"""Keeps a uniform sample of all that it was ever offered, however much that is.
+    r"""Keeps a uniform sample of everything it was ever offered.
 
-    Algorithm R: the `n`-th sample takes the place of one that is kept, each with equal chances,
-    with probability :math:`c/n` for the capacity :math:`c`. So at any time each sample so far is
-    kept with the same probability. Every sample takes one random number, whether samples come one
-    by one or all at once.
+    Algorithm R: with probability :math:`c/n` for the capacity :math:`c`, the `n`-th sample replaces
+    a kept one chosen at random. At any time, each sample so far is therefore kept with the same
+    probability. Every sample uses one random number, whether samples come one by one or all at
+    once.
 
     Parameters
     ----------
     capacity : int
         How many samples it keeps.
     seed : int, keyword only, default 0
-        Of its random numbers.
+        Seed of its random numbers.
 
     Raises
     ------
@@ -171,7 +174,7 @@ class ReservoirBuffer(Buffer):
 
     @property
     def seen(self) -> int:
-        """How many samples it was offered."""
+        """How many samples it has been offered."""
         return self._seen
 
     def add(
@@ -181,7 +184,7 @@ class ReservoirBuffer(Buffer):
         features: Callable[[Any], Any] | None = None,
         **columns: Any,
     ) -> None:
-        """Offer samples; `group` and `features` are of no concern here."""
+        """Offer samples; `group` and `features` are ignored."""
         arrays = _columns(columns, self._columns)
         count = len(next(iter(arrays.values())))
         if not self._columns:
@@ -190,50 +193,50 @@ class ReservoirBuffer(Buffer):
             }
         self._columns = _as_wide(self._columns, arrays)
         numbers = np.arange(self._seen, self._seen + count)
-        # A number in [0, n] for the n-th sample, n from 0; what comes late takes its place later.
+        # A number in [0, n] for the n-th sample, n from 0, drawn even while the buffer fills.
         places = self._generator.integers(0, numbers + 1)
         places = np.where(numbers < self.capacity, numbers, places)
         kept = places < self.capacity
         for name, array in arrays.items():
-            # Of several rows for one place, the last one stays.
+            # If several rows get the same place, the last one stays.
             self._columns[name][places[kept]] = array[kept]
         self._seen += count
 
     def rows(self) -> dict[str, Any]:
-        """Give what is kept, by column; not to be written to."""
+        """Return what is kept, by column; do not write to it."""
         return {name: column[: len(self)] for name, column in self._columns.items()}
 
     def _kept(self) -> Mapping[str, Any]:
         return self._columns
 
     def state_dict(self) -> dict[str, Any]:
-        """Give everything, as arrays and plain data."""
+        """Return the complete state, as arrays and plain data."""
         return {**super().state_dict(), "seen": self._seen, "columns": _copied(self._columns)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore a state that `state_dict` returned."""
         super().load_state_dict(state)
         self._seen, self._columns = state["seen"], _copied(state["columns"])
 
 
 class BalancedBuffer(Buffer):
-    r"""Keeps as many samples of each class of each task.
+    r"""Keeps equally many samples of each class of each task.
 
     Parameters
     ----------
     capacity : int
-        How many samples it keeps; an equal share for each class so far. When a new one comes, the
-        others give room. What classes with fewer samples than that leave is shared by the others,
-        so that the share `q` is the largest whole number with :math:`\sum_c \min(q, n_c)` at most
+        How many samples it keeps, in equal shares for the classes so far. When a new class comes,
+        the others make room. Room that classes with fewer samples leave unused is shared by the
+        others: the share `q` is the largest whole number with :math:`\sum_c \min(q, n_c)` at most
         the capacity, for :math:`n_c` samples of class `c` so far.
     per_class : bool, keyword only, default False
-        Whether `capacity` is of each class instead, as van de Ven's budget is.
+        Whether `capacity` applies to each class instead, as van de Ven's budget does.
     select : {"random", "herding"}, keyword only
-        Which samples of a class: a uniform sample of all of it, or those whose mean feature stays
-        nearest to that of the class, in the order in which they were chosen (of the samples that
-        are offered together and those that are kept).
+        Which samples of a class to keep: a uniform sample of all of them, or those whose mean
+        feature stays nearest to that of the class, in the order in which they were chosen (from
+        the samples that are offered together and those already kept).
     seed : int, keyword only, default 0
-        Of its random numbers.
+        Seed of its random numbers.
 
     Raises
     ------
@@ -242,14 +245,15 @@ class BalancedBuffer(Buffer):
 
     Notes
     -----
-    Labels are classes, and of targets that are shares of classes (not negative, with sum 1) the
-    largest; all other targets of a task are one class.
+    Labels are classes. For targets that are class probabilities (not negative, summing to 1), the
+    class is the largest; all other targets of a task form one class.
 
     GDumb's greedy sampler (Prabhu et al. 2020, algorithm 1) takes a new sample if its class has
-    less than an equal share, in the place of a random one of the largest class. It fills the last
-    few places, where classes then differ by one; but it leaves those empty that classes with few
-    samples do not need, if these came first, and of each class keeps the earliest. The authors'
-    code takes the first samples of each class, an equal share of whole samples, too.
+    less than an equal share, and lets it replace a random one of the largest class. It also fills
+    the last few places, so that classes may differ by one; but if classes with few samples came
+    first, it leaves empty the places that they do not need, and it keeps the earliest samples of
+    each class. The authors' code takes the first samples of each class, too, and an equal whole
+    number of each.
 
     References
     ----------
@@ -281,7 +285,7 @@ class BalancedBuffer(Buffer):
         features: Callable[[Any], Any] | None = None,
         **columns: Any,
     ) -> None:
-        """Offer samples; those of one label in one `group` are of one class."""
+        """Offer samples; those with the same label and the same `group` form one class."""
         arrays = _columns(columns, self._kept())
         if self._herding and features is None:
             raise ArgumentError('select="herding" needs the features of samples; see Replay')
@@ -306,19 +310,21 @@ class BalancedBuffer(Buffer):
     def _kept(self) -> Mapping[str, Any]:
         return next(iter(self._groups.values()), {})
 
-    def _check_new(self, group: _Group, columns: Mapping[str, Any]) -> dict[str, Any]:
+    def _check_new(self, group: _Group | None, columns: Mapping[str, Any]) -> dict[str, Any]:
         arrays = super()._check_new(group, columns)
-        if len(self._seen) + len(arrays["y"]) > self.capacity:  # else there is room for any
+        if group is None:
+            return arrays
+        if len(self._seen) + len(arrays["y"]) > self.capacity:  # else there is room anyway
             self.check_room(len(self._seen.keys() | _parts(group, arrays["y"]).keys()))
         return arrays
 
     def check_room(self, classes: int) -> None:
-        """Refuse so many classes, if there is no sample for each.
+        """Refuse `classes` classes if there is not room for a sample of each.
 
         Raises
         ------
         ArgumentError
-            If `capacity` is less than that.
+            If `capacity` is less than `classes`.
         """
         if not self._per_class and self.capacity < classes:
             raise ArgumentError(
@@ -327,7 +333,7 @@ class BalancedBuffer(Buffer):
             )
 
     def _shrunk(self, columns: dict[str, Any], quota: int) -> dict[str, Any]:
-        """Give at most so many samples of a group: the first of a herd, or any."""
+        """Return at most `quota` samples of a group: the first of a herd, or random ones."""
         if len(columns["x"]) <= quota:
             return columns
         kept: Any = slice(quota)
@@ -343,7 +349,7 @@ class BalancedBuffer(Buffer):
         seen: int,
         features: Callable[[Any], Any] | None,
     ) -> dict[str, Any]:
-        """Take samples into a group that has seen so many."""
+        """Take samples into a group that has seen `seen` before."""
         if self._herding:
             assert features is not None
             if old is not None:
@@ -354,7 +360,8 @@ class BalancedBuffer(Buffer):
         if old is None:
             old = {name: column[:0] for name, column in part.items()}
         room = max(0, min(quota - len(old["x"]), count))
-        # What was kept of more than fits is a uniform sample; so is a reservoir of what comes now.
+        # What was kept is a uniform sample of what came before; continuing the reservoir with
+        # the new samples keeps it uniform.
         columns = {name: np.concatenate([old[name], part[name][:room]]) for name in part}
         numbers = np.arange(seen + room, seen + count)
         places = self._generator.integers(0, numbers + 1)
@@ -364,14 +371,14 @@ class BalancedBuffer(Buffer):
         return columns
 
     def rows(self) -> dict[str, Any]:
-        """Give what is kept, by column; not to be written to."""
+        """Return what is kept, by column; do not write to it."""
         groups = list(self._groups.values())
         if not groups:
             return {}
         return {name: np.concatenate([group[name] for group in groups]) for name in groups[0]}
 
     def _take(self, places: Any) -> dict[str, Any]:
-        """Give the rows at some places of `rows`, without putting all of them together."""
+        """Return the rows at some positions of `rows`, without concatenating all groups."""
         groups = list(self._groups.values())
         if not groups:
             return {}
@@ -389,19 +396,19 @@ class BalancedBuffer(Buffer):
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Give everything, as arrays and plain data."""
+        """Return the complete state, as arrays and plain data."""
         groups = {key: _copied(columns) for key, columns in self._groups.items()}
         return {**super().state_dict(), "groups": groups, "seen": dict(self._seen)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore a state that `state_dict` returned."""
         super().load_state_dict(state)
         self._groups = {key: _copied(columns) for key, columns in state["groups"].items()}
         self._seen = dict(state["seen"])
 
 
 def _share(capacity: int, counts: Iterable[int]) -> int:
-    """Give the most that each of several may have of a capacity, none more than it counts."""
+    """Return the largest equal share of a capacity, where none takes more than its count."""
     counts = sorted(counts)
     for place, count in enumerate(counts):
         share = capacity // (len(counts) - place)
@@ -412,7 +419,7 @@ def _share(capacity: int, counts: Iterable[int]) -> int:
 
 
 def _parts(group: _Group, y: Any) -> dict[str, Any]:
-    """Give the places of the rows of each class in a group, by the names of the two."""
+    """Return the indices of each class's rows, keyed by the names of group and class."""
     labels = classes_of(y)
     return {
         f"{group}/{label}": np.flatnonzero(labels == label) for label in np.unique(labels).tolist()
@@ -420,7 +427,7 @@ def _parts(group: _Group, y: Any) -> dict[str, Any]:
 
 
 def classes_of(y: Any) -> Any:
-    """Give the class of each row; 0, if targets are neither labels nor shares of classes."""
+    """Return the class of each row; 0 if targets are neither labels nor class probabilities."""
     if are_labels(y):
         return y
     if y.ndim == 2 and y.shape[1] > 1 and (y >= 0).all() and np.allclose(y.sum(axis=1), 1):
@@ -429,10 +436,11 @@ def classes_of(y: Any) -> Any:
 
 
 def herd(features: Any, count: int) -> Any:
-    r"""Choose rows whose mean stays nearest to that of all, one after the other.
+    r"""Choose rows one by one so that their mean stays nearest to that of all rows.
 
-    Row `k` is that which makes :math:`\lVert \mu - \frac1k \sum_{j \le k} \varphi_j \rVert` least,
-    of those not chosen yet, where features :math:`\varphi` have unit length.
+    The `k`-th choice is the row, of those not chosen yet, that minimizes
+    :math:`\lVert \mu - \frac1k \sum_{j \le k} \varphi_j \rVert`, where features :math:`\varphi`
+    have unit length.
     """
     unit = unit_length(np.asarray(features, dtype=np.float64))
     mean = unit.mean(axis=0)
@@ -450,7 +458,7 @@ def herd(features: Any, count: int) -> Any:
 
 
 def unit_length(rows: Any) -> Any:
-    """Divide rows by their lengths; rows of zeros stay."""
+    """Divide rows by their lengths; rows of zeros stay zero."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(lengths == 0, 1, lengths)
 
@@ -460,14 +468,14 @@ def _copied(columns: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_wide(kept: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what is kept in the types of what comes, which hold both: no label becomes another."""
+    """Cast what is kept to the dtypes of `arrays`, which hold both: no label changes."""
     return {name: column.astype(arrays[name].dtype, copy=False) for name, column in kept.items()}
 
 
 def _columns(columns: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
-    """Give columns as arrays, if they have as many rows and go with what is kept.
+    """Return columns as arrays, if they have equally many rows and match what is kept.
 
-    They are of types that hold what is kept, too.
+    Their dtypes can hold what is kept, too.
     """
     try:
         arrays = {name: np.asarray(column) for name, column in columns.items()}
@@ -490,7 +498,7 @@ def _columns(columns: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, A
         if new.dtype == column.dtype:
             continue
         wide = _wide(new.dtype, column.dtype)
-        # Labels that become numbers would be of no class.
+        # Labels cast to floating point would no longer be classes.
         if wide is None or (name == "y" and are_labels(column) and wide.kind == "f"):
             raise DtypeError(
                 f"this buffer keeps {name} as {column.dtype}, which cannot hold {new.dtype}; give"
@@ -501,7 +509,7 @@ def _columns(columns: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, A
 
 
 def _wide(one: Any, other: Any) -> Any:
-    """Give the type that holds what two do, if there is such a one of the kind of either."""
+    """Return the dtype that holds both, if there is one of the same kind as either."""
     try:
         wide = np.promote_types(one, other)
     except TypeError:

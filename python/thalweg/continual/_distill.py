@@ -1,4 +1,4 @@
-"""A strategy that holds on to what the network said before."""
+"""A strategy that preserves the network's earlier outputs (distillation)."""
 
 import copy
 from typing import Any
@@ -17,29 +17,28 @@ from thalweg.nn import Sequential
 
 
 class LwF(Innermost):
-    r"""Learning without forgetting: on new samples, what the network said before stays said.
+    r"""Learning without forgetting: preserves, on new samples, the network's earlier outputs.
 
     .. math:: L = L_\mathrm{new} + \lambda \sum_{h} D_h, \qquad
               D_h = -\frac1n \sum_i \sum_{j \in h} q_{ij} \log p_{ij}
 
-    with :math:`q` and :math:`p` the softmax, over the outputs of a head `h` and at the temperature
-    `T`, of the logits before the task and now. Which heads there are, follows from the trainer's
-    loss:
+    where :math:`q` and :math:`p` are the softmax, over the outputs of a head `h` and at temperature
+    `T`, of the logits before the task and now. The trainer's loss determines the heads:
 
-    - ``nn.CrossEntropyLoss(heads=...)``: the sum is over the heads of the tasks before, and
+    - ``nn.CrossEntropyLoss(heads=...)``: the sum is over the heads of earlier tasks, and
       :math:`\lambda = 1`;
     - no heads, no active classes (domain-incremental): one head of all outputs, and
       :math:`\lambda = k - 1` on the `k`-th task; :math:`\lambda = 1` if all classes of the task are
-      new (class-incremental, with all outputs competing from the beginning);
+      new (class-incremental, with all outputs competing from the start);
     - classes that become active (class-incremental): one head of the active classes,
       :math:`q = 0` for the new ones, and :math:`\lambda = 1`.
 
     Parameters
     ----------
     inner : Trainer
-        What does the training; its loss is an `nn.CrossEntropyLoss`.
+        What does the training; its loss must be an `nn.CrossEntropyLoss`.
     strength : float, keyword only, default 1.0
-        A factor of :math:`\lambda`.
+        Multiplies :math:`\lambda`.
     temperature : float, keyword only, default 2.0
         `T`. There is no factor :math:`T^2`.
 
@@ -48,15 +47,15 @@ class LwF(Innermost):
     ArgumentError
         If an argument is out of range; if a task's active classes leave earlier ones out.
     UnsupportedError
-        If `inner` is another strategy, or the trainer has another loss; inside of strategies that
+        If `inner` is another strategy, or the trainer has another loss; inside strategies that
         change the network between tasks (`FromScratch`, `GDumb`, `ShrinkAndPerturb`); when a task
-        begins, if it has weights of samples, labels that do not count, or none; during a task, if
-        there is a penalty.
+        begins, if it has sample weights, ignored labels, or no labels; during a task, if there is a
+        penalty; always in `step`.
 
     Notes
     -----
     Factors, temperature and heads are those of van de Ven's code. The old network's logits are
-    computed once per task. The loss is computed by NumPy: a step is not fused.
+    computed once per task. The loss is computed in NumPy, so steps are not fused.
 
     References
     ----------
@@ -67,15 +66,16 @@ class LwF(Innermost):
     gathers = ("_learned", "_seen")
     _holds = ("teacher",)
     _does = (*Innermost._does, "looks", "teacher", "whole")
+    _only_learns = "what it preserves, and how strongly, follows from the task"
 
     def __init__(self, inner: Trainer, *, strength: float = 1.0, temperature: float = 2.0) -> None:
         super().__init__(inner)
         self._strength = _checks.real("strength", strength, 0)
         self._temperature = _checks.real("temperature", temperature, 0, closed="()")
         self._teacher: Sequential | None = None
-        self._learned: list[int] = []  # outputs that are held on to
+        self._learned: list[int] = []  # outputs that are distilled
         self._seen: list[int] = []  # classes of the tasks so far
-        #: What the teacher says of a task's rows, and which task that is.
+        #: A task, and the teacher's logits for its rows.
         self._logits: tuple[Task, Any] | None = None
 
     def _check_kept(self, task: Task) -> None:
@@ -83,7 +83,7 @@ class LwF(Innermost):
         _mixed.check_active(self, self._learned)
 
     def begin(self, task: Task) -> None:
-        """Take a copy of the network as it is."""
+        """Copy the network as it is, to be the teacher."""
         super().begin(task)
         self._logits = None
         if self._learned:
@@ -94,11 +94,10 @@ class LwF(Innermost):
         self._check(task)
         if not self._learned:
             return super()._learn(task, **options)
-        self._check_begun(task, "is to be learned")
         assert self._teacher is not None
         if self._logits is None or self._logits[0] is not task:
             self._logits = task, self._teacher(task.x)
-        # What belongs to a row goes with its target: its label, then the old logits.
+        # The target carries what belongs to a row: its label, then the old logits.
         both = task.with_data(
             task.x, np.column_stack([np.asarray(task.y), self._logits[1].astype(np.float64)])
         )
@@ -111,12 +110,6 @@ class LwF(Innermost):
         for x, y, _ in _batches.chunks(both, seed=self.trainer.model.seed, **options):
             parts.append((len(x), twin.fit(x, y, batch_size=batch_size, shuffle=False)))
         return mean_history(parts)
-
-    def step(self, x: Any, y: Any) -> float:
-        """Take a step on a batch of a stream: only before there is something to hold on to."""
-        if self._learned:
-            raise self._no_step("what it holds on to, and how much, follows from the task")
-        return super().step(x, y)
 
     def _loss(self, task: Task) -> Any:
         """Make the loss of a task."""
@@ -140,7 +133,7 @@ class LwF(Innermost):
         return loss
 
     def _heads(self, task: Task, outputs: int) -> tuple[list[Any], float]:
-        """Give the columns of each head that is held on to, and the factor of its term."""
+        """Return the columns of each head that is distilled, and the factor of its term."""
         sizes = getattr(self.trainer.loss, "heads", None)
         if sizes:
             parts = np.split(np.arange(outputs), np.cumsum(sizes)[:-1])
@@ -165,12 +158,12 @@ class LwF(Innermost):
         return {**super().__getstate__(), "_logits": None}  # they are computed again
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered."""
+        """Return what this strategy has gathered."""
         teacher = None if self._teacher is None else self._teacher.state_dict()
         return {**super().state_dict(), "teacher": teacher}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore a state that `state_dict` returned."""
         super().load_state_dict(state)
         self._logits = self._teacher = None
         if state["teacher"] is not None:

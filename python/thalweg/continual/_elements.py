@@ -1,4 +1,4 @@
-"""Which optimizers work element by element, as masks and integrals along the way need."""
+"""Which optimizers work element by element, as masks and path integrals require."""
 
 from thalweg._trainer import Trainer
 from thalweg.errors import UnsupportedError
@@ -6,12 +6,12 @@ from thalweg.optim import SAM
 
 
 def check_elementwise(trainer: Trainer, who: str) -> None:
-    """Refuse an optimizer that looks at a whole layer, or at all parameters, before it moves one.
+    """Refuse an optimizer whose update of a parameter depends on others.
 
     Raises
     ------
     UnsupportedError
-        If it is such a one.
+        If the trainer's optimizer does not work element by element.
     """
     optimizer = trainer.optimizer
     if optimizer._core.is_elementwise:

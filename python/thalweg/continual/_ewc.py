@@ -16,52 +16,52 @@ _FISHER = {"paper": "exact", "avalanche": "batched", "mammoth": "weighted"}
 
 
 class EWC(Consolidating):
-    r"""Elastic weight consolidation: every task keeps the parameters that it depends on.
+    r"""Elastic weight consolidation: protects the parameters that each task depends on.
 
     .. math:: \frac{\lambda}{2} \sum_k \sum_j F_{k,j} (\theta_j - \theta^*_{k,j})^2
 
-    is added to the loss of each task, with the diagonal Fisher information F of the tasks k before
-    and the parameters that they ended with.
+    is added to the loss of each task, with the diagonal Fisher information F of each earlier task k
+    and the parameters at its end.
 
     Parameters
     ----------
     inner : Trainer or Strategy
         What does the training.
     strength : float
-        :math:`\lambda`. It depends on the kind of Fisher information, whose sizes differ by orders
-        of magnitude: a value from a publication is good for its kind only. Look for it in powers of
-        10, e.g. from 1 to 1e6, and at `ratios`, the penalty over the loss.
+        :math:`\lambda`. It depends on the kind of Fisher information, whose magnitudes differ
+        widely: a published value is good for its kind only. Search in powers of 10, e.g. from 1 to
+        1e6, and watch `ratios`, the penalty over the loss.
     fisher : str, keyword only, optional
-        Its kind, see `fisher_diagonal`; by default that of the convention.
+        The kind of Fisher information, see `fisher_diagonal`; by default that of the convention.
     n_samples : int, keyword only, optional
-        Compute it from so many samples of each task.
+        Compute the Fisher information from this many samples of each task; all by default.
     batch_size : int, keyword only, default 128
-        Of ``fisher="batched"``.
+        The batch size of ``fisher="batched"``.
     convention : str, keyword only, default "paper"
-        ``"paper"`` is the formula above with ``fisher="exact"``, as van de Ven has it.
-        ``"avalanche"`` and ``"mammoth"`` leave the half out, so that the same strength pulls twice
-        as much, with ``fisher="batched"`` (give it the batch size of the training) and
-        ``fisher="weighted"``. mammoth divides by the samples rounded up to whole batches, this by
-        their number. The code of the GEM paper squares the mean gradient of some samples: that is
-        ``fisher="batched"`` with as many as one batch.
+        ``"paper"`` is the formula above with ``fisher="exact"``, as in van de Ven's code.
+        ``"avalanche"`` and ``"mammoth"`` omit the factor ½, so that the same strength pulls twice
+        as hard; their kinds are ``fisher="batched"`` (pass the batch size of the training) and
+        ``fisher="weighted"``. mammoth divides by the number of samples rounded up to whole batches,
+        thalweg by their number. The code of the GEM paper squares the mean gradient of some
+        samples: that is ``fisher="batched"`` with all of them as one batch.
     seed : int, keyword only, default 0
-        Decides what is drawn for the Fisher information.
+        Seed of what is drawn for the Fisher information.
 
     Raises
     ------
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        If the trainer's loss is no likelihood that `fisher_diagonal` knows, or its optimizer takes
-        all data at once. When a task begins that has weights of samples, which the Fisher
-        information does not know.
+        If the trainer's loss is not a likelihood that `fisher_diagonal` knows, or its optimizer
+        needs all data at once; when a task begins, if it has sample weights, which the Fisher
+        information does not support.
 
     Notes
     -----
-    The tasks' penalties are added up exactly, to one: memory does not grow with their number.
+    The tasks' penalties are combined exactly into one: memory does not grow with their number.
 
-    With new classes in each task that compete with the old ones (class-incremental learning), EWC
-    forgets about as much as plain training does; it says so in a warning.
+    If each task brings new classes that compete with the old ones (class-incremental learning), EWC
+    forgets about as much as plain training does, and warns about it.
 
     References
     ----------
@@ -103,7 +103,7 @@ class EWC(Consolidating):
         self.convention = _checks.one_of("convention", convention, tuple(_FISHER))
         if fisher is None:
             fisher = _FISHER[convention]
-        # What the first task's end would refuse is refused before it trains.
+        # Refuse here what would otherwise be refused only after the first task's training.
         self.fisher = check_kind("fisher", fisher, likelihood_of(self.trainer.loss))
         self.n_samples = some_samples(n_samples)
         self.batch_size = _checks.integer("batch_size", batch_size, 1)
@@ -111,7 +111,7 @@ class EWC(Consolidating):
         self._factor = 1.0 if convention == "paper" else 2.0
 
     def end(self, task: Task) -> None:
-        """Take to heart what must not be forgotten of a task that was learned."""
+        """Record what must not be forgotten of a task that was learned."""
         super().end(task)
         self._add(self._fisher(task), self._parameters())
 
@@ -140,11 +140,12 @@ class OnlineEWC(EWC):
     inner, strength, fisher, n_samples, batch_size, seed
         As for `EWC`.
     decay : float, keyword only, default 1.0
-        :math:`\gamma`, from 0 to 1: how much of earlier tasks' importance is left after each.
+        :math:`\gamma`, from 0 to 1: the share of earlier tasks' importance that is left after each
+        task.
     convention : str, keyword only, default "paper"
         ``"paper"`` is the formula above, also van de Ven's. ``"avalanche"`` and ``"mammoth"`` have
-        neither the half nor the :math:`\gamma` before the sum, and other kinds of Fisher
-        information by default, see `EWC`.
+        neither the ½ nor the :math:`\gamma` in the penalty, and other kinds of Fisher information
+        by default, see `EWC`.
 
     References
     ----------
@@ -171,7 +172,7 @@ class OnlineEWC(EWC):
         self._factor = self.decay if convention == "paper" else 2.0
 
     def end(self, task: Task) -> None:
-        """Take to heart what must not be forgotten of a task that was learned."""
+        """Record what must not be forgotten of a task that was learned."""
         Consolidating.end(self, task)
         fisher = self._fisher(task)
         if self._importance is not None:

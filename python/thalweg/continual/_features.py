@@ -1,4 +1,4 @@
-"""What hidden layers give."""
+"""Outputs of hidden layers."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from thalweg.errors import ArgumentError
 from thalweg.nn import Sequential
 from thalweg.nn._layers._base import Activation
 
-#: Layers that work element by element, and whose outputs are not activations of units.
+#: Element-wise layers whose outputs are not activations of units.
 _NO_UNITS = (nn.Dropout, nn.Flatten, nn.Identity)
 
 
 def part(model: Sequential, first: int, last: int) -> Sequential:
-    """Copy some layers of a model, with their numbers."""
+    """Copy some layers of a model, with their parameters and state."""
     mine = model.state_dict()
     layers = model.layers[first:last]
     copy = Sequential(*layers, dtype=model.dtype.name, seed=model.seed)
@@ -28,7 +28,7 @@ def part(model: Sequential, first: int, last: int) -> Sequential:
 
 
 def body(model: Sequential) -> Sequential:
-    """Copy a model without its last linear layer: it gives the features that classes are told by.
+    """Copy a model up to its last linear layer: it computes the features for classification.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def body(model: Sequential) -> Sequential:
 
 
 def activations(model: Sequential, x: Any) -> list[Any]:
-    """Give the output of every activation but Identity, and of a last one none."""
+    """Return the output of every hidden activation, except `nn.Identity`."""
     given: list[Any] = []
     rows = np.asarray(x)
     first = 0

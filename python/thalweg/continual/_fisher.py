@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import _checks, _core
+from thalweg import _checks, _core, _warn
 from thalweg._arrays import Array
 from thalweg._likelihood import likelihood_of, prepare
 from thalweg.errors import UnsupportedError
@@ -34,38 +34,41 @@ def fisher_diagonal(
     Parameters
     ----------
     model : Sequential
-        Is left as it is. It is used as in evaluation: nothing is dropped, and `nn.BatchNorm1d`
-        takes its running averages, since statistics of a batch would tie samples together.
+        Left unchanged. It is used as in evaluation: nothing is dropped, and `nn.BatchNorm1d` uses
+        its running averages. With batch statistics, an output would depend on the other samples of
+        its batch, and a single sample would have no p(y | x); with the averages, which are
+        constants, each sample has its own. Averages that no training pass has set say nothing about
+        the data; a warning tells.
     x : array_like, shape (n, in_features)
         The samples.
     y : array_like, optional
-        Labels or targets as for the loss; ``"exact"``, ``"sampled"`` and ``"predicted"`` do
-        without.
+        Labels or targets as for the loss; not needed for ``"exact"``, ``"sampled"`` and
+        ``"predicted"``.
     kind : str, keyword only, default "exact"
-        - ``"exact"``: the formula above, the expectation as a sum over all outputs.
+        - ``"exact"``: the formula above, with the expectation as a sum over all outputs.
         - ``"sampled"``: one y for each sample, drawn from the model.
-        - ``"predicted"``: the most probable y of each sample, as GT-RIPL's code has it. Of a model
-          that is sure, this is about 1 - p times smaller than ``"sampled"``. Not for `nn.MSELoss`,
-          where it would be 0.
+        - ``"predicted"``: the most probable y of each sample, as in GT-RIPL's code. For a confident
+          model with top probability p, this is about 1 - p times ``"sampled"``. Not for
+          `nn.MSELoss`, where it would be 0.
         - ``"empirical"``: the y of the data. This is not the Fisher information: it vanishes where
           the data are fitted (Kunstner, Hennig and Balles 2019).
-        - ``"batched"``: the square of the mean gradient of each batch of `batch_size`, as it is in
+        - ``"batched"``: the square of the mean gradient of each batch of `batch_size`, as in
           Avalanche. About `batch_size` times smaller than ``"empirical"``.
-        - ``"weighted"``: as ``"empirical"``, but each sample counts by the probability that the
-          model gives its label, as in mammoth. For `nn.CrossEntropyLoss` and labels only.
+        - ``"weighted"``: as ``"empirical"``, but each sample is weighted by the probability that
+          the model gives its label, as in mammoth. For `nn.CrossEntropyLoss` and labels only.
     loss : Loss, keyword only, optional
-        Which likelihood the outputs stand for: `nn.CrossEntropyLoss` (the default) is softmax,
+        Which likelihood the outputs represent: `nn.CrossEntropyLoss` (the default) is softmax,
         `nn.BCEWithLogitsLoss` an independent yes or no for each output, `nn.MSELoss` a normal
         distribution of variance 1, so that -ln p is *half* the squared error. Weights, label
-        smoothing and the reduction of the loss do not matter.
+        smoothing and the reduction of the loss are ignored.
     n_samples : int, keyword only, optional
-        Use so many of the samples, drawn without replacement; all by default.
+        Use this many of the samples, drawn without replacement; all by default.
     classes : sequence of int, keyword only, optional
         Outputs that compete; the others are left out, as in a network with one head for each task.
     batch_size : int, keyword only, default 128
-        Of ``"batched"``.
+        The batch size of ``"batched"``.
     seed : int, keyword only, default 0
-        Decides what ``"sampled"`` and `n_samples` draw.
+        Seed of what ``"sampled"`` and `n_samples` draw.
 
     Returns
     -------
@@ -79,18 +82,18 @@ def fisher_diagonal(
     ArgumentError
         If an argument is out of range, or `y` is missing.
     UnsupportedError
-        If the loss is no likelihood of those above.
+        If the loss is not one of the likelihoods above.
 
     Notes
     -----
-    No sample's gradient is ever formed. The square of a weight's gradient is a product of a slope
-    and an input, so that the sum over samples is one product of matrices,
-    :math:`(\delta^2)^T (a^2)` (Goodfellow 2015), and the expectation over C outputs can be taken of
-    :math:`\delta^2` before it: C - 1 passes of slopes through the upper layers, and one product per
-    layer, instead of C.
+    No sample's gradient is ever formed. For one sample, the gradient of a weight is the product of
+    a slope and an input, so that the sum of squares over samples is one matrix product,
+    :math:`(\delta^2)^T (a^2)` (Goodfellow 2015). The expectation over C outputs can be taken of
+    :math:`\delta^2` beforehand: C - 1 passes of slopes through the upper layers, and one product
+    per layer instead of C.
 
-    A strength of EWC that is right for one `kind` is not for another: the sizes differ by orders of
-    magnitude, above all between ``"batched"`` and the others (van de Ven 2025, arXiv:2502.11756).
+    A strength of EWC that suits one `kind` does not suit another: their magnitudes differ widely,
+    above all between ``"batched"`` and the others (van de Ven 2025, arXiv:2502.11756).
 
     References
     ----------
@@ -123,14 +126,14 @@ def fisher_diagonal(
 
 
 def check_kind(name: str, kind: str, likelihood: str) -> str:
-    """Give a kind of Fisher information, if there is such a one of this likelihood.
+    """Return `kind`, if the Fisher information of this likelihood has such a kind.
 
     Raises
     ------
     ArgumentError
-        If it is no kind.
+        If there is no such kind.
     UnsupportedError
-        If the kind is of classes, and the likelihood is not.
+        If the kind needs classes, and the likelihood has none.
     """
     kind = _checks.one_of(name, kind, KINDS)
     if kind == "weighted" and likelihood != "categorical":
@@ -147,7 +150,7 @@ def check_kind(name: str, kind: str, likelihood: str) -> str:
 
 
 def some_samples(n_samples: int | None) -> int | None:
-    """Give how many samples are used; None is all."""
+    """Check and return how many samples to use; None means all."""
     return None if n_samples is None else _checks.integer("n_samples", n_samples, 1)
 
 
@@ -163,9 +166,9 @@ def importance(
     batch_size: int = 128,
     seed: int = 0,
 ) -> Array:
-    """Compute `fisher_diagonal`, or the mean size of the slope of the outputs' squared norm.
+    """Compute `fisher_diagonal`, or the mean magnitude of the outputs' squared norm's gradient.
 
-    That is of kind ``"norm"``, or ``"batched_norm"`` with the slope of each batch's mean.
+    The latter has kind ``"norm"``, or ``"batched_norm"`` for the gradient of each batch's mean.
     """
     samples, targets, likelihood, chosen, seed = prepare(
         model,
@@ -178,6 +181,7 @@ def importance(
         seed=seed,
     )
     batch_size = _checks.integer("batch_size", batch_size, 1)
+    _doubt_averages(model)
     if kind == "predicted":
         kind, targets = "empirical", _most_probable(model(samples), likelihood, chosen)
     return _core.importance(
@@ -185,12 +189,26 @@ def importance(
     )
 
 
+def _doubt_averages(model: Sequential) -> None:
+    """Warn about a BatchNorm1d whose running averages still have their initial values."""
+    state = model.state_dict() if model._core.average_blocks() else {}
+    for name, mean in state.items():
+        layer = name.removesuffix(".running_mean")
+        if layer != name and not mean.any() and (state[f"{layer}.running_var"] == 1).all():
+            _warn.warn(
+                f"layer {layer}, BatchNorm1d, is used with its running averages, and these are the"
+                " initial ones, mean 0 and variance 1, which no training pass has changed: train"
+                " the model first, or set them by model.recalibrate(x)"
+            )
+            return
+
+
 def _most_probable(outputs: Array, likelihood: str, classes: Sequence[int] | None) -> Any:
-    """Give the y that a model thinks most likely, among some classes if they are given."""
+    """Return the y that the model finds most likely, among `classes` if they are given."""
     if likelihood == "bernoulli":
         return (outputs > 0).astype(outputs.dtype)
     if classes is not None:
         others = np.ones(outputs.shape[1], bool)
-        others[[c for c in classes if c < len(others)]] = False  # what is wrong the core will say
+        others[[c for c in classes if c < len(others)]] = False  # the core refuses the others
         outputs = np.where(others, -np.inf, outputs)
     return outputs.argmax(axis=1)

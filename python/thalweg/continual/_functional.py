@@ -1,4 +1,4 @@
-"""What the network says of memorable samples is kept, weighed by how sure it is of that."""
+"""A penalty on changes of the network's outputs for memorable samples."""
 
 import time
 from typing import Any
@@ -24,26 +24,27 @@ class FROMP(Innermost):
               K_{k,c} = P_c\, \Sigma\, P_c^T
 
     with the probabilities :math:`p_c` of class c for the memorable samples of each earlier task k,
-    :math:`p^*` as they were at the end of the latest task, their derivatives :math:`P_c` by the
-    parameters then, and :math:`\Sigma^{-1} = \delta I + \sum_k N_k \operatorname{diag} F_k`, the
-    precision of a diagonal Laplace approximation. Where parameters are well determined, K is small,
-    and probabilities are held fast; samples of a task count together.
+    their values :math:`p^*` at the end of the latest task, their derivatives :math:`P_c` with
+    respect to the parameters at that time, and :math:`\Sigma^{-1} = \delta I + \sum_k N_k
+    \operatorname{diag} F_k`, the precision of a diagonal Laplace approximation. Where parameters
+    are well determined, K is small and probabilities are held tightly. The samples of a task are
+    penalized jointly.
 
-    Memorable are the samples of a task whose class is least sure when it ends: those with the
-    largest :math:`\sum_c p_c (1 - p_c)`.
+    The memorable samples of a task are those whose class is least certain when it ends: those with
+    the largest :math:`\sum_c p_c (1 - p_c)`.
 
     Parameters
     ----------
     inner : Trainer
-        What does the training; its loss is an `nn.CrossEntropyLoss`.
+        What does the training; its loss must be an `nn.CrossEntropyLoss`.
     per_task : int
-        Memorable samples of each task.
+        The number of memorable samples of each task.
     strength : float
-        :math:`\lambda`. For the paper's objective, of sums over samples, it is :math:`\tau / N`.
+        :math:`\lambda`. For the paper's objective, a sum over samples, it is :math:`\tau / N`.
     delta : float, keyword only, default 1e-5
         :math:`\delta`, above 0: the precision of the prior.
     jitter : float, keyword only, default 1e-3
-        What is added to the diagonal of each K, as a share of its mean; above 0.
+        What is added to the diagonal of each K, relative to the mean of that diagonal; above 0.
 
     Raises
     ------
@@ -52,19 +53,19 @@ class FROMP(Innermost):
     UnsupportedError
         If `inner` is another strategy, the trainer has another loss, or the model has
         `nn.BatchNorm1d` or `nn.Dropout`; during a task, if there is a penalty, or the task has
-        weights of samples, labels that do not count, or none.
+        sample weights, ignored labels, or no labels; always in `step`.
 
     Notes
     -----
-    The softmax of a penalty is over the outputs of its task's head; without heads, of all tasks
-    over those that competed in the latest one, so that with classes that become active its columns
-    grow. What differs from the authors' code: all memorable samples are in every step, and the
-    jitter.
+    The softmax of a penalty is over the outputs of its task's head. Without heads, it is for all
+    tasks over the outputs that competed in the latest one, so that its columns grow as classes
+    become active. Two things differ from the authors' code: every step uses all memorable samples,
+    and the jitter.
 
-    Each step is a call from Python with `per_task` rows more for each task so far, and its loss is
-    computed by NumPy. With 20 rows of one task that is 0.5 ms more than the 0.1 ms of plain
-    training for 784-100-10 and single samples, and 2.6 ms instead of 1.4 for 784-256-256-10 and
-    128.
+    Each step is a call from Python with `per_task` additional rows for each task so far, and its
+    loss is computed in NumPy. With 20 rows of one task, a step takes 0.5 ms more than the 0.1 ms of
+    plain training for 784-100-10 and single samples, and 2.6 ms instead of 1.4 for 784-256-256-10
+    and batches of 128.
     At the end of a task, the derivatives of one task's memorable samples are held at once:
     ``per_task * classes * num_parameters`` numbers of the model's dtype.
 
@@ -85,6 +86,7 @@ class FROMP(Innermost):
     gathers = ("_past", "_precision")
     replays = True
     _does = (*Innermost._does, "looks")
+    _only_learns = "its penalty on earlier tasks is part of learning a task"
 
     def __init__(
         self,
@@ -101,10 +103,10 @@ class FROMP(Innermost):
         self.delta = _checks.real("delta", delta, 0, closed="()")
         self.jitter = _checks.real("jitter", jitter, 0, closed="()")
         model = self.trainer.model
-        # That the model has such derivatives is seen now, not after the first task.
+        # Fail now, not after the first task, if the model has no such derivatives.
         model._core.jacobian(np.zeros((1, model.in_features), model.dtype))
         self._precision: Any = None
-        #: Of each task: samples, outputs that competed, their probabilities, and inverses of K.
+        #: For each task: samples, outputs that competed, their probabilities, and inverses of K.
         self._past: list[dict[str, Any]] = []
 
     def _learn(self, task: Task, **options: Any) -> History:
@@ -113,7 +115,7 @@ class FROMP(Innermost):
             return super()._learn(task, **options)
         twin = _mixed.with_loss(self.trainer, self._loss(task), "FROMP")
         memory = np.concatenate([past["x"] for past in self._past])
-        marks = np.full(len(memory), -1)  # in the place of labels
+        marks = np.full(len(memory), -1)  # instead of labels
         seed, parts = self.trainer.model.seed, []
         for x, y, _ in _batches.chunks(task, seed=seed, most=1, **options):
             begin = time.perf_counter()
@@ -122,14 +124,8 @@ class FROMP(Innermost):
             parts.append((len(x), History(loss=[loss], seconds=[seconds])))
         return mean_history(parts)
 
-    def step(self, x: Any, y: Any) -> float:
-        """Take a step on a batch of a stream: only before there is something to hold on to."""
-        if self._past:
-            raise self._no_step("its penalty on earlier tasks is part of learning a task")
-        return super().step(x, y)
-
     def _loss(self, task: Task) -> Any:
-        """Make the loss of new rows, with a label each, and of the memorable ones behind them."""
+        """Make the loss of new rows, each with a label, and the memorable ones after them."""
         competes = _mixed.competing(self.trainer, self.trainer.model.out_features)
 
         def loss(output: Any, target: Any) -> tuple[float, Any]:
@@ -161,7 +157,7 @@ class FROMP(Innermost):
         _mixed.check_active(self, np.concatenate(held) if held else [])
 
     def end(self, task: Task) -> None:
-        """Choose memorable samples of the task, and see what is known of all of them now."""
+        """Choose memorable samples of the task, and update the targets of all of them."""
         super().end(task)
         model = self.trainer.model
         chosen = outputs_of(self.trainer, task)
@@ -187,7 +183,7 @@ class FROMP(Innermost):
         return np.exp(_mixed.log_softmax(outputs[:, columns].astype(np.float64)))
 
     def _known(self, x: Any, columns: Any, precision: Any) -> tuple[Any, Any]:
-        """Give probabilities of samples, and the inverse of K for each class."""
+        """Return the probabilities of samples, and the inverse of K for each class."""
         model = self.trainer.model
         samples = model._samples(x, "x")
         outputs, p, slopes = model.out_features, [], []
@@ -196,7 +192,7 @@ class FROMP(Innermost):
             one = self._probabilities(output.reshape(1, outputs), columns)[0]
             mine = jacobian.reshape(outputs, -1)[columns]
             p.append(one)
-            # The derivative of p_c is p_c (that of f_c - the mean of those in p).
+            # The derivative of p_c is p_c (f_c' - sum_j p_j f_j').
             slopes.append((one[:, None] * (mine - one @ mine)).astype(model.dtype))
         inverses = []
         for c in range(len(columns)):
@@ -205,6 +201,6 @@ class FROMP(Innermost):
             size = kernel.trace() / len(kernel)
             if size > 0:
                 inverses.append(np.linalg.inv(kernel + self.jitter * size * np.eye(len(kernel))))
-            else:  # a class that has no probability, to the last bit
+            else:  # a class whose probability is exactly 0
                 inverses.append(np.zeros_like(kernel))
         return np.stack(p), np.stack(inverses)

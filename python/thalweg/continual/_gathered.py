@@ -1,4 +1,4 @@
-"""What a strategy gathers, as arrays and plain data: given, looked at and taken back."""
+"""What a strategy gathers, as arrays and plain data: exported, checked and restored."""
 
 import copy
 from collections.abc import Mapping
@@ -9,18 +9,18 @@ import numpy as np
 from thalweg.continual._buffers import Buffer
 from thalweg.errors import ArgumentError
 
-#: Where it is the state of something that has one of its own.
+#: The key of the state of something that has its own `state_dict`.
 _STATE = "its state"
 
 
 def has_state(value: Any) -> bool:
-    """Whether something has a state that it can take back, as a buffer or a model."""
+    """Whether something has a state that it can load, such as a buffer or a model."""
     both = hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
     return both or isinstance(value, np.random.Generator)
 
 
 def given(value: Any) -> Any:
-    """Give a copy of what was gathered, or of the state of it."""
+    """Return a copy of what was gathered, or of its state."""
     if not has_state(value):
         return copy.deepcopy(value)
     is_generator = isinstance(value, np.random.Generator)
@@ -29,12 +29,12 @@ def given(value: Any) -> Any:
 
 
 def check(owner: str, name: str, value: Any, there: Any) -> None:
-    """Refuse what `given` gave, if what is there cannot take it.
+    """Refuse what `given` returned, if `there` cannot take it.
 
     Raises
     ------
     ArgumentError
-        If one has a state of its own and the other none, or one of another kind.
+        If one has its own state and the other does not, or one of another kind.
     """
     if value is None:
         return
@@ -51,7 +51,7 @@ def check(owner: str, name: str, value: Any, there: Any) -> None:
 
 
 def taken(value: Any, there: Any) -> Any:
-    """Give a copy of what `given` gave; or what is there, if that has taken the state of it."""
+    """Return a copy of what `given` returned, or `there` itself after it has loaded its state."""
     value = copy.deepcopy(value)
     if value is None or not has_state(there):
         return value

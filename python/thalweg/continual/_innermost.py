@@ -1,4 +1,4 @@
-"""The base of strategies that train with a loss of their own."""
+"""The base of strategies that train with their own loss."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from thalweg.errors import DataError, UnsupportedError
 
 
 class Innermost(Strategy):
-    """Base of strategies that train with a loss of their own."""
+    """Base of strategies that train with their own loss."""
 
     _does: tuple[str, ...] = ("loss", "plain rows")
 
@@ -21,11 +21,11 @@ class Innermost(Strategy):
                 f"not around {type(inner).__name__}"
             )
         super().__init__(inner)
-        # That the trainer can take such a loss is seen now, not after the first task.
+        # Fail now, not after the first task, if the trainer cannot take such a loss.
         _mixed.with_loss(inner, lambda output, target: (0.0, output), type(self).__name__)
 
     def _check(self, task: Task) -> None:
-        """Refuse a task without labels; asked at each `learn`, since others choose rows, too."""
+        """Refuse a task without labels; checked at each `learn`, as others may change the rows."""
         super()._check(task)
         y = np.asarray(task.y)
         if y.ndim != 1 or y.dtype.kind not in "iub":

@@ -1,28 +1,30 @@
-"""Which strategies do not go around which, seen when they are put together.
+"""Which strategies cannot be wrapped around which, checked when they are combined.
 
-Each says in `Strategy._does` what it does to the training that others may not bear. What is refused
-here would fail in the middle of a run, do nothing without a word, or break what is promised.
+Each lists in `Strategy._does` what it does to training that others may not tolerate. The
+combinations refused here would fail in the middle of a run, silently do nothing, or break a
+promise.
 
-- ``"penalty"`` sets the trainer's, by an ``"importance"`` that it computes of the network;
-  ``"projection"`` changes its gradients, ``"loss"`` takes its steps with a loss of its own;
-- ``"rows"`` learns other rows than a task's, in addition or instead, ``"own rows"`` chooses them
-  whatever it is given, ``"pieces"`` hands them on in pieces that each begin anew, ``"weights"``
-  with weights; ``"plain rows"`` takes none with weights, ``"plain tasks"`` no tasks that have some,
-  ``"whole"`` needs all rows of a task, ``"place"`` the place in it;
+- ``"penalty"`` sets the trainer's penalty, from an ``"importance"`` computed from the network;
+  ``"projection"`` changes the gradients; ``"loss"`` takes its steps with its own loss;
+- ``"rows"`` learns rows other than a task's, in addition or instead; ``"own rows"`` chooses them
+  regardless of what it is given; ``"pieces"`` passes them on in pieces that each start anew;
+  ``"weights"`` passes them on with weights; ``"plain rows"`` takes no rows with weights, ``"plain
+  tasks"`` no tasks with weights; ``"whole"`` needs all rows of a task, ``"place"`` the position in
+  it;
 - ``"part"`` gives each task a part of the network: by ``"gates"``, which are open between tasks, or
-  as ``"owner"`` of parameters, which stay as they are; ``"replays"`` takes samples of earlier tasks
-  into its steps (`Strategy.replays`);
-- ``"restart"`` begins every task with the parameters of the beginning, ``"shrink"`` each but the
-  first with others than were left, ``"renew"`` sets some anew after each step;
-- ``"looks"`` takes what it goes by from the network as it is when a task begins or ends,
-  ``"teacher"`` when it begins, as that which earlier tasks were learned by.
+  as ``"owner"`` of parameters, which stay as they are; ``"replays"`` includes samples of earlier
+  tasks in its steps (`Strategy.replays`);
+- ``"restart"`` starts every task with the initial parameters; ``"shrink"`` starts each but the
+  first with changed parameters; ``"renew"`` resets some after each step;
+- ``"looks"`` relies on the network as it is when a task begins or ends; ``"teacher"`` on the
+  network as it is when a task begins, with what earlier tasks taught it.
 """
 
 from typing import Any
 
 from thalweg.errors import UnsupportedError
 
-#: What the outer one does, what the inner one does, and why that is not there.
+#: What the outer strategy does, what the inner one does, and why they cannot be combined.
 _CLASHES = (
     ("penalty", "loss", "{inner} cannot be joined with a strategy that sets a penalty: it takes its"
      " steps with a loss of its own, which knows of none"),
@@ -91,12 +93,12 @@ def _deeds(strategy: Any) -> set[str]:
 
 
 def check(strategy: Any) -> None:
-    """Refuse a strategy around one that it does not go with.
+    """Refuse a strategy around one that it cannot be combined with.
 
     Raises
     ------
     UnsupportedError
-        If there is such a one inside.
+        If there is such a strategy inside.
     """
     mine, link = _deeds(strategy), strategy.inner
     while link is not None:

@@ -1,4 +1,4 @@
-"""Penalties in which parameters depend on each other: Laplace's approximation, task after task."""
+"""Penalties that couple parameters: Laplace's approximation, task after task."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -17,24 +17,24 @@ from thalweg.continual._task import Task, counted
 from thalweg.curvature import kfac_factors
 from thalweg.errors import UnsupportedError
 
-#: Most parameters of a whole matrix: 128 MB of float64.
+#: The most parameters for a full matrix: 128 MB of float64.
 LARGEST = 4096
 
 
 class OnlineLaplace(Consolidating):
-    r"""Laplace's approximation, task after task: a penalty that knows of pairs of parameters.
+    r"""Laplace's approximation, task after task: a penalty that couples pairs of parameters.
 
     .. math:: \frac{\lambda}{2} (\theta - \theta^*)^T \Lambda\, (\theta - \theta^*), \qquad
               \Lambda \leftarrow F_{\text{new}} + \gamma \Lambda
 
-    with the Fisher information F of each task at the parameters :math:`\theta^*` that it ended
-    with; the latest are the anchor. With ``structure="kron"``,
+    with the Fisher information F of each task at the parameters :math:`\theta^*` at its end; the
+    latest are the anchor. With ``structure="kron"``,
 
     .. math:: \frac{\lambda}{2} \sum_\ell \sum_k
               \operatorname{tr}\big((W_\ell - W^*_\ell)^T G_{k,\ell} (W_\ell - W^*_\ell) A_{k,\ell}
               \big)
 
-    over the `nn.Linear` layers, each weight with its bias as a last column, and the tasks k, with
+    over the `nn.Linear` layers (each weight with its bias as a last column) and the tasks k, with
     the factors of `curvature.kfac_factors`.
 
     Parameters
@@ -42,41 +42,42 @@ class OnlineLaplace(Consolidating):
     inner : Trainer or Strategy
         What does the training.
     strength : float
-        :math:`\lambda`. The Fisher information is a mean over samples, as that of `EWC`.
+        :math:`\lambda`. The Fisher information is a mean over samples, as in `EWC`.
     structure : {"kron", "full"}, keyword only
-        Kronecker factors of each layer, or the whole matrix; that is for at most 4096 parameters,
-        and models without `nn.BatchNorm1d` and `nn.Dropout`.
+        Kronecker factors of each layer, or the full matrix. The latter is for at most 4096
+        parameters, and for models without `nn.BatchNorm1d` and `nn.Dropout`.
     factors : {"tasks", "summed"}, keyword only
-        Of ``"kron"``. ``"tasks"``: the sum above; memory and time of a step grow with the tasks.
+        For ``"kron"``. ``"tasks"``: the sum above; memory and time per step grow with the tasks.
         ``"summed"``: one pair of factors, :math:`\sum_k A_k` and :math:`\sum_k G_k`, whose product
-        has terms of pairs of tasks too many; divide :math:`\lambda` by the number of tasks for
-        about the same strength. Both fade with :math:`\sqrt\gamma`, so that their product does
-        with :math:`\gamma`.
+        contains extra terms that mix pairs of tasks; divide :math:`\lambda` by the number of tasks
+        for about the same strength. Both decay with :math:`\sqrt\gamma`, so that their product
+        decays with :math:`\gamma`.
     decay : float, keyword only, default 1.0
         :math:`\gamma`, from 0 to 1.
     n_samples : int, keyword only, optional
-        Compute F from so many samples of each task.
+        Compute F from this many samples of each task; all by default.
     seed : int, keyword only, default 0
-        Decides which.
+        Determines which samples.
 
     Raises
     ------
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        If the model is too large for ``"full"``, or has layers that it is not for; if the loss is
-        no likelihood: see `fisher_diagonal`. When a task begins that has weights of samples.
+        If the model is too large for ``"full"``, or has layers that it does not support; if the
+        loss is not a likelihood, see `fisher_diagonal`; when a task begins, if it has sample
+        weights.
 
     Notes
     -----
     Where losses are quadratic and F is their Hessian, as in linear regression, ``"full"`` with
-    :math:`\gamma = 1` gives the solution of all tasks together. The diagonal of `EWC` does not.
+    :math:`\gamma = 1` gives the joint solution of all tasks. The diagonal of `EWC` does not.
 
-    Parameters of other layers, such as scales of normalizations, have their diagonal with
-    ``"kron"``.
+    With ``"kron"``, parameters of other layers, such as scales of normalizations, use the diagonal
+    of F.
 
-    The core computes the gradient before each update by products, two of matrices for each layer
-    (and task), and adds it in the update. That can take longer than the pass itself: about
+    Before each update, the core computes the penalty's gradient by two matrix products for each
+    layer (and task), and adds it in the update. That can take longer than the pass itself: about
     :math:`2 (o^2 i + o i^2)` multiplications for o outputs and i inputs of a layer, against
     :math:`3 n o i` for a batch of n.
 
@@ -117,13 +118,14 @@ class OnlineLaplace(Consolidating):
         seed: int = 0,
     ) -> None:
         super().__init__(inner, strength)
-        likelihood_of(self.trainer.loss)  # what there is none for is refused before it trains
+        likelihood_of(self.trainer.loss)  # refuse unsupported losses before training
         self.structure = _checks.one_of("structure", structure, ("kron", "full"))
         self.factors = _checks.one_of("factors", factors, ("tasks", "summed"))
         self.decay = _checks.real("decay", decay, 0, 1, "[]")
         self.n_samples = some_samples(n_samples)
         self.seed = _checks.integer("seed", seed, 0)
-        #: By task, or one; each by layer, as {"A": ..., "G": ...}. Of "full", one layer "".
+        #: One per task, or a single one; each by layer, as {"A": ..., "G": ...}. "full" has one
+        #: layer, "".
         self._terms: list[dict[str, dict[str, Any]]] = []
         model = self.trainer.model
         if structure == "full":
@@ -132,11 +134,11 @@ class OnlineLaplace(Consolidating):
                     f'structure="full" is for at most {LARGEST} parameters, this model has '
                     f'{model.num_parameters}: use structure="kron"'
                 )
-            # That the model has such derivatives is seen now, not after the first task.
+            # Fail now, not after the first task, if the model has no such derivatives.
             model._core.jacobian(np.zeros((1, model.in_features), model.dtype))
 
     def end(self, task: Task) -> None:
-        """Take to heart what must not be forgotten of a task that was learned."""
+        """Record what must not be forgotten of a task that was learned."""
         super().end(task)
         model, loss = self.trainer.model, self.trainer.loss
         x, _ = counted(loss, task.x, task.y)
@@ -160,7 +162,7 @@ class OnlineLaplace(Consolidating):
         self._set(diagonal.astype(np.float64), self._parameters())
 
     def _added(self, new: dict[str, dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
-        """Give the terms with those of a task."""
+        """Return the terms with those of a new task added."""
         decay = self.decay
         if self.structure == "kron":
             if self.factors == "tasks":
@@ -169,7 +171,7 @@ class OnlineLaplace(Consolidating):
                     for term in self._terms
                 ]
                 return [*faded, new]
-            decay = decay**0.5  # of each factor of a product
+            decay = decay**0.5  # for each of the two factors of a product
         for term in self._terms:
             new = {
                 layer: {name: matrix + decay * term[layer][name] for name, matrix in pair.items()}
@@ -178,7 +180,7 @@ class OnlineLaplace(Consolidating):
         return [new]
 
     def _whole(self, x: Any, options: dict[str, Any]) -> Any:
-        """Compute the whole Fisher information matrix, in double precision."""
+        """Compute the full Fisher information matrix, in double precision."""
         model = self.trainer.model
         ready = prepare(model, x, None, loss=self.trainer.loss, labelled=False, **options)
         chosen = np.arange(model.out_features) if ready.classes is None else list(ready.classes)
@@ -192,7 +194,7 @@ class OnlineLaplace(Consolidating):
             slopes = slopes.astype(np.float64).reshape(len(mine), -1, size)[:, chosen]
             if ready.likelihood == "categorical":
                 p = np.exp(_mixed.log_softmax(outputs))
-                # E[(e_y - p)(e_y - p)'] is the sum over y of p_y times that of each.
+                # E[(e_y - p)(e_y - p)'] is the sum over y of p_y times each outer product.
                 slopes = slopes - (p[:, :, None] * slopes).sum(axis=1, keepdims=True)
                 slopes *= np.sqrt(p)[:, :, None]
             elif ready.likelihood == "bernoulli":
@@ -202,7 +204,7 @@ class OnlineLaplace(Consolidating):
         return total / len(ready.samples)
 
     def _rest(self, layers: Iterable[str]) -> Any:
-        """Say which parameters belong to none of these layers, 1 or 0."""
+        """Mark with 1 the parameters that belong to none of these layers, the others with 0."""
         rest = np.ones(self.trainer.model.num_parameters)
         for weight, bias, rows, cols in self._places(layers).values():
             width = cols - (bias is not None)
@@ -212,7 +214,7 @@ class OnlineLaplace(Consolidating):
         return rest
 
     def _places(self, layers: Iterable[str]) -> dict[str, tuple[int, int | None, int, int]]:
-        """Give where each layer's weight and bias begin, and the sizes of its factors."""
+        """Return the offsets of each layer's weight and bias, and the sizes of its factors."""
         model = self.trainer.model
         if self.structure == "full":
             return {"": (0, None, model.num_parameters, 1)}

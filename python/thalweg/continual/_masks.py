@@ -26,16 +26,17 @@ def _with(model: Sequential, parameters: Any) -> Sequential:
 
 
 class _Parts(Strategy):
-    """What they share: a sample is judged by the part of the network that is its task's."""
+    """Common base: a sample is judged by the part of the network that belongs to its task."""
 
     gathers: tuple[str, ...] = ("_learned",)
+    _only_in_tasks = "no task has begun, so that no part of the network is to learn"
 
     def __init__(self, inner: Trainer | Strategy) -> None:
         super().__init__(inner)
         check_elementwise(self.trainer, type(self).__name__)
         self.needs_task = True
-        self._learned: list[int] = []  # the tasks' indices, in their order
-        self.trainer._elementary("mask")  # what there is none for is refused before it trains
+        self._learned: list[int] = []  # the tasks' indices, in the order they were learned
+        self.trainer._elementary("mask")  # refuse trainers without masks before training
 
     def _check(self, task: Task) -> None:
         if task.index in self._learned:
@@ -46,62 +47,52 @@ class _Parts(Strategy):
             )
         super()._check(task)
 
-    def _learn(self, task: Task, *, steps: int, start: int, **options: Any) -> History:
-        self._check_begun(task, "is to be learned")
-        return super()._learn(task, steps=steps, start=start, **options)
-
-    def step(self, x: Any, y: Any) -> float:
-        """Take a step on a batch, between `begin` and `end` of the task that it is from."""
-        if not self._begun:
-            raise self._no_step("no task has begun, so that no part of the network is to learn")
-        return super().step(x, y)
-
     def _check_end(self, task: Task) -> None:
         self._check_begun(task, "ends")
         super()._check_end(task)
 
     def end(self, task: Task) -> None:
-        """Note that the task was learned."""
+        """Record that the task was learned."""
         super().end(task)
         self._learned.append(task.index)
 
 
 class XdG(_Parts):
-    r"""Context-dependent gating: in each task, another random part of the hidden units is silent.
+    r"""Context-dependent gating: silences a different random part of the hidden units in each task.
 
-    What a unit gives is multiplied by its gate, 0 or 1, while a task is learned and when it is
-    judged. Parameters that lead to a silent unit, or away from it, stay as they are.
+    The output of a unit is multiplied by its gate, 0 or 1, while a task is learned and when it is
+    judged. Parameters leading into or out of a silent unit stay as they are.
 
     Parameters
     ----------
     inner : Trainer or Strategy
         What does the training.
     share : float, keyword only, default 0.8
-        How many of the units that each `nn.Linear` but the first takes are silent, as a share from
-        0 up to, but not including, 1. The paper has 0.8; van de Ven's code, 0.9.
+        The share of silent units among the inputs of each `nn.Linear` but the first, from 0 up to,
+        but not including, 1. The paper uses 0.8; van de Ven's code, 0.9.
     seed : int, keyword only, default 0
-        Of the gates; with the task's index it decides which units are silent.
+        Seed of the gates; together with the task's index it determines which units are silent.
 
     Raises
     ------
     ArgumentError
-        If an argument is out of range, or the model has no hidden units; if a task has an index
-        that was learned already.
+        If an argument is out of range, or the model has no hidden units; if a task's index was
+        learned already.
     UnsupportedError
         If the model has `nn.Residual`, or an `nn.FourierFeatures` between units, or the optimizer
-        looks at whole layers. If a strategy inside goes by the whole network, which is not the one
-        that was trained, when a task begins or ends: `EWC` and other penalties but
-        `SynapticIntelligence`, `LwF`, `FROMP`, `OGD`. Inside or outside, if one has samples of
-        earlier tasks in its steps, as `Replay`: they would go through the latest task's part.
+        does not work element by element. If a strategy inside uses the whole network when a task
+        begins or ends, which is not the network that was trained: `EWC` and other penalties except
+        `SynapticIntelligence`, `LwF`, `FROMP`, `OGD`. If a strategy inside or outside includes
+        samples of earlier tasks in its steps, like `Replay`: they would go through the latest
+        task's part.
 
     Notes
     -----
-    It must be known which task a sample is from; `predict` and `network` take the task's index, and
-    go by the latest task without it. A
-    gate of 0 is the same as zeros for all weights that lead away from the unit: between `begin` and
-    `end` the trainer's model holds those, and after `end` the whole network again. Biases of
-    outputs, and weights of units that are not silent, are shared; so forgetting is less, not none,
-    and the paper combines this with `SynapticIntelligence`, as
+    The task of a sample must be known; `predict` and `network` take the task's index, and use the
+    latest task without it. A gate of 0 is equivalent to zeros for all weights that lead out of the
+    unit: between `begin` and `end` the trainer's model has those, and after `end` the whole network
+    again. Biases of outputs, and weights of units that are not silent, are shared; so forgetting is
+    reduced but not eliminated, and the paper combines this with `SynapticIntelligence`, as
     ``XdG(SynapticIntelligence(trainer, 0.1))``.
 
     References
@@ -128,13 +119,13 @@ class XdG(_Parts):
         self.share = _checks.real("share", share, 0, 1, "[)")
         self.seed = _checks.integer("seed", seed, 0)
         self._units = _units.hidden(self.trainer.model)
-        self._task: int | None = None  # whose gates are on
-        # Without them, as they were at the beginning:
+        self._task: int | None = None  # the task whose gates are set
+        # As they were before the gates were set:
         self._whole: Any = None  # the parameters,
-        self._penalty: Any = None  # and what the trainer's penalty is made of
+        self._penalty: Any = None  # and the components of the trainer's penalty
 
     def _gates(self, task: int) -> tuple[Any, Any]:
-        """Give for each parameter whether it counts in a task, and whether it is trained."""
+        """Return for each parameter whether it counts in a task, and whether it is trained."""
         count = self.trainer.model.num_parameters
         counts, trained = np.ones(count, dtype=bool), np.ones(count, dtype=bool)
         generator = np.random.default_rng([self.seed, task])
@@ -146,7 +137,7 @@ class XdG(_Parts):
         return counts, trained & counts
 
     def _ungated(self) -> Any:
-        """Give the parameters of the whole network."""
+        """Return the parameters of the whole network."""
         now = self.trainer.model.flat_parameters
         if self._task is None:
             return now
@@ -155,7 +146,7 @@ class XdG(_Parts):
     def begin(self, task: Task) -> None:
         """Get ready for a task, and set its gates."""
         before = self._task
-        self._open()  # those of a task that has not ended
+        self._open()  # the gates of a task that has not ended
         try:
             super().begin(task)
         except BaseException:
@@ -183,7 +174,7 @@ class XdG(_Parts):
         self._hold()
 
     def _open(self) -> None:
-        """Put the whole network back."""
+        """Restore the whole network."""
         if self._task is not None:
             self.trainer.model.flat_parameters = self._ungated()
             self._penalize()
@@ -191,7 +182,7 @@ class XdG(_Parts):
             self._hold()
 
     def _hold(self) -> None:
-        """Let the core train only what is trained now."""
+        """Restrict the core to the parameters that are trained now."""
         if self._task is None:
             self.trainer._hold(None)
             return
@@ -200,14 +191,14 @@ class XdG(_Parts):
         self._penalize(counts)
 
     def _penalize(self, counts: Any = 1) -> None:
-        """Leave weights out of a penalty that are 0 for this task alone, far from their anchor."""
+        """Leave out of a penalty weights that are 0 only for this task, far from their anchor."""
         if self._penalty is not None:
             importance, anchor, strength = self._penalty
             core = self.trainer._elementary("penalty")
             core.set_penalty((importance * counts, anchor, strength))
 
     def network(self, task: int | None = None) -> Sequential:
-        """Give the part of the network that a task is judged by; the latest by default."""
+        """Return the part of the network that a task is judged by; the latest task by default."""
         if task is not None:
             task = _checks.integer("task", task, 0)
         elif self._task is not None:
@@ -219,48 +210,49 @@ class XdG(_Parts):
         return _with(super().network(task), np.where(self._gates(task)[0], self._ungated(), 0))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore a state that `state_dict` returned."""
         super().load_state_dict(state)
         self._hold()
 
 
 class PackNet(_Parts):
-    r"""Each task gets the weights that the tasks before have left free, and gives some back.
+    r"""Gives each task the weights that earlier tasks left free, and frees some again afterwards.
 
     A task trains all free weights; then the smallest of them in each layer are set to 0 and left to
-    later tasks, the others are trained on for a while, and never change again. A task is judged by
-    the weights that it and the tasks before own, so nothing of it is ever forgotten.
+    later tasks, and the others are trained for a while longer and never change again. A task is
+    judged with the weights that it and earlier tasks own, so nothing of it is ever forgotten.
 
     Parameters
     ----------
     inner : Trainer or Strategy
         What does the training.
     prune : float, keyword only, default 0.5
-        How many of the weights that a task has trained it gives back, as a share of each
-        `nn.Linear`, above 0 and below 1. The paper has 0.5 and 0.75.
+        The share of a task's trained weights that is freed again in each `nn.Linear`, above 0 and
+        below 1. The paper uses 0.5 and 0.75.
     retrain : float, keyword only, default 0.5
-        Steps after that, in those that the task took. The paper has half as many.
+        The number of retraining steps, as a multiple of the task's, which `learn` or `step` took.
+        The paper uses half.
 
     Raises
     ------
     ArgumentError
-        If an argument is out of range; if a task has an index that was learned already.
+        If an argument is out of range; if a task's index was learned already.
     UnsupportedError
-        If the model has `nn.Residual`, or the optimizer looks at whole layers. With strategies that
-        would change what belongs to earlier tasks (`ContinualBackprop`, `ShrinkAndPerturb`,
-        `FromScratch`, `GDumb`), and with those that have samples of earlier tasks in their steps
-        (`Replay`, `DER`, `GEM`, `Cumulative` and others), which would go through the latest task's
-        part.
+        If the model has `nn.Residual`, or the optimizer does not work element by element. With
+        strategies that would change what belongs to earlier tasks (`ContinualBackprop`,
+        `ShrinkAndPerturb`, `FromScratch`, `GDumb`), and with those that include samples of earlier
+        tasks in their steps (`Replay`, `DER`, `GEM`, `Cumulative` and others), which would go
+        through the latest task's part.
 
     Notes
     -----
-    It must be known which task a sample is from; `predict` and `network` take the task's index.
-    Where a layer has no free weights left, that is warned about.
+    The task of a sample must be known; `predict` and `network` take the task's index. A warning
+    tells when a layer has no free weights left.
     Biases and normalizations are trained in the first task only, as in the paper. Outputs that do
-    not compete while a task is learned (``nn.CrossEntropyLoss(heads=...)``) are left to others;
-    those that do are then the task's own, and not pruned. `nn.BatchNorm1d`'s running averages go on
-    with every task, which changes what earlier tasks give: `nn.LayerNorm` has none. Steps of
-    retraining are no part of a run's histories.
+    not compete while a task is learned (``nn.CrossEntropyLoss(heads=...)``) are left to other
+    tasks; those that compete then belong to the task, and are not pruned. The running averages of
+    `nn.BatchNorm1d` are updated in every task, which changes the outputs for earlier tasks;
+    `nn.LayerNorm` has none. Retraining steps are not part of a run's histories.
 
     References
     ----------
@@ -298,7 +290,7 @@ class PackNet(_Parts):
         #: The index of the task that owns each parameter; -1 if it is free.
         self.owner = np.full(model.num_parameters, -1)
         self._taken, self._options = 0, dict[str, Any]()
-        self._free: Any = None  # what the task at hand trains
+        self._free: Any = None  # what the current task trains
 
     def begin(self, task: Task) -> None:
         """Get ready for a task."""
@@ -316,7 +308,7 @@ class PackNet(_Parts):
                 f" task {task.index} has those of earlier tasks alone. A larger network leaves"
                 " more, and so does a larger prune",
             )
-        self._taken = 0
+        self._taken, self._options = 0, {}
         self._hold(free)
 
     def _learn(self, task: Task, *, steps: int, start: int, **options: Any) -> History:
@@ -324,8 +316,18 @@ class PackNet(_Parts):
         self._taken, self._options = self._taken + steps, options
         return history
 
+    def step(self, x: Any, y: Any) -> float:
+        """Take a step on a batch of the task; `end` retrains in batches as large as the largest."""
+        loss = super().step(x, y)
+        largest = max(len(x), self._options.get("batch_size", 0))
+        # A short last batch may have too few rows for `nn.BatchNorm1d`; these steps had their own.
+        usual = {"shuffle": True, "drop_last": True}
+        self._options = {**usual, **self._options, "batch_size": largest}
+        self._taken += 1
+        return loss
+
     def end(self, task: Task) -> None:
-        """Give the smallest weights back, and train the others on."""
+        """Free the smallest weights, and retrain the others."""
         self._admit_end(task)
         model = self.trainer.model
         theta, mine = model.flat_parameters, self._free.copy()
@@ -353,7 +355,7 @@ class PackNet(_Parts):
         self.trainer._hold(free)
 
     def network(self, task: int | None = None) -> Sequential:
-        """Give the network with the weights of a task and those before; the whole by default."""
+        """Return the network with the weights of a task and earlier ones; all by default."""
         model = super().network(task)
         if task is not None:
             task = _checks.integer("task", task, 0)
@@ -366,6 +368,6 @@ class PackNet(_Parts):
         return _with(model, theta)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore a state that `state_dict` returned."""
         super().load_state_dict(state)
         self._hold(None if self._free is None else self._free.astype(bool))

@@ -17,7 +17,7 @@ _MASK = (1 << 62) - 1
 
 
 class Drawing:
-    """Puts a buffer's random numbers back if what they were drawn for is refused."""
+    """Restores a buffer's random generator if the step that drew from it is refused."""
 
     def __init__(self, buffer: Buffer) -> None:
         self._generator = buffer._generator.bit_generator
@@ -32,18 +32,18 @@ class Drawing:
 
 
 class Keeping(Strategy):
-    """Base of strategies with a buffer of samples, which is a part of their state."""
+    """Base of strategies with a buffer of samples, which is part of their state."""
 
     replays = True
     buffer: Buffer
-    #: Samples of the buffer in each step; None is as many as there are new ones.
+    #: Buffer samples in each step; None means as many as there are new ones.
     _batch_size: int | None = None
     #: The columns of its buffer.
     _keeps: tuple[str, ...] = ("x", "y")
     _holds = ("buffer",)
 
     def _keep_in(self, buffer: Buffer, batch_size: int | None = None) -> None:
-        """Take a buffer; to be called when the strategy is made."""
+        """Take a buffer; to be called from the constructor."""
         name, there = type(self).__name__, tuple(buffer.rows()) if len(buffer) else self._keeps
         if set(there) != set(self._keeps):
             raise ArgumentError(
@@ -64,30 +64,32 @@ class Keeping(Strategy):
         )
         if herds(buffer):
             self._does = (*self._does, "looks")
+            needs = 'its buffer has select="herding", which needs all rows of a class'
+            self._only_learns = self._only_learns or needs
             _joins.check(self)
 
     def _check_kept(self, task: Task) -> None:
-        """Refuse a task that cannot be learned together with what is kept, or be kept with it."""
+        """Refuse a task that cannot be learned, or kept, together with what is in the buffer."""
         super()._check_kept(task)
         x, y = counted(self.trainer.loss, task.x, task.y)
-        _, some = np.unique(classes_of(y), return_index=True)  # there may be no room for them all
+        _, some = np.unique(classes_of(y), return_index=True)  # one per class: not all may fit
         self.buffer._check_new(task.index, {"x": x[some], "y": y[some]})
         check_competing(self, self.buffer._labels())
 
-    def _new_rows(self, x: Any, y: Any) -> dict[str, Any]:
-        """Give samples of a stream as arrays, if the buffer will take them in."""
+    def _new_rows(self, x: Any, y: Any, group: int | None = 0) -> dict[str, Any]:
+        """Return samples of a step as arrays, if the buffer will accept them, in that group."""
         rows = {"x": _arrays.as_numeric(x, "x"), "y": _arrays.as_numeric(y, "y")}
-        rows = self.buffer._check_new(0, rows)
+        rows = self.buffer._check_new(group, rows)
         if not len(rows["x"]):
             raise ShapeError("x has 0 rows, and a step needs at least 1")
         return rows
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered."""
+        """Return what this strategy has gathered."""
         return {**super().state_dict(), "buffer": self.buffer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore a state that `state_dict` returned."""
         super().load_state_dict(state)
         self.buffer.load_state_dict(state["buffer"])
 
@@ -97,37 +99,42 @@ class Keeping(Strategy):
 
 
 class KeepingTasks(Keeping):
-    """Base of those whose buffer takes a task's samples in when it ends, and a stream's at once."""
+    """Base of those that store a task's samples when it ends, and a stream's immediately.
+
+    Between `begin` and `end`, `step` therefore stores nothing: `end` offers each row of the task to
+    the buffer once, whether it was learned by `learn` or `step`, and however often.
+    """
 
     def end(self, task: Task) -> None:
-        """Let the buffer take samples of the task in."""
+        """Store samples of the task in the buffer."""
         super().end(task)
         keep(self.buffer, self.trainer, task)
 
+    def _new_rows(self, x: Any, y: Any, group: int | None = 0) -> dict[str, Any]:
+        # For the rows of a task, `begin` has made sure that there is room.
+        return super()._new_rows(x, y, None if self._begun else group)
+
     def _keep_new(self, rows: dict[str, Any]) -> None:
-        """Let the buffer take samples of a stream in, but for those whose labels do not count."""
+        """Store samples of a stream in the buffer, except those with ignored labels."""
+        if self._begun:
+            return
         x, y = counted(self.trainer.loss, rows["x"], rows["y"])
         if len(y):
             self.buffer.add(x=x, y=y)
 
-    def _check_stream(self) -> None:
-        """Refuse a step of a stream that the buffer could not take in after it."""
-        if herds(self.buffer):
-            raise self._no_step('its buffer has select="herding", which needs all rows of a class')
-
 
 def herds(buffer: Buffer) -> bool:
-    """Whether a buffer chooses samples by what the network makes of them."""
+    """Whether a buffer selects samples by the features that the network computes."""
     return bool(getattr(buffer, "_herding", False))
 
 
 def buffer_of(buffer: Buffer | int) -> Buffer:
-    """Give a buffer; a number is the capacity of a reservoir."""
+    """Return a buffer; a number is the capacity of a reservoir."""
     return buffer if isinstance(buffer, Buffer) else ReservoirBuffer(buffer)
 
 
 def keep(buffer: Buffer, trainer: Trainer, task: Task) -> None:
-    """Offer a task's samples to a buffer, but for those whose labels do not count."""
+    """Offer a task's samples to a buffer, except those with ignored labels."""
     features = body(trainer.model) if herds(buffer) else None
     x, y = counted(trainer.loss, task.x, task.y)
     if len(y):
@@ -140,7 +147,7 @@ def check_competing(strategy: Strategy, labels: Any) -> None:
     Raises
     ------
     ArgumentError
-        If there are such.
+        If there are such samples.
     """
     loss: Any = strategy.trainer.loss
     active = getattr(loss, "active", None)
@@ -157,14 +164,14 @@ def check_competing(strategy: Strategy, labels: Any) -> None:
 
 
 def kept_rows(rows: int, index: int, seed: int, start: int, steps: int, size: int) -> Any:
-    """Choose rows of a memory for some steps of a task, shape (steps, size); nothing is stored."""
+    """Choose rows of a memory for some steps of a task, shape (steps, size); keeps no state."""
     batches = rows // size
     orders: dict[int, Any] = {}
     chosen = np.empty((steps, size), np.int64)
     for step in range(steps):
         number, batch = divmod(start + step, batches)
         if number not in orders:
-            # Another stream than that of the task's own rows.
+            # A different random stream from that of the task's own rows.
             orders[number] = _batches.drawn(rows, ~seed & _MASK, (index << 32) + number)
         chosen[step] = orders[number][batch * size : (batch + 1) * size]
     return chosen

@@ -1,7 +1,7 @@
 """Losses that are sums of several terms, as functions of the outputs, for `nn.CustomLoss`.
 
-They are computed by NumPy on one batch of outputs, some tens of microseconds for a hundred rows;
-the passes through the network are the core's. What is lost is that passes and update are not fused.
+They are computed in NumPy on one batch of outputs, some tens of microseconds for a hundred rows;
+the passes through the network are the core's. The cost is that passes and update are not fused.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,15 +16,15 @@ from thalweg.optim import SAM
 
 
 def log_softmax(outputs: Any) -> Any:
-    """Give the logarithms of the softmax of each row; columns of -inf do not take part."""
+    """Compute the log-softmax of each row; columns of -inf do not take part."""
     shifted = outputs - outputs.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def cross_entropy(outputs: Any, labels: Any, weights: Any, competes: Any = None) -> tuple[Any, Any]:
-    """Give the sum over the rows of ``weights * -log p[label]``, and its gradient.
+    """Return the sum over the rows of ``weights * -log p[label]``, and its gradient.
 
-    `competes` says, by row and column, which outputs the softmax is over; all by default.
+    `competes` tells, by row and column, which outputs the softmax is over; all by default.
     """
     if competes is not None:
         outputs = np.where(competes, outputs, -np.inf)
@@ -36,21 +36,21 @@ def cross_entropy(outputs: Any, labels: Any, weights: Any, competes: Any = None)
 
 
 def distillation(outputs: Any, teacher: Any, temperature: float) -> tuple[Any, Any]:
-    r"""Give :math:`-\frac1n \sum_{ij} q_{ij} \log p_{ij}` and its gradient.
+    r"""Return :math:`-\frac1n \sum_{ij} q_{ij} \log p_{ij}` and its gradient.
 
-    `q` and `p` are the softmax of the teacher's and of these outputs, both divided by the
+    `q` and `p` are the softmax of the teacher's outputs and of `outputs`, both divided by the
     temperature. There is no factor :math:`T^2`.
     """
     shares = np.exp(log_softmax(teacher / temperature))
     logs = log_softmax(outputs / temperature)
     rows = len(outputs)
-    # Where the teacher's share is 0 because its class is left out, 0 times anything is 0.
+    # Where the teacher leaves a class out, its share is 0 and the term is 0, even for log p = -inf.
     value = -np.where(shares > 0, shares * logs, 0).sum() / rows
     return value, (np.exp(logs) - shares) / (temperature * rows)
 
 
 def competing(trainer: Trainer, outputs: int) -> Callable[[Any], Any]:
-    """Make the function that says which outputs compete with each label in a trainer's loss."""
+    """Make the function that tells which outputs compete with each label in a trainer's loss."""
     loss = trainer.loss
     heads: Sequence[int] | None = getattr(loss, "heads", None)
     active: Sequence[int] | None = getattr(loss, "active", None)
@@ -62,14 +62,14 @@ def competing(trainer: Trainer, outputs: int) -> Callable[[Any], Any]:
 
 
 def with_loss(trainer: Trainer, function: Callable[..., Any], who: str) -> Trainer:
-    """Make a trainer of the same model with the same optimizer, and another loss.
+    """Make a trainer with the same model and optimizer, but another loss.
 
     Raises
     ------
     UnsupportedError
-        If the trainer's loss is no plain cross-entropy, which is a term of all these losses, or it
-        has an average, gathers gradients, or has a penalty or a projection, which would be lost; or
-        its optimizer is `optim.SAM`.
+        If the trainer's loss is not plain cross-entropy, which is a term of all these losses; if
+        the trainer has an average, accumulates gradients, or has a penalty or a projection, which
+        would be lost; or if its optimizer is `optim.SAM`.
     """
     loss = trainer.loss
     if not isinstance(loss, CrossEntropyLoss) or (
@@ -98,7 +98,7 @@ def with_loss(trainer: Trainer, function: Callable[..., Any], who: str) -> Train
 
 
 def check_active(strategy: Any, held: Iterable[int]) -> None:
-    """Refuse active classes of a trainer's loss that leave out outputs which are held on to.
+    """Refuse active classes of a trainer's loss that leave out outputs to be preserved.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def check_active(strategy: Any, held: Iterable[int]) -> None:
 
 
 def check_alone(trainer: Trainer, who: str) -> None:
-    """Refuse a penalty or a projection of a trainer, of which another loss would not know.
+    """Refuse a trainer's penalty or projection, which a trainer with another loss would ignore.
 
     Raises
     ------

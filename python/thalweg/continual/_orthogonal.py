@@ -1,4 +1,4 @@
-"""A strategy that keeps outputs for earlier samples as they are, to first order."""
+"""A strategy that preserves outputs for earlier samples to first order."""
 
 from typing import Any
 
@@ -13,24 +13,25 @@ from thalweg.nn import CrossEntropyLoss
 
 
 class OGD(Projecting):
-    r"""Orthogonal gradient descent: no step along what outputs for earlier samples depend on.
+    r"""Orthogonal gradient descent: no step along directions that change earlier outputs.
 
     .. math:: g \leftarrow g - \sum_k (g^T v_k) v_k
 
-    with an orthonormal basis :math:`v_k` of the gradients by the parameters of outputs for some
-    samples of each earlier task, at the parameters that the task ended with. So to first order
-    these outputs stay as they are. Samples themselves are not kept.
+    with an orthonormal basis :math:`v_k` of the gradients, with respect to the parameters, of the
+    outputs for some samples of each earlier task, at the parameters at the end of that task. To
+    first order, these outputs therefore stay as they are. The samples themselves are not kept.
 
     Parameters
     ----------
     inner : Trainer or Strategy
         What does the training.
     n_samples : int, default 200
-        Samples of each task.
+        The number of samples of each task.
     outputs : {"label", "all"}, keyword only
-        Which outputs: that of the sample's class (the paper's OGD-GTL), or all. Of numbers, all.
+        Which outputs: that of the sample's class (the paper's OGD-GTL), or all. If targets are not
+        labels, always all.
     seed : int, keyword only, default 0
-        Decides which samples.
+        Determines which samples.
 
     Raises
     ------
@@ -38,17 +39,17 @@ class OGD(Projecting):
         If an argument is out of range.
     UnsupportedError
         If the model has layers that make outputs depend on more than a row: `nn.BatchNorm1d`,
-        `nn.Dropout`; else as by `AGEM`.
+        `nn.Dropout`; otherwise as for `AGEM`.
 
     Notes
     -----
-    Memory and time of a step grow with the tasks: for K directions and P parameters K·P numbers of
-    the model's dtype (twice during training: here and in the core), which are read twice by each
-    step. 200 directions of a 784-100-10 network, a task's, are 64 MB.
+    Memory and time per step grow with the tasks: K directions of P parameters are K·P numbers of
+    the model's dtype (twice during training: here and in the core), and each step reads them twice.
+    One task's 200 directions in a 784-100-10 network take 64 MB.
 
     The update is orthogonal to the basis if the optimizer only scales gradients, as `optim.SGD`
-    does, with momentum if that begins with the task. `optim.Adam` scales each parameter by itself;
-    there the orthogonality, and most of the effect, is lost.
+    does, also with momentum if that starts with the task. `optim.Adam` scales each parameter
+    separately, which loses the orthogonality and most of the effect.
 
     References
     ----------
@@ -80,13 +81,13 @@ class OGD(Projecting):
         self.outputs = _checks.one_of("outputs", outputs, ("label", "all"))
         self.seed = _checks.integer("seed", seed, 0)
         model = self.trainer.model
-        # That the model has such gradients is seen now, not after the first task.
+        # Fail now, not after the first task, if the model has no such gradients.
         model._core.jacobian(np.zeros((1, model.in_features), model.dtype))
         self._directions: Any = None
 
     @property
     def directions(self) -> Any:
-        """The orthonormal basis, a row each; None before the end of the first task."""
+        """The orthonormal basis, as rows; None before the end of the first task."""
         return self._directions
 
     def _remembers(self) -> bool:
@@ -108,7 +109,7 @@ class OGD(Projecting):
         size = np.linalg.norm(slopes)
         if self._directions is not None:
             known = self._directions.astype(np.float64)
-            for _ in range(2):  # once leaves the rounding of a large part
+            for _ in range(2):  # once would leave rounding errors of a large component
                 slopes -= (slopes @ known.T) @ known
         _, values, basis = np.linalg.svd(slopes, full_matrices=False)
         dtype = self.trainer.model.dtype
@@ -117,11 +118,11 @@ class OGD(Projecting):
         self._directions = np.ascontiguousarray(np.concatenate(parts))
 
     def _slopes(self, x: Any, y: Any) -> Any:
-        """Give the gradients of outputs, a row for each, in double precision."""
+        """Compute the gradients of outputs, one per row, in double precision."""
         model = self.trainer.model
         samples = model._samples(x, "x")
         outputs, size = model.out_features, model.num_parameters
-        some = max(1, (1 << 23) // (outputs * size))  # at most some 64 MB at once
+        some = max(1, (1 << 23) // (outputs * size))  # at most about 64 MB at once
         parts = [np.zeros((0, size))]
         for first in range(0, len(samples), some):
             mine = samples[first : first + some]

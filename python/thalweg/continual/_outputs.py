@@ -9,9 +9,9 @@ from thalweg.continual._task import Task
 
 
 def outputs_of(trainer: Trainer, task: Task) -> Sequence[int] | None:
-    """Give the outputs that compete while a task is learned; None is all.
+    """Return the outputs that compete while a task is learned; None means all.
 
-    With a head for each task they are those of the heads that its classes are in.
+    With a head for each task, they are the outputs of the heads that contain its classes.
     """
     heads: Sequence[int] | None = getattr(trainer.loss, "heads", None)
     if heads is None:
@@ -20,6 +20,6 @@ def outputs_of(trainer: Trainer, task: Task) -> Sequence[int] | None:
     if task.classes is None:
         return None
     of_column = np.repeat(np.arange(len(heads)), heads)
-    # A class that is no output is refused by the loss.
+    # The loss refuses classes that are not outputs.
     mine = [of_column[label] for label in task.classes if 0 <= label < len(of_column)]
     return tuple(int(column) for column in np.flatnonzero(np.isin(of_column, mine)))

@@ -44,7 +44,7 @@ class Projecting(Strategy):
         return history
 
     def step(self, x: Any, y: Any) -> float:
-        """Take a step on a batch, not against what is remembered; see `Strategy.step`."""
+        """Take a step on a batch that does not go against what is remembered."""
         if not self._remembers():
             return super().step(x, y)
         with self._projecting(len(x)):
@@ -52,7 +52,7 @@ class Projecting(Strategy):
 
     @contextlib.contextmanager
     def _projecting(self, rows: int | None) -> Iterator[Any]:
-        """Give the core's trainer, which projects gradients until the block ends."""
+        """Yield the core's trainer, which projects gradients until the block ends."""
         core = self.trainer._core
         if not isinstance(core, _core.Trainer):
             raise UnsupportedError(
@@ -66,11 +66,14 @@ class Projecting(Strategy):
             core.project_out()
 
     def _remembers(self) -> bool:
-        """Whether there is something yet that gradients must not go against."""
+        """Whether there is anything yet that gradients must not go against."""
         raise NotImplementedError
 
+    def _waits(self) -> bool:
+        return not self._remembers()
+
     def _hand_over(self, core: Any, rows: int | None) -> None:
-        """Tell the core what that is: for a step of a stream on so many rows, or for a task."""
+        """Pass that to the core: for a step of a stream on `rows` rows, or for a task if None."""
         raise NotImplementedError
 
     def _projected(
@@ -86,49 +89,51 @@ class Projecting(Strategy):
 
 
 class AGEM(Projecting, KeepingTasks):
-    r"""Averaged gradient episodic memory: no step against what is remembered, on average.
+    r"""Averaged gradient episodic memory: no step against the average of what is remembered.
 
-    Before every update, :math:`g_\mathrm{ref}` is the gradient of the loss of a batch out of the
+    Before every update, :math:`g_\mathrm{ref}` is the gradient of the loss on a batch from the
     buffer, and
 
     .. math:: g \leftarrow g - \frac{g^T g_\mathrm{ref}}
               {\lVert g_\mathrm{ref} \rVert^2 + \varepsilon}\, g_\mathrm{ref}
               \quad\text{if}\quad g^T g_\mathrm{ref} < 0
 
-    so that, to first order and but for :math:`\varepsilon`, the loss of that batch does not grow.
+    so that, to first order and apart from :math:`\varepsilon`, the loss on that batch does not
+    grow.
 
     Parameters
     ----------
     inner : Trainer or Strategy
         What does the training.
     buffer : Buffer or int
-        Where samples are kept; a number is the capacity of a `ReservoirBuffer`. It takes a task's
-        samples in when the task ends.
+        Where samples are kept; a number is the capacity of a `ReservoirBuffer`. A task's samples
+        are stored when the task ends.
     batch_size : int, keyword only, optional
-        Samples of the buffer in each reference batch; by default as many as new ones. If fewer are
-        kept, all of them.
+        Buffer samples in each reference batch; by default as many as new ones. If fewer are kept,
+        all of them.
     eps : float, keyword only, default 0.0
-        :math:`\varepsilon`, from 0 on. The paper and Avalanche have none, van de Ven's code has
+        :math:`\varepsilon`, at least 0. The paper and Avalanche have none, van de Ven's code has
         1e-7.
 
     Raises
     ------
     ArgumentError, ShapeError, DtypeError
-        If an argument is out of range; otherwise as by `Replay`.
+        If an argument is out of range; otherwise as for `Replay`.
     UnsupportedError
-        If the optimizer is `optim.SAM`. When a task begins that has weights of samples; during a
-        task, if another strategy projects gradients, or the loss is one of your own; for steps of
-        a stream with a buffer that chooses by ``"herding"``.
+        If the optimizer is `optim.SAM`; when a task begins, if it has sample weights; during a
+        task, if another strategy projects gradients, or the loss is a custom one; for steps on a
+        stream with a buffer that selects by ``"herding"``.
 
     Notes
     -----
-    The core does it all, between the pass and the update: a step costs one more pass, and is not
-    fused. What is projected is all of the gradient, with a penalty's if there is one, before it is
-    clipped. An optimizer with momentum or a scale for each parameter, such as `optim.Adam`, takes
-    the projected gradient in; its step need not be in the direction that the formula speaks of, in
-    van de Ven's code neither. ``history["projected"]`` is the share of the updates that it changed.
+    The core does all of this between the pass and the update: a step costs one more pass, and is
+    not fused. The whole gradient is projected, including that of a penalty if there is one, before
+    it is clipped. An optimizer with momentum or a scale for each parameter, such as `optim.Adam`,
+    receives the projected gradient; its step need not satisfy the condition of the formula, nor
+    does it in van de Ven's code. ``history["projected"]`` is the share of updates that were
+    changed.
 
-    Passes over the buffer are those of `Replay`. Running averages of `nn.BatchNorm1d` are of new
+    Passes over the buffer are those of `Replay`. Running averages of `nn.BatchNorm1d` include new
     samples only.
 
     References
@@ -162,6 +167,9 @@ class AGEM(Projecting, KeepingTasks):
     def _remembers(self) -> bool:
         return len(self.buffer) > 0
 
+    def _waits(self) -> bool:
+        return False  # its steps store samples, too
+
     def _hand_over(self, core: Any, rows: int | None) -> None:
         kept = self.buffer.rows() if rows is None else self.buffer.sample(self._batch_size or rows)
         core.project(("average", 0.0, self._eps), [self._ready(kept)])
@@ -169,10 +177,10 @@ class AGEM(Projecting, KeepingTasks):
     def _projected(
         self, core: Any, task: Task, *, steps: int, start: int, batch_size: int, **options: Any
     ) -> History:
-        # Samples that are made when they are asked for are made once, not for every chunk.
+        # Create samples that are made on demand once, not for every chunk.
         task = task.with_data(task.x, task.y)
         size, seed = min(self._batch_size or batch_size, len(self.buffer)), self.trainer.model.seed
-        # An update is of so many batches, and the last one of a pass may be of fewer.
+        # Batches in an update; the last update of a pass may have fewer.
         each = self.trainer._accumulate
         per_pass = _batches.per_pass(len(task.y), batch_size, options["drop_last"])
         at, end, parts = start, start + steps, []
@@ -189,12 +197,13 @@ class AGEM(Projecting, KeepingTasks):
         return mean_history(parts)
 
     def step(self, x: Any, y: Any) -> float:
-        """Take a step of a stream on new samples, not against kept ones; then keep some.
+        """Take a step on new samples, not against kept ones; those of a stream are kept then.
 
         Parameters
         ----------
         x, y : array_like
-            New samples, as `Trainer.step` takes them.
+            New samples, as `Trainer.step` takes them; between `begin` and `end`, as for
+            `Replay.step`.
 
         Returns
         -------
@@ -204,9 +213,8 @@ class AGEM(Projecting, KeepingTasks):
         Raises
         ------
         ShapeError, DataError, DtypeError, ArgumentError
-            As by `Replay.step`.
+            As for `Replay.step`.
         """
-        self._check_stream()
         new = self._new_rows(x, y)
         with Drawing(self.buffer):
             loss = super().step(new["x"], new["y"])
@@ -217,40 +225,40 @@ class AGEM(Projecting, KeepingTasks):
 class GEM(Projecting):
     r"""Gradient episodic memory: no step against the memory of any task.
 
-    Before every update, row `k` of `R` is the gradient of the loss of all that is remembered of
-    task `k`. If :math:`r_k^T g < 0` for one of them,
+    Before every update, row `k` of `R` is the gradient of the loss on everything remembered of task
+    `k`. If :math:`r_k^T g < 0` for one of them,
 
     .. math:: g \leftarrow g + R^T v, \qquad
               v = \gamma + \operatorname*{argmin}_{u \ge 0} \tfrac12 u^T R R^T u + (R g)^T u
 
-    which for :math:`\gamma = 0` is the nearest g with :math:`R g \ge 0`.
+    which for :math:`\gamma = 0` gives the nearest g with :math:`R g \ge 0`.
 
     Parameters
     ----------
     inner : Trainer or Strategy
         What does the training.
     per_task : int
-        Samples that are kept of each task, drawn without replacement when it ends.
+        The number of samples kept of each task, drawn without replacement when it ends.
     margin : float, keyword only, default 0.5
-        :math:`\gamma`, from 0 on.
+        :math:`\gamma`, at least 0.
     convention : str, keyword only, default "paper"
-        ``"paper"`` is the formula above. ``"avalanche"``, also the authors' code:
+        ``"paper"`` is the formula above. ``"avalanche"``, also the authors' code, is
         :math:`v = \operatorname{argmin}_{v \ge \gamma} \tfrac12 v^T (R R^T + 10^{-3} I) v + (Rg)^T
         v`.
     seed : int, keyword only, default 0
-        Decides which samples are kept.
+        Determines which samples are kept.
 
     Raises
     ------
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        As by `AGEM`.
+        As for `AGEM`.
 
     Notes
     -----
-    The core does it all. Each step costs a pass over the memory of each earlier task, as in the
-    paper. The rest is as in `AGEM`, to which this is the exact counterpart.
+    The core does all of this. Each step costs a pass over the memory of each earlier task, as in
+    the paper. Everything else is as in `AGEM`, of which this is the exact counterpart.
 
     References
     ----------
@@ -309,6 +317,6 @@ class GEM(Projecting):
 
 
 def sample(rows: int, size: int, seed: int, index: int) -> Any:
-    """Draw rows of a task, in their order; all of them, if there are fewer."""
+    """Draw rows of a task, in their order; all of them if there are fewer."""
     generator = np.random.default_rng((seed, index))
     return np.sort(generator.choice(rows, min(size, rows), replace=False))

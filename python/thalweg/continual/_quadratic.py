@@ -1,4 +1,4 @@
-"""Pulling parameters back to where they were: the base, and what keeps all of them alike."""
+"""Quadratic penalties that pull parameters back: the base class, `L2` and `L2Init`."""
 
 from typing import Any
 
@@ -16,39 +16,41 @@ from thalweg.nn import CrossEntropyLoss
 
 Flat = npt.NDArray[np.float64]
 
-#: Below this share of the loss, a penalty is reported as one that hardly matters.
+#: Below this share of the loss, a warning says that a penalty hardly matters.
 NEGLIGIBLE = 1e-4
-#: So many of the latest `Quadratic.ratios` are kept.
+#: How many of the latest `Quadratic.ratios` are kept.
 LATEST = 1000
 
 
 class Quadratic(Strategy):
-    """What they share: one penalty s/2 sum A (theta - a)^2, which `_add` makes stronger.
+    """Common base: one penalty s/2 sum A (theta - a)^2, to which `_add` adds others.
 
-    Several tasks' penalties are one, with the sum of their importances and the mean of their
-    anchors in those weights; so the memory does not grow with the number of tasks.
+    The sum of several tasks' penalties is one penalty, with the sum of their importances and the
+    mean of their anchors weighted by importance; so memory does not grow with the number of tasks.
     """
 
-    gathers: tuple[str, ...] = ("_importance", "_anchor", "ratios")
+    gathers: tuple[str, ...] = ("_importance", "_anchor", "ratios", "_stepped")
     _does: tuple[str, ...] = ("penalty", "importance")
 
     def __init__(self, inner: "Trainer | Strategy", strength: float) -> None:
         super().__init__(inner)
-        self.trainer._elementary("penalty")  # what there is none for is refused before it trains
+        self.trainer._elementary("penalty")  # refuse trainers without penalties before training
         self._strength = _checks.real("strength", strength, 0)
-        #: What the formula's strength is, in terms of the half that the trainer's penalty has.
+        #: Converts the formula's strength to that of the trainer's penalty, which has a factor 1/2.
         self._factor = 1.0
-        #: Penalty over loss, at the end of each part of a task in which there was a penalty: of the
-        #: latest thousand parts. A part is one call of `learn`, which some strategies make for
-        #: every step.
+        #: Penalty over loss, at the end of each of the latest thousand parts of tasks in which
+        #: there was a penalty. A part is one call of `learn`, which some strategies make for every
+        #: step, or all consecutive calls of `step`.
         self.ratios: list[float] = []
+        #: The sum of the losses in a part that consists of calls of `step`, and their number.
+        self._stepped: list[float] = [0.0, 0]
         self._importance: Flat | None = None
         self._anchor: Flat | None = None
         self._told_of_steps_by_hand = False
 
     @property
     def strength(self) -> float:
-        """How much the penalty counts; what is set counts at once, from the next step on."""
+        """How much the penalty counts; a new value applies from the next step on."""
         return self._strength
 
     @strength.setter
@@ -64,7 +66,7 @@ class Quadratic(Strategy):
 
     @property
     def anchor(self) -> Flat | None:
-        """Where each parameter is pulled to."""
+        """The value that each parameter is pulled to."""
         return self._anchor
 
     def _check(self, task: Task) -> None:
@@ -72,7 +74,7 @@ class Quadratic(Strategy):
         super()._check(task)
 
     def _check_sole(self) -> None:
-        """Refuse a trainer whose penalty is another's than the one that was set."""
+        """Refuse a trainer whose penalty is not the one that this strategy set."""
         there, mine = self.trainer._elementary("penalty").penalty(), self._mine()
         same = there is None and mine is None
         if there is not None and mine is not None:
@@ -84,27 +86,70 @@ class Quadratic(Strategy):
                 " trainer, or trainer.set_penalty(None) before the first task"
             )
 
+    def begin(self, task: Task) -> None:
+        """Get ready for a task."""
+        super().begin(task)
+        self._stepped = [0.0, 0]
+
     def _learn(self, task: Task, **options: Any) -> History:
+        self._end_of_steps()
         by_hand = self.trainer.optimizer._steps_by_hand
         try:
             history = super()._learn(task, **options)
         except DivergedError as error:
-            if self._importance is not None:
-                most = self._factor * self.strength * float(self._importance.max())
-                rate = 2 / (most or np.inf)
-                error.add_note(
-                    f"The penalty of {type(self).__name__} curves by up to {most:.1e}: on it, plain"
-                    f" gradient descent diverges above a rate of {rate:.1e}. Take a smaller"
-                    " strength or rate, or an optimizer that scales, as optim.Adam."
-                )
+            self._note_curvature(error)
             raise
-        loss = abs(history["loss"][-1]) if "loss" in history else 0
-        if self._importance is not None and "penalty" in history and loss:
-            self.ratios.append(history["penalty"][-1] / loss)
-            del self.ratios[:-LATEST]
+        if self._importance is not None and "penalty" in history and "loss" in history:
+            self._record(history["penalty"][-1], history["loss"][-1])
         if self.trainer.optimizer._steps_by_hand > by_hand and "penalty" not in history:
             self._warn_of_steps_by_hand()
         return history
+
+    def step(self, x: Any, y: Any) -> float:
+        """Take a step on a batch of a stream, or of a task; see `Strategy.step`."""
+        try:
+            loss = super().step(x, y)
+        except DivergedError as error:
+            self._note_curvature(error)
+            raise
+        if self._begun and self._importance is not None:
+            self._stepped[0] += loss
+            self._stepped[1] += 1
+        return loss
+
+    def _note_curvature(self, error: DivergedError) -> None:
+        """Add to an error above which rate the penalty alone diverges."""
+        if self._importance is None:
+            return
+        most = self._factor * self.strength * float(self._importance.max())
+        if most > 0:
+            error.add_note(
+                f"The penalty of {type(self).__name__} curves by up to {most:.1e}: on it, plain"
+                f" gradient descent diverges above a rate of {2 / most:.1e}. Take a smaller"
+                " strength or rate, or an optimizer that scales, as optim.Adam."
+            )
+
+    def end(self, task: Task) -> None:
+        """Record what must not be forgotten of a task that was learned."""
+        self._end_of_steps()
+        self._check_ratio(task)
+        super().end(task)
+
+    def _end_of_steps(self) -> None:
+        """Record the ratio for a part of a task that was learned by `step`."""
+        total, count = self._stepped
+        if count:
+            self._record(self.trainer.penalty, total / count)
+            self._stepped = [0.0, 0]
+
+    def _record(self, penalty: float, loss: float) -> None:
+        """Record the ratio of penalty to loss for a part of a task."""
+        if loss:
+            self.ratios.append(penalty / abs(loss))
+            del self.ratios[:-LATEST]
+
+    def _check_ratio(self, task: Task) -> None:
+        """Warn if the penalty hardly mattered in a task; overridden by `Consolidating`."""
 
     def _warn_of_steps_by_hand(self) -> None:
         if self._told_of_steps_by_hand or not self.trainer.penalty:
@@ -138,7 +183,7 @@ class Quadratic(Strategy):
             self.trainer._pull(*mine)
 
     def _mine(self) -> tuple[Any, Any, float] | None:
-        """Give what the trainer's penalty is made of; its importances may be negative."""
+        """Return the components of the trainer's penalty; its importances may be negative."""
         if self._importance is None or self._anchor is None:
             return None
         dtype = self.trainer.model.dtype
@@ -146,7 +191,7 @@ class Quadratic(Strategy):
         return importance, anchor, self._factor * self.strength
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore a state that `state_dict` returned."""
         super().load_state_dict(state)
         self._set(self._importance, self._anchor)
 
@@ -162,7 +207,7 @@ class Quadratic(Strategy):
 
 
 class Consolidating(Quadratic):
-    """Those that hold on to what was learned: they say so where that cannot help."""
+    """Base of those that preserve what was learned: they warn where that cannot help."""
 
     gathers: tuple[str, ...] = ("_seen",)
 
@@ -206,8 +251,10 @@ class Consolidating(Quadratic):
     def _has_averages(self) -> bool:
         return any("running_" in name for name in self.trainer.model.state_dict())
 
-    def end(self, task: Task) -> None:
-        """Take to heart what must not be forgotten of a task that was learned."""
+    def _waits(self) -> bool:
+        return self._importance is None
+
+    def _check_ratio(self, task: Task) -> None:
         if self.ratios and self.strength > 0 and 0 <= self.ratios[-1] < NEGLIGIBLE:
             mean = 0.0 if self._importance is None else float(self._importance.mean())
             warn(
@@ -216,15 +263,14 @@ class Consolidating(Quadratic):
                 f" forgotten, strength={self.strength:g} is too small for importances of this size"
                 f" (the mean is {mean:.1e}{self._kind()})",
             )
-        super().end(task)
 
     def _kind(self) -> str:
-        """Say more about importances that are too small."""
+        """Return more about importances that are too small, for the warning."""
         return ""
 
 
 class L2(Consolidating):
-    r"""Every parameter is kept alike: what importances are worth is seen beside this.
+    r"""Preserves all parameters equally: the baseline that shows what importances are worth.
 
     .. math:: \frac{\lambda}{2} \lVert \theta - \theta^* \rVert^2
 
@@ -235,7 +281,7 @@ class L2(Consolidating):
     inner : Trainer or Strategy
         What does the training.
     strength : float
-        :math:`\lambda`. Hsu et al., whose baseline it is, leave the half out.
+        :math:`\lambda`. Hsu et al., whose baseline it is, omit the factor ½.
 
     References
     ----------
@@ -244,23 +290,25 @@ class L2(Consolidating):
     """
 
     def end(self, task: Task) -> None:
-        """Take to heart what must not be forgotten of a task that was learned."""
+        """Record what must not be forgotten of a task that was learned."""
         super().end(task)
         theta = self._parameters()
         self._set(np.ones_like(theta), theta)
 
 
 class L2Init(Quadratic):
-    r"""Pulls all parameters to where they began, so that the network stays able to learn.
+    r"""Pulls all parameters to their initial values, so that the network stays able to learn.
 
     .. math:: \frac{\lambda}{2} \lVert \theta - \theta_0 \rVert^2
+
+    with the parameters before the first task or, on a stream, the first step.
 
     Parameters
     ----------
     inner : Trainer or Strategy
         What does the training.
     strength : float
-        :math:`\lambda`; the publication leaves the half out.
+        :math:`\lambda`; the publication omits the factor ½.
 
     References
     ----------
@@ -272,5 +320,17 @@ class L2Init(Quadratic):
         """Get ready for a task."""
         super().begin(task)
         if self._anchor is None:
-            theta = self._parameters()
-            self._set(np.ones_like(theta), theta)
+            self._pull_to(self._parameters())
+
+    def step(self, x: Any, y: Any) -> float:
+        """Take a step on a batch of a stream, or of a task; see `Strategy.step`."""
+        if self._anchor is not None:
+            return super().step(x, y)
+        self._check_sole()
+        before = self._parameters()
+        loss = super().step(x, y)  # first: the penalty would be 0 yet, and the step may be refused
+        self._pull_to(before)
+        return loss
+
+    def _pull_to(self, theta: Flat) -> None:
+        self._set(np.ones_like(theta), theta)

@@ -1,4 +1,4 @@
-"""Strategies that keep a network able to learn: against the loss of plasticity."""
+"""Strategies that keep a network able to learn: remedies for the loss of plasticity."""
 
 from typing import Any
 
@@ -14,16 +14,16 @@ from thalweg.errors import UnsupportedError
 
 
 class ContinualBackprop(Strategy):
-    r"""Begins the least useful hidden units anew, a few at a time: continual backpropagation.
+    r"""Continual backpropagation: resets the least useful hidden units, a few at a time.
 
     After every step, for each hidden unit `i` of a layer,
 
     .. math:: u_i \leftarrow \eta u_i + (1 - \eta)\, \overline{|h_i|} \sum_k |w_{ki}|
 
-    with the mean of what it gave for the step's samples and the weights that lead away from it. Of
-    the units that have lived for more than `maturity` steps, the share `replacement_rate` is
-    replaced, the least useful first: weights that lead to the unit are drawn anew, those that lead
-    away are 0, so that what the network computes changes by no more than the unit gave.
+    with the mean magnitude of its outputs for the step's samples and the weights that lead out of
+    it. Of the units that are older than `maturity` steps, the share `replacement_rate` is replaced,
+    the least useful first: weights that lead into the unit are drawn anew, those that lead out of
+    it are set to 0, so that the network's outputs change by no more than the unit contributed.
 
     Parameters
     ----------
@@ -31,18 +31,18 @@ class ContinualBackprop(Strategy):
         What does the training.
     replacement_rate : float, keyword only, default 1e-4
         :math:`\rho`, the share of a layer's mature units that is replaced in each step, from 0 to
-        1; parts of a unit add up over the steps.
+        1; fractions of a unit add up over the steps.
     maturity : int, keyword only, default 100
-        How many steps a unit is safe for.
+        For how many steps a new unit is protected.
     decay : float, keyword only, default 0.99
         :math:`\eta`, from 0 up to, but not including, 1.
     seed : int, keyword only, default 0
-        Of the new weights.
+        Seed of the new weights.
 
     Attributes
     ----------
     replaced : int
-        Units that were replaced so far.
+        The number of units replaced so far.
 
     Raises
     ------
@@ -51,16 +51,16 @@ class ContinualBackprop(Strategy):
     UnsupportedError
         If the model has `nn.Residual`, or an `nn.FourierFeatures` between units, or the trainer
         accumulates gradients; together with strategies that give each task a part of the network,
-        whose units would be replaced, or that begin every task anew.
+        whose units would be replaced, or that start every task with the initial parameters.
 
     Notes
     -----
-    What the optimizer has gathered for a replaced parameter begins at 0, too.
+    The optimizer's state of a replaced parameter restarts at 0, too.
 
-    Every step comes back to Python, to look at the units, and copies all parameters three times.
-    That is 9 times a plain step of one sample for 784-100-10 (0.6 ms instead of 0.07), and 3 times
-    one of 128 samples for 784-256-256-10; with `fit` and small batches, where plain steps are not
-    calls of their own, more. Where it is used for what it costs, use larger batches.
+    Every step returns to Python, to inspect the units, and copies all parameters three times. That
+    takes 9 times as long as a plain step of one sample for 784-100-10 (0.6 ms instead of 0.07), and
+    3 times as long as one of 128 samples for 784-256-256-10. With `fit` and small batches, where
+    plain steps are not separate calls, the factor is larger. Use larger batches to reduce it.
 
     References
     ----------
@@ -107,7 +107,7 @@ class ContinualBackprop(Strategy):
                 "ContinualBackprop makes a fit of each step, which accumulates no gradients"
                 f" over {self.trainer._accumulate}: leave accumulate_grad_batches at 1"
             )
-        self._due = np.zeros(len(self._units))  # parts of units that are to be replaced
+        self._due = np.zeros(len(self._units))  # fractions of units due for replacement
 
     def _learn(self, task: Task, *, steps: int, start: int, **options: Any) -> History:
         seed, parts = self.trainer.model.seed, []
@@ -124,14 +124,14 @@ class ContinualBackprop(Strategy):
         return mean_history(parts)
 
     def step(self, x: Any, y: Any) -> float:
-        """Take a step on a batch of a stream, and look at the units."""
+        """Take a step on a batch of a stream, and renew units."""
         hidden = self._given(x)
         loss = super().step(x, y)
         self._renew(hidden)
         return loss
 
     def _renew(self, hidden: list[Any]) -> None:
-        """Count what units gave, and replace those whose turn it is."""
+        """Update the utility of units, and replace those that are due."""
         theta = self.trainer.model.flat_parameters
         renewed = []
         for layer, (units, rows) in enumerate(zip(self._units, hidden, strict=True)):
@@ -169,11 +169,11 @@ class ContinualBackprop(Strategy):
 
 
 class ShrinkAndPerturb(Strategy):
-    r"""Before each task but the first, parameters shrink towards 0 and are given some noise.
+    r"""Shrinks parameters towards 0 and adds some noise, before each task but the first.
 
     .. math:: \theta \leftarrow \lambda \theta + \gamma \theta'
 
-    with :math:`\theta'` drawn as the initial parameters of such a network are.
+    with :math:`\theta'` drawn like the initial parameters of such a network.
 
     Parameters
     ----------
@@ -182,24 +182,26 @@ class ShrinkAndPerturb(Strategy):
     shrink : float, keyword only, default 0.4
         :math:`\lambda`, from 0 to 1.
     perturb : float, keyword only, default 0.1
-        :math:`\gamma`, from 0 on.
+        :math:`\gamma`, at least 0.
     seed : int, keyword only, default 0
-        Of the noise.
+        Seed of the noise.
 
     Raises
     ------
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        Around strategies that begin every task with the parameters of the beginning, and `LwF`,
-        whose teacher it would shrink; together with `PackNet`, whose parameters belong to tasks.
+        Around strategies that start every task with the initial parameters, and around `LwF`, whose
+        teacher it would shrink; together with `PackNet`, whose parameters belong to tasks; in
+        `step`, outside a task.
 
     Notes
     -----
-    It keeps a network able to learn what comes; what was learned is kept less, not better. 0 and 1
-    are a new network for each task, 1 and 0 plain training. Scales of normalizations, which begin
-    at 1, are treated like all others. The optimizer is left as it is. The paper speaks of noise of
-    a standard deviation; that noise is a new network's parameters is its authors' code.
+    This keeps a network able to learn new tasks; what it has learned is remembered less, not
+    better. ``shrink=0, perturb=1`` is a new network for each task, ``shrink=1, perturb=0`` plain
+    training. Scales of normalizations, which start at 1, are treated like all other parameters. The
+    optimizer is left as it is. The paper describes noise with a given standard deviation; using a
+    new network's parameters as noise follows the authors' code.
 
     References
     ----------
@@ -215,6 +217,7 @@ class ShrinkAndPerturb(Strategy):
     """
 
     _does = ("shrink",)
+    _only_in_tasks = "it changes the parameters when a task begins, and does nothing else"
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Replay: some of what was learned is learned again, with what is new."""
+"""Replay: some of what was learned is learned again, together with what is new."""
 
 from typing import Any
 
@@ -32,35 +32,36 @@ class Replay(KeepingTasks):
     inner : Trainer or Strategy
         What does the training.
     buffer : Buffer or int
-        Where samples are kept; a number is the capacity of a `ReservoirBuffer`. It takes a task's
-        samples in when the task ends.
+        Where samples are kept; a number is the capacity of a `ReservoirBuffer`. A task's samples
+        are stored when the task ends.
     batch_size : int, keyword only, optional
-        Samples of the buffer in each step; by default as many as new ones. If fewer are kept, all
-        of them.
+        Buffer samples in each step; by default as many as new ones. If fewer are kept, all of them.
     weighting : {"tasks", "rows"}, keyword only
         ``"tasks"``: on the `k`-th task the loss is
         :math:`\frac1k L_\mathrm{new} + (1 - \frac1k) L_\mathrm{replay}`, each a mean over its rows,
-        as by van de Ven, so that all tasks count alike. ``"rows"``: the mean over all rows, as by
-        Avalanche and mammoth.
+        as in van de Ven's code, so that all tasks count equally. ``"rows"``: the mean over all
+        rows, as in Avalanche and mammoth.
 
     Raises
     ------
     ArgumentError
-        If an argument is out of range, or the buffer is an inner strategy's. When a task begins, if
-        the buffer has samples of classes that do not compete in the loss, or no room for its own.
+        If an argument is out of range, or the buffer is an inner strategy's; when a task begins, if
+        the buffer has samples of classes that do not compete in the loss, or no room for the
+        task's.
     ShapeError, DtypeError
-        When a task begins whose samples or targets cannot be kept with those that are.
+        When a task begins, if its samples or targets cannot be kept with those already in the
+        buffer.
     UnsupportedError
-        If the inner strategy needs the rows of a whole task (see there), or with
-        ``weighting="tasks"`` takes none with weights. When a task begins that has weights of
-        samples, and for steps of a stream with a buffer that chooses by ``"herding"``.
+        If the inner strategy needs the rows of a whole task (see there), or, with
+        ``weighting="tasks"``, does not accept weighted rows; when a task begins, if it has sample
+        weights; for steps on a stream with a buffer that selects by ``"herding"``.
 
     Notes
     -----
-    Rows whose label the loss ignores are not kept. Passes over the buffer are without repetition,
-    in an order of their own each, and leave out a last batch that would be short. Batches are
-    gathered for many steps at once and trained in one call of the core, so that a step costs little
-    more than its arithmetic.
+    Rows whose label the loss ignores are not kept. Each pass over the buffer is without repetition,
+    in its own order, and leaves out a last batch that would be short. Batches are gathered for many
+    steps at once and trained in one call of the core, so that a step costs little more than its
+    arithmetic.
 
     References
     ----------
@@ -102,7 +103,7 @@ class Replay(KeepingTasks):
         new, old = [np.asarray(task.x), np.asarray(task.y)], [memory["x"], memory["y"]]
         chunk = _batches.steps_of_chunk(self.trainer, size)
         self.buffer._check_new(task.index, {"x": new[0][:1], "y": new[1][:1]})
-        room = []  # used again and again: fresh memory costs more than filling it
+        room = []  # reused: allocating memory costs more than filling it
         for place, (fresh, kept) in enumerate(zip(new, old, strict=True)):
             dtype = np.result_type(fresh, kept)
             new[place], old[place] = fresh.astype(dtype, copy=False), kept.astype(dtype, copy=False)
@@ -120,7 +121,7 @@ class Replay(KeepingTasks):
                 at = step * size
                 for array, fresh, kept in zip(room, new, old, strict=True):
                     middle = at + len(mine)
-                    # The numbers are inside: with "raise", NumPy would fill a copy first.
+                    # All indices are in range; with "raise", NumPy would fill a copy first.
                     fresh.take(mine, 0, array[at:middle], "clip")
                     kept.take(again[step], 0, array[middle : middle + more], "clip")
             weight = self._weights(len(rows), count, batch_size, more)
@@ -132,7 +133,7 @@ class Replay(KeepingTasks):
         return mean_history(parts)
 
     def _weights(self, rows: int, steps: int, size: int, more: int) -> Any:
-        """Give the weights of the rows of some steps, `size` new and `more` kept ones in each."""
+        """Compute the weights of the rows of some steps, each with `size` new and `more` kept."""
         if self._weighting == "rows":
             return None
         share = 1 / (self._ended + 1)
@@ -141,26 +142,25 @@ class Replay(KeepingTasks):
         return np.repeat(np.tile([share, 1 - share], steps) / counts, counts)
 
     def step(self, x: Any, y: Any) -> float:
-        """Take a step of a stream: learn new samples with kept ones, then keep some of them.
+        """Take a step on new samples with kept ones; those of a stream are kept then.
 
         Parameters
         ----------
         x, y : array_like
-            New samples, as `Trainer.step` takes them. There are no tasks here: all rows count the
-            same.
+            New samples, as `Trainer.step` takes them. All rows count equally. Between `begin` and
+            `end`, they are the task's, whose samples are stored when it ends.
 
         Returns
         -------
         float
-            The loss of all the rows before the step.
+            The loss of all rows before the step.
 
         Raises
         ------
         ShapeError, DataError, DtypeError, ArgumentError
-            If they are not such, none, or do not go with what is kept; weights and buffer are then
-            unchanged.
+            If the samples are invalid, empty, or do not match what is kept; weights and buffer are
+            then unchanged.
         """
-        self._check_stream()
         new = self._new_rows(x, y)
         if not len(self.buffer):
             loss = super().step(new["x"], new["y"])
@@ -173,26 +173,26 @@ class Replay(KeepingTasks):
 
 
 class GDumb(Keeping):
-    """Keeps a balanced memory and, for every task, trains a fresh network on that alone.
+    """Keeps a balanced memory and, for every task, trains a fresh network on that memory alone.
 
     Parameters
     ----------
     inner : Trainer or Strategy
-        What does the training; begins every task as it was when this was made.
+        What does the training; starts every task as it was when the strategy was created.
     buffer : Buffer or int
         Where samples are kept; a number is the capacity of a `BalancedBuffer`.
 
     Raises
     ------
     ArgumentError, ShapeError, DtypeError
-        As by `Replay`; also if a task is to be learned that has not begun.
+        As for `Replay`.
     UnsupportedError
-        When a task begins that has weights of samples.
+        When a task begins, if it has sample weights.
 
     Notes
     -----
-    The paper trains once, at the end, with a schedule of its own; here a network is trained for
-    every task, so that there is something to be judged, with the steps of any other strategy.
+    The paper trains once, at the end, with its own schedule. Here a network is trained for every
+    task, so that there is something to judge, for as many steps as with any other strategy.
 
     References
     ----------
@@ -201,15 +201,16 @@ class GDumb(Keeping):
     """
 
     _does = ("rows", "own rows", "plain rows", "restart")
+    _only_learns = "it trains a fresh network on its memory whenever a task comes"
 
     def __init__(self, inner: Trainer | Strategy, buffer: Buffer | int) -> None:
         super().__init__(inner)
         self._keep_in(buffer if isinstance(buffer, Buffer) else BalancedBuffer(buffer))
         self._initial = self.trainer.copy()
-        self._before: Any = None  # what the buffer was before the task at hand
+        self._before: Any = None  # the buffer's state before the current task
 
     def begin(self, task: Task) -> None:
-        """Keep samples of the task, and begin anew."""
+        """Keep samples of the task, and reset the network."""
         self._admit(task)
         self._before = self.buffer.state_dict()
         keep(self.buffer, self.trainer, task)
@@ -217,46 +218,41 @@ class GDumb(Keeping):
         super().begin(task)
 
     def end(self, task: Task) -> None:
-        """Note that the task was learned."""
+        """Record that the task was learned."""
         super().end(task)
         self._before = None
 
     def _abandon(self) -> None:
         super()._abandon()
-        if self._before is not None:  # else its samples would be there twice, once it is learned
+        if self._before is not None:  # else learning the task again would store its samples twice
             self.buffer.load_state_dict(self._before)
             self._before = None
 
-    def step(self, x: Any, y: Any) -> float:
-        """Refuse a step of a stream: a network is trained on the memory of a task."""
-        raise self._no_step("it trains a fresh network on its memory whenever a task comes")
-
     def _learn(self, task: Task, **options: Any) -> History:
-        self._check_begun(task, "is to be learned")
         rows = self.buffer.rows()
         classes = np.unique(rows["y"]).tolist() if task.classes is not None else None
         return super()._learn(task.with_data(rows["x"], rows["y"], None, classes), **options)
 
 
 class NearestMean(Strategy):
-    """Tells classes by the nearest mean of kept samples' features, as iCaRL does.
+    """Classifies by the nearest mean of kept samples' features, as iCaRL does.
 
-    Around a strategy with a buffer, as ``NearestMean(Replay(trainer, BalancedBuffer(2000,
+    Goes around a strategy with a buffer, as in ``NearestMean(Replay(trainer, BalancedBuffer(2000,
     select="herding")))``. Training is that of the inner strategy; iCaRL's own loss, binary
-    cross-entropy with distillation, is not part of this.
+    cross-entropy with distillation, is not included.
 
     Parameters
     ----------
     inner : Strategy
-        One with a ``buffer``; its samples' means stand for the classes.
+        A strategy with a ``buffer``; the means of its samples represent the classes.
 
     Raises
     ------
     ArgumentError
-        If the strategy has no buffer, or the model nothing before its last `nn.Linear`.
+        If the strategy has no buffer, or the model has nothing before its last `nn.Linear`.
     UnsupportedError
-        If the trainer's loss has no classes: with `nn.BCEWithLogitsLoss` there may be several for a
-        sample, or none.
+        If the trainer's loss does not assign one class to each sample: with `nn.BCEWithLogitsLoss`,
+        a sample may have several, or none.
 
     References
     ----------
@@ -277,20 +273,20 @@ class NearestMean(Strategy):
                 f" the trainer has {self.trainer.loss!r}"
             )
         self._buffer: Buffer = inner.__dict__["buffer"]
-        body(self.trainer.model)  # that there is one is seen now, not after the first task
+        body(self.trainer.model)  # fail now, not after the first task, if there is none
 
     def _judge(self, network: Sequential, x: Any, classes: Any) -> Any:
-        """Give the class whose mean is nearest; before anything is kept, as the inner strategy."""
+        """Return the class with the nearest mean; the inner strategy's until samples are kept."""
         if not len(self._buffer):
             return super()._judge(network, x, classes)
         rows, features = self._buffer.rows(), body(network)
         kept = unit_length(features(rows["x"]).astype(np.float64))
-        # Of shares of classes, the largest is the class, as for a score.
+        # For class probabilities, the class is the largest, as for a score.
         y = rows["y"] if rows["y"].ndim == 1 else rows["y"].argmax(axis=1)
         labels = np.unique(y).astype(np.int64)
         means = unit_length(np.stack([kept[y == label].mean(axis=0) for label in labels]))
-        # Of vectors of one length, the nearest is the one with the largest product. Classes of
-        # which nothing is kept are never nearest.
+        # Among vectors of equal length, the nearest has the largest product. Classes without kept
+        # samples are never nearest.
         nearness = np.full((len(x), self.trainer.model.out_features), -np.inf)
         nearness[:, labels] = features(x) @ means.T
         return largest(nearness, classes)

@@ -1,4 +1,4 @@
-"""What comes out of a run of continual learning."""
+"""The result of a run of continual learning."""
 
 import csv
 import io
@@ -29,11 +29,11 @@ class Result:
     Attributes
     ----------
     names : tuple of str
-        Of the tasks.
+        The names of the tasks.
     kind : str
-        Of the scenario.
+        The kind of the scenario.
     metric : str
-        ``"accuracy"``, ``"r2"`` or the name of a function of one's own.
+        ``"accuracy"``, ``"r2"`` or the name of a custom function.
     r : ndarray, shape (tasks, tasks)
         ``r[i, j]`` is the score on task `j` after task `i` was learned, from 0; NaN for tasks that
         have not been learned yet.
@@ -41,16 +41,16 @@ class Result:
         The scores before anything was learned, each among the outputs that compete just before the
         task is learned: see `Scenario.competing`.
     steps : list of int
-        When the tasks were judged, in steps since the beginning.
+        When the tasks were judged, in steps since the start.
     scores : list of list of float
         The scores at those times, one for each task.
     curve : ndarray, shape (len(steps), tasks)
         The same as an array. The first row is `baseline`.
     ends : list of int
-        When each task ended, in steps since the beginning.
+        When each task ended, in steps since the start.
     histories : list of History
-        Of each task; an entry for each epoch, or, where it is judged more often or is of ``steps``,
-        from one time to the next.
+        One for each task, with an entry for each epoch; if the run was given ``steps``, or tasks
+        were judged more often, with an entry for each interval between judgements.
     """
 
     names: tuple[str, ...]
@@ -61,10 +61,10 @@ class Result:
     ends: list[int] = field(default_factory=list)
     histories: list[History] = field(default_factory=list)
 
-    if not TYPE_CHECKING:  # type checkers would take every name for one that is there
+    if not TYPE_CHECKING:  # with a __getattr__, type checkers would accept any name
 
         def __getattr__(self, name: str) -> Any:
-            """Say where it is."""
+            """Raise an error that says where to find what was asked for."""
             raise no_attribute(self, name, OF_RESULTS)
 
     @property
@@ -88,11 +88,11 @@ class Result:
 
     @property
     def seconds(self) -> float:
-        """Time of training, without that of judging."""
+        """The time spent on training, without that spent on judging."""
         return float(sum(sum(history["seconds"]) for history in self.histories))
 
     def metrics(self) -> dict[str, float]:
-        """All metrics that follow from this run, by the names of their definitions.
+        """Compute all metrics that follow from this run, by the names of their definitions.
 
         Returns
         -------
@@ -117,13 +117,13 @@ class Result:
         return found
 
     def records(self) -> list[dict[str, Any]]:
-        """One record for each time and task, as they stand in the log.
+        """Return one record for each time and task, as written to the log.
 
         Returns
         -------
         list of dict
             With the keys ``"step"``, ``"learned"`` (the task that was being learned, from 0; -1 at
-            the beginning), ``"task"`` (the one that was judged), ``"name"`` (its name) and
+            the start), ``"task"`` (the one that was judged), ``"name"`` (its name) and
             ``"score"``.
         """
         found = []
@@ -136,19 +136,19 @@ class Result:
         return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to a JSON file, or the records to a CSV file if the name ends in that.
+        """Write everything to a JSON file, or the records to a file whose name ends in ``.csv``.
 
         `load` reads the former.
 
         Parameters
         ----------
         path : str or path-like
-            The file; one that was there is replaced when the new one is whole.
+            The file; an existing one is replaced once the new one is complete.
 
         Raises
         ------
         OSError
-            If it cannot be written.
+            If the file cannot be written.
         """
         text = io.StringIO(newline="")
         if os.fspath(path).endswith(".csv"):
@@ -163,7 +163,7 @@ class Result:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Result":
-        """Read what `save`, or ``continual.run(..., log=path)``, has written to a JSON file.
+        """Read a JSON file that `save` or ``continual.run(..., log=path)`` has written.
 
         Parameters
         ----------
@@ -177,9 +177,9 @@ class Result:
         Raises
         ------
         OSError
-            If it cannot be read.
+            If the file cannot be read.
         DataError
-            If it holds no such figures. A CSV file has the scores alone, for tables.
+            If it holds no such figures; a CSV file has only the scores, for tables.
         """
         text = Path(path).read_bytes()
         try:
@@ -245,7 +245,7 @@ class Result:
         return f"Result({done}, {self.metric} {mean:.4f}, {self.seconds:.2f} s)"
 
     def _plain(self) -> dict[str, Any]:
-        """Give everything as plain data."""
+        """Return everything as plain data."""
         return {
             "names": list(self.names),
             "kind": self.kind,
@@ -263,7 +263,7 @@ class Result:
 
 
 def of_the_same_tasks(results: Any, name: str) -> tuple[Result, ...]:
-    """Give one or several runs of the same tasks, the argument `name`, as a tuple; or raise."""
+    """Return one or several runs of the same tasks as a tuple; `name` is the argument's name."""
     found = (results,) if isinstance(results, Result) else _checks.sequence(name, results)
     for one in found:
         if not isinstance(one, Result):

@@ -1,7 +1,7 @@
-"""A run of continual learning, or a strategy, in one file, to go on from wherever it was left.
+"""A run of continual learning, or a strategy, in one file, to be resumed where it was left.
 
-It goes on only with what it was made of: the data of a run, and all that trainer, strategies and
-buffers were made with, which the file would silently win over.
+It can be resumed only with what it was created with: the data of a run, and all arguments of
+trainer, strategies and buffers, which the file would otherwise silently override.
 """
 
 import inspect
@@ -21,22 +21,22 @@ from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Changed, Scenario, Task
 from thalweg.errors import ArgumentError, DataError, UnsupportedError
 
-#: Of what this module writes.
-_VERSION = 3
-#: In the place of what only one of two settings has.
+#: The version of the format that this module writes.
+_VERSION = 4
+#: Stands for what only one of two settings has.
 _NOTHING = {"type": "nothing"}
 
 
 def links(strategy: Strategy) -> list[Strategy]:
-    """Give a strategy and those inside, the outermost first."""
+    """Return a strategy and those inside it, the outermost first."""
     inside = [] if strategy.inner is None else links(strategy.inner)
     return [strategy, *inside]
 
 
 def chosen(strategy: Strategy, scenario: Scenario | None = None) -> dict[str, Any]:
-    """Give what a run is made of: the data, and model and arguments of trainer and strategies.
+    """Describe what a run was created with: the data, the model, and all arguments.
 
-    Without data, of a strategy.
+    Without a scenario, describe what a strategy was created with.
     """
     checksum, model = _checksums(), strategy.trainer.model
     found = strategy.trainer._made_with()
@@ -44,7 +44,7 @@ def chosen(strategy: Strategy, scenario: Scenario | None = None) -> dict[str, An
         found["loss"]["active"] = "of the latest task"
     names = [type(link).__name__ for link in links(strategy)]
     for place, link in enumerate(links(strategy)):
-        # Of several of one type, the place in the chain, from the outermost, says which it is.
+        # If several have the same type, the place in the chain, from the outermost, tells which.
         name = names[place] + (f"[{place}]" if names.count(names[place]) > 1 else "")
         found |= {f"{name}.{key}": value for key, value in _arguments(link, checksum).items()}
     found["strategy"], found["seed"] = names, model.seed
@@ -54,7 +54,7 @@ def chosen(strategy: Strategy, scenario: Scenario | None = None) -> dict[str, An
 
 
 def _arguments(thing: Strategy | Buffer, checksum: Callable[[Any], Any]) -> dict[str, Any]:
-    """Give the arguments that something was made with, which it keeps under their names."""
+    """Return the arguments that something was created with, which it keeps under their names."""
     found: dict[str, Any] = {}
     gathered = thing._names_gathered() if isinstance(thing, Strategy) else ()
     for name in inspect.signature(type(thing).__init__).parameters:
@@ -67,7 +67,7 @@ def _arguments(thing: Strategy | Buffer, checksum: Callable[[Any], Any]) -> dict
 
 
 def _compared(value: Any, checksum: Callable[[Any], Any]) -> Any:
-    """Give an argument as plain data; nothing, if it is none that can be compared."""
+    """Return an argument as plain data, or `_NOTHING` if it cannot be compared."""
     if isinstance(value, Buffer):
         return {"type": type(value).__name__, **_arguments(value, checksum)}
     if isinstance(value, Scenario):
@@ -83,7 +83,7 @@ def _compared(value: Any, checksum: Callable[[Any], Any]) -> Any:
 
 
 def _data(scenario: Scenario, checksum: Callable[[Any], Any]) -> dict[str, Any]:
-    """Give by what the tasks of a scenario are recognized."""
+    """Return what identifies the tasks of a scenario."""
     return {str(task.index): _of_task(task, checksum) for task in scenario}
 
 
@@ -94,18 +94,18 @@ def _of_task(task: Task, checksum: Callable[[Any], Any]) -> dict[str, Any]:
 
 
 def _checksums() -> Callable[[Any], Any]:
-    """Give a function that tells arrays apart; of tasks that share one it is computed once."""
+    """Return a function that tells arrays apart; arrays shared by tasks are read only once."""
     known: dict[int, tuple[Any, str]] = {}
 
     def checksum(value: Any) -> Any:
         if value is None:
             return None
-        if isinstance(value, Changed):  # whose source is that of other tasks, too
+        if isinstance(value, Changed):  # its source is shared with other tasks
             return f"{checksum(value.source)}, by {value.change!r}"
         if id(value) not in known:
             array = np.ascontiguousarray(value)
             of = f"{array.dtype} {array.shape} with checksum {zlib.crc32(array.data):08x}"
-            known[id(value)] = value, of  # kept, so that no other one has its number
+            known[id(value)] = value, of  # kept alive, so that its id is not reused
         return known[id(value)][1]
 
     return checksum
@@ -117,10 +117,10 @@ def save(
     setting: dict[str, Any],
     progress: dict[str, Any],
 ) -> None:
-    """Write a trainer, what its strategies have gathered, and how far the run is.
+    """Write a trainer, what its strategies have gathered, and the progress of the run.
 
-    `setting` must be the same when the run is continued. The file is one of `Trainer.save`, with
-    more in it.
+    `setting` must be the same when the run is resumed. The file is one that `Trainer.save` writes,
+    with additional content.
     """
     arrays, text = strategy.trainer._content()
     plain = {"strategy": packed(strategy, arrays), "progress": progress}
@@ -131,9 +131,9 @@ def save(
 def load(
     path: str | os.PathLike[str], strategy: Strategy, setting: dict[str, Any]
 ) -> dict[str, Any]:
-    """Put strategy and trainer where they were, and give how far the run was.
+    """Restore strategy and trainer, and return the progress of the run.
 
-    Of a strategy alone, which has no data among its setting, it may be any run's.
+    For a strategy alone, whose setting includes no data, the file may come from any run.
 
     Raises
     ------
@@ -144,7 +144,7 @@ def load(
     UnsupportedError
         If a version of thalweg with another format wrote it.
     ArgumentError
-        If it is a run with another setting, or of another model or optimizer.
+        If the run has another setting, model or optimizer.
     """
     arrays, text = _safetensors.load(path)
     if "thalweg.continual" not in text:
@@ -158,7 +158,7 @@ def load(
     if "tasks" not in now:
         was = {key: value for key, value in was.items() if key in now}
         for one in (was, now):
-            one["loss"].pop("active", None)  # of whatever was learned last
+            one["loss"].pop("active", None)  # depends on what was learned last
     other = _differences(was, now)
     if other:
         raise ArgumentError(
@@ -178,7 +178,7 @@ def load(
 
 
 def _differences(was: Any, now: Any, name: str = "") -> list[str]:
-    """Say what is not as it was, by the smallest parts that differ."""
+    """List the differences, by the smallest parts that differ."""
     both = isinstance(was, dict) and isinstance(now, dict)
     if both and was.get("type") == now.get("type"):
         parts = [
@@ -190,7 +190,7 @@ def _differences(was: Any, now: Any, name: str = "") -> list[str]:
 
 
 def _said(value: Any) -> str:
-    """Show what was described as it would be written."""
+    """Show a described value as it would be written in code."""
     if value == _NOTHING:
         return "nothing"
     if isinstance(value, dict) and "type" in value:
@@ -200,12 +200,12 @@ def _said(value: Any) -> str:
 
 
 def packed(strategy: Strategy, arrays: dict[str, Any]) -> Any:
-    """Give what strategies have gathered as plain data, and put their arrays among others.
+    """Return what strategies have gathered as plain data, and add their arrays to `arrays`.
 
     Raises
     ------
     UnsupportedError
-        If there is something among it that is neither.
+        If something in it is neither.
     """
     try:
         return _pack(strategy.state_dict(), "strategy", arrays)
@@ -225,7 +225,7 @@ class _NoFile(Exception):
 
 
 def _pack(value: Any, name: str, arrays: dict[str, Any]) -> Any:
-    """Take the arrays out of nested plain data."""
+    """Move the arrays out of nested plain data."""
     if isinstance(value, np.ndarray):
         arrays[name] = value
         return {"array": name}

@@ -1,4 +1,4 @@
-"""A strategy learns a scenario, and is judged on all tasks after each."""
+"""Runs: a strategy learns a scenario, and is judged on all tasks after each."""
 
 import contextlib
 import os
@@ -44,63 +44,65 @@ def run(
     save_every: int | None = None,
     resume: bool = False,
 ) -> Result:
-    """Learn the tasks of a scenario one after the other, and judge all of them after each.
+    """Learn the tasks of a scenario one after another, and judge all of them after each.
 
     Parameters
     ----------
     strategy : Strategy or Trainer
-        Learns; a trainer by itself does nothing against forgetting.
+        What learns; a trainer by itself does nothing against forgetting.
     scenario : Scenario
         What is learned.
     epochs : int, keyword only, default 1
         Passes over the rows of each task. A strategy that learns from more than the task's own rows
-        takes as many steps.
+        takes the same number of steps.
     steps : int, keyword only, optional
         Steps on each task, instead of epochs; van de Ven's "iterations".
     batch_size : int, keyword only, default 32
-        Rows of a step, those of a buffer not counted.
+        Rows of a step, not counting those from a buffer.
     drop_last : bool, keyword only, default False
-        Whether the last batch of a pass is left out if it would be short, as in van de Ven's code.
+        Whether to leave out the last batch of a pass if it would be short, as in van de Ven's code.
     evaluate_every : int, keyword only, optional
-        Judge all tasks after every so many steps of a task, too. With ``accumulate_grad_batches``
-        an update that is under way is finished first, here as for `save_every`.
+        Also judge all tasks each time this many steps of a task have been taken. With
+        ``accumulate_grad_batches``, an update that is under way is finished first, here as for
+        `save_every`.
     metric : callable, keyword only, optional
-        Called as ``metric(strategy, task, classes)``, where only `classes` compete (all, if it is
-        None); gives a score of which more is better. By default, if the trainer's loss is
+        Called as ``metric(strategy, task, classes)``, where only `classes` compete (all if None);
+        returns a score, higher being better. By default, if the trainer's loss is
         `nn.CrossEntropyLoss` or `nn.BCEWithLogitsLoss`, the accuracy (of rows whose label is not
         ignored); for others the coefficient of determination R² of the outputs.
     progress : bool, keyword only, default False
         Whether to show a progress bar with the latest scores; needs tqdm.
     log : str or path-like, keyword only, optional
-        A ``.csv`` or ``.json`` file that is written anew after each judgement: `Result.save`.
+        A ``.csv`` or ``.json`` file that is rewritten after each judgement: see `Result.save`.
     checkpoint : str or path-like, keyword only, optional
-        A file that holds all that the run depends on: weights, optimizer, buffers, importances,
-        place in the task, figures. It is written after each task and after every `save_every` steps
-        of one, and can be read by `Trainer.load` too.
+        A file that holds everything the run depends on: weights, optimizer, buffers, importances,
+        position in the task, figures. It is written after each task and after every `save_every`
+        steps of one, and can be read by `Trainer.load`, too.
     save_every : int, keyword only, optional
         See `checkpoint`.
     resume : bool, keyword only, default False
-        Whether to go on from `checkpoint`, if there is such a file. Strategy, trainer and scenario
-        must be made as they were for the run that wrote it, with the same learning rate and
-        strength as all else; the rest of the run is then the same to the last bit as if it had
-        not stopped.
+        Whether to resume from `checkpoint`, if the file exists. Strategy, trainer and scenario must
+        be created as for the run that wrote it, with the same learning rate, strength and all
+        other settings; the rest of the run is then identical to the last bit to an uninterrupted
+        run.
 
     Returns
     -------
     Result
-        It is ``strategy.result`` too, from the beginning on: after an error or Ctrl-C, that has the
+        Also available as ``strategy.result`` from the start: after an error or Ctrl-C, that has the
         scores so far.
 
     Raises
     ------
     ArgumentError
         If an argument is out of range, the network has too few outputs or other heads than the
-        tasks, or the checkpoint is of another run: what differs is said, with both values.
+        tasks, or the checkpoint is from another run: the message lists what differs, with both
+        values.
     FileNotFoundError, IsADirectoryError
-        If the checkpoint's folder does not exist, or the checkpoint is one.
+        If the checkpoint's folder does not exist, or the checkpoint is a folder.
     UnsupportedError
-        If there is to be a checkpoint of a trainer with a function of your own, such as a loss, or
-        of a strategy of your own that gathers other things: no file can hold them.
+        If a checkpoint is wanted for a trainer with a custom function, such as a loss, or for a
+        custom strategy that gathers something that no file can hold.
     ThalwegError
         If the data do not fit the model, or training diverges.
     ImportError
@@ -170,7 +172,7 @@ def _every(name: str, steps: int | None) -> int | None:
 
 @dataclass(frozen=True)
 class _Plan:
-    """How long a task is learned, and where something else is done meanwhile."""
+    """How long a task is learned, and where training pauses to judge or save."""
 
     epochs: int
     steps: int | None
@@ -181,34 +183,34 @@ class _Plan:
     accumulate: int
 
     def per_pass(self, task: Task) -> int:
-        """Give the number of steps of one pass over a task."""
+        """Return the number of steps in one pass over a task."""
         return _batches.per_pass(len(task.y), self.batch_size, self.drop_last)
 
     def steps_of(self, task: Task) -> int:
-        """Give the number of steps of a task."""
+        """Return the number of steps on a task."""
         return self.epochs * self.per_pass(task) if self.steps is None else self.steps
 
     def rows_to(self, task: Task, step: int) -> int:
-        """Give the number of rows that so many steps of a task take."""
+        """Return the number of rows in the first `step` steps on a task."""
         passes, more = divmod(step, self.per_pass(task))
         rows = min(len(task.y), self.per_pass(task) * self.batch_size)
         return passes * rows + min(more * self.batch_size, rows)
 
     def next_stop(self, task: Task, taken: int) -> int:
-        """Give the step after which something else is done."""
+        """Return the step at which training next pauses."""
         per_pass = self.per_pass(task)
         stops = [self.evaluate_every, self.save_every, per_pass if self.steps is None else None]
         nearest = min(
             [self.steps_of(task)]
             + [taken + every - taken % every for every in stops if every is not None]
         )
-        # An update is not cut in two, which would be another training.
+        # Never split an update, which would change the training.
         whole = _batches.end_of_update(nearest, per_pass, self.accumulate)
         return min(whole, self.steps_of(task))
 
 
 class _Run:
-    """One run: how far it is, and what it has seen."""
+    """One run: its progress and its figures."""
 
     def __init__(
         self,
@@ -226,11 +228,11 @@ class _Run:
         self.result = Result(tuple(task.name for task in scenario), scenario.kind, name)
         self.task = self.taken = self.total = 0
         self.bar: Any = None
-        # As they are before the first task: training changes some of it.
+        # Recorded before the first task, as training changes some of it.
         self.chosen: dict[str, Any] = {}
         if checkpoint is not None:
             self.chosen = _resume.chosen(strategy, scenario)
-            _resume.packed(strategy, {})  # that a file can hold it is seen now
+            _resume.packed(strategy, {})  # fail now if no file can hold it
 
     def go(self, resume: bool, progress: bool) -> Result:
         """Learn what is left."""
@@ -241,7 +243,7 @@ class _Run:
             if resume and self.checkpoint is not None and Path(self.checkpoint).exists():
                 self.load()
             else:
-                self.strategy.result = self.result  # also if this does not come to its end
+                self.strategy.result = self.result  # available even if the run fails
                 self.begin_anew()
             while self.task < len(self.scenario):
                 with _naming(self.scenario[self.task], "was learned"):
@@ -255,7 +257,7 @@ class _Run:
         return self.result
 
     def begin_anew(self) -> None:
-        """Judge what is there before the first task."""
+        """Judge the untrained network before the first task."""
         links = _resume.links(self.strategy)
         mine = [link for link in links if type(link) not in (Strategy, Naive)]
         ended = max((link._ended for link in mine), default=0)
@@ -280,9 +282,9 @@ class _Run:
         self.judge(-1)
 
     def learn(self, task: Task) -> None:
-        """Learn the rest of a task, in parts that end where something is to be done."""
+        """Learn the rest of a task, in parts that end where training pauses."""
         plan = self.plan
-        # As long as somebody has them, samples that are made on demand are not made again.
+        # Holding a reference keeps samples that are made on demand from being made again.
         _held = task.x
         _TRAINED.add(self.strategy.trainer)
         if self.taken == 0:
@@ -314,9 +316,9 @@ class _Run:
                     self.save()
 
     def note(self, task: Task, part: History, steps: int) -> None:
-        """Put a part's figures with those of the same epoch: where it is saved does not show."""
+        """Merge a part's figures with those of the same epoch, so that saving leaves no trace."""
         plan, found, at = self.plan, self.result.histories[-1], self.taken
-        judged = self.result.steps[-1] - (self.total - at)  # since the task's beginning
+        judged = self.result.steps[-1] - (self.total - at)  # since the start of the task
         begins = max(0, judged, 0 if plan.steps is not None else at - at % plan.per_pass(task))
         latest = History({key: values[-1:] for key, values in found.items()})
         if begins < at and latest.keys() == part.keys():
@@ -328,11 +330,11 @@ class _Run:
         found.append({key: values[-1] for key, values in part.items()})
 
     def is_time(self, every: int | None, before: int) -> bool:
-        """Whether something that is done every so many steps is due after a part."""
+        """Whether something that is done every `every` steps is due after a part."""
         return every is not None and self.taken // every > before // every
 
     def judge(self, learned: int, ended: bool = False) -> None:
-        """Give a score for every task, and note that one has ended."""
+        """Score every task, and record whether one has ended."""
         scores = []
         for task in self.scenario:
             classes = self.scenario.competing(task.index, learned)
@@ -348,9 +350,9 @@ class _Run:
             self.result.save(self.log)
 
     def setting(self) -> dict[str, Any]:
-        """Give what must be the same when the run goes on."""
+        """Return what must be the same when the run is resumed."""
         plan = asdict(self.plan)
-        # Where it is saved changes nothing, and what is accumulated is the trainer's.
+        # Saving changes nothing, and accumulation is among the trainer's settings.
         del plan["save_every"], plan["accumulate"]
         return {
             **self.chosen,
@@ -371,7 +373,7 @@ class _Run:
             _resume.save(self.checkpoint, self.strategy, self.setting(), place)
 
     def load(self) -> None:
-        """Go on from the checkpoint."""
+        """Resume from the checkpoint."""
         assert self.checkpoint is not None
         place = _resume.load(self.checkpoint, self.strategy, self.setting())
         self.task, self.taken, self.total = place["task"], place["taken"], place["total"]
@@ -382,7 +384,7 @@ class _Run:
 
 @contextlib.contextmanager
 def _naming(task: Task, what: str) -> Iterator[None]:
-    """Say of an error which task it came with."""
+    """Add to an error which task it occurred with."""
     try:
         yield
     except ThalwegError as error:

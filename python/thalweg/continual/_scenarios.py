@@ -32,20 +32,21 @@ def split(
     seed: int | None = None,
     order: Sequence[Any] | None = None,
 ) -> Scenario:
-    """Deal the classes of a data set out to tasks, as split MNIST does.
+    """Distribute the classes of a data set over tasks, as split MNIST does.
 
     Parameters
     ----------
     x, y : array_like, shapes (n, in_features) and (n,)
         Samples and their labels, of any type that can be sorted.
     x_test, y_test : array_like
-        Those that are held out.
+        Held-out samples and their labels.
     tasks : int, default 5
-        How many; if it does not divide the number of classes, the first tasks have one more.
+        The number of tasks; if it does not divide the number of classes, the first tasks have one
+        more.
     kind : {"task", "domain", "class"}, default "task"
-        See `Scenario`. With ``"domain"`` labels are the places of classes within their task, from
-        0; otherwise their places in the order of classes. So the classes of a task follow each
-        other, as ``nn.CrossEntropyLoss(heads=scenario.heads)`` needs them.
+        See `Scenario`. With ``"domain"``, labels are the positions of classes within their task,
+        from 0; otherwise, their positions in the order of classes. The classes of a task are
+        therefore consecutive, as ``nn.CrossEntropyLoss(heads=scenario.heads)`` needs them.
     seed : int, keyword only, optional
         Draws a random order of the classes.
     order : sequence, keyword only, optional
@@ -54,14 +55,14 @@ def split(
     Returns
     -------
     Scenario
-        Tasks are named by their classes, as ``"0 1"``.
+        Tasks are named after their classes, such as ``"0 1"``.
 
     Raises
     ------
     ArgumentError
-        If there are fewer classes than tasks, or `order` is not one of the classes.
+        If there are fewer classes than tasks, or `order` is not an order of the classes.
     ShapeError, DataError
-        If the arrays do not fit each other, or labels are tested that are never learned.
+        If the arrays do not match, or labels are tested that are never learned.
 
     References
     ----------
@@ -125,29 +126,29 @@ def permuted(
     *,
     seed: int = 0,
 ) -> Scenario:
-    """Shuffle the features of a data set anew for every task, as permuted MNIST does.
+    """Permute the features of a data set differently for every task, as permuted MNIST does.
 
     Parameters
     ----------
     x, y, x_test, y_test : array_like
         As in `split`; labels are integers from 0.
     tasks : int, default 10
-        How many. The first has its features as they are.
+        The number of tasks. The first keeps the original order of features.
     kind : {"task", "domain", "class"}, default "domain"
-        With the other two every task has outputs of its own: labels go on where those of the task
-        before ended.
+        With ``"task"`` and ``"class"``, every task has its own outputs: labels continue where those
+        of the previous task ended.
     seed : int, keyword only, default 0
-        Of the permutations.
+        Seed of the permutations.
 
     Returns
     -------
     Scenario
-        Tasks make their samples when they are asked for, so that all need the memory of one.
+        Tasks make their samples on demand, so that all together need the memory of one.
 
     Raises
     ------
     ArgumentError, ShapeError
-        If an argument is out of range, or arrays do not fit each other.
+        If an argument is out of range, or the arrays do not match.
     """
     generator = np.random.default_rng(_checks.integer("seed", seed, 0))
     base = _base(x, y, x_test, y_test)
@@ -170,32 +171,32 @@ def rotated(
     tasks: int | None = None,
     seed: int = 0,
 ) -> Scenario:
-    """Rotate the images of a data set by another angle for every task, as rotated MNIST does.
+    """Rotate the images of a data set by a different angle for every task, as rotated MNIST does.
 
     Parameters
     ----------
     x, y, x_test, y_test : array_like
-        As in `permuted`; samples are square images, one a row.
+        As in `permuted`; samples are square images, one per row.
     angles : sequence of float, optional
-        In degrees, counter-clockwise; by default `tasks` of them are drawn from [0, 180) and
+        In degrees, counter-clockwise; by default, `tasks` of them are drawn from [0, 180) and
         sorted, as in the GEM paper.
     kind : {"task", "domain", "class"}, default "domain"
         As in `permuted`.
     tasks : int, keyword only, optional
-        How many, where no angles are given; 10 by default.
+        The number of tasks if no angles are given; 10 by default.
     seed : int, keyword only, default 0
-        Draws the angles.
+        Seed of the angles.
 
     Returns
     -------
     Scenario
-        Tasks make their samples when they are asked for. Images are rotated about their middle and
-        interpolated bilinearly, with 0 around them.
+        Tasks make their samples on demand. Images are rotated about their center and interpolated
+        bilinearly, with 0 around them.
 
     Raises
     ------
     ArgumentError, ShapeError
-        If images are not square, an argument is out of range, or arrays do not fit each other.
+        If images are not square, an argument is out of range, or the arrays do not match.
 
     References
     ----------
@@ -221,28 +222,28 @@ def rotated(
 def from_arrays(
     tasks: Iterable[Any], kind: str = "domain", *, names: Sequence[str] | None = None
 ) -> Scenario:
-    """Make a scenario of your own arrays: labels or numbers, images or tables.
+    """Make a scenario from your own arrays: labels or numbers, images or tables.
 
     Parameters
     ----------
     tasks : iterable of tuple (x, y, x_test, y_test), or (x, y)
-        One for each task. Without held-out samples a task is judged by those that it learns from.
+        One for each task. Without held-out samples, a task is judged by those it learns from.
     kind : {"task", "domain", "class"}, default "domain"
-        See `Scenario`. In regression there is nothing to compete, and it is ``"domain"``. With
-        ``"task"`` and one head for each task, labels go on from task to task.
+        See `Scenario`. In regression, where no outputs compete, it must be ``"domain"``. With
+        ``"task"`` and one head for each task, labels continue from task to task.
     names : sequence of str, keyword only, optional
         One for each task.
 
     Returns
     -------
     Scenario
-        Targets of one dimension and an integer type are class labels, all others are numbers.
-        Labels are judged by labels, or by a share of each class.
+        One-dimensional targets of an integer type are class labels, all others are numbers. If `y`
+        has labels, `y_test` may have labels or class probabilities.
 
     Raises
     ------
     ArgumentError, ShapeError, DtypeError
-        If arrays do not fit each other, or the tasks do not.
+        If arrays or tasks do not match each other.
 
     Examples
     --------
@@ -259,7 +260,7 @@ def from_arrays(
         _checks.sequence(f"tasks[{place}]", task)
         for place, task in enumerate(_checks.sequence("tasks", tasks))
     ]
-    if names is not None and not isinstance(names, str):  # of letters, it names tasks by them
+    if names is not None and not isinstance(names, str):  # a str names tasks by its letters
         names = _checks.sequence("names", names)
     if names is not None and len(names) != len(given):
         raise ArgumentError(f"there are {len(given)} tasks but {len(names)} names")
@@ -295,7 +296,7 @@ def from_arrays(
 
 
 def _labels(y: Any, y_test: Any, name: str) -> tuple[int, ...]:
-    """Give the classes of labels and of what they are judged by, if that says what is right."""
+    """Return the classes in `y` and `y_test`, after checking that `y_test` names classes."""
     shares = y_test.ndim == 2 and y_test.shape[1] > 1
     if not are_labels(y_test) and not shares:
         raise DtypeError(
@@ -308,7 +309,7 @@ def _labels(y: Any, y_test: Any, name: str) -> tuple[int, ...]:
 
 
 def _rows(x_name: str, x: Any, y_name: str, y: Any, dims: int | None) -> tuple[Any, Any]:
-    """Check that samples and targets have rows, and as many."""
+    """Check that samples and targets have equally many rows, at least one."""
     x, y = _array(x_name, x), _array(y_name, y)
     if dims is None and y.dtype.kind not in "iubf":
         raise DtypeError(
@@ -337,7 +338,7 @@ def _array(name: str, value: Any) -> Any:
 
 
 def _both(x: Any, y: Any, x_test: Any, y_test: Any) -> tuple[Any, Any, Any, Any]:
-    """Check what is learned and what is held out."""
+    """Check training and held-out arrays."""
     x, y = _rows("x", x, "y", y, 1)
     x_test, y_test = _rows("x_test", x_test, "y_test", y_test, 1)
     _same_width("x_test", x_test, "x", x)
@@ -353,7 +354,7 @@ def _same_width(name: str, rows: Any, other: str, others: Any) -> None:
 
 
 def _base(x: Any, y: Any, x_test: Any, y_test: Any) -> Task:
-    """Make the task that others are made of."""
+    """Make the task from which the others are derived."""
     x, y, x_test, y_test = _both(x, y, x_test, y_test)
     y, y_test = _arrays.labels(y, "y"), _arrays.labels(y_test, "y_test")
     classes = tuple(range(int(max(y.max(), y_test.max())) + 1))
@@ -390,13 +391,13 @@ class _Permuted:
         return f"an order of {len(self.order)} features with checksum {zlib.crc32(self.order):08x}"
 
     def __call__(self, rows: Any) -> Any:
-        # By `take`, since indexing by columns gives arrays that lie column by column.
+        # `take`, as indexing columns would give arrays in column-major order.
         return rows.take(self.order, 1)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class _Rotated:
-    """Rotates images, counter-clockwise as they are seen, row 0 on top."""
+    """Rotates images counter-clockwise, seen with row 0 on top."""
 
     side: int
     degrees: float
@@ -412,14 +413,14 @@ class _Rotated:
         return result
 
     def _corners(self) -> list[tuple[Any, Any]]:
-        """Give the four pixels that each one is made of, and the share of each."""
+        """Return the four source pixels of each pixel, and the share of each."""
         side, angle = self.side, np.deg2rad(self.degrees)
         middle = (side - 1) / 2
         row, column = np.array(np.divmod(np.arange(side * side), side)) - middle
-        # Where each pixel of the result comes from: the rotation back.
+        # Where each pixel of the result comes from: the inverse rotation.
         down = np.cos(angle) * row + np.sin(angle) * column + middle
         right = -np.sin(angle) * row + np.cos(angle) * column + middle
-        # A place that rounding has put beside a pixel is on it, so that 90° moves pixels whole.
+        # Undo rounding errors, so that a rotation by 90° moves whole pixels.
         down, right = np.round(down, 9), np.round(right, 9)
         top, left = np.floor(down).astype(int), np.floor(right).astype(int)
         corners = []

@@ -1,4 +1,4 @@
-"""How well a task is done: the scores that `run` chooses from."""
+"""How well a task is solved: the scores that `run` chooses from."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +15,12 @@ Metric = Callable[[Strategy, Task, "tuple[int, ...] | None"], float]
 
 
 def accuracy(strategy: Strategy, task: Task, classes: tuple[int, ...] | None) -> float:
-    """Share of the held-out samples whose class is right, where `classes` compete.
+    """Compute the share of held-out samples whose class is right, where `classes` compete.
 
-    Labels are what the trainer takes as such, and those that its loss ignores do not count; of
-    shares of classes, the largest is right. With `nn.BCEWithLogitsLoss` it is the share of all
-    answers that are right, yes above 0 and no otherwise, as `Trainer.evaluate` has it.
+    Labels are what the trainer accepts as labels, and those that its loss ignores do not count; for
+    class probabilities, the largest is the right class. With `nn.BCEWithLogitsLoss`, it is the
+    share of right answers among all outputs, where an output above 0 means yes, as in
+    `Trainer.evaluate`.
     """
     trainer = strategy.trainer
     if isinstance(trainer.loss, BCEWithLogitsLoss):
@@ -40,7 +41,7 @@ def accuracy(strategy: Strategy, task: Task, classes: tuple[int, ...] | None) ->
 
 
 def r2(strategy: Strategy, task: Task, classes: tuple[int, ...] | None) -> float:
-    """Coefficient of determination on the held-out samples, of all outputs together; 1 is best."""
+    """Compute the coefficient of determination on held-out samples, over all outputs; 1 is best."""
     outputs = strategy.network(task.index)(task.x_test)
     target = _like(np.asarray(task.y_test, dtype=np.float64), outputs, task)
     error = ((outputs - target) ** 2).sum()
@@ -51,7 +52,7 @@ def r2(strategy: Strategy, task: Task, classes: tuple[int, ...] | None) -> float
 
 
 def _like(target: Any, outputs: Any, task: Task) -> Any:
-    """Give targets in the shape of the outputs."""
+    """Return targets in the shape of the outputs."""
     rows = target.reshape(len(target), -1)
     if rows.shape != outputs.shape:
         raise ShapeError(
@@ -62,7 +63,7 @@ def _like(target: Any, outputs: Any, task: Task) -> Any:
 
 
 def metric_of(strategy: Strategy, scenario: Scenario) -> Metric:
-    """Choose what a trainer's loss says that it learns; of a loss of one's own, by the targets."""
+    """Choose the metric that suits a trainer's loss; for a custom loss, that suits the targets."""
     loss = strategy.trainer.loss
     if isinstance(loss, CrossEntropyLoss | BCEWithLogitsLoss):
         return accuracy
@@ -71,7 +72,7 @@ def metric_of(strategy: Strategy, scenario: Scenario) -> Metric:
 
 
 def score(value: Any) -> float:
-    """Give what a metric gave as a number."""
+    """Convert what a metric returned to a number."""
     try:
         return float(value)
     except (TypeError, ValueError):

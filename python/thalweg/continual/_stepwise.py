@@ -1,4 +1,4 @@
-"""Replay whose buffer changes with every step, and what it keeps beside the samples."""
+"""Replay whose buffer changes with every step, and may keep more than the samples."""
 
 import time
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from thalweg.errors import UnsupportedError
 
 
 class _Stepwise(Innermost, Keeping):
-    """Base of strategies whose buffer takes part in every step, and takes samples in after it."""
+    """Base of strategies that use the buffer in every step, and store samples after it."""
 
     def __init__(self, inner: Trainer, buffer: Buffer | int, batch_size: int | None) -> None:
         super().__init__(inner)
@@ -30,7 +30,7 @@ class _Stepwise(Innermost, Keeping):
                 ' all rows of a class: take select="random", or Replay'
             )
         self._keep_in(buffer, batch_size)
-        #: What the trainer with this strategy's loss was made for, and that trainer.
+        #: The trainer with this strategy's loss, preceded by what it was made for.
         self._twin: tuple[Any, Trainer] | None = None
 
     def _learn(self, task: Task, **options: Any) -> History:
@@ -44,13 +44,13 @@ class _Stepwise(Innermost, Keeping):
         return mean_history(parts)
 
     def step(self, x: Any, y: Any) -> float:
-        """Take a step of a stream: learn new samples with kept ones, then keep the new ones.
+        """Take a step on a stream: learn new samples with kept ones, then keep the new ones.
 
         Parameters
         ----------
         x, y : array_like
-            New samples and their labels, as `Trainer.step` takes them. In the buffer they are all
-            of one group.
+            New samples and their labels, as `Trainer.step` takes them. In the buffer, they all
+            belong to one group.
 
         Returns
         -------
@@ -60,8 +60,8 @@ class _Stepwise(Innermost, Keeping):
         Raises
         ------
         ShapeError, DataError, DtypeError, ArgumentError, UnsupportedError
-            If they are not such, none, or do not go with what is kept; weights and buffer are then
-            unchanged.
+            If the samples are invalid, empty, or do not match what is kept; weights and buffer are
+            then unchanged.
         """
         new = self._new_rows(x, y)
         batch = Task(new["x"], new["y"], new["x"], new["y"])
@@ -69,7 +69,7 @@ class _Stepwise(Innermost, Keeping):
         return self._take(batch.x, batch.y.astype(np.int64), batch.classes, 0)
 
     def _take(self, x: Any, y: Any, classes: Any, group: int) -> float:
-        """Take one step on new and kept samples, then keep the new ones; give the loss."""
+        """Take one step on new and kept samples, then keep the new ones; return the loss."""
         with Drawing(self.buffer):
             rows, targets = zip(*self._mixture(x, y, classes), strict=True)
             loss = self._alone().step(np.concatenate(rows), np.concatenate(targets))
@@ -77,7 +77,7 @@ class _Stepwise(Innermost, Keeping):
         return float(loss)
 
     def _alone(self) -> Trainer:
-        """Give the trainer with this strategy's loss; to make one takes as long as a small step."""
+        """Return the trainer with this strategy's loss; making one costs about a small step."""
         trainer, name = self.trainer, type(self).__name__
         made_for = trainer.loss, trainer._base_lr, trainer.optimizer._core
         if self._twin is None or self._twin[0] != made_for:
@@ -86,7 +86,7 @@ class _Stepwise(Innermost, Keeping):
         return self._twin[1]
 
     def _mixture(self, x: Any, y: Any, classes: Any) -> Iterator[tuple[Any, Any]]:
-        """Give new samples, and some that are kept, each with the targets that the loss takes."""
+        """Yield new samples and some kept ones, each with the targets that the loss takes."""
         raise NotImplementedError
 
     def _loss(self) -> Any:
@@ -94,7 +94,7 @@ class _Stepwise(Innermost, Keeping):
         raise NotImplementedError
 
     def _beside(self, rows: int) -> dict[str, Any]:
-        """Give what is kept of the new samples besides themselves."""
+        """Return what is kept besides the new samples themselves."""
         return {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -102,19 +102,19 @@ class _Stepwise(Innermost, Keeping):
 
 
 class DER(_Stepwise):
-    r"""Dark experience replay: kept samples are to give the logits that they gave when they came.
+    r"""Dark experience replay: kept samples shall keep the logits they had when they arrived.
 
     .. math:: L = \mathrm{CE}(\text{new}) + \alpha\, \mathrm{MSE}(y(x'), z')
               + \beta\, \mathrm{CE}(x'', t'')
 
     with two independent draws from the buffer. The mean of squares is over all rows and outputs.
-    Samples enter the buffer after each step, with the logits that the step computed, before its
+    Samples enter the buffer after each step, with the logits that the step computed before its
     update. `DERpp` is the same with another default of `beta`.
 
     Parameters
     ----------
     inner : Trainer
-        What does the training; its loss is an `nn.CrossEntropyLoss`.
+        What does the training; its loss must be an `nn.CrossEntropyLoss`.
     buffer : Buffer or int
         Where samples are kept; a number is the capacity of a `ReservoirBuffer`.
     alpha : float, keyword only, default 0.1
@@ -129,13 +129,13 @@ class DER(_Stepwise):
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        If `inner` is another strategy, or the trainer has another loss; during a task, if it has a
-        penalty, or the task has weights of samples or no labels.
+        If `inner` is another strategy, or the trainer has another loss; during a task, if the
+        trainer has a penalty, or the task has sample weights or no labels.
 
     Notes
     -----
-    New and kept rows go through the network as one batch, which matters to `nn.BatchNorm1d` alone.
-    Each step is a call from Python, and its loss is computed by NumPy.
+    New and kept rows go through the network as one batch, which matters only to `nn.BatchNorm1d`.
+    Each step is a call from Python, and its loss is computed in NumPy.
 
     References
     ----------
@@ -164,7 +164,7 @@ class DER(_Stepwise):
         competing = _mixed.competing(self.trainer, self.trainer.model.out_features)
 
         def loss(output: Any, target: Any) -> tuple[float, Any]:
-            # Columns of the target: label, weight of its cross-entropy, of squares, old logits.
+            # Columns of the target: label, weight of cross-entropy, weight of squares, old logits.
             labels, weights, squares = target[:, 0].astype(np.int64), target[:, 1], target[:, 2]
             self._given = output.copy()
             value, gradient = _mixed.cross_entropy(output, labels, weights, competing(labels))
@@ -195,12 +195,12 @@ class DER(_Stepwise):
 
 
 class DERpp(DER):
-    r"""Dark experience replay with labels: `DER` with :math:`\beta = 1/2`, and its arguments.
+    r"""Dark experience replay with labels: `DER` with :math:`\beta = 1/2` and the same arguments.
 
     Raises
     ------
     ArgumentError, UnsupportedError
-        As by `DER`.
+        As for `DER`.
     """
 
     _usual_beta = 0.5
@@ -211,30 +211,30 @@ class ERACE(_Stepwise):
 
     .. math:: L = \mathrm{CE}_{C}(\text{new}) + \mathrm{CE}(\text{kept})
 
-    where the softmax of new samples is over the classes `C` of the task alone, and that of kept
-    ones over those that compete in the trainer's loss. Samples enter the buffer after each step.
+    where the softmax of new samples is only over the classes `C` of the task, and that of kept ones
+    over those that compete in the trainer's loss. Samples enter the buffer after each step.
 
     Parameters
     ----------
     inner : Trainer
-        What does the training; its loss is an `nn.CrossEntropyLoss`.
+        What does the training; its loss must be an `nn.CrossEntropyLoss`.
     buffer : Buffer or int
         Where samples are kept; a number is the capacity of a `ReservoirBuffer`.
     batch_size : int, keyword only, optional
-        Samples of the buffer in each step; by default as many as new ones.
+        Buffer samples in each step; by default as many as new ones.
 
     Raises
     ------
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        If `inner` is another strategy, or the trainer has another loss; during a task, if it has a
-        penalty, or the task has weights of samples or no labels.
+        If `inner` is another strategy, or the trainer has another loss; during a task, if the
+        trainer has a penalty, or the task has sample weights or no labels.
 
     Notes
     -----
-    The paper's `C` are the classes of the batch; a task's batches have them all but for chance.
-    Each step is a call from Python, and its loss is computed by NumPy.
+    In the paper, `C` are the classes of the batch; a task's batches usually contain all of its
+    classes. Each step is a call from Python, and its loss is computed in NumPy.
 
     References
     ----------
@@ -248,7 +248,7 @@ class ERACE(_Stepwise):
         self, inner: Trainer, buffer: Buffer | int, *, batch_size: int | None = None
     ) -> None:
         super().__init__(inner, buffer, batch_size)
-        self._mine: Any = None  # which outputs are of the classes that new samples compete among
+        self._mine: Any = None  # marks the outputs among which new samples compete
 
     def _loss(self) -> Any:
         competing = _mixed.competing(self.trainer, self.trainer.model.out_features)

@@ -1,4 +1,4 @@
-"""The form of every strategy."""
+"""The base class of all strategies."""
 
 import dataclasses
 import functools
@@ -12,6 +12,7 @@ import numpy as np
 from thalweg import _checks, _core
 from thalweg._history import History
 from thalweg._trainer import Trainer
+from thalweg._warn import warn
 from thalweg.continual import _ask, _batches, _gathered, _joins
 from thalweg.continual._buffers import Buffer, ReservoirBuffer
 from thalweg.continual._elsewhere import ARGUMENTS, ELSEWHERE, OF_FITS, called, no_attribute
@@ -24,9 +25,9 @@ from thalweg.optim.schedules import ReduceLROnPlateau
 if TYPE_CHECKING:
     from thalweg.continual._result import Result
 
-#: Losses of outputs the largest of which is a class, or may be one.
+#: Losses whose largest output is, or may be, the class.
 _OF_CLASSES = (CrossEntropyLoss, BCEWithLogitsLoss, DistillationLoss, CustomLoss)
-#: Where a copy on its way has what `Strategy.state_dict` gave.
+#: The key under which a copy or pickle carries what `Strategy.state_dict` returned.
 _GATHERED = "state_dict()"
 
 
@@ -34,11 +35,12 @@ class Strategy:
     """A way of learning tasks one after another; by itself it does nothing against forgetting.
 
     Strategies are wrapped around a trainer, or around each other: ``EWC(Replay(trainer, 200), 1)``.
-    A new one overrides `begin`, `learn` or `end`, and calls ``super()`` in it, which asks the inner
-    one. A task is learned by one `begin`, any number of `learn`, each of which takes some steps,
-    and one `end`. What `state_dict` gives is all that the next call depends on, wherever in a task
-    that is: a strategy that has loaded it goes on with `learn`, without another `begin`. A new one
-    names the attributes that hold what it gathers in `gathers`, and they are part of that.
+    A new strategy overrides `begin`, `learn` or `end`, and calls ``super()`` there, which calls the
+    inner strategy. A task is learned by one `begin`, any number of `learn` calls, each of which
+    takes some steps, and one `end`. `state_dict` returns everything that the next call depends on,
+    anywhere in a task: a strategy that has loaded it continues with `learn`, without another
+    `begin`. A new strategy lists in `gathers` the attributes that hold what it gathers, which makes
+    them part of that state.
 
     Parameters
     ----------
@@ -50,17 +52,17 @@ class Strategy:
     trainer : Trainer
         The innermost trainer.
     needs_task : bool
-        Whether it must be told which task a sample is from, also when that is judged.
+        Whether it must be told which task a sample is from, also when the sample is judged.
     result : Result or None
-        The figures of the latest `run` with it, also if an error or Ctrl-C has ended that.
+        The figures of the latest `run` with it, even if an error or Ctrl-C ended that run.
     gathers : tuple of str
-        Of the class: attributes that belong to its state, besides those of its bases: arrays, plain
-        data, generators of random numbers, and what has `state_dict` and `load_state_dict`, as a
-        `Buffer`. The latter two are made in ``__init__``.
+        Class attribute: names of attributes that belong to its state, in addition to those of its
+        bases: arrays, plain data, random generators, and anything with `state_dict` and
+        `load_state_dict`, such as a `Buffer`. The latter two must be created in ``__init__``.
     replays : bool
-        Of the class: whether samples of earlier tasks take part in its steps. Penalties do not warn
-        of new classes then, which nothing else tells from old ones, and `XdG` and `PackNet`, whose
-        latest part would learn those samples, refuse it.
+        Class attribute: whether its steps include samples of earlier tasks. If so, penalties do not
+        warn about new classes that nothing else distinguishes from old ones, and `XdG` and
+        `PackNet`, whose latest part would learn those samples, refuse it.
 
     Raises
     ------
@@ -68,21 +70,25 @@ class Strategy:
         If `inner` is neither.
     UnsupportedError
         If the trainer's schedule counts epochs, or is as long as a fit: a task is learned by many
-        short fits. If its optimizer takes all data at once.
+        short fits; if its optimizer needs all data at once.
     """
 
     result: "Result | None" = None
     gathers: tuple[str, ...] = ("_ended", "_begun")
     replays: bool = False
-    #: What its state holds besides that, by a `state_dict` of its own.
+    #: What else its own `state_dict` adds to the state.
     _holds: tuple[str, ...] = ()
-    #: What it does that others may not bear: see `_joins`.
+    #: What it does that others may not tolerate: see `_joins`.
     _does: tuple[str, ...] = ()
-    #: The task that was found right, here or by the strategy outside, and begins or ends now.
+    #: Why it can only learn tasks, by `learn`, and takes no `step`; empty if it takes some.
+    _only_learns: str = ""
+    #: Why it takes a `step` only between `begin` and `end`; empty if it takes any.
+    _only_in_tasks: str = ""
+    #: The task that begins or ends now and was checked, here or by the strategy outside.
     _admitted: Task | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Let classes say what is wrong with them, and with what they are made of."""
+        """Check the signature of user-defined classes; make ours explain wrong arguments."""
         super().__init_subclass__(**options)
         if not cls.__module__.startswith("thalweg."):
             _ask.check_learn(cls)
@@ -97,7 +103,8 @@ class Strategy:
         _joins.check(self)
         self._ended = 0  # tasks
         self._begun = False  # whether a task is being learned
-        # Whether samples of earlier tasks are learned again, by any strategy of the chain.
+        self._told_of_waiting = False
+        # Whether any strategy of the chain learns samples of earlier tasks again.
         self._rehearses: bool = self.replays or (self.inner is not None and self.inner._rehearses)
         link = self.inner
         while self.replays and link is not None:
@@ -110,18 +117,18 @@ class Strategy:
         given = []
         for it in inspect.signature(type(self).__init__).parameters.values():
             kept = [attributes[name] for name in (it.name, f"_{it.name}") if name in attributes]
-            # What is not kept under its name, or is as usual, says nothing.
+            # Leave out arguments that are not kept under their names, or equal their defaults.
             if not kept or _short(it.default) == _short(kept[0]):
                 continue
             named = it.default is not it.empty or it.kind is it.KEYWORD_ONLY
             given.append(f"{it.name}={_short(kept[0])}" if named else _short(kept[0]))
         return f"{type(self).__name__}({', '.join(given)})"
 
-    if not TYPE_CHECKING:  # type checkers would take every name for one that is there
+    if not TYPE_CHECKING:  # with a __getattr__, type checkers would accept any name
 
         def __getattr__(self, name: str) -> Any:
-            """Say where it is."""
-            if name in ("inner", "trainer", "needs_task", "_ended"):
+            """Raise an error that says where to find what was asked for."""
+            if name in ("inner", "trainer", "needs_task", "_ended", "_begun"):
                 raise AttributeError(
                     f"{type(self).__name__} has no {name} yet: its __init__ must call"
                     " super().__init__(inner) before anything else is asked of it",
@@ -130,7 +137,7 @@ class Strategy:
             raise no_attribute(self, name, ELSEWHERE)
 
     def begin(self, task: Task) -> None:
-        """Get ready for a task; which classes compete in the loss is set, too."""
+        """Get ready for a task; this also sets which classes compete in the loss."""
         self._admit(task)
         self._admitted = None
         if self.inner is not None:
@@ -141,7 +148,7 @@ class Strategy:
     def _admit(self, task: Task) -> None:
         """Let the classes of a task compete, or refuse it before anything is changed for it.
 
-        This looks at all strategies inside, too, which do so only for another task than this.
+        This also checks all strategies inside, which then need not check the same task again.
         """
         if task is self._admitted:
             return
@@ -164,7 +171,7 @@ class Strategy:
         """Refuse rows that the trainer cannot take."""
         check_rows(task, task.index)
         trainer: Any = self.trainer
-        # A fit that is made, and not run, looks at all rows.
+        # Preparing a fit, without running it, checks all rows.
         x, y, weight = trainer._ready(task.x, task.y, task.sample_weight)
         trainer._arrays_fit(x, y, weight, None, None, None, 1, len(x), False)
 
@@ -180,7 +187,7 @@ class Strategy:
             self.inner._check(task)
 
     def _check_kept(self, task: Task) -> None:
-        """Refuse a task, whose classes compete now, that does not go with what is kept."""
+        """Refuse a task, whose classes compete now, that does not match what is kept."""
         if self.inner is not None:
             self.inner._check_kept(task)
 
@@ -191,7 +198,7 @@ class Strategy:
             self._admitted = task
 
     def _check_end(self, task: Task) -> None:
-        """Refuse what this strategy, or one inside, could not take to heart."""
+        """Refuse a task that this strategy, or one inside, could not consolidate."""
         if self.inner is not None:
             self.inner._check_end(task)
         else:
@@ -199,7 +206,7 @@ class Strategy:
             self._look_at(task)
 
     def _check_begun(self, task: Task, what: str) -> None:
-        """Refuse what follows from the beginning of a task, if there was none."""
+        """Refuse a call that needs `begin` to have been called first."""
         if not self._begun:
             raise not_begun(task, what)
 
@@ -213,22 +220,23 @@ class Strategy:
         shuffle: bool = True,
         drop_last: bool = False,
     ) -> History:
-        """Take some steps on a task.
+        """Take some steps on a task, between `begin` and `end`.
 
         Parameters
         ----------
         task : Task
-            The task, or another one with its index: `Task.with_data`.
+            The task, or another one with the same index: see `Task.with_data`.
         steps : int, keyword only
-            How many.
+            The number of steps.
         start : int, keyword only, default 0
-            How many have been taken on this task before; which rows come next follows from it.
+            How many steps have been taken on this task before; this determines which rows come
+            next.
         batch_size : int, keyword only, default 32
             Rows of a step.
         shuffle : bool, keyword only, default True
             Whether every pass over the rows has a random order.
         drop_last : bool, keyword only, default False
-            Whether a last batch of a pass that would be short is left out.
+            Whether to leave out a short last batch of a pass.
 
         Returns
         -------
@@ -237,16 +245,19 @@ class Strategy:
 
         Raises
         ------
+        ArgumentError
+            If no task has begun: strategies that act when it begins would have no effect.
         ThalwegError
-            If an argument or the data are not such, as by `Trainer.fit`, or training diverges.
+            If an argument or the data are invalid, as for `Trainer.fit`, or training diverges.
 
         Notes
         -----
-        A strategy of your own that overrides this takes all five by name, or ``**options``, since
-        all of them are given to it. It gives a mapping of figures, as ``{"loss": 0.5}``, or what
-        ``super().learn(task, ...)`` gives.
+        A custom strategy that overrides this must accept all five options by name, or
+        ``**options``, since it is called with all of them. It must return a mapping of figures,
+        such as ``{"loss": 0.5}``, or what ``super().learn(task, ...)`` returns.
         """
         _check_task(task)
+        self._check_begun(task, "is to be learned")
         return self._learn(
             task,
             steps=_checks.integer("steps", steps, 1),
@@ -259,7 +270,7 @@ class Strategy:
     def _learn(
         self, task: Task, *, steps: int, start: int, batch_size: int, shuffle: bool, drop_last: bool
     ) -> History:
-        """Take some steps, by arguments that `learn` has looked at; ours override this."""
+        """Take some steps, with arguments that `learn` has checked; for our own overrides."""
         options: dict[str, Any] = {
             "steps": steps,
             "start": start,
@@ -276,11 +287,11 @@ class Strategy:
     def _parts(
         self, task: Task, *, steps: int, start: int, batch_size: int, shuffle: bool, drop_last: bool
     ) -> Iterator[tuple[int, History]]:
-        """Train, and give rows and history of each call of the core."""
+        """Train, and yield rows and history of each call of the core."""
         trainer, rows = self.trainer, len(task.x)
         batches = _batches.per_pass(rows, batch_size, drop_last)
-        # A pass over all rows is a fit of the trainer's own, which gathers them batch by batch.
-        # What begins or ends within one, or leaves rows out, is gathered here.
+        # A complete pass is one fit of the trainer, which gathers rows batch by batch. Passes that
+        # are not complete, or leave rows out, are gathered here.
         uneven = drop_last and rows > batch_size and rows % batch_size > 0
         in_core = shuffle and not uneven and isinstance(trainer._core, _core.Trainer)
         at, end = start, start + steps
@@ -304,7 +315,7 @@ class Strategy:
             at += take
 
     def end(self, task: Task) -> None:
-        """Take to heart what must not be forgotten of a task that was learned."""
+        """Record what must not be forgotten of a task that was learned."""
         self._admit_end(task)
         self._admitted = None
         if self.inner is not None:
@@ -313,7 +324,7 @@ class Strategy:
         self._ended, self._begun = self._ended + 1, False
 
     def _abandon(self) -> None:
-        """Let go what is held for a task that will not be learned to its end."""
+        """Drop what is held for a task that will not be learned to its end."""
         if self.inner is not None:
             self.inner._abandon()
         self._begun, self._admitted = False, None
@@ -354,7 +365,7 @@ class Strategy:
         count = _checks.integer("epochs", epochs, 1)
         if steps is not None:
             count, per_pass = 1, _checks.integer("steps", steps, 1)
-        # As long as somebody has them, samples that are made on demand are not made again.
+        # Holding a reference keeps samples that are made on demand from being made again.
         _held = task.x
         _ask.begin(self, task)
         history = History()
@@ -376,7 +387,7 @@ class Strategy:
         return history
 
     def step(self, x: Any, y: Any) -> float:
-        """Take a step on a batch of a stream, which belongs to no task.
+        """Take a step on a batch of a stream or, between `begin` and `end`, of that task.
 
         Parameters
         ----------
@@ -387,36 +398,70 @@ class Strategy:
         -------
         float
             The loss of the batch before the step.
+
+        Raises
+        ------
+        ThalwegError
+            If the arrays do not fit, or the loss is not finite, as for `Trainer.step`.
+        UnsupportedError
+            If this strategy, or one inside, does not support such a step: some only learn whole
+            tasks, others only act when a task begins.
+
+        Notes
+        -----
+        Strategies that use what they gathered at the end of tasks warn, once, if there is nothing
+        yet and no task has begun: such steps are just those of the strategy inside.
         """
+        self._check_step()
         return (self.trainer if self.inner is None else self.inner).step(x, y)
 
-    def _no_step(self, why: str) -> UnsupportedError:
-        """Say that there is no step of a stream, rather than to forget what was gathered."""
-        return UnsupportedError(
-            f"{type(self).__name__} cannot take a step of a stream here: {why}; use fit, or begin,"
-            " learn and end, with a Task"
-        )
+    def _check_step(self) -> None:
+        """Refuse a step that this strategy could never affect, and warn if it has no effect yet."""
+        if self._only_learns:
+            raise UnsupportedError(
+                f"{type(self).__name__} cannot take a step of a stream: {self._only_learns}; use"
+                " fit, or begin, learn and end, with a Task"
+            )
+        if self._begun:
+            return
+        if self._only_in_tasks:
+            raise UnsupportedError(
+                f"{type(self).__name__} cannot take a step of a stream outside of a task:"
+                f" {self._only_in_tasks}; call begin and end, with a Task, around the steps of each"
+                " task, or use fit or run"
+            )
+        if not self._told_of_waiting and self._waits():
+            self._told_of_waiting = True
+            warn(
+                f"{type(self).__name__} protects nothing yet: it gathers when a task ends, and none"
+                " has ended, so that a step of a stream is the same without it. Call begin and end,"
+                " with a Task, around the steps of each task, or use fit or run, which do",
+            )
+
+    def _waits(self) -> bool:
+        """Whether its steps do nothing of their own until it has gathered something from a task."""
+        return False
 
     def network(self, task: int | None = None) -> Sequential:
-        """Give the network that samples are judged by.
+        """Return the network that samples are judged by.
 
         Parameters
         ----------
         task : int, optional
-            The index of the task that they are from, for strategies that have a part of the network
-            for each; others give the trainer's model whatever it is.
+            The index of the task that the samples are from, for strategies that have a part of the
+            network for each task; others always return the trainer's model.
 
         Returns
         -------
         Sequential
-            Not to be trained.
+            Do not train it.
         """
         return self.trainer.model if self.inner is None else self.inner.network(task)
 
     def predict(
         self, x: Any, classes: Sequence[int] | None = None, *, task: int | None = None
     ) -> Any:
-        """Give the class of each sample.
+        """Predict the class of each sample.
 
         Parameters
         ----------
@@ -425,24 +470,24 @@ class Strategy:
         classes : sequence of int, optional
             The classes that compete; all by default.
         task : int, keyword only, optional
-            The index of the task that the samples are from, if that is known; see `network`.
+            The index of the task that the samples are from, if known; see `network`.
 
         Returns
         -------
         ndarray of int, shape (n,)
-            The place of the largest output, the first of equal ones. Of a single output of
+            The index of the largest output, the first of equal ones. For a single output with
             `nn.BCEWithLogitsLoss`, 1 where it is above 0.
 
         Raises
         ------
         UnsupportedError
-            If the loss is one of numbers, as `nn.MSELoss`, and `classes` does not say which outputs
-            are those of classes.
+            If the loss is for regression, like `nn.MSELoss`, and `classes` does not name the
+            outputs that stand for classes.
         """
         return self._judge(self.network(task), x, classes)
 
     def _judge(self, network: Sequential, x: Any, classes: Sequence[int] | None) -> Any:
-        """Give the class of each sample by a network, as the strategies inside have it."""
+        """Classify samples with a network, as the strategies inside do."""
         if self.inner is not None:
             return self.inner._judge(network, x, classes)
         outputs = network(x)
@@ -457,7 +502,7 @@ class Strategy:
         return largest(outputs, classes)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Some of what was gathered is in the core's trainer, which copies and pickles leave out.
+        # Some of the state is in the core's trainer, which copies and pickles leave out.
         plain = {
             name for name in self._names_gathered() if not _gathered.has_state(getattr(self, name))
         }
@@ -470,7 +515,7 @@ class Strategy:
         self.load_state_dict(gathered)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the trainer and all that was gathered, as by steps of a stream, to one file.
+        """Write the trainer and everything gathered, such as by steps on a stream, to one file.
 
         Parameters
         ----------
@@ -481,33 +526,35 @@ class Strategy:
         Raises
         ------
         OSError
-            If it cannot be written.
+            If the file cannot be written.
         UnsupportedError
-            If the trainer has a function of your own, such as a loss, or a strategy of your own
-            gathers other things than arrays and plain data.
+            If the trainer has a custom function, such as a loss, or a custom strategy gathers
+            anything other than arrays and plain data.
         DivergedError
-            If a number of model or optimizer is infinite or NaN. No file is changed then.
+            If a number of model or optimizer is infinite or NaN; no file is changed then.
         """
         from thalweg.continual import _resume
 
         _resume.save(path, self, _resume.chosen(self), {})
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Go on from what `save`, or a checkpoint of `run`, has written.
+        """Restore what `save`, or a checkpoint of `run`, has written.
 
         Parameters
         ----------
         path : str or path-like
-            The file. Model, trainer, strategies and buffers are made as those that it is of.
+            The file. Model, trainer, strategies and buffers must be created like those that it was
+            written from.
 
         Raises
         ------
         OSError
-            If it cannot be read.
+            If the file cannot be read.
         DataError
-            If there is no such thing in it.
+            If it holds no run or strategy.
         ArgumentError
-            If it is of others: what differs is said, with both values, and nothing was taken.
+            If it was written from others: the message lists what differs, with both values, and
+            nothing is loaded.
         UnsupportedError
             If a version of thalweg with another format wrote it.
         """
@@ -516,7 +563,7 @@ class Strategy:
         _resume.load(path, self, _resume.chosen(self))
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered (not the trainer's), as arrays and plain data.
+        """Return what this strategy has gathered (not the trainer's), as arrays and plain data.
 
         All of it is copied, here and by `load_state_dict`.
         """
@@ -526,12 +573,12 @@ class Strategy:
         return state if self.inner is None else {**state, "inner": self.inner.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave.
+        """Restore a state that `state_dict` returned.
 
         Raises
         ------
         ArgumentError
-            If it is not of such a strategy, around such others; nothing was taken then.
+            If it is not from such a strategy around such others; nothing is loaded then.
         """
         self._check_state(state)
         for name in self._names_gathered():
@@ -540,7 +587,7 @@ class Strategy:
             self.inner.load_state_dict(state["inner"])
 
     def _check_state(self, state: Any) -> None:
-        """Refuse the state of another strategy, or of one around others, before any is taken."""
+        """Refuse the state of a different strategy, or chain, before anything is loaded."""
         name = type(self).__name__
         if not isinstance(state, Mapping):
             raise ArgumentError(f"a state is a dict, as of {name}.state_dict(); got {state!r}")
@@ -564,25 +611,25 @@ class Strategy:
 
     @classmethod
     def _names_gathered(cls) -> list[str]:
-        """Give the names of the attributes that belong to the state, with those of all bases."""
+        """Return the names of the attributes that belong to the state, with those of all bases."""
         return [name for kind in cls.__mro__ for name in vars(kind).get("gathers", ())]
 
 
 def _guide(cls: type[Strategy]) -> None:
-    """Let the maker of a class say what is wrong with its arguments before Python does."""
+    """Let the constructor of a class explain wrong arguments before Python does."""
     make: Any = vars(cls)["__init__"]
 
     @functools.wraps(make)
     def init(self: Strategy, *args: Any, **kwargs: Any) -> None:
-        # The class may be one that inherits this; `inner` may be one of a model, an optimizer and
-        # a loss.
+        # The class may inherit this constructor; and `inner` may be a model, followed by optimizer
+        # and loss, rather than a trainer.
         called(type(self).__name__, ARGUMENTS, _check_inner)(make)(self, *args, **kwargs)
 
     cls.__init__ = init  # type: ignore[method-assign]
 
 
 def _short(value: Any) -> str:
-    """Show an argument, in a few words."""
+    """Show an argument in short form."""
     if isinstance(value, Strategy):
         return repr(value)
     if isinstance(value, Trainer):
@@ -591,7 +638,7 @@ def _short(value: Any) -> str:
         return repr(value)
     if isinstance(value, float):
         return f"{value:g}"
-    if type(value) is ReservoirBuffer:  # which a number makes
+    if type(value) is ReservoirBuffer:  # made from a number
         return f"{value.capacity}"
     return f"{type(value).__name__}({value.capacity if isinstance(value, Buffer) else '...'})"
 
@@ -612,7 +659,7 @@ def _check_inner(inner: Any) -> None:
 
 
 def _check_steps(trainer: Trainer) -> None:
-    """Refuse what takes no steps on batches, or would count them wrongly over many short fits."""
+    """Refuse trainers that take no steps on batches, or miscount them over many short fits."""
     if isinstance(trainer.optimizer, FullBatchOptimizer):
         raise UnsupportedError(
             f"{type(trainer.optimizer).__name__} takes all data at once, but a strategy learns a"
@@ -632,7 +679,7 @@ def _check_steps(trainer: Trainer) -> None:
 
 
 def largest(outputs: Any, classes: Sequence[int] | None) -> Any:
-    """Give the places of the largest outputs, among some if `classes` are given."""
+    """Return the index of each row's largest output, among `classes` if they are given."""
     if classes is None:
         return outputs.argmax(axis=1)
     places = np.asarray(classes)
@@ -645,7 +692,7 @@ def largest(outputs: Any, classes: Sequence[int] | None) -> Any:
 
 
 def mean_history(parts: list[tuple[int, History]]) -> History:
-    """Give one entry from several fits: means by their rows, and the sum of seconds."""
+    """Merge several fits into one entry: means weighted by rows, and the sum of seconds."""
     rows = np.array([count for count, _ in parts], dtype=np.float64)
     history = History()
     for key in parts[0][1] if parts else ():
@@ -654,4 +701,4 @@ def mean_history(parts: list[tuple[int, History]]) -> History:
     return history
 
 
-_guide(Strategy)  # subclasses come to it by themselves
+_guide(Strategy)  # subclasses get it from __init_subclass__

@@ -1,4 +1,4 @@
-"""Streams of samples that do not say where one task ends and the next begins."""
+"""Streams of samples that do not tell where one task ends and the next begins."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,25 +16,26 @@ _BLOCK = 4096
 def stream(
     scenario: Scenario, *, batch_size: int = 1, fuzziness: float = 0, seed: int = 0
 ) -> Iterator[tuple[Any, Any]]:
-    r"""Give the samples of a scenario one after the other, each once, without its tasks.
+    r"""Yield the samples of a scenario one after another, each once, without its tasks.
 
     Parameters
     ----------
     scenario : Scenario
         Its tasks follow each other, each in a random order.
     batch_size : int, keyword only, default 1
-        Samples that are given at once; the last ones may be fewer.
+        Samples per batch; the last batch may have fewer.
     fuzziness : float, keyword only, default 0
-        Over how many samples one task goes over into the next: sample `i` of the tasks laid end to
-        end is put at :math:`i + f u`, `u` uniform in [-1/2, 1/2], and all are sorted by that. So
-        the share of the next task rises linearly, over `fuzziness` samples if tasks are longer.
+        Over how many samples one task blends into the next: sample `i` of the concatenated tasks
+        is moved to :math:`i + f u`, with `u` uniform in [-1/2, 1/2], and all are sorted by that
+        position. The share of the next task therefore rises linearly, over `fuzziness` samples if
+        tasks are longer than that.
     seed : int, keyword only, default 0
-        Of the orders.
+        Seed of the orders.
 
     Yields
     ------
     x, y : ndarray, shapes (batch_size, in_features) and (batch_size,) or (batch_size, k)
-        For `Trainer.step`.
+        Batches for `Trainer.step`.
 
     Raises
     ------
@@ -43,7 +44,7 @@ def stream(
 
     Notes
     -----
-    Samples and targets are of one type that holds those of all tasks. Give samples of the model's
+    Samples and targets have dtypes that can hold those of all tasks. Use samples of the model's
     dtype, so that a step reads them in place.
 
     Examples
@@ -71,7 +72,7 @@ def stream(
 
 
 def _order(scenario: Scenario, fuzziness: float, generator: np.random.Generator) -> Any:
-    """Give the task and the row of every sample, in the order of the stream."""
+    """Return the task and the row of every sample, in the order of the stream."""
     sizes = [len(task.y) for task in scenario]
     tasks = np.repeat(np.arange(len(sizes)), sizes)
     rows = np.concatenate([generator.permutation(size) for size in sizes])
@@ -95,7 +96,7 @@ def _chunks(
         x: Any = None
         y: Any = None
         for index in np.unique(mine).tolist():
-            if index not in data:  # samples of a task may be made when they are asked for
+            if index not in data:  # samples of a task may be made on demand
                 data[index] = np.asarray(scenario[index].x), np.asarray(scenario[index].y)
             samples, targets = data[index]
             if x is None:

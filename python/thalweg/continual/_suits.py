@@ -1,4 +1,4 @@
-"""Whether a strategy, a scenario and a trainer go together, seen before anything is trained."""
+"""Whether a strategy, a scenario and a trainer fit together, checked before any training."""
 
 import numpy as np
 
@@ -12,21 +12,21 @@ from thalweg.nn import CrossEntropyLoss
 
 
 def chain(strategy: Strategy) -> str:
-    """Give the names of strategies as they are around each other, for warnings of many runs."""
+    """Return the nested names of a chain of strategies, to identify a run in warnings."""
     name, inner = type(strategy).__name__, strategy.inner
-    if type(strategy) is Strategy and inner is None:  # around a trainer that was to learn by itself
+    if type(strategy) is Strategy and inner is None:  # made for a bare trainer
         return "Trainer"
     return name if inner is None else f"{name}({chain(inner)})"
 
 
 def suit(strategy: Strategy, scenario: Scenario) -> None:
-    """Refuse what would fail, and warn of what would be judged otherwise than it is learned.
+    """Refuse what would fail, and warn if tasks would be judged differently from how they train.
 
     Raises
     ------
     ArgumentError
-        If there are too few outputs, heads that are not those of the tasks, tasks whose classes
-        are not known where only some compete, or a buffer without room for all classes.
+        If there are too few outputs, heads that do not match the tasks, tasks whose classes are
+        unknown although only some compete, or a buffer without room for all classes.
     """
     trainer = strategy.trainer
     if isinstance(trainer.loss, CrossEntropyLoss):
@@ -55,7 +55,7 @@ def _classes_known(trainer: Trainer, scenario: Scenario) -> None:
 
 
 def _room(strategy: Strategy, scenario: Scenario) -> None:
-    """See that a buffer has room for the classes of all tasks, not only for those of the first."""
+    """Check that buffers have room for the classes of all tasks, not only of the first."""
     link: Strategy | None = strategy
     while link is not None:
         for buffer in vars(link).values():

@@ -1,4 +1,4 @@
-"""Importances without labels, and from the way that parameters took."""
+"""Importances that need no labels, or follow from the path that parameters took."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from thalweg.continual._task import Task
 
 
 class MAS(Consolidating):
-    r"""Memory aware synapses: what changes the output when it changes is kept. Needs no labels.
+    r"""Memory aware synapses: protects the parameters that affect the outputs; needs no labels.
 
     .. math:: \lambda \sum_j \Omega_j (\theta_j - \theta^*_j)^2, \qquad
               \Omega_j = \sum_k \frac{1}{N_k} \sum_n
@@ -28,24 +28,24 @@ class MAS(Consolidating):
     inner : Trainer or Strategy
         What does the training.
     strength : float
-        :math:`\lambda`. Mind that there is no half.
+        :math:`\lambda`. Note that there is no factor ½.
     n_samples : int, keyword only, optional
-        Use so many samples of each task.
+        Use this many samples of each task; all by default.
     seed : int, keyword only, default 0
-        Decides which.
+        Determines which samples.
     batch_size : int, keyword only, default 128
-        Of ``convention="avalanche"``.
+        The batch size of ``convention="avalanche"``.
     convention : str, keyword only, default "paper"
-        ``"paper"`` is the formula above. ``"avalanche"``: the size of the mean slope of each batch
-        instead of each sample's, and :math:`\Omega \leftarrow \frac12 \Omega + \frac12
-        \Omega_k` from the second task on, its ``alpha=0.5``.
+        ``"paper"`` is the formula above. ``"avalanche"``: the magnitude of each batch's mean
+        gradient instead of each sample's, and :math:`\Omega \leftarrow \frac12 \Omega + \frac12
+        \Omega_k` from the second task on, as with its ``alpha=0.5``.
 
     Raises
     ------
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        When a task begins that has weights of samples.
+        When a task begins, if it has sample weights.
 
     References
     ----------
@@ -72,7 +72,7 @@ class MAS(Consolidating):
         self._factor = 2.0
 
     def end(self, task: Task) -> None:
-        """Take to heart what must not be forgotten of a task that was learned."""
+        """Record what must not be forgotten of a task that was learned."""
         super().end(task)
         by_batch = self.convention == "avalanche"
         omega = importance(
@@ -86,40 +86,40 @@ class MAS(Consolidating):
 
 
 class SynapticIntelligence(Consolidating):
-    r"""What a parameter's moves have gained, it is worth.
+    r"""Synaptic intelligence: a parameter matters as much as its moves reduced the loss.
 
     .. math:: c \sum_j \Omega_j (\theta_j - \theta^*_j)^2, \qquad
               \Omega_j = \sum_k \frac{\omega_{k,j}}{\Delta_{k,j}^2 + \xi}
 
     with :math:`\omega_{k,j} = -\sum_t g_{t,j} (\theta_{t+1,j} - \theta_{t,j})` over the steps t of
-    task k, gathered by the core in the step itself, :math:`\Delta_k` the way from the beginning to
-    the end of the task, and the parameters after the latest task.
+    task k, which the core accumulates during the steps, the displacement :math:`\Delta_k` from the
+    start to the end of the task, and the parameters after the latest task.
 
     Parameters
     ----------
     inner : Trainer or Strategy
-        What does the training. With accumulation, g is the mean gradient of the batches; limits and
-        projections of the gradient that the update uses do not change it.
+        What does the training. With accumulation, g is the mean gradient of the batches; clipping
+        and projections affect the update, but not g.
     strength : float
-        c.
+        `c` in the formula.
     xi : float, keyword only, optional
         :math:`\xi`, above 0; by default 0.1, and 1e-7 with ``convention="avalanche"``, its ``eps``.
     convention : str, keyword only, default "paper"
-        ``"paper"``, also mammoth's: g is that of the task's loss alone. ``"van_de_ven"``: the
-        penalty's is a part of it. ``"avalanche"``: that too, with c/2 and
-        :math:`\min(\Omega_j, 0.001)` in the penalty; the sum itself goes on without that bound.
+        ``"paper"``, also mammoth's: g is the gradient of the task's loss alone. ``"van_de_ven"``: g
+        includes the penalty's gradient. ``"avalanche"``: that too, with c/2 and
+        :math:`\min(\Omega_j, 0.001)` in the penalty; the sum itself is not bounded.
 
     Raises
     ------
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        If the optimizer looks at whole layers, as `optim.Muon`.
+        If the optimizer does not work element by element, like `optim.Muon`.
 
     Notes
     -----
-    Where moves have lost more than they gained, :math:`\Omega` is negative, and drives the
-    parameter away. Nobody's code clips that.
+    Where moves increased the loss more than they reduced it, :math:`\Omega` is negative and drives
+    the parameter away. None of the implementations above clips that.
 
     References
     ----------
@@ -166,8 +166,8 @@ class SynapticIntelligence(Consolidating):
         super()._abandon()
 
     def end(self, task: Task) -> None:
-        """Take to heart what must not be forgotten of a task that was learned."""
-        super().end(task)  # a strategy inside may train on, or set parameters to 0
+        """Record what must not be forgotten of a task that was learned."""
+        super().end(task)  # first: a strategy inside may train further, or set parameters to 0
         path, theta = self.trainer._path(), self._parameters()
         assert path is not None
         assert self._start is not None
@@ -178,11 +178,11 @@ class SynapticIntelligence(Consolidating):
         self._set(omega, theta)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
+        """Return what this strategy has gathered (not the trainer's), as arrays and plain data."""
         return {**super().state_dict(), "path": self.trainer._path()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore a state that `state_dict` returned."""
         super().load_state_dict(state)
         path = state["path"]
         self.trainer._follow(None if path is None else self.convention != "paper", path)

@@ -19,33 +19,33 @@ KINDS = ("task", "domain", "class")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Task:
-    """Data that come together: something to learn, and something to be judged by.
+    """Data that arrive together: samples to learn, and samples to judge by.
 
     Parameters
     ----------
     x, y : array_like
         What is learned, as `Trainer.fit` takes it.
     x_test, y_test : array_like
-        What it is judged by.
+        What the task is judged by.
     index : int
-        Its place in the scenario, from 0.
+        Its position in the scenario, from 0.
     name : str
-        For tables and pictures.
+        For tables and plots.
     classes : tuple of int, optional
-        The labels that occur in it. By default those in `y` from 0 on, if that has one dimension
-        and an integer type; otherwise None, as in regression.
+        The labels that occur in it. By default, the non-negative ones in `y`, if that has one
+        dimension and an integer type; otherwise None, as in regression.
     sample_weight : array_like, shape (n,), optional
         How much each sample counts in its batch, as `Trainer.fit` takes it.
     active : tuple of int or "all", optional
-        The classes that compete while it is learned, for ``nn.CrossEntropyLoss(active=...)``;
-        ``"all"`` are all outputs. None, the default, leaves the loss as it is; but in a `Scenario`
-        with ``kind="class"`` the classes so far are put in its place.
+        The classes that compete while the task is learned, for ``nn.CrossEntropyLoss(active=...)``;
+        ``"all"`` means all outputs. None, the default, leaves the loss as it is; but a `Scenario`
+        with ``kind="class"`` replaces None by the classes so far.
 
     Raises
     ------
     ArgumentError
-        If `index`, `classes` or `active` are not whole numbers from 0 on (`active` may be
-        ``"all"``). Arrays are looked at when they are put into a `Scenario`, or learned.
+        If `index`, `classes` or `active` are not non-negative whole numbers (`active` may be
+        ``"all"``). Arrays are checked when they are put into a `Scenario`, or learned.
     """
 
     x: Any
@@ -59,19 +59,19 @@ class Task:
     active: "tuple[int, ...] | Literal['all'] | None" = None
 
     def __post_init__(self) -> None:
-        # Passes over it are numbered from its index on: see `_batches`.
+        # Bounded, as the numbers of passes are derived from it: see `_batches`.
         index = _checks.integer("index", self.index, 0, (1 << 31) - 1)
         object.__setattr__(self, "index", index)
         object.__setattr__(self, "classes", _numbers("classes", self.classes))
         if self.active != "all":
             object.__setattr__(self, "active", _numbers("active", self.active))
         if self.classes is None and are_labels(self.y):
-            # What is below 0 is no output: `nn.CrossEntropyLoss(ignore_index=-100)`.
+            # Negative labels are not outputs: `nn.CrossEntropyLoss(ignore_index=-100)`.
             labels = tuple(int(label) for label in np.unique(self.y) if label >= 0)
             object.__setattr__(self, "classes", labels)
 
     def __repr__(self) -> str:
-        # Not the arrays: a task stands in errors, and a data set would bury what they say.
+        # Without the arrays: tasks appear in error messages, which a data set would bury.
         classes = "" if self.classes is None else f", classes={self.classes}"
         rows, others = (len(y) if hasattr(y, "__len__") else "no" for y in (self.y, self.y_test))
         return f"<Task {self.index} {self.name!r}: {rows} rows, {others} held out{classes}>"
@@ -79,11 +79,11 @@ class Task:
     def with_data(
         self, x: Any, y: Any, sample_weight: Any = None, classes: Iterable[int] | None = None
     ) -> "Task":
-        """Give this task with other data to learn, and if they have others, of these classes."""
+        """Return this task with other data to learn, and with `classes` if its classes change."""
         return Task(x, y, self.x_test, self.y_test, **self._others(sample_weight, classes))
 
     def _others(self, sample_weight: Any, classes: Iterable[int] | None) -> dict[str, Any]:
-        """Give what is not an array, for other data to learn."""
+        """Return the attributes of this task for a copy with other data to learn."""
         found = self.classes
         if classes is not None and found is not None:
             found = tuple(sorted({int(label) for label in classes}))
@@ -96,17 +96,17 @@ class Task:
         }
 
     def _row(self) -> Any:
-        """Give one row of the samples, by which their type is known."""
+        """Return one row of the samples, which tells their dtype."""
         return np.asarray(self.x)[:1]
 
     def _content(self) -> dict[str, Any]:
-        """Give what its data are made of, by which others are told from them."""
+        """Return what identifies its data."""
         names = ("x", "y", "x_test", "y_test", "sample_weight")
         return {name: getattr(self, name) for name in names}
 
 
 def _numbers(name: str, classes: Any) -> tuple[int, ...] | None:
-    """Give classes as plain numbers, if there are some."""
+    """Return classes as plain numbers, if there are any."""
     if classes is None:
         return None
     try:
@@ -123,14 +123,14 @@ Task.__init__ = called("Task", OF_TASKS)(Task.__init__)  # type: ignore[method-a
 
 @dataclass(frozen=True, eq=False)
 class Changed:
-    """Samples that are made of others whenever they are asked for.
+    """Samples that are made from others on demand.
 
     Parameters
     ----------
     source : ndarray
-        The others.
+        The samples that they are made from.
     change : callable
-        Makes samples of them, each row by itself. One that does something else has another
+        Makes the samples, row by row. Callables that do different things must differ in their
         ``repr``.
     """
 
@@ -142,21 +142,21 @@ class Changed:
         return self.change(self.source)
 
 
-#: Samples that were made to be learned, for as long as somebody has them: a task is learned in many
-#: parts, and made once for all that follow each other. Those of other tasks take no memory.
+#: Samples made for learning, for as long as they are referenced: a task is learned in many parts,
+#: but made once for all consecutive ones. The samples of other tasks take no memory.
 _MADE: "weakref.WeakValueDictionary[Changed, Any]" = weakref.WeakValueDictionary()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Transformed(Task):
-    """A task whose samples are made when they are asked for.
+    """A task whose samples are made on demand.
 
-    So ten permutations of a data set need the memory of one.
+    Ten permutations of a data set therefore need the memory of one.
 
     Parameters
     ----------
     x_from, x_test_from : Changed or array_like
-        What `x` and `x_test` are made of, or they themselves.
+        What `x` and `x_test` are made from, or the samples themselves.
     """
 
     x: Any = field(init=False)
@@ -180,45 +180,46 @@ class Transformed(Task):
     def with_data(
         self, x: Any, y: Any, sample_weight: Any = None, classes: Iterable[int] | None = None
     ) -> Task:
-        """Give this task with other data to learn; what it is judged by is made when asked for."""
+        """Return this task with other data to learn; what it is judged by is made on demand."""
         return replace(self, x_from=x, y=y, **self._others(sample_weight, classes))
 
     def _row(self) -> Any:
-        """Give one row of the samples, by which their type is known."""
+        """Return one row of the samples, which tells their dtype."""
         of = self.x_from
         return of.change(of.source[:1]) if isinstance(of, Changed) else np.asarray(of)[:1]
 
     def _content(self) -> dict[str, Any]:
-        """Give what its data are made of, by which others are told from them."""
+        """Return what identifies its data."""
         found = {name: getattr(self, name) for name in ("y", "y_test", "sample_weight")}
         return found | {"x": self.x_from, "x_test": self.x_test_from}
 
 
 def are_labels(y: Any) -> bool:
-    """Whether targets are labels of classes: of one dimension and an integer type."""
+    """Whether targets are class labels: one-dimensional and of an integer type."""
     try:
         array = np.asarray(y)
-    except (TypeError, ValueError):  # what it is will be said where it is read
+    except (TypeError, ValueError):  # reported where the array is read
         return False
     return array.ndim == 1 and array.dtype.kind in "iub"
 
 
 def counted(loss: Any, x: Any, y: Any) -> tuple[Any, Any]:
-    """Give samples and targets as arrays, without the rows whose label a loss ignores."""
+    """Return samples and targets as arrays, without the rows whose label a loss ignores."""
     x, y, ignored = np.asarray(x), np.asarray(y), getattr(loss, "ignore_index", None)
     out = y == ignored if ignored is not None and are_labels(y) else np.False_
     return (x[~out], y[~out]) if out.any() else (x, y)
 
 
 def growing(tasks: tuple[Task, ...]) -> tuple[Task, ...]:
-    """Let all the classes so far compete while a task is learned that does not say otherwise.
+    """Let all classes so far compete while a task is learned, unless its `active` says otherwise.
 
-    Those that say less, as after tasks were turned round, are made anew with all that say classes.
+    If the `active` of any task misses an earlier class, as after reordering tasks, all that name
+    classes are set anew.
     """
     seen: set[int] = set()
     made, less = [], False
     for task in tasks:
-        if task.classes is None:  # shares of classes, perhaps, which do not say of which
+        if task.classes is None:  # perhaps class probabilities, which do not tell which classes
             return tasks
         seen |= set(task.classes)
         said = isinstance(task.active, tuple)
@@ -230,7 +231,7 @@ def growing(tasks: tuple[Task, ...]) -> tuple[Task, ...]:
 
 
 def _replaced(task: Task, **changes: Any) -> Task:
-    """Give a copy with other values, of the same kind; what it makes when asked for stays so."""
+    """Return a copy of the same type with other values; what is made on demand stays so."""
     other = copy.copy(task)
     for name, value in changes.items():
         object.__setattr__(other, name, value)
@@ -238,19 +239,21 @@ def _replaced(task: Task, **changes: Any) -> Task:
 
 
 def not_begun(task: Task, what: str) -> ArgumentError:
-    """Make the error of what a strategy is asked for before it has got ready for a task."""
-    return ArgumentError(f"task {task.index} {what}, but has not begun: call begin first")
+    """Make the error for a call that needs `begin` to have been called first."""
+    return ArgumentError(
+        f"task {task.index} {what}, but has not begun: call begin first, as fit and run do"
+    )
 
 
 def check_rows(task: Task, place: int) -> None:
-    """Refuse a task without rows, or whose samples and targets are not as many.
+    """Refuse a task without rows, or with different numbers of samples and targets.
 
     Raises
     ------
     ShapeError
-        If it is such a one.
+        If the task is such a task.
     """
-    if isinstance(task, Transformed):  # which is made of one that was looked at
+    if isinstance(task, Transformed):  # made from a task that was checked
         return
     for x_name, y_name in (("x", "y"), ("x_test", "y_test")):
         counts = []
@@ -271,7 +274,7 @@ def check_rows(task: Task, place: int) -> None:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scenario(Sequence[Task]):
-    """Tasks in their order.
+    """A sequence of tasks.
 
     Parameters
     ----------
@@ -280,23 +283,23 @@ class Scenario(Sequence[Task]):
     kind : str
         What is known when a sample is judged: ``"task"`` (which task it is from, so that only that
         task's outputs compete), ``"domain"`` (all tasks share the outputs) or ``"class"`` (all
-        classes seen so far compete, also while they are learned: `Task.active`).
+        classes seen so far compete, also during learning: see `Task.active`).
 
     Raises
     ------
     ArgumentError
-        If there is no task, something is none, or there is no such kind.
+        If there are no tasks, an item is not a task, or there is no such kind.
     ShapeError
-        If a task has no rows, or not as many targets as samples.
+        If a task has no rows, or different numbers of samples and targets.
 
     Notes
     -----
-    Tasks are numbered by their places here, whatever numbers they came with.
+    Tasks are renumbered by their positions in the scenario.
 
-    With ``kind="class"``, `Task.active` of a task that has none is set here to the classes so far,
-    if all tasks name their classes; ``Task(..., active="all")`` lets all outputs compete instead.
-    If that of one leaves out a class that comes before it here, as after tasks were turned round,
-    all are made anew but those with ``"all"``.
+    With ``kind="class"``, if all tasks name their classes, the scenario sets an unset `Task.active`
+    to the classes so far; ``Task(..., active="all")`` lets all outputs compete instead. If the
+    `active` of a task leaves out a class that comes before it, as after reordering tasks, all are
+    set anew except ``"all"``.
     """
 
     tasks: tuple[Task, ...]
@@ -333,30 +336,30 @@ class Scenario(Sequence[Task]):
     def heads(self) -> tuple[int, ...]:
         """How many outputs belong to each task, for ``nn.CrossEntropyLoss(heads=...)``.
 
-        They are in the order of the classes. A task whose classes come back has the head of those;
-        where all tasks have the same classes, it is one for each task.
+        Heads are in the order of the classes. A task whose classes occurred before shares their
+        head; if all tasks have the same classes, there is one head for each task.
         """
         classes = [task.classes or () for task in self.tasks]
         different = sorted(set(classes))
         return tuple(len(labels) for labels in (different if len(different) > 1 else classes))
 
     def competing(self, index: int, learned: int) -> tuple[int, ...] | None:
-        """Which outputs compete when task `index` is judged after task `learned` was learned.
+        """Return which outputs compete when task `index` is judged after learning task `learned`.
 
         Parameters
         ----------
         index : int
-            Of the task that is judged.
+            The index of the task that is judged.
         learned : int
-            Of the latest task that was learned; -1 if there is none.
+            The index of the latest task that was learned; -1 if there is none.
 
         Returns
         -------
         tuple of int or None
-            Classes; None means all outputs. With ``kind="class"`` those of a task that lies ahead
-            compete too, since nothing of it could be right without them. Before anything was
-            learned, a task is judged as it is just before it is learned, among the same classes:
-            what is known of it then can be compared, as by `metrics.fwt`.
+            Classes; None means all outputs. With ``kind="class"``, the judged task's own classes
+            always compete, even before it is learned, since nothing could be right without them.
+            Before anything was learned, each task is judged among the same classes as just before
+            it is learned, so that the two scores can be compared, as in `metrics.fwt`.
         """
         if learned < 0:
             learned = index - 1

@@ -1,4 +1,4 @@
-"""Hidden units: which parameters lead to them, which away from them, and what they give."""
+"""Hidden units: the parameters that lead into and out of them, and their outputs."""
 
 import itertools
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from thalweg.nn import Sequential
 
 @dataclass(frozen=True)
 class Units:
-    """The units that one linear layer takes.
+    """The units that one linear layer takes as inputs.
 
     Attributes
     ----------
     place : int
-        The layer that takes them.
+        The index of that layer.
     incoming : list of ndarray of int, shapes (width, ...)
-        Where in the flat parameters those are that lead to each unit: rows of the linear layer
-        before, its bias, and a normalization in between.
+        The indices in the flat parameters that lead into each unit: rows of the previous linear
+        layer, its bias, and a normalization in between.
     outgoing : ndarray of int, shape (outputs, width)
-        Where those are that lead away.
+        The indices that lead out of each unit.
     """
 
     place: int
@@ -37,13 +37,13 @@ class Units:
         return int(self.outgoing.shape[1])
 
     def weights_out(self, theta: Any) -> Any:
-        """Give the weights that lead away, shape (outputs, width): a view of flat parameters."""
-        first = int(self.outgoing[0, 0])  # a layer's weight is one run
+        """Return the outgoing weights, shape (outputs, width): a view of flat parameters."""
+        first = int(self.outgoing[0, 0])  # a layer's weight is contiguous
         return theta[first : first + self.outgoing.size].reshape(self.outgoing.shape)
 
 
 def places(model: Sequential) -> dict[str, Any]:
-    """Give where each array of parameters is in ``model.flat_parameters``, by its name."""
+    """Return the indices of each array of parameters in ``model.flat_parameters``, by name."""
     found, start = {}, 0
     for name, shape in model._blocks():
         size = int(np.prod(shape))
@@ -53,14 +53,15 @@ def places(model: Sequential) -> dict[str, Any]:
 
 
 def hidden(model: Sequential) -> list[Units]:
-    """Give the hidden units, in the order of the layers.
+    """Return the hidden units, in the order of the layers.
 
     Raises
     ------
     ArgumentError
         If there are none.
     UnsupportedError
-        If there are blocks, whose units have more than one way out, or waves of units.
+        If there are residual blocks, whose units have more than one way out, or Fourier features of
+        units.
     """
     if any(isinstance(layer, nn.Residual) for layer in model.layers):
         raise UnsupportedError("hidden units of a model with nn.Residual are not told apart yet")
@@ -81,10 +82,10 @@ def hidden(model: Sequential) -> list[Units]:
 
 
 class Given:
-    """What units give for some samples, in evaluation mode, as a model goes on being trained.
+    """Outputs of the units for some samples, in evaluation mode, while a model is being trained.
 
-    The copies of its parts are made once and follow its parameters, which is many times as fast as
-    to make them anew for each batch.
+    Copies of the model's parts are made once and updated with its parameters, which is many times
+    faster than making them anew for each batch.
     """
 
     def __init__(self, model: Sequential, units: list[Units]) -> None:
@@ -95,8 +96,8 @@ class Given:
         self._averages = any("running_" in name for name in model.state_dict())
 
     def __call__(self, x: Any) -> list[Any]:
-        """Give an array of shape (n, width) for each layer of units."""
-        if self._averages:  # are no parameters, and go on too
+        """Compute an array of shape (n, width) for each layer of units."""
+        if self._averages:  # not among the parameters, and updated in training, too
             self._parts = [part(self._model, *pair) for pair in self._bounds]
         rows, found, start = np.asarray(x), [], 0
         theta = None if self._averages else self._model.flat_parameters
@@ -110,5 +111,5 @@ class Given:
 
 
 def fresh(model: Sequential, seed: int) -> Any:
-    """Give flat parameters as a new model of this kind begins with, by another seed."""
+    """Return the initial flat parameters of a new model of this kind with another seed."""
     return Sequential(*model.layers, dtype=model.dtype.name, seed=seed).flat_parameters

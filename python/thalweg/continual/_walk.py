@@ -1,4 +1,4 @@
-"""Riemannian walk: importance from how far moves have carried."""
+"""Riemannian walk: importance from the Fisher information and the gain of moves."""
 
 from typing import Any
 
@@ -13,52 +13,51 @@ from thalweg.continual._task import Task
 
 
 class RWalk(Consolidating):
-    r"""Riemannian walk: the Fisher information, and what a move has gained for its length.
+    r"""Riemannian walk: importance from the Fisher information and the gain of moves per length.
 
     .. math:: \lambda \sum_j \Big(\frac{F_j}{\max F} + \frac{\max(s_j, 0)}{\max s}\Big)
               (\theta_j - \theta^*_j)^2
 
-    with the parameters after the latest task. Over the updates, with the gradient g of the loss of
-    a batch,
+    with the parameters after the latest task. Over the updates, with the gradient g of a batch's
+    loss,
 
     .. math:: F \leftarrow \alpha g^2 + (1 - \alpha) F, \qquad
               \sigma \leftarrow \sigma + \frac{-\sum_{\Delta t} g\, \Delta\theta}
               {\tfrac12 F (\theta_t - \theta_{t - \Delta t})^2 + \varepsilon}
 
-    where the sum is over the latest :math:`\Delta t` updates; after a task
-    :math:`s \leftarrow \tfrac12 (s + \sigma)`, after the first one :math:`s = \sigma`, and
-    :math:`\sigma` begins at 0 again, while F goes on. All of it is gathered by the core in the step
-    itself.
+    where the sum is over the latest :math:`\Delta t` updates. After each task,
+    :math:`s \leftarrow \tfrac12 (s + \sigma)` (after the first, :math:`s = \sigma`), and
+    :math:`\sigma` restarts at 0, while F continues. The core accumulates all of this during the
+    steps.
 
     Parameters
     ----------
     inner : Trainer or Strategy
         What does the training.
     strength : float
-        :math:`\lambda`. Mind that there is no half.
+        :math:`\lambda`. Note that there is no factor ½.
     alpha : float, keyword only, default 0.9
-        :math:`\alpha`, above 0, at most 1: how much of F the latest batch makes.
+        :math:`\alpha`, above 0, at most 1: the weight of the latest batch in F.
     every : int, keyword only, default 10
-        :math:`\Delta t`, counted from the beginning of each task. Updates after the last whole one
-        count for F alone.
+        :math:`\Delta t`, counted from the start of each task. Updates after the last complete
+        interval count only for F.
     eps : float, keyword only, default 1e-7
-        :math:`\varepsilon`, above 0. In Avalanche it is that of the number format, 1.2e-7 for
-        float32.
+        :math:`\varepsilon`, above 0. Avalanche uses the machine epsilon, 1.2e-7 for float32.
 
     Raises
     ------
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        If the optimizer looks at whole layers, as `optim.Muon`.
+        If the optimizer does not work element by element, like `optim.Muon`.
 
     Notes
     -----
-    Conventions are those of Avalanche, where the paper leaves them open: both terms are divided by
-    their largest element, so that importances are from 0 to 2; scores that are negative count as 0
-    after tasks are averaged; g is without the penalty. Avalanche takes g in a pass of its own,
-    without dropout; here it is that of the step. F is of gradients of batches: see
-    `fisher_diagonal` for what that is.
+    Where the paper leaves conventions open, they are those of Avalanche: both terms are divided by
+    their largest element, so that importances are from 0 to 2; negative scores count as 0 after
+    averaging over tasks; g does not include the penalty. Avalanche computes g in a separate pass,
+    without dropout; here it is the gradient of the step. F is computed from gradients of batches:
+    see `fisher_diagonal` for what that means.
 
     References
     ----------
@@ -105,8 +104,8 @@ class RWalk(Consolidating):
         super()._abandon()
 
     def end(self, task: Task) -> None:
-        """Take to heart what must not be forgotten of a task that was learned."""
-        super().end(task)  # a strategy inside may train on, or set parameters to 0
+        """Record what must not be forgotten of a task that was learned."""
+        super().end(task)  # first: a strategy inside may train further, or set parameters to 0
         core = self.trainer._elementary("walk")
         walk = core.walk()
         assert walk is not None
@@ -120,12 +119,12 @@ class RWalk(Consolidating):
         self._set(np.asarray(total), self._parameters())
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what this strategy has gathered (not the trainer's), as arrays and plain data."""
+        """Return what this strategy has gathered (not the trainer's), as arrays and plain data."""
         walk = self.trainer._elementary("walk").walk()
         return {**super().state_dict(), "walk": None if walk is None else list(walk)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restore a state that `state_dict` returned."""
         super().load_state_dict(state)
         core = self.trainer._elementary("walk")
         core.start_walk(None if state["walk"] is None else (self.alpha, self.eps, self.every))

@@ -1,9 +1,9 @@
-r"""Numbers that say how well a sequence of tasks was learned, by definitions that have names.
+r"""Measures of how well a sequence of tasks was learned, each by a named definition.
 
-All take the matrix `R` of T rows and T columns, where `R[i, j]` is the accuracy (or any score of
-which more is better) on task `j` after task `i` was learned. Libraries disagree about what they
-call backward transfer and forgetting, so figures can be compared only if their definitions can.
-In formulas tasks count from 1, as in the papers, and the last is T.
+All take the matrix `R` of T rows and T columns, where `R[i, j]` is the accuracy (or any score for
+which higher is better) on task `j` after task `i` was learned. Libraries disagree about what they
+call backward transfer and forgetting, so figures are comparable only under the same definition.
+In formulas, tasks count from 1, as in the papers, and the last is T.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def average_accuracy(r: npt.ArrayLike) -> float:
-    r"""Mean over the tasks at the end, :math:`\frac1T \sum_j R_{Tj}`; all libraries agree.
+    r"""Compute the mean score at the end, :math:`\frac1T \sum_j R_{Tj}`; all libraries agree.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def average_accuracy(r: npt.ArrayLike) -> float:
     Raises
     ------
     ShapeError, ArgumentError
-        If it is not square, or an element that is needed is not a number.
+        If the matrix is not square, or a required element is not a number.
 
     Examples
     --------
@@ -50,7 +50,7 @@ def average_accuracy(r: npt.ArrayLike) -> float:
 
 
 def incremental_accuracy(r: npt.ArrayLike) -> float:
-    r"""Mean over time of the mean over the tasks seen: average incremental accuracy.
+    r"""Compute the average incremental accuracy: the mean over time of that over tasks seen.
 
     .. math:: \frac1T \sum_{i=1}^{T} \frac1i \sum_{j \le i} R_{ij}
 
@@ -70,28 +70,28 @@ def incremental_accuracy(r: npt.ArrayLike) -> float:
 
     Notes
     -----
-    All tasks count alike. iCaRL (Rebuffi et al. 2017) and continuum take the mean over all test
-    samples seen in the place of the inner one, which is the same where tasks have as many.
+    All tasks count equally. iCaRL (Rebuffi et al. 2017) and continuum replace the inner mean by the
+    mean over all test samples seen, which is the same if tasks have equally many.
     """
     matrix = _matrix(r, 1)
     return float(np.mean([_finite(row[: i + 1]).mean() for i, row in enumerate(matrix)]))
 
 
 def bwt(r: npt.ArrayLike, definition: str = "gem") -> float:
-    r"""Backward transfer: how much later tasks have changed what was learned; mostly negative.
+    r"""Compute backward transfer: how much later tasks changed what was learned; mostly negative.
 
     Parameters
     ----------
     r : array_like, shape (T, T)
         The matrix; T is at least 2.
     definition : {"gem", "gem_code", "diaz"}, default "gem"
-        ``"gem"``, of the GEM paper (Lopez-Paz & Ranzato 2017, equation 3) and mammoth:
+        ``"gem"``, from the GEM paper (Lopez-Paz & Ranzato 2017, equation 3) and mammoth:
         :math:`\frac{1}{T-1} \sum_{j<T} (R_{Tj} - R_{jj})`.
 
-        ``"gem_code"``, of the code beside that paper: the same sum divided by T.
+        ``"gem_code"``, from the code of that paper: the same sum divided by T.
 
-        ``"diaz"``, of Díaz-Rodríguez et al. 2018 ("Don't forget, there is more than forgetting")
-        and continuum: :math:`\frac{2}{T(T-1)} \sum_{i>j} (R_{ij} - R_{jj})`, over all of time.
+        ``"diaz"``, from Díaz-Rodríguez et al. 2018 ("Don't forget, there is more than forgetting")
+        and continuum: :math:`\frac{2}{T(T-1)} \sum_{i>j} (R_{ij} - R_{jj})`, over all times.
 
     Returns
     -------
@@ -100,8 +100,8 @@ def bwt(r: npt.ArrayLike, definition: str = "gem") -> float:
     Raises
     ------
     ShapeError, ArgumentError
-        If the matrix is not square or too small, an element that is needed is not a number, or
-        there is no such definition.
+        If the matrix is not square or too small, a required element is not a number, or there is no
+        such definition.
 
     Examples
     --------
@@ -121,20 +121,21 @@ def bwt(r: npt.ArrayLike, definition: str = "gem") -> float:
 
 
 def forgetting(r: npt.ArrayLike, definition: str = "max") -> float:
-    r"""How much is lost of what was known; more is worse.
+    r"""Compute forgetting: how much of what was known is lost; higher is worse.
 
     Parameters
     ----------
     r : array_like, shape (T, T)
         The matrix; T is at least 2.
     definition : {"max", "first", "max_all"}, default "max"
-        ``"max"``, of Chaudhry et al. 2018 ("Riemannian walk") and continuum:
+        ``"max"``, from Chaudhry et al. 2018 ("Riemannian walk") and continuum:
         :math:`\frac{1}{T-1} \sum_{j<T} (\max_{j \le l < T} R_{lj} - R_{Tj})`. It is negative where
         the last task has helped.
 
-        ``"first"``, of Avalanche: :math:`R_{jj}` in place of the maximum; this is minus `bwt`.
+        ``"first"``, from Avalanche: :math:`R_{jj}` in place of the maximum; this is minus `bwt`.
 
-        ``"max_all"``, of mammoth: the maximum is over :math:`j \le l \le T`, so never negative.
+        ``"max_all"``, from mammoth: the maximum is over :math:`j \le l \le T`, so it is never
+        negative.
 
     Returns
     -------
@@ -163,18 +164,18 @@ def forgetting(r: npt.ArrayLike, definition: str = "max") -> float:
 
 
 def fwt(r: npt.ArrayLike, baseline: npt.ArrayLike, definition: str = "gem") -> float:
-    r"""Forward transfer: what is known of a task before it is learned.
+    r"""Compute forward transfer: how much of a task is known before it is learned.
 
     Parameters
     ----------
     r : array_like, shape (T, T)
         The matrix; T is at least 2.
     baseline : array_like, shape (T,)
-        The accuracies `b` on all tasks of a network with random weights, each judged among the same
-        outputs as in :math:`R_{j-1,j}`: `Result.baseline`. With zeros it is what continuum reports.
+        The accuracies `b` of a network with random weights on all tasks, each judged among the same
+        outputs as in :math:`R_{j-1,j}`: `Result.baseline`. Zeros give what continuum reports.
     definition : {"gem", "gem_code"}, default "gem"
-        ``"gem"``, of the GEM paper, Avalanche and mammoth:
-        :math:`\frac{1}{T-1} \sum_{j \ge 2} (R_{j-1,j} - b_j)`; ``"gem_code"``, of the code beside
+        ``"gem"``, from the GEM paper, Avalanche and mammoth:
+        :math:`\frac{1}{T-1} \sum_{j \ge 2} (R_{j-1,j} - b_j)`; ``"gem_code"``, from the code of
         that paper: the same sum divided by T.
 
     Returns
@@ -200,7 +201,7 @@ def fwt(r: npt.ArrayLike, baseline: npt.ArrayLike, definition: str = "gem") -> f
 
 
 def intransigence(r: npt.ArrayLike, reference: npt.ArrayLike) -> float:
-    r"""How much worse a task is learned than by a network that may see everything; more is worse.
+    r"""Compute intransigence: the deficit to a network that sees all data so far; higher is worse.
 
     .. math:: \frac1T \sum_k (a^*_k - R_{kk})
 
@@ -209,7 +210,7 @@ def intransigence(r: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     r : array_like, shape (T, T)
         The matrix.
     reference : array_like, shape (T,)
-        :math:`a^*_k`, the accuracy on task `k` of a network that was trained on the tasks up to `k`
+        :math:`a^*_k`, the accuracy on task `k` of a network trained on the tasks up to `k`
         together: the diagonal of the matrix of `Cumulative`.
 
     Returns
@@ -223,14 +224,14 @@ def intransigence(r: npt.ArrayLike, reference: npt.ArrayLike) -> float:
 
     Notes
     -----
-    Chaudhry et al. 2018 define it for each task; this is the mean.
+    Chaudhry et al. 2018 define it for each task; this is the mean over tasks.
     """
     matrix = _matrix(r, 1)
     return float(_finite(_vector("reference", reference, len(matrix)) - matrix.diagonal()).mean())
 
 
 def summary(results: "Sequence[Result]") -> dict[str, tuple[float, float]]:
-    r"""Mean and standard deviation over several runs, as with other seeds, of all their metrics.
+    r"""Compute mean and standard deviation of all metrics over several runs, as for several seeds.
 
     .. math:: \bar m = \frac1n \sum_i m_i, \qquad
               s = \sqrt{\frac{1}{n-1} \sum_i (m_i - \bar m)^2}
@@ -238,7 +239,7 @@ def summary(results: "Sequence[Result]") -> dict[str, tuple[float, float]]:
     Parameters
     ----------
     results : sequence of Result
-        Of n runs of the same tasks, at least 2.
+        The results of n runs of the same tasks, at least 2.
 
     Returns
     -------
@@ -249,7 +250,7 @@ def summary(results: "Sequence[Result]") -> dict[str, tuple[float, float]]:
     Raises
     ------
     ArgumentError
-        If there are fewer, they are not of the same tasks, or a run has not ended.
+        If there are fewer, the tasks differ, or a run has not ended.
 
     Examples
     --------
@@ -261,7 +262,7 @@ def summary(results: "Sequence[Result]") -> dict[str, tuple[float, float]]:
     >>> f"{mean:.3f} ± {deviation:.3f}"
     '0.850 ± 0.071'
     """
-    from thalweg.continual._result import of_the_same_tasks  # which is made of this
+    from thalweg.continual._result import of_the_same_tasks  # here, as it imports this module
 
     runs = of_the_same_tasks(results, "results")
     if len(runs) < 2:
@@ -273,18 +274,18 @@ def summary(results: "Sequence[Result]") -> dict[str, tuple[float, float]]:
 
 @dataclass(frozen=True)
 class Plasticity:
-    """What is measured of a network's ability to learn on; see `plasticity`.
+    """Measures of a network's ability to keep learning; see `plasticity`.
 
     Attributes
     ----------
     dead_units : float
-        Share of the hidden units that give the same for every sample.
+        Share of the hidden units whose output is the same for every sample.
     effective_rank : float
-        Of the last hidden layer's outputs.
+        Effective rank of the last hidden layer's outputs.
     weight_norm : float
         Euclidean norm of all parameters.
     mean_weight : float
-        Mean of their absolute values.
+        Mean of the absolute values of all parameters.
     """
 
     dead_units: float
@@ -294,14 +295,14 @@ class Plasticity:
 
 
 def plasticity(model: Sequential, x: Any) -> Plasticity:
-    r"""Measure what goes along with the loss of plasticity.
+    r"""Measure correlates of the loss of plasticity.
 
     Parameters
     ----------
     model : Sequential
-        The network, in evaluation mode.
+        The network, used in evaluation mode.
     x : array_like, shape (n, in_features)
-        Samples, at least 2; some hundreds say enough.
+        Samples, at least 2; a few hundred suffice.
 
     Returns
     -------
@@ -312,15 +313,15 @@ def plasticity(model: Sequential, x: Any) -> Plasticity:
     ThalwegError
         If the samples do not fit the model.
     ArgumentError
-        If the model has no hidden layer with an activation, or is none, or there is one sample
-        only.
+        If `model` is not a model or has no hidden layer with an activation, or there is only one
+        sample.
 
     Notes
     -----
     A unit is dead if its activation is the same number for all samples; for ReLU, 0. Units inside
-    of `nn.Residual` are not looked at. The effective
-    rank is that of Roy & Vetterli 2007, :math:`\exp(-\sum_k p_k \log p_k)` with the singular values
-    of the matrix of activations, divided by their sum, as `p`.
+    `nn.Residual` are not considered. The effective rank is that of Roy & Vetterli 2007,
+    :math:`\exp(-\sum_k p_k \log p_k)`, where `p` are the singular values of the matrix of
+    activations divided by their sum.
 
     References
     ----------
@@ -356,7 +357,7 @@ def plasticity(model: Sequential, x: Any) -> Plasticity:
 
 
 def effective_rank(matrix: npt.ArrayLike) -> float:
-    """Effective rank of Roy & Vetterli 2007, see `plasticity`; 0 for a matrix of zeros.
+    """Compute the effective rank of Roy & Vetterli 2007, see `plasticity`.
 
     Parameters
     ----------
@@ -366,12 +367,12 @@ def effective_rank(matrix: npt.ArrayLike) -> float:
     Returns
     -------
     float
-        From 1 to min(n, k).
+        From 1 to min(n, k); 0 for a matrix of zeros.
 
     Raises
     ------
     ShapeError, DtypeError, ArgumentError
-        If it is not 2-D, or an element is not a finite number.
+        If `matrix` is not 2-D, or an element is not a finite number.
     """
     numbers = _numbers("matrix", matrix)
     if numbers.ndim != 2:
@@ -394,7 +395,7 @@ def _numbers(name: str, values: Any) -> npt.NDArray[np.float64]:
 
 
 def _matrix(r: npt.ArrayLike, least: int) -> npt.NDArray[np.float64]:
-    """Give `r` as a square matrix of at least so many tasks."""
+    """Return `r` as a square matrix of at least `least` tasks."""
     matrix = _numbers("r", r)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ShapeError(f"r must have shape (tasks, tasks); got {matrix.shape}")

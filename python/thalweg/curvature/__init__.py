@@ -1,4 +1,4 @@
-"""The curvature of the loss: products with its Hessian, and what can be learned from them."""
+"""The curvature of the loss: products with its Hessian, and what they reveal."""
 
 import typing as _typing
 
@@ -21,7 +21,7 @@ from thalweg.curvature._spectrum import trace as trace
 from thalweg.curvature._stability import Stability as Stability
 from thalweg.curvature._stability import max_stable_lr as max_stable_lr
 
-if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept any name
     import sys as _sys
 
     from thalweg import _habits

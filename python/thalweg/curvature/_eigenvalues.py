@@ -1,4 +1,4 @@
-"""The outermost eigenvalues of a symmetric matrix that is seen through products."""
+"""The outermost eigenvalues of a symmetric matrix that is only available through products."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,14 +23,14 @@ class Eigenpairs:
     Attributes
     ----------
     values : ndarray, shape (k,)
-        The largest first; the smallest first if those were asked for; first the largest, then the
-        smallest if both were.
+        The largest first, or the smallest first if those were requested; first the largest, then
+        the smallest, if both were.
     vectors : ndarray, shape (n, k)
-        Their eigenvectors, columns of length 1.
+        Their eigenvectors, as columns of length 1.
     residuals : ndarray, shape (k,)
-        :math:`|A v - \lambda v|`: there is an eigenvalue as close as this to each value.
+        :math:`|A v - \lambda v|`: an eigenvalue lies within this distance of each value.
     products : int
-        Products with the matrix that it took.
+        The number of products with the matrix that were needed.
     """
 
     values: Vector
@@ -56,9 +56,9 @@ def matrix_of(
     *,
     symmetric: bool = True,
 ) -> tuple[Matvec, int, float]:
-    """Give what multiplies by the matrix that is meant, its size, and its precision.
+    """Return a function that multiplies by the given matrix, its size, and its precision.
 
-    An array that is to be `symmetric` is seen to be so.
+    An array that must be `symmetric` is checked to be so.
     """
     of_model = {
         "x": x, "y": y, "loss=": loss, "kind=": kind, "sample_weight=": sample_weight,
@@ -107,9 +107,9 @@ def matrix_of(
 
 
 def _expect_symmetric(a: npt.NDArray[Any]) -> None:
-    """Raise unless an array is symmetric, as nearly as its dtype lets products of others be."""
+    """Raise unless an array is symmetric up to the rounding that its dtype may have caused."""
     rounding = float(np.finfo(a.dtype).eps) if a.dtype.kind == "f" else 0.0
-    a = a.astype(np.float64)  # differences of unsigned numbers are none
+    a = a.astype(np.float64)  # differences of unsigned integers would wrap
     with np.errstate(over="ignore", invalid="ignore"):  # infinite is unequal; products find NaN
         unequal = np.abs(a - a.T)
     if unequal.max() > max(1e-10, 100 * rounding) * np.abs(a).max():
@@ -137,30 +137,30 @@ def top_eigenvalues(
     sample_weight: Any = None,
     training: bool | None = None,
 ) -> Eigenpairs:
-    r"""Find the largest or the smallest eigenvalues, by their sign and not by their size.
+    r"""Find the largest or the smallest eigenvalues, ordered with their sign, not by magnitude.
 
     Parameters
     ----------
     model : Sequential, Operator, ndarray or callable
-        A model with the batch that follows; or any symmetric matrix of shape (n, n) that multiplies
-        (an array, an `Operator`, SciPy's ``LinearOperator``); or a function that gives the product
-        with a vector, with `size`.
+        A model, with the batch given by the next arguments; or any symmetric matrix of shape (n, n)
+        (an array, an `Operator`, SciPy's ``LinearOperator``); or a function that returns the
+        product with a vector, together with `size`.
     x, y, loss, kind, sample_weight, training
-        As for `Operator`, with its defaults where they are None, and for a model only. All of `x`
-        is one batch: for the eigenvalues over a data set, give the whole data set.
+        As for `Operator`, with its defaults where they are None; for a model only. All of `x` is
+        one batch: for the eigenvalues over a data set, pass the whole data set.
     k : int, keyword only, default 1
-        How many, each as often as it occurs.
+        The number of eigenvalues, counted with multiplicity.
     which : {"largest", "smallest", "both"}, keyword only
         The most positive, the most negative, or `k` of each.
     size : int, keyword only, optional
         n, for a function.
     tol : float, keyword only, default 1e-9
-        Residuals go down to this part of the largest absolute eigenvalue; in float32 to ten
-        units in its last place if that is more.
+        Tolerance of the residuals, relative to the largest absolute eigenvalue; in float32, at
+        least ten units in the last place.
     max_products : int, keyword only, default 1000
-        How many products are too many. As many vectors are kept at most.
+        The largest number of products allowed. At most as many vectors are kept.
     seed : int, keyword only, default 0
-        Where random starts come from.
+        Seed of the random starts.
 
     Returns
     -------
@@ -169,18 +169,18 @@ def top_eigenvalues(
     Raises
     ------
     ArgumentError, ShapeError, DataError, DtypeError, UnsupportedError
-        If an argument is not as above; an array that is not symmetric to 1e-10 of its largest
-        number is an `ArgumentError` (in float32 to 1e-5), any other such matrix a `DataError`.
+        If an argument is not as above. An array that is not symmetric to 1e-10 of its largest
+        element (1e-5 in float32) raises `ArgumentError`, any other such matrix `DataError`.
     DivergedError
         If `max_products` do not suffice.
 
     Notes
     -----
     Lanczos' method, with every vector orthogonalized twice against all others, so that no
-    eigenvalue is found twice. A single start can never show that an eigenvalue is a double one, as
-    those of a network with several outputs and `nn.MSELoss` are: for ``k > 1`` the search goes on,
-    beside the eigenvectors that were found, until it finds nothing that is further out. Power
-    iteration, which finds what is largest in size, would give a negative one for the largest.
+    eigenvalue is found twice. A single start can never reveal that an eigenvalue is multiple, as
+    for a network with several outputs and `nn.MSELoss`: for ``k > 1``, the search continues in the
+    orthogonal complement of the eigenvectors found, until it finds nothing further out. Power
+    iteration, which finds the largest magnitude, could return a negative eigenvalue as the largest.
 
     Examples
     --------
@@ -212,7 +212,7 @@ def top_eigenvalues(
 
 
 class _Search:
-    """Eigenpairs found so far, and runs that find more beside them."""
+    """Eigenpairs found so far, and runs that find more, orthogonal to them."""
 
     def __init__(
         self, matvec: Matvec, n: int, tol: float, limit: int, rng: np.random.Generator
@@ -225,7 +225,7 @@ class _Search:
         self.scale = 0.0
 
     def outermost(self, k: int, sign: int) -> list[int]:
-        """Give the places of the `k` values that are furthest out, in order."""
+        """Return the indices of the `k` outermost values, in order."""
         return [int(i) for i in np.argsort(-sign * self.values, kind="stable")[:k]]
 
     def run(self, k: int, signs: list[int]) -> None:
@@ -233,7 +233,7 @@ class _Search:
             before = [self.values[self.outermost(k, sign)] for sign in signs]
             self._once(k, signs)
             after = [self.values[self.outermost(k, sign)] for sign in signs]
-            # One eigenvalue is the outermost of any start; more may hide behind each other.
+            # Any start finds the outermost eigenvalue; copies of it may hide behind each other.
             if k == 1 or len(self.values) == self.n:
                 return
             slack = self.tol * self.scale
@@ -244,7 +244,7 @@ class _Search:
                 return
 
     def _once(self, k: int, signs: list[int]) -> None:
-        """One run beside what is known: adds the outermost values that it finds."""
+        """Run once, orthogonal to what is known, and add the outermost values found."""
 
         def count(t: Tridiagonal) -> int:
             return min(k, len(t.alpha))
@@ -279,7 +279,7 @@ class _Search:
             for v, value in zip(vectors, values[chosen], strict=True)
         ]
         self.products += len(errors)
-        # By Lanczos' own estimate they are below tol; that holds for symmetric matrices.
+        # By Lanczos' own estimate they are below tol, which holds only for symmetric matrices.
         if (worst := max(errors)) > self.tol**0.5 * self.scale:
             raise DataError(
                 f"a product with an eigenvector found is off by {worst:.1e}, beside eigenvalues up "

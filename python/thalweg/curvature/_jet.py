@@ -1,4 +1,4 @@
-"""Derivatives of the outputs by the inputs."""
+"""Derivatives of the outputs with respect to the inputs."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, overload
@@ -25,21 +25,21 @@ def jet(
 def jet(
     model: Sequential, x: Any, *, order: int | Sequence[int] = 2, along: Any = None
 ) -> tuple[Array, ...]:
-    r"""Give outputs and their first and second derivatives by the inputs, exact ones.
+    r"""Compute outputs and their exact first and second derivatives with respect to the inputs.
 
-    `nn.DerivativeLoss` trains a model on what is made of them.
+    `nn.DerivativeLoss` trains a model on functions of them.
 
     Parameters
     ----------
     model : Sequential
-        Is not changed. It is as in evaluation.
+        Left unchanged, and used as in evaluation.
     x : array_like, shape (n, in_features)
         The samples.
     order : {2, 1} or a sequence of these, keyword only
-        The highest derivatives; in a sequence those along each direction. What is not needed is not
-        computed.
+        The order of the highest derivatives; a sequence gives it for each direction. What is not
+        needed is not computed.
     along : array_like, shape (directions, in_features), keyword only, optional
-        Directions, one in each row; those of the inputs, one after the other, by default.
+        Directions, one in each row; by default each input in turn.
 
     Returns
     -------
@@ -48,15 +48,15 @@ def jet(
     du : ndarray, shape (directions, n, out_features)
         Their derivatives along each direction v, :math:`\partial u / \partial x \cdot v`.
     d2u : ndarray, shape (directions, n, out_features)
-        The second ones, :math:`v^\top \, \partial^2 u / \partial x^2 \, v`, of those directions
-        whose order is 2; left out if there is none.
+        The second derivatives, :math:`v^\top \, \partial^2 u / \partial x^2 \, v`, along the
+        directions whose order is 2; left out if there are none.
 
     Raises
     ------
     ArgumentError, ShapeError, DataError, DtypeError
         If an argument is not as above.
     UnsupportedError
-        If the model has layers that these do not go through; see `nn.DerivativeLoss`.
+        If the model has layers without such derivatives; see `nn.DerivativeLoss`.
 
     Examples
     --------

@@ -12,12 +12,12 @@ KINDS = ("exact", "sampled", "empirical")
 
 
 class KroneckerFactors(NamedTuple):
-    """The two factors of a `nn.Linear` layer, as `kfac_factors` finds them."""
+    """The two factors of an `nn.Linear` layer, as `kfac_factors` computes them."""
 
-    #: Second moments of the layer's inputs, shape (in + 1, in + 1): those of the inputs with a 1
-    #: **behind** them, for the bias; (in, in) if it has none.
+    #: Second moments of the layer's inputs, shape (in + 1, in + 1): of the inputs with a 1
+    #: **appended** for the bias; (in, in) without a bias.
     A: Array
-    #: Second moments of the slopes by what the layer gives, shape (out, out).
+    #: Second moments of the gradients with respect to the layer's outputs, shape (out, out).
     G: Array
 
 
@@ -39,43 +39,44 @@ def kfac_factors(
               G_\ell = \frac1N \sum_{n=1}^N
                        \mathbb{E}_{y \sim p(\cdot \mid x_n)} [\delta_n \delta_n^\top]
 
-    with :math:`\bar a = (a, 1)`, what the layer takes with a 1 behind it for its bias, and
-    :math:`\delta = -\partial \ln p(y \mid x) / \partial z` of what it gives,
+    with :math:`\bar a = (a, 1)`, the layer's inputs with a 1 appended for its bias, and
+    :math:`\delta = -\partial \ln p(y \mid x) / \partial z` for its outputs
     :math:`z = [W\ b]\,\bar a`.
 
     Parameters
     ----------
     model : Sequential
-        Is left as it is. It is used as in evaluation: nothing is dropped, and `nn.BatchNorm1d`
-        takes its running averages, since statistics of a batch would tie samples together.
+        Left unchanged. It is used as in evaluation: nothing is dropped, and `nn.BatchNorm1d` uses
+        its running averages, since batch statistics would couple samples.
     x : array_like, shape (n, in_features)
         The samples.
     y : array_like, optional
         Labels or targets as for the loss; only ``"empirical"`` needs them.
     kind : str, keyword only, default "exact"
-        - ``"exact"``: the formula above, the expectation as a sum over all outputs. In other
-          libraries it is type 2, without samples.
-        - ``"sampled"``: one y for each sample, drawn from the model; type 1 or Monte Carlo.
+        - ``"exact"``: the formula above, with the expectation as a sum over all outputs. Other
+          libraries call it type 2, without sampling.
+        - ``"sampled"``: one y for each sample, drawn from the model; elsewhere type 1 or Monte
+          Carlo.
         - ``"empirical"``: the y of the data. This is not the Fisher information.
     loss : Loss, keyword only, optional
-        Which likelihood the outputs stand for: `nn.CrossEntropyLoss` (the default) is softmax,
+        Which likelihood the outputs represent: `nn.CrossEntropyLoss` (the default) is softmax,
         `nn.BCEWithLogitsLoss` an independent yes or no for each output, `nn.MSELoss` a normal
         distribution of variance 1, so that -ln p is *half* the squared error, summed over outputs.
-        Weights, label smoothing and the reduction of the loss do not matter: both factors are
-        means over samples, whatever the loss is.
+        Weights, label smoothing and the reduction of the loss are ignored: both factors are means
+        over samples, whatever the loss.
     n_samples : int, keyword only, optional
-        Use so many of the samples, drawn without replacement; all by default.
+        Use this many of the samples, drawn without replacement; all by default.
     classes : sequence of int, keyword only, optional
         Outputs that compete; the others are left out, as in a network with one head for each task.
     seed : int, keyword only, default 0
-        Decides what ``"sampled"`` and `n_samples` draw.
+        Seed of what ``"sampled"`` and `n_samples` draw.
 
     Returns
     -------
     dict of str to KroneckerFactors
-        By the layer's place, as in the names of its parameters (``"0"``, ``"2.1"`` in a block), in
-        their order. ``A`` and ``G`` are exactly symmetric, and of the model's dtype. Parameters of
-        other layers have no factors.
+        Keyed by the layer's position, as in the names of its parameters (``"0"``, ``"2.1"`` in a
+        block), in their order. ``A`` and ``G`` are exactly symmetric, and of the model's dtype.
+        Parameters of other layers have no factors.
 
     Raises
     ------
@@ -84,26 +85,27 @@ def kfac_factors(
     ArgumentError
         If an argument is out of range, or `y` is missing.
     UnsupportedError
-        If the loss is no likelihood of those above.
+        If the loss is not one of the likelihoods above.
 
     See Also
     --------
-    thalweg.continual.fisher_diagonal : the diagonal, exactly; of the same likelihoods.
+    thalweg.continual.fisher_diagonal : the exact diagonal, for the same likelihoods.
     Operator : products with the whole matrix.
 
     Notes
     -----
-    ``numpy.kron(G, A)`` is over the elements of :math:`[W\ b]`, (out, in + 1), row by row: a weight
-    (out, in) is ``numpy.c_[weight, bias]`` there. (Where vectors are stacked column by column, as
-    in [1]_, it is :math:`A \otimes G`.)
+    ``numpy.kron(G, A)`` refers to the elements of :math:`[W\ b]`, (out, in + 1), row by row: a
+    weight (out, in) and its bias are ``numpy.c_[weight, bias]``. (Where matrices are vectorized
+    column by column, as in [1]_, it is :math:`A \otimes G`.)
 
-    The product is the layer's block of the Fisher information where inputs and slopes are
-    independent: for one sample, and for linear networks with `nn.MSELoss`, whose slopes do not
-    depend on the sample. Else it is an approximation. Blocks between layers are left out.
+    The product equals the layer's block of the Fisher information where inputs and gradients are
+    independent: for one sample, and for linear networks with `nn.MSELoss`, whose expected
+    :math:`\delta \delta^\top` does not depend on the sample. Otherwise it is an approximation.
+    Blocks between layers are left out.
 
     ``Operator(..., loss=nn.MSELoss(), kind="fisher")`` is 2 / outputs times as large, since that
-    loss is the mean of squares over samples and outputs; for `nn.BCEWithLogitsLoss` 1 / outputs
-    times, for `nn.CrossEntropyLoss` it is the same.
+    loss is the mean of squares over samples and outputs; 1 / outputs times for
+    `nn.BCEWithLogitsLoss`; and equal for `nn.CrossEntropyLoss`.
 
     References
     ----------

@@ -1,12 +1,13 @@
-r"""Lanczos' method: a symmetric matrix, seen only through products, as a small tridiagonal one.
+r"""Lanczos' method: reduces a symmetric matrix, through products alone, to a small tridiagonal one.
 
-From a start :math:`q_1` come orthonormal :math:`Q = (q_1, \dots, q_m)` and a tridiagonal
+A start :math:`q_1` yields orthonormal :math:`Q = (q_1, \dots, q_m)` and a tridiagonal
 :math:`T = Q^\top A Q` whose eigenvalues tend to those of :math:`A`, the outermost first.
 
-In exact arithmetic a recurrence of three terms keeps the basis orthogonal. In floating point it
-does not, and eigenvalues that have converged come back as ghosts. So every new vector is
+In exact arithmetic, a three-term recurrence keeps the basis orthogonal. In floating point it does
+not, and eigenvalues that have converged return as ghosts. Every new vector is therefore
 orthogonalized against all before it, twice, which leaves nothing above rounding ("twice is enough":
-Giraud, Langou, Rozložník & van den Eshof 2005). All of this is float64, whatever the products are.
+Giraud, Langou, Rozložník & van den Eshof 2005). All of this is in float64, whatever the dtype of
+the products.
 """
 
 from collections.abc import Callable
@@ -22,39 +23,39 @@ from thalweg.errors import DataError, ShapeError
 
 Vector = npt.NDArray[np.float64]
 
-#: Squares of larger numbers, and sums of them, may overflow.
+#: Sums of squares of larger numbers may overflow.
 _LARGEST = 1e145
 
 
 @dataclass(frozen=True)
 class Tridiagonal:
-    """What some steps of Lanczos' method gave."""
+    """The result of some steps of Lanczos' method."""
 
     #: The diagonal of T, shape (m,).
     alpha: Vector
-    #: Beside the diagonal, shape (m,); the last is the length of what is left over.
+    #: The off-diagonal, shape (m,); the last element is the length of the remainder.
     beta: Vector
     #: Orthonormal rows, shape (m, n).
     basis: npt.NDArray[np.float64]
 
     def eigh(self) -> tuple[Vector, npt.NDArray[np.float64]]:
-        """Eigenvalues of T, in ascending order, and its eigenvectors as columns."""
+        """Compute the eigenvalues of T, in ascending order, and its eigenvectors as columns."""
         t = np.diag(self.alpha) + np.diag(self.beta[:-1], 1) + np.diag(self.beta[:-1], -1)
         values, vectors = np.linalg.eigh(t)
         return values, vectors
 
 
 def apply(matvec: Callable[[Any], Any], q: Vector) -> Vector:
-    """Give the product as float64, seen to be a finite vector of that shape.
+    """Compute the product as float64, checked to be a finite vector of the same shape.
 
     Raises
     ------
     ShapeError
         If it has another shape.
     DtypeError
-        If it is not of real numbers.
+        If it does not consist of real numbers.
     DataError
-        If it is not finite, or so large that its length is not.
+        If it is not finite, or too large for its length to be finite.
     """
     product = _arrays.as_numeric(matvec(q), "the product").astype(np.float64)
     if product.shape != q.shape:
@@ -70,7 +71,7 @@ def apply(matvec: Callable[[Any], Any], q: Vector) -> Vector:
 
 
 def orthogonalize(w: Vector, rows: npt.NDArray[np.float64]) -> Vector:
-    """Give `w` without its components along orthonormal rows, in two passes."""
+    """Remove the components of `w` along orthonormal rows, in two passes."""
     for _ in range(2):
         w = w - rows.T @ (rows @ w)
     return w
@@ -84,7 +85,7 @@ def lanczos(
     against: npt.NDArray[np.float64] | None = None,
     done: Callable[[Tridiagonal], bool] | None = None,
 ) -> Tridiagonal:
-    """Run some steps, fewer where the space that the start spans ends.
+    """Run some steps, fewer if the Krylov space of the start is exhausted.
 
     Parameters
     ----------
@@ -93,11 +94,11 @@ def lanczos(
     start : ndarray, shape (n,)
         Not 0.
     steps : int
-        As many products at most.
+        The largest number of steps, each with one product.
     against : ndarray, shape (k, n), keyword only, optional
-        Orthonormal rows, of eigenvectors: what is looked at is the matrix beside them.
+        Eigenvectors as orthonormal rows: the method runs in their orthogonal complement.
     done : callable, keyword only, optional
-        Asked now and then; True ends here.
+        Called now and then; stops the method if it returns True.
     """
     n = start.size
     locked = np.empty((0, n)) if against is None else against
@@ -125,6 +126,6 @@ def lanczos(
             found = Tridiagonal(alpha[:so_far], beta[:so_far], basis[:so_far])
             if ended or (done is not None and done(found)):
                 return found
-            ask = so_far + max(5, so_far // 5)  # to look takes time as the cube of the steps
+            ask = so_far + max(5, so_far // 5)  # a check takes time cubic in the steps
         q = w / beta[j]
     return Tridiagonal(alpha, beta, basis)

@@ -1,4 +1,4 @@
-"""A callback that watches whether the learning rate is a stable one."""
+"""A callback that watches whether the learning rate is stable."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,35 +18,35 @@ if TYPE_CHECKING:
 
 
 class StabilityMonitor(Callback):
-    r"""Measures at the end of epochs how far the learning rate is from diverging.
+    r"""Measures at the end of epochs how close the learning rate is to divergence.
 
     The history gets two more figures: ``"sharpness"``, the largest eigenvalue :math:`\lambda` of
-    the Hessian (preconditioned, where the optimizer divides its steps), and ``"stability"``, the
-    learning rate as a part of the largest stable one: above 1 steps diverge on a quadratic. Both
-    are NaN in epochs between measurements, and where steps have diverged so far that there is no
-    measuring. See `thalweg.curvature.max_stable_lr` for the formulas.
+    the Hessian (preconditioned if the optimizer divides its steps), and ``"stability"``, the
+    learning rate relative to the largest stable one: above 1, steps diverge on a quadratic. Both
+    are NaN in epochs between measurements, and where steps have diverged too far to be measured.
+    See `thalweg.curvature.max_stable_lr` for the formulas.
 
     Parameters
     ----------
     x, y : array_like
-        The data to measure on, as in `Trainer.fit`. Some hundred rows tell much; the sharpness of
-        a subset is that of the subset.
+        The data to measure on, as in `Trainer.fit`. A few hundred rows say a lot, but the
+        sharpness is that of these rows.
     every : int, keyword only, default 1
         Epochs from one measurement to the next. One takes as long as some tens of gradients.
     action : {"warn", "stop", "lower"}, keyword only
-        What follows where steps diverge: a `RuntimeWarning` each time that it begins; the end of
-        the fit after that epoch; or a learning rate of `margin` times the largest stable one.
+        What to do when steps diverge: emit a `RuntimeWarning` each time divergence begins; end the
+        fit after that epoch; or set the learning rate to `margin` times the largest stable one.
     margin : float, keyword only, default 0.9
-        For "lower", in (0, 1].
+        For ``"lower"``, in (0, 1].
     sample_weight : array_like, keyword only, optional
         As in `Trainer.fit`.
 
     Attributes
     ----------
     reports : list of Stability
-        Of the latest fit; the first is from before its first step, where the optimizer has what it
-        takes to measure then. ``print(monitor.reports[-1])`` says it in words: step, sharpest
-        block, :math:`\eta\lambda`, and a safe rate.
+        Those of the latest fit; the first is from before its first step, if the optimizer can be
+        measured then. ``print(monitor.reports[-1])`` explains one in words: step, sharpest block,
+        :math:`\eta\lambda`, and a safe rate.
 
     Raises
     ------
@@ -60,14 +60,14 @@ class StabilityMonitor(Callback):
 
     Notes
     -----
-    With a schedule, the rate that is judged is the one that it gives the coming step; see
+    With a schedule, the rate that is judged is the one scheduled for the coming step; see
     `Stability.lr`.
 
     If a fit raises `DivergedError`, the latest report is added to the error as a note.
 
-    A network that is trained with all of its data tends to the threshold and stays there, for
+    A network trained on all of its data at once tends to the threshold and stays there, for
     thousands of steps, while the loss falls: ``"warn"`` is the default because a ratio of 1.02 is
-    no failure.
+    not a failure.
 
     Examples
     --------
@@ -108,7 +108,7 @@ class StabilityMonitor(Callback):
         self.reports: list[Stability] = []
 
     def __repr__(self) -> str:
-        """Say what is done, and what was seen last."""
+        """Show the settings, and the latest measurement."""
         margin = f", margin={self._margin:g}" if self._action == "lower" else ""
         text = f"StabilityMonitor(every={self._every}, action={self._action!r}{margin}"
         if self.reports:
@@ -116,7 +116,7 @@ class StabilityMonitor(Callback):
         return text + ")"
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
-        """Measure before the first step, if it can be done then."""
+        """Measure before the first step, if that is possible."""
         if self._action == "lower" and isinstance(trainer.schedule, Schedule):
             raise ArgumentError(
                 "StabilityMonitor: action='lower' cannot hold against a schedule, which sets the "
@@ -130,14 +130,14 @@ class StabilityMonitor(Callback):
             # Before its first step an optimizer has no average of squared gradients to divide by.
             if trainer.optimizer.steps > 0 or isinstance(trainer.optimizer, SGD):
                 self._measure(trainer)
-            else:  # data that do not fit are told of now, and not after an epoch
+            else:  # fail now, not after an epoch, if the data do not fit
                 operator = Operator(trainer.model, x, y, loss=trainer.loss, sample_weight=weight)
                 operator.matvec(np.zeros(operator.shape[0]))
         except ThalwegError as error:
             raise type(error)(f"StabilityMonitor: {error}") from None
 
     def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> bool:
-        """Measure, if it is time, and act; True if the fit is to stop."""
+        """Measure, if due, and act; return True if the fit is to stop."""
         due = int(record["epoch"]) % self._every == 0
         report = self._measure(trainer) if due else None
         record["sharpness"] = report.sharpness if report else float("nan")
@@ -145,18 +145,18 @@ class StabilityMonitor(Callback):
         return self._beyond and self._action == "stop"  # as last measured
 
     def on_diverged(self, trainer: "Trainer", error: DivergedError) -> None:
-        """Tell what was last known of the stability."""
+        """Add the latest report to the error."""
         if self.reports:
             error.add_note(f"StabilityMonitor, last seen at {self.reports[-1]}")
 
     def _measure(self, trainer: "Trainer") -> Stability | None:
-        """Add a report, and act on it; None where the weights are too large to measure."""
+        """Add a report, and act on it; return None if the weights are too large to measure."""
         try:
             report = max_stable_lr(trainer, *self._data)
         except (ArgumentError, DataError, DivergedError):
             if not self.reports:
                 raise
-            # It was measured before with these data: now the weights are too large for products.
+            # These data could be measured before: now the weights are too large for products.
             if not self._beyond and self._action == "warn":
                 warn(
                     "StabilityMonitor: the weights have become too large to measure it, last seen "

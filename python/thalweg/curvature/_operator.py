@@ -1,4 +1,4 @@
-"""Matrices of second derivatives, as functions that multiply a vector by them."""
+"""Matrices of second derivatives, as operators that multiply vectors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,27 +13,27 @@ from thalweg.errors import ShapeError, UnsupportedError
 from thalweg.nn import Loss, Sequential
 from thalweg.nn._losses import CoreLoss, FunctionLoss, loss_of
 
-#: The matrices that there are, by their name.
+#: The names of the available matrices.
 KINDS = ("hessian", "gauss_newton", "fisher")
 
 Vector = npt.NDArray[np.float64]
-#: What the last of `hvp`, `gnvp` and `fisher_vp` has left for the next on the same model, if that
-#: is less than `_LEFT` numbers or so: loops around them are as fast as an operator then.
+#: What `hvp`, `gnvp` and `fisher_vp` keep for the next call on the same model, if that is less than
+#: about `_LEFT` numbers: loops over them are then as fast as an operator.
 _POINTS: WeakKeyDictionary[Sequential, _core.Point] = WeakKeyDictionary()
 _LEFT = 4_000_000
-#: What multiplies a vector of shape (n,) by a symmetric matrix.
+#: Multiplies a vector of shape (n,) by a symmetric matrix.
 Matvec = Callable[[Any], Any]
 
 
 class Operator:
-    r"""A symmetric matrix over a model's parameters that is never formed: it multiplies vectors.
+    r"""A symmetric matrix over a model's parameters that multiplies vectors without being formed.
 
     Parameters
     ----------
     model : Sequential
-        Is not changed, but looked at in every product: after a step the matrix is another one.
+        Left unchanged, but read in every product: after a training step, the matrix differs.
     x : array_like, shape (n, in_features)
-        As in `Trainer.fit`. All rows are one batch.
+        As in `Trainer.fit`. All rows form one batch.
     y : array_like
         As in `Trainer.fit`.
     loss : Loss, keyword only
@@ -43,24 +43,24 @@ class Operator:
     sample_weight : array_like, shape (n,), keyword only, optional
         As in `Trainer.fit`.
     training : bool, keyword only, default True
-        Whether the network is as in a step of training, where `nn.BatchNorm1d` takes statistics of
-        the batch, through which it is differentiated, and `nn.Dropout` drops what the next pass
-        drops: always the same here. With False it is as in evaluation.
+        Whether the network behaves as in a training step: `nn.BatchNorm1d` uses statistics of the
+        batch, which are differentiated through, and `nn.Dropout` drops what the next pass would
+        drop, the same in every product. With False, it behaves as in evaluation.
 
     Attributes
     ----------
     shape : tuple of two int
         (num_parameters, num_parameters)
     dtype : numpy.dtype
-        The model's, in which it is computed: in float32 to six digits or so.
+        The model's, in which products are computed: in float32, to about six digits.
 
     Raises
     ------
     ArgumentError, ShapeError, DataError, DtypeError
         If an argument is not as above.
     UnsupportedError
-        For a loss of one's own, whose second derivatives nobody knows; and for the Fisher
-        information of a loss that is no negative log-likelihood.
+        For a custom loss, whose second derivatives are not known; and for the Fisher information of
+        a loss that is not a negative log-likelihood.
 
     Notes
     -----
@@ -73,20 +73,20 @@ class Operator:
         F = J^\top\, \mathbb{E}_{y \sim p(y | f)}[\nabla_f^2 L]\, J
 
     are "hessian", "gauss_newton" and "fisher". :math:`H` differs from :math:`G` by the curvature of
-    the network. For `nn.MSELoss` (times a constant the negative log-likelihood of a normal
-    distribution), `nn.CrossEntropyLoss`, `nn.BCEWithLogitsLoss` and `nn.PoissonNLLLoss` of
-    logarithms :math:`F = G`; not for `nn.GaussianNLLLoss`, whose :math:`G` may have negative
-    eigenvalues. It is the expectation over labels from the model, never the "empirical Fisher" of
-    the true ones. Kinks, of `nn.ReLU` or `nn.L1Loss`, are passed over: the second derivative is
-    that beside them.
+    the network. :math:`F = G` for `nn.MSELoss` (up to a constant factor the negative log-likelihood
+    of a normal distribution), `nn.CrossEntropyLoss`, `nn.BCEWithLogitsLoss` and
+    `nn.PoissonNLLLoss` of logarithms; but not for `nn.GaussianNLLLoss`, whose :math:`G` may have
+    negative eigenvalues. :math:`F` is the expectation over labels drawn from the model, never the
+    "empirical Fisher" of the true ones. Kinks, as of `nn.ReLU` or `nn.L1Loss`, are ignored: the
+    second derivative there is that next to them.
 
-    A product is exact, by forward over reverse differentiation [1]_ and for :math:`G` as in [2]_,
-    and takes two to three times as long as a gradient. What depends on the point alone, such as
+    A product is exact, by forward-over-reverse differentiation [1]_ and, for :math:`G`, as in [2]_,
+    and takes two to three times as long as a gradient. What depends only on the point, such as
     outputs and gradients of layers, is computed by the first product, which takes about half as
-    long again, and kept (up to 256 MB; beyond, every product is a first one) until parameters or
-    data are others: they are compared each time, so that an operator is never out of date. Its
-    memory serves again at the next point; a new operator has to ask the system for it.
-    SciPy takes it for a linear operator: ``scipy.sparse.linalg.aslinearoperator(operator)``.
+    long again, and kept (up to 256 MB; beyond that, every product is a first one) until parameters
+    or data change. They are compared each time, so that an operator is never out of date. Its
+    memory is reused at the next point, while a new operator has to allocate it.
+    SciPy accepts it as a linear operator: ``scipy.sparse.linalg.aslinearoperator(operator)``.
 
     References
     ----------
@@ -135,7 +135,7 @@ class Operator:
         self.shape = (model.num_parameters, model.num_parameters)
 
     def __getstate__(self) -> dict[str, Any]:
-        # What products have in common is computed again where a copy is used.
+        # A copy computes again what products share.
         return {name: value for name, value in self.__dict__.items() if name != "_point"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -144,7 +144,7 @@ class Operator:
 
     @property
     def model(self) -> Sequential:
-        """The model whose parameters it is over."""
+        """The model whose parameters the matrix refers to."""
         return self._model
 
     def matvec(self, v: Any) -> Array:
@@ -162,7 +162,7 @@ class Operator:
         Raises
         ------
         ShapeError, DataError, DtypeError
-            If `v`, or the data, are not such.
+            If `v` or the data do not fit.
         """
         v = _arrays.flat(v, self.dtype, self.shape[0], "v")
         return _core.curvature_product(
@@ -190,7 +190,7 @@ class Operator:
         return into
 
     def dense(self) -> Array:
-        """Form the matrix itself, by a product for each column: for small models.
+        """Form the matrix, by one product for each column: for small models.
 
         Returns
         -------
@@ -200,7 +200,7 @@ class Operator:
 
 
 def known(loss: Any) -> CoreLoss:
-    """`loss`, if the core knows its second derivatives."""
+    """Return `loss` as a core loss, if the core knows its second derivatives."""
     found = loss_of(loss)
     if isinstance(found, FunctionLoss):
         raise UnsupportedError(
@@ -220,12 +220,12 @@ def hvp(
     sample_weight: Any = None,
     training: bool = True,
 ) -> Array:
-    """Multiply a vector by the Hessian of the loss by the parameters, exactly.
+    """Multiply a vector by the exact Hessian of the loss with respect to the parameters.
 
     Parameters
     ----------
     model : Sequential
-        Is not changed.
+        Left unchanged.
     x, y, loss, sample_weight, training
         As for `Operator`.
     v : array_like, shape (num_parameters,)
@@ -242,8 +242,8 @@ def hvp(
 
     See Also
     --------
-    Operator : for many products, and for the formulas. Of a small batch (some 20 MB and less) what
-        this computes is left for the next call, too, while the model lives.
+    Operator : for many products, and for the formulas. For small batches (up to about 20 MB), this
+        function, too, keeps what it computes for the next call, as long as the model lives.
 
     Examples
     --------
@@ -266,7 +266,7 @@ def gnvp(
     sample_weight: Any = None,
     training: bool = True,
 ) -> Array:
-    """Multiply a vector by the Gauss-Newton matrix of the loss, exactly; arguments as for `hvp`."""
+    """Multiply a vector by the exact Gauss-Newton matrix of the loss; arguments as for `hvp`."""
     return _product("gauss_newton", model, x, y, v, loss, sample_weight, training)
 
 
@@ -282,7 +282,7 @@ def fisher_vp(
 ) -> Array:
     """Multiply a vector by the Fisher information of the parameters; arguments as for `hvp`.
 
-    Of `y` only the shape matters, and which labels are ignored: expectations are taken over targets
+    Only the shape of `y` matters, and which labels are ignored: expectations are over targets drawn
     from the model. For a loss that is a mean, so is the Fisher information.
     """
     return _product("fisher", model, x, y, v, loss, sample_weight, training)
@@ -292,7 +292,7 @@ def _product(
     kind: str, model: Sequential, x: Any, y: Any, v: Any, loss: Loss, weight: Any, training: bool
 ) -> Array:
     operator = Operator(model, x, y, loss=loss, kind=kind, sample_weight=weight, training=training)
-    # About ten numbers for each unit and row, and three for each parameter.
+    # The memory needed: about ten numbers for each unit and row, and three for each parameter.
     units = sum(shape[0] for _, shape in model._core.blocks() if len(shape) == 2)
     if 10 * len(operator._x) * units + 3 * operator.shape[0] < _LEFT:
         operator._point = _POINTS.setdefault(model, operator._point)
@@ -309,18 +309,18 @@ def jvp(
     Parameters
     ----------
     model : Sequential
-        Is not changed.
+        Left unchanged.
     x : array_like, shape (n, in_features)
         The samples.
     v : array_like, shape (num_parameters,), optional
         The direction of the parameters, in the order of `Sequential.flat_parameters`; by default 0.
     dx : array_like, shape (n, in_features), keyword only, optional
-        The direction of the inputs; by default 0. In columns of categories of `nn.TabularInput` it
-        does not count, for the derivative by a code is 0.
+        The direction of the inputs; by default 0. It is ignored in the categorical columns of
+        `nn.TabularInput`, where the derivative with respect to a code is 0.
     training : bool, keyword only, default False
-        As for `Operator`, but with another default: by itself this differentiates what ``model(x)``
-        gives, in evaluation, while `hvp`, `gnvp` and `Operator` are of the loss that training
-        lowers. To put products of both together, give both the same `training`.
+        As for `Operator`, but with another default: this function differentiates what ``model(x)``
+        returns, in evaluation, while `hvp`, `gnvp` and `Operator` refer to the loss that training
+        lowers. To combine products of both, pass the same `training` to both.
 
     Returns
     -------

@@ -1,7 +1,7 @@
 r"""The whole spectrum of a symmetric matrix, by stochastic Lanczos quadrature.
 
 For a random start :math:`q` of length 1, :math:`q^\top f(A) q` is an integral of :math:`f` over
-the spectrum, seen from :math:`q`. Lanczos' method gives the Gauss quadrature of it: with the
+the spectrum, weighted by :math:`q`. Lanczos' method gives its Gauss quadrature: with the
 eigenvalues :math:`\theta_i` of the tridiagonal matrix and the squares :math:`\tau_i` of the first
 components of its eigenvectors, :math:`q^\top f(A) q \approx \sum_i \tau_i f(\theta_i)`, exact for
 polynomials up to degree :math:`2m - 1`. The mean over starts is :math:`\operatorname{tr} f(A) / n`
@@ -32,7 +32,7 @@ Vector = npt.NDArray[np.float64]
 
 
 class Estimate(NamedTuple):
-    """A mean over random probes, and how far off it may be."""
+    """A mean over random probes, and its standard error."""
 
     #: The mean.
     value: float
@@ -48,16 +48,16 @@ def _estimate(samples: Vector) -> Estimate:
 
 @dataclass(frozen=True, repr=False)
 class SpectralDensity:
-    """How the eigenvalues of a matrix are distributed, as far as random probes tell.
+    """The distribution of the eigenvalues of a matrix, estimated from random probes.
 
     Attributes
     ----------
     nodes : ndarray, shape (probes, steps)
-        Where each probe sees eigenvalues; NaN behind a probe that saw all that there was to see.
+        Where each probe sees eigenvalues; padded with NaN if a probe ended early, having seen all.
     weights : ndarray, shape (probes, steps)
-        Which part of them; a row sums to 1.
+        The share of eigenvalues at each node; each row sums to 1.
     size : int
-        Number of eigenvalues.
+        The number of eigenvalues.
     """
 
     nodes: npt.NDArray[np.float64]
@@ -72,13 +72,13 @@ class SpectralDensity:
         )
 
     def mean(self, f: Callable[[Vector], Any]) -> Estimate:
-        """Estimate the mean of a function over the eigenvalues, the trace of f(A) over n.
+        """Estimate the mean of a function over the eigenvalues, the trace of f(A) divided by n.
 
         Parameters
         ----------
         f : callable
-            Takes and gives an array. Polynomials up to degree 2 steps - 1 have the error of the
-            probes only.
+            Takes and returns an array. For polynomials up to degree 2 steps - 1, the only error is
+            that of the probes.
 
         Returns
         -------
@@ -90,7 +90,7 @@ class SpectralDensity:
         return _estimate((self.weights * values).sum(axis=1))
 
     def cdf(self, at: Any) -> Vector:
-        """Give the part of the eigenvalues up to some numbers.
+        """Compute the share of eigenvalues up to given numbers.
 
         Parameters
         ----------
@@ -100,7 +100,7 @@ class SpectralDensity:
         Returns
         -------
         ndarray
-            Of their shape. Half of a node's weight is counted where it lies.
+            Of the same shape. Exactly at a node, half of its weight is counted.
         """
         at = _arrays.as_numeric(at, "at").astype(np.float64)
         nodes, weights = self.nodes.ravel(), self.weights.ravel() / len(self.nodes)
@@ -112,14 +112,14 @@ class SpectralDensity:
         return result
 
     def density(self, at: Any, sigma: float | None = None) -> Vector:
-        """Give the density, its nodes blurred.
+        """Compute the density, with its nodes smoothed.
 
         Parameters
         ----------
         at : array_like, shape (k,)
-            Where.
+            Where to compute it.
         sigma : float, optional
-            Standard deviation of the normal distribution that stands for each node; by default a
+            Standard deviation of the normal distribution that replaces each node; by default a
             hundredth of the width of the spectrum.
 
         Returns
@@ -128,7 +128,7 @@ class SpectralDensity:
         """
         at = _arrays.as_numeric(at, "at").astype(np.float64)
         low, high = self.range
-        if sigma is None:  # above rounding, where all eigenvalues are one
+        if sigma is None:  # above rounding, even if all eigenvalues are equal
             sigma = max((high - low) / 100, 1e-12 * max(abs(low), abs(high))) or 1e-12
         sigma = _checks.real("sigma", sigma, 0, closed="()")
         result = np.zeros(at.shape)
@@ -140,7 +140,7 @@ class SpectralDensity:
 
     @property
     def range(self) -> tuple[float, float]:
-        """The smallest and the largest node: close to the outermost eigenvalues."""
+        """The smallest and the largest node, which are close to the outermost eigenvalues."""
         return float(np.nanmin(self.nodes)), float(np.nanmax(self.nodes))
 
     def plot(self, ax: "Axes | None" = None, *, sigma: float | None = None) -> "Axes":
@@ -181,18 +181,18 @@ def spectral_density(
     sample_weight: Any = None,
     training: bool | None = None,
 ) -> SpectralDensity:
-    """Estimate how the eigenvalues are distributed, by stochastic Lanczos quadrature.
+    """Estimate the distribution of the eigenvalues, by stochastic Lanczos quadrature.
 
     Parameters
     ----------
     model, x, y, loss, kind, size, sample_weight, training
         The matrix, as for `top_eigenvalues`.
     steps : int, keyword only, default 60
-        Nodes of each quadrature: as many products, and vectors that are kept at once.
+        Nodes of each quadrature, which takes as many products and keeps as many vectors at once.
     probes : int, keyword only, default 10
-        Random starts, of which the mean is taken.
+        The number of random starts to average over.
     seed : int, keyword only, default 0
-        Where they come from.
+        Seed of the random starts.
 
     Returns
     -------
@@ -201,8 +201,8 @@ def spectral_density(
     Raises
     ------
     ArgumentError, ShapeError, DataError, DtypeError, UnsupportedError
-        If an argument is not as above. Of a function, two products tell whether it is symmetric:
-        `DataError` if it is not to 1e-6.
+        If an argument is not as above. For a function, two products check whether it is symmetric:
+        `DataError` if it is not, to 1e-6.
 
     Examples
     --------
@@ -227,7 +227,7 @@ def spectral_density(
 
 
 def _expect_symmetric(matvec: Matvec, n: int) -> None:
-    """Raise unless u·Av is v·Au for two random vectors; nothing else would tell of it here."""
+    """Raise unless u·Av is v·Au for two random vectors; nothing else here would notice."""
     u, v = np.random.default_rng(0).standard_normal((2, n))
     dtypes = []
 
@@ -238,7 +238,7 @@ def _expect_symmetric(matvec: Matvec, n: int) -> None:
 
     au, av = apply(product, u), apply(product, v)
     eps = max(float(np.finfo(kind).eps) if kind.kind == "f" else 0.0 for kind in dtypes)
-    # A product may be one of differences, which have about half of the digits.
+    # Products may be computed by finite differences, which have about half of the digits.
     size = length(u) * length(av) + length(v) * length(au)
     if (off := abs(float(u @ av - v @ au))) > max(1e-6, 1000 * eps) * size:
         raise DataError(
@@ -262,18 +262,18 @@ def trace(
 ) -> Estimate:
     r"""Estimate the sum of the eigenvalues, by Hutchinson's method.
 
-    The mean of :math:`v^\top A v` over vectors of random signs is the trace; a diagonal matrix has
-    it from the first (Hutchinson 1990, "A stochastic estimator of the trace of the influence
-    matrix"). Of a matrix that is not symmetric it is so as well.
+    The mean of :math:`v^\top A v` over vectors of random signs is the trace; for a diagonal matrix,
+    the first vector already gives it exactly (Hutchinson 1990, "A stochastic estimator of the trace
+    of the influence matrix"). The matrix need not be symmetric.
 
     Parameters
     ----------
     model, x, y, loss, kind, size, sample_weight, training
         The matrix, as for `top_eigenvalues`.
     probes : int, keyword only, default 100
-        Random vectors, a product for each.
+        The number of random vectors, with one product for each.
     seed : int, keyword only, default 0
-        Where they come from.
+        Seed of the random vectors.
 
     Returns
     -------
@@ -314,7 +314,7 @@ def logdet(
     sample_weight: Any = None,
     training: bool | None = None,
 ) -> Estimate:
-    r"""Estimate the logarithm of the determinant of :math:`A + sI`, positive definite.
+    r"""Estimate the logarithm of the determinant of a positive definite :math:`A + sI`.
 
     Parameters
     ----------

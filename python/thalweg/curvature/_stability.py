@@ -1,7 +1,7 @@
-r"""From which learning rate on an optimizer diverges, on the quadratic that the loss is nearby.
+r"""The learning rate from which an optimizer diverges on the local quadratic model of the loss.
 
-Along an eigenvector with eigenvalue :math:`\lambda` a step with momentum multiplies (error, error
-before) by a matrix of two rows. With :math:`s = \eta\lambda` the roots of
+Along an eigenvector with eigenvalue :math:`\lambda`, a step with momentum multiplies (error,
+previous error) by a 2 × 2 matrix. With :math:`s = \eta\lambda`, the roots of
 
 .. math::
 
@@ -9,8 +9,8 @@ before) by a matrix of two rows. With :math:`s = \eta\lambda` the roots of
     z^2 - (1 + \beta)(1 - s) z + \beta(1 - s) = 0 \quad\text{(Nesterov)}
 
 lie within the unit circle while :math:`s < 2(1 + \beta)` and
-:math:`s < 2(1+\beta)/(1+2\beta)`, where one passes :math:`-1`. Where steps are divided by the
-numbers of a diagonal :math:`P`, the same holds for the eigenvalues of
+:math:`s < 2(1+\beta)/(1+2\beta)`, respectively, where one passes :math:`-1`. Where steps are
+divided by the elements of a diagonal :math:`P`, the same holds for the eigenvalues of
 :math:`P^{-1/2} H P^{-1/2}` (Cohen et al. 2022, "Adaptive gradient methods at the edge of
 stability", arXiv:2207.14484).
 
@@ -22,8 +22,8 @@ gradient as it is:
     z^2 - (1 + \beta - e - s) z + \beta(1 - e) = 0 \quad\text{(heavy ball)}, \qquad
     z^2 - (1 + \beta - e - (1 + \beta) s) z + \beta(1 - e - s) = 0 \quad\text{(Nesterov)}
 
-At :math:`z = -1` the first is 0 where :math:`s + (1 + \beta) e = 2(1 + \beta)`, the second where
-:math:`s + e(1 + \beta)/(1 + 2\beta)` is the threshold: with the threshold :math:`T` of no decay,
+At :math:`z = -1`, the first is 0 where :math:`s + (1 + \beta) e = 2(1 + \beta)`, the second where
+:math:`s + e(1 + \beta)/(1 + 2\beta)` is the threshold: with the threshold :math:`T` without decay,
 both where :math:`\eta(\lambda + dT/2) = T`. The product of the roots is above -1 until then, unless
 :math:`-\lambda > (1 - \beta) d`, where no rate is stable.
 """
@@ -47,39 +47,39 @@ if TYPE_CHECKING:
 
 _KNOWN = (optim.SGD, optim.Adagrad, optim.RMSprop, optim.Adam, optim.AdamW)
 
-#: So near to the threshold, relative to it, a measured sharpness is at it.
+#: Within this relative distance of the threshold, a measured sharpness counts as equal to it.
 _AT_LIMIT = 1e-5
 
-#: As long as any fit. A schedule of the length of the fit begins at the same rate for every length.
+#: Longer than any fit. A schedule as long as the fit starts at the same rate for every length.
 _LONG = 10**8
 
 
 @dataclass(frozen=True)
 class Stability:
-    r"""Where a learning rate stands against the one from which on steps diverge.
+    r"""How a learning rate compares with the one from which steps diverge.
 
     Attributes
     ----------
     lr : float
-        :math:`\eta` of the coming step: the schedule's, if there is one, else the optimizer's. A
-        schedule that leaves its duration out begins anew with each fit, which alone knows how long
-        it is: of such a one it is the first rate, and from a fit's first epoch on, until the fit
-        ends, that of the latest step.
+        :math:`\eta` of the coming step: the schedule's, if there is one, otherwise the optimizer's.
+        A schedule without a duration restarts with each fit, and only the fit knows its length: for
+        such a schedule, this is its first rate, and, from the end of a fit's first epoch until the
+        fit ends, that of the latest step.
     sharpness : float
         :math:`\lambda`, the largest eigenvalue of the Hessian, or of
-        :math:`P^{-1/2} H P^{-1/2}` for an optimizer that divides by :math:`P`; with what penalty
-        and weight decay add, see `max_stable_lr`.
+        :math:`P^{-1/2} H P^{-1/2}` for an optimizer that divides by :math:`P`; including what
+        penalty and weight decay add, see `max_stable_lr`.
     threshold : float
         What :math:`\eta\lambda` must stay below.
     overshoot : float
-        From which :math:`\eta\lambda` on the error changes its sign; 1 without momentum. With
-        decoupled weight decay and momentum it is that of this rate.
+        The :math:`\eta\lambda` from which the error changes its sign; 1 without momentum. With
+        decoupled weight decay and momentum, it holds for this rate.
     block : str
-        The parameter with the largest part in the eigenvector, as ``"0.weight"``.
+        The parameter with the largest part in the eigenvector, such as ``"0.weight"``.
     share : float
-        That part of its squared length.
+        That part, as a share of the eigenvector's squared length.
     step : int
-        Steps that the optimizer had taken.
+        The number of steps that the optimizer had taken.
     """
 
     lr: float
@@ -92,20 +92,20 @@ class Stability:
 
     @property
     def max_lr(self) -> float:
-        """The rate from which on steps diverge; infinite where nothing curves upwards."""
+        """The rate from which steps diverge; infinite where nothing curves upwards."""
         return self.threshold / self.sharpness if self.sharpness > 0 else math.inf
 
     @property
     def ratio(self) -> float:
-        """The rate as a part of `max_lr`: above 1 steps diverge."""
+        """The rate relative to `max_lr`: above 1, steps diverge."""
         return max(0.0, self.lr * self.sharpness / self.threshold)
 
     @property
     def verdict(self) -> str:
-        """``"converging"``, ``"oscillating"`` (and converging all the same) or ``"diverging"``.
+        """``"converging"``, ``"oscillating"`` (but still converging) or ``"diverging"``.
 
-        Or ``"at the limit"``, where `ratio` is 1 to 1e-5 of it and errors neither shrink nor grow.
-        Where nothing curves upwards it is "converging": no rate is too large for the quadratic.
+        Or ``"at the limit"``, where `ratio` is 1 to within 1e-5 and errors neither shrink nor grow.
+        Where nothing curves upwards, it is "converging": no rate is too large for the quadratic.
         """
         if math.isclose(self.ratio, 1, rel_tol=_AT_LIMIT):
             return "at the limit"
@@ -132,7 +132,7 @@ class Stability:
                 "at the limit": f"at the limit {self.threshold:.4g}: on a quadratic, errors "
                 "neither shrink nor grow",
                 "oscillating": f"below {self.threshold:.4g}, above {self.overshoot:.4g}: errors "
-                # With momentum they take some steps for it.
+                # With momentum, a change of sign takes several steps.
                 + (
                     "change their sign"
                     if math.isclose(self.threshold, 2 * self.overshoot)
@@ -147,22 +147,22 @@ class Stability:
 def max_stable_lr(
     trainer: "Trainer", x: Any, y: Any, sample_weight: Any = None, *, tol: float = 1e-6
 ) -> Stability:
-    r"""Measure from which learning rate on a trainer's steps diverge.
+    r"""Measure the learning rate from which a trainer's steps diverge.
 
     Parameters
     ----------
     trainer : Trainer
-        Its model, loss, optimizer, schedule and penalty, as they are now; nothing is changed.
+        Its model, loss, optimizer, schedule and penalty are used as they are; nothing is changed.
     x, y, sample_weight : array_like
-        As in `Trainer.fit`: the batch. Small batches differ from the whole data set, and the rate
-        is that of this batch.
+        The batch, as in `Trainer.fit`. The rate holds for this batch, which may differ from the
+        whole data set if it is small.
     tol : float, keyword only, default 1e-6
         Relative error of the sharpness.
 
     Returns
     -------
     Stability
-        ``.max_lr`` is the rate, ``print`` of it says all.
+        ``.max_lr`` is the rate; ``print`` it for an explanation.
 
     Raises
     ------
@@ -170,15 +170,15 @@ def max_stable_lr(
         If an optimizer that divides by an average of squared gradients has none yet, or `tol` is
         out of range.
     UnsupportedError
-        For other optimizers than these, groups of parameters, losses of one's own, and penalties of
-        parameters that depend on each other, as `continual.OnlineLaplace` has them.
+        For optimizers other than those in the table, groups of parameters, custom losses, and
+        penalties that couple parameters, as that of `continual.OnlineLaplace`.
     ShapeError, DataError, DtypeError
-        If the arrays are not such.
+        If the arrays do not fit.
 
     Notes
     -----
-    With the largest eigenvalue :math:`\lambda` of the Hessian :math:`H`, and :math:`\beta` the
-    momentum, steps on a quadratic diverge from :math:`\eta\lambda` equal to
+    With the largest eigenvalue :math:`\lambda` of the Hessian :math:`H`, and momentum
+    :math:`\beta`, steps on a quadratic diverge once :math:`\eta\lambda` reaches
 
     ====================================== ==========================================
     `optim.SGD`                            2
@@ -189,22 +189,22 @@ def max_stable_lr(
     `optim.Adam`, `optim.AdamW`            :math:`2(1 + \beta_1)/(1 - \beta_1)`, with :math:`P`
     ====================================== ==========================================
 
-    where with :math:`P`, the diagonal that steps are divided by, :math:`\lambda` is that of
-    :math:`P^{-1/2} H P^{-1/2}`; for Adam :math:`P = (1 - \beta_1^t)(\sqrt{\hat v} + \varepsilon)`.
-    A penalty, of `Trainer.set_penalty`, adds the diagonal :math:`sA` to :math:`H`, and weight decay
-    that is added to the gradient adds :math:`d`. Decoupled decay, :math:`\theta \leftarrow
-    (1 - \eta d)\theta`, is exactly as :math:`\lambda + dT/2` in place of :math:`\lambda`, with the
-    threshold :math:`T` of the table: without momentum that is :math:`\lambda + d`. What clips
-    gradients is left out.
+    where "with :math:`P`", the diagonal that steps are divided by, :math:`\lambda` is that of
+    :math:`P^{-1/2} H P^{-1/2}`; for Adam, :math:`P = (1 - \beta_1^t)(\sqrt{\hat v} + \varepsilon)`.
+    A penalty set by `Trainer.set_penalty` adds the diagonal :math:`sA` to :math:`H`, and weight
+    decay that is added to the gradient adds :math:`d`. Decoupled decay, :math:`\theta \leftarrow
+    (1 - \eta d)\theta`, is exactly equivalent to :math:`\lambda + dT/2` in place of
+    :math:`\lambda`, with the threshold :math:`T` of the table: without momentum, that is
+    :math:`\lambda + d`. Gradient clipping is not taken into account.
 
-    It is a theorem for quadratics. Networks that are trained with all data go on beyond it for
+    This is a theorem for quadratics. Networks trained on all data at once continue beyond it for
     long: the sharpness grows until :math:`\eta\lambda` is at the threshold and stays there (Cohen
     et al. 2021, "Gradient descent on neural networks typically occurs at the edge of stability",
-    arXiv:2103.00065). Below the threshold, steps may oscillate, and converge.
+    arXiv:2103.00065). Below the threshold, steps may oscillate, but converge.
 
-    And it is of the weights as they are. Networks are often flat where they begin, and some tens of
-    steps later ten times as curved: before the first step, even half of the rate may be too large
-    for what comes. ``fit(lr="auto")`` tries it out.
+    It also holds only for the current weights. Networks often start in a flat region, and some tens
+    of steps later are ten times as curved: before the first step, even half of the rate may be too
+    large for what follows. ``fit(lr="auto")`` tries it out.
 
     Examples
     --------
@@ -236,7 +236,7 @@ def max_stable_lr(
         product: Vector = scale * (operator.matvec(v) + added * v)
         return product
 
-    # Rounding in float32 is that of the products.
+    # The products have the rounding errors of the model's dtype.
     tol = max(tol, 10 * float(np.finfo(model.dtype).eps))
     found = top_eigenvalues(matvec, size=model.num_parameters, tol=tol)
     at, shares = 0, {}
@@ -251,18 +251,18 @@ def max_stable_lr(
 
 
 def _coming_lr(trainer: "Trainer") -> float:
-    """Give the learning rate of the coming step, as far as it is known; see `Stability.lr`."""
+    """Return the learning rate of the coming step, as far as it is known; see `Stability.lr`."""
     schedule, lr = trainer.schedule, trainer.optimizer.lr
     if not isinstance(schedule, Schedule):
         return lr
-    if schedule.is_open:  # it begins with each fit, and only the fit knows how long it is
+    if schedule.is_open:  # it restarts with each fit, and only the fit knows its length
         if trainer._fitting and trainer.history.epochs > 0:
             return lr
         return schedule.lr(0, base=trainer._base_lr, total=_LONG)
     time = trainer._epochs if schedule.per == "epoch" else trainer.optimizer.steps
     try:
         return schedule.lr(time, base=trainer._base_lr)
-    except Exception:  # a function of the user's may end with the fit
+    except Exception:  # a user's function may not be defined beyond the fit
         return lr
 
 
@@ -276,12 +276,12 @@ def _decoupled(optimizer: optim.Optimizer) -> bool:
 
 
 def check_known(trainer: "Trainer") -> Vector:
-    """Give what its penalty adds to the diagonal of the Hessian, if all of the trainer is known.
+    """Check that a trainer is supported; return what its penalty adds to the Hessian's diagonal.
 
     Raises
     ------
     UnsupportedError
-        If thresholds of its optimizer are not known, or derivatives of its loss or its penalty.
+        If the threshold of its optimizer, or derivatives of its loss or penalty, are not known.
     """
     known(trainer.loss)
     optimizer = trainer.optimizer
@@ -298,9 +298,9 @@ def check_known(trainer: "Trainer") -> Vector:
 
 
 def _of_penalty(trainer: "Trainer") -> Vector:
-    """Give the second derivatives of the trainer's penalty, of which none is mixed."""
+    """Return the second derivatives of the trainer's penalty, none of which are mixed."""
     core = trainer._core
-    assert isinstance(core, _core.Trainer)  # others are of losses and optimizers refused above
+    assert isinstance(core, _core.Trainer)  # others have losses or optimizers refused above
     if core.has_coupled_penalty():
         raise UnsupportedError(
             "the trainer has a penalty of parameters that depend on each other, as "
@@ -315,9 +315,9 @@ def _of_penalty(trainer: "Trainer") -> Vector:
 
 
 def _limits(optimizer: Any, fade: float) -> tuple[float, float, Vector | None]:
-    """Give the products of rate and sharpness at which steps diverge and overshoot, and P.
+    """Return the products of rate and sharpness at which steps diverge and overshoot, and P.
 
-    `fade` is the part by which decoupled decay shrinks the parameters.
+    `fade` is the share by which decoupled decay shrinks the parameters in a step.
     """
     options: dict[str, Any] = optimizer._options
     if isinstance(optimizer, optim.SGD):
@@ -354,17 +354,17 @@ def _limits(optimizer: Any, fade: float) -> tuple[float, float, Vector | None]:
 
 
 def _products(beta: float, e: float, nesterov: bool = False) -> tuple[float, float]:
-    """Give the products at which steps with momentum diverge, and overshoot if decay shrinks by e.
+    """Return the products at which steps with momentum diverge and overshoot, with decay e.
 
-    Roots of the polynomials above become complex where, with k the factor of s in the middle and j
-    that in the last term, (1 + β - e - k s)² = 4β(1 - e - j s).
+    The roots of the polynomials above become complex where (1 + β - e - k s)² = 4β(1 - e - j s),
+    with k the factor of s in the middle term and j that in the last.
     """
     k, j = (1 + beta, 1) if nesterov else (1.0, 0)
     threshold = 2 * (1 + beta) / (1 + 2 * beta * j)
     a = 1 + beta - e
     b = a * k - 2 * beta * j
     under = b * b - k * k * (a * a - 4 * beta * (1 - e))
-    # So much decay that all are real: the larger is negative from where their sum is.
+    # With so much decay that all roots are real, the larger is negative once their sum is.
     s = (b - math.sqrt(under)) / k**2 if under >= 0 else a / k
     return threshold, s + e * threshold / 2
 
@@ -388,7 +388,7 @@ def _divisor_of_adam(optimizer: optim.Optimizer) -> Vector:
 
 def _state(optimizer: optim.Optimizer) -> dict[str, Vector]:
     arrays = optimizer.state_dict()["arrays"]
-    if not arrays or optimizer.steps == 0:  # a copy has them, full of zeros
+    if not arrays or optimizer.steps == 0:  # in a copy they exist, but are zero
         raise ArgumentError(
             f"{type(optimizer).__name__} divides its steps by an average of squared gradients, and "
             "has none before its first step: train some steps first (thalweg.find_lr needs none). "

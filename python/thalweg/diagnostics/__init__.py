@@ -1,6 +1,6 @@
-"""What can be known of a training before, while and after it runs.
+"""Diagnostics before, during and after training.
 
-How well a network is conditioned; which weights are the same function; which frequencies are
+How well a network is conditioned; which weights represent the same function; which frequencies are
 learned first; how noisy the gradients of batches are.
 """
 
@@ -25,7 +25,7 @@ from thalweg.diagnostics._symmetry import balance as balance
 from thalweg.diagnostics._symmetry import balancedness as balancedness
 from thalweg.diagnostics._symmetry import rescale as rescale
 
-if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept any name
     import sys as _sys
 
     from thalweg import _habits

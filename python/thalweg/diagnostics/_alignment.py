@@ -1,4 +1,4 @@
-"""Permutations of hidden units, and distances of models that do not count their symmetries."""
+"""Permutations of hidden units, and distances between models modulo symmetries."""
 
 import itertools
 from dataclasses import dataclass
@@ -15,43 +15,43 @@ if TYPE_CHECKING:
     from thalweg._trainer import Trainer
 
 
-#: Fields of layers that say how they begin or are trained.
+#: Fields of layers that only concern initialization or training.
 _OF_TRAINING = {"init", "momentum", "p"}
 
 
 def align(model: Sequential, reference: Sequential, *, seed: int = 0) -> Sequential:
-    r"""Copy a model with its hidden units in the order that fits another one best.
+    r"""Copy a model with its hidden units in the order that best matches another model.
 
-    By weight matching (Ainsworth, Hayase & Srinivasa 2023, arXiv:2209.04836, algorithm 1): layer
-    after layer, the permutation that makes :math:`\langle \theta, \theta_{ref} \rangle` largest is
-    found exactly while those of the other layers stay, until none changes.
+    By weight matching (Ainsworth, Hayase & Srinivasa 2023, arXiv:2209.04836, algorithm 1): for one
+    layer after another, the permutation that maximizes :math:`\langle \theta, \theta_{ref} \rangle`
+    is found exactly, with those of the other layers fixed, until none changes.
 
     Parameters
     ----------
     model, reference : Sequential
-        Of the same layers, but for how these are drawn or trained; neither is changed. Activations
-        are element by element.
+        Models with the same layers, except for how these are initialized or trained; neither is
+        changed. Activations must work element by element.
     seed : int, keyword only, default 0
         Seed of the order in which layers are visited.
 
     Returns
     -------
     Sequential
-        The same function as `model`.
+        A model of the same function as `model`.
 
     Raises
     ------
     ImportError
         If SciPy is not installed.
     UnsupportedError
-        If a layer between two `nn.Linear` is not element by element.
+        If a layer between two `nn.Linear` does not work element by element.
     ShapeError
-        If the two have other layers.
+        If the layers of the two differ.
 
     Notes
     -----
-    With several hidden layers this is a local optimum; the global one is NP-hard. Rescaled models
-    should be brought to one scale by `balance` first.
+    With several hidden layers, this is a local optimum; finding the global one is NP-hard. Bring
+    rescaled models to a common scale with `balance` first.
     """
     try:
         from scipy.optimize import linear_sum_assignment
@@ -95,30 +95,31 @@ def _same(a: Sequential, b: Sequential) -> None:
 
 
 def _computed(layer: Layer) -> tuple[Any, ...]:
-    """Give what decides what a layer computes in evaluation, but for its weights."""
+    """Return what determines the function of a layer in evaluation, except for its weights."""
     kind = type(layer)
     if isinstance(layer, Residual):
         return (kind, *map(_computed, layer.layers))
-    # A layer without arguments need not have been made a dataclass.
+    # A layer without arguments need not be a dataclass.
     fields = getattr(kind, "__dataclass_fields__", ())
     return (kind, *(getattr(layer, name) for name in fields if name not in _OF_TRAINING))
 
 
 @dataclass(frozen=True)
 class Distance:
-    r"""How far two models are apart, in four senses. All are relative to the second model.
+    r"""How far apart two models are, in four senses. All are relative to the second model.
 
     Attributes
     ----------
     raw : float
-        :math:`\lVert \theta_a - \theta_b \rVert / \lVert \theta_b \rVert`, weights as they are.
+        :math:`\lVert \theta_a - \theta_b \rVert / \lVert \theta_b \rVert`, for the weights as they
+        are.
     scaled : float
-        The same of both models' `balance`: rescalings do not count.
+        The same after `balance` of both models, which removes rescalings.
     aligned : float
-        The same after `align` as well: nor do permutations. It is an upper bound of the distance
-        modulo both, for alignment finds a local optimum.
+        The same after `align` as well, which removes permutations. It is an upper bound of the
+        distance modulo both, as alignment finds a local optimum.
     function : float
-        :math:`\lVert f_a(x) - f_b(x) \rVert / \lVert f_b(x) \rVert` over given samples.
+        :math:`\lVert f_a(x) - f_b(x) \rVert / \lVert f_b(x) \rVert` over the given samples.
     """
 
     raw: float
@@ -128,12 +129,12 @@ class Distance:
 
 
 def distance(a: Sequential, b: Sequential, x: Any) -> Distance:
-    """Compare two models: their weights, their weights modulo symmetry, and what they compute.
+    """Compare two models: their weights, their weights modulo symmetry, and their functions.
 
     Parameters
     ----------
     a, b : Sequential
-        Of the same layers, with `nn.ReLU` or `nn.LeakyReLU` between.
+        Models with the same layers, with `nn.ReLU` or `nn.LeakyReLU` between the linear ones.
     x : array_like, shape (n, in_features)
         Samples at which the functions are compared, at least one.
 
@@ -148,12 +149,12 @@ def distance(a: Sequential, b: Sequential, x: Any) -> Distance:
     UnsupportedError
         If a layer between two `nn.Linear` is not homogeneous.
     ShapeError, DataError, DtypeError
-        If the models have other layers, or layers with other arguments, such as the slope of a
-        `nn.LeakyReLU`; or `x` is not such an array.
+        If the models' layers differ, also in arguments such as the slope of an `nn.LeakyReLU`; or
+        `x` does not fit.
 
     Examples
     --------
-    A network and the same one with its units reversed and rescaled:
+    A network, and the same network with its units reversed and rescaled:
 
     >>> import numpy as np, thalweg as tw
     >>> from thalweg import nn
@@ -189,23 +190,23 @@ def _relative(a: Any, b: Any) -> float:
 def barrier(
     a: Sequential, b: Sequential, trainer: "Trainer", x: Any, y: Any, *, points: int = 11
 ) -> float:
-    r"""Measure how much worse the models between two models are.
+    r"""Measure the loss barrier: how much worse the models between two models are.
 
     .. math:: \max_t \; L((1-t)\,\theta_a + t\,\theta_b) - (1-t)\,L(\theta_a) - t\,L(\theta_b)
 
-    Running averages of `nn.BatchNorm1d` are between those of the two, as parameters are. Frankle et
-    al. 2020, arXiv:1912.05671, with the linear interpolation of Entezari et al. 2022.
+    Running averages of `nn.BatchNorm1d` are interpolated like the parameters. Frankle et al. 2020,
+    arXiv:1912.05671, with the linear interpolation of Entezari et al. 2022.
 
     Parameters
     ----------
     a, b : Sequential
-        Of the same layers.
+        Models with the same layers.
     trainer : Trainer
-        Whose loss `L` is; its model is not used.
+        Its loss is `L`; its model is not used.
     x, y : array_like
         As for `Trainer.evaluate`.
     points : int, keyword only, default 11
-        How many `t` from 0 to 1, at least 3.
+        The number of values `t` from 0 to 1, at least 3.
 
     Returns
     -------
@@ -215,7 +216,7 @@ def barrier(
     Raises
     ------
     ArgumentError, ShapeError, DataError, DtypeError
-        If the arguments are not such.
+        If an argument is not as above.
     """
     from thalweg._trainer import Trainer
     from thalweg.optim import SGD
@@ -229,7 +230,7 @@ def barrier(
     one, other = (m.astype("float64").state_dict() for m in (a, b))
     losses = []
     for s in t:
-        # With the running averages, that both ends be the models as they are.
+        # Including running averages, so that both ends are the given models.
         middle.load_state_dict({n: (1 - s) * v + s * other[n] for n, v in one.items()})
         losses.append(judge.evaluate(x, y)["loss"])
     return float(np.max(losses - (1 - t) * losses[0] - t * losses[-1]))

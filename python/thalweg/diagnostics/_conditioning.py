@@ -16,32 +16,33 @@ _EPS = float(np.finfo(np.float64).eps)
 
 @dataclass(frozen=True, eq=False)
 class StageConditioning:
-    r"""What arrives at one place of a network: the input, or the output of a layer.
+    r"""The conditioning of one stage of a network: the input, or the output of a layer.
 
     Attributes
     ----------
     name : str
         ``"input"``, or the layer's position and kind, such as ``"1 BatchNorm1d"``.
     width : int
-        Columns.
+        The number of columns.
     rank : int
-        Directions in which the samples differ: fewer where columns are constant, as pixels at the
-        margin and dead units are, or depend on each other. Then the conditions are infinite.
+        The number of directions in which the samples differ: less than `width` if columns are
+        constant, like pixels at the margin and dead units, or depend on each other. The conditions
+        are then infinite.
     spread : ndarray, shape (width,)
-        Standard deviations along the principal directions, falling: singular values of the centred
-        activations divided by :math:`\sqrt N`.
+        Standard deviations along the principal directions, descending: singular values of the
+        centered activations divided by :math:`\sqrt N`.
     condition : float
         The first of them divided by the last; infinite if a direction is missing.
     standardized : float
         The same after each column is scaled to variance 1: **the most that a normalization of
-        columns can do**, be it `nn.BatchNorm1d` or a scaler of the inputs. It is 1 only if the
-        columns are uncorrelated. Only a whitening, which rotates, makes any of it 1.
+        columns can achieve**, be it `nn.BatchNorm1d` or a scaler of the inputs. It is 1 only if the
+        columns are uncorrelated. Only whitening, which rotates, always makes it 1.
     hessian : float
-        Condition of :math:`\frac1N [h\ 1]^\top [h\ 1]`: the Hessian of least squares for a
-        `nn.Linear` with a bias that reads this. It is squared, and counts the means as well.
+        Condition of :math:`\frac1N [h\ 1]^\top [h\ 1]`: the Hessian of least squares for an
+        `nn.Linear` with a bias that reads this stage. It is squared, and includes the means.
     jacobian : ndarray, shape (min(width, width before),)
-        Singular values of the layer's own Jacobian, the root mean square over the samples; of a
-        `nn.BatchNorm1d` with its statistics held. Empty for the input.
+        Singular values of the layer's own Jacobian, root mean square over the samples; for an
+        `nn.BatchNorm1d`, with its statistics held fixed. Empty for the input.
     """
 
     name: str
@@ -61,7 +62,7 @@ class StageConditioning:
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """Where a network stretches; print it to see the table.
+    """Where a network stretches some directions more than others; print it to see a table.
 
     Attributes
     ----------
@@ -112,18 +113,19 @@ class Conditioning:
 def conditioning(model: Sequential, x: Any, *, samples: int = 32) -> Conditioning:
     r"""Measure how a network stretches its activations, layer by layer.
 
-    Gradient descent needs some :math:`\kappa` steps to learn what lies along the weakest of the
-    directions that a layer reads, where :math:`\kappa` is the condition of the Hessian there.
+    Gradient descent needs on the order of :math:`\kappa` steps to learn what lies along the weakest
+    of the directions that a layer reads, where :math:`\kappa` is the condition of the Hessian
+    there.
 
     Parameters
     ----------
     model : Sequential
-        Is not changed. `nn.BatchNorm1d` takes the statistics of `x`, as in training; nothing is
+        Left unchanged. `nn.BatchNorm1d` uses the statistics of `x`, as in training; nothing is
         dropped.
     x : array_like, shape (n, in_features)
-        At least 2 rows; some hundred say more.
+        At least 2 rows; a few hundred say more.
     samples : int, keyword only, default 32
-        Rows at which Jacobians are computed: the first ones.
+        Jacobians are computed at this many of the first rows.
 
     Returns
     -------
@@ -132,14 +134,15 @@ def conditioning(model: Sequential, x: Any, *, samples: int = 32) -> Conditionin
     Raises
     ------
     ShapeError, DataError, DtypeError
-        If `x` is not such an array.
+        If `x` does not fit the model.
     ArgumentError
         If `samples` is not positive.
 
     Notes
     -----
-    A normalization divides each column by its own deviation. A stretch along the axes it undoes;
-    the same stretch rotated it hardly touches. `standardized` beside `condition` tells them apart.
+    A normalization divides each column by its own deviation. It undoes a stretch along the axes,
+    but hardly affects the same stretch rotated. Compare `standardized` with `condition` to tell
+    them apart.
 
     Examples
     --------
@@ -159,7 +162,7 @@ def conditioning(model: Sequential, x: Any, *, samples: int = 32) -> Conditionin
         )
     count = _checks.integer("samples", samples, 1)
     model = model.astype("float64")
-    # One training pass that takes the statistics of x whole, on a copy whose momentum is 1.
+    # BatchNorm1d layers get the statistics of all of x, in a copy of the model.
     stages = [_stage("input", x, np.empty(0))]
     h = x
     whole = np.broadcast_to(
@@ -180,7 +183,7 @@ def conditioning(model: Sequential, x: Any, *, samples: int = 32) -> Conditionin
 
 
 def _biased(model: Sequential, rows: int) -> None:
-    """Training divides by the biased variance of a batch; the running one is the unbiased."""
+    """Make running variances biased, as training divides by the biased variance of a batch."""
     state = model.state_dict()
     for name in state:
         if name.endswith("running_var"):
@@ -189,12 +192,12 @@ def _biased(model: Sequential, rows: int) -> None:
 
 
 def jacobian(model: Sequential, x: Any) -> npt.NDArray[np.float64]:
-    r"""Compute the Jacobian of a model by its input, in evaluation, for each row.
+    r"""Compute a model's Jacobian with respect to its input, in evaluation, for each row.
 
     Parameters
     ----------
     model : Sequential
-        Is not changed. `nn.BatchNorm1d` uses its running averages; nothing is dropped.
+        Left unchanged. `nn.BatchNorm1d` uses its running averages; nothing is dropped.
     x : array_like, shape (n, in_features)
         The rows.
 
@@ -206,7 +209,7 @@ def jacobian(model: Sequential, x: Any) -> npt.NDArray[np.float64]:
     Raises
     ------
     ShapeError, DataError, DtypeError
-        If `x` is not such an array.
+        If `x` does not fit the model.
 
     Examples
     --------
@@ -228,36 +231,37 @@ def jacobian(model: Sequential, x: Any) -> npt.NDArray[np.float64]:
 
 
 def batch_jacobian(layer: BatchNorm1d, x: Any) -> npt.NDArray[np.float64]:
-    r"""Compute the Jacobian of a `nn.BatchNorm1d` over a whole batch, its statistics included.
+    r"""Compute the Jacobian of an `nn.BatchNorm1d` over a whole batch, including its statistics.
 
-    In training the output of a row depends on all rows. For each column it is the projection
+    In training, the output for a row depends on all rows. For each column, the Jacobian is the
+    projection
 
     .. math:: \frac{1}{\sqrt{\sigma^2 + \epsilon}}
               \left( I - \tfrac1N \mathbf 1 \mathbf 1^\top
               - \tfrac1N \frac{\sigma^2}{\sigma^2 + \epsilon} \hat x \hat x^\top \right)
 
-    onto what neither shifts nor scales the batch: of rank N - 2 but for :math:`\epsilon`, and with
-    the condition 1 off that null space. The map with the statistics held is one factor a column and
-    hides this.
+    onto what neither shifts nor scales the batch: of rank N - 2 apart from :math:`\epsilon`, and
+    with condition 1 outside its null space. The map with fixed statistics is one factor per column
+    and hides this.
 
     Parameters
     ----------
     layer : BatchNorm1d
-        As at the beginning: with weight 1 and bias 0.
+        Taken in its initial state, with weight 1 and bias 0.
     x : array_like, shape (n, num_features)
         The batch, at least 2 rows.
 
     Returns
     -------
     ndarray, shape (num_features, n, n), float64
-        By one backward pass of the core for each row.
+        Computed by one backward pass for each row.
 
     Raises
     ------
     ArgumentError
-        If `layer` is another one.
+        If `layer` is not a `BatchNorm1d`.
     ShapeError, DataError, DtypeError
-        If `x` is not such an array.
+        If `x` does not fit the layer.
     """
     if not isinstance(layer, BatchNorm1d):
         raise ArgumentError(f"layer must be a BatchNorm1d; got {layer!r}")
@@ -278,9 +282,9 @@ def batch_jacobian(layer: BatchNorm1d, x: Any) -> npt.NDArray[np.float64]:
 def _stage(name: str, h: _Vector, jacobian: _Vector) -> StageConditioning:
     n = len(h)
     mean = h.mean(axis=0)
-    size = float(np.abs(h - mean).max()) or 1.0  # squares of very large or small numbers are none
+    size = float(np.abs(h - mean).max()) or 1.0  # squares may overflow or underflow
     deviation = size * np.sqrt((((h - mean) / size) ** 2).mean(axis=0))
-    # A constant column differs from its mean by rounding only.
+    # A constant column differs from its mean only by rounding.
     alive = deviation > n * _EPS * np.abs(mean)
     centred = np.where(alive, h - mean, 0.0)
     spread = np.linalg.svd(centred / np.sqrt(n), compute_uv=False)

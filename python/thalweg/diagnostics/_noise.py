@@ -25,12 +25,12 @@ class GradientNoise:
         :math:`g = \frac1N \sum_i g_i`, the gradient of the mean loss, in the order of
         ``flat_parameters``.
     trace : float
-        :math:`\operatorname{tr} S` of the samples' covariance
+        :math:`\operatorname{tr} S` of the covariance of the samples' gradients,
         :math:`S = \frac{1}{N-1} \sum_i (g_i - g)(g_i - g)^\top`.
     blocks : dict of str to tuple of two floats
-        :math:`\lVert g \rVert^2` and :math:`\operatorname{tr} S` by block of parameters.
+        :math:`\lVert g \rVert^2` and :math:`\operatorname{tr} S` for each block of parameters.
     batch_size : int
-        The rows of a batch that this was measured with. With 1 the trace is exact, else an unbiased
+        The batch size of the measurement. With 1, the trace is exact, otherwise an unbiased
         estimate.
     """
 
@@ -44,25 +44,25 @@ class GradientNoise:
     def noise_scale(self) -> float:
         r""":math:`B = \operatorname{tr} S / \lVert g \rVert^2`, a number of samples.
 
-        McCandlish et al. 2018, arXiv:1812.06162, "simple noise scale". Batches much smaller than
-        this step in a direction that is mostly noise; much larger ones waste samples. It grows
-        during training, for the gradient shrinks.
+        The "simple noise scale" of McCandlish et al. 2018, arXiv:1812.06162. Batches much smaller
+        than this step in a direction that is mostly noise; much larger ones waste samples. It grows
+        during training, as the gradient shrinks.
         """
         squared = float(self.gradient @ self.gradient)
         return self.trace / squared if squared > 0 else float("inf")
 
     @property
     def critical_batch_size(self) -> int:
-        """The noise scale as a batch: from 1 to all samples."""
+        """The noise scale as a batch size: from 1 to all samples."""
         return int(np.clip(np.ceil(min(self.noise_scale, self.rows)), 1, self.rows))
 
     def variance(self, batch_size: int) -> float:
-        r"""Give the mean square of a batch's error, :math:`E \lVert g_B - g \rVert^2`.
+        r"""Compute the mean squared error of a batch's gradient, :math:`E \lVert g_B - g \rVert^2`.
 
         Parameters
         ----------
         batch_size : int
-            Rows `b` of a batch, drawn without repetition as in `Trainer.fit`.
+            Rows `b` of a batch, drawn without replacement as in `Trainer.fit`.
 
         Returns
         -------
@@ -72,13 +72,13 @@ class GradientNoise:
         Raises
         ------
         ArgumentError
-            If there are not so many rows.
+            If there are not that many rows.
         """
         b = _checks.integer("batch_size", batch_size, 1, self.rows)
         return self.trace / b * (self.rows - b) / self.rows
 
     def efficiency(self, batch_size: int) -> float:
-        r"""Give the progress of a step with such a batch, as a part of one with the full gradient.
+        r"""Compute the progress of a step with such a batch, relative to the full gradient.
 
         Parameters
         ----------
@@ -94,7 +94,7 @@ class GradientNoise:
         Raises
         ------
         ArgumentError
-            If there are not so many rows.
+            If there are not that many rows.
         """
         squared = float(self.gradient @ self.gradient)
         noise = self.variance(batch_size)
@@ -108,23 +108,23 @@ class GradientNoise:
 
 
 def gradient_noise(trainer: Trainer, x: Any, y: Any, *, batch_size: int = 1) -> GradientNoise:
-    r"""Measure how the gradients of batches scatter around that of all samples.
+    r"""Measure how the gradients of batches scatter around the gradient of all samples.
 
     Every sample is used once, in batches of `batch_size`. The covariance of batches drawn without
-    repetition is :math:`\frac{S}{b} \frac{N - b}{N}`, from which :math:`\operatorname{tr} S` is
-    had. (Cochran 1977, "Sampling techniques", section 2.5.)
+    replacement is :math:`\frac{S}{b} \frac{N - b}{N}`, which yields :math:`\operatorname{tr} S`
+    (Cochran 1977, "Sampling techniques", section 2.5).
 
     Parameters
     ----------
     trainer : Trainer
-        Its model and loss, which must be a mean. Nothing of it is changed.
+        Its model and loss are used; the loss must be a mean. It is left unchanged.
     x, y : array_like
         As for `Trainer.fit`, at least 2 rows.
     batch_size : int, keyword only, default 1
-        With 1 every sample's gradient is computed by itself and the result is exact. Larger batches
-        are faster, and needed for `nn.BatchNorm1d`, whose gradient a sample alone does not have:
-        then this is the noise at that batch size, and the mean over batches of one random order is
-        taken for the gradient.
+        With 1, every sample's gradient is computed separately and the result is exact. Larger
+        batches are faster, and needed for `nn.BatchNorm1d`, which has no gradient for a single
+        sample: the result is then the noise at that batch size, and the mean over batches in one
+        random order serves as the gradient.
 
     Returns
     -------
@@ -134,13 +134,13 @@ def gradient_noise(trainer: Trainer, x: Any, y: Any, *, batch_size: int = 1) -> 
     ------
     ArgumentError
         If the model needs larger batches; if the loss is not a plain mean over the samples (a sum,
-        or with weights of classes); or `batch_size` leaves fewer than two whole batches.
+        or with class weights); or if `batch_size` leaves fewer than two whole batches.
     ShapeError, DataError, DtypeError
         If the arrays do not fit, or there are labels that the loss ignores.
 
     Notes
     -----
-    Computed in float64. Dropout drops other elements in each batch, which is part of the noise.
+    Computed in float64. Dropout drops different elements in each batch, which is part of the noise.
 
     Examples
     --------
@@ -165,7 +165,7 @@ def gradient_noise(trainer: Trainer, x: Any, y: Any, *, batch_size: int = 1) -> 
     x = model._matrix(x, "x")
     own.evaluate(x, y)  # raises if they do not fit
     ignored = getattr(own._loss, "ignore_index", None)
-    if y.dtype.kind == "i" and (rows_ignored := np.flatnonzero(y == ignored)).size:
+    if ignored is not None and (rows_ignored := np.flatnonzero(y == ignored)).size:
         raise DataError(
             f"y[{rows_ignored[0]}] is {ignored}, which the loss ignores: the loss is a mean over "
             f"fewer rows than there are. Leave out the {rows_ignored.size} rows that do not count"
@@ -187,7 +187,7 @@ def gradient_noise(trainer: Trainer, x: Any, y: Any, *, batch_size: int = 1) -> 
         own.backward(x[part], y[part])
         return np.asarray(model.flat_gradients, np.float64)
 
-    # Two passes through the batches, for the second subtracts the mean before it squares.
+    # Two passes through the batches: the second subtracts the mean before squaring.
     batches = [order[start : start + b] for start in range(0, rows, b)]
     if len(batches[-1]) == 1 < b and model._core.average_blocks():
         batches.pop()  # a single row has no statistics; it is left out of the mean
@@ -200,7 +200,7 @@ def gradient_noise(trainer: Trainer, x: Any, y: Any, *, batch_size: int = 1) -> 
     model._core.set_averages(averages)
     squares = np.zeros_like(mean)
     whole = [part for part in batches if len(part) == b]
-    with np.errstate(over="ignore"):  # looked for below
+    with np.errstate(over="ignore"):  # checked below
         for part in whole:
             squares += (gradient(part) - mean) ** 2
     if not np.isfinite(squares).all():

@@ -1,7 +1,7 @@
 r"""Which frequencies of a target a network learns first.
 
-Networks learn low frequencies before high ones: the kernel by which gradient descent sees the
-target has its large eigenvalues there. Rahaman et al. 2019, arXiv:1806.08734.
+Networks learn low frequencies before high ones: the kernel of gradient descent has its large
+eigenvalues there. Rahaman et al. 2019, arXiv:1806.08734.
 """
 
 import warnings
@@ -23,39 +23,39 @@ if TYPE_CHECKING:
 
 _Vector = npt.NDArray[np.float64]
 
-#: Share of a target's energy above the Nyquist frequency from which on it is said.
+#: A larger share of a target's energy above the Nyquist frequency causes a warning.
 _FOLDED = 1e-3
 
 
 class SpectralBias(Callback):
-    r"""Records, during a fit, what is missing of each frequency of the target.
+    r"""Records, during a fit, how much of each frequency of the target is still missing.
 
-    For `N` samples at equal distances :math:`x_n` over one period `T` it is the complex residual
+    For `N` equally spaced samples :math:`x_n` over one period `T`, this is the complex residual
 
     .. math:: R_k = \frac{\sum_n (f(x_n) - y_n)\, e^{-2\pi i k x_n / T}}
                          {\left| \sum_n y_n\, e^{-2\pi i k x_n / T} \right|}
 
-    whose size is 1 for a network that knows nothing of the frequency `k` and 0 for one that has it.
-    It is of the difference and not of the prediction alone, for an amplitude may be right and the
-    phase wrong.
+    whose magnitude is 1 for a network that knows nothing of the frequency `k` and 0 for one that
+    has learned it. It uses the difference and not the prediction alone, as the amplitude may be
+    right and the phase wrong.
 
-    Given to another fit of the same model, it goes on, with the updates counted from the first.
+    If passed to another fit of the same model, it continues, with updates counted from the first.
 
     Parameters
     ----------
     x : array_like, shape (n,) or (n, 1)
-        Places of the samples: at equal distances, increasing, the last one distance short of a
-        whole period.
+        Positions of the samples: increasing, equally spaced, the last one step short of a whole
+        period.
     y : array_like, shape (n,) or (n, 1); or callable
-        The target there. A function is also evaluated between the samples, to see whether what it
-        has above the Nyquist frequency folds back on lower ones.
+        The target there. A function is also evaluated between the samples, to check whether
+        content above the Nyquist frequency folds back onto lower ones.
     frequencies : sequence of int
-        In periods over the whole range, from 1 on.
+        In periods over the whole range, at least 1.
     inputs : array_like, shape (n, in_features), keyword only, optional
-        What the network gets for each sample, if that is not `x`: encoded features, for example.
+        The network's inputs for each sample, if not `x`: encoded features, for example.
     every : int, keyword only, default 10
-        Updates between two records. There is one more at the end of the fit if that is no multiple
-        of it.
+        Updates between two records. There is one more at the end of the fit, unless that coincides
+        with one.
 
     Attributes
     ----------
@@ -68,15 +68,15 @@ class SpectralBias(Callback):
     Warns
     -----
     UserWarning
-        If a frequency is at or above the Nyquist frequency, n / 2, where samples cannot tell it
-        from a lower one; or a target that is a function has more than 0.1% of its energy there.
+        If a frequency is at or above the Nyquist frequency, n / 2, where samples cannot distinguish
+        it from a lower one; or if a target function has more than 0.1% of its energy there.
 
     Raises
     ------
     DataError
-        If `x` is not at equal distances, or the target has nothing at a frequency.
+        If `x` is not equally spaced, or the target has nothing at a frequency.
     ArgumentError, ShapeError, DtypeError
-        If an argument is not such.
+        If an argument is not as above.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class SpectralBias(Callback):
         if n < 4:
             raise DataError(f"x has {n} samples; at least 4 are needed")
         distances = np.diff(place)
-        # Places are rounded, to float32 perhaps: so far, distances may differ.
+        # Positions are rounded, perhaps to float32, so distances may differ by that much.
         kind = np.asarray(x).dtype
         eps = float(np.finfo(kind if kind.kind == "f" else np.float64).eps)
         uneven = float(np.abs(distances - distances.mean()).max())
@@ -145,7 +145,7 @@ class SpectralBias(Callback):
         self._model: Sequential | None = None
 
     def __repr__(self) -> str:
-        """Say what is recorded, and what was seen last."""
+        """Show what is recorded, and the latest record."""
         text = f"SpectralBias(frequencies={self.frequencies.tolist()}, every={self._every}; "
         text += f"{len(self.steps)} records"
         if self.residuals:
@@ -154,21 +154,21 @@ class SpectralBias(Callback):
 
     @property
     def relative(self) -> _Vector:
-        """The sizes of the residuals, shape (records, k)."""
+        """The magnitudes of the residuals, shape (records, k)."""
         return np.abs(np.array(self.residuals)).reshape(-1, len(self.frequencies))
 
     def learned_at(self, below: float = 0.1) -> npt.NDArray[np.float64]:
-        """Give the first update at which each frequency's residual is small.
+        """Return the first update at which each frequency's residual is small.
 
         Parameters
         ----------
         below : float, default 0.1
-            The size of the residual.
+            The magnitude below which a residual counts as small.
 
         Returns
         -------
         ndarray, shape (k,)
-            Updates; infinite for frequencies that were not learned.
+            Updates; infinity for frequencies that were not learned.
 
         Raises
         ------
@@ -176,14 +176,14 @@ class SpectralBias(Callback):
             If `below` is not above 0.
         """
         small = self.relative < _checks.real("below", below, 0, closed="()")
-        # Behind the last record all are learned, at infinity.
+        # Append a record at infinity, where all are learned.
         small = np.vstack([small, np.ones(len(self.frequencies), bool)])
         steps = np.array([*self.steps, np.inf])
         found: _Vector = steps[small.argmax(axis=0)]
         return found
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
-        """Record the beginning, if it is not the end of a fit before.
+        """Record the start, unless it was recorded as the end of a previous fit.
 
         Raises
         ------
@@ -200,7 +200,7 @@ class SpectralBias(Callback):
             self._record(trainer)
 
     def on_step_end(self, trainer: "Trainer", record: dict[str, float]) -> None:
-        """Record, if it is time."""
+        """Record, if a record is due."""
         self._updates += 1
         if self._updates % self._every == 0:
             self._record(trainer)
@@ -208,8 +208,8 @@ class SpectralBias(Callback):
     def on_fit_end(self, trainer: "Trainer") -> None:
         """Record the end, too.
 
-        It is the model as callbacks leave it that come before this one: `EarlyStopping` gives
-        weights back, and should come after it.
+        Callbacks listed before this one have already acted on the model: `EarlyStopping`, which
+        restores weights, should come after it.
         """
         if self._updates != self.steps[-1]:
             self._record(trainer)
@@ -222,7 +222,7 @@ class SpectralBias(Callback):
         self.residuals.append(self._waves @ (output[:, 0] - self._target) / self._size)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draws the residuals over updates and frequencies; see `thalweg.plot.spectral_bias`.
+        """Draw the residuals over updates and frequencies; see `thalweg.plot.spectral_bias`.
 
         Parameters
         ----------
@@ -255,16 +255,16 @@ def spectral_bias(
     inputs: Any = None,
     every: int = 10,
 ) -> SpectralBias:
-    """Train on a sampled function, all samples a step, and record which frequencies come first.
+    """Train on a sampled function, in full-batch steps, and record which frequencies come first.
 
     Parameters
     ----------
     trainer : Trainer
-        Of a model with one output; it is trained.
+        The trainer of a model with one output, which is trained.
     x, y, frequencies, inputs, every
         As for `SpectralBias`.
     steps : int, keyword only, default 1000
-        Updates.
+        The number of updates.
 
     Returns
     -------
@@ -274,12 +274,12 @@ def spectral_bias(
     Warns
     -----
     UserWarning
-        As `SpectralBias`.
+        As for `SpectralBias`.
 
     Raises
     ------
     ArgumentError, ShapeError, DataError, DtypeError
-        As `SpectralBias` and `Trainer.fit` do.
+        As for `SpectralBias` and `Trainer.fit`.
 
     Examples
     --------
@@ -312,38 +312,39 @@ def spectral_bias(
 
 
 def ntk_eigenvalues(model: Sequential, x: Any) -> _Vector:
-    r"""Compute the eigenvalues of a network's tangent kernel on some samples.
+    r"""Compute the eigenvalues of a network's neural tangent kernel on some samples.
 
     .. math:: K_{ij} = \frac1N \nabla_\theta f(x_i)^\top \nabla_\theta f(x_j)
 
-    For small steps, gradient descent on :math:`\frac{1}{2N} \sum (f(x_i) - y_i)^2` shrinks what the
-    target has along the eigenvector of :math:`\lambda` by :math:`1 - \eta \lambda` in a step.
-    (`nn.MSELoss` has no ½: then by :math:`1 - 2 \eta \lambda`.) Jacot, Gabriel & Hongler 2018,
+    For small steps, gradient descent on :math:`\frac{1}{2N} \sum (f(x_i) - y_i)^2` multiplies the
+    error along the eigenvector of :math:`\lambda` by :math:`1 - \eta \lambda` in each step.
+    (`nn.MSELoss` has no ½: by :math:`1 - 2 \eta \lambda`.) Jacot, Gabriel & Hongler 2018,
     arXiv:1806.07572.
 
     Parameters
     ----------
     model : Sequential
-        As in evaluation; is not changed. Outputs count as further samples.
+        Left unchanged, and used as in evaluation. Outputs count as additional samples.
     x : array_like, shape (n, in_features)
-        The samples, at least one; one backward pass is made for each, and output.
+        The samples, at least one; each takes one backward pass per output.
 
     Returns
     -------
     ndarray, shape (n * out_features,)
-        Falling, float64; exact to rounding of the largest.
+        Descending, in float64; exact up to rounding relative to the largest.
 
     Raises
     ------
     ShapeError, DataError, DtypeError
-        If `x` is not such an array.
+        If `x` does not fit the model.
     UnsupportedError
-        If the model has a `nn.BatchNorm1d`.
+        If the model has an `nn.BatchNorm1d`.
 
     Notes
     -----
-    Of :math:`\frac1N J J^\top`, or of :math:`\frac1N J^\top J` where there are fewer parameters:
-    J is formed, and takes 8 n out_features num_parameters bytes. Dropout does not take part.
+    They are the eigenvalues of :math:`\frac1N J J^\top`, computed from :math:`\frac1N J^\top J` if
+    there are fewer parameters. J is formed, and takes 8 n out_features num_parameters bytes.
+    Dropout is inactive.
     """
     averages = _parts.checked(model)._core.average_blocks()
     if any(name.endswith(".running_mean") for name, _ in averages):
@@ -368,7 +369,7 @@ def ntk_eigenvalues(model: Sequential, x: Any) -> _Vector:
 
 
 def _eigenvalues(gradients: _Vector, rows: int) -> _Vector:
-    """Of the smaller of the two matrices of products, which takes a tenth of the time of SVD."""
+    """Use the smaller of J Jᵀ and Jᵀ J, which takes a tenth of the time of an SVD."""
     values = np.zeros(len(gradients))
     wide = len(gradients) <= gradients.shape[1]
     found = np.linalg.eigvalsh(gradients @ gradients.T if wide else gradients.T @ gradients)
@@ -377,7 +378,7 @@ def _eigenvalues(gradients: _Vector, rows: int) -> _Vector:
 
 
 def _warn_of_folding(y: Callable[[Any], Any], start: float, period: float, n: int) -> float:
-    """Look at a target between its samples; give its mean size."""
+    """Warn if a target has energy above the Nyquist frequency; return its mean magnitude."""
     fine = 16 * n
     values = _column(y(start + period * np.arange(fine) / fine), "y")
     energy = np.abs(np.fft.rfft(values)) ** 2

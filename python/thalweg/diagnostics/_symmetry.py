@@ -1,8 +1,8 @@
-r"""Networks with different weights that are the same function.
+r"""Networks with different weights that compute the same function.
 
-A unit of `nn.ReLU` may have its input weights multiplied and its output weights divided by the same
-number; the units of a layer may change places. So weights say little one by one, and two networks
-are compared only after what does not matter has been taken out.
+An `nn.ReLU` unit may have its input weights multiplied and its output weights divided by the same
+number, and the units of a layer may be permuted. Individual weights therefore say little, and two
+networks can be compared only after removing what does not matter.
 """
 
 import itertools
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 _Vector = npt.NDArray[np.float64]
 
-#: Element by element, and f(c x) = c f(x) for c > 0.
+#: Element-wise, with f(c x) = c f(x) for c > 0.
 _HOMOGENEOUS = (ReLU, LeakyReLU, Identity, Dropout)
 
 
 def hidden(model: Sequential, homogeneous: bool = True) -> list[tuple[int, int]]:
-    """Give the positions of each two `Linear` with a hidden layer of units between them."""
+    """Return the positions of each two `Linear` with a hidden layer of units between them."""
     places = [
         i for i, layer in enumerate(_parts.checked(model).layers) if isinstance(layer, Linear)
     ]
@@ -47,25 +47,25 @@ def hidden(model: Sequential, homogeneous: bool = True) -> list[tuple[int, int]]
 
 
 def rebuilt(model: Sequential, state: dict[str, Any]) -> Sequential:
-    """Copy a model with other numbers."""
+    """Copy a model with another state."""
     copy = model.astype(model.dtype.name)
     copy.load_state_dict(state)
     return copy
 
 
 def rescale(model: Sequential, factors: Any, *, layer: int = 0) -> Sequential:
-    r"""Copy a model with hidden units scaled, and undone in the next layer: the same function.
+    r"""Copy a model with hidden units scaled and the next layer compensating: the same function.
 
     .. math:: W_{in} \to \operatorname{diag}(c) W_{in},\quad b_{in} \to c\,b_{in},\quad
               W_{out} \to W_{out} \operatorname{diag}(1/c)
 
-    since :math:`\max(cz, 0) = c \max(z, 0)` for :math:`c > 0`. The gradients are divided by `c`
-    where the weights are multiplied, and the other way round.
+    since :math:`\max(cz, 0) = c \max(z, 0)` for :math:`c > 0`. Gradients are divided by `c` where
+    weights are multiplied, and vice versa.
 
     Parameters
     ----------
     model : Sequential
-        Is not changed. Hidden layers are `nn.ReLU` or `nn.LeakyReLU`.
+        Left unchanged. Its hidden layers must be `nn.ReLU` or `nn.LeakyReLU`.
     factors : array_like, shape (units,), or a number
         :math:`c`, above 0.
     layer : int, keyword only, default 0
@@ -74,14 +74,14 @@ def rescale(model: Sequential, factors: Any, *, layer: int = 0) -> Sequential:
     Returns
     -------
     Sequential
-        Its output is the same to rounding; with powers of two as factors, to the last bit.
+        Its output is the same up to rounding; with powers of two as factors, to the last bit.
 
     Raises
     ------
     UnsupportedError
         If a layer between two `nn.Linear` is not homogeneous.
     ArgumentError, ShapeError, DataError
-        If the factors, or `layer`, are not such.
+        If `factors` or `layer` is not as above.
 
     Examples
     --------
@@ -114,7 +114,7 @@ def _scale(state: dict[str, Any], before: int, behind: int, c: _arrays.Array) ->
 
 
 def _squares(state: dict[str, Any], before: int, behind: int) -> tuple[_Vector, _Vector]:
-    """Squared norms of what comes into each unit, bias included, and of what goes out."""
+    """Compute the squared norms of each unit's input weights, with bias, and output weights."""
     come = (state[f"{before}.weight"].astype(np.float64) ** 2).sum(axis=1)
     if f"{before}.bias" in state:
         come = come + state[f"{before}.bias"].astype(np.float64) ** 2
@@ -135,7 +135,7 @@ def balancedness(model: Sequential) -> tuple[_Vector, ...]:
     Parameters
     ----------
     model : Sequential
-        Hidden layers are `nn.ReLU` or `nn.LeakyReLU`.
+        Its hidden layers must be `nn.ReLU` or `nn.LeakyReLU`.
 
     Returns
     -------
@@ -154,22 +154,22 @@ def balancedness(model: Sequential) -> tuple[_Vector, ...]:
 
 
 def balance(model: Sequential) -> Sequential:
-    r"""Copy a model with the smallest sum of squares among all that are rescalings of it.
+    r"""Copy a model with the smallest sum of squared weights among its rescalings.
 
-    That is the one that weight decay moves to, and the representative by which `distance` compares
-    models: each unit is scaled until :math:`D_j = 0` (see `balancedness`). With several hidden
-    layers this is repeated until nothing changes.
+    This is the rescaling that weight decay moves to, and the representative by which `distance`
+    compares models: each unit is scaled so that :math:`D_j = 0` (see `balancedness`). With several
+    hidden layers, this is repeated until nothing changes.
 
     Parameters
     ----------
     model : Sequential
-        Is not changed. Hidden layers are `nn.ReLU` or `nn.LeakyReLU`.
+        Left unchanged. Its hidden layers must be `nn.ReLU` or `nn.LeakyReLU`.
 
     Returns
     -------
     Sequential
-        The same function. Units without any input or output weight have none on the other side
-        either.
+        A model of the same function. Units whose input or output weights are all 0 have only zeros
+        on the other side, too.
 
     Raises
     ------
@@ -201,7 +201,7 @@ class BalanceMonitor(Callback):
     Attributes
     ----------
     values : list of tuple of ndarray
-        At the beginning of the fit, and after each epoch.
+        The balancedness at the start of the fit, and after each epoch.
 
     Examples
     --------
@@ -228,9 +228,9 @@ class BalanceMonitor(Callback):
         return float(np.sqrt(sum(float(((b - a) ** 2).sum()) for b, a in parts)))
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
-        """Forget the fit before, and record the beginning."""
+        """Discard the previous fit's records, and record the start."""
         self.values = [balancedness(trainer.model)]
 
     def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> None:
-        """Record an epoch."""
+        """Record the end of an epoch."""
         self.values.append(balancedness(trainer.model))

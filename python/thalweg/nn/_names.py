@@ -1,4 +1,4 @@
-"""Names of parameters: the core's, and those under which users know them where these differ."""
+"""Names of parameters: the core's, and the public ones where they differ."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -18,28 +18,28 @@ Blocks: TypeAlias = list[tuple[str, tuple[int, ...]]]
 
 
 def renamed(layers: Iterable[Layer]) -> Mapping[str, str]:
-    """Give the public names of parameters for which the core has others.
+    """Return the public names of parameters that the core names differently.
 
-    An `Embedding`, which can only be the first layer, is to the core a table of one column.
+    To the core, an `Embedding`, which can only be the first layer, is a table with one column.
     """
     first = next(iter(layers), None)
     return {"0.0.weight": "0.weight"} if isinstance(first, Embedding) else {}
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a name matches a pattern of `*` and `?`, as the core's groups do."""
+    """Return whether a name matches a pattern of `*` and `?`, as the core's groups do."""
     wild = {"*": ".*", "?": "."}
     parts = (wild.get(letter, re.escape(letter)) for letter in pattern)
     return re.fullmatch("".join(parts), name, re.DOTALL) is not None
 
 
 def of_core(model: "Sequential", pattern: str) -> list[str]:
-    """Give the core's names of the parameters whose public name matches a pattern.
+    """Return the core's names of the parameters whose public name matches a pattern.
 
     Raises
     ------
     ArgumentError
-        If there is none.
+        If no name matches.
     """
     pairs = list(zip(model._blocks(), model._core.blocks(), strict=True))
     found = [core for (public, _), (core, _) in pairs if matches(pattern, public)]
@@ -50,7 +50,7 @@ def of_core(model: "Sequential", pattern: str) -> list[str]:
 
 
 def cut(blocks: Blocks, values: Array) -> dict[str, Array]:
-    """Cut a flat array into named ones, copies."""
+    """Split a flat array into named copies."""
     named = {}
     start = 0
     for name, shape in blocks:

@@ -18,17 +18,17 @@ name                  distribution                       source
 where U(a, b) is uniform and N(m, v) is normal with mean m and *variance* v. The bias is drawn from
 U(-1/sqrt(i), 1/sqrt(i)), as in PyTorch, whatever the name, except with ``zeros``.
 
-The two for SIREN networks are for `nn.Sine` with its omega of 30, and coordinates from -1 to 1; see
-there for another omega.
+The two for SIREN networks assume `nn.Sine` with its default omega of 30 and coordinates from -1 to
+1; see `nn.Sine` for other values of omega.
 
-``kaiming_uniform`` is what ``torch.nn.Linear`` does by default. ``torch.nn.init.kaiming_uniform_``
-called with its own defaults is something else: it draws from a range that is sqrt(6) times wider.
+``kaiming_uniform`` is the default of ``torch.nn.Linear``. ``torch.nn.init.kaiming_uniform_`` called
+with its own defaults differs: its range is sqrt(6) times wider.
 
 The numbers come from a counter-based generator: a model's ``seed`` gives the same weights on every
 machine, whatever the number of threads.
 
-Any other is set by hand, e.g. the orthogonal weights with a gain of Saxe et al. 2014,
-arXiv:1312.6120, that code of reinforcement learning starts from:
+Set any other initialization by hand, for example orthogonal weights with a gain (Saxe et al. 2014,
+arXiv:1312.6120), which are common in reinforcement learning:
 
 >>> import numpy as np
 >>> from thalweg import nn
@@ -62,21 +62,29 @@ NAMES = (
     "zeros",
 )
 
-#: What Keras and papers call them, up to how tails are cut off.
+#: Names in Keras and in papers, up to how tails are cut off.
 _ALIASES = {
     "he_normal": "kaiming_normal",
     "he": "kaiming_normal",
     "kaiming": "kaiming_normal",
-    "he_uniform": "kaiming_normal",  # of the same variance; kaiming_uniform has a sixth of it
+    "he_uniform": "kaiming_normal",  # same variance; kaiming_uniform has a sixth of it
     "glorot_uniform": "xavier_uniform",
     "glorot_normal": "xavier_normal",
     "glorot": "xavier_uniform",
     "xavier": "xavier_uniform",
 }
 
+_BY_HAND = (
+    "it is not there; load_state_dict takes whatever you make, as nn.init shows: "
+    'model.load_state_dict(model.state_dict() | {"0.weight": ...})'
+)
+
 
 def check(argument: str, name: Any) -> str:
-    """Give `name` if there is such an initialization."""
+    """Return `name` if there is such an initialization."""
+    kind = name[0] if isinstance(name, tuple) and name else name  # with a gain
+    if isinstance(kind, str) and kind.lower().rstrip("_") == "orthogonal":
+        raise ArgumentError(f"{argument} is {name!r}: {_BY_HAND}")
     if isinstance(name, str) and (meant := _ALIASES.get(name.lower())):
         raise ArgumentError(f'{argument} is {name!r}; what comes next to it here is "{meant}"')
     return _checks.one_of(argument, name, NAMES)
@@ -88,10 +96,6 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
     from thalweg import _habits
 
     _NEXT = 'what comes next to it here is nn.Linear(..., init="{}")'
-    _BY_HAND = (
-        "it is not there; load_state_dict takes whatever you make, as nn.init shows: "
-        'model.load_state_dict(model.state_dict() | {"0.weight": ...})'
-    )
     __getattr__ = _habits.of_module(
         _sys.modules[__name__],
         {
@@ -105,7 +109,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
                 for name, meant in _ALIASES.items()
                 for end in ("", "_")
             },
-            # PyTorch's, called with its own defaults, draws from a range that is wider.
+            # PyTorch's function, called with its own defaults, has a wider range.
             "kaiming_uniform_": _NEXT.format("kaiming_normal"),
             **dict.fromkeys(
                 ("orthogonal", "orthogonal_", "normal_", "uniform_", "constant_", "trunc_normal_"),

@@ -1,7 +1,7 @@
-"""Clipping gradients in training loops written by hand, and what `nn.TabularInput` needs.
+"""Gradient clipping for hand-written training loops, and bin edges for `nn.TabularInput`.
 
-`thalweg.Trainer` has options for clipping. Functions for it are named as in ``torch.nn.utils``, and
-given the model where PyTorch is given its parameters.
+`thalweg.Trainer` has options for clipping. These functions are named as in ``torch.nn.utils``, and
+take the model where PyTorch's take its parameters.
 """
 
 import math
@@ -22,27 +22,27 @@ __all__ = ["clip_grad_norm_", "clip_grad_value_", "quantile_edges"]
 
 
 def clip_grad_norm_(model: Sequential | Iterable[Sequential], max_norm: float) -> float:
-    r"""Scale all gradients of a model down together, so that their norm is at most `max_norm`.
+    r"""Scale all gradients of a model down together, to a norm of at most `max_norm`.
 
     .. math:: g \leftarrow g\,\min\!\left(1, \frac{c}{\lVert g \rVert + 10^{-6}}\right)
 
     Parameters
     ----------
     model : Sequential or iterable of Sequential
-        Its `flat_gradients` are changed in place. Of several, an actor and a critic for instance,
-        the norm is that of all their gradients together.
+        Its `flat_gradients` are changed in place. For several models, for instance an actor and a
+        critic, the norm is that of all their gradients together.
     max_norm : float
         The largest Euclidean norm `c`, above 0.
 
     Returns
     -------
     float
-        The norm of the gradients before.
+        The norm of the gradients before scaling.
 
     Raises
     ------
     ArgumentError
-        If `max_norm` is not such a number, something is no model, or a model is there twice.
+        If `max_norm` is not such a number, something is not a model, or a model appears twice.
     DataError
         If a gradient is NaN or infinite; nothing is changed then.
 
@@ -68,25 +68,25 @@ def clip_grad_norm_(model: Sequential | Iterable[Sequential], max_norm: float) -
     norms = _norms(cores)
     total = math.hypot(*norms)
     for core, norm in zip(cores, norms, strict=True):
-        # That limit of its own by which the formula scales it as all are to be scaled.
+        # The limit that makes the formula scale this model by the common factor.
         core.clip_gradients(limit * ((norm + 1e-6) / (total + 1e-6)), None)
     return total
 
 
 def clip_grad_value_(model: Sequential | Iterable[Sequential], clip_value: float) -> None:
-    r"""Keep each gradient of a model between minus and plus `clip_value`.
+    r"""Clip each gradient component of a model to between minus and plus `clip_value`.
 
     Parameters
     ----------
     model : Sequential or iterable of Sequential
         Its `flat_gradients` are changed in place.
     clip_value : float
-        The largest size, above 0.
+        The largest magnitude, above 0.
 
     Raises
     ------
     ArgumentError
-        If `clip_value` is not such a number, something is no model, or a model is there twice.
+        If `clip_value` is not such a number, something is not a model, or a model appears twice.
     DataError
         If a gradient is NaN or infinite; nothing is changed then.
     """
@@ -98,7 +98,7 @@ def clip_grad_value_(model: Sequential | Iterable[Sequential], clip_value: float
 
 
 def _cores(model: Any) -> list[_core.Model]:
-    """Give what has the gradients of a model, or of several."""
+    """Return the core objects that hold the gradients of a model, or of several."""
     several = isinstance(model, Iterable) and not isinstance(model, Sequential)
     models = list(model) if several else [model]
     for index, one in enumerate(models):
@@ -114,10 +114,10 @@ def _cores(model: Any) -> list[_core.Model]:
 
 
 def _norms(cores: list[_core.Model]) -> list[float]:
-    """Give the norm of each one's gradients, all of which must be finite."""
+    """Return the norm of each model's gradients, all of which must be finite."""
     norms = []
     for index, core in enumerate(cores):
-        try:  # a limit that is never reached
+        try:  # a limit that is never reached; only the norm is wanted
             norms.append(core.clip_gradients(sys.float_info.max, None))
         except DataError as error:
             place = f"model[{index}]: " if len(cores) > 1 else ""
@@ -126,16 +126,17 @@ def _norms(cores: list[_core.Model]) -> list[float]:
 
 
 def quantile_edges(column: Any, pieces: int = 16, *, dtype: str = "float32") -> list[float]:
-    r"""Cut the range of a column where pieces hold equally many samples.
+    r"""Cut the range of a column into pieces that hold equally many samples.
 
     Parameters
     ----------
     column : array_like, shape (n,)
-        Numbers of the training data, at least two different ones.
+        Numbers from the training data, at least two of them different.
     pieces : int, default 16
-        How many. Where many samples have the same value, quantiles coincide, and there are fewer.
+        Number of pieces. There are fewer if many samples have the same value, so that quantiles
+        coincide.
     dtype : {"float32", "float64"}, keyword only
-        That of the model, to which edges are rounded: ones that are equal then make no piece.
+        The model's dtype, to which the edges are rounded; edges that become equal are merged.
 
     Returns
     -------
@@ -145,10 +146,10 @@ def quantile_edges(column: Any, pieces: int = 16, *, dtype: str = "float32") -> 
     Raises
     ------
     ArgumentError
-        If `pieces` is below 1, or `dtype` another one.
+        If `pieces` is below 1, or `dtype` is unknown.
     DtypeError, DataError
         If the column is not one of finite numbers, a number is too large for `dtype`, or all are
-        equal in it.
+        equal in that dtype.
 
     Examples
     --------

@@ -1,10 +1,10 @@
-"""Models for other runtimes: what a model computes when it is called, as an ONNX graph."""
+"""Export to other runtimes: what a model computes when called, as an ONNX graph."""
 
 import typing as _typing
 
 from thalweg.onnx._export import export as export
 
-if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept any name
     import sys as _sys
 
     from thalweg import _habits

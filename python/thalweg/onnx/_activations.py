@@ -1,8 +1,8 @@
 """The element-wise layers as ONNX operators.
 
-Attributes of operators are float32, and runtimes have fewer operators in float64. So models of
-float32 get the operators of the standard, those of float64 what these compute, in steps; and so do
-both where the standard has none, or where what runtimes make of it overflows.
+Attributes of operators are float32, and runtimes support fewer operators in float64. Float32 models
+therefore use the standard's operators, and float64 models compute the same in several steps; so do
+both where the standard has no operator, or where runtimes' implementations overflow.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from thalweg import nn
 from thalweg.onnx._graph import Graph
 
-#: Adds the nodes of a layer to a graph, for an input of this name, and gives the output's.
+#: Adds the nodes of a layer to a graph, given the input's name, and returns the output's.
 Writer: TypeAlias = Callable[[Graph, Any, str], str]
 
 
@@ -53,7 +53,7 @@ def _selu(graph: Graph, layer: nn.SELU, x: str) -> str:
 
 
 def _softplus(graph: Graph, x: str) -> str:
-    """Add max(x, 0) + ln(1 + e^-|x|), where nothing overflows."""
+    """Add max(x, 0) + ln(1 + e^-|x|), which never overflows."""
     power = graph.op("Exp", graph.op("Neg", graph.op("Abs", x)))
     return graph.op("Add", graph.op("Max", x, 0), graph.op("Log", graph.op("Add", power, 1)))
 
@@ -89,7 +89,7 @@ def _hardswish(graph: Graph, layer: nn.Hardswish, x: str) -> str:
 def _silu(graph: Graph, layer: nn.SiLU, x: str) -> str:
     if graph.single:
         return graph.op("Mul", x, graph.op("Sigmoid", x))
-    # ONNX Runtime up to 1.22 would make of that an operator which it has in float32 only.
+    # ONNX Runtime up to 1.22 would fuse the above into an operator that it has only in float32.
     return graph.op("Div", x, graph.op("Add", graph.op("Exp", graph.op("Neg", x)), 1))
 
 
@@ -98,38 +98,38 @@ def _gelu(graph: Graph, layer: nn.GELU, x: str) -> str:
         cubic = graph.op("Add", graph.op("Mul", graph.op("Mul", x, x), 0.044715), 1)
         z = graph.op("Mul", graph.op("Mul", x, cubic), 2 * math.sqrt(2 / math.pi))
         return graph.op("Mul", x, graph.op("Sigmoid", z))
-    if graph.single:  # in this order, runtimes make one operator of it
+    if graph.single:  # in this order, runtimes fuse it into one operator
         erf = graph.op("Erf", graph.op("Div", x, math.sqrt(2)))
         return graph.op("Mul", graph.op("Mul", x, graph.op("Add", erf, 1)), 0.5)
     return graph.op("Mul", x, _normal_distribution(graph, x))
 
 
 def _normal_distribution(graph: Graph, x: str) -> str:
-    r"""Add Φ(x) for float64, in which ``Erf`` is of no use.
+    r"""Add Φ(x) for float64, where ``Erf`` cannot be used.
 
-    ONNX Runtime has it in float32 only, and ONNX's reference computes it so. Φ is an integral over
-    t, by the midpoint rule of step h, and what that leaves out for its poles where x is not below
-    :math:`-\sqrt2 \pi / h`,
+    ONNX Runtime has it only in float32, and ONNX's reference computes it in float32. Φ is computed
+    as an integral over t by the midpoint rule with step h, corrected for the poles of the integrand
+    where x is not below :math:`-\sqrt2 \pi / h`,
 
     .. math:: \Phi = \frac{1}{1 + e^{-\sqrt2 \pi x / h}} - \frac{\sqrt2\, h\, x}{\pi} e^{-x^2 / 2}
               \sum_{k=1}^\infty \frac{e^{-t_k^2}}{x^2 + 2 t_k^2}, \quad t_k = (k - \tfrac12) h,
 
-    but for a share of about :math:`e^{-\pi^2/h^2}`: D. B. Hunter and T. Regan, "A note on the
-    evaluation of the complementary error function", Math. Comp. 26 (1972), 539-541. Nothing
+    up to a relative error of about :math:`e^{-\pi^2/h^2}`: D. B. Hunter and T. Regan, "A note on
+    the evaluation of the complementary error function", Math. Comp. 26 (1972), 539-541. Nothing
     cancels on the left, where Φ is small. Measured with both runtimes, the relative error is below
-    1.2e-15 from -5 to 10, and from -37 to -5 below :math:`6 \cdot 10^{-17} x^2`, which is what
-    rounding of :math:`x^2` makes of it.
+    1.2e-15 from -5 to 10, and below :math:`6 \cdot 10^{-17} x^2` from -37 to -5, which is due to
+    the rounding of :math:`x^2`.
     """
     h = 0.5
     edge = math.sqrt(2) * math.pi / h
     square = graph.op("Mul", x, x)
     terms = [
         graph.op("Div", math.sqrt(2) * h / math.pi * math.exp(-t2), graph.op("Add", square, 2 * t2))
-        for t2 in (((k + 0.5) * h) ** 2 for k in range(12))  # the next one is a share of 1e-17
+        for t2 in (((k + 0.5) * h) ** 2 for k in range(12))  # the next term is relatively 1e-17
     ]
     scale = graph.op("Mul", x, graph.op("Exp", graph.op("Mul", square, -0.5)))
     near = graph.op("Mul", scale, graph.op("Sum", *terms))
-    # Not Sigmoid, which in ONNX Runtime is a difference from 1/2 in float64.
+    # Not Sigmoid, which ONNX Runtime computes in float64 as a difference from 1/2.
     power = graph.op("Exp", graph.op("Mul", x, -edge))
     pole = graph.op("Reciprocal", graph.op("Add", power, 1))
     pole = graph.op("Where", graph.op("Less", x, -edge), 0, pole)
@@ -137,7 +137,7 @@ def _normal_distribution(graph: Graph, x: str) -> str:
 
 
 def _mish(graph: Graph, layer: nn.Mish, x: str) -> str:
-    power = graph.op("Exp", graph.op("Min", x, 40))  # from there on, n / (n + 2) is 1
+    power = graph.op("Exp", graph.op("Min", x, 40))  # beyond that, n / (n + 2) is 1
     n = graph.op("Mul", power, graph.op("Add", power, 2))
     return graph.op("Mul", x, graph.op("Div", n, graph.op("Add", n, 2)))
 

@@ -1,6 +1,6 @@
-"""Here is `export`.
+"""The function `export`.
 
-`_layers` and `_activations` say what each layer is in ONNX, `_graph` collects it.
+`_layers` and `_activations` define each layer in ONNX; `_graph` collects the nodes.
 """
 
 import math
@@ -59,26 +59,26 @@ def export(
     ----------
     model : Sequential
     path : str or path-like, optional
-        Usually ``"….onnx"``. A file that is there is replaced once the new one is complete; by
-        default none is written.
+        Usually ``"….onnx"``. An existing file is replaced once the new one is complete; by default,
+        no file is written.
     loss : CrossEntropyLoss, BCEWithLogitsLoss or PoissonNLLLoss, keyword only, optional
-        If given, the output is not that of the model, but what ``loss.probabilities`` makes of it,
-        or, with `PoissonNLLLoss`, rates.
+        If given, the graph's output is what ``loss.probabilities`` makes of the model's output, or,
+        with `PoissonNLLLoss`, rates.
     input_name, output_name : str, keyword only, default "input" and "output"
-        What they are called in the graph.
+        The names of input and output in the graph.
     input_shape : sequence of int, keyword only, optional
-        Shape of a sample for a model that begins with `nn.Flatten`, such as (28, 28); by default
-        (in_features,), as for all others.
+        The shape of a sample for a model that begins with `nn.Flatten`, such as (28, 28); by
+        default (in_features,), as for all others.
     doc : str, keyword only, default ""
-        Text for people, which is kept in the graph.
+        A human-readable description, kept in the graph.
 
     Returns
     -------
     onnx.ModelProto
         With one input of shape (batch, in_features), or (batch, \*input_shape), and one output of
-        shape (batch, out_features), both of the model's dtype, where any number of rows is a batch.
-        If the model begins with `nn.Embedding`, the input holds int64 codes, shape (batch,): a
-        column (batch, 1), which the model takes, too, is not one of the graph's.
+        shape (batch, out_features), both of the model's dtype; a batch may have any number of rows.
+        If the model begins with `nn.Embedding`, the input holds int64 codes, shape (batch,): unlike
+        the model, the graph does not accept a column, (batch, 1).
 
     Raises
     ------
@@ -87,7 +87,7 @@ def export(
     ArgumentError, ShapeError
         If an argument makes no sense for this model.
     UnsupportedError
-        If there is a layer that is not one of thalweg's, or the model has 2 GiB or more.
+        If a layer is not one of thalweg's, or the model has 2 GiB or more.
     DivergedError
         If a parameter is infinite or NaN.
     OSError
@@ -95,19 +95,19 @@ def export(
 
     Notes
     -----
-    The graph computes what ``model(x)`` does, so in evaluation: `BatchNorm1d` takes its running
-    averages, and `Dropout` is not there. Arrays in it have the names of `Sequential.state_dict`,
-    nodes those of layers. It is of opset 17, in the operators of the standard alone, and has
+    The graph computes what ``model(x)`` does, that is, in evaluation: `BatchNorm1d` uses its
+    running averages, and `Dropout` is absent. Arrays have the names of `Sequential.state_dict`,
+    and nodes those of layers. The graph has opset 17, uses only the standard's operators, and has
     passed ``onnx.checker.check_model``. The graph of ``model.fold()`` has fewer nodes.
 
-    Of an estimator of `thalweg.sklearn` pass ``export(clf.model_, loss=clf.trainer_.loss)``. Of two
-    classes the graph then has one column, the probability of ``classes_[1]``. What stands before
-    the estimator in a pipeline is not in the graph. A ``StandardScaler`` can be, as a layer:
+    For an estimator of `thalweg.sklearn`, use ``export(clf.model_, loss=clf.trainer_.loss)``. For
+    two classes, the graph then has one column, the probability of ``classes_[1]``. What precedes
+    the estimator in a pipeline is not in the graph. A ``StandardScaler`` can be added as a layer:
     ``raw = nn.Sequential(nn.Standardize(scaler.mean_, scaler.scale_), *clf.model_.layers)``, and
-    ``raw.flat_parameters = clf.model_.flat_parameters``, for `nn.Standardize` has no parameters.
+    ``raw.flat_parameters = clf.model_.flat_parameters``, as `nn.Standardize` has no parameters.
 
-    What is no code for an `Embedding` or a `TabularInput` is an error of thalweg's, but not of all
-    runtimes: there -1 may be the last code, and 1.5 is 1.
+    An invalid code for an `Embedding` or a `TabularInput` is an error in thalweg, but not in all
+    runtimes: there -1 may be the last code, and 1.5 may be 1.
 
     Examples
     --------
@@ -142,7 +142,7 @@ def export(
 
 
 def _given(loss: Any) -> str:
-    """How an error shows what is no loss."""
+    """Show in an error what is not a loss."""
     plain = isinstance(loss, (Loss, type))
     return _checks.given(loss) if plain else _habits.shown(loss)
 
@@ -154,7 +154,7 @@ def _name(argument: str, value: Any) -> str:
 
 
 def _sample_shape(model: Sequential, given: Any) -> tuple[int, ...]:
-    """Give the shape of a sample, or raise if the model takes none of the shape that is given."""
+    """Return the shape of a sample, or raise if the model does not take the given shape."""
     if given is None:
         return (model.in_features,)
     given = _checks.sequence("input_shape", given)
@@ -173,7 +173,7 @@ def _sample_shape(model: Sequential, given: Any) -> tuple[int, ...]:
 
 
 def _write_meaning(graph: Graph, loss: Any, output: str, outputs: int) -> None:
-    """Add what makes probabilities of outputs, or rates."""
+    """Add what turns outputs into probabilities or rates."""
     if isinstance(loss, BCEWithLogitsLoss):
         graph.op("Sigmoid", output)
     elif isinstance(loss, PoissonNLLLoss):

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     import onnx
 
 
-#: The first with LayerNormalization; and the version of the format that came with it. Runtimes have
-#: read both since 2022, and the package onnx would write the format of its own day.
+#: The first opset with LayerNormalization, and the format version that came with it. Runtimes have
+#: read both since 2022, whereas the package onnx would write its latest format.
 OPSET, _IR = 17, 8
 
-#: What one message of Protocol Buffers can hold, but for a little that is no array.
+#: What one Protocol Buffers message can hold, leaving some room for what is not an array.
 _MOST_BYTES = 2**31 - 2**20
 
 
 class Tensor(NamedTuple):
-    """What goes into a graph, or comes out: a name, a dtype, and the shape of one of a batch."""
+    """An input or output of a graph: its name, its dtype, and the shape of one sample."""
 
     name: str
     dtype: Any
@@ -32,7 +32,7 @@ class Tensor(NamedTuple):
 
 
 def library() -> Any:
-    """Give the package onnx, whose name this one has as well."""
+    """Import the package onnx, which has the same name as this one."""
     try:
         import onnx
     except ImportError:
@@ -46,11 +46,11 @@ class Graph:
     Parameters
     ----------
     state : mapping of str to ndarray
-        Arrays of the model.
+        The model's arrays.
     dtype : dtype
-        What the graph computes in.
+        The dtype of the computation.
     *taken : str
-        Names that no node and no array may have.
+        Names that no node or array may have.
     """
 
     def __init__(self, state: Mapping[str, Array], dtype: np.dtype[Any], *taken: str) -> None:
@@ -64,37 +64,37 @@ class Graph:
 
     @property
     def place(self) -> str:
-        """Of the layer that nodes are added for, such as ``"2.0"``."""
+        """The position of the layer that nodes are added for, such as ``"2.0"``."""
         return self._place.rstrip(".")
 
     @property
     def single(self) -> bool:
-        """Whether it computes in float32, as attributes of operators do."""
+        """Whether the graph computes in float32, the type of operators' attributes."""
         return self.dtype == np.float32
 
     def at(self, index: int) -> "Graph":
-        """Give this graph, for a layer inside of the one that it is for."""
-        inside = copy.copy(self)  # which shares the nodes and arrays
+        """Return this graph, positioned at a layer inside the current one."""
+        inside = copy.copy(self)  # shares the nodes and arrays
         inside._place = f"{self._place}{index}."
         return inside
 
     def own(self, name: str) -> Array:
-        """Give an array of the model's by its name in the layer, such as ``"weight"``."""
+        """Return one of the model's arrays by its name in the layer, such as ``"weight"``."""
         return self._state[self._place + name]
 
     def parameter(self, name: str) -> str:
-        """Add that array, and give its name."""
+        """Add one of the model's arrays, and return its name in the graph."""
         return self.array(self.own(name), name)
 
     def array(self, values: npt.ArrayLike, name: str = "constant") -> str:
-        """Add an array, integers or numbers of this graph's dtype, and give its name."""
+        """Add an array, of integers or in this graph's dtype, and return its name."""
         array = np.asarray(values)
         name = self._named(name)
         self.arrays[name] = array.astype(np.int64 if array.dtype.kind == "i" else self.dtype)
         return name
 
     def op(self, kind: str, *inputs: str | float, **attributes: Any) -> str:
-        """Add a node, and give the name of its output; plain numbers are arrays of no axis."""
+        """Add a node, and return the name of its output; plain numbers become 0-D arrays."""
         names = [x if isinstance(x, str) else self.array(float(x)) for x in inputs]
         name = self._named(kind)
         node = self._onnx.helper.make_node(kind, names, [name], name, **attributes)
@@ -102,11 +102,11 @@ class Graph:
         return name
 
     def cast(self, x: str, dtype: type[np.number[Any]]) -> str:
-        """Add a conversion to another dtype, and give the name of its output."""
+        """Add a conversion to another dtype, and return the name of its output."""
         return self.op("Cast", x, to=self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def model(self, given: Tensor, wanted: Tensor, doc: str) -> "onnx.ModelProto":
-        """Make a model of the graph, checked, whose output is what the last node computes.
+        """Make a checked model of the graph, whose output is that of the last node.
 
         Raises
         ------
@@ -139,7 +139,7 @@ class Graph:
         return made
 
     def _named(self, name: str) -> str:
-        """Give a name that is not there yet, and begins with the layer's place."""
+        """Return an unused name that begins with the layer's position."""
         wanted = found = self._place + name
         count = 1
         while found in self._taken:

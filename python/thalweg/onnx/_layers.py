@@ -1,4 +1,4 @@
-"""The other layers as ONNX operators, and layers one after another."""
+"""The other layers as ONNX operators, and sequences of layers."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -20,17 +20,17 @@ def write(graph: Graph, layers: Iterable[nn.Layer], x: str) -> str:
     graph : Graph
     layers : iterable of Layer
     x : str
-        Name of the input of the first.
+        Name of the first layer's input.
 
     Returns
     -------
     str
-        Name of the output of the last, which is `x` if none of them computes anything.
+        Name of the last layer's output, which is `x` if none of them computes anything.
 
     Raises
     ------
     UnsupportedError
-        If there is a layer that is not one of thalweg's.
+        If a layer is not one of thalweg's.
     """
     for index, layer in enumerate(layers):
         here = graph.at(index)
@@ -57,7 +57,7 @@ def _batch_norm(graph: Graph, layer: nn.BatchNorm1d, x: str) -> str:
     scale = graph.parameter("weight") if layer.affine else graph.array(np.ones(width))
     shift = graph.parameter("bias") if layer.affine else graph.array(np.zeros(width))
     mean = graph.parameter("running_mean")
-    # The attribute epsilon is float32.
+    # Added here, as the attribute epsilon is float32.
     variance = graph.array(graph.own("running_var") + graph.dtype.type(layer.eps), "variance")
     return graph.op("BatchNormalization", x, scale, shift, mean, variance, epsilon=0.0)
 
@@ -93,9 +93,9 @@ def _flatten(graph: Graph, layer: nn.Flatten, x: str) -> str:
 
 def _fourier(graph: Graph, layer: nn.FourierFeatures, x: str) -> str:
     turns = graph.op("MatMul", x, graph.parameter("frequencies"))
-    # Whole turns are taken off first, exactly: of an angle of many turns little would be left.
+    # Whole turns are subtracted first, which is exact: large angles would lose their digits.
     part = graph.op("Sub", turns, graph.op("Round", turns))
-    # Cos, which not all runtimes have in float64, is the sine of what is left to a quarter.
+    # cos, which not all runtimes have in float64, is the sine of a quarter turn minus |angle|.
     quarter = graph.op("Sub", 0.25, graph.op("Abs", part))
     return graph.op("Sin", graph.op("Mul", graph.op("Concat", part, quarter, axis=1), 2 * math.pi))
 
@@ -121,10 +121,10 @@ def _tabular(graph: Graph, layer: nn.TabularInput, x: str) -> str:
 
 
 def _numbers(graph: Graph, layer: nn.TabularInput, x: str) -> str:
-    """Add the columns of numbers, or give "" if there are none."""
+    """Add the numeric columns; return "" if there are none."""
     edges = dict(layer.pieces)
     coded = {column for column, *_ in layer.categories}
-    # Of each column of the output: which of the input it is of, two edges, and its limits.
+    # For each column of the output: the input's column, two edges, and its limits.
     rows: list[tuple[int, float, float, float, float]] = []
     for column in range(layer.in_features):
         if column in edges:

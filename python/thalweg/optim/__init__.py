@@ -1,8 +1,8 @@
-"""Optimizers, named and with the conventions and defaults of PyTorch.
+"""Optimizers, with the names, conventions and defaults of PyTorch.
 
-Where Optax, Keras or textbooks compute something else under the same name, `convention` asks for
-that: it changes the formula, and the defaults of the options that the docstring says; the learning
-rate's is always PyTorch's.
+Where Optax, Keras or textbooks compute something else under the same name, `convention` selects
+that: it changes the formula, and the defaults of the options named in the docstring. The default
+learning rate is always PyTorch's.
 """
 
 import typing as _typing

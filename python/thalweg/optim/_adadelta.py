@@ -6,7 +6,7 @@ from thalweg.optim._optimizer import Conventions, Optimizer
 
 
 class Adadelta(Optimizer):
-    r"""Steps as large as those before were, relative to running averages of squared gradients.
+    r"""Steps scaled to the size of earlier steps, relative to averages of squared gradients.
 
     Parameters
     ----------
@@ -15,7 +15,7 @@ class Adadelta(Optimizer):
     rho : float, optional
         :math:`\rho` in [0, 1). By default 0.9; 0.95 in "keras".
     eps : float, optional
-        :math:`\varepsilon \ge 0`, added before both roots; from 0 nothing ever moves. By default
+        :math:`\varepsilon \ge 0`, added under both roots; with 0 nothing ever moves. By default
         1e-6; 1e-7 in "keras".
     weight_decay : float, default 0
         :math:`\lambda \ge 0`, added to the gradient.

@@ -9,7 +9,7 @@ from thalweg.optim._optimizer import Conventions, Optimizer
 
 
 def _two_eps(name: str, value: Any) -> tuple[float | None, float]:
-    """Two numbers, of which the first may be None."""
+    """Check a pair of numbers, of which the first may be None."""
     try:
         first, second = value
     except (TypeError, ValueError):
@@ -21,26 +21,27 @@ def _two_eps(name: str, value: Any) -> tuple[float | None, float]:
 
 
 class Adafactor(Optimizer):
-    r"""Steps scaled by squared gradients of which only means of rows and columns are kept.
+    r"""Steps scaled by squared gradients, of which only row and column means are kept.
 
-    Its state takes a number for each row and column of a weight, and one for each element of a
-    bias: nearly nothing.
+    Its state takes one number for each row and column of a weight, and one for each element of a
+    bias, which is very little.
 
     Parameters
     ----------
     lr : float, default 1e-2
         The largest relative step :math:`\eta \ge 0`, see the notes.
     beta2_decay : float, default -0.8
-        :math:`\tau \le 0`: means are kept by :math:`\beta_t = 1 - t^\tau`.
+        :math:`\tau \le 0`: the decay of the means is :math:`\beta_t = 1 - t^\tau`.
     eps : tuple of a float or None and a float, default (None, 1e-3)
-        :math:`\varepsilon_1, \varepsilon_2 \ge 0`. None is the distance from 1 to the next number
-        of the model's dtype; 1e-30 in "optax".
+        :math:`\varepsilon_1, \varepsilon_2 \ge 0`. None is the machine epsilon of the model's
+        dtype; 1e-30 in "optax".
     d : float, default 1
         The largest root mean square of a direction, at least 1.
     weight_decay : float, default 0
         :math:`\lambda \ge 0`, decoupled.
     min_dim_size_to_factor : int, keyword only, optional
-        Weights with fewer inputs or outputs keep all their squares. By default 1; 128 in "optax".
+        Weights with fewer inputs or outputs than this keep all their squares. By default 1; 128 in
+        "optax".
     convention : str, keyword only, default "torch"
         "torch" or "optax", see the notes.
 
@@ -51,7 +52,7 @@ class Adafactor(Optimizer):
 
     Notes
     -----
-    For a weight with the gradient :math:`G` in step :math:`t = 1, 2, \dots`
+    For a weight with gradient :math:`G` in step :math:`t = 1, 2, \dots`
 
     .. math::
 
@@ -63,15 +64,15 @@ class Adafactor(Optimizer):
         \theta &\leftarrow (1 - \eta\lambda)\,\theta
             - \max(\varepsilon_2, \operatorname{rms}(\theta))\, \min(\eta, 1/\sqrt t)\, \hat U
 
-    For a bias :math:`V` is the mean of :math:`G^2` over time itself.
+    For a bias, :math:`V` is the running mean of :math:`G^2` itself.
 
-    - "optax" adds :math:`\varepsilon_1` to :math:`G^2` instead, as the paper does, and steps by
+    - "optax" adds :math:`\varepsilon_1` to :math:`G^2` instead, as in the paper, and steps by
       :math:`\theta \leftarrow (1 - \lambda)\,\theta - \max(\varepsilon_2,
       \operatorname{rms}(\theta))\,\eta\,\hat U`: :math:`\eta` is the rate, and not in the decay.
 
-    In `state_dict` the arrays ``"row_var"`` and ``"col_var"`` have an element for each output and
-    each input of the weights that are factored, ``"variance"`` one for each of the other
-    parameters, block after block.
+    In `state_dict` the arrays ``"row_var"`` and ``"col_var"`` have one element for each output and
+    each input of the factored weights; ``"variance"`` has one for each of the other parameters,
+    block by block.
 
     References
     ----------

@@ -43,8 +43,8 @@ class Adagrad(Optimizer):
     - "optax" and "keras" add :math:`\varepsilon` before the root, :math:`\sqrt{a_t + \varepsilon}`.
       In "keras" weight decay is decoupled: it stays out of :math:`d_t`, and first :math:`\theta` is
       multiplied by :math:`1 - \eta\lambda`.
-    - Steps fall as :math:`\eta/\sqrt t` while gradients stay the same; T of them go
-      :math:`2\eta\sqrt T - 1.46\eta` far.
+    - Steps decrease as :math:`\eta/\sqrt t` while gradients stay the same; T of them cover
+      :math:`2\eta\sqrt T - 1.46\eta`.
 
     References
     ----------

@@ -18,11 +18,11 @@ class Adam(Optimizer):
         :math:`\varepsilon \ge 0`, added *after* the square root and bias correction. By default
         1e-8; 1e-7 in "keras".
     weight_decay : float, default 0
-        :math:`\lambda \ge 0`, added to the gradient; `AdamW` is usually what is wanted.
+        :math:`\lambda \ge 0`, added to the gradient; usually you want `AdamW` instead.
     amsgrad : bool, default False
-        Divides by the largest average so far: denominators never fall.
+        Whether to divide by the largest average so far, so that denominators never decrease.
     decoupled_weight_decay : bool, keyword only, default False
-        Multiplies :math:`\theta` by :math:`1 - \eta\lambda` instead, as `AdamW` does.
+        Whether to multiply :math:`\theta` by :math:`1 - \eta\lambda` instead, as `AdamW` does.
     convention : str, keyword only, default "torch"
         "torch", "optax", "keras" or "textbook", see the notes.
 
@@ -49,7 +49,7 @@ class Adam(Optimizer):
       \cdot m_t / (\sqrt{u_t} + \varepsilon)`. Weight decay is always decoupled.
     - "optax" differs with AMSGrad: the maximum is that of the corrected
       :math:`v_t / (1 - \beta_2^t)`.
-    - "textbook" differs with AMSGrad: as in its paper nothing is corrected, the step is
+    - "textbook" differs with AMSGrad: as in its paper, nothing is corrected, and the step is
       :math:`\eta\, m_t / (\sqrt{u_t} + \varepsilon)`.
 
     References

@@ -6,7 +6,7 @@ from thalweg.optim._optimizer import Conventions, Optimizer
 
 
 class Adamax(Optimizer):
-    r"""Adam with the largest recent gradient in the place of the root mean square.
+    r"""Adam with the largest recent gradient in place of the root mean square.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ from thalweg.optim._optimizer import Conventions
 
 
 class AdamW(Adam):
-    r"""Adam whose weight decay shrinks the parameters themselves and stays out of the averages.
+    r"""Adam with weight decay that acts on the parameters directly, outside the averages.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ class AdamW(Adam):
         :math:`\lambda \ge 0`; applies to all parameters, biases too, as in PyTorch. By default
         0.01; 1e-4 in "optax", 0.004 in "keras".
     amsgrad : bool, default False
-        Divides by the largest average so far: denominators never fall.
+        Whether to divide by the largest average so far, so that denominators never decrease.
     convention : str, keyword only, default "torch"
         "torch", "optax" or "keras", which differ as they do in `Adam`.
 
@@ -43,9 +43,8 @@ class AdamW(Adam):
         \theta_t &= (1 - \eta\lambda)\, \theta_{t-1} -
             \eta\, \frac{m_t / (1 - \beta_1^t)}{\sqrt{u_t / (1 - \beta_2^t)} + \varepsilon}
 
-    The decay of a step is :math:`\eta\lambda`, so it follows the learning rate (PyTorch's
-    convention, and that of Optax and Keras; the paper's :math:`\lambda` is not multiplied by
-    :math:`\eta`).
+    The decay per step is :math:`\eta\lambda`, so it follows the learning rate (as in PyTorch, Optax
+    and Keras; in the paper, :math:`\lambda` is not multiplied by :math:`\eta`).
 
     References
     ----------
@@ -78,4 +77,4 @@ class AdamW(Adam):
             decoupled_weight_decay=True,
             convention=convention,
         )
-        del self._arguments["decoupled_weight_decay"]  # is not an argument here
+        del self._arguments["decoupled_weight_decay"]  # not an argument here

@@ -1,4 +1,4 @@
-"""How the arguments of optimizers are checked, by their names."""
+"""Checks of the arguments of optimizers, by name."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from thalweg import _checks
 from thalweg.errors import ArgumentError
 
-#: How arguments are checked, by name.
+#: Checks of arguments, by name.
 Checks: TypeAlias = Mapping[str, Callable[[str, Any], Any]]
 
 
@@ -22,7 +22,7 @@ def _fraction(name: str, value: Any) -> float:
 def _pair(
     low: tuple[float, float], high: tuple[float, float], closed: str, text: str
 ) -> Callable[[str, Any], tuple[float, float]]:
-    """Make a check of two numbers; `text` says in which ranges they are."""
+    """Make a check for two numbers; `text` describes their ranges."""
 
     def check(name: str, value: Any) -> tuple[float, float]:
         try:
@@ -48,7 +48,7 @@ def _coefficients(name: str, value: Any) -> tuple[float, ...]:
     return tuple(_checks.real(f"{name}[{i}]", x) for i, x in enumerate(given))
 
 
-#: How each argument of an optimizer is checked.
+#: The check for each argument of an optimizer.
 CHECKS: Checks = {
     "lr": non_negative,
     "lr_decay": non_negative,

@@ -21,22 +21,22 @@ _MEMORIES: dict[str, Callable[[float], float]] = {
 
 @description
 class EMA(Description):
-    r"""An exponential moving average of the parameters: weights that are usually better, for free.
+    r"""An exponential moving average of the parameters, usually better and nearly free.
 
     .. math:: \bar\theta \leftarrow \beta\,\bar\theta + (1 - \beta)\,\theta
 
-    after every update; the first one sets :math:`\bar\theta = \theta`, as PyTorch's
-    ``AveragedModel`` does, so there is no bias to correct. For `thalweg.Trainer`'s ``average``;
-    what is trained does not change.
+    after every update. The first update sets :math:`\bar\theta = \theta`, as in PyTorch's
+    ``AveragedModel``, so there is no bias to correct. Pass it to `thalweg.Trainer` as ``average``;
+    the training itself does not change.
 
     Parameters
     ----------
     decay : float, default 0.999
         :math:`\beta`, between 0 and 1.
     start : int, keyword only, default 0
-        Updates to let pass first.
+        Number of initial updates to skip.
     every : int, keyword only, default 1
-        Take in the first update after these, and then every n-th, where this is n.
+        Include the first update after these, and then every n-th, where this is n.
 
     Raises
     ------
@@ -63,14 +63,14 @@ class EMA(Description):
     _goes_to: ClassVar[str] = "tw.Trainer(model, loss=..., optimizer=..., average=...)"
 
     def __post_init__(self) -> None:
-        self._set(  # Python's own numbers, which a file can hold
+        self._set(  # plain Python numbers can be saved
             decay=_checks.real("EMA: decay", self.decay, 0, 1, "()"),
             start=_checks.integer("EMA: start", self.start, 0),
             every=_checks.integer("EMA: every", self.every, 1),
         )
 
     def memory(self, definition: str = "sum") -> float:
-        r"""Over how many updates this averages, by one of the definitions that are in use.
+        r"""Return how many updates this averages over, by one of the common definitions.
 
         Parameters
         ----------
@@ -78,21 +78,21 @@ class EMA(Description):
             With :math:`\beta` the decay:
 
             - ``"sum"``: :math:`1/(1-\beta)`, the sum of all weights relative to the newest;
-            - ``"mean_age"``: :math:`\beta/(1-\beta)`, how old an update is on average;
+            - ``"mean_age"``: :math:`\beta/(1-\beta)`, the mean age of the updates;
             - ``"time_constant"``: :math:`-1/\ln\beta`, after which a weight is 1/e;
-            - ``"half_life"``: :math:`-\ln 2/\ln\beta`, after which it is one half;
-            - ``"equal_variance"``: :math:`(1+\beta)/(1-\beta)`, of how many independent updates a
-              plain mean would have the same variance.
+            - ``"half_life"``: :math:`-\ln 2/\ln\beta`, after which a weight is one half;
+            - ``"equal_variance"``: :math:`(1+\beta)/(1-\beta)`, the number of independent updates
+              whose plain mean would have the same variance.
 
         Returns
         -------
         float
-            Updates; ``every`` of them count as one here as everywhere.
+            Number of updates; with ``every``, only those included are counted.
 
         Raises
         ------
         ArgumentError
-            If the definition is another one.
+            If the definition is unknown.
         """
         return self.every * _MEMORIES[_checks.one_of("definition", definition, _MEMORIES)](
             self.decay
@@ -105,15 +105,15 @@ class SWA(Description):
 
     .. math:: \bar\theta \leftarrow \bar\theta + (\theta - \bar\theta)/n
 
-    for the `n`-th. For `thalweg.Trainer`'s ``average``.
+    for the `n`-th. Pass it to `thalweg.Trainer` as ``average``.
 
     Parameters
     ----------
     start : int, keyword only, default 0
-        Updates to let pass first; usually three quarters of the training.
+        Number of initial updates to skip; usually three quarters of the training.
     every : int, keyword only, default 1
-        Take in the first update after these, and then every n-th, where this is n; usually the
-        updates of an epoch.
+        Include the first update after these, and then every n-th, where this is n; usually the
+        number of updates per epoch.
 
     Raises
     ------
@@ -140,6 +140,6 @@ class SWA(Description):
 
 
 def check(average: object) -> None:
-    """Raise unless it is one of these, or None."""
+    """Raise unless `average` is one of these, or None."""
     if average is not None and not isinstance(average, (EMA, SWA)):
         raise ArgumentError(f"average must be optim.EMA(...) or optim.SWA(...); got {average!r}")

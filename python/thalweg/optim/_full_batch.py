@@ -1,4 +1,4 @@
-"""What optimizers have in common that look at all data in every step."""
+"""Base of the optimizers that use all data in every step."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from thalweg.nn import Dropout, Sequential
 from thalweg.nn._layers import with_inner
 from thalweg.optim._optimizer import Conventions, Optimizer
 
-#: In float64, whatever the model is.
+#: In float64, whatever the model's dtype.
 Vector: TypeAlias = npt.NDArray[np.float64]
 
 
@@ -23,17 +23,17 @@ class Problem(Protocol):
     model: Sequential
 
     def gradient(self, theta: Array) -> tuple[float, Array | None]:
-        """Give the loss and its gradient; infinity and None where the loss is not finite."""
+        """Return the loss and its gradient; infinity and None where the loss is not finite."""
 
     def residual(self, theta: Vector) -> Vector | None:
-        """Give numbers, float64, whose squares add up to the loss; None where not finite."""
+        """Return float64 numbers whose squares sum to the loss; None where not finite."""
 
     def jacobian(self) -> Vector:
-        """Give derivatives of the residuals, float64, at the model's parameters."""
+        """Return the Jacobian of the residuals, in float64, at the model's parameters."""
 
 
 class Progress(NamedTuple):
-    """What a step gave: the loss before it, the parameters after it, and figures for `History`."""
+    """The result of a step: loss before, parameters after, and figures for `History`."""
 
     loss: float
     theta: Array | Vector
@@ -43,11 +43,11 @@ class Progress(NamedTuple):
 
 
 def warn_of_stall(optimizer: "FullBatchOptimizer", model: Sequential, why: str) -> bool:
-    """Warn that a step has changed no parameter, unless the next may; tell whether it did."""
-    from thalweg._warn import warn  # few have reason to
+    """Warn that a step has changed no parameter, unless the next may; return whether it did."""
+    from thalweg._warn import warn  # rarely needed
 
     if any(isinstance(layer, Dropout) and layer.p for layer in with_inner(model.layers)):
-        return False  # it makes another function of the loss in each step
+        return False  # it makes the loss a different function in each step
     warn(
         f"a step of {type(optimizer).__name__} changed no parameter, nor will another with the "
         f"same data: {why}",
@@ -57,19 +57,19 @@ def warn_of_stall(optimizer: "FullBatchOptimizer", model: Sequential, why: str) 
 
 
 class FullBatchOptimizer(Optimizer, ABC):
-    """Base of the optimizers that compare one loss at several points, which must be of all data.
+    """Base of the optimizers that compare the loss at several points, on all data each time.
 
-    `thalweg.Trainer.fit` takes them with ``batch_size=None``, one step an epoch.
+    `thalweg.Trainer.fit` requires ``batch_size=None`` for them, which is one step per epoch.
     """
 
     _conventions: ClassVar[Conventions] = {"torch": {}}
-    #: Whether there is a learning rate to be scheduled.
+    #: Whether there is a learning rate that can be scheduled.
     _has_lr: ClassVar[bool] = True
     #: Whether it needs `Problem.residual`.
     _needs_squares: ClassVar[bool] = False
 
     def __init__(self, lr: float, **arguments: Any) -> None:
-        # The core's part keeps the rate; it takes no steps.
+        # The core object only stores the rate; it takes no steps.
         plain = {"momentum": 0, "dampening": 0, "weight_decay": 0, "nesterov": False}
         super().__init__("sgd", lr=lr, **plain, convention="torch")
         self._arguments = {**({"lr": self.lr} if self._has_lr else {}), **arguments}
@@ -78,11 +78,11 @@ class FullBatchOptimizer(Optimizer, ABC):
 
     @property
     def steps(self) -> int:
-        """Steps taken, each of several evaluations."""
+        """Number of steps taken, each with several evaluations."""
         return self._steps
 
     def add_group(self, pattern: str, **options: Any) -> NoReturn:
-        """Raise: curvature is that of all parameters together.
+        """Raise: the curvature is that of all parameters together.
 
         Raises
         ------
@@ -95,7 +95,7 @@ class FullBatchOptimizer(Optimizer, ABC):
         )
 
     def _advance(self, problem: Problem) -> Progress:
-        """Take a step from the model's parameters; the caller sets those that it gives."""
+        """Take a step from the model's parameters; the caller sets the new ones."""
         self._meet(problem.model)
         progress = self._search(problem)
         self._steps += 1
@@ -103,15 +103,15 @@ class FullBatchOptimizer(Optimizer, ABC):
 
     @abstractmethod
     def _search(self, problem: Problem) -> Progress:
-        """Find better parameters. After an error nothing has changed."""
+        """Find better parameters. After an error, nothing has changed."""
 
     @abstractmethod
     def _export(self) -> tuple[dict[str, float], dict[str, Array]]:
-        """Give the state as numbers and flat arrays."""
+        """Return the state as numbers and flat arrays."""
 
     @abstractmethod
     def _import(self, scalars: dict[str, float], arrays: dict[str, Array]) -> None:
-        """Take such a state; nothing has changed after an error."""
+        """Set such a state; after an error, nothing has changed."""
 
     def _state(self) -> tuple[int, dict[str, float], dict[str, Array]]:
         return (self._steps, *self._export())

@@ -1,4 +1,4 @@
-"""What makers of optimizers are given out of habit, and what is said then."""
+"""Arguments that users of other libraries pass to optimizers, and how to answer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 def refuse_parameters(
     kind: type, args: tuple[Any, ...], kwargs: Mapping[str, Any], optimizer: type
 ) -> None:
-    """Raise if an optimizer is given parameters, or a model, as PyTorch's are."""
+    """Raise if an optimizer is given parameters or a model, as in PyTorch."""
     rate = kwargs.get("lr", args[0] if args else None)
     if isinstance(rate, (Schedule, ReduceLROnPlateau)):
         raise ArgumentError(
@@ -37,7 +37,7 @@ def refuse_parameters(
     )
 
 
-#: What other libraries call arguments of optimizers, and where here is what they do.
+#: Other libraries' arguments of optimizers, and what does the same here.
 _CLIPPING = "tw.Trainer(..., {}=...) clips gradients"
 _NOT_NEEDED = "there is nothing to choose: every step is a fused pass of the compiled core"
 THEIRS = {

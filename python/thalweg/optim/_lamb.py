@@ -4,18 +4,18 @@ from thalweg.optim._optimizer import Optimizer
 
 
 class LAMB(Optimizer):
-    r"""Adam's steps, as long as each block of parameters is itself: for large batches.
+    r"""Adam's direction, with steps proportional to each block's norm: for large batches.
 
     Parameters
     ----------
     lr : float, default 1e-3
-        Learning rate :math:`\eta \ge 0`: about the relative change of a block in a step.
+        Learning rate :math:`\eta \ge 0`: about the relative change of a block in one step.
     betas : tuple of two floats, default (0.9, 0.999)
         :math:`\beta_1, \beta_2`, each in [0, 1).
     eps : float, default 1e-6
         :math:`\varepsilon \ge 0`, added *after* the square root and bias correction.
     weight_decay : float, default 0.01
-        :math:`\lambda \ge 0`; it counts in the direction, before its length is set. (Optax' default
+        :math:`\lambda \ge 0`; it is part of the direction before its length is set. (Optax' default
         is 0.)
 
     Raises
@@ -25,8 +25,8 @@ class LAMB(Optimizer):
 
     Notes
     -----
-    With the gradient :math:`g_t` of step :math:`t = 1, 2, \dots`, for each weight and each bias by
-    itself
+    With the gradient :math:`g_t` of step :math:`t = 1, 2, \dots`, for each weight and each bias
+    separately
 
     .. math::
 
@@ -37,10 +37,10 @@ class LAMB(Optimizer):
         \theta_t &= \theta_{t-1} -
             \eta\, \frac{\lVert \theta_{t-1} \rVert}{\lVert u_t \rVert}\, u_t
 
-    The ratio of the norms is 1 where one of them is 0: a block of zeros can start to move. Optax
-    computes the same; Keras' `Lamb` decays weights apart from the direction.
+    The ratio of the norms is taken as 1 where one of them is 0, so that a block of zeros can start
+    to move. Optax computes the same; Keras' `Lamb` keeps weight decay out of the direction.
 
-    The norms take a pass of their own, so that the update is not fused with the gradient.
+    The norms take a pass of their own, so the update is not fused with the gradient.
 
     References
     ----------

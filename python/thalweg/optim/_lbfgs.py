@@ -20,7 +20,7 @@ from thalweg.optim._full_batch import (
 )
 from thalweg.optim._line_search import Point, strong_wolfe
 
-#: What is said of a step that ended at a tolerance, and of one that began at a gradient of 0.
+#: How to continue after a step that ended at a tolerance or began at a gradient of 0.
 _GOES_ON = (
     "LBFGS(tolerance_change=0, tolerance_grad=0) goes on as far as rounding lets it, in another "
     "Trainer of the same model"
@@ -30,48 +30,48 @@ _FLAT = "the gradient is 0"
 
 @dataclass(eq=False, repr=False)
 class _Memory:
-    """What the next direction depends on."""
+    """The state that determines the next direction."""
 
     iterations: int = 0
     direction: Array | None = None
     step: float = 0.0
     gradient: Array | None = None
-    scale: float = 1.0  # of the inverse Hessian to begin with
-    #: (y, s, 1/s'y): differences of gradients, and the steps that made them
+    scale: float = 1.0  # of the initial inverse Hessian
+    #: (y, s, 1/s'y): differences of gradients, and the steps that caused them
     pairs: list[tuple[Array, Array, float]] = field(default_factory=list)
 
 
 class LBFGS(FullBatchOptimizer):
-    r"""Limited-memory BFGS with a line search: a quasi-Newton method for the loss of all data.
+    r"""Limited-memory BFGS with a line search: a quasi-Newton method for the loss on all data.
 
     .. math:: \theta \leftarrow \theta - t\,H g
 
-    `H` approximates the inverse Hessian from the last pairs of steps `s` and gradient differences
-    `y` (Nocedal 1980); a pair with :math:`s^\top y \le 0`, which would make it indefinite, is
-    rejected. The strong Wolfe line search finds `t` with
-    :math:`f(t) \le f(0) + 10^{-4} t f'(0)` and :math:`|f'(t)| \le 0.9\,|f'(0)|`. PyTorch's
-    algorithm, arguments and defaults, but for `line_search_fn`, which is None there, and for how
-    small :math:`s^\top y` may be: PyTorch rejects pairs up to an absolute :math:`10^{-10}`, here it
-    is :math:`\epsilon\,y^\top y` with the machine epsilon.
+    `H` approximates the inverse Hessian, based on the most recent pairs of steps `s` and gradient
+    differences `y` (Nocedal 1980); a pair with :math:`s^\top y \le 0`, which would make it
+    indefinite, is rejected. The strong Wolfe line search finds `t` with
+    :math:`f(t) \le f(0) + 10^{-4} t f'(0)` and :math:`|f'(t)| \le 0.9\,|f'(0)|`. Algorithm,
+    arguments and defaults are PyTorch's, with two exceptions: PyTorch's default for
+    `line_search_fn` is None, and it rejects pairs up to :math:`s^\top y = 10^{-10}`, whereas here
+    the limit is :math:`\epsilon\,y^\top y` with the machine epsilon.
 
     Parameters
     ----------
     lr : float, default 1
-        The step that the line search tries first, and without it the step; the very first one is
-        :math:`\min(1, 1/\lVert g \rVert_1)` times this.
+        The step that the line search tries first, or the step itself without a line search; the
+        very first one is :math:`\min(1, 1/\lVert g \rVert_1)` times this.
     max_iter : int, default 20
-        Iterations of a step of the optimizer, which is an epoch of `thalweg.Trainer.fit`.
+        Iterations per step of the optimizer, which is an epoch of `thalweg.Trainer.fit`.
     max_eval : int, optional
-        Evaluations of loss and gradient in a step; by default ``max_iter * 5 // 4``.
+        Evaluations of loss and gradient per step; by default ``max_iter * 5 // 4``.
     tolerance_grad : float, default 1e-7
-        A step ends when no component of the gradient is larger than this,
+        A step ends when no component of the gradient is larger than this.
     tolerance_change : float, default 1e-9
-        or no parameter moved more than this in an iteration, or the loss changed by less, or its
-        slope along the direction is less.
+        A step also ends when no parameter moved by more than this in an iteration, or the loss
+        changed by less, or its slope along the direction is smaller.
     history_size : int, default 100
-        Pairs that are kept, two arrays of the size of the parameters each.
+        Number of pairs to keep, each of them two arrays of the size of the parameters.
     line_search_fn : {"strong_wolfe", None}
-        None takes the step of length `lr`, which may raise the loss.
+        None takes a step of length `lr`, which may raise the loss.
 
     Raises
     ------
@@ -80,17 +80,17 @@ class LBFGS(FullBatchOptimizer):
 
     Notes
     -----
-    Gradients of different batches differ by more than curvature: `thalweg.Trainer.fit` accepts this
-    optimizer with ``batch_size=None`` only (all data at once), and `thalweg.Trainer.step` is to be
-    called with the same data each time. Clipping, accumulation and averages are for other
-    optimizers. In an iteration `Dropout` drops the same elements at all points of a step, and
-    running averages of `BatchNorm1d` take the first one in.
+    Gradients of different batches differ by more than the effect of curvature. Therefore
+    `thalweg.Trainer.fit` accepts this optimizer only with ``batch_size=None`` (all data at once),
+    and `thalweg.Trainer.step` must be called with the same data each time. Clipping, accumulation
+    and averages are for other optimizers. `Dropout` drops the same elements at all points of a
+    step, and the running averages of `BatchNorm1d` are updated only at the first one.
 
-    The tolerances are absolute numbers, PyTorch's, and losses of smooth functions without noise get
-    smaller than they let pass: then a step changes no parameter, and with the same data none after
-    it does. A `RuntimeWarning` says so, in a fit once; the fit goes on to its last epoch. (Not with
-    `Dropout`, which makes each step one of another function.)
-    ``LBFGS(tolerance_change=0, tolerance_grad=0)`` ends where rounding does.
+    The tolerances are absolute, as in PyTorch, and losses of smooth functions without noise become
+    smaller than the tolerances allow for. Then a step changes no parameter, and with the same data
+    no later step does. A `RuntimeWarning` says so, once per fit; the fit continues to its last
+    epoch. (Not with `Dropout`, which makes the loss a different function in each step.)
+    ``LBFGS(tolerance_change=0, tolerance_grad=0)`` continues as far as rounding allows.
 
     References
     ----------
@@ -138,15 +138,15 @@ class LBFGS(FullBatchOptimizer):
     def step(  # type: ignore[override]
         self, model: Sequential, closure: Callable[[], Any] | None = None
     ) -> float:
-        """One step of up to `max_iter` iterations, for training loops written by hand.
+        """Take one step of up to `max_iter` iterations, for hand-written training loops.
 
         Parameters
         ----------
         model : Sequential
             Its parameters are changed.
         closure : callable
-            Computes the loss at the model's parameters, adds its gradient to the model's, which are
-            zero then, and gives the loss: ``lambda: trainer.backward(x, y)``.
+            Computes the loss at the model's parameters, adds its gradient to the model's gradients,
+            which are zero on entry, and returns the loss: ``lambda: trainer.backward(x, y)``.
 
         Returns
         -------
@@ -156,7 +156,8 @@ class LBFGS(FullBatchOptimizer):
         Raises
         ------
         ArgumentError
-            If there is no closure, it gives no number, or this optimizer belongs to another model.
+            If there is no closure, it does not return a number, or this optimizer belongs to
+            another model.
         DivergedError
             If the loss at the beginning is infinite or NaN; the model is unchanged.
         """
@@ -211,7 +212,7 @@ class LBFGS(FullBatchOptimizer):
             size = float(np.abs(direction).max())
 
             def along(t: float, origin: Array = theta, direction: Array = direction) -> Point:
-                with _quiet():  # no finite loss is there then
+                with _quiet():  # the loss is not finite then
                     place = origin + t * direction
                 value, slope = problem.gradient(place)
                 return Point(t, value, np.inf if slope is None else _dot(slope, direction), slope)
@@ -222,7 +223,7 @@ class LBFGS(FullBatchOptimizer):
                 point, count = strong_wolfe(along, here, step, size, small_change, most)
             elif iteration < max_iter:
                 point, count = along(step), 1
-            else:  # the last one is not looked at
+            else:  # do not evaluate the last point
                 point = Point(step, loss, slope, gradient)
             evaluations += count
             if point.gradient is None:
@@ -244,7 +245,7 @@ class LBFGS(FullBatchOptimizer):
                 break
         self._memory = memory
         stalled, searched = "", evaluations > 1
-        # The search after the very first one begins at another length.
+        # After the very first iteration, the search begins at another length, so it may succeed.
         if np.array_equal(theta, start) and (memory.iterations > 1 or not searched):
             if searched and evaluations >= int(max_eval):
                 stalled = (
@@ -258,7 +259,7 @@ class LBFGS(FullBatchOptimizer):
         return Progress(first, theta, stalled=stalled)
 
     def _direction(self, memory: _Memory, gradient: Array) -> Array:
-        """Take the last step in, and give -Hg by the two-loop recursion."""
+        """Include the last step, and return -Hg by the two-loop recursion."""
         if memory.direction is None or memory.gradient is None:
             return -gradient
         y, s = gradient - memory.gradient, memory.step * memory.direction
@@ -304,7 +305,7 @@ class LBFGS(FullBatchOptimizer):
 
 
 def _quiet() -> np.errstate:
-    """Let badly scaled data overflow without a warning: what is infinite then is looked for."""
+    """Let badly scaled data overflow without a warning; infinite results are handled."""
     return np.errstate(over="ignore", invalid="ignore")
 
 

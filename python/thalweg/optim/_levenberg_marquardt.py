@@ -10,10 +10,10 @@ from thalweg.errors import DivergedError, UnsupportedError
 from thalweg.nn import Sequential
 from thalweg.optim._full_batch import FullBatchOptimizer, Problem, Progress
 
-#: A step ends where the linear model predicts no decrease that float64 could tell.
+#: A step ends where the linear model predicts no decrease that float64 can resolve.
 _TOLERANCES = (1e-20, 1e-16, 0.0)
 
-#: Why there was no step, by what `_levenberg.step` says.
+#: Why there was no step, by the reason that `_levenberg.step` returns.
 _STALLED = {
     "gtol": "the gradient is 0",
     "xtol": "the step is too short beside the parameters, by xtol=1e-16",
@@ -24,23 +24,24 @@ _STALLED = {
 
 
 class LevenbergMarquardt(FullBatchOptimizer):
-    r"""Damped Gauss-Newton steps, for small networks that are to be accurate.
+    r"""Damped Gauss-Newton steps, for small networks that need high accuracy.
 
     The loss is a sum of squares, :math:`L = \lVert r(\theta) \rVert^2`. Each step solves
 
     .. math:: \min_\delta \lVert r + J\delta \rVert^2 + \mu \lVert D\delta \rVert^2
 
-    with the Jacobian `J` of all residuals by all parameters, by QR of the stacked matrix
-    :math:`[J; \sqrt\mu D]` in float64: see `thalweg.solve.nonlinear_least_squares`, whose method
-    this is. A step that would not decrease the loss is rejected and :math:`\mu` grown, so the loss
-    of the training data never rises; ``history["damping"]`` and ``history["rejected"]`` show it.
+    with the Jacobian `J` of all residuals with respect to all parameters, by QR of the stacked
+    matrix :math:`[J; \sqrt\mu D]` in float64; this is the method of
+    `thalweg.solve.nonlinear_least_squares`. A step that would not decrease the loss is rejected and
+    :math:`\mu` increased, so the training loss never rises; see ``history["damping"]`` and
+    ``history["rejected"]``.
 
     Parameters
     ----------
     damping : float, default 1e-3
-        :math:`\mu` at the beginning, above 0.
+        Initial :math:`\mu`, above 0.
     geodesic : bool, default True
-        Whether steps are bent by half of the geodesic acceleration.
+        Whether to bend steps by half of the geodesic acceleration.
 
     Raises
     ------
@@ -50,16 +51,16 @@ class LevenbergMarquardt(FullBatchOptimizer):
     Notes
     -----
     For `thalweg.Trainer` with `nn.MSELoss` (weighted or not) and ``batch_size=None``; an epoch is
-    one accepted step. It takes memory for n · out_features · num_parameters numbers and time for as
-    many times num_parameters. `BatchNorm1d` and `Dropout`, with which a row has no residual of its
-    own, are not supported; nor are schedules (there is no learning rate), clipping, accumulation
-    and averages.
+    one accepted step. A step needs memory for n · out_features · num_parameters numbers, and its
+    time is proportional to that number times num_parameters. `BatchNorm1d` and `Dropout`, with
+    which rows have no residuals of their own, are not supported; nor are schedules (there is no
+    learning rate), clipping, accumulation and averages.
 
-    A step that finds no lower loss changes no parameter, and with the same data none after it does:
-    a `RuntimeWarning` says so, in a fit once, and the fit goes on to its last epoch.
+    If a step finds no lower loss, it changes no parameter, and with the same data no later step
+    does. A `RuntimeWarning` says so, once per fit, and the fit continues to its last epoch.
 
-    The factorization is NumPy's: with another BLAS, or another number of its threads, results may
-    differ in the last digits.
+    The factorization is NumPy's: with a different BLAS, or a different number of BLAS threads,
+    results may differ in the last digits.
 
     References
     ----------
@@ -99,7 +100,7 @@ class LevenbergMarquardt(FullBatchOptimizer):
 
     @property
     def lr(self) -> float:
-        """Always 1: damping takes the place of a learning rate."""
+        """Always 1: damping replaces the learning rate."""
         return 1.0
 
     @lr.setter
@@ -116,7 +117,7 @@ class LevenbergMarquardt(FullBatchOptimizer):
         Raises
         ------
         UnsupportedError
-            Always: `thalweg.Trainer.step` and `fit` have the residuals.
+            Always: `thalweg.Trainer.step` and `fit` compute the residuals.
         """
         raise UnsupportedError(
             "LevenbergMarquardt needs residuals, not a gradient: use Trainer.step or Trainer.fit, "
@@ -143,9 +144,9 @@ class LevenbergMarquardt(FullBatchOptimizer):
             problem.residual,
             tolerances=_TOLERANCES,
             geodesic=bool(self._options["geodesic"]),
-            max_evaluations=1000,  # the damping is at its largest long before
+            max_evaluations=1000,  # the damping reaches its maximum long before
         )
-        if state.scale is not None:  # in the precision that files keep it in
+        if state.scale is not None:  # in the precision in which files store it
             state.scale = state.scale.astype(problem.model.dtype).astype(np.float64)
         self._damping = state
         figures = {"damping": before, "rejected": float(outcome.rejected)}

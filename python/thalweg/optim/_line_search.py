@@ -9,7 +9,7 @@ C1, C2 = 1e-4, 0.9
 
 
 class Point(NamedTuple):
-    """A function along a line: at a step, its value (infinite where there is none) and slope."""
+    """A function along a line: a step, the value there (infinite if there is none) and slope."""
 
     step: float
     value: float
@@ -25,11 +25,11 @@ def strong_wolfe(
     tolerance: float,
     most: int,
 ) -> tuple[Point, int]:
-    """Find a point that meets both conditions, else the lowest; and count the evaluations.
+    """Find a point that meets both conditions, else the lowest; also return the evaluations.
 
-    An interval that holds such a point is bracketed, then made smaller by cubic interpolation
+    An interval that contains such a point is bracketed and then shrunk by cubic interpolation
     (Nocedal & Wright 2006, algorithms 3.5 and 3.6). `size` is the largest component of the
-    direction: an interval that moves no parameter by `tolerance` is not made smaller. There are at
+    direction: shrinking stops when the interval moves no parameter by `tolerance`. There are at
     most ``most + 1`` evaluations.
     """
 
@@ -61,7 +61,8 @@ def strong_wolfe(
         left, right = min(low.step, high.step), max(low.step, high.step)
         first, second = (low, high) if low.step <= high.step else (high, low)
         t = _cubic(first, second, left, right)
-        # Twice in a row close to an end, or at it: a tenth of the interval away from that end.
+        # If close to an end twice in a row, or at it, move a tenth of the interval away from that
+        # end.
         margin = 0.1 * (right - left)
         if min(right - t, t - left) < margin:
             if close or t >= right or t <= left:
@@ -89,7 +90,7 @@ def _sorted(a: Point, b: Point) -> tuple[Point, Point]:
 
 
 def _cubic(a: Point, b: Point, least: float, largest: float) -> float:
-    """Where the cubic through two points with their slopes is lowest, within bounds."""
+    """Return the minimum of the cubic through two points and their slopes, within bounds."""
     if math.isfinite(a.value) and math.isfinite(b.value) and a.step != b.step:
         d1 = a.slope + b.slope - 3 * (a.value - b.value) / (a.step - b.step)
         square = d1 * d1 - a.slope * b.slope

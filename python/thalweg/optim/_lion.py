@@ -4,7 +4,7 @@ from thalweg.optim._optimizer import Optimizer
 
 
 class Lion(Optimizer):
-    r"""Steps of one size along the sign of an average of gradients.
+    r"""Steps of constant size along the sign of an average of gradients.
 
     Parameters
     ----------

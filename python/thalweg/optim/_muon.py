@@ -7,41 +7,41 @@ from thalweg.optim._optimizer import Conventions, Optimizer
 
 
 class Muon(Optimizer):
-    r"""Momentum with all singular values made about 1, for hidden weights; AdamW for the rest.
+    r"""Momentum with all singular values set to about 1, for hidden weights; AdamW for the rest.
 
-    By its author's rule it is for the weights between the first and the last `nn.Linear`. Those
-    two, biases and the parameters of normalizations take steps of `AdamW` in the same optimizer.
-    `matrices` and `add_group` choose otherwise.
+    Following its author's rule, it applies to the weights between the first and the last
+    `nn.Linear`. Those two layers, biases and the parameters of normalizations take `AdamW` steps in
+    the same optimizer. `matrices` and `add_group` change this.
 
     Parameters
     ----------
     lr : float, default 1e-3
         Learning rate :math:`\eta \ge 0`; 0.02 is usual for the matrices, see `adjust_lr_fn`.
     weight_decay : float, default 0.1
-        :math:`\lambda \ge 0`, decoupled, of all parameters. (Optax' default is 0.)
+        :math:`\lambda \ge 0`, decoupled, for all parameters. (Optax' default is 0.)
     momentum : float, default 0.95
         :math:`\mu` in [0, 1).
     nesterov : bool, default True
-        Whether the momentum looks one step ahead.
+        Whether to use Nesterov momentum, which looks one step ahead.
     ns_coefficients : tuple of three floats, default (3.4445, -4.7750, 2.0315)
         :math:`a, b, c` of the iteration.
     eps : float, default 1e-7
-        The least norm :math:`\varepsilon \ge 0` that a matrix is divided by.
+        The smallest norm :math:`\varepsilon \ge 0` by which a matrix is divided.
     ns_steps : int, default 5
         Steps of the iteration, below 100.
     adjust_lr_fn : {"original", "match_rms_adamw"}, optional
-        Which :math:`s`: :math:`\sqrt{\max(1, \text{out}/\text{in})}`, the default, or
-        :math:`0.2 \sqrt{\max(\text{out}, \text{in})}`, by which steps are as large as AdamW's and
-        one learning rate does for all.
+        The factor :math:`s`: :math:`\sqrt{\max(1, \text{out}/\text{in})}`, the default, or
+        :math:`0.2 \sqrt{\max(\text{out}, \text{in})}`, which makes steps as large as AdamW's, so
+        that one learning rate suits all parameters.
     matrices : {"hidden", "all", "none"}, keyword only, default "hidden"
-        Which parameters are Muon's: all weights but those of the first and the last layer, all
-        weights, or none but those of groups.
+        Which parameters Muon updates: all weights except those of the first and last layer, all
+        weights, or only those selected by groups.
     adam_betas : tuple of two floats, keyword only, default (0.9, 0.95)
-        AdamW's, each in [0, 1).
+        AdamW's :math:`\beta_1, \beta_2`, each in [0, 1).
     adam_eps : float, keyword only, default 1e-8
-        AdamW's, from 0 on.
+        AdamW's :math:`\varepsilon`, at least 0.
     adam_lr_scale : float, keyword only, default 1
-        AdamW's learning rate is so many times `lr`.
+        AdamW's learning rate as a multiple of `lr`.
     convention : str, keyword only, default "torch"
         "torch" or "optax", see the notes.
 
@@ -50,11 +50,11 @@ class Muon(Optimizer):
     ArgumentError
         If an option is outside its range, or the convention is not one of these.
     ThalwegError
-        If the model has no such matrix; found out when the optimizer is first used.
+        If the model has no such matrix; detected when the optimizer is first used.
 
     Notes
     -----
-    For a weight :math:`W` (out, in) with the gradient :math:`G`
+    For a weight :math:`W` (out, in) with gradient :math:`G`
 
     .. math::
 
@@ -64,14 +64,14 @@ class Muon(Optimizer):
             \text{then five times } X \leftarrow a X + (b A + c A^2) X, \quad A = X X^\top \\
         W &\leftarrow (1 - \eta\lambda) W - \eta\, s\, X
 
-    The iteration does not converge, and is not meant to: singular values of :math:`U` from
-    :math:`0.01 \lVert U \rVert_F` on end up between 0.68 and 1.14. It takes
-    :math:`20\,n k^2 + 10\,k^3` operations for a weight of sides :math:`n \ge k`; all in the
-    model's dtype. (PyTorch's works in bfloat16.)
+    The iteration is not meant to converge: singular values of :math:`U` above
+    :math:`0.01 \lVert U \rVert_F` end up between 0.68 and 1.14. It takes
+    :math:`20\,n k^2 + 10\,k^3` operations for a weight with sides :math:`n \ge k`, all in the
+    model's dtype. (PyTorch uses bfloat16.)
 
     - "optax" corrects the bias of :math:`B` and :math:`G` in :math:`U`, adds :math:`\varepsilon` to
-      the norm, and for the rest takes steps of `NAdam` in the convention "optax", with decoupled
-      decay, if `nesterov`.
+      the norm, and if `nesterov`, updates the rest by `NAdam` in the convention "optax", with
+      decoupled decay.
 
     References
     ----------
@@ -81,7 +81,7 @@ class Muon(Optimizer):
 
     Examples
     --------
-    The last layer by Muon, too, and biases without decay:
+    The last layer by Muon too, and biases without decay:
 
     >>> from thalweg import optim
     >>> optimizer = optim.Muon(lr=0.02, adam_lr_scale=0.1).add_group("4.weight", muon=True)
@@ -133,7 +133,7 @@ class Muon(Optimizer):
         frozen: bool = False,
         muon: bool | None = None,
     ) -> Self:
-        """Treat the parameters whose names match a pattern otherwise than the rest.
+        """Treat the parameters whose names match a pattern differently from the rest.
 
         Parameters
         ----------
@@ -146,13 +146,13 @@ class Muon(Optimizer):
         frozen : bool, keyword only, default False
             As there.
         muon : bool, keyword only, optional
-            Whether weights among them take steps of Muon, or of AdamW; by default as `matrices`
-            says.
+            Whether the weights among them take Muon steps or AdamW steps; by default as set by
+            `matrices`.
 
         Returns
         -------
         Muon
-            This one.
+            This optimizer.
 
         Raises
         ------

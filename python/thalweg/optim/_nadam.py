@@ -6,7 +6,7 @@ from thalweg.optim._optimizer import Conventions, Optimizer
 
 
 class NAdam(Optimizer):
-    r"""Adam that steps along the mean that it is about to have.
+    r"""Adam with Nesterov momentum: steps along the gradient average of the step to come.
 
     Parameters
     ----------
@@ -20,9 +20,9 @@ class NAdam(Optimizer):
     weight_decay : float, default 0
         :math:`\lambda \ge 0`, added to the gradient.
     momentum_decay : float, optional
-        :math:`\psi \ge 0`. By default 4e-3; 1 in "keras"; 0, and nothing else, in "optax".
+        :math:`\psi \ge 0`. By default 4e-3; 1 in "keras"; in "optax" 0, the only value allowed.
     decoupled_weight_decay : bool, default False
-        Multiplies :math:`\theta` by :math:`1 - \eta\lambda` instead, as `AdamW` does.
+        Whether to multiply :math:`\theta` by :math:`1 - \eta\lambda` instead, as `AdamW` does.
     convention : str, keyword only, default "torch"
         "torch", "optax" or "keras", see the notes.
 

@@ -1,4 +1,4 @@
-"""What all optimizers share: options, the learning rate, steps by hand, state to be saved."""
+"""Base of the optimizers: options, learning rate, steps by hand, saving the state."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -14,17 +14,17 @@ from thalweg.nn import Sequential, _names
 from thalweg.optim import _given
 from thalweg.optim._arguments import CHECKS, Checks, non_negative
 
-#: The conventions that a method has, and in each the defaults of arguments that are None.
+#: The conventions of a method, each with the defaults of arguments that are None.
 Conventions: TypeAlias = Mapping[str, Mapping[str, float]]
 
-#: What a rule of the user's own is.
+#: What to say about update rules of the user's own.
 OWN = (
     "updates are computed in the core; a rule of your own is a loop by hand: "
     "loss = trainer.backward(x, y), or model.forward and model.backward, and then "
     "model.flat_parameters is set by model.flat_gradients"
 )
 
-#: What others call options of a group.
+#: Other libraries' names for options of a group.
 _OF_GROUPS = {
     **dict.fromkeys(("lr", "learning_rate"), "it is lr_scale, times the optimizer's rate"),
     **dict.fromkeys(("requires_grad", "trainable"), "frozen=True leaves parameters as they are"),
@@ -35,10 +35,10 @@ _OF_GROUPS = {
 class Optimizer(Guided):
     """Base of all optimizers.
 
-    An optimizer belongs to the first model that it meets, as a `thalweg.Trainer` is made of both or
-    in its first step by hand: its averages are that model's. Using it with another model is an
-    error there and then; only `load_state_dict` gives it to another one. Copies and pickles of what
-    holds both, by `copy.deepcopy` for instance, hold a model and an optimizer that belongs to it.
+    An optimizer belongs to the first model it is used with, in a `thalweg.Trainer` or in its first
+    manual step: its averages are that model's. Using it with another model is an immediate error;
+    only `load_state_dict` can give it another model. Copies and pickles of an object that holds
+    both, e.g. by `copy.deepcopy`, contain a model and an optimizer that belongs to it.
     """
 
     _uncalled: ClassVar[Mapping[str, str]] = dict.fromkeys(("step", "update_step"), OWN)
@@ -46,27 +46,32 @@ class Optimizer(Guided):
         "zero_grad": "gradients are the model's: model.zero_grad()",
         "param_groups": "optimizer.lr is the learning rate; add_group treats parameters otherwise",
         "learning_rate": "it is optimizer.lr",
+        **dict.fromkeys(
+            ("save", "load"),
+            "trainer.save(path) writes it with its model; pickle.dumps((model, optimizer)) keeps "
+            "both, too, and optimizer.state_dict() has its numbers",
+        ),
         "minimize": "optimizer.step(model) takes a step along the model's gradients",
         "apply_gradients": "set model.flat_gradients, and optimizer.step(model) goes along them",
     }
     _conventions: ClassVar[Conventions] = {}
-    #: Figures of its own that it adds to those of an epoch.
+    #: Figures that it adds to those of an epoch.
     _figures: ClassVar[tuple[str, ...]] = ()
-    #: The rate that was set by hand since a trainer last looked, which a schedule would undo.
+    #: A rate set by hand since a trainer last looked, which a schedule would override.
     _lr_by_hand: float | None = None
-    #: Calls of `step`, of which the trainer's penalties know nothing.
+    #: Calls of `step`, which bypass a trainer's penalties.
     _steps_by_hand: int = 0
-    #: Checks of arguments that other methods have under the same name, but not of the same kind.
+    #: Checks of arguments that share a name with other methods' arguments but differ in kind.
     _own_checks: ClassVar[Checks] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Let the makers of ours say what the habit of PyTorch's first argument becomes here."""
+        """Make thalweg's constructors explain what to do with PyTorch's first argument."""
         super().__init_subclass__(**options)
         make = vars(cls).get("__init__")
         if make is None or not cls.__module__.startswith("thalweg."):
             return
         known = argument_names(make)
-        any_name = "arguments" in known  # of a base of several
+        any_name = "arguments" in known  # a base of several optimizers
 
         @functools.wraps(make)
         def init(self: Optimizer, *args: Any, **kwargs: Any) -> None:
@@ -77,7 +82,7 @@ class Optimizer(Guided):
 
         cls.__init__ = init  # type: ignore[method-assign]
 
-    # `kind` is the core's name of the method; the arguments are the constructor's.
+    # `kind` is the core's name of the method; `arguments` are those of the constructor.
     def __init__(self, kind: str, **arguments: Any) -> None:
         defaults: Mapping[str, float] = {}
         if "convention" in arguments:
@@ -88,7 +93,7 @@ class Optimizer(Guided):
             name: checks[name](name, defaults.get(name) if value is None else value)
             for name, value in arguments.items()
         }
-        # Pairs go apart: betas are beta1 and beta2.
+        # Pairs are split: betas become beta1 and beta2.
         self._options: dict[str, float | bool | str] = {}
         for name, value in self._arguments.items():
             if isinstance(value, tuple):
@@ -100,10 +105,10 @@ class Optimizer(Guided):
         self._kind = kind
         self._core = _core.Optimizer(kind, self._options)
         self._groups: list[dict[str, Any]] = []
-        #: What the core was told of each group; and names that it has for others of a model's.
+        #: What the core was told of each group, and the model whose names differ in the core.
         self._told: list[tuple[str, dict[str, float | bool | str], float, bool]] = []
         self._renamed: Sequential | None = None
-        #: The model that it belongs to, if it does to one already.
+        #: The model that it belongs to, if any.
         self._owner: Sequential | None = None
 
     @takes("add_group()", _OF_GROUPS)
@@ -115,37 +120,37 @@ class Optimizer(Guided):
         weight_decay: float | None = None,
         frozen: bool = False,
     ) -> Self:
-        """Treat the parameters whose names match a pattern otherwise than the rest.
+        """Treat the parameters whose names match a pattern differently from the rest.
 
         Parameters
         ----------
         pattern : str
-            Which names of `nn.Sequential.state_dict`: ``"*.bias"``, ``"0.*"``, ``"2.weight"``;
-            ``*`` stands for any characters, ``?`` for one. Where several groups match, the last
-            one counts.
+            A pattern for names in `nn.Sequential.state_dict`: ``"*.bias"``, ``"0.*"``,
+            ``"2.weight"``; ``*`` stands for any characters, ``?`` for one. If several groups match,
+            the last one counts.
         lr_scale : float, keyword only, default 1
-            Their learning rate is so many times the optimizer's, also when that changes.
+            Their learning rate as a multiple of the optimizer's, also when that changes.
         weight_decay : float, keyword only, optional
             Their weight decay; by default the optimizer's.
         frozen : bool, keyword only, default False
-            Whether they stay as they are: they have no gradient then, for a trainer's clipping
-            either. (`nn.utils.clip_grad_norm_` knows no optimizer.)
+            Whether to leave them unchanged. Frozen parameters have no gradient, also for a
+            trainer's clipping. (`nn.utils.clip_grad_norm_` does not know about optimizers.)
 
         Returns
         -------
         Optimizer
-            This one.
+            This optimizer.
 
         Raises
         ------
         ArgumentError
-            If an option is outside its range, or the pattern matches no parameter; the latter is
-            found out when a trainer is made of the optimizer, or at its first step by hand, unless
-            it belongs to a model already.
+            If an option is outside its range, or the pattern matches no parameter. The latter is
+            detected when a trainer is made with the optimizer, or at its first manual step, unless
+            it already belongs to a model.
 
         Examples
         --------
-        No weight decay on biases, as is usual, and a slower first layer:
+        No weight decay on biases, as is common, and a slower first layer:
 
         >>> from thalweg import optim
         >>> optimizer = optim.AdamW(weight_decay=0.05)
@@ -154,7 +159,7 @@ class Optimizer(Guided):
         """
         return self._add_group(pattern, lr_scale, weight_decay, frozen)
 
-    # `choices` are arguments of a subclass, and `overrides` the core's options that they stand for.
+    # `choices` are arguments of a subclass, and `overrides` the core's options that they imply.
     def _add_group(
         self,
         pattern: str,
@@ -187,7 +192,7 @@ class Optimizer(Guided):
         lr_scale: float,
         frozen: bool,
     ) -> None:
-        """Make a group of the core's, or of a model whose names are others there, several."""
+        """Make a group in the core, or several where the core's names differ from the model's."""
         names = [pattern]
         if self._renamed is not None:
             names = _names.of_core(self._renamed, pattern)
@@ -195,7 +200,7 @@ class Optimizer(Guided):
             core.add_group(name, self._kind, options, lr_scale, frozen)
 
     def _meet(self, model: Sequential) -> None:
-        """Let groups be those of the names that the users of a model know.
+        """Bind the groups to the public names of a model's parameters.
 
         Raises
         ------
@@ -239,11 +244,11 @@ class Optimizer(Guided):
         self._core = core
 
     def _belong(self, model: Sequential) -> None:
-        """Take a model that it has met, once nothing can fail any more."""
+        """Belong to a model from now on, once nothing can fail any more."""
         self._owner = model
 
     def _advice(self, name: str) -> str:
-        """Say what a wrong name may have meant: an option too, though it cannot be changed."""
+        """Say what a wrong name may have meant; it may also be an option that cannot be changed."""
         if name in vars(self).get("_arguments", ()):
             return (
                 f': make another {type(self).__name__}; state_dict()["options"] tells what this '
@@ -253,7 +258,7 @@ class Optimizer(Guided):
 
     @property
     def lr(self) -> float:
-        """The learning rate; assigning changes it from the next step on."""
+        """The learning rate; a new value takes effect from the next step."""
         return self._core.lr
 
     @lr.setter
@@ -263,16 +268,16 @@ class Optimizer(Guided):
 
     @property
     def steps(self) -> int:
-        """Steps taken."""
+        """Number of steps taken."""
         return self._core.steps
 
     def step(self, model: Sequential) -> None:
-        """One step along ``model.flat_gradients``, for training loops written by hand.
+        """Take one step along ``model.flat_gradients``, for hand-written training loops.
 
         Parameters
         ----------
         model : Sequential
-            Its parameters are changed; its gradients stay as they are.
+            Its parameters are changed; its gradients are not.
 
         Raises
         ------
@@ -288,12 +293,12 @@ class Optimizer(Guided):
         self._steps_by_hand += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next steps depend on, besides the model.
+        """Return everything that the next steps depend on, besides the model.
 
         Returns
         -------
         dict
-            ``"steps"`` (steps taken), ``"options"`` (the hyper-parameters), ``"groups"`` (of
+            ``"steps"`` (steps taken), ``"options"`` (the hyper-parameters), ``"groups"`` (from
             `add_group`), ``"scalars"`` and ``"arrays"`` (running averages and the like by name:
             single numbers, and arrays of shape (num_parameters,), or shorter where a method says
             so; none before the first step).
@@ -310,23 +315,23 @@ class Optimizer(Guided):
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], model: Sequential) -> None:
-        """Continues from a saved state, as if this optimizer had taken those steps itself.
+        """Continue from a saved state, as if this optimizer had taken those steps itself.
 
         Parameters
         ----------
         state_dict : mapping
             From `state_dict` of an optimizer of the same kind with the same options; only the
-            learning rate may differ, and is taken from it.
+            learning rate may differ, and is taken from the state.
         model : Sequential
-            The model that this optimizer belongs to from now on. (PyTorch's optimizers are given
-            their parameters when they are made; these are not.)
+            The model that this optimizer belongs to from now on. (Unlike PyTorch's optimizers,
+            these are not given parameters when they are made.)
 
         Raises
         ------
         ArgumentError
-            If options differ, or entries are missing or of another kind.
+            If options differ, or entries are missing or of the wrong kind.
         ShapeError, DataError, DtypeError
-            If an array does not fit the model. After any error nothing has changed.
+            If an array does not fit the model. After any error, nothing has changed.
         """
         _expect("state_dict", state_dict, Mapping, "what optimizer.state_dict() gives")
         _expect("model", model, Sequential, "the model that this optimizer is to belong to")
@@ -350,7 +355,7 @@ class Optimizer(Guided):
                 f"state_dict was saved with the groups {state_dict['groups']}, but this "
                 f"{type(self).__name__} has {self._groups}; add_group them first"
             )
-        # How long each is to be, the core knows.
+        # The core checks their lengths.
         arrays = {
             name: _arrays.flat(values, model.dtype, np.size(values), name)
             for name, values in state_dict["arrays"].items()
@@ -360,7 +365,7 @@ class Optimizer(Guided):
         self._take(model, lr, steps, scalars, arrays)
 
     def _take(self, model: Sequential, *state: Any) -> None:
-        """Belong to a model, with a state; after an error nothing has changed."""
+        """Belong to a model, with a state; after an error, nothing has changed."""
         before = self._core, self._renamed
         try:
             self._name_groups(model)
@@ -371,18 +376,18 @@ class Optimizer(Guided):
         self._belong(model)
 
     def _bound_to(self) -> Sequential | None:
-        """Give the model that this optimizer belongs to, if it does to one already."""
+        """Return the model that this optimizer belongs to, if any."""
         return self._owner
 
     def _fresh(self) -> "Optimizer":
-        """Make another one, without groups and before its first step."""
+        """Make a new optimizer of this kind, without groups and before its first step."""
         return made(type(self), self._arguments)
 
     def _state(self) -> tuple[int, dict[str, float], dict[str, Array]]:
         return self._core.state()
 
     def _check_finite(self, arrays: Mapping[str, Array], then: str) -> None:
-        """Raise `DivergedError` if an array of the state is not finite; `then` ends its text."""
+        """Raise `DivergedError` if an array of the state is not finite; `then` ends the message."""
         for name, array in arrays.items():
             if found := _arrays.not_finite(array, f"the optimizer's {name}"):
                 wider = "" if array.dtype == np.float64 else ', or use dtype="float64"'
@@ -410,8 +415,8 @@ class Optimizer(Guided):
         return text
 
     def __reduce__(self) -> Any:
-        # Also what `copy.deepcopy` uses. The model is given as it is: whatever else holds it then
-        # has the same one afterwards.
+        # `copy.deepcopy` uses this too. The model is passed as an object, so that anything else
+        # that refers to it refers to the same copy afterwards.
         model, state = self._bound_to(), None
         if model is not None:
             state = self._state()
@@ -420,7 +425,7 @@ class Optimizer(Guided):
         return _again, arguments, self._own()
 
     def _own(self) -> dict[str, Any] | None:
-        """Give what a class of the user's own has beside; None if it is one of ours."""
+        """Return the attributes added by a user's subclass; None for thalweg's own classes."""
         kind = _ours(type(self))
         if type(self) is kind:
             return None
@@ -428,10 +433,10 @@ class Optimizer(Guided):
         return {k: v for k, v in vars(self).items() if k not in ours and not hasattr(kind, k)}
 
 
-#: What is said of a state that has overflowed and is to be saved or copied.
+#: What to say of a state that has overflowed when it is to be saved or copied.
 NOT_KEPT = "Such a state is not saved or copied: train again, or go on from an earlier file"
 
-#: An option that the core finds itself.
+#: An option that the core determines itself.
 _AUTO = "auto"
 
 
@@ -442,7 +447,7 @@ def _expect(name: str, value: Any, kind: type, what: str) -> None:
 
 
 def _ours(kind: type[Optimizer]) -> type[Optimizer]:
-    """Give the nearest base of a class that is thalweg's, or itself."""
+    """Return the nearest base of a class that is thalweg's, or the class itself."""
     return next(base for base in kind.__mro__ if base.__module__.startswith("thalweg."))
 
 
@@ -450,7 +455,7 @@ _Kind = TypeVar("_Kind", bound=Optimizer)
 
 
 def made(kind: type[_Kind], arguments: Mapping[str, Any]) -> _Kind:
-    """Make an optimizer: not through ``__init__`` of a subclass, whose arguments may be others."""
+    """Make an optimizer, bypassing the ``__init__`` of subclasses, whose arguments may differ."""
     optimizer = kind.__new__(kind)
     make: Any = _ours(kind).__init__
     make(optimizer, **arguments)
@@ -465,7 +470,7 @@ def _again(
     model: Sequential | None,
     state: Any,
 ) -> _Kind:
-    """Make the optimizer that was pickled or copied."""
+    """Reconstruct an optimizer from a pickle or copy."""
     optimizer = made(kind, arguments)
     for group in groups:
         optimizer.add_group(**group)

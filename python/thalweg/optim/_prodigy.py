@@ -4,30 +4,30 @@ from thalweg.optim._optimizer import Optimizer
 
 
 class Prodigy(Optimizer):
-    r"""AdamW that finds its learning rate: from an estimate of how far the solution is.
+    r"""AdamW that finds its learning rate, from an estimate of the distance to the solution.
 
     Parameters
     ----------
     lr : float, default 1
-        Factor :math:`\gamma \ge 0` of the rate that is found. Leave it, and let a schedule take it
-        down to 0.
+        Factor :math:`\gamma \ge 0` of the rate it finds. Keep the default, and let a schedule lower
+        it to 0.
     betas : tuple of two floats, default (0.9, 0.999)
         :math:`\beta_1, \beta_2`, each in [0, 1).
     beta3 : float, optional
-        :math:`\beta_3` in [0, 1), of the estimate; by default :math:`\sqrt{\beta_2}`.
+        :math:`\beta_3` in [0, 1), for the estimate; by default :math:`\sqrt{\beta_2}`.
     eps : float, default 1e-8
         :math:`\varepsilon \ge 0`
     weight_decay : float, default 0
         :math:`\lambda \ge 0`, decoupled.
     d0 : float, keyword only, default 1e-6
-        The first estimate :math:`d_0`, above 0: smaller than the truth, by far.
+        The initial estimate :math:`d_0`, above 0, far below the true distance.
     d_coef : float, keyword only, default 1
-        Factor :math:`c > 0` of estimates: the option to tune, from 0.5 to 2.
+        Factor :math:`c > 0` of the estimates: the option to tune, from 0.5 to 2.
     use_bias_correction : bool, keyword only, default False
-        Whether rates are corrected as Adam's; Optax always does.
+        Whether to apply Adam's bias correction to the rate, as Optax always does.
     safeguard_warmup : bool, keyword only, default False
-        Whether :math:`s` leaves the learning rate out, which keeps a long warm-up from making
-        estimates too large.
+        Whether to leave the learning rate out of :math:`s`, which prevents a long warm-up from
+        making the estimates too large.
 
     Raises
     ------
@@ -50,8 +50,8 @@ class Prodigy(Optimizer):
             + \lambda \theta\right), \qquad d \leftarrow d'
 
     where sums are over all parameters that are not frozen. The estimate is
-    ``state_dict()["scalars"]["d"]``. Of :math:`\theta_0` the difference to :math:`\theta` is kept,
-    ``"p0_minus_p"``.
+    ``state_dict()["scalars"]["d"]``. Instead of :math:`\theta_0`, the state holds its difference to
+    :math:`\theta`, ``"p0_minus_p"``.
 
     References
     ----------

@@ -6,7 +6,7 @@ from thalweg.optim._optimizer import Conventions, Optimizer
 
 
 class RAdam(Optimizer):
-    r"""Adam that warms up by itself: it trusts the mean square once that knows enough gradients.
+    r"""Adam with a built-in warm-up: it uses the mean square once enough gradients are averaged.
 
     Parameters
     ----------
@@ -19,7 +19,7 @@ class RAdam(Optimizer):
     weight_decay : float, default 0
         :math:`\lambda \ge 0`, added to the gradient.
     decoupled_weight_decay : bool, default False
-        Multiplies :math:`\theta` by :math:`1 - \eta\lambda` instead, as `AdamW` does.
+        Whether to multiply :math:`\theta` by :math:`1 - \eta\lambda` instead, as `AdamW` does.
     convention : str, keyword only, default "torch"
         "torch" or "optax", see the notes.
 
@@ -48,7 +48,7 @@ class RAdam(Optimizer):
 
     "optax" adds :math:`\varepsilon` after the bias correction,
     :math:`r_t / (\sqrt{v_t / (1 - \beta_2^t)} + \varepsilon)`. The paper has no
-    :math:`\varepsilon`, and 4 in the place of 5.
+    :math:`\varepsilon`, and 4 in place of 5.
 
     References
     ----------

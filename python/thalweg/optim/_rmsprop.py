@@ -21,7 +21,7 @@ class RMSprop(Optimizer):
     momentum : float, default 0
         :math:`\mu` in [0, 1).
     centered : bool, default False
-        Divides by the gradients' standard deviation instead of their root mean square.
+        Whether to divide by the gradients' standard deviation instead of their root mean square.
     convention : str, keyword only, default "torch"
         "torch", "optax" or "keras", see the notes.
 
@@ -47,7 +47,7 @@ class RMSprop(Optimizer):
       rate in the buffer, :math:`b_t = \mu b_{t-1} + \eta d_t / \sqrt{\hat v_t + \varepsilon}`,
       which matters when `lr` changes. In "keras" weight decay is decoupled: it stays out of
       :math:`d_t`, and first :math:`\theta` is multiplied by :math:`1 - \eta\lambda`.
-    - A difference :math:`v_t - m_t^2` that rounding makes negative counts as 0 (PyTorch gives NaN).
+    - If rounding makes :math:`v_t - m_t^2` negative, it counts as 0 (PyTorch returns NaN).
       Centered steps are large where gradients hardly change: a larger `eps` limits them.
 
     References

@@ -4,14 +4,14 @@ from thalweg.optim._optimizer import Optimizer
 
 
 class Rprop(Optimizer):
-    r"""Each parameter has a step of its own, which grows while its gradient keeps its sign.
+    r"""A separate step size for each parameter, which grows while its gradient keeps its sign.
 
-    It looks at signs only, so it is for full batches: the noise of small ones turns signs around.
+    It uses only signs, so it is for full batches: the noise of small batches flips signs.
 
     Parameters
     ----------
     lr : float, default 1e-2
-        The size of the first step, :math:`s_0 = \eta \ge 0`; without effect later.
+        The initial step size, :math:`s_0 = \eta \ge 0`; without effect later.
     etas : tuple of two floats, default (0.5, 1.2)
         :math:`\eta_-` in (0, 1) and :math:`\eta_+ > 1`.
     step_sizes : tuple of two floats, default (1e-6, 50)

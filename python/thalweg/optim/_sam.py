@@ -11,7 +11,7 @@ from thalweg.optim._optimizer import Optimizer, made
 
 
 class SAM(Optimizer):
-    r"""Sharpness-aware minimization around another optimizer: it looks for flat minima.
+    r"""Sharpness-aware minimization around another optimizer: it seeks flat minima.
 
     .. math::
 
@@ -19,22 +19,21 @@ class SAM(Optimizer):
         \qquad \text{step of the base from } \nabla L(\theta + \epsilon)
 
     The update of :math:`\theta` uses the gradient at :math:`\theta + \epsilon`, where the loss of
-    the batch is, to first order, the largest at the distance :math:`\rho`. With ``adaptive``
-    distances are relative to the size of each parameter,
-    :math:`\epsilon = \rho\,\theta^2 g / (\lVert |\theta| g \rVert + 10^{-12})`, element by element.
-    Every step computes two gradients and takes about twice the time. With :math:`\rho = 0` it is
-    the base.
+    the batch is, to first order, the largest at distance :math:`\rho`. With ``adaptive``, distances
+    are relative to the size of each parameter, :math:`\epsilon = \rho\,\theta^2 g / (\lVert
+    |\theta| g \rVert + 10^{-12})`, element by element. Every step computes two gradients and takes
+    about twice as long. With :math:`\rho = 0` it equals the base.
 
     Parameters
     ----------
     base : Optimizer
-        What takes the step; its learning rate, groups and averages are this one's. L-BFGS and
-        Levenberg-Marquardt, which look at several points themselves, are refused.
+        The optimizer that takes the steps; its learning rate, groups and averages are this one's.
+        L-BFGS and Levenberg-Marquardt, which themselves evaluate several points, are rejected.
     rho : float, default 0.05
         :math:`\rho \ge 0`.
     adaptive : bool, default False
-        The scale-invariant form, ASAM without its :math:`\eta`; there :math:`\rho` is usually ten
-        times as large.
+        Whether to use the scale-invariant form, ASAM without its :math:`\eta`, for which
+        :math:`\rho` is usually ten times as large.
 
     Raises
     ------
@@ -43,12 +42,13 @@ class SAM(Optimizer):
 
     Notes
     -----
-    The loss and the accuracy that are reported are those at :math:`\theta`. Running averages of
-    `BatchNorm1d` take the first of the two passes in, and `Dropout` drops the same elements in
-    both. Frozen parameters are not moved by :math:`\epsilon`. Gradients are clipped after all this;
-    with ``accumulate_grad_batches`` each batch has an :math:`\epsilon` of its own. A loss of
-    one's own (`nn.CustomLoss`) is called twice a step, and must give the same for the same outputs.
-    It works in `thalweg.Trainer`, and not in `step(model)` by hand, which has one gradient only.
+    The reported loss and accuracy are those at :math:`\theta`. The running averages of
+    `BatchNorm1d` are updated in the first of the two passes only, and `Dropout` drops the same
+    elements in both. :math:`\epsilon` does not move frozen parameters. Gradients are clipped after
+    all this; with ``accumulate_grad_batches`` each batch has its own :math:`\epsilon`. A custom
+    loss (`nn.CustomLoss`) is called twice per step, and must return the same for the same outputs.
+    SAM works in `thalweg.Trainer`, and not by manual calls of `step(model)`, which have only one
+    gradient.
 
     References
     ----------
@@ -75,7 +75,7 @@ class SAM(Optimizer):
         self._rho = _checks.real("rho", rho, 0)
         self._adaptive = _checks.flag("adaptive", adaptive)
         self._arguments = {"base": base, "rho": self._rho, "adaptive": self._adaptive}
-        # What its state depends on: that of the base and these.
+        # The options that its state depends on: those of the base and these.
         mine: dict[str, float | bool | str] = {"sam_rho": self._rho, "sam_adaptive": self._adaptive}
         self._options = {**base._options, **mine}
         self._core = base._core
@@ -92,14 +92,14 @@ class SAM(Optimizer):
         Parameters
         ----------
         pattern : str
-            Names of parameters.
+            Pattern for the names of parameters.
         **options
             As there.
 
         Returns
         -------
         SAM
-            This one.
+            This optimizer.
 
         Raises
         ------

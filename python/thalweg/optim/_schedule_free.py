@@ -6,16 +6,16 @@ from thalweg.optim._optimizer import Optimizer
 
 
 class ScheduleFreeAdamW(Optimizer):
-    r"""AdamW whose momentum is an average of its own steps: needs no falling learning rate.
+    r"""AdamW whose momentum is an average of its own steps; needs no decaying learning rate.
 
     The model is trained at one point, :math:`y`, and is best at another, :math:`x`: use
-    `thalweg.Trainer.average_model`, or `average_model`, for what was learned. Figures of a fit on
-    validation data are of :math:`y`. No schedule but a warm-up goes with it.
+    `thalweg.Trainer.average_model`, or `average_model`, to get the learned model. The figures of a
+    fit on validation data are those at :math:`y`. Use it without a schedule, except for a warm-up.
 
     Parameters
     ----------
     lr : float, default 2.5e-3
-        Learning rate :math:`\eta \ge 0`; larger ones than AdamW's are usual.
+        Learning rate :math:`\eta \ge 0`; usually larger than AdamW's.
     betas : tuple of two floats, default (0.9, 0.999)
         :math:`\beta_1` in (0, 1) and :math:`\beta_2` in [0, 1).
     eps : float, default 1e-8
@@ -23,7 +23,7 @@ class ScheduleFreeAdamW(Optimizer):
     weight_decay : float, default 0
         :math:`\lambda \ge 0`, decoupled, at :math:`y`.
     weight_lr_power : float, keyword only, default 2
-        :math:`p \ge 0`: by which power of the rate steps weigh in the average.
+        :math:`p \ge 0`: the power of the rate by which steps are weighted in the average.
 
     Raises
     ------
@@ -32,8 +32,8 @@ class ScheduleFreeAdamW(Optimizer):
 
     Notes
     -----
-    With the gradient :math:`g` at :math:`y` in step :math:`t = 1, 2, \dots`, and
-    :math:`z = x = y` at first
+    With the gradient :math:`g` at :math:`y` in step :math:`t = 1, 2, \dots`, and :math:`z = x = y`
+    initially
 
     .. math::
 
@@ -44,7 +44,8 @@ class ScheduleFreeAdamW(Optimizer):
             w_i = \bigl(\max_{j \le i} \eta_j\bigr)^p \\
         y &\leftarrow (1 - \beta_1)\, z + \beta_1 x
 
-    Parameters of the model are :math:`y`; of :math:`z` the difference is kept, ``"z_minus_y"``.
+    The model's parameters are :math:`y`; instead of :math:`z`, the state holds its difference to
+    them, ``"z_minus_y"``.
 
     References
     ----------
@@ -82,23 +83,23 @@ class ScheduleFreeAdamW(Optimizer):
         )
 
     def average_model(self, model: Sequential) -> Sequential:
-        """Give the model at :math:`x`, the average that was learned.
+        """Return the model at :math:`x`, the learned average.
 
         Parameters
         ----------
         model : Sequential
-            The model that this optimizer belongs to. It stays as it is.
+            The model that this optimizer belongs to. It is not changed.
 
         Returns
         -------
         Sequential
-            A copy. Running averages of `nn.BatchNorm1d` are those of the trained model, which fit
-            other parameters: see `nn.Sequential.recalibrate`.
+            A copy. The running averages of `nn.BatchNorm1d` are still those of the trained model
+            and do not match the averaged parameters: see `nn.Sequential.recalibrate`.
 
         Raises
         ------
         ArgumentError
-            If no step was taken yet, or `model` is another one.
+            If no step has been taken yet, or `model` is another one.
         """
         if not self._core.belongs(model._core):
             raise ArgumentError(

@@ -19,7 +19,7 @@ class SGD(Optimizer):
     weight_decay : float, default 0
         :math:`\lambda \ge 0`, added to the gradient.
     nesterov : bool, default False
-        Steps along the gradient at the point that momentum is about to reach; needs momentum > 0
+        Whether to use the gradient at the point that momentum is about to reach; needs momentum > 0
         and dampening 0.
     convention : str, keyword only, default "torch"
         "torch", "optax", "keras", "textbook" or "ema", see the notes.
@@ -45,10 +45,9 @@ class SGD(Optimizer):
 
     - Dampening is skipped in the first step, as in PyTorch. The convention "optax" is the same
       without dampening.
-    - :math:`\lambda` adds :math:`\lambda\theta` to the gradient: that of
-      :math:`\tfrac\lambda2 \lVert\theta\rVert^2`, and of half of
-      :math:`\lambda\lVert\theta\rVert^2`.
-    - The learning rate stands outside the buffer. In "textbook", and in "keras", it stands inside:
+    - :math:`\lambda` adds :math:`\lambda\theta` to the gradient, which corresponds to the penalty
+      :math:`\tfrac\lambda2 \lVert\theta\rVert^2`, half of :math:`\lambda\lVert\theta\rVert^2`.
+    - The learning rate is outside the buffer. In "textbook" and "keras" it is inside:
 
       .. math::
 
@@ -60,12 +59,11 @@ class SGD(Optimizer):
       which is the same until `lr` changes. In "keras" weight decay is decoupled: it stays out of
       :math:`d_t`, and first :math:`\theta` is multiplied by :math:`1 - \eta\lambda`.
     - In "ema" the buffer is an average, :math:`b_t = \mu b_{t-1} + (1 - \mu) d_t` with
-      :math:`b_0 = 0`, so that steps are :math:`1 - \mu` times as long; there is no Nesterov's form
-      of it.
+      :math:`b_0 = 0`, so that steps are :math:`1 - \mu` times as long; it has no Nesterov form.
 
-    Along an eigenvector of a quadratic with curvature :math:`h` it converges while
-    :math:`\eta h` is below 2 without momentum, :math:`2(1 + \mu)` with it,
-    :math:`2(1 + \mu)/(1 + 2\mu)` with Nesterov's, and :math:`2(1 + \mu)/(1 - \mu)` in "ema".
+    Along an eigenvector of a quadratic with curvature :math:`h`, it converges while :math:`\eta h`
+    is below 2 without momentum, :math:`2(1 + \mu)` with it, :math:`2(1 + \mu)/(1 + 2\mu)` with
+    Nesterov, and :math:`2(1 + \mu)/(1 - \mu)` in "ema".
 
     References
     ----------

@@ -9,7 +9,7 @@ from thalweg.optim._optimizer import Optimizer
 
 
 def _betas(name: str, value: Any) -> tuple[float, float]:
-    """Two numbers, of which the second may be 1."""
+    """Check a pair of numbers, of which the second may be 1."""
     try:
         first, second = value
     except (TypeError, ValueError):
@@ -21,40 +21,40 @@ def _betas(name: str, value: Any) -> tuple[float, float]:
 
 
 class Shampoo(Optimizer):
-    r"""Gradients of weights multiplied from both sides by inverse roots of their squares.
+    r"""Gradients of weights, multiplied on both sides by inverse roots of their second moments.
 
-    Where `Adam` divides every element by its own size, Shampoo also takes account of how the rows
-    of a gradient, and its columns, go together. Biases, the parameters of normalizations and
-    weights with two long sides take steps of `AdamW` in the same optimizer.
+    Where `Adam` divides every element by its own size, Shampoo also takes into account the
+    correlations between the rows and between the columns of a gradient. Biases, the parameters of
+    normalizations and weights with two long sides take `AdamW` steps in the same optimizer.
 
     Parameters
     ----------
     lr : float, default 1e-2
-        Learning rate :math:`\eta \ge 0`. With grafting, that of Adam (1e-3 is usual).
+        Learning rate :math:`\eta \ge 0`. With grafting, use Adam's (1e-3 is usual).
     betas : tuple of two floats, default (0.9, 1.0)
-        :math:`\beta_1` in [0, 1), of the averaged gradient; :math:`\beta_2` in [0, 1], of the
+        :math:`\beta_1` in [0, 1), for the averaged gradient; :math:`\beta_2` in [0, 1], for the
         factors: 1 sums them up, as in the paper, so that steps become shorter as in `Adagrad`.
     eps : float, default 1e-12
         :math:`\varepsilon \ge 0`, added to the factors.
     weight_decay : float, default 0
-        :math:`\lambda \ge 0`, decoupled, of all parameters.
+        :math:`\lambda \ge 0`, decoupled, for all parameters.
     max_preconditioner_dim : int, keyword only, default 1024
-        A weight with more outputs (inputs) has no factor on that side.
+        A weight with more outputs (or inputs) than this has no factor on that side.
     precondition_frequency : int, keyword only, default 1
-        Roots are taken anew every so many steps. Taking them is most of the work: 10 to 100 is
-        usual for wide layers, with grafting.
+        Recompute roots every so many steps. This is most of the work: 10 to 100 is usual for wide
+        layers, with grafting.
     start_preconditioning_step : int, keyword only, optional
-        Roots are first taken in this step, from 1 on; before, all steps are AdamW's. By default
-        that is `precondition_frequency`.
+        The step in which roots are first computed, from 1 up; before it, all steps are AdamW's. By
+        default, this equals `precondition_frequency`.
     grafting : {"adam"}, keyword only, optional
-        Whose length the step of a weight has: Adam's, or by default its own.
+        Which length to give the step of a weight: Adam's, or by default its own.
     adam_beta2 : float, keyword only, default 0.999
-        Adam's second decay, in [0, 1), in grafting and for the rest; its first one is
-        :math:`\beta_1`.
+        Adam's second decay rate, in [0, 1), for grafting and for the other parameters; its first
+        one is :math:`\beta_1`.
     adam_eps : float, keyword only, default 1e-8
-        Adam's, from 0 on.
+        Adam's :math:`\varepsilon`, at least 0.
     adam_lr_scale : float, keyword only, default 1
-        The learning rate of what takes steps of AdamW is so many times `lr`.
+        The learning rate of the parameters that take AdamW steps, as a multiple of `lr`.
 
     Raises
     ------
@@ -63,7 +63,7 @@ class Shampoo(Optimizer):
 
     Notes
     -----
-    For a weight :math:`W` (out, in) with the gradient :math:`G` in step :math:`t = 1, 2, \dots`
+    For a weight :math:`W` (out, in) with gradient :math:`G` in step :math:`t = 1, 2, \dots`
 
     .. math::
 
@@ -75,26 +75,26 @@ class Shampoo(Optimizer):
             \left(\frac{R}{1 - \beta_2^t} + \varepsilon I\right)^{-1/4} \\
         W &\leftarrow (1 - \eta\lambda)\, W - \eta\, s\, U
 
-    where for :math:`\beta_2 = 1` the factors are the sums of :math:`G G^\top` and
-    :math:`G^\top G`, without a correction. :math:`s` is 1, or with grafting
-    :math:`\lVert A \rVert / \lVert U \rVert` for Adam's direction :math:`A`. If one side has no
-    factor, the exponent of the other is -1/2. In the first step without :math:`\varepsilon`
-    :math:`U` is the orthogonal factor of :math:`G`, as `Muon` approximates it.
+    where for :math:`\beta_2 = 1` the factors are the sums of :math:`G G^\top` and :math:`G^\top G`,
+    without correction. :math:`s` is 1, or with grafting :math:`\lVert A \rVert / \lVert U \rVert`
+    for Adam's direction :math:`A`. If one side has no factor, the exponent of the other is -1/2. In
+    the first step without :math:`\varepsilon`, :math:`U` is the orthogonal factor of :math:`G`,
+    which `Muon` approximates.
 
-    Eigenvalues below :math:`n u` of the largest one of :math:`n`, with the rounding error :math:`u`
-    of the model's dtype, are rounding errors: they count as 0, but with :math:`\varepsilon` as at
-    least so much; and not at all if :math:`\varepsilon` is 0.
+    Eigenvalues below :math:`n u` times the largest of :math:`n`, with the rounding error :math:`u`
+    of the model's dtype, are rounding errors. They count as 0, but with :math:`\varepsilon` as at
+    least that bound; if :math:`\varepsilon` is 0, they do not count at all.
 
     Names, defaults and formula are those of Distributed Shampoo for PyTorch, with
     ``target_parameter_dimensionality=2``; grafting is ``AdamPreconditionerConfig(beta2, epsilon)``
-    there. It differs in three things: it cuts sides longer than ``max_preconditioner_dim`` into
-    blocks, gives vectors a factor, too, and without grafting steps along the gradient before the
+    there. It differs in three respects: it splits sides longer than ``max_preconditioner_dim`` into
+    blocks, gives vectors a factor too, and without grafting steps along the gradient before the
     first roots.
 
-    Roots take some :math:`10 n^3` operations for a side of :math:`n`, on one thread for each
-    side; products :math:`4 n k (n + k)` for a weight of sides :math:`n, k`, on all.
+    Roots take some :math:`10 n^3` operations for a side of length :math:`n`, on one thread per
+    side; products take :math:`4 n k (n + k)` for a weight with sides :math:`n, k`, on all threads.
 
-    In `state_dict` the arrays ``"factors"`` and ``"roots"`` have for each weight :math:`L` and
+    In `state_dict`, the arrays ``"factors"`` and ``"roots"`` hold for each weight :math:`L` and
     :math:`R`, row by row, and their inverse roots, as far as the weight has them.
 
     References
@@ -105,7 +105,7 @@ class Shampoo(Optimizer):
 
     Examples
     --------
-    With Adam's learning rate, and roots from every 20th step:
+    With Adam's learning rate, and roots every 20th step:
 
     >>> from thalweg import optim
     >>> optimizer = optim.Shampoo(

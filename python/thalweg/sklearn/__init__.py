@@ -1,6 +1,6 @@
-"""Estimators of scikit-learn that train in the core: its names, arguments and defaults.
+"""scikit-learn estimators that train in the core, with its names, arguments and defaults.
 
-They need scikit-learn 1.6 or later, when they are asked for.
+Accessing them needs scikit-learn 1.6 or later.
 """
 
 import typing as _typing
@@ -12,7 +12,7 @@ if _typing.TYPE_CHECKING:  # at run time these come from __getattr__ below
 _NAMES = {"MLPClassifier": "_classifier", "MLPRegressor": "_regressor"}
 
 
-if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept any name
 
     def __getattr__(name: str) -> object:
         import importlib
@@ -28,7 +28,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
                     f'{name} needs scikit-learn 1.6 or later: pip install "scikit-learn>=1.6"'
                 ) from None
             value = getattr(importlib.import_module(f"thalweg.sklearn.{_NAMES[name]}"), name)
-            globals()[name] = value  # asked for once
+            globals()[name] = value  # next time, __getattr__ is not called
             return value
         elsewhere = {
             **dict.fromkeys(

@@ -1,4 +1,4 @@
-"""Checks of the arguments that both estimators have."""
+"""Checks of the arguments that both estimators share."""
 
 import functools
 import inspect
@@ -9,7 +9,7 @@ from typing import Any
 from thalweg import _checks, _habits, optim
 from thalweg.errors import ArgumentError
 
-#: What is asked for in other libraries.
+#: Names that other libraries use.
 ELSEWHERE = {
     **dict.fromkeys(("lr", "learning_rate_value", "eta0"), "it is learning_rate_init"),
     **dict.fromkeys(("epochs", "max_epochs", "n_epochs"), "it is max_iter"),
@@ -29,7 +29,7 @@ ELSEWHERE = {
     "label_smoothing": "loss=nn.CrossEntropyLoss(label_smoothing=0.1) is MLPClassifier's",
 }
 
-#: What is asked for in `fit` of other libraries.
+#: Arguments that `fit` takes in other libraries.
 OF_FIT = {
     **dict.fromkeys(
         ("validation_data", "validation_split", "eval_set"),
@@ -42,7 +42,7 @@ OF_FIT = {
     "callbacks": "tw.Trainer.fit(..., callbacks=[...]) takes them",
 }
 
-#: Arguments that are numbers: the least, the largest, and which of both are allowed.
+#: Numeric arguments: minimum, maximum, and which of the two are allowed.
 _NUMBERS = {
     "alpha": (0, math.inf, "[)"),
     "learning_rate_init": (0, math.inf, "()"),
@@ -57,7 +57,7 @@ _NUMBERS = {
 _FLAGS = ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping")
 _SOLVERS = ("lbfgs", "sgd", "adam")
 _RATES = ("constant", "invscaling", "adaptive")
-#: Arguments of solvers that have names, which an optimizer does not see.
+#: Arguments of solvers given by name, which an optimizer ignores.
 _OF_NAMED_SOLVERS = (
     "learning_rate_init", "learning_rate", "power_t", "momentum", "nesterovs_momentum", "beta_1",
     "beta_2", "epsilon", "alpha",
@@ -65,7 +65,7 @@ _OF_NAMED_SOLVERS = (
 
 
 def check(estimator: Any) -> None:
-    """Raise if an argument is out of range; `_network` looks at those of layers."""
+    """Raise if an argument is out of range; `_network` checks those of layers."""
     for name, (low, high, closed) in _NUMBERS.items():
         _checks.real(name, getattr(estimator, name), low, high, closed)
     for name in _FLAGS:
@@ -90,12 +90,12 @@ def check(estimator: Any) -> None:
 
 
 def _refuse_unused(estimator: Any) -> None:
-    """Raise if an argument was set that an optimizer does not see: a search of it would be vain."""
+    """Raise if an argument was set that an optimizer ignores: searching over it would be futile."""
     kind: Any = type(estimator)
     usual = _defaults(kind)
     for name in _OF_NAMED_SOLVERS:
         value = getattr(estimator, name)
-        # That there is no penalty is what an optimizer does.
+        # alpha=0, no penalty, is what an optimizer does anyway.
         if value == usual.get(name, value) or (name == "alpha" and value == 0):
             continue
         instead = "optim.AdamW(weight_decay=...)" if name == "alpha" else "optim.AdamW(lr=...)"
@@ -107,9 +107,9 @@ def _refuse_unused(estimator: Any) -> None:
         )
 
 
-@functools.cache  # each partial_fit asks
+@functools.cache  # called in each partial_fit
 def _defaults(kind: type) -> dict[str, Any]:
-    """Give the defaults of an estimator's arguments."""
+    """Return the defaults of an estimator's arguments."""
     return {name: it.default for name, it in inspect.signature(kind).parameters.items()}
 
 
@@ -117,7 +117,7 @@ def named_or_made(
     name: str, value: Any, known: Iterable[str], base: type, module: str,
     aliases: Mapping[str, str] | None = None,
 ) -> str:  # fmt: skip
-    """Give `value`, if it is one of the `known` names; it is no `base` of `module`."""
+    """Return `value` if it is one of the `known` names; it is not a `base` of `module`."""
     known = list(known)
     if isinstance(value, str) and value in known:
         return value

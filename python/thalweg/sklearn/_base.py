@@ -1,4 +1,4 @@
-"""What both estimators have in common: arguments, `fit`, and the network behind them."""
+"""What both estimators have in common: arguments, `fit`, and the underlying network."""
 
 import copy
 import math
@@ -24,29 +24,29 @@ from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.sklearn import _arguments, _network
 from thalweg.sklearn._stopping import Stopping
 
-#: Formats in which sparse samples are taken, from which rows are made as they are.
+#: Accepted formats of sparse samples, which convert to dense rows directly.
 _SPARSE = ("csr", "csc")
 
 
 class Objective(NamedTuple):
-    """A loss, and what scikit-learn makes of it."""
+    """A loss, and how it relates to scikit-learn's."""
 
     loss: CoreLoss | FunctionLoss
-    #: scikit-learn's gradient over that of the loss.
+    #: scikit-learn's gradient divided by that of the loss.
     scale: float = 1.0
-    #: scikit-learn's figure over the loss. Of squares of several outputs its figure is the mean,
-    #: but its gradient that of the sum.
+    #: scikit-learn's reported loss divided by this loss. For squared errors of several outputs, it
+    #: reports the mean, but uses the gradient of the sum.
     factor: float = 1.0
-    #: And what is added to it, of targets alone.
+    #: What is added to that; it depends only on the targets.
     offset: float = 0.0
 
     def shown(self, loss: float, penalty: float) -> float:
-        """Give scikit-learn's figure of this loss, with its penalty in it."""
+        """Return the loss as scikit-learn reports it, including its penalty."""
         return self.factor * loss + self.offset + penalty
 
 
 class FitDivergedError(DivergedError, ValueError):
-    """`DivergedError` of an estimator, where scikit-learn's users expect a `ValueError`."""
+    """The `DivergedError` of an estimator, as scikit-learn's users expect a `ValueError`."""
 
 
 class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type information
@@ -81,7 +81,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         dtype: Any = "float32",
         scoring: str | None = None,
     ) -> None:
-        # As scikit-learn wants it: nothing is looked at before `fit`.
+        # By scikit-learn's convention, nothing is checked before `fit`.
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.solver = solver
@@ -108,53 +108,55 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         self.dtype = dtype
         self.scoring = scoring
 
-    # What the two differ in.
+    # What differs between the two.
 
     n_outputs_: int
     out_activation_: str
-    #: What the network was made with, which cannot change while it goes on.
+    #: What the network was made with, which cannot change while its training continues.
     _made_with: dict[str, Any]
-    #: `learning_rate_init`, as the optimizer has it.
+    #: The `learning_rate_init` that the optimizer has.
     _rate: float
-    #: `scoring`, of the scores that there are.
+    #: The strength of the trainer's current penalty.
+    _strength: float
+    #: The `scoring` of the scores recorded so far.
     _followed: str | None
-    #: Whether what is held out has the shares of two classes that the data have.
+    #: Whether held-out data are stratified by class.
     _stratifies: bool
 
     @abstractmethod
     def _given_loss(self) -> Any:
-        """Give the argument `loss` as it is compared and used, or raise."""
+        """Return the argument `loss` in the form that is compared and used, or raise."""
 
     @abstractmethod
     def _learn(self, y: npt.NDArray[Any], classes: npt.NDArray[Any] | None) -> None:
-        """Learn from targets, and classes if given, how many outputs there are, of what kind."""
+        """Determine from targets, and classes if given, the number and kind of outputs."""
 
     @abstractmethod
     def _encode(self, y: npt.NDArray[Any], dtype: np.dtype[Any]) -> Any:
-        """Make targets what the loss takes."""
+        """Convert targets to what the loss takes."""
 
     def _weigh(
         self, y: npt.NDArray[Any], weight: Array | None, dtype: np.dtype[Any], incremental: bool
     ) -> Array | None:
-        """Give weights of samples, from those that were given, and of what their targets are."""
+        """Return sample weights, from the given ones and from what depends on the targets."""
         return weight
 
     @abstractmethod
     def _objective(self, target: Any, sample_weight: Array | None) -> Objective:
-        """Give the loss of targets that are ready."""
+        """Return the objective for encoded targets."""
 
     @abstractmethod
     def _score(self, x: Samples, target: Any, sample_weight: Array | None) -> float:
-        """Give the score of samples and targets that are ready."""
+        """Compute the score of samples and encoded targets."""
 
     def _doubt_score(self, target: Any, sample_weight: Array | None) -> None:
-        """Warn if the best score of what was held out says little about the weights it kept."""
+        """Warn if the best score on held-out data says little about the weights that were kept."""
 
-    # What can be asked once it is fitted.
+    # What is available after fitting.
 
     @property
     def model_(self) -> nn.Sequential:
-        """The network; its outputs are those before `out_activation_`."""
+        """The network; its outputs are before `out_activation_`."""
         return self.trainer_.model
 
     @property
@@ -165,7 +167,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
 
     @property
     def intercepts_(self) -> list[Array]:
-        """Biases of the dense layers, each of shape (out,): copies; zeros where there is none."""
+        """Biases of the dense layers, each of shape (out,): copies; zeros if there is none."""
         state = self.model_.state_dict()
         return [
             state.get(f"{place}.bias", np.zeros(layer.out_features, self.model_.dtype))
@@ -174,22 +176,22 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
 
     @property
     def n_layers_(self) -> int:
-        """How many layers there are, by scikit-learn's way to count: dense ones, and the input."""
+        """How many layers there are, as scikit-learn counts: dense ones, plus the input."""
         return len(_network.dense(self.model_)) + 1
 
     @_habits.takes("fit", _arguments.OF_FIT)
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train, from new weights if `warm_start` does not say otherwise.
+        """Train, from new weights unless `warm_start` is set.
 
         Parameters
         ----------
         X : array_like or sparse, shape (n, n_features)
             Samples; converted to `dtype`. Sparse ones are made dense, all at once: that takes
-            4 n n_features bytes, in float64 8.
+            4 n n_features bytes, or 8 in float64.
         y : array_like, shape (n,) or (n, n_outputs)
-            Labels, or for several labels at once zeros and ones; or numbers.
+            Labels, or zeros and ones for several labels at once; or numbers.
         sample_weight : array_like, shape (n,), or number, optional
-            How much each sample counts, numbers from 0 on; see the notes of `MLPClassifier`.
+            How much each sample counts, not negative; see the notes of `MLPClassifier`.
 
         Returns
         -------
@@ -199,13 +201,13 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         Raises
         ------
         ValueError
-            If data are not such, or an argument is out of range.
+            If the data do not fit, or an argument is out of range.
         DivergedError
-            If the loss, or a parameter, becomes infinite or NaN; here it is a `ValueError`, too.
+            If the loss or a parameter becomes infinite or NaN; here it is also a `ValueError`.
 
         Notes
         -----
-        After an error the estimator is as it was: not fitted, or fitted to what it was before.
+        After an error, the estimator is as it was before: not fitted, or fitted to earlier data.
         """
         return self._fit(X, y, sample_weight, incremental=False)
 
@@ -222,14 +224,16 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
             self._train(X, y, sample_weight, incremental, classes)
         except BaseException as error:
             self.__dict__ = before
+            if optimizer is not None:
+                self._strength = math.nan  # the trainer's may have changed
             for curve, length in zip(curves, lengths, strict=True):
                 if curve is not None:
                     del curve[length:]
             if optimizer is not None and getattr(optimizer, "lr", None) != rate:
-                optimizer.lr = rate  # that of another `learning_rate_init`
+                optimizer.lr = rate  # undo a new `learning_rate_init`
             if not isinstance(error, DivergedError):
                 raise
-            # It names a rate, which for "sgd" is a multiple of that of the user's.
+            # The message names a rate, which for "sgd" is a multiple of the user's.
             more = f"; learning_rate_init is {self.learning_rate_init:g}"
             if self.solver == "lbfgs":
                 more = "; lbfgs has no lr: scale the data"
@@ -254,11 +258,15 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         fresh = not hasattr(self, "trainer_") or not (self.warm_start or incremental)
         if not fresh:
             _refuse_changes(self._made_with, made_with)
-        X, y = validate_data(
-            self, X, y, accept_sparse=_SPARSE, dtype=dtype, order="C", multi_output=True,
-            reset=fresh,
-        )  # fmt: skip
-        X, y = _dense(X), _dense(y)
+        ready = None if fresh or not _plain(y) else self._ready(X, dtype)
+        if ready is not None and len(ready) == len(y):
+            X = ready
+        else:
+            X, y = validate_data(
+                self, X, y, accept_sparse=_SPARSE, dtype=dtype, order="C", multi_output=True,
+                reset=fresh,
+            )  # fmt: skip
+            X, y = _dense(X), _dense(y)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if fresh:
@@ -280,7 +288,8 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
             self._solver: Any = self.solver
             optimizer = self._optimizer(objective)
             self.trainer_ = Trainer(model, loss=objective.loss, optimizer=optimizer)
-        elif self._rate != self.learning_rate_init:  # of one that goes on
+            self._strength = 0.0
+        elif self._rate != self.learning_rate_init:  # changed between calls of partial_fit
             self.trainer_.optimizer.lr = self._optimizer(objective).lr
         self._rate = self.learning_rate_init
         if self.solver == "lbfgs":
@@ -288,15 +297,34 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         else:
             self._fit_batches(objective, X, target, weight, random, incremental)
 
+    def _ready(self, X: Any, dtype: np.dtype[Any]) -> Array | None:
+        """Return samples as the network takes them, or None if scikit-learn has to check them.
+
+        Its checks handle much more than arrays, and take far longer than a step on one row.
+        Anything but a matching float array is left to them, so that they name what is wrong.
+        """
+        if not (
+            type(X) is np.ndarray
+            and X.dtype.kind == "f"
+            and X.ndim == 2
+            and X.shape[1] == self.n_features_in_
+            and len(X) > 0
+            and not hasattr(self, "feature_names_in_")
+        ):
+            return None
+        with np.errstate(over="ignore"):  # infinity is checked next
+            X = np.ascontiguousarray(X, dtype)
+        return X if np.isfinite(X).all() else None
+
     def _goes_on(self) -> bool:
-        """Whether the figures of an earlier fit are those that this one keeps."""
+        """Whether this fit keeps the same kind of figures as an earlier one."""
         scores = getattr(self, "validation_scores_", None) is not None
         return hasattr(self, "loss_curve_") != (self.solver == "lbfgs") and (
             scores == bool(self.early_stopping) and self._followed == self.scoring
         )
 
     def _begin(self) -> None:
-        """Forget the figures of an earlier fit."""
+        """Discard the figures of an earlier fit."""
         self.n_iter_ = self.t_ = self._no_improvement_count = 0
         self._followed = self.scoring
         for name in ("loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_"):
@@ -310,11 +338,11 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         self.best_validation_score_ = -math.inf if stops else None
 
     def _optimizer(self, objective: Objective) -> optim.Optimizer:
-        """Make the optimizer whose updates are scikit-learn's, of this loss of ours."""
+        """Make the optimizer whose updates with our loss equal scikit-learn's."""
         if isinstance(self.solver, optim.Optimizer):
             return copy.deepcopy(self.solver)  # an optimizer belongs to one model
         if self.solver == "adam":
-            # Adam does not see a factor of the gradient, beside its epsilon.
+            # A factor of the gradient does not affect Adam, except relative to its epsilon.
             return optim.Adam(
                 self.learning_rate_init, (self.beta_1, self.beta_2),
                 self.epsilon / objective.scale, convention="keras",
@@ -325,7 +353,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         )  # fmt: skip
 
     def _decay(self, rows: int, weight: Array | None) -> float:
-        """Give the strength of scikit-learn's penalty in batches of so many rows."""
+        """Return the strength of scikit-learn's penalty in batches of `rows` rows."""
         mean = 1.0 if weight is None else float(weight.mean(dtype=np.float64))
         return self.alpha / (rows * mean)
 
@@ -346,16 +374,18 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         if self.early_stopping:
             x, target, weight, held_out = self._hold_out(x, target, weight, random)
         size = min(200 if self.batch_size == "auto" else int(self.batch_size), len(x))
-        if trainer.model._core.average_blocks():  # a BatchNorm1d needs two rows at least
+        if trainer.model._core.average_blocks():  # BatchNorm1d needs at least two rows
             while len(x) % size == 1:
                 size += 1
         penalty = 0.0
         if not isinstance(self.solver, optim.Optimizer):
-            # Weight decay cannot do it: Adam's of this convention is another one, and batches of
-            # partial_fit differ.
-            marks = _network.penalized(trainer.model)
+            # Weight decay would not do: Adam's is different in this convention, and the batches of
+            # partial_fit vary.
             strength = self._decay(size, weight) / objective.scale
-            trainer.set_penalty(marks, np.zeros_like(marks), strength)
+            if strength != self._strength:
+                marks = _network.penalized(trainer.model)
+                trainer.set_penalty(marks if strength else None, np.zeros_like(marks), strength)
+                self._strength = strength
             penalty = trainer.penalty
         self.n_iter_ = 0
         stopping = Stopping(self, objective, len(x), penalty, held_out)
@@ -379,19 +409,19 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
             )
 
     def _validation_score(self, x: Samples, target: Any, sample_weight: Array | None) -> float:
-        """Give what early stopping follows, of data that were held out: more is better."""
+        """Compute what early stopping follows, on held-out data: higher is better."""
         score = self._score if self.scoring is None else self._minus_loss
         return score(x, target, sample_weight)
 
     def _minus_loss(self, x: Samples, target: Any, sample_weight: Array | None) -> float:
-        """Give minus the loss of samples and targets that are ready, without the penalty."""
+        """Compute minus the loss of samples and encoded targets, without the penalty."""
         loss = self.trainer_.evaluate(x, target, sample_weight)["loss"]
         return -self._objective(target, sample_weight).shown(loss, 0.0)
 
     def _hold_out(
         self, x: Samples, target: Any, weight: Array | None, random: Any
     ) -> tuple[Samples, Any, Array | None, tuple[Samples, Any, Array | None]]:
-        """Set a part of the data aside: what is left, and that part."""
+        """Split the data: return what is left, and the part that is held out."""
         arrays = [x, target] if weight is None else [x, target, weight]
         parts = train_test_split(
             *arrays, random_state=random, test_size=self.validation_fraction,
@@ -408,19 +438,23 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         return train[0], train[1], train[2], (test[0], test[1], test[2])
 
     def _outputs(self, X: Any) -> Array:
-        """Give the network's outputs of any data."""
+        """Compute the network's outputs for any data."""
         check_is_fitted(self, "trainer_")
-        X = validate_data(
-            self, X, accept_sparse=_SPARSE, dtype=self.model_.dtype, order="C", reset=False
-        )
-        return self.model_(_dense(X))
+        dtype = self.model_.dtype
+        ready = self._ready(X, dtype)
+        if ready is None:
+            X = validate_data(
+                self, X, accept_sparse=_SPARSE, dtype=dtype, order="C", reset=False
+            )  # fmt: skip
+            ready = _dense(X)
+        return self.model_(ready)
 
     def _at_once(self) -> bool:
-        """Whether every step is of all data."""
+        """Whether every step uses all data."""
         return isinstance(self.solver, FullBatchOptimizer) or bool(self.solver == "lbfgs")
 
     def _takes_batches(self) -> bool:
-        """Whether there is `partial_fit`."""
+        """Whether `partial_fit` is available."""
         if self._at_once():
             raise AttributeError(
                 f"partial_fit is only available for solvers that take batches; solver is "
@@ -434,20 +468,29 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         return tags
 
     def _check_arguments(self) -> None:
-        """Raise if one of them is out of range."""
+        """Raise if an argument is out of range."""
         _arguments.check(self)
 
 
-_habits.name_methods("estimator", MLP)  # errors of arguments: users know no MLP
+_habits.name_methods("estimator", MLP)  # for errors about arguments: users do not know MLP
 
 
 def _dense(array: Any) -> Any:
-    """Give an array whose zeros are there."""
+    """Return a dense array."""
     return array.toarray(order="C") if issparse(array) else array
 
 
+def _plain(y: Any) -> bool:
+    """Whether targets are an array that scikit-learn's checks would accept unchanged."""
+    return (
+        type(y) is np.ndarray
+        and 1 <= y.ndim <= 2
+        and (y.dtype.kind in "biuU" or (y.dtype.kind == "f" and bool(np.isfinite(y).all())))
+    )
+
+
 def _refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise if a network that is there would have to be another one to go on."""
+    """Raise if training cannot continue because the network would have to be different."""
     for name, value in now.items():
         if value != before[name]:
             raise ArgumentError(
@@ -457,7 +500,7 @@ def _refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def _weights(value: Any, dtype: np.dtype[Any], rows: int) -> Array | None:
-    """Give weights of samples; the penalty depends on their mean, so they are looked at first."""
+    """Return sample weights, checked here since the penalty depends on their mean."""
     if isinstance(value, numbers.Real):
         value = np.full(rows, value)
     weight = _arrays.weights(value, dtype, "sample_weight")

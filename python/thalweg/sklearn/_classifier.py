@@ -19,125 +19,128 @@ from thalweg.nn._losses import CoreLoss, FunctionLoss
 from thalweg.sklearn import _arguments, _losses
 from thalweg.sklearn._base import MLP, Objective
 
+# Made once, as every `partial_fit` needs one.
+_SOFTMAX, _LOGISTIC = nn.CrossEntropyLoss(), nn.BCEWithLogitsLoss()
+
 
 class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of MLP
-    r"""Tells classes apart: scikit-learn's `MLPClassifier`, trained in the core.
+    r"""A classifier: scikit-learn's `MLPClassifier`, trained in the core.
 
-    Names, arguments and defaults are scikit-learn's, and so are the first weights that a
-    `random_state` draws and every update; only the order of shuffled rows is another one. It trains
-    in float32 if `dtype` does not say otherwise, which scikit-learn does for data of float32 only.
+    Names, arguments and defaults are scikit-learn's, and so are the initial weights drawn for a
+    `random_state`, and every update; only the order of shuffled rows differs. It trains in float32
+    unless `dtype` says otherwise; scikit-learn does so only for float32 data.
 
     Parameters
     ----------
     hidden_layer_sizes : sequence of int or layers of thalweg.nn, default (100,)
-        What stands between input and output. A number is a dense layer of so many units and the
-        activation behind it; a layer stands for itself, as in ``(100, nn.Dropout(0.5), 50)``. One
-        behind the other, such layers have the widths that `nn.Sequential` asks for, and the last
-        layer, to the outputs, is added always. A single number or layer is taken, too.
+        The layers between input and output. A number is a dense layer of that many units followed
+        by the activation; a layer stands for itself, as in ``(100, nn.Dropout(0.5), 50)``. The
+        widths of consecutive layers must match, as in `nn.Sequential`, and the last layer, to the
+        outputs, is always added. A single number or layer is accepted, too.
     activation : {"identity", "logistic", "tanh", "relu"} or a layer, default "relu"
-        What stands behind each of the numbers, e.g. also ``nn.GELU()``.
+        What follows each of the numbers; layers such as ``nn.GELU()`` are accepted, too.
     solver : {"adam", "sgd", "lbfgs"} or an optimizer, keyword only, default "adam"
         "lbfgs" is SciPy's, on all data at once. An optimizer of `thalweg.optim`, such as
-        ``optim.AdamW(lr=1e-2)``, is copied for each fit. It does not see `alpha` and what is said
-        to be of "sgd" or "adam": there is no penalty then, and such arguments must be left as they
-        are. A search lists optimizers, ``{"solver": [optim.AdamW(lr=r) for r in rates]}``. One that
-        takes all data at once takes a step per epoch.
+        ``optim.AdamW(lr=1e-2)``, is copied for each fit. It ignores `alpha` and the arguments that
+        belong to "sgd" or "adam": there is no penalty then, and these arguments must keep their
+        defaults. A search lists optimizers, ``{"solver": [optim.AdamW(lr=r) for r in rates]}``. One
+        that needs all data at once takes one step per epoch.
     alpha : float, keyword only, default 1e-4
-        :math:`\alpha` of the penalty, see the notes; on the weights of dense layers, also of those
-        in a `Residual`, not on biases, scales and tables.
+        :math:`\alpha` of the penalty, see the notes. It applies to the weights of dense layers,
+        including those in a `Residual`, but not to biases, scales and tables.
     batch_size : int or "auto", keyword only, default "auto"
-        Rows of a batch; "auto" is 200. Never more than there are. If there is a `BatchNorm1d`,
-        batches have a row more where one row would be left for the last, which it cannot take.
+        Rows of a batch; "auto" is 200. At most the number of rows. If there is a `BatchNorm1d`,
+        which cannot take a single row, batches are enlarged until the last one is not a single row.
     learning_rate : {"constant", "invscaling", "adaptive"}, keyword only, default "constant"
-        Of "sgd". After an epoch "invscaling" divides `learning_rate_init` by
-        :math:`(t + 1)^p`, with `t` the rows that were used so far and `p` `power_t`. "adaptive"
-        divides by 5 where the training would end, down to 1e-6.
+        For "sgd". After each epoch, "invscaling" divides `learning_rate_init` by
+        :math:`(t + 1)^p`, with `t` the rows used so far and `p` `power_t`. "adaptive" divides the
+        rate by 5 where training would otherwise end, down to 1e-6.
     learning_rate_init : float, keyword only, default 1e-3
-        Learning rate of "sgd" and "adam". Another one holds from the next `partial_fit` on.
+        Learning rate of "sgd" and "adam". A new value applies from the next `partial_fit` on.
     power_t : float, keyword only, default 0.5
         See `learning_rate`.
     max_iter : int, keyword only, default 200
-        Epochs at most; with "lbfgs", iterations.
+        The maximum number of epochs; with "lbfgs", of iterations.
     shuffle : bool, keyword only, default True
-        Whether each epoch has an order of rows of its own.
+        Whether each epoch has its own order of rows.
     random_state : int, RandomState or None, keyword only
-        Draws weights, orders of rows, and what is held out.
+        Draws weights, orders of rows, and the held-out data.
     tol : float, keyword only, default 1e-4
-        What is better by less is no improvement, see `n_iter_no_change`; with "lbfgs", training
-        ends when no component of the gradient is larger.
+        Smaller gains are not an improvement, see `n_iter_no_change`; with "lbfgs", training ends
+        when no component of the gradient is larger.
     verbose : bool, keyword only, default False
         Whether to print the figures of each epoch.
     warm_start : bool, keyword only, default False
-        Whether `fit` goes on with the weights that there are. `hidden_layer_sizes`, `activation`,
-        `loss` and `dtype` must be what they were, and labels those of `classes_`, of which some may
-        be missing (in scikit-learn none).
+        Whether `fit` continues with the current weights. `hidden_layer_sizes`, `activation`, `loss`
+        and `dtype` must be unchanged, and labels must be among `classes_`, of which some may be
+        missing (not so in scikit-learn).
     momentum : float, keyword only, default 0.9
-        Of "sgd", in [0, 1).
+        For "sgd", in [0, 1).
     nesterovs_momentum : bool, keyword only, default True
-        Whether momentum of "sgd" is Nesterov's.
+        Whether the momentum of "sgd" is Nesterov's.
     early_stopping : bool, keyword only, default False
-        Whether to hold out a part of the data, and to stop when its score does not improve any
-        more; the weights of the best score are kept, and `scoring` says what that is. "lbfgs" does
-        not look at it.
+        Whether to hold out part of the data, and to stop when its score no longer improves; the
+        weights with the best score are kept. `scoring` chooses the score. Ignored by "lbfgs".
     validation_fraction : float, keyword only, default 0.1
-        The part that is held out.
+        The share of data to hold out.
     beta_1, beta_2 : float, keyword only, default 0.9 and 0.999
-        Of "adam", in [0, 1).
+        For "adam", in [0, 1).
     epsilon : float, keyword only, default 1e-8
-        Of "adam", above 0.
+        For "adam", above 0.
     n_iter_no_change : int, keyword only, default 10
-        After more epochs than these without an improvement the training ends.
+        Training ends after more than this many epochs without an improvement.
     max_fun : int, keyword only, default 15000
-        Evaluations of the loss in "lbfgs" at most.
+        The maximum number of evaluations of the loss in "lbfgs".
     dtype : {"float32", "float64"}, keyword only, default "float32"
-        Precision of data, weights and arithmetic. scikit-learn's has neither this argument nor
-        those that follow.
+        Precision of data, weights and arithmetic. scikit-learn's estimator has neither this
+        argument nor those that follow.
     scoring : {"loss"} or None, keyword only, default None
         What early stopping follows: the accuracy, as in scikit-learn's MLP, or with "loss" the loss
-        on what is held out, as in its ``HistGradientBoostingClassifier``. Where a class is rare
-        nearly all accuracy is there from the first epochs on, and training would end then.
+        on the held-out data, as in its ``HistGradientBoostingClassifier``. If a class is rare, the
+        accuracy is nearly complete from the first epochs on, and training would end then.
     loss : Loss, callable or None, keyword only
-        What is made small, by default scikit-learn's log loss, see the notes. One of thalweg.nn is
-        taken as it is: ``nn.CrossEntropyLoss(label_smoothing=0.1)`` for one class a row, also one
-        of two, which has two outputs then; `nn.BCEWithLogitsLoss` for two classes or several labels
-        at once. Or a function ``(output, target) -> (loss, gradient)``, see `nn.CustomLoss`, whose
-        outputs are taken for logits of a softmax, or for two classes, of which there is one output,
-        and several labels at once of a logistic function. Its target is the places of labels in
-        `classes_`, of shape (n,), or zeros and ones, of the outputs' shape. With weights, also
-        those of `class_weight`, it is called as ``function(output, target, weight)``.
+        What is minimized; by default scikit-learn's log loss, see the notes. A loss of thalweg.nn
+        is used as it is: ``nn.CrossEntropyLoss(label_smoothing=0.1)`` for one class per row, also
+        for two classes, which then have two outputs; `nn.BCEWithLogitsLoss` for two classes or
+        several labels at once. Or a function ``(output, target) -> (loss, gradient)``, see
+        `nn.CustomLoss`, whose outputs are taken as logits of a softmax, or, for two classes (with
+        one output) and for several labels at once, of a logistic function. Its target is the
+        positions of labels in `classes_`, of shape (n,), or zeros and ones, of the outputs' shape.
+        With weights, including those of `class_weight`, it is called as
+        ``function(output, target, weight)``.
     class_weight : dict, list of dict, "balanced" or None, keyword only
-        Weights of classes, by which those of samples are multiplied, also where a score of early
-        stopping is computed: as in other classifiers of scikit-learn, ``{label: weight}``, 1 where
-        there is none, or "balanced", as ``compute_sample_weight`` of scikit-learn has it. For
-        several labels at once a list, with a dict ``{0: weight, 1: weight}`` for each.
-        `partial_fit` takes no "balanced".
+        Weights of classes, which multiply those of samples, also in the score of early stopping. As
+        in other scikit-learn classifiers, ``{label: weight}``, 1 for missing labels, or "balanced",
+        as in scikit-learn's ``compute_sample_weight``. For several labels at once, a list with a
+        dict ``{0: weight, 1: weight}`` for each. `partial_fit` does not accept "balanced".
 
     Attributes
     ----------
     classes_ : ndarray, shape (n_classes,)
-        The labels, sorted; of several labels at once their numbers. A single class is learned as
-        the first of two, and always predicted, as in scikit-learn.
+        The labels, sorted; for several labels at once, their column numbers. A single class is
+        learned as the first of two, and always predicted, as in scikit-learn.
     loss_ : float
-        The loss of the last epoch, with the penalty: the mean over its batches, before updates.
+        The loss of the last epoch, including the penalty: the mean over its batches, before
+        updates.
     best_loss_ : float or None
         The smallest of them; None with early stopping. Not with "lbfgs".
     loss_curve_ : list of float
         The loss of each epoch. Not with "lbfgs". Each `partial_fit` adds one, as in scikit-learn;
-        in a stream without an end ``network.loss_curve_.clear()`` forgets them.
+        in an endless stream, ``network.loss_curve_.clear()`` discards them.
     validation_scores_, best_validation_score_ : list of float and float, or None
-        The accuracy of what is held out, with early stopping; with ``scoring="loss"`` minus its
-        loss, without the penalty. Not with "lbfgs".
+        With early stopping, the accuracy on held-out data; with ``scoring="loss"``, minus its loss,
+        without the penalty. Not with "lbfgs".
     n_iter_ : int
         Epochs, or iterations of "lbfgs", of the latest fit.
     t_ : int
-        Rows that were used so far.
+        Rows used so far.
     n_features_in_, feature_names_in_, n_outputs_, n_layers_, out_activation_
-        As in scikit-learn. Of two classes there is one output, with `nn.CrossEntropyLoss` two.
+        As in scikit-learn. Two classes have one output, or two with `nn.CrossEntropyLoss`.
     coefs_, intercepts_ : list of ndarray
-        Weights, each of shape (in, out), and biases of the dense layers, also of those in a
-        `Residual`: copies. Of layers without biases there are zeros.
+        Weights, each of shape (in, out), and biases of the dense layers, including those in a
+        `Residual`: copies. Layers without biases have zeros.
     trainer_, model_ : Trainer and nn.Sequential
-        What is behind all this.
+        The underlying trainer and network.
 
     Raises
     ------
@@ -147,45 +150,45 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
     Warns
     -----
     ConvergenceWarning
-        If `max_iter` ends a training that still improves; or if the best accuracy of early stopping
-        is within a standard error of what the most frequent answer alone has.
+        If `max_iter` ends training that still improves; or if the best accuracy of early stopping
+        is within a standard error of that of always giving the most frequent answer.
 
     Notes
     -----
-    With the loss `l` of a row, weights :math:`w_i` of samples (1 by default) and the weights `W` of
-    dense layers, a batch `B` makes a step along the gradient of
+    With the loss `l` of a row, sample weights :math:`w_i` (1 by default) and the weights `W` of
+    dense layers, a batch `B` takes a step along the gradient of
 
     .. math::
 
         \frac{1}{\sum_{i \in B} w_i} \sum_{i \in B} w_i\, l_i
         + \frac{\alpha}{2\, b\, \bar w} \sum_W \lVert W \rVert^2
 
-    where `b` is the number of rows of a whole batch and :math:`\bar w` the mean weight of all rows.
+    where `b` is the number of rows of a full batch and :math:`\bar w` the mean weight of all rows.
     In scikit-learn, :math:`b \bar w` is the sum of the weights in the batch itself, so that the
-    penalty counts more in the last batch of an epoch, if it is smaller. `l` is the cross-entropy of
-    a softmax, or for two classes and several labels at once the sum over outputs of that of a
-    logistic function. A `loss` that is given takes the place of the first term, with a mean over
-    outputs where it has one, and `loss_` shows it as it is; an optimizer that is given as `solver`
-    sees that first term alone.
+    penalty counts more in the last batch of an epoch if it is smaller. `l` is the cross-entropy of
+    a softmax, or, for two classes and several labels at once, the sum over outputs of that of a
+    logistic function. A given `loss` replaces the first term, with a mean over outputs if it has
+    one, and `loss_` reports it as it is; an optimizer given as `solver` sees only that first term.
 
-    In the losses that it shows scikit-learn clips probabilities, to 2e-16 and more, or 1e-7 in
-    float32: while outputs are far wrong, as at the beginning on data that is not scaled, its
-    `loss_curve_` shows less than this one. Gradients are the same.
+    In the losses that it reports, scikit-learn clips probabilities from below, at 2e-16, or 1e-7 in
+    float32: while outputs are far off, as at the start on unscaled data, its `loss_curve_` shows
+    smaller values than this one. Gradients are the same.
 
     Sparse data is made dense, with all its zeros. Rates and epsilon of ``trainer_.optimizer`` are
-    those that make scikit-learn's updates of the loss of `thalweg.nn`, which is a mean over outputs
-    where scikit-learn's is a sum. While ``partial_fit`` trains, the optimizer goes on; each ``fit``
-    begins with a new one, also with `warm_start`.
+    chosen to give scikit-learn's updates with a loss of `thalweg.nn`, which is a mean over outputs
+    where scikit-learn's is a sum. The optimizer continues between calls of ``partial_fit``; each
+    ``fit`` starts with a new one, also with `warm_start`.
 
-    For streams and single rows scikit-learn's checks of the data take longer than the work: on one
-    CPU ``partial_fit`` of 50 rows 235 us, of which the step is 9 us, and ``predict_proba`` of one
-    row 82 us. ``network.trainer_.step(x, y)`` and ``network.model_(x)``, 1 us, go without them.
-    They take and give what the loss does: places in `classes_`, and outputs before
-    `out_activation_`.
+    For streams and single rows, checks and records take longer than the work: on one CPU, for 20
+    columns, ``partial_fit`` of one row takes 75 us, of which the step is 4 us, and
+    ``predict_proba`` 15 us. That is for arrays of floats; anything else goes through scikit-learn's
+    checks, and takes 230 and 70 us as lists. ``network.trainer_.step(x, y)`` and
+    ``network.model_(x)``, 1 us, skip all that. They take and return what the loss does: positions
+    in `classes_`, and outputs before `out_activation_`.
 
     ``tw.onnx.export(network.model_, loss=network.trainer_.loss)`` makes an ONNX graph of the
-    network, without a scaler that stands before it in a pipeline. Where there is one output, of two
-    classes, it has one column, the probability of ``classes_[1]``.
+    network, without a scaler that precedes it in a pipeline. For two classes with one output, the
+    graph has one column, the probability of ``classes_[1]``.
 
     Examples
     --------
@@ -271,15 +274,15 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
 
     @available_if(MLP._takes_batches)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
-        """Train for one pass over these data, and keep what was learned before.
+        """Train for one pass over these data, continuing from what was learned before.
 
         Parameters
         ----------
         X, y, sample_weight : array_like
             As for `fit`.
         classes : array_like, shape (n_classes,), optional
-            All labels that will ever come; needed at the first call, and not again. Of several
-            labels at once they are the numbers of the columns, ``range(n_outputs)``.
+            All labels that will ever occur; required in the first call only. For several labels at
+            once, the numbers of the columns, ``range(n_outputs)``.
 
         Returns
         -------
@@ -289,9 +292,9 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         Raises
         ------
         ValueError
-            If `classes` are missing or have changed, or as from `fit`.
+            If `classes` are missing or have changed; otherwise as for `fit`.
         AttributeError
-            If the solver takes all data at once: there is no such method then.
+            If the solver needs all data at once: the method does not exist then.
         """
         first = not hasattr(self, "trainer_")
         if classes is not None:
@@ -311,7 +314,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         return self._fit(X, y, sample_weight, incremental=True, classes=classes)
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
-        """Give the class of each row.
+        """Predict the class of each row.
 
         Parameters
         ----------
@@ -321,18 +324,18 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         Returns
         -------
         ndarray, shape (n,), or (n, n_outputs) of int64
-            One of `classes_`; of several labels at once, zeros and ones.
+            One of `classes_`; for several labels at once, zeros and ones.
         """
         output: Any = self._outputs(X)
         answer = self._loss().predict(output)
         if self._multilabel:
             return answer.astype(np.int64)
-        # One class has an output, as two have, and is the answer always.
+        # A single class has one output, as two classes have, and is always the answer.
         places = answer.ravel().astype(np.intp).clip(max=len(self.classes_) - 1)
         return self.classes_[places]  # type: ignore[no-any-return]
 
     def predict_proba(self, X: Any) -> Array:
-        """Give the probability of each class.
+        """Predict the probability of each class.
 
         Parameters
         ----------
@@ -342,8 +345,8 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         Returns
         -------
         ndarray, shape (n, n_classes), of the model's dtype
-            In the order of `classes_`. Rows sum to 1, but not those of several labels at once. Of a
-            single class there are two columns, as in scikit-learn.
+            In the order of `classes_`. Rows sum to 1, except for several labels at once. A single
+            class has two columns, as in scikit-learn.
         """
         output: Any = self._outputs(X)
         if self.n_outputs_ == 1:
@@ -351,7 +354,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         return self._loss().probabilities(output)
 
     def predict_log_proba(self, X: Any) -> Array:
-        """Give the logarithms of what `predict_proba` gives; finite, however small that is.
+        """Predict log-probabilities, which stay finite however small the probabilities are.
 
         Parameters
         ----------
@@ -361,7 +364,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         Returns
         -------
         ndarray, shape (n, n_classes), of the model's dtype
-            As `predict_proba`.
+            As in `predict_proba`.
         """
         output: Any = self._outputs(X)
         if self.out_activation_ == "softmax":
@@ -382,9 +385,9 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         return _losses.of_classifier(self.loss)
 
     def _loss(self) -> nn.CrossEntropyLoss | nn.BCEWithLogitsLoss:
-        """Give scikit-learn's loss of such outputs, which also says what they mean."""
+        """Return scikit-learn's loss for such outputs, which also defines their meaning."""
         several = self.out_activation_ == "softmax"
-        return nn.CrossEntropyLoss() if several else nn.BCEWithLogitsLoss()
+        return _SOFTMAX if several else _LOGISTIC
 
     def _encode(self, y: Any, dtype: np.dtype[Any]) -> Any:
         if y.ndim != (2 if self._multilabel else 1) or y.shape[1:] not in ((), (self.n_outputs_,)):
@@ -402,7 +405,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         return places.astype(dtype)[:, np.newaxis] if self.n_outputs_ == 1 else places
 
     def _learn(self, y: npt.NDArray[Any], classes: npt.NDArray[Any] | None) -> None:
-        """Learn which labels there are."""
+        """Determine which labels there are."""
         kind = type_of_target(y, input_name="y")
         check_classification_targets(y)
         several = kind == "multilabel-indicator"
@@ -453,7 +456,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
             )
         if self._multilabel or given == "balanced":
             factor = compute_sample_weight(given, y)
-        else:  # of all classes: a part of the data may be without some
+        else:  # for all classes, as part of the data may lack some
             of_class = compute_class_weight(given, classes=self.classes_, y=y)
             factor = of_class[np.searchsorted(self.classes_, y)]
         product: Array = (factor if weight is None else factor * weight).astype(dtype)

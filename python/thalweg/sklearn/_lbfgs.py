@@ -24,10 +24,10 @@ def train(
     max_iter: int,
     max_fun: int,
 ) -> tuple[float, int]:
-    """Train on all data at once; give the last loss and the number of iterations.
+    """Train on all data at once; return the last loss and the number of iterations.
 
-    `decay` has the strength of the penalty on each parameter. After an error, or Ctrl-C, the
-    parameters are as they were.
+    `decay` is the strength of the penalty on each parameter. After an error or Ctrl-C, the
+    parameters are as they were before.
     """
     model = trainer.model
     before = model.flat_parameters
@@ -46,7 +46,7 @@ def train(
             before.astype(np.float64),
             method="L-BFGS-B",
             jac=True,
-            # What changes by less than rounding does not change.
+            # Decreases below the model's precision count as no change.
             options={
                 "maxiter": max_iter,
                 "maxfun": max_fun,

@@ -1,6 +1,6 @@
-"""What the estimators take as `loss` beside scikit-learn's names: losses of thalweg.nn, functions.
+"""What the estimators accept as `loss`: scikit-learn's names, losses of thalweg.nn, functions.
 
-They take those whose outputs they know how to make predictions of, and refuse others.
+They accept those whose outputs they can turn into predictions, and refuse others.
 """
 
 from typing import Any
@@ -12,31 +12,31 @@ from thalweg.errors import ArgumentError
 from thalweg.nn._losses import CoreLoss, FunctionLoss, loss_of
 from thalweg.nn._losses._named import _ALIASES
 
-#: Names of scikit-learn's.
+#: scikit-learn's names.
 NAMES = ("squared_error", "poisson")
 
 _OF_NUMBERS = (nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.QuantileLoss, nn.PoissonNLLLoss)
 _OF_CLASSES = (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss)
 _TRAIN = "train with tw.Trainer(model, loss=..., optimizer=...)"
-#: Why neither estimator takes it.
+#: Why neither estimator accepts these losses.
 _UNUSABLE: dict[type, str] = {
     nn.GaussianNLLLoss: "a mean and the logarithm of a variance are two outputs for each target, "
     f"and predict gives one number: {_TRAIN}",
     nn.DistillationLoss: f"its targets are the outputs of a teacher: {_TRAIN}",
     nn.DerivativeLoss: f"it is of derivatives by the samples: {_TRAIN}",
 }
-#: What scikit-learn's and others call losses of numbers.
+#: What scikit-learn and others call regression losses.
 _OTHERS = {**_ALIASES, "absoluteerror": "L1Loss"}
 _FUNCTION = "a function (output, target) -> (loss, gradient)"
 
 
 def of_regressor(value: Any) -> str | CoreLoss | FunctionLoss:
-    """Give one of `NAMES`, or a loss whose outputs are numbers, or raise."""
+    """Return one of `NAMES`, or a loss whose outputs are numbers, or raise."""
     if not _is_loss(value):
         if isinstance(value, str) and value in NAMES:
             return value
         meant = _habits.did_you_mean(value, NAMES)
-        if str(value).lower() not in NAMES:  # "absolute_error" is near to "squared_error"
+        if str(value).lower() not in NAMES:  # "absolute_error" resembles "squared_error"
             meant = _meant(value, _OF_NUMBERS) or meant
         if not isinstance(value, (str, type)):
             meant = (
@@ -69,7 +69,7 @@ def of_regressor(value: Any) -> str | CoreLoss | FunctionLoss:
 
 
 def of_classifier(value: Any) -> CoreLoss | FunctionLoss | None:
-    """Give a loss whose outputs are logits, or None, or raise."""
+    """Return a loss whose outputs are logits, or None, or raise."""
     if value is None:
         return None
     if not _is_loss(value):
@@ -94,13 +94,13 @@ def of_classifier(value: Any) -> CoreLoss | FunctionLoss | None:
 
 
 def _is_loss(value: Any) -> bool:
-    """Whether it is a loss or a function, and no name, class or layer."""
-    ours = isinstance(value, (type, Description, Guided))  # layers can be called, too
+    """Whether a value is a loss or a function, rather than a name, class or layer."""
+    ours = isinstance(value, (type, Description, Guided))  # layers are callable, too
     return isinstance(value, nn.Loss) or (callable(value) and not ours)
 
 
 def _usable(estimator: str, value: Any, taken: tuple[type, ...]) -> CoreLoss | FunctionLoss:
-    """Give a loss that one of the estimators takes; a function of another library is none."""
+    """Return a loss that one of the estimators accepts, or raise."""
     loss = loss_of(value)
     for kind, reason in _UNUSABLE.items():
         if isinstance(loss, kind):
@@ -112,7 +112,7 @@ def _usable(estimator: str, value: Any, taken: tuple[type, ...]) -> CoreLoss | F
 
 
 def _meant(value: Any, taken: tuple[type, ...]) -> str:
-    """Say which of these losses a name or a class may have meant, or nothing."""
+    """Suggest which of these losses a name or a class may have meant, if any."""
     meant = _habits.kind_meant(value, nn.Loss, "nn", aliases=_OTHERS)
     return meant if any(kind.__name__ in meant for kind in taken) else ""
 

@@ -1,4 +1,4 @@
-"""The network of an estimator, and the first weights that scikit-learn draws for it."""
+"""The network of an estimator, and the initial weights that scikit-learn would draw for it."""
 
 import copy
 import math
@@ -14,13 +14,13 @@ from thalweg.nn import Identity, Linear, ReLU, Residual, Sequential, Sigmoid, Ta
 from thalweg.nn._layers import Layer
 from thalweg.sklearn import _arguments
 
-ACTIVATIONS = {"identity": Identity, "logistic": Sigmoid, "tanh": Tanh, "relu": ReLU}
-#: What Keras calls one of them; here it would be taken for `nn.Linear`.
+ACTIVATIONS = {"identity": Identity(), "logistic": Sigmoid(), "tanh": Tanh(), "relu": ReLU()}
+#: Keras's name for one of them, which would otherwise be taken for `nn.Linear`.
 _ALIASES = {"linear": "Identity"}
 
 
 def hidden_layers(sizes: Any) -> tuple[Any, ...]:
-    """Give `hidden_layer_sizes` as a tuple of numbers and layers, or raise."""
+    """Return `hidden_layer_sizes` as a tuple of numbers and layers, or raise."""
     if isinstance(sizes, Sequential):
         raise ArgumentError(
             "hidden_layer_sizes is a model; hidden_layer_sizes=model.layers takes its layers, "
@@ -42,23 +42,23 @@ def hidden_layers(sizes: Any) -> tuple[Any, ...]:
 
 
 def activation(value: Any) -> Layer:
-    """Give the layer that an `activation` is, or raise."""
+    """Return the layer for an `activation`, or raise."""
     if isinstance(value, Layer):
         return value
     name = _arguments.named_or_made("activation", value, ACTIVATIONS, Layer, "nn", _ALIASES)
-    return ACTIVATIONS[name]()
+    return ACTIVATIONS[name]
 
 
 def layers(
     width: int, hidden: Iterable[Any], behind: Layer, out_features: int
 ) -> tuple[list[Any], list[int]]:
-    """Give all layers of an estimator, and the places of dense ones that were made of numbers."""
+    """Return all layers of an estimator, and the positions of dense ones made from numbers."""
     found: list[Any] = []
     made = []
     for size in hidden:
         if isinstance(size, Layer):
             found.append(size)
-            width = getattr(size, "out_features", width)  # most leave it as it is
+            width = getattr(size, "out_features", width)  # most keep the width
             continue
         made.append(len(found))
         found += [Linear(width, size), behind]
@@ -70,8 +70,8 @@ def layers(
 def build(layers: list[Any], made: list[int], factor: float, dtype: str, random: Any) -> Sequential:
     """Make the network, and draw from `random` what scikit-learn draws.
 
-    So one seed begins with the same numbers here and there, for the layers that were `made`: those
-    that were given as such begin as they always do.
+    For the layers at `made`, a seed thus gives the same initial weights as in scikit-learn; layers
+    that were passed in are initialized as usual.
     """
     drawn = {}
     for index in made:
@@ -79,7 +79,7 @@ def build(layers: list[Any], made: list[int], factor: float, dtype: str, random:
         bound = math.sqrt(factor / (i + o))
         drawn[f"{index}.weight"] = random.uniform(-bound, bound, (i, o)).T
         drawn[f"{index}.bias"] = random.uniform(-bound, bound, o)
-    # A copy draws the seed: what comes next from `random` is what scikit-learn draws next.
+    # A copy draws the seed, so that `random` continues with what scikit-learn draws next.
     seed = int(copy.deepcopy(random).randint(2**31 - 1))
     model = Sequential(*layers, dtype=dtype, seed=seed)
     model.load_state_dict(model.state_dict() | drawn)
@@ -87,7 +87,7 @@ def build(layers: list[Any], made: list[int], factor: float, dtype: str, random:
 
 
 def dense(model: Sequential) -> dict[str, Linear]:
-    """Give the dense layers, also those in a `Residual`, by their places, such as ``"2.0"``."""
+    """Return the dense layers, also those in a `Residual`, by position, such as ``"2.0"``."""
     return dict(_dense(model.layers, ""))
 
 
@@ -100,7 +100,7 @@ def _dense(layers: Iterable[Layer], prefix: str) -> Iterator[tuple[str, Linear]]
 
 
 def penalized(model: Sequential) -> Array:
-    """Give 1 for each parameter of the penalty, a weight of a dense layer, and 0 for others."""
+    """Return 1 for each penalized parameter, a weight of a dense layer, and 0 for others."""
     names = {f"{place}.weight" for place in dense(model)}
     parts = [np.full(math.prod(shape), name in names) for name, shape in model._blocks()]
     marks: Array = np.concatenate(parts).astype(model.dtype)

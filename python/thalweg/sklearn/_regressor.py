@@ -15,30 +15,33 @@ from thalweg.nn._losses import CoreLoss, FunctionLoss
 from thalweg.sklearn import _arguments, _losses
 from thalweg.sklearn._base import MLP, Objective
 
+# Made once, as every `partial_fit` needs them.
+_SQUARED_ERROR, _POISSON = nn.MSELoss(), nn.PoissonNLLLoss()
+
 
 class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
-    r"""Predicts numbers: scikit-learn's `MLPRegressor`, trained in the core.
+    r"""A regressor: scikit-learn's `MLPRegressor`, trained in the core.
 
     Parameters
     ----------
     loss : {"squared_error", "poisson"}, Loss or callable, default "squared_error"
-        What is made small. With "poisson", for targets from 0 on, outputs are logarithms of what
-        `predict` gives. As in scikit-learn since 1.7, it is the first argument. Here it can also be
-        `nn.MSELoss`, `nn.L1Loss`, `nn.HuberLoss`, `nn.PoissonNLLLoss`, whose outputs are such
-        logarithms, too, or `nn.QuantileLoss` of one quantile; or a function ``(output, target) ->
-        (loss, gradient)``, see `nn.CustomLoss`, whose arrays both have shape (n, n_outputs).
+        What is minimized. With "poisson", for non-negative targets, outputs are logarithms of what
+        `predict` returns. As in scikit-learn since 1.7, it is the first argument. Here it can also
+        be `nn.MSELoss`, `nn.L1Loss`, `nn.HuberLoss`, `nn.PoissonNLLLoss` (whose outputs are such
+        logarithms, too), or `nn.QuantileLoss` with one quantile; or a function ``(output, target)
+        -> (loss, gradient)``, see `nn.CustomLoss`, whose arrays both have shape (n, n_outputs).
     hidden_layer_sizes, activation, solver, alpha, ..., dtype
-        All other arguments are as those of `MLPClassifier`.
+        All other arguments are as for `MLPClassifier`.
     scoring : {"loss"} or None, keyword only, default None
-        What early stopping follows: R², or with "loss" the loss on what is held out.
+        What early stopping follows: R², or with "loss" the loss on the held-out data.
 
     Attributes
     ----------
     validation_scores_, best_validation_score_ : list of float and float, or None
-        The score, R², of what is held out, with early stopping; with ``scoring="loss"``, or if
-        `loss` is none of scikit-learn's names, minus the loss. Not with "lbfgs".
+        With early stopping, R² on the held-out data; with ``scoring="loss"``, or if `loss` is not
+        one of scikit-learn's names, minus the loss. Not with "lbfgs".
     loss_, loss_curve_, n_iter_, coefs_, ..., model_
-        All others are as those of `MLPClassifier`.
+        All others are as for `MLPClassifier`.
 
     Raises
     ------
@@ -49,23 +52,23 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
     -----
     Steps and penalty are those of `MLPClassifier`, with :math:`l_i = \frac12 \sum_j
     (y_{ij} - t_{ij})^2`, or for "poisson" :math:`l_i = \sum_j (e^{y_{ij}} - t_{ij} y_{ij})`. As in
-    scikit-learn, losses that are shown have the mean over outputs `j` of the squares, and half of
-    the deviance, :math:`l_i + \sum_j (t_{ij} \log t_{ij} - t_{ij})`, for "poisson". An optimizer
-    that is given as `solver` sees the losses of `thalweg.nn`, `nn.MSELoss` or `nn.PoissonNLLLoss`.
-    A `loss` that is none of the names is taken as it is: steps are along the gradient of it and the
-    penalty, and it is shown so, with the penalty.
+    scikit-learn, reported losses contain the mean over outputs `j` of the squares, and, for
+    "poisson", half of the deviance, :math:`l_i + \sum_j (t_{ij} \log t_{ij} - t_{ij})`. An
+    optimizer given as `solver` sees the losses of `thalweg.nn`, `nn.MSELoss` or
+    `nn.PoissonNLLLoss`. A `loss` that is not one of the names is used as it is: steps follow its
+    gradient and that of the penalty, and it is reported together with the penalty.
 
-    `score` is R² whatever the loss, as of scikit-learn's ``QuantileRegressor``. For a quantile let
-    a search ask for ``scoring=make_scorer(mean_pinball_loss, alpha=0.9, greater_is_better=False)``.
+    `score` is R² whatever the loss, as in scikit-learn's ``QuantileRegressor``. To search for a
+    quantile, use ``scoring=make_scorer(mean_pinball_loss, alpha=0.9, greater_is_better=False)``.
 
     ``tw.onnx.export(network.model_)`` makes an ONNX graph of the network, without a scaler that
-    stands before it in a pipeline; with "poisson" ``loss=network.trainer_.loss`` makes its outputs
-    rates. With `warm_start` and `partial_fit`, `loss` must be what it was, as `dtype` must.
+    precedes it in a pipeline; with "poisson", ``loss=network.trainer_.loss`` turns its outputs into
+    rates. With `warm_start` and `partial_fit`, `loss` must be unchanged, like `dtype`.
 
-    For streams and single rows ``network.trainer_.step(x, y)`` and ``network.model_(x)`` go without
-    scikit-learn's checks of the data, which take longer than the work there, see `MLPClassifier`.
+    For streams and single rows, ``network.trainer_.step(x, y)`` and ``network.model_(x)`` skip
+    an estimator's checks and records, which take longer than the work there, see `MLPClassifier`.
 
-    Targets are taken as they are: far from 0 and 1 in size, let
+    Targets are used as they are: if they are far from 0 and 1 in magnitude, let
     ``sklearn.compose.TransformedTargetRegressor`` standardize them.
 
     Examples
@@ -143,7 +146,7 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
 
     @available_if(MLP._takes_batches)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train for one pass over these data, and keep what was learned before.
+        """Train for one pass over these data, continuing from what was learned before.
 
         Parameters
         ----------
@@ -158,14 +161,14 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
         Raises
         ------
         ValueError
-            As from `fit`.
+            As for `fit`.
         AttributeError
-            If the solver takes all data at once: there is no such method then.
+            If the solver needs all data at once: the method does not exist then.
         """
         return self._fit(X, y, sample_weight, incremental=True)
 
     def predict(self, X: Any) -> Array:
-        """Give the numbers that belong to each row.
+        """Predict the targets of each row.
 
         Parameters
         ----------
@@ -180,7 +183,7 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
         return self._numbers(self._outputs(X))
 
     def _numbers(self, output: Array) -> Array:
-        """Make outputs predictions."""
+        """Turn outputs into predictions."""
         if self.out_activation_ == "exp":
             output = np.exp(output)
         return output.ravel() if self.n_outputs_ == 1 else output
@@ -205,13 +208,13 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
         if not isinstance(given, str):
             return Objective(given)
         if given == "squared_error":
-            return Objective(nn.MSELoss(), scale=outputs / 2, factor=0.5)
+            return Objective(_SQUARED_ERROR, scale=outputs / 2, factor=0.5)
         t: npt.NDArray[np.float64] = target.astype(np.float64)
         least = np.average(xlogy(t, t) - t, axis=0, weights=sample_weight).sum()
-        return Objective(nn.PoissonNLLLoss(), scale=outputs, factor=outputs, offset=float(least))
+        return Objective(_POISSON, scale=outputs, factor=outputs, offset=float(least))
 
     def _score(self, x: Samples, target: Any, sample_weight: Array | None) -> float:
-        if not isinstance(self.loss, str):  # of a quantile, the best R² is no aim
+        if not isinstance(self.loss, str):  # for a quantile, R² is not the goal
             return self._minus_loss(x, target, sample_weight)
         predicted = self._numbers(self.model_(x))
         return float(r2_score(target, predicted, sample_weight=sample_weight))

@@ -1,4 +1,4 @@
-"""What scikit-learn does after each epoch: it keeps figures, and decides whether to go on."""
+"""What scikit-learn does after each epoch: record figures, and decide whether to continue."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 class Stopping:
     """A callback that follows scikit-learn's rule, and keeps its figures in the estimator.
 
-    When neither the loss nor, with early stopping, the score has improved by `tol` for more than
-    `n_iter_no_change` epochs, the training ends, or with an adaptive rate takes a fifth of it.
+    When the loss (or the score, with early stopping) has not improved by `tol` for more than
+    `n_iter_no_change` epochs, training ends, or continues with a fifth of an adaptive rate.
     """
 
     def __init__(
@@ -21,18 +21,18 @@ class Stopping:
         self.objective = objective
         self.rows = rows
         self.penalty = penalty
-        #: Samples, targets and weights that are held out, or None.
+        #: Held-out samples, targets and weights, or None.
         self.held_out = held_out
         self.best: Any = None
         self.stopped = False
 
     def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> bool:
-        """Keep the figures of an epoch, and say whether it was the last."""
+        """Record the figures of an epoch, and return whether it was the last."""
         estimator = self.estimator
         estimator.n_iter_ += 1
         estimator.t_ += self.rows
-        # scikit-learn's loss has the penalty of each batch in it. Here its mean over an epoch is
-        # that of both ends.
+        # scikit-learn's loss includes the penalty at each batch. Here, its mean over an epoch is
+        # approximated by the mean of both ends.
         before, self.penalty = self.penalty, record.get("penalty", 0.0)
         penalty = self.objective.scale * (before + self.penalty) / 2
         estimator.loss_ = self.objective.shown(record["loss"], penalty)
@@ -69,7 +69,7 @@ class Stopping:
             self.best = trainer.model.state_dict()
 
     def _ends(self, trainer: "Trainer") -> bool:
-        """Whether the training ends; else its rate has become smaller."""
+        """Whether training ends; if not, its rate has been lowered."""
         estimator = self.estimator
         what = "Validation score" if self.held_out is not None else "Training loss"
         text = (

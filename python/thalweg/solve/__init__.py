@@ -1,7 +1,7 @@
-"""Problems that need no search: their minimum has a formula.
+"""Problems that need no iterative search: their minimum has a formula.
 
 What is linear in its parameters is solved in one call, by the factorizations of `numpy.linalg` in
-float64. That is a baseline before any training, and the way to refit the last layer after one.
+float64. That gives a baseline before any training, and a way to refit the last layer afterwards.
 """
 
 import typing as _typing
@@ -16,7 +16,7 @@ from thalweg.solve._nonlinear import nonlinear_least_squares as nonlinear_least_
 from thalweg.solve._quadratic import Minimum as Minimum
 from thalweg.solve._quadratic import quadratic as quadratic
 
-if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept any name
     import sys as _sys
 
     from thalweg import _habits

@@ -1,17 +1,17 @@
-"""Steps of the Levenberg-Marquardt method, for functions of NumPy and for networks.
+"""Steps of the Levenberg-Marquardt method, for NumPy functions and for networks.
 
 At parameters `θ` with residuals `r` and their Jacobian `J`, a step `δ` solves the damped least
-squares
+squares problem
 
     min ‖r + Jδ‖² + μ‖Dδ‖²
 
 by QR of the stacked matrix [J; √μ D], never through JᵀJ, whose condition number is the square of
-J's. `D` has the norms of J's columns, so that the scale of a parameter does not matter, and those
-that they have had, which fade: Moré's (1978) largest norms ever keep steps short for good after a
-bad start (MGH10 of NIST's), the norms of now alone let parameters run away (MGH17). The damping `μ`
+J's. `D` has the norms of J's columns, so that the scale of a parameter does not matter, or larger
+earlier norms, which decay: Moré's (1978) running maximum keeps steps short forever after a bad
+start (NIST's MGH10), and the current norms alone let parameters run away (MGH17). The damping `μ`
 follows the gain, the true decrease over the predicted one, by Nielsen's rule (1999). Half of the
 geodesic acceleration (Transtrum & Sethna 2012, arXiv:1201.5885), the second derivative along the
-step, is added while it is small, and a step is rejected for which it is not.
+step, is added while it is small; if it is not, the step is rejected.
 """
 
 from collections.abc import Callable
@@ -25,11 +25,11 @@ Vector: TypeAlias = npt.NDArray[np.float64]
 #: Residuals at a point; None where they are not defined.
 Residual: TypeAlias = Callable[[Vector], Vector | None]
 
-#: Damping below this says nothing in double precision, and above that there is no step left.
+#: Smaller damping has no effect in double precision, and larger damping leaves no step.
 _LEAST, _MOST = 1e-20, 1e20
-#: The least gain for which a step is accepted.
+#: A step is accepted only if its gain exceeds this.
 _GAIN = 1e-4
-#: The acceleration may be so large, relative to the step, and its difference quotient's h.
+#: The largest acceleration relative to the step, and the h of its difference quotient.
 _BENDING, _PROBE = 0.75, 0.1
 #: How much of the largest norms so far is left after a step.
 _MEMORY = 0.7
@@ -37,27 +37,27 @@ _MEMORY = 0.7
 
 @dataclass
 class Damping:
-    """What a step depends on from the steps before it."""
+    """The state that carries over from one step to the next."""
 
     damping: float  # μ
-    growth: float = 2.0  # what a rejection multiplies it by; doubled by each
+    growth: float = 2.0  # a rejection multiplies the damping by this, and doubles it
     scale: Vector | None = None  # the diagonal of D
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step gave."""
+    """The result of a step."""
 
     theta: Vector
     residual: Vector
     rejected: int
     evaluations: int
-    #: Why there is no better point, as far as can be seen; "" if there was a step.
+    #: Why no better point was found; "" if a step was taken.
     stopped: str
 
 
 def norm2(x: Vector) -> float:
-    """Add up the squares."""
+    """Compute the sum of squares."""
     return float(x @ x)
 
 
@@ -72,10 +72,11 @@ def step(
     geodesic: bool,
     max_evaluations: int,
 ) -> Outcome:
-    """One accepted step, with as many rejected ones before it as it takes; `state` is updated.
+    """Take one accepted step, after as many rejected ones as necessary; update `state`.
 
-    `tolerances` are ftol, xtol and gtol: relative sizes of the predicted decrease, of the step, and
-    cosines of the angles between residuals and J's columns. At or below one of them it ends.
+    `tolerances` are ftol, xtol and gtol, for the relative predicted decrease, the relative step,
+    and the cosines of the angles between residuals and J's columns. The method stops at or below
+    any of them.
     """
     ftol, xtol, gtol = tolerances
     size = len(theta)
@@ -132,7 +133,7 @@ def step(
 
 
 def _stacked(upper: Vector, rotated: Vector, root: Vector) -> tuple[Vector, Vector]:
-    """QR of the triangle with a diagonal below it: the new triangle and right-hand side."""
+    """Factor the triangle with a diagonal below it by QR: new triangle and right-hand side."""
     rows, size = upper.shape
     stacked = np.zeros((rows + size, size + 1))
     stacked[:rows, :size] = upper
@@ -150,12 +151,12 @@ def _bend(
     delta: Vector,
     triangle: Vector,
 ) -> Vector | None:
-    """Compute the geodesic acceleration; None where it is not defined."""
+    """Compute the geodesic acceleration; return None where it is not defined."""
     ahead = residual(theta + _PROBE * delta)
     if ahead is None:
         return None
     second = 2 / _PROBE * ((ahead - r) / _PROBE - jacobian @ delta)
-    # A correction: solved by the triangle alone (seminormal equations).
+    # Only a correction, so the triangle alone is accurate enough (seminormal equations).
     solved = np.linalg.solve(triangle.T, jacobian.T @ second)
     bend: Vector = -np.linalg.solve(triangle, solved)
     return bend if np.isfinite(bend).all() else None

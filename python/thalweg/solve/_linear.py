@@ -1,7 +1,7 @@
 r"""Least squares, plain and with a penalty, by orthogonal factorizations.
 
 Never through the normal equations :math:`X^\top X w = X^\top y`, whose condition is the square of
-that of `X`: where that is 1e9, they have no correct digit in float64.
+that of `X`: if that is 1e9, they yield no correct digit in float64.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from thalweg import _arrays, _checks
 from thalweg.errors import ArgumentError, DataError, ShapeError
 
 _Matrix = npt.NDArray[np.float64]
-#: u, s, vᵀ and how many of s count.
+#: u, s, vᵀ and the numerical rank.
 _Decomposed = tuple[_Matrix, _Matrix, _Matrix, int]
 _F64 = np.dtype(np.float64)
 _EPS = float(np.finfo(np.float64).eps)
@@ -28,18 +28,18 @@ class LinearFit:
     Attributes
     ----------
     coef : ndarray, shape (p,) or (p, k)
-        :math:`w`; one column for each column of the targets. (The transpose of the weight of a
+        :math:`w`; one column for each column of the targets. (The transpose of the weight of an
         `thalweg.nn.Linear`.)
     intercept : ndarray, shape () or (k,)
-        :math:`b`, zero if none was asked for.
+        :math:`b`; zero if no intercept was requested.
     sum_of_squares : float
-        Sum of the squared residuals, each times its sample's weight.
+        Sum of the squared residuals, each multiplied by its sample's weight.
     rank : int
-        Rank of the samples, after their mean is taken out if there is an intercept.
+        Rank of the samples, after subtracting their mean if there is an intercept.
     condition : float
-        Largest singular value of the same divided by the smallest that counts. About log10 of it
-        digits are lost. With ``"QR"`` columns are scaled to length 1 first, so that units do not
-        matter.
+        Largest singular value of the same matrix divided by the smallest that counts as nonzero.
+        About log10 of it digits are lost. With ``"QR"``, columns are first scaled to length 1, so
+        that units do not matter.
     method : str
         ``"QR"`` or ``"SVD"``.
     """
@@ -65,7 +65,7 @@ class LinearFit:
         Raises
         ------
         ShapeError, DataError, DtypeError
-            If `x` is not such an array.
+            If `x` does not fit.
         """
         x = _arrays.finite(_arrays.matrix(x, _F64, "x"), "x")
         if x.shape[1] != len(self.coef):
@@ -82,18 +82,18 @@ class LinearFit:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Samples and targets in float64, weighted and centred as the fit needs them."""
+    """Samples and targets in float64, weighted and centered as the fit needs them."""
 
-    x: _Matrix  # √v (x − mean), the mean with an intercept only
+    x: _Matrix  # √v (x − mean), with the mean only if there is an intercept
     y: _Matrix  # likewise; 2-D
     x_mean: _Matrix
     y_mean: _Matrix
-    total: float  # Σ v, the number of rows without weights
+    total: float  # Σ v, or the number of rows without weights
     centred: bool
     one: bool  # targets were 1-D
 
     def fit(self, coef: _Matrix, rank: int, condition: float, method: str) -> LinearFit:
-        """Give the result with these coefficients, (p, k)."""
+        """Return the result with these coefficients, (p, k)."""
         if not np.isfinite(coef).all():
             raise DataError("the coefficients are too large for float64; scale x and y")
         intercept = self.y_mean - self.x_mean @ coef
@@ -104,7 +104,7 @@ class Problem:
 
 
 def problem(x: Any, y: Any, intercept: bool, sample_weight: Any) -> Problem:
-    """Check the data of a fit and make them ready."""
+    """Check and prepare the data of a fit."""
     x = _arrays.finite(_arrays.matrix(x, _F64, "x"), "x")
     y = _arrays.as_numeric(y, "y")
     one = y.ndim == 1
@@ -120,11 +120,11 @@ def problem(x: Any, y: Any, intercept: bool, sample_weight: Any) -> Problem:
             raise ShapeError(f"sample_weight has {len(weight)} values; x has {len(x)} rows")
         if (weight < 0).any() or not weight.any():
             raise DataError("sample_weight must be numbers >= 0 that are not all 0")
-        there = weight > 0  # a row that weighs nothing is as if it were not there
+        there = weight > 0  # rows of weight 0 count as absent
         x, y, weight = x[there], y[there], weight[there]
     x_mean, y_mean = np.zeros(x.shape[1]), np.zeros(y.shape[1])
     centred = _checks.flag("intercept", intercept)
-    with np.errstate(over="ignore", invalid="ignore"):  # looked for below
+    with np.errstate(over="ignore", invalid="ignore"):  # checked below
         total = float(len(x) if weight is None else weight.sum())
         if centred:
             share = None if weight is None else weight / weight.max()
@@ -133,7 +133,7 @@ def problem(x: Any, y: Any, intercept: bool, sample_weight: Any) -> Problem:
         for mean, name in ((x_mean, "x"), (y_mean, "y"), (total, "sample_weight")):
             if not np.isfinite(mean).all():
                 raise DataError(f"the sum of {name} is too large for float64; scale it")
-        # A constant column differs from its mean by rounding only, which is no feature.
+        # A constant column differs from its mean only by rounding, which is not a feature.
         constant = np.abs(x - x_mean).max(axis=0) <= _EPS * len(x) * np.abs(x_mean)
         x, y = np.where(constant, 0.0, x - x_mean), y - y_mean
         if weight is not None:
@@ -158,7 +158,7 @@ def least_squares(
 
     .. math:: \min_{w, b} \sum_i v_i \lVert x_i w + b - y_i \rVert^2
 
-    by a QR factorization of the samples, their columns scaled to length 1. Golub & Van Loan 2013,
+    by a QR factorization of the samples, with columns scaled to length 1. Golub & Van Loan 2013,
     "Matrix computations", section 5.3.
 
     Parameters
@@ -168,13 +168,13 @@ def least_squares(
     y : array_like, shape (n,) or (n, k)
         The targets.
     intercept : bool, keyword only, default True
-        Whether there is a `b`. The means are then taken out before the fit; of a column that is
-        constant but for rounding nothing is left.
+        Whether there is a `b`. The means are then subtracted before the fit; nothing is left of a
+        column that is constant up to rounding.
     sample_weight : array_like, shape (n,), keyword only, optional
-        :math:`v`, numbers from 0 on.
+        :math:`v`, not negative.
     rank_deficient : {"raise", "min_norm"}, keyword only
-        What to do where many `w` are equally good: fewer rows than columns, or columns that depend
-        on each other. ``"min_norm"`` gives the one of the smallest :math:`\lVert w \rVert`, by the
+        What to do if many `w` are equally good: fewer rows than columns, or linearly dependent
+        columns. ``"min_norm"`` returns the one with the smallest :math:`\lVert w \rVert`, by the
         SVD; gradient descent from 0 finds the same.
     rcond : float, keyword only, optional
         A singular value counts as 0 if it is at most this times the largest; by default
@@ -187,10 +187,10 @@ def least_squares(
     Raises
     ------
     ArgumentError
-        If the samples do not determine `w`; the message says why, and names columns. Or an option
+        If the samples do not determine `w` (the message says why, and names columns), or an option
         is out of range.
     ShapeError, DataError, DtypeError
-        If the arrays are not such.
+        If the arrays do not fit.
 
     Examples
     --------
@@ -209,7 +209,7 @@ def least_squares(
 
 
 def fit(data: Problem, rank_deficient: str = "raise", rcond: float | None = None) -> LinearFit:
-    """Solve a problem that is ready."""
+    """Solve a prepared problem."""
     rows, columns = data.x.shape
     rcond = _EPS * max(rows, columns) if rcond is None else rcond
     if rank_deficient == "min_norm":
@@ -224,8 +224,8 @@ def fit(data: Problem, rank_deficient: str = "raise", rcond: float | None = None
         )
     size = np.abs(data.x).max(axis=0)
     size[size == 0] = 1.0
-    lengths = size * np.linalg.norm(data.x / size, axis=0)  # squares of 1e200 or 1e-200 are none
-    # How far a column varies beside its size, which is that of its mean, if there is one.
+    lengths = size * np.linalg.norm(data.x / size, axis=0)  # avoids squares of 1e±200
+    # Columns that hardly vary compared with their mean, if it was subtracted.
     empty = lengths <= rcond * np.sqrt(data.total) * np.abs(data.x_mean)
     scale = np.where(empty, 1.0, lengths)
     q, r = np.linalg.qr(data.x / scale)
@@ -277,41 +277,41 @@ def ridge(
               + \lambda \lVert w \rVert^2
 
     by the SVD. The intercept `b` is never penalized, and nothing is scaled: columns in large units
-    are penalized less, so standardize those that should count alike.
+    are penalized less, so standardize those that should count equally.
 
     Parameters
     ----------
     x, y, intercept, sample_weight
         As in `least_squares`.
     alpha : float, or sequence of float, shape (m,), keyword only
-        The penalty, from 0 on. At 0 this is `least_squares`, errors included. Of several the SVD is
-        taken once.
+        The penalty, at least 0. At 0, this is `least_squares`, including its errors. For several
+        penalties, the SVD is computed once.
     reduction : {"sum", "mean"}, keyword only
-        Whether `alpha` is :math:`\lambda` itself, as scikit-learn's ``Ridge(alpha=)``, or belongs
-        beside the *mean* of the squares: :math:`\lambda = \alpha \sum_i v_i`, so that
+        Whether `alpha` is :math:`\lambda` itself, as in scikit-learn's ``Ridge(alpha=)``, or is
+        relative to the *mean* of the squares: :math:`\lambda = \alpha \sum_i v_i`, so that
         :math:`\alpha_{mean} = \alpha_{sum} / n` without weights.
 
     Returns
     -------
     LinearFit, or list of m of them
-        One for each penalty, in their order, with the rank and condition of `x` before it.
+        One for each penalty, in their order, with the rank and condition of `x` without it.
 
     Raises
     ------
     ArgumentError
         If an option is out of range.
     ShapeError, DataError, DtypeError
-        If the arrays are not such.
+        If the arrays do not fit.
 
     Notes
     -----
     `thalweg.optim.SGD(weight_decay=d)` adds :math:`d\,w` to the gradient, half of what
     :math:`d \lVert w \rVert^2` would add, and `thalweg.nn.MSELoss` divides by the number of all
-    :math:`n k` targets. Training with both, the decay not on biases, ends at
+    :math:`n k` targets. Training with both, without decay on biases, therefore converges to
     ``alpha = d * k / 2`` with ``reduction="mean"``.
 
     The map from `y` to `w` has the norm :math:`\max \sigma / (\sigma^2 + \lambda) \le
-    1 / (2 \sqrt\lambda)`: so much and no more can a small change of the targets do.
+    1 / (2 \sqrt\lambda)`, which bounds the effect of a small change of the targets.
 
     Hoerl & Kennard 1970, Technometrics 12:55.
 
@@ -340,12 +340,12 @@ def ridge(
 
 
 def decomposed(data: Problem, rcond: float | None = None) -> _Decomposed:
-    """Give u, s, vᵀ and the rank of a problem that is ready."""
+    """Return u, s, vᵀ and the rank of a prepared problem."""
     return _svd(data.x, _EPS * max(data.x.shape) if rcond is None else rcond)
 
 
 def penalized(data: Problem, penalty: float, svd: _Decomposed) -> LinearFit:
-    """Solve it; the penalty, above 0, is λ beside the sum."""
+    """Solve a prepared problem with a penalty, above 0, which is the λ of the sum."""
     u, s, vt, rank = svd
     shrunk = np.zeros_like(s)
     # s / (s² + penalty), whose square may overflow
@@ -364,8 +364,8 @@ def _ratio(s: _Matrix, rank: int) -> float:
 
 
 def _why(rank: int, vt: _Matrix, empty: npt.NDArray[np.bool_], centred: bool) -> str:
-    """Say why samples do not determine the coefficients, and which columns it is."""
-    # The directions that no sample has; in which columns they are.
+    """Explain why samples do not determine the coefficients, and which columns are to blame."""
+    # Each column's share in the directions that no sample covers.
     share = np.sqrt((vt[rank:] ** 2).sum(axis=0))
     columns = [int(i) for i in np.flatnonzero(share > 1e-3 * share.max())]
     shown = ", ".join(map(str, columns[:8])) + (", ..." if len(columns) > 8 else "")

@@ -1,4 +1,4 @@
-"""Networks that least squares can train: those that are linear, and the last layer of any."""
+"""Networks that least squares can train: linear ones, and the last layer of any."""
 
 import itertools
 from typing import Any
@@ -25,23 +25,25 @@ def network(
     rank_deficient: str = "raise",
     rcond: float | None = None,
 ) -> LinearFit:
-    r"""Set the weights of a linear network to the best there are, in one call.
+    r"""Set the weights of a linear network to the optimum, in one call.
 
-    A network of `nn.Linear` and `nn.Identity` alone is one affine map, whose weight is the product
+    A network of only `nn.Linear` and `nn.Identity` is one affine map, whose weight is the product
     of the layers' weights. The squared error has no bad local minima there, but gradient descent
-    may take long; this computes its minimum and writes it into the model. (A single `nn.Linear`
-    with a penalty is `last_layer`'s; of several, one on their weights is none on their product.)
+    may take long; this function computes its minimum and writes it into the model. (For a single
+    `nn.Linear` with a penalty, use `last_layer`; for several, a penalty on their weights is not one
+    on their product.)
 
-    If a layer between is narrower than both the input and the output, the product has at most that
-    rank, `r`. The best one is then the projection of the least-squares fit on the first `r`
+    If an intermediate layer is narrower than both the input and the output, the product has at most
+    that rank, `r`. The optimum is then the projection of the least-squares fit onto the first `r`
     principal directions of its own predictions (reduced-rank regression).
 
     Parameters
     ----------
     model : Sequential
-        Its weights are replaced. The parts are balanced,
-        :math:`W_{l+1}^\top W_{l+1} = W_l W_l^\top`, which among all with this product have the
-        smallest :math:`\sum_l \lVert W_l \rVert^2`; biases other than the one that is used are 0.
+        Its weights are replaced. The factors are balanced,
+        :math:`W_{l+1}^\top W_{l+1} = W_l W_l^\top`, and so have the smallest
+        :math:`\sum_l \lVert W_l \rVert^2` among all with this product; biases other than the one
+        that is used are 0.
     x : array_like, shape (n, in_features)
         The samples.
     y : array_like, shape (n, out_features), or (n,) for one output
@@ -49,23 +51,23 @@ def network(
     sample_weight, rank_deficient
         As in `least_squares`.
     rcond : float, keyword only, optional
-        As in `least_squares`; by default the larger of what it is there and
+        As in `least_squares`; by default the larger of its default there and
         :math:`4 \varepsilon \sqrt p`, with the :math:`\varepsilon` of the model's dtype. A float32
-        model rounds its input: what is smaller than that is rounding.
+        model rounds its input: anything smaller than that is rounding.
 
     Returns
     -------
     LinearFit
-        The affine map that the model now is, in float64. A float32 model has it rounded, and a sum
-        of squares that is larger than `sum_of_squares` by what that does.
+        The affine map that the model now computes, in float64. A float32 model holds it rounded,
+        which makes its sum of squares slightly larger than `sum_of_squares`.
 
     Raises
     ------
     UnsupportedError
-        If a layer is not linear; or only an early layer has a bias and later ones are too narrow to
-        carry it to every output.
+        If a layer is not linear; or if only an early layer has a bias and later ones are too narrow
+        to carry it to every output.
     ArgumentError
-        As `least_squares`. After any error the model is unchanged.
+        As for `least_squares`. After any error, the model is unchanged.
     ShapeError, DataError, DtypeError
         If the arrays do not fit the model.
 
@@ -95,7 +97,7 @@ def network(
     places = [i for i, layer in enumerate(model.layers) if isinstance(layer, Linear)]
     linear = [layer for layer in model.layers if isinstance(layer, Linear)]
     widths = [linear[0].in_features, *(layer.out_features for layer in linear)]
-    # The last bias does all that those before it could do.
+    # The last bias can do everything that those before it could.
     biased = max((i for i, layer in enumerate(linear) if layer.bias), default=None)
     if biased is not None and min(widths[biased + 1 :]) < widths[-1]:
         raise UnsupportedError(
@@ -113,7 +115,7 @@ def network(
     if rank < min(widths[0], widths[-1]):
         found = _reduced(data, found, rank)
 
-    # Layers behind the last bias hand its outputs on; those up to it make the product.
+    # Layers after the last bias pass its outputs on; those up to it form the product.
     last = len(linear) - 1 if biased is None else biased
     behind = itertools.pairwise(widths[last + 1 :])
     weights = [*_balanced(found.coef.T, widths[: last + 2]), *(np.eye(b, a) for a, b in behind)]
@@ -138,10 +140,10 @@ def last_layer(
     rank_deficient: str = "raise",
     rcond: float | None = None,
 ) -> LinearFit:
-    r"""Refit the last `nn.Linear` of a model to the squared error, all before it as it is.
+    r"""Refit the last `nn.Linear` of a model to the squared error, with earlier layers fixed.
 
-    With what the layers before give for `x` (in evaluation: running averages, nothing dropped) as
-    samples this is `ridge`, or `least_squares` without a penalty.
+    This is `ridge`, or `least_squares` without a penalty, with the outputs of the earlier layers
+    for `x` (in evaluation: running averages, nothing dropped) as samples.
 
     Parameters
     ----------
@@ -150,32 +152,33 @@ def last_layer(
     x : array_like, shape (n, in_features)
         The samples.
     y : array_like, shape (n, out_features), or (n,) for one output
-        The targets: numbers. For classes, one column each with 0 and 1 is one choice.
+        The targets: numbers. For classes, one column of 0 and 1 per class is one choice.
     alpha : float, keyword only, default 0
         The penalty on the weight, never on the bias, as in `ridge`.
     reduction, sample_weight
         As in `ridge`.
     rank_deficient : {"raise", "min_norm"}, keyword only
-        As in `least_squares`, without a penalty: units that are always 0 are common behind ReLU.
+        As in `least_squares`, if there is no penalty: units that are always 0 are common after
+        ReLU.
     rcond : float, keyword only, optional
-        As in `least_squares`; by default the larger of what it is there and
+        As in `least_squares`; by default the larger of its default there and
         :math:`4 \varepsilon \sqrt p` for `p` features, with the :math:`\varepsilon` of the model's
-        dtype. What the layers before give is rounded to that: of two units of float32, one three
-        times the other, more than that is rounding.
+        dtype. The outputs of earlier layers are rounded to that precision: if one float32 unit is
+        three times another, what distinguishes them beyond that is rounding.
 
     Returns
     -------
     LinearFit
-        In float64. A float32 model has it rounded, and a sum of squares that is larger than
-        `sum_of_squares` by what that does.
+        In float64. A float32 model holds it rounded, which makes its sum of squares slightly larger
+        than `sum_of_squares`.
 
     Raises
     ------
     UnsupportedError
-        If the last layer, but for `nn.Identity`, is not a `Linear`.
+        If the last layer, apart from `nn.Identity`, is not a `Linear`.
     ArgumentError
-        If the layers before do not give enough different features and there is no penalty. After
-        any error the model is unchanged.
+        If the earlier layers do not provide enough independent features and there is no penalty.
+        After any error, the model is unchanged.
     ShapeError, DataError, DtypeError
         If the arrays do not fit the model.
 
@@ -235,16 +238,16 @@ def _fits(model: Sequential, y: Any) -> None:
 
 
 def _resolved(model: Sequential, data: Problem) -> float:
-    """Give the part of the largest singular value that is rounding of the model's dtype.
+    """Return the share of the largest singular value that is rounding in the model's dtype.
 
-    That of columns of length 1 is random, so that it does not grow with the rows.
+    For columns of length 1, rounding errors are random, so they do not grow with the rows.
     """
     own = 4 * float(np.finfo(model.dtype).eps) * float(np.sqrt(data.x.shape[1]))
     return max(own, _EPS * float(max(data.x.shape)))
 
 
 def _holds(model: Sequential, *arrays: _Matrix) -> None:
-    """Refuse what the model cannot hold, in terms of what can be changed."""
+    """Refuse weights that the model's dtype cannot hold, and say what can be changed."""
     largest = max(float(np.abs(array).max(initial=0.0)) for array in arrays)
     if largest > float(np.finfo(model.dtype).max):
         raise DataError(
@@ -254,7 +257,7 @@ def _holds(model: Sequential, *arrays: _Matrix) -> None:
 
 
 def _reduced(data: Problem, full: LinearFit, rank: int) -> LinearFit:
-    """Give the best fit of at most this rank: that of Eckart and Young, of the predictions."""
+    """Return the best fit of at most this rank, by Eckart and Young for the predictions."""
     *_, vt = np.linalg.svd(data.x @ full.coef, full_matrices=False)
     keep = vt[:rank]
     return data.fit(full.coef @ keep.T @ keep, rank, full.condition, full.method)
@@ -263,7 +266,7 @@ def _reduced(data: Problem, full: LinearFit, rank: int) -> LinearFit:
 def _balanced(product: _Matrix, widths: list[int]) -> list[_Matrix]:
     """Factor a matrix (out, in) over layers of these widths, the input's first.
 
-    If the last width is more than `out`, the rows that are left are 0.
+    If the last width exceeds `out`, the remaining rows are 0.
     """
     layers, outputs = len(widths) - 1, len(product)
     if layers == 1:

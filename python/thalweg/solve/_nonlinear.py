@@ -1,4 +1,4 @@
-"""Nonlinear least squares of functions of NumPy arrays."""
+"""Nonlinear least squares for functions of NumPy arrays."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,22 +23,22 @@ _MESSAGES = {
 
 @dataclass(frozen=True, eq=False)
 class LeastSquaresFit:
-    """What `nonlinear_least_squares` found.
+    """The result of `nonlinear_least_squares`.
 
     Attributes
     ----------
     theta : ndarray, shape (p,)
-        The parameters, those of the smallest sum of squares that was met.
+        The parameters with the smallest sum of squares found.
     residual : ndarray, shape (m,)
-        Residuals there.
+        The residuals there.
     sum_of_squares : float
         Their sum of squares.
     converged : bool
         Whether one of the tolerances was met.
     message : str
-        Why it ended.
+        Why the method stopped.
     evaluations : int
-        Calls of `residual`.
+        The number of calls of `residual`.
     history : dict of str to list
         One entry for each Jacobian: ``"sum_of_squares"`` and ``"damping"`` before the step, and
         how many steps were ``"rejected"`` until one was taken.
@@ -76,32 +76,32 @@ def nonlinear_least_squares(
     .. math:: \min_\theta \lVert r(\theta) \rVert^2
 
     Each step solves :math:`\min_\delta \lVert r + J\delta \rVert^2 + \mu \lVert D\delta \rVert^2`
-    by QR of the stacked matrix :math:`[J; \sqrt\mu D]`, where `D` has the norms of the
-    columns of `J`, or what is left of larger ones before. A step that does not decrease the sum of
-    squares is rejected, so it never rises, and the damping :math:`\mu` grows; after a good one it
-    shrinks.
+    by QR of the stacked matrix :math:`[J; \sqrt\mu D]`, where `D` has the norms of the columns of
+    `J`, or larger earlier norms, which decay. A step that does not decrease the sum of squares is
+    rejected and the damping :math:`\mu` grows; after a good step it shrinks.
 
     Parameters
     ----------
     residual : callable
-        ``residual(theta)`` gives `r`, shape (m,); where it is NaN or infinite a step is rejected.
+        ``residual(theta)`` returns `r`, shape (m,); where it is NaN or infinite, a step is
+        rejected.
     jacobian : callable
-        ``jacobian(theta)`` gives :math:`J_{ij} = \partial r_i / \partial \theta_j`, shape (m, p).
+        ``jacobian(theta)`` returns :math:`J_{ij} = \partial r_i / \partial \theta_j`, shape (m, p).
         `thalweg.check_gradient` can check it.
     theta : array_like, shape (p,)
-        Where to begin.
+        Where to start.
     damping : float, keyword only, default 1e-3
-        :math:`\mu` at the beginning, relative to the squared norms of the columns of `J`.
+        The initial :math:`\mu`, relative to the squared norms of the columns of `J`.
     geodesic : bool, keyword only, default True
-        Whether steps are bent by half of the geodesic acceleration, for one more evaluation of the
-        residuals each.
+        Whether steps are bent by half of the geodesic acceleration, at the cost of one more
+        evaluation of the residuals each.
     ftol, xtol, gtol : float, keyword only
-        It ends when the predicted decrease is at most `ftol` times the sum of squares, when
-        :math:`\lVert D\delta \rVert` is at most `xtol` times :math:`\lVert D\theta \rVert`, or when
-        the cosine of the angle between `r` and each column of `J` is at most `gtol`. (MINPACK's
-        tests and scipy's names; the defaults are near what float64 can tell.)
+        The method stops when the predicted decrease is at most `ftol` times the sum of squares,
+        when :math:`\lVert D\delta \rVert` is at most `xtol` times :math:`\lVert D\theta \rVert`, or
+        when the cosine of the angle between `r` and each column of `J` is at most `gtol`.
+        (MINPACK's tests and scipy's names; the defaults are close to what float64 can resolve.)
     max_evaluations : int, keyword only, optional
-        Calls of `residual` at most; by default 2000 (p + 1).
+        The largest number of calls of `residual`; by default 2000 (p + 1).
 
     Returns
     -------
@@ -110,7 +110,7 @@ def nonlinear_least_squares(
     Raises
     ------
     DataError
-        If residuals at the beginning, or a Jacobian, are not finite, or their squares are not.
+        If the residuals at the start, or a Jacobian, or their squares are not finite.
     ShapeError
         If shapes do not agree.
     ArgumentError
@@ -153,7 +153,7 @@ def nonlinear_least_squares(
     shape: tuple[int, ...] = ()
 
     def call(at: Vector) -> npt.NDArray[np.float64]:
-        with np.errstate(all="ignore"):  # looked at below
+        with np.errstate(all="ignore"):  # checked below
             value = _arrays.as_numeric(residual(at.copy()), "the residual").astype(np.float64)
         if value.ndim != 1 or value.size == 0 or shape not in ((), value.shape):
             wanted = shape or "(m,), m at least 1"
@@ -203,6 +203,6 @@ def nonlinear_least_squares(
 
 
 def _squares(values: npt.NDArray[np.float64]) -> bool:
-    """Whether the squares add up to a number."""
+    """Whether the sum of squares is finite."""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(np.square(values).sum()))

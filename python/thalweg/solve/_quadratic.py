@@ -16,19 +16,19 @@ _EPS = float(np.finfo(np.float64).eps)
 
 @dataclass(frozen=True, eq=False)
 class Minimum:
-    """The minimum of a quadratic function, and how it is curved.
+    """The minimum of a quadratic function, and its curvature.
 
     Attributes
     ----------
     x : ndarray, shape (n,)
-        Where it is.
+        The position of the minimum.
     value : float
-        The function there.
+        The function's value there.
     gradient_norm : float
-        :math:`‖Hx + b‖`: what rounding has left of zero.
+        :math:`‖Hx + b‖`, which is zero up to rounding.
     eigenvalues : ndarray, shape (n,)
-        Those of `H`, rising. Gradient descent is stable up to a learning rate of 2 divided by the
-        last of them.
+        Those of `H`, ascending. Gradient descent is stable up to a learning rate of 2 divided by
+        the last of them.
     """
 
     x: _Vector
@@ -53,7 +53,7 @@ def quadratic(h: Any, b: Any, c: float = 0.0) -> Minimum:
 
     .. math:: q(x) = \tfrac12 x^\top H x + b^\top x + c, \qquad H x^* = -b
 
-    by a Cholesky factorization. Notice the ½ and the sign of `b`.
+    by a Cholesky factorization. Note the ½ and the sign of `b`.
 
     Parameters
     ----------
@@ -71,8 +71,8 @@ def quadratic(h: Any, b: Any, c: float = 0.0) -> Minimum:
     Raises
     ------
     ArgumentError
-        If there is no minimum, or not one: an eigenvalue of `H` is negative (the message says
-        which), or zero to working precision, at most :math:`n ε λ_{max}`; or `H` is not symmetric.
+        If there is no unique minimum: an eigenvalue of `H` is negative (the message says which), or
+        zero to working precision, at most :math:`n ε λ_{max}`; or if `H` is not symmetric.
     ShapeError, DataError, DtypeError
         If an argument is not such an array.
 
@@ -91,7 +91,7 @@ def quadratic(h: Any, b: Any, c: float = 0.0) -> Minimum:
     b = _arrays.flat(b, np.dtype(np.float64), len(h), "b")
     c = _checks.real("c", c)
     largest = float(np.abs(h).max())
-    with np.errstate(over="ignore"):  # infinite is unequal
+    with np.errstate(over="ignore"):  # infinity counts as unequal
         unequal = np.abs(h - h.T)
     if unequal.max() > 1e-10 * largest:
         i, j = (int(k) for k in np.unravel_index(int(unequal.argmax()), h.shape))
@@ -99,7 +99,7 @@ def quadratic(h: Any, b: Any, c: float = 0.0) -> Minimum:
             f"h must be symmetric, but h[{i}, {j}] = {h[i, j]:g} and h[{j}, {i}] = {h[j, i]:g}; "
             "pass (h + h.T) / 2, which has the same values of x.T @ h @ x"
         )
-    h = h / 2 + h.T / 2  # a sum of the largest numbers is none
+    h = h / 2 + h.T / 2  # halved first, as a sum may overflow
 
     values: _Vector = np.linalg.eigvalsh(h)
     low, high = float(values[0]), float(values[-1])
@@ -119,16 +119,16 @@ def quadratic(h: Any, b: Any, c: float = 0.0) -> Minimum:
         )
     try:
         factor = np.linalg.cholesky(h)
-    except np.linalg.LinAlgError:  # cannot be, but for rounding at the very edge
+    except np.linalg.LinAlgError:  # possible only through rounding at the very edge
         raise ArgumentError(
             f"h is not positive definite to working precision: eigenvalues from {low:.3g} to "
             f"{high:.3g}"
         ) from None
-    # Turned round, a lower triangle is an upper one, in which an LU factorization changes nothing:
-    # numpy's solve is then back substitution.
+    # Reversed, the lower triangle is an upper one, which LU factorization leaves unchanged: numpy's
+    # solve is then back substitution.
     half = np.linalg.solve(factor[::-1, ::-1], -b[::-1])[::-1]
     x: _Vector = np.linalg.solve(factor.T, half)
-    with np.errstate(over="ignore", invalid="ignore"):  # looked for below
+    with np.errstate(over="ignore", invalid="ignore"):  # checked below
         slope = h @ x + b
     if not np.isfinite(slope).all():
         raise DataError("the minimum is too far away for float64; scale h and b")

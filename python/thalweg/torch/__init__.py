@@ -1,7 +1,7 @@
-"""Models of PyTorch's from ours, and ours from PyTorch's, with the same numbers.
+"""Conversion of models to and from PyTorch, with the same parameters.
 
-Here are `to_torch` and `from_torch`. `_to` makes modules of layers, `_from` layers of modules, and
-`_modules` has what PyTorch has not; these three need it to be installed.
+This module has `to_torch` and `from_torch`. `_to` converts layers to modules, `_from` modules to
+layers, and `_modules` has the layers that PyTorch lacks; these three need PyTorch to be installed.
 """
 
 import typing as _typing
@@ -13,7 +13,7 @@ if _typing.TYPE_CHECKING:
 
 
 def to_torch(model: "nn.Sequential") -> "torch.nn.Sequential":
-    """Make a model of PyTorch's of one of ours.
+    """Convert a model to PyTorch.
 
     Parameters
     ----------
@@ -22,27 +22,27 @@ def to_torch(model: "nn.Sequential") -> "torch.nn.Sequential":
     Returns
     -------
     torch.nn.Sequential
-        With copies of the parameters and running averages, in the model's dtype, and in evaluation:
-        its output is that of ``model(x)``. Its ``train()`` makes it what trains.
+        With copies of the parameters and running averages, in the model's dtype, and in evaluation
+        mode: its output is that of ``model(x)``. Call ``train()`` to train it.
 
     Raises
     ------
     ImportError
         If PyTorch is not installed.
     ArgumentError
-        If it is no model.
+        If `model` is not a model.
     UnsupportedError
-        If there is a layer that is not one of thalweg's.
+        If a layer is not one of thalweg's.
     DivergedError
         If a parameter is infinite or NaN.
 
     Notes
     -----
-    Names and shapes in its ``state_dict()`` are those of `Sequential.state_dict`, beside
-    ``num_batches_tracked`` of PyTorch's. A `Residual`, a `Sine`, `FourierFeatures`, `Standardize`
-    and a `TabularInput`, which PyTorch has not, are modules of thalweg's: what is pickled of them
-    (``torch.save(module, path)``) needs thalweg to be loaded; their ``state_dict()`` does not.
-    `Softplus` has ``threshold=40``, for PyTorch's own would change results in float64. Where the
+    Names and shapes in its ``state_dict()`` are those of `Sequential.state_dict`, plus PyTorch's
+    ``num_batches_tracked``. `Residual`, `Sine`, `FourierFeatures`, `Standardize` and
+    `TabularInput`, which PyTorch lacks, are modules of thalweg: loading their pickles
+    (``torch.save(module, path)``) needs thalweg; loading their ``state_dict()`` does not.
+    `Softplus` has ``threshold=40``, as PyTorch's default would change results in float64. If the
     model begins with an `nn.Embedding`, the module takes int64 codes of shape (n,).
 
     Examples
@@ -61,43 +61,42 @@ def to_torch(model: "nn.Sequential") -> "torch.nn.Sequential":
 
 
 def from_torch(module: "torch.nn.Module", *, seed: int = 0) -> "nn.Sequential":
-    """Make a model of a model of PyTorch's.
+    """Convert a PyTorch model.
 
     Parameters
     ----------
     module : torch.nn.Module
-        A ``torch.nn.Sequential``, which may have others in it, or one layer. Its layers are those
-        of `thalweg.nn`, or what `to_torch` makes of these.
+        A ``torch.nn.Sequential``, which may contain others, or one layer. Its layers must exist in
+        `thalweg.nn`, or be those that `to_torch` makes.
     seed : int, keyword only, default 0
         The seed of `Sequential`, for what is drawn while it trains.
 
     Returns
     -------
     Sequential
-        With copies of the parameters and running averages, in their dtype. A ``Sequential`` in
-        another one is not there any more, its layers are in its place, and the names in
-        `Sequential.state_dict` count them.
+        With copies of the parameters and running averages, in their dtype. A nested ``Sequential``
+        is replaced by its layers, and the names in `Sequential.state_dict` count these.
 
     Raises
     ------
     ImportError
         If PyTorch is not installed.
     ArgumentError
-        If `module` is no module of PyTorch's, or the layers are no model here.
+        If `module` is not a PyTorch module, or its layers do not form a valid model.
     UnsupportedError
-        If there is no such layer here, or it is used as none here can be; the message names it, its
-        place, and what there is.
+        If thalweg has no such layer, or does not support its options; the message names the layer,
+        its position, and what is supported.
     DtypeError
-        If the parameters are neither float32 nor float64, or some this and some that.
+        If the parameters are neither float32 nor float64, or a mixture of both.
     DataError
-        If they are not finite, or on the device ``meta``.
+        If the parameters are not finite, or on the device ``meta``.
 
     Notes
     -----
-    All that changes what a layer computes is carried over, or refused. The exception is the
-    ``threshold`` of ``Softplus``, from which on PyTorch's is its input: here it is exact, which is
-    up to 2e-9 more. Which parameters are frozen (``requires_grad=False``) is a matter of the
-    optimizer here: ``optimizer.add_group("0.*", frozen=True)``.
+    Everything that affects what a layer computes is carried over or refused. The exception is the
+    ``threshold`` of ``Softplus``, above which PyTorch returns the input: here it is exact, which is
+    up to 2e-9 more. Frozen parameters (``requires_grad=False``) are a matter of the optimizer here:
+    ``optimizer.add_group("0.*", frozen=True)``.
 
     Examples
     --------
@@ -117,7 +116,7 @@ def from_torch(module: "torch.nn.Module", *, seed: int = 0) -> "nn.Sequential":
     return _from.model(module, seed)
 
 
-if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept any name
     import sys as _sys
 
     from thalweg import _habits

@@ -1,4 +1,4 @@
-"""Layers of modules."""
+"""Conversion of modules to layers."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from thalweg.torch import _modules
 from thalweg.torch._modules import torch
 from thalweg.torch._to import made_with
 
-#: What layers here have in one way only, by the names that PyTorch has for it.
+#: Options that layers here support with one value only, by their names in PyTorch.
 _ONLY: Mapping[type[nn.Layer], Mapping[str, Any]] = {
     nn.BatchNorm1d: {"track_running_stats": True},
     nn.Embedding: {"padding_idx": None, "max_norm": None, "scale_grad_by_freq": False},
@@ -40,8 +40,8 @@ def model(module: torch.nn.Module, seed: int) -> nn.Sequential:
 
 
 def _parts(place: str, module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
-    """Give the parts of a module one after another, also those of a ``Sequential`` in it."""
-    for name, part in module._modules.items():  # children() would leave out what is there twice
+    """Yield the parts of a module in order, also those of nested ``Sequential`` modules."""
+    for name, part in module._modules.items():  # children() would leave out duplicates
         inside = f"{place}.{name}" if place else name
         if type(part) is torch.nn.Sequential:
             yield from _parts(inside, part)
@@ -65,11 +65,11 @@ def _layers(
 
 
 def _layer(place: str, module: Any) -> nn.Layer:
-    """Make the layer that a module is, or raise."""
+    """Make the layer for a module, or raise."""
     name, where = type(module).__name__, _where(place, module)
     kind = vars(nn).get(name)
     theirs = getattr(_modules, name, None) or getattr(torch.nn, name, None)
-    # A class derived from PyTorch's may compute anything.
+    # A subclass of a PyTorch module may compute anything.
     if type(module) is not theirs or not (isinstance(kind, type) and issubclass(kind, nn.Layer)):
         layers = [it for it in vars(nn).values() if isinstance(it, type) and it is not nn.Layer]
         known = sorted(it.__name__ for it in layers if issubclass(it, nn.Layer))
@@ -88,7 +88,7 @@ def _layer(place: str, module: Any) -> nn.Layer:
             "is exact, as PyTorch's is but for rounding from 20 on"
         )
     options = {f.name: getattr(module, f.name) for f in made_with(kind)}
-    if "bias" in options:  # the tensor, or None; a norm without a scale has none in any case
+    if "bias" in options:  # a tensor or None; always None for a norm without a scale
         bare = not options.get("elementwise_affine", True)
         options["bias"] = bare or options["bias"] is not None
     try:
@@ -98,13 +98,13 @@ def _layer(place: str, module: Any) -> nn.Layer:
 
 
 def _where(place: str, module: torch.nn.Module) -> str:
-    """Name a module and its place in errors."""
+    """Name a module and its position, for errors."""
     kind = type(module).__name__
     return f"module {place} ({kind})" if place else f"the module ({kind})"
 
 
 def _refuse_own(module: torch.nn.Module) -> None:
-    """Raise if a module computes other things than its class does, or has no numbers."""
+    """Raise if a module computes something other than its class does, or has no data."""
     for place, part in module.named_modules():
         if "forward" in vars(part):
             raise UnsupportedError(
@@ -126,7 +126,7 @@ def _refuse_own(module: torch.nn.Module) -> None:
 
 
 def _refuse_sharing(module: torch.nn.Module) -> None:
-    """Raise if a parameter, or a running average, is there twice."""
+    """Raise if a parameter or a running average is shared."""
     seen: dict[int, str] = {}
     for tensors in (module.named_parameters, module.named_buffers):
         for name, tensor in tensors(remove_duplicate=False):

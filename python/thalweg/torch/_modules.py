@@ -1,6 +1,6 @@
-"""Layers that PyTorch has not, as modules of its own: with the state dict that they have here.
+"""Layers that PyTorch lacks, as PyTorch modules with the same state dict as here.
 
-Each is made with what its layer is made with, and has it in attributes of the same names.
+Each takes the same arguments as its layer, and keeps them in attributes of the same names.
 """
 
 import math
@@ -20,7 +20,7 @@ Pieces = Iterable[tuple[int, tuple[float, ...]]]
 
 
 class Residual(torch.nn.Sequential):
-    """Modules one after another, whose output is added to their input."""
+    """A sequence of modules whose output is added to its input."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute x + f(x)."""
@@ -39,12 +39,12 @@ class Sine(torch.nn.Module):
         return torch.sin(self.omega * x)
 
     def extra_repr(self) -> str:
-        """Show what it was made with."""
+        """Show the arguments."""
         return f"omega={self.omega}"
 
 
 class FourierFeatures(torch.nn.Module):
-    """Sines and cosines of the frequencies in a buffer of this name."""
+    """Sines and cosines with the frequencies in the buffer of that name."""
 
     def __init__(
         self, in_features: int, num_frequencies: int, sigma: float, bands: tuple[float, ...] | None
@@ -52,43 +52,43 @@ class FourierFeatures(torch.nn.Module):
         super().__init__()
         self.in_features, self.num_frequencies = in_features, num_frequencies
         self.sigma, self.bands = sigma, bands
-        # Those of the model are loaded.
+        # The model's are loaded later.
         self.register_buffer("frequencies", torch.zeros(in_features, num_frequencies))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute [sin(2π x B), cos(2π x B)]."""
         turns = x @ self.frequencies
-        # Whole turns are taken off first, exactly: of an angle of many turns little would be left.
+        # Whole turns are subtracted first, which is exact: large angles would lose their digits.
         angle = 2 * math.pi * (turns - torch.round(turns).detach())
         return torch.cat([torch.sin(angle), torch.cos(angle)], dim=1)
 
     def extra_repr(self) -> str:
-        """Show what it was made with."""
+        """Show the arguments."""
         drawn = f"sigma={self.sigma}" if self.bands is None else f"bands={list(self.bands)}"
         return f"{self.in_features}, {self.num_frequencies}, {drawn}"
 
 
 class Standardize(torch.nn.Module):
-    """Columns on a common scale, or back, by the buffers of these names."""
+    """Columns scaled to a common scale, or back, by the buffers of mean and std."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], inverse: bool) -> None:
         super().__init__()
         self.inverse = inverse
-        # Those of the model are loaded.
+        # The model's are loaded later.
         self.register_buffer("mean", torch.zeros(len(mean)))
         self.register_buffer("std", torch.ones(len(std)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute (x - mean) / std, or back."""
+        """Compute (x - mean) / std, or its inverse."""
         return x * self.std + self.mean if self.inverse else (x - self.mean) / self.std
 
     def extra_repr(self) -> str:
-        """Show what it was made with."""
+        """Show the arguments."""
         return f"{len(self.mean)} columns, inverse={self.inverse}"
 
 
 class TabularInput(torch.nn.Module):
-    """Columns of numbers, and columns of codes as vectors of an ``Embedding`` each."""
+    """Numeric columns, and columns of codes, each as vectors of an ``Embedding``."""
 
     def __init__(self, in_features: int, categories: Categories, pieces: Pieces) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class TabularInput(torch.nn.Module):
             self.add_module(str(column), torch.nn.Embedding(codes, length))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute the columns of numbers, spread over their pieces, and then the vectors."""
+        """Compute the numeric columns, spread over their pieces, and then the vectors."""
         edges, coded = dict(self.pieces), {column for column, *_ in self.categories}
         parts = [
             _spread(x[:, [column]], edges[column]) if column in edges else x[:, [column]]
@@ -111,7 +111,7 @@ class TabularInput(torch.nn.Module):
         return torch.cat(parts, dim=1)
 
     def extra_repr(self) -> str:
-        """Show what it was made with."""
+        """Show the arguments."""
         return f"{self.in_features}, pieces={dict(self.pieces)}"
 
 
@@ -120,5 +120,5 @@ def _spread(x: torch.Tensor, edges: tuple[float, ...]) -> torch.Tensor:
     b = x.new_tensor(edges)
     y = (x - b[:-1]) / (b[1:] - b[:-1])
     low, high = torch.zeros_like(b[1:]), torch.ones_like(b[1:])
-    low[0], high[-1] = -math.inf, math.inf  # the first goes on downwards, the last one upwards
+    low[0], high[-1] = -math.inf, math.inf  # the first is unbounded below, the last above
     return torch.minimum(torch.maximum(y, low), high)

@@ -1,4 +1,4 @@
-"""Modules of layers."""
+"""Conversion of layers to modules."""
 
 import dataclasses
 from typing import Any
@@ -10,15 +10,15 @@ from thalweg.nn._layers import kind_of
 from thalweg.torch import _modules
 from thalweg.torch._modules import torch
 
-#: From where on PyTorch's `Softplus` gives its input. Its own 20 is that for float32; in float64
-#: the difference is one of rounding from here.
+#: Where PyTorch's `Softplus` starts to return its input. Its default, 20, suits float32; in float64
+#: the difference is within rounding only beyond this value.
 _SOFTPLUS_THRESHOLD = 40
 
 
 def module(model: nn.Sequential) -> torch.nn.Sequential:
-    """Make a model of PyTorch's; see `thalweg.torch.to_torch`."""
+    """Make a PyTorch model; see `thalweg.torch.to_torch`."""
     state = checked(model)._finite_state_dict()
-    # PyTorch draws parameters that are replaced here: the user's random numbers stay as they are.
+    # PyTorch draws parameters that are replaced below; the user's random state must not change.
     with torch.random.fork_rng(devices=[]):
         modules = [_module(layer, str(index)) for index, layer in enumerate(model.layers)]
     twin: torch.nn.Sequential = torch.nn.Sequential(*modules)
@@ -30,7 +30,7 @@ def module(model: nn.Sequential) -> torch.nn.Sequential:
 
 
 def _module(layer: nn.Layer, place: str) -> Any:
-    """Make the module of a layer, whose numbers are yet to be loaded."""
+    """Make the module of a layer, whose parameters are loaded later."""
     if isinstance(layer, nn.Residual):
         inside = enumerate(layer.layers)
         return _modules.Residual(*(_module(it, f"{place}.{index}") for index, it in inside))
@@ -41,7 +41,7 @@ def _module(layer: nn.Layer, place: str) -> Any:
         raise UnsupportedError(
             f"layer {place} is {layer!r}, and PyTorch {torch.__version__} has no {name}"
         )
-    # What layers are made with has PyTorch's names.
+    # Layers' arguments have PyTorch's names.
     options = {f.name: getattr(layer, f.name) for f in made_with(ours)}
     if isinstance(layer, nn.Softplus):
         options["threshold"] = _SOFTPLUS_THRESHOLD
@@ -49,5 +49,5 @@ def _module(layer: nn.Layer, place: str) -> Any:
 
 
 def made_with(kind: type[nn.Layer]) -> list[dataclasses.Field[Any]]:
-    """Give what a layer is made with, but for the distribution of first numbers."""
+    """Return the fields that a layer is made with, except the initialization."""
     return [field for field in dataclasses.fields(kind) if field.name != "init"]

@@ -11,7 +11,6 @@ use crate::layer::Activation;
 use crate::model::{Model, Parts};
 use crate::pass::{Pass, Rows, WeightTask};
 use crate::plan::{Mode, Plan};
-use crate::threads;
 use crate::view::MatRef;
 use crate::workspace::Workspace;
 
@@ -49,26 +48,26 @@ impl<T: Element> Model<T> {
         let Parts { network, params, averages, .. } = self.still_parts();
         let mut rows = jacobian.chunks_exact_mut(size.max(1));
         for (r, into) in output.chunks_exact_mut(outputs).enumerate() {
-            let forward = Pass {
+            let mut forward = Pass {
                 keep_input: true,
                 check_finite: false,
                 ..Pass::new(network, &mut workspace, params.share(), averages, Some(x), Rows::From(r))
             };
-            threads::run(&forward, 1);
+            forward.run();
             debug_assert!(!forward.stopped.load(Ordering::Relaxed));
             let last = workspace.layout.stages[workspace.layout.stages.len() - 1].output;
             into.copy_from_slice(&workspace.values[last..last + outputs]);
             for k in 0..outputs {
                 unit.fill(T::ZERO);
                 unit[k] = T::ONE;
-                let backward = Pass {
+                let mut backward = Pass {
                     check_finite: false,
                     output_gradient: Some(MatRef::new(&unit, 1, outputs)),
                     packed: r + k > 0, // parameters are the same for all rows
                     weights: Some(WeightTask::gradients(grads.share())),
                     ..Pass::new(network, &mut workspace, params.share(), averages, None, Rows::From(0))
                 };
-                threads::run(&backward, 1);
+                backward.run();
                 if let Some(row) = rows.next() {
                     network.export(isa, &grads, row);
                 }

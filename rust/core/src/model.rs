@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::arena::{Buffer, Shared, copied};
+use crate::arena::{Buffer, Shared, copied, zeros};
 use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
@@ -254,7 +254,7 @@ impl<T: Element> Model<T> {
     pub fn apply(&mut self, optimizer: &mut Optimizer<T>) -> Result<(), Error> {
         let size = self.grads_size;
         if !size.is_finite() {
-            let mut flat = vec![T::ZERO; self.network.num_parameters()];
+            let mut flat = zeros("a copy of the gradients", self.network.num_parameters())?;
             self.gradients(&mut flat);
             return check_flat("gradients", &flat);
         }
@@ -302,7 +302,7 @@ impl<T: Element> Model<T> {
     ) -> Result<f64, Error> {
         clip.check()?;
         if !all_finite(self.isa, &self.grads) {
-            let mut flat = vec![T::ZERO; self.network.num_parameters()];
+            let mut flat = zeros("a copy of the gradients", self.network.num_parameters())?;
             self.gradients(&mut flat);
             return check_flat("gradients", &flat).map(|()| f64::NAN);
         }
@@ -409,7 +409,7 @@ impl<T: Element> Model<T> {
         self.network.check_input(x)?;
         self.network.check_training_rows(x.rows().min(batch_rows))?;
         x.check_finite("x", self.isa)?;
-        let before = self.averages.to_vec();
+        let before = copied("a copy of running averages", &self.averages)?;
         // A single remaining row has no statistics.
         let starts = (0..x.rows()).step_by(batch_rows).filter(|start| x.rows() - start > 1);
         for (batch, start) in starts.enumerate() {

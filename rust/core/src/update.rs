@@ -92,7 +92,7 @@ pub fn clip<T: Element>(isa: Isa, grads: &mut [T], factor: f64, norm: f64, clip:
 
 /// The optimizer's step over the whole arena, and what accompanies it.
 ///
-/// If the optimizer does not work element by element, nothing accompanies the step: `along` is ignored.
+/// If the optimizer does not work element by element, nothing can accompany the step: `along` must be `None`.
 ///
 /// # Panics
 /// If the optimizer's state was made for an arena of another length.
@@ -104,6 +104,7 @@ pub fn step<T: Element>(
     along: Option<Company<'_, T>>,
 ) {
     if !optimizer.is_elementwise() {
+        debug_assert!(along.is_none(), "`Along::check` refuses it before gradients are gathered");
         return optim::step(isa, params, grads, optimizer);
     }
     let (steps, state) = optimizer.begin();

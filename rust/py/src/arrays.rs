@@ -7,11 +7,11 @@ use numpy::{
 };
 use pyo3::PyTypeInfo;
 use pyo3::prelude::*;
-use thalweg_core::Error;
 use thalweg_core::arena::zeros;
 use thalweg_core::data::Samples;
 use thalweg_core::loss::{Goals, Targets};
 use thalweg_core::view::MatRef;
+use thalweg_core::{Dtype, Error};
 
 use crate::dtype::Real;
 use crate::errors::{raise, translate};
@@ -132,7 +132,7 @@ impl<'py, T: Real> Answers<'py, T> {
         if let Some(numbers) = borrow(array) {
             return column().then_some(Answers::Column(numbers));
         }
-        let values = converted(array)?;
+        let values = converted(array, 0.0)?;
         let &[rows, ref cols @ ..] = array.cast::<PyUntypedArray>().ok()?.shape() else { return None };
         let as_rows = cols.len() == 1 || cols.is_empty() && column();
         (rows > 0 && as_rows).then_some(Answers::Converted { values, rows })
@@ -162,15 +162,20 @@ fn borrow<'py, E: Element>(array: &Bound<'py, PyAny>) -> Option<PyReadonlyArray1
     array.try_readonly().ok()
 }
 
-/// Converts a contiguous array of the other precision, if all its numbers are finite in this one.
-fn converted<T: Real>(array: &Bound<'_, PyAny>) -> Option<Vec<T>> {
-    fn of<T: Real, E: Real>(array: &Bound<'_, PyAny>) -> Option<Vec<T>> {
+/// Converts a contiguous array of the other precision, if all its numbers are finite in this one, and 0 or of a size of
+/// at least `least`.
+fn converted<T: Real>(array: &Bound<'_, PyAny>, least: f64) -> Option<Vec<T>> {
+    fn of<T: Real, E: Real>(array: &Bound<'_, PyAny>, least: f64) -> Option<Vec<T>> {
         let array = array.cast::<PyArrayDyn<E>>().ok().filter(|a| a.is_c_contiguous())?;
         let array = array.try_readonly().ok()?;
-        let values: Vec<T> = array.as_slice().ok()?.iter().map(|x| T::lit(x.to_f64())).collect();
+        let array = array.as_slice().ok()?;
+        if array.iter().any(|x| *x != E::ZERO && x.to_f64().abs() < least) {
+            return None;
+        }
+        let values: Vec<T> = array.iter().map(|x| T::lit(x.to_f64())).collect();
         values.iter().all(|x| x.is_finite()).then_some(values)
     }
-    of::<T, f64>(array).or_else(|| of::<T, f32>(array))
+    of::<T, f64>(array, least).or_else(|| of::<T, f32>(array, least))
 }
 
 /// Weights of rows, if there are any, borrowed or converted.
@@ -202,23 +207,30 @@ impl<'py, T: Real> Weights<'py, T> {
     /// The same for a single step, in either precision; see [`Answers::for_step`].
     pub fn for_step(array: Option<&Bound<'py, PyAny>>) -> Option<Self> {
         let Some(array) = array.filter(|a| !a.is_none()) else { return Some(Weights::None) };
-        match borrow(array) {
-            Some(weights) => Some(Weights::Borrowed(weights)),
+        // Weights below that are 0, or they are negative, or would count as 0: the caller says which.
+        let least = if T::DTYPE == Dtype::F32 { f64::from(f32::MIN_POSITIVE) } else { f64::MIN_POSITIVE };
+        let weights = match borrow(array) {
+            Some(weights) => Weights::Borrowed(weights),
             None if array.cast::<PyUntypedArray>().ok()?.ndim() == 1 => {
-                converted(array).map(Weights::Converted)
+                Weights::Converted(converted(array, least)?)
             }
-            None => None,
+            None => return None,
+        };
+        let bad = |w: &T| *w != T::ZERO && w.to_f64() < least;
+        (!weights.slice().is_some_and(|w| w.iter().any(bad))).then_some(weights)
+    }
+
+    fn slice(&self) -> Option<&[T]> {
+        match self {
+            Weights::None => None,
+            Weights::Borrowed(w) => Some(w.as_slice().expect("checked when it was borrowed")),
+            Weights::Converted(w) => Some(w),
         }
     }
 
     /// The core's view of these weights and of the targets that they belong to.
     pub fn with<'a>(&'a self, targets: Targets<'a, T>) -> Goals<'a, T> {
-        let weights = match self {
-            Weights::None => None,
-            Weights::Borrowed(w) => Some(w.as_slice().expect("checked when it was borrowed")),
-            Weights::Converted(w) => Some(&w[..]),
-        };
-        Goals { targets, weights }
+        Goals { targets, weights: self.slice() }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
+use thalweg_core::arena::zeros;
 use thalweg_core::train::{DataSet, EpochRecord, FitOptions, shuffle};
 use thalweg_core::{Error, Fit as CoreFit};
 
@@ -196,8 +197,8 @@ impl Fit {
 
 /// The order in which an epoch, counted from 0, takes the rows.
 #[pyfunction]
-pub fn epoch_order(py: Python<'_>, rows: u32, seed: u64, epoch: usize) -> Py<PyAny> {
-    let mut order = vec![0; rows as usize];
+pub fn epoch_order(py: Python<'_>, rows: u32, seed: u64, epoch: usize) -> PyResult<Py<PyAny>> {
+    let mut order = zeros("the order of the rows", rows as usize).map_err(|e| translate(py, e))?;
     shuffle(seed, epoch, &mut order);
-    numpy::PyArray1::from_vec(py, order).into_any().unbind()
+    Ok(numpy::PyArray1::from_vec(py, order).into_any().unbind())
 }

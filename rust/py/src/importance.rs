@@ -79,7 +79,7 @@ pub fn kronecker(
             m.network().check_input(x)?;
             let slopes = Slopes::new(likelihood, kind, classes, outputs)?;
             slopes.check(y.as_ref(), x.rows(), outputs)?;
-            Ok(Kronecker::new(m.network(), slopes))
+            Kronecker::new(m.network(), slopes)
         })?;
         for start in (0..x.rows()).step_by(CHUNK) {
             let rows = start..x.rows().min(start + CHUNK);

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use thalweg_core::arena::zeros;
 use thalweg_core::network::Network;
 use thalweg_core::optim::{Config, Group, Optimizer as CoreOptimizer, Value};
 use thalweg_core::simd::Isa;
@@ -178,14 +179,19 @@ impl Optimizer {
         impl Kind for Copies {
             type Of<T: Real> = Arrays<T>;
         }
-        fn export<T: Real>(isa: Isa, network: &Network, optimizer: &CoreOptimizer<T>) -> Arrays<T> {
+        fn export<T: Real>(
+            isa: Isa,
+            network: &Network,
+            optimizer: &CoreOptimizer<T>,
+        ) -> Result<Arrays<T>, Error> {
             let config = &optimizer.config;
             let slots = config.slots().into_iter().zip(&optimizer.state);
             let kept = slots.filter(|(slot, _)| slot.kept);
             let arrays = kept.map(|(slot, array)| {
-                let mut flat = vec![T::default(); config.public_length(&slot, network)];
+                let mut flat =
+                    zeros("a copy of the optimizer's state", config.public_length(&slot, network))?;
                 config.export(isa, &slot, network, array, &mut flat);
-                (slot.name, flat)
+                Ok((slot.name, flat))
             });
             arrays.collect()
         }
@@ -193,20 +199,21 @@ impl Optimizer {
         let copy = py.detach(|| {
             let inner = lock(&self.inner);
             let scalars = inner.config.scalars();
-            inner.bond.as_ref().map(|bond| {
+            let copy = |bond: &Bond| {
                 let Model { network, isa, .. } = bond.model.get();
                 let (steps, values, arrays): (_, _, Any<Copies>) = match &bond.state {
-                    Any::F32(o) => (o.steps, o.scalars, Any::F32(export(*isa, network, o))),
-                    Any::F64(o) => (o.steps, o.scalars, Any::F64(export(*isa, network, o))),
+                    Any::F32(o) => (o.steps, o.scalars, Any::F32(export(*isa, network, o)?)),
+                    Any::F64(o) => (o.steps, o.scalars, Any::F64(export(*isa, network, o)?)),
                 };
-                (steps, scalars.into_iter().zip(values), arrays)
-            })
+                Ok((steps, scalars.into_iter().zip(values), arrays))
+            };
+            inner.bond.as_ref().map(copy).transpose()
         });
         fn fill<T: Real>(py: Python<'_>, dict: &Bound<'_, PyDict>, arrays: Arrays<T>) -> PyResult<()> {
             arrays.into_iter().try_for_each(|(name, flat)| dict.set_item(name, vector_out(py, flat)))
         }
         let (scalars, dict) = (PyDict::new(py), PyDict::new(py));
-        let Some((steps, values, arrays)) = copy else {
+        let Some((steps, values, arrays)) = copy.map_err(|e| translate(py, e))? else {
             return Ok((0, scalars.unbind(), dict.unbind()));
         };
         for (scalar, value) in values {

@@ -7,7 +7,7 @@ use pyo3::types::PyTuple;
 use thalweg_core::along::coupled::{self, Coupled};
 use thalweg_core::along::walk::Walk;
 use thalweg_core::along::{self, Path};
-use thalweg_core::arena::Buffer;
+use thalweg_core::arena::{Buffer, copied, zeros};
 use thalweg_core::gemm::Precision;
 use thalweg_core::loss::{Loss, Targets};
 use thalweg_core::optim::Optimizer as CoreOptimizer;
@@ -17,7 +17,7 @@ use thalweg_core::train::StepOptions;
 use thalweg_core::update::{Average, Averaging, Clip};
 use thalweg_core::{Error, Model as CoreModel, Trainer as CoreTrainer};
 
-use crate::arrays::{Answers, Features, Matrix, Weights, is_plain, vector, vector_out};
+use crate::arrays::{Answers, Features, Matrix, Weights, is_plain, room, vector, vector_out};
 use crate::dtype::{AnyTrainer, Real, with_dtype};
 use crate::errors::translate;
 use crate::locks::lock;
@@ -28,6 +28,12 @@ use crate::optimizer::Optimizer;
 /// Weight, bias, rows, columns, and the factors A (`None` is the identity) and G.
 type Coupling<'py> =
     (usize, Option<usize>, usize, usize, Vec<(Option<Bound<'py, PyAny>>, Bound<'py, PyAny>)>);
+
+/// A copy of what a trainer keeps, if it does.
+type Kept<R> = PyResult<Option<R>>;
+
+/// What the error names if there is not enough memory.
+const MEMORY: &str = "a copy of remembered samples";
 
 /// A model, a loss and an optimizer.
 #[pyclass(frozen, module = "thalweg._core")]
@@ -67,11 +73,11 @@ impl Trainer {
     }
 
     /// Converts numbers of the arena to public order.
-    fn public<T: Real>(&self, arena: &[T]) -> Vec<T> {
+    fn public<T: Real>(&self, arena: &[T]) -> Result<Vec<T>, Error> {
         let Model { network, isa, .. } = self.model.get();
-        let mut flat = vec![T::default(); network.num_parameters()];
+        let mut flat = zeros("a copy as large as the parameters", network.num_parameters())?;
         network.export(*isa, arena, &mut flat);
-        flat
+        Ok(flat)
     }
 }
 
@@ -247,16 +253,14 @@ impl Trainer {
     }
 
     /// The average in public order and the number of its terms, if there is one.
-    fn average(&self, py: Python<'_>) -> Option<(Py<PyAny>, u64)> {
-        let Model { network, isa, .. } = self.model.get();
+    fn average(&self, py: Python<'_>) -> Kept<(Py<PyAny>, u64)> {
         with_dtype!(self.model.get().dtype, T => {
             let copy = self.detached::<T, _>(py, |trainer| {
-                let average = trainer.average.as_ref()?;
-                let mut flat = vec![T::default(); network.num_parameters()];
-                network.export(*isa, &average.values, &mut flat);
-                Some((flat, average.count))
+                let Some(average) = &trainer.average else { return Ok(None) };
+                Ok(Some((self.public(&average.values)?, average.count)))
             });
-            copy.map(|(flat, count)| (vector_out(py, flat), count))
+            let copy = copy.map_err(|e| translate(py, e))?;
+            Ok(copy.map(|(flat, count)| (vector_out(py, flat), count)))
         })
     }
 
@@ -280,11 +284,12 @@ impl Trainer {
     }
 
     /// Gradients that wait for an update, in public order, and of how many batches, if there are any.
-    fn gathered(&self, py: Python<'_>) -> Option<(Py<PyAny>, usize)> {
+    fn gathered(&self, py: Python<'_>) -> Kept<(Py<PyAny>, usize)> {
         let Model { network, isa, .. } = self.model.get();
         with_dtype!(self.model.get().dtype, T => {
             let copy = self.detached::<T, _>(py, |trainer| trainer.gathered(network, *isa));
-            copy.map(|(flat, batches)| (vector_out(py, flat), batches))
+            let copy = copy.map_err(|e| translate(py, e))?;
+            Ok(copy.map(|(flat, batches)| (vector_out(py, flat), batches)))
         })
     }
 
@@ -321,13 +326,15 @@ impl Trainer {
     }
 
     /// Importance, anchor and strength of the penalty, if there is one.
-    fn penalty(&self, py: Python<'_>) -> Option<(Py<PyAny>, Py<PyAny>, f64)> {
+    fn penalty(&self, py: Python<'_>) -> Kept<(Py<PyAny>, Py<PyAny>, f64)> {
         with_dtype!(self.model.get().dtype, T => {
             let copy = self.detached::<T, _>(py, |t| {
-                let penalty = t.along.penalty.as_ref()?;
-                Some((self.public(&penalty.importance), self.public(&penalty.anchor), penalty.strength))
+                let Some(penalty) = &t.along.penalty else { return Ok(None) };
+                let [a, b] = [&penalty.importance, &penalty.anchor].map(|x| self.public(x));
+                Ok(Some((a?, b?, penalty.strength)))
             });
-            copy.map(|(a, b, strength)| (vector_out(py, a), vector_out(py, b), strength))
+            let copy = copy.map_err(|e| translate(py, e))?;
+            Ok(copy.map(|(a, b, strength)| (vector_out(py, a), vector_out(py, b), strength)))
         })
     }
 
@@ -360,12 +367,13 @@ impl Trainer {
     }
 
     /// The path integral in public order, if there is one.
-    fn path(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+    fn path(&self, py: Python<'_>) -> Kept<Py<PyAny>> {
         with_dtype!(self.model.get().dtype, T => {
             let copy = self.detached::<T, _>(py, |t| {
-                t.along.path.as_ref().map(|path| self.public(&path.values))
+                t.along.path.as_ref().map(|path| self.public(&path.values)).transpose()
             });
-            copy.map(|values| vector_out(py, values))
+            let copy = copy.map_err(|e| translate(py, e))?;
+            Ok(copy.map(|values| vector_out(py, values)))
         })
     }
 
@@ -452,16 +460,17 @@ impl Trainer {
 
     /// F, the gain, the score and the place of the last score, in public order; the optimizer's steps when
     /// they began, and whether there was no F then.
-    fn walk(&self, py: Python<'_>) -> Option<(Vec<Py<PyAny>>, u64, bool)> {
+    fn walk(&self, py: Python<'_>) -> Kept<(Vec<Py<PyAny>>, u64, bool)> {
         with_dtype!(self.model.get().dtype, T => {
             let copy = self.detached::<T, _>(py, |t| {
-                let walk = t.along.walk.as_ref()?;
-                let parts: Vec<_> = walk.parts.iter().map(|part| self.public(part)).collect();
-                Some((parts, walk.begun, walk.fresh))
+                let Some(walk) = &t.along.walk else { return Ok(None) };
+                let parts = walk.parts.iter().map(|part| self.public(part)).collect::<Result<Vec<_>, _>>()?;
+                Ok(Some((parts, walk.begun, walk.fresh)))
             });
-            copy.map(|(parts, begun, fresh)| {
+            let copy = copy.map_err(|e| translate(py, e))?;
+            Ok(copy.map(|(parts, begun, fresh)| {
                 (parts.into_iter().map(|part| vector_out(py, part)).collect(), begun, fresh)
-            })
+            }))
         })
     }
 
@@ -501,14 +510,16 @@ impl Trainer {
             let copy = |(x, y): &(Bound<'_, PyAny>, Bound<'_, PyAny>)| {
                 let (x, y) = (Features::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
                 let (x, y) = (x.view(), y.view());
-                let mut flat = vec![T::default(); x.rows() * x.cols()];
+                let fail = |e| translate(py, e);
+                let mut flat = room(MEMORY, x.rows(), x.cols()).map_err(fail)?;
                 for (i, row) in flat.chunks_mut(x.cols().max(1)).enumerate() {
                     x.copy_row(i, row);
                 }
                 let y = match y {
-                    Targets::Labels(y) => project::Answers::Labels(y.to_vec()),
+                    Targets::Labels(y) => project::Answers::Labels(copied(MEMORY, y).map_err(fail)?),
                     Targets::Values(y) => {
-                        project::Answers::Values((0..y.rows()).flat_map(|i| y.row(i).to_vec()).collect())
+                        let y = y.as_slice().expect("rows that were checked when they were borrowed");
+                        project::Answers::Values(copied(MEMORY, y).map_err(fail)?)
                     }
                 };
                 Ok(Memory::new(flat, y, x.rows()))
@@ -544,8 +555,8 @@ impl Trainer {
                     let rows = Matrix::<T>::new("directions", rows)?;
                     let rows = rows.view();
                     let Model { network, isa, .. } = self.model.get();
-                    let flat: Vec<T> = (0..rows.rows()).flat_map(|i| rows.row(i).to_vec()).collect();
-                    let make = || Projection::orthogonal(network, *isa, &flat);
+                    let flat = rows.as_slice().expect("checked when it was borrowed");
+                    let make = || Projection::orthogonal(network, *isa, flat);
                     Some(py.detach(make).map_err(|e| translate(py, e))?)
                 }
                 None => None,

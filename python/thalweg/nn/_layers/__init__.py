@@ -1,4 +1,4 @@
-"""The layers, a room for each kind."""
+"""The layers, one module for each kind."""
 
 from thalweg.nn._layers._activations import CELU as CELU
 from thalweg.nn._layers._activations import ELU as ELU

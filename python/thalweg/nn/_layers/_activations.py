@@ -47,7 +47,7 @@ class ELU(Activation):
     Parameters
     ----------
     alpha : float, default 1.0
-        :math:`\alpha`, 0 or more. (PyTorch takes negative ones, too.)
+        :math:`\alpha`, 0 or more. (PyTorch also accepts negative values.)
 
     Raises
     ------
@@ -91,9 +91,9 @@ class CELU(Activation):
 class SELU(Activation):
     r"""Scaled ELU, :math:`y = \lambda x` for :math:`x > 0`, else :math:`\lambda\alpha (e^x - 1)`.
 
-    :math:`\lambda = 1.0507\ldots` and :math:`\alpha = 1.6733\ldots` are those that hold mean 0 and
-    variance 1 from layer to layer, with ``init="lecun_normal"``. Klambauer, Unterthiner, Mayr &
-    Hochreiter 2017, arXiv:1706.02515.
+    :math:`\lambda = 1.0507\ldots` and :math:`\alpha = 1.6733\ldots` are the values that preserve
+    mean 0 and variance 1 from layer to layer, with ``init="lecun_normal"``. Klambauer, Unterthiner,
+    Mayr & Hochreiter 2017, arXiv:1706.02515.
     """
 
     _kind = "selu"
@@ -135,13 +135,13 @@ class GELU(Activation):
     ----------
     approximate : {"none", "tanh"}
         ``"tanh"`` is :math:`y = \tfrac{x}{2} (1 + \tanh(\sqrt{2/\pi}\,(x + 0.044715\,x^3)))`, with
-        the derivative of that; it is off by up to 5e-4, and what some pretrained networks have.
-        It is no faster here.
+        the derivative of this formula. It is off by up to 5e-4, and some pretrained networks use
+        it. It is no faster here.
 
     Raises
     ------
     ArgumentError
-        If `approximate` is another name.
+        If `approximate` is another value.
     """
 
     approximate: str = "none"
@@ -168,7 +168,7 @@ class SiLU(Activation):
 class Mish(Activation):
     r"""Mish, :math:`y = x \tanh(\ln(1 + e^x))`.
 
-    With :math:`n = e^x (e^x + 2)` that is :math:`x\,n / (n + 2)`, and
+    With :math:`n = e^x (e^x + 2)`, this is :math:`x\,n / (n + 2)`, and
     :math:`dy/dx = n / (n + 2) + 4 x e^x (1 + e^x) / (n + 2)^2`. Misra 2020, arXiv:1908.08681.
     """
 
@@ -179,8 +179,8 @@ class Mish(Activation):
 class Softplus(Activation):
     r"""Smooth rectifier, :math:`y = \ln(1 + e^{\beta x}) / \beta`.
 
-    :math:`dy/dx = 1 / (1 + e^{-\beta x})`. There is no ``threshold`` as PyTorch's, from which on
-    (20 by default) it gives `x` for `y` and 1 for the derivative: both are exact here, and nothing
+    :math:`dy/dx = 1 / (1 + e^{-\beta x})`. There is no ``threshold``, above which PyTorch (by
+    default at 20) returns `x` for `y` and 1 for the derivative: both are exact here, and nothing
     overflows. The difference is at most :math:`e^{-20} / \beta`, about 2e-9.
 
     Parameters
@@ -212,18 +212,18 @@ class Softsign(Activation):
 class Sine(Activation):
     r"""Sine, :math:`y = \sin(\omega x)`, with :math:`dy/dx = \omega \cos(\omega x)`.
 
-    What SIREN networks are made of, which represent signals and solutions of differential
-    equations: Sitzmann, Martel, Bergman, Lindell & Wetzstein 2020, arXiv:2006.09661. The `Linear`
-    before the first has ``init="siren_first"``, the others ``init="siren"``. (PyTorch has no such
-    layer; the paper's code has ``omega_0``.)
+    The activation of SIREN networks, which represent signals and solutions of differential
+    equations: Sitzmann, Martel, Bergman, Lindell & Wetzstein 2020, arXiv:2006.09661. Use
+    ``init="siren_first"`` for the `Linear` before the first one, and ``init="siren"`` for the
+    others. (PyTorch has no such layer; the paper's code calls the parameter ``omega_0``.)
 
     Parameters
     ----------
     omega : float, default 30.0
-        :math:`\omega`, above 0. The initialization ``"siren"`` is for the default. For another
-        omega the paper's rule is weights of all layers but the first that are 30 / omega as large:
-        ``state["2.weight"] *= 30 / omega`` for ``state = model.state_dict()``, and so on, before
-        ``model.load_state_dict(state)``.
+        :math:`\omega`, above 0. The initialization ``"siren"`` assumes the default. For another
+        omega, the paper's rule is to multiply the weights of all layers but the first by 30 /
+        omega: ``state["2.weight"] *= 30 / omega`` for ``state = model.state_dict()``, and so on,
+        before ``model.load_state_dict(state)``.
 
     Raises
     ------
@@ -232,7 +232,7 @@ class Sine(Activation):
 
     Notes
     -----
-    The sine is that of the product :math:`\omega x` in the model's precision, however large.
+    The sine is that of :math:`\omega x`, computed in the model's precision, however large it is.
 
     Examples
     --------
@@ -265,7 +265,7 @@ class Hardtanh(Activation):
     Raises
     ------
     ArgumentError
-        If they are not finite numbers in that order.
+        If they are not finite numbers in ascending order.
     """
 
     _kind = "hardtanh"
@@ -286,14 +286,14 @@ class ReLU6(Activation):
 
 @description
 class Hardsigmoid(Activation):
-    r"""Sigmoid of three pieces, :math:`y = \min(\max(x/6 + 1/2, 0), 1)`, as in PyTorch."""
+    r"""Piecewise linear sigmoid, :math:`y = \min(\max(x/6 + 1/2, 0), 1)`, as in PyTorch."""
 
     _kind = "hardsigmoid"
 
 
 @description
 class Hardswish(Activation):
-    r"""SiLU with a sigmoid of three pieces, :math:`y = x \min(\max(x/6 + 1/2, 0), 1)`.
+    r"""SiLU with a piecewise linear sigmoid, :math:`y = x \min(\max(x/6 + 1/2, 0), 1)`.
 
     The derivative at -3 is taken as 0, at 3 as 1. Howard et al. 2019, arXiv:1905.02244.
     """
@@ -303,6 +303,6 @@ class Hardswish(Activation):
 
 @description
 class Identity(Activation):
-    """Passes its input through unchanged; useful to switch a layer off without renumbering."""
+    """Passes its input through unchanged; can replace a layer without renumbering the others."""
 
     _kind = "identity"

@@ -1,7 +1,7 @@
-"""What layers have in common: light frozen descriptions. These say what; the core computes.
+"""Base of the layers: light frozen descriptions of what the core computes.
 
 A layer holds no numbers: `Sequential` owns them all in one flat array. One description may
-therefore be used several times; each use gets parameters of its own.
+therefore be used several times; each use has its own parameters.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ _OWN = (
     "stands between two models, in a loop by hand with model.forward and model.backward"
 )
 
-#: What layers of other libraries have. A description has none of it.
+#: Attributes of other libraries' layers; a description has none of them.
 _ELSEWHERE = {
     **dict.fromkeys(
         ("weight", "weights", "kernel", "gamma", "beta", "get_weights", "parameters", "state_dict"),
@@ -42,21 +42,21 @@ class Layer(Description):
     if not TYPE_CHECKING:  # type checkers would take every name for one that is there
 
         def __getattr__(self, name: str) -> Any:
-            """Say where it is."""
-            # Layers are asked for what only some have: no time is spent on names that are like it.
+            """Say where to find it."""
+            # Layers are often asked for what only some have, so do not search for similar names.
             more = f": {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
             kind = type(self).__name__
             raise AttributeError(f"{kind} has no attribute {name!r}{more}", name=name, obj=self)
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            """Say who computes it."""
+            """Say what computes a layer."""
             raise TypeError(
                 f"{self!r} is computed by a model that it is a layer of: "
                 "nn.Sequential(nn.Linear(...), ...)(x)"
             )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self  # nothing can change it, and models are copied often
+        return self  # it is immutable, and models are copied often
 
     def _spec(self) -> tuple[Any, ...]:
         """Describe this layer to the core."""
@@ -64,7 +64,7 @@ class Layer(Description):
 
 
 class Activation(Layer):
-    """Base of the element-wise layers: their fields are numbers, in the core's order."""
+    """Base of the element-wise layers; their fields are numbers, in the core's order."""
 
     __slots__ = ()
     _kind: ClassVar[str]
@@ -73,21 +73,21 @@ class Activation(Layer):
         return (self._kind, *astuple(self))
 
     def _check(self, name: str, *interval: Any) -> None:
-        """Make a field a float of an interval, or raise."""
+        """Convert a field to a float within an interval, or raise."""
         value = _checks.real(f"{type(self).__name__}: {name}", getattr(self, name), *interval)
         self._set(**{name: value})
 
 
 def kind_of(layer: Layer) -> type[Layer]:
-    """Give the class of thalweg's that says how a layer is computed.
+    """Return the thalweg class that defines how a layer is computed.
 
-    A class of the user's own may be derived from it.
+    The user may have derived a class from it.
     """
     return next(kind for kind in type(layer).__mro__ if kind.__module__.startswith("thalweg."))
 
 
 def check_layer(owner: str, index: int, layer: Any) -> None:
-    """Raise if `layer` is not a layer, with the likely slip named."""
+    """Raise if `layer` is not a layer, and name the likely mistake."""
     if isinstance(layer, Layer):
         return
     whole = owner.rstrip(": ") or "Sequential"

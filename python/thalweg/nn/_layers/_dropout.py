@@ -1,4 +1,4 @@
-"""The layer that draws while it trains."""
+"""The layer that draws random numbers in training."""
 
 from thalweg._description import description
 from thalweg.nn._layers._base import Activation
@@ -6,7 +6,7 @@ from thalweg.nn._layers._base import Activation
 
 @description
 class Dropout(Activation):
-    r"""Sets elements to zero at random while training, each with probability `p`.
+    r"""Sets elements to zero at random in training, each with probability `p`.
 
     In training :math:`y = x\,m` with a factor :math:`m` that is 0 with probability `p`, else
     :math:`1 / (1 - p)`, so that the mean of `y` is `x`; :math:`dy/dx = m`. In evaluation
@@ -16,7 +16,7 @@ class Dropout(Activation):
     Parameters
     ----------
     p : float, default 0.5
-        Probability of zero, from 0 to 1.
+        Probability that an element is set to zero, from 0 to 1.
 
     Raises
     ------
@@ -25,12 +25,11 @@ class Dropout(Activation):
 
     Notes
     -----
-    The factors follow from the model's seed, the number of training passes that it has made (steps
-    of a trainer, and calls of `forward`), the layer, the row's place in the batch and the column:
-    not from the number of threads. The count of passes is a part of copies and pickles of the
-    model, which go on with the factors of the original; like the state of PyTorch's generator it
-    is not in `Sequential.state_dict`. A fit that fails takes it back. `thalweg.gradcheck` holds
-    the factors fixed.
+    The factors follow from the model's seed, its number of training passes so far (steps of a
+    trainer and calls of `forward`), the layer, the row's place in the batch and the column, and not
+    from the number of threads. Copies and pickles of the model include the count of passes, and
+    continue with the original's factors; like the state of PyTorch's generator, it is not in
+    `Sequential.state_dict`. A failed fit restores it. `thalweg.gradcheck` keeps the factors fixed.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Layers for inputs that are not plain numbers, or of which few say much."""
+"""Layers for inputs that are not plain numbers in rows, and for inputs of few columns."""
 
 import math
 from typing import Any
@@ -9,16 +9,16 @@ from thalweg import _checks, _habits
 from thalweg._description import description
 from thalweg.errors import ArgumentError
 from thalweg.nn._layers._base import Activation, Layer
-from thalweg.nn._layers._tables import TabularInput as TabularInput  # earlier pickles name it here
+from thalweg.nn._layers._tables import TabularInput as TabularInput  # older pickles expect it here
 
 
 @description
 class Flatten(Activation):
     """Makes each sample a row, whatever its shape: (n, a, b, ...) becomes (n, a b ...).
 
-    As the first layer of a `Sequential` it lets images and the like in as they are, in C order as
-    PyTorch's ``Flatten()``; `Sequential.backward` then gives a gradient of the input's shape. In
-    any other place all are rows already, and it does nothing.
+    As the first layer of a `Sequential`, it accepts images and the like in their own shape, in C
+    order as PyTorch's ``Flatten()``; `Sequential.backward` then returns a gradient of the input's
+    shape. Anywhere else, samples are rows already, and it does nothing.
 
     Examples
     --------
@@ -32,11 +32,11 @@ class Flatten(Activation):
     _kind = "identity"
 
     def _as_rows(self, x: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-        """Make rows of what is given to a model that begins with this layer."""
+        """Convert the input of a model that begins with this layer to rows."""
         return x.reshape(len(x), math.prod(x.shape[1:])) if x.ndim > 2 else x
 
 
-#: What others call the arguments of `FourierFeatures`.
+#: Other libraries' names for the arguments of `FourierFeatures`.
 _OF_FEATURES = {
     **_habits.OF_LAYERS,
     **dict.fromkeys(("scale", "std", "gamma"), "it is sigma, in periods per unit"),
@@ -50,20 +50,21 @@ class FourierFeatures(Layer):
 
     .. math:: y = [\sin(2\pi\,x B),\ \cos(2\pi\,x B)]
 
-    Networks of few inputs, such as coordinates, learn what changes quickly with them only if they
-    have such features. Tancik, Srinivasan, Mildenhall et al. 2020, arXiv:2006.10739. `B`, of shape
-    (in_features, m), holds normal numbers with the deviation `sigma`, drawn from the model's seed;
-    or, with `bands`, those frequencies along each axis by itself. The output has `2 m` columns.
+    Networks with few inputs, such as coordinates, need such features to learn anything that varies
+    rapidly with the inputs. Tancik, Srinivasan, Mildenhall et al. 2020, arXiv:2006.10739. `B`, of
+    shape (in_features, m), holds normal numbers with standard deviation `sigma`, drawn from the
+    model's seed, or with `bands` the given frequencies along each axis separately. The output has
+    `2 m` columns.
 
     Parameters
     ----------
     in_features : int
         Width of a row of the input.
     num_frequencies : int, default 128
-        How many frequency vectors are drawn, `m`.
+        Number of frequency vectors to draw, `m`.
     sigma : float, keyword only, default 1.0
-        Their deviation, above 0, in periods per unit of `x`: the larger, the finer the details
-        that are learned easily, and the noise.
+        Their standard deviation, above 0, in periods per unit of `x`: the larger it is, the finer
+        the details that are easily learned, and the noise.
     bands : sequence of float, keyword only, optional
         Frequencies along each axis instead, e.g. ``[2**j for j in range(8)]``; then `m` is
         ``in_features * len(bands)``, axis by axis.
@@ -71,13 +72,13 @@ class FourierFeatures(Layer):
     Raises
     ------
     ArgumentError
-        If an argument is out of range, or `bands` are given beside `num_frequencies` or `sigma`.
+        If an argument is out of range, or `bands` is combined with `num_frequencies` or `sigma`.
 
     Notes
     -----
-    `B` is no parameter, but `Sequential.state_dict` holds it as ``"0.frequencies"``. With
-    :math:`g = [g_s, g_c]` the gradient by `y` and :math:`y = [s, c]`, the gradient by `x` is
-    :math:`2\pi\,(g_s c - g_c s)\,B^\top`.
+    `B` is not a parameter, but `Sequential.state_dict` holds it as ``"0.frequencies"``. With the
+    gradient with respect to `y` written as :math:`g = [g_s, g_c]`, and :math:`y = [s, c]`, the
+    gradient with respect to `x` is :math:`2\pi\,(g_s c - g_c s)\,B^\top`.
 
     Examples
     --------
@@ -94,7 +95,7 @@ class FourierFeatures(Layer):
     sigma: float
     bands: tuple[float, ...] | None
 
-    # Written out, for two are keyword only and the values are checked.
+    # Written out, since two arguments are keyword only and the values are checked.
     @_habits.takes("FourierFeatures", _OF_FEATURES)
     def __init__(
         self,

@@ -24,9 +24,9 @@ class Linear(Layer):
     bias : bool, default True
         Whether there is a `b`.
     init : str, keyword only, default "kaiming_uniform"
-        Distribution of the initial weights: a name of `thalweg.nn.init`. In front of `Sine` it is
+        Distribution of the initial weights: a name from `thalweg.nn.init`. Before a `Sine`, use
         "siren_first" for the first layer, which takes coordinates, and "siren" for all others; a
-        model that begins otherwise warns.
+        model whose first layer uses "siren" gives a warning.
 
     Raises
     ------
@@ -35,7 +35,7 @@ class Linear(Layer):
 
     Notes
     -----
-    `W` has shape (out_features, in_features), as PyTorch's. With `x` of shape (n, in_features) and
+    `W` has shape (out_features, in_features), as in PyTorch. With `x` of shape (n, in_features) and
     `g`, the gradient of the loss with respect to `y`, the gradients are :math:`g W` for `x`,
     :math:`g^\top x` for `W` and the column sums of `g` for `b`.
 
@@ -71,12 +71,12 @@ class Linear(Layer):
         return ("linear", self.in_features, self.out_features, self.bias, self.init)
 
 
-#: So few inputs are coordinates; more may be what other layers made of them.
+#: Fewer inputs than this are taken as coordinates; more may come from features.
 _COORDINATES = 8
 
 
 def check_sines(layers: Sequence[Layer]) -> None:
-    """Warn if the first layer of a SIREN is drawn as its hidden ones, and so hardly waves."""
+    """Warn if a SIREN's first layer is initialized as a hidden one: its frequencies are too low."""
     match layers:
         case [Linear(init="siren", in_features=inputs) as first, Sine(), *_] if (
             inputs < _COORDINATES

@@ -1,4 +1,4 @@
-"""Normalizations, of columns and of rows."""
+"""Normalizations of columns and of rows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,10 +18,10 @@ class BatchNorm1d(Layer):
 
     .. math:: y = \gamma\,\frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta
 
-    While training, :math:`\mu` and :math:`\sigma^2` are the mean and the (biased) variance of the
-    column over the batch, and the gradient goes through both. In evaluation (a call of the model,
+    In training, :math:`\mu` and :math:`\sigma^2` are the mean and the (biased) variance of the
+    column over the batch, and the gradient goes through both. In evaluation (calling the model,
     `thalweg.Trainer.evaluate`, validation) they are running averages, which every training pass
-    moves: :math:`r \leftarrow (1 - m)\,r + m\,b` with the batch's mean and its *unbiased*
+    updates: :math:`r \leftarrow (1 - m)\,r + m\,b` with the batch's mean and its *unbiased*
     variance :math:`\sigma^2 n / (n - 1)`. Ioffe & Szegedy 2015, arXiv:1502.03167.
 
     Parameters
@@ -31,20 +31,22 @@ class BatchNorm1d(Layer):
     eps : float, default 1e-5
         :math:`\epsilon`, above 0.
     momentum : float, default 0.1
-        :math:`m`, the part of a batch in the running averages, from 0 to 1. (Keras' ``momentum`` is
-        1 - m.)
+        :math:`m`, the weight of each batch in the running averages, from 0 to 1. (Keras'
+        ``momentum`` is 1 - m.)
     affine : bool, default True
-        Whether there are :math:`\gamma` ("weight", at first 1) and :math:`\beta` ("bias", 0).
+        Whether there are :math:`\gamma` ("weight", initially 1) and :math:`\beta` ("bias",
+        initially 0).
 
     Raises
     ------
     ArgumentError
         If an argument is out of range. A training batch of one row has no statistics and is an
-        error where it is met; `thalweg.Trainer.fit` refuses data whose last batch would be one.
+        error when it occurs; `thalweg.Trainer.fit` rejects data whose last batch would have one
+        row.
 
     Notes
     -----
-    `Sequential.state_dict` holds ``running_mean`` and ``running_var`` too.
+    `Sequential.state_dict` also holds ``running_mean`` and ``running_var``.
     """
 
     num_features: int
@@ -81,9 +83,9 @@ class LayerNorm(Layer):
     eps : float, default 1e-5
         :math:`\epsilon`, above 0.
     elementwise_affine : bool, default True
-        Whether there is a :math:`\gamma` ("weight", at first 1).
+        Whether there is a :math:`\gamma` ("weight", initially 1).
     bias : bool, default True
-        Whether there is then a :math:`\beta` ("bias", at first 0), too.
+        Whether there is also a :math:`\beta` ("bias", initially 0), if there is a :math:`\gamma`.
 
     Raises
     ------
@@ -140,7 +142,7 @@ class RMSNorm(Layer):
     eps : float, optional
         :math:`\epsilon`, above 0; by default that of the model's dtype, ``np.finfo(dtype).eps``.
     elementwise_affine : bool, default True
-        Whether there is a :math:`\gamma` ("weight", at first 1).
+        Whether there is a :math:`\gamma` ("weight", initially 1).
 
     Raises
     ------
@@ -169,7 +171,7 @@ class RMSNorm(Layer):
 
 
 def _width(layer: str, shape: Any) -> tuple[int]:
-    """Make a normalized shape a tuple of one width: samples are rows here."""
+    """Convert a normalized shape to a tuple of one width: samples are rows here."""
     if isinstance(shape, (tuple, list)):
         if len(shape) != 1:
             raise ArgumentError(
@@ -180,7 +182,7 @@ def _width(layer: str, shape: Any) -> tuple[int]:
 
 
 def scale_and_shift(layer: BatchNorm1d, state: Mapping[str, Array]) -> tuple[Array, Array]:
-    """Give s and b of the map x -> s x + b that a `BatchNorm1d` is in evaluation, in float64."""
+    """Return s and b of the map x -> s x + b of a `BatchNorm1d` in evaluation, in float64."""
     mean = state["running_mean"].astype(np.float64)
     scale: Array = 1 / np.sqrt(state["running_var"].astype(np.float64) + layer.eps)
     shift: Array = np.zeros_like(mean)

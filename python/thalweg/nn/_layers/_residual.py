@@ -11,29 +11,29 @@ from thalweg.nn._layers._tables import Embedding
 
 @description
 class Residual(Layer):
-    r"""A block that is added to its own input, :math:`y = x + f(x)`.
+    r"""A block of layers whose output is added to its input, :math:`y = x + f(x)`.
 
-    `f` is a list of layers, applied one after another as in `Sequential`. Its output is as wide as
-    its input. With `g` the gradient of the loss with respect to `y`, that with respect to `x` is
-    `g` plus what `f` carries back of it. He, Zhang, Ren & Sun 2016, arXiv:1512.03385; with the
-    normalization first in the block, the "pre-activation" of arXiv:1603.05027.
+    `f` is a list of layers, applied in order as in `Sequential`. Its output has the width of its
+    input. With `g` the gradient of the loss with respect to `y`, the gradient with respect to `x`
+    is `g` plus what `f` propagates back from it. He, Zhang, Ren & Sun 2016, arXiv:1512.03385; with
+    the normalization first in the block, it is the "pre-activation" block of arXiv:1603.05027.
 
     Parameters
     ----------
     *layers : Layer
-        The layers of `f` in order, at least one. Another `Residual` may be among them.
+        The layers of `f` in order, at least one. They may include another `Residual`.
 
     Raises
     ------
     ArgumentError
         If there is no layer, or something is not a layer.
     ShapeError
-        From `Sequential`, if a layer does not fit the one before it, or the block does not give the
-        width that it takes.
+        From `Sequential`, if a layer does not fit the previous one, or the block's output and input
+        differ in width.
 
     Notes
     -----
-    The parameters of layer 0 of a block that is layer 2 of the model are called ``"2.0.weight"``
+    If the block is layer 2 of the model, the parameters of its layer 0 are named ``"2.0.weight"``
     and ``"2.0.bias"``: PyTorch's names for a module whose child 2 is an ``nn.Sequential`` (a
     subclass whose ``forward`` adds its input).
 
@@ -68,7 +68,7 @@ class Residual(Layer):
 
 
 def with_inner(layers: Iterable[Layer]) -> Iterator[Layer]:
-    """Give layers, and in the place of each block those in it."""
+    """Yield the layers, replacing each block by the layers in it."""
     for layer in layers:
         if isinstance(layer, Residual):
             yield from with_inner(layer.layers)

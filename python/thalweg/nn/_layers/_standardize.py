@@ -1,4 +1,4 @@
-"""Columns on a common scale, by numbers that are not trained."""
+"""Scaling of columns by numbers that are not trained."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from thalweg._description import description
 from thalweg.errors import ArgumentError, ShapeError
 from thalweg.nn._layers._base import Layer
 
-#: What others call what `Standardize` takes.
+#: Other libraries' names for the arguments of `Standardize`.
 _ELSEWHERE = {
     **_habits.OF_LAYERS,
     **dict.fromkeys(("variance", "var", "var_", "scale", "scale_"), "it is std, the square root"),
@@ -19,43 +19,44 @@ _ELSEWHERE = {
     "mean_": "it is mean",
 }
 
-#: So many columns are listed where a layer is shown.
+#: Number of columns listed in the repr.
 _SHOWN = 8
 
 
 @description
 class Standardize(Layer):
-    r"""Columns on a common scale, by means and deviations that are not trained.
+    r"""Scales columns by means and standard deviations that are not trained.
 
     .. math:: y = \frac{x - \mu}{\sigma}, \quad\text{or with inverse=True}\quad y = \sigma x + \mu
 
-    In front of the first `Linear`, the model takes raw numbers in whatever units and learns as
-    from standardized ones, and its file holds all that prediction needs. Behind the last one, with
-    ``inverse=True``, outputs are in the units of the targets. It may stand anywhere.
+    Before the first `Linear`, it lets the model take raw numbers in any units and learn as from
+    standardized ones, and the model's file holds all that prediction needs. After the last one,
+    with ``inverse=True``, outputs are in the units of the targets. It may be placed anywhere.
 
     Parameters
     ----------
     mean, std : array_like, shape (n,)
-        :math:`\mu` and :math:`\sigma` of each column, such as `Standardize.of` takes from data.
+        :math:`\mu` and :math:`\sigma` of each column, such as `Standardize.of` computes from data.
     inverse : bool, keyword only, default False
-        Whether it goes back from the common scale to that of the data.
+        Whether to convert back from the common scale to that of the data.
 
     Raises
     ------
     ArgumentError
-        If a number is not finite, a deviation is not above 0, or one has no place in the dtype of
-        the model; the last from `Sequential`.
+        If a number is not finite, a deviation is not above 0, or a number does not fit the model's
+        dtype (the last is raised by `Sequential`).
     ShapeError
-        If both are not rows of one length.
+        If the two are not one-dimensional and of the same length.
 
     Notes
     -----
-    Both are no parameters, but `Sequential.state_dict` holds them as ``"0.mean"`` and ``"0.std"``.
-    The gradient by `x` is that by `y` over :math:`\sigma`, or times it. In float32, raw numbers
-    are rounded before :math:`\mu` is subtracted: of columns whose mean is a million times their
-    deviation, such as dates in seconds, nothing is left. Subtract an offset first, or use float64.
+    They are not parameters, but `Sequential.state_dict` holds them as ``"0.mean"`` and ``"0.std"``.
+    The gradient with respect to `x` is that with respect to `y`, divided by :math:`\sigma` or
+    multiplied by it. In float32, raw numbers are rounded before :math:`\mu` is subtracted: columns
+    whose mean is a million times their deviation, such as dates in seconds, lose all information.
+    Subtract an offset first, or use float64.
 
-    scikit-learn's ``StandardScaler``, Keras' ``Normalization``.
+    Corresponds to scikit-learn's ``StandardScaler`` and Keras' ``Normalization``.
 
     Examples
     --------
@@ -73,7 +74,7 @@ class Standardize(Layer):
     std: tuple[float, ...]
     inverse: bool
 
-    # Written out, for one is keyword only and the others are checked.
+    # Written out, since one argument is keyword only and the others are checked.
     @_habits.takes("Standardize", _ELSEWHERE)
     def __init__(self, mean: Any, std: Any, *, inverse: bool = False) -> None:
         rows = {"mean": _row("mean", mean), "std": _row("std", std)}
@@ -93,30 +94,31 @@ class Standardize(Layer):
 
     @classmethod
     def of(cls, x: Any, *, width: int | None = None, inverse: bool = False) -> "Standardize":
-        r"""Take mean and deviation from the columns of an array.
+        r"""Compute means and deviations from the columns of an array.
 
         Parameters
         ----------
         x : array_like, shape (rows, columns) or (rows,)
-            Inputs, or targets for ``inverse=True``; one column if it is flat.
+            Inputs, or targets for ``inverse=True``; a one-dimensional array is one column.
         width : int, keyword only, optional
-            Columns of the layer; those behind the ones of `x`, such as the vectors of categories
-            that `TabularInput` puts behind its numbers, are left as they are (0 and 1).
+            Number of columns of the layer. Those after the columns of `x`, such as the vectors of
+            categories that `TabularInput` puts after its numbers, are left unchanged (mean 0,
+            deviation 1).
         inverse : bool, keyword only, default False
             As for the class.
 
         Returns
         -------
         Standardize
-            With the means over rows, and the square roots of the mean squares of what is left,
-            in float64; 1 for columns that do not vary.
+            With the means and (biased) standard deviations of the columns, in float64; the
+            deviation is 1 for columns that do not vary.
 
         Raises
         ------
         ArgumentError
             If `width` is below the number of columns.
         ShapeError, DataError, DtypeError
-            If `x` is of another shape, has no rows, or is not of finite numbers.
+            If `x` has another shape, has no rows, or contains something other than finite numbers.
 
         Examples
         --------
@@ -128,7 +130,7 @@ class Standardize(Layer):
         >>> back = nn.Standardize.of(y, inverse=True)
         >>> model = nn.Sequential(nn.Standardize.of(x), nn.Linear(1, 1), back)
 
-        Numbers in columns 0 and 2, and a weekday in column 1:
+        Numbers in columns 0 and 2, a weekday in column 1:
 
         >>> rows = np.array([[5.0, 6, 0.1], [15.0, 0, 0.3]])
         >>> table = nn.TabularInput(3, {1: (7, 4)})

@@ -1,4 +1,4 @@
-"""Layers for tables: codes of categories as vectors that are learned, numbers in pieces."""
+"""Layers for tables: learned vectors for categories, and numbers divided into pieces."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,44 +14,44 @@ from thalweg.nn._layers._base import Layer
 
 @description
 class TabularInput(Layer):
-    r"""First layer for tables: columns of numbers, and columns of categories as learned vectors.
+    r"""First layer for tables, with numeric columns and categorical ones as learned vectors.
 
-    A categorical column holds integer codes from 0 on (those of scikit-learn's ``OrdinalEncoder``,
-    or pandas' ``cat.codes``), in the same array as the numbers. Each code stands for a vector that
-    is trained, an embedding (Guo & Berkhahn 2016, arXiv:1604.06737). The output has the columns of
-    numbers first, in their order, as they are or spread over pieces of their range, and then the
-    vectors of each categorical column.
+    A categorical column holds integer codes from 0 up (those of scikit-learn's ``OrdinalEncoder``
+    or pandas' ``cat.codes``), in the same array as the numbers. Each code stands for a trainable
+    vector, an embedding (Guo & Berkhahn 2016, arXiv:1604.06737). The output has the numeric columns
+    first, in order, either unchanged or divided into pieces of their range, and then the vectors of
+    each categorical column.
 
     Parameters
     ----------
     in_features : int
-        Columns of the input, of both kinds.
+        Number of input columns of both kinds.
     categories : dict of int to (int, int), optional
-        For each categorical column the number of codes, and the length of a vector.
+        For each categorical column, the number of codes and the length of a vector.
     pieces : dict of int to sequence of float, keyword only, optional
-        For columns of numbers that are to be spread over pieces of their range, the ends of these
-        pieces, rising; `nn.utils.quantile_edges` finds such as hold equally many samples. Instead
-        of the number x, the output has as many numbers as there are pieces,
+        For numeric columns to be divided into pieces of their range, the edges of the pieces in
+        ascending order; `nn.utils.quantile_edges` finds pieces that hold equally many samples. In
+        place of the number x, the output has as many numbers as there are pieces,
 
         .. math:: y_t = \frac{x - b_{t-1}}{b_t - b_{t-1}}, \qquad t = 1, \dots, T,
 
-        at least 0 except the first one, and at most 1 except the last. A linear layer behind makes
-        any function of them that is linear in pieces (Gorishniy, Rubachev & Babenko 2022, "On
-        embeddings for numerical features in tabular deep learning", arXiv:2203.05556).
+        at least 0 except for the first, and at most 1 except for the last. From these, a linear
+        layer can make any continuous piecewise linear function (Gorishniy, Rubachev & Babenko 2022,
+        "On embeddings for numerical features in tabular deep learning", arXiv:2203.05556).
 
     Raises
     ------
     ArgumentError
-        If there is no such column, a number is below 1, edges do not rise, or a column is in both;
-        from `Sequential`, if it is not the first layer, or edges do not rise in its dtype.
+        If there is no such column, a number is below 1, edges do not ascend, or a column is in
+        both; from `Sequential`, if it is not the first layer, or edges do not ascend in its dtype.
 
     Notes
     -----
-    A number in such a column that is no code (too large, negative, 1.5) is a `DataError`, before
-    anything changes. The tables are parameters ``"0.3.weight"`` for column 3, of shape (codes,
-    length), at first standard normal numbers, as those of PyTorch's ``Embedding``; the gradient of
-    rows whose codes do not occur in a batch is 0. So is the gradient by the codes themselves. At an
-    edge, the gradient by x is that of the piece above it.
+    A number in a categorical column that is not a code (too large, negative, 1.5) raises
+    `DataError` before anything changes. The tables are parameters, ``"0.3.weight"`` for column 3,
+    of shape (codes, length), initially standard normal as in PyTorch's ``Embedding``. Rows whose
+    codes do not occur in a batch have gradient 0, and so do the codes themselves. At an edge, the
+    gradient with respect to x is that of the piece above it.
 
     Examples
     --------
@@ -65,7 +65,7 @@ class TabularInput(Layer):
     >>> model([[0.5, 6, -1.2, 3.0]]).shape
     (1, 1)
 
-    A number as two pieces:
+    A number divided into two pieces:
 
     >>> nn.TabularInput(1, pieces={0: [0, 1, 3]}).out_features
     2
@@ -80,7 +80,7 @@ class TabularInput(Layer):
         put(self, "in_features", _checks.integer(name + "in_features", in_features, 1))
         if isinstance(categories, Mapping):
             items = [(column, *_pair(name, column, sizes)) for column, sizes in categories.items()]
-        else:  # as kept by this class, and by files
+        else:  # as stored in this class and in files
             given = _checks.sequence(name + "categories", categories)
             items = [tuple(item) if isinstance(item, Iterable) else (item,) for item in given]
         checked = []
@@ -137,18 +137,18 @@ class TabularInput(Layer):
 
 @description
 class Embedding(Layer):
-    r"""First layer for codes of one kind: each code is a vector that is learned, as PyTorch's.
+    r"""First layer for codes of one kind: each code is a learned vector, as in PyTorch.
 
     .. math:: y_i = W_{x_i}
 
-    The input holds integer codes from 0 to ``num_embeddings - 1``, shape (n,) or the column (n, 1),
-    in an array of integers or of floats; the output has shape (n, embedding_dim). Where there are
-    several columns, of codes or of codes and numbers, `TabularInput` has a table for each.
+    The input holds integer codes from 0 to ``num_embeddings - 1``, shape (n,) or as a column (n,
+    1), in an array of integers or floats; the output has shape (n, embedding_dim). For several
+    columns, of codes or of codes and numbers, `TabularInput` has one table per categorical column.
 
     Parameters
     ----------
     num_embeddings : int
-        How many codes there are, and rows of `W`.
+        Number of codes, and of rows of `W`.
     embedding_dim : int
         Length of a vector, and width of a row of the output.
 
@@ -157,20 +157,19 @@ class Embedding(Layer):
     ArgumentError
         If a number is below 1; from `Sequential`, if it is not the first layer.
     UnsupportedError
-        From `Sequential`, if there are more codes than its dtype has whole numbers, 2**24 in
-        float32.
+        From `Sequential`, if there are more codes than its dtype can tell apart, 2**24 in float32.
 
     Notes
     -----
-    `W`, ``"0.weight"``, of shape (num_embeddings, embedding_dim), holds standard normal numbers at
-    first. With `g` the gradient by `y`, that by row `c` of `W` is
-    :math:`\sum_{i:\,x_i = c} g_i`, so 0 where a code does not occur in a batch; optimizers with
-    averages or weight decay move such rows all the same, as PyTorch's do without ``sparse=True``.
-    The gradient by the codes is 0. What is no code (too large, negative, 1.5) is a `DataError`
-    that names it, before anything changes.
+    `W`, ``"0.weight"``, of shape (num_embeddings, embedding_dim), is initially standard normal.
+    With `g` the gradient with respect to `y`, the gradient with respect to row `c` of `W` is
+    :math:`\sum_{i:\,x_i = c} g_i`, so 0 if a code does not occur in a batch; optimizers with
+    averages or weight decay move such rows all the same, as in PyTorch without ``sparse=True``. The
+    gradient with respect to the codes is 0. Anything that is not a code (too large, negative, 1.5)
+    raises a `DataError` that names it, before anything changes.
 
-    It is `TabularInput` of one column, whose name the core's plans show. PyTorch's also takes
-    several codes for a sample, with one table for all of them; this one does not.
+    It is a `TabularInput` with one column, and the core's plans show that name. PyTorch's layer
+    also takes several codes per sample, with one table for all of them; this one does not.
 
     Examples
     --------
@@ -212,7 +211,7 @@ class Embedding(Layer):
         return self._table()._spec()
 
     def _as_rows(self, x: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
-        """Make rows of what is given to a model that begins with this layer."""
+        """Convert the input of a model that begins with this layer to rows."""
         if x.ndim == 1:
             return x[:, np.newaxis]
         if x.ndim != 2 or x.shape[1] != 1:
@@ -228,7 +227,7 @@ class Embedding(Layer):
 
 
 def check_tables(layers: Iterable[Layer], dtype: np.dtype[Any]) -> None:
-    """Raise if layers of codes stand elsewhere than first, or `dtype` has too few numbers."""
+    """Raise if a layer of codes is not the first, or `dtype` cannot tell all codes apart."""
     for index, layer in enumerate(layers):
         if isinstance(layer, Embedding) and index > 0:
             raise ArgumentError(
@@ -237,7 +236,7 @@ def check_tables(layers: Iterable[Layer], dtype: np.dtype[Any]) -> None:
         table = layer._table() if isinstance(layer, Embedding) else layer
         if not isinstance(table, TabularInput):
             continue
-        most = 2 ** (np.finfo(dtype).nmant + 1)  # from there on numbers that differ become equal
+        most = 2 ** (np.finfo(dtype).nmant + 1)  # beyond it, different numbers become equal
         for column, codes, _ in table.categories:
             if codes > most:
                 raise UnsupportedError(

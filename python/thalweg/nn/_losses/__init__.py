@@ -1,4 +1,4 @@
-"""The losses, a room for each kind."""
+"""The losses, one module for each kind."""
 
 from thalweg.nn._losses._base import CoreLoss as CoreLoss
 from thalweg.nn._losses._base import Loss as Loss
@@ -7,6 +7,7 @@ from thalweg.nn._losses._classes import CrossEntropyLoss as CrossEntropyLoss
 from thalweg.nn._losses._classes import DistillationLoss as DistillationLoss
 from thalweg.nn._losses._custom import CustomLoss as CustomLoss
 from thalweg.nn._losses._custom import FunctionLoss as FunctionLoss
+from thalweg.nn._losses._custom import NoLoss as NoLoss
 from thalweg.nn._losses._derivatives import DerivativeLoss as DerivativeLoss
 from thalweg.nn._losses._errors import HuberLoss as HuberLoss
 from thalweg.nn._losses._errors import L1Loss as L1Loss

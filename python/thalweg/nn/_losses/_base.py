@@ -1,22 +1,22 @@
-r"""What losses have in common. They are light frozen descriptions: the core knows each by its name.
+r"""Base of the losses, which are light frozen descriptions: the core knows each by name.
 
-A loss is a mean by default, so that a step size means the same for every batch size. What a mean is
-taken over differs: over all elements for losses that compare element by element, over the rows for
-those that compare distributions. With weights `w_i` of the samples (``sample_weight`` of `Trainer`)
-it is the weighted mean,
+By default a loss is a mean, so that a step size means the same for every batch size: a mean over
+all elements for losses that compare element by element, and over the rows for those that compare
+distributions. With weights `w_i` of the samples (``sample_weight`` of `Trainer`), it is the
+weighted mean,
 
 .. math:: L = \frac{\sum_i w_i \ell_i}{\sum_i w_i n_i}
 
-where :math:`\ell_i` is the sum over the elements of row `i` and :math:`n_i` their number. So a
-weight of 0 is as if the row were not there, a weight of 2 as if it were there twice, and only
-ratios matter. PyTorch normalizes class weights in this way, scikit-learn sample weights; Keras
-divides by the number of samples instead.
+where :math:`\ell_i` is the sum over the elements of row `i` and :math:`n_i` their number. A weight
+of 0 is thus equivalent to leaving the row out, a weight of 2 to including it twice, and only ratios
+matter. PyTorch normalizes class weights in this way, and scikit-learn sample weights; Keras divides
+by the number of samples instead.
 
-A loss can be called with outputs that are there already, ``loss(model(x), y)``, and with
-``reduction="none"``, which is for such calls alone, it is one number per sample: the mean over the
-elements of its row, :math:`\ell_i / n_i`, or of losses that compare distributions
-:math:`\ell_i` itself. (PyTorch's has the numbers of all elements where it compares element by
-element; these are their means over rows.)
+A loss can be called with precomputed outputs, ``loss(model(x), y)``. With ``reduction="none"``,
+which is for such calls only, it returns one number per sample: the mean over the elements of its
+row, :math:`\ell_i / n_i`, or for losses that compare distributions :math:`\ell_i` itself. (PyTorch
+returns one number per element where it compares element by element; these are the means of those
+over each row.)
 """
 
 import math
@@ -34,7 +34,7 @@ from thalweg.errors import ArgumentError, UnsupportedError
 
 _REDUCTIONS = ("mean", "sum", "none")
 
-#: What a loss of the user's own is.
+#: What to say about other subclasses of `Loss`.
 OWN = (
     "a loss of your own is a function (output, target) -> (loss, gradient), which "
     "tw.Trainer(..., loss=function) takes, see nn.CustomLoss"
@@ -59,28 +59,31 @@ class Loss(Description, Guided):
         "probabilities": "outputs of the model are no logits of classes for this loss",
     }
 
-    def __call__(self, output: Any, target: Any) -> float | npt.NDArray[Any]:
-        """Compute the loss of outputs that are there already; nothing is learned.
+    def __call__(
+        self, output: Any, target: Any, sample_weight: Any = None
+    ) -> float | npt.NDArray[Any]:
+        """Compute the loss of precomputed outputs, without training.
 
         Parameters
         ----------
         output : array_like, shape (n, out_features)
             ``model(x)``.
-        target : array_like
-            As ``y`` of `thalweg.Trainer.fit`.
+        target, sample_weight : array_like
+            As ``y`` and ``sample_weight`` of `thalweg.Trainer.fit`.
 
         Returns
         -------
         float, or ndarray of shape (n,)
-            The loss; with ``reduction="none"`` that of each sample, float32 or float64 as the
-            output: the mean over the elements of its row, as `nn.MSELoss` of this row alone. For
+            The loss, or with ``reduction="none"`` that of each sample, float32 or float64 like the
+            output: the mean over the elements of its row, as `nn.MSELoss` on this row alone. For
             `nn.CrossEntropyLoss` and `nn.DistillationLoss`, which have one number per row, it is
-            that, times the weight of the class, and 0 where the label is ignored; as PyTorch's.
+            that number times the weight of the class, and 0 where the label is ignored, as in
+            PyTorch.
 
         Raises
         ------
         ShapeError, DataError, DtypeError
-            If the arrays are not such.
+            If the arrays do not fit.
 
         Examples
         --------
@@ -95,7 +98,7 @@ class Loss(Description, Guided):
         raise UnsupportedError(f"{self!r} computes nothing: {OWN}")
 
     def gradient(self, output: Any, target: Any, sample_weight: Any = None) -> Any:
-        r"""Compute the derivatives of the loss by the outputs; nothing is learned.
+        r"""Compute the gradient of the loss with respect to the outputs, without training.
 
         Parameters
         ----------
@@ -108,15 +111,15 @@ class Loss(Description, Guided):
         -------
         ndarray, shape (n, out_features), float32 or float64 as the output
             :math:`\partial L / \partial o_{ij}`, where :math:`L` is ``loss(output, target)``, or
-            with `sample_weight` the weighted mean that training makes small. ``model.backward``
-            takes it on, and a loss of your own can add it to others.
+            with `sample_weight` the weighted mean that training minimizes. Pass it to
+            ``model.backward``, or add it to others in a custom loss.
 
         Raises
         ------
         ShapeError, DataError, DtypeError
-            If the arrays are not such.
+            If the arrays do not fit.
         ArgumentError
-            With ``reduction="none"``, which is more than one number.
+            With ``reduction="none"``, which gives more than one number.
 
         Examples
         --------
@@ -131,7 +134,7 @@ class Loss(Description, Guided):
 
 
 class CoreLoss(Loss):
-    """Base of those that the core computes."""
+    """Base of the losses that the core computes."""
 
     __slots__ = ()
 
@@ -146,31 +149,33 @@ class CoreLoss(Loss):
         _checks.one_of("reduction", self.reduction, _REDUCTIONS)
 
     def _columns(self, outputs: int) -> tuple[float, ...]:
-        """Numbers that differ from column to column, for a network of so many outputs."""
+        """Return the numbers that differ by column, for a network with this many outputs."""
         return ()
 
     def _numbers(self) -> tuple[Any, ...]:
-        """All other numbers, in the order in which the core takes them."""
+        """Return all other numbers, in the order in which the core takes them."""
         return ()
 
     def _target_width(self, outputs: int) -> int:
-        """Columns of the targets for a network of so many outputs."""
+        """Return the number of target columns for a network with this many outputs."""
         return outputs
 
-    def __call__(self, output: Any, target: Any) -> float | npt.NDArray[Any]:
-        """Compute the loss of outputs that are there already; see `Loss.__call__`."""
-        from thalweg.nn._losses import _values  # most losses are only trained with
+    def __call__(
+        self, output: Any, target: Any, sample_weight: Any = None
+    ) -> float | npt.NDArray[Any]:
+        """Compute the loss of precomputed outputs; see `Loss.__call__`."""
+        from thalweg.nn._losses import _values  # most losses are only used for training
 
-        return _values.value(self, output, target)
+        return _values.value(self, output, target, sample_weight)
 
     def gradient(self, output: Any, target: Any, sample_weight: Any = None) -> Array:
-        """Compute the derivatives of the loss by the outputs; see `Loss.gradient`."""
+        """Compute the gradient with respect to the outputs; see `Loss.gradient`."""
         from thalweg.nn._losses import _values
 
         return _values.gradient(self, output, target, sample_weight)
 
     def _spec(self, outputs: int) -> tuple[Any, ...]:
-        """Give the core what it makes this loss from."""
+        """Return what the core makes this loss from."""
         if self.reduction == "none":
             raise ArgumentError(
                 f'{type(self).__name__} has reduction="none", a number for each sample, but one '
@@ -183,7 +188,7 @@ class CoreLoss(Loss):
 def floats(
     name: str, value: Any, low: float, high: float = math.inf, closed: str = "[)"
 ) -> tuple[float, ...]:
-    """One number or a sequence of them as a tuple of floats in an interval, see `_checks.real`."""
+    """Return a number or a sequence as a tuple of floats in an interval; see `_checks.real`."""
     try:
         array = np.asarray(value, dtype=object)
     except ValueError:

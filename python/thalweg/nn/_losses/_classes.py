@@ -16,7 +16,7 @@ from thalweg.nn._losses._base import CoreLoss, floats
 
 @description
 class CrossEntropyLoss(CoreLoss):
-    r"""Softmax followed by the negative log-likelihood of the right class, as PyTorch's.
+    r"""Softmax followed by the negative log-likelihood of the correct class, as in PyTorch.
 
     .. math:: L = -\frac{\sum_i w_{t_i} \log p_{i t_i}}{\sum_i w_{t_i}},
               \qquad p_{ij} = \frac{e^{y_{ij}}}{\sum_l e^{y_{il}}}
@@ -25,44 +25,44 @@ class CrossEntropyLoss(CoreLoss):
     The target `t` has shape (n,) and holds integer labels from 0 to classes - 1. A column of shape
     (n, 1) is an error, as in PyTorch: pass ``t.ravel()``.
 
-    Or the target has shape (n, classes) and holds a probability per class (or any numbers from 0
-    on; they need not sum to 1). Then, with `n` as the divisor whatever the class weights,
+    Alternatively, the target has shape (n, classes) and holds a probability per class (or any
+    non-negative numbers; they need not sum to 1). Then, with `n` as the divisor whatever the class
+    weights,
 
     .. math:: L = -\frac{1}{n} \sum_i \sum_j w_j\, t_{ij} \log p_{ij}.
 
-    With `heads` the columns are cut into groups, one per task, each with a softmax of its own: the
-    sum over `l` in :math:`p_{ij}` runs over the head that holds the label. So a batch may mix
-    tasks, without any mark of whose a row is, and the gradient of a row is exactly 0 in all other
-    columns.
-    With `active` only some classes compete: others have the probability 0, as if their logits were
-    :math:`-\infty`, and a gradient of exactly 0. (Of probabilities as targets the loss is the sum
-    over the heads in which a row has any; those of classes that are not active must be 0.)
+    With `heads`, the columns are divided into groups, one per task, each with its own softmax: the
+    sum over `l` in :math:`p_{ij}` runs over the head that contains the label. So a batch may mix
+    tasks without marking which task a row belongs to, and the gradient of a row is exactly 0 in all
+    other columns. With `active`, only some classes compete: the others have probability 0, as if
+    their logits were :math:`-\infty`, and a gradient of exactly 0. (With probabilities as targets,
+    the loss is the sum over the heads in which a row has any; those of inactive classes must be 0.)
 
-    Label smoothing :math:`\varepsilon` replaces the target, where a label is taken as the row that
-    is 1 in its place, by :math:`(1 - \varepsilon)\,t_{ij} + \varepsilon/\text{classes}`,
-    over the classes that compete with the label; the divisor stays.
+    Label smoothing :math:`\varepsilon` replaces the target, for a label its one-hot row, by
+    :math:`(1 - \varepsilon)\,t_{ij} + \varepsilon/\text{classes}`, over the classes that compete
+    with the label; the divisor is unchanged.
 
-    The accuracy is the share of rows whose largest output is in the place of the label, or of the
-    largest probability, the first of equal ones, among the classes that compete. Rows that are
-    ignored do not count in it, and class weights do not either; weights of samples do.
+    The accuracy is the fraction of rows where the largest output among the competing classes, the
+    first of equal ones, is that of the label, or of the largest target probability. Ignored rows
+    and class weights do not affect it; sample weights do.
 
     Parameters
     ----------
     weight : array_like of shape (classes,), optional
-        Weights of the classes, 0 or more; all are 1 by default.
+        Weights of the classes, 0 or more; by default all 1.
     ignore_index : int, keyword only, default -100
-        Rows with this label do not count, as if they were not there.
+        Rows with this label are ignored, as if they were not there.
     label_smoothing : float, keyword only, default 0.0
         From 0 to 1.
     heads : sequence of int, keyword only, optional
-        How many columns each head has, the first ones for the first head and so on; all together
-        as many as the model has outputs. One head by default.
+        Number of columns of each head, starting from the first column; the numbers must sum to the
+        model's number of outputs. By default, there is one head.
     active : sequence of int, keyword only, optional
-        The classes that compete; all by default. A label of another class is an error. To activate
-        more of them between fits, set `Trainer.loss`.
+        The classes that compete; by default all. A label of another class is an error. To activate
+        more classes between fits, set `Trainer.loss`.
     reduction : {"mean", "sum", "none"}, keyword only
-        ``"sum"`` leaves the division out; ``"none"``, a number per sample, is for
-        calls of the loss alone, see `nn.Loss`.
+        ``"sum"`` omits the division; ``"none"`` gives one number per sample, and is only
+        for calling the loss directly, see `nn.Loss`.
 
     Raises
     ------
@@ -121,27 +121,27 @@ class CrossEntropyLoss(CoreLoss):
         return f"CrossEntropyLoss({', '.join(weight + changed)})"
 
     def predict(self, output: Any, head: Any = None) -> Labels:
-        """Classes of the largest outputs, among those that compete.
+        """Return the classes of the largest outputs, among those that compete.
 
         Parameters
         ----------
         output : array_like, shape (n, classes)
             Logits, ``model(x)``.
         head : int or array_like of shape (n,), optional
-            Which head says it, for all rows or for each, counted from 0; by default all together,
-            as where nobody knows a row's task.
+            Which head decides, for all rows or for each row, counted from 0; by default all heads
+            together, for when the task of a row is unknown.
 
         Returns
         -------
         ndarray of int64, shape (n,)
-            Labels as those of the targets; the first of equal outputs.
+            Labels like those of the targets; the first of equal outputs.
 
         Raises
         ------
         ArgumentError
-            If there is no such head, or no class in it is active.
+            If there is no such head, or it has no active class.
         ShapeError
-            If `output` is not 2-D, or of other columns than `heads` and `active` speak of.
+            If `output` is not 2-D, or its number of columns does not match `heads` and `active`.
         DataError
             If an output is NaN.
         """
@@ -150,7 +150,7 @@ class CrossEntropyLoss(CoreLoss):
         return np.asarray(best, dtype=np.int64)
 
     def probabilities(self, output: Any, head: Any = None) -> Array:
-        """Softmax of the outputs, over the classes that compete; scikit-learn's ``predict_proba``.
+        """Return the softmax over the competing classes, like scikit-learn's ``predict_proba``.
 
         Parameters
         ----------
@@ -179,12 +179,12 @@ class CrossEntropyLoss(CoreLoss):
         """
         output, competes = self._competing(output, head)
         logits = np.where(competes, _floats(output), -np.inf)
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))  # which cannot overflow
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))  # cannot overflow
         shares: Array = powers / powers.sum(axis=1, keepdims=True)
         return shares
 
     def _competing(self, output: Any, head: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Give logits as an array, and which of them compete."""
+        """Return the logits as an array, and which of them compete."""
         output = _arrays.as_numeric(output, "output")
         if output.ndim != 2:
             raise ShapeError(f"output must be 2-D, (rows, classes); got shape {output.shape}")
@@ -229,7 +229,7 @@ class CrossEntropyLoss(CoreLoss):
 
     def _columns(self, outputs: int) -> tuple[float, ...]:
         weight: tuple[float, ...] = self.weight or ()
-        if self.active is None or len(weight) not in (0, outputs):  # which the core refuses
+        if self.active is None or len(weight) not in (0, outputs):  # the core rejects the latter
             return weight
         active = set(self._active(outputs))
         weight = weight or (1.0,) * outputs
@@ -242,26 +242,26 @@ class CrossEntropyLoss(CoreLoss):
 
 @description
 class BCEWithLogitsLoss(CoreLoss):
-    r"""Logistic function followed by the cross-entropy of each output by itself, as PyTorch's.
+    r"""Logistic function followed by the cross-entropy of each output separately, as in PyTorch.
 
     .. math:: L = -\frac{1}{n\,k} \sum_{i,j} \bigl(p_j\, t_{ij} \log \sigma(y_{ij})
               + (1 - t_{ij}) \log \sigma(-y_{ij})\bigr), \qquad \sigma(y) = \frac{1}{1 + e^{-y}}
 
-    For yes or no (one output) and for several labels at once (one output for each). The output `y`
-    and the target `t` both have shape (n, k), the target also (n,) if there is one output. `y`
-    holds logits: the model must *not* end in a `Sigmoid`. Targets are probabilities, so 0, 1 or
-    between. Nothing overflows or cancels, however large the logits are.
+    For binary classification (one output) and for several labels at once (one output each). The
+    output `y` and the target `t` both have shape (n, k), the target also (n,) if there is one
+    output. `y` holds logits: the model must *not* end in a `Sigmoid`. Targets are probabilities,
+    from 0 to 1. Nothing overflows or cancels, however large the logits are.
 
-    The accuracy is the share of all `n k` elements that are on the right side: logit above 0 where
-    the target is above 1/2, and not above it elsewhere (as Keras' ``BinaryAccuracy``).
+    The accuracy is the fraction of all `n k` elements on the correct side: logit above 0 where the
+    target is above 1/2, and not above 0 elsewhere (as in Keras' ``BinaryAccuracy``).
 
     Parameters
     ----------
     pos_weight : float or array_like of shape (k,), keyword only, optional
-        The factors `p` of what is positive, 0 or more; 1 by default.
+        The factors `p` of the positive terms, 0 or more; 1 by default.
     reduction : {"mean", "sum", "none"}, keyword only
-        ``"sum"`` leaves the division out; ``"none"``, a number per sample, is for
-        calls of the loss alone, see `nn.Loss`.
+        ``"sum"`` omits the division; ``"none"`` gives one number per sample, and is only
+        for calling the loss directly, see `nn.Loss`.
 
     Raises
     ------
@@ -281,7 +281,7 @@ class BCEWithLogitsLoss(CoreLoss):
             self._set(pos_weight=floats("pos_weight", self.pos_weight, 0))
 
     def predict(self, output: Any) -> npt.NDArray[np.bool_]:
-        """Say yes or no: which probabilities are above 1/2.
+        """Return which probabilities are above 1/2.
 
         Parameters
         ----------
@@ -291,13 +291,13 @@ class BCEWithLogitsLoss(CoreLoss):
         Returns
         -------
         ndarray of bool, of the same shape
-            So of one output it is a column, (n, 1).
+            For one output it is a column, (n, 1).
 
         Warnings
         --------
-        `fit` and `evaluate` take labels of shape (n,) beside one output, but NumPy compares a
-        column with such a row of labels pair by pair, to (n, n), and the mean of that says
-        nothing. Compare ``loss.predict(model(x)).ravel() == y``, or ask `Trainer.evaluate`.
+        With one output, `fit` and `evaluate` take labels of shape (n,), but NumPy broadcasts a
+        comparison of a column with such labels to (n, n), and the mean of that is meaningless.
+        Compare ``loss.predict(model(x)).ravel() == y``, or use `Trainer.evaluate`.
 
         Examples
         --------
@@ -313,7 +313,7 @@ class BCEWithLogitsLoss(CoreLoss):
         return _arrays.as_numeric(output, "output") > 0
 
     def probabilities(self, output: Any) -> Array:
-        r"""Logistic function of the outputs, :math:`\sigma(y)`.
+        r"""Return the logistic function of the outputs, :math:`\sigma(y)`.
 
         Parameters
         ----------
@@ -323,7 +323,7 @@ class BCEWithLogitsLoss(CoreLoss):
         Returns
         -------
         ndarray of the same shape, of the output's dtype
-            The probability of each output, by itself.
+            The probability of each output, separately.
 
         Examples
         --------
@@ -335,7 +335,7 @@ class BCEWithLogitsLoss(CoreLoss):
                [0.  ]])
         """
         logits = _floats(_arrays.as_numeric(output, "output"))
-        power = np.exp(-np.abs(logits))  # which cannot overflow
+        power = np.exp(-np.abs(logits))  # cannot overflow
         shares: Array = np.where(logits >= 0, 1, power) / (1 + power)
         return shares
 
@@ -346,25 +346,25 @@ class BCEWithLogitsLoss(CoreLoss):
 
 @description
 class DistillationLoss(CoreLoss):
-    r"""Divergence from a teacher: the outputs are to say what its logits say.
+    r"""Divergence of the outputs' distribution from that of a teacher.
 
     .. math:: L = \frac{T^2}{n} \sum_i \sum_j q_{ij} \log \frac{q_{ij}}{p_{ij}}, \qquad
               q_i = \mathrm{softmax}(t_i / T), \quad p_i = \mathrm{softmax}(y_i / T)
 
     The output `y` and the target `t` both have shape (n, classes) and hold logits, the target those
-    of the teacher. For a teacher that gives probabilities pass their logarithms. The factor
-    :math:`T^2` keeps gradients of one size for every temperature `T`. In PyTorch it is
-    ``T**2 * F.kl_div((y / T).log_softmax(1), (t / T).softmax(1), reduction="batchmean")``.
+    of the teacher. For a teacher that gives probabilities, pass their logarithms. The factor
+    :math:`T^2` keeps the size of the gradients independent of the temperature `T`. In PyTorch, this
+    is ``T**2 * F.kl_div((y / T).log_softmax(1), (t / T).softmax(1), reduction="batchmean")``.
 
-    To fit labels too, mix them into a `CrossEntropyLoss` of probabilities.
+    To fit labels too, mix them into the probabilities of a `CrossEntropyLoss`.
 
     Parameters
     ----------
     temperature : float, default 2.0
-        More than 0.
+        Above 0.
     reduction : {"mean", "sum", "none"}, keyword only
-        ``"sum"`` leaves the division by `n` out; ``"none"``, a number per sample, is for
-        calls of the loss alone, see `nn.Loss`.
+        ``"sum"`` omits the division by `n`; ``"none"`` gives one number per sample, and is
+        only for calling the loss directly, see `nn.Loss`.
 
     Raises
     ------
@@ -391,12 +391,12 @@ class DistillationLoss(CoreLoss):
 
 
 def _floats(output: npt.NDArray[Any]) -> Array:
-    """Give outputs of a model as they are; whole numbers as float64."""
+    """Return a model's outputs unchanged, or whole numbers as float64."""
     return output if output.dtype.kind == "f" else output.astype(np.float64)
 
 
 def _integers(name: str, value: Any, low: int) -> tuple[int, ...] | None:
-    """Make a sequence of at least one integer from `low` on a tuple; None is None."""
+    """Convert a sequence of one or more integers from `low` up to a tuple, and None to None."""
     if value is None:
         return None
     if isinstance(value, (int, np.integer)):

@@ -1,17 +1,17 @@
-"""Losses of the user's own."""
+"""Losses defined by the user."""
 
 from collections.abc import Callable
 from typing import Any
 
 from thalweg._arrays import Array
 from thalweg._description import description
-from thalweg.errors import ArgumentError
+from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn._losses._base import OWN, Loss
 
 
 @description
 class FunctionLoss(Loss):
-    """Base of losses that are functions of the user's own, which give their gradients, too."""
+    """Base of losses that are user-defined functions, which also return their gradients."""
 
     function: Callable[..., tuple[float, Any]]
 
@@ -23,42 +23,42 @@ class FunctionLoss(Loss):
 
 @description
 class CustomLoss(FunctionLoss):
-    """A loss of your own: a function that gives its value and its gradient by the outputs.
+    """A custom loss: a function that returns its value and its gradient at the outputs.
 
-    A `Trainer` takes the bare function as well. Steps are then a forward pass, a call of the
-    function, a backward pass and a step of the optimizer: correct, but without what fusing them
-    saves. They leave their gradients in ``model.flat_gradients``: those of the update, where
-    several batches make one, clipped. Whatever else a trainer does it does here: schedules, limits,
-    averages, batches from an iterable, every optimizer but `optim.LevenbergMarquardt`, which needs
-    residuals. `optim.SAM` calls the function twice a step, `optim.LBFGS` for each point that it
-    looks at.
+    A `Trainer` also takes the bare function. Steps are then a forward pass, a call of the function,
+    a backward pass and a step of the optimizer: correct, but without the savings from fusing them.
+    They leave the gradients of the update in ``model.flat_gradients``, averaged if several batches
+    make one update, and clipped. Everything else in a trainer works the same: schedules, clipping,
+    averages, batches from an iterable, and all optimizers except `optim.LevenbergMarquardt`, which
+    needs residuals. `optim.SAM` calls the function twice per step, `optim.LBFGS` at each point that
+    it evaluates.
 
     Parameters
     ----------
     function : callable
-        Called as ``function(output, target)`` and gives a tuple ``(loss, gradient)``, a number and
-        an array of the shape of `output`, ``gradient[i, j]`` being the derivative of the loss by
-        ``output[i, j]``. `output` is a fresh array of shape (n, out_features) and of the model's
-        dtype, which may be overwritten; `target` holds the rows of `y` that belong to it, as they
-        are: they may be NaN, where the function says what that means. Where `y` is a dict of arrays
-        of as many rows, `target` is an array of records, with the rows of each under its name:
-        ``target["advantage"]``. Rows come shuffled and in parts, so that what a row is must be told
-        by what it holds, and not by its place.
+        Called as ``function(output, target)``; returns a tuple ``(loss, gradient)``, a number and
+        an array of the shape of `output`, where ``gradient[i, j]`` is the derivative of the loss
+        with respect to ``output[i, j]``. `output` is a fresh array of shape (n, out_features) and
+        the model's dtype, which may be overwritten. `target` holds the corresponding rows of `y`,
+        unchanged; they may be NaN, if the function handles that. If `y` is a dict of arrays with
+        equally many rows, `target` is a dict of the corresponding rows of each:
+        ``target["advantage"]``. Rows are shuffled and come in batches, so a row must be identified
+        by its contents, not by its position.
 
-        With ``sample_weight`` it is called as ``function(output, target, weight)``; with a default,
-        ``weight=None``, one function serves both. What becomes of the weights is its own affair.
-        Any mean over the batch is too; the loss of an epoch is the mean of its batches', by their
-        numbers of rows or the sums of their weights.
+        With ``sample_weight`` it is called as ``function(output, target, weight)``; with the
+        default ``weight=None``, one function serves both. How to use the weights, and whether to
+        average over the batch, is up to the function. The loss of an epoch is the mean over its
+        batches, weighted by their numbers of rows or the sums of their weights.
 
-        A third item, ``(loss, gradient, figures)``, is a dict of numbers by name, such as the parts
-        of the loss. Their means over the batches of each epoch, taken as those of the loss, are in
-        the history, of validation data as ``"val_..."``, and `Trainer.evaluate` gives them too. A
-        figure that a batch does not have is NaN, or left out, and does not count in its mean.
+        A third item, ``(loss, gradient, figures)``, is a dict of named numbers, such as the parts
+        of the loss. Their means over the batches of each epoch, computed like that of the loss, are
+        recorded in the history (for validation data as ``"val_..."``), and `Trainer.evaluate`
+        returns them too. A figure that is NaN or left out in a batch does not count in its mean.
 
-        Evaluations, line searches and `gradcheck` call the function as steps do, so that it must
-        change nothing but what it is given. `gradcheck` tells whether the gradient is that of the
-        loss. A file of `Trainer.save` is without the function; ``Trainer.load(path,
-        loss=function)`` puts it back.
+        Evaluations, line searches and `gradcheck` call the function as steps do, so it must change
+        nothing but `output`. `gradcheck` tells whether the gradient is that of the loss. A
+        file written by `Trainer.save` does not contain the function; ``Trainer.load(path,
+        loss=function)`` restores it.
 
     Raises
     ------
@@ -81,14 +81,31 @@ class CustomLoss(FunctionLoss):
     True
     """
 
-    def __call__(self, output: Any, target: Any) -> float:
-        """Give the loss that the function says; see `Loss.__call__`."""
-        from thalweg import _custom  # which needs the losses
+    def __call__(self, output: Any, target: Any, sample_weight: Any = None) -> float:
+        """Return the function's loss; see `Loss.__call__`."""
+        from thalweg import _custom  # it imports the losses
 
-        return _custom.value(self, (output,), target)
+        return _custom.of_outputs(self, (output,), target, sample_weight)[0]
 
     def gradient(self, output: Any, target: Any, sample_weight: Any = None) -> Array:
-        """Give the gradient that the function says; see `Loss.gradient`."""
+        """Return the function's gradient; see `Loss.gradient`."""
         from thalweg import _custom
 
-        return _custom.gradients(self, (output,), target, sample_weight)[0]
+        return _custom.of_outputs(self, (output,), target, sample_weight)[1][0]
+
+
+def _refuse(*_: Any) -> Any:
+    raise UnsupportedError(
+        "there is no loss here, loss=None: trainer.update() makes an update from the gradients in "
+        "the model, and everything else needs a loss"
+    )
+
+
+@description
+class NoLoss(FunctionLoss):
+    """Takes the place of a loss in a trainer that has none and only makes updates."""
+
+    function: Callable[..., tuple[float, Any]] = _refuse
+
+    def __repr__(self) -> str:
+        return "None"

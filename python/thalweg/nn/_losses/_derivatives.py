@@ -1,4 +1,4 @@
-"""Losses of outputs and their derivatives by the inputs."""
+"""Losses on outputs and their derivatives with respect to the inputs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY
@@ -14,7 +14,7 @@ from thalweg.nn._losses._custom import FunctionLoss
 
 
 def checked_order(order: Any) -> int | tuple[int, ...]:
-    """Give the highest derivatives, of all directions or of each, if they are such."""
+    """Return `order`, the highest derivative for all directions or for each, if it is valid."""
     if not isinstance(order, (list, tuple, np.ndarray)):
         return _checks.integer("order", order, 1, 2)
     if len(order) == 0:
@@ -24,67 +24,68 @@ def checked_order(order: Any) -> int | tuple[int, ...]:
 
 @description
 class DerivativeLoss(FunctionLoss):
-    r"""A loss of the outputs and their first and second derivatives by the inputs.
+    r"""A loss on the outputs and their first and second derivatives with respect to the inputs.
 
-    So a network learns the solution of a differential equation: the loss is what the equation
-    leaves over, at points that the rows of `x` are, and what is known at the boundary (Raissi,
-    Perdikaris & Karniadakis 2019, arXiv:1711.10561: physics-informed networks). Derivatives are
-    exact: they go through the network along with the outputs, in one pass for all directions, and
-    gradients come back from all of them in one.
+    With it, a network learns the solution of a differential equation: the loss consists of the
+    residual of the equation at the points given by the rows of `x`, and of what is known at the
+    boundary (Raissi, Perdikaris & Karniadakis 2019, arXiv:1711.10561: physics-informed networks).
+    The derivatives are exact: they are propagated through the network along with the outputs, in
+    one pass for all directions, and one backward pass propagates the gradients of all of them.
 
-    A trainer works as with `CustomLoss`. `optim.LBFGS` takes many of these problems further than
-    steps of `optim.Adam` do.
+    A trainer works as with `CustomLoss`. On many of these problems, `optim.LBFGS` gets further than
+    `optim.Adam`.
 
     Parameters
     ----------
     function : callable
         Called as ``function(u, du, d2u, target)``, or with ``order=1`` as ``function(u, du,
-        target)``; with ``sample_weight`` there is one argument more behind them, `weight`.
+        target)``; with ``sample_weight``, `weight` is an additional last argument.
 
         * ``u[i, j]`` is output j of row i, of shape (n, out_features);
-        * ``du[k, i, j]`` is its derivative along direction k, by input k unless `along` says
-          otherwise, of shape (directions, n, out_features);
-        * ``d2u[k, i, j]`` is the second derivative along the same direction, or the k-th of those
-          that `order` asks second ones of.
+        * ``du[k, i, j]`` is its derivative along direction k, with respect to input k unless
+          `along` says otherwise, of shape (directions, n, out_features);
+        * ``d2u[k, i, j]`` is the second derivative along the same direction, or along the k-th of
+          those for which `order` asks for second derivatives.
 
-        `target` holds the rows of `y` that belong to these, as they are: the points themselves,
-        what acts on them, data. The function gives a tuple ``(loss, gradients)``: a number, and a
-        tuple with an array for each of these, of the same shape: the derivatives of the loss by its
-        elements. None in the place of one is an array of zeros. A third item is a dict of figures
-        for the history, as from `CustomLoss`.
+        `target` holds the corresponding rows of `y`, unchanged: the points themselves, source
+        terms, data. The function returns a tuple ``(loss, gradients)``: a number, and a tuple with
+        one array for each of ``u``, ``du`` and ``d2u``, of the same shape: the derivatives of the
+        loss with respect to its elements. None stands for an array of zeros. A third item is a dict
+        of figures for the history, as from `CustomLoss`.
 
-        Rows come shuffled and in parts, as batches. Where they are of several kinds, points inside
-        and at the boundary, with and without a measurement, the function has to tell them by what
-        `target` holds, for instance NaN for what is not known, and not by their places: these are
-        those of `y` only with ``batch_size=None``.
+        Rows are shuffled and come in batches. If they are of several kinds, inside and at the
+        boundary, with and without a measurement, the function has to distinguish them by the
+        contents of `target`, for instance NaN for what is not known, and not by their positions,
+        which match those of `y` only with ``batch_size=None``.
     order : {2, 1} or a sequence of these, keyword only
-        The highest derivatives; in a sequence those along each direction: with ``order=(2, 1)`` for
-        inputs x and t, `d2u` holds :math:`u_{xx}` alone. What is not needed is not computed.
+        The highest derivative, or a sequence of the highest along each direction: with ``order=(2,
+        1)`` for inputs x and t, `d2u` holds :math:`u_{xx}` alone. Derivatives not asked for are not
+        computed.
     along : array_like, shape (directions, in_features), keyword only, optional
-        Directions, one in each row; those of the inputs, one after the other, by default. Mixed
-        derivatives are differences: :math:`u_{xy} = (u_{vv} - u_{ww})/4` along
-        :math:`v = (1, 1)` and :math:`w = (1, -1)`.
+        Directions, one per row; by default those of the inputs, in order. Mixed derivatives are
+        differences: :math:`u_{xy} = (u_{vv} - u_{ww})/4` along :math:`v = (1, 1)` and
+        :math:`w = (1, -1)`.
 
     Raises
     ------
     ArgumentError, ShapeError, DtypeError, DataError
-        If an argument is not as above.
+        If an argument is not as described above.
     UnsupportedError
-        By a `Trainer`, if the model has layers that these derivatives do not go through: they do
-        through `Linear`, `Residual`, `Standardize`, `FourierFeatures` in front, and layers that
-        work element by element, but `Dropout`. (Those with kinks have second derivatives of 0, from
-        which nothing is learned: `Tanh`, `Sine`, `SiLU`, `GELU` or `Softplus` are usual here. Where
-        a model has no others and `order` asks for second derivatives, the trainer warns.)
+        From a `Trainer`, if the model has layers that do not support these derivatives. `Linear`,
+        `Residual`, `Standardize`, `FourierFeatures` as first layer, and element-wise layers except
+        `Dropout` support them. (Activations with kinks have second derivatives of 0, from which
+        nothing is learned: `Tanh`, `Sine`, `SiLU`, `GELU` or `Softplus` are usual here. The trainer
+        warns if a model has no others and `order` asks for second derivatives.)
 
     Notes
     -----
-    With d directions and s second derivatives a step takes about 1 + d + s times what one on the
-    outputs takes, and keeps as many times the numbers of all layers and rows: for inputs as wide as
-    images, give the few directions that matter.
+    With d directions and s second derivatives, a step takes about 1 + d + s times as long as one on
+    the outputs alone, and stores that many times the numbers of all layers and rows: for inputs as
+    wide as images, choose the few directions that matter.
 
     Examples
     --------
-    −u″ = sin x between 0 and π, with u = 0 at both ends, is solved by sin x:
+    The solution of −u″ = sin x between 0 and π, with u = 0 at both ends, is sin x:
 
     >>> import numpy as np, thalweg as tw
     >>> from thalweg import nn, optim
@@ -107,7 +108,7 @@ class DerivativeLoss(FunctionLoss):
     along: Any = None
 
     def __post_init__(self) -> None:
-        FunctionLoss.__post_init__(self)  # the class is made anew by `description`
+        FunctionLoss.__post_init__(self)  # `description` creates the class anew, so no super()
         self._set(order=checked_order(self.order))
         if self.along is not None:
             along = np.atleast_2d(_arrays.finite(_arrays.as_numeric(self.along, "along"), "along"))
@@ -118,15 +119,15 @@ class DerivativeLoss(FunctionLoss):
                 )
             self._set(along=tuple(tuple(float(x) for x in row) for row in along))
 
-    def __call__(self, output: Any, target: Any) -> float:
-        """Give the loss that the function says.
+    def __call__(self, output: Any, target: Any, sample_weight: Any = None) -> float:
+        """Return the loss that the function gives.
 
         Parameters
         ----------
         output : tuple of array_like
-            What `thalweg.curvature.jet` gives: the outputs, and their derivatives.
-        target : array_like
-            As ``y`` of `thalweg.Trainer.fit`.
+            The result of `thalweg.curvature.jet`: the outputs and their derivatives.
+        target, sample_weight : array_like
+            As ``y`` and ``sample_weight`` of `thalweg.Trainer.fit`.
 
         Returns
         -------
@@ -136,15 +137,14 @@ class DerivativeLoss(FunctionLoss):
         Raises
         ------
         ShapeError, DataError, DtypeError, ArgumentError
-            If the arrays are not such, or the function gives something else than a loss and its
-            gradients.
+            If the arrays do not fit, or the function does not return a loss and its gradients.
         """
-        from thalweg import _custom  # which needs the losses
+        from thalweg import _custom  # it imports the losses
 
-        return _custom.value(self, output, target)
+        return _custom.of_outputs(self, output, target, sample_weight)[0]
 
     def gradient(self, output: Any, target: Any, sample_weight: Any = None) -> tuple[Array, ...]:
-        """Give the gradients that the function says.
+        """Return the gradients that the function gives.
 
         Parameters
         ----------
@@ -156,14 +156,14 @@ class DerivativeLoss(FunctionLoss):
         Returns
         -------
         tuple of ndarray
-            The derivatives of the loss by each array of `output`, of the same shape; zeros where
-            the function gives None.
+            The derivatives of the loss with respect to each array of `output`, of the same shape;
+            zeros where the function gives None.
 
         Raises
         ------
         ShapeError, DataError, DtypeError, ArgumentError
-            As from a call.
+            As in a call.
         """
         from thalweg import _custom
 
-        return _custom.gradients(self, output, target, sample_weight)
+        return _custom.of_outputs(self, output, target, sample_weight)[1]

@@ -1,4 +1,4 @@
-"""Losses of numbers: how far outputs are from targets."""
+"""Losses on numbers: how far the outputs are from the targets."""
 
 from dataclasses import KW_ONLY
 from typing import Any, ClassVar
@@ -10,24 +10,24 @@ from thalweg.nn._losses._base import CoreLoss, floats
 
 @description
 class MSELoss(CoreLoss):
-    r"""Mean squared error over *all* elements, as PyTorch's.
+    r"""Mean squared error over *all* elements, as in PyTorch.
 
     .. math:: L = \frac{1}{n\,k} \sum_{i=1}^{n} \sum_{j=1}^{k} (y_{ij} - t_{ij})^2
 
-    The output `y` and the target `t` both have shape (n, k). A target of shape (n,) is taken as
-    (n, 1) when the model has one output, and is an error otherwise; nothing is broadcast. Notice
-    the factor: there is no 1/2, and the sum over the `k` outputs is divided by `k` too.
+    The output `y` and the target `t` both have shape (n, k). A target of shape (n,) is treated as
+    (n, 1) if the model has one output, and is an error otherwise; nothing is broadcast. Note the
+    factor: there is no 1/2, and the sum over the `k` outputs is divided by `k` too.
 
     Parameters
     ----------
     reduction : {"mean", "sum", "none"}, keyword only
-        ``"sum"`` leaves the division out; ``"none"``, a number per sample, is for
-        calls of the loss alone, see `nn.Loss`.
+        ``"sum"`` omits the division; ``"none"`` gives one number per sample, and is only
+        for calling the loss directly, see `nn.Loss`.
 
     Raises
     ------
     ArgumentError
-        If `reduction` is something else.
+        If `reduction` is another value.
     """
 
     _: KW_ONLY
@@ -38,22 +38,22 @@ class MSELoss(CoreLoss):
 
 @description
 class L1Loss(CoreLoss):
-    r"""Mean absolute error over all elements, as PyTorch's.
+    r"""Mean absolute error over all elements, as in PyTorch.
 
     .. math:: L = \frac{1}{n\,k} \sum_{i=1}^{n} \sum_{j=1}^{k} |y_{ij} - t_{ij}|
 
-    Shapes are those of `MSELoss`. The gradient where the two are equal is 0.
+    Shapes are as for `MSELoss`. The gradient is 0 where the two are equal.
 
     Parameters
     ----------
     reduction : {"mean", "sum", "none"}, keyword only
-        ``"sum"`` leaves the division out; ``"none"``, a number per sample, is for
-        calls of the loss alone, see `nn.Loss`.
+        ``"sum"`` omits the division; ``"none"`` gives one number per sample, and is only
+        for calling the loss directly, see `nn.Loss`.
 
     Raises
     ------
     ArgumentError
-        If `reduction` is something else.
+        If `reduction` is another value.
     """
 
     _: KW_ONLY
@@ -64,22 +64,22 @@ class L1Loss(CoreLoss):
 
 @description
 class HuberLoss(CoreLoss):
-    r"""Squares of small errors, absolute values of large ones, as PyTorch's.
+    r"""Squares of small errors, absolute values of large ones, as in PyTorch.
 
     .. math:: L = \frac{1}{n\,k} \sum_{i,j} \begin{cases}
               \frac12 d_{ij}^2 & |d_{ij}| \le \delta \\
               \delta\,(|d_{ij}| - \frac12 \delta) & \text{else} \end{cases},
               \qquad d_{ij} = y_{ij} - t_{ij}
 
-    Shapes are those of `MSELoss`. With ``delta=1`` it is PyTorch's ``SmoothL1Loss`` too.
+    Shapes are as for `MSELoss`. With ``delta=1`` it is also PyTorch's ``SmoothL1Loss``.
 
     Parameters
     ----------
     delta : float, keyword only, default 1.0
-        Where the square ends, more than 0.
+        The error at which the square ends, above 0.
     reduction : {"mean", "sum", "none"}, keyword only
-        ``"sum"`` leaves the division out; ``"none"``, a number per sample, is for
-        calls of the loss alone, see `nn.Loss`.
+        ``"sum"`` omits the division; ``"none"`` gives one number per sample, and is only
+        for calling the loss directly, see `nn.Loss`.
 
     Raises
     ------
@@ -107,24 +107,24 @@ class HuberLoss(CoreLoss):
 
 @description
 class QuantileLoss(CoreLoss):
-    r"""Pinball loss: what makes it small is a quantile of the target, or several.
+    r"""Pinball loss, which is minimized by a quantile of the target, or by several.
 
     .. math:: L = \frac{1}{n\,m\,k} \sum_{i,q,j} \max\bigl(q\,u_{iqj}, (q - 1)\,u_{iqj}\bigr),
               \qquad u_{iqj} = t_{ij} - y_{iqj}
 
-    The target `t` has shape (n, k), also (n,) if k is 1. The output has shape (n, m k) for `m`
-    quantiles: the first k columns are the first quantile of each target, the next k the second, and
-    so on. Nothing forbids that quantiles cross. For ``quantiles=0.5`` it is half of `L1Loss`.
+    The target `t` has shape (n, k), or (n,) if k is 1. For `m` quantiles, the output has shape (n,
+    m k): the first k columns are the first quantile of each target, the next k the second, and so
+    on. Nothing prevents quantiles from crossing. With ``quantiles=0.5`` it is half of `L1Loss`.
 
-    With one quantile it is scikit-learn's ``mean_pinball_loss`` with ``alpha=q``.
+    With one quantile, it is scikit-learn's ``mean_pinball_loss`` with ``alpha=q``.
 
     Parameters
     ----------
     quantiles : float or sequence of float, default 0.5
         Each between 0 and 1, ends excluded.
     reduction : {"mean", "sum", "none"}, keyword only
-        ``"sum"`` leaves the division out; ``"none"``, a number per sample, is for
-        calls of the loss alone, see `nn.Loss`.
+        ``"sum"`` omits the division; ``"none"`` gives one number per sample, and is only
+        for calling the loss directly, see `nn.Loss`.
 
     Raises
     ------

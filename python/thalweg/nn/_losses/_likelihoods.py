@@ -1,4 +1,4 @@
-"""Losses of numbers: negative log-likelihoods of distributions."""
+"""Losses on numbers: negative log-likelihoods of distributions."""
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY
@@ -11,27 +11,27 @@ from thalweg.nn._losses._base import CoreLoss, Loss
 
 @description
 class GaussianNLLLoss(CoreLoss):
-    r"""Negative log-likelihood of a normal distribution whose variance is predicted too.
+    r"""Negative log-likelihood of a normal distribution whose variance is also predicted.
 
     .. math:: L = \frac{1}{2\,n\,k} \sum_{i,j} \Bigl(\log v_{ij}
               + \frac{(m_{ij} - t_{ij})^2}{v_{ij}} \Bigr),
               \qquad v_{ij} = \max(e^{s_{ij}}, \varepsilon)
 
     The target `t` has shape (n, k), the output (n, 2k): the first k columns are the means `m`, the
-    others the *logarithms* of the variances, `s`. So any output is a variance, and none overflows.
-    This is PyTorch's ``GaussianNLLLoss()(y[:, :k], t, y[:, k:].exp())``, value and gradient, where
-    PyTorch takes the variance as an argument of its own: as there, the gradient passes through the
-    bound :math:`\varepsilon` as if it were not there.
+    others the *logarithms* of the variances, `s`. So any output is a valid variance, and none
+    overflows. Value and gradient equal those of PyTorch's ``GaussianNLLLoss()(y[:, :k], t, y[:,
+    k:].exp())``, which takes the variance as a separate argument. As there, the gradient ignores
+    the bound :math:`\varepsilon`.
 
     Parameters
     ----------
     full : bool, keyword only, default False
-        Whether the constant :math:`\frac12 \log 2\pi` is added.
+        Whether to add the constant :math:`\frac12 \log 2\pi`.
     eps : float, keyword only, default 1e-6
-        The least variance, more than 0.
+        The smallest variance, above 0.
     reduction : {"mean", "sum", "none"}, keyword only
-        ``"sum"`` leaves the division by `n k` out; ``"none"``, a number per sample, is for
-        calls of the loss alone, see `nn.Loss`.
+        ``"sum"`` omits the division by `n k`; ``"none"`` gives one number per sample, and is
+        only for calling the loss directly, see `nn.Loss`.
 
     Raises
     ------
@@ -45,7 +45,7 @@ class GaussianNLLLoss(CoreLoss):
 
     Examples
     --------
-    Of one target, the mean and the deviation that a model predicts:
+    The mean and the deviation that a model predicts for one target:
 
     >>> import numpy as np, thalweg as tw
     >>> from thalweg import nn, optim
@@ -86,7 +86,7 @@ class GaussianNLLLoss(CoreLoss):
 
 @description
 class PoissonNLLLoss(CoreLoss):
-    r"""Negative log-likelihood of counts, as PyTorch's.
+    r"""Negative log-likelihood of counts, as in PyTorch.
 
     .. math:: L = \frac{1}{n\,k} \sum_{i,j} \bigl(e^{y_{ij}} - t_{ij}\, y_{ij}\bigr)
               \qquad\text{or}\qquad
@@ -94,22 +94,22 @@ class PoissonNLLLoss(CoreLoss):
 
     The output `y` and the target `t` both have shape (n, k), the target also (n,) if there is one
     output. Targets are counts, so 0 or more. An output is the logarithm of a rate, or with
-    ``log_input=False`` a rate; then let the model end in a `Softplus`, for a rate below
-    :math:`-\varepsilon` has no loss. A logarithm above 88 (709 in float64) is a rate too large to
-    be represented, and an error.
+    ``log_input=False`` a rate; in that case let the model end in a `Softplus`, since the loss is
+    not defined for a rate below :math:`-\varepsilon`. A logarithm above 88 (709 in float64) is an
+    error, since the rate is too large to be represented.
 
     Parameters
     ----------
     log_input : bool, default True
         Whether outputs are logarithms.
     full : bool, default False
-        Whether :math:`\log t!`, which depends on the target alone, is added for t > 1, by
+        Whether to add :math:`\log t!`, which depends on the target alone, for t > 1, by
         Stirling's approximation :math:`t \log t - t + \frac12 \log 2\pi t`.
     eps : float, keyword only, default 1e-8
-        Keeps the logarithm of a rate of 0 finite; more than 0.
+        Keeps the logarithm of a rate of 0 finite; above 0.
     reduction : {"mean", "sum", "none"}, keyword only
-        ``"sum"`` leaves the division out; ``"none"``, a number per sample, is for
-        calls of the loss alone, see `nn.Loss`.
+        ``"sum"`` omits the division; ``"none"`` gives one number per sample, and is only
+        for calling the loss directly, see `nn.Loss`.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What is taken for a loss."""
+"""What is accepted as a loss."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ from thalweg.nn._losses._custom import CustomLoss, FunctionLoss
 
 
 def loss_of(value: Any) -> CoreLoss | FunctionLoss:
-    """`value` as a loss: what is one, or a function.
+    """Return `value` as a loss: it may be one, or a function.
 
     Raises
     ------
     ArgumentError
-        If it is neither; with the name that may have been meant.
+        If it is neither; the error suggests the name that may have been meant.
     """
     if isinstance(value, (CoreLoss, FunctionLoss)):
         return value
-    # Schedules can be called, too, to say what they are; and models are no losses.
+    # Schedules are callable too, but neither they nor models are losses.
     function = callable(value) and not isinstance(value, (type, Description, Guided))
     name = _elsewhere(value) if function else value
     if function and name is None:
@@ -40,16 +40,16 @@ def loss_of(value: Any) -> CoreLoss | FunctionLoss:
 
 
 def _elsewhere(value: Any) -> str | None:
-    """Give the name of another library's loss, of which the gradient would have to be asked for."""
+    """Return the name of another library's loss, which would not return its gradient, or None."""
     maker = value if hasattr(value, "__name__") else type(value)
     home = str(maker.__module__).partition(".")[0]
     return maker.__name__ if home in ("torch", "keras", "tensorflow", "optax") else None
 
 
-#: Beginnings of what there is as a function of the user's own alone.
+#: Beginnings of the names of losses that only exist as user-defined functions here.
 _FUNCTIONS = ("focal", "triplet", "contrastive", "cosine", "hinge", "dice", "logcosh", "ctc")
 
-#: What other libraries call the losses, without case, spaces and underscores.
+#: Other libraries' names for the losses, in lower case without spaces and underscores.
 _ALIASES = {
     "mae": "L1Loss",
     "meanabsoluteerror": "L1Loss",

@@ -1,4 +1,4 @@
-"""Losses of outputs that are there already, and their gradients, by the core's own formulas."""
+"""Losses of precomputed outputs, and their gradients, from the core's own formulas."""
 
 import re
 from typing import Any
@@ -8,31 +8,37 @@ import numpy.typing as npt
 
 from thalweg import _arrays, _core
 from thalweg._arrays import Array
-from thalweg.errors import DataError, ShapeError, ThalwegError
+from thalweg.errors import ArgumentError, DataError, ShapeError, ThalwegError
 from thalweg.nn._losses._base import CoreLoss
 
 
-def value(loss: CoreLoss, output: Any, target: Any) -> float | npt.NDArray[Any]:
-    """Give the loss, or with ``reduction="none"`` that of each row; see `Loss.__call__`."""
+def value(loss: CoreLoss, output: Any, target: Any, sample_weight: Any) -> float | npt.NDArray[Any]:
+    """Return the loss, or with ``reduction="none"`` that of each row; see `Loss.__call__`."""
     output = _outputs(output)
     target = _targets(loss, output, target)
-    value, of_rows, _ = _found(loss, output, target)
+    weight = _arrays.weights(sample_weight, output.dtype, "sample_weight")
+    if weight is not None and loss.reduction == "none":
+        raise ArgumentError(
+            "sample_weight is for a mean or a sum; multiply the numbers that "
+            'reduction="none" gives yourself'
+        )
+    value, of_rows, _ = _found(loss, output, target, weight)
     return of_rows if loss.reduction == "none" else value
 
 
 def gradient(loss: CoreLoss, output: Any, target: Any, sample_weight: Any) -> Array:
-    """Give the derivatives of the loss by the outputs; see `Loss.gradient`."""
+    """Return the gradient of the loss with respect to the outputs; see `Loss.gradient`."""
     output = _outputs(output)
     target = _targets(loss, output, target)
     weight = _arrays.weights(sample_weight, output.dtype, "sample_weight")
-    loss._spec(output.shape[1])  # raises, if the loss is a number for each row
+    loss._spec(output.shape[1])  # raises if the loss is one number per row
     found = _found(loss, output, target, weight, gradient=True)[2]
-    assert found is not None  # it was wanted
+    assert found is not None  # it was asked for
     return _arrays.finite(found, "the gradient")
 
 
 def _outputs(output: Any) -> Array:
-    """Make outputs rows of float32 or float64."""
+    """Convert outputs to rows of float32 or float64."""
     array = _arrays.as_numeric(output, "output")
     if array.ndim != 2:
         raise ShapeError(f"output must be 2-D, (rows, features); got shape {array.shape}")
@@ -44,7 +50,7 @@ def _outputs(output: Any) -> Array:
 
 
 def _targets(loss: CoreLoss, output: Array, target: Any) -> Any:
-    """Make targets ready for the core, if they belong to the outputs."""
+    """Prepare targets for the core, if they match the outputs."""
     width, dtype = output.shape[1], output.dtype
     if loss._labels:
         target = _arrays.labels_or_shares(target, dtype, "target")
@@ -61,12 +67,12 @@ def _targets(loss: CoreLoss, output: Array, target: Any) -> Any:
 def _found(
     loss: CoreLoss, output: Array, target: Any, weight: Array | None = None, gradient: bool = False
 ) -> tuple[float, Array, Array | None]:
-    """Ask the core; errors call the arrays what the user does."""
+    """Ask the core; errors use the user's names for the arrays."""
     reduction = "mean" if loss.reduction == "mean" else "sum"
     spec = (loss._kind, reduction, loss._columns(output.shape[1]), *loss._numbers())
     try:
         found = _core.loss_of(spec, output, target, weight, gradient=gradient)
-    except ThalwegError as error:  # there is no network here, and no y
+    except ThalwegError as error:  # which speaks of the network and of y
         shape, text = f"output has shape {output.shape}", str(error)
         if text.startswith("y has"):
             wide = output.shape[1] if loss._labels else loss._target_width(output.shape[1])

@@ -1,7 +1,8 @@
-"""The model: layers one after another over one flat array of parameters.
+"""The model: layers in sequence over one flat array of parameters.
 
-Here is `Sequential`. `_base` makes one and says what it is, `_summary` shows it, `_calling`
-computes, `_parameters` has its numbers, `_files` keeps it, `_copies` makes others of it.
+This module holds `Sequential`. `_base` constructs and describes a model, `_summary` shows it,
+`_calling` computes, `_parameters` holds its numbers, `_files` saves and loads it, and `_copies`
+makes other models from it.
 """
 
 from thalweg import _habits
@@ -20,25 +21,25 @@ class Sequential(Summarized, Calling, Kept, Copied):
     ----------
     *layers : Layer
         The layers in order, e.g. ``nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)``. At least
-        one is a `Linear`: it says how wide the input is.
+        one must be a `Linear`: it determines the width of the input.
     dtype : {"float32", "float64"}, keyword only
         Precision of the parameters and of all arithmetic. Inputs of another dtype are converted.
     seed : int, keyword only, default 0
         Seed of the initial parameters and of the shuffling in `thalweg.Trainer.fit`, from 0 to
-        2**64 - 1. A seed gives the same model on every machine, so models that are to differ, as
-        those of an ensemble or two critics, need seeds of their own.
+        2**64 - 1. A seed gives the same model on every machine, so models that should differ, such
+        as those of an ensemble or two critics, need different seeds.
 
     Raises
     ------
     ArgumentError
         If no layer is a `Linear`, something is not a layer, or an option is unknown.
     ShapeError
-        If a layer does not fit the one before it; the message names both.
+        If a layer does not fit the previous one; the message names both.
 
     Notes
     -----
     All parameters live in one array, in the order of `state_dict`. The layers are only
-    descriptions, so one description may be used several times; every use has parameters of its own.
+    descriptions, so one description may be used several times; every use has its own parameters.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a model is made of, and what can be read of it."""
+"""Constructing a model and reading its properties."""
 
 import contextlib
 from collections.abc import Iterable, Mapping
@@ -27,7 +27,7 @@ _OWN = (
 )
 _MODES = "model(x) evaluates; model.forward(x, training=True) is the pass of training"
 
-#: What models of other libraries have.
+#: Attributes of other libraries' models.
 _ELSEWHERE = {
     **dict.fromkeys(("eval", "train", "training"), _MODES),
     **dict.fromkeys(("append", "add", "insert", "extend", "pop", "add_module"), _FIXED),
@@ -60,12 +60,17 @@ _ELSEWHERE = {
     **dict.fromkeys(("jvp", "hvp"), "tw.curvature has it"),
     **dict.fromkeys(("freeze", "trainable"), _FROZEN),
     "requires_grad_": _FROZEN,
+    **dict.fromkeys(
+        ("soft_update", "update_target", "polyak", "polyak_update", "lerp", "lerp_", "copy_"),
+        "target.follow(model, tau) goes part of the way to another model, and "
+        "target.follow(model) all of it",
+    ),
     "clone": "copy.deepcopy(model) copies it",
     "copy": "copy.deepcopy(model) copies it",
     "grad": "gradients are in flat_gradients",
 }
 
-#: What others call its arguments.
+#: Arguments of other libraries' models.
 _OF_MODELS = {
     **dict.fromkeys(("random_state", "key", "rng"), "it is seed"),
     **dict.fromkeys(("layers", "name"), "layers come one by one: nn.Sequential(*layers)"),
@@ -74,7 +79,7 @@ _OF_MODELS = {
 
 
 class SequentialBase(Guided):
-    """The parts of a `thalweg.nn.Sequential`, which documents the arguments."""
+    """Base of `thalweg.nn.Sequential`, which documents the arguments."""
 
     _uncalled: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("forward", "__call__", "call", "backward"), _OWN
@@ -89,11 +94,11 @@ class SequentialBase(Guided):
         self._dtype = np.dtype(dtype_name(dtype))
         self._seed = _checks.integer("seed", seed, 0, 2**64 - 1)
         _layers.check_tables(layers, self._dtype)
-        #: The first layer, if it makes rows of what need not be such.
+        #: The first layer, if it converts inputs of other shapes to rows.
         self._shaper: _layers.Flatten | _layers.Embedding | None = None
         if layers and isinstance(layers[0], (_layers.Flatten, _layers.Embedding)):
             self._shaper = layers[0]
-        self._in_shape: tuple[int, ...] | None = None  # of a sample of the last forward, if so
+        self._in_shape: tuple[int, ...] | None = None  # if so, that of a sample of the last forward
         self._renamed = _names.renamed(layers)
         self._core = _core.Model([x._spec() for x in layers], self._dtype.name, self._seed)
         self._predict = self._core.predict
@@ -101,7 +106,7 @@ class SequentialBase(Guided):
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers' descriptions, in order."""
+        """The descriptions of the layers, in order."""
         return self._layers
 
     @property
@@ -111,7 +116,7 @@ class SequentialBase(Guided):
 
     @property
     def seed(self) -> int:
-        """The seed that this model was made with."""
+        """The seed this model was made with."""
         return self._seed
 
     @property
@@ -126,7 +131,7 @@ class SequentialBase(Guided):
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers there are to train."""
+        """The number of trainable numbers."""
         return self._core.num_parameters
 
     def __len__(self) -> int:
@@ -140,17 +145,17 @@ class SequentialBase(Guided):
         return f"Sequential(\n{lines}  dtype={self._dtype.name}, seed={self._seed}\n)"
 
     def _blocks(self) -> _names.Blocks:
-        """Names and shapes of the parameters, in the order of `flat_parameters`."""
+        """Return the names and shapes of the parameters, in the order of `flat_parameters`."""
         if not self._renamed:
             return self._core.blocks()
         return [(self._renamed.get(name, name), shape) for name, shape in self._core.blocks()]
 
     def _samples(self, x: Any, name: str) -> Samples:
-        """Make samples ready for the core: rows, also where a layer has to make them first."""
+        """Prepare samples for the core: rows, converted by the first layer if needed."""
         return _arrays.samples(self._rows(x, name), self._dtype, name)
 
     def _matrix(self, x: Any, name: str) -> Array:
-        """Make samples rows of this model's dtype, for what does not convert them by itself."""
+        """Convert samples to rows of this model's dtype, for callees that do not convert them."""
         return _arrays.matrix(self._rows(x, name), self._dtype, name)
 
     def _rows(self, x: Any, name: str) -> Any:
@@ -164,8 +169,8 @@ MINE = ("_layers", "_dtype", "_seed", "_shaper", "_in_shape", "_renamed", "_core
 
 
 def plain(layers: Iterable[Layer], dtype: np.dtype[Any] | str, seed: int) -> "Sequential":
-    """Make a model, whatever class of the user's own it is made of."""
-    from thalweg.nn._sequential import Sequential  # of which this is a part
+    """Make a plain `Sequential`, even from a subclass of the user's."""
+    from thalweg.nn._sequential import Sequential  # which is built on this module
 
     return Sequential(*layers, dtype=np.dtype(dtype).name, seed=seed)
 
@@ -174,7 +179,7 @@ def dtype_name(dtype: Any) -> str:
     """Name a dtype given as a name, a NumPy type or a NumPy dtype."""
     name = dtype
     if dtype is not None and not isinstance(dtype, str):  # None is float64 to NumPy
-        with contextlib.suppress(TypeError):  # not a dtype at all: reported below
+        with contextlib.suppress(TypeError):  # not a dtype: reported below
             name = np.dtype(dtype).name
     if name in ("float16", "bfloat16", "half"):
         raise ArgumentError(

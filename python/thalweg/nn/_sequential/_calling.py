@@ -14,14 +14,14 @@ class Calling(SequentialBase):
     """The part of a model that computes."""
 
     def __call__(self, x: Any) -> Array:
-        """Compute the output for the rows of `x`, for use and not for training.
+        """Compute the output for the rows of `x` in evaluation mode.
 
         Parameters
         ----------
         x : array_like, shape (n, in_features)
-            Any number of rows, also 0. Booleans, integers and floats of any width and memory order
-            are converted to the model's dtype; an array that has that dtype and is C-contiguous is
-            read in place.
+            Any number of rows, including 0. Booleans, integers and floats of any width and memory
+            order are converted to the model's dtype; a C-contiguous array of that dtype is read in
+            place.
 
         Returns
         -------
@@ -32,31 +32,30 @@ class Calling(SequentialBase):
         ShapeError, DataError, DtypeError
             If `x` is not such an array; the message says what it is.
         """
-        # The usual case takes no detour: this call is made thousands of times a second.
+        # No detours in the usual case: this may be called thousands of times per second.
         try:
             y = self._predict(x)
         except (ShapeError, DataError):
-            rows = self._samples(x, "x")  # the first layer may know better what is wrong
+            rows = self._samples(x, "x")  # the first layer may explain the error better
             if rows.shape != (0, self.in_features):
                 raise
             return np.empty((0, self.out_features), self._dtype)
         if y is None:
-            y = self(self._samples(x, "x"))  # ready now
+            y = self(self._samples(x, "x"))  # prepared
         return y
 
     def forward(self, x: Any, training: bool = True) -> Array:
-        """Compute the output for the rows of `x` as in training; remember what `backward` needs.
+        """Compute the output for the rows of `x` as in training; store what `backward` needs.
 
-        `BatchNorm1d` takes the statistics of these rows and `Dropout` drops, other elements in each
-        call.
+        `BatchNorm1d` uses the statistics of these rows, and `Dropout` drops different elements in
+        each call.
 
         Parameters
         ----------
         x : array_like, shape (n, in_features)
-            As for a call of the model.
+            As for calling the model.
         training : bool, default True
-            With False this is the same as calling the model: evaluation, and nothing is
-            remembered.
+            False is the same as calling the model: evaluation mode, with nothing stored.
 
         Returns
         -------
@@ -85,32 +84,35 @@ class Calling(SequentialBase):
     def backward(
         self, grad_output: Any, *, parameters: bool = True, inputs: bool = True
     ) -> Array | None:
-        """Carry the gradient of a loss back through the last `forward`, by the chain rule.
+        """Propagate the gradient of a loss back through the last `forward`, by the chain rule.
 
         Parameters
         ----------
         grad_output : array_like, shape (n, out_features)
             Gradient of the loss with respect to what `forward` returned.
         parameters : bool, keyword only, default True
-            Whether gradients of the parameters are wanted. They are a half of the work, which a
-            network that another one is trained through can do without.
+            Whether to compute gradients with respect to the parameters. They are half of the work,
+            and unnecessary for a network through which another one is trained.
         inputs : bool, keyword only, default True
-            Whether that of the input is: in a wide first layer, a third of that layer's work.
+            Whether to compute the gradient with respect to the input, which in a wide first layer
+            is a third of that layer's work.
 
         Returns
         -------
         ndarray, shape (n, in_features), of the model's dtype
-            Gradient of the loss with respect to the `x` of that `forward`; None without `inputs`.
+            Gradient of the loss with respect to the `x` of that `forward`; None if `inputs` is
+            False.
 
         Raises
         ------
         ThalwegError
-            If there was no `forward`, or the shape is not that of its output, or nothing is wanted.
+            If there was no `forward`, the shape is not that of its output, or nothing is to be
+            computed.
 
         Notes
         -----
-        Gradients of the parameters are *added* to `flat_gradients`, as in PyTorch; `zero_grad`
-        clears them.
+        Gradients with respect to the parameters are *added* to `flat_gradients`, as in PyTorch;
+        `zero_grad` clears them.
         """
         parameters = _checks.flag("parameters", parameters)
         if not (_checks.flag("inputs", inputs) or parameters):
@@ -120,7 +122,8 @@ class Calling(SequentialBase):
             grad = self._core.backward(gradient, parameters, inputs)
         except ArgumentError as error:
             raise ArgumentError(
-                f"{error}; gradients by the input in evaluation are diagnostics.jacobian(model, x)"
+                f"{error}; a step or a forward pass that failed since then has left none. "
+                "Gradients by the input in evaluation are diagnostics.jacobian(model, x)"
             ) from None
         if grad is None or self._in_shape is None:
             return grad
@@ -131,27 +134,26 @@ class Calling(SequentialBase):
         self._core.zero_grad()
 
     def recalibrate(self, x: Any, *, batch_size: int = 256) -> None:
-        """Set the running averages of all `BatchNorm1d` to those of the present parameters.
+        """Recompute the running averages of all `BatchNorm1d` for the current parameters.
 
         Needed for parameters that no training pass has used, such as averaged ones
-        (`thalweg.Trainer.average_model`): each running average becomes the mean, over the batches,
-        of the batches' statistics. PyTorch's ``swa_utils.update_bn``. A model without `BatchNorm1d`
-        is left as it is.
+        (`thalweg.Trainer.average_model`): each running average becomes the mean of the statistics
+        of the batches. Corresponds to PyTorch's ``swa_utils.update_bn``. A model without
+        `BatchNorm1d` is left unchanged.
 
         Parameters
         ----------
         x : array_like, shape (n, in_features)
-            Samples as in training, n at least 2.
+            Samples as in training, at least 2.
         batch_size : int, keyword only, default 256
-            Rows of a batch, at least 2; usually that of the training. A single row that is left
-            over is passed over.
+            Rows per batch, at least 2; usually as in training. A single leftover row is skipped.
 
         Raises
         ------
         ShapeError, DataError, DtypeError
-            If `x` is not such an array. After any error the model is unchanged.
+            If `x` is not such an array. After any error, the model is unchanged.
         ArgumentError
-            If the batch size is out of range, or there is one row only.
+            If the batch size is out of range, or there is only one row.
         """
         batch_size = _checks.integer("batch_size", batch_size, 2)
         self._core.recalibrate(self._samples(x, "x"), batch_size)

@@ -1,4 +1,4 @@
-"""Models made of a model: with normalizations folded in, in another precision."""
+"""Models made from a model: with normalizations folded in, or in another precision."""
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 
 class Copied(Parameters):
-    """The part of a model that makes others."""
+    """The part of a model that makes other models."""
 
     def fold(self) -> "Sequential":
-        r"""Copy this model for inference, normalizations folded into the weights beside them.
+        r"""Copy this model for inference, with normalizations folded into adjacent weights.
 
-        A `BatchNorm1d` is in evaluation one more affine map, of slope
-        :math:`s = \gamma / \sqrt{\sigma^2 + \epsilon}`, by the running averages :math:`\mu` and
-        :math:`\sigma^2`. Directly behind a `Linear`, both together are a `Linear` with
+        In evaluation, a `BatchNorm1d` is an affine map with slope
+        :math:`s = \gamma / \sqrt{\sigma^2 + \epsilon}`, where :math:`\mu` and :math:`\sigma^2` are
+        the running averages. Directly after a `Linear`, the two together are a `Linear` with
 
         .. math::
 
             W' = \operatorname{diag}(s)\,W, \quad b' = s\,(b - \mu) + \beta
 
-        (Jacob et al. 2018, arXiv:1712.05877, section 3.2; PyTorch's ``fuse_linear_bn_eval``), and
-        directly in front of one, as where it standardizes the inputs,
+        (Jacob et al. 2018, arXiv:1712.05877, section 3.2; PyTorch's ``fuse_linear_bn_eval``).
+        Directly before one, for instance where it standardizes the inputs, they are one with
 
         .. math::
 
@@ -40,9 +40,9 @@ class Copied(Parameters):
         Returns
         -------
         Sequential
-            Without those normalizations, so that later layers have smaller numbers; its output is
-            that of a call of this model, but for rounding. Everything else is the same; in blocks
-            of `Residual` normalizations are folded, too.
+            A model without those normalizations, so later layers have smaller numbers; its output
+            equals that of calling this model, up to rounding. Everything else is the same.
+            Normalizations in `Residual` blocks are folded, too.
 
         Raises
         ------
@@ -82,7 +82,7 @@ class Copied(Parameters):
         Raises
         ------
         ArgumentError
-            If the dtype is another one, or edges of a `TabularInput` do not rise in it.
+            If the dtype is unknown, or edges of a `TabularInput` do not ascend in it.
         DataError
             If a parameter is too large for float32.
         """
@@ -97,7 +97,7 @@ class Copied(Parameters):
         return copy
 
     def _with_parameters(self, flat: Array) -> "Sequential":
-        """Copy, with other parameters."""
+        """Copy with other parameters."""
         twin = plain(self._layers, self._dtype, self._seed)
         twin.flat_parameters = flat
         twin._core.set_averages(self._core.averages())
@@ -107,7 +107,7 @@ class Copied(Parameters):
 def _folded(
     layers: tuple[Layer, ...], old: str, new: str, state: dict[str, Array], into: dict[str, Array]
 ) -> list[Layer]:
-    """Fold normalizations; `state`, named from `old` on, goes into `into`, named from `new` on."""
+    """Fold the normalizations of `state`, numbered from `old`, into `into`, numbered from `new`."""
     made: list[Layer] = []
     for index, layer in enumerate(layers):
         here, before = f"{old}{index}.", layers[index - 1] if index else None
@@ -140,5 +140,5 @@ def _folded(
 
 
 def _names(state: dict[str, Array], place: str) -> list[str]:
-    """Give the names of what a state holds of the layer there."""
+    """Return the names of the entries of a state that belong to the layer at `place`."""
     return [name.removeprefix(place) for name in state if name.startswith(place)]

@@ -1,4 +1,4 @@
-"""How a model is written to a file or pickled, and comes back to the last bit."""
+"""Writing a model to a file or pickle, and restoring it bit for bit."""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,12 @@ from thalweg.nn._sequential._parameters import Parameters
 if TYPE_CHECKING:
     from thalweg.nn._sequential import Sequential
 
-#: Version of what `Sequential.__getstate__` gives, so that later versions can read old pickles.
+#: Version of what `Sequential.__getstate__` returns, so that later versions can read old pickles.
 _STATE_VERSION = 1
 
 
 class Kept(Parameters):
-    """The part of a model that is kept."""
+    """The part of a model that saves and loads."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a file: layers, parameters, running averages.
@@ -27,8 +27,8 @@ class Kept(Parameters):
         Parameters
         ----------
         path : str or path-like
-            Usually ``"….safetensors"``: that is its format, whatever the name. A file that is there
-            is replaced once the new one is complete.
+            Usually ``"….safetensors"``: that is its format, whatever the name. An existing file is
+            replaced once the new one is complete.
 
         Raises
         ------
@@ -37,13 +37,13 @@ class Kept(Parameters):
         UnsupportedError
             If a layer is not one of thalweg's.
         DivergedError
-            If a number is infinite or NaN, which a learning rate that is too large can do. No file
+            If a number is infinite or NaN, which can result from too large a learning rate. No file
             is changed then.
 
         Notes
         -----
-        The arrays in it are those of `state_dict`, so that other libraries can read them; in
-        PyTorch ``net.load_state_dict(safetensors.torch.load_file(path))``. Gradients are left out.
+        The arrays are those of `state_dict`, so that other libraries can read them; in PyTorch
+        ``net.load_state_dict(safetensors.torch.load_file(path))``. Gradients are not saved.
         """
         import json
 
@@ -52,7 +52,7 @@ class Kept(Parameters):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Sequential":
-        """Read a model that `save` wrote.
+        """Read a model written by `save`.
 
         Parameters
         ----------
@@ -62,14 +62,14 @@ class Kept(Parameters):
         Returns
         -------
         Sequential
-            The same to the last bit, with gradients of zero.
+            The same model, bit for bit, with gradients of zero.
 
         Raises
         ------
         OSError
             If the file cannot be read.
         DataError
-            If it is not a whole safetensors file, holds no model of thalweg's, or is damaged.
+            If it is not a complete safetensors file, holds no thalweg model, or is damaged.
         UnsupportedError
             If a later version of thalweg wrote it.
 
@@ -90,7 +90,7 @@ class Kept(Parameters):
                 f"{os.fspath(path)!r} does not say which layers its arrays belong to; make the "
                 "model and give the arrays to load_state_dict"
             )
-        # Trainers and strategies put arrays of theirs beside the model's.
+        # Trainers and strategies store their own arrays beside the model's.
         others = ("optimizer.", "strategy.")
         with _safetensors.whole(path):
             model = cls._from_description(json.loads(text["thalweg"]))
@@ -98,7 +98,7 @@ class Kept(Parameters):
         return model
 
     def _finite_state_dict(self) -> dict[str, Array]:
-        """Give the arrays to be kept; `DivergedError` if one would not be accepted again."""
+        """Return the arrays to save; `DivergedError` if one could not be loaded again."""
         arrays = self.state_dict()
         for name, array in arrays.items():
             if found := _arrays.not_finite(array, name):
@@ -120,7 +120,7 @@ class Kept(Parameters):
 
     @staticmethod
     def _from_description(description: dict[str, Any]) -> "Sequential":
-        """Make a model from that."""
+        """Make a model from such a description."""
         if description["version"] != _STATE_VERSION:
             raise UnsupportedError(
                 f"this model has format {description['version']}; this version of thalweg reads "
@@ -147,7 +147,7 @@ class Kept(Parameters):
             "parameters": self.flat_parameters,
             "averages": self._core.averages(),
             "passes": self._core.passes(),
-            # What a class of the user's own has beside.
+            # Attributes added by a user's subclass.
             "own": {name: value for name, value in vars(self).items() if name not in MINE},
         }
 
@@ -157,7 +157,7 @@ class Kept(Parameters):
                 f"this pickle of a model has format {state['version']}; this version of thalweg "
                 f"reads format {_STATE_VERSION}"
             )
-        # Not through __init__ of a subclass, whose arguments may be others.
+        # Not through the __init__ of a subclass, whose arguments may differ.
         SequentialBase.__init__(self, *state["layers"], dtype=state["dtype"], seed=state["seed"])
         self._core.set_parameters(state["parameters"])
         if len(averages := state.get("averages", ())):  # not in pickles of the first version

@@ -1,6 +1,7 @@
-"""The numbers of a model: all in one array, or each by its name."""
+"""The numbers of a model: all in one array, or by name."""
 
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,10 @@ class Parameters(SequentialBase):
 
     @property
     def flat_parameters(self) -> Array:
-        """All parameters, shape (num_parameters,), in the order of `state_dict`: a copy.
+        """A copy of all parameters, shape (num_parameters,), in the order of `state_dict`.
 
         Assigning sets them, so ``model.flat_parameters -= 0.1 * model.flat_gradients`` is a step of
-        gradient descent. Values must be finite, else nothing is set.
+        gradient descent. Values must be finite; otherwise nothing is set.
         """
         return self._core.parameters()
 
@@ -31,24 +32,24 @@ class Parameters(SequentialBase):
         )
 
     def follow(self, other: "Parameters", tau: float = 1.0) -> None:
-        """Go a part of the way to another model of the same layers: θ ← (1 − τ) θ + τ θ_other.
+        """Move towards another model with the same layers: θ ← (1 − τ) θ + τ θ_other.
 
-        Running averages of normalizations go along. So a target network of reinforcement learning
-        follows the one that learns (Lillicrap et al. 2016, arXiv:1509.02971, section 3), in one
-        pass over the numbers.
+        Running averages of normalizations move too. This is how a target network in reinforcement
+        learning follows the learning one (Lillicrap et al. 2016, arXiv:1509.02971, section 3), in
+        one pass over the numbers.
 
         Parameters
         ----------
         other : Sequential
-            With parameters of the same names and shapes, and of the same dtype. It stays as it is.
+            A model with parameters of the same names, shapes and dtype. It is not changed.
         tau : float, default 1.0
             From 0, which changes nothing, to 1, which copies.
 
         Raises
         ------
         ArgumentError
-            If `other` is no `Sequential` or of other shapes or another dtype, or `tau` not from 0
-            to 1. Nothing is changed then.
+            If `other` is not a `Sequential` or differs in shapes or dtype, or `tau` is not between
+            0 and 1. Nothing is changed then.
 
         Examples
         --------
@@ -60,15 +61,34 @@ class Parameters(SequentialBase):
         """
         if not issubclass(kind := type(other), Parameters):
             raise ArgumentError(f"a model follows another nn.Sequential; got a {kind.__name__}")
-        self._core.follow(other._core, _checks.real("tau", tau, 0.0, 1.0, closed="[]"))
+        tau = _checks.real("tau", tau, 0.0, 1.0, closed="[]")
+        try:
+            self._core.follow(other._core, tau)
+        except ArgumentError:
+            raise ArgumentError(self._unlike(other)) from None
+
+    def _unlike(self, other: "Parameters") -> str:
+        """Return why this model cannot follow another one."""
+        if self._dtype != other._dtype:
+            return (
+                f"a model follows one of its own dtype: this one is {self._dtype}, the other "
+                f'{other._dtype}; make both alike, e.g. this one by astype("{other._dtype}")'
+            )
+        mine, theirs = ([*it._blocks(), *it._core.average_blocks()] for it in (self, other))
+        pair = next(pair for pair in zip_longest(mine, theirs) if pair[0] != pair[1])
+        own, others = (f"{it[0]} of shape {it[1]}" if it else "no more" for it in pair)
+        return (
+            f"a model follows one of the same layers: this one has {own}, where the other has "
+            f"{others}"
+        )
 
     @property
     def flat_gradients(self) -> Array:
-        """Gradients of all parameters, in the same order: a copy.
+        """A copy of the gradients of all parameters, in the same order.
 
-        They are those of `backward`: a step of `thalweg.Trainer` uses its own up and never writes
-        them here. Assigning sets them, e.g. to clip them between `backward` and an optimizer's
-        `step`.
+        They are those of `backward`. A step of `thalweg.Trainer` with a loss of `thalweg.nn` does
+        not write its gradients here; one with a custom loss does, see `CustomLoss`. Assigning sets
+        them, e.g. to clip them between `backward` and an optimizer's `step`.
         """
         return self._core.gradients()
 
@@ -79,7 +99,7 @@ class Parameters(SequentialBase):
         )
 
     def state_dict(self) -> dict[str, Array]:
-        """Give the parameters, and the running averages of normalizations, by name.
+        """Return the parameters, and the running averages of normalizations, by name.
 
         Returns
         -------
@@ -91,16 +111,16 @@ class Parameters(SequentialBase):
         """
         parameters = _names.cut(self._blocks(), self._core.parameters())
         averages = _names.cut(self._core.average_blocks(), self._core.averages())
-        # In the order of the layers, a layer's parameters before its averages.
+        # In the order of the layers; a layer's parameters come before its averages.
         names = sorted(
             [*parameters, *averages], key=lambda name: [int(i) for i in name.split(".")[:-1]]
         )
         return {name: (parameters | averages)[name] for name in names}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Set everything by name; the names and shapes must be exactly those of `state_dict`.
+        """Set everything by name; names and shapes must be exactly those of `state_dict`.
 
-        Only ``num_batches_tracked``, which PyTorch lists too, is passed over: nothing needs it.
+        The only exception is ``num_batches_tracked``, which PyTorch lists too: it is ignored.
 
         Parameters
         ----------
@@ -110,10 +130,10 @@ class Parameters(SequentialBase):
         Raises
         ------
         ArgumentError
-            If names are missing or unexpected; all of them are listed.
+            If names are missing or unexpected; all such names are listed.
         ShapeError, DataError, DtypeError
-            If an array has another shape, or is not of finite real numbers. After any error the
-            model is unchanged.
+            If an array has another shape, or does not hold finite real numbers. After any error,
+            the model is unchanged.
         """
         if not isinstance(state_dict, Mapping):
             raise ArgumentError(
@@ -133,13 +153,13 @@ class Parameters(SequentialBase):
                 "state_dict does not belong to this model: "
                 f"missing {missing or 'none'}, unexpected {unexpected or 'none'}"
             )
-        # All is checked before anything is set; a negative variance is found by the core.
+        # Everything is checked before anything is set; the core finds negative variances.
         parameters = self._flat(blocks, state_dict)
         self._core.set_averages(self._flat(average_blocks, state_dict))
         self._core.set_parameters(parameters)
 
     def _flat(self, blocks: list[tuple[str, tuple[int, ...]]], values: Mapping[str, Any]) -> Array:
-        """Put named arrays into one, checked and converted."""
+        """Combine named arrays into one, checked and converted."""
         parts = [np.empty(0, self._dtype)]
         for name, shape in blocks:
             array = _arrays.as_numeric(values[name], name)

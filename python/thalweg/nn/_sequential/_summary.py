@@ -8,12 +8,12 @@ from thalweg.nn import _layers
 from thalweg.nn._layers import Layer
 from thalweg.nn._sequential._base import SequentialBase
 
-#: So many letters of a layer are shown.
+#: Maximum number of characters shown of a layer.
 _SHOWN = 80
 
 
 class Summarized(SequentialBase):
-    """The part of a model that shows it."""
+    """The part of a model that shows it as a table."""
 
     def summary(self) -> str:
         """Make a table of the layers with their shapes and numbers of parameters.
@@ -21,8 +21,8 @@ class Summarized(SequentialBase):
         Returns
         -------
         str
-            One line for each layer, cut short where it is long, and the total. At a prompt and in a
-            notebook it is shown as it is, without quotes.
+            One line per layer, shortened if long, and the total. At a prompt and in a notebook it
+            is displayed as it is, without quotes.
 
         Examples
         --------
@@ -48,7 +48,7 @@ class Summarized(SequentialBase):
 def _summary(
     layers: tuple[Layer, ...], prefix: str, width: int, sizes: Mapping[str, int]
 ) -> list[tuple[str, str, str]]:
-    """Make the rows of a table of layers, those in a block below it."""
+    """Make the rows of a table of layers, with the layers of a block below it."""
     rows = []
     for index, layer in enumerate(layers):
         here = f"{prefix}{index}"
@@ -64,7 +64,7 @@ def _summary(
 
 
 class _Table(str):
-    """Text of several lines, which a prompt shows as such."""
+    """Text of several lines, which a prompt displays without quotes."""
 
     __slots__ = ()
 

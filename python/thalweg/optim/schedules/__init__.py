@@ -2,8 +2,8 @@ r"""Learning rates that change during training.
 
 A schedule is a function of time: with the learning rate :math:`\eta_0` that the optimizer was made
 with, it gives :math:`\eta(t)` for :math:`t = 0, 1, 2, \dots`, the number of updates done so far, or
-of epochs if it was made with ``per="epoch"``. It holds no state, so it can be shared, plotted and
-looked at before a training begins:
+of epochs with ``per="epoch"``. It has no state, so it can be shared, plotted and inspected before
+training:
 
 >>> from thalweg.optim import schedules
 >>> warm = schedules.LinearWarmup(10, then=schedules.CosineAnnealingLR())
@@ -13,8 +13,10 @@ looked at before a training begins:
 Names, arguments and defaults are those of ``torch.optim.lr_scheduler``, whose schedulers count
 calls of their method ``step``. `thalweg.Trainer` takes one as ``schedule``.
 
-Durations that are left out (None) are those of the `thalweg.Trainer.fit` in which the schedule is
-used: it then begins anew with each fit, while others go on counting.
+Durations of None are those of the `thalweg.Trainer.fit` in which the schedule is used: such a
+schedule starts anew with each fit, while others continue counting. `LinearLR` and `PolynomialLR`
+have PyTorch's default of 5 instead: ``LinearLR(1.0, 0.0)`` reaches 0 after 5 updates, and
+``LinearLR(1.0, 0.0, None)`` at the end of the fit.
 """
 
 import typing as _typing

@@ -1,4 +1,4 @@
-"""What all schedules share."""
+"""Base of the schedules."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from thalweg.errors import ArgumentError, UnsupportedError
 
 _OWN = "a schedule of your own is a function of time: schedules.LambdaLR(lambda t: ...)"
 
-#: What PyTorch's schedulers have.
+#: Attributes of PyTorch's schedulers.
 OF_SCHEDULERS = {
     **dict.fromkeys(
         ("step", "get_lr"), "tw.Trainer(..., schedule=...) sets the rate of each update"
@@ -51,16 +51,16 @@ class Schedule(Description, Guided):
         self._check()
 
     def lr(self, t: int, *, base: float, total: int | None = None) -> float:
-        """Give the learning rate at time `t`.
+        """Return the learning rate at time `t`.
 
         Parameters
         ----------
         t : int
-            Updates, or epochs, done so far.
+            Number of updates, or epochs, done so far.
         base : float, keyword only
             The optimizer's own learning rate.
         total : int, keyword only, optional
-            For durations that were left out: the length of the fit, at least 1.
+            The length of the fit, at least 1, for durations that were left out.
 
         Returns
         -------
@@ -80,7 +80,7 @@ class Schedule(Description, Guided):
     if not TYPE_CHECKING:  # type checkers would take it for something that can be called
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            """Say what gives the rate."""
+            """Say how to get the rate."""
             raise TypeError(
                 f"a schedule is not called: {type(self).__name__}(...).lr(t, base=..., total=...) "
                 "gives the rate at time t, from the optimizer's own and the length of the fit"
@@ -88,18 +88,18 @@ class Schedule(Description, Guided):
 
     @property
     def is_open(self) -> bool:
-        """Whether a duration was left out, and is that of each fit."""
+        """Whether a duration was left out, so that it is the length of each fit."""
         return any(getattr(self, field.name) is None for field in fields(self))
 
     def _check(self) -> None:
-        """Raise if an argument makes no sense."""
+        """Raise if an argument is invalid."""
 
     def _rates(self, t: Times, base: float, total: int | None) -> Times:
-        """Give the learning rates at several times."""
+        """Return the learning rates at several times."""
         raise UnsupportedError(f"{self!r} gives no rates: {_OWN}")
 
-    # For the checks in subclasses: every message names the schedule, and what is kept are Python's
-    # own numbers, which a file can hold.
+    # For the checks in subclasses: every message names the schedule, and values are stored as plain
+    # Python numbers, which can be saved.
     def _integer(self, name: str, low: int = 1) -> None:
         what = f"{type(self).__name__}: {name}"
         self._set(**{name: _checks.integer(what, getattr(self, name), low)})
@@ -112,7 +112,7 @@ class Schedule(Description, Guided):
         given = getattr(self, name)
         if given is None and total is None:
             raise ArgumentError(
-                f"{type(self).__name__}: {name} was left out, so it is known only during a fit; "
-                f"give it, or a total"
+                f"{type(self).__name__}: {name} was left out, so it is known only during a fit: "
+                f"make the schedule with {name}=..., or in a call of its method lr give total=..."
             )
         return int(total if given is None else given)  # type: ignore[arg-type]

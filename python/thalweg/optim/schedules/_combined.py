@@ -1,4 +1,4 @@
-"""Schedules made of other schedules, or of a function."""
+"""Schedules composed of other schedules, or of a function."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -15,15 +15,15 @@ from thalweg.optim.schedules._base import Schedule, Times
 
 @description
 class LinearWarmup(Schedule):
-    r"""A straight line from :math:`s\,\eta_0` to :math:`\eta_0` in `T` steps, then `then`.
+    r"""A linear rise from :math:`s\,\eta_0` to :math:`\eta_0` in `T` steps, then `then`.
 
     Parameters
     ----------
     warmup_steps : int
         `T`; the full rate is reached at :math:`t = T`.
     then : Schedule, optional
-        Begins at `T` with its own :math:`t = 0`; by default the rate stays :math:`\eta_0`. A length
-        that it leaves out is what remains of the fit.
+        Begins at `T` with its own :math:`t = 0`; by default the rate stays at :math:`\eta_0`. A
+        duration it leaves out is the rest of the fit.
     start_factor : float, keyword only, default 0
         :math:`s`, from 0 to 1.
     per : {"step", "epoch"}, keyword only
@@ -47,7 +47,7 @@ class LinearWarmup(Schedule):
 
     @property
     def is_open(self) -> bool:
-        """Whether a duration was left out, and is that of each fit."""
+        """Whether a duration was left out, so that it is the length of each fit."""
         return self.then is not None and self.then.is_open
 
     def _rates(self, t: Times, base: float, total: int | None) -> Times:
@@ -62,14 +62,14 @@ class LinearWarmup(Schedule):
 
 @description
 class SequentialLR(Schedule):
-    """Several schedules one after another, each with its own beginning.
+    """Several schedules in sequence, each starting from its own time 0.
 
     Parameters
     ----------
     schedulers : sequence of Schedule
-        In their order; all count the same (steps or epochs).
+        In order; all must count the same (steps or epochs).
     milestones : sequence of int
-        When the second, third ... begin; one fewer than schedules, rising.
+        When the second, third, ... begin, in ascending order; one fewer than schedules.
     per : {"step", "epoch"}, keyword only
         What `t` counts.
     """
@@ -92,8 +92,8 @@ class SequentialLR(Schedule):
 
     @property
     def is_open(self) -> bool:
-        """Whether a duration was left out, and is that of each fit."""
-        return self.schedulers[-1].is_open  # milestones are the lengths of the others
+        """Whether a duration was left out, so that it is the length of each fit."""
+        return self.schedulers[-1].is_open  # milestones set the lengths of the others
 
     def _rates(self, t: Times, base: float, total: int | None) -> Times:
         starts = (0, *self.milestones)
@@ -108,14 +108,14 @@ class SequentialLR(Schedule):
 
 @description
 class LambdaLR(Schedule):
-    r""":math:`\eta_0\,f(t)` with a function of the user's.
+    r""":math:`\eta_0\,f(t)` with a user-defined function.
 
     Parameters
     ----------
     lr_lambda : callable
-        `f`, from an int to a float that is 0 or more. It is a function of its argument alone: a fit
-        calls it for all of its times before the first step, and `thalweg.Trainer.step` for the next
-        1024 at once. What depends on how training goes is set in a callback, as ``optimizer.lr``.
+        `f`, from an int to a non-negative float. It must depend on its argument only: a fit calls
+        it for all its times before the first step, and `thalweg.Trainer.step` for the next 1024 at
+        once. To make the rate depend on how training goes, set ``optimizer.lr`` in a callback.
     per : {"step", "epoch"}, keyword only
         What `t` counts.
     """

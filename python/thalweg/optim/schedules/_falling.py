@@ -11,7 +11,7 @@ from thalweg.optim.schedules._base import Schedule, Times
 
 @description
 class ConstantLR(Schedule):
-    r"""A smaller rate at first: :math:`f\,\eta_0` for :math:`t < T`, then :math:`\eta_0`.
+    r"""A reduced rate at first: :math:`f\,\eta_0` for :math:`t < T`, then :math:`\eta_0`.
 
     Parameters
     ----------
@@ -36,12 +36,12 @@ class ConstantLR(Schedule):
 
 @description
 class LinearLR(Schedule):
-    r"""A straight line from :math:`s\,\eta_0` at 0 to :math:`e\,\eta_0` at :math:`T`, then level.
+    r"""Linear from :math:`s\,\eta_0` at 0 to :math:`e\,\eta_0` at :math:`T`, then constant.
 
     Parameters
     ----------
     start_factor : float, default 1/3
-        :math:`s`, from 0 to 1. (PyTorch's must be above 0.)
+        :math:`s`, from 0 to 1. (In PyTorch, it must be above 0.)
     end_factor : float, default 1
         :math:`e`, from 0 to 1.
     total_iters : int or None, default 5
@@ -92,12 +92,12 @@ class StepLR(Schedule):
 
 @description
 class MultiStepLR(Schedule):
-    r""":math:`\eta_0\,\gamma^{k(t)}`, where `k(t)` is how many milestones are not after `t`.
+    r""":math:`\eta_0\,\gamma^{k(t)}`, where `k(t)` is the number of milestones up to `t`.
 
     Parameters
     ----------
     milestones : sequence of int
-        Times from 0 on.
+        Times, at least 0.
     gamma : float, default 0.1
         :math:`\gamma \ge 0`
     per : {"step", "epoch"}, keyword only

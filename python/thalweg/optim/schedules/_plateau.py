@@ -1,4 +1,4 @@
-"""A rate that falls when training no longer gets better."""
+"""A rate that is lowered when training no longer improves."""
 
 import math
 from collections.abc import Mapping
@@ -14,11 +14,10 @@ from thalweg.optim.schedules._base import OF_SCHEDULERS
 
 @description
 class ReduceLROnPlateau(Description, Guided):
-    """Lowers the rate when a figure of the training has stopped getting better.
+    """Lowers the rate when a figure of the training has stopped improving.
 
-    This one looks at the history instead of the time, at the end of every epoch of
-    `thalweg.Trainer.fit`: after more than `patience` epochs without a better figure the rate is
-    multiplied by `factor`.
+    It follows the history instead of the time, at the end of every epoch of `thalweg.Trainer.fit`:
+    after more than `patience` epochs without improvement, the rate is multiplied by `factor`.
 
     Parameters
     ----------
@@ -27,21 +26,22 @@ class ReduceLROnPlateau(Description, Guided):
     factor : float, default 0.1
         Below 1.
     patience : int, default 10
-        Epochs without improvement that are let pass.
+        Number of epochs without improvement to tolerate.
     threshold : float, default 1e-4
-        What counts as better: in ``"rel"`` mode by this part of the best figure, in ``"abs"`` mode
-        by this much.
+        The smallest improvement that counts: in ``"rel"`` mode as a fraction of the best figure, in
+        ``"abs"`` mode as an absolute difference.
     threshold_mode : {"rel", "abs"}
         See `threshold`.
     cooldown : int, default 0
-        Epochs after a reduction in which none are counted.
+        Number of epochs after a reduction during which epochs without improvement are not counted.
     min_lr : float, default 0
-        The rate is not made smaller than this.
+        The rate is not lowered below this.
     eps : float, default 1e-8
         A change of the rate by less than this is not made.
     monitor : str, keyword only, default "val_loss"
-        A key of `thalweg.History` that the fit or the loss gives. What callbacks add comes too
-        late: the rate is set before they see the epoch. (PyTorch is given the figure in each call.)
+        A key of `thalweg.History` that the fit or the loss supplies. Figures added by callbacks
+        come too late: the rate is set before callbacks see the epoch. (In PyTorch, the figure is
+        passed in each call.)
 
     Raises
     ------
@@ -69,7 +69,7 @@ class ReduceLROnPlateau(Description, Guided):
             raise ArgumentError(f"{name}monitor must be a key of History; got {self.monitor!r}")
         _checks.one_of(name + "mode", self.mode, ("min", "max"))
         _checks.one_of(name + "threshold_mode", self.threshold_mode, ("rel", "abs"))
-        self._set(  # Python's own numbers, which a file can hold
+        self._set(  # plain Python numbers can be saved
             factor=_checks.real(name + "factor", self.factor, 0, 1),
             patience=_checks.integer(name + "patience", self.patience, 0),
             threshold=_checks.real(name + "threshold", self.threshold, 0),
@@ -79,13 +79,13 @@ class ReduceLROnPlateau(Description, Guided):
         )
 
     def start(self) -> dict[str, Any]:
-        """Give the state before the first epoch: plain numbers, which `update` moves on."""
+        """Return the state before the first epoch: plain numbers, which `update` changes."""
         return {"best": None, "bad": 0, "cooldown": 0}
 
     def update(self, state: dict[str, Any], figure: float, lr: float) -> float:
-        """Look at an epoch's figure; change the state, and give the rate for the next epoch."""
+        """Process an epoch's figure: change the state, and return the rate for the next epoch."""
         best = state["best"]
-        # NaN is never better, not even than nothing: no number would be better than it.
+        # NaN is never an improvement, not even over nothing: no number would compare as better.
         if not math.isnan(figure) and (best is None or self._is_better(figure, best)):
             state["best"], state["bad"] = figure, 0
         else:

@@ -15,7 +15,7 @@ from thalweg.optim.schedules._base import Schedule, Times
 class CosineAnnealingLR(Schedule):
     r""":math:`\eta_{\min} + \tfrac12 (\eta_0 - \eta_{\min}) (1 + \cos(\pi t/T))`.
 
-    Beyond `T` it rises again, as PyTorch's does.
+    Beyond `T` it rises again, as in PyTorch.
 
     Parameters
     ----------
@@ -47,16 +47,16 @@ class CosineAnnealingLR(Schedule):
 
 @description
 class CosineAnnealingWarmRestarts(Schedule):
-    r"""Cosine annealing that starts again after :math:`T_0, T_0 T_m, T_0 T_m^2, \dots`.
+    r"""Cosine annealing that restarts after :math:`T_0, T_0 T_m, T_0 T_m^2, \dots`.
 
     Parameters
     ----------
     T_0 : int
         Length of the first cycle.
     T_mult : int, default 1
-        :math:`T_m`: each cycle is so many times as long as the one before.
+        :math:`T_m`: the factor by which each cycle is longer than the previous one.
     eta_min : float, default 0
-        The least rate, 0 or more.
+        The smallest rate, 0 or more.
     per : {"step", "epoch"}, keyword only
         What `t` counts.
 
@@ -75,7 +75,7 @@ class CosineAnnealingWarmRestarts(Schedule):
         self._real("eta_min", 0)
 
     def _rates(self, t: Times, base: float, total: int | None) -> Times:
-        # Where cycles start; the last is behind all times.
+        # Where cycles start; the last start is after all times.
         starts, length = [0], self.T_0
         while starts[-1] <= t.max(initial=0):
             starts.append(starts[-1] + length)
@@ -88,31 +88,31 @@ class CosineAnnealingWarmRestarts(Schedule):
 
 @description
 class OneCycleLR(Schedule):
-    r"""Up from a fraction of the largest rate to it, then down to almost nothing.
+    r"""A rise from a fraction of the largest rate to it, then a fall to almost nothing.
 
-    From :math:`\eta_{\max}/d` to :math:`\eta_{\max}`, then to :math:`\eta_{\max}/(d f)`. With
-    `T` steps, the peak is at :math:`t = pT - 1` and the end at :math:`t = T - 1`; where :math:`pT`
-    is below 1, the first step is on the way down already. The optimizer's own learning rate is not
-    used. PyTorch's, with ``cycle_momentum=False``: the momentum stays as
-    it is.
+    From :math:`\eta_{\max}/d` to :math:`\eta_{\max}`, then to :math:`\eta_{\max}/(d f)`. With `T`
+    steps, the peak is at :math:`t = pT - 1` and the end at :math:`t = T - 1`; if :math:`pT` is
+    below 1, the first step is already on the way down. The optimizer's own learning rate is not
+    used. As in PyTorch with ``cycle_momentum=False``; the momentum is not changed.
 
     Parameters
     ----------
     max_lr : float
         :math:`\eta_{\max} > 0`
     total_steps : int or None, keyword only
-        `T`; None is the length of the fit. Beyond it the rate stays (PyTorch raises an error).
+        `T`; None is the length of the fit. After it, the rate stays constant (PyTorch raises an
+        error).
     pct_start : float, keyword only, default 0.3
         :math:`p`, between 0 and 1.
     anneal_strategy : {"cos", "linear"}, keyword only
-        The form of both parts.
+        The shape of both parts.
     div_factor : float, keyword only, default 25
         :math:`d`
     final_div_factor : float, keyword only, default 1e4
         :math:`f`
     three_phase : bool, keyword only, default False
-        Whether the way down is first one back to the rate of the beginning, as long as the way up,
-        until :math:`t = 2pT - 2`.
+        Whether the fall first mirrors the rise, back to the initial rate, until
+        :math:`t = 2pT - 2`.
     per : {"step", "epoch"}, keyword only
         What `t` counts.
 
@@ -147,7 +147,7 @@ class OneCycleLR(Schedule):
 
     def _rates(self, t: Times, base: float, total: int | None) -> Times:
         end = self._duration("total_steps", total) - 1.0
-        # May be before the first step: the way down is then on its way there, as PyTorch's.
+        # May be before the first step, which is then on the way down already, as in PyTorch.
         peak = self.pct_start * (end + 1) - 1
         t = np.minimum(t, end)
         first = self.max_lr / self.div_factor
@@ -160,7 +160,7 @@ class OneCycleLR(Schedule):
         return np.where(t > peak, self._way(t, peak, end, self.max_lr, last), rates)
 
     def _way(self, t: Times, start: float, end: float, low: float, high: float) -> Times:
-        """From one rate to another."""
+        """Return the rates on the way from one rate to another."""
         part = np.clip((t - start) / (end - start) if end > start else np.ones_like(t), 0, 1)
         if self.anneal_strategy == "cos":
             part = (1 - np.cos(math.pi * part)) / 2
@@ -169,7 +169,7 @@ class OneCycleLR(Schedule):
 
 @description
 class WarmupStableDecay(Schedule):
-    r"""A line up from 0, a plateau at :math:`\eta_0`, and a fall to :math:`m\,\eta_0` at the end.
+    r"""A linear rise from 0, a plateau at :math:`\eta_0`, and a fall to :math:`m\,\eta_0`.
 
     Parameters
     ----------
@@ -180,8 +180,9 @@ class WarmupStableDecay(Schedule):
     total_steps : int or None, default None
         Length of all three; None is the length of the fit.
     decay : {"linear", "cosine", "1-sqrt"}, keyword only
-        With the part `x` of the fall that is over, the rate is :math:`1 - x`,
-        :math:`(1 + \cos \pi x)/2` or :math:`1 - \sqrt{x}` of the way from the end to the plateau.
+        With `x` the fraction of the fall that is over, the rate is :math:`1 - x`,
+        :math:`(1 + \cos \pi x)/2` or :math:`1 - \sqrt{x}` of the way from the final rate up to the
+        plateau.
     min_factor : float, keyword only, default 0
         :math:`m`, from 0 to 1.
     per : {"step", "epoch"}, keyword only

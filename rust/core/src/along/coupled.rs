@@ -14,7 +14,7 @@
 
 use std::ops::Range;
 
-use crate::arena::{Buffer, Shared};
+use crate::arena::{Buffer, Shared, zeros};
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::plan::GemmShape;
@@ -129,11 +129,11 @@ impl<T: Element> Coupled<T> {
             }
             len += block.rows * block.cols;
         }
-        let zeros = |len: usize| vec![T::ZERO; len];
+        let zeros = |len: usize| zeros("the workspace of a penalty", len);
         Ok(Coupled {
-            flat: zeros(n),
-            parts: [zeros(len), zeros(len), zeros(len)],
-            scratch: zeros(room * items.len()),
+            flat: zeros(n)?,
+            parts: [zeros(len)?, zeros(len)?, zeros(len)?],
+            scratch: zeros(room * items.len())?,
             shift: Buffer::zeroed("the gradient of a penalty", network.arena_len())?,
             blocks,
             anchor,

@@ -24,7 +24,7 @@ use walk::{Pace, Walk};
 use crate::arena::{Buffer, Shared};
 use crate::element::Element;
 use crate::error::Error;
-use crate::optim::{MAX_STATE, Step};
+use crate::optim::{MAX_STATE, Optimizer, Step};
 use crate::parallel::{self, RUN};
 use crate::simd::{Isa, Op, Simd, add, dispatch, sum_of, zip_map};
 use crate::update;
@@ -85,6 +85,20 @@ impl<T: Element> Along<T> {
     /// Whether the gradient of the loss itself is needed.
     pub fn follows(&self) -> bool {
         self.path.is_some() || self.walk.is_some()
+    }
+
+    /// Checks whether an optimizer's steps can be followed and restricted parameter by parameter, if that is
+    /// wanted.
+    ///
+    /// # Errors
+    /// If it is, but the optimizer does not work element by element.
+    pub fn check(&self, optimizer: &Optimizer<T>) -> Result<(), Error> {
+        if optimizer.is_elementwise() || !self.follows() && self.mask.is_none() {
+            return Ok(());
+        }
+        let text = "this optimizer looks at whole layers; path integrals and parameters that stay, which \
+                    this strategy needs, are there for optimizers that work element by element";
+        Err(Error::Unsupported(text.into()))
     }
 
     /// Lends this to the threads of a region, for the update that comes after `updates` others. `None` if

@@ -20,6 +20,7 @@ use std::ops::Range;
 use super::block;
 use super::likelihood::Slopes;
 use super::sweep::Sweep;
+use crate::arena::zeros;
 use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
@@ -38,6 +39,8 @@ use crate::workspace::Workspace;
 const TILE: usize = 128;
 /// Multiply-adds per thread from which another thread pays off.
 const WORK_PER_THREAD: usize = 1 << 17;
+/// What the error names if there is not enough memory.
+const FACTORS: &str = "Kronecker factors";
 
 /// Factors of a dense layer, as full matrices, row by row.
 pub struct Factors {
@@ -80,12 +83,15 @@ pub struct Kronecker<T: Element> {
 
 impl<T: Element> Kronecker<T> {
     /// Sums over nothing yet.
-    pub fn new(network: &Network, slopes: Slopes) -> Self {
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn new(network: &Network, slopes: Slopes) -> Result<Self, Error> {
         let (mut tiles, mut sums) = (Vec::new(), Vec::new());
         for (stage, s) in network.stages().iter().enumerate() {
             let Some(dense) = s.dense else { continue };
             if dense.bias.is_some() {
-                sums.push((stage, vec![0.0; s.inputs]));
+                sums.push((stage, zeros("sums of inputs", s.inputs)?));
             }
             for (side, n) in [(Side::Inputs, s.inputs), (Side::Slopes, s.outputs)] {
                 let part = |from: usize| from..n.min(from + TILE);
@@ -98,14 +104,14 @@ impl<T: Element> Kronecker<T> {
                             side,
                             rows,
                             cols,
-                            sum: vec![T::ZERO; len],
-                            total: vec![0.0; len],
+                            sum: zeros(FACTORS, len)?,
+                            total: zeros(FACTORS, len)?,
                         });
                     }
                 }
             }
         }
-        Kronecker { sweep: Sweep::new(slopes), tiles, sums, count: 0 }
+        Ok(Kronecker { sweep: Sweep::new(slopes), tiles, sums, count: 0 })
     }
 
     /// Adds some rows of the data; targets are those of all rows.
@@ -165,7 +171,8 @@ impl<T: Element> Kronecker<T> {
     /// The means over everything that was added, layer by layer.
     ///
     /// # Errors
-    /// If they are not finite: inputs or slopes are too large for the model's precision.
+    /// If they are not finite (inputs or slopes are too large for the model's precision), or there is not
+    /// enough memory.
     pub fn factors(&self, network: &Network) -> Result<Vec<Factors>, Error> {
         let mut result = Vec::new();
         for (index, stage) in network.stages().iter().enumerate() {
@@ -173,7 +180,8 @@ impl<T: Element> Kronecker<T> {
             let name = |block: &&crate::network::Block| block.offset == dense.weight;
             let name = &network.blocks().iter().find(name).expect("a weight is a block").name;
             let sizes = [stage.inputs + usize::from(dense.bias.is_some()), stage.outputs];
-            let [mut a, mut g] = sizes.map(|n| vec![0.0; n * n]);
+            let [inputs, outputs] = sizes;
+            let (mut a, mut g) = (zeros(FACTORS, inputs * inputs)?, zeros(FACTORS, outputs * outputs)?);
             let mean = |sum: f64| sum / self.count as f64;
             for tile in self.tiles.iter().filter(|tile| tile.stage == index) {
                 let (into, n) = match tile.side {

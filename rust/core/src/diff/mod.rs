@@ -46,7 +46,7 @@ mod tests;
 
 use std::ops::Range;
 
-use crate::arena::Buffer;
+use crate::arena::{Buffer, zeros};
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::pack::{Panels, pack_transposed};
@@ -227,7 +227,7 @@ impl<T: Element> Weights<T> {
             let len = stage.inputs * stage.outputs;
             let weight = Panels::new(&arena[dense.weight..dense.weight + len], stage.inputs, stage.outputs);
             if into.len() != len {
-                *into = vec![T::ZERO; len];
+                *into = zeros("transposed weights", len)?;
             }
             pack_transposed(isa, weight, 0, into);
         }

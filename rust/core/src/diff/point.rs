@@ -1,7 +1,7 @@
 //! Products of one matrix with several vectors: what depends only on the point is computed once.
 
 use super::{Block, Matrix, Site, Weights, check_rows, team, too_large};
-use crate::arena::Buffer;
+use crate::arena::{Buffer, copied, zeros};
 use crate::element::Element;
 use crate::error::Error;
 use crate::layer::dropout::Draw;
@@ -17,6 +17,8 @@ use super::norm::Columns;
 
 /// Most bytes kept for a point. With more rows than fit, each product computes everything anew.
 const KEPT: usize = if cfg!(test) { 1 << 20 } else { 256 << 20 };
+/// What the error names if there is not enough memory.
+const DATA: &str = "a copy of the data";
 
 /// Multiplies vectors by a matrix of second derivatives. What all products at a point have in common, such as
 /// the network's outputs and the gradient, is kept until parameters, data or anything else change, which is
@@ -144,7 +146,11 @@ impl<T: Element> Point<T> {
         }
         check_rows(model, x, training)?;
         let (isa, at) = (model.isa(), memory.at.take());
-        let rows = |m: MatRef<'_, T>| (0..m.rows()).map(|r| m.row(r)).collect::<Vec<_>>().concat();
+        let rows = |m: MatRef<'_, T>| -> Result<Vec<T>, Error> {
+            let mut all = zeros(DATA, m.rows() * m.cols())?;
+            all.chunks_exact_mut(m.cols()).enumerate().for_each(|(r, row)| row.copy_from_slice(m.row(r)));
+            Ok(all)
+        };
         let mut point = Point {
             network: network.clone(),
             objective: objective.clone(),
@@ -153,12 +159,12 @@ impl<T: Element> Point<T> {
             draw: model.draw,
             at: Weights::new(network, isa, at, T::ONE, true, |into| into.copy_from_slice(&model.params))?,
             averages: model.averages.to_vec(),
-            x: rows(x),
+            x: rows(x)?,
             y: match goals.targets {
-                Targets::Values(y) => Kept::Values(rows(y)),
-                Targets::Labels(y) => Kept::Labels(y.to_vec()),
+                Targets::Values(y) => Kept::Values(rows(y)?),
+                Targets::Labels(y) => Kept::Labels(copied(DATA, y)?),
             },
-            weights: goals.weights.map(<[T]>::to_vec),
+            weights: goals.weights.map(|w| copied(DATA, w)).transpose()?,
             scale: objective.scale(totals),
             columns: Vec::new(),
             waves: Vec::new(),

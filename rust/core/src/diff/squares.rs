@@ -21,7 +21,7 @@ use std::ops::Range;
 
 use super::likelihood::Slopes;
 use super::sweep::Sweep;
-use crate::arena::{Buffer, Shared};
+use crate::arena::{Buffer, Shared, zeros};
 use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
@@ -96,7 +96,7 @@ impl<T: Element> Squares<T> {
             deltas: Vec::new(),
             kept: Buffer::empty(),
             grads: Buffer::zeroed("squared gradients", len)?,
-            total: vec![0.0; len],
+            total: zeros("sums of squared gradients", len)?,
             count: 0,
         })
     }
@@ -160,9 +160,10 @@ impl<T: Element> Squares<T> {
     /// The mean over everything that was added, in public order.
     ///
     /// # Errors
-    /// If it is not finite: the slopes are too large for the model's precision.
+    /// If it is not finite (the slopes are too large for the model's precision), or there is not enough
+    /// memory.
     pub fn mean(&self, network: &Network) -> Result<Vec<f64>, Error> {
-        let mut flat = vec![0.0; network.num_parameters()];
+        let mut flat = zeros("a mean of squared gradients", network.num_parameters())?;
         network.translate(|public, inner| flat[public] = self.total[inner] / self.count as f64);
         if flat.iter().all(|x| x.is_finite()) {
             return Ok(flat);

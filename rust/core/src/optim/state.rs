@@ -8,10 +8,19 @@ use crate::network::{Block, Network};
 use crate::simd::Isa;
 
 impl Config {
+    /// Whether a state array has an element for each parameter of a block, in the same order.
+    pub(super) fn mirrors(&self, slot: &Slot, block: &Block) -> bool {
+        match slot.extent {
+            Extent::Arena => true,
+            Extent::Rest => !self.factors(&block.shape),
+            _ => false,
+        }
+    }
+
     /// How many elements a state array has for a block of parameters.
     pub(super) fn share(&self, slot: &Slot, block: &Block) -> usize {
         match (slot.extent, self.factors(&block.shape)) {
-            (Extent::Arena, _) | (Extent::Rest, false) => block.len(),
+            _ if self.mirrors(slot, block) => block.len(),
             (Extent::Outputs, true) => block.shape[0],
             (Extent::Inputs, true) => block.shape[1],
             (Extent::Squares, _) => self.squares(&block.shape),

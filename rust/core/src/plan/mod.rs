@@ -234,6 +234,8 @@ pub struct Plan {
     pub threads: usize,
     /// Multiply-adds of all products.
     pub work: usize,
+    /// Multiply-adds that take as long as the products and the tables: what decides on threads.
+    pub effort: usize,
     /// The register tile.
     pub tile: TileShape,
     /// Rows of a block.
@@ -289,8 +291,8 @@ impl Plan {
         let each = if mode == Mode::Inference { 1 } else { 3 };
         let work = weights(network).saturating_mul(rows).saturating_mul(each);
         let tables = network.table().map_or(0, |t| t.categories.iter().map(|c| c.codes * c.dim).sum());
-        let worth = work.saturating_add(if mode == Mode::Inference { 0 } else { TABLE_WORK * tables });
-        let cut = Cut::new::<T>(network, mode, rows, worth, precision, threads);
+        let effort = work.saturating_add(if mode == Mode::Inference { 0 } else { TABLE_WORK * tables });
+        let cut = Cut::new::<T>(network, mode, rows, effort, precision, threads);
         let Cut { threads: used, shards, block_rows, wave_rows } = cut;
         let mut plan = Plan {
             mode,
@@ -300,6 +302,7 @@ impl Plan {
             asked: threads,
             threads: used,
             work,
+            effort,
             tile,
             block_rows,
             shards,
@@ -514,7 +517,7 @@ impl Plan {
 
     /// Whether the plan has several threads, but so little work for them that a single one may be sooner.
     pub fn is_short(&self) -> bool {
-        self.threads > 1 && self.work < cut::SURE_WORK && matches!(self.mode, Mode::Step | Mode::Apart)
+        self.threads > 1 && self.effort < cut::SURE_WORK && matches!(self.mode, Mode::Step | Mode::Apart)
     }
 
     /// Number of blocks of rows.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::gemm::split::DEPTH;
 use crate::layer::batch_norm::GROUP;
-use crate::layer::{Activation, BatchNorm, Init, Layer, Linear};
+use crate::layer::{Activation, BatchNorm, Category, Init, Layer, Linear, TabularInput};
 use crate::workspace::Layout;
 
 fn network(widths: &[usize]) -> Network {
@@ -33,6 +33,18 @@ fn the_less_there_is_to_do_the_fewer_threads_do_it() {
     assert_eq!(plan(&[784, 128, 10], Mode::Inference, 100, 8), (2, false));
     let long = Plan::new::<f32>(&network(&[784, 400, 400, 10]), TRAINING, 128, Isa::Scalar, 2);
     assert_eq!((long.threads, long.blocks(), long.block_rows), (2, 2, 64));
+    // Updates of large tables are work, too.
+    let table = |codes| {
+        let categories = vec![Category { column: 0, codes, dim: 32 }];
+        let linear = Linear { inputs: 32, outputs: 2, bias: true, init: Init::KaimingUniform };
+        let layers = vec![
+            Layer::Tabular(TabularInput { inputs: 1, categories, pieces: vec![] }),
+            Layer::Linear(linear),
+        ];
+        let plan = Plan::new::<f32>(&Network::new(layers).unwrap(), TRAINING, 64, Isa::Scalar, 8);
+        (plan.threads, plan.is_short())
+    };
+    assert_eq!([8, 1_000, 10_000, 100_000].map(table), [(1, false), (2, true), (2, true), (8, false)]);
 }
 
 #[test]

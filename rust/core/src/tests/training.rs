@@ -2,11 +2,12 @@
 //! lost on errors.
 
 use super::{ACTIVATIONS, THREADS};
+use crate::arena::Buffer;
 use crate::check::Check;
 use crate::gemm::Precision;
 use crate::layer::{Activation, BatchNorm, Init, Layer, Linear, RowNorm};
 use crate::loss::{Loss, Targets};
-use crate::optim::{Adam, Config, Optimizer, Sgd};
+use crate::optim::{Adam, Config, Lamb, Optimizer, Sgd};
 use crate::rng::{Purpose, Stream};
 use crate::sam::Sam;
 use crate::simd::Isa;
@@ -562,6 +563,32 @@ fn bad_data_are_named_and_change_nothing() {
     let error =
         Trainer::new(Loss::Mse).step(&mut model, &mut optimizer, data.x(), data.y(Loss::Mse)).unwrap_err();
     assert!(error.to_string().starts_with("y[2, 1] is NaN"), "{error}");
+}
+
+#[test]
+fn optimizers_of_whole_layers_refuse_what_accompanies_parameters() {
+    let _turn = THREADS.lock().unwrap();
+    let data = Data::<f32>::new(8, 4, 2);
+    let mut model = Model::new(layers(&[4, 8, 2], Activation::Relu), 0).unwrap();
+    let mut trainer = Trainer::new(Loss::Mse);
+    let mut optimizer = Optimizer::new(Config::Lamb(Lamb::default()), model.network()).unwrap();
+    let before = bits(&parameters(&model));
+    trainer.along.mask = Some(Buffer::zeroed("a mask", model.network().arena_len()).unwrap());
+    let stepped = trainer.step(&mut model, &mut optimizer, data.x(), data.y(Loss::Mse)).map(|_| ());
+    let taken = trainer.take(&mut model, &mut optimizer);
+    for refused in [stepped, taken] {
+        assert!(refused.unwrap_err().to_string().contains("element by element"));
+    }
+    assert_eq!((before, optimizer.steps), (bits(&parameters(&model)), 0));
+    // Neither do gradients that were gathered before there was a mask make an update.
+    let several = StepOptions { accumulate: 2, ..StepOptions::default() };
+    let mut trainer = Trainer::with_options(Loss::Mse, several).unwrap();
+    trainer.take(&mut model, &mut optimizer).unwrap();
+    trainer.along.mask = Some(Buffer::zeroed("a mask", model.network().arena_len()).unwrap());
+    trainer.flush(&mut model, &mut optimizer).unwrap_err();
+    trainer.along.mask = None;
+    trainer.flush(&mut model, &mut optimizer).unwrap();
+    assert_eq!(optimizer.steps, 1);
 }
 
 #[test]

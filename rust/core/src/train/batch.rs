@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Tally, Trainer, check_values};
-use crate::along::Along;
 use crate::arena::Buffer;
 use crate::data::Samples;
 use crate::element::Element;
@@ -68,8 +67,10 @@ impl<T: Element> Trainer<T> {
     /// make one. An update leaves in the model the gradients it was made from.
     ///
     /// # Errors
-    /// If one of them is not finite; nothing is changed then, but gradients that waited are discarded.
+    /// If one of them is not finite; nothing is changed then, but gradients that waited are discarded. Or if
+    /// the optimizer does not work element by element, but what [accompanies](Self::along) it needs that.
     pub fn take(&mut self, model: &mut Model<T>, optimizer: &mut Optimizer<T>) -> Result<(), Error> {
+        self.along.check(optimizer)?;
         let isa = model.isa();
         let updates = self.gathered.batches + 1 >= self.options.accumulate;
         if updates {
@@ -98,11 +99,12 @@ impl<T: Element> Trainer<T> {
     /// Makes an update from gradients that wait for one, at the end of an epoch.
     ///
     /// # Errors
-    /// If one of them is not finite; nothing is changed then.
+    /// As for [`take`](Self::take).
     pub fn flush(&mut self, model: &mut Model<T>, optimizer: &mut Optimizer<T>) -> Result<(), Error> {
         if self.gathered.batches == 0 {
             return Ok(());
         }
+        self.along.check(optimizer)?;
         self.recall(model, optimizer)?;
         let isa = model.isa();
         let params = model.parts().params;
@@ -157,12 +159,7 @@ impl<T: Element> Trainer<T> {
             let network = model.network();
             self.ascent = Some(Ascent::new(sam, network.arena_len(), network.averages_len())?);
         }
-        let Along { path, walk, mask, .. } = &self.along;
-        if !optimizer.is_elementwise() && (path.is_some() || walk.is_some() || mask.is_some()) {
-            let text = "this optimizer looks at whole layers; path integrals and parameters that stay, which this \
-                        strategy needs, are there for optimizers that work element by element";
-            return Err(Error::Unsupported(text.into()));
-        }
+        self.along.check(optimizer)?;
         let updates = last || self.gathered.batches + 1 >= self.options.accumulate;
         if updates {
             self.recall(model, optimizer)?;

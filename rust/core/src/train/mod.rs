@@ -17,7 +17,7 @@ pub use self::tally::Tally;
 use self::gathered::Gathered;
 use self::snapshot::Snapshot;
 use crate::along::Along;
-use crate::arena::Buffer;
+use crate::arena::{Buffer, zeros};
 use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
@@ -134,13 +134,17 @@ impl<T: Element> Trainer<T> {
     }
 
     /// The sum of the gradients gathered for the next update, in public order, and of how many batches it is.
-    pub fn gathered(&self, network: &Network, isa: Isa) -> Option<(Vec<T>, usize)> {
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn gathered(&self, network: &Network, isa: Isa) -> Result<Option<(Vec<T>, usize)>, Error> {
         let Gathered { grads, batches, .. } = &self.gathered;
-        (*batches > 0).then(|| {
-            let mut flat = vec![T::ZERO; network.num_parameters()];
-            network.export(isa, grads, &mut flat);
-            (flat, *batches)
-        })
+        if *batches == 0 {
+            return Ok(None);
+        }
+        let mut flat = zeros("a copy of gathered gradients", network.num_parameters())?;
+        network.export(isa, grads, &mut flat);
+        Ok(Some((flat, *batches)))
     }
 
     /// Restores such gradients.

@@ -3,12 +3,17 @@
 //! Two tiles of A and two of B take the other four. The products of parts are ordered so that each one loads
 //! at most one of the operands anew, small products first.
 
+use std::marker::PhantomData;
+
 use super::kernel::{Block, Operands, Start};
 use super::{DEPTH, LANES};
 use crate::simd::Amx;
 
 /// Tile registers in use: until this is dropped, each is 16 rows of 64 bytes.
-pub(super) struct Tiles(());
+pub(super) struct Tiles {
+    /// Registers and their configuration belong to the thread, so this must not move to another.
+    thread: PhantomData<*const ()>,
+}
 
 impl Tiles {
     pub fn configure(_: Amx) -> Self {
@@ -29,7 +34,7 @@ impl Tiles {
         unsafe {
             std::arch::asm!("ldtilecfg [{}]", in(reg) &raw const config, options(readonly, nostack, preserves_flags));
         }
-        Tiles(())
+        Tiles { thread: PhantomData }
     }
 
     /// C = start + the sums over some steps of k, one after the other.
@@ -80,8 +85,8 @@ impl Tiles {
         }
         macro_rules! block {
             ($parts:literal: $($step:expr),*) => {
-                // SAFETY: `self` proves that the tiles are configured, and the caller promises the panels,
-                // `start` and C; `ahead` is only prefetched.
+                // SAFETY: `self` proves that this thread's tiles are configured, and the caller promises the
+                // panels, `start` and C; `ahead` is only prefetched.
                 unsafe {
                     std::arch::asm!(
                         "tileloadd tmm0, [{from} + {from_row}*4]",

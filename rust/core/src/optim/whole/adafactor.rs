@@ -19,7 +19,7 @@
 //!
 //! Phases: sums over parts of rows and columns; their means, and roots; rms(u); the step.
 
-use super::{Items, Piece, Place, Whole, Work};
+use super::{Items, Own, Piece, Place, Whole, Work};
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::pack::PANEL;
@@ -79,7 +79,6 @@ pub struct Step {
 /// The arrays of state.
 const ROWS: usize = 0;
 const COLS: usize = 1;
-const REST: usize = 2;
 
 impl Method for Adafactor {
     type Step = Step;
@@ -160,24 +159,25 @@ impl<T: Element> Whole<T> for Step {
         if self.factors(place) { cols + rows } else { 0 }
     }
 
-    fn piece(&self, phase: usize, piece: &Piece, work: &Work<'_, T>) {
+    unsafe fn piece(&self, phase: usize, piece: &Piece, own: Own<'_, T>, work: &Work<'_, T>) {
         let place = work.place(piece);
-        let (params, grads) = work.own(piece);
+        let Own { params, grads, state: [_, _, v, _] } = own; // v is empty if it is factored
         let [added, _, least] = self.floors::<T>();
         let factors = self.factors(place);
         if phase == 0 {
             let size = dispatch(work.isa, Square(params));
-            work.note(piece, [size]);
+            // SAFETY: the item's own sum, which only the last phase reads.
+            unsafe { work.note(piece, [size]) };
             if factors {
                 let (panels, _) = scratch_of(place);
                 let cols = place.scratch + piece.column / PANEL * place.inputs + piece.rows.start;
-                let cols = work.scratch_mut(cols..cols + piece.rows.len());
                 let rows = place.scratch + panels + piece.chunk * place.outputs + piece.column;
-                let rows = work.scratch_mut(rows..rows + piece.width);
+                let (cols, rows) = (cols..cols + piece.rows.len(), rows..rows + piece.width);
+                // SAFETY: the item's own parts: one for each panel, the other for each chunk.
+                let (cols, rows) = unsafe { (work.scratch_mut(cols), work.scratch_mut(rows)) };
                 rows.fill(T::ZERO);
                 dispatch(work.isa, Sums { grads, cols, rows });
             } else {
-                let v = work.rest(piece, REST);
                 dispatch(work.isa, Mean { take: self.take, added, grads, v });
             }
             return;
@@ -193,10 +193,12 @@ impl<T: Element> Whole<T> for Step {
                     most: 1.0 / least.sqrt().max(least_root::<T>()),
                 }
             }
-            false => Estimate::Whole { v: work.rest(piece, REST), least },
+            false => Estimate::Whole { v, least },
         };
         if phase == 2 {
-            work.note_second(piece, dispatch(work.isa, Length { grads, v }));
+            let length = dispatch(work.isa, Length { grads, v });
+            // SAFETY: the item's own sum, which only the last phase reads.
+            unsafe { work.note_second(piece, length) };
         } else {
             let [size, length] = [0, 1].map(|k| (work.total(piece, k) / place.len as f64).sqrt());
             let rate = self.method.eps2.max(size) * self.rate / (length / self.method.d).max(1.0);
@@ -204,17 +206,19 @@ impl<T: Element> Whole<T> for Step {
         }
     }
 
-    fn block(&self, _: usize, place: &Place, work: &Work<'_, T>) {
+    unsafe fn block(&self, _: usize, place: &Place, work: &Work<'_, T>) {
         if !self.factors(place) {
             return;
         }
         let [added, least_mean, _] = self.floors::<T>();
         let (inputs, outputs) = (place.inputs, place.outputs);
         let (panels, len) = scratch_of(place);
-        let sums = work.scratch_mut(place.scratch..place.scratch + panels + len);
+        // SAFETY: the block's own part.
+        let sums = unsafe { work.scratch_mut(place.scratch..place.scratch + panels + len) };
         let (by_input, by_output) = sums.split_at_mut(panels);
         for (parts, state, n) in [(&mut *by_input, COLS, outputs), (&mut *by_output, ROWS, inputs)] {
-            let means = work.kept_mut(place, state);
+            // SAFETY: the block's own part, of which there is no other reference until the loop is over.
+            let means = unsafe { work.kept_mut(place, state) };
             let (total, others) = parts.split_at_mut(means.len());
             for part in others.chunks_exact(means.len()) {
                 total.iter_mut().zip(part).for_each(|(sum, x)| *sum += *x);

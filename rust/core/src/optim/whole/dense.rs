@@ -3,7 +3,7 @@
 //! A weight lies in panels of outputs, but products want rows. The weight is written either as (out, in) or
 //! transposed, whichever is not wider than tall, so that what follows only deals with one orientation.
 
-use super::{Piece, Place, TILE, Tile, Work};
+use super::{Piece, Place, TILE, Tile};
 use crate::element::Element;
 use crate::gemm::{Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs, plan::GemmShape};
 use crate::simd::Isa;
@@ -64,21 +64,21 @@ pub(super) fn packs<T: Element>(shapes: &[GemmShape]) -> usize {
     Isa::available().into_iter().flat_map(len).max().unwrap_or(0)
 }
 
-/// Computes the tile `c` of a product.
+/// Computes the tile `c` of a product, with a thread's scratch.
 pub(super) fn multiply<T: Element>(
-    work: &Work<'_, T>,
+    isa: Isa,
     (left, right): (MatRef<'_, T>, MatRef<'_, T>),
     tile: &Tile,
     c: MatMut<'_, T>,
     init: Init<'_, T>,
-    worker: usize,
+    pack: &mut [T],
 ) {
     let (m, n, k) = (tile.rows.len(), tile.cols.len(), left.cols());
     let transposed = left.col_stride() != 1;
     let long = left.row_stride().max(left.col_stride());
     // Tiles at the edges use the plan of a full tile, too, since the scratch is sized for it.
     let full = (m.max(TILE.min(left.rows())), n.max(TILE.min(right.cols())), k);
-    let plan = GemmPlan::choose::<T>(work.isa, shape(full, (long, right.row_stride()), transposed));
+    let plan = GemmPlan::choose::<T>(isa, shape(full, (long, right.row_stride()), transposed));
     let gemm = Gemm {
         a: Lhs::Plain(left.block(tile.rows.start, m, 0, k)),
         b: Rhs::Plain(right.block(0, k, tile.cols.start, n)),
@@ -87,5 +87,5 @@ pub(super) fn multiply<T: Element>(
         epilogue: Epilogue::None,
         ahead: &[],
     };
-    gemm.run(work.isa, &plan, work.pack(worker));
+    gemm.run(isa, &plan, pack);
 }

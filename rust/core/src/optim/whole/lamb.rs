@@ -10,7 +10,7 @@
 //!
 //! The first phase computes the averages and both norms, the second one computes u again and updates θ.
 
-use super::{Piece, Whole, Work};
+use super::{Own, Piece, Whole, Work};
 use crate::element::Element;
 use crate::error::Error;
 use crate::optim::MAX_STATE;
@@ -95,11 +95,12 @@ impl<T: Element> Whole<T> for Step {
         2
     }
 
-    fn piece(&self, phase: usize, piece: &Piece, work: &Work<'_, T>) {
-        let (params, grads) = work.own(piece);
-        let state = work.state(piece);
+    unsafe fn piece(&self, phase: usize, piece: &Piece, own: Own<'_, T>, work: &Work<'_, T>) {
+        let Own { params, grads, state } = own;
         if phase == 0 {
-            work.note(piece, dispatch(work.isa, Look { step: self, params, grads, state }));
+            let sums = dispatch(work.isa, Look { step: self, params, grads, state });
+            // SAFETY: the item's own sums, which only the second phase reads.
+            unsafe { work.note(piece, sums) };
         } else {
             let [size, length] = [0, 1].map(|k| work.total(piece, k).sqrt());
             let trust = if size == 0.0 || length == 0.0 { 1.0 } else { size / length };

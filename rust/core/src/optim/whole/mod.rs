@@ -23,11 +23,11 @@ pub use lamb::Lamb;
 pub use muon::Muon;
 pub use prodigy::Prodigy;
 pub use shampoo::Shampoo;
-pub(super) use work::Work;
+pub(super) use work::{Own, Work};
 
 use std::ops::Range;
 
-use super::{Extent, Optimizer};
+use super::{Extent, MAX_STATE, Optimizer};
 use crate::arena::{Buffer, Shared};
 use crate::element::Element;
 use crate::error::Error;
@@ -69,6 +69,8 @@ pub(super) enum Product {
 }
 
 /// One step of such a method. No item of a phase may use what another item of the phase writes.
+///
+/// What items do is `unsafe`, since it rests on what the caller of [`threads::Job::run`] promises.
 pub(super) trait Whole<T: Element> {
     /// How many phases it takes.
     fn phases(&self) -> usize;
@@ -79,19 +81,21 @@ pub(super) trait Whole<T: Element> {
     }
 
     /// What a phase does to a piece.
-    fn piece(&self, phase: usize, piece: &Piece, work: &Work<'_, T>);
+    unsafe fn piece(&self, phase: usize, piece: &Piece, own: Own<'_, T>, work: &Work<'_, T>);
 
     /// What a phase does to a block.
-    fn block(&self, _phase: usize, _place: &Place, _work: &Work<'_, T>) {}
+    unsafe fn block(&self, _phase: usize, _place: &Place, _work: &Work<'_, T>) {}
 
-    /// What a phase does to a tile, on thread `worker`.
-    fn tile(&self, _phase: usize, _place: &Place, _tile: &Tile, _work: &Work<'_, T>, _worker: usize) {}
+    /// What a phase does to a tile, with the thread's scratch for products.
+    unsafe fn tile(&self, _phase: usize, _place: &Place, _tile: &Tile, _work: &Work<'_, T>, _pack: &mut [T]) {
+    }
 
     /// What a phase does that has a single item.
-    fn once(&self, _phase: usize, _work: &Work<'_, T>) {}
+    unsafe fn once(&self, _phase: usize, _work: &Work<'_, T>) {}
 
-    /// What a phase does to a side of a block, the wide or the tall one, on thread `worker`.
-    fn side(&self, _phase: usize, _place: &Place, _tall: bool, _work: &Work<'_, T>, _worker: usize) {}
+    /// What a phase does to a side of a block, the wide or the tall one, with the thread's scratch for
+    /// products.
+    unsafe fn side(&self, _phase: usize, _place: &Place, _tall: bool, _work: &Work<'_, T>, _pack: &mut [T]) {}
 
     /// Elements of scratch that it needs for a block.
     fn scratch(&self, _place: &Place) -> usize {
@@ -153,6 +157,8 @@ pub(super) struct Place {
     chunks: usize,
     /// Where its elements start in each state array.
     state: Vec<usize>,
+    /// Which of those arrays have an element for each of its own, in the same order.
+    mirrored: [bool; MAX_STATE],
     /// Where its scratch starts.
     scratch: usize,
 }
@@ -207,7 +213,8 @@ impl<T: Element> Room<T> {
             plan.add(block);
             let place = plan.places.last_mut().expect("just added");
             place.hidden = weight(&block) && ![first, last].contains(&Some(block.offset));
-            for (slot, end) in slots.iter().zip(&mut ends) {
+            for ((slot, end), mirrored) in slots.iter().zip(&mut ends).zip(&mut place.mirrored) {
+                *mirrored = config.mirrors(slot, block);
                 place.state.push(if slot.extent == Extent::Arena { block.offset } else { *end });
                 *end += config.share(slot, block);
             }
@@ -278,6 +285,7 @@ impl Plan {
             pieces: first..self.pieces.len(),
             chunks: inputs.div_ceil(RUN / panel),
             state: Vec::new(),
+            mirrored: [false; MAX_STATE],
             scratch: 0,
         });
     }
@@ -370,23 +378,35 @@ impl<T: Element> threads::Job for Job<'_, T> {
 
     unsafe fn run(&self, phase: usize, item: usize, worker: usize) {
         let (work, plan) = (&self.0, self.0.plan);
-        match self.method().items(phase) {
-            Items::Pieces => {
-                let piece = &plan.pieces[item];
-                self.of(piece.block).inspect(|(_, method)| method.piece(phase, piece, work));
+        // SAFETY: the caller makes the promises that items rest on, and nothing else asks for what belongs to
+        // a piece or to a thread.
+        unsafe {
+            match self.method().items(phase) {
+                Items::Pieces => {
+                    let piece = &plan.pieces[item];
+                    if let Some((_, method)) = self.of(piece.block) {
+                        method.piece(phase, piece, work.own(piece), work);
+                    }
+                }
+                Items::Blocks => {
+                    if let Some((place, method)) = self.of(item) {
+                        method.block(phase, place, work);
+                    }
+                }
+                Items::Tiles(product) => {
+                    let tile = &plan.tiles(product)[item];
+                    if let Some((place, method)) = self.of(tile.block) {
+                        method.tile(phase, place, tile, work, work.pack(worker));
+                    }
+                }
+                Items::Sides => {
+                    let (block, tall) = (plan.sides[item / 2], item % 2 == 1);
+                    if let Some((place, method)) = self.of(block) {
+                        method.side(phase, place, tall, work, work.pack(worker));
+                    }
+                }
+                Items::Once => self.method().once(phase, work),
             }
-            Items::Blocks => {
-                self.of(item).inspect(|(place, method)| method.block(phase, place, work));
-            }
-            Items::Tiles(product) => {
-                let tile = &plan.tiles(product)[item];
-                self.of(tile.block).inspect(|(place, method)| method.tile(phase, place, tile, work, worker));
-            }
-            Items::Sides => {
-                let (block, tall) = (plan.sides[item / 2], item % 2 == 1);
-                self.of(block).inspect(|(place, method)| method.side(phase, place, tall, work, worker));
-            }
-            Items::Once => self.method().once(phase, work),
         }
     }
 }

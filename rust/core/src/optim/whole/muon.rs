@@ -20,7 +20,7 @@
 //! step of W.
 
 use super::dense::{Dense, multiply, packs, shape};
-use super::{Items, Piece, Place, Product, TILE, Tile, Whole, Work};
+use super::{Items, Own, Piece, Place, Product, TILE, Tile, Whole, Work};
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::Init;
@@ -304,22 +304,23 @@ impl<T: Element> Whole<T> for Step {
         true
     }
 
-    fn piece(&self, phase: usize, piece: &Piece, work: &Work<'_, T>) {
+    unsafe fn piece(&self, phase: usize, piece: &Piece, own: Own<'_, T>, work: &Work<'_, T>) {
         let place = work.place(piece);
-        let (params, grads) = work.own(piece);
+        let Own { params, grads, state } = own;
         if !self.takes(place) {
             if phase == 0 {
-                dispatch(work.isa, Other { rest: &self.rest, params, grads, state: work.state(piece) });
+                dispatch(work.isa, Other { rest: &self.rest, params, grads, state });
             }
             return;
         }
         let desk = Desk::of(place);
         let width = piece.width;
+        let [buffer, ..] = state;
         if phase == 0 {
-            let [buffer, ..] = work.state(piece);
-            work.note(piece, [dispatch(work.isa, Momentum { step: self, buffer, grads })]);
+            let size = dispatch(work.isa, Momentum { step: self, buffer, grads });
+            // SAFETY: the item's own sum, which only the second phase reads.
+            unsafe { work.note(piece, [size]) };
         } else if phase == 1 {
-            let [buffer, ..] = work.state(piece);
             let norm = work.total(piece, 0).sqrt();
             let norm = match self.method.convention {
                 Convention::Optax => norm + self.method.eps,
@@ -330,7 +331,8 @@ impl<T: Element> Whole<T> for Step {
             for (input, (buffer, grads)) in piece.rows.clone().zip(rows) {
                 let (start, apart) = desk.dense.row(desk.x[0], piece, input);
                 for (j, (x, y)) in buffer.iter().zip(grads).enumerate() {
-                    work.set(start + j * apart, b * *x + g * *y);
+                    // SAFETY: the item's own element of X.
+                    unsafe { work.set(start + j * apart, b * *x + g * *y) };
                 }
             }
         } else {
@@ -346,7 +348,7 @@ impl<T: Element> Whole<T> for Step {
         }
     }
 
-    fn tile(&self, phase: usize, place: &Place, tile: &Tile, work: &Work<'_, T>, worker: usize) {
+    unsafe fn tile(&self, phase: usize, place: &Place, tile: &Tile, work: &Work<'_, T>, pack: &mut [T]) {
         let (round, product) = ((phase - 2) / 3, (phase - 2) % 3);
         let Desk { dense: Dense { tall, wide, .. }, x, gram, poly } = Desk::of(place);
         let (now, next) = (x[round % 2], x[(round + 1) % 2]);
@@ -354,26 +356,27 @@ impl<T: Element> Whole<T> for Step {
             [self.method.ns_coefficient1, self.method.ns_coefficient2, self.method.ns_coefficient3]
                 .map(T::lit);
         let (m, n) = (tile.rows.len(), tile.cols.len());
-        let at = |start: usize| start + tile.rows.start * wide + tile.cols.start;
         // A = Xᵀ·X, then b·A + c·A², then a·X + X·(b·A + c·A²)
         let (left, right, into) = match product {
             0 => (work.mat(now, tall, wide).t(), work.mat(now, tall, wide), gram),
             1 => (work.mat(gram, wide, wide), work.mat(gram, wide, wide), poly),
             _ => (work.mat(now, tall, wide), work.mat(poly, wide, wide), next),
         };
-        let each = |mut out: MatMut<'_, T>, f: &dyn Fn(T, T) -> T| {
+        // SAFETY: the item's own tile, of a matrix that the phase's other items do not read.
+        let mut out = unsafe { work.mat_mut(into + tile.rows.start * wide + tile.cols.start, m, n, wide) };
+        let each = |out: &mut MatMut<'_, T>, f: &dyn Fn(T, T) -> T| {
             for i in 0..m {
                 let from = left.block(tile.rows.start + i, 1, tile.cols.start, n).row(0);
                 out.row_mut(i).iter_mut().zip(from).for_each(|(y, x)| *y = f(*x, *y));
             }
         };
         if product == 2 {
-            each(work.mat_mut(at(into), m, n, wide), &|x, _| a * x);
+            each(&mut out, &|x, _| a * x);
         }
         let init = if product == 2 { Init::Accumulate } else { Init::Zero };
-        multiply(work, (left, right), tile, work.mat_mut(at(into), m, n, wide), init, worker);
+        multiply(work.isa, (left, right), tile, out.reborrow(), init, pack);
         if product == 1 {
-            each(work.mat_mut(at(into), m, n, wide), &|x, y| b * x + c * y);
+            each(&mut out, &|x, y| b * x + c * y);
         }
     }
 }

@@ -16,7 +16,7 @@
 //! Instead of θ₀, θ₀ − θ is kept. The first phase does everything up to the sums, the second adds them up,
 //! the third updates θ.
 
-use super::{Items, Piece, Whole, Work};
+use super::{Items, Own, Piece, Whole, Work};
 use crate::element::Element;
 use crate::error::Error;
 use crate::optim::MAX_STATE;
@@ -151,24 +151,25 @@ impl<T: Element> Whole<T> for Step {
         if phase == 1 { Items::Once } else { Items::Pieces }
     }
 
-    fn piece(&self, phase: usize, piece: &Piece, work: &Work<'_, T>) {
-        let (params, grads) = work.own(piece);
-        let state = work.state(piece);
+    unsafe fn piece(&self, phase: usize, piece: &Piece, own: Own<'_, T>, work: &Work<'_, T>) {
+        let Own { params, grads, state } = own;
         if phase == 0 {
             let [toward, size] = dispatch(work.isa, Look { step: self, grads, state });
-            work.note(piece, [self.weight * toward, size]);
+            // SAFETY: the item's own sums, which only the second phase reads.
+            unsafe { work.note(piece, [self.weight * toward, size]) };
         } else {
             let [d, _] = work.scalars();
             dispatch(work.isa, Go { step: self, eps: d * self.eps, params, state });
         }
     }
 
-    fn once(&self, _: usize, work: &Work<'_, T>) {
+    unsafe fn once(&self, _: usize, work: &Work<'_, T>) {
         let [toward, size] = [0, 1].map(|k| work.total_of_all(k));
         let numerator = self.kept + toward;
         // As long as all gradients, or all learning rates, have been 0, there is nothing to estimate from.
         let found = if size > 0.0 { self.d_coef * numerator / size } else { 0.0 };
-        work.set_scalars([self.d.max(found), numerator]);
+        // SAFETY: this is the single item of its phase.
+        unsafe { work.set_scalars([self.d.max(found), numerator]) };
     }
 }
 

@@ -21,7 +21,7 @@
 
 use super::dense::{Dense, multiply, packs, shape};
 use super::eigen::Eigen;
-use super::{Items, Piece, Place, Product, TILE, Tile, Whole, Work};
+use super::{Items, Own, Piece, Place, Product, TILE, Tile, Whole, Work};
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::Init;
@@ -322,21 +322,25 @@ impl<T: Element> Whole<T> for Step {
         of_wide.max(of_tall)
     }
 
-    fn piece(&self, phase: usize, piece: &Piece, work: &Work<'_, T>) {
+    unsafe fn piece(&self, phase: usize, piece: &Piece, own: Own<'_, T>, work: &Work<'_, T>) {
         let place = work.place(piece);
-        let (params, grads) = work.own(piece);
+        let Own { params, grads, state } = own;
         let takes = self.takes(place);
         if phase == 0 {
             if takes {
-                self.write(piece, work, grads);
+                // SAFETY: this is the piece's item, and only later phases read what it writes.
+                unsafe { self.write(piece, work, grads) };
             }
-            let [means, squares] = [0, 1].map(|array| work.rest(piece, array));
             if takes && !self.is_early {
+                let [means, squares, ..] = state;
                 let averages = Averages { step: self, means: &mut *means, squares, grads };
-                work.note(piece, [dispatch(work.isa, averages)]);
-                self.write_mean(piece, work, means);
+                let length = dispatch(work.isa, averages);
+                // SAFETY: as above.
+                unsafe {
+                    work.note(piece, [length]);
+                    self.write_mean(piece, work, means);
+                }
             } else {
-                let state = [means, squares, &mut [], &mut []];
                 dispatch(work.isa, Other { adam: &self.adam, params, grads, state });
             }
             return;
@@ -354,7 +358,8 @@ impl<T: Element> Whole<T> for Step {
                     sum +=
                         (0..piece.width).map(|j| work.get(start + j * apart).to_f64().powi(2)).sum::<f64>();
                 }
-                work.note_second(piece, sum);
+                // SAFETY: the item's own sum, which only the next phase reads.
+                unsafe { work.note_second(piece, sum) };
             }
             return;
         }
@@ -375,7 +380,7 @@ impl<T: Element> Whole<T> for Step {
         }
     }
 
-    fn tile(&self, phase: usize, place: &Place, tile: &Tile, work: &Work<'_, T>, worker: usize) {
+    unsafe fn tile(&self, phase: usize, place: &Place, tile: &Tile, work: &Work<'_, T>, pack: &mut [T]) {
         let desk = self.desk(place);
         let Dense { tall, wide, .. } = desk.dense;
         if self.is_early && phase > 2 {
@@ -383,6 +388,7 @@ impl<T: Element> Whole<T> for Step {
         }
         let (m, n) = (tile.rows.len(), tile.cols.len());
         let root = |factor: &Factor| work.square(place, ROOTS, factor.from, factor.n);
+        let at = tile.rows.start * wide + tile.cols.start;
         match phase {
             1 | 2 => {
                 let (factor, rows, g) = match phase {
@@ -390,36 +396,42 @@ impl<T: Element> Whole<T> for Step {
                     _ => (desk.tall.expect("has tiles"), wide, desk.turned),
                 };
                 let at = factor.from + tile.rows.start * factor.n + tile.cols.start;
-                let mut into = work.part_of_square(place, FACTORS, at, (m, n, factor.n));
+                // SAFETY: the item's own tile of a factor, which other phases read.
+                let mut into = unsafe { work.part_of_square(place, FACTORS, at, (m, n, factor.n)) };
                 let keep = T::lit(self.method.beta2);
                 for i in 0..m {
                     into.row_mut(i).iter_mut().for_each(|x| *x = keep * *x);
                 }
                 let g = work.mat(g, rows, factor.n);
-                multiply(work, (g.t(), g), tile, into, Init::Accumulate, worker);
+                multiply(work.isa, (g.t(), g), tile, into, Init::Accumulate, pack);
             }
             4 => {
                 let Some(factor) = &desk.wide else { return };
-                let into = work.mat_mut(desk.half + tile.rows.start * wide + tile.cols.start, m, n, wide);
-                multiply(work, (work.mat(desk.m, tall, wide), root(factor)), tile, into, Init::Zero, worker);
+                // SAFETY: the item's own tile of a product, which the next phase reads.
+                let into = unsafe { work.mat_mut(desk.half + at, m, n, wide) };
+                let left = work.mat(desk.m, tall, wide);
+                multiply(work.isa, (left, root(factor)), tile, into, Init::Zero, pack);
             }
             _ => {
                 let Some(factor) = &desk.tall else { return };
                 let right = if desk.wide.is_some() { desk.half } else { desk.m };
-                let into = work.mat_mut(desk.g + tile.rows.start * wide + tile.cols.start, m, n, wide);
-                multiply(work, (root(factor), work.mat(right, tall, wide)), tile, into, Init::Zero, worker);
+                // SAFETY: the item's own tile of U, which later phases read.
+                let into = unsafe { work.mat_mut(desk.g + at, m, n, wide) };
+                let right = work.mat(right, tall, wide);
+                multiply(work.isa, (root(factor), right), tile, into, Init::Zero, pack);
             }
         }
     }
 
-    fn side(&self, _: usize, place: &Place, tall: bool, work: &Work<'_, T>, worker: usize) {
+    unsafe fn side(&self, _: usize, place: &Place, tall: bool, work: &Work<'_, T>, pack: &mut [T]) {
         let desk = self.desk(place);
         let (factor, start) = match tall {
             true => (desk.tall, desk.eigen[1]),
             false => (desk.wide, desk.eigen[0]),
         };
         let Some(Factor { n, from, order }) = factor.filter(|_| self.is_renewed) else { return };
-        let room = work.scratch_mut(start..start + n * n + 3 * n);
+        // SAFETY: the side's own part.
+        let room = unsafe { work.scratch_mut(start..start + n * n + 3 * n) };
         let (z, room) = room.split_at_mut(n * n);
         let (values, spare) = room.split_at_mut(n);
         let factor = work.square(place, FACTORS, from, n);
@@ -441,14 +453,18 @@ impl<T: Element> Whole<T> for Step {
         }
         let z = work.mat(start, n, n);
         let all = Tile { block: place.number, rows: 0..n, cols: 0..n };
-        let into = work.part_of_square(place, ROOTS, from, (n, n, n));
-        multiply(work, (z.t(), z), &all, into, Init::Zero, worker);
+        // SAFETY: the side's own root, which later phases read.
+        let into = unsafe { work.part_of_square(place, ROOTS, from, (n, n, n)) };
+        multiply(work.isa, (z.t(), z), &all, into, Init::Zero, pack);
     }
 }
 
 impl Step {
     /// Writes down G, as often as factors need it, times √(1 − β₂).
-    fn write<T: Element>(&self, piece: &Piece, work: &Work<'_, T>, grads: &[T]) {
+    ///
+    /// # Safety
+    /// Only the piece's own item may call this, and no other item of the phase may use G.
+    unsafe fn write<T: Element>(&self, piece: &Piece, work: &Work<'_, T>, grads: &[T]) {
         let desk = self.desk(work.place(piece));
         let share = 1.0 - self.method.beta2;
         let share = T::lit(if share > 0.0 { share.sqrt() } else { 1.0 });
@@ -456,18 +472,27 @@ impl Step {
             for (start, apart) in
                 [desk.dense.row(desk.g, piece, input), desk.dense.row_of_transpose(desk.turned, piece, input)]
             {
-                grads.iter().enumerate().for_each(|(j, g)| work.set(start + j * apart, share * *g));
+                for (j, g) in grads.iter().enumerate() {
+                    // SAFETY: an element for each of the piece, with which the caller promises to be alone.
+                    unsafe { work.set(start + j * apart, share * *g) };
+                }
             }
         }
     }
 
     /// Writes down M.
-    fn write_mean<T: Element>(&self, piece: &Piece, work: &Work<'_, T>, means: &[T]) {
+    ///
+    /// # Safety
+    /// As for [`write`](Self::write), with M.
+    unsafe fn write_mean<T: Element>(&self, piece: &Piece, work: &Work<'_, T>, means: &[T]) {
         let desk = self.desk(work.place(piece));
         let unbias = T::lit(self.unbias);
         for (input, means) in piece.rows.clone().zip(means.chunks_exact(piece.width)) {
             let (start, apart) = desk.dense.row(desk.m, piece, input);
-            means.iter().enumerate().for_each(|(j, m)| work.set(start + j * apart, unbias * *m));
+            for (j, m) in means.iter().enumerate() {
+                // SAFETY: as in `write`.
+                unsafe { work.set(start + j * apart, unbias * *m) };
+            }
         }
     }
 }

@@ -1,0 +1,84 @@
+"""Targets of custom losses: an array of anything, or several arrays by name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg import _arrays, _habits
+from thalweg.errors import ArgumentError, ShapeError
+
+
+class Named(dict[str, npt.NDArray[Any]]):
+    """Arrays by name, as the user's function sees them."""
+
+    def __missing__(self, name: object) -> Any:
+        """Say which names there are."""
+        raise KeyError(f"y has no {name!r}; it has {', '.join(self)}")
+
+
+class Columns:
+    """Arrays with equally many rows, which are indexed together like one array."""
+
+    __slots__ = ("_rows", "named")
+
+    def __init__(self, named: Named, rows: int) -> None:
+        self.named = named
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __getitem__(self, rows: Any) -> "Columns":
+        picked = Named({name: array[rows] for name, array in self.named.items()})
+        return Columns(picked, len(next(iter(picked.values()))))
+
+
+def targets(y: Any, name: str, rows: int | None = None) -> Any:
+    """Return `y` as one or several arrays whose rows can be indexed; `rows` is the length of x."""
+    if type(y) is np.ndarray and y.ndim:  # the usual case
+        return y
+    if isinstance(y, Columns):  # already converted
+        return y
+    if isinstance(y, Mapping):
+        return _columns(y, name)
+    if isinstance(y, (tuple, list)) and y and rows != len(y) and _are_columns(y, rows):
+        raise ArgumentError(
+            f"{name} has {len(y)} arrays of {rows} rows: several arrays go in as a dict, "
+            f'{name.rpartition(" ")[2]}={{"action": ..., "advantage": ...}}, and the loss reads '
+            'target["action"]'
+        )
+    array = _arrays.as_array(y, name)
+    if array.ndim == 0:
+        raise ShapeError(f"{name} must have a row for each row of x; got {_habits.shown(y)}")
+    return array
+
+
+def _are_columns(parts: Any, rows: int | None) -> bool:
+    return all(isinstance(part, np.ndarray) and part.ndim and len(part) == rows for part in parts)
+
+
+def _columns(parts: Mapping[Any, Any], name: str) -> Columns:
+    if not parts or not all(isinstance(key, str) and key for key in parts):
+        raise ArgumentError(
+            f"{name} is a dict, and must have names, each with an array; got {list(parts)}"
+        )
+    named = Named({key: targets(part, f"{name}[{key!r}]") for key, part in parts.items()})
+    lengths = {key: len(array) for key, array in named.items()}
+    rows = next(iter(lengths.values()))
+    if set(lengths.values()) != {rows}:
+        raise ShapeError(f"all arrays of {name} must have the same number of rows; got {lengths}")
+    return Columns(named, rows)
+
+
+def shown(y: Any) -> Any:
+    """Return what the user's function sees: several arrays as a new dict."""
+    return Named(y.named) if type(y) is Columns else y
+
+
+def parts(y: Any) -> dict[str, Any]:
+    """Return the arrays by the user's names: ``y``, or ``y['advantage']`` and so on."""
+    if isinstance(y, Columns):
+        return {f"y[{name!r}]": array for name, array in y.named.items()}
+    return {"y": y}
