@@ -47,7 +47,7 @@ use whole::{Room, Whole};
 use crate::arena::{Buffer, Shared};
 use crate::element::Element;
 use crate::error::Error;
-use crate::network::Network;
+use crate::network::{Block, Network};
 use crate::simd::{Isa, Op, Simd, dispatch};
 use crate::update;
 
@@ -258,6 +258,16 @@ impl<T: Element> Optimizer<T> {
     /// If a pattern matches nothing, or there is not enough memory; nothing is changed then.
     pub fn set_groups(&mut self, groups: &[Group], network: &Network) -> Result<(), Error> {
         let members = groups::members(groups, network.blocks())?;
+        // Where a block's state lies follows from the optimizer's own options.
+        let alike = |config: &Config, block: &Block| {
+            let shape = &block.shape;
+            (config.factors(shape), config.squares(shape))
+                == (self.config.factors(shape), self.config.squares(shape))
+        };
+        if !groups.iter().all(|g| network.blocks().iter().all(|block| alike(&g.config, block))) {
+            let text = "a group cannot have a state of another size than the optimizer's own options give";
+            return Err(Error::Mismatch(text.into()));
+        }
         let before = (
             std::mem::replace(&mut self.members, members),
             std::mem::replace(&mut self.groups, groups.to_vec()),

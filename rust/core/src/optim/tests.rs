@@ -450,3 +450,20 @@ fn hyper_parameters_out_of_range_are_named() {
     config.set_lr(0.0).unwrap();
     assert_eq!(config.lr(), 0.0);
 }
+
+/// Methods place a block's state by the optimizer's own options: a group that would place it elsewhere is refused.
+#[test]
+fn a_group_with_a_state_of_another_size_is_refused() {
+    let linear = Linear { inputs: 8, outputs: 4, bias: true, init: Init::KaimingUniform };
+    let network = Network::new(vec![Layer::Linear(linear)]).unwrap();
+    let own = Adafactor { min_dim_size_to_factor: 2, ..Adafactor::default() };
+    let mut optimizer = Optimizer::<f32>::new(Config::Adafactor(own), &network).unwrap();
+    let mut with = |least| {
+        let config = Config::Adafactor(Adafactor { min_dim_size_to_factor: least, lr: 0.5, ..own });
+        let group = Group { pattern: "0.weight".into(), config, lr_scale: 1.0, frozen: false };
+        optimizer.set_groups(&[group], &network)
+    };
+    assert!(with(4).is_ok(), "factored as well");
+    let error = with(5).unwrap_err().to_string();
+    assert!(error.contains("a state of another size"), "{error}");
+}
