@@ -477,7 +477,8 @@ impl Plan {
 
     /// Adds the items that pack a k × n weight matrix for a product.
     fn add_panels(&mut self, stage: usize, forward: bool, k: usize, n: usize) {
-        let step = (PANEL_ELEMENTS / k).max(1).next_multiple_of(PANEL);
+        // No thread should wait for another that packs all of a small matrix.
+        let step = (PANEL_ELEMENTS / k).clamp(1, n.div_ceil(self.threads)).next_multiple_of(PANEL);
         for from in (0..n).step_by(step) {
             self.panels.push(PanelItem { stage, forward, cols: from..n.min(from + step) });
         }
