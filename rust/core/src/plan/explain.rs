@@ -49,8 +49,8 @@ impl fmt::Display for Plan {
         if self.is_short() {
             writeln!(
                 f,
-                "  or on one alone, which is tried now and then: sooner where threads have to be woken, are far apart, \
-                 or others work there"
+                "  or on a single thread, whichever is measured to be faster: one is, where threads must be woken, \
+                 are far apart, or share cores with others"
             )?;
         }
         let waves = self.rows.div_ceil(self.wave_rows);

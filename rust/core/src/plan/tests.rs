@@ -177,11 +177,11 @@ fn a_plan_prints_what_will_run() {
     let plan = Plan::new::<f32>(&network(&[784, 400, 10]), TRAINING, 128, Isa::Scalar, 2);
     let text = plan.to_string();
     assert!(text.starts_with("training step of 128 rows on 2 threads, scalar kernels of 4×8"), "{text}");
-    assert!(text.contains("rows: 2 blocks of 64") && !text.contains("or on one alone"), "{text}");
+    assert!(text.contains("rows: 2 blocks of 64") && !text.contains("or on a single thread"), "{text}");
     let text = Plan::new::<f32>(&network(&[64, 100, 10]), TRAINING, 200, Isa::Scalar, 8).to_string();
     assert!(text.contains("of 8 threads allowed: its 2 shards are too few for more"), "{text}");
     assert!(text.contains("rows: 2 shards of 100") && text.contains("of 2 shards are added up"), "{text}");
-    assert!(text.contains("or on one alone, which is tried now and then"), "{text}");
+    assert!(text.contains("or on a single thread, whichever is measured to be faster"), "{text}");
     let text =
         |widths: &[usize]| Plan::new::<f32>(&network(widths), TRAINING, 64, Isa::Scalar, 8).to_string();
     assert!(
