@@ -81,7 +81,7 @@ class Operator:
     second derivative there is that next to them.
 
     A product is exact, by forward-over-reverse differentiation [1]_ and, for :math:`G`, as in [2]_,
-    and takes two to three times as long as a gradient. What depends only on the point, such as
+    and takes about twice as long as a gradient. What depends only on the point, such as
     outputs and gradients of layers, is computed by the first product, which takes about half as
     long again, and kept (up to 256 MB; beyond that, every product is a first one) until parameters
     or data change. They are compared each time, so that an operator is never out of date. Its

@@ -180,9 +180,9 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
     ``fit`` starts with a new one, also with `warm_start`.
 
     For streams and single rows, checks and records take longer than the work: on one CPU, for 20
-    columns, ``partial_fit`` of one row takes 75 us, of which the step is 4 us, and
-    ``predict_proba`` 15 us. That is for arrays of floats; anything else goes through scikit-learn's
-    checks, and takes 230 and 70 us as lists. ``network.trainer_.step(x, y)`` and
+    columns, ``partial_fit`` of one row takes about 70 us, of which the step is 3 us, and
+    ``predict_proba`` 10 us. That is for arrays of floats; anything else goes through scikit-learn's
+    checks, and takes 180 and 60 us as lists. ``network.trainer_.step(x, y)`` and
     ``network.model_(x)``, 1 us, skip all that. They take and return what the loss does: positions
     in `classes_`, and outputs before `out_activation_`.
 
