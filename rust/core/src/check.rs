@@ -108,7 +108,8 @@ impl Check {
         check.home.clone_from(&check.pattern);
         if !value.is_finite() {
             return Err(Error::Mismatch(format!(
-                "the loss is {value} at these parameters: nothing can be checked"
+                "the loss is {value} at these parameters, so its gradient cannot be checked: use parameters and \
+                 data for which it is finite"
             )));
         }
         Ok(check)

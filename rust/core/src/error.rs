@@ -216,8 +216,8 @@ impl fmt::Display for Error {
             }
             Error::BlockWidth { layer, inputs, outputs } => write!(
                 f,
-                "layer {layer} (Residual): its layers make {outputs} features of {inputs}; they must give the \
-                 width that they take, for the two are added"
+                "layer {layer} (Residual): its layers turn {inputs} features into {outputs}; both numbers must be \
+                 the same, since input and output are added"
             ),
             Error::InputWidth { layer, name, rows, found, expected } => write!(
                 f,
@@ -225,37 +225,41 @@ impl fmt::Display for Error {
             ),
             Error::Empty => f.write_str("the input has no rows; at least one is needed"),
             Error::Lengths { x, what, found } => {
-                write!(f, "x has {x} rows but {what} has {found}; they must be of one length")
+                write!(f, "x has {x} rows but {what} has {found}; they must have the same length")
             }
             Error::TargetWidth { outputs, wanted, found, .. } if outputs == wanted => {
                 let (c, o) = (plural(*found), plural(*outputs));
                 write!(
                     f,
-                    "y has {found} column{c} but the network has {outputs} output{o}; they must be as many"
+                    "y has {found} column{c} but the network has {outputs} output{o}; y needs one column for each \
+                     output"
                 )
             }
             Error::TargetWidth { loss, outputs, wanted, found } => write!(
                 f,
-                "y has {found} column{}, but {loss} compares {wanted} with a network's {outputs} outputs",
-                plural(*found)
+                "y has {found} column{}, but {loss} needs {wanted} for a network with {outputs} output{}",
+                plural(*found),
+                plural(*outputs)
             ),
-            Error::TargetKind { loss } => write!(f, "{loss} takes numbers of shape (n, k), not class labels"),
+            Error::TargetKind { loss } => {
+                write!(f, "y must be numbers of shape (n, k) for {loss}; got class labels")
+            }
             Error::Target { loss, row, column, value, accepted } => {
                 write!(f, "y[{row}, {column}] is {value}, but {loss} takes {accepted}")
             }
             Error::LossOutputs { loss, wanted, outputs } => {
-                write!(f, "{loss}: {wanted}, but the network has {outputs} outputs")
+                write!(f, "{loss}: {wanted}, but the network has {outputs} output{}", plural(*outputs))
             }
             Error::Weight { row, value } => {
                 write!(f, "sample_weight[{row}] is {value}; a finite number >= 0 is needed")
             }
             Error::NothingCounts => f.write_str(
-                "no row counts: each has a sample_weight of 0, an ignored label, or one whose class weighs 0",
+                "no row counts: each has a sample_weight of 0, an ignored label, or a label whose class has weight 0",
             ),
             Error::Label { row, label, classes: 1 } => write!(
                 f,
-                "y[{row}] is {label}, but the network has 1 output, which stands for label 0 alone: give it an \
-                 output for each class, or use BCEWithLogitsLoss for yes or no"
+                "y[{row}] is {label}, but the network has 1 output, which allows label 0 only: use one output for \
+                 each class, or BCEWithLogitsLoss for two classes"
             ),
             Error::Label { row, label, classes } => write!(
                 f,
@@ -270,8 +274,8 @@ impl fmt::Display for Error {
             ),
             Error::Inactive { row, label } => write!(
                 f,
-                "y[{row}] is {label}, which is not an active class: its probability is 0, and the loss \
-                 infinite; add it to `active` of the loss"
+                "y[{row}] is {label}, which is not an active class: its probability would be 0 and the loss \
+                 infinite; add {label} to the loss's `active`"
             ),
             Error::NotFinite { argument, row, column, value } if value.is_finite() => {
                 let largest = f32::MAX;
@@ -299,19 +303,20 @@ impl fmt::Display for Error {
                 plural(*step as usize)
             ),
             Error::VarianceOverflow => f.write_str(
-                "a variance in front of a BatchNorm1d is not finite although the input is: the weights are too large; \
-                 retrain with a smaller learning rate, or scale x",
+                "the mean or variance computed by a BatchNorm1d is not finite although x is: x or the weights are too \
+                 large; scale x, or retrain with a smaller learning rate",
             ),
             Error::StepOverflow { what, step, lr } => write!(
                 f,
-                "{what} became infinite in step {step} with lr={lr:?}: gradients are too large, and their squares more so; \
+                "{what} became infinite in step {step} with lr={lr:?}: gradients, or their squares, are too large; \
                  standardize inputs and targets, clip gradients, or use dtype=\"float64\". Weights and optimizer are as \
                  they were before this call"
             ),
             Error::Lost { lr } => write!(
                 f,
-                "a parameter is infinite since an earlier step, for which lr={lr:?} or the gradients were too large: go \
-                 on from what was saved before, or from a new model, with a smaller learning rate or clipped gradients"
+                "a parameter has been NaN or infinite since an earlier step, when lr={lr:?} or the gradients were too \
+                 large: continue from an earlier save, or from a new model, with a smaller learning rate or clipped \
+                 gradients"
             ),
             Error::Overflow { row, column, value } => write!(
                 f,

@@ -150,14 +150,17 @@ impl<T: Element> Model<T> {
             .collect();
         for (block, part) in &parts {
             if block.name.ends_with("running_var") && part.iter().any(|v| *v < T::ZERO) {
-                let text = format!("{} holds a negative number, and is a variance", block.name);
+                let text = format!("{} holds a negative number, but variances must be >= 0", block.name);
                 return Err(Error::Mismatch(text));
             }
             // The divisor is a standard deviation; as when the layer is made, 1/σ must be finite.
             if block.name.ends_with(".std")
                 && part.iter().any(|v| !(*v > T::ZERO && (T::ONE / *v).is_finite()))
             {
-                let text = format!("{} holds a number that is not > 0, and is divided by", block.name);
+                let text = format!(
+                    "{} holds a number that is not > 0, or so small that dividing by it gives infinity",
+                    block.name
+                );
                 return Err(Error::Mismatch(text));
             }
         }
@@ -196,7 +199,7 @@ impl<T: Element> Model<T> {
     /// If `tau` is not between 0 and 1, or the other model has other shapes; nothing is changed then.
     pub fn follow(&mut self, other: &Model<T>, tau: f64) -> Result<(), Error> {
         if !(0.0..=1.0).contains(&tau) {
-            let accepted = "a number from 0 to 1".to_string();
+            let accepted = "a number from 0 to 1 is needed".to_string();
             return Err(Error::Argument { name: "tau", value: tau.to_string(), accepted });
         }
         let blocks = |network: &Network| [network.blocks().to_vec(), network.averages().to_vec()].concat();
@@ -209,7 +212,7 @@ impl<T: Element> Model<T> {
                 None => "no more".to_string(),
             };
             return Err(Error::Mismatch(format!(
-                "a model follows one of the same layers: this one has {}, where the other has {}",
+                "a model can only follow one with the same layers: this one has {}, where the other has {}",
                 tell(&own),
                 tell(&others)
             )));
@@ -284,7 +287,7 @@ impl<T: Element> Model<T> {
         let what = if !all_finite(self.isa, &self.params) {
             "a parameter"
         } else if optimizer.state.iter().any(|array| !all_finite(self.isa, array)) {
-            "an average that the optimizer keeps"
+            "an average kept by the optimizer"
         } else {
             return Ok(());
         };
@@ -488,7 +491,7 @@ impl<T: Element> Model<T> {
         match &self.apart {
             Some(workspace) if self.pending => Ok(workspace.plan.rows),
             _ => Err(Error::Mismatch(
-                "backward needs a forward pass before it, with the parameters as they are now: call \
+                "backward needs a forward pass with the current parameters before it: call \
                  model.forward(x, training=True) first"
                     .into(),
             )),

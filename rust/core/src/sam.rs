@@ -34,7 +34,7 @@ impl Sam {
         if self.rho >= 0.0 && self.rho.is_finite() {
             return Ok(());
         }
-        let accepted = "a number ≥ 0 is needed".into();
+        let accepted = "a number >= 0 is needed".into();
         Err(Error::Argument { name: "rho", value: self.rho.to_string(), accepted })
     }
 }

@@ -141,7 +141,7 @@ fn check_range(check: &Check, start: usize, direction: &[f64]) -> Result<(), Err
     match start.checked_add(direction.len()) {
         Some(end) if end <= check.len() => Ok(()),
         _ => Err(Error::Mismatch(format!(
-            "{} parameters from {start} on: there are {} in all",
+            "cannot check {} parameters from index {start} on: the model has only {}",
             direction.len(),
             check.len()
         ))),

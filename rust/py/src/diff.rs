@@ -65,7 +65,7 @@ pub fn curvature_product(
         "gauss_newton" => Which::GaussNewton,
         "fisher" => Which::Fisher,
         _ => {
-            let accepted = "\"hessian\", \"gauss_newton\" or \"fisher\"".into();
+            let accepted = "one of hessian, gauss_newton, fisher is needed".into();
             let error = Error::Argument { name: "matrix", value: format!("{matrix:?}"), accepted };
             return Err(translate(py, error));
         }

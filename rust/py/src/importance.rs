@@ -110,7 +110,7 @@ fn parse(likelihood: &str, kind: &str, seed: u64) -> Result<(Likelihood, (Kind, 
         "categorical" => Likelihood::Categorical,
         "bernoulli" => Likelihood::Bernoulli,
         "gaussian" => Likelihood::Gaussian,
-        other => return Err(wrong("likelihood", other, "categorical, bernoulli or gaussian")),
+        other => return Err(wrong("likelihood", other, "one of categorical, bernoulli, gaussian is needed")),
     };
     let kind = match kind {
         "exact" => (Kind::Exact, Sum::Squares),
@@ -124,7 +124,7 @@ fn parse(likelihood: &str, kind: &str, seed: u64) -> Result<(Likelihood, (Kind, 
             return Err(wrong(
                 "kind",
                 other,
-                "exact, sampled, empirical, batched, weighted, norm or batched_norm",
+                "one of exact, sampled, empirical, batched, weighted, norm, batched_norm is needed",
             ));
         }
     };

@@ -27,6 +27,9 @@ use pyo3::prelude::*;
 /// The compiled core. Private: use the names in `thalweg`.
 #[pymodule]
 mod _core {
+    use numpy::PyArray1;
+    use pyo3::prelude::*;
+
     #[pymodule_export]
     use super::check::{central_differences, central_differences_of, losses_along, losses_along_of};
     #[pymodule_export]
@@ -51,4 +54,13 @@ mod _core {
     #[pymodule_export]
     #[allow(non_upper_case_globals)]
     const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    /// Makes an array, because the first one imports parts of NumPy: later, Ctrl-C could interrupt that
+    /// import, which the `numpy` crate answers with a panic.
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.py().import("numpy")?;
+        PyArray1::<f32>::zeros(module.py(), 0, false);
+        Ok(())
+    }
 }

@@ -65,7 +65,7 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
                 let error = Error::Argument {
                     name: "init",
                     value: format!("{init:?}"),
-                    accepted: format!("one of {names}"),
+                    accepted: format!("one of {names} is needed"),
                 };
                 translate(spec.py(), error)
             })?;
@@ -112,7 +112,8 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
     let parameters: Vec<f64> = spec.get_slice(1, spec.len()).extract()?;
     Activation::of_kind(&kind, &parameters).map(Layer::Activation).ok_or_else(|| {
         let accepted = format!(
-            "linear, batch_norm, layer_norm, rms_norm, fourier, standardize, tabular, residual, {}, with their parameters",
+            "one of linear, batch_norm, layer_norm, rms_norm, fourier, standardize, tabular, residual, {} is needed, \
+             with its parameters",
             Activation::KINDS.join(", ")
         );
         translate(spec.py(), Error::Argument { name: "layer", value: format!("{spec}"), accepted })
@@ -125,7 +126,8 @@ impl Model {
     fn new(py: Python<'_>, layers: Vec<Bound<'_, PyTuple>>, dtype: &str, seed: u64) -> PyResult<Self> {
         let layers = layers.iter().map(layer).collect::<PyResult<Vec<_>>>()?;
         let Some(dtype) = parse(dtype) else {
-            let error = Error::Unsupported(format!("dtype is {dtype:?}; float32 and float64 are there"));
+            let error =
+                Error::Unsupported(format!("dtype must be \"float32\" or \"float64\"; got {dtype:?}"));
             return Err(translate(py, error));
         };
         let build = || {

@@ -248,13 +248,15 @@ impl Optimizer {
             let fresh = steps == 0 && arrays.is_empty() && scalars.is_empty();
             let has = |name: &&str| arrays.contains(name).unwrap_or(false);
             if !fresh && (arrays.len() != expected.len() || !expected.iter().all(has)) {
-                let text = format!("the state has arrays {}, expected {expected:?}", arrays.keys());
+                let text =
+                    format!("the optimizer's state has arrays {}, expected {expected:?}", arrays.keys());
                 return Err(fail(Error::Mismatch(text)));
             }
             let names: Vec<_> = config.scalars().iter().map(|s| s.name).collect();
             let values: Vec<_> = names.iter().filter_map(|name| scalars.get(*name).copied()).collect();
             if !fresh && (scalars.len() != names.len() || values.len() != names.len()) {
-                let text = format!("the state has scalars {:?}, expected {names:?}", scalars.keys());
+                let text =
+                    format!("the optimizer's state has scalars {:?}, expected {names:?}", scalars.keys());
                 return Err(fail(Error::Mismatch(text)));
             }
             for (slot, into) in slots.iter().zip(&mut optimizer.state) {

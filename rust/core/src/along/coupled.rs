@@ -111,7 +111,8 @@ impl<T: Element> Coupled<T> {
             || !finite(&anchor)
             || !blocks.iter().all(|b| b.cols > 0 && fits(b) && b.factors.iter().all(|f| good(f, b)))
         {
-            let text = "the factors of a penalty must be finite, and of the sizes of the model's layers";
+            let text =
+                "a penalty's factors and anchor must be finite and have the sizes of the model's layers";
             return Err(Error::Mismatch(text.into()));
         }
         if !(strength >= 0.0 && strength.is_finite()) {

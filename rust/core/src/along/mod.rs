@@ -96,8 +96,8 @@ impl<T: Element> Along<T> {
         if optimizer.is_elementwise() || !self.follows() && self.mask.is_none() {
             return Ok(());
         }
-        let text = "this optimizer looks at whole layers; path integrals and parameters that stay, which \
-                    this strategy needs, are there for optimizers that work element by element";
+        let text = "this strategy follows or fixes single parameters, which needs an optimizer that works \
+                    element by element; this one works on whole layers: use, for example, Adam or SGD";
         Err(Error::Unsupported(text.into()))
     }
 

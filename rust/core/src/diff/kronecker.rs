@@ -203,7 +203,7 @@ impl<T: Element> Kronecker<T> {
             }
             if !a.iter().chain(&g).all(|x| x.is_finite()) {
                 return Err(Error::Mismatch(format!(
-                    "second moments of layer {name} are too large for this precision: use a model with \
+                    "second moments for {name} are too large for this precision: use a model with \
                      dtype=\"float64\""
                 )));
             }

@@ -109,7 +109,7 @@ impl Slopes {
             && !matches!((self.likelihood, y), (Likelihood::Categorical, None | Some(Targets::Labels(_))))
         {
             return Err(Error::Mismatch(
-                "gradients that count by the label's probability need labels of classes".into(),
+                "gradients weighted by the probabilities of labels need y to be class labels".into(),
             ));
         }
         let Some(y) = y else {

@@ -162,7 +162,10 @@ pub fn jvp<T: Element>(
 }
 
 fn too_large(what: &str) -> Error {
-    Error::Mismatch(format!("{what} is not finite: v, or the weights, are too large for this precision"))
+    Error::Mismatch(format!(
+        "{what} is not finite: the direction or the weights are too large for this precision; use smaller ones, \
+         or a model with dtype=\"float64\""
+    ))
 }
 
 /// Checks samples.

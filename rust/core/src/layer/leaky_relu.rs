@@ -14,7 +14,7 @@ impl Function for LeakyRelu {
 
     fn wrong(self) -> Option<(&'static str, f64, &'static str)> {
         let fits = self.0 >= 0.0 && self.0.is_finite();
-        (!fits).then_some(("negative_slope", self.0, "a number ≥ 0 is needed"))
+        (!fits).then_some(("negative_slope", self.0, "a number >= 0 is needed"))
     }
 
     fn piece(self, y: f64) -> Option<u8> {

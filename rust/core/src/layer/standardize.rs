@@ -28,8 +28,8 @@ impl Standardize {
             Err(Error::Argument { name, value, accepted: accepted.into() })
         };
         if self.mean.is_empty() || self.mean.len() != self.std.len() {
-            let value = format!("{} numbers beside a mean of {}", self.std.len(), self.mean.len());
-            return wrong("std", value, "one of each is needed for every column");
+            let value = format!("of length {}, and mean of length {},", self.std.len(), self.mean.len());
+            return wrong("std", value, "both need one number for each column");
         }
         if let Some(mean) = self.mean.iter().find(|mean| !mean.is_finite()) {
             return wrong("mean", mean.to_string(), "finite numbers are needed");
@@ -49,8 +49,11 @@ impl Standardize {
         let fits = |x: &f64| T::lit(*x).is_finite() && (one / T::lit(*x)).is_finite();
         let wrong = |name, value: &f64| Error::Argument {
             name,
-            value: format!("{value:e} of a Standardize"),
-            accepted: format!("it has no place in {}: use other units, or float64", T::DTYPE.name()),
+            value: format!("{value:e} in a Standardize layer"),
+            accepted: format!(
+                "it, or its reciprocal, is not finite in {}: use other units, or float64",
+                T::DTYPE.name()
+            ),
         };
         match (self.mean.iter().find(|m| !T::lit(**m).is_finite()), self.std.iter().find(|s| !fits(s))) {
             (Some(mean), _) => Err(wrong("mean", mean)),

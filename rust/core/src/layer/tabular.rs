@@ -119,7 +119,10 @@ impl TabularInput {
             return Err(Error::Argument {
                 name: "categories",
                 value: format!("{:?}", self.categories),
-                accepted: format!("columns below {} in their order, with codes and numbers", self.inputs),
+                accepted: format!(
+                    "columns must ascend and be below {}, each with at least one code and a length >= 1",
+                    self.inputs
+                ),
             });
         }
         let ordered = self.pieces.is_sorted_by(|a, b| a.column < b.column);
@@ -134,7 +137,10 @@ impl TabularInput {
         Err(Error::Argument {
             name: "pieces",
             value: format!("{:?}", self.pieces),
-            accepted: format!("columns of numbers below {}, in their order, with rising edges", self.inputs),
+            accepted: format!(
+                "columns must be numeric, ascend and be below {}, each with at least 2 finite, increasing edges",
+                self.inputs
+            ),
         })
     }
 
@@ -152,7 +158,9 @@ impl TabularInput {
             return Err(Error::Argument {
                 name: "pieces",
                 value: format!("{:?} for column {}", pieces.edges, pieces.column),
-                accepted: format!("as {name} they must be finite and rise: scale the column, or use float64"),
+                accepted: format!(
+                    "they must be finite and increase in {name}: scale the column, or use float64"
+                ),
             });
         }
         let most = 2.0 / T::EPSILON;
@@ -160,7 +168,7 @@ impl TabularInput {
             return Err(Error::Argument {
                 name: "categories",
                 value: format!("{} codes for column {}", category.codes, category.column),
-                accepted: format!("{name} tells {most} whole numbers apart: use float64"),
+                accepted: format!("{name} can represent only {most} of them exactly: use float64"),
             });
         }
         Ok(())

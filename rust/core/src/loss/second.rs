@@ -26,9 +26,9 @@ impl<T: Element> Objective<T> {
             Loss::CrossEntropy { smoothing: 0.0, .. } | Loss::BceWithLogits if even => Ok(()),
             Loss::Mse | Loss::GaussianNll { .. } | Loss::PoissonNll { .. } => Ok(()),
             loss => Err(Error::Unsupported(format!(
-                "{} with these options is no negative log-likelihood, so that it has no Fisher information; \
-                 MSELoss, CrossEntropyLoss and BCEWithLogitsLoss without weights and label smoothing, \
-                 GaussianNLLLoss and PoissonNLLLoss have one (the Gauss-Newton matrix is there for all)",
+                "{} with these options is not a negative log-likelihood, so it has no Fisher information; use \
+                 MSELoss, GaussianNLLLoss, PoissonNLLLoss, or CrossEntropyLoss or BCEWithLogitsLoss without \
+                 weights and label smoothing (every loss has a Gauss-Newton matrix)",
                 loss.name()
             ))),
         }

@@ -40,7 +40,7 @@ impl Places {
         let Some(end) = end else {
             return Err(Error::Argument {
                 name: "layers",
-                value: format!("more numbers than can be counted in {name}, of shape {shape:?}"),
+                value: format!("too large: {name} of shape {shape:?} has more numbers than can be counted"),
                 accepted: "use narrower layers, whose weights fit into memory".into(),
             });
         };
@@ -164,7 +164,7 @@ impl Network {
                         return Err(Error::Argument {
                             name: "layers",
                             value: format!("{} as layer {place}", layer.name()),
-                            accepted: "codes of categories are an input: it must be the first layer".into(),
+                            accepted: "it reads category codes from x, so it must be the first layer".into(),
                         });
                     }
                     let tables = table.categories.iter().map(|category| {
@@ -197,7 +197,7 @@ impl Network {
                 return Err(Error::Argument {
                     name,
                     value: format!("0 in layer {place} ({})", layer.name()),
-                    accepted: "a whole number ≥ 1 is needed".into(),
+                    accepted: "a whole number >= 1 is needed".into(),
                 });
             }
         }

@@ -296,8 +296,7 @@ impl Network {
     /// If it has only one, and statistics are taken over rows.
     pub fn check_training_rows(&self, rows: usize) -> Result<(), Error> {
         if rows == 1 && self.couples_rows() {
-            let accepted =
-                "BatchNorm1d takes statistics over the rows of a batch, which takes 2 rows or more";
+            let accepted = "BatchNorm1d needs 2 rows or more for the statistics of a batch";
             return Err(Error::Argument {
                 name: "x",
                 value: "1 row to train on".into(),

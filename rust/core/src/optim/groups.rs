@@ -36,7 +36,7 @@ pub(super) fn members(groups: &[Group], blocks: &[Block]) -> Result<Vec<Member>,
     for group in groups {
         if !blocks.iter().any(|b| matches(&group.pattern, &b.name)) {
             let names: Vec<_> = blocks.iter().map(|b| b.name.as_str()).collect();
-            let accepted = format!("it matches no parameter; there are {}", names.join(", "));
+            let accepted = format!("it matches no parameter; the parameters are {}", names.join(", "));
             let value = format!("{:?}", group.pattern);
             return Err(Error::Argument { name: "pattern", value, accepted });
         }

@@ -147,7 +147,7 @@ impl Slot {
     /// If one is negative but must not be.
     pub fn check<T: Element>(&self, values: &[T]) -> Result<(), Error> {
         match values.iter().find(|x| !self.signed && **x < T::ZERO) {
-            Some(x) => Err(argument(self.name, format!("partly negative ({x})"), "numbers ≥ 0 are needed")),
+            Some(x) => Err(argument(self.name, format!("partly negative ({x})"), "numbers >= 0 are needed")),
             None => Ok(()),
         }
     }
@@ -192,7 +192,7 @@ impl Field for u32 {
         let x = f64::read(name, value)?;
         match x >= 0.0 && x <= f64::from(u32::MAX) && x.fract() == 0.0 {
             true => Ok(x as u32),
-            false => Err(argument(name, x.to_string(), "a whole number ≥ 0 is needed")),
+            false => Err(argument(name, x.to_string(), "a whole number >= 0 is needed")),
         }
     }
 }
@@ -242,7 +242,7 @@ macro_rules! options {
         fn read(options: &$crate::optim::Options) -> Result<Self, $crate::Error> {
             const FIELDS: &[&str] = &[$(stringify!($field)),+];
             if let Some(name) = options.keys().find(|name| !FIELDS.contains(&name.as_str())) {
-                let text = format!("there is no option {name:?}; there are {}", FIELDS.join(", "));
+                let text = format!("there is no option {name:?}; the options are {}", FIELDS.join(", "));
                 return Err($crate::Error::Mismatch(text));
             }
             Ok(Self { $($field: $crate::optim::method::field(options, stringify!($field))?),+ })
@@ -263,7 +263,7 @@ pub(super) fn non_negative(name: &'static str, value: f64) -> Result<(), Error> 
     if value.is_finite() && value >= 0.0 {
         return Ok(());
     }
-    Err(argument(name, value.to_string(), "a number ≥ 0 is needed"))
+    Err(argument(name, value.to_string(), "a number >= 0 is needed"))
 }
 
 /// `Ok` if it is in [0, 1).

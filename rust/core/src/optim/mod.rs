@@ -265,7 +265,8 @@ impl<T: Element> Optimizer<T> {
                 == (self.config.factors(shape), self.config.squares(shape))
         };
         if !groups.iter().all(|g| network.blocks().iter().all(|block| alike(&g.config, block))) {
-            let text = "a group cannot have a state of another size than the optimizer's own options give";
+            let text = "a group's options would give a state of another size than the optimizer's own options; \
+                        they must give the same size for every parameter";
             return Err(Error::Mismatch(text.into()));
         }
         let before = (

@@ -59,7 +59,7 @@ impl Method for Rprop {
         non_negative("step_sizes[0]", self.step_size1)?;
         non_negative("step_sizes[1]", self.step_size2)?;
         if self.step_size1 > self.step_size2 {
-            let accepted = format!("a number ≥ step_sizes[0] = {} is needed", self.step_size1);
+            let accepted = format!("a number >= step_sizes[0] = {} is needed", self.step_size1);
             return Err(argument("step_sizes[1]", self.step_size2.to_string(), accepted));
         }
         Ok(())

@@ -88,7 +88,7 @@ impl Method for Sgd {
             absent("dampening", self.dampening, self.convention)?;
         }
         if self.nesterov && self.convention == Convention::Ema {
-            let accepted = "the convention \"ema\" has no such form";
+            let accepted = "the convention \"ema\" has no Nesterov form: it must be False";
             return Err(argument("nesterov", "True".into(), accepted));
         }
         if self.nesterov && (self.momentum == 0.0 || self.dampening != 0.0) {

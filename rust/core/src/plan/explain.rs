@@ -12,8 +12,8 @@ impl fmt::Display for Plan {
         let mode = match self.mode {
             Mode::Inference => "inference",
             Mode::Step => "training step",
-            Mode::Apart => "forward and backward apart",
-            Mode::Frozen => "forward and backward apart, as in evaluation",
+            Mode::Apart => "forward and backward separately",
+            Mode::Frozen => "forward and backward separately, as in evaluation",
         };
         let plural = |n: usize| if n == 1 { "" } else { "s" };
         writeln!(
@@ -29,7 +29,7 @@ impl fmt::Display for Plan {
         if self.threads == self.shards && self.in_shards() && self.threads < self.asked {
             writeln!(
                 f,
-                "  of {} threads allowed: its {} shards are too few for more",
+                "  {} threads are allowed, but its {} shards are too few for more",
                 self.asked, self.shards
             )?;
         } else if self.threads < self.asked {
@@ -41,37 +41,40 @@ impl fmt::Display for Plan {
             let (work, least) = (self.work as f64 / 1e6, least as f64 / 1e6);
             writeln!(
                 f,
-                "  of {} threads allowed: its {work:.1} million multiply-adds are too few for more, at \
-                 {least} million each to be worth waking",
+                "  {} threads are allowed, but its {work:.1} million multiply-adds are too few for more: each thread \
+                 needs {least} million to be worth waking",
                 self.asked
             )?;
         }
         if self.is_short() {
             writeln!(
                 f,
-                "  or on a single thread, whichever is measured to be faster: one is, where threads must be woken, \
-                 are far apart, or share cores with others"
+                "  or on a single thread, whichever is measured to be faster: one wins where the others must be woken, \
+                 run on distant cores, or share cores with other work"
             )?;
         }
         let waves = self.rows.div_ceil(self.wave_rows);
         if waves > 1 {
             let rows = self.wave_rows;
-            writeln!(f, "in {waves} waves of {rows} rows, since activations of more would leave the cache")?;
+            writeln!(
+                f,
+                "in {waves} waves of {rows} rows, since activations of more rows would not fit the cache"
+            )?;
         }
         if !self.panels.is_empty() {
             let n = self.panels.len();
             let does = match self.precision {
-                Precision::Full => "transpose weights, for gradients by inputs to read",
-                _ => "split weights, as they are and transposed",
+                Precision::Full => "weights transposed, for gradients with respect to inputs",
+                _ => "weights split, both as they are and transposed",
             };
-            writeln!(f, "pack: {n} item{} {does}", plural(n))?;
+            writeln!(f, "pack: {n} item{}: {does}", plural(n))?;
         }
         let n = self.blocks();
         if self.in_shards() {
             writeln!(
                 f,
-                "rows: {} shards of {} through all layers, {} at a time, each with gradients of its own, since \
-                 activations on their way between cores would take longer than their arithmetic",
+                "rows: {} shards of {} through all layers, {} at a time, each with its own gradients, since moving \
+                 activations between cores would take longer than computing them",
                 self.shards,
                 self.shard_rows(),
                 self.block_rows
@@ -85,7 +88,10 @@ impl fmt::Display for Plan {
                 continue;
             };
             if self.steps.contains(&RowStep::Measure(i)) {
-                writeln!(f, "  stage {i}: cut twice, for statistics over all rows and for their gradients")?;
+                writeln!(
+                    f,
+                    "  stage {i}: interrupted twice, for statistics over all rows and for their gradients"
+                )?;
             }
             let describe = |g: &GemmPlan| match g.pack_a {
                 _ if g.precision != Precision::Full => {
@@ -95,8 +101,10 @@ impl fmt::Display for Plan {
                         g.precision.parts()
                     )
                 }
-                true => format!("tiles of {} rows, copied in blocks of {}×{} (deep)", g.rows, g.mc, g.kc),
-                false => format!("tiles of {} rows as they lie", g.rows),
+                true => {
+                    format!("tiles of {} rows, copied in blocks of {}×{} (rows × depth)", g.rows, g.mc, g.kc)
+                }
+                false => format!("tiles of {} rows, read in place", g.rows),
             };
             let transposing = |g: &GemmPlan| if g.pack_b { ", weights transposed on the way" } else { "" };
             write!(f, "  stage {i}: forward {}", describe(&stage.forward))?;
@@ -116,9 +124,9 @@ impl fmt::Display for Plan {
             for (i, stage) in self.stages.iter().enumerate() {
                 let Some(stage) = stage else { continue };
                 let how = |copied: bool| match copied {
-                    true if stage.weight.precision != Precision::Full => "split for it",
-                    true => "copied for it (its rows are long: walking down columns is slow)",
-                    false => "as it lies",
+                    true if stage.weight.precision != Precision::Full => "split first",
+                    true => "copied first (its rows are long, so reading down columns is slow)",
+                    false => "read in place",
                 };
                 let (x, dy) = (how(stage.pack_input), how(stage.pack_delta));
                 writeln!(f, "  stage {i}: input {x}; gradient of the output {dy}")?;
@@ -128,6 +136,6 @@ impl fmt::Display for Plan {
             let n = self.tables.len();
             writeln!(f, "tables: {n} part{}, each a gradient over all rows and its update", plural(n))?;
         }
-        write!(f, "scratch: {} elements a thread", self.scratch)
+        write!(f, "scratch: {} elements per thread", self.scratch)
     }
 }

@@ -179,18 +179,18 @@ fn a_plan_prints_what_will_run() {
     assert!(text.starts_with("training step of 128 rows on 2 threads, scalar kernels of 4×8"), "{text}");
     assert!(text.contains("rows: 2 blocks of 64") && !text.contains("or on a single thread"), "{text}");
     let text = Plan::new::<f32>(&network(&[64, 100, 10]), TRAINING, 200, Isa::Scalar, 8).to_string();
-    assert!(text.contains("of 8 threads allowed: its 2 shards are too few for more"), "{text}");
+    assert!(text.contains("8 threads are allowed, but its 2 shards are too few for more"), "{text}");
     assert!(text.contains("rows: 2 shards of 100") && text.contains("of 2 shards are added up"), "{text}");
     assert!(text.contains("or on a single thread, whichever is measured to be faster"), "{text}");
     let text =
         |widths: &[usize]| Plan::new::<f32>(&network(widths), TRAINING, 64, Isa::Scalar, 8).to_string();
     assert!(
         text(&[4, 20, 2])
-            .contains("its 0.0 million multiply-adds are too few for more, at 0.15 million each")
+            .contains("its 0.0 million multiply-adds are too few for more: each thread needs 0.15 million")
     );
     assert!(
         text(&[4, 64, 64, 2])
-            .contains("its 0.9 million multiply-adds are too few for more, at 4 million each")
+            .contains("its 0.9 million multiply-adds are too few for more: each thread needs 4 million")
     );
 }
 

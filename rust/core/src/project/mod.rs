@@ -85,7 +85,11 @@ impl<T: Element> Memory<T> {
     pub fn set_order(&mut self, order: Vec<u32>, size: usize) -> Result<(), Error> {
         let fits = size > 0 && !order.is_empty() && order.len().is_multiple_of(size);
         if !fits || order.iter().any(|row| *row as usize >= self.rows) {
-            let text = format!("batches of {size} out of {} rows are needed", self.rows);
+            let text = format!(
+                "rows to recall must fill batches of {size}, with numbers below {}; got {} of them",
+                self.rows,
+                order.len()
+            );
             return Err(Error::Mismatch(text));
         }
         (self.order, self.size, self.next) = (order, size, 0);

@@ -502,7 +502,10 @@ impl Isa {
                         .find(|isa| isa.name() == name)
                         .ok_or_else(|| {
                             let names: Vec<_> = available.iter().map(|isa| isa.name()).collect();
-                            format!("THALWEG_ISA is {name:?}; this machine has {}", names.join(", "))
+                            format!(
+                                "THALWEG_ISA is {name:?}; on this machine, one of {} is needed",
+                                names.join(", ")
+                            )
                         })?,
                 };
                 Ok(available.into_iter().rfind(|isa| *isa <= cap).unwrap_or(Isa::Scalar))

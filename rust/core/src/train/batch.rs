@@ -127,7 +127,8 @@ impl<T: Element> Trainer<T> {
         }
         let recalled = match &mut self.projection {
             Some(_) if self.options.sam.is_some() => {
-                let text = "gradients that SAM takes elsewhere are not projected: use another optimizer";
+                let text = "gradients cannot be projected with SAM, which takes them at other parameters: use \
+                            another optimizer";
                 Err(Error::Unsupported(text.into()))
             }
             Some(projection) => projection.recall(&self.objective, model, optimizer),

@@ -15,6 +15,7 @@ use crate::optim::Optimizer;
 use crate::pass::Rows;
 use crate::project::Projection;
 use crate::rng::{Purpose, Stream};
+use crate::update;
 
 /// How a fit goes through the data.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -103,7 +104,7 @@ impl<T: Element> Fit<T> {
     ) -> Result<Self, Error> {
         for (name, value) in [("epochs", options.epochs), ("batch_size", options.batch_size)] {
             if value == 0 {
-                let accepted = "a whole number ≥ 1 is needed".into();
+                let accepted = "a whole number >= 1 is needed".into();
                 return Err(Error::Argument { name, value: value.to_string(), accepted });
             }
         }
@@ -171,7 +172,10 @@ impl<T: Element> Fit<T> {
         let needed = self.options.epochs * updates;
         let good = |lr: &f64| lr.is_finite() && *lr >= 0.0;
         if rates.len() != needed || !rates.iter().all(good) {
-            let text = format!("{needed} learning rates are needed, each of them finite and ≥ 0");
+            let wrong =
+                rates.iter().find(|lr| !good(lr)).map_or(String::new(), |lr| format!(", one of them {lr}"));
+            let found = rates.len();
+            let text = format!("{needed} learning rates >= 0 are needed; got {found}{wrong}");
             return Err(Error::Mismatch(text));
         }
         (self.rates, self.rates_by_epoch) = (Some(rates), by_epoch);
@@ -234,8 +238,14 @@ impl<T: Element> Fit<T> {
             before.place = trainer.projection.as_ref().map(Projection::place);
             self.before = Some(before);
         }
-        let result = self.steps(trainer, model, optimizer, training, validation, &mut until);
-        if let (Err(_), Some(before)) = (&result, &self.before) {
+        let mut result = self.steps(trainer, model, optimizer, training, validation, &mut until);
+        if let (Err(error), Some(before)) = (&mut result, &self.before) {
+            // A step finds parameters that are not finite, but not since when: here, they were.
+            if let Error::Lost { lr } = *error
+                && update::is_finite(model.isa(), &before.params)
+            {
+                *error = Error::StepOverflow { what: "a parameter", step: optimizer.steps, lr };
+            }
             let Parts { params, averages, .. } = model.parts();
             params.copy_from_slice(&before.params);
             averages.copy_from_slice(&before.averages);
@@ -279,7 +289,7 @@ impl<T: Element> Fit<T> {
         if training.x.rows() != self.rows {
             let found = training.x.rows();
             let text =
-                format!("x has {found} rows, and had {} when the fit began: leave it as it is", self.rows);
+                format!("x has {found} rows, but had {} when the fit began: do not resize it", self.rows);
             return Err(Error::Mismatch(text));
         }
         if trainer.objective != self.objective {

@@ -165,7 +165,7 @@ impl<T: Element> Trainer<T> {
         if batches >= self.options.accumulate || !flat.iter().all(|g| g.is_finite()) {
             let of = self.options.accumulate;
             let text = format!(
-                "gradients of {batches} batches cannot wait for an update of {of}, or are not finite"
+                "gathered gradients must be finite and of fewer batches than an update takes, {of}; got {batches}"
             );
             return Err(Error::Mismatch(text));
         }

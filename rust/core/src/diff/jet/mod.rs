@@ -89,21 +89,22 @@ impl<T: Element> Jet<T> {
         let wrong = |name, value, accepted: String| Err(Error::Argument { name, value, accepted });
         if let Some((place, layer)) = refused("", network.layers()) {
             return Err(Error::Unsupported(format!(
-                "layer {place} ({}) is in the way: derivatives by the inputs go through Linear, Residual, \
-                 Standardize, FourierFeatures in front, and layers that work element by element, but Dropout",
+                "derivatives with respect to the inputs are not supported for layer {place} ({}); the network may \
+                 have Linear, Residual, Standardize, FourierFeatures as its first layer, and layers that work \
+                 element by element, except Dropout",
                 layer.name()
             )));
         }
         if along.rows() == 0 || along.cols() != inputs {
-            let value = format!("shape ({}, {})", along.rows(), along.cols());
-            return wrong("along", value, format!("it has a row for each direction, of {inputs} numbers"));
+            let value = format!("of shape ({}, {})", along.rows(), along.cols());
+            return wrong("along", value, format!("it needs a row of {inputs} numbers for each direction"));
         }
         if orders.len() != along.rows() {
             let accepted = format!("one is needed for each of {} directions", along.rows());
-            return wrong("order", format!("{} of them", orders.len()), accepted);
+            return wrong("order", format!("a list of {}", orders.len()), accepted);
         }
         if let Some(order) = orders.iter().find(|order| !matches!(order, 1 | 2)) {
-            return wrong("order", order.to_string(), "it is 1 or 2".into());
+            return wrong("order", order.to_string(), "1 or 2 is needed".into());
         }
         let along: Vec<T> = (0..along.rows()).flat_map(|r| along.row(r)).copied().collect();
         check_flat("along", &along)?;
@@ -147,7 +148,7 @@ impl<T: Element> Jet<T> {
         }
         check_output(isa, &output[..part], network.outputs())?;
         if !all_finite(isa, output) {
-            return Err(too_large("a derivative of the outputs by the inputs"));
+            return Err(too_large("a derivative of the outputs with respect to the inputs"));
         }
         (self.at, self.pending) = (Some(at), Some(rows));
         Ok(())

@@ -101,20 +101,23 @@ impl Precision {
             Ok(())
         } else if T::DTYPE != Dtype::F32 {
             failed(format!(
-                "precision {name:?} is for models of float32, and this one is of {}",
+                "precision {name:?} is for models with dtype=\"float32\"; this model has {}",
                 T::DTYPE.name()
             ))
         } else if Bf16::new().is_none() {
             failed(format!(
-                "precision {name:?} needs a CPU with AVX-512 BF16, and here there is none: take \"float32\""
+                "precision {name:?} needs a CPU with AVX-512 BF16, which this one lacks: use \"float32\""
             ))
         } else if self.parts() > 1 && Amx::new().is_none() {
             failed(format!(
-                "precision {name:?} needs a CPU with AMX-BF16 (tiles of bfloat16), and a system that lets \
-                 programs use it; here \"float32\" is faster and more exact, and \"bfloat16\" faster yet"
+                "precision {name:?} needs a CPU with AMX-BF16 (tiles of bfloat16) and an operating system that lets \
+                 programs use it; without it, \"float32\" is faster and more exact, and \"bfloat16\" is faster still"
             ))
         } else if isa != Isa::Avx512 {
-            failed(format!("precision {name:?} needs kernels of avx512, and THALWEG_ISA keeps to {isa}"))
+            failed(format!(
+                "precision {name:?} needs the kernels of avx512, but THALWEG_ISA limits this process to {isa}: \
+                 unset it, or use \"float32\""
+            ))
         } else {
             Ok(())
         }

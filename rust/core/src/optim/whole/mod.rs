@@ -249,8 +249,8 @@ impl<T: Element> Room<T> {
             return Ok(());
         }
         Err(Error::Mismatch(
-            "Muon has no weight to work on: it is for hidden ones, between those of the first and the last \
-             Linear; choose others by matrices=\"all\" or by add_group(pattern, muon=True)"
+            "Muon has no weight to work on: by default it takes hidden weights, those between the first and the \
+             last Linear; choose others with matrices=\"all\" or add_group(pattern, muon=True)"
                 .into(),
         ))
     }

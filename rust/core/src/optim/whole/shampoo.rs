@@ -148,7 +148,7 @@ impl Method for Shampoo {
             ("start_preconditioning_step", self.start_preconditioning_step),
         ] {
             if value == 0 {
-                return Err(argument(name, "0".into(), "a whole number ≥ 1 is needed"));
+                return Err(argument(name, "0".into(), "a whole number >= 1 is needed"));
             }
         }
         fraction("adam_beta2", self.adam_beta2)?;
