@@ -22,12 +22,11 @@ def test_a_function_that_bends_within_a_step_is_not_checked():
     assert nothing.norm_rel_error == 1
     assert nothing.blocks[0].resolution > 1
     assert "\nunresolved: theta (" in str(nothing)
-    assert "bends within a step" in str(nothing)
-    assert "Try a smaller h" in str(nothing)
+    assert "varies a lot within a step, try a smaller h" in str(nothing)
     # A right one is told what is wrong with the step.
     right = tw.check_gradient(f, lambda t: -1 / t**2, theta)
     assert not right
-    assert "Try a smaller h" in str(right)
+    assert "try a smaller h" in str(right)
     assert tw.check_gradient(f, lambda t: -1 / t**2, theta, h=1e-11)
     assert verdicts(tw.check_gradient(f, lambda t: 0 * t, theta, h=1e-11)) == {"FAILED"}
 
@@ -91,6 +90,22 @@ def test_beside_a_minimum_the_right_gradient_passes_and_others_fail(least, at, m
         assert verdicts(report) == {"FAILED"}
 
 
+@pytest.mark.parametrize("factor", [1.0, -1.0])
+def test_a_small_gradient_beside_a_large_one_is_not_taken_for_zero(factor):
+    """Only one that is zero, as far as differences can tell, may hide among them."""
+    theta = {"a": np.array([0.3, 0.7]), "b": np.array([0.2, 0.4])}
+
+    def f(t):
+        return 1e8 * np.sin(t["a"]).sum() + 1e-3 * np.sin(3 * t["b"]).sum()
+
+    def grad(t):
+        return {"a": 1e8 * np.cos(t["a"]), "b": factor * 3e-3 * np.cos(3 * t["b"])}
+
+    report = tw.check_gradient(f, grad, theta)
+    assert {block.name: block.verdict for block in report.blocks} == {"a": "ok", "b": "unresolved"}
+    assert not report
+
+
 def test_atol_is_taken_at_its_word():
     report = tw.check_gradient(lambda t: 1e6 + t.sum() / 1e4, np.zeros(3), np.ones(3), atol=1e-3)
     assert verdicts(report) == {"ok to resolution"}
@@ -111,7 +126,7 @@ def test_errors_are_relative_to_the_gradient():
     (block,) = report.blocks
     assert block.verdict == "ok to resolution"
     assert 1e-7 < block.norm_rel_error < block.resolution < 1e-3
-    coarse = tw.check_gradient(lambda t: np.exp(t).sum(), np.exp, [1.0], h=1e-2)
+    coarse = tw.check_gradient(lambda t: np.exp(t).sum(), np.exp, [1.0], h=1e-2, atol=1e-3)
     assert coarse.norm_rel_error == pytest.approx(1e-4 / 6, rel=1e-3)
 
 

@@ -18,8 +18,17 @@ A block of parameters fails unless
 with the tolerance `r`, 1e-7 by default, and with :math:`\delta_i`, what a difference cannot
 resolve. :math:`\delta_i` is estimated without using `a`, from the same difference with twice the
 step: compared with :math:`n_i(h)`, :math:`n_i(2h) - n_i(h)` has :math:`2^p - 1` times the
-truncation error and about the same round-off. A block passes as "ok" if differences resolve `r`,
-and as "ok to resolution" if they resolve 1% of the block's gradient, or if that gradient is zero:
+truncation error and about the same round-off.
+
+In a block where this does not say "ok", truncation is told from round-off by differences with four
+times the step. Where :math:`n_i(4h) - n_i(2h)` is about :math:`2^p` times
+:math:`n_i(2h) - n_i(h)`, both are truncation, and :math:`n_i` becomes Richardson's extrapolation
+:math:`n_i(h) - (n_i(2h) - n_i(h)) / (2^p - 1)`; its :math:`\delta_i` is at least the change from
+that with twice the step, which is a multiple of the truncation that is left. This matters near a
+minimum: there, the gradient becomes small and the third derivatives do not.
+
+A block passes as "ok" if differences resolve `r`, and as "ok to resolution" if they resolve 1% of
+the block's gradient, or if that gradient is zero:
 
 - :math:`\lVert\delta\rVert \le \lVert n \rVert / 100`; or
 - the function did not move, and :math:`a = 0`; or
@@ -35,12 +44,13 @@ differences. With `atol`, the user has stated what differences resolve, and noth
 
 Float32 gradients cannot be checked by float32 differences, whose errors are as large as 1e-3. A
 float32 model is therefore checked through its float64 copy, and its own gradient is then compared
-with that of the copy.
+with that of the copy. Where they differ by more than 2e-6 or so, `_float32` finds out whether this
+is a mistake or rounding.
 
 Modules: `_blocks` (names and shapes), `_differences` (the formulas), `_verdict` (the criterion
 above), `_kinks` (detecting unknown kinks), `_report` (the comparison and its table), `_curve`
-(error against step), `_functions`, `_models` and `_hvp` (the public functions), `_task` (a model's
-loss as a function).
+(error against step), `_functions`, `_models` and `_hvp` (the public functions), `_float32` (float32
+gradients beside float64 ones), `_task` (a model's loss as a function).
 """
 
 from thalweg._gradcheck._curve import ErrorCurve as ErrorCurve

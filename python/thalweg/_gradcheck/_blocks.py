@@ -1,6 +1,5 @@
 """Named blocks of parameters in one flat vector."""
 
-import itertools
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -10,9 +9,11 @@ import numpy.typing as npt
 from thalweg import _arrays
 from thalweg._norms import length as length
 from thalweg.errors import ArgumentError, DataError, ShapeError
+from thalweg.nn._names import Blocks as Blocks
+from thalweg.nn._names import slices as slices
+from thalweg.nn._names import split as split
 
 Vector: TypeAlias = npt.NDArray[np.float64]
-Blocks: TypeAlias = list[tuple[str, tuple[int, ...]]]
 
 #: The name of a block given without one.
 ALONE = "theta"
@@ -37,8 +38,9 @@ def _shape(array: Any) -> tuple[int, ...]:
         return np.shape(array)
     except ValueError:  # rows of different lengths
         raise ShapeError(
-            "theta is a list of arrays of different shapes, which are no array: pass a dict of "
-            'them, such as {"weight": w, "bias": b}, which f and grad then take and give'
+            "theta must be one array or a dict of arrays; got a list of arrays of different "
+            'shapes. Pass a dict, such as {"weight": w, "bias": b}: your functions then receive '
+            "such a dict, and must return their derivatives as one"
         ) from None
 
 
@@ -54,7 +56,7 @@ def join(arrays: Any, blocks: Blocks, what: str) -> Vector:
         label = what if name == ALONE else f"{what}[{name!r}]"
         array = _arrays.as_numeric(arrays[name], label)
         if array.shape != shape:
-            raise ShapeError(f"{label} has shape {array.shape}; that of theta is {shape}")
+            raise ShapeError(f"{label} must have shape {shape}, as in theta; got {array.shape}")
         if array.size == 0:
             raise DataError(f"{label} is empty: there is nothing to check")
         array = _arrays.as_dtype(array, np.dtype(np.float64), label)
@@ -63,20 +65,6 @@ def join(arrays: Any, blocks: Blocks, what: str) -> Vector:
         raise DataError(f"{what} is empty: there is nothing to check")
     flat: Vector = np.concatenate(parts)
     return flat
-
-
-def split(values: npt.NDArray[Any], blocks: Blocks) -> dict[str, npt.NDArray[Any]]:
-    """Undo `join`: views into `values`, shaped and named."""
-    return {
-        name: values[part].reshape(shape)
-        for (name, shape), part in zip(blocks, slices(blocks), strict=True)
-    }
-
-
-def slices(blocks: Blocks) -> list[slice]:
-    """Return the position of each block in the vector."""
-    ends = np.cumsum([0, *(int(np.prod(shape)) for _, shape in blocks)])
-    return [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
 
 
 def shaped(values: npt.NDArray[Any], blocks: Blocks, named: bool) -> Any:

@@ -76,8 +76,8 @@ def measure(report: "GradcheckReport", block: int) -> ErrorCurve:
     lines = report._lines
     if lines is None:
         raise ArgumentError(
-            "this report has no function to evaluate: it was unpickled, or is of products with a "
-            "Hessian; curves are of gradients that have just been checked"
+            "this report has no function to evaluate: it was unpickled, or checks products with a "
+            "Hessian. Run check_gradient or gradcheck, and call curve() on the report it returns"
         )
     here = report.blocks[block]
     # Methods that are not differences of one step are shown together with central differences.

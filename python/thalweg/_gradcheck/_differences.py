@@ -54,6 +54,9 @@ METHODS = {
     "fourth": Method("fourth", (1, -1, 2, -2), 4, 1.5),
 }
 
+#: What a function may raise where it is undefined, further out than the differences need.
+UNDEFINED = (ValueError, ArithmeticError)
+
 #: Step of the complex-step derivative, Im f(θ + ih) / h: nothing is subtracted, so the step may be
 #: so small that its square vanishes beside any number. Squire & Trapp 1998, SIAM Review 40:110.
 COMPLEX_STEP = 1e-30

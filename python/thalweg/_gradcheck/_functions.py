@@ -1,6 +1,8 @@
 """Checking the gradient of any function of NumPy arrays."""
 
+import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from thalweg._gradcheck._differences import (
     HALVINGS,
     METHODS,
     RICHARDSON_STEP,
+    UNDEFINED,
     richardson,
 )
 from thalweg._gradcheck._report import RTOL, Columns, GradcheckReport, report
@@ -57,8 +60,9 @@ def check_gradient(
         Tolerance for the norm-relative error of a block.
     atol : float, keyword only, optional
         Error of a single difference that is attributed to the difference and not to the gradient;
-        by default it is estimated, for differences from as many evaluations again. If given, no
-        block is "unresolved".
+        by default it is estimated, for differences from as many evaluations again, or twice as
+        many where truncation errors matter: they are then subtracted. If given, no block is
+        "unresolved".
 
     Returns
     -------
@@ -160,15 +164,19 @@ def check_gradient(
         return line
 
     def imaginary(moved: npt.NDArray[Any]) -> float:
-        needed = 'method="complex" needs an f that carries complex numbers through; this one'
+        needed = 'method="complex" needs an f that computes with complex numbers; this one'
         try:
             result = evaluate(moved)
         except TypeError as error:  # from NumPy functions that do not accept complex numbers
             raise ArgumentError(
-                f'{needed} raised "{error}": use method="central", or other functions in f'
+                f'{needed} raised "{error}". Use method="central", or functions in f that accept '
+                "complex numbers"
             ) from error
         if not np.iscomplexobj(result):
-            raise ArgumentError(f"{needed} returned the real {result.item()!r}")
+            raise ArgumentError(
+                f'{needed} returned the real number {result.item()!r}. Use method="central", or '
+                "functions in f that keep the imaginary part"
+            )
         return float(result.imag)
 
     def lines(block: int, direction: Vector, wanted: npt.NDArray[Any]) -> Any:
@@ -189,9 +197,17 @@ def check_gradient(
         def differences(factor: float) -> Vector:
             return np.array([rule(along(i), factor * steps[i], value) for i in places])
 
+        def further() -> tuple[Vector, npt.NDArray[np.bool_]]:
+            four = np.full_like(point, np.nan)
+            for i in places:
+                with contextlib.suppress(*UNDEFINED), np.errstate(all="ignore"):
+                    four[i] = rule(along(i), 4 * steps[i], value)
+            return four, smooth
+
         numeric = differences(1)
-        doubled = differences(2) if atol is None else None
-        found = Columns(blocks, analytic, numeric, steps, smooth, doubled)
+        found = Columns(blocks, analytic, numeric, steps, smooth)
+        if atol is None:
+            found = replace(found, doubled=differences(2), further=further)
         order, noise = rule.order, rule.noise
     elif method == "complex":
         numeric = np.array([imaginary(_moved(point, i, 1j * steps[i])) / steps[i] for i in places])

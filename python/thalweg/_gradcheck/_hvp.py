@@ -154,7 +154,8 @@ def compare(
 
     if not rows:
         raise ArgumentError(
-            "kinks are so near that no direction avoids them: there is no second derivative here"
+            "every direction that was tried crosses a kink within a step, so that there is no "
+            "second derivative to check here: try a smaller h, or other rows of x"
         )
     columns: list[Vector] = [np.array([row[k] for row in rows]) for k in range(3)]
     steps = [row[3] for row in rows]

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg._gradcheck._blocks import Vector
-from thalweg.errors import DataError
+from thalweg._gradcheck._differences import UNDEFINED
 
 #: Returns a function's values at steps along a direction, and a slope that is not needed here.
 Line = Callable[[Vector, Vector], tuple[npt.NDArray[Any], float]]
@@ -36,8 +36,9 @@ def look(
         direction = np.zeros(where.size)
         direction[i] = 1
         try:
-            f, _ = line(direction, np.concatenate([s, -s]))
-        except DataError:  # it may be undefined further out
+            with np.errstate(all="ignore"):
+                f, _ = line(direction, np.concatenate([s, -s]))
+        except UNDEFINED:
             continue
         up, down = (f[: s.size].real - value) / s, (value - f[s.size :].real) / s
         jump = up - down

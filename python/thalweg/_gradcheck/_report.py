@@ -11,9 +11,8 @@ import numpy.typing as npt
 from thalweg import _checks
 from thalweg._gradcheck import _blocks, _kinks
 from thalweg._gradcheck._blocks import Blocks, Vector
-from thalweg._gradcheck._differences import EPS
+from thalweg._gradcheck._differences import EPS, UNDEFINED
 from thalweg._gradcheck._verdict import LIMIT, judge
-from thalweg.errors import DataError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +48,9 @@ class BlockReport:
         The largest :math:`|a_i - n_i| / \max(|a_i|, |n_i|, \delta_i / r)`. Below
         :math:`\delta_i / r`, a difference only shows its own errors.
     norm_rel_error : float
-        :math:`\lVert a - n \rVert / \lVert n \rVert`, infinite if only `n` is zero.
+        :math:`\lVert a - n \rVert / \lVert n \rVert`, infinite if only `n` is zero. Where plain
+        differences do not show that the gradient is right, their truncation error is subtracted
+        from `n`, if four times the step confirms it.
     resolution : float
         :math:`\lVert\delta\rVert / \lVert n \rVert`, what differences cannot resolve. The block
         fails if `norm_rel_error` is above both `r` and this.
@@ -57,9 +58,9 @@ class BlockReport:
         The position of the largest absolute error in the block; with directions, the number of the
         direction.
     worst_analytic, worst_numeric : float
-        The two values there.
+        The two values there, `a` and `n`.
     truncation : float or None
-        Truncation error of a typical difference, estimated from twice the step, and including
+        Truncation error of a typical plain difference, estimated from twice the step, and including
         round-off; None if ``atol`` was given.
     round_off : float
         The largest effect on a typical difference of rounding the function's values to their last
@@ -76,9 +77,11 @@ class BlockReport:
         own gradient and that of its float64 copy.
     verdict : str
         ``"ok"``; ``"ok to resolution"`` if differences do not resolve `r`, but resolve 1% of the
-        gradient, or if the gradient is zero; ``"unresolved"``, which is not a pass, if neither
-        holds: any gradient of that size agrees with them; ``"FAILED"``; ``"FAILED in float32"`` if
-        only the float32 gradient is wrong; ``"all kinks"`` if nothing was left to compare.
+        gradient, or if the gradient is zero, or if a float32 gradient has up to 1% of rounding;
+        ``"unresolved"``, which is not a pass, if none of this holds: any gradient of that size
+        agrees with them; ``"unresolved in float32"`` if only the float32 gradient is mostly
+        rounding; ``"FAILED"``; ``"FAILED in float32"`` if only the float32 gradient is wrong;
+        ``"all kinks"`` if nothing was left to compare.
     """
 
     name: str
@@ -165,7 +168,7 @@ class GradcheckReport:
         return measure(self, names.index(block))
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw errors against the step, block by block; see `thalweg.plot.gradcheck`.
+        """Draw errors against the step, block by block; the same as `thalweg.plot.gradcheck`.
 
         Parameters
         ----------
@@ -198,7 +201,7 @@ class GradcheckReport:
     @property
     def unresolved(self) -> tuple[str, ...]:
         """Names of the blocks for which differences are not exact enough to judge the gradient."""
-        return tuple(block.name for block in self.blocks if block.verdict == "unresolved")
+        return tuple(block.name for block in self.blocks if block.verdict.startswith("unresolved"))
 
     @property
     def max_abs_error(self) -> float:
@@ -292,6 +295,7 @@ class GradcheckReport:
     def _advice(self) -> list[str]:
         """Say what to do where differences do not resolve the gradient."""
         coarse = [b for b in self.blocks if not b.passed and b.resolution > LIMIT]
+        single = [b.name for b in self.blocks if b.verdict == "unresolved in float32"]
         rounded: list[str] = []
         bent: list[str] = []
         for b in coarse:
@@ -299,40 +303,45 @@ class GradcheckReport:
             above = b.truncation is not None and b.truncation > 100 * b.round_off > 0
             (bent if above else rounded).append(b.name)
         advice = [
-            f"{b.name}: kink at {list(b.kink_at)}, where slopes on both sides differ; those that "
-            "explain a gradient are left out and counted"
+            f"{b.name}: kink at {list(b.kink_at)}, where the slopes on both sides differ; a "
+            "parameter whose gradient lies between them is left out, and counted as a kink"
             for b in self.blocks
             if b.kink_at is not None
         ]
         if rounded:
             advice.append(
-                f"{', '.join(rounded)}: what a step changes is little more than rounding beside "
-                f"{self.value:.3g}. Try a larger h, take large constants out of the function (or "
-                'scale the targets), or, in check_gradient, method="fourth" or "complex"'
+                f"{', '.join(rounded)}: a step changes the value, {self.value:.3g}, by little more "
+                "than rounding does. Try a larger h, remove large constants from the function (or "
+                'scale the targets), or, in check_gradient, use method="fourth" or "complex"'
             )
         if bent:
             advice.append(
-                f"{', '.join(bent)}: differences with twice the step (h in the table) are others. "
+                f"{', '.join(bent)}: doubling the step (h in the table) changes the differences. "
                 "If the function is noisy, as with float32 inside, try a larger h, such as 5e-3. "
-                "Try a smaller h, another method, or parameters that are scaled to about 1, if it "
-                "bends within a step"
+                "If it varies a lot within a step, try a smaller h, another method, or parameters "
+                "scaled to about 1"
+            )
+        if single:
+            advice.append(
+                f"{', '.join(single)}: more than 1% of the float32 gradient is rounding here, as "
+                "near a minimum; the float64 gradient agrees with differences. Check a model that "
+                'is not trained yet, or model.astype("float64")'
             )
         return advice
 
 
 def resolution(
-    numeric: Vector,
-    doubled: Vector,
+    errors: Vector,
     kinked: npt.NDArray[np.bool_],
     steps: Vector,
     value: float,
     blocks: Blocks,
     eps: float,
 ) -> Vector:
-    """Estimate the error of each difference from twice the step, without using the gradient."""
+    """Return what differences cannot resolve, from an estimate of the error of each."""
     # As errors of f, which for round-off do not depend on the parameter and its step. They are at
     # least the last bit of f.
-    errors = np.abs(doubled - numeric) * steps
+    errors = errors * steps
     floor = eps / 2 * abs(value)
     if not kinked.all():
         floor = max(floor, float(np.median(errors[~kinked])))
@@ -345,6 +354,23 @@ def resolution(
         typical = max(floor, float(np.median(kept))) if kept.size else floor
         delta[indices] = 2 * (1 + 1 / max(1, kept.size) ** 0.5) * typical / steps[indices]
     return delta
+
+
+def extrapolated(
+    once: Vector, twice: Vector, four: Vector, order: int
+) -> tuple[Vector, Vector, npt.NDArray[np.bool_]]:
+    """Subtract the truncation error of differences, where it can be told from noise and kinks.
+
+    Returns the differences, an estimate of their errors, and whether it was subtracted: where the
+    change from twice the step to four times the step is 2^p times that from once to twice.
+    """
+    near, far = twice - once, four - twice
+    growth = 2.0**order
+    seen = np.isfinite(far) & (np.abs(far - growth * near) <= 0.5 * np.abs(far))
+    better, worse = once - near / (growth - 1), twice - far / (growth - 1)
+    # Two differences may agree by chance, where the function's values are multiples of a last bit.
+    noise = np.fmax(np.abs(near), np.abs(far))
+    return np.where(seen, better, once), np.where(seen, np.abs(worse - better), noise), seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,6 +387,8 @@ class Columns:
     doubled: Vector | None = None
     also_kinked: npt.NDArray[np.bool_] | None = None
     estimate: Vector | None = None
+    #: Returns the differences with four times the step, and whether there is a kink in between.
+    further: Callable[[], tuple[Vector, npt.NDArray[np.bool_]]] | None = None
 
 
 def report(
@@ -382,22 +410,30 @@ def report(
     """
     parts = _blocks.slices(found.blocks)
     nothing = np.zeros_like(found.kinked)
+    four: Vector | None = None  # differences with four times the step
 
-    def compared(more_kinks: npt.NDArray[np.bool_]) -> list[BlockReport]:
+    def compared(
+        more_kinks: npt.NDArray[np.bool_], four: Vector | None = None
+    ) -> list[BlockReport]:
         kinks = found.kinked | more_kinks
         kinked = kinks if found.also_kinked is None else kinks | found.also_kinked
+        numeric = found.numeric
         if atol is not None:
             delta = np.full_like(found.steps, atol)
         elif found.doubled is not None:
-            ends = found.numeric, found.doubled
-            delta = resolution(*ends, kinked, found.steps, value, found.blocks, eps)
+            errors, seen = np.abs(found.doubled - numeric), nothing
+            if four is not None:
+                numeric, errors, seen = extrapolated(numeric, found.doubled, four, order)
+            delta = resolution(errors, kinked, found.steps, value, found.blocks, eps)
+            # Where truncation remains, it differs a lot between the parameters of a block.
+            delta = np.where(seen, np.maximum(delta, errors), delta)
         else:
             assert found.estimate is not None
             delta = found.estimate
         spread = found.estimate
         if found.doubled is not None:
             spread = np.abs(found.doubled - found.numeric) / (2**order - 1)
-        whole = _blocks.length(found.numeric[~kinked])
+        whole = _blocks.length(numeric[~kinked])
         reports = []
         named = zip(found.blocks, shapes or found.blocks, parts, strict=True)
         for number, ((name, shape), (_, true), part) in enumerate(named):
@@ -406,7 +442,7 @@ def report(
             block = _compare(
                 name,
                 found.analytic[part].reshape(shape),
-                found.numeric[part].reshape(shape),
+                numeric[part].reshape(shape),
                 kinks[part].reshape(shape),
                 steps.reshape(shape),
                 delta[part].reshape(shape),
@@ -424,7 +460,20 @@ def report(
             reports.append(replace(block, round_off=rounding))
         return reports
 
-    reports = compared(nothing)
+    def judged(more_kinks: npt.NDArray[np.bool_]) -> list[BlockReport]:
+        nonlocal four
+        reports = compared(more_kinks)
+        if found.further is None or all(block.verdict == "ok" for block in reports):
+            return reports
+        if four is None:
+            four, crossed = found.further()
+            four = np.where(crossed | found.kinked, np.nan, four)
+            if found.also_kinked is not None:
+                four[found.also_kinked] = np.nan
+        pairs = zip(reports, compared(more_kinks, four), strict=True)
+        return [block if block.verdict == "ok" else finer for block, finer in pairs]
+
+    reports = judged(nothing)
     if shapes is None and found.estimate is None:
         there, explained = nothing.copy(), nothing.copy()
         off = np.abs(found.analytic - found.numeric) > rtol * np.abs(found.numeric)
@@ -437,7 +486,7 @@ def report(
         if there.any():
             reports = [
                 replace(block, kink_at=_first(there[part].reshape(block.shape)))
-                for block, part in zip(compared(explained), parts, strict=True)
+                for block, part in zip(judged(explained), parts, strict=True)
             ]
     return GradcheckReport(tuple(reports), method, rtol, value, lines, eps)
 
@@ -510,8 +559,9 @@ def _curvature(
     step = float(np.median(steps))
     v = _blocks.unit(np.random.default_rng(0), size)
     try:
-        f, _ = line(v, step * np.array([1.0, -1.0, 2.0, -2.0]))
-    except DataError:  # it may be undefined further out
+        with np.errstate(all="ignore"):
+            f, _ = line(v, step * np.array([1.0, -1.0, 2.0, -2.0]))
+    except UNDEFINED:
         return 0.0, 0.0
     with np.errstate(all="ignore"):
         f = f.real - value
