@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -197,7 +198,16 @@ class CustomTrainer:
     def _forward(self, x: Any, y: Any, sample_weight: Any) -> tuple[float, list[Array], Figures]:
         """Return the loss, its gradients with respect to the passes' result, and figures."""
         check(self.model, x, y, sample_weight)
-        value, gradients, figures = call(self.loss, self.passes.forward(x), y, sample_weight)
+        outputs = self.passes.forward(x)
+        passes = self.model._core.passes()
+        value, gradients, figures = call(self.loss, outputs, y, sample_weight)
+        if self.model._core.passes() != passes:
+            raise ArgumentError(
+                "the loss function called model.forward, which replaced the pass that gradients "
+                "are to go back through; the model is as it was before this call. Use model(x), "
+                "which leaves that alone, in place of model.forward(x); for gradients at other "
+                "rows, add these to x and y"
+            )
         if not math.isfinite(value):
             why = "the learning rate is too large, or the loss is not defined for these outputs"
             raise DivergedError(
@@ -214,7 +224,9 @@ class CustomTrainer:
         value, _, figures = call(self.loss, self.passes.predict(x), y, sample_weight)
         if not math.isfinite(value):
             why = _not_finite(y)
-            raise ArgumentError(f"the loss is {value}{f': {why}' if why else ', of finite data'}")
+            raise ArgumentError(
+                f"the loss is {value}{f': {why}' if why else ', although the data are finite'}"
+            )
         return value, None, figures
 
     def take(self) -> None:
@@ -256,8 +268,8 @@ class CustomTrainer:
     def plan(self, batch_size: int) -> tuple[str, int]:
         """There is none."""
         raise UnsupportedError(
-            "a step with a custom loss is a forward pass, a call of the function and a backward "
-            "pass: there is no plan of it as a whole"
+            "plan is not supported with a custom loss, whose steps are a forward pass, a call of "
+            "the function and a backward pass instead of one pass of the core"
         )
 
 
@@ -274,9 +286,9 @@ def _warn_of_kinks(model: Sequential) -> None:
     kinds = {type(it).__name__ for it in layers if not isinstance(it, _AFFINE)}
     there = f"as {', '.join(sorted(kinds))} and nn.Linear are" if kinds else "as nn.Linear is"
     warn_maker(
-        "the second derivatives of this network are 0, for all of its layers are linear piece by "
-        f"piece, {there}: nothing is learned from d2u. Use nn.Tanh(), nn.Sine(), nn.SiLU() or "
-        "nn.Softplus(); or nn.DerivativeLoss(function, order=1), if the function needs no d2u"
+        "the second derivatives of this network are 0, since all its layers are piecewise linear, "
+        f"{there}: nothing can be learned from d2u. Use nn.Tanh(), nn.Sine(), nn.SiLU() or "
+        "nn.Softplus(); or nn.DerivativeLoss(function, order=1) if the function does not need d2u"
     )
 
 
@@ -297,8 +309,8 @@ def check(
     for name, array in (("y", y), ("sample_weight", sample_weight)):
         if array is not None and len(array) != len(x):
             raise ShapeError(
-                f"{prefix}x has {len(x)} rows but {name} has {len(array)}; they must be of one "
-                "length"
+                f"{prefix}x has {len(x)} rows but {name} has {len(array)}; they must have the "
+                "same length"
             )
     if len(x) == 0:
         raise DataError(f"{prefix}x has no rows; at least one is needed")
@@ -328,7 +340,7 @@ def _copies(loss: FunctionLoss, outputs: Any) -> tuple[Array, ...]:
     names = names_of(loss)
     if not isinstance(outputs, (tuple, list)) or len(outputs) != len(names):
         raise ArgumentError(
-            f"output must be a tuple ({', '.join(names)}), as curvature.jet gives it; got "
+            f"output must be a tuple ({', '.join(names)}), as curvature.jet returns it; got "
             f"{_number_of(outputs)}"
         )
     copies = (np.array(_arrays.as_numeric(*pair)) for pair in zip(outputs, names, strict=True))
@@ -342,37 +354,74 @@ def names_of(loss: FunctionLoss) -> tuple[str, ...]:
     return NAMES[: 1 + (loss.order if isinstance(loss.order, int) else max(loss.order))]
 
 
-def check_arguments(loss: FunctionLoss, weighted: bool) -> None:
-    """Raise unless a loss's function accepts as many arrays as it is given."""
-    try:
-        # Not that of a wrapped function, which is called differently.
-        signature = inspect.signature(loss.function, follow_wrapped=False)
-    except (TypeError, ValueError):  # compiled functions may not tell
+def check_order(loss: DerivativeLoss) -> None:
+    """Raise if a loss's function is written for derivatives of another order."""
+    signature = _signature(loss)
+    if signature is None:
         return
     names = (*names_of(loss), "target")
+    other = 2 if len(names) == 3 else 1
+    fits, others = (
+        _binds(signature, *given) or _binds(signature, *given, "weight")
+        for given in (names, (*NAMES[: 1 + other], "target"))
+    )
+    arguments = list(signature.parameters)
+    if other == 2:
+        off, drop = arguments[2:3] == ["d2u"], ", or remove d2u"
+    else:  # a weight in the place of the target
+        off, drop = arguments[3:4] in (["weight"], ["sample_weight"]), ""
+    if others and (off or not fits):
+        raise ArgumentError(
+            f"nn.DerivativeLoss with order={loss.order!r} calls f({', '.join(names)}), but "
+            f"{_shown(loss, signature)}: pass order={other}{drop}"
+        )
+    if not fits:
+        check_arguments(loss, False)
 
-    def takes(*given: str) -> bool:
-        try:
-            signature.bind(*given)
-        except TypeError:
-            return False
-        return True
 
+def _signature(loss: FunctionLoss) -> inspect.Signature | None:
+    try:
+        # Not that of a wrapped function, which is called differently.
+        return inspect.signature(loss.function, follow_wrapped=False)
+    except (TypeError, ValueError):  # compiled functions may not tell
+        return None
+
+
+def _binds(signature: inspect.Signature, *given: str) -> bool:
+    try:
+        signature.bind(*given)
+    except TypeError:
+        return False
+    return True
+
+
+def _shown(loss: FunctionLoss, signature: inspect.Signature) -> str:
+    name = getattr(loss.function, "__name__", type(loss.function).__name__)
+    return f"{name} takes ({', '.join(map(str, signature.parameters.values()))})"
+
+
+def check_arguments(loss: FunctionLoss, weighted: bool) -> None:
+    """Raise unless a loss's function accepts as many arrays as it is given."""
+    signature = _signature(loss)
+    if signature is None:
+        return
+    takes = partial(_binds, signature)
+    names = (*names_of(loss), "target")
     given = (*names, "weight") if weighted else names
     if takes(*given):
         return
-    kind = f"{'with' if weighted else 'without'} sample_weight a loss of your own"
+    kind = f"{'with' if weighted else 'without'} sample_weight, a custom loss"
     if isinstance(loss, DerivativeLoss):
-        kind += f", nn.DerivativeLoss with order={loss.order!r},"
+        kind += f" (nn.DerivativeLoss with order={loss.order!r})"
     what = f"{kind} is called as f({', '.join(given)})"
-    name = getattr(loss.function, "__name__", type(loss.function).__name__)
-    arguments = ", ".join(map(str, signature.parameters.values()))
     more = ""
     if weighted and takes(*names):
-        more = ": give it one argument more, weight, or leave sample_weight out"
+        more = ": add a last argument, weight, or leave sample_weight out"
     elif not weighted and takes(*names, "weight"):
         more = ": pass sample_weight, or give its last argument a default, weight=None"
-    raise ArgumentError(f"{what}, but {name} takes ({arguments}){more}")
+        if names[1:] == ("du", "target"):
+            more += ". If its third argument is d2u, pass order=2 instead"
+    raise ArgumentError(f"{what}, but {_shown(loss, signature)}{more}")
 
 
 def call(
@@ -390,8 +439,8 @@ def call(
     by = "gradients" if several else "gradient"
     if not isinstance(result, (tuple, list)) or len(result) not in (2, 3):
         raise ArgumentError(
-            f"the loss function must give a tuple (loss, {by}), or (loss, {by}, figures) with a "
-            f"dict of numbers for the history; it gave {_number_of(result)}"
+            f"the loss function must return a tuple (loss, {by}), or (loss, {by}, figures) with a "
+            f"dict of numbers for the history; it returned {_number_of(result)}"
         )
     value = _one_number(result[0])
     finite = math.isfinite(value)
@@ -409,10 +458,19 @@ def _one_number(given: Any) -> float:
     """Return a function's loss as a float."""
     if isinstance(given, float):  # the usual case
         return float(given)
+    _real(given, "the loss")
     number = _arrays.as_numeric(given, "the loss")
     if number.size != 1:
-        raise ShapeError(f"the loss must be one number; its shape is {number.shape}")
+        raise ShapeError(f"the loss must be one number; got shape {number.shape}")
     return float(number.item())
+
+
+def _real(given: Any, name: str) -> None:
+    if np.iscomplexobj(given):
+        raise DtypeError(
+            f"{name} must be real; got complex numbers. Compute it from z.real and z.imag of what "
+            "is complex in it: abs(z)**2 is z.real**2 + z.imag**2"
+        )
 
 
 def _gradients(
@@ -425,13 +483,19 @@ def _gradients(
     """Return a function's gradients with respect to several arrays, if they fit."""
     if not isinstance(given, (tuple, list)) or len(given) != len(names):
         raise ArgumentError(
-            f"the gradients of the loss must be a tuple of those by {', '.join(names)}, None where "
-            f"there is none; the function gave {_number_of(given)}"
+            f"the gradients of the loss must be a tuple with one for each of {', '.join(names)}, "
+            f"or None for one that is 0; the function returned {_number_of(given)}"
         )
     return [
         np.zeros(*of)
         if gradient is None
-        else _gradient((f"the gradient of the loss by {name}", name), gradient, *of, target, finite)
+        else _gradient(
+            (f"the gradient of the loss with respect to {name}", name),
+            gradient,
+            *of,
+            target,
+            finite,
+        )
         for gradient, name, of in zip(given, names, expected, strict=True)
     ]
 
@@ -446,6 +510,7 @@ def _gradient(
 ) -> Array:
     """Return a function's gradient, if it fits."""
     name, by = what
+    _real(given, name)
     gradient = _arrays.as_numeric(given, name)
     if gradient.shape != shape:
         text = f"{name} has shape {gradient.shape}, but {by} has {shape}"
@@ -456,7 +521,7 @@ def _gradient(
     if finite and (found := _arrays.not_finite(ready, name)):  # otherwise report that first
         raise DataError(
             f"{found}, although the loss is finite. Usual causes are a square root or a logarithm "
-            "at 0, 0/0, and an overflow in what np.where or a mask leaves out of the loss"
+            "at 0, 0/0, and an overflow in values that np.where or a mask leaves out"
         )
     return ready
 
@@ -470,8 +535,8 @@ def _of_broadcasting(found: tuple[int, ...], shape: tuple[int, ...], target: Any
         if np.shape(array) == (rows,):
             written = name.replace("y", "target", 1)
             return (
-                f": {name} of shape ({rows},) was broadcast to a row; take {written}[:, None], "
-                "which is a column as the output is"
+                f": {name} of shape ({rows},) was broadcast to a row; use {written}[:, None], a "
+                "column like the output"
             )
     return ""
 

@@ -12,6 +12,7 @@ from thalweg import _core
 from thalweg._arrays import Array, Samples
 from thalweg._custom import CustomTrainer
 from thalweg._figures import Figures, Means, complete, of_validation
+from thalweg._hooked import HookedTrainer
 from thalweg._snapshot import Snapshot
 from thalweg.errors import ArgumentError, DataError, DivergedError, DtypeError, ThalwegError
 from thalweg.nn import Loss, Sequential
@@ -33,13 +34,13 @@ def batches_of(
         return source  # type: ignore[no-any-return]
     if is_array or _is_of_rows(source) or not hasattr(source, "__iter__"):
         raise (DtypeError if is_array else ArgumentError)(
-            f"y is missing: y is None, but {method} takes arrays x and y, or instead of both an "
-            "iterable of batches (x, y) or (x, y, sample_weight), or a function that gives one"
+            f"y is missing: y is None, but {method} takes arrays x and y, or in place of both an "
+            "iterable of batches (x, y) or (x, y, sample_weight), or a function that returns one"
         )
     if epochs > 1 and isinstance(source, Iterator):
         raise ArgumentError(
-            f"{name} is an iterator, which is used up after one epoch of {epochs}: pass a function "
-            "that makes a new one for each"
+            f"{name} is an iterator, which is exhausted after the first of {epochs} epochs: pass "
+            "a function that returns a new iterator for each"
         )
     return lambda: source
 
@@ -69,7 +70,7 @@ class StreamFit:
 
     def __init__(
         self,
-        core: _core.Trainer | CustomTrainer,
+        core: _core.Trainer | CustomTrainer | HookedTrainer,
         model: Sequential,
         optimizer: Optimizer,
         loss: Loss,
@@ -82,8 +83,8 @@ class StreamFit:
         self._core, self._optimizer, self._loss = core, optimizer, loss
         self._source, self._ready = source, ready
         self._epochs, self._validation, self._rate = epochs, validation, rate
-        self._train = core.sums if isinstance(core, CustomTrainer) else core.train
-        if isinstance(core, CustomTrainer):
+        self._train = core.train if isinstance(core, _core.Trainer) else core.sums
+        if not isinstance(core, _core.Trainer):
             if validation is not None:
                 core.check(*validation, prefix="validation ")
         elif validation is not None:
@@ -147,8 +148,8 @@ class StreamFit:
             batches = self._source()
             if not hasattr(batches, "__iter__"):
                 raise ArgumentError(
-                    "x is a function that must give an iterable of batches (x, y) or "
-                    f"(x, y, sample_weight); it gave {batches!r}"
+                    "x is a function, which must return an iterable of batches (x, y) or (x, y, "
+                    f"sample_weight); it returned {batches!r}"
                 )
             self._iterator = iter(batches)
         self.last_loss = np.nan
@@ -196,9 +197,9 @@ class StreamFit:
     def _end(self) -> tuple[float | None, float | None, Figures]:
         """End the epoch; return loss, accuracy and figures of the validation data."""
         if self._batch == 0:
-            raise DataError(f"there was no batch in epoch {self._epoch + 1}")
+            raise DataError(f"x yielded no batches in epoch {self._epoch + 1}")
         if self._sums[2] == 0:
-            raise DataError(f"all rows of epoch {self._epoch + 1} weigh nothing")
+            raise DataError(f"all rows of epoch {self._epoch + 1} have a weight of 0")
         before = self._optimizer.steps
         self._core.flush()
         self._updates += self._optimizer.steps - before

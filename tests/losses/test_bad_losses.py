@@ -107,7 +107,9 @@ def test_targets_out_of_range(loss, y, pattern):
 
 def test_targets_of_another_width():
     trainer = tw.Trainer(network(), loss=nn.GaussianNLLLoss(), optimizer=optim.SGD(lr=0.1))
-    with pytest.raises(tw.ShapeError, match="4 columns, but GaussianNLLLoss compares 2 with"):
+    with pytest.raises(
+        tw.ShapeError, match="4 columns, but GaussianNLLLoss needs 2 for a network with 4"
+    ):
         trainer.step(np.ones((3, 6)), np.ones((3, 4)))
     trainer = tw.Trainer(network(2), loss=nn.QuantileLoss([0.1, 0.9]), optimizer=optim.SGD(lr=0.1))
     assert np.isfinite(trainer.step(np.ones((3, 6)), np.ones(3)))  # one column

@@ -234,9 +234,9 @@ def test_a_call_takes_weights_as_evaluate_does(case, rng):
     evaluated = tw.Trainer(model, loss=loss, optimizer=optim.SGD()).evaluate(x, y, weight)
     assert loss(model(x), y, weight) == pytest.approx(evaluated["loss"], rel=1e-13)
     assert loss(model(x), y, sample_weight=weight) == loss(model(x), y, weight)
-    with pytest.raises(tw.ArgumentError, match="multiply the numbers"):
+    with pytest.raises(tw.ArgumentError, match="multiply the returned numbers"):
         dataclasses.replace(loss, reduction="none")(model(x), y, weight)
-    with pytest.raises(tw.DataError, match=r"sample_weight\[0\] is -.*loss of your own"):
+    with pytest.raises(tw.DataError, match=r"sample_weight\[0\] is -.*custom loss"):
         loss(model(x), y, -weight)
 
 

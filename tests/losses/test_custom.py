@@ -176,12 +176,12 @@ BAD_RESULTS = {
     "a figure of the history's": (
         lambda o, t: (1.0, o, {"loss": 1.0}),
         tw.ArgumentError,
-        ["named 'loss'; .* a history has already"],
+        ["named 'loss'; .* one that the history already has"],
     ),
     "a figure of validation data": (
         lambda o, t: (1.0, o, {"val_kl": 1.0}),
         tw.ArgumentError,
-        ["named 'val_kl'; .* do not begin with val_"],
+        ["named 'val_kl'; .* must not begin with val_"],
     ),
     "figures of rows": (
         lambda o, t: (1.0, o, {"kl": o[:, 0]}),
@@ -192,7 +192,7 @@ BAD_RESULTS = {
     "an infinite figure": (
         lambda o, t: (1.0, o, {"kl": np.inf}),
         tw.DataError,
-        ["figure 'kl' .* is inf; .* NaN where a batch has none"],
+        ["figure 'kl' .* is inf; .* NaN for a batch that has none"],
     ),
     "losses of rows": (lambda o, t: (o[:, 0], o), tw.ShapeError, ["one number", r"\d+,\)"]),
     "a text": (lambda o, t: ("1", o), tw.DtypeError, ["the loss has dtype"]),
@@ -260,8 +260,8 @@ def test_what_was_broadcast_is_said(rng):
 
     x, y = rng.standard_normal((8, 6)), rng.standard_normal(8)
     for name, given, written in (
-        (None, y, r"y of shape \(8,\) was broadcast .* take target\[:, None\]"),
-        ("b", {"a": x, "b": y}, r"y\['b'\] of shape \(8,\) .* take target\['b'\]\[:, None\]"),
+        (None, y, r"y of shape \(8,\) was broadcast .* use target\[:, None\]"),
+        ("b", {"a": x, "b": y}, r"y\['b'\] of shape \(8,\) .* use target\['b'\]\[:, None\]"),
     ):
         trainer = tw.Trainer(network(1), loss=squares(name), optimizer=optim.Adam())
         with pytest.raises(tw.ShapeError, match=rf"shape \(8, 8\), but .* \(8, 1\): {written}"):
@@ -314,10 +314,10 @@ def test_how_a_custom_loss_is_called_is_said(method, weighted, rng):
     }
     call = calls.get(method, lambda: getattr(trainer, method)(*data))
     text = (
-        r"with sample_weight a loss of your own is called as f\(output, target, weight\), but "
-        r"known_squares takes \(output, target\): give it one argument more"
+        r"with sample_weight, a custom loss is called as f\(output, target, weight\), but "
+        r"known_squares takes \(output, target\): add a last argument, weight"
         if len(data) == 3
-        else r"without sample_weight .* f\(output, target\), but weighs_always takes "
+        else r"without sample_weight, .* f\(output, target\), but weighs_always takes "
         r"\(output, target, weight\): pass sample_weight"
     )
     with pytest.raises(tw.ArgumentError, match=text):
@@ -359,19 +359,23 @@ def test_bad_data_of_a_custom_loss(rng):
         (
             lambda: trainer.fit(x, y, sample_weight=-np.ones(9)),
             tw.DataError,
-            r"weight\[0\] is -1; .*Advantages, .* loss of your own",
+            r"weight\[0\] is -1; .*Advantages, .* custom loss",
         ),
         (
             lambda: trainer.step(x, (y, y[:, 0])),
             tw.ArgumentError,
-            r'y has 2 arrays of 9 rows: several arrays go in as a dict, y=\{"action"',
+            r'y has 2 arrays of 9 rows: pass several arrays as a dict, y=\{"action"',
         ),
         (lambda: trainer.step(x, 3.0), tw.ShapeError, r"y must have a row.*got 3\.0$"),
         (lambda: trainer.step(x, {"a": 3.0}), tw.ShapeError, r"y\['a'\] must have a row.*got 3.0"),
         (lambda: trainer.step(x, {"a": y[1:]}), tw.ShapeError, "x has 9 rows but y has 8"),
         (lambda: trainer.fit(x, {"a": y, "b": y[1:]}), tw.ShapeError, "got {'a': 9, 'b': 8}"),
-        (lambda: trainer.fit(x, {}), tw.ArgumentError, r"y is a dict, and must have names"),
-        (lambda: trainer.fit(x, {0: y}), tw.ArgumentError, r"y is a dict, .* got \[0\]"),
+        (lambda: trainer.fit(x, {}), tw.ArgumentError, r"y must be a dict of arrays"),
+        (
+            lambda: trainer.fit(x, {0: y}),
+            tw.ArgumentError,
+            r"y must be a dict.* got the keys \[0\]",
+        ),
         (lambda: trainer.fit(x, np.ma.masked_less(y, 0)), tw.DataError, "y has .* masked entries"),
         (lambda: trainer.fit(x, {"a": np.ma.masked_less(y, 0)}), tw.DataError, r"y\['a'\] has"),
         (lambda: trainer.fit(x, [[1, 2], [3]] + 7 * [[4]]), tw.ShapeError, "y cannot be made an"),

@@ -116,7 +116,7 @@ def refusal(name, way):
     if name in WHOLE and way == "batches":
         return tw.UnsupportedError, "LBFGS takes all samples at once.*pass arrays x and y"
     if name.startswith("SAM") and way == "by hand":
-        return tw.UnsupportedError, "SAM needs two gradients a step"
+        return tw.UnsupportedError, "SAM needs two gradients per step"
     return None
 
 
@@ -219,8 +219,8 @@ def test_batches_of_an_iterable_are_checked_as_they_come(rng):
     for batches, kind, message in [
         ([(x, y), (bad, y[:5])], tw.DataError, r"batch 2 of epoch 1: x\[3, 2\] is NaN"),
         ([(x, y), (x, y[:5])], tw.ShapeError, "batch 2 of epoch 1: x has 40 rows but y has 5"),
-        ([], tw.DataError, "no batch in epoch 1"),
-        ([(x, y, 0 * y[:, 0])], tw.DataError, "all rows of epoch 1 weigh nothing"),
+        ([], tw.DataError, "no batches in epoch 1"),
+        ([(x, y, 0 * y[:, 0])], tw.DataError, "all rows of epoch 1 have a weight of 0"),
     ]:
         with pytest.raises(kind, match=message):
             trainer.fit(batches)

@@ -5,9 +5,12 @@ data, `_batch` handles a single batch, `_fit` handles epochs, `_penalty` pulls p
 given values, and `_file` saves and resumes.
 """
 
+from typing import Any
+
 from thalweg import _checks, _core, _habits
 from thalweg._custom import CustomTrainer
 from thalweg._history import History
+from thalweg._hooked import HookedTrainer
 from thalweg._plan import Plan
 from thalweg._trainer._base import TrainerBase
 from thalweg._trainer._batch import Batching
@@ -30,7 +33,7 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
         Trained in place.
     loss : Loss or callable, keyword only
         ``nn.CrossEntropyLoss()`` for class labels, ``nn.BCEWithLogitsLoss()`` for several labels at
-        once, ``nn.MSELoss()`` for numbers; or one of your own, see `nn.CustomLoss`. None if the
+        once, ``nn.MSELoss()`` for numbers; or a custom one, see `nn.CustomLoss`. None if the
         gradients always come from elsewhere: only `update` makes steps then.
     optimizer : Optimizer, keyword only
         E.g. ``optim.AdamW(lr=1e-3)``. It belongs to this model from now on; another model needs an
@@ -75,7 +78,7 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
     the significant products of parts are summed in float32:
 
     ============  ==========================================================  =====================
-    "bfloat16"    :math:`x_0 y_0`                                              some 0.3 % off
+    "bfloat16"    :math:`x_0 y_0`                                              some 0.4 % off
     "bf16x3"      :math:`x_0 y_0 + x_0 y_1 + x_1 y_0`                          some :math:`10^{-5}`
     "bf16x6"      :math:`\ldots + x_1 y_1 + x_0 y_2 + x_2 y_0`                 about as float32
     ============  ==========================================================  =====================
@@ -104,7 +107,7 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
         return self._model
 
     @property
-    def loss(self) -> Loss:
+    def loss(self) -> Loss | Any:  # rather than `| None`: nearly every trainer has one
         """The loss being minimized; `nn.CustomLoss` if a function was given, None if there is none.
 
         It may be replaced between fits and steps, e.g. by one with other active classes; everything
@@ -119,23 +122,25 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
         >>> trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam())
         >>> trainer.loss = dataclasses.replace(trainer.loss, active=(0, 1, 2))
         """
-        return None if isinstance(self._loss, NoLoss) else self._loss  # type: ignore[return-value]
+        return None if isinstance(self._loss, NoLoss) else self._loss
 
     @loss.setter
     def loss(self, loss: Loss) -> None:
         loss = loss_of(loss)
         if self._fitting:
             raise ArgumentError("the loss cannot change during a fit: set it between fits")
-        if isinstance(loss, FunctionLoss) and isinstance(self._core, CustomTrainer):
-            self._core.set_loss(loss)
+        core = self._core.inner if isinstance(self._core, HookedTrainer) else self._core
+        if isinstance(loss, FunctionLoss) and isinstance(core, CustomTrainer):
+            core.set_loss(loss)
             self._loss = loss
             return
-        if isinstance(loss, FunctionLoss) or not isinstance(self._core, _core.Trainer):
+        if isinstance(loss, FunctionLoss) or not isinstance(core, _core.Trainer):
             raise UnsupportedError(
-                "loss can be set only where the optimizer takes batches, and both, the old and the "
-                "new, are losses of thalweg.nn or both functions; make another Trainer here"
+                "loss can be set only if the optimizer takes batches, and if the old and the new "
+                "loss are both losses of thalweg.nn or both functions; make another Trainer "
+                "instead"
             )
-        self._core.set_loss(loss._spec(self._model.out_features))
+        core.set_loss(loss._spec(self._model.out_features))
         self._loss = loss
 
     @property
@@ -201,7 +206,8 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
         values, count = average
         if count == 0:
             raise ArgumentError(
-                f"{self._average!r} has taken nothing in yet, after {self._optimizer.steps} updates"
+                f"{self._average!r} has not averaged any parameters yet, after "
+                f"{self._optimizer.steps} updates"
             )
         return self._model._with_parameters(values)
 

@@ -53,8 +53,8 @@ def safe_lr(trainer: "Trainer", x: Any, y: Any, weight: Any, batch_size: int) ->
     rate = largest(trainer, 1e-6)
     if not math.isfinite(rate):
         raise ArgumentError(
-            'lr="auto": the loss of a batch curves upwards in no direction, so that no rate '
-            "is the largest stable one; pass a number"
+            'lr="auto": the loss of a batch does not curve upwards in any direction, so there is '
+            "no largest stable rate; pass a number"
         )
     order = rng.permutation(counted)
     trial = Trial(
@@ -70,8 +70,8 @@ def safe_lr(trainer: "Trainer", x: Any, y: Any, weight: Any, batch_size: int) ->
             return float(rate)
         del takes[rate]
     raise ArgumentError(
-        f'lr="auto": {_UPDATES} updates lower the loss with no rate down to {rates[-1]:.2g}; '
-        "perhaps it is as low as it can be. Pass a number"
+        f'lr="auto": no rate down to {rates[-1]:.2g} lowers the loss in {_UPDATES} updates; it '
+        "may already be as low as possible. Pass a number"
     )
 
 

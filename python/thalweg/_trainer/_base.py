@@ -9,6 +9,7 @@ from thalweg._custom import CustomTrainer
 from thalweg._full_batch import FullBatchTrainer
 from thalweg._habits import Guided
 from thalweg._history import History
+from thalweg._hooked import HookedTrainer
 from thalweg._rates import Rates
 from thalweg._targets import targets
 from thalweg._trainer import _logits
@@ -37,7 +38,10 @@ _OF_TRAINERS = {
     **dict.fromkeys(("lr", "learning_rate"), "it is the optimizer's: optim.AdamW(lr=...)"),
     **dict.fromkeys(("gradient_clip_val", "max_grad_norm"), "it is clip_grad_norm"),
     **dict.fromkeys(("seed", "random_state"), "it is the model's: nn.Sequential(..., seed=...)"),
-    **dict.fromkeys(("dtype", "device"), "it is the model's: nn.Sequential(..., dtype=...)"),
+    **dict.fromkeys(
+        ("dtype", "device"),
+        "it is the model's: nn.Sequential(..., dtype=...), and everything runs on the CPU",
+    ),
     **dict.fromkeys(("ema", "use_ema"), "it is average=optim.EMA()"),
     **{
         name: _OF_FITS.format(name)
@@ -62,9 +66,9 @@ class TrainerBase(Guided):
 
     _uncalled: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("step", "train_step", "training_step"),
-        "fit takes its steps in the core; callbacks with on_step_end and on_epoch_end see them, "
-        "nn.CustomLoss is a loss of your own, and a loop by hand takes other steps: "
-        "trainer.backward(x, y), and trainer.update()",
+        "fit takes its steps in the core; follow them in a callback with on_step_end or "
+        "on_epoch_end, use nn.CustomLoss for a custom loss, and a hand-written loop for other "
+        "steps: trainer.backward(x, y) and trainer.update()",
     )
     _elsewhere: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("predict", "forward"), "call the model: trainer.model(x)"),
@@ -79,26 +83,26 @@ class TrainerBase(Guided):
             )
         },
         "train": "trainer.fit(x, y) trains, and trainer.step(x, y) one batch",
-        "model": "another model is another training, of another Trainer",
-        "optimizer": "a second Trainer of the same model goes on with another optimizer: "
+        "model": "make another Trainer for another model",
+        "optimizer": "a second Trainer of the same model continues with another optimizer: "
         "tw.Trainer(trainer.model, loss=trainer.loss, optimizer=optim.LBFGS())",
         **dict.fromkeys(
             ("schedule", "precision"),
             "it is fixed when a trainer is made; a second Trainer of the same model can have the "
             "same optimizer",
         ),
-        "zero_grad": "trainer.step uses gradients up; those of trainer.backward are the model's: "
-        "trainer.model.zero_grad()",
+        "zero_grad": "trainer.step leaves no gradients to reset; those of trainer.backward are "
+        "the model's: trainer.model.zero_grad()",
         **dict.fromkeys(
             ("save_model", "save_weights", "save_checkpoint"),
-            "trainer.save(path) writes all, trainer.model.save(path) the model alone",
+            "trainer.save(path) writes everything, trainer.model.save(path) only the model",
         ),
-        **dict.fromkeys(("parameters", "weights"), "they are of trainer.model: flat_parameters"),
+        **dict.fromkeys(("parameters", "weights"), "they are in trainer.model.flat_parameters"),
         "predict_proba": "trainer.loss.probabilities(trainer.model(x)) does that",
         "compile": "a trainer is ready once it is made",
         "state_dict": "trainer.save(path) writes everything to a file",
         "load_state_dict": "Trainer.load(path) reads what trainer.save wrote",
-        "callbacks": "they are given to trainer.fit(..., callbacks=[...])",
+        "callbacks": "pass them to trainer.fit(..., callbacks=[...])",
     }  # fmt: skip
 
     @_habits.takes("Trainer", _OF_TRAINERS)
@@ -121,18 +125,18 @@ class TrainerBase(Guided):
         loss = NoLoss() if loss is None else loss_of(loss)
         _expect("optimizer", optimizer, Optimizer, "optim.AdamW(lr=1e-3)", "optim")
         if precision == "bf16":
-            raise ArgumentError('precision must be a name in full: "bfloat16"; got "bf16"')
+            raise ArgumentError('precision must be the full name, "bfloat16"; got "bf16"')
         self._precision = (
             None if precision is None else _checks.one_of("precision", precision, PRECISIONS)
         )
         if precision in ("float32", "float64") and precision != model.dtype.name:
             raise UnsupportedError(
-                f"precision {precision!r} is not there for this model, which has the dtype "
-                f'"{model.dtype.name}": model.astype({precision!r}) makes one that has it'
+                f"precision {precision!r} must be the dtype of the model; got a model of dtype "
+                f'"{model.dtype.name}": convert it with model.astype({precision!r})'
             )
         if precision in _SPLIT and isinstance(loss, FunctionLoss):
             raise UnsupportedError(
-                f"precision {precision!r} is not there for a loss of one's own, whose passes are "
+                f"precision {precision!r} is not supported with a custom loss, whose passes are "
                 "in the precision of the model: leave precision out"
             )
         _expect_schedule(schedule)
@@ -151,7 +155,7 @@ class TrainerBase(Guided):
         if average is not None and self._averaging is not None:
             raise ArgumentError("ScheduleFreeAdamW averages by itself: leave average out")
         self._average = average
-        self._core: _core.Trainer | CustomTrainer | FullBatchTrainer
+        self._core: _core.Trainer | CustomTrainer | FullBatchTrainer | HookedTrainer
         sam = None
         # With a user-defined loss, the core sees only gradients.
         if isinstance(optimizer, SAM) and not isinstance(loss, FunctionLoss):
@@ -183,7 +187,9 @@ class TrainerBase(Guided):
 
     def _updating(self) -> _core.Trainer | None:
         """Return the core's trainer if each update uses one gradient, whatever its source."""
-        core = self._core.core if isinstance(self._core, CustomTrainer) else self._core
+        core: Any = self._core
+        if isinstance(core, (CustomTrainer, HookedTrainer)):
+            core = core.core
         return core if isinstance(core, _core.Trainer) else None
 
     def _full_batch(
@@ -194,8 +200,9 @@ class TrainerBase(Guided):
         options = (self._clip_norm, self._clip_value, self._average)
         if options != (None, None, None) or self._accumulate > 1:
             raise UnsupportedError(
-                f"clip_grad_norm, clip_grad_value, accumulate_grad_batches and average are not "
-                f"there for {kind}: its steps follow from the loss of all data and its gradient"
+                "clip_grad_norm, clip_grad_value, accumulate_grad_batches and average are not "
+                f"supported with {kind}: its steps follow from the loss of all data and its "
+                "gradient"
             )
         if not optimizer._has_lr and self._schedule is not None:
             raise UnsupportedError(f"{kind} has no learning rate that a schedule could change")
@@ -262,7 +269,7 @@ def _expect_schedule(value: Any) -> None:
     if value is None or isinstance(value, (Schedule, ReduceLROnPlateau)):
         return
     if callable(value) and not isinstance(value, type):
-        hint = "; schedules.LambdaLR makes a schedule of a function"
+        hint = "; schedules.LambdaLR turns a function into a schedule"
     else:
         hint = _habits.kind_meant(value, Schedule, "optim.schedules", ReduceLROnPlateau)
     raise ArgumentError(

@@ -1,9 +1,16 @@
 """What a trainer does with one batch: a step, gradients only, an update, an evaluation."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, Never
 
+import numpy.typing as npt
+
 from thalweg import _habits
+from thalweg._arrays import Batches, Targets
 from thalweg._figures import complete
+from thalweg._full_batch import FullBatchTrainer
+from thalweg._hooked import HookedTrainer
 from thalweg._trainer._base import TrainerBase
 from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
 from thalweg.optim._full_batch import FullBatchOptimizer
@@ -13,7 +20,9 @@ from thalweg.optim._sam import SAM
 _OF_BATCH = ("x", "y", "sample_weight")
 _OF_STEPS = {
     **dict.fromkeys(("weight", "weights"), "it is sample_weight, a number for each row"),
-    **dict.fromkeys(("epochs", "batch_size", "callbacks"), "trainer.fit takes it; this is a batch"),
+    **dict.fromkeys(
+        ("epochs", "batch_size", "callbacks"), "trainer.fit takes it; this method takes one batch"
+    ),
     "class_weight": _habits.CLASS_WEIGHT,
     "closure": "the loss is computed here: trainer.step(x, y)",
     "lr": "it is trainer.optimizer.lr",
@@ -22,8 +31,8 @@ _OF_STEPS = {
 #: Arguments that other libraries' evaluations take.
 _OF_EVALUATE = {
     **_OF_STEPS,
-    "batch_size": "all rows are one batch, in any number; without y, x is an iterable of batches",
-    "metrics": "evaluate gives the loss, and of classifiers the accuracy; others are functions of "
+    "batch_size": "all rows are one batch, however many; without y, x is an iterable of batches",
+    "metrics": "evaluate returns the loss and, for classifiers, the accuracy; compute others from "
     "trainer.model(x) and y",
     **dict.fromkeys(("verbose", "return_dict", "steps"), "leave it out; a dict is returned"),
 }
@@ -33,7 +42,13 @@ class Batching(TrainerBase):
     """The part of a trainer that handles one batch at a time."""
 
     @_habits.knows_no_unknown
-    def step(self, x: Any, y: Any, sample_weight: Any = None, **unknown: Never) -> float:
+    def step(
+        self,
+        x: npt.ArrayLike,
+        y: Targets,
+        sample_weight: npt.ArrayLike | None = None,
+        **unknown: Never,
+    ) -> float:
         """Take one step on one batch: forward, backward and update in a single pass.
 
         Parameters
@@ -90,7 +105,13 @@ class Batching(TrainerBase):
         return loss
 
     @_habits.knows_no_unknown
-    def backward(self, x: Any, y: Any, sample_weight: Any = None, **unknown: Never) -> float:
+    def backward(
+        self,
+        x: npt.ArrayLike,
+        y: Targets,
+        sample_weight: npt.ArrayLike | None = None,
+        **unknown: Never,
+    ) -> float:
         """Compute the loss of a batch and its gradients, without updating the parameters.
 
         Parameters
@@ -178,8 +199,8 @@ class Batching(TrainerBase):
         optimizer = self._optimizer
         if isinstance(optimizer, (SAM, FullBatchOptimizer)):
             raise UnsupportedError(
-                f"{type(optimizer).__name__} looks at the loss more than once for an update, which "
-                "gradients that are there cannot serve: use step, or another optimizer"
+                f"{type(optimizer).__name__} evaluates the loss more than once per update, so it "
+                "cannot use gradients that were computed before: use step, or another optimizer"
             )
         before = optimizer.lr
         if self._rates is not None:
@@ -190,8 +211,79 @@ class Batching(TrainerBase):
             optimizer._core.set_lr(before)
             raise
 
+    @contextlib.contextmanager
+    def gradient_hook(self, hook: Callable[[Any], Any]) -> Iterator[None]:
+        """Let a function change the gradient of every batch until the block ends.
+
+        Parameters
+        ----------
+        hook : callable
+            ``hook(gradient)`` gets the gradient of a batch's loss, an array of shape
+            (num_parameters,) in the order of ``model.flat_parameters``, and returns the gradient to
+            be used: the same array, changed in place, or another. Then follow accumulation, the
+            penalty, the projection of strategies such as `continual.AGEM`, clipping and the update.
+
+        Raises
+        ------
+        ArgumentError
+            If `hook` is not callable or returns None, or if a fit is in progress.
+        ShapeError, DtypeError, DataError
+            By steps and fits, if the returned gradient does not fit the model or is not finite; the
+            model is unchanged.
+        UnsupportedError
+            For `optim.SAM`, `optim.LBFGS` and `optim.LevenbergMarquardt`, which evaluate the loss
+            more than once per update.
+
+        Notes
+        -----
+        `step` and `fit` call it, also those of strategies of `thalweg.continual`; `backward` and
+        `update` do not. Several hooks are called in the order in which their blocks begin. Batches
+        of a fit take longer, since their gradients pass through Python.
+
+        Examples
+        --------
+        Gradient noise (Neelakantan et al. 2015, arXiv:1511.06807):
+
+        >>> import numpy as np, thalweg as tw
+        >>> from thalweg import nn, optim
+        >>> rng = np.random.default_rng(0)
+        >>> x = rng.standard_normal((64, 2))
+        >>> model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1), seed=0)
+        >>> trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+        >>> def noisy(gradient):
+        ...     return gradient + 0.01 * rng.standard_normal(len(gradient))
+        >>> with trainer.gradient_hook(noisy):
+        ...     history = trainer.fit(x, x[:, :1] * x[:, 1:], epochs=50)
+        >>> history["loss"][-1] < history["loss"][0]
+        True
+        """
+        if not callable(hook):
+            raise ArgumentError(f"hook must be a function of the gradient; got {hook!r}")
+        if self._fitting:
+            raise ArgumentError("a gradient hook cannot be set during a fit: set it before")
+        before = self._core
+        if isinstance(before, FullBatchTrainer) or isinstance(self._optimizer, SAM):
+            raise UnsupportedError(
+                f"gradient_hook is not supported with {type(self._optimizer).__name__}, which "
+                "evaluates the loss more than once per update: use another optimizer"
+            )
+        inner: Any = before
+        hooks: tuple[Callable[[Any], Any], ...] = ()
+        if isinstance(before, HookedTrainer):
+            inner, hooks = before.inner, before.hooks
+        self._core = HookedTrainer(inner, self._model, self._optimizer, self._ready, (*hooks, hook))
+        try:
+            yield
+        finally:
+            self._core = before
+
     @_habits.takes("Trainer.evaluate()", _OF_EVALUATE)
-    def evaluate(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, float]:
+    def evaluate(
+        self,
+        x: npt.ArrayLike | Batches,
+        y: Targets | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> dict[str, float]:
         """Compute the loss, and the accuracy of classifiers, without training.
 
         Parameters
@@ -219,7 +311,7 @@ class Batching(TrainerBase):
             source = _stream.batches_of(x, 1, method="evaluate")
             if sample_weight is not None:
                 raise ArgumentError(
-                    "sample_weight is of arrays; an iterable yields its own batches, (x, y) or "
+                    "sample_weight is for arrays; an iterable yields its own batches, (x, y) or "
                     "(x, y, sample_weight)"
                 )
             loss, accuracy, figures = _validation.evaluate(self, source)

@@ -21,7 +21,7 @@ _FUNCTION = "function"
 
 #: Arguments that other libraries' loading functions take.
 _OF_LOAD = {
-    **dict.fromkeys(("loss_fn", "criterion", "custom_objects"), "it is loss, for one of your own"),
+    **dict.fromkeys(("loss_fn", "criterion", "custom_objects"), "it is loss, for a custom loss"),
     **dict.fromkeys(
         ("map_location", "device", "weights_only"), "a file holds plain arrays: leave it out"
     ),
@@ -154,7 +154,7 @@ class Resumable(TrainerBase):
                 saved["spec"]["loss"] = None
         if not is_own and loss is not None:
             raise ArgumentError(
-                f"loss is for files of trainings with a loss of your own; {os.fspath(path)!r} has "
+                f"loss is for files of trainers with a custom loss; {os.fspath(path)!r} has "
                 f"{'none' if of_file['type'] == NoLoss.__name__ else 'an nn.' + of_file['type']}: "
                 "leave loss out, and set trainer.loss to change it"
             )
@@ -329,8 +329,8 @@ def _with_function(
         kind = kinds[options.pop("of")]
     if given is None:
         raise ArgumentError(
-            f"{os.fspath(path)!r} is of a training with a loss of your own, an nn.{kind.__name__}, "
-            "whose function is in no file: Trainer.load(path, loss=function) puts it back"
+            f"{os.fspath(path)!r} is of a trainer with a custom loss, an nn.{kind.__name__}, "
+            "whose function is not in the file: pass it again, Trainer.load(path, loss=function)"
         )
     loss = loss_of(given)
     if isinstance(loss, CustomLoss) and not isinstance(given, Loss):
@@ -338,7 +338,7 @@ def _with_function(
             return kind(loss.function, **options)
     if not isinstance(loss, kind):
         raise ArgumentError(
-            f"{os.fspath(path)!r} is of a training with an nn.{kind.__name__}: loss must be its "
+            f"{os.fspath(path)!r} is of a trainer with an nn.{kind.__name__}: loss must be its "
             f"function, or an nn.{kind.__name__} of it; got {loss!r}"
         )
     return loss

@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy.typing as npt
+
 from thalweg import _checks, _core, _habits
-from thalweg import callbacks as _callbacks
-from thalweg._arrays import Array, Samples
+from thalweg._arrays import Array, Batches, Samples, Targets
 from thalweg._figures import Evaluation
 from thalweg._full_batch import FullBatchTrainer
 from thalweg._history import KEYS, History
 from thalweg._rates import Rates
 from thalweg._trainer._auto import safe_lr
 from thalweg._trainer._base import TrainerBase
+from thalweg.callbacks import _monitored, _watch
 from thalweg.errors import ArgumentError, DivergedError, UnsupportedError
 from thalweg.nn._losses import FunctionLoss
 from thalweg.optim.schedules import ReduceLROnPlateau
@@ -36,10 +38,10 @@ _OF_FITS = {
     **dict.fromkeys(("max_iter", "max_epochs", "n_epochs", "nb_epoch"), "it is epochs"),
     **dict.fromkeys(("loss", "optimizer", "schedule"), "tw.Trainer(model, ...) takes it"),
     "verbose": "progress=True shows a bar",
-    "validation_split": "cut the arrays: validation_data=(x[k:], y[k:])",
+    "validation_split": "split the arrays yourself: validation_data=(x[k:], y[k:])",
     "class_weight": _habits.CLASS_WEIGHT,
-    "steps_per_epoch": "an epoch of an iterable has the batches that it yields",
-    "learning_rate": "it is lr, or the optimizer's",
+    "steps_per_epoch": "an epoch of an iterable is all batches that it yields",
+    "learning_rate": "it is lr; without it, fit uses the optimizer's",
     "early_stopping": "callbacks=[callbacks.EarlyStopping(patience=5)] stops early",
     "metrics": _habits.METRICS,
 }
@@ -51,14 +53,14 @@ class Fitting(TrainerBase):
     @_habits.takes("Trainer.fit()", _OF_FITS)
     def fit(
         self,
-        x: Any,
-        y: Any = None,
+        x: npt.ArrayLike | Batches,
+        y: Targets | None = None,
         *,
         epochs: int = 1,
         batch_size: int | None = 32,
-        validation_data: Iterable[Any] | Callable[[], Iterable[Any]] | None = None,
+        validation_data: Batches | None = None,
         shuffle: bool = True,
-        sample_weight: Any = None,
+        sample_weight: npt.ArrayLike | None = None,
         callbacks: "Iterable[AnyCallback]" = (),
         progress: bool = False,
         lr: float | str | None = None,
@@ -152,12 +154,12 @@ class Fitting(TrainerBase):
             batch_size = _checks.integer("batch_size", batch_size, 1)
         shuffle = _checks.flag("shuffle", shuffle) and batch_size is not None
         progress = _checks.flag("progress", progress)
-        callbacks = _callbacks.check(callbacks)
+        callbacks = _watch.check(callbacks)
         with self._alone():
             if callbacks or isinstance(self._schedule, ReduceLROnPlateau):
                 there = self._keys(validation_data is not None)
                 own = isinstance(self._loss, FunctionLoss)
-                _callbacks.check_figures(callbacks, self._schedule, there, own)
+                _monitored.check_figures(callbacks, self._schedule, there, own)
             run = self._begin(x, y, sample_weight, validation_data, epochs, batch_size, shuffle, lr)
             return self._run(run, epochs, callbacks, progress)
 
@@ -185,13 +187,13 @@ class Fitting(TrainerBase):
             source = batches_of(x, epochs)
             if sample_weight is not None or batch_size not in (None, 32):
                 raise ArgumentError(
-                    "sample_weight and batch_size are of arrays; an iterable yields its own "
+                    "sample_weight and batch_size are for arrays; an iterable yields its own "
                     "batches, (x, y) or (x, y, sample_weight)"
                 )
             if isinstance(lr, str):
                 raise ArgumentError(
-                    f"for an iterable of batches lr is a number; got {lr!r}, for which arrays are "
-                    "needed"
+                    f"for an iterable of batches, lr must be a number; got {lr!r}, which needs "
+                    "arrays"
                 )
             self._set_base_lr(lr)
             validation = None if vx is None else (vx, vy, validation_weight)
@@ -207,7 +209,7 @@ class Fitting(TrainerBase):
                 f"batch_size={batch_size} for {len(x)} samples"
             )
         if isinstance(lr, str):
-            _checks.one_of("lr, if it is no number,", lr, ["auto"])
+            _checks.one_of("lr, if it is not a number,", lr, ["auto"])
             lr = safe_lr(cast("Trainer", self), x, y, weight, batch_size)
         self._set_base_lr(lr)
         run = self._arrays_fit(x, y, weight, vx, vy, validation_weight, epochs, batch_size, shuffle)
@@ -233,9 +235,9 @@ class Fitting(TrainerBase):
             from thalweg._warn import warn  # rarely needed
 
             warn(
-                f"optimizer.lr was set to {optimizer.lr:g}, of which nothing comes: the schedule "
-                f"sets it before each step, and is based on {self._base_lr:g}. "
-                f"fit(..., lr={optimizer.lr:g}) bases it on that"
+                f"optimizer.lr was set to {optimizer.lr:g}, which has no effect: the schedule, "
+                f"which is based on {self._base_lr:g}, sets it before each step. To base it on "
+                f"the new rate, use fit(..., lr={optimizer.lr:g})"
             )
         optimizer._lr_by_hand = None
 
@@ -269,9 +271,9 @@ class Fitting(TrainerBase):
         """Begin a fit to prepared arrays; `first` is the number that decides the first order."""
         if len(x) % batch_size == 1 < batch_size and self._model._core.average_blocks():
             raise ArgumentError(
-                f"the last of the batches of {len(x)} rows has 1 row with batch_size={batch_size}, "
-                "but BatchNorm1d takes statistics over the rows of a batch, which takes 2 rows or "
-                "more: choose another batch_size, or leave a row out"
+                f"with batch_size={batch_size}, the last batch of {len(x)} rows of data has only "
+                "1 row, but BatchNorm1d needs 2 rows or more for the statistics of a batch: "
+                "choose another batch_size, or leave a row out"
             )
         updates = -(-max(len(x), 1) // batch_size)
         updates = -(-updates // self._accumulate)
@@ -317,8 +319,8 @@ class Fitting(TrainerBase):
             length = _length(x)
             if not rates.by_epoch and rates.schedule.is_open and length is None:
                 raise ArgumentError(
-                    f"{rates.schedule!r} is as long as the fit, and an iterable without a length "
-                    "does not say how long that is: give the schedule its length"
+                    f"{rates.schedule!r} is as long as the fit, which is unknown for an iterable "
+                    "without a length: give the schedule its length"
                 )
             known = None
             if length is not None or rates.by_epoch:
@@ -344,7 +346,7 @@ class Fitting(TrainerBase):
         progress: bool,
     ) -> History:
         """Run a fit with everything that watches it."""
-        watch = _callbacks.Watch(cast("Trainer", self), callbacks)
+        watch = _watch.Watch(cast("Trainer", self), callbacks)
 
         with _bar(run, epochs) if progress else contextlib.nullcontext() as bar:
             earlier, self._history = self._history, History()
@@ -405,8 +407,8 @@ class Fitting(TrainerBase):
         """
         if self._fitting:
             raise UnsupportedError(
-                "this trainer is in a fit already, which ends first: a callback can use "
-                "trainer.copy().fit, and thalweg.train_many fits several trainers at once"
+                "this trainer is already in a fit, which must end first: in a callback, use "
+                "trainer.copy().fit; to fit several trainers at once, use thalweg.train_many"
             )
         self._fitting = self._untouched = True
         optimizer = self._optimizer
@@ -436,7 +438,7 @@ class Fitting(TrainerBase):
         self._epochs = before + number
         ended.popleft()
         if isinstance(self._schedule, ReduceLROnPlateau):
-            figure = _callbacks.monitored(record, self._schedule.monitor, self._schedule)
+            figure = _monitored.monitored(record, self._schedule.monitor, self._schedule)
             lr = self._schedule.update(self._plateau, figure, self._optimizer.lr)
             self._optimizer._core.set_lr(lr)
         return record

@@ -9,7 +9,7 @@ from thalweg._warn import warn_maker
 _RANGES: dict[type, str] = {
     nn.Sigmoid: "from 0 to 1",
     nn.Hardsigmoid: "from 0 to 1",
-    nn.ReLU: "from 0 on",
+    nn.ReLU: ">= 0",
     nn.ReLU6: "from 0 to 6",
 }
 

@@ -60,9 +60,7 @@ class Penalized(TrainerBase):
         strength = _checks.real("strength", strength, 0)
         if (importance < 0).any():
             place = int((importance < 0).argmax())
-            raise ArgumentError(
-                f"importance[{place}] is {importance[place]:g}; numbers from 0 on are needed"
-            )
+            raise ArgumentError(f"importance[{place}] must be >= 0; got {importance[place]:g}")
         core.set_penalty((importance, anchor, strength))
 
     # For strategies of thalweg.continual.
@@ -93,8 +91,8 @@ class Penalized(TrainerBase):
         core = self._updating()
         if core is None:
             raise UnsupportedError(
-                f"a {what} is not there for {type(self._optimizer).__name__}, which takes all data "
-                "at once"
+                f"a {what} is not supported with {type(self._optimizer).__name__}, which takes "
+                "all data at once"
             )
         return core
 

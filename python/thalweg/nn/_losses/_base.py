@@ -27,17 +27,18 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _checks
-from thalweg._arrays import Array
+from thalweg._arrays import Array, Targets
 from thalweg._description import Description
 from thalweg._habits import Guided
 from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.nn._losses._competition import Competition
 
 _REDUCTIONS = ("mean", "sum", "none")
 
 #: What to say about other subclasses of `Loss`.
 OWN = (
-    "a loss of your own is a function (output, target) -> (loss, gradient), which "
-    "tw.Trainer(..., loss=function) takes, see nn.CustomLoss"
+    "a custom loss is a function (output, target) -> (loss, gradient), passed as tw.Trainer(..., "
+    "loss=function), see nn.CustomLoss"
 )
 
 
@@ -50,17 +51,23 @@ class Loss(Description, Guided):
         ("__call__", "forward", "call", "backward"), OWN
     )
     _elsewhere: ClassVar[Mapping[str, str]] = {
-        "backward": "loss.gradient(output, target) gives derivatives by the outputs; "
-        "trainer.backward(x, y) gives a model its gradients, and trainer.step trains",
+        "backward": "loss.gradient(output, target) returns the gradient with respect to the "
+        "outputs; trainer.backward(x, y) computes those of the model, and "
+        "trainer.step trains",
         "forward": "call it: loss(model(x), y)",
-        "predict_proba": "losses of classes have probabilities(model(x))",
-        "item": "a loss that is called gives a float",
+        "predict_proba": "classification losses have probabilities(model(x))",
+        "item": "calling a loss returns a float",
         "predict": "outputs of the model are the predictions: model(x)",
-        "probabilities": "outputs of the model are no logits of classes for this loss",
+        "probabilities": "with this loss, the outputs of the model are not logits of classes",
     }
 
+    @property
+    def _competition(self) -> Competition:
+        """Which outputs compete for a label."""
+        return Competition()
+
     def __call__(
-        self, output: Any, target: Any, sample_weight: Any = None
+        self, output: npt.ArrayLike, target: Targets, sample_weight: npt.ArrayLike | None = None
     ) -> float | npt.NDArray[Any]:
         """Compute the loss of precomputed outputs, without training.
 
@@ -97,7 +104,9 @@ class Loss(Description, Guided):
         """
         raise UnsupportedError(f"{self!r} computes nothing: {OWN}")
 
-    def gradient(self, output: Any, target: Any, sample_weight: Any = None) -> Any:
+    def gradient(
+        self, output: npt.ArrayLike, target: Targets, sample_weight: npt.ArrayLike | None = None
+    ) -> Any:
         r"""Compute the gradient of the loss with respect to the outputs, without training.
 
         Parameters
@@ -161,14 +170,16 @@ class CoreLoss(Loss):
         return outputs
 
     def __call__(
-        self, output: Any, target: Any, sample_weight: Any = None
+        self, output: npt.ArrayLike, target: Targets, sample_weight: npt.ArrayLike | None = None
     ) -> float | npt.NDArray[Any]:
         """Compute the loss of precomputed outputs; see `Loss.__call__`."""
         from thalweg.nn._losses import _values  # most losses are only used for training
 
         return _values.value(self, output, target, sample_weight)
 
-    def gradient(self, output: Any, target: Any, sample_weight: Any = None) -> Array:
+    def gradient(
+        self, output: npt.ArrayLike, target: Targets, sample_weight: npt.ArrayLike | None = None
+    ) -> Array:
         """Compute the gradient with respect to the outputs; see `Loss.gradient`."""
         from thalweg.nn._losses import _values
 
@@ -178,9 +189,9 @@ class CoreLoss(Loss):
         """Return what the core makes this loss from."""
         if self.reduction == "none":
             raise ArgumentError(
-                f'{type(self).__name__} has reduction="none", a number for each sample, but one '
-                'number is needed here: use reduction="mean" or "sum". To see how each sample '
-                "fares, call the loss: loss(model(x), y)"
+                f'{type(self).__name__} has reduction="none", which gives one number per sample, '
+                'but one number is needed here: use reduction="mean" or "sum". For the loss of '
+                "each sample, call it: loss(model(x), y)"
             )
         return (self._kind, self.reduction, self._columns(outputs), *self._numbers())
 

@@ -12,6 +12,7 @@ from thalweg._arrays import Array, Labels
 from thalweg._description import description
 from thalweg.errors import ArgumentError, DataError, ShapeError
 from thalweg.nn._losses._base import CoreLoss, floats
+from thalweg.nn._losses._competition import Competition, softmax
 
 
 @description
@@ -120,7 +121,7 @@ class CrossEntropyLoss(CoreLoss):
         changed = [f"{n}={getattr(self, n)!r}" for n, usual in named if getattr(self, n) != usual]
         return f"CrossEntropyLoss({', '.join(weight + changed)})"
 
-    def predict(self, output: Any, head: Any = None) -> Labels:
+    def predict(self, output: npt.ArrayLike, head: npt.ArrayLike | None = None) -> Labels:
         """Return the classes of the largest outputs, among those that compete.
 
         Parameters
@@ -149,7 +150,7 @@ class CrossEntropyLoss(CoreLoss):
         best = np.where(competes, output, -np.inf).argmax(axis=1)
         return np.asarray(best, dtype=np.int64)
 
-    def probabilities(self, output: Any, head: Any = None) -> Array:
+    def probabilities(self, output: npt.ArrayLike, head: npt.ArrayLike | None = None) -> Array:
         """Return the softmax over the competing classes, like scikit-learn's ``predict_proba``.
 
         Parameters
@@ -179,9 +180,11 @@ class CrossEntropyLoss(CoreLoss):
         """
         output, competes = self._competing(output, head)
         logits = np.where(competes, _floats(output), -np.inf)
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))  # cannot overflow
-        shares: Array = powers / powers.sum(axis=1, keepdims=True)
-        return shares
+        return softmax(logits)
+
+    @property
+    def _competition(self) -> Competition:
+        return Competition(self.heads, self.active, self.ignore_index)
 
     def _competing(self, output: Any, head: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return the logits as an array, and which of them compete."""
@@ -191,15 +194,15 @@ class CrossEntropyLoss(CoreLoss):
         if np.isnan(output).any():
             row, column = (int(i) for i in np.argwhere(np.isnan(output))[0])
             raise DataError(
-                f"output[{row}, {column}] is NaN, which is neither more nor less than others"
+                f"output[{row}, {column}] is NaN, which cannot be compared with other outputs"
             )
         rows, classes = output.shape
         sizes = self.heads or (classes,)
         if sum(sizes) != classes:
             raise ShapeError(f"heads have {sum(sizes)} columns; output has {classes}")
-        competes = np.ones((rows, classes), dtype=bool)
         if self.active is not None:
-            competes &= np.isin(np.arange(classes), self._active(classes))
+            self._active(classes)  # checks it
+        competes = np.tile(self._competition.takes_part(classes), (rows, 1))
         if head is not None:
             number = _arrays.as_numeric(head, "head")
             good = number.dtype.kind in "iu" and number.shape in ((), (rows,))
@@ -208,13 +211,12 @@ class CrossEntropyLoss(CoreLoss):
                     f"head must be an integer from 0 to {len(sizes) - 1}, or {rows} of them; "
                     f"got {head!r}"
                 )
-            of_column = np.repeat(np.arange(len(sizes)), sizes)
-            competes &= of_column == number.reshape(-1, 1)
+            competes &= self._competition.heads_of(classes) == number.reshape(-1, 1)
         if not competes.any(axis=1).all():
             row = int(competes.any(axis=1).argmin())
             raise ArgumentError(
-                f"head {np.broadcast_to(head, rows)[row]} of row {row} has no active class; "
-                f"active are {self.active}"
+                f"head {np.broadcast_to(head, rows)[row]} of row {row} has no active class; the "
+                f"active classes are {self.active}"
             )
         return output, competes
 
@@ -280,7 +282,7 @@ class BCEWithLogitsLoss(CoreLoss):
         if self.pos_weight is not None:
             self._set(pos_weight=floats("pos_weight", self.pos_weight, 0))
 
-    def predict(self, output: Any) -> npt.NDArray[np.bool_]:
+    def predict(self, output: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Return which probabilities are above 1/2.
 
         Parameters
@@ -312,7 +314,7 @@ class BCEWithLogitsLoss(CoreLoss):
         """
         return _arrays.as_numeric(output, "output") > 0
 
-    def probabilities(self, output: Any) -> Array:
+    def probabilities(self, output: npt.ArrayLike) -> Array:
         r"""Return the logistic function of the outputs, :math:`\sigma(y)`.
 
         Parameters

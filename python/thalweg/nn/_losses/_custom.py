@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from thalweg._arrays import Array
+import numpy.typing as npt
+
+from thalweg._arrays import Array, Targets
 from thalweg._description import description
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn._losses._base import OWN, Loss
@@ -56,9 +58,10 @@ class CustomLoss(FunctionLoss):
         returns them too. A figure that is NaN or left out in a batch does not count in its mean.
 
         Evaluations, line searches and `gradcheck` call the function as steps do, so it must change
-        nothing but `output`. `gradcheck` tells whether the gradient is that of the loss. A
-        file written by `Trainer.save` does not contain the function; ``Trainer.load(path,
-        loss=function)`` restores it.
+        nothing but `output`. It may call ``model(x)``, but not ``model.forward(x)``, which would
+        replace the pass that its gradient goes back through. `gradcheck` tells whether the gradient
+        is that of the loss. A file written by `Trainer.save` does not contain the function;
+        ``Trainer.load(path, loss=function)`` restores it.
 
     Raises
     ------
@@ -81,13 +84,17 @@ class CustomLoss(FunctionLoss):
     True
     """
 
-    def __call__(self, output: Any, target: Any, sample_weight: Any = None) -> float:
+    def __call__(
+        self, output: npt.ArrayLike, target: Targets, sample_weight: npt.ArrayLike | None = None
+    ) -> float:
         """Return the function's loss; see `Loss.__call__`."""
         from thalweg import _custom  # it imports the losses
 
         return _custom.of_outputs(self, (output,), target, sample_weight)[0]
 
-    def gradient(self, output: Any, target: Any, sample_weight: Any = None) -> Array:
+    def gradient(
+        self, output: npt.ArrayLike, target: Targets, sample_weight: npt.ArrayLike | None = None
+    ) -> Array:
         """Return the function's gradient; see `Loss.gradient`."""
         from thalweg import _custom
 
@@ -96,8 +103,8 @@ class CustomLoss(FunctionLoss):
 
 def _refuse(*_: Any) -> Any:
     raise UnsupportedError(
-        "there is no loss here, loss=None: trainer.update() makes an update from the gradients in "
-        "the model, and everything else needs a loss"
+        "this trainer was made with loss=None: it can only use trainer.update(), which makes an "
+        "update from the gradients in the model; everything else needs a loss"
     )
 
 

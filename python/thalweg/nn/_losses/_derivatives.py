@@ -5,9 +5,10 @@ from dataclasses import KW_ONLY
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _arrays, _checks
-from thalweg._arrays import Array
+from thalweg._arrays import Array, Targets
 from thalweg._description import description
 from thalweg.errors import ArgumentError, ShapeError
 from thalweg.nn._losses._custom import FunctionLoss
@@ -18,7 +19,10 @@ def checked_order(order: Any) -> int | tuple[int, ...]:
     if not isinstance(order, (list, tuple, np.ndarray)):
         return _checks.integer("order", order, 1, 2)
     if len(order) == 0:
-        raise ArgumentError("order must be 1 or 2, or one of them for each direction; got none")
+        raise ArgumentError(
+            "order must be 1 or 2, or a sequence with one of them for each direction; got an "
+            "empty sequence"
+        )
     return tuple(_checks.integer(f"order[{k}]", one, 1, 2) for k, one in enumerate(order))
 
 
@@ -62,7 +66,8 @@ class DerivativeLoss(FunctionLoss):
         1)`` for inputs x and t, `d2u` holds :math:`u_{xx}` alone. Derivatives not asked for are not
         computed.
     along : array_like, shape (directions, in_features), keyword only, optional
-        Directions, one per row; by default those of the inputs, in order. Mixed derivatives are
+        Directions, one per row; by default those of the inputs, in order. With ``np.eye(3)[:2]``,
+        nothing is differentiated with respect to the last of three inputs. Mixed derivatives are
         differences: :math:`u_{xy} = (u_{vv} - u_{ww})/4` along :math:`v = (1, 1)` and
         :math:`w = (1, -1)`.
 
@@ -114,12 +119,17 @@ class DerivativeLoss(FunctionLoss):
             along = np.atleast_2d(_arrays.finite(_arrays.as_numeric(self.along, "along"), "along"))
             if along.ndim != 2 or along.size == 0:
                 raise ShapeError(
-                    "along must have a row for each direction, with a number for each input; its "
-                    f"shape is {np.shape(self.along)}"
+                    "along must have one row per direction, with one number per input; got shape "
+                    f"{np.shape(self.along)}"
                 )
             self._set(along=tuple(tuple(float(x) for x in row) for row in along))
+        from thalweg import _custom  # it imports the losses
 
-    def __call__(self, output: Any, target: Any, sample_weight: Any = None) -> float:
+        _custom.check_order(self)
+
+    def __call__(
+        self, output: npt.ArrayLike, target: Targets, sample_weight: npt.ArrayLike | None = None
+    ) -> float:
         """Return the loss that the function gives.
 
         Parameters
@@ -143,7 +153,9 @@ class DerivativeLoss(FunctionLoss):
 
         return _custom.of_outputs(self, output, target, sample_weight)[0]
 
-    def gradient(self, output: Any, target: Any, sample_weight: Any = None) -> tuple[Array, ...]:
+    def gradient(
+        self, output: npt.ArrayLike, target: Targets, sample_weight: npt.ArrayLike | None = None
+    ) -> tuple[Array, ...]:
         """Return the gradients that the function gives.
 
         Parameters

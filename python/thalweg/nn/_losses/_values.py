@@ -19,8 +19,8 @@ def value(loss: CoreLoss, output: Any, target: Any, sample_weight: Any) -> float
     weight = _arrays.weights(sample_weight, output.dtype, "sample_weight")
     if weight is not None and loss.reduction == "none":
         raise ArgumentError(
-            "sample_weight is for a mean or a sum; multiply the numbers that "
-            'reduction="none" gives yourself'
+            'sample_weight is for a mean or a sum; with reduction="none", multiply the returned '
+            "numbers by the weights yourself"
         )
     value, of_rows, _ = _found(loss, output, target, weight)
     return of_rows if loss.reduction == "none" else value
@@ -58,7 +58,7 @@ def _targets(loss: CoreLoss, output: Array, target: Any) -> Any:
         target = _arrays.targets(target, dtype, loss._target_width(width), "target")
     if len(target) != len(output):
         raise ShapeError(
-            f"output has {len(output)} rows but target has {len(target)}; they must be of one "
+            f"output has {len(output)} rows but target has {len(target)}; they must have the same "
             "length"
         )
     return target
@@ -77,8 +77,8 @@ def _found(
         if text.startswith("y has"):
             wide = output.shape[1] if loss._labels else loss._target_width(output.shape[1])
             text = (
-                f"{shape} and target {target.shape}; for {type(loss).__name__} the target has "
-                f"{wide} columns then"
+                f"{shape} and target {target.shape}; for {type(loss).__name__} the target must "
+                f"have {wide} columns"
             )
         text = re.sub(r"the network has \d+ outputs?", shape, text)
         raise type(error)(re.sub(r"\by\b", "target", text)) from None

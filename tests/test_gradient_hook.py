@@ -1,0 +1,207 @@
+"""Functions that change gradients between the backward pass and the update."""
+
+import copy
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import continual, nn, optim
+from thalweg.errors import (
+    ArgumentError,
+    DataError,
+    DtypeError,
+    ShapeError,
+    UnsupportedError,
+)
+
+from .helpers import squares
+
+RNG = np.random.default_rng(5)
+X = RNG.standard_normal((60, 4))
+Y = RNG.integers(0, 3, 60)
+T = RNG.standard_normal((60, 3))
+
+
+def trainer(loss=None, optimizer=None, layers=(), **options):
+    inside = layers or (nn.Tanh(),)
+    model = nn.Sequential(nn.Linear(4, 8), *inside, nn.Linear(8, 3), seed=0, dtype="float64")
+    return tw.Trainer(
+        model,
+        loss=loss or nn.CrossEntropyLoss(),
+        optimizer=optimizer or optim.Adam(lr=0.01),
+        **options,
+    )
+
+
+def same(gradient):
+    return gradient
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"layers": (nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3))},
+        {"optimizer": optim.SGD(lr=0.1, momentum=0.9)},
+        {"accumulate_grad_batches": 3, "clip_grad_norm": 0.1},
+        {"average": optim.EMA(0.9)},
+        {"schedule": optim.schedules.CosineAnnealingLR(T_max=30)},
+    ],
+)
+def test_a_hook_that_changes_nothing_leaves_training_as_it_is(options):
+    plain, hooked = trainer(**copy.deepcopy(options)), trainer(**copy.deepcopy(options))
+    weight = RNG.uniform(0.5, 2, 60)
+    held_out = {"validation_data": (X[:20], Y[:20]), "sample_weight": weight}
+    history = plain.fit(X, Y, epochs=3, batch_size=7, **held_out)
+    with hooked.gradient_hook(same):
+        found = hooked.fit(X, Y, epochs=3, batch_size=7, **held_out)
+    # Accumulated gradients are sums of sums here, and one long sum in the core.
+    rtol = 1e-12 if "accumulate_grad_batches" in options else 0
+    one, other = hooked.model.flat_parameters, plain.model.flat_parameters
+    np.testing.assert_allclose(one, other, rtol=rtol, atol=rtol)
+    assert found.keys() == history.keys()
+    for key in ("loss", "accuracy", "val_loss", "val_accuracy"):
+        np.testing.assert_allclose(found[key], history[key], rtol=1e-12)
+    assert type(hooked._core) is type(plain._core)  # the core's own again
+
+
+def test_steps_and_streams_call_it_too():
+    batches = [(X[:30], Y[:30]), (X[30:], Y[30:])]
+    plain, hooked, seen = trainer(), trainer(), []
+    plain.step(X, Y)
+    plain.fit(batches, epochs=2)
+    with hooked.gradient_hook(lambda gradient: seen.append(gradient.copy()) or gradient):
+        loss = hooked.step(X, Y)
+        history = hooked.fit(batches, epochs=2)
+    assert len(seen) == 1 + 4
+    assert seen[0].shape == (hooked.model.num_parameters,)
+    np.testing.assert_array_equal(hooked.model.flat_parameters, plain.model.flat_parameters)
+    assert loss == pytest.approx(trainer().evaluate(X, Y)["loss"])
+    np.testing.assert_allclose(history["accuracy"], plain.history["accuracy"])
+
+
+def test_the_update_uses_what_it_returns():
+    """Gradient descent in a subspace: theta stays in theta_0 + span(basis), by NumPy alone."""
+    it = trainer(nn.MSELoss(), optim.SGD(lr=0.2))
+    start, model = it.model.flat_parameters, copy.deepcopy(it.model)
+    basis = np.linalg.qr(RNG.standard_normal((len(start), 5)))[0]
+    with it.gradient_hook(lambda g: basis @ (basis.T @ g)):
+        it.fit(X, T, epochs=3, batch_size=None)
+    theta = start
+    for _ in range(3):
+        model.flat_parameters = theta
+        model.zero_grad()
+        output = model.forward(X)
+        model.backward(2 * (output - T) / T.size)
+        theta = theta - 0.2 * basis @ (basis.T @ model.flat_gradients)
+    np.testing.assert_allclose(it.model.flat_parameters, theta, rtol=1e-12, atol=1e-14)
+
+
+def test_hooks_come_in_order_and_before_penalty_and_clipping():
+    it = trainer(nn.MSELoss(), optim.SGD(lr=1.0), clip_grad_norm=0.5)
+    start = it.model.flat_parameters
+    it.set_penalty(np.ones_like(start), np.zeros_like(start), 0.1)
+    with it.gradient_hook(lambda g: g * 0), it.gradient_hook(lambda g: g + 1):
+        it.step(X, T)
+    gradient = 1 + 0.1 * start
+    assert it.grad_norm == pytest.approx(np.linalg.norm(gradient))
+    wanted = start - gradient * 0.5 / (np.linalg.norm(gradient) + 1e-6)
+    np.testing.assert_allclose(it.model.flat_parameters, wanted, rtol=1e-9)
+
+
+def test_custom_losses_have_it_too():
+    plain, hooked = trainer(squares), trainer(squares)
+    plain.fit(X, T, epochs=2)
+    with hooked.gradient_hook(same):
+        hooked.fit(X, T, epochs=2)
+    np.testing.assert_array_equal(hooked.model.flat_parameters, plain.model.flat_parameters)
+
+
+@pytest.mark.parametrize("make", [continual.AGEM, continual.Replay])
+def test_strategies_compose_with_it(make):
+    """A hook around a strategy changes the gradient; the strategy does its part as usual."""
+    data = continual.from_arrays([(X, Y), (X + 1, Y), (X - 1, Y)])
+    plain, hooked = make(trainer(), 30), make(trainer(), 30)
+    continual.run(plain, data, epochs=2)
+    with hooked.trainer.gradient_hook(same):
+        continual.run(hooked, data, epochs=2)
+    np.testing.assert_allclose(
+        hooked.trainer.model.flat_parameters, plain.trainer.model.flat_parameters, rtol=1e-9
+    )
+    frozen = make(trainer(), 30)
+    start = frozen.trainer.model.flat_parameters
+    with frozen.trainer.gradient_hook(lambda g: g * 0):
+        continual.run(frozen, data, epochs=1)
+    np.testing.assert_array_equal(frozen.trainer.model.flat_parameters, start)
+
+
+@pytest.mark.parametrize(
+    ("hook", "error", "message"),
+    [
+        (lambda g: None, ArgumentError, "must return the gradient .* it returned None"),
+        (lambda g: g[:3], ShapeError, r"the hook returned must have shape \(67,\); got \(3,\)"),
+        (lambda g: g * np.nan, DataError, "the gradient that the hook returned.*is nan"),
+        (lambda g: g.astype(complex), DtypeError, "that the hook returned"),
+        (lambda g: 1 / 0, ZeroDivisionError, "division by zero"),
+    ],
+)
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), None])
+def test_after_an_error_the_model_is_as_it_was(hook, error, message, loss):
+    layers = nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3)
+    it = trainer(loss or squares, layers=layers)
+    y = T if loss is None else Y
+    it.step(X, y)
+    if it.model.num_parameters != 67:
+        message = message.replace("67", str(it.model.num_parameters))
+    model = it.model
+
+    def state():
+        return *model.state_dict().values(), model.flat_gradients, model._core.passes()
+
+    before, steps = state(), it.optimizer.steps
+    for train in (it.step, it.fit):
+        with it.gradient_hook(hook), pytest.raises(error, match=message):
+            train(X, y)
+        for now, was in zip(state(), before, strict=True):
+            np.testing.assert_array_equal(now, was)
+        assert it.optimizer.steps == steps
+
+
+def test_what_has_no_single_gradient_is_refused():
+    for optimizer in (optim.LBFGS(), optim.SAM(optim.SGD(lr=0.1))):
+        it = trainer(optimizer=optimizer)
+        kind = type(optimizer).__name__
+        with (
+            pytest.raises(UnsupportedError, match=f"with {kind}, which evaluates the loss more"),
+            it.gradient_hook(same),
+        ):
+            pass
+    with (
+        pytest.raises(ArgumentError, match="hook must be a function of the gradient; got 3"),
+        trainer().gradient_hook(3),
+    ):
+        pass
+    with trainer().gradient_hook(same) as nothing:
+        assert nothing is None
+
+
+def test_it_cannot_begin_during_a_fit():
+    class Begin(tw.callbacks.Callback):
+        def on_epoch_end(self, trainer, record):
+            with trainer.gradient_hook(same):
+                pass
+
+    it = trainer()
+    with pytest.raises(ArgumentError, match="cannot be set during a fit"):
+        it.fit(X, Y, callbacks=[Begin()])
+
+
+def test_the_loss_may_change_inside():
+    it = trainer()
+    with it.gradient_hook(same):
+        it.loss = nn.CrossEntropyLoss(active=(0, 1))
+        it.step(X[Y < 2], Y[Y < 2])
+        with pytest.raises(UnsupportedError, match="plan is not supported inside gradient_hook"):
+            it.plan(8)
+    assert it.plan(8).workspace_bytes > 0
