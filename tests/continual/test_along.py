@@ -89,3 +89,26 @@ def test_a_projected_gradient_is_not_the_loss_s(tasks):
             learner.fit(Task(x, y, x, y), epochs=4, batch_size=4)
     paper, van_de_ven = (learner.inner.importance for learner in learners.values())
     assert np.abs(paper - van_de_ven).max() > 1e-3 * paper.max()
+
+
+def test_synaptic_intelligence_of_mammoth_is_van_de_ven_s_with_gradient_descent(tasks):
+    """Its models/si.py: omega grows by lr g², with the penalty's gradient in g, within -1 to 1."""
+    learner = trainer()
+    strategy = SynapticIntelligence(learner, STRENGTH, xi=XI, convention="van_de_ven")
+    theta = learner.model.flat_parameters
+    big, checkpoint = np.zeros(FEATURES), theta.copy()
+    for x, y in tasks:
+        y = y / 4  # so that no gradient is clipped
+        task = Task(x, y, x, y)
+        strategy.begin(task)
+        small = np.zeros(FEATURES)
+        for _ in range(5):
+            strategy.step(x, y)
+            g = 2 * x.T @ (x @ theta - y[:, 0]) / ROWS + 2 * STRENGTH * big * (theta - checkpoint)
+            assert np.abs(g).max() < 1
+            theta = theta - RATE * g
+            small += RATE * g**2
+        strategy.end(task)
+        big += small / ((theta - checkpoint) ** 2 + XI)
+        checkpoint = theta
+        np.testing.assert_allclose(strategy.importance, big, rtol=1e-10)

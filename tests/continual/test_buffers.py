@@ -176,20 +176,27 @@ def test_a_sample_of_a_balanced_buffer_is_of_its_rows(monkeypatch):
     twin = BalancedBuffer(60)
     twin.load_state_dict(buffer.state_dict())
     rows = buffer.rows()
+    empty = BalancedBuffer(5)
     monkeypatch.delattr(BalancedBuffer, "rows")
     for size in (1, 9, 60):
         some = buffer.sample(size)
         places = twin._generator.choice(len(rows["y"]), min(size, len(rows["y"])), replace=False)
         for name, column in rows.items():
             np.testing.assert_array_equal(some[name], column[places])
-    assert BalancedBuffer(5).sample(3) == {}
+    assert empty.sample(3) == {}
 
 
-def test_herding_against_all_that_could_be_chosen(rng):
-    """Each choice is the best of those that are left, by the definition."""
+@pytest.mark.parametrize("silent", [0, 2])
+def test_herding_against_all_that_could_be_chosen(silent, rng):
+    """Each choice is the best of those that are left, by the definition.
+
+    Features of rectified units may all be 0: such rows have no unit length, and may be chosen.
+    """
     features = rng.standard_normal((12, 3)) + 1
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    features[:silent] = 0
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-300)
     chosen = herd(features, 6)
+    assert silent == 0 or {0, 1} & set(chosen)
     for k in range(6):
         left = [i for i in range(12) if i not in chosen[:k]]
         distance = [
@@ -250,7 +257,7 @@ def test_samples_are_different_ones_with_what_belongs_to_them():
         (lambda: BalancedBuffer(5, select="best"), ArgumentError, "select must be one of"),
         (lambda: offer(BalancedBuffer(2), range(3), np.arange(3)), ArgumentError, "each of 3"),
         (lambda: offer(BalancedBuffer(2, select="herding"), range(3)), ArgumentError, "features"),
-        (lambda: ReservoirBuffer(2).add(x=np.ones((2, 1)), y=[1]), ShapeError, "as many rows"),
+        (lambda: ReservoirBuffer(2).add(x=np.ones((2, 1)), y=[1]), ShapeError, "number of rows"),
     ],
 )
 def test_what_is_wrong_is_said(call, error, message):

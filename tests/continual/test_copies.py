@@ -117,9 +117,9 @@ def test_what_can_be_put_together_can_be_run(inside, scenario):
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (lambda t, s: continual.EWC(continual.FromScratch(t), 1), "penalty would end"),
-        (lambda t, s: continual.L2Init(continual.GDumb(t, 9), 1), "penalty would end"),
-        (lambda t, s: continual.FromScratch(continual.EWC(t, 1)), "penalty would end"),
+        (lambda t, s: continual.EWC(continual.FromScratch(t), 1), "penalty of EWC useless"),
+        (lambda t, s: continual.L2Init(continual.GDumb(t, 9), 1), "penalty of L2Init useless"),
+        (lambda t, s: continual.FromScratch(continual.EWC(t, 1)), "penalty of EWC useless"),
         (lambda t, s: continual.PackNet(continual.FromScratch(t)), "belong to earlier tasks"),
         (lambda t, s: continual.FromScratch(continual.PackNet(t)), "belong to earlier tasks"),
         (lambda t, s: continual.Replay(continual.Cumulative(t, s), 9), "would be left out"),
@@ -127,19 +127,22 @@ def test_what_can_be_put_together_can_be_run(inside, scenario):
         (lambda t, s: continual.Replay(continual.Replay(t, 9), 9), "rows with weights"),
         (
             lambda t, s: continual.Replay(continual.Replay(t, 9), 9, weighting="rows"),
-            "pieces that begin anew; one with a larger buffer",
+            "pieces that each start anew; a single one with a larger buffer",
         ),
-        (lambda t, s: continual.EWC(continual.LwF(t), 1), "sets a penalty"),
-        (lambda t, s: continual.GEM(continual.OGD(t, 9), 9), "another strategy that projects"),
+        (lambda t, s: continual.EWC(continual.LwF(t), 1), "ignore the penalty of EWC"),
+        (lambda t, s: continual.GEM(continual.OGD(t, 9), 9), "only one strategy can project"),
         (lambda t, s: continual.PackNet(continual.ContinualBackprop(t)), "belong to earlier tasks"),
         (lambda t, s: continual.ContinualBackprop(continual.PackNet(t)), "belong to earlier tasks"),
         (lambda t, s: continual.PackNet(continual.ShrinkAndPerturb(t)), "belong to earlier tasks"),
         (lambda t, s: continual.ShrinkAndPerturb(continual.PackNet(t)), "belong to earlier tasks"),
         (lambda t, s: continual.XdG(continual.ContinualBackprop(t)), "silent units"),
         (lambda t, s: continual.ContinualBackprop(continual.XdG(t)), "silent units"),
-        (lambda t, s: continual.ShrinkAndPerturb(continual.FromScratch(t)), "is not used"),
-        (lambda t, s: continual.ShrinkAndPerturb(continual.GDumb(t, 9)), "is not used"),
-        (lambda t, s: continual.Replay(continual.PackNet(t), 9), "take PackNet without it"),
+        (
+            lambda t, s: continual.ShrinkAndPerturb(continual.FromScratch(t)),
+            "undoes the changes of",
+        ),
+        (lambda t, s: continual.ShrinkAndPerturb(continual.GDumb(t, 9)), "undoes the changes of"),
+        (lambda t, s: continual.Replay(continual.PackNet(t), 9), "use PackNet without Replay"),
         (lambda t, s: continual.PackNet(continual.Replay(t, 9)), "the latest task's part"),
         (lambda t, s: continual.PackNet(continual.DERpp(t, 9)), "the latest task's part"),
         (lambda t, s: continual.PackNet(continual.FROMP(t, 5, 1)), "the latest task's part"),
@@ -151,34 +154,37 @@ def test_what_can_be_put_together_can_be_run(inside, scenario):
         (lambda t, s: continual.XdG(Rehearsing(t)), "the latest task's part"),
         (lambda t, s: Rehearsing(continual.Naive(continual.XdG(t))), "the latest task's part"),
         (lambda t, s: continual.Cumulative(continual.Joint(t, s), s), "would be left out"),
-        (lambda t, s: continual.FromScratch(continual.LwF(t)), "not to what was learned"),
+        (lambda t, s: continual.FromScratch(continual.LwF(t)), "instead of what was learned"),
         (lambda t, s: continual.GDumb(continual.LwF(t), 9), "would be left out|what was learned"),
-        (lambda t, s: continual.ShrinkAndPerturb(continual.LwF(t)), "not to what was learned"),
+        (lambda t, s: continual.ShrinkAndPerturb(continual.LwF(t)), "instead of what was learned"),
         (lambda t, s: continual.FromScratch(continual.ContinualBackprop(t)), "units that are gone"),
         (lambda t, s: continual.ContinualBackprop(continual.GDumb(t, 9)), "units that are gone"),
-        (lambda t, s: continual.Replay(continual.AGEM(t, 9), 9, weighting="rows"), "goes outside"),
+        (
+            lambda t, s: continual.Replay(continual.AGEM(t, 9), 9, weighting="rows"),
+            "AGEM around Re",
+        ),
         (lambda t, s: continual.Replay(continual.ERACE(t, 9), 9, weighting="rows"), "a whole task"),
         (lambda t, s: continual.Replay(continual.LwF(t), 9, weighting="rows"), "a whole task"),
-        (lambda t, s: continual.XdG(continual.FROMP(t, 5, 1)), "by the whole network"),
-        (lambda t, s: continual.XdG(continual.LwF(t)), "by the whole network"),
-        (lambda t, s: continual.XdG(continual.OGD(t, 5)), "by the whole network"),
-        (lambda t, s: continual.OGD(continual.XdG(t), 5), "by the whole network"),
+        (lambda t, s: continual.XdG(continual.FROMP(t, 5, 1)), "use the whole network"),
+        (lambda t, s: continual.XdG(continual.LwF(t)), "use the whole network"),
+        (lambda t, s: continual.XdG(continual.OGD(t, 5)), "use the whole network"),
+        (lambda t, s: continual.OGD(continual.XdG(t), 5), "use the whole network"),
         (
             lambda t, s: continual.XdG(
                 continual.Replay(t, continual.BalancedBuffer(9, select="herding"))
             ),
-            "by the whole network",
+            "use the whole network",
         ),
         (
             lambda t, s: continual.XdG(
                 continual.AGEM(t, continual.BalancedBuffer(9, select="herding"))
             ),
-            "by the whole network",
+            "use the whole network",
         ),
     ],
 )
 def test_what_would_do_nothing_is_refused(make, why, scenario):
-    with pytest.raises(UnsupportedError, match=rf"\w+ around \w+ is not there: .*{why}"):
+    with pytest.raises(UnsupportedError, match=rf"\w+ around \w+ is not supported: .*{why}"):
         make(learner(), scenario)
 
 
@@ -215,7 +221,7 @@ def test_a_strategy_is_loaded_as_it_was_made(scenario, tmp_path):
     assert str(other.state_dict()) == str(run.state_dict())
     assert other.trainer.loss == run.trainer.loss
     for wrong, message in (
-        (continual.Replay(learner(), 30), r"Replay\.buffer\.capacity was 20, now it is 30\. Make"),
+        (continual.Replay(learner(), 30), r"Replay\.buffer\.capacity was 20, now it is 30\. To"),
         (continual.AGEM(learner(), 20), r"strategy was \['Replay'\], now it is \['AGEM'\]"),
         (continual.Replay(learner(7), 20), r"model\.layers\.2 was .*out_features=6.* now .*=7"),
     ):
@@ -225,7 +231,7 @@ def test_a_strategy_is_loaded_as_it_was_made(scenario, tmp_path):
         np.testing.assert_array_equal(wrong.trainer.model.flat_parameters, before)
         assert wrong._ended == 0
     run.trainer.save(path)
-    with pytest.raises(DataError, match=r"holds no run of .*, or strategy"):
+    with pytest.raises(DataError, match=r"holds neither a checkpoint .* nor a strategy"):
         run.load(path)
 
 
@@ -315,11 +321,11 @@ def test_a_strategy_of_ones_own_gathers_what_has_a_state(scenario, tmp_path, res
     other = Keeps(learner(), other=[])
     before = str(other.state_dict())
     with pytest.raises(
-        ArgumentError, match=r"other is the state of a Sequential, and here it is plain data"
+        ArgumentError, match=r"other is the state of a Sequential, but here it is plain data"
     ):
         other.load_state_dict(strategy.state_dict())
     smaller = Keeps(learner(), capacity=8)
-    with pytest.raises(ArgumentError, match="capacity=9, and this one has capacity=8"):
+    with pytest.raises(ArgumentError, match="capacity=9, but this one has capacity=8"):
         smaller.load_state_dict(strategy.state_dict())
     assert before == str(other.state_dict())
 
@@ -432,7 +438,7 @@ def test_an_error_in_the_data_says_which_task_it_is_in(where, clouds):
     scenario = continual.Scenario((task(0), task(1, **{where: broken})))
     with pytest.raises(tw.DataError, match=r"x\[\d+, 0\] is NaN") as caught:
         continual.run(learner(), scenario)
-    what = "was learned" if where == "x" else "was judged by its x_test"
+    what = "was being learned" if where == "x" else "was being evaluated on x_test"
     assert caught.value.__notes__ == [f"While task 1 ('day 1') {what}."]
 
 
@@ -444,3 +450,202 @@ def test_the_nearest_mean_of_shares_and_of_yes_and_no(y, clouds):
     result = continual.run(strategy, scenario, epochs=3)
     labels = clouds.y if y == "shares" else target
     assert np.mean(strategy.predict(clouds.x) == labels) == result.r[1, 0] > 0.5
+
+
+class Ring(continual.Buffer):
+    """The latest samples, with nothing but the three methods; its state is what it keeps."""
+
+    def __init__(self, capacity, *, seed=0, share=0.5):
+        super().__init__(capacity, seed=seed)
+        self.share, self.kept, self.counts, self.rng = share, {}, {}, np.random.default_rng(1)
+
+    def add(self, *, group=0, features=None, **columns):
+        rows = self.rng.random(len(columns["y"])) < self.share
+        for name, column in columns.items():
+            old = self.kept.get(name, column[:0])
+            self.kept[name] = np.concatenate([old, column[rows]])[-self.capacity :]
+        self.counts[group] = (self.counts.get(group, (0,))[0] + 1, "times")
+        self.latest = group  # which a new one does not have
+
+    def rows(self):
+        return self.kept
+
+    def __len__(self):
+        return len(self.kept["y"]) if self.kept else 0
+
+
+@pytest.mark.parametrize(
+    "make", [lambda t, b: continual.Replay(t, b), lambda t, b: continual.DERpp(t, b)]
+)
+def test_a_buffer_of_three_methods_is_resumed(make, scenario, tmp_path, resumed_is_the_same):
+    resumed_is_the_same(lambda t, s: make(t, Ring(20)), scenario, lambda **_: learner(), tmp_path)
+    strategy = make(learner(), Ring(20))
+    strategy.fit(scenario[0], steps=4)
+    strategy.save(tmp_path / "strategy")
+    loaded, changed = (make(learner(), Ring(20)) for _ in range(2))
+    loaded.load(tmp_path / "strategy")
+    changed.fit(scenario[1], steps=3)
+    changed.load_state_dict(strategy.state_dict())
+    for twin in (loaded, changed, copy.deepcopy(strategy), pickle.loads(pickle.dumps(strategy))):
+        assert _same(twin.buffer.state_dict(), strategy.buffer.state_dict())
+        assert twin.buffer.counts == strategy.buffer.counts  # keys are numbers, values tuples
+        assert twin.buffer.latest == 0
+        assert twin.buffer.kept["x"] is not strategy.buffer.kept["x"]
+    before = loaded.buffer.state_dict()
+    strategy.fit(scenario[1], steps=2)
+    assert _same(loaded.buffer.state_dict(), before)
+
+
+def test_the_state_of_a_buffer_of_ones_own_is_of_its_kind(scenario, tmp_path):
+    buffer = Ring(20)
+    for other in (continual.ReservoirBuffer(20), continual.BalancedBuffer(20), Latest(20)):
+        with pytest.raises(ArgumentError, match=r"^the state does not match this Ring: it has no"):
+            buffer.load_state_dict(other.state_dict())
+    state = Ring(20).state_dict()
+    state["attributes"] = {"other": 3}
+    with pytest.raises(ArgumentError, match=r"it has no kept, counts, rng"):
+        buffer.load_state_dict(state)
+    buffer.load_state_dict(Ring(20, share=0.1).state_dict())
+    assert buffer.share == 0.5  # an argument, like all others, is that of this one
+
+    class Counting(continual.ReservoirBuffer):
+        calls = 0
+
+        def add(self, **columns):
+            super().add(**columns)
+            self.calls += 1
+
+    one, twin = (continual.Replay(learner(), Counting(9)) for _ in range(2))
+    one.fit(scenario[0])
+    one.save(tmp_path / "strategy")
+    twin.load(tmp_path / "strategy")
+    assert twin.buffer.calls == 1
+    np.testing.assert_array_equal(twin.buffer.rows()["x"], one.buffer.rows()["x"])
+
+    one.buffer.score = lambda x: x
+    with pytest.raises(
+        UnsupportedError, match=r"^the state of Counting contains <function .*score"
+    ):
+        one.save(tmp_path / "strategy")
+
+
+@pytest.mark.parametrize(
+    ("has", "message"),
+    [
+        ((), r"^Bare does not define add, rows, __len__: a buffer needs add\(self, \*, group=0"),
+        (("add", "rows"), r"^Bare does not define __len__:"),
+    ],
+)
+def test_a_buffer_of_ones_own_needs_three_methods(has, message):
+    kind = type("Bare", (continual.Buffer,), {name: lambda self: None for name in has})
+    with pytest.raises(ArgumentError, match=message):
+        kind(5)
+    with pytest.raises(ArgumentError, match="only the base of buffers: use ReservoirBuffer or"):
+        continual.Buffer(5)
+
+
+def test_keys_and_tuples_of_what_is_gathered_stay_such(scenario, tmp_path):
+    class Notes(continual.Strategy):
+        gathers = ("notes",)
+
+        def __init__(self, inner):
+            super().__init__(inner)
+            self.notes = {}
+
+    one, twin = Notes(learner()), Notes(learner())
+    one.notes = {
+        1: np.ones(2), "1": np.zeros(3), (0, 1): (2, 3), "more": {"array": [1], "tuple": 2},
+        "one": {"array": "name"}, "two": {"dict": [(1,)]}, None: {},
+    }  # fmt: skip
+    one.save(tmp_path / "strategy")
+    twin.load(tmp_path / "strategy")
+    assert _same(twin.notes, one.notes)
+    assert str(twin.notes) == str(one.notes)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.filterwarnings("ignore:task . brings new", "ignore:the penalty of")
+@pytest.mark.parametrize("error", [tw.DivergedError("no"), ValueError("no")])
+def test_a_fit_that_fails_late_has_changed_nothing(name, error, scenario):
+    """Neither weights, optimizer and loss nor what is gathered, as for `Trainer.fit`."""
+    strategy, twin = (STRATEGIES[name](learner(), scenario) for _ in range(2))
+    for one in (strategy, twin):
+        one.fit(scenario[0], steps=4)
+    before, loss = pickle.dumps(strategy.state_dict()), strategy.trainer.loss
+
+    def fails(self, task, *, start=0, **options):
+        if start >= 6:
+            raise error
+        return type(strategy).learn(strategy, task, start=start, **options)
+
+    strategy.learn = fails.__get__(strategy)
+    with pytest.raises(type(error), match="no"):
+        strategy.fit(scenario[1], epochs=3, batch_size=40)
+    del strategy.learn
+    assert _same(strategy.state_dict(), pickle.loads(before))
+    assert strategy.trainer.loss == loss
+    for one in (strategy, twin):
+        one.fit(scenario[1], epochs=2, batch_size=40)
+    assert _same(strategy.state_dict(), twin.state_dict())
+    np.testing.assert_array_equal(
+        strategy.trainer.model.flat_parameters, twin.trainer.model.flat_parameters
+    )
+    assert strategy.trainer.optimizer.steps == twin.trainer.optimizer.steps
+
+
+class Faster(continual.Strategy):
+    """Diverges in the second part of a task."""
+
+    def learn(self, task, *, start=0, **options):
+        if start and self.trainer.optimizer.lr < 1:
+            self.trainer.optimizer.lr = 1e30
+        return super().learn(task, start=start, **options)
+
+
+def test_what_an_error_of_a_late_epoch_says_is_true(scenario):
+    task = scenario[0]
+    strategy = Faster(continual.Replay(learner(), 20))
+    before, lr = strategy.trainer.model.flat_parameters, strategy.trainer.optimizer.lr
+    with pytest.raises(tw.DivergedError, match="are as they were before this call") as caught:
+        strategy.fit(task, epochs=3)
+    assert "after" not in str(caught.value).split("Weights")[-1]
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+    assert (strategy.trainer.optimizer.steps, strategy.trainer.optimizer.lr) == (0, lr)
+    strategy.begin(task)
+    strategy.learn(task, steps=4)
+    with pytest.raises(tw.DivergedError, match=r"are as they were after 4 optimizer steps$"):
+        strategy.learn(task, steps=4, start=4)
+    assert strategy.trainer.optimizer.steps == 4
+    strategy = Faster(continual.Naive(learner()))
+    with pytest.raises(tw.DivergedError, match="are as they were after 4 optimizer steps"):
+        continual.run(strategy, scenario, epochs=3)
+    assert strategy.trainer.optimizer.steps == 4
+
+
+def test_an_error_that_does_not_say_what_is_left_is_noted(scenario):
+    class Fails(continual.Strategy):
+        def learn(self, task, **options):
+            super().learn(task, **options)
+            raise tw.DivergedError("a parameter is infinite")
+
+    with pytest.raises(tw.DivergedError) as caught:
+        Fails(learner()).fit(scenario[0])
+    assert caught.value.__notes__ == [
+        "Strategy and trainer are as they were before this call of fit."
+    ]
+
+
+def test_a_state_that_cannot_be_restored_does_not_hide_the_error(scenario):
+    class Odd(continual.Strategy):
+        gathers = ("late",)  # which __init__ does not make
+
+        def learn(self, task, **options):
+            raise ValueError("mine")
+
+    strategy = Odd(learner())
+    with pytest.raises(ValueError, match="mine") as caught:
+        strategy.fit(scenario[0])
+    assert "what Odd has gathered could not be restored: Odd has no attribute 'late'" in str(
+        caught.value.__notes__
+    )
+    assert strategy.trainer.optimizer.steps == 0

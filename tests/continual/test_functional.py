@@ -61,7 +61,7 @@ def test_classes_that_are_held_on_to_compete(scenario):
     strategy = fromp(4, 0.7)
     strategy.fit(scenario[0])
     state = str(strategy.state_dict())
-    with pytest.raises(ArgumentError, match=r"FROMP holds on to .*the classes \[0, 1\] of earlier"):
+    with pytest.raises(ArgumentError, match=r"FROMP preserves .*the classes \[0, 1\] of earlier"):
         strategy.fit(dataclasses.replace(scenario[1], active=(2, 3)))
     assert str(strategy.state_dict()) == state
     strategy.fit(scenario[1])
@@ -135,7 +135,7 @@ def test_permuted_digits_are_remembered():
 def test_what_it_is_not_for_is_said(scenario, trainer):
     with pytest.raises(UnsupportedError, match="Dropout"):
         continual.FROMP(trainer(dropout=0.1), 5, 1.0)
-    with pytest.raises(UnsupportedError, match="goes around a Trainer"):
+    with pytest.raises(UnsupportedError, match="go directly around a Trainer; got Replay"):
         continual.FROMP(continual.Replay(trainer(), 5), 5, 1.0)
     strategy = fromp(5, 1.0)
     strategy.fit(scenario[0])

@@ -9,7 +9,7 @@ import pytest
 
 import thalweg as tw
 from thalweg import continual, nn, optim
-from thalweg.continual import EWC, MAS, PackNet, SynapticIntelligence, XdG, _batches, _units
+from thalweg.continual import EWC, MAS, PackNet, SynapticIntelligence, XdG, _batches, _hidden_units
 from thalweg.errors import ArgumentError, UnsupportedError
 
 
@@ -93,7 +93,7 @@ def test_xdg_trains_as_a_gated_network_would(by_task):
     moved = before - model.flat_parameters
     # A norm's own sums know of silent units, whose weights are held all the same.
     held = np.zeros(len(before), dtype=bool)
-    for units, gate in zip(_units.hidden(model), gates(strategy, 1), strict=True):
+    for units, gate in zip(_hidden_units.hidden(model), gates(strategy, 1), strict=True):
         for leading in units.incoming:
             held[leading[gate == 0]] = True
     assert not moved[held].any()
@@ -108,7 +108,8 @@ def test_what_leads_to_and_from_silent_units_stays_to_the_last_bit(by_task):
         before = model.flat_parameters
         strategy.fit(task, epochs=2)
         same = model.flat_parameters == before
-        for units, gate in zip(_units.hidden(model), gates(strategy, task.index), strict=True):
+        layers = _hidden_units.hidden(model)
+        for units, gate in zip(layers, gates(strategy, task.index), strict=True):
             silent = gate == 0
             assert same[units.outgoing[:, silent]].all()
             assert all(same[leading[silent]].all() for leading in units.incoming)
@@ -274,7 +275,7 @@ def test_packnet_says_when_no_weights_are_free(by_task):
         warnings.simplefilter("error")
         strategy.fit(by_task[0], steps=3)
         strategy.fit(by_task[1], steps=3)
-    strategy.owner[_units.places(strategy.trainer.model)["0.weight"]] = 0
+    strategy.owner[_hidden_units.places(strategy.trainer.model)["0.weight"]] = 0
     with pytest.warns(UserWarning, match="no free weights left in 1 of 3 layers: there, task 2"):
         strategy.fit(by_task[2], steps=3)
 
@@ -316,6 +317,28 @@ def test_packnet_retrains_after_steps_as_after_learn(stopped, by_task, tmp_path)
         np.testing.assert_array_equal(stepped.owner, learned.owner)
 
 
+@pytest.mark.parametrize("sizes", [(40, 40, 40, 8), (8, 40), ("learn", 8)])
+def test_packnet_retrains_in_batches_as_large_as_the_largest(sizes, by_task):
+    seen = []
+
+    class Sees(continual.Naive):
+        def learn(self, task, **options):
+            seen.append(options["batch_size"])
+            return super().learn(task, **options)
+
+    task = by_task[0]
+    strategy = PackNet(Sees(make(nn.CrossEntropyLoss(heads=by_task.heads))))
+    strategy.begin(task)
+    for size in sizes:
+        if size == "learn":
+            strategy.learn(task, steps=3, batch_size=40)
+        else:
+            strategy.step(task.x[:size], task.y[:size])
+    seen.clear()
+    strategy.end(task)
+    assert seen == [40]
+
+
 def test_packnet_retrains_in_batches_that_its_steps_could_have_been(by_task):
     """A last batch of one row has no statistics, and is left out."""
     task = by_task[0].with_data(by_task[0].x[:41], by_task[0].y[:41])
@@ -331,7 +354,7 @@ def test_packnet_retrains_in_batches_that_its_steps_could_have_been(by_task):
 def test_packnet_gives_back_the_smallest_weights_of_each_layer(by_task):
     strategy = PackNet(make(nn.CrossEntropyLoss(heads=by_task.heads)), prune=0.75, retrain=0)
     model = strategy.trainer.model
-    at = _units.places(model)
+    at = _hidden_units.places(model)
     strategy.begin(by_task[0])
     strategy.learn(by_task[0], steps=20)
     before = model.flat_parameters
@@ -360,7 +383,7 @@ def test_packnet_retrains_only_what_it_keeps(by_task):
     before, steps = model.flat_parameters, strategy.trainer.optimizer.steps
     strategy.end(by_task[0])
     assert strategy.trainer.optimizer.steps == steps + 10
-    weight = _units.places(model)["3.weight"]
+    weight = _hidden_units.places(model)["3.weight"]
     mine = strategy.owner[weight] == 0
     after = model.flat_parameters[weight]
     assert not after[~mine].any()
@@ -418,7 +441,7 @@ def test_what_works_on_whole_layers_is_refused_before_it_trains(optimizer, by_ta
 
 
 def test_whole_layers_inside_of_sam_are_whole_layers(by_task):
-    with pytest.raises(UnsupportedError, match="XdG follows or holds each parameter by itself"):
+    with pytest.raises(UnsupportedError, match="XdG tracks or freezes each parameter separately"):
         XdG(make(optimizer=optim.SAM(optim.Muon())))
 
 

@@ -67,7 +67,7 @@ def test_only_what_a_definition_uses_need_be_known():
     lower = np.where(np.tri(4, dtype=bool), R, np.nan)
     assert metrics.bwt(lower, "diaz") == metrics.bwt(R, "diaz")
     assert metrics.forgetting(lower) == metrics.forgetting(R)
-    with pytest.raises(ArgumentError, match="not a finite number"):
+    with pytest.raises(ArgumentError, match="must be finite numbers"):
         metrics.fwt(lower, BASELINE)
 
 
@@ -79,7 +79,7 @@ def test_only_what_a_definition_uses_need_be_known():
         (lambda: metrics.bwt(R, "gem-code"), ArgumentError, 'did you mean "gem_code"'),
         (lambda: metrics.forgetting(R, "maximum"), ArgumentError, "definition must be one of"),
         (lambda: metrics.fwt(R, [0.1]), ShapeError, "each of 4 tasks"),
-        (lambda: metrics.average_accuracy(R * np.nan), ArgumentError, "not a finite number"),
+        (lambda: metrics.average_accuracy(R * np.nan), ArgumentError, "must be finite numbers"),
     ],
 )
 def test_what_is_wrong_is_said(call, error, message):
@@ -105,7 +105,7 @@ def test_effective_rank(matrix, rank):
     ("matrix", "error", "message"),
     [
         (np.ones(3), ShapeError, r"must be 2-D, \(n, k\); got shape \(3,\)"),
-        ([[1, np.nan]], ArgumentError, "not a finite number"),
+        ([[1, np.nan]], ArgumentError, "must be finite numbers"),
         ([["a"]], DtypeError, "matrix must be numbers"),
     ],
 )
@@ -127,7 +127,7 @@ def test_a_summary_is_the_mean_and_the_deviation_of_each_metric():
         assert mean == pytest.approx(np.mean(values))
         assert deviation == pytest.approx(np.std(values) * np.sqrt(3 / 2))
     for wrong, message in (
-        (runs[:1], "at least 2 runs; got 1"),
+        (runs[:1], "needs at least 2 runs; got 1"),
         ([runs[0], of_run(R[:2, :2], ("a", "c"))], r"same tasks and metric; got \('a', 'b'\)"),
         ([R, R], "must be a sequence of Result"),
         (3, "results must be a sequence"),

@@ -9,7 +9,7 @@ import pytest
 import thalweg as tw
 from thalweg import continual, nn, optim
 from thalweg.continual import Replay, Strategy
-from thalweg.errors import ArgumentError
+from thalweg.errors import ArgumentError, UnsupportedError
 
 X = np.random.default_rng(0).standard_normal((20, 2)).astype("float32")
 Y = np.arange(20) % 3
@@ -69,10 +69,10 @@ class Counts(Strategy):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (NoBegin, r"^NoBegin\.begin has not reached .*must call super\(\)\.begin\(task\)"),
-        (NoEnd, r"^NoEnd\.end has not reached Strategy\.end"),
-        (EndsLikeItsBase, r"^EndsLikeItsBase\.end has not reached .* what that comes to"),
-        (lambda inner: continual.Naive(Counts(NoEnd(inner))), r"^NoEnd\.end has not reached"),
+        (NoBegin, r"^NoBegin\.begin did not reach .*must call super\(\)\.begin\(task\)"),
+        (NoEnd, r"^NoEnd\.end did not reach Strategy\.end"),
+        (EndsLikeItsBase, r"^EndsLikeItsBase\.end did not reach .* each of its bases"),
+        (lambda inner: continual.Naive(Counts(NoEnd(inner))), r"^NoEnd\.end did not reach"),
     ],
 )
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_base_that_was_not_made_is_asked_for():
 
 def test_learn_takes_what_it_is_called_with():
     with pytest.raises(
-        ArgumentError, match=r"^Short\.learn does not take start, shuffle, drop_last"
+        ArgumentError, match=r"^Short\.learn does not accept start, shuffle, drop_last"
     ):
 
         class Short(Strategy):
@@ -143,7 +143,9 @@ def test_learn_gives_figures(figures):
         def learn(self, task, **options):
             return figures
 
-    with pytest.raises(ArgumentError, match=r'^Gives\.learn must give figures .*\{"loss": 0\.5\}'):
+    with pytest.raises(
+        ArgumentError, match=r'^Gives\.learn must return the figures .*\{"loss": 0\.5\}'
+    ):
         Gives(learner()).fit(TASK)
 
 
@@ -154,9 +156,13 @@ def test_figures_are_those_of_a_history(loss):
             return {"loss": loss, "mine": 3}
 
     history = Gives(learner()).fit(TASK, epochs=2)
+    seconds = history.pop("seconds")  # the others do not say how long they took
     assert history == {"loss": [0.5, 0.5], "mine": [3.0, 3.0]}
     result = continual.run(continual.Naive(Gives(learner())), SCENARIO)
     assert result.histories[1]["mine"] == [3.0]
+    assert len(seconds) == 2
+    assert min(seconds) > 0
+    assert 0 < result.seconds < 10
 
 
 @pytest.mark.parametrize("replays", [False, True])
@@ -201,7 +207,7 @@ class OwnUpdates(Strategy):
 )
 def test_updates_that_do_not_know_of_the_penalty_are_warned_about_once(how, times):
     strategy = continual.L2(OwnUpdates(learner(), how), 1.0)
-    with warnings_of("inside of L2 calls optimizer.step, which knows of no penalty") as found:
+    with warnings_of("inside L2 calls optimizer.step, which ignores the penalty") as found:
         for index in range(4):
             strategy.fit(continual.Task(X, Y, X, Y, index))
     assert len(found) == times
@@ -228,3 +234,251 @@ def test_updates_that_do_not_know_of_the_penalty_are_warned_about_once(how, time
 )
 def test_a_strategy_is_shown_as_it_was_made(make, text):
     assert repr(make(learner())) == text
+
+
+class Blind(Strategy):
+    """Takes its steps by itself, without the strategies inside."""
+
+    def learn(self, task, *, steps, **options):
+        for _ in range(steps):
+            self.trainer.model.zero_grad()
+            loss = self.trainer.backward(task.x, task.y)
+            self.trainer.update()
+        return {"loss": loss}
+
+
+class BySuper(Blind):
+    def learn(self, task, **options):
+        if not task.index:
+            return Strategy.learn(self, task, **options)
+        return super().learn(task, **options)
+
+
+class ByInnerStep(Strategy):
+    def learn(self, task, *, steps, **options):
+        return {"loss": [self.inner.step(task.x, task.y) for _ in range(steps)]}
+
+
+class ByInnerLearn(Strategy):
+    def learn(self, task, **options):
+        return self.inner.learn(task, **options)
+
+
+class Own(Strategy):
+    """Takes part in every step."""
+
+    def step(self, x, y):
+        return super().step(x, y)
+
+
+IN_STEPS = {
+    "Replay": lambda t: Replay(t, 9),
+    "AGEM": lambda t: continual.AGEM(t, 9),
+    "GEM": lambda t: continual.GEM(t, 9),
+    "OGD": lambda t: continual.OGD(t, 5),
+    "ContinualBackprop": continual.ContinualBackprop,
+    "DER": lambda t: continual.DER(t, 9),
+    "LwF": continual.LwF,
+    "GDumb": lambda t: continual.GDumb(t, 9),
+    "Cumulative": lambda t: continual.Cumulative(t, SCENARIO),
+    "PackNet": continual.PackNet,
+    "Own": Own,
+}
+
+
+@pytest.mark.parametrize("name", IN_STEPS)
+@pytest.mark.filterwarnings("ignore:Blind is told which task")
+@pytest.mark.parametrize("between", [lambda s: s, continual.Naive])
+def test_steps_without_what_takes_part_in_each_are_refused(name, between):
+    """It would be switched off, and nothing would say so."""
+    message = rf"^Blind\.learn takes its steps without {name} inside it.* super\(\)\.learn"
+    strategy = Blind(between(IN_STEPS[name](learner())))
+    with pytest.raises(ArgumentError, match=message):
+        continual.run(strategy, SCENARIO)
+    strategy = continual.Naive(Blind(IN_STEPS[name](learner())))
+    before = strategy.trainer.model.flat_parameters
+    with pytest.raises(ArgumentError, match=message):
+        strategy.fit(TASK)
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+
+
+def test_steps_that_reach_what_is_inside_in_the_first_task_only():
+    with pytest.raises(ArgumentError, match=r"^BySuper\.learn takes its steps without Replay"):
+        continual.run(BySuper(Replay(learner(), 9)), SCENARIO)
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        lambda t: t,
+        continual.Naive,
+        lambda t: continual.L2(t, 0.1),
+        lambda t: continual.SynapticIntelligence(t, 0.1),
+        continual.XdG,
+        continual.FromScratch,
+        continual.ShrinkAndPerturb,
+    ],
+)
+def test_own_steps_are_fine_around_what_acts_through_the_trainer(inside):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = continual.run(Blind(inside(learner())), SCENARIO)
+    assert len(result.ends) == 2
+
+
+@pytest.mark.parametrize("make", [ByInnerLearn, ByInnerStep, Counts])
+def test_steps_may_reach_what_is_inside_in_several_ways(make):
+    for inside in (lambda t: Replay(t, 9), lambda t: continual.DER(t, 9), Own):
+        continual.run(make(inside(learner())), SCENARIO)
+    if make is not ByInnerStep:
+        continual.run(make(Blind(learner())), SCENARIO)
+
+
+class Steps(Strategy):
+    """Overrides only `step`, and counts the rows that it sees."""
+
+    gathers = ("seen",)
+
+    def __init__(self, inner):
+        super().__init__(inner)
+        self.seen = []
+
+    def step(self, x, y):
+        self.seen.append(len(x))
+        return super().step(x, y)
+
+
+def test_a_strategy_with_only_a_step_learns_tasks_by_it():
+    """On the batches that the trainer would have taken, and with the same result."""
+    options = {"epochs": 3, "batch_size": 8}
+    plain, own = continual.Naive(learner()), Steps(learner())
+    one, other = (continual.run(s, SCENARIO, **options) for s in (plain, own))
+    assert own.seen == [8, 8, 4] * 6
+    np.testing.assert_allclose(
+        own.trainer.model.flat_parameters, plain.trainer.model.flat_parameters, rtol=1e-5
+    )
+    assert [len(history["loss"]) for history in other.histories] == [3, 3]
+    np.testing.assert_allclose(other.histories[1]["loss"], one.histories[1]["loss"], rtol=1e-5)
+    assert 0 < other.seconds < 10
+    assert Steps(learner()).fit(TASK, steps=5, batch_size=8, drop_last=True).epochs == 1
+
+
+def test_a_strategy_with_only_a_step_is_resumed(tmp_path):
+    options = {"steps": 7, "batch_size": 6}
+    make = lambda: Steps(Replay(learner(), 9))  # noqa: E731
+    whole = make()
+    result = continual.run(whole, SCENARIO, **options)
+    options |= {"save_every": 2, "checkpoint": tmp_path / "run"}
+
+    class Stops(Steps):
+        def step(self, x, y):
+            if len(self.seen) == 11:
+                raise KeyboardInterrupt
+            return super().step(x, y)
+
+    Stops.__name__ = "Steps"
+    with pytest.raises(KeyboardInterrupt):
+        continual.run(Stops(Replay(learner(), 9)), SCENARIO, **options)
+    again = make()
+    rest = continual.run(again, SCENARIO, resume=True, **options)
+    np.testing.assert_array_equal(rest.curve, result.curve)
+    assert again.seen == whole.seen
+    np.testing.assert_array_equal(
+        again.trainer.model.flat_parameters, whole.trainer.model.flat_parameters
+    )
+
+
+def test_what_a_step_of_ones_own_does_inside_others():
+    for outside in (
+        lambda s: continual.EWC(s, 1.0), continual.Naive, Counts,
+        lambda s: Replay(s, 9, weighting="rows"),
+    ):  # fmt: skip
+        own = Steps(learner())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            continual.run(outside(own), SCENARIO, batch_size=10)
+        assert len(own.seen) == 4
+
+    class Alone(Strategy):
+        def step(self, x, y):
+            return self.trainer.step(x, y)
+
+    with pytest.raises(ArgumentError, match=r"^Alone\.step takes its steps without Replay"):
+        Alone(Replay(learner(), 9)).fit(TASK)
+
+
+def test_what_a_step_cannot_do_is_said():
+    weighted = continual.Task(X, Y, X, Y, sample_weight=np.ones(20))
+    with pytest.raises(UnsupportedError, match=r"^Steps does not support tasks with sample_weight"):
+        Steps(learner()).fit(weighted)
+    with pytest.raises(UnsupportedError, match=r"^Replay around Steps.* rows with weights"):
+        Replay(Steps(learner()), 9)
+    own = Steps(continual.GDumb(learner(), 9))
+    with pytest.raises(UnsupportedError, match=r"^Steps learns by step, which GDumb inside it"):
+        own.fit(TASK)
+    assert not len(own.inner.buffer)
+
+    class Silent(Strategy):
+        def step(self, x, y):
+            super().step(x, y)
+
+    with pytest.raises(ArgumentError, match=r"^Silent\.step must return the loss.* got None"):
+        Silent(learner()).fit(TASK)
+
+
+class Forgets(Strategy):
+    """Keeps state that it does not name in `gathers`."""
+
+    def __init__(self, inner, **attributes):
+        super().__init__(inner)
+        vars(self).update(attributes)
+
+    def step(self, x, y):
+        for name, value in vars(self).items():
+            if name == "ema":
+                value.flat_parameters = 0.5 * value.flat_parameters
+        return super().step(x, y)
+
+
+def network():
+    return nn.Sequential(nn.Linear(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "what"),
+    [
+        ({"buffer": continual.ReservoirBuffer(9)}, r"ReservoirBuffer Forgets\.buffer"),
+        ({"_rng": np.random.default_rng(0)}, r"Generator Forgets\._rng"),
+        ({"ema": network()}, r"Sequential Forgets\.ema"),
+    ],
+)
+def test_state_that_is_not_gathered_is_not_lost_silently(attributes, what, tmp_path):
+    strategy = continual.Naive(Forgets(learner(), **attributes))
+    strategy.step(X, Y)
+    message = rf'^the {what} would not be saved.* gathers = \("{next(iter(attributes))}",\)'
+    with pytest.raises(UnsupportedError, match=message):
+        strategy.save(tmp_path / "file")
+    with pytest.raises(UnsupportedError, match=message):
+        continual.run(strategy, SCENARIO, checkpoint=tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+def test_what_is_not_state_is_no_false_alarm(tmp_path):
+    """A model that stays as it was made, the trainer's own, and what a strategy inside keeps."""
+    inner = Replay(learner(), 9)
+    trainer = inner.trainer
+    strategy = Forgets(inner, teacher=network(), model=trainer.model, kept=inner.buffer)
+    strategy.step(X, Y)
+    strategy.save(tmp_path / "file")
+    gathering = type("Gathers", (Forgets,), {"gathers": ("buffer", "ema")})
+    strategy = gathering(learner(), buffer=continual.ReservoirBuffer(9), ema=network())
+    strategy.step(X, Y)
+    strategy.save(tmp_path / "file")
+
+    class Knows(Forgets):
+        def state_dict(self):
+            return {**super().state_dict(), "mine": self.ema.state_dict()}
+
+    strategy = Knows(learner(), ema=network())
+    strategy.step(X, Y)
+    strategy.save(tmp_path / "file")

@@ -5,7 +5,7 @@ import pytest
 
 import thalweg as tw
 from thalweg import continual, nn, optim
-from thalweg.continual import ContinualBackprop, ShrinkAndPerturb, _units, metrics
+from thalweg.continual import ContinualBackprop, ShrinkAndPerturb, _hidden_units, metrics
 from thalweg.continual._features import part
 from thalweg.errors import ArgumentError, UnsupportedError
 
@@ -39,15 +39,19 @@ def test_utilities_are_those_of_the_formula(rng):
     "optimizer", [lambda: optim.SGD(lr=0.01, momentum=0.9), lambda: optim.Adam(lr=0.01)]
 )
 def test_the_least_useful_of_the_mature_units_begins_anew(optimizer, rng):
-    """Rate 1/16 of 8 units: one every second step, once they have lived for 5."""
-    learner = ContinualBackprop(make(optimizer()), replacement_rate=1 / 16, maturity=5, seed=3)
-    twin = make(optimizer())
+    """Rate 1/16 of 8 units: one every second step, once they have lived for 5.
+
+    Units of tanh are never silent, so that the optimizer has gathered something about each.
+    """
+    begun = make(optimizer(), nn.Tanh)
+    learner = ContinualBackprop(begun, replacement_rate=1 / 16, maturity=5, seed=3)
+    twin = make(optimizer(), nn.Tanh)
     model = learner.trainer.model
-    first, second = _units.hidden(model)
+    first, second = _hidden_units.hidden(model)
     for number, (x, y) in enumerate(batches(rng, 7)):
         if number == 6:
             utility = learner.state_dict()["utility"][0] * 0.99
-        h = np.maximum(x @ model.state_dict()["0.weight"].T + model.state_dict()["0.bias"], 0)
+        h = np.tanh(x @ model.state_dict()["0.weight"].T + model.state_dict()["0.bias"])
         learner.step(x, y)
         twin.step(x, y)
         if number < 6:  # none yet
@@ -55,7 +59,7 @@ def test_the_least_useful_of_the_mature_units_begins_anew(optimizer, rng):
     assert learner.replaced == 1
     before, after = twin.model.flat_parameters, model.flat_parameters
     out = np.abs(before[first.outgoing]).sum(axis=0)
-    worst = int((utility + 0.01 * h.mean(axis=0) * out).argmin())
+    worst = int((utility + 0.01 * np.abs(h).mean(axis=0) * out).argmin())
     changed = np.flatnonzero(before != after)
     incoming = np.concatenate([places[worst].ravel() for places in first.incoming])
     allowed = np.concatenate([incoming, first.outgoing[:, worst]])
@@ -63,12 +67,24 @@ def test_the_least_useful_of_the_mature_units_begins_anew(optimizer, rng):
     assert not after[first.outgoing[:, worst]].any()
     assert np.abs(after[incoming]).max() <= 1 / np.sqrt(3)  # as PyTorch draws them
     gathered = learner.trainer.optimizer.state_dict()["arrays"]
+    of_twin = twin.optimizer.state_dict()["arrays"]
     assert gathered
-    for array in gathered.values():
+    for name, array in gathered.items():
+        assert of_twin[name][allowed].all()
         assert not array[allowed].any()
         assert array[second.outgoing].any()
     # It is safe again for as long as any new unit.
     assert learner.state_dict()["age"][0][worst] == 0
+
+
+def test_several_units_of_a_layer_are_renewed_in_one_step_and_fractions_add_up(rng):
+    """5/16 of 8 units are 2.5 per step, of 6 units 1.875."""
+    learner = ContinualBackprop(make(), replacement_rate=5 / 16, maturity=0)
+    replaced = []
+    for x, y in batches(rng, 4):
+        learner.step(x, y)
+        replaced.append(learner.replaced)
+    assert replaced == [2 + 1, 5 + 3, 7 + 5, 10 + 7]
 
 
 #: What is no parameter, though a state has it: in front, between, and behind.
@@ -84,11 +100,11 @@ BESIDE = {
 @pytest.mark.parametrize("name", BESIDE)
 def test_units_are_found_beside_numbers_that_are_not_trained(name, rng):
     model = nn.Sequential(*BESIDE[name](), nn.Linear(6, 2), dtype="float64", seed=2)
-    at = _units.places(model)
+    at = _hidden_units.places(model)
     state, theta = model.state_dict(), model.flat_parameters
     for key, places in at.items():
         np.testing.assert_array_equal(theta[places], state[key])
-    [units] = _units.hidden(model)
+    [units] = _hidden_units.hidden(model)
     assert (units.width, units.outgoing.shape) == (6, (2, 6))
     x, y = rng.standard_normal((30, 3)), np.arange(30) % 2
     assert 0 <= metrics.plasticity(model, x).dead_units < 1
@@ -101,7 +117,7 @@ def test_units_are_found_beside_numbers_that_are_not_trained(name, rng):
 def test_waves_of_units_are_not_told_apart(kind):
     model = nn.Sequential(nn.Linear(3, 4), nn.FourierFeatures(4, 5), nn.Linear(10, 2))
     trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
-    with pytest.raises(UnsupportedError, match="FourierFeatures makes waves of all hidden units"):
+    with pytest.raises(UnsupportedError, match="FourierFeatures mixes all hidden units"):
         kind(trainer)
 
 
@@ -112,14 +128,14 @@ def test_what_units_give_follows_a_model_that_is_trained(norm, rng):
         nn.Linear(3, 8), norm(8), nn.ReLU(), nn.Linear(8, 6, bias=False), nn.Tanh(), nn.Linear(6, 2)
     )
     trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
-    given = _units.Given(model, _units.hidden(model))
+    given = _hidden_units.Given(model, _hidden_units.hidden(model))
     x = rng.standard_normal((4, 3)).astype("float32")
     for _ in range(3):
         first, second = given(x)
         np.testing.assert_array_equal(first, part(model, 0, 3)(x))
         np.testing.assert_array_equal(second, part(model, 3, 5)(first))
         theta = model.flat_parameters
-        for units, name in zip(_units.hidden(model), ("3.weight", "5.weight"), strict=True):
+        for units, name in zip(_hidden_units.hidden(model), ("3.weight", "5.weight"), strict=True):
             np.testing.assert_array_equal(units.weights_out(theta), model.state_dict()[name])
         trainer.step(x, np.ones((4, 2)))
 
@@ -163,7 +179,7 @@ def test_shrink_and_perturb_by_its_formula(rng):
     start = nn.Sequential(*model.layers, dtype="float64", seed=1).flat_parameters
     np.testing.assert_allclose(0.1 * noises[0] + 0.4 * start, start, rtol=1e-12)  # left alone
     for noise in noises[1:]:  # within the bounds of PyTorch's initial weights, and fills them
-        weight = noise[_units.places(model)["2.weight"]]
+        weight = noise[_hidden_units.places(model)["2.weight"]]
         assert 0.85 < np.abs(weight).max() * np.sqrt(8) <= 1 + 1e-12
     assert not np.isclose(noises[1], noises[2]).any()
 

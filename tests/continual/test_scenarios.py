@@ -277,7 +277,7 @@ X, Y = np.zeros((4, 9)), np.arange(4) % 2
             r"task 2 has y of shape \(4, 1\) but task 1 has \(4,\)",
         ),
         (lambda: continual.from_arrays([(X, Y), (X, X)]), ArgumentError, "both have labels"),
-        (lambda: continual.from_arrays([(X, X)], "class"), ArgumentError, "about classes"),
+        (lambda: continual.from_arrays([(X, X)], "class"), ArgumentError, "needs class labels"),
         (lambda: continual.from_arrays([(X, Y)], names=["a", "b"]), ArgumentError, "2 names"),
     ],
 )

@@ -23,6 +23,8 @@ from thalweg.continual._laplace import OnlineLaplace as OnlineLaplace
 from thalweg.continual._masks import PackNet as PackNet
 from thalweg.continual._masks import XdG as XdG
 from thalweg.continual._orthogonal import OGD as OGD
+from thalweg.continual._prequential import PrequentialScore as PrequentialScore
+from thalweg.continual._prequential import prequential as prequential
 from thalweg.continual._project import AGEM as AGEM
 from thalweg.continual._project import GEM as GEM
 from thalweg.continual._quadratic import L2 as L2

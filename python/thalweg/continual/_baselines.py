@@ -41,7 +41,7 @@ class FromScratch(Strategy):
     """
 
     _does = ("restart",)
-    _only_in_tasks = "it resets the network when a task begins, and does nothing else"
+    _only_in_tasks = "it only acts when a task begins, by resetting the network"
 
     def __init__(self, inner: Trainer | Strategy) -> None:
         super().__init__(inner)
@@ -75,7 +75,7 @@ class Cumulative(Strategy):
 
     replays = True
     _does = ("own rows",)
-    _only_learns = "it learns a task together with others"
+    _only_learns = "it learns the rows of several tasks together"
 
     def __init__(self, inner: Trainer | Strategy, scenario: Scenario) -> None:
         super().__init__(inner)
@@ -107,8 +107,9 @@ class Cumulative(Strategy):
             return
         if task.index >= len(self._scenario) or not _same(task, self._scenario[task.index]):
             raise ArgumentError(
-                f"{task!r} is not of the scenario that {type(self).__name__} was made with, from"
-                f" which all rows are taken, or has other rows: {self._scenario!r}"
+                f"{task!r} is not in the scenario that {type(self).__name__} was created with, or"
+                f" has other rows there. Create {type(self).__name__} with the scenario that is to"
+                f" be learned; got {self._scenario!r}"
             )
         self._known = task
 

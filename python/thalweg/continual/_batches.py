@@ -44,9 +44,9 @@ def check_last(
     single = rows - (batches - 1) * batch_size == 1 < batch_size
     if single and to_come < steps and trainer.model._core.average_blocks():
         raise ArgumentError(
-            f"the last of the batches of {rows} rows has 1 row with batch_size={batch_size}, but"
-            " BatchNorm1d takes statistics over the rows of a batch, which takes 2 rows or more:"
-            " choose another batch_size, or drop_last=True"
+            f"with batch_size={batch_size}, the last batch of {rows} rows has only 1"
+            " row, but BatchNorm1d needs 2 rows or more for the statistics of a batch: choose"
+            " another batch_size, or drop_last=True"
         )
 
 

@@ -5,12 +5,14 @@ logits). It has its own random number generator, so what it keeps does not depen
 drawn elsewhere.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from thalweg import _checks
+from thalweg.continual import _state
 from thalweg.continual._task import are_labels
 from thalweg.errors import ArgumentError, DtypeError, ShapeError
 
@@ -21,18 +23,69 @@ _Group: TypeAlias = int | tuple[int, ...]
 class Buffer:
     """Base of all buffers.
 
+    A new buffer overrides `add`, `rows` and ``__len__``. Its state is everything that it keeps in
+    attributes, so that it can be copied, saved and resumed: arrays, plain data, random generators,
+    and anything with `state_dict` and `load_state_dict`. Arguments that its ``__init__`` keeps
+    under their names do not belong to the state, except arrays, lists and dicts.
+
     Parameters
     ----------
     capacity : int
         How many samples it keeps.
     seed : int, keyword only, default 0
         Seed of its random numbers.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range, or the class lacks one of the three methods.
+
+    Examples
+    --------
+    A buffer of the latest samples:
+
+    >>> import numpy as np
+    >>> from thalweg.continual import Buffer
+    >>> class Latest(Buffer):
+    ...     def __init__(self, capacity, *, seed=0):
+    ...         super().__init__(capacity, seed=seed)
+    ...         self.kept = {}
+    ...
+    ...     def add(self, *, group=0, features=None, **columns):
+    ...         for name, new in columns.items():
+    ...             both = np.concatenate([self.kept.get(name, new[:0]), new])
+    ...             self.kept[name] = both[-self.capacity :]
+    ...
+    ...     def rows(self):
+    ...         return self.kept
+    ...
+    ...     def __len__(self):
+    ...         return len(self.kept["y"]) if self.kept else 0
+    >>> buffer = Latest(3)
+    >>> buffer.add(x=np.arange(9.0).reshape(-1, 1), y=np.arange(9))
+    >>> buffer.rows()["y"]
+    array([6, 7, 8])
     """
 
     #: Keys that a state must have.
     _holds: tuple[str, ...] = ()
 
     def __init__(self, capacity: int, *, seed: int = 0) -> None:
+        kind = type(self)
+        if kind is Buffer:
+            raise ArgumentError(
+                "Buffer is only the base of buffers: use ReservoirBuffer or BalancedBuffer, or a"
+                " subclass that defines add, rows and __len__"
+            )
+        needed = ("add", "rows", "__len__")
+        missing = [name for name in needed if getattr(kind, name) is getattr(Buffer, name)]
+        if missing:
+            raise ArgumentError(
+                f"{kind.__name__} does not define {', '.join(missing)}: a buffer needs"
+                " add(self, *, group=0, features=None, **columns), which takes samples, rows(self),"
+                " which returns those that are kept as a dict of arrays, and __len__(self), their"
+                " number"
+            )
         self.capacity = _checks.integer("capacity", capacity, 1)
         self._seed = _checks.integer("seed", seed, 0)
         self._generator = np.random.default_rng(self._seed)
@@ -98,8 +151,16 @@ class Buffer:
         return _columns(columns, {name: kept[name] for name in columns if name in kept})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the complete state, as arrays and plain data."""
-        return {"capacity": self.capacity, "generator": self._generator.bit_generator.state}
+        """Return the complete state, as arrays and plain data; all of it is copied.
+
+        For a buffer of your own, that is everything in its attributes.
+        """
+        state = {"capacity": self.capacity, "generator": self._generator.bit_generator.state}
+        if self._is_custom():
+            state["attributes"] = {
+                name: _state.given(vars(self)[name]) for name in self._attributes()
+            }
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state that `state_dict` returned.
@@ -111,19 +172,52 @@ class Buffer:
         """
         self._check_state(state)
         self._generator.bit_generator.state = state["generator"]
+        attributes = state.get("attributes")
+        if attributes is None:  # those of a subclass with its own `state_dict`, or of ours
+            return
+        for name in {*self._attributes()} - {*attributes}:  # added since
+            delattr(self, name)
+        for name, value in attributes.items():
+            setattr(self, name, _state.taken(value, vars(self).get(name)))
+
+    def _is_custom(self) -> bool:
+        return not type(self).__module__.startswith("thalweg.")
+
+    def _attributes(self) -> list[str]:
+        """Return the names of the attributes that belong to the state of a user's subclass."""
+        if not self._is_custom():
+            return []
+        known = {"_seed", "capacity", *(f"_{key}" for key in self._holds), "_generator"}
+        parameters = inspect.signature(type(self).__init__).parameters
+        known |= {
+            name
+            for name, value in vars(self).items()
+            if (name in parameters or name.removeprefix("_") in parameters)
+            and not isinstance(value, (np.ndarray, list, dict))
+            and not _state.has_state(value)
+        }
+        return [name for name in vars(self) if name not in known]
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         """Refuse the state of an incompatible buffer before anything is loaded."""
-        name = type(self).__name__
-        missing = [key for key in self._holds if key not in state]
+        name, needed = type(self).__name__, self._holds
+        if self._is_custom() and type(self).state_dict.__module__ == __name__:
+            needed = (*needed, "attributes")
+        missing = [key for key in needed if key not in state]
+        attributes, mine = state.get("attributes", {}), self._attributes()
+        if not missing and not {*attributes} <= {*mine}:  # more were added, or it is another kind
+            missing = [key for key in mine if key not in attributes]
         if missing:
             raise ArgumentError(
-                f"this is not the state of such a {name}: it has no {', '.join(missing)}"
+                f"the state does not match this {name}: it has no {', '.join(missing)}; load it"
+                " into a buffer of the kind that it came from"
             )
+        for key, value in attributes.items():
+            _state.check(name, key, value, vars(self).get(key))
         capacity = state.get("capacity", self.capacity)
         if capacity != self.capacity:
             raise ArgumentError(
-                f"this is the state of a {name} with capacity={capacity}, and this one has"
+                f"the state is from a {name} with capacity={capacity}, but this one has"
                 f" capacity={self.capacity}"
             )
 
@@ -288,7 +382,10 @@ class BalancedBuffer(Buffer):
         """Offer samples; those with the same label and the same `group` form one class."""
         arrays = _columns(columns, self._kept())
         if self._herding and features is None:
-            raise ArgumentError('select="herding" needs the features of samples; see Replay')
+            raise ArgumentError(
+                'select="herding" needs the features of samples: pass features, a function that'
+                " computes them from x, or let Replay fill the buffer"
+            )
         parts = {
             key: {name: array[mine] for name, array in arrays.items()}
             for key, mine in _parts(group, arrays["y"]).items()
@@ -328,8 +425,8 @@ class BalancedBuffer(Buffer):
         """
         if not self._per_class and self.capacity < classes:
             raise ArgumentError(
-                f"capacity={self.capacity} leaves no sample for each of {classes} classes; it must"
-                " be as many at least, where those of each task count by themselves"
+                f"capacity={self.capacity} has no room for a sample of each of {classes} classes;"
+                f" it must be at least {classes} (a class counts again in each task)"
             )
 
     def _shrunk(self, columns: dict[str, Any], quota: int) -> dict[str, Any]:
@@ -477,17 +574,25 @@ def _columns(columns: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, A
 
     Their dtypes can hold what is kept, too.
     """
-    try:
-        arrays = {name: np.asarray(column) for name, column in columns.items()}
-        lengths = {name: len(array) for name, array in arrays.items()}
-    except (TypeError, ValueError) as error:  # no rows, or rows of different lengths
-        raise ShapeError(f"a buffer takes arrays with a row for each sample: {error}") from None
+    arrays: dict[str, Any] = {}
+    lengths: dict[str, int] = {}
+    for name, column in columns.items():
+        try:
+            arrays[name] = np.asarray(column)
+            lengths[name] = len(arrays[name])
+        except (TypeError, ValueError) as error:  # no rows, or rows of different lengths
+            raise ShapeError(
+                f"a buffer needs arrays with a row for each sample; {name} is not one: {error}"
+            ) from None
     if "x" not in arrays or "y" not in arrays or len(set(lengths.values())) > 1:
-        raise ShapeError(f"a buffer takes x and y, and more, with as many rows; got {lengths}")
+        raise ShapeError(
+            "a buffer needs x and y, and all of its arrays must have the same number of rows; got"
+            f" {lengths}"
+        )
     if kept and arrays.keys() != kept.keys():
         raise ArgumentError(
-            f"this buffer keeps {', '.join(kept)}; got {', '.join(arrays)}: one buffer is for one"
-            " strategy"
+            f"this buffer keeps {', '.join(kept)}; got {', '.join(arrays)}. Give each strategy a"
+            " buffer of its own"
         )
     for name, column in kept.items():
         new = arrays[name]
@@ -502,7 +607,7 @@ def _columns(columns: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, A
         if wide is None or (name == "y" and are_labels(column) and wide.kind == "f"):
             raise DtypeError(
                 f"this buffer keeps {name} as {column.dtype}, which cannot hold {new.dtype}; give"
-                " it samples of one type"
+                f" {name} the same dtype in all tasks"
             )
         arrays[name] = new.astype(wide, copy=False)
     return arrays

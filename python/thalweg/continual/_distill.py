@@ -8,12 +8,11 @@ import numpy as np
 from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
-from thalweg.continual import _batches, _mixed
+from thalweg.continual import _batches, _losses
 from thalweg.continual._innermost import Innermost
 from thalweg.continual._outputs import outputs_of
-from thalweg.continual._strategy import mean_history
+from thalweg.continual._passes import mean_history
 from thalweg.continual._task import Task
-from thalweg.nn import Sequential
 
 
 class LwF(Innermost):
@@ -63,16 +62,16 @@ class LwF(Innermost):
     types of incremental learning".
     """
 
-    gathers = ("_learned", "_seen")
-    _holds = ("teacher",)
+    gathers = ("_learned", "_seen", "_teacher")
     _does = (*Innermost._does, "looks", "teacher", "whole")
-    _only_learns = "what it preserves, and how strongly, follows from the task"
+    _only_learns = "what it preserves, and how strongly, depends on the whole task"
 
     def __init__(self, inner: Trainer, *, strength: float = 1.0, temperature: float = 2.0) -> None:
         super().__init__(inner)
         self._strength = _checks.real("strength", strength, 0)
         self._temperature = _checks.real("temperature", temperature, 0, closed="()")
-        self._teacher: Sequential | None = None
+        #: The state of the network before the task, during one that is not the first.
+        self._teacher: dict[str, Any] | None = None
         self._learned: list[int] = []  # outputs that are distilled
         self._seen: list[int] = []  # classes of the tasks so far
         #: A task, and the teacher's logits for its rows.
@@ -80,14 +79,14 @@ class LwF(Innermost):
 
     def _check_kept(self, task: Task) -> None:
         super()._check_kept(task)
-        _mixed.check_active(self, self._learned)
+        _losses.check_active(self, self._learned)
 
     def begin(self, task: Task) -> None:
         """Copy the network as it is, to be the teacher."""
         super().begin(task)
         self._logits = None
         if self._learned:
-            self._teacher = copy.deepcopy(self.trainer.model)
+            self._teacher = self.trainer.model.state_dict()
 
     def _learn(self, task: Task, *, batch_size: int, **options: Any) -> History:
         options["batch_size"] = batch_size
@@ -96,7 +95,9 @@ class LwF(Innermost):
             return super()._learn(task, **options)
         assert self._teacher is not None
         if self._logits is None or self._logits[0] is not task:
-            self._logits = task, self._teacher(task.x)
+            teacher = copy.deepcopy(self.trainer.model)
+            teacher.load_state_dict(self._teacher)
+            self._logits = task, teacher(task.x)
         # The target carries what belongs to a row: its label, then the old logits.
         both = task.with_data(
             task.x, np.column_stack([np.asarray(task.y), self._logits[1].astype(np.float64)])
@@ -105,7 +106,7 @@ class LwF(Innermost):
             self.trainer, len(both.x), options["steps"], options["start"], batch_size,
             options["drop_last"],
         )  # fmt: skip
-        twin = _mixed.with_loss(self.trainer, self._loss(task), "LwF")
+        twin = _losses.with_loss(self.trainer, self._loss(task), "LwF")
         parts = []
         for x, y, _ in _batches.chunks(both, seed=self.trainer.model.seed, **options):
             parts.append((len(x), twin.fit(x, y, batch_size=batch_size, shuffle=False)))
@@ -115,17 +116,17 @@ class LwF(Innermost):
         """Make the loss of a task."""
         outputs = self.trainer.model.out_features
         heads, factor = self._heads(task, outputs)
-        competing = _mixed.competing(self.trainer, outputs)
+        competing = _losses.competing(self.trainer, outputs)
         old = np.isin(np.arange(outputs), self._learned)
         temperature = self._temperature
 
         def loss(output: Any, target: Any) -> tuple[float, Any]:
             labels, teacher = target[:, 0].astype(np.int64), target[:, 1:]
             weights = np.full(len(labels), 1 / len(labels))
-            value, gradient = _mixed.cross_entropy(output, labels, weights, competing(labels))
+            value, gradient = _losses.cross_entropy(output, labels, weights, competing(labels))
             teacher = np.where(old, teacher, -np.inf)
             for head in heads:
-                more, by_head = _mixed.distillation(output[:, head], teacher[:, head], temperature)
+                more, by_head = _losses.distillation(output[:, head], teacher[:, head], temperature)
                 value += factor * more
                 gradient[:, head] += factor * by_head
             return value, gradient
@@ -134,13 +135,12 @@ class LwF(Innermost):
 
     def _heads(self, task: Task, outputs: int) -> tuple[list[Any], float]:
         """Return the columns of each head that is distilled, and the factor of its term."""
-        sizes = getattr(self.trainer.loss, "heads", None)
-        if sizes:
-            parts = np.split(np.arange(outputs), np.cumsum(sizes)[:-1])
+        competition = self.trainer._loss._competition
+        if competition.heads is not None:
+            parts = np.split(np.arange(outputs), np.cumsum(competition.heads)[:-1])
             return [p for p in parts if np.isin(p, self._learned).all()], self._strength
-        active = getattr(self.trainer.loss, "active", None)
-        if active is not None:
-            return [np.array(active)], self._strength
+        if competition.active is not None:
+            return [np.array(competition.active)], self._strength
         mine, seen = task.classes or (), set(self._seen)
         classes_are_new = bool(mine and seen) and seen.isdisjoint(mine)
         return [np.arange(outputs)], self._strength * (1 if classes_are_new else self._ended)
@@ -157,15 +157,7 @@ class LwF(Innermost):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_logits": None}  # they are computed again
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what this strategy has gathered."""
-        teacher = None if self._teacher is None else self._teacher.state_dict()
-        return {**super().state_dict(), "teacher": teacher}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state that `state_dict` returned."""
         super().load_state_dict(state)
-        self._logits = self._teacher = None
-        if state["teacher"] is not None:
-            self._teacher = copy.deepcopy(self.trainer.model)
-            self._teacher.load_state_dict(state["teacher"])
+        self._logits = None

@@ -18,7 +18,7 @@ def check_elementwise(trainer: Trainer, who: str) -> None:
         return
     named = optimizer.base if isinstance(optimizer, SAM) else optimizer
     raise UnsupportedError(
-        f"{who} follows or holds each parameter by itself, and {type(named).__name__} moves"
-        " those of a layer together: take an optimizer that works element by element, as"
+        f"{who} tracks or freezes each parameter separately, but {type(named).__name__} updates"
+        " those of a layer together: use an optimizer that works element by element, such as"
         " optim.Adam or optim.SGD"
     )

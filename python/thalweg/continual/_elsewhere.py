@@ -12,27 +12,31 @@ from thalweg.errors import ArgumentError
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _LEARNS = "strategy.fit(task) learns one task, and continual.run(strategy, scenario) all of them"
-_JUDGES = "continual.run judges all tasks after each, and strategy.predict(x) gives classes"
+_JUDGES = (
+    "continual.run evaluates all tasks after each one, and strategy.predict(x) returns classes"
+)
 #: Advice for attribute names of Avalanche, mammoth or scikit-learn.
 ELSEWHERE = {
     **dict.fromkeys(("train", "train_task", "observe", "train_experience"), _LEARNS),
     **dict.fromkeys(("eval", "evaluate", "test", "score", "accuracy"), _JUDGES),
     "partial_fit": "strategy.step(x, y) takes a step on a batch of a stream",
     **{
-        name: f"it is the trainer's: strategy.trainer.{name}"
+        name: f"it belongs to the trainer, strategy.trainer.{name}"
         for name in ("model", "optimizer", "loss", "history")
     },
     **dict.fromkeys(
         ("save_checkpoint", "checkpoint"),
-        "continual.run(..., checkpoint=path, resume=True) keeps everything; strategy.save(path)"
-        " has what was gathered, and the trainer",
+        "continual.run(..., checkpoint=path, resume=True) saves and resumes a run;"
+        " strategy.save(path) saves the trainer and what the strategy has gathered",
     ),
     **dict.fromkeys(("mem_size", "storage_policy", "memory"), "it is strategy.buffer"),
-    **dict.fromkeys(("ewc_lambda", "lambda_e", "e_lambda", "reg_strength"), "it is .strength"),
+    **dict.fromkeys(
+        ("ewc_lambda", "lambda_e", "e_lambda", "reg_strength"), "it is strategy.strength"
+    ),
 }
 
-_STEPS = "it is of continual.run, or of strategy.fit: how long a task is learned, in what batches"
-_BUFFER = "it is buffer: a number of samples, or one of the buffers in continual"
+_STEPS = "pass epochs, steps and batch_size to continual.run or strategy.fit"
+_BUFFER = "it is buffer: a number of samples, or a buffer such as continual.BalancedBuffer(200)"
 #: The same for arguments of their constructors.
 ARGUMENTS = {
     **dict.fromkeys(
@@ -41,13 +45,16 @@ ARGUMENTS = {
     ),
     **dict.fromkeys(
         ("model", "optimizer", "criterion", "loss"),
-        "strategies are around a trainer, tw.Trainer(model, loss=, optimizer=)",
+        "a strategy goes around a trainer, tw.Trainer(model, loss=..., optimizer=...)",
     ),
     **dict.fromkeys(("train_mb_size", "train_epochs", "epochs", "n_epochs"), _STEPS),
     **dict.fromkeys(("mem_size", "buffer_size", "memory_size", "capacity"), _BUFFER),
     **dict.fromkeys(("minibatch_size", "batch_size_mem", "sample_size"), "it is batch_size"),
-    **dict.fromkeys(("decay_factor", "gamma"), "OnlineEWC(decay=) fades what was gathered"),
-    "mode": "EWC keeps a penalty for each task, and OnlineEWC one for all",
+    **dict.fromkeys(
+        ("decay_factor", "gamma"),
+        "OnlineEWC(..., decay=...) reduces the importances of earlier tasks",
+    ),
+    "mode": "EWC has a penalty for each task, and OnlineEWC one for all tasks",
     "patterns_per_exp": "it is per_task",
     "memory_strength": "it is margin",
 }
@@ -58,42 +65,50 @@ _LONG = {
     **dict.fromkeys(("train_mb_size", "minibatch_size", "mb_size"), "it is batch_size"),
     **dict.fromkeys(
         ("model", "optimizer", "loss", "criterion", "lr", "learning_rate"),
-        "strategies are around a trainer, tw.Trainer(model, loss=, optimizer=), which has it",
+        "it belongs to the trainer, tw.Trainer(model, loss=..., optimizer=optim.Adam(lr=...))",
     ),
-    "callbacks": "fits of a trainer have callbacks; continual.run(..., evaluate_every=) judges and"
-    " log= writes meanwhile",
-    "shuffle": "every pass has a random order; strategy.learn(task, steps=..., shuffle=False) takes"
-    " rows as they come, between strategy.begin(task) and strategy.end(task)",
+    "callbacks": "only trainer.fit takes them; continual.run(..., evaluate_every=..., log=path)"
+    " evaluates, and writes the scores, during training",
+    "shuffle": "every pass has a random order; to keep the order of the rows, call"
+    " strategy.learn(task, steps=..., shuffle=False) between strategy.begin(task) and"
+    " strategy.end(task)",
 }
-_A_TASK = "a strategy learns a Task, as Task(x, y, x_test, y_test)"
-_HELD_OUT = (
-    "tasks have what is held out: Task(x, y, x_test, y_test), and continual.run judges by it"
-)
+_A_TASK = "pass the data as a task, continual.Task(x, y, x_test, y_test)"
+_HELD_OUT = "each task has its held-out samples, Task(x, y, x_test, y_test), for evaluation"
 #: Arguments that others pass to functions that learn one task.
 OF_FITS = {
     **_LONG,
     **dict.fromkeys(("x", "y", "X", "experience", "dataset", "data"), _A_TASK),
     **dict.fromkeys(("validation_data", "validation_split", "eval_streams"), _HELD_OUT),
-    **dict.fromkeys(("progress", "verbose"), "continual.run(..., progress=True) shows a bar"),
-    **{name: f"it is the task's: Task(..., {name}=...)" for name in ("sample_weight", "classes")},
+    **dict.fromkeys(
+        ("progress", "verbose"), "continual.run(..., progress=True) shows a progress bar"
+    ),
+    **{
+        name: f"it belongs to the task, Task(..., {name}=...)"
+        for name in ("sample_weight", "classes")
+    },
 }
 #: To functions that learn all tasks.
 OF_RUNS = {
     **_LONG,
     **dict.fromkeys(
         ("plugins", "plugin"),
-        "strategies go around each other, as EWC(Replay(trainer, 200), 1.0)",
+        "combine strategies by nesting them, as in EWC(Replay(trainer, 200), 1.0)",
     ),
     **dict.fromkeys(("validation_data", "validation_split", "eval_streams"), _HELD_OUT),
     **dict.fromkeys(("eval_every", "eval_epochs"), "it is evaluate_every, in steps"),
     **dict.fromkeys(
-        ("metrics", "evaluator"), "it is metric, a function; result.metrics() has all that follow"
+        ("metrics", "evaluator"),
+        "it is metric, a function that scores a task; result.metrics() has all that follow from"
+        " the scores",
     ),
     **dict.fromkeys(("loggers", "logger", "log_dir"), "it is log, a .csv or .json file"),
     **dict.fromkeys(("save_path", "checkpoint_path", "checkpoint_dir"), "it is checkpoint"),
     **dict.fromkeys(("tasks", "benchmark", "stream", "experiences"), "it is scenario"),
-    **dict.fromkeys(("trainer", "learner", "method"), "it is strategy, which a trainer may be"),
-    **dict.fromkeys(("seed", "random_state"), "it is the model's: nn.Sequential(..., seed=...)"),
+    **dict.fromkeys(("trainer", "learner", "method"), "it is strategy, which may be a trainer"),
+    **dict.fromkeys(
+        ("seed", "random_state"), "it belongs to the model, nn.Sequential(..., seed=...)"
+    ),
     "verbose": "it is progress",
 }
 _ARRAYS = {
@@ -107,15 +122,17 @@ _KIND = dict.fromkeys(("scenario", "setting", "mode", "incremental"), "it is kin
 OF_SCENARIOS = {
     **_KIND,
     **dict.fromkeys(
-        ("class_order", "fixed_class_order", "classes_order"), "it is order, of continual.split"
+        ("class_order", "fixed_class_order", "classes_order"), "it is order, in continual.split"
     ),
     **dict.fromkeys(
         ("n_experiences", "n_tasks", "num_tasks", "n_splits", "n_steps"), "it is tasks"
     ),
-    **dict.fromkeys(("random_state", "shuffle", "shuffle_classes"), "seed=0 draws an order"),
-    **dict.fromkeys(("return_task_id", "task_labels"), 'kind="task" lets the task be known'),
+    **dict.fromkeys(("random_state", "shuffle", "shuffle_classes"), "seed=0 draws a random order"),
     **dict.fromkeys(
-        ("rotations", "rotations_list", "degrees"), "it is angles, of continual.rotated"
+        ("return_task_id", "task_labels"), 'kind="task" makes the task known at evaluation'
+    ),
+    **dict.fromkeys(
+        ("rotations", "rotations_list", "degrees"), "it is angles, in continual.rotated"
     ),
     **_ARRAYS,
 }
@@ -123,7 +140,8 @@ OF_SCENARIOS = {
 OF_ARRAYS = {
     **_KIND,
     **dict.fromkeys(
-        ("x", "y", "x_test", "y_test", *_ARRAYS), "tasks=[(x, y, x_test, y_test), ...] has them"
+        ("x", "y", "x_test", "y_test", *_ARRAYS),
+        "pass the arrays of each task, tasks=[(x, y, x_test, y_test), ...]",
     ),
     **dict.fromkeys(("task_names", "labels"), "it is names"),
 }
@@ -142,18 +160,18 @@ NAMES = {
     ),
     **dict.fromkeys(
         ("iCaRL", "ICaRL", "NCM", "NCMClassifier"),
-        'NearestMean(Replay(trainer, BalancedBuffer(2000, select="herding"))) tells classes as'
-        " iCaRL does",
+        'NearestMean(Replay(trainer, BalancedBuffer(2000, select="herding"))) classifies as iCaRL'
+        " does",
     ),
     **dict.fromkeys(
         ("ReplayBuffer", "Memory", "EpisodicMemory", "ExperienceBalancedBuffer"),
-        "there are ReservoirBuffer and BalancedBuffer; Replay(trainer, 200) makes its own",
+        "there are ReservoirBuffer and BalancedBuffer; Replay(trainer, 200) creates its own",
     ),
-    "ClassBalancedBuffer": "it is BalancedBuffer(capacity), whose classes share that",
+    "ClassBalancedBuffer": "it is BalancedBuffer(capacity), whose classes share the capacity",
     "ReservoirSamplingBuffer": "it is ReservoirBuffer",
     **dict.fromkeys(
         ("SplitMNIST", "SplitFMNIST", "SplitCIFAR10", "SplitCIFAR100", "nc_benchmark"),
-        "continual.split(x, y, x_test, y_test, tasks=5) deals the classes of any arrays out",
+        "continual.split(x, y, x_test, y_test, tasks=5) divides the classes of any arrays",
     ),
     "PermutedMNIST": "it is continual.permuted(x, y, x_test, y_test)",
     "RotatedMNIST": "it is continual.rotated(x, y, x_test, y_test)",
@@ -162,6 +180,10 @@ NAMES = {
         "continual.from_arrays([(x, y, x_test, y_test), ...]) makes a Scenario",
     ),
     "Experience": "it is Task(x, y, x_test, y_test)",
+    **dict.fromkeys(
+        ("progressive_val_score", "evaluate_prequential", "prequential_evaluation"),
+        "continual.prequential(strategy, batches) predicts each batch before it learns it",
+    ),
     **dict.fromkeys(("train", "fit"), _LEARNS),
     **dict.fromkeys(("evaluate", "Evaluator"), _JUDGES),
     "Trainer": "it is tw.Trainer",
@@ -172,10 +194,10 @@ NAMES = {
     "ElasticWeightConsolidation": "it is EWC",
     "MemoryAwareSynapses": "it is MAS",
     **dict.fromkeys(("EWCPlugin", "EWCpp"), "it is EWC, or OnlineEWC, around a trainer"),
-    "EvaluationPlugin": "continual.run judges all tasks after each, and gives a Result",
+    "EvaluationPlugin": "continual.run evaluates all tasks after each one, and returns a Result",
     **dict.fromkeys(
         ("accuracy", "forgetting", "bwt", "fwt", "average_accuracy", "intransigence", "plasticity"),
-        "what there is to be measured is in continual.metrics, and of a run in result.metrics()",
+        "it is in continual.metrics, and for a run in result.metrics()",
     ),
 }
 
@@ -184,14 +206,16 @@ OF_RESULTS = {
     **dict.fromkeys(
         ("accuracy", "acc", "average_accuracy", "final_accuracy", "mean_accuracy", "score"),
         'it is result.metrics()["average_accuracy"]; result.r has the scores of all tasks after'
-        " each",
+        " each one",
     ),
     **dict.fromkeys(("accuracies", "matrix", "R", "accuracy_matrix"), "it is result.r"),
     "forgetting": 'it is result.metrics()["forgetting_max"], or continual.metrics.forgetting',
     **dict.fromkeys(("bwt", "backward_transfer"), 'it is result.metrics()["bwt_gem"]'),
     **dict.fromkeys(("fwt", "forward_transfer"), 'it is result.metrics()["fwt_gem"]'),
-    **dict.fromkeys(("loss", "losses"), 'it is result.histories[i]["loss"], of task i'),
-    **dict.fromkeys(("model", "trainer", "strategy"), "it is what was given to continual.run"),
+    **dict.fromkeys(("loss", "losses"), 'it is result.histories[i]["loss"], for task i'),
+    **dict.fromkeys(
+        ("model", "trainer", "strategy"), "it is the one that was passed to continual.run"
+    ),
     **dict.fromkeys(("to_csv", "to_json"), "result.save(path) writes a .csv or .json file"),
     **dict.fromkeys(
         ("to_dataframe", "to_pandas", "df"), "it is pandas.DataFrame(result.records())"
@@ -227,19 +251,19 @@ def no_attribute(thing: Any, name: str, elsewhere: Mapping[str, str]) -> Attribu
     return AttributeError(text, name=name, obj=thing)
 
 
-_JUDGED_BY = "by which it is judged (x and y again, if nothing is held out)"
+_JUDGED_BY = "the samples for evaluation (x and y again, if none are held out)"
 #: What required arguments are, and how they may be written.
 _NEEDED = {
-    "inner": ("what does the training: a trainer, or another strategy", "trainer"),
-    "strength": ("how much its penalty counts beside the loss", "strength=1.0"),
-    "buffer": ("how many samples it keeps, or one of the buffers in continual", "buffer=200"),
-    "per_task": ("how many samples of each task it keeps", "per_task=20"),
-    "scenario": ("the tasks, as of continual.split(x, y, x_test, y_test)", "scenario"),
-    "strategy": ("what learns: a strategy, or a trainer", "strategy"),
+    "inner": ("the trainer or strategy that does the training", "trainer"),
+    "strength": ("the weight of its penalty relative to the loss", "strength=1.0"),
+    "buffer": ("the number of samples to keep, or a buffer", "buffer=200"),
+    "per_task": ("the number of samples to keep of each task", "per_task=20"),
+    "scenario": ("the tasks, such as continual.split(x, y, x_test, y_test)", "scenario"),
+    "strategy": ("the strategy or trainer that learns", "strategy"),
     "x_test": (_JUDGED_BY, "x_test"),
     "y_test": (_JUDGED_BY, "y_test"),
-    "task": ("as Task(x, y, x_test, y_test)", "task"),
-    "tasks": ("the arrays of each", "[(x, y, x_test, y_test), ...]"),
+    "task": ("a Task(x, y, x_test, y_test)", "task"),
+    "tasks": ("the arrays of each task", "[(x, y, x_test, y_test), ...]"),
 }
 
 
@@ -264,15 +288,17 @@ def called(
             if first is not None and len(args) > 1:
                 first(args[1])
             if len(args) > len(named) == len(parameters):
-                raise TypeError(f"{what} takes only {', '.join(argument_names(function))}")
+                names = ", ".join(argument_names(function))
+                count = len(args) - ("self" in named)
+                raise TypeError(f"{what} takes only {names}; got {count} arguments")
             given = {*named[: len(args)], *kwargs}
             missing = [name for name in needed if name not in given]
             if missing and kwargs.keys() <= parameters.keys():
-                why = dict.fromkeys(_NEEDED[name][0] for name in missing if name in _NEEDED)
+                said = dict.fromkeys(_NEEDED[name][0] for name in missing if name in _NEEDED)
+                why = f", {' and '.join(said)}" if said else ""
                 example = ", ".join(_NEEDED.get(name, (name, name))[1] for name in needed)
                 raise ArgumentError(
-                    f"{what} needs {', '.join([' and '.join(missing), *why])}: write"
-                    f" {what}({example})"
+                    f"{what} needs {' and '.join(missing)}{why}: write {what}({example})"
                 )
             return guided(*args, **kwargs)
 

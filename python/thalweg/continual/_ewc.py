@@ -117,8 +117,8 @@ class EWC(Consolidating):
 
     def _kind(self) -> str:
         return (
-            f', of fisher="{self.fisher}"; a strength that is good for one kind of Fisher'
-            " information is not for another, whose size differs by orders of magnitude"
+            f', from fisher="{self.fisher}"; the kinds of Fisher information differ by orders of'
+            " magnitude, and each needs a strength of its own"
         )
 
     def _fisher(self, task: Task) -> Flat:

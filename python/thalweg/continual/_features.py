@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import nn
 from thalweg.errors import ArgumentError
@@ -37,11 +38,14 @@ def body(model: Sequential) -> Sequential:
     """
     places = [i for i, layer in enumerate(model.layers) if isinstance(layer, nn.Linear)]
     if len(places) < 2:
-        raise ArgumentError("the model has no features: it needs a layer before its last Linear")
+        raise ArgumentError(
+            "the model has no features, which are the inputs of its last nn.Linear: it needs at"
+            f" least 2 nn.Linear layers; got {len(places)}"
+        )
     return part(model, 0, places[-1])
 
 
-def activations(model: Sequential, x: Any) -> list[Any]:
+def activations(model: Sequential, x: npt.ArrayLike) -> list[Any]:
     """Return the output of every hidden activation, except `nn.Identity`."""
     given: list[Any] = []
     rows = np.asarray(x)

@@ -138,13 +138,14 @@ def check_kind(name: str, kind: str, likelihood: str) -> str:
     kind = _checks.one_of(name, kind, KINDS)
     if kind == "weighted" and likelihood != "categorical":
         raise UnsupportedError(
-            f'{name}="weighted" counts each sample by the probability of its label: it is for'
-            ' nn.CrossEntropyLoss() only. "empirical" is there for all likelihoods'
+            f'{name}="weighted" weights each sample by the probability of its label, so it needs'
+            f' nn.CrossEntropyLoss(); got a {likelihood} likelihood. Use {name}="empirical", which'
+            " works for all likelihoods"
         )
     if kind == "predicted" and likelihood == "gaussian":
         raise UnsupportedError(
-            f'{name}="predicted" needs classes: where y is a number, the most probable one is the'
-            " output itself, whose slope is 0"
+            f'{name}="predicted" needs classes; got a gaussian likelihood, whose most probable y is'
+            f' the output itself, where the gradient is 0. Use {name}="exact" or "empirical"'
         )
     return kind
 
@@ -196,9 +197,9 @@ def _doubt_averages(model: Sequential) -> None:
         layer = name.removesuffix(".running_mean")
         if layer != name and not mean.any() and (state[f"{layer}.running_var"] == 1).all():
             _warn.warn(
-                f"layer {layer}, BatchNorm1d, is used with its running averages, and these are the"
-                " initial ones, mean 0 and variance 1, which no training pass has changed: train"
-                " the model first, or set them by model.recalibrate(x)"
+                f"layer {layer}, BatchNorm1d, is used with its running averages, but these still"
+                " have their initial values, mean 0 and variance 1: train the model first, or"
+                " compute them with model.recalibrate(x)"
             )
             return
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from thalweg._trainer import Trainer
-from thalweg.continual import _mixed
+from thalweg.continual import _losses
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
 from thalweg.errors import DataError, UnsupportedError
@@ -17,12 +17,12 @@ class Innermost(Strategy):
     def __init__(self, inner: Trainer) -> None:
         if not isinstance(inner, Trainer):
             raise UnsupportedError(
-                f"{type(self).__name__} trains with a loss of its own: it goes around a Trainer, "
-                f"not around {type(inner).__name__}"
+                f"{type(self).__name__} trains with its own loss, so it must go directly around a"
+                f" Trainer; got {type(inner).__name__}"
             )
         super().__init__(inner)
         # Fail now, not after the first task, if the trainer cannot take such a loss.
-        _mixed.with_loss(inner, lambda output, target: (0.0, output), type(self).__name__)
+        _losses.with_loss(inner, lambda output, target: (0.0, output), type(self).__name__)
 
     def _check(self, task: Task) -> None:
         """Refuse a task without labels; checked at each `learn`, as others may change the rows."""
@@ -30,15 +30,15 @@ class Innermost(Strategy):
         y = np.asarray(task.y)
         if y.ndim != 1 or y.dtype.kind not in "iub":
             raise UnsupportedError(
-                f"{type(self).__name__} needs labels: y of shape (n,) and of an integer type; got "
-                f"shape {y.shape} of {y.dtype}"
+                f"{type(self).__name__} needs labels: y must have shape (n,) and an integer dtype;"
+                f" got shape {y.shape} and dtype {y.dtype}"
             )
         outputs = self.trainer.model.out_features
-        ignored = getattr(self.trainer.loss, "ignore_index", None)
+        ignored = self.trainer._loss._competition.ignored
         if (y == ignored).any():
             raise UnsupportedError(
-                f"{type(self).__name__} counts all rows, also those whose label is"
-                f" ignore_index={ignored}: leave them out of the task"
+                f"{type(self).__name__} cannot ignore rows, but some labels in y are"
+                f" ignore_index={ignored}: leave these rows out of the task"
             )
         if len(y) and not 0 <= y.min() <= y.max() < outputs:
             raise DataError(
@@ -50,6 +50,6 @@ class Innermost(Strategy):
         others = sorted({*np.unique(y).tolist()} - {*task.classes})
         if others:
             raise DataError(
-                f"task {task.index} has the labels {others}, but classes={task.classes}, by which"
-                f" {type(self).__name__} goes: name all that occur, or leave classes out"
+                f"task {task.index} has the labels {others}, but classes={task.classes}, which"
+                f" {type(self).__name__} relies on: list all classes that occur, or omit classes"
             )

@@ -8,7 +8,6 @@ import numpy as np
 from thalweg import _checks
 from thalweg._likelihood import likelihood_of, prepare
 from thalweg._trainer import Trainer
-from thalweg.continual import _mixed
 from thalweg.continual._fisher import importance, some_samples
 from thalweg.continual._outputs import outputs_of
 from thalweg.continual._quadratic import Consolidating
@@ -16,6 +15,7 @@ from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task, counted
 from thalweg.curvature import kfac_factors
 from thalweg.errors import UnsupportedError
+from thalweg.nn._losses._competition import softmax
 
 #: The most parameters for a full matrix: 128 MB of float64.
 LARGEST = 4096
@@ -131,8 +131,8 @@ class OnlineLaplace(Consolidating):
         if structure == "full":
             if model.num_parameters > LARGEST:
                 raise UnsupportedError(
-                    f'structure="full" is for at most {LARGEST} parameters, this model has '
-                    f'{model.num_parameters}: use structure="kron"'
+                    f'structure="full" supports at most {LARGEST} parameters, but this model has'
+                    f' {model.num_parameters}: use structure="kron"'
                 )
             # Fail now, not after the first task, if the model has no such derivatives.
             model._core.jacobian(np.zeros((1, model.in_features), model.dtype))
@@ -193,7 +193,7 @@ class OnlineLaplace(Consolidating):
             outputs = outputs.astype(np.float64)[:, chosen]
             slopes = slopes.astype(np.float64).reshape(len(mine), -1, size)[:, chosen]
             if ready.likelihood == "categorical":
-                p = np.exp(_mixed.log_softmax(outputs))
+                p = softmax(outputs)
                 # E[(e_y - p)(e_y - p)'] is the sum over y of p_y times each outer product.
                 slopes = slopes - (p[:, :, None] * slopes).sum(axis=1, keepdims=True)
                 slopes *= np.sqrt(p)[:, :, None]
@@ -218,15 +218,12 @@ class OnlineLaplace(Consolidating):
         model = self.trainer.model
         if self.structure == "full":
             return {"": (0, None, model.num_parameters, 1)}
-        starts, at = {}, 0
-        for name, shape in model._blocks():
-            starts[name] = at, shape
-            at += int(np.prod(shape))
-        places = {}
+        at, places = model.unflatten(np.arange(model.num_parameters)), {}
         for layer in layers:
-            weight, (rows, cols) = starts[f"{layer}.weight"]
-            bias = starts.get(f"{layer}.bias", (None, ()))[0]
-            places[layer] = weight, bias, rows, cols + (bias is not None)
+            weight = at[f"{layer}.weight"]
+            bias = int(at[f"{layer}.bias"][0]) if f"{layer}.bias" in at else None
+            rows, cols = weight.shape
+            places[layer] = int(weight[0, 0]), bias, rows, cols + (bias is not None)
         return places
 
     def _mine(self) -> tuple[Any, Any, float] | None:

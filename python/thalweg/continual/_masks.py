@@ -8,7 +8,7 @@ from thalweg import _checks, nn
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg._warn import warn
-from thalweg.continual import _units
+from thalweg.continual import _hidden_units
 from thalweg.continual._elements import check_elementwise
 from thalweg.continual._features import part
 from thalweg.continual._outputs import outputs_of
@@ -29,7 +29,7 @@ class _Parts(Strategy):
     """Common base: a sample is judged by the part of the network that belongs to its task."""
 
     gathers: tuple[str, ...] = ("_learned",)
-    _only_in_tasks = "no task has begun, so that no part of the network is to learn"
+    _only_in_tasks = "it trains only the part of the network that belongs to the current task"
 
     def __init__(self, inner: Trainer | Strategy) -> None:
         super().__init__(inner)
@@ -41,15 +41,11 @@ class _Parts(Strategy):
     def _check(self, task: Task) -> None:
         if task.index in self._learned:
             raise ArgumentError(
-                f"task {task.index} was learned already, and {type(self).__name__} gives each task"
-                " a part of the network by its index: give this one another, as"
-                f" Task(..., index={1 + max(self._learned)}). In a Scenario they are numbered"
+                f"task {task.index} was learned already, and {type(self).__name__} gives each index"
+                " its own part of the network: give this task a new index, such as"
+                f" Task(..., index={1 + max(self._learned)}). A Scenario numbers its tasks itself"
             )
         super()._check(task)
-
-    def _check_end(self, task: Task) -> None:
-        self._check_begun(task, "ends")
-        super()._check_end(task)
 
     def end(self, task: Task) -> None:
         """Record that the task was learned."""
@@ -118,7 +114,7 @@ class XdG(_Parts):
         super().__init__(inner)
         self.share = _checks.real("share", share, 0, 1, "[)")
         self.seed = _checks.integer("seed", seed, 0)
-        self._units = _units.hidden(self.trainer.model)
+        self._units = _hidden_units.hidden(self.trainer.model)
         self._task: int | None = None  # the task whose gates are set
         # As they were before the gates were set:
         self._whole: Any = None  # the parameters,
@@ -280,8 +276,8 @@ class PackNet(_Parts):
         self.retrain = _checks.real("retrain", retrain, 0)
         model = self.trainer.model
         if any(isinstance(layer, nn.Residual) for layer in model.layers):
-            raise UnsupportedError("PackNet of a model with nn.Residual is not there yet")
-        at = _units.places(model)
+            raise UnsupportedError("PackNet does not support models with nn.Residual yet")
+        at = _hidden_units.places(model)
         linear = [i for i, layer in enumerate(model.layers) if isinstance(layer, nn.Linear)]
         if not linear:
             raise ArgumentError("PackNet needs a model with an nn.Linear")
@@ -305,8 +301,8 @@ class PackNet(_Parts):
         if full:
             warn(
                 f"PackNet has no free weights left in {full} of {len(self._weights)} layers: there,"
-                f" task {task.index} has those of earlier tasks alone. A larger network leaves"
-                " more, and so does a larger prune",
+                f" task {task.index} can only use the weights of earlier tasks. A larger network or"
+                " a larger prune leaves more free weights",
             )
         self._taken, self._options = 0, {}
         self._hold(free)

@@ -6,7 +6,7 @@ import numpy as np
 
 from thalweg import _arrays, _checks
 from thalweg._trainer import Trainer
-from thalweg.continual import _batches, _joins
+from thalweg.continual import _batches, _calls, _compatibility
 from thalweg.continual._buffers import Buffer, ReservoirBuffer, classes_of
 from thalweg.continual._features import body
 from thalweg.continual._strategy import Strategy
@@ -34,39 +34,37 @@ class Drawing:
 class Keeping(Strategy):
     """Base of strategies with a buffer of samples, which is part of their state."""
 
+    gathers: tuple[str, ...] = ("buffer",)
     replays = True
     buffer: Buffer
     #: Buffer samples in each step; None means as many as there are new ones.
     _batch_size: int | None = None
     #: The columns of its buffer.
     _keeps: tuple[str, ...] = ("x", "y")
-    _holds = ("buffer",)
 
     def _keep_in(self, buffer: Buffer, batch_size: int | None = None) -> None:
         """Take a buffer; to be called from the constructor."""
         name, there = type(self).__name__, tuple(buffer.rows()) if len(buffer) else self._keeps
         if set(there) != set(self._keeps):
             raise ArgumentError(
-                f"{name} keeps {', '.join(self._keeps)} of each sample, and this buffer has"
-                f" {', '.join(there)}: one buffer is for one strategy"
+                f"{name} keeps {', '.join(self._keeps)} of each sample, but this buffer has"
+                f" {', '.join(there)}: give each strategy a buffer of its own"
             )
-        link = self.inner
-        while link is not None:
+        for link in _calls.inside(self):
             if vars(link).get("buffer") is buffer:
                 raise ArgumentError(
-                    f"this buffer is that of {type(link).__name__} inside of {name}, and both would"
-                    " put every sample in: give each a buffer of its own"
+                    f"this buffer is already used by {type(link).__name__} inside {name}, and both"
+                    " would add every sample to it: give each strategy a buffer of its own"
                 )
-            link = link.inner
         self.buffer = buffer
         self._batch_size = (
             None if batch_size is None else _checks.integer("batch_size", batch_size, 1)
         )
         if herds(buffer):
             self._does = (*self._does, "looks")
-            needs = 'its buffer has select="herding", which needs all rows of a class'
+            needs = 'its buffer has select="herding", which needs all rows of a class at once'
             self._only_learns = self._only_learns or needs
-            _joins.check(self)
+            _compatibility.check(self)
 
     def _check_kept(self, task: Task) -> None:
         """Refuse a task that cannot be learned, or kept, together with what is in the buffer."""
@@ -83,19 +81,6 @@ class Keeping(Strategy):
         if not len(rows["x"]):
             raise ShapeError("x has 0 rows, and a step needs at least 1")
         return rows
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what this strategy has gathered."""
-        return {**super().state_dict(), "buffer": self.buffer.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state that `state_dict` returned."""
-        super().load_state_dict(state)
-        self.buffer.load_state_dict(state["buffer"])
-
-    def _check_state(self, state: Any) -> None:
-        super()._check_state(state)
-        self.buffer._check_state(state["buffer"])
 
 
 class KeepingTasks(Keeping):
@@ -149,17 +134,17 @@ def check_competing(strategy: Strategy, labels: Any) -> None:
     ArgumentError
         If there are such samples.
     """
-    loss: Any = strategy.trainer.loss
-    active = getattr(loss, "active", None)
+    competition = strategy.trainer._loss._competition
+    active = competition.active
     if active is None or labels is None:
         return
-    others = np.setdiff1d(labels, [*active, loss.ignore_index]).tolist()
+    others = np.setdiff1d(labels, [*active, competition.ignored]).tolist()
     if others:
         raise ArgumentError(
-            f"{type(strategy).__name__} keeps samples of the classes {others} and would learn them"
-            f" again, but only {tuple(active)} compete in the loss: if they are of an earlier run,"
-            " make model, trainer, buffer and strategy anew; else let them compete, as by"
-            ' Task(..., active="all")'
+            f"{type(strategy).__name__} keeps samples of the classes {others} and would use them"
+            f" again, but only the classes {active} compete in the loss: if the samples are"
+            " from an earlier run, create a new model, trainer, buffer and strategy; otherwise let"
+            ' their classes compete, for example with Task(..., active="all")'
         )
 
 

@@ -1,11 +1,13 @@
-"""Which outputs belong to a task."""
+"""Which outputs belong to a task, and which of them is the largest."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from thalweg._trainer import Trainer
 from thalweg.continual._task import Task
+from thalweg.errors import ArgumentError
 
 
 def outputs_of(trainer: Trainer, task: Task) -> Sequence[int] | None:
@@ -13,13 +15,25 @@ def outputs_of(trainer: Trainer, task: Task) -> Sequence[int] | None:
 
     With a head for each task, they are the outputs of the heads that contain its classes.
     """
-    heads: Sequence[int] | None = getattr(trainer.loss, "heads", None)
-    if heads is None:
-        active: Sequence[int] | None = getattr(trainer.loss, "active", None)
-        return active
+    competition = trainer._loss._competition
+    if competition.heads is None:
+        return competition.active
     if task.classes is None:
         return None
-    of_column = np.repeat(np.arange(len(heads)), heads)
+    of_column = competition.heads_of(trainer.model.out_features)
     # The loss refuses classes that are not outputs.
     mine = [of_column[label] for label in task.classes if 0 <= label < len(of_column)]
     return tuple(int(column) for column in np.flatnonzero(np.isin(of_column, mine)))
+
+
+def largest(outputs: Any, classes: Sequence[int] | None) -> Any:
+    """Return the index of each row's largest output, among `classes` if they are given."""
+    if classes is None:
+        return outputs.argmax(axis=1)
+    places = np.asarray(classes)
+    whole = places.ndim == 1 and places.dtype.kind in "iu" and places.size > 0
+    if not whole or not 0 <= places.min() <= places.max() < outputs.shape[1]:
+        raise ArgumentError(
+            f"classes must name some of the outputs 0 to {outputs.shape[1] - 1}; got {classes!r}"
+        )
+    return places[outputs[:, places].argmax(axis=1)]

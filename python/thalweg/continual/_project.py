@@ -6,15 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import _checks, _core
+from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches
 from thalweg.continual._buffers import Buffer
 from thalweg.continual._memory import Drawing, KeepingTasks, buffer_of, check_competing, kept_rows
-from thalweg.continual._strategy import Strategy, mean_history
+from thalweg.continual._passes import mean_history
+from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task, are_labels, counted
 from thalweg.errors import UnsupportedError
+from thalweg.nn._losses import FunctionLoss
 from thalweg.optim import SAM
 
 #: Steps whose reference rows are chosen at once.
@@ -30,9 +32,14 @@ class Projecting(Strategy):
         super().__init__(inner)
         if isinstance(self.trainer.optimizer, SAM):
             raise UnsupportedError(
-                f"{type(self).__name__} changes the gradient of each step, and SAM takes its "
-                "gradients elsewhere than at the parameters: use the optimizer inside of it"
+                f"{type(self).__name__} changes the gradient of each step, but SAM computes it at"
+                " perturbed parameters: use SAM's base optimizer instead"
             )
+
+    def begin(self, task: Task) -> None:
+        """Refuse what cannot be projected before the first task, which needs no projection."""
+        self._projectable()
+        super().begin(task)
 
     def _learn(self, task: Task, **options: Any) -> History:
         if not self._remembers():
@@ -53,17 +60,23 @@ class Projecting(Strategy):
     @contextlib.contextmanager
     def _projecting(self, rows: int | None) -> Iterator[Any]:
         """Yield the core's trainer, which projects gradients until the block ends."""
-        core = self.trainer._core
-        if not isinstance(core, _core.Trainer):
-            raise UnsupportedError(
-                "a projection of gradients is not there for a loss of one's own, nor for "
-                "optimizers that take all data at once"
-            )
+        core = self._projectable()
         try:
             self._hand_over(core, rows)
             yield core
         finally:
             core.project_out()
+
+    def _projectable(self) -> Any:
+        """Return the core's trainer if it can project gradients."""
+        core = self.trainer._updating()
+        if core is None or isinstance(self.trainer.loss, FunctionLoss):
+            raise UnsupportedError(
+                f"{type(self).__name__} cannot project the gradients of custom losses, nor of"
+                " optimizers that take all data at once: use a loss of nn, and an optimizer for"
+                " batches"
+            )
+        return core
 
     def _remembers(self) -> bool:
         """Whether there is anything yet that gradients must not go against."""

@@ -82,8 +82,8 @@ class Quadratic(Strategy):
         if not same:
             raise UnsupportedError(
                 f"the trainer's penalty is not the one of this {type(self).__name__}: a trainer has"
-                " one, and another strategy around it, or set_penalty, has changed it. Take another"
-                " trainer, or trainer.set_penalty(None) before the first task"
+                " only one, and another strategy around it, or set_penalty, has changed it. Use"
+                " another trainer, or call trainer.set_penalty(None) before the first task"
             )
 
     def begin(self, task: Task) -> None:
@@ -124,13 +124,14 @@ class Quadratic(Strategy):
         most = self._factor * self.strength * float(self._importance.max())
         if most > 0:
             error.add_note(
-                f"The penalty of {type(self).__name__} curves by up to {most:.1e}: on it, plain"
-                f" gradient descent diverges above a rate of {2 / most:.1e}. Take a smaller"
-                " strength or rate, or an optimizer that scales, as optim.Adam."
+                f"The penalty of {type(self).__name__} has a curvature of up to {most:.1e}: with"
+                f" it, plain gradient descent diverges above a learning rate of {2 / most:.1e}. Use"
+                " a smaller strength or learning rate, or an adaptive optimizer such as optim.Adam."
             )
 
     def end(self, task: Task) -> None:
         """Record what must not be forgotten of a task that was learned."""
+        self._admit_end(task)
         self._end_of_steps()
         self._check_ratio(task)
         super().end(task)
@@ -156,9 +157,9 @@ class Quadratic(Strategy):
             return
         self._told_of_steps_by_hand = True
         warn(
-            f"a strategy inside of {type(self).__name__} calls optimizer.step, which knows of no"
-            " penalty: call trainer.update, which does; or, if its gradient is among yours, give"
-            ' "penalty": trainer.penalty with the figures of learn',
+            f"a strategy inside {type(self).__name__} calls optimizer.step, which ignores the"
+            " penalty: call trainer.update, which includes it; or, if your gradients include it"
+            ' already, let learn return "penalty": trainer.penalty among its figures',
         )
 
     def _parameters(self) -> Flat:
@@ -201,8 +202,8 @@ class Quadratic(Strategy):
             shape, count = np.shape(state[name]), self.trainer.model.num_parameters
             if state[name] is not None and shape != (count,):
                 raise ShapeError(
-                    f"this is the {name} of a model with {shape} parameters, and this"
-                    f" {type(self).__name__} is of one with {count}"
+                    f"the {name} in the state has shape {shape}, but the model of this"
+                    f" {type(self).__name__} has {count} parameters"
                 )
 
 
@@ -232,21 +233,24 @@ class Consolidating(Quadratic):
         ):
             self._told = True
             warn(
-                f"task {task.index} brings new classes {sorted(new)} that compete with those of "
-                f"earlier tasks: {type(self).__name__} keeps weights, but nothing tells old classes"
-                " from new ones, and accuracy falls to that of the latest task (about 20 % on split"
-                " MNIST, in every publication). Replay of earlier samples is what helps; or let the"
-                " task be known (one head for each task)",
+                f"task {task.index} brings new classes {sorted(new)} that compete with those of"
+                f" earlier tasks: {type(self).__name__} preserves weights, but nothing teaches the"
+                " network to tell old classes from new ones, and accuracy falls to that of the"
+                " latest task (about 20 % on split MNIST, in every publication). Replay earlier"
+                ' samples, e.g. with Replay, or use kind="task" with one head for each task',
             )
-        self._seen = sorted(seen | new)
-
         if self._importance is not None and not self._told_of_averages and self._has_averages():
             self._told_of_averages = True
             warn(
-                "the running averages of nn.BatchNorm1d go on with every task, and no penalty holds"
-                f" them: what the model gives for earlier tasks changes even where"
-                f" {type(self).__name__} keeps all weights. nn.LayerNorm has none",
+                "the running averages of nn.BatchNorm1d are updated in every task, and no penalty"
+                " preserves them: the outputs for earlier tasks change even if"
+                f" {type(self).__name__} preserves all weights. Use nn.LayerNorm, which has none",
             )
+
+    def end(self, task: Task) -> None:
+        """Record what must not be forgotten of a task that was learned."""
+        super().end(task)
+        self._seen = sorted({*self._seen, *(task.classes or ())})  # a failed task teaches nothing
 
     def _has_averages(self) -> bool:
         return any("running_" in name for name in self.trainer.model.state_dict())
@@ -259,9 +263,9 @@ class Consolidating(Quadratic):
             mean = 0.0 if self._importance is None else float(self._importance.mean())
             warn(
                 f"the penalty of {type(self).__name__} was {self.ratios[-1]:.1e} of the loss at the"
-                f" end of task {task.index}, less than {NEGLIGIBLE:g}: if earlier tasks are being"
+                f" end of task {task.index}, less than {NEGLIGIBLE:g}: if earlier tasks are"
                 f" forgotten, strength={self.strength:g} is too small for importances of this size"
-                f" (the mean is {mean:.1e}{self._kind()})",
+                f" (mean {mean:.1e}{self._kind()})",
             )
 
     def _kind(self) -> str:

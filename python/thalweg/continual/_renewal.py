@@ -7,8 +7,9 @@ import numpy as np
 from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
-from thalweg.continual import _batches, _units
-from thalweg.continual._strategy import Strategy, mean_history
+from thalweg.continual import _batches, _hidden_units
+from thalweg.continual._passes import mean_history
+from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
 from thalweg.errors import UnsupportedError
 
@@ -98,14 +99,15 @@ class ContinualBackprop(Strategy):
         self.decay = _checks.real("decay", decay, 0, 1, "[)")
         self.seed = _checks.integer("seed", seed, 0)
         self.replaced = 0
-        self._units = _units.hidden(self.trainer.model)
-        self._given = _units.Given(self.trainer.model, self._units)
+        self._units = _hidden_units.hidden(self.trainer.model)
+        self._given = _hidden_units.Given(self.trainer.model, self._units)
         self._utility = [np.zeros(units.width) for units in self._units]
         self._age = [np.zeros(units.width, dtype=np.int64) for units in self._units]
         if self.trainer._accumulate > 1:
             raise UnsupportedError(
-                "ContinualBackprop makes a fit of each step, which accumulates no gradients"
-                f" over {self.trainer._accumulate}: leave accumulate_grad_batches at 1"
+                "ContinualBackprop runs each step as a fit of its own, which cannot accumulate"
+                f" gradients over {self.trainer._accumulate} batches: leave accumulate_grad_batches"
+                " at 1"
             )
         self._due = np.zeros(len(self._units))  # fractions of units due for replacement
 
@@ -158,7 +160,7 @@ class ContinualBackprop(Strategy):
         for incoming, outgoing in renewed:
             self.replaced += 1
             drawn = int(np.random.default_rng([self.seed, self.replaced]).integers(1 << 62))
-            theta[incoming] = _units.fresh(model, drawn)[incoming]
+            theta[incoming] = _hidden_units.fresh(model, drawn)[incoming]
             theta[outgoing] = 0
             for array in gathered:
                 array[incoming] = 0
@@ -217,7 +219,7 @@ class ShrinkAndPerturb(Strategy):
     """
 
     _does = ("shrink",)
-    _only_in_tasks = "it changes the parameters when a task begins, and does nothing else"
+    _only_in_tasks = "it only acts when a task begins, by changing the parameters"
 
     def __init__(
         self,
@@ -238,7 +240,6 @@ class ShrinkAndPerturb(Strategy):
         if self._ended:
             model = self.trainer.model
             drawn = int(np.random.default_rng([self.seed, self._ended]).integers(1 << 62))
-            model.flat_parameters = (
-                self.shrink * model.flat_parameters + self.perturb * _units.fresh(model, drawn)
-            )
+            fresh = _hidden_units.fresh(model, drawn)
+            model.flat_parameters = self.shrink * model.flat_parameters + self.perturb * fresh
         super().begin(task)

@@ -18,7 +18,9 @@ from thalweg.continual._memory import (
     keep,
     kept_rows,
 )
-from thalweg.continual._strategy import Strategy, largest, mean_history
+from thalweg.continual._outputs import largest
+from thalweg.continual._passes import mean_history
+from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import CrossEntropyLoss, CustomLoss, Sequential
@@ -201,7 +203,7 @@ class GDumb(Keeping):
     """
 
     _does = ("rows", "own rows", "plain rows", "restart")
-    _only_learns = "it trains a fresh network on its memory whenever a task comes"
+    _only_learns = "it trains a new network on its buffer for each task"
 
     def __init__(self, inner: Trainer | Strategy, buffer: Buffer | int) -> None:
         super().__init__(inner)
@@ -263,14 +265,14 @@ class NearestMean(Strategy):
     def __init__(self, inner: Strategy) -> None:
         if not isinstance(getattr(inner, "buffer", None), Buffer):
             raise ArgumentError(
-                "NearestMean goes around a strategy with a buffer, as Replay(trainer, ...); "
-                f"got {inner!r}"
+                "NearestMean must go around a strategy with a buffer, such as Replay(trainer, ...);"
+                f" got {type(inner).__name__}"
             )
         super().__init__(inner)
         if not isinstance(self.trainer.loss, CrossEntropyLoss | CustomLoss):
             raise UnsupportedError(
-                "NearestMean tells classes of which each sample has one, as nn.CrossEntropyLoss();"
-                f" the trainer has {self.trainer.loss!r}"
+                "NearestMean assigns one class to each sample, so it needs a loss that does, such"
+                f" as nn.CrossEntropyLoss(); the trainer has {self.trainer.loss!r}"
             )
         self._buffer: Buffer = inner.__dict__["buffer"]
         body(self.trainer.model)  # fail now, not after the first task, if there is none

@@ -89,7 +89,7 @@ class Result:
     @property
     def seconds(self) -> float:
         """The time spent on training, without that spent on judging."""
-        return float(sum(sum(history["seconds"]) for history in self.histories))
+        return float(sum(sum(history.get("seconds", ())) for history in self.histories))
 
     def metrics(self) -> dict[str, float]:
         """Compute all metrics that follow from this run, by the names of their definitions.
@@ -189,13 +189,13 @@ class Result:
                 raise ValueError
         except (ValueError, TypeError, KeyError, AttributeError, IndexError):
             raise DataError(
-                f"{os.fspath(path)!r} holds no figures of a run: Result.load reads the JSON files"
-                " that Result.save and continual.run(..., log=path) write"
+                f"{os.fspath(path)!r} does not contain the result of a run: Result.load reads the"
+                " JSON files that Result.save and continual.run(..., log=path) write"
             ) from None
         return result
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw the scores over time; see `thalweg.plot.tasks`.
+        """Draw the scores over time; the same as `thalweg.plot.tasks`.
 
         Parameters
         ----------
@@ -216,7 +216,7 @@ class Result:
         return plot.tasks(self, ax)
 
     def plot_matrix(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw the matrix of scores; see `thalweg.plot.task_matrix`.
+        """Draw the matrix of scores; the same as `thalweg.plot.task_matrix`.
 
         Parameters
         ----------
@@ -263,18 +263,21 @@ class Result:
 
 
 def of_the_same_tasks(results: Any, name: str) -> tuple[Result, ...]:
-    """Return one or several runs of the same tasks as a tuple; `name` is the argument's name."""
+    """Return one or several runs of the same tasks as a tuple; `name` is the argument's name.
+
+    For functions that take either: those of `metrics` and `thalweg.plot`.
+    """
     found = (results,) if isinstance(results, Result) else _checks.sequence(name, results)
     for one in found:
         if not isinstance(one, Result):
             raise ArgumentError(
-                f"{name} must be a sequence of Result, as continual.run gives; got "
-                f"{_checks.given(one)} in it"
+                f"{name} must be a sequence of Result, as returned by continual.run; got"
+                f" {_checks.given(one)} in it"
             )
         if (one.names, one.metric) != (found[0].names, found[0].metric):
             raise ArgumentError(
-                f"the runs must be of the same tasks and metric; got {found[0].names} by"
-                f" {found[0].metric} and {one.names} by {one.metric}"
+                f"all runs must have the same tasks and metric; got {found[0].names} with"
+                f" {found[0].metric} and {one.names} with {one.metric}"
             )
     if not found:
         raise ArgumentError(f"{name} must hold at least one Result; got none")

@@ -10,30 +10,34 @@ import json
 import os
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from thalweg import _safetensors
 from thalweg._trainer import Trainer
+from thalweg.continual import _calls
 from thalweg.continual._buffers import Buffer
-from thalweg.continual._strategy import Strategy
+from thalweg.continual._state import model_changed
 from thalweg.continual._task import Changed, Scenario, Task
 from thalweg.errors import ArgumentError, DataError, UnsupportedError
+from thalweg.nn import Sequential
+
+if TYPE_CHECKING:
+    from thalweg.continual._strategy import Strategy
 
 #: The version of the format that this module writes.
-_VERSION = 4
+_VERSION = 5
 #: Stands for what only one of two settings has.
 _NOTHING = {"type": "nothing"}
 
 
-def links(strategy: Strategy) -> list[Strategy]:
+def links(strategy: "Strategy") -> list["Strategy"]:
     """Return a strategy and those inside it, the outermost first."""
-    inside = [] if strategy.inner is None else links(strategy.inner)
-    return [strategy, *inside]
+    return [strategy, *_calls.inside(strategy)]
 
 
-def chosen(strategy: Strategy, scenario: Scenario | None = None) -> dict[str, Any]:
+def chosen(strategy: "Strategy", scenario: Scenario | None = None) -> dict[str, Any]:
     """Describe what a run was created with: the data, the model, and all arguments.
 
     Without a scenario, describe what a strategy was created with.
@@ -53,16 +57,19 @@ def chosen(strategy: Strategy, scenario: Scenario | None = None) -> dict[str, An
     return found if scenario is None else found | {"tasks": _data(scenario, checksum)}
 
 
-def _arguments(thing: Strategy | Buffer, checksum: Callable[[Any], Any]) -> dict[str, Any]:
+def _arguments(thing: "Strategy | Buffer", checksum: Callable[[Any], Any]) -> dict[str, Any]:
     """Return the arguments that something was created with, which it keeps under their names."""
     found: dict[str, Any] = {}
-    gathered = thing._names_gathered() if isinstance(thing, Strategy) else ()
+    gathered = () if isinstance(thing, Buffer) else thing._names_gathered()
     for name in inspect.signature(type(thing).__init__).parameters:
         for kept in (name, f"_{name}"):
-            if kept in vars(thing) and kept not in gathered:
-                value = _compared(vars(thing)[kept], checksum)
-                if value is not _NOTHING:
-                    found[name] = value
+            value = vars(thing).get(kept, _NOTHING)
+            # What is gathered changes, but not the arguments that a buffer was created with.
+            if kept in gathered and not isinstance(value, Buffer):
+                continue
+            compared = _compared(value, checksum)
+            if compared is not _NOTHING:
+                found[name] = compared
     return found
 
 
@@ -113,7 +120,7 @@ def _checksums() -> Callable[[Any], Any]:
 
 def save(
     path: str | os.PathLike[str],
-    strategy: Strategy,
+    strategy: "Strategy",
     setting: dict[str, Any],
     progress: dict[str, Any],
 ) -> None:
@@ -129,7 +136,7 @@ def save(
 
 
 def load(
-    path: str | os.PathLike[str], strategy: Strategy, setting: dict[str, Any]
+    path: str | os.PathLike[str], strategy: "Strategy", setting: dict[str, Any]
 ) -> dict[str, Any]:
     """Restore strategy and trainer, and return the progress of the run.
 
@@ -148,22 +155,29 @@ def load(
     """
     arrays, text = _safetensors.load(path)
     if "thalweg.continual" not in text:
-        raise DataError(f"{os.fspath(path)!r} holds no run of thalweg.continual.run, or strategy")
+        raise DataError(
+            f"{os.fspath(path)!r} holds neither a checkpoint of continual.run nor a strategy saved"
+            " with strategy.save"
+        )
     saved = json.loads(text["thalweg.continual"])
     if saved["version"] != _VERSION:
         raise UnsupportedError(
-            f"this run has format {saved['version']}; this version of thalweg reads {_VERSION}"
+            f"{os.fspath(path)!r} has format {saved['version']}; this version of thalweg reads"
+            f" format {_VERSION}"
         )
     was, now = saved["setting"], json.loads(json.dumps(setting))
     if "tasks" not in now:
         was = {key: value for key, value in was.items() if key in now}
         for one in (was, now):
             one["loss"].pop("active", None)  # depends on what was learned last
+    if was["strategy"] != now["strategy"]:  # then all arguments differ, too
+        was, now = ({"strategy": one["strategy"]} for one in (was, now))
     other = _differences(was, now)
     if other:
         raise ArgumentError(
-            f"{os.fspath(path)!r} is of another run: {'; '.join(other)}. Make everything as it was"
-            " to go on, or choose another checkpoint (or resume=False) to begin anew"
+            f"{os.fspath(path)!r} has other settings: {'; '.join(other)}. To continue from it,"
+            " create everything as before; to start a new run, use another checkpoint, or"
+            " resume=False"
         )
     state = _unpack(saved["strategy"], arrays)
     strategy._check_state(state)
@@ -199,25 +213,61 @@ def _said(value: Any) -> str:
     return repr(value)
 
 
-def packed(strategy: Strategy, arrays: dict[str, Any]) -> Any:
+def packed(strategy: "Strategy", arrays: dict[str, Any]) -> Any:
     """Return what strategies have gathered as plain data, and add their arrays to `arrays`.
 
     Raises
     ------
     UnsupportedError
-        If something in it is neither.
+        If something in it is neither, or a user's strategy does not say that it belongs to it.
     """
+    if (found := _unsaved(strategy)) is not None:
+        link, name = found
+        who, what = type(link).__name__, type(vars(link)[name]).__name__
+        made = ", and create it in __init__" if what == "Sequential" else ""
+        raise UnsupportedError(
+            f"the {what} {who}.{name} would not be saved, so it would be lost when the file is"
+            f' loaded: list it in the class, as in gathers = ("{name}",){made}'
+        )
     try:
         return _pack(strategy.state_dict(), "strategy", arrays)
     except _NoFile as error:
         value, name = error.args
-        inside = itertools.takewhile("inner".__eq__, name.split(".")[1:])
-        who = type(links(strategy)[len(list(inside))]).__name__
+        path = name.split(".")[1:]
+        inside = list(itertools.takewhile("inner".__eq__, path))
+        owner: Any = links(strategy)[len(inside)]
+        within = vars(owner).get(path[len(inside)])
+        who = type(within if isinstance(within, Buffer) else owner).__name__
         raise UnsupportedError(
-            f"the state of {who} holds {value!r} ({name}), which no file can hold: let"
-            f" {who}.state_dict give arrays and plain data in its place, and {who}.load_state_dict"
-            " make it of them again"
+            f"the state of {who} contains {value!r} ({name}), which cannot be saved to a file: let"
+            f" {who}.state_dict return arrays and plain data instead, and {who}.load_state_dict"
+            " rebuild it from them"
         ) from None
+
+
+def _unsaved(strategy: "Strategy") -> tuple["Strategy", str] | None:
+    """Find a strategy of the user's, and an attribute of it that no file would hold.
+
+    That is a buffer, a random generator, or a model that is not as the constructor made it, which
+    is not in `gathers`. A class that overrides `state_dict` is trusted to return what it needs.
+    """
+    held = {id(strategy.trainer.model)}
+    for link in links(strategy):
+        held |= {id(vars(link).get(name)) for name in link._names_gathered()}
+    for link in links(strategy):
+        kind = type(link)
+        if _calls.overrides(kind, "state_dict") or kind.__module__.startswith("thalweg."):
+            continue
+        for name, value in vars(link).items():
+            if id(value) in held:
+                continue
+            if isinstance(value, Sequential):
+                lost = model_changed(link, name)
+            else:
+                lost = isinstance(value, Buffer | np.random.Generator)
+            if lost:
+                return link, name
+    return None
 
 
 class _NoFile(Exception):
@@ -232,12 +282,21 @@ def _pack(value: Any, name: str, arrays: dict[str, Any]) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):
-        return {str(key): _pack(item, f"{name}.{key}", arrays) for key, item in value.items()}
+        if all(isinstance(key, str) for key in value) and not _is_tagged(value):
+            return {key: _pack(item, f"{name}.{key}", arrays) for key, item in value.items()}
+        # JSON has only text as keys.
+        return {"dict": _pack([list(pair) for pair in value.items()], name, arrays)}
     if isinstance(value, (list, tuple)):
-        return [_pack(item, f"{name}.{place}", arrays) for place, item in enumerate(value)]
+        items = [_pack(item, f"{name}.{place}", arrays) for place, item in enumerate(value)]
+        return items if isinstance(value, list) else {"tuple": items}
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise _NoFile(value, name)
+
+
+def _is_tagged(value: dict[str, Any]) -> bool:
+    """Whether a dict looks like what `_pack` returns for something else."""
+    return len(value) == 1 and not value.keys().isdisjoint(("array", "tuple", "dict"))
 
 
 def _unpack(value: Any, arrays: dict[str, Any]) -> Any:
@@ -247,5 +306,9 @@ def _unpack(value: Any, arrays: dict[str, Any]) -> Any:
     if isinstance(value, dict):
         if value.keys() == {"array"}:
             return arrays[value["array"]].copy()
+        if value.keys() == {"tuple"}:
+            return tuple(_unpack(value["tuple"], arrays))
+        if value.keys() == {"dict"}:
+            return dict(_unpack(pair, arrays) for pair in value["dict"])
         return {key: _unpack(item, arrays) for key, item in value.items()}
     return value

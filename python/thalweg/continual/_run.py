@@ -12,15 +12,16 @@ from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg._warn import warn
-from thalweg.continual import _ask, _batches, _resume
+from thalweg.continual import _batches, _calls, _resume
 from thalweg.continual._baselines import Naive
 from thalweg.continual._elsewhere import OF_RUNS, called
+from thalweg.continual._passes import mean_history
 from thalweg.continual._quadratic import Quadratic
 from thalweg.continual._result import Result
 from thalweg.continual._scores import Metric, metric_of, score
-from thalweg.continual._strategy import Strategy, mean_history
-from thalweg.continual._suits import chain, suit
+from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Scenario, Task
+from thalweg.continual._validation import chain, suit
 from thalweg.errors import ArgumentError, ThalwegError
 
 #: Trainers that have learned in a run.
@@ -69,7 +70,9 @@ def run(
         Called as ``metric(strategy, task, classes)``, where only `classes` compete (all if None);
         returns a score, higher being better. By default, if the trainer's loss is
         `nn.CrossEntropyLoss` or `nn.BCEWithLogitsLoss`, the accuracy (of rows whose label is not
-        ignored); for others the coefficient of determination R² of the outputs.
+        ignored); for others the coefficient of determination R² of the outputs, for which they
+        must be predictions of the targets: `nn.GaussianNLLLoss`, `nn.QuantileLoss` with several
+        quantiles, and `nn.PoissonNLLLoss`, whose outputs are logarithms, need a metric of your own.
     progress : bool, keyword only, default False
         Whether to show a progress bar with the latest scores; needs tqdm.
     log : str or path-like, keyword only, optional
@@ -102,7 +105,8 @@ def run(
         If the checkpoint's folder does not exist, or the checkpoint is a folder.
     UnsupportedError
         If a checkpoint is wanted for a trainer with a custom function, such as a loss, or for a
-        custom strategy that gathers something that no file can hold.
+        custom strategy that gathers something that no file can hold, or does not gather a buffer,
+        a random generator or a changed model that it has.
     ThalwegError
         If the data do not fit the model, or training diverges.
     ImportError
@@ -126,20 +130,24 @@ def run(
     if isinstance(strategy, Trainer):
         strategy = Strategy(strategy)
     if not isinstance(strategy, Strategy):
-        raise ArgumentError(f"strategy must be a Strategy or a Trainer; got {strategy!r}")
+        raise ArgumentError(
+            f"strategy must be a Strategy or a Trainer; got {type(strategy).__name__}"
+        )
     if not isinstance(scenario, Scenario):
         raise ArgumentError(
-            "scenario must be a Scenario, as of continual.split, or continual.Scenario(tasks); got "
-            f"{type(scenario).__name__}"
+            "scenario must be a Scenario, such as continual.split(...) or"
+            f" continual.Scenario(tasks); got {type(scenario).__name__}"
         )
     if save_every is not None and checkpoint is None:
-        raise ArgumentError("save_every needs a checkpoint to write")
+        raise ArgumentError("save_every needs a checkpoint to write: pass checkpoint=path")
     if _checks.flag("resume", resume) and checkpoint is None:
-        raise ArgumentError("resume needs the checkpoint to go on from")
+        raise ArgumentError(
+            "resume=True needs the checkpoint to continue from: pass checkpoint=path"
+        )
     if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
         raise FileNotFoundError(
-            f"the folder of checkpoint={os.fspath(checkpoint)!r} does not exist; it would be"
-            " missed after the first task"
+            f"the folder of checkpoint={os.fspath(checkpoint)!r} does not exist: create it first,"
+            " since the file is written after each task"
         )
     if checkpoint is not None and Path(checkpoint).is_dir():
         raise IsADirectoryError(
@@ -246,7 +254,7 @@ class _Run:
                 self.strategy.result = self.result  # available even if the run fails
                 self.begin_anew()
             while self.task < len(self.scenario):
-                with _naming(self.scenario[self.task], "was learned"):
+                with _naming(self.scenario[self.task], "was being learned"):
                     try:
                         self.learn(self.scenario[self.task])
                     except BaseException:
@@ -263,21 +271,24 @@ class _Run:
         ended = max((link._ended for link in mine), default=0)
         if ended or self.strategy.trainer in _TRAINED:
             what = (
-                f"{type(mine[0]).__name__} has learned {ended} tasks before this run: what it keeps"
-                " of them, and the weights, are still there, and tasks are numbered from 0 again"
+                f"{type(mine[0]).__name__} has learned {ended} tasks before this run: the weights,"
+                " and what it keeps of those tasks, are still there, and tasks are numbered from 0"
+                " again"
                 if ended
-                else f"{chain(self.strategy)}: the trainer has learned in another run before this"
-                " one, and its weights and optimizer begin as that has left them"
+                else f"{chain(self.strategy)}: the trainer has been trained in another run before,"
+                " and starts with the weights and the optimizer state that are left from it"
             )
             warn(
-                f"{what}. To begin anew, make model, trainer and strategy anew; to go on with a run"
-                " that was stopped, give resume=True",
+                f"{what}. To start afresh, create a new model, trainer and strategy; to continue a"
+                " run that was stopped, pass resume=True",
             )
-        if not any(isinstance(link, Quadratic) for link in links) and self.strategy.trainer.penalty:
+        # Its value does not tell: that of a penalty whose anchor is the current parameters is 0.
+        penalized = self.strategy.trainer._core.penalty_value() is not None
+        if penalized and not any(isinstance(link, Quadratic) for link in links):
             warn(
-                f"{chain(self.strategy)}: the trainer has a penalty already, of set_penalty or of a"
+                f"{chain(self.strategy)}: the trainer has a penalty already, from set_penalty or a"
                 " strategy that was around it before, and keeps it in this run;"
-                " trainer.set_penalty(None) ends it",
+                " trainer.set_penalty(None) removes it",
             )
         self.judge(-1)
 
@@ -288,11 +299,11 @@ class _Run:
         _held = task.x
         _TRAINED.add(self.strategy.trainer)
         if self.taken == 0:
-            _ask.begin(self.strategy, task)
+            _calls.begin(self.strategy, task)
             self.result.histories.append(History())
         while self.taken < plan.steps_of(task):
             before, part = self.taken, plan.next_stop(task, self.taken) - self.taken
-            history = _ask.learn(
+            history = _calls.learn(
                 self.strategy,
                 task,
                 steps=part,
@@ -307,7 +318,7 @@ class _Run:
                 self.bar.set_description(f"task {task.index + 1}/{len(self.scenario)} {task.name}")
                 self.bar.update(part)
             if self.taken == plan.steps_of(task):
-                _ask.end(self.strategy, task)
+                _calls.end(self.strategy, task)
                 self.judge(task.index, ended=True)
             else:
                 if self.is_time(plan.evaluate_every, before):
@@ -338,7 +349,7 @@ class _Run:
         scores = []
         for task in self.scenario:
             classes = self.scenario.competing(task.index, learned)
-            with _naming(task, "was judged by its x_test"):
+            with _naming(task, "was being evaluated on x_test"):
                 scores.append(score(self.metric(self.strategy, task, classes)))
         self.result.steps.append(self.total)
         self.result.scores.append(scores)

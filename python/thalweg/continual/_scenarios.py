@@ -83,13 +83,16 @@ def split(
     try:
         classes = np.unique(y)
     except TypeError:  # as of text and numbers
-        raise DtypeError("the labels in y cannot be sorted: give them one type") from None
+        kinds = ", ".join(sorted({type(label).__name__ for label in y}))
+        raise DtypeError(
+            f"the labels in y must have one type, by which they can be sorted; got {kinds}"
+        ) from None
     tasks = _checks.integer("tasks", tasks, 1, len(classes))
     unknown = np.setdiff1d(y_test, classes)
     if len(unknown):
         raise DataError(f"y_test has the labels {unknown.tolist()}, which do not occur in y")
     if order is not None and seed is not None:
-        raise ArgumentError("give seed or order, not both: an order leaves nothing to be drawn")
+        raise ArgumentError("pass seed or order, not both: seed draws an order at random")
     if seed is not None:
         seed = _checks.integer("seed", seed, 0)
         classes = np.random.default_rng(seed).permutation(classes)
@@ -206,13 +209,13 @@ def rotated(
     pixels = np.asarray(base.x).shape[1]
     side = round(pixels**0.5)
     if side * side != pixels:
-        raise ShapeError(f"images must be square to be rotated; x has {pixels} columns")
+        raise ShapeError(f"x must hold square images to be rotated; got {pixels} columns")
     if angles is None:
         generator = np.random.default_rng(_checks.integer("seed", seed, 0))
         count = 10 if tasks is None else _checks.integer("tasks", tasks, 1)
         angles = np.sort(generator.uniform(0, 180, count)).tolist()
     elif tasks is not None:
-        raise ArgumentError("give angles or tasks, not both: there is one task for each angle")
+        raise ArgumentError("pass angles or tasks, not both: there is one task for each angle")
     angles = [_checks.real("angles", angle) for angle in _checks.sequence("angles", angles)]
     changes = [_Rotated(side, angle) for angle in angles]
     return _transformed(base, changes, [f"{angle:.0f}°" for angle in angles], kind)
@@ -279,7 +282,7 @@ def from_arrays(
         if task.x.shape[1] != made[0].x.shape[1]:
             raise ShapeError(
                 f"{task.name} has {task.x.shape[1]} features but {made[0].name} has "
-                f"{made[0].x.shape[1]}; one model is to learn both"
+                f"{made[0].x.shape[1]}; one model must learn both"
             )
         if (task.classes is None) != (made[0].classes is None):
             raise ArgumentError(
@@ -288,10 +291,12 @@ def from_arrays(
         if task.classes is None and task.y.shape[1:] != made[0].y.shape[1:]:
             raise ShapeError(
                 f"{task.name} has y of shape {task.y.shape} but {made[0].name} has"
-                f" {made[0].y.shape}; one model is to learn both, so that their rows must be alike"
+                f" {made[0].y.shape}; one model must learn both, so their rows must have one shape"
             )
     if kind != "domain" and made and made[0].classes is None:
-        raise ArgumentError(f'kind="{kind}" is about classes; for numbers it is "domain"')
+        raise ArgumentError(
+            f'kind="{kind}" needs class labels, but y holds numbers: use kind="domain"'
+        )
     return Scenario(tuple(made), kind)
 
 
@@ -301,7 +306,7 @@ def _labels(y: Any, y_test: Any, name: str) -> tuple[int, ...]:
     if not are_labels(y_test) and not shares:
         raise DtypeError(
             f"{name} has dtype {y_test.dtype} and shape {y_test.shape}, but y has class labels: "
-            "give both as integers of shape (n,), or, if they are numbers and no labels, y as "
+            "pass both as integers of shape (n,) or, if they are numbers rather than labels, y as "
             "floats"
         )
     found = y if shares else np.union1d(y, y_test)
@@ -313,8 +318,9 @@ def _rows(x_name: str, x: Any, y_name: str, y: Any, dims: int | None) -> tuple[A
     x, y = _array(x_name, x), _array(y_name, y)
     if dims is None and y.dtype.kind not in "iubf":
         raise DtypeError(
-            f"{y_name}, beside {x_name}, must be labels from 0 or numbers; got {y.dtype}. split "
-            "takes labels of any type, and np.unique(y, return_inverse=True)[1] numbers them"
+            f"{y_name}, passed with {x_name}, must hold labels from 0 or numbers; got dtype"
+            f" {y.dtype}. continual.split takes labels of any type, and"
+            " np.unique(y, return_inverse=True)[1] numbers them"
         )
     if x.ndim != 2 or y.ndim not in ((1, 2) if dims is None else (dims,)):
         wanted = "(n,)" if dims == 1 else "(n,) or (n, k)"
@@ -324,8 +330,8 @@ def _rows(x_name: str, x: Any, y_name: str, y: Any, dims: int | None) -> tuple[A
         )
     if len(x) != len(y) or not len(x):
         raise ShapeError(
-            f"{x_name} has {len(x)} rows but {y_name} has {len(y)}; they must have as many, at "
-            "least 1"
+            f"{x_name} has {len(x)} rows but {y_name} has {len(y)}; they must have the same number,"
+            " at least 1"
         )
     return x, y
 
@@ -348,8 +354,8 @@ def _both(x: Any, y: Any, x_test: Any, y_test: Any) -> tuple[Any, Any, Any, Any]
 def _same_width(name: str, rows: Any, other: str, others: Any) -> None:
     if rows.shape[1] != others.shape[1]:
         raise ShapeError(
-            f"{name} has {rows.shape[1]} features but {other} has {others.shape[1]}; one model is "
-            "to take both"
+            f"{name} has {rows.shape[1]} features but {other} has {others.shape[1]}; one model must"
+            " take both"
         )
 
 

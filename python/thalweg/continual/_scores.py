@@ -34,7 +34,7 @@ def accuracy(strategy: Strategy, task: Task, classes: tuple[int, ...] | None) ->
     )
     if not len(target):
         raise DataError(
-            f"task {task.index} ({task.name!r}) cannot be judged: all labels in y_test are the"
+            f"task {task.index} ({task.name!r}) cannot be evaluated: all labels in y_test are the"
             f" ignore_index of {trainer.loss!r}"
         )
     return float(np.mean(found == (target if target.ndim == 1 else target.argmax(axis=1))))
@@ -56,8 +56,8 @@ def _like(target: Any, outputs: Any, task: Task) -> Any:
     rows = target.reshape(len(target), -1)
     if rows.shape != outputs.shape:
         raise ShapeError(
-            f"task {task.index} ({task.name!r}): y_test has shape {target.shape}, and the network"
-            f" gives {outputs.shape}; pass metric= to judge one by the other"
+            f"task {task.index} ({task.name!r}): y_test has shape {target.shape}, but the outputs"
+            f" have shape {outputs.shape}; pass metric=, a function that compares them"
         )
     return rows
 
@@ -77,5 +77,5 @@ def score(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise ArgumentError(
-            f"metric must give a number for a task; it gave {_checks.given(value)}"
+            f"metric must return a number for a task; got {_checks.given(value)}"
         ) from None

@@ -9,11 +9,11 @@ import numpy as np
 from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
-from thalweg.continual import _batches, _mixed
+from thalweg.continual import _batches, _losses
 from thalweg.continual._buffers import Buffer
 from thalweg.continual._innermost import Innermost
 from thalweg.continual._memory import Drawing, Keeping, buffer_of, herds
-from thalweg.continual._strategy import mean_history
+from thalweg.continual._passes import mean_history
 from thalweg.continual._task import Task
 from thalweg.errors import UnsupportedError
 
@@ -26,8 +26,8 @@ class _Stepwise(Innermost, Keeping):
         name, buffer = type(self).__name__, buffer_of(buffer)
         if herds(buffer):
             raise UnsupportedError(
-                f'{name} keeps samples after each step, and a buffer with select="herding" needs'
-                ' all rows of a class: take select="random", or Replay'
+                f'{name} stores samples after each step, but a buffer with select="herding" needs'
+                ' all rows of a class at once: use select="random", or Replay'
             )
         self._keep_in(buffer, batch_size)
         #: The trainer with this strategy's loss, preceded by what it was made for.
@@ -66,6 +66,7 @@ class _Stepwise(Innermost, Keeping):
         new = self._new_rows(x, y)
         batch = Task(new["x"], new["y"], new["x"], new["y"])
         self._check(batch)
+        self._asked = True
         return self._take(batch.x, batch.y.astype(np.int64), batch.classes, 0)
 
     def _take(self, x: Any, y: Any, classes: Any, group: int) -> float:
@@ -81,8 +82,8 @@ class _Stepwise(Innermost, Keeping):
         trainer, name = self.trainer, type(self).__name__
         made_for = trainer.loss, trainer._base_lr, trainer.optimizer._core
         if self._twin is None or self._twin[0] != made_for:
-            self._twin = made_for, _mixed.with_loss(trainer, self._loss(), name)
-        _mixed.check_alone(trainer, name)
+            self._twin = made_for, _losses.with_loss(trainer, self._loss(), name)
+        _losses.check_alone(trainer, name)
         return self._twin[1]
 
     def _mixture(self, x: Any, y: Any, classes: Any) -> Iterator[tuple[Any, Any]]:
@@ -161,13 +162,13 @@ class DER(_Stepwise):
         self._given: Any = None  # the outputs of the latest step
 
     def _loss(self) -> Any:
-        competing = _mixed.competing(self.trainer, self.trainer.model.out_features)
+        competing = _losses.competing(self.trainer, self.trainer.model.out_features)
 
         def loss(output: Any, target: Any) -> tuple[float, Any]:
             # Columns of the target: label, weight of cross-entropy, weight of squares, old logits.
             labels, weights, squares = target[:, 0].astype(np.int64), target[:, 1], target[:, 2]
             self._given = output.copy()
-            value, gradient = _mixed.cross_entropy(output, labels, weights, competing(labels))
+            value, gradient = _losses.cross_entropy(output, labels, weights, competing(labels))
             difference = output - target[:, 3:]
             value += (squares[:, None] * difference**2).sum()
             return value, gradient + 2 * squares[:, None] * difference
@@ -251,13 +252,13 @@ class ERACE(_Stepwise):
         self._mine: Any = None  # marks the outputs among which new samples compete
 
     def _loss(self) -> Any:
-        competing = _mixed.competing(self.trainer, self.trainer.model.out_features)
+        competing = _losses.competing(self.trainer, self.trainer.model.out_features)
 
         def loss(output: Any, target: Any) -> tuple[float, Any]:
             # Columns of the target: label, weight, whether it is new.
             labels, new = target[:, 0].astype(np.int64), target[:, 2:].astype(bool)
             competes = competing(labels) & (self._mine | ~new)
-            return _mixed.cross_entropy(output, labels, target[:, 1], competes)
+            return _losses.cross_entropy(output, labels, target[:, 1], competes)
 
         return loss
 

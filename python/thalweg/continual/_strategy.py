@@ -1,46 +1,50 @@
-"""The base class of all strategies."""
+"""The protocol of strategies: the base class of all of them.
 
-import dataclasses
+What it is made of has its own modules: `_admission` refuses tasks and steps, `_passes` trains,
+`_state` is what a strategy gathers, and `_calls` calls the strategies inside.
+"""
+
 import functools
 import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thalweg import _checks, _core
+from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
-from thalweg._warn import warn
-from thalweg.continual import _ask, _batches, _gathered, _joins
+from thalweg.continual import _batches, _calls, _compatibility, _passes, _resume, _undo
+from thalweg.continual._admission import Admission, check_task, check_trainer
 from thalweg.continual._buffers import Buffer, ReservoirBuffer
 from thalweg.continual._elsewhere import ARGUMENTS, ELSEWHERE, OF_FITS, called, no_attribute
-from thalweg.continual._task import Task, check_rows, not_begun
-from thalweg.errors import ArgumentError, ThalwegError, UnsupportedError
+from thalweg.continual._outputs import largest
+from thalweg.continual._state import Stateful, note_models
+from thalweg.continual._task import Task, check_rows
+from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, CustomLoss, DistillationLoss, Sequential
-from thalweg.optim._full_batch import FullBatchOptimizer
-from thalweg.optim.schedules import ReduceLROnPlateau
 
 if TYPE_CHECKING:
     from thalweg.continual._result import Result
 
 #: Losses whose largest output is, or may be, the class.
 _OF_CLASSES = (CrossEntropyLoss, BCEWithLogitsLoss, DistillationLoss, CustomLoss)
-#: The key under which a copy or pickle carries what `Strategy.state_dict` returned.
-_GATHERED = "state_dict()"
 
 
-class Strategy:
+class Strategy(Admission, Stateful):
     """A way of learning tasks one after another; by itself it does nothing against forgetting.
 
     Strategies are wrapped around a trainer, or around each other: ``EWC(Replay(trainer, 200), 1)``.
-    A new strategy overrides `begin`, `learn` or `end`, and calls ``super()`` there, which calls the
-    inner strategy. A task is learned by one `begin`, any number of `learn` calls, each of which
-    takes some steps, and one `end`. `state_dict` returns everything that the next call depends on,
-    anywhere in a task: a strategy that has loaded it continues with `learn`, without another
-    `begin`. A new strategy lists in `gathers` the attributes that hold what it gathers, which makes
-    them part of that state.
+    A new strategy overrides `begin`, `learn`, `step` or `end`, and calls ``super()`` there, which
+    calls the inner strategy. If it overrides `step` but not `learn`, a task is learned by its
+    `step`, batch after batch.
+
+    A task is learned by one `begin`, any number of `learn` calls, each of which takes some steps,
+    and one `end`. `state_dict` returns everything that the next call depends on, anywhere in a
+    task: a strategy that has loaded it continues with `learn`, without another `begin`. A new
+    strategy lists in `gathers` the attributes that hold what it gathers, which makes them part of
+    that state.
 
     Parameters
     ----------
@@ -76,22 +80,22 @@ class Strategy:
     result: "Result | None" = None
     gathers: tuple[str, ...] = ("_ended", "_begun")
     replays: bool = False
-    #: What else its own `state_dict` adds to the state.
-    _holds: tuple[str, ...] = ()
-    #: What it does that others may not tolerate: see `_joins`.
-    _does: tuple[str, ...] = ()
-    #: Why it can only learn tasks, by `learn`, and takes no `step`; empty if it takes some.
-    _only_learns: str = ""
-    #: Why it takes a `step` only between `begin` and `end`; empty if it takes any.
-    _only_in_tasks: str = ""
-    #: The task that begins or ends now and was checked, here or by the strategy outside.
-    _admitted: Task | None = None
+    #: Whether it is a user's, and learns a task by its own `step`.
+    _by_step: bool = False
+    #: Whether `learn` or `step` was called since the strategy around it was last asked to learn.
+    _asked: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Check the signature of user-defined classes; make ours explain wrong arguments."""
         super().__init_subclass__(**options)
         if not cls.__module__.startswith("thalweg."):
-            _ask.check_learn(cls)
+            _calls.check_learn(cls)
+            cls._by_step = _calls.overrides(cls, "learn", "_learn", "step") == "step" and not (
+                cls._only_learns
+            )
+            _calls.noting(cls, "__init__", note_models)
+            _calls.noting(cls, "learn", _calls.note)
+            _calls.noting(cls, "step", _calls.note)
         elif "__init__" in vars(cls):
             _guide(cls)
 
@@ -100,17 +104,19 @@ class Strategy:
         self.inner: Strategy | None = inner if isinstance(inner, Strategy) else None
         self.trainer: Trainer = inner.trainer if isinstance(inner, Strategy) else inner
         self.needs_task: bool = self.inner is not None and self.inner.needs_task
-        _joins.check(self)
+        if self._by_step:
+            self._does = (*self._does, "plain rows")  # which is what `step` takes
+        _compatibility.check(self)
         self._ended = 0  # tasks
         self._begun = False  # whether a task is being learned
         self._told_of_waiting = False
         # Whether any strategy of the chain learns samples of earlier tasks again.
         self._rehearses: bool = self.replays or (self.inner is not None and self.inner._rehearses)
-        link = self.inner
-        while self.replays and link is not None:
-            link._rehearses, link = True, link.inner
+        if self.replays:
+            for link in _calls.inside(self):
+                link._rehearses = True
         if self.inner is None:
-            _check_steps(self.trainer)
+            check_trainer(self.trainer)
 
     def __repr__(self) -> str:
         attributes = vars(self) | {"inner": vars(self).get("inner") or vars(self).get("trainer")}
@@ -131,7 +137,7 @@ class Strategy:
             if name in ("inner", "trainer", "needs_task", "_ended", "_begun"):
                 raise AttributeError(
                     f"{type(self).__name__} has no {name} yet: its __init__ must call"
-                    " super().__init__(inner) before anything else is asked of it",
+                    " super().__init__(inner) before the strategy is used",
                     name=name, obj=self,
                 )  # fmt: skip
             raise no_attribute(self, name, ELSEWHERE)
@@ -142,73 +148,8 @@ class Strategy:
         self._admitted = None
         if self.inner is not None:
             self.inner._admitted = task
-            _ask.begin(self.inner, task)
+            _calls.begin(self.inner, task)
         self._begun = True
-
-    def _admit(self, task: Task) -> None:
-        """Let the classes of a task compete, or refuse it before anything is changed for it.
-
-        This also checks all strategies inside, which then need not check the same task again.
-        """
-        if task is self._admitted:
-            return
-        _check_task(task)
-        self._check(task)
-        trainer = self.trainer
-        before: Any = trainer.loss
-        try:
-            if task.active is not None and hasattr(before, "active"):
-                active = None if task.active == "all" else task.active
-                trainer.loss = dataclasses.replace(before, active=active)
-            self._look_at(task)
-            self._check_kept(task)
-        except ThalwegError:
-            trainer.loss = before
-            raise
-        self._admitted = task
-
-    def _look_at(self, task: Task) -> None:
-        """Refuse rows that the trainer cannot take."""
-        check_rows(task, task.index)
-        trainer: Any = self.trainer
-        # Preparing a fit, without running it, checks all rows.
-        x, y, weight = trainer._ready(task.x, task.y, task.sample_weight)
-        trainer._arrays_fit(x, y, weight, None, None, None, 1, len(x), False)
-
-    def _check(self, task: Task) -> None:
-        """Refuse a task that this strategy, or one inside, cannot learn."""
-        plain = {"plain rows", "plain tasks"} & {*self._does}
-        if task.sample_weight is not None and plain:
-            raise UnsupportedError(
-                f"{type(self).__name__} does not take tasks with sample_weight: to it, all samples"
-                " count alike"
-            )
-        if self.inner is not None:
-            self.inner._check(task)
-
-    def _check_kept(self, task: Task) -> None:
-        """Refuse a task, whose classes compete now, that does not match what is kept."""
-        if self.inner is not None:
-            self.inner._check_kept(task)
-
-    def _admit_end(self, task: Task) -> None:
-        """Refuse the end of a task before anything is changed for it."""
-        if task is not self._admitted:
-            self._check_end(task)
-            self._admitted = task
-
-    def _check_end(self, task: Task) -> None:
-        """Refuse a task that this strategy, or one inside, could not consolidate."""
-        if self.inner is not None:
-            self.inner._check_end(task)
-        else:
-            _check_task(task)
-            self._look_at(task)
-
-    def _check_begun(self, task: Task, what: str) -> None:
-        """Refuse a call that needs `begin` to have been called first."""
-        if not self._begun:
-            raise not_begun(task, what)
 
     def learn(
         self,
@@ -254,18 +195,26 @@ class Strategy:
         -----
         A custom strategy that overrides this must accept all five options by name, or
         ``**options``, since it is called with all of them. It must return a mapping of figures,
-        such as ``{"loss": 0.5}``, or what ``super().learn(task, ...)`` returns.
+        such as ``{"loss": 0.5}``, or what ``super().learn(task, ...)`` returns. `fit` and `run`
+        raise an error if it calls neither ``super().learn`` nor ``super().step`` although a
+        strategy inside takes part in every step, like `Replay`.
+
+        A custom strategy that overrides `step` but not this takes each of the steps by its `step`.
         """
-        _check_task(task)
-        self._check_begun(task, "is to be learned")
-        return self._learn(
-            task,
-            steps=_checks.integer("steps", steps, 1),
-            start=_checks.integer("start", start, 0),
-            batch_size=_checks.integer("batch_size", batch_size, 1),
-            shuffle=_checks.flag("shuffle", shuffle),
-            drop_last=_checks.flag("drop_last", drop_last),
-        )
+        check_task(task)
+        self._check_begun(task, "cannot be learned")
+        self._asked = True
+        options: dict[str, Any] = {
+            "steps": _checks.integer("steps", steps, 1),
+            "start": _checks.integer("start", start, 0),
+            "batch_size": _checks.integer("batch_size", batch_size, 1),
+            "shuffle": _checks.flag("shuffle", shuffle),
+            "drop_last": _checks.flag("drop_last", drop_last),
+        }
+        with _undo.saying_after_which_step(self.trainer):
+            if self._by_step:
+                return _passes.by_step(self, task, **options)
+            return self._learn(task, **options)
 
     def _learn(
         self, task: Task, *, steps: int, start: int, batch_size: int, shuffle: bool, drop_last: bool
@@ -279,48 +228,22 @@ class Strategy:
             "drop_last": drop_last,
         }
         if self.inner is not None:
-            return _ask.learn(self.inner, task, **options)
-        fixed = task.with_data(np.asarray(task.x), np.asarray(task.y), task.sample_weight)
-        _batches.check_last(self.trainer, len(fixed.x), steps, start, batch_size, drop_last)
-        return mean_history(list(self._parts(fixed, **options)))
-
-    def _parts(
-        self, task: Task, *, steps: int, start: int, batch_size: int, shuffle: bool, drop_last: bool
-    ) -> Iterator[tuple[int, History]]:
-        """Train, and yield rows and history of each call of the core."""
-        trainer, rows = self.trainer, len(task.x)
-        batches = _batches.per_pass(rows, batch_size, drop_last)
-        # A complete pass is one fit of the trainer, which gathers rows batch by batch. Passes that
-        # are not complete, or leave rows out, are gathered here.
-        uneven = drop_last and rows > batch_size and rows % batch_size > 0
-        in_core = shuffle and not uneven and isinstance(trainer._core, _core.Trainer)
-        at, end = start, start + steps
-        while at < end:
-            number, place = divmod(at, batches)
-            take = min(batches - place, end - at)
-            if in_core and take == batches:
-                order = _batches.order_number(task, number)
-                weight = task.sample_weight
-                yield rows, trainer._pass(task.x, task.y, weight, batch_size, order)
-            else:
-                for x, y, weight in _batches.chunks(
-                    task, seed=trainer.model.seed, steps=take, start=at, batch_size=batch_size,
-                    shuffle=shuffle, drop_last=drop_last,
-                    most=_batches.steps_of_chunk(trainer, batch_size),
-                ):  # fmt: skip
-                    history = trainer.fit(
-                        x, y, batch_size=batch_size, shuffle=False, sample_weight=weight
-                    )
-                    yield len(x), history
-            at += take
+            return _calls.learn(self.inner, task, **options)
+        return _passes.train(self.trainer, task, **options)
 
     def end(self, task: Task) -> None:
-        """Record what must not be forgotten of a task that was learned."""
+        """Record what must not be forgotten of a task that was learned.
+
+        Raises
+        ------
+        ArgumentError
+            If no task has begun, or the latest one has ended already; nothing is changed then.
+        """
         self._admit_end(task)
         self._admitted = None
         if self.inner is not None:
             self.inner._admitted = task
-            _ask.end(self.inner, task)
+            _calls.end(self.inner, task)
         self._ended, self._begun = self._ended + 1, False
 
     def _abandon(self) -> None:
@@ -329,7 +252,7 @@ class Strategy:
             self.inner._abandon()
         self._begun, self._admitted = False, None
 
-    @called("strategy.fit", OF_FITS, lambda task: _check_task(task))
+    @called("strategy.fit", OF_FITS, check_task)
     def fit(
         self,
         task: Task,
@@ -356,8 +279,15 @@ class Strategy:
         -------
         History
             One entry per epoch, or one for all steps.
+
+        Raises
+        ------
+        ThalwegError
+            If an argument or the data are invalid, or training diverges. After any error, also one
+            of a later epoch, strategy and trainer are as they were before; after Ctrl-C, the steps
+            that were taken remain.
         """
-        _check_task(task)
+        check_task(task)
         check_rows(task, task.index)
         batch_size = _checks.integer("batch_size", batch_size, 1)
         drop_last = _checks.flag("drop_last", drop_last)
@@ -367,11 +297,12 @@ class Strategy:
             count, per_pass = 1, _checks.integer("steps", steps, 1)
         # Holding a reference keeps samples that are made on demand from being made again.
         _held = task.x
-        _ask.begin(self, task)
+        before = _undo.Before(self)
+        _calls.begin(self, task)
         history = History()
         try:
             for number in range(count):
-                part = _ask.learn(
+                part = _calls.learn(
                     self,
                     task,
                     steps=per_pass,
@@ -380,9 +311,11 @@ class Strategy:
                     drop_last=drop_last,
                 )
                 history.append({key: values[-1] for key, values in part.items()})
-            _ask.end(self, task)
-        except BaseException:
+            _calls.end(self, task)
+        except BaseException as error:
             self._abandon()
+            if isinstance(error, Exception):
+                before.restore(error)
             raise
         return history
 
@@ -413,34 +346,8 @@ class Strategy:
         yet and no task has begun: such steps are just those of the strategy inside.
         """
         self._check_step()
+        self._asked = True
         return (self.trainer if self.inner is None else self.inner).step(x, y)
-
-    def _check_step(self) -> None:
-        """Refuse a step that this strategy could never affect, and warn if it has no effect yet."""
-        if self._only_learns:
-            raise UnsupportedError(
-                f"{type(self).__name__} cannot take a step of a stream: {self._only_learns}; use"
-                " fit, or begin, learn and end, with a Task"
-            )
-        if self._begun:
-            return
-        if self._only_in_tasks:
-            raise UnsupportedError(
-                f"{type(self).__name__} cannot take a step of a stream outside of a task:"
-                f" {self._only_in_tasks}; call begin and end, with a Task, around the steps of each"
-                " task, or use fit or run"
-            )
-        if not self._told_of_waiting and self._waits():
-            self._told_of_waiting = True
-            warn(
-                f"{type(self).__name__} protects nothing yet: it gathers when a task ends, and none"
-                " has ended, so that a step of a stream is the same without it. Call begin and end,"
-                " with a Task, around the steps of each task, or use fit or run, which do",
-            )
-
-    def _waits(self) -> bool:
-        """Whether its steps do nothing of their own until it has gathered something from a task."""
-        return False
 
     def network(self, task: int | None = None) -> Sequential:
         """Return the network that samples are judged by.
@@ -495,24 +402,11 @@ class Strategy:
             return (outputs[:, 0] > 0).astype(np.int64)
         if classes is None and not isinstance(self.trainer.loss, _OF_CLASSES):
             raise UnsupportedError(
-                f"predict gives classes, and {self.trainer.loss!r} is of numbers: the outputs are"
-                " strategy.network()(x). If they are of classes, say so by"
+                f"predict returns classes, but {self.trainer.loss!r} is a loss for regression:"
+                " strategy.network()(x) returns the outputs. If these stand for classes, name them:"
                 f" predict(x, range({outputs.shape[1]}))"
             )
         return largest(outputs, classes)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Some of the state is in the core's trainer, which copies and pickles leave out.
-        plain = {
-            name for name in self._names_gathered() if not _gathered.has_state(getattr(self, name))
-        }
-        others = {name: value for name, value in vars(self).items() if name not in plain}
-        return {**others, _GATHERED: self.state_dict()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        gathered = state.pop(_GATHERED)
-        vars(self).update(state)
-        self.load_state_dict(gathered)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the trainer and everything gathered, such as by steps on a stream, to one file.
@@ -528,13 +422,12 @@ class Strategy:
         OSError
             If the file cannot be written.
         UnsupportedError
-            If the trainer has a custom function, such as a loss, or a custom strategy gathers
-            anything other than arrays and plain data.
+            If the trainer has a custom function, such as a loss; if a custom strategy gathers
+            anything other than arrays and plain data, or has a buffer, a random generator or a
+            changed model that is not in `gathers`.
         DivergedError
             If a number of model or optimizer is infinite or NaN; no file is changed then.
         """
-        from thalweg.continual import _resume
-
         _resume.save(path, self, _resume.chosen(self), {})
 
     def load(self, path: str | os.PathLike[str]) -> None:
@@ -558,61 +451,7 @@ class Strategy:
         UnsupportedError
             If a version of thalweg with another format wrote it.
         """
-        from thalweg.continual import _resume
-
         _resume.load(path, self, _resume.chosen(self))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what this strategy has gathered (not the trainer's), as arrays and plain data.
-
-        All of it is copied, here and by `load_state_dict`.
-        """
-        state = {
-            name.strip("_"): _gathered.given(getattr(self, name)) for name in self._names_gathered()
-        }
-        return state if self.inner is None else {**state, "inner": self.inner.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state that `state_dict` returned.
-
-        Raises
-        ------
-        ArgumentError
-            If it is not from such a strategy around such others; nothing is loaded then.
-        """
-        self._check_state(state)
-        for name in self._names_gathered():
-            setattr(self, name, _gathered.taken(state[name.strip("_")], vars(self).get(name)))
-        if self.inner is not None:
-            self.inner.load_state_dict(state["inner"])
-
-    def _check_state(self, state: Any) -> None:
-        """Refuse the state of a different strategy, or chain, before anything is loaded."""
-        name = type(self).__name__
-        if not isinstance(state, Mapping):
-            raise ArgumentError(f"a state is a dict, as of {name}.state_dict(); got {state!r}")
-        needed = [name.strip("_") for name in self._names_gathered()]
-        needed += [part for kind in type(self).__mro__ for part in vars(kind).get("_holds", ())]
-        needed += [] if self.inner is None else ["inner"]
-        missing = [part for part in needed if part not in state]
-        if missing:
-            raise ArgumentError(
-                f"this is not the state of such a {name}: it has no {', '.join(missing)}"
-            )
-        if self.inner is None and "inner" in state:
-            raise ArgumentError(
-                f"this is not the state of such a {name}: it is of one around another strategy"
-            )
-        for attribute in self._names_gathered():
-            value, there = state[attribute.strip("_")], vars(self).get(attribute)
-            _gathered.check(name, attribute, value, there)
-        if self.inner is not None:
-            self.inner._check_state(state["inner"])
-
-    @classmethod
-    def _names_gathered(cls) -> list[str]:
-        """Return the names of the attributes that belong to the state, with those of all bases."""
-        return [name for kind in cls.__mro__ for name in vars(kind).get("gathers", ())]
 
 
 def _guide(cls: type[Strategy]) -> None:
@@ -643,62 +482,12 @@ def _short(value: Any) -> str:
     return f"{type(value).__name__}({value.capacity if isinstance(value, Buffer) else '...'})"
 
 
-def _check_task(task: Any) -> None:
-    if not isinstance(task, Task):
-        raise ArgumentError(
-            f"a strategy learns a Task, as Task(x, y, x_test, y_test); got {type(task).__name__}"
-        )
-
-
 def _check_inner(inner: Any) -> None:
     if not isinstance(inner, Trainer | Strategy):
         raise ArgumentError(
             "inner must be a Trainer, which has model, loss and optimizer, or a Strategy; got "
-            f"{inner!r}"
+            f"{type(inner).__name__}"
         )
-
-
-def _check_steps(trainer: Trainer) -> None:
-    """Refuse trainers that take no steps on batches, or miscount them over many short fits."""
-    if isinstance(trainer.optimizer, FullBatchOptimizer):
-        raise UnsupportedError(
-            f"{type(trainer.optimizer).__name__} takes all data at once, but a strategy learns a"
-            " task by steps on batches: take an optimizer that makes those, as optim.Adam"
-        )
-    schedule, why = trainer._schedule, None
-    if isinstance(schedule, ReduceLROnPlateau):
-        why = "waits for epochs of a fit"
-    elif schedule is not None and schedule.per == "epoch":
-        why = 'counts epochs of a fit (use per="step")'
-    elif schedule is not None and schedule.is_open:
-        why = "is as long as a fit (give it its length, in steps)"
-    if why is not None:
-        raise UnsupportedError(
-            f"{schedule!r} {why}, but a strategy learns a task by many short fits"
-        )
-
-
-def largest(outputs: Any, classes: Sequence[int] | None) -> Any:
-    """Return the index of each row's largest output, among `classes` if they are given."""
-    if classes is None:
-        return outputs.argmax(axis=1)
-    places = np.asarray(classes)
-    whole = places.ndim == 1 and places.dtype.kind in "iu" and places.size > 0
-    if not whole or not 0 <= places.min() <= places.max() < outputs.shape[1]:
-        raise ArgumentError(
-            f"classes must name some of the outputs 0 to {outputs.shape[1] - 1}; got {classes!r}"
-        )
-    return places[outputs[:, places].argmax(axis=1)]
-
-
-def mean_history(parts: list[tuple[int, History]]) -> History:
-    """Merge several fits into one entry: means weighted by rows, and the sum of seconds."""
-    rows = np.array([count for count, _ in parts], dtype=np.float64)
-    history = History()
-    for key in parts[0][1] if parts else ():
-        values = np.array([one[key][-1] for _, one in parts])
-        history[key] = [float(values.sum() if key == "seconds" else values @ rows / rows.sum())]
-    return history
 
 
 _guide(Strategy)  # subclasses get it from __init_subclass__

@@ -105,9 +105,12 @@ class SynapticIntelligence(Consolidating):
     xi : float, keyword only, optional
         :math:`\xi`, above 0; by default 0.1, and 1e-7 with ``convention="avalanche"``, its ``eps``.
     convention : str, keyword only, default "paper"
-        ``"paper"``, also mammoth's: g is the gradient of the task's loss alone. ``"van_de_ven"``: g
-        includes the penalty's gradient. ``"avalanche"``: that too, with c/2 and
-        :math:`\min(\Omega_j, 0.001)` in the penalty; the sum itself is not bounded.
+        ``"paper"``: g is the gradient of the task's loss alone. ``"van_de_ven"``: g includes the
+        penalty's gradient. ``"avalanche"``: that too, with c/2 and :math:`\min(\Omega_j, 0.001)`
+        in the penalty; the sum itself is not bounded. mammoth sums the learning rate times
+        :math:`g^2`, with the penalty's gradient in g: for `optim.SGD` without momentum, that is
+        ``"van_de_ven"``. It also clips each component of g to the range from -1 to 1, before the
+        sum.
 
     Raises
     ------
@@ -119,7 +122,8 @@ class SynapticIntelligence(Consolidating):
     Notes
     -----
     Where moves increased the loss more than they reduced it, :math:`\Omega` is negative and drives
-    the parameter away. None of the implementations above clips that.
+    the parameter away. Neither van de Ven's code nor Avalanche's clips that. mammoth's sum of
+    squares is never negative.
 
     References
     ----------
@@ -127,8 +131,7 @@ class SynapticIntelligence(Consolidating):
     ICML 2017, arXiv:1703.04200.
     """
 
-    gathers = ("_start", "_gained")
-    _holds = ("path",)
+    gathers = ("_start", "_gained", "_path")
     _does = ("penalty",)
 
     def __init__(
@@ -157,32 +160,27 @@ class SynapticIntelligence(Consolidating):
         self._start = self._parameters()
         self.trainer._follow(self.convention != "paper")
 
-    def _check_end(self, task: Task) -> None:
-        self._check_begun(task, "ends")
-        super()._check_end(task)
+    @property
+    def _path(self) -> Any:
+        """The path integral of the current task, which the trainer holds; None between tasks."""
+        return self.trainer._path()
+
+    @_path.setter
+    def _path(self, path: Any) -> None:
+        self.trainer._follow(None if path is None else self.convention != "paper", path)
 
     def _abandon(self) -> None:
-        self.trainer._follow(None)
+        self._path = None
         super()._abandon()
 
     def end(self, task: Task) -> None:
         """Record what must not be forgotten of a task that was learned."""
         super().end(task)  # first: a strategy inside may train further, or set parameters to 0
-        path, theta = self.trainer._path(), self._parameters()
+        path, theta = self._path, self._parameters()
         assert path is not None
         assert self._start is not None
-        self.trainer._follow(None)
+        self._path = None
         gained = path.astype(np.float64) / ((theta - self._start) ** 2 + self.xi)
         self._gained = gained if self._gained is None else gained + self._gained
         omega = np.minimum(self._gained, 0.001) if self.convention == "avalanche" else self._gained
         self._set(omega, theta)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what this strategy has gathered (not the trainer's), as arrays and plain data."""
-        return {**super().state_dict(), "path": self.trainer._path()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state that `state_dict` returned."""
-        super().load_state_dict(state)
-        path = state["path"]
-        self.trainer._follow(None if path is None else self.convention != "paper", path)

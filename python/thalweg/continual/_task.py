@@ -114,7 +114,7 @@ def _numbers(name: str, classes: Any) -> tuple[int, ...] | None:
     except TypeError:
         found = (-1,)
     if min(found, default=0) < 0:
-        raise ArgumentError(f"{name} must hold whole numbers from 0 on, as (0, 1); got {classes!r}")
+        raise ArgumentError(f"{name} must hold integers >= 0, such as (0, 1); got {classes!r}")
     return found
 
 
@@ -205,7 +205,8 @@ def are_labels(y: Any) -> bool:
 
 def counted(loss: Any, x: Any, y: Any) -> tuple[Any, Any]:
     """Return samples and targets as arrays, without the rows whose label a loss ignores."""
-    x, y, ignored = np.asarray(x), np.asarray(y), getattr(loss, "ignore_index", None)
+    x, y = np.asarray(x), np.asarray(y)
+    ignored = None if loss is None else loss._competition.ignored
     out = y == ignored if ignored is not None and are_labels(y) else np.False_
     return (x[~out], y[~out]) if out.any() else (x, y)
 
@@ -241,7 +242,8 @@ def _replaced(task: Task, **changes: Any) -> Task:
 def not_begun(task: Task, what: str) -> ArgumentError:
     """Make the error for a call that needs `begin` to have been called first."""
     return ArgumentError(
-        f"task {task.index} {what}, but has not begun: call begin first, as fit and run do"
+        f"task {task.index} {what}, as it has not begun: call strategy.begin(task) first, as fit"
+        " and continual.run do"
     )
 
 
@@ -268,7 +270,7 @@ def check_rows(task: Task, place: int) -> None:
         if counts[0] != counts[1] or not counts[0]:
             raise ShapeError(
                 f"tasks[{place}].{x_name} has {counts[0]} rows but {y_name} has {counts[1]}; they "
-                "must have as many, at least 1"
+                "must have the same number, at least 1"
             )
 
 

@@ -27,8 +27,8 @@ class RWalk(Consolidating):
 
     where the sum is over the latest :math:`\Delta t` updates. After each task,
     :math:`s \leftarrow \tfrac12 (s + \sigma)` (after the first, :math:`s = \sigma`), and
-    :math:`\sigma` restarts at 0, while F continues. The core accumulates all of this during the
-    steps.
+    :math:`\sigma` restarts at 0, while F continues. At the first update of all, F is
+    :math:`g^2`. The core accumulates all of this during the steps.
 
     Parameters
     ----------
@@ -65,8 +65,7 @@ class RWalk(Consolidating):
     learning: understanding forgetting and intransigence", ECCV 2018, arXiv:1801.10112.
     """
 
-    gathers = ("_fisher", "_scores")
-    _holds = ("walk",)
+    gathers = ("_fisher", "_scores", "_walk")
 
     def __init__(
         self,
@@ -95,21 +94,29 @@ class RWalk(Consolidating):
             (_, *others), begun, _ = walk
             core.set_walk([self._fisher, *others], begun, False)
 
-    def _check_end(self, task: Task) -> None:
-        self._check_begun(task, "ends")
-        super()._check_end(task)
+    @property
+    def _walk(self) -> list[Any] | None:
+        """The sums over the current task's updates, which the trainer holds; None between tasks."""
+        walk = self.trainer._elementary("walk").walk()
+        return None if walk is None else list(walk)
+
+    @_walk.setter
+    def _walk(self, walk: list[Any] | None) -> None:
+        core = self.trainer._elementary("walk")
+        core.start_walk(None if walk is None else (self.alpha, self.eps, self.every))
+        if walk is not None:
+            core.set_walk(*walk)
 
     def _abandon(self) -> None:
-        self.trainer._elementary("walk").start_walk(None)
+        self._walk = None
         super()._abandon()
 
     def end(self, task: Task) -> None:
         """Record what must not be forgotten of a task that was learned."""
         super().end(task)  # first: a strategy inside may train further, or set parameters to 0
-        core = self.trainer._elementary("walk")
-        walk = core.walk()
+        walk = self._walk
         assert walk is not None
-        core.start_walk(None)
+        self._walk = None
         self._fisher = walk[0][0]
         new = walk[0][2].astype(np.float64)
         self._scores = new if self._scores is None else (self._scores + new) / 2
@@ -117,16 +124,3 @@ class RWalk(Consolidating):
         parts = [fisher, np.maximum(self._scores, 0)]
         total = sum(part / (part.max() or 1.0) for part in parts)
         self._set(np.asarray(total), self._parameters())
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what this strategy has gathered (not the trainer's), as arrays and plain data."""
-        walk = self.trainer._elementary("walk").walk()
-        return {**super().state_dict(), "walk": None if walk is None else list(walk)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state that `state_dict` returned."""
-        super().load_state_dict(state)
-        core = self.trainer._elementary("walk")
-        core.start_walk(None if state["walk"] is None else (self.alpha, self.eps, self.every))
-        if state["walk"] is not None:
-            core.set_walk(*state["walk"])

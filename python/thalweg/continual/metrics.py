@@ -46,7 +46,7 @@ def average_accuracy(r: npt.ArrayLike) -> float:
     0.65
     """
     matrix = _matrix(r, 1)
-    return float(_finite(matrix[-1]).mean())
+    return float(_finite("r", matrix[-1]).mean())
 
 
 def incremental_accuracy(r: npt.ArrayLike) -> float:
@@ -74,7 +74,7 @@ def incremental_accuracy(r: npt.ArrayLike) -> float:
     mean over all test samples seen, which is the same if tasks have equally many.
     """
     matrix = _matrix(r, 1)
-    return float(np.mean([_finite(row[: i + 1]).mean() for i, row in enumerate(matrix)]))
+    return float(np.mean([_finite("r", row[: i + 1]).mean() for i, row in enumerate(matrix)]))
 
 
 def bwt(r: npt.ArrayLike, definition: str = "gem") -> float:
@@ -115,8 +115,8 @@ def bwt(r: npt.ArrayLike, definition: str = "gem") -> float:
     learned = matrix.diagonal()
     if definition == "diaz":
         later, task = np.tril_indices(tasks, -1)
-        return float(_finite(matrix[later, task] - learned[task]).mean())
-    change = _finite(matrix[-1, :-1] - learned[:-1])
+        return float(_finite("r", matrix[later, task] - learned[task]).mean())
+    change = _finite("r", matrix[-1, :-1] - learned[:-1])
     return float(change.sum() / (tasks - 1 if definition == "gem" else tasks))
 
 
@@ -158,8 +158,8 @@ def forgetting(r: npt.ArrayLike, definition: str = "max") -> float:
     lost = []
     for task in range(tasks - 1):
         last = {"max": tasks - 1, "first": task + 1, "max_all": tasks}[definition]
-        known = _finite(matrix[task:last, task]).max()
-        lost.append(known - _finite(matrix[-1, task]))
+        known = _finite("r", matrix[task:last, task]).max()
+        lost.append(known - _finite("r", matrix[-1, task]))
     return float(np.mean(lost))
 
 
@@ -196,7 +196,7 @@ def fwt(r: npt.ArrayLike, baseline: npt.ArrayLike, definition: str = "gem") -> f
     definition = _checks.one_of("definition", definition, ("gem", "gem_code"))
     matrix = _matrix(r, 2)
     random = _vector("baseline", baseline, len(matrix))
-    known = _finite(matrix.diagonal(1) - random[1:])
+    known = _finite("r, baseline", matrix.diagonal(1) - random[1:])
     return float(known.sum() / (len(known) if definition == "gem" else len(matrix)))
 
 
@@ -227,7 +227,8 @@ def intransigence(r: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     Chaudhry et al. 2018 define it for each task; this is the mean over tasks.
     """
     matrix = _matrix(r, 1)
-    return float(_finite(_vector("reference", reference, len(matrix)) - matrix.diagonal()).mean())
+    best = _vector("reference", reference, len(matrix))
+    return float(_finite("r, reference", best - matrix.diagonal()).mean())
 
 
 def summary(results: "Sequence[Result]") -> dict[str, tuple[float, float]]:
@@ -266,7 +267,7 @@ def summary(results: "Sequence[Result]") -> dict[str, tuple[float, float]]:
 
     runs = of_the_same_tasks(results, "results")
     if len(runs) < 2:
-        raise ArgumentError(f"a deviation is of at least 2 runs; got {len(runs)}")
+        raise ArgumentError(f"a standard deviation needs at least 2 runs; got {len(runs)}")
     found = [run.metrics() for run in runs]
     values = {name: [one[name] for one in found] for name in found[0]}
     return {name: (float(np.mean(v)), float(np.std(v, ddof=1))) for name, v in values.items()}
@@ -294,7 +295,7 @@ class Plasticity:
     mean_weight: float
 
 
-def plasticity(model: Sequential, x: Any) -> Plasticity:
+def plasticity(model: Sequential, x: npt.ArrayLike) -> Plasticity:
     r"""Measure correlates of the loss of plasticity.
 
     Parameters
@@ -340,10 +341,10 @@ def plasticity(model: Sequential, x: Any) -> Plasticity:
         raise ArgumentError(f"model must be an nn.Sequential; got {type(model).__name__}")
     hidden = activations(model, x)
     if not hidden:
-        raise ArgumentError("the model has no hidden layer with an activation")
+        raise ArgumentError("the model has no hidden layer with an activation, such as nn.ReLU")
     if len(hidden[0]) < 2:
         raise ArgumentError(
-            "x must have at least 2 samples, since a dead unit gives the same for all of them;"
+            "x must have at least 2 samples: a unit is dead if its output is the same for all;"
             f" got {len(hidden[0])}"
         )
     constant = np.concatenate([np.ptp(layer, axis=0) == 0 for layer in hidden])
@@ -377,7 +378,7 @@ def effective_rank(matrix: npt.ArrayLike) -> float:
     numbers = _numbers("matrix", matrix)
     if numbers.ndim != 2:
         raise ShapeError(f"matrix must be 2-D, (n, k); got shape {numbers.shape}")
-    values = np.linalg.svd(_finite(numbers), compute_uv=False)
+    values = np.linalg.svd(_finite("matrix", numbers), compute_uv=False)
     total = values.sum()
     if total == 0:
         return 0.0
@@ -387,7 +388,9 @@ def effective_rank(matrix: npt.ArrayLike) -> float:
 
 def _numbers(name: str, values: Any) -> npt.NDArray[np.float64]:
     if hasattr(values, "curve"):
-        raise ArgumentError(f"{name} must be a matrix of scores; of a Result it is result.r")
+        raise ArgumentError(
+            f"{name} must be a matrix of scores; got a Result: pass its matrix, result.r"
+        )
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
@@ -400,7 +403,7 @@ def _matrix(r: npt.ArrayLike, least: int) -> npt.NDArray[np.float64]:
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ShapeError(f"r must have shape (tasks, tasks); got {matrix.shape}")
     if len(matrix) < least:
-        raise ArgumentError(f"this takes at least {least} tasks; r has {len(matrix)}")
+        raise ArgumentError(f"this metric needs at least {least} tasks; r has {len(matrix)}")
     return matrix
 
 
@@ -411,7 +414,9 @@ def _vector(name: str, values: npt.ArrayLike, tasks: int) -> npt.NDArray[np.floa
     return vector
 
 
-def _finite(values: Any) -> Any:
+def _finite(name: str, values: Any) -> Any:
     if not np.isfinite(values).all():
-        raise ArgumentError(f"an element that is needed is not a finite number: {values}")
+        raise ArgumentError(
+            f"{name}: all elements that are used must be finite numbers; got {values}"
+        )
     return values

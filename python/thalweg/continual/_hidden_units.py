@@ -44,12 +44,7 @@ class Units:
 
 def places(model: Sequential) -> dict[str, Any]:
     """Return the indices of each array of parameters in ``model.flat_parameters``, by name."""
-    found, start = {}, 0
-    for name, shape in model._blocks():
-        size = int(np.prod(shape))
-        found[name] = np.arange(start, start + size).reshape(shape)
-        start += size
-    return found
+    return model.unflatten(np.arange(model.num_parameters))
 
 
 def hidden(model: Sequential) -> list[Units]:
@@ -64,17 +59,21 @@ def hidden(model: Sequential) -> list[Units]:
         units.
     """
     if any(isinstance(layer, nn.Residual) for layer in model.layers):
-        raise UnsupportedError("hidden units of a model with nn.Residual are not told apart yet")
+        raise UnsupportedError(
+            "models with nn.Residual are not supported yet: their hidden units cannot be told apart"
+        )
     linear = [i for i, layer in enumerate(model.layers) if isinstance(layer, nn.Linear)]
     if len(linear) < 2:
-        raise ArgumentError("the model has no hidden units: it needs two nn.Linear or more")
+        raise ArgumentError(
+            f"the model has no hidden units: it needs at least 2 nn.Linear; got {len(linear)}"
+        )
     at = places(model)
     found = []
     for before, place in itertools.pairwise(linear):
         if any(isinstance(layer, nn.FourierFeatures) for layer in model.layers[before:place]):
             raise UnsupportedError(
-                "nn.FourierFeatures makes waves of all hidden units together, which are not told"
-                " apart behind it: let it stand in front of the first nn.Linear"
+                "nn.FourierFeatures mixes all hidden units, so they cannot be told apart behind it:"
+                " put it before the first nn.Linear"
             )
         names = [name for name in at if before <= int(name.split(".")[0]) < place]
         found.append(Units(place, [at[name] for name in names], at[f"{place}.weight"]))

@@ -4,6 +4,7 @@ import numpy as np
 
 from thalweg._trainer import Trainer
 from thalweg._warn import warn
+from thalweg.continual import _calls
 from thalweg.continual._buffers import BalancedBuffer
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Scenario, are_labels, counted
@@ -36,33 +37,31 @@ def suit(strategy: Strategy, scenario: Scenario) -> None:
     _room(strategy, scenario)
     if scenario.kind != "task" and strategy.needs_task:
         warn(
-            f"{type(strategy).__name__} is told which task a sample is from, also when it is judged"
-            f' here; in a scenario of kind="{scenario.kind}" nobody knows that. Its figures can be'
-            ' compared with those of kind="task" only',
+            f"{type(strategy).__name__} is told which task a sample is from, even at evaluation,"
+            f' but in a scenario of kind="{scenario.kind}" that is not known. Compare its scores'
+            ' with those for kind="task" only',
         )
 
 
 def _classes_known(trainer: Trainer, scenario: Scenario) -> None:
-    heads = getattr(trainer.loss, "heads", None)
+    heads = trainer._loss._competition.heads
     for task in scenario:
         if task.classes is None and (heads or task.active not in (None, "all")):
             what = f"the loss has heads={heads}" if heads else f"it has active={task.active}"
             raise ArgumentError(
-                f"task {task.index} ({task.name!r}) has shares of classes, which do not say whose"
-                f" outputs are its own, and {what}: give it classes, as"
-                " Task(..., classes=(0, 1)), or labels in the place of shares"
+                f"task {task.index} ({task.name!r}) has class probabilities as y, which do not tell"
+                f" its classes, but {what}: pass classes, such as Task(..., classes=(0, 1)), or"
+                " labels as y"
             )
 
 
 def _room(strategy: Strategy, scenario: Scenario) -> None:
     """Check that buffers have room for the classes of all tasks, not only of the first."""
-    link: Strategy | None = strategy
-    while link is not None:
+    for link in (strategy, *_calls.inside(strategy)):
         for buffer in vars(link).values():
             if isinstance(buffer, BalancedBuffer):
                 kept = [counted(strategy.trainer.loss, t.y, t.y)[1] for t in scenario]
                 buffer.check_room(sum(len(np.unique(y)) if are_labels(y) else 1 for y in kept))
-        link = link.inner
 
 
 def _outputs(trainer: Trainer, scenario: Scenario) -> None:
@@ -78,40 +77,41 @@ def _outputs(trainer: Trainer, scenario: Scenario) -> None:
 
 
 def _heads(strategy: Strategy, scenario: Scenario) -> None:
-    heads = getattr(strategy.trainer.loss, "heads", None)
+    competition = strategy.trainer._loss._competition
+    heads = competition.heads
     if scenario.kind != "task":
         if heads:
             warn(
-                f"{chain(strategy)}: the loss has heads={heads}, so that only the outputs of one"
-                " task compete while it is learned, but all do when it is judged: the scenario is"
-                f' of kind="{scenario.kind}", where nobody knows the task. nn.CrossEntropyLoss() is'
-                " for that",
+                f"{chain(strategy)}: the loss has heads={heads}, so only the outputs of one task"
+                " compete while it is learned, but all compete at evaluation: in a scenario of"
+                f' kind="{scenario.kind}" the task is not known. Use nn.CrossEntropyLoss() without'
+                " heads",
             )
         return
     if not heads:
         if len({task.classes for task in scenario}) > 1:
             warn(
                 f'{chain(strategy)}: the scenario is of kind="task", but all outputs compete in the'
-                " loss: learning a task drives the outputs of all others down. Give the trainer"
-                f" nn.CrossEntropyLoss(heads={scenario.heads}), scenario.heads",
+                " loss: learning a task lowers the outputs of all others. Use"
+                f" nn.CrossEntropyLoss(heads=scenario.heads), here heads={scenario.heads}",
             )
         return
-    head_of = np.repeat(np.arange(len(heads)), heads)
+    head_of = competition.heads_of(strategy.trainer.model.out_features)
     used: dict[int, int] = {}
     for task in scenario:
         mine = sorted({int(head_of[c]) for c in task.classes or ()})
         if len(mine) > 1:
             raise ArgumentError(
                 f"task {task.index} ({task.name!r}) has the classes {task.classes}, which are in"
-                f" the heads {mine} of heads={heads}; those of a task must be in one:"
-                f" scenario.heads is {scenario.heads}"
+                f" the heads {mine} of heads={heads}; all classes of a task must be in one head."
+                f" Use heads=scenario.heads, which is {scenario.heads}"
             )
         for head in mine:
             if head in used and len({*head_of[_classes(scenario)]}) < len(heads):
                 raise ArgumentError(
                     f"tasks {used[head]} and {task.index} both have their classes in head {head} of"
-                    f" heads={heads}, and other heads have none: labels go on from task to task, so"
-                    " that those of the second begin where those of the first end"
+                    f" heads={heads}, and other heads have none: number the labels on from task to"
+                    " task, so that those of the second task begin where those of the first end"
                 )
             used.setdefault(head, task.index)
 

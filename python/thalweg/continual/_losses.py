@@ -4,7 +4,7 @@ They are computed in NumPy on one batch of outputs, some tens of microseconds fo
 the passes through the network are the core's. The cost is that passes and update are not fused.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from thalweg._trainer import Trainer
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import CrossEntropyLoss, CustomLoss
+from thalweg.nn._losses._competition import softmax
 from thalweg.optim import SAM
 
 
@@ -41,7 +42,7 @@ def distillation(outputs: Any, teacher: Any, temperature: float) -> tuple[Any, A
     `q` and `p` are the softmax of the teacher's outputs and of `outputs`, both divided by the
     temperature. There is no factor :math:`T^2`.
     """
-    shares = np.exp(log_softmax(teacher / temperature))
+    shares = softmax(teacher / temperature)
     logs = log_softmax(outputs / temperature)
     rows = len(outputs)
     # Where the teacher leaves a class out, its share is 0 and the term is 0, even for log p = -inf.
@@ -51,13 +52,8 @@ def distillation(outputs: Any, teacher: Any, temperature: float) -> tuple[Any, A
 
 def competing(trainer: Trainer, outputs: int) -> Callable[[Any], Any]:
     """Make the function that tells which outputs compete with each label in a trainer's loss."""
-    loss = trainer.loss
-    heads: Sequence[int] | None = getattr(loss, "heads", None)
-    active: Sequence[int] | None = getattr(loss, "active", None)
-    takes_part = np.ones(outputs, dtype=bool)
-    if active is not None:
-        takes_part = np.isin(np.arange(outputs), active)
-    of_column = np.repeat(np.arange(len(heads)), heads) if heads else np.zeros(outputs, np.int64)
+    competition = trainer._loss._competition
+    takes_part, of_column = competition.takes_part(outputs), competition.heads_of(outputs)
     return lambda labels: takes_part & (of_column[labels][:, None] == of_column)
 
 
@@ -76,18 +72,18 @@ def with_loss(trainer: Trainer, function: Callable[..., Any], who: str) -> Train
         loss.weight is not None or loss.label_smoothing or loss.reduction != "mean"
     ):
         raise UnsupportedError(
-            f"{who} needs a trainer with nn.CrossEntropyLoss() without weight and label_smoothing, "
-            f'and with reduction="mean"; got {loss!r}'
+            f"{who} needs a trainer with nn.CrossEntropyLoss() without weight or label_smoothing,"
+            f' and with reduction="mean"; got {loss!r}'
         )
     if trainer._average is not None or trainer._accumulate > 1:
         raise UnsupportedError(
-            f"{who} takes its steps with a loss of its own, of which the trainer's average and "
-            "gathered gradients would not know: leave out average and accumulate_grad_batches"
+            f"{who} trains with its own loss, whose steps the trainer's average and accumulated"
+            " gradients would miss: leave out average and accumulate_grad_batches"
         )
     if isinstance(trainer.optimizer, SAM):
         raise UnsupportedError(
-            f"{who} remembers outputs of the pass of each step, and SAM makes two at different "
-            "parameters: use the optimizer that is inside of it"
+            f"{who} uses the outputs of a step's only pass, but SAM makes two passes, at different"
+            " parameters: use SAM's base optimizer instead"
         )
     check_alone(trainer, who)
     twin = Trainer(trainer.model, **{**trainer._description(), "loss": CustomLoss(function)})
@@ -105,15 +101,15 @@ def check_active(strategy: Any, held: Iterable[int]) -> None:
     ArgumentError
         If they do.
     """
-    loss = strategy.trainer.loss
-    active: Sequence[int] | None = getattr(loss, "active", None)
-    if active is None or loss.heads is not None:
+    competition = strategy.trainer._loss._competition
+    active = competition.active
+    if active is None or competition.heads is not None:
         return
     left_out = sorted({int(output) for output in held} - {*active})
     if left_out:
         raise ArgumentError(
-            f"{type(strategy).__name__} holds on to what the network says of the classes {left_out}"
-            f" of earlier tasks, but active={tuple(active)} leaves them out: let all classes so far"
+            f"{type(strategy).__name__} preserves the network's outputs for the classes {left_out}"
+            f" of earlier tasks, but active={active} leaves them out: let all classes so far"
             ' compete, as in continual.Scenario(tasks, kind="class"), or give each task a head,'
             " nn.CrossEntropyLoss(heads=...)"
         )
@@ -129,7 +125,14 @@ def check_alone(trainer: Trainer, who: str) -> None:
     """
     penalty = getattr(trainer._core, "penalty_value", None)
     if penalty is not None and penalty() is not None:
-        raise UnsupportedError(f"{who} cannot be joined with a strategy that sets a penalty")
+        raise UnsupportedError(
+            f"{who} trains with its own loss, which would ignore the trainer's penalty, from"
+            " set_penalty or another strategy: use a trainer without one, or remove it with"
+            " trainer.set_penalty(None)"
+        )
     projected = getattr(trainer._core, "projected", None)
     if projected is not None and projected() is not None:
-        raise UnsupportedError(f"{who} cannot be joined with a strategy that projects gradients")
+        raise UnsupportedError(
+            f"{who} trains with its own loss, so it cannot be combined with a strategy that"
+            " projects gradients"
+        )

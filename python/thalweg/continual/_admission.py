@@ -1,0 +1,166 @@
+"""Admission: what a strategy refuses, before anything is changed for it.
+
+A task is checked once by the outermost strategy, for all strategies inside; steps and ends of tasks
+are checked where they are called. A strategy adds checks of its own to `_check`, `_check_kept` or
+`_check_end`, and calls ``super()`` there.
+"""
+
+import dataclasses
+from typing import Any
+
+from thalweg._trainer import Trainer
+from thalweg._warn import warn
+from thalweg.continual import _calls
+from thalweg.continual._task import Task, check_rows, not_begun
+from thalweg.errors import ArgumentError, ThalwegError, UnsupportedError
+from thalweg.nn import CrossEntropyLoss
+from thalweg.optim._full_batch import FullBatchOptimizer
+from thalweg.optim.schedules import ReduceLROnPlateau
+
+
+class Admission:
+    """The part of a strategy that refuses tasks and steps."""
+
+    inner: Any
+    trainer: Trainer
+    _begun: bool
+    _by_step: bool
+    _told_of_waiting: bool
+    #: What it does that others may not tolerate: see `_compatibility`.
+    _does: tuple[str, ...] = ()
+    #: Why it can only learn tasks, by `learn`, and takes no `step`; empty if it takes some.
+    _only_learns: str = ""
+    #: Why it takes a `step` only between `begin` and `end`; empty if it takes any.
+    _only_in_tasks: str = ""
+    #: The task that begins or ends now and was checked, here or by the strategy outside.
+    _admitted: Task | None = None
+
+    def _admit(self, task: Task) -> None:
+        """Let the classes of a task compete, or refuse it before anything is changed for it.
+
+        This also checks all strategies inside, which then need not check the same task again.
+        """
+        if task is self._admitted:
+            return
+        check_task(task)
+        self._check(task)
+        trainer = self.trainer
+        before: Any = trainer.loss
+        try:
+            if task.active is not None and isinstance(before, CrossEntropyLoss):
+                active = None if task.active == "all" else task.active
+                trainer.loss = dataclasses.replace(before, active=active)
+            self._look_at(task)
+            self._check_kept(task)
+        except ThalwegError:
+            trainer.loss = before
+            raise
+        self._admitted = task
+
+    def _look_at(self, task: Task) -> None:
+        """Refuse rows that the trainer cannot take."""
+        check_rows(task, task.index)
+        trainer: Any = self.trainer
+        # Preparing a fit, without running it, checks all rows.
+        x, y, weight = trainer._ready(task.x, task.y, task.sample_weight)
+        trainer._arrays_fit(x, y, weight, None, None, None, 1, len(x), False)
+
+    def _check(self, task: Task) -> None:
+        """Refuse a task that this strategy, or one inside, cannot learn."""
+        plain = {"plain rows", "plain tasks"} & {*self._does}
+        if task.sample_weight is not None and plain:
+            raise UnsupportedError(
+                f"{type(self).__name__} does not support tasks with sample_weight: it weights all"
+                f" samples equally. Leave sample_weight out of task {task.index}"
+            )
+        for link in _calls.inside(self) if self._by_step else ():
+            if link._only_learns:
+                raise UnsupportedError(
+                    f"{type(self).__name__} learns by step, which {type(link).__name__} inside it"
+                    f" does not support: {link._only_learns}. Let {type(self).__name__} override"
+                    " learn instead, and call super().learn there"
+                )
+        if self.inner is not None:
+            self.inner._check(task)
+
+    def _check_kept(self, task: Task) -> None:
+        """Refuse a task, whose classes compete now, that does not match what is kept."""
+        if self.inner is not None:
+            self.inner._check_kept(task)
+
+    def _admit_end(self, task: Task) -> None:
+        """Refuse the end of a task before anything is changed for it."""
+        if task is not self._admitted:
+            self._check_end(task)
+            self._admitted = task
+
+    def _check_end(self, task: Task) -> None:
+        """Refuse a task that this strategy, or one inside, could not consolidate."""
+        check_task(task)
+        self._check_begun(task, "cannot end")
+        if self.inner is not None:
+            self.inner._check_end(task)
+        else:
+            self._look_at(task)
+
+    def _check_begun(self, task: Task, what: str) -> None:
+        """Refuse a call that needs `begin` to have been called first."""
+        if not self._begun:
+            raise not_begun(task, what)
+
+    def _check_step(self) -> None:
+        """Refuse a step that this strategy could never affect, and warn if it has no effect yet."""
+        if self._only_learns:
+            raise UnsupportedError(
+                f"{type(self).__name__} does not support step: {self._only_learns}; use"
+                " strategy.fit(task), or begin, learn and end"
+            )
+        if self._begun:
+            return
+        if self._only_in_tasks:
+            raise UnsupportedError(
+                f"{type(self).__name__} does not support step outside a task:"
+                f" {self._only_in_tasks}; call strategy.begin(task) before and strategy.end(task)"
+                " after the steps of each task, or use fit or continual.run"
+            )
+        if not self._told_of_waiting and self._waits():
+            self._told_of_waiting = True
+            warn(
+                f"{type(self).__name__} protects nothing yet: it records what to protect when a"
+                " task ends, and none has ended, so this step is the same without it. Call"
+                " strategy.begin(task) before and strategy.end(task) after the steps of each task,"
+                " or use fit or continual.run",
+            )
+
+    def _waits(self) -> bool:
+        """Whether its steps do nothing of their own until it has gathered something from a task."""
+        return False
+
+
+def check_task(task: Any) -> None:
+    """Refuse anything but a task."""
+    if not isinstance(task, Task):
+        raise ArgumentError(
+            "task must be a Task, such as continual.Task(x, y, x_test, y_test); got"
+            f" {type(task).__name__}"
+        )
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Refuse trainers that take no steps on batches, or miscount them over many short fits."""
+    if isinstance(trainer.optimizer, FullBatchOptimizer):
+        raise UnsupportedError(
+            f"{type(trainer.optimizer).__name__} takes all data at once, but a strategy learns a"
+            " task in steps on batches: use an optimizer for batches, such as optim.Adam"
+        )
+    schedule, why = trainer._schedule, None
+    if isinstance(schedule, ReduceLROnPlateau):
+        why = "waits for the epochs of one fit (use a schedule that counts steps)"
+    elif schedule is not None and schedule.per == "epoch":
+        why = 'counts the epochs of one fit (use per="step")'
+    elif schedule is not None and schedule.is_open:
+        why = "is as long as one fit (give its length, in steps)"
+    if why is not None:
+        raise UnsupportedError(
+            f"{schedule!r} {why}, but a strategy learns a task in many short fits"
+        )

@@ -1,0 +1,169 @@
+"""Calls to strategies, which may be user-defined: errors name the class and what it left out.
+
+Each strategy calls the one inside it; `run` and `Strategy.fit` call the outermost one.
+"""
+
+import functools
+import inspect
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from thalweg._history import History
+from thalweg.continual import _undo
+from thalweg.errors import ArgumentError
+
+#: What `Strategy.learn` is called with, besides the task.
+OPTIONS = ("steps", "start", "batch_size", "shuffle", "drop_last")
+#: What takes part in every step, of what `Strategy._does` may list: see `_compatibility`.
+#: Others act when a task begins or ends, or through the trainer: penalties, gates.
+_IN_STEPS = {"rows", "own rows", "place", "projection", "loss", "renew"}
+
+
+def inside(strategy: Any) -> list[Any]:
+    """Return the strategies inside one, the outermost first."""
+    found = []
+    while (strategy := strategy.inner) is not None:
+        found.append(strategy)
+    return found
+
+
+def begin(strategy: Any, task: Any) -> None:
+    """Let a strategy get ready for a task.
+
+    Raises
+    ------
+    ArgumentError
+        If the call did not reach the strategies inside it.
+    """
+    strategy.begin(task)
+    if not strategy._begun:
+        raise _not_reached(strategy, "begin")
+
+
+def learn(strategy: Any, task: Any, **options: Any) -> History:
+    """Let a strategy take steps, and return their figures as a history of one entry.
+
+    Raises
+    ------
+    ArgumentError
+        If the strategy returns anything that is not such figures, or leaves out one inside that
+        takes part in every step.
+    """
+    links = inside(strategy)
+    for link in links:
+        link._asked = False
+    began = time.perf_counter()
+    with _undo.saying_after_which_step(strategy.trainer):
+        given = strategy.learn(task, **options)
+    seconds = time.perf_counter() - began
+    if not any(link._asked for link in links):
+        _check_left_out(strategy, links)
+    try:
+        if not isinstance(given, Mapping):
+            raise TypeError
+        history = given if isinstance(given, History) else _history(given)
+        if "seconds" not in history:
+            history["seconds"] = [seconds]
+        return history
+    except (TypeError, ValueError):
+        raise ArgumentError(
+            f"{type(strategy).__name__}.learn must return the figures of its steps, such as"
+            f' {{"loss": 0.5}}, or what super().learn(task, ...) returns; got {given!r}'
+        ) from None
+
+
+def _history(figures: Mapping[Any, Any]) -> History:
+    return History(
+        {
+            str(key): [float(it) for it in (value if isinstance(value, Iterable) else [value])]
+            for key, value in figures.items()
+        }
+    )
+
+
+def _check_left_out(strategy: Any, links: list[Any]) -> None:
+    """Refuse steps that did not reach a strategy inside that takes part in every step."""
+    for link in links:
+        if {*link._does} & _IN_STEPS or overrides(type(link), "learn", "step"):
+            name, how = type(strategy).__name__, "step" if strategy._by_step else "learn"
+            raise ArgumentError(
+                f"{name}.{how} takes its steps without {type(link).__name__} inside it, which"
+                " therefore has no effect: let it call super().learn(task, **options) or"
+                f" super().step(x, y), which reach the strategies inside, or use {name} directly"
+                " around a Trainer"
+            )
+
+
+def overrides(cls: type[Any], *names: str) -> str | None:
+    """Return which method a user's class overrides, the first one found from it to its bases."""
+    for kind in cls.__mro__:
+        if kind.__module__.startswith("thalweg."):
+            return None
+        for name in names:
+            if name in vars(kind):
+                return name
+    return None
+
+
+def end(strategy: Any, task: Any) -> None:
+    """Let a strategy record what must not be forgotten of a task.
+
+    Raises
+    ------
+    ArgumentError
+        If the call did not reach the strategies inside it.
+    """
+    strategy.end(task)
+    if strategy._begun:
+        raise _not_reached(strategy, "end")
+
+
+def check_learn(cls: type[Any]) -> None:
+    """Refuse a class whose `learn` does not take the arguments it is called with.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is missing from its signature.
+    """
+    learn = vars(cls).get("learn")
+    if not inspect.isfunction(learn):
+        return
+    parameters = inspect.signature(learn).parameters
+    if any(it.kind is it.VAR_KEYWORD for it in parameters.values()):
+        return
+    missing = [name for name in OPTIONS if name not in parameters]
+    if missing:
+        raise ArgumentError(
+            f"{cls.__name__}.learn does not accept {', '.join(missing)}, but is called with them:"
+            f" define learn(self, task, *, {', '.join(OPTIONS)}), or learn(self, task, **options)"
+            " and pass them on with super().learn(task, **options)"
+        )
+
+
+def _not_reached(strategy: Any, name: str) -> ArgumentError:
+    return ArgumentError(
+        f"{type(strategy).__name__}.{name} did not reach Strategy.{name}, which calls the"
+        f" strategies inside: it must call super().{name}(task), and so must each of its bases"
+    )
+
+
+def noting(cls: type[Any], name: str, note: Callable[[Any], None]) -> None:
+    """Let a method that a user's class defines note something about the strategy afterwards."""
+    method: Any = vars(cls).get(name)
+    if not inspect.isfunction(method):
+        return
+
+    @functools.wraps(method)
+    def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = method(self, *args, **kwargs)
+        note(self)
+        return given
+
+    setattr(cls, name, noted)
+
+
+def note(strategy: Any) -> None:
+    """Note that a strategy was called, for `learn`."""
+    strategy._asked = True

@@ -1,0 +1,112 @@
+"""Which strategies cannot be wrapped around which, checked when they are combined.
+
+Each lists in `Strategy._does` what it does to training that others may not tolerate. The
+combinations refused here would fail in the middle of a run, silently do nothing, or break a
+promise.
+
+- ``"penalty"`` sets the trainer's penalty, from an ``"importance"`` computed from the network;
+  ``"projection"`` changes the gradients; ``"loss"`` takes its steps with its own loss;
+- ``"rows"`` learns rows other than a task's, in addition or instead; ``"own rows"`` chooses them
+  regardless of what it is given; ``"pieces"`` passes them on in pieces that each start anew;
+  ``"weights"`` passes them on with weights; ``"plain rows"`` takes no rows with weights, ``"plain
+  tasks"`` no tasks with weights; ``"whole"`` needs all rows of a task, ``"place"`` the position in
+  it;
+- ``"part"`` gives each task a part of the network: by ``"gates"``, which are open between tasks, or
+  as ``"owner"`` of parameters, which stay as they are; ``"replays"`` includes samples of earlier
+  tasks in its steps (`Strategy.replays`);
+- ``"restart"`` starts every task with the initial parameters; ``"shrink"`` starts each but the
+  first with changed parameters; ``"renew"`` resets some after each step;
+- ``"looks"`` relies on the network as it is when a task begins or ends; ``"teacher"`` on the
+  network as it is when a task begins, with what earlier tasks taught it.
+"""
+
+from typing import Any
+
+from thalweg.continual import _calls
+from thalweg.errors import UnsupportedError
+
+#: What the outer strategy does, what the inner one does, and why they cannot be combined.
+_CLASHES = (
+    ("penalty", "loss", "{inner} trains with its own loss, which would ignore the penalty of"
+     " {outer}"),
+    ("penalty", "penalty", "a trainer has only one penalty, and {inner}'s would be lost; use one of"
+     " them"),
+    ("projection", "loss", "{inner} trains with its own loss, whose gradients {outer} cannot"
+     " project"),
+    ("projection", "projection", "only one strategy can project the gradients; use one of them"),
+    ("rows", "own rows", "{inner} chooses which rows are learned, and those of {outer} would be"
+     " left out"),
+    ("own rows", "own rows", "{inner} chooses which rows are learned, and those of {outer} would be"
+     " left out"),
+    ("weights", "plain rows", "{inner} does not support rows with weights, which {outer} would pass"
+     " to it"),
+    ("gates", "looks", "{inner} would use the whole network, as it is between tasks, instead of the"
+     " part that learns a task"),
+    ("looks", "gates", "{outer} would use the whole network, as it is between tasks, instead of the"
+     " part that learns a task"),
+    ("part", "replays", "{inner} uses samples of earlier tasks in its steps, which would go through"
+     " the latest task's part of the network instead of their own; use {outer} without {inner}"),
+    ("replays", "part", "{outer} uses samples of earlier tasks in its steps, which would go through"
+     " the latest task's part of the network instead of their own; use {inner} without {outer}"),
+    ("pieces", "whole", "{inner} needs the rows of a whole task, but {outer} would pass them on in"
+     " pieces, with other rows"),
+    ("pieces", "pieces", "{inner} needs the position in a task, but {outer} would pass on pieces"
+     " that each start anew; a single one with a larger buffer or batch_size replays as much"),
+    ("pieces", "place", "{inner} needs the position in a task, but {outer} would pass on pieces"
+     " that each start anew; put {inner} around {outer} instead"),
+    ("penalty", "restart", "{inner} starts every task with the initial parameters, which makes the"
+     " penalty of {outer} useless"),
+    ("restart", "penalty", "{outer} starts every task with the initial parameters, which makes the"
+     " penalty of {inner} useless"),
+    ("shrink", "restart", "{inner} starts every task with the initial parameters, which undoes the"
+     " changes of {outer}"),
+    ("part", "part", "both give each task a part of the network, but only one of them can"),
+    ("penalty", "gates", "the penalty of {outer} would be for the whole network instead of the part"
+     " that learns a task; put {inner} around SynapticIntelligence instead"),
+    ("gates", "importance", "the importances of {inner} would be for the whole network instead of"
+     " the part that learns a task; use SynapticIntelligence"),
+    ("gates", "renew", "{inner} would reset silent units, whose parameters belong to other tasks"),
+    ("renew", "gates", "{outer} would reset silent units, whose parameters belong to other tasks"),
+    ("owner", "restart", "{inner} starts every task with the initial parameters, and would reset"
+     " even those that belong to earlier tasks"),
+    ("restart", "owner", "{outer} starts every task with the initial parameters, and would reset"
+     " even those that belong to earlier tasks"),
+    ("owner", "shrink", "{inner} would change all parameters between tasks, even those that belong"
+     " to earlier tasks"),
+    ("shrink", "owner", "{outer} would change all parameters between tasks, even those that belong"
+     " to earlier tasks"),
+    ("owner", "renew", "{inner} would reset units, even those that belong to earlier tasks"),
+    ("renew", "owner", "{outer} would reset units, even those that belong to earlier tasks"),
+    ("restart", "renew", "{outer} starts every task with the initial parameters, and {inner} would"
+     " use the ages of units that are gone"),
+    ("renew", "restart", "{inner} starts every task with the initial parameters, and {outer} would"
+     " use the ages of units that are gone"),
+    ("restart", "teacher", "{outer} starts every task with the initial parameters, and {inner}"
+     " would preserve their outputs instead of what was learned"),
+    ("shrink", "teacher", "{outer} changes all parameters between tasks, and {inner} would preserve"
+     " the outputs after that change instead of what was learned"),
+)  # fmt: skip
+
+
+def _deeds(strategy: Any) -> set[str]:
+    return {*strategy._does, *(("replays",) if strategy.replays else ())}
+
+
+def check(strategy: Any) -> None:
+    """Refuse a strategy around one that it cannot be combined with.
+
+    Raises
+    ------
+    UnsupportedError
+        If there is such a strategy inside.
+    """
+    mine = _deeds(strategy)
+    for link in _calls.inside(strategy):
+        theirs = _deeds(link)
+        for outer, inner, why in _CLASHES:
+            if outer in mine and inner in theirs:
+                names = {"outer": type(strategy).__name__, "inner": type(link).__name__}
+                raise UnsupportedError(
+                    f"{names['outer']} around {names['inner']} is not supported:"
+                    f" {why.format(**names)}"
+                )

@@ -1,0 +1,184 @@
+"""Evaluation on a stream: each batch is first predicted, then learned."""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from thalweg import _checks
+from thalweg._trainer import Trainer
+from thalweg.continual._scores import Metric, accuracy, score
+from thalweg.continual._strategy import Strategy
+from thalweg.continual._task import Scenario, Task, are_labels, counted
+from thalweg.errors import ArgumentError
+from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, CustomLoss
+
+
+class PrequentialScore(NamedTuple):
+    """The scores on a stream up to a batch; see `prequential`.
+
+    Attributes
+    ----------
+    score : float
+        That of this batch, before it was learned.
+    mean : float
+        The mean over all samples so far, the latest of which may count more.
+    loss : float
+        What the step returned.
+    samples : int
+        The number of samples so far, including this batch.
+    weight : float
+        The sum of the samples' weights in `mean`: their number, unless earlier ones fade.
+    """
+
+    score: float
+    mean: float
+    loss: float
+    samples: int
+    weight: float
+
+
+def prequential(
+    strategy: Strategy | Trainer,
+    batches: Iterable[Any],
+    *,
+    metric: Metric | None = None,
+    fading: float = 1.0,
+    start: PrequentialScore | None = None,
+) -> Iterator[PrequentialScore]:
+    r"""Predict each batch of a stream, then learn it by a step: prequential evaluation.
+
+    Every sample is a test sample before it is learned, so that no held-out data are needed. With
+    the scores :math:`s_i` of batches of :math:`n_i` samples, and the fading factor :math:`\alpha`,
+
+    .. math:: \text{mean}_i = \frac{S_i}{B_i}, \qquad S_i = n_i s_i + \alpha^{n_i} S_{i-1}, \qquad
+              B_i = n_i + \alpha^{n_i} B_{i-1}
+
+    Parameters
+    ----------
+    strategy : Strategy or Trainer
+        What learns, by its `step`.
+    batches : iterable of tuple
+        Pairs ``(x, y)``, such as those of `stream`.
+    metric : callable, keyword only, optional
+        As for `run`: called as ``metric(strategy, task, None)``, where `x_test` and `y_test` of the
+        task are the batch. By default, for `nn.CrossEntropyLoss`, `nn.BCEWithLogitsLoss` and labels
+        with a custom loss, the accuracy (of samples whose label is not ignored); for others the
+        trainer's loss, per sample.
+    fading : float, keyword only, default 1.0
+        :math:`\alpha`, above 0, at most 1: how much a sample counts after another one has come.
+        With 1, all samples count equally, also those from the start, when little had been learned;
+        with less, about the latest :math:`1 / (1 - \alpha)` samples count.
+    start : PrequentialScore, keyword only, optional
+        The latest one of an evaluation that is continued here, with the remaining batches.
+
+    Yields
+    ------
+    PrequentialScore
+        One for each batch, after it was learned.
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range, or `batches` does not consist of pairs.
+    ThalwegError
+        If a batch does not fit, or the strategy does not support `step`; nothing is learned from
+        that batch.
+
+    Notes
+    -----
+    The result is an iterator, and a batch is learned when it is asked for: nothing happens before
+    the first. To stop and resume, save the strategy (`Strategy.save`) and the latest score.
+
+    The mean over a sliding window follows from the scores, for instance ``np.convolve(scores,
+    np.ones(50) / 50, "valid")``. A fading factor needs no window, and has about the same effect.
+
+    References
+    ----------
+    J. Gama, R. Sebastião and P. P. Rodrigues, "On evaluating stream learning algorithms", Machine
+    Learning 90, 2013.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import continual, nn, optim
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.standard_normal((1000, 2)).astype(np.float32)
+    >>> drifting = continual.from_arrays([(x, x[:, 0] > 0), (x, x[:, 1] > 0)])
+    >>> model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2))
+    >>> trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=0.01))
+    >>> batches = continual.stream(drifting, batch_size=10)
+    >>> means = [it.mean for it in continual.prequential(trainer, batches, fading=0.99)]
+    >>> len(means), means[99] > 0.9, means[105] < 0.85, means[199] > 0.9
+    (200, True, True, True)
+    """
+    if isinstance(strategy, Trainer):
+        strategy = Strategy(strategy)
+    if not isinstance(strategy, Strategy):
+        raise ArgumentError(
+            f"strategy must be a Strategy or a Trainer; got {type(strategy).__name__}"
+        )
+    if isinstance(batches, Scenario):
+        raise ArgumentError(
+            "batches must yield pairs (x, y); got a Scenario, whose samples"
+            " continual.stream(scenario, batch_size=...) yields"
+        )
+    if not isinstance(batches, Iterable):
+        raise ArgumentError(
+            "batches must yield pairs (x, y), like continual.stream(scenario); got"
+            f" {_checks.given(batches)}"
+        )
+    if metric is not None and not callable(metric):
+        raise ArgumentError(
+            f"metric must be a function of (strategy, task, classes); got {metric!r}"
+        )
+    fading = _checks.real("fading", fading, 0, 1, "(]")
+    if start is not None and not isinstance(start, PrequentialScore):
+        raise ArgumentError(
+            "start must be the latest PrequentialScore of the evaluation that is continued; got"
+            f" {_checks.given(start)}"
+        )
+    return _walk(strategy, batches, metric, fading, start)
+
+
+def _walk(
+    strategy: Strategy,
+    batches: Iterable[Any],
+    metric: Metric | None,
+    fading: float,
+    start: PrequentialScore | None,
+) -> Iterator[PrequentialScore]:
+    samples, weight, total = 0, 0.0, 0.0
+    if start is not None:
+        samples, weight = start.samples, start.weight
+        total = start.mean * weight if weight else 0.0
+    for number, batch in enumerate(batches):
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise ArgumentError(
+                f"batches must yield pairs (x, y); batch {number} is {_checks.given(batch)}"
+            )
+        found, count = _judged(strategy, Task(batch[0], batch[1], batch[0], batch[1]), metric)
+        loss = strategy.step(*batch)
+        samples += len(batch[1])
+        if count:
+            faded = fading**count
+            total, weight = count * found + faded * total, count + faded * weight
+        yield PrequentialScore(found, total / weight if weight else math.nan, loss, samples, weight)
+
+
+def _judged(strategy: Strategy, batch: Task, metric: Metric | None) -> tuple[float, int]:
+    """Return the score of a batch, and how many of its rows count."""
+    trainer = strategy.trainer
+    loss, labels = trainer.loss, are_labels(batch.y)
+    if metric is not None:
+        return score(metric(strategy, batch, None)), len(batch.y)
+    count = len(counted(loss, batch.x, batch.y)[1])
+    if not count:
+        return math.nan, 0
+    if isinstance(loss, CrossEntropyLoss | BCEWithLogitsLoss) or (
+        isinstance(loss, CustomLoss) and labels and trainer.model.out_features > 1
+    ):
+        return accuracy(strategy, batch, None), count
+    value = trainer.evaluate(np.asarray(batch.x), np.asarray(batch.y))["loss"]
+    return value / count if getattr(loss, "reduction", "mean") == "sum" else value, count

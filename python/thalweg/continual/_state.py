@@ -1,0 +1,173 @@
+"""State: what a strategy or buffer gathers, as arrays and plain data, exported and restored.
+
+`_resume` writes it to files.
+"""
+
+import copy
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from thalweg.errors import ArgumentError
+from thalweg.nn import Sequential
+
+#: The key of the state of something that has its own `state_dict`.
+_STATE = "its state"
+#: The key under which a copy or pickle carries what `Strategy.state_dict` returned.
+_GATHERED = "state_dict()"
+
+
+def has_state(value: Any) -> bool:
+    """Whether something has a state that it can load, such as a buffer or a model."""
+    both = hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
+    return both or isinstance(value, np.random.Generator)
+
+
+def given(value: Any) -> Any:
+    """Return a copy of what was gathered, or of its state."""
+    if not has_state(value):
+        return copy.deepcopy(value)
+    is_generator = isinstance(value, np.random.Generator)
+    state = value.bit_generator.state if is_generator else value.state_dict()
+    return {"of": type(value).__name__, _STATE: _copied(state, value)}
+
+
+def check(owner: str, name: str, value: Any, there: Any) -> None:
+    """Refuse what `given` returned, if `there` cannot take it.
+
+    Raises
+    ------
+    ArgumentError
+        If one has its own state and the other does not, or one of another kind.
+    """
+    if value is None:
+        return
+    is_state = isinstance(value, Mapping) and _STATE in value
+    was = f"the state of a {value['of']}" if is_state else "plain data"
+    now = f"the state of a {type(there).__name__}" if has_state(there) else "plain data"
+    if was != now:
+        both = is_state and has_state(there)
+        advice = (
+            "load it into one of the kind that it came from"
+            if both
+            else "create objects that have a state of their own in __init__"
+        )
+        raise ArgumentError(
+            f"the state does not match this {owner}: its {name} is {was}, but here it is {now};"
+            f" {advice}"
+        )
+    if hasattr(there, "_check_state"):  # a buffer
+        there._check_state(value[_STATE])
+
+
+def taken(value: Any, there: Any) -> Any:
+    """Return a copy of what `given` returned, or `there` itself after it has loaded its state."""
+    if value is None or not has_state(there):
+        return copy.deepcopy(value)
+    state = _copied(value[_STATE], there)
+    if isinstance(there, np.random.Generator):
+        there.bit_generator.state = state
+    else:
+        there.load_state_dict(state)
+    return there
+
+
+def _copied(state: Any, of: Any) -> Any:
+    """Return a copy of a state, which our own classes make themselves: buffers can be large."""
+    return state if type(of).__module__.startswith("thalweg.") else copy.deepcopy(state)
+
+
+class Stateful:
+    """The part of a strategy that exports and restores what it has gathered.
+
+    A subclass lists attributes in `gathers`; what the trainer holds for it can be a property.
+    """
+
+    inner: Any
+    gathers: tuple[str, ...]
+    #: Checksums of the models that a user's constructor has made, by the names of attributes.
+    _made_models: Mapping[str, int] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Some of the state is in the core's trainer, which copies and pickles leave out.
+        plain = {name for name in self._names_gathered() if not has_state(getattr(self, name))}
+        others = {name: value for name, value in vars(self).items() if name not in plain}
+        return {**others, _GATHERED: self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        gathered = state.pop(_GATHERED)
+        vars(self).update(state)
+        self.load_state_dict(gathered)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what this strategy has gathered (not the trainer's), as arrays and plain data.
+
+        All of it is copied, here and by `load_state_dict`.
+        """
+        state = {name.strip("_"): given(getattr(self, name)) for name in self._names_gathered()}
+        return state if self.inner is None else {**state, "inner": self.inner.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state that `state_dict` returned.
+
+        Raises
+        ------
+        ArgumentError
+            If it is not from such a strategy around such others; nothing is loaded then.
+        """
+        self._check_state(state)
+        for name in self._names_gathered():
+            setattr(self, name, taken(state[name.strip("_")], vars(self).get(name)))
+        if self.inner is not None:
+            self.inner.load_state_dict(state["inner"])
+
+    def _check_state(self, state: Any) -> None:
+        """Refuse the state of a different strategy, or chain, before anything is loaded."""
+        name = type(self).__name__
+        if not isinstance(state, Mapping):
+            raise ArgumentError(
+                f"state must be a dict, as returned by {name}.state_dict(); got {state!r}"
+            )
+        needed = [name.strip("_") for name in self._names_gathered()]
+        needed += [] if self.inner is None else ["inner"]
+        missing = [part for part in needed if part not in state]
+        if missing:
+            raise ArgumentError(
+                f"the state does not match this {name}: it has no {', '.join(missing)}; load it"
+                " into strategies nested like those it came from"
+            )
+        if self.inner is None and "inner" in state:
+            raise ArgumentError(
+                f"the state does not match this {name}: it comes from one around another strategy,"
+                " but this one is around a Trainer"
+            )
+        for attribute in self._names_gathered():
+            value, there = state[attribute.strip("_")], vars(self).get(attribute)
+            check(name, attribute, value, there)
+        if self.inner is not None:
+            self.inner._check_state(state["inner"])
+
+    @classmethod
+    def _names_gathered(cls) -> list[str]:
+        """Return the names of the attributes that belong to the state, with those of all bases."""
+        return [name for kind in cls.__mro__ for name in vars(kind).get("gathers", ())]
+
+
+def note_models(strategy: Stateful) -> None:
+    """Note the models that the constructor has made."""
+    strategy._made_models = {
+        name: _checksum(value)
+        for name, value in vars(strategy).items()
+        if isinstance(value, Sequential)
+    }
+
+
+def model_changed(strategy: Stateful, name: str) -> bool:
+    """Whether a model is not as the constructor made it."""
+    return strategy._made_models.get(name) != _checksum(vars(strategy)[name])
+
+
+def _checksum(model: Sequential) -> int:
+    return zlib.crc32(np.ascontiguousarray(model.flat_parameters).data)

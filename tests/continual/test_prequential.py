@@ -1,0 +1,126 @@
+"""Prequential evaluation: each batch is judged as it is before it is learned."""
+
+import json
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import continual, nn, optim
+from thalweg.continual import PrequentialScore, prequential
+from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
+
+
+@pytest.fixture
+def batches(scenario):
+    return list(continual.stream(scenario, batch_size=7, fuzziness=50, seed=1))
+
+
+def test_scores_are_of_the_network_before_the_step(batches, trainer):
+    learner, twin = trainer(), trainer()
+    found = list(prequential(learner, batches))
+    right = []
+    for (x, y), one in zip(batches, found, strict=True):
+        right.extend(twin.model(x).argmax(axis=1) == y)
+        assert one.score == np.mean(right[-len(y) :])
+        assert one.mean == pytest.approx(np.mean(right), rel=1e-12)
+        assert one.loss == twin.step(x, y)
+        assert one.samples == one.weight == len(right)
+    np.testing.assert_array_equal(learner.model.flat_parameters, twin.model.flat_parameters)
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_fading_by_its_definition(size, scenario, trainer):
+    """Gama, Sebastião and Rodrigues (2013): S_i = L_i + alpha S, B_i = n_i + alpha B."""
+    alpha, total, weight = 0.97, 0.0, 0.0
+    stream = continual.stream(scenario, batch_size=size)
+    for one in prequential(trainer(), stream, fading=alpha):
+        rows = one.samples % size or size
+        total = alpha**rows * total + rows * one.score
+        weight = alpha**rows * weight + rows
+        assert one.weight == pytest.approx(weight, rel=1e-12)
+        assert one.mean == pytest.approx(total / weight, rel=1e-10)
+    assert one.weight == pytest.approx(size / (1 - alpha**size), rel=0.1)
+
+
+def test_stopped_and_resumed(batches, trainer, tmp_path):
+    make = lambda: continual.Replay(trainer(), 20)  # noqa: E731
+    whole = list(prequential(make(), batches, fading=0.99))
+    first = make()
+    *_, last = prequential(first, batches[:20], fading=0.99)
+    first.save(tmp_path / "strategy")
+    text = json.dumps(last)
+    second, last = make(), PrequentialScore(*json.loads(text))
+    second.load(tmp_path / "strategy")
+    rest = list(prequential(second, batches[20:], fading=0.99, start=last))
+    np.testing.assert_allclose([one.mean for one in rest], [one.mean for one in whole[20:]])
+    for one, other in zip(rest, whole[20:], strict=True):
+        assert (one.score, one.loss, one.samples) == (other.score, other.loss, other.samples)
+
+
+def test_a_batch_is_learned_when_it_is_asked_for(batches, trainer):
+    learner = trainer()
+    scores = prequential(learner, batches)
+    assert learner.optimizer.steps == 0
+    next(scores)
+    assert learner.optimizer.steps == 1
+
+
+def test_samples_whose_label_is_ignored_do_not_count(trainer):
+    learner = trainer(loss=nn.CrossEntropyLoss(ignore_index=5))
+    x = np.ones((4, 2), np.float32)
+    scores = prequential(learner, [(x, [0, 5, 5, 1]), (x, [1, 1, 1, 5])])
+    assert [one.weight for one in scores] == [2, 5]
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs"),
+    [
+        (nn.MSELoss(), 1), (nn.MSELoss(reduction="sum"), 1), (nn.GaussianNLLLoss(), 2),
+        (lambda f, y: (float(((f[:, 0] - y) ** 2).mean()), 0 * f), 1),
+    ],
+)  # fmt: skip
+def test_numbers_are_judged_by_the_loss(loss, outputs, rng):
+    x = rng.standard_normal((30, 3)).astype(np.float32)
+    y = x.sum(axis=1)
+    model = nn.Sequential(nn.Linear(3, outputs), seed=1)
+    learner = tw.Trainer(model, loss=loss, optimizer=optim.SGD(lr=0.001))
+    expected = learner.evaluate(x[:10], y[:10])["loss"]
+    if getattr(loss, "reduction", "mean") == "sum":
+        expected /= 10
+    scores = prequential(learner, [(x[k : k + 10], y[k : k + 10]) for k in (0, 10, 20)])
+    assert next(scores).score == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_metric_of_ones_own(batches, trainer):
+    """The same function as for `run`."""
+
+    def errors(strategy, task, classes):
+        assert classes is None
+        return np.mean(strategy.predict(task.x_test) != task.y_test)
+
+    wrong = [one.mean for one in prequential(trainer(), batches, metric=errors)]
+    right = [one.mean for one in prequential(continual.Naive(trainer()), batches)]
+    np.testing.assert_allclose(np.add(wrong, right), 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda t, s: prequential(t.model, []), ArgumentError, "a Strategy or a Trainer; got Seq"),
+        (lambda t, s: prequential(t, s), ArgumentError, r"got a Scenario.* continual\.stream\(sc"),
+        (lambda t, s: prequential(t, 3), ArgumentError, r"pairs \(x, y\), like .*got 3"),
+        (lambda t, s: prequential(t, [], metric="r2"), ArgumentError, "a function of .*got 'r2'"),
+        (lambda t, s: prequential(t, [], fading=0), ArgumentError, "fading"),
+        (lambda t, s: prequential(t, [], start=0.5), ArgumentError, "the latest PrequentialScore"),
+        (lambda t, s: list(prequential(t, [s[0].x])), ArgumentError, r"pairs .*batch 0 is"),
+        (lambda t, s: list(prequential(t, [(s[0].x[:, :1], s[0].y)])), ShapeError, "expected"),
+        (lambda t, s: list(prequential(continual.LwF(t), [(s[0].x, s[0].y)])), UnsupportedError,
+         "LwF does not support step"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(call, error, message, scenario, trainer):
+    learner = trainer()
+    with pytest.raises(error, match=message):
+        call(learner, scenario)
+    assert learner.optimizer.steps == 0
