@@ -20,6 +20,8 @@ from thalweg.optim._lamb import LAMB as LAMB
 from thalweg.optim._lbfgs import LBFGS as LBFGS
 from thalweg.optim._levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt
 from thalweg.optim._lion import Lion as Lion
+from thalweg.optim._minimize import Descent as Descent
+from thalweg.optim._minimize import minimize as minimize
 from thalweg.optim._muon import Muon as Muon
 from thalweg.optim._nadam import NAdam as NAdam
 from thalweg.optim._optimizer import Optimizer as Optimizer
@@ -40,8 +42,10 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
     __getattr__ = _habits.of_module(
         _sys.modules[__name__],
         {
-            "lr_scheduler": "schedules are in optim.schedules, and are given to tw.Trainer",
-            "ExponentialMovingAverage": "it is optim.EMA, given to tw.Trainer(..., average=...)",
-            "swa_utils": "optim.EMA and optim.SWA are given to tw.Trainer(..., average=...)",
+            "lr_scheduler": (
+                "schedules are in optim.schedules; pass them to tw.Trainer(..., schedule=...)"
+            ),
+            "ExponentialMovingAverage": "it is optim.EMA; pass it to tw.Trainer(..., average=...)",
+            "swa_utils": "pass optim.EMA or optim.SWA to tw.Trainer(..., average=...)",
         },
     )

@@ -14,7 +14,7 @@ def _two_eps(name: str, value: Any) -> tuple[float | None, float]:
         first, second = value
     except (TypeError, ValueError):
         raise ArgumentError(
-            f"{name} must be two numbers from 0 on, or None and a number; got {value!r}"
+            f"{name} must be two numbers >= 0, or None and such a number; got {value!r}"
         ) from None
     first = None if first is None else _checks.real(f"{name}[0]", first, 0)
     return first, _checks.real(f"{name}[1]", second, 0)

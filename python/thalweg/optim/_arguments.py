@@ -62,7 +62,7 @@ CHECKS: Checks = {
     "dampening": _checks.real,
     "betas": _pair((0, 0), (1, 1), "[)", "in [0, 1)"),
     "etas": _pair((0, 1), (1, math.inf), "()", "in (0, 1) and above 1"),
-    "step_sizes": _pair((0, 0), (math.inf, math.inf), "[)", "from 0 on"),
+    "step_sizes": _pair((0, 0), (math.inf, math.inf), "[)", ">= 0"),
     "nesterov": _checks.flag,
     "centered": _checks.flag,
     "amsgrad": _checks.flag,

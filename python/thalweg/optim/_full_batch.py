@@ -49,8 +49,8 @@ def warn_of_stall(optimizer: "FullBatchOptimizer", model: Sequential, why: str) 
     if any(isinstance(layer, Dropout) and layer.p for layer in with_inner(model.layers)):
         return False  # it makes the loss a different function in each step
     warn(
-        f"a step of {type(optimizer).__name__} changed no parameter, nor will another with the "
-        f"same data: {why}",
+        f"a step of {type(optimizer).__name__} changed no parameter, and another with the same "
+        f"data will not either: {why}",
         RuntimeWarning,
     )
     return True
@@ -128,7 +128,7 @@ class FullBatchOptimizer(Optimizer, ABC):
             self._import(scalars, arrays)
         except (KeyError, ValueError) as error:
             raise ArgumentError(
-                f"the state is not one of {type(self).__name__}'s: {error!r}"
+                f"the state is not that of {type(self).__name__}: {error!r}"
             ) from None
         self._core.set_lr(lr)
         self._steps = steps

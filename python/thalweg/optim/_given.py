@@ -15,8 +15,8 @@ def refuse_parameters(
     rate = kwargs.get("lr", args[0] if args else None)
     if isinstance(rate, (Schedule, ReduceLROnPlateau)):
         raise ArgumentError(
-            f"lr is the number that a schedule begins with; got {rate!r}, which goes to "
-            "tw.Trainer(model, loss=..., optimizer=..., schedule=...)"
+            f"lr must be a number, the rate on which a schedule is based; got {rate!r}. Pass the "
+            "schedule to tw.Trainer(model, loss=..., optimizer=..., schedule=...)"
         )
     rest = dict(kwargs)
     theirs = [name for name in ("params", "parameters", "model") if name in kwargs]
@@ -30,10 +30,11 @@ def refuse_parameters(
     if kind.__name__ == "SAM":
         options = "optim.SGD(lr=0.1), rho=0.05"
     raise ArgumentError(
-        f"{kind.__name__} is given no parameters when it is made; got {_habits.named(given)}. Make "
-        f"optimizer = optim.{kind.__name__}({options}), and give model and optimizer to "
-        "tw.Trainer(model, loss=..., optimizer=optimizer), or in a loop by hand call "
-        "optimizer.step(model); optimizer.add_group(pattern, ...) treats some parameters otherwise"
+        f"{kind.__name__} takes no parameters or model; got {_habits.named(given)}. Make "
+        f"optimizer = optim.{kind.__name__}({options}), and pass model and optimizer to "
+        "tw.Trainer(model, loss=..., optimizer=optimizer), or in a hand-written loop call "
+        "optimizer.step(model); optimizer.add_group(pattern, ...) treats some parameters "
+        "differently"
     )
 
 
@@ -49,8 +50,8 @@ THEIRS = {
     **dict.fromkeys(("clipnorm", "global_clipnorm"), _CLIPPING.format("clip_grad_norm")),
     "clipvalue": _CLIPPING.format("clip_grad_value"),
     "epsilon": "it is eps",
-    "decay": "it is weight_decay; schedules of the learning rate are in optim.schedules",
-    "maximize": "let the loss be what is to be small: minus what is to be large",
+    "decay": "it is weight_decay; learning-rate schedules are in optim.schedules",
+    "maximize": "the loss is always minimized: use the negative of what should be large",
     "use_ema": "tw.Trainer(..., average=optim.EMA()) averages parameters",
     "gradient_accumulation_steps": "it is tw.Trainer(..., accumulate_grad_batches=...)",
 }

@@ -22,8 +22,8 @@ from thalweg.optim._line_search import Point, strong_wolfe
 
 #: How to continue after a step that ended at a tolerance or began at a gradient of 0.
 _GOES_ON = (
-    "LBFGS(tolerance_change=0, tolerance_grad=0) goes on as far as rounding lets it, in another "
-    "Trainer of the same model"
+    "LBFGS(tolerance_change=0, tolerance_grad=0) in a new Trainer of the same model continues as "
+    "far as rounding allows"
 )
 _FLAT = "the gradient is 0"
 
@@ -163,9 +163,9 @@ class LBFGS(FullBatchOptimizer):
         """
         if not callable(closure):
             raise ArgumentError(
-                "LBFGS needs the loss at several points: optimizer.step(model, closure), where "
-                "closure() computes the loss and the model's gradients, e.g. "
-                "lambda: trainer.backward(x, y)"
+                "LBFGS needs the loss at several points: call optimizer.step(model, closure), "
+                "where closure() computes the loss and the model's gradients, e.g. lambda: "
+                "trainer.backward(x, y)"
             )
         before = model.flat_parameters
         try:
@@ -250,12 +250,12 @@ class LBFGS(FullBatchOptimizer):
             if searched and evaluations >= int(max_eval):
                 stalled = (
                     f"no lower loss was found in max_eval={max_eval} evaluations; a larger "
-                    f"max_eval may, if {theta.dtype} can tell one"
+                    f"max_eval may find one, if {theta.dtype} can resolve it"
                 )
             elif small_change > 0:
-                stalled = f"it ended at tolerance_change={small_change:g}. {_GOES_ON}"
+                stalled = f"it stopped at tolerance_change={small_change:g}. {_GOES_ON}"
             else:
-                stalled = f"{theta.dtype} can tell no lower loss nearby"
+                stalled = f"{theta.dtype} can resolve no lower loss nearby"
         return Progress(first, theta, stalled=stalled)
 
     def _direction(self, memory: _Memory, gradient: Array) -> Array:
@@ -328,7 +328,9 @@ class _Closure:
         try:
             loss = float(value)
         except (TypeError, ValueError):
-            raise ArgumentError(f"closure() must give the loss, a number; got {value!r}") from None
+            raise ArgumentError(
+                f"closure() must return the loss, a number; got {value!r}"
+            ) from None
         return (loss, self.model.flat_gradients) if np.isfinite(loss) else (np.inf, None)
 
     def residual(self, theta: Vector) -> Vector | None:

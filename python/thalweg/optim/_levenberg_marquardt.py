@@ -16,10 +16,10 @@ _TOLERANCES = (1e-20, 1e-16, 0.0)
 #: Why there was no step, by the reason that `_levenberg.step` returns.
 _STALLED = {
     "gtol": "the gradient is 0",
-    "xtol": "the step is too short beside the parameters, by xtol=1e-16",
-    "ftol": "the decrease that it predicts is too small beside the loss, by ftol=1e-20",
+    "xtol": "the step is too short compared to the parameters, by xtol=1e-16",
+    "ftol": "the decrease that it predicts is too small compared to the loss, by ftol=1e-20",
     "evaluations": "1000 evaluations found no lower loss",
-    "damping": "{dtype} can tell no lower loss nearby, however small the step",
+    "damping": "{dtype} can resolve no lower loss nearby, however small the step",
 }
 
 

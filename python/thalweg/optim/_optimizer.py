@@ -1,4 +1,4 @@
-"""Base of the optimizers: options, learning rate, steps by hand, saving the state."""
+"""Base of the optimizers: options, learning rate, single steps, saving the state."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -19,16 +19,16 @@ Conventions: TypeAlias = Mapping[str, Mapping[str, float]]
 
 #: What to say about update rules of the user's own.
 OWN = (
-    "updates are computed in the core; a rule of your own is a loop by hand: "
-    "loss = trainer.backward(x, y), or model.forward and model.backward, and then "
-    "model.flat_parameters is set by model.flat_gradients"
+    "updates are computed in the core; write your own rule as a hand-written loop: loss = "
+    "trainer.backward(x, y), or model.forward and model.backward, and then set "
+    "model.flat_parameters from model.flat_gradients"
 )
 
 #: Other libraries' names for options of a group.
 _OF_GROUPS = {
     **dict.fromkeys(("lr", "learning_rate"), "it is lr_scale, times the optimizer's rate"),
     **dict.fromkeys(("requires_grad", "trainable"), "frozen=True leaves parameters as they are"),
-    **dict.fromkeys(("params", "name"), "it is pattern, of names such as 0.weight"),
+    **dict.fromkeys(("params", "name"), "it is pattern, which matches names such as 0.weight"),
 }
 
 
@@ -44,20 +44,25 @@ class Optimizer(Guided):
     _uncalled: ClassVar[Mapping[str, str]] = dict.fromkeys(("step", "update_step"), OWN)
     _elsewhere: ClassVar[Mapping[str, str]] = {
         "zero_grad": "gradients are the model's: model.zero_grad()",
-        "param_groups": "optimizer.lr is the learning rate; add_group treats parameters otherwise",
+        "param_groups": (
+            "optimizer.lr is the learning rate; add_group treats some parameters differently"
+        ),
         "learning_rate": "it is optimizer.lr",
         **dict.fromkeys(
             ("save", "load"),
-            "trainer.save(path) writes it with its model; pickle.dumps((model, optimizer)) keeps "
-            "both, too, and optimizer.state_dict() has its numbers",
+            "trainer.save(path) writes it with its model; pickle.dumps((model, optimizer)) also "
+            "keeps both, and optimizer.state_dict() returns its state",
         ),
-        "minimize": "optimizer.step(model) takes a step along the model's gradients",
-        "apply_gradients": "set model.flat_gradients, and optimizer.step(model) goes along them",
+        "minimize": (
+            "optimizer.step(model) takes a step along the model's gradients; without a model, "
+            "optim.minimize(function, theta, optimizer, steps) takes steps on any function"
+        ),
+        "apply_gradients": "set model.flat_gradients, then call optimizer.step(model)",
     }
     _conventions: ClassVar[Conventions] = {}
     #: Figures that it adds to those of an epoch.
     _figures: ClassVar[tuple[str, ...]] = ()
-    #: A rate set by hand since a trainer last looked, which a schedule would override.
+    #: A rate that the user has set since a trainer last looked, which a schedule would override.
     _lr_by_hand: float | None = None
     #: Calls of `step`, which bypass a trainer's penalties.
     _steps_by_hand: int = 0
@@ -215,15 +220,15 @@ class Optimizer(Guided):
             keep = ""
             if owner.num_parameters == model.num_parameters:
                 keep = (
-                    ". If it is the same model again, pickled or copied apart from this optimizer, "
+                    ". If it is a copy of the same model, made without this optimizer, "
                     f"optim.{kind}(...).load_state_dict(optimizer.state_dict(), model) with the "
-                    "options of this one keeps the averages; so do both in one tuple, "
-                    "pickle.dumps((model, optimizer))"
+                    "options of this one keeps the averages; next time, copy or pickle both "
+                    "together, pickle.dumps((model, optimizer))"
                 )
             raise ArgumentError(
-                f"optimizer {kind} belongs to another model, of "
-                f"{owner.num_parameters} parameters, and its averages are of those; this model has "
-                f"{model.num_parameters}: make another optimizer for it{keep}"
+                f"optimizer {kind} belongs to another model, with {owner.num_parameters} "
+                "parameters, and its averages are those of that model; this model has "
+                f"{model.num_parameters}: make a new optimizer for it{keep}"
             )
         self._name_groups(model)
 
@@ -251,8 +256,8 @@ class Optimizer(Guided):
         """Say what a wrong name may have meant; it may also be an option that cannot be changed."""
         if name in vars(self).get("_arguments", ()):
             return (
-                f': make another {type(self).__name__}; state_dict()["options"] tells what this '
-                "one has"
+                f': make another {type(self).__name__}; state_dict()["options"] has the options '
+                "of this one"
             )
         return super()._advice(name)
 
@@ -333,12 +338,14 @@ class Optimizer(Guided):
         ShapeError, DataError, DtypeError
             If an array does not fit the model. After any error, nothing has changed.
         """
-        _expect("state_dict", state_dict, Mapping, "what optimizer.state_dict() gives")
-        _expect("model", model, Sequential, "the model that this optimizer is to belong to")
+        _expect("state_dict", state_dict, Mapping, "what optimizer.state_dict() returns")
+        _expect("model", model, Sequential, "the nn.Sequential that this optimizer will belong to")
         keys = ("steps", "options", "groups", "scalars", "arrays")
         missing = [key for key in keys if key not in state_dict]
         if missing:
-            raise ArgumentError(f"state_dict lacks {missing}; it must come from an optimizer")
+            raise ArgumentError(
+                f"state_dict lacks {missing}; it must be what optimizer.state_dict() returns"
+            )
         for key in ("options", "scalars", "arrays"):
             _expect(f"state_dict[{key!r}]", state_dict[key], Mapping, "a dict")
         _expect('state_dict["groups"]', state_dict["groups"], Sequence, "a list of groups")
@@ -353,7 +360,7 @@ class Optimizer(Guided):
         if list(state_dict["groups"]) != self._groups:
             raise ArgumentError(
                 f"state_dict was saved with the groups {state_dict['groups']}, but this "
-                f"{type(self).__name__} has {self._groups}; add_group them first"
+                f"{type(self).__name__} has {self._groups}; call add_group for them first"
             )
         # The core checks their lengths.
         arrays = {
@@ -392,9 +399,9 @@ class Optimizer(Guided):
             if found := _arrays.not_finite(array, f"the optimizer's {name}"):
                 wider = "" if array.dtype == np.float64 else ', or use dtype="float64"'
                 raise DivergedError(
-                    f"{found} in step {self.steps} with lr={self.lr}: gradients are too large, and "
-                    "their squares more so; standardize inputs and targets, clip gradients"
-                    f"{wider}. {then}"
+                    f"{found} in step {self.steps} with lr={self.lr}: gradients, or their "
+                    "squares, are too large; standardize inputs and targets, clip "
+                    f"gradients{wider}. {then}"
                 )
 
     def _set_state(
@@ -434,7 +441,7 @@ class Optimizer(Guided):
 
 
 #: What to say of a state that has overflowed when it is to be saved or copied.
-NOT_KEPT = "Such a state is not saved or copied: train again, or go on from an earlier file"
+NOT_KEPT = "Such a state cannot be saved or copied: train again, or continue from an earlier file"
 
 #: An option that the core determines itself.
 _AUTO = "auto"

@@ -68,7 +68,7 @@ class SAM(Optimizer):
         given: Any = base
         if not isinstance(given, Optimizer) or isinstance(given, (FullBatchOptimizer, SAM)):
             raise ArgumentError(
-                "base must be an optimizer that takes one gradient a step, e.g. "
+                "base must be an optimizer that takes one gradient per step, e.g. "
                 f"optim.SGD(lr=0.1); got {base!r}"
             )
         self._base = base
@@ -122,7 +122,7 @@ class SAM(Optimizer):
             Always: `thalweg.Trainer.step` and `fit` compute both gradients.
         """
         raise UnsupportedError(
-            "SAM needs two gradients a step: use Trainer.step or Trainer.fit, which compute them"
+            "SAM needs two gradients per step: use Trainer.step or Trainer.fit, which compute them"
         )
 
     def _meet(self, model: Sequential) -> None:

@@ -103,7 +103,7 @@ class ScheduleFreeAdamW(Optimizer):
         """
         if not self._core.belongs(model._core):
             raise ArgumentError(
-                "this optimizer has not stepped this model: there is no average of it"
+                "this optimizer has taken no step with this model, so there is no average of it"
             )
         arrays = self._core.state()[2]
         beta1 = self._arguments["betas"][0]

@@ -30,15 +30,27 @@ if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept 
             ),
             **dict.fromkeys(("Ridge", "tikhonov"), "it is ridge(x, y, alpha=...)"),
             **dict.fromkeys(
+                ("RidgeCV", "ridge_cv", "gcv", "l_curve"),
+                'it is ridge(x, y, alpha="gcv"), or "l_curve"',
+            ),
+            "ridge_path": "it is ridge(x, y, alpha=[...]), with one fit for each penalty",
+            **dict.fromkeys(
+                ("truncated_svd", "tsvd", "TruncatedSVD"),
+                "it is least_squares(x, y, rank=...)",
+            ),
+            **dict.fromkeys(
                 ("levenberg_marquardt", "curve_fit", "leastsq", "gauss_newton"),
-                "it is nonlinear_least_squares(residual, jacobian, theta); of a network, "
+                "it is nonlinear_least_squares(residual, jacobian, theta); for a network, "
                 "optim.LevenbergMarquardt",
             ),
-            **dict.fromkeys(("solve", "cholesky", "minimize"), "it is quadratic(h, b)"),
+            **dict.fromkeys(("solve", "cholesky"), "it is quadratic(h, b)"),
+            "minimize": (
+                "it is quadratic(h, b); optim.minimize takes steps of an optimizer on any function"
+            ),
             **dict.fromkeys(("readout", "linear_probe"), "it is last_layer(model, x, y)"),
             **dict.fromkeys(
                 ("lasso", "Lasso", "ElasticNet", "logistic_regression", "LogisticRegression"),
-                "its minimum has no formula; a model of one nn.Linear and a tw.Trainer find it",
+                "its minimum has no formula; train a model of one nn.Linear with a tw.Trainer",
             ),
         },
     )

@@ -5,7 +5,7 @@ that of `X`: if that is 1e9, they yield no correct digit in float64.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from thalweg import _arrays, _checks
 from thalweg.errors import ArgumentError, DataError, ShapeError
+from thalweg.solve import _choice
 
 _Matrix = npt.NDArray[np.float64]
 #: u, s, vᵀ and the numerical rank.
@@ -35,13 +36,16 @@ class LinearFit:
     sum_of_squares : float
         Sum of the squared residuals, each multiplied by its sample's weight.
     rank : int
-        Rank of the samples, after subtracting their mean if there is an intercept.
+        Rank of the samples, after subtracting their mean if there is an intercept; if truncated,
+        what is left of it.
     condition : float
         Largest singular value of the same matrix divided by the smallest that counts as nonzero.
         About log10 of it digits are lost. With ``"QR"``, columns are first scaled to length 1, so
         that units do not matter.
     method : str
         ``"QR"`` or ``"SVD"``.
+    alpha : float
+        The penalty, as passed to `ridge` or chosen by it; 0 without one.
     """
 
     coef: _Matrix
@@ -50,8 +54,9 @@ class LinearFit:
     rank: int
     condition: float
     method: str
+    alpha: float = 0.0
 
-    def predict(self, x: Any) -> _Matrix:
+    def predict(self, x: npt.ArrayLike) -> _Matrix:
         """Compute the output for rows of features.
 
         Parameters
@@ -69,14 +74,15 @@ class LinearFit:
         """
         x = _arrays.finite(_arrays.matrix(x, _F64, "x"), "x")
         if x.shape[1] != len(self.coef):
-            raise ShapeError(f"x has {x.shape[1]} columns; this fit has {len(self.coef)}")
+            raise ShapeError(f"x has {x.shape[1]} columns; this fit takes {len(self.coef)}")
         result: _Matrix = x @ self.coef + self.intercept
         return result
 
     def __repr__(self) -> str:
+        penalty = f", alpha {self.alpha:.3g}" if self.alpha else ""
         return (
             f"LinearFit({self.coef.shape[0]} features, sum_of_squares {self.sum_of_squares:.6g}, "
-            f"rank {self.rank}, condition {self.condition:.3g}, {self.method})"
+            f"rank {self.rank}, condition {self.condition:.3g}, {self.method}{penalty})"
         )
 
 
@@ -110,7 +116,7 @@ def problem(x: Any, y: Any, intercept: bool, sample_weight: Any) -> Problem:
     one = y.ndim == 1
     y = _arrays.finite(_arrays.matrix(y[:, np.newaxis] if one else y, _F64, "y"), "y")
     if len(x) != len(y):
-        raise ShapeError(f"x has {len(x)} rows but y has {len(y)}; they must be of one length")
+        raise ShapeError(f"x has {len(x)} rows but y has {len(y)}; they must have the same length")
     if 0 in x.shape or 0 in y.shape:
         raise DataError(f"there is nothing to fit: x has shape {x.shape}, y {y.shape}")
     weight = _arrays.weights(sample_weight, _F64, "sample_weight")
@@ -118,8 +124,8 @@ def problem(x: Any, y: Any, intercept: bool, sample_weight: Any) -> Problem:
         _arrays.finite(weight, "sample_weight")
         if weight.shape != (len(x),):
             raise ShapeError(f"sample_weight has {len(weight)} values; x has {len(x)} rows")
-        if (weight < 0).any() or not weight.any():
-            raise DataError("sample_weight must be numbers >= 0 that are not all 0")
+        if not weight.any():
+            raise DataError("sample_weight is 0 in every row; at least one must be above 0")
         there = weight > 0  # rows of weight 0 count as absent
         x, y, weight = x[there], y[there], weight[there]
     x_mean, y_mean = np.zeros(x.shape[1]), np.zeros(y.shape[1])
@@ -146,13 +152,14 @@ def problem(x: Any, y: Any, intercept: bool, sample_weight: Any) -> Problem:
 
 
 def least_squares(
-    x: Any,
-    y: Any,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
     *,
     intercept: bool = True,
-    sample_weight: Any = None,
+    sample_weight: npt.ArrayLike | None = None,
     rank_deficient: str = "raise",
     rcond: float | None = None,
+    rank: int | None = None,
 ) -> LinearFit:
     r"""Fit a linear model by least squares.
 
@@ -179,6 +186,11 @@ def least_squares(
     rcond : float, keyword only, optional
         A singular value counts as 0 if it is at most this times the largest; by default
         :math:`\varepsilon \max(n, p)`.
+    rank : int, keyword only, optional
+        How many singular values to keep, the largest ones: truncated SVD, :math:`w = \sum_{i \le
+        r} v_i\, u_i^\top y / \sigma_i`, the smallest fit to the nearest matrix of rank `r`. Where
+        small singular values are mostly noise, as in ill-posed problems, it regularizes like a
+        penalty (`ridge`), but leaves the directions that it keeps as they are.
 
     Returns
     -------
@@ -187,10 +199,14 @@ def least_squares(
     Raises
     ------
     ArgumentError
-        If the samples do not determine `w` (the message says why, and names columns), or an option
-        is out of range.
+        If the samples do not determine `w` (the message says why, and names columns), an option is
+        out of range, or `rank` exceeds the rank of the samples.
     ShapeError, DataError, DtypeError
         If the arrays do not fit.
+
+    References
+    ----------
+    For truncation: Hansen 1987, BIT 27:534.
 
     Examples
     --------
@@ -205,7 +221,9 @@ def least_squares(
     """
     _checks.one_of("rank_deficient", rank_deficient, ("raise", "min_norm"))
     rcond = None if rcond is None else _checks.real("rcond", rcond, 0, 1, "[)")
-    return fit(problem(x, y, intercept, sample_weight), rank_deficient, rcond)
+    rank = None if rank is None else _checks.integer("rank", rank, 1)
+    data = problem(x, y, intercept, sample_weight)
+    return fit(data, rank_deficient, rcond) if rank is None else truncated(data, rank, rcond)
 
 
 def fit(data: Problem, rank_deficient: str = "raise", rcond: float | None = None) -> LinearFit:
@@ -213,14 +231,14 @@ def fit(data: Problem, rank_deficient: str = "raise", rcond: float | None = None
     rows, columns = data.x.shape
     rcond = _EPS * max(rows, columns) if rcond is None else rcond
     if rank_deficient == "min_norm":
-        u, s, vt, rank = _svd(data.x, rcond)
-        coef = vt[:rank].T @ ((u[:, :rank].T @ data.y) / s[:rank, np.newaxis])
-        return data.fit(coef, rank, _ratio(s, rank), "SVD")
+        svd = _svd(data.x, rcond)
+        return _of_rank(data, svd, svd[-1])
     if rows - int(data.centred) < columns:
         raise ArgumentError(
             f"{rows} rows do not determine {columns} coefficients"
             f"{' and an intercept' if data.centred else ''}: there are many exact fits. Use a "
-            'penalty, alpha= of ridge or last_layer, or rank_deficient="min_norm" for the smallest'
+            'penalty (alpha= in ridge or last_layer), or rank_deficient="min_norm" for the '
+            "smallest fit"
         )
     size = np.abs(data.x).max(axis=0)
     size[size == 0] = 1.0
@@ -238,38 +256,53 @@ def fit(data: Problem, rank_deficient: str = "raise", rcond: float | None = None
     return data.fit(coef, rank, _ratio(s, rank), "QR")
 
 
+def truncated(data: Problem, rank: int, rcond: float | None) -> LinearFit:
+    """Solve a prepared problem with so many singular values."""
+    svd = decomposed(data, rcond)
+    if rank > svd[-1]:
+        mean = " minus its mean" if data.centred else ""
+        raise ArgumentError(f"the rank of x{mean} is {svd[-1]}, less than rank={rank}")
+    return _of_rank(data, svd, rank)
+
+
+def _of_rank(data: Problem, svd: _Decomposed, rank: int) -> LinearFit:
+    u, s, vt, _ = svd
+    coef = vt[:rank].T @ ((u[:, :rank].T @ data.y) / s[:rank, np.newaxis])
+    return data.fit(coef, rank, _ratio(s, rank), "SVD")
+
+
 @overload
 def ridge(
-    x: Any,
-    y: Any,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
     *,
-    alpha: float,
+    alpha: float | str,
     reduction: str = "sum",
     intercept: bool = True,
-    sample_weight: Any = None,
+    sample_weight: npt.ArrayLike | None = None,
 ) -> LinearFit: ...
 
 
 @overload
 def ridge(
-    x: Any,
-    y: Any,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
     *,
     alpha: Sequence[float] | npt.NDArray[Any],
     reduction: str = "sum",
     intercept: bool = True,
-    sample_weight: Any = None,
+    sample_weight: npt.ArrayLike | None = None,
 ) -> list[LinearFit]: ...
 
 
 def ridge(
-    x: Any,
-    y: Any,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
     *,
     alpha: Any,
     reduction: str = "sum",
     intercept: bool = True,
-    sample_weight: Any = None,
+    sample_weight: npt.ArrayLike | None = None,
 ) -> LinearFit | list[LinearFit]:
     r"""Fit a linear model by least squares with a penalty on its coefficients.
 
@@ -283,9 +316,19 @@ def ridge(
     ----------
     x, y, intercept, sample_weight
         As in `least_squares`.
-    alpha : float, or sequence of float, shape (m,), keyword only
+    alpha : float, "gcv", "l_curve", or sequence of float, shape (m,), keyword only
         The penalty, at least 0. At 0, this is `least_squares`, including its errors. For several
         penalties, the SVD is computed once.
+
+        ``"gcv"`` chooses it by generalized cross-validation: the least :math:`n \lVert y - \hat y
+        \rVert^2 / (n - \mathrm{tr}\,A)^2`, where :math:`\hat y = A y` are the fitted values. It
+        estimates the error on new samples, and needs noise that is independent and of equal size in
+        all rows; it may be flat, and for some draws of the noise least at far too small a penalty.
+        ``"l_curve"`` takes the point where :math:`\ln \lVert w \rVert` over :math:`\ln
+        \lVert y - \hat y \rVert` is most convex: a larger penalty raises the residual, and a
+        smaller one the coefficients. It is a rule of thumb for ill-posed problems, where noise
+        makes coefficients huge, and also works with correlated noise. Both choose one penalty for
+        all columns of `y`; the result's `alpha` tells which.
     reduction : {"sum", "mean"}, keyword only
         Whether `alpha` is :math:`\lambda` itself, as in scikit-learn's ``Ridge(alpha=)``, or is
         relative to the *mean* of the squares: :math:`\lambda = \alpha \sum_i v_i`, so that
@@ -299,7 +342,8 @@ def ridge(
     Raises
     ------
     ArgumentError
-        If an option is out of range.
+        If an option is out of range, `x` does not vary so that there is nothing to choose by, or
+        the L-curve has no corner.
     ShapeError, DataError, DtypeError
         If the arrays do not fit.
 
@@ -313,7 +357,17 @@ def ridge(
     The map from `y` to `w` has the norm :math:`\max \sigma / (\sigma^2 + \lambda) \le
     1 / (2 \sqrt\lambda)`, which bounds the effect of a small change of the targets.
 
-    Hoerl & Kennard 1970, Technometrics 12:55.
+    The score of ``"gcv"`` is that of leaving out one row at a time if all rows have the same
+    leverage; scikit-learn's ``RidgeCV`` computes the latter. It is searched from a millionth of the
+    smallest squared singular value to a million times the largest, and the L-curve between the two.
+    At the lower end this is least squares; at the upper end the coefficients are 0: `x` explains
+    nothing.
+
+    References
+    ----------
+    Hoerl & Kennard 1970, Technometrics 12:55; Golub, Heath & Wahba 1979, "Generalized
+    cross-validation as a method for choosing a good ridge parameter", Technometrics 21:215; Hansen
+    1992, "Analysis of discrete ill-posed problems by means of the L-curve", SIAM Review 34:561.
 
     Examples
     --------
@@ -323,7 +377,22 @@ def ridge(
     >>> fits = tw.solve.ridge([[1.0], [2.0]], [1, 2], alpha=[0, 1, 10], intercept=False)
     >>> [round(float(fit.coef[0]), 3) for fit in fits]
     [1.0, 0.833, 0.333]
+
+    A picture blurred by a Gaussian, with noise: least squares would return nothing but noise.
+
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> t = np.linspace(0, 1, 50)
+    >>> blur = np.exp(-(((t[:, None] - t) / 0.1) ** 2)) / 50
+    >>> picture = np.sin(np.pi * t) ** 2
+    >>> seen = blur @ picture + 1e-4 * rng.standard_normal(50)
+    >>> fit = tw.solve.ridge(blur, seen, alpha="gcv", intercept=False)
+    >>> bool(0 < fit.alpha < 1e-4 and np.abs(fit.coef - picture).max() < 0.2)
+    True
     """
+    method = None
+    if isinstance(alpha, str):
+        method, alpha = _checks.one_of("alpha, if not a number,", alpha, _choice.METHODS), 0.0
     several = np.ndim(alpha) > 0
     given = _checks.sequence("alpha", alpha) if several else (alpha,)
     alphas = [
@@ -332,16 +401,26 @@ def ridge(
     ]
     _checks.one_of("reduction", reduction, ("sum", "mean"))
     data = problem(x, y, intercept, sample_weight)
-    if reduction == "mean":
-        alphas = [value * data.total for value in alphas]
-    svd = decomposed(data) if any(alphas) else None
-    fits = [penalized(data, value, svd) if svd and value else fit(data) for value in alphas]
+    scale = data.total if reduction == "mean" else 1.0
+    svd = decomposed(data) if method or any(alphas) else None
+    if svd and method:
+        alphas = [chosen(method, data, svd) / scale]
+    fits = [
+        replace(penalized(data, value * scale, svd), alpha=value) if svd and value else fit(data)
+        for value in alphas
+    ]
     return fits if several else fits[0]
 
 
 def decomposed(data: Problem, rcond: float | None = None) -> _Decomposed:
     """Return u, s, vᵀ and the rank of a prepared problem."""
     return _svd(data.x, _EPS * max(data.x.shape) if rcond is None else rcond)
+
+
+def chosen(method: str, data: Problem, svd: _Decomposed) -> float:
+    """Return the penalty, the λ of the sum, that a method chooses for a prepared problem."""
+    u, s, _, rank = svd
+    return _choice.chosen(method, data.y, u, s, rank, len(data.y) - int(data.centred))
 
 
 def penalized(data: Problem, penalty: float, svd: _Decomposed) -> LinearFit:
@@ -374,9 +453,9 @@ def _why(rank: int, vt: _Matrix, empty: npt.NDArray[np.bool_], centred: bool) ->
         reason = f"columns {np.flatnonzero(empty).tolist()} are {constant}"
     else:
         reason = f"columns {shown} depend on each other"
-    mean = " without its mean" if centred else ""
+    mean = " minus its mean" if centred else ""
     return (
         f"the rank of x{mean} is {rank}, but it has {vt.shape[1]} columns: {reason}, so that many "
-        "w are equally good. Leave columns out, use a penalty, alpha= of ridge or last_layer, or "
-        'rank_deficient="min_norm"'
+        "coefficients fit equally well. Leave columns out, use a penalty (alpha= in ridge or "
+        'last_layer), or use rank_deficient="min_norm"'
     )

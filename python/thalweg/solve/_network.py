@@ -1,6 +1,7 @@
 """Networks that least squares can train: linear ones, and the last layer of any."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,10 @@ _EPS = float(np.finfo(np.float64).eps)
 
 def network(
     model: Sequential,
-    x: Any,
-    y: Any,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
     *,
-    sample_weight: Any = None,
+    sample_weight: npt.ArrayLike | None = None,
     rank_deficient: str = "raise",
     rcond: float | None = None,
 ) -> LinearFit:
@@ -91,8 +92,8 @@ def network(
         if not isinstance(layer, (Linear, Identity)):
             raise UnsupportedError(
                 f"layer {index}, {layer!r}, is not linear: only networks of Linear and Identity "
-                "have a formula. BatchNorm1d behind a Linear is folded into it by model.fold(); "
-                "the last layer alone is refit by thalweg.solve.last_layer"
+                "have a formula. Call model.fold() if it is a BatchNorm1d after a Linear, or refit "
+                "only the last layer with thalweg.solve.last_layer"
             )
     places = [i for i, layer in enumerate(model.layers) if isinstance(layer, Linear)]
     linear = [layer for layer in model.layers if isinstance(layer, Linear)]
@@ -101,8 +102,8 @@ def network(
     biased = max((i for i, layer in enumerate(linear) if layer.bias), default=None)
     if biased is not None and min(widths[biased + 1 :]) < widths[-1]:
         raise UnsupportedError(
-            f"the last bias is that of layer {places[biased]}, and a later layer is narrower than "
-            "the output: give the last Linear a bias"
+            f"the last bias is in layer {places[biased]}, but a later layer is narrower than the "
+            "output, which is not supported: give the last Linear a bias"
         )
     y = _arrays.targets(y, _F64, widths[-1], "y")
     _fits(model, y)
@@ -131,12 +132,12 @@ def network(
 
 def last_layer(
     model: Sequential,
-    x: Any,
-    y: Any,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
     *,
     alpha: float = 0.0,
     reduction: str = "sum",
-    sample_weight: Any = None,
+    sample_weight: npt.ArrayLike | None = None,
     rank_deficient: str = "raise",
     rcond: float | None = None,
 ) -> LinearFit:
@@ -206,23 +207,22 @@ def last_layer(
         )
     if np.ndim(y) == 1 and (outputs := last.out_features) > 1:
         raise ShapeError(
-            f"y has shape {np.shape(y)}, but the model has {outputs} outputs, to each of which a "
-            f"column is fitted; of labels make columns of 0 and 1: np.eye({outputs})[y]"
+            f"y has shape {np.shape(y)}, but the model has {outputs} outputs, each fitted to a "
+            f"column of y; turn labels into columns of 0 and 1 with np.eye({outputs})[y]"
         )
     y = _arrays.targets(y, _F64, last.out_features, "y")
     _fits(model, y)
     data = problem(_parts.part(model, 0, end - 1)(model._rows(x, "x")), y, last.bias, sample_weight)
-    if reduction == "mean":
-        alpha *= data.total
+    penalty = alpha * data.total if reduction == "mean" else alpha
     rcond = _resolved(model, data) if rcond is None else rcond
     try:
         found = (
-            penalized(data, alpha, decomposed(data, rcond))
+            replace(penalized(data, penalty, decomposed(data, rcond)), alpha=alpha)
             if alpha
             else fit(data, rank_deficient, rcond)
         )
     except ArgumentError as error:
-        raise ArgumentError(f"with what the layers before give as x, {error}") from None
+        raise ArgumentError(f"with the outputs of the earlier layers as x, {error}") from None
     _holds(model, found.coef, found.intercept)
     state = model.state_dict()
     state[f"{end - 1}.weight"] = found.coef.T
@@ -234,7 +234,7 @@ def last_layer(
 
 def _fits(model: Sequential, y: Any) -> None:
     if y.shape[1] != model.out_features:
-        raise ShapeError(f"y has {y.shape[1]} columns; this model gives {model.out_features}")
+        raise ShapeError(f"y has {y.shape[1]} columns; this model has {model.out_features} outputs")
 
 
 def _resolved(model: Sequential, data: Problem) -> float:
@@ -251,8 +251,8 @@ def _holds(model: Sequential, *arrays: _Matrix) -> None:
     largest = max(float(np.abs(array).max(initial=0.0)) for array in arrays)
     if largest > float(np.finfo(model.dtype).max):
         raise DataError(
-            f"the weights of the fit are up to {largest:.1e}, too large for a model of "
-            f'{model.dtype}; scale y, or x, or use dtype="float64"'
+            f"the weights of the fit are up to {largest:.1e}, too large for a {model.dtype} model; "
+            'scale y, or x, or use dtype="float64"'
         )
 
 

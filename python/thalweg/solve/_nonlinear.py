@@ -17,7 +17,7 @@ _MESSAGES = {
     "ftol": "the linear model predicts no further decrease (ftol)",
     "xtol": "the steps are as small as xtol",
     "damping": "no step decreases the sum of squares, however small",
-    "evaluations": "max_evaluations residuals were evaluated",
+    "evaluations": "residual was called max_evaluations times",
 }
 
 
@@ -62,7 +62,7 @@ class LeastSquaresFit:
 def nonlinear_least_squares(
     residual: Callable[[Vector], Any],
     jacobian: Callable[[Vector], Any],
-    theta: Any,
+    theta: npt.ArrayLike,
     *,
     damping: float = 1e-3,
     geodesic: bool = True,
@@ -165,11 +165,11 @@ def nonlinear_least_squares(
         return value if _squares(value) else None
 
     r = call(point)
-    _arrays.finite(r, "the residual at theta")
+    _arrays.finite(r, "residual(theta)")
     if not _squares(r):
         raise DataError(
-            f"the residuals at theta are up to {np.abs(r).max():.1e}, too large for float64 to "
-            "square them; scale them"
+            f"the residuals at theta are up to {np.abs(r).max():.1e}, and the sum of their squares "
+            "is too large for float64; scale them"
         )
     shape = r.shape
     history: dict[str, list[float]] = {"sum_of_squares": [], "damping": [], "rejected": []}
@@ -184,8 +184,8 @@ def nonlinear_least_squares(
             raise DataError(f"the Jacobian at theta = {point} is not finite")
         if not _squares(slope):
             raise DataError(
-                f"the Jacobian at theta = {point} is too large for float64 to square it; scale the "
-                "residuals"
+                f"the sum of squares of the Jacobian at theta = {point} is too large for float64; "
+                "scale the residuals"
             )
         history["sum_of_squares"].append(_levenberg.norm2(r))
         history["damping"].append(state.damping)

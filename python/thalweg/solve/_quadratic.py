@@ -48,7 +48,7 @@ class Minimum:
         )
 
 
-def quadratic(h: Any, b: Any, c: float = 0.0) -> Minimum:
+def quadratic(h: npt.ArrayLike, b: npt.ArrayLike, c: float = 0.0) -> Minimum:
     r"""Find the minimum of a quadratic function.
 
     .. math:: q(x) = \tfrac12 x^\top H x + b^\top x + c, \qquad H x^* = -b
@@ -101,7 +101,7 @@ def quadratic(h: Any, b: Any, c: float = 0.0) -> Minimum:
         )
     h = h / 2 + h.T / 2  # halved first, as a sum may overflow
 
-    values: _Vector = np.linalg.eigvalsh(h)
+    values: npt.NDArray[Any] = np.linalg.eigvalsh(h)
     low, high = float(values[0]), float(values[-1])
     floor = len(h) * _EPS * max(abs(low), abs(high))
     if low < -floor:
@@ -109,13 +109,14 @@ def quadratic(h: Any, b: Any, c: float = 0.0) -> Minimum:
         count = int((values < -floor).sum())
         raise ArgumentError(
             f"h is {kind}: its smallest eigenvalue is {low:.6g}, {count} of {len(h)} are below 0. "
-            "The function falls without end along that eigenvector, so h @ x = -b would be a "
-            "saddle or a maximum"
+            "The function decreases without bound along that eigenvector, so that the solution of "
+            "h @ x = -b is a saddle or a maximum, not a minimum"
         )
     if low <= floor:
         raise ArgumentError(
-            f"h is singular: its smallest eigenvalue {low:.3g} is zero beside the largest, "
-            f"{high:.3g}. There is no minimum, or not only one; add a multiple of the identity"
+            f"h is singular: its smallest eigenvalue, {low:.3g}, is zero compared with the "
+            f"largest, {high:.3g}. There is no minimum, or more than one; add a multiple of the "
+            "identity to h"
         )
     try:
         factor = np.linalg.cholesky(h)

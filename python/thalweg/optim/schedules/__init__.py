@@ -62,7 +62,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
 
     from thalweg import _habits
 
-    _LAMBDA = "LambdaLR makes a schedule of a function of time"
+    _LAMBDA = "LambdaLR turns a function of time into a schedule"
     _WARMUP = "it is LinearWarmup(steps, then=CosineAnnealingLR())"
     __getattr__ = _habits.of_module(
         _sys.modules[__name__],

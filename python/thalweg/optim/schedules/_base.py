@@ -13,7 +13,7 @@ from thalweg._description import Description, description
 from thalweg._habits import Guided
 from thalweg.errors import ArgumentError, UnsupportedError
 
-_OWN = "a schedule of your own is a function of time: schedules.LambdaLR(lambda t: ...)"
+_OWN = "write a custom schedule as a function of time: schedules.LambdaLR(lambda t: ...)"
 
 #: Attributes of PyTorch's schedulers.
 OF_SCHEDULERS = {
@@ -21,7 +21,9 @@ OF_SCHEDULERS = {
         ("step", "get_lr"), "tw.Trainer(..., schedule=...) sets the rate of each update"
     ),
     **dict.fromkeys(("get_last_lr", "last_epoch"), "the rate is trainer.optimizer.lr"),
-    **dict.fromkeys(("state_dict", "load_state_dict"), "trainer.save keeps all that it depends on"),
+    **dict.fromkeys(
+        ("state_dict", "load_state_dict"), "trainer.save(path) saves everything it depends on"
+    ),
 }
 
 Times: TypeAlias = npt.NDArray[Any]
@@ -82,8 +84,9 @@ class Schedule(Description, Guided):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             """Say how to get the rate."""
             raise TypeError(
-                f"a schedule is not called: {type(self).__name__}(...).lr(t, base=..., total=...) "
-                "gives the rate at time t, from the optimizer's own and the length of the fit"
+                f"a schedule cannot be called: {type(self).__name__}(...).lr(t, base=..., "
+                "total=...) returns the rate at time t, given the optimizer's own rate and the "
+                "length of the fit"
             )
 
     @property
@@ -95,7 +98,10 @@ class Schedule(Description, Guided):
         """Raise if an argument is invalid."""
 
     def _rates(self, t: Times, base: float, total: int | None) -> Times:
-        """Return the learning rates at several times."""
+        """Return the learning rates at several times: for trainers, and `thalweg.plot.schedule`.
+
+        As `lr`, for an array of times as floats, and without checks of the arguments.
+        """
         raise UnsupportedError(f"{self!r} gives no rates: {_OWN}")
 
     # For the checks in subclasses: every message names the schedule, and values are stored as plain
@@ -113,6 +119,6 @@ class Schedule(Description, Guided):
         if given is None and total is None:
             raise ArgumentError(
                 f"{type(self).__name__}: {name} was left out, so it is known only during a fit: "
-                f"make the schedule with {name}=..., or in a call of its method lr give total=..."
+                f"make the schedule with {name}=..., or pass total=... to its method lr"
             )
         return int(total if given is None else given)  # type: ignore[arg-type]

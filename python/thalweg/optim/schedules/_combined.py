@@ -85,7 +85,7 @@ class SequentialLR(Schedule):
         rising = all(a < b for a, b in itertools.pairwise(times))
         if len(times) != len(parts) - 1 or not rising:
             raise ArgumentError(
-                "SequentialLR: milestones must be rising and one fewer than schedulers; got "
+                "SequentialLR: milestones must be increasing and one fewer than schedulers; got "
                 f"{list(times)} for {len(parts)} schedulers"
             )
         self._set(schedulers=parts, milestones=times)
@@ -143,6 +143,6 @@ def _expect_schedules(name: str, schedules: Sequence[Any], per: str) -> None:
             )
         if schedule.per != per:
             raise ArgumentError(
-                f'{name}: {schedule!r} counts per "{schedule.per}", the whole per "{per}"; '
-                "they must count the same"
+                f'{name}: {schedule!r} has per="{schedule.per}", but the schedule around it has '
+                f'per="{per}"; they must be equal'
             )

@@ -141,8 +141,8 @@ class OneCycleLR(Schedule):
         self._set(three_phase=_checks.flag("OneCycleLR: three_phase", self.three_phase))
         if self.three_phase and self.pct_start > 0.5:
             raise ArgumentError(
-                "OneCycleLR: pct_start must be at most 0.5 with three_phase, since the way back is "
-                f"as long as the way up; got {self.pct_start!r}"
+                "OneCycleLR: pct_start must be at most 0.5 with three_phase, since the way down "
+                f"is as long as the way up; got {self.pct_start!r}"
             )
 
     def _rates(self, t: Times, base: float, total: int | None) -> Times:
@@ -213,7 +213,7 @@ class WarmupStableDecay(Schedule):
         if end < self.warmup_steps + self.decay_steps:
             raise ArgumentError(
                 f"WarmupStableDecay: {self.warmup_steps} steps of warm-up and {self.decay_steps} "
-                f"of decay are more than the {end} steps that there are"
+                f"of decay are more than the total of {end} steps"
             )
         rise = (
             np.minimum(t / max(self.warmup_steps, 1), 1) if self.warmup_steps else np.ones_like(t)

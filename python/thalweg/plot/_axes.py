@@ -1,0 +1,38 @@
+"""What all pictures share: the axes to draw on, and colours."""
+
+from typing import Any
+
+import numpy as np
+
+from thalweg import _checks
+from thalweg.errors import ArgumentError
+
+#: Number of colours of matplotlib's lines before they repeat.
+COLORS = 10
+
+
+def pyplot() -> Any:
+    """Import matplotlib, or say how to get it."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise ImportError("plotting needs matplotlib: pip install matplotlib") from None
+    return plt
+
+
+def axes(ax: Any) -> Any:
+    """Return the axes to draw on: those given, or those of a new figure."""
+    plt = pyplot()
+    if ax is None:
+        return plt.figure(layout="constrained").add_subplot()
+    if isinstance(ax, plt.Axes):
+        return ax
+    if isinstance(ax, plt.Figure):
+        got = "a Figure: pass figure.add_subplot()"
+    elif isinstance(ax, np.ndarray):
+        got = f"an array of shape {ax.shape}: pass one of its items"
+    elif isinstance(ax, tuple) and any(isinstance(one, plt.Figure) for one in ax):
+        got = "a tuple with a Figure, as plt.subplots() returns it: pass its second item"
+    else:
+        got = _checks.given(ax)
+    raise ArgumentError(f"ax must be Axes of matplotlib, e.g. plt.gca(); got {got}")

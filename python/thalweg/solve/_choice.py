@@ -1,0 +1,108 @@
+"""Choices of ridge's penalty from the data, as functions of the SVD."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from thalweg.errors import ArgumentError, DataError
+
+_Vector = npt.NDArray[np.float64]
+
+#: The methods that `chosen` knows.
+METHODS = ("gcv", "l_curve")
+
+#: Generalized cross-validation looks this far beyond the squares of the singular values.
+_BEYOND = 1e6
+#: Points of the first search over the logarithm of the penalty, and of each finer one.
+_POINTS, _FINER, _ROUNDS = 401, 33, 6
+
+
+def chosen(method: str, y: _Vector, left: _Vector, s: _Vector, rank: int, degrees: int) -> float:
+    """Return the penalty, the λ of the sum, that a method chooses for targets y, (n, k).
+
+    `left` are the left singular vectors, and `degrees` is the number of rows, less one if there is
+    an intercept.
+    """
+    if rank == 0:
+        raise ArgumentError(
+            f'alpha="{method}" has nothing to choose by: x does not vary, so that the coefficients '
+            "are 0 for any alpha; pass a number"
+        )
+    # Relative to their largest, so that no square overflows.
+    relative = s[:rank] / s[0]
+    size = float(np.abs(y).max()) or 1.0
+    shares = left[:, :rank].T @ (y / size)
+    rest = degrees - rank
+    outside = 0.0  # of the column space; without rest, only by rounding
+    if rest > 0:
+        outside = float(((y / size - left[:, :rank] @ shares) ** 2).sum())
+    powers: _Vector = (shares**2).sum(axis=1)
+    squares: _Vector = relative**2
+    ends = float(squares[-1]), 1.0
+    if method == "gcv":
+        log = _least(
+            lambda t: _gcv(np.exp(t), squares, powers, outside, max(rest, 0)),
+            np.log(ends[0] / _BEYOND),
+            np.log(ends[1] * _BEYOND),
+        )
+    else:
+        with np.errstate(invalid="ignore", divide="ignore"):  # of targets that are all 0
+            log = _least(lambda t: -_bend(np.exp(t), squares, powers, outside), *np.log(ends))
+            bend = _bend(np.exp(np.array([log])), squares, powers, outside)[0]
+        if not bend > 0:
+            raise ArgumentError(
+                'alpha="l_curve" finds no corner: the norm of the coefficients falls as fast as '
+                'the residual rises. Use alpha="gcv", or pass a number'
+            )
+    share = float(np.exp(log))
+    with np.errstate(over="ignore"):  # checked below
+        penalty = float(share * s[0] * s[0])
+    if not (np.isfinite(penalty) and penalty > 0):
+        raise DataError(
+            f"the alpha that {method} chooses, {share:.3g} times the square of {s[0]:.3g}, is too "
+            "large or too small for float64; scale x"
+        )
+    return penalty
+
+
+def _least(function: Callable[[_Vector], _Vector], low: float, high: float) -> float:
+    """Return where a function is least, of a grid that becomes finer around the best point."""
+    points = _POINTS
+    for _ in range(_ROUNDS):
+        grid = np.linspace(low, high, points)
+        best = int(function(grid).argmin())
+        low, high, points = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)], _FINER
+    return float(grid[best])
+
+
+def _gcv(penalty: _Vector, squares: _Vector, powers: _Vector, outside: float, rest: int) -> _Vector:
+    """Compute the score of generalized cross-validation, up to a factor."""
+    # λ / (σ² + λ): how much of each component is left in the residual
+    left = 1 / (1 + squares / penalty[:, np.newaxis])
+    score: _Vector = (left**2 @ powers + outside) / (left.sum(axis=1) + rest) ** 2
+    return score
+
+
+def _bend(penalty: _Vector, squares: _Vector, powers: _Vector, outside: float) -> _Vector:
+    """Compute the curvature of the L-curve, positive where it is convex.
+
+    The curve (ln R, ln E)/2 has R = ‖y − xw‖² and E = ‖w‖². With respect to λ,
+    E' = −2 Σ β²σ²/(σ² + λ)³, E'' = 6 Σ β²σ²/(σ² + λ)⁴ and R' = −λE'; the curve is parametrized by
+    ln λ.
+    """
+    column = penalty[:, np.newaxis]
+    # With 1/(σ² + λ) as λ⁻¹ · left, E is λ⁻² times sums that are neither too large nor too small.
+    left = 1 / (1 + squares / column)
+    r = left**2 @ powers + outside
+    weighted = squares * powers
+    # λE and its derivatives by ln λ: λ·λE', λ·(λE' + λ²E'').
+    e = left**2 @ weighted / penalty
+    first = -2 * left**3 @ weighted / penalty
+    second = first + 6 * left**4 @ weighted / penalty
+    # R' = −λE' → R_t = −λ E_t, R_tt = −λ(E_t + E_tt); with λE in place of E the factor is gone.
+    r1, r2 = -first, -(first + second)
+    x1, y1 = r1 / r / 2, first / e / 2
+    x2, y2 = (r2 / r - (r1 / r) ** 2) / 2, (second / e - (first / e) ** 2) / 2
+    bend: _Vector = (x1 * y2 - y1 * x2) / (x1**2 + y1**2) ** 1.5
+    return bend

@@ -1,0 +1,255 @@
+"""Ridge's penalty chosen from the data, and truncation: against formulas written out."""
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, solve
+
+optimize = pytest.importorskip("scipy.optimize")
+
+
+def gcv(x, y, penalty, intercept=True, weight=None):
+    """The score of Golub, Heath and Wahba, with the matrix A of ŷ = A y written out."""
+    v = np.ones(len(x)) if weight is None else np.asarray(weight)
+    x, y = (np.sqrt(v)[:, np.newaxis] * a for a in (x, y.reshape(len(y), -1)))
+    columns, penalties = x, np.full(x.shape[1], penalty)
+    if intercept:  # a column that is not penalized
+        columns, penalties = np.column_stack([np.sqrt(v), x]), np.r_[0.0, penalties]
+    a = columns @ np.linalg.solve(columns.T @ columns + np.diag(penalties), columns.T)
+    n = len(x)
+    return n * np.linalg.norm(y - a @ y) ** 2 / (n - np.trace(a)) ** 2
+
+
+def blurred(rng, noise=1e-3, n=50):
+    """An ill-posed problem: a matrix that blurs, a picture, and what is seen of it."""
+    t = np.linspace(0, 1, n)
+    blur = np.exp(-(((t[:, np.newaxis] - t) / 0.1) ** 2)) / n
+    picture = np.sin(np.pi * t) ** 2 + (t > 0.6) * (t < 0.8)
+    return blur, picture, blur @ picture + noise * rng.standard_normal(n)
+
+
+@pytest.mark.parametrize("targets", [1, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("shape", [(40, 10), (12, 10), (10, 30)])
+def test_cross_validation_chooses_the_least_score(shape, intercept, weighted, targets, rng):
+    x = rng.standard_normal(shape) * np.geomspace(1, 0.1, shape[1]) + 3
+    y = x @ rng.standard_normal((shape[1], targets)) + 2 * rng.standard_normal((shape[0], targets))
+    v = rng.uniform(0.5, 2, shape[0]) if weighted else None
+    options = {"intercept": intercept, "sample_weight": v}
+    fit = solve.ridge(x, y, alpha="gcv", **options)
+
+    def score(log):
+        return gcv(x, y, np.exp(log), intercept, v)
+
+    chosen = score(np.log(fit.alpha))
+    logs = np.linspace(-12, 12, 241)
+    assert chosen <= min(map(score, logs)) * (1 + 1e-6)
+    if 1e-5 < fit.alpha < 1e5:  # a minimum, not an end of the range
+        near = np.log(fit.alpha) + np.array([-0.2, 0.2])
+        theirs = optimize.minimize_scalar(
+            score, bounds=near, options={"xatol": 1e-9}, method="bounded"
+        )
+        assert np.log(fit.alpha) == pytest.approx(theirs.x, abs=1e-3)
+    np.testing.assert_allclose(solve.ridge(x, y, alpha=fit.alpha, **options).coef, fit.coef)
+    mean = solve.ridge(x, y, alpha="gcv", reduction="mean", **options)
+    total = len(x) if v is None else v.sum()
+    assert mean.alpha == pytest.approx(fit.alpha / total)
+    np.testing.assert_allclose(mean.coef, fit.coef)
+
+
+def test_cross_validation_is_that_of_scikit_learn_where_rows_have_the_same_leverage(rng):
+    """In a circulant matrix: leaving one row out, as RidgeCV does, then has the same score."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    row = np.exp(-(np.minimum(np.arange(40), 40 - np.arange(40)) ** 2) / 8)
+    x = np.stack([np.roll(row, k) for k in range(40)])
+    y = x @ np.sin(2 * np.pi * np.arange(40) / 40) + 0.3 * rng.standard_normal(40)
+    grid = np.geomspace(1e-4, 1e4, 801)
+    theirs = linear_model.RidgeCV(alphas=grid, fit_intercept=False, store_cv_results=True)
+    theirs.fit(x, y)
+    ours = solve.ridge(x, y, alpha="gcv", intercept=False)
+    assert abs(np.log(ours.alpha / theirs.alpha_)) <= np.log(grid[1] / grid[0])
+    np.testing.assert_allclose(
+        theirs.cv_results_.mean(axis=0),
+        [gcv(x, y, penalty, intercept=False) for penalty in grid],
+        rtol=1e-6,
+    )
+
+
+def test_cross_validation_is_close_to_the_best_penalty_for_new_samples(rng):
+    """Over fifty draws of the noise, the error on the noiseless targets."""
+    x, w = rng.standard_normal((30, 20)), np.linspace(-1, 1, 20)
+    ratios = []
+    for _ in range(50):
+        y = x @ w + 2 * rng.standard_normal(30)
+        errors = [
+            np.linalg.norm(fit.predict(x) - x @ w)
+            for fit in solve.ridge(x, y, alpha=np.geomspace(1e-3, 1e3, 61))
+        ]
+        fit = solve.ridge(x, y, alpha="gcv")
+        ratios.append(np.linalg.norm(fit.predict(x) - x @ w) / min(errors))
+    assert np.median(ratios) < 1.2
+
+
+def test_without_noise_there_is_no_penalty_and_of_noise_alone_nothing_is_left(rng):
+    x = rng.standard_normal((50, 5))
+    exact = solve.ridge(x, x @ np.arange(5.0) + 3, alpha="gcv")
+    np.testing.assert_allclose(exact.coef, np.arange(5.0), atol=1e-5)
+    noise = rng.standard_normal(50)
+    centred = x - x.mean(axis=0)
+    noise -= centred @ np.linalg.lstsq(centred, noise, rcond=None)[0]  # nothing x could explain
+    nothing = solve.ridge(x, noise, alpha="gcv")
+    np.testing.assert_allclose(nothing.coef, 0, atol=1e-6)
+    assert nothing.intercept == pytest.approx(noise.mean())
+
+
+def corner(x, y, low, high):
+    """The most convex point of the L-curve, from scikit-learn's fits and a spline through them."""
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    interpolate = pytest.importorskip("scipy.interpolate")
+    logs = np.linspace(np.log(low), np.log(high), 400)
+    points = []
+    for log in logs:
+        fit = linear_model.Ridge(alpha=np.exp(log), fit_intercept=False, solver="svd").fit(x, y)
+        residual = np.linalg.norm(y - x @ fit.coef_)
+        points.append([np.log(residual), np.log(np.linalg.norm(fit.coef_))])
+    spline = interpolate.make_interp_spline(logs, np.array(points), k=5)
+    x1, y1 = spline(logs, 1).T
+    x2, y2 = spline(logs, 2).T
+    bend = (x1 * y2 - y1 * x2) / (x1**2 + y1**2) ** 1.5
+    best = int(bend[5:-5].argmax()) + 5
+    return np.exp(logs[best]), np.exp(logs[1] - logs[0])
+
+
+@pytest.mark.parametrize("noise", [1e-4, 1e-3, 1e-2])
+def test_the_corner_of_the_l_curve_is_its_most_convex_point(noise, rng):
+    x, _, y = blurred(rng, noise, n=20)
+    x, y = 1e3 * x, 1e3 * y
+    s = np.linalg.svd(x, compute_uv=False)
+    fit = solve.ridge(x, y, alpha="l_curve", intercept=False)
+    expected, factor = corner(x, y, max(s[-1] ** 2, 1e-9 * s[0] ** 2), s[0] ** 2)
+    assert abs(np.log(fit.alpha / expected)) <= 1.5 * np.log(factor)
+
+
+@pytest.mark.parametrize("method", ["gcv", "l_curve"])
+def test_both_undo_a_blur_where_least_squares_cannot(method, rng):
+    ratios = []
+    for _ in range(30):
+        x, picture, y = blurred(rng)
+        fits = solve.ridge(x, y, alpha=np.geomspace(1e-10, 1, 101), intercept=False)
+        best = min(np.linalg.norm(fit.coef - picture) for fit in fits)
+        fit = solve.ridge(x, y, alpha=method, intercept=False)
+        ratios.append(np.linalg.norm(fit.coef - picture) / best)
+        assert f"alpha {fit.alpha:.3g})" in repr(fit)
+        smallest = solve.least_squares(x, y, intercept=False, rank_deficient="min_norm")
+        assert np.linalg.norm(smallest.coef - picture) > 100 * best
+    assert np.median(ratios) < (1.1 if method == "gcv" else 1.4)
+    # The score of cross-validation may be flat; it then chooses far too small a penalty.
+    assert np.sum(np.array(ratios) > 3) <= (6 if method == "gcv" else 0)
+
+
+def test_correlated_noise_misleads_cross_validation_but_not_the_l_curve(rng):
+    x, picture, seen = blurred(rng, noise=0)
+    t = np.linspace(0, 1, len(x))
+    root = np.linalg.cholesky(np.exp(-np.abs(t[:, np.newaxis] - t) / 0.02))
+    ratios = {"gcv": [], "l_curve": []}
+    for _ in range(30):
+        y = seen + 1e-3 * root @ rng.standard_normal(len(x))
+        fits = solve.ridge(x, y, alpha=np.geomspace(1e-10, 1, 101), intercept=False)
+        best = min(np.linalg.norm(fit.coef - picture) for fit in fits)
+        for method, found in ratios.items():
+            fit = solve.ridge(x, y, alpha=method, intercept=False)
+            found.append(np.linalg.norm(fit.coef - picture) / best)
+    assert max(ratios["l_curve"]) < 6
+    assert np.sum(np.array(ratios["gcv"]) > 10) >= 3
+
+
+@pytest.mark.parametrize("method", ["gcv", "l_curve"])
+@pytest.mark.parametrize("scale", [1e-140, 1e-3, 1e100])
+def test_units_change_the_penalty_by_their_square_and_nothing_else(method, scale, rng):
+    x, _, y = blurred(rng)
+    fit = solve.ridge(x, y, alpha=method)
+    for size in (1e-200, 1.0, 1e150):
+        other = solve.ridge(scale * x, size * y, alpha=method)
+        assert other.alpha / scale**2 == pytest.approx(fit.alpha, rel=1e-4)
+        np.testing.assert_allclose(other.coef * scale / size, fit.coef, rtol=1e-3, atol=1e-3)
+
+
+def test_choices_that_cannot_be_made_are_refused(rng):
+    x, y = rng.standard_normal((8, 3)), rng.standard_normal(8)
+    for kind, message, call in [
+        (tw.ArgumentError, 'alpha, if not a number, must be one of "gcv", "l_curve"; got "cv"'
+         .replace('"cv"', "'cv'"), lambda: solve.ridge(x, y, alpha="cv")),
+        (tw.ArgumentError, "nothing to choose by", lambda: solve.ridge(x[:1], y[:1], alpha="gcv")),
+        (tw.ArgumentError, "x does not vary",
+         lambda: solve.ridge(np.ones((8, 2)), y, alpha="l_curve")),
+        (tw.ArgumentError, "finds no corner", lambda: solve.ridge(x, 0 * y, alpha="l_curve")),
+        (tw.DataError, "for float64; scale x", lambda: solve.ridge(1e200 * x, y, alpha="gcv")),
+        (tw.ArgumentError, r"alpha\[0\]", lambda: solve.ridge(x, y, alpha=["gcv"])),
+    ]:  # fmt: skip
+        with pytest.raises(kind, match=message):
+            call()
+    assert (solve.ridge(x, 0 * y, alpha="gcv").coef == 0).all()
+
+
+def test_results_tell_their_penalty(rng):
+    x, y = rng.standard_normal((8, 3)), rng.standard_normal(8)
+    assert solve.least_squares(x, y).alpha == solve.ridge(x, y, alpha=0).alpha == 0
+    for reduction in ("sum", "mean"):
+        fits = solve.ridge(x, y, alpha=[0, 0.3, 2], reduction=reduction)
+        assert [fit.alpha for fit in fits] == [0, 0.3, 2]
+        model = nn.Sequential(nn.Linear(3, 1))
+        fit = solve.last_layer(model, x, y, alpha=0.3, reduction=reduction)
+        assert fit.alpha == 0.3
+    assert "alpha" not in repr(solve.least_squares(x, y))
+
+
+# --- truncation -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(30, 8), (8, 30)])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_truncation_fits_the_nearest_matrix_of_its_rank(shape, intercept, rng):
+    x, y = rng.standard_normal(shape) + 2, rng.standard_normal((shape[0], 2)) + 5
+    mean = (x.mean(axis=0), y.mean(axis=0)) if intercept else (0, 0)
+    u, s, vt = np.linalg.svd(x - mean[0], full_matrices=False)
+    for rank in (1, 3, 7):
+        fit = solve.least_squares(x, y, rank=rank, intercept=intercept)
+        nearest = u[:, :rank] * s[:rank] @ vt[:rank]
+        expected = np.linalg.pinv(nearest, rcond=1e-10) @ (y - mean[1])
+        np.testing.assert_allclose(fit.coef, expected, atol=1e-12)
+        np.testing.assert_allclose(fit.intercept, mean[1] - mean[0] @ expected if intercept else 0)
+        assert (fit.rank, fit.method) == (rank, "SVD")
+        assert fit.condition == pytest.approx(s[0] / s[rank - 1])
+        squares = ((fit.predict(x) - y) ** 2).sum()
+        assert fit.sum_of_squares == pytest.approx(squares)
+
+
+def test_truncation_ends_at_the_smallest_least_squares_fit(rng):
+    x, y = rng.standard_normal((20, 6)), rng.standard_normal(20)
+    full = solve.least_squares(x, y, rank=6)
+    np.testing.assert_allclose(full.coef, solve.least_squares(x, y).coef, rtol=1e-10)
+    x = np.column_stack([x, x[:, 0]])
+    full = solve.least_squares(x, y, rank=6)
+    smallest = solve.least_squares(x, y, rank_deficient="min_norm")
+    np.testing.assert_allclose(full.coef, smallest.coef, rtol=1e-10)
+    with pytest.raises(tw.ArgumentError, match="rank of x minus its mean is 6, less than rank=7"):
+        solve.least_squares(x, y, rank=7)
+    for wrong in (0, -1, 2.5, True):
+        with pytest.raises(tw.ArgumentError, match="rank must be an integer >= 1"):
+            solve.least_squares(x, y, rank=wrong)
+
+
+def test_truncation_undoes_a_blur(rng):
+    x, picture, y = blurred(rng)
+    errors = [
+        np.linalg.norm(solve.least_squares(x, y, rank=k, intercept=False).coef - picture)
+        for k in range(1, 20)
+    ]
+    best = min(
+        np.linalg.norm(fit.coef - picture)
+        for fit in solve.ridge(x, y, alpha=np.geomspace(1e-10, 1, 101), intercept=False)
+    )
+    assert min(errors) < 1.5 * best
+    assert errors[-1] > 5 * min(errors)  # too many let the noise in
