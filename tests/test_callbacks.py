@@ -1,5 +1,6 @@
 """Callbacks: when they are called, and those that come with the library."""
 
+import contextlib
 import re
 
 import numpy as np
@@ -109,6 +110,57 @@ def test_the_best_weights_come_back():
     stop = EarlyStopping(patience=9, restore_best_weights=True)
     last, history = scripted([5, 3, 1, 4, 4], stop)
     assert (last, history.epochs, stop.stopped_epoch) == (1, 5, 0)
+
+
+class CtrlC:
+    """Interrupts the fit after this epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_epoch_end(self, trainer, record):
+        if record["epoch"] == self.epoch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("optimizer", [optim.Adam, optim.ScheduleFreeAdamW])
+def test_after_an_interruption_the_best_weights_can_be_restored(optimizer, blobs):
+    """A fit that ends by itself restores the same ones."""
+
+    class Error:
+        def on_epoch_end(self, trainer, record):
+            record["error"] = abs(record["epoch"] - 4)
+
+    def fit(stop, *others):
+        model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optimizer(lr=0.5))
+        with contextlib.suppress(KeyboardInterrupt):
+            trainer.fit(
+                blobs.x, blobs.y, epochs=9, batch_size=8, callbacks=[Error(), stop, *others]
+            )
+        return trainer
+
+    whole = EarlyStopping("error", patience=99, restore_best_weights=True)
+    expected = fit(whole)
+    stop = EarlyStopping("error", patience=99, restore_best_weights=True)
+    trainer = fit(stop, CtrlC(6))
+    assert stop.best_epoch == whole.best_epoch == 4
+    best, last = expected.model.state_dict(), trainer.model.state_dict()
+    assert not np.array_equal(last["0.weight"], best["0.weight"])
+    stop.restore(trainer)
+    whole.restore(expected)  # has been done, and changes nothing
+    for model in (trainer.model, expected.model):
+        for name, value in model.state_dict().items():
+            np.testing.assert_array_equal(value, best[name])
+    trainer.fit(blobs.x, blobs.y, epochs=2, callbacks=[Error(), stop])
+
+
+def test_weights_that_were_not_kept_cannot_be_restored(classifier, blobs):
+    stop = EarlyStopping("loss", patience=99)
+    with pytest.raises(KeyboardInterrupt):
+        classifier.fit(blobs.x, blobs.y, epochs=3, callbacks=[stop, CtrlC(2)])
+    with pytest.raises(tw.ArgumentError, match="restore_best_weights=True before the fit"):
+        stop.restore(classifier)
 
 
 def test_patience_begins_anew_with_each_improvement_and_each_fit():
@@ -264,7 +316,9 @@ def test_the_best_weights_and_the_average_of_schedule_free_belong_together(blobs
 
 @pytest.mark.parametrize("path", ["{los}", "{epoch.x}", "{epoch[0]}", "{loss:q}", "{}", "{loss"])
 def test_paths_that_cannot_be_filled_in_are_named(path, classifier, blobs, tmp_path):
-    with pytest.raises(tw.ArgumentError, match=rf"'{re.escape(path)}'.*there are .*loss, accuracy"):
+    with pytest.raises(
+        tw.ArgumentError, match=rf"'{re.escape(path)}'.*the figures are .*loss, accuracy"
+    ):
         classifier.fit(blobs.x, blobs.y, callbacks=[ModelCheckpoint(path)])
     assert classifier.optimizer.steps == 0
 
@@ -301,7 +355,7 @@ def test_batches_that_are_passed_over_have_no_loss_to_show(classifier, blobs):
 @pytest.mark.parametrize(
     ("thing", "advice"),
     [
-        (EarlyStopping, r"make one of this class, EarlyStopping\(...\)"),
+        (EarlyStopping, r"pass an instance, EarlyStopping\(...\)"),
         (lambda trainer, record: None, "a class with a method on_epoch_end"),
         (optim.schedules.ReduceLROnPlateau(), r"Trainer\(..., schedule=...\)"),
     ],
@@ -317,7 +371,7 @@ def test_what_is_nearly_a_callback_says_what_to_write(thing, advice, classifier,
         ("on_train_batch_end", "it is on_step_end here"),  # Keras, Lightning
         ("on_train_begin", "it is on_fit_begin here"),
         ("on_train_epoch_end", "it is on_epoch_end here"),
-        ("on_epoch_begin", "there are on_fit_begin, on_step_end"),
+        ("on_epoch_begin", "the methods are on_fit_begin, on_step_end"),
     ],
 )
 def test_methods_that_would_not_be_called_are_told_ours(name, ours, classifier, blobs):
@@ -416,7 +470,9 @@ def test_a_figure_is_a_number(classifier, blobs):
         def on_epoch_end(self, trainer, record):
             record["note"] = "good"
 
-    with pytest.raises(tw.ArgumentError, match="is a number with a name; got 'note': 'good'"):
+    with pytest.raises(
+        tw.ArgumentError, match="only add numbers to the record; got 'note': 'good'"
+    ):
         classifier.fit(blobs.x, blobs.y, callbacks=[Text()])
 
 

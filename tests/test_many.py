@@ -1,5 +1,7 @@
 """Several trainings at once."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 import thalweg as tw
 from thalweg import nn, optim
-from thalweg.callbacks import EarlyStopping
+from thalweg.callbacks import Callback, EarlyStopping
 
 
 def make(seed, lr=0.01):
@@ -134,7 +136,7 @@ def test_data_of_each_must_be_as_many_as_there_are(blobs):
     assert trainers[0].optimizer.steps == trainers[1].optimizer.steps == 0
     with pytest.raises(tw.ShapeError, match="89") as caught:  # names whose it was
         tw.train_many(trainers, [x, x], [y, y[:89]])
-    assert caught.value.__notes__ == ["This was in the fit of trainers[1]."]
+    assert caught.value.__notes__ == ["This happened in the fit of trainers[1]."]
 
 
 def test_what_cannot_run_side_by_side_is_refused(blobs):
@@ -156,6 +158,24 @@ def test_what_cannot_run_side_by_side_is_refused(blobs):
         with pytest.raises(tw.ArgumentError, match="callback"):
             tw.train_many([trainer, make(1)], blobs.x, blobs.y, callbacks=wrong)
     assert tw.train_many([], blobs.x, blobs.y) == []
+
+
+def test_one_fit_may_call_a_callback_twice(blobs):
+    class Count(Callback):
+        def __init__(self):
+            self.calls = 0
+
+        def on_epoch_end(self, trainer, record):
+            self.calls += 1
+
+    counts = []
+
+    def callbacks(trainer):
+        counts.append(Count())
+        return counts[-1:] * 2
+
+    tw.train_many([make(0), make(1)], blobs.x, blobs.y, epochs=3, callbacks=callbacks)
+    assert [count.calls for count in counts] == [6, 6]
 
 
 def test_an_iterator_is_not_for_several(blobs):
@@ -191,3 +211,43 @@ def test_the_same_trainers_with_other_data_or_weights_are_not_the_same(blobs):
     trainers = [make(0), make(0)]
     trainers[1].model.flat_parameters = -trainers[1].model.flat_parameters
     tw.train_many(trainers, blobs.x, blobs.y)
+
+
+def test_ctrl_c_also_ends_fits_where_signals_restart_system_calls():
+    """As they do once Polars is imported: a wait without a limit would not notice the signal."""
+    script = """
+import os, signal, threading, time
+import numpy as np, thalweg as tw
+from thalweg import nn, optim
+from thalweg.callbacks import Callback
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.siginterrupt(signal.SIGINT, False)
+begun = threading.Barrier(3, timeout=20)
+
+class Slow(Callback):
+    def on_epoch_end(self, trainer, record):
+        if record["epoch"] == 1:
+            begun.wait()
+        time.sleep(0.01)
+
+def interrupt():
+    begun.wait()
+    time.sleep(0.2)  # the main thread waits for the fits by now
+    os.kill(os.getpid(), signal.SIGINT)
+
+trainers = [
+    tw.Trainer(nn.Sequential(nn.Linear(2, 1), seed=s), loss=nn.MSELoss(), optimizer=optim.SGD(0.01))
+    for s in range(2)
+]
+threading.Thread(target=interrupt).start()
+try:
+    tw.train_many(trainers, np.ones((4, 2)), np.ones(4), workers=2, epochs=500,
+                  callbacks=lambda _: [Slow()])
+except KeyboardInterrupt:
+    print("interrupted", *(0 < trainer.history.epochs < 250 for trainer in trainers))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.split() == ["interrupted", "True", "True"], done.stderr

@@ -12,19 +12,22 @@ from thalweg import nn, optim
 
 pytest.importorskip("sklearn", minversion="1.7")  # that of what is compared with
 
+import sklearn
 from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_classification
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, KFold, cross_validate
 from sklearn.neural_network import MLPClassifier as TheirClassifier
 from sklearn.neural_network import MLPRegressor as TheirRegressor
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from thalweg.sklearn import MLPClassifier, MLPRegressor
+from thalweg.sklearn import _base as sklearn_base
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -259,7 +262,14 @@ def test_arguments_are_scikit_learns(ours, theirs):
     assert mine == known
     for method in ("fit", "partial_fit", "predict", "score"):
         names = [list(inspect.signature(getattr(k, method)).parameters) for k in (ours, theirs)]
-        assert names[0] == names[1]
+        # What other estimators of theirs take in addition, by name only.
+        ours_alone = ["X_val", "y_val", "sample_weight_val"] if method == "fit" else []
+        assert names[0] == names[1] + ours_alone
+    theirs_with_it = inspect.signature(HistGradientBoostingClassifier.fit).parameters
+    fit = inspect.signature(ours.fit).parameters
+    assert [(p.name, p.kind) for p in fit.values()] == [
+        (p.name, p.kind) for p in theirs_with_it.values()
+    ]
 
 
 # --- what scikit-learn expects ------------------------------------------------------------------
@@ -505,6 +515,106 @@ def test_early_stopping_keeps_the_best_weights():
     assert network.n_iter_ == len(scores) < 200
     again = clone(network).set_params(max_iter=int(np.argmax(scores)) + 1).fit(x, y)
     assert_same_weights(network, again, tolerance=0)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
+@pytest.mark.parametrize("scoring", [None, "loss"])
+@pytest.mark.parametrize("kind", PAIRS)
+def test_a_validation_set_is_used_like_held_out_data(kind, scoring, weighted, monkeypatch):
+    """Passing what would have been held out gives the same network and scores."""
+    x, y = data(kind)
+    given = {"sample_weight": np.random.default_rng(0).uniform(0.1, 3.0, 120)} if weighted else {}
+    options = {"scoring": scoring, "early_stopping": True, "n_iter_no_change": 2, "shuffle": True}
+    network = pair(kind)[0].set_params(**options)
+    split, parts = sklearn_base.train_test_split, []
+
+    def recorded(*arrays, **how):
+        parts.extend(split(np.arange(len(arrays[0])), **how))
+        return [array[part] for array in arrays for part in parts]
+
+    monkeypatch.setattr(sklearn_base, "train_test_split", recorded)
+    network.fit(x, y, **given)
+    train, test = parts
+    weights = [given["sample_weight"][part] if weighted else None for part in parts]
+    monkeypatch.setattr(sklearn_base, "train_test_split", None)  # nothing is held out
+    own = clone(network).fit(
+        x[train], y[train], weights[0], X_val=x[test], y_val=y[test], sample_weight_val=weights[1]
+    )
+    assert own.validation_scores_ == network.validation_scores_
+    assert own.loss_curve_ == network.loss_curve_
+    assert_same_weights(own, network, tolerance=0)
+
+
+@pytest.mark.parametrize("balanced", ["balanced", {"no": 0.75, "yes": 1.5}])
+def test_classes_weigh_as_much_in_a_validation_set_as_in_training(balanced):
+    """With "balanced", by their frequencies there, whatever those of the validation set."""
+    x, y = data("two classes", 300)
+    rows = np.concatenate([np.flatnonzero(y == "no")[:100], np.flatnonzero(y == "yes")[:50]])
+    x_val, y_val = x[200:], y[200:]
+    network = MLPClassifier(early_stopping=True, max_iter=3, class_weight=balanced, random_state=0)
+    network.fit(x[rows], y[rows], X_val=x_val, y_val=y_val)
+    plain = clone(network).set_params(class_weight=None)
+    weight, weight_val = (np.where(labels == "yes", 1.5, 0.75) for labels in (y[rows], y_val))
+    plain.fit(x[rows], y[rows], weight, X_val=x_val, y_val=y_val, sample_weight_val=weight_val)
+    np.testing.assert_allclose(network.validation_scores_, plain.validation_scores_, rtol=1e-6)
+    assert_same_weights(network, plain, tolerance=1e-6)
+
+
+def test_a_validation_set_may_be_sparse_or_a_column_and_goes_on_with_a_warm_start():
+    x, y = data("a number")
+    network = MLPRegressor(early_stopping=True, max_iter=3, warm_start=True, random_state=0)
+    twin = clone(network)
+    for _ in range(2):
+        network.fit(x[:100], y[:100], X_val=x[100:], y_val=y[100:])
+        with pytest.warns(sklearn.exceptions.DataConversionWarning):
+            twin.fit(x[:100], y[:100], X_val=csr_array(x[100:]), y_val=y[100:, np.newaxis])
+    assert network.validation_scores_ == twin.validation_scores_
+    assert len(network.validation_scores_) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "message"),
+    [
+        ({}, {"y_val": None}, "fit was given X_val, but not y_val"),
+        ({}, {"X_val": None}, "fit was given y_val, but not X_val"),
+        ({}, {"X_val": None, "y_val": None, "sample_weight_val": 1.0}, "not X_val.*needs both"),
+        ({"early_stopping": False}, {}, "early_stopping is False: set early_stopping=True"),
+        ({"solver": "lbfgs"}, {}, 'solver="lbfgs" does not do'),
+        ({}, {"X_val": np.ones((20, 4))}, "in the validation set.*has 4 features.*expecting 5"),
+        ({}, {"X_val": np.full((20, 5), np.nan)}, "in the validation set.*NaN"),
+        ({}, {"y_val": np.arange(20) % 4}, r"in the validation set.*\[3\], which are not among"),
+        ({}, {"y_val": np.ones((20, 3))}, "in the validation set.*one class per row"),
+        ({}, {"y_val": [0, 1]}, "in the validation set.*inconsistent numbers of samples"),
+        ({}, {"X_val": np.ones((1, 5)), "y_val": [0]}, "in the validation set.*at least 2"),
+        ({}, {"sample_weight_val": -1.0}, "in the validation set.*>= 0"),
+        ({}, {"sample_weight_val": [1.0]}, "in the validation set.*1 values.*20 rows"),
+    ],
+    ids=lambda it: it[:30] if isinstance(it, str) else "",
+)
+def test_a_validation_set_that_does_not_fit_is_an_error(options, change, message):
+    x, y = data("three classes")
+    network = MLPClassifier(early_stopping=True, max_iter=2).set_params(**options)
+    with pytest.raises(ValueError, match=message):
+        network.fit(x[:100], y[:100], **{"X_val": x[100:], "y_val": y[100:]} | change)
+    with pytest.raises(NotFittedError):
+        network.predict(x)
+
+
+def test_a_pipeline_transforms_the_validation_set():
+    x, y = data("three classes")
+    x_val, y_val = x[100:], y[100:]
+    network = MLPClassifier(early_stopping=True, max_iter=3, random_state=0)
+    scaler = StandardScaler().fit(1000 + x[:100])
+    expected = clone(network).fit(
+        scaler.transform(1000 + x[:100]), y[:100], X_val=scaler.transform(1000 + x_val), y_val=y_val
+    )
+    with sklearn.config_context(enable_metadata_routing=True):
+        network.set_fit_request(X_val=True, y_val=True)
+        steps = [("scale", StandardScaler()), ("net", network)]
+        pipe = Pipeline(steps, transform_input=["X_val"])
+        pipe.fit(1000 + x[:100], y[:100], X_val=1000 + x_val, y_val=y_val)
+    assert pipe["net"].validation_scores_ == expected.validation_scores_
+    assert_same_weights(pipe["net"], expected, tolerance=0)
 
 
 def rare_class(rows=1500):
@@ -822,7 +932,7 @@ def test_weights_of_classes_are_those_of_all_that_are_known():
         network.partial_fit(x[rows], y[rows], classes=[0, 1, 2])
         twin.partial_fit(x[rows], y[rows], np.array([3.0, 2.0, 1.0])[y[rows]], classes=[0, 1, 2])
     assert_same_weights(network, twin)
-    with pytest.raises(ValueError, match=r"not there for partial_fit.*compute_class_weight"):
+    with pytest.raises(ValueError, match=r"not supported by partial_fit.*compute_class_weight"):
         network.set_params(class_weight="balanced").partial_fit(x, y)
 
 
@@ -860,23 +970,32 @@ def test_losses_and_weights_of_classes_can_be_searched():
     ("options", "message"),
     [
         ({"hidden_layer_sizes": (8, 0)}, r"hidden_layer_sizes\[1\] must be an integer >= 1; got 0"),
-        ({"hidden_layer_sizes": "100"}, r"hidden_layer_sizes\[0\].*layers of thalweg.nn are taken"),
+        (
+            {"hidden_layer_sizes": "100"},
+            r"hidden_layer_sizes\[0\].*may also be a layer of thalweg\.nn",
+        ),
         (
             {"hidden_layer_sizes": (8, nn.LayerNorm(9))},
             r"layer 2 \(LayerNorm 9\): its input has 8 features, expected 9",
         ),
-        ({"hidden_layer_sizes": (nn.Dropout, 16)}, r"taken, too; make one: nn\.Dropout\(...\)"),
-        ({"hidden_layer_sizes": nn.Sequential(nn.Linear(5, 8))}, r"is a model.*=model\.layers"),
-        ({"activation": "swish"}, 'activation must be one of "identity", "logistic", .*or of'),
+        (
+            {"hidden_layer_sizes": (nn.Dropout, 16)},
+            r"layer of thalweg\.nn; pass an instance: nn\.Dropout\(...\)",
+        ),
+        ({"hidden_layer_sizes": nn.Sequential(nn.Linear(5, 8))}, r"got a model.*=model\.layers"),
+        (
+            {"activation": "swish"},
+            'activation must be one of "identity", "logistic", .*or one from thalweg.nn',
+        ),
         ({"activation": "gelu"}, r"got 'gelu'; did you mean nn\.GELU\(...\)\?"),
         ({"activation": "linear"}, r"did you mean nn\.Identity\(...\)\?"),
         ({"activation": "ReLU"}, r'did you mean "relu"\?'),
-        ({"activation": nn.GELU}, r"got the class GELU; make one: nn\.GELU\(...\)"),
+        ({"activation": nn.GELU}, r"got the class GELU; pass an instance: nn\.GELU\(...\)"),
         ({"solver": "AdamW"}, r"got 'AdamW'; did you mean optim\.AdamW\(...\)\?"),
-        ({"solver": optim.AdamW}, r"make one: optim\.AdamW\(...\)"),
+        ({"solver": optim.AdamW}, r"pass an instance: optim\.AdamW\(...\)"),
         ({"alpha": -1.0}, "alpha must be a finite number"),
-        ({"batch_size": "all"}, 'batch_size, if it is not "auto"'),
-        ({"batch_size": 0}, "batch_size.*>= 1"),
+        ({"batch_size": "all"}, """^batch_size must be "auto" or an integer >= 1; got 'all'$"""),
+        ({"batch_size": 0}, '^batch_size must be "auto" or an integer >= 1; got 0$'),
         ({"learning_rate": "falling"}, "learning_rate must be one of"),
         ({"learning_rate_init": 0.0}, "learning_rate_init"),
         ({"max_iter": 0}, "max_iter"),
@@ -887,7 +1006,7 @@ def test_losses_and_weights_of_classes_can_be_searched():
         ({"beta_1": 1.0}, "beta_1"),
         ({"n_iter_no_change": 0.5}, "n_iter_no_change"),
         ({"dtype": "float16"}, "dtype must be one of"),
-        ({"scoring": "roc_auc"}, "scoring.* must be None, .* or \"loss\"; got 'roc_auc'"),
+        ({"scoring": "roc_auc"}, "scoring must be None .* or \"loss\" .*; got 'roc_auc'"),
     ],
 )
 @pytest.mark.parametrize("kind", ["a number", "three classes"])
@@ -908,12 +1027,12 @@ def test_wrong_losses_are_told():
         ("quantile", r"got 'quantile'; did you mean nn\.QuantileLoss\(...\)\?"),
         ("absolute_error", r"did you mean nn\.L1Loss\(...\)\?"),
         ("Poisson", r'did you mean "poisson"\?'),
-        (nn.HuberLoss, r"got the class HuberLoss; make one: nn\.HuberLoss\(...\)"),
-        (nn.CrossEntropyLoss(), "a loss of classes, which MLPClassifier takes"),
+        (nn.HuberLoss, r"got the class HuberLoss; pass an instance: nn\.HuberLoss\(...\)"),
+        (nn.CrossEntropyLoss(), "a loss for classes, which MLPClassifier takes"),
         (nn.QuantileLoss([0.1, 0.9]), r"has 2 quantiles, .*MLPRegressor\(loss=nn\.QuantileLoss"),
-        (nn.GaussianNLLLoss(), "no estimator takes: a mean and the logarithm of a variance"),
+        (nn.GaussianNLLLoss(), "no estimator takes: it needs two outputs for each target, a mean"),
         (nn.PoissonNLLLoss(log_input=False), r"negative outputs.*nn\.PoissonNLLLoss\(\)"),
-        (nn.DerivativeLoss(half_squares, order=1), "of derivatives by the samples"),
+        (nn.DerivativeLoss(half_squares, order=1), "derivatives with respect to the samples"),
         (nn.MSELoss(reduction="none"), 'reduction="none"'),
         (nn.ReLU(), "loss must be one of"),
     ):
@@ -931,13 +1050,17 @@ def test_wrong_losses_are_told():
             "log_loss",
             r"must be None, nn\.CrossEnt.*mean nn\.CrossEntropyLoss\(...\)",
         ),
-        ("two classes", nn.MSELoss(), "a loss of numbers, which MLPRegressor takes"),
+        ("two classes", nn.MSELoss(), "a loss for numbers, which MLPRegressor takes"),
         ("two classes", nn.DistillationLoss(), "its targets are the outputs of a teacher"),
-        ("three classes", nn.CrossEntropyLoss(heads=(1, 2)), r"heads=\(1, 2\); here all classes"),
+        (
+            "three classes",
+            nn.CrossEntropyLoss(heads=(1, 2)),
+            r"heads=\(1, 2\), but in MLPClassifier all classes",
+        ),
         ("three classes", nn.CrossEntropyLoss(ignore_index=1), "leave ignore_index out"),
         ("three classes", nn.CrossEntropyLoss([1.0, 2.0]), "weight"),
-        ("three classes", nn.BCEWithLogitsLoss(), r"3 classes, one a row.*nn\.CrossEntropyLoss"),
-        ("several labels", nn.CrossEntropyLoss(), r"3 labels at once.*nn\.BCEWithLogitsLoss"),
+        ("three classes", nn.BCEWithLogitsLoss(), r"3 classes, one per row.*nn\.CrossEntropyLoss"),
+        ("several labels", nn.CrossEntropyLoss(), r"3 labels per row.*nn\.BCEWithLogitsLoss"),
     ],
 )
 def test_losses_that_do_not_fit_classes_are_told(kind, loss, message):
@@ -953,10 +1076,10 @@ def test_losses_that_do_not_fit_classes_are_told(kind, loss, message):
         ("two classes", "balance", 'must be None, "balanced" or a dict'),
         ("two classes", [1.0, 2.0], 'must be None, "balanced" or a dict'),
         ("two classes", {"yes": -1.0}, r"class_weight\['yes'\] must be a finite number"),
-        ("two classes", [{"yes": 2.0}], "one class a row.*a dict"),
-        ("two classes", {"yes": 0.0, "no": 0}, "weights of all samples are 0"),
+        ("two classes", [{"yes": 2.0}], r"a dict .* one class per row; got \[\{'yes': 2\.0\}\]"),
+        ("two classes", {"yes": 0.0, "no": 0}, "makes all sample weights zero"),
         ("two classes", {"yes": 2.0, "never": 1.0}, "not in class_weight"),
-        ("several labels", {0: 2.0}, "3 labels at once a row: .*a list with a dict"),
+        ("several labels", {0: 2.0}, r"a list with a dict .* 3 labels per row; got \{0: 2\.0\}"),
         ("several labels", [{}, {1: np.nan}, {}], r"class_weight\[1\]\[1\] must be"),
         ("several labels", [{}], "number of outputs"),
     ],
@@ -1012,7 +1135,8 @@ def test_names_of_others_are_told(kind, name, advice):
 def test_arguments_of_fit_are_told_by_names_that_users_know():
     x, y = data("a number")
     for name, advice in (
-        ("validation_data", "early_stopping=True holds out"),
+        ("validation_data", r"with early_stopping=True.* fit\(X, y, X_val=..., y_val=...\)"),
+        ("validation_split", "early_stopping=True holds out"),
         ("epochs", "it is max_iter"),
     ):
         with pytest.raises(TypeError, match=f"^fit has no argument '{name}': {advice}"):
@@ -1026,20 +1150,20 @@ def test_wrong_targets_are_told():
     several = data("several labels")[1]
     with pytest.raises(ValueError, match="continuous"):
         MLPClassifier().fit(x, x[:, 0])
-    with pytest.raises(ValueError, match="zeros and ones"):
+    with pytest.raises(ValueError, match="contain only 0 and 1"):
         MLPClassifier().fit(x, several + np.arange(3))
     one, many = MLPClassifier(max_iter=1).fit(x, y), MLPClassifier(max_iter=1).fit(x, several)
-    with pytest.raises(ValueError, match=r"\[7\], which are not among \[0 1 2\]"):
+    with pytest.raises(ValueError, match=r"\[7\], which are not among \[0 1 2\].*classes=\[...\]"):
         one.partial_fit(x, np.where(y == 2, 7, y))
-    with pytest.raises(ValueError, match="has learned one class a row"):
+    with pytest.raises(ValueError, match="was fitted to one class per row"):
         one.partial_fit(x, several)
-    with pytest.raises(ValueError, match="has learned 3 labels at once a row"):
+    with pytest.raises(ValueError, match="was fitted to 3 labels per row"):
         many.partial_fit(x, y)
-    with pytest.raises(ValueError, match="has learned 3 labels at once a row"):
+    with pytest.raises(ValueError, match="was fitted to 3 labels per row"):
         many.partial_fit(x, several[:, :2])
-    with pytest.raises(ValueError, match="zeros and ones only"):
+    with pytest.raises(ValueError, match="must contain only 0 and 1"):
         many.partial_fit(x, 2 * several)
-    with pytest.raises(ValueError, match="before, it had 1 outputs"):
+    with pytest.raises(ValueError, match=r"was fitted with n_outputs_=1"):
         MLPRegressor(max_iter=1).fit(x, y).partial_fit(x, several)
     for words in (["1.5", "2.5"] * 60, np.array(["1.5", "2.5"] * 60, object)):
         with pytest.raises(tw.DtypeError, match=r"y has dtype .*encode text as numbers"):
@@ -1053,13 +1177,13 @@ def test_partial_fit_needs_the_classes_once():
         network.partial_fit(x, y)
     network.partial_fit(x[y > 0], y[y > 0], classes=[0, 1, 2]).partial_fit(x, y)
     assert network.predict_proba(x).shape == (120, 3)
-    with pytest.raises(ValueError, match="others than at the first call"):
+    with pytest.raises(ValueError, match=r"must be the same as in the first call, \[0 1 2\]"):
         network.partial_fit(x, y, classes=[0, 1])
     for wrong in (2, "01", [[0, 1, 2]], {0, 1, 2}):
         with pytest.raises(tw.ArgumentError, match=r"classes must be 1-D.*np\.unique\(y\)"):
             MLPClassifier().partial_fit(x, y, classes=wrong)
     several = data("several labels")[1]
-    with pytest.raises(ValueError, match=r"classes=\[0 1\]; y has 3 labels at once.*\[0 1 2\]"):
+    with pytest.raises(ValueError, match=r"classes=\[0 1\], but y has 3 labels per row.*\[0 1 2\]"):
         MLPClassifier().partial_fit(x, several, classes=[0, 1])
     with pytest.raises(ValueError, match="early_stopping"):
         network.set_params(early_stopping=True).partial_fit(x, y)
@@ -1068,11 +1192,11 @@ def test_partial_fit_needs_the_classes_once():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_layer_sizes": (50,)}, r"hidden_layer_sizes is \(50,\), and was \(8, Dropout"),
-        ({"activation": "tanh"}, r"activation is Tanh\(\), and was ReLU\(\)"),
-        ({"loss": "poisson"}, "loss is 'poisson', and was 'squared_error'"),
-        ({"loss": nn.L1Loss()}, r"loss is L1Loss\(.*, and was 'squared_error'"),
-        ({"dtype": "float64"}, "dtype is dtype.'float64'., and was dtype.'float32'."),
+        ({"hidden_layer_sizes": (50,)}, r"hidden_layer_sizes is \(50,\), but was \(8, Dropout"),
+        ({"activation": "tanh"}, r"activation is Tanh\(\), but was ReLU\(\)"),
+        ({"loss": "poisson"}, "loss is 'poisson', but was 'squared_error'"),
+        ({"loss": nn.L1Loss()}, r"loss is L1Loss\(.*, but was 'squared_error'"),
+        ({"dtype": "float64"}, "dtype is dtype.'float64'., but was dtype.'float32'."),
     ],
     ids=lambda it: str(it)[:30],
 )
@@ -1163,7 +1287,7 @@ def test_weights_of_samples_must_be_such():
     x, y = data("a number")
     network = MLPRegressor(max_iter=1)
     for weight, message in (
-        (np.ones(7), "sample_weight has 7 numbers, and X 120 rows"),
+        (np.ones(7), "sample_weight has 7 values, but X has 120 rows"),
         (np.zeros(120), "sample_weight is zero for all samples"),
         (-np.ones(120), r"sample_weight\[0\] is -1"),
         (-1.0, r"sample_weight\[0\] is -1"),
@@ -1198,5 +1322,5 @@ def test_what_diverges_is_told(options, message):
     for kind in (tw.DivergedError, ValueError):
         with pytest.raises(kind, match=message):
             MLPRegressor(**options).fit(x, y)
-    with pytest.raises(tw.DivergedError, match="lbfgs has no lr: scale the data"):
+    with pytest.raises(tw.DivergedError, match="lbfgs has no lr to lower: scale the data"):
         MLPRegressor(solver="lbfgs").fit(1e20 * x, y)

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from thalweg import _checks, _core
-from thalweg import callbacks as _callbacks
 from thalweg._config import get_num_threads
 from thalweg._history import History
 from thalweg._trainer import Trainer
-from thalweg.callbacks import Callback
+from thalweg.callbacks import Callback, _watch
 from thalweg.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -96,8 +95,8 @@ def train_many(
     trainers = _checks.sequence("trainers", trainers)
     if callbacks is not None and not callable(callbacks):
         raise ArgumentError(
-            "callbacks must be a function that gives a trainer's callbacks, since each fit needs "
-            f"its own: lambda trainer: [...]; got {callbacks!r}"
+            "callbacks must be a function that returns a trainer's callbacks, since each fit "
+            f"needs its own: lambda trainer: [...]; got {callbacks!r}"
         )
     for index, trainer in enumerate(trainers):
         if not isinstance(trainer, Trainer):
@@ -117,17 +116,17 @@ def train_many(
         shared = len({id(source) for source in sources}) < len(sources)
         if shared and any(isinstance(source, Iterator) for source in sources):
             raise ArgumentError(
-                f"{name} is an iterator, of which each trainer would get some batches only: pass a "
-                "function that makes a new one for each"
+                f"{name} is an iterator, and each trainer would get only some of its batches: "
+                "pass a function that returns a new iterator for each"
             )
-    of = [_callbacks.check(callbacks(trainer)) if callbacks else () for trainer in trainers]
+    of = [_watch.check(callbacks(trainer)) if callbacks else () for trainer in trainers]
     # List each callback once per fit, although it may appear twice there.
     all_of = [callback for mine in of for callback in {id(c): c for c in mine}.values()]
     for index, callback in enumerate(all_of):
         if any(callback is other for other in all_of[:index]):
             raise ArgumentError(
-                f"two of the fits share the callback {callback!r}; each needs its own: let the "
-                "function make one in each call"
+                f"two of the fits share the callback {callback!r}; each needs its own: create a "
+                "new one in each call of the function"
             )
     if all(given is each[0] for given in each):
         _warn_of_twins(trainers)
@@ -139,15 +138,19 @@ def train_many(
             pool.submit(cancel.guard, trainer, {**given, "callbacks": (*mine, cancel)})
             for trainer, given, mine in zip(trainers, each, of, strict=True)
         ]
+        pending = set(fits)
         try:
-            wait(fits, return_when=FIRST_EXCEPTION)
+            # Wake up now and then: a signal handler that restarts system calls, such as that of
+            # Polars, would otherwise keep Ctrl-C waiting until the end.
+            while pending and all(fit.exception() is None for fit in fits if fit.done()):
+                _, pending = wait(pending, 0.1, FIRST_EXCEPTION)
         finally:  # only this thread receives Ctrl-C
             cancel.now = any(not fit.done() for fit in fits)
             for fit in fits:
                 fit.cancel()
     for index, fit in enumerate(fits):
         if not fit.cancelled() and (error := fit.exception()) is not None:
-            error.add_note(f"This was in the fit of trainers[{index}].")
+            error.add_note(f"This happened in the fit of trainers[{index}].")
             raise error
     return [fit.result() for fit in fits]
 
@@ -166,9 +169,9 @@ def _warn_of_twins(trainers: tuple[Trainer, ...]) -> None:
             )
             if np.array_equal(theirs, parameters):
                 warn(
-                    f"trainers[{other}] and trainers[{index}] will learn the same: they are alike, "
-                    f"and their models have the seed {trainer.model.seed}; give each model a seed "
-                    "of its own, nn.Sequential(..., seed=...)"
+                    f"trainers[{other}] and trainers[{index}] will train identically: they have "
+                    f"the same settings and parameters, and the seed {trainer.model.seed}; give "
+                    "each model its own seed, nn.Sequential(..., seed=...)"
                 )
                 return
         like.append(index)
@@ -188,8 +191,8 @@ def _data_of_each(trainers: int, shared: dict[str, Any]) -> list[dict[str, Any]]
         if not isinstance(values, list) or len(values) != trainers:
             got = f"{len(values)}" if isinstance(values, list) else repr(type(values))
             raise ArgumentError(
-                f"x and y are lists of arrays, one for each trainer, and so {name} must be a list "
-                f"of {trainers}; got {got}"
+                f"x and y are lists with one array for each trainer, so {name} must be a list of "
+                f"{trainers}; got {got}"
             )
     return [shared | {name: own[name][i] for name in own} for i in range(trainers)]
 

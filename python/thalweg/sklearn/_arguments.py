@@ -23,19 +23,19 @@ ELSEWHERE = {
     "patience": "it is n_iter_no_change",
     "nesterov": "it is nesterovs_momentum",
     "dropout": "hidden_layer_sizes takes layers, too: (100, nn.Dropout(0.5))",
-    "class_weight": "fit(X, y, sample_weight=...) weighs samples",
+    "class_weight": "fit(X, y, sample_weight=...) weights samples",
     **dict.fromkeys(("criterion", "loss_fn", "loss_function", "objective"), "it is loss"),
-    **dict.fromkeys(("quantile", "quantiles"), "loss=nn.QuantileLoss(0.9) is MLPRegressor's"),
-    "label_smoothing": "loss=nn.CrossEntropyLoss(label_smoothing=0.1) is MLPClassifier's",
+    **dict.fromkeys(("quantile", "quantiles"), "use MLPRegressor(loss=nn.QuantileLoss(0.9))"),
+    "label_smoothing": "use MLPClassifier(loss=nn.CrossEntropyLoss(label_smoothing=0.1))",
 }
 
 #: Arguments that `fit` takes in other libraries.
 OF_FIT = {
     **dict.fromkeys(
-        ("validation_data", "validation_split", "eval_set"),
-        "early_stopping=True holds out validation_fraction of the data; "
-        "tw.Trainer.fit(..., validation_data=(x, y)) takes data of their own",
+        ("validation_data", "eval_set"),
+        "with early_stopping=True, pass separate data as fit(X, y, X_val=..., y_val=...)",
     ),
+    "validation_split": "early_stopping=True holds out validation_fraction of the data",
     **dict.fromkeys(("epochs", "max_epochs"), "it is max_iter of the estimator"),
     **dict.fromkeys(("batch_size", "shuffle", "verbose"), "it is an argument of the estimator"),
     "class_weight": "it is an argument of MLPClassifier",
@@ -75,18 +75,43 @@ def check(estimator: Any) -> None:
         named_or_made("solver", solver, _SOLVERS, optim.Optimizer, "optim")
     _checks.one_of("learning_rate", estimator.learning_rate, _RATES)
     if batch_size != "auto":
-        _checks.integer('batch_size, if it is not "auto",', batch_size, 1)
+        _checks.integer("batch_size", batch_size, 1, also='"auto"')
     for name in ("max_iter", "max_fun"):
         _checks.integer(name, getattr(estimator, name), 1)
     if estimator.scoring not in (None, "loss"):
         raise ArgumentError(
-            "scoring, what early stopping follows, must be None, the accuracy or R², or "
-            f'"loss"; got {_checks.given(estimator.scoring)}'
+            'scoring must be None (early stopping follows the accuracy or R²) or "loss" (it '
+            f"follows the loss); got {_checks.given(estimator.scoring)}"
         )
     if estimator.n_iter_no_change != math.inf:
         _checks.integer("n_iter_no_change", estimator.n_iter_no_change, 1)
     if isinstance(solver, optim.Optimizer):
         _refuse_unused(estimator)
+
+
+def check_validation(estimator: Any, given: tuple[Any, Any, Any]) -> bool:
+    """Return whether there is a validation set; raise if it is incomplete or would not be used."""
+    names = ("X_val", "y_val", "sample_weight_val")
+    there = [name for name, value in zip(names, given, strict=True) if value is not None]
+    if not there:
+        return False
+    for name in names[:2]:
+        if name not in there:
+            raise ArgumentError(
+                f"fit was given {' and '.join(there)}, but not {name}: a validation set needs both "
+                "X_val and y_val"
+            )
+    if not estimator.early_stopping:
+        raise ArgumentError(
+            "X_val and y_val decide when training stops early, but early_stopping is False: set "
+            "early_stopping=True, or leave them out"
+        )
+    if estimator.solver == "lbfgs":
+        raise ArgumentError(
+            'X_val and y_val decide when training stops early, which solver="lbfgs" does not do: '
+            "choose another solver, or leave them out"
+        )
+    return True
 
 
 def _refuse_unused(estimator: Any) -> None:
@@ -101,9 +126,9 @@ def _refuse_unused(estimator: Any) -> None:
         instead = "optim.AdamW(weight_decay=...)" if name == "alpha" else "optim.AdamW(lr=...)"
         raise ArgumentError(
             f"{name} is {value!r}, but solver is an optimizer, {type(estimator.solver).__name__}, "
-            f'which does not see it: it is of the solvers that have names, "adam" for instance. '
-            f"Leave {name} out; an optimizer has arguments of its own, as in {instead}, and a "
-            'search lists optimizers: {"solver": [optim.AdamW(lr=r) for r in rates]}'
+            f'which ignores it: only solvers given by name, such as "adam", use {name}. Leave '
+            f"{name} out, and set the optimizer's own arguments, as in {instead}; to search over "
+            'them, list optimizers: {"solver": [optim.AdamW(lr=r) for r in rates]}'
         )
 
 
@@ -126,5 +151,6 @@ def named_or_made(
     if not (isinstance(value, str) and value.lower() in known):
         meant = _habits.kind_meant(value, base, module, aliases=aliases) or meant
     raise ArgumentError(
-        f"{name} must be one of {listed}, or of thalweg.{module}; got {_checks.given(value)}{meant}"
+        f"{name} must be one of {listed}, or one from thalweg.{module}; got "
+        f"{_checks.given(value)}{meant}"
     )

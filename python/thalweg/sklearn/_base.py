@@ -136,9 +136,13 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         """Convert targets to what the loss takes."""
 
     def _weigh(
-        self, y: npt.NDArray[Any], weight: Array | None, dtype: np.dtype[Any], incremental: bool
-    ) -> Array | None:
-        """Return sample weights, from the given ones and from what depends on the targets."""
+        self, y: npt.NDArray[Any], weight: Array | None, dtype: np.dtype[Any], incremental: bool,
+        trained_on: npt.NDArray[Any] | None = None,
+    ) -> Array | None:  # fmt: skip
+        """Return sample weights, from the given ones and from what depends on the targets.
+
+        For a validation set, `trained_on` are the targets of the training data.
+        """
         return weight
 
     @abstractmethod
@@ -180,7 +184,10 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         return len(_network.dense(self.model_)) + 1
 
     @_habits.takes("fit", _arguments.OF_FIT)
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Self:  # fmt: skip
         """Train, from new weights unless `warm_start` is set.
 
         Parameters
@@ -192,6 +199,12 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
             Labels, or zeros and ones for several labels at once; or numbers.
         sample_weight : array_like, shape (n,), or number, optional
             How much each sample counts, not negative; see the notes of `MLPClassifier`.
+        X_val, y_val : array_like, keyword only, optional
+            A validation set for ``early_stopping=True``; then nothing is held out of `X` and `y`.
+            As in scikit-learn's ``HistGradientBoostingClassifier``; in a pipeline, `X_val` passes
+            through the same steps as `X` with ``Pipeline(..., transform_input=["X_val"])``.
+        sample_weight_val : array_like or number, keyword only, optional
+            How much each sample of the validation set counts.
 
         Returns
         -------
@@ -201,7 +214,8 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         Raises
         ------
         ValueError
-            If the data do not fit, or an argument is out of range.
+            If the data do not fit, or an argument is out of range; if only one of `X_val` and
+            `y_val` is given, or early stopping does not use them.
         DivergedError
             If the loss or a parameter becomes infinite or NaN; here it is also a `ValueError`.
 
@@ -209,11 +223,13 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         -----
         After an error, the estimator is as it was before: not fitted, or fitted to earlier data.
         """
-        return self._fit(X, y, sample_weight, incremental=False)
+        validation = X_val, y_val, sample_weight_val
+        return self._fit(X, y, sample_weight, incremental=False, validation=validation)
 
     def _fit(
-        self, X: Any, y: Any, sample_weight: Any, *, incremental: bool, classes: Any = None
-    ) -> Self:
+        self, X: Any, y: Any, sample_weight: Any, *, incremental: bool, classes: Any = None,
+        validation: tuple[Any, Any, Any] = (None, None, None),
+    ) -> Self:  # fmt: skip
         before = dict(vars(self))
         # Figures of epochs are lists that grow.
         curves = [before.get(name) for name in ("loss_curve_", "validation_scores_")]
@@ -221,7 +237,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         optimizer = self.trainer_.optimizer if "trainer_" in before else None
         rate: Any = getattr(optimizer, "lr", None)
         try:
-            self._train(X, y, sample_weight, incremental, classes)
+            self._train(X, y, sample_weight, incremental, classes, validation)
         except BaseException as error:
             self.__dict__ = before
             if optimizer is not None:
@@ -236,14 +252,18 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
             # The message names a rate, which for "sgd" is a multiple of the user's.
             more = f"; learning_rate_init is {self.learning_rate_init:g}"
             if self.solver == "lbfgs":
-                more = "; lbfgs has no lr: scale the data"
+                more = "; lbfgs has no lr to lower: scale the data"
             elif isinstance(self.solver, optim.Optimizer):
                 more = ""
             raise FitDivergedError(f"{error}{more}") from error
         return self
 
-    def _train(self, X: Any, y: Any, sample_weight: Any, incremental: bool, classes: Any) -> None:
+    def _train(
+        self, X: Any, y: Any, sample_weight: Any, incremental: bool, classes: Any,
+        validation: tuple[Any, Any, Any],
+    ) -> None:  # fmt: skip
         self._check_arguments()
+        validates = _arguments.check_validation(self, validation)
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         hidden = _network.hidden_layers(self.hidden_layer_sizes)
@@ -262,17 +282,13 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         if ready is not None and len(ready) == len(y):
             X = ready
         else:
-            X, y = validate_data(
-                self, X, y, accept_sparse=_SPARSE, dtype=dtype, order="C", multi_output=True,
-                reset=fresh,
-            )  # fmt: skip
-            X, y = _dense(X), _dense(y)
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
+            X, y = self._checked(X, y, dtype, reset=fresh)
+        y = _flat(y)
         if fresh:
             self._learn(y, classes)
         target = self._encode(y, dtype)
         weight = self._weigh(y, _weights(sample_weight, dtype, len(X)), dtype, incremental)
+        held_out = self._validation(validation, dtype, y) if validates else None
         objective = self._objective(target, weight)
         random = check_random_state(self.random_state)
         if fresh:
@@ -295,7 +311,33 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         if self.solver == "lbfgs":
             self._fit_lbfgs(objective, X, target, weight)
         else:
-            self._fit_batches(objective, X, target, weight, random, incremental)
+            self._fit_batches(objective, X, target, weight, held_out, random, incremental)
+
+    def _checked(self, X: Any, y: Any, dtype: np.dtype[Any], *, reset: bool) -> tuple[Any, Any]:
+        """Return dense samples and targets after scikit-learn's checks."""
+        X, y = validate_data(
+            self, X, y, accept_sparse=_SPARSE, dtype=dtype, order="C", multi_output=True,
+            reset=reset,
+        )  # fmt: skip
+        return _dense(X), _dense(y)
+
+    def _validation(
+        self, given: tuple[Any, Any, Any], dtype: np.dtype[Any], trained_on: npt.NDArray[Any]
+    ) -> tuple[Samples, Any, Array | None]:
+        """Return a validation set as samples, encoded targets and weights."""
+        X, y, sample_weight = given
+        try:
+            X, y = self._checked(X, y, dtype, reset=False)
+            if len(X) < 2:
+                raise ShapeError("there is 1 sample, but early stopping needs at least 2")
+            y = _flat(y)
+            target = self._encode(y, dtype)
+            weight = _weights(sample_weight, dtype, len(X))
+            weight = self._weigh(y, weight, dtype, incremental=False, trained_on=trained_on)
+            return X, target, weight
+        except (TypeError, ValueError) as error:  # these checks speak of X, y and sample_weight
+            error.args = (f"in the validation set (X_val, y_val, sample_weight_val): {error}",)
+            raise
 
     def _ready(self, X: Any, dtype: np.dtype[Any]) -> Array | None:
         """Return samples as the network takes them, or None if scikit-learn has to check them.
@@ -367,11 +409,11 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         )  # fmt: skip
 
     def _fit_batches(
-        self, objective: Objective, x: Samples, target: Any, weight: Array | None, random: Any,
-        incremental: bool,
+        self, objective: Objective, x: Samples, target: Any, weight: Array | None,
+        held_out: tuple[Samples, Any, Array | None] | None, random: Any, incremental: bool,
     ) -> None:  # fmt: skip
-        trainer, held_out = self.trainer_, None
-        if self.early_stopping:
+        trainer = self.trainer_
+        if self.early_stopping and held_out is None:
             x, target, weight, held_out = self._hold_out(x, target, weight, random)
         size = min(200 if self.batch_size == "auto" else int(self.batch_size), len(x))
         if trainer.model._core.average_blocks():  # BatchNorm1d needs at least two rows
@@ -430,8 +472,8 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         train, test = parts[::2], parts[1::2]
         if len(test[0]) < 2:
             raise ValueError(
-                f"{len(test[0])} of {len(x)} samples is held out, and two are needed: increase "
-                "validation_fraction, or give more data"
+                f"early_stopping holds out {len(test[0])} of {len(x)} samples, but needs at least "
+                "2: increase validation_fraction, or pass more data"
             )
         if weight is None:
             train, test = [*train, None], [*test, None]
@@ -480,6 +522,11 @@ def _dense(array: Any) -> Any:
     return array.toarray(order="C") if issparse(array) else array
 
 
+def _flat(y: Any) -> Any:
+    """Return targets in a single column as a vector, with scikit-learn's warning."""
+    return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+
+
 def _plain(y: Any) -> bool:
     """Whether targets are an array that scikit-learn's checks would accept unchanged."""
     return (
@@ -494,8 +541,9 @@ def _refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
     for name, value in now.items():
         if value != before[name]:
             raise ArgumentError(
-                f"{name} is {value!r}, and was {before[name]!r} when training began: it goes on "
-                "with the network that there is; fit with warm_start=False makes a new one"
+                f"{name} is {value!r}, but was {before[name]!r} when training began, and training "
+                f"continues with the same network: restore {name}, or fit with warm_start=False "
+                "for a new network"
             )
 
 
@@ -507,11 +555,11 @@ def _weights(value: Any, dtype: np.dtype[Any], rows: int) -> Array | None:
     if weight is None:
         return None
     if len(weight) != rows:
-        raise ShapeError(f"sample_weight has {len(weight)} numbers, and X {rows} rows")
+        raise ShapeError(f"sample_weight has {len(weight)} values, but X has {rows} rows")
     _arrays.finite(weight, "sample_weight")
     if (weight < 0).any():
         row = int((weight < 0).argmax())
-        raise DataError(f"sample_weight[{row}] is {weight[row]:g}; numbers from 0 on are needed")
+        raise DataError(f"sample_weight must be >= 0; sample_weight[{row}] is {weight[row]:g}")
     if not weight.any():
-        raise DataError("sample_weight is zero for all samples; some must count")
+        raise DataError("sample_weight is zero for all samples; at least one must be above zero")
     return weight

@@ -80,7 +80,9 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         Whether the momentum of "sgd" is Nesterov's.
     early_stopping : bool, keyword only, default False
         Whether to hold out part of the data, and to stop when its score no longer improves; the
-        weights with the best score are kept. `scoring` chooses the score. Ignored by "lbfgs".
+        weights with the best score are kept. `scoring` chooses the score. A validation set of your
+        own takes the place of held-out data, ``fit(X, y, X_val=..., y_val=...)``. Ignored by
+        "lbfgs".
     validation_fraction : float, keyword only, default 0.1
         The share of data to hold out.
     beta_1, beta_2 : float, keyword only, default 0.9 and 0.999
@@ -301,12 +303,12 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
             classes = np.asarray(classes)
             if classes.ndim != 1:
                 raise ArgumentError(
-                    "classes must be 1-D, all labels that will ever come, as np.unique(y) gives "
-                    f"them; got shape {classes.shape}"
+                    "classes must be 1-D, with every label of this and all later calls, such as "
+                    f"np.unique(y) of all data; got shape {classes.shape}"
                 )
             if not first and set(classes.tolist()) != set(self.classes_.tolist()):
                 raise ValueError(
-                    f"classes={np.unique(classes)} are others than at the first call, "
+                    f"classes={np.unique(classes)} must be the same as in the first call, "
                     f"{self.classes_}"
                 )
         elif first:
@@ -391,17 +393,21 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
 
     def _encode(self, y: Any, dtype: np.dtype[Any]) -> Any:
         if y.ndim != (2 if self._multilabel else 1) or y.shape[1:] not in ((), (self.n_outputs_,)):
-            kind = f"{self.n_outputs_} labels at once" if self._multilabel else "one class"
-            raise ValueError(f"y has shape {y.shape}; this classifier has learned {kind} a row")
+            kind = f"{self.n_outputs_} labels" if self._multilabel else "one class"
+            raise ValueError(f"y has shape {y.shape}; this classifier was fitted to {kind} per row")
         if self._multilabel:
             y = _arrays.as_numeric(y, "y")
             if not np.isin(y, (0, 1)).all():
-                raise ValueError("y of several labels at once must have zeros and ones only")
+                raise ValueError("y of several labels per row must contain only 0 and 1")
             return y.astype(dtype)
         places = np.searchsorted(self.classes_, y).clip(max=len(self.classes_) - 1)
         if not np.array_equal(self.classes_[places], y):
             unknown = np.setdiff1d(y, self.classes_)
-            raise ValueError(f"y has the classes {unknown}, which are not among {self.classes_}")
+            raise ValueError(
+                f"y has the classes {unknown}, which are not among {self.classes_}, and the "
+                "network has no outputs for them: pass all classes to the first call of "
+                "partial_fit, classes=[...], or let fit train a new network on data that has them"
+            )
         return places.astype(dtype)[:, np.newaxis] if self.n_outputs_ == 1 else places
 
     def _learn(self, y: npt.NDArray[Any], classes: npt.NDArray[Any] | None) -> None:
@@ -410,58 +416,69 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         check_classification_targets(y)
         several = kind == "multilabel-indicator"
         if y.ndim != (2 if several else 1):
-            raise ValueError(f"y of shape {y.shape} must have zeros and ones only, or be (rows,)")
+            raise ValueError(
+                "y must have shape (rows,), or, for several labels per row, contain only 0 and 1; "
+                f"got shape {y.shape}"
+            )
         found = np.arange(y.shape[1]) if several else np.unique(y if classes is None else classes)
         if several and not (classes is None or np.array_equal(np.unique(classes), found)):
             raise ValueError(
-                f"classes={np.unique(classes)}; y has {len(found)} labels at once, whose classes "
-                f"are the numbers of its columns, {found}"
+                f"classes={np.unique(classes)}, but y has {len(found)} labels per row: for such y, "
+                f"classes must be its column numbers, {found}"
             )
         given = self._given_loss()
         softmax = isinstance(given, nn.CrossEntropyLoss)
         if softmax and several:
             raise ValueError(
-                f"y has {len(found)} labels at once, and loss is {given!r}, of one class a row: "
+                f"y has {len(found)} labels per row, but loss={given!r} is for one class per row: "
                 "leave loss out, or use nn.BCEWithLogitsLoss()"
             )
         if isinstance(given, nn.BCEWithLogitsLoss) and not several and len(found) > 2:
             raise ValueError(
-                f"y has {len(found)} classes, one a row, and loss is {given!r}, of two classes or "
-                "several labels at once: leave loss out, or use nn.CrossEntropyLoss()"
+                f"y has {len(found)} classes, one per row, but loss={given!r} is for two classes, "
+                "or for several labels per row: leave loss out, or use nn.CrossEntropyLoss()"
             )
         self.classes_ = found
         self.n_outputs_ = len(found) if several or len(found) > 2 else 1 + softmax
         self.out_activation_ = "softmax" if self.n_outputs_ > 1 and not several else "logistic"
 
     def _weigh(
-        self, y: npt.NDArray[Any], weight: Array | None, dtype: np.dtype[Any], incremental: bool
-    ) -> Array | None:
+        self, y: npt.NDArray[Any], weight: Array | None, dtype: np.dtype[Any], incremental: bool,
+        trained_on: npt.NDArray[Any] | None = None,
+    ) -> Array | None:  # fmt: skip
         given = self.class_weight
         if given is None:
             return weight
         if incremental and given == "balanced":
             raise ValueError(
-                'class_weight="balanced" is not there for partial_fit, which sees a part of the '
-                "data only: give the weights as a dict, which compute_class_weight of "
-                "sklearn.utils.class_weight finds from all labels, or a sample of them"
+                'class_weight="balanced" is not supported by partial_fit, which sees only a part '
+                "of the data: pass a dict {label: weight} with the weights that "
+                "sklearn.utils.class_weight.compute_class_weight gives for all labels, or for a "
+                "sample of them"
             )
         if given != "balanced" and isinstance(given, list) != self._multilabel:
             kind, needed = "one class", "a dict {label: weight}"
             if self._multilabel:
-                kind = f"{self.n_outputs_} labels at once"
+                kind = f"{self.n_outputs_} labels"
                 needed = "a list with a dict {0: weight, 1: weight} for each label"
             raise ValueError(
-                f'class_weight is {given!r}, but y has {kind} a row: "balanced" or {needed} is '
-                "needed"
+                f'class_weight must be "balanced" or {needed}, since y has {kind} per row; got '
+                f"{given!r}"
             )
-        if self._multilabel or given == "balanced":
+        if given == "balanced" and trained_on is not None:  # the classes weigh what they did there
+            rows = np.arange(len(trained_on))
+            every = np.concatenate([trained_on, y])
+            factor = compute_sample_weight(given, every, indices=rows)[len(rows) :]
+        elif self._multilabel or given == "balanced":
             factor = compute_sample_weight(given, y)
         else:  # for all classes, as part of the data may lack some
             of_class = compute_class_weight(given, classes=self.classes_, y=y)
             factor = of_class[np.searchsorted(self.classes_, y)]
         product: Array = (factor if weight is None else factor * weight).astype(dtype)
         if not product.any():
-            raise DataError("with class_weight the weights of all samples are 0; some must count")
+            raise DataError(
+                "class_weight makes all sample weights zero; at least one must be above zero"
+            )
         return product
 
     def _check_arguments(self) -> None:
@@ -472,8 +489,8 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         parts = given if isinstance(given, list) else [given]
         if not all(isinstance(part, dict) for part in parts):
             raise ArgumentError(
-                'class_weight must be None, "balanced" or a dict {label: weight}, or for several '
-                f"labels at once a list of such; got {given!r}"
+                'class_weight must be None, "balanced" or a dict {label: weight}, or, for several '
+                f"labels per row, a list of such dicts; got {given!r}"
             )
         for place, part in enumerate(parts):
             name = f"class_weight[{place}]" if isinstance(given, list) else "class_weight"
@@ -498,9 +515,9 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         best: Any = self.best_validation_score_
         if best < 1 and best - share < math.sqrt(share * (1 - share) / len(target)):
             _warn.warn(
-                f"the best accuracy on what was held out, {best:.3f}, is no clear gain on "
-                f"{share:.3f}, that of the most frequent answer alone: the weights that were kept "
-                'may have learned little. scoring="loss" follows the loss, which sees a rare class'
-                " as well",
+                f"the best accuracy on the held-out data, {best:.3f}, is not clearly better than "
+                f"{share:.3f}, which the most frequent answer alone achieves, so that the weights "
+                'kept may have learned little. Use scoring="loss" to follow the loss, to which '
+                "rare classes count as well",
                 ConvergenceWarning,
             )

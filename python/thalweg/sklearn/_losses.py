@@ -20,10 +20,10 @@ _OF_CLASSES = (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss)
 _TRAIN = "train with tw.Trainer(model, loss=..., optimizer=...)"
 #: Why neither estimator accepts these losses.
 _UNUSABLE: dict[type, str] = {
-    nn.GaussianNLLLoss: "a mean and the logarithm of a variance are two outputs for each target, "
-    f"and predict gives one number: {_TRAIN}",
-    nn.DistillationLoss: f"its targets are the outputs of a teacher: {_TRAIN}",
-    nn.DerivativeLoss: f"it is of derivatives by the samples: {_TRAIN}",
+    nn.GaussianNLLLoss: "it needs two outputs for each target, a mean and the logarithm of a "
+    f"variance, but predict gives one number; {_TRAIN}",
+    nn.DistillationLoss: f"its targets are the outputs of a teacher; {_TRAIN}",
+    nn.DerivativeLoss: f"it needs derivatives with respect to the samples; {_TRAIN}",
 }
 #: What scikit-learn and others call regression losses.
 _OTHERS = {**_ALIASES, "absoluteerror": "L1Loss"}
@@ -40,7 +40,7 @@ def of_regressor(value: Any) -> str | CoreLoss | FunctionLoss:
             meant = _meant(value, _OF_NUMBERS) or meant
         if not isinstance(value, (str, type)):
             meant = (
-                "; it is the first argument, and hidden_layer_sizes the second: "
+                "; loss is the first argument, and hidden_layer_sizes the second: write "
                 "MLPRegressor(hidden_layer_sizes=...)"
             )
         raise ArgumentError(
@@ -50,20 +50,20 @@ def of_regressor(value: Any) -> str | CoreLoss | FunctionLoss:
     loss = _usable("MLPRegressor", value, _OF_NUMBERS)
     if isinstance(loss, _OF_CLASSES):
         raise ArgumentError(
-            f"loss is {loss!r}, a loss of classes, which MLPClassifier takes; MLPRegressor takes "
+            f"loss is {loss!r}, a loss for classes, which MLPClassifier takes; MLPRegressor takes "
             f"{_listed(_OF_NUMBERS)} or {_FUNCTION}"
         )
     if isinstance(loss, nn.QuantileLoss) and len(loss.quantiles) > 1:
         raise ArgumentError(
-            f"loss has {len(loss.quantiles)} quantiles, {loss.quantiles}, and predict gives one "
-            "number for each target: fit an estimator for each, such as "
+            f"loss has {len(loss.quantiles)} quantiles, {loss.quantiles}, but predict gives one "
+            "number for each target: fit one estimator per quantile, such as "
             f"MLPRegressor(loss=nn.QuantileLoss({loss.quantiles[0]})), or {_TRAIN}"
         )
     if isinstance(loss, nn.PoissonNLLLoss) and not loss.log_input:
         raise ArgumentError(
-            "loss is nn.PoissonNLLLoss(log_input=False), which has no value for negative outputs, "
-            "and those of the last layer can be: nn.PoissonNLLLoss() takes them for logarithms, "
-            "and predict gives rates"
+            "loss is nn.PoissonNLLLoss(log_input=False), which is undefined for negative outputs, "
+            "but the last layer may give some: use nn.PoissonNLLLoss(), for which outputs are "
+            "logarithms of rates, and predict gives rates"
         )
     return loss
 
@@ -80,15 +80,15 @@ def of_classifier(value: Any) -> CoreLoss | FunctionLoss | None:
     loss = _usable("MLPClassifier", value, _OF_CLASSES)
     if isinstance(loss, _OF_NUMBERS):
         raise ArgumentError(
-            f"loss is {loss!r}, a loss of numbers, which MLPRegressor takes; MLPClassifier takes "
+            f"loss is {loss!r}, a loss for numbers, which MLPRegressor takes; MLPClassifier takes "
             f"{_listed(_OF_CLASSES)} or {_FUNCTION}"
         )
     if isinstance(loss, nn.CrossEntropyLoss):
         for name, usual in (("heads", None), ("active", None), ("ignore_index", -100)):
             if getattr(loss, name) != usual:
                 raise ArgumentError(
-                    f"loss has {name}={getattr(loss, name)!r}; here all classes compete in one "
-                    f"softmax, and all rows count: leave {name} out, or {_TRAIN}"
+                    f"loss has {name}={getattr(loss, name)!r}, but in MLPClassifier all classes "
+                    f"share one softmax, and all rows count: leave {name} out, or {_TRAIN}"
                 )
     return loss
 

@@ -23,8 +23,9 @@ def hidden_layers(sizes: Any) -> tuple[Any, ...]:
     """Return `hidden_layer_sizes` as a tuple of numbers and layers, or raise."""
     if isinstance(sizes, Sequential):
         raise ArgumentError(
-            "hidden_layer_sizes is a model; hidden_layer_sizes=model.layers takes its layers, "
-            "which start anew, and have a last one, to the outputs, behind them"
+            "hidden_layer_sizes must be sizes or layers; got a model. Use its layers with "
+            "hidden_layer_sizes=model.layers: they are initialized anew, and a Linear to the "
+            "outputs follows them"
         )
     if not isinstance(sizes, Iterable) or isinstance(sizes, (str, bytes)):
         sizes = (sizes,)
@@ -37,7 +38,7 @@ def hidden_layers(sizes: Any) -> tuple[Any, ...]:
             found.append(_checks.integer(f"hidden_layer_sizes[{place}]", size, 1))
         except ArgumentError as error:
             meant = _habits.kind_meant(size, Layer, "nn")
-            raise ArgumentError(f"{error}; layers of thalweg.nn are taken, too{meant}") from None
+            raise ArgumentError(f"{error}; it may also be a layer of thalweg.nn{meant}") from None
     return tuple(found)
 
 
@@ -101,7 +102,8 @@ def _dense(layers: Iterable[Layer], prefix: str) -> Iterator[tuple[str, Linear]]
 
 def penalized(model: Sequential) -> Array:
     """Return 1 for each penalized parameter, a weight of a dense layer, and 0 for others."""
-    names = {f"{place}.weight" for place in dense(model)}
-    parts = [np.full(math.prod(shape), name in names) for name, shape in model._blocks()]
-    marks: Array = np.concatenate(parts).astype(model.dtype)
+    marks: Array = np.zeros(model.num_parameters, model.dtype)
+    parts = model.unflatten(marks)
+    for place in dense(model):
+        parts[f"{place}.weight"][:] = 1
     return marks

@@ -197,7 +197,10 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
     def _encode(self, y: Any, dtype: np.dtype[Any]) -> Array:
         target = _arrays.as_dtype(_arrays.as_numeric(y, "y").reshape(len(y), -1), dtype, "y")
         if target.shape[1] != self.n_outputs_:
-            raise ValueError(f"y has shape {y.shape}; before, it had {self.n_outputs_} outputs")
+            raise ValueError(
+                f"y has shape {y.shape}, but this regressor was fitted with "
+                f"n_outputs_={self.n_outputs_}"
+            )
         return target
 
     def _given_loss(self) -> str | CoreLoss | FunctionLoss:

@@ -1,4 +1,4 @@
-"""Callbacks, which `Trainer.fit` calls while it runs."""
+"""Callbacks that monitor a figure of the epochs."""
 
 import errno
 import math
@@ -8,278 +8,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from thalweg import _checks, _habits
 from thalweg._history import KEYS
+from thalweg.callbacks._base import Callback, method_of
 from thalweg.errors import ArgumentError
-from thalweg.optim import schedules as _schedules
+from thalweg.optim.schedules import ReduceLROnPlateau
 
 if TYPE_CHECKING:  # at run time, callbacks need not know the trainer
-    from typing import Protocol, TypeAlias
-
     from thalweg._trainer import Trainer
-    from thalweg.curvature import StabilityMonitor as StabilityMonitor
-    from thalweg.errors import DivergedError
-
-    class _SeesBegin(Protocol):
-        def on_fit_begin(self, trainer: Trainer, /) -> None: ...
-
-    class _SeesSteps(Protocol):
-        def on_step_end(self, trainer: Trainer, record: dict[str, float], /) -> bool | None: ...
-
-    class _SeesEpochs(Protocol):
-        def on_epoch_end(self, trainer: Trainer, record: dict[str, float], /) -> bool | None: ...
-
-    class _SeesEnd(Protocol):
-        def on_fit_end(self, trainer: Trainer, /) -> None: ...
-
-    class _SeesDivergence(Protocol):
-        def on_diverged(self, trainer: Trainer, error: DivergedError, /) -> None: ...
-
-    #: What `thalweg.Trainer.fit` accepts: anything with at least one of the methods of `Callback`.
-    AnyCallback: TypeAlias = _SeesBegin | _SeesSteps | _SeesEpochs | _SeesEnd | _SeesDivergence
-
-__all__ = ["Callback", "EarlyStopping", "ModelCheckpoint", "StabilityMonitor"]
-
-
-if not TYPE_CHECKING:  # type checkers would take every name for one that is there
-
-    def __getattr__(name: str) -> Any:
-        # Import what measures curvature only for those who use it.
-        if name == "StabilityMonitor":
-            from thalweg.curvature import StabilityMonitor
-
-            return StabilityMonitor
-        import sys
-
-        elsewhere = {
-            "ReduceLROnPlateau": "optim.schedules has it, and Trainer(schedule=...) takes it",
-            "LearningRateScheduler": "optim.schedules.LambdaLR does that, as Trainer(schedule=...)",
-            "LambdaCallback": "any object with a method on_epoch_end is a callback",
-            **dict.fromkeys(
-                ("ProgbarLogger", "ProgressBar", "TQDMProgressBar", "RichProgressBar"),
-                "trainer.fit(..., progress=True) shows a bar",
-            ),
-            "TerminateOnNaN": "a fit whose loss is NaN ends by itself, with DivergedError",
-            "BackupAndRestore": "trainer.save(path) and Trainer.load(path) do that",
-            "History": "trainer.fit gives it",
-            "CSVLogger": "trainer.fit gives a dict of lists, which csv and pandas write",
-            "TensorBoard": "a callback of your own can write what on_epoch_end sees",
-        }
-        return _habits.of_module(sys.modules[__name__], elsewhere, __all__)(name)
-
-
-class Callback:
-    """Base of all callbacks. Deriving from it is optional; any one of its methods is enough.
-
-    If callbacks look at epochs only, whole epochs run in the compiled core. One with `on_step_end`
-    makes `fit` return to Python after every batch, which takes a few microseconds.
-
-    Examples
-    --------
-    Stop as soon as the validation loss is small enough:
-
-    >>> class Enough:
-    ...     def on_epoch_end(self, trainer, record):
-    ...         return record["val_loss"] < 0.1
-
-    A metric of your own becomes a key of the history like any other. `EarlyStopping` can monitor it
-    if it comes later in the list:
-
-    >>> class Largest:
-    ...     def on_epoch_end(self, trainer, record):
-    ...         record["largest"] = abs(trainer.model.flat_parameters).max()
-    """
-
-    def on_fit_begin(self, trainer: "Trainer") -> None:
-        """Prepare for a fit, after all its arguments have been checked.
-
-        Parameters
-        ----------
-        trainer : Trainer
-            Its history is empty.
-        """
-
-    def on_step_end(self, trainer: "Trainer", record: dict[str, float]) -> bool | None:
-        """Look at a batch that has just been used.
-
-        After the last batch of an epoch, validation has already been done.
-
-        Parameters
-        ----------
-        trainer : Trainer
-            The model may be used and changed.
-        record : dict of str to float
-            ``"epoch"`` and ``"batch"`` (both from 1), and ``"loss"``, before the update.
-
-        Returns
-        -------
-        bool or None
-            True stops the training after this batch; anything else goes on.
-        """
-
-    def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> bool | None:
-        """Look at an epoch that has just ended.
-
-        Parameters
-        ----------
-        trainer : Trainer
-            ``trainer.history`` already includes this epoch. The model may be used and changed.
-        record : dict of str to float
-            ``"epoch"`` (from 1) and the figures of this epoch under the keys of `History`. Numbers
-            added to it under other keys are seen by the callbacks after this one, and are recorded
-            in the history.
-
-        Returns
-        -------
-        bool or None
-            True stops the training after this epoch; anything else goes on.
-        """
-
-    def on_fit_end(self, trainer: "Trainer") -> None:
-        """Finish, after the last epoch or an early stop, but not after an error or Ctrl-C.
-
-        Parameters
-        ----------
-        trainer : Trainer
-            The model may be used and changed.
-        """
-
-    def on_diverged(self, trainer: "Trainer", error: "DivergedError") -> None:
-        """Look at the error that will end a fit whose loss became infinite or NaN.
-
-        Parameters
-        ----------
-        trainer : Trainer
-            Model and optimizer are restored to their state before the fit; `history` has the
-            completed epochs.
-        error : DivergedError
-            Add information with ``error.add_note(text)``.
-        """
-
-
-#: The names of a callback's methods.
-METHODS = ("on_fit_begin", "on_step_end", "on_epoch_end", "on_fit_end", "on_diverged")
-
-
-def method(callback: Any, name: str) -> Any:
-    """Return a callback's method, or None if it is missing or the empty one of `Callback`."""
-    if getattr(type(callback), name, None) is getattr(Callback, name):
-        return None
-    return getattr(callback, name, None)
-
-
-def check(callbacks: "Iterable[AnyCallback]") -> "tuple[AnyCallback, ...]":
-    """Return the callbacks as a tuple, after checking each."""
-
-    def is_callback(value: Any) -> bool:
-        has = any(callable(getattr(value, name, None)) for name in METHODS)
-        return has and not isinstance(value, type)
-
-    if is_callback(callbacks):
-        raise ArgumentError("callbacks must be a sequence: write callbacks=[...]")
-    try:
-        found = tuple(callbacks)
-    except TypeError:
-        raise ArgumentError(f"callbacks must be a sequence; got {callbacks!r}") from None
-    for callback in found:
-        if not is_callback(callback):
-            raise ArgumentError(
-                f"a callback needs one of the methods {', '.join(METHODS)}; got {callback!r}"
-                f"{_meant(callback)}"
-            )
-        _refuse_others(callback)
-    return found
-
-
-#: Methods of callbacks in Keras and Lightning, and what is called here at that time.
-_ELSEWHERE = {
-    **dict.fromkeys(
-        ("on_train_begin", "on_train_start", "on_fit_start", "on_training_start"), "on_fit_begin"
-    ),
-    **dict.fromkeys(("on_train_end", "on_training_end"), "on_fit_end"),
-    **dict.fromkeys(("on_batch_end", "on_train_batch_end"), "on_step_end"),
-    **dict.fromkeys(
-        ("on_train_epoch_end", "on_validation_end", "on_validation_epoch_end", "on_test_end"),
-        "on_epoch_end",
-    ),
-    **dict.fromkeys(
-        (
-            "on_epoch_begin", "on_epoch_start", "on_train_epoch_start", "on_batch_begin",
-            "on_batch_start", "on_train_batch_begin", "on_train_batch_start", "on_step_begin",
-            "on_step_start",
-        ),
-        "",
-    ),
-}  # fmt: skip
-
-
-def _refuse_others(callback: Any) -> None:
-    """Raise if a callback's method would never be called because its name is another library's."""
-    for name, ours in _ELSEWHERE.items():
-        if callable(getattr(callback, name, None)):
-            instead = f"it is {ours} here" if ours else f"there are {', '.join(METHODS)}"
-            raise ArgumentError(
-                f"{type(callback).__name__}.{name} would not be called by Trainer.fit: {instead}"
-            )
-
-
-def _meant(value: Any) -> str:
-    """Say what to write instead of something that is not a callback, where that is clear."""
-    if isinstance(value, type) and any(hasattr(value, name) for name in METHODS):
-        return f": make one of this class, {value.__name__}(...)"
-    if isinstance(value, (_schedules.Schedule, _schedules.ReduceLROnPlateau)):
-        return ": a schedule is given to the trainer, Trainer(..., schedule=...)"
-    if callable(value):
-        return ": write a class with a method on_epoch_end(self, trainer, record)"
-    return ""
-
-
-class Watch:
-    """The callbacks of a fit, sorted by the events they want to see."""
-
-    def __init__(self, trainer: "Trainer", callbacks: "tuple[AnyCallback, ...]") -> None:
-        self._trainer = trainer
-        self._of = {
-            name: [m for c in callbacks if (m := method(c, name)) is not None] for name in METHODS
-        }
-        self.steps = bool(self._of["on_step_end"])
-        # A schedule that follows a figure also looks at every epoch.
-        plateau = isinstance(trainer.schedule, _schedules.ReduceLROnPlateau)
-        self.epochs = plateau or bool(self._of["on_epoch_end"])
-
-    def begin(self) -> None:
-        for method in self._of["on_fit_begin"]:
-            method(self._trainer)
-
-    def step(self, run: Any, ended: bool) -> bool:
-        """Show a batch, and whether it ended its epoch; return whether a callback stops the fit."""
-        epochs, batch, batches, *_ = run.progress
-        if ended:
-            epochs, batch = epochs - 1, batches
-        if math.isnan(run.last_loss):  # a skipped batch
-            return False
-        record = {"epoch": epochs + 1, "batch": batch, "loss": run.last_loss}
-        return self._ask("on_step_end", record)
-
-    def epoch(self, record: dict[str, float]) -> bool:
-        """Show an epoch; return whether a callback stops the fit."""
-        return self._ask("on_epoch_end", record)
-
-    def end(self) -> None:
-        for method in self._of["on_fit_end"]:
-            method(self._trainer)
-
-    def diverged(self, error: "DivergedError") -> None:
-        for method in self._of["on_diverged"]:
-            method(self._trainer, error)
-
-    def _ask(self, name: str, record: dict[str, float]) -> bool:
-        # Ask every callback, even after an earlier one has stopped the fit. 1 does not count as
-        # True: it may be a figure that a function happens to return.
-        answers = [method(self._trainer, record) for method in self._of[name]]
-        return any(isinstance(answer, (bool, np.bool_)) and answer for answer in answers)
+    from thalweg.callbacks._base import AnyCallback
 
 
 def check_figures(
@@ -290,16 +27,16 @@ def check_figures(
     A fit itself has the figures in `there`. Callbacks may add others for the callbacks after them,
     and so may a user-defined loss, whose figures are known only once it has been called.
     """
-    if isinstance(schedule, _schedules.ReduceLROnPlateau):
+    if isinstance(schedule, ReduceLROnPlateau):
         key = schedule.monitor
         if key not in there and (key in KEYS or not own_loss):
             raise _missing(schedule, key, there)
     adds = False
     for callback in callbacks:
-        if isinstance(callback, _Monitor):
+        if isinstance(callback, Monitor):
             callback._check(there, own_loss, adds)
         if type(callback) not in (EarlyStopping, ModelCheckpoint):
-            adds = adds or method(callback, "on_epoch_end") is not None
+            adds = adds or method_of(callback, "on_epoch_end") is not None
 
 
 def _missing(watcher: Any, key: str, there: Iterable[str]) -> ArgumentError:
@@ -313,8 +50,11 @@ def _missing(watcher: Any, key: str, there: Iterable[str]) -> ArgumentError:
         text += f", but the figures of this fit are {', '.join(figures)}"
     if key not in KEYS:
         text += (
-            "; those that callbacks add come too late for it, but a callback can set optimizer.lr"
-            if isinstance(watcher, _schedules.ReduceLROnPlateau)
+            (
+                "; figures that callbacks add come too late for it, but a callback can set "
+                "optimizer.lr"
+            )
+            if isinstance(watcher, ReduceLROnPlateau)
             else "; a callback that adds it must come before this one, and do so in every epoch"
         )
         text += _habits.did_you_mean(key, [*KEYS, *figures])
@@ -327,7 +67,7 @@ _OF_CALLBACKS = {
     **dict.fromkeys(("tol", "delta", "threshold"), "it is min_delta"),
     **dict.fromkeys(("n_iter_no_change", "wait"), "it is patience"),
     **dict.fromkeys(("filepath", "filename", "dirpath"), "it is path"),
-    "save_weights_only": "a file of a model holds its layers and weights, and no optimizer",
+    "save_weights_only": "a model file contains only layers and weights, no optimizer",
     "verbose": "trainer.fit(..., progress=True) shows a bar",
 }
 
@@ -353,7 +93,7 @@ def _auto(monitor: str) -> str | None:
     return "min" if less else "max"
 
 
-class _Monitor(Callback):
+class Monitor(Callback):
     """Base of callbacks that monitor a figure: which values are better, and the best so far."""
 
     def __init__(self, monitor: str, mode: str, min_delta: float) -> None:
@@ -366,8 +106,8 @@ class _Monitor(Callback):
             known = _auto(monitor)
             if known is None:
                 raise ArgumentError(
-                    f"{kind}: whether smaller or larger is better of {monitor!r}, its name does "
-                    f'not tell: pass mode="min" or mode="max"{_habits.did_you_mean(monitor, KEYS)}'
+                    f"{kind}: the name {monitor!r} does not tell whether smaller or larger is "
+                    f'better: pass mode="min" or mode="max"{_habits.did_you_mean(monitor, KEYS)}'
                 )
             mode = known
         self._sign = 1.0 if mode == "min" else -1.0
@@ -417,7 +157,7 @@ def monitored(record: dict[str, float], key: str, watcher: Any) -> float:
     return record[key]
 
 
-class EarlyStopping(_Monitor):
+class EarlyStopping(Monitor):
     """Ends the training when a figure has stopped improving.
 
     Parameters
@@ -435,9 +175,9 @@ class EarlyStopping(_Monitor):
         other names it is required.
     restore_best_weights : bool, keyword only, default False
         Whether to restore the weights and running averages of the best epoch when the fit ends,
-        whether stopped early or not. The optimizer is not restored, nor is the trainer's
-        ``average``, except that `optim.ScheduleFreeAdamW`, which holds the average of the weights,
-        is restored with them.
+        whether stopped early or not; after Ctrl-C, `restore` does that. The optimizer is not
+        restored, nor is the trainer's ``average``, except that `optim.ScheduleFreeAdamW`, which
+        holds the average of the weights, is restored with them.
     start_from_epoch : int, keyword only, default 0
         Number of initial epochs to ignore.
 
@@ -464,6 +204,14 @@ class EarlyStopping(_Monitor):
     --------
     >>> from thalweg.callbacks import EarlyStopping
     >>> stop = EarlyStopping("val_loss", patience=5, restore_best_weights=True)
+
+    Keep the best weights also if Ctrl-C ends the fit, which leaves the latest ones:
+
+    >>> def fit(trainer, x, y, held_out):
+    ...     try:
+    ...         trainer.fit(x, y, epochs=500, validation_data=held_out, callbacks=[stop])
+    ...     except KeyboardInterrupt:
+    ...         stop.restore(trainer)
     """
 
     @_habits.takes("EarlyStopping", _OF_CALLBACKS)
@@ -515,7 +263,30 @@ class EarlyStopping(_Monitor):
         return True
 
     def on_fit_end(self, trainer: "Trainer") -> None:
-        """Restore the best weights."""
+        """Restore the best weights, if `restore_best_weights` was set."""
+        if self._restore:
+            self.restore(trainer)
+
+    def restore(self, trainer: "Trainer") -> None:
+        """Restore the best weights after Ctrl-C or an error, when the fit itself does not.
+
+        Does nothing if the fit has restored them, or ended before an epoch had a figure.
+
+        Parameters
+        ----------
+        trainer : Trainer
+            That of the latest fit.
+
+        Raises
+        ------
+        ArgumentError
+            If `restore_best_weights` is False: no weights were kept.
+        """
+        if not self._restore:
+            raise ArgumentError(
+                "EarlyStopping kept no weights to restore: set restore_best_weights=True before "
+                "the fit"
+            )
         if self._weights is not None:
             trainer.model.load_state_dict(self._weights)
             if self._state is not None:
@@ -524,7 +295,7 @@ class EarlyStopping(_Monitor):
             self._weights = self._state = None
 
 
-class ModelCheckpoint(_Monitor):
+class ModelCheckpoint(Monitor):
     """Saves the model at the end of epochs; load it with ``nn.Sequential.load``.
 
     Parameters
@@ -583,8 +354,8 @@ class ModelCheckpoint(_Monitor):
             return self._path.format_map(figures | {"epoch": int(figures["epoch"])})
         except (LookupError, ValueError, TypeError, AttributeError) as error:
             raise ArgumentError(
-                f"ModelCheckpoint: path {self._path!r} cannot be filled in ({error!r}); there "
-                f"are {', '.join(figures)}"
+                f"ModelCheckpoint: path {self._path!r} cannot be filled in ({error!r}); the "
+                f"figures are {', '.join(figures)}"
             ) from None
 
     def on_fit_begin(self, trainer: "Trainer") -> None:

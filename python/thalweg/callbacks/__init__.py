@@ -1,0 +1,46 @@
+"""Callbacks, which `Trainer.fit` calls while it runs."""
+
+import typing as _typing
+
+from thalweg.callbacks._base import Callback as Callback
+from thalweg.callbacks._monitored import EarlyStopping as EarlyStopping
+from thalweg.callbacks._monitored import ModelCheckpoint as ModelCheckpoint
+
+if _typing.TYPE_CHECKING:
+    from thalweg.callbacks._base import AnyCallback as AnyCallback
+    from thalweg.curvature import StabilityMonitor as StabilityMonitor
+
+__all__ = ["Callback", "EarlyStopping", "ModelCheckpoint", "StabilityMonitor"]
+
+
+if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+
+    def __getattr__(name: str) -> _typing.Any:
+        # Import what measures curvature only for those who use it.
+        if name == "StabilityMonitor":
+            from thalweg.curvature import StabilityMonitor
+
+            return StabilityMonitor
+        import sys
+
+        from thalweg import _habits
+
+        elsewhere = {
+            "ReduceLROnPlateau": "optim.schedules has it, and Trainer(schedule=...) takes it",
+            "LearningRateScheduler": "optim.schedules.LambdaLR does that, as Trainer(schedule=...)",
+            "LambdaCallback": "any object with a method on_epoch_end is a callback",
+            **dict.fromkeys(
+                ("ProgbarLogger", "ProgressBar", "TQDMProgressBar", "RichProgressBar"),
+                "trainer.fit(..., progress=True) shows a bar",
+            ),
+            "TerminateOnNaN": "a fit whose loss is NaN ends by itself, with DivergedError",
+            "BackupAndRestore": "trainer.save(path) and Trainer.load(path) do that",
+            "History": "trainer.fit returns it",
+            "CSVLogger": "trainer.fit returns a dict of lists, which csv and pandas write",
+            "TensorBoard": "write a callback whose on_epoch_end logs the record",
+        }
+        return _habits.of_module(sys.modules[__name__], elsewhere, __all__)(name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
