@@ -70,12 +70,12 @@ BAD_X = {
     "NaN in a named column": (
         Frame(x_with([NAN, np.inf], ([7, 9], [2, 2]))),
         tw.DataError,
-        [r"x\[7, 2\], of column 'c', is NaN; 2 of its 20 rows are NaN or infinite: fill them"],
+        [r"x\[7, 2\] \(column 'c'\) is NaN; 2 of its 20 rows are NaN or infinite: fill them"],
     ),
     "text in a named column": (
         Frame(np.where(x_with(9) == 9, "Rome", X.astype(object))),
         tw.DtypeError,
-        [r"x\[7, 2\], of column 'c', is 'Rome': encode text"],
+        [r"x\[7, 2\] \(column 'c'\) is 'Rome': encode text"],
     ),
     "complex objects": (
         np.where(x_with(9) == 9, 1j, X.astype(object)),
@@ -177,8 +177,12 @@ BAD_LABELS = {
 BAD_TARGETS = {
     "too narrow": (T[:, :1], tw.ShapeError, [r"1 column but", r"2 outputs"]),
     "too wide": (np.ones((20, 3)), tw.ShapeError, [r"3 columns", r"2 outputs"]),
-    "a vector": (T[:, 0], tw.ShapeError, [r"y has shape \(20,\)", r"\(rows, 2\)"]),
-    "a number": (1.0, tw.ShapeError, [r"y has shape \(\)", r"\(rows, 2\)"]),
+    "a vector": (
+        T[:, 0],
+        tw.ShapeError,
+        [r"y must have shape .*; got shape \(20,\)", r"\(rows, 2\)"],
+    ),
+    "a number": (1.0, tw.ShapeError, [r"y must have shape .*; got shape \(\)", r"\(rows, 2\)"]),
     "too short": (T[:19], tw.ShapeError, [r"20 rows", r"y has 19"]),
     "NaN": (np.where(np.arange(40).reshape(20, 2) == 7, NAN, T), tw.DataError, [r"y\[3, 1\]"]),
     "infinity": (np.where(np.arange(40).reshape(20, 2) == 7, INF, T), tw.DataError, [r"y\[3, 1\]"]),
@@ -192,9 +196,14 @@ class Unchanged:
 
     def __init__(self, loss):
         labels = isinstance(loss, nn.CrossEntropyLoss)
-        layers = nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3 if labels else 2)
+        layers = nn.Linear(5, 4), nn.ReLU(), nn.Dropout(0.1), nn.Linear(4, 3 if labels else 2)
         self.model = nn.Sequential(*layers, seed=1)
-        self.trainer = tw.Trainer(self.model, loss=loss, optimizer=optim.Adam(lr=0.01))
+        self.trainer = tw.Trainer(
+            self.model,
+            loss=loss,
+            optimizer=optim.Adam(lr=0.01),
+            schedule=optim.schedules.ReduceLROnPlateau(monitor="loss", patience=0),
+        )
         self.trainer.fit(X, Y if labels else T, epochs=2)
         self.model.forward(X[:2])
         self.model.backward(np.ones((2, self.model.out_features)))
@@ -207,6 +216,10 @@ class Unchanged:
             self.model.flat_gradients.tobytes(),
             {name: array.tobytes() for name, array in arrays.items()},
             optimizer,
+            # What decides how training goes on: masks of dropout, orders of rows, learning rates.
+            self.model._core.passes(),
+            self.trainer._epochs,
+            dict(self.trainer._plateau),
         )
 
     def __enter__(self):
@@ -480,10 +493,10 @@ def test_parts_of_a_trainer_that_are_something_else(classifier):
         (lambda t: nn.Sequential(nn.Linear(5, 3), "batch_norm"), "did you mean nn.BatchNorm1d("),
         (lambda t: t(optimizer="adam"), "did you mean optim.Adam("),
         (lambda t: t(optimizer="sgdd"), "did you mean optim.SGD("),
-        (lambda t: t(optimizer=optim.LBFGS), "make one: optim.LBFGS("),
+        (lambda t: t(optimizer=optim.LBFGS), "pass an instance: optim.LBFGS("),
         (lambda t: t(schedule="cosine"), "did you mean schedules.CosineAnnealingLR("),
         (lambda t: t(schedule="one_cycle"), "did you mean schedules.OneCycleLR("),
-        (lambda t: t().fit(X, T, lr="atuo"), 'lr, if it is no number, .*did you mean "auto"'),
+        (lambda t: t().fit(X, T, lr="atuo"), 'lr, if it is not a number, .*did you mean "auto"'),
         (lambda t: t().fit(X, T)["los"], 'there are loss, seconds; did you mean "loss"'),
         (
             lambda t: t().fit(X, T, callbacks=[tw.callbacks.EarlyStopping("val_los")]),
@@ -531,7 +544,7 @@ def test_an_optimizer_belongs_to_one_model(classifier):
     other = nn.Sequential(nn.Linear(5, 3))
     expect(tw.ThalwegError, ["another model"], classifier.optimizer.step, other)
     with pytest.raises(
-        tw.ArgumentError, match=r"Adam belongs .* of 39 .* has 18: make another optimizer for it$"
+        tw.ArgumentError, match=r"Adam belongs .* with 39 .* has 18: make a new optimizer for it$"
     ):
         tw.Trainer(other, loss=nn.CrossEntropyLoss(), optimizer=classifier.optimizer)
 
@@ -591,7 +604,7 @@ def test_a_state_that_does_not_fit_another_model_leaves_the_optimizer_with_its_o
 
 
 BAD_STATES = {
-    "missing": (lambda s: s.pop("2.bias"), tw.ArgumentError, [r"missing \['2.bias'\]"]),
+    "missing": (lambda s: s.pop("3.bias"), tw.ArgumentError, [r"missing \['3.bias'\]"]),
     "unexpected": (lambda s: s.update(x=1), tw.ArgumentError, [r"unexpected \['x'\]"]),
     "transposed": (
         lambda s: s.update({"0.weight": s["0.weight"].T}),
@@ -599,9 +612,9 @@ BAD_STATES = {
         ["0.weight", r"\(5, 4\)", r"\(4, 5\)"],
     ),
     "NaN": (
-        lambda s: s["2.weight"].__setitem__((1, 2), NAN),
+        lambda s: s["3.weight"].__setitem__((1, 2), NAN),
         tw.DataError,
-        [r"2.weight\[1, 2\] is nan"],
+        [r"3.weight\[1, 2\] is nan"],
     ),
     "text": (lambda s: s.update({"0.bias": list("abcd")}), tw.DtypeError, ["0.bias", "<U1"]),
     "too large": (
@@ -694,7 +707,7 @@ def test_averages_of_an_optimizer_that_overflow_are_an_error_and_nothing_is_lost
     trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.Adam(lr=1e-3))
     before = model.flat_parameters.copy()
     expect(
-        tw.DivergedError, ["average that the optimizer keeps", "clip"], trainer.fit, x, y, epochs=20
+        tw.DivergedError, ["average kept by the optimizer", "clip"], trainer.fit, x, y, epochs=20
     )
     assert np.array_equal(model.flat_parameters, before)
     assert trainer.optimizer.steps == 0
@@ -719,6 +732,28 @@ def test_labels_that_are_changed_during_a_fit_are_an_error(classifier):
 
     with pytest.raises(tw.DataError, match=r"y\[3\] is 99"):
         classifier.fit(X, y, epochs=3, batch_size=5, callbacks=[Relabel()])
+
+
+@pytest.mark.parametrize("late", [0, 1, 7])
+def test_a_bad_batch_of_a_stream_undoes_all_epochs(classifier, late):
+    """The first, the second, or one of the second epoch."""
+    batches = [(X[k : k + 5], Y[k : k + 5]) for k in range(0, 20, 5)] * 2
+    batches[late] = (X[:5], Y[:5] - 1)
+    epochs = iter([batches[:4], batches[4:]])
+    with pytest.raises(tw.DataError, match=f"batch {late % 4 + 1} of epoch {late // 4 + 1}: .* -1"):
+        classifier.fit(lambda: next(epochs), epochs=2)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_epoch_that_diverges_undoes_those_before(regressor, streamed):
+    class Hurry:
+        def on_epoch_end(self, trainer, record):
+            if record["epoch"] == 2:
+                trainer.optimizer.lr = 1e30
+
+    data = ([(X, T)],) if streamed else (X, T)
+    with pytest.raises(tw.DivergedError):
+        regressor.fit(*data, epochs=5, callbacks=[Hurry()])
 
 
 def test_a_jacobian_too_large_for_any_memory():

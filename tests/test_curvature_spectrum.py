@@ -191,11 +191,11 @@ BAD = [
     (lambda a: top_eigenvalues(a, which="LM"), "ArgumentError", '"largest"'),
     (lambda a: top_eigenvalues(a[:4]), "ArgumentError", "square"),
     (lambda a: top_eigenvalues(a.__matmul__), "ArgumentError", "size must be"),
-    (lambda a: top_eigenvalues("A"), "ArgumentError", "size= is needed"),
+    (lambda a: top_eigenvalues("A"), "ArgumentError", "with size=; got 'A'"),
     (lambda a: top_eigenvalues(a, loss=nn.MSELoss()), "ArgumentError", "go with a model"),
     (lambda a: top_eigenvalues(nn.Sequential(nn.Linear(1, 1))), "ArgumentError", "loss="),
     (lambda a: top_eigenvalues(a, max_products=2), "DivergedError", "max_products"),
-    (lambda a: top_eigenvalues(lambda v: v[1:], size=3), "ShapeError", "matvec gave"),
+    (lambda a: top_eigenvalues(lambda v: v[1:], size=3), "ShapeError", r"\(3,\); got \(2,\)"),
     (lambda a: top_eigenvalues(lambda v: v * np.nan, size=3), "DataError", "NaN"),
     (lambda a: curvature.spectral_density(a, steps=0), "ArgumentError", "steps"),
     (lambda a: curvature.trace(a, probes=0), "ArgumentError", "probes"),
@@ -220,9 +220,9 @@ def test_products_whose_length_overflows_are_refused(rng):
 def test_products_of_no_symmetric_matrix_are_noticed(rng):
     """Lanczos' method would give numbers all the same."""
     a = rng.standard_normal((9, 9))
-    with pytest.raises(tw.DataError, match="not a symmetric matrix"):
+    with pytest.raises(tw.DataError, match="the matrix is not symmetric"):
         top_eigenvalues(lambda v: a @ v, size=9)
-    with pytest.raises(tw.DataError, match="another one each time"):
+    with pytest.raises(tw.DataError, match="or changes between products"):
         top_eigenvalues(lambda v: v * rng.standard_normal(9), size=9)
 
 
@@ -230,9 +230,11 @@ def test_spectra_of_what_is_not_symmetric_are_refused(rng):
     """[[1, 5], [0, 2]] had eigenvalues from -3 to 6."""
     a = np.array([[1.0, 5.0], [0.0, 2.0]])
     for call in (curvature.spectral_density, curvature.logdet, top_eigenvalues):
-        with pytest.raises(tw.ArgumentError, match=r"symmetric, but at \[0, 1\] it is 5 and at"):
+        with pytest.raises(
+            tw.ArgumentError, match=r"symmetric, but a\[0, 1\] = 5 and a\[1, 0\] = 0"
+        ):
             call(a)
-        with pytest.raises(tw.DataError, match="not a symmetric matrix"):
+        with pytest.raises(tw.DataError, match="the matrix is not symmetric"):
             call(lambda v: a @ v, size=2)
     assert curvature.trace(a, probes=1000).value == pytest.approx(3, abs=0.6)  # any has one
     # Rounding is none: of sums in another order, and of products in float32.

@@ -171,6 +171,7 @@ def test_an_environment_variable_sets_the_number_of_threads():
     for variables, expected, warned in [
         ({"THALWEG_NUM_THREADS": "3", "OMP_NUM_THREADS": "5"}, "3", False),
         ({"OMP_NUM_THREADS": "5"}, "5", False),
+        ({"THALWEG_NUM_THREADS": "4,2"}, "4", False),  # a list by levels, as of OpenMP
         ({"THALWEG_NUM_THREADS": "many", "OMP_NUM_THREADS": "5"}, "5", True),
         ({"THALWEG_NUM_THREADS": "0", "OMP_NUM_THREADS": "5"}, "5", True),
     ]:
@@ -184,4 +185,4 @@ def test_an_environment_variable_sets_the_number_of_threads():
             check=True,
         )
         assert found.stdout.strip() == expected
-        assert ("is no number of threads" in found.stderr) == warned
+        assert ("THALWEG_NUM_THREADS must be an integer >= 1; got" in found.stderr) == warned

@@ -124,7 +124,7 @@ def test_groups_of_optimizers_that_step_by_hand(rng):
     for pattern in ("0.0.weight", "*.0.weight", "2.*"):  # the core's own name is nobody's
         wrong = optim.SGD().add_group(pattern)
         with pytest.raises(
-            tw.ArgumentError, match=r"matches no parameter; there are 0\.weight, 1\."
+            tw.ArgumentError, match=r"it matches no parameter; the parameters are 0\.weight, 1\."
         ):
             wrong.step(model)
 
@@ -187,7 +187,9 @@ def test_where_it_cannot_stand():
     "layer", [nn.Embedding(2**24 + 1, 1), nn.TabularInput(1, {0: (2**24 + 1, 1)})]
 )
 def test_float32_does_not_tell_so_many_codes_apart(layer):
-    with pytest.raises(tw.UnsupportedError, match=r"16777217 codes, but float32 .* 16777216 whole"):
+    with pytest.raises(
+        tw.UnsupportedError, match=r"16777217 codes, but float32 .* 16777216 of them exactly"
+    ):
         nn.Sequential(layer, nn.Linear(1, 1))
 
 

@@ -10,6 +10,8 @@ import pytest
 import thalweg as tw
 from thalweg import nn, optim
 
+from .helpers import squares
+
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 HAS_SCIPY = importlib.util.find_spec("scipy") is not None
 
@@ -136,7 +138,7 @@ def test_lbfgs_finds_the_minimum_of_a_linear_model(rng):
     model = nn.Sequential(nn.Linear(4, 1), dtype="float64")
     optimizer = optim.LBFGS(tolerance_grad=1e-12, tolerance_change=0.0)
     trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer)
-    with pytest.warns(RuntimeWarning, match=r"no parameter.* if float64 can tell one"):
+    with pytest.warns(RuntimeWarning, match=r"no parameter.* if float64 can resolve it"):
         trainer.fit(x, y, epochs=5, batch_size=None)
     design = np.column_stack([x, np.ones(50)])
     exact = np.linalg.lstsq(design, y, rcond=None)[0].ravel()
@@ -190,7 +192,7 @@ def stalled(optimizer, epochs=60):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({}, r"tolerance_change=1e-09\. LBFGS\(tolerance_change=0, tolerance_grad=0\) goes on"),
+        ({}, r"tolerance_change=1e-09\. LBFGS\(tolerance_change=0, tolerance_grad=0\) in a new"),
         ({"tolerance_grad": 0.01}, r"tolerance_grad=0\.01\. LBFGS\("),
         ({"max_eval": 1}, "max_eval=1 evaluations"),
     ],
@@ -345,9 +347,6 @@ def test_bad_data_change_nothing(waves, kind):
 def test_lbfgs_takes_losses_of_ones_own_schedules_and_callbacks(waves):
     x, y = waves
 
-    def squares(output, target):
-        return ((output - target) ** 2).mean(), 2 * (output - target) / target.size
-
     schedule = optim.schedules.ConstantLR(0.5)
     custom = make(optim.LBFGS(), loss=squares, schedule=schedule)
     core = make(optim.LBFGS(), schedule=schedule)
@@ -391,6 +390,6 @@ def test_a_closure_that_gives_no_number_is_named():
     model = nn.Sequential(nn.Linear(2, 1))
     before = model.flat_parameters
     for value in None, "loss":
-        with pytest.raises(tw.ArgumentError, match="must give the loss, a number; got"):
+        with pytest.raises(tw.ArgumentError, match="must return the loss, a number; got"):
             optim.LBFGS().step(model, lambda value=value: value)
     assert (model.flat_parameters == before).all()

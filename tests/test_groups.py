@@ -246,7 +246,7 @@ def test_states_say_which_groups_they_belong_to(batch):
     trainer = make(optim.Adam().add_group("0.*", frozen=True))
     trainer.step(*batch)
     state = trainer.optimizer.state_dict()
-    with pytest.raises(tw.ArgumentError, match=r"groups.*add_group them first"):
+    with pytest.raises(tw.ArgumentError, match=r"groups.*call add_group for them first"):
         optim.Adam().load_state_dict(state, trainer.model)
     same = optim.Adam().add_group("0.*", frozen=True)
     same.load_state_dict(state, trainer.model)

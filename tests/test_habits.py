@@ -34,7 +34,7 @@ from thalweg import callbacks, continual, curvature, nn, optim
         ("polyak", r"target\.follow\(model, tau\)"),
         ("lerp", r"target\.follow\(model, tau\)"),
         ("update_target", r"target\.follow\(model, tau\)"),
-        ("copy_", r"target\.follow\(model\) all of it"),
+        ("copy_", r"target\.follow\(model\) copies them"),
         ("num_params", r"did you mean num_parameters\?"),  # a slip
     ],
 )
@@ -64,7 +64,7 @@ def test_what_trainers_of_others_have(name, advice, regressor):
     ("module", "name", "advice"),
     [
         (nn, "Module", "nn.Sequential"),
-        (nn, "Softmax", "CrossEntropyLoss has the softmax in it"),
+        (nn, "Softmax", "CrossEntropyLoss includes the softmax"),
         (nn, "Swish", "it is SiLU"),
         (nn, "Conv2d", "dense networks"),
         (nn, "SparseCategoricalCrossentropy", "it is CrossEntropyLoss"),
@@ -87,17 +87,17 @@ def test_what_trainers_of_others_have(name, advice, regressor):
         (curvature, "jacobian", r"tw\.diagnostics\.jacobian\(model, x\)"),
         (curvature, "laplacian", r"trace\(model, x, y, loss=\.\.\.\)"),
         (curvature, "Trace", r"did you mean trace\?"),
-        (nn, "GLU", "it is not there"),
-        (nn, "Bilinear", "it is not there"),
-        (nn, "Softmin", "it is not there"),
+        (nn, "GLU", "not supported; a hand-written loop"),
+        (nn, "Bilinear", "not supported; a hand-written loop"),
+        (nn, "Softmin", "not supported; a hand-written loop"),
         (nn, "GaussianNoise", "nn.Dropout"),
         (nn, "Normalize", "nn.Standardize.of\\(x\\) is a layer that does so"),
         (nn, "Parameter", r"nn\.Sequential\(nn\.Linear\(1, k\)\), fed with zeros"),
         (nn, "FocalLoss", "nn.CustomLoss"),
         (nn, "TripletMarginLoss", "nn.CustomLoss"),
         (nn.init, "xavier_uniform_", 'init="xavier_uniform"'),
-        (nn.init, "kaiming_uniform_", 'next to it here is .*init="kaiming_normal"'),
-        (nn.init, "he_normal", 'next to it here is .*init="kaiming_normal"'),
+        (nn.init, "kaiming_uniform_", 'the closest one here is .*init="kaiming_normal"'),
+        (nn.init, "he_normal", 'the closest one here is .*init="kaiming_normal"'),
         (nn.init, "orthogonal_", "load_state_dict"),
         (nn.utils, "clip_grad_norm", "it is clip_grad_norm_"),
         (nn.utils, "parameters_to_vector", "flat_parameters"),
@@ -127,7 +127,7 @@ def test_what_trainers_of_others_have(name, advice, regressor):
         (tw, "Sequential", "it is nn.Sequential"),
         (tw, "AdamW", "it is optim.AdamW"),
         (tw, "no_grad", "records nothing"),
-        (tw, "distributions", r"nn\.CustomLoss, or in a loop by hand"),
+        (tw, "distributions", r"nn\.CustomLoss, or in a hand-written loop"),
         (tw, "set_seed", "seed=0"),
         (tw, "Tensor", "NumPy arrays"),
         (tw, "DataLoader", r"trainer\.fit\(x, y, batch_size=32\)"),
@@ -156,7 +156,9 @@ def test_what_layers_of_others_have(name, advice):
 
 def test_layers_are_no_functions():
     """They are PyTorch's way to compute something."""
-    with pytest.raises(TypeError, match=r"^ReLU\(\) is computed by a model that it is a layer of"):
+    with pytest.raises(
+        TypeError, match=r"^ReLU\(\) is a description, .* computed as a layer of a model"
+    ):
         nn.ReLU()(np.ones((2, 3)))
     with pytest.raises(tw.ArgumentError, match=r"loss must be a Loss.*got ReLU\(\)$"):
         with_model(loss=nn.ReLU())
@@ -246,7 +248,7 @@ def test_a_class_of_the_users_own_has_what_it_likes_and_its_copies_too(again):
         (lambda x: x, "got <function .*>$"),  # "<lambda>" is like no name
         (nn.ReLU, r"it is the class ReLU; make a layer of it: ReLU\(...\)"),
         ([nn.ReLU()], r"it is a list; unpack it: Sequential\(\*layers\)"),
-        (nn.Sequential(nn.Linear(2, 2)), r"it is a model; take its layers.*\*model\.layers"),
+        (nn.Sequential(nn.Linear(2, 2)), r"it is a model; use its layers.*\*model\.layers"),
         (None, "got None"),
     ],
 )
@@ -266,15 +268,19 @@ def test_what_is_not_a_layer(layer, advice):
         ("optimizer", "a", "got 'a'$"),  # with which many begin
         ("optimizer", lambda: 0.1, "got <function .*>$"),  # LAMB is meant by no "<lambda>"
         ("optimizer", nn.ReLU, "got the class ReLU$"),
-        ("optimizer", optim.SGD, r"got the class SGD; make one: optim\.SGD\(...\)$"),
+        ("optimizer", optim.SGD, r"got the class SGD; pass an instance: optim\.SGD\(...\)$"),
         ("schedule", "reduce_on_plateau", r"did you mean schedules\.ReduceLROnPlateau\(...\)\?"),
-        ("schedule", optim.schedules.ReduceLROnPlateau, r"one: schedules\.ReduceLROnPlateau\("),
+        (
+            "schedule",
+            optim.schedules.ReduceLROnPlateau,
+            r"instance: schedules\.ReduceLROnPlateau\(",
+        ),
         ("loss", "softmax", r"did you mean nn\.CrossEntropyLoss\(...\)\?"),
         ("loss", "kl_div_loss", "DistillationLoss takes the logits of a teacher"),
         ("loss", "hubr", r"did you mean nn\.HuberLoss\(...\)\?"),
         ("loss", "msee", r"did you mean nn\.MSELoss\(...\)\?"),  # more like MSE than MSELoss
-        ("loss", "focal", r"got 'focal': a loss of your own is a function \(output, target\)"),
-        ("loss", "cosine_similarity", "a loss of your own"),
+        ("loss", "focal", r"got 'focal': a custom loss is a function \(output, target\)"),
+        ("loss", "cosine_similarity", "a custom loss"),
         ("loss", "xyzzy", "there are BCEWithLogitsLoss, CrossEntropyLoss, .*QuantileLoss$"),
     ],
 )
@@ -299,7 +305,7 @@ def test_classes_of_pytorchs_are_told_ours():
 
 def test_layers_of_pytorchs_are_named():
     torch = pytest.importorskip("torch")
-    with pytest.raises(tw.ArgumentError, match=r"torch\..*Linear; take that of .*from_torch"):
+    with pytest.raises(tw.ArgumentError, match=r"torch\..*Linear; use that of .*from_torch"):
         nn.Sequential(torch.nn.Linear(2, 2))
 
 
@@ -360,7 +366,7 @@ def test_optimizers_are_given_no_parameters(kind, given):
     name = kind.__name__
     written = r"optim\.SGD\(lr=0\.1\), rho=0\.05" if kind is optim.SAM else "lr=0.1"
     message = (
-        rf"{name} is given no parameters when it is made; got an? \w+\. Make optimizer = "
+        rf"{name} takes no parameters or model; got an? \w+\. Make optimizer = "
         rf"optim\.{name}\({written}\), .*tw\.Trainer\(model, .*optimizer\.step\(model\)"
     )
     for make in (
@@ -384,7 +390,7 @@ def test_what_stands_for_a_number_is_one():
 def test_a_schedule_is_no_learning_rate(schedule):
     """It is in Keras."""
     for make in (lambda: optim.Adam(schedule), lambda: optim.Adam(lr=schedule)):
-        with pytest.raises(tw.ArgumentError, match=r"lr is the number.*schedule=\.\.\."):
+        with pytest.raises(tw.ArgumentError, match=r"lr must be a number.*schedule=\.\.\."):
             make()
 
 
@@ -426,7 +432,7 @@ def test_arguments_of_other_optimizers(name, advice):
     ],
 )
 def test_schedules_and_averages_are_given_no_optimizer_or_model(make, goes_to):
-    with pytest.raises(tw.ArgumentError, match=f"is given no .* it goes to tw.Trainer.*{goes_to}"):
+    with pytest.raises(tw.ArgumentError, match=f"takes no .* pass it to tw.Trainer.*{goes_to}"):
         make(optim.SGD(), nn.Sequential(nn.Linear(2, 1)))
 
 
@@ -451,7 +457,7 @@ def with_model(**options):
         (lambda: nn.Dropout(rate=0.5), "Dropout .*'rate': it is p"),
         (lambda: nn.LayerNorm(2, epsilon=0.1), "LayerNorm .*'epsilon': it is eps"),
         (lambda: nn.MSELoss(size_average=True), "MSELoss .*'size_average': it is reduction="),
-        (lambda: nn.CrossEntropyLoss(from_logits=True), "'from_logits': outputs are logits"),
+        (lambda: nn.CrossEntropyLoss(from_logits=True), "'from_logits': outputs are always logits"),
         (lambda: nn.CrossEntropyLoss(class_weight={0: 1}), "'class_weight': it is weight"),
         (lambda: nn.Sine(omega_0=30), "Sine .*'omega_0': it is omega"),
         (lambda: nn.FourierFeatures(2, scale=5), "FourierFeatures .*'scale': it is sigma"),
@@ -483,7 +489,7 @@ def with_model(**options):
         (lambda: with_model().fit([[1, 2]], [1], epoch=3), r"'epoch'; did you mean epochs\?"),
         (
             lambda: with_model().evaluate([[1, 2]], [1], metrics=["auc"]),
-            r"Trainer\.evaluate\(\) .*'metrics': evaluate gives .*takes x, y, sample_weight",
+            r"Trainer\.evaluate\(\) .*'metrics': evaluate returns .*takes x, y, sample_weight",
         ),
         (
             lambda: with_model().evaluate([[1, 2]], [1], batch_size=None),
@@ -574,7 +580,7 @@ def test_losses_of_other_libraries_are_no_functions_of_ours():
         (
             lambda: nn.Sequential({"a": nn.Linear(2, 1)}),
             tw.ArgumentError,
-            r"it is a dict; .*Sequential\(\*layers\.values\(\)\)",
+            r"it is a dict, .*Sequential\(\*layers\.values\(\)\)",
         ),
         (
             lambda: nn.Sequential(nn.Linear(2, 2) for _ in range(2)),
@@ -594,16 +600,16 @@ def test_losses_of_other_libraries_are_no_functions_of_ours():
             tw.ArgumentError,
             "y is missing",
         ),
-        (lambda: with_model().fit(lambda: None), tw.ArgumentError, "it gave None"),
+        (lambda: with_model().fit(lambda: None), tw.ArgumentError, "it returned None"),
         (
             lambda: with_model().fit([[1, 2]], [1], sample_weight="balanced"),
             tw.DtypeError,
-            r"got 'balanced'\. Weights of classes are nn\.CrossEntropyLoss",
+            r"got 'balanced'\. For class weights, use nn\.CrossEntropyLoss",
         ),
         (
             lambda: with_model().fit([[1, 2]], [1], sample_weight={0: np.ones(9)}),
             tw.DtypeError,
-            r"got a dict\. Weights of classes are nn\.CrossEntropyLoss",
+            r"got a dict\. For class weights, use nn\.CrossEntropyLoss",
         ),
         (
             lambda: with_model().fit([[1, 2]], [1], sample_weight=[[1]]),
@@ -613,7 +619,7 @@ def test_losses_of_other_libraries_are_no_functions_of_ours():
         (
             lambda: tw.find_lr(with_model(optimizer=optim.LBFGS()), [[1, 2]], [1]),
             tw.UnsupportedError,
-            "LBFGS finds by itself",
+            "LBFGS finds the length of its steps by itself",
         ),
         (
             lambda: nn.CrossEntropyLoss().predict([[0, 1], [1, np.nan]]),
@@ -632,7 +638,7 @@ def test_an_error_of_many_fits_says_whose_it_was():
     trainers = [with_model(), with_model(optimizer=optim.SGD(lr=1e30))]
     with pytest.raises(tw.DivergedError) as caught:
         tw.train_many(trainers, x, y, epochs=9)
-    assert caught.value.__notes__ == ["This was in the fit of trainers[1]."]
+    assert caught.value.__notes__ == ["This happened in the fit of trainers[1]."]
 
 
 def test_a_last_batch_of_one_row_is_named_before_anything_is_trained():
@@ -640,7 +646,9 @@ def test_a_last_batch_of_one_row_is_named_before_anything_is_trained():
     before = model.flat_parameters
     for loss in (nn.MSELoss(), lambda o, t: (0.0, 0 * o)):
         trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD())
-        with pytest.raises(tw.ArgumentError, match="batches of 9 rows has 1 row with batch_size=4"):
+        with pytest.raises(
+            tw.ArgumentError, match=r"batch_size=4, the last batch of 9 rows .* only 1 row"
+        ):
             trainer.fit(np.ones((9, 2)), np.ones((9, 1)), batch_size=4)
     np.testing.assert_array_equal(model.flat_parameters, before)
 
@@ -656,13 +664,13 @@ def test_a_last_batch_of_one_row_is_named_before_anything_is_trained():
         (nn.Loss, "call", "nn.CustomLoss"),  # Keras
         (nn.CustomLoss, "__call__", "nn.CustomLoss"),
         (nn.CrossEntropyLoss, "forward", "nn.CustomLoss"),
-        (nn.ReLU, "forward", "in a loop by hand"),
-        (nn.Layer, "__call__", "in a loop by hand"),
+        (nn.ReLU, "forward", "in a hand-written loop"),
+        (nn.Layer, "__call__", "in a hand-written loop"),
         (nn.Sequential, "forward", r"model\.forward and model\.backward"),
         (nn.Sequential, "__call__", "prepare data before"),
         (optim.SGD, "step", r"trainer\.backward\(x, y\).*model\.flat_gradients"),
-        (optim.Optimizer, "step", "a loop by hand"),
-        (optim.Adam, "update_step", "a loop by hand"),  # Keras
+        (optim.Optimizer, "step", "a hand-written loop"),
+        (optim.Adam, "update_step", "a hand-written loop"),  # Keras
         (optim.schedules.Schedule, "__call__", r"schedules\.LambdaLR\(lambda t: \.\.\.\)"),
         (optim.schedules.StepLR, "get_lr", "LambdaLR"),
         (tw.Trainer, "step", r"on_step_end.*trainer\.update\(\)"),
@@ -731,16 +739,24 @@ class Duck:
 @pytest.mark.parametrize(
     ("use", "error", "message"),
     [
-        (lambda: nn.Sequential(nn.Linear(2, 1), Bare()), tw.UnsupportedError, "own kind: layers"),
-        (lambda: with_model(loss=Nothing()), tw.ArgumentError, "a loss of your own is a function"),
-        (lambda: nn.CustomLoss(Nothing()), tw.ArgumentError, "a loss of your own is a function"),
-        (lambda: Nothing()([[1]], [[1]]), tw.UnsupportedError, "a loss of your own is a function"),
+        (
+            lambda: nn.Sequential(nn.Linear(2, 1), Bare()),
+            tw.UnsupportedError,
+            "is a custom layer: layers",
+        ),
+        (lambda: with_model(loss=Nothing()), tw.ArgumentError, "a custom loss is a function"),
+        (lambda: nn.CustomLoss(Nothing()), tw.ArgumentError, "a custom loss is a function"),
+        (lambda: Nothing()([[1]], [[1]]), tw.UnsupportedError, "a custom loss is a function"),
         (
             lambda: with_model(schedule=Never()).fit([[1, 2]], [1]),
             tw.UnsupportedError,
             r"schedules\.LambdaLR",
         ),
-        (lambda: with_model(optimizer=Duck()), tw.ArgumentError, "your own is a loop by hand"),
+        (
+            lambda: with_model(optimizer=Duck()),
+            tw.ArgumentError,
+            "your own rule as a hand-written loop",
+        ),
     ],
 )
 def test_what_is_derived_from_bases_says_what_there_is_instead(use, error, message):

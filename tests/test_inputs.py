@@ -259,7 +259,7 @@ def test_scales_are_taken_from_data(rng):
         (
             lambda: nn.Sequential(nn.Standardize([0], [1e-42]), nn.Linear(1, 1)),
             tw.ArgumentError,
-            "std is 1e-42 .* no place in float32: use other units, or float64",
+            "std is 1e-42 .* not finite in float32: use other units, or float64",
         ),
         (
             lambda: nn.Sequential(nn.Standardize([0, 0], [1, 1]), nn.Linear(3, 1)),
@@ -380,7 +380,10 @@ def test_edges_lie_where_pieces_hold_equally_many(rng):
         ([[1, 2]], "shape"),
         ([1, np.nan], "1 that"),
         ([0, 1e300], r"column\[1\] = 1e\+300 is too large for float32"),
-        (1.7e9 + np.array([0, 1, 2, 30]), "all 4 .* equal in float32: subtract an offset"),
+        (
+            1.7e9 + np.array([0, 1, 2, 30]),
+            "all 4 .* equal in float32: subtract their common offset",
+        ),
     ):
         with pytest.raises(tw.DataError, match=message):
             nn.utils.quantile_edges(column)
@@ -396,7 +399,7 @@ def test_edges_are_as_fine_as_the_dtype_of_the_model():
     model = nn.Sequential(table, nn.Linear(3, 1, bias=False), dtype="float64")
     model.flat_parameters = [1.0, 10.0, 100.0]
     np.testing.assert_allclose(model(seconds[:, None]).ravel(), [0, 1, 11, 111], rtol=1e-12)
-    with pytest.raises(tw.ArgumentError, match="rise in float32"):
+    with pytest.raises(tw.ArgumentError, match="increase in float32"):
         model.astype("float32")
 
 
@@ -504,17 +507,20 @@ BAD = {
         lambda: nn.TabularInput(3, pieces=[2]),
         r"pieces must be a dict \{column: edges\}; got 2",
     ),
-    "one edge": (lambda: nn.TabularInput(3, pieces={1: [0]}), r"pieces\[1\].*2 edges"),
-    "equal edges": (lambda: nn.TabularInput(3, pieces={1: [0, 1, 1]}), "rise"),
+    "one edge": (lambda: nn.TabularInput(3, pieces={1: [0]}), r"pieces\[1\].*2 increasing edges"),
+    "equal edges": (lambda: nn.TabularInput(3, pieces={1: [0, 1, 1]}), "increasing edges"),
     "equal when rounded": (
         lambda: nn.Sequential(nn.TabularInput(1, pieces={0: [1, 1 + 1e-9]}), nn.Linear(1, 1)),
-        r"layer 0 \(TabularInput\): pieces\[0\].*rise in float32, the model's dtype",
+        r"layer 0 \(TabularInput\): pieces\[0\].*increase in float32, the model's dtype",
     ),
     "infinite when rounded": (
         lambda: nn.Sequential(nn.TabularInput(1, pieces={0: [0, 1e300]}), nn.Linear(1, 1)),
         r"pieces\[0\] must be finite.*in float32",
     ),
-    "a code in pieces": (lambda: nn.TabularInput(3, {1: (2, 2)}, pieces={1: [0, 1]}), "already"),
+    "a code in pieces": (
+        lambda: nn.TabularInput(3, {1: (2, 2)}, pieces={1: [0, 1]}),
+        "given twice",
+    ),
     "pieces of no column": (lambda: nn.TabularInput(3, pieces={5: [0, 1]}), "from 0 to 2"),
     "not first": (
         lambda: nn.Sequential(nn.Linear(3, 3), nn.TabularInput(3, {}), nn.Linear(3, 1)),

@@ -7,6 +7,8 @@ import thalweg as tw
 from thalweg import nn
 from thalweg.curvature import Operator, kfac_factors
 
+from .helpers import off
+
 LOSSES = {
     "categorical": nn.CrossEntropyLoss(),
     "bernoulli": nn.BCEWithLogitsLoss(),
@@ -47,10 +49,6 @@ def make(name, dtype="float64"):
         state["1.running_var"] = rng.uniform(0.5, 2, 20)
         model.load_state_dict(state)
     return model
-
-
-def off(found, expected):
-    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
 def blocks(model):

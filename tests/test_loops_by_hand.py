@@ -10,12 +10,10 @@ import thalweg as tw
 from thalweg import nn, optim
 from thalweg.optim import schedules
 
+from .helpers import squares
+
 X = np.linspace(-1, 1, 40).reshape(-1, 1)
 Y = np.sin(3 * X)
-
-
-def squares(output, target):
-    return np.mean((output - target) ** 2), 2 * (output - target) / output.size
 
 
 def make(loss=None, optimizer=None, *, penalty=False, **options):
@@ -99,7 +97,7 @@ def test_what_is_not_finite_changes_nothing():
 def test_optimizers_that_look_at_the_loss_again_are_refused(optimizer):
     trainer = make(optimizer=optimizer)
     trainer.backward(X, Y)
-    with pytest.raises(tw.UnsupportedError, match="looks at the loss more than once"):
+    with pytest.raises(tw.UnsupportedError, match="evaluates the loss more than once"):
         trainer.update()
 
 
@@ -196,10 +194,10 @@ def test_a_trainer_without_a_loss_makes_updates(way, tmp_path):
 def test_what_needs_a_loss_says_so(call):
     trainer = make("none")
     before = trainer.model.flat_parameters
-    with pytest.raises(tw.UnsupportedError, match=r"no loss here, loss=None: trainer\.update\(\)"):
+    with pytest.raises(tw.UnsupportedError, match=r"made with loss=None: .* trainer\.update\(\)"):
         call(trainer)
     np.testing.assert_array_equal(trainer.model.flat_parameters, before)
-    with pytest.raises(tw.UnsupportedError, match="no plan"):
+    with pytest.raises(tw.UnsupportedError, match="plan is not supported"):
         trainer.plan(3)
 
 

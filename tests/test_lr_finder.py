@@ -81,7 +81,7 @@ def test_the_sharpness_tells_of_instability_before_the_loss_does(rng):
     low = tw.find_lr(trainer, x, y, batch_size=12, max_lr=0.01, sharpness=True)
     assert low.unstable_at is None
     trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.Adam())
-    with pytest.raises(tw.ArgumentError, match="before its first step"):
+    with pytest.raises(tw.ArgumentError, match=r"before its first step.*without sharpness=True"):
         tw.find_lr(trainer, x, y, sharpness=True)
 
 
@@ -186,7 +186,7 @@ def test_chance_does_not_decide(rng):
 
 def test_rates_at_which_nothing_is_learned_give_no_suggestion(blobs):
     trainer = make(optim.SGD(0.1))
-    with pytest.raises(tw.ArgumentError, match="falls at no rate"):
+    with pytest.raises(tw.ArgumentError, match="does not fall at any rate"):
         tw.find_lr(trainer, blobs.x, blobs.y, min_lr=1e4, max_lr=1e5)
 
 
@@ -253,7 +253,7 @@ def test_ranges_that_make_no_sense_are_named(blobs):
         ({"min_lr": 1.0, "max_lr": 0.1}, "max_lr"),
         ({"steps": 3}, "steps must be an integer >= 10"),
         ({"smooth": -1.0}, "smooth"),
-        ({"smooth": 1e9}, "smooth, a distance in updates, must be at most steps, 100; got 1e.09"),
+        ({"smooth": 1e9}, "smooth, a distance in updates, must be at most steps=100; got 1e.09"),
     ]:
         with pytest.raises(tw.ArgumentError, match=message):
             tw.find_lr(trainer, blobs.x, blobs.y, **options)

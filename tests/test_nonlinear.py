@@ -158,7 +158,7 @@ def test_fits_need_not_be_determined_nor_defined_everywhere():
         ({"theta": [[1.0]]}, tw.ShapeError, r"theta must have shape \(p,\)"),
         ({"theta": [np.nan]}, tw.DataError, r"theta\[0\] is nan"),
         ({"residual": lambda b: [[1.0]]}, tw.ShapeError, "residual must have shape"),
-        ({"residual": lambda b: [np.inf, 1.0]}, tw.DataError, r"residual at theta\[0\]"),
+        ({"residual": lambda b: [np.inf, 1.0]}, tw.DataError, r"residual\(theta\)\[0\] is inf"),
         ({"jacobian": lambda b: np.ones((1, 2))}, tw.ShapeError, r"shape \(2, 1\); got \(1, 2\)"),
         ({"jacobian": lambda b: np.full((2, 1), np.nan)}, tw.DataError, "Jacobian at theta"),
         # These two "converged" where they began.

@@ -303,7 +303,7 @@ def test_what_is_no_state_is_refused(change, message, rng):
     before = optimizer.state_dict()
     with pytest.raises(tw.ArgumentError, match=message):
         optimizer.load_state_dict(change(before), model)
-    with pytest.raises(tw.ArgumentError, match="model must be the model"):
+    with pytest.raises(tw.ArgumentError, match=r"model must be the nn\.Sequential"):
         optimizer.load_state_dict(before, None)
     assert repr(optimizer.state_dict()) == repr(before)
 
@@ -423,7 +423,7 @@ BAD = [
     (lambda: optim.Lion(betas="no numbers"), "betas must be two numbers"),
     (lambda: optim.Rprop(etas=(0.5, 1)), r"etas\[1\] .*\(1, inf\); got 1"),
     (lambda: optim.Rprop(etas=0.5), r"etas must be two numbers in \(0, 1\) and above 1; got 0.5"),
-    (lambda: optim.Rprop(step_sizes=(1, 0.1)), r"step_sizes\[1\] is 0.1; a number ≥ step_sizes"),
+    (lambda: optim.Rprop(step_sizes=(1, 0.1)), r"step_sizes\[1\] is 0.1; a number >= step_sizes"),
     (lambda: optim.Adafactor(d=0.5), r"d must be .*\[1, inf\); got 0.5"),
     (lambda: optim.Adafactor(beta2_decay=0.8), r"beta2_decay.*got 0.8"),
     (lambda: optim.Adafactor(eps=1e-3), "eps must be two numbers.*None"),

@@ -467,7 +467,7 @@ def test_what_has_no_factor_takes_steps_of_adamw(rng):
 def test_what_schedule_free_learned_is_the_average_of_its_steps(rng):
     """x, the mean of z; with rates that rise and fall weighted by the largest so far, squared."""
     model, optimizer = make(), optim.ScheduleFreeAdamW(betas=(0.8, 0.9), weight_decay=0.1)
-    with pytest.raises(tw.ArgumentError, match="not stepped this model"):
+    with pytest.raises(tw.ArgumentError, match="no step with this model"):
         optimizer.average_model(model)
     z = y = x = model.flat_parameters
     v = total = largest = 0.0

@@ -7,10 +7,9 @@ import pkgutil
 import re
 import subprocess
 import sys
-import warnings
+import tomllib
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import thalweg as tw
@@ -118,7 +117,6 @@ def test_without_pytorch_it_is_said_how_to_get_it(call, monkeypatch):
 
 
 def test_what_errors_ask_to_install_is_what_the_extras_ask_for():
-    tomllib = pytest.importorskip("tomllib")
     root = Path(__file__).parent.parent
     extras = tomllib.loads((root / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
@@ -142,6 +140,25 @@ def test_what_errors_ask_to_install_is_what_the_extras_ask_for():
     assert {"onnx", "tqdm", "scikit-learn", "scikit-learn>=1.6"} <= named
 
 
+def test_developers_and_users_need_the_same_versions():
+    root = Path(__file__).parent.parent
+    found = tomllib.loads((root / "pyproject.toml").read_text())
+    groups, extras = found["dependency-groups"], found["project"]["optional-dependencies"]
+    wanted = {}
+    for each in {each for some in (*groups.values(), *extras.values()) for each in some}:
+        wanted.setdefault(re.match(r"[\w-]+", each)[0], set()).add(each)
+    for own in ("demo", "all"):  # extras that are made of others
+        (parts,) = extras[own]
+        assert set(re.search(r"\[(.*)\]", parts)[1].split(",")) <= set(extras)
+    del wanted["thalweg"]
+    assert not {name: each for name, each in wanted.items() if len(each) > 1}
+    home = found["project"]["urls"]["Repository"]
+    for name in ("Cargo.toml", "CONTRIBUTING.md", "docs/getting-started.md"):
+        assert set(
+            re.findall(r"https://github\.com/thalweg/[\w-]+", (root / name).read_text())
+        ) == {home}
+
+
 def test_the_configuration_is_printed_or_returned(capsys):
     config = tw.show_config("dicts")
     assert set(config) == {
@@ -159,80 +176,6 @@ def test_the_configuration_is_printed_or_returned(capsys):
         assert str(value) in printed
     with pytest.raises(tw.ArgumentError, match="mode"):
         tw.show_config("yaml")
-
-
-def test_the_digits_are_whole_and_split_at_random():
-    pytest.importorskip("sklearn")
-    data = tw.datasets.digits()
-    x_train, y_train, x_test, y_test = data
-    assert x_train.shape == (1198, 64)
-    assert x_test.shape == (599, 64)
-    assert (x_train.dtype, y_train.dtype) == (np.float32, np.int64)
-    assert x_train.min() == 0
-    assert x_train.max() == 1
-    assert np.bincount(np.concatenate([y_train, y_test])).tolist() == [
-        178, 182, 177, 183, 181, 182, 181, 179, 174, 180,
-    ]  # fmt: skip
-    # No image is in both parts, and none is lost.
-    every = np.concatenate([x_train, x_test])
-    assert len(np.unique(every, axis=0)) == 1797
-    np.testing.assert_array_equal(tw.datasets.digits(seed=0).x_test, x_test)
-    assert not np.array_equal(tw.datasets.digits(seed=1).x_test, x_test)
-    assert len(tw.datasets.digits(test_fraction=0.1).y_test) == 180
-    assert repr(data) == "Digits(1198 + 599 images of 8x8)"
-
-
-@pytest.mark.parametrize("fraction", [0, 1, -0.5, 1e-6, 0.99999, "a third"])
-def test_a_split_that_leaves_nothing_is_an_error(fraction):
-    pytest.importorskip("sklearn")
-    with pytest.raises(tw.ArgumentError, match="test_fraction"):
-        tw.datasets.digits(test_fraction=fraction)
-
-
-@pytest.fixture
-def figures():
-    matplotlib = pytest.importorskip("matplotlib")
-    matplotlib.use("agg")
-    from matplotlib import pyplot as plt
-
-    yield plt
-    plt.close("all")
-
-
-def test_a_history_can_be_drawn(figures):
-    history = tw.History(loss=[1.0, 0.5, 0.25], val_loss=[2.0, 1.0, 0.75])
-    axes = history.plot()
-    assert [line.get_ydata().tolist() for line in axes.lines] == [
-        [1.0, 0.5, 0.25],
-        [2.0, 1.0, 0.75],
-    ]
-    assert axes.lines[0].get_xdata().tolist() == [1, 2, 3]
-    assert axes.get_yscale() == "log"
-    again = figures.figure().add_subplot()
-    assert tw.plot.history([history, history], again) is again
-    assert len(again.lines) == 4
-
-
-def test_a_history_without_epochs_is_drawn_without_a_warning(figures):
-    """What a fit that fails in its first epoch leaves."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert not tw.History().plot().lines
-
-
-def test_the_training_figure_shows_what_was_wrong(figures, tmp_path, rng):
-    images, labels = rng.random((50, 16)), np.arange(50) % 10
-    predicted = labels.copy()
-    predicted[[3, 7]] = 9, 0
-    path = tmp_path / "figure.png"
-    history = tw.History(loss=[1.0, 0.5])
-    figure = tw.plot.training(history, images, labels, predicted, path)
-    titles = [axes.get_title() for axes in figure.get_axes()]
-    assert titles == ["loss", "3, not 9", "7, not 0"]
-    shown = figure.get_axes()[1].images[0].get_array()
-    np.testing.assert_array_equal(shown, images[3].reshape(4, 4))
-    assert path.read_bytes().startswith(b"\x89PNG")
-    assert tw.plot.training(history, images, labels, labels)  # nothing wrong, nothing to show
 
 
 def test_no_builtin_is_shadowed():

@@ -8,6 +8,8 @@ import pytest
 import thalweg as tw
 from thalweg import nn, optim
 
+from .helpers import off, squares
+
 
 def sgd(theta, g, state, lr=0.05, momentum=0.9):
     state["v"] = momentum * state.get("v", 0) + g
@@ -39,10 +41,6 @@ def make(optimizer="SGD", dtype="float64", **options):
 
 def data(rng, rows=24):
     return rng.standard_normal((rows, 5)), rng.integers(0, 3, rows)
-
-
-def off(a, b):
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -210,7 +208,7 @@ def test_a_fit_that_diverges_takes_the_path_back(rng):
     ("arguments", "error", "message"),
     [
         (([1.0],), tw.ShapeError, "importance must have shape"),
-        ((-1.0,), tw.ArgumentError, "importance.0. is -1"),
+        ((-1.0,), tw.ArgumentError, "importance.0. must be >= 0; got -1"),
         ((np.nan,), tw.DataError, "importance"),
         ((1.0, np.inf), tw.DataError, "anchor"),
         ((1.0, 0.0, -1.0), tw.ArgumentError, "strength"),
@@ -223,10 +221,6 @@ def test_what_is_no_penalty_is_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         trainer.set_penalty(*full, *arguments[2:])
     assert trainer.penalty == 0
-
-
-def squares(output, target):
-    return np.mean((output - target) ** 2), 2 * (output - target) / output.size
 
 
 @pytest.mark.parametrize(
@@ -265,7 +259,7 @@ def test_optimizers_of_all_data_have_none():
     model = nn.Sequential(nn.Linear(1, 1))
     for loss in (nn.MSELoss(), squares):
         trainer = tw.Trainer(model, loss=loss, optimizer=optim.LBFGS())
-        with pytest.raises(tw.UnsupportedError, match="penalty is not there for LBFGS"):
+        with pytest.raises(tw.UnsupportedError, match="penalty is not supported with LBFGS"):
             trainer.set_penalty(np.ones(2))
 
 

@@ -11,8 +11,8 @@ import thalweg as tw
 from thalweg import nn, optim
 
 SPLIT = ("bfloat16", "bf16x3", "bf16x6")
-#: Relative errors of gradients that are still fine.
-BOUNDS = {"bfloat16": 3e-2, "bf16x3": 3e-5, "bf16x6": 2e-6}
+#: Relative errors of gradients that are still fine; of bfloat16, what the documentation says.
+BOUNDS = {"bfloat16": 4e-3, "bf16x3": 3e-5, "bf16x6": 2e-6}
 
 HERE = tw.show_config("dicts")["precisions"]
 #: The one of most parts that is here.
@@ -151,7 +151,7 @@ def test_the_plan_says_so(data):
     text = str(trainer_in(MOST).plan(300))
     assert f"numbers split into {SPLIT.index(MOST) + 1} bfloat16" in text
     assert ("by tiles" if "bf16x6" in HERE else "by vectors") in text
-    assert "split weights" in text
+    assert "weights split" in text
 
 
 def test_by_default_it_is_that_of_the_model():
@@ -187,6 +187,6 @@ def test_what_is_not_there_is_refused():
 @pytest.mark.parametrize("make", [nn.CustomLoss, nn.DerivativeLoss])
 @pytest.mark.parametrize("precision", SPLIT)
 def test_passes_of_a_loss_of_ones_own_are_not_silently_in_another(precision, make):
-    model = nn.Sequential(nn.Linear(3, 2))
-    with pytest.raises(tw.UnsupportedError, match=f"{precision}.*a loss of one's own"):
-        tw.Trainer(model, loss=make(len), optimizer=optim.Adam(), precision=precision)
+    model, loss = nn.Sequential(nn.Linear(3, 2)), make(lambda *arrays: None)
+    with pytest.raises(tw.UnsupportedError, match=f"{precision}.*a custom loss"):
+        tw.Trainer(model, loss=loss, optimizer=optim.Adam(), precision=precision)

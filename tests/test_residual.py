@@ -182,7 +182,7 @@ def test_the_summary_shows_what_is_inside_and_a_prompt_shows_it_as_it_is():
 
 def test_errors_name_the_block():
     with pytest.raises(
-        tw.errors.ShapeError, match=r"layer 1 \(Residual\): .* make 5 features of 6"
+        tw.errors.ShapeError, match=r"layer 1 \(Residual\): .* turn 6 features into 5"
     ):
         nn.Sequential(nn.Linear(2, 6), nn.Residual(nn.Linear(6, 5)))
     with pytest.raises(

@@ -181,6 +181,24 @@ def test_the_state_dict_has_names_and_shapes_in_the_flat_order(model):
     assert model.num_parameters == flat.size == 51
 
 
+def test_a_flat_array_has_parts_by_name(model):
+    flat = model.flat_parameters
+    parts = model.unflatten(flat)
+    for name, array in parts.items():
+        np.testing.assert_array_equal(array, model.state_dict()[name])
+        assert np.shares_memory(array, flat)
+    rows = model.unflatten(np.stack([flat, 2 * flat]))
+    for name, array in rows.items():
+        np.testing.assert_array_equal(array, [parts[name], 2 * parts[name]])
+    column = np.asfortranarray(np.stack([flat, flat]).T)[:, 1]
+    assert all(np.shares_memory(part, column) for part in model.unflatten(column).values())
+    for bad in (flat[1:], flat[:, None], 1.0):
+        with pytest.raises(tw.ShapeError, match=rf"values.*{model.num_parameters} parameters"):
+            model.unflatten(bad)
+    with pytest.raises(tw.DtypeError, match="values"):
+        model.unflatten(["a"] * model.num_parameters)
+
+
 def test_the_state_dict_holds_copies(model):
     before = model.flat_parameters
     for array in model.state_dict().values():
@@ -332,12 +350,12 @@ def test_a_model_follows_none_of_other_layers():
     with pytest.raises(tw.ArgumentError, match=r"no more, where the other has 4\.weight"):
         model.follow(deeper, 0.5)
     with pytest.raises(
-        tw.ArgumentError, match=r'this one is float32, the other float64.*astype\("float64"\)'
+        tw.ArgumentError, match=r'this one has float32, the other float64.*astype\("float64"\)'
     ):
         model.follow(double, 0.5)
     for tau in (-0.1, 1.5, float("nan"), "0.5"):
         with pytest.raises(tw.ArgumentError, match="tau"):
             model.follow(model, tau)
-    with pytest.raises(tw.ArgumentError, match="follows another"):
+    with pytest.raises(tw.ArgumentError, match="only follow another"):
         model.follow(before)
     np.testing.assert_array_equal(model.flat_parameters, before)

@@ -7,6 +7,8 @@ import thalweg as tw
 from thalweg import nn, optim
 from thalweg.optim import schedules
 
+from .helpers import cut, squares
+
 
 @pytest.fixture
 def data(rng):
@@ -19,11 +21,6 @@ def make(optimizer=None, loss=None, **options):
     model = nn.Sequential(*layers, seed=2)
     optimizer = optimizer or optim.Adam(lr=0.01)
     return tw.Trainer(model, loss=loss or nn.CrossEntropyLoss(), optimizer=optimizer, **options)
-
-
-def cut(*arrays, size=16):
-    """Batches of 16, 16, 16 and 2 rows."""
-    return [tuple(a[i : i + size] for a in arrays) for i in range(0, len(arrays[0]), size)]
 
 
 OPTIONS = {
@@ -139,10 +136,6 @@ def test_an_error_names_the_batch_and_leaves_all_as_it_was(data):
         assert np.array_equal(trainer.average_model().flat_parameters, average)
 
 
-def squares(output, target):
-    return float(((output - target) ** 2).mean()), 2 * (output - target) / output.size
-
-
 #: Their loss is a float32, and so are its gradients, but not the squares of these.
 LARGE = np.array([[1e15, 1.0], [1e15, -1.0]]), np.array([[1.0], [-1.0]])
 
@@ -197,9 +190,9 @@ def test_what_is_no_source_of_batches_is_refused(data):
     for bad in (3, None):
         with pytest.raises(tw.ArgumentError, match="y is missing"):
             make().fit(bad)
-    with pytest.raises(tw.ArgumentError, match="used up"):
+    with pytest.raises(tw.ArgumentError, match="exhausted"):
         make().fit(iter(cut(x, y)), epochs=2)
-    with pytest.raises(tw.DataError, match="no batch in epoch 1"):
+    with pytest.raises(tw.DataError, match="no batches in epoch 1"):
         make().fit([])
     with pytest.raises(tw.ArgumentError, match="its own batches"):
         make().fit(cut(x, y), batch_size=8)

@@ -178,7 +178,8 @@ def test_gradients_of_several_models_are_clipped_together(rng):
     actor = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2), dtype="float64")
     critic = nn.Sequential(nn.Linear(5, 1))
     models = actor, critic
-    for scale, limit in ((1.0, 0.5), (1e-3, 0.5), (1.0, 1e9)):
+    # The second ones are so small that the 1e-6 of the formula shows.
+    for scale, limit in ((1.0, 0.5), (1e-6, 1e-6), (1e-3, 0.5), (1.0, 1e9)):
         before = [scale * rng.standard_normal(m.num_parameters) for m in models]
         for model, g in zip(models, before, strict=True):
             model.flat_gradients = g
@@ -192,7 +193,7 @@ def test_gradients_of_several_models_are_clipped_together(rng):
         np.testing.assert_allclose(model.flat_gradients, np.clip(g, -0.01, 0.01), rtol=1e-6)
     critic.flat_gradients = np.zeros(6)
     for clip in (nn.utils.clip_grad_norm_, nn.utils.clip_grad_value_):
-        with pytest.raises(tw.ArgumentError, match=r"model\[1\] is there twice"):
+        with pytest.raises(tw.ArgumentError, match=r"model\[1\] is given twice"):
             clip([actor, actor], 1.0)
         for wrong in ([actor, None], None, "model"):
             with pytest.raises(tw.ArgumentError, match="model must be an nn"):
@@ -291,7 +292,7 @@ def test_averages_that_make_no_sense_are_named():
         make(average=0.999)
     with pytest.raises(tw.ArgumentError, match="without an average"):
         make().average_model()
-    with pytest.raises(tw.ArgumentError, match="taken nothing in yet"):
+    with pytest.raises(tw.ArgumentError, match="not averaged any parameters yet"):
         make(average=optim.SWA()).average_model()
 
 
@@ -409,6 +410,17 @@ def test_after_a_step_that_overflowed_the_next_says_so():
             tw.DivergedError, match=r"infinite since an earlier step.*lr=10000000000"
         ):
             call(x / 1e30, y)
+
+
+def test_a_fit_that_overflows_says_in_which_step_and_restores_the_weights():
+    """The step that finds it does not know since when; the fit does: it began with finite ones."""
+    trainer, x, y = overflowing()
+    before = trainer.model.flat_parameters
+    message = r"a parameter became infinite in step 1 .*as they were"
+    with pytest.raises(tw.DivergedError, match=message):
+        trainer.fit(np.repeat(x, 2, axis=0), np.repeat(y, 2, axis=0), batch_size=3)
+    np.testing.assert_array_equal(trainer.model.flat_parameters, before)
+    assert trainer.optimizer.steps == 0
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

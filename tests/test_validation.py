@@ -8,6 +8,8 @@ from thalweg import nn, optim
 from thalweg.callbacks import EarlyStopping
 from thalweg.optim import schedules
 
+from .helpers import cut
+
 
 @pytest.fixture
 def data(rng):
@@ -22,11 +24,6 @@ def make(loss=None, optimizer=None, **options):
     loss = nn.CrossEntropyLoss() if loss is None else loss
     optimizer = optimizer or optim.Adam(lr=0.01)
     return tw.Trainer(nn.Sequential(*layers, seed=2), loss=loss, optimizer=optimizer, **options)
-
-
-def cut(*arrays, size=16):
-    """Batches of 16, 16, 16 and 2 rows."""
-    return [tuple(a[i : i + size] for a in arrays) for i in range(0, len(arrays[0]), size)]
 
 
 class Loader:
@@ -124,7 +121,7 @@ def test_an_iterator_is_refused_where_it_would_be_used_up(data):
     x, y, _ = data
     trainer = make()
     for one_shot in (iter(cut(x, y)), (pair for pair in cut(x, y))):
-        with pytest.raises(tw.ArgumentError, match=r"validation_data is an iterator.*used up.*2"):
+        with pytest.raises(tw.ArgumentError, match=r"validation_data is an iterator.*exhausted.*2"):
             trainer.fit(x, y, epochs=2, validation_data=one_shot)
     assert trainer.optimizer.steps == 0
     trainer.fit(x, y, epochs=1, validation_data=(pair for pair in cut(x, y)))
@@ -167,14 +164,14 @@ def test_batches_of_classes_that_weigh_nothing_have_an_accuracy(data, weighted):
 def test_what_yields_nothing_is_refused(data):
     x, y, w = data
     trainer = make()
-    with pytest.raises(tw.DataError, match="validation_data has no batch"):
+    with pytest.raises(tw.DataError, match="validation_data yielded no batches"):
         trainer.fit(x, y, validation_data=lambda: iter(()))
-    with pytest.raises(tw.ArgumentError, match="validation_data is a function that must give"):
+    with pytest.raises(tw.ArgumentError, match="validation_data is a function, which must return"):
         trainer.fit(x, y, validation_data=lambda: 5)
     nothing = np.full(50, -100)
-    with pytest.raises(tw.DataError, match="all rows of validation_data weigh nothing"):
+    with pytest.raises(tw.DataError, match="all rows of validation_data have a weight of 0"):
         trainer.fit(x, y, validation_data=cut(x, nothing))
-    with pytest.raises(tw.DataError, match="x has no batch"):
+    with pytest.raises(tw.DataError, match="x yielded no batches"):
         trainer.evaluate([])
     with pytest.raises(tw.DtypeError, match=r"y is missing.*evaluate takes"):
         trainer.evaluate(x)

@@ -4,9 +4,11 @@ What is wrong on purpose has the error that is due behind it; ``mypy`` says so i
 """
 
 import dataclasses
-from typing import assert_type
+from array import array
+from typing import Any, assert_type
 
 import numpy as np
+import numpy.typing as npt
 
 import thalweg as tw
 from thalweg import nn, optim
@@ -34,11 +36,38 @@ def right() -> None:
     assert_type(history["loss"], list[float])
     assert_type(trainer.step(x, y), float)
     assert_type(trainer.evaluate(x, y), dict[str, float])
+    assert_type(trainer.loss, nn.Loss | Any)  # may be None, but need not be checked for it
+    trainer.loss.gradient(model(x), y)
     assert_type(nn.LeakyReLU(0.1).negative_slope, float)
     assert_type(tw.find_lr(trainer, x, y), tw.LRFinder)
     trainer.loss = dataclasses.replace(loss, label_smoothing=0.0)
     trainer.optimizer.lr = 0.1
     model.flat_parameters = 0.5 * model.flat_parameters + 0.5 * model(x)[0, 0]
+
+
+def data_of_all_kinds() -> None:
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD(lr=0.1))
+    rows, labels = [[0.0, 1.0], [1.0, 0.0]], (0, 1)
+    trainer.step(rows, labels)
+    trainer.step([np.zeros(2), np.ones(2)], array("q", labels), sample_weight=range(1, 3))
+    trainer.step(x, {"action": y, "advantage": [1.0]})  # for a custom loss
+    batches: list[tuple[npt.NDArray[np.float32], list[int]]] = [(x, list(y))]
+    trainer.fit(batches, validation_data=[(rows, labels)])
+    trainer.fit(lambda: zip([x], [y], strict=True), validation_data=(rows, labels))
+    trainer.evaluate(iter(batches))
+    assert_type(model.unflatten(model.flat_gradients)["0.weight"], npt.NDArray[Any])
+    tw.solve.ridge(rows, labels, alpha=1.0)
+    tw.continual.Task(rows, labels, x, y).y_test[:2]  # attributes of a task stay what they are
+
+
+def wrong_data() -> None:
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD(lr=0.1))
+    trainer.step(zip(x, y, strict=True), y)  # type: ignore[arg-type]
+    trainer.step({"x": x}, y)  # type: ignore[arg-type]
+    trainer.step(x, None)  # type: ignore[arg-type]
+    trainer.fit(None, y)  # type: ignore[arg-type]
+    model(model)  # type: ignore[arg-type]
+    tw.solve.least_squares(iter(x), y)  # type: ignore[arg-type]
 
 
 def wrong_names() -> None:

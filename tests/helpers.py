@@ -1,0 +1,32 @@
+"""What several test files compute with."""
+
+import numpy as np
+
+import thalweg as tw
+from thalweg import continual, nn, optim
+
+
+def off(found, expected):
+    """How far arrays are apart, relative to what is expected."""
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+def squares(output, target):
+    """`nn.MSELoss` as a loss of the user's own."""
+    return float(((output - target) ** 2).mean()), 2 * (output - target) / output.size
+
+
+def cut(*arrays, size=16):
+    """Cut arrays into batches: of 50 rows, 16, 16, 16 and 2."""
+    return [tuple(a[i : i + size] for a in arrays) for i in range(0, len(arrays[0]), size)]
+
+
+def accuracy_on_permuted_digits(make):
+    """The mean accuracy over three tasks and seeds of a strategy around a trainer."""
+    means = []
+    for seed in range(3):
+        scenario = continual.permuted(*tw.datasets.digits(), tasks=3, seed=seed)
+        model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10), seed=seed)
+        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+        means.append(continual.run(make(trainer), scenario, epochs=10).r[-1].mean())
+    return np.mean(means)
